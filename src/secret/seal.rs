@@ -1,0 +1,132 @@
+//! Authenticated encryption of small values that leave the process: records in a store, the target
+//! of a login in a form.
+//!
+//! AES-256-GCM under a key derived per `subject` (a session id, a purpose), so that a random 96-bit
+//! nonce never comes near its limit. `binding` is what the value must be read back with: a sealed
+//! value that was moved, swapped or rolled back to another binding does not open.
+//!
+//! Layout: `version 1 | key id 1 | nonce 12 | ciphertext | tag 16`.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::hmac;
+
+use super::keyring::{KeyRing, RootKey};
+use super::random_bytes;
+
+const VERSION: u8 = 1;
+const NONCE: usize = 12;
+const HEAD: usize = 2 + NONCE;
+
+/// Bytes that sealing adds to a value.
+pub const OVERHEAD: usize = HEAD + 16;
+
+/// Why a sealed value does not open. The value is hostile or the key is gone; it is never used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    #[error("not a sealed value of a known version")]
+    Shape,
+    #[error("sealed with a key that the keys file does not have")]
+    UnknownKey,
+    #[error("altered, moved, swapped or rolled back")]
+    Forged,
+}
+
+/// Seals `plain` with the newest key. `subject` chooses the key, `binding` must be the same to open.
+pub fn seal(keys: &KeyRing, subject: &[u8], binding: &[u8], plain: &[u8]) -> Vec<u8> {
+    let (id, root) = keys.newest();
+    let nonce: [u8; NONCE] = random_bytes();
+    let mut out = Vec::with_capacity(plain.len() + OVERHEAD);
+    out.extend_from_slice(&[VERSION, id]);
+    out.extend_from_slice(&nonce);
+    let mut text = plain.to_vec();
+    #[expect(clippy::expect_used, reason = "GCM refuses only lengths over 64 GiB")]
+    cipher(root, subject)
+        .seal_in_place_append_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(binding),
+            &mut text,
+        )
+        .expect("a record is shorter than 64 GiB");
+    out.extend_from_slice(&text);
+    out
+}
+
+/// Opens what [`seal`] made with the same `subject` and `binding`.
+pub fn open(
+    keys: &KeyRing,
+    subject: &[u8],
+    binding: &[u8],
+    sealed: &[u8],
+) -> Result<Vec<u8>, OpenError> {
+    if sealed.len() < OVERHEAD || sealed[0] != VERSION {
+        return Err(OpenError::Shape);
+    }
+    let root = keys.key(sealed[1]).ok_or(OpenError::UnknownKey)?;
+    let nonce = Nonce::try_assume_unique_for_key(&sealed[2..HEAD]).map_err(|_| OpenError::Shape)?;
+    let mut text = sealed[HEAD..].to_vec();
+    let length = cipher(root, subject)
+        .open_in_place(nonce, Aad::from(binding), &mut text)
+        .map_err(|_| OpenError::Forged)?
+        .len();
+    text.truncate(length);
+    Ok(text)
+}
+
+fn cipher(root: &RootKey, subject: &[u8]) -> LessSafeKey {
+    let key = hmac::sign(root.seal(), subject);
+    #[expect(
+        clippy::expect_used,
+        reason = "HMAC-SHA256 is 32 bytes, the length AES-256 takes"
+    )]
+    LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_ref()).expect("32 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_opens_only_with_its_own_subject_and_binding() {
+        let keys = KeyRing::generate("now");
+        let sealed = seal(&keys, b"session 1", b"generation 1", b"record");
+        assert_eq!(
+            open(&keys, b"session 1", b"generation 1", &sealed).as_deref(),
+            Ok(&b"record"[..])
+        );
+        assert_eq!(
+            open(&keys, b"session 2", b"generation 1", &sealed),
+            Err(OpenError::Forged)
+        );
+        assert_eq!(
+            open(&keys, b"session 1", b"generation 0", &sealed),
+            Err(OpenError::Forged)
+        );
+    }
+
+    #[test]
+    fn every_changed_or_missing_byte_is_refused() {
+        let keys = KeyRing::generate("now");
+        let sealed = seal(&keys, b"s", b"b", b"record");
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert!(open(&keys, b"s", b"b", &changed).is_err(), "byte {at}");
+            assert!(
+                open(&keys, b"s", b"b", &sealed[..at]).is_err(),
+                "cut at {at}"
+            );
+        }
+    }
+
+    #[test]
+    fn old_keys_open_after_a_rotation_and_unknown_keys_are_named() {
+        let mut keys = KeyRing::generate("now");
+        let sealed = seal(&keys, b"s", b"b", b"record");
+        keys.rotate("later").expect("room");
+        assert!(open(&keys, b"s", b"b", &sealed).is_ok());
+        let newer = seal(&keys, b"s", b"b", b"record");
+        assert_eq!(newer[1], 2);
+        let other = KeyRing::generate("elsewhere");
+        assert_eq!(open(&other, b"s", b"b", &newer), Err(OpenError::UnknownKey));
+    }
+}

@@ -1,0 +1,438 @@
+//! The decision: may this token pass, and what changes.
+//!
+//! Invariants (each has a property test in `tests/session_properties.rs`):
+//! - S1 nothing extends the absolute timeout
+//! - S2 one successor per token
+//! - S3 a superseded token never renews, and dies after grace
+//! - S4 a touch never undoes a revocation and never moves time back
+//! - S5 `decide` is total
+//! - S7 an honest schedule never ends in theft
+//! - S8 a thief's token used after a confirmed renewal always ends the session
+//! - S9 idle: refused never later than the timeout after the last activity, at most 1/60 of it earlier
+//!
+//! The caller stores [`Verdict::change`] by compare-and-swap; when the swap is lost it loads again
+//! and decides again.
+
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+
+use super::NotBefore;
+use super::context::ClientContext;
+use super::policy::{OnReuse, RoutePolicy, SessionPolicy};
+use super::record::{EndReason, Offer, Record, Superseded};
+use super::token::Token;
+use crate::clock::UnixMillis;
+use crate::secret::{equal_in_constant_time, sha256};
+
+/// Offers that a client may ignore, each at least one grace after the one before.
+pub const MAX_OFFERS: u8 = 3;
+
+/// Browsers write cookies to disk every 30 s; within twice that a crash can bring an old one back.
+pub const SEASON: Duration = Duration::from_secs(60);
+
+/// Everything a decision depends on.
+pub struct Case<'a> {
+    pub record: &'a Record,
+    pub standing: &'a Standing,
+    pub presented: &'a Token,
+    /// The ratchet of the key that the presented token names.
+    pub ratchet: &'a hmac::Key,
+    pub now: UnixMillis,
+    /// Random; used when a successor is proposed.
+    pub salt: [u8; 16],
+    pub context: &'a ClientContext,
+    pub session: &'a SessionPolicy,
+    pub route: &'a RoutePolicy,
+    pub timing: Timing,
+    /// Whether this request keeps the session from idling out.
+    pub activity: bool,
+}
+
+/// What the store knows beside the record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The last activity written, when later than the record's own.
+    pub touched: UnixMillis,
+    /// The user's "log out everywhere" line.
+    pub not_before: NotBefore,
+    /// The operator's "log everybody out" line.
+    pub everyone: NotBefore,
+}
+
+/// When the answer to this request may carry a new token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timing {
+    /// Navigations and the page's own requests: as soon as the token is due.
+    Prompt,
+    /// Images, styles, cross-site entries, WebSocket handshakes: after twice the time, so that
+    /// another answer has its chance first. Never never: a thief chooses these hints himself.
+    Defer,
+    /// The route renews nothing (scripts that keep one cookie).
+    Never,
+}
+
+/// What follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub outcome: Outcome,
+    pub change: Change,
+    /// The store should note activity at the decision's `now`.
+    pub touch: bool,
+}
+
+/// The answer to the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Let it pass, with a successor to offer or without.
+    Admit(Option<Successor>),
+    /// Don't.
+    Refuse(Refusal),
+}
+
+/// What the store must hold before the answer goes out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Keep,
+    Write(Box<Record>),
+    End(EndReason),
+    EndAllOfUser(EndReason),
+}
+
+/// The next token: mint it and send it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Successor {
+    pub generation: u32,
+    pub secret: [u8; 32],
+}
+
+impl std::fmt::Debug for Successor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Successor(generation {})", self.generation)
+    }
+}
+
+/// Why a token does not pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// The user or the operator ended sessions of that age.
+    Revoked,
+    Idle,
+    Absolute,
+    /// A replayed old token.
+    Theft,
+    /// The token before a brief current one, from the same place: a crashed browser. No alarm.
+    AfterCrash,
+    /// The client ignored every offer of a new token.
+    NotRenewing,
+    /// A generation that the store does not know: it lost writes. The cookie stays.
+    Future,
+    /// An authentic MAC without the secret: somebody has our keys.
+    Mismatch,
+    /// The session lives, this route wants a fresh login.
+    Reauthenticate,
+}
+
+impl Refusal {
+    /// The word for logs and answers.
+    pub fn word(self) -> &'static str {
+        match self {
+            Refusal::Revoked => "revoked",
+            Refusal::Idle => "idle",
+            Refusal::Absolute => "absolute",
+            Refusal::Theft => "theft",
+            Refusal::AfterCrash => "after-crash",
+            Refusal::NotRenewing => "not-renewing",
+            Refusal::Future => "future-generation",
+            Refusal::Mismatch => "mismatch",
+            Refusal::Reauthenticate => "reauthenticate",
+        }
+    }
+}
+
+/// Decides one request. Total: every input has an answer.
+pub fn decide(case: &Case<'_>) -> Verdict {
+    let seen = Seen::new(case);
+    if let Some(over) = seen.over() {
+        return over;
+    }
+    match seen.standing_of_token() {
+        Presented::Current => seen.current(case.record.clone(), false),
+        Presented::Successor => seen.current(seen.promoted(), true),
+        Presented::Superseded => seen.superseded(),
+        Presented::CrashedBack => Verdict::refuse(Refusal::AfterCrash),
+        Presented::Replayed => seen.theft(),
+        Presented::Future => Verdict::refuse(Refusal::Future),
+        Presented::Unproven => Verdict::refuse(Refusal::Mismatch),
+    }
+}
+
+impl Verdict {
+    fn refuse(reason: Refusal) -> Verdict {
+        Verdict {
+            outcome: Outcome::Refuse(reason),
+            change: Change::Keep,
+            touch: false,
+        }
+    }
+
+    fn end(reason: Refusal, end: EndReason) -> Verdict {
+        Verdict {
+            change: Change::End(end),
+            ..Verdict::refuse(reason)
+        }
+    }
+}
+
+/// What the presented token is to the record.
+enum Presented {
+    Current,
+    Successor,
+    Superseded,
+    CrashedBack,
+    Replayed,
+    Future,
+    Unproven,
+}
+
+/// A case with its derived values.
+struct Seen<'a> {
+    case: &'a Case<'a>,
+    hash: [u8; 32],
+    active: UnixMillis,
+    /// Time as far as this session has seen it: a clock that steps back does not take it along, or a
+    /// superseded token would come back to life.
+    now: UnixMillis,
+}
+
+impl<'a> Seen<'a> {
+    fn new(case: &'a Case<'a>) -> Seen<'a> {
+        let active = case.record.active.max(case.standing.touched);
+        let now = case.now.max(active).max(case.record.current_since);
+        Seen {
+            case,
+            hash: case.presented.hash(),
+            active,
+            now,
+        }
+    }
+
+    /// The session-wide ends, whatever token is shown.
+    fn over(&self) -> Option<Verdict> {
+        let (record, policy) = (self.case.record, self.case.session);
+        let id = self.case.presented.key.id;
+        let standing = self.case.standing;
+        if standing.not_before.ends(id, record.created)
+            || standing.everyone.ends(id, record.created)
+        {
+            return Some(Verdict::end(Refusal::Revoked, EndReason::Revoked));
+        }
+        let end = record
+            .absolute_end
+            .min(record.created.plus(policy.absolute()));
+        if self.now >= end {
+            return Some(Verdict::end(Refusal::Absolute, EndReason::Absolute));
+        }
+        if self.now.since(self.active) >= policy.idle() {
+            return Some(Verdict::end(Refusal::Idle, EndReason::Idle));
+        }
+        None
+    }
+
+    fn standing_of_token(&self) -> Presented {
+        let record = self.case.record;
+        let generation = self.case.presented.generation;
+        if generation == record.generation {
+            return if self.proves(&record.current) {
+                Presented::Current
+            } else {
+                Presented::Unproven
+            };
+        }
+        if generation > record.generation {
+            return self.ahead(generation);
+        }
+        if record.generation - generation > 1 {
+            return Presented::Replayed;
+        }
+        self.one_behind()
+    }
+
+    fn ahead(&self, generation: u32) -> Presented {
+        let offered = self.case.record.offer.as_ref();
+        let next = generation - self.case.record.generation == 1;
+        match offered {
+            Some(offer) if next && self.proves(&offer.hash) => Presented::Successor,
+            Some(_) | None => Presented::Future,
+        }
+    }
+
+    fn one_behind(&self) -> Presented {
+        let record = self.case.record;
+        let Some(previous) = record.previous.as_ref() else {
+            return Presented::Replayed;
+        };
+        if !self.proves(&previous.hash) {
+            return Presented::Unproven;
+        }
+        if self.now < previous.until {
+            return Presented::Superseded;
+        }
+        if !record.seasoned && record.renewed_from.same_place(self.case.context) {
+            return Presented::CrashedBack;
+        }
+        Presented::Replayed
+    }
+
+    fn proves(&self, hash: &[u8; 32]) -> bool {
+        equal_in_constant_time(&self.hash, hash)
+    }
+
+    /// The record once the client has shown the successor: from here the grace runs.
+    fn promoted(&self) -> Record {
+        let mut record = self.case.record.clone();
+        let until = self.now.plus(self.case.session.grace());
+        record.previous = Some(Superseded {
+            hash: record.current,
+            until,
+        });
+        record.current = self.hash;
+        record.generation = self.case.presented.generation;
+        record.current_since = self.now;
+        record.seasoned = false;
+        record.offer = None;
+        record.renewed_from = self.case.context.clone();
+        record
+    }
+
+    /// The holder of the current token: routes, renewal, activity.
+    fn current(&self, mut record: Record, mut changed: bool) -> Verdict {
+        if self.ignores_offers(&record) {
+            return Verdict::end(Refusal::NotRenewing, EndReason::NotRenewing);
+        }
+        if !record.seasoned && self.now.since(record.current_since) >= SEASON {
+            record.seasoned = true;
+            changed = true;
+        }
+        if record.frozen || self.route_wants_login(&record) {
+            return self.wrote(Outcome::Refuse(Refusal::Reauthenticate), record, changed);
+        }
+        let offered = self.renew(&mut record, &mut changed);
+        let stale = self.now.since(self.active) >= self.case.session.touch_every();
+        let touch = self.case.activity && stale;
+        if self.case.activity && (changed || touch) {
+            record.active = self.now;
+        }
+        Verdict {
+            touch: touch && !changed,
+            ..self.wrote(Outcome::Admit(offered), record, changed)
+        }
+    }
+
+    fn wrote(&self, outcome: Outcome, record: Record, changed: bool) -> Verdict {
+        let change = if changed {
+            Change::Write(Box::new(record))
+        } else {
+            Change::Keep
+        };
+        Verdict {
+            outcome,
+            change,
+            touch: false,
+        }
+    }
+
+    fn ignores_offers(&self, record: &Record) -> bool {
+        let ignored = record
+            .offer
+            .as_ref()
+            .is_some_and(|offer| offer.counted >= MAX_OFFERS && self.grace_passed(offer));
+        ignored && self.case.timing != Timing::Never
+    }
+
+    fn grace_passed(&self, offer: &Offer) -> bool {
+        self.now.since(offer.last_counted) >= self.case.session.grace()
+    }
+
+    fn route_wants_login(&self, record: &Record) -> bool {
+        let route = self.case.route;
+        let reached = |limit: Option<Duration>, since: UnixMillis| {
+            limit.is_some_and(|limit| self.now.since(since) >= limit)
+        };
+        reached(route.idle, self.active)
+            || reached(route.absolute, record.created)
+            || reached(route.max_auth_age, record.authenticated)
+    }
+
+    /// Offers the successor when the token is due; the same one to everybody who asks.
+    fn renew(&self, record: &mut Record, changed: &mut bool) -> Option<Successor> {
+        let after = match self.case.timing {
+            Timing::Prompt => self.case.session.rotate_after(),
+            Timing::Defer => self.case.session.rotate_after() * 2,
+            Timing::Never => return None,
+        };
+        if self.now.since(record.current_since) < after {
+            return None;
+        }
+        let generation = record.generation.checked_add(1)?;
+        let salt = record
+            .offer
+            .as_ref()
+            .map_or(self.case.salt, |offer| offer.salt);
+        let secret = self
+            .case
+            .presented
+            .successor_secret(self.case.ratchet, &salt);
+        *changed |= self.count_offer(record, salt, &secret);
+        Some(Successor { generation, secret })
+    }
+
+    fn count_offer(&self, record: &mut Record, salt: [u8; 16], secret: &[u8; 32]) -> bool {
+        match &mut record.offer {
+            None => {
+                let hash = sha256(secret);
+                record.offer = Some(Offer {
+                    salt,
+                    hash,
+                    counted: 1,
+                    last_counted: self.now,
+                });
+                true
+            }
+            Some(offer) if self.now.since(offer.last_counted) >= self.case.session.grace() => {
+                offer.counted = offer.counted.saturating_add(1);
+                offer.last_counted = self.now;
+                true
+            }
+            Some(_) => false,
+        }
+    }
+
+    /// Answered, and nothing more: no cookie, no activity, no write.
+    fn superseded(&self) -> Verdict {
+        if self.case.record.frozen || self.route_wants_login(self.case.record) {
+            return Verdict::refuse(Refusal::Reauthenticate);
+        }
+        Verdict {
+            outcome: Outcome::Admit(None),
+            change: Change::Keep,
+            touch: false,
+        }
+    }
+
+    fn theft(&self) -> Verdict {
+        let change = match self.case.session.on_reuse() {
+            OnReuse::Revoke => Change::End(EndReason::Theft),
+            OnReuse::RevokeAll => Change::EndAllOfUser(EndReason::Theft),
+            OnReuse::Reauthenticate => Change::Write(Box::new(Record {
+                frozen: true,
+                ..self.case.record.clone()
+            })),
+            OnReuse::Log => Change::Keep,
+        };
+        Verdict {
+            change,
+            ..Verdict::refuse(Refusal::Theft)
+        }
+    }
+}
