@@ -60,11 +60,9 @@ impl Clock {
     /// The time now.
     pub fn now(&self) -> UnixMillis {
         match self {
-            Clock::System => UnixMillis(millis(
-                SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .unwrap_or_default(),
-            )),
+            Clock::System => {
+                UnixMillis(millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()))
+            }
             Clock::Manual(at) => UnixMillis(at.load(Ordering::SeqCst)),
         }
     }

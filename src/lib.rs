@@ -18,5 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod http;
+pub mod route;
 pub mod secret;
 pub mod session;

@@ -59,8 +59,7 @@ impl KeyRing {
     /// A new installation's keys. `created` is an RFC 3339 time, for people.
     pub fn generate(created: &str) -> KeyRing {
         let mut ring = KeyRing::from_tag(random_bytes());
-        ring.keys
-            .insert(1, RootKey::new(random_bytes(), created.to_owned()));
+        ring.keys.insert(1, RootKey::new(random_bytes(), created.to_owned()));
         ring.newest = 1;
         ring
     }
@@ -87,11 +86,7 @@ impl KeyRing {
     pub fn to_file(&self) -> Zeroizing<String> {
         let file = KeyFile {
             tag: BASE64.encode(self.tag_root.as_slice()),
-            key: self
-                .keys
-                .iter()
-                .map(|(id, key)| key.to_entry(*id))
-                .collect(),
+            key: self.keys.iter().map(|(id, key)| key.to_entry(*id)).collect(),
         };
         let body = Zeroizing::new(toml::to_string(&file).unwrap_or_default());
         Zeroizing::new(format!("{FILE_HEAD}{}", body.as_str()))
@@ -100,18 +95,14 @@ impl KeyRing {
     /// Adds a key that mints from now on; the old still verify.
     pub fn rotate(&mut self, created: &str) -> Result<KeyId, KeyRingError> {
         let id = self.newest.checked_add(1).ok_or(KeyRingError::Full)?;
-        self.keys
-            .insert(id, RootKey::new(random_bytes(), created.to_owned()));
+        self.keys.insert(id, RootKey::new(random_bytes(), created.to_owned()));
         self.newest = id;
         Ok(id)
     }
 
     /// The id and the key that mint.
     pub fn newest(&self) -> (KeyId, &RootKey) {
-        let (id, key) = self
-            .keys
-            .last_key_value()
-            .unwrap_or_else(|| unreachable_empty());
+        let (id, key) = self.keys.last_key_value().unwrap_or_else(|| unreachable_empty());
         (*id, key)
     }
 
@@ -122,9 +113,7 @@ impl KeyRing {
 
     /// Ids and creation times, oldest first.
     pub fn ids(&self) -> impl Iterator<Item = (KeyId, &str)> {
-        self.keys
-            .iter()
-            .map(|(id, key)| (*id, key.created.as_str()))
+        self.keys.iter().map(|(id, key)| (*id, key.created.as_str()))
     }
 
     /// HMAC of `user` under the tag key: the same for the life of the installation.
@@ -144,22 +133,14 @@ impl KeyRing {
     }
 }
 
-#[expect(
-    clippy::panic,
-    reason = "both constructors put a key in; no input reaches this"
-)]
+#[expect(clippy::panic, reason = "both constructors put a key in; no input reaches this")]
 fn unreachable_empty<T>() -> T {
     panic!("a key ring without a key was built")
 }
 
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "KeyRing(newest {}, {} keys)",
-            self.newest,
-            self.keys.len()
-        )
+        write!(f, "KeyRing(newest {}, {} keys)", self.newest, self.keys.len())
     }
 }
 
@@ -190,11 +171,7 @@ impl RootKey {
     }
 
     fn to_entry(&self, id: KeyId) -> KeyEntry {
-        KeyEntry {
-            id,
-            created: self.created.clone(),
-            root: BASE64.encode(self.root.as_slice()),
-        }
+        KeyEntry { id, created: self.created.clone(), root: BASE64.encode(self.root.as_slice()) }
     }
 }
 
@@ -204,9 +181,7 @@ fn derive(root: &[u8; 32], purpose: &[u8]) -> hmac::Key {
 }
 
 fn key_bytes(name: &'static str, text: &str) -> Result<[u8; 32], KeyRingError> {
-    let bytes = BASE64
-        .decode(text.as_bytes())
-        .map_err(|_| KeyRingError::NotAKey(name))?;
+    let bytes = BASE64.decode(text.as_bytes()).map_err(|_| KeyRingError::NotAKey(name))?;
     bytes.try_into().map_err(|_| KeyRingError::NotAKey(name))
 }
 
@@ -241,8 +216,7 @@ mod tests {
     #[test]
     fn a_keys_file_reads_back_as_the_same_keys() {
         let mut ring = KeyRing::generate("2026-11-23T00:00:00Z");
-        ring.rotate("2026-11-24T00:00:00Z")
-            .expect("room for a second key");
+        ring.rotate("2026-11-24T00:00:00Z").expect("room for a second key");
         let again = KeyRing::parse(&ring.to_file()).expect("our own file");
         assert_eq!(again.newest().0, 2);
         assert_eq!(again.ids().count(), 2);
@@ -262,22 +236,13 @@ mod tests {
 
     #[test]
     fn a_broken_keys_file_is_named_and_never_replaced() {
-        assert_eq!(
-            KeyRing::parse("tag = 'x'").err(),
-            Some(KeyRingError::NotAKey("tag"))
-        );
+        assert_eq!(KeyRing::parse("tag = 'x'").err(), Some(KeyRingError::NotAKey("tag")));
         let tag = BASE64.encode(&[7; 32]);
-        assert_eq!(
-            KeyRing::parse(&format!("tag = '{tag}'")).err(),
-            Some(KeyRingError::Empty)
-        );
+        assert_eq!(KeyRing::parse(&format!("tag = '{tag}'")).err(), Some(KeyRingError::Empty));
         let twice =
             format!("tag='{tag}'\n[[key]]\nid=1\nroot='{tag}'\n[[key]]\nid=1\nroot='{tag}'");
         assert_eq!(KeyRing::parse(&twice).err(), Some(KeyRingError::Twice(1)));
-        assert!(matches!(
-            KeyRing::parse("nonsense"),
-            Err(KeyRingError::Syntax(_))
-        ));
+        assert!(matches!(KeyRing::parse("nonsense"), Err(KeyRingError::Syntax(_))));
     }
 
     #[test]

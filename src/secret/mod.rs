@@ -20,13 +20,8 @@ use rand::rngs::SysRng;
 /// ends the one request that asked.
 pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    #[expect(
-        clippy::expect_used,
-        reason = "without random numbers nothing safe can follow"
-    )]
-    SysRng
-        .try_fill_bytes(&mut bytes)
-        .expect("the operating system gave no random numbers");
+    #[expect(clippy::expect_used, reason = "without random numbers nothing safe can follow")]
+    SysRng.try_fill_bytes(&mut bytes).expect("the operating system gave no random numbers");
     bytes
 }
 

@@ -74,10 +74,7 @@ pub fn open(
 
 fn cipher(root: &RootKey, subject: &[u8]) -> LessSafeKey {
     let key = hmac::sign(root.seal(), subject);
-    #[expect(
-        clippy::expect_used,
-        reason = "HMAC-SHA256 is 32 bytes, the length AES-256 takes"
-    )]
+    #[expect(clippy::expect_used, reason = "HMAC-SHA256 is 32 bytes, the length AES-256 takes")]
     LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_ref()).expect("32 bytes"))
 }
 
@@ -93,14 +90,8 @@ mod tests {
             open(&keys, b"session 1", b"generation 1", &sealed).as_deref(),
             Ok(&b"record"[..])
         );
-        assert_eq!(
-            open(&keys, b"session 2", b"generation 1", &sealed),
-            Err(OpenError::Forged)
-        );
-        assert_eq!(
-            open(&keys, b"session 1", b"generation 0", &sealed),
-            Err(OpenError::Forged)
-        );
+        assert_eq!(open(&keys, b"session 2", b"generation 1", &sealed), Err(OpenError::Forged));
+        assert_eq!(open(&keys, b"session 1", b"generation 0", &sealed), Err(OpenError::Forged));
     }
 
     #[test]
@@ -111,10 +102,7 @@ mod tests {
             let mut changed = sealed.clone();
             changed[at] ^= 1;
             assert!(open(&keys, b"s", b"b", &changed).is_err(), "byte {at}");
-            assert!(
-                open(&keys, b"s", b"b", &sealed[..at]).is_err(),
-                "cut at {at}"
-            );
+            assert!(open(&keys, b"s", b"b", &sealed[..at]).is_err(), "cut at {at}");
         }
     }
 

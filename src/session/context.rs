@@ -19,14 +19,8 @@ impl ClientContext {
     /// Keeps of `agent` what can be shown and logged safely.
     pub fn new(address: IpAddr, agent: &[u8]) -> ClientContext {
         let printable = agent.iter().filter(|byte| (0x20..0x7f).contains(*byte));
-        let agent = printable
-            .take(AGENT_LIMIT)
-            .map(|byte| char::from(*byte))
-            .collect();
-        ClientContext {
-            address: canonical(address),
-            agent,
-        }
+        let agent = printable.take(AGENT_LIMIT).map(|byte| char::from(*byte)).collect();
+        ClientContext { address: canonical(address), agent }
     }
 
     /// Whether two requests come from the same network (IPv4 /24, IPv6 /48) and the same software.

@@ -169,18 +169,11 @@ pub fn decide(case: &Case<'_>) -> Verdict {
 
 impl Verdict {
     fn refuse(reason: Refusal) -> Verdict {
-        Verdict {
-            outcome: Outcome::Refuse(reason),
-            change: Change::Keep,
-            touch: false,
-        }
+        Verdict { outcome: Outcome::Refuse(reason), change: Change::Keep, touch: false }
     }
 
     fn end(reason: Refusal, end: EndReason) -> Verdict {
-        Verdict {
-            change: Change::End(end),
-            ..Verdict::refuse(reason)
-        }
+        Verdict { change: Change::End(end), ..Verdict::refuse(reason) }
     }
 }
 
@@ -209,12 +202,7 @@ impl<'a> Seen<'a> {
     fn new(case: &'a Case<'a>) -> Seen<'a> {
         let active = case.record.active.max(case.standing.touched);
         let now = case.now.max(active).max(case.record.current_since);
-        Seen {
-            case,
-            hash: case.presented.hash(),
-            active,
-            now,
-        }
+        Seen { case, hash: case.presented.hash(), active, now }
     }
 
     /// The session-wide ends, whatever token is shown.
@@ -227,9 +215,7 @@ impl<'a> Seen<'a> {
         {
             return Some(Verdict::end(Refusal::Revoked, EndReason::Revoked));
         }
-        let end = record
-            .absolute_end
-            .min(record.created.plus(policy.absolute()));
+        let end = record.absolute_end.min(record.created.plus(policy.absolute()));
         if self.now >= end {
             return Some(Verdict::end(Refusal::Absolute, EndReason::Absolute));
         }
@@ -292,10 +278,7 @@ impl<'a> Seen<'a> {
     fn promoted(&self) -> Record {
         let mut record = self.case.record.clone();
         let until = self.now.plus(self.case.session.grace());
-        record.previous = Some(Superseded {
-            hash: record.current,
-            until,
-        });
+        record.previous = Some(Superseded { hash: record.current, until });
         record.current = self.hash;
         record.generation = self.case.presented.generation;
         record.current_since = self.now;
@@ -323,23 +306,12 @@ impl<'a> Seen<'a> {
         if self.case.activity && (changed || touch) {
             record.active = self.now;
         }
-        Verdict {
-            touch: touch && !changed,
-            ..self.wrote(Outcome::Admit(offered), record, changed)
-        }
+        Verdict { touch: touch && !changed, ..self.wrote(Outcome::Admit(offered), record, changed) }
     }
 
     fn wrote(&self, outcome: Outcome, record: Record, changed: bool) -> Verdict {
-        let change = if changed {
-            Change::Write(Box::new(record))
-        } else {
-            Change::Keep
-        };
-        Verdict {
-            outcome,
-            change,
-            touch: false,
-        }
+        let change = if changed { Change::Write(Box::new(record)) } else { Change::Keep };
+        Verdict { outcome, change, touch: false }
     }
 
     fn ignores_offers(&self, record: &Record) -> bool {
@@ -375,14 +347,8 @@ impl<'a> Seen<'a> {
             return None;
         }
         let generation = record.generation.checked_add(1)?;
-        let salt = record
-            .offer
-            .as_ref()
-            .map_or(self.case.salt, |offer| offer.salt);
-        let secret = self
-            .case
-            .presented
-            .successor_secret(self.case.ratchet, &salt);
+        let salt = record.offer.as_ref().map_or(self.case.salt, |offer| offer.salt);
+        let secret = self.case.presented.successor_secret(self.case.ratchet, &salt);
         *changed |= self.count_offer(record, salt, &secret);
         Some(Successor { generation, secret })
     }
@@ -391,12 +357,7 @@ impl<'a> Seen<'a> {
         match &mut record.offer {
             None => {
                 let hash = sha256(secret);
-                record.offer = Some(Offer {
-                    salt,
-                    hash,
-                    counted: 1,
-                    last_counted: self.now,
-                });
+                record.offer = Some(Offer { salt, hash, counted: 1, last_counted: self.now });
                 true
             }
             Some(offer) if self.now.since(offer.last_counted) >= self.case.session.grace() => {
@@ -413,26 +374,18 @@ impl<'a> Seen<'a> {
         if self.case.record.frozen || self.route_wants_login(self.case.record) {
             return Verdict::refuse(Refusal::Reauthenticate);
         }
-        Verdict {
-            outcome: Outcome::Admit(None),
-            change: Change::Keep,
-            touch: false,
-        }
+        Verdict { outcome: Outcome::Admit(None), change: Change::Keep, touch: false }
     }
 
     fn theft(&self) -> Verdict {
         let change = match self.case.session.on_reuse() {
             OnReuse::Revoke => Change::End(EndReason::Theft),
             OnReuse::RevokeAll => Change::EndAllOfUser(EndReason::Theft),
-            OnReuse::Reauthenticate => Change::Write(Box::new(Record {
-                frozen: true,
-                ..self.case.record.clone()
-            })),
+            OnReuse::Reauthenticate => {
+                Change::Write(Box::new(Record { frozen: true, ..self.case.record.clone() }))
+            }
             OnReuse::Log => Change::Keep,
         };
-        Verdict {
-            change,
-            ..Verdict::refuse(Refusal::Theft)
-        }
+        Verdict { change, ..Verdict::refuse(Refusal::Theft) }
     }
 }

@@ -86,10 +86,7 @@ impl NotBefore {
             std::cmp::Ordering::Less => other,
             std::cmp::Ordering::Greater => self,
             std::cmp::Ordering::Equal if self.except == other.except => self,
-            std::cmp::Ordering::Equal => NotBefore {
-                at: self.at,
-                except: None,
-            },
+            std::cmp::Ordering::Equal => NotBefore { at: self.at, except: None },
         }
     }
 }

@@ -62,13 +62,7 @@ impl SessionPolicy {
         if rotate_after < grace * 2 {
             return Err(PolicyError::RotateBelowGrace);
         }
-        Ok(SessionPolicy {
-            idle,
-            absolute,
-            rotate_after,
-            grace,
-            on_reuse,
-        })
+        Ok(SessionPolicy { idle, absolute, rotate_after, grace, on_reuse })
     }
 
     /// Longest time without activity.

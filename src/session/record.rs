@@ -96,10 +96,7 @@ impl EndReason {
 
     /// The code by which a store keeps the reason.
     pub fn code(self) -> u8 {
-        Self::ALL
-            .iter()
-            .find(|(reason, _)| *reason == self)
-            .map_or(0, |(_, code)| *code)
+        Self::ALL.iter().find(|(reason, _)| *reason == self).map_or(0, |(_, code)| *code)
     }
 
     /// The reason behind a code; an unknown code (of a newer gateway) reads as `Revoked`.
@@ -212,20 +209,11 @@ mod tests {
     use crate::session::{SessionId, UserTag};
 
     fn sample(keys: &KeyRing, user: &str) -> (SessionKey, Record) {
-        let key = SessionKey {
-            tag: UserTag(keys.tag_of(user)),
-            id: SessionId(random_bytes()),
-        };
+        let key = SessionKey { tag: UserTag(keys.tag_of(user)), id: SessionId(random_bytes()) };
         let token = Token::new(keys.newest().0, key, 0, random_bytes());
-        let identity = Identity {
-            user: user.to_owned(),
-            ..Identity::default()
-        };
+        let identity = Identity { user: user.to_owned(), ..Identity::default() };
         let from = ClientContext::new(IpAddr::from([127, 0, 0, 1]), b"test");
-        (
-            key,
-            Record::begin(identity, &token, UnixMillis(1_000), UnixMillis(2_000), from),
-        )
+        (key, Record::begin(identity, &token, UnixMillis(1_000), UnixMillis(2_000), from))
     }
 
     #[test]
@@ -235,10 +223,7 @@ mod tests {
         let stored = record.seal(&keys, &key);
         assert_eq!(Record::open(&keys, &key, &stored), Ok(record));
         let (other, _) = sample(&keys, "alice");
-        assert_eq!(
-            Record::open(&keys, &other, &stored),
-            Err(RecordError::Open(OpenError::Forged))
-        );
+        assert_eq!(Record::open(&keys, &other, &stored), Err(RecordError::Open(OpenError::Forged)));
     }
 
     #[test]
@@ -249,10 +234,7 @@ mod tests {
         stored[4] = 1;
         assert!(Record::open(&keys, &key, &stored).is_err());
         let (_, bob) = sample(&keys, "bob");
-        assert_eq!(
-            Record::open(&keys, &key, &bob.seal(&keys, &key)),
-            Err(RecordError::User)
-        );
+        assert_eq!(Record::open(&keys, &key, &bob.seal(&keys, &key)), Err(RecordError::User));
     }
 
     #[test]

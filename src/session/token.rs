@@ -49,12 +49,7 @@ pub enum TokenError {
 impl Token {
     /// A token to be sent: `secret` is random, or a successor's.
     pub fn new(key_id: KeyId, key: SessionKey, generation: u32, secret: [u8; 32]) -> Token {
-        Token {
-            key_id,
-            key,
-            generation,
-            secret: Zeroizing::new(secret),
-        }
+        Token { key_id, key, generation, secret: Zeroizing::new(secret) }
     }
 
     /// Reads a cookie's value.
@@ -104,46 +99,25 @@ impl Token {
     }
 
     fn from_signed(bytes: &[u8; LENGTH]) -> Token {
-        let key = SessionKey {
-            tag: UserTag(take(bytes, 2)),
-            id: SessionId(take(bytes, 10)),
-        };
-        Token::new(
-            bytes[1],
-            key,
-            u32::from_be_bytes(take(bytes, 26)),
-            take(bytes, 30),
-        )
+        let key = SessionKey { tag: UserTag(take(bytes, 2)), id: SessionId(take(bytes, 10)) };
+        Token::new(bytes[1], key, u32::from_be_bytes(take(bytes, 26)), take(bytes, 30))
     }
 }
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Token({}, generation {})",
-            self.key.id.handle(),
-            self.generation
-        )
+        write!(f, "Token({}, generation {})", self.key.id.handle(), self.generation)
     }
 }
 
 fn decode(text: &[u8]) -> Result<Zeroizing<[u8; LENGTH]>, TokenError> {
-    let body = text
-        .strip_prefix(PREFIX.as_bytes())
-        .ok_or(TokenError::Shape)?;
+    let body = text.strip_prefix(PREFIX.as_bytes()).ok_or(TokenError::Shape)?;
     let mut bytes = Zeroizing::new([0; LENGTH]);
     if body.len() != TEXT_LENGTH - PREFIX.len() {
         return Err(TokenError::Shape);
     }
-    BASE64URL_NOPAD
-        .decode_mut(body, bytes.as_mut_slice())
-        .map_err(|_| TokenError::Shape)?;
-    if bytes[0] == VERSION {
-        Ok(bytes)
-    } else {
-        Err(TokenError::Shape)
-    }
+    BASE64URL_NOPAD.decode_mut(body, bytes.as_mut_slice()).map_err(|_| TokenError::Shape)?;
+    if bytes[0] == VERSION { Ok(bytes) } else { Err(TokenError::Shape) }
 }
 
 fn take<const N: usize>(bytes: &[u8; LENGTH], from: usize) -> [u8; N] {
@@ -158,10 +132,7 @@ mod tests {
     use crate::secret::random_bytes;
 
     fn token(keys: &KeyRing) -> Token {
-        let key = SessionKey {
-            tag: UserTag(keys.tag_of("alice")),
-            id: SessionId(random_bytes()),
-        };
+        let key = SessionKey { tag: UserTag(keys.tag_of("alice")), id: SessionId(random_bytes()) };
         Token::new(keys.newest().0, key, 7, random_bytes())
     }
 
@@ -184,16 +155,10 @@ mod tests {
             let mut changed = text.as_bytes().to_vec();
             changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
             assert!(Token::parse(&keys, &changed).is_err(), "character {at}");
-            assert_eq!(
-                Token::parse(&keys, &text.as_bytes()[..at]).err(),
-                Some(TokenError::Shape)
-            );
+            assert_eq!(Token::parse(&keys, &text.as_bytes()[..at]).err(), Some(TokenError::Shape));
         }
         let longer = format!("{}A", text.as_str());
-        assert_eq!(
-            Token::parse(&keys, longer.as_bytes()).err(),
-            Some(TokenError::Shape)
-        );
+        assert_eq!(Token::parse(&keys, longer.as_bytes()).err(), Some(TokenError::Shape));
     }
 
     #[test]
@@ -203,10 +168,7 @@ mod tests {
         keys.rotate("later").expect("room");
         assert!(Token::parse(&keys, text.as_bytes()).is_ok());
         let elsewhere = KeyRing::generate("now");
-        assert_eq!(
-            Token::parse(&elsewhere, text.as_bytes()).err(),
-            Some(TokenError::Mac)
-        );
+        assert_eq!(Token::parse(&elsewhere, text.as_bytes()).err(), Some(TokenError::Mac));
     }
 
     #[test]

@@ -1,0 +1,134 @@
+//! An upstream's address, as a route writes it.
+
+use std::fmt;
+
+use http::uri::{Authority, Scheme, Uri};
+
+/// How the gateway speaks to an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// `http://`: HTTP/1.1 in the clear.
+    Http1,
+    /// `h2c://`: HTTP/2 in the clear, without asking first.
+    Http2,
+    /// `https://`: TLS; ALPN chooses HTTP/2 or HTTP/1.1.
+    Tls,
+}
+
+/// One upstream address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    transport: Transport,
+    authority: Authority,
+    port: u16,
+}
+
+/// Why a text is no upstream address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    #[error("write a full address, as in \"http://127.0.0.1:3000\"")]
+    Shape,
+    #[error(
+        "`{0}` is no scheme of an upstream; write http://, https:// or h2c:// (HTTP/2 in the clear)"
+    )]
+    Scheme(String),
+    #[error(
+        "an upstream has no path or query: the request's own path is forwarded unchanged; write it without `{0}`"
+    )]
+    Path(String),
+    #[error("an upstream has no user name or password in its address")]
+    Userinfo,
+}
+
+impl Endpoint {
+    /// Reads `http://host[:port]`, `https://…` or `h2c://…`.
+    pub fn parse(text: &str) -> Result<Endpoint, EndpointError> {
+        let uri: Uri = text.parse().map_err(|_| EndpointError::Shape)?;
+        let parts = uri.into_parts();
+        let scheme = parts.scheme.ok_or(EndpointError::Shape)?;
+        let authority = parts.authority.ok_or(EndpointError::Shape)?;
+        let transport = transport(&scheme)?;
+        if authority.as_str().contains('@') {
+            return Err(EndpointError::Userinfo);
+        }
+        match parts.path_and_query {
+            Some(path) if path.as_str() != "/" => Err(EndpointError::Path(path.to_string())),
+            Some(_) | None => Ok(Endpoint::new(transport, authority)),
+        }
+    }
+
+    fn new(transport: Transport, authority: Authority) -> Endpoint {
+        let usual = match transport {
+            Transport::Http1 | Transport::Http2 => 80,
+            Transport::Tls => 443,
+        };
+        Endpoint { transport, port: authority.port_u16().unwrap_or(usual), authority }
+    }
+
+    /// How to speak to it.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// Name or address, without port; IPv6 without brackets.
+    pub fn host(&self) -> &str {
+        self.authority.host().trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// The port, written or usual.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// As written.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.transport {
+            Transport::Http1 => "http",
+            Transport::Http2 => "h2c",
+            Transport::Tls => "https",
+        };
+        write!(f, "{scheme}://{}", self.authority)
+    }
+}
+
+fn transport(scheme: &Scheme) -> Result<Transport, EndpointError> {
+    match scheme.as_str() {
+        "http" => Ok(Transport::Http1),
+        "https" => Ok(Transport::Tls),
+        "h2c" => Ok(Transport::Http2),
+        other => Err(EndpointError::Scheme(other.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_address_reads_and_shows_as_written() {
+        for (text, port) in [
+            ("http://127.0.0.1:3000", 3000),
+            ("https://app.test", 443),
+            ("h2c://[::1]:50051", 50051),
+        ] {
+            let endpoint = Endpoint::parse(text).expect(text);
+            assert_eq!((endpoint.to_string().as_str(), endpoint.port()), (text, port));
+        }
+        assert_eq!(Endpoint::parse("h2c://[::1]:1").expect("v6").host(), "::1");
+    }
+
+    #[test]
+    fn what_is_no_upstream_address_is_named() {
+        let error = |text| Endpoint::parse(text).expect_err("refused");
+        assert_eq!(error("127.0.0.1:3000"), EndpointError::Shape);
+        assert_eq!(error("ftp://a"), EndpointError::Scheme("ftp".into()));
+        assert_eq!(error("http://a/b"), EndpointError::Path("/b".into()));
+        assert_eq!(error("http://u:p@a"), EndpointError::Userinfo);
+    }
+}

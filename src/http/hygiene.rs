@@ -1,0 +1,82 @@
+//! What an upstream's answer may not say to a browser of ours.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use super::cookies::CookieNames;
+use super::hop;
+
+const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
+
+/// Takes out connection fields and every attempt to set or delete our cookies.
+pub fn clean(headers: &mut HeaderMap, cookies: &CookieNames) {
+    hop::strip(headers);
+    drop_own_cookies(headers, cookies);
+    spare_cookies(headers);
+}
+
+fn drop_own_cookies(headers: &mut HeaderMap, cookies: &CookieNames) {
+    let ours = |value: &HeaderValue| cookies.set_by(value.as_bytes());
+    if !headers.get_all(header::SET_COOKIE).iter().any(ours) {
+        return;
+    }
+    let kept: Vec<HeaderValue> =
+        headers.get_all(header::SET_COOKIE).iter().filter(|value| !ours(value)).cloned().collect();
+    headers.remove(header::SET_COOKIE);
+    for value in kept {
+        headers.append(header::SET_COOKIE, value);
+    }
+}
+
+/// `Clear-Site-Data: "cookies"` would delete the session cookie too; the app may clear the rest.
+fn spare_cookies(headers: &mut HeaderMap) {
+    let Some(value) = headers.remove(CLEAR_SITE_DATA) else {
+        return;
+    };
+    let text = value.to_str().unwrap_or_default();
+    let spared: Vec<&str> =
+        text.split(',').map(str::trim).flat_map(without_cookies).copied().collect();
+    if let Ok(value) = HeaderValue::from_str(&spared.join(", "))
+        && !spared.is_empty()
+    {
+        headers.insert(CLEAR_SITE_DATA, value);
+    }
+}
+
+fn without_cookies(directive: &str) -> &'static [&'static str] {
+    match directive {
+        "\"*\"" => &["\"cache\"", "\"storage\""],
+        "\"cache\"" => &["\"cache\""],
+        "\"storage\"" => &["\"storage\""],
+        "\"executionContexts\"" => &["\"executionContexts\""],
+        _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_can_neither_set_nor_delete_our_cookies() {
+        let mut headers = HeaderMap::new();
+        for line in ["a=1", "__Host-doorward=; Max-Age=0", "__host-doorward=x", "b=2"] {
+            headers.append(header::SET_COOKIE, HeaderValue::from_static(line));
+        }
+        headers.insert(CLEAR_SITE_DATA, HeaderValue::from_static("\"cache\", \"cookies\""));
+        clean(&mut headers, &CookieNames::new(false));
+        assert_eq!(headers.get_all(header::SET_COOKIE).iter().collect::<Vec<_>>(), ["a=1", "b=2"]);
+        assert_eq!(headers[CLEAR_SITE_DATA], "\"cache\"");
+    }
+
+    #[test]
+    fn clear_site_data_of_cookies_alone_goes_and_everything_becomes_the_rest() {
+        let cleared = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CLEAR_SITE_DATA, HeaderValue::from_static(value));
+            clean(&mut headers, &CookieNames::new(false));
+            headers.get(CLEAR_SITE_DATA).cloned()
+        };
+        assert_eq!(cleared("\"cookies\""), None);
+        assert_eq!(cleared("\"*\""), Some(HeaderValue::from_static("\"cache\", \"storage\"")));
+    }
+}

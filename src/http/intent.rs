@@ -1,0 +1,95 @@
+//! What kind of request a browser says this is. It chooses the form of an answer and the moment of a
+//! renewal, never the decision: a client may claim what it likes.
+
+use http::Method;
+use http::header::{self, HeaderMap};
+
+use crate::session::Timing;
+
+/// What the answer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// A person looks at the answer: pages and redirects.
+    Navigation,
+    /// A program reads it: status codes and JSON.
+    Fetch,
+}
+
+impl Intent {
+    /// From `Sec-Fetch-Mode` where the browser sends it, else from `Accept`.
+    pub fn of(method: &Method, headers: &HeaderMap) -> Intent {
+        let navigation = match text(headers, "sec-fetch-mode") {
+            Some(mode) => mode == "navigate",
+            None => readable(method) && accepts_html(headers),
+        };
+        if navigation { Intent::Navigation } else { Intent::Fetch }
+    }
+}
+
+fn readable(method: &Method) -> bool {
+    *method == Method::GET || *method == Method::HEAD
+}
+
+fn accepts_html(headers: &HeaderMap) -> bool {
+    headers.get(header::ACCEPT).is_some_and(|value| {
+        value
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|part| part.trim_ascii().starts_with(b"text/html"))
+    })
+}
+
+/// When the answer may carry a new token. What is put off is put off to twice the time only.
+pub fn renewal_timing(headers: &HeaderMap, upgrade: bool) -> Timing {
+    let passive = text(headers, "sec-fetch-dest").is_some_and(|dest| {
+        matches!(
+            dest,
+            "image" | "style" | "script" | "font" | "audio" | "video" | "track" | "manifest"
+        )
+    });
+    let elsewhere = text(headers, "sec-fetch-site") == Some("cross-site");
+    if upgrade || passive || elsewhere { Timing::Defer } else { Timing::Prompt }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|(name, value)| {
+                ((*name).parse().expect("a name"), HeaderValue::from_static(value))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_navigation_is_told_from_a_fetch() {
+        let html = headers(&[("accept", "text/html,application/xhtml+xml")]);
+        assert_eq!(Intent::of(&Method::GET, &html), Intent::Navigation);
+        assert_eq!(Intent::of(&Method::POST, &html), Intent::Fetch);
+        let fetch = headers(&[("sec-fetch-mode", "cors"), ("accept", "text/html")]);
+        assert_eq!(Intent::of(&Method::GET, &fetch), Intent::Fetch);
+        let form = headers(&[("sec-fetch-mode", "navigate")]);
+        assert_eq!(Intent::of(&Method::POST, &form), Intent::Navigation);
+        assert_eq!(Intent::of(&Method::GET, &headers(&[("accept", "*/*")])), Intent::Fetch);
+    }
+
+    #[test]
+    fn images_cross_site_entries_and_upgrades_wait_but_never_for_ever() {
+        assert_eq!(renewal_timing(&headers(&[]), false), Timing::Prompt);
+        assert_eq!(renewal_timing(&headers(&[("sec-fetch-dest", "empty")]), false), Timing::Prompt);
+        assert_eq!(renewal_timing(&headers(&[("sec-fetch-dest", "image")]), false), Timing::Defer);
+        assert_eq!(
+            renewal_timing(&headers(&[("sec-fetch-site", "cross-site")]), false),
+            Timing::Defer
+        );
+        assert_eq!(renewal_timing(&headers(&[]), true), Timing::Defer);
+    }
+}

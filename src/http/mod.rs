@@ -1,0 +1,34 @@
+//! HTTP as values: heads, targets, hosts, cookies, identity fields. Pure; no socket.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`host`] | a host name as routes and cookies see it |
+//! | [`target`] | the path in its one canonical form, and the bytes that are forwarded |
+//! | [`inbound`] | what a client sent, checked: `InboundHead` |
+//! | [`hop`] | fields that concern one connection only |
+//! | [`cookies`] | our cookies found, and kept from upstreams |
+//! | [`identity`] | the fields that tell an upstream who the user is |
+//! | [`sanitize`] | `InboundHead` without anything a client may not say: `SanitizedHead` |
+//! | [`intent`] | navigation or fetch: the form of an answer, never the decision |
+//! | [`hygiene`] | what an upstream's answer may not say |
+//! | [`endpoint`] | an upstream's address |
+
+pub mod cookies;
+pub mod endpoint;
+pub mod hop;
+pub mod host;
+pub mod hygiene;
+pub mod identity;
+pub mod inbound;
+pub mod intent;
+pub mod sanitize;
+pub mod target;
+
+pub use cookies::{CookieNames, Presented};
+pub use endpoint::Endpoint;
+pub use host::{Host, HostPattern};
+pub use identity::{IdentityField, IdentityFields, ValueEncoding};
+pub use inbound::{BadRequest, InboundHead};
+pub use intent::Intent;
+pub use sanitize::{OwnedFields, SanitizedHead};
+pub use target::{PathPrefix, Target};

@@ -1,0 +1,189 @@
+//! From what a client sent to what may go upstream: everything that a client may not say is gone.
+//!
+//! This happens on every path (public routes, upgrades, errors), before we add a field of ours.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Version};
+
+use super::cookies::CookieNames;
+use super::hop;
+use super::host::Host;
+use super::identity::IdentityFields;
+use super::inbound::InboundHead;
+use super::target::Target;
+
+/// Fields that only the gateway sets, on any route.
+#[derive(Clone, Debug)]
+pub struct OwnedFields {
+    names: Vec<HeaderName>,
+}
+
+/// Where a request comes from, as we tell upstreams; a client's own word about it is not passed on.
+const FORWARDING: [&str; 13] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-forwarded-prefix",
+    "x-forwarded-uri",
+    "x-real-ip",
+    "x-original-url",
+    "x-rewrite-url",
+    "proxy-authorization",
+];
+
+/// Names by which apps know a user, owned even where a route sets other ones.
+const WELL_KNOWN: [&str; 8] = [
+    "remote-user",
+    "x-remote-user",
+    "x-remote-email",
+    "x-remote-groups",
+    "x-user",
+    "x-user-id",
+    "x-auth-request-user",
+    "x-webauth-user",
+];
+
+impl OwnedFields {
+    /// The identity fields of all routes, the standard ones, and what upstreams commonly believe.
+    pub fn new<'a>(routes: impl Iterator<Item = &'a IdentityFields>) -> OwnedFields {
+        let names_of = |fields: &IdentityFields| -> Vec<String> {
+            fields.fields.iter().map(|field| field.name.as_str().to_owned()).collect()
+        };
+        let mut names: BTreeSet<String> = routes.flat_map(names_of).collect();
+        names.extend(names_of(&IdentityFields::standard()));
+        names.extend(FORWARDING.iter().chain(&WELL_KNOWN).map(|name| (*name).to_owned()));
+        OwnedFields { names: names.iter().filter_map(|name| name.parse().ok()).collect() }
+    }
+
+    /// Removes every spelling. A name with `_` goes whatever it says: CGI, WSGI and PHP upstreams read
+    /// it as the name with `-` (CVE-2025-64484). A `.` is folded likewise where it would be ours.
+    fn strip(&self, headers: &mut HeaderMap) {
+        for name in &self.names {
+            headers.remove(name);
+        }
+        let odd: Vec<HeaderName> =
+            headers.keys().filter(|name| self.is_odd(name)).cloned().collect();
+        for name in odd {
+            headers.remove(name);
+        }
+    }
+
+    fn is_odd(&self, name: &HeaderName) -> bool {
+        let text = name.as_str();
+        text.contains('_') || (text.contains('.') && self.owns(&text.replace('.', "-")))
+    }
+
+    fn owns(&self, folded: &str) -> bool {
+        self.names.iter().any(|name| name.as_str() == folded)
+    }
+}
+
+/// A head without one byte of identity, origin, connection or session that the client chose.
+#[derive(Debug)]
+pub struct SanitizedHead {
+    pub method: Method,
+    pub version: Version,
+    pub host: Host,
+    pub target: Target,
+    pub headers: HeaderMap,
+    pub client: IpAddr,
+    pub websocket: bool,
+}
+
+impl SanitizedHead {
+    /// Strips the head. The WebSocket handshake's own fields stay; whether it is one was checked.
+    pub fn new(head: InboundHead, owned: &OwnedFields, cookies: &CookieNames) -> SanitizedHead {
+        let InboundHead {
+            method,
+            version,
+            host,
+            target,
+            mut headers,
+            client,
+            intent: _,
+            websocket,
+        } = head;
+        hop::strip(&mut headers);
+        owned.strip(&mut headers);
+        cookies.strip(&mut headers);
+        // Framing and expectation are between the client and us; hyper makes ours.
+        headers.remove(header::CONTENT_LENGTH);
+        headers.remove(header::EXPECT);
+        headers.remove(header::HOST);
+        if !websocket {
+            headers.remove(header::SEC_WEBSOCKET_KEY);
+        }
+        trim_values(&mut headers);
+        SanitizedHead { method, version, host, target, headers, client, websocket }
+    }
+}
+
+/// HTTP/2 lets blanks stand around a value; HTTP/1.1 would read it without (RFC 9113 8.2.1).
+fn trim_values(headers: &mut HeaderMap) {
+    for value in headers.values_mut() {
+        let trimmed = value.as_bytes().trim_ascii();
+        if trimmed.len() != value.len() {
+            *value =
+                HeaderValue::from_bytes(trimmed).unwrap_or_else(|_| HeaderValue::from_static(""));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn sanitized(fields: &[(&str, &str)]) -> SanitizedHead {
+        let mut build = Request::get("/").header("host", "a.test");
+        for (name, value) in fields {
+            build = build.header(*name, *value);
+        }
+        let (parts, ()) = build.body(()).expect("a request").into_parts();
+        let head = InboundHead::read(parts, IpAddr::from([127, 0, 0, 1])).expect("unambiguous");
+        let owned = OwnedFields::new([IdentityFields::standard()].iter());
+        SanitizedHead::new(head, &owned, &CookieNames::new(false))
+    }
+
+    #[test]
+    fn cve_2025_64484_no_spelling_of_an_identity_field_passes() {
+        for name in [
+            "X-Forwarded-User",
+            "x-forwarded-user",
+            "X_Forwarded_User",
+            "X-Forwarded_User",
+            "X.Forwarded.User",
+            "REMOTE_USER",
+            "Remote-User",
+        ] {
+            assert!(sanitized(&[(name, "evil")]).headers.is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn hyp_05_names_with_underscores_never_reach_an_upstream() {
+        assert!(sanitized(&[("Transfer_Encoding", "chunked"), ("a_b", "1")]).headers.is_empty());
+        assert_eq!(sanitized(&[("a.b", "1")]).headers.len(), 1);
+    }
+
+    #[test]
+    fn a_clients_word_about_its_origin_is_not_passed_on() {
+        for name in FORWARDING {
+            assert!(sanitized(&[(name, "evil")]).headers.is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn hyp_22_framing_is_not_passed_on_and_hyp_25_blanks_are_trimmed() {
+        let head = sanitized(&[("content-length", "002"), ("x-a", " b ")]);
+        assert!(!head.headers.contains_key("content-length"));
+        assert_eq!(head.headers["x-a"], "b");
+    }
+}

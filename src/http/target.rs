@@ -1,0 +1,209 @@
+//! The request target: judged on one canonical form, forwarded byte for byte (RFC 9110 7.7).
+//!
+//! A path that two programs can read in two ways is refused, for that is how a rule and an upstream
+//! come to disagree (CVE-2025-54576, CVE-2026-41059, CVE-2020-24660 and many more).
+
+use http::uri::PathAndQuery;
+use percent_encoding::percent_decode;
+
+/// A path with its query. The canonical path never reaches an upstream; the raw bytes do.
+#[derive(Clone, Debug)]
+pub struct Target {
+    raw: PathAndQuery,
+    /// The decoded path where it differs from the raw one.
+    decoded: Option<String>,
+}
+
+/// What makes a path ambiguous.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    #[error("the request target is not a path")]
+    NotAPath,
+    #[error("the path holds a dot segment")]
+    DotSegment,
+    #[error("the path holds an empty segment (//)")]
+    EmptySegment,
+    #[error("the path holds a ; \\ or control character, or one of them percent-encoded")]
+    Character,
+    #[error("the path holds a percent-encoded slash")]
+    EncodedSlash,
+    #[error("the path is percent-encoded twice")]
+    DoubleEncoding,
+    #[error("the path holds a % without two hex digits, or bytes that are not UTF-8")]
+    Encoding,
+}
+
+impl Target {
+    /// Checks the path; the query is not judged.
+    pub fn new(raw: PathAndQuery) -> Result<Target, TargetError> {
+        let decoded = canonical(raw.path())?;
+        Ok(Target { raw, decoded })
+    }
+
+    /// The path on which routes and rules decide: decoded once, unambiguous.
+    pub fn path(&self) -> &str {
+        self.decoded.as_deref().unwrap_or(self.raw.path())
+    }
+
+    /// The query without its question mark.
+    pub fn query(&self) -> Option<&str> {
+        self.raw.query()
+    }
+
+    /// What the client sent and what goes upstream.
+    pub fn raw(&self) -> &PathAndQuery {
+        &self.raw
+    }
+}
+
+/// The decoded path when it differs, or why it is refused.
+fn canonical(path: &str) -> Result<Option<String>, TargetError> {
+    if !path.starts_with('/') {
+        return Err(TargetError::NotAPath);
+    }
+    let Some(decoded) = decode(path)? else {
+        check_plain(path)?;
+        return Ok(None);
+    };
+    check_plain(&decoded)?;
+    Ok(Some(decoded))
+}
+
+fn decode(path: &str) -> Result<Option<String>, TargetError> {
+    if !path.contains('%') {
+        return Ok(None);
+    }
+    check_escapes(path.as_bytes())?;
+    let decoded =
+        percent_decode(path.as_bytes()).decode_utf8().map_err(|_| TargetError::Encoding)?;
+    Ok(Some(decoded.into_owned()))
+}
+
+fn check_escapes(path: &[u8]) -> Result<(), TargetError> {
+    for at in (0..path.len()).filter(|at| path[*at] == b'%') {
+        let digits = path.get(at + 1..at + 3).ok_or(TargetError::Encoding)?;
+        if !is_hex_pair(digits) {
+            return Err(TargetError::Encoding);
+        }
+        match digits {
+            b"2f" | b"2F" => return Err(TargetError::EncodedSlash),
+            b"25" if path.get(at + 3..at + 5).is_some_and(is_hex_pair) => {
+                return Err(TargetError::DoubleEncoding);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn is_hex_pair(digits: &[u8]) -> bool {
+    digits.iter().all(u8::is_ascii_hexdigit)
+}
+
+fn check_plain(path: &str) -> Result<(), TargetError> {
+    if path.bytes().any(|byte| byte < 0x20 || matches!(byte, b';' | b'\\' | 0x7f)) {
+        return Err(TargetError::Character);
+    }
+    let mut segments = path[1..].split('/').peekable();
+    while let Some(segment) = segments.next() {
+        match segment {
+            "." | ".." => return Err(TargetError::DotSegment),
+            "" if segments.peek().is_some() => return Err(TargetError::EmptySegment),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A route's `path`: matches on segment borders, so `/app` means `/app` and `/app/x`, not `/apple`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PathPrefix(String);
+
+impl PathPrefix {
+    /// Reads a prefix. It must itself be canonical; a trailing slash makes no difference.
+    pub fn parse(text: &str) -> Result<PathPrefix, TargetError> {
+        if !text.starts_with('/') || text.contains(['?', '#', '%']) {
+            return Err(TargetError::NotAPath);
+        }
+        check_plain(text)?;
+        Ok(PathPrefix(text.trim_end_matches('/').to_owned()))
+    }
+
+    /// Whether a canonical path lies at or below the prefix.
+    pub fn covers(&self, path: &str) -> bool {
+        path.strip_prefix(self.0.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// Length in bytes: the longest prefix wins.
+    pub fn length(&self) -> usize {
+        self.0.len()
+    }
+
+    /// As written, `/` for the root.
+    pub fn as_str(&self) -> &str {
+        if self.0.is_empty() { "/" } else { &self.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(text: &str) -> Result<Target, TargetError> {
+        Target::new(text.parse().expect("a target that hyper lets through"))
+    }
+
+    #[test]
+    fn an_ordinary_path_is_judged_decoded_and_forwarded_as_sent() {
+        let sent = "/caf%C3%A9/a%20b?x=/../y;z";
+        let target = target(sent).expect("unambiguous");
+        assert_eq!(target.path(), "/café/a b");
+        assert_eq!(target.raw().as_str(), sent);
+        assert_eq!(target.query(), Some("x=/../y;z"));
+    }
+
+    #[test]
+    fn hyp_17_ambiguous_paths_are_refused() {
+        let table = [
+            ("/a/..;/b", TargetError::Character),
+            ("/a/../b", TargetError::DotSegment),
+            ("/a/%2e%2E/b", TargetError::DotSegment),
+            ("/a/.", TargetError::DotSegment),
+            ("//a", TargetError::EmptySegment),
+            ("/a//b", TargetError::EmptySegment),
+            ("/a;d=1", TargetError::Character),
+            ("/a%3bd=1", TargetError::Character),
+            ("/a%5cb", TargetError::Character),
+            ("/a%00", TargetError::Character),
+            ("/a%0d%0a", TargetError::Character),
+            ("/a%2fb", TargetError::EncodedSlash),
+            ("/a%2Fb", TargetError::EncodedSlash),
+            ("/a%252fb", TargetError::DoubleEncoding),
+            ("/a%ff", TargetError::Encoding),
+            ("/a%", TargetError::Encoding),
+            ("/a%2", TargetError::Encoding),
+            ("/a%zz", TargetError::Encoding),
+        ];
+        for (text, error) in table {
+            assert_eq!(target(text).err(), Some(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn hyp_16_a_raw_backslash_is_refused() {
+        match PathAndQuery::from_maybe_shared(bytes::Bytes::from_static(b"/a\\b")) {
+            Ok(raw) => assert_eq!(Target::new(raw).err(), Some(TargetError::Character)),
+            Err(_) => assert!(PathAndQuery::try_from("/a\\b").is_err()),
+        }
+    }
+
+    #[test]
+    fn a_prefix_matches_on_segment_borders_only() {
+        let prefix = PathPrefix::parse("/app/").expect("a prefix");
+        assert!(prefix.covers("/app") && prefix.covers("/app/") && prefix.covers("/app/x"));
+        assert!(!prefix.covers("/apple") && !prefix.covers("/") && !prefix.covers("/x/app"));
+        let root = PathPrefix::parse("/").expect("a prefix");
+        assert!(root.covers("/") && root.covers("/anything"));
+    }
+}

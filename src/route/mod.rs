@@ -1,0 +1,195 @@
+//! Which upstream a request is for, and who may reach it. Pure.
+//!
+//! A route is found by host and longest path prefix on segment borders, on the canonical path alone:
+//! no query, no fragment, no header takes part (CVE-2025-54576, CVE-2026-34457, CVE-2026-40575).
+
+use std::time::Duration;
+
+use crate::http::{Endpoint, Host, HostPattern, IdentityFields, PathPrefix};
+use crate::session::{Identity, RoutePolicy};
+
+/// One `[[route]]`, checked.
+#[derive(Clone, Debug)]
+pub struct Route {
+    pub host: HostPattern,
+    pub path: PathPrefix,
+    /// At least one; balanced.
+    pub upstreams: Vec<Endpoint>,
+    pub access: Access,
+    pub identity: IdentityFields,
+    pub policy: RoutePolicy,
+    /// Whether tokens are renewed on this route.
+    pub renewal: bool,
+    /// To the first byte of the upstream's answer.
+    pub response_timeout: Duration,
+}
+
+impl Route {
+    /// How logs and metrics name the route.
+    pub fn label(&self) -> String {
+        format!("{}{}", self.host, self.path.as_str())
+    }
+}
+
+/// Who may use a route. There is no default: a route without a rule does not load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    Public,
+    Session(Requirement),
+}
+
+/// What a live session must be beyond live. Empty lists ask nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requirement {
+    pub users: Vec<String>,
+    pub groups: Vec<String>,
+}
+
+impl Requirement {
+    /// Whether this user may. Where both lists are given, being in either is enough.
+    pub fn allows(&self, identity: &Identity) -> bool {
+        (self.users.is_empty() && self.groups.is_empty())
+            || self.users.contains(&identity.user)
+            || identity.groups.iter().any(|group| self.groups.contains(group))
+    }
+}
+
+/// All routes.
+#[derive(Clone, Debug, Default)]
+pub struct RouteTable {
+    routes: Vec<Route>,
+}
+
+/// Two routes that claim the same place: indices into the list given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clash {
+    pub first: usize,
+    pub second: usize,
+}
+
+impl RouteTable {
+    /// Orders the routes so that the first match is the right one, or names those that clash.
+    pub fn new(mut routes: Vec<Route>) -> Result<RouteTable, Vec<Clash>> {
+        let clashes = clashes(&routes);
+        if !clashes.is_empty() {
+            return Err(clashes);
+        }
+        routes
+            .sort_by_key(|route| (host_rank(&route.host), std::cmp::Reverse(route.path.length())));
+        Ok(RouteTable { routes })
+    }
+
+    /// The route for a host and a canonical path. The most exact host that has any route decides;
+    /// within it the longest prefix.
+    pub fn find(&self, host: &Host, path: &str) -> Option<&Route> {
+        let rank =
+            host_rank(&self.routes.iter().find(|route| route.host.matches(host.name()))?.host);
+        self.routes
+            .iter()
+            .filter(|route| host_rank(&route.host) == rank)
+            .find(|route| route.host.matches(host.name()) && route.path.covers(path))
+    }
+
+    /// Whether any route serves the host: our own pages answer only there.
+    pub fn knows(&self, host: &Host) -> bool {
+        self.routes.iter().any(|route| route.host.matches(host.name()))
+    }
+
+    /// The routes in the order in which they are tried.
+    pub fn iter(&self) -> std::slice::Iter<'_, Route> {
+        self.routes.iter()
+    }
+}
+
+/// Exact names first, then the longest wildcard, then any.
+fn host_rank(host: &HostPattern) -> (u8, std::cmp::Reverse<usize>) {
+    match host {
+        HostPattern::Exact(_) => (0, std::cmp::Reverse(0)),
+        HostPattern::Below(suffix) => (1, std::cmp::Reverse(suffix.len())),
+        HostPattern::Any => (2, std::cmp::Reverse(0)),
+    }
+}
+
+fn clashes(routes: &[Route]) -> Vec<Clash> {
+    let mut out = Vec::new();
+    for (second, route) in routes.iter().enumerate() {
+        let same = |other: &Route| other.host == route.host && other.path == route.path;
+        if let Some(first) = routes[..second].iter().position(same) {
+            out.push(Clash { first, second });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(host: &str, path: &str) -> Route {
+        Route {
+            host: HostPattern::parse(host).expect("a host"),
+            path: PathPrefix::parse(path).expect("a path"),
+            upstreams: vec![],
+            access: Access::Session(Requirement::default()),
+            identity: IdentityFields::standard(),
+            policy: RoutePolicy::default(),
+            renewal: true,
+            response_timeout: Duration::from_secs(60),
+        }
+    }
+
+    fn found(table: &RouteTable, host: &str, path: &str) -> Option<String> {
+        table.find(&Host::parse(host).expect("a host"), path).map(Route::label)
+    }
+
+    #[test]
+    fn the_most_exact_host_then_the_longest_prefix_wins() {
+        let table = RouteTable::new(vec![
+            route("*", "/"),
+            route("*.example.com", "/long/prefix"),
+            route("*.example.com", "/"),
+            route("wiki.example.com", "/"),
+            route("wiki.example.com", "/admin"),
+        ])
+        .expect("no clash");
+        assert_eq!(
+            found(&table, "WIKI.example.com", "/admin/x").as_deref(),
+            Some("wiki.example.com/admin")
+        );
+        assert_eq!(
+            found(&table, "wiki.example.com", "/administrator").as_deref(),
+            Some("wiki.example.com/")
+        );
+        assert_eq!(
+            found(&table, "a.example.com", "/long/prefix").as_deref(),
+            Some("*.example.com/long/prefix")
+        );
+        assert_eq!(found(&table, "other.test", "/").as_deref(), Some("*/"));
+    }
+
+    #[test]
+    fn a_path_that_an_exact_host_does_not_serve_falls_to_no_wider_host() {
+        let table =
+            RouteTable::new(vec![route("a.test", "/app"), route("*", "/")]).expect("no clash");
+        assert_eq!(found(&table, "a.test", "/other"), None);
+    }
+
+    #[test]
+    fn two_routes_for_one_place_are_named() {
+        let clash = RouteTable::new(vec![route("a.test", "/x"), route("A.test", "/x/")])
+            .expect_err("a clash");
+        assert_eq!(clash, [Clash { first: 0, second: 1 }]);
+    }
+
+    #[test]
+    fn a_requirement_asks_for_one_of_the_users_or_groups() {
+        let alice =
+            Identity { user: "alice".into(), groups: vec!["staff".into()], ..Identity::default() };
+        let allows = |users: &[&str], groups: &[&str]| {
+            let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            Requirement { users: list(users), groups: list(groups) }.allows(&alice)
+        };
+        assert!(allows(&[], &[]) && allows(&["alice"], &[]) && allows(&["bob"], &["staff"]));
+        assert!(!allows(&["bob"], &[]) && !allows(&[], &["admin"]));
+    }
+}
