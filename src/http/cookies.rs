@@ -3,6 +3,7 @@
 //! No trimming beyond space and tab after `;`, no quoted strings, no `$Version`: a server that folds
 //! more than a browser protects lets a sibling host plant cookies ("Cookie Chaos", 2025).
 
+use cookie::{Cookie, CookieBuilder, SameSite, time::Duration};
 use http::header::{self, HeaderMap, HeaderValue};
 
 /// The names of the cookies that are ours on every host.
@@ -12,6 +13,8 @@ pub struct CookieNames {
     pub session: String,
     /// Binds a login form to the browser that asked for it.
     pub login: String,
+    /// Shares the session cookie with all hosts below this name.
+    domain: Option<String>,
 }
 
 /// What the client showed under a name.
@@ -24,12 +27,35 @@ pub enum Presented {
 }
 
 impl CookieNames {
-    /// `__Host-` names, or `__Secure-` ones when a parent domain shares the login.
-    pub fn new(shared_domain: bool) -> CookieNames {
-        let prefix = if shared_domain { "__Secure-" } else { "__Host-" };
+    /// `__Host-` names; a session cookie that a parent domain shares is `__Secure-`.
+    pub fn new(domain: Option<&str>) -> CookieNames {
+        let prefix = if domain.is_some() { "__Secure-" } else { "__Host-" };
         CookieNames {
             session: format!("{prefix}doorward"),
             login: "__Host-doorward-login".to_owned(),
+            domain: domain.map(str::to_owned),
+        }
+    }
+
+    /// `Set-Cookie` with a session token. No lifetime: the server alone decides when it ends.
+    pub fn set_session(&self, token: &str) -> Option<HeaderValue> {
+        self.shared(Cookie::build((self.session.as_str(), token)))
+    }
+
+    /// `Set-Cookie` that deletes the session token; only for a logout that the user asked for.
+    pub fn clear_session(&self) -> Option<HeaderValue> {
+        self.shared(Cookie::build((self.session.as_str(), "")).max_age(Duration::ZERO))
+    }
+
+    /// `Set-Cookie` with the value that binds a login form to this browser.
+    pub fn set_login(&self, value: &str) -> Option<HeaderValue> {
+        guarded(Cookie::build((self.login.as_str(), value)))
+    }
+
+    fn shared(&self, cookie: CookieBuilder<'_>) -> Option<HeaderValue> {
+        match &self.domain {
+            Some(domain) => guarded(cookie.domain(domain.as_str())),
+            None => guarded(cookie),
         }
     }
 
@@ -67,6 +93,11 @@ impl CookieNames {
     pub fn set_by(&self, set_cookie: &[u8]) -> bool {
         self.own(name_of(set_cookie.split(|byte| *byte == b';').next().unwrap_or_default()))
     }
+}
+
+fn guarded(cookie: CookieBuilder<'_>) -> Option<HeaderValue> {
+    let cookie = cookie.path("/").secure(true).http_only(true).same_site(SameSite::Lax).build();
+    HeaderValue::from_str(&cookie.to_string()).ok()
 }
 
 /// The value of the one cookie called `name`, byte for byte.
@@ -111,7 +142,7 @@ mod tests {
     }
 
     fn names() -> CookieNames {
-        CookieNames::new(false)
+        CookieNames::new(None)
     }
 
     #[test]
@@ -145,6 +176,18 @@ mod tests {
         let mut only_ours = headers(&["__Host-doorward=x"]);
         names().strip(&mut only_ours);
         assert!(only_ours.is_empty());
+    }
+
+    #[test]
+    fn asvs_3_3_our_cookies_have_every_guard_and_no_lifetime() {
+        let line = names().set_session("dw1_x").expect("a value");
+        let expected = "__Host-doorward=dw1_x; HttpOnly; SameSite=Lax; Secure; Path=/";
+        assert_eq!(line, expected);
+        let shared = CookieNames::new(Some("example.com")).set_session("dw1_x").expect("a value");
+        let expected = "__Secure-doorward=dw1_x; HttpOnly; SameSite=Lax; Secure; Path=/; Domain=example.com";
+        assert_eq!(shared, expected);
+        let cleared = names().clear_session().expect("a value");
+        assert_eq!(cleared, "__Host-doorward=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0");
     }
 
     #[test]

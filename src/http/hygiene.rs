@@ -63,7 +63,7 @@ mod tests {
             headers.append(header::SET_COOKIE, HeaderValue::from_static(line));
         }
         headers.insert(CLEAR_SITE_DATA, HeaderValue::from_static("\"cache\", \"cookies\""));
-        clean(&mut headers, &CookieNames::new(false));
+        clean(&mut headers, &CookieNames::new(None));
         assert_eq!(headers.get_all(header::SET_COOKIE).iter().collect::<Vec<_>>(), ["a=1", "b=2"]);
         assert_eq!(headers[CLEAR_SITE_DATA], "\"cache\"");
     }
@@ -73,7 +73,7 @@ mod tests {
         let cleared = |value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(CLEAR_SITE_DATA, HeaderValue::from_static(value));
-            clean(&mut headers, &CookieNames::new(false));
+            clean(&mut headers, &CookieNames::new(None));
             headers.get(CLEAR_SITE_DATA).cloned()
         };
         assert_eq!(cleared("\"cookies\""), None);

@@ -149,7 +149,7 @@ mod tests {
         let (parts, ()) = build.body(()).expect("a request").into_parts();
         let head = InboundHead::read(parts, IpAddr::from([127, 0, 0, 1])).expect("unambiguous");
         let owned = OwnedFields::new([IdentityFields::standard()].iter());
-        SanitizedHead::new(head, &owned, &CookieNames::new(false))
+        SanitizedHead::new(head, &owned, &CookieNames::new(None))
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub struct Record {
     pub seasoned: bool,
     pub previous: Option<Superseded>,
     pub offer: Option<Offer>,
+    /// A fingerprint of the credential that the login proved, zero when there is none: a session does
+    /// not outlive the password it began with.
+    pub credential: [u8; 8],
     /// Set when a replay was answered by asking for a fresh login instead of ending the session.
     pub frozen: bool,
     /// Where the session began.
@@ -79,11 +82,12 @@ pub enum EndReason {
     Theft,
     NotRenewing,
     AccountGone,
+    CredentialChanged,
 }
 
 impl EndReason {
     /// All reasons with the code by which a store keeps them.
-    pub const ALL: [(EndReason, u8); 8] = [
+    pub const ALL: [(EndReason, u8); 9] = [
         (EndReason::Logout, 1),
         (EndReason::Revoked, 2),
         (EndReason::Replaced, 3),
@@ -92,6 +96,7 @@ impl EndReason {
         (EndReason::Theft, 6),
         (EndReason::NotRenewing, 7),
         (EndReason::AccountGone, 8),
+        (EndReason::CredentialChanged, 9),
     ];
 
     /// The code by which a store keeps the reason.
@@ -116,6 +121,7 @@ impl EndReason {
             EndReason::Theft => "theft",
             EndReason::NotRenewing => "not-renewing",
             EndReason::AccountGone => "account-gone",
+            EndReason::CredentialChanged => "credential-changed",
         }
     }
 }
@@ -154,6 +160,7 @@ impl Record {
             seasoned: false,
             previous: None,
             offer: None,
+            credential: [0; 8],
             frozen: false,
             begun_from: from.clone(),
             renewed_from: from,

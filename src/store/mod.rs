@@ -5,12 +5,47 @@
 //! [`crate::session::decide`].
 //!
 //! Times to live are housekeeping, never the judge: a store forgets a session only some time after
-//! `forget_at`, and never a tombstone before it.
+//! `forget_at`, and never a tombstone before it. `forget_at` must not lie before the session's absolute
+//! end: a touch does not prolong the record.
+//!
+//! | store | for | durable when acknowledged |
+//! | --- | --- | --- |
+//! | [`Store::Memory`] | tests, the demo | no |
+//! | [`Store::Embedded`] | one machine | yes, but for touches (200 ms) |
+//! | [`Store::Redis`] | several gateways | as Redis is configured |
+//!
+//! An operation whose answer is `Unavailable` may or may not have happened. All of them can be called
+//! again: none does harm twice.
+
+mod embedded;
+mod entry;
+mod memory;
+mod redis;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::clock::UnixMillis;
+pub use self::embedded::Embedded;
+pub use self::memory::Memory;
+pub use self::redis::{Redis, RedisSettings};
+use crate::clock::{Clock, UnixMillis};
 use crate::session::{EndReason, NotBefore, SessionId, SessionKey, UserTag};
+
+/// Most sessions in a listing of one user, the newest first.
+pub const LISTED_MOST: usize = 1_000;
+
+/// A store. A clone is another handle on the same one.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// This process' memory.
+    Memory(Arc<Memory>),
+    /// One file on this machine, read from memory.
+    Embedded(Arc<Embedded>),
+    /// A Redis or Valkey shared by several gateways.
+    Redis(Redis),
+}
 
 /// What lies under a session's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,3 +89,253 @@ pub struct Listed {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the session store is unavailable: {0}")]
 pub struct Unavailable(pub String);
+
+/// Why a store cannot be built. Shown to the operator at start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("the store's directory {}: {error}", path.display())]
+    Directory {
+        path: PathBuf,
+        error: std::io::Error,
+    },
+    #[error(
+        "{} is in use by another doorward; give each its own directory, or share a Redis",
+        path.display()
+    )]
+    InUse { path: PathBuf },
+    #[error(
+        "{} was written by another version of doorward (schema {found}); start that version, or remove the file, which ends all sessions",
+        path.display()
+    )]
+    Schema { path: PathBuf, found: u64 },
+    #[error("{} cannot be read as a session store: {detail}", path.display())]
+    Damaged { path: PathBuf, detail: String },
+    #[error("{}: {error}", path.display())]
+    Secret {
+        path: PathBuf,
+        error: std::io::Error,
+    },
+    #[error("the Redis settings: {0}")]
+    Redis(String),
+}
+
+impl Store {
+    /// A store that ends with the process.
+    pub fn memory(clock: Clock) -> Store {
+        Store::Memory(Arc::new(Memory::new(clock)))
+    }
+
+    /// Opens or makes `directory/sessions.redb` and reads it. Blocks; call it at start.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or used, another process has it open, or the file is not ours.
+    pub fn embedded(directory: &Path, clock: Clock) -> Result<Store, OpenError> {
+        Ok(Store::Embedded(Arc::new(Embedded::open(directory, clock)?)))
+    }
+
+    /// A store on Redis or Valkey. Connects only when first asked, so that the gateway starts while
+    /// Redis is down.
+    ///
+    /// # Errors
+    /// When the URL or a certificate file is wrong.
+    pub fn redis(settings: &RedisSettings) -> Result<Store, OpenError> {
+        Ok(Store::Redis(Redis::new(settings)?))
+    }
+
+    /// A handle for one worker: on Redis with a connection of its own, which lives in the runtime that
+    /// first uses it. Clones of a handle share its connection.
+    pub fn for_worker(&self) -> Store {
+        match self {
+            Store::Memory(_) | Store::Embedded(_) => self.clone(),
+            Store::Redis(redis) => Store::Redis(redis.for_worker()),
+        }
+    }
+
+    /// What stands under `key`, and beside it.
+    pub async fn load(&self, key: &SessionKey) -> Result<Loaded, Unavailable> {
+        match self {
+            Store::Memory(memory) => Ok(memory.tables().load(key)),
+            Store::Embedded(embedded) => Ok(embedded.tables().load(key)),
+            Store::Redis(redis) => redis.load(key).await,
+        }
+    }
+
+    /// Writes a new session as revision 1 and into its user's index.
+    ///
+    /// # Errors
+    /// Also when the id is taken, or the user has 10,000 sessions.
+    pub async fn create(
+        &self,
+        key: &SessionKey,
+        sealed: &[u8],
+        created: UnixMillis,
+        forget_at: UnixMillis,
+    ) -> Result<(), Unavailable> {
+        match self {
+            Store::Memory(memory) => memory.create(key, sealed, created, forget_at),
+            Store::Embedded(embedded) => embedded.create(key, sealed, created, forget_at).await,
+            Store::Redis(redis) => redis.create(key, sealed, created, forget_at).await,
+        }
+    }
+
+    /// Replaces the record if it still is of revision `expected`.
+    pub async fn commit(
+        &self,
+        key: &SessionKey,
+        expected: u64,
+        sealed: &[u8],
+        forget_at: UnixMillis,
+    ) -> Result<Commit, Unavailable> {
+        match self {
+            Store::Memory(memory) => Ok(memory.commit(key, expected, sealed, forget_at)),
+            Store::Embedded(embedded) => embedded.commit(key, expected, sealed, forget_at).await,
+            Store::Redis(redis) => redis.commit(key, expected, sealed, forget_at).await,
+        }
+    }
+
+    /// Notes activity. Never moves back, never creates or revives a session.
+    pub async fn touch(
+        &self,
+        key: &SessionKey,
+        at: UnixMillis,
+        forget_at: UnixMillis,
+    ) -> Result<(), Unavailable> {
+        match self {
+            Store::Memory(memory) => {
+                memory.tables().touch(key, at);
+                Ok(())
+            }
+            Store::Embedded(embedded) => {
+                embedded.touch(key, at);
+                Ok(())
+            }
+            Store::Redis(redis) => redis.touch(key, at, forget_at).await,
+        }
+    }
+
+    /// Ends the session for good, whether it stands here or not: after a failover it may come back. The
+    /// first reason stays.
+    pub async fn end(
+        &self,
+        key: &SessionKey,
+        reason: EndReason,
+        at: UnixMillis,
+        forget_at: UnixMillis,
+    ) -> Result<(), Unavailable> {
+        match self {
+            Store::Memory(memory) => {
+                memory.end(key, reason, at, forget_at);
+                Ok(())
+            }
+            Store::Embedded(embedded) => embedded.end(key, reason, at, forget_at).await,
+            Store::Redis(redis) => redis.end(key, reason, at, forget_at).await,
+        }
+    }
+
+    /// Draws the user's line behind every session begun until now, but `except`. One atomic write.
+    ///
+    /// The line lies at `now`, at the line before it, or at the greatest `created` ever indexed for the
+    /// user, whichever is last: a gateway whose clock is behind still ends the sessions begun by one
+    /// whose clock is ahead.
+    pub async fn revoke_user(
+        &self,
+        tag: &UserTag,
+        now: UnixMillis,
+        except: Option<SessionId>,
+    ) -> Result<NotBefore, Unavailable> {
+        match self {
+            Store::Memory(memory) => Ok(memory.revoke_user(tag, now, except)),
+            Store::Embedded(embedded) => embedded.revoke_user(*tag, now, except).await,
+            Store::Redis(redis) => redis.revoke_user(tag, now, except).await,
+        }
+    }
+
+    /// The user's line. A login begins its session at least 1 ms behind it.
+    pub async fn not_before(&self, tag: &UserTag) -> Result<NotBefore, Unavailable> {
+        match self {
+            Store::Memory(memory) => Ok(memory.tables().facts(*tag).line),
+            Store::Embedded(embedded) => Ok(embedded.tables().facts(*tag).line),
+            Store::Redis(redis) => redis.not_before(tag).await,
+        }
+    }
+
+    /// Draws the line of all users; it never moves back. Answers where it lies.
+    pub async fn revoke_everyone(&self, now: UnixMillis) -> Result<UnixMillis, Unavailable> {
+        match self {
+            Store::Memory(memory) => Ok(memory.tables().revoke_everyone(now)),
+            Store::Embedded(embedded) => embedded.revoke_everyone(now).await,
+            Store::Redis(redis) => redis.revoke_everyone(now).await,
+        }
+    }
+
+    /// The line of all users, zero when there is none.
+    pub async fn everyone_line(&self) -> Result<UnixMillis, Unavailable> {
+        match self {
+            Store::Memory(memory) => Ok(memory.tables().everyone()),
+            Store::Embedded(embedded) => Ok(embedded.tables().everyone()),
+            Store::Redis(redis) => redis.everyone_line().await,
+        }
+    }
+
+    /// The user's live sessions that his line leaves, the newest first, at most [`LISTED_MOST`]. Whether
+    /// one of them is over by time or by the line of all users is for the caller.
+    pub async fn sessions_of(&self, tag: &UserTag) -> Result<Vec<Listed>, Unavailable> {
+        match self {
+            Store::Memory(memory) => Ok(memory.tables().sessions_of(*tag)),
+            Store::Embedded(embedded) => Ok(embedded.tables().sessions_of(*tag)),
+            Store::Redis(redis) => redis.sessions_of(tag).await,
+        }
+    }
+
+    /// Live sessions of all users as [`Store::sessions_of`] shows them, at most `limit`. Walks the whole
+    /// store: for an operator's question, not for requests.
+    pub async fn all(&self, limit: usize) -> Result<Vec<Listed>, Unavailable> {
+        match self {
+            Store::Memory(memory) => Ok(memory.tables().all(limit)),
+            Store::Embedded(embedded) => Ok(embedded.tables().all(limit)),
+            Store::Redis(redis) => redis.all(limit).await,
+        }
+    }
+
+    /// Whether the store would take a write or answer a read now.
+    pub async fn ping(&self) -> Result<(), Unavailable> {
+        match self {
+            Store::Memory(_) => Ok(()),
+            Store::Embedded(embedded) => embedded.ping().await,
+            Store::Redis(redis) => redis.ping().await,
+        }
+    }
+
+    /// Drops some of what nobody can still ask for; call it every second or so. Redis does it itself.
+    pub fn sweep(&self) {
+        match self {
+            Store::Memory(memory) => memory.sweep(),
+            Store::Embedded(embedded) => embedded.sweep(),
+            Store::Redis(_) => {}
+        }
+    }
+
+    /// Waits until all that was written, touches too, is durable.
+    pub async fn flush(&self) -> Result<(), Unavailable> {
+        match self {
+            Store::Memory(_) | Store::Redis(_) => Ok(()),
+            Store::Embedded(embedded) => embedded.flush().await,
+        }
+    }
+
+    /// Flushes and lets go of the file. Reads still answer; writes are unavailable from here on.
+    pub async fn close(&self) -> Result<(), Unavailable> {
+        match self {
+            Store::Memory(_) | Store::Redis(_) => Ok(()),
+            Store::Embedded(embedded) => embedded.close().await,
+        }
+    }
+
+    /// Round trips to Redis since the start, by all workers.
+    pub fn round_trips(&self) -> u64 {
+        match self {
+            Store::Memory(_) | Store::Embedded(_) => 0,
+            Store::Redis(redis) => redis.round_trips(),
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! One request's way to a permit.
+
+use std::sync::Arc;
+
+use crate::http::Presented;
+use crate::route::Requirement;
+use crate::secret::{KeyRing, random_bytes};
+use crate::session::{
+    Case, Change, ClientContext, EndReason, Identity, Outcome, Record, Refusal, RoutePolicy,
+    SessionKey, Standing, Successor, Timing, Token, Verdict, decide,
+};
+use crate::store::{Commit, Loaded, Slot, Unavailable};
+use crate::telemetry::SessionEvent;
+use crate::telemetry::events::About;
+
+use super::{Denial, Guard, NewToken, Permit, about};
+
+/// Lost swaps before the store is called unavailable. Each loss means that another request won.
+const ATTEMPTS: usize = 32;
+
+/// What a request brings to the door.
+pub struct Visit<'a> {
+    pub presented: &'a Presented,
+    pub context: &'a ClientContext,
+    pub policy: &'a RoutePolicy,
+    pub requirement: &'a Requirement,
+    pub timing: Timing,
+    /// Whether it keeps the session from idling out.
+    pub activity: bool,
+}
+
+/// What the guard says, and the token that the answer carries in either case.
+pub struct Entry {
+    pub verdict: Result<Permit, Denial>,
+    pub token: Option<NewToken>,
+}
+
+/// A session as the store and the decision left it.
+pub struct Admitted {
+    pub record: Arc<Record>,
+    pub key: SessionKey,
+    pub standing: Standing,
+    pub token: Option<NewToken>,
+}
+
+impl Guard {
+    /// Decides one request.
+    pub async fn enter(&self, visit: &Visit<'_>) -> Entry {
+        match self.admit(visit).await {
+            Ok(admitted) => self.require(visit, admitted),
+            Err(denial) => Entry { verdict: Err(denial), token: None },
+        }
+    }
+
+    /// Decides whether the session lives, without asking what it is for.
+    pub async fn admit(&self, visit: &Visit<'_>) -> Result<Admitted, Denial> {
+        let keys = self.shared.keys.load_full();
+        let token = self.token(&keys, visit)?;
+        let attempt = Attempt { guard: self, keys: &keys, token: &token, visit };
+        for _ in 0..ATTEMPTS {
+            match attempt.run().await? {
+                Some(admitted) => return Ok(admitted),
+                None => tokio::task::yield_now().await,
+            }
+        }
+        let busy = "every write lost against another one; does a script or a clock loop?";
+        Err(self.unavailable(Unavailable(busy.to_owned())))
+    }
+
+    /// Whether a token that was to go with a slow answer is still the one to send: a late cookie must
+    /// never overwrite a newer one in the browser.
+    pub async fn offer_stands(&self, token: &NewToken) -> bool {
+        let keys = self.shared.keys.load_full();
+        let Ok(loaded) = self.store.load(&token.key).await else { return false };
+        let Ok((_, record)) = self.open(&keys, &token.key, loaded.slot) else { return false };
+        let offered = record.offer.as_ref().is_some_and(|offer| offer.hash == token.hash);
+        offered || record.current == token.hash
+    }
+
+    fn require(&self, visit: &Visit<'_>, admitted: Admitted) -> Entry {
+        let identity = self.identity(&admitted.record);
+        let verdict = if visit.requirement.allows(&identity) {
+            Ok(Permit::user(identity, admitted.key))
+        } else {
+            Err(Denial::Forbidden { user: identity.user.clone() })
+        };
+        Entry { verdict, token: admitted.token }
+    }
+
+    /// Who the user is *now*: groups and address as the users file says today, not at login.
+    fn identity(&self, record: &Arc<Record>) -> Arc<Identity> {
+        let account = self.shared.directory.as_ref().and_then(|users| users.find(&record.identity.user));
+        match account {
+            Some(account) => Arc::clone(&account.identity),
+            None => Arc::new(record.identity.clone()),
+        }
+    }
+
+    /// A forged or damaged cookie ends here, without a look-up.
+    pub(super) fn token(&self, keys: &KeyRing, visit: &Visit<'_>) -> Result<Token, Denial> {
+        let value = match visit.presented {
+            Presented::Nothing => return Err(Denial::NoSession),
+            Presented::Several => return Err(Denial::SeveralCookies),
+            Presented::One(value) => value,
+        };
+        Token::parse(keys, value).map_err(|_| {
+            let nobody = About { client: Some(visit.context.address), ..About::default() };
+            self.shared.event(SessionEvent::Forged, nobody);
+            Denial::Forged
+        })
+    }
+
+    /// The record under a key, from the cache when its sealed bytes are the same.
+    pub(super) fn open(
+        &self,
+        keys: &KeyRing,
+        key: &SessionKey,
+        slot: Slot,
+    ) -> Result<(u64, Arc<Record>), Denial> {
+        let (revision, sealed) = match slot {
+            Slot::Absent => return Err(Denial::Unknown),
+            Slot::Ended { reason, .. } => return Err(Denial::Ended(reason)),
+            Slot::Live { revision, sealed } => (revision, sealed),
+        };
+        if let Some((bytes, record)) = self.shared.opened.get(key)
+            && bytes == sealed
+        {
+            return Ok((revision, record));
+        }
+        let Ok(record) = Record::open(keys, key, &sealed) else {
+            let nobody = About { session: Some(key.id), ..About::default() };
+            self.shared.event(SessionEvent::Poisoned, nobody);
+            return Err(Denial::Poisoned);
+        };
+        let record = Arc::new(record);
+        self.shared.opened.insert(*key, (sealed, Arc::clone(&record)));
+        Ok((revision, record))
+    }
+
+    /// A removed or disabled account, or a changed password, ends its sessions at their next request.
+    pub(super) fn account_ended(&self, record: &Record) -> Option<EndReason> {
+        let account = self.shared.directory.as_ref()?.find(&record.identity.user);
+        match account {
+            None => Some(EndReason::AccountGone),
+            Some(account) if account.disabled => Some(EndReason::AccountGone),
+            Some(account) if account.credential != record.credential => {
+                Some(EndReason::CredentialChanged)
+            }
+            Some(_) => None,
+        }
+    }
+}
+
+/// One load, one decision, one write.
+struct Attempt<'a> {
+    guard: &'a Guard,
+    keys: &'a KeyRing,
+    token: &'a Token,
+    visit: &'a Visit<'a>,
+}
+
+impl Attempt<'_> {
+    /// `None` when another request's write came first: load and decide again.
+    async fn run(&self) -> Result<Option<Admitted>, Denial> {
+        let key = &self.token.key;
+        let loaded = self.guard.store.load(key).await;
+        let Loaded { slot, touched, not_before } = loaded.map_err(|error| self.away(error))?;
+        let (revision, record) = self.guard.open(self.keys, key, slot)?;
+        if let Some(reason) = self.guard.account_ended(&record) {
+            self.end(&record, reason).await?;
+            return Err(Denial::Ended(reason));
+        }
+        let standing = Standing { touched, not_before, everyone: self.guard.shared.everyone() };
+        let verdict = self.decide(&record, &standing)?;
+        if !self.write(revision, &record, &verdict).await? {
+            return Ok(None);
+        }
+        self.settle(record, standing, verdict).map(Some)
+    }
+
+    fn decide(&self, record: &Record, standing: &Standing) -> Result<Verdict, Denial> {
+        let root = self.keys.key(self.token.key_id).ok_or(Denial::Forged)?;
+        Ok(decide(&Case {
+            record,
+            standing,
+            presented: self.token,
+            ratchet: root.ratchet(),
+            now: self.guard.now(),
+            salt: random_bytes(),
+            context: self.visit.context,
+            session: &self.guard.shared.policy,
+            route: self.visit.policy,
+            timing: self.visit.timing,
+            activity: self.visit.activity,
+        }))
+    }
+
+    /// Stores what the decision changes, before any answer; false when the swap was lost.
+    async fn write(&self, revision: u64, record: &Record, verdict: &Verdict) -> Result<bool, Denial> {
+        match &verdict.change {
+            Change::Keep if verdict.touch => self.touch(record).await,
+            Change::Keep => {}
+            Change::Write(new) => return self.swap(revision, new).await,
+            Change::End(reason) => self.end(record, *reason).await?,
+            Change::EndAllOfUser(reason) => {
+                self.end(record, *reason).await?;
+                let tag = &self.token.key.tag;
+                let all = self.guard.store.revoke_user(tag, self.guard.now(), None).await;
+                all.map_err(|error| self.away(error))?;
+            }
+        }
+        Ok(true)
+    }
+
+    async fn swap(&self, revision: u64, new: &Record) -> Result<bool, Denial> {
+        let sealed = new.seal(self.keys, &self.token.key);
+        let store = &self.guard.store;
+        let commit = store.commit(&self.token.key, revision, &sealed, new.absolute_end).await;
+        Ok(commit.map_err(|error| self.away(error))? == Commit::Swapped)
+    }
+
+    /// A touch that fails costs the user at most some idle time; the request was already decided.
+    async fn touch(&self, record: &Record) {
+        let store = &self.guard.store;
+        if store.touch(&self.token.key, self.guard.now(), record.absolute_end).await.is_err() {
+            self.guard.shared.metrics.store_error();
+        }
+    }
+
+    async fn end(&self, record: &Record, reason: EndReason) -> Result<(), Denial> {
+        let store = &self.guard.store;
+        let ended = store.end(&self.token.key, reason, self.guard.now(), record.absolute_end).await;
+        ended.map_err(|error| self.away(error))?;
+        self.event(SessionEvent::Ended(reason), record);
+        Ok(())
+    }
+
+    /// What the store now holds becomes the answer.
+    fn settle(
+        &self,
+        record: Arc<Record>,
+        standing: Standing,
+        verdict: Verdict,
+    ) -> Result<Admitted, Denial> {
+        let before = record.generation;
+        let record = match verdict.change {
+            Change::Write(new) => Arc::new(*new),
+            Change::Keep | Change::End(_) | Change::EndAllOfUser(_) => record,
+        };
+        if record.generation > before {
+            self.event(SessionEvent::Renewed, &record);
+        }
+        match verdict.outcome {
+            Outcome::Admit(next) => {
+                let token = next.and_then(|next| self.mint(&next));
+                Ok(Admitted { key: self.token.key, record, standing, token })
+            }
+            Outcome::Refuse(refusal) => {
+                self.event(refusal_event(refusal), &record);
+                Err(Denial::Refused(refusal))
+            }
+        }
+    }
+
+    /// The successor's text, under the newest key.
+    fn mint(&self, next: &Successor) -> Option<NewToken> {
+        let key = self.token.key;
+        let token = Token::new(self.keys.newest().0, key, next.generation, next.secret);
+        let text = token.text(self.keys)?;
+        let made = self.guard.now();
+        Some(NewToken { text, key, generation: next.generation, hash: token.hash(), made })
+    }
+
+    fn event(&self, event: SessionEvent, record: &Record) {
+        let client = self.visit.context.address;
+        self.guard.shared.event(event, about(&record.identity.user, self.token.key.id, client));
+    }
+
+    fn away(&self, error: Unavailable) -> Denial {
+        self.guard.unavailable(error)
+    }
+}
+
+fn refusal_event(refusal: Refusal) -> SessionEvent {
+    match refusal {
+        Refusal::Theft => SessionEvent::Theft,
+        Refusal::Future => SessionEvent::StoreWentBack,
+        Refusal::Revoked
+        | Refusal::Idle
+        | Refusal::Absolute
+        | Refusal::AfterCrash
+        | Refusal::NotRenewing
+        | Refusal::Mismatch
+        | Refusal::Reauthenticate => SessionEvent::Refused(refusal.word()),
+    }
+}

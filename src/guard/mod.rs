@@ -1,0 +1,135 @@
+//! From a cookie to a permit: load, decide, compare-and-swap, until the swap holds.
+//!
+//! A [`Permit`] is the only thing that lets a request upstream, and only this module makes one: for a
+//! public route, or after [`decide`](crate::session::decide) admitted a live session and its change
+//! was stored. The store's failure is a [`Denial::Unavailable`]; it never admits and never costs
+//! anybody a cookie.
+
+mod admit;
+mod denial;
+mod permit;
+mod sessions;
+
+pub use admit::{Admitted, Entry, Visit};
+pub use denial::Denial;
+pub use permit::{NewToken, Permit};
+pub use sessions::{Opened, Remaining};
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use quick_cache::sync::Cache;
+
+use crate::clock::{Clock, UnixMillis};
+use crate::http::CookieNames;
+use crate::login::Directory;
+use crate::secret::KeyRing;
+use crate::session::{NotBefore, Record, SessionId, SessionKey, SessionPolicy};
+use crate::store::{Store, Unavailable};
+use crate::telemetry::events::About;
+use crate::telemetry::{Metrics, SessionEvent};
+
+/// Opened records kept per process, so that an unchanged record is decrypted once.
+const OPENED_LIMIT: usize = 100_000;
+
+/// One worker's guard: its own connection to the store, and what all workers share.
+#[derive(Clone)]
+pub struct Guard {
+    store: Store,
+    shared: Arc<Shared>,
+}
+
+/// What all workers share.
+pub struct Shared {
+    pub keys: ArcSwap<KeyRing>,
+    pub clock: Clock,
+    pub policy: SessionPolicy,
+    pub max_per_user: usize,
+    pub cookies: CookieNames,
+    pub directory: Option<Arc<Directory>>,
+    pub metrics: Metrics,
+    everyone: AtomicU64,
+    opened: Cache<SessionKey, (Bytes, Arc<Record>)>,
+}
+
+/// What [`Shared`] is made of.
+pub struct SharedParts {
+    pub keys: KeyRing,
+    pub clock: Clock,
+    pub policy: SessionPolicy,
+    pub max_per_user: usize,
+    pub cookies: CookieNames,
+    pub directory: Option<Arc<Directory>>,
+    pub metrics: Metrics,
+}
+
+impl Shared {
+    /// The state that a process has once.
+    pub fn new(parts: SharedParts) -> Shared {
+        Shared {
+            keys: ArcSwap::from_pointee(parts.keys),
+            clock: parts.clock,
+            policy: parts.policy,
+            max_per_user: parts.max_per_user,
+            cookies: parts.cookies,
+            directory: parts.directory,
+            metrics: parts.metrics,
+            everyone: AtomicU64::new(0),
+            opened: Cache::new(OPENED_LIMIT),
+        }
+    }
+
+    /// Counts and writes down a session event.
+    pub fn event(&self, event: SessionEvent, about: About<'_>) {
+        self.metrics.event(event);
+        event.log(about);
+    }
+
+    fn everyone(&self) -> NotBefore {
+        NotBefore { at: UnixMillis(self.everyone.load(Ordering::Acquire)), except: None }
+    }
+
+    fn raise_everyone(&self, at: UnixMillis) {
+        self.everyone.fetch_max(at.0, Ordering::AcqRel);
+    }
+}
+
+impl Guard {
+    /// A guard over one worker's store.
+    pub fn new(store: Store, shared: Arc<Shared>) -> Guard {
+        Guard { store, shared }
+    }
+
+    /// What all workers share.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// The store, for readiness and housekeeping.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Reads the operator's "log everybody out" line again; the app calls it each second.
+    pub async fn refresh_everyone(&self) -> Result<(), Unavailable> {
+        let at = self.store.everyone_line().await?;
+        self.shared.raise_everyone(at);
+        Ok(())
+    }
+
+    fn now(&self) -> UnixMillis {
+        self.shared.clock.now()
+    }
+
+    fn unavailable(&self, error: Unavailable) -> Denial {
+        self.shared.metrics.store_error();
+        Denial::Unavailable(error)
+    }
+}
+
+fn about(user: &str, session: SessionId, client: IpAddr) -> About<'_> {
+    About { user, session: Some(session), client: Some(client) }
+}

@@ -1,0 +1,198 @@
+//! Sessions as a whole: begun at login, listed, ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use crate::clock::UnixMillis;
+use crate::http::Presented;
+use crate::login::Account;
+use crate::secret::random_bytes;
+use crate::session::{
+    ClientContext, EndReason, NotBefore, Record, SessionId, SessionKey, Token, UserTag,
+};
+use crate::store::{Listed, Unavailable};
+use crate::telemetry::SessionEvent;
+use crate::telemetry::events::About;
+
+use super::{Guard, admit::Admitted};
+
+/// A live session as lists show it.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    pub key: SessionKey,
+    pub record: Arc<Record>,
+    pub last_active: UnixMillis,
+}
+
+/// Time left to a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remaining {
+    pub idle: Duration,
+    pub absolute: Duration,
+}
+
+impl Guard {
+    /// Begins a session for a user who proved who he is: a new id and a new token at every login
+    /// (fixation), and the session that this browser showed before ends.
+    pub async fn begin(
+        &self,
+        account: &Account,
+        shown: &Presented,
+        from: ClientContext,
+    ) -> Result<Zeroizing<String>, Unavailable> {
+        let keys = self.shared.keys.load_full();
+        let user = &account.identity.user;
+        let key = SessionKey { tag: UserTag(keys.tag_of(user)), id: SessionId(random_bytes()) };
+        let token = Token::new(keys.newest().0, key, 0, random_bytes());
+        let line = self.counted(self.store.not_before(&key.tag).await)?;
+        let at = self.now().max(after(line)).max(after(self.shared.everyone()));
+        let end = at.plus(self.shared.policy.absolute());
+        let mut record = Record::begin((*account.identity).clone(), &token, at, end, from.clone());
+        record.credential = account.credential;
+        self.make_room(&key.tag).await?;
+        let sealed = record.seal(&keys, &key);
+        self.counted(self.store.create(&key, &sealed, at, end).await)?;
+        self.replace(shown, &from).await?;
+        let about = About { user, session: Some(key.id), client: Some(from.address) };
+        self.shared.event(SessionEvent::Login, about);
+        token.text(&keys).ok_or_else(|| Unavailable("the newest key vanished".to_owned()))
+    }
+
+    /// Ends one session. First the server's state, then the caller may clear a cookie.
+    pub async fn end_session(
+        &self,
+        session: &Opened,
+        reason: EndReason,
+    ) -> Result<(), Unavailable> {
+        let end = session.record.absolute_end;
+        self.counted(self.store.end(&session.key, reason, self.now(), end).await)?;
+        let about = About {
+            user: &session.record.identity.user,
+            session: Some(session.key.id),
+            client: None,
+        };
+        self.shared.event(SessionEvent::Ended(reason), about);
+        Ok(())
+    }
+
+    /// Ends all sessions of a user with one atomic write, but for `except`.
+    pub async fn end_all(
+        &self,
+        user: &str,
+        except: Option<SessionId>,
+    ) -> Result<NotBefore, Unavailable> {
+        let tag = UserTag(self.shared.keys.load().tag_of(user));
+        let line = self.counted(self.store.revoke_user(&tag, self.now(), except).await)?;
+        let about = About { user, ..About::default() };
+        self.shared.event(SessionEvent::Ended(EndReason::Revoked), about);
+        Ok(line)
+    }
+
+    /// Ends every session of everybody; other gateways follow within a second or two.
+    pub async fn end_everybody(&self) -> Result<(), Unavailable> {
+        let at = self.counted(self.store.revoke_everyone(self.now()).await)?;
+        self.shared.raise_everyone(at);
+        let everybody = About { user: "*", ..About::default() };
+        self.shared.event(SessionEvent::Ended(EndReason::Revoked), everybody);
+        Ok(())
+    }
+
+    /// A user's live sessions, the most recently used first.
+    pub async fn sessions_of(&self, user: &str) -> Result<Vec<Opened>, Unavailable> {
+        let tag = UserTag(self.shared.keys.load().tag_of(user));
+        let line = self.counted(self.store.not_before(&tag).await)?;
+        let listed = self.counted(self.store.sessions_of(&tag).await)?;
+        Ok(self.live(listed, line))
+    }
+
+    /// Live sessions of everybody, at most `limit`.
+    pub async fn all_sessions(&self, limit: usize) -> Result<Vec<Opened>, Unavailable> {
+        let listed = self.counted(self.store.all(limit).await)?;
+        Ok(self.live(listed, NotBefore::default()))
+    }
+
+    /// Time left to an admitted session.
+    pub fn remaining(&self, admitted: &Admitted) -> Remaining {
+        let record = &admitted.record;
+        let active = record.active.max(admitted.standing.touched);
+        let now = self.now().max(active);
+        let idle = self.shared.policy.idle().saturating_sub(now.since(active));
+        let absolute = record.absolute_end.since(now);
+        Remaining { idle: idle.min(absolute), absolute }
+    }
+
+    /// Opens what a store listed and leaves out what is over.
+    fn live(&self, listed: Vec<Listed>, line: NotBefore) -> Vec<Opened> {
+        let keys = self.shared.keys.load_full();
+        let mut out: Vec<Opened> = listed
+            .into_iter()
+            .filter_map(|entry| {
+                let record = Arc::new(Record::open(&keys, &entry.key, &entry.sealed).ok()?);
+                let last_active = record.active.max(entry.touched);
+                Some(Opened { key: entry.key, record, last_active })
+            })
+            .filter(|session| !self.is_over(session, line))
+            .collect();
+        out.sort_by_key(|session| std::cmp::Reverse(session.last_active));
+        out
+    }
+
+    fn is_over(&self, session: &Opened, line: NotBefore) -> bool {
+        let (now, created) = (self.now(), session.record.created);
+        line.ends(session.key.id, created)
+            || self.shared.everyone().ends(session.key.id, created)
+            || now >= session.record.absolute_end
+            || now.since(session.last_active) >= self.shared.policy.idle()
+            || self.account_ended(&session.record).is_some()
+    }
+
+    /// With a limit per user, the longest unused session makes room for the new one.
+    async fn make_room(&self, tag: &UserTag) -> Result<(), Unavailable> {
+        let limit = self.shared.max_per_user;
+        if limit == 0 {
+            return Ok(());
+        }
+        let line = self.counted(self.store.not_before(tag).await)?;
+        let listed = self.counted(self.store.sessions_of(tag).await)?;
+        let live = self.live(listed, line);
+        for session in live.iter().skip(limit.saturating_sub(1)) {
+            self.end_session(session, EndReason::Replaced).await?;
+        }
+        Ok(())
+    }
+
+    /// The session that the browser showed at login is over, whoever's it was: no token from before a
+    /// login lives on. The token must prove it, or a thief of ids could end sessions.
+    async fn replace(&self, shown: &Presented, from: &ClientContext) -> Result<(), Unavailable> {
+        let Presented::One(value) = shown else { return Ok(()) };
+        let keys = self.shared.keys.load_full();
+        let Ok(token) = Token::parse(&keys, value) else { return Ok(()) };
+        let loaded = self.counted(self.store.load(&token.key).await)?;
+        let Ok((_, record)) = self.open(&keys, &token.key, loaded.slot) else { return Ok(()) };
+        let proved = token.generation == record.generation && token.hash() == record.current;
+        if !proved {
+            return Ok(());
+        }
+        let at = self.now();
+        let ended = self.store.end(&token.key, EndReason::Replaced, at, record.absolute_end).await;
+        self.counted(ended)?;
+        let about = About {
+            user: &record.identity.user,
+            session: Some(token.key.id),
+            client: Some(from.address),
+        };
+        self.shared.event(SessionEvent::Ended(EndReason::Replaced), about);
+        Ok(())
+    }
+
+    fn counted<T>(&self, result: Result<T, Unavailable>) -> Result<T, Unavailable> {
+        result.inspect_err(|_| self.shared.metrics.store_error())
+    }
+}
+
+/// A login after a "log out everywhere" begins after its line, whatever the clocks say.
+fn after(line: NotBefore) -> UnixMillis {
+    if line.at.0 == 0 { UnixMillis(0) } else { line.at.plus(Duration::from_millis(1)) }
+}

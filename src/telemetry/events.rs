@@ -1,0 +1,93 @@
+//! Session events: what happened, to whom, from where, and what to do.
+
+use std::net::IpAddr;
+
+use tracing::{error, info, warn};
+
+use crate::session::{EndReason, SessionId};
+
+/// Something that happened to a session. Each makes one line with the target `session`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionEvent {
+    Login,
+    LoginRefused,
+    LoginThrottled,
+    Renewed,
+    Ended(EndReason),
+    Theft,
+    /// A cookie that we did not make, or that was damaged.
+    Forged,
+    Refused(&'static str),
+    /// A record that does not open: somebody wrote to the store.
+    Poisoned,
+    /// The store knows less than a client: it lost writes.
+    StoreWentBack,
+}
+
+/// Who an event is about. Empty where unknown.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct About<'a> {
+    pub user: &'a str,
+    pub session: Option<SessionId>,
+    pub client: Option<IpAddr>,
+}
+
+impl SessionEvent {
+    /// The word in the `event` field.
+    pub fn word(self) -> &'static str {
+        match self {
+            SessionEvent::Login => "session.login",
+            SessionEvent::LoginRefused => "session.login-refused",
+            SessionEvent::LoginThrottled => "session.login-throttled",
+            SessionEvent::Renewed => "session.renewed",
+            SessionEvent::Ended(_) => "session.ended",
+            SessionEvent::Theft => "session.theft",
+            SessionEvent::Forged => "session.forged",
+            SessionEvent::Refused(_) => "session.refused",
+            SessionEvent::Poisoned => "session.poisoned",
+            SessionEvent::StoreWentBack => "session.store-went-back",
+        }
+    }
+
+    fn reason(self) -> &'static str {
+        match self {
+            SessionEvent::Ended(reason) => reason.word(),
+            SessionEvent::Refused(reason) => reason,
+            SessionEvent::Login
+            | SessionEvent::LoginRefused
+            | SessionEvent::LoginThrottled
+            | SessionEvent::Renewed
+            | SessionEvent::Theft
+            | SessionEvent::Forged
+            | SessionEvent::Poisoned
+            | SessionEvent::StoreWentBack => "",
+        }
+    }
+
+    /// Writes the line.
+    pub fn log(self, about: About<'_>) {
+        let session = about.session.map(|id| id.handle()).unwrap_or_default();
+        let client = about.client.map(|address| address.to_string()).unwrap_or_default();
+        let (event, reason, user) = (self.word(), self.reason(), about.user);
+        match self {
+            SessionEvent::Theft => {
+                warn!(target: "session", event, user, session, client, "an old token was replayed: two parties held this session; tell the user, and look where this address has been");
+            }
+            SessionEvent::Poisoned => {
+                error!(target: "session", event, user, session, client, "a session record does not open: somebody wrote to the store, or the keys file is another installation's");
+            }
+            SessionEvent::StoreWentBack => {
+                error!(target: "session", event, user, session, client, "a token is newer than its record: the store lost writes (failover, restored backup); its owner has to log in again");
+            }
+            SessionEvent::Login
+            | SessionEvent::LoginRefused
+            | SessionEvent::LoginThrottled
+            | SessionEvent::Renewed
+            | SessionEvent::Ended(_)
+            | SessionEvent::Forged
+            | SessionEvent::Refused(_) => {
+                info!(target: "session", event, reason, user, session, client);
+            }
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Where lines go: standard error, as JSON or as text, written by a thread of its own so that a slow
+//! terminal never holds up a request. When it cannot keep up, lines are dropped, not requests.
+
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{Log, LogFormat, LogLevel};
+
+/// Keeps the writing thread; dropping it writes what is left.
+pub struct LogGuard(#[expect(dead_code, reason = "held for its drop")] WorkerGuard);
+
+/// Starts logging for the process. A second call changes nothing.
+pub fn start(settings: &Log) -> LogGuard {
+    let (writer, guard) =
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(65_536).finish(std::io::stderr());
+    let filter = EnvFilter::try_from_env("DOORWARD_LOG")
+        .unwrap_or_else(|_| EnvFilter::new(format!("warn,doorward={0},session={0},request={0}", level(settings.level))));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let started = match settings.format {
+        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).finish().try_init(),
+        LogFormat::Text => builder.with_ansi(false).finish().try_init(),
+    };
+    drop(started);
+    LogGuard(guard)
+}
+
+fn level(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+    }
+}

@@ -1,0 +1,10 @@
+//! What operators see: one structured line per request and per session event, and counters.
+//!
+//! No token, no cookie and no raw session id ever reaches a line; sessions are named by their handle.
+
+pub mod events;
+pub mod log;
+pub mod metrics;
+
+pub use events::SessionEvent;
+pub use metrics::Metrics;
