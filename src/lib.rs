@@ -17,8 +17,21 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod gateway;
+pub mod guard;
 pub mod http;
+pub mod login;
+pub mod portal;
 pub mod route;
 pub mod secret;
+pub mod server;
 pub mod session;
+pub mod store;
+pub mod telemetry;
+pub mod tls;
+pub mod upstream;

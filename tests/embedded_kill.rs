@@ -137,10 +137,7 @@ async fn a_kill_at_any_moment_loses_nothing_acknowledged_and_revives_nothing() {
     for seed in 1..=ROUNDS {
         let lines = run_child(directory.path(), seed);
         let heard = lines.iter().filter_map(|line| model.hear(line)).count();
-        println!(
-            "round {seed}: {heard} acknowledged in {} ms",
-            model.last_heard
-        );
+        println!("round {seed}: {heard} acknowledged in {} ms", model.last_heard);
         assert!(heard > 20, "the child wrote nothing in round {seed}");
         let store = Store::embedded(directory.path(), Clock::System).expect("opens after a kill");
         model.check(&store).await;
@@ -155,9 +152,7 @@ async fn a_kill_at_any_moment_loses_nothing_acknowledged_and_revives_nothing() {
 fn run_child(directory: &Path, seed: u64) -> Vec<String> {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["--exact", CHILD, "--ignored", "--nocapture"]);
-    command
-        .env(DIRECTORY, directory)
-        .env(SEED, seed.to_string());
+    command.env(DIRECTORY, directory).env(SEED, seed.to_string());
     command.stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = Killed(command.spawn().expect("starts"));
     let mut output = BufReader::new(child.0.stdout.take().expect("piped"));
@@ -170,8 +165,7 @@ fn run_child(directory: &Path, seed: u64) -> Vec<String> {
     let reader = std::thread::spawn(move || {
         let rest = output.split(b'\n').map_while(Result::ok);
         let all = std::iter::once(first).chain(rest);
-        all.map(|line| String::from_utf8_lossy(&line).trim_end().to_owned())
-            .collect::<Vec<_>>()
+        all.map(|line| String::from_utf8_lossy(&line).trim_end().to_owned()).collect::<Vec<_>>()
     });
     // Not a wait for something to happen: the moment of the kill is what the test varies.
     let chance = &mut Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -186,10 +180,7 @@ async fn the_child_that_writes_until_it_is_killed() {
     let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else {
         return;
     };
-    let seed: u64 = std::env::var(SEED)
-        .expect("a seed")
-        .parse()
-        .expect("a number");
+    let seed: u64 = std::env::var(SEED).expect("a seed").parse().expect("a number");
     let store = Store::embedded(&directory, Clock::System).expect("opens");
     let begun = Instant::now();
     let mut writers = tokio::task::JoinSet::new();
@@ -213,10 +204,7 @@ async fn write_on(store: Store, mut chance: Chance, begun: Instant) {
         let key = key_of(&random_bytes());
         let created = Clock::System.now();
         let sealed = 1_u64.to_be_bytes();
-        store
-            .create(&key, &sealed, created, forget_at)
-            .await
-            .expect("created");
+        store.create(&key, &sealed, created, forget_at).await.expect("created");
         say("wrote", &key, 1);
         for revision in 1..1 + chance.below(6) {
             let next = revision + 1;
@@ -232,17 +220,11 @@ async fn write_on(store: Store, mut chance: Chance, begun: Instant) {
             0 => {
                 say("ending", &key, 0);
                 let at = UnixMillis(7);
-                store
-                    .end(&key, EndReason::Logout, at, forget_at)
-                    .await
-                    .expect("ended");
+                store.end(&key, EndReason::Logout, at, forget_at).await.expect("ended");
                 say("ended", &key, 0);
             }
             1 => {
-                let line = store
-                    .revoke_user(&key.tag, created, None)
-                    .await
-                    .expect("revoked");
+                let line = store.revoke_user(&key.tag, created, None).await.expect("revoked");
                 say("revoked", &key, line.at.0);
             }
             _ => {}

@@ -89,7 +89,8 @@ impl Guard {
 
     /// Who the user is *now*: groups and address as the users file says today, not at login.
     fn identity(&self, record: &Arc<Record>) -> Arc<Identity> {
-        let account = self.shared.directory.as_ref().and_then(|users| users.find(&record.identity.user));
+        let account =
+            self.shared.directory.as_ref().and_then(|users| users.find(&record.identity.user));
         match account {
             Some(account) => Arc::clone(&account.identity),
             None => Arc::new(record.identity.clone()),
@@ -196,7 +197,12 @@ impl Attempt<'_> {
     }
 
     /// Stores what the decision changes, before any answer; false when the swap was lost.
-    async fn write(&self, revision: u64, record: &Record, verdict: &Verdict) -> Result<bool, Denial> {
+    async fn write(
+        &self,
+        revision: u64,
+        record: &Record,
+        verdict: &Verdict,
+    ) -> Result<bool, Denial> {
         match &verdict.change {
             Change::Keep if verdict.touch => self.touch(record).await,
             Change::Keep => {}
@@ -231,6 +237,7 @@ impl Attempt<'_> {
         let store = &self.guard.store;
         let ended = store.end(&self.token.key, reason, self.guard.now(), record.absolute_end).await;
         ended.map_err(|error| self.away(error))?;
+        self.guard.shared.live.cut(&self.token.key);
         self.event(SessionEvent::Ended(reason), record);
         Ok(())
     }

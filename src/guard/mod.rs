@@ -7,11 +7,13 @@
 
 mod admit;
 mod denial;
+mod live;
 mod permit;
 mod sessions;
 
 pub use admit::{Admitted, Entry, Visit};
 pub use denial::Denial;
+pub use live::{Live, Watched};
 pub use permit::{NewToken, Permit};
 pub use sessions::{Opened, Remaining};
 
@@ -51,6 +53,7 @@ pub struct Shared {
     pub cookies: CookieNames,
     pub directory: Option<Arc<Directory>>,
     pub metrics: Metrics,
+    pub live: Live,
     everyone: AtomicU64,
     opened: Cache<SessionKey, (Bytes, Arc<Record>)>,
 }
@@ -77,6 +80,7 @@ impl Shared {
             cookies: parts.cookies,
             directory: parts.directory,
             metrics: parts.metrics,
+            live: Live::default(),
             everyone: AtomicU64::new(0),
             opened: Cache::new(OPENED_LIMIT),
         }

@@ -10,7 +10,8 @@ use crate::http::Presented;
 use crate::login::Account;
 use crate::secret::random_bytes;
 use crate::session::{
-    ClientContext, EndReason, NotBefore, Record, SessionId, SessionKey, Token, UserTag,
+    ClientContext, EndReason, Identity, NotBefore, Record, SessionId, SessionKey, Standing, Token,
+    UserTag,
 };
 use crate::store::{Listed, Unavailable};
 use crate::telemetry::SessionEvent;
@@ -49,7 +50,8 @@ impl Guard {
         let line = self.counted(self.store.not_before(&key.tag).await)?;
         let at = self.now().max(after(line)).max(after(self.shared.everyone()));
         let end = at.plus(self.shared.policy.absolute());
-        let mut record = Record::begin((*account.identity).clone(), &token, at, end, from.clone());
+        let mut record =
+            Record::begin(Identity::clone(&account.identity), &token, at, end, from.clone());
         record.credential = account.credential;
         self.make_room(&key.tag).await?;
         let sealed = record.seal(&keys, &key);
@@ -68,6 +70,7 @@ impl Guard {
     ) -> Result<(), Unavailable> {
         let end = session.record.absolute_end;
         self.counted(self.store.end(&session.key, reason, self.now(), end).await)?;
+        self.shared.live.cut(&session.key);
         let about = About {
             user: &session.record.identity.user,
             session: Some(session.key.id),
@@ -85,6 +88,7 @@ impl Guard {
     ) -> Result<NotBefore, Unavailable> {
         let tag = UserTag(self.shared.keys.load().tag_of(user));
         let line = self.counted(self.store.revoke_user(&tag, self.now(), except).await)?;
+        self.cut_ended().await;
         let about = About { user, ..About::default() };
         self.shared.event(SessionEvent::Ended(EndReason::Revoked), about);
         Ok(line)
@@ -94,6 +98,7 @@ impl Guard {
     pub async fn end_everybody(&self) -> Result<(), Unavailable> {
         let at = self.counted(self.store.revoke_everyone(self.now()).await)?;
         self.shared.raise_everyone(at);
+        self.cut_ended().await;
         let everybody = About { user: "*", ..About::default() };
         self.shared.event(SessionEvent::Ended(EndReason::Revoked), everybody);
         Ok(())
@@ -140,12 +145,25 @@ impl Guard {
     }
 
     fn is_over(&self, session: &Opened, line: NotBefore) -> bool {
-        let (now, created) = (self.now(), session.record.created);
-        line.ends(session.key.id, created)
-            || self.shared.everyone().ends(session.key.id, created)
-            || now >= session.record.absolute_end
-            || now.since(session.last_active) >= self.shared.policy.idle()
-            || self.account_ended(&session.record).is_some()
+        let standing =
+            Standing { touched: session.last_active, not_before: line, ..Standing::default() };
+        self.record_is_over(&session.key, &session.record, &standing)
+    }
+
+    /// Whether no token could be admitted any more.
+    pub(super) fn record_is_over(
+        &self,
+        key: &SessionKey,
+        record: &Record,
+        standing: &Standing,
+    ) -> bool {
+        let (now, created) = (self.now(), record.created);
+        let active = record.active.max(standing.touched);
+        standing.not_before.ends(key.id, created)
+            || self.shared.everyone().ends(key.id, created)
+            || now >= record.absolute_end
+            || now.since(active) >= self.shared.policy.idle()
+            || self.account_ended(record).is_some()
     }
 
     /// With a limit per user, the longest unused session makes room for the new one.

@@ -184,7 +184,8 @@ mod tests {
         let expected = "__Host-doorward=dw1_x; HttpOnly; SameSite=Lax; Secure; Path=/";
         assert_eq!(line, expected);
         let shared = CookieNames::new(Some("example.com")).set_session("dw1_x").expect("a value");
-        let expected = "__Secure-doorward=dw1_x; HttpOnly; SameSite=Lax; Secure; Path=/; Domain=example.com";
+        let expected =
+            "__Secure-doorward=dw1_x; HttpOnly; SameSite=Lax; Secure; Path=/; Domain=example.com";
         assert_eq!(shared, expected);
         let cleared = names().clear_session().expect("a value");
         assert_eq!(cleared, "__Host-doorward=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0");

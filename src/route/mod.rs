@@ -3,6 +3,7 @@
 //! A route is found by host and longest path prefix on segment borders, on the canonical path alone:
 //! no query, no fragment, no header takes part (CVE-2025-54576, CVE-2026-34457, CVE-2026-40575).
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::http::{Endpoint, Host, HostPattern, IdentityFields, PathPrefix};
@@ -22,6 +23,8 @@ pub struct Route {
     pub renewal: bool,
     /// To the first byte of the upstream's answer.
     pub response_timeout: Duration,
+    /// The authority that vouches for https upstreams; the system's when absent.
+    pub upstream_ca: Option<PathBuf>,
 }
 
 impl Route {
@@ -135,6 +138,7 @@ mod tests {
             policy: RoutePolicy::default(),
             renewal: true,
             response_timeout: Duration::from_secs(60),
+            upstream_ca: None,
         }
     }
 

@@ -301,7 +301,9 @@ impl<'a> Seen<'a> {
             return self.wrote(Outcome::Refuse(Refusal::Reauthenticate), record, changed);
         }
         let offered = self.renew(&mut record, &mut changed);
-        let stale = self.now.since(self.active) >= self.case.session.touch_every();
+        // By this gateway's own clock, which is what a touch writes: where it is behind, the session's
+        // time would call every request stale and each would cost a write.
+        let stale = self.case.now.since(self.active) >= self.case.session.touch_every();
         let touch = self.case.activity && stale;
         if self.case.activity && (changed || touch) {
             record.active = self.now;
@@ -340,7 +342,7 @@ impl<'a> Seen<'a> {
     fn renew(&self, record: &mut Record, changed: &mut bool) -> Option<Successor> {
         let after = match self.case.timing {
             Timing::Prompt => self.case.session.rotate_after(),
-            Timing::Defer => self.case.session.rotate_after() * 2,
+            Timing::Defer => self.case.session.rotate_after().saturating_mul(2),
             Timing::Never => return None,
         };
         if self.now.since(record.current_since) < after {
@@ -349,14 +351,17 @@ impl<'a> Seen<'a> {
         let generation = record.generation.checked_add(1)?;
         let salt = record.offer.as_ref().map_or(self.case.salt, |offer| offer.salt);
         let secret = self.case.presented.successor_secret(self.case.ratchet, &salt);
-        *changed |= self.count_offer(record, salt, &secret);
-        Some(Successor { generation, secret })
+        let hash = sha256(&secret);
+        *changed |= self.count_offer(record, salt, hash);
+        // A token minted again under another key ratchets to another secret. Nobody could ever
+        // confirm that one: it is kept back, or an honest client would be refused as `Future`.
+        let stands = record.offer.as_ref().is_some_and(|offer| offer.hash == hash);
+        stands.then_some(Successor { generation, secret })
     }
 
-    fn count_offer(&self, record: &mut Record, salt: [u8; 16], secret: &[u8; 32]) -> bool {
+    fn count_offer(&self, record: &mut Record, salt: [u8; 16], hash: [u8; 32]) -> bool {
         match &mut record.offer {
             None => {
-                let hash = sha256(secret);
                 record.offer = Some(Offer { salt, hash, counted: 1, last_counted: self.now });
                 true
             }

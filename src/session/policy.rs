@@ -59,7 +59,7 @@ impl SessionPolicy {
         if grace < Duration::from_secs(1) {
             return Err(PolicyError::GraceTooShort);
         }
-        if rotate_after < grace * 2 {
+        if rotate_after < grace.saturating_mul(2) {
             return Err(PolicyError::RotateBelowGrace);
         }
         Ok(SessionPolicy { idle, absolute, rotate_after, grace, on_reuse })

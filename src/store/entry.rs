@@ -14,10 +14,10 @@ use crate::clock::UnixMillis;
 use crate::session::{EndReason, NotBefore, SessionId, SessionKey};
 
 /// How long after `forget_at` an entry still stands, so that gateways whose clocks differ agree.
-pub(super) const FORGET_SLACK: Duration = Duration::from_secs(60 * 60);
+pub(super) const FORGET_SLACK: Duration = Duration::from_hours(1);
 
 /// How long a user's line is kept: no browser keeps a cookie longer than 400 days.
-pub(super) const LINE_KEPT: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+pub(super) const LINE_KEPT: Duration = Duration::from_hours(400 * 24);
 
 /// Most sessions of one user, so that nobody who can log in can also fill the store.
 pub(super) const MOST_PER_USER: usize = 10_000;
@@ -46,14 +46,8 @@ impl Entry {
         created: UnixMillis,
         forget_at: UnixMillis,
     ) -> Result<Entry, Unavailable> {
-        let entry = Entry {
-            created,
-            forget_at,
-            slot: Slot::Live {
-                revision: 1,
-                sealed: sealed.clone(),
-            },
-        };
+        let entry =
+            Entry { created, forget_at, slot: Slot::Live { revision: 1, sealed: sealed.clone() } };
         match existing {
             None => Ok(entry),
             Some(existing) if existing.slot == entry.slot => Ok(entry),
@@ -72,10 +66,7 @@ impl Entry {
             Slot::Live { revision, .. } if revision == expected => Some(Entry {
                 created: self.created,
                 forget_at: self.forget_at.max(forget_at),
-                slot: Slot::Live {
-                    revision: revision.saturating_add(1),
-                    sealed: sealed.clone(),
-                },
+                slot: Slot::Live { revision: revision.saturating_add(1), sealed: sealed.clone() },
             }),
             Slot::Live { .. } | Slot::Ended { .. } | Slot::Absent => None,
         }
@@ -90,11 +81,7 @@ impl Entry {
     ) -> Entry {
         let tombstone = Slot::Ended { reason, at };
         let Some(existing) = existing else {
-            return Entry {
-                created: at,
-                forget_at,
-                slot: tombstone,
-            };
+            return Entry { created: at, forget_at, slot: tombstone };
         };
         Entry {
             created: existing.created,
@@ -103,6 +90,14 @@ impl Entry {
                 Slot::Ended { .. } => existing.slot.clone(),
                 Slot::Live { .. } | Slot::Absent => tombstone,
             },
+        }
+    }
+
+    /// Whether it is a session still.
+    pub(super) fn is_live(&self) -> bool {
+        match self.slot {
+            Slot::Live { .. } => true,
+            Slot::Ended { .. } | Slot::Absent => false,
         }
     }
 
@@ -119,12 +114,9 @@ impl Entry {
         touched: UnixMillis,
     ) -> Option<Listed> {
         match &self.slot {
-            Slot::Live { revision, sealed } if !line.ends(key.id, self.created) => Some(Listed {
-                key,
-                revision: *revision,
-                sealed: sealed.clone(),
-                touched,
-            }),
+            Slot::Live { revision, sealed } if !line.ends(key.id, self.created) => {
+                Some(Listed { key, revision: *revision, sealed: sealed.clone(), touched })
+            }
             Slot::Live { .. } | Slot::Ended { .. } | Slot::Absent => None,
         }
     }
@@ -133,20 +125,14 @@ impl Entry {
 impl Facts {
     /// What is known once a session of `created` was begun.
     pub(super) fn with(self, created: UnixMillis) -> Facts {
-        Facts {
-            greatest: self.greatest.max(created),
-            ..self
-        }
+        Facts { greatest: self.greatest.max(created), ..self }
     }
 
     /// "Log out everywhere": the line passes every session ever begun, also those of a gateway whose
     /// clock is ahead of ours, or they would live on.
     pub(super) fn revoke(self, now: UnixMillis, except: Option<SessionId>) -> Facts {
         let at = now.max(self.greatest).max(self.line.at);
-        Facts {
-            line: self.line.later(NotBefore { at, except }),
-            ..self
-        }
+        Facts { line: self.line.later(NotBefore { at, except }), ..self }
     }
 
     /// Whether the line is older than any session that it could end.
@@ -162,9 +148,7 @@ pub(super) fn collision() -> Unavailable {
 
 /// The refusal to store a user's ten-thousand-and-first session.
 pub(super) fn too_many() -> Unavailable {
-    Unavailable(format!(
-        "the user has {MOST_PER_USER} sessions, the most that one user can have"
-    ))
+    Unavailable(format!("the user has {MOST_PER_USER} sessions, the most that one user can have"))
 }
 
 const LIVE: u8 = 1;
@@ -195,10 +179,7 @@ pub(super) fn pack_ended(reason: EndReason, at: UnixMillis) -> Vec<u8> {
 /// Reads a packed value. `None`: not made by us, so nothing may be concluded from it.
 pub(super) fn unpack(value: Bytes) -> Option<Slot> {
     match *value.first()? {
-        LIVE => Some(Slot::Live {
-            revision: number(value.get(1..9)?)?,
-            sealed: value.slice(9..),
-        }),
+        LIVE => Some(Slot::Live { revision: number(value.get(1..9)?)?, sealed: value.slice(9..) }),
         ENDED => Some(Slot::Ended {
             reason: EndReason::from_code(*value.get(1)?),
             at: UnixMillis(number(value.get(2..10)?)?),
@@ -218,19 +199,10 @@ mod tests {
 
     #[test]
     fn packed_slots_read_back_and_foreign_bytes_do_not() {
-        let live = Slot::Live {
-            revision: 7,
-            sealed: Bytes::from_static(b"sealed"),
-        };
-        let ended = Slot::Ended {
-            reason: EndReason::Theft,
-            at: UnixMillis(9),
-        };
+        let live = Slot::Live { revision: 7, sealed: Bytes::from_static(b"sealed") };
+        let ended = Slot::Ended { reason: EndReason::Theft, at: UnixMillis(9) };
         assert_eq!(unpack(pack_live(7, b"sealed").into()), Some(live));
-        assert_eq!(
-            unpack(pack_ended(EndReason::Theft, UnixMillis(9)).into()),
-            Some(ended)
-        );
+        assert_eq!(unpack(pack_ended(EndReason::Theft, UnixMillis(9)).into()), Some(ended));
         for foreign in [b"".as_slice(), b"\x01short", b"\x02\x01short", b"other"] {
             assert_eq!(unpack(Bytes::from_static(foreign)), None);
         }
@@ -255,12 +227,7 @@ mod tests {
     fn times_at_the_end_of_time_do_not_wrap() {
         let facts = Facts::default().revoke(UnixMillis(u64::MAX), None);
         assert!(!facts.forgotten(UnixMillis(u64::MAX)));
-        let entry = Entry::end(
-            None,
-            EndReason::Logout,
-            UnixMillis(u64::MAX),
-            UnixMillis(u64::MAX),
-        );
+        let entry = Entry::end(None, EndReason::Logout, UnixMillis(u64::MAX), UnixMillis(u64::MAX));
         assert!(!entry.forgotten(UnixMillis(u64::MAX)));
     }
 }

@@ -25,10 +25,7 @@ pub struct Memory {
 
 impl Memory {
     pub(super) fn new(clock: Clock) -> Memory {
-        Memory {
-            tables: Tables::default(),
-            clock,
-        }
+        Memory { tables: Tables::default(), clock }
     }
 
     pub(super) fn tables(&self) -> &Tables {
@@ -66,9 +63,7 @@ impl Memory {
             return Commit::Lost;
         };
         let sealed = Bytes::copy_from_slice(sealed);
-        let next = user
-            .entry(key.id)
-            .and_then(|entry| entry.commit(expected, &sealed, forget_at));
+        let next = user.entry(key.id).and_then(|entry| entry.commit(expected, &sealed, forget_at));
         match next {
             Some(entry) => {
                 user.put(key.id, entry);
@@ -341,10 +336,7 @@ mod tests {
     fn key(id: u16) -> SessionKey {
         let mut bytes = [0; 16];
         bytes[..2].copy_from_slice(&id.to_be_bytes());
-        SessionKey {
-            tag: TAG,
-            id: SessionId(bytes),
-        }
+        SessionKey { tag: TAG, id: SessionId(bytes) }
     }
 
     fn sweep_all(store: &Memory) {
@@ -358,12 +350,8 @@ mod tests {
         let clock = Clock::manual(UnixMillis(1_000));
         let store = Memory::new(clock.clone());
         let (short, long) = (UnixMillis(2_000), UnixMillis(2_000_000_000));
-        store
-            .create(&key(1), b"a", UnixMillis(1_000), short)
-            .expect("room");
-        store
-            .create(&key(2), b"b", UnixMillis(1_000), long)
-            .expect("room");
+        store.create(&key(1), b"a", UnixMillis(1_000), short).expect("room");
+        store.create(&key(2), b"b", UnixMillis(1_000), long).expect("room");
         store.end(&key(3), EndReason::Logout, UnixMillis(1_000), short);
         clock.advance(FORGET_SLACK);
         sweep_all(&store);
@@ -392,14 +380,8 @@ mod tests {
         let store = Memory::new(Clock::manual(UnixMillis(0)));
         let later = UnixMillis(u64::MAX);
         for id in 0..10_000 {
-            store
-                .create(&key(id), b"a", UnixMillis(1), later)
-                .expect("room");
+            store.create(&key(id), b"a", UnixMillis(1), later).expect("room");
         }
-        assert!(
-            store
-                .create(&key(10_000), b"a", UnixMillis(1), later)
-                .is_err()
-        );
+        assert!(store.create(&key(10_000), b"a", UnixMillis(1), later).is_err());
     }
 }

@@ -94,10 +94,7 @@ pub struct Unavailable(pub String);
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("the store's directory {}: {error}", path.display())]
-    Directory {
-        path: PathBuf,
-        error: std::io::Error,
-    },
+    Directory { path: PathBuf, error: std::io::Error },
     #[error(
         "{} is in use by another doorward; give each its own directory, or share a Redis",
         path.display()
@@ -111,10 +108,7 @@ pub enum OpenError {
     #[error("{} cannot be read as a session store: {detail}", path.display())]
     Damaged { path: PathBuf, detail: String },
     #[error("{}: {error}", path.display())]
-    Secret {
-        path: PathBuf,
-        error: std::io::Error,
-    },
+    Secret { path: PathBuf, error: std::io::Error },
     #[error("the Redis settings: {0}")]
     Redis(String),
 }

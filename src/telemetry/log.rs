@@ -12,13 +12,22 @@ pub struct LogGuard(#[expect(dead_code, reason = "held for its drop")] WorkerGua
 
 /// Starts logging for the process. A second call changes nothing.
 pub fn start(settings: &Log) -> LogGuard {
-    let (writer, guard) =
-        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(65_536).finish(std::io::stderr());
-    let filter = EnvFilter::try_from_env("DOORWARD_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(format!("warn,doorward={0},session={0},request={0}", level(settings.level))));
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(65_536)
+        .finish(std::io::stderr());
+    let filter = EnvFilter::try_from_env("DOORWARD_LOG").unwrap_or_else(|_| {
+        EnvFilter::new(format!("warn,doorward={0},session={0},request={0}", level(settings.level)))
+    });
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let started = match settings.format {
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).finish().try_init(),
+        LogFormat::Json => builder
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .finish()
+            .try_init(),
         LogFormat::Text => builder.with_ansi(false).finish().try_init(),
     };
     drop(started);

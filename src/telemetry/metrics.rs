@@ -89,7 +89,10 @@ mod tests {
         metrics.event(SessionEvent::Theft);
         metrics.store_error();
         let text = metrics.render();
-        assert!(text.contains("doorward_requests_total{verdict=\"admit\",status=\"200\"} 1"), "{text}");
+        assert!(
+            text.contains("doorward_requests_total{verdict=\"admit\",status=\"200\"} 1"),
+            "{text}"
+        );
         assert!(text.contains("doorward_session_events_total{event=\"session.theft\"} 1"));
         assert!(text.contains("doorward_store_errors_total 1"));
     }

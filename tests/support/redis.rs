@@ -21,29 +21,19 @@ pub struct How {
 
 impl Default for How {
     fn default() -> How {
-        How {
-            binary: PathBuf::from("redis-server"),
-            tls: false,
-            extra: Vec::new(),
-        }
+        How { binary: PathBuf::from("redis-server"), tls: false, extra: Vec::new() }
     }
 }
 
 impl How {
     /// A server that speaks TLS only and asks for a client's certificate.
     pub fn tls() -> How {
-        How {
-            tls: true,
-            ..How::default()
-        }
+        How { tls: true, ..How::default() }
     }
 
     /// With more arguments.
     pub fn with(extra: &[&str]) -> How {
-        How {
-            extra: extra.iter().map(|text| (*text).to_owned()).collect(),
-            ..How::default()
-        }
+        How { extra: extra.iter().map(|text| (*text).to_owned()).collect(), ..How::default() }
     }
 }
 
@@ -62,12 +52,7 @@ impl RedisServer {
         if how.tls {
             write_certificates(&directory);
         }
-        let mut server = RedisServer {
-            how,
-            port: free_port(),
-            directory,
-            child: None,
-        };
+        let mut server = RedisServer { how, port: free_port(), directory, child: None };
         server.spawn();
         server
     }
@@ -81,7 +66,6 @@ impl RedisServer {
             ca: file("ca.pem"),
             client_cert: file("cert.pem"),
             client_key: file("key.pem"),
-            response_timeout: Duration::from_millis(500),
             ..RedisSettings::default()
         }
     }
@@ -139,10 +123,7 @@ impl RedisServer {
 
     fn signal(&self, name: &str) {
         let child = self.child.as_ref().expect("a running server");
-        let status = Command::new("kill")
-            .arg(name)
-            .arg(child.id().to_string())
-            .status();
+        let status = Command::new("kill").arg(name).arg(child.id().to_string()).status();
         assert!(status.expect("kill runs").success());
     }
 
@@ -154,14 +135,7 @@ impl RedisServer {
         command.args(["--daemonize", "no", "--logfile", "log"]);
         command.args(["--unixsocket", "redis.sock"]);
         if self.how.tls {
-            command.args([
-                "--port",
-                "0",
-                "--tls-port",
-                &port,
-                "--tls-auth-clients",
-                "yes",
-            ]);
+            command.args(["--port", "0", "--tls-port", &port, "--tls-auth-clients", "yes"]);
             command.args(["--tls-ca-cert-file", "ca.pem"]);
             command.args(["--tls-cert-file", "cert.pem", "--tls-key-file", "key.pem"]);
         } else {
@@ -222,11 +196,7 @@ fn write_certificates(directory: &TempDir) {
     let key = KeyPair::generate().expect("a key");
     let mut leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("an address");
     // Of the same name as its authority it would pass for one.
-    leaf.distinguished_name
-        .push(DnType::CommonName, "redis of a test");
-    write(
-        "cert.pem",
-        leaf.signed_by(&key, &issuer).expect("signed").pem(),
-    );
+    leaf.distinguished_name.push(DnType::CommonName, "redis of a test");
+    write("cert.pem", leaf.signed_by(&key, &issuer).expect("signed").pem());
     write("key.pem", key.serialize_pem());
 }

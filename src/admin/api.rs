@@ -1,0 +1,188 @@
+//! The answers of the operator's API.
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::guard::Opened;
+use crate::session::EndReason;
+use crate::store::Unavailable;
+
+use super::{Admin, Scope};
+
+/// Most sessions in one listing.
+const LIST_LIMIT: usize = 10_000;
+
+type Answer = Response<Full<Bytes>>;
+
+/// A session as the commands show it. Times are milliseconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionView {
+    pub session: String,
+    pub user: String,
+    pub begun: u64,
+    pub last_active: u64,
+    pub absolute_end: u64,
+    pub generation: u32,
+    pub begun_from: String,
+    pub renewed_from: String,
+    pub agent: String,
+}
+
+impl From<&Opened> for SessionView {
+    fn from(opened: &Opened) -> SessionView {
+        let record = &opened.record;
+        SessionView {
+            session: opened.key.id.handle(),
+            user: record.identity.user.clone(),
+            begun: record.created.0,
+            last_active: opened.last_active.0,
+            absolute_end: record.absolute_end.0,
+            generation: record.generation,
+            begun_from: record.begun_from.address.to_string(),
+            renewed_from: record.renewed_from.address.to_string(),
+            agent: record.begun_from.agent.clone(),
+        }
+    }
+}
+
+/// What to revoke.
+enum Target {
+    User(String),
+    Session(String),
+    All,
+}
+
+impl Admin {
+    pub(super) async fn answer(&self, request: Request<Incoming>, scope: Scope) -> Answer {
+        let path = request.uri().path().to_owned();
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        if scope == Scope::Monitor && !names_this_machine(&request) {
+            return text(StatusCode::FORBIDDEN, "ask by a loopback name\n");
+        }
+        match (request.method(), path.as_str(), scope) {
+            (&Method::GET, "/live", _) => text(StatusCode::OK, "live\n"),
+            (&Method::GET, "/ready", _) => self.ready().await,
+            (&Method::GET, "/metrics", _) => self.metrics(),
+            (&Method::GET, "/sessions", Scope::Operator) => self.list(&query).await,
+            (&Method::GET, path, Scope::Operator) if path.starts_with("/sessions/") => {
+                self.show(&path["/sessions/".len()..]).await
+            }
+            (&Method::POST, "/revoke", Scope::Operator) => self.revoke(&query).await,
+            (_, _, Scope::Monitor | Scope::Operator) => {
+                text(StatusCode::NOT_FOUND, "no such thing\n")
+            }
+        }
+    }
+
+    async fn ready(&self) -> Answer {
+        match self.guard.store().ping().await {
+            Ok(()) => text(StatusCode::OK, "ready\n"),
+            Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {error}\n")),
+        }
+    }
+
+    fn metrics(&self) -> Answer {
+        let mut answer = text(StatusCode::OK, &self.guard.shared().metrics.render());
+        let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0");
+        answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+        answer
+    }
+
+    async fn list(&self, query: &str) -> Answer {
+        let sessions = match parameter(query, "user") {
+            Some(user) => self.guard.sessions_of(&user).await,
+            None => self.guard.all_sessions(LIST_LIMIT).await,
+        };
+        answer(sessions.map(|list| json!(list.iter().map(SessionView::from).collect::<Vec<_>>())))
+    }
+
+    async fn show(&self, handle: &str) -> Answer {
+        match self.find(handle).await {
+            Ok(Some(session)) => answer(Ok(json!(SessionView::from(&session)))),
+            Ok(None) => not_found(handle),
+            Err(error) => answer(Err(error)),
+        }
+    }
+
+    async fn revoke(&self, query: &str) -> Answer {
+        let target = match (
+            parameter(query, "user"),
+            parameter(query, "session"),
+            parameter(query, "all"),
+        ) {
+            (Some(user), None, None) => Target::User(user),
+            (None, Some(handle), None) => Target::Session(handle),
+            (None, None, Some(_)) => Target::All,
+            (_, _, _) => return text(StatusCode::BAD_REQUEST, "name one of user, session, all\n"),
+        };
+        match target {
+            Target::User(user) => {
+                answer(self.guard.end_all(&user, None).await.map(|_| json!({"revoked": user})))
+            }
+            Target::All => {
+                answer(self.guard.end_everybody().await.map(|()| json!({"revoked": "all"})))
+            }
+            Target::Session(handle) => self.revoke_one(&handle).await,
+        }
+    }
+
+    async fn revoke_one(&self, handle: &str) -> Answer {
+        match self.find(handle).await {
+            Ok(Some(session)) => {
+                let ended = self.guard.end_session(&session, EndReason::Revoked).await;
+                answer(ended.map(|()| json!({"revoked": handle})))
+            }
+            Ok(None) => not_found(handle),
+            Err(error) => answer(Err(error)),
+        }
+    }
+
+    async fn find(&self, handle: &str) -> Result<Option<Opened>, Unavailable> {
+        let sessions = self.guard.all_sessions(usize::MAX).await?;
+        Ok(sessions.into_iter().find(|session| session.key.id.handle() == handle))
+    }
+}
+
+/// A page from elsewhere that talks a browser on this machine into asking us names another host
+/// (CVE-2026-27589, DNS rebinding).
+fn names_this_machine(request: &Request<Incoming>) -> bool {
+    let host =
+        request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
+    let Ok(host) = crate::http::Host::parse(host) else { return false };
+    let name = host.name().trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok()
+}
+
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+}
+
+fn answer(result: Result<serde_json::Value, Unavailable>) -> Answer {
+    let (status, body) = match result {
+        Ok(body) => (StatusCode::OK, body),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, json!({ "error": error.to_string() })),
+    };
+    let mut answer = text(status, &body.to_string());
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+fn not_found(handle: &str) -> Answer {
+    let error = format!("no live session {handle}; `doorward sessions list` shows them");
+    let mut answer = text(StatusCode::NOT_FOUND, &json!({ "error": error }).to_string());
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}
+
+fn text(status: StatusCode, body: &str) -> Answer {
+    let mut answer = Response::new(Full::from(body.to_owned()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}

@@ -1,0 +1,119 @@
+//! The operator's API: health and metrics on a loopback port, commands on a socket file.
+//!
+//! | where | path | what |
+//! | --- | --- | --- |
+//! | port | `/live` `/ready` `/metrics` | for monitors; says nothing of users |
+//! | socket (0600) | `GET /sessions[?user=U]`, `GET /sessions/HANDLE` | the live ones |
+//! | socket | `POST /revoke?user=U`, `?session=HANDLE`, `?all` | ends them |
+
+mod api;
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tracing::{debug, warn};
+
+use crate::guard::Guard;
+
+pub use api::SessionView;
+
+/// The operator's API over a guard.
+#[derive(Clone)]
+pub struct Admin {
+    guard: Guard,
+}
+
+/// What a listener may be asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// Anybody on this machine: health and numbers.
+    Monitor,
+    /// Whoever may open the socket file: everything.
+    Operator,
+}
+
+/// Why the socket file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    #[error(
+        "{path}: another doorward answers there; stop it first, or give this one its own admin.socket"
+    )]
+    InUse { path: PathBuf },
+    #[error("{path}: {error}")]
+    File { path: PathBuf, error: io::Error },
+}
+
+impl Admin {
+    /// An API over `guard`.
+    pub fn new(guard: Guard) -> Admin {
+        Admin { guard }
+    }
+
+    /// Serves monitors on a port until the task is dropped.
+    pub async fn serve_port(self, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => self.spawn(stream, Scope::Monitor),
+                Err(error) => pause(&error).await,
+            }
+        }
+    }
+
+    /// Serves commands on a socket file until the task is dropped.
+    pub async fn serve_socket(self, listener: UnixListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => self.spawn(stream, Scope::Operator),
+                Err(error) => pause(&error).await,
+            }
+        }
+    }
+
+    fn spawn<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, scope: Scope) {
+        let admin = Arc::new(self.clone());
+        let service = service_fn(move |request| {
+            let admin = Arc::clone(&admin);
+            async move { Ok::<_, Infallible>(admin.answer(request, scope).await) }
+        });
+        tokio::spawn(async move {
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
+            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+                debug!(%error, "admin connection ended");
+            }
+        });
+    }
+}
+
+/// Makes the socket file, 0600, in a directory that is made when it is missing. A file that nobody
+/// answers on is left over from a crash and replaced.
+pub async fn bind_socket(path: &Path) -> Result<UnixListener, SocketError> {
+    let failed = |error| SocketError::File { path: path.to_owned(), error };
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).map_err(failed)?;
+    }
+    if tokio::net::UnixStream::connect(path).await.is_ok() {
+        return Err(SocketError::InUse { path: path.to_owned() });
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+async fn pause(error: &io::Error) {
+    warn!(%error, "cannot accept an admin connection; waiting a moment");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}

@@ -1,0 +1,151 @@
+//! What happens beside requests: the admin listeners, and once a second a look at what changed.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+use zeroize::Zeroizing;
+
+use crate::admin::{self, Admin};
+use crate::guard::Guard;
+use crate::login::{AccountChange, ChangeKind, Directory};
+use crate::secret::sha256;
+use crate::server::listener::BindError;
+
+use super::{Parts, StartError, keys};
+
+const TICK: Duration = Duration::from_secs(1);
+
+/// Runs until `stop`; says on `ready` where the admin port is, or why it cannot be had.
+pub(super) async fn run(
+    parts: Arc<Parts>,
+    stop: CancellationToken,
+    ready: Sender<Result<Option<SocketAddr>, StartError>>,
+) {
+    let guard = parts.guard();
+    let listening = listen(&parts, &guard).await;
+    let failed = listening.is_err();
+    if ready.send(listening).is_err() || failed {
+        return;
+    }
+    let mut chores =
+        Chores { parts: Arc::clone(&parts), guard, keys_seen: [0; 32], trouble: String::new() };
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = tick.tick() => chores.run().await,
+        }
+    }
+    if let Err(error) = parts.store.close().await {
+        error!(%error, "the store did not close cleanly");
+    }
+    remove_socket(&parts);
+}
+
+async fn listen(parts: &Parts, guard: &Guard) -> Result<Option<SocketAddr>, StartError> {
+    let admin = Admin::new(guard.clone());
+    if let Some(path) = &parts.config.admin.socket {
+        tokio::spawn(admin.clone().serve_socket(admin::bind_socket(path).await?));
+    }
+    let Some(address) = parts.config.admin.listen else { return Ok(None) };
+    let failed = |error| BindError { address, error };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    tokio::spawn(admin.serve_port(listener));
+    Ok(Some(bound))
+}
+
+fn remove_socket(parts: &Parts) {
+    if let Some(path) = &parts.config.admin.socket {
+        // Left behind it does no harm: the next start sees that nobody answers.
+        std::fs::remove_file(path).unwrap_or_default();
+    }
+}
+
+/// Once a second. Files that cannot be read leave in force what was read before.
+struct Chores {
+    parts: Arc<Parts>,
+    guard: Guard,
+    keys_seen: [u8; 32],
+    /// The last trouble told, so that a broken file makes one line and not one a second.
+    trouble: String,
+}
+
+impl Chores {
+    async fn run(&mut self) {
+        let mut trouble = Vec::new();
+        self.reload_users();
+        self.reload_keys(&mut trouble);
+        match self.parts.certificates.reload() {
+            Ok(true) => info!(event = "certificates-reloaded"),
+            Ok(false) => {}
+            Err(error) => trouble.push(error.to_string()),
+        }
+        if let Err(error) = self.guard.refresh_everyone().await {
+            trouble.push(error.to_string());
+        }
+        self.guard.cut_ended().await;
+        self.parts.store.sweep();
+        self.tell(trouble.join("; "));
+    }
+
+    /// The directory tells of a broken file once.
+    fn reload_users(&self) {
+        let Some(directory) = &self.parts.shared.directory else { return };
+        match Directory::reload_if_changed(directory) {
+            Ok(changes) => changes.iter().for_each(tell_change),
+            Err(error) => {
+                error!(event = "trouble", "{error}; the accounts read before stay in force")
+            }
+        }
+    }
+
+    fn reload_keys(&mut self, trouble: &mut Vec<String>) {
+        let path = &self.parts.config.keys_file;
+        let Ok(text) = std::fs::read_to_string(path).map(Zeroizing::new) else {
+            trouble.push(format!(
+                "{}: the keys file is gone; put it back before the next start",
+                path.display()
+            ));
+            return;
+        };
+        let seen = sha256(text.as_bytes());
+        if seen == self.keys_seen {
+            return;
+        }
+        match keys::load(path) {
+            Ok(ring) => {
+                self.parts.shared.keys.store(Arc::new(ring));
+                self.keys_seen = seen;
+                info!(event = "keys-loaded");
+            }
+            Err(error) => trouble.push(error.to_string()),
+        }
+    }
+
+    fn tell(&mut self, trouble: String) {
+        if !trouble.is_empty() && trouble != self.trouble {
+            error!(event = "trouble", "{trouble}; what was read before stays in force");
+        }
+        if trouble.is_empty() && !self.trouble.is_empty() {
+            info!(event = "trouble-over");
+        }
+        self.trouble = trouble;
+    }
+}
+
+/// Their sessions end by themselves: each request asks the directory.
+fn tell_change(change: &AccountChange) {
+    let what = match change.kind {
+        ChangeKind::Disabled => "disabled",
+        ChangeKind::Removed => "removed",
+        ChangeKind::PasswordChanged => "password-changed",
+        ChangeKind::Other => "changed",
+    };
+    info!(target: "session", event = "account.changed", user = change.user, what);
+}

@@ -1,0 +1,371 @@
+//! The composition root: builds everything from a checked configuration and decides nothing.
+//!
+//! ```text
+//! main thread        checks, binds all sockets, then waits
+//! worker 1 … n       one current-thread runtime each: listeners, gateway, upstream pool, store handle
+//! housekeeping       one runtime: admin listeners, reloads, sweeps, cutting what ended
+//! ```
+
+mod housekeeping;
+mod keys;
+
+pub use keys::KeysError;
+
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+use crate::clock::Clock;
+use crate::config::{Config, RedisLocation, StoreLocation};
+use crate::gateway::{Gateway, TrustedProxies, UpstreamGroups};
+use crate::guard::{Guard, Shared, SharedParts};
+use crate::http::{CookieNames, OwnedFields};
+use crate::login::{Directory, PasswordLogin, Settings};
+use crate::portal::{Look, Portal};
+use crate::server::{self, Limits, Redirect, Sockets};
+use crate::store::{RedisSettings, Store};
+use crate::telemetry::Metrics;
+use crate::tls::Certificates;
+
+/// Why the gateway does not start. Each names the file or address and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    #[error(transparent)]
+    Tls(#[from] crate::tls::TlsError),
+    #[error(transparent)]
+    Users(#[from] crate::login::UsersError),
+    #[error("the password login cannot be set up: {0}")]
+    Login(String),
+    #[error(transparent)]
+    Store(#[from] crate::store::OpenError),
+    #[error(transparent)]
+    Bind(#[from] server::listener::BindError),
+    #[error(transparent)]
+    Socket(#[from] crate::admin::SocketError),
+    #[error("{path}: {error}")]
+    File { path: PathBuf, error: std::io::Error },
+    #[error("a thread or runtime cannot be started: {0}")]
+    Runtime(#[from] std::io::Error),
+}
+
+/// A gateway that runs. Dropping it stops it at once; [`Running::stop`] drains first.
+pub struct Running {
+    pub https: Vec<SocketAddr>,
+    pub http: Vec<SocketAddr>,
+    pub admin: Option<SocketAddr>,
+    stop: CancellationToken,
+    threads: Vec<JoinHandle<()>>,
+    shared: Arc<Shared>,
+}
+
+/// What every worker is made of.
+struct Parts {
+    config: Config,
+    shared: Arc<Shared>,
+    store: Store,
+    certificates: Arc<Certificates>,
+    login: Option<Arc<PasswordLogin>>,
+    look: Arc<Look>,
+    owned: Arc<OwnedFields>,
+    trusted: Arc<TrustedProxies>,
+    limits: Arc<Limits>,
+}
+
+/// Starts a gateway. Returns once every socket listens and every worker runs.
+pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
+    let workers = workers(&config);
+    let parts = Arc::new(Parts::build(config, clock)?);
+    let https = bind_all(&parts.config.server.https, workers)?;
+    let http = bind_all(&parts.config.server.http, workers)?;
+    let mut running = Running {
+        https: https.iter().map(|sockets| sockets.address).collect(),
+        http: http.iter().map(|sockets| sockets.address).collect(),
+        admin: None,
+        stop: CancellationToken::new(),
+        threads: Vec::new(),
+        shared: Arc::clone(&parts.shared),
+    };
+    let port = running.https.first().map_or(443, SocketAddr::port);
+    let mut sets = Listening::per_worker(https, http, workers);
+    for (number, listening) in sets.drain(..).enumerate() {
+        let worker = Worker { parts: Arc::clone(&parts), stop: running.stop.clone(), port };
+        running.threads.push(worker.start(number, listening)?);
+    }
+    running.start_housekeeping(parts)?;
+    running.announce();
+    Ok(running)
+}
+
+impl Running {
+    /// Stops accepting, lets what is under way end within `server.drain`, and returns when all
+    /// threads are gone.
+    pub fn stop(mut self) {
+        self.stop.cancel();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                warn!("a worker ended by a panic");
+            }
+        }
+    }
+
+    /// Whether every thread still runs; one that is gone leaves its listeners deaf.
+    pub fn is_whole(&self) -> bool {
+        self.threads.iter().all(|thread| !thread.is_finished())
+    }
+
+    /// What all workers share, for the commands and tests of this process.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    fn start_housekeeping(&mut self, parts: Arc<Parts>) -> Result<(), StartError> {
+        let stop = self.stop.clone();
+        let (ready, started) = mpsc::channel();
+        let runtime = runtime()?;
+        let thread = std::thread::Builder::new().name("housekeeping".to_owned());
+        self.threads.push(thread.spawn(move || {
+            runtime.block_on(housekeeping::run(parts, stop, ready));
+        })?);
+        self.admin = started.recv().map_err(std::io::Error::other)??;
+        Ok(())
+    }
+
+    fn announce(&self) {
+        let all = self
+            .https
+            .iter()
+            .map(|at| ("https", at))
+            .chain(self.http.iter().map(|at| ("http", at)));
+        for (scheme, address) in all.chain(self.admin.iter().map(|at| ("admin", at))) {
+            info!(event = "listening", scheme, address = %address);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Parts {
+    fn build(config: Config, clock: Clock) -> Result<Parts, StartError> {
+        let directory = match &config.login.password {
+            Some(login) => Some(Arc::new(Directory::open(&login.users)?)),
+            None => None,
+        };
+        let shared = Arc::new(Shared::new(SharedParts {
+            keys: keys::load_or_make(&config.keys_file)?,
+            clock: clock.clone(),
+            policy: config.session.policy.clone(),
+            max_per_user: config.session.max_per_user,
+            cookies: CookieNames::new(config.session.domain.as_deref()),
+            directory: directory.clone(),
+            metrics: Metrics::default(),
+        }));
+        let login = directory.map(|users| password_login(users, &clock)).transpose()?;
+        Ok(Parts {
+            store: open_store(&config, clock)?,
+            certificates: Certificates::load(&config.certificates)?,
+            login,
+            look: Arc::new(look(&config)?),
+            owned: Arc::new(OwnedFields::new(config.routes.iter().map(|route| &route.identity))),
+            trusted: Arc::new(TrustedProxies::new(config.server.trusted_proxies.clone())),
+            limits: Arc::new(limits(&config)),
+            shared,
+            config,
+        })
+    }
+
+    /// A guard with a store handle for the runtime that asks.
+    fn guard(&self) -> Guard {
+        Guard::new(self.store.for_worker(), Arc::clone(&self.shared))
+    }
+}
+
+fn password_login(users: Arc<Directory>, clock: &Clock) -> Result<Arc<PasswordLogin>, StartError> {
+    let login = PasswordLogin::new(users, Settings::default(), clock);
+    login.map(Arc::new).map_err(|error| StartError::Login(error.to_string()))
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        connections: Arc::new(Semaphore::new(config.server.max_connections)),
+        handshake_timeout: config.server.handshake_timeout,
+        header_timeout: config.server.header_timeout,
+        ping_interval: config.server.idle_timeout,
+    }
+}
+
+fn look(config: &Config) -> Result<Look, StartError> {
+    let style = match &config.portal.style {
+        None => String::new(),
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|error| StartError::File { path: path.clone(), error })?,
+    };
+    Ok(Look { name: config.portal.name.clone(), style })
+}
+
+fn open_store(config: &Config, clock: Clock) -> Result<Store, StartError> {
+    match &config.store.location {
+        StoreLocation::Memory => Ok(Store::memory(clock)),
+        StoreLocation::Embedded(directory) => Ok(Store::embedded(directory, clock)?),
+        StoreLocation::Redis(location) => {
+            Ok(Store::redis(&redis_settings(location, config.store.response_timeout)?)?)
+        }
+    }
+}
+
+fn redis_settings(
+    location: &RedisLocation,
+    timeout: Duration,
+) -> Result<RedisSettings, StartError> {
+    let password = match &location.password_file {
+        None => None,
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| StartError::File { path: path.clone(), error })?;
+            Some(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+        }
+    };
+    Ok(RedisSettings {
+        url: location.url.clone(),
+        ca: location.ca.clone(),
+        client_cert: location.client_cert.clone(),
+        client_key: location.client_key.clone(),
+        username: location.username.clone(),
+        password,
+        response_timeout: timeout,
+    })
+}
+
+fn workers(config: &Config) -> usize {
+    match config.server.workers {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
+        number => number,
+    }
+}
+
+fn bind_all(addresses: &[SocketAddr], workers: usize) -> Result<Vec<Sockets>, StartError> {
+    addresses.iter().map(|address| Ok(server::bind(*address, workers)?)).collect()
+}
+
+/// The sockets of one worker.
+#[derive(Default)]
+struct Listening {
+    https: Vec<StdListener>,
+    http: Vec<StdListener>,
+}
+
+impl Listening {
+    fn per_worker(https: Vec<Sockets>, http: Vec<Sockets>, workers: usize) -> Vec<Listening> {
+        let mut sets: Vec<Listening> =
+            std::iter::repeat_with(Listening::default).take(workers).collect();
+        for sockets in https {
+            sets.iter_mut()
+                .zip(sockets.per_worker)
+                .for_each(|(set, socket)| set.https.push(socket));
+        }
+        for sockets in http {
+            sets.iter_mut().zip(sockets.per_worker).for_each(|(set, socket)| set.http.push(socket));
+        }
+        sets
+    }
+}
+
+/// One core's share of the work.
+struct Worker {
+    parts: Arc<Parts>,
+    stop: CancellationToken,
+    port: u16,
+}
+
+impl Worker {
+    fn start(self, number: usize, listening: Listening) -> Result<JoinHandle<()>, StartError> {
+        // What can fail fails here, before anything serves.
+        let upstreams = UpstreamGroups::new(self.parts.config.routes.iter())?;
+        let acceptor = TlsAcceptor::from(self.parts.certificates.server_config()?);
+        let runtime = runtime()?;
+        let thread = std::thread::Builder::new().name(format!("worker {}", number + 1));
+        Ok(thread.spawn(move || {
+            runtime.block_on(self.run(listening, upstreams, acceptor));
+            // Tunnels are cut when the drain is over.
+            runtime.shutdown_timeout(Duration::from_millis(100));
+        })?)
+    }
+
+    async fn run(self, listening: Listening, upstreams: UpstreamGroups, acceptor: TlsAcceptor) {
+        let tracker = TaskTracker::new();
+        let gateway = Arc::new(self.gateway(upstreams));
+        let redirect = Arc::new(Redirect { routes: Arc::clone(&gateway.routes), port: self.port });
+        let limits = &self.parts.limits;
+        for listener in listening.https.into_iter().filter_map(registered) {
+            let (gateway, limits) = (Arc::clone(&gateway), Arc::clone(limits));
+            let (acceptor, stop, tasks) = (acceptor.clone(), self.stop.clone(), tracker.clone());
+            tracker.spawn(server::serve_https(listener, acceptor, gateway, limits, stop, tasks));
+        }
+        for listener in listening.http.into_iter().filter_map(registered) {
+            let (redirect, limits) = (Arc::clone(&redirect), Arc::clone(limits));
+            tracker.spawn(server::serve_redirects(
+                listener,
+                redirect,
+                limits,
+                self.stop.clone(),
+                tracker.clone(),
+            ));
+        }
+        self.drain(tracker).await;
+    }
+
+    fn gateway(&self, upstreams: UpstreamGroups) -> Gateway {
+        let parts = &self.parts;
+        let guard = parts.guard();
+        Gateway {
+            portal: Portal::new(guard.clone(), parts.login.clone(), Arc::clone(&parts.look)),
+            guard,
+            routes: Arc::new(parts.config.routes.clone()),
+            owned: Arc::clone(&parts.owned),
+            upstreams,
+            trusted: Arc::clone(&parts.trusted),
+            max_body: parts.config.server.max_body,
+            log_requests: parts.config.log.requests,
+        }
+    }
+
+    /// Waits for the stop, then for what is under way, but no longer than `server.drain`.
+    async fn drain(&self, tracker: TaskTracker) {
+        self.stop.cancelled().await;
+        tracker.close();
+        if tokio::time::timeout(self.parts.config.server.drain, tracker.wait()).await.is_err() {
+            warn!(
+                event = "drain-cut",
+                left = tracker.len(),
+                "the drain is over; cutting what is left"
+            );
+        }
+    }
+}
+
+fn registered(listener: StdListener) -> Option<TcpListener> {
+    TcpListener::from_std(listener)
+        .inspect_err(|error| warn!(%error, "a listener cannot be used"))
+        .ok()
+}
+
+fn runtime() -> Result<Runtime, std::io::Error> {
+    Builder::new_current_thread().enable_all().build()
+}

@@ -1,0 +1,89 @@
+//! One line per request: who asked for what, what was decided, how it ended.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use http::{Method, Request, StatusCode};
+use tracing::info;
+
+use crate::guard::Permit;
+use crate::session::SessionId;
+
+/// Longest path in a line, in bytes. The query stays out: it may hold anything, tokens included.
+const PATH_LIMIT: usize = 512;
+
+/// What is known of a request so far.
+pub(super) struct Line {
+    began: Instant,
+    method: Method,
+    host: String,
+    path: String,
+    client: IpAddr,
+    verdict: &'static str,
+    user: String,
+    session: Option<SessionId>,
+    upstream_ms: Option<u128>,
+    detail: String,
+}
+
+impl Line {
+    pub(super) fn begin<B>(request: &Request<B>, client: IpAddr) -> Line {
+        let field = request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok());
+        let host = request.uri().host().or(field).unwrap_or_default();
+        Line {
+            began: Instant::now(),
+            method: request.method().clone(),
+            host: cut(host),
+            path: cut(request.uri().path()),
+            client,
+            verdict: "malformed",
+            user: String::new(),
+            session: None,
+            upstream_ms: None,
+            detail: String::new(),
+        }
+    }
+
+    pub(super) fn verdict(&mut self, word: &'static str) {
+        self.verdict = word;
+    }
+
+    pub(super) fn permit(&mut self, permit: &Permit) {
+        self.verdict = if permit.session().is_some() { "admit" } else { "public" };
+        self.session = permit.session().map(|key| key.id);
+        self.user = permit.identity().map(|who| who.user.clone()).unwrap_or_default();
+    }
+
+    pub(super) fn upstream_answered(&mut self) {
+        self.upstream_ms = Some(self.began.elapsed().as_millis());
+    }
+
+    pub(super) fn detail(&mut self, detail: String) {
+        self.detail = detail;
+    }
+
+    pub(super) fn word(&self) -> &'static str {
+        self.verdict
+    }
+
+    pub(super) fn write(&self, status: StatusCode) {
+        info!(
+            target: "request",
+            client = %self.client,
+            method = self.method.as_str(),
+            host = self.host,
+            path = self.path,
+            verdict = self.verdict,
+            user = self.user,
+            session = self.session.map(|id| id.handle()).unwrap_or_default(),
+            status = status.as_u16(),
+            upstream_ms = self.upstream_ms,
+            took_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            detail = self.detail,
+        );
+    }
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(PATH_LIMIT).collect()
+}

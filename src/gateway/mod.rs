@@ -1,0 +1,227 @@
+//! The story of a request, from a checked head to one exit.
+//!
+//! ```text
+//! head checked ─ own page? ─ route ─ guard (cookie → record → decide → swap) ─ permit
+//!      └ 400        └ portal   └ 404      └ login, 401, 403, 503                 │
+//!                                       sanitise ─ identity ─ forward ─ hygiene ─┴─ one exit: cookie, log line, metrics
+//! ```
+
+mod answers;
+mod body;
+mod line;
+mod origin;
+mod upstream_head;
+mod upstreams;
+mod websocket;
+
+pub use body::{RequestBody, RequestBodyError, ResponseBody, ResponseBodyError};
+pub use origin::TrustedProxies;
+pub use upstream_head::UpstreamHead;
+pub use upstreams::UpstreamGroups;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{self, HeaderValue};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+
+use crate::guard::{Denial, Entry, Guard, NewToken, Permit, Visit};
+use crate::http::{InboundHead, OwnedFields, SanitizedHead, cookies, hygiene, intent};
+use crate::portal::{self, Portal};
+use crate::route::{Access, Requirement, Route, RouteTable};
+use crate::session::{ClientContext, Timing};
+
+use line::Line;
+
+/// One worker's gateway.
+pub struct Gateway {
+    pub guard: Guard,
+    pub portal: Portal,
+    pub routes: Arc<RouteTable>,
+    pub owned: Arc<OwnedFields>,
+    pub upstreams: UpstreamGroups,
+    pub trusted: Arc<TrustedProxies>,
+    /// Longest request body in bytes; zero is none.
+    pub max_body: u64,
+    /// Whether each request makes a log line.
+    pub log_requests: bool,
+}
+
+/// An answer before the exit.
+struct Answer {
+    response: Response<ResponseBody>,
+    /// The token that goes with it.
+    token: Option<NewToken>,
+}
+
+impl Gateway {
+    /// Answers one request that came over TLS. Every answer leaves through [`Gateway::leave`].
+    pub async fn handle(&self, request: Request<Incoming>, peer: IpAddr) -> Response<ResponseBody> {
+        let client = self.trusted.client(peer, request.headers());
+        let mut line = Line::begin(&request, client);
+        let answer = self.story(request, client, &mut line).await;
+        self.leave(answer, line).await
+    }
+
+    async fn story(&self, request: Request<Incoming>, client: IpAddr, line: &mut Line) -> Answer {
+        let (mut parts, body) = request.into_parts();
+        let upgrade = parts.extensions.remove::<OnUpgrade>();
+        let head = match InboundHead::read(parts, client) {
+            Ok(head) => head,
+            Err(bad) => return self.without_token(answers::bad_request(&self.portal, bad, line)),
+        };
+        if portal::owns(head.target.path()) && self.routes.knows(&head.host) {
+            line.verdict("own-page");
+            let page = self.portal.serve(head, body).await;
+            return self.without_token(page.map(ResponseBody::Own));
+        }
+        let Some(route) = self.routes.find(&head.host, head.target.path()) else {
+            return self.without_token(answers::no_route(&self.portal, &head, line));
+        };
+        let entry = self.enter(&head, route).await;
+        let response = match entry.verdict {
+            Ok(permit) => self.forward(head, body, upgrade, route, permit, line).await,
+            Err(denial) => self.deny(&head, denial, line),
+        };
+        Answer { response, token: entry.token }
+    }
+
+    /// Asks the guard, unless the route is for everybody.
+    async fn enter(&self, head: &InboundHead, route: &Route) -> Entry {
+        let requirement = match (&route.access, Permit::public(route)) {
+            (Access::Public, Some(permit)) => return Entry { verdict: Ok(permit), token: None },
+            (Access::Session(requirement), _) => requirement,
+            (Access::Public, None) => &Requirement::default(),
+        };
+        let presented = cookies::find(&head.headers, &self.guard.shared().cookies.session);
+        let timing = match route.renewal {
+            true => intent::renewal_timing(&head.headers, head.websocket),
+            false => Timing::Never,
+        };
+        let visit = Visit {
+            presented: &presented,
+            context: &context(head),
+            policy: &route.policy,
+            requirement,
+            timing,
+            activity: true,
+        };
+        self.guard.enter(&visit).await
+    }
+
+    fn deny(&self, head: &InboundHead, denial: Denial, line: &mut Line) -> Response<ResponseBody> {
+        line.verdict(denial.word());
+        self.portal.deny(head, &denial).map(ResponseBody::Own)
+    }
+
+    /// Sends a permitted request upstream and cleans the answer.
+    async fn forward(
+        &self,
+        head: InboundHead,
+        body: Incoming,
+        upgrade: Option<OnUpgrade>,
+        route: &Route,
+        permit: Permit,
+        line: &mut Line,
+    ) -> Response<ResponseBody> {
+        line.permit(&permit);
+        let cookies = &self.guard.shared().cookies;
+        let intent = head.intent;
+        let head = SanitizedHead::new(head, &self.owned, cookies);
+        let websocket = head.websocket;
+        let upstream_head = UpstreamHead::new(head, &permit, route);
+        let sent = match upgrade {
+            Some(upgrade) if websocket => {
+                self.tunnel(upstream_head, upgrade, route, &permit, line).await
+            }
+            Some(_) | None => self.fetch(upstream_head, body, route, &permit, line).await,
+        };
+        sent.unwrap_or_else(|error| answers::upstream_failed(&self.portal, intent, &error, line))
+    }
+
+    async fn fetch(
+        &self,
+        head: UpstreamHead,
+        body: Incoming,
+        route: &Route,
+        permit: &Permit,
+        line: &mut Line,
+    ) -> Result<Response<ResponseBody>, answers::ForwardError> {
+        let request = head.into_request(RequestBody::new(body, self.max_body));
+        let upstreams = self.upstreams.of(route)?;
+        let mut response = upstreams.send(&route.upstreams, request).await?;
+        line.upstream_answered();
+        hygiene::clean(response.headers_mut(), &self.guard.shared().cookies);
+        keep_private(&mut response, permit);
+        let watched = permit.session().filter(|_| is_stream(&response));
+        let watched = watched.map(|key| self.guard.shared().live.watch(key));
+        Ok(response.map(|body| match watched {
+            Some(watched) => ResponseBody::Watched(body, watched),
+            None => ResponseBody::Upstream(body),
+        }))
+    }
+
+    fn without_token(&self, response: Response<ResponseBody>) -> Answer {
+        Answer { response, token: None }
+    }
+
+    /// The one exit: the cookie, the log line and the counters.
+    async fn leave(&self, answer: Answer, line: Line) -> Response<ResponseBody> {
+        let Answer { mut response, token } = answer;
+        if let Some(token) = token
+            && self.may_send(&token, &response).await
+        {
+            self.attach(&mut response, &token);
+        }
+        let shared = self.guard.shared();
+        shared.metrics.request(line.word(), response.status().as_u16());
+        if self.log_requests {
+            line.write(response.status());
+        }
+        response
+    }
+
+    /// A token offered before a slow answer may be an old one by now, and would overwrite a newer one
+    /// in the browser: ask again.
+    async fn may_send(&self, token: &NewToken, response: &Response<ResponseBody>) -> bool {
+        if response.status().is_informational()
+            && response.status() != StatusCode::SWITCHING_PROTOCOLS
+        {
+            return false;
+        }
+        let shared = self.guard.shared();
+        let waited = shared.clock.now().since(token.made);
+        waited < shared.policy.grace().min(LATE) || self.guard.offer_stands(token).await
+    }
+
+    fn attach(&self, response: &mut Response<ResponseBody>, token: &NewToken) {
+        let Some(cookie) = self.guard.shared().cookies.set_session(&token.text) else { return };
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+        // A cache that kept this answer would hand one user's token to another.
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+}
+
+/// An answer that took longer than this is asked about again before it carries a token.
+const LATE: Duration = Duration::from_secs(5);
+
+fn context(head: &InboundHead) -> ClientContext {
+    let agent = head.headers.get(header::USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
+    ClientContext::new(head.client, agent)
+}
+
+/// An answer to a logged-in user is nobody else's, unless the app says how it may be kept.
+fn keep_private<B>(response: &mut Response<B>, permit: &Permit) {
+    if permit.session().is_some() && !response.headers().contains_key(header::CACHE_CONTROL) {
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
+}
+
+/// Answers without an end in sight, which have to be cut when their session ends.
+fn is_stream<B>(response: &Response<B>) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    kind.starts_with(b"text/event-stream") || kind.starts_with(b"multipart/x-mixed-replace")
+}

@@ -1,0 +1,70 @@
+//! The head that goes upstream. It can be made of a sanitised head and a permit only, so nothing is
+//! forwarded that was not cleaned, and nobody is named who was not admitted.
+//!
+//! ```compile_fail
+//! let head = doorward::gateway::UpstreamHead { parts: http::Request::new(()).into_parts().0 };
+//! ```
+
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Request, Uri, Version, request};
+
+use crate::guard::Permit;
+use crate::http::SanitizedHead;
+use crate::route::Route;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// A request's head, ready for the upstream.
+#[derive(Debug)]
+pub struct UpstreamHead {
+    parts: request::Parts,
+}
+
+impl UpstreamHead {
+    /// Adds who the user is and where the request came from.
+    pub fn new(head: SanitizedHead, permit: &Permit, route: &Route) -> UpstreamHead {
+        let SanitizedHead { method, version, host, target, headers, client, websocket } = head;
+        let (mut parts, ()) = Request::new(()).into_parts();
+        parts.method = method;
+        // Byte for byte what the client sent (RFC 9110 7.7).
+        parts.uri = Uri::from(target.raw().clone());
+        parts.headers = headers;
+        set(&mut parts, X_FORWARDED_FOR, &client.to_string());
+        set(&mut parts, X_FORWARDED_HOST, &host.to_string());
+        set(&mut parts, header::HOST, &host.to_string());
+        parts.headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+        parts.headers.append(header::VIA, via(version));
+        if let Some(identity) = permit.identity() {
+            for (name, value) in route.identity.values(identity) {
+                parts.headers.insert(name.clone(), value);
+            }
+        }
+        if websocket {
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        }
+        UpstreamHead { parts }
+    }
+
+    /// The request with its body.
+    pub fn into_request<B>(self, body: B) -> Request<B> {
+        Request::from_parts(self.parts, body)
+    }
+}
+
+fn set(parts: &mut request::Parts, name: HeaderName, text: &str) {
+    if let Ok(value) = HeaderValue::from_str(text) {
+        parts.headers.insert(name, value);
+    }
+}
+
+/// RFC 9110 7.6.3: the version that the request came in.
+fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_2 => "2.0 doorward",
+        Version::HTTP_10 => "1.0 doorward",
+        _ => "1.1 doorward",
+    })
+}

@@ -1,0 +1,190 @@
+//! Answers in the form that fits the asker: a page for a person, JSON for a program.
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+use crate::guard::Denial;
+use crate::http::{BadRequest, InboundHead, Intent};
+use crate::session::Refusal;
+
+use super::forms::{self, TARGET};
+use super::pages::{self, ErrorKind};
+use super::{Page, Portal};
+
+/// What went wrong, other than a missing session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Problem {
+    BadRequest(BadRequest),
+    BrokenForm,
+    TooLong,
+    CrossSite,
+    NoRoute,
+    MethodNotAllowed,
+    /// The upstream gave no answer; the status says how.
+    Upstream(StatusCode),
+}
+
+const LOGIN: &str = "/.doorward/login";
+
+/// Nothing from elsewhere, nothing inline, in nobody's frame.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+impl Portal {
+    /// The answer to a request that the guard did not admit. It never deletes a cookie: a request that
+    /// lost a race would log out one that won it.
+    pub fn deny(&self, head: &InboundHead, denial: &Denial) -> Page {
+        match denial {
+            Denial::Unavailable(_) => self.store_away(head.intent),
+            Denial::Forbidden { user } => self.forbidden(head.intent, user),
+            Denial::NoSession
+            | Denial::SeveralCookies
+            | Denial::Forged
+            | Denial::Unknown
+            | Denial::Ended(_)
+            | Denial::Refused(_)
+            | Denial::Poisoned => self.log_in(head, denial),
+        }
+    }
+
+    /// The answer to a request that nobody could serve.
+    pub fn problem(&self, intent: Intent, problem: Problem) -> Page {
+        let (status, word, kind) = match problem {
+            Problem::BadRequest(bad) => (bad.status(), "bad-request", ErrorKind::BadRequest),
+            Problem::BrokenForm => (StatusCode::BAD_REQUEST, "bad-form", ErrorKind::BadRequest),
+            Problem::TooLong => (StatusCode::PAYLOAD_TOO_LARGE, "too-long", ErrorKind::TooLong),
+            Problem::CrossSite => (StatusCode::FORBIDDEN, "cross-site", ErrorKind::CrossSite),
+            Problem::NoRoute => (StatusCode::NOT_FOUND, "no-route", ErrorKind::NotFound),
+            Problem::MethodNotAllowed => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method", ErrorKind::MethodNotAllowed)
+            }
+            Problem::Upstream(status) if status == StatusCode::GATEWAY_TIMEOUT => {
+                (status, "upstream-slow", ErrorKind::UpstreamSlow)
+            }
+            Problem::Upstream(status) if status.is_client_error() => {
+                (status, "bad-request", ErrorKind::BadRequest)
+            }
+            Problem::Upstream(status) => (status, "upstream-down", ErrorKind::UpstreamDown),
+        };
+        let detail = match problem {
+            Problem::BadRequest(bad) => bad.to_string(),
+            Problem::BrokenForm
+            | Problem::TooLong
+            | Problem::CrossSite
+            | Problem::NoRoute
+            | Problem::MethodNotAllowed
+            | Problem::Upstream(_) => String::new(),
+        };
+        self.formed(intent, status, kind, json!({ "error": word, "reason": detail }))
+    }
+
+    /// A page of ours: never cached, strictly contained.
+    pub(super) fn page(&self, status: StatusCode, html: String) -> Page {
+        let mut page = Response::new(Full::from(html));
+        *page.status_mut() = status;
+        let headers = page.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+        headers.insert(
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static(CONTENT_SECURITY_POLICY),
+        );
+        headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+        guard_headers(headers);
+        page
+    }
+
+    fn log_in(&self, head: &InboundHead, denial: &Denial) -> Page {
+        match head.intent {
+            Intent::Navigation => self.to_login(head, denial),
+            Intent::Fetch => unauthenticated(denial),
+        }
+    }
+
+    /// 303: the form is fetched by GET, whatever the first request was (RFC 9700 4.12).
+    fn to_login(&self, head: &InboundHead, denial: &Denial) -> Page {
+        let shared = self.guard.shared();
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        let (host, target) = (head.host.to_string(), head.target.raw().as_str());
+        if let Some(kept) =
+            forms::keep_target(&shared.keys.load(), &host, target, shared.clock.now())
+        {
+            query.append_pair(TARGET, &kept);
+        }
+        if !matches!(denial, Denial::NoSession) {
+            query.append_pair("why", denial.word());
+        }
+        see_other(&format!("{LOGIN}?{}", query.finish()))
+    }
+
+    fn store_away(&self, intent: Intent) -> Page {
+        let body = json!({ "error": "unavailable", "reason": "store-unavailable" });
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let mut page = self.formed(intent, status, ErrorKind::StoreAway, body);
+        page.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        page
+    }
+
+    fn forbidden(&self, intent: Intent, user: &str) -> Page {
+        let body = json!({ "error": "forbidden", "reason": "not-allowed" });
+        self.formed(
+            intent,
+            StatusCode::FORBIDDEN,
+            ErrorKind::Forbidden { user: user.to_owned() },
+            body,
+        )
+    }
+
+    fn formed(&self, intent: Intent, status: StatusCode, kind: ErrorKind, body: Value) -> Page {
+        match intent {
+            Intent::Navigation => self.page(status, pages::error(&self.look.name, status, &kind)),
+            Intent::Fetch => json_page(status, &body),
+        }
+    }
+}
+
+/// 401 instead of a redirect: a program that followed it would read the form as its data.
+fn unauthenticated(denial: &Denial) -> Page {
+    let error = match denial {
+        Denial::Refused(Refusal::Reauthenticate) => "reauthenticate",
+        Denial::NoSession
+        | Denial::SeveralCookies
+        | Denial::Forged
+        | Denial::Unknown
+        | Denial::Ended(_)
+        | Denial::Refused(_)
+        | Denial::Poisoned
+        | Denial::Forbidden { .. }
+        | Denial::Unavailable(_) => "unauthenticated",
+    };
+    let body = json!({ "error": error, "reason": denial.word(), "login": LOGIN });
+    let mut page = json_page(StatusCode::UNAUTHORIZED, &body);
+    let challenge = HeaderValue::from_static("Doorward login=\"/.doorward/login\"");
+    page.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    page
+}
+
+pub(super) fn json_page(status: StatusCode, body: &Value) -> Page {
+    let mut page = Response::new(Full::from(Bytes::from(body.to_string())));
+    *page.status_mut() = status;
+    let json = HeaderValue::from_static("application/json");
+    page.headers_mut().insert(header::CONTENT_TYPE, json);
+    guard_headers(page.headers_mut());
+    page
+}
+
+pub(super) fn see_other(target: &str) -> Page {
+    let mut page = Response::new(Full::default());
+    *page.status_mut() = StatusCode::SEE_OTHER;
+    let location = HeaderValue::from_str(target).unwrap_or_else(|_| HeaderValue::from_static("/"));
+    page.headers_mut().insert(header::LOCATION, location);
+    guard_headers(page.headers_mut());
+    page
+}
+
+fn guard_headers(headers: &mut http::HeaderMap) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}

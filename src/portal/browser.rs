@@ -1,0 +1,3 @@
+pub fn in_words(agent: &str) -> String {
+    agent.to_owned()
+}

@@ -1,0 +1,194 @@
+//! Forms of ours: where they may come from, what they carry, and the target kept over a login.
+//!
+//! The target of the first request travels through the login sealed: only we can write it, it opens
+//! for this host alone and for a day at most. So nothing is taken from a parameter unchecked, several
+//! tabs keep their own targets, and a flood of requests without a session writes nothing to the
+//! store.
+
+use bytes::Bytes;
+use data_encoding::BASE64URL_NOPAD;
+use http::header::{self, HeaderValue};
+use zeroize::Zeroizing;
+
+use crate::clock::UnixMillis;
+use crate::http::InboundHead;
+use crate::secret::{KeyRing, seal};
+
+/// Longest target that is kept, in bytes; after a longer one the login ends at `/`.
+const TARGET_LIMIT: usize = 2_000;
+
+const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+
+/// Names of our own query and form fields.
+pub(super) const TARGET: &str = "to";
+pub(super) const CSRF: &str = "csrf";
+
+/// What a form sent. Values are wiped when dropped: one of them is a password.
+pub(super) struct Fields(Vec<(String, Zeroizing<String>)>);
+
+impl Fields {
+    pub(super) fn parse(body: Bytes) -> Fields {
+        let pairs = form_urlencoded::parse(&body);
+        Fields(
+            pairs
+                .map(|(name, value)| (name.into_owned(), Zeroizing::new(value.into_owned())))
+                .collect(),
+        )
+    }
+
+    /// The one value of a field; none when it is missing or stands twice.
+    pub(super) fn one(&self, name: &str) -> Option<&Zeroizing<String>> {
+        let mut values = self.0.iter().filter(|(field, _)| field == name);
+        match (values.next(), values.next()) {
+            (Some((_, value)), None) => Some(value),
+            (_, _) => None,
+        }
+    }
+
+    /// The value, or nothing.
+    pub(super) fn text(&self, name: &str) -> &str {
+        self.one(name).map_or("", |value| value.as_str())
+    }
+}
+
+/// Whether a browser says that the form came from this very site. A client that says nothing is no
+/// browser; it still has to show the form's token.
+pub(super) fn same_origin(head: &InboundHead) -> bool {
+    if let Some(site) = head.headers.get("sec-fetch-site") {
+        return site == "same-origin";
+    }
+    match head.headers.get(header::ORIGIN) {
+        None => true,
+        Some(origin) => is_origin_of(origin, head),
+    }
+}
+
+fn is_origin_of(origin: &HeaderValue, head: &InboundHead) -> bool {
+    let host = origin.to_str().ok().and_then(|origin| origin.strip_prefix("https://"));
+    host.is_some_and(|host| host.eq_ignore_ascii_case(&head.host.to_string()))
+}
+
+/// A form's token: says when it was made, and opens for the same `subject` alone.
+pub(super) fn token(keys: &KeyRing, purpose: &str, subject: &[u8], now: UnixMillis) -> String {
+    let sealed = seal::seal(keys, purpose.as_bytes(), subject, &now.0.to_be_bytes());
+    BASE64URL_NOPAD.encode(&sealed)
+}
+
+/// Whether `text` is a token for the same purpose and subject, not older than a day.
+pub(super) fn verify(
+    keys: &KeyRing,
+    purpose: &str,
+    subject: &[u8],
+    text: &str,
+    now: UnixMillis,
+) -> bool {
+    let Ok(sealed) = BASE64URL_NOPAD.decode(text.as_bytes()) else { return false };
+    let opened = seal::open(keys, purpose.as_bytes(), subject, &sealed).ok();
+    opened.and_then(time_of).is_some_and(|made| now.since(made) < DAY)
+}
+
+/// Seals where to go after the login.
+pub(super) fn keep_target(
+    keys: &KeyRing,
+    host: &str,
+    target: &str,
+    now: UnixMillis,
+) -> Option<String> {
+    if target.len() > TARGET_LIMIT || !is_local(target) {
+        return None;
+    }
+    let plain = [&now.0.to_be_bytes(), target.as_bytes()].concat();
+    Some(BASE64URL_NOPAD.encode(&seal::seal(keys, b"login target", host.as_bytes(), &plain)))
+}
+
+/// Opens what [`keep_target`] made for the same host; `/` for anything else.
+pub(super) fn target(keys: &KeyRing, host: &str, text: &str, now: UnixMillis) -> String {
+    open_target(keys, host, text, now).unwrap_or_else(|| "/".to_owned())
+}
+
+fn open_target(keys: &KeyRing, host: &str, text: &str, now: UnixMillis) -> Option<String> {
+    let sealed = BASE64URL_NOPAD.decode(text.as_bytes()).ok()?;
+    let plain = seal::open(keys, b"login target", host.as_bytes(), &sealed).ok()?;
+    let (made, target) = plain.split_at_checked(8)?;
+    let fresh = now.since(time_of(made.to_vec())?) < DAY;
+    let target = String::from_utf8(target.to_vec()).ok()?;
+    (fresh && is_local(&target)).then_some(target)
+}
+
+fn time_of(bytes: Vec<u8>) -> Option<UnixMillis> {
+    Some(UnixMillis(u64::from_be_bytes(bytes.try_into().ok()?)))
+}
+
+/// A path on this site and nothing that a browser could read as another one.
+fn is_local(target: &str) -> bool {
+    let bytes = target.as_bytes();
+    bytes.first() == Some(&b'/')
+        && !matches!(bytes.get(1), Some(b'/' | b'\\'))
+        && bytes.iter().all(|byte| (0x21..0x7f).contains(byte) && *byte != b'\\')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+    #[test]
+    fn a_target_survives_the_login_for_its_own_host_and_for_a_day() {
+        let keys = KeyRing::generate("now");
+        let kept = keep_target(&keys, "a.test", "/wiki?x=1&y=%2F", NOW).expect("local");
+        assert_eq!(target(&keys, "a.test", &kept, NOW), "/wiki?x=1&y=%2F");
+        assert_eq!(target(&keys, "b.test", &kept, NOW), "/");
+        assert_eq!(target(&keys, "a.test", &kept, NOW.plus(DAY)), "/");
+        assert_eq!(target(&KeyRing::generate("other"), "a.test", &kept, NOW), "/");
+    }
+
+    #[test]
+    fn open_redirects_none_of_the_known_tricks_is_kept_or_followed() {
+        let keys = KeyRing::generate("now");
+        let tricks = [
+            "//evil.test",
+            "/\\evil.test",
+            "\\/evil.test",
+            "https://evil.test",
+            "javascript:alert(1)",
+            "/\t/evil.test",
+            "/\n/evil.test",
+            "/a\r\nSet-Cookie: x=1",
+            " /a",
+            "",
+            "evil.test",
+            "/a b",
+            "/\u{a0}",
+            "http:evil.test",
+            "///evil.test",
+            "/a\\b",
+            "\u{0}/a",
+        ];
+        for trick in tricks {
+            assert_eq!(keep_target(&keys, "a.test", trick, NOW), None, "{trick:?}");
+            assert_eq!(target(&keys, "a.test", trick, NOW), "/", "{trick:?}");
+        }
+        assert_eq!(
+            keep_target(&keys, "a.test", &format!("/{}", "x".repeat(TARGET_LIMIT)), NOW),
+            None
+        );
+    }
+
+    #[test]
+    fn a_forms_token_is_for_one_purpose_one_subject_and_one_day() {
+        let keys = KeyRing::generate("now");
+        let made = token(&keys, "logout", b"session 1", NOW);
+        assert!(verify(&keys, "logout", b"session 1", &made, NOW));
+        assert!(!verify(&keys, "sessions", b"session 1", &made, NOW));
+        assert!(!verify(&keys, "logout", b"session 2", &made, NOW));
+        assert!(!verify(&keys, "logout", b"session 1", &made, NOW.plus(DAY)));
+        assert!(!verify(&keys, "logout", b"session 1", "", NOW));
+    }
+
+    #[test]
+    fn a_field_that_stands_twice_is_no_field() {
+        let fields = Fields::parse(Bytes::from_static(b"a=1&b=2&a=3"));
+        assert_eq!((fields.text("a"), fields.text("b"), fields.text("c")), ("", "2", ""));
+    }
+}

@@ -1,0 +1,208 @@
+//! The login form and the logout.
+
+use std::time::Duration;
+
+use data_encoding::BASE64URL_NOPAD;
+use http::StatusCode;
+use http::header::{self, HeaderValue};
+
+use crate::guard::{Admitted, Denial, Opened};
+use crate::http::{InboundHead, Presented, cookies};
+use crate::login::{Account, Attempt};
+use crate::secret::random_bytes;
+use crate::session::EndReason;
+use crate::telemetry::SessionEvent;
+use crate::telemetry::events::About;
+
+use super::answer::see_other;
+use super::forms::{self, CSRF, Fields, TARGET};
+use super::pages::{self, LoginNotice, LoginPage};
+use super::{Page, Portal, Problem, context};
+
+/// What binds the login form's token.
+const PURPOSE: &str = "login form";
+
+impl Portal {
+    /// The form, with the reason why it is shown.
+    pub(super) fn show_login(&self, head: &InboundHead) -> Page {
+        let query = Fields::parse(head.target.query().unwrap_or_default().to_owned().into());
+        let notice = notice(query.text("why"));
+        self.login_page(head, StatusCode::OK, notice, query.text(TARGET), "")
+    }
+
+    fn login_page(
+        &self,
+        head: &InboundHead,
+        status: StatusCode,
+        notice: Option<LoginNotice>,
+        target: &str,
+        username: &str,
+    ) -> Page {
+        let shared = self.guard.shared();
+        let (nonce, fresh) = self.nonce(head);
+        let csrf = forms::token(&shared.keys.load(), PURPOSE, nonce.as_bytes(), shared.clock.now());
+        let html = pages::login(&LoginPage {
+            site: &self.look.name,
+            host: head.host.name(),
+            notice,
+            action: "/.doorward/login",
+            csrf: &csrf,
+            target,
+            username,
+        });
+        let mut page = self.page(status, html);
+        if fresh && let Some(cookie) = shared.cookies.set_login(&nonce) {
+            page.headers_mut().append(header::SET_COOKIE, cookie);
+        }
+        page
+    }
+
+    /// The value that binds the form to this browser: the one it has, or a new one.
+    fn nonce(&self, head: &InboundHead) -> (String, bool) {
+        if let Presented::One(value) =
+            cookies::find(&head.headers, &self.guard.shared().cookies.login)
+            && BASE64URL_NOPAD.decode(&value).is_ok_and(|bytes| bytes.len() == 16)
+            && let Ok(text) = String::from_utf8(value)
+        {
+            return (text, false);
+        }
+        (BASE64URL_NOPAD.encode(&random_bytes::<16>()), true)
+    }
+
+    /// One attempt. Unknown and known users get the same answer after the same work.
+    pub(super) async fn try_login(&self, head: &InboundHead, fields: Fields) -> Page {
+        let shared = self.guard.shared();
+        let (nonce, fresh) = self.nonce(head);
+        let now = shared.clock.now();
+        let token = fields.text(CSRF);
+        if fresh || !forms::verify(&shared.keys.load(), PURPOSE, nonce.as_bytes(), token, now) {
+            return self.again(head, &fields, StatusCode::BAD_REQUEST, LoginNotice::Stale);
+        }
+        let Some(login) = &self.login else {
+            return self.problem(head.intent, Problem::NoRoute);
+        };
+        let password = fields.one("password").cloned().unwrap_or_default();
+        match login.verify(fields.text("username"), password, head.client).await {
+            Attempt::Accept(account) => self.welcome(head, &fields, &account).await,
+            Attempt::Refuse => {
+                self.login_event(SessionEvent::LoginRefused, head, &fields);
+                self.again(head, &fields, StatusCode::UNAUTHORIZED, LoginNotice::WrongPassword)
+            }
+            Attempt::Throttle { retry_after } => {
+                self.login_event(SessionEvent::LoginThrottled, head, &fields);
+                let seconds = whole_seconds(retry_after);
+                let notice = LoginNotice::Throttled { seconds };
+                let page = self.again(head, &fields, StatusCode::TOO_MANY_REQUESTS, notice);
+                retry(page, seconds)
+            }
+            Attempt::Busy { retry_after } => {
+                let page =
+                    self.again(head, &fields, StatusCode::SERVICE_UNAVAILABLE, LoginNotice::Busy);
+                retry(page, whole_seconds(retry_after))
+            }
+        }
+    }
+
+    async fn welcome(&self, head: &InboundHead, fields: &Fields, account: &Account) -> Page {
+        let shared = self.guard.shared();
+        let begun = self.guard.begin(account, &self.shown(head), context(head)).await;
+        let token = match begun {
+            Ok(token) => token,
+            Err(error) => return self.deny(head, &Denial::Unavailable(error)),
+        };
+        let now = shared.clock.now();
+        let keys = shared.keys.load();
+        let target = forms::target(&keys, &head.host.to_string(), fields.text(TARGET), now);
+        let mut page = see_other(&target);
+        if let Some(cookie) = shared.cookies.set_session(&token) {
+            page.headers_mut().append(header::SET_COOKIE, cookie);
+        }
+        page
+    }
+
+    fn again(
+        &self,
+        head: &InboundHead,
+        fields: &Fields,
+        status: StatusCode,
+        notice: LoginNotice,
+    ) -> Page {
+        self.login_page(head, status, Some(notice), fields.text(TARGET), fields.text("username"))
+    }
+
+    /// The name that was tried goes to the log only when it is an account's: people type passwords
+    /// into the wrong field.
+    fn login_event(&self, event: SessionEvent, head: &InboundHead, fields: &Fields) {
+        let shared = self.guard.shared();
+        let name = fields.text("username");
+        let known = shared.directory.as_ref().and_then(|users| users.find(name));
+        let user = known.map(|account| account.identity.user.clone()).unwrap_or_default();
+        shared.event(event, About { user: &user, client: Some(head.client), session: None });
+    }
+
+    /// Logging out changes something, so a link alone does not do it.
+    pub(super) async fn ask_logout(&self, head: &InboundHead) -> Page {
+        match self.session(head, false).await {
+            Ok(admitted) => {
+                let csrf = self.session_csrf(&admitted);
+                let html = pages::logout(&self.look.name, &admitted.record.identity.user, &csrf);
+                self.carry(self.page(StatusCode::OK, html), &admitted)
+            }
+            Err(Denial::Unavailable(error)) => self.deny(head, &Denial::Unavailable(error)),
+            Err(_) => self.page(StatusCode::OK, pages::logged_out(&self.look.name)),
+        }
+    }
+
+    /// Ends the session on the server first; only then the cookie goes.
+    pub(super) async fn logout(&self, head: &InboundHead, fields: Fields) -> Page {
+        match self.session(head, false).await {
+            Ok(admitted) if self.proves(&admitted, &fields) => self.end_this(head, admitted).await,
+            Ok(_) => self.problem(head.intent, Problem::CrossSite),
+            Err(Denial::Unavailable(error)) => self.deny(head, &Denial::Unavailable(error)),
+            Err(_) => self.goodbye(),
+        }
+    }
+
+    async fn end_this(&self, head: &InboundHead, admitted: Admitted) -> Page {
+        let last_active = admitted.record.active;
+        let session = Opened { key: admitted.key, record: admitted.record, last_active };
+        match self.guard.end_session(&session, EndReason::Logout).await {
+            Ok(()) => self.goodbye(),
+            Err(error) => self.deny(head, &Denial::Unavailable(error)),
+        }
+    }
+
+    /// The one answer that deletes the cookie: the user asked, and the server has forgotten it.
+    pub(super) fn goodbye(&self) -> Page {
+        let mut page = self.page(StatusCode::OK, pages::logged_out(&self.look.name));
+        if let Some(cookie) = self.guard.shared().cookies.clear_session() {
+            page.headers_mut().append(header::SET_COOKIE, cookie);
+        }
+        let clear = HeaderValue::from_static("\"cache\", \"storage\"");
+        page.headers_mut().insert("clear-site-data", clear);
+        page
+    }
+}
+
+/// Only words that we sent: the parameter chooses among our own texts.
+fn notice(why: &str) -> Option<LoginNotice> {
+    match why {
+        "idle" => Some(LoginNotice::Idle),
+        "absolute" => Some(LoginNotice::Absolute),
+        "theft" => Some(LoginNotice::Theft),
+        "reauthenticate" => Some(LoginNotice::FreshLogin),
+        "logout" => Some(LoginNotice::LoggedOut),
+        "revoked" | "replaced" | "not-renewing" | "account-gone" | "credential-changed"
+        | "after-crash" | "future-generation" | "unknown" => Some(LoginNotice::SessionEnded),
+        _ => None,
+    }
+}
+
+fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
+fn retry(mut page: Page, seconds: u64) -> Page {
+    page.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    page
+}

@@ -1,0 +1,140 @@
+//! What changes more than one key, or only under a condition: one atomic script each.
+//!
+//! Numbers in Lua are floating-point: times are compared as numbers and written back as the text that
+//! came, or by `%.0f`, since `tostring` would round them.
+
+use ::redis::Script;
+
+/// The scripts. Redis keeps them by their hash and is sent the text when it does not know one.
+pub(super) struct Scripts {
+    pub(super) create: Script,
+    pub(super) commit: Script,
+    pub(super) touch: Script,
+    pub(super) end: Script,
+    pub(super) revoke_user: Script,
+    pub(super) revoke_everyone: Script,
+}
+
+impl Scripts {
+    pub(super) fn new() -> Scripts {
+        let script = |body: &str| Script::new(&format!("{LATER}\n{body}"));
+        Scripts {
+            create: script(CREATE),
+            commit: script(COMMIT),
+            touch: script(TOUCH),
+            end: script(END),
+            revoke_user: Script::new(REVOKE_USER),
+            revoke_everyone: Script::new(REVOKE_EVERYONE),
+        }
+    }
+}
+
+/// Moves a key's expiry later, never earlier; a key without one gets it. Never sooner than in an hour: a
+/// gateway whose clock is far behind must not lose what it has just written.
+const LATER: &str = r"
+local clock = redis.call('TIME')
+local function expire_later(key, at)
+  local ttl = math.max(at - (clock[1] * 1000 + math.floor(clock[2] / 1000)), 3600000)
+  if ttl > redis.call('PTTL', key) then redis.call('PEXPIRE', key, string.format('%.0f', ttl)) end
+end
+";
+
+/// KEYS record touch index; ARGV value expiry id created forget_at most forgotten_before.
+/// Sweeps the index when it has doubled since the last sweep, so that a user who logs in for years does
+/// not grow it, and no single login pays for it.
+const CREATE: &str = r"
+local now = redis.call('GET', KEYS[1])
+if now then
+  if now == ARGV[1] then return 1 end
+  return 0
+end
+local entries = redis.call('HLEN', KEYS[3])
+if entries > 64 + 2 * tonumber(redis.call('HGET', KEYS[3], 'kept') or '0') then
+  local index = redis.call('HGETALL', KEYS[3])
+  for i = 1, #index, 2 do
+    local forget = string.match(index[i + 1], '^%d+ (%d+)$')
+    if forget and tonumber(forget) < tonumber(ARGV[7]) then redis.call('HDEL', KEYS[3], index[i]) end
+  end
+  entries = redis.call('HLEN', KEYS[3])
+  redis.call('HSET', KEYS[3], 'kept', entries)
+end
+if entries >= tonumber(ARGV[6]) then return -1 end
+redis.call('SET', KEYS[1], ARGV[1])
+expire_later(KEYS[1], tonumber(ARGV[2]))
+redis.call('DEL', KEYS[2])
+redis.call('HSET', KEYS[3], ARGV[3], ARGV[4] .. ' ' .. ARGV[5])
+if tonumber(ARGV[4]) > tonumber(redis.call('HGET', KEYS[3], 'max') or '0') then
+  redis.call('HSET', KEYS[3], 'max', ARGV[4])
+end
+expire_later(KEYS[3], tonumber(ARGV[2]))
+return 1
+";
+
+/// KEYS record index; ARGV expected value expiry id forget_at.
+const COMMIT: &str = r"
+if redis.call('GETRANGE', KEYS[1], 0, 8) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+expire_later(KEYS[1], tonumber(ARGV[3]))
+local entry = redis.call('HGET', KEYS[2], ARGV[4])
+if entry then
+  local created, forget = string.match(entry, '^(%d+) (%d+)$')
+  if created and tonumber(forget) < tonumber(ARGV[5]) then
+    redis.call('HSET', KEYS[2], ARGV[4], created .. ' ' .. ARGV[5])
+    expire_later(KEYS[2], tonumber(ARGV[3]))
+  end
+end
+return 1
+";
+
+/// KEYS record touch; ARGV at expiry.
+const TOUCH: &str = r"
+if redis.call('GETRANGE', KEYS[1], 0, 0) ~= '\1' then return 0 end
+if tonumber(ARGV[1]) <= tonumber(redis.call('GET', KEYS[2]) or '0') then return 0 end
+redis.call('SET', KEYS[2], ARGV[1], 'KEEPTTL')
+expire_later(KEYS[2], tonumber(ARGV[2]))
+return 1
+";
+
+/// KEYS record touch index; ARGV tombstone expiry id.
+const END: &str = r"
+if redis.call('GETRANGE', KEYS[1], 0, 0) ~= '\2' then
+  redis.call('SET', KEYS[1], ARGV[1], 'KEEPTTL')
+end
+expire_later(KEYS[1], tonumber(ARGV[2]))
+redis.call('DEL', KEYS[2])
+redis.call('HDEL', KEYS[3], ARGV[3])
+return 1
+";
+
+/// KEYS line index; ARGV now except kept_ms.
+const REVOKE_USER: &str = r"
+local before, excepted = 0, ''
+local line = redis.call('GET', KEYS[1])
+if line then
+  local at, id = string.match(line, '^(%d+) ?(%x*)$')
+  if not at then return redis.error_reply('ERR the line is not a line') end
+  before, excepted = tonumber(at), id
+end
+local at = math.max(tonumber(ARGV[1]), before, tonumber(redis.call('HGET', KEYS[2], 'max') or '0'))
+local except = ARGV[2]
+if at == before and except ~= excepted then except = '' end
+line = string.format('%.0f', at)
+if except ~= '' then line = line .. ' ' .. except end
+redis.call('SET', KEYS[1], line, 'PX', ARGV[3])
+local index = redis.call('HGETALL', KEYS[2])
+for i = 1, #index, 2 do
+  local created = string.match(index[i + 1], '^(%d+) ')
+  if created and index[i] ~= except and tonumber(created) <= at then
+    redis.call('HDEL', KEYS[2], index[i])
+  end
+end
+return line
+";
+
+/// KEYS line; ARGV now.
+const REVOKE_EVERYONE: &str = r"
+local before = redis.call('GET', KEYS[1])
+if before and tonumber(before) >= tonumber(ARGV[1]) then return before end
+redis.call('SET', KEYS[1], ARGV[1])
+return ARGV[1]
+";

@@ -1,0 +1,177 @@
+//! TLS by rustls with one provider, aws-lc-rs: certificates by SNI, reloaded when their files change.
+//!
+//! TLS 1.2 and 1.3, hybrid post-quantum key exchange first (X25519MLKEM768), no early data: a
+//! replayed request would be a replayed action.
+
+pub mod dev_ca;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::config::CertificateFiles;
+
+/// Why a certificate cannot be served. Names the file and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("{path}: cannot be read ({error}); check the path and its permissions")]
+    Read { path: PathBuf, error: String },
+    #[error(
+        "{path}: holds no certificate in PEM; the file should begin with -----BEGIN CERTIFICATE-----"
+    )]
+    NoCertificate { path: PathBuf },
+    #[error("{path}: the key cannot be used with its certificate ({error})")]
+    Key { path: PathBuf, error: String },
+    #[error("TLS cannot be set up: {0}")]
+    Rustls(#[from] rustls::Error),
+}
+
+/// The certificates that are served now.
+#[derive(Debug)]
+pub struct Certificates {
+    files: Vec<CertificateFiles>,
+    served: ArcSwap<Served>,
+}
+
+#[derive(Debug)]
+struct Served {
+    by_name: HashMap<String, Arc<CertifiedKey>>,
+    /// For clients that name no host, and for names that no certificate has.
+    first: Arc<CertifiedKey>,
+    /// What was read, to see a change.
+    bytes: Vec<Vec<u8>>,
+}
+
+/// The one cryptography provider of the process.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+impl Certificates {
+    /// Reads all certificates; there must be at least one.
+    pub fn load(files: &[CertificateFiles]) -> Result<Arc<Certificates>, TlsError> {
+        let served = ArcSwap::from_pointee(read_all(files)?);
+        Ok(Arc::new(Certificates { files: files.to_vec(), served }))
+    }
+
+    /// Reads the files again and serves them when they changed; a broken new file keeps the old
+    /// certificate in service.
+    pub fn reload(&self) -> Result<bool, TlsError> {
+        let new = read_all(&self.files)?;
+        if new.bytes == self.served.load().bytes {
+            return Ok(false);
+        }
+        self.served.store(Arc::new(new));
+        Ok(true)
+    }
+
+    /// What listeners use.
+    pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(self) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.max_early_data_size = 0;
+        config.ticketer = aws_lc_rs::Ticketer::new()?;
+        Ok(Arc::new(config))
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let served = self.served.load();
+        let named = hello.server_name().and_then(|name| served.find(&name.to_ascii_lowercase()));
+        Some(named.unwrap_or_else(|| Arc::clone(&served.first)))
+    }
+}
+
+impl Served {
+    fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        let wildcard = || {
+            let (_, parent) = name.split_once('.')?;
+            self.by_name.get(&format!("*.{parent}"))
+        };
+        self.by_name.get(name).or_else(wildcard).cloned()
+    }
+}
+
+/// Trust for upstreams: the system's roots, or the one CA file that a route names.
+pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    let roots = match ca {
+        Some(path) => roots_from(path)?,
+        None => system_roots(),
+    };
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+fn roots_from(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in chain(path, &read(path)?)? {
+        roots.add(certificate)?;
+    }
+    Ok(roots)
+}
+
+fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
+}
+
+fn read_all(files: &[CertificateFiles]) -> Result<Served, TlsError> {
+    let mut by_name = HashMap::new();
+    let mut first = None;
+    let mut bytes = Vec::new();
+    for file in files {
+        let (cert, key) = (read(&file.cert)?, read(&file.key)?);
+        let certified = Arc::new(certified(file, &cert, &key)?);
+        for name in names(&certified) {
+            by_name.entry(name).or_insert_with(|| Arc::clone(&certified));
+        }
+        first.get_or_insert(certified);
+        bytes.extend([cert, key]);
+    }
+    let first =
+        first.ok_or(TlsError::NoCertificate { path: PathBuf::from("[[tls.certificate]]") })?;
+    Ok(Served { by_name, first, bytes })
+}
+
+fn certified(files: &CertificateFiles, cert: &[u8], key: &[u8]) -> Result<CertifiedKey, TlsError> {
+    let chain = chain(&files.cert, cert)?;
+    let unusable = |error: String| TlsError::Key { path: files.key.clone(), error };
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| unusable(error.to_string()))?;
+    CertifiedKey::from_der(chain, key, &provider()).map_err(|error| unusable(error.to_string()))
+}
+
+fn chain(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match chain {
+        Ok(chain) if !chain.is_empty() => Ok(chain),
+        Ok(_) | Err(_) => Err(TlsError::NoCertificate { path: path.to_owned() }),
+    }
+}
+
+/// The DNS names of a certificate, `*.example.com` included.
+fn names(certified: &CertifiedKey) -> Vec<String> {
+    let Some(leaf) = certified.cert.first() else { return Vec::new() };
+    let Ok(parsed) = webpki::EndEntityCert::try_from(leaf) else { return Vec::new() };
+    parsed.valid_dns_names().map(str::to_ascii_lowercase).collect()
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path)
+        .map_err(|error| TlsError::Read { path: path.to_owned(), error: error.to_string() })
+}

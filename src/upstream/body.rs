@@ -1,0 +1,174 @@
+//! The two bodies of an exchange: the client's on its way out, the upstream's on its way back.
+//!
+//! Neither is buffered: a frame is asked for when the other side can take it.
+
+use std::error::Error;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::error::UpstreamError;
+use super::pool::Lease;
+
+/// What a body of a client must be to be forwarded.
+pub trait RequestBody: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static {}
+
+impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static> RequestBody for B {}
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// An answer's body. The connection goes back to its pool when the last frame has been read, and
+/// is closed when this is dropped before: half an answer must never be in front of the next one.
+///
+/// Trailers are passed on.
+pub struct UpstreamBody<B: RequestBody> {
+    incoming: Incoming,
+    lease: Option<Lease<B>>,
+    progress: Option<Arc<Progress>>,
+}
+
+impl<B: RequestBody> UpstreamBody<B> {
+    pub(super) fn new(
+        incoming: Incoming,
+        lease: Lease<B>,
+        progress: Option<Arc<Progress>>,
+    ) -> Self {
+        let mut body = UpstreamBody { incoming, lease: Some(lease), progress };
+        if body.incoming.is_end_stream() {
+            body.finish();
+        }
+        body
+    }
+
+    fn finish(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.finish();
+        }
+    }
+
+    fn broken(&mut self, error: &hyper::Error) -> UpstreamError {
+        self.lease = None;
+        blame(error, self.progress.as_deref())
+    }
+}
+
+impl<B: RequestBody> Body for UpstreamBody<B> {
+    type Data = Bytes;
+    type Error = UpstreamError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        Poll::Ready(match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                // A reader that knows the length, or saw trailers, does not poll again.
+                if frame.is_trailers() || self.incoming.is_end_stream() {
+                    self.finish();
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => Some(Err(self.broken(&error))),
+            None => {
+                self.finish();
+                None
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// The client's own body when that broke, the upstream otherwise.
+pub(super) fn blame(error: &hyper::Error, progress: Option<&Progress>) -> UpstreamError {
+    if progress.is_some_and(Progress::failed) {
+        UpstreamError::ClientBody
+    } else {
+        UpstreamError::from(error)
+    }
+}
+
+/// A client's body as the HTTP client sees it; it notes how it fares.
+pub(super) struct Outgoing<B> {
+    body: Option<(B, Arc<Progress>)>,
+}
+
+impl<B: RequestBody> Outgoing<B> {
+    /// An empty body costs no allocation.
+    pub(super) fn new(body: B) -> Self {
+        let body = (!body.is_end_stream()).then(|| (body, Arc::default()));
+        Outgoing { body }
+    }
+
+    pub(super) fn empty() -> Self {
+        Outgoing { body: None }
+    }
+
+    pub(super) fn progress(&self) -> Option<Arc<Progress>> {
+        self.body.as_ref().map(|(_, progress)| Arc::clone(progress))
+    }
+}
+
+impl<B: RequestBody> Body for Outgoing<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let Some((body, progress)) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(Pin::new(body).poll_frame(cx));
+        match &frame {
+            Some(Ok(_)) | None => progress.note_moved(),
+            Some(Err(_)) => progress.failed.store(true, Ordering::Relaxed),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(|(body, _)| body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body {
+            Some((body, _)) => body.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// How the client's body fares while the HTTP client owns it.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    moved: AtomicBool,
+    failed: AtomicBool,
+}
+
+impl Progress {
+    pub(super) fn note_moved(&self) {
+        self.moved.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether anything moved since the last call.
+    pub(super) fn take_moved(&self) -> bool {
+        self.moved.swap(false, Ordering::Relaxed)
+    }
+
+    fn failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,178 @@
+//! The client's side towards the apps behind the gateway.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `mod` | [`Upstreams`]: an endpoint is chosen, a connection lent, the request sent |
+//! | `exchange` | one request and its answer, the one retry, the forms of HTTP/1.1 and HTTP/2 |
+//! | `upgrade` | [`Switch`], [`Tunnel`]: WebSocket |
+//! | `pool` | the connections to one endpoint |
+//! | `connect` | name, TCP, TLS, protocol |
+//! | `body` | both bodies, streamed; the connection goes back at the answer's end |
+//! | `trust` | whose certificates are accepted |
+//! | `error` | [`UpstreamError`]: status and Proxy-Status token of everything that goes wrong |
+//!
+//! What holds here:
+//! - One connection carries one exchange at a time (HTTP/1.1) and is used again only when both
+//!   messages were whole and nothing was left over (see `pool`).
+//! - Nothing is sent twice that must happen once (see `exchange`).
+//! - Framing is ours: the caller's head carries no connection fields, and bodies are framed anew.
+//! - Every wait has a limit, except for the bytes of a body: an event stream may last for days.
+//!
+//! Interim answers (1xx) of an upstream are read and dropped, 101 alone is looked at.
+
+mod body;
+mod connect;
+mod error;
+mod exchange;
+mod pool;
+mod trust;
+mod upgrade;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::{Request, Response};
+
+use crate::http::Endpoint;
+
+pub use body::{RequestBody, UpstreamBody};
+pub use error::UpstreamError;
+pub use trust::{TrustError, system_trust, trust};
+pub use upgrade::{PendingTunnel, Switch, Tunnel};
+
+use body::Outgoing;
+use connect::Tls;
+use exchange::{Outcome, exchange};
+use pool::{Lease, Pool, Want};
+
+/// Limits towards one endpoint, in one worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpstreamSettings {
+    /// Name, TCP and TLS together; also how long a request waits for others to end when
+    /// `max_connections_per_endpoint` are under way.
+    pub connect_timeout: Duration,
+    /// From the request's last byte that moved to the answer's head.
+    pub response_timeout: Duration,
+    /// How long an idle connection is kept. Shorter than the upstream's own limit, so that we close
+    /// first: Node's is 5 s.
+    pub idle_timeout: Duration,
+    pub max_idle_per_endpoint: usize,
+    /// Exchanges and tunnels under way. With HTTP/1.1 each has a connection of its own, with HTTP/2
+    /// they are streams of one.
+    pub max_connections_per_endpoint: usize,
+}
+
+impl Default for UpstreamSettings {
+    fn default() -> UpstreamSettings {
+        UpstreamSettings {
+            connect_timeout: Duration::from_secs(5),
+            response_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(4),
+            max_idle_per_endpoint: 64,
+            max_connections_per_endpoint: 1024,
+        }
+    }
+}
+
+/// One worker's connections to all upstreams. `B` is the type of the bodies it forwards.
+///
+/// Made for a runtime of one thread; there connections are reused whenever they can be. On several
+/// threads it is as safe, but closes some connections that it could have kept.
+pub struct Upstreams<B: RequestBody> {
+    settings: UpstreamSettings,
+    tls: Tls,
+    pools: Mutex<HashMap<Endpoint, Arc<Pool<B>>>>,
+    turn: AtomicUsize,
+}
+
+impl<B: RequestBody> Upstreams<B> {
+    /// `tls` decides whom to trust ([`system_trust`], [`trust`]); the protocols offered are set
+    /// here.
+    pub fn new(settings: UpstreamSettings, tls: &Arc<rustls::ClientConfig>) -> Upstreams<B> {
+        let turn = AtomicUsize::new(0);
+        Upstreams { settings, tls: Tls::new(tls), pools: Mutex::default(), turn }
+    }
+
+    /// Sends a request to one of a route's endpoints, and gives the answer as soon as its head is
+    /// there.
+    ///
+    /// The request's `Host` is kept; its target may be in any form. It must carry no hop-by-hop
+    /// fields.
+    pub async fn send(
+        &self,
+        endpoints: &[Endpoint],
+        request: Request<B>,
+    ) -> Result<Response<UpstreamBody<B>>, UpstreamError> {
+        let lease = self.lease(endpoints, Want::Open).await?;
+        match exchange(lease, request.map(Outgoing::new)).await {
+            Outcome::Again(request) => {
+                exchange(self.lease(endpoints, Want::New).await?, request).await.last()
+            }
+            once => once.last(),
+        }
+    }
+
+    /// Asks for another protocol, on an HTTP/1.1 connection of its own. The request carries the
+    /// `Connection` and `Upgrade` fields; it is sent once.
+    pub async fn send_upgrade(
+        &self,
+        endpoints: &[Endpoint],
+        request: Request<()>,
+    ) -> Result<Switch<B>, UpstreamError> {
+        let lease = self.lease(endpoints, Want::Tunnel).await?;
+        upgrade::switch(lease, request).await
+    }
+
+    /// Forgets the idle connections of endpoints that no route names any more.
+    pub fn retain(&self, mut named: impl FnMut(&Endpoint) -> bool) {
+        self.pools().retain(|endpoint, _| named(endpoint));
+    }
+
+    /// One that cannot be reached is passed over for the next; nothing has been sent by then.
+    async fn lease(&self, endpoints: &[Endpoint], want: Want) -> Result<Lease<B>, UpstreamError> {
+        let mut failure = UpstreamError::NoEndpoint;
+        for _ in endpoints {
+            match self.choose(endpoints)?.lease(want).await {
+                Err(error) if error.is_before_connection() => failure = error,
+                lent => return lent,
+            }
+        }
+        Err(failure)
+    }
+
+    /// The reachable one with the fewest exchanges under way, in turn where they are equal. When
+    /// none is known to be reachable, the one that failed longest ago.
+    fn choose(&self, endpoints: &[Endpoint]) -> Result<Arc<Pool<B>>, UpstreamError> {
+        if let [only] = endpoints {
+            return Ok(self.pool(only));
+        }
+        let start = self.turn.fetch_add(1, Ordering::Relaxed) % endpoints.len().max(1);
+        let (before, after) = endpoints.split_at(start);
+        let pools = after.iter().chain(before).map(|endpoint| self.pool(endpoint));
+        pools.min_by_key(|pool| pool.outstanding()).ok_or(UpstreamError::NoEndpoint)
+    }
+
+    fn pool(&self, endpoint: &Endpoint) -> Arc<Pool<B>> {
+        let mut pools = self.pools();
+        if let Some(pool) = pools.get(endpoint) {
+            return Arc::clone(pool);
+        }
+        let pool = Pool::new(endpoint.clone(), self.tls.clone(), self.settings);
+        pools.insert(endpoint.clone(), Arc::clone(&pool));
+        pool
+    }
+
+    /// Grows only with endpoints that a configuration names.
+    fn pools(&self) -> std::sync::MutexGuard<'_, HashMap<Endpoint, Arc<Pool<B>>>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B: RequestBody> fmt::Debug for Upstreams<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstreams").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,322 @@
+//! The connections to one endpoint.
+//!
+//! Invariants:
+//! - An HTTP/1.1 connection is lent to one exchange, and comes back only when the request was
+//!   wholly written, the answer wholly read, and no byte is left over. Anything else is closed:
+//!   a leftover would be read as the answer to somebody else's request.
+//! - The newest idle connection is used first, so the rest can grow old and close.
+//! - Permits are held by exchanges, not by connections, and a connection is opened only when none
+//!   is idle; so there are never more connections than permits.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use hyper::client::conn::http2;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::http::Endpoint;
+use crate::http::endpoint::Transport;
+
+use super::UpstreamSettings;
+use super::body::{Outgoing, RequestBody};
+use super::connect::{Connection, Http1, Need, Tls, dial};
+use super::error::UpstreamError;
+
+/// How long an endpoint that could not be reached is asked last.
+const AVOID: Duration = Duration::from_secs(5);
+
+/// Which connection is asked for.
+#[derive(Clone, Copy)]
+pub(super) enum Want {
+    /// One that is open already, or a new one.
+    Open,
+    /// One that nobody used before. (A shared one may be opened by somebody else meanwhile.)
+    New,
+    /// A new HTTP/1.1 connection that can become a tunnel.
+    Tunnel,
+}
+
+pub(super) struct Pool<B: RequestBody> {
+    endpoint: Endpoint,
+    tls: Tls,
+    settings: UpstreamSettings,
+    permits: Arc<Semaphore>,
+    /// Held while the connection is opened that everybody will share.
+    sharing: tokio::sync::Mutex<()>,
+    state: Mutex<State<B>>,
+}
+
+struct State<B: RequestBody> {
+    /// Oldest in front.
+    idle: VecDeque<Idle<B>>,
+    shared: Option<http2::SendRequest<Outgoing<B>>>,
+    /// Whether the last connection turned out to be one that can be shared (HTTP/2).
+    shares: bool,
+    unreachable_since: Option<Instant>,
+    sweeping: bool,
+}
+
+struct Idle<B: RequestBody> {
+    connection: Http1<B>,
+    since: Instant,
+}
+
+/// A connection lent to one exchange, and the permit for it.
+///
+/// Dropped without [`Lease::finish`], it closes an HTTP/1.1 connection at once.
+pub(super) struct Lease<B: RequestBody> {
+    connection: Option<Connection<B>>,
+    reused: bool,
+    single_use: bool,
+    pool: Arc<Pool<B>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl<B: RequestBody> Pool<B> {
+    pub(super) fn new(endpoint: Endpoint, tls: Tls, settings: UpstreamSettings) -> Arc<Pool<B>> {
+        let shares = endpoint.transport() != Transport::Http1;
+        Arc::new(Pool {
+            endpoint,
+            tls,
+            permits: Arc::new(Semaphore::new(settings.max_connections_per_endpoint)),
+            settings,
+            sharing: tokio::sync::Mutex::new(()),
+            state: Mutex::new(State {
+                idle: VecDeque::new(),
+                shared: None,
+                shares,
+                unreachable_since: None,
+                sweeping: false,
+            }),
+        })
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Lends a connection of the kind that is wanted.
+    pub(super) async fn lease(self: &Arc<Self>, want: Want) -> Result<Lease<B>, UpstreamError> {
+        let permit = self.permit().await?;
+        let (connection, reused) = match want {
+            Want::Open => match self.take() {
+                Some(connection) => (connection, true),
+                None => (self.open().await?, false),
+            },
+            Want::New => (self.open().await?, false),
+            Want::Tunnel => (self.dial(Need::Tunnel).await?, false),
+        };
+        Ok(self.lend(connection, reused, permit))
+    }
+
+    fn lend(
+        self: &Arc<Self>,
+        connection: Connection<B>,
+        reused: bool,
+        permit: OwnedSemaphorePermit,
+    ) -> Lease<B> {
+        let pool = Arc::clone(self);
+        Lease { connection: Some(connection), reused, single_use: false, pool, _permit: permit }
+    }
+
+    /// Exchanges under way.
+    pub(super) fn outstanding(&self) -> usize {
+        self.settings.max_connections_per_endpoint.saturating_sub(self.permits.available_permits())
+    }
+
+    /// Since when it could not be reached; `None` when it can, or when that was long ago.
+    pub(super) fn unreachable_since(&self) -> Option<Instant> {
+        self.state().unreachable_since.filter(|since| since.elapsed() < AVOID)
+    }
+
+    /// Waits for a permit no longer than a connection may take.
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, UpstreamError> {
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let waiting = Arc::clone(&self.permits).acquire_owned();
+        match timeout(self.settings.connect_timeout, waiting).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(UpstreamError::ConnectionLimit),
+        }
+    }
+
+    fn take(&self) -> Option<Connection<B>> {
+        let mut state = self.state();
+        if let Some(shared) = state.open_shared() {
+            return Some(Connection::Http2(shared));
+        }
+        state.newest(self.settings.idle_timeout).map(Connection::Http1)
+    }
+
+    async fn open(&self) -> Result<Connection<B>, UpstreamError> {
+        let shares = self.state().shares;
+        if shares { self.open_shared().await } else { self.dial(Need::Exchange).await }
+    }
+
+    /// One opens, the others wait for it and share what it opened.
+    async fn open_shared(&self) -> Result<Connection<B>, UpstreamError> {
+        let limit = self.settings.connect_timeout;
+        let alone = timeout(limit, self.sharing.lock())
+            .await
+            .map_err(|_| UpstreamError::ConnectionTimeout)?;
+        let shared = self.state().open_shared();
+        if let Some(shared) = shared {
+            return Ok(Connection::Http2(shared));
+        }
+        // ALPN chose HTTP/1.1 meanwhile: nothing to share, no reason to queue.
+        let _alone = self.state().shares.then_some(alone);
+        self.dial(Need::Exchange).await
+    }
+
+    async fn dial(&self, need: Need) -> Result<Connection<B>, UpstreamError> {
+        let dialing = dial(&self.endpoint, &self.tls, need);
+        let dialed = timeout(self.settings.connect_timeout, dialing)
+            .await
+            .unwrap_or(Err(UpstreamError::ConnectionTimeout));
+        self.state().learn(&dialed, need);
+        dialed
+    }
+
+    /// Called with a connection that is clean.
+    fn give_back(self: &Arc<Self>, connection: Http1<B>) {
+        let mut state = self.state();
+        state.idle.push_back(Idle { connection, since: Instant::now() });
+        while state.idle.len() > self.settings.max_idle_per_endpoint {
+            state.idle.pop_front();
+        }
+        if !state.sweeping && !state.idle.is_empty() {
+            state.sweeping = true;
+            tokio::spawn(sweep(Arc::downgrade(self), self.settings.idle_timeout));
+        }
+    }
+
+    /// The lock is never held across an await and every worker has its own pools: no contention.
+    fn state(&self) -> MutexGuard<'_, State<B>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Closes what grew old while nobody asked. Ends when nothing is idle, or with the pool.
+async fn sweep<B: RequestBody>(pool: Weak<Pool<B>>, every: Duration) {
+    loop {
+        sleep(every).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let mut state = pool.state();
+        state.drop_older_than(every);
+        state.sweeping = !state.idle.is_empty();
+        if !state.sweeping {
+            return;
+        }
+    }
+}
+
+impl<B: RequestBody> State<B> {
+    fn open_shared(&mut self) -> Option<http2::SendRequest<Outgoing<B>>> {
+        if self.shared.as_ref().is_some_and(http2::SendRequest::is_closed) {
+            self.shared = None;
+        }
+        self.shared.clone()
+    }
+
+    fn newest(&mut self, idle_timeout: Duration) -> Option<Http1<B>> {
+        while let Some(newest) = self.idle.pop_back() {
+            if newest.since.elapsed() >= idle_timeout {
+                self.idle.clear();
+                return None;
+            }
+            if newest.connection.sender.is_ready() {
+                return Some(newest.connection);
+            }
+        }
+        None
+    }
+
+    fn drop_older_than(&mut self, limit: Duration) {
+        while self.idle.front().is_some_and(|oldest| oldest.since.elapsed() >= limit) {
+            self.idle.pop_front();
+        }
+    }
+
+    fn learn(&mut self, dialed: &Result<Connection<B>, UpstreamError>, need: Need) {
+        match dialed {
+            Ok(Connection::Http2(sender)) => {
+                self.shares = true;
+                self.shared = Some(sender.clone());
+            }
+            Ok(Connection::Http1(_)) => self.shares &= need == Need::Tunnel,
+            Err(_) => {}
+        }
+        self.unreachable_since = match dialed {
+            Ok(_) => None,
+            Err(error) => error.is_before_connection().then(Instant::now),
+        };
+    }
+}
+
+impl<B: RequestBody> Lease<B> {
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        self.pool.endpoint()
+    }
+
+    pub(super) fn settings(&self) -> &UpstreamSettings {
+        &self.pool.settings
+    }
+
+    pub(super) fn connection(&mut self) -> Option<&mut Connection<B>> {
+        self.connection.as_mut()
+    }
+
+    /// Whether others used the connection before: it may have been closed meanwhile.
+    pub(super) fn reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Keeps the connection out of the pool: it was made to become a tunnel.
+    pub(super) fn never_again(mut self) -> Lease<B> {
+        self.single_use = true;
+        self
+    }
+
+    /// The exchange ended well: the connection goes back, when it is clean.
+    ///
+    /// The driver asks for the next request only when both messages are whole and nothing was left
+    /// over, in the same turn in which it handed out the end of the answer. On the one-thread
+    /// runtimes that workers are, that has happened when we see that end.
+    pub(super) fn finish(mut self) {
+        match self.connection.take() {
+            Some(Connection::Http1(connection)) if self.is_clean(&connection) => {
+                self.pool.give_back(connection);
+            }
+            Some(Connection::Http1(connection)) => connection.driver.abort(),
+            Some(Connection::Http2(_)) | None => {}
+        }
+    }
+
+    /// No answer came. The one request's connection closes; a shared one stays with those who use
+    /// it, but nobody new gets it: it may lead nowhere.
+    pub(super) fn give_up(mut self) {
+        if let Some(Connection::Http2(_)) = self.connection {
+            self.pool.state().shared = None;
+        }
+        self.close();
+    }
+
+    fn is_clean(&self, connection: &Http1<B>) -> bool {
+        !self.single_use && connection.sender.is_ready()
+    }
+
+    fn close(&mut self) {
+        if let Some(Connection::Http1(connection)) = self.connection.take() {
+            connection.driver.abort();
+        }
+    }
+}
+
+impl<B: RequestBody> Drop for Lease<B> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

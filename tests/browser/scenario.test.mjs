@@ -1,0 +1,254 @@
+// People with a real browser behind the gateway, with times short enough to watch.
+
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+
+import { openBrowser, Person, picture, until } from "./browser.mjs";
+import { cookieServer } from "./cookie-server.mjs";
+import { openStage } from "./stage.mjs";
+
+const ROTATE_AFTER_SECONDS = 3;
+// The promise is one second; the rest is for a busy machine.
+const CUT_WITHIN_SECONDS = 3;
+const END_ALL = 'button[name=do][value="end-all"], form:has([name=do][value="end-all"]) button';
+
+let stage;
+let browser;
+
+before(async () => {
+  stage = await openStage({
+    idle: "5m",
+    absolute: "1h",
+    rotateAfter: `${ROTATE_AFTER_SECONDS}s`,
+    grace: "2s",
+  });
+  browser = await openBrowser(stage.certificate);
+});
+
+after(async () => {
+  await browser?.close();
+  await stage?.end();
+});
+
+describe("the login page", () => {
+  test("works without JavaScript and leads to the page that was asked for", async () => {
+    const alice = await Person.sitsDown(browser, { javaScriptEnabled: false });
+    const page = await alice.logsIn(`${stage.calendar}/.web/index.html?from=bookmark`, stage.alice);
+    assert.equal(page.url(), `${stage.calendar}/.web/index.html?from=bookmark`);
+    assert.match(await page.content(), /Radicale/);
+    await alice.leaves();
+  });
+
+  test("says that the password was wrong, without saying which part, and opens nothing", async () => {
+    const stranger = await Person.sitsDown(browser);
+    const page = await stranger.opens(`${stage.calendar}/.web/`);
+    await picture(page, "login");
+    const answers = [];
+    for (const user of [stage.alice, { name: "nobody-here" }]) {
+      await page.goto(`${stage.calendar}/.web/`);
+      await page.fill("input[name=username]", user.name);
+      await page.fill("input[name=password]", "guessed");
+      await page.press("input[name=password]", "Enter");
+      await page.waitForLoadState();
+      answers.push(await page.locator("body").innerText());
+    }
+    await picture(page, "login-wrong");
+    assert.equal(answers[0], answers[1], "the page tells who exists");
+    assert.equal(await stranger.token(stage.calendar), undefined);
+    await stranger.leaves();
+  });
+
+  test("follows a dark screen, a narrow one and another language", async () => {
+    const small = { width: 360, height: 640 };
+    const person = await Person.sitsDown(browser, {
+      colorScheme: "dark",
+      locale: "de-DE",
+      viewport: small,
+    });
+    const page = await person.opens(`${stage.calendar}/.web/`);
+    await picture(page, "login-dark-narrow-german");
+    const width = await page.evaluate(() => document.documentElement.scrollWidth);
+    assert.ok(width <= small.width, `the page is ${width} px wide on a ${small.width} px screen`);
+    const lightness = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+    assert.ok(brightness(lightness) < 100, `a dark screen got ${lightness}`);
+    assert.equal(await page.getAttribute("html", "lang"), "de");
+    await person.leaves();
+  });
+});
+
+describe("a person with both apps open", () => {
+  let alice;
+  let calendar;
+  let printer;
+  let sockets;
+
+  before(async () => {
+    alice = await Person.sitsDown(browser);
+  });
+
+  after(() => alice.leaves());
+
+  test("logs in and is herself in the calendar", async () => {
+    calendar = await alice.logsIn(`${stage.calendar}/.web/`, stage.alice);
+    await calendar.getByText("alice's Collections").waitFor();
+    await calendar.locator("#collectionsscene [data-name=new]").click();
+    await calendar.fill("#create_displayname", "Birthdays");
+    await calendar.locator("#createcollectionscene [data-name=submit]").click();
+    await calendar.getByText("Birthdays").first().waitFor();
+    await picture(calendar, "calendar");
+  });
+
+  test("logs in and is herself at the printer, over its WebSocket", async () => {
+    sockets = [];
+    alice.context.on("page", (page) => page.on("websocket", (socket) => sockets.push(socket)));
+    printer = await alice.logsIn(`${stage.printer}/`, stage.alice);
+    await printer.locator("#navbar_login").getByText("alice").waitFor();
+    await until("the page talks over a WebSocket", () => sockets.length > 0);
+    await printer.locator("#printer_connect").click();
+    await printer.locator("#state").getByText("Operational").waitFor();
+    await picture(printer, "printer");
+  });
+
+  test("has a cookie that no script can read and no other host gets", async () => {
+    for (const [page, url] of [[calendar, stage.calendar], [printer, stage.printer]]) {
+      const cookie = await alice.cookie(url);
+      assert.equal(cookie.httpOnly, true);
+      assert.equal(cookie.secure, true);
+      assert.ok(["Lax", "Strict"].includes(cookie.sameSite), cookie.sameSite);
+      assert.equal(cookie.domain, new URL(url).hostname);
+      assert.doesNotMatch(await page.evaluate(() => document.cookie), /doorward/);
+    }
+  });
+
+  test("gets new tokens while both pages work on, and neither page notices", async (t) => {
+    const before = [...alice.troubles];
+    const tokens = { [stage.calendar]: new Set(), [stage.printer]: new Set() };
+    await until("each host renewed its token three times", async () => {
+      await calendar.evaluate(() => fetch("/", { method: "PROPFIND", headers: { Depth: "1" } }));
+      await printer.evaluate(() => OctoPrint.files.list());
+      for (const url of Object.keys(tokens)) tokens[url].add(await alice.token(url));
+      return Object.values(tokens).every((seen) => seen.size >= 4);
+    }, 60);
+    await calendar.reload();
+    await calendar.getByText("alice's Collections").waitFor();
+    await printer.locator("#state").getByText("Operational").waitFor();
+    assert.deepEqual(alice.troubles, before, "a page noticed the renewal");
+    assert.ok(sockets.every((socket) => !socket.isClosed()), "a renewal cut a WebSocket");
+    for (const [url, seen] of Object.entries(tokens)) t.diagnostic(`${url}: ${seen.size} tokens seen`);
+  });
+
+  test("keeps her session when eight tabs come at once with an old token", async () => {
+    await new Promise((resolve) => setTimeout(resolve, 2 * ROTATE_AFTER_SECONDS * 1000));
+    const tabs = Array.from({ length: 8 }, () => alice.opens(`${stage.calendar}/.web/`));
+    for (const tab of await Promise.all(tabs)) {
+      await tab.getByText("alice's Collections").waitFor();
+      await tab.close();
+    }
+  });
+
+  test("is logged out at both apps when she logs out everywhere in another browser", async (t) => {
+    const elsewhere = await Person.sitsDown(browser, { userAgent: "Elsewhere/1.0 (another browser)" });
+    await elsewhere.logsIn(`${stage.calendar}/.web/`, stage.alice);
+    const sessions = await elsewhere.opens(`${stage.calendar}/.doorward/sessions`);
+    await picture(sessions, "sessions");
+    const open = sockets.filter((socket) => !socket.isClosed());
+    assert.ok(open.length > 0, "no WebSocket is open that could be cut");
+    const asked = Date.now();
+    await sessions.locator(END_ALL).click();
+    await until("her WebSockets are cut", () => open.every((socket) => socket.isClosed()), CUT_WITHIN_SECONDS);
+    t.diagnostic(`cut after ${Date.now() - asked} ms`);
+    await sessions.waitForLoadState();
+    await picture(sessions, "after-logout-everywhere");
+    await elsewhere.leaves();
+  });
+
+  test("gets 401 for what a page fetches then, as JSON that says why", async () => {
+    const answer = await calendar.evaluate(async () => {
+      const response = await fetch("/", { method: "PROPFIND", headers: { Depth: "0" } });
+      return { status: response.status, type: response.headers.get("content-type"), body: await response.text() };
+    });
+    assert.equal(answer.status, 401);
+    assert.match(answer.type, /^application\/json/);
+    const said = JSON.parse(answer.body);
+    assert.deepEqual(Object.keys(said).sort(), ["error", "login", "reason"]);
+  });
+
+  test("is sent to login when she navigates then, and can come back", async () => {
+    await printer.goto(`${stage.printer}/`);
+    assert.match(new URL(printer.url()).pathname, /^\/\.doorward\/login/);
+    await picture(printer, "login-after-logout");
+    const back = await alice.logsIn(`${stage.printer}/`, stage.alice);
+    await back.locator("#navbar_login").getByText("alice").waitFor();
+  });
+});
+
+describe("a WebSocket handshake", () => {
+  test("brings Chromium a cookie that it keeps and sends with the next request", async (t) => {
+    const server = await cookieServer(stage);
+    t.after(() => server.end());
+    const person = await Person.sitsDown(browser);
+    const page = await person.opens(server.url);
+    assert.equal(await person.token(server.url), "from-the-page");
+    await page.evaluate(openSocket, "/socket");
+    assert.equal(await person.token(server.url), "from-the-handshake");
+    await page.reload();
+    assert.match(server.lastCookie(), /from-the-handshake/);
+    await person.leaves();
+  });
+
+  test("with a token that is due for renewal leaves the session whole", async (t) => {
+    const alice = await Person.sitsDown(browser);
+    await (await alice.logsIn(`${stage.printer}/`, stage.alice)).close();
+    // A page of the same host that asks for nothing by itself.
+    const quiet = await alice.opens(`${stage.printer}/api/version`);
+    const handshakes = await watchHandshakes(alice.context, quiet);
+    await new Promise((resolve) => setTimeout(resolve, 2.5 * ROTATE_AFTER_SECONDS * 1000));
+    const before = await alice.token(stage.printer);
+    await quiet.evaluate(openSocket, "/sockjs/123/afterarest/websocket");
+    const [handshake] = await until("the handshake is seen", () => handshakes.length && handshakes);
+    const renewed = (await alice.token(stage.printer)) !== before;
+    assert.equal(renewed, /^set-cookie: __Host-doorward=/im.test(handshake), handshake);
+    t.diagnostic(`the handshake ${renewed ? "carried a new token" : "left the token as it was"}`);
+    await quiet.reload();
+    assert.match(await quiet.content(), /OctoPrint/);
+    assert.deepEqual(alice.troubles, []);
+    await alice.leaves();
+  });
+});
+
+describe("a person without the right group", () => {
+  test("is told so on a page of its own, and stays logged in elsewhere", async () => {
+    const bob = await Person.sitsDown(browser);
+    const refused = await bob.logsIn(`${stage.printer}/`, stage.bob);
+    await picture(refused, "not-allowed");
+    assert.ok(bob.troubles.some((trouble) => trouble.startsWith("403 GET")), bob.troubles.join("\n"));
+    assert.equal(await refused.locator("#navbar_login").count(), 0);
+    await bob.leaves();
+  });
+});
+
+/// Runs in the page: resolves when a WebSocket to `path` is open.
+function openSocket(path) {
+  return new Promise((resolve, reject) => {
+    const socket = new WebSocket(`wss://${location.host}${path}`);
+    socket.onopen = () => resolve();
+    socket.onerror = () => reject(new Error("the WebSocket did not open"));
+  });
+}
+
+/// The raw answers to WebSocket handshakes of a page, as the network saw them.
+async function watchHandshakes(context, page) {
+  const seen = [];
+  const session = await context.newCDPSession(page);
+  session.on("Network.webSocketHandshakeResponseReceived", ({ response }) => {
+    const lines = Object.entries(response.headers).map(([name, value]) => `${name}: ${value}`);
+    seen.push(response.headersText ?? lines.join("\n"));
+  });
+  await session.send("Network.enable");
+  return seen;
+}
+
+function brightness(color) {
+  const [red, green, blue] = color.match(/\d+/g).map(Number);
+  return (red + green + blue) / 3;
+}
