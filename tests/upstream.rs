@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use doorward::http::Endpoint;
-use doorward::upstream::{Switch, UpstreamBody, UpstreamError, UpstreamSettings, Upstreams, trust};
+use doorward::tls::trust;
+use doorward::upstream::{Switch, UpstreamBody, UpstreamError, UpstreamSettings, Upstreams};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
@@ -166,9 +167,9 @@ async fn frame(body: &mut UpstreamBody<TestBody>) -> Option<Result<Frame<Bytes>,
     poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
 }
 
-/// Every test under one deadline.
+/// Every test under one deadline, longer than the clock is ever moved.
 async fn within<F: Future>(test: F) -> F::Output {
-    tokio::time::timeout(Duration::from_secs(20), test).await.expect("in time")
+    tokio::time::timeout(Duration::from_secs(30), test).await.expect("in time")
 }
 
 // ---- reuse -------------------------------------------------------------------------------------
@@ -193,6 +194,22 @@ async fn one_connection_carries_whole_exchanges_one_after_another() {
         for expected in ["ok", "", "ok", "", "ok"] {
             let response = upstreams.send(upstream.only(), get()).await.expect("answer");
             assert_eq!(text(response).await, expected);
+        }
+        assert_eq!(upstream.accepted(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_to_head_has_no_body_whatever_length_it_names() {
+    let upstream = Upstream::answering(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n").await;
+    within(async {
+        let upstreams = upstreams();
+        for _ in 0..2 {
+            let request = request(Method::HEAD, empty());
+            let response = upstreams.send(upstream.only(), request).await.expect("answer");
+            assert_eq!(response.headers()["content-length"], "5");
+            assert_eq!(text(response).await, "");
         }
         assert_eq!(upstream.accepted(), 1);
     })
@@ -239,6 +256,8 @@ async fn a_connection_with_an_unread_answer_is_closed() {
         let response = upstreams.send(upstream.only(), get()).await.expect("answer");
         let mut body = response.into_body();
         frame(&mut body).await.expect("frame").expect("first half");
+        let silence = tokio::time::timeout(Duration::from_millis(20), frame(&mut body)).await;
+        assert!(silence.is_err(), "the upstream says no more");
         drop(body);
         assert_eq!(seen.recv().await, Some("closed"));
     })
@@ -361,6 +380,66 @@ async fn an_idle_connection_is_closed_without_anybody_asking() {
 }
 
 #[tokio::test]
+async fn a_connection_that_was_idle_too_long_is_not_used_even_before_it_is_closed() {
+    let upstream = Upstream::answering(OK).await;
+    let ask = async |upstreams: &TestUpstreams| {
+        let response = upstreams.send(upstream.only(), get()).await.expect("answer");
+        assert_eq!(text(response).await, "ok");
+    };
+    within(async {
+        let idle_timeout = Duration::from_secs(10);
+        let upstreams = upstreams_with(UpstreamSettings { idle_timeout, ..Default::default() });
+        ask(&upstreams).await;
+        pass(Duration::from_millis(5_000)).await;
+        ask(&upstreams).await;
+        assert_eq!(upstream.accepted(), 1);
+        // The sweep at 10 s leaves it; the next one is far.
+        pass(Duration::from_millis(5_500)).await;
+        pass(Duration::from_millis(6_000)).await;
+        ask(&upstreams).await;
+        assert_eq!(upstream.accepted(), 2);
+    })
+    .await;
+}
+
+/// Moves the clock; while sockets are waited for it runs as usual.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_at_the_end_it_was_told_keeps_the_connection() {
+    let answers: [&[u8]; 3] = [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        OK,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nsum: 7\r\n\r\n",
+    ];
+    let upstream = Upstream::start(move |mut stream, _| async move {
+        for answer in answers.iter().cycle() {
+            let Some(_) = head(&mut stream).await else { return };
+            say(&mut stream, answer).await;
+        }
+    })
+    .await;
+    within(async {
+        let upstreams = upstreams();
+        for _ in 0..6 {
+            let response = upstreams.send(upstream.only(), get()).await.expect("answer");
+            let mut body = response.into_body();
+            let mut ended = body.is_end_stream();
+            while !ended {
+                let frame = frame(&mut body).await.expect("more").expect("frame");
+                ended = frame.is_trailers() || body.is_end_stream();
+            }
+        }
+        assert_eq!(upstream.accepted(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_exchange_can_be_a_task_of_its_own() {
     let upstream = Upstream::answering(OK).await;
     within(async {
@@ -442,12 +521,32 @@ async fn a_post_is_sent_once_even_when_its_connection_broke() {
             let upstreams = upstreams();
             let first = upstreams.send(upstream.only(), get()).await.expect("answer");
             assert_eq!(text(first).await, "ok");
-            let error = upstreams.send(upstream.only(), post(body)).await.err().expect("error");
+            let error = upstreams.send(upstream.only(), post(body)).await.expect_err("error");
             assert!(matches!(error, UpstreamError::ConnectionTerminated(_)), "{error:?}");
             assert_eq!((upstream.accepted(), requests.load(Ordering::SeqCst)), (1, 2));
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn a_get_is_not_sent_again_when_its_answer_was_nonsense() {
+    let upstream = Upstream::start(|mut stream, _| async move {
+        head(&mut stream).await;
+        say(&mut stream, OK).await;
+        head(&mut stream).await;
+        say(&mut stream, b"nonsense\r\n\r\n").await;
+        closed(&mut stream).await;
+    })
+    .await;
+    within(async {
+        let upstreams = upstreams();
+        let first = upstreams.send(upstream.only(), get()).await.expect("answer");
+        assert_eq!(text(first).await, "ok");
+        let error = upstreams.send(upstream.only(), get()).await.expect_err("error");
+        assert_eq!((error.token(), upstream.accepted()), ("http_protocol_error", 1));
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -457,7 +556,7 @@ async fn a_get_is_not_sent_again_when_its_new_connection_broke() {
     })
     .await;
     within(async {
-        let error = upstreams().send(upstream.only(), get()).await.err().expect("error");
+        let error = upstreams().send(upstream.only(), get()).await.expect_err("error");
         assert!(matches!(error, UpstreamError::ConnectionTerminated(_)), "{error:?}");
         assert_eq!((error.status(), upstream.accepted()), (StatusCode::BAD_GATEWAY, 1));
     })
@@ -514,7 +613,7 @@ fn answer_blocking(listener: &std::net::TcpListener) -> std::net::TcpStream {
 #[tokio::test]
 async fn a_refused_connection_is_a_502_and_says_so() {
     within(async {
-        let error = upstreams().send(&[dead().await], get()).await.err().expect("error");
+        let error = upstreams().send(&[dead().await], get()).await.expect_err("error");
         assert_eq!(error, UpstreamError::ConnectionRefused);
         assert_eq!(
             (error.status(), error.token()),
@@ -530,7 +629,7 @@ async fn a_name_that_does_not_resolve_is_a_dns_error() {
         let nowhere = [endpoint("http", "no-such-host.invalid", 80)];
         let settings =
             UpstreamSettings { connect_timeout: Duration::from_secs(15), ..Default::default() };
-        let error = upstreams_with(settings).send(&nowhere, get()).await.err().expect("error");
+        let error = upstreams_with(settings).send(&nowhere, get()).await.expect_err("error");
         assert_eq!(error.token(), "dns_error", "{error:?}");
     })
     .await;
@@ -552,7 +651,7 @@ async fn an_upstream_that_does_not_answer_is_a_504_and_loses_the_connection() {
     within(async {
         let response_timeout = Duration::from_millis(50);
         let upstreams = upstreams_with(UpstreamSettings { response_timeout, ..Default::default() });
-        let error = upstreams.send(upstream.only(), get()).await.err().expect("error");
+        let error = upstreams.send(upstream.only(), get()).await.expect_err("error");
         assert_eq!(error, UpstreamError::ResponseTimeout);
         assert_eq!(error.status(), StatusCode::GATEWAY_TIMEOUT);
         assert_eq!(seen.recv().await, Some("closed"));
@@ -564,7 +663,7 @@ async fn an_upstream_that_does_not_answer_is_a_504_and_loses_the_connection() {
 async fn an_upstream_that_does_not_speak_http_is_a_protocol_error() {
     let upstream = Upstream::answering(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").await;
     within(async {
-        let error = upstreams().send(upstream.only(), get()).await.err().expect("error");
+        let error = upstreams().send(upstream.only(), get()).await.expect_err("error");
         assert_eq!(error.token(), "http_protocol_error", "{error:?}");
     })
     .await;
@@ -606,7 +705,7 @@ async fn hyp_27_a_client_body_that_breaks_is_the_clients_fault() {
         };
         let request = request(Method::POST, body);
         let (answer, ()) = tokio::join!(upstreams.send(upstream.only(), request), breaking);
-        let error = answer.err().expect("error");
+        let error = answer.expect_err("error");
         assert_eq!((&error, error.status()), (&UpstreamError::ClientBody, StatusCode::BAD_REQUEST));
         assert_eq!(seen.recv().await, Some("closed"));
     })
@@ -619,28 +718,44 @@ async fn a_switch_of_protocols_that_nobody_asked_for_is_refused() {
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n";
     let upstream = Upstream::answering(switching).await;
     within(async {
-        let error = upstreams().send(upstream.only(), get()).await.err().expect("error");
+        let error = upstreams().send(upstream.only(), get()).await.expect_err("error");
         assert_eq!(error.token(), "http_protocol_error", "{error:?}");
     })
     .await;
 }
 
+fn one_at_a_time(connect_timeout: Duration) -> TestUpstreams {
+    let max_connections_per_endpoint = 1;
+    let settings =
+        UpstreamSettings { max_connections_per_endpoint, connect_timeout, ..Default::default() };
+    upstreams_with(settings)
+}
+
 #[tokio::test]
-async fn more_requests_than_allowed_wait_for_their_turn_and_then_are_a_503() {
+async fn a_request_above_the_limit_waits_for_one_to_end_and_takes_its_connection() {
     let upstream = Upstream::answering(OK).await;
     within(async {
-        let upstreams = upstreams_with(UpstreamSettings {
-            max_connections_per_endpoint: 1,
-            connect_timeout: Duration::from_millis(50),
-            ..Default::default()
-        });
+        let upstreams = one_at_a_time(Duration::from_secs(10));
         let held = upstreams.send(upstream.only(), get()).await.expect("answer");
-        let error = upstreams.send(upstream.only(), get()).await.err().expect("error");
+        let mut waiting = std::pin::pin!(upstreams.send(upstream.only(), get()));
+        let early = tokio::time::timeout(Duration::from_millis(20), waiting.as_mut()).await;
+        assert!(early.is_err(), "above the limit");
+        assert_eq!(text(held).await, "ok");
+        assert_eq!(text(waiting.await.expect("its turn")).await, "ok");
+        assert_eq!(upstream.accepted(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_above_the_limit_whose_turn_does_not_come_is_a_503() {
+    let upstream = Upstream::answering(OK).await;
+    within(async {
+        let upstreams = one_at_a_time(Duration::from_millis(20));
+        let _held = upstreams.send(upstream.only(), get()).await.expect("answer");
+        let error = upstreams.send(upstream.only(), get()).await.expect_err("error");
         assert_eq!(error, UpstreamError::ConnectionLimit);
         assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
-        let (waited, first) = tokio::join!(upstreams.send(upstream.only(), get()), text(held));
-        assert_eq!((first.as_str(), text(waited.expect("turn")).await.as_str()), ("ok", "ok"));
-        assert_eq!(upstream.accepted(), 1);
     })
     .await;
 }
@@ -774,6 +889,8 @@ async fn an_upgrade_that_is_not_granted_is_an_ordinary_answer_and_its_connection
             assert_eq!(response.status(), StatusCode::FORBIDDEN);
             assert_eq!((text(response).await.as_str(), upstream.accepted()), ("no", number));
         }
+        upstreams.send(upstream.only(), get()).await.expect("answer");
+        assert_eq!(upstream.accepted(), 3);
     })
     .await;
 }
@@ -940,7 +1057,7 @@ async fn an_https_upstream_with_another_name_or_an_unknown_authority_is_refused(
         for (host, tls) in [("127.0.0.1", &known), ("localhost", &unknown)] {
             let upstream = authority.upstream(host, "http/1.1").await;
             let upstreams = TestUpstreams::new(UpstreamSettings::default(), tls);
-            let error = upstreams.send(upstream.only(), get()).await.err().expect("error");
+            let error = upstreams.send(upstream.only(), get()).await.expect_err("error");
             assert!(matches!(error, UpstreamError::TlsCertificate(_)), "{error:?}");
             assert_eq!(error.token(), "tls_certificate_error");
         }
@@ -956,7 +1073,7 @@ async fn a_plain_upstream_behind_https_is_a_tls_error() {
     })
     .await;
     within(async {
-        let error = upstreams().send(plain.only(), get()).await.err().expect("error");
+        let error = upstreams().send(plain.only(), get()).await.expect_err("error");
         assert_eq!(error.token(), "tls_protocol_error", "{error:?}");
     })
     .await;
@@ -1003,8 +1120,27 @@ async fn an_endpoint_that_refuses_is_passed_over_without_losing_a_request() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_cannot_be_reached_is_not_asked_again_while_another_works() {
+    let live = Upstream::answering(OK).await;
+    let broken = Upstream::speaking("https", "localhost", |stream, _| async move {
+        drop(stream);
+    })
+    .await;
+    let both = [broken.endpoint.clone(), live.endpoint.clone()];
+    within(async {
+        let upstreams = upstreams();
+        for _ in 0..6 {
+            let response = upstreams.send(&both, get()).await.expect("answer");
+            assert_eq!(text(response).await, "ok");
+        }
+        assert_eq!((broken.accepted(), live.accepted()), (1, 1));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_route_without_an_endpoint_is_a_503() {
-    let error = upstreams().send(&[], get()).await.err().expect("error");
+    let error = upstreams().send(&[], get()).await.expect_err("error");
     assert_eq!(
         (error.status(), error.token()),
         (StatusCode::SERVICE_UNAVAILABLE, "destination_unavailable")

@@ -38,11 +38,17 @@ pub enum EndpointError {
     Path(String),
     #[error("an upstream has no user name or password in its address")]
     Userinfo,
+    #[error("`{0}` has no usable port; write a number from 1 to 65535, or none for the usual one")]
+    Port(String),
 }
 
 impl Endpoint {
     /// Reads `http://host[:port]`, `https://…` or `h2c://…`.
     pub fn parse(text: &str) -> Result<Endpoint, EndpointError> {
+        // The parser would drop a fragment without a word.
+        if let Some((_, fragment)) = text.split_once('#') {
+            return Err(EndpointError::Path(format!("#{fragment}")));
+        }
         let uri: Uri = text.parse().map_err(|_| EndpointError::Shape)?;
         let parts = uri.into_parts();
         let scheme = parts.scheme.ok_or(EndpointError::Shape)?;
@@ -53,16 +59,11 @@ impl Endpoint {
         }
         match parts.path_and_query {
             Some(path) if path.as_str() != "/" => Err(EndpointError::Path(path.to_string())),
-            Some(_) | None => Ok(Endpoint::new(transport, authority)),
+            Some(_) | None => {
+                let port = port(transport, &authority)?;
+                Ok(Endpoint { transport, authority, port })
+            }
         }
-    }
-
-    fn new(transport: Transport, authority: Authority) -> Endpoint {
-        let usual = match transport {
-            Transport::Http1 | Transport::Http2 => 80,
-            Transport::Tls => 443,
-        };
-        Endpoint { transport, port: authority.port_u16().unwrap_or(usual), authority }
     }
 
     /// How to speak to it.
@@ -106,6 +107,18 @@ fn transport(scheme: &Scheme) -> Result<Transport, EndpointError> {
     }
 }
 
+/// A port that is written but is none must not quietly become the usual one.
+fn port(transport: Transport, authority: &Authority) -> Result<u16, EndpointError> {
+    if authority.as_str() == authority.host() {
+        return Ok(match transport {
+            Transport::Http1 | Transport::Http2 => 80,
+            Transport::Tls => 443,
+        });
+    }
+    let written = authority.port_u16().filter(|port| *port != 0);
+    written.ok_or_else(|| EndpointError::Port(authority.to_string()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,10 +138,14 @@ mod tests {
 
     #[test]
     fn what_is_no_upstream_address_is_named() {
-        let error = |text| Endpoint::parse(text).expect_err("refused");
+        let error = |text: &str| Endpoint::parse(text).expect_err("refused");
         assert_eq!(error("127.0.0.1:3000"), EndpointError::Shape);
         assert_eq!(error("ftp://a"), EndpointError::Scheme("ftp".into()));
         assert_eq!(error("http://a/b"), EndpointError::Path("/b".into()));
+        assert_eq!(error("http://a/#b"), EndpointError::Path("#b".into()));
         assert_eq!(error("http://u:p@a"), EndpointError::Userinfo);
+        for port in ["a:0", "a:", "a:65536", "[::1]:99999"] {
+            assert_eq!(error(&format!("http://{port}")), EndpointError::Port(port.into()));
+        }
     }
 }

@@ -50,7 +50,7 @@ pub enum ErrorKind {
 }
 pub fn login(p: &LoginPage<'_>) -> String {
     format!(
-        "<form method=post action='{}'><input name=username value='{}'><input type=password name=password><input type=hidden name=csrf value='{}'><input type=hidden name=to value='{}'><button>Log in</button></form>",
+        "<form method=post action='{}'><input name=\"username\" value=\"{}\"><input type=password name=password><input type=hidden name=\"csrf\" value=\"{}\"><input type=hidden name=\"to\" value=\"{}\"><button>Log in</button></form>",
         p.action, p.username, p.csrf, p.target
     )
 }

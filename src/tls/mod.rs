@@ -4,6 +4,9 @@
 //! replayed request would be a replayed action.
 
 pub mod dev_ca;
+mod trust;
+
+pub use trust::{TrustError, system_trust, trust};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +16,7 @@ use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -30,6 +33,12 @@ pub enum TlsError {
     NoCertificate { path: PathBuf },
     #[error("{path}: the key cannot be used with its certificate ({error})")]
     Key { path: PathBuf, error: String },
+    #[error(
+        "{path}: {error}; write the PEM file of the authority that signed the upstream's certificate"
+    )]
+    Authority { path: PathBuf, error: TrustError },
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     #[error("TLS cannot be set up: {0}")]
     Rustls(#[from] rustls::Error),
 }
@@ -104,31 +113,11 @@ impl Served {
     }
 }
 
-/// Trust for upstreams: the system's roots, or the one CA file that a route names.
+/// Trust for upstreams: the system's authorities, or those of the one file that a route names.
 pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
-    let roots = match ca {
-        Some(path) => roots_from(path)?,
-        None => system_roots(),
-    };
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
-}
-
-fn roots_from(path: &Path) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in chain(path, &read(path)?)? {
-        roots.add(certificate)?;
-    }
-    Ok(roots)
-}
-
-fn system_roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    roots
+    let Some(path) = ca else { return Ok(system_trust()?) };
+    let unusable = |error| TlsError::Authority { path: path.to_owned(), error };
+    trust(&read(path)?).map_err(unusable)
 }
 
 fn read_all(files: &[CertificateFiles]) -> Result<Served, TlsError> {

@@ -3,6 +3,7 @@
 //! Neither is buffered: a frame is asked for when the other side can take it.
 
 use std::error::Error;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,6 +55,12 @@ impl<B: RequestBody> UpstreamBody<B> {
     fn broken(&mut self, error: &hyper::Error) -> UpstreamError {
         self.lease = None;
         blame(error, self.progress.as_deref())
+    }
+}
+
+impl<B: RequestBody> fmt::Debug for UpstreamBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamBody").field("incoming", &self.incoming).finish_non_exhaustive()
     }
 }
 

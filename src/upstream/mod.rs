@@ -8,12 +8,13 @@
 //! | `pool` | the connections to one endpoint |
 //! | `connect` | name, TCP, TLS, protocol |
 //! | `body` | both bodies, streamed; the connection goes back at the answer's end |
-//! | `trust` | whose certificates are accepted |
 //! | `error` | [`UpstreamError`]: status and Proxy-Status token of everything that goes wrong |
 //!
 //! What holds here:
 //! - One connection carries one exchange at a time (HTTP/1.1) and is used again only when both
 //!   messages were whole and nothing was left over (see `pool`).
+//!   Bytes on an idle connection close it when the runtime next looks at its sockets; an upstream
+//!   that answers twice and hits the moment in between can still fool one request of its own.
 //! - Nothing is sent twice that must happen once (see `exchange`).
 //! - Framing is ours: the caller's head carries no connection fields, and bodies are framed anew.
 //! - Every wait has a limit, except for the bytes of a body: an event stream may last for days.
@@ -25,7 +26,6 @@ mod connect;
 mod error;
 mod exchange;
 mod pool;
-mod trust;
 mod upgrade;
 
 use std::collections::HashMap;
@@ -40,7 +40,6 @@ use crate::http::Endpoint;
 
 pub use body::{RequestBody, UpstreamBody};
 pub use error::UpstreamError;
-pub use trust::{TrustError, system_trust, trust};
 pub use upgrade::{PendingTunnel, Switch, Tunnel};
 
 use body::Outgoing;
@@ -89,8 +88,7 @@ pub struct Upstreams<B: RequestBody> {
 }
 
 impl<B: RequestBody> Upstreams<B> {
-    /// `tls` decides whom to trust ([`system_trust`], [`trust`]); the protocols offered are set
-    /// here.
+    /// `tls` decides whom to trust; the protocols offered are set here.
     pub fn new(settings: UpstreamSettings, tls: &Arc<rustls::ClientConfig>) -> Upstreams<B> {
         let turn = AtomicUsize::new(0);
         Upstreams { settings, tls: Tls::new(tls), pools: Mutex::default(), turn }
@@ -152,7 +150,9 @@ impl<B: RequestBody> Upstreams<B> {
         let start = self.turn.fetch_add(1, Ordering::Relaxed) % endpoints.len().max(1);
         let (before, after) = endpoints.split_at(start);
         let pools = after.iter().chain(before).map(|endpoint| self.pool(endpoint));
-        pools.min_by_key(|pool| pool.outstanding()).ok_or(UpstreamError::NoEndpoint)
+        pools
+            .min_by_key(|pool| (pool.unreachable_since(), pool.outstanding()))
+            .ok_or(UpstreamError::NoEndpoint)
     }
 
     fn pool(&self, endpoint: &Endpoint) -> Arc<Pool<B>> {

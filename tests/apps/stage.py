@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 
 from calendar_app import calendar
-from gateway import ALICE, BOB, CALENDAR, PRINTER, Gateway, Timing, gateway
+from gateway import ALICE, BOB, CALENDAR, CAROL, PRINTER, Gateway, Timing, gateway
 from printer_app import printer
 
 
@@ -52,6 +52,7 @@ def _description(running: Gateway) -> dict:
         "log": str(running.log),
         "alice": dataclasses.asdict(ALICE),
         "bob": dataclasses.asdict(BOB),
+        "carol": dataclasses.asdict(CAROL),
     }
 
 

@@ -13,7 +13,7 @@ PATIENCE_SECONDS = 40
 
 def setUpModule():
     global GATEWAY
-    GATEWAY = unittest.enterModuleContext(stage(Timing(rotate_after="1s", grace="2s")))
+    GATEWAY = unittest.enterModuleContext(stage(Timing(rotate_after="2s", grace="1s")))
 
 
 def logged_in(host):

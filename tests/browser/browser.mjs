@@ -6,7 +6,9 @@ import { mkdirSync } from "node:fs";
 import path from "node:path";
 
 const packages = process.env.BROWSER_PACKAGES;
-const { chromium } = createRequire(path.join(packages, "/"))("playwright-core");
+const installed = createRequire(path.join(packages, "/"));
+const { chromium } = installed("playwright-core");
+const { source: axe } = installed("axe-core");
 
 const SESSION_COOKIE = "__Host-doorward";
 const QUIET = [
@@ -90,6 +92,14 @@ export class Person {
 export async function picture(page, name) {
   mkdirSync(packages, { recursive: true });
   await page.screenshot({ path: path.join(packages, `${name}.png`), fullPage: true });
+}
+
+/// What keeps people with a screen reader, a keyboard or weak eyes from using the page (WCAG 2.2, AA).
+export async function barriers(page) {
+  await page.evaluate(axe);
+  const tags = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"];
+  const { violations } = await page.evaluate((values) => globalThis.axe.run({ runOnly: values }), tags);
+  return violations.map(({ id, help, nodes }) => `${id}: ${help}: ${nodes[0].html}`);
 }
 
 /// Asks again until the answer is true; fails, saying what was awaited, when it never is.

@@ -1,0 +1,10 @@
+//! The gateway as a whole: real sockets, real TLS, upstreams that record every byte.
+
+#[path = "../support/browser.rs"]
+mod browser;
+#[path = "../support/gateway.rs"]
+mod gateway;
+#[path = "../support/upstream.rs"]
+mod upstream;
+
+mod login;

@@ -1,0 +1,179 @@
+//! A whole gateway in this process: real sockets, real TLS, port 0, ended when dropped.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use doorward::app::{self, Running};
+use doorward::clock::{Clock, UnixMillis};
+use doorward::config::Config;
+use doorward::guard::Shared;
+use doorward::login::edit::UsersEdit;
+use doorward::login::{Cost, Credential};
+use doorward::session::Identity;
+use doorward::tls::dev_ca;
+use tempfile::TempDir;
+
+/// Password of every user of a test gateway.
+pub const PASSWORD: &str = "correct horse battery staple";
+
+/// How a gateway is made. Every part has a working default.
+pub struct Setup {
+    /// `[[route]]` tables; `{upstream}` stands for nothing here, write the address.
+    pub routes: String,
+    /// Lines for `[session]`.
+    pub session: String,
+    /// `store.url`; empty for `memory:`.
+    pub store: String,
+    /// Further TOML, tables of its own.
+    pub more: String,
+    pub clock: Clock,
+    /// A directory to share with another gateway (keys, users).
+    pub shared_with: Option<Arc<TempDir>>,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup {
+            routes: String::new(),
+            session: String::new(),
+            store: String::new(),
+            more: String::new(),
+            clock: Clock::System,
+            shared_with: None,
+        }
+    }
+}
+
+/// A running gateway with the users alice (staff), bob (guests) and zoë (no group).
+pub struct Gateway {
+    pub directory: Arc<TempDir>,
+    pub address: SocketAddr,
+    pub http: SocketAddr,
+    pub admin: SocketAddr,
+    pub clock: Clock,
+    running: Option<Running>,
+}
+
+/// A clock that stands still at a time of today.
+pub fn manual_clock() -> Clock {
+    let now = Clock::System.now();
+    Clock::manual(UnixMillis(now.0))
+}
+
+/// One session route for host `app.test` to this upstream.
+pub fn route(upstream: SocketAddr) -> String {
+    format!(
+        "[[route]]\nhost = \"app.test\"\npath = \"/\"\nupstream = \"http://{upstream}\"\naccess = \"session\"\n"
+    )
+}
+
+impl Gateway {
+    /// Starts a gateway, or panics with the reason.
+    pub fn start(setup: Setup) -> Gateway {
+        let directory = setup.shared_with.clone().unwrap_or_else(prepare);
+        let text = configuration(&setup, &directory);
+        let (config, _) = match Config::parse(&text, "test.toml", directory.path()) {
+            Ok(parsed) => parsed,
+            Err(problems) => panic!("{problems}\n{text}"),
+        };
+        let running = app::start(config, setup.clock.clone()).expect("the gateway starts");
+        Gateway {
+            address: running.https[0],
+            http: running.http[0],
+            admin: running.admin.expect("an admin port"),
+            directory,
+            clock: setup.clock,
+            running: Some(running),
+        }
+    }
+
+    /// What all workers share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        self.running.as_ref().expect("running").shared()
+    }
+
+    /// Moves the manual clock.
+    pub fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Drains and stops.
+    pub fn stop(mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop();
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop();
+        }
+    }
+}
+
+/// Certificates and users. The passwords are hashed cheaply: these tests are not about argon2.
+fn prepare() -> Arc<TempDir> {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let hosts = ["app.test", "other.test", "*.example.test", "localhost"].map(str::to_owned);
+    dev_ca::make(directory.path(), &hosts).expect("certificates");
+    let mut users =
+        UsersEdit::open_or_new(&directory.path().join("users.toml")).expect("a users file");
+    let hash = Credential::hash(PASSWORD, Cost::Argon2id { m: 256, t: 1, p: 1 }).expect("a hash");
+    for (user, groups) in [("alice", vec!["staff"]), ("bob", vec!["guests"]), ("zoë", vec![])] {
+        let identity = Identity {
+            user: user.to_owned(),
+            name: Some(format!("The {user}")),
+            email: Some(format!("{user}@example.test")),
+            groups: groups.into_iter().map(str::to_owned).collect(),
+        };
+        users.add(&identity, &hash).expect("a new user");
+    }
+    users.save().expect("saved");
+    Arc::new(directory)
+}
+
+fn configuration(setup: &Setup, directory: &TempDir) -> String {
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let store = if setup.store.is_empty() { "memory:" } else { &setup.store };
+    // Two gateways on one directory each have a socket of their own.
+    let socket = at(&format!("admin-{}.sock", doorward::secret::random_bytes::<1>()[0]));
+    format!(
+        r#"
+[server]
+https = ["127.0.0.1:0"]
+http = ["127.0.0.1:0"]
+workers = 2
+drain = "2s"
+[admin]
+listen = "127.0.0.1:0"
+socket = "{socket}"
+[keys]
+file = "{keys}"
+[[tls.certificate]]
+cert = "{cert}"
+key = "{key}"
+[store]
+url = "{store}"
+[login.password]
+users = "{users}"
+[session]
+{session}
+{more}
+{routes}
+"#,
+        keys = at("keys.toml"),
+        cert = at("doorward.pem"),
+        key = at("doorward.key"),
+        users = at("users.toml"),
+        session = setup.session,
+        more = setup.more,
+        routes = setup.routes,
+    )
+}

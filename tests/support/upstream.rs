@@ -1,0 +1,139 @@
+//! Upstreams that record what reached them, byte for byte.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// An upstream that answers every request with the same bytes; it reads bodies with a
+/// `Content-Length` and chunked ones up to their end.
+pub struct Upstream {
+    pub address: SocketAddr,
+    heads: Arc<Mutex<Vec<String>>>,
+    bodies: Arc<Mutex<Vec<String>>>,
+    task: JoinHandle<()>,
+}
+
+/// What [`Upstream::start`] answers.
+pub const HELLO: &str =
+    "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Type: text/plain\r\n\r\nhello";
+
+impl Upstream {
+    /// Answers `200 hello`.
+    pub async fn start() -> Upstream {
+        Upstream::answering(HELLO).await
+    }
+
+    /// Answers every request with `answer`.
+    pub async fn answering(answer: impl Into<String>) -> Upstream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (heads, bodies) = (Arc::new(Mutex::default()), Arc::new(Mutex::default()));
+        let record = Record {
+            heads: Arc::clone(&heads),
+            bodies: Arc::clone(&bodies),
+            answer: answer.into(),
+        };
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(record.clone().serve(stream));
+            }
+        });
+        Upstream { address, heads, bodies, task }
+    }
+
+    /// The heads that arrived, as bytes read as Latin-1.
+    pub fn heads(&self) -> Vec<String> {
+        self.heads.lock().expect("no panic").clone()
+    }
+
+    /// The last head that arrived.
+    pub fn last(&self) -> String {
+        self.heads().last().cloned().unwrap_or_default()
+    }
+
+    /// The raw bodies that arrived, framing included.
+    pub fn bodies(&self) -> Vec<String> {
+        self.bodies.lock().expect("no panic").clone()
+    }
+
+    /// The values of a field in the last head, whatever the case of its name.
+    pub fn values(&self, name: &str) -> Vec<String> {
+        values(&self.last(), name)
+    }
+}
+
+/// The values of a field in a raw head.
+pub fn values(head: &str, name: &str) -> Vec<String> {
+    let fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+    fields
+        .filter(|(field, _)| field.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.trim().to_owned())
+        .collect()
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[derive(Clone)]
+struct Record {
+    heads: Arc<Mutex<Vec<String>>>,
+    bodies: Arc<Mutex<Vec<String>>>,
+    answer: String,
+}
+
+impl Record {
+    async fn serve(self, mut stream: TcpStream) {
+        let mut bytes = Vec::new();
+        loop {
+            let Some(end) = read_until(&mut stream, &mut bytes, b"\r\n\r\n").await else { return };
+            let head: String = bytes.drain(..end).map(char::from).collect();
+            let body = body(&mut stream, &mut bytes, &head).await;
+            self.heads.lock().expect("no panic").push(head);
+            self.bodies.lock().expect("no panic").push(body);
+            if stream.write_all(self.answer.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+async fn body(stream: &mut TcpStream, bytes: &mut Vec<u8>, head: &str) -> String {
+    if let Some(length) = values(head, "content-length").first() {
+        let length = length.parse().expect("a number");
+        while bytes.len() < length {
+            if fill(stream, bytes).await == 0 {
+                break;
+            }
+        }
+        return bytes.drain(..length.min(bytes.len())).map(char::from).collect();
+    }
+    if !values(head, "transfer-encoding").is_empty() {
+        let end = read_until(stream, bytes, b"0\r\n\r\n").await.unwrap_or(bytes.len());
+        return bytes.drain(..end).map(char::from).collect();
+    }
+    String::new()
+}
+
+async fn read_until(stream: &mut TcpStream, bytes: &mut Vec<u8>, mark: &[u8]) -> Option<usize> {
+    loop {
+        if let Some(at) = bytes.windows(mark.len()).position(|window| window == mark) {
+            return Some(at + mark.len());
+        }
+        if fill(stream, bytes).await == 0 {
+            return None;
+        }
+    }
+}
+
+async fn fill(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> usize {
+    let mut buffer = [0; 4096];
+    let read = stream.read(&mut buffer).await.unwrap_or(0);
+    bytes.extend_from_slice(&buffer[..read]);
+    read
+}
