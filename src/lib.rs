@@ -4,18 +4,43 @@
 //!
 //! | layer | modules | what |
 //! | --- | --- | --- |
-//! | 9 | `cli` (and `main`) | the commands |
-//! | 8 | [`app`] | composition root: builds everything, decides nothing |
-//! | 7 | [`server`] | sockets: listener, TLS handshake, connection, drain, redirect |
-//! | 6 | [`gateway`] | the story of a request |
-//! | 5 | [`portal`], [`admin`] | doorward's own pages; the operator's API |
-//! | 4 | [`guard`] | from a cookie to a permit: load, decide, compare-and-swap |
-//! | 3 | [`store`], [`upstream`], [`tls`], [`login`], [`telemetry`] | adapters |
-//! | 2 | [`config`] | raw to checked |
-//! | 1 | [`http`], [`route`] | pure: heads, hop-by-hop, identity, cookies, targets, table and access |
-//! | 0 | [`session`], [`clock`], [`secret`] | pure: token, record, policy, decide |
+//! | 11 | `cli` (and `main`) | the commands |
+//! | 10 | [`app`] | composition root: builds everything, decides nothing |
+//! | 9 | [`server`] | sockets: listener, TLS handshake, connection, drain, redirect |
+//! | 8 | [`gateway`] | the story of a request |
+//! | 7 | [`portal`], [`admin`] | doorward's own pages; the operator's API |
+//! | 6 | [`guard`] | from a cookie to a permit: load, decide, compare-and-swap |
+//! | 5 | [`store`], [`upstream`], [`tls`], [`login`], [`telemetry`] | adapters |
+//! | 4 | [`config`] | raw to checked |
+//! | 3 | [`route`] | pure: the table of routes, and who may use one |
+//! | 2 | [`http`] | pure: heads, hop-by-hop, identity, cookies, targets |
+//! | 1 | [`session`] | pure: token, record, policy, decide |
+//! | 0 | [`clock`], [`secret`] | pure: time as a value; keys, seals, hashes |
 
 #![forbid(unsafe_code)]
+#![deny(
+    unreachable_pub,
+    reason = "`pub` in a private place says something untrue about who may call"
+)]
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::string_slice,
+    reason = "one bad request must not end a worker: errors are values here"
+)]
+#![deny(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "a length or a time that loses digits is another length or time"
+)]
+#![deny(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a terminal belongs to the commands; all else speaks through the log"
+)]
 
 pub mod admin;
 pub mod app;

@@ -70,7 +70,7 @@ impl Admin {
             (&Method::GET, "/metrics", _) => self.metrics(),
             (&Method::GET, "/sessions", Scope::Operator) => self.list(&query).await,
             (&Method::GET, path, Scope::Operator) if path.starts_with("/sessions/") => {
-                self.show(&path["/sessions/".len()..]).await
+                self.show(path.strip_prefix("/sessions/").unwrap_or_default()).await
             }
             (&Method::POST, "/revoke", Scope::Operator) => self.revoke(&query).await,
             (_, _, Scope::Monitor | Scope::Operator) => {

@@ -141,11 +141,14 @@ impl Row<'_> {
 
 fn read(path: &Path) -> anyhow::Result<KeyRing> {
     let shown = path.display();
-    let text = read_text(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => anyhow::anyhow!(
-            "{shown}: {error}; `doorward keys init --keys {shown}` makes a new installation's"
-        ),
-        _ => anyhow::anyhow!("{shown}: {error}"),
+    let text = read_text(path).map_err(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            anyhow::anyhow!(
+                "{shown}: {error}; `doorward keys init --keys {shown}` makes a new installation's"
+            )
+        } else {
+            anyhow::anyhow!("{shown}: {error}")
+        }
     })?;
     KeyRing::parse(&text).with_context(|| shown.to_string())
 }

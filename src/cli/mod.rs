@@ -2,6 +2,12 @@
 //!
 //! Exit codes: 0 done, 1 it did not work (the reason is on standard error), 2 wrong usage.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the commands are what speaks to a terminal"
+)]
+
 pub mod certs;
 pub mod check;
 pub mod demo;

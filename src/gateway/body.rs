@@ -12,7 +12,7 @@ use crate::guard::Watched;
 use crate::upstream;
 
 /// An upstream's answer to a request with our body.
-pub type UpstreamBody = upstream::UpstreamBody<RequestBody>;
+pub(super) type UpstreamBody = upstream::UpstreamBody<RequestBody>;
 
 /// What a client sends. Trailers are dropped: an upstream may merge them with the head
 /// (RFC 9110 6.5.1), and a name there would be past every check.

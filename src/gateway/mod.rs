@@ -8,6 +8,7 @@
 
 mod answers;
 mod body;
+mod frames;
 mod line;
 mod origin;
 mod upstream_head;

@@ -1,5 +1,7 @@
 //! WebSocket tunnels: opened only by a matching handshake, closed when the session ends.
 
+use std::time::Duration;
+
 use aws_lc_rs::digest;
 use data_encoding::BASE64;
 use http::header::{self, HeaderValue};
@@ -7,7 +9,8 @@ use http::{Response, StatusCode};
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional;
+use tokio::io::{self, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
 use tracing::debug;
 
 use crate::guard::{Permit, Watched};
@@ -17,11 +20,26 @@ use crate::upstream::{PendingTunnel, Switch};
 
 use super::answers::ForwardError;
 use super::body::{RequestBody, ResponseBody};
+use super::frames::Frames;
 use super::line::Line;
 use super::{Gateway, UpstreamHead, keep_private};
 
 /// RFC 6455 1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// How much is read from an upstream at a time, in bytes.
+const PIECE: usize = 8 * 1024;
+
+/// How long a client may take to hear that its session is over.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// A whole close frame: final, opcode 8, two bytes of payload, code 1008 (RFC 6455 5.5.1).
+const POLICY_VIOLATION: [u8; 4] = [0x88, 0x02, 0x03, 0xf0];
+
+trait Reader: AsyncRead + Unpin {}
+impl<T: AsyncRead + Unpin> Reader for T {}
+trait Writer: AsyncWrite + Unpin {}
+impl<T: AsyncWrite + Unpin> Writer for T {}
 
 impl Gateway {
     /// Forwards a handshake. The tunnel opens only after a 101 whose accept value matches: an
@@ -66,19 +84,77 @@ impl Gateway {
 }
 
 /// Carries bytes until either side ends or the session does.
-async fn carry(client: OnUpgrade, upstream: PendingTunnel<RequestBody>, watched: Option<Watched>) {
+async fn carry(
+    client: OnUpgrade,
+    upstream: PendingTunnel<RequestBody>,
+    mut watched: Option<Watched>,
+) {
     let Ok(client) = client.await else { return };
-    let Ok(mut upstream) = upstream.open().await else { return };
-    let mut client = TokioIo::new(client);
-    let copy = copy_bidirectional(&mut client, &mut upstream);
-    let whole = match watched {
-        None => copy.await.is_ok(),
-        Some(mut watched) => tokio::select! {
-            result = copy => result.is_ok(),
-            () = watched.cut() => false,
-        },
+    let Ok(upstream) = upstream.open().await else { return };
+    let (mut from_client, mut to_client) = io::split(TokioIo::new(client));
+    let (mut from_upstream, mut to_upstream) = io::split(upstream);
+    let mut frames = Frames::default();
+    let upwards = pass_on(&mut from_client, &mut to_upstream);
+    let downwards = deliver(&mut from_upstream, &mut to_client, &mut frames);
+    let whole = tokio::select! {
+        result = async { tokio::try_join!(upwards, downwards) } => result.is_ok(),
+        () = session_end(&mut watched) => {
+            say_goodbye(&mut from_client, &mut to_client, &frames).await;
+            false
+        }
     };
     debug!(whole, "tunnel closed");
+}
+
+async fn session_end(watched: &mut Option<Watched>) {
+    match watched {
+        Some(watched) => watched.cut().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn pass_on(from: &mut impl Reader, to: &mut impl Writer) -> io::Result<()> {
+    io::copy(from, to).await?;
+    to.shutdown().await
+}
+
+/// Like [`pass_on`], and knows at every moment which bytes the client's side has taken: this may be
+/// dropped in the middle of a frame, and a close frame there would be read as the app's own words.
+async fn deliver(
+    from: &mut impl Reader,
+    to: &mut impl Writer,
+    frames: &mut Frames,
+) -> io::Result<()> {
+    let mut buffer = vec![0; PIECE];
+    loop {
+        let mut rest = match from.read(&mut buffer).await? {
+            0 => return to.shutdown().await,
+            read => &buffer[..read],
+        };
+        while !rest.is_empty() {
+            let (taken, left) = rest.split_at(to.write(rest).await?);
+            if taken.is_empty() {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            frames.advance(taken);
+            rest = left;
+        }
+        to.flush().await?;
+    }
+}
+
+/// Tells the client that the session is over (RFC 6455 7.4.1: 1008, policy violation), then reads
+/// what it still sends: a socket closed over unread bytes is reset, and takes the close frame along.
+async fn say_goodbye(from: &mut impl Reader, to: &mut impl Writer, frames: &Frames) {
+    let goodbye = async {
+        if frames.between() {
+            to.write_all(&POLICY_VIOLATION).await?;
+        }
+        to.shutdown().await?;
+        io::copy(from, &mut io::sink()).await
+    };
+    // A client that does not listen is cut all the same.
+    let _ = timeout(GOODBYE, goodbye).await;
 }
 
 fn switching<B>(from: Response<B>) -> Response<ResponseBody> {

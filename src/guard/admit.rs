@@ -164,28 +164,37 @@ impl Attempt<'_> {
     /// `None` when another request's write came first: load and decide again.
     async fn run(&self) -> Result<Option<Admitted>, Denial> {
         let key = &self.token.key;
-        let loaded = self.guard.store.load(key).await;
-        let Loaded { slot, touched, not_before } = loaded.map_err(|error| self.away(error))?;
+        let loaded = self.load().await?;
+        let Loaded { slot, touched, not_before } = loaded.clone();
         let (revision, record) = self.guard.open(self.keys, key, slot)?;
         if let Some(reason) = self.guard.account_ended(&record) {
             self.end(&record, reason).await?;
             return Err(Denial::Ended(reason));
         }
         let standing = Standing { touched, not_before, everyone: self.guard.shared.everyone() };
-        let verdict = self.decide(&record, &standing)?;
+        let verdict = self.decide(&record, &standing);
+        // A gateway that was stopped for a while after its load would end a session that others kept
+        // alive meanwhile: what only time ends, ends on a load that is still true.
+        if ends_by_time(&verdict) && self.load().await? != loaded {
+            return Ok(None);
+        }
         if !self.write(revision, &record, &verdict).await? {
             return Ok(None);
         }
         self.settle(record, standing, verdict).map(Some)
     }
 
-    fn decide(&self, record: &Record, standing: &Standing) -> Result<Verdict, Denial> {
-        let root = self.keys.key(self.token.key_id).ok_or(Denial::Forged)?;
-        Ok(decide(&Case {
+    async fn load(&self) -> Result<Loaded, Denial> {
+        let loaded = self.guard.store.load(&self.token.key).await;
+        loaded.map_err(|error| self.away(error))
+    }
+
+    fn decide(&self, record: &Record, standing: &Standing) -> Verdict {
+        decide(&Case {
             record,
             standing,
             presented: self.token,
-            ratchet: root.ratchet(),
+            keys: self.keys,
             now: self.guard.now(),
             salt: random_bytes(),
             context: self.visit.context,
@@ -193,7 +202,7 @@ impl Attempt<'_> {
             route: self.visit.policy,
             timing: self.visit.timing,
             activity: self.visit.activity,
-        }))
+        })
     }
 
     /// Stores what the decision changes, before any answer; false when the swap was lost.
@@ -285,6 +294,13 @@ impl Attempt<'_> {
 
     fn away(&self, error: Unavailable) -> Denial {
         self.guard.unavailable(error)
+    }
+}
+
+fn ends_by_time(verdict: &Verdict) -> bool {
+    match verdict.change {
+        Change::End(EndReason::Idle | EndReason::NotRenewing) => true,
+        Change::Keep | Change::Write(_) | Change::End(_) | Change::EndAllOfUser(_) => false,
     }
 }
 

@@ -56,11 +56,11 @@ impl fmt::Display for Host {
 
 fn split_port(authority: &str) -> Result<(&str, Option<u16>), HostError> {
     let after_bracket = authority.rfind(']').map_or(0, |at| at + 1);
-    let Some(colon) = authority[after_bracket..].find(':') else {
+    let (bracketed, rest) = authority.split_at(after_bracket);
+    let Some((name, digits)) = rest.split_once(':') else {
         return Ok((authority, None));
     };
-    let (name, port) = authority.split_at(after_bracket + colon);
-    let digits = &port[1..];
+    let (name, _) = authority.split_at(bracketed.len() + name.len());
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(HostError::Port);
     }

@@ -136,11 +136,11 @@ impl IdentityField {
 fn pieces(template: &str) -> Result<Vec<Piece>, TemplateError> {
     let mut out = Vec::new();
     let mut rest = template;
-    while let Some(open) = rest.find('{') {
-        push_text(&mut out, &rest[..open])?;
-        let close = rest[open..].find('}').ok_or(TemplateError::Unclosed)? + open;
-        out.push(placeholder(&rest[open + 1..close])?);
-        rest = &rest[close + 1..];
+    while let Some((text, after)) = rest.split_once('{') {
+        push_text(&mut out, text)?;
+        let (name, after) = after.split_once('}').ok_or(TemplateError::Unclosed)?;
+        out.push(placeholder(name)?);
+        rest = after;
     }
     push_text(&mut out, rest)?;
     Ok(out)

@@ -104,7 +104,7 @@ fn check_plain(path: &str) -> Result<(), TargetError> {
     if path.bytes().any(|byte| byte < 0x20 || matches!(byte, b';' | b'\\' | 0x7f)) {
         return Err(TargetError::Character);
     }
-    let mut segments = path[1..].split('/').peekable();
+    let mut segments = path.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
         match segment {
             "." | ".." => return Err(TargetError::DotSegment),

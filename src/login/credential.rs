@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn weak_cut_and_clear_passwords_are_refused_by_name() {
         let good = Credential::hash("x", CHEAP).expect("hashes");
-        let cut = &good.stored()[..good.stored().len() / 2];
+        let (cut, _) = good.stored().split_at(good.stored().len() / 2);
         assert_eq!(Credential::parse(cut), Err(CredentialError::Damaged));
         assert_eq!(Credential::parse("hunter2"), Err(CredentialError::Unknown));
         assert_eq!(Credential::parse(""), Err(CredentialError::Unknown));

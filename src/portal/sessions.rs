@@ -15,11 +15,11 @@ use super::{Page, Portal, Problem, browser, with_token};
 
 const PURPOSE: &str = "session form";
 
-/// What a button of the page asks for.
+/// What a button of the page asks to end.
 enum Wish<'a> {
-    EndOne(&'a str),
-    EndOthers,
-    EndAll,
+    One(&'a str),
+    Others,
+    All,
 }
 
 impl Portal {
@@ -69,7 +69,7 @@ impl Portal {
     async fn grant(&self, admitted: &Admitted, wish: Wish<'_>) -> Result<bool, Denial> {
         let user = &admitted.record.identity.user;
         match wish {
-            Wish::EndOne(handle) => {
+            Wish::One(handle) => {
                 let sessions = self.guard.sessions_of(user).await.map_err(Denial::Unavailable)?;
                 let found = sessions.iter().find(|session| session.key.id.handle() == handle);
                 let Some(session) = found else { return Ok(true) };
@@ -77,11 +77,11 @@ impl Portal {
                 ended.map_err(Denial::Unavailable)?;
                 Ok(session.key != admitted.key)
             }
-            Wish::EndOthers => {
+            Wish::Others => {
                 let ended = self.guard.end_all(user, Some(admitted.key.id)).await;
                 ended.map(|_| true).map_err(Denial::Unavailable)
             }
-            Wish::EndAll => {
+            Wish::All => {
                 let ended = self.guard.end_all(user, None).await;
                 ended.map(|_| false).map_err(Denial::Unavailable)
             }
@@ -129,9 +129,9 @@ impl Portal {
 
 fn wish(fields: &Fields) -> Option<Wish<'_>> {
     match fields.text("do") {
-        "end-one" => Some(Wish::EndOne(fields.text("session"))),
-        "end-others" => Some(Wish::EndOthers),
-        "end-all" => Some(Wish::EndAll),
+        "end-one" => Some(Wish::One(fields.text("session"))),
+        "end-others" => Some(Wish::Others),
+        "end-all" => Some(Wish::All),
         _ => None,
     }
 }

@@ -102,7 +102,7 @@ impl KeyRing {
 
     /// The id and the key that mint.
     pub fn newest(&self) -> (KeyId, &RootKey) {
-        let (id, key) = self.keys.last_key_value().unwrap_or_else(|| unreachable_empty());
+        let (id, key) = self.keys.last_key_value().unwrap_or_else(unreachable_empty);
         (*id, key)
     }
 

@@ -15,15 +15,13 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::hmac;
-
 use super::NotBefore;
 use super::context::ClientContext;
 use super::policy::{OnReuse, RoutePolicy, SessionPolicy};
 use super::record::{EndReason, Offer, Record, Superseded};
 use super::token::Token;
 use crate::clock::UnixMillis;
-use crate::secret::{equal_in_constant_time, sha256};
+use crate::secret::{KeyId, KeyRing, equal_in_constant_time, sha256};
 
 /// Offers that a client may ignore, each at least one grace after the one before.
 pub const MAX_OFFERS: u8 = 3;
@@ -36,8 +34,7 @@ pub struct Case<'a> {
     pub record: &'a Record,
     pub standing: &'a Standing,
     pub presented: &'a Token,
-    /// The ratchet of the key that the presented token names.
-    pub ratchet: &'a hmac::Key,
+    pub keys: &'a KeyRing,
     pub now: UnixMillis,
     /// Random; used when a successor is proposed.
     pub salt: [u8; 16],
@@ -349,23 +346,32 @@ impl<'a> Seen<'a> {
             return None;
         }
         let generation = record.generation.checked_add(1)?;
-        let salt = record.offer.as_ref().map_or(self.case.salt, |offer| offer.salt);
-        let secret = self.case.presented.successor_secret(self.case.ratchet, &salt);
-        let hash = sha256(&secret);
-        *changed |= self.count_offer(record, salt, hash);
-        // A token minted again under another key ratchets to another secret. Nobody could ever
-        // confirm that one: it is kept back, or an honest client would be refused as `Future`.
-        let stands = record.offer.as_ref().is_some_and(|offer| offer.hash == hash);
-        stands.then_some(Successor { generation, secret })
+        let (ratchet, salt) = match &record.offer {
+            // One token can exist in two texts, minted before and after a key rotation: both ratchet
+            // with the key of the first offer, or the second text's successor could never be confirmed.
+            Some(offer) => (offer.ratchet, offer.salt),
+            None => (self.case.presented.key_id, self.case.salt),
+        };
+        let key = self.case.keys.key(ratchet)?.ratchet();
+        let secret = self.case.presented.successor_secret(key, &salt);
+        *changed |= self.count_offer(record, ratchet, salt, &secret);
+        Some(Successor { generation, secret })
     }
 
-    fn count_offer(&self, record: &mut Record, salt: [u8; 16], hash: [u8; 32]) -> bool {
+    fn count_offer(
+        &self,
+        record: &mut Record,
+        ratchet: KeyId,
+        salt: [u8; 16],
+        secret: &[u8; 32],
+    ) -> bool {
         match &mut record.offer {
             None => {
-                record.offer = Some(Offer { salt, hash, counted: 1, last_counted: self.now });
+                let (hash, last_counted) = (sha256(secret), self.now);
+                record.offer = Some(Offer { ratchet, salt, hash, counted: 1, last_counted });
                 true
             }
-            Some(offer) if self.now.since(offer.last_counted) >= self.case.session.grace() => {
+            Some(offer) if self.grace_passed(offer) => {
                 offer.counted = offer.counted.saturating_add(1);
                 offer.last_counted = self.now;
                 true

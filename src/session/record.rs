@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::context::ClientContext;
 use super::{SessionKey, Token};
 use crate::clock::UnixMillis;
-use crate::secret::KeyRing;
 use crate::secret::seal::{self, OpenError};
+use crate::secret::{KeyId, KeyRing};
 
 /// One session. Times are wall-clock milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +62,8 @@ pub struct Superseded {
 /// A successor that was offered and not yet shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
+    /// The key whose ratchet made the successor.
+    pub ratchet: KeyId,
     pub salt: [u8; 16],
     /// SHA-256 of the successor's secret.
     pub hash: [u8; 32],

@@ -30,7 +30,7 @@ use crate::clock::{Clock, UnixMillis};
 use crate::session::{EndReason, NotBefore, SessionId, SessionKey, UserTag};
 
 /// How long a touch may wait before it is written.
-pub const TOUCH_DELAY: Duration = Duration::from_millis(200);
+pub(super) const TOUCH_DELAY: Duration = Duration::from_millis(200);
 /// Writes that may wait. More means that the disk has stopped.
 const QUEUE: usize = 4_096;
 

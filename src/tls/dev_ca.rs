@@ -69,9 +69,9 @@ fn leaf(hosts: &[String]) -> Result<CertificateParams, rcgen::Error> {
 fn write(path: &Path, mode: u32, text: &str) -> Result<(), DevCaError> {
     let failed = |error| DevCaError::File { path: path.to_owned(), error };
     // A stale file keeps its old mode when it is only truncated.
-    fs::remove_file(path).or_else(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Ok(()),
-        _ => Err(failed(error)),
+    fs::remove_file(path).or_else(|error| {
+        let missing = error.kind() == std::io::ErrorKind::NotFound;
+        if missing { Ok(()) } else { Err(failed(error)) }
     })?;
     let mut options = fs::OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(mode).open(path).map_err(failed)?;

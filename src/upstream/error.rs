@@ -103,6 +103,7 @@ impl UpstreamError {
     }
 
     /// A TCP connection that did not come to be.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "not our enum, and it grows")]
     pub(super) fn connecting(error: &io::Error) -> UpstreamError {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::ConnectionRefused,

@@ -109,7 +109,7 @@ impl<B: RequestBody> Upstreams<B> {
             Outcome::Again(request) => {
                 exchange(self.lease(endpoints, Want::New).await?, request).await.last()
             }
-            once => once.last(),
+            once @ (Outcome::Answered(_) | Outcome::Failed(_)) => once.last(),
         }
     }
 

@@ -8,3 +8,4 @@ mod gateway;
 mod upstream;
 
 mod login;
+mod session;

@@ -80,6 +80,7 @@ pub(super) fn open(
     Ok(database)
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "not our enum, and it grows")]
 fn open_error(path: &Path, error: DatabaseError) -> OpenError {
     let path = path.to_owned();
     match error {

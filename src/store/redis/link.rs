@@ -131,6 +131,7 @@ impl Shared {
     }
 
     /// What an operator can act on.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "not our enum, and it grows")]
     fn unavailable(&self, error: &RedisError) -> Unavailable {
         if error.is_timeout() {
             return self.silent(self.response_timeout);

@@ -1,0 +1,712 @@
+//! The life of a session as a browser sees it: renewed, ended, never lost. All times by a manual clock.
+
+use std::time::{Duration, Instant};
+
+use data_encoding::BASE64URL_NOPAD;
+use doorward::clock::Clock;
+use doorward::login::edit::UsersEdit;
+use doorward::login::{Cost, Credential};
+use doorward::secret::KeyRing;
+use http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::browser::{Answer, Browser, SESSION};
+use crate::gateway::{Gateway, PASSWORD, Setup, manual_clock, route};
+use crate::upstream::Upstream;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const SECOND: Duration = Duration::from_secs(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// The defaults: renewed after 10 min, grace 30 s, idle 30 min, absolute 12 h.
+const ROTATE: Duration = Duration::from_secs(600);
+const GRACE: Duration = Duration::from_secs(30);
+const IDLE: Duration = Duration::from_secs(30 * 60);
+
+/// An app that would like its answers cached, behind a gateway whose clock stands still.
+async fn app(session: &str) -> (Upstream, Gateway) {
+    let answer =
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nCache-Control: public, max-age=60\r\n\r\nhello";
+    let upstream = Upstream::answering(answer).await;
+    let gateway = Gateway::start(Setup {
+        routes: route(upstream.address),
+        session: session.to_owned(),
+        clock: manual_clock(),
+        ..Setup::default()
+    });
+    (upstream, gateway)
+}
+
+async fn alice(gateway: &Gateway) -> Browser {
+    let mut browser = Browser::new(gateway);
+    browser.log_in("alice").await;
+    browser
+}
+
+/// One request with a token, by a client that keeps nothing.
+async fn show(gateway: &Gateway, token: &str) -> Answer {
+    Browser::new(gateway).with_token(token).fetch("/").await
+}
+
+/// The session token that an answer brings.
+fn offered(answer: &Answer) -> Option<String> {
+    let lines = answer.set_cookies();
+    let value = lines.iter().find_map(|line| line.strip_prefix(SESSION)?.strip_prefix('='))?;
+    Some(value.split(';').next().unwrap_or_default().to_owned())
+}
+
+fn refused(answer: &Answer) -> (u16, String) {
+    let reason = answer.json()["reason"].as_str().unwrap_or_default().to_owned();
+    (answer.status.as_u16(), reason)
+}
+
+fn unauthorized(reason: &str) -> (u16, String) {
+    (401, reason.to_owned())
+}
+
+fn counted(gateway: &Gateway, event: &str) -> u64 {
+    let text = gateway.shared().metrics.render();
+    let start = format!("doorward_session_events_total{{event=\"{event}\"}} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&start));
+    value.map_or(0, |value| value.parse().expect("a number"))
+}
+
+/// Tries until it holds: for what the housekeeping thread brings about within a second or so.
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what}: not within 10 s");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+// Renewal
+
+#[tokio::test]
+async fn renewal_1_a_due_token_is_renewed_on_navigations_and_fetches_and_the_answer_not_stored() {
+    let (_upstream, gateway) = app("").await;
+    let browser = alice(&gateway).await;
+    gateway.advance(ROTATE - MILLISECOND);
+    let early = browser.clone().visit("/").await;
+    assert_eq!(offered(&early), None);
+    assert_eq!(early.header("cache-control"), "public, max-age=60");
+    gateway.advance(MILLISECOND);
+    for h2 in [false, true] {
+        let mut visitor = browser.clone();
+        visitor.h2 = h2;
+        let mut program = visitor.clone();
+        for answer in [visitor.visit("/").await, program.fetch("/").await] {
+            assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, "hello"));
+            assert!(offered(&answer).is_some_and(|token| token != browser.token()));
+            assert_eq!(answer.header("cache-control"), "no-store");
+        }
+    }
+}
+
+#[tokio::test]
+async fn renewal_1_s2_parallel_requests_with_one_token_are_offered_one_successor() {
+    let (_upstream, gateway) = app("").await;
+    let browser = alice(&gateway).await;
+    gateway.advance(ROTATE);
+    let mut tabs = tokio::task::JoinSet::new();
+    for number in 0..32 {
+        let mut tab = browser.clone();
+        tab.h2 = number % 2 == 0;
+        tabs.spawn(async move { tab.fetch("/").await });
+    }
+    let answers = tabs.join_all().await;
+    assert!(answers.iter().all(|answer| answer.status == StatusCode::OK));
+    let mut tokens: Vec<_> = answers.iter().map(|answer| offered(answer).expect("due")).collect();
+    tokens.dedup();
+    assert_eq!((answers.len(), tokens.len()), (32, 1));
+    assert_eq!(show(&gateway, &tokens[0]).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn renewal_images_and_cross_site_entries_wait_for_twice_the_time_and_no_longer() {
+    let (_upstream, gateway) = app("").await;
+    let browser = alice(&gateway).await;
+    let passive = [
+        [("sec-fetch-dest", "image"), ("sec-fetch-mode", "no-cors")],
+        [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")],
+    ];
+    gateway.advance(ROTATE * 2 - MILLISECOND);
+    for headers in &passive {
+        let answer = browser.clone().send("GET", "/", headers, "").await;
+        assert_eq!((answer.status, offered(&answer)), (StatusCode::OK, None), "{headers:?}");
+    }
+    gateway.advance(MILLISECOND);
+    for headers in &passive {
+        let answer = browser.clone().send("GET", "/", headers, "").await;
+        assert!(offered(&answer).is_some(), "{headers:?}");
+    }
+}
+
+#[tokio::test]
+async fn renewal_2_only_use_of_the_successor_supersedes_and_grace_begins_there() {
+    let (_upstream, gateway) = app("").await;
+    let old = alice(&gateway).await.token();
+    gateway.advance(ROTATE);
+    let new = offered(&show(&gateway, &old).await).expect("due");
+    // The offer was lost on its way: it is made again, and the old token is still the current one.
+    gateway.advance(GRACE + SECOND);
+    assert_eq!(offered(&show(&gateway, &old).await).as_ref(), Some(&new));
+    assert_eq!(counted(&gateway, "session.renewed"), 0);
+    assert_eq!(offered(&show(&gateway, &new).await), None);
+    assert_eq!(counted(&gateway, "session.renewed"), 1);
+    gateway.advance(GRACE - MILLISECOND);
+    let late = show(&gateway, &old).await;
+    assert_eq!((late.status, offered(&late)), (StatusCode::OK, None));
+}
+
+/// Renews once; gives the old token and the new one, which was used.
+async fn renewed(gateway: &Gateway) -> (String, String) {
+    let old = alice(gateway).await.token();
+    gateway.advance(ROTATE);
+    let new = offered(&show(gateway, &old).await).expect("due");
+    assert_eq!(show(gateway, &new).await.status, StatusCode::OK);
+    (old, new)
+}
+
+#[tokio::test]
+async fn renewal_4_an_old_token_after_grace_is_theft_and_ends_the_session_for_both() {
+    let (upstream, gateway) = app("").await;
+    let (old, new) = renewed(&gateway).await;
+    gateway.advance(MINUTE);
+    assert_eq!(show(&gateway, &new).await.status, StatusCode::OK);
+    assert_eq!(counted(&gateway, "session.theft"), 0);
+    let before = upstream.heads().len();
+    assert_eq!(refused(&show(&gateway, &old).await), unauthorized("theft"));
+    assert_eq!(counted(&gateway, "session.theft"), 1);
+    assert_eq!(refused(&show(&gateway, &new).await), unauthorized("theft"));
+    assert_eq!(upstream.heads().len(), before);
+    let person = Browser::new(&gateway).with_token(&new).visit("/").await;
+    assert!(person.header("location").ends_with("&why=theft"), "{}", person.header("location"));
+}
+
+#[tokio::test]
+async fn renewal_4_exception_a_crashed_browser_that_brings_an_old_token_back_raises_no_alarm() {
+    let (_upstream, gateway) = app("").await;
+    let (old, new) = renewed(&gateway).await;
+    gateway.advance(MINUTE - MILLISECOND);
+    assert_eq!(refused(&show(&gateway, &old).await), unauthorized("after-crash"));
+    assert_eq!(counted(&gateway, "session.theft"), 0);
+    assert_eq!(show(&gateway, &new).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn renewal_5_a_client_that_takes_none_of_three_offers_is_refused() {
+    let (_upstream, gateway) = app("").await;
+    let token = alice(&gateway).await.token();
+    gateway.advance(ROTATE);
+    for _ in 0..3 {
+        assert!(offered(&show(&gateway, &token).await).is_some());
+        gateway.advance(GRACE);
+    }
+    assert_eq!(refused(&show(&gateway, &token).await), unauthorized("not-renewing"));
+}
+
+#[tokio::test]
+async fn renewal_a_slow_answer_never_brings_back_a_token_that_was_superseded_meanwhile() {
+    let (address, gate) = slow_app().await;
+    let setup = Setup { routes: route(address), clock: manual_clock(), ..Setup::default() };
+    let gateway = Gateway::start(setup);
+    let browser = alice(&gateway).await;
+    gateway.advance(ROTATE);
+    let mut download = browser.clone();
+    let slow = tokio::spawn(async move { download.fetch("/slow").await });
+    eventually("the slow request arrives", async || *gate.borrow() == Gate::Waiting).await;
+    // Meanwhile two renewals pass by in another tab.
+    let mut tab = browser;
+    for _ in 0..2 {
+        assert!(offered(&tab.fetch("/").await).is_some());
+        assert_eq!(tab.fetch("/").await.status, StatusCode::OK);
+        gateway.advance(ROTATE);
+    }
+    gate.send_replace(Gate::Open);
+    let answer = slow.await.expect("no panic");
+    assert_eq!((answer.status, offered(&answer)), (StatusCode::OK, None));
+}
+
+#[tokio::test]
+async fn renewal_a_slow_answer_brings_the_offer_that_still_stands() {
+    let (address, gate) = slow_app().await;
+    let setup = Setup { routes: route(address), clock: manual_clock(), ..Setup::default() };
+    let gateway = Gateway::start(setup);
+    let mut browser = alice(&gateway).await;
+    gateway.advance(ROTATE);
+    let mut download = browser.clone();
+    let slow = tokio::spawn(async move { download.fetch("/slow").await });
+    eventually("the slow request arrives", async || *gate.borrow() == Gate::Waiting).await;
+    gateway.advance(GRACE);
+    gate.send_replace(Gate::Open);
+    let answer = slow.await.expect("no panic");
+    assert_eq!(offered(&answer), offered(&browser.fetch("/").await));
+    assert!(offered(&answer).is_some());
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    Closed,
+    Waiting,
+    Open,
+}
+
+/// Answers at once, but `/slow` only when the gate opens.
+async fn slow_app() -> (std::net::SocketAddr, watch::Sender<Gate>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let gate = watch::Sender::new(Gate::Closed);
+    let opener = gate.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let gate = opener.clone();
+            tokio::spawn(async move {
+                let mut head = [0; 4096];
+                let read = stream.read(&mut head).await.unwrap_or(0);
+                if head[..read].starts_with(b"GET /slow") {
+                    gate.send_replace(Gate::Waiting);
+                    let mut opened = gate.subscribe();
+                    opened.wait_for(|gate| *gate == Gate::Open).await.expect("held");
+                }
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                stream.write_all(answer).await.unwrap_or_default();
+            });
+        }
+    });
+    (address, gate)
+}
+
+// The ends
+
+#[tokio::test]
+async fn s9_idle_a_session_ends_after_the_timeout_without_activity_and_not_before() {
+    let (_upstream, gateway) = app("").await;
+    let mut browser = alice(&gateway).await;
+    for _ in 0..3 {
+        gateway.advance(IDLE - MILLISECOND);
+        assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
+    }
+    gateway.advance(IDLE);
+    assert_eq!(refused(&browser.fetch("/").await), unauthorized("idle"));
+    let person = browser.visit("/").await;
+    assert_eq!(person.status, StatusCode::SEE_OTHER);
+    assert!(person.header("location").ends_with("&why=idle"), "{}", person.header("location"));
+}
+
+#[tokio::test]
+async fn s1_absolute_neither_activity_nor_renewal_moves_the_end_of_a_session() {
+    let (_upstream, gateway) = app("").await;
+    let mut browser = alice(&gateway).await;
+    for step in 1..36_u64 {
+        gateway.advance(20 * MINUTE);
+        assert_eq!(browser.fetch("/").await.status, StatusCode::OK, "step {step}");
+        let left = browser.fetch("/.doorward/session").await.json()["absolute_seconds"].clone();
+        assert_eq!(left, (36 - step) * 20 * 60, "step {step}");
+    }
+    assert_eq!(counted(&gateway, "session.renewed"), 35);
+    gateway.advance(20 * MINUTE - MILLISECOND);
+    assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
+    gateway.advance(MILLISECOND);
+    assert_eq!(refused(&browser.fetch("/").await), unauthorized("absolute"));
+}
+
+#[tokio::test]
+async fn s3_a_superseded_token_does_not_keep_a_session_from_idling_out() {
+    let (_upstream, gateway) = app("idle_timeout = \"2m\"\nrotate_after = \"1m\"").await;
+    let mut browser = alice(&gateway).await;
+    let old = browser.token();
+    gateway.advance(MINUTE);
+    assert!(offered(&browser.fetch("/").await).is_some());
+    assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
+    gateway.advance(GRACE - SECOND);
+    assert_eq!(show(&gateway, &old).await.status, StatusCode::OK);
+    let left = browser.fetch("/.doorward/session").await.json();
+    assert_eq!(left["idle_seconds"], 120 - 29);
+    assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
+    let left = browser.fetch("/.doorward/session").await.json();
+    assert_eq!(left["idle_seconds"], 120);
+}
+
+#[tokio::test]
+async fn activity_a_page_that_asks_how_long_is_left_does_not_keep_the_session_alive() {
+    let (_upstream, gateway) = app("").await;
+    let mut browser = alice(&gateway).await;
+    for minute in 1..30_u64 {
+        gateway.advance(MINUTE);
+        let answer = browser.fetch("/.doorward/session").await;
+        let told = answer.json();
+        assert_eq!(told["user"], "alice");
+        assert_eq!(told["idle_seconds"], (30 - minute) * 60);
+        assert_eq!(told["absolute_seconds"], 12 * 60 * 60 - minute * 60);
+        assert_eq!(answer.header("cache-control"), "no-store");
+    }
+    gateway.advance(MINUTE);
+    assert_eq!(refused(&browser.fetch("/.doorward/session").await), unauthorized("idle"));
+    assert_eq!(refused(&browser.fetch("/").await), unauthorized("idle"));
+}
+
+// The cookie
+
+#[tokio::test]
+async fn asvs_3_3_1_the_cookie_has_every_guard_at_login_and_at_renewal() {
+    let (_upstream, gateway) = app("").await;
+    let mut browser = Browser::new(&gateway);
+    let login = browser.log_in("alice").await;
+    gateway.advance(ROTATE);
+    let renewal = browser.clone().fetch("/").await;
+    for answer in [login, renewal] {
+        let token = offered(&answer).expect("a token");
+        assert!(token.starts_with("dw1_") && token.len() == 108, "{token}");
+        let line = format!("{SESSION}={token}; HttpOnly; SameSite=Lax; Secure; Path=/");
+        assert_eq!(answer.set_cookies(), [line]);
+        assert_eq!(answer.header("cache-control"), "no-store");
+    }
+}
+
+#[tokio::test]
+async fn two_cookies_of_our_name_are_no_session_even_when_one_is_live() {
+    let (upstream, gateway) = app("").await;
+    let browser = alice(&gateway).await;
+    let token = browser.token();
+    let tossed = format!("dw1_{}", "A".repeat(104));
+    for pair in [[&token, &tossed], [&tossed, &token], [&token, &token]] {
+        let cookie = format!("{SESSION}={}; {SESSION}={}", pair[0], pair[1]);
+        let mut client = Browser::new(&gateway);
+        let answer = client.send("GET", "/", &[("cookie", &cookie)], "").await;
+        assert_eq!(refused(&answer), unauthorized("several-cookies"));
+    }
+    assert!(upstream.heads().is_empty());
+    assert_eq!(show(&gateway, &token).await.status, StatusCode::OK);
+}
+
+/// A gateway with the keys of another one and a store that nobody answers for.
+fn without_store(beside: &Gateway, upstream: &Upstream) -> Gateway {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = closed.local_addr().expect("an address").port();
+    drop(closed);
+    Gateway::start(Setup {
+        routes: route(upstream.address),
+        store: format!("redis://127.0.0.1:{port}"),
+        clock: beside.clock.clone(),
+        shared_with: Some(beside.directory.clone()),
+        ..Setup::default()
+    })
+}
+
+/// What no gateway with these keys made: cut, altered, another installation's.
+fn forgeries(token: &str) -> Vec<String> {
+    let mut altered: Vec<String> = [4, 5, 20, 40, 60, 107]
+        .into_iter()
+        .map(|at| {
+            let other = if token[at..].starts_with('A') { "B" } else { "A" };
+            format!("{}{other}{}", &token[..at], &token[at + 1..])
+        })
+        .collect();
+    altered.extend([
+        token[..107].to_owned(),
+        token[4..].to_owned(),
+        format!("{token}A"),
+        format!("\"{token}\""),
+        format!("DW1_{}", &token[4..]),
+        format!("dw1_{}", "A".repeat(104)),
+        "x".repeat(8000),
+        String::new(),
+    ]);
+    altered
+}
+
+#[tokio::test]
+async fn a_forged_cookie_is_refused_without_asking_the_store() {
+    let (upstream, gateway) = app("").await;
+    let token = alice(&gateway).await.token();
+    let blind = without_store(&gateway, &upstream);
+    // The store is away: whoever is sent to it gets 503.
+    let real = show(&blind, &token).await;
+    assert_eq!(refused(&real), (503, "store-unavailable".to_owned()));
+    assert_eq!(real.header("retry-after"), "2");
+    let stranger = Gateway::start(Setup { routes: route(upstream.address), ..Setup::default() });
+    let mut forged = forgeries(&token);
+    forged.push(alice(&stranger).await.token());
+    for cookie in &forged {
+        assert_eq!(refused(&show(&blind, cookie).await), unauthorized("forged"), "{cookie}");
+    }
+    assert_eq!(counted(&blind, "session.forged"), forged.len() as u64);
+}
+
+/// Whether an answer takes the session cookie away.
+fn deletes(answer: &Answer) -> bool {
+    answer.set_cookies().iter().any(|line| {
+        let line = line.to_ascii_lowercase();
+        line.starts_with("__host-doorward=")
+            && (line.starts_with("__host-doorward=;")
+                || line.contains("max-age")
+                || line.contains("expires"))
+    }) || answer.header("clear-site-data").contains("cookies")
+        || answer.header("clear-site-data").contains('*')
+}
+
+#[tokio::test]
+async fn no_answer_but_a_logout_deletes_the_cookie() {
+    let (upstream, gateway) = app("").await;
+    let blind = without_store(&gateway, &upstream);
+    let staff = format!(
+        "{}access = {{ groups = [\"admins\"] }}\n",
+        "[[route]]\nhost = \"app.test\"\npath = \"/\"\nupstream = \"http://127.0.0.1:9\"\n"
+    );
+    let narrow = Gateway::start(Setup {
+        routes: staff,
+        shared_with: Some(gateway.directory.clone()),
+        clock: gateway.clock.clone(),
+        ..Setup::default()
+    });
+    let live = alice(&gateway).await.token();
+    let elsewhere = alice(&narrow).await.token();
+    let forged = format!("dw1_{}", "A".repeat(104));
+    // Who shows what, where, and what comes of it for a person and a program.
+    let cases = [
+        (&gateway, &forged, "/", 303, 401),
+        (&gateway, &elsewhere, "/", 303, 401),
+        (&blind, &live, "/", 503, 503),
+        (&blind, &live, "/.doorward/sessions", 503, 503),
+        (&blind, &live, "/.doorward/logout", 503, 503),
+        (&narrow, &elsewhere, "/", 403, 403),
+        (&gateway, &live, "/a//b", 400, 400),
+        (&gateway, &live, "/.doorward/none", 404, 404),
+        (&gateway, &live, "/.doorward/login", 200, 200),
+        (&gateway, &live, "/.doorward/logout", 200, 200),
+        (&gateway, &live, "/", 200, 200),
+    ];
+    for (at, token, path, person, program) in cases {
+        let mut browser = Browser::new(at).with_token(token);
+        let (page, data) = (browser.visit(path).await, browser.clone().fetch(path).await);
+        assert_eq!((page.status.as_u16(), data.status.as_u16()), (person, program), "{path}");
+        assert!(!deletes(&page) && !deletes(&data), "{path} with {token}");
+    }
+    for answer in ended_sessions(&gateway).await {
+        assert!(!deletes(&answer), "{answer:?}");
+    }
+}
+
+/// Answers to tokens of sessions that ended in every way.
+async fn ended_sessions(gateway: &Gateway) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    let mut browser = alice(gateway).await;
+    let wrong = [("do", "end-all"), ("csrf", "wrong")];
+    answers.push(browser.post_form("/.doorward/logout", &wrong).await);
+    answers.push(browser.post_form("/.doorward/sessions", &wrong).await);
+    let failed = [("username", "alice"), ("password", "wrong"), ("csrf", "wrong")];
+    answers.push(browser.post_form("/.doorward/login", &failed).await);
+    let (old, new) = renewed(gateway).await;
+    gateway.advance(MINUTE);
+    answers.push(show(gateway, &new).await);
+    answers.push(show(gateway, &old).await);
+    assert_eq!(refused(&show(gateway, &new).await), unauthorized("theft"));
+    answers.push(show(gateway, &new).await);
+    let mut idle = alice(gateway).await;
+    gateway.advance(IDLE);
+    answers.push(idle.fetch("/").await);
+    answers.push(idle.visit("/").await);
+    answers.push(idle.fetch("/.doorward/session").await);
+    answers
+}
+
+#[tokio::test]
+async fn a_logout_ends_the_session_on_the_server_and_then_deletes_the_cookie() {
+    let (_upstream, gateway) = app("").await;
+    let mut browser = alice(&gateway).await;
+    let token = browser.token();
+    let csrf = browser.visit("/.doorward/logout").await.field("csrf");
+    let answer = browser.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    // Deleted by the same name, path and guards, or browsers keep it (CVE-2025-55162).
+    let line = format!("{SESSION}=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0");
+    assert_eq!(answer.set_cookies(), [line]);
+    assert_eq!(refused(&show(&gateway, &token).await), unauthorized("logout"));
+}
+
+#[tokio::test]
+async fn fixation_a_login_takes_over_nothing_that_the_browser_showed_before() {
+    let (upstream, gateway) = app("").await;
+    let mut attacker = Browser::new(&gateway);
+    attacker.log_in("bob").await;
+    let planted = attacker.token();
+    let mut victim = Browser::new(&gateway).with_token(&planted);
+    victim.log_in("alice").await;
+    assert_ne!(victim.token(), planted);
+    assert_ne!(session_id(&victim.token()), session_id(&planted));
+    assert_eq!(refused(&attacker.fetch("/").await), unauthorized("replaced"));
+    assert_eq!(victim.fetch("/").await.status, StatusCode::OK);
+    assert_eq!(upstream.values("x-forwarded-user"), ["alice"]);
+}
+
+#[tokio::test]
+async fn fixation_a_made_up_id_is_never_accepted_at_login() {
+    let (_upstream, gateway) = app("").await;
+    let made_up = format!("dw1_{}", "A".repeat(104));
+    let mut victim = Browser::new(&gateway).with_token(&made_up);
+    victim.log_in("alice").await;
+    assert_ne!(victim.token(), made_up);
+    assert_eq!(refused(&show(&gateway, &made_up).await), unauthorized("forged"));
+}
+
+#[tokio::test]
+async fn max_per_user_the_longest_unused_session_makes_room() {
+    let (_upstream, gateway) = app("max_per_user = 2").await;
+    let mut first = alice(&gateway).await;
+    gateway.advance(MINUTE);
+    let second = alice(&gateway).await;
+    gateway.advance(MINUTE);
+    assert_eq!(first.fetch("/").await.status, StatusCode::OK);
+    let third = alice(&gateway).await;
+    assert_eq!(refused(&show(&gateway, &second.token()).await), unauthorized("replaced"));
+    for browser in [first, third] {
+        assert_eq!(show(&gateway, &browser.token()).await.status, StatusCode::OK);
+    }
+    let mut other = Browser::new(&gateway);
+    other.log_in("bob").await;
+    assert_eq!(other.fetch("/").await.status, StatusCode::OK);
+}
+
+// Keys and accounts, changed while the gateway runs
+
+/// `version 1 | key id 1 | tag 8 | session id 16 | …`
+fn bytes_of(token: &str) -> Vec<u8> {
+    BASE64URL_NOPAD.decode(&token.as_bytes()[4..]).expect("a token")
+}
+
+fn session_id(token: &str) -> Vec<u8> {
+    bytes_of(token)[10..26].to_vec()
+}
+
+fn key_id(token: &str) -> u8 {
+    bytes_of(token)[1]
+}
+
+#[tokio::test]
+async fn keys_after_a_rotation_old_tokens_live_on_and_new_ones_carry_the_new_key() {
+    let (_upstream, gateway) = app("").await;
+    let mut browser = alice(&gateway).await;
+    let file = gateway.path("keys.toml");
+    let mut ring = KeyRing::parse(&std::fs::read_to_string(&file).expect("a file")).expect("keys");
+    ring.rotate("now").expect("room for one more");
+    std::fs::write(&file, ring.to_file().as_bytes()).expect("written");
+    eventually("the new key mints", async || gateway.shared().keys.load().newest().0 == 2).await;
+    assert_eq!(key_id(&browser.token()), 1);
+    assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
+    for _ in 0..3 {
+        gateway.advance(ROTATE);
+        assert!(offered(&browser.fetch("/").await).is_some());
+        assert_eq!(key_id(&browser.token()), 2);
+        assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
+    }
+    assert_eq!(key_id(&alice(&gateway).await.token()), 2);
+}
+
+#[tokio::test]
+async fn keys_a_rotation_between_offer_and_use_logs_nobody_out() {
+    let (_upstream, gateway) = app("").await;
+    let old = alice(&gateway).await.token();
+    gateway.advance(ROTATE);
+    let before = offered(&show(&gateway, &old).await).expect("due");
+    let file = gateway.path("keys.toml");
+    let mut ring = KeyRing::parse(&std::fs::read_to_string(&file).expect("a file")).expect("keys");
+    ring.rotate("now").expect("room for one more");
+    std::fs::write(&file, ring.to_file().as_bytes()).expect("written");
+    eventually("the new key mints", async || gateway.shared().keys.load().newest().0 == 2).await;
+    let after = offered(&show(&gateway, &old).await).expect("due");
+    assert_eq!((key_id(&before), key_id(&after)), (1, 2));
+    // The jar keeps the later spelling; a request under way still shows the earlier one.
+    let mut browser = Browser::new(&gateway).with_token(&after);
+    assert_eq!(show(&gateway, &before).await.status, StatusCode::OK);
+    for _ in 0..3 {
+        assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
+        gateway.advance(ROTATE);
+        let renewal = browser.fetch("/").await;
+        assert!(renewal.status == StatusCode::OK && offered(&renewal).is_some());
+    }
+    assert_eq!(counted(&gateway, "session.theft"), 0);
+}
+
+/// Changes alice's account in the users file.
+fn change_account(gateway: &Gateway, change: Change) {
+    let mut users = UsersEdit::open(&gateway.path("users.toml")).expect("the users file");
+    match change {
+        Change::Disable => assert!(users.set_disabled("alice", true).expect("alice is there")),
+        Change::Remove => users.remove("alice").expect("alice is there"),
+        Change::Password => {
+            let cost = Cost::Argon2id { m: 256, t: 1, p: 1 };
+            let new = Credential::hash("another long password", cost).expect("a hash");
+            users.set_password("alice", &new).expect("alice is there");
+        }
+    }
+    users.save().expect("saved");
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Disable,
+    Remove,
+    Password,
+}
+
+const CHANGES: [(Change, &str); 3] = [
+    (Change::Disable, "account-gone"),
+    (Change::Remove, "account-gone"),
+    (Change::Password, "credential-changed"),
+];
+
+#[tokio::test]
+async fn cve_2025_53942_a_disabled_removed_or_changed_account_ends_its_sessions() {
+    for (change, reason) in CHANGES {
+        let (upstream, gateway) = app("").await;
+        let mut browser = alice(&gateway).await;
+        let mut bob = Browser::new(&gateway);
+        bob.log_in("bob").await;
+        assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
+        change_account(&gateway, change);
+        eventually("the session ends", async || {
+            browser.fetch("/").await.status == StatusCode::UNAUTHORIZED
+        })
+        .await;
+        let before = upstream.heads().len();
+        assert_eq!(refused(&browser.fetch("/").await), unauthorized(reason), "{change:?}");
+        assert_eq!(upstream.heads().len(), before);
+        assert_eq!(bob.fetch("/").await.status, StatusCode::OK);
+        let again = Browser::new(&gateway).try_log_in("alice", PASSWORD, "/").await;
+        assert_eq!(again.status, StatusCode::UNAUTHORIZED, "{change:?}");
+    }
+}
+
+#[tokio::test]
+async fn cve_2025_53942_a_websocket_of_such_an_account_is_cut_within_5_seconds() {
+    let accept = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+    let switching = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+    );
+    for (change, _) in CHANGES {
+        let upstream = Upstream::answering(&*switching).await;
+        let setup =
+            Setup { routes: route(upstream.address), clock: Clock::System, ..Setup::default() };
+        let gateway = Gateway::start(setup);
+        let browser = alice(&gateway).await;
+        let mut tunnel = browser.connect().await;
+        let handshake = format!(
+            "GET /ws HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nCookie: {SESSION}={}\r\n\r\n",
+            browser.token()
+        );
+        tunnel.write_all(handshake.as_bytes()).await.expect("sent");
+        let mut head = vec![0; 1024];
+        let read = tunnel.read(&mut head).await.expect("an answer");
+        assert!(head[..read].starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+        eventually("the tunnel is counted", async || {
+            gateway.shared().metrics.render().contains("doorward_tunnels 1\n")
+        })
+        .await;
+        change_account(&gateway, change);
+        let end = tokio::time::timeout(5 * SECOND, tunnel.read_to_end(&mut head)).await;
+        assert!(end.is_ok(), "{change:?}: the tunnel is still open after 5 s");
+    }
+}
