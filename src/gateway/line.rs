@@ -74,14 +74,19 @@ impl Line {
             host = self.host,
             path = self.path,
             verdict = self.verdict,
-            user = self.user,
-            session = self.session.map(|id| id.handle()).unwrap_or_default(),
+            user = shown(&self.user),
+            session = self.session.map(|id| id.handle()),
             status = status.as_u16(),
             upstream_ms = self.upstream_ms,
             took_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
-            detail = self.detail,
+            detail = shown(&self.detail),
         );
     }
+}
+
+/// A field that says nothing is left out of the line.
+fn shown(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
 }
 
 fn cut(text: &str) -> String {

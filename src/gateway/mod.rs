@@ -26,12 +26,12 @@ use std::time::Duration;
 
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 
 use crate::guard::{Denial, Entry, Guard, NewToken, Permit, Visit};
 use crate::http::{InboundHead, OwnedFields, SanitizedHead, cookies, hygiene, intent};
-use crate::portal::{self, Portal};
+use crate::portal::{self, Portal, Problem};
 use crate::route::{Access, Requirement, Route, RouteTable};
 use crate::session::{ClientContext, Timing};
 
@@ -129,6 +129,9 @@ impl Gateway {
         line: &mut Line,
     ) -> Response<ResponseBody> {
         line.permit(&permit);
+        if self.max_body > 0 && body.size_hint().lower() > self.max_body {
+            return self.portal.problem(head.intent, Problem::TooLong).map(ResponseBody::Own);
+        }
         let cookies = &self.guard.shared().cookies;
         let intent = head.intent;
         let head = SanitizedHead::new(head, &self.owned, cookies);

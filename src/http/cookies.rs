@@ -17,6 +17,11 @@ pub struct CookieNames {
     domain: Option<String>,
 }
 
+const LOGIN: &str = "__Host-doorward-login";
+const HOST_ONLY: &str = "__Host-doorward";
+const SHARED: &str = "__Secure-doorward";
+const OWN_NAMES: [&str; 3] = [HOST_ONLY, SHARED, LOGIN];
+
 /// What the client showed under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Presented {
@@ -29,10 +34,9 @@ pub enum Presented {
 impl CookieNames {
     /// `__Host-` names; a session cookie that a parent domain shares is `__Secure-`.
     pub fn new(domain: Option<&str>) -> CookieNames {
-        let prefix = if domain.is_some() { "__Secure-" } else { "__Host-" };
         CookieNames {
-            session: format!("{prefix}doorward"),
-            login: "__Host-doorward-login".to_owned(),
+            session: if domain.is_some() { SHARED } else { HOST_ONLY }.to_owned(),
+            login: LOGIN.to_owned(),
             domain: domain.map(str::to_owned),
         }
     }
@@ -59,11 +63,11 @@ impl CookieNames {
         }
     }
 
-    /// Whether a cookie of that name is ours in any spelling: browsers fold the case of prefixes.
+    /// Whether a cookie of that name is ours in any spelling, and under any setting of `domain`:
+    /// browsers fold the case of prefixes, and keep the cookies of yesterday's configuration.
     fn own(&self, name: &[u8]) -> bool {
         let name = name.trim_ascii();
-        name.eq_ignore_ascii_case(self.session.as_bytes())
-            || name.eq_ignore_ascii_case(self.login.as_bytes())
+        OWN_NAMES.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
     }
 
     /// Takes our cookies out of the request, joins the others to one field (RFC 9113 8.2.3), and
@@ -168,7 +172,7 @@ mod tests {
         let mut sent = headers(&[
             "a=1; __Host-doorward=x",
             "b=2; __HOST-DOORWARD=y;__Host-doorward-login=z",
-            "c",
+            "c; __Secure-doorward=w",
         ]);
         names().strip(&mut sent);
         let lines: Vec<_> = sent.get_all(header::COOKIE).iter().collect();

@@ -49,10 +49,10 @@ impl SessionEvent {
         }
     }
 
-    fn reason(self) -> &'static str {
+    fn reason(self) -> Option<&'static str> {
         match self {
-            SessionEvent::Ended(reason) => reason.word(),
-            SessionEvent::Refused(reason) => reason,
+            SessionEvent::Ended(reason) => Some(reason.word()),
+            SessionEvent::Refused(reason) => Some(reason),
             SessionEvent::Login
             | SessionEvent::LoginRefused
             | SessionEvent::LoginThrottled
@@ -60,15 +60,16 @@ impl SessionEvent {
             | SessionEvent::Theft
             | SessionEvent::Forged
             | SessionEvent::Poisoned
-            | SessionEvent::StoreWentBack => "",
+            | SessionEvent::StoreWentBack => None,
         }
     }
 
     /// Writes the line.
     pub fn log(self, about: About<'_>) {
-        let session = about.session.map(|id| id.handle()).unwrap_or_default();
-        let client = about.client.map(|address| address.to_string()).unwrap_or_default();
-        let (event, reason, user) = (self.word(), self.reason(), about.user);
+        let session = about.session.map(|id| id.handle());
+        let client = about.client.map(|address| address.to_string());
+        let (event, reason) = (self.word(), self.reason());
+        let user = (!about.user.is_empty()).then_some(about.user);
         match self {
             SessionEvent::Theft => {
                 warn!(target: "session", event, user, session, client, "an old token was replayed: two parties held this session; tell the user, and look where this address has been");
