@@ -9,6 +9,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use crate::guard::Watched;
+use crate::http::hygiene;
 use crate::upstream;
 
 /// An upstream's answer to a request with our body.
@@ -135,5 +136,14 @@ fn poll_upstream(
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
     let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
+    let frame = frame.map(|frame| frame.map(cleaned));
     Poll::Ready(frame.map(|frame| frame.map_err(|e| ResponseBodyError::Upstream(e.to_string()))))
+}
+
+/// Trailers pass, for gRPC says there how a call ended.
+fn cleaned(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        hygiene::clean_trailers(trailers);
+    }
+    frame
 }

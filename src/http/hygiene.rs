@@ -14,6 +14,14 @@ pub fn clean(headers: &mut HeaderMap, cookies: &CookieNames) {
     spare_cookies(headers);
 }
 
+/// Takes out of trailers what only a head may say (RFC 9110 6.5.1): a client that merges them would
+/// let an upstream set our cookies after all.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    hop::strip(trailers);
+    trailers.remove(header::SET_COOKIE);
+    trailers.remove(CLEAR_SITE_DATA);
+}
+
 fn drop_own_cookies(headers: &mut HeaderMap, cookies: &CookieNames) {
     let ours = |value: &HeaderValue| cookies.set_by(value.as_bytes());
     if !headers.get_all(header::SET_COOKIE).iter().any(ours) {

@@ -50,6 +50,17 @@ const WELL_KNOWN: [&str; 8] = [
     "x-webauth-user",
 ];
 
+/// Beginnings of names that gateways and proxies use: whatever follows is not a client's to say.
+const FAMILIES: [&str; 7] = [
+    "x-forwarded-",
+    "x-remote-",
+    "remote-",
+    "x-auth-request-",
+    "x-webauth-",
+    "x-ssl-client-",
+    "ssl-client-",
+];
+
 impl OwnedFields {
     /// The identity fields of all routes, the standard ones, and what upstreams commonly believe.
     pub fn new<'a>(routes: impl Iterator<Item = &'a IdentityFields>) -> OwnedFields {
@@ -63,26 +74,42 @@ impl OwnedFields {
     }
 
     /// Removes every spelling. A name with `_` goes whatever it says: CGI, WSGI and PHP upstreams read
-    /// it as the name with `-` (CVE-2025-64484). A `.` is folded likewise where it would be ours.
+    /// it as the name with `-` (CVE-2025-64484). Other marks go where they would be ours: lighttpd and
+    /// older Apache fold all of them (`X~Forwarded~User`), PHP folds the dot.
     fn strip(&self, headers: &mut HeaderMap) {
         for name in &self.names {
             headers.remove(name);
         }
         let odd: Vec<HeaderName> =
-            headers.keys().filter(|name| self.is_odd(name)).cloned().collect();
+            headers.keys().filter(|name| self.is_odd(name.as_str())).cloned().collect();
         for name in odd {
             headers.remove(name);
         }
     }
 
-    fn is_odd(&self, name: &HeaderName) -> bool {
-        let text = name.as_str();
-        text.contains('_') || (text.contains('.') && self.owns(&text.replace('.', "-")))
+    fn is_odd(&self, name: &str) -> bool {
+        if name.bytes().all(is_plain) {
+            return is_of_a_family(name);
+        }
+        let folded = folded(name);
+        name.contains('_') || self.owns(&folded) || is_of_a_family(&folded)
     }
 
     fn owns(&self, folded: &str) -> bool {
         self.names.iter().any(|name| name.as_str() == folded)
     }
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-'
+}
+
+fn folded(name: &str) -> String {
+    name.bytes().map(|byte| if is_plain(byte) { char::from(byte) } else { '-' }).collect()
+}
+
+fn is_of_a_family(name: &str) -> bool {
+    FAMILIES.iter().any(|family| name.starts_with(family))
 }
 
 /// A head without one byte of identity, origin, connection or session that the client chose.
@@ -160,6 +187,10 @@ mod tests {
             "X_Forwarded_User",
             "X-Forwarded_User",
             "X.Forwarded.User",
+            "X~Forwarded+User",
+            "X-Forwarded-Access-Token",
+            "X-Remote-Extra-Scopes",
+            "X-SSL-Client-Verify",
             "REMOTE_USER",
             "Remote-User",
         ] {

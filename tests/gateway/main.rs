@@ -7,5 +7,6 @@ mod gateway;
 #[path = "../support/upstream.rs"]
 mod upstream;
 
+mod identity;
 mod login;
 mod session;

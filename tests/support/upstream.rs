@@ -114,7 +114,8 @@ async fn body(stream: &mut TcpStream, bytes: &mut Vec<u8>, head: &str) -> String
         return bytes.drain(..length.min(bytes.len())).map(char::from).collect();
     }
     if !values(head, "transfer-encoding").is_empty() {
-        let end = read_until(stream, bytes, b"0\r\n\r\n").await.unwrap_or(bytes.len());
+        // The empty line behind the last chunk, or behind trailers.
+        let end = read_until(stream, bytes, b"\r\n\r\n").await.unwrap_or(bytes.len());
         return bytes.drain(..end).map(char::from).collect();
     }
     String::new()

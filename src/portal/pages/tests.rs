@@ -1,0 +1,410 @@
+use super::*;
+
+const NOW: UnixMillis = UnixMillis(1_795_442_700_000); // 2026-11-23T14:05:00Z
+
+const NOTICES: [LoginNotice; 10] = [
+    LoginNotice::SessionEnded,
+    LoginNotice::Idle,
+    LoginNotice::Absolute,
+    LoginNotice::Theft,
+    LoginNotice::FreshLogin,
+    LoginNotice::LoggedOut,
+    LoginNotice::WrongPassword,
+    LoginNotice::Throttled { seconds: 30 },
+    LoginNotice::Busy,
+    LoginNotice::Stale,
+];
+
+const HOSTILE: [&str; 9] = [
+    "<script>alert(1)</script>",
+    "\"><img src=x onerror=alert(1)>",
+    "' onfocus='alert(1)",
+    "\" autofocus onfocus=\"alert(1)",
+    "</title></main><form action=//evil.test>",
+    "<!-- ",
+    "line\r\nbreak\n\nand\ttab\0",
+    "{{ csrf }}{% include \"x\" %}&lt;b&gt;&amp;",
+    "\u{202e}\u{2028}name\u{feff}",
+];
+
+fn errors(user: &str) -> Vec<(StatusCode, ErrorKind)> {
+    vec![
+        (StatusCode::BAD_REQUEST, ErrorKind::BadRequest),
+        (StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLong),
+        (StatusCode::FORBIDDEN, ErrorKind::CrossSite),
+        (StatusCode::NOT_FOUND, ErrorKind::NotFound),
+        (StatusCode::MISDIRECTED_REQUEST, ErrorKind::NoSuchSite),
+        (StatusCode::METHOD_NOT_ALLOWED, ErrorKind::MethodNotAllowed),
+        (StatusCode::TOO_MANY_REQUESTS, ErrorKind::TooManyAttempts { seconds: 90 }),
+        (StatusCode::GATEWAY_TIMEOUT, ErrorKind::UpstreamSlow),
+        (StatusCode::BAD_GATEWAY, ErrorKind::UpstreamDown),
+        (StatusCode::SERVICE_UNAVAILABLE, ErrorKind::StoreAway),
+        (StatusCode::FORBIDDEN, ErrorKind::Forbidden { user: user.to_owned() }),
+    ]
+}
+
+fn login_page(notice: Option<LoginNotice>, text: &str) -> String {
+    login(&LoginPage {
+        site: text,
+        host: text,
+        notice,
+        action: text,
+        csrf: text,
+        target: text,
+        username: text,
+    })
+}
+
+fn row(text: &str, minutes_ago: u64, this: bool) -> SessionRow {
+    SessionRow {
+        handle: text.to_owned(),
+        begun: NOW.minus(Duration::from_secs(minutes_ago * 120)),
+        last_used: NOW.minus(Duration::from_secs(minutes_ago * 60)),
+        browser: text.to_owned(),
+        network: text.to_owned(),
+        this,
+    }
+}
+
+fn sessions_page(text: &str, rows: Vec<SessionRow>) -> String {
+    sessions(&SessionsPage { site: text, user: text, csrf: text, now: NOW, sessions: rows })
+}
+
+/// Every page in every state, with `text` in every field that takes one.
+fn all_pages(text: &str) -> Vec<String> {
+    let mut pages = vec![
+        login_page(None, text),
+        sessions_page(text, vec![]),
+        sessions_page(text, vec![row(text, 0, true)]),
+        sessions_page(text, vec![row(text, 0, true), row(text, 3, false)]),
+        logout(text, text, text),
+        logged_out(text),
+    ];
+    pages.extend(NOTICES.map(|notice| login_page(Some(notice), text)));
+    pages.extend(errors(text).iter().map(|(status, kind)| {
+        error_page(&ErrorPage { site: text, status: *status, kind, request: text })
+    }));
+    assert_eq!(pages.len(), 27, "a new page belongs into this list");
+    pages
+}
+
+/// A start tag as a browser reads it.
+#[derive(Debug, PartialEq, Eq)]
+struct Tag {
+    name: String,
+    attributes: Vec<(String, String)>,
+}
+
+impl Tag {
+    fn value(&self, name: &str) -> Option<&str> {
+        let found = self.attributes.iter().find(|(attribute, _)| attribute == name);
+        found.map(|(_, value)| value.as_str())
+    }
+}
+
+/// All start tags. Splits where a browser would: at `<` in text, and at quotes inside a tag.
+fn tags(html: &str) -> Vec<Tag> {
+    let mut tags = vec![];
+    let mut rest = html;
+    while let Some(at) = rest.find('<') {
+        let (tag, after) = one_tag(&rest[at + 1..]);
+        rest = after;
+        tags.extend(tag.filter(|tag| !tag.name.starts_with(['/', '!'])));
+    }
+    tags
+}
+
+fn one_tag(text: &str) -> (Option<Tag>, &str) {
+    let end = text.find(|c: char| c.is_whitespace() || c == '>').expect("a tag ends");
+    let (name, mut rest) = text.split_at(end);
+    let mut attributes = vec![];
+    loop {
+        rest = rest.trim_start();
+        if let Some(after) = rest.strip_prefix('>') {
+            return (Some(Tag { name: name.to_owned(), attributes }), after);
+        }
+        let end = rest.find(['=', ' ', '>', '\n']).expect("an attribute ends");
+        let (attribute, after) = rest.split_at(end);
+        rest = after;
+        let mut value = "";
+        if let Some(quoted) = rest.strip_prefix("=\"") {
+            let (inside, after) = quoted.split_once('"').expect("a value ends");
+            (value, rest) = (inside, after);
+        }
+        assert!(!rest.starts_with('='), "an unquoted value in {name}");
+        attributes.push((attribute.to_owned(), value.to_owned()));
+    }
+}
+
+/// What a browser builds of a page, without the values.
+fn skeleton(html: &str) -> Vec<(String, Vec<String>)> {
+    let names =
+        |tag: Tag| (tag.name, tag.attributes.into_iter().map(|(name, _)| name).collect::<Vec<_>>());
+    tags(html).into_iter().map(names).collect()
+}
+
+#[test]
+fn hostile_text_in_any_field_changes_nothing_of_the_page_but_its_text() {
+    let honest = all_pages("alice");
+    for text in HOSTILE {
+        for (page, like) in all_pages(text).iter().zip(&honest) {
+            assert_eq!(skeleton(page), skeleton(like), "{text:?}\n{page}");
+        }
+    }
+}
+
+#[test]
+fn the_scanner_of_these_tests_sees_an_injected_tag_and_attribute() {
+    let honest = "<p class=\"a\">x</p>";
+    assert_ne!(skeleton("<p class=\"a\"><b>x</p>"), skeleton(honest));
+    assert_ne!(skeleton("<p class=\"a\" onclick=\"b\">x</p>"), skeleton(honest));
+}
+
+#[test]
+fn no_page_has_a_script_an_inline_style_or_anything_from_elsewhere() {
+    for page in all_pages("alice") {
+        for tag in tags(&page) {
+            let banned = ["script", "style", "img", "iframe", "svg", "object", "base"];
+            assert!(!banned.contains(&tag.name.as_str()), "{tag:?}");
+            for (name, value) in &tag.attributes {
+                assert!(name != "style" && !name.starts_with("on"), "{tag:?}");
+                let link = matches!(name.as_str(), "href" | "src");
+                assert!(!link || value.starts_with('/') && !value.starts_with("//"), "{tag:?}");
+            }
+        }
+    }
+    assert!(!STYLE.contains("url(") && !STYLE.contains("@import"));
+}
+
+#[test]
+fn every_form_posts_and_carries_its_token() {
+    let mut forms = 0;
+    for page in all_pages("alice") {
+        let tags = tags(&page);
+        for (at, form) in tags.iter().enumerate().filter(|(_, tag)| tag.name == "form") {
+            forms += 1;
+            assert_eq!(form.value("method"), Some("post"));
+            let inside = &tags[at + 1..];
+            let next = inside.iter().position(|tag| tag.name == "form").unwrap_or(inside.len());
+            let csrf = inside[..next].iter().find(|tag| tag.value("name") == Some("csrf"));
+            assert_eq!(csrf.and_then(|tag| tag.value("value")), Some("alice"), "{page}");
+        }
+    }
+    assert_eq!(forms, 18, "11 logins, 2 and 4 on the lists, 1 logout");
+}
+
+#[test]
+fn every_label_and_every_description_has_what_it_names() {
+    let mut references = 0;
+    for page in all_pages("alice") {
+        let tags = tags(&page);
+        let mut ids: Vec<&str> = tags.iter().filter_map(|tag| tag.value("id")).collect();
+        for reference in tags.iter().flat_map(|tag| {
+            ["for", "aria-describedby", "aria-labelledby"].map(|name| tag.value(name))
+        }) {
+            let Some(reference) = reference else { continue };
+            references += 1;
+            assert!(ids.contains(&reference), "{reference} names nothing in\n{page}");
+        }
+        let all = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), all, "an id stands twice");
+    }
+    assert!(references >= 40);
+}
+
+#[test]
+fn every_page_names_its_language_its_title_and_has_one_heading() {
+    for page in all_pages("Wiki") {
+        assert!(page.starts_with("<!doctype html>\n<html lang=\"en\">"), "{page}");
+        assert!(page.contains(" · Wiki</title>"), "{page}");
+        assert_eq!(page.matches("<h1>").count(), 1, "{page}");
+        assert_eq!(page.matches("<main>").count(), 1, "{page}");
+    }
+}
+
+#[test]
+fn a_site_without_a_name_leaves_no_empty_place_for_it() {
+    for page in all_pages("") {
+        assert!(!page.contains("class=\"site\"") && !page.contains(" · </title>"), "{page}");
+    }
+}
+
+#[test]
+fn a_password_manager_recognises_the_login_form() {
+    let page = login_page(None, "alice");
+    let tags = tags(&page);
+    let field = |name| tags.iter().find(|tag| tag.value("name") == Some(name)).expect("the field");
+    assert_eq!(field("username").value("autocomplete"), Some("username"));
+    assert_eq!(field("username").value("value"), Some("alice"));
+    assert_eq!(field("password").value("autocomplete"), Some("current-password"));
+    assert_eq!(field("password").value("type"), Some("password"));
+    assert_eq!(field("password").value("value"), None);
+}
+
+#[test]
+fn the_cursor_stands_in_the_first_field_that_is_empty() {
+    for (username, field) in [("", "username"), ("alice", "password")] {
+        let tags = tags(&login_page(None, username));
+        let focused: Vec<_> = tags.iter().filter(|tag| tag.value("autofocus").is_some()).collect();
+        assert_eq!(focused.len(), 1);
+        assert_eq!(focused[0].value("name"), Some(field));
+    }
+}
+
+#[test]
+fn each_reason_for_the_login_form_has_its_own_words() {
+    let mut texts: Vec<String> = NOTICES.map(LoginNotice::text).to_vec();
+    for (notice, text) in NOTICES.iter().zip(&texts) {
+        assert!(login_page(Some(*notice), "").contains(text.as_str()), "{text}");
+    }
+    texts.sort();
+    texts.dedup();
+    assert_eq!(texts.len(), NOTICES.len());
+    assert!(!login_page(None, "").contains("id=\"notice\""));
+}
+
+#[test]
+fn each_problem_says_what_happened_what_to_do_and_its_number() {
+    for (status, kind) in errors("alice") {
+        let page = error("Wiki", status, &kind);
+        assert!(page.contains(kind.title()) && page.contains(&kind.todo()), "{page}");
+        assert!(page.contains(&format!("Error {}", status.as_u16())), "{page}");
+        assert!(!page.contains("request <code>"), "{page}");
+    }
+}
+
+#[test]
+fn a_refused_user_reads_as_whom_he_is_logged_in() {
+    let kind = ErrorKind::Forbidden { user: "bob".into() };
+    let page = error("Wiki", StatusCode::FORBIDDEN, &kind);
+    assert_eq!(page.matches("<bdi>bob</bdi>").count(), 2);
+}
+
+#[test]
+fn an_outage_of_the_store_says_that_nobody_is_logged_out() {
+    let page = error("", StatusCode::SERVICE_UNAVAILABLE, &ErrorKind::StoreAway);
+    assert!(page.contains("you still are") && !page.contains("/.doorward/login"));
+}
+
+#[test]
+fn each_session_shows_its_times_and_the_button_that_ends_it() {
+    let rows = vec![row("far", 200, false), row("here", 0, true), row("near", 3, false)];
+    let page = sessions_page("Wiki", rows);
+    assert!(page.contains("<time datetime=\"2026-11-23T13:59:00Z\">23 Nov 2026, 13:59 UTC</time>"));
+    assert!(page.contains("<time datetime=\"2026-11-23T14:02:00Z\">3 minutes ago</time>"));
+    assert!(page.contains("name=\"session\" value=\"near\""));
+    assert!(!page.contains("name=\"session\" value=\"here\""), "this one logs out instead");
+    assert_eq!(page.matches("action=\"/.doorward/logout\"").count(), 1);
+    let place = |text| page.find(text).expect("shown");
+    assert!(place(">here ") < place(">near<") && place(">near<") < place(">far<"));
+}
+
+#[test]
+fn ending_the_others_is_offered_only_where_there_are_others() {
+    let alone = sessions_page("", vec![row("here", 0, true)]);
+    assert!(!alone.contains("end-others") && alone.contains("end-all"));
+    let two = sessions_page("", vec![row("here", 0, true), row("there", 1, false)]);
+    assert!(two.contains("end-others") && two.contains("end-all"));
+    let none = sessions_page("", vec![]);
+    assert!(none.contains("no live sessions") && !none.contains("<form"));
+}
+
+#[test]
+fn past_times_are_rounded_down_and_future_ones_are_now() {
+    for (seconds, words) in [
+        (0, "less than a minute ago"),
+        (59, "less than a minute ago"),
+        (60, "1 minute ago"),
+        (3_599, "59 minutes ago"),
+        (3_600, "1 hour ago"),
+        (86_399, "23 hours ago"),
+        (86_400, "1 day ago"),
+        (20 * 86_400, "20 days ago"),
+    ] {
+        let at = NOW.minus(Duration::from_secs(seconds));
+        assert_eq!(Moment::relative(at, NOW).words, words);
+    }
+    let future = NOW.plus(Duration::from_secs(60));
+    assert_eq!(Moment::relative(future, NOW).words, "less than a minute ago");
+}
+
+#[test]
+fn times_to_wait_are_never_shorter_than_the_wait() {
+    for (seconds, words) in [
+        (0, "1 second"),
+        (1, "1 second"),
+        (90, "90 seconds"),
+        (91, "2 minutes"),
+        (121, "3 minutes"),
+        (5_400, "90 minutes"),
+        (5_401, "2 hours"),
+    ] {
+        assert_eq!(wait(seconds), words);
+    }
+}
+
+#[test]
+fn a_time_beyond_the_calendar_is_still_shown() {
+    assert_eq!(Moment::absolute(UnixMillis(0)).words, "1 Jan 1970, 00:00 UTC");
+    assert!(Moment::absolute(UnixMillis(u64::MAX)).datetime.starts_with("9999-12-"));
+}
+
+/// WCAG 2.2, 1.4.3 and 1.4.11, in both colour schemes.
+mod contrast {
+    use super::STYLE;
+
+    const TEXT: f64 = 4.5;
+    const EDGE: f64 = 3.0;
+
+    /// Foreground, background, least ratio.
+    const PAIRS: [(&str, &str, f64); 16] = [
+        ("text", "card", TEXT),
+        ("text", "field", TEXT),
+        ("muted", "card", TEXT),
+        ("accent", "card", TEXT),
+        ("accent-strong", "card", TEXT),
+        ("on-accent", "accent", TEXT),
+        ("on-accent", "accent-strong", TEXT),
+        ("on-danger", "danger", TEXT),
+        ("on-danger", "danger-strong", TEXT),
+        ("on-news", "news", TEXT),
+        ("on-error", "error", TEXT),
+        ("text", "page", TEXT),
+        ("field-line", "card", EDGE),
+        ("field-line", "field", EDGE),
+        ("danger", "field", EDGE),
+        ("accent", "field", EDGE),
+    ];
+
+    #[test]
+    fn text_and_edges_are_readable_in_both_schemes() {
+        let (light, dark) = STYLE.split_once("@media (prefers-color-scheme: dark)").expect("both");
+        for (scheme, name) in [(light, "light"), (dark, "dark")] {
+            for (front, back, least) in PAIRS {
+                let ratio = ratio(colour(scheme, front), colour(scheme, back));
+                assert!(ratio >= least, "{name}: {front} on {back} is {ratio:.2}, not {least}");
+            }
+        }
+    }
+
+    fn colour(scheme: &str, name: &str) -> [u8; 3] {
+        let (_, rest) = scheme.split_once(&format!("--{name}: #")).expect("the property");
+        [0, 2, 4].map(|at| u8::from_str_radix(&rest[at..at + 2], 16).expect("hex"))
+    }
+
+    fn ratio(one: [u8; 3], other: [u8; 3]) -> f64 {
+        let (one, other) = (luminance(one), luminance(other));
+        (one.max(other) + 0.05) / (one.min(other) + 0.05)
+    }
+
+    fn luminance(colour: [u8; 3]) -> f64 {
+        let [red, green, blue] = colour.map(|part| linear(f64::from(part) / 255.0));
+        0.2126 * red + 0.7152 * green + 0.0722 * blue
+    }
+
+    fn linear(part: f64) -> f64 {
+        if part <= 0.04045 { part / 12.92 } else { ((part + 0.055) / 1.055).powf(2.4) }
+    }
+}

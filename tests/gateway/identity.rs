@@ -1,0 +1,544 @@
+//! Who the user is, as upstreams hear it: from us alone, on every path, in every spelling.
+
+use std::fmt::Write;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::browser::{Browser, SESSION};
+use crate::gateway::{Gateway, Setup, route};
+use crate::upstream::{HELLO, Upstream, values};
+
+/// What nobody but the gateway may say. Kept apart from the lists in the source on purpose.
+const OURS: [&str; 24] = [
+    "X-Forwarded-User",
+    "X-Forwarded-Email",
+    "X-Forwarded-Groups",
+    "X-Forwarded-Preferred-Username",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Port",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Prefix",
+    "X-Forwarded-Access-Token",
+    "X-Real-IP",
+    "X-Original-URL",
+    "X-Rewrite-URL",
+    "Forwarded",
+    "Remote-User",
+    "Remote-Groups",
+    "X-Remote-User",
+    "X-Remote-Groups",
+    "X-Auth-Request-User",
+    "X-Auth-Request-Groups",
+    "X-WebAuth-User",
+    "X-SSL-Client-Verify",
+    // Of one route only, and not on the others either.
+    "X-Team",
+    "X-Full-Name",
+];
+
+/// Stands in every value that the client sends under such a name.
+const EVIL: &str = "evil-";
+
+/// One field of the client's.
+#[derive(Clone, Debug)]
+struct Field {
+    name: String,
+    channel: Channel,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Channel {
+    Head,
+    /// In the head, and named by `Connection` so that a proxy drops the field of that name.
+    Nominated,
+    Trailer,
+}
+
+/// Where the request goes and what for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Path {
+    Session,
+    Custom,
+    Options,
+    Upgrade,
+    Public,
+    PublicWithSession,
+    Unauthenticated,
+    Forbidden,
+    NoRoute,
+    Ambiguous,
+    OwnPage,
+}
+
+const PATHS: [Path; 11] = [
+    Path::Session,
+    Path::Custom,
+    Path::Options,
+    Path::Upgrade,
+    Path::Public,
+    Path::PublicWithSession,
+    Path::Unauthenticated,
+    Path::Forbidden,
+    Path::NoRoute,
+    Path::Ambiguous,
+    Path::OwnPage,
+];
+
+impl Path {
+    fn method(self) -> &'static str {
+        match self {
+            Path::Options => "OPTIONS",
+            Path::Upgrade => "GET",
+            _ => "POST",
+        }
+    }
+
+    fn target(self) -> &'static str {
+        match self {
+            Path::Session | Path::Options | Path::Upgrade | Path::Unauthenticated => "/app",
+            Path::Custom => "/custom",
+            Path::Public | Path::PublicWithSession => "/public",
+            Path::Forbidden => "/admins",
+            Path::NoRoute => "/",
+            Path::Ambiguous => "/app/%2e%2e/public",
+            Path::OwnPage => "/.doorward/login",
+        }
+    }
+
+    fn host(self) -> &'static str {
+        if self == Path::NoRoute { "other.test" } else { "app.test" }
+    }
+
+    fn shows_session(self) -> bool {
+        !matches!(self, Path::Public | Path::Unauthenticated)
+    }
+
+    /// Status of the answer, and what the upstream hears of who it is.
+    fn expected(self) -> (u16, Heard) {
+        match self {
+            Path::Session | Path::Options | Path::Upgrade => (200, Heard::Standard),
+            Path::Custom => (200, Heard::Custom),
+            Path::Public | Path::PublicWithSession => (200, Heard::Nobody),
+            Path::Unauthenticated => (401, Heard::Nothing),
+            Path::Forbidden => (403, Heard::Nothing),
+            Path::NoRoute => (404, Heard::Nothing),
+            Path::Ambiguous | Path::OwnPage => (400, Heard::Nothing),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    Standard,
+    Custom,
+    /// A request, and no user.
+    Nobody,
+    /// No request at all.
+    Nothing,
+}
+
+fn routes(upstream: &Upstream) -> String {
+    let route = |path: &str, rest: &str| {
+        let to = upstream.address;
+        format!(
+            "[[route]]\nhost = \"app.test\"\npath = \"{path}\"\nupstream = \"http://{to}\"\n{rest}\n"
+        )
+    };
+    [
+        route("/", "access = \"session\""),
+        route("/public", "access = \"public\""),
+        route("/admins", "access = { groups = [\"admins\"] }"),
+        route(
+            "/custom",
+            "access = \"session\"\nidentity = { X-Team = \"{groups}\", X-Full-Name = \"{name} <{email}>\" }",
+        ),
+    ]
+    .concat()
+}
+
+/// A name as a client may write it: any case, and any of the marks that upstreams fold together.
+fn spelling() -> impl Strategy<Value = String> {
+    let plain = (0..OURS.len(), vec((any::<bool>(), 0..6_usize), 32));
+    plain.prop_map(|(at, choices)| {
+        let letters = OURS[at].chars().zip(choices);
+        letters
+            .map(|(letter, (upper, mark))| match letter {
+                '-' => ['-', '-', '_', '_', '.', '~'][mark],
+                _ if upper => letter.to_ascii_uppercase(),
+                _ => letter.to_ascii_lowercase(),
+            })
+            .collect()
+    })
+}
+
+fn fields() -> impl Strategy<Value = Vec<Field>> {
+    let channel = prop_oneof![2 => Just(Channel::Head), 1 => Just(Channel::Nominated), 1 => Just(Channel::Trailer)];
+    vec((spelling(), channel).prop_map(|(name, channel)| Field { name, channel }), 1..6)
+}
+
+/// The request as HTTP/1.1 bytes.
+fn bytes_of(path: Path, fields: &[Field], token: &str) -> Vec<u8> {
+    let mut out = format!(
+        "{} {} HTTP/1.1\r\nHost: {}\r\nX-Kept: kept\r\n",
+        path.method(),
+        path.target(),
+        path.host()
+    );
+    let (mut connection, mut trailer) = (String::from("close"), String::new());
+    for (number, Field { name, channel }) in fields.iter().enumerate() {
+        let line = format!("{name}: {EVIL}{number}\r\n");
+        match channel {
+            Channel::Head => out.push_str(&line),
+            Channel::Nominated => {
+                out.push_str(&line);
+                // Both the client's spelling and ours: a proxy that adds first loses its own field.
+                write!(connection, ", {name}, x-forwarded-user").expect("a string");
+            }
+            Channel::Trailer => trailer.push_str(&line),
+        }
+    }
+    if path.shows_session() {
+        write!(out, "Cookie: {SESSION}={token}\r\n").expect("a string");
+    }
+    if path == Path::Upgrade {
+        out.push_str("Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n");
+        write!(out, "Connection: {connection}, Upgrade\r\n\r\n").expect("a string");
+        return out.into_bytes();
+    }
+    let names = fields.iter().map(|field| field.name.as_str()).collect::<Vec<_>>().join(", ");
+    write!(
+        out,
+        "Connection: {connection}\r\nTrailer: {names}\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n{trailer}\r\n"
+    )
+    .expect("a string");
+    out.into_bytes()
+}
+
+/// The same request on HTTP/2; gives the status.
+async fn over_h2(browser: &Browser, path: Path, fields: &[Field], token: &str) -> u16 {
+    let uri = format!("https://{}{}", path.host(), path.target());
+    let mut request = Request::builder().method(path.method()).uri(uri).header("x-kept", "kept");
+    let mut trailers = HeaderMap::new();
+    for (number, Field { name, channel }) in fields.iter().enumerate() {
+        let value = format!("{EVIL}{number}");
+        match channel {
+            Channel::Head | Channel::Nominated => request = request.header(name, value),
+            Channel::Trailer => {
+                let name: HeaderName = name.parse().expect("a name");
+                trailers.append(name, HeaderValue::from_str(&value).expect("a value"));
+            }
+        }
+    }
+    if path.shows_session() {
+        request = request.header("cookie", format!("{SESSION}={token}"));
+    }
+    let body = Full::<Bytes>::from("body").with_trailers(async move { Some(Ok(trailers)) });
+    let tls = TokioIo::new(browser.clone().over_h2().connect().await);
+    let executor = TokioExecutor::new();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(executor, tls).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let answer = sender.send_request(request.body(Box::pin(body)).expect("a request")).await;
+    answer.expect("an answer").status().as_u16()
+}
+
+fn status_of(answer: &str) -> u16 {
+    answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default()
+}
+
+/// A field name as CGI, WSGI and the like come to see it.
+fn folded(name: &str) -> String {
+    let fold = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    name.chars().map(fold).collect()
+}
+
+/// All that a head says under a name of ours, but for where the client is.
+fn said(head: &str) -> Vec<(String, String)> {
+    let where_it_is = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+    let ours: Vec<String> = OURS.iter().map(|name| folded(name)).collect();
+    let lines = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+    let mut out: Vec<_> = lines
+        .map(|(name, value)| (folded(name), value.trim().to_owned()))
+        .filter(|(name, _)| ours.contains(name) && !where_it_is.contains(&name.as_str()))
+        .collect();
+    out.sort();
+    out
+}
+
+fn expected(heard: Heard) -> Vec<(String, String)> {
+    let fields: &[(&str, &str)] = match heard {
+        Heard::Standard => &[
+            ("x-forwarded-email", "alice@example.test"),
+            ("x-forwarded-groups", "staff"),
+            ("x-forwarded-preferred-username", "alice"),
+            ("x-forwarded-user", "alice"),
+        ],
+        Heard::Custom => &[("x-full-name", "The alice <alice@example.test>"), ("x-team", "staff")],
+        Heard::Nobody | Heard::Nothing => &[],
+    };
+    fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+#[test]
+fn cve_2025_64484_cve_2026_30851_hyp_06_hyp_18_hyp_20_no_upstream_ever_hears_a_clients_identity() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let (upstream, gateway, token) = runtime.block_on(async {
+        let upstream = Upstream::start().await;
+        let gateway = Gateway::start(Setup { routes: routes(&upstream), ..Setup::default() });
+        let mut alice = Browser::new(&gateway);
+        alice.log_in("alice").await;
+        (upstream, gateway, alice.token())
+    });
+    let cases = (fields(), 0..PATHS.len(), any::<bool>());
+    let mut runner =
+        TestRunner::new(Config { cases: 300, failure_persistence: None, ..Config::default() });
+    let outcome = runner.run(&cases, |(fields, at, h2)| {
+        let path = PATHS[at];
+        let h2 = h2 && path != Path::Upgrade;
+        let before = upstream.heads().len();
+        let mut browser = Browser::new(&gateway);
+        browser.host = path.host().to_owned();
+        let status = runtime.block_on(async {
+            match h2 {
+                true => over_h2(&browser, path, &fields, &token).await,
+                false => status_of(&browser.raw(&bytes_of(path, &fields, &token)).await),
+            }
+        });
+        let (wanted, heard) = path.expected();
+        prop_assert_eq!(status, wanted, "{:?} h2: {}", path, h2);
+        let heads = upstream.heads().split_off(before);
+        prop_assert_eq!(heads.len(), usize::from(heard != Heard::Nothing));
+        for head in &heads {
+            prop_assert!(!head.contains(EVIL), "{}", head);
+            prop_assert_eq!(said(head), expected(heard), "{}", head);
+            prop_assert_eq!(values(head, "x-kept"), ["kept"]);
+        }
+        let bodies = upstream.bodies().split_off(before);
+        prop_assert!(bodies.iter().all(|body| !body.contains(EVIL)), "{:?}", bodies);
+        prop_assert!(path == Path::Upgrade || bodies.iter().all(|body| body.contains("body")));
+        Ok(())
+    });
+    outcome.unwrap_or_else(|error| panic!("{error}"));
+    assert!(upstream.heads().len() > 100, "few requests reached the upstream");
+}
+
+async fn told(routes: &str, user: &str, path: &str) -> (Upstream, Gateway) {
+    let upstream = Upstream::start().await;
+    let routes = routes.replace("UPSTREAM", &upstream.address.to_string());
+    let gateway = Gateway::start(Setup { routes, ..Setup::default() });
+    let mut browser = Browser::new(&gateway);
+    browser.log_in(user).await;
+    assert_eq!(browser.fetch(path).await.status, StatusCode::OK);
+    (upstream, gateway)
+}
+
+#[tokio::test]
+async fn identity_each_route_says_what_its_templates_say_and_nothing_else() {
+    let (upstream, _gateway) = told(
+        "[[route]]\nhost = \"app.test\"\npath = \"/\"\nupstream = \"http://UPSTREAM\"\naccess = \"session\"\nidentity = { X-Who = \"{user}/{groups}\", X-Mail = \"<{email}>\" }\n",
+        "bob",
+        "/",
+    )
+    .await;
+    assert_eq!(upstream.values("x-who"), ["bob/guests"]);
+    assert_eq!(upstream.values("x-mail"), ["<bob@example.test>"]);
+    assert!(upstream.values("x-forwarded-user").is_empty());
+}
+
+#[tokio::test]
+async fn identity_a_field_without_a_value_is_absent_and_not_empty() {
+    let (upstream, _gateway) = told(&route_to_be(""), "zoë", "/").await;
+    assert_eq!(upstream.values("x-forwarded-email"), ["zoÃ«@example.test"]);
+    assert!(!upstream.last().to_ascii_lowercase().contains("groups"), "{}", upstream.last());
+}
+
+fn route_to_be(more: &str) -> String {
+    format!(
+        "[[route]]\nhost = \"app.test\"\npath = \"/\"\nupstream = \"http://UPSTREAM\"\naccess = \"session\"\n{more}\n"
+    )
+}
+
+#[tokio::test]
+async fn identity_names_beyond_ascii_travel_in_the_encoding_of_the_route() {
+    let cases = [
+        ("", "zoÃ«", "The zoÃ«"),
+        ("identity_encoding = \"utf8\"\n", "zoÃ«", "The zoÃ«"),
+        ("identity_encoding = \"percent\"\n", "zo%C3%AB", "The zo%C3%AB"),
+        ("identity_encoding = \"rfc2047\"\n", "=?UTF-8?B?em/Dqw==?=", "=?UTF-8?B?VGhlIHpvw6s=?="),
+    ];
+    for (encoding, user, name) in cases {
+        let identity = "identity = { X-User = \"{user}\", X-Name = \"{name}\", X-Plain = \"ok\" }";
+        let (upstream, _gateway) =
+            told(&route_to_be(&format!("{encoding}{identity}")), "zoë", "/").await;
+        // Heads are read as Latin-1: two characters for the two bytes of ë.
+        assert_eq!(upstream.values("x-user"), [user], "{encoding}");
+        assert_eq!(upstream.values("x-name"), [name], "{encoding}");
+        assert_eq!(upstream.values("x-plain"), ["ok"], "{encoding}");
+    }
+}
+
+#[tokio::test]
+async fn identity_groups_of_today_are_told_and_not_those_of_the_login() {
+    let (upstream, gateway) = told(&route_to_be(""), "bob", "/").await;
+    let token = {
+        let mut browser = Browser::new(&gateway);
+        browser.log_in("bob").await;
+        browser.token()
+    };
+    assert_eq!(upstream.values("x-forwarded-groups"), ["guests"]);
+    let path = gateway.path("users.toml");
+    let text = std::fs::read_to_string(&path).expect("the users file");
+    assert!(text.contains("guests"));
+    std::fs::write(&path, text.replace("guests", "visitors")).expect("written");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while upstream.values("x-forwarded-groups") != ["visitors"] {
+        assert!(std::time::Instant::now() < deadline, "the old groups are still told");
+        let answer = Browser::new(&gateway).with_token(&token).fetch("/").await;
+        assert_eq!(answer.status, StatusCode::OK);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+// Cookies
+
+#[tokio::test]
+async fn cve_2022_39201_hyp_24_our_cookies_reach_no_upstream_and_the_others_do_in_one_field() {
+    let (upstream, gateway) = told(&route_to_be(""), "alice", "/").await;
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let token = alice.token();
+    let login = "__Host-doorward-login=AAAAAAAAAAAAAAAAAAAAAA";
+    let lines = [
+        format!("a=1; {SESSION}={token}; b=\"two; three\""),
+        format!("{login}; __HOST-Doorward={token}; c=4"),
+    ];
+    let raw = format!(
+        "GET / HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\nCookie: {}\r\nCookie: {}\r\n\r\n",
+        lines[0], lines[1]
+    );
+    assert_eq!(status_of(&alice.raw(raw.as_bytes()).await), 200);
+    assert_eq!(upstream.values("cookie"), ["a=1; b=\"two; three\"; c=4"]);
+    // HTTP/2 crumbs.
+    let mut h2 = Browser::new(&gateway).over_h2();
+    let crumbs: Vec<_> = lines.iter().flat_map(|line| line.split("; ")).collect();
+    let crumbs: Vec<_> = crumbs.iter().map(|crumb| ("cookie", *crumb)).collect();
+    assert_eq!(h2.send("GET", "/", &crumbs, "").await.status, StatusCode::OK);
+    assert_eq!(upstream.values("cookie"), ["a=1; b=\"two; three\"; c=4"]);
+    let ours_alone = Browser::new(&gateway).with_token(&token).fetch("/").await;
+    assert_eq!(ours_alone.status, StatusCode::OK);
+    assert!(upstream.values("cookie").is_empty());
+    let told = upstream.heads().concat();
+    assert!(
+        !told.contains("dw1_") && !told.to_ascii_lowercase().contains("__host-doorward"),
+        "{told}"
+    );
+}
+
+/// An answer that wants to set, replace, shadow and delete our cookies in every way.
+fn greedy(status: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Length: 0\r\nSet-Cookie: app=1; Path=/\r\nSet-Cookie: __Host-doorward=dw1_planted; Path=/; Secure\r\nset-cookie: __host-doorward=; Max-Age=0; Path=/; Secure\r\nSet-Cookie:   __Host-doorward =x\r\nSet-Cookie: __HOST-DOORWARD-LOGIN=x; Path=/; Secure\r\nSet-Cookie: other=2\r\nClear-Site-Data: \"*\"\r\nClear-Site-Data: \"cookies\"\r\nConnection: close, x-hop\r\nX-Hop: 1\r\n\r\n"
+    )
+}
+
+#[tokio::test]
+async fn hygiene_an_upstream_can_neither_set_nor_delete_our_cookies() {
+    for (status, path) in
+        [("200 OK", "/"), ("302 Found", "/"), ("500 No", "/"), ("200 OK", "/public")]
+    {
+        let upstream = Upstream::answering(greedy(status)).await;
+        let gateway = Gateway::start(Setup { routes: routes(&upstream), ..Setup::default() });
+        let mut browser = Browser::new(&gateway);
+        browser.log_in("alice").await;
+        let token = browser.token();
+        for h2 in [false, true] {
+            browser.h2 = h2;
+            let answer = browser.fetch(path).await;
+            assert!(status.starts_with(answer.status.as_str()));
+            assert_eq!(answer.set_cookies(), ["app=1; Path=/", "other=2"]);
+            let cleared = answer.header("clear-site-data");
+            assert!(!cleared.contains("cookies") && !cleared.contains('*'), "{cleared}");
+            assert!(!answer.headers.contains_key("x-hop"));
+            assert_eq!(browser.token(), token);
+        }
+    }
+}
+
+#[tokio::test]
+async fn hygiene_an_upstream_cannot_set_our_cookies_in_a_trailer_either() {
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Set-Cookie, Grpc-Status\r\n\r\n5\r\nhello\r\n0\r\nSet-Cookie: __Host-doorward=dw1_planted\r\nClear-Site-Data: \"cookies\"\r\nGrpc-Status: 0\r\n\r\n";
+    let upstream = Upstream::answering(answer).await;
+    let gateway = Gateway::start(Setup { routes: routes(&upstream), ..Setup::default() });
+    let tls = TokioIo::new(Browser::new(&gateway).over_h2().connect().await);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), tls).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let request = Request::get("https://app.test/public").body(Full::<Bytes>::default());
+    let answer = sender.send_request(request.expect("a request")).await.expect("an answer");
+    let whole = answer.into_body().collect().await.expect("a whole body");
+    let trailers = whole.trailers().cloned().expect("gRPC needs its trailers");
+    assert_eq!(trailers.get("grpc-status"), Some(&HeaderValue::from_static("0")));
+    assert_eq!(trailers.len(), 1, "{trailers:?}");
+    let raw =
+        "GET /public HTTP/1.1\r\nHost: app.test\r\nTE: trailers\r\nConnection: close, te\r\n\r\n";
+    let raw = Browser::new(&gateway).raw(raw.as_bytes()).await;
+    assert!(raw.contains("hello") && !raw.contains("planted"), "{raw}");
+}
+
+// Where the client is
+
+#[tokio::test]
+async fn forwarding_upstreams_hear_from_us_where_the_request_came_from() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::start(Setup { routes: route(upstream.address), ..Setup::default() });
+    let mut browser = Browser::new(&gateway);
+    browser.log_in("alice").await;
+    let claims = [
+        ("x-forwarded-for", "203.0.113.9"),
+        ("x-forwarded-for", "10.0.0.1"),
+        ("x-forwarded-host", "evil.test"),
+        ("x-forwarded-proto", "http"),
+        ("x-forwarded-port", "1"),
+        ("forwarded", "for=203.0.113.9;host=evil.test"),
+        ("x-real-ip", "203.0.113.9"),
+        ("x-original-url", "/admin"),
+        ("x-rewrite-url", "/admin"),
+        ("proxy-authorization", "Basic ZXZpbA=="),
+        ("via", "1.0 squid"),
+        ("authorization", "Basic YXBw"),
+    ];
+    for (h2, via) in [(false, "1.1 doorward"), (true, "2.0 doorward")] {
+        browser.h2 = h2;
+        assert_eq!(browser.send("GET", "/a?b=c", &claims, "").await.status, StatusCode::OK);
+        let head = upstream.last();
+        assert!(head.starts_with("GET /a?b=c HTTP/1.1\r\n"), "{head}");
+        assert_eq!(upstream.values("host"), ["app.test"]);
+        assert_eq!(upstream.values("x-forwarded-for"), ["127.0.0.1"]);
+        assert_eq!(upstream.values("x-forwarded-host"), ["app.test"]);
+        assert_eq!(upstream.values("x-forwarded-proto"), ["https"]);
+        assert_eq!(upstream.values("via"), ["1.0 squid", via]);
+        // The app's own credentials are the app's.
+        assert_eq!(upstream.values("authorization"), ["Basic YXBw"]);
+        for claim in ["203.0.113.9", "evil", "/admin", "ZXZpbA", "x-forwarded-port"] {
+            assert!(!head.to_ascii_lowercase().contains(claim), "{claim} in {head}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn forwarding_a_public_route_says_where_from_and_not_who() {
+    let upstream = Upstream::answering(HELLO).await;
+    let gateway = Gateway::start(Setup { routes: routes(&upstream), ..Setup::default() });
+    let mut browser = Browser::new(&gateway);
+    browser.log_in("alice").await;
+    assert_eq!(browser.fetch("/public").await.status, StatusCode::OK);
+    assert_eq!(upstream.values("x-forwarded-for"), ["127.0.0.1"]);
+    assert!(!upstream.last().contains("alice"), "{}", upstream.last());
+}
