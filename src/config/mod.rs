@@ -1,19 +1,58 @@
-//! Raw configuration to checked values; produces only values that cannot be wrong.
+//! Raw configuration to checked values.
+//!
+//! Two steps: the text becomes a tree that knows its lines, and the tree becomes a [`Config`], which
+//! cannot be wrong. No problem hides another: all of them are reported, with file, line, what is
+//! wrong and what to write. A key that is not known is a problem, for a setting that is silently
+//! ignored is one that somebody relies on.
+//!
+//! Nothing here holds a secret; secrets stand in files of their own, named here and read at start.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+mod duration;
+mod findings;
+mod log;
+mod login;
+mod portal;
+mod problem;
+mod reader;
+mod route;
+mod server;
+mod session;
+mod size;
+mod store;
+mod together;
+mod unknown;
 
-use ipnet::IpNet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
 
 use crate::route::RouteTable;
-use crate::session::SessionPolicy;
 
+use findings::Findings;
+use reader::Reader;
+use together::Together;
+
+pub use findings::{Key, Usual};
+pub use log::{Log, LogFormat, LogLevel};
+pub use login::{Login, PasswordLogin};
+pub use portal::Portal;
+pub use problem::{Problem, Problems, Style, Warning};
+pub use server::{Admin, CertificateFiles, Server};
+pub use session::Session;
+pub use store::{RedisLocation, StoreConfig, StoreLocation};
+
+/// A file longer than this is no configuration.
+const LONGEST: usize = 1 << 20;
+
+/// Everything that the gateway is told.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub server: Server,
     pub admin: Admin,
+    /// Made at the first start.
     pub keys_file: PathBuf,
+    /// Never empty.
     pub certificates: Vec<CertificateFiles>,
     pub store: StoreConfig,
     pub session: Session,
@@ -22,241 +61,112 @@ pub struct Config {
     pub portal: Portal,
     pub routes: RouteTable,
 }
-#[derive(Clone, Debug)]
-pub struct Server {
-    pub https: Vec<SocketAddr>,
-    pub http: Vec<SocketAddr>,
-    pub trusted_proxies: Vec<IpNet>,
-    pub workers: usize,
-    pub drain: Duration,
-    pub max_connections: usize,
-    pub handshake_timeout: Duration,
-    pub header_timeout: Duration,
-    pub idle_timeout: Duration,
-    pub max_body: u64,
-}
-#[derive(Clone, Debug)]
-pub struct Admin {
-    pub listen: Option<SocketAddr>,
-    pub socket: Option<PathBuf>,
-}
-#[derive(Clone, Debug)]
-pub struct CertificateFiles {
-    pub cert: PathBuf,
-    pub key: PathBuf,
-}
-#[derive(Clone, Debug)]
-pub struct StoreConfig {
-    pub location: StoreLocation,
-    pub response_timeout: Duration,
-}
-#[derive(Clone, Debug)]
-pub enum StoreLocation {
-    Memory,
-    Embedded(PathBuf),
-    Redis(RedisLocation),
-}
-#[derive(Clone, Debug)]
-pub struct RedisLocation {
-    pub url: String,
-    pub ca: Option<PathBuf>,
-    pub client_cert: Option<PathBuf>,
-    pub client_key: Option<PathBuf>,
-    pub username: Option<String>,
-    pub password_file: Option<PathBuf>,
-}
-#[derive(Clone, Debug)]
-pub struct Session {
-    pub policy: SessionPolicy,
-    pub max_per_user: usize,
-    pub domain: Option<String>,
-}
-#[derive(Clone, Debug)]
-pub struct Login {
-    pub password: Option<PasswordLogin>,
-}
-#[derive(Clone, Debug)]
-pub struct PasswordLogin {
-    pub users: PathBuf,
-}
-#[derive(Clone, Copy, Debug)]
-pub struct Log {
-    pub level: LogLevel,
-    pub format: LogFormat,
-    pub requests: bool,
-}
-#[derive(Clone, Copy, Debug)]
-pub enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-}
-#[derive(Clone, Copy, Debug)]
-pub enum LogFormat {
-    Json,
-    Text,
-}
-#[derive(Clone, Debug)]
-pub struct Portal {
-    pub name: String,
-    pub style: Option<PathBuf>,
-}
-// TEMPORARY STAND-IN
-use crate::http::*;
-use crate::route::*;
-use crate::session::*;
-pub type Problems = String;
-fn dur(v: Option<&toml::Value>, d: u64) -> Duration {
-    let Some(s) = v.and_then(|v| v.as_str()) else { return Duration::from_secs(d) };
-    let (n, u) = s.split_at(s.find(|c: char| c.is_alphabetic()).unwrap());
-    let n: u64 = n.parse().unwrap();
-    match u {
-        "ms" => Duration::from_millis(n),
-        "s" => Duration::from_secs(n),
-        "m" => Duration::from_secs(n * 60),
-        _ => Duration::from_secs(n * 3600),
-    }
-}
+
 impl Config {
-    pub fn load(path: &std::path::Path) -> Result<(Config, Vec<String>), Problems> {
-        Config::parse(&std::fs::read_to_string(path).map_err(|e| e.to_string())?, "x", path)
+    /// Reads a file. Relative paths in it start from the working directory.
+    pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), Problems> {
+        let file = path.display().to_string();
+        Config::parse(&read(path, &file)?, &file, Path::new(""))
     }
-    pub fn parse(
-        text: &str,
-        _: &str,
-        _: &std::path::Path,
-    ) -> Result<(Config, Vec<String>), Problems> {
-        let t: toml::Table = text.parse().map_err(|e: toml::de::Error| e.to_string())?;
-        let g = |a: &str, b: &str| t.get(a).and_then(|x| x.get(b));
-        let s = |a: &str, b: &str| g(a, b).and_then(|v| v.as_str()).map(str::to_owned);
-        let addrs = |b: &str| {
-            g("server", b)
-                .and_then(|v| v.as_array())
-                .map(|v| {
-                    v.iter()
-                        .map(|x| x.as_str().unwrap().parse().unwrap())
-                        .collect::<Vec<SocketAddr>>()
-                })
-                .unwrap_or_default()
-        };
-        let url = s("store", "url").unwrap_or("memory:".into());
-        let location = if let Some(d) = url.strip_prefix("embedded:") {
-            StoreLocation::Embedded(d.into())
-        } else if url == "memory:" {
-            StoreLocation::Memory
-        } else {
-            StoreLocation::Redis(RedisLocation {
-                url,
-                ca: None,
-                client_cert: None,
-                client_key: None,
-                username: None,
-                password_file: None,
-            })
-        };
-        let routes = t
-            .get("route")
-            .and_then(|r| r.as_array())
-            .unwrap()
-            .iter()
-            .map(|r| {
-                let st = |k: &str| r.get(k).and_then(|v| v.as_str());
-                let list = |v: Option<&toml::Value>| {
-                    v.and_then(|v| v.as_array())
-                        .map(|v| v.iter().map(|x| x.as_str().unwrap().to_owned()).collect())
-                        .unwrap_or_default()
-                };
-                let access = match r.get("access") {
-                    Some(toml::Value::String(s)) if s == "public" => Access::Public,
-                    Some(toml::Value::String(_)) => Access::Session(Requirement::default()),
-                    Some(a) => Access::Session(Requirement {
-                        users: list(a.get("users")),
-                        groups: list(a.get("groups")),
-                    }),
-                    None => panic!(),
-                };
-                let identity = match r.get("identity").and_then(|i| i.as_table()) {
-                    None => IdentityFields::standard(),
-                    Some(t) => IdentityFields {
-                        fields: t
-                            .iter()
-                            .map(|(k, v)| IdentityField::parse(k, v.as_str().unwrap()).unwrap())
-                            .collect(),
-                        encoding: ValueEncoding::Utf8,
-                    },
-                };
-                Route {
-                    host: HostPattern::parse(st("host").unwrap_or("*")).unwrap(),
-                    path: PathPrefix::parse(st("path").unwrap_or("/")).unwrap(),
-                    upstreams: vec![Endpoint::parse(st("upstream").unwrap()).unwrap()],
-                    access,
-                    identity,
-                    policy: RoutePolicy::default(),
-                    renewal: true,
-                    response_timeout: Duration::from_secs(60),
-                    upstream_ca: None,
-                }
-            })
-            .collect();
-        let c = Config {
-            server: Server {
-                https: addrs("https"),
-                http: addrs("http"),
-                trusted_proxies: vec![],
-                workers: 0,
-                drain: Duration::from_secs(5),
-                max_connections: 10000,
-                handshake_timeout: Duration::from_secs(10),
-                header_timeout: Duration::from_secs(30),
-                idle_timeout: Duration::from_secs(60),
-                max_body: 0,
-            },
-            admin: Admin {
-                listen: s("admin", "listen").filter(|s| !s.is_empty()).map(|s| s.parse().unwrap()),
-                socket: s("admin", "socket").map(Into::into),
-            },
-            keys_file: s("keys", "file").unwrap().into(),
-            certificates: t["tls"]["certificate"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|c| CertificateFiles {
-                    cert: c["cert"].as_str().unwrap().into(),
-                    key: c["key"].as_str().unwrap().into(),
-                })
-                .collect(),
-            store: StoreConfig { location, response_timeout: Duration::from_millis(500) },
-            session: Session {
-                policy: SessionPolicy::new(
-                    dur(g("session", "idle_timeout"), 1800),
-                    dur(g("session", "absolute_timeout"), 43200),
-                    dur(g("session", "rotate_after"), 600),
-                    dur(g("session", "rotation_grace"), 30),
-                    OnReuse::Revoke,
-                )
-                .unwrap(),
-                max_per_user: 0,
-                domain: None,
-            },
-            login: Login {
-                password: t
-                    .get("login")
-                    .and_then(|l| l.get("password"))
-                    .map(|p| PasswordLogin { users: p["users"].as_str().unwrap().into() }),
-            },
-            log: Log {
-                level: LogLevel::Info,
-                format: if s("log", "format").as_deref() == Some("text") {
-                    LogFormat::Text
-                } else {
-                    LogFormat::Json
-                },
-                requests: g("log", "requests").and_then(|v| v.as_bool()).unwrap_or(true),
-            },
-            portal: Portal { name: "doorward".into(), style: None },
-            routes: RouteTable::new(routes).unwrap(),
-        };
-        Ok((c, vec![]))
+
+    /// Reads a text. Relative paths in it start from `base`; `file` is its name in messages.
+    pub fn parse(text: &str, file: &str, base: &Path) -> Result<(Config, Vec<Warning>), Problems> {
+        let findings = Findings::new(file, text, base);
+        let config = parse(&findings);
+        findings.conclude(config)
     }
+
+    /// As [`Config::load`], and says which of the files named in it cannot be read.
+    pub fn check(path: &Path) -> Result<(Config, Vec<Warning>), Problems> {
+        let file = path.display().to_string();
+        let text = read(path, &file)?;
+        let findings = Findings::new(&file, &text, Path::new(""));
+        let config = parse(&findings);
+        findings.look_for_files();
+        findings.conclude(config)
+    }
+}
+
+/// Every key that is known in the sections of this text, with what holds when it is not written.
+pub fn known_keys(text: &str) -> Vec<Key> {
+    let findings = Findings::new("", text, Path::new(""));
+    parse(&findings);
+    findings.keys()
+}
+
+fn read(path: &Path, file: &str) -> Result<String, Problems> {
+    std::fs::read_to_string(path).map_err(|error| {
+        let message = format!("cannot be read: {error}");
+        Problems::new(vec![Problem::of_file(file, message)], "")
+    })
+}
+
+fn parse(findings: &Findings<'_>) -> Option<Config> {
+    if findings.source.len() > LONGEST {
+        findings.problem(&None, "is longer than a mebibyte and no configuration", "");
+        return None;
+    }
+    let (tree, errors) = DeTable::parse_recoverable(findings.source);
+    for error in &errors {
+        findings.problem(&error.span(), error.message(), "");
+    }
+    // What a broken line took away would be reported as missing, and mislead.
+    if errors.is_empty() { checked(Reader::of_file(findings, tree.get_ref())) } else { None }
+}
+
+fn checked(mut file: Reader<'_>) -> Option<Config> {
+    let findings = file.findings;
+    let section = file.section("server", "server");
+    let server_place = section.place.clone();
+    let server = server::server(section);
+    let admin = server::admin(file.section("admin", "admin"));
+    let keys_file = server::keys(file.section("keys", "keys"));
+    let certificates = server::certificates(file.section("tls", "tls"));
+    let store = store::store(file.section("store", "store"));
+    let session = session::session(file.section("session", "session"));
+    let login = login::login(file.section("login", "login"));
+    let log = log::log(file.section("log", "log"));
+    let portal = portal::portal(file.section("portal", "portal"));
+    let routes = route_sections(&mut file);
+    drop(file);
+    let routes: Vec<_> =
+        routes.into_iter().filter_map(|at| route::route(at, session.policy.as_ref())).collect();
+    let together = Together { findings, server: server_place, routes: &routes };
+    together.certificates(certificates.as_deref());
+    together.login(login.as_ref());
+    together.domain(session.domain.as_ref());
+    together.warn_of_neighbours();
+    let table = together.table();
+    Some(Config {
+        server: server?,
+        admin: admin?,
+        keys_file: keys_file?,
+        certificates: certificates?,
+        store: store?,
+        session: session.checked()?,
+        login: login?,
+        log: log?,
+        portal: portal?,
+        routes: table?,
+    })
+}
+
+/// A gateway without a route would answer 404 to everybody.
+fn route_sections<'a>(file: &mut Reader<'a>) -> Vec<Reader<'a>> {
+    if !file.is_written("route") {
+        let help = "write [[route]] with host, upstream and access = \"session\"";
+        file.findings.problem(&None, "there is no route", help);
+    }
+    file.sections("route", "route")
+}
+
+/// Whether what is sent there stays on this machine.
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
+fn not_one_of(text: &str, known: &[&str]) -> String {
+    let known: Vec<String> = known.iter().map(|word| format!("\"{word}\"")).collect();
+    format!("`{text}` is not known; write {}", known.join(" or "))
 }

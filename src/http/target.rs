@@ -23,7 +23,9 @@ pub enum TargetError {
     DotSegment,
     #[error("the path holds an empty segment (//)")]
     EmptySegment,
-    #[error("the path holds a ; \\ or control character, or one of them percent-encoded")]
+    #[error(
+        "the path holds a ; \\ or control character, plain or percent-encoded, or bytes beyond ASCII"
+    )]
     Character,
     #[error("the path holds a percent-encoded slash")]
     EncodedSlash,
@@ -60,6 +62,10 @@ impl Target {
 fn canonical(path: &str) -> Result<Option<String>, TargetError> {
     if !path.starts_with('/') {
         return Err(TargetError::NotAPath);
+    }
+    // A URI is ASCII (RFC 3986 2); what an upstream makes of other bytes is anybody's guess.
+    if !path.is_ascii() {
+        return Err(TargetError::Character);
     }
     let Some(decoded) = decode(path)? else {
         check_plain(path)?;
@@ -175,6 +181,7 @@ mod tests {
             ("/a;d=1", TargetError::Character),
             ("/a%3bd=1", TargetError::Character),
             ("/a%5cb", TargetError::Character),
+            ("/\u{e9}", TargetError::Character),
             ("/a%00", TargetError::Character),
             ("/a%0d%0a", TargetError::Character),
             ("/a%2fb", TargetError::EncodedSlash),

@@ -11,9 +11,10 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::HOST;
+use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::timeout;
@@ -167,7 +168,19 @@ fn address<B: RequestBody>(
 ) -> Result<(), UpstreamError> {
     match lease.connection() {
         Some(Connection::Http2(_)) => address_http2(request, lease.endpoint()),
-        Some(Connection::Http1(_)) | None => address_http1(request, lease.endpoint()),
+        Some(Connection::Http1(_)) | None => {
+            say_framing(request);
+            address_http1(request, lease.endpoint())
+        }
+    }
+}
+
+/// hyper would leave out the body of a GET whose length it does not know, unless the head says that
+/// one comes: the app would answer another question than was asked.
+fn say_framing<B: Body>(request: &mut Request<B>) {
+    let body = request.body();
+    if !body.is_end_stream() && body.size_hint().exact().is_none() {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 
@@ -189,6 +202,7 @@ fn address_http1<B>(request: &mut Request<B>, endpoint: &Endpoint) -> Result<(),
 /// `:scheme` and `:authority`; the authority is the Host that was set, and Host itself goes.
 fn address_http2<B>(request: &mut Request<B>, endpoint: &Endpoint) -> Result<(), UpstreamError> {
     *request.version_mut() = Version::HTTP_2;
+    request.headers_mut().remove(TRANSFER_ENCODING);
     let authority = match request.headers_mut().remove(HOST) {
         Some(host) => Authority::try_from(host.as_bytes()).map_err(|_| unspeakable())?,
         None => request.uri().authority().unwrap_or(endpoint.authority()).clone(),

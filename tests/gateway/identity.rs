@@ -96,7 +96,15 @@ impl Path {
         match self {
             Path::Options => "OPTIONS",
             Path::Upgrade => "GET",
-            _ => "POST",
+            Path::Session
+            | Path::Custom
+            | Path::Public
+            | Path::PublicWithSession
+            | Path::Unauthenticated
+            | Path::Forbidden
+            | Path::NoRoute
+            | Path::Ambiguous
+            | Path::OwnPage => "POST",
         }
     }
 

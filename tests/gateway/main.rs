@@ -7,6 +7,7 @@ mod gateway;
 #[path = "../support/upstream.rs"]
 mod upstream;
 
+mod framing;
 mod identity;
 mod login;
 mod session;

@@ -585,15 +585,20 @@ fn key_id(token: &str) -> u8 {
     bytes_of(token)[1]
 }
 
-#[tokio::test]
-async fn keys_after_a_rotation_old_tokens_live_on_and_new_ones_carry_the_new_key() {
-    let (_upstream, gateway) = app("").await;
-    let mut browser = alice(&gateway).await;
+/// What `doorward keys rotate` does to the file, and the wait until the gateway has seen it.
+async fn rotate_keys(gateway: &Gateway) {
     let file = gateway.path("keys.toml");
     let mut ring = KeyRing::parse(&std::fs::read_to_string(&file).expect("a file")).expect("keys");
     ring.rotate("now").expect("room for one more");
     std::fs::write(&file, ring.to_file().as_bytes()).expect("written");
     eventually("the new key mints", async || gateway.shared().keys.load().newest().0 == 2).await;
+}
+
+#[tokio::test]
+async fn keys_after_a_rotation_old_tokens_live_on_and_new_ones_carry_the_new_key() {
+    let (_upstream, gateway) = app("").await;
+    let mut browser = alice(&gateway).await;
+    rotate_keys(&gateway).await;
     assert_eq!(key_id(&browser.token()), 1);
     assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
     for _ in 0..3 {
@@ -611,11 +616,7 @@ async fn keys_a_rotation_between_offer_and_use_logs_nobody_out() {
     let old = alice(&gateway).await.token();
     gateway.advance(ROTATE);
     let before = offered(&show(&gateway, &old).await).expect("due");
-    let file = gateway.path("keys.toml");
-    let mut ring = KeyRing::parse(&std::fs::read_to_string(&file).expect("a file")).expect("keys");
-    ring.rotate("now").expect("room for one more");
-    std::fs::write(&file, ring.to_file().as_bytes()).expect("written");
-    eventually("the new key mints", async || gateway.shared().keys.load().newest().0 == 2).await;
+    rotate_keys(&gateway).await;
     let after = offered(&show(&gateway, &old).await).expect("due");
     assert_eq!((key_id(&before), key_id(&after)), (1, 2));
     // The jar keeps the later spelling; a request under way still shows the earlier one.
@@ -628,6 +629,21 @@ async fn keys_a_rotation_between_offer_and_use_logs_nobody_out() {
         assert!(renewal.status == StatusCode::OK && offered(&renewal).is_some());
     }
     assert_eq!(counted(&gateway, "session.theft"), 0);
+}
+
+#[tokio::test]
+async fn keys_renewal_1_both_spellings_of_a_token_are_offered_one_successor() {
+    let (_upstream, gateway) = app("").await;
+    let old = alice(&gateway).await.token();
+    gateway.advance(ROTATE);
+    let before = offered(&show(&gateway, &old).await).expect("due");
+    rotate_keys(&gateway).await;
+    let after = offered(&show(&gateway, &old).await).expect("due");
+    assert_eq!(show(&gateway, &after).await.status, StatusCode::OK);
+    gateway.advance(ROTATE);
+    let successor = offered(&show(&gateway, &after).await).expect("due");
+    assert_eq!(offered(&show(&gateway, &before).await).as_ref(), Some(&successor));
+    assert_eq!(show(&gateway, &successor).await.status, StatusCode::OK);
 }
 
 /// Changes alice's account in the users file.

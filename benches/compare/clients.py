@@ -1,0 +1,173 @@
+"""What loads the servers: logins, wrk, h2load, and connections that do nothing."""
+
+import concurrent.futures
+import html
+import http.client
+import os
+import re
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.parse
+from pathlib import Path
+
+from stage import PASSWORD, USERS
+
+HERE = Path(__file__).parent
+CONNECTIONS = 64
+SESSIONS = 1000
+# Before the window: handshakes, first connections to the upstream, first look at each session.
+WARM_UP = 1.5
+
+
+def trusting():
+    """The certificate was made for this run; nobody else is on this address."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+TLS = trusting()
+
+
+def log_in_all(port, count=SESSIONS):
+    """Logs in `count` times by the form, and gives a Cookie header for each session."""
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        return list(pool.map(lambda number: log_in(port, number), range(count)))
+
+
+def log_in(port, number):
+    # Each from an address of its own: the brakes on guessing stay as they are.
+    address = f"127.1.{number // 250}.{number % 250 + 1}"
+    connection = http.client.HTTPSConnection("localhost", port, context=TLS)
+    plain = socket.create_connection(("127.0.0.1", port), 20, (address, 0))
+    connection.sock = TLS.wrap_socket(plain, server_hostname="localhost")
+    connection.request("GET", "/.doorward/login", headers={"Accept": "text/html"})
+    form = connection.getresponse()
+    page, nonce = form.read().decode(), form.getheader("Set-Cookie", "").partition(";")[0]
+    fields = {"username": f"user{number % USERS}", "password": PASSWORD, "csrf": hidden(page, "csrf")}
+    headers = {"Cookie": nonce, "Content-Type": "application/x-www-form-urlencoded"}
+    connection.request("POST", "/.doorward/login", urllib.parse.urlencode(fields), headers)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    cookie = answer.getheader("Set-Cookie", "").partition(";")[0]
+    if answer.status != 303 or not cookie.startswith("__Host-doorward="):
+        raise SystemExit(f"the login of {fields['username']} was answered with {answer.status}")
+    return cookie
+
+
+def hidden(page, name):
+    for tag in re.findall(r"<input[^>]*>", page):
+        if re.search(rf"name=[\"']?{name}\b", tag):
+            return html.unescape(re.search(r"value=[\"']?([^\"'\s>]*)", tag)[1])
+    raise SystemExit(f"the login form has no field {name}")
+
+
+class Window:
+    """CPU, requests and time between two moments, in which nothing begins or ends."""
+
+    def __init__(self, server, upstream):
+        self.server, self.upstream = server, upstream
+
+    def measure(self, seconds):
+        time.sleep(WARM_UP)
+        before = self._look()
+        time.sleep(seconds)
+        after = self._look()
+        elapsed, cpu, requests = (late - early for early, late in zip(before, after))
+        return {"cpu": cpu / requests * 100_000, "rate": requests / elapsed}
+
+    def _look(self):
+        return time.monotonic(), self.server.cpu_seconds(), self._requests()
+
+    def _requests(self):
+        """The upstream counts: a request that did not get there was not proxied."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.upstream.port, timeout=10)
+        connection.request("GET", "/requests-so-far")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        return int(re.search(r"^ (\d+) (\d+) (\d+)", text, re.MULTILINE)[3])
+
+
+def http1(server, upstream, cookies, seconds):
+    """wrk with a thousand sessions in turn on kept-alive HTTP/1.1 connections."""
+    duration = int(seconds + WARM_UP + 2)
+    command = ["wrk", "-t2", f"-c{CONNECTIONS}", f"-d{duration}s", "-s", HERE / "cookies.lua",
+               f"https://localhost:{server.port}/"]
+    environment = {**os.environ, "COOKIES": str(cookies)}
+    wrk = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    result = Window(server, upstream).measure(seconds)
+    output = wrk.communicate()[0]
+    requests, refused, broken, p50, p99 = re.search(r"RESULT (.*)", output)[1].split()
+    if int(refused) or int(broken):
+        raise SystemExit(f"of {requests} requests {refused} were refused and {broken} broke:\n{output}")
+    return {**result, "sent": int(requests), "p50": float(p50), "p99": float(p99)}
+
+
+def http2(server, upstream, cookies, seconds):
+    """h2load: 16 connections with 4 streams each. It sends the same head always: one session."""
+    duration = int(seconds + WARM_UP + 2)
+    cookie = Path(cookies).read_text().splitlines()[0]
+    command = ["h2load", "-t2", "-c16", "-m4", f"-D{duration}", "-H", f"cookie: {cookie}",
+               f"https://localhost:{server.port}/"]
+    h2load = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    result = Window(server, upstream).measure(seconds)
+    output = h2load.communicate()[0]
+    codes = re.search(r"status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", output)
+    if "protocol: h2" not in output or any(int(code) for code in codes.groups()[1:]):
+        raise SystemExit(f"h2load was not answered as it should be:\n{output}")
+    return {**result, "sent": int(codes[1])}
+
+
+def idle_kib(server, cookies, count):
+    """Resident memory per connection that made one request and then waits."""
+    before = server.resident_kib()
+    halves = [count // 2, count - count // 2]
+    clients = [
+        subprocess.Popen(
+            [sys.executable, HERE / "clients.py", str(server.port), str(half), str(cookies)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for half in halves
+    ]
+    for client in clients:
+        if client.stdout.readline() != "open\n":
+            raise SystemExit("the idle connections could not be opened")
+    time.sleep(5)
+    after = server.resident_kib()
+    for client in clients:
+        client.communicate("close\n")
+    return (after - before) / count
+
+
+def stay_idle(port, count, cookies):
+    """The process behind `idle_kib`: opens connections, makes a request on each, and waits."""
+    head = f"GET / HTTP/1.1\r\nHost: localhost:{port}\r\nCookie: {cookies[0]}\r\n\r\n".encode()
+    held = []
+    for _ in range(count):
+        plain = socket.create_connection(("127.0.0.1", port), 20)
+        secured = TLS.wrap_socket(plain, server_hostname="localhost")
+        secured.sendall(head)
+        answer = secured.recv(4096)
+        while len(answer) < 1024:
+            answer += secured.recv(4096)
+        if not answer.startswith(b"HTTP/1.1 200"):
+            raise SystemExit(answer.decode(errors="replace"))
+        held.append(secured)
+    print("open", flush=True)
+    sys.stdin.readline()
+    # Still open and silent: what was measured were idle connections.
+    held[0].setblocking(False)
+    try:
+        held[0].recv(1)
+        raise SystemExit("the server closed idle connections while they were measured")
+    except (ssl.SSLWantReadError, BlockingIOError):
+        pass
+
+
+if __name__ == "__main__":
+    stay_idle(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]).read_text().splitlines())

@@ -1,0 +1,237 @@
+//! `[[route]]`: which upstream a request is for, and who may reach it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::duration;
+use super::findings::Place;
+use super::findings::Usual::{Is, Required};
+use super::reader::{Reader, Setting, TextOrSection, not_empty};
+use crate::http::endpoint::Transport;
+use crate::http::{
+    Endpoint, HostPattern, IdentityField, IdentityFields, PathPrefix, ValueEncoding,
+};
+use crate::route::{Access, Requirement, Route};
+use crate::session::{RoutePolicy, SessionPolicy};
+
+/// [`IdentityFields::standard`], as the file would write it.
+const STANDARD_IDENTITY: &str = r#"{ "X-Forwarded-User" = "{user}", "X-Forwarded-Email" = "{email}", "X-Forwarded-Groups" = "{groups}", "X-Forwarded-Preferred-Username" = "{user}" }"#;
+
+/// A route and the places that it is compared by.
+pub(super) struct RouteSection {
+    pub route: Route,
+    /// The `[[route]]` line.
+    pub place: Place,
+    pub host: Place,
+    pub access: Place,
+}
+
+/// What `access` says: the session's age is asked about beside who the user is.
+struct Rule {
+    access: Access,
+    max_auth_age: Option<Duration>,
+    place: Place,
+}
+
+pub(super) fn route(
+    mut section: Reader<'_>,
+    session: Option<&SessionPolicy>,
+) -> Option<RouteSection> {
+    let host = section.text("host", Required(r#""wiki.example.com""#), HostPattern::parse);
+    let path = section.text("path", Is(r#""/""#), PathPrefix::parse);
+    let upstreams =
+        section.one_or_more("upstream", Required(r#""http://127.0.0.1:3000""#), Endpoint::parse);
+    let rule = rule(&mut section);
+    let identity = identity(&mut section);
+    let renewal = section.flag("renewal", Is("true"));
+    let response_timeout =
+        section.measure("response_timeout", Is(r#""60s""#), duration::parse_positive);
+    let upstream_ca = section.optional_file("upstream_ca", r#""certs/upstream-ca.pem""#);
+    let limits = limits(section.section("session", "route.session"), session);
+    if let Some(renewal) = &renewal {
+        warn_of_no_renewal(&section, renewal);
+    }
+    if let Some(upstreams) = &upstreams {
+        upstreams.value.iter().for_each(|upstream| warn_of_clear_text(&section, upstream));
+        check_authority(&section, &upstreams.value, upstream_ca.as_ref()?.as_ref());
+    }
+    let (host, rule, limits) = (host?, rule?, limits?);
+    let upstreams = upstreams?.value.into_iter().map(|upstream| upstream.value);
+    Some(RouteSection {
+        place: section.place.clone(),
+        host: host.place,
+        access: rule.place,
+        route: Route {
+            host: host.value,
+            path: path?.value,
+            upstreams: upstreams.collect(),
+            access: rule.access,
+            identity: identity?,
+            policy: RoutePolicy { max_auth_age: rule.max_auth_age, ..limits },
+            renewal: renewal?.value,
+            response_timeout: response_timeout?.value,
+            upstream_ca: upstream_ca?.map(|file| file.value),
+        },
+    })
+}
+
+fn rule(section: &mut Reader<'_>) -> Option<Rule> {
+    match section.text_or_section("access", "route.access", Required(r#""session""#)) {
+        TextOrSection::Text(text) => rule_of_text(section, text),
+        TextOrSection::Section(asked) => requirement(asked),
+        TextOrSection::Wrong => None,
+        TextOrSection::Nothing => {
+            section.findings.problem(
+                &section.place,
+                "a route without `access` does not load",
+                "write access = \"session\", or \"public\" if everybody may use it without logging in",
+            );
+            None
+        }
+    }
+}
+
+fn rule_of_text(section: &Reader<'_>, text: Setting<String>) -> Option<Rule> {
+    let access = match text.value.as_str() {
+        "public" => Access::Public,
+        "session" => Access::Session(Requirement::default()),
+        other => {
+            section.findings.problem(
+                &text.place,
+                format!("`access`: `{other}` is no rule"),
+                "write \"session\", \"public\", or { groups = [\"staff\"] }",
+            );
+            return None;
+        }
+    };
+    Some(Rule { access, max_auth_age: None, place: text.place })
+}
+
+/// A table that asks nothing would let everybody in who has a session; whoever wrote it meant some.
+fn requirement(mut section: Reader<'_>) -> Option<Rule> {
+    let name = |text: &str| not_empty(text).map(str::to_owned);
+    let users = section.list("users", Is("[]"), name);
+    let groups = section.list("groups", Is("[]"), name);
+    let max_auth_age =
+        section.optional_measure("max_auth_age", r#""5m""#, duration::parse_positive);
+    let (users, groups, max_auth_age) = (users?, groups?, max_auth_age?);
+    let is_written = users.written || groups.written;
+    let is_empty = users.value.is_empty() && groups.value.is_empty();
+    if is_empty && (is_written || max_auth_age.is_none()) {
+        section.findings.problem(
+            &section.place,
+            "`access` names nobody, and would let everybody in who is logged in",
+            "write users or groups, or access = \"session\" if that is meant",
+        );
+        return None;
+    }
+    let names = |list: Setting<Vec<Setting<String>>>| {
+        list.value.into_iter().map(|item| item.value).collect()
+    };
+    let requirement = Requirement { users: names(users), groups: names(groups) };
+    Some(Rule {
+        access: Access::Session(requirement),
+        max_auth_age: max_auth_age.map(|age| age.value),
+        place: section.place.clone(),
+    })
+}
+
+fn identity(section: &mut Reader<'_>) -> Option<IdentityFields> {
+    let fields = section.pairs("identity", Is(STANDARD_IDENTITY), IdentityField::parse);
+    let encoding = section.text("identity_encoding", Is(r#""utf8""#), encoding);
+    let fields = fields?;
+    for (at, field) in fields.value.iter().enumerate() {
+        let twin = fields.value[..at].iter().find(|other| other.value.name == field.value.name);
+        if let Some(twin) = twin {
+            section.findings.problem_between(
+                [&twin.place, &field.place],
+                format!("`identity` names {} twice, in upper and lower case", field.value.name),
+                "write it once".to_owned(),
+            );
+        }
+    }
+    let fields = fields.value.into_iter().map(|field| field.value).collect();
+    Some(IdentityFields { fields, encoding: encoding?.value })
+}
+
+fn encoding(text: &str) -> Result<ValueEncoding, String> {
+    match text {
+        "utf8" => Ok(ValueEncoding::Utf8),
+        "percent" => Ok(ValueEncoding::Percent),
+        "rfc2047" => Ok(ValueEncoding::Rfc2047),
+        other => Err(super::not_one_of(other, &["utf8", "percent", "rfc2047"])),
+    }
+}
+
+/// `[route.session]`: stricter times than the session's own.
+fn limits(mut section: Reader<'_>, session: Option<&SessionPolicy>) -> Option<RoutePolicy> {
+    let idle = section.optional_measure("idle_timeout", r#""15m""#, duration::parse_positive);
+    let absolute =
+        section.optional_measure("absolute_timeout", r#""8h""#, duration::parse_positive);
+    let (idle, absolute) = (idle?, absolute?);
+    if let Some(session) = session {
+        stricter(&section, "idle_timeout", idle.as_ref(), session.idle());
+        stricter(&section, "absolute_timeout", absolute.as_ref(), session.absolute());
+    }
+    Some(RoutePolicy {
+        idle: idle.map(|time| time.value),
+        absolute: absolute.map(|time| time.value),
+        max_auth_age: None,
+    })
+}
+
+/// A session ends by its own times everywhere: a longer one here would be a promise that is not kept.
+fn stricter(section: &Reader<'_>, key: &str, here: Option<&Setting<Duration>>, session: Duration) {
+    if let Some(here) = here.filter(|here| here.value > session) {
+        section.findings.problem(
+            &here.place,
+            format!("`{key}` of a route is longer than the one of [session], which ends the session first"),
+            "make it shorter, or the one of [session] longer",
+        );
+    }
+}
+
+fn check_authority(
+    section: &Reader<'_>,
+    upstreams: &[Setting<Endpoint>],
+    authority: Option<&Setting<PathBuf>>,
+) {
+    let is_tls = |upstream: &Setting<Endpoint>| match upstream.value.transport() {
+        Transport::Tls => true,
+        Transport::Http1 | Transport::Http2 => false,
+    };
+    if let Some(authority) = authority.filter(|_| !upstreams.iter().any(is_tls)) {
+        section.findings.problem(
+            &authority.place,
+            "`upstream_ca` vouches for https upstreams, and this route has none",
+            "write an https:// upstream, or leave upstream_ca out",
+        );
+    }
+}
+
+fn warn_of_no_renewal(section: &Reader<'_>, renewal: &Setting<bool>) {
+    if !renewal.value {
+        section.findings.warning(
+            &renewal.place,
+            "a stolen token stays good on this route until the session ends",
+            "leave `renewal` out, unless the clients of this route cannot store a new cookie",
+        );
+    }
+}
+
+fn warn_of_clear_text(section: &Reader<'_>, upstream: &Setting<Endpoint>) {
+    let is_clear = match upstream.value.transport() {
+        Transport::Http1 | Transport::Http2 => true,
+        Transport::Tls => false,
+    };
+    if is_clear && !super::is_loopback(upstream.value.host()) {
+        section.findings.warning(
+            &upstream.place,
+            format!(
+                "requests and who the user is travel to {} in clear text",
+                upstream.value.host()
+            ),
+            "write https://, unless the network between is yours alone",
+        );
+    }
+}

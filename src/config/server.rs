@@ -1,0 +1,154 @@
+//! `[server]`, `[admin]`, `[keys]` and `[[tls.certificate]]`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::findings::Usual::{Is, Required};
+use super::reader::{Reader, Setting};
+use super::{duration, size};
+
+/// What the public side listens on and how much it bears.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Never empty.
+    pub https: Vec<SocketAddr>,
+    /// Where plain requests are redirected to https.
+    pub http: Vec<SocketAddr>,
+    /// Whose word about the client's address is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// 0: one per core.
+    pub workers: usize,
+    /// How long what is under way may go on after a stop.
+    pub drain: Duration,
+    pub max_connections: usize,
+    pub handshake_timeout: Duration,
+    pub header_timeout: Duration,
+    /// Of a connection between two requests.
+    pub idle_timeout: Duration,
+    /// Bytes of a request's body; 0: no limit.
+    pub max_body: u64,
+}
+
+/// What the operator's side listens on.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    pub listen: Option<SocketAddr>,
+    pub socket: Option<PathBuf>,
+}
+
+/// A certificate chain and its key, PEM.
+#[derive(Clone, Debug)]
+pub struct CertificateFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+pub(super) fn server(mut section: Reader<'_>) -> Option<Server> {
+    let https = section.list("https", Is(r#"["0.0.0.0:8443"]"#), address);
+    let http = section.list("http", Is("[]"), address);
+    let trusted = section.list("trusted_proxies", Is("[]"), network);
+    let workers = section.number("workers", Is("0"), 0..=1024);
+    let drain = section.measure("drain", Is(r#""30s""#), duration::parse);
+    let max_connections = section.number("max_connections", Is("10000"), 1..=10_000_000);
+    let mut wait = |key, usual| section.measure(key, Is(usual), duration::parse_positive);
+    let handshake_timeout = wait("handshake_timeout", r#""10s""#);
+    let header_timeout = wait("header_timeout", r#""10s""#);
+    let idle_timeout = wait("idle_timeout", r#""60s""#);
+    let max_body = section.measure("max_body", Is(r#""0""#), size::parse);
+    if let Some(trusted) = &trusted {
+        trusted.value.iter().for_each(|network| warn_of_everybody(&section, network));
+    }
+    Some(Server {
+        https: values(some_listener(&section, https?)?),
+        http: values(http?),
+        trusted_proxies: values(trusted?),
+        workers: workers?.value,
+        drain: drain?.value,
+        max_connections: max_connections?.value,
+        handshake_timeout: handshake_timeout?.value,
+        header_timeout: header_timeout?.value,
+        idle_timeout: idle_timeout?.value,
+        max_body: max_body?.value,
+    })
+}
+
+pub(super) fn admin(mut section: Reader<'_>) -> Option<Admin> {
+    let listen = section.text("listen", Is(r#""127.0.0.1:9180""#), |text| match text {
+        "" => Ok(None),
+        text => address(text).map(Some),
+    });
+    let base = section.findings.base;
+    let socket = section.text("socket", Is(r#""run/admin.sock""#), |text| {
+        Ok::<_, String>(Some(text).filter(|text| !text.is_empty()).map(|text| base.join(text)))
+    });
+    let listen = listen?;
+    if listen.value.is_some_and(|address| !address.ip().is_loopback()) {
+        section.findings.warning(
+            &listen.place,
+            "everybody who reaches this address can read the metrics",
+            "write \"127.0.0.1:9180\", or keep others off with a firewall",
+        );
+    }
+    Some(Admin { listen: listen.value, socket: socket?.value })
+}
+
+pub(super) fn keys(mut section: Reader<'_>) -> Option<PathBuf> {
+    section.path("file", Is(r#""state/keys.toml""#)).map(|file| file.value)
+}
+
+pub(super) fn certificates(mut tls: Reader<'_>) -> Option<Vec<CertificateFiles>> {
+    let sections = tls.sections("certificate", "tls.certificate");
+    let read: Vec<_> = sections.into_iter().map(certificate).collect();
+    read.into_iter().collect()
+}
+
+fn certificate(mut section: Reader<'_>) -> Option<CertificateFiles> {
+    let cert = section.file("cert", Required(r#""certs/doorward.pem""#));
+    let key = section.file("key", Required(r#""certs/doorward.key""#));
+    Some(CertificateFiles { cert: cert?.value, key: key?.value })
+}
+
+fn some_listener(
+    section: &Reader<'_>,
+    https: Setting<Vec<Setting<SocketAddr>>>,
+) -> Option<Setting<Vec<Setting<SocketAddr>>>> {
+    if https.value.is_empty() {
+        section.findings.problem(
+            &https.place,
+            "`https` is an empty list: nobody could reach the gateway",
+            "write https = [\"0.0.0.0:8443\"]",
+        );
+        return None;
+    }
+    Some(https)
+}
+
+fn warn_of_everybody(section: &Reader<'_>, network: &Setting<IpNet>) {
+    if network.value.prefix_len() == 0 {
+        section.findings.warning(
+            &network.place,
+            format!("`{}` believes everybody: any client can claim any address", network.value),
+            "write the addresses of your own proxies",
+        );
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("`{text}` is no address with a port; write \"0.0.0.0:8443\" or \"[::1]:8443\"")
+    })
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let single = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse::<IpNet>().or_else(|_| single()).map_err(|_| {
+        format!("`{text}` is no address or network; write \"10.0.0.0/8\" or \"192.0.2.7\"")
+    })
+}
+
+fn values<T>(list: Setting<Vec<Setting<T>>>) -> Vec<T> {
+    list.value.into_iter().map(|item| item.value).collect()
+}
