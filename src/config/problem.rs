@@ -165,8 +165,8 @@ impl fmt::Display for Problem {
 /// Line and column, from 1, of a byte of the text.
 pub(super) fn place(source: &str, at: usize) -> (usize, usize) {
     let before = source.get(..at).unwrap_or(source);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    (before.matches('\n').count() + 1, line.chars().count() + 1)
 }
 
 pub(super) fn in_order(list: &mut [Problem]) {

@@ -4,6 +4,11 @@
 //! as a value, so it cannot be one that the file could not hold. What was not asked for when the
 //! reader is dropped is unknown, and a problem.
 
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "not our enum: a value is of the kind that is asked for, or it is a problem"
+)]
+
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;

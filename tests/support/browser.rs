@@ -193,21 +193,23 @@ impl Browser {
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Answer {
         let tls = TokioIo::new(self.connect().await);
-        let response = if self.h2 {
+        let (response, connection) = if self.h2 {
             let (mut sender, connection) =
                 hyper::client::conn::http2::handshake(TokioExecutor::new(), tls)
                     .await
                     .expect("HTTP/2");
-            tokio::spawn(connection);
-            sender.send_request(request).await
+            let connection = tokio::spawn(connection);
+            (sender.send_request(request).await, connection)
         } else {
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(tls).await.expect("HTTP/1.1");
-            tokio::spawn(connection);
-            sender.send_request(request).await
+            let connection = tokio::spawn(connection);
+            (sender.send_request(request).await, connection)
         };
         let (parts, body) = response.expect("an answer").into_parts();
         let body = body.collect().await.expect("a whole body").to_bytes();
+        // A gateway that stops waits for its clients: this one has to have left by then.
+        let _left = tokio::time::timeout(Duration::from_secs(1), connection).await;
         Answer { status: parts.status, headers: parts.headers, body }
     }
 
@@ -216,6 +218,7 @@ impl Browser {
         let mut config = (*self.tls).clone();
         config.alpn_protocols = vec![if self.h2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
         let stream = TcpStream::connect(self.address).await.expect("a connection");
+        stream.set_nodelay(true).expect("a socket");
         let name = ServerName::try_from(self.host.clone()).expect("a name");
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("a handshake")
     }
