@@ -10,6 +10,8 @@ use super::problem::{self, Problem, Problems, Warning};
 /// Bytes of the file, or nothing where no line is to blame.
 pub(super) type Place = Option<Range<usize>>;
 
+const SYNTAX_ERRORS: usize = 5;
+
 /// A key that the configuration knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
@@ -76,12 +78,13 @@ impl<'a> Findings<'a> {
     /// As [`Findings::problem`], for two places that do not go together.
     pub(super) fn problem_between(&self, places: [&Place; 2], message: String, help: String) {
         let [first, second] = places;
-        self.push(Problem { also: first.clone(), ..self.at(second, message, help) });
-    }
-
-    /// As [`Findings::problem`], for a line that is not to be shown.
-    pub(super) fn problem_with_secret(&self, place: &Place, message: &str, help: &str) {
-        self.push(Problem { secret: true, ..self.at(place, message.to_owned(), help.to_owned()) });
+        let all = first
+            .iter()
+            .chain(second)
+            .cloned()
+            .reduce(|first, second| first.start.min(second.start)..first.end.max(second.end));
+        let secret = all.is_some_and(|all| problem::may_hold_secret(self.source, &all));
+        self.push(Problem { also: first.clone(), secret, ..self.at(second, message, help) });
     }
 
     pub(super) fn warning(
@@ -91,6 +94,19 @@ impl<'a> Findings<'a> {
         help: impl Into<String>,
     ) {
         self.warnings.borrow_mut().push(self.at(place, message.into(), help.into()));
+    }
+
+    /// Notes where the text is no TOML: one error for each line, and not more than a few, for one
+    /// bracket that is never closed spoils every line below it.
+    pub(super) fn syntax(&self, errors: &[toml::de::Error]) {
+        let mut lines = Vec::new();
+        for error in errors {
+            let line = self.line(&error.span());
+            if lines.len() < SYNTAX_ERRORS && !lines.contains(&line) {
+                lines.push(line);
+                self.problem(&error.span(), error.message(), "");
+            }
+        }
     }
 
     /// Notes that the configuration knows a key.
@@ -147,7 +163,8 @@ impl<'a> Findings<'a> {
         let help = Some(help).filter(|help| !help.is_empty()).map(|help| in_one_line(&help));
         let Some(span) = place.clone() else { return Problem { help, ..whole } };
         let (line, column) = problem::place(self.source, span.start);
-        Problem { line, column, span: Some(span), help, ..whole }
+        let secret = problem::may_hold_secret(self.source, &span);
+        Problem { line, column, span: Some(span), help, secret, ..whole }
     }
 }
 

@@ -24,8 +24,8 @@ pub struct PasswordLogin {
 }
 
 pub(super) fn login(mut section: Reader<'_>) -> Option<Login> {
-    match section.section_if_written("password", "login.password") {
-        Some(password) => self::password(password).map(|login| Login { password: Some(login) }),
+    match section.section_if_written("password", "login.password")? {
+        Some(section) => password(section).map(|login| Login { password: Some(login) }),
         None => Some(Login { password: None }),
     }
 }

@@ -1,8 +1,8 @@
 //! Raw configuration to checked values.
 //!
-//! Two steps: the text becomes a tree that knows its lines, and the tree becomes a [`Config`], which
-//! cannot be wrong. No problem hides another: all of them are reported, with file, line, what is
-//! wrong and what to write. A key that is not known is a problem, for a setting that is silently
+//! Two steps: the text becomes a tree that knows its lines, and the tree becomes a [`Config`],
+//! which cannot be wrong. No problem hides another: all of them are reported, with file, line, what
+//! is wrong and what to write. A key that is not known is a problem, for a setting that is silently
 //! ignored is one that somebody relies on.
 //!
 //! Nothing here holds a secret; secrets stand in files of their own, named here and read at start.
@@ -28,9 +28,11 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use crate::route::RouteTable;
+use crate::session::SessionPolicy;
 
 use findings::Findings;
 use reader::Reader;
+use route::RouteSection;
 use together::Together;
 
 pub use findings::{Key, Usual};
@@ -107,9 +109,7 @@ fn parse(findings: &Findings<'_>) -> Option<Config> {
         return None;
     }
     let (tree, errors) = DeTable::parse_recoverable(findings.source);
-    for error in &errors {
-        findings.problem(&error.span(), error.message(), "");
-    }
+    findings.syntax(&errors);
     // What a broken line took away would be reported as missing, and mislead.
     if errors.is_empty() { checked(Reader::of_file(findings, tree.get_ref())) } else { None }
 }
@@ -117,20 +117,18 @@ fn parse(findings: &Findings<'_>) -> Option<Config> {
 fn checked(mut file: Reader<'_>) -> Option<Config> {
     let findings = file.findings;
     let section = file.section("server", "server");
-    let server_place = section.place.clone();
-    let server = server::server(section);
-    let admin = server::admin(file.section("admin", "admin"));
-    let keys_file = server::keys(file.section("keys", "keys"));
-    let certificates = server::certificates(file.section("tls", "tls"));
-    let store = store::store(file.section("store", "store"));
-    let session = session::session(file.section("session", "session"));
-    let login = login::login(file.section("login", "login"));
-    let log = log::log(file.section("log", "log"));
-    let portal = portal::portal(file.section("portal", "portal"));
-    let routes = route_sections(&mut file);
+    let server_place = section.as_ref().and_then(|section| section.place.clone());
+    let server = section.and_then(server::server);
+    let admin = file.section("admin", "admin").and_then(server::admin);
+    let keys_file = file.section("keys", "keys").and_then(server::keys);
+    let certificates = file.section("tls", "tls").and_then(server::certificates);
+    let store = file.section("store", "store").and_then(store::store);
+    let session = file.section("session", "session").map(session::session).unwrap_or_default();
+    let login = file.section("login", "login").and_then(login::login);
+    let log = file.section("log", "log").and_then(log::log);
+    let portal = file.section("portal", "portal").and_then(portal::portal);
+    let routes = routes(&mut file, session.policy.as_ref());
     drop(file);
-    let routes: Vec<_> =
-        routes.into_iter().filter_map(|at| route::route(at, session.policy.as_ref())).collect();
     let together = Together { findings, server: server_place, routes: &routes };
     together.certificates(certificates.as_deref());
     together.login(login.as_ref());
@@ -151,13 +149,14 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
     })
 }
 
-/// A gateway without a route would answer 404 to everybody.
-fn route_sections<'a>(file: &mut Reader<'a>) -> Vec<Reader<'a>> {
+/// The routes that are right. A gateway without one would answer 404 to everybody.
+fn routes(file: &mut Reader<'_>, session: Option<&SessionPolicy>) -> Vec<RouteSection> {
     if !file.is_written("route") {
         let help = "write [[route]] with host, upstream and access = \"session\"";
         file.findings.problem(&None, "there is no route", help);
     }
-    file.sections("route", "route")
+    let sections = file.sections("route", "route").unwrap_or_default();
+    sections.into_iter().filter_map(|section| route::route(section, session)).collect()
 }
 
 /// Whether what is sent there stays on this machine.

@@ -162,6 +162,14 @@ impl fmt::Display for Problem {
     }
 }
 
+/// Whether the lines of this span may hold the password of an address.
+pub(super) fn may_hold_secret(source: &str, span: &Range<usize>) -> bool {
+    let start = source.get(..span.start).and_then(|before| before.rfind('\n')).unwrap_or(0);
+    let rest = source.get(span.end..).and_then(|after| after.find('\n'));
+    let end = rest.map_or(source.len(), |newline| span.end + newline);
+    source.get(start..end).is_some_and(|lines| lines.contains("://") && lines.contains('@'))
+}
+
 /// Line and column, from 1, of a byte of the text.
 pub(super) fn place(source: &str, at: usize) -> (usize, usize) {
     let before = source.get(..at).unwrap_or(source);

@@ -9,6 +9,7 @@
     reason = "not our enum: a value is of the kind that is asked for, or it is a problem"
 )]
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -102,6 +103,7 @@ impl<'a> Reader<'a> {
     ) -> Option<Setting<Vec<Setting<T>>>> {
         self.read(key, usual, |at, value| match value {
             DeValue::Array(items) => at.items(items, &parse),
+            DeValue::String(text) => at.not_in_brackets(text),
             other => at.wrong_kind(other, "a list"),
         })
     }
@@ -193,7 +195,8 @@ impl<'a> Reader<'a> {
             }
             DeValue::Table(table) => TextOrSection::Section(self.below(path, place, Some(table))),
             other => {
-                let at = At { findings: self.findings, key, usual, place, fixed: None };
+                let (findings, literal) = (self.findings, usual.literal());
+                let at = At { findings, key: key.into(), literal, place, fixed: None };
                 at.wrong_kind::<()>(other, "text or a table");
                 TextOrSection::Wrong
             }
@@ -201,42 +204,48 @@ impl<'a> Reader<'a> {
     }
 
     /// A section below this one; one that is not written is empty.
-    pub(super) fn section(&mut self, key: &'static str, path: &'static str) -> Reader<'a> {
+    pub(super) fn section(&mut self, key: &'static str, path: &'static str) -> Option<Reader<'a>> {
         let place = self.place.clone();
-        self.section_if_written(key, path).unwrap_or_else(|| self.below(path, place, None))
+        let written = self.section_if_written(key, path)?;
+        Some(written.unwrap_or_else(|| self.below(path, place, None)))
     }
 
-    /// A section below this one, where it is written.
+    /// A section below this one, where it is written. The outer option is empty where it is wrong.
     pub(super) fn section_if_written(
         &mut self,
         key: &'static str,
         path: &'static str,
-    ) -> Option<Reader<'a>> {
+    ) -> Option<Option<Reader<'a>>> {
         self.asked.push(key);
-        let written = self.table?.get(key)?;
+        let Some(written) = self.table.and_then(|table| table.get(key)) else { return Some(None) };
         let place = Some(written.span());
-        match written.get_ref() {
-            DeValue::Table(table) => Some(self.below(path, place, Some(table))),
-            _ => {
-                self.findings.problem(
-                    &place,
-                    format!("`{key}` is {}, and must be a section", kind(written.get_ref())),
-                    format!("write [{path}] and the keys below it"),
-                );
-                None
-            }
+        if let DeValue::Table(table) = written.get_ref() {
+            return Some(Some(self.below(path, place, Some(table))));
         }
+        self.findings.problem(
+            &place,
+            format!("`{key}` is {}, and must be a section", kind(written.get_ref())),
+            format!("write [{path}] and the keys below it"),
+        );
+        None
     }
 
-    /// Every `[[section]]` of a name.
-    pub(super) fn sections(&mut self, key: &'static str, path: &'static str) -> Vec<Reader<'a>> {
+    /// Every `[[section]]` of a name. Empty where one of them is wrong.
+    pub(super) fn sections(
+        &mut self,
+        key: &'static str,
+        path: &'static str,
+    ) -> Option<Vec<Reader<'a>>> {
         self.asked.push(key);
-        let Some(written) = self.table.and_then(|table| table.get(key)) else { return Vec::new() };
+        let Some(written) = self.table.and_then(|table| table.get(key)) else {
+            return Some(Vec::new());
+        };
         let DeValue::Array(items) = written.get_ref() else {
             self.not_doubled(key, path, &Some(written.span()));
-            return Vec::new();
+            return None;
         };
-        items.iter().filter_map(|item| self.item(key, path, item)).collect()
+        let readers: Vec<_> = items.iter().map(|item| self.item(key, path, item)).collect();
+        readers.into_iter().collect()
     }
 
     fn item(
@@ -289,13 +298,15 @@ impl<'a> Reader<'a> {
         usual: Usual,
         convert: impl Fn(&At<'_>, &DeValue<'_>) -> Option<T>,
     ) -> Option<Setting<T>> {
-        let findings = self.findings;
+        let (findings, literal) = (self.findings, usual.literal());
         if let Some(written) = self.ask(key, usual) {
-            let at = At { findings, key, usual, place: Some(written.span()), fixed: None };
+            let at =
+                At { findings, key: key.into(), literal, place: Some(written.span()), fixed: None };
             return convert(&at, written.get_ref()).map(|value| at.setting(value));
         }
         let section = &self.place;
-        let at = At { findings, key, usual, place: section.clone(), fixed: Some(section) };
+        let at =
+            At { findings, key: key.into(), literal, place: section.clone(), fixed: Some(section) };
         match usual {
             Usual::Is(literal) => at.default(literal, convert),
             Usual::Absent(_) | Usual::Required(_) => at.wrong("is missing"),
@@ -328,10 +339,12 @@ pub(super) enum TextOrSection<'a> {
 /// One value of one key while it is read.
 struct At<'a> {
     findings: &'a Findings<'a>,
-    key: &'static str,
-    usual: Usual,
+    /// How messages name it.
+    key: Cow<'static, str>,
+    /// Its default, or an example.
+    literal: &'static str,
     place: Place,
-    /// Where to point for a default, none of whose parts stands in the file.
+    /// Whereto point for a default, none of whose parts stands in the file.
     fixed: Option<&'a Place>,
 }
 
@@ -376,7 +389,8 @@ impl At<'_> {
     ) -> Option<Vec<Setting<T>>> {
         let read = |item: &Spanned<DeValue<'_>>| {
             let at = self.part(item.span());
-            Some(at.setting(at.parsed(at.text(item.get_ref())?, &parse)?))
+            let text = item.get_ref().as_str().or_else(|| at.wrong_item(item.get_ref()));
+            Some(at.setting(at.parsed(text?, &parse)?))
         };
         // All of them, so that each is reported, before one that is wrong spoils the list.
         let read: Vec<_> = items.iter().map(read).collect();
@@ -393,7 +407,8 @@ impl At<'_> {
         let read: Vec<_> = entries
             .into_iter()
             .map(|(name, value)| {
-                let at = self.part(value.span());
+                let key = format!("{}.{}", self.key, name.get_ref()).into();
+                let at = At { key, literal: "\"{user}\"", ..self.part(value.span()) };
                 let text = at.text(value.get_ref())?;
                 Some(at.setting(at.parsed(text, |text| parse(name.get_ref(), text))?))
             })
@@ -403,7 +418,7 @@ impl At<'_> {
 
     fn part(&self, span: std::ops::Range<usize>) -> At<'_> {
         let place = self.fixed.cloned().unwrap_or(Some(span));
-        At { findings: self.findings, place, ..*self }
+        At { place, key: self.key.clone(), ..*self }
     }
 
     fn number(&self, value: &DeValue<'_>, bounds: &RangeInclusive<usize>) -> Option<usize> {
@@ -421,8 +436,20 @@ impl At<'_> {
         self.wrong(&format!("is {}, and must be {wanted}", kind(value)))
     }
 
+    fn wrong_item<T>(&self, value: &DeValue<'_>) -> Option<T> {
+        let message = format!("`{}` holds {}, and may hold text only", self.key, kind(value));
+        self.findings.problem(&self.place, message, "write it in quotes");
+        None
+    }
+
+    fn not_in_brackets<T>(&self, text: &str) -> Option<T> {
+        let message = format!("`{}` is text, and must be a list", self.key);
+        self.findings.problem(&self.place, message, format!("write {} = [\"{text}\"]", self.key));
+        None
+    }
+
     fn wrong<T>(&self, what: &str) -> Option<T> {
-        let (key, literal) = (self.key, self.usual.literal());
+        let (key, literal) = (&self.key, self.literal);
         self.findings.problem(
             &self.place,
             format!("`{key}` {what}"),
@@ -437,7 +464,8 @@ fn kind(value: &DeValue<'_>) -> &'static str {
         DeValue::String(_) => "text",
         DeValue::Integer(_) => "a whole number",
         DeValue::Float(_) => "a number with a point",
-        DeValue::Boolean(_) => "true or false",
+        DeValue::Boolean(true) => "true",
+        DeValue::Boolean(false) => "false",
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
@@ -447,7 +475,7 @@ fn kind(value: &DeValue<'_>) -> &'static str {
 /// Text that says something.
 pub(super) fn not_empty(text: &str) -> Result<&str, &'static str> {
     if text.trim().is_empty() {
-        Err("is empty; write a value, or leave the key out")
+        Err("the text is empty; write a value, or leave the key out")
     } else {
         Ok(text)
     }

@@ -8,6 +8,7 @@ use super::findings::Place;
 use super::findings::Usual::{Is, Required};
 use super::reader::{Reader, Setting, TextOrSection, not_empty};
 use crate::http::endpoint::Transport;
+use crate::http::host::HostError;
 use crate::http::{
     Endpoint, HostPattern, IdentityField, IdentityFields, PathPrefix, ValueEncoding,
 };
@@ -15,7 +16,10 @@ use crate::route::{Access, Requirement, Route};
 use crate::session::{RoutePolicy, SessionPolicy};
 
 /// [`IdentityFields::standard`], as the file would write it.
-const STANDARD_IDENTITY: &str = r#"{ "X-Forwarded-User" = "{user}", "X-Forwarded-Email" = "{email}", "X-Forwarded-Groups" = "{groups}", "X-Forwarded-Preferred-Username" = "{user}" }"#;
+const STANDARD_IDENTITY: &str = concat!(
+    r#"{ "X-Forwarded-User" = "{user}", "X-Forwarded-Email" = "{email}", "#,
+    r#""X-Forwarded-Groups" = "{groups}", "X-Forwarded-Preferred-Username" = "{user}" }"#
+);
 
 /// A route and the places that it is compared by.
 pub(super) struct RouteSection {
@@ -37,8 +41,8 @@ pub(super) fn route(
     mut section: Reader<'_>,
     session: Option<&SessionPolicy>,
 ) -> Option<RouteSection> {
-    let host = section.text("host", Required(r#""wiki.example.com""#), HostPattern::parse);
-    let path = section.text("path", Is(r#""/""#), PathPrefix::parse);
+    let host = section.text("host", Required(r#""wiki.example.com""#), pattern);
+    let path = section.text("path", Is(r#""/""#), prefix);
     let upstreams =
         section.one_or_more("upstream", Required(r#""http://127.0.0.1:3000""#), Endpoint::parse);
     let rule = rule(&mut section);
@@ -47,7 +51,8 @@ pub(super) fn route(
     let response_timeout =
         section.measure("response_timeout", Is(r#""60s""#), duration::parse_positive);
     let upstream_ca = section.optional_file("upstream_ca", r#""certs/upstream-ca.pem""#);
-    let limits = limits(section.section("session", "route.session"), session);
+    let limits =
+        section.section("session", "route.session").and_then(|section| limits(section, session));
     if let Some(renewal) = &renewal {
         warn_of_no_renewal(&section, renewal);
     }
@@ -75,6 +80,27 @@ pub(super) fn route(
     })
 }
 
+fn pattern(text: &str) -> Result<HostPattern, String> {
+    HostPattern::parse(text).map_err(|error| match error {
+        HostError::Port => {
+            format!("`{text}` has a port, and a route holds for all; write the name")
+        }
+        HostError::Empty | HostError::Character => {
+            format!("{error}; write \"wiki.example.com\", \"*.example.com\" or \"*\"")
+        }
+    })
+}
+
+fn prefix(text: &str) -> Result<PathPrefix, String> {
+    if !text.starts_with('/') {
+        return Err(format!("a path starts with a slash; write \"/{text}\""));
+    }
+    if text.contains(['?', '#', '%']) {
+        return Err("a path is written decoded, and without ? or #".to_owned());
+    }
+    PathPrefix::parse(text).map_err(|error| error.to_string())
+}
+
 fn rule(section: &mut Reader<'_>) -> Option<Rule> {
     match section.text_or_section("access", "route.access", Required(r#""session""#)) {
         TextOrSection::Text(text) => rule_of_text(section, text),
@@ -84,7 +110,8 @@ fn rule(section: &mut Reader<'_>) -> Option<Rule> {
             section.findings.problem(
                 &section.place,
                 "a route without `access` does not load",
-                "write access = \"session\", or \"public\" if everybody may use it without logging in",
+                "write access = \"session\", or \"public\" if everybody may use it \
+                 without logging in",
             );
             None
         }
@@ -180,12 +207,15 @@ fn limits(mut section: Reader<'_>, session: Option<&SessionPolicy>) -> Option<Ro
     })
 }
 
-/// A session ends by its own times everywhere: a longer one here would be a promise that is not kept.
+/// A session ends by its own times everywhere: a longer one here would be a promise not kept.
 fn stricter(section: &Reader<'_>, key: &str, here: Option<&Setting<Duration>>, session: Duration) {
     if let Some(here) = here.filter(|here| here.value > session) {
         section.findings.problem(
             &here.place,
-            format!("`{key}` of a route is longer than the one of [session], which ends the session first"),
+            format!(
+                "`{key}` of a route is longer than the one of [session], \
+                 which ends the session first"
+            ),
             "make it shorter, or the one of [session] longer",
         );
     }

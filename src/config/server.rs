@@ -101,7 +101,7 @@ pub(super) fn keys(mut section: Reader<'_>) -> Option<PathBuf> {
 
 pub(super) fn certificates(mut tls: Reader<'_>) -> Option<Vec<CertificateFiles>> {
     let sections = tls.sections("certificate", "tls.certificate");
-    let read: Vec<_> = sections.into_iter().map(certificate).collect();
+    let read: Vec<_> = sections?.into_iter().map(certificate).collect();
     read.into_iter().collect()
 }
 

@@ -19,6 +19,7 @@ pub struct Session {
 }
 
 /// The section as read, with the places that other sections are compared with.
+#[derive(Default)]
 pub(super) struct SessionSection {
     /// Empty where the times contradict each other.
     pub policy: Option<SessionPolicy>,
@@ -76,18 +77,17 @@ fn times(section: &mut Reader<'_>) -> Option<Times> {
 
 impl Times {
     fn policy(&self, section: &Reader<'_>, on_reuse: OnReuse) -> Option<SessionPolicy> {
-        let policy = SessionPolicy::new(
-            self.idle.value,
-            self.absolute.value,
-            self.rotate_after.value,
-            self.grace.value,
-            on_reuse,
-        );
-        policy
-            .map_err(|error| {
-                section.findings.problem(&self.blamed(error).place, error.to_string(), "");
-            })
-            .ok()
+        let (idle, absolute) = (self.idle.value, self.absolute.value);
+        let (rotate_after, grace) = (self.rotate_after.value, self.grace.value);
+        let report = |error| {
+            section.findings.problem(&self.blamed(error).place, error.to_string(), "");
+        };
+        // Each pair on its own first, so that a contradiction in one does not hide the other's.
+        let [second, minute] = [1, 60].map(Duration::from_secs);
+        let life = SessionPolicy::new(idle, absolute, minute, second, on_reuse).map_err(report);
+        let token = SessionPolicy::new(minute, minute, rotate_after, grace, on_reuse);
+        life.and(token.map_err(report)).ok()?;
+        SessionPolicy::new(idle, absolute, rotate_after, grace, on_reuse).ok()
     }
 
     /// Of two times that contradict each other, one that somebody wrote.
@@ -127,6 +127,9 @@ fn on_reuse(text: &str) -> Result<OnReuse, String> {
 
 /// A cookie's domain. A name without a dot would be one that no browser accepts, or a whole TLD.
 fn domain(text: &str) -> Result<String, String> {
+    if let Some(rest) = text.strip_prefix('.') {
+        return Err(format!("a domain has no dot at its start; write \"{rest}\""));
+    }
     let host = Host::parse(text).map_err(|error| format!("{error}; write \"example.com\""))?;
     let name = host.name();
     if host.port().is_some() {

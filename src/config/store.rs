@@ -106,7 +106,7 @@ fn location(section: &Reader<'_>, url: Setting<Named>, keys: RedisKeys) -> Optio
             Some(StoreLocation::Redis(keys.redis(section, url)))
         }
         Named::Secret => {
-            findings.problem_with_secret(
+            findings.problem(
                 &url.place,
                 "`url` holds a user name or password, and addresses end in logs",
                 "write username = \"…\" and password_file = \"…\" instead",
@@ -208,14 +208,16 @@ fn named(text: &str) -> Result<Named, String> {
 
 fn no_store(text: &str) -> String {
     format!(
-        "`{text}` is no store; write \"memory:\", \"embedded:DIRECTORY\", \"redis://HOST:PORT\" or \"rediss://HOST:PORT\""
+        "`{text}` is no store; write \"memory:\", \"embedded:DIRECTORY\", \
+         \"redis://HOST:PORT\" or \"rediss://HOST:PORT\""
     )
 }
 
 fn redis(text: &str) -> Result<String, String> {
     let wrong = || {
         format!(
-            "`{text}` is no address of a Redis server; write \"redis://HOST:PORT\" or \"redis://HOST:PORT/DATABASE\""
+            "`{text}` is no address of a Redis server; write \"redis://HOST:PORT\" or \
+             \"redis://HOST:PORT/DATABASE\""
         )
     };
     let uri: Uri = text.parse().map_err(|_| wrong())?;

@@ -22,7 +22,8 @@ impl Together<'_> {
             self.findings.problem(
                 &self.server,
                 "https needs a certificate",
-                "write [[tls.certificate]] with cert = \"…\" and key = \"…\" (`doorward certs dev` makes one to try with)",
+                "write [[tls.certificate]] with cert = \"…\" and key = \"…\" \
+                 (`doorward certs dev` makes one to try with)",
             );
         }
     }
@@ -47,7 +48,8 @@ impl Together<'_> {
             self.findings.problem_between(
                 [&domain.place, &section.host],
                 format!(
-                    "`{host}` does not lie below the session's domain {domain_name}: nobody could stay logged in"
+                    "`{host}` does not lie below the session's domain \
+                     {domain_name}: nobody could stay logged in"
                 ),
                 "write a host below it, or leave `domain` out".to_owned(),
             );

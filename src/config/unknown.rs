@@ -20,7 +20,7 @@ pub(super) fn report(section: &str, key: &str, known: &[&str]) -> (String, Strin
             "leave it out until the changelog names it".to_owned(),
         );
     }
-    let place = if section.is_empty() { String::new() } else { format!(" in {section}") };
+    let place = if section.is_empty() { String::new() } else { format!(" in [{section}]") };
     let help = match nearest(key, known) {
         Some(meant) => format!("did you mean `{meant}`?"),
         None => format!("known here: {}", known.join(", ")),

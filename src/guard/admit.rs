@@ -37,6 +37,8 @@ pub struct Entry {
 
 /// A session as the store and the decision left it.
 pub struct Admitted {
+    /// Who the user is now.
+    pub identity: Arc<Identity>,
     pub record: Arc<Record>,
     pub key: SessionKey,
     pub standing: Standing,
@@ -78,23 +80,13 @@ impl Guard {
     }
 
     fn require(&self, visit: &Visit<'_>, admitted: Admitted) -> Entry {
-        let identity = self.identity(&admitted.record);
+        let identity = admitted.identity;
         let verdict = if visit.requirement.allows(&identity) {
             Ok(Permit::user(identity, admitted.key))
         } else {
             Err(Denial::Forbidden { user: identity.user.clone() })
         };
         Entry { verdict, token: admitted.token }
-    }
-
-    /// Who the user is *now*: groups and address as the users file says today, not at login.
-    fn identity(&self, record: &Arc<Record>) -> Arc<Identity> {
-        let account =
-            self.shared.directory.as_ref().and_then(|users| users.find(&record.identity.user));
-        match account {
-            Some(account) => Arc::clone(&account.identity),
-            None => Arc::new(record.identity.clone()),
-        }
     }
 
     /// A forged or damaged cookie ends here, without a look-up.
@@ -138,16 +130,19 @@ impl Guard {
         Ok((revision, record))
     }
 
-    /// A removed or disabled account, or a changed password, ends its sessions at their next request.
-    pub(super) fn account_ended(&self, record: &Record) -> Option<EndReason> {
-        let account = self.shared.directory.as_ref()?.find(&record.identity.user);
-        match account {
-            None => Some(EndReason::AccountGone),
-            Some(account) if account.disabled => Some(EndReason::AccountGone),
+    /// Who the user is *now*: groups and address as the users file says today, not at login. A removed
+    /// or disabled account, or a changed password, ends its sessions at their next request.
+    pub(super) fn account(&self, record: &Record) -> Result<Arc<Identity>, EndReason> {
+        let Some(directory) = &self.shared.directory else {
+            return Ok(Arc::new(record.identity.clone()));
+        };
+        match directory.find(&record.identity.user) {
+            None => Err(EndReason::AccountGone),
+            Some(account) if account.disabled => Err(EndReason::AccountGone),
             Some(account) if account.credential != record.credential => {
-                Some(EndReason::CredentialChanged)
+                Err(EndReason::CredentialChanged)
             }
-            Some(_) => None,
+            Some(account) => Ok(Arc::clone(&account.identity)),
         }
     }
 }
@@ -167,10 +162,13 @@ impl Attempt<'_> {
         let loaded = self.load().await?;
         let Loaded { slot, touched, not_before } = loaded.clone();
         let (revision, record) = self.guard.open(self.keys, key, slot)?;
-        if let Some(reason) = self.guard.account_ended(&record) {
-            self.end(&record, reason).await?;
-            return Err(Denial::Ended(reason));
-        }
+        let identity = match self.guard.account(&record) {
+            Ok(identity) => identity,
+            Err(reason) => {
+                self.end(&record, reason).await?;
+                return Err(Denial::Ended(reason));
+            }
+        };
         let standing = Standing { touched, not_before, everyone: self.guard.shared.everyone() };
         let verdict = self.decide(&record, &standing);
         // A gateway that was stopped for a while after its load would end a session that others kept
@@ -181,7 +179,7 @@ impl Attempt<'_> {
         if !self.write(revision, &record, &verdict).await? {
             return Ok(None);
         }
-        self.settle(record, standing, verdict).map(Some)
+        self.settle(record, identity, standing, verdict).map(Some)
     }
 
     async fn load(&self) -> Result<Loaded, Denial> {
@@ -196,7 +194,7 @@ impl Attempt<'_> {
             presented: self.token,
             keys: self.keys,
             now: self.guard.now(),
-            salt: random_bytes(),
+            salt: &random_bytes,
             context: self.visit.context,
             session: &self.guard.shared.policy,
             route: self.visit.policy,
@@ -255,6 +253,7 @@ impl Attempt<'_> {
     fn settle(
         &self,
         record: Arc<Record>,
+        identity: Arc<Identity>,
         standing: Standing,
         verdict: Verdict,
     ) -> Result<Admitted, Denial> {
@@ -269,7 +268,7 @@ impl Attempt<'_> {
         match verdict.outcome {
             Outcome::Admit(next) => {
                 let token = next.and_then(|next| self.mint(&next));
-                Ok(Admitted { key: self.token.key, record, standing, token })
+                Ok(Admitted { key: self.token.key, identity, record, standing, token })
             }
             Outcome::Refuse(refusal) => {
                 self.event(refusal_event(refusal), &record);

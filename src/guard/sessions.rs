@@ -163,7 +163,7 @@ impl Guard {
             || self.shared.everyone().ends(key.id, created)
             || now >= record.absolute_end
             || now.since(active) >= self.shared.policy.idle()
-            || self.account_ended(record).is_some()
+            || self.account(record).is_err()
     }
 
     /// With a limit per user, the longest unused session makes room for the new one.

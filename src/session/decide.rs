@@ -36,8 +36,8 @@ pub struct Case<'a> {
     pub presented: &'a Token,
     pub keys: &'a KeyRing,
     pub now: UnixMillis,
-    /// Random; used when a successor is proposed.
-    pub salt: [u8; 16],
+    /// Random bytes; asked for only when a successor is proposed, for they cost a system call.
+    pub salt: &'a dyn Fn() -> [u8; 16],
     pub context: &'a ClientContext,
     pub session: &'a SessionPolicy,
     pub route: &'a RoutePolicy,
@@ -350,7 +350,7 @@ impl<'a> Seen<'a> {
             // One token can exist in two texts, minted before and after a key rotation: both ratchet
             // with the key of the first offer, or the second text's successor could never be confirmed.
             Some(offer) => (offer.ratchet, offer.salt),
-            None => (self.case.presented.key_id, self.case.salt),
+            None => (self.case.presented.key_id, (self.case.salt)()),
         };
         let key = self.case.keys.key(ratchet)?.ratchet();
         let secret = self.case.presented.successor_secret(key, &salt);

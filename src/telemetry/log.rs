@@ -1,11 +1,16 @@
 //! Where lines go: standard error, as JSON or as text, written by a thread of its own so that a slow
 //! terminal never holds up a request. When it cannot keep up, lines are dropped, not requests.
 
+use std::io::BufWriter;
+
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Log, LogFormat, LogLevel};
+
+/// The writing thread empties it whenever no line waits: under load many lines make one system call.
+const BUFFER: usize = 64 * 1024;
 
 /// Keeps the writing thread; dropping it writes what is left.
 pub struct LogGuard(#[expect(dead_code, reason = "held for its drop")] WorkerGuard);
@@ -15,7 +20,7 @@ pub fn start(settings: &Log) -> LogGuard {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(65_536)
-        .finish(std::io::stderr());
+        .finish(BufWriter::with_capacity(BUFFER, std::io::stderr()));
     let filter = EnvFilter::try_from_env("DOORWARD_LOG").unwrap_or_else(|_| {
         EnvFilter::new(format!("warn,doorward={0},session={0},request={0}", level(settings.level)))
     });

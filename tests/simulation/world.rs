@@ -529,13 +529,14 @@ impl World {
         revision: u64,
     ) -> Seen {
         let now = self.reading(request.gateway);
+        let salt = self.rng.bytes();
         let verdict = decide(&Case {
             record: &record,
             standing: &standing,
             presented: token,
             keys: &self.keys,
             now,
-            salt: self.rng.bytes(),
+            salt: &|| salt,
             context: &request.context,
             session: &self.plan.policy,
             route: &RoutePolicy::default(),

@@ -1,0 +1,434 @@
+//! The configuration as its reader meets it: files that load, files that do not and what is said
+//! about each, and the file that holds every key.
+//!
+//! To take over changed messages: `BLESS=1 cargo test --test config`, then read the difference.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use doorward::config::{
+    Config, LogFormat, LogLevel, Problems, StoreLocation, Style, Usual, known_keys,
+};
+use proptest::prelude::*;
+
+const VALID: usize = 13;
+const INVALID: usize = 48;
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The `.toml` files of a directory below `tests/config`, by name.
+fn files(directory: &str) -> Vec<PathBuf> {
+    let directory = repository().join("tests/config").join(directory);
+    let entries = fs::read_dir(directory).expect("the directory is there");
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .collect();
+    files.sort();
+    files
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().expect("a name").to_string_lossy().into_owned()
+}
+
+fn parse(text: &str) -> Result<(Config, Vec<String>), Problems> {
+    let (config, warnings) = Config::parse(text, "doorward.toml", Path::new("/srv"))?;
+    Ok((config, warnings.iter().map(ToString::to_string).collect()))
+}
+
+/// Compares with the file beside it that says what is expected.
+fn assert_expected(path: &Path, said: &str) {
+    let expected = path.with_extension("expected");
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(&expected, said).expect("written");
+    }
+    assert_eq!(said, read(&expected), "{} (left: said, right: expected)", name(path));
+}
+
+#[test]
+fn every_valid_file_loads_and_gives_its_warnings() {
+    let files = files("valid");
+    for path in &files {
+        let loaded = Config::parse(&read(path), &name(path), Path::new(""));
+        let (_, warnings) = loaded.unwrap_or_else(|problems| panic!("{problems}"));
+        let lines: Vec<String> = warnings.iter().map(|warning| format!("{warning}\n")).collect();
+        if name(path).starts_with("warned_") {
+            assert_expected(path, &lines.concat());
+        } else {
+            assert!(lines.is_empty(), "{}: {lines:?}", name(path));
+        }
+    }
+    assert_eq!(files.len(), VALID);
+}
+
+#[test]
+fn every_invalid_file_gives_exactly_its_lines() {
+    let files = files("invalid");
+    for path in &files {
+        match Config::parse(&read(path), &name(path), Path::new("")) {
+            Ok(_) => panic!("{} loads", name(path)),
+            Err(problems) => assert_expected(path, &problems.to_string()),
+        }
+    }
+    assert_eq!(files.len(), INVALID);
+}
+
+#[test]
+fn every_expectation_belongs_to_a_file() {
+    for directory in ["valid", "invalid"] {
+        let place = repository().join("tests/config").join(directory);
+        for entry in fs::read_dir(place).expect("the directory is there") {
+            let path = entry.expect("an entry").path();
+            assert!(path.with_extension("toml").exists(), "{} is left over", name(&path));
+        }
+    }
+}
+
+#[test]
+fn all_problems_of_a_file_come_at_once_in_the_order_of_its_lines() {
+    let path = repository().join("tests/config/invalid/six_problems_at_once.toml");
+    let problems = parse(&read(&path)).expect_err("six problems");
+    let lines: Vec<usize> = problems.list.iter().map(|problem| problem.line).collect();
+    assert_eq!(lines, [2, 3, 6, 12, 14, 16]);
+}
+
+#[test]
+fn a_password_in_an_address_is_shown_in_no_form_of_the_message() {
+    for file in ["store_password_in_url.toml", "syntax_with_a_password.toml"] {
+        let text = read(&repository().join("tests/config/invalid").join(file));
+        assert!(text.contains("hunter2"), "{file}");
+        let problems = parse(&text).expect_err("refused");
+        let json = problems.list[0].json().to_string();
+        let forms = [problems.render(Style::Plain), problems.render(Style::Terminal), json];
+        for form in forms.into_iter().chain([format!("{problems:?}")]) {
+            assert!(!form.contains("hunter2") && form.len() > 20, "{form}");
+        }
+    }
+}
+
+#[test]
+fn a_terminal_sees_the_line_and_both_lines_of_a_clash() {
+    let path = repository().join("tests/config/invalid/routes_clash.toml");
+    let shown = parse(&read(&path)).expect_err("a clash").render(Style::Terminal);
+    assert_eq!(shown.matches("[[route]]").count(), 2, "{shown}");
+    assert!(shown.contains("doorward.toml:13:1"), "{shown}");
+}
+
+#[test]
+fn a_file_that_is_missing_or_names_missing_files_says_so() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("doorward.toml");
+    let problems = Config::load(&path).expect_err("no such file");
+    assert!(problems.to_string().contains("cannot be read"), "{problems}");
+
+    let at = |file: &str| directory.path().join(file).display().to_string();
+    let text = read(&repository().join("config/minimal.toml"))
+        .replace("certs/", &at(""))
+        .replace("config/users.toml", &at("users.toml"));
+    fs::write(&path, text).expect("written");
+    Config::load(&path).expect("loads: files are looked for at start");
+    let problems = Config::check(&path).expect_err("three files are missing");
+    let lines: Vec<usize> = problems.list.iter().map(|problem| problem.line).collect();
+    assert_eq!(lines, [4, 5, 7], "{problems}");
+
+    for file in ["doorward.pem", "doorward.key", "users.toml"] {
+        fs::write(directory.path().join(file), "").expect("written");
+    }
+    Config::check(&path).expect("all files are there");
+}
+
+#[test]
+fn the_smallest_file_loads_with_the_defaults_and_no_warning() {
+    let (config, warnings) =
+        parse(&read(&repository().join("config/minimal.toml"))).expect("loads");
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(config.keys_file, Path::new("/srv/state/keys.toml"));
+    assert_eq!(config.admin.socket.as_deref(), Some(Path::new("/srv/run/admin.sock")));
+    assert_eq!(config.server.https, ["0.0.0.0:8443".parse().expect("an address")]);
+    assert!(config.server.http.is_empty() && config.server.trusted_proxies.is_empty());
+    assert_eq!((config.log.level, config.log.requests), (LogLevel::Info, true));
+    assert!(matches!(&config.store.location,
+        StoreLocation::Embedded(at) if at == Path::new("/srv/state")));
+}
+
+#[test]
+fn what_is_written_arrives() {
+    let (config, _) =
+        parse(&read(&repository().join("tests/config/valid/server.toml"))).expect("loads");
+    assert_eq!((config.server.https.len(), config.server.workers), (2, 16));
+    assert_eq!((config.server.max_connections, config.server.max_body), (50_000, 100 << 20));
+    let single = "192.0.2.7/32".parse().expect("a network");
+    assert!(config.server.trusted_proxies.contains(&single));
+    assert!(config.admin.listen.is_none() && config.admin.socket.is_none());
+
+    let (config, _) =
+        parse(&read(&repository().join("tests/config/valid/written_inline.toml"))).expect("loads");
+    assert_eq!((config.log.level, config.log.format), (LogLevel::Debug, LogFormat::Json));
+    assert_eq!(config.portal.name, "Beispiel & Söhne");
+
+    let (config, _) =
+        parse(&read(&repository().join("tests/config/valid/redis_tls.toml"))).expect("loads");
+    let StoreLocation::Redis(redis) = &config.store.location else { panic!("{config:?}") };
+    assert_eq!(redis.url, "rediss://db.internal:6380/2");
+    assert_eq!(redis.password_file.as_deref(), Some(Path::new("/srv/secrets/redis")));
+}
+
+#[test]
+fn identity_fields_keep_the_order_in_which_they_are_written() {
+    let text = read(&repository().join("tests/config/valid/identity.toml"));
+    let (config, _) = parse(&text).expect("loads");
+    let names: Vec<String> = config
+        .routes
+        .iter()
+        .flat_map(|route| route.identity.fields.iter().map(|field| field.name.to_string()))
+        .collect();
+    assert_eq!(names, ["remote-user", "remote-name", "x-all"]);
+}
+
+/// What one line of the complete file says.
+#[derive(Debug, PartialEq, Eq)]
+struct Line {
+    value: String,
+    is_set: bool,
+}
+
+/// The keys of the complete file by path. `#key = value` is a key that is not set.
+fn keys_of(text: &str) -> BTreeMap<String, Line> {
+    let mut section = String::new();
+    let mut keys = BTreeMap::new();
+    for line in text.lines() {
+        if let Some(header) = line.strip_prefix('[') {
+            let header = header.trim_start_matches('[');
+            section = header.split(']').next().expect("a header").to_owned();
+        } else if let Some((key, value)) = line.split_once(" = ") {
+            let bare = key.trim_start_matches('#');
+            let value = value.split(" #").next().expect("a value").trim().to_owned();
+            if bare.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
+                let line = Line { value, is_set: bare == key };
+                assert_eq!(keys.insert(format!("{section}.{bare}"), line), None, "{bare} twice");
+            }
+        }
+    }
+    keys
+}
+
+#[test]
+fn the_complete_file_holds_every_key_at_its_default_and_no_other() {
+    let text = read(&repository().join("config/doorward.toml"));
+    let mut written = keys_of(&text);
+    let known = known_keys(&text);
+    assert!(known.len() >= 45, "only {} keys are known", known.len());
+    for key in known {
+        let line = written.remove(&key.path);
+        let line = line.unwrap_or_else(|| panic!("{} is missing", key.path));
+        match key.usual {
+            Usual::Is(value) => {
+                assert_eq!((line.value.as_str(), line.is_set), (value, true), "{}", key.path)
+            }
+            Usual::Absent(example) => {
+                assert_eq!((line.value.as_str(), line.is_set), (example, false), "{}", key.path)
+            }
+            Usual::Required(example) => {
+                assert_eq!((line.value.as_str(), line.is_set), (example, true), "{}", key.path)
+            }
+        }
+    }
+    assert!(written.is_empty(), "these are not known: {written:?}");
+}
+
+#[test]
+fn the_complete_file_names_every_key_of_an_access_table() {
+    let text = read(&repository().join("config/doorward.toml"));
+    let with_table = text.replace(
+        "access = \"session\"",
+        "access = { users = [\"alice\"], groups = [\"staff\"], max_auth_age = \"5m\" }",
+    );
+    let known = known_keys(&with_table);
+    let keys: Vec<&str> =
+        known.iter().filter_map(|key| key.path.strip_prefix("route.access.")).collect();
+    assert_eq!(keys, ["users", "groups", "max_auth_age"]);
+    let shown = text.lines().find(|line| line.contains("{ users = ")).expect("an example");
+    for key in keys {
+        assert!(shown.contains(&format!("{key} = ")), "{key}: {shown}");
+    }
+}
+
+#[test]
+fn the_complete_file_says_what_the_smallest_says() {
+    let complete = parse(&read(&repository().join("config/doorward.toml"))).expect("loads");
+    let smallest = parse(&read(&repository().join("config/minimal.toml"))).expect("loads");
+    assert_eq!(format!("{complete:?}"), format!("{smallest:?}"));
+}
+
+#[test]
+fn the_complete_file_loads_with_every_optional_key_set() {
+    let text: Vec<String> = read(&repository().join("config/doorward.toml"))
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => key.to_owned(),
+            Some(_) | None => line.to_owned(),
+        })
+        .collect();
+    let text = text
+        .join("\n")
+        .replace("embedded:state", "rediss://db.example.com")
+        .replace("http://127.0.0.1:3000", "https://127.0.0.1:3000");
+    let (config, _) = parse(&text).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.session.domain.as_deref(), Some("example.com"));
+    let route = config.routes.iter().next().expect("a route");
+    assert!(route.upstream_ca.is_some() && route.policy.idle.is_some());
+}
+
+#[test]
+fn print_config_prints_the_complete_file_and_it_loads() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_doorward"))
+        .arg("print-config")
+        .output()
+        .expect("it runs");
+    let printed = String::from_utf8(output.stdout).expect("text");
+    let file = read(&repository().join("config/doorward.toml"));
+    let debug = |text: &str| format!("{:?}", parse(text).expect("loads"));
+    assert!(output.status.success());
+    assert_eq!(debug(&printed), debug(&file));
+}
+
+/// Runs `doorward check` on one of the invalid files, where none of the files that it names are.
+fn check(file: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let empty = tempfile::tempdir().expect("a directory");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_doorward"))
+        .args(["check", "--config"])
+        .arg(repository().join("tests/config/invalid").join(file))
+        .args(arguments)
+        .current_dir(empty.path())
+        .output()
+        .expect("it runs");
+    (output.status.code(), String::from_utf8(output.stdout).expect("text"))
+}
+
+#[test]
+fn check_says_every_problem_and_every_missing_file_and_exits_with_1() {
+    let (code, said) = check("six_problems_at_once.toml", &[]);
+    assert_eq!((code, said.lines().count()), (Some(1), 8), "{said}");
+    assert!(said.contains("six_problems_at_once.toml:9: certs/doorward.pem: "), "{said}");
+}
+
+#[test]
+fn check_speaks_json_to_scripts() {
+    let (code, said) = check("access_missing.toml", &["--json"]);
+    let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!(code, Some(1));
+    let problems = said["problems"].as_array().expect("a list");
+    let lines: Vec<_> = problems.iter().map(|problem| &problem["line"]).collect();
+    assert_eq!(lines, [2, 3, 6, 8]);
+    assert_eq!(problems[3]["message"], "a route without `access` does not load");
+}
+
+/// Small pieces that a file is made of, right and wrong.
+fn piece() -> impl Strategy<Value = String> {
+    let known = prop::sample::select(vec![
+        "[server]\n",
+        "[session]\n",
+        "[store]\n",
+        "[[route]]\n",
+        "[route]\n",
+        "[route.session]\n",
+        "[[tls.certificate]]\n",
+        "[login.password]\n",
+        "[login]\n",
+        "[tls]\n",
+        "https = ",
+        "url = ",
+        "idle_timeout = ",
+        "access = ",
+        "identity = ",
+        "host = ",
+        "upstream = ",
+        "domain = ",
+        "workers = ",
+        "cert = ",
+        "\"",
+        "\n",
+        "{ ",
+        " }",
+        "[",
+        "]",
+        "= ",
+        "30",
+        "\"30m\"",
+        "\"redis://",
+        "@",
+        ":",
+        "/",
+        "\"session\"",
+        "{}",
+        "[]",
+        "[\"\"]",
+        "é",
+        "\u{0}",
+        "'''",
+        "\\",
+        "#",
+        "0x",
+        "-1",
+        "\"http://127.0.0.1\"",
+        "*",
+        ".",
+        "\r\n",
+        "\t",
+        "1e9",
+        "true",
+        "1979-05-27",
+    ]);
+    prop_oneof![8 => known.prop_map(str::to_owned), 1 => "\\PC{0,6}"]
+}
+
+/// Reads, and draws whatever there is to say.
+fn read_and_draw(text: &str) {
+    match Config::parse(text, "any.toml", Path::new("")) {
+        Ok((_, warnings)) => {
+            for warning in warnings {
+                warning.render(Style::Terminal, text);
+            }
+        }
+        Err(problems) => {
+            assert!(!problems.list.is_empty(), "refused without a reason");
+            problems.render(Style::Terminal);
+            assert_eq!(problems.to_string().lines().count(), problems.list.len());
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_reader_panic(text in any::<String>()) {
+        read_and_draw(&text);
+    }
+
+    #[test]
+    fn no_file_that_looks_right_makes_the_reader_panic(
+        pieces in prop::collection::vec(piece(), 0..40),
+    ) {
+        read_and_draw(&pieces.concat());
+    }
+
+    #[test]
+    fn no_damage_to_the_complete_file_makes_the_reader_panic(
+        from in 0usize..6000,
+        length in 0usize..40,
+        replacement in piece(),
+    ) {
+        let whole: Vec<char> = read(&repository().join("config/doorward.toml")).chars().collect();
+        let from = from.min(whole.len());
+        let to = (from + length).min(whole.len());
+        let kept = |part: &[char]| part.iter().collect::<String>();
+        read_and_draw(&format!("{}{replacement}{}", kept(&whole[..from]), kept(&whole[to..])));
+    }
+}
