@@ -4,6 +4,8 @@
 mod browser;
 #[path = "../support/gateway.rs"]
 mod gateway;
+#[path = "../support/redis.rs"]
+mod redis;
 #[path = "../support/upstream.rs"]
 mod upstream;
 
@@ -11,3 +13,4 @@ mod framing;
 mod identity;
 mod login;
 mod session;
+mod two_gateways;

@@ -1,0 +1,119 @@
+//! Two gateways on one Redis: one session, one decision, wherever a request comes in.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::task::JoinSet;
+
+use crate::browser::{Browser, SESSION};
+use crate::gateway::{Gateway, Setup, manual_clock, route};
+use crate::redis::{How, RedisServer};
+use crate::upstream::Upstream;
+
+/// Both read the same clock, keys and users.
+fn two(upstream: &Upstream, redis: &RedisServer) -> [Gateway; 2] {
+    let setup = Setup {
+        routes: route(upstream.address),
+        store: redis.settings().url,
+        clock: manual_clock(),
+        ..Setup::default()
+    };
+    let clock = setup.clock.clone();
+    let first = Gateway::start(setup);
+    let second = Gateway::start(Setup {
+        routes: route(upstream.address),
+        store: redis.settings().url,
+        clock,
+        shared_with: Some(Arc::clone(&first.directory)),
+        ..Setup::default()
+    });
+    [first, second]
+}
+
+fn offered(lines: &[String]) -> impl Iterator<Item = String> {
+    let ours = lines.iter().filter_map(|line| line.strip_prefix(SESSION)?.strip_prefix('='));
+    ours.map(|rest| rest.split(';').next().unwrap_or_default().to_owned())
+}
+
+#[tokio::test]
+async fn s2_64_parallel_requests_over_a_due_renewal_through_two_gateways_get_one_successor() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+    let gateways = two(&upstream, &redis);
+    let mut browser = Browser::new(&gateways[0]);
+    browser.log_in("alice").await;
+    gateways[0].advance(Duration::from_secs(601));
+
+    let mut all = JoinSet::new();
+    for number in 0..64 {
+        let mut tab = browser.at(&gateways[number % 2]);
+        all.spawn(async move { tab.fetch("/").await });
+    }
+    let mut successors = BTreeSet::new();
+    while let Some(answer) = all.join_next().await {
+        let answer = answer.expect("no panic");
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        successors.extend(offered(&answer.set_cookies()));
+    }
+    assert_eq!(successors.len(), 1, "one successor for everybody");
+
+    let old = browser.token();
+    let successor = successors.pop_first().expect("one");
+    let mut renewed = browser.at(&gateways[1]).with_token(&successor);
+    assert_eq!(renewed.fetch("/").await.status, StatusCode::OK);
+    let mut late = browser.at(&gateways[0]).with_token(&old);
+    assert_eq!(late.fetch("/").await.status, StatusCode::OK, "within grace");
+
+    gateways[0].advance(Duration::from_secs(100));
+    assert_eq!(renewed.fetch("/").await.status, StatusCode::OK);
+    gateways[0].advance(Duration::from_secs(31));
+    let thief = late.fetch("/").await;
+    assert_eq!(thief.json()["reason"], "theft");
+    let victim = renewed.fetch("/").await;
+    assert_eq!(
+        (victim.status, victim.json()["reason"].as_str()),
+        (StatusCode::UNAUTHORIZED, Some("theft"))
+    );
+}
+
+#[tokio::test]
+async fn a_logout_at_one_gateway_is_a_logout_at_the_other() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+    let gateways = two(&upstream, &redis);
+    let mut browser = Browser::new(&gateways[0]);
+    browser.log_in("alice").await;
+    let mut other = browser.at(&gateways[1]);
+    assert_eq!(other.fetch("/").await.status, StatusCode::OK);
+    let form = browser.visit("/.doorward/logout").await;
+    let goodbye = browser.post_form("/.doorward/logout", &[("csrf", &form.field("csrf"))]).await;
+    assert_eq!(goodbye.status, StatusCode::OK);
+    assert_eq!(browser.token(), "", "the cookie goes after the session");
+    assert_eq!(other.fetch("/").await.json()["reason"], "logout");
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_is_503_and_logs_nobody_out() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+    let [gateway, _] = two(&upstream, &redis);
+    let mut browser = Browser::new(&gateway);
+    browser.log_in("alice").await;
+    let token = browser.token();
+
+    redis.pause();
+    let answer = browser.fetch("/").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.headers.contains_key("retry-after"));
+    assert!(answer.set_cookies().is_empty());
+    let page = browser.visit("/").await;
+    assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
+    let forged = Browser::new(&gateway).with_token("dw1_forged").fetch("/").await;
+    assert_eq!(forged.status, StatusCode::UNAUTHORIZED, "a forged cookie asks no store");
+
+    redis.resume();
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    while browser.fetch("/").await.status != StatusCode::OK {
+        assert!(std::time::Instant::now() < deadline, "it recovers without a restart");
+    }
+    assert_eq!(browser.token(), token);
+}
