@@ -36,7 +36,8 @@ use crate::login::{Directory, PasswordLogin, Settings};
 use crate::portal::{Look, Portal};
 use crate::server::{self, Limits, Redirect, Sockets};
 use crate::store::{RedisSettings, Store};
-use crate::telemetry::Metrics;
+use crate::telemetry::requests::FLUSH_EVERY;
+use crate::telemetry::{Metrics, RequestLines, RequestLog};
 use crate::tls::Certificates;
 
 /// Why the gateway does not start. Each names the file or address and what to do.
@@ -83,12 +84,19 @@ struct Parts {
     owned: Arc<OwnedFields>,
     trusted: Arc<TrustedProxies>,
     limits: Arc<Limits>,
+    lines: Option<RequestLines>,
 }
 
 /// Starts a gateway. Returns once every socket listens and every worker runs.
-pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
+///
+/// `lines` is where requests are logged; without it, or with `log.requests` off, they are not.
+pub fn start(
+    config: Config,
+    clock: Clock,
+    lines: Option<RequestLines>,
+) -> Result<Running, StartError> {
     let workers = workers(&config);
-    let parts = Arc::new(Parts::build(config, clock)?);
+    let parts = Arc::new(Parts::build(config, clock, lines)?);
     let https = bind_all(&parts.config.server.https, workers)?;
     let http = bind_all(&parts.config.server.http, workers)?;
     let mut running = Running {
@@ -163,7 +171,11 @@ impl Drop for Running {
 }
 
 impl Parts {
-    fn build(config: Config, clock: Clock) -> Result<Parts, StartError> {
+    fn build(
+        config: Config,
+        clock: Clock,
+        lines: Option<RequestLines>,
+    ) -> Result<Parts, StartError> {
         let directory = match &config.login.password {
             Some(login) => Some(Arc::new(Directory::open(&login.users)?)),
             None => None,
@@ -186,6 +198,7 @@ impl Parts {
             owned: Arc::new(OwnedFields::new(config.routes.iter().map(|route| &route.identity))),
             trusted: Arc::new(TrustedProxies::new(config.server.trusted_proxies.clone())),
             limits: Arc::new(limits(&config)),
+            lines: lines.filter(|_| config.log.requests),
             shared,
             config,
         })
@@ -312,6 +325,9 @@ impl Worker {
         let tracker = TaskTracker::new();
         let gateway = Arc::new(self.gateway(upstreams));
         let redirect = Arc::new(Redirect { routes: Arc::clone(&gateway.routes), port: self.port });
+        if let Some(log) = gateway.log.clone() {
+            tokio::spawn(flush_often(log));
+        }
         let limits = &self.parts.limits;
         for listener in listening.https.into_iter().filter_map(registered) {
             let (gateway, limits) = (Arc::clone(&gateway), Arc::clone(limits));
@@ -342,7 +358,7 @@ impl Worker {
             upstreams,
             trusted: Arc::clone(&parts.trusted),
             max_body: parts.config.server.max_body,
-            log_requests: parts.config.log.requests,
+            log: parts.lines.clone().map(|lines| Arc::new(RequestLog::new(lines))),
         }
     }
 
@@ -357,6 +373,15 @@ impl Worker {
                 "the drain is over; cutting what is left"
             );
         }
+    }
+}
+
+/// No line waits long for company.
+async fn flush_often(log: Arc<RequestLog>) {
+    let mut tick = tokio::time::interval(FLUSH_EVERY);
+    loop {
+        tick.tick().await;
+        log.flush();
     }
 }
 

@@ -25,11 +25,11 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         Ok(loaded) => loaded,
         Err(problems) => return Ok(super::check::refuse(&problems)),
     };
-    let _log = log::start(&config.log);
+    let log = log::start(&config.log);
     for warning in warnings {
         warn!(event = "config-warning", "{warning}");
     }
-    let running = app::start(config, Clock::System)?;
+    let running = app::start(config, Clock::System, Some(log.request_lines()))?;
     wait(&running)?;
     let whole = running.is_whole();
     running.stop();

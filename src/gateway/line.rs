@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use http::{Method, Request, StatusCode};
-use tracing::info;
 
 use crate::guard::Permit;
 use crate::session::SessionId;
+use crate::telemetry::{RequestLine, RequestLog};
 
 /// Longest path in a line, in bytes. The query stays out: it may hold anything, tokens included.
 const PATH_LIMIT: usize = 512;
@@ -22,7 +22,7 @@ pub(super) struct Line {
     verdict: &'static str,
     user: String,
     session: Option<SessionId>,
-    upstream_ms: Option<u128>,
+    upstream_ms: Option<u64>,
     detail: String,
 }
 
@@ -55,7 +55,7 @@ impl Line {
     }
 
     pub(super) fn upstream_answered(&mut self) {
-        self.upstream_ms = Some(self.began.elapsed().as_millis());
+        self.upstream_ms = u64::try_from(self.began.elapsed().as_millis()).ok();
     }
 
     pub(super) fn detail(&mut self, detail: String) {
@@ -66,27 +66,21 @@ impl Line {
         self.verdict
     }
 
-    pub(super) fn write(&self, status: StatusCode) {
-        info!(
-            target: "request",
-            client = %self.client,
-            method = self.method.as_str(),
-            host = self.host,
-            path = self.path,
-            verdict = self.verdict,
-            user = shown(&self.user),
-            session = self.session.map(|id| id.handle()),
-            status = status.as_u16(),
-            upstream_ms = self.upstream_ms,
-            took_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
-            detail = shown(&self.detail),
-        );
+    pub(super) fn write(&self, log: &RequestLog, status: StatusCode) {
+        log.write(&RequestLine {
+            client: self.client,
+            method: self.method.as_str(),
+            host: &self.host,
+            path: &self.path,
+            verdict: self.verdict,
+            user: &self.user,
+            session: self.session.map(|id| id.handle()),
+            status: status.as_u16(),
+            upstream_ms: self.upstream_ms,
+            took_us: u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            detail: &self.detail,
+        });
     }
-}
-
-/// A field that says nothing is left out of the line.
-fn shown(text: &str) -> Option<&str> {
-    (!text.is_empty()).then_some(text)
 }
 
 fn cut(text: &str) -> String {

@@ -34,6 +34,7 @@ use crate::http::{InboundHead, OwnedFields, SanitizedHead, cookies, hygiene, int
 use crate::portal::{self, Portal, Problem};
 use crate::route::{Access, Requirement, Route, RouteTable};
 use crate::session::{ClientContext, Timing};
+use crate::telemetry::RequestLog;
 
 use line::Line;
 
@@ -47,8 +48,8 @@ pub struct Gateway {
     pub trusted: Arc<TrustedProxies>,
     /// Longest request body in bytes; zero is none.
     pub max_body: u64,
-    /// Whether each request makes a log line.
-    pub log_requests: bool,
+    /// Where each request makes a line, if it does.
+    pub log: Option<Arc<RequestLog>>,
 }
 
 /// An answer before the exit.
@@ -182,8 +183,8 @@ impl Gateway {
         }
         let shared = self.guard.shared();
         shared.metrics.request(line.word(), response.status().as_u16());
-        if self.log_requests {
-            line.write(response.status());
+        if let Some(log) = &self.log {
+            line.write(log, response.status());
         }
         response
     }

@@ -5,6 +5,8 @@
 pub mod events;
 pub mod log;
 pub mod metrics;
+pub mod requests;
 
 pub use events::SessionEvent;
 pub use metrics::Metrics;
+pub use requests::{RequestLine, RequestLines, RequestLog};

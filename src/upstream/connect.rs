@@ -17,6 +17,7 @@ use crate::http::endpoint::Transport;
 
 use super::body::{Outgoing, RequestBody};
 use super::error::UpstreamError;
+use super::socket::{Look, Socket};
 
 /// The most bytes of an answer's head, and the most that are buffered on one connection.
 const BUFFER: usize = 128 * 1024;
@@ -53,6 +54,8 @@ pub(super) struct Http1<B: RequestBody> {
     pub(super) sender: http1::SendRequest<Outgoing<B>>,
     /// Aborting the driver closes the socket at once, mid-message or not.
     pub(super) driver: AbortHandle,
+    /// Before each further exchange.
+    pub(super) look: Look,
 }
 
 /// What the request needs.
@@ -69,19 +72,20 @@ pub(super) async fn dial<B: RequestBody>(
     tls: &Tls,
     need: Need,
 ) -> Result<Connection<B>, UpstreamError> {
-    let stream = tcp(endpoint).await?;
+    let stream = Socket::new(tcp(endpoint).await?);
+    let look = stream.look();
     match (endpoint.transport(), need) {
-        (Transport::Http1, _) => over_http1(stream, need).await,
+        (Transport::Http1, _) => over_http1(stream, need, look).await,
         (Transport::Http2, Need::Exchange) => over_http2(stream).await,
         (Transport::Http2, Need::Tunnel) => Err(UpstreamError::UpgradeUnsupported),
         (Transport::Tls, Need::Tunnel) => {
-            over_http1(secure(endpoint, &tls.http1, stream).await?, need).await
+            over_http1(secure(endpoint, &tls.http1, stream).await?, need, look).await
         }
         (Transport::Tls, Need::Exchange) => {
             let stream = secure(endpoint, &tls.either, stream).await?;
             match stream.get_ref().1.alpn_protocol() {
                 Some(H2) => over_http2(stream).await,
-                Some(_) | None => over_http1(stream, need).await,
+                Some(_) | None => over_http1(stream, need, look).await,
             }
         }
     }
@@ -111,15 +115,15 @@ async fn tcp_to(address: SocketAddr) -> std::io::Result<TcpStream> {
 async fn secure(
     endpoint: &Endpoint,
     connector: &TlsConnector,
-    stream: TcpStream,
-) -> Result<TlsStream<TcpStream>, UpstreamError> {
+    stream: Socket,
+) -> Result<TlsStream<Socket>, UpstreamError> {
     let name = ServerName::try_from(endpoint.host().to_owned())
         .map_err(|error| UpstreamError::TlsCertificate(error.to_string()))?;
     let secured = connector.connect(name, stream).await;
     secured.map_err(|error| UpstreamError::handshaking(&error))
 }
 
-async fn over_http1<B, T>(stream: T, need: Need) -> Result<Connection<B>, UpstreamError>
+async fn over_http1<B, T>(stream: T, need: Need, look: Look) -> Result<Connection<B>, UpstreamError>
 where
     B: RequestBody,
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -130,7 +134,7 @@ where
         Need::Exchange => tokio::spawn(drive(connection)),
         Need::Tunnel => tokio::spawn(drive(connection.with_upgrades())),
     };
-    Ok(Connection::Http1(Http1 { sender, driver: driver.abort_handle() }))
+    Ok(Connection::Http1(Http1 { sender, driver: driver.abort_handle(), look }))
 }
 
 async fn over_http2<B, T>(stream: T) -> Result<Connection<B>, UpstreamError>

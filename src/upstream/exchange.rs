@@ -1,12 +1,17 @@
 //! One request and its answer over a lent connection, with at most one retry.
 //!
-//! A retry happens in two cases only (RFC 9110 9.2.2), both on a connection that others used before
-//! and that the upstream may therefore have been closing:
+//! A retry happens in three cases only. Two are for a connection that others used before and that
+//! the upstream may therefore have been closing (RFC 9110 9.2.2):
 //! - nothing of the request was written: any method;
 //! - it broke before an answer, the method is idempotent and the body empty.
 //!
+//! The third is for HTTP/2, whose upstreams say so when they did not look at a request
+//! (RFC 9113 6.8, 8.7): any method, when the body is empty. Each planned restart of an upstream
+//! would cost somebody an answer otherwise.
+//!
 //! Nothing else is ever sent twice: an order must not be placed twice.
 
+use std::error::Error;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,19 +40,20 @@ pub(super) enum Outcome<B: RequestBody> {
     Failed(UpstreamError),
 }
 
-/// Sends a request and waits for the answer's head. Never [`Outcome::Again`] on a new connection.
+/// Sends a request and waits for the answer's head.
 pub(super) async fn exchange<B: RequestBody>(
     mut lease: Lease<B>,
     request: Request<Outgoing<B>>,
 ) -> Outcome<B> {
     let progress = request.body().progress();
-    let spare = if lease.reused() { spare(&request) } else { None };
+    let spare = spare(&request, &mut lease);
     match attempt(&mut lease, request, progress.as_deref()).await {
         Attempt::Answered(response) => accept(response, lease, progress),
         Attempt::Unsent(request) if lease.reused() => Outcome::Again(request),
         Attempt::Unsent(_) => Outcome::Failed(closed_at_once()),
+        Attempt::Unprocessed(error) => spare.map_or(Outcome::Failed(error), Outcome::Again),
         Attempt::Broken(error) => match spare {
-            Some(spare) if terminated(&error) => Outcome::Again(spare),
+            Some(spare) if lease.reused() && may_repeat(&spare, &error) => Outcome::Again(spare),
             Some(_) | None => Outcome::Failed(error),
         },
         Attempt::Late => {
@@ -73,6 +79,8 @@ pub(super) enum Attempt<B> {
     Answered(Response<Incoming>),
     /// The connection was gone before the first byte; here is the request.
     Unsent(Request<Outgoing<B>>),
+    /// The upstream has it, and said that it did nothing with it.
+    Unprocessed(UpstreamError),
     Broken(UpstreamError),
     Late,
 }
@@ -122,10 +130,22 @@ fn failed<B: RequestBody>(
     mut error: TrySendError<Request<Outgoing<B>>>,
     progress: Option<&Progress>,
 ) -> Attempt<B> {
-    match error.take_message() {
-        Some(request) => Attempt::Unsent(request),
-        None => Attempt::Broken(blame(&error.into_error(), progress)),
+    if let Some(request) = error.take_message() {
+        return Attempt::Unsent(request);
     }
+    let error = error.into_error();
+    let blamed = blame(&error, progress);
+    if is_unprocessed(&error) { Attempt::Unprocessed(blamed) } else { Attempt::Broken(blamed) }
+}
+
+/// REFUSED_STREAM, or a GOAWAY that stops before our stream; streams before its end do not get it as
+/// their error.
+fn is_unprocessed(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| {
+        let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
+        cause.is_remote() && (refused || cause.is_go_away())
+    })
 }
 
 /// A switch of protocols that nobody asked for would make a tunnel out of a request.
@@ -144,13 +164,18 @@ pub(super) fn closed_at_once() -> UpstreamError {
     UpstreamError::ConnectionTerminated("before the request was sent".to_owned())
 }
 
-fn terminated(error: &UpstreamError) -> bool {
-    matches!(error, UpstreamError::ConnectionTerminated(_))
+fn may_repeat<B>(request: &Request<B>, error: &UpstreamError) -> bool {
+    request.method().is_idempotent() && matches!(error, UpstreamError::ConnectionTerminated(_))
 }
 
-/// The head again, for a request that may be sent twice.
-fn spare<B: RequestBody>(request: &Request<Outgoing<B>>) -> Option<Request<Outgoing<B>>> {
-    if !request.method().is_idempotent() || request.body().progress().is_some() {
+/// The head again, for a request without a body that may have to be sent twice.
+fn spare<B: RequestBody>(
+    request: &Request<Outgoing<B>>,
+    lease: &mut Lease<B>,
+) -> Option<Request<Outgoing<B>>> {
+    let may_be_refused = matches!(lease.connection(), Some(Connection::Http2(_)));
+    let may_be_stale = lease.reused() && request.method().is_idempotent();
+    if request.body().progress().is_some() || !(may_be_refused || may_be_stale) {
         return None;
     }
     let mut spare = Request::new(Outgoing::empty());

@@ -7,14 +7,16 @@
 //! | `upgrade` | [`Switch`], [`Tunnel`]: WebSocket |
 //! | `pool` | the connections to one endpoint |
 //! | `connect` | name, TCP, TLS, protocol |
+//! | `socket` | an idle connection is looked at before it is used again |
 //! | `body` | both bodies, streamed; the connection goes back at the answer's end |
 //! | `error` | [`UpstreamError`]: status and Proxy-Status token of everything that goes wrong |
 //!
 //! What holds here:
 //! - One connection carries one exchange at a time (HTTP/1.1) and is used again only when both
 //!   messages were whole and nothing was left over (see `pool`).
-//!   Bytes on an idle connection close it when the runtime next looks at its sockets; an upstream
-//!   that answers twice and hits the moment in between can still fool one request of its own.
+//!   Bytes that come before the next request is written close the connection, seen by the runtime or
+//!   not (see `socket`). Bytes that come after it are its answer, for HTTP/1.1 has no other way to
+//!   tell.
 //! - Nothing is sent twice that must happen once (see `exchange`).
 //! - Framing is ours: the caller's head carries no connection fields, and bodies are framed anew.
 //! - Every wait has a limit, except for the bytes of a body: an event stream may last for days.
@@ -26,6 +28,7 @@ mod connect;
 mod error;
 mod exchange;
 mod pool;
+mod socket;
 mod upgrade;
 
 use std::collections::HashMap;

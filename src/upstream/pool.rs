@@ -228,6 +228,7 @@ impl<B: RequestBody> State<B> {
                 return None;
             }
             if newest.connection.sender.is_ready() {
+                newest.connection.look.again();
                 return Some(newest.connection);
             }
         }

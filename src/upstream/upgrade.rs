@@ -55,7 +55,7 @@ pub(super) async fn switch<B: RequestBody>(
     match attempt(&mut lease, request.map(|()| Outgoing::empty()), None).await {
         Attempt::Answered(response) => Ok(sort(response, lease)),
         Attempt::Unsent(_) => Err(closed_at_once()),
-        Attempt::Broken(error) => Err(error),
+        Attempt::Unprocessed(error) | Attempt::Broken(error) => Err(error),
         Attempt::Late => Err(UpstreamError::ResponseTimeout),
     }
 }

@@ -77,7 +77,7 @@ impl Gateway {
             Ok(parsed) => parsed,
             Err(problems) => panic!("{problems}\n{text}"),
         };
-        let running = app::start(config, setup.clock.clone()).expect("the gateway starts");
+        let running = app::start(config, setup.clock.clone(), None).expect("the gateway starts");
         Gateway {
             address: running.https[0],
             http: running.http[0],

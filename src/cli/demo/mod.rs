@@ -44,8 +44,8 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         Ok(parsed) => parsed,
         Err(problems) => return Ok(super::check::refuse(&problems)),
     };
-    let _log = log::start(&config.log);
-    let running = app::start(config, Clock::System)?;
+    let log = log::start(&config.log);
+    let running = app::start(config, Clock::System, Some(log.request_lines()))?;
     let port = running.https.first().map_or(args.listen.port(), SocketAddr::port);
     welcome(port, &users, &place.0);
     super::run::wait(&running)?;
