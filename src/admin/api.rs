@@ -95,7 +95,7 @@ impl Admin {
 
     async fn list(&self, query: &str) -> Answer {
         let sessions = match parameter(query, "user") {
-            Some(user) => self.guard.sessions_of(&user).await,
+            Some(user) => self.guard.sessions_of(&self.account(user)).await,
             None => self.guard.all_sessions(LIST_LIMIT).await,
         };
         answer(sessions.map(|list| json!(list.iter().map(SessionView::from).collect::<Vec<_>>())))
@@ -122,6 +122,7 @@ impl Admin {
         };
         match target {
             Target::User(user) => {
+                let user = self.account(user);
                 answer(self.guard.end_all(&user, None).await.map(|_| json!({"revoked": user})))
             }
             Target::All => {
@@ -129,6 +130,14 @@ impl Admin {
             }
             Target::Session(handle) => self.revoke_one(&handle).await,
         }
+    }
+
+    /// The name as sessions carry it: one may log in as `Alice` and be `alice`. A name without an
+    /// account stays as it is; sessions of an account that is gone may still stand.
+    fn account(&self, name: String) -> String {
+        let directory = self.guard.shared().directory.as_ref();
+        let account = directory.and_then(|directory| directory.find(&name));
+        account.map_or(name, |account| account.identity.user.clone())
     }
 
     async fn revoke_one(&self, handle: &str) -> Answer {

@@ -70,6 +70,9 @@ pub struct Running {
     pub admin: Option<SocketAddr>,
     stop: CancellationToken,
     threads: Vec<JoinHandle<()>>,
+    /// Ends after the workers: what they finish while they drain is still written.
+    closing: CancellationToken,
+    housekeeping: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
 }
 
@@ -105,6 +108,8 @@ pub fn start(
         admin: None,
         stop: CancellationToken::new(),
         threads: Vec::new(),
+        closing: CancellationToken::new(),
+        housekeeping: None,
         shared: Arc::clone(&parts.shared),
     };
     let port = running.https.first().map_or(443, SocketAddr::port);
@@ -124,15 +129,17 @@ impl Running {
     pub fn stop(mut self) {
         self.stop.cancel();
         for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                warn!("a worker ended by a panic");
-            }
+            join(thread);
+        }
+        self.closing.cancel();
+        if let Some(thread) = self.housekeeping.take() {
+            join(thread);
         }
     }
 
     /// Whether every thread still runs; one that is gone leaves its listeners deaf.
     pub fn is_whole(&self) -> bool {
-        self.threads.iter().all(|thread| !thread.is_finished())
+        self.threads.iter().chain(&self.housekeeping).all(|thread| !thread.is_finished())
     }
 
     /// What all workers share, for the commands and tests of this process.
@@ -141,11 +148,11 @@ impl Running {
     }
 
     fn start_housekeeping(&mut self, parts: Arc<Parts>) -> Result<(), StartError> {
-        let stop = self.stop.clone();
+        let stop = self.closing.clone();
         let (ready, started) = mpsc::channel();
         let runtime = runtime()?;
         let thread = std::thread::Builder::new().name("housekeeping".to_owned());
-        self.threads.push(thread.spawn(move || {
+        self.housekeeping = Some(thread.spawn(move || {
             runtime.block_on(housekeeping::run(parts, stop, ready));
         })?);
         self.admin = started.recv().map_err(std::io::Error::other)??;
@@ -167,6 +174,13 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop.cancel();
+        self.closing.cancel();
+    }
+}
+
+fn join(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        warn!("a worker ended by a panic");
     }
 }
 

@@ -16,6 +16,8 @@ pub(super) enum ForwardError {
     Upstream(#[from] UpstreamError),
     #[error("the upstream's WebSocket answer does not match the handshake")]
     BadHandshake,
+    #[error("the session ended while the client was sending")]
+    SessionEnded,
 }
 
 pub(super) fn bad_request(
@@ -51,11 +53,16 @@ pub(super) fn upstream_failed(
     let (status, token) = match error {
         ForwardError::Upstream(error) => (error.status(), error.token()),
         ForwardError::BadHandshake => (StatusCode::BAD_GATEWAY, "http_upgrade_failed"),
+        ForwardError::SessionEnded => (StatusCode::UNAUTHORIZED, "http_request_denied"),
     };
     let mut response = portal.problem(intent, Problem::Upstream(status)).map(ResponseBody::Own);
     let value = format!("doorward; error={token}");
     if let Ok(value) = HeaderValue::from_str(&value) {
         response.headers_mut().insert("proxy-status", value);
+    }
+    if matches!(error, ForwardError::SessionEnded) {
+        // The rest of the body is not wanted.
+        response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }

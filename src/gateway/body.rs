@@ -79,7 +79,7 @@ pub enum ResponseBody {
     Own(Full<Bytes>),
     /// An upstream's answer.
     Upstream(UpstreamBody),
-    /// An upstream's stream without an end in sight, cut when its session ends.
+    /// An upstream's long answer, cut when its session ends.
     Watched(UpstreamBody, Watched),
 }
 

@@ -29,7 +29,7 @@ use http::{Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 
-use crate::guard::{Denial, Entry, Guard, NewToken, Permit, Visit};
+use crate::guard::{Denial, Entry, Guard, NewToken, Permit, Visit, Watched};
 use crate::http::{InboundHead, OwnedFields, SanitizedHead, cookies, hygiene, intent};
 use crate::portal::{self, Portal, Problem};
 use crate::route::{Access, Requirement, Route, RouteTable};
@@ -155,14 +155,23 @@ impl Gateway {
         permit: &Permit,
         line: &mut Line,
     ) -> Result<Response<ResponseBody>, answers::ForwardError> {
+        let live = &self.guard.shared().live;
+        let uploads = !body.is_end_stream();
         let request = head.into_request(RequestBody::new(body, self.max_body));
         let upstreams = self.upstreams.of(route)?;
-        let mut response = upstreams.send(&route.upstreams, request).await?;
+        let mut upload = permit.session().filter(|_| uploads).map(|key| live.watch(key));
+        let mut response = tokio::select! {
+            biased;
+            () = session_end(&mut upload) => return Err(answers::ForwardError::SessionEnded),
+            sent = upstreams.send(&route.upstreams, request) => sent?,
+        };
         line.upstream_answered();
         hygiene::clean(response.headers_mut(), &self.guard.shared().cookies);
         keep_private(&mut response, permit);
-        let watched = permit.session().filter(|_| is_stream(&response));
-        let watched = watched.map(|key| self.guard.shared().live.watch(key));
+        let watched = match upload {
+            Some(watched) => Some(watched),
+            None => permit.session().filter(|_| is_long(&response)).map(|key| live.watch(key)),
+        };
         Ok(response.map(|body| match watched {
             Some(watched) => ResponseBody::Watched(body, watched),
             None => ResponseBody::Upstream(body),
@@ -225,8 +234,19 @@ fn keep_private<B>(response: &mut Response<B>, permit: &Permit) {
     }
 }
 
-/// Answers without an end in sight, which have to be cut when their session ends.
-fn is_stream<B>(response: &Response<B>) -> bool {
-    let kind = response.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    kind.starts_with(b"text/event-stream") || kind.starts_with(b"multipart/x-mixed-replace")
+/// Answers without an end in sight, which have to be cut when their session ends. What they say they
+/// are is no measure: an app may stream in any type.
+fn is_long<B: hyper::body::Body>(response: &Response<B>) -> bool {
+    let body = response.body();
+    !body.is_end_stream() && body.size_hint().exact().is_none_or(|length| length > SHORT)
+}
+
+/// The longest answer, in bytes, that is let run to its end: it is in the client's socket already.
+const SHORT: u64 = 64 * 1024;
+
+async fn session_end(watched: &mut Option<Watched>) {
+    match watched {
+        Some(watched) => watched.cut().await,
+        None => std::future::pending().await,
+    }
 }

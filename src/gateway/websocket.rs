@@ -22,7 +22,7 @@ use super::answers::ForwardError;
 use super::body::{RequestBody, ResponseBody};
 use super::frames::Frames;
 use super::line::Line;
-use super::{Gateway, UpstreamHead, keep_private};
+use super::{Gateway, UpstreamHead, keep_private, session_end};
 
 /// RFC 6455 1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -104,13 +104,6 @@ async fn carry(
         }
     };
     debug!(whole, "tunnel closed");
-}
-
-async fn session_end(watched: &mut Option<Watched>) {
-    match watched {
-        Some(watched) => watched.cut().await,
-        None => std::future::pending().await,
-    }
 }
 
 async fn pass_on(from: &mut impl Reader, to: &mut impl Writer) -> io::Result<()> {

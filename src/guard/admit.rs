@@ -1,7 +1,9 @@
 //! One request's way to a permit.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::clock::UnixMillis;
 use crate::http::Presented;
 use crate::route::Requirement;
 use crate::secret::{KeyRing, random_bytes};
@@ -165,7 +167,7 @@ impl Attempt<'_> {
         let identity = match self.guard.account(&record) {
             Ok(identity) => identity,
             Err(reason) => {
-                self.end(&record, reason).await?;
+                self.end(&record, reason, false).await?;
                 return Err(Denial::Ended(reason));
             }
         };
@@ -214,13 +216,8 @@ impl Attempt<'_> {
             Change::Keep if verdict.touch => self.touch(record).await,
             Change::Keep => {}
             Change::Write(new) => return self.swap(revision, new).await,
-            Change::End(reason) => self.end(record, *reason).await?,
-            Change::EndAllOfUser(reason) => {
-                self.end(record, *reason).await?;
-                let tag = &self.token.key.tag;
-                let all = self.guard.store.revoke_user(tag, self.guard.now(), None).await;
-                all.map_err(|error| self.away(error))?;
-            }
+            Change::End(reason) => self.end(record, *reason, false).await?,
+            Change::EndAllOfUser(reason) => self.end(record, *reason, true).await?,
         }
         Ok(true)
     }
@@ -240,13 +237,21 @@ impl Attempt<'_> {
         }
     }
 
-    async fn end(&self, record: &Record, reason: EndReason) -> Result<(), Denial> {
-        let store = &self.guard.store;
-        let ended = store.end(&self.token.key, reason, self.guard.now(), record.absolute_end).await;
-        ended.map_err(|error| self.away(error))?;
-        self.guard.shared.live.cut(&self.token.key);
-        self.event(SessionEvent::Ended(reason), record);
-        Ok(())
+    /// In a task of its own: a client that hangs up takes its request along, and a thief who does so at
+    /// once would escape half of the end and the alarm.
+    async fn end(&self, record: &Record, reason: EndReason, all: bool) -> Result<(), Denial> {
+        let ending = Ending {
+            guard: self.guard.clone(),
+            key: self.token.key,
+            reason,
+            all,
+            forget_at: record.absolute_end,
+            user: record.identity.user.clone(),
+            client: self.visit.context.address,
+        };
+        let ended = tokio::spawn(ending.run()).await;
+        let ended = ended.unwrap_or_else(|error| Err(Unavailable(error.to_string())));
+        ended.map_err(|error| self.away(error))
     }
 
     /// What the store now holds becomes the answer.
@@ -258,6 +263,7 @@ impl Attempt<'_> {
         verdict: Verdict,
     ) -> Result<Admitted, Denial> {
         let before = record.generation;
+        let ended_for_theft = is_theft(&verdict.change);
         let record = match verdict.change {
             Change::Write(new) => Arc::new(*new),
             Change::Keep | Change::End(_) | Change::EndAllOfUser(_) => record,
@@ -271,7 +277,9 @@ impl Attempt<'_> {
                 Ok(Admitted { key: self.token.key, identity, record, standing, token })
             }
             Outcome::Refuse(refusal) => {
-                self.event(refusal_event(refusal), &record);
+                if !ended_for_theft {
+                    self.event(refusal_event(refusal), &record);
+                }
                 Err(Denial::Refused(refusal))
             }
         }
@@ -293,6 +301,46 @@ impl Attempt<'_> {
 
     fn away(&self, error: Unavailable) -> Denial {
         self.guard.unavailable(error)
+    }
+}
+
+/// The end of one session, or of all of its user.
+struct Ending {
+    guard: Guard,
+    key: SessionKey,
+    reason: EndReason,
+    all: bool,
+    forget_at: UnixMillis,
+    user: String,
+    client: IpAddr,
+}
+
+impl Ending {
+    async fn run(self) -> Result<(), Unavailable> {
+        if self.reason == EndReason::Theft {
+            self.event(SessionEvent::Theft);
+        }
+        let (store, now) = (&self.guard.store, self.guard.now());
+        // The line first: once this session has its tombstone, nobody comes here again for the others.
+        if self.all {
+            store.revoke_user(&self.key.tag, now, None).await?;
+        }
+        store.end(&self.key, self.reason, now, self.forget_at).await?;
+        self.guard.shared.live.cut(&self.key);
+        self.event(SessionEvent::Ended(self.reason));
+        Ok(())
+    }
+
+    fn event(&self, event: SessionEvent) {
+        self.guard.shared.event(event, about(&self.user, self.key.id, self.client));
+    }
+}
+
+/// Whether the end of the session told of the theft already.
+fn is_theft(change: &Change) -> bool {
+    match change {
+        Change::End(reason) | Change::EndAllOfUser(reason) => *reason == EndReason::Theft,
+        Change::Keep | Change::Write(_) => false,
     }
 }
 

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::clock::UnixMillis;
 use crate::http::Presented;
 use crate::login::Account;
-use crate::secret::random_bytes;
+use crate::secret::{equal_in_constant_time, random_bytes};
 use crate::session::{
     ClientContext, EndReason, Identity, NotBefore, Record, SessionId, SessionKey, Standing, Token,
     UserTag,
@@ -53,10 +53,13 @@ impl Guard {
         let mut record =
             Record::begin(Identity::clone(&account.identity), &token, at, end, from.clone());
         record.credential = account.credential;
-        self.make_room(&key.tag).await?;
+        let shown = self.shown(shown).await?;
+        self.make_room(&key.tag, shown.as_ref().map(|session| session.key)).await?;
         let sealed = record.seal(&keys, &key);
         self.counted(self.store.create(&key, &sealed, at, end).await)?;
-        self.replace(shown, &from).await?;
+        if let Some(session) = shown {
+            self.end_session(&session, EndReason::Replaced).await?;
+        }
         let about = About { user, session: Some(key.id), client: Some(from.address) };
         self.shared.event(SessionEvent::Login, about);
         token.text(&keys).ok_or_else(|| Unavailable("the newest key vanished".to_owned()))
@@ -167,7 +170,8 @@ impl Guard {
     }
 
     /// With a limit per user, the longest unused session makes room for the new one.
-    async fn make_room(&self, tag: &UserTag) -> Result<(), Unavailable> {
+    /// `going` ends anyway, and takes nobody else's place.
+    async fn make_room(&self, tag: &UserTag, going: Option<SessionKey>) -> Result<(), Unavailable> {
         let limit = self.shared.max_per_user;
         if limit == 0 {
             return Ok(());
@@ -175,34 +179,25 @@ impl Guard {
         let line = self.counted(self.store.not_before(tag).await)?;
         let listed = self.counted(self.store.sessions_of(tag).await)?;
         let live = self.live(listed, line);
-        for session in live.iter().skip(limit.saturating_sub(1)) {
+        let staying = live.iter().filter(|session| Some(session.key) != going);
+        for session in staying.skip(limit.saturating_sub(1)) {
             self.end_session(session, EndReason::Replaced).await?;
         }
         Ok(())
     }
 
-    /// The session that the browser showed at login is over, whoever's it was: no token from before a
-    /// login lives on. The token must prove it, or a thief of ids could end sessions.
-    async fn replace(&self, shown: &Presented, from: &ClientContext) -> Result<(), Unavailable> {
-        let Presented::One(value) = shown else { return Ok(()) };
+    /// The session that the browser showed at login, which is over then, whoever's it was: no token
+    /// from before a login lives on. The token must prove it, or a thief of ids could end sessions; the
+    /// offered and the superseded one prove it as well as the current one.
+    async fn shown(&self, shown: &Presented) -> Result<Option<Opened>, Unavailable> {
+        let Presented::One(value) = shown else { return Ok(None) };
         let keys = self.shared.keys.load_full();
-        let Ok(token) = Token::parse(&keys, value) else { return Ok(()) };
+        let Ok(token) = Token::parse(&keys, value) else { return Ok(None) };
         let loaded = self.counted(self.store.load(&token.key).await)?;
-        let Ok((_, record)) = self.open(&keys, &token.key, loaded.slot) else { return Ok(()) };
-        let proved = token.generation == record.generation && token.hash() == record.current;
-        if !proved {
-            return Ok(());
-        }
-        let at = self.now();
-        let ended = self.store.end(&token.key, EndReason::Replaced, at, record.absolute_end).await;
-        self.counted(ended)?;
-        let about = About {
-            user: &record.identity.user,
-            session: Some(token.key.id),
-            client: Some(from.address),
-        };
-        self.shared.event(SessionEvent::Ended(EndReason::Replaced), about);
-        Ok(())
+        let last_active = loaded.touched;
+        let Ok((_, record)) = self.open(&keys, &token.key, loaded.slot) else { return Ok(None) };
+        let session = Opened { key: token.key, record, last_active };
+        Ok(knows(&session.record, &token).then_some(session))
     }
 
     fn counted<T>(&self, result: Result<T, Unavailable>) -> Result<T, Unavailable> {
@@ -213,4 +208,13 @@ impl Guard {
 /// A login after a "log out everywhere" begins after its line, whatever the clocks say.
 fn after(line: NotBefore) -> UnixMillis {
     if line.at.0 == 0 { UnixMillis(0) } else { line.at.plus(Duration::from_millis(1)) }
+}
+
+/// Whether the token is one that the record has the hash of.
+fn knows(record: &Record, token: &Token) -> bool {
+    let hash = token.hash();
+    let offered = record.offer.as_ref().map(|offer| &offer.hash);
+    let previous = record.previous.as_ref().map(|previous| &previous.hash);
+    let known = [Some(&record.current), offered, previous];
+    known.into_iter().flatten().any(|known| equal_in_constant_time(known, &hash))
 }

@@ -95,7 +95,10 @@ impl CookieNames {
 
     /// Whether a `Set-Cookie` of an upstream names a cookie of ours; it is dropped then.
     pub fn set_by(&self, set_cookie: &[u8]) -> bool {
-        self.own(name_of(set_cookie.split(|byte| *byte == b';').next().unwrap_or_default()))
+        let pair = set_cookie.split(|byte| *byte == b';').next().unwrap_or_default();
+        // A cookie without a name comes back as its value alone: `=a=b` is sent as `a=b`.
+        let pair = pair.trim_ascii_start();
+        self.own(name_of(pair.strip_prefix(b"=").unwrap_or(pair)))
     }
 }
 

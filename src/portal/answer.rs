@@ -20,6 +20,7 @@ pub enum Problem {
     BadRequest(BadRequest),
     BrokenForm,
     TooLong,
+    TooSlow,
     CrossSite,
     NoRoute,
     MethodNotAllowed,
@@ -55,6 +56,7 @@ impl Portal {
             Problem::BadRequest(bad) => (bad.status(), "bad-request", ErrorKind::BadRequest),
             Problem::BrokenForm => (StatusCode::BAD_REQUEST, "bad-form", ErrorKind::BadRequest),
             Problem::TooLong => (StatusCode::PAYLOAD_TOO_LARGE, "too-long", ErrorKind::TooLong),
+            Problem::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too-slow", ErrorKind::BadRequest),
             Problem::CrossSite => (StatusCode::FORBIDDEN, "cross-site", ErrorKind::CrossSite),
             Problem::NoRoute => (StatusCode::NOT_FOUND, "no-route", ErrorKind::NotFound),
             Problem::MethodNotAllowed => {
@@ -72,6 +74,7 @@ impl Portal {
             Problem::BadRequest(bad) => bad.to_string(),
             Problem::BrokenForm
             | Problem::TooLong
+            | Problem::TooSlow
             | Problem::CrossSite
             | Problem::NoRoute
             | Problem::MethodNotAllowed

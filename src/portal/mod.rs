@@ -18,6 +18,7 @@ mod sessions;
 pub use answer::Problem;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -37,6 +38,9 @@ pub const PREFIX: &str = "/.doorward";
 
 /// Longest form, in bytes, read before anything is hashed.
 const FORM_LIMIT: usize = 8 * 1024;
+
+/// Longest wait for a form's body: nobody has proved anything yet, and each holds a connection.
+const FORM_TIME: Duration = Duration::from_secs(10);
 
 /// One worker's portal.
 #[derive(Clone)]
@@ -93,7 +97,11 @@ impl Portal {
         if !forms::same_origin(head) {
             return self.problem(head.intent, Problem::CrossSite);
         }
-        let fields = match Limited::new(body, FORM_LIMIT).collect().await {
+        let read = Limited::new(body, FORM_LIMIT).collect();
+        let Ok(read) = tokio::time::timeout(FORM_TIME, read).await else {
+            return self.problem(head.intent, Problem::TooSlow);
+        };
+        let fields = match read {
             Ok(body) => forms::Fields::parse(body.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => {
                 return self.problem(head.intent, Problem::TooLong);

@@ -1,7 +1,15 @@
 //! What our HTTP library lets through and we must not: raw bytes in, and a look at what the upstream
 //! received. The numbers are those of the review of proxy vulnerabilities.
 
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 use crate::browser::Browser;
 use crate::gateway::{Gateway, Setup};
@@ -280,6 +288,39 @@ async fn hyp_20_trailers_of_a_client_are_dropped_declared_or_not() {
         assert!(!head.contains("evil"), "{head}");
     }
     assert_eq!(front.upstream.bodies(), ["4\r\nbody\r\n0\r\n\r\n"; 2]);
+}
+
+#[tokio::test]
+async fn hyp_20_trailers_of_a_client_are_dropped_towards_http_2_as_well() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (report, mut reports) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let report = report.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                let report = report.clone();
+                async move {
+                    let whole = request.into_body().collect().await?;
+                    report.send(whole).expect("somebody listens");
+                    Ok::<_, hyper::Error>(Response::new(String::new()))
+                }
+            });
+            let server = http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    let routes = format!(
+        "[[route]]\nhost = \"app.test\"\npath = \"/\"\nupstream = \"h2c://{address}\"\naccess = \"public\"\n"
+    );
+    let gateway = Gateway::start(Setup { routes, ..Setup::default() });
+    let fields = "Connection: close\r\nTransfer-Encoding: chunked\r\nTrailer: X-Forwarded-User\r\n";
+    let request = post(fields, "4\r\nbody\r\n0\r\nX-Forwarded-User: evil\r\n\r\n");
+    let answer = Browser::new(&gateway).raw(request.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let heard = reports.recv().await.expect("a request");
+    assert_eq!(heard.trailers(), None);
+    assert_eq!(heard.to_bytes(), "body");
 }
 
 #[tokio::test]

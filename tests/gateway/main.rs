@@ -5,12 +5,16 @@ mod browser;
 #[path = "../support/gateway.rs"]
 mod gateway;
 #[path = "../support/redis.rs"]
+#[allow(dead_code, reason = "the suite of the stores uses the rest of it")]
 mod redis;
 #[path = "../support/upstream.rs"]
 mod upstream;
 
+mod endings;
 mod framing;
 mod identity;
 mod login;
+mod operator;
 mod session;
 mod two_gateways;
+mod websocket;

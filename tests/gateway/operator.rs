@@ -1,0 +1,160 @@
+//! What is not for browsers: the redirect port, the admin port, the answers an operator reads.
+
+use http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::browser::Browser;
+use crate::gateway::{Gateway, Setup, route};
+use crate::upstream::Upstream;
+
+async fn one_app() -> (Upstream, Gateway) {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::start(Setup { routes: route(upstream.address), ..Setup::default() });
+    (upstream, gateway)
+}
+
+/// One request in the clear; the whole answer.
+async fn plain(address: std::net::SocketAddr, host: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    answer
+}
+
+#[tokio::test]
+async fn asvs_4_1_2_the_clear_port_redirects_known_hosts_and_does_nothing_else() {
+    let (upstream, gateway) = one_app().await;
+    let answer = plain(gateway.http, "app.test", "/wiki?x=1").await;
+    assert!(answer.starts_with("HTTP/1.1 308"), "{answer}");
+    let location = format!("location: https://app.test:{}/wiki?x=1\r\n", gateway.address.port());
+    assert!(answer.contains(&location), "{answer}");
+    assert!(plain(gateway.http, "evil.test", "/").await.starts_with("HTTP/1.1 400"));
+    assert!(upstream.heads().is_empty());
+}
+
+#[tokio::test]
+async fn monitors_read_health_and_numbers_and_nothing_of_users() {
+    let (_upstream, gateway) = one_app().await;
+    Browser::new(&gateway).log_in("alice").await;
+    assert!(plain(gateway.admin, "localhost", "/live").await.starts_with("HTTP/1.1 200"));
+    assert!(plain(gateway.admin, "127.0.0.1:9180", "/ready").await.contains("ready"));
+    let metrics = plain(gateway.admin, "localhost", "/metrics").await;
+    assert!(
+        metrics.contains("doorward_session_events_total{event=\"session.login\"} 1"),
+        "{metrics}"
+    );
+    assert!(!metrics.contains("alice"));
+    for path in ["/sessions", "/revoke?all=1"] {
+        assert!(
+            plain(gateway.admin, "localhost", path).await.starts_with("HTTP/1.1 404"),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn cve_2026_27589_a_page_that_rebinds_its_name_reads_no_metrics() {
+    let (_upstream, gateway) = one_app().await;
+    let answer = plain(gateway.admin, "evil.test", "/metrics").await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_down_is_502_with_its_reason_and_a_page_for_people() {
+    let upstream = Upstream::start().await;
+    let address = upstream.address;
+    drop(upstream);
+    let closed =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let routes = route(closed.unwrap_or(address));
+    let gateway = Gateway::start(Setup { routes, ..Setup::default() });
+    let mut browser = Browser::new(&gateway);
+    browser.log_in("alice").await;
+    let answer = browser.fetch("/").await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    assert_eq!(answer.header("proxy-status"), "doorward; error=connection_refused");
+    assert_eq!(answer.json()["error"], "upstream-down");
+    let page = browser.visit("/").await;
+    assert_eq!(page.status, StatusCode::BAD_GATEWAY);
+    assert!(page.text().contains("<!doctype html>") || page.text().contains("<!DOCTYPE html>"));
+}
+
+#[tokio::test]
+async fn a_user_without_the_group_is_told_so_and_the_accept_header_changes_the_form_alone() {
+    let upstream = Upstream::start().await;
+    let routes = format!(
+        "{}[[route]]\nhost = \"app.test\"\npath = \"/staff\"\nupstream = \"http://{}\"\naccess = {{ groups = [\"staff\"] }}\n",
+        route(upstream.address),
+        upstream.address
+    );
+    let gateway = Gateway::start(Setup { routes, ..Setup::default() });
+    let mut bob = Browser::new(&gateway);
+    bob.log_in("bob").await;
+    let program = bob.fetch("/staff/x").await;
+    assert_eq!(
+        (program.status, program.json()["reason"].as_str()),
+        (StatusCode::FORBIDDEN, Some("not-allowed"))
+    );
+    let person = bob.visit("/staff/x").await;
+    assert_eq!(person.status, StatusCode::FORBIDDEN);
+    assert!(person.text().contains("bob"));
+    assert!(upstream.heads().is_empty());
+    assert_eq!(bob.fetch("/other").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn csrf_a_login_form_from_elsewhere_or_without_its_token_opens_nothing() {
+    let (_upstream, gateway) = one_app().await;
+    let mut browser = Browser::new(&gateway);
+    let form = browser.visit("/.doorward/login").await;
+    let csrf = form.field("csrf");
+    let body = form_urlencoded::Serializer::new(String::new())
+        .append_pair("username", "alice")
+        .append_pair("password", crate::gateway::PASSWORD)
+        .append_pair("csrf", &csrf)
+        .finish();
+    let kind = ("content-type", "application/x-www-form-urlencoded");
+    for from in [
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+        ("origin", "https://evil.test"),
+        ("origin", "null"),
+    ] {
+        let answer = browser.send("POST", "/.doorward/login", &[kind, from], &body).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{from:?}");
+    }
+    let mut stranger = Browser::new(&gateway);
+    let answer = stranger.send("POST", "/.doorward/login", &[kind], &body).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST, "a form of another browser");
+    assert!(stranger.token().is_empty() && browser.token().is_empty());
+}
+
+#[tokio::test]
+async fn asvs_3_5_a_link_does_not_log_out_and_the_sessions_page_ends_what_it_is_told_to() {
+    let (_upstream, gateway) = one_app().await;
+    let (mut laptop, mut phone) = (Browser::new(&gateway), Browser::new(&gateway));
+    laptop.log_in("alice").await;
+    phone.log_in("alice").await;
+    assert_eq!(laptop.visit("/.doorward/logout").await.status, StatusCode::OK);
+    assert_eq!(laptop.fetch("/").await.status, StatusCode::OK, "a GET ends nothing");
+
+    let page = laptop.visit("/.doorward/sessions").await;
+    let csrf = page.field("csrf");
+    let fields = [("csrf", csrf.as_str()), ("do", "end-others")];
+    assert_eq!(
+        laptop.post_form("/.doorward/sessions", &fields).await.status,
+        StatusCode::SEE_OTHER
+    );
+    assert_eq!(laptop.fetch("/").await.status, StatusCode::OK);
+    assert_eq!(phone.fetch("/").await.json()["reason"], "revoked");
+
+    phone.log_in("alice").await;
+    let fields = [("csrf", csrf.as_str()), ("do", "end-all")];
+    let goodbye = laptop.post_form("/.doorward/sessions", &fields).await;
+    assert_eq!(goodbye.status, StatusCode::OK);
+    assert!(laptop.token().is_empty());
+    assert_eq!(phone.fetch("/").await.status, StatusCode::UNAUTHORIZED);
+}

@@ -1,0 +1,482 @@
+//! What outlives a request: WebSocket tunnels, event streams and large bodies. They pass unbuffered,
+//! and end with their session.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Empty, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::server;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+use crate::browser::{Browser, SESSION};
+use crate::gateway::{Gateway, Setup, manual_clock, route};
+use crate::redis::{How, RedisServer};
+use crate::upstream::Upstream;
+
+/// Longest that a connection may outlive its session.
+const CUT: Duration = Duration::from_secs(5);
+
+const IDLE: Duration = Duration::from_secs(30 * 60);
+
+/// An upstream that sends every message back, and keeps the heads of the handshakes.
+struct Echo {
+    address: SocketAddr,
+    heads: Arc<Mutex<Vec<HeaderMap>>>,
+    task: JoinHandle<()>,
+}
+
+impl Echo {
+    async fn start() -> Echo {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let heads = Arc::new(Mutex::default());
+        let task = tokio::spawn(accept_all(listener, Arc::clone(&heads)));
+        Echo { address, heads, task }
+    }
+
+    fn last(&self) -> HeaderMap {
+        self.heads.lock().expect("no panic").last().cloned().expect("a handshake")
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept_all(listener: TcpListener, heads: Arc<Mutex<Vec<HeaderMap>>>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(echo(stream, Arc::clone(&heads)));
+    }
+}
+
+#[expect(clippy::result_large_err, reason = "the callback's type is the library's")]
+async fn echo(stream: TcpStream, heads: Arc<Mutex<Vec<HeaderMap>>>) {
+    let keep = |request: &server::Request, response: server::Response| {
+        heads.lock().expect("no panic").push(request.headers().clone());
+        Ok(response)
+    };
+    let Ok(mut socket) = tokio_tungstenite::accept_hdr_async(stream, keep).await else { return };
+    while let Some(Ok(message)) = socket.next().await {
+        if message.is_close() || socket.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+type Socket = WebSocketStream<TlsStream<TcpStream>>;
+
+async fn try_open(browser: &Browser) -> Result<Socket, Error> {
+    let mut request = format!("wss://{}/ws", browser.host).into_client_request()?;
+    if !browser.token().is_empty() {
+        let cookie = format!("{SESSION}={}; theme=dark", browser.token());
+        request.headers_mut().insert("cookie", cookie.parse().expect("a value"));
+    }
+    client_async(request, browser.connect().await).await.map(|(socket, _)| socket)
+}
+
+async fn open(browser: &Browser) -> Socket {
+    let mut socket = try_open(browser).await.expect("a tunnel");
+    answers(&mut socket).await;
+    socket
+}
+
+/// Asserts that a word comes back.
+async fn answers(socket: &mut Socket) {
+    socket.send(Message::text("still there?")).await.expect("sent");
+    let word = timeout(CUT, socket.next()).await.expect("in time").expect("open").expect("a frame");
+    assert_eq!(word, Message::text("still there?"));
+}
+
+/// Asserts that the tunnel is closed in time, with the code for policy.
+async fn is_cut(socket: &mut Socket, why: &str) {
+    let end = timeout(CUT, socket.next()).await;
+    let end = end.unwrap_or_else(|_| panic!("{why}: still open after {CUT:?}"));
+    let Some(Ok(Message::Close(Some(close)))) = end else { panic!("{why}: {end:?}") };
+    assert_eq!(close.code, CloseCode::Policy, "{why}");
+}
+
+fn status(result: Result<Socket, Error>) -> u16 {
+    match result {
+        Ok(_) => 101,
+        Err(Error::Http(response)) => response.status().as_u16(),
+        Err(error) => panic!("no answer: {error}"),
+    }
+}
+
+async fn behind(upstream: SocketAddr) -> (Gateway, Browser) {
+    let setup = Setup { routes: route(upstream), clock: manual_clock(), ..Setup::default() };
+    let gateway = Gateway::start(setup);
+    let browser = logged_in(&gateway, "alice").await;
+    (gateway, browser)
+}
+
+async fn logged_in(gateway: &Gateway, user: &str) -> Browser {
+    let mut browser = Browser::new(gateway);
+    browser.log_in(user).await;
+    browser
+}
+
+/// What `doorward sessions revoke` asks. It answers after a look at every live connection.
+async fn revoke(gateway: &Gateway, query: &str) {
+    let mut files = std::fs::read_dir(gateway.directory.path()).expect("a directory");
+    let socket = files.find_map(|file| {
+        let path = file.expect("an entry").path();
+        (path.extension()? == "sock").then_some(path)
+    });
+    let mut stream = UnixStream::connect(socket.expect("a socket")).await.expect("connected");
+    let request =
+        format!("POST /revoke?{query} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+async fn press(browser: &mut Browser, page: &str, button: &str) {
+    let csrf = browser.visit(page).await.field("csrf");
+    let answer = browser.post_form(page, &[("csrf", &csrf), ("do", button)]).await;
+    assert!(!answer.status.is_client_error(), "{}", answer.text());
+}
+
+// The handshake
+
+#[tokio::test]
+async fn a_websocket_echoes_and_its_handshake_says_who_the_user_is() {
+    let echo = Echo::start().await;
+    let (_gateway, browser) = behind(echo.address).await;
+    let mut socket = open(&browser).await;
+    let large = Message::binary(vec![7; 3 << 20]);
+    socket.send(large.clone()).await.expect("sent");
+    assert_eq!(socket.next().await.expect("open").expect("a frame"), large);
+    let head = echo.last();
+    let values: Vec<_> = head.get_all("x-forwarded-user").iter().collect();
+    assert_eq!(values, ["alice"]);
+    assert_eq!(head["cookie"], "theme=dark", "our cookie stays here, the app's goes on");
+}
+
+#[tokio::test]
+async fn a_websocket_handshake_without_a_session_is_401_and_reaches_nobody() {
+    let echo = Echo::start().await;
+    let (gateway, browser) = behind(echo.address).await;
+    assert_eq!(status(try_open(&Browser::new(&gateway)).await), 401);
+    let forged = Browser::new(&gateway).with_token("dw1_forged");
+    assert_eq!(status(try_open(&forged).await), 401);
+    assert!(echo.heads.lock().expect("no panic").is_empty());
+    assert_eq!(status(try_open(&browser).await), 101);
+}
+
+#[tokio::test]
+async fn an_ordinary_answer_to_a_handshake_is_passed_on_as_one() {
+    let upstream = Upstream::start().await;
+    let (_gateway, browser) = behind(upstream.address).await;
+    assert_eq!(status(try_open(&browser).await), 200);
+    assert_eq!(upstream.heads().len(), 1);
+}
+
+#[tokio::test]
+async fn rfc_6455_4_1_a_101_with_another_accept_value_opens_nothing_and_is_502() {
+    let switching =
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
+    for accept in ["", "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"] {
+        let upstream = Upstream::answering(format!("{switching}{accept}\r\n")).await;
+        let (_gateway, browser) = behind(upstream.address).await;
+        assert_eq!(status(try_open(&browser).await), 502, "{accept:?}");
+    }
+}
+
+#[tokio::test]
+async fn rfc_6455_4_2_1_a_half_made_handshake_is_400_and_reaches_nobody() {
+    let upstream = Upstream::start().await;
+    let (_gateway, browser) = behind(upstream.address).await;
+    let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let version = "Sec-WebSocket-Version: 13\r\n";
+    let halves = [
+        ("GET", "Connection: Upgrade\r\n", key, ""),
+        ("GET", "Connection: Upgrade\r\n", key, "Sec-WebSocket-Version: 777\r\n"),
+        ("GET", "Connection: Upgrade\r\n", "", version),
+        ("GET", "Connection: Upgrade\r\n", "Sec-WebSocket-Key: short\r\n", version),
+        ("GET", "", key, version),
+        ("POST", "Connection: Upgrade\r\n", key, version),
+    ];
+    for (method, connection, key, version) in halves {
+        let request = format!(
+            "{method} /ws HTTP/1.1\r\nHost: app.test\r\nUpgrade: websocket\r\n{connection}{key}{version}Cookie: {SESSION}={}\r\n\r\n",
+            browser.token()
+        );
+        let answer = browser.raw(request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{request}{answer}");
+    }
+    assert!(upstream.heads().is_empty());
+}
+
+// The end of a session is the end of its tunnels
+
+#[tokio::test]
+async fn a_tunnel_is_cut_by_logout_revocation_and_the_end_of_all_and_others_stay_open() {
+    let echo = Echo::start().await;
+    let (gateway, bystander) = behind(echo.address).await;
+    let mut open_all_along = open(&bystander).await;
+    for (page, button) in [
+        ("/.doorward/logout", ""),
+        ("/.doorward/sessions", "end-all"),
+        ("the operator", "user=bob"),
+    ] {
+        let mut browser = logged_in(&gateway, "bob").await;
+        let mut socket = open(&browser).await;
+        match page.starts_with('/') {
+            true => press(&mut browser, page, button).await,
+            false => revoke(&gateway, button).await,
+        }
+        is_cut(&mut socket, page).await;
+        assert_eq!(status(try_open(&browser).await), 401, "{page}");
+        answers(&mut open_all_along).await;
+    }
+}
+
+#[tokio::test]
+async fn ending_the_other_sessions_cuts_their_tunnels_and_keeps_the_own_one() {
+    let echo = Echo::start().await;
+    let (gateway, mut here) = behind(echo.address).await;
+    let there = logged_in(&gateway, "alice").await;
+    let (mut own, mut other) = (open(&here).await, open(&there).await);
+    press(&mut here, "/.doorward/sessions", "end-others").await;
+    is_cut(&mut other, "end-others").await;
+    answers(&mut own).await;
+}
+
+#[tokio::test]
+async fn a_tunnel_is_cut_when_its_session_was_idle_for_too_long() {
+    let echo = Echo::start().await;
+    let (gateway, browser) = behind(echo.address).await;
+    let mut socket = open(&browser).await;
+    gateway.advance(IDLE - Duration::from_secs(1));
+    revoke(&gateway, "user=bob").await;
+    answers(&mut socket).await;
+    gateway.advance(Duration::from_secs(1));
+    is_cut(&mut socket, "idle").await;
+}
+
+#[tokio::test]
+async fn a_tunnel_outlives_the_renewal_of_its_token() {
+    let echo = Echo::start().await;
+    let (gateway, mut browser) = behind(echo.address).await;
+    let mut socket = open(&browser).await;
+    let old = browser.token();
+    for _ in 0..3 {
+        gateway.advance(Duration::from_secs(601));
+        assert_eq!(browser.fetch("/.doorward/sessions").await.status, StatusCode::OK);
+        assert_eq!(browser.fetch("/.doorward/sessions").await.status, StatusCode::OK);
+        revoke(&gateway, "user=bob").await;
+        answers(&mut socket).await;
+    }
+    assert_ne!(browser.token(), old);
+}
+
+#[tokio::test]
+async fn a_tunnel_is_cut_by_a_logout_at_another_gateway_on_the_same_store() {
+    let (echo, redis) = (Echo::start().await, RedisServer::start(How::default()));
+    let setup = |shared_with| Setup {
+        routes: route(echo.address),
+        store: redis.settings().url,
+        shared_with,
+        ..Setup::default()
+    };
+    let here = Gateway::start(setup(None));
+    let there = Gateway::start(setup(Some(Arc::clone(&here.directory))));
+    let browser = logged_in(&here, "alice").await;
+    let mut socket = open(&browser).await;
+    press(&mut browser.at(&there), "/.doorward/logout", "").await;
+    is_cut(&mut socket, "logout elsewhere").await;
+}
+
+// Streams and large bodies
+
+/// An upstream that takes one request and hands its connection over, the head read.
+async fn by_hand() -> (SocketAddr, mpsc::Receiver<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("a head"));
+        }
+        sender.send(stream).await.expect("wanted");
+    });
+    (address, receiver)
+}
+
+fn get(browser: &Browser) -> http::request::Builder {
+    Request::builder()
+        .uri("/stream")
+        .header("host", &browser.host)
+        .header("cookie", format!("{SESSION}={}", browser.token()))
+}
+
+async fn begin(browser: &Browser) -> JoinHandle<http::Response<Incoming>> {
+    let tls = TokioIo::new(browser.connect().await);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(tls).await.expect("HTTP");
+    tokio::spawn(connection);
+    let request = get(browser).body(Empty::<Bytes>::new()).expect("a request");
+    tokio::spawn(async move { sender.send_request(request).await.expect("an answer") })
+}
+
+async fn chunk(body: &mut Incoming) -> Bytes {
+    let frame = timeout(CUT, body.frame()).await.expect("in time").expect("open");
+    frame.expect("a frame").into_data().expect("data")
+}
+
+#[tokio::test]
+async fn an_event_stream_passes_event_by_event_and_is_cut_with_its_session() {
+    let (address, mut connections) = by_hand().await;
+    let (gateway, mut browser) = behind(address).await;
+    let answer = begin(&browser).await;
+    let mut upstream = connections.recv().await.expect("a request");
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\n";
+    upstream.write_all(head.as_bytes()).await.expect("sent");
+    let mut body = answer.await.expect("no panic").into_body();
+    for number in 0..3 {
+        let event = format!("data: {number}\n\n");
+        upstream.write_all(event.as_bytes()).await.expect("sent");
+        assert_eq!(chunk(&mut body).await, event);
+    }
+    revoke(&gateway, "user=bob").await;
+    upstream.write_all(b"data: on\n\n").await.expect("sent");
+    assert_eq!(chunk(&mut body).await, "data: on\n\n");
+    press(&mut browser, "/.doorward/logout", "").await;
+    let end = timeout(CUT, body.frame()).await.expect("cut in time");
+    assert!(!matches!(end, Some(Ok(_))), "{end:?}");
+    let gone = timeout(CUT, upstream.read_u8()).await.expect("the upstream hears of it");
+    assert!(gone.is_err());
+}
+
+#[tokio::test]
+async fn an_upload_reaches_the_upstream_chunk_by_chunk() {
+    let (address, mut connections) = by_hand().await;
+    let (_gateway, browser) = behind(address).await;
+    let tls = TokioIo::new(browser.connect().await);
+    let (mut client, connection) = hyper::client::conn::http1::handshake(tls).await.expect("HTTP");
+    tokio::spawn(connection);
+    let (chunks, source) = mpsc::channel::<Bytes>(1);
+    let frames = futures_util::stream::unfold(source, async |mut source| {
+        let bytes = source.recv().await?;
+        Some((Ok::<_, std::io::Error>(Frame::data(bytes)), source))
+    });
+    let request = get(&browser).method("POST").body(StreamBody::new(Box::pin(frames)));
+    let answer = tokio::spawn(client.send_request(request.expect("a request")));
+    chunks.send(Bytes::from_static(b"first")).await.expect("sent");
+    let mut upstream = connections.recv().await.expect("a request");
+    for (word, next) in [("first", "second"), ("second", "third"), ("third", "")] {
+        let framed = format!("{:x}\r\n{word}\r\n", word.len());
+        let mut bytes = vec![0; framed.len()];
+        timeout(CUT, upstream.read_exact(&mut bytes)).await.expect("in time").expect("a chunk");
+        assert_eq!(String::from_utf8_lossy(&bytes).to_ascii_lowercase(), framed);
+        if !next.is_empty() {
+            chunks.send(Bytes::from_static(next.as_bytes())).await.expect("sent");
+        }
+    }
+    drop(chunks);
+    upstream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("sent");
+    assert_eq!(
+        answer.await.expect("no panic").expect("an answer").status(),
+        StatusCode::NO_CONTENT
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_the_upstream_back_and_loses_no_byte_of_64_mib() {
+    const SIZE: usize = 64 << 20;
+    let (address, mut connections) = by_hand().await;
+    let (_gateway, browser) = behind(address).await;
+    let answer = begin(&browser).await;
+    let mut upstream = connections.recv().await.expect("a request");
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
+    upstream.write_all(head.as_bytes()).await.expect("sent");
+    let mut body = answer.await.expect("no panic").into_body();
+
+    // Nobody reads: what is taken now is what stands in buffers.
+    let data: Vec<u8> = (0..SIZE).map(|at| (at / 4096 % 251) as u8).collect();
+    let mut taken = 0;
+    while let Ok(wrote) = timeout(Duration::from_secs(2), upstream.write(&data[taken..])).await {
+        taken += wrote.expect("open");
+        assert!(taken < SIZE / 2, "the gateway keeps what nobody reads");
+    }
+
+    let rest = data[taken..].to_vec();
+    let writing = tokio::spawn(async move { upstream.write_all(&rest).await });
+    let mut read = 0;
+    while let Some(frame) = timeout(CUT, body.frame()).await.expect("in time") {
+        let piece = frame.expect("a frame").into_data().expect("data");
+        assert!(piece == data[read..read + piece.len()], "bytes in order");
+        read += piece.len();
+    }
+    assert_eq!(read, SIZE);
+    writing.await.expect("no panic").expect("all written");
+}
+
+// HTTP/2
+
+/// An upstream that speaks HTTP/2 in the clear and answers with the path.
+async fn h2c() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = hyper::service::service_fn(async |request: Request<Incoming>| {
+                let user =
+                    request.headers()["x-forwarded-user"].to_str().expect("ASCII").to_owned();
+                let said = format!("{} {user}", request.uri().path());
+                Ok::<_, std::convert::Infallible>(http::Response::new(said))
+            });
+            let http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(http2.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn http2_parallel_streams_of_one_connection_each_get_their_own_answer() {
+    let address = h2c().await;
+    let routes = route(address).replace("http://", "h2c://");
+    let gateway = Gateway::start(Setup { routes, ..Setup::default() });
+    let browser = logged_in(&gateway, "alice").await.over_h2();
+    let tls = TokioIo::new(browser.connect().await);
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), tls).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let mut streams = JoinSet::new();
+    for number in 0..100 {
+        let mut sender = sender.clone();
+        let request = Request::builder()
+            .uri(format!("https://app.test/{number}"))
+            .header("cookie", format!("{SESSION}={}", browser.token()))
+            .body(Empty::<Bytes>::new())
+            .expect("a request");
+        streams.spawn(async move {
+            let answer = sender.send_request(request).await.expect("an answer");
+            let body = answer.into_body().collect().await.expect("whole").to_bytes();
+            assert_eq!(body, format!("/{number} alice"));
+        });
+    }
+    let done = timeout(Duration::from_secs(20), streams.join_all()).await.expect("in time");
+    assert_eq!(done.len(), 100);
+}
