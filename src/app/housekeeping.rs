@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -32,8 +33,13 @@ pub(super) async fn run(
     if ready.send(listening).is_err() || failed {
         return;
     }
-    let mut chores =
-        Chores { parts: Arc::clone(&parts), guard, keys_seen: [0; 32], trouble: String::new() };
+    let mut chores = Chores {
+        parts: Arc::clone(&parts),
+        guard,
+        keys_seen: [0; 32],
+        to_end: Vec::new(),
+        trouble: String::new(),
+    };
     let mut tick = tokio::time::interval(TICK);
     loop {
         tokio::select! {
@@ -72,6 +78,8 @@ struct Chores {
     parts: Arc<Parts>,
     guard: Guard,
     keys_seen: [u8; 32],
+    /// Users whose sessions have to end.
+    to_end: Vec<String>,
     /// The last trouble told, so that a broken file makes one line and not one a second.
     trouble: String,
 }
@@ -80,6 +88,7 @@ impl Chores {
     async fn run(&mut self) {
         let mut trouble = Vec::new();
         self.reload_users();
+        self.end_changed(&mut trouble).await;
         self.reload_keys(&mut trouble);
         match self.parts.certificates.reload() {
             Ok(true) => info!(event = "certificates-reloaded"),
@@ -95,12 +104,33 @@ impl Chores {
     }
 
     /// The directory tells of a broken file once.
-    fn reload_users(&self) {
+    fn reload_users(&mut self) {
         let Some(directory) = &self.parts.shared.directory else { return };
         match Directory::reload_if_changed(directory) {
-            Ok(changes) => changes.iter().for_each(tell_change),
+            Ok(changes) => changes.into_iter().for_each(|change| self.note(change)),
             Err(error) => {
                 error!(event = "trouble", "{error}; the accounts read before stay in force")
+            }
+        }
+    }
+
+    fn note(&mut self, change: AccountChange) {
+        tell_change(&change);
+        match change.kind {
+            ChangeKind::Disabled | ChangeKind::Removed | ChangeKind::PasswordChanged => {
+                self.to_end.push(change.user);
+            }
+            ChangeKind::Other => {}
+        }
+    }
+
+    /// Ends their sessions for good, so that an account enabled again does not bring them back. Who
+    /// could not be ended now is ended when the store is back; until then each request is refused.
+    async fn end_changed(&mut self, trouble: &mut Vec<String>) {
+        for user in std::mem::take(&mut self.to_end) {
+            if let Err(error) = self.guard.end_all(&user, None).await {
+                trouble.push(error.to_string());
+                self.to_end.push(user);
             }
         }
     }
@@ -115,14 +145,16 @@ impl Chores {
             return;
         };
         let seen = sha256(text.as_bytes());
-        if seen == self.keys_seen {
+        let ring = self.parts.shared.keys.load();
+        let minting = keys::minting(&ring, Timestamp::now());
+        if seen == self.keys_seen && ring.newest().0 == minting {
             return;
         }
         match keys::load(path) {
             Ok(ring) => {
                 self.parts.shared.keys.store(Arc::new(ring));
                 self.keys_seen = seen;
-                info!(event = "keys-loaded");
+                info!(event = "keys-loaded", minting);
             }
             Err(error) => trouble.push(error.to_string()),
         }
@@ -139,7 +171,6 @@ impl Chores {
     }
 }
 
-/// Their sessions end by themselves: each request asks the directory.
 fn tell_change(change: &AccountChange) {
     let what = match change.kind {
         ChangeKind::Disabled => "disabled",

@@ -26,7 +26,7 @@ pub struct KeysArgs {
 pub enum KeysCommand {
     /// Make a new installation's keys file; never replaces one
     Init(KeysFileArgs),
-    /// Add a key that mints from now on; tokens of the old keys stay good
+    /// Add a key that mints after a minute; tokens of the old keys stay good
     Rotate(KeysFileArgs),
     /// List ids and creation times
     List(KeysListArgs),
@@ -110,7 +110,7 @@ fn rotate(path: &Path) -> anyhow::Result<Told> {
     let id = ring.rotate(&now()).with_context(|| shown.to_string())?;
     save(&writer, &ring)?;
     Ok(Told::Note(format!(
-        "added key {id} to {shown}; give the file to every gateway before any of them mints with it"
+        "added key {id} to {shown}; it verifies at once and mints in a minute: give the file to every gateway by then"
     )))
 }
 

@@ -64,7 +64,10 @@ impl Gateway {
             Switch::Answered(mut response) => {
                 hygiene::clean(response.headers_mut(), &shared.cookies);
                 keep_private(&mut response, permit);
-                return Ok(response.map(ResponseBody::Upstream));
+                return Ok(response.map(|body| match watched {
+                    Some(watched) => ResponseBody::Watched(body, watched),
+                    None => ResponseBody::Upstream(body),
+                }));
             }
         };
         if accept.is_none()

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::clock::UnixMillis;
 use crate::http::Presented;
 use crate::route::Requirement;
+use crate::secret::seal::OpenError;
 use crate::secret::{KeyRing, random_bytes};
+use crate::session::record::RecordError;
 use crate::session::{
     Case, Change, ClientContext, EndReason, Identity, Outcome, Record, Refusal, RoutePolicy,
     SessionKey, Standing, Successor, Timing, Token, Verdict, decide,
@@ -122,14 +124,27 @@ impl Guard {
         {
             return Ok((revision, record));
         }
-        let Ok(record) = Record::open(keys, key, &sealed) else {
-            let nobody = About { session: Some(key.id), ..About::default() };
-            self.shared.event(SessionEvent::Poisoned, nobody);
-            return Err(Denial::Poisoned);
-        };
+        let record = Record::open(keys, key, &sealed).map_err(|error| self.unopened(key, error))?;
         let record = Arc::new(record);
         self.shared.opened.insert(*key, (sealed, Arc::clone(&record)));
         Ok((revision, record))
+    }
+
+    /// A key that this gateway has not read yet is its own trouble: nobody is logged out for it.
+    fn unopened(&self, key: &SessionKey, error: RecordError) -> Denial {
+        match error {
+            RecordError::Open(OpenError::UnknownKey) => {
+                let text = "a record is sealed with a key that this gateway's keys file lacks; copy the newest keys file here";
+                self.unavailable(Unavailable(text.to_owned()))
+            }
+            RecordError::Open(OpenError::Shape | OpenError::Forged)
+            | RecordError::Format
+            | RecordError::User => {
+                let nobody = About { session: Some(key.id), ..About::default() };
+                self.shared.event(SessionEvent::Poisoned, nobody);
+                Denial::Poisoned
+            }
+        }
     }
 
     /// Who the user is *now*: groups and address as the users file says today, not at login. A removed
@@ -166,8 +181,10 @@ impl Attempt<'_> {
         let (revision, record) = self.guard.open(self.keys, key, slot)?;
         let identity = match self.guard.account(&record) {
             Ok(identity) => identity,
+            // Refused here and now, and no more: this gateway's users file may be the older one of two.
             Err(reason) => {
-                self.end(&record, reason, false).await?;
+                self.guard.shared.live.cut(key);
+                self.event(SessionEvent::Refused(reason.word()), &record);
                 return Err(Denial::Ended(reason));
             }
         };

@@ -106,7 +106,10 @@ impl Guard {
             Slot::Absent | Slot::Ended { .. } => true,
             Slot::Live { .. } => {
                 let keys = self.shared.keys.load_full();
-                let Ok((_, record)) = self.open(&keys, key, slot) else { return true };
+                let record = match self.open(&keys, key, slot) {
+                    Ok((_, record)) => record,
+                    Err(denial) => return !denial.is_passing(),
+                };
                 let standing = Standing { touched, not_before, everyone: NotBefore::default() };
                 self.record_is_over(key, &record, &standing)
             }

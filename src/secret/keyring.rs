@@ -23,7 +23,7 @@ pub type KeyId = u8;
 pub struct KeyRing {
     tag_root: Zeroizing<[u8; 32]>,
     tag: hmac::Key,
-    newest: KeyId,
+    minting: KeyId,
     keys: BTreeMap<KeyId, RootKey>,
 }
 
@@ -60,7 +60,7 @@ impl KeyRing {
     pub fn generate(created: &str) -> KeyRing {
         let mut ring = KeyRing::from_tag(random_bytes());
         ring.keys.insert(1, RootKey::new(random_bytes(), created.to_owned()));
-        ring.newest = 1;
+        ring.minting = 1;
         ring
     }
 
@@ -78,7 +78,7 @@ impl KeyRing {
                 return Err(KeyRingError::Twice(entry.id));
             }
         }
-        ring.newest = *ring.keys.keys().next_back().ok_or(KeyRingError::Empty)?;
+        ring.minting = *ring.keys.keys().next_back().ok_or(KeyRingError::Empty)?;
         Ok(ring)
     }
 
@@ -94,16 +94,28 @@ impl KeyRing {
 
     /// Adds a key that mints from now on; the old still verify.
     pub fn rotate(&mut self, created: &str) -> Result<KeyId, KeyRingError> {
-        let id = self.newest.checked_add(1).ok_or(KeyRingError::Full)?;
+        let id = self.last().checked_add(1).ok_or(KeyRingError::Full)?;
         self.keys.insert(id, RootKey::new(random_bytes(), created.to_owned()));
-        self.newest = id;
+        self.minting = id;
         Ok(id)
     }
 
-    /// The id and the key that mint.
+    /// The id and the key that mint: the newest, unless [`KeyRing::mint_with`] chose another.
     pub fn newest(&self) -> (KeyId, &RootKey) {
-        let (id, key) = self.keys.last_key_value().unwrap_or_else(unreachable_empty);
-        (*id, key)
+        let key = self.keys.get(&self.minting).unwrap_or_else(unreachable_empty);
+        (self.minting, key)
+    }
+
+    /// Mints with an older key for now: a key that other gateways have not read yet would make tokens
+    /// that they take for forged. An unknown id changes nothing.
+    pub fn mint_with(&mut self, id: KeyId) {
+        if self.keys.contains_key(&id) {
+            self.minting = id;
+        }
+    }
+
+    fn last(&self) -> KeyId {
+        self.keys.keys().next_back().copied().unwrap_or_default()
     }
 
     /// The key that a token or record names.
@@ -127,7 +139,7 @@ impl KeyRing {
         KeyRing {
             tag: hmac::Key::new(hmac::HMAC_SHA256, &root),
             tag_root: Zeroizing::new(root),
-            newest: 0,
+            minting: 0,
             keys: BTreeMap::new(),
         }
     }
@@ -140,7 +152,7 @@ fn unreachable_empty<T>() -> T {
 
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeyRing(newest {}, {} keys)", self.newest, self.keys.len())
+        write!(f, "KeyRing(newest {}, {} keys)", self.last(), self.keys.len())
     }
 }
 

@@ -4,6 +4,8 @@ use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use doorward::login::edit::UsersEdit;
+
 use crate::browser::Browser;
 use crate::gateway::{Gateway, Setup, route};
 use crate::upstream::Upstream;
@@ -157,4 +159,38 @@ async fn asvs_3_5_a_link_does_not_log_out_and_the_sessions_page_ends_what_it_is_
     assert_eq!(goodbye.status, StatusCode::OK);
     assert!(laptop.token().is_empty());
     assert_eq!(phone.fetch("/").await.status, StatusCode::UNAUTHORIZED);
+}
+
+/// Waits until a request of the browser gets this reason.
+async fn reason_becomes(browser: &mut Browser, reason: &str) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    loop {
+        let answer = browser.fetch("/").await;
+        if answer.status == StatusCode::UNAUTHORIZED && answer.json()["reason"] == reason {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "{} within 5 s", answer.status);
+    }
+}
+
+#[tokio::test]
+async fn asvs_7_4_2_an_account_that_is_enabled_again_does_not_bring_its_sessions_back() {
+    let (_upstream, gateway) = one_app().await;
+    let mut browser = Browser::new(&gateway);
+    browser.log_in("alice").await;
+    let set_disabled = |disabled| {
+        let mut users = UsersEdit::open(&gateway.path("users.toml")).expect("the users file");
+        users.set_disabled("alice", disabled).expect("alice");
+        users.save().expect("saved");
+    };
+    set_disabled(true);
+    reason_becomes(&mut browser, "account-gone").await;
+    // Her sessions are ended for good within a second; only then is she let in again.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    while !gateway.shared().metrics.render().contains("event=\"session.ended\"} 1") {
+        assert!(std::time::Instant::now() < deadline, "ended within 5 s");
+        tokio::task::yield_now().await;
+    }
+    set_disabled(false);
+    reason_becomes(&mut browser, "revoked").await;
 }

@@ -79,13 +79,13 @@ impl Answer {
 impl Browser {
     /// A fresh profile for host `app.test` that trusts the gateway's development CA.
     pub fn new(gateway: &Gateway) -> Browser {
-        Browser {
-            address: gateway.address,
-            host: "app.test".to_owned(),
-            jar: BTreeMap::new(),
-            h2: false,
-            tls: trust(&gateway.path("ca.pem")),
-        }
+        Browser::to(gateway.address, &gateway.path("ca.pem"))
+    }
+
+    /// The same for a gateway in another process.
+    pub fn to(address: SocketAddr, ca: &Path) -> Browser {
+        let (host, jar) = ("app.test".to_owned(), BTreeMap::new());
+        Browser { address, host, jar, h2: false, tls: trust(ca) }
     }
 
     /// The same profile on HTTP/2.

@@ -118,8 +118,8 @@ impl Drop for Gateway {
     }
 }
 
-/// Certificates and users. The passwords are hashed cheaply: these tests are not about argon2.
-fn prepare() -> Arc<TempDir> {
+/// Certificates and users in a new directory. The passwords are hashed cheaply: these tests are not about argon2.
+pub fn prepare() -> Arc<TempDir> {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let hosts = ["app.test", "other.test", "*.example.test", "localhost"].map(str::to_owned);
     dev_ca::make(directory.path(), &hosts).expect("certificates");
@@ -139,7 +139,8 @@ fn prepare() -> Arc<TempDir> {
     Arc::new(directory)
 }
 
-fn configuration(setup: &Setup, directory: &TempDir) -> String {
+/// The TOML of a gateway on `directory`.
+pub fn configuration(setup: &Setup, directory: &TempDir) -> String {
     let at = |name: &str| directory.path().join(name).display().to_string();
     let store = if setup.store.is_empty() { "memory:" } else { &setup.store };
     // Two gateways on one directory each have a socket of their own.
