@@ -115,7 +115,10 @@ pub fn start(
     let port = running.https.first().map_or(443, SocketAddr::port);
     let mut sets = Listening::per_worker(https, http, workers);
     for (number, listening) in sets.drain(..).enumerate() {
-        let worker = Worker { parts: Arc::clone(&parts), stop: running.stop.clone(), port };
+        // A token of its own: every connection looks at it on every turn, and one for all workers
+        // would be a lock between the cores.
+        let stop = running.stop.child_token();
+        let worker = Worker { parts: Arc::clone(&parts), stop, port };
         running.threads.push(worker.start(number, listening)?);
     }
     running.start_housekeeping(parts)?;

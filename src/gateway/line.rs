@@ -84,5 +84,5 @@ impl Line {
 }
 
 fn cut(text: &str) -> String {
-    text.chars().take(PATH_LIMIT).collect()
+    text.get(..text.floor_char_boundary(PATH_LIMIT)).unwrap_or_default().to_owned()
 }

@@ -59,6 +59,8 @@ struct Answer {
     token: Option<NewToken>,
 }
 
+/// The future of [`Gateway::handle`] is moved for each request and kept with each connection: what it
+/// seldom awaits is boxed, here and in the layers below, so that it stays small.
 impl Gateway {
     /// Answers one request that came over TLS. Every answer leaves through [`Gateway::leave`].
     pub async fn handle(&self, request: Request<Incoming>, peer: IpAddr) -> Response<ResponseBody> {
@@ -77,7 +79,7 @@ impl Gateway {
         };
         if portal::owns(head.target.path()) && self.routes.knows(&head.host) {
             line.verdict("own-page");
-            let page = self.portal.serve(head, body).await;
+            let page = Box::pin(self.portal.serve(head, body)).await;
             return self.without_token(page.map(ResponseBody::Own));
         }
         let Some(route) = self.routes.find(&head.host, head.target.path()) else {
@@ -140,7 +142,7 @@ impl Gateway {
         let upstream_head = UpstreamHead::new(head, &permit, route);
         let sent = match upgrade {
             Some(upgrade) if websocket => {
-                self.tunnel(upstream_head, upgrade, route, &permit, line).await
+                Box::pin(self.tunnel(upstream_head, upgrade, route, &permit, line)).await
             }
             Some(_) | None => self.fetch(upstream_head, body, route, &permit, line).await,
         };

@@ -31,9 +31,13 @@ impl UpstreamHead {
         // Byte for byte what the client sent (RFC 9110 7.7).
         parts.uri = Uri::from(target.raw().clone());
         parts.headers = headers;
-        set(&mut parts, X_FORWARDED_FOR, &client.to_string());
-        set(&mut parts, X_FORWARDED_HOST, &host.to_string());
-        set(&mut parts, header::HOST, &host.to_string());
+        if let Ok(client) = HeaderValue::try_from(client.to_string()) {
+            parts.headers.insert(X_FORWARDED_FOR, client);
+        }
+        if let Ok(host) = HeaderValue::try_from(host.to_string()) {
+            parts.headers.insert(X_FORWARDED_HOST, host.clone());
+            parts.headers.insert(header::HOST, host);
+        }
         parts.headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
         parts.headers.append(header::VIA, via(version));
         if let Some(identity) = permit.identity() {
@@ -51,12 +55,6 @@ impl UpstreamHead {
     /// The request with its body.
     pub fn into_request<B>(self, body: B) -> Request<B> {
         Request::from_parts(self.parts, body)
-    }
-}
-
-fn set(parts: &mut request::Parts, name: HeaderName, text: &str) {
-    if let Ok(value) = HeaderValue::from_str(text) {
-        parts.headers.insert(name, value);
     }
 }
 

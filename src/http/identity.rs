@@ -98,7 +98,7 @@ impl IdentityFields {
     ) -> impl Iterator<Item = (&'a HeaderName, HeaderValue)> {
         self.fields.iter().filter_map(|field| {
             let text = field.render(identity)?;
-            Some((&field.name, encode(&text, self.encoding)))
+            Some((&field.name, encode(text, self.encoding)))
         })
     }
 }
@@ -169,16 +169,17 @@ fn placeholder(name: &str) -> Result<Piece, TemplateError> {
 const PERCENT: &AsciiSet = &CONTROLS.add(b'%');
 
 /// Always a value that can be sent: whatever a directory holds, it never breaks a request.
-fn encode(text: &str, encoding: ValueEncoding) -> HeaderValue {
+fn encode(text: String, encoding: ValueEncoding) -> HeaderValue {
     let printable = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
     let encoded = match encoding {
-        ValueEncoding::Percent => utf8_percent_encode(text, PERCENT).to_string(),
-        ValueEncoding::Rfc2047 if !printable => {
+        ValueEncoding::Percent => utf8_percent_encode(&text, PERCENT).to_string(),
+        ValueEncoding::Utf8 | ValueEncoding::Rfc2047 if printable => text,
+        ValueEncoding::Utf8 => without_controls(&text),
+        ValueEncoding::Rfc2047 => {
             format!("=?UTF-8?B?{}?=", data_encoding::BASE64.encode(text.as_bytes()))
         }
-        ValueEncoding::Utf8 | ValueEncoding::Rfc2047 => without_controls(text),
     };
-    HeaderValue::from_bytes(encoded.as_bytes()).unwrap_or_else(|_| HeaderValue::from_static(""))
+    HeaderValue::try_from(encoded).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 fn without_controls(text: &str) -> String {

@@ -13,6 +13,7 @@
 //! The caller stores [`Verdict::change`] by compare-and-swap; when the swap is lost it loads again
 //! and decides again.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::NotBefore;
@@ -154,8 +155,8 @@ pub fn decide(case: &Case<'_>) -> Verdict {
         return over;
     }
     match seen.standing_of_token() {
-        Presented::Current => seen.current(case.record.clone(), false),
-        Presented::Successor => seen.current(seen.promoted(), true),
+        Presented::Current => seen.current(Cow::Borrowed(case.record)),
+        Presented::Successor => seen.current(Cow::Owned(seen.promoted())),
         Presented::Superseded => seen.superseded(),
         Presented::CrashedBack => Verdict::refuse(Refusal::AfterCrash),
         Presented::Replayed => seen.theft(),
@@ -285,32 +286,31 @@ impl<'a> Seen<'a> {
         record
     }
 
-    /// The holder of the current token: routes, renewal, activity.
-    fn current(&self, mut record: Record, mut changed: bool) -> Verdict {
+    /// The holder of the current token: routes, renewal, activity. An owned record is one that changed;
+    /// most requests change nothing, and copy nothing.
+    fn current(&self, mut record: Cow<'_, Record>) -> Verdict {
         if self.ignores_offers(&record) {
             return Verdict::end(Refusal::NotRenewing, EndReason::NotRenewing);
         }
         if !record.seasoned && self.now.since(record.current_since) >= SEASON {
-            record.seasoned = true;
-            changed = true;
+            record.to_mut().seasoned = true;
         }
         if record.frozen || self.route_wants_login(&record) {
-            return self.wrote(Outcome::Refuse(Refusal::Reauthenticate), record, changed);
+            return wrote(Outcome::Refuse(Refusal::Reauthenticate), record);
         }
-        let offered = self.renew(&mut record, &mut changed);
+        let offered = self.renew(&mut record);
         // By this gateway's own clock, which is what a touch writes: where it is behind, the session's
         // time would call every request stale and each would cost a write.
         let stale = self.case.now.since(self.active) >= self.case.session.touch_every();
-        let touch = self.case.activity && stale;
-        if self.case.activity && (changed || touch) {
-            record.active = self.now;
+        let mut touch = self.case.activity && stale;
+        if let Cow::Owned(changed) = &mut record {
+            // What is written anyway carries the activity too.
+            touch = false;
+            if self.case.activity {
+                changed.active = self.now;
+            }
         }
-        Verdict { touch: touch && !changed, ..self.wrote(Outcome::Admit(offered), record, changed) }
-    }
-
-    fn wrote(&self, outcome: Outcome, record: Record, changed: bool) -> Verdict {
-        let change = if changed { Change::Write(Box::new(record)) } else { Change::Keep };
-        Verdict { outcome, change, touch: false }
+        Verdict { touch, ..wrote(Outcome::Admit(offered), record) }
     }
 
     fn ignores_offers(&self, record: &Record) -> bool {
@@ -336,7 +336,7 @@ impl<'a> Seen<'a> {
     }
 
     /// Offers the successor when the token is due; the same one to everybody who asks.
-    fn renew(&self, record: &mut Record, changed: &mut bool) -> Option<Successor> {
+    fn renew(&self, record: &mut Cow<'_, Record>) -> Option<Successor> {
         let after = match self.case.timing {
             Timing::Prompt => self.case.session.rotate_after(),
             Timing::Defer => self.case.session.rotate_after().saturating_mul(2),
@@ -354,30 +354,26 @@ impl<'a> Seen<'a> {
         };
         let key = self.case.keys.key(ratchet)?.ratchet();
         let secret = self.case.presented.successor_secret(key, &salt);
-        *changed |= self.count_offer(record, ratchet, salt, &secret);
+        self.count_offer(record, ratchet, salt, &secret);
         Some(Successor { generation, secret })
     }
 
     fn count_offer(
         &self,
-        record: &mut Record,
+        record: &mut Cow<'_, Record>,
         ratchet: KeyId,
         salt: [u8; 16],
         secret: &[u8; 32],
-    ) -> bool {
-        match &mut record.offer {
-            None => {
-                let (hash, last_counted) = (sha256(secret), self.now);
-                record.offer = Some(Offer { ratchet, salt, hash, counted: 1, last_counted });
-                true
-            }
+    ) {
+        let (hash, counted) = match &record.offer {
+            None => (sha256(secret), 1),
             Some(offer) if self.grace_passed(offer) => {
-                offer.counted = offer.counted.saturating_add(1);
-                offer.last_counted = self.now;
-                true
+                (offer.hash, offer.counted.saturating_add(1))
             }
-            Some(_) => false,
-        }
+            Some(_) => return,
+        };
+        let last_counted = self.now;
+        record.to_mut().offer = Some(Offer { ratchet, salt, hash, counted, last_counted });
     }
 
     /// Answered, and nothing more: no cookie, no activity, no write.
@@ -399,4 +395,13 @@ impl<'a> Seen<'a> {
         };
         Verdict { change, ..Verdict::refuse(Refusal::Theft) }
     }
+}
+
+/// An owned record is a changed one.
+fn wrote(outcome: Outcome, record: Cow<'_, Record>) -> Verdict {
+    let change = match record {
+        Cow::Owned(record) => Change::Write(Box::new(record)),
+        Cow::Borrowed(_) => Change::Keep,
+    };
+    Verdict { outcome, change, touch: false }
 }

@@ -110,7 +110,8 @@ impl<B: RequestBody> Upstreams<B> {
         let lease = self.lease(endpoints, Want::Open).await?;
         match exchange(lease, request.map(Outgoing::new)).await {
             Outcome::Again(request) => {
-                exchange(self.lease(endpoints, Want::New).await?, request).await.last()
+                let lease = self.lease(endpoints, Want::New).await?;
+                Box::pin(exchange(lease, request)).await.last()
             }
             once @ (Outcome::Answered(_) | Outcome::Failed(_)) => once.last(),
         }

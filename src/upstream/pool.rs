@@ -172,7 +172,8 @@ impl<B: RequestBody> Pool<B> {
     }
 
     async fn dial(&self, need: Need) -> Result<Connection<B>, UpstreamError> {
-        let dialing = dial(&self.endpoint, &self.tls, need);
+        // Seldom: the space for two handshakes would otherwise lie in every request's future.
+        let dialing = Box::pin(dial(&self.endpoint, &self.tls, need));
         let dialed = timeout(self.settings.connect_timeout, dialing)
             .await
             .unwrap_or(Err(UpstreamError::ConnectionTimeout));
