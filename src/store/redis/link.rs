@@ -42,7 +42,7 @@ pub(super) enum Ask<'a> {
 impl Redis {
     /// Asks, and once more when the connection broke.
     pub(super) async fn ask<T: FromRedisValue>(&self, ask: Ask<'_>) -> Result<T, Unavailable> {
-        let limit = CONNECT_TIMEOUT.saturating_add(self.shared.response_timeout);
+        let limit = self.shared.connect_timeout().saturating_add(self.shared.response_timeout);
         let value = match tokio::time::timeout(limit, self.twice(ask)).await {
             Ok(answer) => answer.map_err(|error| self.shared.unavailable(&error))?,
             Err(_) => return Err(self.shared.silent(limit)),
@@ -116,10 +116,15 @@ impl Shared {
     fn connect(&self) -> RedisResult<ConnectionManager> {
         let config = ConnectionManagerConfig::new()
             .set_number_of_retries(0)
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_connection_timeout(Some(self.connect_timeout()))
             .set_response_timeout(Some(self.response_timeout))
             .set_pipeline_buffer_size(PIPELINE);
         self.client.get_connection_manager_lazy(config)
+    }
+
+    /// Who allows a slow server long answers allows it a slow handshake too.
+    fn connect_timeout(&self) -> Duration {
+        CONNECT_TIMEOUT.max(self.response_timeout)
     }
 
     fn silent(&self, limit: Duration) -> Unavailable {
