@@ -97,7 +97,7 @@ impl Judged<'_> {
         holds(!over(ghost.ended), "S4: admitted after the end")?;
         holds(!over(ghost.revoked), "S4: admitted after the user logged out everywhere")?;
         self.dead_after_grace(ghost)?;
-        self.starves()
+        self.starves(ghost)
     }
 
     /// S3 in true time, where the clocks did not step.
@@ -112,8 +112,12 @@ impl Judged<'_> {
         holds(self.seen.loaded_at <= dead, "S3: a superseded token lives after grace")
     }
 
-    /// A thief who takes no new token is refused in time.
-    fn starves(&self) -> Fault {
+    /// A thief who takes no new token is refused in time. When the victim confirms at the last moment,
+    /// his token is a superseded one from then on, and S3 bounds it by one grace more.
+    fn starves(&self, ghost: &Ghost) -> Fault {
+        if ghost.confirmations.contains_key(&(self.request.cookie.generation + 1)) {
+            return Ok(());
+        }
         if self.request.by != By::Thief || self.plan.thief != Some(Thief::Ignores) {
             return Ok(());
         }
