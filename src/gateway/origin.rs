@@ -23,7 +23,7 @@ impl TrustedProxies {
     /// The client: the rightmost address of `X-Forwarded-For` that is no trusted proxy, when the peer
     /// is one. An entry that cannot be read ends the search there: the last known address counts.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        let mut client = canonical(peer);
+        let mut client = peer.to_canonical();
         if self.networks.is_empty() {
             return client;
         }
@@ -47,15 +47,10 @@ fn chain(headers: &HeaderMap) -> impl Iterator<Item = Option<IpAddr>> {
     let lines: Vec<_> = headers.get_all("x-forwarded-for").into_iter().collect();
     let hops =
         lines.into_iter().rev().flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
-    hops.map(|hop| std::str::from_utf8(hop).ok()?.trim().parse().ok().map(canonical))
-        .take(CHAIN_LIMIT)
-}
-
-fn canonical(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(six) => six.to_ipv4_mapped().map_or(address, IpAddr::V4),
-    }
+    hops.map(|hop| {
+        std::str::from_utf8(hop).ok()?.trim().parse().ok().map(|hop: IpAddr| hop.to_canonical())
+    })
+    .take(CHAIN_LIMIT)
 }
 
 #[cfg(test)]

@@ -20,7 +20,8 @@ impl ClientContext {
     pub fn new(address: IpAddr, agent: &[u8]) -> ClientContext {
         let printable = agent.iter().filter(|byte| (0x20..0x7f).contains(*byte));
         let agent = printable.take(AGENT_LIMIT).map(|byte| char::from(*byte)).collect();
-        ClientContext { address: canonical(address), agent }
+        // An IPv4 address that came in IPv6 clothes is that IPv4 address (GHSA-7jmw-8259-q9jx).
+        ClientContext { address: address.to_canonical(), agent }
     }
 
     /// Whether two requests come from the same network (IPv4 /24, IPv6 /48) and the same software.
@@ -40,14 +41,6 @@ impl ClientContext {
                 format!("{a:x}:{b:x}:{c:x}::/48")
             }
         }
-    }
-}
-
-/// An IPv4 address that came in IPv6 clothes is that IPv4 address (GHSA-7jmw-8259-q9jx).
-fn canonical(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(six) => six.to_ipv4_mapped().map_or(address, IpAddr::V4),
     }
 }
 
