@@ -551,7 +551,7 @@ mod redis_only {
         let key = key();
         create(&store, &key, NOW).await;
         let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
-        let name = format!("dw:{{{}}}:s:{}", hex(&key.tag.0), hex(&key.id.0));
+        let name = format!("dw:s:{{{}}}:{}", hex(&key.tag.0), hex(&key.id.0));
         assert_eq!(server.command(&["SET", &name, "garbage"]), "+OK");
         let text = unavailable(store.load(&key).await);
         assert!(text.contains("answers strangely"), "{text}");
@@ -576,9 +576,10 @@ mod redis_only {
             let forget_at = UnixMillis(wall.0 + forget_in);
             store.create(&key, b"a", wall, forget_at).await.expect("available");
             store.touch(&key, wall, forget_at).await.expect("available");
-            let base = format!("dw:{{{}}}", data_encoding::HEXLOWER.encode(&key.tag.0));
+            let tag = data_encoding::HEXLOWER.encode(&key.tag.0);
             let id = data_encoding::HEXLOWER.encode(&key.id.0);
-            for name in [format!("{base}:s:{id}"), format!("{base}:t:{id}"), format!("{base}:u")] {
+            let of_session = ["s", "t"].map(|kind| format!("dw:{kind}:{{{tag}}}:{id}"));
+            for name in of_session.into_iter().chain([format!("dw:u:{{{tag}}}")]) {
                 let left = server.command(&["PTTL", &name]);
                 let left: i64 = left.trim_start_matches(':').parse().expect("a number");
                 assert!((left - ttl).abs() < 20_000, "{name}: {left} for {ttl}");
@@ -586,7 +587,7 @@ mod redis_only {
         }
         let tag = user();
         store.revoke_user(&tag, wall, None).await.expect("available");
-        let line = format!("dw:{{{}}}:nb", data_encoding::HEXLOWER.encode(&tag.0));
+        let line = format!("dw:nb:{{{}}}", data_encoding::HEXLOWER.encode(&tag.0));
         assert!(server.command(&["PTTL", &line]).len() > 10, "a line is kept for 400 days");
     }
 
@@ -599,7 +600,7 @@ mod redis_only {
             let forget_at = UnixMillis(created.0 + 3_600_000);
             store.create(&session_of(tag), b"a", created, forget_at).await.expect("available");
         }
-        let index = format!("dw:{{{}}}:u", data_encoding::HEXLOWER.encode(&tag.0));
+        let index = format!("dw:u:{{{}}}", data_encoding::HEXLOWER.encode(&tag.0));
         let entries: u64 = server.command(&["HLEN", &index])[1..].parse().expect("a number");
         assert!(entries < 100, "{entries}");
     }
@@ -609,7 +610,7 @@ mod redis_only {
         let (server, store) = start();
         let key = key();
         create(&store, &key, NOW).await;
-        let index = format!("dw:{{{}}}:u", data_encoding::HEXLOWER.encode(&key.tag.0));
+        let index = format!("dw:u:{{{}}}", data_encoding::HEXLOWER.encode(&key.tag.0));
         let fill =
             format!("for i = 1, 10000 do redis.call('HSET', KEYS[1], i, '1 {}') end", LATER.0);
         server.command(&["EVAL", &fill, "1", &index]);

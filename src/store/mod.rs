@@ -85,6 +85,19 @@ pub struct Listed {
     pub touched: UnixMillis,
 }
 
+/// Something in the store changed, here or at another gateway: what was known of it may be over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A session was renewed, or ended.
+    Session(SessionKey),
+    /// A user's line moved.
+    User(UserTag),
+    /// The line of all users moved.
+    Everyone,
+    /// Nobody knows what: changes were missed, or the store was emptied.
+    All,
+}
+
 /// The store did not answer, or not in time. Nothing is known; nothing may be concluded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the session store is unavailable: {0}")]

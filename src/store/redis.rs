@@ -2,10 +2,10 @@
 //!
 //! | key | holds |
 //! | --- | --- |
-//! | `dw:{TAG}:s:ID` | the packed slot: a sealed record or a tombstone |
-//! | `dw:{TAG}:t:ID` | the last touch, in decimal |
-//! | `dw:{TAG}:nb` | the user's line: `at`, or `at id` with the excepted session |
-//! | `dw:{TAG}:u` | hash: id to `created forget_at`; `max` the greatest `created`; `kept` the entries left by the last sweep |
+//! | `dw:s:{TAG}:ID` | the packed slot: a sealed record or a tombstone |
+//! | `dw:t:{TAG}:ID` | the last touch, in decimal |
+//! | `dw:nb:{TAG}` | the user's line: `at`, or `at id` with the excepted session |
+//! | `dw:u:{TAG}` | hash: id to `created forget_at`; `max` the greatest `created`; `kept` the entries left by the last sweep |
 //! | `dw:everyone` | the line of all users |
 //!
 //! Invariants:
@@ -23,6 +23,7 @@
 //! command without an answer in time is not: Redis is slow then, and more work would not help it.
 
 mod link;
+pub(super) mod names;
 mod scripts;
 
 use std::collections::HashSet;
@@ -34,10 +35,10 @@ use std::time::Duration;
 
 use ::redis::{Client, cmd};
 use bytes::Bytes;
-use data_encoding::HEXLOWER;
 use zeroize::Zeroizing;
 
 use self::link::{Ask, Connection, client, connection_info, secrets};
+use self::names::{ALL_INDEXES, EVERYONE, Names, hex, id_of};
 use self::scripts::Scripts;
 
 use super::entry::{
@@ -51,7 +52,6 @@ use crate::session::{EndReason, NotBefore, SessionId, SessionKey, UserTag};
 
 /// Keys that one SCAN step looks at.
 const SCAN_COUNT: usize = 1_000;
-const EVERYONE: &str = "dw:everyone";
 
 /// Where Redis is and how to reach it.
 #[derive(Clone)]
@@ -322,7 +322,7 @@ impl Redis {
 
     async fn scan_indexes(&self, cursor: u64) -> Result<(u64, Vec<Vec<u8>>), Unavailable> {
         let mut command = cmd("SCAN");
-        command.arg(cursor).arg("MATCH").arg("dw:{*}:u");
+        command.arg(cursor).arg("MATCH").arg(ALL_INDEXES);
         command.arg("COUNT").arg(SCAN_COUNT);
         self.ask(Ask::Command(&command)).await
     }
@@ -384,45 +384,6 @@ impl Redis {
     fn strange(&self, what: &str) -> Unavailable {
         Unavailable(format!("Redis at {} answers strangely: {what}", self.shared.address))
     }
-}
-
-/// The names of one user's keys.
-struct Names(String);
-
-impl Names {
-    fn of(tag: &UserTag) -> Names {
-        Names(format!("dw:{{{}}}", HEXLOWER.encode(&tag.0)))
-    }
-
-    fn record(&self, id: SessionId) -> String {
-        format!("{}:s:{}", self.0, hex(id))
-    }
-
-    fn touch(&self, id: SessionId) -> String {
-        format!("{}:t:{}", self.0, hex(id))
-    }
-
-    fn line(&self) -> String {
-        format!("{}:nb", self.0)
-    }
-
-    fn index(&self) -> String {
-        format!("{}:u", self.0)
-    }
-
-    fn tag_of_index(name: &[u8]) -> Option<UserTag> {
-        let tag = name.strip_prefix(b"dw:{")?.strip_suffix(b"}:u")?;
-        let bytes = HEXLOWER.decode(tag).ok()?;
-        Some(UserTag(bytes.try_into().ok()?))
-    }
-}
-
-fn hex(id: SessionId) -> String {
-    HEXLOWER.encode(&id.0)
-}
-
-fn id_of(hex: &[u8]) -> Option<SessionId> {
-    Some(SessionId(HEXLOWER.decode(hex).ok()?.try_into().ok()?))
 }
 
 /// A session in the index; `None` for the two fields that are no sessions.
@@ -488,17 +449,6 @@ mod tests {
         for text in shown {
             assert!(!text.contains("hunter2"), "{text}");
         }
-    }
-
-    #[test]
-    fn all_keys_of_a_user_share_one_hash_tag() {
-        let names = Names::of(&UserTag([0xab; 8]));
-        let id = SessionId([1; 16]);
-        for name in [names.record(id), names.touch(id), names.line(), names.index()] {
-            assert!(name.starts_with("dw:{abababababababab}:"), "{name}");
-        }
-        let index = names.index();
-        assert_eq!(Names::tag_of_index(index.as_bytes()), Some(UserTag([0xab; 8])));
     }
 
     #[test]
