@@ -38,6 +38,10 @@ pub enum TargetError {
 impl Target {
     /// Checks the path; the query is not judged.
     pub fn new(raw: PathAndQuery) -> Result<Target, TargetError> {
+        // The library reads a missing path as `/` and still forwards what was there.
+        if !raw.as_str().starts_with('/') {
+            return Err(TargetError::NotAPath);
+        }
         let decoded = canonical(raw.path())?;
         Ok(Target { raw, decoded })
     }
@@ -60,9 +64,6 @@ impl Target {
 
 /// The decoded path when it differs, or why it is refused.
 fn canonical(path: &str) -> Result<Option<String>, TargetError> {
-    if !path.starts_with('/') {
-        return Err(TargetError::NotAPath);
-    }
     // A URI is ASCII (RFC 3986 2); what an upstream makes of other bytes is anybody's guess.
     if !path.is_ascii() {
         return Err(TargetError::Character);
@@ -82,6 +83,9 @@ fn decode(path: &str) -> Result<Option<String>, TargetError> {
     check_escapes(path.as_bytes())?;
     let decoded =
         percent_decode(path.as_bytes()).decode_utf8().map_err(|_| TargetError::Encoding)?;
+    if holds_an_escape(decoded.as_bytes()) {
+        return Err(TargetError::DoubleEncoding);
+    }
     Ok(Some(decoded.into_owned()))
 }
 
@@ -91,15 +95,18 @@ fn check_escapes(path: &[u8]) -> Result<(), TargetError> {
         if !is_hex_pair(digits) {
             return Err(TargetError::Encoding);
         }
-        match digits {
-            b"2f" | b"2F" => return Err(TargetError::EncodedSlash),
-            b"25" if path.get(at + 3..at + 5).is_some_and(is_hex_pair) => {
-                return Err(TargetError::DoubleEncoding);
-            }
-            _ => {}
+        if matches!(digits, b"2f" | b"2F") {
+            return Err(TargetError::EncodedSlash);
         }
     }
     Ok(())
+}
+
+/// Whether a second program that decodes would find something. Asked of the decoded path: of
+/// `%25%32%66` no part looks like an escape of an escape, and yet it is `%2f` after the first.
+fn holds_an_escape(decoded: &[u8]) -> bool {
+    let mut triples = decoded.windows(3);
+    triples.any(|triple| triple[0] == b'%' && is_hex_pair(&triple[1..]))
 }
 
 fn is_hex_pair(digits: &[u8]) -> bool {
@@ -187,10 +194,15 @@ mod tests {
             ("/a%2fb", TargetError::EncodedSlash),
             ("/a%2Fb", TargetError::EncodedSlash),
             ("/a%252fb", TargetError::DoubleEncoding),
+            ("/a%25%32%66b", TargetError::DoubleEncoding),
+            ("/%25%32%65%25%32%65/b", TargetError::DoubleEncoding),
+            ("/a%25%34%31", TargetError::DoubleEncoding),
             ("/a%ff", TargetError::Encoding),
             ("/a%", TargetError::Encoding),
             ("/a%2", TargetError::Encoding),
             ("/a%zz", TargetError::Encoding),
+            ("?x", TargetError::NotAPath),
+            ("*", TargetError::NotAPath),
         ];
         for (text, error) in table {
             assert_eq!(target(text).err(), Some(error), "{text}");
