@@ -8,7 +8,7 @@ const HEADER_MAX: usize = 14;
 
 /// A place in a stream of frames.
 #[derive(Debug, Default)]
-pub(super) struct Frames {
+pub struct Frames {
     header: [u8; HEADER_MAX],
     /// Header bytes seen of a frame whose header is not whole yet.
     have: usize,
@@ -20,7 +20,7 @@ pub(super) struct Frames {
 
 impl Frames {
     /// Takes note of the next bytes of the stream.
-    pub(super) fn advance(&mut self, mut bytes: &[u8]) {
+    pub fn advance(&mut self, mut bytes: &[u8]) {
         while let Some((first, rest)) = bytes.split_first() {
             if self.owed > 0 {
                 bytes = self.skip_payload(bytes);
@@ -32,7 +32,7 @@ impl Frames {
     }
 
     /// Whether a frame of our own may be put in here.
-    pub(super) fn between(&self) -> bool {
+    pub fn between(&self) -> bool {
         self.have == 0 && self.owed == 0 && !self.closing
     }
 

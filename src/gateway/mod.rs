@@ -8,7 +8,9 @@
 
 mod answers;
 mod body;
-mod frames;
+// For fuzzing and the replay of what it found; nothing else outside builds on it.
+#[doc(hidden)]
+pub mod frames;
 mod line;
 mod origin;
 mod upstream_head;

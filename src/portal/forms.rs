@@ -24,10 +24,10 @@ pub(super) const TARGET: &str = "to";
 pub(super) const CSRF: &str = "csrf";
 
 /// What a form sent. Values are wiped when dropped: one of them is a password.
-pub(super) struct Fields(Vec<(String, Zeroizing<String>)>);
+pub struct Fields(Vec<(String, Zeroizing<String>)>);
 
 impl Fields {
-    pub(super) fn parse(body: Bytes) -> Fields {
+    pub fn parse(body: Bytes) -> Fields {
         let pairs = form_urlencoded::parse(&body);
         Fields(
             pairs
@@ -37,7 +37,7 @@ impl Fields {
     }
 
     /// The one value of a field; none when it is missing or stands twice.
-    pub(super) fn one(&self, name: &str) -> Option<&Zeroizing<String>> {
+    pub fn one(&self, name: &str) -> Option<&Zeroizing<String>> {
         let mut values = self.0.iter().filter(|(field, _)| field == name);
         match (values.next(), values.next()) {
             (Some((_, value)), None) => Some(value),
@@ -46,7 +46,7 @@ impl Fields {
     }
 
     /// The value, or nothing.
-    pub(super) fn text(&self, name: &str) -> &str {
+    pub fn text(&self, name: &str) -> &str {
         self.one(name).map_or("", |value| value.as_str())
     }
 }
@@ -75,25 +75,14 @@ pub(super) fn token(keys: &KeyRing, purpose: &str, subject: &[u8], now: UnixMill
 }
 
 /// Whether `text` is a token for the same purpose and subject, not older than a day.
-pub(super) fn verify(
-    keys: &KeyRing,
-    purpose: &str,
-    subject: &[u8],
-    text: &str,
-    now: UnixMillis,
-) -> bool {
+pub fn verify(keys: &KeyRing, purpose: &str, subject: &[u8], text: &str, now: UnixMillis) -> bool {
     let Ok(sealed) = BASE64URL_NOPAD.decode(text.as_bytes()) else { return false };
     let opened = seal::open(keys, purpose.as_bytes(), subject, &sealed).ok();
     opened.and_then(time_of).is_some_and(|made| now.since(made) < DAY)
 }
 
 /// Seals where to go after the login.
-pub(super) fn keep_target(
-    keys: &KeyRing,
-    host: &str,
-    target: &str,
-    now: UnixMillis,
-) -> Option<String> {
+pub fn keep_target(keys: &KeyRing, host: &str, target: &str, now: UnixMillis) -> Option<String> {
     if target.len() > TARGET_LIMIT || !is_local(target) {
         return None;
     }
@@ -102,7 +91,7 @@ pub(super) fn keep_target(
 }
 
 /// Opens what [`keep_target`] made for the same host; `/` for anything else.
-pub(super) fn target(keys: &KeyRing, host: &str, text: &str, now: UnixMillis) -> String {
+pub fn target(keys: &KeyRing, host: &str, text: &str, now: UnixMillis) -> String {
     open_target(keys, host, text, now).unwrap_or_else(|| "/".to_owned())
 }
 

@@ -10,7 +10,9 @@
 
 mod answer;
 pub mod browser;
-mod forms;
+// For fuzzing and the replay of what it found; nothing else outside builds on it.
+#[doc(hidden)]
+pub mod forms;
 mod login;
 pub mod pages;
 mod sessions;

@@ -162,7 +162,7 @@ pub(super) fn live_prefix(revision: u64) -> [u8; 9] {
 }
 
 /// `1 | revision 8 | sealed`.
-pub(super) fn pack_live(revision: u64, sealed: &[u8]) -> Vec<u8> {
+pub fn pack_live(revision: u64, sealed: &[u8]) -> Vec<u8> {
     let mut value = Vec::with_capacity(9 + sealed.len());
     value.extend_from_slice(&live_prefix(revision));
     value.extend_from_slice(sealed);
@@ -170,14 +170,14 @@ pub(super) fn pack_live(revision: u64, sealed: &[u8]) -> Vec<u8> {
 }
 
 /// `2 | reason 1 | at 8`.
-pub(super) fn pack_ended(reason: EndReason, at: UnixMillis) -> Vec<u8> {
+pub fn pack_ended(reason: EndReason, at: UnixMillis) -> Vec<u8> {
     let mut value = vec![ENDED, reason.code()];
     value.extend_from_slice(&at.0.to_be_bytes());
     value
 }
 
 /// Reads a packed value. `None`: not made by us, so nothing may be concluded from it.
-pub(super) fn unpack(value: Bytes) -> Option<Slot> {
+pub fn unpack(value: Bytes) -> Option<Slot> {
     match *value.first()? {
         LIVE => Some(Slot::Live { revision: number(value.get(1..9)?)?, sealed: value.slice(9..) }),
         ENDED => Some(Slot::Ended {

@@ -1,0 +1,144 @@
+//! A request's head, from what a client sent to what goes upstream.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use doorward::config::Config;
+use doorward::gateway::UpstreamHead;
+use doorward::guard::Permit;
+use doorward::http::{CookieNames, InboundHead, OwnedFields, SanitizedHead};
+use doorward::route::{Route, RouteTable};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Version, request};
+
+/// A gateway with one public app and one with identity fields of its own.
+const CONFIG: &str = r#"
+[[tls.certificate]]
+cert = "c.pem"
+key = "c.key"
+[store]
+url = "memory:"
+[login.password]
+users = "users.toml"
+[[route]]
+host = "a.test"
+upstream = "http://127.0.0.1:1"
+access = "public"
+[[route]]
+host = "b.test"
+upstream = "http://127.0.0.1:1"
+access = "session"
+identity = { "X-Team" = "{groups}" }
+"#;
+
+static ROUTES: LazyLock<RouteTable> = LazyLock::new(|| {
+    let (config, _) = Config::parse(CONFIG, "doorward.toml", Path::new("")).expect("it loads");
+    config.routes
+});
+
+const CLIENT: &str = "192.0.2.7";
+
+/// What apps take for the word of a gateway. Kept apart from the lists in the source on purpose.
+const OURS: [&str; 17] = [
+    "x-forwarded-user",
+    "x-forwarded-email",
+    "x-forwarded-groups",
+    "x-forwarded-preferred-username",
+    "x-forwarded-prefix",
+    "x-forwarded-port",
+    "forwarded",
+    "x-real-ip",
+    "x-original-url",
+    "x-rewrite-url",
+    "remote-user",
+    "x-remote-user",
+    "x-auth-request-user",
+    "x-webauth-user",
+    "x-ssl-client-verify",
+    "x-team",
+    "proxy-authorization",
+];
+
+/// The first line is `METHOD target`, with a `2` before it for HTTP/2; the others are fields.
+pub fn head(bytes: &[u8]) {
+    let Some(parts) = parts(bytes) else { return };
+    let asked = parts.uri.clone();
+    let client: IpAddr = CLIENT.parse().expect("an address");
+    let Ok(head) = InboundHead::read(parts, client) else { return };
+    unambiguous(&head);
+    let owned = OwnedFields::new(ROUTES.iter().map(|route| &route.identity));
+    let clean = SanitizedHead::new(head, &owned, &CookieNames::new(None));
+    nothing_of_ours(&clean.headers);
+    let route = public();
+    let permit = Permit::public(route).expect("everybody may");
+    let request = UpstreamHead::new(clean, &permit, route).into_request(());
+    assert_eq!(request.uri().path_and_query(), asked.path_and_query(), "forwarded as it came");
+    told_by_us(request.headers());
+}
+
+fn public() -> &'static Route {
+    ROUTES.iter().find(|route| Permit::public(route).is_some()).expect("a public route")
+}
+
+fn unambiguous(head: &InboundHead) {
+    assert!(head.headers.get_all("host").iter().count() <= 1);
+    assert!(head.headers.get_all("transfer-encoding").iter().count() <= 1);
+    assert!(!head.host.name().is_empty());
+    assert!(!["CONNECT", "TRACE"].contains(&head.method.as_str()));
+    if head.websocket {
+        assert!(head.method == "GET" && head.version == Version::HTTP_11);
+    }
+}
+
+/// No spelling of a field of ours is left, and nothing of the client's connection.
+fn nothing_of_ours(headers: &HeaderMap) {
+    for name in headers.keys() {
+        let folded = name.as_str().replace(['_', '.', '~', '+'], "-");
+        assert!(!OURS.contains(&folded.as_str()), "{name}");
+        assert!(!folded.starts_with("x-forwarded-") && !folded.starts_with("remote-"), "{name}");
+        assert!(!name.as_str().contains('_'), "{name}");
+    }
+    for name in ["connection", "te", "trailer", "transfer-encoding", "content-length", "upgrade"] {
+        assert!(!headers.contains_key(name), "{name}");
+    }
+    assert!(headers.get_all("cookie").iter().count() <= 1);
+}
+
+/// Where the request came from is said once each, and by us.
+fn told_by_us(headers: &HeaderMap) {
+    let all = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
+    assert_eq!(all("x-forwarded-for"), [CLIENT.as_bytes()]);
+    assert_eq!(all("x-forwarded-proto"), [b"https"]);
+    assert_eq!(all("host"), all("x-forwarded-host"));
+    assert_eq!(all("host").len(), 1);
+    assert!(all("x-forwarded-user").is_empty(), "nobody is named on a public route");
+}
+
+fn parts(bytes: &[u8]) -> Option<request::Parts> {
+    let (line, rest) = bytes.split_at(bytes.iter().position(|byte| *byte == b'\n')?);
+    let (version, line) = match line.strip_prefix(b"2") {
+        Some(line) => (Version::HTTP_2, line),
+        None => (Version::HTTP_11, line),
+    };
+    let at = line.iter().position(|byte| *byte == b' ')?;
+    let request = Request::builder().method(&line[..at]).uri(&line[at + 1..]).version(version);
+    let (mut parts, ()) = request.body(()).ok()?.into_parts();
+    parts.headers = fields(rest);
+    Some(parts)
+}
+
+/// One field for each line that is one.
+pub fn fields(bytes: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for line in bytes.split(|byte| *byte == b'\n') {
+        let Some(at) = line.iter().position(|byte| *byte == b':') else { continue };
+        let name = HeaderName::from_bytes(&line[..at]);
+        let value = HeaderValue::from_bytes(line[at + 1..].trim_ascii_start());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            // The library's own limit; hyper stops at a hundred fields.
+            let _full = headers.try_append(name, value);
+        }
+    }
+    headers
+}

@@ -1,0 +1,86 @@
+//! The session: tokens, records, and what a store keeps of them.
+
+use bytes::Bytes;
+use doorward::secret::seal;
+use doorward::session::{Record, SessionId, SessionKey, Token, UserTag};
+use doorward::store::Slot;
+use doorward::store::entry::{pack_ended, pack_live, unpack};
+
+use super::keys::KEYS;
+
+/// An authentic token has one spelling. Others are refused, and so is this one with a bit changed.
+pub fn token(bytes: &[u8]) {
+    if let Ok(token) = Token::parse(&KEYS, bytes) {
+        let text = token.text(&KEYS).expect("the key is there");
+        assert_eq!(text.as_bytes(), bytes, "one token, one spelling");
+    }
+    let Some((seed, rest)) = bytes.split_first_chunk::<60>() else { return };
+    minted(seed, rest);
+}
+
+/// A token of our own, made of the bytes, and damaged where they say.
+fn minted(seed: &[u8; 60], damage: &[u8]) {
+    let secret = std::array::from_fn(|at| seed[at + 28]);
+    let generation = u32::from_be_bytes([seed[24], seed[25], seed[26], seed[27]]);
+    let token = Token::new(1 + seed[0] % 2, session_key(seed), generation, secret);
+    let text = token.text(&KEYS).expect("the key is there");
+    let again = Token::parse(&KEYS, text.as_bytes()).expect("our own");
+    assert_eq!((again.key, again.generation, again.hash()), (token.key, generation, token.hash()));
+    let [at, bits, ..] = *damage else { return };
+    let mut other = text.as_bytes().to_vec();
+    other[usize::from(at) % text.len()] ^= bits;
+    assert_eq!(Token::parse(&KEYS, &other).is_ok(), bits == 0, "damage is seen");
+}
+
+/// A record opens only as it was sealed. The first 24 bytes are the session's key.
+pub fn record(bytes: &[u8]) {
+    let Some((seed, rest)) = bytes.split_first_chunk::<24>() else { return };
+    let key = session_key(seed);
+    opens_whole_or_not(&key, rest);
+    // What only somebody with the keys could write: the format itself never panics.
+    let Some((head, plain)) = rest.split_first_chunk::<4>() else { return };
+    let stored = sealed(&key, *head, plain);
+    let Ok(record) = Record::open(&KEYS, &key, &stored) else { return };
+    assert_eq!(record.generation, u32::from_be_bytes(*head));
+    let again = Record::open(&KEYS, &key, &record.seal(&KEYS, &key));
+    assert_eq!(again.as_ref(), Ok(&record), "it reads back");
+    opens_whole_or_not(&key, &stored);
+}
+
+/// What opens does not open elsewhere, nor with a bit changed. The corpus holds some that do.
+fn opens_whole_or_not(key: &SessionKey, stored: &[u8]) {
+    if Record::open(&KEYS, key, stored).is_err() {
+        return;
+    }
+    let other = SessionKey { id: SessionId(key.id.0.map(|byte| !byte)), ..*key };
+    assert!(Record::open(&KEYS, &other, stored).is_err(), "moved to another session");
+    for at in [1, 5, stored.len() / 2, stored.len() - 1] {
+        let mut damaged = stored.to_vec();
+        damaged[at] ^= 1;
+        assert!(Record::open(&KEYS, key, &damaged).is_err(), "damage at {at} is seen");
+    }
+}
+
+/// The layout of `Record::seal`, with any plain text.
+fn sealed(key: &SessionKey, generation: [u8; 4], plain: &[u8]) -> Vec<u8> {
+    let binding = [&key.tag.0[..], &key.id.0, &generation].concat();
+    let sealed = seal::seal(&KEYS, &key.id.0, &binding, plain);
+    [&[1][..], &generation, &sealed].concat()
+}
+
+/// A slot reads back, and foreign bytes are none.
+pub fn entry(bytes: &[u8]) {
+    let Some(slot) = unpack(Bytes::copy_from_slice(bytes)) else { return };
+    let packed = match &slot {
+        Slot::Live { revision, sealed } => pack_live(*revision, sealed),
+        Slot::Ended { reason, at } => pack_ended(*reason, *at),
+        Slot::Absent => panic!("bytes are there"),
+    };
+    assert_eq!(unpack(Bytes::from(packed)), Some(slot));
+}
+
+fn session_key<const N: usize>(seed: &[u8; N]) -> SessionKey {
+    // Of the one user that a corpus can name: the empty one.
+    let tag = if seed[0] == 0 { KEYS.tag_of("") } else { std::array::from_fn(|at| seed[at]) };
+    SessionKey { tag: UserTag(tag), id: SessionId(std::array::from_fn(|at| seed[at + 8])) }
+}
