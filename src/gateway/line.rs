@@ -19,6 +19,7 @@ pub(super) struct Line {
     host: String,
     path: String,
     client: IpAddr,
+    written: bool,
     verdict: &'static str,
     user: String,
     session: Option<SessionId>,
@@ -27,14 +28,17 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn begin<B>(request: &Request<B>, client: IpAddr) -> Line {
-        let field = request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok());
-        let host = request.uri().host().or(field).unwrap_or_default();
+    /// `written`: whether the line will be; one that only counts copies no text.
+    pub(super) fn begin<B>(request: &Request<B>, client: IpAddr, written: bool) -> Line {
+        let field =
+            || request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok());
+        let host = || request.uri().host().or_else(field).map(cut);
         Line {
             began: Instant::now(),
             method: request.method().clone(),
-            host: cut(host),
-            path: cut(request.uri().path()),
+            host: written.then(host).flatten().unwrap_or_default(),
+            path: written.then(|| cut(request.uri().path())).unwrap_or_default(),
+            written,
             client,
             verdict: "malformed",
             user: String::new(),
@@ -51,7 +55,8 @@ impl Line {
     pub(super) fn permit(&mut self, permit: &Permit) {
         self.verdict = if permit.session().is_some() { "admit" } else { "public" };
         self.session = permit.session().map(|key| key.id);
-        self.user = permit.identity().map(|who| who.user.clone()).unwrap_or_default();
+        let user = permit.identity().filter(|_| self.written).map(|who| who.user.clone());
+        self.user = user.unwrap_or_default();
     }
 
     pub(super) fn upstream_answered(&mut self) {
