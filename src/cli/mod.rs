@@ -11,6 +11,7 @@
 pub mod certs;
 pub mod check;
 pub mod demo;
+pub mod explain;
 pub mod keys;
 pub mod run;
 pub mod sessions;
@@ -36,6 +37,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Say every problem of a configuration at once
     Check(check::CheckArgs),
+    /// Say what the gateway would do with a request, and why
+    Explain(explain::ExplainArgs),
     /// Print a configuration with every key at its default
     PrintConfig,
     /// Keep the users file
@@ -54,6 +57,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => check::run(args),
+        Command::Explain(args) => explain::run(&args),
         Command::PrintConfig => check::print_config(),
         Command::User(args) => user::run(args),
         Command::Keys(args) => keys::run(args),

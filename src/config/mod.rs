@@ -24,6 +24,7 @@ mod unknown;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -87,6 +88,14 @@ impl Config {
         findings.look_for_files();
         findings.conclude(config)
     }
+}
+
+/// Reads a duration as the configuration writes it, as in `30m`.
+///
+/// # Errors
+/// Says what to write instead.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    duration::parse(text).map_err(|error| error.to_string())
 }
 
 /// Every key that is known in the sections of this text, with what holds when it is not written.

@@ -30,14 +30,13 @@ pub(super) struct Line {
 impl Line {
     /// `written`: whether the line will be; one that only counts copies no text.
     pub(super) fn begin<B>(request: &Request<B>, client: IpAddr, written: bool) -> Line {
-        let field =
-            || request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok());
-        let host = || request.uri().host().or_else(field).map(cut);
+        let (host, path) =
+            if written { (host(request), cut(request.uri().path())) } else { Default::default() };
         Line {
             began: Instant::now(),
             method: request.method().clone(),
-            host: written.then(host).flatten().unwrap_or_default(),
-            path: written.then(|| cut(request.uri().path())).unwrap_or_default(),
+            host,
+            path,
             written,
             client,
             verdict: "malformed",
@@ -86,6 +85,11 @@ impl Line {
             detail: &self.detail,
         });
     }
+}
+
+fn host<B>(request: &Request<B>) -> String {
+    let field = || request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok());
+    request.uri().host().or_else(field).map(cut).unwrap_or_default()
 }
 
 fn cut(text: &str) -> String {

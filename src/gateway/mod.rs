@@ -8,6 +8,7 @@
 
 mod answers;
 mod body;
+mod explain;
 // For fuzzing and the replay of what it found; nothing else outside builds on it.
 #[doc(hidden)]
 pub mod frames;
@@ -18,6 +19,9 @@ mod upstreams;
 mod websocket;
 
 pub use body::{RequestBody, RequestBodyError, ResponseBody, ResponseBodyError};
+pub use explain::{
+    AnswerExplained, Explanation, Hypothesis, HypotheticalSession, RouteExplained, explain,
+};
 pub use origin::TrustedProxies;
 pub use upstream_head::UpstreamHead;
 pub use upstreams::UpstreamGroups;
@@ -67,7 +71,7 @@ impl Gateway {
     /// Answers one request that came over TLS. Every answer leaves through [`Gateway::leave`].
     pub async fn handle(&self, request: Request<Incoming>, peer: IpAddr) -> Response<ResponseBody> {
         let client = self.trusted.client(peer, request.headers());
-        let mut line = Line::begin(&request, client);
+        let mut line = Line::begin(&request, client, self.log.is_some());
         let answer = self.story(request, client, &mut line).await;
         self.leave(answer, line).await
     }

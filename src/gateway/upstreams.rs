@@ -10,6 +10,7 @@ use crate::upstream::{UpstreamError, UpstreamSettings, Upstreams};
 use super::RequestBody;
 
 /// Routes that trust the same authority and wait the same time share their connections.
+#[derive(Default)]
 pub struct UpstreamGroups {
     groups: Vec<Group>,
 }
@@ -23,7 +24,7 @@ struct Group {
 impl UpstreamGroups {
     /// Reads the authorities that the routes name.
     pub fn new<'a>(routes: impl Iterator<Item = &'a Route>) -> Result<UpstreamGroups, TlsError> {
-        let mut made = UpstreamGroups { groups: Vec::new() };
+        let mut made = UpstreamGroups::default();
         for route in routes {
             if made.find(route).is_none() {
                 made.groups.push(Group::new(route)?);

@@ -1,0 +1,155 @@
+//! `doorward explain`: what the gateway would do with a request, before anybody makes it.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Args;
+use http::{Method, Uri};
+
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::gateway::{Explanation, Hypothesis, HypotheticalSession, explain};
+use crate::login::Directory;
+use crate::session::Identity;
+
+use super::check;
+
+/// Documentation network (RFC 5737): nobody in particular.
+const SOMEBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+#[derive(Args)]
+pub struct ExplainArgs {
+    /// Where the request goes, as in https://wiki.example.com/admin
+    #[arg(value_parser = url)]
+    url: Uri,
+    /// The configuration
+    #[arg(long, default_value = "config/doorward.toml", env = "DOORWARD_CONFIG")]
+    config: PathBuf,
+    #[arg(long, default_value = "GET")]
+    method: Method,
+    /// With a session of this user; without it the request has no cookie
+    #[arg(long)]
+    user: Option<String>,
+    /// His groups, with commas between them; the users file's when not given
+    #[arg(long, value_delimiter = ',', requires = "user")]
+    groups: Option<Vec<String>>,
+    /// Since the session began, as in 3h; it began now when not given
+    #[arg(long, requires = "user", value_parser = config::duration)]
+    session_age: Option<Duration>,
+    /// Since its last activity, as in 20m
+    #[arg(long, requires = "user", value_parser = config::duration)]
+    idle: Option<Duration>,
+    /// Since the user last proved who he is; the session's age when not given
+    #[arg(long, requires = "user", value_parser = config::duration)]
+    auth_age: Option<Duration>,
+    /// The client's address
+    #[arg(long, default_value_t = SOMEBODY)]
+    client: IpAddr,
+    /// Write JSON, for scripts
+    #[arg(long)]
+    json: bool,
+}
+
+/// Exit code 0 whatever the verdict is: it was explained.
+pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let config = match Config::load(&args.config) {
+        Ok((config, _)) => config,
+        Err(problems) => return Ok(check::refuse(&problems)),
+    };
+    let hypothesis = hypothesis(args, &config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let explanation = runtime.block_on(explain(&config, &hypothesis))?;
+    let text = match args.json {
+        true => format!("{:#}\n", serde_json::to_value(&explanation)?),
+        false => drawn(&explanation),
+    };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn url(text: &str) -> Result<Uri, String> {
+    let help = "write it whole, as in https://wiki.example.com/admin";
+    let url: Uri = text.parse().map_err(|error| format!("{error}; {help}"))?;
+    match (url.scheme_str(), url.host()) {
+        (Some("https"), Some(_)) => Ok(url),
+        (Some("http"), Some(_)) => Err("plain http is only redirected; write https://".to_owned()),
+        _ => Err(format!("no address; {help}")),
+    }
+}
+
+fn hypothesis(args: &ExplainArgs, config: &Config) -> anyhow::Result<Hypothesis> {
+    Ok(Hypothesis {
+        method: args.method.clone(),
+        url: args.url.clone(),
+        client: args.client,
+        session: session(args, config)?,
+        now: Clock::System.now(),
+    })
+}
+
+fn session(args: &ExplainArgs, config: &Config) -> anyhow::Result<Option<HypotheticalSession>> {
+    let Some(user) = &args.user else { return Ok(None) };
+    let idle = args.idle.unwrap_or_default();
+    let least = idle.max(args.auth_age.unwrap_or_default());
+    let age = args.session_age.unwrap_or(least);
+    if age < least {
+        bail!("--idle and --auth-age cannot be longer than --session-age");
+    }
+    let identity = identity(user, args.groups.as_deref(), config)?;
+    let auth_age = args.auth_age.unwrap_or(age);
+    Ok(Some(HypotheticalSession { identity, age, idle, auth_age }))
+}
+
+/// As the users file has him; with other groups when they are given.
+fn identity(user: &str, groups: Option<&[String]>, config: &Config) -> anyhow::Result<Identity> {
+    let users = config.login.password.as_ref().map(|login| login.users.as_path());
+    let known = users.and_then(|users| account(users, user));
+    match (known, groups) {
+        (Some(known), None) => Ok(known),
+        (Some(known), Some(groups)) => Ok(Identity { groups: groups.to_vec(), ..known }),
+        (None, Some(groups)) => {
+            Ok(Identity { user: user.to_owned(), groups: groups.to_vec(), ..Identity::default() })
+        }
+        (None, None) => bail!("{user} is not in the users file; say his groups with --groups"),
+    }
+}
+
+fn account(users: &Path, user: &str) -> Option<Identity> {
+    let account = Directory::open(users).ok()?.find(user)?;
+    Some(Identity::clone(&account.identity))
+}
+
+fn drawn(told: &Explanation) -> String {
+    let mut lines = vec![format!("{} https://{}{}", told.method, told.host, told.path)];
+    let mut say = |name: &str, text: &str| lines.push(format!("  {name:<10}{text}"));
+    if let Some(route) = &told.route {
+        say("route", &format!("{} → {}", route.label, route.upstreams.join(", ")));
+        say("access", &route.access);
+        let limits: Vec<String> =
+            route.limits.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        if !limits.is_empty() {
+            say("limits", &limits.join(", "));
+        }
+    }
+    say("verdict", told.verdict);
+    say("why", &told.why);
+    if told.renews {
+        say("token", "a new one goes with the answer");
+    }
+    for answer in &told.answers {
+        let mut text = format!("{} to {}", answer.status, answer.to);
+        if let Some(location) = &answer.location {
+            let _ = write!(text, ", Location: {location}");
+        }
+        say("answer", &text);
+    }
+    for (name, value) in &told.upstream_headers {
+        say("upstream", &format!("{name}: {value}"));
+    }
+    lines.join("\n") + "\n"
+}

@@ -1,0 +1,390 @@
+//! What this gateway would do with a request, and why.
+//!
+//! Nothing is judged twice: the request goes through the same checks, the same route table, the same
+//! guard and the same cleaning as a real one, with a session planted in a store of its own and a
+//! clock that stands still. No upstream is asked, no store of the installation is opened.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri};
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use crate::clock::{Clock, UnixMillis};
+use crate::config::Config;
+use crate::guard::{Denial, Entry, Guard, Shared, SharedParts};
+use crate::http::{BadRequest, CookieNames, InboundHead, Intent, OwnedFields, SanitizedHead};
+use crate::portal::{self, Portal};
+use crate::route::{Access, Requirement, Route};
+use crate::secret::{KeyRing, random_bytes};
+use crate::session::{
+    ClientContext, Identity, Record, Refusal, SessionId, SessionKey, Token, UserTag,
+};
+use crate::store::{Store, Unavailable};
+use crate::telemetry::Metrics;
+
+use super::{Gateway, TrustedProxies, UpstreamGroups, UpstreamHead};
+
+/// Longer than the planted session is needed.
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A request that nobody made.
+#[derive(Clone, Debug)]
+pub struct Hypothesis {
+    pub method: Method,
+    /// With a scheme and a host.
+    pub url: Uri,
+    pub client: IpAddr,
+    /// Without one the request carries no cookie.
+    pub session: Option<HypotheticalSession>,
+    pub now: UnixMillis,
+}
+
+/// A session that nobody has.
+#[derive(Clone, Debug)]
+pub struct HypotheticalSession {
+    pub identity: Identity,
+    /// Since it began.
+    pub age: Duration,
+    /// Since its last activity.
+    pub idle: Duration,
+    /// Since the user last proved who he is.
+    pub auth_age: Duration,
+}
+
+/// What would happen.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    pub method: String,
+    pub host: String,
+    /// The path that rules are compared with.
+    pub path: String,
+    pub route: Option<RouteExplained>,
+    /// `admit`, `public`, `own-page`, or the word of the refusal, as in the log.
+    pub verdict: &'static str,
+    pub why: String,
+    /// Whether the answer would carry a new token.
+    pub renews: bool,
+    /// Empty when the request goes upstream.
+    pub answers: Vec<AnswerExplained>,
+    /// What goes upstream, in order; of the client's own fields none is assumed.
+    pub upstream_headers: Vec<(String, String)>,
+}
+
+/// The route that was found and what holds on it.
+#[derive(Clone, Debug, Serialize)]
+pub struct RouteExplained {
+    pub label: String,
+    pub upstreams: Vec<String>,
+    pub access: String,
+    pub limits: Vec<(&'static str, String)>,
+}
+
+/// How a refusal would look.
+#[derive(Clone, Debug, Serialize)]
+pub struct AnswerExplained {
+    /// `a browser` or `a program`.
+    pub to: &'static str,
+    pub status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+}
+
+/// Plays the request through. It needs a runtime, and neither network nor disk.
+///
+/// # Errors
+/// When the planted session cannot be kept, which a store in memory has no reason for.
+pub async fn explain(config: &Config, hypothesis: &Hypothesis) -> Result<Explanation, Unavailable> {
+    let play = Play::new(config, hypothesis);
+    let cookie = match &hypothesis.session {
+        Some(session) => Some(play.plant(session).await?),
+        None => None,
+    };
+    Ok(play.run(cookie.as_ref().map(|token| token.as_str())).await)
+}
+
+struct Play<'a> {
+    config: &'a Config,
+    hypothesis: &'a Hypothesis,
+    gateway: Gateway,
+}
+
+impl<'a> Play<'a> {
+    fn new(config: &'a Config, hypothesis: &'a Hypothesis) -> Play<'a> {
+        let clock = Clock::manual(hypothesis.now);
+        let shared = Shared::new(SharedParts {
+            keys: KeyRing::generate("thrown away"),
+            clock: clock.clone(),
+            policy: config.session.policy.clone(),
+            max_per_user: 0,
+            cookies: CookieNames::new(config.session.domain.as_deref()),
+            // The hypothesis says who the user is.
+            directory: None,
+            metrics: Metrics::default(),
+        });
+        let guard = Guard::new(Store::memory(clock), Arc::new(shared));
+        let gateway = Gateway {
+            portal: Portal::new(guard.clone(), None, Arc::default()),
+            guard,
+            routes: Arc::new(config.routes.clone()),
+            owned: Arc::new(OwnedFields::new(config.routes.iter().map(|route| &route.identity))),
+            upstreams: UpstreamGroups::default(),
+            trusted: Arc::new(TrustedProxies::default()),
+            max_body: 0,
+            log: None,
+        };
+        Play { config, hypothesis, gateway }
+    }
+
+    /// A session as if it had been used until `idle` ago, with the token that it began with.
+    async fn plant(&self, session: &HypotheticalSession) -> Result<Zeroizing<String>, Unavailable> {
+        let shared = self.gateway.guard.shared();
+        let (keys, now) = (shared.keys.load_full(), self.hypothesis.now);
+        let tag = UserTag(keys.tag_of(&session.identity.user));
+        let key = SessionKey { tag, id: SessionId(random_bytes()) };
+        let token = Token::new(keys.newest().0, key, 0, random_bytes());
+        let began = now.minus(session.age);
+        let end = began.plus(shared.policy.absolute());
+        let from = ClientContext::new(self.hypothesis.client, b"");
+        let mut record = Record::begin(session.identity.clone(), &token, began, end, from);
+        record.authenticated = now.minus(session.auth_age);
+        record.active = now.minus(session.idle);
+        let sealed = record.seal(&keys, &key);
+        self.gateway.guard.store().create(&key, &sealed, began, now.plus(KEPT)).await?;
+        token.text(&keys).ok_or_else(|| Unavailable("the key vanished".to_owned()))
+    }
+
+    async fn run(&self, token: Option<&str>) -> Explanation {
+        let head = match InboundHead::read(self.parts(token), self.hypothesis.client) {
+            Ok(head) => head,
+            Err(bad) => return self.malformed(bad),
+        };
+        let mut out = self.blank(&head);
+        if portal::owns(head.target.path()) && self.gateway.routes.knows(&head.host) {
+            out.verdict = "own-page";
+            out.why = "doorward answers below /.doorward/ itself, on every host of a route".into();
+            return out;
+        }
+        let Some(route) = self.gateway.routes.find(&head.host, head.target.path()) else {
+            return self.without_route(out, head);
+        };
+        out.route = Some(self.explain_route(route));
+        let Entry { verdict, token } = self.gateway.enter(&head, route).await;
+        out.renews = token.is_some();
+        match verdict {
+            Ok(permit) => {
+                let public = permit.identity().is_none();
+                out.verdict = if public { "public" } else { "admit" };
+                out.why = if public { "everybody may use this route" } else { ADMITTED }.into();
+                let cookies = &self.gateway.guard.shared().cookies;
+                let head = SanitizedHead::new(head, &self.gateway.owned, cookies);
+                out.upstream_headers = fields(UpstreamHead::new(head, &permit, route));
+            }
+            Err(denial) => {
+                out.verdict = denial.word();
+                out.why = self.why(&denial, route);
+                out.answers = self.answers(head, |head| self.gateway.portal.deny(head, &denial));
+            }
+        }
+        out
+    }
+
+    /// As a browser would send it, over HTTP/1.1.
+    fn parts(&self, token: Option<&str>) -> http::request::Parts {
+        let (mut parts, ()) = Request::new(()).into_parts();
+        let url = &self.hypothesis.url;
+        parts.method = self.hypothesis.method.clone();
+        parts.uri = url.path_and_query().cloned().map(Uri::from).unwrap_or_default();
+        let host = url.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
+        if let Some(Ok(host)) = host {
+            parts.headers.insert(header::HOST, host);
+        }
+        let name = &self.gateway.guard.shared().cookies.session;
+        let cookie = token.map(|token| HeaderValue::try_from(format!("{name}={token}")));
+        if let Some(Ok(cookie)) = cookie {
+            parts.headers.insert(header::COOKIE, cookie);
+        }
+        parts
+    }
+
+    fn blank(&self, head: &InboundHead) -> Explanation {
+        Explanation {
+            method: head.method.to_string(),
+            host: head.host.to_string(),
+            path: head.target.path().to_owned(),
+            route: None,
+            verdict: "",
+            why: String::new(),
+            renews: false,
+            answers: Vec::new(),
+            upstream_headers: Vec::new(),
+        }
+    }
+
+    fn malformed(&self, bad: BadRequest) -> Explanation {
+        let url = &self.hypothesis.url;
+        Explanation {
+            method: self.hypothesis.method.to_string(),
+            host: url.host().unwrap_or_default().to_owned(),
+            path: url.path().to_owned(),
+            route: None,
+            verdict: "malformed",
+            why: format!("{bad}; two programs could read it in two ways"),
+            renews: false,
+            answers: vec![answer("anybody", bad.status(), None)],
+            upstream_headers: Vec::new(),
+        }
+    }
+
+    fn without_route(&self, mut out: Explanation, head: InboundHead) -> Explanation {
+        out.verdict = "no-route";
+        out.why = "no [[route]] has this host and path".into();
+        out.answers = self.answers(head, |head| {
+            self.gateway.portal.problem(head.intent, portal::Problem::NoRoute)
+        });
+        out
+    }
+
+    fn answers<B>(
+        &self,
+        mut head: InboundHead,
+        make: impl Fn(&InboundHead) -> Response<B>,
+    ) -> Vec<AnswerExplained> {
+        [(Intent::Navigation, "a browser"), (Intent::Fetch, "a program")]
+            .into_iter()
+            .map(|(intent, to)| {
+                head.intent = intent;
+                let made = make(&head);
+                answer(to, made.status(), made.headers().get(header::LOCATION))
+            })
+            .collect()
+    }
+
+    fn explain_route(&self, route: &Route) -> RouteExplained {
+        RouteExplained {
+            label: route.label(),
+            upstreams: route.upstreams.iter().map(ToString::to_string).collect(),
+            access: access(&route.access),
+            limits: self.limits(route),
+        }
+    }
+
+    /// The times that hold here: the route's where it is stricter.
+    fn limits(&self, route: &Route) -> Vec<(&'static str, String)> {
+        if route.access == Access::Public {
+            return Vec::new();
+        }
+        let (session, own) = (&self.config.session.policy, &route.policy);
+        let mut limits = vec![
+            ("idle_timeout", stricter(own.idle, session.idle())),
+            ("absolute_timeout", stricter(own.absolute, session.absolute())),
+        ];
+        if let Some(age) = own.max_auth_age {
+            limits.push(("max_auth_age", spoken(age)));
+        }
+        let renewal = route.renewal.then(|| spoken(session.rotate_after()));
+        limits.push(("rotate_after", renewal.unwrap_or_else(|| "never, on this route".to_owned())));
+        limits
+    }
+
+    fn why(&self, denial: &Denial, route: &Route) -> String {
+        match denial {
+            Denial::NoSession => "the route wants a session and the request has none".to_owned(),
+            Denial::Forbidden { user } => {
+                format!("{user} has a live session; the route is for {}", access(&route.access))
+            }
+            Denial::Refused(refusal) => self.refused(*refusal, route),
+            Denial::SeveralCookies
+            | Denial::Forged
+            | Denial::Unknown
+            | Denial::Ended(_)
+            | Denial::Poisoned
+            | Denial::Unavailable(_) => denial.word().to_owned(),
+        }
+    }
+
+    fn refused(&self, refusal: Refusal, route: &Route) -> String {
+        let policy = &self.config.session.policy;
+        match refusal {
+            Refusal::Idle => {
+                format!("idle for {} or longer ends a session", spoken(policy.idle()))
+            }
+            Refusal::Absolute => {
+                format!("no session lives longer than {}", spoken(policy.absolute()))
+            }
+            Refusal::Reauthenticate => self.wants_login(route),
+            Refusal::Revoked
+            | Refusal::Theft
+            | Refusal::AfterCrash
+            | Refusal::NotRenewing
+            | Refusal::Future
+            | Refusal::Mismatch => refusal.word().to_owned(),
+        }
+    }
+
+    /// Which of the route's own limits was reached.
+    fn wants_login(&self, route: &Route) -> String {
+        let Some(session) = &self.hypothesis.session else { return String::new() };
+        let limits = [
+            ("its last activity", session.idle, route.policy.idle),
+            ("it", session.age, route.policy.absolute),
+            ("its last login", session.auth_age, route.policy.max_auth_age),
+        ];
+        let reached = limits.into_iter().find_map(|(what, is, limit)| {
+            let limit = limit.filter(|limit| is >= *limit)?;
+            Some(format!("{what} is {} old; this route allows {}", spoken(is), spoken(limit)))
+        });
+        let reached = reached.unwrap_or_else(|| "its user has to log in again".to_owned());
+        format!("the session lives, but {reached}")
+    }
+}
+
+const ADMITTED: &str = "the session lives and its user may use this route";
+
+fn access(access: &Access) -> String {
+    match access {
+        Access::Public => "everybody".to_owned(),
+        Access::Session(Requirement { users, groups }) => match (&users[..], &groups[..]) {
+            ([], []) => "every user with a session".to_owned(),
+            (users, []) => format!("the users {}", users.join(", ")),
+            ([], groups) => format!("the groups {}", groups.join(", ")),
+            (users, groups) => {
+                format!("the users {} and the groups {}", users.join(", "), groups.join(", "))
+            }
+        },
+    }
+}
+
+fn stricter(own: Option<Duration>, session: Duration) -> String {
+    match own {
+        Some(own) if own < session => format!("{} (this route)", spoken(own)),
+        Some(_) | None => spoken(session),
+    }
+}
+
+/// As the configuration writes it.
+fn spoken(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let units = [("d", 86_400), ("h", 3_600), ("m", 60)];
+    let whole = units.into_iter().find(|(_, unit)| seconds > 0 && seconds.is_multiple_of(*unit));
+    match whole {
+        Some((name, unit)) => format!("{}{name}", seconds / unit),
+        None => format!("{seconds}s"),
+    }
+}
+
+fn answer(to: &'static str, status: StatusCode, location: Option<&HeaderValue>) -> AnswerExplained {
+    // The kept target differs each time and says nothing here.
+    let location = location.and_then(|value| value.to_str().ok());
+    let location = location.map(|text| text.split('?').next().unwrap_or(text).to_owned());
+    AnswerExplained { to, status: status.as_u16(), location }
+}
+
+fn fields(head: UpstreamHead) -> Vec<(String, String)> {
+    let request = head.into_request(());
+    let shown = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    request.headers().iter().map(|(name, value)| (name.to_string(), shown(value))).collect()
+}
