@@ -82,6 +82,8 @@ struct Parts {
     shared: Arc<Shared>,
     store: Store,
     certificates: Arc<Certificates>,
+    /// One for all workers: a ticket of one is taken by the others.
+    acceptor: TlsAcceptor,
     login: Option<Arc<PasswordLogin>>,
     look: Arc<Look>,
     owned: Arc<OwnedFields>,
@@ -207,9 +209,11 @@ impl Parts {
             metrics: Metrics::default(),
         }));
         let login = directory.map(|users| password_login(users, &clock)).transpose()?;
+        let certificates = Certificates::load(&config.certificates)?;
         Ok(Parts {
             store: open_store(&config, clock)?,
-            certificates: Certificates::load(&config.certificates)?,
+            acceptor: TlsAcceptor::from(certificates.server_config()?),
+            certificates,
             login,
             look: Arc::new(look(&config)?),
             owned: Arc::new(OwnedFields::new(config.routes.iter().map(|route| &route.identity))),
@@ -328,17 +332,16 @@ impl Worker {
     fn start(self, number: usize, listening: Listening) -> Result<JoinHandle<()>, StartError> {
         // What can fail fails here, before anything serves.
         let upstreams = UpstreamGroups::new(self.parts.config.routes.iter())?;
-        let acceptor = TlsAcceptor::from(self.parts.certificates.server_config()?);
         let runtime = runtime()?;
         let thread = std::thread::Builder::new().name(format!("worker {}", number + 1));
         Ok(thread.spawn(move || {
-            runtime.block_on(self.run(listening, upstreams, acceptor));
+            runtime.block_on(self.run(listening, upstreams));
             // Tunnels are cut when the drain is over.
             runtime.shutdown_timeout(Duration::from_millis(100));
         })?)
     }
 
-    async fn run(self, listening: Listening, upstreams: UpstreamGroups, acceptor: TlsAcceptor) {
+    async fn run(self, listening: Listening, upstreams: UpstreamGroups) {
         let tracker = TaskTracker::new();
         let gateway = Arc::new(self.gateway(upstreams));
         let redirect = Arc::new(Redirect { routes: Arc::clone(&gateway.routes), port: self.port });
@@ -348,7 +351,8 @@ impl Worker {
         let limits = &self.parts.limits;
         for listener in listening.https.into_iter().filter_map(registered) {
             let (gateway, limits) = (Arc::clone(&gateway), Arc::clone(limits));
-            let (acceptor, stop, tasks) = (acceptor.clone(), self.stop.clone(), tracker.clone());
+            let (stop, tasks) = (self.stop.clone(), tracker.clone());
+            let acceptor = self.parts.acceptor.clone();
             tracker.spawn(server::serve_https(listener, acceptor, gateway, limits, stop, tasks));
         }
         for listener in listening.http.into_iter().filter_map(registered) {
