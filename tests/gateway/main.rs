@@ -10,6 +10,7 @@ mod redis;
 #[path = "../support/upstream.rs"]
 mod upstream;
 
+mod advisories;
 mod endings;
 mod framing;
 mod identity;

@@ -1,0 +1,615 @@
+//! What went wrong in other gateways, tried on this one. Each test is named after the advisories it
+//! answers; `docs/proxy-vulnerabilities.md` says what they were about.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use doorward::app;
+use doorward::config::Config;
+use doorward::portal::forms::{keep_target, target};
+use http::{Request, StatusCode};
+use http_body_util::Empty;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::HandshakeKind;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use crate::browser::{Browser, SESSION};
+use crate::gateway::{Gateway, PASSWORD, Setup, configuration, prepare, route};
+use crate::upstream::{Upstream, values};
+
+/// An app with a session, and a part of it for everybody.
+struct Stage {
+    upstream: Upstream,
+    gateway: Gateway,
+}
+
+impl Stage {
+    async fn start() -> Stage {
+        Stage::with("").await
+    }
+
+    /// With lines for the `[[route]]` of the session.
+    async fn with(lines: &str) -> Stage {
+        let upstream = Upstream::start().await;
+        let public = route(upstream.address)
+            .replace("path = \"/\"", "path = \"/public\"")
+            .replace("\"session\"", "\"public\"");
+        let routes = format!("{}{lines}\n{public}", route(upstream.address));
+        let gateway = Gateway::start(Setup { routes, ..Setup::default() });
+        Stage { upstream, gateway }
+    }
+
+    fn browser(&self) -> Browser {
+        Browser::new(&self.gateway)
+    }
+
+    /// The statuses of all answers to these bytes.
+    async fn send(&self, bytes: impl AsRef<[u8]>) -> Vec<u16> {
+        statuses(&self.browser().raw(bytes.as_ref()).await)
+    }
+
+    /// Asserts that nobody is let through, and that the app hears nothing of it.
+    async fn keeps_out(&self, bytes: impl AsRef<[u8]>) {
+        let shown = String::from_utf8_lossy(bytes.as_ref()).into_owned();
+        let answers = self.send(bytes).await;
+        let out = |status: &u16| matches!(status, 303 | 400 | 401 | 404 | 405 | 431);
+        assert!(!answers.is_empty() && answers.iter().all(out), "{answers:?}: {shown}");
+        assert_eq!(self.upstream.heads(), Vec::<String>::new(), "{shown}");
+    }
+}
+
+fn statuses(answer: &str) -> Vec<u16> {
+    let heads = answer.split("HTTP/1.").skip(1);
+    heads.filter_map(|head| head.get(2..5)?.parse().ok()).collect()
+}
+
+fn get(target: &str, fields: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n{fields}\r\n")
+}
+
+// Who the user is
+
+#[tokio::test]
+async fn cve_2026_25748_cve_2023_27488_a_malformed_cookie_or_value_is_no_session_and_never_open() {
+    let stage = Stage::start().await;
+    let junk = "A".repeat(104);
+    for value in [
+        "",
+        "=",
+        "\"\"",
+        "dw1_",
+        "null",
+        "undefined",
+        "0",
+        "true",
+        "%00",
+        "../../etc/passwd",
+        "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSJ9.",
+        &format!("dw1_{junk}"),
+        &format!("dw1_{junk}="),
+        &format!("\"dw1_{junk}\""),
+        &"x".repeat(20_000),
+    ] {
+        stage.keeps_out(get("/", &format!("Cookie: {SESSION}={value}\r\n"))).await;
+    }
+    for raw in [&b"\xff\xfe\x80"[..], b"dw1_\xc3\x28", b"\xe2\x80\xa8", b"a\tb"] {
+        let start = format!("GET / HTTP/1.1\r\nHost: app.test\r\nCookie: {SESSION}=");
+        let end = b"\r\nX-A: \xff\xfe\r\nConnection: close\r\n\r\n";
+        stage.keeps_out([start.as_bytes(), raw, end].concat()).await;
+    }
+    stage.keeps_out(get("/", &format!("Cookie: {SESSION}\r\n"))).await;
+}
+
+#[tokio::test]
+async fn cookie_chaos_a_live_token_counts_only_under_our_exact_name() {
+    let stage = Stage::start().await;
+    let mut alice = stage.browser();
+    alice.log_in("alice").await;
+    let token = alice.token();
+    for pair in [
+        format!("\u{a0}{SESSION}={token}"),
+        format!("\u{2003}{SESSION}={token}"),
+        format!("{SESSION}=\"{token}\""),
+        format!("{SESSION} ={token}"),
+        format!("{SESSION}= {token}"),
+        format!("$Version=1; ${SESSION}={token}"),
+        format!("{SESSION}[]={token}"),
+        format!("__Secure-doorward={token}"),
+        format!("{SESSION}={token}, a=b"),
+        format!("{SESSION}={token}; {SESSION}={token}"),
+    ] {
+        stage.keeps_out(get("/", &format!("Cookie: {pair}\r\n"))).await;
+    }
+    assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn cve_2026_33433_cve_2026_54763_a_field_is_ours_however_the_configuration_spells_it() {
+    let stage = Stage::with("identity = { \"x-TEAM-name\" = \"{user}\" }").await;
+    let mut alice = stage.browser();
+    alice.log_in("alice").await;
+    for name in
+        ["X-Team-Name", "x-team-name", "X-TEAM-NAME", "X_Team_Name", "x_team-name", "X.Team.Name"]
+    {
+        let cookie = format!("Cookie: {SESSION}={}\r\n", alice.token());
+        let head = format!("{cookie}{name}: evil\r\n{name}: evil\r\n");
+        assert_eq!(stage.send(get("/", &head)).await, [200], "{name}");
+        assert_eq!(stage.upstream.values("x-team-name"), ["alice"], "{name}");
+        assert!(!stage.upstream.last().contains("evil"), "{}", stage.upstream.last());
+        // Nobody is named on the route beside it, and nobody else names anybody.
+        assert_eq!(stage.send(get("/public", &head)).await, [200], "{name}");
+        assert!(!stage.upstream.last().contains("evil"), "{}", stage.upstream.last());
+    }
+}
+
+#[tokio::test]
+async fn cve_2023_25725_an_empty_field_name_hides_nothing_behind_it() {
+    let stage = Stage::start().await;
+    for line in [":", ": x", ":\t", " : x"] {
+        let raw = format!(
+            "GET /public HTTP/1.1\r\nHost: app.test\r\n{line}\r\nX-Forwarded-User: evil\r\n\r\n"
+        );
+        assert_eq!(stage.send(raw).await, [400], "{line:?}");
+    }
+    assert!(stage.upstream.heads().is_empty());
+}
+
+#[tokio::test]
+async fn cve_2026_34454_a_login_on_a_shared_machine_leaves_nothing_of_the_one_before() {
+    let stage = Stage::start().await;
+    let mut browser = stage.browser();
+    browser.log_in("alice").await;
+    let alices = browser.token();
+    browser.log_in("bob").await;
+    assert_ne!(browser.token(), alices);
+    browser.fetch("/").await;
+    assert_eq!(stage.upstream.values("x-forwarded-user"), ["bob"]);
+    let old = stage.browser().with_token(&alices).fetch("/").await;
+    assert_eq!(old.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn cve_2025_31492_cve_2021_32637_an_answer_to_nobody_holds_nothing_of_the_app() {
+    let stage = Stage::start().await;
+    for method in ["GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PROPFIND", "get"] {
+        let raw = format!(
+            "{method} /account HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\nContent-Length: 3\r\n\r\na=b"
+        );
+        let answer = stage.browser().raw(raw.as_bytes()).await;
+        assert!(!answer.contains("hello"), "{method}: {answer}");
+        assert!(matches!(statuses(&answer)[..], [303 | 400 | 401 | 403]), "{method}: {answer}");
+    }
+    assert!(stage.upstream.heads().is_empty());
+}
+
+// Which rule decides
+
+/// Targets with which others' public rules were passed, under a public `/public`.
+const DISGUISES: [&str; 44] = [
+    "/private?x=/public",
+    "/private?/public",
+    "/private#/public",
+    "/private#/../public",
+    "/private;/public",
+    "/private;x=/public/",
+    "/private%3f/public",
+    "/private%23/public",
+    "/private/../public/../private",
+    "/public/../private",
+    "/public/%2e%2e/private",
+    "/public/.%2e/private",
+    "/public/..;/private",
+    "/public/..%2fprivate",
+    "/public/..%5cprivate",
+    "/public/..\\private",
+    "/public/%252e%252e/private",
+    "/public/%25%32%65%25%32%65/private",
+    "/public/..%00/private",
+    "/public%2f..%2fprivate",
+    "/public/./../private",
+    "/public//../private",
+    "//public/../private",
+    "//app.test/private",
+    "///private",
+    "/./private",
+    "/private/",
+    "/private/.",
+    "/private%20",
+    "/%70rivate",
+    "/PUBLIC/../private",
+    "/Public",
+    "/publicly",
+    "/public.private",
+    "/public%2fprivate",
+    "/public%5c..%5cprivate",
+    "/%2e/private",
+    "/x/../private",
+    "/private%09",
+    "/private.json",
+    "/robots.txt/../private",
+    "/ping",
+    "/healthz",
+    "/oauth2/auth",
+];
+
+/// What others let decide beside the path.
+const PERSUASION: [&str; 14] = [
+    "",
+    "User-Agent: GoogleHC/1.0\r\n",
+    "User-Agent: kube-probe/1.31\r\n",
+    "User-Agent: \r\n",
+    "X-Forwarded-Uri: /public\r\n",
+    "X-Original-URL: /public\r\n",
+    "X-Original-URI: /public\r\n",
+    "X-Rewrite-URL: /public\r\n",
+    "X-Forwarded-Prefix: /public\r\n",
+    "X-Forwarded-Path: /public\r\nX-Envoy-Original-Path: /public\r\n",
+    "X-HTTP-Method-Override: OPTIONS\r\nX-Method-Override: OPTIONS\r\n",
+    "X-Forwarded-For: 127.0.0.1\r\nX-Real-IP: 127.0.0.1\r\nX-Envoy-Internal: true\r\n",
+    "Authorization: Bearer x\r\nX-Forwarded-User: admin\r\n",
+    "X-Forwarded-Method: OPTIONS\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Port: 80\r\n",
+];
+
+#[tokio::test]
+async fn cve_2025_54576_cve_2026_41059_cve_2026_34457_cve_2026_40575_no_disguise_makes_a_path_public()
+ {
+    let stage = Stage::start().await;
+    for target in DISGUISES {
+        stage.keeps_out(get(target, "")).await;
+    }
+    for fields in PERSUASION {
+        stage.keeps_out(get("/private", fields)).await;
+    }
+    // The same place is public under its one name, so the rule does work.
+    assert_eq!(stage.send(get("/public", "")).await, [200]);
+    assert_eq!(stage.upstream.heads().len(), 1);
+}
+
+#[tokio::test]
+async fn cve_2026_40575_not_even_a_trusted_proxys_fields_choose_the_route() {
+    let upstream = Upstream::start().await;
+    let public = route(upstream.address)
+        .replace("app.test", "other.test")
+        .replace("\"session\"", "\"public\"");
+    let routes = format!("{}{public}", route(upstream.address));
+    let setup = Setup { routes, ..Setup::default() };
+    let directory = prepare();
+    let text = configuration(&setup, &directory)
+        .replace("workers = 2", "workers = 1\ntrusted_proxies = [\"127.0.0.0/8\"]");
+    let (config, _) = Config::parse(&text, "test.toml", directory.path()).expect("it loads");
+    let running = app::start(config, setup.clock.clone(), None).expect("it starts");
+    let browser = Browser::to(running.https[0], &directory.path().join("ca.pem"));
+    let fields = "X-Forwarded-Host: other.test\r\nForwarded: host=other.test\r\nX-Forwarded-Uri: /public\r\n";
+    let answer = browser.raw(get("/", fields).as_bytes()).await;
+    assert_eq!(statuses(&answer), [401]);
+    assert!(upstream.heads().is_empty());
+    running.stop();
+}
+
+#[tokio::test]
+async fn cve_2013_4547_a_blank_in_a_target_is_refused() {
+    let stage = Stage::start().await;
+    for target in ["/public /../private", "/public\t/private", "/pub lic", " /public", "/public \0"]
+    {
+        let raw = format!("GET {target} HTTP/1.1\r\nHost: app.test\r\n\r\n");
+        assert_eq!(stage.send(raw).await, [400], "{target:?}");
+    }
+    assert!(stage.upstream.heads().is_empty());
+}
+
+#[tokio::test]
+async fn cve_2026_27588_the_case_of_a_host_decides_nothing_however_many_there_are() {
+    let upstream = Upstream::start().await;
+    let one = route(upstream.address);
+    let mut routes: String =
+        (0..150).map(|number| one.replace("app.test", &format!("h{number}.test"))).collect();
+    routes.push_str(&one.replace("app.test", "*.test").replace("\"session\"", "\"public\""));
+    let gateway = Gateway::start(Setup { routes, ..Setup::default() });
+    for host in ["h7.test", "H7.TEST", "h149.Test", "H149.tEST.", "H0.test:8443"] {
+        let raw = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let answer = Browser::new(&gateway).raw(raw.as_bytes()).await;
+        assert_eq!(statuses(&answer), [401], "{host}");
+    }
+    assert!(upstream.heads().is_empty());
+}
+
+// Where a browser is sent
+
+/// Ways to write an address elsewhere so that it looks like a path, for each of some beginnings.
+fn elsewhere() -> Vec<String> {
+    let marks =
+        ["/", "\\", "\t", "\n", "\r", " ", "\u{0}", "\u{b}", "\u{a0}", "\u{2028}", "%09", "%5c"];
+    let mut out: Vec<String> = [
+        "https://evil.test",
+        "http:evil.test",
+        "https:/evil.test",
+        "HTTPS:\\\\evil.test",
+        "javascript:alert(1)",
+        "java\nscript:alert(1)",
+        "data:text/html,x",
+        "evil.test",
+        ".evil.test",
+        "@evil.test",
+        ":443@evil.test",
+        "?to=//evil.test",
+        "#//evil.test",
+        "//evil.test:443/",
+        "//user@evil.test",
+        "//[::1]",
+        "////evil.test",
+        "\u{feff}//evil.test",
+        "https://app.test.evil.test",
+        "https://app.test@evil.test",
+        "//app.test@evil.test",
+        "https://evil.test#app.test",
+        "https://evil.test\\.app.test",
+        "https://eviltest/app.test",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for first in marks {
+        for second in marks {
+            for slash in ["/", "\\"] {
+                out.push(format!("{first}{second}{slash}evil.test"));
+                out.push(format!("/{first}{second}{slash}evil.test"));
+                out.push(format!("{slash}{first}{slash}{second}evil.test"));
+            }
+        }
+    }
+    out
+}
+
+/// Where a browser ends up that was at our login page.
+fn place(location: &str) -> url::Url {
+    let page = url::Url::parse("https://app.test/.doorward/login").expect("our page");
+    page.join(location).expect("an address")
+}
+
+#[tokio::test]
+async fn cve_2020_5233_cve_2020_11053_cve_2020_4037_cve_2019_14857_cve_2026_3872_no_login_ends_elsewhere()
+ {
+    let stage = Stage::start().await;
+    let keys = stage.gateway.shared().keys.load();
+    let now = stage.gateway.clock.now();
+    let tricks = elsewhere();
+    assert!(tricks.len() > 800, "{}", tricks.len());
+    for trick in &tricks {
+        assert_eq!(target(&keys, "app.test", trick, now), "/", "nothing unsealed is followed");
+        let Some(kept) = keep_target(&keys, "app.test", trick, now) else { continue };
+        let followed = target(&keys, "app.test", &kept, now);
+        assert_eq!(place(&followed).host_str(), Some("app.test"), "{trick:?}");
+    }
+    for trick in ["//evil.test", "https://evil.test", "/\\evil.test", "/%09/evil.test"] {
+        let mut browser = stage.browser();
+        let query =
+            form_urlencoded::Serializer::new(String::new()).append_pair("to", trick).finish();
+        let form = browser.visit(&format!("/.doorward/login?{query}")).await;
+        let (csrf, to) = (form.field("csrf"), form.field("to"));
+        let fields = [("username", "alice"), ("password", PASSWORD), ("csrf", &csrf), ("to", &to)];
+        let answer = browser.post_form("/.doorward/login", &fields).await;
+        assert_eq!((answer.status, answer.header("location")), (StatusCode::SEE_OTHER, "/"));
+    }
+}
+
+#[tokio::test]
+async fn cve_2020_15129_cve_2024_52003_no_field_of_a_client_moves_a_redirect() {
+    let stage = Stage::start().await;
+    for fields in [
+        "X-Forwarded-Prefix: //evil.test\r\n",
+        "X-Forwarded-Host: evil.test\r\nX-Forwarded-Proto: javascript\r\nX-Forwarded-Port: 1\r\n",
+        "Forwarded: host=evil.test;proto=http\r\nX-Original-Host: evil.test\r\n",
+        "X-Forwarded-Uri: //evil.test/\r\nX-Original-URL: //evil.test/\r\n",
+    ] {
+        let fields = format!("{fields}Accept: text/html\r\nSec-Fetch-Mode: navigate\r\n");
+        let answer = stage.browser().raw(get("/a", &fields).as_bytes()).await;
+        let [location] = &values(&answer, "location")[..] else { panic!("{answer}") };
+        assert!(location.starts_with("/.doorward/login?"), "{location}");
+        assert_eq!(place(location).host_str(), Some("app.test"), "{location}");
+        assert!(!answer.contains("evil.test"), "{answer}");
+    }
+}
+
+// What is sent on, and when
+
+#[tokio::test]
+async fn cve_2026_2833_what_follows_a_handshake_waits_for_the_101_and_is_judged_by_itself() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let gateway = Gateway::start(Setup { routes: route(address), ..Setup::default() });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let mut client = alice.connect().await;
+    let handshake = format!(
+        "GET /ws HTTP/1.1\r\nHost: app.test\r\nCookie: {SESSION}={}\r\nOrigin: https://app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: app.test\r\n\r\n",
+        alice.token()
+    );
+    client.write_all(handshake.as_bytes()).await.expect("sent");
+    let (mut app, _) = listener.accept().await.expect("a connection");
+    let head = read_head(&mut app).await;
+    assert!(head.starts_with("GET /ws ") && !head.contains("/smuggled"), "{head}");
+    app.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno").await.expect("answered");
+    let (mut rest, mut answer) = (Vec::new(), Vec::new());
+    let ended = timeout(Duration::from_secs(10), app.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok() && rest.is_empty(), "{:?}", String::from_utf8_lossy(&rest));
+    let _open = timeout(Duration::from_secs(1), client.read_to_end(&mut answer)).await;
+    let answers = statuses(&String::from_utf8_lossy(&answer));
+    assert!(matches!(answers[..], [200] | [200, 400 | 401]), "{answers:?}");
+}
+
+async fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("a whole head"));
+    }
+    String::from_utf8(head).expect("ASCII")
+}
+
+#[tokio::test]
+async fn cve_2026_71324_cve_2025_64763_connect_is_refused_on_http_2_and_reaches_nobody() {
+    let stage = Stage::start().await;
+    let tls = TokioIo::new(stage.browser().over_h2().connect().await);
+    let executor = TokioExecutor::new();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(executor, tls).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let tunnel = Request::connect("app.test:443").body(Empty::<Bytes>::new()).expect("a request");
+    let answer = sender.send_request(tunnel).await;
+    let refused = answer.map_or(true, |answer| answer.status() == StatusCode::METHOD_NOT_ALLOWED);
+    assert!(refused && stage.upstream.heads().is_empty());
+    // The connection, where it goes on, serves no one else's bytes as answers.
+    let after = Request::get("https://app.test/public").body(Empty::new()).expect("a request");
+    if let Ok(answer) = sender.send_request(after).await {
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn cve_2022_3212_a_form_longer_than_its_limit_is_refused_without_being_read() {
+    let stage = Stage::start().await;
+    let form = stage.browser().visit("/.doorward/login").await;
+    assert_eq!(form.status, StatusCode::OK);
+    let mut client = stage.browser().connect().await;
+    let head = "POST /.doorward/login HTTP/1.1\r\nHost: app.test\r\nOrigin: https://app.test\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000000000\r\n\r\n";
+    client.write_all(head.as_bytes()).await.expect("sent");
+    client.write_all(&[b'a'; 10 * 1024]).await.expect("sent");
+    let mut answer = Vec::new();
+    let ended = timeout(Duration::from_secs(5), client.read_to_end(&mut answer)).await;
+    assert!(ended.is_ok(), "the gateway goes on reading");
+    assert_eq!(statuses(&String::from_utf8_lossy(&answer)), [413]);
+}
+
+// TLS
+
+/// Cuts the first record of a handshake into records of a few bytes each.
+fn in_pieces(record: &[u8], length: usize) -> Vec<u8> {
+    let (head, rest) = record.split_at(5);
+    let size = usize::from(u16::from_be_bytes([head[3], head[4]]));
+    let (hello, after) = rest.split_at(size);
+    let mut out = Vec::new();
+    for piece in hello.chunks(length) {
+        out.extend_from_slice(&head[..3]);
+        out.extend_from_slice(&u16::try_from(piece.len()).expect("short").to_be_bytes());
+        out.extend_from_slice(piece);
+    }
+    out.extend_from_slice(after);
+    out
+}
+
+#[tokio::test]
+async fn cve_2024_11738_cve_2026_32305_a_client_hello_in_pieces_is_read_like_a_whole_one() {
+    let stage = Stage::start().await;
+    for length in [1, 7, 100] {
+        let mut tls = client(&stage.gateway);
+        let mut stream = std::net::TcpStream::connect(stage.gateway.address).expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
+        let mut hello = Vec::new();
+        tls.write_tls(&mut hello).expect("a hello");
+        let pieces = in_pieces(&hello, length);
+        let worked = tokio::task::spawn_blocking(move || {
+            std::io::Write::write_all(&mut stream, &pieces)?;
+            tls.complete_io(&mut stream).map(|_| tls.is_handshaking())
+        });
+        let handshaking = worked.await.expect("no panic");
+        assert!(matches!(handshaking, Ok(false)), "pieces of {length}: {handshaking:?}");
+    }
+    // And whoever was served meanwhile still is.
+    assert_eq!(stage.send(get("/public", "")).await, [200]);
+}
+
+#[tokio::test]
+async fn cve_2024_39321_a_resumed_connection_is_offered_no_early_data() {
+    let stage = Stage::start().await;
+    let address = stage.gateway.address;
+    let config = Arc::new(client_config(&stage.gateway));
+    let asked = tokio::task::spawn_blocking(move || {
+        (0..8).map(|_| visit(address, &config)).collect::<Vec<_>>()
+    });
+    let asked = asked.await.expect("no panic");
+    assert!(asked.iter().all(|(status, _, _)| *status == 200), "{asked:?}");
+    let (first, later) = asked.split_first().expect("eight visits");
+    assert_eq!(first.1, Some(HandshakeKind::Full));
+    // Whichever worker gave the ticket: each takes those of all.
+    assert!(later.iter().all(|(_, kind, _)| *kind == Some(HandshakeKind::Resumed)), "{asked:?}");
+    assert!(asked.iter().all(|(_, _, early)| !early), "early data could be sent: {asked:?}");
+}
+
+/// One request; its status, how the handshake went, and whether early data could be sent.
+fn visit(
+    address: std::net::SocketAddr,
+    config: &Arc<rustls::ClientConfig>,
+) -> (u16, Option<HandshakeKind>, bool) {
+    use std::io::{Read, Write};
+    let name = rustls::pki_types::ServerName::try_from("app.test").expect("a name");
+    let mut tls = rustls::ClientConnection::new(Arc::clone(config), name).expect("a client");
+    let early = tls.early_data().is_some();
+    let mut stream = std::net::TcpStream::connect(address).expect("a connection");
+    let mut both = rustls::Stream::new(&mut tls, &mut stream);
+    both.write_all(get("/public", "").as_bytes()).expect("sent");
+    let mut answer = Vec::new();
+    // The end of the stream, with a close_notify or without.
+    let _ended = both.read_to_end(&mut answer);
+    let status = statuses(&String::from_utf8_lossy(&answer)).first().copied().unwrap_or_default();
+    (status, tls.handshake_kind(), early)
+}
+
+fn client(gateway: &Gateway) -> rustls::ClientConnection {
+    let name = rustls::pki_types::ServerName::try_from("app.test").expect("a name");
+    rustls::ClientConnection::new(Arc::new(client_config(gateway)), name).expect("a client")
+}
+
+fn client_config(gateway: &Gateway) -> rustls::ClientConfig {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = CertificateDer::from_pem_file(gateway.path("ca.pem")).expect("the CA");
+    roots.add(ca).expect("a root");
+    let mut config = rustls::ClientConfig::builder_with_provider(doorward::tls::provider())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.enable_early_data = true;
+    config
+}
+
+// Files that cannot be used
+
+#[test]
+fn cve_2026_27586_cve_2026_54762_a_file_that_cannot_be_used_stops_the_start_and_opens_nothing() {
+    let broken = [
+        ("users.toml", "[[user]\n"),
+        ("users.toml", "[[user]]\nname = \"alice\"\npassword = \"\"\n"),
+        ("keys.toml", "tag = \"x\"\n"),
+        ("doorward.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+        ("doorward.key", ""),
+        ("upstream-ca.pem", ""),
+        ("upstream-ca.pem", "not a certificate"),
+    ];
+    for (name, text) in broken {
+        let directory = prepare();
+        let ca = directory.path().join("upstream-ca.pem");
+        std::fs::copy(directory.path().join("ca.pem"), &ca).expect("an authority");
+        let ca = ca.display();
+        let routes = format!(
+            "[[route]]\nhost = \"app.test\"\nupstream = \"https://127.0.0.1:1\"\naccess = \"session\"\nupstream_ca = \"{ca}\"\n"
+        );
+        let setup = Setup { routes, ..Setup::default() };
+        let config =
+            |text: &str| Config::parse(text, "test.toml", directory.path()).expect("it loads").0;
+        let text_of_config = configuration(&setup, &directory);
+        let running = app::start(config(&text_of_config), setup.clock.clone(), None);
+        running.expect("it starts as long as all is well").stop();
+        std::fs::write(directory.path().join(name), text).expect("written");
+        let started = app::start(config(&text_of_config), setup.clock.clone(), None);
+        assert!(started.is_err(), "{name} with {text:?}");
+        std::fs::remove_file(directory.path().join(name)).expect("removed");
+        // Keys are made at the first start; whatever else is missing stops it.
+        if name != "keys.toml" {
+            let started = app::start(config(&text_of_config), setup.clock.clone(), None);
+            assert!(started.is_err(), "no {name}");
+        }
+    }
+}
