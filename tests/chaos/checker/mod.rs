@@ -1,0 +1,311 @@
+//! Judges a history: a pure function over what was recorded, without clock or socket.
+//!
+//! | invariant | nothing may ever |
+//! | --- | --- |
+//! | identity | reach an upstream, or come back, in another user's name |
+//! | live | pass without a session, or after an answer said that it had ended |
+//! | revoked | pass that was sent more than 1 s (3 s around a fault) after an acknowledged revocation |
+//! | absolute | move the absolute end, or pass after it |
+//! | successor | be offered as a second successor of one token |
+//! | grace | pass with a token whose successor was shown more than a grace before |
+//! | honest | log an honest browser out: by an outage, a restart, a lost `Set-Cookie`, parallel tabs |
+//! | deadline | take longer than the deadline, or fail in another way than by 503 with `Retry-After` |
+//! | recovery | be refused for an outage 2 s after its end |
+//! | cookie | delete the session's cookie, but the logout that the user asked for |
+//!
+//! A fault excuses what its [`May`](crate::history::May) says and nothing else.
+
+mod honest;
+mod outage;
+mod sessions;
+
+use std::collections::HashMap;
+use std::fmt;
+
+use crate::history::{At, Event, Request, Session, Token, Window};
+use sessions::Sessions;
+
+/// What must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Invariant {
+    Identity,
+    Live,
+    Revoked,
+    Absolute,
+    Successor,
+    Grace,
+    Honest,
+    Deadline,
+    Recovery,
+    Cookie,
+}
+
+impl Invariant {
+    pub const ALL: [Invariant; 10] = [
+        Invariant::Identity,
+        Invariant::Live,
+        Invariant::Revoked,
+        Invariant::Absolute,
+        Invariant::Successor,
+        Invariant::Grace,
+        Invariant::Honest,
+        Invariant::Deadline,
+        Invariant::Recovery,
+        Invariant::Cookie,
+    ];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Invariant::Identity => "identity",
+            Invariant::Live => "live",
+            Invariant::Revoked => "revoked",
+            Invariant::Absolute => "absolute",
+            Invariant::Successor => "successor",
+            Invariant::Grace => "grace",
+            Invariant::Honest => "honest",
+            Invariant::Deadline => "deadline",
+            Invariant::Recovery => "recovery",
+            Invariant::Cookie => "cookie",
+        }
+    }
+}
+
+/// The bounds, in milliseconds, and how session time runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Session time at the beginning of the history.
+    pub epoch: u64,
+    /// Milliseconds of session time in one of the history.
+    pub scale: u64,
+    /// The grace, in session time.
+    pub grace: u64,
+    /// A revocation acts within this while all is well.
+    pub prompt: u64,
+    /// And within this in any case.
+    pub at_worst: u64,
+    /// The longest that any answer may take.
+    pub deadline: u64,
+    /// Everything works again this long after a fault.
+    pub recovery: u64,
+    /// What a busy machine may add to what one process measures of another.
+    pub slack: u64,
+}
+
+impl Terms {
+    fn session_time(&self, at: At) -> u64 {
+        self.epoch.saturating_add(at.saturating_mul(self.scale))
+    }
+
+    fn real_grace(&self) -> u64 {
+        self.grace / self.scale.max(1) + self.slack
+    }
+}
+
+/// Something that must not have happened.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    pub invariant: Invariant,
+    pub at: At,
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at {} ms: {}: {}", self.at, self.invariant.word(), self.what)
+    }
+}
+
+/// What was looked at, and what was wrong.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// When each invariant had something to judge.
+    pub judged: Vec<(Invariant, At)>,
+    pub violations: Vec<Violation>,
+}
+
+impl Findings {
+    /// Judges one fact.
+    fn holds(&mut self, invariant: Invariant, at: At, holds: bool, what: impl FnOnce() -> String) {
+        self.judged.push((invariant, at));
+        if !holds {
+            self.violations.push(Violation { invariant, at, what: what() });
+        }
+    }
+}
+
+/// A history with what is looked up often.
+struct Seen<'a> {
+    terms: &'a Terms,
+    requests: HashMap<u64, &'a Request>,
+    sessions: Sessions<'a>,
+    windows: Vec<&'a Window>,
+}
+
+/// Judges all of it.
+pub fn check(history: &[Event], terms: &Terms) -> Findings {
+    let seen = Seen::new(history, terms);
+    let mut findings = Findings::default();
+    for event in history {
+        match event {
+            Event::Reached { request, user, at } => {
+                seen.reached(&mut findings, *request, user, *at)
+            }
+            Event::Asked(request) => seen.asked(&mut findings, request),
+            Event::Seen { session, user, absolute_end, at } => {
+                seen.told(&mut findings, *session, user, *absolute_end, *at);
+            }
+            Event::Began { .. } | Event::Ended { .. } | Event::Stolen { .. } | Event::Fault(_) => {}
+        }
+    }
+    seen.one_successor(&mut findings);
+    seen.nobody_is_logged_out(&mut findings);
+    findings.violations.sort_by_key(|violation| violation.at);
+    findings
+}
+
+impl<'a> Seen<'a> {
+    fn new(history: &'a [Event], terms: &'a Terms) -> Seen<'a> {
+        let requests = history.iter().filter_map(|event| match event {
+            Event::Asked(request) => Some((request.id, request)),
+            Event::Began { .. }
+            | Event::Reached { .. }
+            | Event::Ended { .. }
+            | Event::Stolen { .. }
+            | Event::Seen { .. }
+            | Event::Fault(_) => None,
+        });
+        let windows = history.iter().filter_map(|event| match event {
+            Event::Fault(window) => Some(window),
+            Event::Began { .. }
+            | Event::Reached { .. }
+            | Event::Ended { .. }
+            | Event::Stolen { .. }
+            | Event::Seen { .. }
+            | Event::Asked(_) => None,
+        });
+        Seen {
+            terms,
+            requests: requests.collect(),
+            sessions: Sessions::of(history, terms),
+            windows: windows.collect(),
+        }
+    }
+
+    fn asked(&self, findings: &mut Findings, request: &Request) {
+        self.answered_rightly(findings, request);
+        self.in_time(findings, request);
+        self.cookie_stays(findings, request);
+    }
+
+    /// What the upstream saw: somebody must have been let in, and rightly.
+    fn reached(&self, findings: &mut Findings, id: u64, user: &str, at: At) {
+        // A history may be cut off before a client told of its request.
+        let Some(request) = self.requests.get(&id) else { return };
+        let Some(token) = &request.token else {
+            return findings.holds(Invariant::Live, at, false, || {
+                format!("request {id} reached the upstream without a cookie, as {user:?}")
+            });
+        };
+        let owner = self.sessions.user(token.session);
+        findings.holds(Invariant::Identity, at, owner == Some(user), || {
+            format!("request {id} of {owner:?} reached the upstream as {user:?}")
+        });
+        self.was_live(findings, request, token);
+        self.was_not_revoked(findings, request, token);
+        self.before_the_end(findings, request, token);
+        self.within_grace(findings, request, token);
+    }
+
+    fn was_live(&self, findings: &mut Findings, request: &Request, token: &Token) {
+        let told = self.sessions.told_ended(token.session);
+        let late = |(at, _): (At, &str)| request.sent > at + self.terms.at_worst;
+        findings.holds(Invariant::Live, request.sent, !told.is_some_and(late), || {
+            format!(
+                "request {} of session {} passed at gateway {} though {told:?} said that it had ended",
+                request.id, token.session, request.gateway
+            )
+        });
+    }
+
+    fn was_not_revoked(&self, findings: &mut Findings, request: &Request, token: &Token) {
+        let Some(acked) = self.sessions.revoked(token.session) else { return };
+        let from = acked.saturating_sub(self.terms.recovery);
+        let calm = self.calm(from, request.sent);
+        let bound = if calm { self.terms.prompt } else { self.terms.at_worst };
+        findings.holds(Invariant::Revoked, request.sent, request.sent <= acked + bound, || {
+            format!(
+                "request {} of session {} passed at gateway {}, sent {} ms after the revocation was acknowledged at {acked} ms (allowed: {bound})",
+                request.id, token.session, request.gateway, request.sent - acked
+            )
+        });
+    }
+
+    fn calm(&self, from: At, until: At) -> bool {
+        !self.windows.iter().any(|window| window.overlaps(from, until))
+    }
+
+    fn before_the_end(&self, findings: &mut Findings, request: &Request, token: &Token) {
+        let Some(end) = self.sessions.absolute_end(token.session) else { return };
+        if self.sessions.bent(token.session) {
+            return;
+        }
+        let end = end + self.terms.slack * self.terms.scale;
+        let sent = self.terms.session_time(request.sent);
+        findings.holds(Invariant::Absolute, request.sent, sent < end, || {
+            format!("request {} passed {} ms after the absolute end", request.id, sent - end)
+        });
+    }
+
+    fn within_grace(&self, findings: &mut Findings, request: &Request, token: &Token) {
+        if self.sessions.bent(token.session) || self.sessions.went_back(token.session) {
+            return;
+        }
+        let Some(shown) = self.sessions.first_shown(token.session, token.generation + 1) else {
+            return;
+        };
+        // A gateway that a fault kept from hearing may take the old token for the current one a while.
+        let stale = match self.calm(shown, request.sent) {
+            true => 0,
+            false => self.terms.at_worst,
+        };
+        let until = shown + self.terms.real_grace() + stale;
+        findings.holds(Invariant::Grace, request.sent, request.sent <= until, || {
+            format!(
+                "request {} passed with generation {} of session {}, whose successor was shown {} ms before",
+                request.id, token.generation, token.session, request.sent - shown
+            )
+        });
+    }
+
+    /// What a gateway tells the operator never changes.
+    fn told(&self, findings: &mut Findings, session: Session, user: &str, end: u64, at: At) {
+        let first = self.sessions.absolute_end(session);
+        findings.holds(Invariant::Absolute, at, first == Some(end), || {
+            format!("session {session} ends at {end}, first told {first:?}")
+        });
+        let owner = self.sessions.user(session).unwrap_or(user);
+        findings.holds(Invariant::Identity, at, owner == user, || {
+            format!("session {session} of {owner} is listed as {user}'s")
+        });
+    }
+
+    /// All who show one token are offered one successor.
+    fn one_successor(&self, findings: &mut Findings) {
+        let mut known: HashMap<Token, Token> = HashMap::new();
+        let mut all: Vec<_> = self.requests.values().collect();
+        all.sort_by_key(|request| request.done);
+        for request in all {
+            let (Some(token), Some(answer)) = (request.token, request.answer()) else { continue };
+            let Some(offered) = answer.offered else { continue };
+            if self.sessions.went_back(token.session) {
+                continue;
+            }
+            let first = *known.entry(token).or_insert(offered);
+            let next =
+                offered.session == token.session && offered.generation == token.generation + 1;
+            findings.holds(Invariant::Successor, request.done, first == offered && next, || {
+                format!("{token:?} was offered {offered:?}, before that {first:?}")
+            });
+        }
+    }
+}

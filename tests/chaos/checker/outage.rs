@@ -1,0 +1,98 @@
+//! An outage is a 503 in time, over soon after its cause is, and touches no cookie.
+
+use super::{Findings, Invariant, Seen};
+use crate::history::{Answer, At, Fate, May, Request};
+
+impl Seen<'_> {
+    /// What came back is the answer to this request, for this user.
+    pub(super) fn answered_rightly(&self, findings: &mut Findings, request: &Request) {
+        let Some((id, user)) = request.answer().and_then(|answer| answer.echo.as_ref()) else {
+            return;
+        };
+        let owner = request.token.and_then(|token| self.sessions.user(token.session));
+        let right = *id == request.id && owner == Some(user.as_str());
+        findings.holds(Invariant::Identity, request.done, right, || {
+            format!("request {} of {owner:?} was given the answer to {id} of {user:?}", request.id)
+        });
+    }
+
+    pub(super) fn in_time(&self, findings: &mut Findings, request: &Request) {
+        if self.permits(request, |may| may.silence) {
+            return;
+        }
+        let took = request.done - request.sent;
+        match &request.fate {
+            Fate::Answered(answer) => {
+                findings.holds(
+                    Invariant::Deadline,
+                    request.sent,
+                    took <= self.terms.deadline,
+                    || {
+                        format!(
+                            "request {} at gateway {} took {took} ms",
+                            request.id, request.gateway
+                        )
+                    },
+                );
+                self.refused_for_a_cause(findings, request, answer);
+            }
+            Fate::NoAnswer(error) => {
+                findings.holds(Invariant::Deadline, request.sent, false, || {
+                    format!(
+                        "request {} at gateway {} had no answer: {error}",
+                        request.id, request.gateway
+                    )
+                });
+            }
+            Fate::Abandoned => {}
+        }
+    }
+
+    fn refused_for_a_cause(&self, findings: &mut Findings, request: &Request, answer: &Answer) {
+        match answer.status {
+            503 => {
+                findings.holds(Invariant::Deadline, request.sent, answer.retry_after, || {
+                    format!("request {} was answered 503 without Retry-After", request.id)
+                });
+                let cause = self.permits(request, |may| may.refuse);
+                findings.holds(Invariant::Recovery, request.sent, cause, || {
+                    format!(
+                        "request {} at gateway {} was answered 503, {}",
+                        request.id,
+                        request.gateway,
+                        self.last_fault(request.sent)
+                    )
+                });
+            }
+            200..300 | 401 => findings.holds(Invariant::Recovery, request.sent, true, String::new),
+            status => findings.holds(Invariant::Deadline, request.sent, false, || {
+                format!("request {} was answered {status} {}", request.id, answer.reason)
+            }),
+        }
+    }
+
+    /// Whether a fault that may do so was at work, or only just over, at the request's gateway.
+    fn permits(&self, request: &Request, what: impl Fn(&May) -> bool) -> bool {
+        let from = request.sent.saturating_sub(self.terms.recovery);
+        self.windows.iter().any(|window| {
+            what(&window.may)
+                && window.strikes(request.gateway)
+                && window.overlaps(from, request.done)
+        })
+    }
+
+    fn last_fault(&self, at: At) -> String {
+        let last = self.windows.iter().filter(|window| window.ended <= at).max_by_key(|w| w.ended);
+        last.map_or("without any fault".to_owned(), |window| {
+            format!("{} ms after the end of {}", at - window.ended, window.fault)
+        })
+    }
+
+    pub(super) fn cookie_stays(&self, findings: &mut Findings, request: &Request) {
+        if let Some(answer) = request.answer() {
+            findings.holds(Invariant::Cookie, request.done, !answer.cleared, || {
+                format!("the answer {} to request {} deletes the cookie", answer.status, request.id)
+            });
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The checker itself: for each invariant a history that breaks it, and one beside it that does not.
+
+use crate::checker::{Invariant, Terms, check};
+use crate::history::{Actor, Answer, Ends, Event, Fate, May, Request, Session, Token, Window};
+
+const TERMS: Terms = Terms {
+    epoch: 1_000_000,
+    scale: 20,
+    grace: 60_000,
+    prompt: 1_000,
+    at_worst: 3_000,
+    deadline: 3_000,
+    recovery: 2_000,
+    slack: 100,
+};
+
+const ADAS: Session = Session(1);
+const BEAS: Session = Session(2);
+
+fn broken(history: &[Event]) -> Vec<Invariant> {
+    let mut all: Vec<_> =
+        check(history, &TERMS).violations.iter().map(|violation| violation.invariant).collect();
+    all.dedup();
+    all
+}
+
+fn flags(invariant: Invariant, history: Vec<Event>) {
+    assert_eq!(broken(&begun(history)), [invariant]);
+}
+
+fn accepts(history: Vec<Event>) {
+    assert_eq!(broken(&begun(history)), []);
+}
+
+/// After Ada and Bea logged in.
+fn begun(history: Vec<Event>) -> Vec<Event> {
+    let login = |session, user: &str| Event::Began { session, user: user.to_owned(), done: 10 };
+    [login(ADAS, "ada"), login(BEAS, "bea")].into_iter().chain(history).collect()
+}
+
+fn generation(generation: u32) -> Token {
+    Token { session: ADAS, generation, secret: u64::from(generation) }
+}
+
+/// Ada's browser, at gateway 0; answered after 5 ms.
+fn ask(id: u64, sent: u64, answer: Answer) -> Request {
+    Request {
+        id,
+        by: Actor::Browser(0),
+        gateway: 0,
+        token: Some(generation(0)),
+        sent,
+        done: sent + 5,
+        fate: Fate::Answered(answer),
+    }
+}
+
+fn hello(id: u64) -> Answer {
+    Answer { status: 200, echo: Some((id, "ada".to_owned())), ..Answer::default() }
+}
+
+fn refusal(reason: &str) -> Answer {
+    Answer { status: 401, reason: reason.to_owned(), ..Answer::default() }
+}
+
+fn away() -> Answer {
+    Answer { status: 503, retry_after: true, ..Answer::default() }
+}
+
+/// A request that passes, and its arrival at the upstream.
+fn pass(request: Request) -> [Event; 2] {
+    let (request_id, at) = (request.id, request.sent + 2);
+    [Event::Asked(request), Event::Reached { request: request_id, user: "ada".to_owned(), at }]
+}
+
+fn passes(id: u64, sent: u64) -> [Event; 2] {
+    pass(ask(id, sent, hello(id)))
+}
+
+fn refused(id: u64, sent: u64, reason: &str) -> Event {
+    Event::Asked(ask(id, sent, refusal(reason)))
+}
+
+fn fault(began: u64, ended: u64, may: May) -> Event {
+    Event::Fault(Window { fault: "a fault", gateway: None, began, ended, may })
+}
+
+fn outage(began: u64, ended: u64) -> Event {
+    fault(began, ended, May { refuse: true, ..May::default() })
+}
+
+fn revoked(acked: u64) -> Event {
+    Event::Ended { what: Ends::One(ADAS), sent: acked - 5, acked: Some(acked) }
+}
+
+fn told(absolute_end: u64, at: u64) -> Event {
+    Event::Seen { session: ADAS, user: "ada".to_owned(), absolute_end, at }
+}
+
+#[test]
+fn a_quiet_history_is_accepted() {
+    let mut history = vec![told(2_000_000, 50)];
+    history.extend((1..50).flat_map(|id| passes(id, id * 100)));
+    accepts(history);
+}
+
+#[test]
+fn identity_flags_another_users_name_at_the_upstream() {
+    let mut history = passes(1, 100);
+    history[1] = Event::Reached { request: 1, user: "bea".to_owned(), at: 102 };
+    flags(Invariant::Identity, history.to_vec());
+}
+
+#[test]
+fn identity_flags_an_answer_to_somebody_else_or_to_another_request() {
+    for echo in [(1, "bea"), (2, "ada")] {
+        let echo = Some((echo.0, echo.1.to_owned()));
+        let swapped = ask(1, 100, Answer { echo, ..hello(1) });
+        flags(Invariant::Identity, vec![Event::Asked(swapped)]);
+    }
+}
+
+#[test]
+fn identity_flags_a_session_that_is_listed_under_another_name() {
+    let listed =
+        Event::Seen { session: BEAS, user: "ada".to_owned(), absolute_end: 2_000_000, at: 50 };
+    flags(Invariant::Identity, vec![listed]);
+}
+
+#[test]
+fn live_flags_a_pass_without_a_cookie() {
+    let nobody = Request { token: None, ..ask(1, 100, Answer { echo: None, ..hello(1) }) };
+    flags(Invariant::Live, pass(nobody).to_vec());
+}
+
+#[test]
+fn live_flags_a_session_that_lives_again_after_a_gateway_said_that_it_ended() {
+    let stolen = Event::Stolen { session: ADAS, at: 20 };
+    let again =
+        |sent| [vec![stolen.clone(), refused(1, 100, "theft")], passes(2, sent).to_vec()].concat();
+    flags(Invariant::Live, again(3_200));
+    accepts(again(3_000));
+    // "Unknown" may be a store that was away, "after-crash" asks for a login and ends nothing.
+    let passing = [vec![stolen.clone(), refused(1, 100, "after-crash")], passes(2, 3_200).to_vec()];
+    accepts(passing.concat());
+}
+
+#[test]
+fn revoked_flags_a_pass_a_second_after_the_answer_when_all_is_well() {
+    let late = |sent| [vec![revoked(100)], passes(1, sent).to_vec()].concat();
+    flags(Invariant::Revoked, late(1_101));
+    accepts(late(1_100));
+}
+
+#[test]
+fn revoked_flags_a_pass_after_three_seconds_whatever_is_broken() {
+    let late = |sent| [vec![outage(50, 3_500), revoked(100)], passes(1, sent).to_vec()].concat();
+    flags(Invariant::Revoked, late(3_101));
+    accepts(late(3_100));
+}
+
+#[test]
+fn revoked_knows_whom_a_user_wide_and_a_general_end_mean() {
+    let end = |what| Event::Ended { what, sent: 95, acked: Some(100) };
+    for what in [Ends::User("ada".to_owned()), Ends::Everybody] {
+        flags(Invariant::Revoked, [vec![end(what)], passes(1, 1_500).to_vec()].concat());
+    }
+    for what in [Ends::User("bea".to_owned()), Ends::One(BEAS)] {
+        accepts([vec![end(what)], passes(1, 1_500).to_vec()].concat());
+    }
+}
+
+#[test]
+fn revoked_does_not_bind_what_nobody_acknowledged() {
+    let in_doubt = Event::Ended { what: Ends::One(ADAS), sent: 95, acked: None };
+    accepts([vec![in_doubt, refused(1, 100, "revoked")], passes(2, 110).to_vec()].concat());
+}
+
+#[test]
+fn absolute_flags_an_end_that_moves() {
+    for moved in [1_900_000, 2_100_000] {
+        flags(Invariant::Absolute, vec![told(2_000_000, 50), told(moved, 60)]);
+    }
+}
+
+#[test]
+fn absolute_flags_a_pass_after_the_end() {
+    // 1,000,000 + 20 * 50,000 is the end; 100 ms are slack.
+    let late = |sent| [vec![told(2_000_000, 50)], passes(1, sent).to_vec()].concat();
+    flags(Invariant::Absolute, late(50_101));
+    accepts(late(50_099));
+}
+
+#[test]
+fn successor_flags_two_successors_of_one_token() {
+    let offered = |id, secret| {
+        let offered = Some(Token { secret, ..generation(1) });
+        Event::Asked(ask(id, 100 * id, Answer { offered, ..hello(id) }))
+    };
+    flags(Invariant::Successor, vec![offered(1, 7), offered(2, 8)]);
+    accepts(vec![offered(1, 7), offered(2, 7)]);
+    let lost = fault(150, 160, May { lose_writes: true, ..May::default() });
+    accepts(vec![offered(1, 7), lost, offered(2, 8)]);
+}
+
+#[test]
+fn successor_flags_a_token_of_another_session_or_a_jump() {
+    for offered in [generation(2), Token { session: BEAS, ..generation(1) }] {
+        let answer = Answer { offered: Some(offered), ..hello(1) };
+        flags(Invariant::Successor, vec![Event::Asked(ask(1, 100, answer))]);
+    }
+}
+
+#[test]
+fn grace_flags_a_token_that_passes_long_after_its_successor_was_shown() {
+    let shown = Request { token: Some(generation(1)), ..ask(1, 100, hello(1)) };
+    let late = |sent| [pass(shown.clone()), passes(2, sent)].concat();
+    flags(Invariant::Grace, late(3_300));
+    accepts(late(3_200));
+}
+
+#[test]
+fn honest_flags_every_refusal_without_a_reason() {
+    for reason in ["theft", "after-crash", "not-renewing", "unknown", "idle", "future-generation"] {
+        flags(Invariant::Honest, vec![refused(1, 100, reason)]);
+        // A restart or an outage is none.
+        let restart = fault(80, 90, May { silence: true, refuse: true, ..May::default() });
+        flags(Invariant::Honest, vec![restart, refused(1, 100, reason)]);
+    }
+}
+
+#[test]
+fn honest_accepts_what_somebody_did_or_a_store_that_lost_its_memory() {
+    let ended = Event::Ended { what: Ends::One(ADAS), sent: 50, acked: None };
+    accepts(vec![ended, refused(1, 100, "revoked")]);
+    accepts(vec![Event::Stolen { session: ADAS, at: 50 }, refused(1, 100, "theft")]);
+    let flushed = fault(80, 90, May { lose_writes: true, ..May::default() });
+    accepts(vec![flushed, refused(1, 100, "unknown")]);
+}
+
+#[test]
+fn honest_flags_a_revocation_or_a_theft_of_somebody_else_as_the_excuse() {
+    let ended = Event::Ended { what: Ends::One(BEAS), sent: 50, acked: Some(60) };
+    flags(Invariant::Honest, vec![ended, refused(1, 100, "revoked")]);
+    let later = Event::Stolen { session: ADAS, at: 500 };
+    flags(Invariant::Honest, vec![refused(1, 100, "theft"), later]);
+}
+
+#[test]
+fn honest_flags_an_absolute_end_that_comes_early() {
+    let early = |sent| vec![told(2_000_000, 50), refused(1, sent, "absolute")];
+    flags(Invariant::Honest, early(49_000));
+    accepts(early(49_990));
+}
+
+#[test]
+fn deadline_flags_slow_answers_no_answers_and_strange_answers() {
+    let slow = Request { done: 3_101, ..ask(1, 100, hello(1)) };
+    flags(Invariant::Deadline, vec![Event::Asked(slow)]);
+    let none = Request { fate: Fate::NoAnswer("reset".to_owned()), ..ask(1, 100, hello(1)) };
+    flags(Invariant::Deadline, vec![Event::Asked(none.clone())]);
+    let restart = fault(50, 90, May { silence: true, ..May::default() });
+    accepts(vec![restart, Event::Asked(none)]);
+    let strange = ask(1, 100, Answer { status: 502, ..Answer::default() });
+    flags(Invariant::Deadline, vec![Event::Asked(strange)]);
+    let silent = ask(1, 100, Answer { retry_after: false, ..away() });
+    flags(Invariant::Deadline, vec![outage(50, 150), Event::Asked(silent)]);
+}
+
+#[test]
+fn recovery_flags_a_503_without_an_outage_two_seconds_after_it_and_at_another_gateway() {
+    let gone = |sent| Event::Asked(ask(1, sent, away()));
+    flags(Invariant::Recovery, vec![gone(100)]);
+    flags(Invariant::Recovery, vec![outage(50, 150), gone(2_151)]);
+    accepts(vec![outage(50, 150), gone(2_150)]);
+    let Event::Fault(window) = outage(50, 150) else { return };
+    let elsewhere = Event::Fault(Window { gateway: Some(1), ..window });
+    flags(Invariant::Recovery, vec![elsewhere, gone(100)]);
+}
+
+#[test]
+fn cookie_flags_an_answer_that_deletes_it() {
+    let cleared = ask(1, 100, Answer { cleared: true, ..away() });
+    flags(Invariant::Cookie, vec![outage(50, 150), Event::Asked(cleared)]);
+}

@@ -1,0 +1,279 @@
+//! Who uses the gateways: honest browsers with several tabs, and a thief with a copy of a cookie.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request as HttpRequest;
+use http_body_util::Full;
+
+use crate::chance::Chance;
+use crate::fleet::Member;
+use crate::history::{Actor, Answer, At, Ends, Event, Fate, Recorder, Request, Session};
+use crate::upstream::MARK;
+use crate::wire::{COOKIE, HOST, Jar, Reply, Wire, token};
+
+pub const PASSWORD: &str = "correct horse battery staple";
+
+/// What everybody shares.
+pub struct Scene {
+    pub fleet: Vec<Member>,
+    /// Session time at the beginning.
+    pub epoch: u64,
+    pub recorder: Recorder,
+    pub trust: Arc<rustls::ClientConfig>,
+    pub people: Vec<Profile>,
+    pub over: AtomicBool,
+    pub last_id: AtomicU64,
+}
+
+impl Scene {
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+}
+
+/// One browser profile: all of its tabs share the jar.
+pub struct Profile {
+    pub number: usize,
+    pub user: String,
+    pub agent: String,
+    pub from: Ipv4Addr,
+    jar: Mutex<Jar>,
+    /// One tab logs in, the others wait for it.
+    login: tokio::sync::Mutex<()>,
+}
+
+impl Profile {
+    pub fn new(number: usize, user: String) -> Profile {
+        let last = u8::try_from(number).unwrap_or(u8::MAX);
+        Profile {
+            number,
+            user,
+            agent: format!("Browser/{number}"),
+            from: Ipv4Addr::new(127, 1, last, 1),
+            jar: Mutex::default(),
+            login: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn jar(&self) -> MutexGuard<'_, Jar> {
+        self.jar.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The session's cookie.
+    pub fn cookie(&self) -> Option<String> {
+        self.jar().get(COOKIE).cloned()
+    }
+
+    pub fn session(&self) -> Option<Session> {
+        Some(token(&self.cookie()?)?.session)
+    }
+
+    fn cookies(&self) -> String {
+        let jar = self.jar();
+        let pairs: Vec<_> = jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        pairs.join("; ")
+    }
+
+    /// Forgets a session, unless the jar has another by now.
+    fn forget(&self, session: Session) {
+        let mut jar = self.jar();
+        let current = jar.get(COOKIE).and_then(|text| token(text));
+        if current.is_some_and(|current| current.session == session) {
+            jar.remove(COOKIE);
+        }
+    }
+}
+
+/// Who asks, and with what.
+pub struct Voice<'a> {
+    pub by: Actor,
+    pub agent: &'a str,
+    /// The text of a session's cookie.
+    pub cookie: &'a str,
+    pub gateway: usize,
+}
+
+/// One tab, or one program that asks.
+pub struct Tab {
+    scene: Arc<Scene>,
+    wire: Wire,
+    chance: Chance,
+}
+
+impl Tab {
+    pub fn new(scene: &Arc<Scene>, from: Ipv4Addr, chance: Chance) -> Tab {
+        Tab { scene: Arc::clone(scene), wire: Wire::new(Arc::clone(&scene.trust), from), chance }
+    }
+
+    /// One request for the app, written into the history.
+    pub async fn ask(&mut self, voice: &Voice<'_>, patience: Duration) -> Option<Reply> {
+        let recorder = self.scene.recorder.clone();
+        let id = self.scene.last_id.fetch_add(1, Ordering::SeqCst);
+        let sent = recorder.now();
+        let request = app_request(id, voice);
+        let reply = match self.scene.fleet[voice.gateway].address() {
+            Some(to) => tokio::time::timeout(patience, self.wire.send(to, request)).await,
+            None => Ok(Err("it is not running".to_owned())),
+        };
+        let (fate, reply) = match reply {
+            Ok(Ok(reply)) => (Fate::Answered(read(&reply)), Some(reply)),
+            Ok(Err(error)) => (Fate::NoAnswer(error), None),
+            Err(_) => (Fate::Abandoned, None),
+        };
+        let (by, gateway, done) = (voice.by, voice.gateway, recorder.now());
+        let token = token(voice.cookie);
+        recorder.add(Event::Asked(Request { id, by, gateway, token, sent, done, fate }));
+        reply
+    }
+
+    fn any_gateway(&mut self) -> usize {
+        usize::try_from(self.chance.below(self.scene.fleet.len() as u64)).unwrap_or(0)
+    }
+
+    /// A person in front of one tab, until the scene is over.
+    pub async fn browse(mut self, profile: usize) {
+        let scene = Arc::clone(&self.scene);
+        let profile = &scene.people[profile];
+        while !scene.is_over() {
+            let pause = self.chance.between(Duration::from_millis(20), Duration::from_millis(140));
+            tokio::time::sleep(pause).await;
+            match profile.cookie() {
+                Some(cookie) => self.look(profile, &cookie).await,
+                None => self.log_in(profile).await,
+            }
+        }
+    }
+
+    /// One page. Some answers are lost: nobody waits for them, or their cookies are not kept.
+    async fn look(&mut self, profile: &Profile, cookie: &str) {
+        let gateway = self.any_gateway();
+        let impatient = self.chance.percent(5);
+        let patience = match impatient {
+            true => self.chance.between(Duration::ZERO, Duration::from_millis(30)),
+            false => Duration::from_secs(60),
+        };
+        let voice =
+            Voice { by: Actor::Browser(profile.number), agent: &profile.agent, cookie, gateway };
+        let Some(reply) = self.ask(&voice, patience).await else { return };
+        if !self.chance.percent(8) {
+            reply.keep(&mut profile.jar());
+        }
+        if reply.status == 401
+            && let Some(token) = token(cookie)
+        {
+            profile.forget(token.session);
+        }
+    }
+
+    async fn log_in(&mut self, profile: &Profile) {
+        let _turn = profile.login.lock().await;
+        if profile.cookie().is_some() {
+            return;
+        }
+        let gateway = self.any_gateway();
+        let recorder = self.scene.recorder.clone();
+        let Some(form) = self.page(profile, gateway, "/.doorward/login", None).await else {
+            return;
+        };
+        let (Some(csrf), Some(to)) = (form.field("csrf"), form.field("to")) else { return };
+        let fields = [
+            ("username", profile.user.as_str()),
+            ("password", PASSWORD),
+            ("csrf", &csrf),
+            ("to", &to),
+        ];
+        let answer = self.page(profile, gateway, "/.doorward/login", Some(&fields)).await;
+        let begun =
+            answer.filter(|answer| answer.status == 303).and_then(|answer| answer.offered());
+        if let Some(token) = begun {
+            let (session, user) = (token.session, profile.user.clone());
+            recorder.add(Event::Began { session, user, done: recorder.now() });
+        }
+    }
+
+    /// Logs out as a person does. Answers when that was acknowledged, and the cookie it ended.
+    pub async fn log_out(&mut self, profile: &Profile) -> Option<(At, String)> {
+        let recorder = self.scene.recorder.clone();
+        let gateway = self.any_gateway();
+        let form = self.page(profile, gateway, "/.doorward/logout", None).await?;
+        let csrf = form.field("csrf")?;
+        let (session, cookie) = (profile.session()?, profile.cookie()?);
+        let sent = recorder.now();
+        let fields = [("csrf", csrf.as_str())];
+        let answer = self.page(profile, gateway, "/.doorward/logout", Some(&fields)).await;
+        let done = answer.is_some_and(|answer| answer.status == 200 && answer.cleared());
+        let acked = done.then(|| recorder.now());
+        recorder.add(Event::Ended { what: Ends::One(session), sent, acked });
+        Some((acked?, cookie))
+    }
+
+    /// One of the gateway's own pages; cookies go and come.
+    async fn page(
+        &mut self,
+        profile: &Profile,
+        gateway: usize,
+        path: &str,
+        form: Option<&[(&str, &str)]>,
+    ) -> Option<Reply> {
+        let request = page_request(profile, path, form);
+        let to: SocketAddr = self.scene.fleet[gateway].address()?;
+        let reply = self.wire.send(to, request).await.ok()?;
+        reply.keep(&mut profile.jar());
+        Some(reply)
+    }
+}
+
+fn read(reply: &Reply) -> Answer {
+    let own = reply.headers.contains_key("retry-after");
+    let echo = (200..300).contains(&reply.status).then(|| reply.text());
+    Answer {
+        status: reply.status,
+        reason: reply.reason(),
+        retry_after: own,
+        offered: reply.offered(),
+        cleared: reply.cleared(),
+        echo: echo.map(|text| {
+            let (id, user) = text.split_once(' ').unwrap_or_default();
+            (id.parse().unwrap_or(u64::MAX), user.to_owned())
+        }),
+    }
+}
+
+fn app_request(id: u64, voice: &Voice<'_>) -> HttpRequest<Full<Bytes>> {
+    HttpRequest::get("/page")
+        .header("host", HOST)
+        .header("user-agent", voice.agent)
+        .header("sec-fetch-mode", "cors")
+        .header("sec-fetch-site", "same-origin")
+        .header("cookie", format!("{COOKIE}={}", voice.cookie))
+        .header(MARK, id)
+        .body(Full::default())
+        .expect("a request")
+}
+
+fn page_request(
+    profile: &Profile,
+    path: &str,
+    form: Option<&[(&str, &str)]>,
+) -> HttpRequest<Full<Bytes>> {
+    let request = HttpRequest::builder()
+        .method(if form.is_some() { "POST" } else { "GET" })
+        .uri(path)
+        .header("host", HOST)
+        .header("user-agent", &profile.agent)
+        .header("accept", "text/html")
+        .header("sec-fetch-mode", "navigate")
+        .header("sec-fetch-site", "same-origin")
+        .header("origin", format!("https://{HOST}"))
+        .header("content-type", "application/x-www-form-urlencoded");
+    let cookies = profile.cookies();
+    let request = if cookies.is_empty() { request } else { request.header("cookie", cookies) };
+    let body = form.map(|fields| {
+        form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish()
+    });
+    request.body(Full::from(body.unwrap_or_default())).expect("a request")
+}

@@ -1,0 +1,196 @@
+//! Who ends sessions, steals cookies, and looks over the operator's shoulder.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request as HttpRequest};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+
+use crate::chance::Chance;
+use crate::history::{Actor, Ends, Event, Session};
+use crate::people::{Scene, Tab, Voice};
+use crate::wire::{Jar, token};
+
+/// How long an operator waits for a gateway.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// How long the cookie of an ended session is shown everywhere: beyond every bound.
+const PROBED: Duration = Duration::from_millis(4_500);
+
+/// Ends sessions in every way there is, and shows their cookies everywhere afterwards.
+pub async fn revoke(scene: Arc<Scene>, mut chance: Chance) {
+    let mut probes = JoinSet::new();
+    let mut turn = 0;
+    while !scene.is_over() {
+        turn += 1;
+        let pause = chance.between(Duration::from_millis(900), Duration::from_millis(2_500));
+        tokio::time::sleep(pause).await;
+        let victim = chance.one_of(&scene.people).number;
+        let gateway = usize::try_from(chance.below(scene.fleet.len() as u64)).unwrap_or(0);
+        let cookies = match chance.below(16) {
+            0..7 => end_one(&scene, victim, gateway).await,
+            7..11 => log_out(&scene, victim, chance.clone()).await,
+            11..15 => end_user(&scene, victim, gateway).await,
+            _ => end_everybody(&scene, gateway).await,
+        };
+        for cookie in cookies {
+            let tab = Tab::new(&scene, Ipv4Addr::new(127, 3, 0, 1), Chance::new(turn, 99));
+            probes.spawn(probe(tab, scene.fleet.len(), cookie));
+        }
+    }
+    probes.join_all().await;
+}
+
+async fn end_one(scene: &Scene, victim: usize, gateway: usize) -> Vec<String> {
+    let profile = &scene.people[victim];
+    let (Some(cookie), Some(session)) = (profile.cookie(), profile.session()) else {
+        return vec![];
+    };
+    let acked = end(scene, gateway, Ends::One(session), &format!("session={session}")).await;
+    if acked { vec![cookie] } else { vec![] }
+}
+
+async fn end_user(scene: &Scene, victim: usize, gateway: usize) -> Vec<String> {
+    let user = scene.people[victim].user.clone();
+    let theirs = scene.people.iter().filter(|profile| profile.user == user);
+    let cookies: Vec<_> = theirs.filter_map(|profile| profile.cookie()).collect();
+    let path = format!("user={user}");
+    if end(scene, gateway, Ends::User(user), &path).await { cookies } else { vec![] }
+}
+
+async fn end_everybody(scene: &Scene, gateway: usize) -> Vec<String> {
+    let cookies: Vec<_> = scene.people.iter().filter_map(|profile| profile.cookie()).collect();
+    if end(scene, gateway, Ends::Everybody, "all=1").await { cookies } else { vec![] }
+}
+
+async fn end(scene: &Scene, gateway: usize, what: Ends, query: &str) -> bool {
+    let sent = scene.recorder.now();
+    let path = format!("/revoke?{query}");
+    let answer = operate(&scene.fleet[gateway].socket, Method::POST, &path).await;
+    let acked = answer.is_some_and(|(status, _)| status == 200);
+    let acked = acked.then(|| scene.recorder.now());
+    scene.recorder.add(Event::Ended { what, sent, acked });
+    acked.is_some()
+}
+
+async fn log_out(scene: &Arc<Scene>, victim: usize, chance: Chance) -> Vec<String> {
+    let profile = &scene.people[victim];
+    if profile.cookie().is_none() {
+        return vec![];
+    }
+    let mut tab = Tab::new(scene, profile.from, chance);
+    let ended = tab.log_out(profile).await;
+    ended.map(|(_, cookie)| cookie).into_iter().collect()
+}
+
+/// Shows an ended session's cookie at every gateway; the history judges what passes.
+async fn probe(mut tab: Tab, gateways: usize, cookie: String) {
+    let until = tokio::time::Instant::now() + PROBED;
+    while tokio::time::Instant::now() < until {
+        for gateway in 0..gateways {
+            let voice = Voice { by: Actor::Prober, agent: "Prober/1", cookie: &cookie, gateway };
+            tab.ask(&voice, Duration::from_secs(60)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(120)).await;
+    }
+}
+
+/// What a thief does with a copy of a cookie.
+#[derive(Clone, Copy)]
+enum Manner {
+    /// Uses it as it is.
+    Ignores,
+    /// Takes the successors that he is offered.
+    Follows,
+    /// Keeps it until it is old.
+    Waits,
+}
+
+/// Steals a cookie now and then, and uses it from elsewhere until it is refused.
+pub async fn steal(scene: Arc<Scene>, mut chance: Chance) {
+    while !scene.is_over() {
+        let pause = chance.between(Duration::from_secs(3), Duration::from_secs(6));
+        tokio::time::sleep(pause).await;
+        let victim = chance.one_of(&scene.people);
+        let Some(cookie) = victim.cookie() else { continue };
+        let Some(stolen) = token(&cookie) else { continue };
+        scene.recorder.add(Event::Stolen { session: stolen.session, at: scene.recorder.now() });
+        let manner = *chance.one_of(&[Manner::Ignores, Manner::Follows, Manner::Waits]);
+        use_stolen(&scene, cookie, manner, &mut chance).await;
+    }
+}
+
+async fn use_stolen(scene: &Arc<Scene>, mut cookie: String, manner: Manner, chance: &mut Chance) {
+    let mut tab = Tab::new(scene, Ipv4Addr::new(127, 2, 0, 1), chance.clone());
+    if let Manner::Waits = manner {
+        tokio::time::sleep(Duration::from_secs(8)).await;
+    }
+    for _ in 0..40 {
+        if scene.is_over() {
+            return;
+        }
+        let gateway = usize::try_from(chance.below(scene.fleet.len() as u64)).unwrap_or(0);
+        let voice = Voice { by: Actor::Thief, agent: "Thief/1", cookie: &cookie, gateway };
+        if let Some(reply) = tab.ask(&voice, Duration::from_secs(60)).await {
+            if reply.status == 401 {
+                return;
+            }
+            let mut jar = Jar::new();
+            reply.keep(&mut jar);
+            if let (Manner::Follows, Some(next)) = (manner, jar.into_values().next()) {
+                cookie = next;
+            }
+        }
+        tokio::time::sleep(chance.between(Duration::from_millis(50), Duration::from_millis(300)))
+            .await;
+    }
+}
+
+/// Asks each gateway in turn what it knows of all sessions.
+pub async fn observe(scene: Arc<Scene>) {
+    for turn in 0.. {
+        if scene.is_over() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let member = &scene.fleet[turn % scene.fleet.len()];
+        let Some((200, body)) = operate(&member.socket, Method::GET, "/sessions").await else {
+            continue;
+        };
+        let list: Vec<serde_json::Value> = serde_json::from_str(&body).unwrap_or_default();
+        for session in &list {
+            scene.recorder.add(seen(session, scene.recorder.now()).expect("a listed session"));
+        }
+    }
+}
+
+fn seen(listed: &serde_json::Value, at: u64) -> Option<Event> {
+    Some(Event::Seen {
+        session: Session(u64::from_str_radix(listed["session"].as_str()?, 16).ok()?),
+        user: listed["user"].as_str()?.to_owned(),
+        absolute_end: listed["absolute_end"].as_u64()?,
+        at,
+    })
+}
+
+/// Asks a gateway's admin socket. Nothing, when there is no answer.
+async fn operate(socket: &Path, method: Method, path: &str) -> Option<(u16, String)> {
+    let exchange = async {
+        let stream = UnixStream::connect(socket).await.ok()?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+        let connection = tokio::spawn(connection);
+        let request = HttpRequest::builder().method(method).uri(path).header("host", "localhost");
+        let answer = sender.send_request(request.body(Empty::<Bytes>::new()).ok()?).await.ok()?;
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.ok()?.to_bytes();
+        connection.abort();
+        Some((status, String::from_utf8_lossy(&body).into_owned()))
+    };
+    tokio::time::timeout(PATIENCE, exchange).await.ok()?
+}

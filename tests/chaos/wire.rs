@@ -1,0 +1,181 @@
+//! How a client speaks: kept connections, each from the client's own address; every failure is a value.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use data_encoding::BASE64URL_NOPAD;
+use doorward::session::SessionId;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpSocket;
+use tokio_rustls::TlsConnector;
+
+use crate::history::{Session, Token};
+
+pub const HOST: &str = "app.test";
+/// The name of the session's cookie.
+pub const COOKIE: &str = "__Host-doorward";
+/// How long a client waits. Far beyond every bound: who is not answered by then never will be.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A whole answer.
+pub struct Reply {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// The cookies of one browser profile.
+pub type Jar = BTreeMap<String, String>;
+
+/// The connections of one tab.
+pub struct Wire {
+    trust: Arc<rustls::ClientConfig>,
+    from: Ipv4Addr,
+    open: HashMap<SocketAddr, SendRequest<Full<Bytes>>>,
+}
+
+impl Wire {
+    pub fn new(trust: Arc<rustls::ClientConfig>, from: Ipv4Addr) -> Wire {
+        Wire { trust, from, open: HashMap::new() }
+    }
+
+    /// One request. On a connection that was used before and turns out to be gone, once more on a new
+    /// one, as browsers do.
+    pub async fn send(
+        &mut self,
+        to: SocketAddr,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Reply, String> {
+        let answer = tokio::time::timeout(PATIENCE, self.exchange(to, request)).await;
+        answer.unwrap_or_else(|_| Err(format!("nothing within {PATIENCE:?}")))
+    }
+
+    async fn exchange(
+        &mut self,
+        to: SocketAddr,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Reply, String> {
+        // Taken out while it is in use: a request given up half-way takes its connection along.
+        if let Some(mut kept) = self.open.remove(&to)
+            && kept.ready().await.is_ok()
+            && let Ok(response) = kept.send_request(request.clone()).await
+        {
+            return self.whole(to, kept, response).await;
+        }
+        let mut fresh = self.connect(to).await.map_err(|error| format!("connecting: {error}"))?;
+        let response = fresh.send_request(request).await;
+        let response = response.map_err(|error| format!("asking: {error}"))?;
+        self.whole(to, fresh, response).await
+    }
+
+    async fn whole(
+        &mut self,
+        to: SocketAddr,
+        sender: SendRequest<Full<Bytes>>,
+        response: Response<Incoming>,
+    ) -> Result<Reply, String> {
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map_err(|error| format!("reading: {error}"))?;
+        self.open.insert(to, sender);
+        let (status, headers) = (parts.status.as_u16(), parts.headers);
+        Ok(Reply { status, headers, body: body.to_bytes() })
+    }
+
+    async fn connect(&self, to: SocketAddr) -> std::io::Result<SendRequest<Full<Bytes>>> {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_nodelay(true)?;
+        socket.bind(SocketAddr::new(IpAddr::V4(self.from), 0))?;
+        let stream = socket.connect(to).await?;
+        let name = ServerName::try_from(HOST).map_err(std::io::Error::other)?;
+        let tls = TlsConnector::from(Arc::clone(&self.trust)).connect(name, stream).await?;
+        let (sender, connection) =
+            handshake(TokioIo::new(tls)).await.map_err(std::io::Error::other)?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+}
+
+impl Reply {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The gateway's word for a refusal.
+    pub fn reason(&self) -> String {
+        let json: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        json["reason"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The value of a hidden field of a form.
+    pub fn field(&self, name: &str) -> Option<String> {
+        let text = self.text();
+        let tag = text.split('<').find(|tag| tag.contains(&format!("name=\"{name}\"")))?;
+        let value = tag.split("value=\"").nth(1)?;
+        Some(value.split('"').next()?.to_owned())
+    }
+
+    /// Each cookie that it sets; `None` deletes.
+    pub fn cookies(&self) -> Vec<(String, Option<String>)> {
+        let lines = self.headers.get_all("set-cookie").iter();
+        lines.filter_map(|line| cookie(line.to_str().ok()?)).collect()
+    }
+
+    /// The session's token, if it brings one.
+    pub fn offered(&self) -> Option<Token> {
+        let cookies = self.cookies();
+        let value = cookies.iter().find(|(name, _)| name == COOKIE)?.1.as_deref()?;
+        token(value)
+    }
+
+    /// Whether it deletes the session's cookie.
+    pub fn cleared(&self) -> bool {
+        self.cookies().iter().any(|(name, value)| name == COOKIE && value.is_none())
+    }
+
+    pub fn keep(&self, jar: &mut Jar) {
+        for (name, value) in self.cookies() {
+            match value {
+                Some(value) => drop(jar.insert(name, value)),
+                None => drop(jar.remove(&name)),
+            }
+        }
+    }
+}
+
+fn cookie(line: &str) -> Option<(String, Option<String>)> {
+    let (name, value) = line.split(';').next()?.split_once('=')?;
+    let deletes = value.is_empty() || line.contains("Max-Age=0");
+    Some((name.to_owned(), (!deletes).then(|| value.to_owned())))
+}
+
+/// What a cookie says: `version 1 | key id 1 | tag 8 | session id 16 | generation 4 | secret 32 | mac 16`.
+pub fn token(text: &str) -> Option<Token> {
+    let bytes = BASE64URL_NOPAD.decode(text.strip_prefix("dw1_")?.as_bytes()).ok()?;
+    let id = SessionId(bytes.get(10..26)?.try_into().ok()?);
+    let session = Session(u64::from_str_radix(&id.handle(), 16).ok()?);
+    let generation = u32::from_be_bytes(bytes.get(26..30)?.try_into().ok()?);
+    let secret = u64::from_be_bytes(bytes.get(30..38)?.try_into().ok()?);
+    Some(Token { session, generation, secret })
+}
+
+/// A client's trust in the authority of the test.
+pub fn trust(ca: &Path) -> Arc<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca).expect("the CA")).expect("a root");
+    let config = rustls::ClientConfig::builder_with_provider(doorward::tls::provider())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}
