@@ -13,7 +13,7 @@ use doorward::config::{
 use proptest::prelude::*;
 
 const VALID: usize = 13;
-const INVALID: usize = 48;
+const INVALID: usize = 49;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

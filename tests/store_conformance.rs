@@ -531,8 +531,11 @@ mod redis_only {
         create(&store, &key, NOW).await;
         store.revoke_user(&key.tag, NOW, None).await.expect("available");
         assert_eq!(server.command(&["FLUSHALL"]), "+OK");
-        let loaded = load(&store, &key).await;
+        let elsewhere = Store::redis(&server.settings()).expect("good settings");
+        let loaded = load(&elsewhere, &key).await;
         assert_eq!((loaded.slot, loaded.not_before.at), (Slot::Absent, UnixMillis(0)));
+        let here = load(&store, &key).await;
+        assert_eq!(here.not_before.at, NOW, "who drew a line keeps to it");
     }
 
     #[tokio::test]

@@ -10,7 +10,8 @@ use serde_json::json;
 
 use crate::guard::Opened;
 use crate::session::EndReason;
-use crate::store::Unavailable;
+use crate::store::{Cleared, DistributedFigures, Unavailable};
+use crate::telemetry::StoreFigures;
 
 use super::{Admin, Scope};
 
@@ -87,7 +88,11 @@ impl Admin {
     }
 
     fn metrics(&self) -> Answer {
-        let mut answer = text(StatusCode::OK, &self.guard.shared().metrics.render());
+        let metrics = &self.guard.shared().metrics;
+        if let Some(figures) = self.guard.store().figures() {
+            metrics.store(&told(figures));
+        }
+        let mut answer = text(StatusCode::OK, &metrics.render());
         let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0");
         answer.headers_mut().insert(header::CONTENT_TYPE, kind);
         answer
@@ -154,6 +159,19 @@ impl Admin {
     async fn find(&self, handle: &str) -> Result<Option<Opened>, Unavailable> {
         let sessions = self.guard.all_sessions(usize::MAX).await?;
         Ok(sessions.into_iter().find(|session| session.key.id.handle() == handle))
+    }
+}
+
+fn told(figures: DistributedFigures) -> StoreFigures {
+    let cache = figures.cache.unwrap_or_default();
+    StoreFigures {
+        round_trips: figures.round_trips,
+        hits: cache.hits,
+        misses: cache.misses,
+        entries: cache.entries,
+        bytes: cache.bytes,
+        cleared: Cleared::ALL.map(Cleared::word).into_iter().zip(cache.cleared).collect(),
+        changes_age: figures.proof_age,
     }
 }
 

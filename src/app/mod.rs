@@ -3,6 +3,7 @@
 //! ```text
 //! main thread        checks, binds all sockets, then waits
 //! worker 1 … n       one current-thread runtime each: listeners, gateway, upstream pool, store handle
+//! changes            with a Redis store: follows what other gateways change
 //! housekeeping       one runtime: admin listeners, reloads, sweeps, cutting what ended
 //! ```
 
@@ -73,6 +74,8 @@ pub struct Running {
     /// Ends after the workers: what they finish while they drain is still written.
     closing: CancellationToken,
     housekeeping: Option<JoinHandle<()>>,
+    /// Follows what changes in a shared store.
+    changes: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
 }
 
@@ -112,6 +115,7 @@ pub fn start(
         threads: Vec::new(),
         closing: CancellationToken::new(),
         housekeeping: None,
+        changes: None,
         shared: Arc::clone(&parts.shared),
     };
     let port = running.https.first().map_or(443, SocketAddr::port);
@@ -123,6 +127,7 @@ pub fn start(
         let worker = Worker { parts: Arc::clone(&parts), stop, port };
         running.threads.push(worker.start(number, listening)?);
     }
+    running.start_following(&parts.store)?;
     running.start_housekeeping(parts)?;
     running.announce();
     Ok(running)
@@ -137,19 +142,34 @@ impl Running {
             join(thread);
         }
         self.closing.cancel();
-        if let Some(thread) = self.housekeeping.take() {
+        for thread in self.housekeeping.take().into_iter().chain(self.changes.take()) {
             join(thread);
         }
     }
 
     /// Whether every thread still runs; one that is gone leaves its listeners deaf.
     pub fn is_whole(&self) -> bool {
-        self.threads.iter().chain(&self.housekeeping).all(|thread| !thread.is_finished())
+        let beside = self.housekeeping.iter().chain(&self.changes);
+        self.threads.iter().chain(beside).all(|thread| !thread.is_finished())
     }
 
     /// What all workers share, for the commands and tests of this process.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// On a thread of its own: a long listing in housekeeping must not make changes wait.
+    fn start_following(&mut self, store: &Store) -> Result<(), StartError> {
+        if store.changes().is_none() {
+            return Ok(());
+        }
+        let (store, stop) = (store.clone(), self.closing.clone());
+        let runtime = runtime()?;
+        let thread = std::thread::Builder::new().name("changes".to_owned());
+        self.changes = Some(thread.spawn(move || {
+            runtime.block_on(stop.run_until_cancelled_owned(store.follow()));
+        })?);
+        Ok(())
     }
 
     fn start_housekeeping(&mut self, parts: Arc<Parts>) -> Result<(), StartError> {
@@ -284,6 +304,7 @@ fn redis_settings(
         username: location.username.clone(),
         password,
         response_timeout: timeout,
+        local_cache: location.local_cache,
     })
 }
 

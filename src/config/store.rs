@@ -35,6 +35,8 @@ pub struct RedisLocation {
     pub client_key: Option<PathBuf>,
     pub username: Option<String>,
     pub password_file: Option<PathBuf>,
+    /// Whether a hot session is asked for again only when Redis tells of a change.
+    pub local_cache: bool,
 }
 
 impl RedisLocation {
@@ -50,6 +52,7 @@ struct RedisKeys {
     client_key: Option<Setting<PathBuf>>,
     username: Option<Setting<String>>,
     password_file: Option<Setting<PathBuf>>,
+    local_cache: Option<Setting<bool>>,
 }
 
 /// What a `url` names, before the other keys are looked at.
@@ -76,12 +79,14 @@ fn redis_keys(section: &mut Reader<'_>) -> Option<RedisKeys> {
     let username =
         section.optional("username", r#""doorward""#, |text| not_empty(text).map(str::to_owned));
     let password_file = section.optional_file("password_file", r#""secrets/redis""#);
+    let local_cache = section.optional("local_cache", r#""on""#, on_or_off);
     Some(RedisKeys {
         ca: ca?,
         client_cert: client_cert?,
         client_key: client_key?,
         username: username?,
         password_file: password_file?,
+        local_cache: local_cache?,
     })
 }
 
@@ -117,13 +122,14 @@ fn location(section: &Reader<'_>, url: Setting<Named>, keys: RedisKeys) -> Optio
 }
 
 impl RedisKeys {
-    fn places(&self) -> [(&'static str, Option<&super::findings::Place>); 5] {
+    fn places(&self) -> [(&'static str, Option<&super::findings::Place>); 6] {
         [
             ("ca", self.ca.as_ref().map(|key| &key.place)),
             ("client_cert", self.client_cert.as_ref().map(|key| &key.place)),
             ("client_key", self.client_key.as_ref().map(|key| &key.place)),
             ("username", self.username.as_ref().map(|key| &key.place)),
             ("password_file", self.password_file.as_ref().map(|key| &key.place)),
+            ("local_cache", self.local_cache.as_ref().map(|key| &key.place)),
         ]
     }
 
@@ -131,7 +137,7 @@ impl RedisKeys {
     fn belong_to_redis(&self, section: &Reader<'_>) {
         self.refuse(
             section,
-            5,
+            6,
             "belongs to a Redis store",
             "leave it out, or write url = \"rediss://…\"",
         );
@@ -147,6 +153,7 @@ impl RedisKeys {
             client_key: self.client_key.as_ref().map(|key| key.value.clone()),
             username: self.username.as_ref().map(|key| key.value.clone()),
             password_file: self.password_file.as_ref().map(|key| key.value.clone()),
+            local_cache: self.local_cache.as_ref().is_none_or(|key| key.value),
         };
         if !location.is_tls() {
             self.refuse(section, 3, "needs TLS", "write url = \"rediss://…\"");
@@ -203,6 +210,14 @@ fn named(text: &str) -> Result<Named, String> {
             "{scheme}:// is not supported yet; write the redis:// address of one server"
         )),
         _ => Err(no_store(text)),
+    }
+}
+
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        other => Err(super::not_one_of(other, &["on", "off"])),
     }
 }
 

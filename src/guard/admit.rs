@@ -63,6 +63,9 @@ impl Guard {
         let keys = self.shared.keys.load_full();
         let token = self.token(&keys, visit)?;
         let attempt = Attempt { guard: self, keys: &keys, token: &token, visit };
+        if let Some(admitted) = attempt.known().await {
+            return Ok(admitted);
+        }
         for _ in 0..ATTEMPTS {
             match attempt.run().await? {
                 Some(admitted) => return Ok(admitted),
@@ -173,6 +176,24 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
+    /// Decides on what is known without asking the store, which may only admit. A refusal, an end and a
+    /// write are decided on a load: activity at another gateway, for one, is not known here, and would
+    /// let this one end a session that is in use.
+    async fn known(&self) -> Option<Admitted> {
+        let Loaded { slot, touched, not_before } = self.guard.store.known(&self.token.key)?;
+        let (_, record) = self.guard.open(self.keys, &self.token.key, slot).ok()?;
+        let identity = self.guard.account(&record).ok()?;
+        let standing = Standing { touched, not_before, everyone: self.guard.shared.everyone() };
+        let verdict = self.decide(&record, &standing);
+        if !only_admits(&verdict) {
+            return None;
+        }
+        if verdict.touch {
+            self.touch(&record).await;
+        }
+        self.settle(record, identity, standing, verdict).ok()
+    }
+
     /// `None` when another request's write came first: load and decide again.
     async fn run(&self) -> Result<Option<Admitted>, Denial> {
         let key = &self.token.key;
@@ -359,6 +380,10 @@ fn is_theft(change: &Change) -> bool {
         Change::End(reason) | Change::EndAllOfUser(reason) => *reason == EndReason::Theft,
         Change::Keep | Change::Write(_) => false,
     }
+}
+
+fn only_admits(verdict: &Verdict) -> bool {
+    matches!(verdict.outcome, Outcome::Admit(_)) && verdict.change == Change::Keep
 }
 
 fn ends_by_time(verdict: &Verdict) -> bool {

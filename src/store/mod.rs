@@ -17,10 +17,14 @@
 //! An operation whose answer is `Unavailable` may or may not have happened. All of them can be called
 //! again: none does harm twice.
 
+mod cache;
+mod distributed;
 mod embedded;
 // For fuzzing and the replay of what it found; nothing else outside builds on it.
 #[doc(hidden)]
 pub mod entry;
+mod follow;
+mod journal;
 mod memory;
 mod redis;
 
@@ -28,10 +32,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::broadcast;
 
+pub use self::cache::{CacheFigures, Cleared};
+pub use self::distributed::{Distributed, DistributedFigures};
 pub use self::embedded::Embedded;
 pub use self::memory::Memory;
-pub use self::redis::{Redis, RedisSettings};
+pub use self::redis::RedisSettings;
 use crate::clock::{Clock, UnixMillis};
 use crate::session::{EndReason, NotBefore, SessionId, SessionKey, UserTag};
 
@@ -46,7 +53,7 @@ pub enum Store {
     /// One file on this machine, read from memory.
     Embedded(Arc<Embedded>),
     /// A Redis or Valkey shared by several gateways.
-    Redis(Redis),
+    Redis(Distributed),
 }
 
 /// What lies under a session's key.
@@ -148,7 +155,7 @@ impl Store {
     /// # Errors
     /// When the URL or a certificate file is wrong.
     pub fn redis(settings: &RedisSettings) -> Result<Store, OpenError> {
-        Ok(Store::Redis(Redis::new(settings)?))
+        Ok(Store::Redis(Distributed::new(settings)?))
     }
 
     /// A handle for one worker: on Redis with a connection of its own, which lives in the runtime that
@@ -157,6 +164,43 @@ impl Store {
         match self {
             Store::Memory(_) | Store::Embedded(_) => self.clone(),
             Store::Redis(redis) => Store::Redis(redis.for_worker()),
+        }
+    }
+
+    /// What this gateway knows of a session without asking: all of it, and at most three seconds old. It
+    /// may admit. To refuse, to end or to write, [`Store::load`] first: activity at another gateway is
+    /// not known here.
+    pub fn known(&self, key: &SessionKey) -> Option<Loaded> {
+        match self {
+            // Asking costs nothing.
+            Store::Memory(_) | Store::Embedded(_) => None,
+            Store::Redis(redis) => redis.known(key),
+        }
+    }
+
+    /// Follows what changes in the store, for ever: until it does, nothing is [known](Store::known) and
+    /// no [change](Store::changes) is told. Stores of one process return at once.
+    pub async fn follow(&self) {
+        match self {
+            Store::Memory(_) | Store::Embedded(_) => {}
+            Store::Redis(redis) => redis.follow().await,
+        }
+    }
+
+    /// What changes from here on, whoever changed it, this gateway too; `None` where nobody else can.
+    /// A listener that falls behind has to look at everything, as after [`Change::All`].
+    pub fn changes(&self) -> Option<broadcast::Receiver<Change>> {
+        match self {
+            Store::Memory(_) | Store::Embedded(_) => None,
+            Store::Redis(redis) => Some(redis.changes()),
+        }
+    }
+
+    /// What the store of several gateways did since the start.
+    pub fn figures(&self) -> Option<DistributedFigures> {
+        match self {
+            Store::Memory(_) | Store::Embedded(_) => None,
+            Store::Redis(redis) => Some(redis.figures()),
         }
     }
 

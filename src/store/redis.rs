@@ -17,13 +17,14 @@
 //!
 //! Redis 6 or later, or Valkey. A user of an ACL needs the keys `~dw:*` and the commands `+mget +get +set
 //! +del +getrange +pexpire +pttl +hget +hset +hdel +hlen +hgetall +scan +time +ping +eval +evalsha
-//! +script|load`.
+//! +script|load +info +client|tracking`.
 //!
 //! A command is repeated once when the connection broke, since each can be run twice without harm. A
 //! command without an answer in time is not: Redis is slow then, and more work would not help it.
 
 mod link;
 pub(super) mod names;
+pub(super) mod nodes;
 mod scripts;
 
 use std::collections::HashSet;
@@ -68,6 +69,8 @@ pub struct RedisSettings {
     pub password: Option<Zeroizing<String>>,
     /// How long one command may take.
     pub response_timeout: Duration,
+    /// Whether what Redis said of a session is believed until it tells of a change.
+    pub local_cache: bool,
 }
 
 impl Default for RedisSettings {
@@ -80,6 +83,7 @@ impl Default for RedisSettings {
             username: None,
             password: None,
             response_timeout: Duration::from_millis(500),
+            local_cache: true,
         }
     }
 }
@@ -91,13 +95,14 @@ impl fmt::Debug for RedisSettings {
             .field("client_cert", &self.client_cert)
             .field("username", &self.username)
             .field("response_timeout", &self.response_timeout)
+            .field("local_cache", &self.local_cache)
             .finish_non_exhaustive()
     }
 }
 
-/// The store of `redis://` and `rediss://`: one connection, shared by the clones of this handle.
+/// A Redis server: one connection, shared by the clones of this handle.
 #[derive(Clone)]
-pub struct Redis {
+pub(super) struct Redis {
     shared: Arc<Shared>,
     connection: Arc<Mutex<Connection>>,
 }
@@ -255,6 +260,20 @@ impl Redis {
             .arg(u64::try_from(LINE_KEPT.as_millis()).unwrap_or(u64::MAX));
         let line = self.ask(Ask::Script(&call)).await?;
         self.line(Some(line))
+    }
+
+    /// Draws a line that was drawn before and may be lost. It ends what it ended then and nothing since.
+    pub(super) async fn restore_line(
+        &self,
+        tag: &UserTag,
+        line: NotBefore,
+    ) -> Result<(), Unavailable> {
+        let mut call = self.shared.scripts.restore_line.prepare_invoke();
+        call.key(Names::of(tag).line())
+            .arg(exact(line.at))
+            .arg(line.except.map(hex).unwrap_or_default())
+            .arg(u64::try_from(LINE_KEPT.as_millis()).unwrap_or(u64::MAX));
+        self.ask::<i64>(Ask::Script(&call)).await.map(|_| ())
     }
 
     pub(super) async fn not_before(&self, tag: &UserTag) -> Result<NotBefore, Unavailable> {

@@ -1,6 +1,8 @@
 //! Counters in the Prometheus text format. Labels come from our own code, never from a client.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -18,6 +20,12 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     events: Family<EventLabels, Counter>,
     store_errors: Counter,
+    round_trips: Counter,
+    cache: Family<CacheLabels, Counter>,
+    cleared: Family<ClearedLabels, Counter>,
+    cached: Gauge,
+    cached_bytes: Gauge,
+    changes_age: Gauge<f64, AtomicU64>,
     /// Client connections that are open now.
     pub connections: Gauge,
     /// WebSocket tunnels that are open now.
@@ -35,6 +43,30 @@ struct EventLabels {
     event: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CacheLabels {
+    found: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ClearedLabels {
+    cause: &'static str,
+}
+
+/// What a shared store did since the start, as it is counted there.
+#[derive(Clone, Debug, Default)]
+pub struct StoreFigures {
+    pub round_trips: u64,
+    pub hits: u64,
+    pub misses: u64,
+    pub entries: usize,
+    pub bytes: u64,
+    /// How often everything known was forgotten, by cause.
+    pub cleared: Vec<(&'static str, u64)>,
+    /// How long ago all changes were known to have arrived.
+    pub changes_age: Option<Duration>,
+}
+
 impl Default for Metrics {
     fn default() -> Metrics {
         let mut registry = Registry::with_prefix("doorward");
@@ -46,10 +78,36 @@ impl Default for Metrics {
         registry.register("requests", "Requests by verdict and status", requests.clone());
         registry.register("session_events", "Session events", events.clone());
         registry.register("store_errors", "Store calls that failed", store_errors.clone());
+        let round_trips = Counter::default();
+        registry.register("store_round_trips", "Questions to Redis", round_trips.clone());
+        let cache = Family::default();
+        registry.register("session_cache", "Sessions known without asking", cache.clone());
+        let cleared = Family::default();
+        registry.register("session_cache_cleared", "All that was known forgotten", cleared.clone());
+        let cached = Gauge::default();
+        registry.register("session_cache_entries", "Sessions in the cache", cached.clone());
+        let cached_bytes = Gauge::default();
+        registry.register("session_cache_bytes", "What they take, about", cached_bytes.clone());
+        let changes_age = Gauge::default();
+        let help = "Since all changes were known to have arrived; -1 when they are not followed";
+        registry.register("store_changes_age_seconds", help, changes_age.clone());
         registry.register("connections", "Open client connections", connections.clone());
         registry.register("tunnels", "Open WebSocket tunnels", tunnels.clone());
         let registry = Arc::new(registry);
-        Metrics { registry, requests, events, store_errors, connections, tunnels }
+        Metrics {
+            registry,
+            requests,
+            events,
+            store_errors,
+            round_trips,
+            cache,
+            cleared,
+            cached,
+            cached_bytes,
+            changes_age,
+            connections,
+            tunnels,
+        }
     }
 }
 
@@ -69,6 +127,20 @@ impl Metrics {
         self.store_errors.inc();
     }
 
+    /// Takes over what a shared store counted.
+    pub fn store(&self, figures: &StoreFigures) {
+        set(&self.round_trips, figures.round_trips);
+        for (found, count) in [("known", figures.hits), ("asked", figures.misses)] {
+            set(&self.cache.get_or_create(&CacheLabels { found }), count);
+        }
+        for (cause, count) in &figures.cleared {
+            set(&self.cleared.get_or_create(&ClearedLabels { cause }), *count);
+        }
+        self.cached.set(i64::try_from(figures.entries).unwrap_or(i64::MAX));
+        self.cached_bytes.set(i64::try_from(figures.bytes).unwrap_or(i64::MAX));
+        self.changes_age.set(figures.changes_age.map_or(-1.0, |age| age.as_secs_f64()));
+    }
+
     /// The text that Prometheus reads.
     pub fn render(&self) -> String {
         let mut out = String::new();
@@ -76,6 +148,11 @@ impl Metrics {
         encode(&mut out, &self.registry).unwrap_or_default();
         out
     }
+}
+
+/// For a counter that counts elsewhere.
+fn set(counter: &Counter, value: u64) {
+    counter.inner().store(value, Ordering::Relaxed);
 }
 
 #[cfg(test)]
@@ -88,6 +165,7 @@ mod tests {
         metrics.request("admit", 200);
         metrics.event(SessionEvent::Theft);
         metrics.store_error();
+        metrics.store(&StoreFigures { hits: 7, cleared: vec![("lost", 2)], ..Default::default() });
         let text = metrics.render();
         assert!(
             text.contains("doorward_requests_total{verdict=\"admit\",status=\"200\"} 1"),
@@ -95,5 +173,8 @@ mod tests {
         );
         assert!(text.contains("doorward_session_events_total{event=\"session.theft\"} 1"));
         assert!(text.contains("doorward_store_errors_total 1"));
+        assert!(text.contains("doorward_session_cache_total{found=\"known\"} 7"), "{text}");
+        assert!(text.contains("doorward_session_cache_cleared_total{cause=\"lost\"} 2"));
+        assert!(text.contains("doorward_store_changes_age_seconds -1.0"));
     }
 }

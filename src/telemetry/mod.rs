@@ -8,5 +8,5 @@ pub mod metrics;
 pub mod requests;
 
 pub use events::SessionEvent;
-pub use metrics::Metrics;
+pub use metrics::{Metrics, StoreFigures};
 pub use requests::{RequestLine, RequestLines, RequestLog};

@@ -16,6 +16,7 @@ mod framing;
 mod identity;
 mod login;
 mod operator;
+mod revocation;
 mod session;
 mod two_gateways;
 mod websocket;

@@ -123,11 +123,11 @@ impl Shared {
     }
 
     /// Who allows a slow server long answers allows it a slow handshake too.
-    fn connect_timeout(&self) -> Duration {
+    pub(super) fn connect_timeout(&self) -> Duration {
         CONNECT_TIMEOUT.max(self.response_timeout)
     }
 
-    fn silent(&self, limit: Duration) -> Unavailable {
+    pub(super) fn silent(&self, limit: Duration) -> Unavailable {
         Unavailable(format!(
             "Redis at {} does not answer within {} ms",
             self.address,
@@ -137,7 +137,7 @@ impl Shared {
 
     /// What an operator can act on.
     #[allow(clippy::wildcard_enum_match_arm, reason = "not our enum, and it grows")]
-    fn unavailable(&self, error: &RedisError) -> Unavailable {
+    pub(super) fn unavailable(&self, error: &RedisError) -> Unavailable {
         if error.is_timeout() {
             return self.silent(self.response_timeout);
         }

@@ -11,7 +11,6 @@ use crate::store::Change;
 /// The line of all users.
 pub(in crate::store) const EVERYONE: &str = "dw:everyone";
 /// All that decides whether a session lives, by prefix. None is a prefix of another, as Redis asks.
-#[allow(dead_code, reason = "what follows the changes comes with the validity cache")]
 pub(in crate::store) const FOLLOWED: [&str; 3] = [EVERYONE, LINES, RECORDS];
 /// Matches every index, for a walk over all users.
 pub(super) const ALL_INDEXES: &str = "dw:u:{*}";
@@ -53,7 +52,6 @@ impl Names {
 }
 
 /// What a followed key is about; `None` for a name that we would not write.
-#[allow(dead_code, reason = "what follows the changes comes with the validity cache")]
 pub(in crate::store) fn changed(name: &[u8]) -> Option<Change> {
     if name == EVERYONE.as_bytes() {
         return Some(Change::Everyone);

@@ -12,6 +12,7 @@ pub(super) struct Scripts {
     pub(super) touch: Script,
     pub(super) end: Script,
     pub(super) revoke_user: Script,
+    pub(super) restore_line: Script,
     pub(super) revoke_everyone: Script,
 }
 
@@ -24,6 +25,7 @@ impl Scripts {
             touch: script(TOUCH),
             end: script(END),
             revoke_user: Script::new(REVOKE_USER),
+            restore_line: Script::new(RESTORE_LINE),
             revoke_everyone: Script::new(REVOKE_EVERYONE),
         }
     }
@@ -129,6 +131,25 @@ for i = 1, #index, 2 do
   end
 end
 return line
+";
+
+/// KEYS line; ARGV at except kept_ms.
+const RESTORE_LINE: &str = r"
+local before, excepted = 0, ''
+local line = redis.call('GET', KEYS[1])
+if line then
+  local at, id = string.match(line, '^(%d+) ?(%x*)$')
+  if not at then return redis.error_reply('ERR the line is not a line') end
+  before, excepted = tonumber(at), id
+end
+local at, except = tonumber(ARGV[1]), ARGV[2]
+if at < before or (at == before and excepted == '') then return 0 end
+if at == before and except == excepted then return 0 end
+if at == before then except = '' end
+line = ARGV[1]
+if except ~= '' then line = line .. ' ' .. except end
+redis.call('SET', KEYS[1], line, 'PX', ARGV[3])
+return 1
 ";
 
 /// KEYS line; ARGV now.

@@ -1,0 +1,407 @@
+//! Following what changes in Redis: a connection of its own to each primary, which is told of every
+//! change of a record or line by whichever gateway, as it happens.
+//!
+//! ```text
+//! CLIENT TRACKING ON BCAST PREFIX …     from here on all changes arrive
+//! each second: SET beat:N, DEL beat:N-1
+//! push: beat:N changed                  all that changed before SET has arrived: a proof
+//! DEL answered 0                        the store forgot beat:N-1: it went backwards
+//! ```
+//!
+//! Redis tells a client of its own writes too, on the same connection and in order, those of one turn of
+//! its loop sorted by prefix. The beat's prefix sorts last. So once the word of a beat is here, so is the
+//! word of all that changed before that beat was *sent*: that time is what is proven, however late the
+//! word comes. A silent connection, a stopped Redis and a stopped gateway all let the proof grow old. A
+//! replica refuses the beat, and so does a primary with too few replicas if `min-replicas-to-write` is
+//! set.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{
+    FromRedisValue, InfoDict, Pipeline, PushInfo, PushKind, RedisResult, Value, cmd, pipe,
+};
+use data_encoding::HEXLOWER;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tracing::{info, warn};
+
+use super::cache::{Cleared, Moment};
+use super::distributed::Beside;
+use super::journal::{Ended, REMEMBERED_FOR};
+use super::redis::Redis;
+use super::redis::names::{FOLLOWED, changed};
+use super::redis::nodes::Primary;
+use super::{Change, Unavailable};
+use crate::secret::random_bytes;
+
+const BEAT: Duration = Duration::from_secs(1);
+/// A beat whose word has not come by then: the connection is given up. Below the time that a proof is
+/// trusted, so that another connection can be tried before.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two attempts to connect.
+const PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A beat outlives the journal, so that its absence says something as long as there is something to do.
+const BEAT_KEPT: Duration = REMEMBERED_FOR.saturating_add(Duration::from_mins(5));
+
+/// Follows all primaries, for ever.
+pub(super) async fn follow(redis: Redis, beside: Arc<Beside>) {
+    let mut primaries = redis.primaries();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(restore(redis, Arc::clone(&beside)));
+    loop {
+        let now = Arc::clone(&primaries.borrow_and_update());
+        let mut following = JoinSet::new();
+        for primary in now.iter() {
+            following.spawn(follow_one(primary.clone(), Arc::clone(&beside)));
+        }
+        if primaries.changed().await.is_err() {
+            // They will never change.
+            std::future::pending::<()>().await;
+        }
+        // What was known by the old ones is forgotten before the new ones prove anything.
+        following.shutdown().await;
+    }
+}
+
+/// Follows one primary, through all its connections.
+async fn follow_one(primary: Primary, beside: Arc<Beside>) {
+    let mut follower = Follower {
+        name: HEXLOWER.encode(&random_bytes::<8>()),
+        primary,
+        beside,
+        epoch: 0,
+        kept: false,
+        server: None,
+        trouble: None,
+    };
+    let mut pause = PAUSE;
+    loop {
+        let began = Instant::now();
+        let Err(error) = follower.connection().await;
+        follower.tell(error);
+        pause = if began.elapsed() > BEAT { PAUSE } else { LONGEST_PAUSE.min(pause * 2) };
+        // Not all gateways in the same moment.
+        let [random] = random_bytes::<1>();
+        sleep(pause.mul_f64(0.5 + f64::from(random) / 510.0)).await;
+    }
+}
+
+/// What stays from one connection to the next.
+struct Follower {
+    primary: Primary,
+    beside: Arc<Beside>,
+    /// Ours in the names of beats.
+    name: String,
+    /// The last beat sent.
+    epoch: u64,
+    /// Whether that beat is known to have been written.
+    kept: bool,
+    /// Which server it was, and with which history.
+    server: Option<String>,
+    trouble: Option<String>,
+}
+
+/// There is no way out but trouble.
+enum Never {}
+
+impl Follower {
+    /// One connection's life.
+    async fn connection(&mut self) -> Result<Never, Unavailable> {
+        let link = Arc::new(Link::new(Arc::clone(&self.beside), self.prefix()));
+        let to_push = Arc::clone(&link);
+        let connection = self.primary.open_push(move |push| to_push.on_push(push)).await?;
+        // Whatever ends this connection, an abort too, ends what was known by it.
+        let _lost = Lost(Arc::clone(&link));
+        let mut connection = connection;
+        let tracked = timeout(PATIENCE, self.track(&mut connection)).await;
+        tracked.map_err(|_| self.silent())??;
+        if let Some(cache) = &self.beside.cache {
+            cache.clear(Cleared::Connected);
+        }
+        self.beside.tell(Change::All);
+        self.recognise(&mut connection).await;
+        let mut tick = interval(BEAT);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = link.broken() => return Err(self.broken()),
+            }
+            self.beat(&mut connection, &link).await?;
+            self.beside.journal.sweep(Instant::now());
+        }
+    }
+
+    /// From the answer on, all changes arrive.
+    async fn track(&self, connection: &mut MultiplexedConnection) -> Result<(), Unavailable> {
+        let mut command = cmd("CLIENT");
+        command.arg("TRACKING").arg("ON").arg("BCAST");
+        for prefix in FOLLOWED {
+            command.arg("PREFIX").arg(prefix);
+        }
+        command.arg("PREFIX").arg(self.prefix());
+        self.said(command.query_async::<()>(connection).await)
+    }
+
+    /// Another server, or the same with another history, may know less. So may one that does not say.
+    async fn recognise(&mut self, connection: &mut MultiplexedConnection) {
+        let server = timeout(PATIENCE, history(connection)).await.unwrap_or_default();
+        if server.is_none() || server != self.server {
+            self.beside.behind.notify_one();
+        }
+        self.server = server;
+    }
+
+    /// Writes an epoch and waits for the word of it.
+    async fn beat(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        link: &Link,
+    ) -> Result<(), Unavailable> {
+        let before = self.beat_name();
+        self.epoch += 1;
+        let pipeline = beat(&self.beat_name(), &before);
+        link.expect(self.beat_name().into_bytes());
+        let was_kept = std::mem::replace(&mut self.kept, false);
+        let written = async {
+            let ((), forgotten): ((), i64) = self.said(pipeline.query_async(connection).await)?;
+            link.proven().await;
+            Ok(forgotten == 0)
+        };
+        let gone = tokio::select! {
+            gone = timeout(PATIENCE, written) => gone.map_err(|_| self.silent())??,
+            () = link.broken() => return Err(self.broken()),
+        };
+        self.kept = true;
+        if was_kept && gone {
+            self.beside.behind.notify_one();
+        }
+        self.healed();
+        Ok(())
+    }
+
+    fn prefix(&self) -> String {
+        // Sorts after all that is followed.
+        format!("dw:z:{}:", self.name)
+    }
+
+    fn beat_name(&self) -> String {
+        format!("{}{}", self.prefix(), self.epoch)
+    }
+
+    fn said<T>(&self, result: RedisResult<T>) -> Result<T, Unavailable> {
+        result.map_err(|error| self.primary.unavailable(&error))
+    }
+
+    fn silent(&self) -> Unavailable {
+        let address = self.primary.address();
+        Unavailable(format!("Redis at {address} tells of no changes any more"))
+    }
+
+    fn broken(&self) -> Unavailable {
+        let address = self.primary.address();
+        Unavailable(format!("the connection to Redis at {address} for its changes broke"))
+    }
+
+    /// One line for each trouble, not one for each attempt.
+    fn tell(&mut self, Unavailable(error): Unavailable) {
+        if self.trouble.as_ref() != Some(&error) {
+            warn!(
+                event = "changes-lost",
+                %error,
+                "until they are followed again, Redis is asked at every request"
+            );
+        }
+        self.trouble = Some(error);
+    }
+
+    fn healed(&mut self) {
+        if self.trouble.take().is_some() {
+            info!(event = "changes-followed", redis = self.primary.address());
+        }
+    }
+}
+
+fn beat(name: &str, before: &str) -> Pipeline {
+    let kept = u64::try_from(BEAT_KEPT.as_millis()).unwrap_or(u64::MAX);
+    let mut pipeline = pipe();
+    pipeline.cmd("SET").arg(name).arg(1).arg("PX").arg(kept);
+    pipeline.cmd("DEL").arg(before);
+    pipeline
+}
+
+/// Names a server and its history: another one after a restart, a promotion or a full copy.
+async fn history(connection: &mut MultiplexedConnection) -> Option<String> {
+    let mut command = cmd("INFO");
+    let value: Value = command.arg("server").query_async(connection).await.ok()?;
+    let server = InfoDict::from_redis_value(value).ok()?;
+    let mut command = cmd("INFO");
+    let value: Value = command.arg("replication").query_async(connection).await.ok()?;
+    let replication = InfoDict::from_redis_value(value).ok()?;
+    let run: String = server.get("run_id")?;
+    let history: String = replication.get("master_replid")?;
+    Some(run + &history)
+}
+
+/// One connection, as its pushes see it.
+struct Link {
+    beside: Arc<Beside>,
+    prefix: Vec<u8>,
+    awaited: Mutex<Option<Awaited>>,
+    proven: Notify,
+    is_broken: AtomicBool,
+    broken: Notify,
+}
+
+/// A beat that was sent, and when.
+struct Awaited {
+    name: Vec<u8>,
+    sent: Moment,
+}
+
+impl Link {
+    fn new(beside: Arc<Beside>, prefix: String) -> Link {
+        Link {
+            beside,
+            prefix: prefix.into_bytes(),
+            awaited: Mutex::new(None),
+            proven: Notify::new(),
+            is_broken: AtomicBool::new(false),
+            broken: Notify::new(),
+        }
+    }
+
+    /// To be called before the beat is sent: its time is what will be proven.
+    fn expect(&self, name: Vec<u8>) {
+        let sent = self.beside.stopwatch.now();
+        *self.awaited() = Some(Awaited { name, sent });
+    }
+
+    async fn proven(&self) {
+        self.proven.notified().await;
+    }
+
+    async fn broken(&self) {
+        if !self.is_broken.load(Ordering::Acquire) {
+            self.broken.notified().await;
+        }
+    }
+
+    fn on_push(&self, push: PushInfo) {
+        if self.is_broken.load(Ordering::Acquire) {
+            return;
+        }
+        match read(push) {
+            Pushed::Names(names) => names.iter().for_each(|name| self.named(name)),
+            Pushed::Everything => {
+                self.beside.changed(Change::All);
+                self.beside.behind.notify_one();
+            }
+            Pushed::Disconnected => self.lose(),
+            Pushed::Foreign => {}
+        }
+    }
+
+    fn named(&self, name: &[u8]) {
+        if name.starts_with(&self.prefix) {
+            self.beat(name);
+        } else if let Some(change) = changed(name) {
+            self.beside.changed(change);
+        }
+    }
+
+    fn beat(&self, name: &[u8]) {
+        let mut awaited = self.awaited();
+        if let Some(beat) = awaited.take_if(|beat| beat.name == name) {
+            self.beside.proof.set(beat.sent);
+            self.proven.notify_one();
+        }
+    }
+
+    /// Nothing that was known by this connection is known any more.
+    fn lose(&self) {
+        if !self.is_broken.swap(true, Ordering::AcqRel) {
+            self.beside.proof.withdraw();
+            if let Some(cache) = &self.beside.cache {
+                cache.clear(Cleared::Lost);
+            }
+            self.broken.notify_one();
+        }
+    }
+
+    fn awaited(&self) -> MutexGuard<'_, Option<Awaited>> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Lost(Arc<Link>);
+
+impl Drop for Lost {
+    fn drop(&mut self) {
+        self.0.lose();
+    }
+}
+
+/// What a push says.
+enum Pushed {
+    Names(Vec<Vec<u8>>),
+    /// The store was emptied; or a push that we cannot read, which might have been anything.
+    Everything,
+    Disconnected,
+    /// Not about changes.
+    Foreign,
+}
+
+#[allow(clippy::wildcard_enum_match_arm, reason = "not our enum, and it grows")]
+fn read(push: PushInfo) -> Pushed {
+    match push.kind {
+        PushKind::Invalidate => names(push.data).map_or(Pushed::Everything, Pushed::Names),
+        PushKind::Disconnection => Pushed::Disconnected,
+        _ => Pushed::Foreign,
+    }
+}
+
+/// The keys of one push; it may carry many. `None` is what a FLUSHALL sends.
+fn names(data: Vec<Value>) -> Option<Vec<Vec<u8>>> {
+    let [keys] = <[Value; 1]>::try_from(data).ok()?;
+    if keys == Value::Nil {
+        return None;
+    }
+    Vec::<Vec<u8>>::from_redis_value(keys).ok()
+}
+
+/// Writes the journal into the store again whenever that seems to know less than before.
+async fn restore(redis: Redis, beside: Arc<Beside>) {
+    loop {
+        beside.behind.notified().await;
+        let entries = beside.journal.entries();
+        if entries.is_empty() {
+            continue;
+        }
+        warn!(
+            event = "revocations-restored",
+            count = entries.len(),
+            "the store may have gone backwards; what ended here in the last 15 minutes is written again"
+        );
+        for entry in entries {
+            while write_again(&redis, entry).await.is_err() {
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn write_again(redis: &Redis, ended: Ended) -> Result<(), Unavailable> {
+    match ended {
+        Ended::Session { key, reason, at, forget_at } => {
+            redis.end(&key, reason, at, forget_at).await
+        }
+        Ended::User { tag, line } => redis.restore_line(&tag, line).await,
+        Ended::Everyone { line } => redis.revoke_everyone(line).await.map(|_| ()),
+    }
+}
