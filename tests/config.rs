@@ -12,8 +12,8 @@ use doorward::config::{
 };
 use proptest::prelude::*;
 
-const VALID: usize = 13;
-const INVALID: usize = 49;
+const VALID: usize = 14;
+const INVALID: usize = 50;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::net::TcpListener;
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use zeroize::Zeroizing;
@@ -16,10 +18,17 @@ use crate::guard::Guard;
 use crate::login::{AccountChange, ChangeKind, Directory};
 use crate::secret::sha256;
 use crate::server::listener::BindError;
+use crate::store::Change;
 
 use super::{Parts, StartError, keys};
 
 const TICK: Duration = Duration::from_secs(1);
+
+/// How exact the ends by time are.
+const PATROL: Duration = Duration::from_millis(200);
+
+/// How long an end at another gateway stays unseen here.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs until `stop`; says on `ready` where the admin port is, or why it cannot be had.
 pub(super) async fn run(
@@ -40,6 +49,8 @@ pub(super) async fn run(
         to_end: Vec::new(),
         trouble: String::new(),
     };
+    // Beside the chores: a slow file must not keep an ended session's connections open.
+    let patrol = tokio::spawn(patrol(chores.guard.clone()));
     let mut tick = tokio::time::interval(TICK);
     loop {
         tokio::select! {
@@ -47,10 +58,38 @@ pub(super) async fn run(
             _ = tick.tick() => chores.run().await,
         }
     }
+    patrol.abort();
     if let Err(error) = parts.store.close().await {
         error!(%error, "the store did not close cleanly");
     }
     remove_socket(&parts);
+}
+
+/// Looks after live connections: at once where something was heard, and often in any case. What is heard
+/// is a promptness and never a proof: a store that falls silent is still asked.
+async fn patrol(guard: Guard) {
+    let mut changes = guard.store().changes();
+    let mut tick = tokio::time::interval(PATROL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            change = next(&mut changes) => guard.heard(change),
+            () = guard.shared().live.doubted() => guard.patrol(LOOK_EVERY).await,
+            _ = tick.tick() => guard.patrol(LOOK_EVERY).await,
+        }
+    }
+}
+
+/// The next change elsewhere; never where nobody else can change anything.
+async fn next(changes: &mut Option<broadcast::Receiver<Change>>) -> Change {
+    match changes {
+        None => std::future::pending().await,
+        Some(changes) => match changes.recv().await {
+            Ok(change) => change,
+            Err(RecvError::Lagged(_)) => Change::All,
+            Err(RecvError::Closed) => std::future::pending().await,
+        },
+    }
 }
 
 async fn listen(parts: &Parts, guard: &Guard) -> Result<Option<SocketAddr>, StartError> {
@@ -98,7 +137,6 @@ impl Chores {
         if let Err(error) = self.guard.refresh_everyone().await {
             trouble.push(error.to_string());
         }
-        self.guard.cut_ended().await;
         self.parts.store.sweep();
         self.tell(trouble.join("; "));
     }

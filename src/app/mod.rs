@@ -227,6 +227,7 @@ impl Parts {
             cookies: CookieNames::new(config.session.domain.as_deref()),
             directory: directory.clone(),
             metrics: Metrics::default(),
+            live: config.live.into(),
         }));
         let login = directory.map(|users| password_login(users, &clock)).transpose()?;
         let certificates = Certificates::load(&config.certificates)?;

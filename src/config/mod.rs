@@ -9,6 +9,7 @@
 
 mod duration;
 mod findings;
+mod live;
 mod log;
 mod login;
 mod portal;
@@ -37,6 +38,7 @@ use route::RouteSection;
 use together::Together;
 
 pub use findings::{Key, Usual};
+pub use live::Live;
 pub use log::{Log, LogFormat, LogLevel};
 pub use login::{Login, PasswordLogin};
 pub use portal::Portal;
@@ -59,6 +61,7 @@ pub struct Config {
     pub certificates: Vec<CertificateFiles>,
     pub store: StoreConfig,
     pub session: Session,
+    pub live: Live,
     pub login: Login,
     pub log: Log,
     pub portal: Portal,
@@ -133,6 +136,7 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
     let certificates = file.section("tls", "tls").and_then(server::certificates);
     let store = file.section("store", "store").and_then(store::store);
     let session = file.section("session", "session").map(session::session).unwrap_or_default();
+    let live = file.section("live", "live").and_then(live::live);
     let login = file.section("login", "login").and_then(login::login);
     let log = file.section("log", "log").and_then(log::log);
     let portal = file.section("portal", "portal").and_then(portal::portal);
@@ -151,6 +155,7 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
         certificates: certificates?,
         store: store?,
         session: session.checked()?,
+        live: live?,
         login: login?,
         log: log?,
         portal: portal?,

@@ -50,6 +50,8 @@ pub(super) fn route(
     let renewal = section.flag("renewal", Is("true"));
     let response_timeout =
         section.measure("response_timeout", Is(r#""60s""#), duration::parse_positive);
+    let max_age =
+        section.optional_measure("max_connection_age", r#""4h""#, duration::parse_positive);
     let upstream_ca = section.optional_file("upstream_ca", r#""certs/upstream-ca.pem""#);
     let limits =
         section.section("session", "route.session").and_then(|section| limits(section, session));
@@ -75,6 +77,7 @@ pub(super) fn route(
             policy: RoutePolicy { max_auth_age: rule.max_auth_age, ..limits },
             renewal: renewal?.value,
             response_timeout: response_timeout?.value,
+            max_connection_age: max_age?.map(|age| age.value),
             upstream_ca: upstream_ca?.map(|file| file.value),
         },
     })

@@ -2,6 +2,7 @@
 
 use http::{HeaderValue, Response, StatusCode};
 
+use crate::guard::{Cut, Full};
 use crate::http::{BadRequest, InboundHead, Intent};
 use crate::portal::{Portal, Problem};
 use crate::upstream::UpstreamError;
@@ -16,8 +17,10 @@ pub(super) enum ForwardError {
     Upstream(#[from] UpstreamError),
     #[error("the upstream's WebSocket answer does not match the handshake")]
     BadHandshake,
-    #[error("the session ended while the client was sending")]
-    SessionEnded,
+    #[error("cut before its answer: {}", .0.word())]
+    Cut(Cut),
+    #[error("{0}")]
+    Full(#[from] Full),
 }
 
 pub(super) fn bad_request(
@@ -50,17 +53,32 @@ pub(super) fn upstream_failed(
     line: &mut Line,
 ) -> Response<ResponseBody> {
     line.detail(error.to_string());
-    let (status, token) = match error {
-        ForwardError::Upstream(error) => (error.status(), error.token()),
-        ForwardError::BadHandshake => (StatusCode::BAD_GATEWAY, "http_upgrade_failed"),
-        ForwardError::SessionEnded => (StatusCode::UNAUTHORIZED, "http_request_denied"),
+    let (problem, token) = match error {
+        ForwardError::Upstream(error) => (Problem::Upstream(error.status()), error.token()),
+        ForwardError::BadHandshake => {
+            (Problem::Upstream(StatusCode::BAD_GATEWAY), "http_upgrade_failed")
+        }
+        ForwardError::Cut(Cut::SessionEnded) => (Problem::SessionEnded, "http_request_denied"),
+        ForwardError::Cut(Cut::TooOld) => {
+            (Problem::Upstream(StatusCode::GATEWAY_TIMEOUT), "http_response_timeout")
+        }
+        ForwardError::Cut(Cut::Unchecked) => (Problem::StoreAway, "http_request_denied"),
+        ForwardError::Full(Full::Total) => {
+            (Problem::Crowded(StatusCode::SERVICE_UNAVAILABLE), "connection_limit_reached")
+        }
+        ForwardError::Full(Full::Session) => {
+            (Problem::Crowded(StatusCode::TOO_MANY_REQUESTS), "connection_limit_reached")
+        }
     };
-    let mut response = portal.problem(intent, Problem::Upstream(status)).map(ResponseBody::Own);
+    let mut response = portal.problem(intent, problem).map(ResponseBody::Own);
     let value = format!("doorward; error={token}");
     if let Ok(value) = HeaderValue::from_str(&value) {
         response.headers_mut().insert("proxy-status", value);
     }
-    if matches!(error, ForwardError::SessionEnded) {
+    if matches!(error, ForwardError::Full(_)) {
+        response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("5"));
+    }
+    if matches!(error, ForwardError::Cut(_) | ForwardError::Full(_)) {
         // The rest of the body is not wanted.
         response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     }

@@ -8,7 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
-use crate::guard::Watched;
+use crate::guard::{Cut, Ending, Watched};
 use crate::http::hygiene;
 use crate::upstream;
 
@@ -20,6 +20,8 @@ pub(super) type UpstreamBody = upstream::UpstreamBody<RequestBody>;
 pub struct RequestBody {
     inner: Incoming,
     left: Option<u64>,
+    /// Here too: what the client sends would go on while it does not read the answer.
+    ending: Option<Ending>,
 }
 
 /// Why a request's body broke.
@@ -29,12 +31,14 @@ pub enum RequestBodyError {
     Client(#[from] hyper::Error),
     #[error("the client's body is longer than server.max_body")]
     TooLong,
+    #[error("{0}")]
+    Cut(#[from] WasCut),
 }
 
 impl RequestBody {
     /// `limit` in bytes; zero is none.
-    pub fn new(inner: Incoming, limit: u64) -> RequestBody {
-        RequestBody { inner, left: (limit > 0).then_some(limit) }
+    pub fn new(inner: Incoming, limit: u64, ending: Option<Ending>) -> RequestBody {
+        RequestBody { inner, left: (limit > 0).then_some(limit), ending }
     }
 
     fn count(&mut self, data: &Bytes) -> Result<(), RequestBodyError> {
@@ -53,6 +57,11 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        if let Some(ending) = &mut self.ending
+            && let Poll::Ready(why) = ending.poll_cut(cx)
+        {
+            return Poll::Ready(Some(Err(WasCut(why).into())));
+        }
         match std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             None => Poll::Ready(None),
             Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
@@ -88,9 +97,14 @@ pub enum ResponseBody {
 pub enum ResponseBodyError {
     #[error("the upstream's body broke off: {0}")]
     Upstream(String),
-    #[error("the session ended")]
-    SessionEnded,
+    #[error("{0}")]
+    Cut(#[from] WasCut),
 }
+
+/// A live connection was cut.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("cut: {}", .0.word())]
+pub struct WasCut(pub Cut);
 
 impl Body for ResponseBody {
     type Data = Bytes;
@@ -108,8 +122,8 @@ impl Body for ResponseBody {
             },
             ResponseBody::Upstream(body) => poll_upstream(body, cx),
             ResponseBody::Watched(body, watched) => {
-                if watched.poll_cut(cx).is_ready() {
-                    return Poll::Ready(Some(Err(ResponseBodyError::SessionEnded)));
+                if let Poll::Ready(why) = watched.poll_cut(cx) {
+                    return Poll::Ready(Some(Err(WasCut(why).into())));
                 }
                 poll_upstream(body, cx)
             }

@@ -124,6 +124,7 @@ impl<'a> Play<'a> {
             // The hypothesis says who the user is.
             directory: None,
             metrics: Metrics::default(),
+            live: config.live.into(),
         });
         let guard = Guard::new(Store::memory(clock), Arc::new(shared));
         let gateway = Gateway {

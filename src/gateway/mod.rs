@@ -18,7 +18,7 @@ mod upstream_head;
 mod upstreams;
 mod websocket;
 
-pub use body::{RequestBody, RequestBodyError, ResponseBody, ResponseBodyError};
+pub use body::{RequestBody, RequestBodyError, ResponseBody, ResponseBodyError, WasCut};
 pub use explain::{
     AnswerExplained, Explanation, Hypothesis, HypotheticalSession, RouteExplained, explain,
 };
@@ -27,6 +27,7 @@ pub use upstream_head::UpstreamHead;
 pub use upstreams::UpstreamGroups;
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,14 +35,17 @@ use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
+use tokio::time::timeout;
 
-use crate::guard::{Denial, Entry, Guard, NewToken, Permit, Visit, Watched};
+use crate::guard::{Cut, Denial, Entry, Guard, NewToken, Permit, Terms, Visit, Watched};
 use crate::http::{InboundHead, OwnedFields, SanitizedHead, cookies, hygiene, intent};
 use crate::portal::{self, Portal, Problem};
 use crate::route::{Access, Requirement, Route, RouteTable};
 use crate::session::{ClientContext, Timing};
 use crate::telemetry::RequestLog;
 
+use answers::ForwardError;
+use body::UpstreamBody;
 use line::Line;
 
 /// One worker's gateway.
@@ -162,28 +166,55 @@ impl Gateway {
         route: &Route,
         permit: &Permit,
         line: &mut Line,
-    ) -> Result<Response<ResponseBody>, answers::ForwardError> {
-        let live = &self.guard.shared().live;
-        let uploads = !body.is_end_stream();
-        let request = head.into_request(RequestBody::new(body, self.max_body));
-        let upstreams = self.upstreams.of(route)?;
-        let mut upload = permit.session().filter(|_| uploads).map(|key| live.watch(key));
-        let mut response = tokio::select! {
-            biased;
-            () = session_end(&mut upload) => return Err(answers::ForwardError::SessionEnded),
-            sent = upstreams.send(&route.upstreams, request) => sent?,
+    ) -> Result<Response<ResponseBody>, ForwardError> {
+        let watched = match body.is_end_stream() {
+            true => None,
+            false => self.watch(permit, route)?,
         };
+        let ending = watched.as_ref().map(Watched::ending);
+        let request = head.into_request(RequestBody::new(body, self.max_body, ending));
+        let (mut response, watched) = self.send(request, route, permit, watched).await?;
         line.upstream_answered();
         hygiene::clean(response.headers_mut(), &self.guard.shared().cookies);
         keep_private(&mut response, permit);
-        let watched = match upload {
-            Some(watched) => Some(watched),
-            None => permit.session().filter(|_| is_long(&response)).map(|key| live.watch(key)),
+        let watched = match watched {
+            None if is_long(&response) => self.watch(permit, route)?,
+            watched => watched,
         };
         Ok(response.map(|body| match watched {
             Some(watched) => ResponseBody::Watched(body, watched),
             None => ResponseBody::Upstream(body),
         }))
+    }
+
+    /// Waits for the answer's head. Who waits long is watched: an app that lets its clients wait for
+    /// news must not tell them to somebody who has logged out meanwhile.
+    async fn send(
+        &self,
+        request: Request<RequestBody>,
+        route: &Route,
+        permit: &Permit,
+        mut watched: Option<Watched>,
+    ) -> Result<(Response<UpstreamBody>, Option<Watched>), ForwardError> {
+        let mut sent = pin!(self.upstreams.of(route)?.send(&route.upstreams, request));
+        if watched.is_none() && permit.sight().is_some() {
+            if let Ok(sent) = timeout(PATIENCE, sent.as_mut()).await {
+                return Ok((sent?, None));
+            }
+            watched = self.watch(permit, route)?;
+        }
+        tokio::select! {
+            biased;
+            why = session_end(&mut watched) => Err(ForwardError::Cut(why)),
+            sent = sent => Ok((sent?, watched)),
+        }
+    }
+
+    /// Registers what outlives its request; nothing on a route for everybody.
+    fn watch(&self, permit: &Permit, route: &Route) -> Result<Option<Watched>, ForwardError> {
+        let terms = Terms { policy: Some(&route.policy), max_age: route.max_connection_age };
+        let live = &self.guard.shared().live;
+        Ok(permit.sight().map(|sight| live.watch(sight, terms)).transpose()?)
     }
 
     fn without_token(&self, response: Response<ResponseBody>) -> Answer {
@@ -227,6 +258,9 @@ impl Gateway {
     }
 }
 
+/// How long an answer's head may take before its session is watched.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// An answer that took longer than this is asked about again before it carries a token.
 const LATE: Duration = Duration::from_secs(5);
 
@@ -252,7 +286,7 @@ fn is_long<B: hyper::body::Body>(response: &Response<B>) -> bool {
 /// The longest answer, in bytes, that is let run to its end: it is in the client's socket already.
 const SHORT: u64 = 64 * 1024;
 
-async fn session_end(watched: &mut Option<Watched>) {
+async fn session_end(watched: &mut Option<Watched>) -> Cut {
     match watched {
         Some(watched) => watched.cut().await,
         None => std::future::pending().await,

@@ -13,7 +13,7 @@ use tokio::io::{self, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::guard::{Permit, Watched};
+use crate::guard::{Cut, Permit, Watched};
 use crate::http::hygiene;
 use crate::route::Route;
 use crate::upstream::{PendingTunnel, Switch};
@@ -32,9 +32,6 @@ const PIECE: usize = 8 * 1024;
 
 /// How long a client may take to hear that its session is over.
 const GOODBYE: Duration = Duration::from_millis(500);
-
-/// A whole close frame: final, opcode 8, two bytes of payload, code 1008 (RFC 6455 5.5.1).
-const POLICY_VIOLATION: [u8; 4] = [0x88, 0x02, 0x03, 0xf0];
 
 trait Reader: AsyncRead + Unpin {}
 impl<T: AsyncRead + Unpin> Reader for T {}
@@ -56,8 +53,12 @@ impl Gateway {
         let accept = request.headers().get(header::SEC_WEBSOCKET_KEY).map(accept_value);
         let shared = self.guard.shared();
         // Registered before it opens: an end that comes meanwhile is not missed.
-        let watched = permit.session().map(|key| shared.live.watch(key));
-        let switch = self.upstreams.of(route)?.send_upgrade(&route.upstreams, request).await?;
+        let mut watched = self.watch(permit, route)?;
+        let switch = tokio::select! {
+            biased;
+            why = session_end(&mut watched) => return Err(ForwardError::Cut(why)),
+            sent = self.upstreams.of(route)?.send_upgrade(&route.upstreams, request) => sent?,
+        };
         line.upstream_answered();
         let (mut response, upstream) = match switch {
             Switch::Switched(response, upstream) => (response, upstream),
@@ -101,8 +102,8 @@ async fn carry(
     let downwards = deliver(&mut from_upstream, &mut to_client, &mut frames);
     let whole = tokio::select! {
         result = async { tokio::try_join!(upwards, downwards) } => result.is_ok(),
-        () = session_end(&mut watched) => {
-            say_goodbye(&mut from_client, &mut to_client, &frames).await;
+        why = session_end(&mut watched) => {
+            say_goodbye(&mut from_client, &mut to_client, &frames, why).await;
             false
         }
     };
@@ -139,18 +140,30 @@ async fn deliver(
     }
 }
 
-/// Tells the client that the session is over (RFC 6455 7.4.1: 1008, policy violation), then reads
+/// Tells the client why its tunnel ends (RFC 6455 7.4.1), then reads
 /// what it still sends: a socket closed over unread bytes is reset, and takes the close frame along.
-async fn say_goodbye(from: &mut impl Reader, to: &mut impl Writer, frames: &Frames) {
+async fn say_goodbye(from: &mut impl Reader, to: &mut impl Writer, frames: &Frames, why: Cut) {
     let goodbye = async {
         if frames.between() {
-            to.write_all(&POLICY_VIOLATION).await?;
+            to.write_all(&close_frame(why)).await?;
         }
         to.shutdown().await?;
         io::copy(from, &mut io::sink()).await
     };
     // A client that does not listen is cut all the same.
     let _ = timeout(GOODBYE, goodbye).await;
+}
+
+/// A whole close frame: final, opcode 8, two bytes of payload (RFC 6455 5.5.1). A client comes back by
+/// itself after "going away" and "try again later"; after "policy violation" it has to log in.
+fn close_frame(why: Cut) -> [u8; 4] {
+    let code: u16 = match why {
+        Cut::SessionEnded => 1008,
+        Cut::TooOld => 1001,
+        Cut::Unchecked => 1013,
+    };
+    let [high, low] = code.to_be_bytes();
+    [0x88, 0x02, high, low]
 }
 
 fn switching<B>(from: Response<B>) -> Response<ResponseBody> {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::clock::UnixMillis;
 use crate::http::Presented;
@@ -17,7 +18,8 @@ use crate::store::{Commit, Loaded, Slot, Unavailable};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::About;
 
-use super::{Denial, Guard, NewToken, Permit, about};
+use super::live::Mark;
+use super::{Cut, Denial, Guard, NewToken, Permit, Sight, about};
 
 /// Lost swaps before the store is called unavailable. Each loss means that another request won.
 const ATTEMPTS: usize = 32;
@@ -47,6 +49,8 @@ pub struct Admitted {
     pub key: SessionKey,
     pub standing: Standing,
     pub token: Option<NewToken>,
+    mark: Mark,
+    checked: Instant,
 }
 
 impl Guard {
@@ -62,7 +66,9 @@ impl Guard {
     pub async fn admit(&self, visit: &Visit<'_>) -> Result<Admitted, Denial> {
         let keys = self.shared.keys.load_full();
         let token = self.token(&keys, visit)?;
-        let attempt = Attempt { guard: self, keys: &keys, token: &token, visit };
+        // Before the store is asked: an end that comes later than this is heard of.
+        let mark = self.shared.live.mark();
+        let attempt = Attempt { guard: self, keys: &keys, token: &token, visit, mark };
         if let Some(admitted) = attempt.known().await {
             return Ok(admitted);
         }
@@ -87,13 +93,14 @@ impl Guard {
     }
 
     fn require(&self, visit: &Visit<'_>, admitted: Admitted) -> Entry {
-        let identity = admitted.identity;
+        let Admitted { identity, record, key, standing, token, mark, checked } = admitted;
         let verdict = if visit.requirement.allows(&identity) {
-            Ok(Permit::user(identity, admitted.key))
+            let sight = Sight { key, record, touched: standing.touched, mark, checked };
+            Ok(Permit::user(identity, sight))
         } else {
             Err(Denial::Forbidden { user: identity.user.clone() })
         };
-        Entry { verdict, token: admitted.token }
+        Entry { verdict, token }
     }
 
     /// A forged or damaged cookie ends here, without a look-up.
@@ -173,6 +180,7 @@ struct Attempt<'a> {
     keys: &'a KeyRing,
     token: &'a Token,
     visit: &'a Visit<'a>,
+    mark: Mark,
 }
 
 impl Attempt<'_> {
@@ -180,6 +188,7 @@ impl Attempt<'_> {
     /// write are decided on a load: activity at another gateway, for one, is not known here, and would
     /// let this one end a session that is in use.
     async fn known(&self) -> Option<Admitted> {
+        let checked = Instant::now();
         let Loaded { slot, touched, not_before } = self.guard.store.known(&self.token.key)?;
         let (_, record) = self.guard.open(self.keys, &self.token.key, slot).ok()?;
         let identity = self.guard.account(&record).ok()?;
@@ -191,12 +200,13 @@ impl Attempt<'_> {
         if verdict.touch {
             self.touch(&record).await;
         }
-        self.settle(record, identity, standing, verdict).ok()
+        self.settle(record, identity, standing, verdict, checked).ok()
     }
 
     /// `None` when another request's write came first: load and decide again.
     async fn run(&self) -> Result<Option<Admitted>, Denial> {
         let key = &self.token.key;
+        let checked = Instant::now();
         let loaded = self.load().await?;
         let Loaded { slot, touched, not_before } = loaded.clone();
         let (revision, record) = self.guard.open(self.keys, key, slot)?;
@@ -204,7 +214,7 @@ impl Attempt<'_> {
             Ok(identity) => identity,
             // Refused here and now, and no more: this gateway's users file may be the older one of two.
             Err(reason) => {
-                self.guard.shared.live.cut(key);
+                self.guard.shared.live.cut(key, Cut::SessionEnded);
                 self.event(SessionEvent::Refused(reason.word()), &record);
                 return Err(Denial::Ended(reason));
             }
@@ -219,7 +229,7 @@ impl Attempt<'_> {
         if !self.write(revision, &record, &verdict).await? {
             return Ok(None);
         }
-        self.settle(record, identity, standing, verdict).map(Some)
+        self.settle(record, identity, standing, verdict, checked).map(Some)
     }
 
     async fn load(&self) -> Result<Loaded, Denial> {
@@ -299,6 +309,7 @@ impl Attempt<'_> {
         identity: Arc<Identity>,
         standing: Standing,
         verdict: Verdict,
+        checked: Instant,
     ) -> Result<Admitted, Denial> {
         let before = record.generation;
         let ended_for_theft = is_theft(&verdict.change);
@@ -312,7 +323,8 @@ impl Attempt<'_> {
         match verdict.outcome {
             Outcome::Admit(next) => {
                 let token = next.and_then(|next| self.mint(&next));
-                Ok(Admitted { key: self.token.key, identity, record, standing, token })
+                let (key, mark) = (self.token.key, self.mark);
+                Ok(Admitted { key, identity, record, standing, token, mark, checked })
             }
             Outcome::Refuse(refusal) => {
                 if !ended_for_theft {
@@ -361,10 +373,11 @@ impl Ending {
         let (store, now) = (&self.guard.store, self.guard.now());
         // The line first: once this session has its tombstone, nobody comes here again for the others.
         if self.all {
-            store.revoke_user(&self.key.tag, now, None).await?;
+            let line = store.revoke_user(&self.key.tag, now, None).await?;
+            self.guard.shared.live.ended_by_line(Some(self.key.tag), line);
         }
         store.end(&self.key, self.reason, now, self.forget_at).await?;
-        self.guard.shared.live.cut(&self.key);
+        self.guard.shared.live.ended(&self.key);
         self.event(SessionEvent::Ended(self.reason));
         Ok(())
     }

@@ -1,118 +1,513 @@
-//! Connections that outlive their request: WebSocket tunnels and event streams.
+//! Connections that outlive their request, by session: WebSocket tunnels, event streams, answers
+//! that wait, large bodies in both directions.
 //!
-//! Each is registered under its session before it opens, and cut when the session ends: at once on
-//! this gateway, and on others when they next look (every two seconds).
+//! Invariants:
+//! - Subscribe, then check. A request takes a [`Mark`] before the store is asked; what ended since is
+//!   cut as it registers. An end is noted before the register is searched, and a registration stands
+//!   before the notes are read, so one of the two always sees the other.
+//! - A renewal cuts nothing: connections hang on the session, not on a token.
+//! - As many as the limits allow, in all and of one session. Whoever hoards them hurts himself first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::session::{NotBefore, SessionKey, Standing};
-use crate::store::{Loaded, Slot};
+use crate::clock::UnixMillis;
+use crate::config;
+use crate::session::{NotBefore, Record, RoutePolicy, SessionKey, SessionPolicy, UserTag};
+use crate::telemetry::Metrics;
 
-use super::Guard;
+/// Parts of the register, so that a look at all of it never holds up every worker.
+const SHARDS: usize = 16;
 
-/// All live connections of a process, by session.
-#[derive(Clone, Default)]
+/// Ends that are remembered for requests which were checked and have not registered yet. One that
+/// missed more than these is looked at once more instead.
+const ENDS_KEPT: usize = 1024;
+
+/// All live connections of a process.
+#[derive(Clone)]
 pub struct Live {
-    sessions: Arc<Mutex<HashMap<SessionKey, Entry>>>,
+    inner: Arc<Inner>,
 }
 
-struct Entry {
-    cut: CancellationToken,
-    count: usize,
+struct Inner {
+    limits: LiveLimits,
+    idle: Duration,
+    metrics: Metrics,
+    shards: [Mutex<HashMap<SessionKey, Entry>>; SHARDS],
+    open: AtomicUsize,
+    numbers: AtomicU64,
+    ends: Mutex<VecDeque<End>>,
+    /// How many ends were ever noted.
+    noted: AtomicU64,
+    doubt: Notify,
+}
+
+/// How many connections may be live, and how long unlooked at.
+#[derive(Clone, Copy, Debug)]
+pub struct LiveLimits {
+    pub total: usize,
+    pub per_session: usize,
+    /// How long one goes on while the store cannot be asked.
+    pub unchecked_for: Duration,
+}
+
+impl From<config::Live> for LiveLimits {
+    fn from(live: config::Live) -> LiveLimits {
+        LiveLimits {
+            total: live.max_connections,
+            per_session: live.max_per_session,
+            unchecked_for: live.unchecked_for,
+        }
+    }
+}
+
+/// Why a connection may not become a live one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    #[error("this gateway has as many live connections as live.max_connections allows")]
+    Total,
+    #[error("this session has as many live connections as live.max_per_session allows")]
+    Session,
+}
+
+/// Why a live connection is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cut {
+    /// Its session ended, or is over for its route.
+    SessionEnded,
+    /// It reached the route's `max_connection_age`.
+    TooOld,
+    /// The store did not answer for as long as `live.unchecked_for`.
+    Unchecked,
+}
+
+/// A place in the order of ends, taken before a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark(u64);
+
+/// What a check saw of a session.
+#[derive(Clone)]
+pub struct Sight {
+    pub key: SessionKey,
+    pub record: Arc<Record>,
+    pub touched: UnixMillis,
+    pub(super) mark: Mark,
+    /// When the store vouched for it.
+    pub(super) checked: Instant,
+}
+
+/// What a route asks of its live connections.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms<'a> {
+    pub policy: Option<&'a RoutePolicy>,
+    pub max_age: Option<Duration>,
 }
 
 /// One registered connection. Dropping it takes it off the list.
 pub struct Watched {
     live: Live,
     key: SessionKey,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    number: u64,
+    end: Ending,
+}
+
+/// Tells that a connection has to end; for a second place that has to hear it.
+pub struct Ending {
+    signal: Arc<Signal>,
+    told: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+#[derive(Default)]
+struct Signal {
+    told: CancellationToken,
+    why: OnceLock<Cut>,
+}
+
+enum End {
+    Session(SessionKey),
+    /// Of one user, or of everybody.
+    Line(Option<UserTag>, NotBefore),
+}
+
+/// What an unregistered connection missed.
+enum Missed {
+    Nothing,
+    ItsEnd,
+    TooMuchToTell,
+}
+
+/// One session with live connections.
+struct Entry {
+    record: Arc<Record>,
+    touched: UnixMillis,
+    checked: Instant,
+    /// Something was heard of it: to be looked at soon.
+    doubted: bool,
+    connections: Vec<Connection>,
+}
+
+struct Connection {
+    number: u64,
+    signal: Arc<Signal>,
+    policy: RoutePolicy,
+    too_old: Option<Instant>,
 }
 
 impl Live {
-    /// Registers a connection of a session.
-    pub fn watch(&self, key: SessionKey) -> Watched {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = sessions
-            .entry(key)
-            .or_insert_with(|| Entry { cut: CancellationToken::new(), count: 0 });
-        entry.count += 1;
-        let cut = Box::pin(entry.cut.clone().cancelled_owned());
-        Watched { live: self.clone(), key, cut }
+    /// An empty register. `idle` is the sessions' own timeout.
+    pub fn new(limits: LiveLimits, policy: &SessionPolicy, metrics: Metrics) -> Live {
+        let inner = Inner {
+            limits,
+            idle: policy.idle(),
+            metrics,
+            shards: std::array::from_fn(|_| Mutex::default()),
+            open: AtomicUsize::new(0),
+            numbers: AtomicU64::new(0),
+            ends: Mutex::default(),
+            noted: AtomicU64::new(0),
+            doubt: Notify::new(),
+        };
+        Live { inner: Arc::new(inner) }
     }
 
-    /// Cuts all connections of a session on this gateway.
-    pub fn cut(&self, key: &SessionKey) {
-        // The entry stays until its connections are gone: one that registers now is cut at once.
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = sessions.get(key) {
-            entry.cut.cancel();
+    /// Where the order of ends stands. Taken before the store is asked.
+    pub fn mark(&self) -> Mark {
+        Mark(self.inner.noted.load(Ordering::Acquire))
+    }
+
+    /// Registers a connection of a session that was checked after `sight.mark`.
+    pub fn watch(&self, sight: &Sight, terms: Terms<'_>) -> Result<Watched, Full> {
+        let place = Place::take(self)?;
+        let number = self.inner.numbers.fetch_add(1, Ordering::Relaxed);
+        let signal = Arc::new(Signal::default());
+        let connection = Connection {
+            number,
+            signal: Arc::clone(&signal),
+            policy: terms.policy.cloned().unwrap_or_default(),
+            too_old: terms.max_age.map(|age| Instant::now() + age),
+        };
+        let mut shard = self.shard(&sight.key);
+        let entry = shard.entry(sight.key).or_insert_with(|| Entry::of(sight));
+        if entry.connections.len() >= self.inner.limits.per_session {
+            self.inner.metrics.live_refused("session");
+            return Err(Full::Session);
         }
-    }
-
-    /// Sessions with a live connection.
-    pub fn sessions(&self) -> Vec<SessionKey> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
-    }
-
-    fn release(&self, key: &SessionKey) {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = sessions.get_mut(key) {
-            entry.count -= 1;
-            if entry.count == 0 {
-                sessions.remove(key);
+        entry.connections.push(connection);
+        match self.missed(sight) {
+            Missed::Nothing => {}
+            Missed::ItsEnd => self.inner.tell(&signal, Cut::SessionEnded),
+            Missed::TooMuchToTell => {
+                entry.doubted = true;
+                self.inner.doubt.notify_one();
             }
         }
+        drop(shard);
+        place.keep();
+        Ok(Watched { live: self.clone(), key: sight.key, number, end: Ending::of(signal) })
+    }
+
+    /// A session ended: cuts its connections on this gateway, and those that are about to register.
+    pub fn ended(&self, key: &SessionKey) {
+        self.note(End::Session(*key));
+        self.cut(key, Cut::SessionEnded);
+    }
+
+    /// A line was drawn, of one user or of everybody: cuts the connections of sessions behind it.
+    pub fn ended_by_line(&self, tag: Option<UserTag>, line: NotBefore) {
+        self.note(End::Line(tag, line));
+        for shard in &self.inner.shards {
+            for (key, entry) in shard.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                if End::Line(tag, line).is_of(key, entry.record.created) {
+                    self.cut_all(entry, Cut::SessionEnded);
+                }
+            }
+        }
+    }
+
+    /// Something of this session changed elsewhere: it is looked at soon.
+    pub(super) fn doubt(&self, key: &SessionKey) {
+        if let Some(entry) = self.shard(key).get_mut(key) {
+            entry.doubted = true;
+            self.inner.doubt.notify_one();
+        }
+    }
+
+    /// As [`Live::doubt`], for all that are meant.
+    pub(super) fn doubt_those(&self, is_meant: impl Fn(&SessionKey) -> bool) {
+        let mut some = false;
+        for shard in &self.inner.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for (_, entry) in shard.iter_mut().filter(|(key, _)| is_meant(key)) {
+                entry.doubted = true;
+                some = true;
+            }
+        }
+        if some {
+            self.inner.doubt.notify_one();
+        }
+    }
+
+    /// Waits for the next doubt.
+    pub async fn doubted(&self) {
+        self.inner.doubt.notified().await;
+    }
+
+    /// Live connections that are open now.
+    pub fn open(&self) -> usize {
+        self.inner.open.load(Ordering::Relaxed)
+    }
+
+    /// Sessions to ask the store about, the longest unasked first: doubted ones, those whose time may
+    /// be over, and those that nobody asked about since `before`. Cuts what needs no asking.
+    pub(super) fn wanting(&self, now: UnixMillis, before: Instant) -> Vec<SessionKey> {
+        let (mut wanting, clock) = (Vec::new(), Instant::now());
+        for shard in &self.inner.shards {
+            for (key, entry) in shard.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                self.cut_by_itself(entry, now, clock);
+                if entry.doubted || entry.checked < before || entry.is_due(now, self.inner.idle) {
+                    wanting.push((entry.checked, *key));
+                }
+            }
+        }
+        wanting.sort_unstable_by_key(|(checked, _)| *checked);
+        wanting.into_iter().map(|(_, key)| key).collect()
+    }
+
+    /// The store vouched for a session: what is known of it is new, and only a route may be stricter.
+    pub(super) fn vouched(&self, key: &SessionKey, record: &Arc<Record>, touched: UnixMillis) {
+        if let Some(entry) = self.shard(key).get_mut(key) {
+            entry.record = Arc::clone(record);
+            entry.touched = entry.touched.max(touched);
+            entry.checked = Instant::now();
+            entry.doubted = false;
+        }
+    }
+
+    /// Cuts connections whose route's own times are over, of a session that lives.
+    pub(super) fn cut_by_route(&self, key: &SessionKey, now: UnixMillis) {
+        if let Some(entry) = self.shard(key).get(key) {
+            let active = entry.active();
+            let over = |c: &&Connection| entry.route_end(c, active) <= now;
+            entry
+                .connections
+                .iter()
+                .filter(over)
+                .for_each(|c| self.inner.tell(&c.signal, Cut::SessionEnded));
+        }
+    }
+
+    /// Cuts all connections of a session that the store said has ended.
+    pub(super) fn cut(&self, key: &SessionKey, why: Cut) {
+        // The entry stays until its connections are gone.
+        if let Some(entry) = self.shard(key).get(key) {
+            self.cut_all(entry, why);
+        }
+    }
+
+    fn cut_all(&self, entry: &Entry, why: Cut) {
+        entry.connections.iter().for_each(|connection| self.inner.tell(&connection.signal, why));
+    }
+
+    /// What no store is needed for: the age of a connection, the absolute end, and a store that has
+    /// been silent for too long.
+    fn cut_by_itself(&self, entry: &Entry, now: UnixMillis, clock: Instant) {
+        if entry.record.absolute_end <= now {
+            return self.cut_all(entry, Cut::SessionEnded);
+        }
+        if clock.duration_since(entry.checked) >= self.inner.limits.unchecked_for {
+            return self.cut_all(entry, Cut::Unchecked);
+        }
+        let old = |c: &&Connection| c.too_old.is_some_and(|end| end <= clock);
+        entry.connections.iter().filter(old).for_each(|c| self.inner.tell(&c.signal, Cut::TooOld));
+    }
+
+    fn note(&self, end: End) {
+        let mut ends = self.inner.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        if ends.len() == ENDS_KEPT {
+            ends.pop_front();
+        }
+        ends.push_back(end);
+        self.inner.noted.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn missed(&self, sight: &Sight) -> Missed {
+        if self.mark() == sight.mark {
+            return Missed::Nothing;
+        }
+        let ends = self.inner.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = self.mark().0.saturating_sub(sight.mark.0);
+        let new = usize::try_from(new).unwrap_or(usize::MAX);
+        let created = sight.record.created;
+        if ends.iter().rev().take(new).any(|end| end.is_of(&sight.key, created)) {
+            return Missed::ItsEnd;
+        }
+        if new > ends.len() { Missed::TooMuchToTell } else { Missed::Nothing }
+    }
+
+    fn release(&self, key: &SessionKey, number: u64) {
+        let mut shard = self.shard(key);
+        if let Some(entry) = shard.get_mut(key) {
+            entry.connections.retain(|connection| connection.number != number);
+            if entry.connections.is_empty() {
+                shard.remove(key);
+            }
+        }
+        drop(shard);
+        self.give_back();
+    }
+
+    fn give_back(&self) {
+        self.inner.open.fetch_sub(1, Ordering::Relaxed);
+        self.inner.metrics.live.dec();
+    }
+
+    fn shard(&self, key: &SessionKey) -> MutexGuard<'_, HashMap<SessionKey, Entry>> {
+        // The id is random: its first byte spreads well.
+        let at = usize::from(key.id.0[0]) % SHARDS;
+        self.inner.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn tell(&self, signal: &Signal, why: Cut) {
+        if signal.why.set(why).is_ok() {
+            self.metrics.live_cut(why.word());
+            signal.told.cancel();
+        }
+    }
+}
+
+/// A place among all live connections, given back unless it is kept.
+struct Place<'a> {
+    live: Option<&'a Live>,
+}
+
+impl<'a> Place<'a> {
+    fn take(live: &'a Live) -> Result<Place<'a>, Full> {
+        let open = live.inner.open.fetch_add(1, Ordering::Relaxed);
+        live.inner.metrics.live.inc();
+        let place = Place { live: Some(live) };
+        if open >= live.inner.limits.total {
+            live.inner.metrics.live_refused("total");
+            return Err(Full::Total);
+        }
+        Ok(place)
+    }
+
+    fn keep(mut self) {
+        self.live = None;
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(live) = self.live {
+            live.give_back();
+        }
+    }
+}
+
+impl Cut {
+    /// The word in metrics and logs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Cut::SessionEnded => "session-ended",
+            Cut::TooOld => "too-old",
+            Cut::Unchecked => "unchecked",
+        }
+    }
+}
+
+impl End {
+    fn is_of(&self, key: &SessionKey, created: UnixMillis) -> bool {
+        match self {
+            End::Session(ended) => ended == key,
+            End::Line(None, line) => line.ends(key.id, created),
+            End::Line(Some(tag), line) => *tag == key.tag && line.ends(key.id, created),
+        }
+    }
+}
+
+impl Entry {
+    fn of(sight: &Sight) -> Entry {
+        Entry {
+            record: Arc::clone(&sight.record),
+            touched: sight.touched,
+            checked: sight.checked,
+            doubted: false,
+            connections: Vec::new(),
+        }
+    }
+
+    fn active(&self) -> UnixMillis {
+        self.record.active.max(self.touched)
+    }
+
+    /// Whether something of it may be over, as far as this gateway knows.
+    fn is_due(&self, now: UnixMillis, idle: Duration) -> bool {
+        let active = self.active();
+        let by_route = |connection| self.route_end(connection, active) <= now;
+        active.plus(idle) <= now || self.connections.iter().any(by_route)
+    }
+
+    /// `max_auth_age` is asked when a connection opens and not again: it is about what begins.
+    fn route_end(&self, connection: &Connection, active: UnixMillis) -> UnixMillis {
+        let never = UnixMillis(u64::MAX);
+        let RoutePolicy { idle, absolute, max_auth_age: _ } = connection.policy;
+        let idle = idle.map_or(never, |idle| active.plus(idle));
+        absolute.map_or(idle, |absolute| self.record.created.plus(absolute).min(idle))
     }
 }
 
 impl Watched {
-    /// Ready once the session ended.
-    pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.cut.as_mut().poll(cx)
+    /// Ready once it has to end.
+    pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<Cut> {
+        self.end.poll_cut(cx)
     }
 
-    /// Waits for the end of the session.
-    pub async fn cut(&mut self) {
-        self.cut.as_mut().await;
+    /// Waits until it has to end.
+    pub async fn cut(&mut self) -> Cut {
+        std::future::poll_fn(|cx| self.end.poll_cut(cx)).await
+    }
+
+    /// For another place of the same connection.
+    pub fn ending(&self) -> Ending {
+        Ending::of(Arc::clone(&self.end.signal))
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.live.release(&self.key);
+        self.live.release(&self.key, self.number);
     }
 }
 
-impl Guard {
-    /// Looks at every session with a live connection and cuts those that ended. While the store is
-    /// away nothing is cut: an outage logs nobody out.
-    pub async fn cut_ended(&self) {
-        for key in self.shared.live.sessions() {
-            let Ok(loaded) = self.store.load(&key).await else { continue };
-            if self.has_ended(&key, loaded) {
-                self.shared.live.cut(&key);
-            }
-        }
+impl Ending {
+    fn of(signal: Arc<Signal>) -> Ending {
+        let told = Box::pin(signal.told.clone().cancelled_owned());
+        Ending { signal, told }
     }
 
-    fn has_ended(&self, key: &SessionKey, loaded: Loaded) -> bool {
-        let Loaded { slot, touched, not_before } = loaded;
-        match slot {
-            Slot::Absent | Slot::Ended { .. } => true,
-            Slot::Live { .. } => {
-                let keys = self.shared.keys.load_full();
-                let record = match self.open(&keys, key, slot) {
-                    Ok((_, record)) => record,
-                    Err(denial) => return !denial.is_passing(),
-                };
-                let standing = Standing { touched, not_before, everyone: NotBefore::default() };
-                self.record_is_over(key, &record, &standing)
-            }
-        }
+    /// Ready once the connection has to end.
+    pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<Cut> {
+        std::task::ready!(self.told.as_mut().poll(cx));
+        Poll::Ready(self.signal.why.get().copied().unwrap_or(Cut::SessionEnded))
     }
 }
+
+impl fmt::Debug for Sight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sight({}, {:?})", self.key.id.handle(), self.mark)
+    }
+}
+
+#[cfg(test)]
+mod tests;

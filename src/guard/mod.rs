@@ -8,12 +8,13 @@
 mod admit;
 mod denial;
 mod live;
+mod patrol;
 mod permit;
 mod sessions;
 
 pub use admit::{Admitted, Entry, Visit};
 pub use denial::Denial;
-pub use live::{Live, Watched};
+pub use live::{Cut, Ending, Full, Live, LiveLimits, Sight, Terms, Watched};
 pub use permit::{NewToken, Permit};
 pub use sessions::{Opened, Remaining};
 
@@ -67,11 +68,13 @@ pub struct SharedParts {
     pub cookies: CookieNames,
     pub directory: Option<Arc<Directory>>,
     pub metrics: Metrics,
+    pub live: LiveLimits,
 }
 
 impl Shared {
     /// The state that a process has once.
     pub fn new(parts: SharedParts) -> Shared {
+        let live = Live::new(parts.live, &parts.policy, parts.metrics.clone());
         Shared {
             keys: ArcSwap::from_pointee(parts.keys),
             clock: parts.clock,
@@ -80,7 +83,7 @@ impl Shared {
             cookies: parts.cookies,
             directory: parts.directory,
             metrics: parts.metrics,
-            live: Live::default(),
+            live,
             everyone: AtomicU64::new(0),
             opened: Cache::new(OPENED_LIMIT),
         }
@@ -96,8 +99,11 @@ impl Shared {
         NotBefore { at: UnixMillis(self.everyone.load(Ordering::Acquire)), except: None }
     }
 
+    /// The line moved: sessions behind it are over, and so are their connections.
     fn raise_everyone(&self, at: UnixMillis) {
-        self.everyone.fetch_max(at.0, Ordering::AcqRel);
+        if self.everyone.fetch_max(at.0, Ordering::AcqRel) < at.0 {
+            self.live.ended_by_line(None, NotBefore { at, except: None });
+        }
     }
 }
 

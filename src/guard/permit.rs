@@ -8,6 +8,8 @@ use crate::clock::UnixMillis;
 use crate::route::{Access, Route};
 use crate::session::{Identity, SessionKey};
 
+use super::Sight;
+
 /// Leave to forward one request. Cannot be made outside the guard.
 #[derive(Clone, Debug)]
 pub struct Permit {
@@ -17,7 +19,7 @@ pub struct Permit {
 #[derive(Clone, Debug)]
 enum Who {
     Anybody,
-    User { identity: Arc<Identity>, session: SessionKey },
+    User { identity: Arc<Identity>, sight: Sight },
 }
 
 impl Permit {
@@ -29,8 +31,8 @@ impl Permit {
         }
     }
 
-    pub(super) fn user(identity: Arc<Identity>, session: SessionKey) -> Permit {
-        Permit { who: Who::User { identity, session } }
+    pub(super) fn user(identity: Arc<Identity>, sight: Sight) -> Permit {
+        Permit { who: Who::User { identity, sight } }
     }
 
     /// Who the upstream shall be told it is; nobody on a public route.
@@ -45,7 +47,15 @@ impl Permit {
     pub fn session(&self) -> Option<SessionKey> {
         match &self.who {
             Who::Anybody => None,
-            Who::User { session, .. } => Some(*session),
+            Who::User { sight, .. } => Some(sight.key),
+        }
+    }
+
+    /// What was seen of it, for a connection that outlives its request.
+    pub fn sight(&self) -> Option<&Sight> {
+        match &self.who {
+            Who::Anybody => None,
+            Who::User { sight, .. } => Some(sight),
         }
     }
 }

@@ -73,7 +73,7 @@ impl Guard {
     ) -> Result<(), Unavailable> {
         let end = session.record.absolute_end;
         self.counted(self.store.end(&session.key, reason, self.now(), end).await)?;
-        self.shared.live.cut(&session.key);
+        self.shared.live.ended(&session.key);
         let about = About {
             user: &session.record.identity.user,
             session: Some(session.key.id),
@@ -91,7 +91,7 @@ impl Guard {
     ) -> Result<NotBefore, Unavailable> {
         let tag = UserTag(self.shared.keys.load().tag_of(user));
         let line = self.counted(self.store.revoke_user(&tag, self.now(), except).await)?;
-        self.cut_ended().await;
+        self.shared.live.ended_by_line(Some(tag), line);
         let about = About { user, ..About::default() };
         self.shared.event(SessionEvent::Ended(EndReason::Revoked), about);
         Ok(line)
@@ -101,7 +101,6 @@ impl Guard {
     pub async fn end_everybody(&self) -> Result<(), Unavailable> {
         let at = self.counted(self.store.revoke_everyone(self.now()).await)?;
         self.shared.raise_everyone(at);
-        self.cut_ended().await;
         let everybody = About { user: "*", ..About::default() };
         self.shared.event(SessionEvent::Ended(EndReason::Revoked), everybody);
         Ok(())
@@ -164,7 +163,7 @@ impl Guard {
         let active = record.active.max(standing.touched);
         standing.not_before.ends(key.id, created)
             || self.shared.everyone().ends(key.id, created)
-            || now >= record.absolute_end
+            || now >= record.absolute_end.min(created.plus(self.shared.policy.absolute()))
             || now.since(active) >= self.shared.policy.idle()
             || self.account(record).is_err()
     }

@@ -24,6 +24,12 @@ pub enum Problem {
     CrossSite,
     NoRoute,
     MethodNotAllowed,
+    /// It ended while the request was under way.
+    SessionEnded,
+    /// The store did not say for too long whether the session lives.
+    StoreAway,
+    /// Too many connections of a kind are open; the status says whose.
+    Crowded(StatusCode),
     /// The upstream gave no answer; the status says how.
     Upstream(StatusCode),
 }
@@ -53,6 +59,9 @@ impl Portal {
     /// The answer to a request that nobody could serve.
     pub fn problem(&self, intent: Intent, problem: Problem) -> Page {
         let (status, word, kind) = match problem {
+            Problem::SessionEnded => return unauthenticated("session-ended", "unauthenticated"),
+            Problem::StoreAway => return self.store_away(intent),
+            Problem::Crowded(status) => (status, "too-many-connections", ErrorKind::Crowded),
             Problem::BadRequest(bad) => (bad.status(), "bad-request", ErrorKind::BadRequest),
             Problem::BrokenForm => (StatusCode::BAD_REQUEST, "bad-form", ErrorKind::BadRequest),
             Problem::TooLong => (StatusCode::PAYLOAD_TOO_LARGE, "too-long", ErrorKind::TooLong),
@@ -78,6 +87,9 @@ impl Portal {
             | Problem::CrossSite
             | Problem::NoRoute
             | Problem::MethodNotAllowed
+            | Problem::SessionEnded
+            | Problem::StoreAway
+            | Problem::Crowded(_)
             | Problem::Upstream(_) => String::new(),
         };
         self.formed(intent, status, kind, json!({ "error": word, "reason": detail }))
@@ -102,7 +114,7 @@ impl Portal {
     fn log_in(&self, head: &InboundHead, denial: &Denial) -> Page {
         match head.intent {
             Intent::Navigation => self.to_login(head, denial),
-            Intent::Fetch => unauthenticated(denial),
+            Intent::Fetch => unauthenticated(denial.word(), error_of(denial)),
         }
     }
 
@@ -149,8 +161,16 @@ impl Portal {
 }
 
 /// 401 instead of a redirect: a program that followed it would read the form as its data.
-fn unauthenticated(denial: &Denial) -> Page {
-    let error = match denial {
+fn unauthenticated(reason: &str, error: &str) -> Page {
+    let body = json!({ "error": error, "reason": reason, "login": LOGIN });
+    let mut page = json_page(StatusCode::UNAUTHORIZED, &body);
+    let challenge = HeaderValue::from_static("Doorward login=\"/.doorward/login\"");
+    page.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    page
+}
+
+fn error_of(denial: &Denial) -> &'static str {
+    match denial {
         Denial::Refused(Refusal::Reauthenticate) => "reauthenticate",
         Denial::NoSession
         | Denial::SeveralCookies
@@ -161,12 +181,7 @@ fn unauthenticated(denial: &Denial) -> Page {
         | Denial::Poisoned
         | Denial::Forbidden { .. }
         | Denial::Unavailable(_) => "unauthenticated",
-    };
-    let body = json!({ "error": error, "reason": denial.word(), "login": LOGIN });
-    let mut page = json_page(StatusCode::UNAUTHORIZED, &body);
-    let challenge = HeaderValue::from_static("Doorward login=\"/.doorward/login\"");
-    page.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-    page
+    }
 }
 
 pub(super) fn json_page(status: StatusCode, body: &Value) -> Page {

@@ -102,6 +102,8 @@ pub enum ErrorKind {
     UpstreamSlow,
     UpstreamDown,
     StoreAway,
+    /// Too many live connections.
+    Crowded,
     Forbidden {
         user: String,
     },
@@ -214,6 +216,7 @@ impl ErrorKind {
             ErrorKind::UpstreamSlow => "The application takes too long",
             ErrorKind::UpstreamDown => "The application does not answer",
             ErrorKind::StoreAway => "One moment, please",
+            ErrorKind::Crowded => "Too many connections",
             ErrorKind::Forbidden { .. } => "You may not open this page",
         }
     }
@@ -247,6 +250,9 @@ impl ErrorKind {
                 "Your session cannot be checked right now. Nothing is lost, and if you were logged in \
                  you still are."
             }
+            ErrorKind::Crowded => {
+                "More connections are open than this site allows. Those that are open go on."
+            }
             ErrorKind::Forbidden { .. } => "Your account may not open this page.",
         }
     }
@@ -277,6 +283,9 @@ impl ErrorKind {
                     .into()
             }
             ErrorKind::StoreAway => "Try again in a moment.".into(),
+            ErrorKind::Crowded => {
+                "Close tabs of this site that you do not need, and try again in a moment.".into()
+            }
             ErrorKind::Forbidden { .. } => {
                 "If you need it, ask the people who run this site, or log in with another account."
                     .into()

@@ -23,6 +23,8 @@ pub struct Route {
     pub renewal: bool,
     /// To the first byte of the upstream's answer.
     pub response_timeout: Duration,
+    /// How long a WebSocket, a stream or a large body may go on.
+    pub max_connection_age: Option<Duration>,
     /// The authority that vouches for https upstreams; the system's when absent.
     pub upstream_ca: Option<PathBuf>,
 }
@@ -138,6 +140,7 @@ mod tests {
             policy: RoutePolicy::default(),
             renewal: true,
             response_timeout: Duration::from_secs(60),
+            max_connection_age: None,
             upstream_ca: None,
         }
     }

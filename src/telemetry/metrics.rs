@@ -26,6 +26,10 @@ pub struct Metrics {
     cached: Gauge,
     cached_bytes: Gauge,
     changes_age: Gauge<f64, AtomicU64>,
+    live_cuts: Family<CauseLabels, Counter>,
+    live_refused: Family<LimitLabels, Counter>,
+    /// Connections that outlive their request and are watched for the end of their session.
+    pub live: Gauge,
     /// Client connections that are open now.
     pub connections: Gauge,
     /// WebSocket tunnels that are open now.
@@ -67,12 +71,24 @@ pub struct StoreFigures {
     pub changes_age: Option<Duration>,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CauseLabels {
+    cause: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct LimitLabels {
+    limit: &'static str,
+}
+
 impl Default for Metrics {
     fn default() -> Metrics {
         let mut registry = Registry::with_prefix("doorward");
         let requests = Family::default();
         let events = Family::default();
         let store_errors = Counter::default();
+        let (live_cuts, live_refused) = (Family::default(), Family::default());
+        let live = Gauge::default();
         let connections = Gauge::default();
         let tunnels = Gauge::default();
         registry.register("requests", "Requests by verdict and status", requests.clone());
@@ -92,6 +108,13 @@ impl Default for Metrics {
         let help = "Since all changes were known to have arrived; -1 when they are not followed";
         registry.register("store_changes_age_seconds", help, changes_age.clone());
         registry.register("connections", "Open client connections", connections.clone());
+        registry.register("live", "Watched connections that outlive their request", live.clone());
+        registry.register("live_cuts", "Live connections cut, by cause", live_cuts.clone());
+        registry.register(
+            "live_refused",
+            "Connections that would have been live, refused by a limit",
+            live_refused.clone(),
+        );
         registry.register("tunnels", "Open WebSocket tunnels", tunnels.clone());
         let registry = Arc::new(registry);
         Metrics {
@@ -105,6 +128,9 @@ impl Default for Metrics {
             cached,
             cached_bytes,
             changes_age,
+            live_cuts,
+            live_refused,
+            live,
             connections,
             tunnels,
         }
@@ -139,6 +165,16 @@ impl Metrics {
         self.cached.set(i64::try_from(figures.entries).unwrap_or(i64::MAX));
         self.cached_bytes.set(i64::try_from(figures.bytes).unwrap_or(i64::MAX));
         self.changes_age.set(figures.changes_age.map_or(-1.0, |age| age.as_secs_f64()));
+    }
+
+    /// Counts one live connection that was cut.
+    pub fn live_cut(&self, cause: &'static str) {
+        self.live_cuts.get_or_create(&CauseLabels { cause }).inc();
+    }
+
+    /// Counts one that was refused for a limit.
+    pub fn live_refused(&self, limit: &'static str) {
+        self.live_refused.get_or_create(&LimitLabels { limit }).inc();
     }
 
     /// The text that Prometheus reads.

@@ -7,6 +7,8 @@ mod gateway;
 #[path = "../support/redis.rs"]
 #[allow(dead_code, reason = "the suite of the stores uses the rest of it")]
 mod redis;
+#[path = "../support/streams.rs"]
+mod streams;
 #[path = "../support/upstream.rs"]
 mod upstream;
 
@@ -14,6 +16,7 @@ mod advisories;
 mod endings;
 mod framing;
 mod identity;
+mod live;
 mod login;
 mod operator;
 mod revocation;

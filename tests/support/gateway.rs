@@ -13,6 +13,8 @@ use doorward::login::{Cost, Credential};
 use doorward::session::Identity;
 use doorward::tls::dev_ca;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// Password of every user of a test gateway.
 pub const PASSWORD: &str = "correct horse battery staple";
@@ -52,6 +54,7 @@ pub struct Gateway {
     pub http: SocketAddr,
     pub admin: SocketAddr,
     pub clock: Clock,
+    socket: std::path::PathBuf,
     running: Option<Running>,
 }
 
@@ -77,11 +80,13 @@ impl Gateway {
             Ok(parsed) => parsed,
             Err(problems) => panic!("{problems}\n{text}"),
         };
+        let socket = config.admin.socket.clone().expect("a socket");
         let running = app::start(config, setup.clock.clone(), None).expect("the gateway starts");
         Gateway {
             address: running.https[0],
             http: running.http[0],
             admin: running.admin.expect("an admin port"),
+            socket,
             directory,
             clock: setup.clock,
             running: Some(running),
@@ -100,6 +105,21 @@ impl Gateway {
 
     pub fn path(&self, name: &str) -> std::path::PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// The operator's socket. Two gateways on one directory each have their own.
+    pub fn socket(&self) -> std::path::PathBuf {
+        self.socket.clone()
+    }
+
+    /// What Prometheus reads.
+    pub async fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(self.admin).await.expect("connected");
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        answer
     }
 
     /// Drains and stops.

@@ -1,0 +1,338 @@
+//! Live connections of every kind end with their session, for whatever reason and at whichever gateway
+//! it ended: within a second, in the manner of their protocol. A renewal ends none.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use http_body_util::{BodyExt, Empty};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixStream};
+use tokio::time::timeout;
+
+use crate::browser::{Browser, SESSION};
+use crate::gateway::{Gateway, Setup, manual_clock, route};
+use crate::redis::{How, RedisServer};
+use crate::streams::{Held, Streams, hold_all, hold_answer, hold_websocket, request, send};
+
+/// The bound is a second; the rest is for a machine that runs many tests at once.
+const BOUND: Duration = Duration::from_secs(3);
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What ends in the manner of its protocol, not as a whole answer would.
+fn is_cut(kind: &str, how: &str) -> bool {
+    match kind {
+        "WebSocket" => how == "close 1008",
+        "wait for news" => how == "401",
+        // The refusal reaches who reads while he sends; the others find the connection closed.
+        "upload" | "h2 upload" => how == "401" || how == "broken",
+        _ => how == "broken",
+    }
+}
+
+/// Two gateways on one Redis with one clock; connections are held at the second.
+struct Two {
+    streams: Streams,
+    _redis: RedisServer,
+    here: Gateway,
+    there: Gateway,
+    alice: Browser,
+}
+
+impl Two {
+    async fn start() -> Two {
+        let (streams, redis) = (Streams::start().await, RedisServer::start(How::default()));
+        let clock = manual_clock();
+        let setup = |shared_with| Setup {
+            routes: streams.routes(""),
+            store: redis.settings().url,
+            clock: clock.clone(),
+            shared_with,
+            ..Setup::default()
+        };
+        let here = Gateway::start(setup(None));
+        let there = Gateway::start(setup(Some(Arc::clone(&here.directory))));
+        let mut alice = Browser::new(&here);
+        alice.log_in("alice").await;
+        Two { streams, _redis: redis, here, there, alice }
+    }
+
+    /// Every kind of connection of alice at the other gateway.
+    async fn hold(&self, tag: &str) -> Vec<Held> {
+        hold_all(&self.alice.at(&self.there), &self.streams, tag).await
+    }
+
+    /// All of them end soon after `since`, and the upstream hears of it.
+    async fn all_end(&self, held: Vec<Held>, since: Instant, why: &str) {
+        let mut slowest = Duration::ZERO;
+        for held in held {
+            let (kind, path) = (held.kind, held.path.clone());
+            let (at, how) = held.ended().await;
+            let took = at.saturating_duration_since(since);
+            assert!(is_cut(kind, &how), "{why}, {kind}: {how}");
+            assert!(took < BOUND, "{why}, {kind}: after {took:?}");
+            slowest = slowest.max(took);
+            if kind != "WebSocket" {
+                self.streams.saw(&format!("gone {path}")).await;
+            }
+        }
+        println!("{why}: the slowest of all kinds ended after {slowest:?}");
+    }
+}
+
+fn all_open(held: &[Held], why: &str) {
+    let closed: Vec<_> = held.iter().filter(|held| !held.is_open()).map(|held| held.kind).collect();
+    assert_eq!(closed, Vec::<&str>::new(), "{why}");
+}
+
+/// Asks the operator's socket; gives the answer's body.
+async fn operator(gateway: &Gateway, line: &str) -> String {
+    let socket = gateway.socket();
+    let mut stream = UnixStream::connect(socket).await.expect("connected");
+    let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
+}
+
+async fn log_out(browser: &mut Browser) {
+    let csrf = browser.visit("/.doorward/logout").await.field("csrf");
+    let answer = browser.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+/// The value of a counter or gauge of the admin port.
+async fn metric(gateway: &Gateway, name: &str) -> u64 {
+    let text = gateway.metrics().await;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+/// Asks until the gauge shows the number.
+async fn reaches(gateway: &Gateway, name: &str, number: u64) {
+    let deadline = Instant::now() + BOUND;
+    loop {
+        let now = metric(gateway, name).await;
+        if now == number {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{name} is {now}, not {number}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_logout_at_one_gateway_cuts_every_kind_at_the_other() {
+    let mut two = Two::start().await;
+    let held = two.hold("logout").await;
+    // Who waits for an answer counts once he has waited a while.
+    reaches(&two.there, "doorward_live", 9).await;
+    log_out(&mut two.alice).await;
+    two.all_end(held, Instant::now(), "logout").await;
+    reaches(&two.there, "doorward_live", 0).await;
+    let cut = "doorward_live_cuts_total{cause=\"session-ended\"}";
+    assert_eq!(metric(&two.there, cut).await, 9);
+}
+
+#[tokio::test]
+async fn revoking_one_session_a_user_or_everybody_cuts_every_kind_at_the_other_gateway() {
+    let mut two = Two::start().await;
+    let mut bob = Browser::new(&two.here);
+    bob.log_in("bob").await;
+    for what in ["session", "user", "all"] {
+        // Behind the line of the round before.
+        two.here.advance(MINUTE);
+        two.alice = Browser::new(&two.here);
+        two.alice.log_in("alice").await;
+        let bystander = hold_websocket(&bob.at(&two.there), "/ws/bob".to_owned()).await;
+        let held = two.hold(what).await;
+        let list = operator(&two.here, "GET /sessions?user=alice").await;
+        let list: serde_json::Value = serde_json::from_str(&list).expect("JSON");
+        let session = list[0]["session"].as_str().expect("a session");
+        let query = match what {
+            "session" => format!("session={session}"),
+            "user" => "user=alice".to_owned(),
+            _ => "all=1".to_owned(),
+        };
+        operator(&two.here, &format!("POST /revoke?{query}")).await;
+        two.all_end(held, Instant::now(), what).await;
+        assert_eq!(bystander.is_open(), what != "all", "{what} is whose end");
+    }
+}
+
+#[tokio::test]
+async fn a_theft_found_at_one_gateway_cuts_every_kind_at_the_other() {
+    let mut two = Two::start().await;
+    let stolen = two.alice.token();
+    two.here.advance(10 * MINUTE);
+    two.alice.fetch("/x/small").await;
+    two.alice.fetch("/x/small").await;
+    assert_ne!(two.alice.token(), stolen);
+    two.here.advance(2 * MINUTE);
+    two.alice.fetch("/x/small").await;
+    let held = two.hold("theft").await;
+    let mut thief = Browser::new(&two.here).with_token(&stolen);
+    assert_eq!(thief.fetch("/x/small").await.json()["reason"], "theft");
+    two.all_end(held, Instant::now(), "theft").await;
+}
+
+#[tokio::test]
+async fn idling_cuts_every_kind_when_the_time_is_over_and_not_before() {
+    let two = Two::start().await;
+    let held = two.hold("idle").await;
+    two.here.advance(30 * MINUTE - Duration::from_secs(1));
+    // A while in which a mistake would show.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    all_open(&held, "a second is left");
+    two.here.advance(Duration::from_secs(1));
+    two.all_end(held, Instant::now(), "idle").await;
+}
+
+#[tokio::test]
+async fn use_at_one_gateway_keeps_connections_at_the_other_until_the_absolute_end_and_renewal_cuts_none()
+ {
+    let mut two = Two::start().await;
+    let held = two.hold("absolute").await;
+    let first = two.alice.token();
+    for _ in 0..(12 * 60 / 20 - 1) {
+        two.here.advance(20 * MINUTE);
+        assert_eq!(two.alice.fetch("/x/small").await.status, StatusCode::OK);
+    }
+    assert_ne!(two.alice.token(), first, "renewed on the way");
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    all_open(&held, "20 minutes are left");
+    two.here.advance(20 * MINUTE);
+    two.all_end(held, Instant::now(), "absolute").await;
+}
+
+#[tokio::test]
+async fn a_route_cuts_its_connections_at_its_own_stricter_end_and_others_stay() {
+    let (streams, clock) = (Streams::start().await, manual_clock());
+    let strict = "[route.session]\nabsolute_timeout = \"10m\"\n";
+    let routes = streams.routes("").replacen(
+        "[[route]]\nhost = \"app.test\"\npath = \"/ws\"",
+        &format!("{strict}[[route]]\nhost = \"app.test\"\npath = \"/ws\""),
+        1,
+    );
+    let gateway = Gateway::start(Setup { routes, clock, ..Setup::default() });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let strictly = hold_answer(&alice.clone().over_h2(), "h2", "/h2/x/events".to_owned()).await;
+    streams.saw("/h2/x/events").await;
+    let usually = hold_websocket(&alice, "/ws/x".to_owned()).await;
+    gateway.advance(10 * MINUTE);
+    assert_eq!(strictly.ended().await.1, "broken");
+    assert!(usually.is_open());
+}
+
+#[tokio::test]
+async fn the_answer_of_a_request_that_was_under_way_at_a_logout_never_begins_to_stream() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let upstream = listener.local_addr().expect("an address");
+    let gateway = Gateway::start(Setup { routes: route(upstream), ..Setup::default() });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let mut client = alice.connect().await;
+    let head =
+        format!("GET / HTTP/1.1\r\nHost: app.test\r\nCookie: {SESSION}={}\r\n\r\n", alice.token());
+    client.write_all(head.as_bytes()).await.expect("sent");
+    let (mut upstream, _) = listener.accept().await.expect("a connection");
+    upstream.read_u8().await.expect("a head");
+    log_out(&mut alice).await;
+    let secret = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nsecret\r\n";
+    upstream.write_all(secret).await.expect("sent");
+    let mut seen = Vec::new();
+    // However it ends: a reset is an end too.
+    let end = timeout(BOUND, client.read_to_end(&mut seen)).await;
+    assert!(end.is_ok(), "still open");
+    assert!(!String::from_utf8_lossy(&seen).contains("secret"), "told after the logout");
+}
+
+#[tokio::test]
+async fn an_upload_ends_with_its_session_though_the_client_reads_nothing_of_the_answer() {
+    let streams = Streams::start().await;
+    let gateway = Gateway::start(Setup { routes: streams.routes(""), ..Setup::default() });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let (mut reader, mut writer) = tokio::io::split(alice.connect().await);
+    let head = format!(
+        "POST /flood HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\nCookie: {SESSION}={}\r\n\r\n",
+        alice.token()
+    );
+    writer.write_all(head.as_bytes()).await.expect("sent");
+    let writing = tokio::spawn(async move {
+        while writer.write_all(b"4\r\nmore\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    reader.read_u8().await.expect("an answer");
+    // The answer fills every buffer on its way, and nobody asks it for more.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    log_out(&mut alice).await;
+    timeout(BOUND, streams.saw("gone /flood")).await.expect("the upload goes on");
+    writing.abort();
+}
+
+#[tokio::test]
+async fn grpc_trailers_pass_from_an_h2c_upstream_to_an_h2_client() {
+    let streams = Streams::start().await;
+    let gateway = Gateway::start(Setup { routes: streams.routes(""), ..Setup::default() });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let alice = alice.over_h2();
+    let call = request(&alice, "/h2/x/short", Empty::new().boxed_unsync());
+    let answer = send(&alice, call).await.await.expect("no panic").expect("an answer");
+    let whole = answer.into_body().collect().await.expect("whole");
+    assert_eq!(whole.trailers().expect("trailers")["grpc-status"], "0");
+    assert_eq!(whole.to_bytes(), "all of it");
+}
+
+#[tokio::test]
+async fn a_route_with_a_longest_age_cuts_what_is_older_and_lets_the_client_come_back() {
+    let streams = Streams::start().await;
+    let routes = streams.routes("max_connection_age = \"1s\"");
+    let gateway = Gateway::start(Setup { routes, ..Setup::default() });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let begun = Instant::now();
+    let held = hold_all(&alice, &streams, "age").await;
+    for held in held {
+        let kind = held.kind;
+        let (at, how) = held.ended().await;
+        let took = at.saturating_duration_since(begun);
+        assert!(took >= Duration::from_secs(1), "{kind}: after {took:?}");
+        assert!(kind != "WebSocket" || how == "close 1001", "{kind}: {how}");
+        assert_ne!(how, "whole", "{kind}");
+    }
+    assert_eq!(alice.fetch("/x/small").await.status, StatusCode::OK, "the session goes on");
+}
+
+#[tokio::test]
+async fn more_live_connections_than_a_session_may_have_are_429_and_than_a_gateway_503() {
+    let streams = Streams::start().await;
+    let gateway = Gateway::start(Setup {
+        routes: streams.routes(""),
+        more: "[live]\nmax_connections = 3\nmax_per_session = 2\n".to_owned(),
+        ..Setup::default()
+    });
+    let (mut alice, mut bob) = (Browser::new(&gateway), Browser::new(&gateway));
+    alice.log_in("alice").await;
+    bob.log_in("bob").await;
+    let _first = hold_websocket(&alice, "/ws/1".to_owned()).await;
+    let second = hold_answer(&alice, "event stream", "/2/events".to_owned()).await;
+    streams.saw("/2/events").await;
+    let refused = alice.send("POST", "/3/upload", &[], "body").await;
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.json()["error"], "too-many-connections");
+    assert!(!refused.header("retry-after").is_empty());
+    assert_eq!(alice.fetch("/x/small").await.status, StatusCode::OK, "short answers go on");
+    let _third = hold_websocket(&bob, "/ws/4".to_owned()).await;
+    let refused = bob.send("POST", "/5/upload", &[], "body").await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(second.is_open());
+    let refused = "doorward_live_refused_total{limit=\"total\"}";
+    assert_eq!(metric(&gateway, refused).await, 1);
+}
