@@ -119,8 +119,8 @@ impl Cache {
 
     /// To be called with the answer.
     pub(super) fn finish(&self, key: &SessionKey, loading: &Loading, loaded: &Loaded) {
-        let Some(ticket) = loading.0 else { return };
-        if ticket.era == self.era.load(Ordering::Acquire) {
+        // One of an era that is over is kept as that era's, and so never found.
+        if let Some(ticket) = loading.0 {
             self.with(&key.tag, |shard| shard.finish(key, ticket, loaded));
         }
     }
