@@ -37,8 +37,9 @@ use crate::login::{Directory, PasswordLogin, Settings};
 use crate::portal::{Look, Portal};
 use crate::server::{self, Limits, Redirect, Sockets};
 use crate::store::{RedisSettings, Store};
+use crate::telemetry::audit::AuditFileError;
 use crate::telemetry::requests::FLUSH_EVERY;
-use crate::telemetry::{Metrics, RequestLines, RequestLog};
+use crate::telemetry::{Audit, Metrics, RequestLines, RequestLog};
 use crate::tls::Certificates;
 
 /// Why the gateway does not start. Each names the file or address and what to do.
@@ -54,6 +55,8 @@ pub enum StartError {
     Login(String),
     #[error(transparent)]
     Store(#[from] crate::store::OpenError),
+    #[error(transparent)]
+    Audit(#[from] AuditFileError),
     #[error(transparent)]
     Bind(#[from] server::listener::BindError),
     #[error(transparent)]
@@ -145,6 +148,9 @@ impl Running {
         for thread in self.housekeeping.take().into_iter().chain(self.changes.take()) {
             join(thread);
         }
+        if let Some(audit) = &self.shared.audit {
+            audit.close();
+        }
     }
 
     /// Whether every thread still runs; one that is gone leaves its listeners deaf.
@@ -219,8 +225,13 @@ impl Parts {
             Some(login) => Some(Arc::new(Directory::open(&login.users)?)),
             None => None,
         };
+        let keys = keys::load_or_make(&config.keys_file)?;
+        let audit = match &config.audit.file {
+            Some(path) => Some(Audit::open(path.clone(), keys.audit().clone())?),
+            None => None,
+        };
         let shared = Arc::new(Shared::new(SharedParts {
-            keys: keys::load_or_make(&config.keys_file)?,
+            keys,
             clock: clock.clone(),
             policy: config.session.policy.clone(),
             max_per_user: config.session.max_per_user,
@@ -228,6 +239,7 @@ impl Parts {
             directory: directory.clone(),
             metrics: Metrics::default(),
             live: config.live.into(),
+            audit,
         }));
         let login = directory.map(|users| password_login(users, &clock)).transpose()?;
         let certificates = Certificates::load(&config.certificates)?;

@@ -8,6 +8,7 @@
     reason = "the commands are what speaks to a terminal"
 )]
 
+pub mod audit;
 pub mod certs;
 pub mod check;
 pub mod demo;
@@ -47,6 +48,8 @@ enum Command {
     Keys(keys::KeysArgs),
     /// List, show and end sessions of the running gateway
     Sessions(sessions::SessionsArgs),
+    /// Verify the audit log
+    Audit(audit::AuditArgs),
     /// Make certificates for development
     Certs(certs::CertsArgs),
 }
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::User(args) => user::run(args),
         Command::Keys(args) => keys::run(args),
         Command::Sessions(args) => sessions::run(args),
+        Command::Audit(args) => audit::run(args),
         Command::Certs(args) => certs::run(&args),
     };
     result.unwrap_or_else(|error| {

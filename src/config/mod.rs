@@ -7,6 +7,7 @@
 //!
 //! Nothing here holds a secret; secrets stand in files of their own, named here and read at start.
 
+mod audit;
 mod duration;
 mod findings;
 mod live;
@@ -37,6 +38,7 @@ use reader::Reader;
 use route::RouteSection;
 use together::Together;
 
+pub use audit::Audit;
 pub use findings::{Key, Usual};
 pub use live::Live;
 pub use log::{Log, LogFormat, LogLevel};
@@ -64,6 +66,7 @@ pub struct Config {
     pub live: Live,
     pub login: Login,
     pub log: Log,
+    pub audit: Audit,
     pub portal: Portal,
     pub routes: RouteTable,
 }
@@ -139,6 +142,7 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
     let live = file.section("live", "live").and_then(live::live);
     let login = file.section("login", "login").and_then(login::login);
     let log = file.section("log", "log").and_then(log::log);
+    let audit = file.section("audit", "audit").and_then(audit::audit);
     let portal = file.section("portal", "portal").and_then(portal::portal);
     let routes = routes(&mut file, session.policy.as_ref());
     drop(file);
@@ -158,6 +162,7 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
         live: live?,
         login: login?,
         log: log?,
+        audit: audit?,
         portal: portal?,
         routes: table?,
     })

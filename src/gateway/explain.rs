@@ -125,6 +125,7 @@ impl<'a> Play<'a> {
             directory: None,
             metrics: Metrics::default(),
             live: config.live.into(),
+            audit: None,
         });
         let guard = Guard::new(Store::memory(clock), Arc::new(shared));
         let gateway = Gateway {

@@ -1,6 +1,5 @@
 //! One request's way to a permit.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -111,7 +110,8 @@ impl Guard {
             Presented::One(value) => value,
         };
         Token::parse(keys, value).map_err(|_| {
-            let nobody = About { client: Some(visit.context.address), ..About::default() };
+            let (client, agent) = (Some(visit.context.address), visit.context.agent.as_str());
+            let nobody = About { client, agent, ..About::default() };
             self.shared.event(SessionEvent::Forged, nobody);
             Denial::Forged
         })
@@ -295,7 +295,8 @@ impl Attempt<'_> {
             all,
             forget_at: record.absolute_end,
             user: record.identity.user.clone(),
-            client: self.visit.context.address,
+            from: self.visit.context.clone(),
+            owner: record.renewed_from.clone(),
         };
         let ended = tokio::spawn(ending.run()).await;
         let ended = ended.unwrap_or_else(|error| Err(Unavailable(error.to_string())));
@@ -345,8 +346,9 @@ impl Attempt<'_> {
     }
 
     fn event(&self, event: SessionEvent, record: &Record) {
-        let client = self.visit.context.address;
-        self.guard.shared.event(event, about(&record.identity.user, self.token.key.id, client));
+        let mut about = about(&record.identity.user, self.token.key.id, self.visit.context);
+        about.other = is_theft_event(event).then_some(&record.renewed_from);
+        self.guard.shared.event(event, about);
     }
 
     fn away(&self, error: Unavailable) -> Denial {
@@ -362,7 +364,10 @@ struct Ending {
     all: bool,
     forget_at: UnixMillis,
     user: String,
-    client: IpAddr,
+    /// Who showed the token that ends it.
+    from: ClientContext,
+    /// Who showed the current token first.
+    owner: ClientContext,
 }
 
 impl Ending {
@@ -383,8 +388,15 @@ impl Ending {
     }
 
     fn event(&self, event: SessionEvent) {
-        self.guard.shared.event(event, about(&self.user, self.key.id, self.client));
+        let mut about = about(&self.user, self.key.id, &self.from);
+        about.other = is_theft_event(event).then_some(&self.owner);
+        self.guard.shared.event(event, about);
     }
+}
+
+/// A theft has two parties.
+fn is_theft_event(event: SessionEvent) -> bool {
+    event == SessionEvent::Theft
 }
 
 /// Whether the end of the session told of the theft already.

@@ -18,7 +18,6 @@ pub use live::{Cut, Ending, Full, Live, LiveLimits, Sight, Terms, Watched};
 pub use permit::{NewToken, Permit};
 pub use sessions::{Opened, Remaining};
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,10 +29,10 @@ use crate::clock::{Clock, UnixMillis};
 use crate::http::CookieNames;
 use crate::login::Directory;
 use crate::secret::KeyRing;
-use crate::session::{NotBefore, Record, SessionId, SessionKey, SessionPolicy};
+use crate::session::{ClientContext, NotBefore, Record, SessionId, SessionKey, SessionPolicy};
 use crate::store::{Store, Unavailable};
 use crate::telemetry::events::About;
-use crate::telemetry::{Metrics, SessionEvent};
+use crate::telemetry::{Audit, Metrics, SessionEvent};
 
 /// Opened records kept per process, so that an unchanged record is decrypted once.
 const OPENED_LIMIT: usize = 100_000;
@@ -54,6 +53,7 @@ pub struct Shared {
     pub cookies: CookieNames,
     pub directory: Option<Arc<Directory>>,
     pub metrics: Metrics,
+    pub audit: Option<Audit>,
     pub live: Live,
     everyone: AtomicU64,
     opened: Cache<SessionKey, (Bytes, Arc<Record>)>,
@@ -69,6 +69,7 @@ pub struct SharedParts {
     pub directory: Option<Arc<Directory>>,
     pub metrics: Metrics,
     pub live: LiveLimits,
+    pub audit: Option<Audit>,
 }
 
 impl Shared {
@@ -84,6 +85,7 @@ impl Shared {
             directory: parts.directory,
             metrics: parts.metrics,
             live,
+            audit: parts.audit,
             everyone: AtomicU64::new(0),
             opened: Cache::new(OPENED_LIMIT),
         }
@@ -92,6 +94,9 @@ impl Shared {
     /// Counts and writes down a session event.
     pub fn event(&self, event: SessionEvent, about: About<'_>) {
         self.metrics.event(event);
+        if let Some(audit) = self.audit.as_ref().filter(|_| event.is_audited()) {
+            audit.event(event, &about, self.clock.now());
+        }
         event.log(about);
     }
 
@@ -140,6 +145,7 @@ impl Guard {
     }
 }
 
-fn about(user: &str, session: SessionId, client: IpAddr) -> About<'_> {
-    About { user, session: Some(session), client: Some(client) }
+fn about<'a>(user: &'a str, session: SessionId, from: &'a ClientContext) -> About<'a> {
+    let (client, agent) = (Some(from.address), from.agent.as_str());
+    About { user, session: Some(session), client, agent, ..About::default() }
 }

@@ -17,7 +17,7 @@ use crate::store::{Listed, Unavailable};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::About;
 
-use super::{Guard, admit::Admitted};
+use super::{Guard, about, admit::Admitted};
 
 /// A live session as lists show it.
 #[derive(Clone, Debug)]
@@ -60,8 +60,7 @@ impl Guard {
         if let Some(session) = shown {
             self.end_session(&session, EndReason::Replaced).await?;
         }
-        let about = About { user, session: Some(key.id), client: Some(from.address) };
-        self.shared.event(SessionEvent::Login, about);
+        self.shared.event(SessionEvent::Login, about(user, key.id, &from));
         token.text(&keys).ok_or_else(|| Unavailable("the newest key vanished".to_owned()))
     }
 
@@ -77,7 +76,7 @@ impl Guard {
         let about = About {
             user: &session.record.identity.user,
             session: Some(session.key.id),
-            client: None,
+            ..About::default()
         };
         self.shared.event(SessionEvent::Ended(reason), about);
         Ok(())

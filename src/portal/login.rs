@@ -137,7 +137,9 @@ impl Portal {
         let name = fields.text("username");
         let known = shared.directory.as_ref().and_then(|users| users.find(name));
         let user = known.map(|account| account.identity.user.clone()).unwrap_or_default();
-        shared.event(event, About { user: &user, client: Some(head.client), session: None });
+        let from = context(head);
+        let client = Some(head.client);
+        shared.event(event, About { user: &user, client, agent: &from.agent, ..About::default() });
     }
 
     /// Logging out changes something, so a link alone does not do it.

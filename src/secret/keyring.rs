@@ -23,6 +23,7 @@ pub type KeyId = u8;
 pub struct KeyRing {
     tag_root: Zeroizing<[u8; 32]>,
     tag: hmac::Key,
+    audit: hmac::Key,
     minting: KeyId,
     keys: BTreeMap<KeyId, RootKey>,
 }
@@ -135,9 +136,15 @@ impl KeyRing {
         tag
     }
 
+    /// Chains the lines of the audit log: the same for the life of the installation.
+    pub fn audit(&self) -> &hmac::Key {
+        &self.audit
+    }
+
     fn from_tag(root: [u8; 32]) -> KeyRing {
         KeyRing {
             tag: hmac::Key::new(hmac::HMAC_SHA256, &root),
+            audit: derive(&root, b"doorward audit 1"),
             tag_root: Zeroizing::new(root),
             minting: 0,
             keys: BTreeMap::new(),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tracing::{error, info, warn};
 
-use crate::session::{EndReason, SessionId};
+use crate::session::{ClientContext, EndReason, SessionId};
 
 /// Something that happened to a session. Each makes one line with the target `session`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,10 @@ pub struct About<'a> {
     pub user: &'a str,
     pub session: Option<SessionId>,
     pub client: Option<IpAddr>,
+    /// The User-Agent as a session keeps it: short and printable.
+    pub agent: &'a str,
+    /// The other party, where there are two: in a theft, who showed the token that was current.
+    pub other: Option<&'a ClientContext>,
 }
 
 impl SessionEvent {
@@ -49,7 +53,42 @@ impl SessionEvent {
         }
     }
 
-    fn reason(self) -> Option<&'static str> {
+    /// Whether it stands in the audit log too: renewals are the ordinary course and would fill it.
+    pub fn is_audited(self) -> bool {
+        self != SessionEvent::Renewed
+    }
+
+    /// Whether somebody without a session can make it happen as often as he likes.
+    pub(super) fn is_by_strangers(self) -> bool {
+        match self {
+            SessionEvent::LoginRefused
+            | SessionEvent::LoginThrottled
+            | SessionEvent::Forged
+            | SessionEvent::Refused(_) => true,
+            SessionEvent::Login
+            | SessionEvent::Renewed
+            | SessionEvent::Ended(_)
+            | SessionEvent::Theft
+            | SessionEvent::Poisoned
+            | SessionEvent::StoreWentBack => false,
+        }
+    }
+
+    /// Whether what somebody wanted happened.
+    pub(super) fn is_success(self) -> bool {
+        match self {
+            SessionEvent::Login | SessionEvent::Renewed | SessionEvent::Ended(_) => true,
+            SessionEvent::LoginRefused
+            | SessionEvent::LoginThrottled
+            | SessionEvent::Forged
+            | SessionEvent::Refused(_)
+            | SessionEvent::Theft
+            | SessionEvent::Poisoned
+            | SessionEvent::StoreWentBack => false,
+        }
+    }
+
+    pub(super) fn reason(self) -> Option<&'static str> {
         match self {
             SessionEvent::Ended(reason) => Some(reason.word()),
             SessionEvent::Refused(reason) => Some(reason),

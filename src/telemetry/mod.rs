@@ -2,11 +2,13 @@
 //!
 //! No token, no cookie and no raw session id ever reaches a line; sessions are named by their handle.
 
+pub mod audit;
 pub mod events;
 pub mod log;
 pub mod metrics;
 pub mod requests;
 
+pub use audit::Audit;
 pub use events::SessionEvent;
 pub use metrics::{Metrics, StoreFigures};
 pub use requests::{RequestLine, RequestLines, RequestLog};

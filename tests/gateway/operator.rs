@@ -194,3 +194,42 @@ async fn asvs_7_4_2_an_account_that_is_enabled_again_does_not_bring_its_sessions
     set_disabled(false);
     reason_becomes(&mut browser, "revoked").await;
 }
+
+#[tokio::test]
+async fn a_theft_stands_in_the_audit_log_with_both_parties_and_without_a_secret() {
+    let upstream = Upstream::start().await;
+    let directory = crate::gateway::prepare();
+    let file = directory.path().join("audit.jsonl");
+    let gateway = Gateway::start(Setup {
+        routes: route(upstream.address),
+        session: "rotate_after = \"10m\"".to_owned(),
+        more: format!("[audit]\nfile = \"{}\"\n", file.display()),
+        clock: crate::gateway::manual_clock(),
+        shared_with: Some(std::sync::Arc::clone(&directory)),
+        ..Setup::default()
+    });
+    let mut owner = Browser::new(&gateway);
+    owner.log_in("alice").await;
+    let stolen = owner.token();
+    for _ in 0..2 {
+        gateway.advance(std::time::Duration::from_secs(601));
+        owner.fetch("/").await;
+        owner.fetch("/").await;
+    }
+    let thief = Browser::new(&gateway).with_token(&stolen).fetch("/").await;
+    assert_eq!(thief.json()["reason"], "theft");
+    let key = gateway.shared().keys.load().audit().clone();
+    gateway.stop();
+    let text = std::fs::read_to_string(&file).expect("the audit log");
+    let report = doorward::telemetry::audit::verify(text.as_bytes(), &key, &[]).expect("memory");
+    assert_eq!(report.findings, []);
+    let theft = text.lines().find(|line| line.contains("session.theft")).expect("the theft");
+    let theft: serde_json::Value = serde_json::from_str(theft).expect("JSON");
+    assert_eq!(theft["user.name"], "alice");
+    assert_eq!(theft["source.ip"], "127.0.0.1");
+    assert_eq!(theft["doorward.other.ip"], "127.0.0.1");
+    for action in ["session.login", "session.ended"] {
+        assert!(text.contains(action), "{text}");
+    }
+    assert!(!text.contains("dw1_"), "{text}");
+}

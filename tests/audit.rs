@@ -1,0 +1,220 @@
+//! The audit log as an auditor meets it: files, the command, restarts, rotation, power cuts.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use aws_lc_rs::hmac;
+use doorward::clock::UnixMillis;
+use doorward::secret::KeyRing;
+use doorward::session::EndReason;
+use doorward::telemetry::audit::{AuditFileError, Report, verify};
+use doorward::telemetry::events::About;
+use doorward::telemetry::{Audit, SessionEvent};
+use tempfile::TempDir;
+
+/// An installation's keys file and the place of its log.
+struct Place {
+    directory: TempDir,
+    keys: KeyRing,
+}
+
+impl Place {
+    fn new() -> Place {
+        let directory = tempfile::tempdir().expect("a directory");
+        let keys = KeyRing::generate("2026-11-23T00:00:00Z");
+        std::fs::write(directory.path().join("keys.toml"), keys.to_file().as_bytes())
+            .expect("a keys file");
+        Place { directory, keys }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn key(&self) -> hmac::Key {
+        self.keys.audit().clone()
+    }
+
+    fn open(&self) -> Audit {
+        Audit::open(self.path("audit.jsonl"), self.key()).expect("an audit log")
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(self.path("audit.jsonl")).expect("the log")
+    }
+
+    fn report(&self) -> Report {
+        verify(self.text().as_bytes(), &self.key(), &[]).expect("memory")
+    }
+
+    /// A run of the gateway that sees some logins.
+    fn run(&self, logins: usize) {
+        let audit = self.open();
+        for _ in 0..logins {
+            audit.event(SessionEvent::Login, &alice(), UnixMillis(1));
+        }
+        audit.close();
+    }
+
+    fn doorward(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+        command.current_dir(self.directory.path()).arg("audit").args(arguments);
+        command.output().expect("the program runs")
+    }
+}
+
+fn alice() -> About<'static> {
+    About { user: "alice", client: Some([192, 0, 2, 1].into()), ..About::default() }
+}
+
+fn actions(text: &str) -> Vec<String> {
+    let line = |line: &str| -> serde_json::Value { serde_json::from_str(line).expect("JSON") };
+    let action = |line: serde_json::Value| line["event.action"].as_str().unwrap_or("").to_owned();
+    text.lines().map(|text| action(line(text))).collect()
+}
+
+#[test]
+fn a_restart_continues_the_chain() {
+    let place = Place::new();
+    place.run(2);
+    place.run(1);
+    let report = place.report();
+    assert_eq!((report.lines, report.findings), (5, vec![]));
+    assert_eq!(
+        actions(&place.text()),
+        ["audit.begun", "session.login", "session.login", "audit.begun", "session.login"]
+    );
+}
+
+#[test]
+fn a_line_that_a_power_cut_broke_is_kept_named_and_no_alarm() {
+    let place = Place::new();
+    place.run(1);
+    append(&place.path("audit.jsonl"), b"{\"@timestamp\":\"2026-");
+    place.run(1);
+    let report = place.report();
+    assert_eq!((report.torn, report.findings), (1, vec![]));
+}
+
+#[test]
+fn a_log_whose_end_somebody_changed_is_not_continued() {
+    let place = Place::new();
+    place.run(1);
+    let changed = place.text().replace("alice", "mallo");
+    std::fs::write(place.path("audit.jsonl"), changed).expect("written");
+    let refused = Audit::open(place.path("audit.jsonl"), place.key());
+    assert!(matches!(refused, Err(AuditFileError::Changed { .. })), "{refused:?}");
+}
+
+#[test]
+fn two_gateways_never_write_one_chain() {
+    let place = Place::new();
+    let first = place.open();
+    let second = Audit::open(place.path("audit.jsonl"), place.key());
+    assert!(matches!(second, Err(AuditFileError::InUse { .. })), "{second:?}");
+    first.close();
+}
+
+#[test]
+fn a_log_that_was_moved_away_goes_on_in_a_new_file() {
+    let place = Place::new();
+    let audit = place.open();
+    audit.event(SessionEvent::Login, &alice(), UnixMillis(1));
+    wait_until(|| place.text().contains("session.login"));
+    std::fs::rename(place.path("audit.jsonl"), place.path("audit.1")).expect("moved");
+    wait_until(|| place.path("audit.jsonl").exists());
+    audit.event(SessionEvent::Ended(EndReason::Logout), &alice(), UnixMillis(2));
+    audit.close();
+    let whole =
+        std::fs::read_to_string(place.path("audit.1")).expect("the old log") + &place.text();
+    let report = verify(whole.as_bytes(), &place.key(), &[]).expect("memory");
+    assert_eq!((report.lines, report.findings), (3, vec![]));
+    assert_eq!(place.report().first, 3);
+}
+
+#[test]
+fn a_flood_of_strangers_fills_no_disk_and_is_counted() {
+    let place = Place::new();
+    let audit = place.open();
+    for _ in 0..1_000 {
+        audit.event(SessionEvent::Forged, &About::default(), UnixMillis(1));
+    }
+    audit.event(SessionEvent::Theft, &alice(), UnixMillis(2));
+    audit.close();
+    let text = place.text();
+    let forged = actions(&text).iter().filter(|action| *action == "session.forged").count();
+    // A second may have turned while they came.
+    assert!((10..=20).contains(&forged), "{forged}");
+    assert!(text.contains("session.theft"));
+    let counted: u64 = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|line| line["event.action"] == "audit.suppressed")
+        .filter_map(|line| line["doorward.count"].as_u64())
+        .sum();
+    assert_eq!(counted + forged as u64, 1_000);
+}
+
+#[test]
+fn the_file_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    place.run(1);
+    let mode = std::fs::metadata(place.path("audit.jsonl")).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn the_command_finds_what_was_changed_removed_and_cut_off() {
+    let place = Place::new();
+    place.run(4);
+    let whole = place.text();
+    let verify = |more: &[&str]| {
+        let output =
+            place.doorward(&[&["verify", "audit.jsonl", "--keys", "keys.toml"], more].concat());
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    assert_eq!(verify(&[]), (Some(0), "audit.jsonl: whole: lines 1 to 5\n".to_owned()));
+    let head = place.doorward(&["head", "audit.jsonl"]);
+    std::fs::write(place.path("heads"), head.stdout).expect("written");
+
+    let mut lines: Vec<&str> = whole.lines().collect();
+    let cut_off = lines[..3].join("\n") + "\n";
+    std::fs::write(place.path("audit.jsonl"), cut_off).expect("written");
+    assert_eq!(verify(&[]).0, Some(0), "nobody can see it without a head");
+    let (code, text) = verify(&["--heads", "heads"]);
+    assert!(code == Some(1) && text.contains("the end is cut off: line number 5"), "{text}");
+
+    lines.remove(2);
+    std::fs::write(place.path("audit.jsonl"), lines.join("\n") + "\n").expect("written");
+    let (code, text) = verify(&[]);
+    assert!(code == Some(1) && text.contains("line 3: 1 lines before it are missing"), "{text}");
+
+    std::fs::write(place.path("audit.jsonl"), whole.replacen("alice", "carol", 1))
+        .expect("written");
+    let (code, text) = verify(&["--json"]);
+    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((code, &report["whole"]), (Some(1), &serde_json::Value::Bool(false)), "{text}");
+}
+
+#[test]
+fn the_command_says_what_is_missing() {
+    let place = Place::new();
+    let output = place.doorward(&["verify", "audit.jsonl"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("--keys"), "{text}");
+}
+
+fn append(path: &Path, bytes: &[u8]) {
+    use std::io::Write;
+    let mut file = std::fs::OpenOptions::new().append(true).open(path).expect("the log");
+    file.write_all(bytes).expect("written");
+}
+
+fn wait_until(mut done: impl FnMut() -> bool) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !done() {
+        assert!(std::time::Instant::now() < end, "it never came");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
