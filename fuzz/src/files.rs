@@ -61,9 +61,10 @@ pub fn htpasswd(bytes: &[u8]) {
     }
     for line in &unsupported {
         let stored = text.lines().nth(line.line - 1).and_then(|line| line.split_once(":canary"));
-        assert!(stored.is_none_or(|(_, secret)| {
-            secret.is_empty() || !line.message.contains(&format!("canary{secret}"))
-        }));
+        if let Some((name, secret)) = stored.filter(|(_, secret)| secret.len() > 3) {
+            let told = line.message.replace(&format!("{name:?}"), "").replace(name, "");
+            assert!(!told.contains(secret), "{told}");
+        }
     }
 }
 

@@ -40,7 +40,7 @@ static ROUTES: LazyLock<RouteTable> = LazyLock::new(|| {
 const CLIENT: &str = "192.0.2.7";
 
 /// What apps take for the word of a gateway. Kept apart from the lists in the source on purpose.
-const OURS: [&str; 17] = [
+const OURS: [&str; 18] = [
     "x-forwarded-user",
     "x-forwarded-email",
     "x-forwarded-groups",
@@ -57,6 +57,7 @@ const OURS: [&str; 17] = [
     "x-webauth-user",
     "x-ssl-client-verify",
     "x-team",
+    "proxy",
     "proxy-authorization",
 ];
 

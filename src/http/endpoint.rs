@@ -57,6 +57,10 @@ impl Endpoint {
         if authority.as_str().contains('@') {
             return Err(EndpointError::Userinfo);
         }
+        // `http://:80` is an address to the parser.
+        if authority.host().is_empty() {
+            return Err(EndpointError::Shape);
+        }
         match parts.path_and_query {
             Some(path) if path.as_str() != "/" => Err(EndpointError::Path(path.to_string())),
             Some(_) | None => {
@@ -140,6 +144,7 @@ mod tests {
     fn what_is_no_upstream_address_is_named() {
         let error = |text: &str| Endpoint::parse(text).expect_err("refused");
         assert_eq!(error("127.0.0.1:3000"), EndpointError::Shape);
+        assert_eq!(error("http://:80"), EndpointError::Shape);
         assert_eq!(error("ftp://a"), EndpointError::Scheme("ftp".into()));
         assert_eq!(error("http://a/b"), EndpointError::Path("/b".into()));
         assert_eq!(error("http://a/#b"), EndpointError::Path("#b".into()));

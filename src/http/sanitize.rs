@@ -23,7 +23,7 @@ pub struct OwnedFields {
 }
 
 /// Where a request comes from, as we tell upstreams; a client's own word about it is not passed on.
-const FORWARDING: [&str; 13] = [
+const FORWARDING: [&str; 14] = [
     "forwarded",
     "x-forwarded-for",
     "x-forwarded-host",
@@ -37,6 +37,9 @@ const FORWARDING: [&str; 13] = [
     "x-original-url",
     "x-rewrite-url",
     "proxy-authorization",
+    // CGI hands it on as HTTP_PROXY, which many libraries take for the proxy to send their own
+    // requests through (httpoxy).
+    "proxy",
 ];
 
 /// Names by which apps know a user, owned even where a route sets other ones.
@@ -207,6 +210,13 @@ mod tests {
     fn a_clients_word_about_its_origin_is_not_passed_on() {
         for name in FORWARDING {
             assert!(sanitized(&[(name, "evil")]).headers.is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn httpoxy_no_client_names_the_proxy_of_an_app() {
+        for name in ["Proxy", "PROXY", "proxy"] {
+            assert!(sanitized(&[(name, "http://evil.test")]).headers.is_empty(), "{name}");
         }
     }
 

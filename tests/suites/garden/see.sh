@@ -1,0 +1,7 @@
+#!/bin/sh
+# What a CGI program sees behind Apache: names folded to variables.
+length=$(wc -c)
+printf 'Content-Type: text/plain\r\n\r\n'
+printf 'app=apache\npath=%s\nhost=%s\nuser=%s\nbody=%s\n' \
+    "$PATH_INFO" "$HTTP_HOST" "$HTTP_X_FORWARDED_USER" "$length"
+printf 'fields=%s' "$(env | grep '^HTTP_' | tr '\n' '|')"
