@@ -22,7 +22,7 @@ pub mod token;
 pub use context::ClientContext;
 pub use decide::{Case, Change, Outcome, Refusal, Standing, Successor, Timing, Verdict, decide};
 pub use policy::{OnReuse, PolicyError, RoutePolicy, SessionPolicy};
-pub use record::{EndReason, Identity, Record};
+pub use record::{EndReason, Identity, Record, Superseded};
 pub use token::{Token, TokenError};
 
 use std::fmt;

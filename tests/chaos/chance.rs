@@ -9,7 +9,7 @@ pub struct Chance(u64);
 impl Chance {
     /// The generator of one actor of one seed.
     pub fn new(seed: u64, actor: u64) -> Chance {
-        let mixed = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        let mixed = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
             ^ actor.wrapping_mul(0xd1b5_4a32_d192_ed03);
         let mut chance = Chance(mixed | 1);
         for _ in 0..8 {
@@ -23,6 +23,11 @@ impl Chance {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0
+    }
+
+    /// Another generator, of somebody beside this one's owner.
+    pub fn aside(&self, number: u64) -> Chance {
+        Chance::new(self.0, number)
     }
 
     /// A number below `limit`.

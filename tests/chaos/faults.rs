@@ -75,10 +75,10 @@ pub const GATEWAY: [Fault; 5] = [
     Fault::ClockBehind,
 ];
 
-pub const LOSS: [Fault; 1] = [Fault::Flushed];
+pub const LOSS: [Fault; 2] = [Fault::Flushed, Fault::Failover];
 
 /// What is known not to hold yet: played by the long form only, where it fails.
-pub const UNMENDED: [Fault; 3] = [Fault::HalfOpen, Fault::OneCutOff, Fault::Failover];
+pub const UNMENDED: [Fault; 2] = [Fault::HalfOpen, Fault::OneCutOff];
 
 /// What can happen to a gateway with a store of its own.
 pub const ALONE: [Fault; 3] =

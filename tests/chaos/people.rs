@@ -17,6 +17,9 @@ use crate::wire::{COOKIE, HOST, Jar, Reply, Wire, token};
 
 pub const PASSWORD: &str = "correct horse battery staple";
 
+/// How late an honest request may be sent: with the time that a decision takes, well within the grace.
+const STRAGGLE: Duration = Duration::from_millis(1_200);
+
 /// What everybody shares.
 pub struct Scene {
     pub fleet: Vec<Member>,
@@ -134,30 +137,42 @@ impl Tab {
         usize::try_from(self.chance.below(self.scene.fleet.len() as u64)).unwrap_or(0)
     }
 
-    /// A person in front of one tab, until the scene is over.
+    /// A person in front of one tab, until the scene is over. A page is one request, or several at once
+    /// through any gateways.
     pub async fn browse(mut self, profile: usize) {
         let scene = Arc::clone(&self.scene);
         let profile = &scene.people[profile];
+        let side = |number| Tab::new(&scene, profile.from, self.chance.aside(number));
+        let mut sides = [1, 2, 3].map(side);
         while !scene.is_over() {
-            let pause = self.chance.between(Duration::from_millis(20), Duration::from_millis(140));
+            let pause = self.chance.between(Duration::from_millis(40), Duration::from_millis(280));
             tokio::time::sleep(pause).await;
             match profile.cookie() {
-                Some(cookie) => self.look(profile, &cookie).await,
                 None => self.log_in(profile).await,
+                Some(cookie) if self.chance.percent(30) => {
+                    let [one, two, three] = sides.each_mut().map(|tab| tab.look(profile, &cookie));
+                    tokio::join!(self.look(profile, &cookie), one, two, three);
+                }
+                Some(cookie) => self.look(profile, &cookie).await,
             }
         }
     }
 
-    /// One page. Some answers are lost: nobody waits for them, or their cookies are not kept.
+    /// One request. Some are slow to leave, so that they come with a cookie that was renewed meanwhile;
+    /// some answers are lost: nobody waits for them, or their cookies are not kept.
     async fn look(&mut self, profile: &Profile, cookie: &str) {
+        if self.chance.percent(6) {
+            let late = self.chance.between(Duration::from_millis(200), STRAGGLE);
+            tokio::time::sleep(late).await;
+        }
         let gateway = self.any_gateway();
         let impatient = self.chance.percent(5);
         let patience = match impatient {
             true => self.chance.between(Duration::ZERO, Duration::from_millis(30)),
             false => Duration::from_secs(60),
         };
-        let voice =
-            Voice { by: Actor::Browser(profile.number), agent: &profile.agent, cookie, gateway };
+        let by = Actor::Browser(profile.number);
+        let voice = Voice { by, agent: &profile.agent, cookie, gateway };
         let Some(reply) = self.ask(&voice, patience).await else { return };
         if !self.chance.percent(8) {
             reply.keep(&mut profile.jar());

@@ -28,7 +28,7 @@ pub async fn revoke(scene: Arc<Scene>, mut chance: Chance) {
     let mut turn = 0;
     while !scene.is_over() {
         turn += 1;
-        let pause = chance.between(Duration::from_millis(900), Duration::from_millis(2_500));
+        let pause = chance.between(Duration::from_millis(1_000), Duration::from_millis(2_500));
         tokio::time::sleep(pause).await;
         let victim = chance.one_of(&scene.people).number;
         let gateway = usize::try_from(chance.below(scene.fleet.len() as u64)).unwrap_or(0);
@@ -114,7 +114,7 @@ enum Manner {
 /// Steals a cookie now and then, and uses it from elsewhere until it is refused.
 pub async fn steal(scene: Arc<Scene>, mut chance: Chance) {
     while !scene.is_over() {
-        let pause = chance.between(Duration::from_secs(3), Duration::from_secs(6));
+        let pause = chance.between(Duration::from_secs(1), Duration::from_secs(3));
         tokio::time::sleep(pause).await;
         let victim = chance.one_of(&scene.people);
         let Some(cookie) = victim.cookie() else { continue };

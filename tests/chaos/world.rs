@@ -34,7 +34,9 @@ pub enum Store {
 }
 
 const GATEWAYS: usize = 3;
-const USERS: [&str; 4] = ["ada", "bea", "cyd", "dan"];
+const USERS: [&str; 6] = ["ada", "bea", "cyd", "dan", "eve", "fay"];
+/// Profiles of the first users, beside the one that everybody has.
+const SECOND: usize = 2;
 const TABS: usize = 2;
 /// The answers of Redis that a gateway waits for.
 const TIMEOUT: &str = "300ms";
@@ -113,7 +115,7 @@ impl World {
             Store::Embedded => None,
         };
         let fleet = start_fleet(directory.path(), app.address, redis.as_ref(), epoch);
-        let people = USERS.iter().chain(&USERS[..1]).enumerate();
+        let people = USERS.iter().chain(&USERS[..SECOND]).enumerate();
         let people = people.map(|(number, user)| Profile::new(number, (*user).to_owned()));
         let scene = Scene {
             fleet,

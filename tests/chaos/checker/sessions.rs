@@ -60,6 +60,9 @@ struct Life<'a> {
     absolute_end: Option<u64>,
     /// When the first acknowledged revocation was acknowledged, and when the first was asked for.
     revoked: Option<At>,
+    /// The same of an end of all sessions. Known not to hold where clocks are wrong: the line of all
+    /// users is drawn by one gateway's clock and does not know of sessions begun by one that is ahead.
+    all_revoked: Option<At>,
     threatened: Option<At>,
     stolen: Option<At>,
     told_ended: Option<(At, &'a str)>,
@@ -130,7 +133,12 @@ impl<'a> Sessions<'a> {
             }
             earliest(&mut life.threatened, Some(sent));
             if life.began.is_some_and(|began| began < sent) {
-                earliest(&mut life.revoked, acked);
+                let known = if *what == Ends::Everybody {
+                    &mut life.all_revoked
+                } else {
+                    &mut life.revoked
+                };
+                earliest(known, acked);
             }
         }
     }
@@ -163,7 +171,12 @@ impl<'a> Sessions<'a> {
 
     /// When the first revocation was acknowledged.
     pub(super) fn revoked(&self, session: Session) -> Option<At> {
-        self.of_session(session)?.revoked
+        let life = self.of_session(session)?;
+        let mut first = life.revoked;
+        if !life.bent {
+            earliest(&mut first, life.all_revoked);
+        }
+        first
     }
 
     /// When somebody first asked to end it.

@@ -1,0 +1,72 @@
+//! What sessions take in the embedded store: memory of the process, the file, the time to open it.
+//!
+//! Each step is a process of its own, so that its memory is its own.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use doorward::clock::Clock;
+use doorward::store::Store;
+
+use crate::sessions::Sessions;
+use crate::tell;
+
+pub fn measure(count: u64) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().display().to_string();
+    let filled = child(&["embedded-fill", &path, &count.to_string()]);
+    let opened = child(&["embedded-open", &path]);
+    let each = |bytes: &Value| bytes.as_f64().unwrap_or_default() / count as f64;
+    let file = std::fs::metadata(directory.path().join("sessions.redb")).expect("a file").len();
+    tell(&json!({
+        "figure": "embedded", "sessions": count,
+        "resident": each(&opened["grown"]), "file": file as f64 / count as f64,
+        "open": opened["seconds"], "fill": filled["seconds"],
+    }));
+}
+
+/// Runs a step in a process of its own; its last line is what it found.
+fn child(words: &[&str]) -> Value {
+    let this = std::env::current_exe().expect("this program");
+    let output = Command::new(this).args(words).output().expect("this program starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(text.lines().last().unwrap_or_default()).expect("JSON")
+}
+
+/// The step that writes.
+pub async fn fill(directory: &Path, count: u64) {
+    let begun = Instant::now();
+    let store = Store::embedded(directory, Clock::System).expect("opens");
+    let (sessions, shared) = (Sessions::new(), store.clone());
+    Sessions::each(count, move |number| {
+        let (sessions, store) = (sessions.clone(), shared.clone());
+        async move {
+            sessions.create(&store, number).await;
+            sessions.touch(&store, number).await;
+        }
+    })
+    .await;
+    store.close().await.expect("closed");
+    tell(&json!({ "seconds": begun.elapsed().as_secs_f64() }));
+}
+
+/// The step that a gateway does when it starts.
+pub fn open(directory: &Path) {
+    let (before, begun) = (resident(), Instant::now());
+    let store = Store::embedded(directory, Clock::System).expect("opens");
+    let seconds = begun.elapsed().as_secs_f64();
+    tell(&json!({ "seconds": seconds, "grown": resident() - before }));
+    drop(store);
+}
+
+/// This process' resident memory in bytes.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()).expect("VmRSS");
+    kib.parse::<u64>().expect("a number") * 1_024
+}
