@@ -8,7 +8,7 @@ use doorward::config::Config;
 use doorward::gateway::UpstreamHead;
 use doorward::guard::Permit;
 use doorward::http::{CookieNames, InboundHead, OwnedFields, SanitizedHead};
-use doorward::route::{Route, RouteTable};
+use doorward::route::RouteTable;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Version, request};
 
@@ -37,10 +37,14 @@ static ROUTES: LazyLock<RouteTable> = LazyLock::new(|| {
     config.routes
 });
 
+/// What clients may not say there.
+pub static OWNED: LazyLock<OwnedFields> =
+    LazyLock::new(|| OwnedFields::new(ROUTES.iter().map(|route| &route.identity)));
+
 const CLIENT: &str = "192.0.2.7";
 
 /// What apps take for the word of a gateway. Kept apart from the lists in the source on purpose.
-const OURS: [&str; 18] = [
+pub const OURS: [&str; 18] = [
     "x-forwarded-user",
     "x-forwarded-email",
     "x-forwarded-groups",
@@ -68,18 +72,18 @@ pub fn head(bytes: &[u8]) {
     let client: IpAddr = CLIENT.parse().expect("an address");
     let Ok(head) = InboundHead::read(parts, client) else { return };
     unambiguous(&head);
-    let owned = OwnedFields::new(ROUTES.iter().map(|route| &route.identity));
-    let clean = SanitizedHead::new(head, &owned, &CookieNames::new(None));
+    let clean = SanitizedHead::new(head, &OWNED, &CookieNames::new(None));
     nothing_of_ours(&clean.headers);
-    let route = public();
-    let permit = Permit::public(route).expect("everybody may");
-    let request = UpstreamHead::new(clean, &permit, route).into_request(());
+    let request = upstream_head(clean).into_request(());
     assert_eq!(request.uri().path_and_query(), asked.path_and_query(), "forwarded as it came");
     told_by_us(request.headers());
 }
 
-fn public() -> &'static Route {
-    ROUTES.iter().find(|route| Permit::public(route).is_some()).expect("a public route")
+/// The head as it goes to the public app.
+pub fn upstream_head(clean: SanitizedHead) -> UpstreamHead {
+    let route = ROUTES.iter().find(|route| Permit::public(route).is_some());
+    let route = route.expect("a public route");
+    UpstreamHead::new(clean, &Permit::public(route).expect("everybody may"), route)
 }
 
 fn unambiguous(head: &InboundHead) {

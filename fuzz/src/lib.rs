@@ -17,6 +17,7 @@ mod keys;
 mod paths;
 mod sessions;
 mod streams;
+mod wire;
 
 /// One place where bytes come in.
 pub struct Target {
@@ -30,7 +31,7 @@ const fn target(name: &'static str, check: fn(&[u8])) -> Target {
 }
 
 /// All of them, in alphabetical order.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     target("agent", forms::agent),
     target("answer", answers::answer),
     target("authority", hosts::authority),
@@ -49,6 +50,7 @@ pub const TARGETS: [Target; 18] = [
     target("record", sessions::record),
     target("token", sessions::token),
     target("users", files::users),
+    target("wire", wire::wire),
 ];
 
 /// Runs the target of that name.

@@ -1,0 +1,193 @@
+//! Bytes of a client on a connection, through the HTTP library, our checks and the HTTP library again:
+//! what reaches an upstream is whole requests by the book, one for each that was judged.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use doorward::gateway::RequestBody;
+use doorward::http::{CookieNames, InboundHead, SanitizedHead};
+use http::{Request, Response, StatusCode};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::client;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+use super::heads;
+
+/// What upstreams received, one entry for each connection.
+type Received = Arc<Mutex<Vec<Vec<u8>>>>;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+
+/// The first byte chooses the protocol: `2` for HTTP/2, whose frames then follow, else HTTP/1.1.
+pub fn wire(bytes: &[u8]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let received = Received::default();
+    let ours = Arc::clone(&received);
+    runtime.block_on(tokio::task::LocalSet::new().run_until(async move {
+        match bytes.strip_prefix(b"2") {
+            Some(frames) => over_h2(frames, ours).await,
+            None => over_h1(bytes, ours).await,
+        }
+    }));
+    drop(runtime);
+    for bytes in received.lock().expect("no panic").iter() {
+        by_the_book(bytes);
+    }
+}
+
+async fn over_h1(bytes: &[u8], received: Received) {
+    let (client, server) = duplex(1 << 16);
+    let service = service_fn(move |request| serve(request, Arc::clone(&received)));
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+    let (_, _) = tokio::join!(say(client, bytes.to_vec()), connection);
+}
+
+async fn over_h2(frames: &[u8], received: Received) {
+    let (client, server) = duplex(1 << 16);
+    let service = service_fn(move |request| serve(request, Arc::clone(&received)));
+    let builder = http2::Builder::new(TokioExecutor::new());
+    let connection = builder.serve_connection(TokioIo::new(server), service);
+    let (_, _) = tokio::join!(say(client, [PREFACE, frames].concat()), connection);
+}
+
+/// Says everything, then hears everything.
+async fn say(mut client: DuplexStream, bytes: Vec<u8>) {
+    // A server that has heard enough closes.
+    let _heard = client.write_all(&bytes).await;
+    let _closed = client.shutdown().await;
+    let mut answers = Vec::new();
+    let _answers = client.read_to_end(&mut answers).await;
+}
+
+/// The gateway's way of a request on a public route.
+async fn serve(
+    request: Request<Incoming>,
+    received: Received,
+) -> Result<Response<Empty<Bytes>>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let status = match InboundHead::read(parts, IpAddr::from([192, 0, 2, 7])) {
+        Ok(head) => forward(head, body, received).await,
+        Err(bad) => bad.status(),
+    };
+    let mut response = Response::new(Empty::new());
+    *response.status_mut() = status;
+    Ok(response)
+}
+
+async fn forward(head: InboundHead, body: Incoming, received: Received) -> StatusCode {
+    let clean = SanitizedHead::new(head, &heads::OWNED, &CookieNames::new(None));
+    let request = heads::upstream_head(clean).into_request(RequestBody::new(body, 0, None));
+    let (near, far) = duplex(1 << 16);
+    let (mut sender, connection) =
+        client::conn::http1::handshake(TokioIo::new(near)).await.expect("no bytes yet");
+    let upstream = tokio::task::spawn_local(listen(far, received));
+    let connection = tokio::task::spawn_local(connection);
+    let status = sender
+        .send_request(request)
+        .await
+        .map_or(StatusCode::BAD_GATEWAY, |answer| answer.status());
+    drop(sender);
+    let (_, _) = tokio::join!(connection, upstream);
+    status
+}
+
+/// Answers the first whole request, and keeps all that came.
+async fn listen(mut stream: DuplexStream, received: Received) {
+    let (mut all, mut answered) = (Vec::new(), false);
+    while let Ok(1..) = stream.read_buf(&mut all).await {
+        if !answered && end_of(&all).is_some() {
+            answered = stream.write_all(ANSWER).await.is_ok();
+        }
+    }
+    received.lock().expect("no panic").push(all);
+}
+
+/// One request, whole or broken off, and not a byte more.
+fn by_the_book(bytes: &[u8]) {
+    let shown = String::from_utf8_lossy(bytes);
+    let Some(end) = position(bytes, b"\r\n\r\n") else { return };
+    let head: Vec<&[u8]> = lines(&bytes[..end]);
+    let [line, fields @ ..] = head.as_slice() else { panic!("no request line: {shown}") };
+    let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+    let [_, target, b"HTTP/1.1"] = words[..] else { panic!("{shown}") };
+    assert!(target.starts_with(b"/") && !target.contains(&b'#'), "{shown}");
+    let names: Vec<String> = fields.iter().map(|field| name_of(field)).collect();
+    let count = |name: &str| names.iter().filter(|other| *other == name).count();
+    assert_eq!(count("host"), 1, "{shown}");
+    assert!(count("content-length") + count("transfer-encoding") <= 1, "{shown}");
+    assert!(count("cookie") <= 1 && count("trailer") == 0 && count("te") == 0, "{shown}");
+    for name in &names {
+        assert!(!heads::OURS.contains(&name.replace(['.', '~', '+'], "-").as_str()), "{shown}");
+        assert!(!name.contains('_'), "{shown}");
+    }
+    if let Some(end) = end_of(bytes) {
+        assert_eq!(end, bytes.len(), "a request behind the request: {shown}");
+    }
+}
+
+fn lines(head: &[u8]) -> Vec<&[u8]> {
+    let mut out = Vec::new();
+    let mut rest = head;
+    while let Some(at) = position(rest, b"\r\n") {
+        out.push(&rest[..at]);
+        rest = &rest[at + 2..];
+    }
+    out.push(rest);
+    let bare = |line: &&[u8]| line.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0));
+    assert!(!out.iter().any(bare), "{}", String::from_utf8_lossy(head));
+    out
+}
+
+fn name_of(field: &[u8]) -> String {
+    let at = field.iter().position(|byte| *byte == b':').expect("a colon in every field");
+    String::from_utf8_lossy(&field[..at]).to_ascii_lowercase()
+}
+
+/// Where the first request ends, read as strictly as can be; `None` while it does not.
+fn end_of(bytes: &[u8]) -> Option<usize> {
+    let head = position(bytes, b"\r\n\r\n")? + 4;
+    let fields = lines(&bytes[..head - 4]);
+    let value = |wanted: &str| {
+        let field = fields[1..].iter().find(|field| name_of(field) == wanted)?;
+        Some(field[wanted.len() + 1..].trim_ascii())
+    };
+    if let Some(length) = value("content-length") {
+        let length: usize = std::str::from_utf8(length).ok()?.parse().expect("a plain number");
+        return (bytes.len() >= head + length).then_some(head + length);
+    }
+    match value("transfer-encoding") {
+        None => Some(head),
+        Some(coding) => {
+            assert_eq!(coding, b"chunked");
+            chunks(&bytes[head..]).map(|length| head + length)
+        }
+    }
+}
+
+/// The length of a chunked body without extensions and trailers, which we never write.
+fn chunks(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let digits = position(&bytes[at..], b"\r\n")?;
+        let text = std::str::from_utf8(&bytes[at..at + digits]).expect("digits");
+        let size = usize::from_str_radix(text, 16).expect("a chunk's size and nothing else");
+        at += digits + 2;
+        let end = bytes.get(at + size..at + size + 2)?;
+        assert_eq!(end, b"\r\n", "a chunk ends where it says, and there are no trailers");
+        at += size + 2;
+        if size == 0 {
+            return Some(at);
+        }
+    }
+}
+
+fn position(bytes: &[u8], mark: &[u8]) -> Option<usize> {
+    bytes.windows(mark.len()).position(|window| window == mark)
+}
