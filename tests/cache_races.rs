@@ -3,6 +3,8 @@
 //!
 //! For each test a line stands in `src/store` without which it fails; the test names it.
 
+#[path = "support/following.rs"]
+mod following;
 #[path = "support/redis.rs"]
 #[allow(dead_code, reason = "the suite of the stores uses the rest of it")]
 mod redis;
@@ -13,81 +15,12 @@ use std::time::{Duration, Instant};
 
 use data_encoding::HEXLOWER;
 use doorward::clock::{Clock, UnixMillis};
-use doorward::secret::random_bytes;
-use doorward::session::{EndReason, NotBefore, SessionId, SessionKey, UserTag};
+use doorward::session::{EndReason, NotBefore, SessionKey, UserTag};
 use doorward::store::{Change, Loaded, Slot, Store};
+use following::{BOUND, Gateway, key, revision, until};
 use redis::{How, RedisServer};
 use scripted_redis::Scripted;
-use tokio::sync::broadcast::Receiver;
 use tokio::task::JoinSet;
-
-/// What the design promises: nothing is believed for longer.
-const BOUND: Duration = Duration::from_secs(3);
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A gateway's store, following its server until it is dropped.
-struct Gateway {
-    store: Store,
-    changes: Receiver<Change>,
-    _following: JoinSet<()>,
-}
-
-impl Gateway {
-    async fn on(settings: &doorward::store::RedisSettings) -> Gateway {
-        let store = Store::redis(settings).expect("good settings");
-        let changes = store.changes().expect("several gateways");
-        let mut following = JoinSet::new();
-        let followed = store.clone();
-        following.spawn(async move { followed.follow().await });
-        let gateway = Gateway { store, changes, _following: following };
-        gateway.follows().await;
-        gateway
-    }
-
-    /// Waits until a proof has come.
-    async fn follows(&self) {
-        until(|| self.age().is_some_and(|age| age < BOUND)).await;
-    }
-
-    fn age(&self) -> Option<Duration> {
-        self.store.figures().expect("a shared store").proof_age
-    }
-
-    fn known(&self, key: &SessionKey) -> Option<Loaded> {
-        self.store.known(key)
-    }
-
-    async fn load(&self, key: &SessionKey) -> Loaded {
-        self.store.load(key).await.expect("available")
-    }
-
-    /// Loads until it stays known: the word of what was done before may still be on its way.
-    async fn knows(&self, key: &SessionKey) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.known(key).is_none() {
-            assert!(Instant::now() < deadline, "it never stays known");
-            self.load(key).await;
-        }
-    }
-
-    /// Waits for the word of a change; by then it has been taken in.
-    async fn hears(&mut self, change: Change) {
-        let heard = async { while self.changes.recv().await.expect("not that many") != change {} };
-        tokio::time::timeout(PATIENCE, heard).await.expect("the word comes");
-    }
-}
-
-async fn until(mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "it does not happen");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
-fn key() -> SessionKey {
-    SessionKey { tag: UserTag(random_bytes()), id: SessionId(random_bytes()) }
-}
 
 fn record(key: &SessionKey) -> String {
     format!("dw:s:{{{}}}:{}", HEXLOWER.encode(&key.tag.0), HEXLOWER.encode(&key.id.0))
@@ -100,13 +33,6 @@ fn line(tag: &UserTag) -> String {
 /// A record as it lies in Redis.
 fn packed(revision: u64) -> Vec<u8> {
     [&[1], revision.to_be_bytes().as_slice(), b"sealed"].concat()
-}
-
-fn revision(loaded: Option<Loaded>) -> Option<u64> {
-    match loaded?.slot {
-        Slot::Live { revision, .. } => Some(revision),
-        Slot::Absent | Slot::Ended { .. } => None,
-    }
 }
 
 async fn scripted() -> (Scripted, Gateway, SessionKey) {
@@ -227,6 +153,19 @@ async fn a_half_open_connection_is_believed_for_three_seconds_at_most() {
     assert_eq!(gateway.known(&key), None, "whose answers are not kept while nothing is proven");
 }
 
+/// Guard: the age of the proof, and nothing else: the task that would give the connection up stood too.
+#[tokio::test]
+async fn a_gateway_that_stood_still_believes_nothing_of_what_it_knew() {
+    let (server, gateway, key) = scripted().await;
+    gateway.knows(&key).await;
+    // Everything of this gateway and of its server lives on this thread: it stands, as under SIGSTOP.
+    std::thread::sleep(BOUND);
+    assert_eq!(gateway.known(&key), None);
+    server.put(&record(&key), &packed(2));
+    assert_eq!(revision(Some(gateway.load(&key).await)), Some(2));
+    gateway.follows().await;
+}
+
 /// Guard: `Link::expect` takes the time before the beat is sent.
 #[tokio::test]
 async fn a_word_that_comes_late_proves_only_the_time_its_beat_was_sent() {
@@ -252,7 +191,7 @@ async fn a_word_that_comes_late_proves_only_the_time_its_beat_was_sent() {
 #[tokio::test]
 async fn an_answer_after_its_deadline_is_not_kept_and_is_nobody_elses() {
     let (server, mut gateway, key) = scripted().await;
-    let other = self::key();
+    let other = following::key();
     server.put(&record(&other), &packed(9));
     let store = gateway.store.for_worker();
     store.ping().await.expect("available");
@@ -361,7 +300,7 @@ async fn what_another_gateway_does_on_a_real_redis_is_heard() {
     gateway.hears(Change::Session(key)).await;
     assert_eq!(gateway.known(&key), None);
 
-    let second = self::key();
+    let second = following::key();
     other.create(&second, b"sealed", now, later).await.expect("available");
     gateway.knows(&second).await;
     assert_eq!(server.command(&["FLUSHALL"]), "+OK");
@@ -380,7 +319,7 @@ async fn a_touch_by_another_gateway_is_not_told_to_anybody() {
     gateway.hears(Change::Session(key)).await;
     gateway.knows(&key).await;
     other.touch(&key, now, later).await.expect("available");
-    let marker = self::key();
+    let marker = following::key();
     other.create(&marker, b"sealed", now, later).await.expect("available");
     assert_eq!(gateway.changes.recv().await, Ok(Change::Session(marker)), "nothing before it");
     assert!(gateway.known(&key).is_some());

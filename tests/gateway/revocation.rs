@@ -1,13 +1,25 @@
 //! What several gateways on one Redis know without asking, and how soon they hear of an end.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use bytes::Bytes;
+use doorward::guard::Guard;
+use doorward::http::Presented;
+use doorward::session::ClientContext;
+use doorward::store::Store;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::task::JoinSet;
 
-use crate::browser::Browser;
+use crate::browser::{Browser, SESSION};
 use crate::gateway::{Gateway, Setup, route};
 use crate::redis::{How, RedisServer};
 use crate::upstream::Upstream;
@@ -44,13 +56,9 @@ async fn until(mut done: impl AsyncFnMut() -> bool) {
 
 /// One number of a gateway's metrics.
 async fn number(gateway: &Gateway, name: &str) -> f64 {
-    let mut stream = TcpStream::connect(gateway.admin).await.expect("a connection");
-    let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    stream.write_all(request.as_bytes()).await.expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("an answer");
-    let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name} in {answer}")).parse().expect("a number")
+    let metrics = gateway.metrics().await;
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().expect("a number")
 }
 
 /// How often Redis was asked for sessions, by its own count.
@@ -118,4 +126,242 @@ async fn a_logout_at_one_gateway_reaches_what_the_other_knows_within_a_second() 
     until(async || other.fetch("/").await.status == StatusCode::UNAUTHORIZED).await;
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     assert_eq!(other.fetch("/").await.json()["reason"], "logout");
+}
+
+/// A connection on which one session is asked about without pause.
+struct Poller {
+    sender: SendRequest<Empty<Bytes>>,
+    token: String,
+}
+
+impl Poller {
+    async fn new(browser: &Browser, gateway: &Gateway) -> Poller {
+        let tls = TokioIo::new(browser.at(gateway).connect().await);
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake(tls).await.expect("HTTP/1.1");
+        tokio::spawn(connection);
+        Poller { sender, token: browser.token() }
+    }
+
+    async fn status(&mut self) -> StatusCode {
+        let cookie = format!("{SESSION}={}", self.token);
+        let request = Request::get("/").header("host", "app.test").header("cookie", cookie);
+        let request = request.body(Empty::new()).expect("a request");
+        let answer = self.sender.send_request(request).await.expect("an answer");
+        let status = answer.status();
+        answer.into_body().collect().await.expect("a body");
+        status
+    }
+
+    /// Asks until the session is known: the word of its beginning may still be on its way.
+    async fn warm_up(&mut self, gateway: &Gateway) {
+        let asked = "doorward_session_cache_total{found=\"asked\"}";
+        until(async || {
+            let before = number(gateway, asked).await;
+            for _ in 0..10 {
+                assert_eq!(self.status().await, StatusCode::OK);
+            }
+            number(gateway, asked).await - before < 0.1
+        })
+        .await;
+    }
+
+    /// Asks until the first refusal; when that came.
+    async fn refused(mut self) -> Instant {
+        let deadline = Instant::now() + PATIENCE;
+        while self.status().await == StatusCode::OK {
+            assert!(Instant::now() < deadline, "it is never refused");
+        }
+        Instant::now()
+    }
+}
+
+/// The ways to end a session of alice at a gateway.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Logout,
+    One,
+    User,
+    Everybody,
+}
+
+impl End {
+    const ALL: [End; 4] = [End::Logout, End::One, End::User, End::Everybody];
+
+    async fn act(self, browser: &mut Browser, gateway: &Gateway) -> Instant {
+        match self {
+            End::Logout => {
+                let form = browser.visit("/.doorward/logout").await;
+                let fields = [("csrf", form.field("csrf"))];
+                let fields = fields.each_ref().map(|(name, value)| (*name, value.as_str()));
+                browser.post_form("/.doorward/logout", &fields).await;
+            }
+            End::One => {
+                let list = operator(gateway, "GET /sessions?user=alice").await;
+                let list: serde_json::Value = serde_json::from_str(&list).expect("JSON");
+                let session = list[0]["session"].as_str().expect("one session");
+                operator(gateway, &format!("POST /revoke?session={session}")).await;
+            }
+            End::User => drop(operator(gateway, "POST /revoke?user=alice").await),
+            End::Everybody => drop(operator(gateway, "POST /revoke?all=1").await),
+        }
+        Instant::now()
+    }
+}
+
+async fn operator(gateway: &Gateway, line: &str) -> String {
+    let mut stream = UnixStream::connect(gateway.socket()).await.expect("a connection");
+    let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
+}
+
+/// A session of alice, begun at a gateway as a login does: the brakes on guessing would stop so many.
+async fn session(gateway: &Gateway, redis: &RedisServer) -> Browser {
+    let store = Store::redis(&redis.settings()).expect("good settings");
+    let guard = Guard::new(store, Arc::clone(gateway.shared()));
+    let account = guard.shared().directory.as_ref().and_then(|users| users.find("alice"));
+    let from = ClientContext::new(Ipv4Addr::LOCALHOST.into(), b"");
+    let token = guard.begin(&account.expect("alice"), &Presented::Nothing, from).await;
+    Browser::new(gateway).with_token(&token.expect("available"))
+}
+
+/// One session ended at the first gateway while the others are asked about it without pause: how long
+/// after the end was acknowledged each of them refused.
+async fn one_end(gateways: &[Gateway], redis: &RedisServer, end: End) -> Vec<Duration> {
+    let mut browser = session(&gateways[0], redis).await;
+    let mut polls = JoinSet::new();
+    for gateway in &gateways[1..] {
+        let mut poller = Poller::new(&browser, gateway).await;
+        poller.warm_up(gateway).await;
+        polls.spawn(poller.refused());
+    }
+    let acknowledged = end.act(&mut browser, &gateways[0]).await;
+    let refused = polls.join_all().await;
+    refused.into_iter().map(|at| at.saturating_duration_since(acknowledged)).collect()
+}
+
+async fn measured(rounds: usize) {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+    let gateways: [Gateway; 3] = several(&upstream, &redis.settings().url, "").await;
+    let mut by_end = End::ALL.map(|end| (end, Vec::new()));
+    for round in 0..rounds {
+        let (end, took) = &mut by_end[round % End::ALL.len()];
+        took.extend(one_end(&gateways, &redis, *end).await);
+    }
+    for (end, mut took) in by_end {
+        took.sort();
+        let (median, worst) = (took[took.len() / 2], *took.last().expect("some"));
+        println!("{end:?}: {} refusals, median {median:?}, worst {worst:?}", took.len());
+        assert!(worst < Duration::from_secs(1), "{end:?}: {worst:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_end_acts_at_every_other_gateway_within_a_second() {
+    measured(50).await;
+}
+
+#[tokio::test]
+#[ignore = "the long form, two minutes: cargo nextest run --run-ignored only -- revocation::long"]
+async fn long_an_end_acts_at_every_other_gateway_within_a_second() {
+    measured(1_000).await;
+}
+
+/// Stands before Redis and can swallow what it tells its followers: connections stay, words do not come.
+struct Muffler {
+    address: SocketAddr,
+    silent: Arc<AtomicBool>,
+    _task: JoinSet<()>,
+}
+
+impl Muffler {
+    async fn before(redis: &RedisServer) -> Muffler {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let target = redis.settings().url.trim_start_matches("redis://").to_owned();
+        let silent = Arc::<AtomicBool>::default();
+        let mut task = JoinSet::new();
+        task.spawn(muffle(listener, target, Arc::clone(&silent)));
+        Muffler { address, silent, _task: task }
+    }
+}
+
+async fn muffle(listener: TcpListener, target: String, silent: Arc<AtomicBool>) {
+    let mut pumps = JoinSet::new();
+    while let Ok((client, _)) = listener.accept().await {
+        let server = TcpStream::connect(&target).await.expect("Redis is there");
+        // Or the kernel keeps small words back while others are on their way.
+        client.set_nodelay(true).and_then(|()| server.set_nodelay(true)).expect("sockets");
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = server.into_split();
+        let follows = Arc::<AtomicBool>::default();
+        let (marks, reads, silent) = (Arc::clone(&follows), follows, Arc::clone(&silent));
+        pumps.spawn(pump(from_client, to_server, move |bytes| {
+            if bytes.windows(8).any(|part| part == b"TRACKING") {
+                marks.store(true, Ordering::SeqCst);
+            }
+            true
+        }));
+        pumps.spawn(pump(from_server, to_client, move |_| {
+            !(reads.load(Ordering::SeqCst) && silent.load(Ordering::SeqCst))
+        }));
+    }
+}
+
+/// Passes on what `passes` says.
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, passes: impl Fn(&[u8]) -> bool) {
+    let mut buffer = vec![0; 65_536];
+    while let Ok(count) = from.read(&mut buffer).await {
+        if count == 0 || (passes(&buffer[..count]) && to.write_all(&buffer[..count]).await.is_err())
+        {
+            return;
+        }
+    }
+}
+
+async fn muffled(rounds: usize) {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+    let muffler = Muffler::before(&redis).await;
+    let [first] = several(&upstream, &redis.settings().url, "").await;
+    let second = Gateway::start(Setup {
+        routes: route(upstream.address),
+        store: format!("redis://{}", muffler.address),
+        shared_with: Some(Arc::clone(&first.directory)),
+        ..Setup::default()
+    });
+    let gateways = [first, second];
+    let mut worst = Duration::ZERO;
+    for _ in 0..rounds {
+        muffler.silent.store(false, Ordering::SeqCst);
+        until(async || {
+            let age = number(&gateways[1], "doorward_store_changes_age_seconds").await;
+            (0.0..0.9).contains(&age)
+        })
+        .await;
+        let mut browser = session(&gateways[0], &redis).await;
+        let mut poller = Poller::new(&browser, &gateways[1]).await;
+        poller.warm_up(&gateways[1]).await;
+        muffler.silent.store(true, Ordering::SeqCst);
+        let acknowledged = End::Logout.act(&mut browser, &gateways[0]).await;
+        let took = poller.refused().await.saturating_duration_since(acknowledged);
+        assert!(took < Duration::from_millis(3_100), "{took:?}");
+        worst = worst.max(took);
+    }
+    println!("{rounds} ends that nobody was told of: the latest refusal came after {worst:?}");
+    assert!(worst > Duration::from_millis(500), "nothing was muffled: {worst:?}");
+}
+
+#[tokio::test]
+async fn an_end_that_a_gateway_is_not_told_of_acts_there_within_three_seconds() {
+    muffled(1).await;
+}
+
+#[tokio::test]
+#[ignore = "the long form, two minutes: cargo nextest run --run-ignored only -- revocation::long"]
+async fn long_an_end_that_a_gateway_is_not_told_of_acts_there_within_three_seconds() {
+    muffled(30).await;
 }
