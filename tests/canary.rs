@@ -6,101 +6,35 @@ mod browser;
 #[path = "support/gateway.rs"]
 #[allow(dead_code, reason = "the suite of the gateway uses the rest of it")]
 mod gateway;
+#[path = "support/program.rs"]
+#[allow(dead_code, reason = "the suite of the commands uses the rest of it")]
+mod program;
 #[path = "support/upstream.rs"]
 #[allow(dead_code, reason = "the suite of the gateway uses the rest of it")]
 mod upstream;
 
-use std::fs::File;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use doorward::secret::KeyRing;
 use doorward::session::Token;
 use http::StatusCode;
-use tempfile::TempDir;
 
 use browser::Browser;
 use gateway::{PASSWORD, Setup, configuration, prepare, route};
+use program::Program;
 use upstream::Upstream;
 
-/// `doorward run` in a process of its own; killed when dropped.
-struct Program {
-    directory: Arc<TempDir>,
-    child: Child,
-}
-
-impl Program {
-    fn start(upstream: SocketAddr) -> Program {
-        let directory = prepare();
-        let setup = Setup {
-            routes: route(upstream),
-            session: "rotate_after = \"2s\"\nrotation_grace = \"1s\"\n".to_owned(),
-            more: "[log]\nlevel = \"debug\"\nformat = \"json\"\n".to_owned(),
-            ..Setup::default()
-        };
-        let config = directory.path().join("doorward.toml");
-        std::fs::write(&config, configuration(&setup, &directory)).expect("written");
-        let log = File::create(directory.path().join("log")).expect("a log file");
-        let child = Command::new(env!("CARGO_BIN_EXE_doorward"))
-            .args(["run", "--config"])
-            .arg(&config)
-            .env("DOORWARD_LOG", "trace")
-            .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log)
-            .spawn()
-            .expect("the program starts");
-        Program { directory, child }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.path("log")).unwrap_or_default()
-    }
-
-    /// Waits for the line that says where it listens.
-    fn address(&self) -> SocketAddr {
-        let line = self.wait_for("the listener", |line| {
-            line["event"] == "listening" && line["scheme"] == "https"
-        });
-        line["address"].as_str().expect("an address").parse().expect("an address")
-    }
-
-    fn wait_for(
-        &self,
-        what: &str,
-        wanted: impl Fn(&serde_json::Value) -> bool,
-    ) -> serde_json::Value {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            let log = self.log();
-            let lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
-            if let Some(line) = lines.into_iter().find(&wanted) {
-                return line;
-            }
-            assert!(Instant::now() < deadline, "no line about {what} in:\n{log}");
-            std::thread::yield_now();
-        }
-    }
-
-    /// SIGTERM; the exit code.
-    fn stop(&mut self) -> Option<i32> {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
-        self.child.wait().expect("it ends").code()
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        self.child.kill().unwrap_or_default();
-        self.child.wait().ok();
-    }
+fn start(upstream: SocketAddr) -> Program {
+    let setup = Setup {
+        routes: route(upstream),
+        session: "rotate_after = \"2s\"\nrotation_grace = \"1s\"\n".to_owned(),
+        more: "[log]\nlevel = \"debug\"\nformat = \"json\"\n".to_owned(),
+        ..Setup::default()
+    };
+    let directory = prepare();
+    Program::run(&configuration(&setup, &directory), directory, "trace")
 }
 
 /// A token in all forms in which it could slip out.
@@ -120,7 +54,7 @@ fn forms(token: &str, keys: &Path) -> Vec<String> {
 #[tokio::test]
 async fn s6_asvs_16_2_5_no_planted_secret_reaches_the_log_and_every_event_does() {
     let upstream = Upstream::start().await;
-    let mut program = Program::start(upstream.address);
+    let mut program = start(upstream.address);
     let (address, ca) = (program.address(), program.path("ca.pem"));
     let mut alice = Browser::to(address, &ca);
     let mut secrets = vec![PASSWORD.to_owned(), "planted-wrong-password".to_owned()];

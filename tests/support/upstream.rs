@@ -5,7 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+/// Longest wait for a request that has to come.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// An upstream that answers every request with the same bytes; it reads bodies with a
 /// `Content-Length` and chunked ones up to their end.
@@ -13,6 +17,10 @@ pub struct Upstream {
     pub address: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
     bodies: Arc<Mutex<Vec<String>>>,
+    /// How many heads came, whether or not their bodies did.
+    begun: watch::Sender<usize>,
+    /// Whether answers may leave.
+    open: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -31,9 +39,12 @@ impl Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (heads, bodies) = (Arc::new(Mutex::default()), Arc::new(Mutex::default()));
+        let (begun, open) = (watch::Sender::new(0), watch::Sender::new(true));
         let record = Record {
             heads: Arc::clone(&heads),
             bodies: Arc::clone(&bodies),
+            begun: begun.clone(),
+            open: open.subscribe(),
             answer: answer.into(),
         };
         let task = tokio::spawn(async move {
@@ -41,7 +52,25 @@ impl Upstream {
                 tokio::spawn(record.clone().serve(stream));
             }
         });
-        Upstream { address, heads, bodies, task }
+        Upstream { address, heads, bodies, begun, open, task }
+    }
+
+    /// From now on requests wait for their answers.
+    pub fn hold(&self) {
+        self.open.send_replace(false);
+    }
+
+    /// All that waits is answered.
+    pub fn release(&self) {
+        self.open.send_replace(true);
+    }
+
+    /// Waits until the heads of so many requests have come; their bodies may be on their way.
+    pub async fn begun(&self, requests: usize) {
+        let mut begun = self.begun.subscribe();
+        let came = begun.wait_for(|so_far| *so_far >= requests);
+        let came = tokio::time::timeout(PATIENCE, came).await;
+        came.expect("the request comes").expect("the upstream runs");
     }
 
     /// The heads that arrived, as bytes read as Latin-1.
@@ -84,18 +113,24 @@ impl Drop for Upstream {
 struct Record {
     heads: Arc<Mutex<Vec<String>>>,
     bodies: Arc<Mutex<Vec<String>>>,
+    begun: watch::Sender<usize>,
+    open: watch::Receiver<bool>,
     answer: String,
 }
 
 impl Record {
-    async fn serve(self, mut stream: TcpStream) {
+    async fn serve(mut self, mut stream: TcpStream) {
         let mut bytes = Vec::new();
         loop {
             let Some(end) = read_until(&mut stream, &mut bytes, b"\r\n\r\n").await else { return };
             let head: String = bytes.drain(..end).map(char::from).collect();
+            self.begun.send_modify(|requests| *requests += 1);
             let body = body(&mut stream, &mut bytes, &head).await;
             self.heads.lock().expect("no panic").push(head);
             self.bodies.lock().expect("no panic").push(body);
+            if self.open.wait_for(|open| *open).await.is_err() {
+                return;
+            }
             if stream.write_all(self.answer.as_bytes()).await.is_err() {
                 return;
             }
