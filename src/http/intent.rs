@@ -20,7 +20,7 @@ impl Intent {
     pub fn of(method: &Method, headers: &HeaderMap) -> Intent {
         let navigation = match text(headers, "sec-fetch-mode") {
             Some(mode) => mode == "navigate",
-            None => readable(method) && accepts_html(headers),
+            None => readable(method) && takes_pages(headers),
         };
         if navigation { Intent::Navigation } else { Intent::Fetch }
     }
@@ -30,7 +30,8 @@ fn readable(method: &Method) -> bool {
     *method == Method::GET || *method == Method::HEAD
 }
 
-fn accepts_html(headers: &HeaderMap) -> bool {
+/// Whether the client takes a page for an answer.
+pub fn takes_pages(headers: &HeaderMap) -> bool {
     headers.get(header::ACCEPT).is_some_and(|value| {
         value
             .as_bytes()

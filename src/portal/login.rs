@@ -5,16 +5,17 @@ use std::time::Duration;
 use data_encoding::BASE64URL_NOPAD;
 use http::StatusCode;
 use http::header::{self, HeaderValue};
+use serde_json::json;
 
 use crate::guard::{Admitted, Denial, Opened};
-use crate::http::{InboundHead, Presented, cookies};
+use crate::http::{InboundHead, Intent, Presented, cookies, intent};
 use crate::login::{Account, Attempt};
 use crate::secret::random_bytes;
 use crate::session::EndReason;
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::About;
 
-use super::answer::see_other;
+use super::answer::{json_page, see_other};
 use super::forms::{self, CSRF, Fields, TARGET};
 use super::pages::{self, LoginNotice, LoginPage};
 use super::{Page, Portal, Problem, context};
@@ -120,6 +121,8 @@ impl Portal {
         page
     }
 
+    /// The form once more, or a word for a program. An old browser does not say that a person looks
+    /// at the answer to a form; that it takes pages says enough.
     fn again(
         &self,
         head: &InboundHead,
@@ -127,6 +130,9 @@ impl Portal {
         status: StatusCode,
         notice: LoginNotice,
     ) -> Page {
+        if head.intent == Intent::Fetch && !intent::takes_pages(&head.headers) {
+            return json_page(status, &json!({ "error": "login", "reason": notice.word() }));
+        }
         self.login_page(head, status, Some(notice), fields.text(TARGET), fields.text("username"))
     }
 

@@ -186,6 +186,22 @@ impl LoginNotice {
         }
     }
 
+    /// For programs.
+    pub fn word(self) -> &'static str {
+        match self {
+            LoginNotice::SessionEnded => "session-ended",
+            LoginNotice::Idle => "idle",
+            LoginNotice::Absolute => "absolute",
+            LoginNotice::Theft => "theft",
+            LoginNotice::FreshLogin => "reauthenticate",
+            LoginNotice::LoggedOut => "logout",
+            LoginNotice::WrongPassword => "wrong-password",
+            LoginNotice::Throttled { .. } => "throttled",
+            LoginNotice::Busy => "busy",
+            LoginNotice::Stale => "stale-form",
+        }
+    }
+
     /// Whether something went wrong, or there is only something to know.
     fn is_error(self) -> bool {
         match self {

@@ -319,7 +319,7 @@ async fn cve_2026_27588_the_case_of_a_host_decides_nothing_however_many_there_ar
 // Where a browser is sent
 
 /// Ways to write an address elsewhere so that it looks like a path, for each of some beginnings.
-fn elsewhere() -> Vec<String> {
+pub(crate) fn elsewhere() -> Vec<String> {
     let marks =
         ["/", "\\", "\t", "\n", "\r", " ", "\u{0}", "\u{b}", "\u{a0}", "\u{2028}", "%09", "%5c"];
     let mut out: Vec<String> = [
@@ -363,7 +363,7 @@ fn elsewhere() -> Vec<String> {
 }
 
 /// Where a browser ends up that was at our login page.
-fn place(location: &str) -> url::Url {
+pub(crate) fn place(location: &str) -> url::Url {
     let page = url::Url::parse("https://app.test/.doorward/login").expect("our page");
     page.join(location).expect("an address")
 }

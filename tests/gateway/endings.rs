@@ -75,7 +75,7 @@ async fn an_upload_is_cut_when_its_session_ends() {
         alice.token()
     );
     stream.write_all(head.as_bytes()).await.expect("sent");
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    upstream.begun(1).await;
     log_out(&mut alice).await;
     assert!(is_cut(&mut stream).await, "the upload outlives its session");
 }
@@ -95,14 +95,15 @@ async fn a_login_under_way_when_the_gateway_stops_still_succeeds() {
     let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
     let (name, nonce) = alice.jar.iter().next().expect("the login cookie");
     let head = format!(
-        "POST /.doorward/login HTTP/1.1\r\nHost: app.test\r\nSec-Fetch-Site: same-origin\r\nCookie: {name}={nonce}\r\nContent-Length: {}\r\n\r\n",
+        "POST /.doorward/login HTTP/1.1\r\nHost: app.test\r\nSec-Fetch-Site: same-origin\r\nExpect: 100-continue\r\nCookie: {name}={nonce}\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     let mut stream = alice.connect().await;
     stream.write_all(head.as_bytes()).await.expect("sent");
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    read_until(&mut stream, "HTTP/1.1 100").await;
+    let mut idle = alice.connect().await;
     let stopping = tokio::task::spawn_blocking(move || gateway.stop());
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(is_cut(&mut idle).await, "the stop has begun when idle connections go");
     stream.write_all(body.as_bytes()).await.expect("sent");
     read_until(&mut stream, "HTTP/1.1 303").await;
     drop(stream);

@@ -2,8 +2,8 @@
 
 use http::StatusCode;
 
-use crate::browser::Browser;
-use crate::gateway::{Gateway, PASSWORD, Setup, route};
+use crate::browser::{Answer, Browser};
+use crate::gateway::{Gateway, PASSWORD, Setup, manual_clock, route};
 use crate::upstream::Upstream;
 
 async fn one_app() -> (Upstream, Gateway) {
@@ -53,4 +53,83 @@ async fn asvs_7_2_4_each_login_makes_a_new_token_and_ends_the_old_session() {
         (answer.status, answer.json()["reason"].as_str()),
         (StatusCode::UNAUTHORIZED, Some("replaced"))
     );
+}
+
+/// Twelve wrong passwords at most, one after the other; gives the first answer that is no 401.
+async fn guess(browser: &mut Browser, csrf: &str, more: &[(&str, &str)]) -> (usize, Answer) {
+    let body = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs([("username", "alice"), ("password", "a wrong guess"), ("csrf", csrf)])
+        .finish();
+    let kind = ("content-type", "application/x-www-form-urlencoded");
+    let headers = [&[kind, ("sec-fetch-site", "same-origin")], more].concat();
+    for tries in 1..=12 {
+        let answer = browser.send("POST", "/.doorward/login", &headers, &body).await;
+        if answer.status != StatusCode::UNAUTHORIZED {
+            return (tries, answer);
+        }
+    }
+    panic!("nobody slows the guesses down");
+}
+
+async fn slow_clock() -> (Upstream, Gateway) {
+    let upstream = Upstream::start().await;
+    let setup =
+        Setup { routes: route(upstream.address), clock: manual_clock(), ..Setup::default() };
+    (upstream, Gateway::start(setup))
+}
+
+#[tokio::test]
+async fn asvs_6_3_1_too_many_guesses_get_429_with_the_wait_and_a_form_that_says_so() {
+    let (_upstream, gateway) = slow_clock().await;
+    let mut browser = Browser::new(&gateway);
+    let csrf = browser.visit("/.doorward/login").await.field("csrf");
+    let person = [("accept", "text/html"), ("sec-fetch-mode", "navigate")];
+    let (tries, answer) = guess(&mut browser, &csrf, &person).await;
+    assert_eq!((tries, answer.status), (11, StatusCode::TOO_MANY_REQUESTS));
+    assert_eq!(answer.header("retry-after"), "6");
+    assert_eq!(answer.header("cache-control"), "no-store");
+    let page = answer.text();
+    assert!(page.contains("There were too many attempts. Try again in 6 seconds."), "{page}");
+    assert_eq!((&*answer.field("username"), &*answer.field("password")), ("alice", ""));
+    assert!(!page.contains("a wrong guess") && browser.token().is_empty());
+
+    let right = [("username", "alice"), ("password", PASSWORD), ("csrf", &*csrf)];
+    let unheard = browser.post_form("/.doorward/login", &right).await;
+    assert_eq!(unheard.status, StatusCode::TOO_MANY_REQUESTS, "not even the right one is tried");
+    Browser::new(&gateway).log_in("bob").await;
+    gateway.advance(std::time::Duration::from_secs(6));
+    let heard = browser.post_form("/.doorward/login", &right).await;
+    assert_eq!(heard.status, StatusCode::SEE_OTHER, "{}", heard.text());
+}
+
+#[tokio::test]
+async fn asvs_6_3_1_a_program_that_guesses_gets_429_with_the_wait_in_json() {
+    let (_upstream, gateway) = slow_clock().await;
+    let mut browser = Browser::new(&gateway);
+    let csrf = browser.visit("/.doorward/login").await.field("csrf");
+    let (tries, answer) = guess(&mut browser, &csrf, &[("accept", "application/json")]).await;
+    assert_eq!((tries, answer.status), (11, StatusCode::TOO_MANY_REQUESTS));
+    assert_eq!(answer.header("retry-after"), "6");
+    assert_eq!(answer.header("content-type"), "application/json");
+    assert_eq!(answer.json(), serde_json::json!({ "error": "login", "reason": "throttled" }));
+}
+
+#[tokio::test]
+async fn a_failed_login_is_json_for_programs_alone_and_a_form_for_every_browser() {
+    let (_upstream, gateway) = slow_clock().await;
+    let mut browser = Browser::new(&gateway);
+    let csrf = browser.visit("/.doorward/login").await.field("csrf");
+    let wrong = format!("username=alice&password=wrong&csrf={csrf}");
+    let kind = ("content-type", "application/x-www-form-urlencoded");
+    // A browser of 2020 says nothing of its mode.
+    let old = [kind, ("accept", "text/html,application/xhtml+xml,*/*;q=0.8")];
+    let page = browser.send("POST", "/.doorward/login", &old, &wrong).await;
+    assert_eq!((page.status, page.field("csrf").is_empty()), (StatusCode::UNAUTHORIZED, false));
+    for (body, status, reason) in [
+        (&*wrong, StatusCode::UNAUTHORIZED, "wrong-password"),
+        ("username=alice", StatusCode::BAD_REQUEST, "stale-form"),
+    ] {
+        let answer = browser.send("POST", "/.doorward/login", &[kind], body).await;
+        assert_eq!((answer.status, &answer.json()["reason"]), (status, &reason.into()));
+    }
 }

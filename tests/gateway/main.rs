@@ -10,6 +10,7 @@ mod redis;
 #[path = "../support/streams.rs"]
 mod streams;
 #[path = "../support/upstream.rs"]
+#[allow(dead_code, reason = "the suite of the commands uses the rest of it")]
 mod upstream;
 
 mod advisories;
@@ -19,6 +20,9 @@ mod identity;
 mod live;
 mod login;
 mod operator;
+mod redirects;
+mod restarts;
+mod reuse;
 mod revocation;
 mod session;
 mod two_gateways;

@@ -217,7 +217,7 @@ async fn renewal_a_slow_answer_never_brings_back_a_token_that_was_superseded_mea
     gateway.advance(ROTATE);
     let mut download = browser.clone();
     let slow = tokio::spawn(async move { download.fetch("/slow").await });
-    eventually("the slow request arrives", async || *gate.borrow() == Gate::Waiting).await;
+    is_waiting(&gate).await;
     // Meanwhile two renewals pass by in another tab.
     let mut tab = browser;
     for _ in 0..2 {
@@ -239,7 +239,7 @@ async fn renewal_a_slow_answer_brings_the_offer_that_still_stands() {
     gateway.advance(ROTATE);
     let mut download = browser.clone();
     let slow = tokio::spawn(async move { download.fetch("/slow").await });
-    eventually("the slow request arrives", async || *gate.borrow() == Gate::Waiting).await;
+    is_waiting(&gate).await;
     gateway.advance(GRACE);
     gate.send_replace(Gate::Open);
     let answer = slow.await.expect("no panic");
@@ -252,6 +252,14 @@ enum Gate {
     Closed,
     Waiting,
     Open,
+}
+
+/// Waits until `/slow` was asked for.
+async fn is_waiting(gate: &watch::Sender<Gate>) {
+    let mut gate = gate.subscribe();
+    let waiting = gate.wait_for(|gate| *gate == Gate::Waiting);
+    let waiting = tokio::time::timeout(20 * SECOND, waiting).await;
+    waiting.expect("the slow request arrives").expect("held");
 }
 
 /// Answers at once, but `/slow` only when the gate opens.

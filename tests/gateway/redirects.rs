@@ -1,0 +1,192 @@
+//! Every place that answers with a `Location`, tried with every spelling of "elsewhere".
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::advisories::{elsewhere, place};
+use crate::browser::Browser;
+use crate::gateway::{Gateway, PASSWORD, Setup, manual_clock, route};
+use crate::upstream::{Upstream, values};
+
+/// A gateway whose clock passes when it is told to: logins are slowed down by it.
+async fn one_app() -> (Upstream, Gateway) {
+    let upstream = Upstream::start().await;
+    let setup =
+        Setup { routes: route(upstream.address), clock: manual_clock(), ..Setup::default() };
+    (upstream, Gateway::start(setup))
+}
+
+/// The spellings by name, and every fifth of those that are put together.
+fn spellings() -> Vec<String> {
+    let all = elsewhere();
+    let (named, made) = all.split_at(24);
+    let some = named.iter().chain(made.iter().step_by(5)).cloned().collect::<Vec<_>>();
+    assert!(some.len() > 150, "{}", some.len());
+    some
+}
+
+/// Those that can stand in the first line of a request, alone and behind a path that is ours.
+fn targets() -> Vec<String> {
+    let sendable = |trick: &String| trick.bytes().all(|byte| byte > b' ');
+    let tricks: Vec<_> = spellings().into_iter().filter(sendable).collect();
+    let begun = ["", "/?", "/@", "/wiki;", "/wiki?to="];
+    let all = tricks.iter().flat_map(|trick| begun.map(|begun| format!("{begun}{trick}")));
+    let all: Vec<_> = all.collect();
+    assert!(all.len() > 200, "{}", all.len());
+    all
+}
+
+fn head(method: &str, target: &str, more: &str) -> String {
+    format!(
+        "{method} {target} HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\nAccept: text/html\r\nSec-Fetch-Mode: navigate\r\n{more}\r\n"
+    )
+}
+
+/// A page of ours at app.test; anything else fails.
+fn stays(location: &str, trick: &str) {
+    let place = place(location);
+    assert_eq!(
+        (place.scheme(), place.host_str()),
+        ("https", Some("app.test")),
+        "{trick:?}: {location}"
+    );
+}
+
+#[tokio::test]
+async fn open_redirect_a_login_goes_nowhere_that_a_parameter_names() {
+    let (_upstream, gateway) = one_app().await;
+    let mut browser = Browser::new(&gateway);
+    let csrf = browser.visit("/.doorward/login").await.field("csrf");
+    for trick in spellings() {
+        gateway.advance(Duration::from_secs(6));
+        let fields = [
+            ("username", "alice"),
+            ("password", PASSWORD),
+            ("csrf", &*csrf),
+            ("to", &*trick),
+            ("next", &*trick),
+            ("rd", &*trick),
+            ("redirect_uri", &*trick),
+        ];
+        let answer = browser.clone().post_form("/.doorward/login", &fields).await;
+        let told = (answer.status, answer.header("location"));
+        assert_eq!(told, (StatusCode::SEE_OTHER, "/"), "{trick:?}");
+    }
+}
+
+#[tokio::test]
+async fn open_redirect_a_first_visit_to_an_odd_path_comes_back_to_this_host() {
+    let (_upstream, gateway) = one_app().await;
+    let mut browser = Browser::new(&gateway);
+    let csrf = browser.visit("/.doorward/login").await.field("csrf");
+    let mut kept = 0;
+    for trick in targets() {
+        let answer = browser.raw(head("GET", &trick, "").as_bytes()).await;
+        for location in values(&answer, "location") {
+            stays(&location, &trick);
+            let query = place(&location)
+                .query_pairs()
+                .find(|(name, _)| name == "to")
+                .map(|(_, to)| to.into_owned());
+            let Some(to) = query else { continue };
+            gateway.advance(Duration::from_secs(6));
+            let fields =
+                [("username", "alice"), ("password", PASSWORD), ("csrf", &*csrf), ("to", &*to)];
+            let answer = browser.clone().post_form("/.doorward/login", &fields).await;
+            assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text());
+            stays(answer.header("location"), &trick);
+            kept += 1;
+        }
+    }
+    assert!(kept > 50, "{kept} of them led to a login");
+}
+
+#[tokio::test]
+async fn open_redirect_a_logout_and_the_sessions_page_follow_no_parameter() {
+    let (_upstream, gateway) = one_app().await;
+    let mut browser = Browser::new(&gateway);
+    browser.log_in("alice").await;
+    let sessions = browser.visit("/.doorward/sessions").await.field("csrf");
+    for trick in spellings() {
+        let named = [("to", &*trick), ("next", &*trick), ("rd", &*trick)];
+        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(named).finish();
+        let asked = browser.visit(&format!("/.doorward/logout?{query}")).await;
+        assert_eq!((asked.status, asked.header("location")), (StatusCode::OK, ""), "{trick:?}");
+        // Without a session there is nothing to prove, and the answer is the goodbye.
+        let mut nobody = Browser::new(&gateway);
+        let left = nobody.post_form(&format!("/.doorward/logout?{query}"), &named).await;
+        assert_eq!((left.status, left.header("location")), (StatusCode::OK, ""), "{trick:?}");
+        let fields = [&[("csrf", &*sessions), ("do", "end-others")], &named[..]].concat();
+        let ended = browser.post_form(&format!("/.doorward/sessions?{query}"), &fields).await;
+        let told = (ended.status, ended.header("location"));
+        assert_eq!(told, (StatusCode::SEE_OTHER, "/.doorward/sessions"), "{trick:?}");
+    }
+    let form = browser.visit("/.doorward/logout").await;
+    let fields =
+        [("csrf", &*form.field("csrf")), ("to", "//evil.test"), ("next", "https://evil.test")];
+    let left = browser.post_form("/.doorward/logout", &fields).await;
+    assert_eq!((left.status, left.header("location")), (StatusCode::OK, ""));
+}
+
+/// One request in the clear; the whole answer.
+async fn plain(gateway: &Gateway, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(gateway.http).await.expect("a connection");
+    stream.write_all(bytes).await.expect("sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap_or_default();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Ways to write a host so that it begins, ends or looks like ours.
+fn hosts() -> Vec<String> {
+    let joints = [
+        ".", "@", ":", "/", "\\", "#", "?", "%", "%00", "%2e", "%2f", "%40", " ", "\t", ",", ";",
+        "&", "..", ":443@", ":443#", ":x", "\u{0}", "\u{b}", "\u{a0}", "\u{3002}", "\u{ff0e}",
+        "\"", "'", "<", "|", "^", "`", "{", "~", "!", "$", "(", "*", "+", "=", "_", "-", "",
+    ];
+    let mut out: Vec<String> =
+        ["evil.test", "[::1]", "127.1", "[app.test]", "", ".", "*", "localhost"]
+            .map(str::to_owned)
+            .to_vec();
+    for joint in joints {
+        out.push(format!("app.test{joint}evil.test"));
+        out.push(format!("evil.test{joint}app.test"));
+        out.push(format!("{joint}app.test"));
+        out.push(format!("app.test{joint}"));
+    }
+    out
+}
+
+#[tokio::test]
+async fn open_redirect_the_clear_port_sends_to_our_hosts_alone_whatever_host_is_named() {
+    let (upstream, gateway) = one_app().await;
+    let ours = format!("https://app.test:{}/", gateway.address.port());
+    let sent = plain(&gateway, b"GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
+    assert_eq!(values(&sent, "location"), [ours.as_str()]);
+    assert!(hosts().len() > 150);
+    for host in hosts() {
+        for request in [
+            format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"),
+            format!("GET / HTTP/1.1\r\nHost: app.test\r\nHost: {host}\r\n\r\n"),
+            format!("GET / HTTP/1.1\r\nHost: {host}\r\nHost: app.test\r\n\r\n"),
+            format!("GET / HTTP/1.1\r\nHost: app.test\r\nX-Forwarded-Host: {host}\r\n\r\n"),
+            format!("GET http://{host}/ HTTP/1.1\r\nHost: app.test\r\n\r\n"),
+        ] {
+            for location in values(&plain(&gateway, request.as_bytes()).await, "location") {
+                assert!(location.starts_with(&ours), "{request:?}: {location}");
+            }
+        }
+    }
+    for target in targets() {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: app.test\r\n\r\n");
+        for location in values(&plain(&gateway, request.as_bytes()).await, "location") {
+            let whole = url::Url::parse(&location).expect("an address");
+            assert_eq!((whole.scheme(), whole.host_str()), ("https", Some("app.test")), "{target}");
+            assert_eq!(whole.port(), Some(gateway.address.port()), "{target}");
+        }
+    }
+    assert!(upstream.heads().is_empty());
+}

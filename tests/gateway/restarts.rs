@@ -1,0 +1,135 @@
+//! What is left of sessions when the gateway or its store was gone meanwhile.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use crate::browser::{Answer, Browser};
+use crate::gateway::{Gateway, Setup, manual_clock, prepare, route};
+use crate::redis::{How, RedisServer};
+use crate::upstream::Upstream;
+
+/// Longest wait for what has to come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn verdict(gateway: &Gateway, token: &str) -> String {
+    let answer = Browser::new(gateway).with_token(token).fetch("/").await;
+    if answer.status == StatusCode::OK {
+        return "admitted".to_owned();
+    }
+    format!("{} {}", answer.status.as_u16(), answer.json()["reason"].as_str().unwrap_or_default())
+}
+
+async fn revoke_bob(gateway: &Gateway) {
+    let mut stream = UnixStream::connect(gateway.socket()).await.expect("the socket");
+    let request = "POST /revoke?user=bob HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+async fn log_out(browser: &mut Browser) {
+    let form = browser.visit("/.doorward/logout").await;
+    let fields = [("csrf", &*form.field("csrf"))];
+    assert_eq!(browser.post_form("/.doorward/logout", &fields).await.status, StatusCode::OK);
+}
+
+async fn stop(gateway: Gateway) {
+    tokio::task::spawn_blocking(move || gateway.stop()).await.expect("stopped");
+}
+
+#[tokio::test]
+async fn embedded_after_a_restart_the_living_live_and_the_dead_stay_dead() {
+    let (upstream, directory, clock) = (Upstream::start().await, prepare(), manual_clock());
+    let begin = || {
+        Gateway::start(Setup {
+            routes: route(upstream.address),
+            store: format!("embedded:{}", directory.path().join("state").display()),
+            shared_with: Some(Arc::clone(&directory)),
+            clock: clock.clone(),
+            ..Setup::default()
+        })
+    };
+    let mut gateway = begin();
+    let [mut desk, mut phone, mut bob] = [(); 3].map(|()| Browser::new(&gateway));
+    desk.log_in("alice").await;
+    let old = desk.token();
+    gateway.advance(Duration::from_secs(601));
+    desk.fetch("/").await;
+    assert_ne!(desk.token(), old, "renewed");
+    assert_eq!(desk.fetch("/").await.status, StatusCode::OK);
+    phone.log_in("alice").await;
+    let left = phone.token();
+    log_out(&mut phone).await;
+    bob.log_in("bob").await;
+    revoke_bob(&gateway).await;
+
+    for _ in 0..2 {
+        stop(gateway).await;
+        gateway = begin();
+        assert_eq!(verdict(&gateway, &desk.token()).await, "admitted");
+        assert_eq!(verdict(&gateway, &left).await, "401 logout");
+        assert_eq!(verdict(&gateway, &bob.token()).await, "401 revoked");
+    }
+    gateway.advance(Duration::from_secs(120));
+    assert_eq!(verdict(&gateway, &desk.token()).await, "admitted");
+    assert_eq!(verdict(&gateway, &old).await, "401 theft", "it knows which token was replaced");
+    stop(gateway).await;
+    let gateway = begin();
+    assert_eq!(verdict(&gateway, &desk.token()).await, "401 theft");
+}
+
+/// Asks until the answer has this status; each answer before it has to have the other.
+async fn until(browser: &mut Browser, wanted: StatusCode, before: StatusCode) -> Answer {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = browser.fetch("/").await;
+        assert_eq!(answer.set_cookies(), Vec::<String>::new(), "{}", answer.status);
+        if answer.status == wanted {
+            return answer;
+        }
+        assert_eq!(answer.status, before, "{}", answer.text());
+        assert!(Instant::now() < deadline, "{wanted} never comes");
+    }
+}
+
+#[tokio::test]
+async fn redis_killed_is_503_and_back_without_its_data_401_and_never_the_loss_of_a_cookie() {
+    for local_cache in ["on", "off"] {
+        let (upstream, mut redis) = (Upstream::start().await, RedisServer::start(How::default()));
+        let store = format!("{}\"\nlocal_cache = \"{local_cache}", redis.settings().url);
+        let gateway =
+            Gateway::start(Setup { routes: route(upstream.address), store, ..Setup::default() });
+        let mut alice = Browser::new(&gateway);
+        alice.log_in("alice").await;
+        let token = alice.token();
+        assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
+
+        redis.kill();
+        let (ok, away) = (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE);
+        let answer = until(&mut alice, away, ok).await;
+        assert_eq!(answer.json()["reason"], "store-unavailable");
+        assert!(!answer.header("retry-after").is_empty());
+        let page = alice.visit("/").await;
+        assert_eq!((page.status, page.set_cookies()), (away, Vec::new()));
+        let reached = upstream.heads().len();
+        assert_eq!(alice.fetch("/").await.status, away);
+        assert_eq!(upstream.heads().len(), reached, "nobody is let in unasked");
+        let login = Browser::new(&gateway).try_log_in("alice", crate::gateway::PASSWORD, "/").await;
+        assert_eq!(login.status, away, "a login that cannot be kept is none");
+
+        redis.restart();
+        let answer = until(&mut alice, StatusCode::UNAUTHORIZED, away).await;
+        assert_eq!(answer.json()["reason"], "unknown");
+        assert_eq!(alice.token(), token);
+        let person = alice.clone().visit("/wiki").await;
+        assert!(person.header("location").starts_with("/.doorward/login?"));
+        alice.log_in("alice").await;
+        assert_eq!(alice.fetch("/").await.status, ok);
+        assert_ne!(alice.token(), token);
+    }
+}
