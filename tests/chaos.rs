@@ -23,6 +23,8 @@ mod history;
 mod people;
 #[path = "chaos/proxy.rs"]
 mod proxy;
+#[path = "chaos/radio.rs"]
+mod radio;
 #[path = "support/redis.rs"]
 #[allow(dead_code, reason = "the suite of the stores uses the rest of it")]
 mod redis;

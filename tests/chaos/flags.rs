@@ -176,6 +176,35 @@ fn revoked_does_not_bind_what_nobody_acknowledged() {
     accepts([vec![in_doubt, refused(1, 100, "revoked")], passes(2, 110).to_vec()].concat());
 }
 
+fn heard(told: u64) -> Event {
+    Event::Heard { session: ADAS, gateway: 0, user: "ada".to_owned(), told }
+}
+
+#[test]
+fn revoked_flags_a_stream_that_goes_on() {
+    flags(Invariant::Revoked, vec![revoked(100), heard(1_201)]);
+    accepts(vec![revoked(100), heard(1_200)]);
+    // Nobody can hear of it while Redis is away.
+    accepts(vec![outage(50, 5_000), revoked(100), heard(8_100)]);
+    flags(Invariant::Revoked, vec![outage(50, 5_000), revoked(100), heard(8_101)]);
+}
+
+#[test]
+fn identity_flags_a_stream_for_another_user() {
+    let told = Event::Heard { session: ADAS, gateway: 0, user: "bea".to_owned(), told: 50 };
+    flags(Invariant::Identity, vec![told]);
+}
+
+#[test]
+fn honest_flags_a_stream_cut_by_an_outage_or_by_nothing() {
+    let cut = || Event::Cut { session: ADAS, gateway: 0, at: 100 };
+    flags(Invariant::Honest, vec![told(2_000_000, 50), cut()]);
+    flags(Invariant::Honest, vec![told(2_000_000, 50), outage(50, 150), cut()]);
+    let restart = fault(50, 150, May { silence: true, ..May::default() });
+    accepts(vec![told(2_000_000, 50), restart, cut()]);
+    accepts(vec![told(2_000_000, 50), revoked(90), cut()]);
+}
+
 #[test]
 fn absolute_flags_an_end_that_moves() {
     for moved in [1_900_000, 2_100_000] {

@@ -149,7 +149,30 @@ pub enum Event {
         absolute_end: u64,
         at: At,
     },
+    /// A line of an event stream reached its reader; `told` is when the upstream wrote it.
+    Heard {
+        session: Session,
+        gateway: usize,
+        user: String,
+        told: At,
+    },
+    /// An event stream ended, and not by its reader.
+    Cut {
+        session: Session,
+        gateway: usize,
+        at: At,
+    },
     Fault(Window),
+}
+
+impl Event {
+    pub fn request(&self) -> Option<&Request> {
+        if let Event::Asked(request) = self { Some(request) } else { None }
+    }
+
+    pub fn window(&self) -> Option<&Window> {
+        if let Event::Fault(window) = self { Some(window) } else { None }
+    }
 }
 
 /// Where everybody writes.

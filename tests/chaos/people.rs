@@ -117,7 +117,7 @@ impl Tab {
         let recorder = self.scene.recorder.clone();
         let id = self.scene.last_id.fetch_add(1, Ordering::SeqCst);
         let sent = recorder.now();
-        let request = app_request(id, voice);
+        let request = app_request("/page", id, voice);
         let reply = match self.scene.fleet[voice.gateway].address() {
             Some(to) => tokio::time::timeout(patience, self.wire.send(to, request)).await,
             None => Ok(Err("it is not running".to_owned())),
@@ -258,8 +258,9 @@ fn read(reply: &Reply) -> Answer {
     }
 }
 
-fn app_request(id: u64, voice: &Voice<'_>) -> HttpRequest<Full<Bytes>> {
-    HttpRequest::get("/page")
+/// What a page asks its app for.
+pub fn app_request(path: &str, id: u64, voice: &Voice<'_>) -> HttpRequest<Full<Bytes>> {
+    HttpRequest::get(path)
         .header("host", HOST)
         .header("user-agent", voice.agent)
         .header("sec-fetch-mode", "cors")

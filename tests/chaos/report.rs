@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::checker::{self, Findings, Invariant, Violation};
 use crate::faults::{ALONE, Fault, GATEWAY, LOSS, NETWORK, SERVER, UNMENDED};
-use crate::history::{Actor, At, Event, Request, Window};
+use crate::history::{Actor, At, Event, Window};
 use crate::world::{self, Plan, Store};
 
 /// How often an invariant was judged around a fault, and how often it did not hold.
@@ -42,7 +42,7 @@ impl Table {
     }
 
     fn add(&mut self, history: &[Event], findings: &Findings) -> Played {
-        let windows: Vec<_> = history.iter().filter_map(window).collect();
+        let windows: Vec<_> = history.iter().filter_map(Event::window).collect();
         for (invariant, at) in &findings.judged {
             self.cell(fault_at(&windows, *at), *invariant).judged += 1;
         }
@@ -60,7 +60,7 @@ impl Table {
     }
 
     fn measure(&mut self, history: &[Event]) {
-        let requests: Vec<_> = history.iter().filter_map(request).collect();
+        let requests: Vec<_> = history.iter().filter_map(Event::request).collect();
         self.took.extend(
             requests
                 .iter()
@@ -141,30 +141,6 @@ impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [median, late, worst] = self.0;
         write!(f, "{median} (99 %: {late}, worst: {worst})")
-    }
-}
-
-fn window(event: &Event) -> Option<&Window> {
-    match event {
-        Event::Fault(window) => Some(window),
-        Event::Began { .. }
-        | Event::Asked(_)
-        | Event::Reached { .. }
-        | Event::Ended { .. }
-        | Event::Stolen { .. }
-        | Event::Seen { .. } => None,
-    }
-}
-
-fn request(event: &Event) -> Option<&Request> {
-    match event {
-        Event::Asked(request) => Some(request),
-        Event::Began { .. }
-        | Event::Fault(_)
-        | Event::Reached { .. }
-        | Event::Ended { .. }
-        | Event::Stolen { .. }
-        | Event::Seen { .. } => None,
     }
 }
 

@@ -78,6 +78,20 @@ impl Wire {
         self.whole(to, fresh, response).await
     }
 
+    /// The beginning of an answer that may never end, on a connection of its own.
+    pub async fn begin(
+        &self,
+        to: SocketAddr,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, String> {
+        let exchange = async {
+            let mut fresh = self.connect(to).await.map_err(|error| error.to_string())?;
+            fresh.send_request(request).await.map_err(|error| error.to_string())
+        };
+        let answer = tokio::time::timeout(PATIENCE, exchange).await;
+        answer.unwrap_or_else(|_| Err(format!("nothing within {PATIENCE:?}")))
+    }
+
     async fn whole(
         &mut self,
         to: SocketAddr,

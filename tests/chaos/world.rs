@@ -21,6 +21,7 @@ use crate::fleet::{self, Member, SCALE};
 use crate::history::{Event, Recorder, Window};
 use crate::people::{PASSWORD, Profile, Scene, Tab};
 use crate::proxy::{Mode, Proxy};
+use crate::radio;
 use crate::redis::{How, RedisServer};
 use crate::unrest;
 use crate::upstream::App;
@@ -138,6 +139,8 @@ impl World {
                 let tab = Tab::new(&self.scene, profile.from, Chance::new(seed, actor));
                 all.spawn(tab.browse(profile.number));
             }
+            let chance = Chance::new(seed, profile.number as u64 + 50);
+            all.spawn(radio::listen(Arc::clone(&self.scene), profile.number, chance));
         }
         all.spawn(unrest::revoke(Arc::clone(&self.scene), Chance::new(seed, 1)));
         all.spawn(unrest::steal(Arc::clone(&self.scene), Chance::new(seed, 2)));
@@ -317,6 +320,8 @@ idle_timeout = "8m"
 absolute_timeout = "8m"
 rotate_after = "120s"
 rotation_grace = "{grace}s"
+[live]
+unchecked_for = "1h"
 [login.password]
 users = "{users}"
 [[route]]

@@ -4,11 +4,11 @@
 //! | --- | --- |
 //! | identity | reach an upstream, or come back, in another user's name |
 //! | live | pass without a session, or after an answer said that it had ended |
-//! | revoked | pass that was sent more than 1 s (3 s around a fault) after an acknowledged revocation |
+//! | revoked | pass that was sent more than 1 s (3 s around a fault) after an acknowledged revocation; nor may a stream go on |
 //! | absolute | move the absolute end, or pass after it |
 //! | successor | be offered as a second successor of one token |
 //! | grace | pass with a token whose successor was shown more than a grace before |
-//! | honest | log an honest browser out: by an outage, a restart, a lost `Set-Cookie`, parallel tabs |
+//! | honest | log an honest browser out: by an outage, a restart, a lost `Set-Cookie`, parallel tabs; nor cut a stream |
 //! | deadline | take longer than the deadline, or fail in another way than by 503 with `Retry-After` |
 //! | recovery | be refused for an outage 2 s after its end |
 //! | cookie | delete the session's cookie, but the logout that the user asked for |
@@ -18,6 +18,7 @@
 mod honest;
 mod outage;
 mod sessions;
+mod streams;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -154,6 +155,10 @@ pub fn check(history: &[Event], terms: &Terms) -> Findings {
             Event::Seen { session, user, absolute_end, at } => {
                 seen.told(&mut findings, *session, user, *absolute_end, *at);
             }
+            Event::Heard { session, gateway, user, told } => {
+                seen.heard(&mut findings, *session, *gateway, user, *told);
+            }
+            Event::Cut { session, gateway, at } => seen.cut(&mut findings, *session, *gateway, *at),
             Event::Began { .. } | Event::Ended { .. } | Event::Stolen { .. } | Event::Fault(_) => {}
         }
     }
@@ -165,27 +170,11 @@ pub fn check(history: &[Event], terms: &Terms) -> Findings {
 
 impl<'a> Seen<'a> {
     fn new(history: &'a [Event], terms: &'a Terms) -> Seen<'a> {
-        let requests = history.iter().filter_map(|event| match event {
-            Event::Asked(request) => Some((request.id, request)),
-            Event::Began { .. }
-            | Event::Reached { .. }
-            | Event::Ended { .. }
-            | Event::Stolen { .. }
-            | Event::Seen { .. }
-            | Event::Fault(_) => None,
-        });
-        let windows = history.iter().filter_map(|event| match event {
-            Event::Fault(window) => Some(window),
-            Event::Began { .. }
-            | Event::Reached { .. }
-            | Event::Ended { .. }
-            | Event::Stolen { .. }
-            | Event::Seen { .. }
-            | Event::Asked(_) => None,
-        });
+        let requests = history.iter().filter_map(Event::request);
+        let windows = history.iter().filter_map(Event::window);
         Seen {
             terms,
-            requests: requests.collect(),
+            requests: requests.map(|request| (request.id, request)).collect(),
             sessions: Sessions::of(history, terms),
             windows: windows.collect(),
         }

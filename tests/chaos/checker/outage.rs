@@ -1,7 +1,7 @@
 //! An outage is a 503 in time, over soon after its cause is, and touches no cookie.
 
 use super::{Findings, Invariant, Seen};
-use crate::history::{Answer, At, Fate, May, Request};
+use crate::history::{Answer, At, Fate, May, Request, Window};
 
 impl Seen<'_> {
     /// What came back is the answer to this request, for this user.
@@ -74,11 +74,20 @@ impl Seen<'_> {
     /// Whether a fault that may do so was at work, or only just over, at the request's gateway.
     fn permits(&self, request: &Request, what: impl Fn(&May) -> bool) -> bool {
         let from = request.sent.saturating_sub(self.terms.recovery);
-        self.windows.iter().any(|window| {
-            what(&window.may)
-                && window.strikes(request.gateway)
-                && window.overlaps(from, request.done)
-        })
+        self.disturbed(request.gateway, from, request.done, what)
+    }
+
+    pub(super) fn disturbed(
+        &self,
+        gateway: usize,
+        from: At,
+        until: At,
+        what: impl Fn(&May) -> bool,
+    ) -> bool {
+        let strikes = |window: &&Window| {
+            what(&window.may) && window.strikes(gateway) && window.overlaps(from, until)
+        };
+        self.windows.iter().copied().any(|window| strikes(&window))
     }
 
     fn last_fault(&self, at: At) -> String {

@@ -101,7 +101,10 @@ impl<'a> Sessions<'a> {
                 self.life(*session).absolute_end.get_or_insert(*absolute_end);
             }
             Event::Fault(window) => self.suffer(window, terms),
-            Event::Began { .. } | Event::Reached { .. } => {}
+            Event::Began { .. }
+            | Event::Reached { .. }
+            | Event::Heard { .. }
+            | Event::Cut { .. } => {}
         }
     }
 
