@@ -8,12 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use doorward::config::{
-    Config, LogFormat, LogLevel, Problems, StoreLocation, Style, Usual, known_keys,
+    Config, LogFormat, LogLevel, Memory, Problems, StoreLocation, Style, Usual, known_keys,
 };
+use doorward::route::BodyLimits;
 use proptest::prelude::*;
 
 const VALID: usize = 14;
-const INVALID: usize = 50;
+const INVALID: usize = 51;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -164,7 +165,17 @@ fn what_is_written_arrives() {
     let (config, _) =
         parse(&read(&repository().join("tests/config/valid/server.toml"))).expect("loads");
     assert_eq!((config.server.https.len(), config.server.workers), (2, 16));
-    assert_eq!((config.server.max_connections, config.server.max_body), (50_000, 100 << 20));
+    assert_eq!((config.limits.connections, config.limits.memory), (50_000, Memory::Bytes(2 << 30)));
+    assert_eq!((config.limits.bodies.max, config.limits.header_bytes), (100 << 20, 16 << 10));
+    let route = config.routes.iter().next().expect("a route");
+    let minutes = std::time::Duration::from_secs(60);
+    let other = BodyLimits {
+        timeout: 10 * minutes,
+        min_rate: 1 << 10,
+        max: 0,
+        upstream_idle: 60 * minutes,
+    };
+    assert_eq!(route.limits, other);
     let single = "192.0.2.7/32".parse().expect("a network");
     assert!(config.server.trusted_proxies.contains(&single));
     assert!(config.admin.listen.is_none() && config.admin.socket.is_none());

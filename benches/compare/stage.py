@@ -57,11 +57,16 @@ NGINX_PROXY = """
 """
 
 # Defaults, but for the renewal: the load generators do not take up new cookies, so that after ten
-# minutes their sessions would be refused. The header timeout is also how long a connection may idle.
+# minutes their sessions would be refused.
 DOORWARD = """
 [server]
 https = ["127.0.0.1:{port}"]
-header_timeout = "5m"
+
+# The load comes from one address, and new connections are what some measurements make.
+[limits]
+idle_timeout = "5m"
+connection_rate = 1000000
+connections_per_network = 10000
 
 [admin]
 listen = ""

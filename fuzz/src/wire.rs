@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use doorward::gateway::RequestBody;
+use doorward::gateway::{Caller, RequestBody};
 use doorward::http::{CookieNames, InboundHead, SanitizedHead};
+use doorward::route::BodyLimits;
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Incoming;
@@ -83,7 +84,9 @@ async fn serve(
 
 async fn forward(head: InboundHead, body: Incoming, received: Received) -> StatusCode {
     let clean = SanitizedHead::new(head, &heads::OWNED, &CookieNames::new(None));
-    let request = heads::upstream_head(clean).into_request(RequestBody::new(body, 0, None));
+    let caller = Arc::new(Caller::new(IpAddr::from([192, 0, 2, 7])));
+    let body = RequestBody::new(body, &BodyLimits::default(), &caller, None);
+    let request = heads::upstream_head(clean).into_request(body);
     let (near, far) = duplex(1 << 16);
     let (mut sender, connection) =
         client::conn::http1::handshake(TokioIo::new(near)).await.expect("no bytes yet");

@@ -20,7 +20,7 @@ use crate::secret::sha256;
 use crate::server::listener::BindError;
 use crate::store::Change;
 
-use super::{Parts, StartError, keys};
+use super::{Parts, StartError, keys, memory};
 
 const TICK: Duration = Duration::from_secs(1);
 
@@ -51,6 +51,10 @@ pub(super) async fn run(
     };
     // Beside the chores: a slow file must not keep an ended session's connections open.
     let patrol = tokio::spawn(patrol(chores.guard.clone()));
+    if let Some(most) = memory::limit(parts.limits.allowed.memory) {
+        let (strain, places) = (Arc::clone(&parts.memory), Arc::clone(&parts.limits.places));
+        tokio::spawn(memory::Watch { most, strain, places }.run());
+    }
     let mut tick = tokio::time::interval(TICK);
     loop {
         tokio::select! {
@@ -148,6 +152,7 @@ impl Chores {
             trouble.push(error.to_string());
         }
         self.parts.store.sweep();
+        self.parts.shared.metrics.tell_limits();
         self.tell(trouble.join("; "));
     }
 

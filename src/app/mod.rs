@@ -9,6 +9,7 @@
 
 mod housekeeping;
 mod keys;
+mod memory;
 
 pub use keys::KeysError;
 
@@ -21,7 +22,6 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,12 +30,12 @@ use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::config::{Config, RedisLocation, StoreLocation};
-use crate::gateway::{Gateway, TrustedProxies, UpstreamGroups};
+use crate::gateway::{Gateway, MemoryStrain, Pressure, TrustedProxies, Tunnels, UpstreamGroups};
 use crate::guard::{Guard, Shared, SharedParts};
 use crate::http::{CookieNames, OwnedFields};
 use crate::login::{Directory, PasswordLogin, Settings};
 use crate::portal::{Look, Portal};
-use crate::server::{self, Limits, Redirect, Sockets};
+use crate::server::{self, Limits, Places, Redirect, Room, Sockets};
 use crate::store::{RedisSettings, Store};
 use crate::telemetry::audit::AuditFileError;
 use crate::telemetry::requests::FLUSH_EVERY;
@@ -95,6 +95,7 @@ struct Parts {
     owned: Arc<OwnedFields>,
     trusted: Arc<TrustedProxies>,
     limits: Arc<Limits>,
+    memory: Arc<MemoryStrain>,
     lines: Option<RequestLines>,
 }
 
@@ -252,6 +253,7 @@ impl Parts {
             owned: Arc::new(OwnedFields::new(config.routes.iter().map(|route| &route.identity))),
             trusted: Arc::new(TrustedProxies::new(config.server.trusted_proxies.clone())),
             limits: Arc::new(limits(&config)),
+            memory: Arc::default(),
             lines: lines.filter(|_| config.log.requests),
             shared,
             config,
@@ -270,12 +272,13 @@ fn password_login(users: Arc<Directory>, clock: &Clock) -> Result<Arc<PasswordLo
 }
 
 fn limits(config: &Config) -> Limits {
-    Limits {
-        connections: Arc::new(Semaphore::new(config.server.max_connections)),
-        handshake_timeout: config.server.handshake_timeout,
-        header_timeout: config.server.header_timeout,
-        ping_interval: config.server.idle_timeout,
-    }
+    let allowed = config.limits.clone();
+    let room = Room {
+        connections: allowed.connections,
+        per_network: allowed.connections_per_network,
+        rate: allowed.connection_rate,
+    };
+    Limits { places: Arc::new(Places::new(room)), allowed }
 }
 
 fn look(config: &Config) -> Result<Look, StartError> {
@@ -377,7 +380,10 @@ impl Worker {
 
     async fn run(self, listening: Listening, upstreams: UpstreamGroups) {
         let tracker = TaskTracker::new();
-        let gateway = Arc::new(self.gateway(upstreams));
+        let tunnels = Tunnels { tracker: tracker.clone(), stop: self.stop.clone() };
+        let gateway = Arc::new(self.gateway(upstreams, tunnels));
+        let watched = Arc::clone(&gateway);
+        tokio::spawn(async move { watched.pressure.watch().await });
         let redirect = Arc::new(Redirect { routes: Arc::clone(&gateway.routes), port: self.port });
         if let Some(log) = gateway.log.clone() {
             tokio::spawn(flush_often(log));
@@ -394,6 +400,7 @@ impl Worker {
             tracker.spawn(server::serve_redirects(
                 listener,
                 redirect,
+                Arc::clone(&gateway),
                 limits,
                 self.stop.clone(),
                 tracker.clone(),
@@ -402,7 +409,7 @@ impl Worker {
         self.drain(tracker).await;
     }
 
-    fn gateway(&self, upstreams: UpstreamGroups) -> Gateway {
+    fn gateway(&self, upstreams: UpstreamGroups, tunnels: Tunnels) -> Gateway {
         let parts = &self.parts;
         let guard = parts.guard();
         Gateway {
@@ -412,9 +419,15 @@ impl Worker {
             owned: Arc::clone(&parts.owned),
             upstreams,
             trusted: Arc::clone(&parts.trusted),
-            max_body: parts.config.server.max_body,
+            pressure: Pressure::new(self.most_requests(), Arc::clone(&parts.memory)),
+            tunnels,
             log: parts.lines.clone().map(|lines| Arc::new(RequestLog::new(lines))),
         }
+    }
+
+    /// This worker's share.
+    fn most_requests(&self) -> usize {
+        self.parts.limits.allowed.requests.div_ceil(workers(&self.parts.config))
     }
 
     /// Waits for the stop, then for what is under way, but no longer than `server.drain`.

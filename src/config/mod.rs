@@ -10,6 +10,7 @@
 mod audit;
 mod duration;
 mod findings;
+mod limits;
 mod live;
 mod log;
 mod login;
@@ -30,7 +31,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use crate::route::RouteTable;
+use crate::route::{BodyLimits, RouteTable};
 use crate::session::SessionPolicy;
 
 use findings::Findings;
@@ -40,6 +41,7 @@ use together::Together;
 
 pub use audit::Audit;
 pub use findings::{Key, Usual};
+pub use limits::{Limits, Memory};
 pub use live::Live;
 pub use log::{Log, LogFormat, LogLevel};
 pub use login::{Login, PasswordLogin};
@@ -56,6 +58,7 @@ const LONGEST: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Config {
     pub server: Server,
+    pub limits: Limits,
     pub admin: Admin,
     /// Made at the first start.
     pub keys_file: PathBuf,
@@ -134,6 +137,7 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
     let section = file.section("server", "server");
     let server_place = section.as_ref().and_then(|section| section.place.clone());
     let server = section.and_then(server::server);
+    let limits = file.section("limits", "limits").and_then(limits::limits);
     let admin = file.section("admin", "admin").and_then(server::admin);
     let keys_file = file.section("keys", "keys").and_then(server::keys);
     let certificates = file.section("tls", "tls").and_then(server::certificates);
@@ -144,7 +148,8 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
     let log = file.section("log", "log").and_then(log::log);
     let audit = file.section("audit", "audit").and_then(audit::audit);
     let portal = file.section("portal", "portal").and_then(portal::portal);
-    let routes = routes(&mut file, session.policy.as_ref());
+    let bodies = limits.as_ref().map(|limits| limits.bodies);
+    let routes = routes(&mut file, session.policy.as_ref(), &bodies.unwrap_or_default());
     drop(file);
     let together = Together { findings, server: server_place, routes: &routes };
     together.certificates(certificates.as_deref());
@@ -154,6 +159,7 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
     let table = together.table();
     Some(Config {
         server: server?,
+        limits: limits?,
         admin: admin?,
         keys_file: keys_file?,
         certificates: certificates?,
@@ -169,13 +175,17 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
 }
 
 /// The routes that are right. A gateway without one would answer 404 to everybody.
-fn routes(file: &mut Reader<'_>, session: Option<&SessionPolicy>) -> Vec<RouteSection> {
+fn routes(
+    file: &mut Reader<'_>,
+    session: Option<&SessionPolicy>,
+    bodies: &BodyLimits,
+) -> Vec<RouteSection> {
     if !file.is_written("route") {
         let help = "write [[route]] with host, upstream and access = \"session\"";
         file.findings.problem(&None, "there is no route", help);
     }
     let sections = file.sections("route", "route").unwrap_or_default();
-    sections.into_iter().filter_map(|section| route::route(section, session)).collect()
+    sections.into_iter().filter_map(|section| route::route(section, session, bodies)).collect()
 }
 
 /// Whether what is sent there stays on this machine.

@@ -3,16 +3,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::duration;
 use super::findings::Place;
 use super::findings::Usual::{Is, Required};
 use super::reader::{Reader, Setting, TextOrSection, not_empty};
+use super::{duration, limits};
 use crate::http::endpoint::Transport;
 use crate::http::host::HostError;
 use crate::http::{
     Endpoint, HostPattern, IdentityField, IdentityFields, PathPrefix, ValueEncoding,
 };
-use crate::route::{Access, Requirement, Route};
+use crate::route::{Access, BodyLimits, Requirement, Route};
 use crate::session::{RoutePolicy, SessionPolicy};
 
 /// [`IdentityFields::standard`], as the file would write it.
@@ -40,6 +40,7 @@ struct Rule {
 pub(super) fn route(
     mut section: Reader<'_>,
     session: Option<&SessionPolicy>,
+    bodies: &BodyLimits,
 ) -> Option<RouteSection> {
     let host = section.text("host", Required(r#""wiki.example.com""#), pattern);
     let path = section.text("path", Is(r#""/""#), prefix);
@@ -53,8 +54,10 @@ pub(super) fn route(
     let max_age =
         section.optional_measure("max_connection_age", r#""4h""#, duration::parse_positive);
     let upstream_ca = section.optional_file("upstream_ca", r#""certs/upstream-ca.pem""#);
-    let limits =
-        section.section("session", "route.session").and_then(|section| limits(section, session));
+    let stricter =
+        section.section("session", "route.session").and_then(|section| times(section, session));
+    let limits = section.section("limits", "route.limits");
+    let limits = limits.and_then(|section| limits::of_route(section, bodies));
     if let Some(renewal) = &renewal {
         warn_of_no_renewal(&section, renewal);
     }
@@ -62,7 +65,7 @@ pub(super) fn route(
         upstreams.value.iter().for_each(|upstream| warn_of_clear_text(&section, upstream));
         check_authority(&section, &upstreams.value, upstream_ca.as_ref()?.as_ref());
     }
-    let (host, rule, limits) = (host?, rule?, limits?);
+    let (host, rule, stricter) = (host?, rule?, stricter?);
     let upstreams = upstreams?.value.into_iter().map(|upstream| upstream.value);
     Some(RouteSection {
         place: section.place.clone(),
@@ -74,7 +77,8 @@ pub(super) fn route(
             upstreams: upstreams.collect(),
             access: rule.access,
             identity: identity?,
-            policy: RoutePolicy { max_auth_age: rule.max_auth_age, ..limits },
+            policy: RoutePolicy { max_auth_age: rule.max_auth_age, ..stricter },
+            limits: limits?,
             renewal: renewal?.value,
             response_timeout: response_timeout?.value,
             max_connection_age: max_age?.map(|age| age.value),
@@ -194,7 +198,7 @@ fn encoding(text: &str) -> Result<ValueEncoding, String> {
 }
 
 /// `[route.session]`: stricter times than the session's own.
-fn limits(mut section: Reader<'_>, session: Option<&SessionPolicy>) -> Option<RoutePolicy> {
+fn times(mut section: Reader<'_>, session: Option<&SessionPolicy>) -> Option<RoutePolicy> {
     let idle = section.optional_measure("idle_timeout", r#""15m""#, duration::parse_positive);
     let absolute =
         section.optional_measure("absolute_timeout", r#""8h""#, duration::parse_positive);

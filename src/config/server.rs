@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::duration;
 use super::findings::Usual::{Is, Required};
 use super::reader::{Reader, Setting};
-use super::{duration, size};
 
-/// What the public side listens on and how much it bears.
+/// What the public side listens on.
 #[derive(Clone, Debug)]
 pub struct Server {
     /// Never empty.
@@ -23,13 +23,6 @@ pub struct Server {
     pub workers: usize,
     /// How long what is under way may go on after a stop.
     pub drain: Duration,
-    pub max_connections: usize,
-    pub handshake_timeout: Duration,
-    pub header_timeout: Duration,
-    /// Of a connection between two requests.
-    pub idle_timeout: Duration,
-    /// Bytes of a request's body; 0: no limit.
-    pub max_body: u64,
 }
 
 /// What the operator's side listens on.
@@ -52,12 +45,6 @@ pub(super) fn server(mut section: Reader<'_>) -> Option<Server> {
     let trusted = section.list("trusted_proxies", Is("[]"), network);
     let workers = section.number("workers", Is("0"), 0..=1024);
     let drain = section.measure("drain", Is(r#""30s""#), duration::parse);
-    let max_connections = section.number("max_connections", Is("10000"), 1..=10_000_000);
-    let mut wait = |key, usual| section.measure(key, Is(usual), duration::parse_positive);
-    let handshake_timeout = wait("handshake_timeout", r#""10s""#);
-    let header_timeout = wait("header_timeout", r#""10s""#);
-    let idle_timeout = wait("idle_timeout", r#""60s""#);
-    let max_body = section.measure("max_body", Is(r#""0""#), size::parse);
     if let Some(trusted) = &trusted {
         trusted.value.iter().for_each(|network| warn_of_everybody(&section, network));
     }
@@ -67,11 +54,6 @@ pub(super) fn server(mut section: Reader<'_>) -> Option<Server> {
         trusted_proxies: values(trusted?),
         workers: workers?.value,
         drain: drain?.value,
-        max_connections: max_connections?.value,
-        handshake_timeout: handshake_timeout?.value,
-        header_timeout: header_timeout?.value,
-        idle_timeout: idle_timeout?.value,
-        max_body: max_body?.value,
     })
 }
 

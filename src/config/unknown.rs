@@ -11,9 +11,25 @@ const PLANNED: [&str; 7] = [
     "route.session.rotate_on",
 ];
 
+/// Keys that stood elsewhere in the first files, and where they stand now.
+const MOVED: [(&str, &str); 5] = [
+    ("server.max_connections", "connections"),
+    ("server.handshake_timeout", "handshake_timeout"),
+    ("server.header_timeout", "header_timeout"),
+    ("server.idle_timeout", "idle_timeout"),
+    ("server.max_body", "max_body"),
+];
+
 /// What is wrong with the key, and what to write.
 pub(super) fn report(section: &str, key: &str, known: &[&str]) -> (String, String) {
-    if PLANNED.contains(&joined(section, key).as_str()) {
+    let path = joined(section, key);
+    if let Some((_, now)) = MOVED.iter().find(|(before, _)| *before == path) {
+        return (
+            format!("`{key}` does not stand in [{section}] any more"),
+            format!("write {now} below [limits]"),
+        );
+    }
+    if PLANNED.contains(&path.as_str()) {
         return (
             format!("`{key}` is planned and does nothing yet"),
             "leave it out until the changelog names it".to_owned(),
@@ -75,6 +91,13 @@ mod tests {
         let known = ["idle_timeout", "domain"];
         assert_eq!(report("session", "idel_timeout", &known).1, "did you mean `idle_timeout`?");
         assert_eq!(report("session", "colour", &known).1, "known here: idle_timeout, domain");
+    }
+
+    #[test]
+    fn a_key_that_moved_says_where_to() {
+        let (message, help) = report("server", "max_connections", &["https"]);
+        assert!(message.contains("any more"), "{message}");
+        assert_eq!(help, "write connections below [limits]");
     }
 
     #[test]

@@ -17,6 +17,10 @@ pub(super) enum ForwardError {
     Upstream(#[from] UpstreamError),
     #[error("the upstream's WebSocket answer does not match the handshake")]
     BadHandshake,
+    #[error("the client's body is longer than max_body")]
+    BodyTooLong,
+    #[error("the client's body comes too slowly")]
+    BodyTooSlow,
     #[error("cut before its answer: {}", .0.word())]
     Cut(Cut),
     #[error("{0}")]
@@ -58,6 +62,8 @@ pub(super) fn upstream_failed(
         ForwardError::BadHandshake => {
             (Problem::Upstream(StatusCode::BAD_GATEWAY), "http_upgrade_failed")
         }
+        ForwardError::BodyTooLong => (Problem::TooLong, "http_request_error"),
+        ForwardError::BodyTooSlow => (Problem::TooSlow, "http_request_error"),
         ForwardError::Cut(Cut::SessionEnded) => (Problem::SessionEnded, "http_request_denied"),
         ForwardError::Cut(Cut::TooOld) => {
             (Problem::Upstream(StatusCode::GATEWAY_TIMEOUT), "http_response_timeout")
@@ -78,9 +84,20 @@ pub(super) fn upstream_failed(
     if matches!(error, ForwardError::Full(_)) {
         response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("5"));
     }
-    if matches!(error, ForwardError::Cut(_) | ForwardError::Full(_)) {
+    if leaves_a_rest(error) {
         // The rest of the body is not wanted.
         response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Whether the client may still be sending.
+fn leaves_a_rest(error: &ForwardError) -> bool {
+    match error {
+        ForwardError::BodyTooLong
+        | ForwardError::BodyTooSlow
+        | ForwardError::Cut(_)
+        | ForwardError::Full(_) => true,
+        ForwardError::Upstream(_) | ForwardError::BadHandshake => false,
+    }
 }

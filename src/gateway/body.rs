@@ -1,16 +1,24 @@
 //! Bodies on their way through: never buffered, never with a client's trailers.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
 use crate::guard::{Cut, Ending, Watched};
 use crate::http::hygiene;
+use crate::route::BodyLimits;
 use crate::upstream;
+
+use super::caller::Caller;
+use super::pace::Pace;
 
 /// An upstream's answer to a request with our body.
 pub(super) type UpstreamBody = upstream::UpstreamBody<RequestBody>;
@@ -19,7 +27,16 @@ pub(super) type UpstreamBody = upstream::UpstreamBody<RequestBody>;
 /// (RFC 9110 6.5.1), and a name there would be past every check.
 pub struct RequestBody {
     inner: Incoming,
+    /// Absent when there is nothing to come, as for most requests.
+    inbound: Option<Box<Inbound>>,
+}
+
+/// What is watched while a client sends.
+struct Inbound {
     left: Option<u64>,
+    pace: Pace,
+    caller: Arc<Caller>,
+    fate: Arc<Fate>,
     /// Here too: what the client sends would go on while it does not read the answer.
     ending: Option<Ending>,
 }
@@ -29,23 +46,77 @@ pub struct RequestBody {
 pub enum RequestBodyError {
     #[error("the client's body broke off: {0}")]
     Client(#[from] hyper::Error),
-    #[error("the client's body is longer than server.max_body")]
+    #[error("the client's body is longer than max_body")]
     TooLong,
+    #[error("the client's body comes too slowly")]
+    TooSlow,
     #[error("{0}")]
     Cut(#[from] WasCut),
 }
 
+/// How a body ended that the HTTP client took along.
+#[derive(Debug, Default)]
+pub(super) struct Fate {
+    too_long: AtomicBool,
+    too_slow: AtomicBool,
+}
+
+impl Fate {
+    /// The status that says it, when it was the client's doing.
+    pub(super) fn status(&self) -> Option<StatusCode> {
+        let too_long = self.too_long.load(Ordering::Relaxed);
+        let too_slow = self.too_slow.load(Ordering::Relaxed);
+        let slow = too_slow.then_some(StatusCode::REQUEST_TIMEOUT);
+        too_long.then_some(StatusCode::PAYLOAD_TOO_LARGE).or(slow)
+    }
+}
+
 impl RequestBody {
-    /// `limit` in bytes; zero is none.
-    pub fn new(inner: Incoming, limit: u64, ending: Option<Ending>) -> RequestBody {
-        RequestBody { inner, left: (limit > 0).then_some(limit), ending }
+    /// A body that keeps to the limits of its route.
+    pub fn new(
+        inner: Incoming,
+        limits: &BodyLimits,
+        caller: &Arc<Caller>,
+        ending: Option<Ending>,
+    ) -> RequestBody {
+        let inbound = (!inner.is_end_stream()).then(|| {
+            Box::new(Inbound {
+                left: (limits.max > 0).then_some(limits.max),
+                pace: Pace::new(limits.timeout, limits.min_rate),
+                caller: Arc::clone(caller),
+                fate: Arc::default(),
+                ending,
+            })
+        });
+        RequestBody { inner, inbound }
     }
 
+    /// Says later how the body ended; absent when there is none.
+    pub(super) fn fate(&self) -> Option<Arc<Fate>> {
+        self.inbound.as_ref().map(|inbound| Arc::clone(&inbound.fate))
+    }
+}
+
+impl Inbound {
     fn count(&mut self, data: &Bytes) -> Result<(), RequestBodyError> {
+        self.pace.moved(data.len());
+        if !data.is_empty() {
+            self.caller.took(data.len());
+        }
         let Some(left) = &mut self.left else { return Ok(()) };
         let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
-        *left = left.checked_sub(length).ok_or(RequestBodyError::TooLong)?;
+        *left = left.checked_sub(length).ok_or_else(|| {
+            self.fate.too_long.store(true, Ordering::Relaxed);
+            RequestBodyError::TooLong
+        })?;
         Ok(())
+    }
+
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<RequestBodyError> {
+        self.pace.poll_late(cx).map(|()| {
+            self.fate.too_slow.store(true, Ordering::Relaxed);
+            RequestBodyError::TooSlow
+        })
     }
 }
 
@@ -57,16 +128,19 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        if let Some(ending) = &mut self.ending
+        let me = &mut *self;
+        let Some(inbound) = &mut me.inbound else { return Poll::Ready(None) };
+        if let Some(ending) = &mut inbound.ending
             && let Poll::Ready(why) = ending.poll_cut(cx)
         {
             return Poll::Ready(Some(Err(WasCut(why).into())));
         }
-        match std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
-            None => Poll::Ready(None),
-            Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => Poll::Ready(Some(self.count(&data).map(|()| Frame::data(data)))),
+        match Pin::new(&mut me.inner).poll_frame(cx) {
+            Poll::Pending => inbound.poll_late(cx).map(|late| Some(Err(late))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => Poll::Ready(Some(inbound.count(&data).map(|()| Frame::data(data)))),
                 // Trailers are the last frame.
                 Err(_) => Poll::Ready(None),
             },
@@ -87,9 +161,17 @@ pub enum ResponseBody {
     /// A page or answer of ours.
     Own(Full<Bytes>),
     /// An upstream's answer.
-    Upstream(UpstreamBody),
+    Upstream(Outbound),
     /// An upstream's long answer, cut when its session ends.
-    Watched(UpstreamBody, Watched),
+    Watched(Outbound, Watched),
+}
+
+/// An upstream's body, and how long it may be silent in the middle of it.
+pub struct Outbound {
+    body: UpstreamBody,
+    idle: Duration,
+    /// Made when it is first waited for.
+    pace: Option<Box<Pace>>,
 }
 
 /// Why a response's body broke.
@@ -97,6 +179,8 @@ pub enum ResponseBody {
 pub enum ResponseBodyError {
     #[error("the upstream's body broke off: {0}")]
     Upstream(String),
+    #[error("the upstream fell silent in the middle of its answer")]
+    UpstreamSilent,
     #[error("{0}")]
     Cut(#[from] WasCut),
 }
@@ -105,6 +189,38 @@ pub enum ResponseBodyError {
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("cut: {}", .0.word())]
 pub struct WasCut(pub Cut);
+
+impl Outbound {
+    pub(super) fn new(body: UpstreamBody, idle: Duration) -> Outbound {
+        Outbound { body, idle, pace: None }
+    }
+
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Pending => self.poll_silent(cx),
+            Poll::Ready(frame) => {
+                if let Some(pace) = &mut self.pace {
+                    pace.moved(0);
+                }
+                let frame = frame.map(|frame| frame.map(cleaned));
+                Poll::Ready(frame.map(|frame| {
+                    frame.map_err(|error| ResponseBodyError::Upstream(error.to_string()))
+                }))
+            }
+        }
+    }
+
+    fn poll_silent(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
+        let pace = self.pace.get_or_insert_with(|| Box::new(Pace::new(self.idle, 0)));
+        pace.poll_late(cx).map(|()| Some(Err(ResponseBodyError::UpstreamSilent)))
+    }
+}
 
 impl Body for ResponseBody {
     type Data = Bytes;
@@ -120,12 +236,12 @@ impl Body for ResponseBody {
                 Some(Err(never)) => match never {},
                 None => Poll::Ready(None),
             },
-            ResponseBody::Upstream(body) => poll_upstream(body, cx),
-            ResponseBody::Watched(body, watched) => {
+            ResponseBody::Upstream(outbound) => outbound.poll_frame(cx),
+            ResponseBody::Watched(outbound, watched) => {
                 if let Poll::Ready(why) = watched.poll_cut(cx) {
                     return Poll::Ready(Some(Err(WasCut(why).into())));
                 }
-                poll_upstream(body, cx)
+                outbound.poll_frame(cx)
             }
         }
     }
@@ -133,25 +249,20 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             ResponseBody::Own(body) => body.is_end_stream(),
-            ResponseBody::Upstream(body) | ResponseBody::Watched(body, _) => body.is_end_stream(),
+            ResponseBody::Upstream(outbound) | ResponseBody::Watched(outbound, _) => {
+                outbound.body.is_end_stream()
+            }
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             ResponseBody::Own(body) => body.size_hint(),
-            ResponseBody::Upstream(body) | ResponseBody::Watched(body, _) => body.size_hint(),
+            ResponseBody::Upstream(outbound) | ResponseBody::Watched(outbound, _) => {
+                outbound.body.size_hint()
+            }
         }
     }
-}
-
-fn poll_upstream(
-    body: &mut UpstreamBody,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
-    let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
-    let frame = frame.map(|frame| frame.map(cleaned));
-    Poll::Ready(frame.map(|frame| frame.map_err(|e| ResponseBodyError::Upstream(e.to_string()))))
 }
 
 /// Trailers pass, for gRPC says there how a call ended.

@@ -11,6 +11,8 @@ use std::time::Duration;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
 use crate::clock::{Clock, UnixMillis};
@@ -26,7 +28,7 @@ use crate::session::{
 use crate::store::{Store, Unavailable};
 use crate::telemetry::Metrics;
 
-use super::{Gateway, TrustedProxies, UpstreamGroups, UpstreamHead};
+use super::{Gateway, Pressure, TrustedProxies, Tunnels, UpstreamGroups, UpstreamHead};
 
 /// Longer than the planted session is needed.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -135,7 +137,8 @@ impl<'a> Play<'a> {
             owned: Arc::new(OwnedFields::new(config.routes.iter().map(|route| &route.identity))),
             upstreams: UpstreamGroups::default(),
             trusted: Arc::new(TrustedProxies::default()),
-            max_body: 0,
+            pressure: Pressure::new(usize::MAX, Arc::default()),
+            tunnels: Tunnels { tracker: TaskTracker::new(), stop: CancellationToken::new() },
             log: None,
         };
         Play { config, hypothesis, gateway }

@@ -8,23 +8,30 @@
 
 mod answers;
 mod body;
+mod caller;
 mod explain;
 // For fuzzing and the replay of what it found; nothing else outside builds on it.
 #[doc(hidden)]
 pub mod frames;
 mod line;
 mod origin;
+mod pace;
+mod pressure;
 mod upstream_head;
 mod upstreams;
 mod websocket;
 
 pub use body::{RequestBody, RequestBodyError, ResponseBody, ResponseBodyError, WasCut};
+pub use caller::Caller;
 pub use explain::{
     AnswerExplained, Explanation, Hypothesis, HypotheticalSession, RouteExplained, explain,
 };
 pub use origin::TrustedProxies;
+pub use pace::Pace;
+pub use pressure::{MemoryStrain, Pressure, Strain};
 pub use upstream_head::UpstreamHead;
 pub use upstreams::UpstreamGroups;
+pub use websocket::Tunnels;
 
 use std::net::IpAddr;
 use std::pin::pin;
@@ -42,10 +49,10 @@ use crate::http::{InboundHead, OwnedFields, SanitizedHead, cookies, hygiene, int
 use crate::portal::{self, Portal, Problem};
 use crate::route::{Access, Requirement, Route, RouteTable};
 use crate::session::{ClientContext, Timing};
-use crate::telemetry::RequestLog;
+use crate::telemetry::{Limit, RequestLog};
 
 use answers::ForwardError;
-use body::UpstreamBody;
+use body::{Fate, Outbound, UpstreamBody};
 use line::Line;
 
 /// One worker's gateway.
@@ -56,8 +63,8 @@ pub struct Gateway {
     pub owned: Arc<OwnedFields>,
     pub upstreams: UpstreamGroups,
     pub trusted: Arc<TrustedProxies>,
-    /// Longest request body in bytes; zero is none.
-    pub max_body: u64,
+    pub pressure: Pressure,
+    pub tunnels: Tunnels,
     /// Where each request makes a line, if it does.
     pub log: Option<Arc<RequestLog>>,
 }
@@ -73,20 +80,33 @@ struct Answer {
 /// seldom awaits is boxed, here and in the layers below, so that it stays small.
 impl Gateway {
     /// Answers one request that came over TLS. Every answer leaves through [`Gateway::leave`].
-    pub async fn handle(&self, request: Request<Incoming>, peer: IpAddr) -> Response<ResponseBody> {
-        let client = self.trusted.client(peer, request.headers());
+    pub async fn handle(
+        &self,
+        request: Request<Incoming>,
+        caller: &Arc<Caller>,
+    ) -> Response<ResponseBody> {
+        let client = self.trusted.client(caller.peer, request.headers());
         let mut line = Line::begin(&request, client, self.log.is_some());
-        let answer = self.story(request, client, &mut line).await;
+        let answer = self.story(request, client, caller, &mut line).await;
         self.leave(answer, line).await
     }
 
-    async fn story(&self, request: Request<Incoming>, client: IpAddr, line: &mut Line) -> Answer {
+    async fn story(
+        &self,
+        request: Request<Incoming>,
+        client: IpAddr,
+        caller: &Arc<Caller>,
+        line: &mut Line,
+    ) -> Answer {
         let (mut parts, body) = request.into_parts();
         let upgrade = parts.extensions.remove::<OnUpgrade>();
         let head = match InboundHead::read(parts, client) {
             Ok(head) => head,
             Err(bad) => return self.without_token(answers::bad_request(&self.portal, bad, line)),
         };
+        if let Some(limit) = self.sheds(&head) {
+            return self.without_token(self.shed(&head, limit, line));
+        }
         if portal::owns(head.target.path()) && self.routes.knows(&head.host) {
             line.verdict("own-page");
             let page = Box::pin(self.portal.serve(head, body)).await;
@@ -97,7 +117,13 @@ impl Gateway {
         };
         let entry = self.enter(&head, route).await;
         let response = match entry.verdict {
-            Ok(permit) => self.forward(head, body, upgrade, route, permit, line).await,
+            Ok(permit) => {
+                if permit.session().is_some() {
+                    caller.is_known_now();
+                }
+                let inbound = Inbound { body, upgrade, caller };
+                self.forward(head, inbound, route, permit, line).await
+            }
             Err(denial) => self.deny(&head, denial, line),
         };
         Answer { response, token: entry.token }
@@ -135,14 +161,14 @@ impl Gateway {
     async fn forward(
         &self,
         head: InboundHead,
-        body: Incoming,
-        upgrade: Option<OnUpgrade>,
+        inbound: Inbound<'_>,
         route: &Route,
         permit: Permit,
         line: &mut Line,
     ) -> Response<ResponseBody> {
         line.permit(&permit);
-        if self.max_body > 0 && body.size_hint().lower() > self.max_body {
+        let max = route.limits.max;
+        if max > 0 && inbound.body.size_hint().lower() > max {
             return self.portal.problem(head.intent, Problem::TooLong).map(ResponseBody::Own);
         }
         let cookies = &self.guard.shared().cookies;
@@ -150,11 +176,11 @@ impl Gateway {
         let head = SanitizedHead::new(head, &self.owned, cookies);
         let websocket = head.websocket;
         let upstream_head = UpstreamHead::new(head, &permit, route);
-        let sent = match upgrade {
+        let sent = match inbound.upgrade {
             Some(upgrade) if websocket => {
                 Box::pin(self.tunnel(upstream_head, upgrade, route, &permit, line)).await
             }
-            Some(_) | None => self.fetch(upstream_head, body, route, &permit, line).await,
+            Some(_) | None => self.fetch(upstream_head, inbound, route, &permit, line).await,
         };
         sent.unwrap_or_else(|error| answers::upstream_failed(&self.portal, intent, &error, line))
     }
@@ -162,18 +188,21 @@ impl Gateway {
     async fn fetch(
         &self,
         head: UpstreamHead,
-        body: Incoming,
+        inbound: Inbound<'_>,
         route: &Route,
         permit: &Permit,
         line: &mut Line,
     ) -> Result<Response<ResponseBody>, ForwardError> {
+        let Inbound { body, caller, .. } = inbound;
         let watched = match body.is_end_stream() {
             true => None,
             false => self.watch(permit, route)?,
         };
         let ending = watched.as_ref().map(Watched::ending);
-        let request = head.into_request(RequestBody::new(body, self.max_body, ending));
-        let (mut response, watched) = self.send(request, route, permit, watched).await?;
+        let body = RequestBody::new(body, &route.limits, caller, ending);
+        let fate = body.fate();
+        let sent = self.send(head.into_request(body), route, permit, watched).await;
+        let (mut response, watched) = sent.map_err(|error| self.blame(error, fate.as_deref()))?;
         line.upstream_answered();
         hygiene::clean(response.headers_mut(), &self.guard.shared().cookies);
         keep_private(&mut response, permit);
@@ -181,10 +210,42 @@ impl Gateway {
             None if is_long(&response) => self.watch(permit, route)?,
             watched => watched,
         };
-        Ok(response.map(|body| match watched {
-            Some(watched) => ResponseBody::Watched(body, watched),
-            None => ResponseBody::Upstream(body),
-        }))
+        Ok(response.map(|body| outbound(body, route, watched)))
+    }
+
+    /// A client whose own body broke a limit is told which.
+    fn blame(&self, error: ForwardError, fate: Option<&Fate>) -> ForwardError {
+        match fate.and_then(Fate::status) {
+            Some(StatusCode::REQUEST_TIMEOUT) => {
+                self.guard.shared().metrics.limit(Limit::Body, None);
+                ForwardError::BodyTooSlow
+            }
+            Some(_) => ForwardError::BodyTooLong,
+            None => error,
+        }
+    }
+
+    /// Whether this request has to be turned away so that others can be served. A cookie that we made
+    /// is told from any other by its MAC, without a look at the store.
+    fn sheds(&self, head: &InboundHead) -> Option<Limit> {
+        let (strain, limit) = self.pressure.strain()?;
+        let is_known = || {
+            let name = &self.guard.shared().cookies.session;
+            self.guard.recognises(&cookies::find(&head.headers, name))
+        };
+        (strain == Strain::Full || !is_known()).then_some(limit)
+    }
+
+    fn shed(&self, head: &InboundHead, limit: Limit, line: &mut Line) -> Response<ResponseBody> {
+        line.verdict("shed");
+        line.detail(limit.word().to_owned());
+        self.guard.shared().metrics.limit(limit, Some(head.client));
+        let mut response = self.portal.problem(head.intent, Problem::Busy).map(ResponseBody::Own);
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        // The connection is room for somebody else (HTTP/2 ignores it, and its idle time runs).
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
     }
 
     /// Waits for the answer's head. Who waits long is watched: an app that lets its clients wait for
@@ -255,6 +316,22 @@ impl Gateway {
         response.headers_mut().append(header::SET_COOKIE, cookie);
         // A cache that kept this answer would hand one user's token to another.
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+}
+
+/// What came with a request's head.
+struct Inbound<'a> {
+    body: Incoming,
+    upgrade: Option<OnUpgrade>,
+    caller: &'a Arc<Caller>,
+}
+
+/// An upstream's body on its way to the client.
+fn outbound(body: UpstreamBody, route: &Route, watched: Option<Watched>) -> ResponseBody {
+    let outbound = Outbound::new(body, route.limits.upstream_idle);
+    match watched {
+        Some(watched) => ResponseBody::Watched(outbound, watched),
+        None => ResponseBody::Upstream(outbound),
     }
 }
 

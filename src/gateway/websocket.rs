@@ -1,5 +1,6 @@
 //! WebSocket tunnels: opened only by a matching handshake, closed when the session ends.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -11,6 +12,8 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{self, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::guard::{Cut, Permit, Watched};
@@ -22,7 +25,7 @@ use super::answers::ForwardError;
 use super::body::{RequestBody, ResponseBody};
 use super::frames::Frames;
 use super::line::Line;
-use super::{Gateway, UpstreamHead, keep_private, session_end};
+use super::{Gateway, UpstreamHead, keep_private, outbound, session_end};
 
 /// RFC 6455 1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -32,6 +35,19 @@ const PIECE: usize = 8 * 1024;
 
 /// How long a client may take to hear that its session is over.
 const GOODBYE: Duration = Duration::from_millis(500);
+
+/// How long one direction of a tunnel may go on alone.
+const HALF_OPEN: Duration = Duration::from_secs(5);
+
+/// A whole close frame with code 1001: this gateway stops, and the client may connect to another.
+const GOING_AWAY: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
+
+/// What outlives the requests of one worker. A drain waits for all that the tracker knows; `stop` tells
+/// tunnels to end, for by themselves they never would.
+pub struct Tunnels {
+    pub tracker: TaskTracker,
+    pub stop: CancellationToken,
+}
 
 trait Reader: AsyncRead + Unpin {}
 impl<T: AsyncRead + Unpin> Reader for T {}
@@ -65,10 +81,7 @@ impl Gateway {
             Switch::Answered(mut response) => {
                 hygiene::clean(response.headers_mut(), &shared.cookies);
                 keep_private(&mut response, permit);
-                return Ok(response.map(|body| match watched {
-                    Some(watched) => ResponseBody::Watched(body, watched),
-                    None => ResponseBody::Upstream(body),
-                }));
+                return Ok(response.map(|body| outbound(body, route, watched)));
             }
         };
         if accept.is_none()
@@ -78,9 +91,10 @@ impl Gateway {
         }
         hygiene::clean(response.headers_mut(), &shared.cookies);
         let tunnels = shared.metrics.tunnels.clone();
-        tokio::spawn(async move {
+        let stop = self.tunnels.stop.clone();
+        self.tunnels.tracker.spawn(async move {
             tunnels.inc();
-            carry(client, upstream, watched).await;
+            carry(client, upstream, watched, stop).await;
             tunnels.dec();
         });
         Ok(switching(response))
@@ -92,6 +106,7 @@ async fn carry(
     client: OnUpgrade,
     upstream: PendingTunnel<RequestBody>,
     mut watched: Option<Watched>,
+    stop: CancellationToken,
 ) {
     let Ok(client) = client.await else { return };
     let Ok(upstream) = upstream.open().await else { return };
@@ -101,13 +116,36 @@ async fn carry(
     let upwards = pass_on(&mut from_client, &mut to_upstream);
     let downwards = deliver(&mut from_upstream, &mut to_client, &mut frames);
     let whole = tokio::select! {
-        result = async { tokio::try_join!(upwards, downwards) } => result.is_ok(),
+        result = both_ways(upwards, downwards) => result.is_ok(),
         why = session_end(&mut watched) => {
-            say_goodbye(&mut from_client, &mut to_client, &frames, why).await;
+            say_goodbye(&mut from_client, &mut to_client, &frames, close_frame(why)).await;
+            false
+        }
+        () = stop.cancelled() => {
+            say_goodbye(&mut from_client, &mut to_client, &frames, GOING_AWAY).await;
             false
         }
     };
     debug!(whole, "tunnel closed");
+}
+
+/// Until both directions are over. Once one is, the other has a moment to end as well: a WebSocket has
+/// no use for one direction (RFC 6455 7.1.1), and half a tunnel would be held for ever.
+async fn both_ways(
+    upwards: impl Future<Output = io::Result<()>>,
+    downwards: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
+    let (mut upwards, mut downwards) = (pin!(upwards), pin!(downwards));
+    tokio::select! {
+        result = upwards.as_mut() => {
+            result?;
+            timeout(HALF_OPEN, downwards).await?
+        }
+        result = downwards.as_mut() => {
+            result?;
+            timeout(HALF_OPEN, upwards).await?
+        }
+    }
 }
 
 async fn pass_on(from: &mut impl Reader, to: &mut impl Writer) -> io::Result<()> {
@@ -142,10 +180,15 @@ async fn deliver(
 
 /// Tells the client why its tunnel ends (RFC 6455 7.4.1), then reads
 /// what it still sends: a socket closed over unread bytes is reset, and takes the close frame along.
-async fn say_goodbye(from: &mut impl Reader, to: &mut impl Writer, frames: &Frames, why: Cut) {
+async fn say_goodbye(
+    from: &mut impl Reader,
+    to: &mut impl Writer,
+    frames: &Frames,
+    close: [u8; 4],
+) {
     let goodbye = async {
         if frames.between() {
-            to.write_all(&close_frame(why)).await?;
+            to.write_all(&close).await?;
         }
         to.shutdown().await?;
         io::copy(from, &mut io::sink()).await

@@ -102,6 +102,14 @@ impl Guard {
         Entry { verdict, token }
     }
 
+    /// Whether a cookie is one that we made, live or not; without a look-up or an event.
+    pub fn recognises(&self, presented: &Presented) -> bool {
+        match presented {
+            Presented::Nothing | Presented::Several => false,
+            Presented::One(value) => Token::parse(&self.shared.keys.load(), value).is_ok(),
+        }
+    }
+
     /// A forged or damaged cookie ends here, without a look-up.
     pub(super) fn token(&self, keys: &KeyRing, visit: &Visit<'_>) -> Result<Token, Denial> {
         let value = match visit.presented {

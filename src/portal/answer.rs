@@ -30,6 +30,8 @@ pub enum Problem {
     StoreAway,
     /// Too many connections of a kind are open; the status says whose.
     Crowded(StatusCode),
+    /// There are too many requests to serve this one.
+    Busy,
     /// The upstream gave no answer; the status says how.
     Upstream(StatusCode),
 }
@@ -71,6 +73,7 @@ impl Portal {
             Problem::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method", ErrorKind::MethodNotAllowed)
             }
+            Problem::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", ErrorKind::Busy),
             Problem::Upstream(status) if status == StatusCode::GATEWAY_TIMEOUT => {
                 (status, "upstream-slow", ErrorKind::UpstreamSlow)
             }
@@ -90,6 +93,7 @@ impl Portal {
             | Problem::SessionEnded
             | Problem::StoreAway
             | Problem::Crowded(_)
+            | Problem::Busy
             | Problem::Upstream(_) => String::new(),
         };
         self.formed(intent, status, kind, json!({ "error": word, "reason": detail }))

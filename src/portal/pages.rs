@@ -104,6 +104,8 @@ pub enum ErrorKind {
     StoreAway,
     /// Too many live connections.
     Crowded,
+    /// More than can be served at once.
+    Busy,
     Forbidden {
         user: String,
     },
@@ -231,7 +233,7 @@ impl ErrorKind {
             ErrorKind::TooManyAttempts { .. } => "Too many attempts",
             ErrorKind::UpstreamSlow => "The application takes too long",
             ErrorKind::UpstreamDown => "The application does not answer",
-            ErrorKind::StoreAway => "One moment, please",
+            ErrorKind::StoreAway | ErrorKind::Busy => "One moment, please",
             ErrorKind::Crowded => "Too many connections",
             ErrorKind::Forbidden { .. } => "You may not open this page",
         }
@@ -269,6 +271,10 @@ impl ErrorKind {
             ErrorKind::Crowded => {
                 "More connections are open than this site allows. Those that are open go on."
             }
+            ErrorKind::Busy => {
+                "More people are asking than can be answered at once. Nothing is lost, and if you were \
+                 logged in you still are."
+            }
             ErrorKind::Forbidden { .. } => "Your account may not open this page.",
         }
     }
@@ -298,7 +304,7 @@ impl ErrorKind {
                 "Try again in a few minutes. If it goes on, tell the people who run this site."
                     .into()
             }
-            ErrorKind::StoreAway => "Try again in a moment.".into(),
+            ErrorKind::StoreAway | ErrorKind::Busy => "Try again in a moment.".into(),
             ErrorKind::Crowded => {
                 "Close tabs of this site that you do not need, and try again in a moment.".into()
             }

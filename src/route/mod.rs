@@ -19,6 +19,7 @@ pub struct Route {
     pub access: Access,
     pub identity: IdentityFields,
     pub policy: RoutePolicy,
+    pub limits: BodyLimits,
     /// Whether tokens are renewed on this route.
     pub renewal: bool,
     /// To the first byte of the upstream's answer.
@@ -34,6 +35,19 @@ impl Route {
     pub fn label(&self) -> String {
         format!("{}{}", self.host, self.path.as_str())
     }
+}
+
+/// What bodies may take on a route. A zero is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BodyLimits {
+    /// Longest silence of a client in the middle of its body.
+    pub timeout: Duration,
+    /// Bytes in a second, on average, while a client is waited for; both ways.
+    pub min_rate: u64,
+    /// Bytes of a request's body.
+    pub max: u64,
+    /// Longest silence of an upstream in the middle of its answer.
+    pub upstream_idle: Duration,
 }
 
 /// Who may use a route. There is no default: a route without a rule does not load.
@@ -138,6 +152,7 @@ mod tests {
             access: Access::Session(Requirement::default()),
             identity: IdentityFields::standard(),
             policy: RoutePolicy::default(),
+            limits: BodyLimits::default(),
             renewal: true,
             response_timeout: Duration::from_secs(60),
             max_connection_age: None,

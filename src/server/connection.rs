@@ -1,60 +1,99 @@
 //! One client connection: handshake under a deadline, then HTTP/1.1 or HTTP/2 as ALPN chose.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::gateway::Gateway;
+use crate::config;
+use crate::gateway::{Caller, Gateway, Pace, ResponseBody};
+use crate::telemetry::{Limit, Metrics};
 
-/// What one client may take.
+use super::places::{Place, Places};
+use super::pulse::{End, Patience, Pulse};
+use super::streams::Streams;
+use super::turn::{Answered, Turn};
+use super::wire::{Speech, Wire};
+
+/// What clients may take.
 pub struct Limits {
-    /// Places for connections, shared by all workers.
-    pub connections: Arc<Semaphore>,
-    pub handshake_timeout: Duration,
-    /// To the end of a request's head; also how long a kept-alive HTTP/1.1 connection may idle.
-    pub header_timeout: Duration,
-    /// Between HTTP/2 pings that have to be answered.
-    pub ping_interval: Duration,
+    pub allowed: config::Limits,
+    /// Shared by all workers.
+    pub places: Arc<Places>,
 }
 
-/// Largest head that is read, in bytes.
-const HEAD_LIMIT: usize = 64 * 1024;
+/// Requests at once on one connection (RFC 9113 6.5.2 recommends no fewer).
 const STREAMS: u32 = 100;
+/// What a client may send ahead of us, for one stream and for all of its connection: what an app has
+/// not taken yet lies in our memory.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const WINDOW: u32 = 1024 * 1024;
+/// What lies ready for a client on one stream.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Streams that the client's own mistakes made us reset (CVE-2025-8671).
+const MISTAKES: usize = 100;
+/// The least that HTTP/1.1 reads at a time.
+const READ_BUFFER: usize = 64 * 1024;
+/// How long a client may take to hear that its connection is over.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// One accepted connection.
 pub(super) struct Connection {
     pub(super) gateway: Arc<Gateway>,
     pub(super) limits: Arc<Limits>,
     pub(super) stop: CancellationToken,
-    pub(super) peer: IpAddr,
+    pub(super) caller: Arc<Caller>,
+    pub(super) pulse: Arc<Pulse>,
+    pub(super) place: Arc<Place>,
 }
 
 impl Connection {
-    /// Lives until the client goes, a deadline passes, or the server drains.
+    /// Lives until the client goes, a deadline passes, its place is needed, or the server drains.
     pub(super) async fn run(self, stream: TcpStream, acceptor: TlsAcceptor) {
-        let connections = self.gateway.guard.shared().metrics.connections.clone();
+        let connections = self.metrics().connections.clone();
         connections.inc();
         // Answers are written whole; waiting for more would only delay them.
         stream.set_nodelay(true).unwrap_or_default();
-        match timeout(self.limits.handshake_timeout, acceptor.accept(stream)).await {
-            Ok(Ok(tls)) => self.speak(tls).await,
-            Ok(Err(error)) => debug!(peer = %self.peer, %error, "TLS handshake failed"),
-            Err(_) => debug!(peer = %self.peer, "TLS handshake took too long"),
+        if let Some(tls) = self.handshake(stream, acceptor).await {
+            self.speak(tls).await;
         }
         connections.dec();
+    }
+
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        acceptor: TlsAcceptor,
+    ) -> Option<TlsStream<TcpStream>> {
+        let peer = self.caller.peer;
+        let accepted = tokio::select! {
+            accepted = timeout(self.limits.allowed.handshake_timeout, acceptor.accept(stream)) => accepted,
+            () = self.pulse.displaced() => return None,
+        };
+        match accepted {
+            Ok(Ok(tls)) => Some(tls),
+            Ok(Err(error)) => {
+                debug!(%peer, %error, "TLS handshake failed");
+                None
+            }
+            Err(_) => {
+                self.metrics().limit(Limit::Handshake, Some(peer));
+                None
+            }
+        }
     }
 
     async fn speak(self, tls: TlsStream<TcpStream>) {
@@ -66,49 +105,116 @@ impl Connection {
     }
 
     async fn http1(self, tls: TlsStream<TcpStream>) {
-        let (gateway, peer) = (self.gateway, self.peer);
-        let service = service_fn(move |request| {
-            let gateway = Arc::clone(&gateway);
-            async move { Ok::<_, Infallible>(gateway.handle(request, peer).await) }
-        });
+        let wire = self.wire(tls, Speech::Http1);
+        let service = service_fn(|request| self.answer(request));
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.header_timeout)
-            .max_buf_size(HEAD_LIMIT);
-        let mut connection =
-            pin!(builder.serve_connection(TokioIo::new(tls), service).with_upgrades());
-        tokio::select! {
-            result = connection.as_mut() => return ended(peer, result),
-            () = self.stop.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        ended(peer, connection.await);
+            // Ours begins with a head's first byte; this one would with the wait for it.
+            .header_read_timeout(None::<Duration>)
+            .max_headers(self.limits.allowed.headers)
+            .max_header_size(self.limits.allowed.header_bytes)
+            .max_buf_size(READ_BUFFER.max(self.limits.allowed.header_bytes));
+        let served = builder.serve_connection(TokioIo::new(wire), service).with_upgrades();
+        self.live(pin!(served), http1::UpgradeableConnection::graceful_shutdown).await;
     }
 
     async fn http2(self, tls: TlsStream<TcpStream>) {
-        let (gateway, peer) = (self.gateway, self.peer);
-        let service = service_fn(move |request| {
-            let gateway = Arc::clone(&gateway);
-            async move { Ok::<_, Infallible>(gateway.handle(request, peer).await) }
+        let allowed = &self.limits.allowed;
+        let wire = self.wire(tls, Speech::Http2);
+        let service = service_fn(|request| self.answer(request));
+        let mut builder = http2::Builder::new(Streams {
+            metrics: self.metrics().clone(),
+            peer: self.caller.peer,
+            write_timeout: allowed.write_timeout,
+            min_rate: allowed.bodies.min_rate,
         });
-        let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
-            .max_header_list_size(32 * 1024)
-            .keep_alive_interval(self.limits.ping_interval)
-            .keep_alive_timeout(self.limits.header_timeout);
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(tls), service));
-        tokio::select! {
-            result = connection.as_mut() => return ended(peer, result),
-            () = self.stop.cancelled() => connection.as_mut().graceful_shutdown(),
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
+            .max_local_error_reset_streams(MISTAKES)
+            .max_header_list_size(u32::try_from(allowed.header_bytes).unwrap_or(u32::MAX))
+            .keep_alive_interval(allowed.idle_timeout)
+            .keep_alive_timeout(allowed.header_timeout);
+        let served = builder.serve_connection(TokioIo::new(wire), service);
+        self.live(pin!(served), http2::Connection::graceful_shutdown).await;
+    }
+
+    /// Drives a connection; `bow` is how its protocol says goodbye.
+    async fn live<C: Future<Output = Result<(), hyper::Error>>>(
+        &self,
+        mut served: Pin<&mut C>,
+        bow: fn(Pin<&mut C>),
+    ) {
+        let patience = Patience {
+            header: self.limits.allowed.header_timeout,
+            idle: self.limits.allowed.idle_timeout,
+        };
+        let end = tokio::select! {
+            result = served.as_mut() => return self.ended(result),
+            end = self.pulse.watch(patience) => end,
+            () = self.stop.cancelled() => {
+                bow(served.as_mut());
+                return self.ended(served.await);
+            }
+        };
+        match end {
+            End::Idle => {
+                bow(served.as_mut());
+                // One that says nothing more has no claim to be waited for.
+                timeout(GOODBYE, served).await.unwrap_or(Ok(())).unwrap_or_default();
+            }
+            End::HeaderLate => self.metrics().limit(Limit::Header, Some(self.caller.peer)),
+            End::Displaced => self.metrics().limit(Limit::Displaced, Some(self.caller.peer)),
+            End::Resets => self.metrics().limit(Limit::Resets, Some(self.caller.peer)),
         }
-        ended(peer, connection.await);
+    }
+
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Answered>, Infallible>> + Send + use<> {
+        let turn = Turn::begin(&self.gateway, &self.pulse);
+        let (gateway, caller) = (Arc::clone(&self.gateway), Arc::clone(&self.caller));
+        let place = Arc::clone(&self.place);
+        let headers = self.limits.allowed.headers;
+        async move {
+            let response = if request.headers().len() > headers {
+                too_many_fields()
+            } else {
+                gateway.handle(request, &caller).await
+            };
+            if caller.is_known() {
+                place.keep();
+            }
+            Ok(response.map(|body| turn.answered(body)))
+        }
+    }
+
+    fn wire(&self, tls: TlsStream<TcpStream>, speech: Speech) -> Wire<TlsStream<TcpStream>> {
+        let allowed = &self.limits.allowed;
+        let pace = Pace::new(allowed.write_timeout, allowed.bodies.min_rate);
+        let (pulse, caller) = (Arc::clone(&self.pulse), Arc::clone(&self.caller));
+        Wire::new(tls, speech, pulse, caller, self.metrics().clone(), pace)
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.gateway.guard.shared().metrics
+    }
+
+    fn ended(&self, result: Result<(), hyper::Error>) {
+        if let Err(error) = result {
+            debug!(peer = %self.caller.peer, %error, "connection ended");
+        }
     }
 }
 
-fn ended(peer: IpAddr, result: Result<(), hyper::Error>) {
-    if let Err(error) = result {
-        debug!(%peer, %error, "connection ended");
-    }
+/// As the HTTP/1.1 library says it by itself (RFC 6585 5).
+fn too_many_fields() -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Own(Full::default()));
+    *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    response
 }

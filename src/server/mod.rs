@@ -1,25 +1,49 @@
 //! Sockets: accepting, the TLS handshake, one connection's life, draining.
 //!
 //! Each worker has its own listeners on the same addresses (SO_REUSEPORT), so that a connection and
-//! everything it needs stay on one core. Every wait has a deadline, every connection a permit.
+//! everything it needs stay on one core. Every wait has a deadline, every connection a place, and a
+//! connection that is turned away is turned away before TLS.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `listener` | sockets |
+//! | `places` | who gets room, who gives it up |
+//! | `connection` | one connection from handshake to end |
+//! | `pulse` | its life signs: idle, late, displaced |
+//! | `wire` | its bytes: slow readers, chatter |
+//! | `streams`, `turn` | its requests |
+//! | `redirect` | port 80 |
 
+mod bucket;
 pub mod connection;
 pub mod listener;
+mod places;
+mod pulse;
 pub mod redirect;
+mod streams;
+mod turn;
+mod wire;
 
 pub use connection::Limits;
 pub use listener::{Sockets, bind};
+pub use places::{Places, Room};
 pub use redirect::Redirect;
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::gateway::Gateway;
+use crate::gateway::{Caller, Gateway};
+use crate::telemetry::{Limit, Metrics};
+
+use places::Place;
+use pulse::Pulse;
 
 /// Serves HTTPS on one listener until `stop`; connections end by themselves after that.
 pub async fn serve_https(
@@ -30,18 +54,17 @@ pub async fn serve_https(
     stop: CancellationToken,
     tracker: TaskTracker,
 ) {
-    while let Some((stream, peer, permit)) = next(&listener, &limits.connections, &stop).await {
+    let door = Door { listener, gateway: Arc::clone(&gateway), limits: Arc::clone(&limits) };
+    while let Some(guest) = door.next(&stop).await {
         let connection = connection::Connection {
             gateway: Arc::clone(&gateway),
             limits: Arc::clone(&limits),
             stop: stop.clone(),
-            peer: peer.ip(),
+            caller: Arc::new(Caller::new(guest.peer)),
+            pulse: guest.pulse,
+            place: Arc::new(guest.place),
         };
-        let acceptor = acceptor.clone();
-        tracker.spawn(async move {
-            connection.run(stream, acceptor).await;
-            drop(permit);
-        });
+        tracker.spawn(connection.run(guest.stream, acceptor.clone()));
     }
 }
 
@@ -49,33 +72,73 @@ pub async fn serve_https(
 pub async fn serve_redirects(
     listener: TcpListener,
     redirect: Arc<Redirect>,
+    gateway: Arc<Gateway>,
     limits: Arc<Limits>,
     stop: CancellationToken,
     tracker: TaskTracker,
 ) {
-    while let Some((stream, _, permit)) = next(&listener, &limits.connections, &stop).await {
+    let door = Door { listener, gateway, limits: Arc::clone(&limits) };
+    while let Some(guest) = door.next(&stop).await {
         let (redirect, limits) = (Arc::clone(&redirect), Arc::clone(&limits));
         tracker.spawn(async move {
-            redirect.run(stream, &limits).await;
-            drop(permit);
+            tokio::select! {
+                () = redirect.run(guest.stream, &limits) => {}
+                () = guest.pulse.displaced() => {}
+            }
+            drop(guest.place);
         });
     }
 }
 
-/// The next connection with its place among the allowed ones; none once `stop` came. While all places
-/// are taken, new clients wait in the kernel's queue.
-async fn next(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-    stop: &CancellationToken,
-) -> Option<(tokio::net::TcpStream, std::net::SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    let accept = async {
-        let permit = Arc::clone(places).acquire_owned().await.ok()?;
-        let (stream, peer) = listener::accept(listener).await;
-        Some((stream, peer, permit))
-    };
-    tokio::select! {
-        () = stop.cancelled() => None,
-        accepted = accept => accepted,
+/// One listener and who may come in through it.
+struct Door {
+    listener: TcpListener,
+    gateway: Arc<Gateway>,
+    limits: Arc<Limits>,
+}
+
+/// A connection that has a place.
+struct Guest {
+    stream: TcpStream,
+    peer: IpAddr,
+    pulse: Arc<Pulse>,
+    place: Place,
+}
+
+impl Door {
+    /// The next connection that there is room for; none once `stop` came.
+    async fn next(&self, stop: &CancellationToken) -> Option<Guest> {
+        loop {
+            let (stream, peer) = tokio::select! {
+                biased;
+                () = stop.cancelled() => return None,
+                accepted = listener::accept(&self.listener) => accepted,
+            };
+            if let Some(guest) = self.admit(stream, peer.ip()) {
+                return Some(guest);
+            }
+        }
+    }
+
+    fn admit(&self, stream: TcpStream, peer: IpAddr) -> Option<Guest> {
+        let pulse = Arc::new(Pulse::new());
+        let is_client = !self.gateway.trusted.trusts(peer);
+        match self.limits.places.admit(peer, is_client, &pulse) {
+            Ok(place) => Some(Guest { stream, peer, pulse, place }),
+            Err(limit) => {
+                self.turn_away(stream, peer, limit);
+                None
+            }
+        }
+    }
+
+    /// A reset leaves nothing behind, neither here nor in the kernel.
+    fn turn_away(&self, stream: TcpStream, peer: IpAddr, limit: Limit) {
+        self.metrics().limit(limit, Some(peer));
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap_or_default();
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.gateway.guard.shared().metrics
     }
 }

@@ -12,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tracing::debug;
 
 use crate::http::Host;
@@ -35,9 +36,12 @@ impl Redirect {
         });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(limits.header_timeout)
+            .header_read_timeout(limits.allowed.header_timeout)
+            .max_headers(limits.allowed.headers)
             .serve_connection(TokioIo::new(stream), service);
-        if let Err(error) = served.await {
+        // One head and a few bytes: whoever takes longer to read them than to send them waits for
+        // something else.
+        if let Ok(Err(error)) = timeout(2 * limits.allowed.header_timeout, served).await {
             debug!(%error, "redirect connection ended");
         }
     }

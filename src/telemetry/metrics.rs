@@ -1,5 +1,6 @@
 //! Counters in the Prometheus text format. Labels come from our own code, never from a client.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::events::SessionEvent;
+use super::limits::{Bursts, Limit};
 
 /// All counters of a gateway; cheap to clone.
 #[derive(Clone)]
@@ -30,6 +32,8 @@ pub struct Metrics {
     live_refused: Family<LimitLabels, Counter>,
     /// Connections that outlive their request and are watched for the end of their session.
     pub live: Gauge,
+    limits: Family<LimitLabels, Counter>,
+    bursts: Arc<Bursts>,
     /// Client connections that are open now.
     pub connections: Gauge,
     /// WebSocket tunnels that are open now.
@@ -89,6 +93,7 @@ impl Default for Metrics {
         let store_errors = Counter::default();
         let (live_cuts, live_refused) = (Family::default(), Family::default());
         let live = Gauge::default();
+        let limits = Family::default();
         let connections = Gauge::default();
         let tunnels = Gauge::default();
         registry.register("requests", "Requests by verdict and status", requests.clone());
@@ -107,6 +112,7 @@ impl Default for Metrics {
         let changes_age = Gauge::default();
         let help = "Since all changes were known to have arrived; -1 when they are not followed";
         registry.register("store_changes_age_seconds", help, changes_age.clone());
+        registry.register("limits", "Limits that turned a client away", limits.clone());
         registry.register("connections", "Open client connections", connections.clone());
         registry.register("live", "Watched connections that outlive their request", live.clone());
         registry.register("live_cuts", "Live connections cut, by cause", live_cuts.clone());
@@ -116,7 +122,7 @@ impl Default for Metrics {
             live_refused.clone(),
         );
         registry.register("tunnels", "Open WebSocket tunnels", tunnels.clone());
-        let registry = Arc::new(registry);
+        let (registry, bursts) = (Arc::new(registry), Arc::default());
         Metrics {
             registry,
             requests,
@@ -131,6 +137,8 @@ impl Default for Metrics {
             live_cuts,
             live_refused,
             live,
+            limits,
+            bursts,
             connections,
             tunnels,
         }
@@ -175,6 +183,17 @@ impl Metrics {
     /// Counts one that was refused for a limit.
     pub fn live_refused(&self, limit: &'static str) {
         self.live_refused.get_or_create(&LimitLabels { limit }).inc();
+    }
+
+    /// Counts one client that a limit turned away; one line per burst says so.
+    pub fn limit(&self, limit: Limit, client: Option<IpAddr>) {
+        self.limits.get_or_create(&LimitLabels { limit: limit.word() }).inc();
+        self.bursts.note(limit, client);
+    }
+
+    /// Writes down what limits did since their last line; called each second.
+    pub fn tell_limits(&self) {
+        self.bursts.tell();
     }
 
     /// The text that Prometheus reads.

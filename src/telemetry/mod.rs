@@ -4,11 +4,13 @@
 
 pub mod audit;
 pub mod events;
+pub mod limits;
 pub mod log;
 pub mod metrics;
 pub mod requests;
 
 pub use audit::Audit;
 pub use events::SessionEvent;
+pub use limits::Limit;
 pub use metrics::{Metrics, StoreFigures};
 pub use requests::{RequestLine, RequestLines, RequestLog};

@@ -304,6 +304,8 @@ fn configuration(directory: &Path, socket: &Path, url: &str, app: SocketAddr) ->
 https = ["127.0.0.1:0"]
 workers = 1
 drain = "2s"
+[limits]
+connection_rate = 1000000
 [admin]
 listen = ""
 socket = "{socket}"

@@ -17,6 +17,7 @@ mod advisories;
 mod endings;
 mod framing;
 mod identity;
+mod limits;
 mod live;
 mod login;
 mod operator;

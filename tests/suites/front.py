@@ -20,7 +20,11 @@ from child import Child
 CONFIG = """\
 [server]
 https = ["127.0.0.1:0"]
-{server}
+
+# All clients of a suite come from one address.
+[limits]
+connection_rate = 1000000
+{limits}
 
 [admin]
 listen = "127.0.0.1:0"
@@ -109,8 +113,8 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def gateway(routes: list[Route], server: str = "") -> Iterator[Gateway]:
-    """Runs doorward in a new directory before these routes; `server` is more of `[server]`."""
+def gateway(routes: list[Route], limits: str = "") -> Iterator[Gateway]:
+    """Runs doorward in a new directory before these routes; `limits` is more of `[limits]`."""
     home = pathlib.Path(tempfile.mkdtemp(prefix="doorward-suite-"))
     try:
         hosts = [word for route in routes for word in ("--host", route.host)]
@@ -118,7 +122,7 @@ def gateway(routes: list[Route], server: str = "") -> Iterator[Gateway]:
         users = ("--users", home / "users.toml", "--password-stdin")
         command("user", "add", USER, *users, words=PASSWORD)
         config = home / "doorward.toml"
-        text = CONFIG.format(home=home, server=server)
+        text = CONFIG.format(home=home, limits=limits)
         config.write_text(text + "".join(ROUTE.format(**vars(route)) for route in routes))
         with Child([program(), "run", "--config", str(config)], home / "log") as child:
             child.wait_until(lambda: https_port(child.output()) is not None)

@@ -25,6 +25,8 @@ pub struct Setup {
     pub routes: String,
     /// Lines for `[session]`.
     pub session: String,
+    /// Lines for `[limits]`. All clients of a test come from one address, many times a second.
+    pub limits: String,
     /// `store.url`; empty for `memory:`.
     pub store: String,
     /// Further TOML, tables of its own.
@@ -39,6 +41,7 @@ impl Default for Setup {
         Setup {
             routes: String::new(),
             session: String::new(),
+            limits: "connection_rate = 1000000".to_owned(),
             store: String::new(),
             more: String::new(),
             clock: Clock::System,
@@ -186,6 +189,8 @@ url = "{store}"
 users = "{users}"
 [session]
 {session}
+[limits]
+{limits}
 {more}
 {routes}
 "#,
@@ -194,6 +199,7 @@ users = "{users}"
         key = at("doorward.key"),
         users = at("users.toml"),
         session = setup.session,
+        limits = setup.limits,
         more = setup.more,
         routes = setup.routes,
     )

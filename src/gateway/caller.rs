@@ -1,0 +1,45 @@
+//! One connection, as the gateway and the server see it together.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Who is at the other end, and what the gateway learned about them. The server reads it to tell
+/// clients apart when there is not room for all.
+#[derive(Debug)]
+pub struct Caller {
+    pub peer: IpAddr,
+    known: AtomicBool,
+    received: AtomicU64,
+}
+
+/// Beside each piece of a body: its frame's own bytes.
+const FRAMING: u64 = 64;
+
+impl Caller {
+    /// A stranger.
+    pub fn new(peer: IpAddr) -> Caller {
+        Caller { peer, known: AtomicBool::new(false), received: AtomicU64::new(0) }
+    }
+
+    /// A request of this connection had a live session.
+    pub(super) fn is_known_now(&self) {
+        if !self.known.load(Ordering::Relaxed) {
+            self.known.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a live session was ever shown here.
+    pub fn is_known(&self) -> bool {
+        self.known.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that came and were wanted: bodies.
+    pub fn wanted(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn took(&self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_add(FRAMING);
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+    }
+}

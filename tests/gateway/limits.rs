@@ -1,0 +1,803 @@
+//! Limits as clients meet them: each is reached on purpose, with times made short, and others are
+//! served meanwhile.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::Receiver;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::client::TlsStream;
+
+use crate::browser::{Browser, SESSION};
+use crate::gateway::{Gateway, Setup, route};
+use crate::upstream::Upstream;
+
+/// Far longer than any limit here; a test that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+fn public(upstream: SocketAddr) -> String {
+    route(upstream).replace("\"session\"", "\"public\"")
+}
+
+fn start(routes: String, limits: &str) -> Gateway {
+    let limits = format!("connection_rate = 1000000\n{limits}");
+    Gateway::start(Setup { routes, limits, ..Setup::default() })
+}
+
+/// A public app behind a gateway with these lines in `[limits]`.
+async fn app(limits: &str) -> (Upstream, Gateway, Browser) {
+    let upstream = Upstream::start().await;
+    let gateway = start(public(upstream.address), limits);
+    let browser = Browser::new(&gateway);
+    (upstream, gateway, browser)
+}
+
+/// Everything until the gateway closes; panics when it does not.
+async fn rest(stream: &mut TlsStream<TcpStream>) -> Vec<u8> {
+    let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
+    let reading = async {
+        while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+            all.extend_from_slice(&buffer[..read]);
+        }
+    };
+    timeout(PATIENCE, reading).await.expect("the gateway closes");
+    all
+}
+
+async fn read_until(stream: &mut TlsStream<TcpStream>, mark: &str) -> String {
+    let mut all = Vec::new();
+    let reading = async {
+        while !String::from_utf8_lossy(&all).contains(mark) {
+            all.push(stream.read_u8().await.expect("open"));
+        }
+    };
+    timeout(PATIENCE, reading).await.expect("in time");
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+/// How often a limit bit.
+fn bites(gateway: &Gateway, limit: &str) -> u64 {
+    let text = gateway.shared().metrics.render();
+    let start = format!("doorward_limits_total{{limit=\"{limit}\"}} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(start.as_str()));
+    line.map_or(0, |count| count.parse().expect("a number"))
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// An upstream that hands its connections over once it has read a head.
+async fn by_hand() -> (SocketAddr, Receiver<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (sender, receiver) = tokio::sync::mpsc::channel(16);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let Ok(byte) = stream.read_u8().await else { return };
+                    head.push(byte);
+                }
+                let _ = sender.send(stream).await;
+            });
+        }
+    });
+    (address, receiver)
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n";
+
+// Heads
+
+#[tokio::test]
+async fn slowloris_a_head_that_does_not_end_is_given_up_and_a_connection_may_rest_longer() {
+    let (_upstream, gateway, browser) =
+        app("header_timeout = \"400ms\"\nidle_timeout = \"2s\"").await;
+    let mut silent = browser.connect().await;
+    let mut slow = browser.connect().await;
+    let mut idle = browser.connect().await;
+    idle.write_all(GET.as_bytes()).await.expect("sent");
+    read_until(&mut idle, "hello").await;
+    let start = Instant::now();
+    slow.write_all(b"GET / HTTP/1.1\r\nHost: app.test\r\nX: ").await.expect("sent");
+    assert!(rest(&mut silent).await.is_empty());
+    assert!(rest(&mut slow).await.is_empty());
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(bites(&gateway, "header-timeout"), 2);
+    // Longer than a head may take, and asked again.
+    sleep(Duration::from_millis(800)).await;
+    idle.write_all(GET.as_bytes()).await.expect("sent");
+    read_until(&mut idle, "hello").await;
+    idle.write_all(b"GET /half").await.expect("sent");
+    assert!(rest(&mut idle).await.is_empty());
+    assert_eq!(bites(&gateway, "header-timeout"), 3);
+}
+
+#[tokio::test]
+async fn a_connection_that_rests_too_long_is_closed() {
+    let (_upstream, gateway, browser) = app("idle_timeout = \"500ms\"").await;
+    let mut idle = browser.connect().await;
+    idle.write_all(GET.as_bytes()).await.expect("sent");
+    read_until(&mut idle, "hello").await;
+    assert!(rest(&mut idle).await.is_empty());
+    assert_eq!(bites(&gateway, "header-timeout"), 0);
+}
+
+#[tokio::test]
+async fn rfc_6585_5_too_many_fields_are_431_on_both_protocols() {
+    let (upstream, _gateway, browser) = app("headers = 16").await;
+    let many: Vec<(String, String)> =
+        (0..16).map(|number| (format!("x-{number}"), "1".to_owned())).collect();
+    let many: Vec<(&str, &str)> =
+        many.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    for mut browser in [browser.clone(), browser.clone().over_h2()] {
+        let few = browser.send("GET", "/", &many[..10], "").await;
+        assert_eq!(few.status, StatusCode::OK);
+        // Host, or its HTTP/2 form beside one more.
+        let answer = browser.send("GET", "/", &[&many[..], &[("x-more", "1")]].concat(), "").await;
+        assert_eq!(answer.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    }
+    assert_eq!(upstream.heads().len(), 2);
+}
+
+#[tokio::test]
+async fn a_head_longer_than_its_limit_is_refused_on_both_protocols() {
+    let (upstream, _gateway, mut browser) = app("header_bytes = \"8KiB\"").await;
+    let long = "x".repeat(9 * 1024);
+    let answer = browser.send("GET", "/", &[("x-long", &long)], "").await;
+    assert_eq!(answer.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    let mut wire = Frames::open(&browser).await;
+    wire.head(1, END_STREAM | END_HEADERS, &[field("x-long", &long)]).await;
+    assert_eq!(wire.status(1).await, 431);
+    assert!(upstream.heads().is_empty());
+}
+
+// Bodies
+
+fn post(fields: &str) -> String {
+    format!("POST / HTTP/1.1\r\nHost: app.test\r\n{fields}\r\n")
+}
+
+#[tokio::test]
+async fn slow_body_one_that_stops_is_408_and_a_route_may_allow_it_more() {
+    let upstream = Upstream::start().await;
+    let patient = public(upstream.address).replace("path = \"/\"", "path = \"/patient\"");
+    let patient = format!("{patient}[route.limits]\nbody_timeout = \"1h\"\n");
+    let gateway =
+        start(format!("{}{patient}", public(upstream.address)), "body_timeout = \"400ms\"");
+    let browser = Browser::new(&gateway);
+    let mut stopped = browser.connect().await;
+    let mut allowed = browser.connect().await;
+    let half = post("Content-Length: 10\r\n") + "hello";
+    stopped.write_all(half.as_bytes()).await.expect("sent");
+    let half = half.replace("POST /", "POST /patient");
+    allowed.write_all(half.as_bytes()).await.expect("sent");
+    let answer = String::from_utf8_lossy(&rest(&mut stopped).await).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert_eq!(bites(&gateway, "body-timeout"), 1);
+    sleep(Duration::from_millis(600)).await;
+    allowed.write_all(b"there").await.expect("sent");
+    let answer = read_until(&mut allowed, "hello").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn slow_body_one_that_drips_is_408() {
+    let (_upstream, gateway, browser) = app("body_timeout = \"500ms\"\nmin_rate = \"1KiB\"").await;
+    let mut dripping = browser.connect().await;
+    dripping.write_all(post("Content-Length: 1000\r\n").as_bytes()).await.expect("sent");
+    let start = Instant::now();
+    // A byte each 50 ms is never silent for as long as the timeout.
+    let (mut reading, mut writing) = tokio::io::split(dripping);
+    let drip = tokio::spawn(async move {
+        while writing.write_all(b"x").await.is_ok() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let mut answer = vec![0; 12];
+    timeout(PATIENCE, reading.read_exact(&mut answer)).await.expect("in time").expect("an answer");
+    assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 408");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(bites(&gateway, "body-timeout"), 1);
+    drip.abort();
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_that_grows_too_long_is_413() {
+    let (_upstream, _gateway, browser) = app("max_body = \"1KiB\"").await;
+    for protocol in [browser.clone(), browser.clone().over_h2()] {
+        let mut allowed = protocol.clone();
+        let fits = allowed.send("POST", "/", &[], &"x".repeat(1024)).await;
+        assert_eq!(fits.status, StatusCode::OK);
+    }
+    let mut chunked = browser.connect().await;
+    let chunk = format!("200\r\n{}\r\n", "x".repeat(512));
+    let request = post("Transfer-Encoding: chunked\r\n") + &chunk + &chunk + &chunk;
+    chunked.write_all(request.as_bytes()).await.expect("sent");
+    let answer = String::from_utf8_lossy(&rest(&mut chunked).await).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_falls_silent_in_its_answer_is_given_up() {
+    let (address, mut connections) = by_hand().await;
+    let gateway = start(public(address), "upstream_idle_timeout = \"400ms\"");
+    let mut client = Browser::new(&gateway).connect().await;
+    client.write_all(GET.as_bytes()).await.expect("sent");
+    let mut upstream = connections.recv().await.expect("a request");
+    upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello").await.expect("sent");
+    let answer = String::from_utf8_lossy(&rest(&mut client).await).into_owned();
+    assert!(answer.ends_with("hello"), "{answer}");
+    assert_eq!(bites(&gateway, "upstream-idle-timeout"), 1);
+    assert!(timeout(PATIENCE, upstream.read_u8()).await.expect("it hears of it").is_err());
+}
+
+// Slow readers
+
+/// Writes for ever; ends when the gateway closes.
+fn endless(mut upstream: TcpStream) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n";
+        let mut open = upstream.write_all(head.as_bytes()).await.is_ok();
+        while open {
+            open = upstream.write_all(&[b'x'; 16 * 1024]).await.is_ok();
+        }
+    })
+}
+
+#[tokio::test]
+async fn slow_read_a_client_that_reads_nothing_frees_its_upstream() {
+    let (address, mut connections) = by_hand().await;
+    let gateway = start(public(address), "write_timeout = \"500ms\"");
+    let mut client = Browser::new(&gateway).connect().await;
+    client.write_all(GET.as_bytes()).await.expect("sent");
+    let upstream = endless(connections.recv().await.expect("a request"));
+    timeout(PATIENCE, upstream).await.expect("given up").expect("no panic");
+    assert_eq!(bites(&gateway, "write-timeout"), 1);
+}
+
+#[tokio::test]
+async fn slow_read_a_stream_without_a_window_is_reset_and_the_others_go_on() {
+    let (address, mut connections) = by_hand().await;
+    let other = Upstream::start().await;
+    let small = public(other.address).replace("path = \"/\"", "path = \"/small\"");
+    let gateway = start(format!("{}{small}", public(address)), "write_timeout = \"500ms\"");
+    let mut wire = Frames::open(&Browser::new(&gateway)).await;
+    wire.get(1, "/").await;
+    let upstream = endless(connections.recv().await.expect("a request"));
+    // Its window of 65,535 bytes is used up and not opened again.
+    let reset = wire.expect(|frame| frame.kind == RST_STREAM && frame.stream == 1).await;
+    assert_eq!(reset.kind, RST_STREAM);
+    timeout(PATIENCE, upstream).await.expect("given up").expect("no panic");
+    assert_eq!(bites(&gateway, "write-timeout"), 1);
+    wire.send(WINDOW_UPDATE, 0, 0, &100_000_u32.to_be_bytes()).await;
+    wire.get(3, "/small").await;
+    assert_eq!(wire.status(3).await, 200);
+}
+
+// Connections
+
+#[tokio::test]
+async fn a_network_beyond_its_share_is_turned_away_before_tls() {
+    let (_upstream, gateway, browser) = app("connections_per_network = 3").await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(browser.connect().await);
+    }
+    // The reset may come before we have looked.
+    if let Ok(mut refused) = TcpStream::connect(gateway.address).await {
+        let read = timeout(PATIENCE, refused.read_u8()).await.expect("at once");
+        assert!(read.is_err());
+    }
+    assert_eq!(bites(&gateway, "connections-per-network"), 1);
+    held.pop();
+    let shared = gateway.shared();
+    until("the place is free again", || shared.metrics.render().contains("doorward_connections 2"))
+        .await;
+    browser.connect().await;
+}
+
+#[tokio::test]
+async fn a_network_that_connects_too_often_is_turned_away() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::start(Setup {
+        routes: public(upstream.address),
+        limits: "connection_rate = 2".to_owned(),
+        ..Setup::default()
+    });
+    for _ in 0..30 {
+        drop(TcpStream::connect(gateway.address).await);
+    }
+    until("some are turned away", || bites(&gateway, "connection-rate") >= 10).await;
+}
+
+#[tokio::test]
+async fn when_all_places_are_taken_strangers_go_and_sessions_stay() {
+    let upstream = Upstream::start().await;
+    let gateway = start(route(upstream.address), "connections = 4");
+    let mut browser = Browser::new(&gateway);
+    browser.log_in("alice").await;
+    let get = format!(
+        "GET / HTTP/1.1\r\nHost: app.test\r\nCookie: {SESSION}={}\r\n\r\n",
+        browser.token()
+    );
+    let mut known = browser.connect().await;
+    known.write_all(get.as_bytes()).await.expect("sent");
+    read_until(&mut known, "hello").await;
+    let mut strangers = Vec::new();
+    for _ in 0..20 {
+        strangers.push(browser.connect().await);
+    }
+    // Of the strangers the first had to go for the last.
+    assert!(rest(&mut strangers[0]).await.is_empty());
+    assert!(bites(&gateway, "displaced") >= 16);
+    known.write_all(get.as_bytes()).await.expect("sent");
+    let answer = read_until(&mut known, "hello").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+// Overload
+
+#[tokio::test]
+async fn under_strain_sessions_are_served_and_strangers_are_asked_to_come_back() {
+    let (address, mut connections) = by_hand().await;
+    let quick = Upstream::start().await;
+    let routes = format!(
+        "{}{}",
+        route(quick.address),
+        public(address).replace("path = \"/\"", "path = \"/slow\"")
+    );
+    // Two workers: four requests each, of which the last is for sessions only.
+    let gateway = start(routes, "requests = 8");
+    let mut browser = Browser::new(&gateway);
+    browser.log_in("alice").await;
+    let mut wire = Frames::open(&browser).await;
+    let mut held = Vec::new();
+    for stream in [1, 3, 5] {
+        wire.get(stream, "/slow").await;
+        held.push(connections.recv().await.expect("a request"));
+    }
+    wire.get(7, "/").await;
+    assert_eq!(wire.status(7).await, 503);
+    let body = wire.expect(|frame| frame.kind == DATA && frame.stream == 7).await.payload;
+    assert_eq!(String::from_utf8_lossy(&body), r#"{"error":"busy","reason":""}"#);
+    let junk = field("cookie", &format!("{SESSION}={}x", browser.token()));
+    wire.head(9, END_STREAM | END_HEADERS, &[junk]).await;
+    assert_eq!(wire.status(9).await, 503);
+    let cookie = field("cookie", &format!("{SESSION}={}", browser.token()));
+    wire.head(11, END_STREAM | END_HEADERS, &[cookie]).await;
+    assert_eq!(wire.status(11).await, 200);
+    assert_eq!(bites(&gateway, "requests"), 2);
+    drop(held);
+    for stream in [1, 3, 5] {
+        assert_eq!(wire.status(stream).await, 502);
+    }
+    wire.get(13, "/").await;
+    assert_eq!(wire.status(13).await, 401);
+}
+
+#[tokio::test]
+async fn without_memory_nobody_new_is_served_and_the_answer_says_when_to_come_back() {
+    let (upstream, _gateway, browser) = app("memory = \"1MiB\"").await;
+    let deadline = Instant::now() + PATIENCE;
+    // Until it is noticed they are served; and strangers' connections are closed to make room.
+    let answer = loop {
+        let mut client = browser.connect().await;
+        client.write_all(GET.as_bytes()).await.expect("sent");
+        let mut answer = [0; 4096];
+        match timeout(PATIENCE, client.read(&mut answer)).await.expect("in time") {
+            Ok(read) if answer.starts_with(b"HTTP/1.1 503 ") => {
+                break String::from_utf8_lossy(&answer[..read]).into_owned();
+            }
+            Ok(_) | Err(_) => assert!(Instant::now() < deadline, "never noticed"),
+        }
+    };
+    assert!(answer.contains("retry-after: 2\r\n"), "{answer}");
+    assert!(!answer.contains("set-cookie"), "{answer}");
+    let before = upstream.heads().len();
+    let mut client = browser.connect().await;
+    let _ = client.write_all(GET.as_bytes()).await;
+    assert!(!String::from_utf8_lossy(&rest(&mut client).await).contains("hello"));
+    assert_eq!(upstream.heads().len(), before);
+}
+
+// Tunnels
+
+/// A tunnel, both ends in hand.
+async fn tunnel(
+    gateway: &Gateway,
+    connections: &mut Receiver<TcpStream>,
+) -> (TlsStream<TcpStream>, TcpStream) {
+    let mut client = Browser::new(gateway).connect().await;
+    let handshake = "GET / HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    client.write_all(handshake.as_bytes()).await.expect("sent");
+    let mut upstream = connections.recv().await.expect("a handshake");
+    let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    upstream.write_all(answer.as_bytes()).await.expect("sent");
+    read_until(&mut client, "\r\n\r\n").await;
+    (client, upstream)
+}
+
+#[tokio::test]
+async fn a_tunnel_that_one_side_left_ends_for_the_other_too() {
+    let (address, mut connections) = by_hand().await;
+    let gateway = start(public(address), "");
+    let (mut client, upstream) = tunnel(&gateway, &mut connections).await;
+    drop(upstream);
+    // The client hears that nothing comes any more, says nothing, and holds its half.
+    assert!(rest(&mut client).await.is_empty());
+    until("the tunnel is gone", || {
+        gateway.shared().metrics.render().contains("doorward_tunnels 0")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn slow_read_a_tunnel_whose_client_reads_nothing_ends() {
+    let (address, mut connections) = by_hand().await;
+    let gateway = start(public(address), "write_timeout = \"500ms\"");
+    let (_client, mut upstream) = tunnel(&gateway, &mut connections).await;
+    let writing = async { while upstream.write_all(&[0x82; 16 * 1024]).await.is_ok() {} };
+    timeout(PATIENCE, writing).await.expect("given up");
+    assert_eq!(bites(&gateway, "write-timeout"), 1);
+}
+
+#[tokio::test]
+async fn at_a_stop_tunnels_are_told_1001_and_the_drain_waits_for_them() {
+    let (address, mut connections) = by_hand().await;
+    let gateway = start(public(address), "");
+    let (mut client, upstream) = tunnel(&gateway, &mut connections).await;
+    let start = Instant::now();
+    let stopping = tokio::task::spawn_blocking(move || gateway.stop());
+    assert_eq!(rest(&mut client).await, [0x88, 0x02, 0x03, 0xe9]);
+    drop(client);
+    stopping.await.expect("stopped");
+    assert!(start.elapsed() < Duration::from_secs(2), "the drain was cut short of its two seconds");
+    drop(upstream);
+}
+
+// HTTP/2, frame by frame
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const ACK: u8 = 1;
+
+/// A client that writes any frames.
+struct Frames {
+    stream: TlsStream<TcpStream>,
+    seen: Vec<Frame>,
+}
+
+#[derive(Clone, Debug)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+/// `:method`, `:scheme`, `:path` and `:authority`.
+fn request(method: u8, path: &str) -> Vec<u8> {
+    let mut block = vec![method, 0x87];
+    block.extend(literal(&[0x04], path));
+    block.extend(literal(&[0x01], "app.test"));
+    block
+}
+
+const METHOD_GET: u8 = 0x82;
+const METHOD_POST: u8 = 0x83;
+
+/// A field that no table holds.
+fn field(name: &str, value: &str) -> Vec<u8> {
+    literal(&literal(&[0x00], name), value)
+}
+
+/// RFC 7541 5.2, with a length of up to two bytes more.
+fn literal(before: &[u8], text: &str) -> Vec<u8> {
+    let mut out = before.to_vec();
+    match text.len() {
+        short @ 0..127 => out.push(short as u8),
+        long => {
+            let mut left = long - 127;
+            out.push(127);
+            while left >= 128 {
+                out.push((left % 128 + 128) as u8);
+                left /= 128;
+            }
+            out.push(left as u8);
+        }
+    }
+    out.extend(text.as_bytes());
+    out
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut out = u32::try_from(payload.len()).expect("short").to_be_bytes()[1..].to_vec();
+    out.extend([kind, flags]);
+    out.extend(stream.to_be_bytes());
+    out.extend(payload);
+    out
+}
+
+impl Frames {
+    async fn open(browser: &Browser) -> Frames {
+        let mut stream = browser.clone().over_h2().connect().await;
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("sent");
+        let mut frames = Frames { stream, seen: Vec::new() };
+        // No dynamic table: heads can be read one by one.
+        frames.send(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0]).await;
+        frames
+    }
+
+    async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        self.stream.write_all(&frame(kind, flags, stream, payload)).await.expect("sent");
+    }
+
+    async fn get(&mut self, stream: u32, path: &str) {
+        self.send(HEADERS, END_STREAM | END_HEADERS, stream, &request(METHOD_GET, path)).await;
+    }
+
+    async fn head(&mut self, stream: u32, flags: u8, fields: &[Vec<u8>]) {
+        let block = [request(METHOD_GET, "/"), fields.concat()].concat();
+        self.send(HEADERS, flags, stream, &block).await;
+    }
+
+    async fn next(&mut self) -> std::io::Result<Frame> {
+        let mut head = [0; 9];
+        self.stream.read_exact(&mut head).await?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        let mut payload = vec![0; length];
+        self.stream.read_exact(&mut payload).await?;
+        Ok(Frame { kind: head[3], flags: head[4], stream, payload })
+    }
+
+    /// The first frame that is wanted, from those seen or to come.
+    async fn expect(&mut self, wanted: impl Fn(&Frame) -> bool) -> Frame {
+        if let Some(frame) = self.seen.iter().find(|frame| wanted(frame)) {
+            return frame.clone();
+        }
+        let reading = async {
+            loop {
+                let frame = self.next().await.expect("open");
+                self.seen.push(frame.clone());
+                if wanted(&frame) {
+                    return frame;
+                }
+            }
+        };
+        timeout(PATIENCE, reading).await.expect("in time")
+    }
+
+    /// The status of an answer: its first byte is an index of the static table, or a literal.
+    async fn status(&mut self, stream: u32) -> u16 {
+        let head =
+            self.expect(|frame| frame.kind == HEADERS && frame.stream == stream).await.payload;
+        // The table's new size comes first, once.
+        match head.strip_prefix(&[0x20]).unwrap_or(&head) {
+            [indexed @ 0x88..=0x8e, ..] => {
+                [200, 204, 206, 304, 400, 404, 500][usize::from(indexed - 0x88)]
+            }
+            // `:status` with a value of three digits, plain or in Huffman's code.
+            [_, 0x03, digits @ ..] => {
+                std::str::from_utf8(&digits[..3]).expect("digits").parse().expect("a status")
+            }
+            [_, 0x82 | 0x83, code @ ..] => huffman_digits(code),
+            other => panic!("{other:x?}"),
+        }
+    }
+
+    /// Sends until the gateway has enough; panics when it takes all. How many it took.
+    async fn flood(mut self, most: usize, mut bytes: impl FnMut(usize) -> Vec<u8>) -> usize {
+        let (mut reading, mut writing) = tokio::io::split(self.stream);
+        self.seen.clear();
+        let draining = tokio::spawn(async move {
+            let mut buffer = vec![0; 64 * 1024];
+            while let Ok(1..) = reading.read(&mut buffer).await {}
+        });
+        let sending = async {
+            for number in 0..most {
+                if writing.write_all(&bytes(number)).await.is_err() {
+                    return number;
+                }
+            }
+            // What was written may still lie between: the end decides.
+            timeout(PATIENCE, draining).await.expect("the gateway closes").expect("no panic");
+            most
+        };
+        timeout(4 * PATIENCE, sending).await.expect("in time")
+    }
+}
+
+/// Three digits in the code of RFC 7541, appendix B.
+fn huffman_digits(code: &[u8]) -> u16 {
+    let bits: String = code.iter().take(3).map(|byte| format!("{byte:08b}")).collect();
+    let (mut at, mut value) = (0, 0);
+    for _ in 0..3 {
+        let (digit, length) = match &bits[at..at + 5] {
+            "00000" => (0, 5),
+            "00001" => (1, 5),
+            "00010" => (2, 5),
+            _ => (u16::from_str_radix(&bits[at..at + 6], 2).expect("bits") - 0b01_1001 + 3, 6),
+        };
+        at += length;
+        value = value * 10 + digit;
+    }
+    value
+}
+
+/// A gateway, a client that has been served there, and a connection to be abused.
+async fn target(limits: &str) -> (Upstream, Gateway, Browser, Frames) {
+    let (upstream, gateway, browser) = app(limits).await;
+    let frames = Frames::open(&browser).await;
+    (upstream, gateway, browser, frames)
+}
+
+async fn still_serves(browser: &Browser) {
+    for mut client in [browser.clone(), browser.clone().over_h2()] {
+        assert_eq!(client.fetch("/").await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn an_http2_connection_that_only_answers_pings_is_closed() {
+    let (_upstream, _gateway, browser) = app("idle_timeout = \"1s\"").await;
+    let mut wire = Frames::open(&browser).await;
+    wire.get(1, "/").await;
+    assert_eq!(wire.status(1).await, 200);
+    let living = async {
+        loop {
+            tokio::select! {
+                frame = wire.next() => match frame {
+                    Ok(Frame { kind: PING, flags: 0, payload, .. }) => {
+                        wire.send(PING, ACK, 0, &payload).await;
+                    }
+                    Ok(Frame { kind: GOAWAY, .. }) | Err(_) => return,
+                    Ok(_) => {}
+                },
+                () = sleep(Duration::from_millis(100)) => {
+                    wire.send(PING, 0, 0, &[0; 8]).await;
+                }
+            }
+        }
+    };
+    timeout(PATIENCE, living).await.expect("closed");
+}
+
+#[tokio::test]
+async fn cve_2023_44487_rapid_reset_ends_the_connection() {
+    let (upstream, gateway, browser, frames) = target("").await;
+    let sent = frames
+        .flood(20_000, |number| {
+            let stream = u32::try_from(number).expect("few") * 2 + 1;
+            let head = frame(HEADERS, END_STREAM | END_HEADERS, stream, &request(METHOD_GET, "/"));
+            [head, frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat()
+        })
+        .await;
+    assert!(sent < 20_000, "all of it was taken");
+    assert!(upstream.heads().len() < 2_000, "{}", upstream.heads().len());
+    still_serves(&browser).await;
+    drop(gateway);
+}
+
+#[tokio::test]
+async fn cve_2023_44487_a_slower_rapid_reset_meets_its_limit_too() {
+    let (address, mut connections) = by_hand().await;
+    let gateway = start(public(address), "");
+    let mut wire = Frames::open(&Browser::new(&gateway)).await;
+    let resetting = async {
+        for number in 0..1_000_u32 {
+            wire.get(number * 2 + 1, "/").await;
+            // It was looked at, and is under way.
+            let Ok(Some(_upstream)) = timeout(PATIENCE, connections.recv()).await else { return };
+            let reset = frame(RST_STREAM, 0, number * 2 + 1, &8_u32.to_be_bytes());
+            if wire.stream.write_all(&reset).await.is_err() {
+                return;
+            }
+            if bites(&gateway, "resets") == 1 {
+                return;
+            }
+        }
+    };
+    timeout(2 * PATIENCE, resetting).await.expect("in time");
+    assert_eq!(bites(&gateway, "resets"), 1);
+}
+
+#[tokio::test]
+async fn cve_2025_8671_made_you_reset_ends_the_connection() {
+    let (_upstream, _gateway, browser, frames) = target("").await;
+    let sent = frames
+        .flood(20_000, |number| {
+            let stream = u32::try_from(number).expect("few") * 2 + 1;
+            let head = frame(HEADERS, END_STREAM | END_HEADERS, stream, &request(METHOD_GET, "/"));
+            // A window that grows by nothing is a mistake that we have to answer with a reset.
+            [head, frame(WINDOW_UPDATE, 0, stream, &0_u32.to_be_bytes())].concat()
+        })
+        .await;
+    assert!(sent < 20_000, "all of it was taken");
+    still_serves(&browser).await;
+}
+
+#[tokio::test]
+async fn cve_2024_27316_headers_without_an_end_end_the_connection() {
+    let (upstream, _gateway, browser, mut frames) = target("").await;
+    frames.send(HEADERS, 0, 1, &request(METHOD_GET, "/")).await;
+    let piece = frame(CONTINUATION, 0, 1, &field("x", &"y".repeat(100)));
+    let sent = frames.flood(100_000, |_| piece.clone()).await;
+    assert!(sent < 100_000, "all of it was taken");
+    assert!(upstream.heads().is_empty());
+    still_serves(&browser).await;
+}
+
+#[tokio::test]
+async fn rustsec_2026_0258_empty_data_frames_end_the_connection() {
+    let (_upstream, gateway, browser, mut frames) = target("").await;
+    frames.send(HEADERS, END_HEADERS, 1, &request(METHOD_POST, "/")).await;
+    let empty = frame(DATA, 0, 1, &[]).repeat(100);
+    let sent = frames.flood(10_000, |_| empty.clone()).await;
+    assert!(sent < 10_000, "all of it was taken");
+    still_serves(&browser).await;
+    drop(gateway);
+}
+
+#[tokio::test]
+async fn cve_2019_9512_a_flood_of_pings_ends_the_connection() {
+    let (_upstream, gateway, browser, frames) = target("").await;
+    let pings = frame(PING, 0, 0, &[0; 8]).repeat(100);
+    let sent = frames.flood(10_000, |_| pings.clone()).await;
+    assert!(sent < 10_000, "all of it was taken");
+    assert_eq!(bites(&gateway, "chatter"), 1);
+    still_serves(&browser).await;
+}
+
+#[tokio::test]
+async fn cve_2019_9515_a_flood_of_settings_ends_the_connection() {
+    let (_upstream, gateway, browser, frames) = target("").await;
+    let settings = frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]).repeat(100);
+    let sent = frames.flood(10_000, |_| settings.clone()).await;
+    assert!(sent < 10_000, "all of it was taken");
+    still_serves(&browser).await;
+    drop(gateway);
+}
+
+#[tokio::test]
+async fn frames_of_unknown_kinds_end_the_connection_when_there_is_nothing_else() {
+    let (_upstream, gateway, browser, frames) = target("").await;
+    let unknown = frame(0xbb, 0, 0, &[0; 100]).repeat(10);
+    let sent = frames.flood(10_000, |_| unknown.clone()).await;
+    assert!(sent < 10_000, "all of it was taken");
+    assert_eq!(bites(&gateway, "chatter"), 1);
+    still_serves(&browser).await;
+}
+
+#[tokio::test]
+async fn a_long_upload_on_http2_is_no_chatter() {
+    let (upstream, gateway, browser) = app("").await;
+    let mut browser = browser.over_h2();
+    let answer = browser.send("POST", "/", &[], &"x".repeat(8 << 20)).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(upstream.bodies()[0].len(), 8 << 20);
+    assert_eq!(bites(&gateway, "chatter"), 0);
+}
