@@ -60,11 +60,9 @@ pub fn htpasswd(bytes: &[u8]) {
         assert!(matches!(entry.password.cost(), Cost::Bcrypt { .. }) || bounded(&entry.password));
     }
     for line in &unsupported {
-        let stored = text.lines().nth(line.line - 1).and_then(|line| line.split_once(":canary"));
-        if let Some((name, secret)) = stored.filter(|(_, secret)| secret.len() > 3) {
-            let told = line.message.replace(&format!("{name:?}"), "").replace(name, "");
-            assert!(!told.contains(secret), "{told}");
-        }
+        let name = text.lines().nth(line.line - 1).and_then(|line| line.split(':').next());
+        let named = name.is_some_and(|name| name.contains("canary"));
+        assert!(named || !line.message.contains("canary"), "{}", line.message);
     }
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 use http::uri::{Authority, Scheme, Uri};
 
+use super::host::Host;
+
 /// How the gateway speaks to an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
@@ -57,8 +59,8 @@ impl Endpoint {
         if authority.as_str().contains('@') {
             return Err(EndpointError::Userinfo);
         }
-        // `http://:80` is an address to the parser.
-        if authority.host().is_empty() {
+        // `http://:80`, `http://[]` and `http://a[::1]` are addresses to the parser.
+        if Host::parse(authority.host()).is_err() {
             return Err(EndpointError::Shape);
         }
         match parts.path_and_query {
@@ -144,7 +146,15 @@ mod tests {
     fn what_is_no_upstream_address_is_named() {
         let error = |text: &str| Endpoint::parse(text).expect_err("refused");
         assert_eq!(error("127.0.0.1:3000"), EndpointError::Shape);
-        assert_eq!(error("http://:80"), EndpointError::Shape);
+        for nowhere in [
+            "http://:80",
+            "https://[]",
+            "http://[a.test]:80",
+            "http://a[::1]:80",
+            "http://[::1%25lo]",
+        ] {
+            assert_eq!(error(nowhere), EndpointError::Shape, "{nowhere}");
+        }
         assert_eq!(error("ftp://a"), EndpointError::Scheme("ftp".into()));
         assert_eq!(error("http://a/b"), EndpointError::Path("/b".into()));
         assert_eq!(error("http://a/#b"), EndpointError::Path("#b".into()));
