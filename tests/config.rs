@@ -13,8 +13,8 @@ use doorward::config::{
 use doorward::route::BodyLimits;
 use proptest::prelude::*;
 
-const VALID: usize = 14;
-const INVALID: usize = 51;
+const VALID: usize = 17;
+const INVALID: usize = 55;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -290,7 +290,7 @@ fn the_complete_file_loads_with_every_optional_key_set() {
         .collect();
     let text = text
         .join("\n")
-        .replace("embedded:state", "rediss://db.example.com")
+        .replace("embedded:state", "rediss+sentinel://db.example.com/gate")
         .replace("http://127.0.0.1:3000", "https://127.0.0.1:3000");
     let (config, _) = parse(&text).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(config.session.domain.as_deref(), Some("example.com"));

@@ -1,6 +1,10 @@
 //! One suite of rules over every store, and the rules that only one store can keep.
 
+#[path = "support/redis_fleet.rs"]
+#[allow(dead_code, reason = "the tests of failovers use the rest of it")]
+mod redis_fleet;
 #[path = "support/redis.rs"]
+#[allow(dead_code, reason = "other suites use the rest of it")]
 mod redis_server;
 
 use std::path::Path;
@@ -9,7 +13,9 @@ use std::time::{Duration, Instant};
 use doorward::clock::{Clock, UnixMillis};
 use doorward::secret::random_bytes;
 use doorward::session::{EndReason, NotBefore, SessionId, SessionKey, UserTag};
-use doorward::store::{Commit, LISTED_MOST, Loaded, OpenError, Slot, Store, Unavailable};
+use doorward::store::{
+    Commit, LISTED_MOST, Loaded, OpenError, RedisSettings, Slot, Store, Unavailable,
+};
 use redis_server::{How, RedisServer};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -112,6 +118,14 @@ macro_rules! rules_of_every_store {
         rules_of_every_store!(@store redis, #[cfg(test)], [$($rule)*]);
         rules_of_every_store!(@store rediss, #[cfg(test)], [$($rule)*]);
         rules_of_every_store!(@store valkey, #[ignore = "needs a valkey-server"], [$($rule)*]);
+
+        /// One after the other on the same servers, which take long to start.
+        async fn every_rule_on(fresh: impl Fn() -> Store) {
+            $(
+                println!("{}", stringify!($rule));
+                $rule(fresh()).await;
+            )*
+        }
     };
     (@store $store:ident, #[$mark:meta], [$($rule:ident)*]) => {
         mod $store {
@@ -150,6 +164,28 @@ rules_of_every_store!(
     workers_see_one_store,
     a_store_that_works_answers_a_ping,
 );
+
+/// A store that no rule has used, on servers that hold nothing.
+fn emptied(settings: &RedisSettings, servers: &[RedisServer]) -> Store {
+    for server in servers {
+        // A replica refuses, and is emptied by its master.
+        server.command(&["FLUSHALL"]);
+    }
+    let response_timeout = Duration::from_secs(20);
+    Store::redis(&RedisSettings { response_timeout, ..settings.clone() }).expect("good settings")
+}
+
+#[tokio::test]
+async fn every_rule_holds_with_sentinels() {
+    let watched = redis_fleet::Watched::start();
+    every_rule_on(|| emptied(&watched.settings(), &watched.servers)).await;
+}
+
+#[tokio::test]
+async fn every_rule_holds_on_a_cluster() {
+    let cluster = redis_fleet::Cluster::start();
+    every_rule_on(|| emptied(&cluster.settings(), &cluster.servers)).await;
+}
 
 async fn a_session_never_written_is_absent(store: Store) {
     let absent =

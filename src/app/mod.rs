@@ -14,7 +14,7 @@ mod memory;
 pub use keys::KeysError;
 
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -41,6 +41,10 @@ use crate::telemetry::audit::AuditFileError;
 use crate::telemetry::requests::FLUSH_EVERY;
 use crate::telemetry::{Audit, Metrics, RequestLines, RequestLog};
 use crate::tls::Certificates;
+
+/// Where no file is named, the passwords of the store are looked for here.
+const STORE_PASSWORD: &str = "DOORWARD_STORE_PASSWORD";
+const SENTINEL_PASSWORD: &str = "DOORWARD_SENTINEL_PASSWORD";
 
 /// Why the gateway does not start. Each names the file or address and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -304,12 +308,11 @@ fn redis_settings(
     location: &RedisLocation,
     timeout: Duration,
 ) -> Result<RedisSettings, StartError> {
-    let password = match &location.password_file {
-        None => None,
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| StartError::File { path: path.clone(), error })?;
-            Some(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+    let secret = |file: &Option<PathBuf>, variable: &str| match file {
+        Some(path) => read_secret(path).map(Some),
+        // Set and empty is not set: that is how a unit file takes a variable back.
+        None => {
+            Ok(std::env::var(variable).ok().filter(|text| !text.is_empty()).map(Zeroizing::new))
         }
     };
     Ok(RedisSettings {
@@ -318,10 +321,21 @@ fn redis_settings(
         client_cert: location.client_cert.clone(),
         client_key: location.client_key.clone(),
         username: location.username.clone(),
-        password,
+        password: secret(&location.password_file, STORE_PASSWORD)?,
+        sentinel_username: location.sentinel_username.clone(),
+        sentinel_password: secret(&location.sentinel_password_file, SENTINEL_PASSWORD)?,
+        wait_replicas: location.wait_replicas,
+        wait_timeout: location.wait_timeout,
         response_timeout: timeout,
         local_cache: location.local_cache,
     })
+}
+
+fn read_secret(path: &Path) -> Result<Zeroizing<String>, StartError> {
+    let text = std::fs::read_to_string(path)
+        .map(Zeroizing::new)
+        .map_err(|error| StartError::File { path: path.to_owned(), error })?;
+    Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
 fn workers(config: &Config) -> usize {

@@ -132,6 +132,21 @@ impl<'a> Reader<'a> {
         self.read(key, usual, |at, value| at.number(value, &bounds))
     }
 
+    /// As [`Reader::number`], without a default.
+    pub(super) fn optional_number(
+        &mut self,
+        key: &'static str,
+        example: &'static str,
+        bounds: RangeInclusive<usize>,
+    ) -> Option<Option<Setting<usize>>> {
+        let usual = Usual::Absent(example);
+        if self.is_written(key) {
+            return self.number(key, usual, bounds).map(Some);
+        }
+        self.ask(key, usual);
+        Some(None)
+    }
+
     /// `true` or `false`.
     pub(super) fn flag(&mut self, key: &'static str, usual: Usual) -> Option<Setting<bool>> {
         self.read(key, usual, |at, value| match value {

@@ -11,12 +11,14 @@
 //! What is known may *admit*. The guard refuses, ends and writes only on a load.
 
 mod proof;
+mod proofs;
 mod shard;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(super) use self::proof::{Moment, Proof, Stopwatch};
+pub(super) use self::proofs::{Part, Proofs};
 use self::shard::{Shard, Ticket};
 
 use super::{Change, Loaded};

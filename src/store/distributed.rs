@@ -15,7 +15,7 @@ use tokio::sync::{Notify, broadcast};
 use super::cache::{Cache, CacheFigures, Proof, Stopwatch};
 use super::journal::{Ended, Journal};
 use super::redis::{Redis, RedisSettings};
-use super::{Change, Commit, Listed, Loaded, OpenError, Unavailable, follow};
+use super::{Change, Commit, Durability, Listed, Loaded, OpenError, Unavailable, follow};
 use crate::clock::UnixMillis;
 use crate::session::{EndReason, NotBefore, SessionId, SessionKey, UserTag};
 
@@ -82,6 +82,8 @@ impl Distributed {
     pub(super) fn figures(&self) -> DistributedFigures {
         DistributedFigures {
             round_trips: self.redis.round_trips(),
+            shed: self.redis.shed(),
+            left_alone: self.redis.left_alone(),
             cache: self.beside.cache.as_ref().map(Cache::figures),
             proof_age: self.beside.proof.age(self.beside.stopwatch.now()),
         }
@@ -107,7 +109,7 @@ impl Distributed {
         sealed: &[u8],
         created: UnixMillis,
         forget_at: UnixMillis,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<Durability, Unavailable> {
         let _own = self.own(Change::Session(*key));
         self.redis.create(key, sealed, created, forget_at).await
     }
@@ -146,11 +148,11 @@ impl Distributed {
         reason: EndReason,
         at: UnixMillis,
         forget_at: UnixMillis,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<Durability, Unavailable> {
         let _own = self.own(Change::Session(*key));
-        self.redis.end(key, reason, at, forget_at).await?;
+        let durability = self.redis.end(key, reason, at, forget_at).await?;
         self.note(Ended::Session { key: *key, reason, at, forget_at });
-        Ok(())
+        Ok(durability)
     }
 
     pub(super) async fn revoke_user(
@@ -158,21 +160,24 @@ impl Distributed {
         tag: &UserTag,
         now: UnixMillis,
         except: Option<SessionId>,
-    ) -> Result<NotBefore, Unavailable> {
+    ) -> Result<(NotBefore, Durability), Unavailable> {
         let _own = self.own(Change::User(*tag));
-        let line = self.redis.revoke_user(tag, now, except).await?;
+        let (line, durability) = self.redis.revoke_user(tag, now, except).await?;
         self.note(Ended::User { tag: *tag, line });
-        Ok(line)
+        Ok((line, durability))
     }
 
     pub(super) async fn not_before(&self, tag: &UserTag) -> Result<NotBefore, Unavailable> {
         Ok(self.beside.journal.line(tag, self.redis.not_before(tag).await?))
     }
 
-    pub(super) async fn revoke_everyone(&self, now: UnixMillis) -> Result<UnixMillis, Unavailable> {
-        let line = self.redis.revoke_everyone(now).await?;
+    pub(super) async fn revoke_everyone(
+        &self,
+        now: UnixMillis,
+    ) -> Result<(UnixMillis, Durability), Unavailable> {
+        let (line, durability) = self.redis.revoke_everyone(now).await?;
         self.note(Ended::Everyone { line });
-        Ok(line)
+        Ok((line, durability))
     }
 
     pub(super) async fn everyone_line(&self) -> Result<UnixMillis, Unavailable> {
@@ -208,6 +213,10 @@ impl Distributed {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DistributedFigures {
     pub round_trips: u64,
+    /// Questions that were refused because too many waited.
+    pub shed: u64,
+    /// Servers that are left alone because they do not answer.
+    pub left_alone: usize,
     /// `None` when it is off.
     pub cache: Option<CacheFigures>,
     /// How long ago all changes were known to have arrived.

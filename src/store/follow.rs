@@ -29,7 +29,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 
-use super::cache::{Cleared, Moment};
+use super::cache::{Cleared, Moment, Part, Proofs};
 use super::distributed::Beside;
 use super::journal::{Ended, REMEMBERED_FOR};
 use super::redis::Redis;
@@ -51,29 +51,31 @@ const BEAT_KEPT: Duration = REMEMBERED_FOR.saturating_add(Duration::from_mins(5)
 /// Follows all primaries, for ever.
 pub(super) async fn follow(redis: Redis, beside: Arc<Beside>) {
     let mut primaries = redis.primaries();
+    let tending = redis.clone();
     let mut tasks = JoinSet::new();
     tasks.spawn(restore(redis, Arc::clone(&beside)));
+    tasks.spawn(async move { tending.tend().await });
     loop {
-        let now = Arc::clone(&primaries.borrow_and_update());
+        let now = primaries.now();
+        let proofs = Arc::new(Proofs::of(now.len(), Arc::clone(&beside.proof)));
         let mut following = JoinSet::new();
-        for primary in now.iter() {
-            following.spawn(follow_one(primary.clone(), Arc::clone(&beside)));
+        for (number, primary) in now.into_iter().enumerate() {
+            let part = Part { proofs: Arc::clone(&proofs), number };
+            following.spawn(follow_one(primary, Arc::clone(&beside), part));
         }
-        if primaries.changed().await.is_err() {
-            // They will never change.
-            std::future::pending::<()>().await;
-        }
+        primaries.changed().await;
         // What was known by the old ones is forgotten before the new ones prove anything.
         following.shutdown().await;
     }
 }
 
 /// Follows one primary, through all its connections.
-async fn follow_one(primary: Primary, beside: Arc<Beside>) {
+async fn follow_one(primary: Primary, beside: Arc<Beside>, part: Part) {
     let mut follower = Follower {
         name: HEXLOWER.encode(&random_bytes::<8>()),
         primary,
         beside,
+        part,
         epoch: 0,
         kept: false,
         server: None,
@@ -95,6 +97,7 @@ async fn follow_one(primary: Primary, beside: Arc<Beside>) {
 struct Follower {
     primary: Primary,
     beside: Arc<Beside>,
+    part: Part,
     /// Ours in the names of beats.
     name: String,
     /// The last beat sent.
@@ -112,7 +115,7 @@ enum Never {}
 impl Follower {
     /// One connection's life.
     async fn connection(&mut self) -> Result<Never, Unavailable> {
-        let link = Arc::new(Link::new(Arc::clone(&self.beside), self.prefix()));
+        let link = Arc::new(Link::new(Arc::clone(&self.beside), self.part.clone(), self.prefix()));
         let to_push = Arc::clone(&link);
         let connection = self.primary.open_push(move |push| to_push.on_push(push)).await?;
         // Whatever ends this connection, an abort too, ends what was known by it.
@@ -171,7 +174,7 @@ impl Follower {
         let written = async {
             let ((), forgotten): ((), i64) = self.said(pipeline.query_async(connection).await)?;
             link.proven().await;
-            Ok(forgotten == 0)
+            Ok::<bool, Unavailable>(forgotten == 0)
         };
         let gone = tokio::select! {
             gone = timeout(PATIENCE, written) => gone.map_err(|_| self.silent())??,
@@ -251,6 +254,7 @@ async fn history(connection: &mut MultiplexedConnection) -> Option<String> {
 /// One connection, as its pushes see it.
 struct Link {
     beside: Arc<Beside>,
+    part: Part,
     prefix: Vec<u8>,
     awaited: Mutex<Option<Awaited>>,
     proven: Notify,
@@ -265,9 +269,10 @@ struct Awaited {
 }
 
 impl Link {
-    fn new(beside: Arc<Beside>, prefix: String) -> Link {
+    fn new(beside: Arc<Beside>, part: Part, prefix: String) -> Link {
         Link {
             beside,
+            part,
             prefix: prefix.into_bytes(),
             awaited: Mutex::new(None),
             proven: Notify::new(),
@@ -318,7 +323,7 @@ impl Link {
     fn beat(&self, name: &[u8]) {
         let mut awaited = self.awaited();
         if let Some(beat) = awaited.take_if(|beat| beat.name == name) {
-            self.beside.proof.set(beat.sent);
+            self.part.prove(beat.sent);
             self.proven.notify_one();
         }
     }
@@ -326,7 +331,7 @@ impl Link {
     /// Nothing that was known by this connection is known any more.
     fn lose(&self) {
         if !self.is_broken.swap(true, Ordering::AcqRel) {
-            self.beside.proof.withdraw();
+            self.part.withdraw();
             if let Some(cache) = &self.beside.cache {
                 cache.clear(Cleared::Lost);
             }
@@ -399,7 +404,7 @@ async fn restore(redis: Redis, beside: Arc<Beside>) {
 async fn write_again(redis: &Redis, ended: Ended) -> Result<(), Unavailable> {
     match ended {
         Ended::Session { key, reason, at, forget_at } => {
-            redis.end(&key, reason, at, forget_at).await
+            redis.end(&key, reason, at, forget_at).await.map(|_| ())
         }
         Ended::User { tag, line } => redis.restore_line(&tag, line).await,
         Ended::Everyone { line } => redis.revoke_everyone(line).await.map(|_| ()),

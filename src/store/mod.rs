@@ -85,6 +85,19 @@ pub enum Commit {
     Lost,
 }
 
+/// How sure it is that a write outlives its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// It ends with the process: [`Store::Memory`].
+    InMemory,
+    /// On this machine's disk.
+    OnDisk,
+    /// As Redis is configured; no replica was waited for.
+    Unasked,
+    /// `got` replicas said in time that they have it. With fewer than `asked` a failover may lose it.
+    Replicated { asked: u32, got: u32 },
+}
+
 /// A session in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
@@ -227,7 +240,7 @@ impl Store {
         match self {
             Store::Memory(memory) => memory.create(key, sealed, created, forget_at),
             Store::Embedded(embedded) => embedded.create(key, sealed, created, forget_at).await,
-            Store::Redis(redis) => redis.create(key, sealed, created, forget_at).await,
+            Store::Redis(redis) => redis.create(key, sealed, created, forget_at).await.map(|_| ()),
         }
     }
 
@@ -281,7 +294,7 @@ impl Store {
                 Ok(())
             }
             Store::Embedded(embedded) => embedded.end(key, reason, at, forget_at).await,
-            Store::Redis(redis) => redis.end(key, reason, at, forget_at).await,
+            Store::Redis(redis) => redis.end(key, reason, at, forget_at).await.map(|_| ()),
         }
     }
 
@@ -299,7 +312,7 @@ impl Store {
         match self {
             Store::Memory(memory) => Ok(memory.revoke_user(tag, now, except)),
             Store::Embedded(embedded) => embedded.revoke_user(*tag, now, except).await,
-            Store::Redis(redis) => redis.revoke_user(tag, now, except).await,
+            Store::Redis(redis) => Ok(redis.revoke_user(tag, now, except).await?.0),
         }
     }
 
@@ -317,7 +330,7 @@ impl Store {
         match self {
             Store::Memory(memory) => Ok(memory.tables().revoke_everyone(now)),
             Store::Embedded(embedded) => embedded.revoke_everyone(now).await,
-            Store::Redis(redis) => redis.revoke_everyone(now).await,
+            Store::Redis(redis) => Ok(redis.revoke_everyone(now).await?.0),
         }
     }
 

@@ -17,38 +17,59 @@
 //!
 //! Redis 6 or later, or Valkey. A user of an ACL needs the keys `~dw:*` and the commands `+mget +get +set
 //! +del +getrange +pexpire +pttl +hget +hset +hdel +hlen +hgetall +scan +time +ping +eval +evalsha
-//! +script|load +info +client|tracking`.
+//! +info +role +client|tracking +wait +asking +cluster|nodes`; one of a sentinel the command `sentinel|master`.
+//!
+//! | part | what |
+//! | --- | --- |
+//! | [`link`] | one question: where it goes, how often, how long |
+//! | [`topology`] | which servers there are, from [`sentinel`]s or a [`cluster`]'s nodes |
+//! | [`server`] | a worker's connection to one, with its [`breaker`] |
+//! | [`nodes`] | the primaries, for who follows changes |
 //!
 //! A command is repeated once when the connection broke, since each can be run twice without harm. A
 //! command without an answer in time is not: Redis is slow then, and more work would not help it.
 
+mod breaker;
+mod cluster;
+mod dial;
 mod link;
 pub(super) mod names;
 pub(super) mod nodes;
 mod scripts;
+mod sentinel;
+mod server;
+mod slots;
+mod tend;
+mod topology;
+mod trouble;
 
 use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ::redis::{Client, cmd};
+use ::redis::cmd;
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
-use self::link::{Ask, Connection, client, connection_info, secrets};
+use self::dial::Dialer;
+use self::link::{Ask, Own, Place, Refused};
 use self::names::{ALL_INDEXES, EVERYONE, Names, hex, id_of};
 use self::scripts::Scripts;
+use self::server::{Server, Wait};
+use self::slots::Slot as HashSlot;
+use self::topology::Topology;
 
 use super::entry::{
     FORGET_SLACK, LINE_KEPT, MOST_PER_USER, collision, live_prefix, pack_ended, pack_live,
     too_many, unpack,
 };
 use super::memory::newest_first;
-use super::{Commit, LISTED_MOST, Listed, Loaded, OpenError, Slot, Unavailable};
+use super::{Commit, Durability, LISTED_MOST, Listed, Loaded, OpenError, Slot, Unavailable};
 use crate::clock::UnixMillis;
+use crate::config::RedisUrl;
 use crate::session::{EndReason, NotBefore, SessionId, SessionKey, UserTag};
 
 /// Keys that one SCAN step looks at.
@@ -57,7 +78,7 @@ const SCAN_COUNT: usize = 1_000;
 /// Where Redis is and how to reach it.
 #[derive(Clone)]
 pub struct RedisSettings {
-    /// `redis://` or `rediss://`, with host, port and database.
+    /// As [`RedisUrl`] reads it.
     pub url: String,
     /// PEM file with the authorities that may vouch for the server; the system's when absent.
     pub ca: Option<PathBuf>,
@@ -67,6 +88,12 @@ pub struct RedisSettings {
     pub client_key: Option<PathBuf>,
     pub username: Option<String>,
     pub password: Option<Zeroizing<String>>,
+    pub sentinel_username: Option<String>,
+    pub sentinel_password: Option<Zeroizing<String>>,
+    /// Replicas that have to have a new session or a revocation; none are waited for when zero.
+    pub wait_replicas: u32,
+    /// How long they are waited for.
+    pub wait_timeout: Duration,
     /// How long one command may take.
     pub response_timeout: Duration,
     /// Whether what Redis said of a session is believed until it tells of a change.
@@ -82,6 +109,10 @@ impl Default for RedisSettings {
             client_key: None,
             username: None,
             password: None,
+            sentinel_username: None,
+            sentinel_password: None,
+            wait_replicas: 0,
+            wait_timeout: Duration::from_millis(100),
             response_timeout: Duration::from_millis(500),
             local_cache: true,
         }
@@ -100,66 +131,111 @@ impl fmt::Debug for RedisSettings {
     }
 }
 
-/// A Redis server: one connection, shared by the clones of this handle.
+/// A handle with connections of its own, shared by its clones.
 #[derive(Clone)]
 pub(super) struct Redis {
     shared: Arc<Shared>,
-    connection: Arc<Mutex<Connection>>,
+    own: Arc<Own>,
 }
 
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Redis({})", self.shared.address)
+        write!(f, "Redis({})", self.shared.name)
     }
 }
 
 /// What all workers share.
 struct Shared {
-    client: Client,
-    address: String,
-    /// Texts that must not appear in an error.
-    secrets: Vec<Zeroizing<String>>,
-    response_timeout: Duration,
+    /// The store as a whole, for errors.
+    name: String,
+    dialer: Dialer,
+    topology: Topology,
     scripts: Scripts,
+    wait: Option<Wait>,
+    counters: Counters,
+}
+
+#[derive(Default)]
+struct Counters {
     round_trips: AtomicU64,
+    shed: AtomicU64,
 }
 
 impl Redis {
     pub(super) fn new(settings: &RedisSettings) -> Result<Redis, OpenError> {
-        let info = connection_info(settings)?;
-        let address = info.addr().to_string();
-        let secrets = secrets(&info);
-        let client = client(info, settings)?;
+        let url = RedisUrl::parse(&settings.url).map_err(OpenError::Redis)?;
+        let dialer = Dialer::new(&url, settings)?;
+        let wait = Wait { replicas: settings.wait_replicas, timeout: settings.wait_timeout };
         let shared = Shared {
-            client,
-            address,
-            secrets,
-            response_timeout: settings.response_timeout,
+            name: dial::name(&url.servers),
+            topology: Topology::new(url.servers, &dialer)?,
+            dialer,
             scripts: Scripts::new(),
-            round_trips: AtomicU64::new(0),
+            wait: (wait.replicas > 0).then_some(wait),
+            counters: Counters::default(),
         };
-        Ok(Redis { shared: Arc::new(shared), connection: Arc::default() })
+        Ok(Redis { shared: Arc::new(shared), own: Arc::default() })
     }
 
     pub(super) fn for_worker(&self) -> Redis {
-        Redis { shared: Arc::clone(&self.shared), connection: Arc::default() }
+        Redis { shared: Arc::clone(&self.shared), own: Arc::default() }
     }
 
     pub(super) fn round_trips(&self) -> u64 {
-        self.shared.round_trips.load(Ordering::Relaxed)
+        self.shared.counters.round_trips.load(Ordering::Relaxed)
+    }
+
+    /// Questions that were refused because too many waited.
+    pub(super) fn shed(&self) -> u64 {
+        self.shared.counters.shed.load(Ordering::Relaxed)
+    }
+
+    /// Primaries that are not asked for a moment.
+    pub(super) fn left_alone(&self) -> usize {
+        self.shared.topology.map().primaries.iter().filter(|one| one.breaker.is_open()).count()
     }
 
     pub(super) async fn load(&self, key: &SessionKey) -> Result<Loaded, Unavailable> {
         let names = Names::of(&key.tag);
+        let wanted = [names.record(key.id), names.touch(key.id), names.line()];
         let mut command = cmd("MGET");
-        command.arg(names.record(key.id)).arg(names.touch(key.id)).arg(names.line());
-        let [record, touched, line]: [Option<Vec<u8>>; 3] =
-            self.ask(Ask::Command(&command)).await?;
+        command.arg(&wanted);
+        let place = self.user(&key.tag);
+        let read = match self.ask_settled(place, Ask::Command(&command)).await {
+            Err(Refused::Unsettled) => self.one_by_one(place, wanted).await?,
+            read => read?,
+        };
+        let [record, touched, line]: [Option<Vec<u8>>; 3] = read;
         Ok(Loaded {
             slot: self.slot(record)?,
             touched: self.millis(touched)?,
             not_before: self.line(line)?,
         })
+    }
+
+    /// While a slot moves, keys are here and there, and Redis answers for one at a time. The line is read
+    /// last: a revocation in between is seen.
+    async fn one_by_one(
+        &self,
+        place: Place<'_>,
+        wanted: [String; 3],
+    ) -> Result<[Option<Vec<u8>>; 3], Unavailable> {
+        let mut read = [None, None, None];
+        for (value, name) in read.iter_mut().zip(wanted) {
+            let mut command = cmd("GET");
+            command.arg(name);
+            *value = self.ask(place, Ask::Command(&command)).await?;
+        }
+        Ok(read)
+    }
+
+    /// Where a user's keys are.
+    fn user(&self, tag: &UserTag) -> Place<'static> {
+        Place::Slot(HashSlot::of_user(tag))
+    }
+
+    fn everyone(&self) -> Place<'static> {
+        Place::Slot(HashSlot::of_everyone())
     }
 
     pub(super) async fn create(
@@ -168,9 +244,9 @@ impl Redis {
         sealed: &[u8],
         created: UnixMillis,
         forget_at: UnixMillis,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<Durability, Unavailable> {
         let names = Names::of(&key.tag);
-        let mut call = self.shared.scripts.create.prepare_invoke();
+        let mut call = self.shared.scripts.create.call();
         call.key(names.record(key.id))
             .key(names.touch(key.id))
             .key(names.index())
@@ -181,11 +257,11 @@ impl Redis {
             .arg(exact(forget_at))
             .arg(MOST_PER_USER)
             .arg(exact(created.minus(FORGET_SLACK)));
-        match self.ask(Ask::Script(&call)).await? {
-            1 => Ok(()),
-            0 => Err(collision()),
-            -1 => Err(too_many()),
-            other => Err(self.strange(&format!("create answered {other}"))),
+        match self.write(self.user(&key.tag), Ask::Script(&call)).await? {
+            (1, durability) => Ok(durability),
+            (0, _) => Err(collision()),
+            (-1, _) => Err(too_many()),
+            (other, _) => Err(self.strange(&format!("create answered {other}"))),
         }
     }
 
@@ -197,7 +273,7 @@ impl Redis {
         forget_at: UnixMillis,
     ) -> Result<Commit, Unavailable> {
         let names = Names::of(&key.tag);
-        let mut call = self.shared.scripts.commit.prepare_invoke();
+        let mut call = self.shared.scripts.commit.call();
         call.key(names.record(key.id))
             .key(names.index())
             .arg(live_prefix(expected).as_slice())
@@ -205,7 +281,7 @@ impl Redis {
             .arg(expiry(forget_at))
             .arg(hex(key.id))
             .arg(exact(forget_at));
-        match self.ask(Ask::Script(&call)).await? {
+        match self.ask(self.user(&key.tag), Ask::Script(&call)).await? {
             1 => Ok(Commit::Swapped),
             0 => Ok(Commit::Lost),
             other => Err(self.strange(&format!("commit answered {other}"))),
@@ -219,12 +295,12 @@ impl Redis {
         forget_at: UnixMillis,
     ) -> Result<(), Unavailable> {
         let names = Names::of(&key.tag);
-        let mut call = self.shared.scripts.touch.prepare_invoke();
+        let mut call = self.shared.scripts.touch.call();
         call.key(names.record(key.id))
             .key(names.touch(key.id))
             .arg(exact(at))
             .arg(expiry(forget_at));
-        self.ask::<i64>(Ask::Script(&call)).await.map(|_| ())
+        self.ask::<i64>(self.user(&key.tag), Ask::Script(&call)).await.map(|_| ())
     }
 
     pub(super) async fn end(
@@ -233,16 +309,17 @@ impl Redis {
         reason: EndReason,
         at: UnixMillis,
         forget_at: UnixMillis,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<Durability, Unavailable> {
         let names = Names::of(&key.tag);
-        let mut call = self.shared.scripts.end.prepare_invoke();
+        let mut call = self.shared.scripts.end.call();
         call.key(names.record(key.id))
             .key(names.touch(key.id))
             .key(names.index())
             .arg(pack_ended(reason, at))
             .arg(expiry(forget_at))
             .arg(hex(key.id));
-        self.ask::<i64>(Ask::Script(&call)).await.map(|_| ())
+        let written = self.write::<i64>(self.user(&key.tag), Ask::Script(&call)).await;
+        written.map(|(_, durability)| durability)
     }
 
     pub(super) async fn revoke_user(
@@ -250,16 +327,16 @@ impl Redis {
         tag: &UserTag,
         now: UnixMillis,
         except: Option<SessionId>,
-    ) -> Result<NotBefore, Unavailable> {
+    ) -> Result<(NotBefore, Durability), Unavailable> {
         let names = Names::of(tag);
-        let mut call = self.shared.scripts.revoke_user.prepare_invoke();
+        let mut call = self.shared.scripts.revoke_user.call();
         call.key(names.line())
             .key(names.index())
             .arg(exact(now))
             .arg(except.map(hex).unwrap_or_default())
             .arg(u64::try_from(LINE_KEPT.as_millis()).unwrap_or(u64::MAX));
-        let line = self.ask(Ask::Script(&call)).await?;
-        self.line(Some(line))
+        let (line, durability) = self.write(self.user(tag), Ask::Script(&call)).await?;
+        Ok((self.line(Some(line))?, durability))
     }
 
     /// Draws a line that was drawn before and may be lost. It ends what it ended then and nothing since.
@@ -268,44 +345,48 @@ impl Redis {
         tag: &UserTag,
         line: NotBefore,
     ) -> Result<(), Unavailable> {
-        let mut call = self.shared.scripts.restore_line.prepare_invoke();
+        let mut call = self.shared.scripts.restore_line.call();
         call.key(Names::of(tag).line())
             .arg(exact(line.at))
             .arg(line.except.map(hex).unwrap_or_default())
             .arg(u64::try_from(LINE_KEPT.as_millis()).unwrap_or(u64::MAX));
-        self.ask::<i64>(Ask::Script(&call)).await.map(|_| ())
+        self.write::<i64>(self.user(tag), Ask::Script(&call)).await.map(|_| ())
     }
 
     pub(super) async fn not_before(&self, tag: &UserTag) -> Result<NotBefore, Unavailable> {
         let mut command = cmd("GET");
         command.arg(Names::of(tag).line());
-        let line = self.ask(Ask::Command(&command)).await?;
+        let line = self.ask(self.user(tag), Ask::Command(&command)).await?;
         self.line(line)
     }
 
-    pub(super) async fn revoke_everyone(&self, now: UnixMillis) -> Result<UnixMillis, Unavailable> {
-        let mut call = self.shared.scripts.revoke_everyone.prepare_invoke();
-        call.key(EVERYONE).arg(exact(now));
-        let line = self.ask(Ask::Script(&call)).await?;
-        self.millis(Some(line))
+    pub(super) async fn revoke_everyone(
+        &self,
+        now: UnixMillis,
+    ) -> Result<(UnixMillis, Durability), Unavailable> {
+        let mut call = self.shared.scripts.revoke_everyone.call();
+        call.key(EVERYONE.to_owned()).arg(exact(now));
+        let (line, durability) = self.write(self.everyone(), Ask::Script(&call)).await?;
+        Ok((self.millis(Some(line))?, durability))
     }
 
     pub(super) async fn everyone_line(&self) -> Result<UnixMillis, Unavailable> {
         let mut command = cmd("GET");
         command.arg(EVERYONE);
-        let line = self.ask(Ask::Command(&command)).await?;
+        let line = self.ask(self.everyone(), Ask::Command(&command)).await?;
         self.millis(line)
     }
 
     pub(super) async fn ping(&self) -> Result<(), Unavailable> {
-        self.ask::<String>(Ask::Command(&cmd("PING"))).await.map(|_| ())
+        self.ask::<String>(self.everyone(), Ask::Command(&cmd("PING"))).await.map(|_| ())
     }
 
     /// The index first and the line after it: a session that a revocation in between ends is not shown.
     pub(super) async fn sessions_of(&self, tag: &UserTag) -> Result<Vec<Listed>, Unavailable> {
         let mut command = cmd("HGETALL");
         command.arg(Names::of(tag).index());
-        let index: Vec<(Vec<u8>, Vec<u8>)> = self.ask(Ask::Command(&command)).await?;
+        let index: Vec<(Vec<u8>, Vec<u8>)> =
+            self.ask(self.user(tag), Ask::Command(&command)).await?;
         let line = self.not_before(tag).await?;
         let mut dated: Vec<_> = index
             .iter()
@@ -317,15 +398,31 @@ impl Redis {
         self.listed(tag, dated).await
     }
 
-    /// Walks the users' indexes with SCAN, which unlike KEYS lets others have their turn.
+    /// Walks the users' indexes of all primaries.
     pub(super) async fn all(&self, limit: usize) -> Result<Vec<Listed>, Unavailable> {
+        // Where they are is not known before something was asked.
+        self.ping().await?;
         let (mut out, mut seen) = (Vec::new(), HashSet::new());
+        for server in &self.shared.topology.map().primaries {
+            self.all_of(server, limit, &mut seen, &mut out).await?;
+        }
+        Ok(out)
+    }
+
+    /// With SCAN, which unlike KEYS lets others have their turn.
+    async fn all_of(
+        &self,
+        server: &Arc<Server>,
+        limit: usize,
+        seen: &mut HashSet<UserTag>,
+        out: &mut Vec<Listed>,
+    ) -> Result<(), Unavailable> {
         let mut cursor: u64 = 0;
         loop {
-            let (next, names) = self.scan_indexes(cursor).await?;
+            let (next, names) = self.scan_indexes(server, cursor).await?;
             for tag in names.iter().filter_map(|name| Names::tag_of_index(name)) {
                 if out.len() >= limit {
-                    return Ok(out);
+                    return Ok(());
                 }
                 if seen.insert(tag) {
                     let room = limit - out.len();
@@ -333,17 +430,21 @@ impl Redis {
                 }
             }
             if next == 0 {
-                return Ok(out);
+                return Ok(());
             }
             cursor = next;
         }
     }
 
-    async fn scan_indexes(&self, cursor: u64) -> Result<(u64, Vec<Vec<u8>>), Unavailable> {
+    async fn scan_indexes(
+        &self,
+        server: &Arc<Server>,
+        cursor: u64,
+    ) -> Result<(u64, Vec<Vec<u8>>), Unavailable> {
         let mut command = cmd("SCAN");
         command.arg(cursor).arg("MATCH").arg(ALL_INDEXES);
         command.arg("COUNT").arg(SCAN_COUNT);
-        self.ask(Ask::Command(&command)).await
+        self.ask(Place::At(server), Ask::Command(&command)).await
     }
 
     /// The records and touches of `dated`, in one round trip.
@@ -360,7 +461,7 @@ impl Redis {
         for (id, _) in &dated {
             command.arg(names.record(*id)).arg(names.touch(*id));
         }
-        let values: Vec<Option<Vec<u8>>> = self.ask(Ask::Command(&command)).await?;
+        let values: Vec<Option<Vec<u8>>> = self.ask(self.user(tag), Ask::Command(&command)).await?;
         let mut out = Vec::with_capacity(dated.len());
         for ((id, created), pair) in dated.iter().zip(values.chunks_exact(2)) {
             let [record, touch] = pair else { continue };
@@ -401,7 +502,7 @@ impl Redis {
     }
 
     fn strange(&self, what: &str) -> Unavailable {
-        Unavailable(format!("Redis at {} answers strangely: {what}", self.shared.address))
+        Unavailable(format!("Redis at {} answers strangely: {what}", self.shared.name))
     }
 }
 
@@ -460,12 +561,17 @@ mod tests {
 
     #[test]
     fn no_debug_text_and_no_error_shows_the_password() {
-        let settings = settings("redis://someone:hunter2@localhost:1");
+        let inside = settings("redis://someone:hunter2@localhost:1");
+        let refused = Redis::new(&inside).expect_err("a password in an address");
+        let settings = settings("redis://localhost:1");
         let redis = Redis::new(&settings).expect("a good URL");
         let quoted = "ERR unknown command, with args beginning with: `AUTH` `hunter2`".to_owned();
-        let shown =
-            [format!("{settings:?}"), format!("{redis:?}"), redis.shared.without_secrets(quoted)];
-        for text in shown {
+        let shown = [
+            format!("{settings:?}"),
+            format!("{redis:?}"),
+            redis.shared.dialer.without_secrets(quoted),
+        ];
+        for text in shown.into_iter().chain([refused.to_string()]) {
             assert!(!text.contains("hunter2"), "{text}");
         }
     }

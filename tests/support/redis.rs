@@ -70,6 +70,15 @@ impl RedisServer {
         }
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where it keeps its files.
+    pub fn directory(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
     /// Stops the process without ending it: connections stay and nobody answers.
     pub fn pause(&self) {
         self.signal("-STOP");

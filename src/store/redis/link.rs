@@ -1,224 +1,333 @@
-//! The connection: made lazily, made again when it breaks, and what its errors mean.
+//! One question, until it is answered or its time is over.
+//!
+//! Where a question goes is decided anew at each attempt, by the map of that moment. What a server says
+//! may change the map ([`Remedy`]); the question then goes where it belongs. Invariants:
+//! - everything together has one deadline
+//! - no more than [`IN_FLIGHT`] questions of one worker wait; one more is refused at once
+//! - a question that may have been carried out is repeated only because all of them can be
 
-use std::path::Path;
-use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use ::redis::io::tcp::TcpSettings;
-use ::redis::io::tcp::socket2::TcpKeepalive;
-use ::redis::{
-    Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
-    IntoConnectionInfo, RedisError, RedisResult, ScriptInvocation, ServerErrorKind,
-    TlsCertificates, Value, from_redis_value,
-};
-use zeroize::Zeroizing;
+use ::redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, from_redis_value};
+use tokio::sync::Semaphore;
 
-use super::{Redis, RedisSettings, Shared};
-use crate::store::{OpenError, Unavailable};
+use super::Redis;
+use super::breaker::Open;
+use super::scripts::Call;
+use super::server::{Answer, Failure, Sent, Server, Wait, Wire};
+use super::slots::Slot;
+use super::topology::Map;
+use super::trouble::{Remedy, redirected, remedy};
+use crate::store::{Durability, Unavailable};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the kernel keeps a connection whose peer acknowledges nothing.
-const USER_TIMEOUT: Duration = Duration::from_secs(2);
-const KEEPALIVE: Duration = Duration::from_secs(30);
-/// Commands that may wait for one connection.
-const PIPELINE: usize = 1_024;
+/// Questions of one worker that may wait for Redis. More would only wait behind these.
+const IN_FLIGHT: usize = 1_024;
+/// Attempts of one question; its deadline comes first unless servers send it in circles.
+const ATTEMPTS: usize = 64;
+/// While half of a user's keys are on their way.
+const UNSETTLED: Duration = Duration::from_millis(15);
+/// Connections of a worker on which writes wait for replicas. Such a wait holds up its connection.
+const WAITING_WIRES: usize = 4;
 
-/// The connection, and how many there were before it.
+/// What one worker holds.
+pub(super) struct Own {
+    in_flight: Semaphore,
+    wires: Mutex<Wires>,
+    turn: AtomicUsize,
+}
+
+/// Connections to the servers of one map: by the server's place in memory, which the wire keeps alive.
 #[derive(Default)]
-pub(super) struct Connection {
-    manager: Option<ConnectionManager>,
-    number: u64,
+struct Wires {
+    version: u64,
+    by_server: HashMap<(usize, usize), Arc<Wire>>,
+}
+
+impl Default for Own {
+    fn default() -> Own {
+        Own {
+            in_flight: Semaphore::new(IN_FLIGHT),
+            wires: Mutex::default(),
+            turn: AtomicUsize::new(0),
+        }
+    }
+}
+
+/// Whom to ask.
+#[derive(Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// Whoever has the slot.
+    Slot(Slot),
+    /// This one.
+    At(&'a Arc<Server>),
 }
 
 /// One thing to ask.
 #[derive(Clone, Copy)]
 pub(super) enum Ask<'a> {
     Command(&'a Cmd),
-    Script(&'a ScriptInvocation<'a>),
+    Script(&'a Call<'a>),
+}
+
+impl Ask<'_> {
+    fn written(self, by_text: bool) -> Cmd {
+        match self {
+            Ask::Command(command) => command.clone(),
+            Ask::Script(call) if by_text => call.by_text(),
+            Ask::Script(call) => call.by_hash(),
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// Half of the keys are on their way to another server, and that did not end.
+    Unsettled,
+    Unavailable(Unavailable),
+}
+
+impl From<Refused> for Unavailable {
+    fn from(refused: Refused) -> Unavailable {
+        match refused {
+            Refused::Unsettled => Unavailable("Redis is moving these keys".to_owned()),
+            Refused::Unavailable(unavailable) => unavailable,
+        }
+    }
 }
 
 impl Redis {
-    /// Asks, and once more when the connection broke.
-    pub(super) async fn ask<T: FromRedisValue>(&self, ask: Ask<'_>) -> Result<T, Unavailable> {
-        let limit = self.shared.connect_timeout().saturating_add(self.shared.response_timeout);
-        let value = match tokio::time::timeout(limit, self.twice(ask)).await {
-            Ok(answer) => answer.map_err(|error| self.shared.unavailable(&error))?,
-            Err(_) => return Err(self.shared.silent(limit)),
-        };
-        from_redis_value(value).map_err(|error| self.strange(&error.to_string()))
+    /// Asks whoever it concerns.
+    pub(super) async fn ask<T: FromRedisValue>(
+        &self,
+        place: Place<'_>,
+        ask: Ask<'_>,
+    ) -> Result<T, Unavailable> {
+        let answer = self.answer(Question::new(place, ask)).await?;
+        self.read(answer)
     }
 
-    async fn twice(&self, ask: Ask<'_>) -> RedisResult<Value> {
-        match self.once(ask).await {
-            Err(error) if broken(&error) => self.once(ask).await,
-            answer => answer,
-        }
+    /// As [`Redis::ask`], but says at once when half of the keys are on their way.
+    pub(super) async fn ask_settled<T: FromRedisValue>(
+        &self,
+        place: Place<'_>,
+        ask: Ask<'_>,
+    ) -> Result<T, Refused> {
+        let question = Question { is_patient: false, ..Question::new(place, ask) };
+        let answer = self.answer(question).await?;
+        self.read(answer).map_err(Refused::Unavailable)
     }
 
-    async fn once(&self, ask: Ask<'_>) -> RedisResult<Value> {
-        let (mut manager, number) = self.manager()?;
-        self.shared.round_trips.fetch_add(1, Ordering::Relaxed);
-        let answer = match ask {
-            Ask::Command(command) => command.query_async(&mut manager).await,
-            Ask::Script(call) => call.invoke_async(&mut manager).await,
-        };
-        if answer.as_ref().is_err_and(spoilt) {
-            self.drop_connection(number);
-        }
-        answer
-    }
-
-    /// The worker's connection, made when there is none. Connecting happens with the first command.
-    fn manager(&self) -> RedisResult<(ConnectionManager, u64)> {
-        let mut connection = self.connection();
-        let number = connection.number;
-        if let Some(manager) = &connection.manager {
-            return Ok((manager.clone(), number));
-        }
-        let manager = self.shared.connect()?;
-        connection.manager = Some(manager.clone());
-        Ok((manager, number))
-    }
-
-    /// Lets go of the connection, unless somebody replaced it already.
-    fn drop_connection(&self, number: u64) {
-        let mut connection = self.connection();
-        if connection.number == number {
-            *connection = Connection { manager: None, number: number.wrapping_add(1) };
-        }
-    }
-
-    fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Whether the connection broke before the answer came; the manager is making a new one.
-fn broken(error: &RedisError) -> bool {
-    !error.is_timeout() && (error.is_io_error() || error.is_connection_dropped())
-}
-
-/// Whether the manager would keep a useless connection: it makes a new one only after an I/O error, so a
-/// refused password or a master turned replica would stay for ever.
-fn spoilt(error: &RedisError) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::AuthenticationFailed
-            | ErrorKind::Client
-            | ErrorKind::InvalidClientConfig
-            | ErrorKind::Server(ServerErrorKind::ReadOnly)
-    ) || error.code() == Some("NOAUTH")
-}
-
-impl Shared {
-    fn connect(&self) -> RedisResult<ConnectionManager> {
-        let config = ConnectionManagerConfig::new()
-            .set_number_of_retries(0)
-            .set_connection_timeout(Some(self.connect_timeout()))
-            .set_response_timeout(Some(self.response_timeout))
-            .set_pipeline_buffer_size(PIPELINE);
-        self.client.get_connection_manager_lazy(config)
-    }
-
-    /// Who allows a slow server long answers allows it a slow handshake too.
-    pub(super) fn connect_timeout(&self) -> Duration {
-        CONNECT_TIMEOUT.max(self.response_timeout)
-    }
-
-    pub(super) fn silent(&self, limit: Duration) -> Unavailable {
-        Unavailable(format!(
-            "Redis at {} does not answer within {} ms",
-            self.address,
-            limit.as_millis()
-        ))
-    }
-
-    /// What an operator can act on.
-    #[allow(clippy::wildcard_enum_match_arm, reason = "not our enum, and it grows")]
-    pub(super) fn unavailable(&self, error: &RedisError) -> Unavailable {
-        if error.is_timeout() {
-            return self.silent(self.response_timeout);
-        }
-        let cause = match error.kind() {
-            ErrorKind::Server(ServerErrorKind::ReadOnly) => {
-                "is a read-only replica; the store must name the master"
+    /// Writes what must not be lost, and says who has it.
+    pub(super) async fn write<T: FromRedisValue>(
+        &self,
+        place: Place<'_>,
+        ask: Ask<'_>,
+    ) -> Result<(T, Durability), Unavailable> {
+        let wait = self.shared.wait;
+        let answer = self.answer(Question { wait, ..Question::new(place, ask) }).await?;
+        let durability = match (wait, answer.replicas) {
+            (Some(Wait { replicas: asked, .. }), got) => {
+                Durability::Replicated { asked, got: got.unwrap_or(0) }
             }
-            ErrorKind::Server(ServerErrorKind::BusyLoading) => "is still loading its data",
-            ErrorKind::Server(ServerErrorKind::NoPerm) => {
-                "does not permit the user a command or a key"
-            }
-            ErrorKind::AuthenticationFailed => "refuses the username or the password",
-            _ if error.is_connection_refusal() => "refuses the connection; is it running?",
-            _ => match error.code() {
-                Some("NOAUTH") => "wants a password",
-                Some("WRONGPASS") => "refuses the username or the password",
-                Some("OOM") => "is out of memory; raise maxmemory",
-                Some("MISCONF") => "cannot save to its disk and takes no writes",
-                _ => "fails",
-            },
+            (None, _) => Durability::Unasked,
         };
-        let detail = self.without_secrets(error.to_string());
-        Unavailable(format!("Redis at {} {cause}: {detail}", self.address))
+        Ok((self.read(answer)?, durability))
     }
 
-    /// A server quotes the arguments of a command that it does not know, AUTH among them.
-    pub(super) fn without_secrets(&self, text: String) -> String {
-        self.secrets.iter().fold(text, |text, secret| text.replace(secret.as_str(), "[hidden]"))
+    fn read<T: FromRedisValue>(&self, answer: Answer) -> Result<T, Unavailable> {
+        from_redis_value(answer.value).map_err(|error| self.strange(&error.to_string()))
     }
-}
 
-pub(super) fn connection_info(settings: &RedisSettings) -> Result<ConnectionInfo, OpenError> {
-    // The crate's own error may quote the URL, and that a password.
-    let wrong =
-        || OpenError::Redis("the URL is not redis://HOST:PORT or rediss://HOST:PORT".into());
-    let info = settings.url.as_str().into_connection_info().map_err(|_| wrong())?;
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
-    let tcp = TcpSettings::default()
-        .set_nodelay(true)
-        .set_keepalive(keepalive)
-        .set_user_timeout(USER_TIMEOUT);
-    let mut redis = info.redis_settings().clone();
-    if let Some(username) = &settings.username {
-        redis = redis.set_username(username);
-    }
-    if let Some(password) = &settings.password {
-        redis = redis.set_password(password.as_str());
-    }
-    Ok(info.set_tcp_settings(tcp).set_redis_settings(redis))
-}
-
-pub(super) fn secrets(info: &ConnectionInfo) -> Vec<Zeroizing<String>> {
-    let password = info.redis_settings().password();
-    password
-        .filter(|password| !password.is_empty())
-        .map(|password| Zeroizing::new(password.to_owned()))
-        .into_iter()
-        .collect()
-}
-
-pub(super) fn client(info: ConnectionInfo, settings: &RedisSettings) -> Result<Client, OpenError> {
-    let failed = |error: RedisError| OpenError::Redis(error.to_string());
-    if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-        return Client::open(info).map_err(failed);
-    }
-    let root_cert = settings.ca.as_deref().map(pem).transpose()?;
-    let client_tls = match (&settings.client_cert, &settings.client_key) {
-        (Some(cert), Some(key)) => {
-            Some(ClientTlsConfig { client_cert: pem(cert)?, client_key: pem(key)? })
+    async fn answer(&self, question: Question<'_>) -> Result<Answer, Refused> {
+        let Ok(_permit) = self.own.in_flight.try_acquire() else {
+            self.shared.counters.shed.fetch_add(1, Ordering::Relaxed);
+            return Err(Refused::Unavailable(Unavailable(format!(
+                "{IN_FLIGHT} questions of this worker wait for Redis at {} already",
+                self.shared.name
+            ))));
+        };
+        let limit = self.limit(&question);
+        match tokio::time::timeout(limit, self.attempts(question)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                Err(Refused::Unavailable(self.shared.dialer.silent(&self.shared.name, limit)))
+            }
         }
-        (None, None) => None,
-        (Some(_), None) | (None, Some(_)) => {
-            return Err(OpenError::Redis(
-                "a client certificate and its key go together".to_owned(),
-            ));
+    }
+
+    fn limit(&self, question: &Question<'_>) -> Duration {
+        let dialer = &self.shared.dialer;
+        let wait = question.wait.map_or(Duration::ZERO, |wait| wait.timeout);
+        dialer.connect_timeout().saturating_add(dialer.response_timeout).saturating_add(wait)
+    }
+
+    async fn attempts(&self, mut question: Question<'_>) -> Result<Answer, Refused> {
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            let map = self.shared.topology.map();
+            let server = match self.destination(&map, &mut question) {
+                Some(server) => server,
+                None => {
+                    self.look(&map, None).await?;
+                    continue;
+                }
+            };
+            let failure = match self.send(&map, &server, &question).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            question.asking = None;
+            match failure {
+                Failure::Open(open) => self.elsewhere(&map, &server, &open).await?,
+                Failure::Redis(error) => {
+                    self.mend(&map, &server, &mut question, &error).await?;
+                    last = Some((server, error));
+                }
+            }
         }
-    };
-    let certificates = TlsCertificates { client_tls, root_cert };
-    Client::build_with_tls(info, certificates).map_err(failed)
+        let told = last.map(|(server, error)| self.told(&server, &error));
+        Err(Refused::Unavailable(told.unwrap_or_else(|| self.strange("in circles"))))
+    }
+
+    fn destination(&self, map: &Map, question: &mut Question<'_>) -> Option<Arc<Server>> {
+        match (&question.asking, question.place) {
+            (Some(server), _) => Some(Arc::clone(server)),
+            (None, Place::At(server)) => Some(Arc::clone(server)),
+            (None, Place::Slot(slot)) => map.owner(slot).map(Arc::clone),
+        }
+    }
+
+    async fn send(
+        &self,
+        map: &Map,
+        server: &Arc<Server>,
+        question: &Question<'_>,
+    ) -> Result<Answer, Failure> {
+        let command = question.ask.written(question.by_text);
+        let sent =
+            Sent { command: &command, asking: question.asking.is_some(), wait: question.wait };
+        let wire = self.wire(map, server, question.wait);
+        self.shared.counters.round_trips.fetch_add(1, Ordering::Relaxed);
+        wire.send(&self.shared.dialer, sent).await
+    }
+
+    /// Makes the next attempt a better one, or says why there is none.
+    async fn mend(
+        &self,
+        map: &Map,
+        server: &Server,
+        question: &mut Question<'_>,
+        error: &RedisError,
+    ) -> Result<(), Refused> {
+        let failed = || Refused::Unavailable(self.told(server, error));
+        if matches!(error.kind(), ErrorKind::Server(ServerErrorKind::NoScript)) {
+            let is_new = !std::mem::replace(&mut question.by_text, true);
+            return if is_new { Ok(()) } else { Err(failed()) };
+        }
+        let (topology, dialer) = (&self.shared.topology, &self.shared.dialer);
+        let host = redirected(&server.address, "").map(|at| at.host).unwrap_or_default();
+        match (remedy(error, &host), question.place) {
+            (Remedy::Moved(at), Place::Slot(slot)) if topology.is_cluster() => {
+                topology.moved(dialer, slot, &at).map_err(Refused::Unavailable)?;
+            }
+            (Remedy::Ask(at), Place::Slot(_)) if topology.is_cluster() => {
+                let target = topology.taking_over(dialer, &at).map_err(Refused::Unavailable)?;
+                question.asking = Some(target);
+            }
+            (Remedy::Patience, _) if question.is_patient => tokio::time::sleep(UNSETTLED).await,
+            (Remedy::Patience, _) => return Err(Refused::Unsettled),
+            (Remedy::Again, _) if !std::mem::replace(&mut question.broke, true) => {}
+            (Remedy::Look | Remedy::Again, Place::Slot(_)) => {
+                self.look(map, Some(failed())).await?;
+            }
+            (Remedy::Moved(_) | Remedy::Ask(_) | Remedy::Look | Remedy::Again, _)
+            | (Remedy::None, _) => return Err(failed()),
+        }
+        Ok(())
+    }
+
+    /// Looks for a newer map. There is another attempt only when there is one.
+    async fn look(&self, map: &Map, failed: Option<Refused>) -> Result<(), Refused> {
+        match (self.shared.topology.look(&self.shared.dialer, map.version()).await, failed) {
+            (Ok(true), _) => Ok(()),
+            (_, Some(failed)) => Err(failed),
+            (Ok(false), None) => Err(Refused::Unavailable(Unavailable(format!(
+                "Redis at {} has no primary for these keys; look at CLUSTER INFO",
+                self.shared.name
+            )))),
+            (Err(trouble), None) => Err(Refused::Unavailable(trouble)),
+        }
+    }
+
+    /// The server is left alone. One of all questions looks whether another one took its place.
+    async fn elsewhere(&self, map: &Map, server: &Server, open: &Open) -> Result<(), Refused> {
+        let topology = &self.shared.topology;
+        if topology.look_if_nobody_does(&self.shared.dialer, map.version()).await {
+            return Ok(());
+        }
+        Err(Refused::Unavailable(Unavailable(format!(
+            "{} (left alone for a moment: {})",
+            open.cause, server.address
+        ))))
+    }
+
+    fn told(&self, server: &Server, error: &RedisError) -> Unavailable {
+        self.shared.dialer.told(&server.address, error)
+    }
+
+    /// The worker's connection to a server, or one of those on which it waits for replicas.
+    fn wire(&self, map: &Map, server: &Arc<Server>, wait: Option<Wait>) -> Arc<Wire> {
+        let lane = match wait {
+            None => 0,
+            Some(_) => 1 + self.own.turn.fetch_add(1, Ordering::Relaxed) % WAITING_WIRES,
+        };
+        let mut wires = self.own.wires.lock().unwrap_or_else(PoisonError::into_inner);
+        if wires.version < map.version() {
+            wires.version = map.version();
+            let stays =
+                |wire: &Wire| map.primaries.iter().any(|server| Arc::ptr_eq(server, &wire.server));
+            wires.by_server.retain(|_, wire| stays(wire));
+        }
+        let made = wires.by_server.entry((Arc::as_ptr(server).addr(), lane));
+        let wire = made.or_insert_with(|| {
+            let mut patience = self.shared.dialer.patience();
+            if let Some(wait) = wait {
+                patience.answer = patience.answer.saturating_add(wait.timeout);
+            }
+            Arc::new(Wire::new(Arc::clone(server), patience))
+        });
+        Arc::clone(wire)
+    }
 }
 
-fn pem(path: &Path) -> Result<Vec<u8>, OpenError> {
-    std::fs::read(path).map_err(|error| OpenError::Secret { path: path.to_owned(), error })
+/// A question under way.
+struct Question<'a> {
+    place: Place<'a>,
+    ask: Ask<'a>,
+    wait: Option<Wait>,
+    /// Waits while half of the keys are on their way.
+    is_patient: bool,
+    /// The server that is taking over, for the next attempt.
+    asking: Option<Arc<Server>>,
+    by_text: bool,
+    /// A connection broke under it once.
+    broke: bool,
+}
+
+impl<'a> Question<'a> {
+    fn new(place: Place<'a>, ask: Ask<'a>) -> Question<'a> {
+        Question {
+            place,
+            ask,
+            wait: None,
+            is_patient: true,
+            asking: None,
+            by_text: false,
+            broke: false,
+        }
+    }
 }

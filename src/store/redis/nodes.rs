@@ -1,15 +1,17 @@
 //! Where the primaries are, and how to open a connection of one's own to each.
 //!
-//! What is promised: the list always names the servers that writes go to now, one for a single server,
-//! and it changes *before* a command goes to another one. Who follows changes drops its connections
-//! when it does, and opens new ones.
+//! What is promised: the list always names the servers that writes go to now, one for a single server
+//! or a master that sentinels name, all of a cluster; it is empty until they are found. It changes
+//! *before* a command goes to another one. Who follows changes drops its connections when it does, and
+//! opens new ones. Slots that move between known primaries do not change it.
 
 use std::sync::Arc;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Client, ProtocolVersion, PushInfo, RedisResult};
+use ::redis::{PushInfo, RedisError};
 use tokio::sync::watch;
 
+use super::server::Server;
 use super::{Redis, Shared};
 use crate::store::Unavailable;
 
@@ -17,12 +19,13 @@ use crate::store::Unavailable;
 #[derive(Clone)]
 pub(in crate::store) struct Primary {
     shared: Arc<Shared>,
+    server: Arc<Server>,
 }
 
 impl Primary {
     /// For logs.
     pub(in crate::store) fn address(&self) -> &str {
-        &self.shared.address
+        &self.server.address
     }
 
     /// A new RESP3 connection. `on_push` gets every push in the order of arrival, and a
@@ -32,45 +35,43 @@ impl Primary {
         &self,
         on_push: impl Fn(PushInfo) + Send + Sync + 'static,
     ) -> Result<MultiplexedConnection, Unavailable> {
-        let deadline = self.shared.connect_timeout();
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(deadline))
-            .set_response_timeout(None)
-            .set_push_sender(move |push| -> Result<(), ()> {
-                on_push(push);
-                Ok(())
-            });
-        let connected = async {
-            let client = resp3(&self.shared.client)?;
-            client.get_multiplexed_async_connection_with_config(&config).await
-        };
-        // The crate's own deadline does not cover the handshake that follows the connection.
-        match tokio::time::timeout(deadline.saturating_mul(2), connected).await {
-            Ok(connected) => connected.map_err(|error| self.shared.unavailable(&error)),
-            Err(_) => Err(self.shared.silent(deadline)),
-        }
+        let connected = self.shared.dialer.connect_push(&self.server.client, on_push).await;
+        connected.map_err(|error| self.unavailable(&error))
     }
 
     /// What a failed command means to an operator.
-    pub(in crate::store) fn unavailable(&self, error: &::redis::RedisError) -> Unavailable {
-        self.shared.unavailable(error)
+    pub(in crate::store) fn unavailable(&self, error: &RedisError) -> Unavailable {
+        self.shared.dialer.told(&self.server.address, error)
+    }
+}
+
+/// The primaries, as they are and as they change.
+pub(in crate::store) struct Primaries {
+    shared: Arc<Shared>,
+    servers: watch::Receiver<Arc<[Arc<Server>]>>,
+}
+
+impl Primaries {
+    /// As they are now. What changes from here on wakes [`Primaries::changed`].
+    pub(in crate::store) fn now(&mut self) -> Vec<Primary> {
+        let servers = Arc::clone(&self.servers.borrow_and_update());
+        let primary = |server: &Arc<Server>| Primary {
+            shared: Arc::clone(&self.shared),
+            server: Arc::clone(server),
+        };
+        servers.iter().map(primary).collect()
+    }
+
+    /// Until they are others; for ever if they never are.
+    pub(in crate::store) async fn changed(&mut self) {
+        if self.servers.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 
 impl Redis {
-    /// The primaries as they are now, and as they change.
-    pub(in crate::store) fn primaries(&self) -> watch::Receiver<Arc<[Primary]>> {
-        let only = Primary { shared: Arc::clone(&self.shared) };
-        let (sender, receiver) = watch::channel(Arc::from([only]));
-        // One server stays the one: the sender goes, the value stays.
-        drop(sender);
-        receiver
+    pub(in crate::store) fn primaries(&self) -> Primaries {
+        Primaries { shared: Arc::clone(&self.shared), servers: self.shared.topology.primaries() }
     }
-}
-
-/// The same client, speaking the protocol that has pushes.
-fn resp3(client: &Client) -> RedisResult<Client> {
-    let info = client.get_connection_info().clone();
-    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    Client::open(info.set_redis_settings(settings))
 }

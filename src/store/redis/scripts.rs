@@ -3,7 +3,7 @@
 //! Numbers in Lua are floating-point: times are compared as numbers and written back as the text that
 //! came, or by `%.0f`, since `tostring` would round them.
 
-use ::redis::Script;
+use ::redis::{Cmd, ToRedisArgs, cmd};
 
 /// The scripts. Redis keeps them by their hash and is sent the text when it does not know one.
 pub(super) struct Scripts {
@@ -18,16 +18,67 @@ pub(super) struct Scripts {
 
 impl Scripts {
     pub(super) fn new() -> Scripts {
-        let script = |body: &str| Script::new(&format!("{LATER}\n{body}"));
+        let script = |body: &str| Script::new(format!("{LATER}\n{body}"));
         Scripts {
             create: script(CREATE),
             commit: script(COMMIT),
             touch: script(TOUCH),
             end: script(END),
-            revoke_user: Script::new(REVOKE_USER),
-            restore_line: Script::new(RESTORE_LINE),
-            revoke_everyone: Script::new(REVOKE_EVERYONE),
+            revoke_user: Script::new(REVOKE_USER.to_owned()),
+            restore_line: Script::new(RESTORE_LINE.to_owned()),
+            revoke_everyone: Script::new(REVOKE_EVERYONE.to_owned()),
         }
+    }
+}
+
+pub(super) struct Script {
+    text: String,
+    hash: String,
+}
+
+impl Script {
+    fn new(text: String) -> Script {
+        let hash = ::redis::Script::new(&text).get_hash().to_owned();
+        Script { text, hash }
+    }
+
+    pub(super) fn call(&self) -> Call<'_> {
+        Call { script: self, keys: 0, words: Vec::new() }
+    }
+}
+
+/// A script with its keys and arguments: keys first.
+pub(super) struct Call<'a> {
+    script: &'a Script,
+    keys: usize,
+    words: Vec<Vec<u8>>,
+}
+
+impl Call<'_> {
+    pub(super) fn key(&mut self, key: String) -> &mut Self {
+        self.keys += 1;
+        self.words.push(key.into_bytes());
+        self
+    }
+
+    pub(super) fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Self {
+        self.words.extend(argument.to_redis_args());
+        self
+    }
+
+    pub(super) fn by_hash(&self) -> Cmd {
+        self.by("EVALSHA", &self.script.hash)
+    }
+
+    /// For a server that does not know the script; it does afterwards.
+    pub(super) fn by_text(&self) -> Cmd {
+        self.by("EVAL", &self.script.text)
+    }
+
+    fn by(&self, name: &str, script: &str) -> Cmd {
+        let mut command = cmd(name);
+        command.arg(script).arg(self.keys).arg(&self.words);
+        command
     }
 }
 

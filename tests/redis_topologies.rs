@@ -1,0 +1,440 @@
+//! The store on each kind of Redis that an operator may have, while servers fail and keys move. Real
+//! processes of Debian's redis-server, on free ports, ended with their test.
+
+#[path = "support/redis_fleet.rs"]
+mod redis_fleet;
+#[path = "support/redis.rs"]
+#[allow(dead_code, reason = "the suite of the stores uses the rest of it")]
+mod redis_server;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use data_encoding::HEXLOWER;
+use doorward::clock::{Clock, UnixMillis};
+use doorward::secret::random_bytes;
+use doorward::session::{EndReason, SessionId, SessionKey, UserTag};
+use doorward::store::{Commit, Slot, Store, Unavailable};
+use redis_fleet::{Cluster, Watched, ask, eventually};
+use redis_server::{How, RedisServer};
+use tokio::task::JoinSet;
+
+const HOUR: Duration = Duration::from_hours(1);
+
+fn key() -> SessionKey {
+    SessionKey { tag: UserTag(random_bytes()), id: SessionId(random_bytes()) }
+}
+
+fn now() -> UnixMillis {
+    Clock::System.now()
+}
+
+async fn create(store: &Store, key: &SessionKey) -> Result<(), Unavailable> {
+    // Says itself whose it is.
+    let sealed = [key.tag.0.as_slice(), &key.id.0].concat();
+    store.create(key, &sealed, now(), now().plus(HOUR)).await
+}
+
+async fn end(store: &Store, key: &SessionKey) -> Result<(), Unavailable> {
+    store.end(key, EndReason::Logout, now(), now().plus(HOUR)).await
+}
+
+/// What stands there, which must be the key's own.
+async fn load(store: &Store, key: &SessionKey) -> Result<Slot, Unavailable> {
+    let slot = store.load(key).await?.slot;
+    if let Slot::Live { sealed, .. } = &slot {
+        let own = [key.tag.0.as_slice(), &key.id.0].concat();
+        assert!(sealed.starts_with(&own), "the answer to another question");
+    }
+    Ok(slot)
+}
+
+fn is_live(slot: &Slot) -> bool {
+    matches!(slot, Slot::Live { .. })
+}
+
+/// Asks until it works; how long that took.
+async fn works_again(store: &Store, key: &SessionKey, limit: Duration) -> Duration {
+    let begun = Instant::now();
+    loop {
+        match load(store, key).await {
+            Ok(_) => return begun.elapsed(),
+            Err(error) => assert!(begun.elapsed() < limit, "after {limit:?}: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Somebody who works all the time, for one user after the other: begins a session, renews it three times,
+/// ends every other one and begins the next. Whatever was acknowledged is written down.
+struct Worker {
+    store: Store,
+    stop: Arc<AtomicBool>,
+    book: Book,
+    failed: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Acknowledged {
+    Live {
+        revision: u64,
+    },
+    Ended,
+    /// The last write may or may not have happened.
+    Unknown,
+}
+
+type Book = BTreeMap<SessionKey, Acknowledged>;
+
+impl Worker {
+    fn start(store: &Store, users: &[UserTag]) -> Working {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (store, ended) = (store.for_worker(), Arc::clone(&stop));
+        let worker = Worker { store, stop: ended, book: Book::new(), failed: 0 };
+        Working { stop, task: tokio::spawn(worker.work(users.to_vec())) }
+    }
+
+    async fn work(mut self, users: Vec<UserTag>) -> (Book, usize) {
+        let mut number = 0_usize;
+        while !self.stop.load(Ordering::Relaxed) {
+            let tag = users[number % users.len()];
+            let key = SessionKey { tag, id: SessionId(random_bytes()) };
+            let state = match self.live(&key, number.is_multiple_of(2)).await {
+                Ok(state) => state,
+                Err(_) => {
+                    self.failed += 1;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    Acknowledged::Unknown
+                }
+            };
+            self.book.insert(key, state);
+            number += 1;
+        }
+        (self.book, self.failed)
+    }
+
+    /// One session's life.
+    async fn live(&self, key: &SessionKey, ends: bool) -> Result<Acknowledged, Unavailable> {
+        create(&self.store, key).await?;
+        for revision in 1..4 {
+            let sealed = [key.tag.0.as_slice(), &key.id.0, &[1]].concat();
+            match self.store.commit(key, revision, &sealed, now().plus(HOUR)).await? {
+                Commit::Swapped => {}
+                // Nobody else writes here: it was ours, whose answer was lost.
+                Commit::Lost => return Ok(Acknowledged::Unknown),
+            }
+            assert!(is_live(&load(&self.store, key).await?), "written and gone");
+        }
+        if !ends {
+            return Ok(Acknowledged::Live { revision: 4 });
+        }
+        end(&self.store, key).await?;
+        Ok(Acknowledged::Ended)
+    }
+}
+
+/// A worker at work.
+struct Working {
+    stop: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<(Book, usize)>,
+}
+
+impl Working {
+    async fn stop(self) -> (Book, usize) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.expect("no panic")
+    }
+}
+
+/// Compares what is there with what was acknowledged; says how many acknowledgements there were.
+async fn nothing_is_lost(store: &Store, book: &Book) -> usize {
+    let mut compared = 0;
+    for (key, acknowledged) in book {
+        let slot = load(store, key).await.expect("available");
+        match (acknowledged, &slot) {
+            (Acknowledged::Unknown, _) => continue,
+            (Acknowledged::Ended, Slot::Ended { .. }) => {}
+            (Acknowledged::Live { revision: known }, Slot::Live { revision, .. })
+                if revision == known => {}
+            (_, _) => panic!("{key:?}: {acknowledged:?} was acknowledged, {slot:?} is there"),
+        }
+        compared += 1;
+    }
+    compared
+}
+
+#[tokio::test]
+async fn a_socket_file_is_an_address() {
+    let server = RedisServer::start(How::default());
+    let mut settings = server.settings();
+    settings.url = format!("redis+unix://{}/redis.sock?db=3", server.directory().display());
+    let store = Store::redis(&settings).expect("good settings");
+    let key = key();
+    create(&store, &key).await.expect("available");
+    assert!(is_live(&load(&store, &key).await.expect("available")));
+    let used: String = ask(server.port(), &["INFO", "keyspace"]).expect("an answer");
+    assert!(used.contains("db3:"), "{used}");
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_left_alone_and_serves_within_2_s_of_its_return() {
+    let server = RedisServer::start(How::default());
+    let store = Store::redis(&server.settings()).expect("good settings");
+    let key = key();
+    create(&store, &key).await.expect("available");
+    server.pause();
+    for _ in 0..5 {
+        load(&store, &key).await.expect_err("it hangs");
+    }
+    let before = store.round_trips();
+    let begun = Instant::now();
+    let mut all = JoinSet::new();
+    for _ in 0..1_000 {
+        let store = store.clone();
+        all.spawn(async move { load(&store, &key).await });
+    }
+    let mut at_once = 0;
+    while let Some(answer) = all.join_next().await {
+        let error = answer.expect("no panic").expect_err("it hangs");
+        at_once += usize::from(error.0.contains("left alone"));
+    }
+    assert!(at_once >= 998, "{at_once} of 1,000 were answered at once");
+    println!("1,000 answers in {:?}", begun.elapsed());
+    // The connections that were tried; each ask counts one whether it went out or not.
+    assert!(store.round_trips() - before <= 1_000);
+    server.resume();
+    let away = works_again(&store, &key, Duration::from_secs(2)).await;
+    println!("serves again after {away:?}");
+}
+
+#[tokio::test]
+async fn more_questions_than_can_wait_are_refused_at_once() {
+    let server = RedisServer::start(How::default());
+    let mut settings = server.settings();
+    settings.response_timeout = Duration::from_secs(20);
+    let store = Store::redis(&settings).expect("good settings");
+    let key = key();
+    create(&store, &key).await.expect("available");
+    server.pause();
+    let mut all = JoinSet::new();
+    for _ in 0..1_500 {
+        let store = store.clone();
+        all.spawn(async move { load(&store, &key).await });
+    }
+    for _ in 0..1_500 - 1_024 {
+        let answer = all.join_next().await.expect("one more").expect("no panic");
+        let error = answer.expect_err("too many wait");
+        assert!(error.0.contains("1024 questions"), "{error}");
+    }
+    server.resume();
+    while let Some(answer) = all.join_next().await {
+        assert!(is_live(&answer.expect("no panic").expect("had its place")));
+    }
+    assert_eq!(store.figures().expect("a shared store").shed, 476);
+}
+
+#[tokio::test]
+async fn cve_2023_28858_thousands_of_dropped_questions_give_nobody_anothers_answer() {
+    let server = RedisServer::start(How::default());
+    let store = Store::redis(&server.settings()).expect("good settings");
+    let keys: Vec<SessionKey> = (0..50).map(|_| key()).collect();
+    for key in &keys {
+        create(&store, key).await.expect("available");
+    }
+    let mut kept = 0;
+    for round in 0..100_usize {
+        let mut asked = Vec::new();
+        for (number, key) in keys.iter().enumerate() {
+            let (store, key) = (store.clone(), *key);
+            let task = tokio::spawn(async move { load(&store, &key).await });
+            asked.push((task, (number * 7 + round) % 3 > 0));
+        }
+        for _ in 0..round % 7 {
+            tokio::task::yield_now().await;
+        }
+        for (task, leaves) in &asked {
+            if *leaves {
+                task.abort();
+            }
+        }
+        for (task, leaves) in asked {
+            match task.await {
+                Ok(slot) => {
+                    assert!(is_live(&slot.expect("available")));
+                    kept += 1;
+                }
+                Err(error) => assert!(leaves && error.is_cancelled(), "{error}"),
+            }
+        }
+    }
+    println!("{} of 5,000 were dropped", 5_000 - kept);
+    assert!((500..4_500).contains(&kept), "{kept}");
+}
+
+#[tokio::test]
+async fn a_connection_that_falls_silent_is_replaced_after_two_answers_that_did_not_come() {
+    // Accepts, acknowledges and never says a word: a proxy whose server is gone.
+    let server = RedisServer::start(How::default());
+    let proxy = HalfOpen::start(server.port()).await;
+    let mut settings = server.settings();
+    settings.url = format!("redis://127.0.0.1:{}", proxy.port);
+    let store = Store::redis(&settings).expect("good settings");
+    let key = key();
+    create(&store, &key).await.expect("available");
+    proxy.silence.store(true, Ordering::SeqCst);
+    load(&store, &key).await.expect_err("silent");
+    // New connections are well; the old one stays silent for ever.
+    proxy.silence.store(false, Ordering::SeqCst);
+    load(&store, &key).await.expect_err("silent still");
+    assert!(is_live(&load(&store, &key).await.expect("by a new connection")));
+}
+
+/// A proxy. When silenced, what connections are open then never hear of the server again.
+struct HalfOpen {
+    port: u16,
+    silence: Arc<AtomicBool>,
+}
+
+impl HalfOpen {
+    async fn start(to: u16) -> HalfOpen {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let silence = Arc::new(AtomicBool::new(false));
+        let quiet = Arc::clone(&silence);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(relay(client, to, Arc::clone(&quiet)));
+            }
+        });
+        HalfOpen { port, silence }
+    }
+}
+
+async fn relay(client: tokio::net::TcpStream, to: u16, quiet: Arc<AtomicBool>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = tokio::net::TcpStream::connect(("127.0.0.1", to)).await.expect("the server");
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (client.into_split(), server.into_split());
+    let forward = async move {
+        tokio::io::copy(&mut from_client, &mut to_server).await.unwrap_or_default();
+    };
+    let back = async move {
+        let (mut buffer, mut is_silent) = ([0; 4096], false);
+        while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
+            is_silent |= quiet.load(Ordering::SeqCst);
+            if !is_silent && to_client.write_all(&buffer[..read]).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(forward, back);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_are_followed_through_failovers_without_a_restart() {
+    let mut watched = Watched::start();
+    let mut settings = watched.settings();
+    settings.wait_replicas = 1;
+    settings.wait_timeout = Duration::from_millis(500);
+    let store = Store::redis(&settings).expect("good settings");
+    let users: Vec<UserTag> = (0..10).map(|_| UserTag(random_bytes())).collect();
+    let working = Worker::start(&store, &users);
+    let probe = key();
+    create(&store, &probe).await.expect("available");
+
+    let chosen = watched.change_master();
+    println!("the master is {chosen}");
+    println!("after a change: {:?}", works_again(&store, &probe, Duration::from_secs(5)).await);
+    eventually_writes(&store, chosen).await;
+    let chosen = watched.lose_master();
+    println!("the master is {chosen}");
+    println!("after a loss: {:?}", works_again(&store, &probe, Duration::from_secs(2)).await);
+    eventually_writes(&store, chosen).await;
+
+    let (book, failed) = working.stop().await;
+    println!("{} sessions, {failed} failed meanwhile", book.len());
+    assert!(book.len() > 100 && failed > 0, "{} sessions, {failed} failed", book.len());
+}
+
+/// A write goes through, and it is the master who has it.
+async fn eventually_writes(store: &Store, master: u16) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let key = key();
+        let created = create(store, &key).await;
+        let name =
+            format!("dw:s:{{{}}}:{}", HEXLOWER.encode(&key.tag.0), HEXLOWER.encode(&key.id.0));
+        if created.is_ok() && ask::<bool>(master, &["EXISTS", &name]) == Some(true) {
+            let role: Option<String> = ask(master, &["INFO", "replication"]);
+            assert!(role.is_some_and(|role| role.contains("role:master")));
+            return;
+        }
+        assert!(Instant::now() < deadline, "no write reaches the master: {created:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn slot_of(cluster: &Cluster, tag: &UserTag) -> u16 {
+    cluster.slot(&format!("dw:u:{{{}}}", HEXLOWER.encode(&tag.0)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_cluster_nothing_is_lost_while_slots_move_and_a_primary_fails() {
+    let mut cluster = Cluster::start();
+    let store = Store::redis(&cluster.settings()).expect("good settings");
+    let users: Vec<UserTag> = (0..10).map(|_| UserTag(random_bytes())).collect();
+    a_slot_moves_under_load(&cluster, &store, &users).await;
+    a_primary_fails_under_load(&mut cluster, &store, &users).await;
+}
+
+async fn a_slot_moves_under_load(cluster: &Cluster, store: &Store, users: &[UserTag]) {
+    let working = Worker::start(store, users);
+    eventually("all users have sessions", || {
+        let sizes = cluster.servers.iter().filter_map(|one| ask::<usize>(one.port(), &["DBSIZE"]));
+        sizes.sum::<usize>() > 400
+    });
+    for tag in &users[..5] {
+        let slot = slot_of(cluster, tag);
+        let (from, to) = (cluster.owner(slot), cluster.another(slot));
+        cluster.begin_migration(slot, from, to);
+        cluster.move_keys(slot, from, to, 5);
+        // Half of the user's keys are here and half there: each of them can be read.
+        let held: Vec<String> =
+            ask(from, &["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "100"]).expect("an answer");
+        assert!(!held.is_empty());
+        let lines = store.not_before(tag).await.expect("one key is read wherever it is");
+        assert_eq!(lines.at, UnixMillis(0));
+        load(store, &SessionKey { tag: *tag, id: SessionId(random_bytes()) })
+            .await
+            .expect("three keys are read one by one");
+        while cluster.move_keys(slot, from, to, 100) > 0 {}
+        cluster.end_migration(slot, from, to);
+        eventually("all know the new owner", || cluster.owner(slot) == to);
+    }
+    let (book, failed) = working.stop().await;
+    let compared = nothing_is_lost(store, &book).await;
+    println!("slots moved: {compared} of {} compared, {failed} failed meanwhile", book.len());
+    assert!(compared > 100 && compared + failed >= book.len(), "{compared} of {}", book.len());
+    let listed = store.all(1_000_000).await.expect("available").len();
+    // A listing of one user ends at 1,000.
+    let live = book.values().filter(|state| matches!(state, Acknowledged::Live { .. })).count();
+    assert!(listed >= live.min(900 * users.len()), "{listed} of {live}: all primaries are walked");
+}
+
+async fn a_primary_fails_under_load(cluster: &mut Cluster, store: &Store, users: &[UserTag]) {
+    let working = Worker::start(store, users);
+    let probe = key();
+    create(store, &probe).await.expect("available");
+    let slot = slot_of(cluster, &probe.tag);
+    let everybodys = cluster.slot("dw:everyone");
+    cluster.lose_primary(slot);
+    println!("after a loss: {:?}", works_again(store, &probe, Duration::from_secs(2)).await);
+    assert!(store.revoke_everyone(UnixMillis(7)).await.is_ok(), "slot {everybodys}");
+    let (book, failed) = working.stop().await;
+    println!("a primary failed: {} sessions, {failed} failed meanwhile", book.len());
+    for key in book.keys() {
+        load(store, key).await.expect("every slot has a primary again");
+    }
+}

@@ -1,0 +1,315 @@
+//! Several real Redis servers that belong together: a master with replicas and sentinels, a cluster.
+
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use doorward::store::RedisSettings;
+use redis::{Connection, FromRedisValue};
+use tempfile::TempDir;
+
+use crate::redis_server::{How, RedisServer};
+
+/// How sentinels call the master.
+pub const MASTER: &str = "gate";
+
+/// A master, two replicas, three sentinels.
+pub struct Watched {
+    pub servers: Vec<RedisServer>,
+    sentinels: Vec<Sentinel>,
+}
+
+struct Sentinel {
+    port: u16,
+    child: Child,
+    _directory: TempDir,
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Watched {
+    /// Starts them and waits until every sentinel knows all the others.
+    pub fn start() -> Watched {
+        let master = RedisServer::start(How::with(&["--repl-diskless-sync-delay", "0"]));
+        let port = master.port().to_string();
+        let follow = ["--repl-diskless-sync-delay", "0", "--replicaof", "127.0.0.1", &port];
+        let mut servers = vec![master];
+        servers.extend((0..2).map(|_| RedisServer::start(How::with(&follow))));
+        let sentinels = (0..3).map(|_| sentinel(&port)).collect();
+        let watched = Watched { servers, sentinels };
+        eventually("the sentinels find each other", || {
+            let whole = |of: &HashMap<String, String>| {
+                of.get("num-slaves").is_some_and(|number| number == "2")
+                    && of.get("num-other-sentinels").is_some_and(|number| number == "2")
+            };
+            watched.sentinels.iter().all(|one| one.master().as_ref().is_some_and(whole))
+        });
+        eventually("the replicas are in step", || {
+            ask::<String>(watched.servers[0].port(), &["INFO", "replication"])
+                .is_some_and(|text| text.matches("state=online").count() == 2)
+        });
+        watched
+    }
+
+    pub fn settings(&self) -> RedisSettings {
+        let hosts: Vec<String> =
+            self.sentinels.iter().map(|one| format!("127.0.0.1:{}", one.port)).collect();
+        let url = format!("redis+sentinel://{}/{MASTER}", hosts.join(","));
+        RedisSettings { url, ..RedisSettings::default() }
+    }
+
+    /// The port of the master, as most sentinels say.
+    pub fn master(&self) -> u16 {
+        let mut said: HashMap<u16, usize> = HashMap::new();
+        for master in self.sentinels.iter().filter_map(Sentinel::master) {
+            if let Some(port) = master.get("port").and_then(|port| port.parse().ok()) {
+                *said.entry(port).or_default() += 1;
+            }
+        }
+        said.into_iter().max_by_key(|(_, number)| *number).expect("a sentinel answers").0
+    }
+
+    /// Ends the master's process and waits until the sentinels have chosen another one.
+    pub fn lose_master(&mut self) -> u16 {
+        let old = self.master();
+        let lost = self.servers.iter_mut().find(|server| server.port() == old);
+        lost.expect("one of ours").kill();
+        eventually("a failover", || self.master() != old);
+        self.master()
+    }
+
+    /// Tells the sentinels to choose another master while the old one is well.
+    pub fn change_master(&self) -> u16 {
+        let old = self.master();
+        eventually("a failover begins", || {
+            ask::<String>(self.sentinels[0].port, &["SENTINEL", "FAILOVER", MASTER]).is_some()
+        });
+        eventually("a failover", || self.master() != old);
+        self.master()
+    }
+}
+
+impl Sentinel {
+    fn master(&self) -> Option<HashMap<String, String>> {
+        ask(self.port, &["SENTINEL", "MASTER", MASTER])
+    }
+}
+
+fn sentinel(master: &str) -> Sentinel {
+    let directory = TempDir::new().expect("a temporary directory");
+    let port = free_port();
+    let text = format!(
+        "port {port}\nbind 127.0.0.1\nlogfile log\ndir {}\n\
+         sentinel monitor {MASTER} 127.0.0.1 {master} 2\n\
+         sentinel down-after-milliseconds {MASTER} 600\n\
+         sentinel failover-timeout {MASTER} 3000\n",
+        directory.path().display()
+    );
+    let file: PathBuf = directory.path().join("sentinel.conf");
+    std::fs::write(&file, text).expect("a writable directory");
+    let mut command = Command::new("redis-server");
+    command.arg(&file).arg("--sentinel").stdout(Stdio::null());
+    let child = command.spawn().expect("redis-server starts; install the package redis-server");
+    Sentinel { port, child, _directory: directory }
+}
+
+/// Three primaries with a replica each.
+pub struct Cluster {
+    pub servers: Vec<RedisServer>,
+}
+
+/// The part of a cluster that a key belongs to.
+pub type Slot = u16;
+
+impl Cluster {
+    pub fn start() -> Cluster {
+        let servers: Vec<RedisServer> = (0..6).map(|_| cluster_node()).collect();
+        let mut command = Command::new("redis-cli");
+        command.args(["--cluster", "create", "--cluster-replicas", "1", "--cluster-yes"]);
+        command.args(servers.iter().map(|server| format!("127.0.0.1:{}", server.port())));
+        let made = command.output().expect("redis-cli runs; install the package redis-tools");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
+        let cluster = Cluster { servers };
+        eventually("the cluster is whole", || {
+            cluster.servers.iter().all(|server| {
+                let info: Option<String> = ask(server.port(), &["CLUSTER", "INFO"]);
+                info.is_some_and(|text| text.contains("cluster_state:ok"))
+            }) && cluster.nodes().values().all(|node| node.links_are_up)
+        });
+        eventually("the replicas are in step", || {
+            let primaries = cluster.nodes().into_values().filter(|node| node.is_primary);
+            primaries.into_iter().all(|node| {
+                ask::<String>(node.port, &["INFO", "replication"])
+                    .is_some_and(|text| text.contains("state=online"))
+            })
+        });
+        cluster
+    }
+
+    /// Names two of the six: the others are found.
+    pub fn settings(&self) -> RedisSettings {
+        let url = format!(
+            "redis+cluster://127.0.0.1:{},127.0.0.1:{}",
+            self.servers[0].port(),
+            self.servers[5].port()
+        );
+        RedisSettings { url, ..RedisSettings::default() }
+    }
+
+    pub fn server(&mut self, port: u16) -> &mut RedisServer {
+        self.servers.iter_mut().find(|server| server.port() == port).expect("one of ours")
+    }
+
+    /// The port of the primary that has the slot.
+    pub fn owner(&self, slot: Slot) -> u16 {
+        let nodes = self.nodes();
+        let owner = nodes.values().find(|node| {
+            node.is_primary && node.ranges.iter().any(|(from, to)| (*from..=*to).contains(&slot))
+        });
+        owner.expect("every slot has an owner").port
+    }
+
+    /// The slot of a key, as Redis counts.
+    pub fn slot(&self, key: &str) -> Slot {
+        ask(self.servers[0].port(), &["CLUSTER", "KEYSLOT", key]).expect("a slot")
+    }
+
+    /// A primary that does not have the slot.
+    pub fn another(&self, slot: Slot) -> u16 {
+        let owner = self.owner(slot);
+        let nodes = self.nodes();
+        let other = nodes.values().find(|node| node.is_primary && node.port != owner);
+        other.expect("three primaries").port
+    }
+
+    /// From here on keys of the slot are here and there.
+    pub fn begin_migration(&self, slot: Slot, from: u16, to: u16) {
+        let number = slot.to_string();
+        let id = |port| ask::<String>(port, &["CLUSTER", "MYID"]).expect("an id");
+        say(to, &["CLUSTER", "SETSLOT", &number, "IMPORTING", &id(from)]);
+        say(from, &["CLUSTER", "SETSLOT", &number, "MIGRATING", &id(to)]);
+    }
+
+    /// Moves up to `most` keys of the slot; says how many.
+    pub fn move_keys(&self, slot: Slot, from: u16, to: u16, most: usize) -> usize {
+        let names: Vec<String> =
+            ask(from, &["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), &most.to_string()])
+                .expect("names");
+        for name in &names {
+            say(from, &["MIGRATE", "127.0.0.1", &to.to_string(), name, "0", "5000"]);
+        }
+        names.len()
+    }
+
+    /// From here on the slot is there.
+    pub fn end_migration(&self, slot: Slot, from: u16, to: u16) {
+        let id: String = ask(to, &["CLUSTER", "MYID"]).expect("an id");
+        for port in [to, from] {
+            say(port, &["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", &id]);
+        }
+    }
+
+    /// What the first node that answers says.
+    fn nodes(&self) -> HashMap<String, Node> {
+        let text = self
+            .servers
+            .iter()
+            .find_map(|server| ask::<String>(server.port(), &["CLUSTER", "NODES"]));
+        text.expect("a node answers").lines().map(node).collect()
+    }
+
+    /// Ends a primary and waits until its replica took over.
+    pub fn lose_primary(&mut self, slot: Slot) -> u16 {
+        let old = self.owner(slot);
+        self.server(old).kill();
+        eventually("a failover", || {
+            let nodes = self.nodes();
+            nodes.values().any(|node| {
+                node.is_primary
+                    && node.port != old
+                    && node.ranges.iter().any(|(from, to)| (*from..=*to).contains(&slot))
+            })
+        });
+        old
+    }
+}
+
+struct Node {
+    port: u16,
+    is_primary: bool,
+    links_are_up: bool,
+    ranges: Vec<(Slot, Slot)>,
+}
+
+fn node(line: &str) -> (String, Node) {
+    let words: Vec<&str> = line.split(' ').collect();
+    let address = words[1].split('@').next().expect("an address");
+    let port = address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let range = |text: &&str| {
+        let (from, to) = text.split_once('-').unwrap_or((text, text));
+        Some((from.parse().ok()?, to.parse().ok()?))
+    };
+    let node = Node {
+        port,
+        is_primary: words[2].contains("master") && !words[2].contains("fail"),
+        links_are_up: words[7] == "connected",
+        ranges: words[8..].iter().filter_map(range).collect(),
+    };
+    (words[0].to_owned(), node)
+}
+
+fn cluster_node() -> RedisServer {
+    let bus = free_port().to_string();
+    RedisServer::start(How::with(&[
+        "--cluster-enabled",
+        "yes",
+        "--cluster-port",
+        &bus,
+        "--cluster-node-timeout",
+        "1500",
+        "--cluster-replica-validity-factor",
+        "0",
+        "--repl-diskless-sync-delay",
+        "0",
+    ]))
+}
+
+fn connect(port: u16) -> Option<Connection> {
+    let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).expect("an address");
+    client.get_connection_with_timeout(Duration::from_secs(2)).ok()
+}
+
+/// One question; nothing when there is no answer that we can read.
+pub fn ask<T: FromRedisValue>(port: u16, words: &[&str]) -> Option<T> {
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]);
+    command.query(&mut connect(port)?).ok()
+}
+
+pub fn say(port: u16, words: &[&str]) {
+    let mut connection = connect(port).expect("the server answers");
+    let mut command = redis::cmd(words[0]);
+    let said = command.arg(&words[1..]).query::<redis::Value>(&mut connection);
+    said.unwrap_or_else(|error| panic!("{words:?}: {error}"));
+}
+
+/// Asks until it is so.
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound").port()
+}
