@@ -7,6 +7,7 @@
 //! housekeeping       one runtime: admin listeners, reloads, sweeps, cutting what ended
 //! ```
 
+mod files;
 mod housekeeping;
 mod keys;
 mod memory;
@@ -278,7 +279,7 @@ fn password_login(users: Arc<Directory>, clock: &Clock) -> Result<Arc<PasswordLo
 fn limits(config: &Config) -> Limits {
     let allowed = config.limits.clone();
     let room = Room {
-        connections: allowed.connections,
+        connections: files::connections(allowed.connections),
         per_network: allowed.connections_per_network,
         rate: allowed.connection_rate,
     };

@@ -15,8 +15,9 @@ use crate::telemetry::Limit;
 
 /// How often a worker looks at its own clock.
 const LOOK: Duration = Duration::from_millis(50);
-/// A worker that is this late twice in a row does not keep up; once may be a machine that slept.
-const LATE: Duration = Duration::from_millis(250);
+/// A worker that is this late so many times in a row does not keep up; once may be a machine that slept.
+const LATE: Duration = Duration::from_millis(500);
+const TIMES: u32 = 3;
 
 /// How hard the process is pressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,13 +91,12 @@ impl Pressure {
 
     /// Looks at the worker's clock for as long as it runs.
     pub async fn watch(&self) {
-        let mut was_late = false;
+        let mut times = 0;
         loop {
             let due = Instant::now() + LOOK;
             sleep(LOOK).await;
-            let is_late = due.elapsed() > LATE;
-            self.late.store(is_late && was_late, Ordering::Relaxed);
-            was_late = is_late;
+            times = if due.elapsed() > LATE { times + 1 } else { 0 };
+            self.late.store(times >= TIMES, Ordering::Relaxed);
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::telemetry::{Limit, Metrics};
 
 use super::places::{Place, Places};
 use super::pulse::{End, Patience, Pulse};
-use super::streams::Streams;
+use super::streams::{StreamLimits, Streams};
 use super::turn::{Answered, Turn};
 use super::wire::{Speech, Wire};
 
@@ -123,12 +123,12 @@ impl Connection {
         let allowed = &self.limits.allowed;
         let wire = self.wire(tls, Speech::Http2);
         let service = service_fn(|request| self.answer(request));
-        let mut builder = http2::Builder::new(Streams {
+        let mut builder = http2::Builder::new(Streams(Arc::new(StreamLimits {
             metrics: self.metrics().clone(),
             peer: self.caller.peer,
             write_timeout: allowed.write_timeout,
             min_rate: allowed.bodies.min_rate,
-        });
+        })));
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)

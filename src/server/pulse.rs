@@ -38,7 +38,7 @@ pub(super) struct Pulse {
 pub(super) enum End {
     /// Nothing was asked for a while: it may say goodbye.
     Idle,
-    /// A head did not come, or not to its end.
+    /// A head began and did not end.
     HeaderLate,
     Displaced,
     Resets,
@@ -159,8 +159,9 @@ impl Pulse {
         if let Some(since) = self.head_since.load(Ordering::Relaxed).checked_sub(1) {
             return (Duration::from_millis(since) + patience.header, End::HeaderLate);
         }
+        // Browsers open some connections ahead of need: that is no flood, but it may not last.
         if self.requests() == 0 {
-            return (patience.header, End::HeaderLate);
+            return (patience.header, End::Idle);
         }
         let since = Duration::from_millis(self.rests_since.load(Ordering::Relaxed));
         (since + patience.idle, End::Idle)
@@ -186,6 +187,8 @@ mod tests {
     fn a_first_head_has_ten_seconds_and_later_ones_have_ten_from_their_first_byte() {
         let pulse = Pulse::new();
         assert!(at(&pulse, 9).is_ok());
+        assert_eq!(at(&pulse, 11), Err(End::Idle));
+        pulse.head_begins();
         assert_eq!(at(&pulse, 11), Err(End::HeaderLate));
         pulse.begin();
         pulse.end();

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -20,7 +21,10 @@ use super::turn::{WAITS, Waits};
 
 /// Starts the streams of one connection.
 #[derive(Clone)]
-pub(super) struct Streams {
+pub(super) struct Streams(pub(super) Arc<StreamLimits>);
+
+/// What they have in common.
+pub(super) struct StreamLimits {
     pub(super) metrics: Metrics,
     pub(super) peer: IpAddr,
     pub(super) write_timeout: Duration,
@@ -29,12 +33,12 @@ pub(super) struct Streams {
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        let (metrics, peer) = (self.metrics.clone(), self.peer);
-        let pace = Pace::new(self.write_timeout, self.min_rate);
+        let limits = Arc::clone(&self.0);
         tokio::spawn(async move {
+            let pace = Pace::new(limits.write_timeout, limits.min_rate);
             // Whatever it holds, the stream itself included, goes with it: the client sees a reset.
             if run(stream, pace).await == Ended::TooSlow {
-                metrics.limit(Limit::Write, Some(peer));
+                limits.metrics.limit(Limit::Write, Some(limits.peer));
             }
         });
     }

@@ -114,14 +114,15 @@ async fn slowloris_a_head_that_does_not_end_is_given_up_and_a_connection_may_res
     assert!(rest(&mut silent).await.is_empty());
     assert!(rest(&mut slow).await.is_empty());
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-    assert_eq!(bites(&gateway, "header-timeout"), 2);
+    // The silent one is no more than a browser that opened it ahead of need.
+    assert_eq!(bites(&gateway, "header-timeout"), 1);
     // Longer than a head may take, and asked again.
     sleep(Duration::from_millis(800)).await;
     idle.write_all(GET.as_bytes()).await.expect("sent");
     read_until(&mut idle, "hello").await;
     idle.write_all(b"GET /half").await.expect("sent");
     assert!(rest(&mut idle).await.is_empty());
-    assert_eq!(bites(&gateway, "header-timeout"), 3);
+    assert_eq!(bites(&gateway, "header-timeout"), 2);
 }
 
 #[tokio::test]

@@ -1,0 +1,231 @@
+"""Plays each flood against a gateway of its own while well-behaved clients go on, and tells what they
+felt: the 99th percentile before and during, answers that failed, how long until all was as before, the
+gateway's memory and CPU, and which limits bit."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+from front import Gateway, Route, gateway
+
+HERE = pathlib.Path(__file__).parent
+HOST = "localhost"
+CALM_SECONDS = 5
+FLOOD_SECONDS = 20
+AFTER_SECONDS = 15
+# Starting up is a burst of its own on a machine that both share.
+SETTLE_SECONDS = 2
+MEMORY = "1GiB"
+LIMITS = f'memory = "{MEMORY}"'
+SMOKE = ["slow-heads", "slow-reading", "rapid-reset", "pings"]
+NAMES = {
+    "slow-heads": "slow heads, 2,000 connections",
+    "slow-bodies": "slow bodies, 2,000 connections",
+    "slow-reading": "slow reading of a long answer, 2,000 connections",
+    "rapid-reset": "Rapid Reset (CVE-2023-44487)",
+    "made-you-reset": "MadeYouReset (CVE-2025-8671)",
+    "continuation": "CONTINUATION without an end (CVE-2024-27316)",
+    "empty-data": "empty DATA frames (RUSTSEC-2026-0258)",
+    "pings": "pings (CVE-2019-9512)",
+    "settings": "settings (CVE-2019-9515)",
+    "handshakes": "TLS handshakes from many networks",
+    "logins": "logins with wrong passwords, many networks",
+    "junk-cookies": "requests with made-up cookies",
+    "one-network": "2,000 connections from one network",
+}
+
+
+@dataclasses.dataclass
+class Told:
+    """What one flood did."""
+
+    name: str
+    calm_p99: float
+    flood_p99: float
+    asked: int
+    failed: int
+    recovery: float | None
+    memory_mib: float
+    cpu: float
+    attack: dict
+    limits: dict
+
+    @property
+    def ratio(self) -> float:
+        return self.flood_p99 / self.calm_p99
+
+
+class Sampler(threading.Thread):
+    """The most memory, while it runs."""
+
+    def __init__(self, pid: int):
+        super().__init__(daemon=True)
+        self.pid, self.most, self.over = pid, 0, threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(0.1):
+            with contextlib.suppress(OSError, IndexError):
+                pages = int(pathlib.Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+                self.most = max(self.most, pages * 4096)
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def python(name: str, *args: object, **more) -> subprocess.Popen:
+    argv = [sys.executable, str(HERE / name), *map(str, args)]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, **more)
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen):
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def percentile(values: list[float], part: float) -> float:
+    return sorted(values)[int(len(values) * part)] if values else float("nan")
+
+
+def gateway_pid(front: Gateway) -> int:
+    """The process that runs from this directory's configuration."""
+    for entry in pathlib.Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            argv = (entry / "cmdline").read_bytes().split(b"\0")
+            if str(front.home / "doorward.toml").encode() in argv:
+                return int(entry.name)
+    raise RuntimeError("the gateway is not there")
+
+
+def limits_that_bit(front: Gateway) -> dict[str, int]:
+    log = (front.home / "log").read_text()
+    port = re.search(r'"scheme":"admin","address":"127.0.0.1:(\d+)"', log).group(1)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+        text = answer.read().decode()
+    found = re.findall(r'doorward_limits_total\{limit="([^"]+)"\} (\d+)', text)
+    return {limit: int(count) for limit, count in found}
+
+
+def app(stack: contextlib.ExitStack) -> str:
+    upstream = stack.enter_context(ended(python("upstream.py")))
+    return f"http://127.0.0.1:{upstream.stdout.readline().strip()}"
+
+
+def play(name: str, calm: float, flood: float, after: float) -> Told:
+    with contextlib.ExitStack() as stack:
+        access = "session" if name in ("junk-cookies", "logins") else "public"
+        # The app that gives the long answer is another one: it is the gateway that is asked about.
+        routes = [Route(HOST, app(stack), access), Route(f"big.{HOST}", app(stack), "public")]
+        front = stack.enter_context(gateway(routes, LIMITS))
+        pid = gateway_pid(front)
+        sampler = Sampler(pid)
+        sampler.start()
+        words = (front.port, front.home / "certs/ca.pem", front.log_in(HOST))
+        good = stack.enter_context(ended(python("good.py", *words, stdin=subprocess.PIPE)))
+        time.sleep(SETTLE_SECONDS + calm)
+        began, cpu = time.monotonic(), cpu_seconds(pid)
+        attack = stack.enter_context(ended(python("attack.py", name, front.port, flood)))
+        told, _ = attack.communicate(timeout=flood + 60)
+        over = time.monotonic()
+        cpu = (cpu_seconds(pid) - cpu) / (over - began)
+        time.sleep(after)
+        lines, _ = good.communicate("")
+        sampler.over.set()
+        answers = [tuple(map(float, line.split())) for line in lines.splitlines()]
+        before = [took for at, took, _ in answers if began - calm <= at < began]
+        during = [(took, status) for at, took, status in answers if began <= at < over]
+        return Told(
+            name=name,
+            calm_p99=percentile(before, 0.99),
+            flood_p99=percentile([took for took, _ in during], 0.99),
+            asked=len(during),
+            failed=sum(status != 200 for _, status in during),
+            recovery=recovery(answers, over, percentile(before, 0.99)),
+            memory_mib=sampler.most / (1 << 20),
+            cpu=cpu,
+            attack=json.loads(told),
+            limits=limits_that_bit(front),
+        )
+
+
+def recovery(answers: list[tuple], over: float, calm_p99: float) -> float | None:
+    """Seconds after the flood until a whole second was as calm as before, within twice."""
+    for start in range(60):
+        second = [a for a in answers if over + start <= a[0] < over + start + 1]
+        if len(second) < 50:
+            return None
+        if all(status == 200 for _, _, status in second) and (
+            percentile([took for _, took, _ in second], 0.95) <= 2 * calm_p99
+        ):
+            return float(start)
+    return None
+
+
+def row(told: Told) -> str:
+    tried = told.attack.get("tried", 0)
+    frames = told.attack.get("frames")
+    done = f"{tried:,} connections" + (f", {frames:,} frames" if frames else "")
+    bit = ", ".join(f"{limit} {count:,}" for limit, count in told.limits.items()) or "none"
+    recovered = "not seen" if told.recovery is None else f"{told.recovery:.0f} s"
+    return (
+        f"| {NAMES[told.name]} | {done} | {told.calm_p99:.1f} | {told.flood_p99:.1f} "
+        f"| {told.ratio:.1f} | {told.failed} of {told.asked:,} | {recovered} "
+        f"| {told.memory_mib:.0f} | {told.cpu:.2f} | {bit} |"
+    )
+
+
+HEAD = (
+    "| flood | what it managed to do | p99 before, ms | p99 during, ms | times | failed | calm after "
+    "| memory, MiB | cores | limits that bit |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+)
+
+
+def smoke() -> None:
+    for name in SMOKE:
+        told = play(name, 1, 2, 1)
+        print(HEAD.split("\n")[0] + "\n" + row(told), flush=True)
+        if told.failed or not told.asked:
+            sys.exit(f"{name}: {told.failed} of {told.asked} well-behaved requests failed")
+
+
+def write(rows: list[str]) -> None:
+    load = pathlib.Path("/proc/loadavg").read_text().split()[0]
+    document = HERE.parent.parent / "docs/limits.md"
+    begin, end = "<!-- floods: benches/floods/run -->", "<!-- end -->"
+    text = document.read_text()
+    table = "\n".join([begin, "", HEAD, *rows, "", end])
+    before, rest = text.split(begin, 1)
+    document.write_text(before + table + rest.split(end, 1)[1])
+    print(f"written to {document}; load now {load}")
+
+
+def main() -> None:
+    words = sys.argv[1:]
+    if words == ["--smoke"]:
+        return smoke()
+    unknown = [word for word in words if word not in NAMES]
+    if unknown:
+        sys.exit(f"{unknown[0]} is not known; known are --smoke, {', '.join(NAMES)}")
+    print(HEAD, flush=True)
+    rows = []
+    for name in words or NAMES:
+        rows.append(row(play(name, CALM_SECONDS, FLOOD_SECONDS, AFTER_SECONDS)))
+        print(rows[-1], flush=True)
+    if not words:
+        write(rows)
+
+
+main()
