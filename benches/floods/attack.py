@@ -1,6 +1,7 @@
 """One flood.
 
-    attack.py NAME PORT SECONDS      prints how many connections it made, and what it did with them
+    attack.py NAME PORT SECONDS SHARE      prints how many connections it made, and what it did with them;
+                                           SHARE is the part of the flood's full size
 
 All floods but `one-network` come from thousands of addresses, so that no share of a network holds them
 up. Frames are written by hand: a library would refuse to send most of this.
@@ -11,6 +12,7 @@ import json
 import os
 import random
 import re
+import socket
 import ssl
 import sys
 import time
@@ -51,11 +53,18 @@ def context(*protocols: str) -> ssl.SSLContext:
     return tls
 
 
-async def connect(at, tls: ssl.SSLContext, limit: int = 65536, name: str = "localhost"):
+async def connect(at, tls: ssl.SSLContext, window: int | None = None, name: str = "localhost"):
+    """`window` is what the kernel takes before it stops the other side."""
     port, place = at
     COUNTS["tried"] += 1
+    plain = socket.socket()
+    plain.setblocking(False)
+    if window:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+    plain.bind(place)
+    await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", port))
     stream = await asyncio.open_connection(
-        "127.0.0.1", port, ssl=tls, server_hostname=name, local_addr=place, limit=limit
+        sock=plain, ssl=tls, server_hostname=name, limit=window or 65536
     )
     COUNTS["connected"] += 1
     return stream
@@ -100,8 +109,8 @@ async def bodies(port: int) -> None:
 
 @again
 async def reading(port: int) -> None:
-    # With so small a limit the runtime stops to read after a few kilobytes.
-    _, writer = await connect(many(port), context(), limit=512, name="big.localhost")
+    _, writer = await connect(many(port), context(), window=2048, name="big.localhost")
+    writer.transport.pause_reading()
     writer.write(b"GET /big HTTP/1.1\r\nHost: big.localhost\r\n\r\n")
     while not writer.transport.is_closing():
         await asyncio.sleep(1)
@@ -224,7 +233,7 @@ async def main() -> None:
     os.nice(10)
     tasks = []
     began = time.monotonic()
-    for number in range(size):
+    for number in range(max(1, int(size * float(sys.argv[4])))):
         tasks.append(asyncio.create_task(flood(port)))
         if number % 50 == 0:
             await asyncio.sleep(0.01)

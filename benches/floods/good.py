@@ -1,6 +1,7 @@
 """Well-behaved clients: users with a session who click at a steady rate, whatever the answers do.
 
-    good.py PORT CA COOKIE      until its input ends; then a line per answer: seconds, milliseconds, status
+    good.py PORT CA COOKIE      says "ready" once all are connected, and goes on until its input ends;
+                                then a line per answer: seconds, milliseconds, status
 
 A request is due at its time: one that has to wait for the answer before it counts that wait too.
 """
@@ -55,6 +56,9 @@ async def main() -> None:
     tls = ssl.create_default_context(cafile=ca)
     request = f"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n".encode()
     clients = [asyncio.create_task(client(n, port, tls, request)) for n in range(CLIENTS)]
+    while len(answers) < 2 * CLIENTS:
+        await asyncio.sleep(0.05)
+    print("ready", flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     for task in clients:
         task.cancel()
