@@ -77,21 +77,11 @@ async fn patrol(guard: Guard) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            change = next(&mut changes) => hear(&guard, change).await,
+            change = next(&mut changes) => guard.heard(change).await,
             () = guard.shared().live.doubted() => guard.patrol(LOOK_EVERY).await,
             _ = tick.tick() => guard.patrol(LOOK_EVERY).await,
         }
     }
-}
-
-/// The line of all users is read at once: every gateway judges by its own copy of it.
-async fn hear(guard: &Guard, change: Change) {
-    let moved = matches!(change, Change::Everyone | Change::All);
-    // Where it cannot be read now, the next second's chores read it, and tell of the trouble.
-    if moved && guard.refresh_everyone().await.is_err() {
-        guard.shared().metrics.store_error();
-    }
-    guard.heard(change);
 }
 
 /// The next change elsewhere; never where nobody else can change anything.
@@ -148,8 +138,12 @@ impl Chores {
             Ok(false) => {}
             Err(error) => trouble.push(error.to_string()),
         }
-        if let Err(error) = self.guard.refresh_everyone().await {
-            trouble.push(error.to_string());
+        match self.guard.refresh_everyone().await {
+            Ok(()) => self.guard.store_is_back(),
+            Err(error) => {
+                self.guard.store_is_away(&error);
+                trouble.push(error.to_string());
+            }
         }
         self.parts.store.sweep();
         self.parts.shared.metrics.tell_limits();

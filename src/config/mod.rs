@@ -14,6 +14,7 @@ mod limits;
 mod live;
 mod log;
 mod login;
+mod outage;
 mod portal;
 mod problem;
 mod reader;
@@ -33,12 +34,12 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use crate::route::{BodyLimits, RouteTable};
+use crate::route::RouteTable;
 use crate::session::SessionPolicy;
 
 use findings::Findings;
 use reader::Reader;
-use route::RouteSection;
+use route::{Inherited, RouteSection};
 use together::Together;
 
 pub use audit::Audit;
@@ -47,6 +48,7 @@ pub use limits::{Limits, Memory};
 pub use live::Live;
 pub use log::{Log, LogFormat, LogLevel};
 pub use login::{Login, PasswordLogin};
+pub use outage::{OnOutage, Outage};
 pub use portal::Portal;
 pub use problem::{Problem, Problems, Style, Warning};
 pub use redis_url::{HostPort, RedisServers, RedisUrl};
@@ -152,7 +154,9 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
     let audit = file.section("audit", "audit").and_then(audit::audit);
     let portal = file.section("portal", "portal").and_then(portal::portal);
     let bodies = limits.as_ref().map(|limits| limits.bodies);
-    let routes = routes(&mut file, session.policy.as_ref(), &bodies.unwrap_or_default());
+    let outage = store.as_ref().map(|store| store.outage);
+    let inherited = Inherited { bodies: bodies.unwrap_or_default(), outage };
+    let routes = routes(&mut file, session.policy.as_ref(), &inherited);
     drop(file);
     let together = Together { findings, server: server_place, routes: &routes };
     together.certificates(certificates.as_deref());
@@ -181,14 +185,14 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
 fn routes(
     file: &mut Reader<'_>,
     session: Option<&SessionPolicy>,
-    bodies: &BodyLimits,
+    inherited: &Inherited,
 ) -> Vec<RouteSection> {
     if !file.is_written("route") {
         let help = "write [[route]] with host, upstream and access = \"session\"";
         file.findings.problem(&None, "there is no route", help);
     }
     let sections = file.sections("route", "route").unwrap_or_default();
-    sections.into_iter().filter_map(|section| route::route(section, session, bodies)).collect()
+    sections.into_iter().filter_map(|section| route::route(section, session, inherited)).collect()
 }
 
 /// Whether what is sent there stays on this machine.

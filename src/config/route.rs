@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::findings::Place;
 use super::findings::Usual::{Is, Required};
+use super::outage::{self, Outage};
 use super::reader::{Reader, Setting, TextOrSection, not_empty};
 use super::{duration, limits};
 use crate::http::endpoint::Transport;
@@ -30,6 +31,13 @@ pub(super) struct RouteSection {
     pub access: Place,
 }
 
+/// What other sections say for all routes.
+pub(super) struct Inherited {
+    pub bodies: BodyLimits,
+    /// Empty where it is wrong.
+    pub outage: Option<Outage>,
+}
+
 /// What `access` says: the session's age is asked about beside who the user is.
 struct Rule {
     access: Access,
@@ -40,7 +48,7 @@ struct Rule {
 pub(super) fn route(
     mut section: Reader<'_>,
     session: Option<&SessionPolicy>,
-    bodies: &BodyLimits,
+    inherited: &Inherited,
 ) -> Option<RouteSection> {
     let host = section.text("host", Required(r#""wiki.example.com""#), pattern);
     let path = section.text("path", Is(r#""/""#), prefix);
@@ -53,11 +61,12 @@ pub(super) fn route(
         section.measure("response_timeout", Is(r#""60s""#), duration::parse_positive);
     let max_age =
         section.optional_measure("max_connection_age", r#""4h""#, duration::parse_positive);
+    let on_outage = outage::of_route(&mut section);
     let upstream_ca = section.optional_file("upstream_ca", r#""certs/upstream-ca.pem""#);
     let stricter =
         section.section("session", "route.session").and_then(|section| times(section, session));
     let limits = section.section("limits", "route.limits");
-    let limits = limits.and_then(|section| limits::of_route(section, bodies));
+    let limits = limits.and_then(|section| limits::of_route(section, &inherited.bodies));
     if let Some(renewal) = &renewal {
         warn_of_no_renewal(&section, renewal);
     }
@@ -65,7 +74,7 @@ pub(super) fn route(
         upstreams.value.iter().for_each(|upstream| warn_of_clear_text(&section, upstream));
         check_authority(&section, &upstreams.value, upstream_ca.as_ref()?.as_ref());
     }
-    let (host, rule, stricter) = (host?, rule?, stricter?);
+    let (host, rule, stricter, on_outage) = (host?, rule?, stricter?, on_outage?);
     let upstreams = upstreams?.value.into_iter().map(|upstream| upstream.value);
     Some(RouteSection {
         place: section.place.clone(),
@@ -81,6 +90,7 @@ pub(super) fn route(
             limits: limits?,
             renewal: renewal?.value,
             response_timeout: response_timeout?.value,
+            serve_known_for: inherited.outage.and_then(|outage| outage.on_route(on_outage)),
             max_connection_age: max_age?.map(|age| age.value),
             upstream_ca: upstream_ca?.map(|file| file.value),
         },

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::duration;
 use super::findings::Usual::Is;
+use super::outage::{Outage, outage};
 use super::reader::{Reader, Setting};
 use super::redis_keys::{RedisKeys, redis_keys};
 use super::redis_url::RedisUrl;
@@ -14,6 +15,7 @@ use super::redis_url::RedisUrl;
 pub struct StoreConfig {
     pub location: StoreLocation,
     pub response_timeout: Duration,
+    pub outage: Outage,
 }
 
 #[derive(Clone, Debug)]
@@ -57,8 +59,9 @@ pub(super) fn store(mut section: Reader<'_>) -> Option<StoreConfig> {
     let url = section.text("url", Is(r#""embedded:state""#), named);
     let keys = redis_keys(&mut section);
     let timeout = section.measure("response_timeout", Is(r#""500ms""#), duration::parse_positive);
+    let outage = outage(&mut section);
     let location = location(&section, url?, keys?);
-    Some(StoreConfig { location: location?, response_timeout: timeout?.value })
+    Some(StoreConfig { location: location?, response_timeout: timeout?.value, outage: outage? })
 }
 
 fn location(section: &Reader<'_>, url: Setting<Named>, keys: RedisKeys) -> Option<StoreLocation> {

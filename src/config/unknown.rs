@@ -1,8 +1,7 @@
 //! What to say about a key that nobody asked for.
 
 /// Keys that later versions will know: whoever reads about them should not look for a typing error.
-const PLANNED: [&str; 7] = [
-    "store.on_outage",
+const PLANNED: [&str; 6] = [
     "session.profile",
     "login.oidc",
     "login.ldap",
@@ -102,6 +101,6 @@ mod tests {
 
     #[test]
     fn a_planned_key_is_not_called_a_typing_error() {
-        assert!(report("store", "on_outage", &["url"]).0.contains("planned"));
+        assert!(report("session", "profile", &["url"]).0.contains("planned"));
     }
 }

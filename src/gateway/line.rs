@@ -52,7 +52,11 @@ impl Line {
     }
 
     pub(super) fn permit(&mut self, permit: &Permit) {
-        self.verdict = if permit.session().is_some() { "admit" } else { "public" };
+        self.verdict = match permit.sight() {
+            None => "public",
+            Some(sight) if sight.unasked => "admit-known",
+            Some(_) => "admit",
+        };
         self.session = permit.session().map(|key| key.id);
         let user = permit.identity().filter(|_| self.written).map(|who| who.user.clone());
         self.user = user.unwrap_or_default();

@@ -38,7 +38,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
@@ -148,6 +148,10 @@ impl Gateway {
             requirement,
             timing,
             activity: true,
+            // Who reads changes nothing, should his session have ended elsewhere meanwhile.
+            serve_known_for: route
+                .serve_known_for
+                .filter(|_| head.method.is_safe() && !head.websocket),
         };
         self.guard.enter(&visit).await
     }
@@ -206,6 +210,7 @@ impl Gateway {
         line.upstream_answered();
         hygiene::clean(response.headers_mut(), &self.guard.shared().cookies);
         keep_private(&mut response, permit);
+        mark_unasked(&mut response, permit);
         let watched = match watched {
             None if is_long(&response) => self.watch(permit, route)?,
             watched => watched,
@@ -335,6 +340,9 @@ fn outbound(body: UpstreamBody, route: &Route, watched: Option<Watched>) -> Resp
     }
 }
 
+/// On answers that were given without asking the store.
+const STORE_STATE: HeaderName = HeaderName::from_static("doorward-store");
+
 /// How long an answer's head may take before its session is watched.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -350,6 +358,13 @@ fn context(head: &InboundHead) -> ClientContext {
 fn keep_private<B>(response: &mut Response<B>, permit: &Permit) {
     if permit.session().is_some() && !response.headers().contains_key(header::CACHE_CONTROL) {
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
+}
+
+/// Says to whoever looks into it that the store was away.
+fn mark_unasked<B>(response: &mut Response<B>, permit: &Permit) {
+    if permit.sight().is_some_and(|sight| sight.unasked) {
+        response.headers_mut().insert(STORE_STATE, HeaderValue::from_static("away"));
     }
 }
 

@@ -1,22 +1,22 @@
 //! One request's way to a permit.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::clock::UnixMillis;
 use crate::http::Presented;
 use crate::route::Requirement;
-use crate::secret::seal::OpenError;
 use crate::secret::{KeyRing, random_bytes};
-use crate::session::record::RecordError;
 use crate::session::{
     Case, Change, ClientContext, EndReason, Identity, Outcome, Record, Refusal, RoutePolicy,
     SessionKey, Standing, Successor, Timing, Token, Verdict, decide,
 };
-use crate::store::{Commit, Loaded, Slot, Unavailable};
+use crate::store::{Commit, Loaded, Unavailable};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::About;
 
+use super::held::Held;
+use super::known::Seen;
 use super::live::Mark;
 use super::{Cut, Denial, Guard, NewToken, Permit, Sight, about};
 
@@ -32,6 +32,8 @@ pub struct Visit<'a> {
     pub timing: Timing,
     /// Whether it keeps the session from idling out.
     pub activity: bool,
+    /// For how long a session that was seen alive may read while the store is away.
+    pub serve_known_for: Option<Duration>,
 }
 
 /// What the guard says, and the token that the answer carries in either case.
@@ -50,6 +52,8 @@ pub struct Admitted {
     pub token: Option<NewToken>,
     mark: Mark,
     checked: Instant,
+    /// Served by what is known, while the store is away.
+    unasked: bool,
 }
 
 impl Guard {
@@ -72,9 +76,11 @@ impl Guard {
             return Ok(admitted);
         }
         for _ in 0..ATTEMPTS {
-            match attempt.run().await? {
-                Some(admitted) => return Ok(admitted),
-                None => tokio::task::yield_now().await,
+            match attempt.run().await {
+                Ok(Some(admitted)) => return Ok(admitted),
+                Ok(None) => tokio::task::yield_now().await,
+                Err(Denial::Unavailable(error)) => return attempt.serve_known(error),
+                Err(denial) => return Err(denial),
             }
         }
         let busy = "every write lost against another one; does a script or a clock loop?";
@@ -85,16 +91,18 @@ impl Guard {
     /// never overwrite a newer one in the browser.
     pub async fn offer_stands(&self, token: &NewToken) -> bool {
         let keys = self.shared.keys.load_full();
-        let Ok(loaded) = self.store.load(&token.key).await else { return false };
-        let Ok((_, record)) = self.open(&keys, &token.key, loaded.slot) else { return false };
+        let Ok(loaded) = self.load(&token.key).await else { return false };
+        let Ok(held) = self.hold(&keys, &token.key, loaded) else { return false };
+        let record = held.record;
         let offered = record.offer.as_ref().is_some_and(|offer| offer.hash == token.hash);
         offered || record.current == token.hash
     }
 
     fn require(&self, visit: &Visit<'_>, admitted: Admitted) -> Entry {
-        let Admitted { identity, record, key, standing, token, mark, checked } = admitted;
+        let Admitted { identity, record, key, standing, token, mark, checked, unasked } = admitted;
         let verdict = if visit.requirement.allows(&identity) {
-            let sight = Sight { key, record, touched: standing.touched, mark, checked };
+            let touched = standing.touched;
+            let sight = Sight { key, record, touched, mark, checked, unasked };
             Ok(Permit::user(identity, sight))
         } else {
             Err(Denial::Forbidden { user: identity.user.clone() })
@@ -123,46 +131,6 @@ impl Guard {
             self.shared.event(SessionEvent::Forged, nobody);
             Denial::Forged
         })
-    }
-
-    /// The record under a key, from the cache when its sealed bytes are the same.
-    pub(super) fn open(
-        &self,
-        keys: &KeyRing,
-        key: &SessionKey,
-        slot: Slot,
-    ) -> Result<(u64, Arc<Record>), Denial> {
-        let (revision, sealed) = match slot {
-            Slot::Absent => return Err(Denial::Unknown),
-            Slot::Ended { reason, .. } => return Err(Denial::Ended(reason)),
-            Slot::Live { revision, sealed } => (revision, sealed),
-        };
-        if let Some((bytes, record)) = self.shared.opened.get(key)
-            && bytes == sealed
-        {
-            return Ok((revision, record));
-        }
-        let record = Record::open(keys, key, &sealed).map_err(|error| self.unopened(key, error))?;
-        let record = Arc::new(record);
-        self.shared.opened.insert(*key, (sealed, Arc::clone(&record)));
-        Ok((revision, record))
-    }
-
-    /// A key that this gateway has not read yet is its own trouble: nobody is logged out for it.
-    fn unopened(&self, key: &SessionKey, error: RecordError) -> Denial {
-        match error {
-            RecordError::Open(OpenError::UnknownKey) => {
-                let text = "a record is sealed with a key that this gateway's keys file lacks; copy the newest keys file here";
-                self.unavailable(Unavailable(text.to_owned()))
-            }
-            RecordError::Open(OpenError::Shape | OpenError::Forged)
-            | RecordError::Format
-            | RecordError::User => {
-                let nobody = About { session: Some(key.id), ..About::default() };
-                self.shared.event(SessionEvent::Poisoned, nobody);
-                Denial::Poisoned
-            }
-        }
     }
 
     /// Who the user is *now*: groups and address as the users file says today, not at login. A removed
@@ -197,11 +165,13 @@ impl Attempt<'_> {
     /// let this one end a session that is in use.
     async fn known(&self) -> Option<Admitted> {
         let checked = Instant::now();
-        let Loaded { slot, touched, not_before } = self.guard.store.known(&self.token.key)?;
-        let (_, record) = self.guard.open(self.keys, &self.token.key, slot).ok()?;
-        let identity = self.guard.account(&record).ok()?;
-        let standing = Standing { touched, not_before, everyone: self.guard.shared.everyone() };
-        let verdict = self.decide(&record, &standing);
+        let (guard, key) = (self.guard, &self.token.key);
+        let everyone = guard.everyone_if_fresh()?;
+        let loaded = guard.store.known(key)?;
+        let Held { record, touched, not_before, .. } = guard.hold_unchanged(key, loaded)?;
+        let identity = guard.account(&record).ok()?;
+        let standing = Standing { touched, not_before, everyone };
+        let verdict = self.decide(&record, &standing, self.visit.timing);
         if !only_admits(&verdict) {
             return None;
         }
@@ -215,9 +185,10 @@ impl Attempt<'_> {
     async fn run(&self) -> Result<Option<Admitted>, Denial> {
         let key = &self.token.key;
         let checked = Instant::now();
+        let everyone = self.guard.everyone().await.map_err(|error| self.away(error))?;
         let loaded = self.load().await?;
-        let Loaded { slot, touched, not_before } = loaded.clone();
-        let (revision, record) = self.guard.open(self.keys, key, slot)?;
+        let held = self.guard.hold(self.keys, key, loaded.clone())?;
+        let Held { revision, record, touched, not_before, restore } = held;
         let identity = match self.guard.account(&record) {
             Ok(identity) => identity,
             // Refused here and now, and no more: this gateway's users file may be the older one of two.
@@ -227,8 +198,11 @@ impl Attempt<'_> {
                 return Err(Denial::Ended(reason));
             }
         };
-        let standing = Standing { touched, not_before, everyone: self.guard.shared.everyone() };
-        let verdict = self.decide(&record, &standing);
+        let standing = Standing { touched, not_before, everyone };
+        let mut verdict = self.decide(&record, &standing, self.visit.timing);
+        if restore && verdict.change == Change::Keep {
+            verdict.change = Change::Write(Box::new(Record::clone(&record)));
+        }
         // A gateway that was stopped for a while after its load would end a session that others kept
         // alive meanwhile: what only time ends, ends on a load that is still true.
         if ends_by_time(&verdict) && self.load().await? != loaded {
@@ -241,11 +215,11 @@ impl Attempt<'_> {
     }
 
     async fn load(&self) -> Result<Loaded, Denial> {
-        let loaded = self.guard.store.load(&self.token.key).await;
+        let loaded = self.guard.load(&self.token.key).await;
         loaded.map_err(|error| self.away(error))
     }
 
-    fn decide(&self, record: &Record, standing: &Standing) -> Verdict {
+    fn decide(&self, record: &Record, standing: &Standing, timing: Timing) -> Verdict {
         decide(&Case {
             record,
             standing,
@@ -256,7 +230,7 @@ impl Attempt<'_> {
             context: self.visit.context,
             session: &self.guard.shared.policy,
             route: self.visit.policy,
-            timing: self.visit.timing,
+            timing,
             activity: self.visit.activity,
         })
     }
@@ -282,7 +256,14 @@ impl Attempt<'_> {
         let sealed = new.seal(self.keys, &self.token.key);
         let store = &self.guard.store;
         let commit = store.commit(&self.token.key, revision, &sealed, new.absolute_end).await;
-        Ok(commit.map_err(|error| self.away(error))? == Commit::Swapped)
+        let swapped = commit.map_err(|error| self.away(error))? == Commit::Swapped;
+        if swapped {
+            let (known, key) = (&self.guard.shared.known, &self.token.key);
+            let record = Arc::new(new.clone());
+            let seen = known.keep(key, revision.saturating_add(1), sealed.into(), record);
+            known.vouch(&seen, self.guard.now(), seen.touched());
+        }
+        Ok(swapped)
     }
 
     /// A touch that fails costs the user at most some idle time; the request was already decided.
@@ -311,6 +292,45 @@ impl Attempt<'_> {
         ended.map_err(|error| self.away(error))
     }
 
+    /// The store is away. Where the route says so, who was seen alive a while ago may read.
+    fn serve_known(&self, error: Unavailable) -> Result<Admitted, Denial> {
+        let known = self.known_reader();
+        if known.is_none() {
+            self.guard.refused_for_it();
+        }
+        known.ok_or(Denial::Unavailable(error))
+    }
+
+    /// Decided as ever, but by what is known, and nothing follows from it but the answer: a refusal here
+    /// may be wrong, and is none.
+    fn known_reader(&self) -> Option<Admitted> {
+        let (guard, key) = (self.guard, self.token.key);
+        let known = &guard.shared.known;
+        let Seen::Live(seen) = known.get(&key)? else { return None };
+        let checked = known.vouched_within(&seen, self.visit.serve_known_for?, guard.now())?;
+        let identity = guard.account(&seen.record).ok()?;
+        let (touched, not_before) = (seen.touched(), known.line(&key.tag));
+        let standing = Standing { touched, not_before, everyone: guard.shared.everyone.line() };
+        match self.decide(&seen.record, &standing, Timing::Never).outcome {
+            Outcome::Refuse(_) => None,
+            Outcome::Admit(_) => {
+                guard.served_known();
+                let (record, mark) = (Arc::clone(&seen.record), self.mark);
+                let unasked = true;
+                Some(Admitted {
+                    key,
+                    identity,
+                    record,
+                    standing,
+                    token: None,
+                    mark,
+                    checked,
+                    unasked,
+                })
+            }
+        }
+    }
+
     /// What the store now holds becomes the answer.
     fn settle(
         &self,
@@ -333,7 +353,8 @@ impl Attempt<'_> {
             Outcome::Admit(next) => {
                 let token = next.and_then(|next| self.mint(&next));
                 let (key, mark) = (self.token.key, self.mark);
-                Ok(Admitted { key, identity, record, standing, token, mark, checked })
+                let unasked = false;
+                Ok(Admitted { key, identity, record, standing, token, mark, checked, unasked })
             }
             Outcome::Refuse(refusal) => {
                 if !ended_for_theft {
@@ -360,6 +381,7 @@ impl Attempt<'_> {
     }
 
     fn away(&self, error: Unavailable) -> Denial {
+        self.guard.store_is_away(&error);
         self.guard.unavailable(error)
     }
 }
@@ -384,12 +406,16 @@ impl Ending {
             self.event(SessionEvent::Theft);
         }
         let (store, now) = (&self.guard.store, self.guard.now());
+        let known = &self.guard.shared.known;
+        known.withhold(|key| *key == self.key || (self.all && key.tag == self.key.tag));
         // The line first: once this session has its tombstone, nobody comes here again for the others.
         if self.all {
             let line = store.revoke_user(&self.key.tag, now, None).await?;
+            known.saw_line(&self.key.tag, line);
             self.guard.shared.live.ended_by_line(Some(self.key.tag), line);
         }
         store.end(&self.key, self.reason, now, self.forget_at).await?;
+        known.ended(&self.key, self.reason, self.forget_at);
         self.guard.shared.live.ended(&self.key);
         self.event(SessionEvent::Ended(self.reason));
         Ok(())

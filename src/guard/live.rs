@@ -102,6 +102,8 @@ pub struct Sight {
     pub(super) mark: Mark,
     /// When the store vouched for it.
     pub(super) checked: Instant,
+    /// It did not, and what was known let it pass.
+    pub unasked: bool,
 }
 
 /// What a route asks of its live connections.

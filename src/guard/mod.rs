@@ -7,7 +7,11 @@
 
 mod admit;
 mod denial;
+mod everyone;
+mod held;
+mod known;
 mod live;
+mod outage;
 mod patrol;
 mod permit;
 mod sessions;
@@ -19,23 +23,21 @@ pub use permit::{NewToken, Permit};
 pub use sessions::{Opened, Remaining};
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use quick_cache::sync::Cache;
 
 use crate::clock::{Clock, UnixMillis};
 use crate::http::CookieNames;
 use crate::login::Directory;
 use crate::secret::KeyRing;
-use crate::session::{ClientContext, NotBefore, Record, SessionId, SessionKey, SessionPolicy};
+use crate::session::{ClientContext, NotBefore, SessionId, SessionPolicy};
 use crate::store::{Store, Unavailable};
 use crate::telemetry::events::About;
 use crate::telemetry::{Audit, Metrics, SessionEvent};
 
-/// Opened records kept per process, so that an unchanged record is decrypted once.
-const OPENED_LIMIT: usize = 100_000;
+use everyone::Everyone;
+use known::Known;
+use outage::Outage;
 
 /// One worker's guard: its own connection to the store, and what all workers share.
 #[derive(Clone)]
@@ -55,8 +57,9 @@ pub struct Shared {
     pub metrics: Metrics,
     pub audit: Option<Audit>,
     pub live: Live,
-    everyone: AtomicU64,
-    opened: Cache<SessionKey, (Bytes, Arc<Record>)>,
+    everyone: Everyone,
+    known: Known,
+    outage: Outage,
 }
 
 /// What [`Shared`] is made of.
@@ -86,8 +89,9 @@ impl Shared {
             metrics: parts.metrics,
             live,
             audit: parts.audit,
-            everyone: AtomicU64::new(0),
-            opened: Cache::new(OPENED_LIMIT),
+            everyone: Everyone::new(),
+            known: Known::new(),
+            outage: Outage::default(),
         }
     }
 
@@ -100,13 +104,9 @@ impl Shared {
         event.log(about);
     }
 
-    fn everyone(&self) -> NotBefore {
-        NotBefore { at: UnixMillis(self.everyone.load(Ordering::Acquire)), except: None }
-    }
-
     /// The line moved: sessions behind it are over, and so are their connections.
     fn raise_everyone(&self, at: UnixMillis) {
-        if self.everyone.fetch_max(at.0, Ordering::AcqRel) < at.0 {
+        if self.everyone.raise(at) {
             self.live.ended_by_line(None, NotBefore { at, except: None });
         }
     }
@@ -126,13 +126,6 @@ impl Guard {
     /// The store, for readiness and housekeeping.
     pub fn store(&self) -> &Store {
         &self.store
-    }
-
-    /// Reads the operator's "log everybody out" line again; the app calls it each second.
-    pub async fn refresh_everyone(&self) -> Result<(), Unavailable> {
-        let at = self.store.everyone_line().await?;
-        self.shared.raise_everyone(at);
-        Ok(())
     }
 
     fn now(&self) -> UnixMillis {

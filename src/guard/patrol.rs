@@ -12,8 +12,9 @@ use tokio::time::timeout;
 
 use crate::clock::UnixMillis;
 use crate::session::{NotBefore, Record, SessionKey, Standing};
-use crate::store::{Change, Loaded, Slot};
+use crate::store::{Change, Loaded};
 
+use super::held::Held;
 use super::{Cut, Guard};
 
 /// Looks at a time. Redis answers them in one go; more would only make its queue longer.
@@ -43,18 +44,23 @@ impl Guard {
     }
 
     /// Something changed elsewhere: sessions with live connections that it may be about are looked at.
-    pub fn heard(&self, change: Change) {
+    pub async fn heard(&self, change: Change) {
         let live = &self.shared.live;
         match change {
             Change::Session(key) => live.doubt(&key),
             Change::User(tag) => live.doubt_those(|key| key.tag == tag),
-            // The line itself has to be read first; see [`Guard::refresh_everyone`].
-            Change::Everyone | Change::All => live.doubt_those(|_| true),
+            Change::Everyone | Change::All => {
+                // Where it cannot be read now, the next second's chores read it, and tell of the trouble.
+                if self.refresh_everyone().await.is_err() {
+                    self.shared.metrics.store_error();
+                }
+                live.doubt_those(|_| true);
+            }
         }
     }
 
     async fn look(&self, key: SessionKey) {
-        let Ok(loaded) = self.store.load(&key).await else { return };
+        let Ok(loaded) = self.load(&key).await else { return };
         let live = &self.shared.live;
         match self.found(&key, loaded) {
             Found::Over => live.cut(&key, Cut::SessionEnded),
@@ -67,14 +73,9 @@ impl Guard {
     }
 
     fn found(&self, key: &SessionKey, loaded: Loaded) -> Found {
-        let Loaded { slot, touched, not_before } = loaded;
-        match slot {
-            Slot::Absent | Slot::Ended { .. } => return Found::Over,
-            Slot::Live { .. } => {}
-        }
         let keys = self.shared.keys.load_full();
-        let record = match self.open(&keys, key, slot) {
-            Ok((_, record)) => record,
+        let Held { record, touched, not_before, .. } = match self.hold(&keys, key, loaded) {
+            Ok(held) => held,
             Err(denial) if denial.is_passing() => return Found::Unreadable,
             Err(_) => return Found::Over,
         };

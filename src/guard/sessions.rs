@@ -19,6 +19,9 @@ use crate::telemetry::events::About;
 
 use super::{Guard, about, admit::Admitted};
 
+/// How far ahead a line may lie. Clocks have been wrong by an hour.
+const LINE_AHEAD: Duration = Duration::from_hours(2);
+
 /// A live session as lists show it.
 #[derive(Clone, Debug)]
 pub struct Opened {
@@ -48,7 +51,11 @@ impl Guard {
         let key = SessionKey { tag: UserTag(keys.tag_of(user)), id: SessionId(random_bytes()) };
         let token = Token::new(keys.newest().0, key, 0, random_bytes());
         let line = self.counted(self.store.not_before(&key.tag).await)?;
-        let at = self.now().max(after(line)).max(after(self.shared.everyone()));
+        // Not the one of three seconds ago: a session that begins before a line is dead at once.
+        self.counted(self.refresh_everyone().await)?;
+        let everyone = self.shared.everyone.line();
+        let at = self.now().max(after(line)).max(after(everyone));
+        self.believable_line(user, at)?;
         let end = at.plus(self.shared.policy.absolute());
         let mut record =
             Record::begin(Identity::clone(&account.identity), &token, at, end, from.clone());
@@ -71,7 +78,9 @@ impl Guard {
         reason: EndReason,
     ) -> Result<(), Unavailable> {
         let end = session.record.absolute_end;
+        self.shared.known.withhold_one(&session.key);
         self.counted(self.store.end(&session.key, reason, self.now(), end).await)?;
+        self.shared.known.ended(&session.key, reason, end);
         self.shared.live.ended(&session.key);
         let about = About {
             user: &session.record.identity.user,
@@ -89,7 +98,9 @@ impl Guard {
         except: Option<SessionId>,
     ) -> Result<NotBefore, Unavailable> {
         let tag = UserTag(self.shared.keys.load().tag_of(user));
+        self.shared.known.withhold(|key| key.tag == tag && Some(key.id) != except);
         let line = self.counted(self.store.revoke_user(&tag, self.now(), except).await)?;
+        self.shared.known.saw_line(&tag, line);
         self.shared.live.ended_by_line(Some(tag), line);
         let about = About { user, ..About::default() };
         self.shared.event(SessionEvent::Ended(EndReason::Revoked), about);
@@ -98,6 +109,7 @@ impl Guard {
 
     /// Ends every session of everybody; other gateways follow within a second or two.
     pub async fn end_everybody(&self) -> Result<(), Unavailable> {
+        self.shared.known.withhold(|_| true);
         let at = self.counted(self.store.revoke_everyone(self.now()).await)?;
         self.shared.raise_everyone(at);
         let everybody = About { user: "*", ..About::default() };
@@ -110,11 +122,13 @@ impl Guard {
         let tag = UserTag(self.shared.keys.load().tag_of(user));
         let line = self.counted(self.store.not_before(&tag).await)?;
         let listed = self.counted(self.store.sessions_of(&tag).await)?;
+        self.counted(self.everyone().await)?;
         Ok(self.live(listed, line))
     }
 
     /// Live sessions of everybody, at most `limit`.
     pub async fn all_sessions(&self, limit: usize) -> Result<Vec<Opened>, Unavailable> {
+        self.counted(self.everyone().await)?;
         let listed = self.counted(self.store.all(limit).await)?;
         Ok(self.live(listed, NotBefore::default()))
     }
@@ -161,7 +175,7 @@ impl Guard {
         let (now, created) = (self.now(), record.created);
         let active = record.active.max(standing.touched);
         standing.not_before.ends(key.id, created)
-            || self.shared.everyone().ends(key.id, created)
+            || self.shared.everyone.line().ends(key.id, created)
             || now >= record.absolute_end.min(created.plus(self.shared.policy.absolute()))
             || now.since(active) >= self.shared.policy.idle()
             || self.account(record).is_err()
@@ -191,15 +205,28 @@ impl Guard {
         let Presented::One(value) = shown else { return Ok(None) };
         let keys = self.shared.keys.load_full();
         let Ok(token) = Token::parse(&keys, value) else { return Ok(None) };
-        let loaded = self.counted(self.store.load(&token.key).await)?;
-        let last_active = loaded.touched;
-        let Ok((_, record)) = self.open(&keys, &token.key, loaded.slot) else { return Ok(None) };
-        let session = Opened { key: token.key, record, last_active };
+        let loaded = self.counted(self.load(&token.key).await)?;
+        let Ok(held) = self.hold(&keys, &token.key, loaded) else { return Ok(None) };
+        let session = Opened { key: token.key, record: held.record, last_active: held.touched };
         Ok(knows(&session.record, &token).then_some(session))
     }
 
+    /// A session begins behind the lines, whatever the clocks say; but one that would begin hours from now
+    /// would also end that much later. Lines stand in the store unsealed: somebody may have moved one.
+    fn believable_line(&self, user: &str, begins: UnixMillis) -> Result<(), Unavailable> {
+        if begins <= self.now().plus(LINE_AHEAD) {
+            return Ok(());
+        }
+        self.shared.event(SessionEvent::Poisoned, About { user, ..About::default() });
+        let text = "a line of the store lies hours ahead: a clock was wrong, or somebody wrote to the store; remove it there";
+        Err(Unavailable(text.to_owned()))
+    }
+
     fn counted<T>(&self, result: Result<T, Unavailable>) -> Result<T, Unavailable> {
-        result.inspect_err(|_| self.shared.metrics.store_error())
+        result.inspect_err(|error| {
+            self.store_is_away(error);
+            self.shared.metrics.store_error();
+        })
     }
 }
 

@@ -26,6 +26,10 @@ const PURPOSE: &str = "login form";
 impl Portal {
     /// The form, with the reason why it is shown.
     pub(super) fn show_login(&self, head: &InboundHead) -> Page {
+        // A password typed now would be for nothing.
+        if self.guard.is_store_away() {
+            return self.problem(head.intent, Problem::StoreAway);
+        }
         let query = Fields::parse(head.target.query().unwrap_or_default().to_owned().into());
         let notice = notice(query.text("why"));
         self.login_page(head, StatusCode::OK, notice, query.text(TARGET), "")

@@ -126,6 +126,8 @@ impl Portal {
             requirement: &Requirement::default(),
             timing: intent::renewal_timing(&head.headers, false),
             activity,
+            // Our own pages change things; they wait for the store.
+            serve_known_for: None,
         };
         self.guard.admit(&visit).await
     }

@@ -24,6 +24,8 @@ pub struct Route {
     pub renewal: bool,
     /// To the first byte of the upstream's answer.
     pub response_timeout: Duration,
+    /// For how long a session that was seen alive may read while the store is away; nobody when absent.
+    pub serve_known_for: Option<Duration>,
     /// How long a WebSocket, a stream or a large body may go on.
     pub max_connection_age: Option<Duration>,
     /// The authority that vouches for https upstreams; the system's when absent.
@@ -156,6 +158,7 @@ mod tests {
             renewal: true,
             response_timeout: Duration::from_secs(60),
             max_connection_age: None,
+            serve_known_for: None,
             upstream_ca: None,
         }
     }

@@ -169,6 +169,13 @@ impl Record {
         }
     }
 
+    /// Whether this is an older copy of the same session than `other`: of an earlier token, or from
+    /// before a replay froze it.
+    pub fn is_before(&self, other: &Record) -> bool {
+        let thawed = other.frozen && !self.frozen;
+        self.generation < other.generation || (self.generation == other.generation && thawed)
+    }
+
     /// Seals the record for a store, bound to session, user and generation.
     ///
     /// Layout: `format 1 | generation 4 | sealed`.

@@ -22,6 +22,10 @@ pub enum SessionEvent {
     Poisoned,
     /// The store knows less than a client: it lost writes.
     StoreWentBack,
+    /// The store has an older copy of something than this gateway has seen.
+    RolledBack,
+    /// Activity that lies in the future.
+    TouchedAhead,
 }
 
 /// Who an event is about. Empty where unknown.
@@ -50,6 +54,8 @@ impl SessionEvent {
             SessionEvent::Refused(_) => "session.refused",
             SessionEvent::Poisoned => "session.poisoned",
             SessionEvent::StoreWentBack => "session.store-went-back",
+            SessionEvent::RolledBack => "session.rolled-back",
+            SessionEvent::TouchedAhead => "session.touched-ahead",
         }
     }
 
@@ -70,7 +76,9 @@ impl SessionEvent {
             | SessionEvent::Ended(_)
             | SessionEvent::Theft
             | SessionEvent::Poisoned
-            | SessionEvent::StoreWentBack => false,
+            | SessionEvent::StoreWentBack
+            | SessionEvent::RolledBack
+            | SessionEvent::TouchedAhead => false,
         }
     }
 
@@ -84,7 +92,9 @@ impl SessionEvent {
             | SessionEvent::Refused(_)
             | SessionEvent::Theft
             | SessionEvent::Poisoned
-            | SessionEvent::StoreWentBack => false,
+            | SessionEvent::StoreWentBack
+            | SessionEvent::RolledBack
+            | SessionEvent::TouchedAhead => false,
         }
     }
 
@@ -99,7 +109,9 @@ impl SessionEvent {
             | SessionEvent::Theft
             | SessionEvent::Forged
             | SessionEvent::Poisoned
-            | SessionEvent::StoreWentBack => None,
+            | SessionEvent::StoreWentBack
+            | SessionEvent::RolledBack
+            | SessionEvent::TouchedAhead => None,
         }
     }
 
@@ -118,6 +130,12 @@ impl SessionEvent {
             }
             SessionEvent::StoreWentBack => {
                 error!(target: "session", event, user, session, client, "a token is newer than its record: the store lost writes (failover, restored backup); its owner has to log in again");
+            }
+            SessionEvent::RolledBack => {
+                error!(target: "session", event, user, session, client, "the store has an older copy than was seen here: it lost writes, or somebody put an old one back; the newer one stays in force");
+            }
+            SessionEvent::TouchedAhead => {
+                warn!(target: "session", event, user, session, client, "the last activity lies in the future and counts as now: a gateway's clock is ahead, or somebody wrote to the store");
             }
             SessionEvent::Login
             | SessionEvent::LoginRefused

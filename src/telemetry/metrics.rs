@@ -28,6 +28,10 @@ pub struct Metrics {
     cached: Gauge,
     cached_bytes: Gauge,
     changes_age: Gauge<f64, AtomicU64>,
+    /// Requests served by what was known while the store was away.
+    pub served_known: Counter,
+    /// 1 while the store is away.
+    pub store_away: Gauge,
     live_cuts: Family<CauseLabels, Counter>,
     live_refused: Family<LimitLabels, Counter>,
     /// Connections that outlive their request and are watched for the end of their session.
@@ -91,6 +95,7 @@ impl Default for Metrics {
         let requests = Family::default();
         let events = Family::default();
         let store_errors = Counter::default();
+        let (served_known, store_away) = (Counter::default(), Gauge::default());
         let (live_cuts, live_refused) = (Family::default(), Family::default());
         let live = Gauge::default();
         let limits = Family::default();
@@ -114,6 +119,9 @@ impl Default for Metrics {
         registry.register("store_changes_age_seconds", help, changes_age.clone());
         registry.register("limits", "Limits that turned a client away", limits.clone());
         registry.register("connections", "Open client connections", connections.clone());
+        let help = "Requests served by what was known while the store was away";
+        registry.register("served_known", help, served_known.clone());
+        registry.register("store_away", "1 while the store is away", store_away.clone());
         registry.register("live", "Watched connections that outlive their request", live.clone());
         registry.register("live_cuts", "Live connections cut, by cause", live_cuts.clone());
         registry.register(
@@ -134,6 +142,8 @@ impl Default for Metrics {
             cached,
             cached_bytes,
             changes_age,
+            served_known,
+            store_away,
             live_cuts,
             live_refused,
             live,

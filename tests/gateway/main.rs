@@ -21,6 +21,8 @@ mod limits;
 mod live;
 mod login;
 mod operator;
+mod outage;
+mod poison;
 mod redirects;
 mod restarts;
 mod reuse;

@@ -14,7 +14,7 @@ use doorward::session::Identity;
 use doorward::tls::dev_ca;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 /// Password of every user of a test gateway.
 pub const PASSWORD: &str = "correct horse battery staple";
@@ -113,6 +113,18 @@ impl Gateway {
     /// The operator's socket. Two gateways on one directory each have their own.
     pub fn socket(&self) -> std::path::PathBuf {
         self.socket.clone()
+    }
+
+    /// What `doorward sessions revoke` asks; the whole answer.
+    pub async fn revoke(&self, query: &str) -> String {
+        let mut stream = UnixStream::connect(&self.socket).await.expect("connected");
+        let request = format!(
+            "POST /revoke?{query} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        answer
     }
 
     /// What Prometheus reads.

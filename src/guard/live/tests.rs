@@ -18,7 +18,14 @@ fn sight(live: &Live, id: u8) -> Sight {
     let from = ClientContext::new(IpAddr::from([127, 0, 0, 1]), b"test");
     let (begun, end) = (UnixMillis(1_000), UnixMillis(1_000).plus(HOUR * 2));
     let record = Arc::new(Record::begin(Identity::default(), &token, begun, end, from));
-    Sight { key, record, touched: begun, mark: live.mark(), checked: Instant::now() }
+    Sight {
+        key,
+        record,
+        touched: begun,
+        mark: live.mark(),
+        checked: Instant::now(),
+        unasked: false,
+    }
 }
 
 fn is_cut(watched: &mut Watched) -> Option<Cut> {

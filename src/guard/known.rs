@@ -1,0 +1,209 @@
+//! What this gateway has seen of sessions, kept in bounds: so that an unchanged record is opened once,
+//! a store that goes backwards is noticed, and a short outage can be bridged where the operator says so.
+//!
+//! Memory only, and never the judge: what is known here may refuse, and restore a newer record, but it
+//! admits nobody while the store answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quick_cache::sync::Cache;
+
+use crate::clock::UnixMillis;
+use crate::session::{EndReason, NotBefore, Record, SessionKey, UserTag};
+use crate::store::{Loaded, Slot};
+
+/// Sessions kept in mind per process.
+const SESSIONS: usize = 100_000;
+
+/// Users' lines kept in mind per process; few users ever draw one.
+const LINES: usize = 20_000;
+
+/// All that was seen.
+pub(super) struct Known {
+    sessions: Cache<SessionKey, Seen>,
+    lines: Cache<UserTag, NotBefore>,
+    /// So that a request need not look for a line where there never was one.
+    any_line: AtomicBool,
+    start: Instant,
+}
+
+/// What was seen of one session.
+#[derive(Clone)]
+pub(super) enum Seen {
+    Live(Arc<Sealed>),
+    /// For good. `until`: nobody needs to know it any longer.
+    Ended {
+        reason: EndReason,
+        until: UnixMillis,
+    },
+}
+
+/// A record as the store had it.
+pub(super) struct Sealed {
+    pub(super) revision: u64,
+    pub(super) bytes: Bytes,
+    pub(super) record: Arc<Record>,
+    touched: AtomicU64,
+    /// When the store last vouched for it: milliseconds since the start, and by the wall clock.
+    vouched: AtomicU64,
+    vouched_at: AtomicU64,
+    /// Somebody wanted it to end, and may have been told that it did not: not served unasked.
+    withheld: AtomicBool,
+    /// Its trouble was told.
+    told: AtomicBool,
+}
+
+impl Known {
+    pub(super) fn new() -> Known {
+        Known {
+            sessions: Cache::new(SESSIONS),
+            lines: Cache::new(LINES),
+            any_line: AtomicBool::new(false),
+            start: Instant::now(),
+        }
+    }
+
+    pub(super) fn get(&self, key: &SessionKey) -> Option<Seen> {
+        self.sessions.get(key)
+    }
+
+    /// The record, if it is the same bytes of the same revision.
+    pub(super) fn same(
+        &self,
+        key: &SessionKey,
+        revision: u64,
+        bytes: &Bytes,
+    ) -> Option<Arc<Sealed>> {
+        match self.get(key)? {
+            Seen::Live(seen) if seen.revision == revision && seen.bytes == *bytes => Some(seen),
+            Seen::Live(_) | Seen::Ended { .. } => None,
+        }
+    }
+
+    /// Keeps a record in mind; it is vouched for when the store answered.
+    pub(super) fn keep(
+        &self,
+        key: &SessionKey,
+        revision: u64,
+        bytes: Bytes,
+        record: Arc<Record>,
+    ) -> Arc<Sealed> {
+        let touched = match self.get(key) {
+            Some(Seen::Live(before)) => before.touched(),
+            Some(Seen::Ended { .. }) | None => UnixMillis(0),
+        };
+        let seen = Arc::new(Sealed {
+            revision,
+            bytes,
+            record,
+            touched: AtomicU64::new(touched.0),
+            vouched: AtomicU64::new(0),
+            vouched_at: AtomicU64::new(0),
+            withheld: AtomicBool::new(false),
+            told: AtomicBool::new(false),
+        });
+        self.sessions.insert(*key, Seen::Live(Arc::clone(&seen)));
+        seen
+    }
+
+    /// The store stands by the record, with this touch beside it.
+    pub(super) fn vouch(&self, seen: &Sealed, now: UnixMillis, touched: UnixMillis) {
+        seen.touched.fetch_max(touched.0, Ordering::Relaxed);
+        seen.vouched.store(self.running(Instant::now()), Ordering::Relaxed);
+        seen.vouched_at.store(now.0, Ordering::Relaxed);
+        seen.withheld.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn ended(&self, key: &SessionKey, reason: EndReason, until: UnixMillis) {
+        self.sessions.insert(*key, Seen::Ended { reason, until });
+    }
+
+    pub(super) fn forget(&self, key: &SessionKey) {
+        self.sessions.remove(key);
+    }
+
+    /// Whether more was seen than the store says: it went backwards, or its answer is older than a
+    /// write of this gateway that came between.
+    pub(super) fn is_ahead_of(&self, key: &SessionKey, loaded: &Loaded, now: UnixMillis) -> bool {
+        if self.line(&key.tag).at > loaded.not_before.at {
+            return true;
+        }
+        match (self.get(key), &loaded.slot) {
+            (None, _) | (Some(_), Slot::Ended { .. }) => false,
+            (Some(Seen::Ended { until, .. }), Slot::Absent) => now < until,
+            (Some(Seen::Ended { .. }), Slot::Live { .. }) => true,
+            (Some(Seen::Live(seen)), Slot::Absent) => now < seen.record.absolute_end,
+            (Some(Seen::Live(seen)), Slot::Live { revision, .. }) => *revision < seen.revision,
+        }
+    }
+
+    /// The last line seen of a user.
+    pub(super) fn line(&self, tag: &UserTag) -> NotBefore {
+        if !self.any_line.load(Ordering::Relaxed) {
+            return NotBefore::default();
+        }
+        self.lines.get(tag).unwrap_or_default()
+    }
+
+    pub(super) fn saw_line(&self, tag: &UserTag, line: NotBefore) {
+        if line.at > self.line(tag).at {
+            self.lines.insert(*tag, line);
+            self.any_line.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Somebody wants these to end. Whether they did is known when the store answers.
+    pub(super) fn withhold(&self, is_meant: impl Fn(&SessionKey) -> bool) {
+        for (key, seen) in self.sessions.iter() {
+            if let Seen::Live(seen) = seen
+                && is_meant(&key)
+            {
+                seen.withhold();
+            }
+        }
+    }
+
+    pub(super) fn withhold_one(&self, key: &SessionKey) {
+        if let Some(Seen::Live(seen)) = self.get(key) {
+            seen.withhold();
+        }
+    }
+
+    /// When the store last vouched for it, if that was not longer ago than `limit` by any clock.
+    pub(super) fn vouched_within(
+        &self,
+        seen: &Sealed,
+        limit: Duration,
+        now: UnixMillis,
+    ) -> Option<Instant> {
+        let vouched = seen.vouched.load(Ordering::Relaxed);
+        let age = Duration::from_millis(self.running(Instant::now()).saturating_sub(vouched));
+        let by_wall = now.since(UnixMillis(seen.vouched_at.load(Ordering::Relaxed)));
+        let is_withheld = seen.withheld.load(Ordering::Relaxed);
+        (vouched > 0 && age.max(by_wall) <= limit && !is_withheld)
+            .then(|| self.start + Duration::from_millis(vouched))
+    }
+
+    fn running(&self, now: Instant) -> u64 {
+        let running = now.saturating_duration_since(self.start).as_millis();
+        u64::try_from(running).unwrap_or(u64::MAX).max(1)
+    }
+}
+
+impl Sealed {
+    pub(super) fn touched(&self) -> UnixMillis {
+        UnixMillis(self.touched.load(Ordering::Relaxed))
+    }
+
+    /// Whether its trouble has yet to be told.
+    pub(super) fn tell(&self) -> bool {
+        !self.told.swap(true, Ordering::Relaxed)
+    }
+
+    fn withhold(&self) {
+        self.withheld.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,344 @@
+//! Somebody writes to the store behind the gateways' backs, without their keys: he may end sessions, for
+//! he could delete everything, but nothing that he writes lets anybody in, and what he writes is reported.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use http::StatusCode;
+
+use crate::browser::Browser;
+use crate::gateway::{Gateway, Setup, manual_clock, route};
+use crate::redis::{How, RedisServer};
+use crate::upstream::Upstream;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A gateway on a Redis that others write to.
+struct Store {
+    upstream: Upstream,
+    redis: RedisServer,
+    gateway: Gateway,
+}
+
+impl Store {
+    async fn start() -> Store {
+        let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+        let gateway = Gateway::start(Setup {
+            routes: route(upstream.address),
+            // Each request looks into Redis itself: nothing depends on when it tells of a change.
+            store: format!("{}\"\nlocal_cache = \"off\"\n#", redis.settings().url),
+            clock: manual_clock(),
+            ..Setup::default()
+        });
+        Store { upstream, redis, gateway }
+    }
+
+    /// Another gateway on the same store, which has seen nothing.
+    fn fresh_gateway(&self) -> Gateway {
+        Gateway::start(Setup {
+            routes: route(self.upstream.address),
+            store: format!("{}\"\nlocal_cache = \"off\"\n#", self.redis.settings().url),
+            clock: self.gateway.clock.clone(),
+            shared_with: Some(Arc::clone(&self.gateway.directory)),
+            ..Setup::default()
+        })
+    }
+
+    async fn log_in(&self, user: &str) -> Browser {
+        let mut browser = Browser::new(&self.gateway);
+        browser.log_in(user).await;
+        assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
+        browser
+    }
+
+    fn redis(&self, words: &[&str]) -> String {
+        let answer = self.redis.command(words);
+        assert!(!answer.starts_with('-'), "{words:?}: {answer}");
+        answer
+    }
+
+    /// Keeps a copy of a key, and puts it back later.
+    fn keep(&self, key: &str) {
+        self.redis(&["COPY", key, &format!("kept {key}"), "REPLACE"]);
+    }
+
+    fn put_back(&self, key: &str) {
+        self.redis(&["COPY", &format!("kept {key}"), key, "REPLACE"]);
+    }
+
+    async fn events(&self, event: &str) -> u64 {
+        let text = self.gateway.metrics().await;
+        let name = format!("doorward_session_events_total{{event=\"session.{event}\"}} ");
+        let count = text.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok());
+        count.unwrap_or(0)
+    }
+
+    /// The owner's own renewal: offered, then shown.
+    async fn renew(&self, browser: &mut Browser) {
+        let before = browser.token();
+        self.gateway.advance(Duration::from_secs(601));
+        browser.fetch("/").await;
+        assert_ne!(browser.token(), before);
+        assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
+    }
+}
+
+/// Where the session of a token lies.
+struct Place {
+    tag: String,
+    id: String,
+}
+
+impl Place {
+    fn of(browser: &Browser) -> Place {
+        let token = browser.token();
+        let bytes = token.strip_prefix("dw1_").expect("a token").as_bytes();
+        let bytes = BASE64URL_NOPAD.decode(bytes).expect("base64");
+        Place { tag: HEXLOWER.encode(&bytes[2..10]), id: HEXLOWER.encode(&bytes[10..26]) }
+    }
+
+    fn record(&self) -> String {
+        format!("dw:s:{{{}}}:{}", self.tag, self.id)
+    }
+
+    fn touch(&self) -> String {
+        format!("dw:t:{{{}}}:{}", self.tag, self.id)
+    }
+
+    fn line(&self) -> String {
+        format!("dw:nb:{{{}}}", self.tag)
+    }
+
+    fn index(&self) -> String {
+        format!("dw:u:{{{}}}", self.tag)
+    }
+}
+
+async fn revoke(gateway: &Gateway, query: &str) {
+    let answer = gateway.revoke(query).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+async fn log_out(browser: &mut Browser) {
+    let csrf = browser.visit("/.doorward/logout").await.field("csrf");
+    let answer = browser.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+/// Refused, for this reason, and nobody's cookie is taken away.
+async fn refused(browser: &mut Browser, reason: &str) {
+    let answer = browser.fetch("/").await;
+    let said = (answer.status, answer.json()["reason"].as_str().unwrap_or_default().to_owned());
+    assert_eq!(said, (StatusCode::UNAUTHORIZED, reason.to_owned()));
+    assert_eq!(answer.set_cookies(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn records_swapped_between_users_or_sessions_open_nothing_and_are_reported() {
+    let store = Store::start().await;
+    let [mut alice, mut phone, mut bob] =
+        [store.log_in("alice").await, store.log_in("alice").await, store.log_in("bob").await];
+    let [a, p, b] = [&alice, &phone, &bob].map(|browser| Place::of(browser).record());
+    let mut told = 0;
+    for (one, other) in [(&a, &b), (&a, &p), (&p, &b)] {
+        store.keep(one);
+        store.keep(other);
+        store.redis(&["COPY", &format!("kept {one}"), other, "REPLACE"]);
+        store.redis(&["COPY", &format!("kept {other}"), one, "REPLACE"]);
+        for (key, browser) in [(&a, &mut alice), (&p, &mut phone), (&b, &mut bob)] {
+            if key == one || key == other {
+                refused(browser, "poisoned").await;
+                told += 1;
+            } else {
+                assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
+            }
+        }
+        assert_eq!(store.events("poisoned").await, told);
+        store.put_back(one);
+        store.put_back(other);
+    }
+    let heads = store.upstream.heads();
+    let wrong = heads.iter().filter(|head| head.contains("bob") && head.contains("alice"));
+    assert_eq!(wrong.count(), 0, "nobody was taken for somebody else");
+}
+
+#[tokio::test]
+async fn a_record_planted_or_patched_opens_nothing_and_is_reported() {
+    let store = Store::start().await;
+    let mut alice = store.log_in("alice").await;
+    let record = Place::of(&alice).record();
+    store.keep(&record);
+    let patches = [
+        "redis.call('SET', KEYS[1], '\\1\\0\\0\\0\\0\\0\\0\\0\\9planted')",
+        // The generation in clear, one bit of the sealed part, and its end.
+        "redis.call('SETRANGE', KEYS[1], 13, '\\7')",
+        "redis.call('SETRANGE', KEYS[1], 40, 'x')",
+        "redis.call('APPEND', KEYS[1], 'x')",
+        "redis.call('SET', KEYS[1], string.sub(redis.call('GET', KEYS[1]), 1, -2))",
+    ];
+    for (count, patch) in (1..).zip(patches) {
+        store.redis(&["EVAL", patch, "1", &record]);
+        refused(&mut alice, "poisoned").await;
+        assert_eq!(store.events("poisoned").await, count, "{patch}");
+        store.put_back(&record);
+        assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "put back");
+    }
+}
+
+#[tokio::test]
+async fn a_rolled_back_record_lets_no_old_token_in_and_its_owner_goes_on() {
+    let store = Store::start().await;
+    let mut alice = store.log_in("alice").await;
+    let record = Place::of(&alice).record();
+    let mut thief = alice.clone();
+    store.keep(&record);
+    store.renew(&mut alice).await;
+    store.gateway.advance(Duration::from_secs(100));
+    assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
+
+    store.put_back(&record);
+    assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "a failover logs nobody out");
+    assert_eq!(store.events("rolled-back").await, 1);
+    let fresh = store.fresh_gateway();
+    let mut elsewhere = alice.at(&fresh);
+    assert_eq!(elsewhere.fetch("/").await.status, StatusCode::OK, "the newer copy is back");
+
+    store.put_back(&record);
+    refused(&mut thief, "theft").await;
+    assert_eq!(store.events("rolled-back").await, 2);
+    refused(&mut alice, "theft").await;
+}
+
+#[tokio::test]
+async fn a_record_rolled_back_within_its_generation_does_not_forget_what_was_offered() {
+    let store = Store::start().await;
+    let mut alice = store.log_in("alice").await;
+    let (record, current) = (Place::of(&alice).record(), alice.token());
+    store.keep(&record);
+    store.gateway.advance(Duration::from_secs(601));
+    alice.fetch("/").await;
+    let offered = alice.token();
+    assert_ne!(offered, current);
+    store.put_back(&record);
+    let mut tab = alice.clone().with_token(&current);
+    tab.fetch("/").await;
+    assert_eq!(tab.token(), offered, "S2: one successor for a token");
+    assert_eq!(store.events("rolled-back").await, 1);
+    assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_rolled_back_record_with_a_revision_of_its_own_is_found_out_by_its_generation() {
+    let store = Store::start().await;
+    let mut alice = store.log_in("alice").await;
+    let record = Place::of(&alice).record();
+    store.keep(&record);
+    store.renew(&mut alice).await;
+    store.put_back(&record);
+    store.redis(&["EVAL", "redis.call('SETRANGE', KEYS[1], 1, '\\0\\0\\1')", "1", &record]);
+    assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
+    assert_eq!(store.events("rolled-back").await, 1);
+}
+
+#[tokio::test]
+async fn a_record_put_back_in_place_of_a_tombstone_stays_dead_and_gets_it_again() {
+    let store = Store::start().await;
+    let mut alice = store.log_in("alice").await;
+    let record = Place::of(&alice).record();
+    let mut thief = alice.clone();
+    store.keep(&record);
+    // Ended at another gateway, so that this one has only seen it.
+    log_out(&mut alice.at(&store.fresh_gateway())).await;
+    refused(&mut thief, "logout").await;
+    for take_away in [false, true] {
+        match take_away {
+            true => _ = store.redis(&["DEL", &record]),
+            false => store.put_back(&record),
+        }
+        refused(&mut thief, "logout").await;
+        let deadline = Instant::now() + PATIENCE;
+        while store.redis(&["GETRANGE", &record, "0", "0"]) != "\u{2}" {
+            assert!(Instant::now() < deadline, "no tombstone");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    assert_eq!(store.events("rolled-back").await, 2);
+    alice.log_in("alice").await;
+    assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "a new session is another one");
+}
+
+#[tokio::test]
+async fn a_line_taken_away_or_lowered_stays_where_it_was_seen() {
+    let store = Store::start().await;
+    let (mut first, second) = (store.log_in("alice").await, store.log_in("alice").await);
+    let line = Place::of(&first).line();
+    let other = store.fresh_gateway();
+    // "End all others", at another gateway.
+    let mut there = second.at(&other);
+    let csrf = there.visit("/.doorward/sessions").await.field("csrf");
+    there.post_form("/.doorward/sessions", &[("csrf", &csrf), ("do", "end-others")]).await;
+    // The one that stays brings the line here.
+    assert_eq!(second.clone().fetch("/").await.status, StatusCode::OK);
+    store.redis(&["SET", &line, "1"]);
+    refused(&mut first, "revoked").await;
+    assert_eq!(store.events("rolled-back").await, 1);
+    assert_eq!(second.clone().fetch("/").await.status, StatusCode::OK, "the excepted one");
+}
+
+#[tokio::test]
+async fn the_line_of_everybody_lowered_stays_where_it_was_and_is_drawn_again() {
+    let store = Store::start().await;
+    let mut alice = store.log_in("alice").await;
+    let record = Place::of(&alice).record();
+    store.keep(&record);
+    store.gateway.advance(Duration::from_secs(1));
+    revoke(&store.fresh_gateway(), "all=1").await;
+    let drawn = store.redis(&["GET", "dw:everyone"]);
+    let deadline = Instant::now() + PATIENCE;
+    while alice.fetch("/").await.status == StatusCode::OK {
+        assert!(Instant::now() < deadline, "the line never arrived");
+    }
+    store.put_back(&record);
+    store.redis(&["SET", "dw:everyone", "0"]);
+    while store.redis(&["GET", "dw:everyone"]) != drawn {
+        assert!(Instant::now() < deadline, "not drawn again");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_ne!(alice.fetch("/").await.status, StatusCode::OK);
+    assert!(store.events("rolled-back").await >= 1);
+}
+
+#[tokio::test]
+async fn a_touch_in_the_far_future_counts_as_now_and_is_reported() {
+    let store = Store::start().await;
+    let mut alice = store.log_in("alice").await;
+    let touch = Place::of(&alice).touch();
+    store.redis(&["SET", &touch, "9000000000000"]);
+    assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "not the end of its time");
+    let left = alice.fetch("/.doorward/session").await.json();
+    assert_eq!(left["absolute_seconds"], 12 * 60 * 60);
+    assert_eq!(store.events("touched-ahead").await, 1);
+}
+
+#[tokio::test]
+async fn an_index_that_pushes_a_line_into_the_future_begins_no_session_there() {
+    let store = Store::start().await;
+    let alice = store.log_in("alice").await;
+    store.redis(&["HSET", &Place::of(&alice).index(), "max", "9000000000000"]);
+    revoke(&store.gateway, "user=alice").await;
+    let mut again = Browser::new(&store.gateway);
+    let answer = again.try_log_in("alice", crate::gateway::PASSWORD, "/").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "it would live for centuries");
+    assert_eq!(store.events("poisoned").await, 1);
+}
+
+#[tokio::test]
+async fn a_record_taken_away_is_the_end_of_a_session_and_is_reported_once() {
+    let store = Store::start().await;
+    let mut alice = store.log_in("alice").await;
+    store.redis(&["DEL", &Place::of(&alice).record()]);
+    refused(&mut alice, "unknown").await;
+    refused(&mut alice, "unknown").await;
+    assert_eq!(store.events("rolled-back").await, 1);
+}
