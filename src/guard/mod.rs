@@ -20,7 +20,7 @@ pub use admit::{Admitted, Entry, Visit};
 pub use denial::Denial;
 pub use live::{Cut, Ending, Full, Live, LiveLimits, Sight, Terms, Watched};
 pub use permit::{NewToken, Permit};
-pub use sessions::{Opened, Remaining};
+pub use sessions::{LivesOn, Opened, Remaining};
 
 use std::sync::Arc;
 

@@ -11,13 +11,14 @@ use crate::login::Account;
 use crate::secret::{equal_in_constant_time, random_bytes};
 use crate::session::{
     ClientContext, EndReason, Identity, NotBefore, Record, SessionId, SessionKey, Standing, Token,
-    UserTag,
+    TokenError, UserTag,
 };
 use crate::store::{Listed, Unavailable};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::About;
 
-use super::{Guard, about, admit::Admitted};
+use super::held::Held;
+use super::{Denial, Guard, about, admit::Admitted};
 
 /// How far ahead a line may lie. Clocks have been wrong by an hour.
 const LINE_AHEAD: Duration = Duration::from_hours(2);
@@ -30,11 +31,30 @@ pub struct Opened {
     pub last_active: UnixMillis,
 }
 
+/// A session that lives, though the token that names it is refused.
+pub struct LivesOn {
+    pub opened: Opened,
+    /// Whether the token is one that the record has the hash of.
+    proven: bool,
+}
+
 /// Time left to a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remaining {
     pub idle: Duration,
     pub absolute: Duration,
+}
+
+impl LivesOn {
+    /// Whose it is, for those who may know: keys that leaked make a MAC, and must not tell names.
+    pub fn user(&self) -> &str {
+        if self.proven { &self.opened.record.identity.user } else { "" }
+    }
+
+    /// To end it.
+    pub fn session(found: Option<LivesOn>) -> Option<Opened> {
+        found.map(|found| found.opened)
+    }
 }
 
 impl Guard {
@@ -220,6 +240,35 @@ impl Guard {
         self.shared.event(SessionEvent::Poisoned, About { user, ..About::default() });
         let text = "a line of the store lies hours ahead: a clock was wrong, or somebody wrote to the store; remove it there";
         Err(Unavailable(text.to_owned()))
+    }
+
+    /// The session that a refused token names, if it lives: frozen, rolled back, or with a token from
+    /// before a crash. The token's MAC is proof enough to end it; a replay ends it by no more.
+    pub async fn lives_on(&self, shown: &Presented) -> Result<Option<LivesOn>, Unavailable> {
+        let Presented::One(value) = shown else { return Ok(None) };
+        let keys = self.shared.keys.load_full();
+        let token = match Token::parse(&keys, value) {
+            Ok(token) => token,
+            Err(TokenError::UnknownKey) => {
+                let text = "the token is signed with a key that this gateway's keys file lacks";
+                return Err(Unavailable(text.to_owned()));
+            }
+            Err(TokenError::Shape | TokenError::Mac) => return Ok(None),
+        };
+        let loaded = self.counted(self.load(&token.key).await)?;
+        let held = match self.hold(&keys, &token.key, loaded) {
+            Ok(held) => held,
+            Err(Denial::Unavailable(error)) => return Err(error),
+            Err(_) => return Ok(None),
+        };
+        let Held { record, touched, not_before, .. } = held;
+        let standing = Standing { touched, not_before, ..Standing::default() };
+        if self.record_is_over(&token.key, &record, &standing) {
+            return Ok(None);
+        }
+        let proven = knows(&record, &token);
+        let opened = Opened { key: token.key, record, last_active: touched };
+        Ok(Some(LivesOn { opened, proven }))
     }
 
     fn counted<T>(&self, result: Result<T, Unavailable>) -> Result<T, Unavailable> {

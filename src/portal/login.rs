@@ -7,11 +7,11 @@ use http::StatusCode;
 use http::header::{self, HeaderValue};
 use serde_json::json;
 
-use crate::guard::{Admitted, Denial, Opened};
+use crate::guard::{Admitted, Denial, LivesOn, Opened};
 use crate::http::{InboundHead, Intent, Presented, cookies, intent};
 use crate::login::{Account, Attempt};
 use crate::secret::random_bytes;
-use crate::session::EndReason;
+use crate::session::{EndReason, SessionKey};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::About;
 
@@ -156,29 +156,43 @@ impl Portal {
     pub(super) async fn ask_logout(&self, head: &InboundHead) -> Page {
         match self.session(head, false).await {
             Ok(admitted) => {
-                let csrf = self.session_csrf(&admitted);
-                let html = pages::logout(&self.look.name, &admitted.record.identity.user, &csrf);
-                self.carry(self.page(StatusCode::OK, html), &admitted)
+                let page = self.logout_form(&admitted.key, &admitted.record.identity.user);
+                self.carry(page, &admitted)
             }
             Err(Denial::Unavailable(error)) => self.deny(head, &Denial::Unavailable(error)),
-            Err(_) => self.page(StatusCode::OK, pages::logged_out(&self.look.name)),
+            Err(_) => match self.guard.lives_on(&self.shown(head)).await {
+                Ok(Some(session)) => self.logout_form(&session.opened.key, session.user()),
+                Ok(None) => self.page(StatusCode::OK, pages::logged_out(&self.look.name)),
+                Err(error) => self.deny(head, &Denial::Unavailable(error)),
+            },
         }
     }
 
-    /// Ends the session on the server first; only then the cookie goes.
+    fn logout_form(&self, key: &SessionKey, user: &str) -> Page {
+        let csrf = self.session_csrf(key);
+        self.page(StatusCode::OK, pages::logout(&self.look.name, user, &csrf))
+    }
+
+    /// Ends the session on the server first; only then the cookie goes. A token that is refused for the
+    /// moment still names a session that lives: who logs out wants that to be over too.
     pub(super) async fn logout(&self, head: &InboundHead, fields: Fields) -> Page {
-        match self.session(head, false).await {
-            Ok(admitted) if self.proves(&admitted, &fields) => self.end_this(head, admitted).await,
-            Ok(_) => self.problem(head.intent, Problem::CrossSite),
-            Err(Denial::Unavailable(error)) => self.deny(head, &Denial::Unavailable(error)),
-            Err(_) => self.goodbye(),
+        let session = match self.session(head, false).await {
+            Ok(admitted) => Ok(Some(opened(admitted))),
+            Err(Denial::Unavailable(error)) => Err(error),
+            Err(_) => self.guard.lives_on(&self.shown(head)).await.map(LivesOn::session),
+        };
+        match session {
+            Ok(Some(session)) if self.proves(&session.key, &fields) => {
+                self.end_this(head, &session).await
+            }
+            Ok(Some(_)) => self.problem(head.intent, Problem::CrossSite),
+            Ok(None) => self.goodbye(),
+            Err(error) => self.deny(head, &Denial::Unavailable(error)),
         }
     }
 
-    async fn end_this(&self, head: &InboundHead, admitted: Admitted) -> Page {
-        let last_active = admitted.record.active;
-        let session = Opened { key: admitted.key, record: admitted.record, last_active };
-        match self.guard.end_session(&session, EndReason::Logout).await {
+    async fn end_this(&self, head: &InboundHead, session: &Opened) -> Page {
+        match self.guard.end_session(session, EndReason::Logout).await {
             Ok(()) => self.goodbye(),
             Err(error) => self.deny(head, &Denial::Unavailable(error)),
         }
@@ -194,6 +208,11 @@ impl Portal {
         page.headers_mut().insert("clear-site-data", clear);
         page
     }
+}
+
+fn opened(admitted: Admitted) -> Opened {
+    let last_active = admitted.record.active;
+    Opened { key: admitted.key, record: admitted.record, last_active }
 }
 
 /// Only words that we sent: the parameter chooses among our own texts.

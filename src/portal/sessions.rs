@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::guard::{Admitted, Denial, Opened};
 use crate::http::InboundHead;
-use crate::session::EndReason;
+use crate::session::{EndReason, SessionKey};
 
 use super::answer::{json_page, see_other};
 use super::forms::{self, CSRF, Fields};
@@ -39,7 +39,7 @@ impl Portal {
         let html = pages::sessions(&SessionsPage {
             site: &self.look.name,
             user: &admitted.record.identity.user,
-            csrf: &self.session_csrf(admitted),
+            csrf: &self.session_csrf(&admitted.key),
             now: self.guard.shared().clock.now(),
             sessions: sessions.iter().map(|session| row(session, admitted)).collect(),
         });
@@ -52,7 +52,7 @@ impl Portal {
             Ok(admitted) => admitted,
             Err(denial) => return self.deny(head, &denial),
         };
-        if !self.proves(&admitted, &fields) {
+        if !self.proves(&admitted.key, &fields) {
             return self.problem(head.intent, Problem::CrossSite);
         }
         let Some(wish) = wish(&fields) else {
@@ -107,15 +107,20 @@ impl Portal {
     }
 
     /// Binds a form to the session that it is shown to.
-    pub(super) fn session_csrf(&self, admitted: &Admitted) -> String {
+    pub(super) fn session_csrf(&self, key: &SessionKey) -> String {
         let shared = self.guard.shared();
-        forms::token(&shared.keys.load(), PURPOSE, &admitted.key.id.0, shared.clock.now())
+        forms::token(&shared.keys.load(), PURPOSE, &key.id.0, shared.clock.now())
     }
 
-    pub(super) fn proves(&self, admitted: &Admitted, fields: &Fields) -> bool {
+    pub(super) fn proves(&self, key: &SessionKey, fields: &Fields) -> bool {
         let shared = self.guard.shared();
-        let id = &admitted.key.id.0;
-        forms::verify(&shared.keys.load(), PURPOSE, id, fields.text(CSRF), shared.clock.now())
+        forms::verify(
+            &shared.keys.load(),
+            PURPOSE,
+            &key.id.0,
+            fields.text(CSRF),
+            shared.clock.now(),
+        )
     }
 
     /// Sends the renewed token along.

@@ -1,5 +1,7 @@
 //! Logging in and out, and the answers to those who have not.
 
+use std::time::Duration;
+
 use http::StatusCode;
 
 use crate::browser::{Answer, Browser};
@@ -132,4 +134,57 @@ async fn a_failed_login_is_json_for_programs_alone_and_a_form_for_every_browser(
         let answer = browser.send("POST", "/.doorward/login", &[kind], body).await;
         assert_eq!((answer.status, &answer.json()["reason"]), (status, &reason.into()));
     }
+}
+
+/// Logs out with a token that is refused for the moment; the session of `other` is over by that.
+async fn logs_out(refused: &mut Browser, reason: &str, other: &mut Browser) {
+    assert_eq!(refused.fetch("/").await.json()["reason"], reason);
+    let form = refused.visit("/.doorward/logout").await;
+    assert!(form.text().contains("<form"), "says that it is over: {}", form.text());
+    let wrong = refused.post_form("/.doorward/logout", &[("csrf", "wrong")]).await;
+    assert_eq!(wrong.status, StatusCode::FORBIDDEN, "from another site");
+    let csrf = form.field("csrf");
+    let goodbye = refused.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
+    assert_eq!((goodbye.status, refused.token()), (StatusCode::OK, String::new()));
+    assert_eq!(other.fetch("/").await.json()["reason"], "logout", "it lives on");
+}
+
+#[tokio::test]
+async fn a_logout_with_a_token_from_before_a_crash_ends_the_session() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::start(Setup {
+        routes: route(upstream.address),
+        clock: manual_clock(),
+        ..Setup::default()
+    });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let mut crashed = alice.clone();
+    gateway.advance(Duration::from_secs(601));
+    alice.fetch("/").await;
+    alice.fetch("/").await;
+    gateway.advance(Duration::from_secs(31));
+    logs_out(&mut crashed, "after-crash", &mut alice).await;
+}
+
+#[tokio::test]
+async fn a_logout_of_a_frozen_session_ends_it() {
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::start(Setup {
+        routes: route(upstream.address),
+        session: "on_reuse = \"reauthenticate\"".to_owned(),
+        clock: manual_clock(),
+        ..Setup::default()
+    });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let mut thief = alice.clone();
+    gateway.advance(Duration::from_secs(601));
+    alice.fetch("/").await;
+    alice.fetch("/").await;
+    gateway.advance(Duration::from_secs(120));
+    alice.fetch("/").await;
+    assert_eq!(thief.fetch("/").await.json()["reason"], "theft");
+    let mut tab = alice.clone();
+    logs_out(&mut alice, "reauthenticate", &mut tab).await;
 }

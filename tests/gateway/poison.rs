@@ -342,3 +342,22 @@ async fn a_record_taken_away_is_the_end_of_a_session_and_is_reported_once() {
     refused(&mut alice, "unknown").await;
     assert_eq!(store.events("rolled-back").await, 1);
 }
+
+#[tokio::test]
+async fn a_logout_with_a_token_newer_than_its_record_ends_the_session_and_tells_no_name() {
+    let store = Store::start().await;
+    let mut alice = store.log_in("alice").await;
+    let record = Place::of(&alice).record();
+    store.keep(&record);
+    store.renew(&mut alice).await;
+    store.put_back(&record);
+    let fresh = store.fresh_gateway();
+    let mut there = alice.at(&fresh);
+    refused(&mut there, "future-generation").await;
+    let form = there.visit("/.doorward/logout").await;
+    assert!(!form.text().contains("alice"), "to whoever can make a MAC");
+    let csrf = form.field("csrf");
+    let goodbye = there.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
+    assert_eq!((goodbye.status, there.token()), (StatusCode::OK, String::new()));
+    assert_eq!(store.redis(&["GETRANGE", &record, "0", "0"]), "\u{2}");
+}
