@@ -8,7 +8,10 @@
 //! - A renewal cuts nothing: connections hang on the session, not on a token.
 //! - As many as the limits allow, in all and of one session. Whoever hoards them hurts himself first.
 
-use std::collections::{HashMap, VecDeque};
+mod ends;
+mod entry;
+
+use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -24,12 +27,11 @@ use crate::config;
 use crate::session::{NotBefore, Record, RoutePolicy, SessionKey, SessionPolicy, UserTag};
 use crate::telemetry::Metrics;
 
+use ends::{End, Ends, Missed};
+use entry::{Connection, Entry};
+
 /// Parts of the register, so that a look at all of it never holds up every worker.
 const SHARDS: usize = 16;
-
-/// Ends that are remembered for requests which were checked and have not registered yet. One that
-/// missed more than these is looked at once more instead.
-const ENDS_KEPT: usize = 1024;
 
 /// All live connections of a process.
 #[derive(Clone)]
@@ -44,9 +46,7 @@ struct Inner {
     shards: [Mutex<HashMap<SessionKey, Entry>>; SHARDS],
     open: AtomicUsize,
     numbers: AtomicU64,
-    ends: Mutex<VecDeque<End>>,
-    /// How many ends were ever noted.
-    noted: AtomicU64,
+    ends: Ends,
     doubt: Notify,
 }
 
@@ -133,36 +133,6 @@ struct Signal {
     why: OnceLock<Cut>,
 }
 
-enum End {
-    Session(SessionKey),
-    /// Of one user, or of everybody.
-    Line(Option<UserTag>, NotBefore),
-}
-
-/// What an unregistered connection missed.
-enum Missed {
-    Nothing,
-    ItsEnd,
-    TooMuchToTell,
-}
-
-/// One session with live connections.
-struct Entry {
-    record: Arc<Record>,
-    touched: UnixMillis,
-    checked: Instant,
-    /// Something was heard of it: to be looked at soon.
-    doubted: bool,
-    connections: Vec<Connection>,
-}
-
-struct Connection {
-    number: u64,
-    signal: Arc<Signal>,
-    policy: RoutePolicy,
-    too_old: Option<Instant>,
-}
-
 impl Live {
     /// An empty register. `idle` is the sessions' own timeout.
     pub fn new(limits: LiveLimits, policy: &SessionPolicy, metrics: Metrics) -> Live {
@@ -173,8 +143,7 @@ impl Live {
             shards: std::array::from_fn(|_| Mutex::default()),
             open: AtomicUsize::new(0),
             numbers: AtomicU64::new(0),
-            ends: Mutex::default(),
-            noted: AtomicU64::new(0),
+            ends: Ends::default(),
             doubt: Notify::new(),
         };
         Live { inner: Arc::new(inner) }
@@ -182,7 +151,7 @@ impl Live {
 
     /// Where the order of ends stands. Taken before the store is asked.
     pub fn mark(&self) -> Mark {
-        Mark(self.inner.noted.load(Ordering::Acquire))
+        self.inner.ends.mark()
     }
 
     /// Registers a connection of a session that was checked after `sight.mark`.
@@ -203,7 +172,7 @@ impl Live {
             return Err(Full::Session);
         }
         entry.connections.push(connection);
-        match self.missed(sight) {
+        match self.inner.ends.missed(sight) {
             Missed::Nothing => {}
             Missed::ItsEnd => self.inner.tell(&signal, Cut::SessionEnded),
             Missed::TooMuchToTell => {
@@ -218,16 +187,17 @@ impl Live {
 
     /// A session ended: cuts its connections on this gateway, and those that are about to register.
     pub fn ended(&self, key: &SessionKey) {
-        self.note(End::Session(*key));
+        self.inner.ends.note(End::Session(*key));
         self.cut(key, Cut::SessionEnded);
     }
 
     /// A line was drawn, of one user or of everybody: cuts the connections of sessions behind it.
     pub fn ended_by_line(&self, tag: Option<UserTag>, line: NotBefore) {
-        self.note(End::Line(tag, line));
+        let end = End::Line(tag, line);
+        self.inner.ends.note(end);
         for shard in &self.inner.shards {
             for (key, entry) in shard.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-                if End::Line(tag, line).is_of(key, entry.record.created) {
+                if end.is_of(key, entry.record.created) {
                     self.cut_all(entry, Cut::SessionEnded);
                 }
             }
@@ -331,29 +301,6 @@ impl Live {
         entry.connections.iter().filter(old).for_each(|c| self.inner.tell(&c.signal, Cut::TooOld));
     }
 
-    fn note(&self, end: End) {
-        let mut ends = self.inner.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        if ends.len() == ENDS_KEPT {
-            ends.pop_front();
-        }
-        ends.push_back(end);
-        self.inner.noted.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn missed(&self, sight: &Sight) -> Missed {
-        if self.mark() == sight.mark {
-            return Missed::Nothing;
-        }
-        let ends = self.inner.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = self.mark().0.saturating_sub(sight.mark.0);
-        let new = usize::try_from(new).unwrap_or(usize::MAX);
-        let created = sight.record.created;
-        if ends.iter().rev().take(new).any(|end| end.is_of(&sight.key, created)) {
-            return Missed::ItsEnd;
-        }
-        if new > ends.len() { Missed::TooMuchToTell } else { Missed::Nothing }
-    }
-
     fn release(&self, key: &SessionKey, number: u64) {
         let mut shard = self.shard(key);
         if let Some(entry) = shard.get_mut(key) {
@@ -425,47 +372,6 @@ impl Cut {
             Cut::TooOld => "too-old",
             Cut::Unchecked => "unchecked",
         }
-    }
-}
-
-impl End {
-    fn is_of(&self, key: &SessionKey, created: UnixMillis) -> bool {
-        match self {
-            End::Session(ended) => ended == key,
-            End::Line(None, line) => line.ends(key.id, created),
-            End::Line(Some(tag), line) => *tag == key.tag && line.ends(key.id, created),
-        }
-    }
-}
-
-impl Entry {
-    fn of(sight: &Sight) -> Entry {
-        Entry {
-            record: Arc::clone(&sight.record),
-            touched: sight.touched,
-            checked: sight.checked,
-            doubted: false,
-            connections: Vec::new(),
-        }
-    }
-
-    fn active(&self) -> UnixMillis {
-        self.record.active.max(self.touched)
-    }
-
-    /// Whether something of it may be over, as far as this gateway knows.
-    fn is_due(&self, now: UnixMillis, idle: Duration) -> bool {
-        let active = self.active();
-        let by_route = |connection| self.route_end(connection, active) <= now;
-        active.plus(idle) <= now || self.connections.iter().any(by_route)
-    }
-
-    /// `max_auth_age` is asked when a connection opens and not again: it is about what begins.
-    fn route_end(&self, connection: &Connection, active: UnixMillis) -> UnixMillis {
-        let never = UnixMillis(u64::MAX);
-        let RoutePolicy { idle, absolute, max_auth_age: _ } = connection.policy;
-        let idle = idle.map_or(never, |idle| active.plus(idle));
-        absolute.map_or(idle, |absolute| self.record.created.plus(absolute).min(idle))
     }
 }
 

@@ -66,7 +66,7 @@ fn an_end_before_the_check_is_the_checks_own_matter() {
 fn who_missed_more_ends_than_are_kept_is_looked_at_again() {
     let live = live(10, 10);
     let seen = sight(&live, 1);
-    for _ in 0..=ENDS_KEPT {
+    for _ in 0..=ends::KEPT {
         live.ended(&sight(&live, 2).key);
     }
     let _watched = open(&live, &seen);

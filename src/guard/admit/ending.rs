@@ -1,0 +1,57 @@
+//! A session ends by a decision.
+
+use crate::clock::UnixMillis;
+use crate::guard::{Guard, about};
+use crate::session::{ClientContext, EndReason, SessionKey};
+use crate::store::Unavailable;
+use crate::telemetry::SessionEvent;
+
+/// The end of one session, or of all of its user.
+pub(super) struct Ending {
+    pub(super) guard: Guard,
+    pub(super) key: SessionKey,
+    pub(super) reason: EndReason,
+    pub(super) all: bool,
+    pub(super) forget_at: UnixMillis,
+    pub(super) user: String,
+    /// Who showed the token that ends it.
+    pub(super) from: ClientContext,
+    /// Who showed the current token first.
+    pub(super) owner: ClientContext,
+}
+
+impl Ending {
+    pub(super) async fn run(self) -> Result<(), Unavailable> {
+        if self.reason == EndReason::Theft {
+            self.event(SessionEvent::Theft);
+        }
+        let (store, now) = (&self.guard.store, self.guard.now());
+        let known = &self.guard.shared.known;
+        match self.all {
+            true => known.withhold(|key| key.tag == self.key.tag),
+            false => known.withhold_one(&self.key),
+        }
+        // The line first: once this session has its tombstone, nobody comes here again for the others.
+        if self.all {
+            let line = store.revoke_user(&self.key.tag, now, None).await?;
+            known.saw_line(&self.key.tag, line);
+            self.guard.shared.live.ended_by_line(Some(self.key.tag), line);
+        }
+        store.end(&self.key, self.reason, now, self.forget_at).await?;
+        known.ended(&self.key, self.reason, self.forget_at);
+        self.guard.shared.live.ended(&self.key);
+        self.event(SessionEvent::Ended(self.reason));
+        Ok(())
+    }
+
+    fn event(&self, event: SessionEvent) {
+        let mut about = about(&self.user, self.key.id, &self.from);
+        about.other = is_theft_event(event).then_some(&self.owner);
+        self.guard.shared.event(event, about);
+    }
+}
+
+/// A theft has two parties.
+pub(super) fn is_theft_event(event: SessionEvent) -> bool {
+    event == SessionEvent::Theft
+}
