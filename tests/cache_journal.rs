@@ -104,7 +104,8 @@ async fn a_line_lost_in_a_restart_is_drawn_where_it_was_and_a_login_since_lives(
     assert!(!line.ends(new.id, since), "who logged in since is not out");
 }
 
-/// Guard: `Change::All` of a null push is taken for a store that went backwards.
+/// Guard: a null push is taken for a store that went backwards, and so is a beat that is gone; either
+/// alone is enough, the first is sooner.
 #[tokio::test]
 async fn what_ended_before_a_flush_gets_its_tombstone_back() {
     let two = Two::start().await;

@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
 
 use crate::browser::{Browser, SESSION};
-use crate::gateway::{Gateway, Setup, route};
+use crate::gateway::{Gateway, Setup, manual_clock, route};
 use crate::redis::{How, RedisServer};
 use crate::upstream::Upstream;
 
@@ -126,6 +126,47 @@ async fn a_logout_at_one_gateway_reaches_what_the_other_knows_within_a_second() 
     until(async || other.fetch("/").await.status == StatusCode::UNAUTHORIZED).await;
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     assert_eq!(other.fetch("/").await.json()["reason"], "logout");
+}
+
+/// Guard: `Attempt::known` in `guard/admit.rs` can only admit, by its type. What is known of a session that
+/// is in use elsewhere says that it idles.
+#[tokio::test]
+async fn s9_activity_at_one_gateway_keeps_a_session_alive_that_another_only_remembers() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+    let clock = manual_clock();
+    let setup = |shared_with| Setup {
+        routes: route(upstream.address),
+        session: "idle_timeout = \"30m\"\nrotate_after = \"2h\"".to_owned(),
+        store: redis.settings().url,
+        clock: clock.clone(),
+        shared_with,
+        ..Setup::default()
+    };
+    let here = Gateway::start(setup(None));
+    let there = Gateway::start(setup(Some(Arc::clone(&here.directory))));
+    let changes_age = "doorward_store_changes_age_seconds";
+    until(async || number(&there, changes_age).await >= 0.0).await;
+    let mut browser = Browser::new(&here);
+    browser.log_in("alice").await;
+    let minutes = |minutes: u64| clock.advance(Duration::from_secs(60 * minutes));
+    // Past the minute after which a browser is sure to have its token on disk, which is noted once.
+    minutes(2);
+    let mut poller = Poller::new(&browser, &there).await;
+    poller.warm_up(&there).await;
+
+    for _ in 0..4 {
+        minutes(20);
+        assert_eq!(browser.fetch("/").await.status, StatusCode::OK, "in use here");
+    }
+    let asked = "doorward_session_cache_total{found=\"known\"}";
+    let before = number(&there, asked).await;
+    minutes(20);
+    assert_eq!(poller.status().await, StatusCode::OK, "and so alive there");
+    assert!(number(&there, asked).await > before, "what was known was looked at first");
+
+    minutes(31);
+    assert_eq!(poller.status().await, StatusCode::UNAUTHORIZED, "nobody used it");
+    assert_eq!(browser.fetch("/").await.json()["reason"], "idle");
 }
 
 /// A connection on which one session is asked about without pause.
