@@ -362,6 +362,21 @@ async fn what_changes_while_the_connection_is_away_is_not_believed_after_it() {
     assert_eq!(gateway.load(&key).await.slot, Slot::Absent);
 }
 
+/// Guard: `Follower::told` tries another tag.
+#[tokio::test]
+async fn a_primary_that_takes_only_some_names_is_given_one_that_it_takes() {
+    let server = Scripted::start().await;
+    server.take_only("{23}");
+    let gateway = Gateway::on(&server.settings()).await;
+    // Its slots move away, and others come.
+    server.take_only("{31}");
+    until(|| gateway.age().is_some_and(|age| age > Duration::from_millis(900))).await;
+    until(|| gateway.age().is_some_and(|age| age < Duration::from_millis(500))).await;
+    let key = key();
+    server.put(&record(&key), &packed(1));
+    gateway.knows(&key).await;
+}
+
 /// Guard: the permissions in the documentation of `src/store/redis.rs`.
 #[tokio::test]
 async fn a_user_with_the_documented_permissions_can_follow() {

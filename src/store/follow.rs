@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{
-    FromRedisValue, InfoDict, Pipeline, PushInfo, PushKind, RedisResult, Value, cmd, pipe,
+    ErrorKind, FromRedisValue, InfoDict, Pipeline, PushInfo, PushKind, RedisError, RedisResult,
+    ServerErrorKind, Value, cmd, pipe,
 };
 use data_encoding::HEXLOWER;
 use tokio::sync::Notify;
@@ -47,6 +48,10 @@ const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A beat outlives the journal, so that its absence says something as long as there is something to do.
 const BEAT_KEPT: Duration = REMEMBERED_FOR.saturating_add(Duration::from_mins(5));
+
+/// Tags tried before a primary is taken for one without slots: of a hundred primaries that share the
+/// slots, one in a billion is.
+const MOST_TAGS: u32 = 2_048;
 
 /// Follows all primaries, for ever.
 pub(super) async fn follow(redis: Redis, beside: Arc<Beside>) {
@@ -78,6 +83,7 @@ async fn follow_one(primary: Primary, beside: Arc<Beside>, part: Part) {
         part,
         epoch: 0,
         kept: false,
+        tag: 0,
         server: None,
         trouble: None,
     };
@@ -104,6 +110,8 @@ struct Follower {
     epoch: u64,
     /// Whether that beat is known to have been written.
     kept: bool,
+    /// The hash tag in the names of beats.
+    tag: u32,
     /// Which server it was, and with which history.
     server: Option<String>,
     trouble: Option<String>,
@@ -166,26 +174,44 @@ impl Follower {
         connection: &mut MultiplexedConnection,
         link: &Link,
     ) -> Result<(), Unavailable> {
-        let before = self.beat_name();
-        self.epoch += 1;
-        let pipeline = beat(&self.beat_name(), &before);
-        link.expect(self.beat_name().into_bytes());
         let was_kept = std::mem::replace(&mut self.kept, false);
-        let written = async {
-            let ((), forgotten): ((), i64) = self.said(pipeline.query_async(connection).await)?;
-            link.proven().await;
-            Ok::<bool, Unavailable>(forgotten == 0)
-        };
-        let gone = tokio::select! {
-            gone = timeout(PATIENCE, written) => gone.map_err(|_| self.silent())??,
+        let tag = self.tag;
+        let told = tokio::select! {
+            told = timeout(PATIENCE, self.told(connection, link)) => told,
             () = link.broken() => return Err(self.broken()),
         };
+        let gone = self.said(told.map_err(|_| self.silent())?)?;
         self.kept = true;
-        if was_kept && gone {
+        if was_kept && gone && tag == self.tag {
             self.beside.behind.notify_one();
         }
         self.healed();
         Ok(())
+    }
+
+    /// Whether the store forgot the beat before this one, once the word of this one is here. A primary of
+    /// a cluster takes names of its own slots only: tags are tried until it takes one.
+    async fn told(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        link: &Link,
+    ) -> RedisResult<bool> {
+        for _ in 0..MOST_TAGS {
+            let before = self.beat_name();
+            self.epoch += 1;
+            link.expect(self.beat_name().into_bytes());
+            let pipeline = beat(&self.beat_name(), &before);
+            let written: RedisResult<((), i64)> = pipeline.query_async(connection).await;
+            match written {
+                Ok(((), forgotten)) => {
+                    link.proven().await;
+                    return Ok(forgotten == 0);
+                }
+                Err(error) if is_of_another_slot(&error) => self.tag = self.tag.wrapping_add(1),
+                Err(error) => return Err(error),
+            }
+        }
+        Err((ErrorKind::Client, "it takes no name at all; has it slots?").into())
     }
 
     fn prefix(&self) -> String {
@@ -194,7 +220,7 @@ impl Follower {
     }
 
     fn beat_name(&self) -> String {
-        format!("{}{}", self.prefix(), self.epoch)
+        format!("{}{{{}}}:{}", self.prefix(), self.tag, self.epoch)
     }
 
     fn said<T>(&self, result: RedisResult<T>) -> Result<T, Unavailable> {
@@ -228,6 +254,11 @@ impl Follower {
             info!(event = "changes-followed", redis = self.primary.address());
         }
     }
+}
+
+fn is_of_another_slot(error: &RedisError) -> bool {
+    let kinds = [ServerErrorKind::Moved, ServerErrorKind::Ask, ServerErrorKind::TryAgain];
+    kinds.map(ErrorKind::Server).contains(&error.kind())
 }
 
 fn beat(name: &str, before: &str) -> Pipeline {

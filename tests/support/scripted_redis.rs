@@ -36,6 +36,8 @@ struct Inner {
     followers: Vec<Sender>,
     /// Followers hear nothing more, not even answers.
     mute: bool,
+    /// As a primary of a cluster: only names with this hash tag.
+    takes_only: Option<&'static str>,
     /// How late the word of a beat goes out.
     lateness: Duration,
     /// Answers to readers wait here.
@@ -103,6 +105,11 @@ impl Scripted {
     /// Connections of followers stay open, and nothing comes on them any more.
     pub fn fall_silent(&self) {
         self.state.lock().mute = true;
+    }
+
+    /// As a primary of a cluster, takes only names with this hash tag.
+    pub fn take_only(&self, tag: &'static str) {
+        self.state.lock().takes_only = Some(tag);
     }
 
     /// The word of every beat comes later from here on.
@@ -176,6 +183,7 @@ impl Connection {
             self.send(answer);
             if self.follows
                 && let ["SET", name, ..] = words[..]
+                && self.takes(name)
             {
                 self.tell_of_beat(name);
             }
@@ -225,10 +233,15 @@ impl Connection {
             ["HELLO", ..] => b"%1\r\n$5\r\nproto\r\n:3\r\n".to_vec(),
             ["INFO", "server"] => bulk(b"run_id:one\r\n"),
             ["INFO", ..] => bulk(b"master_replid:first\r\n"),
+            ["SET" | "DEL", name, ..] if !self.takes(name) => b"-MOVED 1 127.0.0.1:1\r\n".to_vec(),
             ["MGET", names @ ..] => self.values(names),
             ["DEL" | "EVALSHA" | "EVAL", ..] => b":1\r\n".to_vec(),
             _ => b"+OK\r\n".to_vec(),
         }
+    }
+
+    fn takes(&self, name: &str) -> bool {
+        self.state.lock().takes_only.is_none_or(|tag| name.contains(tag))
     }
 
     fn values(&self, names: &[&str]) -> Vec<u8> {
