@@ -47,7 +47,8 @@ impl Sessions {
             IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 | u32::try_from(number).unwrap_or(0)));
         let from = ClientContext::new(address, AGENT);
         let mut record = Record::begin(identity(number), &token, self.now, self.end(), from);
-        record.previous = Some(Superseded { hash: random_bytes(), until: self.now });
+        let (until, alarm) = (self.now, self.now);
+        record.previous = Some(Superseded { hash: random_bytes(), until, alarm });
         record.credential = random_bytes();
         record.seasoned = true;
         record.seal(&self.keys, &key)

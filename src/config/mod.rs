@@ -24,6 +24,7 @@ mod route;
 mod server;
 mod session;
 mod size;
+mod steering;
 mod store;
 mod together;
 mod unknown;

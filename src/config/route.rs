@@ -7,13 +7,13 @@ use super::findings::Place;
 use super::findings::Usual::{Is, Required};
 use super::outage::{self, Outage};
 use super::reader::{Reader, Setting, TextOrSection, not_empty};
-use super::{duration, limits};
+use super::{duration, limits, steering};
 use crate::http::endpoint::Transport;
 use crate::http::host::HostError;
 use crate::http::{
     Endpoint, HostPattern, IdentityField, IdentityFields, PathPrefix, ValueEncoding,
 };
-use crate::route::{Access, BodyLimits, Requirement, Route};
+use crate::route::{Access, Activity, BodyLimits, Requirement, Route, Steering};
 use crate::session::{RoutePolicy, SessionPolicy};
 
 /// [`IdentityFields::standard`], as the file would write it.
@@ -63,8 +63,8 @@ pub(super) fn route(
         section.optional_measure("max_connection_age", r#""4h""#, duration::parse_positive);
     let on_outage = outage::of_route(&mut section);
     let upstream_ca = section.optional_file("upstream_ca", r#""certs/upstream-ca.pem""#);
-    let stricter =
-        section.section("session", "route.session").and_then(|section| times(section, session));
+    let own = section.section("session", "route.session");
+    let own = own.and_then(|section| session_of_route(section, session));
     let limits = section.section("limits", "route.limits");
     let limits = limits.and_then(|section| limits::of_route(section, &inherited.bodies));
     if let Some(renewal) = &renewal {
@@ -74,7 +74,8 @@ pub(super) fn route(
         upstreams.value.iter().for_each(|upstream| warn_of_clear_text(&section, upstream));
         check_authority(&section, &upstreams.value, upstream_ca.as_ref()?.as_ref());
     }
-    let (host, rule, stricter, on_outage) = (host?, rule?, stricter?, on_outage?);
+    let (host, rule, on_outage) = (host?, rule?, on_outage?);
+    let OwnSession { times, activity, steering } = own?;
     let upstreams = upstreams?.value.into_iter().map(|upstream| upstream.value);
     Some(RouteSection {
         place: section.place.clone(),
@@ -86,12 +87,14 @@ pub(super) fn route(
             upstreams: upstreams.collect(),
             access: rule.access,
             identity: identity?,
-            policy: RoutePolicy { max_auth_age: rule.max_auth_age, ..stricter },
+            policy: RoutePolicy { max_auth_age: rule.max_auth_age, ..times },
             limits: limits?,
             renewal: renewal?.value,
             response_timeout: response_timeout?.value,
             serve_known_for: inherited.outage.and_then(|outage| outage.on_route(on_outage)),
             max_connection_age: max_age?.map(|age| age.value),
+            activity,
+            steering,
             upstream_ca: upstream_ca?.map(|file| file.value),
         },
     })
@@ -108,7 +111,7 @@ fn pattern(text: &str) -> Result<HostPattern, String> {
     })
 }
 
-fn prefix(text: &str) -> Result<PathPrefix, String> {
+pub(super) fn prefix(text: &str) -> Result<PathPrefix, String> {
     if !text.starts_with('/') {
         return Err(format!("a path starts with a slash; write \"/{text}\""));
     }
@@ -207,15 +210,32 @@ fn encoding(text: &str) -> Result<ValueEncoding, String> {
     }
 }
 
-/// `[route.session]`: stricter times than the session's own.
-fn times(mut section: Reader<'_>, session: Option<&SessionPolicy>) -> Option<RoutePolicy> {
+/// `[route.session]`.
+struct OwnSession {
+    times: RoutePolicy,
+    activity: Activity,
+    steering: Steering,
+}
+
+fn session_of_route(
+    mut section: Reader<'_>,
+    session: Option<&SessionPolicy>,
+) -> Option<OwnSession> {
+    let times = times(&mut section, session);
+    let activity = steering::activity(&mut section);
+    let steering = steering::steering(&mut section);
+    Some(OwnSession { times: times?, activity: activity?, steering: steering? })
+}
+
+/// Stricter times than the session's own.
+fn times(section: &mut Reader<'_>, session: Option<&SessionPolicy>) -> Option<RoutePolicy> {
     let idle = section.optional_measure("idle_timeout", r#""15m""#, duration::parse_positive);
     let absolute =
         section.optional_measure("absolute_timeout", r#""8h""#, duration::parse_positive);
     let (idle, absolute) = (idle?, absolute?);
     if let Some(session) = session {
-        stricter(&section, "idle_timeout", idle.as_ref(), session.idle());
-        stricter(&section, "absolute_timeout", absolute.as_ref(), session.absolute());
+        stricter(section, "idle_timeout", idle.as_ref(), session.idle());
+        stricter(section, "absolute_timeout", absolute.as_ref(), session.absolute());
     }
     Some(RoutePolicy {
         idle: idle.map(|time| time.value),

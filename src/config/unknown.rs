@@ -1,14 +1,7 @@
 //! What to say about a key that nobody asked for.
 
 /// Keys that later versions will know: whoever reads about them should not look for a typing error.
-const PLANNED: [&str; 6] = [
-    "session.profile",
-    "login.oidc",
-    "login.ldap",
-    "login.passkey",
-    "route.session.logout_paths",
-    "route.session.rotate_on",
-];
+const PLANNED: [&str; 4] = ["session.profile", "login.oidc", "login.ldap", "login.passkey"];
 
 /// Keys that stood elsewhere in the first files, and where they stand now.
 const MOVED: [(&str, &str); 5] = [

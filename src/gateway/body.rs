@@ -222,6 +222,16 @@ impl Outbound {
     }
 }
 
+impl ResponseBody {
+    /// The same answer, no longer cut when its session ends.
+    pub(super) fn unwatched(self) -> ResponseBody {
+        match self {
+            ResponseBody::Watched(body, _) => ResponseBody::Upstream(body),
+            own @ (ResponseBody::Own(_) | ResponseBody::Upstream(_)) => own,
+        }
+    }
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = ResponseBodyError;

@@ -322,6 +322,7 @@ impl<'a> Play<'a> {
             }
             Refusal::Reauthenticate => self.wants_login(route),
             Refusal::Revoked
+            | Refusal::Superseded
             | Refusal::Theft
             | Refusal::AfterCrash
             | Refusal::NotRenewing

@@ -14,6 +14,8 @@ pub struct Frames {
     have: usize,
     /// Payload bytes that the frame still owes.
     owed: u64,
+    /// The header of a data frame was seen since [`Frames::take_data`] asked.
+    data: bool,
     /// A close frame has begun: after it the stream says nothing more.
     closing: bool,
 }
@@ -36,6 +38,12 @@ impl Frames {
         self.have == 0 && self.owed == 0 && !self.closing
     }
 
+    /// Whether somebody said something since this was asked last: pings, pongs and closes are talk of
+    /// programs.
+    pub fn take_data(&mut self) -> bool {
+        std::mem::take(&mut self.data)
+    }
+
     fn skip_payload<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let here = usize::try_from(self.owed).map_or(bytes.len(), |owed| owed.min(bytes.len()));
         self.owed -= here as u64;
@@ -47,7 +55,9 @@ impl Frames {
         self.have += 1;
         if self.have >= 2 && self.have == header_length(self.header[1]) {
             self.owed = payload_length(&self.header);
-            self.closing |= self.header[0] & 0x0f == 0x8;
+            let opcode = self.header[0] & 0x0f;
+            self.data |= opcode < 0x8;
+            self.closing |= opcode == 0x8;
             self.have = 0;
         }
     }
@@ -128,6 +138,17 @@ mod tests {
         let mut frames = Frames::default();
         frames.advance(&frame(8, 2, false));
         assert!(!frames.between());
+    }
+
+    #[test]
+    fn only_data_frames_are_talk() {
+        let mut frames = Frames::default();
+        frames.advance(&[frame(9, 4, true), frame(10, 4, true), frame(8, 2, true)].concat());
+        assert!(!frames.take_data());
+        for opcode in [0, 1, 2] {
+            frames.advance(&frame(opcode, 3, true));
+            assert!(frames.take_data() && !frames.take_data(), "opcode {opcode}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod line;
 mod origin;
 mod pace;
 mod pressure;
+mod steer;
 mod upstream_head;
 mod upstreams;
 mod websocket;
@@ -54,6 +55,7 @@ use crate::telemetry::{Limit, RequestLog};
 use answers::ForwardError;
 use body::{Fate, Outbound, UpstreamBody};
 use line::Line;
+use steer::Steered;
 
 /// One worker's gateway.
 pub struct Gateway {
@@ -116,17 +118,24 @@ impl Gateway {
             return self.without_token(answers::no_route(&self.portal, &head, line));
         };
         let entry = self.enter(&head, route).await;
-        let response = match entry.verdict {
-            Ok(permit) => {
-                if permit.session().is_some() {
-                    caller.is_known_now();
-                }
-                let inbound = Inbound { body, upgrade, caller };
-                self.forward(head, inbound, route, permit, line).await
+        let permit = match entry.verdict {
+            Ok(permit) => permit,
+            Err(denial) => {
+                let response = self.deny(&head, denial, line);
+                return Answer { response, token: entry.token };
             }
-            Err(denial) => self.deny(&head, denial, line),
         };
-        Answer { response, token: entry.token }
+        if permit.session().is_some() {
+            caller.is_known_now();
+        }
+        let inbound = Inbound { body, upgrade, caller };
+        let steered = Steered::of(self, &head, route);
+        let response = self.forward(head, inbound, route, &permit, line).await;
+        let answer = Answer { response, token: entry.token };
+        match steered {
+            None => answer,
+            Some(steered) => Box::pin(self.steer(steered, &permit, answer)).await,
+        }
     }
 
     /// Asks the guard, unless the route is for everybody.
@@ -147,7 +156,7 @@ impl Gateway {
             policy: &route.policy,
             requirement,
             timing,
-            activity: true,
+            activity: route.activity.counts(head.target.path(), head.intent),
             // Who reads changes nothing, should his session have ended elsewhere meanwhile.
             serve_known_for: route
                 .serve_known_for
@@ -167,10 +176,10 @@ impl Gateway {
         head: InboundHead,
         inbound: Inbound<'_>,
         route: &Route,
-        permit: Permit,
+        permit: &Permit,
         line: &mut Line,
     ) -> Response<ResponseBody> {
-        line.permit(&permit);
+        line.permit(permit);
         let max = route.limits.max;
         if max > 0 && inbound.body.size_hint().lower() > max {
             return self.portal.problem(head.intent, Problem::TooLong).map(ResponseBody::Own);
@@ -179,12 +188,12 @@ impl Gateway {
         let intent = head.intent;
         let head = SanitizedHead::new(head, &self.owned, cookies);
         let websocket = head.websocket;
-        let upstream_head = UpstreamHead::new(head, &permit, route);
+        let upstream_head = UpstreamHead::new(head, permit, route);
         let sent = match inbound.upgrade {
             Some(upgrade) if websocket => {
-                Box::pin(self.tunnel(upstream_head, upgrade, route, &permit, line)).await
+                Box::pin(self.tunnel(upstream_head, upgrade, route, permit, line)).await
             }
-            Some(_) | None => self.fetch(upstream_head, inbound, route, &permit, line).await,
+            Some(_) | None => self.fetch(upstream_head, inbound, route, permit, line).await,
         };
         sent.unwrap_or_else(|error| answers::upstream_failed(&self.portal, intent, &error, line))
     }
@@ -208,7 +217,7 @@ impl Gateway {
         let sent = self.send(head.into_request(body), route, permit, watched).await;
         let (mut response, watched) = sent.map_err(|error| self.blame(error, fate.as_deref()))?;
         line.upstream_answered();
-        hygiene::clean(response.headers_mut(), &self.guard.shared().cookies);
+        self.clean(&mut response);
         keep_private(&mut response, permit);
         mark_unasked(&mut response, permit);
         let watched = match watched {
@@ -274,6 +283,12 @@ impl Gateway {
             why = session_end(&mut watched) => Err(ForwardError::Cut(why)),
             sent = sent => Ok((sent?, watched)),
         }
+    }
+
+    /// Takes out of an app's answer what is not its to say to a client.
+    fn clean<B>(&self, response: &mut Response<B>) {
+        steer::take_word(response);
+        hygiene::clean(response.headers_mut(), &self.guard.shared().cookies);
     }
 
     /// Registers what outlives its request; nothing on a route for everybody.

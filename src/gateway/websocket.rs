@@ -1,6 +1,7 @@
 //! WebSocket tunnels: opened only by a matching handshake, closed when the session ends.
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -16,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use crate::guard::{Cut, Permit, Watched};
-use crate::http::hygiene;
-use crate::route::Route;
+use crate::clock::UnixMillis;
+use crate::guard::{Cut, Guard, Permit, Watched};
+use crate::route::{Frames as Talk, Route};
+use crate::session::SessionKey;
 use crate::upstream::{PendingTunnel, Switch};
 
 use super::answers::ForwardError;
@@ -79,7 +81,7 @@ impl Gateway {
         let (mut response, upstream) = match switch {
             Switch::Switched(response, upstream) => (response, upstream),
             Switch::Answered(mut response) => {
-                hygiene::clean(response.headers_mut(), &shared.cookies);
+                self.clean(&mut response);
                 keep_private(&mut response, permit);
                 return Ok(response.map(|body| outbound(body, route, watched)));
             }
@@ -89,15 +91,53 @@ impl Gateway {
         {
             return Err(ForwardError::BadHandshake);
         }
-        hygiene::clean(response.headers_mut(), &shared.cookies);
+        self.clean(&mut response);
         let tunnels = shared.metrics.tunnels.clone();
         let stop = self.tunnels.stop.clone();
+        let pulse = Pulse::of(self, permit, route);
         self.tunnels.tracker.spawn(async move {
             tunnels.inc();
-            carry(client, upstream, watched, stop).await;
+            carry(client, upstream, watched, stop, pulse).await;
             tunnels.dec();
         });
         Ok(switching(response))
+    }
+}
+
+/// Keeps the session of a tunnel from idling out while its people talk.
+struct Pulse {
+    guard: Guard,
+    session: SessionKey,
+    /// Whether what the app says counts too.
+    both: bool,
+    every: Duration,
+    last: AtomicU64,
+}
+
+impl Pulse {
+    /// `None` where no frame counts.
+    fn of(gateway: &Gateway, permit: &Permit, route: &Route) -> Option<Pulse> {
+        let both = match route.activity.websocket {
+            Talk::None => return None,
+            Talk::Client => false,
+            Talk::Any => true,
+        };
+        let (guard, session) = (gateway.guard.clone(), permit.session()?);
+        let every = guard.shared().policy.touch_every();
+        Some(Pulse { guard, session, both, every, last: AtomicU64::new(0) })
+    }
+
+    /// Notes activity, as seldom as requests do.
+    fn beat(&self) {
+        let now = self.guard.shared().clock.now();
+        let last = UnixMillis(self.last.load(Ordering::Relaxed));
+        if now.since(last) < self.every {
+            return;
+        }
+        self.last.store(now.0, Ordering::Relaxed);
+        let (guard, session) = (self.guard.clone(), self.session);
+        // What fails is counted, and the next frame tries again.
+        tokio::spawn(async move { guard.note_activity(&session).await.unwrap_or_default() });
     }
 }
 
@@ -107,14 +147,17 @@ async fn carry(
     upstream: PendingTunnel<RequestBody>,
     mut watched: Option<Watched>,
     stop: CancellationToken,
+    pulse: Option<Pulse>,
 ) {
     let Ok(client) = client.await else { return };
     let Ok(upstream) = upstream.open().await else { return };
     let (mut from_client, mut to_client) = io::split(TokioIo::new(client));
     let (mut from_upstream, mut to_upstream) = io::split(upstream);
     let mut frames = Frames::default();
-    let upwards = pass_on(&mut from_client, &mut to_upstream);
-    let downwards = deliver(&mut from_upstream, &mut to_client, &mut frames);
+    let pulse = pulse.as_ref();
+    let upwards = pass_on(&mut from_client, &mut to_upstream, pulse);
+    let heard = pulse.filter(|pulse| pulse.both);
+    let downwards = deliver(&mut from_upstream, &mut to_client, &mut frames, heard);
     let whole = tokio::select! {
         result = both_ways(upwards, downwards) => result.is_ok(),
         why = session_end(&mut watched) => {
@@ -148,8 +191,15 @@ async fn both_ways(
     }
 }
 
-async fn pass_on(from: &mut impl Reader, to: &mut impl Writer) -> io::Result<()> {
-    io::copy(from, to).await?;
+async fn pass_on(
+    from: &mut impl Reader,
+    to: &mut impl Writer,
+    pulse: Option<&Pulse>,
+) -> io::Result<()> {
+    match pulse {
+        None => io::copy(from, to).await.map(drop)?,
+        Some(_) => return deliver(from, to, &mut Frames::default(), pulse).await,
+    }
     to.shutdown().await
 }
 
@@ -159,6 +209,7 @@ async fn deliver(
     from: &mut impl Reader,
     to: &mut impl Writer,
     frames: &mut Frames,
+    pulse: Option<&Pulse>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
     loop {
@@ -175,6 +226,9 @@ async fn deliver(
             rest = left;
         }
         to.flush().await?;
+        if let Some(pulse) = pulse.filter(|_| frames.take_data()) {
+            pulse.beat();
+        }
     }
 }
 

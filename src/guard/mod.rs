@@ -15,6 +15,7 @@ mod outage;
 mod patrol;
 mod permit;
 mod sessions;
+mod steer;
 
 pub use admit::{Admitted, Entry, Visit};
 pub use denial::Denial;

@@ -271,7 +271,7 @@ impl Guard {
         Ok(Some(LivesOn { opened, proven }))
     }
 
-    fn counted<T>(&self, result: Result<T, Unavailable>) -> Result<T, Unavailable> {
+    pub(super) fn counted<T>(&self, result: Result<T, Unavailable>) -> Result<T, Unavailable> {
         result.inspect_err(|error| {
             self.store_is_away(error);
             self.shared.metrics.store_error();

@@ -46,7 +46,7 @@ impl Portal {
     /// lost a race would log out one that won it.
     pub fn deny(&self, head: &InboundHead, denial: &Denial) -> Page {
         match denial {
-            Denial::Unavailable(_) => self.store_away(head.intent),
+            Denial::Unavailable(_) => self.unavailable(head.intent),
             Denial::Forbidden { user } => self.forbidden(head.intent, user),
             Denial::NoSession
             | Denial::SeveralCookies
@@ -62,7 +62,7 @@ impl Portal {
     pub fn problem(&self, intent: Intent, problem: Problem) -> Page {
         let (status, word, kind) = match problem {
             Problem::SessionEnded => return unauthenticated("session-ended", "unauthenticated"),
-            Problem::StoreAway => return self.store_away(intent),
+            Problem::StoreAway => return self.unavailable(intent),
             Problem::Crowded(status) => (status, "too-many-connections", ErrorKind::Crowded),
             Problem::BadRequest(bad) => (bad.status(), "bad-request", ErrorKind::BadRequest),
             Problem::BrokenForm => (StatusCode::BAD_REQUEST, "bad-form", ErrorKind::BadRequest),
@@ -138,7 +138,8 @@ impl Portal {
         see_other(&format!("{LOGIN}?{}", query.finish()))
     }
 
-    fn store_away(&self, intent: Intent) -> Page {
+    /// 503: the store does not answer, and nothing was decided.
+    pub fn unavailable(&self, intent: Intent) -> Page {
         let body = json!({ "error": "unavailable", "reason": "store-unavailable" });
         let status = StatusCode::SERVICE_UNAVAILABLE;
         let mut page = self.formed(intent, status, ErrorKind::StoreAway, body);

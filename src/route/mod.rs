@@ -3,6 +3,12 @@
 //! A route is found by host and longest path prefix on segment borders, on the canonical path alone:
 //! no query, no fragment, no header takes part (CVE-2025-54576, CVE-2026-34457, CVE-2026-40575).
 
+mod activity;
+mod steering;
+
+pub use activity::{Activity, Frames};
+pub use steering::{Action, Command, Steering, says_done};
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,6 +34,8 @@ pub struct Route {
     pub serve_known_for: Option<Duration>,
     /// How long a WebSocket, a stream or a large body may go on.
     pub max_connection_age: Option<Duration>,
+    pub activity: Activity,
+    pub steering: Steering,
     /// The authority that vouches for https upstreams; the system's when absent.
     pub upstream_ca: Option<PathBuf>,
 }
@@ -159,6 +167,8 @@ mod tests {
             response_timeout: Duration::from_secs(60),
             max_connection_age: None,
             serve_known_for: None,
+            activity: Activity::default(),
+            steering: Steering::default(),
             upstream_ca: None,
         }
     }

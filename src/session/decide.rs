@@ -61,6 +61,8 @@ pub struct Standing {
 /// When the answer to this request may carry a new token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timing {
+    /// Whatever the token's age: a sensitive action was done with it.
+    Now,
     /// Navigations and the page's own requests: as soon as the token is due.
     Prompt,
     /// Images, styles, cross-site entries, WebSocket handshakes: after twice the time, so that
@@ -121,6 +123,8 @@ pub enum Refusal {
     Theft,
     /// The token before a brief current one, from the same place: a crashed browser. No alarm.
     AfterCrash,
+    /// The token with which a sensitive action was done, seconds after its successor was shown.
+    Superseded,
     /// The client ignored every offer of a new token.
     NotRenewing,
     /// A generation that the store does not know: it lost writes. The cookie stays.
@@ -140,6 +144,7 @@ impl Refusal {
             Refusal::Absolute => "absolute",
             Refusal::Theft => "theft",
             Refusal::AfterCrash => "after-crash",
+            Refusal::Superseded => "superseded",
             Refusal::NotRenewing => "not-renewing",
             Refusal::Future => "future-generation",
             Refusal::Mismatch => "mismatch",
@@ -158,6 +163,7 @@ pub fn decide(case: &Case<'_>) -> Verdict {
         Presented::Current => seen.current(Cow::Borrowed(case.record)),
         Presented::Successor => seen.current(Cow::Owned(seen.promoted())),
         Presented::Superseded => seen.superseded(),
+        Presented::Late => Verdict::refuse(Refusal::Superseded),
         Presented::CrashedBack => Verdict::refuse(Refusal::AfterCrash),
         Presented::Replayed => seen.theft(),
         Presented::Future => Verdict::refuse(Refusal::Future),
@@ -180,6 +186,8 @@ enum Presented {
     Current,
     Successor,
     Superseded,
+    /// Superseded by a sensitive action, too long ago to be answered and not long enough for an alarm.
+    Late,
     CrashedBack,
     Replayed,
     Future,
@@ -262,6 +270,9 @@ impl<'a> Seen<'a> {
         if self.now < previous.until {
             return Presented::Superseded;
         }
+        if self.now < previous.alarm {
+            return Presented::Late;
+        }
         if !record.seasoned && record.renewed_from.same_place(self.case.context) {
             return Presented::CrashedBack;
         }
@@ -275,8 +286,13 @@ impl<'a> Seen<'a> {
     /// The record once the client has shown the successor: from here the grace runs.
     fn promoted(&self) -> Record {
         let mut record = self.case.record.clone();
-        let until = self.now.plus(self.case.session.grace());
-        record.previous = Some(Superseded { hash: record.current, until });
+        let grace = self.case.session.grace();
+        let alarm = self.now.plus(grace);
+        // The token with which a sensitive action was done is answered for half a grace, which a request
+        // under way needs, and refused without an alarm for the other half.
+        let until = if record.due { self.now.plus(grace / 2) } else { alarm };
+        record.due = false;
+        record.previous = Some(Superseded { hash: record.current, until, alarm });
         record.current = self.hash;
         record.generation = self.case.presented.generation;
         record.current_since = self.now;
@@ -337,10 +353,15 @@ impl<'a> Seen<'a> {
 
     /// Offers the successor when the token is due; the same one to everybody who asks.
     fn renew(&self, record: &mut Cow<'_, Record>) -> Option<Successor> {
+        if self.case.timing == Timing::Now && !record.due {
+            record.to_mut().due = true;
+        }
         let after = match self.case.timing {
+            Timing::Never => return None,
+            Timing::Now => self.soonest(),
+            Timing::Prompt | Timing::Defer if record.due => self.soonest(),
             Timing::Prompt => self.case.session.rotate_after(),
             Timing::Defer => self.case.session.rotate_after().saturating_mul(2),
-            Timing::Never => return None,
         };
         if self.now.since(record.current_since) < after {
             return None;
@@ -356,6 +377,13 @@ impl<'a> Seen<'a> {
         let secret = self.case.presented.successor_secret(key, &salt);
         self.count_offer(record, ratchet, salt, &secret);
         Some(Successor { generation, secret })
+    }
+
+    /// The least age at which a token is renewed, whatever was done with it; the same that the policy
+    /// demands of `rotate_after`. Sooner, a request under way could be two generations behind, which is
+    /// a replay, and a late answer could put an older cookie over a newer one. What is due stays due.
+    fn soonest(&self) -> Duration {
+        self.case.session.grace().saturating_mul(2)
     }
 
     fn count_offer(

@@ -35,6 +35,8 @@ pub struct Record {
     pub credential: [u8; 8],
     /// Set when a replay was answered by asking for a fresh login instead of ending the session.
     pub frozen: bool,
+    /// Whether the token is due whatever its age: a sensitive action was done with it.
+    pub due: bool,
     /// Where the session began.
     pub begun_from: ClientContext,
     /// Where the current token was first shown from.
@@ -57,6 +59,9 @@ pub struct Superseded {
     pub hash: [u8; 32],
     /// It is answered before this time.
     pub until: UnixMillis,
+    /// From this time on it is a replay; between the two it is refused without an alarm, for a request
+    /// may have been long under way.
+    pub alarm: UnixMillis,
 }
 
 /// A successor that was offered and not yet shown.
@@ -139,7 +144,7 @@ pub enum RecordError {
     User,
 }
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 impl Record {
     /// A session that begins now with `token`.
@@ -164,6 +169,7 @@ impl Record {
             offer: None,
             credential: [0; 8],
             frozen: false,
+            due: false,
             begun_from: from.clone(),
             renewed_from: from,
         }

@@ -28,5 +28,6 @@ mod restarts;
 mod reuse;
 mod revocation;
 mod session;
+mod steering;
 mod two_gateways;
 mod websocket;

@@ -480,3 +480,34 @@ async fn http2_parallel_streams_of_one_connection_each_get_their_own_answer() {
     let done = timeout(Duration::from_secs(20), streams.join_all()).await.expect("in time");
     assert_eq!(done.len(), 100);
 }
+
+// What people say in a tunnel
+
+#[tokio::test]
+async fn a_typing_user_does_not_idle_out_where_his_frames_count_and_does_where_they_do_not() {
+    for (rule, lives) in [("none", false), ("client-frames", true)] {
+        let echo = Echo::start().await;
+        let rules = format!("[route.session]\nactivity = {{ websocket = \"{rule}\" }}\n");
+        let routes = route(echo.address) + &rules;
+        let gateway = Gateway::start(Setup { routes, clock: manual_clock(), ..Setup::default() });
+        let browser = logged_in(&gateway, "alice").await;
+        let mut socket = open(&browser).await;
+        gateway.advance(IDLE - Duration::from_secs(60));
+        answers(&mut socket).await;
+        // The note is written beside the frame: wait until the session page knows, where it shall.
+        let mut other = browser.clone();
+        let left = async |browser: &mut Browser| {
+            let answer = browser.fetch("/.doorward/session").await;
+            answer.json()["idle_seconds"].as_u64().unwrap_or_else(|| panic!("{}", answer.text()))
+        };
+        if lives {
+            timeout(CUT, async { while left(&mut other).await <= 60 {} }).await.expect("noted");
+        }
+        gateway.advance(Duration::from_secs(120));
+        let answer = other.fetch("/.doorward/session").await;
+        assert_eq!(answer.status == StatusCode::OK, lives, "{rule}: {}", answer.text());
+        if !lives {
+            is_cut(&mut socket, "idle").await;
+        }
+    }
+}

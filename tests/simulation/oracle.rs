@@ -138,6 +138,7 @@ impl Judged<'_> {
             Refusal::Mismatch => self.false_alarm(ghost, "S7: an honest token is a forgery"),
             Refusal::Future => self.false_alarm(ghost, "S7: an honest token is from the future"),
             Refusal::Theft => self.false_alarm(ghost, "S7: an honest client is a thief"),
+            Refusal::Superseded => self.too_late(),
             Refusal::AfterCrash => self.crashed(ghost),
             Refusal::NotRenewing => self.offers_were_lost(ghost),
         }
@@ -160,6 +161,15 @@ impl Judged<'_> {
         // Clocks apart by more than a grace cannot tell a straggler from a replay.
         let excused = ghost.stolen.is_some() || (theft && self.plan.wild_clocks);
         holds(excused, what)
+    }
+
+    /// Only between the short grace of a sensitive action and the whole one, and only the token before.
+    fn too_late(&self) -> Fault {
+        let previous = self.seen.record.previous.as_ref();
+        let (until, alarm) = previous.map_or((0, 0), |it| (it.until.0, it.alarm.0));
+        let behind = self.seen.record.generation - self.request.cookie.generation;
+        let within = until <= self.seen.reading() && self.seen.reading() < alarm;
+        holds(behind == 1 && within, "S3: superseded, and neither late nor a replay")
     }
 
     fn crashed(&self, ghost: &Ghost) -> Fault {
@@ -203,6 +213,9 @@ impl Judged<'_> {
         let behind = record.generation - shown;
         if behind == 1 && self.seen.reading() < until {
             return Ok(());
+        }
+        if behind == 1 && self.seen.verdict.outcome == Outcome::Refuse(Refusal::Superseded) {
+            return self.too_late();
         }
         let place = record.renewed_from.same_place(&self.request.context);
         if behind == 1 && place && self.seen.verdict.outcome == Outcome::Refuse(Refusal::AfterCrash)

@@ -45,6 +45,7 @@ pub struct Request {
 impl Request {
     pub fn renewal_factor(&self) -> u64 {
         match self.timing {
+            Timing::Now => 0,
             Timing::Prompt => 1,
             Timing::Defer => 2,
             Timing::Never => u64::MAX >> 32,
@@ -379,7 +380,12 @@ impl World {
             return;
         };
         let context = it.context.clone();
-        let timing = if self.rng.percent(70) { Timing::Prompt } else { Timing::Defer };
+        // Now and then a sensitive action.
+        let timing = match self.rng.percent(70) {
+            _ if self.rng.percent(3) => Timing::Now,
+            true => Timing::Prompt,
+            false => Timing::Defer,
+        };
         let id = self.send(By::Browser(browser), cookie, context, timing, activity);
         let late = self.rng.percent(10);
         let pause = self.rng.between(5, if late { self.plan.uplink } else { 150 });
@@ -668,7 +674,9 @@ impl World {
             Outcome::Refuse(Refusal::Absolute) => tally.absolute += 1,
             Outcome::Refuse(Refusal::Revoked) => tally.revoked += 1,
             Outcome::Refuse(Refusal::NotRenewing) => tally.not_renewing += 1,
-            Outcome::Refuse(Refusal::Future | Refusal::Mismatch | Refusal::Reauthenticate) => {}
+            Outcome::Refuse(
+                Refusal::Future | Refusal::Mismatch | Refusal::Reauthenticate | Refusal::Superseded,
+            ) => {}
         }
         let thiefs = self.thief.cookie.as_ref();
         let same = thiefs.is_some_and(|thiefs| {

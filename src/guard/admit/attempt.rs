@@ -278,6 +278,7 @@ fn refusal_event(refusal: Refusal) -> SessionEvent {
         Refusal::Theft => SessionEvent::Theft,
         Refusal::Future => SessionEvent::StoreWentBack,
         Refusal::Revoked
+        | Refusal::Superseded
         | Refusal::Idle
         | Refusal::Absolute
         | Refusal::AfterCrash

@@ -1,0 +1,60 @@
+//! `[route.session]`, beyond times: what counts as activity, and what ends or renews the session.
+
+use http::Method;
+
+use super::findings::Usual::{Is, Required};
+use super::reader::{Reader, Setting};
+use super::route::prefix;
+use crate::route::{Action, Activity, Command, Frames, Steering};
+
+pub(super) fn activity(section: &mut Reader<'_>) -> Option<Activity> {
+    let mut section = section.section("activity", "route.session.activity")?;
+    let except = section.list("except", Is("[]"), prefix);
+    let navigations_only = section.flag("navigations_only", Is("false"));
+    let websocket = section.text("websocket", Is(r#""none""#), frames);
+    Some(Activity {
+        except: values(except?),
+        navigations_only: navigations_only?.value,
+        websocket: websocket?.value,
+    })
+}
+
+pub(super) fn steering(section: &mut Reader<'_>) -> Option<Steering> {
+    let logout = section.list("logout_paths", Is("[]"), prefix);
+    let rotate = section.sections("rotate_on", "route.session.rotate_on");
+    let obeyed = section.list("obey_upstream", Is("[]"), command);
+    let rotate: Vec<_> = rotate?.into_iter().map(action).collect();
+    let rotate: Option<_> = rotate.into_iter().collect();
+    Some(Steering { logout: values(logout?), rotate: rotate?, obeyed: values(obeyed?) })
+}
+
+fn action(mut section: Reader<'_>) -> Option<Action> {
+    let method = section.text("method", Is(r#""POST""#), method);
+    let path = section.text("path", Required(r#""/account/password""#), prefix);
+    Some(Action { method: method?.value, path: path?.value })
+}
+
+fn method(text: &str) -> Result<Method, String> {
+    let known = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::GET];
+    known
+        .into_iter()
+        .find(|method| method.as_str() == text)
+        .ok_or_else(|| super::not_one_of(text, &["POST", "PUT", "PATCH", "DELETE", "GET"]))
+}
+
+fn frames(text: &str) -> Result<Frames, String> {
+    match text {
+        "none" => Ok(Frames::None),
+        "client-frames" => Ok(Frames::Client),
+        "any" => Ok(Frames::Any),
+        other => Err(super::not_one_of(other, &["none", "client-frames", "any"])),
+    }
+}
+
+fn command(text: &str) -> Result<Command, String> {
+    Command::of(text).ok_or_else(|| super::not_one_of(text, &Command::ALL.map(|(_, word)| word)))
+}
+
+fn values<T>(list: Setting<Vec<Setting<T>>>) -> Vec<T> {
+    list.value.into_iter().map(|item| item.value).collect()
+}

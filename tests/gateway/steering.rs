@@ -1,0 +1,222 @@
+//! What an app's answer and an app's traffic do to the session: its own logout, sensitive actions, its
+//! word in `Doorward-Session`, and what counts as activity.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::browser::{Answer, Browser, SESSION};
+use crate::gateway::{Gateway, Setup, manual_clock};
+use crate::redis::{How, RedisServer};
+use crate::upstream::Upstream;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// One app behind `/`, and beside it one that answers everything below `path` with `head`.
+struct Stage {
+    other: Upstream,
+    _home: Upstream,
+    gateway: Gateway,
+}
+
+impl Stage {
+    async fn new(path: &str, head: &str, rules: &str) -> Stage {
+        Stage::on("", path, head, rules).await
+    }
+
+    async fn on(store: &str, path: &str, head: &str, rules: &str) -> Stage {
+        let home = Upstream::start().await;
+        let other =
+            Upstream::answering(format!("HTTP/1.1 {head}\r\nContent-Length: 0\r\n\r\n")).await;
+        let route = |path: &str, upstream: &Upstream| {
+            format!(
+                "[[route]]\nhost = \"app.test\"\npath = \"{path}\"\nupstream = \"http://{}\"\naccess = \"session\"\n",
+                upstream.address
+            )
+        };
+        let routes =
+            format!("{}{}[route.session]\n{rules}\n", route("/", &home), route(path, &other));
+        let gateway = Gateway::start(Setup {
+            routes,
+            store: store.to_owned(),
+            clock: manual_clock(),
+            ..Setup::default()
+        });
+        Stage { other, _home: home, gateway }
+    }
+
+    async fn alice(&self) -> Browser {
+        let mut browser = Browser::new(&self.gateway);
+        browser.log_in("alice").await;
+        browser
+    }
+
+    /// Whether a copy of the token passes.
+    async fn lives(&self, token: &str) -> bool {
+        Browser::new(&self.gateway).with_token(token).fetch("/").await.status == StatusCode::OK
+    }
+}
+
+fn new_token(answer: &Answer) -> Option<String> {
+    let lines = answer.set_cookies();
+    let value = lines.iter().find_map(|line| line.strip_prefix(SESSION)?.strip_prefix('='))?;
+    Some(value.split(';').next().unwrap_or_default().to_owned()).filter(|text| !text.is_empty())
+}
+
+// The app's own logout
+
+#[tokio::test]
+async fn an_apps_own_logout_ends_the_session_for_good_and_takes_the_cookie() {
+    let stage =
+        Stage::new("/logout", "302 Found\r\nLocation: /bye", "logout_paths = [\"/logout\"]").await;
+    let mut browser = stage.alice().await;
+    let token = browser.token();
+    let answer = browser.fetch("/logout").await;
+    assert_eq!((answer.status, answer.header("location")), (StatusCode::FOUND, "/bye"));
+    assert_eq!(browser.token(), "", "{:?}", answer.set_cookies());
+    assert!(!stage.lives(&token).await, "a copy of the cookie is dead too");
+}
+
+#[tokio::test]
+async fn a_logout_that_cannot_be_stored_is_503_and_no_goodbye() {
+    let mut redis = RedisServer::start(How::default());
+    let store = redis.settings().url;
+    let stage = Stage::on(&store, "/logout", "200 OK", "logout_paths = [\"/logout\"]").await;
+    let mut browser = stage.alice().await;
+    let token = browser.token();
+    stage.other.hold();
+    let asking = tokio::spawn(async move { (browser.fetch("/logout").await, browser) });
+    stage.other.begun(1).await;
+    redis.kill();
+    stage.other.release();
+    let (answer, browser) = asking.await.expect("an answer");
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(browser.token(), token, "an outage takes nobody's cookie");
+}
+
+// Sensitive actions
+
+#[tokio::test]
+async fn a_sensitive_action_that_was_done_renews_the_token_at_once() {
+    for (head, renews) in
+        [("200 OK", true), ("303 See Other\r\nLocation: /", true), ("422 No", false)]
+    {
+        let rules = "rotate_on = [{ method = \"POST\", path = \"/password\" }]";
+        let stage = Stage::new("/password", head, rules).await;
+        let mut browser = stage.alice().await;
+        stage.gateway.advance(MINUTE);
+        assert_eq!(new_token(&browser.fetch("/").await), None, "not due by its age");
+        assert_eq!(new_token(&browser.fetch("/password").await), None, "another method");
+        let old = browser.token();
+        let answer = browser.post_form("/password", &[("new", "x")]).await;
+        assert_eq!(new_token(&answer).is_some(), renews, "{head}");
+        if renews {
+            assert_ne!(browser.token(), old);
+            assert!(stage.lives(&browser.token()).await);
+            stage.gateway.advance(Duration::from_secs(15));
+            assert!(!stage.lives(&old).await, "the old token dies after half a grace");
+            assert!(stage.lives(&browser.token()).await, "and takes nothing with it");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_after_a_sensitive_action_whose_answer_was_lost_is_offered_again() {
+    let rules = "rotate_on = [{ path = \"/password\" }]";
+    let stage = Stage::new("/password", "200 OK", rules).await;
+    let browser = stage.alice().await;
+    stage.gateway.advance(MINUTE);
+    let lost = new_token(&browser.clone().post_form("/password", &[]).await);
+    let again = new_token(&browser.clone().fetch("/").await);
+    assert!(lost.is_some() && lost == again);
+}
+
+// The app's word
+
+#[tokio::test]
+async fn an_apps_word_is_obeyed_where_the_route_says_so_and_never_reaches_the_client() {
+    for (word, allowed) in
+        [("rotate", true), ("end", true), ("reauthenticate", true), ("end", false)]
+    {
+        let rules = if allowed { format!("obey_upstream = [\"{word}\"]") } else { String::new() };
+        let stage =
+            Stage::new("/say", &format!("200 OK\r\nDoorward-Session: {word}"), &rules).await;
+        let mut browser = stage.alice().await;
+        stage.gateway.advance(MINUTE);
+        let token = browser.token();
+        let answer = browser.fetch("/say").await;
+        assert_eq!(answer.header("doorward-session"), "", "{word}");
+        let after = Browser::new(&stage.gateway).with_token(&token).fetch("/").await;
+        match (word, allowed) {
+            ("rotate", _) => assert!(new_token(&answer).is_some()),
+            ("end", true) => assert_eq!(after.json()["reason"], "logout"),
+            ("reauthenticate", _) => assert_eq!(after.json()["error"], "reauthenticate"),
+            _ => assert_eq!(after.status, StatusCode::OK, "not allowed, not obeyed"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_app_that_may_ends_all_sessions_of_its_user_and_of_nobody_else() {
+    let stage =
+        Stage::new("/say", "200 OK\r\nDoorward-Session: end-all", "obey_upstream = [\"end-all\"]")
+            .await;
+    let (mut here, elsewhere) = (stage.alice().await, stage.alice().await);
+    let mut bob = Browser::new(&stage.gateway);
+    bob.log_in("bob").await;
+    here.fetch("/say").await;
+    assert!(!stage.lives(&elsewhere.token()).await);
+    assert!(stage.lives(&bob.token()).await);
+}
+
+#[tokio::test]
+async fn two_words_at_once_and_words_that_are_none_are_not_obeyed() {
+    for head in [
+        "200 OK\r\nDoorward-Session: end\r\nDoorward-Session: rotate",
+        "200 OK\r\nDoorward-Session: explode",
+    ] {
+        let stage = Stage::new("/say", head, "obey_upstream = [\"end\", \"rotate\"]").await;
+        let mut browser = stage.alice().await;
+        let answer = browser.fetch("/say").await;
+        assert_eq!((answer.status, answer.header("doorward-session")), (StatusCode::OK, ""));
+        assert!(stage.lives(&browser.token()).await);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_says_the_apps_word_itself_changes_nothing() {
+    let stage = Stage::new("/say", "200 OK", "obey_upstream = [\"end\"]").await;
+    let mut browser = stage.alice().await;
+    browser.send("GET", "/say", &[("doorward-session", "end")], "").await;
+    assert!(stage.lives(&browser.token()).await);
+}
+
+// Activity
+
+#[tokio::test]
+async fn a_page_that_polls_an_excepted_path_idles_out() {
+    let stage = Stage::new("/poll", "204 No Content", "activity = { except = [\"/poll\"] }").await;
+    let mut browser = stage.alice().await;
+    for _ in 0..2 {
+        stage.gateway.advance(14 * MINUTE);
+        assert_eq!(browser.fetch("/poll").await.status, StatusCode::NO_CONTENT);
+    }
+    stage.gateway.advance(2 * MINUTE);
+    assert_eq!(browser.fetch("/poll").await.json()["reason"], "idle");
+}
+
+#[tokio::test]
+async fn where_navigations_alone_count_a_busy_page_idles_out_and_a_person_does_not() {
+    let stage = Stage::new("/page", "200 OK", "activity = { navigations_only = true }").await;
+    let mut browser = stage.alice().await;
+    for _ in 0..3 {
+        stage.gateway.advance(14 * MINUTE);
+        assert_eq!(browser.visit("/page").await.status, StatusCode::OK);
+    }
+    for _ in 0..2 {
+        stage.gateway.advance(14 * MINUTE);
+        assert_eq!(browser.fetch("/page").await.status, StatusCode::OK);
+    }
+    stage.gateway.advance(2 * MINUTE);
+    assert_eq!(browser.fetch("/page").await.json()["reason"], "idle");
+}
