@@ -60,7 +60,15 @@ impl Two {
 
     /// Every kind of connection of alice at the other gateway.
     async fn hold(&self, tag: &str) -> Vec<Held> {
-        hold_all(&self.alice.at(&self.there), &self.streams, tag).await
+        let before = metric(&self.there, "doorward_live").await;
+        let held = hold_all(&self.alice.at(&self.there), &self.streams, tag).await;
+        // Who waits for an answer is registered once he has waited a while.
+        let deadline = Instant::now() + BOUND;
+        while metric(&self.there, "doorward_live").await < before + held.len() as u64 {
+            assert!(Instant::now() < deadline, "not all of them are registered");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        held
     }
 
     /// All of them end soon after `since`, and the upstream hears of it.
@@ -128,7 +136,6 @@ async fn reaches(gateway: &Gateway, name: &str, number: u64) {
 async fn a_logout_at_one_gateway_cuts_every_kind_at_the_other() {
     let mut two = Two::start().await;
     let held = two.hold("logout").await;
-    // Who waits for an answer counts once he has waited a while.
     reaches(&two.there, "doorward_live", 9).await;
     log_out(&mut two.alice).await;
     two.all_end(held, Instant::now(), "logout").await;

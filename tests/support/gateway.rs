@@ -179,7 +179,8 @@ pub fn configuration(setup: &Setup, directory: &TempDir) -> String {
     let at = |name: &str| directory.path().join(name).display().to_string();
     let store = if setup.store.is_empty() { "memory:" } else { &setup.store };
     // Two gateways on one directory each have a socket of their own.
-    let socket = at(&format!("admin-{}.sock", doorward::secret::random_bytes::<1>()[0]));
+    let number = u64::from_be_bytes(doorward::secret::random_bytes());
+    let socket = at(&format!("admin-{number:x}.sock"));
     format!(
         r#"
 [server]
