@@ -46,7 +46,7 @@ use faults::{ALONE, Fault, GATEWAY, LOSS, NETWORK, SERVER};
 use world::{Plan, Store};
 
 /// How long a fault lasts in the short form.
-const SHORT: Duration = Duration::from_millis(1_200);
+const SHORT: Duration = Duration::from_millis(1_000);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_that_fails_between_gateways_and_redis_harms_nobody() {

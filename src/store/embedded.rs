@@ -164,7 +164,7 @@ impl Embedded {
 
     pub(super) async fn revoke_everyone(&self, now: UnixMillis) -> Result<UnixMillis, Unavailable> {
         self.submit(move |staged| {
-            let line = staged.everyone().max(now);
+            let line = staged.everyone().max(now).max(staged.greatest());
             staged.everyone = Some(line);
             line
         })

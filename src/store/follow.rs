@@ -438,6 +438,6 @@ async fn write_again(redis: &Redis, ended: Ended) -> Result<(), Unavailable> {
             redis.end(&key, reason, at, forget_at).await.map(|_| ())
         }
         Ended::User { tag, line } => redis.restore_line(&tag, line).await,
-        Ended::Everyone { line } => redis.revoke_everyone(line).await.map(|_| ()),
+        Ended::Everyone { line } => redis.restore_everyone(line).await,
     }
 }

@@ -192,6 +192,14 @@ impl Tables {
         UnixMillis(self.everyone.load(Ordering::SeqCst))
     }
 
+    /// When the latest session of anybody began, by the clock of its time.
+    pub(super) fn greatest(&self) -> UnixMillis {
+        let shards = self.shards.iter().map(lock);
+        let latest =
+            |shard: MutexGuard<'_, Shard>| shard.values().map(|user| user.facts.greatest).max();
+        shards.filter_map(latest).max().unwrap_or_default()
+    }
+
     /// Moves the line of all users, never back.
     pub(super) fn revoke_everyone(&self, now: UnixMillis) -> UnixMillis {
         let before = self.everyone.fetch_max(now.0, Ordering::SeqCst);

@@ -325,10 +325,14 @@ impl Store {
         }
     }
 
-    /// Draws the line of all users; it never moves back. Answers where it lies.
+    /// Draws the line of all users behind every session begun until now; it never moves back. Answers
+    /// where it lies: at `now`, at the line before it, or at the greatest `created` ever, whichever is last.
     pub async fn revoke_everyone(&self, now: UnixMillis) -> Result<UnixMillis, Unavailable> {
         match self {
-            Store::Memory(memory) => Ok(memory.tables().revoke_everyone(now)),
+            Store::Memory(memory) => {
+                let tables = memory.tables();
+                Ok(tables.revoke_everyone(now.max(tables.greatest())))
+            }
             Store::Embedded(embedded) => embedded.revoke_everyone(now).await,
             Store::Redis(redis) => Ok(redis.revoke_everyone(now).await?.0),
         }

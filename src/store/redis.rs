@@ -7,6 +7,7 @@
 //! | `dw:nb:{TAG}` | the user's line: `at`, or `at id` with the excepted session |
 //! | `dw:u:{TAG}` | hash: id to `created forget_at`; `max` the greatest `created`; `kept` the entries left by the last sweep |
 //! | `dw:everyone` | the line of all users |
+//! | `dw:ahead:{dw:everyone}` | the latest `created` that was ahead of Redis' own clock |
 //!
 //! Invariants:
 //! - all keys of one user share the hash tag `{TAG}`, hence a cluster slot: every change of a user is one
@@ -56,7 +57,7 @@ use zeroize::Zeroizing;
 
 use self::dial::Dialer;
 use self::link::{Ask, Own, Place, Refused};
-use self::names::{ALL_INDEXES, EVERYONE, Names, hex, id_of};
+use self::names::{AHEAD, ALL_INDEXES, EVERYONE, Names, hex, id_of};
 use self::scripts::Scripts;
 use self::server::{Server, Wait};
 use self::slots::Slot as HashSlot;
@@ -259,10 +260,27 @@ impl Redis {
             .arg(exact(created.minus(FORGET_SLACK)));
         match self.write(self.user(&key.tag), Ask::Script(&call)).await? {
             (1, durability) => Ok(durability),
+            (2, durability) => self.begun_ahead(created).await.map(|()| durability),
             (0, _) => Err(collision()),
             (-1, _) => Err(too_many()),
             (other, _) => Err(self.strange(&format!("create answered {other}"))),
         }
+    }
+
+    /// Notes a session of a gateway whose clock is ahead before its login is acknowledged, so that an end
+    /// of all sessions reaches it.
+    async fn begun_ahead(&self, created: UnixMillis) -> Result<(), Unavailable> {
+        let mut call = self.shared.scripts.raise.call();
+        let kept = u64::try_from(LINE_KEPT.as_millis()).unwrap_or(u64::MAX);
+        call.key(AHEAD.to_owned()).arg(exact(created)).arg(kept);
+        self.write::<String>(self.everyone(), Ask::Script(&call)).await.map(|_| ())
+    }
+
+    /// Moves the line of all users to where it was, and no further.
+    pub(super) async fn restore_everyone(&self, line: UnixMillis) -> Result<(), Unavailable> {
+        let mut call = self.shared.scripts.raise.call();
+        call.key(EVERYONE.to_owned()).arg(exact(line));
+        self.write::<String>(self.everyone(), Ask::Script(&call)).await.map(|_| ())
     }
 
     pub(super) async fn commit(
@@ -365,7 +383,7 @@ impl Redis {
         now: UnixMillis,
     ) -> Result<(UnixMillis, Durability), Unavailable> {
         let mut call = self.shared.scripts.revoke_everyone.call();
-        call.key(EVERYONE.to_owned()).arg(exact(now));
+        call.key(EVERYONE.to_owned()).key(AHEAD.to_owned()).arg(exact(now));
         let (line, durability) = self.write(self.everyone(), Ask::Script(&call)).await?;
         Ok((self.millis(Some(line))?, durability))
     }

@@ -46,8 +46,10 @@ pub enum Fault {
     ClockBehind,
 }
 
-pub const NETWORK: [Fault; 6] = [
+pub const NETWORK: [Fault; 8] = [
     Fault::Reset,
+    Fault::HalfOpen,
+    Fault::OneCutOff,
     Fault::Jitter,
     Fault::LateReplies,
     Fault::RepliesHeld,
@@ -76,9 +78,6 @@ pub const GATEWAY: [Fault; 5] = [
 ];
 
 pub const LOSS: [Fault; 2] = [Fault::Flushed, Fault::Failover];
-
-/// What is known not to hold yet: played by the long form only, where it fails.
-pub const UNMENDED: [Fault; 2] = [Fault::HalfOpen, Fault::OneCutOff];
 
 /// What can happen to a gateway with a store of its own.
 pub const ALONE: [Fault; 3] =

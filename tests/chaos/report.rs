@@ -6,7 +6,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use crate::checker::{self, Findings, Invariant, Violation};
-use crate::faults::{ALONE, Fault, GATEWAY, LOSS, NETWORK, SERVER, UNMENDED};
+use crate::faults::{ALONE, Fault, GATEWAY, LOSS, NETWORK, SERVER};
 use crate::history::{Actor, At, Event, Window};
 use crate::world::{self, Plan, Store};
 
@@ -210,7 +210,6 @@ fn groups() -> Vec<(Store, Vec<Fault>)> {
         (Store::Redis, SERVER.to_vec()),
         (Store::Redis, GATEWAY.to_vec()),
         (Store::Redis, LOSS.to_vec()),
-        (Store::Redis, UNMENDED.to_vec()),
         (Store::Embedded, ALONE.to_vec()),
     ]
 }

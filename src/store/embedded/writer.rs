@@ -72,6 +72,12 @@ impl<'a> Staged<'a> {
         self.everyone.unwrap_or_else(|| self.tables.everyone())
     }
 
+    /// When the latest session of anybody began, with those that wait here.
+    pub(super) fn greatest(&self) -> UnixMillis {
+        let waiting = self.users.values().flatten().map(|facts| facts.greatest);
+        waiting.fold(self.tables.greatest(), UnixMillis::max)
+    }
+
     /// Counts one more session of the user; answers how many there were.
     pub(super) fn held(&mut self, tag: UserTag) -> usize {
         let added = self.added.entry(tag).or_default();

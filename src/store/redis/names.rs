@@ -10,6 +10,9 @@ use crate::store::Change;
 
 /// The line of all users.
 pub(in crate::store) const EVERYONE: &str = "dw:everyone";
+/// The latest beginning of any session that was begun ahead of Redis' own clock; in the slot of
+/// [`EVERYONE`].
+pub(super) const AHEAD: &str = "dw:ahead:{dw:everyone}";
 /// All that decides whether a session lives, by prefix. None is a prefix of another, as Redis asks.
 pub(in crate::store) const FOLLOWED: [&str; 3] = [EVERYONE, LINES, RECORDS];
 /// Matches every index, for a walk over all users.

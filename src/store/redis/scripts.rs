@@ -14,6 +14,7 @@ pub(super) struct Scripts {
     pub(super) revoke_user: Script,
     pub(super) restore_line: Script,
     pub(super) revoke_everyone: Script,
+    pub(super) raise: Script,
 }
 
 impl Scripts {
@@ -27,6 +28,7 @@ impl Scripts {
             revoke_user: Script::new(REVOKE_USER.to_owned()),
             restore_line: Script::new(RESTORE_LINE.to_owned()),
             revoke_everyone: Script::new(REVOKE_EVERYONE.to_owned()),
+            raise: Script::new(RAISE.to_owned()),
         }
     }
 }
@@ -92,13 +94,16 @@ local function expire_later(key, at)
 end
 ";
 
-/// KEYS record touch index; ARGV value expiry id created forget_at most forgotten_before.
+/// KEYS record touch index; ARGV value expiry id created forget_at most forgotten_before. Answers 2 for a
+/// session begun ahead of our clock.
 /// Sweeps the index when it has doubled since the last sweep, so that a user who logs in for years does
 /// not grow it, and no single login pays for it.
 const CREATE: &str = r"
 local now = redis.call('GET', KEYS[1])
+local begun = 1
+if tonumber(ARGV[4]) > clock[1] * 1000 + math.floor(clock[2] / 1000) then begun = 2 end
 if now then
-  if now == ARGV[1] then return 1 end
+  if now == ARGV[1] then return begun end
   return 0
 end
 local entries = redis.call('HLEN', KEYS[3])
@@ -120,7 +125,7 @@ if tonumber(ARGV[4]) > tonumber(redis.call('HGET', KEYS[3], 'max') or '0') then
   redis.call('HSET', KEYS[3], 'max', ARGV[4])
 end
 expire_later(KEYS[3], tonumber(ARGV[2]))
-return 1
+return begun
 ";
 
 /// KEYS record index; ARGV expected value expiry id forget_at.
@@ -203,10 +208,22 @@ redis.call('SET', KEYS[1], line, 'PX', ARGV[3])
 return 1
 ";
 
-/// KEYS line; ARGV now.
-const REVOKE_EVERYONE: &str = r"
+/// KEYS time; ARGV time kept_ms. A time that only moves forward; kept for ever without `kept_ms`.
+const RAISE: &str = r"
 local before = redis.call('GET', KEYS[1])
 if before and tonumber(before) >= tonumber(ARGV[1]) then return before end
 redis.call('SET', KEYS[1], ARGV[1])
+if ARGV[2] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return ARGV[1]
+";
+
+/// KEYS line ahead; ARGV now. The line passes the sessions of gateways whose clocks are ahead, also when a
+/// gateway draws it whose clock is behind.
+const REVOKE_EVERYONE: &str = r"
+local clock = redis.call('TIME')
+local at = math.max(tonumber(ARGV[1]), clock[1] * 1000 + math.floor(clock[2] / 1000))
+for i = 1, 2 do at = math.max(at, tonumber(redis.call('GET', KEYS[i]) or '0')) end
+local line = string.format('%.0f', at)
+redis.call('SET', KEYS[1], line)
+return line
 ";

@@ -60,9 +60,6 @@ struct Life<'a> {
     absolute_end: Option<u64>,
     /// When the first acknowledged revocation was acknowledged, and when the first was asked for.
     revoked: Option<At>,
-    /// The same of an end of all sessions. Known not to hold where clocks are wrong: the line of all
-    /// users is drawn by one gateway's clock and does not know of sessions begun by one that is ahead.
-    all_revoked: Option<At>,
     threatened: Option<At>,
     stolen: Option<At>,
     told_ended: Option<(At, &'a str)>,
@@ -136,12 +133,7 @@ impl<'a> Sessions<'a> {
             }
             earliest(&mut life.threatened, Some(sent));
             if life.began.is_some_and(|began| began < sent) {
-                let known = if *what == Ends::Everybody {
-                    &mut life.all_revoked
-                } else {
-                    &mut life.revoked
-                };
-                earliest(known, acked);
+                earliest(&mut life.revoked, acked);
             }
         }
     }
@@ -174,12 +166,7 @@ impl<'a> Sessions<'a> {
 
     /// When the first revocation was acknowledged.
     pub(super) fn revoked(&self, session: Session) -> Option<At> {
-        let life = self.of_session(session)?;
-        let mut first = life.revoked;
-        if !life.bent {
-            earliest(&mut first, life.all_revoked);
-        }
-        first
+        self.of_session(session)?.revoked
     }
 
     /// When somebody first asked to end it.
