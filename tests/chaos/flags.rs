@@ -160,6 +160,14 @@ fn revoked_flags_a_pass_after_three_seconds_whatever_is_broken() {
 }
 
 #[test]
+fn revoked_flags_an_end_that_is_not_written_again_a_second_after_a_failover() {
+    let failover = fault(150, 6_000, May { lose_writes: true, refuse: true, ..May::default() });
+    let late = |sent| [vec![failover.clone(), revoked(100)], passes(1, sent).to_vec()].concat();
+    flags(Invariant::Revoked, late(7_001));
+    accepts(late(7_000));
+}
+
+#[test]
 fn revoked_knows_whom_a_user_wide_and_a_general_end_mean() {
     let end = |what| Event::Ended { what, sent: 95, acked: Some(100) };
     for what in [Ends::User("ada".to_owned()), Ends::Everybody] {

@@ -83,8 +83,11 @@ pub async fn play(plan: &Plan, tell: &(dyn Fn(Fault) + Sync)) -> (Vec<Event>, Te
     for fault in faults {
         tell(fault);
         world.suffer(fault, plan.lasts).await;
-        // Two seconds to recover, and a while in which everything has to work.
-        tokio::time::sleep(Duration::from_millis(2_400)).await;
+        // Two seconds to recover, where there is something to, and a while in which all has to work.
+        let may = fault.may();
+        let outage = may.refuse || may.silence;
+        let pause = if outage { 2_400 } else { 1_000 };
+        tokio::time::sleep(Duration::from_millis(pause)).await;
     }
     world.scene.over.store(true, Ordering::SeqCst);
     everybody.join_all().await;

@@ -207,7 +207,9 @@ impl<'a> Seen<'a> {
 
     fn was_live(&self, findings: &mut Findings, request: &Request, token: &Token) {
         let told = self.sessions.told_ended(token.session);
-        let late = |(at, _): (At, &str)| request.sent > at + self.terms.at_worst;
+        let late = |(at, _): (At, &str)| {
+            request.sent > (at + self.terms.at_worst).max(self.lost(at, request.sent))
+        };
         findings.holds(Invariant::Live, request.sent, !told.is_some_and(late), || {
             format!(
                 "request {} of session {} passed at gateway {} though {told:?} said that it had ended",
@@ -221,12 +223,20 @@ impl<'a> Seen<'a> {
         let from = acked.saturating_sub(self.terms.recovery);
         let calm = self.calm(from, request.sent);
         let bound = if calm { self.terms.prompt } else { self.terms.at_worst };
-        findings.holds(Invariant::Revoked, request.sent, request.sent <= acked + bound, || {
+        let until = (acked + bound).max(self.lost(acked, request.sent));
+        findings.holds(Invariant::Revoked, request.sent, request.sent <= until, || {
             format!(
                 "request {} of session {} passed at gateway {}, sent {} ms after the revocation was acknowledged at {acked} ms (allowed: {bound})",
                 request.id, token.session, request.gateway, request.sent - acked
             )
         });
+    }
+
+    /// Until when a store that forgot an end may revive it: who ended it writes it again within a second.
+    fn lost(&self, ended: At, until: At) -> At {
+        let forgets = |window: &&&Window| window.may.lose_writes && window.overlaps(ended, until);
+        let windows = self.windows.iter().filter(forgets);
+        windows.map(|window| window.ended + self.terms.prompt).max().unwrap_or(0)
     }
 
     fn calm(&self, from: At, until: At) -> bool {
