@@ -7,6 +7,8 @@
 //!
 //! The tests here are the short form. `tests/chaos/run` plays as many seeds as you like and shows a table.
 
+#[path = "chaos/backend.rs"]
+mod backend;
 #[path = "chaos/chance.rs"]
 mod chance;
 #[path = "chaos/checker/mod.rs"]
@@ -25,9 +27,12 @@ mod people;
 mod proxy;
 #[path = "chaos/radio.rs"]
 mod radio;
+#[path = "support/redis_fleet.rs"]
+#[allow(dead_code, reason = "the suite of the topologies uses the rest of it")]
+mod redis_fleet;
 #[path = "support/redis.rs"]
 #[allow(dead_code, reason = "the suite of the stores uses the rest of it")]
-mod redis;
+mod redis_server;
 #[path = "chaos/report.rs"]
 mod report;
 #[path = "chaos/unrest.rs"]
@@ -41,9 +46,10 @@ mod world;
 
 use std::time::Duration;
 
+use backend::Store;
 use checker::Invariant;
 use faults::{ALONE, Fault, GATEWAY, LOSS, NETWORK, SERVER};
-use world::{Plan, Store};
+use world::Plan;
 
 /// How long a fault lasts in the short form.
 const SHORT: Duration = Duration::from_millis(1_000);

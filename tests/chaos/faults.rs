@@ -38,6 +38,11 @@ pub enum Fault {
     Flushed,
     /// A replica that was cut off becomes the master: what it did not hear of is gone.
     Failover,
+    // A Redis of several servers.
+    /// The sentinels are told to choose another master.
+    MasterChanged,
+    MasterLost,
+    PrimaryLost,
     // One gateway.
     GatewayKilled,
     GatewayRestarted,
@@ -79,6 +84,9 @@ pub const GATEWAY: [Fault; 5] = [
 
 pub const LOSS: [Fault; 2] = [Fault::Flushed, Fault::Failover];
 
+pub const SENTINELS: [Fault; 2] = [Fault::MasterChanged, Fault::MasterLost];
+pub const CLUSTER: [Fault; 1] = [Fault::PrimaryLost];
+
 /// What can happen to a gateway with a store of its own.
 pub const ALONE: [Fault; 3] =
     [Fault::GatewayKilled, Fault::GatewayRestarted, Fault::GatewayStopped];
@@ -105,6 +113,9 @@ impl Fault {
             Fault::NoAuth => "NOAUTH",
             Fault::Flushed => "FLUSHALL",
             Fault::Failover => "failover to a partitioned replica",
+            Fault::MasterChanged => "sentinels change the master",
+            Fault::MasterLost => "sentinels, master kill -9",
+            Fault::PrimaryLost => "cluster, primary kill -9",
             Fault::GatewayKilled => "gateway kill -9, restart",
             Fault::GatewayRestarted => "gateway restarted",
             Fault::GatewayStopped => "gateway SIGSTOP, SIGCONT",
@@ -135,7 +146,9 @@ impl Fault {
             | Fault::NoAuth => May { refuse: true, ..none },
             Fault::Jitter => none,
             Fault::Flushed => May { lose_writes: true, ..none },
-            Fault::Failover => May { refuse: true, lose_writes: true, ..none },
+            Fault::Failover | Fault::MasterChanged | Fault::MasterLost | Fault::PrimaryLost => {
+                May { refuse: true, lose_writes: true, ..none }
+            }
             Fault::GatewayKilled | Fault::GatewayRestarted | Fault::GatewayStopped => {
                 May { silence: true, ..none }
             }
@@ -169,14 +182,17 @@ impl Fault {
             | Fault::Loading
             | Fault::NoAuth
             | Fault::Flushed
-            | Fault::Failover => None,
+            | Fault::Failover
+            | Fault::MasterChanged
+            | Fault::MasterLost
+            | Fault::PrimaryLost => None,
         }
     }
 
     /// Brings it about, lets it last, and takes it away.
     pub async fn happen(self, world: &World, lasts: Duration) {
         let rest = || tokio::time::sleep(lasts);
-        let network = |mode| world.all_links(mode);
+        let network = |mode| world.backend.redis().all_links(mode);
         let seconds = lasts.as_secs_f64();
         match self {
             Fault::Reset => network(Mode::Reset),
@@ -188,23 +204,38 @@ impl Fault {
             Fault::RepliesHeld => network(Mode::HoldReplies),
             Fault::RequestsHeld => network(Mode::HoldRequests),
             Fault::Throttle => network(Mode::Throttle(4_096)),
-            Fault::OneCutOff => world.link(ONE, Mode::Swallow),
-            Fault::Stopped => world.master(|redis| redis.pause()).await,
-            Fault::Killed => world.master(|redis| redis.kill()).await,
+            Fault::OneCutOff => world.backend.redis().link(ONE, Mode::Swallow),
+            Fault::Stopped => world.backend.redis().master(|redis| redis.pause()).await,
+            Fault::Killed => world.backend.redis().master(|redis| redis.kill()).await,
             Fault::ClientsKilled => return kill_clients(world, lasts).await,
             Fault::ClientsPaused => {
-                world.tell_master(format!("CLIENT PAUSE {} ALL", lasts.as_millis())).await;
+                world
+                    .backend
+                    .redis()
+                    .tell_master(format!("CLIENT PAUSE {} ALL", lasts.as_millis()))
+                    .await;
             }
-            Fault::Asleep => return world.tell_master(format!("DEBUG SLEEP {seconds}")).await,
-            Fault::OutOfMemory => world.tell_master("CONFIG SET maxmemory 1".to_owned()).await,
-            Fault::ReadOnly => world.tell_master("REPLICAOF 127.0.0.1 1".to_owned()).await,
+            Fault::Asleep => {
+                return world.backend.redis().tell_master(format!("DEBUG SLEEP {seconds}")).await;
+            }
+            Fault::OutOfMemory => {
+                world.backend.redis().tell_master("CONFIG SET maxmemory 1".to_owned()).await
+            }
+            Fault::ReadOnly => {
+                world.backend.redis().tell_master("REPLICAOF 127.0.0.1 1".to_owned()).await
+            }
             Fault::Loading => return load_slowly(world, lasts).await,
             Fault::NoAuth => {
                 let text = "CONFIG SET requirepass chaos\r\nCLIENT KILL TYPE normal";
-                world.tell_master(text.to_owned()).await;
+                world.backend.redis().tell_master(text.to_owned()).await;
             }
-            Fault::Flushed => return world.tell_master("FLUSHALL".to_owned()).await,
-            Fault::Failover => return world.fail_over(lasts).await,
+            Fault::Flushed => {
+                return world.backend.redis().tell_master("FLUSHALL".to_owned()).await;
+            }
+            Fault::Failover => return world.backend.redis().fail_over(lasts).await,
+            Fault::MasterChanged => return world.backend.change_master(false).await,
+            Fault::MasterLost => return world.backend.change_master(true).await,
+            Fault::PrimaryLost => return world.backend.lose_primary().await,
             Fault::GatewayKilled => world.gateway(ONE, |gateway| gateway.kill()).await,
             Fault::GatewayRestarted => {
                 return world
@@ -231,14 +262,18 @@ impl Fault {
             | Fault::RepliesHeld
             | Fault::RequestsHeld
             | Fault::Throttle
-            | Fault::OneCutOff => world.all_links(Mode::Pass),
-            Fault::Stopped => world.master(|redis| redis.resume()).await,
-            Fault::Killed => world.master(|redis| redis.restart()).await,
-            Fault::OutOfMemory => world.tell_master("CONFIG SET maxmemory 0".to_owned()).await,
-            Fault::ReadOnly => world.tell_master("REPLICAOF NO ONE".to_owned()).await,
+            | Fault::OneCutOff => world.backend.redis().all_links(Mode::Pass),
+            Fault::Stopped => world.backend.redis().master(|redis| redis.resume()).await,
+            Fault::Killed => world.backend.redis().master(|redis| redis.restart()).await,
+            Fault::OutOfMemory => {
+                world.backend.redis().tell_master("CONFIG SET maxmemory 0".to_owned()).await
+            }
+            Fault::ReadOnly => {
+                world.backend.redis().tell_master("REPLICAOF NO ONE".to_owned()).await
+            }
             Fault::NoAuth => {
                 let text = "AUTH chaos\r\nCONFIG SET requirepass \"\"";
-                world.tell_master(text.to_owned()).await;
+                world.backend.redis().tell_master(text.to_owned()).await;
             }
             Fault::GatewayKilled => world.gateway(ONE, |gateway| gateway.restart()).await,
             Fault::GatewayStopped => world.gateway(ONE, |gateway| gateway.signal("-CONT")).await,
@@ -251,6 +286,9 @@ impl Fault {
             | Fault::Loading
             | Fault::Flushed
             | Fault::Failover
+            | Fault::MasterChanged
+            | Fault::MasterLost
+            | Fault::PrimaryLost
             | Fault::GatewayRestarted => {}
         }
     }
@@ -259,7 +297,7 @@ impl Fault {
 async fn kill_clients(world: &World, lasts: Duration) {
     let until = tokio::time::Instant::now() + lasts;
     while tokio::time::Instant::now() < until {
-        world.tell_master("CLIENT KILL TYPE normal".to_owned()).await;
+        world.backend.redis().tell_master("CLIENT KILL TYPE normal".to_owned()).await;
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
 }
@@ -268,8 +306,7 @@ async fn kill_clients(world: &World, lasts: Duration) {
 async fn load_slowly(world: &World, lasts: Duration) {
     let keys = 2_000;
     let delay = lasts.as_micros() / keys;
-    world
-        .tell_master(format!(
+    world.backend.redis().tell_master(format!(
             "DEBUG POPULATE {keys} ballast 100\r\nCONFIG SET loading-process-events-interval-bytes 1024\r\n\
              CONFIG SET key-load-delay {delay}\r\nDEBUG RELOAD\r\nCONFIG SET key-load-delay 0"
         ))

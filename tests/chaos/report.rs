@@ -5,10 +5,11 @@ use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use crate::backend::Store;
 use crate::checker::{self, Findings, Invariant, Violation};
-use crate::faults::{ALONE, Fault, GATEWAY, LOSS, NETWORK, SERVER};
+use crate::faults::{ALONE, CLUSTER, Fault, GATEWAY, LOSS, NETWORK, SENTINELS, SERVER};
 use crate::history::{Actor, At, Event, Window};
-use crate::world::{self, Plan, Store};
+use crate::world::{self, Plan};
 
 /// How often an invariant was judged around a fault, and how often it did not hold.
 #[derive(Clone, Copy, Default)]
@@ -210,6 +211,8 @@ fn groups() -> Vec<(Store, Vec<Fault>)> {
         (Store::Redis, SERVER.to_vec()),
         (Store::Redis, GATEWAY.to_vec()),
         (Store::Redis, LOSS.to_vec()),
+        (Store::Sentinel, SENTINELS.to_vec()),
+        (Store::Cluster, CLUSTER.to_vec()),
         (Store::Embedded, ALONE.to_vec()),
     ]
 }

@@ -1,10 +1,9 @@
 //! Redis or a file, gateways, browsers, a thief, and the faults, one after another.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use doorward::login::edit::UsersEdit;
@@ -14,27 +13,18 @@ use doorward::tls::dev_ca;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
+use crate::backend::{Backend, GATEWAYS, Store, blocking};
 use crate::chance::Chance;
 use crate::checker::Terms;
 use crate::faults::Fault;
 use crate::fleet::{self, Member, SCALE};
 use crate::history::{Event, Recorder, Window};
 use crate::people::{PASSWORD, Profile, Scene, Tab};
-use crate::proxy::{Mode, Proxy};
 use crate::radio;
-use crate::redis::{How, RedisServer};
 use crate::unrest;
 use crate::upstream::App;
 use crate::wire;
 
-/// Three gateways that share a Redis, or one with a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Store {
-    Redis,
-    Embedded,
-}
-
-const GATEWAYS: usize = 3;
 const USERS: [&str; 6] = ["ada", "bea", "cyd", "dan", "eve", "fay"];
 /// Profiles of the first users, beside the one that everybody has.
 const SECOND: usize = 2;
@@ -57,17 +47,9 @@ pub struct Plan {
 /// What is running.
 pub struct World {
     scene: Arc<Scene>,
-    redis: Option<Redis>,
+    pub backend: Backend,
     _app: App,
     _directory: TempDir,
-}
-
-/// A master and its replica, and the wires between them and the gateways.
-struct Redis {
-    /// The master first.
-    servers: Arc<Mutex<[RedisServer; 2]>>,
-    links: Vec<Proxy>,
-    replication: Proxy,
 }
 
 /// Plays one history.
@@ -114,11 +96,8 @@ impl World {
         let recorder = Recorder::new();
         let epoch = fleet::wall();
         let app = App::start(recorder.clone()).await;
-        let redis = match plan.store {
-            Store::Redis => Some(Redis::start(plan.seed).await),
-            Store::Embedded => None,
-        };
-        let fleet = start_fleet(directory.path(), app.address, redis.as_ref(), epoch);
+        let backend = Backend::start(plan.store, plan.seed).await;
+        let fleet = start_fleet(directory.path(), app.address, &backend, epoch);
         let people = USERS.iter().chain(&USERS[..SECOND]).enumerate();
         let people = people.map(|(number, user)| Profile::new(number, (*user).to_owned()));
         let scene = Scene {
@@ -130,7 +109,7 @@ impl World {
             last_id: AtomicU64::new(1),
             recorder,
         };
-        World { scene: Arc::new(scene), redis, _app: app, _directory: directory }
+        World { scene: Arc::new(scene), backend, _app: app, _directory: directory }
     }
 
     /// Everybody who does something by himself.
@@ -164,133 +143,18 @@ impl World {
         recorder.add(Event::Fault(Window { fault, gateway, began, ended, may }));
     }
 
-    pub fn all_links(&self, mode: Mode) {
-        self.redis().links.iter().for_each(|link| link.set(mode));
-    }
-
-    pub fn link(&self, gateway: usize, mode: Mode) {
-        self.redis().links[gateway].set(mode);
-    }
-
-    /// Something that blocks, done to the master.
-    pub async fn master(&self, act: impl FnOnce(&mut RedisServer) + Send + 'static) {
-        let servers = Arc::clone(&self.redis().servers);
-        let done = tokio::task::spawn_blocking(move || {
-            act(&mut servers.lock().unwrap_or_else(PoisonError::into_inner)[0]);
-        });
-        done.await.expect("no panic");
-    }
-
-    /// Commands for the master, one a line; returns when all are answered.
-    pub async fn tell_master(&self, lines: String) {
-        let address = self.redis().master_address();
-        let told = tokio::task::spawn_blocking(move || tell(address, &lines)).await;
-        told.expect("no panic").expect("the master answers");
-    }
-
     /// Something that blocks, done to one gateway.
     pub async fn gateway(&self, number: usize, act: impl FnOnce(&Member) + Send + 'static) {
         let scene = Arc::clone(&self.scene);
-        let done = tokio::task::spawn_blocking(move || {
-            act(&scene.fleet[number % scene.fleet.len()]);
-        });
-        done.await.expect("no panic");
-    }
-
-    /// The replica hears nothing for a while, then takes over.
-    pub async fn fail_over(&self, lasts: Duration) {
-        let redis = self.redis();
-        redis.replication.set(Mode::Swallow);
-        tokio::time::sleep(lasts).await;
-        self.master(RedisServer::kill).await;
-        redis.servers.lock().unwrap_or_else(PoisonError::into_inner).swap(0, 1);
-        self.tell_master("REPLICAOF NO ONE".to_owned()).await;
-        let address = redis.master_address();
-        redis.links.iter().for_each(|link| link.retarget(address));
-        redis.replication.set(Mode::Pass);
-        redis.replication.retarget(address);
-        let servers = Arc::clone(&redis.servers);
-        let port = redis.replication.address.port().to_string();
-        let restarted = tokio::task::spawn_blocking(move || {
-            let mut servers = servers.lock().unwrap_or_else(PoisonError::into_inner);
-            servers[1].restart();
-            servers[1].command(&["REPLICAOF", "127.0.0.1", &port]);
-        });
-        restarted.await.expect("no panic");
-    }
-
-    fn redis(&self) -> &Redis {
-        self.redis.as_ref().expect("a world with a Redis")
+        blocking(move || act(&scene.fleet[number % scene.fleet.len()])).await;
     }
 }
 
-impl Redis {
-    async fn start(seed: u64) -> Redis {
-        // What is written is handed to the kernel before it is answered: a killed process loses nothing.
-        let how = How::with(&[
-            "--appendonly",
-            "yes",
-            "--appendfsync",
-            "no",
-            "--enable-debug-command",
-            "yes",
-            "--repl-diskless-sync-delay",
-            "0",
-        ]);
-        let servers = [RedisServer::start(how.clone()), RedisServer::start(how)];
-        let master = address(&servers[0]);
-        let replication = Proxy::start(master, seed).await;
-        let port = replication.address.port().to_string();
-        let servers = tokio::task::spawn_blocking(move || {
-            servers[1].command(&["REPLICAOF", "127.0.0.1", &port]);
-            servers
-        });
-        let servers = servers.await.expect("no panic");
-        let mut links = Vec::new();
-        for gateway in 0..GATEWAYS as u64 {
-            links.push(Proxy::start(master, seed.wrapping_add(gateway)).await);
-        }
-        Redis { servers: Arc::new(Mutex::new(servers)), links, replication }
-    }
-
-    fn master_address(&self) -> SocketAddr {
-        address(&self.servers.lock().unwrap_or_else(PoisonError::into_inner)[0])
-    }
-}
-
-fn address(server: &RedisServer) -> SocketAddr {
-    let url = server.settings().url;
-    url.trim_start_matches("redis://").parse().expect("an address")
-}
-
-/// Inline commands, one a line.
-fn tell(to: SocketAddr, lines: &str) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect(to)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    stream.write_all(format!("{lines}\r\n").as_bytes())?;
-    let (mut answers, mut byte) = (0, [0]);
-    while answers < lines.split("\r\n").count() {
-        // A command may kill the connection that it came on.
-        if stream.read(&mut byte)? == 0 {
-            break;
-        }
-        answers += usize::from(byte == *b"\n");
-    }
-    Ok(())
-}
-
-fn start_fleet(
-    directory: &Path,
-    app: SocketAddr,
-    redis: Option<&Redis>,
-    epoch: u64,
-) -> Vec<Member> {
-    let number = if redis.is_some() { GATEWAYS } else { 1 };
+fn start_fleet(directory: &Path, app: SocketAddr, backend: &Backend, epoch: u64) -> Vec<Member> {
+    let number = if let Backend::Embedded = backend { 1 } else { GATEWAYS };
     let member = |number: usize| {
-        let url = match redis {
-            Some(redis) => format!("redis://{}", redis.links[number].address),
-            None => format!("embedded:{}", directory.join("state").display()),
-        };
+        let embedded = || format!("embedded:{}", directory.join("state").display());
+        let url = backend.url(number).unwrap_or_else(embedded);
         let config = directory.join(format!("gateway-{number}.toml"));
         let socket = directory.join(format!("admin-{number}.sock"));
         std::fs::write(&config, configuration(directory, &socket, &url, app)).expect("written");
