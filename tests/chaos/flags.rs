@@ -136,13 +136,25 @@ fn live_flags_a_pass_without_a_cookie() {
 #[test]
 fn live_flags_a_session_that_lives_again_after_a_gateway_said_that_it_ended() {
     let stolen = Event::Stolen { session: ADAS, at: 20 };
-    let again =
-        |sent| [vec![stolen.clone(), refused(1, 100, "theft")], passes(2, sent).to_vec()].concat();
-    flags(Invariant::Live, again(3_200));
-    accepts(again(3_000));
-    // "Unknown" may be a store that was away, "after-crash" asks for a login and ends nothing.
-    let passing = [vec![stolen.clone(), refused(1, 100, "after-crash")], passes(2, 3_200).to_vec()];
-    accepts(passing.concat());
+    let again = |reason: &str, sent| {
+        let elsewhere = Request { gateway: 1, ..ask(2, sent, hello(2)) };
+        [vec![stolen.clone(), refused(1, 100, reason)], pass(elsewhere).to_vec()].concat()
+    };
+    flags(Invariant::Live, again("theft", 3_200));
+    accepts(again("theft", 3_000));
+    // This one asks for a login and ends nothing.
+    accepts(again("after-crash", 3_200));
+}
+
+#[test]
+fn live_flags_a_gateway_that_forgets_what_it_said_itself() {
+    let lost = May { lose_writes: true, ..May::default() };
+    let again = |fault| {
+        let told = [revoked(90), refused(1, 100, "revoked"), fault];
+        [told.to_vec(), passes(2, 200).to_vec()].concat()
+    };
+    flags(Invariant::Live, again(fault(110, 150, lost)));
+    accepts(again(fault(110, 150, May { silence: true, ..May::default() })));
 }
 
 #[test]
@@ -181,7 +193,8 @@ fn revoked_knows_whom_a_user_wide_and_a_general_end_mean() {
 #[test]
 fn revoked_does_not_bind_what_nobody_acknowledged() {
     let in_doubt = Event::Ended { what: Ends::One(ADAS), sent: 95, acked: None };
-    accepts([vec![in_doubt, refused(1, 100, "revoked")], passes(2, 110).to_vec()].concat());
+    let elsewhere = Request { gateway: 1, ..ask(2, 110, hello(2)) };
+    accepts([vec![in_doubt, refused(1, 100, "revoked")], pass(elsewhere).to_vec()].concat());
 }
 
 fn heard(told: u64) -> Event {

@@ -200,6 +200,7 @@ impl<'a> Seen<'a> {
             format!("request {id} of {owner:?} reached the upstream as {user:?}")
         });
         self.was_live(findings, request, token);
+        self.was_remembered(findings, request, token);
         self.was_not_revoked(findings, request, token);
         self.before_the_end(findings, request, token);
         self.within_grace(findings, request, token);
@@ -214,6 +215,22 @@ impl<'a> Seen<'a> {
             format!(
                 "request {} of session {} passed at gateway {} though {told:?} said that it had ended",
                 request.id, token.session, request.gateway
+            )
+        });
+    }
+
+    /// A gateway knows what it has said, whatever its store forgets; a process that was killed does not.
+    fn was_remembered(&self, findings: &mut Findings, request: &Request, token: &Token) {
+        let Some(told) = self.sessions.told_ended_at(token.session, request.gateway) else {
+            return;
+        };
+        if self.disturbed(request.gateway, told, request.done, |may| may.silence) {
+            return;
+        }
+        findings.holds(Invariant::Live, request.sent, request.sent <= told, || {
+            format!(
+                "request {} of session {} passed at gateway {}, which had said {} ms before that it had ended",
+                request.id, token.session, request.gateway, request.sent - told
             )
         });
     }

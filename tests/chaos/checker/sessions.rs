@@ -63,6 +63,8 @@ struct Life<'a> {
     threatened: Option<At>,
     stolen: Option<At>,
     told_ended: Option<(At, &'a str)>,
+    /// The same by each gateway.
+    told_there: HashMap<usize, At>,
     /// When each generation was first let in.
     shown: HashMap<u32, At>,
     bent: bool,
@@ -112,12 +114,14 @@ impl<'a> Sessions<'a> {
             let shown = life.shown.entry(token.generation).or_insert(request.done);
             *shown = request.done.min(*shown);
         }
-        if let Some(reason) = request.refused()
-            && FINAL.contains(&reason)
-            && life.told_ended.is_none_or(|(at, _)| request.done < at)
-        {
+        let Some(reason) = request.refused().filter(|reason| FINAL.contains(reason)) else {
+            return;
+        };
+        if life.told_ended.is_none_or(|(at, _)| request.done < at) {
             life.told_ended = Some((request.done, reason));
         }
+        let there = life.told_there.entry(request.gateway).or_insert(request.done);
+        *there = request.done.min(*there);
     }
 
     fn ends(&mut self, what: &Ends, sent: At, acked: Option<At>) {
@@ -181,6 +185,11 @@ impl<'a> Sessions<'a> {
     /// The first answer that said that it is over for good.
     pub(super) fn told_ended(&self, session: Session) -> Option<(At, &'a str)> {
         self.of_session(session)?.told_ended
+    }
+
+    /// The first answer of one gateway that said so.
+    pub(super) fn told_ended_at(&self, session: Session, gateway: usize) -> Option<At> {
+        self.of_session(session)?.told_there.get(&gateway).copied()
     }
 
     /// When a token of this generation was first let in.
