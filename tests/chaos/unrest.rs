@@ -14,13 +14,17 @@ use tokio::task::JoinSet;
 
 use crate::chance::Chance;
 use crate::history::{Actor, Ends, Event, Session};
-use crate::people::{Scene, Tab, Voice};
+use crate::people::{Profile, Scene, Tab, Voice};
 use crate::wire::{Jar, token};
 
 /// How long an operator waits for a gateway.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How long the cookie of an ended session is shown everywhere: beyond every bound.
 const PROBED: Duration = Duration::from_millis(4_500);
+
+const LATE: Duration = Duration::from_secs(4);
+/// Longer than a superseded token is answered.
+const GRACE_OVER: Duration = Duration::from_millis(3_700);
 
 /// Ends sessions in every way there is, and shows their cookies everywhere afterwards.
 pub async fn revoke(scene: Arc<Scene>, mut chance: Chance) {
@@ -33,14 +37,16 @@ pub async fn revoke(scene: Arc<Scene>, mut chance: Chance) {
         let victim = chance.one_of(&scene.people).number;
         let gateway = usize::try_from(chance.below(scene.fleet.len() as u64)).unwrap_or(0);
         let cookies = match chance.below(16) {
-            0..7 => end_one(&scene, victim, gateway).await,
-            7..11 => log_out(&scene, victim, chance.clone()).await,
-            11..15 => end_user(&scene, victim, gateway).await,
+            0..6 => end_one(&scene, victim, gateway).await,
+            6..9 => log_out(&scene, victim, chance.clone()).await,
+            9..14 => end_user(&scene, victim, gateway).await,
             _ => end_everybody(&scene, gateway).await,
         };
         for cookie in cookies {
             let tab = Tab::new(&scene, Ipv4Addr::new(127, 3, 0, 1), Chance::new(turn, 99));
-            probes.spawn(probe(tab, scene.fleet.len(), cookie));
+            // Some come back only when gateways and Redis had time to forget.
+            let late = if chance.percent(40) { LATE } else { Duration::ZERO };
+            probes.spawn(probe(tab, scene.fleet.len(), cookie, late));
         }
     }
     probes.join_all().await;
@@ -89,7 +95,8 @@ async fn log_out(scene: &Arc<Scene>, victim: usize, chance: Chance) -> Vec<Strin
 }
 
 /// Shows an ended session's cookie at every gateway; the history judges what passes.
-async fn probe(mut tab: Tab, gateways: usize, cookie: String) {
+async fn probe(mut tab: Tab, gateways: usize, cookie: String, late: Duration) {
+    tokio::time::sleep(late).await;
     let until = tokio::time::Instant::now() + PROBED;
     while tokio::time::Instant::now() < until {
         for gateway in 0..gateways {
@@ -120,15 +127,36 @@ pub async fn steal(scene: Arc<Scene>, mut chance: Chance) {
         let Some(cookie) = victim.cookie() else { continue };
         let Some(stolen) = token(&cookie) else { continue };
         scene.recorder.add(Event::Stolen { session: stolen.session, at: scene.recorder.now() });
-        let manner = *chance.one_of(&[Manner::Ignores, Manner::Follows, Manner::Waits]);
-        use_stolen(&scene, cookie, manner, &mut chance).await;
+        let manner =
+            *chance.one_of(&[Manner::Ignores, Manner::Follows, Manner::Waits, Manner::Waits]);
+        use_stolen(&scene, victim, cookie, manner, &mut chance).await;
     }
 }
 
-async fn use_stolen(scene: &Arc<Scene>, mut cookie: String, manner: Manner, chance: &mut Chance) {
+/// Waits until the victim has had a newer one for longer than a grace, or has another session.
+async fn grow_old(scene: &Scene, victim: &Profile, cookie: &str) {
+    let Some(stolen) = token(cookie) else { return };
+    while !scene.is_over() {
+        match victim.cookie().and_then(|text| token(&text)) {
+            Some(now) if now == stolen => tokio::time::sleep(Duration::from_millis(100)).await,
+            Some(now) if now.session == stolen.session => {
+                return tokio::time::sleep(GRACE_OVER).await;
+            }
+            Some(_) | None => return,
+        }
+    }
+}
+
+async fn use_stolen(
+    scene: &Arc<Scene>,
+    victim: &Profile,
+    mut cookie: String,
+    manner: Manner,
+    chance: &mut Chance,
+) {
     let mut tab = Tab::new(scene, Ipv4Addr::new(127, 2, 0, 1), chance.clone());
     if let Manner::Waits = manner {
-        tokio::time::sleep(Duration::from_secs(8)).await;
+        grow_old(scene, victim, &cookie).await;
     }
     for _ in 0..40 {
         if scene.is_over() {
