@@ -13,8 +13,8 @@ use doorward::config::{
 use doorward::route::BodyLimits;
 use proptest::prelude::*;
 
-const VALID: usize = 18;
-const INVALID: usize = 56;
+const VALID: usize = 20;
+const INVALID: usize = 58;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

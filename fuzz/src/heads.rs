@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use doorward::config::Config;
 use doorward::gateway::UpstreamHead;
 use doorward::guard::Permit;
-use doorward::http::{CookieNames, InboundHead, OwnedFields, SanitizedHead};
+use doorward::http::{Arrival, CookieNames, InboundHead, OwnedFields, RequestId, SanitizedHead};
 use doorward::route::RouteTable;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Version, request};
@@ -70,7 +70,8 @@ pub fn head(bytes: &[u8]) {
     let Some(parts) = parts(bytes) else { return };
     let asked = parts.uri.clone();
     let client: IpAddr = CLIENT.parse().expect("an address");
-    let Ok(head) = InboundHead::read(parts, client) else { return };
+    let arrival = Arrival { client, request: RequestId::from(1) };
+    let Ok(head) = InboundHead::read(parts, arrival) else { return };
     unambiguous(&head);
     let clean = SanitizedHead::new(head, &OWNED, &CookieNames::new(None));
     nothing_of_ours(&clean.headers);
@@ -115,6 +116,8 @@ fn told_by_us(headers: &HeaderMap) {
     let all = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
     assert_eq!(all("x-forwarded-for"), [CLIENT.as_bytes()]);
     assert_eq!(all("x-forwarded-proto"), [b"https"]);
+    assert_eq!(all("forwarded").len(), 1);
+    assert_eq!(all("x-request-id"), [b"0000000000000001"]);
     assert_eq!(all("host"), all("x-forwarded-host"));
     assert_eq!(all("host").len(), 1);
     assert!(all("x-forwarded-user").is_empty(), "nobody is named on a public route");

@@ -16,6 +16,7 @@ pub fn path(bytes: &[u8]) {
     // The library has cut a fragment off by now, and what is nothing else is `/` to it.
     let sent = bytes.split(|byte| *byte == b'#').next().unwrap_or_default();
     let sent = if sent.is_empty() { b"/" } else { sent };
+    let sent = if sent.is_empty() { b"/" } else { sent };
     assert_eq!(target.raw().to_string().as_bytes(), sent, "forwarded is what was sent");
     assert_eq!(path, once_decoded(target.raw().path()), "judged is what was sent, decoded once");
     for reader in READERS {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use doorward::gateway::{Caller, RequestBody};
-use doorward::http::{CookieNames, InboundHead, SanitizedHead};
+use doorward::http::{Arrival, CookieNames, InboundHead, RequestId, SanitizedHead};
 use doorward::route::BodyLimits;
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
@@ -73,7 +73,9 @@ async fn serve(
     received: Received,
 ) -> Result<Response<Empty<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
-    let status = match InboundHead::read(parts, IpAddr::from([192, 0, 2, 7])) {
+    let client = IpAddr::from([192, 0, 2, 7]);
+    let arrival = Arrival { client, request: RequestId::from(1) };
+    let status = match InboundHead::read(parts, arrival) {
         Ok(head) => forward(head, body, received).await,
         Err(bad) => bad.status(),
     };
@@ -126,7 +128,9 @@ fn by_the_book(bytes: &[u8]) {
     assert_eq!(count("host"), 1, "{shown}");
     assert!(count("content-length") + count("transfer-encoding") <= 1, "{shown}");
     assert!(count("cookie") <= 1 && count("trailer") == 0 && count("te") == 0, "{shown}");
-    for name in &names {
+    // This one is ours to say.
+    assert_eq!(count("forwarded"), 1, "{shown}");
+    for name in names.iter().filter(|name| *name != "forwarded") {
         assert!(!heads::OURS.contains(&name.replace(['.', '~', '+'], "-").as_str()), "{shown}");
         assert!(!name.contains('_'), "{shown}");
     }

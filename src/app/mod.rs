@@ -33,9 +33,10 @@ use crate::clock::Clock;
 use crate::config::{Config, RedisLocation, StoreLocation};
 use crate::gateway::{Gateway, MemoryStrain, Pressure, TrustedProxies, Tunnels, UpstreamGroups};
 use crate::guard::{Guard, Shared, SharedParts};
-use crate::http::{CookieNames, OwnedFields};
+use crate::http::{CookieNames, OwnedFields, RequestIds};
 use crate::login::{Directory, PasswordLogin, Settings};
 use crate::portal::{Look, Portal};
+use crate::secret::random_bytes;
 use crate::server::{self, Limits, Places, Redirect, Room, Sockets};
 use crate::store::{RedisSettings, Store};
 use crate::telemetry::audit::AuditFileError;
@@ -283,7 +284,8 @@ fn limits(config: &Config) -> Limits {
         per_network: allowed.connections_per_network,
         rate: allowed.connection_rate,
     };
-    Limits { places: Arc::new(Places::new(room)), allowed }
+    let proxy_protocol = config.server.proxy_protocol;
+    Limits { places: Arc::new(Places::new(room)), allowed, proxy_protocol }
 }
 
 fn look(config: &Config) -> Result<Look, StartError> {
@@ -436,6 +438,9 @@ impl Worker {
             trusted: Arc::clone(&parts.trusted),
             pressure: Pressure::new(self.most_requests(), Arc::clone(&parts.memory)),
             tunnels,
+            certificates: Some(Arc::clone(&parts.certificates)),
+            ids: RequestIds::new(random_bytes()),
+            hsts: parts.config.server.hsts.clone(),
             log: parts.lines.clone().map(|lines| Arc::new(RequestLog::new(lines))),
         }
     }

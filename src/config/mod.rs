@@ -202,6 +202,14 @@ fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        other => Err(not_one_of(other, &["on", "off"])),
+    }
+}
+
 fn not_one_of(text: &str, known: &[&str]) -> String {
     let known: Vec<String> = known.iter().map(|word| format!("\"{word}\"")).collect();
     format!("`{text}` is not known; write {}", known.join(" or "))

@@ -46,7 +46,7 @@ pub(super) fn redis_keys(section: &mut Reader<'_>) -> Option<RedisKeys> {
     let sentinel_username = section.optional("sentinel_username", r#""doorward""#, name);
     let sentinel_password_file =
         section.optional_file("sentinel_password_file", r#""secrets/sentinel""#);
-    let local_cache = section.optional("local_cache", r#""on""#, on_or_off);
+    let local_cache = section.optional("local_cache", r#""on""#, super::on_or_off);
     let wait_replicas = section.optional_number("wait_replicas", "1", 0..=MOST_REPLICAS);
     let wait_timeout =
         section.optional_measure("wait_timeout", r#""100ms""#, duration::parse_positive);
@@ -164,13 +164,5 @@ impl RedisKeys {
             format!("`{written}` is of no use without `{missing}`"),
             format!("write {missing} = \"…\" too"),
         );
-    }
-}
-
-fn on_or_off(text: &str) -> Result<bool, String> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        other => Err(super::not_one_of(other, &["on", "off"])),
     }
 }

@@ -11,9 +11,10 @@ use super::{duration, limits, steering};
 use crate::http::endpoint::Transport;
 use crate::http::host::HostError;
 use crate::http::{
-    Endpoint, HostPattern, IdentityField, IdentityFields, PathPrefix, ValueEncoding,
+    Endpoint, HostPattern, IdentityField, IdentityFields, Origin, Origins, PathPrefix,
+    ValueEncoding,
 };
-use crate::route::{Access, Activity, BodyLimits, Requirement, Route, Steering};
+use crate::route::{Access, Activity, AmbiguousPaths, BodyLimits, Requirement, Route, Steering};
 use crate::session::{RoutePolicy, SessionPolicy};
 
 /// [`IdentityFields::standard`], as the file would write it.
@@ -56,6 +57,8 @@ pub(super) fn route(
         section.one_or_more("upstream", Required(r#""http://127.0.0.1:3000""#), Endpoint::parse);
     let rule = rule(&mut section);
     let identity = identity(&mut section);
+    let origins = origins(&mut section, rule.as_ref());
+    let ambiguous = ambiguous(&mut section, rule.as_ref());
     let renewal = section.flag("renewal", Is("true"));
     let response_timeout =
         section.measure("response_timeout", Is(r#""60s""#), duration::parse_positive);
@@ -87,6 +90,8 @@ pub(super) fn route(
             upstreams: upstreams.collect(),
             access: rule.access,
             identity: identity?,
+            origins: origins?,
+            ambiguous: ambiguous?,
             policy: RoutePolicy { max_auth_age: rule.max_auth_age, ..times },
             limits: limits?,
             renewal: renewal?.value,
@@ -199,6 +204,54 @@ fn identity(section: &mut Reader<'_>) -> Option<IdentityFields> {
     }
     let fields = fields.value.into_iter().map(|field| field.value).collect();
     Some(IdentityFields { fields, encoding: encoding?.value })
+}
+
+/// `csrf` and `origins`: whose pages may act on the route.
+fn origins(section: &mut Reader<'_>, rule: Option<&Rule>) -> Option<Origins> {
+    let checked = section.text("csrf", Is(r#""on""#), super::on_or_off);
+    let allowed = section.list("origins", Is("[]"), origin);
+    let (checked, allowed) = (checked?, allowed?);
+    let is_public = rule.is_some_and(|rule| rule.access == Access::Public);
+    let has_none = !checked.value || is_public;
+    if has_none && let Some(first) = allowed.value.first() {
+        section.findings.warning(
+            &first.place,
+            "`origins` does nothing here: every site may act on this route",
+            "leave it out, or write access = \"session\" and csrf = \"on\"",
+        );
+    }
+    if !checked.value && !is_public {
+        section.findings.warning(
+            &checked.place,
+            "any site that a user visits can act in his name on this route",
+            "write origins = [\"https://the.one.that.may\"] instead",
+        );
+    }
+    let allowed = allowed.value.into_iter().map(|origin| origin.value).collect();
+    Some(Origins { checked: checked.value, allowed })
+}
+
+fn origin(text: &str) -> Result<Origin, String> {
+    Origin::parse(text)
+        .map_err(|error| format!("`{text}`: {error}; write \"https://app.example.com\""))
+}
+
+fn ambiguous(section: &mut Reader<'_>, rule: Option<&Rule>) -> Option<AmbiguousPaths> {
+    let paths = section.text("ambiguous_paths", Is(r#""refuse""#), |text| match text {
+        "refuse" => Ok(AmbiguousPaths::Refuse),
+        "require-session" => Ok(AmbiguousPaths::RequireSession),
+        other => Err(super::not_one_of(other, &["refuse", "require-session"])),
+    })?;
+    let is_public = rule.is_some_and(|rule| rule.access == Access::Public);
+    if is_public && paths.value == AmbiguousPaths::RequireSession {
+        section.findings.problem(
+            &paths.place,
+            "`ambiguous_paths` lets nothing through without a session, and this route asks for none",
+            "write access = \"session\", or leave `ambiguous_paths` out",
+        );
+        return None;
+    }
+    Some(paths.value)
 }
 
 fn encoding(text: &str) -> Result<ValueEncoding, String> {

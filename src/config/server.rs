@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderValue;
 use ipnet::IpNet;
 
 use super::duration;
@@ -19,8 +20,12 @@ pub struct Server {
     pub http: Vec<SocketAddr>,
     /// Whose word about the client's address is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether connections begin with a trusted proxy's word about the client.
+    pub proxy_protocol: bool,
     /// 0: one per core.
     pub workers: usize,
+    /// What browsers are told about https, on every answer (RFC 6797).
+    pub hsts: Option<HeaderValue>,
     /// How long what is under way may go on after a stop.
     pub drain: Duration,
 }
@@ -43,8 +48,21 @@ pub(super) fn server(mut section: Reader<'_>) -> Option<Server> {
     let https = section.list("https", Is(r#"["0.0.0.0:8443"]"#), address);
     let http = section.list("http", Is("[]"), address);
     let trusted = section.list("trusted_proxies", Is("[]"), network);
+    let proxy_protocol = section.flag("proxy_protocol", Is("false"));
     let workers = section.number("workers", Is("0"), 0..=1024);
+    let hsts = section.text("hsts", Is(r#""max-age=31536000""#), strict_transport);
     let drain = section.measure("drain", Is(r#""30s""#), duration::parse);
+    if let (Some(flag), Some(trusted)) = (&proxy_protocol, &trusted)
+        && flag.value
+        && trusted.value.is_empty()
+    {
+        section.findings.problem(
+            &flag.place,
+            "`proxy_protocol` is the word of trusted proxies, and there are none",
+            "write trusted_proxies = [\"10.0.0.0/8\"] with the addresses of yours",
+        );
+        return None;
+    }
     if let Some(trusted) = &trusted {
         trusted.value.iter().for_each(|network| warn_of_everybody(&section, network));
     }
@@ -52,7 +70,9 @@ pub(super) fn server(mut section: Reader<'_>) -> Option<Server> {
         https: values(some_listener(&section, https?)?),
         http: values(http?),
         trusted_proxies: values(trusted?),
+        proxy_protocol: proxy_protocol?.value,
         workers: workers?.value,
+        hsts: hsts?.value,
         drain: drain?.value,
     })
 }
@@ -121,6 +141,25 @@ fn warn_of_everybody(section: &Reader<'_>, network: &Setting<IpNet>) {
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!("`{text}` is no address with a port; write \"0.0.0.0:8443\" or \"[::1]:8443\"")
+    })
+}
+
+/// RFC 6797 6.1: one max-age, and the two directives that browsers know.
+fn strict_transport(text: &str) -> Result<Option<HeaderValue>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let seconds = |part: &str| {
+        let digits = part.strip_prefix("max-age=").unwrap_or_default();
+        !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let mut parts = text.split("; ");
+    let is_well = parts.next().is_some_and(seconds)
+        && parts.all(|part| matches!(part, "includeSubDomains" | "preload"));
+    HeaderValue::from_str(text).ok().filter(|_| is_well).map(Some).ok_or_else(|| {
+        format!(
+            "`{text}` is no Strict-Transport-Security; write \"max-age=31536000\", or \"\" for none"
+        )
     })
 }
 

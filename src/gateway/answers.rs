@@ -1,14 +1,17 @@
 //! Answers for requests that no upstream answered.
 
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::guard::{Cut, Full};
-use crate::http::{BadRequest, InboundHead, Intent};
+use crate::http::{Asker, BadRequest, InboundHead, Intent};
 use crate::portal::{Portal, Problem};
 use crate::upstream::UpstreamError;
 
 use super::body::ResponseBody;
 use super::line::Line;
+
+/// RFC 9209.
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Why a permitted request has no answer of its upstream.
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +36,12 @@ pub(super) fn bad_request(
     line: &mut Line,
 ) -> Response<ResponseBody> {
     line.detail(bad.to_string());
-    let mut response =
-        portal.problem(Intent::Fetch, Problem::BadRequest(bad)).map(ResponseBody::Own);
+    let asker = line.asker(Intent::Fetch);
+    let mut response = portal.problem(&asker, Problem::BadRequest(bad)).map(ResponseBody::Own);
+    if bad == BadRequest::Loop {
+        let status = HeaderValue::from_static("doorward; error=proxy_loop_detected");
+        response.headers_mut().insert(PROXY_STATUS, status);
+    }
     // Where framing is in doubt, nothing more is read from this connection.
     response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     response
@@ -46,13 +53,44 @@ pub(super) fn no_route(
     line: &mut Line,
 ) -> Response<ResponseBody> {
     line.verdict("no-route");
-    portal.problem(head.intent, Problem::NoRoute).map(ResponseBody::Own)
+    portal.problem(&head.asker, Problem::NoRoute).map(ResponseBody::Own)
+}
+
+/// RFC 9110 15.5.20: the client may ask again on a connection of the right host.
+pub(super) fn misdirected(
+    portal: &Portal,
+    head: &InboundHead,
+    line: &mut Line,
+) -> Response<ResponseBody> {
+    line.verdict("misdirected");
+    line.detail("the TLS handshake was for a host with another certificate".to_owned());
+    portal.problem(&head.asker, Problem::Misdirected).map(ResponseBody::Own)
+}
+
+/// A page of another site made the browser send this. The log says what to write if it may.
+pub(super) fn cross_site(
+    portal: &Portal,
+    head: &InboundHead,
+    line: &mut Line,
+) -> Response<ResponseBody> {
+    line.verdict("cross-site");
+    let origin = head.headers.get(http::header::ORIGIN).and_then(|origin| origin.to_str().ok());
+    let origin: String = origin.unwrap_or("unknown").chars().take(100).collect();
+    line.detail(format!("sent by {origin}, which is not in this route's `origins`"));
+    portal.problem(&head.asker, Problem::CrossSite).map(ResponseBody::Own)
+}
+
+/// Max-Forwards is used up: the answer is ours, and no word about the app (RFC 9110 7.6.2).
+pub(super) fn end_of_the_way() -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Own(http_body_util::Full::default()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
 }
 
 /// RFC 9209: whose fault it was, in one field.
 pub(super) fn upstream_failed(
     portal: &Portal,
-    intent: Intent,
+    asker: &Asker,
     error: &ForwardError,
     line: &mut Line,
 ) -> Response<ResponseBody> {
@@ -76,10 +114,10 @@ pub(super) fn upstream_failed(
             (Problem::Crowded(StatusCode::TOO_MANY_REQUESTS), "connection_limit_reached")
         }
     };
-    let mut response = portal.problem(intent, problem).map(ResponseBody::Own);
+    let mut response = portal.problem(asker, problem).map(ResponseBody::Own);
     let value = format!("doorward; error={token}");
     if let Ok(value) = HeaderValue::from_str(&value) {
-        response.headers_mut().insert("proxy-status", value);
+        response.headers_mut().insert(PROXY_STATUS, value);
     }
     if matches!(error, ForwardError::Full(_)) {
         response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("5"));

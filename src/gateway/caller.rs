@@ -1,6 +1,7 @@
 //! One connection, as the gateway and the server see it together.
 
 use std::net::IpAddr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Who is at the other end, and what the gateway learned about them. The server reads it to tell
@@ -8,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 #[derive(Debug)]
 pub struct Caller {
     pub peer: IpAddr,
+    /// Of the TLS handshake, in lower case.
+    server_name: OnceLock<String>,
     known: AtomicBool,
     received: AtomicU64,
 }
@@ -18,7 +21,24 @@ const FRAMING: u64 = 64;
 impl Caller {
     /// A stranger.
     pub fn new(peer: IpAddr) -> Caller {
-        Caller { peer, known: AtomicBool::new(false), received: AtomicU64::new(0) }
+        Caller {
+            peer,
+            server_name: OnceLock::new(),
+            known: AtomicBool::new(false),
+            received: AtomicU64::new(0),
+        }
+    }
+
+    /// Notes the host that the handshake was for.
+    pub fn asks_for(&self, server_name: Option<&str>) {
+        if let Some(name) = server_name {
+            self.server_name.get_or_init(|| name.to_ascii_lowercase());
+        }
+    }
+
+    /// The host that the handshake was for, where it named one.
+    pub(super) fn server_name(&self) -> Option<&str> {
+        self.server_name.get().map(String::as_str)
     }
 
     /// A request of this connection had a live session.

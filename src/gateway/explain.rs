@@ -18,7 +18,9 @@ use zeroize::Zeroizing;
 use crate::clock::{Clock, UnixMillis};
 use crate::config::Config;
 use crate::guard::{Denial, Entry, Guard, Shared, SharedParts};
-use crate::http::{BadRequest, CookieNames, InboundHead, Intent, OwnedFields, SanitizedHead};
+use crate::http::{
+    Arrival, BadRequest, CookieNames, InboundHead, Intent, OwnedFields, RequestIds, SanitizedHead,
+};
 use crate::portal::{self, Portal};
 use crate::route::{Access, Requirement, Route};
 use crate::secret::{KeyRing, random_bytes};
@@ -139,6 +141,9 @@ impl<'a> Play<'a> {
             trusted: Arc::new(TrustedProxies::default()),
             pressure: Pressure::new(usize::MAX, Arc::default()),
             tunnels: Tunnels { tracker: TaskTracker::new(), stop: CancellationToken::new() },
+            certificates: None,
+            ids: RequestIds::new(random_bytes()),
+            hsts: None,
             log: None,
         };
         Play { config, hypothesis, gateway }
@@ -163,7 +168,11 @@ impl<'a> Play<'a> {
     }
 
     async fn run(&self, token: Option<&str>) -> Explanation {
-        let head = match InboundHead::read(self.parts(token), self.hypothesis.client) {
+        let arrival = Arrival { client: self.hypothesis.client, request: self.gateway.ids.next() };
+        let judged = InboundHead::judged(self.parts(token), arrival, |host, paths| {
+            self.gateway.bears(host, paths)
+        });
+        let head = match judged {
             Ok(head) => head,
             Err(bad) => return self.malformed(bad),
         };
@@ -248,7 +257,7 @@ impl<'a> Play<'a> {
         out.verdict = "no-route";
         out.why = "no [[route]] has this host and path".into();
         out.answers = self.answers(head, |head| {
-            self.gateway.portal.problem(head.intent, portal::Problem::NoRoute)
+            self.gateway.portal.problem(&head.asker, portal::Problem::NoRoute)
         });
         out
     }
@@ -261,7 +270,7 @@ impl<'a> Play<'a> {
         [(Intent::Navigation, "a browser"), (Intent::Fetch, "a program")]
             .into_iter()
             .map(|(intent, to)| {
-                head.intent = intent;
+                head.asker.intent = intent;
                 let made = make(&head);
                 answer(to, made.status(), made.headers().get(header::LOCATION))
             })

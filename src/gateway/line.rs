@@ -6,6 +6,7 @@ use std::time::Instant;
 use http::{Method, Request, StatusCode};
 
 use crate::guard::Permit;
+use crate::http::{Arrival, Asker, Host, Intent, RequestId};
 use crate::session::SessionId;
 use crate::telemetry::{RequestLine, RequestLog};
 
@@ -15,11 +16,14 @@ const PATH_LIMIT: usize = 512;
 /// What is known of a request so far.
 pub(super) struct Line {
     began: Instant,
+    request: RequestId,
     method: Method,
     host: String,
     path: String,
     client: IpAddr,
     written: bool,
+    /// Whether it was for the machine that the browser runs on.
+    local: bool,
     verdict: &'static str,
     user: String,
     session: Option<SessionId>,
@@ -29,22 +33,41 @@ pub(super) struct Line {
 
 impl Line {
     /// `written`: whether the line will be; one that only counts copies no text.
-    pub(super) fn begin<B>(request: &Request<B>, client: IpAddr, written: bool) -> Line {
+    pub(super) fn begin<B>(request: &Request<B>, arrival: &Arrival, written: bool) -> Line {
         let (host, path) =
             if written { (host(request), cut(request.uri().path())) } else { Default::default() };
         Line {
             began: Instant::now(),
+            request: arrival.request.clone(),
             method: request.method().clone(),
             host,
             path,
             written,
-            client,
+            local: false,
+            client: arrival.client,
             verdict: "malformed",
             user: String::new(),
             session: None,
             upstream_ms: None,
             detail: String::new(),
         }
+    }
+
+    /// For an answer before anything is known of the asker.
+    pub(super) fn asker(&self, intent: Intent) -> Asker {
+        Asker { intent, request: self.request.clone() }
+    }
+
+    pub(super) fn request(&self) -> &RequestId {
+        &self.request
+    }
+
+    pub(super) fn host(&mut self, host: &Host) {
+        self.local = host.is_local();
+    }
+
+    pub(super) fn is_local(&self) -> bool {
+        self.local
     }
 
     pub(super) fn verdict(&mut self, word: &'static str) {
@@ -76,6 +99,7 @@ impl Line {
 
     pub(super) fn write(&self, log: &RequestLog, status: StatusCode) {
         log.write(&RequestLine {
+            request: self.request.as_str(),
             client: self.client,
             method: self.method.as_str(),
             host: &self.host,

@@ -39,18 +39,23 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tokio::time::timeout;
 
 use crate::guard::{Cut, Denial, Entry, Guard, NewToken, Permit, Terms, Visit, Watched};
-use crate::http::{InboundHead, OwnedFields, SanitizedHead, cookies, hygiene, intent};
+use crate::http::request_id::X_REQUEST_ID;
+use crate::http::{
+    Arrival, Host, InboundHead, OwnedFields, Presented, Readings, RequestId, RequestIds,
+    SanitizedHead, cookies, hygiene, intent,
+};
 use crate::portal::{self, Portal, Problem};
 use crate::route::{Access, Requirement, Route, RouteTable};
 use crate::session::{ClientContext, Timing};
 use crate::telemetry::{Limit, RequestLog};
+use crate::tls::Certificates;
 
 use answers::ForwardError;
 use body::{Fate, Outbound, UpstreamBody};
@@ -67,6 +72,12 @@ pub struct Gateway {
     pub trusted: Arc<TrustedProxies>,
     pub pressure: Pressure,
     pub tunnels: Tunnels,
+    /// What connections were opened with; absent where there are none.
+    pub certificates: Option<Arc<Certificates>>,
+    /// Names for requests.
+    pub ids: RequestIds,
+    /// What browsers are told about https.
+    pub hsts: Option<HeaderValue>,
     /// Where each request makes a line, if it does.
     pub log: Option<Arc<RequestLog>>,
 }
@@ -87,25 +98,39 @@ impl Gateway {
         request: Request<Incoming>,
         caller: &Arc<Caller>,
     ) -> Response<ResponseBody> {
-        let client = self.trusted.client(caller.peer, request.headers());
-        let mut line = Line::begin(&request, client, self.log.is_some());
-        let answer = self.story(request, client, caller, &mut line).await;
+        let arrival = self.arrival(caller.peer, request.headers());
+        let mut line = Line::begin(&request, &arrival, self.log.is_some());
+        let answer = self.story(request, arrival, caller, &mut line).await;
         self.leave(answer, line).await
+    }
+
+    /// Who sent it, and what it is called: by the one before us, if that is a proxy of the operator's.
+    fn arrival(&self, peer: IpAddr, headers: &HeaderMap) -> Arrival {
+        let told = self.trusted.trusts(peer).then(|| RequestId::told(headers)).flatten();
+        Arrival {
+            client: self.trusted.client(peer, headers),
+            request: told.unwrap_or_else(|| self.ids.next()),
+        }
     }
 
     async fn story(
         &self,
         request: Request<Incoming>,
-        client: IpAddr,
+        arrival: Arrival,
         caller: &Arc<Caller>,
         line: &mut Line,
     ) -> Answer {
         let (mut parts, body) = request.into_parts();
         let upgrade = parts.extensions.remove::<OnUpgrade>();
-        let head = match InboundHead::read(parts, client) {
+        let judged = InboundHead::judged(parts, arrival, |host, paths| self.bears(host, paths));
+        let head = match judged {
             Ok(head) => head,
             Err(bad) => return self.without_token(answers::bad_request(&self.portal, bad, line)),
         };
+        line.host(&head.host);
+        if !self.is_meant(&head.host, caller) {
+            return self.without_token(answers::misdirected(&self.portal, &head, line));
+        }
         if let Some(limit) = self.sheds(&head) {
             return self.without_token(self.shed(&head, limit, line));
         }
@@ -117,6 +142,9 @@ impl Gateway {
         let Some(route) = self.routes.find(&head.host, head.target.path()) else {
             return self.without_token(answers::no_route(&self.portal, &head, line));
         };
+        if !self.may_act(&head, route) {
+            return self.without_token(answers::cross_site(&self.portal, &head, line));
+        }
         let entry = self.enter(&head, route).await;
         let permit = match entry.verdict {
             Ok(permit) => permit,
@@ -138,6 +166,36 @@ impl Gateway {
         }
     }
 
+    /// Whether this connection is for this host: the certificate that the client saw is the host's own.
+    /// Another one would be answered by rules that the handshake did not choose (RFC 9110 7.4).
+    fn is_meant(&self, host: &Host, caller: &Caller) -> bool {
+        let (Some(certificates), Some(asked)) = (&self.certificates, caller.server_name()) else {
+            return true;
+        };
+        asked == host.name() || certificates.are_one(asked, host.name())
+    }
+
+    /// Whether a path in doubt is harmless: no page of ours is meant in any of its readings.
+    fn bears(&self, host: &Host, readings: &Readings) -> bool {
+        !readings.paths.iter().any(|path| portal::owns(path)) && self.routes.bears(host, readings)
+    }
+
+    /// Whether no page of another site acts here with the session of its visitor. Without a session
+    /// there is nothing to act with, and the answer is a login as for everybody.
+    fn may_act(&self, head: &InboundHead, route: &Route) -> bool {
+        match &route.access {
+            Access::Public => true,
+            Access::Session(_) => {
+                route.origins.allow(&head.method, head.websocket, &head.headers, &head.host)
+                    || self.presented(head) == Presented::Nothing
+            }
+        }
+    }
+
+    fn presented(&self, head: &InboundHead) -> Presented {
+        cookies::find(&head.headers, &self.guard.shared().cookies.session)
+    }
+
     /// Asks the guard, unless the route is for everybody.
     async fn enter(&self, head: &InboundHead, route: &Route) -> Entry {
         let requirement = match (&route.access, Permit::public(route)) {
@@ -145,7 +203,7 @@ impl Gateway {
             (Access::Session(requirement), _) => requirement,
             (Access::Public, None) => &Requirement::default(),
         };
-        let presented = cookies::find(&head.headers, &self.guard.shared().cookies.session);
+        let presented = self.presented(head);
         let timing = match route.renewal {
             true => intent::renewal_timing(&head.headers, head.websocket),
             false => Timing::Never,
@@ -156,7 +214,7 @@ impl Gateway {
             policy: &route.policy,
             requirement,
             timing,
-            activity: route.activity.counts(head.target.path(), head.intent),
+            activity: route.activity.counts(head.target.path(), head.asker.intent),
             // Who reads changes nothing, should his session have ended elsewhere meanwhile.
             serve_known_for: route
                 .serve_known_for
@@ -182,10 +240,13 @@ impl Gateway {
         line.permit(permit);
         let max = route.limits.max;
         if max > 0 && inbound.body.size_hint().lower() > max {
-            return self.portal.problem(head.intent, Problem::TooLong).map(ResponseBody::Own);
+            return self.portal.problem(&head.asker, Problem::TooLong).map(ResponseBody::Own);
+        }
+        if head.is_at_its_end() {
+            return answers::end_of_the_way();
         }
         let cookies = &self.guard.shared().cookies;
-        let intent = head.intent;
+        let asker = head.asker.clone();
         let head = SanitizedHead::new(head, &self.owned, cookies);
         let websocket = head.websocket;
         let upstream_head = UpstreamHead::new(head, permit, route);
@@ -195,7 +256,7 @@ impl Gateway {
             }
             Some(_) | None => self.fetch(upstream_head, inbound, route, permit, line).await,
         };
-        sent.unwrap_or_else(|error| answers::upstream_failed(&self.portal, intent, &error, line))
+        sent.unwrap_or_else(|error| answers::upstream_failed(&self.portal, &asker, &error, line))
     }
 
     async fn fetch(
@@ -254,7 +315,7 @@ impl Gateway {
         line.verdict("shed");
         line.detail(limit.word().to_owned());
         self.guard.shared().metrics.limit(limit, Some(head.client));
-        let mut response = self.portal.problem(head.intent, Problem::Busy).map(ResponseBody::Own);
+        let mut response = self.portal.problem(&head.asker, Problem::Busy).map(ResponseBody::Own);
         let headers = response.headers_mut();
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
         // The connection is room for somebody else (HTTP/2 ignores it, and its idle time runs).
@@ -310,12 +371,28 @@ impl Gateway {
         {
             self.attach(&mut response, &token);
         }
+        self.label(&mut response, &line);
         let shared = self.guard.shared();
         shared.metrics.request(line.word(), response.status().as_u16());
         if let Some(log) = &self.log {
             line.write(log, response.status());
         }
         response
+    }
+
+    /// What every answer says of the way that it took.
+    fn label(&self, response: &mut Response<ResponseBody>, line: &Line) {
+        let own = match response.body() {
+            ResponseBody::Own(_) => true,
+            ResponseBody::Upstream(_) | ResponseBody::Watched(..) => false,
+        };
+        if own {
+            response.headers_mut().insert(X_REQUEST_ID, line.request().value().clone());
+        }
+        // On the developer's own machine it would turn every other port's http into https.
+        if let Some(hsts) = self.hsts.as_ref().filter(|_| !line.is_local()) {
+            response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
+        }
     }
 
     /// A token offered before a slow answer may be an old one by now, and would overwrite a newer one

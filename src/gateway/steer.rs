@@ -12,7 +12,7 @@ use http::{HeaderMap, Response};
 use tracing::warn;
 
 use crate::guard::{Permit, Sight};
-use crate::http::{InboundHead, Intent, Presented, cookies};
+use crate::http::{Asker, InboundHead, Presented, cookies};
 use crate::route::{Command, Route, Steering, says_done};
 use crate::session::ClientContext;
 use crate::store::Unavailable;
@@ -31,7 +31,7 @@ pub(super) struct Steered<'a> {
     steering: &'a Steering,
     presented: Presented,
     context: ClientContext,
-    intent: Intent,
+    asker: Asker,
     logs_out: bool,
     rotates: bool,
 }
@@ -57,7 +57,7 @@ impl<'a> Steered<'a> {
             steering,
             presented: cookies::find(&head.headers, name),
             context: context(head),
-            intent: head.intent,
+            asker: head.asker.clone(),
             logs_out,
             rotates,
         })
@@ -164,7 +164,7 @@ impl Gateway {
         match done {
             Ok(()) => answer,
             Err(_) => {
-                let response = self.portal.unavailable(steered.intent).map(ResponseBody::Own);
+                let response = self.portal.unavailable(&steered.asker).map(ResponseBody::Own);
                 Answer { response, token: answer.token }
             }
         }

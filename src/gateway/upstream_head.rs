@@ -1,15 +1,19 @@
 //! The head that goes upstream. It can be made of a sanitised head and a permit only, so nothing is
 //! forwarded that was not cleaned, and nobody is named who was not admitted.
 //!
-//! ```compile_fail
+//! ```compile_fail,E0451
 //! let head = doorward::gateway::UpstreamHead { parts: http::Request::new(()).into_parts().0 };
 //! ```
+
+use std::fmt::Write;
+use std::net::IpAddr;
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Request, Uri, Version, request};
 
 use crate::guard::Permit;
-use crate::http::SanitizedHead;
+use crate::http::request_id::X_REQUEST_ID;
+use crate::http::{Host, SanitizedHead};
 use crate::route::Route;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -17,7 +21,7 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// The most fields that every request gets.
-const OURS: usize = 7;
+const OURS: usize = 9;
 
 /// A request's head, ready for the upstream.
 #[derive(Debug)]
@@ -28,7 +32,8 @@ pub struct UpstreamHead {
 impl UpstreamHead {
     /// Adds who the user is and where the request came from.
     pub fn new(head: SanitizedHead, permit: &Permit, route: &Route) -> UpstreamHead {
-        let SanitizedHead { method, version, host, target, headers, client, websocket } = head;
+        let SanitizedHead { method, version, host, target, headers, client, request, websocket } =
+            head;
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.method = method;
         // Byte for byte what the client sent (RFC 9110 7.7).
@@ -36,6 +41,9 @@ impl UpstreamHead {
         parts.headers = headers;
         // Once for all that follows: growing step by step hashes every name again each time.
         parts.headers.reserve(OURS + route.identity.fields.len());
+        if let Ok(forwarded) = HeaderValue::try_from(forwarded(client, &host)) {
+            parts.headers.insert(header::FORWARDED, forwarded);
+        }
         if let Ok(client) = HeaderValue::try_from(client.to_string()) {
             parts.headers.insert(X_FORWARDED_FOR, client);
         }
@@ -44,6 +52,7 @@ impl UpstreamHead {
             parts.headers.insert(header::HOST, host);
         }
         parts.headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+        parts.headers.insert(X_REQUEST_ID, request.value().clone());
         parts.headers.append(header::VIA, via(version));
         if let Some(identity) = permit.identity() {
             for (name, value) in route.identity.values(identity) {
@@ -61,6 +70,20 @@ impl UpstreamHead {
     pub fn into_request<B>(self, body: B) -> Request<B> {
         Request::from_parts(self.parts, body)
     }
+}
+
+/// RFC 7239: one hop, for what is left of it would be a client's word.
+fn forwarded(client: IpAddr, host: &Host) -> String {
+    let mut out = String::with_capacity(96);
+    let written = match client {
+        IpAddr::V4(v4) => write!(out, "for={v4}"),
+        // Section 6: in brackets and quoted.
+        IpAddr::V6(v6) => write!(out, "for=\"[{v6}]\""),
+    };
+    let written = written.and_then(|()| write!(out, ";host=\"{host}\";proto=https"));
+    // Writing to a string cannot fail.
+    written.unwrap_or_default();
+    out
 }
 
 /// RFC 9110 7.6.3: the version that the request came in.

@@ -39,6 +39,11 @@ impl Host {
         &self.name
     }
 
+    /// Whether it is the machine that the browser runs on (RFC 6761 6.3).
+    pub fn is_local(&self) -> bool {
+        self.name == "localhost" || self.name.ends_with(".localhost")
+    }
+
     /// The port that the client wrote.
     pub fn port(&self) -> Option<u16> {
         self.port

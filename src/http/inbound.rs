@@ -9,7 +9,9 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Uri, Version, request};
 
 use super::host::{Host, HostError};
-use super::intent::Intent;
+use super::intent::{Asker, Intent};
+use super::readings::{Doubt, Readings};
+use super::request_id::RequestId;
 use super::target::{Target, TargetError};
 
 /// A request's head, unambiguous. Its fields may still say anything.
@@ -21,7 +23,7 @@ pub struct InboundHead {
     pub target: Target,
     pub headers: HeaderMap,
     pub client: IpAddr,
-    pub intent: Intent,
+    pub asker: Asker,
     /// A complete and correct WebSocket handshake.
     pub websocket: bool,
 }
@@ -49,6 +51,21 @@ pub enum BadRequest {
     Expect,
     #[error("the WebSocket handshake is incomplete")]
     WebSocket,
+    #[error("the request came round in a circle: an upstream of this gateway sends it back here")]
+    Loop,
+}
+
+/// How often a request may have come through a gateway of this kind (several may stand in a row).
+const ROUNDS: usize = 8;
+
+/// As [`Via`](header::VIA) calls us.
+pub const PSEUDONYM: &str = "doorward";
+
+/// What a request is beside its head.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    pub client: IpAddr,
+    pub request: RequestId,
 }
 
 impl BadRequest {
@@ -57,6 +74,8 @@ impl BadRequest {
         match self {
             BadRequest::Method => StatusCode::METHOD_NOT_ALLOWED,
             BadRequest::Expect => StatusCode::EXPECTATION_FAILED,
+            // RFC 9209 2.3.27.
+            BadRequest::Loop => StatusCode::BAD_GATEWAY,
             BadRequest::HostMissing
             | BadRequest::HostTwice
             | BadRequest::Host(_)
@@ -70,8 +89,21 @@ impl BadRequest {
 }
 
 impl InboundHead {
-    /// Checks a head that came over TLS from `client`.
-    pub fn read(parts: request::Parts, client: IpAddr) -> Result<InboundHead, BadRequest> {
+    /// Checks a head that came over TLS. Paths in doubt are refused.
+    pub fn read(parts: request::Parts, arrival: Arrival) -> Result<InboundHead, BadRequest> {
+        InboundHead::judged(parts, arrival, |_, readings| match readings.doubt {
+            Doubt::Mark => true,
+            Doubt::Shape => false,
+        })
+    }
+
+    /// As [`InboundHead::read`], where `harmless` may say of a host that all readings of a path in doubt
+    /// lead to one place.
+    pub fn judged(
+        parts: request::Parts,
+        arrival: Arrival,
+        harmless: impl Fn(&Host, &Readings) -> bool,
+    ) -> Result<InboundHead, BadRequest> {
         let request::Parts { method, uri, version, headers, .. } = parts;
         if method == Method::CONNECT || method == Method::TRACE {
             return Err(BadRequest::Method);
@@ -80,9 +112,18 @@ impl InboundHead {
         check_fields(&headers)?;
         let host = host_of(&uri, &headers)?;
         let websocket = websocket(&method, version, &headers)?;
+        check_rounds(&headers)?;
         let intent = Intent::of(&method, &headers);
-        let target = target_of(&method, uri)?;
-        Ok(InboundHead { method, version, host, target, headers, client, intent, websocket })
+        let target = target_of(&method, uri, |readings| harmless(&host, readings))?;
+        let Arrival { client, request } = arrival;
+        let asker = Asker { intent, request };
+        Ok(InboundHead { method, version, host, target, headers, client, asker, websocket })
+    }
+
+    /// Whether no gateway may pass it on (RFC 9110 7.6.2).
+    pub fn is_at_its_end(&self) -> bool {
+        self.method == Method::OPTIONS
+            && self.headers.get(header::MAX_FORWARDS).is_some_and(|left| left == "0")
     }
 }
 
@@ -121,12 +162,25 @@ fn host_of(uri: &Uri, headers: &HeaderMap) -> Result<Host, BadRequest> {
     }
 }
 
-fn target_of(method: &Method, uri: Uri) -> Result<Target, BadRequest> {
+/// A public route whose upstream is this gateway would go round until nothing is left.
+fn check_rounds(headers: &HeaderMap) -> Result<(), BadRequest> {
+    let lines = headers.get_all(header::VIA).into_iter();
+    let ours = lines
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .filter(|hop| hop.trim_ascii().ends_with(PSEUDONYM.as_bytes()));
+    if ours.count() < ROUNDS { Ok(()) } else { Err(BadRequest::Loop) }
+}
+
+fn target_of(
+    method: &Method,
+    uri: Uri,
+    harmless: impl Fn(&Readings) -> bool,
+) -> Result<Target, BadRequest> {
     let path = uri.into_parts().path_and_query.ok_or(TargetError::NotAPath)?;
     if path.as_str() == "*" && *method == Method::OPTIONS {
         return Err(BadRequest::Target(TargetError::NotAPath));
     }
-    Ok(Target::new(path)?)
+    Ok(Target::judged(path, harmless)?)
 }
 
 /// RFC 6455 4.2.1. A half-made handshake is refused: it is how tunnels are smuggled.
@@ -177,7 +231,21 @@ mod tests {
 
     fn read(build: request::Builder) -> Result<InboundHead, BadRequest> {
         let (parts, ()) = build.body(()).expect("a request").into_parts();
-        InboundHead::read(parts, IpAddr::from([127, 0, 0, 1]))
+        InboundHead::read(parts, arrival())
+    }
+
+    fn arrival() -> Arrival {
+        Arrival { client: IpAddr::from([127, 0, 0, 1]), request: RequestId::from(1) }
+    }
+
+    #[test]
+    fn rfc_9209_2_3_27_a_request_that_goes_round_is_stopped() {
+        let came = |rounds| {
+            let via = vec!["1.1 doorward"; rounds].join(", ");
+            read(get("/").header("host", "a.test").header("via", "1.0 squid").header("via", via))
+        };
+        assert!(came(ROUNDS - 1).is_ok());
+        assert_eq!(came(ROUNDS).err(), Some(BadRequest::Loop));
     }
 
     fn get(target: &str) -> request::Builder {

@@ -6,6 +6,15 @@ use http::header::{self, HeaderMap};
 
 use crate::session::Timing;
 
+use super::request_id::RequestId;
+
+/// Whom an answer of ours is for, and which request it names.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    pub intent: Intent,
+    pub request: RequestId,
+}
+
 /// What the answer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intent {

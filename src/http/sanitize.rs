@@ -13,6 +13,7 @@ use super::hop;
 use super::host::Host;
 use super::identity::IdentityFields;
 use super::inbound::InboundHead;
+use super::request_id::RequestId;
 use super::target::Target;
 
 /// Fields that only the gateway sets, on any route.
@@ -23,7 +24,7 @@ pub struct OwnedFields {
 }
 
 /// Where a request comes from, as we tell upstreams; a client's own word about it is not passed on.
-const FORWARDING: [&str; 14] = [
+const FORWARDING: [&str; 15] = [
     "forwarded",
     "x-forwarded-for",
     "x-forwarded-host",
@@ -40,6 +41,7 @@ const FORWARDING: [&str; 14] = [
     // CGI hands it on as HTTP_PROXY, which many libraries take for the proxy to send their own
     // requests through (httpoxy).
     "proxy",
+    "x-request-id",
 ];
 
 /// Names by which apps know a user, owned even where a route sets other ones.
@@ -123,22 +125,15 @@ pub struct SanitizedHead {
     pub target: Target,
     pub headers: HeaderMap,
     pub client: IpAddr,
+    pub request: RequestId,
     pub websocket: bool,
 }
 
 impl SanitizedHead {
     /// Strips the head. The WebSocket handshake's own fields stay; whether it is one was checked.
     pub fn new(head: InboundHead, owned: &OwnedFields, cookies: &CookieNames) -> SanitizedHead {
-        let InboundHead {
-            method,
-            version,
-            host,
-            target,
-            mut headers,
-            client,
-            intent: _,
-            websocket,
-        } = head;
+        let InboundHead { method, version, host, target, mut headers, client, asker, websocket } =
+            head;
         hop::strip(&mut headers);
         owned.strip(&mut headers);
         cookies.strip(&mut headers);
@@ -150,7 +145,19 @@ impl SanitizedHead {
             headers.remove(header::SEC_WEBSOCKET_KEY);
         }
         trim_values(&mut headers);
-        SanitizedHead { method, version, host, target, headers, client, websocket }
+        if method == Method::OPTIONS {
+            count_down(&mut headers);
+        }
+        let request = asker.request;
+        SanitizedHead { method, version, host, target, headers, client, request, websocket }
+    }
+}
+
+/// RFC 9110 7.6.2: every gateway takes one off.
+fn count_down(headers: &mut HeaderMap) {
+    let left = headers.get(header::MAX_FORWARDS).and_then(|value| value.to_str().ok());
+    if let Some(left) = left.and_then(|left| left.parse::<u64>().ok()) {
+        headers.insert(header::MAX_FORWARDS, HeaderValue::from(left.saturating_sub(1)));
     }
 }
 
@@ -168,6 +175,7 @@ fn trim_values(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::inbound::Arrival;
     use http::Request;
 
     fn sanitized(fields: &[(&str, &str)]) -> SanitizedHead {
@@ -176,7 +184,9 @@ mod tests {
             build = build.header(*name, *value);
         }
         let (parts, ()) = build.body(()).expect("a request").into_parts();
-        let head = InboundHead::read(parts, IpAddr::from([127, 0, 0, 1])).expect("unambiguous");
+        let client = IpAddr::from([127, 0, 0, 1]);
+        let arrival = Arrival { client, request: RequestId::from(1) };
+        let head = InboundHead::read(parts, arrival).expect("unambiguous");
         let owned = OwnedFields::new([IdentityFields::standard()].iter());
         SanitizedHead::new(head, &owned, &CookieNames::new(None))
     }

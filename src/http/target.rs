@@ -6,6 +6,8 @@
 use http::uri::PathAndQuery;
 use percent_encoding::percent_decode;
 
+use super::readings::{Doubt, Readings};
+
 /// A path with its query. The canonical path never reaches an upstream; the raw bytes do.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -33,16 +35,77 @@ pub enum TargetError {
     DoubleEncoding,
     #[error("the path holds a % without two hex digits, or bytes that are not UTF-8")]
     Encoding,
+    #[error("the path holds a percent-encoded ? or #, and is another route's without what follows")]
+    EncodedMark,
+    #[error("the query holds bytes beyond ASCII")]
+    Query,
 }
 
 impl Target {
-    /// Checks the path; the query is not judged.
+    /// Checks the path; of the query only that it is ASCII.
     pub fn new(raw: PathAndQuery) -> Result<Target, TargetError> {
+        Target::judged(raw, |readings| match readings.doubt {
+            Doubt::Mark => true,
+            Doubt::Shape => false,
+        })
+    }
+
+    /// As [`Target::new`], where `harmless` may say that all readings of a path in doubt lead to one
+    /// place. Without its word the path is refused.
+    pub fn judged(
+        raw: PathAndQuery,
+        harmless: impl Fn(&Readings) -> bool,
+    ) -> Result<Target, TargetError> {
         // The library reads a missing path as `/` and still forwards what was there.
         if !raw.as_str().starts_with('/') {
             return Err(TargetError::NotAPath);
         }
-        let decoded = canonical(raw.path())?;
+        // A URI is ASCII (RFC 3986 2); what an upstream makes of other bytes is anybody's guess.
+        if !raw.path().is_ascii() {
+            return Err(TargetError::Character);
+        }
+        // Browsers send a `\` in a query as it is, and encode everything beyond ASCII.
+        if !raw.as_str().is_ascii() {
+            return Err(TargetError::Query);
+        }
+        match canonical(raw.path()) {
+            Ok(None) => Ok(Target { raw: never_empty(raw), decoded: None }),
+            Ok(decoded) => Target::marked(raw, decoded, harmless),
+            Err(why) => Target::in_doubt(raw, why, harmless),
+        }
+    }
+
+    fn marked(
+        raw: PathAndQuery,
+        decoded: Option<String>,
+        harmless: impl Fn(&Readings) -> bool,
+    ) -> Result<Target, TargetError> {
+        let marked = decoded.as_deref().filter(|path| path.contains(['?', '#']));
+        if marked.is_some_and(|path| !harmless(&Readings::cut_at_marks(path))) {
+            return Err(TargetError::EncodedMark);
+        }
+        Ok(Target { raw, decoded })
+    }
+
+    fn in_doubt(
+        raw: PathAndQuery,
+        why: TargetError,
+        harmless: impl Fn(&Readings) -> bool,
+    ) -> Result<Target, TargetError> {
+        match why {
+            TargetError::EmptySegment
+            | TargetError::Character
+            | TargetError::EncodedSlash
+            | TargetError::DoubleEncoding => {}
+            TargetError::NotAPath
+            | TargetError::DotSegment
+            | TargetError::Encoding
+            | TargetError::EncodedMark
+            | TargetError::Query => return Err(why),
+        }
+        let readings = Readings::of(raw.path()).filter(&harmless).ok_or(why)?;
+        // Which of them makes no difference: they all lead to one place.
+        let decoded = readings.paths.into_iter().next();
         Ok(Target { raw, decoded })
     }
 
@@ -62,12 +125,14 @@ impl Target {
     }
 }
 
+/// A target without a path (`https://a.test`, or `#x` on HTTP/2) means the root (RFC 9110 4.2.3). The
+/// library shows it as `/`, and would write nothing at all in its place.
+fn never_empty(raw: PathAndQuery) -> PathAndQuery {
+    if raw.as_str() == "/" { PathAndQuery::from_static("/") } else { raw }
+}
+
 /// The decoded path when it differs, or why it is refused.
 fn canonical(path: &str) -> Result<Option<String>, TargetError> {
-    // A URI is ASCII (RFC 3986 2); what an upstream makes of other bytes is anybody's guess.
-    if !path.is_ascii() {
-        return Err(TargetError::Character);
-    }
     let Some(decoded) = decode(path)? else {
         check_plain(path)?;
         return Ok(None);
@@ -81,6 +146,9 @@ fn decode(path: &str) -> Result<Option<String>, TargetError> {
         return Ok(None);
     }
     check_escapes(path.as_bytes())?;
+    if path.contains("%2f") || path.contains("%2F") {
+        return Err(TargetError::EncodedSlash);
+    }
     let decoded =
         percent_decode(path.as_bytes()).decode_utf8().map_err(|_| TargetError::Encoding)?;
     if holds_an_escape(decoded.as_bytes()) {
@@ -94,9 +162,6 @@ fn check_escapes(path: &[u8]) -> Result<(), TargetError> {
         let digits = path.get(at + 1..at + 3).ok_or(TargetError::Encoding)?;
         if !is_hex_pair(digits) {
             return Err(TargetError::Encoding);
-        }
-        if matches!(digits, b"2f" | b"2F") {
-            return Err(TargetError::EncodedSlash);
         }
     }
     Ok(())
@@ -206,6 +271,37 @@ mod tests {
         ];
         for (text, error) in table {
             assert_eq!(target(text).err(), Some(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn hyp_16_a_query_is_forwarded_as_it_came_if_it_is_ascii() {
+        let sent = "/a?path=C:\\x&q={[1|2]}^`";
+        let raw = PathAndQuery::from_maybe_shared(bytes::Bytes::from_static(sent.as_bytes()));
+        assert_eq!(Target::new(raw.expect("read")).expect("accepted").raw().as_str(), sent);
+        assert_eq!(target("/a?\u{e9}").err(), Some(TargetError::Query));
+    }
+
+    #[test]
+    fn cve_2026_32811_an_encoded_mark_is_cut_there_in_one_of_the_readings() {
+        let raw: PathAndQuery = "/tags/C%23?x".parse().expect("a target");
+        let judged = Target::judged(raw.clone(), |readings| {
+            assert_eq!(readings.paths, ["/tags/C#", "/tags/C"]);
+            false
+        });
+        assert_eq!(judged.err(), Some(TargetError::EncodedMark));
+        assert_eq!(Target::judged(raw, |_| true).expect("one place").path(), "/tags/C#");
+    }
+
+    #[test]
+    fn hyp_17_a_path_in_doubt_needs_a_word_for_it_and_some_get_none() {
+        let judged = |text: &str| Target::judged(text.parse().expect("a target"), |_| true);
+        for text in ["/a%2Fb", "/a//b", "/a;x", "/a%5cb", "/a%252fb"] {
+            assert_eq!(judged(text).expect("one place").raw().as_str(), text);
+            assert!(target(text).is_err(), "{text}");
+        }
+        for text in ["/a%2f..%2fb", "/a/..;/b", "/a%00", "/a%2fb%zz", "/a%ff%2f", "/a/../b", "*"] {
+            assert!(judged(text).is_err(), "{text}");
         }
     }
 

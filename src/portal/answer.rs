@@ -7,11 +7,11 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 
 use crate::guard::Denial;
-use crate::http::{BadRequest, InboundHead, Intent};
+use crate::http::{Asker, BadRequest, InboundHead, Intent};
 use crate::session::Refusal;
 
 use super::forms::{self, TARGET};
-use super::pages::{self, ErrorKind};
+use super::pages::{self, ErrorKind, ErrorPage};
 use super::{Page, Portal};
 
 /// What went wrong, other than a missing session.
@@ -23,6 +23,8 @@ pub enum Problem {
     TooSlow,
     CrossSite,
     NoRoute,
+    /// The connection was opened for another host.
+    Misdirected,
     MethodNotAllowed,
     /// It ended while the request was under way.
     SessionEnded,
@@ -46,8 +48,8 @@ impl Portal {
     /// lost a race would log out one that won it.
     pub fn deny(&self, head: &InboundHead, denial: &Denial) -> Page {
         match denial {
-            Denial::Unavailable(_) => self.unavailable(head.intent),
-            Denial::Forbidden { user } => self.forbidden(head.intent, user),
+            Denial::Unavailable(_) => self.unavailable(&head.asker),
+            Denial::Forbidden { user } => self.forbidden(&head.asker, user),
             Denial::NoSession
             | Denial::SeveralCookies
             | Denial::Forged
@@ -59,10 +61,10 @@ impl Portal {
     }
 
     /// The answer to a request that nobody could serve.
-    pub fn problem(&self, intent: Intent, problem: Problem) -> Page {
+    pub fn problem(&self, asker: &Asker, problem: Problem) -> Page {
         let (status, word, kind) = match problem {
             Problem::SessionEnded => return unauthenticated("session-ended", "unauthenticated"),
-            Problem::StoreAway => return self.unavailable(intent),
+            Problem::StoreAway => return self.unavailable(asker),
             Problem::Crowded(status) => (status, "too-many-connections", ErrorKind::Crowded),
             Problem::BadRequest(bad) => (bad.status(), "bad-request", ErrorKind::BadRequest),
             Problem::BrokenForm => (StatusCode::BAD_REQUEST, "bad-form", ErrorKind::BadRequest),
@@ -70,6 +72,9 @@ impl Portal {
             Problem::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too-slow", ErrorKind::BadRequest),
             Problem::CrossSite => (StatusCode::FORBIDDEN, "cross-site", ErrorKind::CrossSite),
             Problem::NoRoute => (StatusCode::NOT_FOUND, "no-route", ErrorKind::NotFound),
+            Problem::Misdirected => {
+                (StatusCode::MISDIRECTED_REQUEST, "misdirected", ErrorKind::NoSuchSite)
+            }
             Problem::MethodNotAllowed => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method", ErrorKind::MethodNotAllowed)
             }
@@ -89,6 +94,7 @@ impl Portal {
             | Problem::TooSlow
             | Problem::CrossSite
             | Problem::NoRoute
+            | Problem::Misdirected
             | Problem::MethodNotAllowed
             | Problem::SessionEnded
             | Problem::StoreAway
@@ -96,7 +102,7 @@ impl Portal {
             | Problem::Busy
             | Problem::Upstream(_) => String::new(),
         };
-        self.formed(intent, status, kind, json!({ "error": word, "reason": detail }))
+        self.formed(asker, status, &kind, json!({ "error": word, "reason": detail }))
     }
 
     /// A page of ours: never cached, strictly contained.
@@ -111,12 +117,16 @@ impl Portal {
         );
         headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
         headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+        // No window that opened ours keeps a handle on it, and no other site draws it as a picture.
+        let alone = HeaderValue::from_static("same-origin");
+        headers.insert("cross-origin-opener-policy", alone.clone());
+        headers.insert("cross-origin-resource-policy", alone);
         guard_headers(headers);
         page
     }
 
     fn log_in(&self, head: &InboundHead, denial: &Denial) -> Page {
-        match head.intent {
+        match head.asker.intent {
             Intent::Navigation => self.to_login(head, denial),
             Intent::Fetch => unauthenticated(denial.word(), error_of(denial)),
         }
@@ -139,28 +149,31 @@ impl Portal {
     }
 
     /// 503: the store does not answer, and nothing was decided.
-    pub fn unavailable(&self, intent: Intent) -> Page {
+    pub fn unavailable(&self, asker: &Asker) -> Page {
         let body = json!({ "error": "unavailable", "reason": "store-unavailable" });
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        let mut page = self.formed(intent, status, ErrorKind::StoreAway, body);
+        let mut page = self.formed(asker, status, &ErrorKind::StoreAway, body);
         page.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
         page
     }
 
-    fn forbidden(&self, intent: Intent, user: &str) -> Page {
+    fn forbidden(&self, asker: &Asker, user: &str) -> Page {
         let body = json!({ "error": "forbidden", "reason": "not-allowed" });
-        self.formed(
-            intent,
-            StatusCode::FORBIDDEN,
-            ErrorKind::Forbidden { user: user.to_owned() },
-            body,
-        )
+        let kind = ErrorKind::Forbidden { user: user.to_owned() };
+        self.formed(asker, StatusCode::FORBIDDEN, &kind, body)
     }
 
-    fn formed(&self, intent: Intent, status: StatusCode, kind: ErrorKind, body: Value) -> Page {
-        match intent {
-            Intent::Navigation => self.page(status, pages::error(&self.look.name, status, &kind)),
-            Intent::Fetch => json_page(status, &body),
+    /// In both forms the answer names the request, so that whoever complains can say which it was.
+    fn formed(&self, asker: &Asker, status: StatusCode, kind: &ErrorKind, mut body: Value) -> Page {
+        let (site, request) = (self.look.name.as_str(), asker.request.as_str());
+        match asker.intent {
+            Intent::Navigation => {
+                self.page(status, pages::error_page(&ErrorPage { site, status, kind, request }))
+            }
+            Intent::Fetch => {
+                body["request"] = request.into();
+                json_page(status, &body)
+            }
         }
     }
 }

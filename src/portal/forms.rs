@@ -7,11 +7,11 @@
 
 use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
-use http::header::{self, HeaderValue};
+use http::header;
 use zeroize::Zeroizing;
 
 use crate::clock::UnixMillis;
-use crate::http::InboundHead;
+use crate::http::{InboundHead, origins};
 use crate::secret::{KeyRing, seal};
 
 /// Longest target that is kept, in bytes; after a longer one the login ends at `/`.
@@ -59,13 +59,8 @@ pub(super) fn same_origin(head: &InboundHead) -> bool {
     }
     match head.headers.get(header::ORIGIN) {
         None => true,
-        Some(origin) => is_origin_of(origin, head),
+        Some(origin) => origins::is_of(origin, &head.host),
     }
-}
-
-fn is_origin_of(origin: &HeaderValue, head: &InboundHead) -> bool {
-    let host = origin.to_str().ok().and_then(|origin| origin.strip_prefix("https://"));
-    host.is_some_and(|host| host.eq_ignore_ascii_case(&head.host.to_string()))
 }
 
 /// A form's token: says when it was made, and opens for the same `subject` alone.

@@ -28,7 +28,7 @@ impl Portal {
     pub(super) fn show_login(&self, head: &InboundHead) -> Page {
         // A password typed now would be for nothing.
         if self.guard.is_store_away() {
-            return self.problem(head.intent, Problem::StoreAway);
+            return self.problem(&head.asker, Problem::StoreAway);
         }
         let query = Fields::parse(head.target.query().unwrap_or_default().to_owned().into());
         let notice = notice(query.text("why"));
@@ -84,7 +84,7 @@ impl Portal {
             return self.again(head, &fields, StatusCode::BAD_REQUEST, LoginNotice::Stale);
         }
         let Some(login) = &self.login else {
-            return self.problem(head.intent, Problem::NoRoute);
+            return self.problem(&head.asker, Problem::NoRoute);
         };
         let password = fields.one("password").cloned().unwrap_or_default();
         match login.verify(fields.text("username"), password, head.client).await {
@@ -134,7 +134,7 @@ impl Portal {
         status: StatusCode,
         notice: LoginNotice,
     ) -> Page {
-        if head.intent == Intent::Fetch && !intent::takes_pages(&head.headers) {
+        if head.asker.intent == Intent::Fetch && !intent::takes_pages(&head.headers) {
             return json_page(status, &json!({ "error": "login", "reason": notice.word() }));
         }
         self.login_page(head, status, Some(notice), fields.text(TARGET), fields.text("username"))
@@ -185,7 +185,7 @@ impl Portal {
             Ok(Some(session)) if self.proves(&session.key, &fields) => {
                 self.end_this(head, &session).await
             }
-            Ok(Some(_)) => self.problem(head.intent, Problem::CrossSite),
+            Ok(Some(_)) => self.problem(&head.asker, Problem::CrossSite),
             Ok(None) => self.goodbye(),
             Err(error) => self.deny(head, &Denial::Unavailable(error)),
         }

@@ -79,7 +79,7 @@ impl Portal {
         let path = head.target.path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
         let post = head.method == Method::POST;
         if !post && head.method != Method::GET && head.method != Method::HEAD {
-            return self.problem(head.intent, Problem::MethodNotAllowed);
+            return self.problem(&head.asker, Problem::MethodNotAllowed);
         }
         match (path.as_str(), post) {
             ("/login", false) => self.show_login(&head),
@@ -90,25 +90,25 @@ impl Portal {
             ("/sessions", true) => self.with_form(&head, body, Form::Sessions).await,
             ("/session", false) => self.session_json(&head).await,
             ("/style.css", false) => self.style(),
-            (_, true | false) => self.problem(head.intent, Problem::NoRoute),
+            (_, true | false) => self.problem(&head.asker, Problem::NoRoute),
         }
     }
 
     /// Reads a form of ours: same origin only, small, and whole.
     async fn with_form(&self, head: &InboundHead, body: Incoming, form: Form) -> Page {
         if !forms::same_origin(head) {
-            return self.problem(head.intent, Problem::CrossSite);
+            return self.problem(&head.asker, Problem::CrossSite);
         }
         let read = Limited::new(body, FORM_LIMIT).collect();
         let Ok(read) = tokio::time::timeout(FORM_TIME, read).await else {
-            return self.problem(head.intent, Problem::TooSlow);
+            return self.problem(&head.asker, Problem::TooSlow);
         };
         let fields = match read {
             Ok(body) => forms::Fields::parse(body.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => {
-                return self.problem(head.intent, Problem::TooLong);
+                return self.problem(&head.asker, Problem::TooLong);
             }
-            Err(_) => return self.problem(head.intent, Problem::BrokenForm),
+            Err(_) => return self.problem(&head.asker, Problem::BrokenForm),
         };
         match form {
             Form::Login => self.try_login(head, fields).await,

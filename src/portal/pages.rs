@@ -138,11 +138,6 @@ pub fn logged_out(site: &str) -> String {
     html(&LoggedOutView { site })
 }
 
-/// An error page without the number of the request.
-pub fn error(site: &str, status: StatusCode, kind: &ErrorKind) -> String {
-    error_page(&ErrorPage { site, status, kind, request: "" })
-}
-
 /// An error page.
 pub fn error_page(page: &ErrorPage<'_>) -> String {
     html(page)

@@ -53,10 +53,10 @@ impl Portal {
             Err(denial) => return self.deny(head, &denial),
         };
         if !self.proves(&admitted.key, &fields) {
-            return self.problem(head.intent, Problem::CrossSite);
+            return self.problem(&head.asker, Problem::CrossSite);
         }
         let Some(wish) = wish(&fields) else {
-            return self.problem(head.intent, Problem::BrokenForm);
+            return self.problem(&head.asker, Problem::BrokenForm);
         };
         match self.grant(&admitted, wish).await {
             Ok(true) => self.carry(see_other("/.doorward/sessions"), &admitted),

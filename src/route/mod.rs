@@ -12,7 +12,9 @@ pub use steering::{Action, Command, Steering, says_done};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::http::{Endpoint, Host, HostPattern, IdentityFields, PathPrefix};
+use crate::http::{
+    Doubt, Endpoint, Host, HostPattern, IdentityFields, Origins, PathPrefix, Readings,
+};
 use crate::session::{Identity, RoutePolicy};
 
 /// One `[[route]]`, checked.
@@ -26,6 +28,9 @@ pub struct Route {
     pub identity: IdentityFields,
     pub policy: RoutePolicy,
     pub limits: BodyLimits,
+    /// Whose pages may act here.
+    pub origins: Origins,
+    pub ambiguous: AmbiguousPaths,
     /// Whether tokens are renewed on this route.
     pub renewal: bool,
     /// To the first byte of the upstream's answer.
@@ -41,6 +46,13 @@ pub struct Route {
 }
 
 impl Route {
+    fn bears_ambiguity(&self) -> bool {
+        match (&self.access, self.ambiguous) {
+            (Access::Session(_), AmbiguousPaths::RequireSession) => true,
+            (Access::Public, _) | (Access::Session(_), AmbiguousPaths::Refuse) => false,
+        }
+    }
+
     /// How logs and metrics name the route.
     pub fn label(&self) -> String {
         format!("{}{}", self.host, self.path.as_str())
@@ -58,6 +70,15 @@ pub struct BodyLimits {
     pub max: u64,
     /// Longest silence of an upstream in the middle of its answer.
     pub upstream_idle: Duration,
+}
+
+/// What becomes of paths that two programs can read in two ways.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AmbiguousPaths {
+    #[default]
+    Refuse,
+    /// Forwarded for who has a session, if every reading leads to this route. Never on a public one.
+    RequireSession,
 }
 
 /// Who may use a route. There is no default: a route without a rule does not load.
@@ -119,6 +140,24 @@ impl RouteTable {
             .find(|route| route.host.matches(host.name()) && route.path.covers(path))
     }
 
+    /// Whether a path in doubt may pass: all its readings lead to one place, so that no rule of another
+    /// route is passed by; and where the doubt is about segments, that route asks for a session and
+    /// its operator wants such paths.
+    pub fn bears(&self, host: &Host, readings: &Readings) -> bool {
+        let mut found = readings.paths.iter().map(|path| self.find(host, path));
+        let Some(first) = found.next() else { return false };
+        let all_one = found.all(|other| match (first, other) {
+            (Some(first), Some(other)) => std::ptr::eq(first, other),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        });
+        all_one
+            && match readings.doubt {
+                Doubt::Mark => true,
+                Doubt::Shape => first.is_some_and(Route::bears_ambiguity),
+            }
+    }
+
     /// Whether any route serves the host: our own pages answer only there.
     pub fn knows(&self, host: &Host) -> bool {
         self.routes.iter().any(|route| route.host.matches(host.name()))
@@ -163,6 +202,8 @@ mod tests {
             identity: IdentityFields::standard(),
             policy: RoutePolicy::default(),
             limits: BodyLimits::default(),
+            origins: Origins::default(),
+            ambiguous: AmbiguousPaths::Refuse,
             renewal: true,
             response_timeout: Duration::from_secs(60),
             max_connection_age: None,
@@ -207,6 +248,44 @@ mod tests {
         let table =
             RouteTable::new(vec![route("a.test", "/app"), route("*", "/")]).expect("no clash");
         assert_eq!(found(&table, "a.test", "/other"), None);
+    }
+
+    fn readings(doubt: Doubt, paths: &[&str]) -> Readings {
+        Readings { doubt, paths: paths.iter().map(|path| (*path).to_owned()).collect() }
+    }
+
+    #[test]
+    fn hyp_17_a_path_in_doubt_passes_only_where_all_readings_lead_to_one_route_that_bears_it() {
+        let bearing = |path, access| Route {
+            access,
+            ambiguous: AmbiguousPaths::RequireSession,
+            ..route("a.test", path)
+        };
+        let session = || Access::Session(Requirement::default());
+        let table = RouteTable::new(vec![
+            bearing("/git", session()),
+            bearing("/git/admin", session()),
+            bearing("/open", Access::Public),
+            route("a.test", "/plain"),
+        ])
+        .expect("no clash");
+        let host = Host::parse("a.test").expect("a host");
+        let bears = |paths: &[&str]| table.bears(&host, &readings(Doubt::Shape, paths));
+        assert!(bears(&["/git/a%2Fb", "/git/a/b"]));
+        assert!(!bears(&["/git/x", "/git/admin/x"]), "a stricter route in one reading");
+        assert!(!bears(&["/git/x", "/plain/x"]) && !bears(&["/git/x", "/elsewhere"]));
+        assert!(!bears(&["/open/a", "/open/b"]), "never public");
+        assert!(!bears(&["/plain/a", "/plain/b"]), "not asked for");
+        assert!(!bears(&["/elsewhere"]) && !bears(&[]));
+    }
+
+    #[test]
+    fn cve_2026_32811_an_encoded_mark_passes_where_it_cuts_off_nothing_but_a_name() {
+        let table = RouteTable::new(vec![route("a.test", "/"), route("a.test", "/admin")]);
+        let (table, host) = (table.expect("no clash"), Host::parse("a.test").expect("a host"));
+        let bears = |paths: &[&str]| table.bears(&host, &readings(Doubt::Mark, paths));
+        assert!(bears(&["/tags/C#", "/tags/C"]) && bears(&["/admin/a?", "/admin/a"]));
+        assert!(!bears(&["/admin?x", "/admin"]));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::config;
 use crate::gateway::{Caller, Gateway, Pace, ResponseBody};
 use crate::telemetry::{Limit, Metrics};
 
+use super::introduced;
 use super::places::{Place, Places};
 use super::pulse::{End, Patience, Pulse};
 use super::streams::{StreamLimits, Streams};
@@ -31,6 +32,8 @@ use super::wire::{Speech, Wire};
 /// What clients may take.
 pub struct Limits {
     pub allowed: config::Limits,
+    /// Whether connections begin with a proxy's word about the client.
+    pub proxy_protocol: bool,
     /// Shared by all workers.
     pub places: Arc<Places>,
 }
@@ -62,15 +65,37 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Lives until the client goes, a deadline passes, its place is needed, or the server drains.
-    pub(super) async fn run(self, stream: TcpStream, acceptor: TlsAcceptor) {
+    pub(super) async fn run(mut self, mut stream: TcpStream, acceptor: TlsAcceptor) {
         let connections = self.metrics().connections.clone();
         connections.inc();
         // Answers are written whole; waiting for more would only delay them.
         stream.set_nodelay(true).unwrap_or_default();
-        if let Some(tls) = self.handshake(stream, acceptor).await {
+        if self.is_introduced(&mut stream).await
+            && let Some(tls) = self.handshake(stream, acceptor).await
+        {
+            self.caller.asks_for(tls.get_ref().1.server_name());
             self.speak(tls).await;
         }
         connections.dec();
+    }
+
+    /// A proxy's client takes the proxy's place: it is the one who is counted and told apart.
+    async fn is_introduced(&mut self, stream: &mut TcpStream) -> bool {
+        let client = match introduced(&self.limits, stream).await {
+            None => return false,
+            Some(None) => return true,
+            Some(Some(client)) => client,
+        };
+        let counted = !self.gateway.trusted.trusts(client);
+        match self.limits.places.admit(client, counted, &self.pulse) {
+            Ok(place) => self.place = Arc::new(place),
+            Err(limit) => {
+                self.metrics().limit(limit, Some(client));
+                return false;
+            }
+        }
+        self.caller = Arc::new(Caller::new(client));
+        true
     }
 
     async fn handshake(

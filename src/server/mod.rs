@@ -7,6 +7,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `listener` | sockets |
+//! | `proxy_protocol` | who the client is, by the word of a proxy that passes bytes on |
 //! | `places` | who gets room, who gives it up |
 //! | `connection` | one connection from handshake to end |
 //! | `pulse` | its life signs: idle, late, displaced |
@@ -18,6 +19,7 @@ mod bucket;
 pub mod connection;
 pub mod listener;
 mod places;
+mod proxy_protocol;
 mod pulse;
 pub mod redirect;
 mod streams;
@@ -35,9 +37,11 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::debug;
 
 use crate::gateway::{Caller, Gateway};
 use crate::telemetry::{Limit, Metrics};
@@ -81,12 +85,34 @@ pub async fn serve_redirects(
     while let Some(guest) = door.next(&stop).await {
         let (redirect, limits) = (Arc::clone(&redirect), Arc::clone(&limits));
         tracker.spawn(async move {
+            let mut stream = guest.stream;
+            if introduced(&limits, &mut stream).await.is_none() {
+                return;
+            }
             tokio::select! {
-                () = redirect.run(guest.stream, &limits) => {}
+                () = redirect.run(stream, &limits) => {}
                 () = guest.pulse.displaced() => {}
             }
             drop(guest.place);
         });
+    }
+}
+
+/// Who the client is: `None` for the peer itself. Empty where nobody was introduced who had to be.
+async fn introduced(limits: &Limits, stream: &mut TcpStream) -> Option<Option<IpAddr>> {
+    if !limits.proxy_protocol {
+        return Some(None);
+    }
+    match timeout(limits.allowed.handshake_timeout, proxy_protocol::read(stream)).await {
+        Ok(Ok(client)) => Some(client),
+        Ok(Err(error)) => {
+            debug!(%error, "no PROXY header");
+            None
+        }
+        Err(_) => {
+            debug!("a PROXY header took too long");
+            None
+        }
     }
 }
 
@@ -123,6 +149,10 @@ impl Door {
     fn admit(&self, stream: TcpStream, peer: IpAddr) -> Option<Guest> {
         let pulse = Arc::new(Pulse::new());
         let is_client = !self.gateway.trusted.trusts(peer);
+        if self.limits.proxy_protocol && is_client {
+            debug!(%peer, "not a trusted proxy: its word about a client counts for nothing");
+            return None;
+        }
         match self.limits.places.admit(peer, is_client, &pulse) {
             Ok(place) => Some(Guest { stream, peer, pulse, place }),
             Err(limit) => {

@@ -35,6 +35,7 @@ pub struct RequestLog {
 /// What a line says. Empty fields are left out.
 #[derive(Debug, Serialize)]
 pub struct RequestLine<'a> {
+    pub request: &'a str,
     pub client: IpAddr,
     pub method: &'a str,
     pub host: &'a str,
@@ -118,13 +119,24 @@ fn json(out: &mut Vec<u8>, line: &RequestLine<'_>) {
 
 /// For people: quoted as Rust quotes, so that no byte of a client breaks the line or the terminal.
 fn text(out: &mut Vec<u8>, line: &RequestLine<'_>) {
-    let RequestLine { client, method, host, path, verdict, user, status, took_us, detail, .. } =
-        line;
+    let RequestLine {
+        request,
+        client,
+        method,
+        host,
+        path,
+        verdict,
+        user,
+        status,
+        took_us,
+        detail,
+        ..
+    } = line;
     let session = line.session.as_deref().unwrap_or("-");
     let user = if user.is_empty() { "-" } else { user };
     let written = writeln!(
         out,
-        "{}  INFO request: {status} {verdict} {method:?} {host:?} {path:?} user={user:?} session={session} client={client} took_us={took_us} {detail:?}",
+        "{}  INFO request: {status} {verdict} {method:?} {host:?} {path:?} user={user:?} session={session} client={client} request={request} took_us={took_us} {detail:?}",
         now(),
     );
     // Writing to a vector cannot fail.
@@ -137,6 +149,7 @@ mod tests {
 
     fn line<'a>(path: &'a str, user: &'a str) -> RequestLine<'a> {
         RequestLine {
+            request: "00000000000000a1",
             client: IpAddr::from([127, 0, 0, 1]),
             method: "GET",
             host: "a.test",

@@ -82,6 +82,13 @@ impl Certificates {
         Ok(true)
     }
 
+    /// Whether both hosts are served with one certificate, so that a connection for one may ask for the
+    /// other (RFC 9113 9.1.1).
+    pub fn are_one(&self, host: &str, other: &str) -> bool {
+        let served = self.served.load();
+        Arc::ptr_eq(&served.choose(Some(host)), &served.choose(Some(other)))
+    }
+
     /// What listeners use.
     pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
         let mut config = ServerConfig::builder_with_provider(provider())
@@ -97,13 +104,16 @@ impl Certificates {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let served = self.served.load();
-        let named = hello.server_name().and_then(|name| served.find(&name.to_ascii_lowercase()));
-        Some(named.unwrap_or_else(|| Arc::clone(&served.first)))
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        Some(self.served.load().choose(name.as_deref()))
     }
 }
 
 impl Served {
+    fn choose(&self, name: Option<&str>) -> Arc<CertifiedKey> {
+        name.and_then(|name| self.find(name)).unwrap_or_else(|| Arc::clone(&self.first))
+    }
+
     fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         let wildcard = || {
             let (_, parent) = name.split_once('.')?;

@@ -269,7 +269,7 @@ fn folded(name: &str) -> String {
 
 /// All that a head says under a name of ours, but for where the client is.
 fn said(head: &str) -> Vec<(String, String)> {
-    let where_it_is = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+    let where_it_is = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
     let ours: Vec<String> = OURS.iter().map(|name| folded(name)).collect();
     let lines = head.lines().skip(1).filter_map(|line| line.split_once(':'));
     let mut out: Vec<_> = lines
@@ -531,6 +531,8 @@ async fn forwarding_upstreams_hear_from_us_where_the_request_came_from() {
         assert_eq!(upstream.values("x-forwarded-for"), ["127.0.0.1"]);
         assert_eq!(upstream.values("x-forwarded-host"), ["app.test"]);
         assert_eq!(upstream.values("x-forwarded-proto"), ["https"]);
+        let forwarded = "for=127.0.0.1;host=\"app.test\";proto=https";
+        assert_eq!(upstream.values("forwarded"), [forwarded]);
         assert_eq!(upstream.values("via"), ["1.0 squid", via]);
         // The app's own credentials are the app's.
         assert_eq!(upstream.values("authorization"), ["Basic YXBw"]);

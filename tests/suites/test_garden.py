@@ -106,8 +106,8 @@ def everywhere(ask: Callable[[str, odd.Odd], bytes]) -> Iterator[tuple[odd.Odd, 
 
 
 def is_a_refusal(answer: bytes) -> bool:
-    """4xx of the gateway or of an app, or a page of the gateway's own."""
-    return answer[9:10] == b"4" or b"frame-ancestors 'none'" in answer
+    """4xx of the gateway or of an app, a page of the gateway's own, or its 204 where Max-Forwards ends."""
+    return answer[9:10] == b"4" or answer[9:12] == b"204" or b"frame-ancestors 'none'" in answer
 
 
 def words_of(answer: bytes) -> dict[str, str]:

@@ -32,6 +32,8 @@ pub struct Browser {
     pub host: String,
     pub jar: BTreeMap<String, String>,
     pub h2: bool,
+    /// Sent before the TLS handshake, as a proxy would.
+    pub introduction: Vec<u8>,
     tls: Arc<rustls::ClientConfig>,
 }
 
@@ -85,7 +87,7 @@ impl Browser {
     /// The same for a gateway in another process.
     pub fn to(address: SocketAddr, ca: &Path) -> Browser {
         let (host, jar) = ("app.test".to_owned(), BTreeMap::new());
-        Browser { address, host, jar, h2: false, tls: trust(ca) }
+        Browser { address, host, jar, h2: false, introduction: Vec::new(), tls: trust(ca) }
     }
 
     /// The same profile on HTTP/2.
@@ -217,8 +219,9 @@ impl Browser {
     pub async fn connect(&self) -> TlsStream<TcpStream> {
         let mut config = (*self.tls).clone();
         config.alpn_protocols = vec![if self.h2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
-        let stream = TcpStream::connect(self.address).await.expect("a connection");
+        let mut stream = TcpStream::connect(self.address).await.expect("a connection");
         stream.set_nodelay(true).expect("a socket");
+        stream.write_all(&self.introduction).await.expect("sent");
         let name = ServerName::try_from(self.host.clone()).expect("a name");
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("a handshake")
     }

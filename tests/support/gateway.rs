@@ -23,6 +23,8 @@ pub const PASSWORD: &str = "correct horse battery staple";
 pub struct Setup {
     /// `[[route]]` tables; `{upstream}` stands for nothing here, write the address.
     pub routes: String,
+    /// Lines for `[server]`.
+    pub server: String,
     /// Lines for `[session]`.
     pub session: String,
     /// Lines for `[limits]`. All clients of a test come from one address, many times a second.
@@ -40,6 +42,7 @@ impl Default for Setup {
     fn default() -> Setup {
         Setup {
             routes: String::new(),
+            server: String::new(),
             session: String::new(),
             limits: "connection_rate = 1000000".to_owned(),
             store: String::new(),
@@ -188,6 +191,7 @@ https = ["127.0.0.1:0"]
 http = ["127.0.0.1:0"]
 workers = 2
 drain = "2s"
+{server}
 [admin]
 listen = "127.0.0.1:0"
 socket = "{socket}"
@@ -211,6 +215,7 @@ users = "{users}"
         cert = at("doorward.pem"),
         key = at("doorward.key"),
         users = at("users.toml"),
+        server = setup.server,
         session = setup.session,
         limits = setup.limits,
         more = setup.more,

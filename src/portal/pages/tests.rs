@@ -43,6 +43,10 @@ fn errors(user: &str) -> Vec<(StatusCode, ErrorKind)> {
     ]
 }
 
+fn error(site: &str, status: StatusCode, kind: &ErrorKind) -> String {
+    error_page(&ErrorPage { site, status, kind, request: "" })
+}
+
 fn login_page(notice: Option<LoginNotice>, text: &str) -> String {
     login(&LoginPage {
         site: text,

@@ -1,0 +1,146 @@
+//! Pages of other sites, and what they make a visitor's browser send here.
+
+use http::StatusCode;
+
+use crate::browser::{Browser, SESSION};
+use crate::gateway::{Gateway, Setup, route};
+use crate::upstream::Upstream;
+
+struct Stage {
+    upstream: Upstream,
+    gateway: Gateway,
+    alice: Browser,
+}
+
+impl Stage {
+    /// A session route with these further lines, a public one below `/public`, and a user.
+    async fn with(lines: &str) -> Stage {
+        let upstream = Upstream::start().await;
+        let session = route(upstream.address);
+        let public = session
+            .replace("path = \"/\"", "path = \"/public\"")
+            .replace("\"session\"", "\"public\"");
+        let routes = format!("{session}{lines}\n{public}");
+        let gateway = Gateway::start(Setup { routes, ..Setup::default() });
+        let mut alice = Browser::new(&gateway);
+        alice.log_in("alice").await;
+        Stage { upstream, gateway, alice }
+    }
+
+    async fn status(&mut self, method: &str, path: &str, fields: &[(&str, &str)]) -> u16 {
+        self.alice.send(method, path, fields, "").await.status.as_u16()
+    }
+
+    /// The status of a WebSocket's handshake.
+    async fn handshake(&self, fields: &str) -> u16 {
+        let token = self.alice.token();
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: app.test\r\nCookie: {SESSION}={token}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{fields}\r\n"
+        );
+        let answer = self.alice.raw(request.as_bytes()).await;
+        answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default()
+    }
+}
+
+const OWN: (&str, &str) = ("origin", "https://app.test");
+const EVIL: (&str, &str) = ("origin", "https://evil.test");
+const CROSS: (&str, &str) = ("sec-fetch-site", "cross-site");
+const SIBLING: (&str, &str) = ("sec-fetch-site", "same-site");
+
+#[tokio::test]
+async fn asvs_3_5_no_page_of_another_site_writes_with_the_session_of_its_visitor() {
+    let mut stage = Stage::with("").await;
+    for h2 in [false, true] {
+        stage.alice.h2 = h2;
+        let before = stage.upstream.heads().len();
+        for method in ["POST", "PUT", "PATCH", "DELETE", "PURGE"] {
+            for fields in [&[CROSS][..], &[SIBLING], &[EVIL], &[CROSS, EVIL], &[SIBLING, OWN]] {
+                assert_eq!(stage.status(method, "/a", fields).await, 403, "{method} {fields:?}");
+            }
+            assert_eq!(stage.status(method, "/a", &[("origin", "null")]).await, 403);
+        }
+        assert_eq!(stage.upstream.heads().len(), before, "the app heard of it");
+        for fields in [
+            &[][..],
+            &[OWN],
+            &[("sec-fetch-site", "same-origin"), OWN],
+            &[("sec-fetch-site", "none")],
+        ] {
+            assert_eq!(stage.status("POST", "/a", fields).await, 200, "{fields:?}");
+        }
+        for method in ["GET", "HEAD", "OPTIONS"] {
+            assert_eq!(stage.status(method, "/a", &[CROSS, EVIL]).await, 200, "{method} reads");
+        }
+    }
+}
+
+#[tokio::test]
+async fn csrf_a_refusal_says_so_and_leaves_the_session_as_it_was() {
+    let mut stage = Stage::with("").await;
+    let token = stage.alice.token();
+    let answer = stage.alice.send("POST", "/a", &[CROSS, EVIL], "").await;
+    assert_eq!(answer.json()["error"], "cross-site");
+    assert!(answer.set_cookies().is_empty());
+    assert_eq!(answer.header("cache-control"), "no-store");
+    let page = stage.alice.send("POST", "/a", &[CROSS, ("sec-fetch-mode", "navigate")], "").await;
+    assert!(page.text().contains("<h1>"), "{}", page.text());
+    assert_eq!(stage.alice.token(), token);
+    assert_eq!(stage.alice.fetch("/a").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn csrf_who_has_no_session_is_asked_to_log_in_wherever_he_comes_from() {
+    let stage = Stage::with("").await;
+    let mut nobody = Browser::new(&stage.gateway);
+    let navigation = [CROSS, EVIL, ("sec-fetch-mode", "navigate")];
+    assert_eq!(nobody.send("POST", "/a", &navigation, "").await.status, StatusCode::SEE_OTHER);
+    assert_eq!(
+        nobody.send("POST", "/a", &[CROSS, EVIL], "").await.status,
+        StatusCode::UNAUTHORIZED
+    );
+}
+
+#[tokio::test]
+async fn csrf_a_public_route_is_for_every_site() {
+    let mut stage = Stage::with("").await;
+    assert_eq!(stage.status("POST", "/public", &[CROSS, EVIL]).await, 200);
+    assert!(stage.upstream.values("x-forwarded-user").is_empty());
+}
+
+#[tokio::test]
+async fn csrf_a_route_names_the_sites_that_may_or_lets_all() {
+    let mut stage = Stage::with("origins = [\"https://Friend.test\"]").await;
+    let friend = ("origin", "https://friend.test");
+    assert_eq!(stage.status("POST", "/a", &[SIBLING, friend]).await, 200);
+    assert_eq!(stage.status("POST", "/a", &[CROSS, friend]).await, 200);
+    for other in ["http://friend.test", "https://friend.test:444", "https://friend.test.evil.test"]
+    {
+        assert_eq!(stage.status("POST", "/a", &[SIBLING, ("origin", other)]).await, 403, "{other}");
+    }
+    assert_eq!(stage.handshake("Origin: https://friend.test\r\n").await, 200);
+    assert_eq!(stage.handshake("Origin: https://evil.test\r\n").await, 403);
+    let mut open = Stage::with("csrf = \"off\"").await;
+    assert_eq!(open.status("POST", "/a", &[CROSS, EVIL]).await, 200);
+    assert_eq!(open.handshake("Origin: https://evil.test\r\n").await, 200);
+}
+
+/// The app here answers 200: what counts is whether it was asked.
+#[tokio::test]
+async fn asvs_4_4_2_no_page_of_another_site_opens_a_websocket() {
+    let stage = Stage::with("").await;
+    for fields in [
+        "Origin: https://evil.test\r\n",
+        "Origin: https://app.test.evil.test\r\n",
+        "Origin: https://app.test:444\r\n",
+        "Origin: http://app.test\r\n",
+        "Origin: null\r\n",
+        "Origin: https://app.test\r\nSec-Fetch-Site: cross-site\r\n",
+        "Sec-Fetch-Site: same-site\r\n",
+    ] {
+        assert_eq!(stage.handshake(fields).await, 403, "{fields}");
+    }
+    assert_eq!(stage.upstream.heads().len(), 0, "the app heard of it");
+    for fields in ["", "Origin: https://app.test\r\n", "Origin: https://APP.test:443\r\n"] {
+        assert_eq!(stage.handshake(fields).await, 200, "{fields}");
+    }
+}

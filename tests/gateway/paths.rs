@@ -1,0 +1,115 @@
+//! Paths that two programs can read in two ways, where a route may bear them and where not.
+
+use crate::browser::Browser;
+use crate::gateway::{Gateway, Setup};
+use crate::upstream::Upstream;
+
+/// `/git` bears paths in doubt, `/git/admin` is for somebody else, `/open` is public, `/` refuses.
+async fn stage() -> (Upstream, Gateway, Browser) {
+    let upstream = Upstream::start().await;
+    let to = upstream.address;
+    let route = |path: &str, rest: &str| {
+        format!(
+            "[[route]]\nhost = \"app.test\"\npath = \"{path}\"\nupstream = \"http://{to}\"\n{rest}\n"
+        )
+    };
+    let routes = [
+        route("/", "access = \"session\""),
+        route("/git", "access = \"session\"\nambiguous_paths = \"require-session\""),
+        route(
+            "/git/admin",
+            "access = { groups = [\"admins\"] }\nambiguous_paths = \"require-session\"",
+        ),
+        route("/open", "access = \"public\""),
+    ]
+    .concat();
+    let gateway = Gateway::start(Setup { routes, ..Setup::default() });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    (upstream, gateway, alice)
+}
+
+/// Ways to write a path below `/git` that the route bears.
+const BORNE: [&str; 7] = [
+    "/git/group%2Fproject",
+    "/git/a//b",
+    "/git/a;v=1/b",
+    "/git/a%5Cb",
+    "/git/a%252Fb",
+    "/git/a%3Bb",
+    "/git/a%2Fb?x=/../y",
+];
+
+/// And such that no route bears.
+const REFUSED: [&str; 14] = [
+    "/git/../open",
+    "/git/%2e%2e/open",
+    "/git/..%2fopen",
+    "/git/..;/open",
+    "/git/a%5c..%5c..%5copen",
+    "/git/%252e%252e/open",
+    "/git/a%00",
+    "/git/a%ff%2f",
+    "/git/%2f%zz",
+    // Another route in one of the readings.
+    "/git//admin/x",
+    "/git/%61dmin%2Fx",
+    "/git;x/admin/x",
+    "//git/a",
+    "/git%2Fadmin",
+];
+
+#[tokio::test]
+async fn hyp_17_a_route_may_bear_paths_in_doubt_for_who_has_a_session_and_forwards_them_as_sent() {
+    let (upstream, gateway, mut alice) = stage().await;
+    for h2 in [false, true] {
+        alice.h2 = h2;
+        for path in BORNE {
+            assert_eq!(alice.fetch(path).await.status.as_u16(), 200, "{path}");
+            assert!(upstream.last().starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{path}");
+            assert_eq!(upstream.values("x-forwarded-user"), ["alice"]);
+        }
+        let before = upstream.heads().len();
+        let mut nobody = Browser::new(&gateway);
+        nobody.h2 = h2;
+        for path in BORNE {
+            assert_eq!(nobody.fetch(path).await.status.as_u16(), 401, "{path}");
+        }
+        assert_eq!(upstream.heads().len(), before);
+    }
+}
+
+#[tokio::test]
+async fn hyp_17_no_reading_of_a_path_leads_past_another_routes_rule_or_to_our_pages() {
+    let (upstream, _gateway, mut alice) = stage().await;
+    for path in REFUSED {
+        assert_eq!(alice.fetch(path).await.status.as_u16(), 400, "{path}");
+    }
+    for path in [
+        "/open/a%2Fb",
+        "/open//b",
+        "/other/a%2Fb",
+        "//",
+        "/.doorward/a%2Fb",
+        "/git%2F..%2F.doorward/login",
+    ] {
+        assert_eq!(alice.fetch(path).await.status.as_u16(), 400, "{path}");
+    }
+    assert_eq!(alice.fetch("/git/admin/a%2Fb").await.status.as_u16(), 403);
+    assert!(upstream.heads().is_empty());
+}
+
+#[tokio::test]
+async fn cve_2026_32811_an_encoded_mark_belongs_to_a_name_and_hides_no_rule() {
+    let (upstream, _gateway, mut alice) = stage().await;
+    for path in ["/tags/C%23", "/wiki/What%3F", "/open/a%3Fb", "/git/a%23b"] {
+        assert_eq!(alice.fetch(path).await.status.as_u16(), 200, "{path}");
+        assert!(upstream.last().starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{path}");
+    }
+    let before = upstream.heads().len();
+    for path in ["/git/admin%3Fx", "/git/admin%23", "/open%3Fx", "/open%23/../x", "/.doorward%3Fx"]
+    {
+        assert_eq!(alice.fetch(path).await.status.as_u16(), 400, "{path}");
+    }
+    assert_eq!(upstream.heads().len(), before);
+}

@@ -1,0 +1,269 @@
+//! What answers say, and what they keep to themselves.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use crate::browser::{Answer, Browser};
+use crate::framing::SMUGGLED;
+use crate::gateway::{Gateway, Setup, route};
+use crate::upstream::Upstream;
+
+/// `app.test` with a session, and the same app for everybody at `/public` and at `localhost`.
+async fn start(answer: &str, server: &str) -> (Upstream, Gateway) {
+    let upstream = Upstream::answering(answer).await;
+    let session = route(upstream.address);
+    let public = session.replace("\"session\"", "\"public\"");
+    let routes = [
+        session,
+        public.replace("path = \"/\"", "path = \"/public\""),
+        public.replace("app.test", "localhost"),
+    ]
+    .concat();
+    let gateway = Gateway::start(Setup { routes, server: server.to_owned(), ..Setup::default() });
+    (upstream, gateway)
+}
+
+/// An app that tells everything about itself, and says nothing of https but to forget it.
+const TALKATIVE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nServer: Apache/2.4.1 (Unix)\r\nX-Powered-By: PHP/5.3\r\nX-AspNet-Version: 4\r\nX-AspNetMvc-Version: 5\r\nStrict-Transport-Security: max-age=0\r\nProxy-Status: cache; hit\r\nConnection: x-one\r\nConnection: close, X-Two\r\nX-One: 1\r\nX-Two: 2\r\nX-Kept: 3\r\n\r\n";
+
+/// One answer of each kind: the app's, a login, 401, 404, a page, and 400.
+async fn kinds(gateway: &Gateway, h2: bool) -> Vec<Answer> {
+    let mut alice = Browser::new(gateway);
+    alice.h2 = h2;
+    let login = alice.log_in("alice").await;
+    let mut nobody = Browser::new(gateway);
+    nobody.h2 = h2;
+    let mut elsewhere = Browser::new(gateway);
+    elsewhere.host = "other.test".to_owned();
+    vec![
+        login,
+        alice.fetch("/").await,
+        alice.fetch("/a//b").await,
+        alice.send("POST", "/", &[("sec-fetch-site", "cross-site")], "").await,
+        alice.visit("/.doorward/sessions").await,
+        nobody.visit("/").await,
+        nobody.fetch("/").await,
+        nobody.fetch("/public").await,
+        nobody.visit("/.doorward/login").await,
+        nobody.visit("/.doorward/style.css").await,
+        elsewhere.fetch("/").await,
+    ]
+}
+
+#[tokio::test]
+async fn asvs_3_4_1_every_answer_tells_browsers_to_come_by_https() {
+    let (_upstream, gateway) = start(TALKATIVE, "").await;
+    for h2 in [false, true] {
+        for answer in kinds(&gateway, h2).await {
+            let lines: Vec<_> =
+                answer.headers.get_all("strict-transport-security").iter().collect();
+            assert_eq!(lines, ["max-age=31536000"], "{}", answer.status);
+        }
+    }
+    // There it would turn http into https for every other program of the developer's.
+    let mut local = Browser::new(&gateway);
+    local.host = "localhost".to_owned();
+    assert_eq!(local.fetch("/").await.header("strict-transport-security"), "max-age=0");
+}
+
+#[tokio::test]
+async fn asvs_3_4_1_the_operator_chooses_what_they_are_told() {
+    let server = "hsts = \"max-age=60; includeSubDomains\"";
+    let (_upstream, gateway) = start(TALKATIVE, server).await;
+    let answer = Browser::new(&gateway).fetch("/public").await;
+    assert_eq!(answer.header("strict-transport-security"), "max-age=60; includeSubDomains");
+    let (_upstream, gateway) = start(TALKATIVE, "hsts = \"\"").await;
+    let answer = Browser::new(&gateway).fetch("/public").await;
+    assert_eq!(answer.header("strict-transport-security"), "max-age=0", "the app's own word");
+    assert_eq!(Browser::new(&gateway).fetch("/").await.header("strict-transport-security"), "");
+}
+
+#[tokio::test]
+async fn asvs_13_4_6_no_answer_names_a_program_and_its_version() {
+    let (_upstream, gateway) = start(TALKATIVE, "").await;
+    for h2 in [false, true] {
+        for answer in kinds(&gateway, h2).await {
+            for name in ["server", "x-powered-by", "x-aspnet-version", "x-aspnetmvc-version"] {
+                assert!(!answer.headers.contains_key(name), "{name} in {:?}", answer.headers);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn rfc_9110_7_6_1_fields_that_any_connection_line_of_an_answer_names_end_here() {
+    let (_upstream, gateway) = start(TALKATIVE, "").await;
+    for h2 in [false, true] {
+        let mut browser = Browser::new(&gateway);
+        browser.h2 = h2;
+        let answer = browser.fetch("/public").await;
+        for name in ["x-one", "x-two"] {
+            assert!(!answer.headers.contains_key(name), "{name}");
+        }
+        assert_eq!(answer.header("x-kept"), "3");
+        // RFC 9209 2: what others said of the way stays.
+        assert_eq!(answer.header("proxy-status"), "cache; hit");
+    }
+}
+
+#[tokio::test]
+async fn asvs_14_3_2_our_own_answers_are_stored_nowhere_and_pages_strictly_contained() {
+    let (_upstream, gateway) = start(TALKATIVE, "").await;
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let mut nobody = Browser::new(&gateway);
+    let refused = nobody.fetch("/").await;
+    assert_eq!((refused.status.as_u16(), refused.header("cache-control")), (401, "no-store"));
+    let pages = [
+        nobody.visit("/.doorward/login").await,
+        nobody.visit("/.doorward/logout").await,
+        nobody.visit("/.doorward/none").await,
+        alice.visit("/.doorward/sessions").await,
+        alice.visit("/.doorward/logout").await,
+    ];
+    for page in pages {
+        assert_eq!(page.header("cache-control"), "no-store");
+        assert_eq!(page.header("x-content-type-options"), "nosniff");
+        assert_eq!(page.header("x-frame-options"), "DENY");
+        assert_eq!(page.header("referrer-policy"), "same-origin");
+        assert_eq!(page.header("cross-origin-opener-policy"), "same-origin");
+        assert_eq!(page.header("cross-origin-resource-policy"), "same-origin");
+        let policy = page.header("content-security-policy");
+        for rule in [
+            "default-src 'none'",
+            "frame-ancestors 'none'",
+            "base-uri 'none'",
+            "form-action 'self'",
+        ] {
+            assert!(policy.contains(rule), "{rule} in {policy}");
+        }
+        assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
+    }
+}
+
+#[tokio::test]
+async fn asvs_14_2_2_an_answer_to_a_user_is_private_unless_the_app_says_otherwise() {
+    let plain = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let (_upstream, gateway) = start(plain, "").await;
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    assert_eq!(alice.fetch("/").await.header("cache-control"), "private");
+    assert_eq!(alice.fetch("/public").await.header("cache-control"), "");
+    let cached =
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nCache-Control: public, max-age=60\r\n\r\n";
+    let (_upstream, gateway) = start(cached, "").await;
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    assert_eq!(alice.fetch("/").await.header("cache-control"), "public, max-age=60");
+}
+
+#[tokio::test]
+async fn asvs_14_3_1_a_logout_clears_what_the_browser_kept_of_the_site() {
+    let (_upstream, gateway) = start(TALKATIVE, "").await;
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let asked = alice.visit("/.doorward/logout").await;
+    let out = alice.post_form("/.doorward/logout", &[("csrf", &asked.field("csrf"))]).await;
+    assert_eq!(out.status, StatusCode::OK);
+    assert_eq!(out.header("clear-site-data"), "\"cache\", \"storage\"");
+    assert!(alice.token().is_empty());
+}
+
+/// The HTTP library cannot send them on HTTP/1.1, so they end here; the answer behind them does not.
+#[tokio::test]
+async fn rfc_9110_15_2_early_hints_of_an_app_end_here_and_its_answer_comes_through() {
+    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nSet-Cookie: __Host-doorward=x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+    let (_upstream, gateway) = start(hints, "").await;
+    for h2 in [false, true] {
+        let mut browser = Browser::new(&gateway);
+        browser.h2 = h2;
+        let answer = browser.fetch("/public").await;
+        assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, "hello"));
+        assert!(answer.set_cookies().is_empty() && !answer.headers.contains_key("link"));
+    }
+}
+
+#[tokio::test]
+async fn rfc_9110_7_6_2_max_forwards_counts_down_and_ends_here_at_zero() {
+    let (upstream, gateway) = start(TALKATIVE, "").await;
+    for h2 in [false, true] {
+        let mut browser = Browser::new(&gateway);
+        browser.h2 = h2;
+        let mut left = async |method, value| {
+            let answer = browser.send(method, "/public", &[("max-forwards", value)], "").await;
+            (answer.status.as_u16(), upstream.values("max-forwards"))
+        };
+        assert_eq!(left("OPTIONS", "5").await, (200, vec!["4".to_owned()]));
+        let before = upstream.heads().len();
+        assert_eq!(left("OPTIONS", "0").await.0, 204);
+        assert_eq!(upstream.heads().len(), before, "the app was asked");
+        assert_eq!(left("GET", "0").await, (200, vec!["0".to_owned()]), "of no meaning there");
+    }
+}
+
+#[tokio::test]
+async fn rfc_9209_2_3_27_a_gateway_that_is_its_own_upstream_stops_going_round() {
+    let (upstream, gateway) = start(TALKATIVE, "").await;
+    let rounds = ["1.1 doorward"; 8].join(", ");
+    let mut browser = Browser::new(&gateway);
+    let answer = browser.send("GET", "/public", &[("via", &rounds)], "").await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+    assert_eq!(answer.header("proxy-status"), "doorward; error=proxy_loop_detected");
+    assert!(upstream.heads().is_empty());
+}
+
+/// An app that answers before it has read anything of the body, and keeps its connection open.
+async fn hasty() -> (std::net::SocketAddr, Arc<Mutex<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let heard = Arc::new(Mutex::new(String::new()));
+    let record = Arc::clone(&heard);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let record = Arc::clone(&record);
+            tokio::spawn(async move {
+                let mut buffer = [0; 4096];
+                let mut answered = false;
+                while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                    let text = String::from_utf8_lossy(&buffer[..read]).into_owned();
+                    record.lock().expect("no panic").push_str(&text);
+                    if !answered {
+                        answered = true;
+                        let no = b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n";
+                        stream.write_all(no).await.expect("sent");
+                    }
+                }
+            });
+        }
+    });
+    (address, heard)
+}
+
+#[tokio::test]
+async fn cve_2025_4366_an_apps_early_answer_ends_the_connection_of_the_client_too() {
+    let (address, heard) = hasty().await;
+    let routes = route(address).replace("\"session\"", "\"public\"");
+    let gateway = Gateway::start(Setup { routes, ..Setup::default() });
+    // What is missing of the body arrives as what looks like another request.
+    let request =
+        format!("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100000\r\n\r\n{SMUGGLED}");
+    let mut stream = Browser::new(&gateway).connect().await;
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = Vec::new();
+    let closed = timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
+    assert!(closed.is_ok(), "the connection stays open");
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    // The next client gets a connection of its own, and not the one in the middle of a body.
+    let next = Browser::new(&gateway).fetch("/next").await;
+    assert_eq!(next.status.as_u16(), 413);
+    let heard = heard.lock().expect("no panic").clone();
+    assert_eq!(heard.matches("GET /next HTTP/1.1").count(), 1, "{heard}");
+    assert_eq!(heard.matches(" HTTP/1.1\r\n").count() - heard.matches("/smuggled").count(), 2);
+}
