@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::chance::Chance;
 use crate::history::{Actor, Ends, Event, Session};
-use crate::people::{Profile, Scene, Tab, Voice};
+use crate::people::{Scene, Tab, Voice};
 use crate::wire::{Jar, token};
 
 /// How long an operator waits for a gateway.
@@ -114,8 +114,6 @@ enum Manner {
     Ignores,
     /// Takes the successors that he is offered.
     Follows,
-    /// Keeps it until it is old.
-    Waits,
 }
 
 /// Steals a cookie now and then, and uses it from elsewhere until it is refused.
@@ -127,37 +125,13 @@ pub async fn steal(scene: Arc<Scene>, mut chance: Chance) {
         let Some(cookie) = victim.cookie() else { continue };
         let Some(stolen) = token(&cookie) else { continue };
         scene.recorder.add(Event::Stolen { session: stolen.session, at: scene.recorder.now() });
-        let manner =
-            *chance.one_of(&[Manner::Ignores, Manner::Follows, Manner::Waits, Manner::Waits]);
-        use_stolen(&scene, victim, cookie, manner, &mut chance).await;
+        let manner = *chance.one_of(&[Manner::Ignores, Manner::Follows]);
+        use_stolen(&scene, cookie, manner, &mut chance).await;
     }
 }
 
-/// Waits until the victim has had a newer one for longer than a grace, or has another session.
-async fn grow_old(scene: &Scene, victim: &Profile, cookie: &str) {
-    let Some(stolen) = token(cookie) else { return };
-    while !scene.is_over() {
-        match victim.cookie().and_then(|text| token(&text)) {
-            Some(now) if now == stolen => tokio::time::sleep(Duration::from_millis(100)).await,
-            Some(now) if now.session == stolen.session => {
-                return tokio::time::sleep(GRACE_OVER).await;
-            }
-            Some(_) | None => return,
-        }
-    }
-}
-
-async fn use_stolen(
-    scene: &Arc<Scene>,
-    victim: &Profile,
-    mut cookie: String,
-    manner: Manner,
-    chance: &mut Chance,
-) {
+async fn use_stolen(scene: &Arc<Scene>, mut cookie: String, manner: Manner, chance: &mut Chance) {
     let mut tab = Tab::new(scene, Ipv4Addr::new(127, 2, 0, 1), chance.clone());
-    if let Manner::Waits = manner {
-        grow_old(scene, victim, &cookie).await;
-    }
     for _ in 0..40 {
         if scene.is_over() {
             return;
@@ -176,6 +150,44 @@ async fn use_stolen(
         }
         tokio::time::sleep(chance.between(Duration::from_millis(50), Duration::from_millis(300)))
             .await;
+    }
+}
+
+/// Has an eye on every second jar (the others shall live on), keeps what was superseded, and shows it when its grace is over.
+pub async fn hoard(scene: Arc<Scene>, mut chance: Chance) {
+    let mut held: Vec<Option<String>> = vec![None; scene.people.len()];
+    let mut thefts = JoinSet::new();
+    while !scene.is_over() {
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        for (victim, held) in scene.people.iter().zip(&mut held).step_by(2) {
+            let now = victim.cookie();
+            let before = std::mem::replace(held, now.clone());
+            if let (Some(old), Some(new)) = (before, now)
+                && is_older(&old, &new)
+            {
+                thefts.spawn(show_late(Arc::clone(&scene), victim.number, old, chance.aside(7)));
+                // The next one is another thief.
+                chance.below(2);
+            }
+        }
+    }
+    thefts.join_all().await;
+}
+
+fn is_older(old: &str, new: &str) -> bool {
+    let (Some(old), Some(new)) = (token(old), token(new)) else { return false };
+    old.session == new.session && old.generation < new.generation
+}
+
+async fn show_late(scene: Arc<Scene>, victim: usize, cookie: String, mut chance: Chance) {
+    tokio::time::sleep(GRACE_OVER).await;
+    let session = token(&cookie).map(|token| token.session);
+    if scene.is_over() || session != scene.people[victim].session() {
+        return;
+    }
+    if let Some(session) = session {
+        scene.recorder.add(Event::Stolen { session, at: scene.recorder.now() });
+        use_stolen(&scene, cookie, Manner::Ignores, &mut chance).await;
     }
 }
 

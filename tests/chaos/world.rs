@@ -126,6 +126,7 @@ impl World {
         }
         all.spawn(unrest::revoke(Arc::clone(&self.scene), Chance::new(seed, 1)));
         all.spawn(unrest::steal(Arc::clone(&self.scene), Chance::new(seed, 2)));
+        all.spawn(unrest::hoard(Arc::clone(&self.scene), Chance::new(seed, 3)));
         all.spawn(unrest::observe(Arc::clone(&self.scene)));
         all
     }
