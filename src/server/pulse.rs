@@ -81,7 +81,12 @@ impl Pulse {
         self.under_way.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Its answer is sent, or given up.
+    /// What was answered waits to be taken.
+    pub(super) fn begin_writing(&self) {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Its answer is sent or given up, or what waited is taken.
     pub(super) fn end(&self) {
         self.rests_since.store(self.millis(), Ordering::Relaxed);
         self.under_way.fetch_sub(1, Ordering::Relaxed);
@@ -209,6 +214,18 @@ mod tests {
         pulse.end();
         assert!(at(&pulse, 59).is_ok());
         assert_eq!(at(&pulse, 61), Err(End::Idle));
+    }
+
+    #[test]
+    fn an_answer_whose_end_waits_to_be_taken_is_no_rest() {
+        let pulse = Pulse::new();
+        pulse.begin();
+        pulse.begin_writing();
+        pulse.end();
+        assert!(at(&pulse, 3_600).is_ok());
+        pulse.end();
+        assert_eq!(at(&pulse, 61), Err(End::Idle));
+        assert_eq!(pulse.requests(), 1);
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub(super) struct Wire<S> {
     pace: Pace,
     read: u64,
     written: u64,
+    /// Something waits to be taken.
+    stuck: bool,
 }
 
 impl<S> Wire<S> {
@@ -56,7 +58,7 @@ impl<S> Wire<S> {
         metrics: Metrics,
         pace: Pace,
     ) -> Wire<S> {
-        Wire { stream, speech, pulse, caller, metrics, pace, read: 0, written: 0 }
+        Wire { stream, speech, pulse, caller, metrics, pace, read: 0, written: 0, stuck: false }
     }
 
     fn took(&mut self, bytes: usize) -> io::Result<()> {
@@ -95,14 +97,28 @@ impl<S> Wire<S> {
                 self.written =
                     self.written.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
                 self.pace.moved(bytes);
+                self.is_stuck(false);
                 Poll::Ready(Ok(done))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => self.pace.poll_late(cx).map(|()| {
-                self.metrics.limit(Limit::Write, Some(self.caller.peer));
-                Err(io::ErrorKind::TimedOut.into())
-            }),
+            Poll::Pending => {
+                self.is_stuck(true);
+                self.pace.poll_late(cx).map(|()| {
+                    self.metrics.limit(Limit::Write, Some(self.caller.peer));
+                    Err(io::ErrorKind::TimedOut.into())
+                })
+            }
         }
+    }
+
+    /// An answer may be over for us while its end still waits to be taken: that is no rest.
+    fn is_stuck(&mut self, stuck: bool) {
+        match (self.stuck, stuck) {
+            (false, true) => self.pulse.begin_writing(),
+            (true, false) => self.pulse.end(),
+            (true, true) | (false, false) => {}
+        }
+        self.stuck = stuck;
     }
 }
 
