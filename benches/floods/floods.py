@@ -18,9 +18,9 @@ from front import Gateway, Route, gateway
 
 HERE = pathlib.Path(__file__).parent
 HOST = "localhost"
-CALM_SECONDS = 5
-FLOOD_SECONDS = 20
-AFTER_SECONDS = 15
+CALM_SECONDS = 4
+FLOOD_SECONDS = 10
+AFTER_SECONDS = 5
 # Connecting is a burst of its own.
 SETTLE_SECONDS = 1
 MEMORY = "1GiB"
