@@ -87,7 +87,7 @@ async fn a_line_lost_in_a_restart_is_drawn_where_it_was_and_a_login_since_lives(
     let old = two.session(key(), two.now).await;
     let kept = two.session(SessionKey { id: SessionId([7; 16]), ..old }, two.now).await;
     let line = two.here.store.revoke_user(&old.tag, two.now, Some(kept.id)).await;
-    let line = line.expect("available");
+    let line = line.expect("available").line;
     let since = two.now.plus(Duration::from_secs(60));
     let new = two.session(SessionKey { id: SessionId([8; 16]), ..old }, since).await;
     let name = format!("dw:nb:{{{}}}", data_encoding::HEXLOWER.encode(&old.tag.0));
@@ -111,10 +111,10 @@ async fn what_ended_before_a_flush_gets_its_tombstone_back() {
     let two = Two::start().await;
     let key = two.session(key(), two.now).await;
     two.here.store.end(&key, EndReason::Theft, two.now, LATER).await.expect("available");
-    two.here.store.revoke_everyone(two.now).await.expect("available");
+    let line = two.here.store.revoke_everyone(two.now).await.expect("available").line;
     assert_eq!(two.server.command(&["FLUSHALL"]), "+OK");
     two.ends(&key).await;
-    assert_eq!(two.elsewhere.everyone_line().await, Ok(two.now), "and so does the line of all");
+    assert_eq!(two.elsewhere.everyone_line().await, Ok(line), "and so does the line of all");
 }
 
 /// Guard: a beat that Redis forgot.

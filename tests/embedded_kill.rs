@@ -224,7 +224,7 @@ async fn write_on(store: Store, mut chance: Chance, begun: Instant) {
                 say("ended", &key, 0);
             }
             1 => {
-                let line = store.revoke_user(&key.tag, created, None).await.expect("revoked");
+                let line = store.revoke_user(&key.tag, created, None).await.expect("revoked").line;
                 say("revoked", &key, line.at.0);
             }
             _ => {}

@@ -161,6 +161,7 @@ rules_of_every_store!(
     a_listing_stops_at_its_limit,
     all_sessions_of_all_users_are_listed_up_to_the_limit,
     the_line_of_all_users_never_moves_back,
+    a_line_of_all_users_that_was_lost_is_drawn_where_it_was,
     the_line_of_all_users_passes_sessions_begun_by_a_clock_that_is_ahead,
     workers_see_one_store,
     a_store_that_works_answers_a_ping,
@@ -199,8 +200,7 @@ async fn a_session_never_written_is_absent(store: Store) {
 async fn a_new_session_reads_back_as_revision_one(store: Store) {
     for sealed in [b"".as_slice(), b"\r\n\0\xff", &[7; 5_000]] {
         let key = key();
-        let created = store.create(&key, sealed, NOW, LATER).await;
-        assert_eq!(created, Ok(()));
+        store.create(&key, sealed, NOW, LATER).await.expect("available");
         let slot = Slot::Live { revision: 1, sealed: sealed.to_vec().into() };
         assert_eq!(load(&store, &key).await.slot, slot);
     }
@@ -340,7 +340,7 @@ async fn a_line_passes_sessions_of_a_gateway_whose_clock_is_ahead(store: Store) 
     create(&store, &ahead, UnixMillis(NOW.0 + 60_000)).await;
     create(&store, &over, UnixMillis(NOW.0 + 90_000)).await;
     store.end(&over, EndReason::Logout, NOW, LATER).await.expect("available");
-    let line = store.revoke_user(&tag, NOW, None).await.expect("available");
+    let line = store.revoke_user(&tag, NOW, None).await.expect("available").line;
     assert_eq!(line.at, UnixMillis(NOW.0 + 90_000));
     assert_eq!(load(&store, &ahead).await.not_before, line);
     assert!(line.ends(ahead.id, UnixMillis(NOW.0 + 60_000)));
@@ -349,12 +349,12 @@ async fn a_line_passes_sessions_of_a_gateway_whose_clock_is_ahead(store: Store) 
 
 async fn a_line_never_moves_back(store: Store) {
     let tag = user();
-    let first = store.revoke_user(&tag, NOW, None).await.expect("available");
+    let first = store.revoke_user(&tag, NOW, None).await.expect("available").line;
     let behind = UnixMillis(NOW.0 - 60_000);
-    assert_eq!(store.revoke_user(&tag, behind, None).await, Ok(first));
+    assert_eq!(store.revoke_user(&tag, behind, None).await.expect("available").line, first);
     assert_eq!(store.not_before(&tag).await, Ok(first));
     let ahead = UnixMillis(NOW.0 + 1);
-    let moved = store.revoke_user(&tag, ahead, None).await.expect("available");
+    let moved = store.revoke_user(&tag, ahead, None).await.expect("available").line;
     assert_eq!((first.at, moved.at), (NOW, ahead));
 }
 
@@ -369,7 +369,7 @@ async fn lines_of_the_same_time_except_only_whom_both_except(store: Store) {
         (UnixMillis(NOW.0 + 1), Some(two), Some(two)),
         (NOW, None, None),
     ] {
-        let line = store.revoke_user(&tag, now, except).await.expect("available");
+        let line = store.revoke_user(&tag, now, except).await.expect("available").line;
         assert_eq!(line.except, kept);
         assert_eq!(store.not_before(&tag).await, Ok(line));
     }
@@ -381,7 +381,7 @@ async fn a_revocation_ends_one_users_older_sessions_but_the_excepted(store: Stor
     create(&store, &old, NOW).await;
     create(&store, &mine, NOW).await;
     create(&store, &other, NOW).await;
-    let line = store.revoke_user(&tag, NOW, Some(mine.id)).await.expect("available");
+    let line = store.revoke_user(&tag, NOW, Some(mine.id)).await.expect("available").line;
     let created = UnixMillis(line.at.0 + 1);
     create(&store, &next, created).await;
     assert_eq!(listed(&store, &tag).await, [next.id, mine.id]);
@@ -457,13 +457,19 @@ async fn all_sessions_of_all_users_are_listed_up_to_the_limit(store: Store) {
 
 async fn the_line_of_all_users_never_moves_back(store: Store) {
     assert_eq!(store.everyone_line().await, Ok(UnixMillis(0)));
-    let mut last = UnixMillis(0);
+    let mut before = UnixMillis(0);
     for now in [NOW, UnixMillis(5), LATER] {
-        let line = store.revoke_everyone(now).await.expect("available");
-        // A Redis knows the time as well, and takes the later one.
-        assert!(line >= now && line >= last, "{line:?} after {last:?}, at {now:?}");
+        let line = store.revoke_everyone(now).await.expect("available").line;
+        assert!(line >= before.max(now), "{line:?}");
         assert_eq!(store.everyone_line().await, Ok(line));
-        last = line;
+        before = line;
+    }
+}
+
+async fn a_line_of_all_users_that_was_lost_is_drawn_where_it_was(store: Store) {
+    for (restored, line) in [(7, 7), (3, 7), (9, 9)] {
+        store.restore_everyone(UnixMillis(restored)).await.expect("available");
+        assert_eq!(store.everyone_line().await, Ok(UnixMillis(line)), "nothing later ends with it");
     }
 }
 
@@ -472,7 +478,7 @@ async fn the_line_of_all_users_passes_sessions_begun_by_a_clock_that_is_ahead(st
     for created in [NOW, ahead, LATER] {
         create(&store, &key(), created).await;
     }
-    let line = store.revoke_everyone(UnixMillis(5)).await.expect("available");
+    let line = store.revoke_everyone(UnixMillis(5)).await.expect("available").line;
     assert!(line >= ahead, "{line:?}");
 }
 
@@ -768,7 +774,7 @@ mod file_only {
         store.touch(&renewed, LATER, LATER).await.expect("available");
         store.end(&ended, EndReason::Theft, NOW, LATER).await.expect("available");
         store.revoke_user(&tag, NOW, Some(renewed.id)).await.expect("available");
-        let everyone = store.revoke_everyone(UnixMillis(3)).await.expect("available");
+        let drawn = store.revoke_everyone(UnixMillis(3)).await.expect("available");
         let keys = [renewed, ended, plain];
         let mut before = Vec::new();
         for key in &keys {
@@ -780,9 +786,9 @@ mod file_only {
         for (key, before) in keys.iter().zip(before) {
             assert_eq!(load(&again, key).await, before);
         }
-        assert_eq!(again.everyone_line().await, Ok(everyone));
+        assert_eq!(again.everyone_line().await, Ok(drawn.line));
         assert_eq!(listed(&again, &tag).await, [renewed.id]);
-        let line = again.revoke_user(&tag, NOW, None).await.expect("available");
+        let line = again.revoke_user(&tag, NOW, None).await.expect("available").line;
         assert_eq!(line.at, UnixMillis(NOW.0 + 9), "the greatest `created` is remembered");
     }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::guard::Opened;
 use crate::session::EndReason;
-use crate::store::{Cleared, DistributedFigures, Unavailable};
+use crate::store::{Advice, Cleared, DistributedFigures, Durability, Unavailable};
 use crate::telemetry::StoreFigures;
 
 use super::{Admin, Scope};
@@ -128,10 +128,10 @@ impl Admin {
         match target {
             Target::User(user) => {
                 let user = self.account(user);
-                answer(self.guard.end_all(&user, None).await.map(|_| json!({"revoked": user})))
+                answer(self.guard.end_all(&user, None).await.map(|sure| revoked(&user, sure)))
             }
             Target::All => {
-                answer(self.guard.end_everybody().await.map(|()| json!({"revoked": "all"})))
+                answer(self.guard.end_everybody().await.map(|sure| revoked("all", sure)))
             }
             Target::Session(handle) => self.revoke_one(&handle).await,
         }
@@ -149,7 +149,7 @@ impl Admin {
         match self.find(handle).await {
             Ok(Some(session)) => {
                 let ended = self.guard.end_session(&session, EndReason::Revoked).await;
-                answer(ended.map(|()| json!({"revoked": handle})))
+                answer(ended.map(|sure| revoked(handle, sure)))
             }
             Ok(None) => not_found(handle),
             Err(error) => answer(Err(error)),
@@ -162,10 +162,25 @@ impl Admin {
     }
 }
 
+/// `durable` is null where no replica was asked for: then it is as durable as Redis is configured.
+fn revoked(what: &str, durability: Durability) -> serde_json::Value {
+    let durable = durability.is_durable();
+    let mut answer = json!({ "revoked": what, "durable": durable });
+    if let (Durability::Replicated { asked, got }, Some(fields)) =
+        (durability, answer.as_object_mut())
+    {
+        fields.insert("replicas".to_owned(), json!({ "asked": asked, "got": got }));
+    }
+    answer
+}
+
 fn told(figures: DistributedFigures) -> StoreFigures {
     let cache = figures.cache.unwrap_or_default();
     StoreFigures {
         round_trips: figures.round_trips,
+        shed: figures.shed,
+        left_alone: figures.left_alone,
+        advice: Advice::ALL.map(Advice::word).into_iter().zip(figures.advice).collect(),
         hits: cache.hits,
         misses: cache.misses,
         entries: cache.entries,
@@ -212,4 +227,24 @@ fn text(status: StatusCode, body: &str) -> Answer {
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_revoked_says_whether_it_is_durable() {
+        for (durability, text) in [
+            (Durability::InMemory, r#"{"durable":false,"revoked":"all"}"#),
+            (Durability::OnDisk, r#"{"durable":true,"revoked":"all"}"#),
+            (Durability::Unasked, r#"{"durable":null,"revoked":"all"}"#),
+            (
+                Durability::Replicated { asked: 2, got: 1 },
+                r#"{"durable":false,"replicas":{"asked":2,"got":1},"revoked":"all"}"#,
+            ),
+        ] {
+            assert_eq!(revoked("all", durability).to_string(), text);
+        }
+    }
 }

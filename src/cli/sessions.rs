@@ -119,9 +119,24 @@ fn show(command: &SessionsCommand, body: &str) -> anyhow::Result<()> {
         SessionsCommand::Revoke { .. } => {
             let answer: serde_json::Value = serde_json::from_str(body)?;
             println!("revoked {}", answer["revoked"].as_str().unwrap_or_default());
+            if let Some(caution) = caution(&answer) {
+                println!("{caution}");
+            }
         }
     }
     Ok(())
+}
+
+/// What may still undo it; it acts now in any case.
+fn caution(answer: &serde_json::Value) -> Option<String> {
+    let asked = answer["replicas"]["asked"].as_u64()?;
+    let got = answer["replicas"]["got"].as_u64()?;
+    (got < asked).then(|| {
+        format!(
+            "not durable: {got} of {asked} replicas have it. A failover of Redis now may bring it back; \
+             revoke again when the replicas are well"
+        )
+    })
 }
 
 fn table(sessions: &[SessionView]) {
@@ -157,4 +172,20 @@ fn details(session: &SessionView) {
 fn time(milliseconds: u64) -> String {
     let seconds = i64::try_from(milliseconds / 1000).unwrap_or(i64::MAX);
     Timestamp::from_second(seconds).map_or_else(|_| "?".to_owned(), |at| at.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revocation_that_a_failover_may_undo_says_so() {
+        let said = |text: &str| caution(&serde_json::from_str(text).expect("JSON"));
+        let both = r#"{"durable":true,"replicas":{"asked":2,"got":2}}"#;
+        for well in [both, r#"{"durable":false}"#, r#"{"durable":null}"#, "{}"] {
+            assert_eq!(said(well), None);
+        }
+        let few = said(r#"{"durable":false,"replicas":{"asked":2,"got":1}}"#).expect("a caution");
+        assert!(few.contains("1 of 2 replicas"), "{few}");
+    }
 }

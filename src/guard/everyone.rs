@@ -100,7 +100,7 @@ impl Guard {
         if at < known {
             let everybody = About { user: "*", ..About::default() };
             self.shared.event(SessionEvent::RolledBack, everybody);
-            self.store.revoke_everyone(known).await?;
+            self.store.restore_everyone(known).await?;
         }
         Ok(())
     }

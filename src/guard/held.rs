@@ -159,7 +159,9 @@ impl Guard {
         tokio::spawn(async move {
             // Should it fail, the next request comes here again.
             let ended = guard.store.end(&key, reason, guard.now(), until).await;
-            ended.unwrap_or_else(|_| guard.shared.metrics.store_error());
+            if ended.is_err() {
+                guard.shared.metrics.store_error();
+            }
         });
         Denial::Ended(reason)
     }

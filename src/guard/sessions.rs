@@ -13,7 +13,7 @@ use crate::session::{
     ClientContext, EndReason, Identity, NotBefore, Record, SessionId, SessionKey, Standing, Token,
     TokenError, UserTag,
 };
-use crate::store::{Listed, Unavailable};
+use crate::store::{Durability, Listed, Unavailable};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::About;
 
@@ -96,10 +96,11 @@ impl Guard {
         &self,
         session: &Opened,
         reason: EndReason,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<Durability, Unavailable> {
         let end = session.record.absolute_end;
         self.shared.known.withhold_one(&session.key);
-        self.counted(self.store.end(&session.key, reason, self.now(), end).await)?;
+        let ended = self.store.end(&session.key, reason, self.now(), end).await;
+        let durability = self.counted(ended)?;
         self.shared.known.ended(&session.key, reason, end);
         self.shared.live.ended(&session.key);
         let about = About {
@@ -108,7 +109,7 @@ impl Guard {
             ..About::default()
         };
         self.shared.event(SessionEvent::Ended(reason), about);
-        Ok(())
+        Ok(durability)
     }
 
     /// Ends all sessions of a user with one atomic write, but for `except`.
@@ -116,25 +117,25 @@ impl Guard {
         &self,
         user: &str,
         except: Option<SessionId>,
-    ) -> Result<NotBefore, Unavailable> {
+    ) -> Result<Durability, Unavailable> {
         let tag = UserTag(self.shared.keys.load().tag_of(user));
         self.shared.known.withhold(|key| key.tag == tag && Some(key.id) != except);
-        let line = self.counted(self.store.revoke_user(&tag, self.now(), except).await)?;
-        self.shared.known.saw_line(&tag, line);
-        self.shared.live.ended_by_line(Some(tag), line);
+        let drawn = self.counted(self.store.revoke_user(&tag, self.now(), except).await)?;
+        self.shared.known.saw_line(&tag, drawn.line);
+        self.shared.live.ended_by_line(Some(tag), drawn.line);
         let about = About { user, ..About::default() };
         self.shared.event(SessionEvent::Ended(EndReason::Revoked), about);
-        Ok(line)
+        Ok(drawn.durability)
     }
 
     /// Ends every session of everybody; other gateways follow within a second or two.
-    pub async fn end_everybody(&self) -> Result<(), Unavailable> {
+    pub async fn end_everybody(&self) -> Result<Durability, Unavailable> {
         self.shared.known.withhold(|_| true);
-        let at = self.counted(self.store.revoke_everyone(self.now()).await)?;
-        self.shared.raise_everyone(at);
+        let drawn = self.counted(self.store.revoke_everyone(self.now()).await)?;
+        self.shared.raise_everyone(drawn.line);
         let everybody = About { user: "*", ..About::default() };
         self.shared.event(SessionEvent::Ended(EndReason::Revoked), everybody);
-        Ok(())
+        Ok(drawn.durability)
     }
 
     /// A user's live sessions, the most recently used first.

@@ -45,7 +45,8 @@ impl Guard {
     pub async fn end_admitted(&self, sight: &Sight) -> Result<(), Unavailable> {
         let (key, record) = (sight.key, Arc::clone(&sight.record));
         let last_active = record.active.max(sight.touched);
-        self.end_session(&Opened { key, record, last_active }, EndReason::Logout).await
+        let session = Opened { key, record, last_active };
+        self.end_session(&session, EndReason::Logout).await.map(|_| ())
     }
 
     /// Keeps the session and lets it do nothing before a fresh login.

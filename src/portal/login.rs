@@ -193,7 +193,7 @@ impl Portal {
 
     async fn end_this(&self, head: &InboundHead, session: &Opened) -> Page {
         match self.guard.end_session(session, EndReason::Logout).await {
-            Ok(()) => self.goodbye(),
+            Ok(_) => self.goodbye(),
             Err(error) => self.deny(head, &Denial::Unavailable(error)),
         }
     }

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, broadcast};
 
 use super::cache::{Cache, CacheFigures, Proof, Stopwatch};
 use super::journal::{Ended, Journal};
-use super::redis::{Redis, RedisSettings};
+use super::redis::{Advice, Redis, RedisSettings};
 use super::{Change, Commit, Durability, Listed, Loaded, OpenError, Unavailable, follow};
 use crate::clock::UnixMillis;
 use crate::session::{EndReason, NotBefore, SessionId, SessionKey, UserTag};
@@ -84,6 +84,7 @@ impl Distributed {
             round_trips: self.redis.round_trips(),
             shed: self.redis.shed(),
             left_alone: self.redis.left_alone(),
+            advice: Advice::ALL.map(|advice| self.redis.advises(advice)),
             cache: self.beside.cache.as_ref().map(Cache::figures),
             proof_age: self.beside.proof.age(self.beside.stopwatch.now()),
         }
@@ -180,6 +181,10 @@ impl Distributed {
         Ok((line, durability))
     }
 
+    pub(super) async fn restore_everyone(&self, line: UnixMillis) -> Result<(), Unavailable> {
+        self.redis.restore_everyone(line).await
+    }
+
     pub(super) async fn everyone_line(&self) -> Result<UnixMillis, Unavailable> {
         Ok(self.beside.journal.everyone(self.redis.everyone_line().await?))
     }
@@ -217,6 +222,8 @@ pub struct DistributedFigures {
     pub shed: u64,
     /// Servers that are left alone because they do not answer.
     pub left_alone: usize,
+    /// What an operator should change, in the order of [`Advice::ALL`].
+    pub advice: [bool; Advice::ALL.len()],
     /// `None` when it is off.
     pub cache: Option<CacheFigures>,
     /// How long ago all changes were known to have arrived.

@@ -31,6 +31,8 @@ use crate::session::{EndReason, NotBefore, SessionId, SessionKey, UserTag};
 
 /// How long a touch may wait before it is written.
 pub(super) const TOUCH_DELAY: Duration = Duration::from_millis(200);
+/// A write that is not on disk by then may still come there; nobody is told that it did.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
 /// Writes that may wait. More means that the disk has stopped.
 const QUEUE: usize = 4_096;
 
@@ -171,6 +173,10 @@ impl Embedded {
         .await
     }
 
+    pub(super) async fn restore_everyone(&self, line: UnixMillis) -> Result<(), Unavailable> {
+        self.submit(move |staged| staged.everyone = Some(staged.everyone().max(line))).await
+    }
+
     /// Asks the writer, who opens the file again if he lost it.
     pub(super) async fn ping(&self) -> Result<(), Unavailable> {
         self.submit(|_| ()).await
@@ -228,7 +234,13 @@ impl Embedded {
             }
             TrySendError::Disconnected(_) => ended(),
         })?;
-        answer.await.map_err(|_| ended())?
+        match tokio::time::timeout(WRITTEN_WITHIN, answer).await {
+            Ok(answer) => answer.map_err(|_| ended())?,
+            Err(_) => Err(Unavailable(format!(
+                "the disk does not answer within {} s",
+                WRITTEN_WITHIN.as_secs()
+            ))),
+        }
     }
 }
 
@@ -260,6 +272,7 @@ mod tests {
     struct Disk {
         full: Arc<AtomicBool>,
         stuck: Arc<AtomicBool>,
+        hangs: Arc<AtomicBool>,
         flushes: Arc<AtomicU64>,
     }
 
@@ -291,6 +304,9 @@ mod tests {
         }
         fn sync_data(&self) -> io::Result<()> {
             self.check()?;
+            while self.disk.hangs.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             if self.disk.stuck.load(Ordering::SeqCst) {
                 return Err(io::Error::other("the flush failed"));
             }
@@ -392,6 +408,24 @@ mod tests {
         store.close().await.expect("closed");
         let again = open_on(&path, &disk);
         assert_eq!(keys.map(|key| again.tables().load(&key)), seen);
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_is_unavailable_in_time_and_what_it_got_stands() {
+        let directory = tempfile::TempDir::new().expect("a temporary directory");
+        let path = file::make(directory.path()).expect("a new file");
+        let disk = Disk::default();
+        let store = open_on(&path, &disk);
+        disk.hangs.store(true, Ordering::SeqCst);
+        tokio::time::pause();
+        let begun = tokio::time::Instant::now();
+        let hung = store.create(&key(1), b"a", NOW, LATER).await.expect_err("it hangs");
+        assert!(hung.0.contains("within 10 s"), "{hung}");
+        assert!(begun.elapsed() < WRITTEN_WITHIN + Duration::from_secs(1));
+        tokio::time::resume();
+        disk.hangs.store(false, Ordering::SeqCst);
+        healed(&store).await;
+        assert_ne!(slot(&store, &key(1)), Slot::Absent);
     }
 
     #[tokio::test]

@@ -56,10 +56,11 @@ const MOST_TAGS: u32 = 2_048;
 /// Follows all primaries, for ever.
 pub(super) async fn follow(redis: Redis, beside: Arc<Beside>) {
     let mut primaries = redis.primaries();
-    let tending = redis.clone();
+    let (tending, inspecting) = (redis.clone(), redis.clone());
     let mut tasks = JoinSet::new();
     tasks.spawn(restore(redis, Arc::clone(&beside)));
     tasks.spawn(async move { tending.tend().await });
+    tasks.spawn(async move { inspecting.inspect_often().await });
     loop {
         let now = primaries.now();
         let proofs = Arc::new(Proofs::of(now.len(), Arc::clone(&beside.proof)));

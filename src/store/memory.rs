@@ -41,7 +41,7 @@ impl Memory {
     ) -> Result<(), Unavailable> {
         let mut shard = self.tables.shard(key.tag);
         let user = shard.entry(key.tag).or_default();
-        if user.sessions.len() >= MOST_PER_USER {
+        if user.held() >= MOST_PER_USER {
             return Err(too_many());
         }
         let sealed = Bytes::copy_from_slice(sealed);
@@ -98,6 +98,11 @@ impl Memory {
         user.facts.line
     }
 
+    /// As [`super::Store::revoke_everyone`].
+    pub(super) fn revoke_everyone(&self, now: UnixMillis) -> UnixMillis {
+        self.tables.raise_everyone(now.max(self.tables.greatest()))
+    }
+
     /// Drops the forgotten entries of one shard: call it every second or so.
     pub(super) fn sweep(&self) {
         let now = self.clock.now();
@@ -132,6 +137,19 @@ struct Held {
 }
 
 impl User {
+    /// How many sessions count against the bound. Those that ended do not, or somebody who logs in and
+    /// out all day could not log in any more; they are looked for only at the bound.
+    fn held(&self) -> usize {
+        if self.sessions.len() < MOST_PER_USER {
+            return self.sessions.len();
+        }
+        let line = self.facts.line;
+        let live = |(id, held): &(&SessionId, &Held)| {
+            matches!(held.entry.slot, Slot::Live { .. }) && !line.ends(**id, held.entry.created)
+        };
+        self.sessions.iter().filter(live).count()
+    }
+
     fn entry(&self, id: SessionId) -> Option<&Entry> {
         self.sessions.get(&id).map(|held| &held.entry)
     }
@@ -201,7 +219,7 @@ impl Tables {
     }
 
     /// Moves the line of all users, never back.
-    pub(super) fn revoke_everyone(&self, now: UnixMillis) -> UnixMillis {
+    pub(super) fn raise_everyone(&self, now: UnixMillis) -> UnixMillis {
         let before = self.everyone.fetch_max(now.0, Ordering::SeqCst);
         UnixMillis(before.max(now.0))
     }
@@ -245,10 +263,10 @@ impl Tables {
         shard.get(&key.tag)?.entry(key.id).cloned()
     }
 
-    /// How many sessions and tombstones a user has.
+    /// How many sessions of a user count against the bound.
     pub(super) fn held(&self, tag: UserTag) -> usize {
         let shard = self.shard(tag);
-        shard.get(&tag).map_or(0, |user| user.sessions.len())
+        shard.get(&tag).map_or(0, User::held)
     }
 
     pub(super) fn put(&self, key: &SessionKey, entry: Entry) {
@@ -368,6 +386,23 @@ mod tests {
         sweep_all(&store);
         assert_eq!(store.tables.held(TAG), 1);
         assert_ne!(store.tables.load(&key(2)).slot, Slot::Absent);
+    }
+
+    #[test]
+    fn who_logs_in_and_out_all_day_can_log_in_again() {
+        let clock = Clock::manual(UnixMillis(1_000));
+        let (store, later) = (Memory::new(clock), UnixMillis(2_000_000_000));
+        for number in 0..10_000 {
+            let key = key(number);
+            store.create(&key, b"a", UnixMillis(1_000), later).expect("room");
+            if number < 9_999 {
+                store.end(&key, EndReason::Logout, UnixMillis(1_000), later);
+            }
+        }
+        store.create(&key(10_000), b"a", UnixMillis(2_000), later).expect("room");
+        assert_eq!(store.tables.held(TAG), 2);
+        store.revoke_user(&TAG, UnixMillis(2_000), None);
+        assert_eq!(store.tables.held(TAG), 0, "below the line");
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub use self::cache::{CacheFigures, Cleared};
 pub use self::distributed::{Distributed, DistributedFigures};
 pub use self::embedded::Embedded;
 pub use self::memory::Memory;
-pub use self::redis::RedisSettings;
+pub use self::redis::{Advice, RedisSettings};
 use crate::clock::{Clock, UnixMillis};
 use crate::session::{EndReason, NotBefore, SessionId, SessionKey, UserTag};
 
@@ -96,6 +96,25 @@ pub enum Durability {
     Unasked,
     /// `got` replicas said in time that they have it. With fewer than `asked` a failover may lose it.
     Replicated { asked: u32, got: u32 },
+}
+
+impl Durability {
+    /// Whether it outlives its server; `None` where nobody asked.
+    pub fn is_durable(self) -> Option<bool> {
+        match self {
+            Durability::InMemory => Some(false),
+            Durability::OnDisk => Some(true),
+            Durability::Unasked => None,
+            Durability::Replicated { asked, got } => Some(got >= asked),
+        }
+    }
+}
+
+/// A line that was drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drawn<L> {
+    pub line: L,
+    pub durability: Durability,
 }
 
 /// A session in a listing.
@@ -236,11 +255,16 @@ impl Store {
         sealed: &[u8],
         created: UnixMillis,
         forget_at: UnixMillis,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<Durability, Unavailable> {
         match self {
-            Store::Memory(memory) => memory.create(key, sealed, created, forget_at),
-            Store::Embedded(embedded) => embedded.create(key, sealed, created, forget_at).await,
-            Store::Redis(redis) => redis.create(key, sealed, created, forget_at).await.map(|_| ()),
+            Store::Memory(memory) => {
+                memory.create(key, sealed, created, forget_at).map(|()| Durability::InMemory)
+            }
+            Store::Embedded(embedded) => {
+                let created = embedded.create(key, sealed, created, forget_at).await;
+                created.map(|()| Durability::OnDisk)
+            }
+            Store::Redis(redis) => redis.create(key, sealed, created, forget_at).await,
         }
     }
 
@@ -287,14 +311,16 @@ impl Store {
         reason: EndReason,
         at: UnixMillis,
         forget_at: UnixMillis,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<Durability, Unavailable> {
         match self {
             Store::Memory(memory) => {
                 memory.end(key, reason, at, forget_at);
-                Ok(())
+                Ok(Durability::InMemory)
             }
-            Store::Embedded(embedded) => embedded.end(key, reason, at, forget_at).await,
-            Store::Redis(redis) => redis.end(key, reason, at, forget_at).await.map(|_| ()),
+            Store::Embedded(embedded) => {
+                embedded.end(key, reason, at, forget_at).await.map(|()| Durability::OnDisk)
+            }
+            Store::Redis(redis) => redis.end(key, reason, at, forget_at).await,
         }
     }
 
@@ -308,12 +334,15 @@ impl Store {
         tag: &UserTag,
         now: UnixMillis,
         except: Option<SessionId>,
-    ) -> Result<NotBefore, Unavailable> {
-        match self {
-            Store::Memory(memory) => Ok(memory.revoke_user(tag, now, except)),
-            Store::Embedded(embedded) => embedded.revoke_user(*tag, now, except).await,
-            Store::Redis(redis) => Ok(redis.revoke_user(tag, now, except).await?.0),
-        }
+    ) -> Result<Drawn<NotBefore>, Unavailable> {
+        let (line, durability) = match self {
+            Store::Memory(memory) => (memory.revoke_user(tag, now, except), Durability::InMemory),
+            Store::Embedded(embedded) => {
+                (embedded.revoke_user(*tag, now, except).await?, Durability::OnDisk)
+            }
+            Store::Redis(redis) => redis.revoke_user(tag, now, except).await?,
+        };
+        Ok(Drawn { line, durability })
     }
 
     /// The user's line. A login begins its session at least 1 ms behind it.
@@ -325,16 +354,27 @@ impl Store {
         }
     }
 
-    /// Draws the line of all users behind every session begun until now; it never moves back. Answers
-    /// where it lies: at `now`, at the line before it, or at the greatest `created` ever, whichever is last.
-    pub async fn revoke_everyone(&self, now: UnixMillis) -> Result<UnixMillis, Unavailable> {
+    /// Draws the line of all users behind every session begun until now; it never moves back. As a
+    /// user's line it passes the sessions of gateways whose clocks are ahead.
+    pub async fn revoke_everyone(&self, now: UnixMillis) -> Result<Drawn<UnixMillis>, Unavailable> {
+        let (line, durability) = match self {
+            Store::Memory(memory) => (memory.revoke_everyone(now), Durability::InMemory),
+            Store::Embedded(embedded) => (embedded.revoke_everyone(now).await?, Durability::OnDisk),
+            Store::Redis(redis) => redis.revoke_everyone(now).await?,
+        };
+        Ok(Drawn { line, durability })
+    }
+
+    /// Draws a line of all users that was drawn before and that the store has lost. It ends what it ended
+    /// then and nothing since.
+    pub async fn restore_everyone(&self, line: UnixMillis) -> Result<(), Unavailable> {
         match self {
             Store::Memory(memory) => {
-                let tables = memory.tables();
-                Ok(tables.revoke_everyone(now.max(tables.greatest())))
+                memory.tables().raise_everyone(line);
+                Ok(())
             }
-            Store::Embedded(embedded) => embedded.revoke_everyone(now).await,
-            Store::Redis(redis) => Ok(redis.revoke_everyone(now).await?.0),
+            Store::Embedded(embedded) => embedded.restore_everyone(line).await,
+            Store::Redis(redis) => redis.restore_everyone(line).await,
         }
     }
 

@@ -33,6 +33,7 @@
 mod breaker;
 mod cluster;
 mod dial;
+mod inspect;
 mod link;
 pub(super) mod names;
 pub(super) mod nodes;
@@ -56,6 +57,8 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use self::dial::Dialer;
+pub use self::inspect::Advice;
+use self::inspect::Advised;
 use self::link::{Ask, Own, Place, Refused};
 use self::names::{AHEAD, ALL_INDEXES, EVERYONE, Names, hex, id_of};
 use self::scripts::Scripts;
@@ -154,6 +157,7 @@ struct Shared {
     scripts: Scripts,
     wait: Option<Wait>,
     counters: Counters,
+    advised: Advised,
 }
 
 #[derive(Default)]
@@ -174,6 +178,7 @@ impl Redis {
             scripts: Scripts::new(),
             wait: (wait.replicas > 0).then_some(wait),
             counters: Counters::default(),
+            advised: Advised::default(),
         };
         Ok(Redis { shared: Arc::new(shared), own: Arc::default() })
     }
@@ -189,6 +194,11 @@ impl Redis {
     /// Questions that were refused because too many waited.
     pub(super) fn shed(&self) -> u64 {
         self.shared.counters.shed.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is something for an operator to change.
+    pub(super) fn advises(&self, advice: Advice) -> bool {
+        self.shared.advised.has(advice)
     }
 
     /// Primaries that are not asked for a moment.

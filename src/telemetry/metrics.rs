@@ -23,6 +23,7 @@ pub struct Metrics {
     events: Family<EventLabels, Counter>,
     store_errors: Counter,
     round_trips: Counter,
+    servers: StoreServers,
     cache: Family<CacheLabels, Counter>,
     cleared: Family<ClearedLabels, Counter>,
     cached: Gauge,
@@ -69,6 +70,12 @@ struct ClearedLabels {
 #[derive(Clone, Debug, Default)]
 pub struct StoreFigures {
     pub round_trips: u64,
+    /// Questions refused because too many waited.
+    pub shed: u64,
+    /// Servers that are left alone because they do not answer.
+    pub left_alone: usize,
+    /// What an operator should change.
+    pub advice: Vec<(&'static str, bool)>,
     pub hits: u64,
     pub misses: u64,
     pub entries: usize,
@@ -89,6 +96,40 @@ struct LimitLabels {
     limit: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct AdviceLabels {
+    what: &'static str,
+}
+
+/// How the servers of a shared store are.
+#[derive(Clone, Default)]
+struct StoreServers {
+    shed: Counter,
+    left_alone: Gauge,
+    advice: Family<AdviceLabels, Gauge>,
+}
+
+impl StoreServers {
+    fn register(registry: &mut Registry) -> StoreServers {
+        let servers = StoreServers::default();
+        let help = "Questions to Redis refused because too many waited";
+        registry.register("store_shed", help, servers.shed.clone());
+        let help = "Servers of Redis left alone because they do not answer";
+        registry.register("store_left_alone", help, servers.left_alone.clone());
+        let help = "1 where something at Redis should be changed; the log says how";
+        registry.register("store_advice", help, servers.advice.clone());
+        servers
+    }
+
+    fn take_over(&self, figures: &StoreFigures) {
+        set(&self.shed, figures.shed);
+        self.left_alone.set(i64::try_from(figures.left_alone).unwrap_or(i64::MAX));
+        for (what, is_so) in &figures.advice {
+            self.advice.get_or_create(&AdviceLabels { what }).set(i64::from(*is_so));
+        }
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Metrics {
         let mut registry = Registry::with_prefix("doorward");
@@ -106,6 +147,7 @@ impl Default for Metrics {
         registry.register("store_errors", "Store calls that failed", store_errors.clone());
         let round_trips = Counter::default();
         registry.register("store_round_trips", "Questions to Redis", round_trips.clone());
+        let servers = StoreServers::register(&mut registry);
         let cache = Family::default();
         registry.register("session_cache", "Sessions known without asking", cache.clone());
         let cleared = Family::default();
@@ -137,6 +179,7 @@ impl Default for Metrics {
             events,
             store_errors,
             round_trips,
+            servers,
             cache,
             cleared,
             cached,
@@ -174,6 +217,7 @@ impl Metrics {
     /// Takes over what a shared store counted.
     pub fn store(&self, figures: &StoreFigures) {
         set(&self.round_trips, figures.round_trips);
+        self.servers.take_over(figures);
         for (found, count) in [("known", figures.hits), ("asked", figures.misses)] {
             set(&self.cache.get_or_create(&CacheLabels { found }), count);
         }

@@ -33,9 +33,9 @@ impl Ending {
         }
         // The line first: once this session has its tombstone, nobody comes here again for the others.
         if self.all {
-            let line = store.revoke_user(&self.key.tag, now, None).await?;
-            known.saw_line(&self.key.tag, line);
-            self.guard.shared.live.ended_by_line(Some(self.key.tag), line);
+            let drawn = store.revoke_user(&self.key.tag, now, None).await?;
+            known.saw_line(&self.key.tag, drawn.line);
+            self.guard.shared.live.ended_by_line(Some(self.key.tag), drawn.line);
         }
         store.end(&self.key, self.reason, now, self.forget_at).await?;
         known.ended(&self.key, self.reason, self.forget_at);

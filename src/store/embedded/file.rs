@@ -125,7 +125,7 @@ fn read_all(database: &Database, tables: &Tables, now: UnixMillis) -> Result<(),
         tables.put_facts(UserTag(tag.value()), facts);
     }
     if let Some(line) = reading.open_table(META)?.get("everyone")? {
-        tables.revoke_everyone(UnixMillis(line.value()));
+        tables.raise_everyone(UnixMillis(line.value()));
     }
     let mut staged = Staged::over(tables);
     staged.sessions = forgotten.into_iter().map(|key| (key, None)).collect();

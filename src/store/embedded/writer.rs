@@ -125,7 +125,7 @@ impl<'a> Staged<'a> {
             }
         }
         if let Some(line) = self.everyone {
-            self.tables.revoke_everyone(line);
+            self.tables.raise_everyone(line);
         }
         for what in self.forgotten {
             self.tables.remove_forgotten(&what, self.now);

@@ -37,6 +37,7 @@ fn crc16(bytes: &[u8]) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::names::AHEAD;
     use super::*;
 
     #[test]
@@ -45,5 +46,7 @@ mod tests {
         // As CLUSTER KEYSLOT says of {user1000} and of foo.
         assert_eq!(Slot::of(b"user1000"), Slot(3443));
         assert_eq!(Slot::of(b"foo"), Slot(12182));
+        let tag = AHEAD.split(['{', '}']).nth(1).expect("a hash tag");
+        assert_eq!(Slot::of(tag.as_bytes()), Slot::of_everyone());
     }
 }
