@@ -396,6 +396,12 @@ async fn sentinels_are_followed_through_failovers_without_a_restart() {
     let store = Store::redis(&settings).expect("good settings");
     let users: Vec<UserTag> = (0..10).map(|_| UserTag(random_bytes())).collect();
     let working = Worker::start(&store, &users, true);
+    let mut stranger = settings.clone();
+    stranger.sentinel_password = Some("guessed".to_owned().into());
+    let refused = Store::redis(&stranger).expect("good settings").ping().await;
+    let text = refused.expect_err("the sentinels ask for a password").0;
+    assert!(text.contains("no sentinel names") && !text.contains("guessed"), "{text}");
+    let _following = Following::start(&store);
     let probe = key();
     create(&store, &probe).await.expect("available");
 
@@ -407,6 +413,10 @@ async fn sentinels_are_followed_through_failovers_without_a_restart() {
     println!("the master is {chosen}");
     println!("after a loss: {:?}", works_again(&store, &probe, Duration::from_secs(2)).await);
     eventually_writes(&store, chosen).await;
+    // What the new master changes is told too.
+    comes_to_be_known(&store, &probe).await;
+    let other = Store::redis(&settings).expect("good settings");
+    is_forgotten_when_another_ends_it(&store, &other, &probe).await;
 
     let (book, failed) = working.stop().await;
     let compared = beginnings_and_ends_stand(&store, &book).await;
@@ -448,6 +458,46 @@ async fn eventually_writes(store: &Store, master: u16) {
     }
 }
 
+/// Ends with its test.
+struct Following {
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Following {
+    fn start(store: &Store) -> Following {
+        let store = store.for_worker();
+        Following { task: tokio::spawn(async move { store.follow().await }) }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Loads until it is known without asking.
+async fn comes_to_be_known(store: &Store, key: &SessionKey) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while store.known(key).is_none() {
+        assert!(Instant::now() < deadline, "never known");
+        load(store, key).await.unwrap_or(Slot::Absent);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Another gateway ends it; how long this one went on knowing it.
+async fn is_forgotten_when_another_ends_it(store: &Store, other: &Store, key: &SessionKey) {
+    end(other, key).await.expect("available");
+    let begun = Instant::now();
+    while store.known(key).is_some_and(|known| is_live(&known.slot)) {
+        assert!(begun.elapsed() < Duration::from_secs(3), "still believed");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    println!("forgotten after {:?}", begun.elapsed());
+    assert!(matches!(load(store, key).await, Ok(Slot::Ended { .. })));
+}
+
 fn slot_of(cluster: &Cluster, tag: &UserTag) -> u16 {
     cluster.slot(&format!("dw:u:{{{}}}", HEXLOWER.encode(&tag.0)))
 }
@@ -457,8 +507,22 @@ async fn on_a_cluster_nothing_is_lost_while_slots_move_and_a_primary_fails() {
     let mut cluster = Cluster::start();
     let store = Store::redis(&cluster.settings()).expect("good settings");
     let users: Vec<UserTag> = (0..10).map(|_| UserTag(random_bytes())).collect();
+    let _following = Following::start(&store);
+    every_primary_tells_of_its_changes(&cluster, &store).await;
     a_slot_moves_under_load(&cluster, &store, &users).await;
     a_primary_fails_under_load(&mut cluster, &store, &users).await;
+}
+
+async fn every_primary_tells_of_its_changes(cluster: &Cluster, store: &Store) {
+    let other = Store::redis(&cluster.settings()).expect("good settings");
+    let mut primaries = std::collections::BTreeSet::new();
+    while primaries.len() < 3 {
+        let key = key();
+        primaries.insert(cluster.owner(slot_of(cluster, &key.tag)));
+        create(store, &key).await.expect("available");
+        comes_to_be_known(store, &key).await;
+        is_forgotten_when_another_ends_it(store, &other, &key).await;
+    }
 }
 
 async fn a_slot_moves_under_load(cluster: &Cluster, store: &Store, users: &[UserTag]) {
@@ -484,6 +548,11 @@ async fn a_slot_moves_under_load(cluster: &Cluster, store: &Store, users: &[User
         while cluster.move_keys(slot, from, to, 100) > 0 {}
         cluster.end_migration(slot, from, to);
         eventually("all know the new owner", || cluster.owner(slot) == to);
+        let key = SessionKey { tag: *tag, id: SessionId(random_bytes()) };
+        create(store, &key).await.expect("available");
+        comes_to_be_known(store, &key).await;
+        let other = Store::redis(&cluster.settings()).expect("good settings");
+        is_forgotten_when_another_ends_it(store, &other, &key).await;
     }
     let (book, failed) = working.stop().await;
     let compared = nothing_is_lost(store, &book).await;

@@ -12,6 +12,11 @@ use tempfile::TempDir;
 
 use crate::redis_server::{How, RedisServer};
 
+/// Who the gateway is to all of them: a user with the documented permissions and no more.
+const GATE: &str = "gate";
+const PASSWORD: &str = "of the gate";
+const SENTINEL_PASSWORD: &str = "of the gate, for sentinels";
+
 /// How sentinels call the master.
 pub const MASTER: &str = "gate";
 
@@ -55,6 +60,12 @@ impl Watched {
             ask::<String>(watched.servers[0].port(), &["INFO", "replication"])
                 .is_some_and(|text| text.matches("state=online").count() == 2)
         });
+        for server in &watched.servers {
+            permit(server.port(), PASSWORD, &documented());
+        }
+        for sentinel in &watched.sentinels {
+            permit(sentinel.port, SENTINEL_PASSWORD, &["+sentinel|master"]);
+        }
         watched
     }
 
@@ -62,7 +73,11 @@ impl Watched {
         let hosts: Vec<String> =
             self.sentinels.iter().map(|one| format!("127.0.0.1:{}", one.port)).collect();
         let url = format!("redis+sentinel://{}/{MASTER}", hosts.join(","));
-        RedisSettings { url, ..RedisSettings::default() }
+        RedisSettings {
+            sentinel_username: Some(GATE.to_owned()),
+            sentinel_password: Some(SENTINEL_PASSWORD.to_owned().into()),
+            ..settings(url)
+        }
     }
 
     /// The port of the master, as most sentinels say.
@@ -150,6 +165,9 @@ impl Cluster {
                     .is_some_and(|text| text.contains("state=online"))
             })
         });
+        for server in &cluster.servers {
+            permit(server.port(), PASSWORD, &documented());
+        }
         cluster
     }
 
@@ -160,7 +178,7 @@ impl Cluster {
             self.servers[0].port(),
             self.servers[5].port()
         );
-        RedisSettings { url, ..RedisSettings::default() }
+        settings(url)
     }
 
     pub fn server(&mut self, port: u16) -> &mut RedisServer {
@@ -279,6 +297,29 @@ fn cluster_node() -> RedisServer {
         "--repl-diskless-sync-delay",
         "0",
     ]))
+}
+
+fn settings(url: String) -> RedisSettings {
+    RedisSettings {
+        url,
+        username: Some(GATE.to_owned()),
+        password: Some(PASSWORD.to_owned().into()),
+        ..RedisSettings::default()
+    }
+}
+
+/// What the documentation says that the store needs.
+fn documented() -> Vec<&'static str> {
+    let lines = include_str!("../../src/store/redis.rs").lines().take(30);
+    lines
+        .flat_map(|line| line.split([' ', '`', '.']))
+        .filter(|word| word.starts_with('+'))
+        .collect()
+}
+
+fn permit(port: u16, password: &str, commands: &[&str]) {
+    let secret = format!(">{password}");
+    say(port, &[&["ACL", "SETUSER", GATE, "on", &secret, "~dw:*"], commands].concat());
 }
 
 fn connect(port: u16) -> Option<Connection> {

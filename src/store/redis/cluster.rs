@@ -98,6 +98,10 @@ fn read(text: &str, asked: &str, tls: bool) -> Option<Found> {
             continue;
         }
         let Some(at) = node(address, asked, tls) else { continue };
+        // One without slots keeps nothing yet.
+        if !slots.iter().any(|range| slot_range(range).is_some()) {
+            continue;
+        }
         let owner = u16::try_from(found.primaries.len()).ok()?;
         found.primaries.push(at);
         found.epoch = found.epoch.max(epoch.parse().unwrap_or(0));
@@ -137,6 +141,7 @@ mod tests {
 07c37df 127.0.0.1:30004@31004,host4 slave e7d1eec 0 1426238317239 4 connected
 67ed2db 127.0.0.1:30002@31002,host2 master - 0 1426238316232 2 connected 5461-10922 [93-<-292f8b3]
 292f8b3 :30003@31003 myself,master - 0 0 7 connected 10923-16383 3
+6ec2391 127.0.0.1:30006@31006 master - 0 1426238316232 1 connected
 6ec2392 127.0.0.1:30005@31005 master,fail - 0 1426238316232 9 connected 0-2
 bad
 ";
