@@ -31,7 +31,7 @@ const fn target(name: &'static str, check: fn(&[u8])) -> Target {
 }
 
 /// All of them, in alphabetical order.
-pub const TARGETS: [Target; 19] = [
+pub const TARGETS: [Target; 20] = [
     target("agent", forms::agent),
     target("answer", answers::answer),
     target("authority", hosts::authority),
@@ -47,6 +47,7 @@ pub const TARGETS: [Target; 19] = [
     target("keyring", files::keyring),
     target("origin", hosts::origin),
     target("path", paths::path),
+    target("readings", paths::readings),
     target("record", sessions::record),
     target("token", sessions::token),
     target("users", files::users),

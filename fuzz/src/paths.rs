@@ -1,6 +1,8 @@
 //! The request target, against the ways in which other programs read one.
 
-use doorward::http::{PathPrefix, Target};
+use std::cell::RefCell;
+
+use doorward::http::{Doubt, PathPrefix, Target};
 use http::uri::PathAndQuery;
 use percent_encoding::percent_decode;
 
@@ -16,7 +18,6 @@ pub fn path(bytes: &[u8]) {
     // The library has cut a fragment off by now, and what is nothing else is `/` to it.
     let sent = bytes.split(|byte| *byte == b'#').next().unwrap_or_default();
     let sent = if sent.is_empty() { b"/" } else { sent };
-    let sent = if sent.is_empty() { b"/" } else { sent };
     assert_eq!(target.raw().to_string().as_bytes(), sent, "forwarded is what was sent");
     assert_eq!(path, once_decoded(target.raw().path()), "judged is what was sent, decoded once");
     for reader in READERS {
@@ -25,6 +26,36 @@ pub fn path(bytes: &[u8]) {
     assert_eq!(of_a_browser(target.raw().as_str()).as_deref(), Some(path), "WHATWG");
     assert!(path.bytes().all(|byte| byte >= 0x20 && byte != 0x7f), "{path:?}");
     prefix(path);
+}
+
+/// What an app may do with a path before it looks it up, in any order and more than once.
+const HABITS: [fn(&str) -> String; 5] =
+    [decoded_again, backslashes, without_parameters, merged_slashes, cut_at_marks];
+
+/// A path in doubt passes only if every way to read it was put to the question.
+pub fn readings(bytes: &[u8]) {
+    let Ok(raw) = PathAndQuery::try_from(bytes) else { return };
+    let asked = RefCell::new(None);
+    let judged = Target::judged(raw, |readings| {
+        *asked.borrow_mut() = Some((readings.doubt, readings.paths.clone()));
+        true
+    });
+    let Ok(target) = judged else { return };
+    let Some((doubt, paths)) = asked.into_inner() else { return path(bytes) };
+    // A path whose only doubt is a mark is judged decoded, like all others.
+    let start = match doubt {
+        Doubt::Mark => once_decoded(target.raw().path()),
+        Doubt::Shape => target.raw().path().to_owned(),
+    };
+    for first in HABITS {
+        for second in HABITS {
+            for third in HABITS {
+                let read = third(&second(&first(&start)));
+                assert!(paths.contains(&read), "nobody asked about {read:?}: {paths:?}");
+                assert!(!read.split('/').any(|segment| matches!(segment, "." | "..")), "{read:?}");
+            }
+        }
+    }
 }
 
 /// A prefix made of the path covers it, and never a longer last segment.
@@ -95,4 +126,9 @@ fn decoded_again(path: &str) -> String {
 /// Programs in C.
 fn up_to_nul(path: &str) -> String {
     path.split('\0').next().unwrap_or_default().to_owned()
+}
+
+/// Programs that write a path anew without encoding it.
+fn cut_at_marks(path: &str) -> String {
+    path.split(['?', '#']).next().unwrap_or_default().to_owned()
 }

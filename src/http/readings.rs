@@ -4,13 +4,15 @@
 //! slashes. Whether a rule can be passed by in that way is a question of where all these readings
 //! lead: where every one of them finds the same route, no other route's rule is in play.
 
+use std::collections::HashSet;
+
 use percent_encoding::percent_decode;
 
 /// Longest path that is read in several ways: each costs a copy, and nobody has logged in yet.
 const LONGEST: usize = 2_048;
 
-/// How often a path may be encoded on top of itself.
-const DEPTH: usize = 4;
+/// Most ways to read one path; a path with more of them is somebody's game.
+const MOST: usize = 64;
 
 /// Every way in which a path may be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,61 +33,56 @@ pub enum Doubt {
 }
 
 impl Readings {
-    /// Of a decoded path that is plain but for `?` and `#`.
-    pub(super) fn cut_at_marks(decoded: &str) -> Readings {
+    /// Of a decoded path that is plain but for `?` and `#`; `None` where what stands before them ends
+    /// in a dot segment, as in `/a/..%3fb`.
+    pub(super) fn cut_at_marks(decoded: &str) -> Option<Readings> {
         let paths = vec![decoded.to_owned(), before_marks(decoded).to_owned()];
-        Readings { doubt: Doubt::Mark, paths }
+        let harmless = paths.iter().all(|path| is_harmless(path));
+        harmless.then_some(Readings { doubt: Doubt::Mark, paths })
     }
 
     /// Of any path; `None` where one of them holds dot segments or control characters, is no text, or
     /// where there is no end to them. Those are nobody's names of anything.
+    ///
+    /// Habits come in any order: a program that cuts parameters off before it decodes finds another
+    /// path than one that decodes first.
     pub(super) fn of(path: &str) -> Option<Readings> {
-        let mut paths = Vec::new();
-        for stage in stages(path)? {
-            for text in [&stage, before_marks(&stage)] {
-                for choice in 0..8_u8 {
-                    paths.push(folded(text, choice));
-                }
+        if path.len() > LONGEST {
+            return None;
+        }
+        let mut paths = vec![path.to_owned()];
+        let mut seen = HashSet::from([path.to_owned()]);
+        let mut at = 0;
+        while let Some(path) = paths.get(at).cloned() {
+            if !is_harmless(&path) || paths.len() > MOST {
+                return None;
             }
+            let read = HABITS.iter().map(|habit| habit(&path)).collect::<Option<Vec<_>>>()?;
+            paths.extend(read.into_iter().filter(|read| seen.insert(read.clone())));
+            at += 1;
         }
-        paths
-            .iter()
-            .all(|path| is_harmless(path))
-            .then_some(Readings { doubt: Doubt::Shape, paths })
+        Some(Readings { doubt: Doubt::Shape, paths })
     }
 }
 
-/// The path as it came, decoded once, decoded twice, until nothing is left to decode.
-fn stages(path: &str) -> Option<Vec<String>> {
-    if path.len() > LONGEST {
-        return None;
-    }
-    let mut stages = vec![path.to_owned()];
-    for _ in 0..DEPTH {
-        let last = stages.last()?;
-        let next = percent_decode(last.as_bytes()).decode_utf8().ok()?.into_owned();
-        if next == *last {
-            return Some(stages);
-        }
-        stages.push(next);
-    }
-    None
+/// What a program may do with a path before it looks it up; `None` where it cannot.
+const HABITS: [fn(&str) -> Option<String>; 5] = [
+    |path| Some(percent_decode(path.as_bytes()).decode_utf8().ok()?.into_owned()),
+    |path| Some(before_marks(path).to_owned()),
+    |path| Some(path.replace('\\', "/")),
+    |path| Some(without_parameters(path)),
+    |path| Some(with_single_slashes(path)),
+];
+
+fn without_parameters(path: &str) -> String {
+    let segments = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default());
+    segments.collect::<Vec<_>>().join("/")
 }
 
-/// One reader, made of three habits that it may have or not.
-fn folded(path: &str, habits: u8) -> String {
+fn with_single_slashes(path: &str) -> String {
     let mut out = path.to_owned();
-    if habits & 1 != 0 {
-        out = out.replace('\\', "/");
-    }
-    if habits & 2 != 0 {
-        let segments = out.split('/').map(|segment| segment.split(';').next().unwrap_or_default());
-        out = segments.collect::<Vec<_>>().join("/");
-    }
-    if habits & 4 != 0 {
-        while out.contains("//") {
-            out = out.replace("//", "/");
-        }
+    while out.contains("//") {
+        out = out.replace("//", "/");
     }
     out
 }
@@ -119,6 +116,13 @@ mod tests {
         assert_eq!(readings("/a%255Cb"), ["/a%255Cb", "/a%5Cb", "/a/b", "/a\\b"]);
         assert_eq!(readings("/a%3Fb%2Fc"), ["/a", "/a%3Fb%2Fc", "/a?b/c"]);
         assert!(readings("/a%2f%2f;y%5cb").contains(&"/a/b".to_owned()));
+    }
+
+    #[test]
+    fn hyp_17_habits_are_tried_in_any_order() {
+        // Parameters cut off first, then decoded, as Tomcat does.
+        assert!(readings("/;x%2fp/%71").contains(&"/q".to_owned()));
+        assert!(readings("/;x%2fp/%71").contains(&"/p/q".to_owned()));
     }
 
     #[test]

@@ -81,7 +81,9 @@ impl Target {
         harmless: impl Fn(&Readings) -> bool,
     ) -> Result<Target, TargetError> {
         let marked = decoded.as_deref().filter(|path| path.contains(['?', '#']));
-        if marked.is_some_and(|path| !harmless(&Readings::cut_at_marks(path))) {
+        if marked
+            .is_some_and(|path| !Readings::cut_at_marks(path).is_some_and(|read| harmless(&read)))
+        {
             return Err(TargetError::EncodedMark);
         }
         Ok(Target { raw, decoded })
@@ -266,6 +268,8 @@ mod tests {
             ("/a%", TargetError::Encoding),
             ("/a%2", TargetError::Encoding),
             ("/a%zz", TargetError::Encoding),
+            ("/a/..%3fb", TargetError::EncodedMark),
+            ("/a/%2e%2e%23b", TargetError::EncodedMark),
             ("?x", TargetError::NotAPath),
             ("*", TargetError::NotAPath),
         ];

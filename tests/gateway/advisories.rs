@@ -188,7 +188,7 @@ async fn cve_2025_31492_cve_2021_32637_an_answer_to_nobody_holds_nothing_of_the_
 // Which rule decides
 
 /// Targets with which others' public rules were passed, under a public `/public`.
-const DISGUISES: [&str; 44] = [
+const DISGUISES: [&str; 46] = [
     "/private?x=/public",
     "/private?/public",
     "/private#/public",
@@ -197,6 +197,8 @@ const DISGUISES: [&str; 44] = [
     "/private;x=/public/",
     "/private%3f/public",
     "/private%23/public",
+    "/public/..%3fprivate",
+    "/public/%2e%2e%23/private",
     "/private/../public/../private",
     "/public/../private",
     "/public/%2e%2e/private",
