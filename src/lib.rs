@@ -12,7 +12,7 @@
 //! | 6 | [`guard`] | from a cookie to a permit: load, decide, compare-and-swap |
 //! | 5 | [`store`], [`upstream`], [`tls`], [`login`], [`telemetry`] | adapters |
 //! | 4 | [`config`] | raw to checked |
-//! | 3 | [`route`] | pure: the table of routes, and who may use one |
+//! | 3 | [`route`], [`signals`] | pure: the table of routes, and who may use one; signs that a session was moved |
 //! | 2 | [`http`] | pure: heads, hop-by-hop, identity, cookies, targets |
 //! | 1 | [`session`] | pure: token, record, policy, decide |
 //! | 0 | [`clock`], [`secret`] | pure: time as a value; keys, seals, hashes |
@@ -60,6 +60,7 @@ pub mod route;
 pub mod secret;
 pub mod server;
 pub mod session;
+pub mod signals;
 pub mod store;
 pub mod telemetry;
 pub mod tls;

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Counted by hand. A new module has to be given its floor in the table, and this number changed.
-const MODULES: usize = 18;
+const MODULES: usize = 19;
 
 /// References between modules when this was written were more than a hundred; a scanner that sees
 /// fewer than this has gone blind.

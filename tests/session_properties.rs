@@ -889,6 +889,7 @@ impl Server {
             route: &ask.route,
             timing: ask.timing,
             activity: ask.activity,
+            demand: None,
         });
         self.store(&verdict);
         verdict
@@ -1145,7 +1146,12 @@ impl Wild {
             salt: self.salt,
             context: if away { elsewhere() } else { home() },
             policy: server.policy,
-            route: RoutePolicy { idle: limit(0), absolute: limit(1), max_auth_age: limit(2) },
+            route: RoutePolicy {
+                idle: limit(0),
+                absolute: limit(1),
+                max_auth_age: limit(2),
+                ..RoutePolicy::default()
+            },
             timing: self.timing,
             activity,
         }
@@ -1172,6 +1178,7 @@ impl Stage {
             route: &self.route,
             timing: self.timing,
             activity: self.activity,
+            demand: None,
         })
     }
 

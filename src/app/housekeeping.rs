@@ -1,8 +1,8 @@
 //! What happens beside requests: the admin listeners, and once a second a look at what changed.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -145,9 +145,17 @@ impl Chores {
                 trouble.push(error.to_string());
             }
         }
+        self.reload_atlas();
         self.parts.store.sweep();
         self.parts.shared.metrics.tell_limits();
         self.tell(trouble.join("; "));
+    }
+
+    fn reload_atlas(&self) {
+        let mut files = self.parts.atlas.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(atlas) = files.changed() {
+            self.parts.shared.atlas.store(Arc::new(atlas));
+        }
     }
 
     /// The directory tells of a broken file once.

@@ -7,6 +7,7 @@
 //! housekeeping       one runtime: admin listeners, reloads, sweeps, cutting what ended
 //! ```
 
+mod atlas;
 mod files;
 mod housekeeping;
 mod keys;
@@ -14,10 +15,12 @@ mod memory;
 
 pub use keys::KeysError;
 
+use atlas::AtlasFiles;
+
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -103,6 +106,7 @@ struct Parts {
     limits: Arc<Limits>,
     memory: Arc<MemoryStrain>,
     lines: Option<RequestLines>,
+    atlas: Mutex<AtlasFiles>,
 }
 
 /// Starts a gateway. Returns once every socket listens and every worker runs.
@@ -247,7 +251,10 @@ impl Parts {
             metrics: Metrics::default(),
             live: config.live.into(),
             audit,
+            signals: config.signals.settings.clone(),
         }));
+        let mut atlas = AtlasFiles::new(&config.signals);
+        shared.atlas.store(Arc::new(atlas.changed().unwrap_or_default()));
         let login = directory.map(|users| password_login(users, &clock)).transpose()?;
         let certificates = Certificates::load(&config.certificates)?;
         Ok(Parts {
@@ -261,6 +268,7 @@ impl Parts {
             limits: Arc::new(limits(&config)),
             memory: Arc::default(),
             lines: lines.filter(|_| config.log.requests),
+            atlas: Mutex::new(atlas),
             shared,
             config,
         })

@@ -23,6 +23,7 @@ mod redis_url;
 mod route;
 mod server;
 mod session;
+mod signals;
 mod size;
 mod steering;
 mod store;
@@ -55,6 +56,7 @@ pub use problem::{Problem, Problems, Style, Warning};
 pub use redis_url::{HostPort, RedisServers, RedisUrl};
 pub use server::{Admin, CertificateFiles, Server};
 pub use session::Session;
+pub use signals::Signals;
 pub use store::{RedisLocation, StoreConfig, StoreLocation};
 
 /// A file longer than this is no configuration.
@@ -76,6 +78,7 @@ pub struct Config {
     pub login: Login,
     pub log: Log,
     pub audit: Audit,
+    pub signals: Signals,
     pub portal: Portal,
     pub routes: RouteTable,
 }
@@ -153,6 +156,7 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
     let login = file.section("login", "login").and_then(login::login);
     let log = file.section("log", "log").and_then(log::log);
     let audit = file.section("audit", "audit").and_then(audit::audit);
+    let signals = file.section("signals", "signals").and_then(signals::signals);
     let portal = file.section("portal", "portal").and_then(portal::portal);
     let bodies = limits.as_ref().map(|limits| limits.bodies);
     let outage = store.as_ref().map(|store| store.outage);
@@ -177,6 +181,7 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
         login: login?,
         log: log?,
         audit: audit?,
+        signals: signals?,
         portal: portal?,
         routes: table?,
     })

@@ -15,7 +15,7 @@ use crate::http::{
     ValueEncoding,
 };
 use crate::route::{Access, Activity, AmbiguousPaths, BodyLimits, Requirement, Route, Steering};
-use crate::session::{RoutePolicy, SessionPolicy};
+use crate::session::{RoutePolicy, SessionPolicy, Watch};
 
 /// [`IdentityFields::standard`], as the file would write it.
 const STANDARD_IDENTITY: &str = concat!(
@@ -60,6 +60,7 @@ pub(super) fn route(
     let origins = origins(&mut section, rule.as_ref());
     let ambiguous = ambiguous(&mut section, rule.as_ref());
     let renewal = section.flag("renewal", Is("true"));
+    let signals = section.text("signals", Is(r#""monitor""#), watch);
     let response_timeout =
         section.measure("response_timeout", Is(r#""60s""#), duration::parse_positive);
     let max_age =
@@ -92,7 +93,11 @@ pub(super) fn route(
             identity: identity?,
             origins: origins?,
             ambiguous: ambiguous?,
-            policy: RoutePolicy { max_auth_age: rule.max_auth_age, ..times },
+            policy: RoutePolicy {
+                max_auth_age: rule.max_auth_age,
+                signals: signals?.value,
+                ..times
+            },
             limits: limits?,
             renewal: renewal?.value,
             response_timeout: response_timeout?.value,
@@ -294,6 +299,7 @@ fn times(section: &mut Reader<'_>, session: Option<&SessionPolicy>) -> Option<Ro
         idle: idle.map(|time| time.value),
         absolute: absolute.map(|time| time.value),
         max_auth_age: None,
+        signals: Watch::default(),
     })
 }
 
@@ -309,6 +315,12 @@ fn stricter(section: &Reader<'_>, key: &str, here: Option<&Setting<Duration>>, s
             "make it shorter, or the one of [session] longer",
         );
     }
+}
+
+fn watch(text: &str) -> Result<Watch, String> {
+    let known = Watch::ALL.into_iter().find(|(_, word)| *word == text);
+    let words = Watch::ALL.map(|(_, word)| word);
+    known.map(|(watch, _)| watch).ok_or_else(|| super::not_one_of(text, &words))
 }
 
 fn check_authority(

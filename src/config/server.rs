@@ -163,7 +163,7 @@ fn strict_transport(text: &str) -> Result<Option<HeaderValue>, String> {
     })
 }
 
-fn network(text: &str) -> Result<IpNet, String> {
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let single = || text.parse::<IpAddr>().map(IpNet::from);
     text.parse::<IpNet>().or_else(|_| single()).map_err(|_| {
         format!("`{text}` is no address or network; write \"10.0.0.0/8\" or \"192.0.2.7\"")

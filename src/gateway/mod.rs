@@ -443,7 +443,9 @@ const LATE: Duration = Duration::from_secs(5);
 
 fn context(head: &InboundHead) -> ClientContext {
     let agent = head.headers.get(header::USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
+    let language = head.headers.get(header::ACCEPT_LANGUAGE);
     ClientContext::new(head.client, agent)
+        .speaking(language.map_or(&b""[..], HeaderValue::as_bytes))
 }
 
 /// An answer to a logged-in user is nobody else's, unless the app says how it may be kept.

@@ -2,6 +2,7 @@
 
 mod attempt;
 mod ending;
+mod moved;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

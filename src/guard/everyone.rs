@@ -143,6 +143,7 @@ mod tests {
             metrics: Metrics::default(),
             live: live.into(),
             audit: None,
+            signals: crate::signals::Settings::default(),
         });
         Guard::new(store.clone(), Arc::new(shared))
     }

@@ -32,6 +32,7 @@ use crate::http::CookieNames;
 use crate::login::Directory;
 use crate::secret::KeyRing;
 use crate::session::{ClientContext, NotBefore, SessionId, SessionPolicy};
+use crate::signals::{Atlas, Settings};
 use crate::store::{Store, Unavailable};
 use crate::telemetry::events::About;
 use crate::telemetry::{Audit, Metrics, SessionEvent};
@@ -58,6 +59,8 @@ pub struct Shared {
     pub metrics: Metrics,
     pub audit: Option<Audit>,
     pub live: Live,
+    pub signals: Settings,
+    pub atlas: ArcSwap<Atlas>,
     everyone: Everyone,
     known: Known,
     outage: Outage,
@@ -74,6 +77,7 @@ pub struct SharedParts {
     pub metrics: Metrics,
     pub live: LiveLimits,
     pub audit: Option<Audit>,
+    pub signals: Settings,
 }
 
 impl Shared {
@@ -90,6 +94,8 @@ impl Shared {
             metrics: parts.metrics,
             live,
             audit: parts.audit,
+            signals: parts.signals,
+            atlas: ArcSwap::default(),
             everyone: Everyone::new(),
             known: Known::new(),
             outage: Outage::default(),

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use crate::http::Presented;
 use crate::route::Requirement;
-use crate::session::{ClientContext, EndReason, Record, RoutePolicy, SessionKey, Standing, Timing};
+use crate::session::{
+    ClientContext, EndReason, Record, RoutePolicy, SessionKey, Standing, Timing, Watch,
+};
 use crate::store::{Commit, Unavailable};
 use crate::telemetry::SessionEvent;
 
@@ -28,7 +30,8 @@ impl Guard {
         let visit = Visit {
             presented,
             context,
-            policy: &RoutePolicy::default(),
+            // The request was looked at when it was admitted.
+            policy: &RoutePolicy { signals: Watch::Off, ..RoutePolicy::default() },
             requirement: &Requirement::default(),
             timing: Timing::Now,
             activity: false,

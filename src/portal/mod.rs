@@ -33,7 +33,7 @@ use crate::guard::{Admitted, Denial, Guard, Visit};
 use crate::http::{InboundHead, Presented, cookies, intent};
 use crate::login::PasswordLogin;
 use crate::route::Requirement;
-use crate::session::{ClientContext, RoutePolicy};
+use crate::session::{ClientContext, RoutePolicy, Watch};
 
 /// Where our pages begin. No route reaches below it.
 pub const PREFIX: &str = "/.doorward";
@@ -122,7 +122,7 @@ impl Portal {
         let visit = Visit {
             presented: &self.shown(head),
             context: &context(head),
-            policy: &RoutePolicy::default(),
+            policy: &OWN_PAGES,
             requirement: &Requirement::default(),
             timing: intent::renewal_timing(&head.headers, false),
             activity,
@@ -147,6 +147,11 @@ impl Portal {
     }
 }
 
+/// Our own pages look for nothing and note nothing: a place that was seen here is still a new one to the
+/// app's routes.
+const OWN_PAGES: RoutePolicy =
+    RoutePolicy { idle: None, absolute: None, max_auth_age: None, signals: Watch::Off };
+
 enum Form {
     Login,
     Logout,
@@ -155,7 +160,9 @@ enum Form {
 
 fn context(head: &InboundHead) -> ClientContext {
     let agent = head.headers.get(header::USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
+    let language = head.headers.get(header::ACCEPT_LANGUAGE);
     ClientContext::new(head.client, agent)
+        .speaking(language.map_or(&b""[..], HeaderValue::as_bytes))
 }
 
 /// An answer carries the token that the guard offered, as every other answer does.

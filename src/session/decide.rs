@@ -45,6 +45,21 @@ pub struct Case<'a> {
     pub timing: Timing,
     /// Whether this request keeps the session from idling out.
     pub activity: bool,
+    /// What the signals ask for; nothing where the session is used from where it was.
+    pub demand: Option<Demand>,
+}
+
+/// What follows from a request's place being new to its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// Write the place down. `passed`: an enforcing route would let it pass.
+    Note { passed: bool },
+    /// Write it down, and renew the token now.
+    Renew,
+    /// Nothing more for anybody before a fresh login.
+    Login,
+    /// End the session, as a theft.
+    End,
 }
 
 /// What the store knows beside the record.
@@ -311,9 +326,13 @@ impl<'a> Seen<'a> {
         if !record.seasoned && self.now.since(record.current_since) >= SEASON {
             record.to_mut().seasoned = true;
         }
+        if let Some(demanded) = self.demanded() {
+            return demanded;
+        }
         if record.frozen || self.route_wants_login(&record) {
             return wrote(Outcome::Refuse(Refusal::Reauthenticate), record);
         }
+        self.note_place(&mut record);
         let offered = self.renew(&mut record);
         // By this gateway's own clock, which is what a touch writes: where it is behind, the session's
         // time would call every request stale and each would cost a write.
@@ -327,6 +346,42 @@ impl<'a> Seen<'a> {
             }
         }
         Verdict { touch, ..wrote(Outcome::Admit(offered), record) }
+    }
+
+    /// What the signals refuse. Decided on the record as stored: what the holder of a suspicious token
+    /// shows does not become the session's state.
+    fn demanded(&self) -> Option<Verdict> {
+        match self.case.demand? {
+            Demand::Note { .. } | Demand::Renew => None,
+            // Frozen already: nothing is left to write.
+            Demand::Login if self.case.record.frozen => None,
+            Demand::Login => Some(Verdict {
+                change: Change::Write(Box::new(self.frozen())),
+                ..Verdict::refuse(Refusal::Reauthenticate)
+            }),
+            Demand::End => Some(Verdict::end(Refusal::Theft, EndReason::Theft)),
+        }
+    }
+
+    fn frozen(&self) -> Record {
+        Record { frozen: true, ..self.case.record.clone() }
+    }
+
+    fn note_place(&self, record: &mut Cow<'_, Record>) {
+        let passed = match self.case.demand {
+            None | Some(Demand::Login | Demand::End) => return,
+            Some(Demand::Note { passed }) => passed,
+            Some(Demand::Renew) => true,
+        };
+        record.to_mut().note(self.case.context, self.now, passed);
+    }
+
+    fn timing(&self) -> Timing {
+        match (self.case.timing, self.case.demand) {
+            (Timing::Never, _) => Timing::Never,
+            (_, Some(Demand::Renew)) => Timing::Now,
+            (timing, _) => timing,
+        }
     }
 
     fn ignores_offers(&self, record: &Record) -> bool {
@@ -353,10 +408,10 @@ impl<'a> Seen<'a> {
 
     /// Offers the successor when the token is due; the same one to everybody who asks.
     fn renew(&self, record: &mut Cow<'_, Record>) -> Option<Successor> {
-        if self.case.timing == Timing::Now && !record.due {
+        if self.timing() == Timing::Now && !record.due {
             record.to_mut().due = true;
         }
-        let after = match self.case.timing {
+        let after = match self.timing() {
             Timing::Never => return None,
             Timing::Now => self.soonest(),
             Timing::Prompt | Timing::Defer if record.due => self.soonest(),
@@ -406,6 +461,9 @@ impl<'a> Seen<'a> {
 
     /// Answered, and nothing more: no cookie, no activity, no write.
     fn superseded(&self) -> Verdict {
+        if let Some(demanded) = self.demanded() {
+            return demanded;
+        }
         if self.case.record.frozen || self.route_wants_login(self.case.record) {
             return Verdict::refuse(Refusal::Reauthenticate);
         }
@@ -416,9 +474,7 @@ impl<'a> Seen<'a> {
         let change = match self.case.session.on_reuse() {
             OnReuse::Revoke => Change::End(EndReason::Theft),
             OnReuse::RevokeAll => Change::EndAllOfUser(EndReason::Theft),
-            OnReuse::Reauthenticate => {
-                Change::Write(Box::new(Record { frozen: true, ..self.case.record.clone() }))
-            }
+            OnReuse::Reauthenticate => Change::Write(Box::new(self.frozen())),
             OnReuse::Log => Change::Keep,
         };
         Verdict { change, ..Verdict::refuse(Refusal::Theft) }

@@ -17,12 +17,16 @@ pub mod context;
 pub mod decide;
 pub mod policy;
 pub mod record;
+pub mod seen;
 pub mod token;
 
 pub use context::ClientContext;
-pub use decide::{Case, Change, Outcome, Refusal, Standing, Successor, Timing, Verdict, decide};
-pub use policy::{OnReuse, PolicyError, RoutePolicy, SessionPolicy};
+pub use decide::{
+    Case, Change, Demand, Outcome, Refusal, Standing, Successor, Timing, Verdict, decide,
+};
+pub use policy::{OnReuse, PolicyError, RoutePolicy, SessionPolicy, Watch};
 pub use record::{EndReason, Identity, Record, Superseded};
+pub use seen::Novelty;
 pub use token::{Token, TokenError};
 
 use std::fmt;

@@ -105,4 +105,33 @@ pub struct RoutePolicy {
     pub absolute: Option<Duration>,
     /// Longest time since the user last proved who he is, on this route.
     pub max_auth_age: Option<Duration>,
+    /// What signals of a moved session do here.
+    pub signals: Watch,
+}
+
+/// What a route does with signals that a session was moved to somebody else's machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Watch {
+    /// Does not look.
+    Off,
+    /// Looks, and says what it would have done.
+    #[default]
+    Monitor,
+    /// Does it.
+    Enforce,
+}
+
+impl Watch {
+    /// All, with their words.
+    pub const ALL: [(Watch, &'static str); 3] =
+        [(Watch::Off, "off"), (Watch::Monitor, "monitor"), (Watch::Enforce, "enforce")];
+
+    /// The word for configuration, logs and answers.
+    pub fn word(self) -> &'static str {
+        match self {
+            Watch::Off => "off",
+            Watch::Monitor => "monitor",
+            Watch::Enforce => "enforce",
+        }
+    }
 }

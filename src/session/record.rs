@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::context::ClientContext;
+use super::seen::Seen;
 use super::{SessionKey, Token};
 use crate::clock::UnixMillis;
 use crate::secret::seal::{self, OpenError};
@@ -41,6 +42,8 @@ pub struct Record {
     pub begun_from: ClientContext,
     /// Where the current token was first shown from.
     pub renewed_from: ClientContext,
+    /// Where else it was used from.
+    pub seen: Seen,
 }
 
 /// Who a session belongs to, as the login said.
@@ -144,7 +147,7 @@ pub enum RecordError {
     User,
 }
 
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 
 impl Record {
     /// A session that begins now with `token`.
@@ -172,6 +175,7 @@ impl Record {
             due: false,
             begun_from: from.clone(),
             renewed_from: from,
+            seen: Seen::default(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use tracing::{error, info, warn};
 
 use crate::session::{ClientContext, EndReason, SessionId};
+use crate::signals::Report;
 
 /// Something that happened to a session. Each makes one line with the target `session`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub enum SessionEvent {
     LoginRefused,
     LoginThrottled,
     Renewed,
+    /// Used from a new place that speaks against it.
+    Moved,
     Ended(EndReason),
     Theft,
     /// A cookie that we did not make, or that was damaged.
@@ -38,6 +41,15 @@ pub struct About<'a> {
     pub agent: &'a str,
     /// The other party, where there are two: in a theft, who showed the token that was current.
     pub other: Option<&'a ClientContext>,
+    /// What speaks against the new place of a session.
+    pub moved: Option<Moved<'a>>,
+}
+
+/// Signals, and whether their answer was given or would have been.
+#[derive(Clone, Copy, Debug)]
+pub struct Moved<'a> {
+    pub report: &'a Report,
+    pub enforced: bool,
 }
 
 impl SessionEvent {
@@ -48,6 +60,7 @@ impl SessionEvent {
             SessionEvent::LoginRefused => "session.login-refused",
             SessionEvent::LoginThrottled => "session.login-throttled",
             SessionEvent::Renewed => "session.renewed",
+            SessionEvent::Moved => "session.moved",
             SessionEvent::Ended(_) => "session.ended",
             SessionEvent::Theft => "session.theft",
             SessionEvent::Forged => "session.forged",
@@ -73,6 +86,7 @@ impl SessionEvent {
             | SessionEvent::Refused(_) => true,
             SessionEvent::Login
             | SessionEvent::Renewed
+            | SessionEvent::Moved
             | SessionEvent::Ended(_)
             | SessionEvent::Theft
             | SessionEvent::Poisoned
@@ -85,7 +99,10 @@ impl SessionEvent {
     /// Whether what somebody wanted happened.
     pub(super) fn is_success(self) -> bool {
         match self {
-            SessionEvent::Login | SessionEvent::Renewed | SessionEvent::Ended(_) => true,
+            SessionEvent::Login
+            | SessionEvent::Renewed
+            | SessionEvent::Moved
+            | SessionEvent::Ended(_) => true,
             SessionEvent::LoginRefused
             | SessionEvent::LoginThrottled
             | SessionEvent::Forged
@@ -106,6 +123,7 @@ impl SessionEvent {
             | SessionEvent::LoginRefused
             | SessionEvent::LoginThrottled
             | SessionEvent::Renewed
+            | SessionEvent::Moved
             | SessionEvent::Theft
             | SessionEvent::Forged
             | SessionEvent::Poisoned
@@ -136,6 +154,14 @@ impl SessionEvent {
             }
             SessionEvent::TouchedAhead => {
                 warn!(target: "session", event, user, session, client, "the last activity lies in the future and counts as now: a gateway's clock is ahead, or somebody wrote to the store");
+            }
+            SessionEvent::Moved => {
+                let moved = about.moved;
+                let signals = moved.map(|moved| moved.report.to_string());
+                let score = moved.map(|moved| moved.report.score);
+                let answer = moved.map(|moved| moved.report.answer.word());
+                let enforced = moved.map(|moved| moved.enforced);
+                info!(target: "session", event, user, session, client, score, signals, answer, enforced);
             }
             SessionEvent::Login
             | SessionEvent::LoginRefused

@@ -33,6 +33,7 @@ mod restarts;
 mod reuse;
 mod revocation;
 mod session;
+mod signals;
 mod steering;
 mod two_gateways;
 mod websocket;

@@ -548,6 +548,7 @@ impl World {
             route: &RoutePolicy::default(),
             timing: request.timing,
             activity: request.activity,
+            demand: None,
         });
         let ghost = &self.ghosts[request.cookie.session];
         let (activity, active_at) = (ghost.activity, ghost.active_at);

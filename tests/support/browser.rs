@@ -34,6 +34,8 @@ pub struct Browser {
     pub h2: bool,
     /// Sent before the TLS handshake, as a proxy would.
     pub introduction: Vec<u8>,
+    /// Sent with every request.
+    pub fields: Vec<(&'static str, String)>,
     tls: Arc<rustls::ClientConfig>,
 }
 
@@ -87,7 +89,8 @@ impl Browser {
     /// The same for a gateway in another process.
     pub fn to(address: SocketAddr, ca: &Path) -> Browser {
         let (host, jar) = ("app.test".to_owned(), BTreeMap::new());
-        Browser { address, host, jar, h2: false, introduction: Vec::new(), tls: trust(ca) }
+        let (introduction, fields) = (Vec::new(), Vec::new());
+        Browser { address, host, jar, h2: false, introduction, fields, tls: trust(ca) }
     }
 
     /// The same profile on HTTP/2.
@@ -177,6 +180,9 @@ impl Browser {
             true => request.uri(format!("https://{}{path}", self.host)),
             false => request.uri(path).header("host", &self.host),
         };
+        for (name, value) in &self.fields {
+            request = request.header(*name, value);
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -12,6 +12,7 @@ use crate::session::{
     Case, Change, EndReason, Identity, Outcome, Record, Refusal, Standing, Successor, Timing,
     Token, Verdict, decide,
 };
+use crate::signals::Report;
 use crate::store::{Commit, Loaded, Unavailable};
 use crate::telemetry::SessionEvent;
 
@@ -39,7 +40,10 @@ impl Attempt<'_> {
         let Held { record, touched, not_before, .. } = guard.hold_unchanged(key, loaded)?;
         let identity = guard.account(&record).ok()?;
         let standing = Standing { touched, not_before, everyone };
-        let verdict = self.decide(&record, &standing, self.visit.timing);
+        if self.moved(&record, &standing).is_some() {
+            return None;
+        }
+        let verdict = self.decide(&record, &standing, self.visit.timing, None);
         if !only_admits(&verdict) {
             return None;
         }
@@ -67,7 +71,8 @@ impl Attempt<'_> {
             }
         };
         let standing = Standing { touched, not_before, everyone };
-        let mut verdict = self.decide(&record, &standing, self.visit.timing);
+        let moved = self.moved(&record, &standing);
+        let mut verdict = self.decide(&record, &standing, self.visit.timing, moved.as_ref());
         if restore && verdict.change == Change::Keep {
             verdict.change = Change::Write(Box::new(Record::clone(&record)));
         }
@@ -79,6 +84,9 @@ impl Attempt<'_> {
         if !self.write(revision, &record, &verdict).await? {
             return Ok(None);
         }
+        if let Some(report) = &moved {
+            self.tell_of_move(report, &record, &verdict);
+        }
         self.settle(record, identity, standing, verdict, checked).map(Some)
     }
 
@@ -87,7 +95,13 @@ impl Attempt<'_> {
         loaded.map_err(|error| self.away(error))
     }
 
-    fn decide(&self, record: &Record, standing: &Standing, timing: Timing) -> Verdict {
+    fn decide(
+        &self,
+        record: &Record,
+        standing: &Standing,
+        timing: Timing,
+        moved: Option<&Report>,
+    ) -> Verdict {
         decide(&Case {
             record,
             standing,
@@ -100,6 +114,7 @@ impl Attempt<'_> {
             route: self.visit.policy,
             timing,
             activity: self.visit.activity,
+            demand: moved.map(|report| self.demand(report)),
         })
     }
 
@@ -179,7 +194,8 @@ impl Attempt<'_> {
         let identity = guard.account(&seen.record).ok()?;
         let (touched, not_before) = (seen.touched(), known.line(&key.tag));
         let standing = Standing { touched, not_before, everyone: guard.shared.everyone.line() };
-        match self.decide(&seen.record, &standing, Timing::Never).outcome {
+        let moved = self.moved(&seen.record, &standing);
+        match self.decide(&seen.record, &standing, Timing::Never, moved.as_ref()).outcome {
             Outcome::Refuse(_) => None,
             Outcome::Admit(_) => {
                 guard.served_known();

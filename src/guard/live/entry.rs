@@ -50,7 +50,7 @@ impl Entry {
     /// `max_auth_age` is asked when a connection opens and not again: it is about what begins.
     pub(super) fn route_end(&self, connection: &Connection, active: UnixMillis) -> UnixMillis {
         let never = UnixMillis(u64::MAX);
-        let RoutePolicy { idle, absolute, max_auth_age: _ } = connection.policy;
+        let RoutePolicy { idle, absolute, max_auth_age: _, signals: _ } = connection.policy;
         let idle = idle.map_or(never, |idle| active.plus(idle));
         absolute.map_or(idle, |absolute| self.record.created.plus(absolute).min(idle))
     }

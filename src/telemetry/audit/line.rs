@@ -8,13 +8,41 @@ use serde::Serialize;
 use crate::clock::UnixMillis;
 use crate::session::ClientContext;
 
-use super::super::events::{About, SessionEvent};
+use super::super::events::{About, Moved, SessionEvent};
 
 /// The actions of the log about itself.
 pub(super) const BEGUN: &str = "audit.begun";
 pub(super) const TORN: &str = "audit.torn";
 pub(super) const LOST: &str = "audit.lost";
 pub(super) const SUPPRESSED: &str = "audit.suppressed";
+
+/// What speaks against a session's new place. Names and weights stand in the same order.
+#[derive(Clone, Debug, Serialize)]
+struct Told {
+    #[serde(rename = "doorward.score")]
+    score: u32,
+    #[serde(rename = "doorward.signals")]
+    signals: Vec<&'static str>,
+    #[serde(rename = "doorward.weights")]
+    weights: Vec<u32>,
+    #[serde(rename = "doorward.answer")]
+    answer: &'static str,
+    /// Whether the answer was given; else it would have been.
+    #[serde(rename = "doorward.enforced")]
+    enforced: bool,
+}
+
+impl Told {
+    fn new(Moved { report, enforced }: Moved<'_>) -> Told {
+        Told {
+            score: report.score,
+            signals: report.signals.iter().map(|signal| signal.name()).collect(),
+            weights: report.signals.iter().map(|signal| signal.weight()).collect(),
+            answer: report.answer.word(),
+            enforced,
+        }
+    }
+}
 
 /// One event, before it has a place in the chain.
 #[derive(Clone, Debug)]
@@ -30,6 +58,7 @@ pub(super) struct Entry {
     client: Option<IpAddr>,
     agent: String,
     other: Option<ClientContext>,
+    moved: Option<Told>,
     /// How many there were, for lines that count.
     count: Option<u64>,
 }
@@ -47,6 +76,7 @@ impl Entry {
             client: about.client,
             agent: about.agent.to_owned(),
             other: about.other.cloned(),
+            moved: about.moved.map(Told::new),
             count: None,
         }
     }
@@ -69,6 +99,7 @@ impl Entry {
             client: None,
             agent: String::new(),
             other: None,
+            moved: None,
             count,
         }
     }
@@ -89,6 +120,7 @@ impl Entry {
             session: self.session.as_deref(),
             other_client: self.other.as_ref().map(|other| other.address),
             other_agent: self.other.as_ref().map_or("", |other| &other.agent),
+            moved: self.moved.as_ref(),
             count: self.count,
             chain,
             seq,
@@ -125,6 +157,8 @@ struct Line<'a> {
     other_client: Option<IpAddr>,
     #[serde(rename = "doorward.other.user_agent", skip_serializing_if = "str::is_empty")]
     other_agent: &'a str,
+    #[serde(flatten)]
+    moved: Option<&'a Told>,
     #[serde(rename = "doorward.count", skip_serializing_if = "Option::is_none")]
     count: Option<u64>,
     #[serde(rename = "doorward.chain")]

@@ -1,0 +1,211 @@
+//! What a session has been used from, so that a place is judged once and not at every request.
+//!
+//! Invariants:
+//! - bounded: at most [`NETWORKS`] networks and [`AGENTS`] user agents, the longest unused goes first
+//! - a place that an enforcing route would have answered is not known to it, though a route that only
+//!   watches has let it pass: who has a stolen token could else make himself known there first
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::context::{ClientContext, network_of};
+use super::policy::Watch;
+use super::record::Record;
+use crate::clock::UnixMillis;
+
+/// Networks kept beside the one where the session began.
+pub const NETWORKS: usize = 8;
+
+/// User agents kept beside the one that the session began with.
+pub const AGENTS: usize = 4;
+
+/// A network that was used by turns with another is written down at most this often.
+const RETURN_EVERY: Duration = Duration::from_secs(60);
+
+/// Networks and user agents beside those of the login. Empty for most sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// The one entered last stands last.
+    networks: Vec<Entered>,
+    agents: Vec<Known>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Entered {
+    address: IpAddr,
+    at: UnixMillis,
+    /// Whether an enforcing route lets it pass too.
+    passed: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    agent: String,
+    passed: bool,
+}
+
+/// How new a request's place is to its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Novelty {
+    /// Where the session is already, or was a moment ago.
+    Here,
+    /// Known, but another network was used since.
+    Back,
+    /// A network or a user agent that the session was not used from.
+    New,
+}
+
+impl Record {
+    /// How new this place is. Costs two comparisons where nothing changed.
+    pub fn novelty(&self, from: &ClientContext, watch: Watch, now: UnixMillis) -> Novelty {
+        let network = from.network_address();
+        if !self.knows_agent(&from.agent, watch) {
+            return Novelty::New;
+        }
+        let (current, since) = self.current_place();
+        if network == network_of(current) && self.passed(network, watch) {
+            return Novelty::Here;
+        }
+        if !self.passed(network, watch) {
+            return Novelty::New;
+        }
+        if now.since(since) < RETURN_EVERY { Novelty::Here } else { Novelty::Back }
+    }
+
+    /// An address of the network entered last, and when that was.
+    pub fn current_place(&self) -> (IpAddr, UnixMillis) {
+        let begun = (self.begun_from.address, self.created);
+        self.seen.networks.last().map_or(begun, |entered| (entered.address, entered.at))
+    }
+
+    /// One address of each network that the session is known to use, since `oldest` at the latest.
+    pub fn known_places(
+        &self,
+        watch: Watch,
+        oldest: UnixMillis,
+    ) -> impl Iterator<Item = IpAddr> + '_ {
+        let seen = self
+            .seen
+            .networks
+            .iter()
+            .filter(move |entered| counts(entered.passed, watch) && entered.at >= oldest);
+        let seen = seen.map(|entered| entered.address);
+        std::iter::once(self.begun_from.address).chain(seen)
+    }
+
+    /// User agents that the session is known to use.
+    pub fn known_agents(&self, watch: Watch) -> impl Iterator<Item = &str> + '_ {
+        let seen = self.seen.agents.iter().filter(move |known| counts(known.passed, watch));
+        std::iter::once(&self.begun_from.agent)
+            .chain(seen.map(|known| &known.agent))
+            .map(String::as_str)
+    }
+
+    /// Writes a place down as the one used last. `passed`: no enforcing route would mind.
+    pub fn note(&mut self, from: &ClientContext, at: UnixMillis, passed: bool) {
+        let network = from.network_address();
+        let begun = self.begun_from.network_address() == network;
+        let networks = &mut self.seen.networks;
+        let before = networks.iter().position(|entered| network_of(entered.address) == network);
+        let known = before.map(|at| networks.remove(at)).is_some_and(|entered| entered.passed);
+        networks.push(Entered { address: from.address, at, passed: passed || known || begun });
+        shorten(networks, NETWORKS);
+        if from.agent != self.begun_from.agent {
+            self.note_agent(&from.agent, passed);
+        }
+    }
+
+    fn note_agent(&mut self, agent: &str, passed: bool) {
+        let agents = &mut self.seen.agents;
+        let before = agents.iter().position(|known| known.agent == agent);
+        let known = before.map(|at| agents.remove(at)).is_some_and(|known| known.passed);
+        agents.push(Known { agent: agent.to_owned(), passed: passed || known });
+        shorten(agents, AGENTS);
+    }
+
+    fn knows_agent(&self, agent: &str, watch: Watch) -> bool {
+        self.known_agents(watch).any(|known| known == agent)
+    }
+
+    fn passed(&self, network: IpAddr, watch: Watch) -> bool {
+        self.known_places(watch, UnixMillis(0)).any(|known| network_of(known) == network)
+    }
+}
+
+fn counts(passed: bool, watch: Watch) -> bool {
+    match watch {
+        Watch::Enforce => passed,
+        Watch::Off | Watch::Monitor => true,
+    }
+}
+
+fn shorten<T>(list: &mut Vec<T>, limit: usize) {
+    let over = list.len().saturating_sub(limit);
+    list.drain(..over);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::{KeyRing, random_bytes};
+    use crate::session::{Identity, SessionId, SessionKey, Token, UserTag};
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn from(address: &str, agent: &str) -> ClientContext {
+        ClientContext::new(address.parse().expect("an address"), agent.as_bytes())
+    }
+
+    fn record() -> Record {
+        let keys = KeyRing::generate("now");
+        let key = SessionKey { tag: UserTag([0; 8]), id: SessionId([0; 16]) };
+        let token = Token::new(keys.newest().0, key, 0, random_bytes());
+        let end = UnixMillis(u64::MAX);
+        let home = from("192.0.2.7", "Firefox");
+        Record::begin(Identity::default(), &token, UnixMillis(0), end, home)
+    }
+
+    #[test]
+    fn the_place_of_the_login_is_here_and_any_other_is_new_once() {
+        let mut record = record();
+        let (home, cafe) = (from("192.0.2.99", "Firefox"), from("198.51.100.7", "Firefox"));
+        let at = UnixMillis(1_000_000);
+        assert_eq!(record.novelty(&home, Watch::Enforce, at), Novelty::Here);
+        assert_eq!(record.novelty(&cafe, Watch::Enforce, at), Novelty::New);
+        record.note(&cafe, at, true);
+        assert_eq!(record.novelty(&cafe, Watch::Enforce, at), Novelty::Here);
+        assert_eq!(record.novelty(&home, Watch::Enforce, at), Novelty::Here, "by turns");
+        assert_eq!(record.novelty(&home, Watch::Enforce, at.plus(MINUTE)), Novelty::Back);
+    }
+
+    #[test]
+    fn who_was_only_watched_is_not_known_to_a_route_that_enforces() {
+        let mut record = record();
+        let thief = from("203.0.113.9", "curl");
+        record.note(&thief, UnixMillis(1), false);
+        assert_eq!(record.novelty(&thief, Watch::Monitor, UnixMillis(2)), Novelty::Here);
+        assert_eq!(record.novelty(&thief, Watch::Enforce, UnixMillis(2)), Novelty::New);
+        let home = from("192.0.2.7", "Firefox");
+        assert_eq!(record.novelty(&home, Watch::Enforce, UnixMillis(2)), Novelty::Here);
+        record.note(&thief, UnixMillis(3), true);
+        assert_eq!(record.novelty(&thief, Watch::Enforce, UnixMillis(4)), Novelty::Here);
+    }
+
+    #[test]
+    fn however_often_a_session_moves_its_record_stays_small() {
+        let mut record = record();
+        for number in 0..200 {
+            let place = from(&format!("10.0.{number}.1"), &format!("agent {number}"));
+            record.note(&place, UnixMillis(number), true);
+        }
+        assert_eq!((record.seen.networks.len(), record.seen.agents.len()), (NETWORKS, AGENTS));
+        assert_eq!(record.current_place().0, from("10.0.199.1", "").address);
+        assert_eq!(
+            record.novelty(&from("192.0.2.7", "Firefox"), Watch::Enforce, UnixMillis(u64::MAX)),
+            Novelty::Back,
+            "the login's own place is never forgotten"
+        );
+    }
+}

@@ -1,0 +1,93 @@
+//! What a User-Agent says about family and system. Versions are left out: they change by themselves.
+
+/// A client's software, as it says itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Software<'a> {
+    /// The browser, or the first word of a program.
+    pub family: &'a str,
+    pub system: Option<System>,
+}
+
+/// Systems that one browser does not change between by itself. A phone that asks for the desktop's
+/// pages calls itself Linux instead of Android, and macOS instead of iOS, at a tap of its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum System {
+    Windows,
+    Apple,
+    Linux,
+    ChromeOs,
+}
+
+/// The most telling first: each browser also names those that it wants to be taken for.
+const FAMILIES: [(&str, &str); 13] = [
+    ("Edg", "Edge"),
+    ("OPR/", "Opera"),
+    ("SamsungBrowser/", "Samsung"),
+    ("Vivaldi/", "Vivaldi"),
+    ("YaBrowser/", "Yandex"),
+    ("FxiOS/", "Firefox"),
+    ("Firefox/", "Firefox"),
+    ("CriOS/", "Chrome"),
+    ("HeadlessChrome/", "HeadlessChrome"),
+    ("Chromium/", "Chrome"),
+    ("Chrome/", "Chrome"),
+    ("Safari/", "Safari"),
+    ("AppleWebKit/", "Safari"),
+];
+
+const SYSTEMS: [(&str, System); 8] = [
+    ("Windows", System::Windows),
+    ("iPhone", System::Apple),
+    ("iPad", System::Apple),
+    ("Macintosh", System::Apple),
+    ("Android", System::Linux),
+    ("CrOS", System::ChromeOs),
+    ("Linux", System::Linux),
+    ("X11", System::Linux),
+];
+
+impl Software<'_> {
+    /// Reads a User-Agent. Whatever it says, something is read.
+    pub fn read(agent: &str) -> Software<'_> {
+        let browser = FAMILIES.iter().find(|(sign, _)| agent.contains(sign));
+        let program = || agent.split(['/', ' ']).next().unwrap_or_default();
+        let family = browser.map_or_else(program, |(_, family)| *family);
+        let system = SYSTEMS.iter().find(|(sign, _)| agent.contains(sign));
+        Software { family, system: system.map(|(_, system)| *system) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(agent: &str) -> (&str, Option<System>) {
+        let Software { family, system } = Software::read(agent);
+        (family, system)
+    }
+
+    #[test]
+    fn browsers_are_told_apart_by_family_and_system_and_not_by_version() {
+        let chrome = |version: &str| {
+            format!(
+                "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{version} Safari/537.36"
+            )
+        };
+        assert_eq!(read(&chrome("142.0.0.0")), ("Chrome", Some(System::Windows)));
+        assert_eq!(read(&chrome("142.0.0.0")), read(&chrome("143.0.0.0")));
+        assert_eq!(read(&(chrome("142.0.0.0") + " Edg/142.0")), ("Edge", Some(System::Windows)));
+        let firefox = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
+        assert_eq!(read(firefox), ("Firefox", Some(System::Linux)));
+        let safari = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 Mobile/15E148 Safari/604.1";
+        assert_eq!(read(safari), ("Safari", Some(System::Apple)));
+        assert_eq!(read("curl/8.5.0"), ("curl", None));
+        assert_eq!(read(""), ("", None));
+    }
+
+    #[test]
+    fn a_phone_that_asks_for_the_desktops_pages_is_the_same_phone() {
+        let phone = "Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Mobile Safari/537.36";
+        let desktop = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36";
+        assert_eq!(read(phone), read(desktop));
+    }
+}
