@@ -280,22 +280,26 @@ async fn what_another_gateway_does_on_a_real_redis_is_heard() {
     other.create(&key, b"sealed", now, later).await.expect("available");
 
     gateway.knows(&key).await;
+    gateway.listens();
     other.commit(&key, 1, b"renewed", later).await.expect("available");
     gateway.hears(Change::Session(key)).await;
     assert_eq!(gateway.known(&key), None);
 
     gateway.knows(&key).await;
+    gateway.listens();
     other.touch(&key, now, later).await.expect("available");
     other.revoke_user(&key.tag, now, None).await.expect("available");
     gateway.hears(Change::User(key.tag)).await;
     assert_eq!(gateway.known(&key), None);
 
     gateway.knows(&key).await;
+    gateway.listens();
     other.revoke_everyone(now).await.expect("available");
     gateway.hears(Change::Everyone).await;
     assert_eq!(gateway.known(&key), None);
 
     gateway.knows(&key).await;
+    gateway.listens();
     other.end(&key, EndReason::Revoked, now, later).await.expect("available");
     gateway.hears(Change::Session(key)).await;
     assert_eq!(gateway.known(&key), None);
@@ -303,6 +307,7 @@ async fn what_another_gateway_does_on_a_real_redis_is_heard() {
     let second = following::key();
     other.create(&second, b"sealed", now, later).await.expect("available");
     gateway.knows(&second).await;
+    gateway.listens();
     assert_eq!(server.command(&["FLUSHALL"]), "+OK");
     gateway.hears(Change::All).await;
     assert_eq!(gateway.known(&second), None);

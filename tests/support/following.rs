@@ -58,6 +58,11 @@ impl Gateway {
         }
     }
 
+    /// What was told so far is not what is waited for from here on.
+    pub fn listens(&mut self) {
+        while self.changes.try_recv().is_ok() {}
+    }
+
     /// Waits for the word of a change; by then it has been taken in.
     pub async fn hears(&mut self, change: Change) {
         let heard = async { while self.changes.recv().await.expect("not that many") != change {} };
