@@ -161,6 +161,10 @@ async fn s9_activity_at_one_gateway_keeps_a_session_alive_that_another_only_reme
     let asked = "doorward_session_cache_total{found=\"known\"}";
     let before = number(&there, asked).await;
     minutes(20);
+    // By this clock the line of everybody is old, and nothing is believed until it was read again.
+    let trips = "doorward_store_round_trips_total";
+    let read = number(&there, trips).await + 3.0;
+    until(async || number(&there, trips).await >= read).await;
     assert_eq!(poller.status().await, StatusCode::OK, "and so alive there");
     assert!(number(&there, asked).await > before, "what was known was looked at first");
 
