@@ -421,7 +421,7 @@ async fn sentinels_are_followed_through_failovers_without_a_restart() {
     let (book, failed) = working.stop().await;
     let compared = beginnings_and_ends_stand(&store, &book).await;
     println!("{compared} of {} compared, {failed} failed meanwhile", book.len());
-    assert!(compared > 100 && failed > 0, "{compared} say something, {failed} failed");
+    assert!(compared > 20 && failed > 0, "{compared} say something, {failed} failed");
 }
 
 /// Renewals are not waited for, so a failover may lose some. A beginning and an end stand.
@@ -557,7 +557,7 @@ async fn a_slot_moves_under_load(cluster: &Cluster, store: &Store, users: &[User
     let (book, failed) = working.stop().await;
     let compared = nothing_is_lost(store, &book).await;
     println!("slots moved: {compared} of {} compared, {failed} failed meanwhile", book.len());
-    assert!(compared > 100 && compared + failed >= book.len(), "{compared} of {}", book.len());
+    assert!(compared > 20 && compared + failed >= book.len(), "{compared} of {}", book.len());
     let listed = store.all(1_000_000).await.expect("available").len();
     // A listing of one user ends at 1,000.
     let live = book.values().filter(|state| matches!(state, Acknowledged::Live { .. })).count();
