@@ -20,7 +20,7 @@ use doorward::store::{Change, Slot, Store};
 use following::{Gateway, key};
 use redis_fleet::{Cluster, Watched, ask, eventually, say};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const LATER: UnixMillis = UnixMillis(u64::MAX);
 
 async fn create(store: &Store) -> SessionKey {

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 /// What the design promises: nothing is believed for longer.
 pub const BOUND: Duration = Duration::from_secs(3);
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A gateway's store, following its server until it is dropped.
 pub struct Gateway {
