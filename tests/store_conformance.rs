@@ -163,6 +163,10 @@ rules_of_every_store!(
     the_line_of_all_users_never_moves_back,
     a_line_of_all_users_that_was_lost_is_drawn_where_it_was,
     the_line_of_all_users_passes_sessions_begun_by_a_clock_that_is_ahead,
+    a_memo_is_swapped_by_who_knows_what_stands_there_and_nobody_else,
+    of_64_parallel_swaps_of_one_memo_exactly_one_swaps,
+    a_memo_and_the_sessions_of_its_user_leave_each_other_alone,
+    a_memo_that_is_too_long_is_not_kept,
     workers_see_one_store,
     a_store_that_works_answers_a_ping,
 );
@@ -482,6 +486,63 @@ async fn the_line_of_all_users_passes_sessions_begun_by_a_clock_that_is_ahead(st
     assert!(line >= ahead, "{line:?}");
 }
 
+async fn memo(store: &Store, tag: &UserTag) -> Option<Vec<u8>> {
+    store.memo(tag).await.expect("available").map(|sealed| sealed.to_vec())
+}
+
+async fn a_memo_is_swapped_by_who_knows_what_stands_there_and_nobody_else(store: Store) {
+    let (tag, other) = (user(), user());
+    let swap = async |expected: Option<&[u8]>, sealed: &[u8]| {
+        store.swap_memo(&tag, expected, sealed, LATER).await.expect("available")
+    };
+    assert_eq!(memo(&store, &tag).await, None);
+    assert_eq!(swap(Some(b"x"), b"first\0").await, Commit::Lost);
+    assert_eq!(swap(None, b"first\0\xff").await, Commit::Swapped);
+    assert_eq!(swap(None, b"first\0\xff").await, Commit::Swapped, "a repeat of the same call");
+    assert_eq!(swap(None, b"second").await, Commit::Lost);
+    assert_eq!(swap(Some(b"first"), b"second").await, Commit::Lost);
+    assert_eq!(memo(&store, &tag).await.as_deref(), Some(b"first\0\xff".as_slice()));
+    assert_eq!(swap(Some(b"first\0\xff"), b"second").await, Commit::Swapped);
+    assert_eq!(memo(&store, &tag).await.as_deref(), Some(b"second".as_slice()));
+    assert_eq!(memo(&store, &other).await, None);
+}
+
+async fn of_64_parallel_swaps_of_one_memo_exactly_one_swaps(store: Store) {
+    let tag = user();
+    let mut tasks = JoinSet::new();
+    for number in 0..64_u8 {
+        let store = store.clone();
+        tasks.spawn(async move { store.swap_memo(&tag, None, &[number + 1], LATER).await });
+    }
+    let outcomes = tasks.join_all().await;
+    let swapped = outcomes.iter().filter(|outcome| **outcome == Ok(Commit::Swapped)).count();
+    assert_eq!((swapped, outcomes.len()), (1, 64), "{outcomes:?}");
+}
+
+async fn a_memo_and_the_sessions_of_its_user_leave_each_other_alone(store: Store) {
+    let key = key();
+    store.swap_memo(&key.tag, None, b"memo", LATER).await.expect("available");
+    create(&store, &key, NOW).await;
+    store.revoke_user(&key.tag, NOW, None).await.expect("available");
+    store.end(&key, EndReason::Theft, NOW, LATER).await.expect("available");
+    assert_eq!(memo(&store, &key.tag).await.as_deref(), Some(b"memo".as_slice()));
+    store.swap_memo(&key.tag, Some(b"memo"), b"another", LATER).await.expect("available");
+    let loaded = load(&store, &key).await;
+    assert_eq!(loaded.slot, Slot::Ended { reason: EndReason::Theft, at: NOW });
+    assert_eq!(loaded.not_before.at, NOW);
+}
+
+async fn a_memo_that_is_too_long_is_not_kept(store: Store) {
+    let tag = user();
+    for sealed in [&[][..], &[7; 16 * 1024 + 1]] {
+        assert!(store.swap_memo(&tag, None, sealed, LATER).await.is_err(), "{}", sealed.len());
+    }
+    let longest = [7; 16 * 1024];
+    let swapped = store.swap_memo(&tag, None, &longest, LATER).await;
+    assert_eq!(swapped, Ok(Commit::Swapped));
+    assert_eq!(store.swap_memo(&tag, Some(&longest), b"short", LATER).await, Ok(Commit::Swapped));
+}
+
 async fn workers_see_one_store(store: Store) {
     let key = key();
     let (one, two) = (store.for_worker(), store.for_worker());
@@ -617,6 +678,19 @@ mod redis_only {
     }
 
     #[tokio::test]
+    async fn a_memo_that_somebody_else_wrote_is_read_in_part_and_can_be_replaced() {
+        let (server, store) = start();
+        let tag = user();
+        let name = format!("dw:m:{{{}}}", data_encoding::HEXLOWER.encode(&tag.0));
+        assert_eq!(server.command(&["SETRANGE", &name, "9999999", "x"]), ":10000000");
+        let read = store.memo(&tag).await.expect("available").expect("something");
+        assert!(read.len() < 20_000, "{}", read.len());
+        let swapped = store.swap_memo(&tag, Some(&read), b"ours", LATER).await;
+        assert_eq!(swapped, Ok(Commit::Swapped));
+        assert_eq!(memo(&store, &tag).await.as_deref(), Some(b"ours".as_slice()));
+    }
+
+    #[tokio::test]
     async fn a_load_is_one_round_trip() {
         let (_server, store) = start();
         let key = key();
@@ -638,7 +712,9 @@ mod redis_only {
             let tag = data_encoding::HEXLOWER.encode(&key.tag.0);
             let id = data_encoding::HEXLOWER.encode(&key.id.0);
             let of_session = ["s", "t"].map(|kind| format!("dw:{kind}:{{{tag}}}:{id}"));
-            for name in of_session.into_iter().chain([format!("dw:u:{{{tag}}}")]) {
+            store.swap_memo(&key.tag, None, b"memo", forget_at).await.expect("available");
+            let of_user = ["u", "m"].map(|kind| format!("dw:{kind}:{{{tag}}}"));
+            for name in of_session.into_iter().chain(of_user) {
                 let left = server.command(&["PTTL", &name]);
                 let left: i64 = left.trim_start_matches(':').parse().expect("a number");
                 assert!((left - ttl).abs() < 20_000, "{name}: {left} for {ttl}");
@@ -737,6 +813,7 @@ mod redis_only {
         a_revocation_ends_one_users_older_sessions_but_the_excepted(store.clone()).await;
         the_line_of_all_users_never_moves_back(store.clone()).await;
         an_ended_session_leaves_the_index(store.clone()).await;
+        a_memo_is_swapped_by_who_knows_what_stands_there_and_nobody_else(store.clone()).await;
         assert!(!store.all(9).await.expect("permitted").is_empty());
         a_store_that_works_answers_a_ping(store).await;
     }
@@ -774,6 +851,8 @@ mod file_only {
         store.touch(&renewed, LATER, LATER).await.expect("available");
         store.end(&ended, EndReason::Theft, NOW, LATER).await.expect("available");
         store.revoke_user(&tag, NOW, Some(renewed.id)).await.expect("available");
+        store.swap_memo(&tag, None, b"first", LATER).await.expect("available");
+        store.swap_memo(&tag, Some(b"first"), b"second", LATER).await.expect("available");
         let drawn = store.revoke_everyone(UnixMillis(3)).await.expect("available");
         let keys = [renewed, ended, plain];
         let mut before = Vec::new();
@@ -787,6 +866,7 @@ mod file_only {
             assert_eq!(load(&again, key).await, before);
         }
         assert_eq!(again.everyone_line().await, Ok(drawn.line));
+        assert_eq!(memo(&again, &tag).await.as_deref(), Some(b"second".as_slice()));
         assert_eq!(listed(&again, &tag).await, [renewed.id]);
         let line = again.revoke_user(&tag, NOW, None).await.expect("available").line;
         assert_eq!(line.at, UnixMillis(NOW.0 + 9), "the greatest `created` is remembered");
@@ -801,6 +881,7 @@ mod file_only {
         let soon = UnixMillis(NOW.0 + 1_000);
         for (key, forget_at) in [(&short, soon), (&long, LATER)] {
             store.create(key, b"a", NOW, forget_at).await.expect("available");
+            store.swap_memo(&key.tag, None, b"memo", forget_at).await.expect("available");
         }
         clock.advance(Duration::from_secs(3_700));
         for _ in 0..64 {
@@ -809,6 +890,8 @@ mod file_only {
         }
         assert_eq!(load(&store, &short).await.slot, Slot::Absent);
         assert_eq!(revision(&load(&store, &long).await), Some(1));
+        assert_eq!(memo(&store, &short.tag).await, None);
+        assert!(memo(&store, &long.tag).await.is_some());
         store.close().await.expect("closed");
         clock.advance(Duration::from_secs(100_000));
         let again = Store::embedded(directory.path(), clock).expect("reopened");

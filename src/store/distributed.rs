@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use tokio::sync::{Notify, broadcast};
 
 use super::cache::{Cache, CacheFigures, Proof, Stopwatch};
@@ -170,6 +171,20 @@ impl Distributed {
 
     pub(super) async fn not_before(&self, tag: &UserTag) -> Result<NotBefore, Unavailable> {
         Ok(self.beside.journal.line(tag, self.redis.not_before(tag).await?))
+    }
+
+    pub(super) async fn memo(&self, tag: &UserTag) -> Result<Option<Bytes>, Unavailable> {
+        self.redis.memo(tag).await
+    }
+
+    pub(super) async fn swap_memo(
+        &self,
+        tag: &UserTag,
+        expected: &[u8],
+        sealed: &[u8],
+        forget_at: UnixMillis,
+    ) -> Result<Commit, Unavailable> {
+        self.redis.swap_memo(tag, expected, sealed, forget_at).await
     }
 
     pub(super) async fn revoke_everyone(

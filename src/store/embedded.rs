@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 
 use self::file::Opener;
 use self::writer::{Job, Staged, Writer};
-use super::entry::{Entry, MOST_PER_USER, too_many};
+use super::entry::{Entry, MOST_PER_USER, Memo, too_many};
 use super::memory::Tables;
 use super::{Commit, OpenError, Unavailable};
 use crate::clock::{Clock, UnixMillis};
@@ -160,6 +160,28 @@ impl Embedded {
             let facts = staged.facts(tag).revoke(now, except);
             staged.users.insert(tag, Some(facts));
             facts.line
+        })
+        .await
+    }
+
+    pub(super) async fn swap_memo(
+        &self,
+        tag: UserTag,
+        expected: &[u8],
+        sealed: &[u8],
+        forget_at: UnixMillis,
+    ) -> Result<Commit, Unavailable> {
+        let expected = Bytes::copy_from_slice(expected);
+        let sealed = Bytes::copy_from_slice(sealed);
+        self.submit(move |staged| {
+            let existing = staged.memo(tag);
+            match Memo::swap(existing.as_ref(), &expected, &sealed, forget_at) {
+                Some(memo) => {
+                    staged.memos.insert(tag, Some(memo));
+                    Commit::Swapped
+                }
+                None => Commit::Lost,
+            }
         })
         .await
     }
@@ -401,6 +423,7 @@ mod tests {
         assert!(commit.is_err() && create.is_err());
         let revoked = store.revoke_user(new.tag, NOW, None).await;
         assert!(revoked.is_err());
+        assert!(store.swap_memo(new.tag, b"", b"memo", LATER).await.is_err());
         disk.stuck.store(false, Ordering::SeqCst);
         healed(&store).await;
         let keys = [renewed, new];
@@ -408,6 +431,7 @@ mod tests {
         store.close().await.expect("closed");
         let again = open_on(&path, &disk);
         assert_eq!(keys.map(|key| again.tables().load(&key)), seen);
+        assert_eq!(again.tables().memo(new.tag), None);
     }
 
     #[tokio::test]

@@ -22,6 +22,16 @@ pub(super) const LINE_KEPT: Duration = Duration::from_hours(400 * 24);
 /// Most sessions of one user, so that nobody who can log in can also fill the store.
 pub(super) const MOST_PER_USER: usize = 10_000;
 
+/// Longest user's memo; what is longer was not written by us.
+pub(super) const MEMO_LIMIT: usize = 16 * 1024;
+
+/// What is kept of a user beyond his sessions: opaque here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Memo {
+    pub(super) sealed: Bytes,
+    pub(super) forget_at: UnixMillis,
+}
+
 /// One session: the record, or what is left of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -119,6 +129,29 @@ impl Entry {
             }
             Slot::Live { .. } | Slot::Ended { .. } | Slot::Absent => None,
         }
+    }
+}
+
+impl Memo {
+    /// The memo after a compare-and-swap of all its bytes; `None` when it is lost.
+    pub(super) fn swap(
+        existing: Option<&Memo>,
+        expected: &[u8],
+        sealed: &Bytes,
+        forget_at: UnixMillis,
+    ) -> Option<Memo> {
+        let (standing, until) = match existing {
+            Some(memo) => (&memo.sealed[..], memo.forget_at),
+            None => (&[][..], UnixMillis(0)),
+        };
+        // The same bytes again are a repeat of the same call.
+        let swaps = standing == expected || standing == sealed;
+        swaps.then(|| Memo { sealed: sealed.clone(), forget_at: until.max(forget_at) })
+    }
+
+    /// Whether nobody can still ask for it.
+    pub(super) fn forgotten(&self, now: UnixMillis) -> bool {
+        self.forget_at.plus(FORGET_SLACK) < now
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::entry::{Entry, Facts, MOST_PER_USER, too_many};
+use super::entry::{Entry, Facts, MOST_PER_USER, Memo, too_many};
 use super::{Commit, LISTED_MOST, Listed, Loaded, Slot, Unavailable};
 use crate::clock::{Clock, UnixMillis};
 use crate::session::{EndReason, NotBefore, SessionId, SessionKey, UserTag};
@@ -98,6 +98,25 @@ impl Memory {
         user.facts.line
     }
 
+    pub(super) fn swap_memo(
+        &self,
+        tag: &UserTag,
+        expected: &[u8],
+        sealed: &[u8],
+        forget_at: UnixMillis,
+    ) -> Commit {
+        let mut shard = self.tables.shard(*tag);
+        let user = shard.entry(*tag).or_default();
+        let sealed = Bytes::copy_from_slice(sealed);
+        match Memo::swap(user.memo.as_ref(), expected, &sealed, forget_at) {
+            Some(memo) => {
+                user.memo = Some(memo);
+                Commit::Swapped
+            }
+            None => Commit::Lost,
+        }
+    }
+
     /// As [`super::Store::revoke_everyone`].
     pub(super) fn revoke_everyone(&self, now: UnixMillis) -> UnixMillis {
         self.tables.raise_everyone(now.max(self.tables.greatest()))
@@ -126,6 +145,7 @@ type Shard = HashMap<UserTag, User>;
 #[derive(Debug, Default)]
 struct User {
     facts: Facts,
+    memo: Option<Memo>,
     sessions: HashMap<SessionId, Held>,
 }
 
@@ -152,6 +172,15 @@ impl User {
 
     fn entry(&self, id: SessionId) -> Option<&Entry> {
         self.sessions.get(&id).map(|held| &held.entry)
+    }
+
+    /// Whether nothing is left that anybody could ask for.
+    fn forgotten(&self, now: UnixMillis) -> bool {
+        self.sessions.is_empty() && self.memo.is_none() && self.facts.forgotten(now)
+    }
+
+    fn memo_forgotten(&self, now: UnixMillis) -> bool {
+        self.memo.as_ref().is_some_and(|memo| memo.forgotten(now))
     }
 
     fn put(&mut self, id: SessionId, entry: Entry) {
@@ -204,6 +233,15 @@ impl Tables {
     pub(super) fn facts(&self, tag: UserTag) -> Facts {
         let shard = self.shard(tag);
         shard.get(&tag).map(|user| user.facts).unwrap_or_default()
+    }
+
+    pub(super) fn memo(&self, tag: UserTag) -> Option<Memo> {
+        let shard = self.shard(tag);
+        shard.get(&tag)?.memo.clone()
+    }
+
+    pub(super) fn put_memo(&self, tag: UserTag, memo: Memo) {
+        self.shard(tag).entry(tag).or_default().memo = Some(memo);
     }
 
     pub(super) fn everyone(&self) -> UnixMillis {
@@ -297,7 +335,10 @@ impl Tables {
                     .filter(|(_, held)| held.entry.forgotten(now))
                     .map(|(id, _)| Forgotten::Session(SessionKey { tag: *tag, id: *id })),
             );
-            if user.sessions.is_empty() && user.facts.forgotten(now) {
+            if user.memo_forgotten(now) {
+                out.push(Forgotten::Memo(*tag));
+            }
+            if user.forgotten(now) {
                 out.push(Forgotten::User(*tag));
             }
         }
@@ -315,12 +356,17 @@ impl Tables {
                     user.sessions.remove(&key.id);
                 }
             }
+            Forgotten::Memo(tag) => {
+                let mut shard = self.shard(*tag);
+                if let Some(user) = shard.get_mut(tag)
+                    && user.memo_forgotten(now)
+                {
+                    user.memo = None;
+                }
+            }
             Forgotten::User(tag) => {
                 let mut shard = self.shard(*tag);
-                if let Some(user) = shard.get(tag)
-                    && user.sessions.is_empty()
-                    && user.facts.forgotten(now)
-                {
+                if shard.get(tag).is_some_and(|user| user.forgotten(now)) {
                     shard.remove(tag);
                 }
             }
@@ -336,6 +382,7 @@ impl Tables {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Forgotten {
     Session(SessionKey),
+    Memo(UserTag),
     User(UserTag),
 }
 
@@ -386,6 +433,21 @@ mod tests {
         sweep_all(&store);
         assert_eq!(store.tables.held(TAG), 1);
         assert_ne!(store.tables.load(&key(2)).slot, Slot::Absent);
+    }
+
+    #[test]
+    fn a_memo_goes_after_its_time_and_its_user_with_it() {
+        let clock = Clock::manual(UnixMillis(1_000));
+        let store = Memory::new(clock.clone());
+        assert_eq!(store.swap_memo(&TAG, b"", b"memo", UnixMillis(2_000)), Commit::Swapped);
+        clock.advance(FORGET_SLACK);
+        sweep_all(&store);
+        assert!(store.tables.memo(TAG).is_some(), "nothing goes before its time");
+        clock.advance(Duration::from_secs(2));
+        sweep_all(&store);
+        assert_eq!(store.tables.memo(TAG), None);
+        sweep_all(&store);
+        assert!(lock(&store.tables.shards[3]).is_empty());
     }
 
     #[test]

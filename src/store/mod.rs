@@ -354,6 +354,42 @@ impl Store {
         }
     }
 
+    /// What is kept of the user beyond his sessions, as [`Store::swap_memo`] was given it. Whatever
+    /// somebody else wrote there comes back too, cut.
+    pub async fn memo(&self, tag: &UserTag) -> Result<Option<Bytes>, Unavailable> {
+        let sealed = |memo: entry::Memo| memo.sealed;
+        match self {
+            Store::Memory(memory) => Ok(memory.tables().memo(*tag).map(sealed)),
+            Store::Embedded(embedded) => Ok(embedded.tables().memo(*tag).map(sealed)),
+            Store::Redis(redis) => redis.memo(tag).await,
+        }
+    }
+
+    /// Replaces the user's memo if it still is what [`Store::memo`] said, nothing where nothing stands.
+    /// No two memos may be of the same bytes.
+    ///
+    /// # Errors
+    /// Also when `sealed` is empty or longer than 16 KiB.
+    pub async fn swap_memo(
+        &self,
+        tag: &UserTag,
+        expected: Option<&[u8]>,
+        sealed: &[u8],
+        forget_at: UnixMillis,
+    ) -> Result<Commit, Unavailable> {
+        if sealed.is_empty() || sealed.len() > entry::MEMO_LIMIT {
+            return Err(Unavailable(format!("a memo of {} bytes is not kept", sealed.len())));
+        }
+        let expected = expected.unwrap_or_default();
+        match self {
+            Store::Memory(memory) => Ok(memory.swap_memo(tag, expected, sealed, forget_at)),
+            Store::Embedded(embedded) => {
+                embedded.swap_memo(*tag, expected, sealed, forget_at).await
+            }
+            Store::Redis(redis) => redis.swap_memo(tag, expected, sealed, forget_at).await,
+        }
+    }
+
     /// Draws the line of all users behind every session begun until now; it never moves back. As a
     /// user's line it passes the sessions of gateways whose clocks are ahead.
     pub async fn revoke_everyone(&self, now: UnixMillis) -> Result<Drawn<UnixMillis>, Unavailable> {

@@ -6,6 +6,7 @@
 //! | `dw:t:{TAG}:ID` | the last touch, in decimal |
 //! | `dw:nb:{TAG}` | the user's line: `at`, or `at id` with the excepted session |
 //! | `dw:u:{TAG}` | hash: id to `created forget_at`; `max` the greatest `created`; `kept` the entries left by the last sweep |
+//! | `dw:m:{TAG}` | the user's memo, sealed |
 //! | `dw:everyone` | the line of all users |
 //! | `dw:ahead:{dw:everyone}` | the latest `created` that was ahead of Redis' own clock |
 //!
@@ -67,8 +68,8 @@ use self::slots::Slot as HashSlot;
 use self::topology::Topology;
 
 use super::entry::{
-    FORGET_SLACK, LINE_KEPT, MOST_PER_USER, collision, live_prefix, pack_ended, pack_live,
-    too_many, unpack,
+    FORGET_SLACK, LINE_KEPT, MEMO_LIMIT, MOST_PER_USER, collision, live_prefix, pack_ended,
+    pack_live, too_many, unpack,
 };
 use super::memory::newest_first;
 use super::{Commit, Durability, LISTED_MOST, Listed, Loaded, OpenError, Slot, Unavailable};
@@ -386,6 +387,33 @@ impl Redis {
         command.arg(Names::of(tag).line());
         let line = self.ask(self.user(tag), Ask::Command(&command)).await?;
         self.line(line)
+    }
+
+    pub(super) async fn memo(&self, tag: &UserTag) -> Result<Option<Bytes>, Unavailable> {
+        let mut command = cmd("GETRANGE");
+        command.arg(Names::of(tag).memo()).arg(0).arg(MEMO_LIMIT);
+        let read: Vec<u8> = self.ask(self.user(tag), Ask::Command(&command)).await?;
+        Ok((!read.is_empty()).then(|| Bytes::from(read)))
+    }
+
+    pub(super) async fn swap_memo(
+        &self,
+        tag: &UserTag,
+        expected: &[u8],
+        sealed: &[u8],
+        forget_at: UnixMillis,
+    ) -> Result<Commit, Unavailable> {
+        let mut call = self.shared.scripts.swap_memo.call();
+        call.key(Names::of(tag).memo())
+            .arg(expected)
+            .arg(sealed)
+            .arg(expiry(forget_at))
+            .arg(MEMO_LIMIT);
+        match self.ask(self.user(tag), Ask::Script(&call)).await? {
+            1 => Ok(Commit::Swapped),
+            0 => Ok(Commit::Lost),
+            other => Err(self.strange(&format!("a memo's swap answered {other}"))),
+        }
     }
 
     pub(super) async fn revoke_everyone(

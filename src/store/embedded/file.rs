@@ -14,7 +14,7 @@ use redb::{
 use super::writer::Staged;
 use crate::clock::UnixMillis;
 use crate::session::{NotBefore, SessionId, SessionKey, UserTag};
-use crate::store::entry::{Entry, Facts, number, pack_ended, pack_live, unpack};
+use crate::store::entry::{Entry, Facts, Memo, number, pack_ended, pack_live, unpack};
 use crate::store::memory::Tables;
 use crate::store::{OpenError, Slot};
 
@@ -33,6 +33,8 @@ const SESSIONS: TableDefinition<[u8; 24], &[u8]> = TableDefinition::new("session
 const TOUCHES: TableDefinition<[u8; 24], u64> = TableDefinition::new("touches");
 /// `tag` to `line 8 | greatest 8 | excepted id, 16 or none`.
 const USERS: TableDefinition<[u8; 8], &[u8]> = TableDefinition::new("users");
+/// `tag` to `forget_at 8 | sealed`. A gateway from before it leaves it alone.
+const MEMOS: TableDefinition<[u8; 8], &[u8]> = TableDefinition::new("memos");
 
 /// Makes the directory and the file for their owner alone: the file holds every session.
 pub(super) fn make(directory: &Path) -> Result<PathBuf, OpenError> {
@@ -124,6 +126,11 @@ fn read_all(database: &Database, tables: &Tables, now: UnixMillis) -> Result<(),
         let facts = unpack_facts(value.value()).ok_or(ReadError::Row("users"))?;
         tables.put_facts(UserTag(tag.value()), facts);
     }
+    for memo in reading.open_table(MEMOS)?.iter()? {
+        let (tag, value) = memo?;
+        let memo = unpack_memo(value.value()).ok_or(ReadError::Row("memos"))?;
+        tables.put_memo(UserTag(tag.value()), memo);
+    }
     if let Some(line) = reading.open_table(META)?.get("everyone")? {
         tables.raise_everyone(UnixMillis(line.value()));
     }
@@ -149,6 +156,7 @@ fn prepare(database: &Database) -> Result<(), ReadError> {
         transaction.open_table(SESSIONS)?;
         transaction.open_table(TOUCHES)?;
         transaction.open_table(USERS)?;
+        transaction.open_table(MEMOS)?;
     }
     transaction.commit()?;
     Ok(())
@@ -206,6 +214,7 @@ pub(super) fn transact(
     let transaction = database.begin_write()?;
     write_sessions(&transaction, staged, touches)?;
     write_users(&transaction, staged)?;
+    write_memos(&transaction, staged)?;
     transaction.commit()?;
     Ok(())
 }
@@ -243,6 +252,17 @@ fn write_users(transaction: &WriteTransaction, staged: &Staged<'_>) -> Result<()
     }
     if let Some(line) = staged.everyone {
         transaction.open_table(META)?.insert("everyone", line.0)?;
+    }
+    Ok(())
+}
+
+fn write_memos(transaction: &WriteTransaction, staged: &Staged<'_>) -> Result<(), redb::Error> {
+    let mut memos = transaction.open_table(MEMOS)?;
+    for (tag, memo) in &staged.memos {
+        match memo {
+            Some(memo) => memos.insert(tag.0, pack_memo(memo).as_slice())?,
+            None => memos.remove(tag.0)?,
+        };
     }
     Ok(())
 }
@@ -302,4 +322,14 @@ fn unpack_facts(value: &[u8]) -> Option<Facts> {
         line: NotBefore { at: UnixMillis(number(value.get(..8)?)?), except },
         greatest: UnixMillis(number(value.get(8..16)?)?),
     })
+}
+
+fn pack_memo(memo: &Memo) -> Vec<u8> {
+    [memo.forget_at.0.to_be_bytes().as_slice(), &memo.sealed].concat()
+}
+
+fn unpack_memo(value: &[u8]) -> Option<Memo> {
+    let (forget_at, sealed) = value.split_at_checked(8)?;
+    let forget_at = UnixMillis(number(forget_at)?);
+    Some(Memo { sealed: Bytes::copy_from_slice(sealed), forget_at })
 }

@@ -13,7 +13,7 @@ use super::{Shared, TOUCH_DELAY, ended};
 use crate::clock::UnixMillis;
 use crate::session::{SessionKey, UserTag};
 use crate::store::Unavailable;
-use crate::store::entry::{Entry, Facts};
+use crate::store::entry::{Entry, Facts, Memo};
 use crate::store::memory::{Forgotten, Tables};
 
 /// Writes in one transaction.
@@ -30,6 +30,7 @@ pub(super) struct Staged<'a> {
     pub(super) tables: &'a Tables,
     pub(super) sessions: HashMap<SessionKey, Option<Entry>>,
     pub(super) users: HashMap<UserTag, Option<Facts>>,
+    pub(super) memos: HashMap<UserTag, Option<Memo>>,
     pub(super) everyone: Option<UnixMillis>,
     /// Sessions of one user that this batch adds.
     added: HashMap<UserTag, usize>,
@@ -45,6 +46,7 @@ impl<'a> Staged<'a> {
             tables,
             sessions: HashMap::new(),
             users: HashMap::new(),
+            memos: HashMap::new(),
             everyone: None,
             added: HashMap::new(),
             forgotten: Vec::new(),
@@ -65,6 +67,13 @@ impl<'a> Staged<'a> {
         match self.users.get(&tag) {
             Some(staged) => staged.unwrap_or_default(),
             None => self.tables.facts(tag),
+        }
+    }
+
+    pub(super) fn memo(&self, tag: UserTag) -> Option<Memo> {
+        match self.memos.get(&tag) {
+            Some(staged) => staged.clone(),
+            None => self.tables.memo(tag),
         }
     }
 
@@ -97,9 +106,16 @@ impl<'a> Staged<'a> {
                         self.forgotten.push(*what);
                     }
                 }
+                Forgotten::Memo(tag) => {
+                    if self.memo(*tag).is_some_and(|memo| memo.forgotten(now)) {
+                        self.memos.insert(*tag, None);
+                        self.forgotten.push(*what);
+                    }
+                }
                 Forgotten::User(tag) => {
                     let busy = self.users.contains_key(tag) || self.added.contains_key(tag);
-                    if !busy && self.tables.held(*tag) == 0 {
+                    let empty = self.tables.held(*tag) == 0 && self.memo(*tag).is_none();
+                    if !busy && empty {
                         self.users.insert(*tag, None);
                         self.forgotten.push(*what);
                     }
@@ -109,7 +125,10 @@ impl<'a> Staged<'a> {
     }
 
     fn is_empty(&self) -> bool {
-        self.sessions.is_empty() && self.users.is_empty() && self.everyone.is_none()
+        self.sessions.is_empty()
+            && self.users.is_empty()
+            && self.memos.is_empty()
+            && self.everyone.is_none()
     }
 
     /// Shows readers what is on disk now.
@@ -122,6 +141,11 @@ impl<'a> Staged<'a> {
         for (tag, facts) in self.users {
             if let Some(facts) = facts {
                 self.tables.put_facts(tag, facts);
+            }
+        }
+        for (tag, memo) in self.memos {
+            if let Some(memo) = memo {
+                self.tables.put_memo(tag, memo);
             }
         }
         if let Some(line) = self.everyone {
@@ -138,6 +162,7 @@ impl<'a> Staged<'a> {
 struct Doubts {
     sessions: HashSet<SessionKey>,
     users: HashSet<UserTag>,
+    memos: HashSet<UserTag>,
     everyone: bool,
 }
 
@@ -257,6 +282,7 @@ impl Writer {
     fn doubt(&mut self, staged: &Staged<'_>, touches: HashMap<SessionKey, UnixMillis>) {
         self.doubts.sessions.extend(staged.sessions.keys());
         self.doubts.users.extend(staged.users.keys());
+        self.doubts.memos.extend(staged.memos.keys());
         self.doubts.everyone |= staged.everyone.is_some();
         let mut waiting = self.shared.touches();
         for (key, at) in touches {
@@ -300,6 +326,9 @@ impl Writer {
         }
         for tag in &self.doubts.users {
             staged.users.insert(*tag, Some(tables.facts(*tag)));
+        }
+        for tag in &self.doubts.memos {
+            staged.memos.insert(*tag, tables.memo(*tag));
         }
         staged.everyone = self.doubts.everyone.then(|| tables.everyone());
         let keys = self.doubts.sessions.iter();

@@ -22,6 +22,7 @@ const RECORDS: &str = "dw:s:";
 const TOUCHES: &str = "dw:t:";
 const LINES: &str = "dw:nb:";
 const INDEXES: &str = "dw:u:";
+const MEMOS: &str = "dw:m:";
 
 /// The names of one user's keys.
 pub(super) struct Names {
@@ -47,6 +48,10 @@ impl Names {
 
     pub(super) fn index(&self) -> String {
         format!("{INDEXES}{}", self.tag)
+    }
+
+    pub(super) fn memo(&self) -> String {
+        format!("{MEMOS}{}", self.tag)
     }
 
     pub(super) fn tag_of_index(name: &[u8]) -> Option<UserTag> {
@@ -91,7 +96,8 @@ mod tests {
     #[test]
     fn all_keys_of_a_user_share_one_hash_tag() {
         let names = Names::of(&KEY.tag);
-        for name in [names.record(KEY.id), names.touch(KEY.id), names.line(), names.index()] {
+        let ours = [names.record(KEY.id), names.touch(KEY.id), names.line(), names.index()];
+        for name in ours.into_iter().chain([names.memo()]) {
             let (_, rest) = name.split_once('{').expect("a hash tag");
             assert!(rest.starts_with("abababababababab}"), "{name}");
         }
@@ -111,6 +117,7 @@ mod tests {
         for followed in FOLLOWED {
             assert!(!names.touch(KEY.id).starts_with(followed), "{followed}");
             assert!(!names.index().starts_with(followed), "{followed}");
+            assert!(!names.memo().starts_with(followed), "{followed}");
         }
     }
 }

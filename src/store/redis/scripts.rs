@@ -15,6 +15,7 @@ pub(super) struct Scripts {
     pub(super) restore_line: Script,
     pub(super) revoke_everyone: Script,
     pub(super) raise: Script,
+    pub(super) swap_memo: Script,
 }
 
 impl Scripts {
@@ -29,6 +30,7 @@ impl Scripts {
             restore_line: Script::new(RESTORE_LINE.to_owned()),
             revoke_everyone: Script::new(REVOKE_EVERYONE.to_owned()),
             raise: Script::new(RAISE.to_owned()),
+            swap_memo: script(SWAP_MEMO),
         }
     }
 }
@@ -226,4 +228,13 @@ for i = 1, 2 do at = math.max(at, tonumber(redis.call('GET', KEYS[i]) or '0')) e
 local line = string.format('%.0f', at)
 redis.call('SET', KEYS[1], line)
 return line
+";
+
+/// KEYS memo; ARGV expected value expiry limit. Compared as far as it was read; none is empty.
+const SWAP_MEMO: &str = r"
+local now = redis.call('GETRANGE', KEYS[1], 0, ARGV[4])
+if now ~= ARGV[1] and now ~= ARGV[2] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+expire_later(KEYS[1], tonumber(ARGV[3]))
+return 1
 ";
