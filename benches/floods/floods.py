@@ -87,6 +87,14 @@ def python(name: str, *args: object, **more) -> subprocess.Popen:
     return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, **more)
 
 
+def elsewhere(name: str, *args: object) -> subprocess.Popen:
+    """As on another machine: it gets what the gateway and its users leave of this one's processors,
+    so that their waits are those that the flood causes at the gateway."""
+    process = python(name, *args)
+    os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
+    return process
+
+
 @contextlib.contextmanager
 def ended(process: subprocess.Popen):
     try:
@@ -119,8 +127,8 @@ def limits_that_bit(front: Gateway) -> dict[str, int]:
     return {limit: int(count) for limit, count in found}
 
 
-def app(stack: contextlib.ExitStack) -> str:
-    upstream = stack.enter_context(ended(python("upstream.py")))
+def app(stack: contextlib.ExitStack, start=python) -> str:
+    upstream = stack.enter_context(ended(start("upstream.py")))
     return f"http://127.0.0.1:{upstream.stdout.readline().strip()}"
 
 
@@ -128,7 +136,7 @@ def play(name: str, calm: float, flood: float, after: float, share: float = 1) -
     with contextlib.ExitStack() as stack:
         access = "session" if name in ("junk-cookies", "logins") else "public"
         # The app that gives the long answer is another one: it is the gateway that is asked about.
-        routes = [Route(HOST, app(stack), access), Route(f"big.{HOST}", app(stack), "public")]
+        routes = [Route(HOST, app(stack), access), Route(f"big.{HOST}", app(stack, elsewhere), "public")]
         front = stack.enter_context(gateway(routes, LIMITS))
         pid = gateway_pid(front)
         sampler = Sampler(pid)
@@ -139,7 +147,7 @@ def play(name: str, calm: float, flood: float, after: float, share: float = 1) -
         time.sleep(SETTLE_SECONDS + calm)
         began, cpu = time.monotonic(), cpu_seconds(pid)
         words = (name, front.port, flood, share)
-        attack = stack.enter_context(ended(python("attack.py", *words)))
+        attack = stack.enter_context(ended(elsewhere("attack.py", *words)))
         told, _ = attack.communicate(timeout=flood + 60)
         over = time.monotonic()
         cpu = (cpu_seconds(pid) - cpu) / (over - began)

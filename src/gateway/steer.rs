@@ -80,6 +80,9 @@ impl<'a> Steered<'a> {
 
 /// Takes the field out of an app's answer, and keeps a word that is one.
 pub(super) fn take_word<B>(response: &mut Response<B>) {
+    if !response.headers().contains_key(FIELD) {
+        return;
+    }
     let word = lone_value(response.headers()).and_then(|word| Command::of(&word));
     response.headers_mut().remove(FIELD);
     if let Some(command) = word {

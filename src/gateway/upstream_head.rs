@@ -5,15 +5,14 @@
 //! let head = doorward::gateway::UpstreamHead { parts: http::Request::new(()).into_parts().0 };
 //! ```
 
-use std::fmt::Write;
 use std::net::IpAddr;
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Request, Uri, Version, request};
 
 use crate::guard::Permit;
+use crate::http::SanitizedHead;
 use crate::http::request_id::X_REQUEST_ID;
-use crate::http::{Host, SanitizedHead};
 use crate::route::Route;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -41,13 +40,15 @@ impl UpstreamHead {
         parts.headers = headers;
         // Once for all that follows: growing step by step hashes every name again each time.
         parts.headers.reserve(OURS + route.identity.fields.len());
-        if let Ok(forwarded) = HeaderValue::try_from(forwarded(client, &host)) {
+        let (client_text, host_text) = (client.to_string(), host.to_string());
+        let forwarded = forwarded(client, &client_text, &host_text);
+        if let Ok(forwarded) = HeaderValue::try_from(forwarded) {
             parts.headers.insert(header::FORWARDED, forwarded);
         }
-        if let Ok(client) = HeaderValue::try_from(client.to_string()) {
+        if let Ok(client) = HeaderValue::try_from(client_text) {
             parts.headers.insert(X_FORWARDED_FOR, client);
         }
-        if let Ok(host) = HeaderValue::try_from(host.to_string()) {
+        if let Ok(host) = HeaderValue::try_from(host_text) {
             parts.headers.insert(X_FORWARDED_HOST, host.clone());
             parts.headers.insert(header::HOST, host);
         }
@@ -73,17 +74,11 @@ impl UpstreamHead {
 }
 
 /// RFC 7239: one hop, for what is left of it would be a client's word.
-fn forwarded(client: IpAddr, host: &Host) -> String {
-    let mut out = String::with_capacity(96);
-    let written = match client {
-        IpAddr::V4(v4) => write!(out, "for={v4}"),
-        // Section 6: in brackets and quoted.
-        IpAddr::V6(v6) => write!(out, "for=\"[{v6}]\""),
-    };
-    let written = written.and_then(|()| write!(out, ";host=\"{host}\";proto=https"));
-    // Writing to a string cannot fail.
-    written.unwrap_or_default();
-    out
+fn forwarded(client: IpAddr, text: &str, host: &str) -> String {
+    match client {
+        IpAddr::V4(_) => ["for=", text, ";host=\"", host, "\";proto=https"].concat(),
+        IpAddr::V6(_) => ["for=\"[", text, "]\";host=\"", host, "\";proto=https"].concat(),
+    }
 }
 
 /// RFC 9110 7.6.3: the version that the request came in.

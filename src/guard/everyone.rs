@@ -53,9 +53,9 @@ impl Everyone {
         self.at.fetch_max(at.0, Ordering::AcqRel) < at.0
     }
 
-    fn is_fresh(&self, now: UnixMillis) -> bool {
+    fn is_fresh(&self, at: Instant, now: UnixMillis) -> bool {
         let read = self.read.load(Ordering::Acquire);
-        let age = self.running().saturating_sub(read);
+        let age = self.running(at).saturating_sub(read);
         let read_at = UnixMillis(self.read_at.load(Ordering::Acquire));
         read > 0 && Duration::from_millis(age) < FRESH && now.since(read_at) < FRESH
     }
@@ -65,34 +65,36 @@ impl Everyone {
         self.read.store(running, Ordering::Release);
     }
 
-    fn running(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    fn running(&self, at: Instant) -> u64 {
+        let running = at.saturating_duration_since(self.start).as_millis();
+        u64::try_from(running).unwrap_or(u64::MAX).saturating_add(1)
     }
 }
 
 impl Guard {
     /// The line, fresh.
     pub(super) async fn everyone(&self) -> Result<NotBefore, Unavailable> {
-        if let Some(line) = self.everyone_if_fresh() {
+        if let Some(line) = self.everyone_if_fresh(Instant::now(), self.now()) {
             return Ok(line);
         }
         let _reading = self.shared.everyone.reading.lock().await;
-        if self.everyone_if_fresh().is_none() {
+        if self.everyone_if_fresh(Instant::now(), self.now()).is_none() {
             self.refresh_everyone().await?;
         }
         Ok(self.shared.everyone.line())
     }
 
-    pub(super) fn everyone_if_fresh(&self) -> Option<NotBefore> {
+    /// The line, if it is fresh at this time, by the clock that never steps and by the wall's.
+    pub(super) fn everyone_if_fresh(&self, at: Instant, now: UnixMillis) -> Option<NotBefore> {
         let everyone = &self.shared.everyone;
-        everyone.is_fresh(self.now()).then(|| everyone.line())
+        everyone.is_fresh(at, now).then(|| everyone.line())
     }
 
     /// Reads the line again; housekeeping does so each second, and when it is told of a change.
     pub async fn refresh_everyone(&self) -> Result<(), Unavailable> {
         let everyone = &self.shared.everyone;
         // As of before the question: how long the answer took counts.
-        let (running, now) = (everyone.running(), self.now());
+        let (running, now) = (everyone.running(Instant::now()), self.now());
         let at = self.store.everyone_line().await?;
         self.shared.raise_everyone(at);
         everyone.was_read(running, now);

@@ -9,7 +9,7 @@
 //! copy is found out by the owner's next request, whose token is newer than it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::clock::UnixMillis;
 use crate::secret::KeyRing;
@@ -41,6 +41,15 @@ impl Guard {
     /// Loads; once more where the answer may be older than a write of another worker.
     pub(super) async fn load(&self, key: &SessionKey) -> Result<Loaded, Unavailable> {
         let loaded = self.store.load(key).await?;
+        self.newest(key, loaded).await
+    }
+
+    /// A load, or another one where it may be older than a write of another worker.
+    pub(super) async fn newest(
+        &self,
+        key: &SessionKey,
+        loaded: Loaded,
+    ) -> Result<Loaded, Unavailable> {
         if self.shared.known.is_ahead_of(key, &loaded, self.now()) {
             return self.store.load(key).await;
         }
@@ -66,9 +75,7 @@ impl Guard {
         };
         let (seen, restore) = match self.shared.known.get(key) {
             Some(Seen::Ended { reason, until }) => return Err(self.came_back(key, reason, until)),
-            Some(Seen::Live(seen)) if seen.revision == revision && seen.bytes == bytes => {
-                (seen, false)
-            }
+            Some(Seen::Live(seen)) if seen.is(revision, &bytes) => (seen, false),
             Some(Seen::Live(seen)) => {
                 let record = self.opened(keys, key, &bytes)?;
                 if revision < seen.revision || record.is_before(&seen.record) {
@@ -84,22 +91,29 @@ impl Guard {
             }
         };
         let touched = self.believable(key, &seen, touched);
-        self.shared.known.vouch(&seen, self.now(), touched);
+        self.shared.known.vouch(&seen, Instant::now(), self.now(), touched);
         Ok(Held { revision, record: Arc::clone(&seen.record), touched, not_before, restore })
     }
 
-    /// As [`Guard::hold`], where all is as it was last seen; whatever is not is for a load.
-    pub(super) fn hold_unchanged(&self, key: &SessionKey, loaded: Loaded) -> Option<Held> {
+    /// As [`Guard::hold`], where all is as it was last seen, as for most requests; whatever is not is
+    /// for the long way. `asked`: when the store was.
+    pub(super) fn hold_unchanged(
+        &self,
+        key: &SessionKey,
+        loaded: &Loaded,
+        asked: Instant,
+        now: UnixMillis,
+    ) -> Option<Held> {
         let Loaded { slot: Slot::Live { revision, sealed }, touched, not_before } = loaded else {
             return None;
         };
+        let (revision, touched, not_before) = (*revision, *touched, *not_before);
         let known = &self.shared.known;
-        let seen = known.same(key, revision, &sealed)?;
-        let now = self.now();
-        if known.line(&key.tag).at > not_before.at || touched > now.plus(CLOCKS) {
+        let seen = known.same(key, revision, sealed)?;
+        if known.line(&key.tag) != not_before || touched > now.plus(CLOCKS) {
             return None;
         }
-        known.vouch(&seen, now, touched);
+        known.vouch(&seen, asked, now, touched);
         let record = Arc::clone(&seen.record);
         Some(Held { revision, record, touched, not_before, restore: false })
     }

@@ -78,7 +78,7 @@ impl Known {
         bytes: &Bytes,
     ) -> Option<Arc<Sealed>> {
         match self.get(key)? {
-            Seen::Live(seen) if seen.revision == revision && seen.bytes == *bytes => Some(seen),
+            Seen::Live(seen) if seen.is(revision, bytes) => Some(seen),
             Seen::Live(_) | Seen::Ended { .. } => None,
         }
     }
@@ -110,9 +110,9 @@ impl Known {
     }
 
     /// The store stands by the record, with this touch beside it.
-    pub(super) fn vouch(&self, seen: &Sealed, now: UnixMillis, touched: UnixMillis) {
+    pub(super) fn vouch(&self, seen: &Sealed, at: Instant, now: UnixMillis, touched: UnixMillis) {
         seen.touched.fetch_max(touched.0, Ordering::Relaxed);
-        seen.vouched.store(self.running(Instant::now()), Ordering::Relaxed);
+        seen.vouched.store(self.running(at), Ordering::Relaxed);
         seen.vouched_at.store(now.0, Ordering::Relaxed);
         seen.withheld.store(false, Ordering::Relaxed);
     }
@@ -194,6 +194,12 @@ impl Known {
 }
 
 impl Sealed {
+    /// Whether it is this copy. A store in this process gives the very bytes it gave before.
+    pub(super) fn is(&self, revision: u64, bytes: &Bytes) -> bool {
+        let same = self.bytes.as_ptr() == bytes.as_ptr() && self.bytes.len() == bytes.len();
+        self.revision == revision && (same || self.bytes == *bytes)
+    }
+
     pub(super) fn touched(&self) -> UnixMillis {
         UnixMillis(self.touched.load(Ordering::Relaxed))
     }

@@ -2,11 +2,16 @@
 //! renewal, never the decision: a client may claim what it likes.
 
 use http::Method;
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderName};
 
 use crate::session::Timing;
 
 use super::request_id::RequestId;
+
+// As names, they are found without being read letter by letter first.
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Whom an answer of ours is for, and which request it names.
 #[derive(Clone, Debug)]
@@ -27,7 +32,7 @@ pub enum Intent {
 impl Intent {
     /// From `Sec-Fetch-Mode` where the browser sends it, else from `Accept`.
     pub fn of(method: &Method, headers: &HeaderMap) -> Intent {
-        let navigation = match text(headers, "sec-fetch-mode") {
+        let navigation = match text(headers, &SEC_FETCH_MODE) {
             Some(mode) => mode == "navigate",
             None => readable(method) && takes_pages(headers),
         };
@@ -51,17 +56,17 @@ pub fn takes_pages(headers: &HeaderMap) -> bool {
 
 /// When the answer may carry a new token. What is put off is put off to twice the time only.
 pub fn renewal_timing(headers: &HeaderMap, upgrade: bool) -> Timing {
-    let passive = text(headers, "sec-fetch-dest").is_some_and(|dest| {
+    let passive = text(headers, &SEC_FETCH_DEST).is_some_and(|dest| {
         matches!(
             dest,
             "image" | "style" | "script" | "font" | "audio" | "video" | "track" | "manifest"
         )
     });
-    let elsewhere = text(headers, "sec-fetch-site") == Some("cross-site");
+    let elsewhere = text(headers, &SEC_FETCH_SITE) == Some("cross-site");
     if upgrade || passive || elsewhere { Timing::Defer } else { Timing::Prompt }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 

@@ -80,7 +80,12 @@ impl Directory {
 
     /// The account behind a login name. Upper and lower case of ASCII count as one.
     pub fn find(&self, name: &str) -> Option<Arc<Account>> {
-        self.snapshot.load().accounts.get(&fold(name)).cloned()
+        let snapshot = self.snapshot.load();
+        // As sessions carry it, a name is folded already, most often.
+        match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            false => snapshot.accounts.get(name).cloned(),
+            true => snapshot.accounts.get(&fold(name)).cloned(),
+        }
     }
 
     /// How many accounts there are.

@@ -20,7 +20,7 @@ use super::error::UpstreamError;
 use super::socket::{Look, Socket};
 
 /// The most bytes of an answer's head, and the most that are buffered on one connection.
-const BUFFER: usize = 128 * 1024;
+const BUFFER: usize = 64 * 1024;
 const H2: &[u8] = b"h2";
 const HTTP_1_1: &[u8] = b"http/1.1";
 

@@ -19,6 +19,9 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+/// Bytes that a look takes up; more of them would only have to be cleared first.
+const GLANCE: usize = 64;
+
 /// A stream whose next read asks the kernel when its [`Look`] says so.
 pub(super) struct Socket {
     stream: TcpStream,
@@ -57,7 +60,9 @@ impl Socket {
     /// a read it does not know of only makes its next one find nothing.
     fn read_now(&self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let socket = SockRef::from(&self.stream);
-        match (&*socket).read(buf.initialize_unfilled()) {
+        // Usually nothing is there, and anything at all ends the connection.
+        let most = buf.remaining().min(GLANCE);
+        match (&*socket).read(buf.initialize_unfilled_to(most)) {
             Ok(count) => {
                 buf.advance(count);
                 Poll::Ready(Ok(()))

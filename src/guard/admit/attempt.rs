@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::clock::UnixMillis;
 use crate::guard::held::Held;
 use crate::guard::known::Seen;
 use crate::guard::live::Mark;
 use crate::guard::{Cut, Denial, Guard, NewToken, about};
 use crate::secret::{KeyRing, random_bytes};
 use crate::session::{
-    Case, Change, EndReason, Identity, Outcome, Record, Refusal, Standing, Successor, Timing,
-    Token, Verdict, decide,
+    Case, Change, EndReason, Identity, NotBefore, Outcome, Record, Refusal, Standing, Successor,
+    Timing, Token, Verdict, decide,
 };
 use crate::signals::Report;
 use crate::store::{Commit, Loaded, Unavailable};
@@ -33,22 +34,23 @@ impl Attempt<'_> {
     /// write are decided on a load: activity at another gateway, for one, is not known here, and would
     /// let this one end a session that is in use.
     pub(super) async fn known(&self) -> Option<Admitted> {
-        let checked = Instant::now();
         let (guard, key) = (self.guard, &self.token.key);
-        let everyone = guard.everyone_if_fresh()?;
         let loaded = guard.store.known(key)?;
-        let Held { record, touched, not_before, .. } = guard.hold_unchanged(key, loaded)?;
+        let (checked, now) = (Instant::now(), guard.now());
+        let everyone = guard.everyone_if_fresh(checked, now)?;
+        let held = guard.hold_unchanged(key, &loaded, checked, now)?;
+        let Held { record, touched, not_before, .. } = held;
         let identity = guard.account(&record).ok()?;
         let standing = Standing { touched, not_before, everyone };
-        if self.moved(&record, &standing).is_some() {
+        if self.moved(&record, &standing, now).is_some() {
             return None;
         }
-        let verdict = self.decide(&record, &standing, self.visit.timing, None);
+        let verdict = self.decide(&record, &standing, now, self.visit.timing, None);
         if !only_admits(&verdict) {
             return None;
         }
         if verdict.touch {
-            self.touch(&record).await;
+            self.touch(&record, now).await;
         }
         self.settle(record, identity, standing, verdict, checked).ok()
     }
@@ -57,9 +59,10 @@ impl Attempt<'_> {
     pub(super) async fn run(&self) -> Result<Option<Admitted>, Denial> {
         let key = &self.token.key;
         let checked = Instant::now();
-        let everyone = self.guard.everyone().await.map_err(|error| self.away(error))?;
-        let loaded = self.load().await?;
-        let held = self.guard.hold(self.keys, key, loaded.clone())?;
+        let everyone = self.everyone(checked).await?;
+        let (loaded, held) = self.hold(checked).await?;
+        // A load may have taken its time.
+        let now = self.guard.now();
         let Held { revision, record, touched, not_before, restore } = held;
         let identity = match self.guard.account(&record) {
             Ok(identity) => identity,
@@ -71,8 +74,8 @@ impl Attempt<'_> {
             }
         };
         let standing = Standing { touched, not_before, everyone };
-        let moved = self.moved(&record, &standing);
-        let mut verdict = self.decide(&record, &standing, self.visit.timing, moved.as_ref());
+        let moved = self.moved(&record, &standing, now);
+        let mut verdict = self.decide(&record, &standing, now, self.visit.timing, moved.as_ref());
         if restore && verdict.change == Change::Keep {
             verdict.change = Change::Write(Box::new(Record::clone(&record)));
         }
@@ -81,7 +84,7 @@ impl Attempt<'_> {
         if ends_by_time(&verdict) && self.load().await? != loaded {
             return Ok(None);
         }
-        if !self.write(revision, &record, &verdict).await? {
+        if !self.write(revision, &record, &verdict, now).await? {
             return Ok(None);
         }
         if let Some(report) = &moved {
@@ -90,8 +93,29 @@ impl Attempt<'_> {
         self.settle(record, identity, standing, verdict, checked).map(Some)
     }
 
+    async fn everyone(&self, at: Instant) -> Result<NotBefore, Denial> {
+        let guard = self.guard;
+        match guard.everyone_if_fresh(at, guard.now()) {
+            Some(line) => Ok(line),
+            None => Box::pin(guard.everyone()).await.map_err(|error| self.away(error)),
+        }
+    }
+
+    /// What the store has, and what holds of it.
+    async fn hold(&self, asked: Instant) -> Result<(Loaded, Held), Denial> {
+        let (guard, key) = (self.guard, &self.token.key);
+        let loaded = guard.store.load(key).await.map_err(|error| self.away(error))?;
+        if let Some(held) = guard.hold_unchanged(key, &loaded, asked, guard.now()) {
+            return Ok((loaded, held));
+        }
+        let newest = Box::pin(guard.newest(key, loaded)).await;
+        let loaded = newest.map_err(|error| self.away(error))?;
+        let held = guard.hold(self.keys, key, loaded.clone())?;
+        Ok((loaded, held))
+    }
+
     async fn load(&self) -> Result<Loaded, Denial> {
-        let loaded = self.guard.load(&self.token.key).await;
+        let loaded = Box::pin(self.guard.load(&self.token.key)).await;
         loaded.map_err(|error| self.away(error))
     }
 
@@ -99,6 +123,7 @@ impl Attempt<'_> {
         &self,
         record: &Record,
         standing: &Standing,
+        now: UnixMillis,
         timing: Timing,
         moved: Option<&Report>,
     ) -> Verdict {
@@ -107,7 +132,7 @@ impl Attempt<'_> {
             standing,
             presented: self.token,
             keys: self.keys,
-            now: self.guard.now(),
+            now,
             salt: &random_bytes,
             context: self.visit.context,
             session: &self.guard.shared.policy,
@@ -124,9 +149,10 @@ impl Attempt<'_> {
         revision: u64,
         record: &Record,
         verdict: &Verdict,
+        now: UnixMillis,
     ) -> Result<bool, Denial> {
         match &verdict.change {
-            Change::Keep if verdict.touch => self.touch(record).await,
+            Change::Keep if verdict.touch => self.touch(record, now).await,
             Change::Keep => {}
             Change::Write(new) => return self.swap(revision, new).await,
             Change::End(reason) => self.end(record, *reason, false).await?,
@@ -144,15 +170,15 @@ impl Attempt<'_> {
             let (known, key) = (&self.guard.shared.known, &self.token.key);
             let record = Arc::new(new.clone());
             let seen = known.keep(key, revision.saturating_add(1), sealed.into(), record);
-            known.vouch(&seen, self.guard.now(), seen.touched());
+            known.vouch(&seen, Instant::now(), self.guard.now(), seen.touched());
         }
         Ok(swapped)
     }
 
     /// A touch that fails costs the user at most some idle time; the request was already decided.
-    async fn touch(&self, record: &Record) {
+    async fn touch(&self, record: &Record, now: UnixMillis) {
         let store = &self.guard.store;
-        if store.touch(&self.token.key, self.guard.now(), record.absolute_end).await.is_err() {
+        if store.touch(&self.token.key, now, record.absolute_end).await.is_err() {
             self.guard.shared.metrics.store_error();
         }
     }
@@ -190,12 +216,13 @@ impl Attempt<'_> {
         let (guard, key) = (self.guard, self.token.key);
         let known = &guard.shared.known;
         let Seen::Live(seen) = known.get(&key)? else { return None };
-        let checked = known.vouched_within(&seen, self.visit.serve_known_for?, guard.now())?;
+        let now = guard.now();
+        let checked = known.vouched_within(&seen, self.visit.serve_known_for?, now)?;
         let identity = guard.account(&seen.record).ok()?;
         let (touched, not_before) = (seen.touched(), known.line(&key.tag));
         let standing = Standing { touched, not_before, everyone: guard.shared.everyone.line() };
-        let moved = self.moved(&seen.record, &standing);
-        match self.decide(&seen.record, &standing, Timing::Never, moved.as_ref()).outcome {
+        let moved = self.moved(&seen.record, &standing, now);
+        match self.decide(&seen.record, &standing, now, Timing::Never, moved.as_ref()).outcome {
             Outcome::Refuse(_) => None,
             Outcome::Admit(_) => {
                 guard.served_known();

@@ -1,5 +1,6 @@
 //! A session that is used from a new place: what speaks against it, and what follows.
 
+use crate::clock::UnixMillis;
 use crate::session::{Change, Demand, Outcome, Record, Standing, Verdict, Watch};
 use crate::signals::{Answer, Arrival, Report};
 use crate::telemetry::SessionEvent;
@@ -11,7 +12,12 @@ use crate::guard::about;
 impl Attempt<'_> {
     /// `None` while the session stays where it is, which costs two comparisons. A session that waits for
     /// a fresh login has nothing left to lose.
-    pub(super) fn moved(&self, record: &Record, standing: &Standing) -> Option<Report> {
+    pub(super) fn moved(
+        &self,
+        record: &Record,
+        standing: &Standing,
+        now: UnixMillis,
+    ) -> Option<Report> {
         if record.frozen {
             return None;
         }
@@ -21,7 +27,7 @@ impl Attempt<'_> {
             context: self.visit.context,
             watch: self.visit.policy.signals,
             active: record.active.max(standing.touched),
-            now: self.guard.now(),
+            now,
         };
         shared.signals.judge(&shared.atlas.load(), &arrival)
     }
