@@ -70,7 +70,7 @@ pub fn head(bytes: &[u8]) {
     let Some(parts) = parts(bytes) else { return };
     let asked = parts.uri.clone();
     let client: IpAddr = CLIENT.parse().expect("an address");
-    let arrival = Arrival { client, request: RequestId::from(1) };
+    let arrival = Arrival { client, fingerprint: None, request: RequestId::from(1) };
     let Ok(head) = InboundHead::read(parts, arrival) else { return };
     unambiguous(&head);
     let clean = SanitizedHead::new(head, &OWNED, &CookieNames::new(None));

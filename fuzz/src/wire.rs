@@ -74,7 +74,7 @@ async fn serve(
 ) -> Result<Response<Empty<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
     let client = IpAddr::from([192, 0, 2, 7]);
-    let arrival = Arrival { client, request: RequestId::from(1) };
+    let arrival = Arrival { client, fingerprint: None, request: RequestId::from(1) };
     let status = match InboundHead::read(parts, arrival) {
         Ok(head) => forward(head, body, received).await,
         Err(bad) => bad.status(),

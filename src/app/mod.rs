@@ -26,7 +26,6 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -41,11 +40,12 @@ use crate::login::{Directory, PasswordLogin, Settings};
 use crate::portal::{Look, Portal};
 use crate::secret::random_bytes;
 use crate::server::{self, Limits, Places, Redirect, Room, Sockets};
+use crate::session::Watch;
 use crate::store::{RedisSettings, Store};
 use crate::telemetry::audit::AuditFileError;
 use crate::telemetry::requests::FLUSH_EVERY;
 use crate::telemetry::{Audit, Metrics, RequestLines, RequestLog};
-use crate::tls::Certificates;
+use crate::tls::{Acceptor, Certificates};
 
 /// Where no file is named, the passwords of the store are looked for here.
 const STORE_PASSWORD: &str = "DOORWARD_STORE_PASSWORD";
@@ -98,7 +98,7 @@ struct Parts {
     store: Store,
     certificates: Arc<Certificates>,
     /// One for all workers: a ticket of one is taken by the others.
-    acceptor: TlsAcceptor,
+    acceptor: Acceptor,
     login: Option<Arc<PasswordLogin>>,
     look: Arc<Look>,
     owned: Arc<OwnedFields>,
@@ -259,7 +259,7 @@ impl Parts {
         let certificates = Certificates::load(&config.certificates)?;
         Ok(Parts {
             store: open_store(&config, clock)?,
-            acceptor: TlsAcceptor::from(certificates.server_config()?),
+            acceptor: Acceptor::new(certificates.server_config()?),
             certificates,
             login,
             look: Arc::new(look(&config)?),
@@ -293,7 +293,8 @@ fn limits(config: &Config) -> Limits {
         rate: allowed.connection_rate,
     };
     let proxy_protocol = config.server.proxy_protocol;
-    Limits { places: Arc::new(Places::new(room)), allowed, proxy_protocol }
+    let fingerprints = config.routes.iter().any(|route| route.policy.signals != Watch::Off);
+    Limits { places: Arc::new(Places::new(room)), allowed, proxy_protocol, fingerprints }
 }
 
 fn look(config: &Config) -> Result<Look, StartError> {

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::session::Fingerprint;
+
 /// Who is at the other end, and what the gateway learned about them. The server reads it to tell
 /// clients apart when there is not room for all.
 #[derive(Debug)]
@@ -11,6 +13,7 @@ pub struct Caller {
     pub peer: IpAddr,
     /// Of the TLS handshake, in lower case.
     server_name: OnceLock<String>,
+    fingerprint: OnceLock<Fingerprint>,
     known: AtomicBool,
     received: AtomicU64,
 }
@@ -24,6 +27,7 @@ impl Caller {
         Caller {
             peer,
             server_name: OnceLock::new(),
+            fingerprint: OnceLock::new(),
             known: AtomicBool::new(false),
             received: AtomicU64::new(0),
         }
@@ -34,6 +38,16 @@ impl Caller {
         if let Some(name) = server_name {
             self.server_name.get_or_init(|| name.to_ascii_lowercase());
         }
+    }
+
+    /// Notes what the handshake looked like.
+    pub fn shook_hands(&self, fingerprint: Fingerprint) {
+        self.fingerprint.get_or_init(|| fingerprint);
+    }
+
+    /// What the handshake looked like, where it was looked at.
+    pub(super) fn fingerprint(&self) -> Option<Fingerprint> {
+        self.fingerprint.get().copied()
     }
 
     /// The host that the handshake was for, where it named one.

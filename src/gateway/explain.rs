@@ -169,7 +169,8 @@ impl<'a> Play<'a> {
     }
 
     async fn run(&self, token: Option<&str>) -> Explanation {
-        let arrival = Arrival { client: self.hypothesis.client, request: self.gateway.ids.next() };
+        let (client, request) = (self.hypothesis.client, self.gateway.ids.next());
+        let arrival = Arrival { client, fingerprint: None, request };
         let judged = InboundHead::judged(self.parts(token), arrival, |host, paths| {
             self.gateway.bears(host, paths)
         });

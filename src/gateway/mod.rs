@@ -34,7 +34,6 @@ pub use upstream_head::UpstreamHead;
 pub use upstreams::UpstreamGroups;
 pub use websocket::Tunnels;
 
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,17 +97,19 @@ impl Gateway {
         request: Request<Incoming>,
         caller: &Arc<Caller>,
     ) -> Response<ResponseBody> {
-        let arrival = self.arrival(caller.peer, request.headers());
+        let arrival = self.arrival(caller, request.headers());
         let mut line = Line::begin(&request, &arrival, self.log.is_some());
         let answer = self.story(request, arrival, caller, &mut line).await;
         self.leave(answer, line).await
     }
 
     /// Who sent it, and what it is called: by the one before us, if that is a proxy of the operator's.
-    fn arrival(&self, peer: IpAddr, headers: &HeaderMap) -> Arrival {
+    fn arrival(&self, caller: &Caller, headers: &HeaderMap) -> Arrival {
+        let peer = caller.peer;
         let told = self.trusted.trusts(peer).then(|| RequestId::told(headers)).flatten();
         Arrival {
             client: self.trusted.client(peer, headers),
+            fingerprint: caller.fingerprint(),
             request: told.unwrap_or_else(|| self.ids.next()),
         }
     }
@@ -446,6 +447,7 @@ fn context(head: &InboundHead) -> ClientContext {
     let language = head.headers.get(header::ACCEPT_LANGUAGE);
     ClientContext::new(head.client, agent)
         .speaking(language.map_or(&b""[..], HeaderValue::as_bytes))
+        .shaking_hands(head.fingerprint)
 }
 
 /// An answer to a logged-in user is nobody else's, unless the app says how it may be kept.

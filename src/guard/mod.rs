@@ -147,5 +147,6 @@ impl Guard {
 
 fn about<'a>(user: &'a str, session: SessionId, from: &'a ClientContext) -> About<'a> {
     let (client, agent) = (Some(from.address), from.agent.as_str());
-    About { user, session: Some(session), client, agent, ..About::default() }
+    let (session, fingerprint) = (Some(session), from.fingerprint);
+    About { user, session, client, agent, fingerprint, ..About::default() }
 }

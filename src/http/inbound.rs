@@ -13,6 +13,7 @@ use super::intent::{Asker, Intent};
 use super::readings::{Doubt, Readings};
 use super::request_id::RequestId;
 use super::target::{Target, TargetError};
+use crate::session::Fingerprint;
 
 /// A request's head, unambiguous. Its fields may still say anything.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub struct InboundHead {
     pub target: Target,
     pub headers: HeaderMap,
     pub client: IpAddr,
+    /// Of the client's TLS handshake, where it was looked at.
+    pub fingerprint: Option<Fingerprint>,
     pub asker: Asker,
     /// A complete and correct WebSocket handshake.
     pub websocket: bool,
@@ -65,6 +68,8 @@ pub const PSEUDONYM: &str = "doorward";
 #[derive(Clone, Debug)]
 pub struct Arrival {
     pub client: IpAddr,
+    /// Of the connection's TLS handshake, where it is the client's own and was looked at.
+    pub fingerprint: Option<Fingerprint>,
     pub request: RequestId,
 }
 
@@ -115,9 +120,19 @@ impl InboundHead {
         check_rounds(&headers)?;
         let intent = Intent::of(&method, &headers);
         let target = target_of(&method, uri, |readings| harmless(&host, readings))?;
-        let Arrival { client, request } = arrival;
+        let Arrival { client, fingerprint, request } = arrival;
         let asker = Asker { intent, request };
-        Ok(InboundHead { method, version, host, target, headers, client, asker, websocket })
+        Ok(InboundHead {
+            method,
+            version,
+            host,
+            target,
+            headers,
+            client,
+            fingerprint,
+            asker,
+            websocket,
+        })
     }
 
     /// Whether no gateway may pass it on (RFC 9110 7.6.2).
@@ -235,7 +250,8 @@ mod tests {
     }
 
     fn arrival() -> Arrival {
-        Arrival { client: IpAddr::from([127, 0, 0, 1]), request: RequestId::from(1) }
+        let (client, request) = (IpAddr::from([127, 0, 0, 1]), RequestId::from(1));
+        Arrival { client, fingerprint: None, request }
     }
 
     #[test]

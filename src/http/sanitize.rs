@@ -132,8 +132,17 @@ pub struct SanitizedHead {
 impl SanitizedHead {
     /// Strips the head. The WebSocket handshake's own fields stay; whether it is one was checked.
     pub fn new(head: InboundHead, owned: &OwnedFields, cookies: &CookieNames) -> SanitizedHead {
-        let InboundHead { method, version, host, target, mut headers, client, asker, websocket } =
-            head;
+        let InboundHead {
+            method,
+            version,
+            host,
+            target,
+            mut headers,
+            client,
+            asker,
+            websocket,
+            fingerprint: _,
+        } = head;
         hop::strip(&mut headers);
         owned.strip(&mut headers);
         cookies.strip(&mut headers);
@@ -185,7 +194,7 @@ mod tests {
         }
         let (parts, ()) = build.body(()).expect("a request").into_parts();
         let client = IpAddr::from([127, 0, 0, 1]);
-        let arrival = Arrival { client, request: RequestId::from(1) };
+        let arrival = Arrival { client, fingerprint: None, request: RequestId::from(1) };
         let head = InboundHead::read(parts, arrival).expect("unambiguous");
         let owned = OwnedFields::new([IdentityFields::standard()].iter());
         SanitizedHead::new(head, &owned, &CookieNames::new(None))

@@ -163,6 +163,7 @@ fn context(head: &InboundHead) -> ClientContext {
     let language = head.headers.get(header::ACCEPT_LANGUAGE);
     ClientContext::new(head.client, agent)
         .speaking(language.map_or(&b""[..], HeaderValue::as_bytes))
+        .shaking_hands(head.fingerprint)
 }
 
 /// An answer carries the token that the guard offered, as every other answer does.

@@ -1,6 +1,7 @@
 //! One client connection: handshake under a deadline, then HTTP/1.1 or HTTP/2 as ALPN chose.
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -21,6 +21,7 @@ use tracing::debug;
 use crate::config;
 use crate::gateway::{Caller, Gateway, Pace, ResponseBody};
 use crate::telemetry::{Limit, Metrics};
+use crate::tls::Acceptor;
 
 use super::introduced;
 use super::places::{Place, Places};
@@ -34,6 +35,8 @@ pub struct Limits {
     pub allowed: config::Limits,
     /// Whether connections begin with a proxy's word about the client.
     pub proxy_protocol: bool,
+    /// Whether some route wants to know how clients shake hands.
+    pub fingerprints: bool,
     /// Shared by all workers.
     pub places: Arc<Places>,
 }
@@ -65,7 +68,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Lives until the client goes, a deadline passes, its place is needed, or the server drains.
-    pub(super) async fn run(mut self, mut stream: TcpStream, acceptor: TlsAcceptor) {
+    pub(super) async fn run(mut self, mut stream: TcpStream, acceptor: Acceptor) {
         let connections = self.metrics().connections.clone();
         connections.inc();
         // Answers are written whole; waiting for more would only delay them.
@@ -101,11 +104,11 @@ impl Connection {
     async fn handshake(
         &self,
         stream: TcpStream,
-        acceptor: TlsAcceptor,
+        acceptor: Acceptor,
     ) -> Option<TlsStream<TcpStream>> {
         let peer = self.caller.peer;
         let accepted = tokio::select! {
-            accepted = timeout(self.limits.allowed.handshake_timeout, acceptor.accept(stream)) => accepted,
+            accepted = timeout(self.limits.allowed.handshake_timeout, self.accept(stream, acceptor)) => accepted,
             () = self.pulse.displaced() => return None,
         };
         match accepted {
@@ -119,6 +122,22 @@ impl Connection {
                 None
             }
         }
+    }
+
+    /// A proxy's handshake says nothing of the client behind it.
+    async fn accept(
+        &self,
+        stream: TcpStream,
+        acceptor: Acceptor,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let peer = self.caller.peer;
+        if !self.limits.fingerprints || self.gateway.trusted.trusts(peer) {
+            return acceptor.accept(stream).await;
+        }
+        let (tls, hello) = acceptor.listen(stream).await?;
+        debug!(%peer, ja4 = hello.ja4(), fingerprint = %hello.fingerprint(), "TLS handshake");
+        self.caller.shook_hands(hello.fingerprint());
+        Ok(tls)
     }
 
     async fn speak(self, tls: TlsStream<TcpStream>) {

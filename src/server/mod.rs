@@ -38,13 +38,13 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::gateway::{Caller, Gateway};
 use crate::telemetry::{Limit, Metrics};
+use crate::tls::Acceptor;
 
 use places::Place;
 use pulse::Pulse;
@@ -52,7 +52,7 @@ use pulse::Pulse;
 /// Serves HTTPS on one listener until `stop`; connections end by themselves after that.
 pub async fn serve_https(
     listener: TcpListener,
-    acceptor: TlsAcceptor,
+    acceptor: Acceptor,
     gateway: Arc<Gateway>,
     limits: Arc<Limits>,
     stop: CancellationToken,

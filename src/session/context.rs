@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::fingerprint::Fingerprint;
+
 /// Longest user-agent text kept with a session, in bytes.
 pub const AGENT_LIMIT: usize = 200;
 
@@ -18,8 +20,8 @@ pub struct ClientContext {
     pub agent: String,
     /// The first language of Accept-Language, in lower case; empty where there is none.
     pub language: String,
-    /// Of the TLS handshake, for whoever reads it; nobody does yet.
-    pub fingerprint: Option<[u8; 16]>,
+    /// Of the TLS handshake; absent where nobody looked at it.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 impl ClientContext {
@@ -45,9 +47,27 @@ impl ClientContext {
         self
     }
 
-    /// Whether two requests come from the same network (IPv4 /24, IPv6 /48) and the same software.
+    /// Adds what the TLS handshake looked like.
+    #[must_use]
+    pub fn shaking_hands(mut self, fingerprint: Option<Fingerprint>) -> ClientContext {
+        self.fingerprint = fingerprint;
+        self
+    }
+
+    /// Whether two requests come from the same network (IPv4 /24, IPv6 /48) and the same software,
+    /// by what it says and by how it shakes hands.
     pub fn same_place(&self, other: &ClientContext) -> bool {
-        self.agent == other.agent && self.network_address() == other.network_address()
+        self.agent == other.agent
+            && self.may_be(other.fingerprint)
+            && self.network_address() == other.network_address()
+    }
+
+    /// Whether this handshake is like that one, as far as both are known.
+    pub(super) fn may_be(&self, fingerprint: Option<Fingerprint>) -> bool {
+        match (self.fingerprint, fingerprint) {
+            (Some(one), Some(other)) => one == other,
+            (None, _) | (_, None) => true,
+        }
     }
 
     /// The network's first address.

@@ -15,6 +15,7 @@
 
 pub mod context;
 pub mod decide;
+pub mod fingerprint;
 pub mod policy;
 pub mod record;
 pub mod seen;
@@ -24,6 +25,7 @@ pub use context::ClientContext;
 pub use decide::{
     Case, Change, Demand, Outcome, Refusal, Standing, Successor, Timing, Verdict, decide,
 };
+pub use fingerprint::Fingerprint;
 pub use policy::{OnReuse, PolicyError, RoutePolicy, SessionPolicy, Watch};
 pub use record::{EndReason, Identity, Record, Superseded};
 pub use seen::Novelty;

@@ -147,7 +147,7 @@ pub enum RecordError {
     User,
 }
 
-const FORMAT: u8 = 3;
+const FORMAT: u8 = 4;
 
 impl Record {
     /// A session that begins now with `token`.

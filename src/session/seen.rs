@@ -1,7 +1,7 @@
 //! What a session has been used from, so that a place is judged once and not at every request.
 //!
 //! Invariants:
-//! - bounded: at most [`NETWORKS`] networks and [`AGENTS`] user agents, the longest unused goes first
+//! - bounded: at most [`NETWORKS`] networks and [`SOFTWARE`] programs, the longest unused goes first
 //! - a place that an enforcing route would have answered is not known to it, though a route that only
 //!   watches has let it pass: who has a stolen token could else make himself known there first
 
@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::context::{ClientContext, network_of};
+use super::fingerprint::Fingerprint;
 use super::policy::Watch;
 use super::record::Record;
 use crate::clock::UnixMillis;
@@ -18,18 +19,18 @@ use crate::clock::UnixMillis;
 /// Networks kept beside the one where the session began.
 pub const NETWORKS: usize = 8;
 
-/// User agents kept beside the one that the session began with.
-pub const AGENTS: usize = 4;
+/// User agents, each with a TLS handshake, kept beside those that the session began with.
+pub const SOFTWARE: usize = 4;
 
 /// A network that was used by turns with another is written down at most this often.
 const RETURN_EVERY: Duration = Duration::from_secs(60);
 
-/// Networks and user agents beside those of the login. Empty for most sessions.
+/// Networks and software beside those of the login. Empty for most sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     /// The one entered last stands last.
     networks: Vec<Entered>,
-    agents: Vec<Known>,
+    software: Vec<Known>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,8 +42,10 @@ struct Entered {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A program by both of its signs.
 struct Known {
     agent: String,
+    fingerprint: Option<Fingerprint>,
     passed: bool,
 }
 
@@ -53,15 +56,15 @@ pub enum Novelty {
     Here,
     /// Known, but another network was used since.
     Back,
-    /// A network or a user agent that the session was not used from.
+    /// A network, a user agent or a TLS handshake that the session was not used from.
     New,
 }
 
 impl Record {
-    /// How new this place is. Costs two comparisons where nothing changed.
+    /// How new this place is. Costs three comparisons where nothing changed.
     pub fn novelty(&self, from: &ClientContext, watch: Watch, now: UnixMillis) -> Novelty {
         let network = from.network_address();
-        if !self.knows_agent(&from.agent, watch) {
+        if !self.knows_software(from, watch) {
             return Novelty::New;
         }
         let (current, since) = self.current_place();
@@ -97,10 +100,17 @@ impl Record {
 
     /// User agents that the session is known to use.
     pub fn known_agents(&self, watch: Watch) -> impl Iterator<Item = &str> + '_ {
-        let seen = self.seen.agents.iter().filter(move |known| counts(known.passed, watch));
-        std::iter::once(&self.begun_from.agent)
-            .chain(seen.map(|known| &known.agent))
-            .map(String::as_str)
+        let seen = self.known_software(watch).map(|known| &known.agent);
+        std::iter::once(&self.begun_from.agent).chain(seen).map(String::as_str)
+    }
+
+    /// TLS handshakes that the session is known to use.
+    pub fn known_fingerprints(
+        &self,
+        watch: Watch,
+    ) -> impl Iterator<Item = Option<Fingerprint>> + '_ {
+        let seen = self.known_software(watch).map(|known| known.fingerprint);
+        std::iter::once(self.begun_from.fingerprint).chain(seen)
     }
 
     /// Writes a place down as the one used last. `passed`: no enforcing route would mind.
@@ -112,26 +122,44 @@ impl Record {
         let known = before.map(|at| networks.remove(at)).is_some_and(|entered| entered.passed);
         networks.push(Entered { address: from.address, at, passed: passed || known || begun });
         shorten(networks, NETWORKS);
-        if from.agent != self.begun_from.agent {
-            self.note_agent(&from.agent, passed);
+        if !is_of(from, &self.begun_from.agent, self.begun_from.fingerprint) {
+            self.note_software(from, passed);
         }
     }
 
-    fn note_agent(&mut self, agent: &str, passed: bool) {
-        let agents = &mut self.seen.agents;
-        let before = agents.iter().position(|known| known.agent == agent);
-        let known = before.map(|at| agents.remove(at)).is_some_and(|known| known.passed);
-        agents.push(Known { agent: agent.to_owned(), passed: passed || known });
-        shorten(agents, AGENTS);
+    fn note_software(&mut self, from: &ClientContext, passed: bool) {
+        let software = &mut self.seen.software;
+        let before = software.iter().position(|known| known.is_of(from));
+        let known = before.map(|at| software.remove(at)).is_some_and(|known| known.passed);
+        let (agent, fingerprint) = (from.agent.clone(), from.fingerprint);
+        software.push(Known { agent, fingerprint, passed: passed || known });
+        shorten(software, SOFTWARE);
     }
 
-    fn knows_agent(&self, agent: &str, watch: Watch) -> bool {
-        self.known_agents(watch).any(|known| known == agent)
+    fn knows_software(&self, from: &ClientContext, watch: Watch) -> bool {
+        let begun = &self.begun_from;
+        is_of(from, &begun.agent, begun.fingerprint)
+            || self.known_software(watch).any(|known| known.is_of(from))
+    }
+
+    fn known_software(&self, watch: Watch) -> impl Iterator<Item = &Known> + '_ {
+        self.seen.software.iter().filter(move |known| counts(known.passed, watch))
     }
 
     fn passed(&self, network: IpAddr, watch: Watch) -> bool {
         self.known_places(watch, UnixMillis(0)).any(|known| network_of(known) == network)
     }
+}
+
+impl Known {
+    fn is_of(&self, from: &ClientContext) -> bool {
+        is_of(from, &self.agent, self.fingerprint)
+    }
+}
+
+/// A handshake that nobody looked at may be any.
+fn is_of(from: &ClientContext, agent: &str, fingerprint: Option<Fingerprint>) -> bool {
+    from.agent == agent && from.may_be(fingerprint)
 }
 
 fn counts(passed: bool, watch: Watch) -> bool {
@@ -180,6 +208,36 @@ mod tests {
         assert_eq!(record.novelty(&home, Watch::Enforce, at.plus(MINUTE)), Novelty::Back);
     }
 
+    fn shaking(number: u8) -> Option<Fingerprint> {
+        let (cipher_list, extension_list) = ([number; 6], [0; 6]);
+        let (ciphers, extensions) = (15, 12);
+        Some(Fingerprint {
+            version: 13,
+            named: true,
+            ciphers,
+            extensions,
+            cipher_list,
+            extension_list,
+        })
+    }
+
+    #[test]
+    fn the_same_user_agent_with_another_handshake_is_new_once() {
+        let (home, at) = (from("192.0.2.7", "Firefox"), UnixMillis(1));
+        let mut record = record();
+        record.begun_from = home.clone().shaking_hands(shaking(1));
+        for (handshake, novelty) in
+            [(1, Novelty::Here), (2, Novelty::New), (1, Novelty::Here), (3, Novelty::New)]
+        {
+            let here = home.clone().shaking_hands(shaking(handshake));
+            assert_eq!(record.novelty(&here, Watch::Enforce, at), novelty, "{handshake}");
+            record.note(&here, at, true);
+            assert_eq!(record.novelty(&here, Watch::Enforce, at), Novelty::Here, "{handshake}");
+        }
+        assert_eq!(record.novelty(&home, Watch::Enforce, at), Novelty::Here, "not looked at");
+        assert!(!record.begun_from.same_place(&home.shaking_hands(shaking(2))));
+    }
+
     #[test]
     fn who_was_only_watched_is_not_known_to_a_route_that_enforces() {
         let mut record = record();
@@ -200,7 +258,7 @@ mod tests {
             let place = from(&format!("10.0.{number}.1"), &format!("agent {number}"));
             record.note(&place, UnixMillis(number), true);
         }
-        assert_eq!((record.seen.networks.len(), record.seen.agents.len()), (NETWORKS, AGENTS));
+        assert_eq!((record.seen.networks.len(), record.seen.software.len()), (NETWORKS, SOFTWARE));
         assert_eq!(record.current_place().0, from("10.0.199.1", "").address);
         assert_eq!(
             record.novelty(&from("192.0.2.7", "Firefox"), Watch::Enforce, UnixMillis(u64::MAX)),

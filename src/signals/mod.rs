@@ -172,7 +172,7 @@ impl<'a> Compared<'a> {
         if said && context.language != begun.language {
             signals.push(Signal::Language);
         }
-        if differs(context.fingerprint, std::iter::once(begun.fingerprint)) {
+        if differs(context.fingerprint, record.known_fingerprints(self.arrival.watch)) {
             signals.push(Signal::Fingerprint);
         }
     }

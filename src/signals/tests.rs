@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::secret::{KeyRing, random_bytes};
-use crate::session::{Identity, SessionId, SessionKey, Token, UserTag};
+use crate::session::{Fingerprint, Identity, SessionId, SessionKey, Token, UserTag};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const FIREFOX: &str = "Mozilla/5.0 (Windows NT 10.0; rv:145.0) Gecko/20100101 Firefox/145.0";
@@ -130,6 +130,29 @@ fn another_language_is_a_weak_signal_and_a_missing_one_is_none() {
     let spoken = |language: &[u8]| judged(&from(MOBILE, FIREFOX).speaking(language), HOUR).0;
     assert_eq!(spoken(b"ru-RU"), "network 10, operator 5, language 10");
     assert_eq!(spoken(b""), "network 10, operator 5");
+}
+
+#[test]
+fn another_handshake_is_a_signal_until_it_was_let_pass_and_a_missing_one_is_none() {
+    let shaking = |address: &str, ciphers: u8| {
+        let (cipher_list, extension_list) = ([1; 6], [2; 6]);
+        let (version, extensions) = (13, 12);
+        let named = true;
+        let hello =
+            Fingerprint { version, named, ciphers, extensions, cipher_list, extension_list };
+        from(address, FIREFOX).shaking_hands(Some(hello))
+    };
+    let mut record = record();
+    record.begun_from = shaking(HOME, 15);
+    assert_eq!(report(&record, &shaking(HOME, 15), HOUR), None);
+    assert_eq!(report(&record, &from(HOME, FIREFOX), HOUR), None, "nobody looked");
+    let other = report(&record, &shaking(HOME, 16), HOUR).expect("another handshake");
+    assert_eq!((other.to_string().as_str(), other.answer), ("fingerprint 25", Answer::Log));
+    let vpn = report(&record, &shaking(VPN_ABROAD, 16), HOUR).expect("another place too");
+    assert_eq!((vpn.score, vpn.answer), (75, Answer::Login));
+    record.note(&shaking(HOME, 16), USED, true);
+    let known = report(&record, &shaking(MOBILE, 16), HOUR).expect("another network");
+    assert_eq!(known.to_string(), "network 10, operator 5");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tracing::{error, info, warn};
 
-use crate::session::{ClientContext, EndReason, SessionId};
+use crate::session::{ClientContext, EndReason, Fingerprint, SessionId};
 use crate::signals::Report;
 
 /// Something that happened to a session. Each makes one line with the target `session`.
@@ -39,6 +39,8 @@ pub struct About<'a> {
     pub client: Option<IpAddr>,
     /// The User-Agent as a session keeps it: short and printable.
     pub agent: &'a str,
+    /// Of the client's TLS handshake.
+    pub fingerprint: Option<Fingerprint>,
     /// The other party, where there are two: in a theft, who showed the token that was current.
     pub other: Option<&'a ClientContext>,
     /// What speaks against the new place of a session.
@@ -161,7 +163,8 @@ impl SessionEvent {
                 let score = moved.map(|moved| moved.report.score);
                 let answer = moved.map(|moved| moved.report.answer.word());
                 let enforced = moved.map(|moved| moved.enforced);
-                info!(target: "session", event, user, session, client, score, signals, answer, enforced);
+                let fingerprint = about.fingerprint.map(|fingerprint| fingerprint.to_string());
+                info!(target: "session", event, user, session, client, fingerprint, score, signals, answer, enforced);
             }
             SessionEvent::Login
             | SessionEvent::LoginRefused

@@ -3,9 +3,12 @@
 //! TLS 1.2 and 1.3, hybrid post-quantum key exchange first (X25519MLKEM768), no early data: a
 //! replayed request would be a replayed action.
 
+mod accept;
 pub mod dev_ca;
+pub mod hello;
 mod trust;
 
+pub use accept::{Acceptor, LONGEST_HELLO};
 pub use trust::{TrustError, system_trust, trust};
 
 use std::collections::HashMap;

@@ -2,13 +2,20 @@
 //!
 //! A trusted proxy says where clients are, in the documentation networks of `tests/data`.
 
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use doorward::tls::provider;
 use http::StatusCode;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 
-use crate::browser::Browser;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::browser::{Browser, SESSION};
 use crate::gateway::{Gateway, Setup, manual_clock, route};
 use crate::upstream::Upstream;
 
@@ -32,13 +39,18 @@ struct Scene {
 impl Scene {
     /// alice logged in at home, on a route with these signals.
     async fn with(signals: &str) -> Scene {
+        Scene::behind("trusted_proxies = [\"127.0.0.1\"]", signals).await
+    }
+
+    /// The same behind whoever these lines of `[server]` say.
+    async fn behind(server: &str, signals: &str) -> Scene {
         let upstream = Upstream::start().await;
         let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
         let routes = format!("{}signals = \"{signals}\"\n", route(upstream.address));
         let watching = route(upstream.address).replace("app.test", "other.test");
         let gateway = Gateway::start(Setup {
             routes: format!("{routes}{watching}"),
-            server: "trusted_proxies = [\"127.0.0.1\"]".to_owned(),
+            server: server.to_owned(),
             more: format!(
                 "[audit]\nfile = \"audit.jsonl\"\n[signals]\ncountry_db = \"{data}/city.mmdb\"\nasn_db = \"{data}/asn.mmdb\"\n"
             ),
@@ -46,6 +58,9 @@ impl Scene {
             ..Setup::default()
         });
         let mut alice = Browser::new(&gateway);
+        if server.contains("proxy_protocol") {
+            alice.introduction = b"PROXY".to_vec();
+        }
         HOME.at(&mut alice);
         alice.log_in("alice").await;
         gateway.advance(Duration::from_secs(120));
@@ -74,6 +89,10 @@ impl Place {
     fn at(self, browser: &mut Browser) {
         browser.fields =
             vec![("x-forwarded-for", self.0.to_owned()), ("user-agent", self.1.to_owned())];
+        if !browser.introduction.is_empty() {
+            browser.introduction =
+                format!("PROXY TCP4 {} 192.0.2.1 32768 443\r\n", self.0).into_bytes();
+        }
     }
 }
 
@@ -159,4 +178,107 @@ async fn a_route_without_signals_looks_at_nothing() {
     let mut thief = scene.theirs(THIEF);
     assert_eq!(verdict(&mut thief).await, "admitted");
     assert!(scene.moves().is_empty());
+}
+
+// The TLS handshake
+
+const PASSED_ON: &str = "trusted_proxies = [\"127.0.0.1\"]\nproxy_protocol = true";
+
+/// The same profile, copied to a program whose TLS library knows but one cipher suite.
+fn with_another_handshake(scene: &Scene, suite: usize) -> Browser {
+    let mut provider = provider().as_ref().clone();
+    provider.cipher_suites = vec![provider.cipher_suites[suite]];
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = CertificateDer::from_pem_file(scene.gateway.path("ca.pem")).expect("the CA");
+    roots.add(ca).expect("a root");
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("a version")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Browser { tls: Arc::new(config), ..scene.alice.clone() }
+}
+
+fn ja4(line: &Value, name: &str) -> String {
+    let text = line[name].as_str().unwrap_or_else(|| panic!("{line:#}")).to_owned();
+    assert!(text.starts_with("t13d") && text.len() == 36, "{text}");
+    text
+}
+
+#[tokio::test]
+async fn fingerprint_a_thief_who_says_what_the_browser_says_is_told_by_his_handshake() {
+    let scene = Scene::behind(PASSED_ON, "enforce").await;
+    let mut thief = with_another_handshake(&scene, 0);
+    assert_eq!(verdict(&mut thief).await, "admitted", "alone it is written down");
+    assert_eq!(verdict(&mut thief).await, "admitted", "and once");
+    let mut abroad = with_another_handshake(&scene, 1);
+    VPN_ABROAD.at(&mut abroad);
+    assert_eq!(verdict(&mut abroad).await, "401 reauthenticate");
+    let moves = scene.moves();
+    assert_eq!(moves.len(), 2, "{moves:#?}");
+    assert_eq!(moves[0]["doorward.signals"], serde_json::json!(["fingerprint"]));
+    assert_eq!(moves[0]["doorward.weights"], serde_json::json!([25]));
+    assert_eq!(moves[0]["doorward.answer"], "log");
+    let (here, there) =
+        (ja4(&moves[0], "doorward.fingerprint"), ja4(&moves[0], "doorward.other.fingerprint"));
+    assert_ne!(here, there);
+    assert_eq!(moves[1]["doorward.answer"], "login");
+    assert_eq!(ja4(&moves[1], "doorward.other.fingerprint"), there, "the login's");
+}
+
+#[tokio::test]
+async fn fingerprint_a_browser_that_comes_back_on_any_protocol_with_any_ticket_is_the_same() {
+    let mut scene = Scene::behind(PASSED_ON, "enforce").await;
+    let mut config = (*scene.alice.tls).clone();
+    config.resumption = rustls::client::Resumption::disabled();
+    let mut fresh = Browser { tls: Arc::new(config), ..scene.alice.clone() };
+    for h2 in [true, false, true] {
+        scene.alice.h2 = h2;
+        fresh.h2 = h2;
+        assert_eq!(verdict(&mut scene.alice).await, "admitted");
+        assert_eq!(verdict(&mut fresh).await, "admitted");
+    }
+    assert!(scene.moves().is_empty());
+}
+
+#[tokio::test]
+async fn fingerprint_of_a_proxy_that_ends_tls_is_nobodys() {
+    let scene = Scene::with("enforce").await;
+    let mut other = with_another_handshake(&scene, 0);
+    assert_eq!(verdict(&mut other).await, "admitted");
+    assert!(scene.moves().is_empty());
+}
+
+#[tokio::test]
+async fn fingerprint_curl_and_openssl_shake_hands_each_in_their_own_way() {
+    let scene = Scene::behind("", "enforce").await;
+    let (port, cookie) =
+        (scene.gateway.address.port(), format!("{SESSION}={}", scene.alice.token()));
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--noproxy", "*", "-A", FIREFOX, "--resolve"]);
+    curl.arg(format!("app.test:{port}:127.0.0.1"))
+        .arg("--cacert")
+        .arg(scene.gateway.path("ca.pem"));
+    curl.args(["-H", &format!("Cookie: {cookie}"), "-o", "/dev/null", "-w", "%{http_code}"]);
+    let curl = curl.arg(format!("https://app.test:{port}/")).output().await.expect("curl runs");
+    assert_eq!(curl.stdout, b"200", "{}", String::from_utf8_lossy(&curl.stderr));
+    let mut openssl = Command::new("openssl");
+    openssl.args(["s_client", "-quiet", "-servername", "app.test", "-connect"]);
+    openssl.arg(format!("127.0.0.1:{port}")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut openssl = openssl.stderr(Stdio::null()).kill_on_drop(true).spawn().expect("it runs");
+    let request = format!(
+        "GET / HTTP/1.1\r\nHost: app.test\r\nUser-Agent: {FIREFOX}\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n"
+    );
+    let stdin = openssl.stdin.as_mut().expect("a pipe");
+    stdin.write_all(request.as_bytes()).await.expect("sent");
+    let answer = openssl.wait_with_output().await.expect("an answer").stdout;
+    assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
+    let moves = scene.moves();
+    assert_eq!(moves.len(), 2, "{moves:#?}");
+    let mut seen: Vec<String> =
+        moves.iter().map(|line| ja4(line, "doorward.fingerprint")).collect();
+    seen.push(ja4(&moves[0], "doorward.other.fingerprint"));
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 3, "{seen:?}");
 }

@@ -36,7 +36,7 @@ pub struct Browser {
     pub introduction: Vec<u8>,
     /// Sent with every request.
     pub fields: Vec<(&'static str, String)>,
-    tls: Arc<rustls::ClientConfig>,
+    pub tls: Arc<rustls::ClientConfig>,
 }
 
 /// A whole answer.

@@ -10,7 +10,7 @@ use super::attempt::Attempt;
 use crate::guard::about;
 
 impl Attempt<'_> {
-    /// `None` while the session stays where it is, which costs two comparisons. A session that waits for
+    /// `None` while the session stays where it is, which costs three comparisons. A session that waits for
     /// a fresh login has nothing left to lose.
     pub(super) fn moved(
         &self,

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::clock::UnixMillis;
-use crate::session::ClientContext;
+use crate::session::{ClientContext, Fingerprint};
 
 use super::super::events::{About, Moved, SessionEvent};
 
@@ -57,6 +57,7 @@ pub(super) struct Entry {
     session: Option<String>,
     client: Option<IpAddr>,
     agent: String,
+    fingerprint: Option<Fingerprint>,
     other: Option<ClientContext>,
     moved: Option<Told>,
     /// How many there were, for lines that count.
@@ -75,6 +76,7 @@ impl Entry {
             session: about.session.map(|id| id.handle()),
             client: about.client,
             agent: about.agent.to_owned(),
+            fingerprint: about.fingerprint,
             other: about.other.cloned(),
             moved: about.moved.map(Told::new),
             count: None,
@@ -98,6 +100,7 @@ impl Entry {
             session: None,
             client: None,
             agent: String::new(),
+            fingerprint: None,
             other: None,
             moved: None,
             count,
@@ -117,9 +120,11 @@ impl Entry {
             user: &self.user,
             client: self.client,
             agent: &self.agent,
+            fingerprint: self.fingerprint.map(told),
             session: self.session.as_deref(),
             other_client: self.other.as_ref().map(|other| other.address),
             other_agent: self.other.as_ref().map_or("", |other| &other.agent),
+            other_fingerprint: self.other.as_ref().and_then(|other| other.fingerprint).map(told),
             moved: self.moved.as_ref(),
             count: self.count,
             chain,
@@ -151,12 +156,16 @@ struct Line<'a> {
     client: Option<IpAddr>,
     #[serde(rename = "user_agent.original", skip_serializing_if = "str::is_empty")]
     agent: &'a str,
+    #[serde(rename = "doorward.fingerprint", skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
     #[serde(rename = "doorward.session", skip_serializing_if = "Option::is_none")]
     session: Option<&'a str>,
     #[serde(rename = "doorward.other.ip", skip_serializing_if = "Option::is_none")]
     other_client: Option<IpAddr>,
     #[serde(rename = "doorward.other.user_agent", skip_serializing_if = "str::is_empty")]
     other_agent: &'a str,
+    #[serde(rename = "doorward.other.fingerprint", skip_serializing_if = "Option::is_none")]
+    other_fingerprint: Option<String>,
     #[serde(flatten)]
     moved: Option<&'a Told>,
     #[serde(rename = "doorward.count", skip_serializing_if = "Option::is_none")]
@@ -165,6 +174,10 @@ struct Line<'a> {
     chain: &'a str,
     #[serde(rename = "doorward.seq")]
     seq: u64,
+}
+
+fn told(fingerprint: Fingerprint) -> String {
+    fingerprint.to_string()
 }
 
 fn timestamp(at: UnixMillis) -> String {
