@@ -56,6 +56,16 @@ pub fn origin(bytes: &[u8]) {
     let trusted = networks.iter().any(|network| network.contains(&peer.to_canonical()));
     let named = trusted && is_named(&headers, client);
     assert!(client == peer.to_canonical() || named, "{client} of {headers:?}");
+    if !networks.iter().any(|network| network.contains(&client)) {
+        // Who is no proxy of ours wrote what stands to the left of him.
+        let mut longer = HeaderMap::new();
+        for value in ["198.51.100.66, 10.0.0.66", "nonsense", ",,"] {
+            longer.append("x-forwarded-for", HeaderValue::from_static(value));
+        }
+        longer.extend(headers);
+        let believed = TrustedProxies::new(networks.to_vec()).client(peer, &longer);
+        assert_eq!(believed, client, "the left of {longer:?}");
+    }
 }
 
 fn is_named(headers: &HeaderMap, client: IpAddr) -> bool {

@@ -14,6 +14,7 @@ mod forms;
 mod heads;
 mod hosts;
 mod keys;
+mod openings;
 mod paths;
 mod sessions;
 mod streams;
@@ -31,7 +32,7 @@ const fn target(name: &'static str, check: fn(&[u8])) -> Target {
 }
 
 /// All of them, in alphabetical order.
-pub const TARGETS: [Target; 20] = [
+pub const TARGETS: [Target; 22] = [
     target("agent", forms::agent),
     target("answer", answers::answer),
     target("authority", hosts::authority),
@@ -43,7 +44,9 @@ pub const TARGETS: [Target; 20] = [
     target("form", forms::form),
     target("frames", streams::frames),
     target("head", heads::head),
+    target("hello", openings::hello),
     target("htpasswd", files::htpasswd),
+    target("introduction", openings::introduction),
     target("keyring", files::keyring),
     target("origin", hosts::origin),
     target("path", paths::path),

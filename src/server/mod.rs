@@ -19,7 +19,9 @@ mod bucket;
 pub mod connection;
 pub mod listener;
 mod places;
-mod proxy_protocol;
+// For fuzzing and the replay of what it found; nothing else outside builds on it.
+#[doc(hidden)]
+pub mod proxy_protocol;
 mod pulse;
 pub mod redirect;
 mod streams;

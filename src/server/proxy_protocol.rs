@@ -19,7 +19,7 @@ const LONGEST_REST: usize = 4096;
 
 /// Why a connection was not introduced.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NotIntroduced {
+pub enum NotIntroduced {
     #[error("the connection ended before its PROXY header: {0}")]
     Read(#[from] io::Error),
     #[error("what a proxy sent is no PROXY header")]
@@ -29,9 +29,7 @@ pub(super) enum NotIntroduced {
 }
 
 /// Reads the header and not a byte more. `None`: the proxy speaks for itself, as in a health check.
-pub(super) async fn read(
-    stream: &mut (impl AsyncRead + Unpin),
-) -> Result<Option<IpAddr>, NotIntroduced> {
+pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<IpAddr>, NotIntroduced> {
     let mut header = vec![0; SIGNATURE.len()];
     stream.read_exact(&mut header).await?;
     if header == SIGNATURE {

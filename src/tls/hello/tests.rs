@@ -153,6 +153,25 @@ fn one_chromium_has_many_ja4_and_one_fingerprint() {
     assert_ne!(other.hello().fingerprint(), CHROME.hello().fingerprint());
 }
 
+/// What Debian's Chromium sent to a test server within one second: new, with a ticket, for a WebSocket.
+#[test]
+fn chromium_as_it_is_has_three_ja4_and_one_fingerprint() {
+    let read = |name: &str| {
+        let bytes = std::fs::read(format!("tests/data/hello/{name}")).expect("a file");
+        Hello::read(&bytes).expect("a hello")
+    };
+    let hellos = ["chromium-fresh", "chromium-resumed", "chromium-websocket"].map(read);
+    let ja4 = [
+        "t13d1517h2_8daaf6152771_cb7bf5808d99",
+        "t13d1518h2_8daaf6152771_e2d80978ab2e",
+        "t13d1516h1_8daaf6152771_5b37b36a67c0",
+    ];
+    assert_eq!(hellos.each_ref().map(Hello::ja4), ja4);
+    for hello in hellos {
+        assert_eq!(hello.fingerprint().to_string(), "t13d151400_8daaf6152771_6354a4cdb0b1");
+    }
+}
+
 #[test]
 fn a_hello_over_many_records_is_the_same_and_its_beginning_is_none() {
     let message = CHROME.message();
