@@ -152,7 +152,7 @@ def reset(number: int) -> bytes:
 
 def made_reset(number: int) -> bytes:
     stream = stream_of(number)
-    return frame(HEADERS, 5, stream, head()) + frame(WINDOW, 0, stream, bytes(4))
+    return frame(HEADERS, 5, stream, head()) + frame(WINDOW, 0, stream, b"\x7f\xff\xff\xff")
 
 
 @again
@@ -243,4 +243,5 @@ async def main() -> None:
     os._exit(0)
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

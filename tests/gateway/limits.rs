@@ -737,15 +737,19 @@ async fn cve_2023_44487_a_slower_rapid_reset_meets_its_limit_too() {
 
 #[tokio::test]
 async fn cve_2025_8671_made_you_reset_ends_the_connection() {
-    let (_upstream, _gateway, browser, frames) = target("").await;
-    let sent = frames
-        .flood(20_000, |number| {
-            let stream = u32::try_from(number).expect("few") * 2 + 1;
-            let head = frame(HEADERS, END_STREAM | END_HEADERS, stream, &request(METHOD_GET, "/"));
-            // A window that grows by nothing is a mistake that we have to answer with a reset.
-            [head, frame(WINDOW_UPDATE, 0, stream, &0_u32.to_be_bytes())].concat()
-        })
-        .await;
+    let (_upstream, _gateway, browser, mut frames) = target("").await;
+    // A window that grows beyond what a window may be is a mistake that we have to answer with a reset.
+    let made = |stream: u32| {
+        let head = frame(HEADERS, END_STREAM | END_HEADERS, stream, &request(METHOD_GET, "/"));
+        let window = frame(WINDOW_UPDATE, 0, stream, &0x7fff_ffff_u32.to_be_bytes());
+        [head, window].concat()
+    };
+    frames.stream.write_all(&made(1)).await.expect("sent");
+    // One of them costs the stream and not the connection.
+    let reset = frames.expect(|frame| matches!(frame.kind, RST_STREAM | GOAWAY)).await;
+    assert_eq!((reset.kind, reset.stream), (RST_STREAM, 1));
+    let flood = |number| made(u32::try_from(number).expect("few") * 2 + 3);
+    let sent = frames.flood(20_000, flood).await;
     assert!(sent < 20_000, "all of it was taken");
     still_serves(&browser).await;
 }
