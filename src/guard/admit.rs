@@ -3,6 +3,7 @@
 mod attempt;
 mod ending;
 mod moved;
+mod tidings;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -165,7 +165,7 @@ mod tests {
         let password = Credential::hash("correct horse battery staple", cost).expect("a hash");
         let account = Account::new(identity, password, false);
         let begun = guard.begin(&account, &Presented::Nothing, here()).await.expect("begun");
-        Presented::One(begun.as_bytes().to_vec())
+        Presented::One(begun.token.as_bytes().to_vec())
     }
 
     async fn verdict(guard: &Guard, presented: &Presented) -> Result<(), Denial> {

@@ -21,10 +21,15 @@ const SESSIONS: usize = 100_000;
 /// Users' lines kept in mind per process; few users ever draw one.
 const LINES: usize = 20_000;
 
+/// Users' memos whose revision is kept in mind per process.
+const MEMOS: usize = 50_000;
+
 /// All that was seen.
 pub(super) struct Known {
     sessions: Cache<SessionKey, Seen>,
     lines: Cache<UserTag, NotBefore>,
+    /// The greatest revision of a user's memo, and until when a store keeps that.
+    memos: Cache<UserTag, (u64, UnixMillis)>,
     /// So that a request need not look for a line where there never was one.
     any_line: AtomicBool,
     start: Instant,
@@ -61,6 +66,7 @@ impl Known {
         Known {
             sessions: Cache::new(SESSIONS),
             lines: Cache::new(LINES),
+            memos: Cache::new(MEMOS),
             any_line: AtomicBool::new(false),
             start: Instant::now(),
         }
@@ -152,6 +158,19 @@ impl Known {
         if line.at > self.line(tag).at {
             self.lines.insert(*tag, line);
             self.any_line.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The greatest revision seen of a user's memo, zero where none was or its time is over.
+    pub(super) fn memo(&self, tag: &UserTag, now: UnixMillis) -> u64 {
+        let seen = self.memos.get(tag).filter(|(_, until)| now < *until);
+        seen.map_or(0, |(revision, _)| revision)
+    }
+
+    pub(super) fn saw_memo(&self, tag: &UserTag, revision: u64, until: UnixMillis) {
+        let before = self.memos.get(tag).map_or(0, |(revision, _)| revision);
+        if revision >= before {
+            self.memos.insert(*tag, (revision, until));
         }
     }
 

@@ -14,6 +14,7 @@ mod live;
 mod outage;
 mod patrol;
 mod permit;
+mod recall;
 mod sessions;
 mod steer;
 
@@ -21,7 +22,7 @@ pub use admit::{Admitted, Entry, Visit};
 pub use denial::Denial;
 pub use live::{Cut, Ending, Full, Live, LiveLimits, Sight, Terms, Watched};
 pub use permit::{NewToken, Permit};
-pub use sessions::{LivesOn, Opened, Remaining};
+pub use sessions::{Begun, LivesOn, Opened, Remaining};
 
 use std::sync::Arc;
 

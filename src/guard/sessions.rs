@@ -9,15 +9,17 @@ use crate::clock::UnixMillis;
 use crate::http::Presented;
 use crate::login::Account;
 use crate::secret::{equal_in_constant_time, random_bytes};
+use crate::session::notice::{Id, Kind, Notice};
 use crate::session::{
-    ClientContext, EndReason, Identity, NotBefore, Record, SessionId, SessionKey, Standing, Token,
-    TokenError, UserTag,
+    ClientContext, EndReason, Identity, Memo, NotBefore, Record, SessionId, SessionKey, Standing,
+    Token, TokenError, UserTag,
 };
 use crate::store::{Durability, Listed, Unavailable};
 use crate::telemetry::SessionEvent;
-use crate::telemetry::events::About;
+use crate::telemetry::events::{About, Moved};
 
 use super::held::Held;
+use super::recall::Whose;
 use super::{Denial, Guard, about, admit::Admitted};
 
 /// How far ahead a line may lie. Clocks have been wrong by an hour.
@@ -29,6 +31,13 @@ pub struct Opened {
     pub key: SessionKey,
     pub record: Arc<Record>,
     pub last_active: UnixMillis,
+}
+
+/// A new session's token.
+pub struct Begun {
+    pub token: Zeroizing<String>,
+    /// Whether its user has to be told something that happened before.
+    pub told: bool,
 }
 
 /// A session that lives, though the token that names it is refused.
@@ -65,7 +74,7 @@ impl Guard {
         account: &Account,
         shown: &Presented,
         from: ClientContext,
-    ) -> Result<Zeroizing<String>, Unavailable> {
+    ) -> Result<Begun, Unavailable> {
         let keys = self.shared.keys.load_full();
         let user = &account.identity.user;
         let key = SessionKey { tag: UserTag(keys.tag_of(user)), id: SessionId(random_bytes()) };
@@ -80,6 +89,12 @@ impl Guard {
         let mut record =
             Record::begin(Identity::clone(&account.identity), &token, at, end, from.clone());
         record.credential = account.credential;
+        let whose = Whose { tag: key.tag, user };
+        let memo = self.recall(whose).await;
+        if let Some(memo) = &memo {
+            let known = memo.known_with(account.credential);
+            record.seed(known);
+        }
         let shown = self.shown(shown).await?;
         self.make_room(&key.tag, shown.as_ref().map(|session| session.key)).await?;
         let sealed = record.seal(&keys, &key);
@@ -88,7 +103,51 @@ impl Guard {
             self.end_session(&session, EndReason::Replaced).await?;
         }
         self.shared.event(SessionEvent::Login, about(user, key.id, &from));
-        token.text(&keys).ok_or_else(|| Unavailable("the newest key vanished".to_owned()))
+        let told = match &memo {
+            Some(memo) => self.remember_login(whose, &key, account, memo, &from).await,
+            None => false,
+        };
+        let token = token.text(&keys);
+        let token = token.ok_or_else(|| Unavailable("the newest key vanished".to_owned()))?;
+        Ok(Begun { token, told })
+    }
+
+    /// Notes where the user logged in, and tells him where that is news. Whether there is something for
+    /// him to read that he does not know yet.
+    async fn remember_login(
+        &self,
+        whose: Whose<'_>,
+        key: &SessionKey,
+        account: &Account,
+        memo: &Memo,
+        from: &ClientContext,
+    ) -> bool {
+        let now = self.now();
+        let news = self.shared.signals.newcomer(&self.shared.atlas.load(), memo, from);
+        if let Some(report) = &news {
+            let mut about = about(whose.user, key.id, from);
+            about.moved = Some(Moved { report, enforced: false });
+            self.shared.event(SessionEvent::LoginNewPlace, about);
+        }
+        let notice = news.map(|_| Notice::new(Kind::NewPlace, key.id, from, None, now));
+        let noted = self.remember(whose, |memo| {
+            memo.logged_in(from, account.credential, now);
+            notice.iter().for_each(|notice| memo.tell(notice.clone()));
+        });
+        noted.await;
+        memo.notices().next().is_some()
+    }
+
+    /// What a user has to be told, the newest first; nothing where the store does not say.
+    pub async fn notices_of(&self, key: &SessionKey, user: &str) -> Vec<Notice> {
+        let memo = self.recall(Whose { tag: key.tag, user }).await;
+        memo.map(|memo| memo.notices().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The user has read a notice. Not by the session that it is about: it may be a thief's.
+    pub async fn dismiss(&self, key: &SessionKey, user: &str, id: Id) -> Result<(), Unavailable> {
+        let whose = Whose { tag: key.tag, user };
+        self.counted(self.changed(whose, |memo| memo.dismiss(id, key.id)).await)
     }
 
     /// Ends one session. First the server's state, then the caller may clear a cookie.

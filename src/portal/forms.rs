@@ -85,12 +85,8 @@ pub fn keep_target(keys: &KeyRing, host: &str, target: &str, now: UnixMillis) ->
     Some(BASE64URL_NOPAD.encode(&seal::seal(keys, b"login target", host.as_bytes(), &plain)))
 }
 
-/// Opens what [`keep_target`] made for the same host; `/` for anything else.
-pub fn target(keys: &KeyRing, host: &str, text: &str, now: UnixMillis) -> String {
-    open_target(keys, host, text, now).unwrap_or_else(|| "/".to_owned())
-}
-
-fn open_target(keys: &KeyRing, host: &str, text: &str, now: UnixMillis) -> Option<String> {
+/// Opens what [`keep_target`] made for the same host, a day ago at most.
+pub fn target(keys: &KeyRing, host: &str, text: &str, now: UnixMillis) -> Option<String> {
     let sealed = BASE64URL_NOPAD.decode(text.as_bytes()).ok()?;
     let plain = seal::open(keys, b"login target", host.as_bytes(), &sealed).ok()?;
     let (made, target) = plain.split_at_checked(8)?;
@@ -121,10 +117,10 @@ mod tests {
     fn a_target_survives_the_login_for_its_own_host_and_for_a_day() {
         let keys = KeyRing::generate("now");
         let kept = keep_target(&keys, "a.test", "/wiki?x=1&y=%2F", NOW).expect("local");
-        assert_eq!(target(&keys, "a.test", &kept, NOW), "/wiki?x=1&y=%2F");
-        assert_eq!(target(&keys, "b.test", &kept, NOW), "/");
-        assert_eq!(target(&keys, "a.test", &kept, NOW.plus(DAY)), "/");
-        assert_eq!(target(&KeyRing::generate("other"), "a.test", &kept, NOW), "/");
+        assert_eq!(target(&keys, "a.test", &kept, NOW).as_deref(), Some("/wiki?x=1&y=%2F"));
+        assert_eq!(target(&keys, "b.test", &kept, NOW), None);
+        assert_eq!(target(&keys, "a.test", &kept, NOW.plus(DAY)), None);
+        assert_eq!(target(&KeyRing::generate("other"), "a.test", &kept, NOW), None);
     }
 
     #[test]
@@ -151,7 +147,7 @@ mod tests {
         ];
         for trick in tricks {
             assert_eq!(keep_target(&keys, "a.test", trick, NOW), None, "{trick:?}");
-            assert_eq!(target(&keys, "a.test", trick, NOW), "/", "{trick:?}");
+            assert_eq!(target(&keys, "a.test", trick, NOW), None, "{trick:?}");
         }
         assert_eq!(
             keep_target(&keys, "a.test", &format!("/{}", "x".repeat(TARGET_LIMIT)), NOW),

@@ -111,18 +111,28 @@ impl Portal {
     async fn welcome(&self, head: &InboundHead, fields: &Fields, account: &Account) -> Page {
         let shared = self.guard.shared();
         let begun = self.guard.begin(account, &self.shown(head), context(head)).await;
-        let token = match begun {
-            Ok(token) => token,
+        let begun = match begun {
+            Ok(begun) => begun,
             Err(error) => return self.deny(head, &Denial::Unavailable(error)),
         };
-        let now = shared.clock.now();
-        let keys = shared.keys.load();
-        let target = forms::target(&keys, &head.host.to_string(), fields.text(TARGET), now);
-        let mut page = see_other(&target);
-        if let Some(cookie) = shared.cookies.set_session(&token) {
+        let reads = head.asker.intent == Intent::Navigation || intent::takes_pages(&head.headers);
+        let mut page = if begun.told && reads {
+            see_other(&self.sessions_page(head, fields))
+        } else {
+            let target = self.target(head, fields.text(TARGET));
+            see_other(target.as_deref().unwrap_or("/"))
+        };
+        if let Some(cookie) = shared.cookies.set_session(&begun.token) {
             page.headers_mut().append(header::SET_COOKIE, cookie);
         }
         page
+    }
+
+    /// Where a sealed target leads, if we sealed it.
+    pub(super) fn target(&self, head: &InboundHead, sealed: &str) -> Option<String> {
+        let shared = self.guard.shared();
+        let host = head.host.to_string();
+        forms::target(&shared.keys.load(), &host, sealed, shared.clock.now())
     }
 
     /// The form once more, or a word for a program. An old browser does not say that a person looks
@@ -221,6 +231,7 @@ fn notice(why: &str) -> Option<LoginNotice> {
         "idle" => Some(LoginNotice::Idle),
         "absolute" => Some(LoginNotice::Absolute),
         "theft" => Some(LoginNotice::Theft),
+        "theft-elsewhere" => Some(LoginNotice::TheftElsewhere),
         "reauthenticate" => Some(LoginNotice::FreshLogin),
         "logout" => Some(LoginNotice::LoggedOut),
         "revoked" | "replaced" | "not-renewing" | "account-gone" | "credential-changed"

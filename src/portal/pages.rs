@@ -4,6 +4,10 @@
 //! or an inline style, so they work without JavaScript and under the strictest content policy. No page
 //! shows anything of the inside: what went wrong is told in words of ours, chosen by kind.
 
+mod notices;
+
+pub use notices::{NoticeRow, SpotRow};
+
 use std::time::Duration;
 
 use askama::Template;
@@ -11,6 +15,8 @@ use http::StatusCode;
 use jiff::Timestamp;
 
 use crate::clock::UnixMillis;
+
+use notices::NoticeView;
 
 /// The look of all pages, served at `/.doorward/style.css`.
 pub const STYLE: &str = include_str!("../../templates/style.css");
@@ -42,6 +48,7 @@ pub enum LoginNotice {
     Idle,
     Absolute,
     Theft,
+    TheftElsewhere,
     FreshLogin,
     LoggedOut,
     WrongPassword,
@@ -57,6 +64,10 @@ pub struct SessionsPage<'a> {
     /// Comes back in the field `csrf` of every form.
     pub csrf: &'a str,
     pub now: UnixMillis,
+    /// What happened, the newest first.
+    pub notices: Vec<NoticeRow>,
+    /// Where the user was going, if he comes from the login: the sealed target, and what it opens to.
+    pub onward: Option<Onward<'a>>,
     /// In any order: the page shows this one first, then the others, last used first.
     pub sessions: Vec<SessionRow>,
 }
@@ -73,6 +84,14 @@ pub struct SessionRow {
     pub network: String,
     /// Whether it is the session that asks.
     pub this: bool,
+}
+
+/// A target on its way through a page.
+pub struct Onward<'a> {
+    /// Comes back in the field `to`.
+    pub sealed: &'a str,
+    /// A path of this site.
+    pub href: String,
 }
 
 /// Something went wrong, told to a person.
@@ -124,6 +143,8 @@ pub fn sessions(page: &SessionsPage<'_>) -> String {
         site: page.site,
         user: page.user,
         csrf: page.csrf,
+        notices: page.notices.iter().map(|row| NoticeView::new(row, page.now)).collect(),
+        onward: page.onward.as_ref(),
         rows: rows.into_iter().map(|row| RowView::new(row, page.now)).collect(),
     })
 }
@@ -170,6 +191,11 @@ impl LoginNotice {
                  to be safe. If that was not you, change your password after you log in."
                     .into()
             }
+            LoginNotice::TheftElsewhere => {
+                "Somebody used an old copy of another session of yours. All of your sessions were \
+                 ended, to be safe. If that was not you, change your password after you log in."
+                    .into()
+            }
             LoginNotice::FreshLogin => "This page asks you to log in again before it opens.".into(),
             LoginNotice::LoggedOut => "You are logged out.".into(),
             LoginNotice::WrongPassword => "The user name or the password is wrong.".into(),
@@ -190,6 +216,7 @@ impl LoginNotice {
             LoginNotice::Idle => "idle",
             LoginNotice::Absolute => "absolute",
             LoginNotice::Theft => "theft",
+            LoginNotice::TheftElsewhere => "theft-elsewhere",
             LoginNotice::FreshLogin => "reauthenticate",
             LoginNotice::LoggedOut => "logout",
             LoginNotice::WrongPassword => "wrong-password",
@@ -203,6 +230,7 @@ impl LoginNotice {
     fn is_error(self) -> bool {
         match self {
             LoginNotice::Theft
+            | LoginNotice::TheftElsewhere
             | LoginNotice::WrongPassword
             | LoginNotice::Throttled { .. }
             | LoginNotice::Busy
@@ -317,6 +345,8 @@ struct SessionsView<'a> {
     site: &'a str,
     user: &'a str,
     csrf: &'a str,
+    notices: Vec<NoticeView<'a>>,
+    onward: Option<&'a Onward<'a>>,
     rows: Vec<RowView<'a>>,
 }
 

@@ -77,15 +77,20 @@ impl ClientContext {
 
     /// The network as people write it: `203.0.113.0/24`, `2001:db8:1::/48`.
     pub fn network(&self) -> String {
-        match self.address {
-            IpAddr::V4(address) => {
-                let [a, b, c, _] = address.octets();
-                format!("{a}.{b}.{c}.0/24")
-            }
-            IpAddr::V6(address) => {
-                let [a, b, c, ..] = address.segments();
-                format!("{a:x}:{b:x}:{c:x}::/48")
-            }
+        network_in_words(self.address)
+    }
+}
+
+/// The network that an address lies in, as people write it.
+pub fn network_in_words(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, _] = address.octets();
+            format!("{a}.{b}.{c}.0/24")
+        }
+        IpAddr::V6(address) => {
+            let [a, b, c, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}::/48")
         }
     }
 }

@@ -16,6 +16,8 @@
 pub mod context;
 pub mod decide;
 pub mod fingerprint;
+pub mod memo;
+pub mod notice;
 pub mod policy;
 pub mod record;
 pub mod seen;
@@ -26,6 +28,8 @@ pub use decide::{
     Case, Change, Demand, Outcome, Refusal, Standing, Successor, Timing, Verdict, decide,
 };
 pub use fingerprint::Fingerprint;
+pub use memo::Memo;
+pub use notice::Notice;
 pub use policy::{OnReuse, PolicyError, RoutePolicy, SessionPolicy, Watch};
 pub use record::{EndReason, Identity, Record, Superseded};
 pub use seen::Novelty;

@@ -93,11 +93,13 @@ pub enum EndReason {
     NotRenewing,
     AccountGone,
     CredentialChanged,
+    /// All sessions of the user were revoked, because one of them was stolen.
+    TheftElsewhere,
 }
 
 impl EndReason {
     /// All reasons with the code by which a store keeps them.
-    pub const ALL: [(EndReason, u8); 9] = [
+    pub const ALL: [(EndReason, u8); 10] = [
         (EndReason::Logout, 1),
         (EndReason::Revoked, 2),
         (EndReason::Replaced, 3),
@@ -107,6 +109,7 @@ impl EndReason {
         (EndReason::NotRenewing, 7),
         (EndReason::AccountGone, 8),
         (EndReason::CredentialChanged, 9),
+        (EndReason::TheftElsewhere, 10),
     ];
 
     /// The code by which a store keeps the reason.
@@ -132,6 +135,7 @@ impl EndReason {
             EndReason::NotRenewing => "not-renewing",
             EndReason::AccountGone => "account-gone",
             EndReason::CredentialChanged => "credential-changed",
+            EndReason::TheftElsewhere => "theft-elsewhere",
         }
     }
 }

@@ -12,12 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::context::{ClientContext, network_of};
 use super::fingerprint::Fingerprint;
+use super::memo::{self, Known as KnownBefore};
 use super::policy::Watch;
 use super::record::Record;
 use crate::clock::UnixMillis;
 
 /// Networks kept beside the one where the session began.
-pub const NETWORKS: usize = 8;
+pub const NETWORKS: usize = memo::NETWORKS;
 
 /// User agents, each with a TLS handshake, kept beside those that the session began with.
 pub const SOFTWARE: usize = 4;
@@ -111,6 +112,26 @@ impl Record {
     ) -> impl Iterator<Item = Option<Fingerprint>> + '_ {
         let seen = self.known_software(watch).map(|known| known.fingerprint);
         std::iter::once(self.begun_from.fingerprint).chain(seen)
+    }
+
+    /// A new session knows from its beginning where its user was lately. Networks alone: a user has several
+    /// programs, but a cookie does not go from one to another.
+    pub fn seed(&mut self, known: impl Iterator<Item = KnownBefore>) {
+        let here = self.begun_from.network_address();
+        let elsewhere = known.filter(|known| network_of(known.network) != here);
+        let networks = &mut self.seen.networks;
+        networks.extend(elsewhere.map(|KnownBefore { network, at, passed }| Entered {
+            address: network,
+            at,
+            passed,
+        }));
+        if networks.is_empty() {
+            return;
+        }
+        // Where the session is: what stands last.
+        let (address, at) = (self.begun_from.address, self.created);
+        networks.push(Entered { address, at, passed: true });
+        shorten(networks, NETWORKS);
     }
 
     /// Writes a place down as the one used last. `passed`: no enforcing route would mind.
@@ -249,6 +270,36 @@ mod tests {
         assert_eq!(record.novelty(&home, Watch::Enforce, UnixMillis(2)), Novelty::Here);
         record.note(&thief, UnixMillis(3), true);
         assert_eq!(record.novelty(&thief, Watch::Enforce, UnixMillis(4)), Novelty::Here);
+    }
+
+    #[test]
+    fn a_new_session_knows_the_networks_of_its_user_and_is_still_where_it_began() {
+        let at = UnixMillis(1_000_000);
+        let known = |address: &str, passed| {
+            let network = from(address, "").network_address();
+            KnownBefore { network, at: UnixMillis(500_000), passed }
+        };
+        let mut record = Record { created: at, ..record() };
+        let before =
+            [known("198.51.100.7", true), known("203.0.113.9", false), known("192.0.2.1", true)];
+        record.seed(before.into_iter());
+        let (home, cafe) = (from("192.0.2.99", "Firefox"), from("198.51.100.7", "Firefox"));
+        let watched = from("203.0.113.9", "Firefox");
+        assert_eq!(record.current_place(), (record.begun_from.address, at));
+        assert_eq!(record.novelty(&home, Watch::Enforce, at), Novelty::Here);
+        assert_eq!(record.novelty(&cafe, Watch::Enforce, at.plus(MINUTE)), Novelty::Back);
+        assert_eq!(record.novelty(&watched, Watch::Enforce, at), Novelty::New);
+        assert_eq!(record.novelty(&watched, Watch::Monitor, at), Novelty::Here);
+        let curl = from("198.51.100.7", "curl");
+        assert_eq!(record.novelty(&curl, Watch::Monitor, at), Novelty::New);
+        assert_eq!(record.known_places(Watch::Enforce, UnixMillis(600_000)).count(), 2, "too old");
+    }
+
+    #[test]
+    fn a_session_of_a_user_who_was_nowhere_else_knows_nothing() {
+        let mut record = record();
+        record.seed(std::iter::empty());
+        assert_eq!(record.seen, Seen::default());
     }
 
     #[test]

@@ -13,6 +13,7 @@
 
 mod atlas;
 mod distance;
+mod newcomer;
 mod software;
 mod weigh;
 

@@ -11,6 +11,8 @@ use crate::signals::Report;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionEvent {
     Login,
+    /// A login from where its user was not seen before.
+    LoginNewPlace,
     LoginRefused,
     LoginThrottled,
     Renewed,
@@ -59,6 +61,7 @@ impl SessionEvent {
     pub fn word(self) -> &'static str {
         match self {
             SessionEvent::Login => "session.login",
+            SessionEvent::LoginNewPlace => "session.login-new-place",
             SessionEvent::LoginRefused => "session.login-refused",
             SessionEvent::LoginThrottled => "session.login-throttled",
             SessionEvent::Renewed => "session.renewed",
@@ -87,6 +90,7 @@ impl SessionEvent {
             | SessionEvent::Forged
             | SessionEvent::Refused(_) => true,
             SessionEvent::Login
+            | SessionEvent::LoginNewPlace
             | SessionEvent::Renewed
             | SessionEvent::Moved
             | SessionEvent::Ended(_)
@@ -102,6 +106,7 @@ impl SessionEvent {
     pub(super) fn is_success(self) -> bool {
         match self {
             SessionEvent::Login
+            | SessionEvent::LoginNewPlace
             | SessionEvent::Renewed
             | SessionEvent::Moved
             | SessionEvent::Ended(_) => true,
@@ -122,6 +127,7 @@ impl SessionEvent {
             SessionEvent::Ended(reason) => Some(reason.word()),
             SessionEvent::Refused(reason) => Some(reason),
             SessionEvent::Login
+            | SessionEvent::LoginNewPlace
             | SessionEvent::LoginRefused
             | SessionEvent::LoginThrottled
             | SessionEvent::Renewed
@@ -157,7 +163,7 @@ impl SessionEvent {
             SessionEvent::TouchedAhead => {
                 warn!(target: "session", event, user, session, client, "the last activity lies in the future and counts as now: a gateway's clock is ahead, or somebody wrote to the store");
             }
-            SessionEvent::Moved => {
+            SessionEvent::Moved | SessionEvent::LoginNewPlace => {
                 let moved = about.moved;
                 let signals = moved.map(|moved| moved.report.to_string());
                 let score = moved.map(|moved| moved.report.score);

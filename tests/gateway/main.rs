@@ -28,6 +28,7 @@ mod outage;
 mod paths;
 mod poison;
 mod redirects;
+mod remembered;
 mod responses;
 mod restarts;
 mod reuse;

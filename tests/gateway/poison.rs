@@ -361,3 +361,54 @@ async fn a_logout_with_a_token_newer_than_its_record_ends_the_session_and_tells_
     assert_eq!((goodbye.status, there.token()), (StatusCode::OK, String::new()));
     assert_eq!(store.redis(&["GETRANGE", &record, "0", "0"]), "\u{2}");
 }
+
+/// The user's memo.
+fn memo(browser: &Browser) -> String {
+    format!("dw:m:{{{}}}", Place::of(browser).tag)
+}
+
+#[tokio::test]
+async fn a_poisoned_memo_is_reported_and_counts_as_nothing_and_the_login_goes_on() {
+    let store = Store::start().await;
+    let alice = store.log_in("alice").await;
+    let bob = store.log_in("bob").await;
+    let (hers, his) = (memo(&alice), memo(&bob));
+    for poison in ["garbage", "", "another user's"] {
+        match poison {
+            "another user's" => store.redis(&["COPY", &his, &hers, "REPLACE"]),
+            text => store.redis(&["SET", &hers, text]),
+        };
+        let before = store.events("poisoned").await;
+        assert_eq!(store.log_in("alice").await.fetch("/").await.status, StatusCode::OK);
+        let reported = store.events("poisoned").await - before;
+        assert_eq!(reported > 0, !poison.is_empty(), "{poison}: {reported}");
+        let before = store.events("poisoned").await;
+        store.log_in("alice").await;
+        assert_eq!(store.events("poisoned").await, before, "{poison}: written anew");
+    }
+    store.redis(&["DEL", &hers]);
+    store.redis(&["LPUSH", &hers, "a list"]);
+    assert_eq!(store.log_in("alice").await.fetch("/").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_memo_that_is_put_back_or_taken_away_is_reported_and_nobody_in_it_is_known() {
+    let store = Store::start().await;
+    let alice = store.log_in("alice").await;
+    let key = memo(&alice);
+    store.keep(&key);
+    // Another program is noted in it.
+    let mut other = Browser::new(&store.gateway);
+    other.fields = vec![("user-agent", "curl/8.5.0".to_owned())];
+    other.log_in("alice").await;
+    assert_eq!(store.events("rolled-back").await, 0);
+    store.put_back(&key);
+    assert_eq!(store.log_in("alice").await.fetch("/").await.status, StatusCode::OK);
+    assert!(store.events("rolled-back").await > 0);
+    let before = store.events("rolled-back").await;
+    store.log_in("alice").await;
+    assert_eq!(store.events("rolled-back").await, before, "a newer one stands there again");
+    store.redis(&["DEL", &key]);
+    assert_eq!(store.log_in("alice").await.fetch("/").await.status, StatusCode::OK);
+    assert!(store.events("rolled-back").await > before, "taken away");
+}

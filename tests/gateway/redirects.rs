@@ -123,6 +123,8 @@ async fn open_redirect_a_logout_and_the_sessions_page_follow_no_parameter() {
         let ended = browser.post_form(&format!("/.doorward/sessions?{query}"), &fields).await;
         let told = (ended.status, ended.header("location"));
         assert_eq!(told, (StatusCode::SEE_OTHER, "/.doorward/sessions"), "{trick:?}");
+        let page = browser.visit(&format!("/.doorward/sessions?{query}")).await.text();
+        assert!(!page.contains("Continue") && !page.contains("name=\"to\""), "{trick:?}");
     }
     let form = browser.visit("/.doorward/logout").await;
     let fields =

@@ -5,8 +5,10 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::browser::Browser;
-use crate::gateway::{Gateway, Setup, manual_clock, route};
+use crate::gateway::{Gateway, PASSWORD, Setup, manual_clock, route};
 use crate::upstream::Upstream;
+
+const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
 
 /// alice with a session that was renewed once, her phone, bob, and who found her old token.
 struct Scene {
@@ -80,9 +82,14 @@ async fn on_reuse_revoke_all_ends_every_session_of_the_user_and_of_nobody_else()
     let mut scene = Scene::with("revoke-all").await;
     scene.steal().await;
     assert_eq!(verdict(&mut scene.desk).await, "401 theft");
-    assert_eq!(verdict(&mut scene.phone).await, "401 revoked");
+    for _ in 0..2 {
+        assert_eq!(verdict(&mut scene.phone).await, "401 theft-elsewhere");
+    }
     assert_eq!(verdict(&mut scene.bob).await, "admitted");
     assert_eq!(scene.thefts(), 1);
+    let login = scene.phone.visit("/wiki").await.header("location").to_owned();
+    let form = scene.phone.visit(&login).await.text();
+    assert!(form.contains("an old copy of another session of yours"), "{form}");
     scene.desk.log_in("alice").await;
     assert_eq!(verdict(&mut scene.desk).await, "admitted");
 }
@@ -117,4 +124,95 @@ async fn on_reuse_log_refuses_the_old_token_and_counts_it_and_ends_nothing() {
             assert_eq!(verdict(browser).await, "admitted");
         }
     }
+}
+
+#[tokio::test]
+async fn only_a_line_that_was_drawn_for_a_theft_is_said_to_be_one() {
+    let mut scene = Scene::with("revoke-all").await;
+    scene.steal().await;
+    scene.phone.log_in("alice").await;
+    scene.gateway.advance(Duration::from_secs(1));
+    scene.gateway.revoke("user=alice").await;
+    assert_eq!(verdict(&mut scene.phone).await, "401 revoked");
+}
+
+/// The page where the user's notices stand.
+async fn page(browser: &mut Browser) -> String {
+    let answer = browser.visit("/.doorward/sessions").await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    answer.text()
+}
+
+#[tokio::test]
+async fn after_a_theft_the_user_reads_at_the_next_login_what_happened_until_he_dismisses_it() {
+    let mut scene = Scene::with("revoke").await;
+    scene.desk.fields = vec![("user-agent", FIREFOX.to_owned())];
+    scene.thief.fields = vec![("user-agent", "curl/8.5.0".to_owned())];
+    scene.steal().await;
+    let login = scene.desk.try_log_in("alice", PASSWORD, "/wiki?page=7").await;
+    let first = login.header("location").to_owned();
+    assert!(first.starts_with("/.doorward/sessions?to="), "{first}");
+    let shown = scene.desk.visit(&first).await;
+    let text = shown.text();
+    assert!(text.contains("An old copy of your session was used"), "{text}");
+    assert!(text.contains("curl, network 127.0.0.0/24"), "who showed it: {text}");
+    assert!(text.contains("href=\"/wiki?page=7\">Continue</a>"), "{text}");
+    assert!(page(&mut scene.phone).await.contains("An old copy"), "every session of the user");
+    assert!(!page(&mut scene.bob).await.contains("An old copy"), "and of nobody else");
+
+    let [csrf, to, notice] = ["csrf", "to", "notice"].map(|field| shown.field(field));
+    let dismiss = [("do", "dismiss"), ("notice", &notice), ("to", &to)];
+    let forged = scene.desk.post_form("/.doorward/sessions", &dismiss).await;
+    assert_eq!(forged.status, StatusCode::FORBIDDEN, "without the form's token");
+    assert!(page(&mut scene.desk).await.contains("An old copy"));
+    let dismiss = [dismiss.as_slice(), &[("csrf", &csrf)]].concat();
+    let done = scene.desk.post_form("/.doorward/sessions", &dismiss).await;
+    assert_eq!(done.header("location"), first, "and he can go on");
+    let text = scene.desk.visit(&first).await.text();
+    assert!(!text.contains("An old copy") && text.contains("Continue"), "{text}");
+    let again = scene.phone.log_in("alice").await;
+    assert_eq!(again.header("location"), "/", "nothing to read");
+}
+
+#[tokio::test]
+async fn a_notice_that_nobody_reads_goes_after_a_month() {
+    let mut scene = Scene::with("revoke").await;
+    scene.steal().await;
+    scene.gateway.advance(Duration::from_secs(29 * 24 * 3_600));
+    scene.desk.log_in("alice").await;
+    assert!(page(&mut scene.desk).await.contains("An old copy"));
+    scene.gateway.advance(Duration::from_secs(24 * 3_600));
+    assert_eq!(scene.phone.log_in("alice").await.header("location"), "/");
+    assert!(!page(&mut scene.phone).await.contains("An old copy"));
+}
+
+#[tokio::test]
+async fn a_replay_that_only_asks_for_a_login_is_told_once() {
+    let mut scene = Scene::with("reauthenticate").await;
+    for _ in 0..3 {
+        scene.thief.fetch("/").await;
+    }
+    scene.desk.log_in("alice").await;
+    let text = page(&mut scene.desk).await;
+    assert_eq!(text.matches("So it was stopped until a fresh login").count(), 1, "{text}");
+}
+
+#[tokio::test]
+async fn where_a_replay_is_only_logged_nobody_is_told() {
+    let mut scene = Scene::with("log").await;
+    scene.steal().await;
+    assert_eq!(scene.phone.log_in("alice").await.header("location"), "/");
+}
+
+#[tokio::test]
+async fn a_program_that_logs_in_gets_to_where_it_wants() {
+    let mut scene = Scene::with("revoke").await;
+    scene.steal().await;
+    let form = scene.desk.visit("/.doorward/login").await;
+    let (csrf, to) = (form.field("csrf"), form.field("to"));
+    let fields = [("username", "alice"), ("password", PASSWORD), ("csrf", &csrf), ("to", &to)];
+    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+    let headers = [("content-type", "application/x-www-form-urlencoded"), ("accept", "*/*")];
+    let answer = scene.desk.send("POST", "/.doorward/login", &headers, &body).await;
+    assert_eq!(answer.header("location"), "/");
 }

@@ -271,7 +271,7 @@ async fn session(gateway: &Gateway, redis: &RedisServer) -> Browser {
     let account = guard.shared().directory.as_ref().and_then(|users| users.find("alice"));
     let from = ClientContext::new(Ipv4Addr::LOCALHOST.into(), b"");
     let token = guard.begin(&account.expect("alice"), &Presented::Nothing, from).await;
-    Browser::new(gateway).with_token(&token.expect("available"))
+    Browser::new(gateway).with_token(&token.expect("available").token)
 }
 
 /// One session ended at the first gateway while the others are asked about it without pause: how long

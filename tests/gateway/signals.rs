@@ -21,24 +21,24 @@ use crate::upstream::Upstream;
 
 const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
 
-const HOME: Place = Place("192.0.2.7", FIREFOX);
+pub const HOME: Place = Place("192.0.2.7", FIREFOX);
 const MOBILE: Place = Place("203.0.113.200", FIREFOX);
-const VPN_ABROAD: Place = Place("198.51.100.9", FIREFOX);
-const THIEF: Place = Place("203.0.113.9", "curl/8.5.0");
+pub const VPN_ABROAD: Place = Place("198.51.100.9", FIREFOX);
+pub const THIEF: Place = Place("203.0.113.9", "curl/8.5.0");
 
 /// An address and a User-Agent.
 #[derive(Clone, Copy)]
-struct Place(&'static str, &'static str);
+pub struct Place(pub &'static str, pub &'static str);
 
-struct Scene {
+pub struct Scene {
     upstream: Upstream,
-    gateway: Gateway,
-    alice: Browser,
+    pub gateway: Gateway,
+    pub alice: Browser,
 }
 
 impl Scene {
     /// alice logged in at home, on a route with these signals.
-    async fn with(signals: &str) -> Scene {
+    pub async fn with(signals: &str) -> Scene {
         Scene::behind("trusted_proxies = [\"127.0.0.1\"]", signals).await
     }
 
@@ -67,7 +67,7 @@ impl Scene {
         Scene { upstream, gateway, alice }
     }
 
-    fn theirs(&self, place: Place) -> Browser {
+    pub fn theirs(&self, place: Place) -> Browser {
         let mut thief = self.alice.clone();
         place.at(&mut thief);
         thief
@@ -75,18 +75,30 @@ impl Scene {
 
     /// The moves that stand in the audit log.
     fn moves(self) -> Vec<Value> {
+        self.audited("session.moved")
+    }
+
+    /// alice logs in elsewhere, with a browser of its own.
+    pub async fn another(&self, place: Place) -> Browser {
+        let mut browser = Browser::new(&self.gateway);
+        place.at(&mut browser);
+        browser.log_in("alice").await;
+        browser
+    }
+
+    pub fn audited(self, event: &str) -> Vec<Value> {
         let Scene { upstream: _upstream, gateway, .. } = self;
         let directory = Arc::clone(&gateway.directory);
         gateway.stop();
         let text =
             std::fs::read_to_string(directory.path().join("audit.jsonl")).expect("an audit log");
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-        lines.filter(|line| line["event.action"] == "session.moved").collect()
+        lines.filter(|line| line["event.action"] == event).collect()
     }
 }
 
 impl Place {
-    fn at(self, browser: &mut Browser) {
+    pub fn at(self, browser: &mut Browser) {
         browser.fields =
             vec![("x-forwarded-for", self.0.to_owned()), ("user-agent", self.1.to_owned())];
         if !browser.introduction.is_empty() {
@@ -96,7 +108,7 @@ impl Place {
     }
 }
 
-async fn verdict(browser: &mut Browser) -> String {
+pub async fn verdict(browser: &mut Browser) -> String {
     let answer = browser.fetch("/").await;
     if answer.status == StatusCode::OK {
         return "admitted".to_owned();

@@ -10,8 +10,8 @@ use crate::guard::live::Mark;
 use crate::guard::{Cut, Denial, Guard, NewToken, about};
 use crate::secret::{KeyRing, random_bytes};
 use crate::session::{
-    Case, Change, EndReason, Identity, NotBefore, Outcome, Record, Refusal, Standing, Successor,
-    Timing, Token, Verdict, decide,
+    Case, Change, Demand, EndReason, Identity, NotBefore, Outcome, Record, Refusal, Standing,
+    Successor, Timing, Token, Verdict, decide,
 };
 use crate::signals::Report;
 use crate::store::{Commit, Loaded, Unavailable};
@@ -76,6 +76,9 @@ impl Attempt<'_> {
         let standing = Standing { touched, not_before, everyone };
         let moved = self.moved(&record, &standing, now);
         let mut verdict = self.decide(&record, &standing, now, self.visit.timing, moved.as_ref());
+        if let Some(reason) = self.reason_of_line(&record, &standing, &verdict).await {
+            verdict.change = Change::End(reason);
+        }
         if restore && verdict.change == Change::Keep {
             verdict.change = Change::Write(Box::new(Record::clone(&record)));
         }
@@ -84,9 +87,10 @@ impl Attempt<'_> {
         if ends_by_time(&verdict) && self.load().await? != loaded {
             return Ok(None);
         }
-        if !self.write(revision, &record, &verdict, now).await? {
+        if !self.write(revision, &record, &verdict, now, moved.as_ref()).await? {
             return Ok(None);
         }
+        self.remember(moved.as_ref(), &record, &verdict).await;
         if let Some(report) = &moved {
             self.tell_of_move(report, &record, &verdict);
         }
@@ -150,13 +154,14 @@ impl Attempt<'_> {
         record: &Record,
         verdict: &Verdict,
         now: UnixMillis,
+        moved: Option<&Report>,
     ) -> Result<bool, Denial> {
         match &verdict.change {
             Change::Keep if verdict.touch => self.touch(record, now).await,
             Change::Keep => {}
             Change::Write(new) => return self.swap(revision, new).await,
-            Change::End(reason) => self.end(record, *reason, false).await?,
-            Change::EndAllOfUser(reason) => self.end(record, *reason, true).await?,
+            Change::End(reason) => self.end(record, *reason, false, moved).await?,
+            Change::EndAllOfUser(reason) => self.end(record, *reason, true, moved).await?,
         }
         Ok(true)
     }
@@ -185,12 +190,20 @@ impl Attempt<'_> {
 
     /// In a task of its own: a client that hangs up takes its request along, and a thief who does so at
     /// once would escape half of the end and the alarm.
-    async fn end(&self, record: &Record, reason: EndReason, all: bool) -> Result<(), Denial> {
+    async fn end(
+        &self,
+        record: &Record,
+        reason: EndReason,
+        all: bool,
+        moved: Option<&Report>,
+    ) -> Result<(), Denial> {
+        let demanded = moved.is_some_and(|report| self.demand(report) == Demand::End);
         let ending = Ending {
             guard: self.guard.clone(),
             key: self.token.key,
             reason,
             all,
+            demanded,
             forget_at: record.absolute_end,
             user: record.identity.user.clone(),
             from: self.visit.context.clone(),
@@ -253,6 +266,7 @@ impl Attempt<'_> {
     ) -> Result<Admitted, Denial> {
         let before = record.generation;
         let ended_for_theft = is_theft(&verdict.change);
+        let ended_elsewhere = verdict.change == Change::End(EndReason::TheftElsewhere);
         let record = match verdict.change {
             Change::Write(new) => Arc::new(*new),
             Change::Keep | Change::End(_) | Change::EndAllOfUser(_) => record,
@@ -266,6 +280,11 @@ impl Attempt<'_> {
                 let (key, mark) = (self.token.key, self.mark);
                 let unasked = false;
                 Ok(Admitted { key, identity, record, standing, token, mark, checked, unasked })
+            }
+            Outcome::Refuse(_) if ended_elsewhere => {
+                let reason = EndReason::TheftElsewhere;
+                self.event(SessionEvent::Refused(reason.word()), &record);
+                Err(Denial::Ended(reason))
             }
             Outcome::Refuse(refusal) => {
                 if !ended_for_theft {

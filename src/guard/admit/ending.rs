@@ -1,7 +1,9 @@
 //! A session ends by a decision.
 
 use crate::clock::UnixMillis;
+use crate::guard::recall::Whose;
 use crate::guard::{Guard, about};
+use crate::session::notice::{Kind, Notice};
 use crate::session::{ClientContext, EndReason, SessionKey};
 use crate::store::Unavailable;
 use crate::telemetry::SessionEvent;
@@ -12,6 +14,8 @@ pub(super) struct Ending {
     pub(super) key: SessionKey,
     pub(super) reason: EndReason,
     pub(super) all: bool,
+    /// Signals asked for it, not an old token.
+    pub(super) demanded: bool,
     pub(super) forget_at: UnixMillis,
     pub(super) user: String,
     /// Who showed the token that ends it.
@@ -31,17 +35,40 @@ impl Ending {
             true => known.withhold(|key| key.tag == self.key.tag),
             false => known.withhold_one(&self.key),
         }
+        let mut line = None;
         // The line first: once this session has its tombstone, nobody comes here again for the others.
         if self.all {
             let drawn = store.revoke_user(&self.key.tag, now, None).await?;
             known.saw_line(&self.key.tag, drawn.line);
             self.guard.shared.live.ended_by_line(Some(self.key.tag), drawn.line);
+            line = Some(drawn.line.at);
         }
         store.end(&self.key, self.reason, now, self.forget_at).await?;
         known.ended(&self.key, self.reason, self.forget_at);
         self.guard.shared.live.ended(&self.key);
         self.event(SessionEvent::Ended(self.reason));
+        if self.reason == EndReason::Theft {
+            self.tell(line).await;
+        }
         Ok(())
+    }
+
+    /// Tells the user at his next login, and forgets where only this session was seen.
+    async fn tell(&self, line: Option<UnixMillis>) {
+        let kind = match (self.demanded, self.all) {
+            (true, true | false) => Kind::MovedEnded,
+            (false, true) => Kind::TheftOfAll,
+            (false, false) => Kind::Theft,
+        };
+        let (session, now) = (self.key.id, self.guard.now());
+        let notice = Notice::new(kind, session, &self.from, Some(&self.owner), now);
+        let whose = Whose { tag: self.key.tag, user: &self.user };
+        let told = self.guard.remember(whose, |memo| {
+            memo.stolen(session);
+            memo.tell(notice.clone());
+            memo.drew_for_theft(line.unwrap_or_default());
+        });
+        told.await;
     }
 
     fn event(&self, event: SessionEvent) {

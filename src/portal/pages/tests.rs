@@ -1,18 +1,29 @@
 use super::*;
+use crate::session::notice::Kind;
 
 const NOW: UnixMillis = UnixMillis(1_795_442_700_000); // 2026-11-23T14:05:00Z
 
-const NOTICES: [LoginNotice; 10] = [
+const NOTICES: [LoginNotice; 11] = [
     LoginNotice::SessionEnded,
     LoginNotice::Idle,
     LoginNotice::Absolute,
     LoginNotice::Theft,
+    LoginNotice::TheftElsewhere,
     LoginNotice::FreshLogin,
     LoginNotice::LoggedOut,
     LoginNotice::WrongPassword,
     LoginNotice::Throttled { seconds: 30 },
     LoginNotice::Busy,
     LoginNotice::Stale,
+];
+
+const KINDS: [Kind; 6] = [
+    Kind::Theft,
+    Kind::TheftOfAll,
+    Kind::TheftHeld,
+    Kind::MovedEnded,
+    Kind::MovedHeld,
+    Kind::NewPlace,
 ];
 
 const HOSTILE: [&str; 9] = [
@@ -71,7 +82,24 @@ fn row(text: &str, minutes_ago: u64, this: bool) -> SessionRow {
 }
 
 fn sessions_page(text: &str, rows: Vec<SessionRow>) -> String {
-    sessions(&SessionsPage { site: text, user: text, csrf: text, now: NOW, sessions: rows })
+    told_page(text, vec![], false, rows)
+}
+
+fn told_page(text: &str, notices: Vec<NoticeRow>, goes_on: bool, rows: Vec<SessionRow>) -> String {
+    let onward = goes_on.then(|| Onward { sealed: text, href: format!("/{text}") });
+    let (site, user, csrf, now) = (text, text, text, NOW);
+    sessions(&SessionsPage { site, user, csrf, now, notices, onward, sessions: rows })
+}
+
+fn notice(text: &str, kind: Kind, this: bool) -> NoticeRow {
+    let spot = || SpotRow { browser: text.to_owned(), network: text.to_owned() };
+    let owner = (kind != Kind::NewPlace).then(spot);
+    let at = NOW.minus(Duration::from_secs(7_200));
+    NoticeRow { id: text.to_owned(), kind, at, shown: spot(), owner, this }
+}
+
+fn all_notices(text: &str) -> Vec<NoticeRow> {
+    KINDS.map(|kind| notice(text, kind, kind == Kind::NewPlace)).into()
 }
 
 /// Every page in every state, with `text` in every field that takes one.
@@ -81,6 +109,7 @@ fn all_pages(text: &str) -> Vec<String> {
         sessions_page(text, vec![]),
         sessions_page(text, vec![row(text, 0, true)]),
         sessions_page(text, vec![row(text, 0, true), row(text, 3, false)]),
+        told_page(text, all_notices(text), true, vec![row(text, 0, true)]),
         logout(text, text, text),
         logged_out(text),
     ];
@@ -88,7 +117,7 @@ fn all_pages(text: &str) -> Vec<String> {
     pages.extend(errors(text).iter().map(|(status, kind)| {
         error_page(&ErrorPage { site: text, status: *status, kind, request: text })
     }));
-    assert_eq!(pages.len(), 27, "a new page belongs into this list");
+    assert_eq!(pages.len(), 29, "a new page belongs into this list");
     pages
 }
 
@@ -194,7 +223,7 @@ fn every_form_posts_and_carries_its_token() {
             assert_eq!(csrf.and_then(|tag| tag.value("value")), Some("alice"), "{page}");
         }
     }
-    assert_eq!(forms, 18, "11 logins, 2 and 4 on the lists, 1 logout");
+    assert_eq!(forms, 26, "12 logins, 2, 4 and 7 on the lists, 1 logout");
 }
 
 #[test]
@@ -303,6 +332,42 @@ fn each_session_shows_its_times_and_the_button_that_ends_it() {
     assert_eq!(page.matches("action=\"/.doorward/logout\"").count(), 1);
     let place = |text| page.find(text).expect("shown");
     assert!(place(">here ") < place(">near<") && place(">near<") < place(">far<"));
+}
+
+#[test]
+fn each_notice_says_what_happened_where_and_what_to_do_and_goes_by_a_form() {
+    for kind in KINDS {
+        let page = told_page("", vec![notice("Curl", kind, false)], false, vec![]);
+        assert_eq!(
+            page.matches("Curl, network Curl").count(),
+            1 + usize::from(kind != Kind::NewPlace)
+        );
+        assert!(page.contains("23 Nov 2026, 12:05 UTC</time>, 2 hours ago"), "{page}");
+        assert!(page.contains("change your password") && page.contains("value=\"dismiss\""));
+        assert!(page.contains("name=\"notice\" value=\"Curl\""));
+        assert!(!page.contains("Continue"), "nobody goes anywhere");
+    }
+    let texts = |text: fn(&NoticeView<'_>) -> &'static str| {
+        let rows = all_notices("");
+        let mut texts: Vec<_> = rows.iter().map(|row| text(&NoticeView::new(row, NOW))).collect();
+        texts.sort_unstable();
+        texts.dedup();
+        texts.len()
+    };
+    assert_eq!((texts(|notice| notice.title()), texts(|notice| notice.what())), (3, KINDS.len()));
+}
+
+#[test]
+fn the_session_that_a_notice_is_about_is_given_no_button_to_hide_it() {
+    let page = told_page("", vec![notice("Curl", Kind::NewPlace, true)], false, vec![]);
+    assert!(page.contains("A login from a new place") && !page.contains("value=\"dismiss\""));
+}
+
+#[test]
+fn who_was_going_somewhere_is_shown_the_way_and_keeps_it_when_he_dismisses() {
+    let page = told_page("kept", vec![notice("Curl", Kind::Theft, false)], true, vec![]);
+    assert!(page.contains("href=\"/kept\">Continue</a>"), "{page}");
+    assert!(page.contains("name=\"to\" value=\"kept\""), "{page}");
 }
 
 #[test]

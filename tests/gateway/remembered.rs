@@ -1,0 +1,141 @@
+//! What is remembered of a user beyond his sessions: where he was lately, and what he has to be told.
+
+use std::time::Duration;
+
+use crate::browser::Browser;
+use crate::signals::{HOME, Place, Scene, THIEF, VPN_ABROAD, verdict};
+
+const CHROME: &str = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36";
+const MONTH: Duration = Duration::from_secs(30 * 24 * 3_600);
+
+async fn notices(browser: &mut Browser) -> String {
+    browser.visit("/.doorward/sessions").await.text()
+}
+
+#[tokio::test]
+async fn where_a_user_was_lately_is_known_to_his_new_sessions() {
+    let mut scene = Scene::with("enforce").await;
+    VPN_ABROAD.at(&mut scene.alice);
+    let before = scene.alice.token();
+    assert_eq!(verdict(&mut scene.alice).await, "admitted");
+    assert_ne!(scene.alice.token(), before, "new to the first session: renewed");
+    let mut second = scene.another(HOME).await;
+    scene.gateway.advance(Duration::from_secs(700));
+    assert_eq!(verdict(&mut second).await, "admitted");
+    scene.gateway.advance(Duration::from_secs(120));
+    VPN_ABROAD.at(&mut second);
+    let before = second.token();
+    assert_eq!(verdict(&mut second).await, "admitted");
+    assert_eq!(second.token(), before, "and not to the second");
+    let curl = Place(VPN_ABROAD.0, "curl/8.5.0");
+    curl.at(&mut second);
+    assert_eq!(verdict(&mut second).await, "admitted");
+    scene.gateway.advance(Duration::from_secs(120));
+    assert_eq!(verdict(&mut second).await, "admitted");
+    assert_ne!(second.token(), before, "other software still is: renewed");
+}
+
+#[tokio::test]
+async fn a_place_unused_for_a_month_is_forgotten() {
+    let mut scene = Scene::with("enforce").await;
+    VPN_ABROAD.at(&mut scene.alice);
+    assert_eq!(verdict(&mut scene.alice).await, "admitted");
+    scene.gateway.advance(MONTH + Duration::from_secs(24 * 3_600));
+    let mut later = scene.another(HOME).await;
+    scene.gateway.advance(Duration::from_secs(120));
+    VPN_ABROAD.at(&mut later);
+    let before = later.token();
+    assert_eq!(verdict(&mut later).await, "admitted");
+    assert_ne!(later.token(), before, "renewed");
+}
+
+#[tokio::test]
+async fn where_only_a_watching_route_let_somebody_pass_is_new_to_an_enforcing_one_for_all_sessions()
+{
+    let scene = Scene::with("enforce").await;
+    let mut thief = scene.theirs(VPN_ABROAD);
+    thief.host = "other.test".to_owned();
+    assert_eq!(verdict(&mut thief).await, "admitted", "that route only watches");
+    let mut second = scene.another(HOME).await;
+    scene.gateway.advance(Duration::from_secs(120));
+    VPN_ABROAD.at(&mut second);
+    let before = second.token();
+    assert_eq!(verdict(&mut second).await, "admitted");
+    assert_ne!(second.token(), before, "new there");
+}
+
+#[tokio::test]
+async fn where_only_the_thief_of_a_session_was_is_forgotten_when_he_is_found_out() {
+    let mut scene = Scene::with("enforce").await;
+    // He follows renewals; then the owner shows what he superseded.
+    let mut thief = scene.theirs(VPN_ABROAD);
+    for _ in 0..3 {
+        assert_eq!(verdict(&mut thief).await, "admitted");
+    }
+    scene.gateway.advance(Duration::from_secs(120));
+    assert_eq!(verdict(&mut thief).await, "admitted");
+    assert_eq!(verdict(&mut scene.alice).await, "401 theft");
+    scene.alice.log_in("alice").await;
+    scene.gateway.advance(Duration::from_secs(120));
+    let mut again = scene.theirs(VPN_ABROAD);
+    let before = again.token();
+    assert_eq!(verdict(&mut again).await, "admitted");
+    assert_ne!(again.token(), before, "as new as the first time");
+}
+
+#[tokio::test]
+async fn a_login_from_a_new_country_is_audited_and_told_to_the_others_and_not_to_be_hidden_by_itself()
+ {
+    let mut scene = Scene::with("off").await;
+    assert!(!notices(&mut scene.alice).await.contains("new place"), "the first login is no news");
+    let mut newcomer = Browser::new(&scene.gateway);
+    VPN_ABROAD.at(&mut newcomer);
+    let login = newcomer.log_in("alice").await;
+    assert_eq!(login.header("location"), "/", "he knows it");
+    let text = notices(&mut scene.alice).await;
+    assert!(text.contains("A login from a new place"), "{text}");
+    assert!(text.contains("Firefox on Linux, network 198.51.100.0/24"), "{text}");
+    let page = newcomer.visit("/.doorward/sessions").await;
+    assert!(page.text().contains("A login from a new place"));
+    assert!(!page.text().contains("value=\"dismiss\""));
+    let owners = scene.alice.visit("/.doorward/sessions").await;
+    let (id, csrf) = (owners.field("notice"), page.field("csrf"));
+    let fields = [("csrf", csrf.as_str()), ("do", "dismiss"), ("notice", &id)];
+    newcomer.post_form("/.doorward/sessions", &fields).await;
+    assert!(notices(&mut scene.alice).await.contains("A login from a new place"));
+    let csrf = owners.field("csrf");
+    let fields = [("csrf", csrf.as_str()), ("do", "dismiss"), ("notice", &id)];
+    scene.alice.post_form("/.doorward/sessions", &fields).await;
+    assert!(!notices(&mut scene.alice).await.contains("A login from a new place"));
+    let again = scene.another(VPN_ABROAD).await;
+    drop(again);
+    let lines = scene.audited("session.login-new-place");
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert_eq!(lines[0]["source.ip"], "198.51.100.9");
+    assert_eq!(lines[0]["user.name"], "alice");
+    assert_eq!(lines[0]["event.outcome"], "success");
+    let signals = lines[0]["doorward.signals"].as_array().expect("a list").clone();
+    assert!(signals.contains(&"country".into()), "{signals:?}");
+}
+
+#[tokio::test]
+async fn other_software_in_another_network_is_a_new_place_and_in_the_same_one_it_is_not() {
+    let mut scene = Scene::with("off").await;
+    scene.another(Place(HOME.0, CHROME)).await;
+    assert!(!notices(&mut scene.alice).await.contains("new place"));
+    scene.another(Place("203.0.113.9", "curl/8.5.0")).await;
+    assert!(notices(&mut scene.alice).await.contains("A login from a new place"));
+}
+
+#[tokio::test]
+async fn who_is_stopped_by_signals_reads_after_the_login_why() {
+    let mut scene = Scene::with("enforce").await;
+    let mut thief = scene.theirs(THIEF);
+    assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
+    let login = scene.alice.log_in("alice").await;
+    assert!(login.header("location").starts_with("/.doorward/sessions"));
+    let text = notices(&mut scene.alice).await;
+    assert!(text.contains("Your session was used from somewhere else"), "{text}");
+    assert!(text.contains("curl, network 203.0.113.0/24"), "{text}");
+    assert!(text.contains("Firefox on Linux, network 192.0.2.0/24"), "{text}");
+}
