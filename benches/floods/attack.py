@@ -189,9 +189,9 @@ async def logins(port: int) -> None:
         text = urllib.parse.urlencode(form).encode()
         await exchange(
             stream,
-            b"POST /.doorward/login HTTP/1.1\r\nHost: localhost\r\n"
+            b"POST /.doorward/login HTTP/1.1\r\nHost: localhost:%d\r\n"
             b"Origin: https://localhost:%d\r\nContent-Type: application/x-www-form-urlencoded\r\n"
-            b"Cookie: %s\r\nContent-Length: %d\r\n\r\n%s" % (port, cookies, len(text), text),
+            b"Cookie: %s\r\nContent-Length: %d\r\n\r\n%s" % (port, port, cookies, len(text), text),
         )
     stream[1].transport.abort()
 
