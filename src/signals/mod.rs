@@ -162,7 +162,7 @@ impl<'a> Compared<'a> {
         let known: Vec<Software> =
             record.known_agents(self.arrival.watch).map(Software::read).collect();
         let here = Software::read(&context.agent);
-        if !known.iter().any(|known| known.family == here.family) {
+        if differs(here.family, known.iter().map(|known| known.family)) {
             signals.push(Signal::Family);
         }
         if differs(here.system, known.iter().map(|known| known.system)) {

@@ -3,8 +3,9 @@
 /// A client's software, as it says itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Software<'a> {
-    /// The browser, or the first word of a program.
-    pub family: &'a str,
+    /// The browser, or the first word of a program. Not known of what plays videos for a browser: it says
+    /// no more than the system.
+    pub family: Option<&'a str>,
     pub system: Option<System>,
 }
 
@@ -46,15 +47,24 @@ const SYSTEMS: [(&str, System); 8] = [
     ("X11", System::Linux),
 ];
 
+/// Parts of a system that fetch sounds and videos for whatever browser runs there, with its cookies and a
+/// name of their own.
+const PLAYERS: [&str; 2] = ["AppleCoreMedia/", "stagefright/"];
+
 impl Software<'_> {
     /// Reads a User-Agent. Whatever it says, something is read.
     pub fn read(agent: &str) -> Software<'_> {
-        let browser = FAMILIES.iter().find(|(sign, _)| agent.contains(sign));
-        let program = || agent.split(['/', ' ']).next().unwrap_or_default();
-        let family = browser.map_or_else(program, |(_, family)| *family);
+        let is_player = PLAYERS.iter().any(|player| agent.starts_with(player));
         let system = SYSTEMS.iter().find(|(sign, _)| agent.contains(sign));
+        let family = (!is_player).then(|| family(agent));
         Software { family, system: system.map(|(_, system)| *system) }
     }
+}
+
+fn family(agent: &str) -> &str {
+    let browser = FAMILIES.iter().find(|(sign, _)| agent.contains(sign));
+    let program = || agent.split(['/', ' ']).next().unwrap_or_default();
+    browser.map_or_else(program, |(_, family)| *family)
 }
 
 #[cfg(test)]
@@ -63,7 +73,7 @@ mod tests {
 
     fn read(agent: &str) -> (&str, Option<System>) {
         let Software { family, system } = Software::read(agent);
-        (family, system)
+        (family.expect("a family"), system)
     }
 
     #[test]
@@ -89,5 +99,14 @@ mod tests {
         let phone = "Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Mobile Safari/537.36";
         let desktop = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36";
         assert_eq!(read(phone), read(desktop));
+    }
+
+    #[test]
+    fn what_plays_videos_for_a_browser_says_no_more_than_the_system() {
+        let player = "AppleCoreMedia/1.0.0.22F76 (iPhone; U; CPU OS 18_5 like Mac OS X; de_de)";
+        let expected = Software { family: None, system: Some(System::Apple) };
+        assert_eq!(Software::read(player), expected);
+        let expected = Software { family: None, system: Some(System::Linux) };
+        assert_eq!(Software::read("stagefright/1.2 (Linux;Android 9)"), expected);
     }
 }

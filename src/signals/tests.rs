@@ -111,6 +111,20 @@ fn a_traveller_and_a_vpn_only_renew_the_token() {
 }
 
 #[test]
+fn a_video_that_the_phone_fetches_for_its_browser_is_no_other_browser() {
+    let phone = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 Mobile/15E148 Safari/604.1";
+    let player = "AppleCoreMedia/1.0.0.22F76 (iPhone; U; CPU OS 18_5 like Mac OS X; de_de)";
+    let mut record = record();
+    record.begun_from = from(HOME, phone);
+    let said = |agent| report(&record, &from(MOBILE, agent), HOUR).expect("new").to_string();
+    assert_eq!(said(player), "network 10, operator 5");
+    assert_eq!(said("curl/8.5.0"), "network 10, operator 5, browser 50");
+    record.begun_from = from(HOME, FIREFOX);
+    let said = report(&record, &from(HOME, player), HOUR).expect("new").to_string();
+    assert_eq!(said, "system 50", "of a phone that is not theirs");
+}
+
+#[test]
 fn other_software_asks_for_a_login_only_from_another_network() {
     assert_eq!(judged(&from(HOME, "curl/8.5.0"), HOUR), ("browser 50".to_owned(), Answer::Renew));
     let (_, near) = judged(&from("192.0.3.7", "curl/8.5.0"), HOUR);
