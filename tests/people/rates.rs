@@ -1,0 +1,113 @@
+//! How often things happen to people, and why these numbers. The report prints this table.
+//!
+//! Where no figure is known the number is assumed, rather too high: what follows is meant to be an upper
+//! bound of what honest people meet.
+
+pub struct Rate {
+    pub value: f64,
+    pub what: &'static str,
+    pub why: &'static str,
+}
+
+const fn rate(value: f64, what: &'static str, why: &'static str) -> Rate {
+    Rate { value, what, why }
+}
+
+pub const OFFICE: Rate =
+    rate(0.6, "people who work in an office three days a week", "assumed; the others work at home");
+pub const FILTERED: Rate = rate(
+    0.1,
+    "offices behind a web filter in the cloud, which opens TLS and leaves from one of two countries",
+    "assumed",
+);
+pub const RENUMBERED: Rate = rate(
+    0.3,
+    "homes that get a new address each day, half of them from another network",
+    "Padmanabhan et al., Reasons Dynamic Addresses Change, IMC 2016: periods of 24 h; almost half of the changes leave the prefix",
+);
+pub const DUAL: Rate =
+    rate(0.5, "homes and carriers with IPv6", "about half of the users, by Google's statistics");
+pub const FALLS_BACK: Rate =
+    rate(0.1, "page views over IPv4 of who has IPv6", "Happy Eyeballs (RFC 8305); share assumed");
+pub const CARRIER_MINUTES: Rate = rate(
+    20.0,
+    "minutes after which a phone has another address of its carrier (24 networks)",
+    "Balakrishnan et al., Where's that Phone?, IMC 2009: other addresses within minutes",
+);
+pub const VPN: Rate = rate(0.25, "people who have a VPN", "surveys say a quarter to a third");
+pub const VPN_ON: Rate = rate(
+    0.25,
+    "their sittings in which they switch it on, half of them abroad, and half off again",
+    "assumed",
+);
+pub const FLIES: Rate = rate(
+    0.3,
+    "people who fly abroad once in 30 days, for three days; a third to another continent",
+    "assumed; Eurostat counts some 0.2 such trips per head",
+);
+pub const TRAVEL_CARD: Rate = rate(0.3, "of these, a telephone card of a third country", "assumed");
+pub const UPDATE_DAYS: Rate = rate(
+    28.0,
+    "days between versions of a browser that its User-Agent tells",
+    "Chrome, Edge and Firefox: every four weeks",
+);
+pub const UPDATE_HANDSHAKE: Rate =
+    rate(0.25, "of these, with another TLS handshake", "assumed; a few a year are known");
+pub const CRASH: Rate = rate(
+    0.002,
+    "crashes for each hour of use, power cuts included; the jar is then up to 30 s older",
+    "Mozilla publishes some 1 in 1,000 hours; doubled",
+);
+pub const LID: Rate =
+    rate(0.1, "sittings whose last answers are lost as the lid closes", "assumed");
+pub const RESTORED: Rate =
+    rate(0.3, "sittings that begin with two to six restored tabs", "assumed");
+pub const POLLS: Rate =
+    rate(0.1, "people with a tab that asks every two minutes while they sit there", "assumed");
+pub const LOST_AIR: Rate = rate(0.01, "answers lost over the air", "assumed");
+pub const LOST_WIRE: Rate = rate(0.001, "answers lost on wires", "assumed");
+pub const STUCK: Rate = rate(
+    0.000_01,
+    "requests over the air that arrive 5 to 60 s late",
+    "TCP sends again after 1, 3, 7, 15 and 31 s (RFC 6298); share assumed",
+);
+pub const DESKTOP_PAGE: Rate =
+    rate(0.03, "sittings at the phone that ask for the desktop's pages", "assumed");
+pub const MEDIA: Rate = rate(
+    0.1,
+    "sittings at an iPhone that play a video of the app (another program fetches it)",
+    "assumed; the User-Agent is then AppleCoreMedia",
+);
+pub const LANGUAGE: Rate =
+    rate(0.02, "people who change the language of their browser once in 30 days", "assumed");
+pub const EMULATES: Rate = rate(
+    0.005,
+    "people whose laptop says once in 30 days that it is a phone (developer tools)",
+    "assumed",
+);
+
+pub const ALL: [&Rate; 23] = [
+    &OFFICE,
+    &FILTERED,
+    &RENUMBERED,
+    &DUAL,
+    &FALLS_BACK,
+    &CARRIER_MINUTES,
+    &VPN,
+    &VPN_ON,
+    &FLIES,
+    &TRAVEL_CARD,
+    &UPDATE_DAYS,
+    &UPDATE_HANDSHAKE,
+    &CRASH,
+    &LID,
+    &RESTORED,
+    &POLLS,
+    &LOST_AIR,
+    &LOST_WIRE,
+    &STUCK,
+    &DESKTOP_PAGE,
+    &MEDIA,
+    &LANGUAGE,
+    &EMULATES,
+];
