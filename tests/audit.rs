@@ -197,6 +197,78 @@ fn the_command_finds_what_was_changed_removed_and_cut_off() {
     assert_eq!((code, &report["whole"]), (Some(1), &serde_json::Value::Bool(false)), "{text}");
 }
 
+/// A log of three files: `audit.2` is the oldest.
+fn rotated() -> Place {
+    let place = Place::new();
+    for old in ["audit.2", "audit.1"] {
+        let audit = place.open();
+        audit.event(SessionEvent::Login, &alice(), UnixMillis(1));
+        wait_until(|| place.text().contains("session.login"));
+        std::fs::rename(place.path("audit.jsonl"), place.path(old)).expect("moved");
+        wait_until(|| place.path("audit.jsonl").exists());
+        audit.event(SessionEvent::Ended(EndReason::Logout), &alice(), UnixMillis(2));
+        audit.close();
+    }
+    place
+}
+
+fn verify_files(place: &Place, files: &[&str], more: &[&str]) -> (Option<i32>, String) {
+    let arguments = [&["verify", "--keys", "keys.toml"], files, more].concat();
+    let output = place.doorward(&arguments);
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn the_chain_is_followed_from_file_to_file_in_any_order() {
+    let place = rotated();
+    let (code, text) = verify_files(&place, &["audit.jsonl", "audit.1", "audit.2"], &[]);
+    assert_eq!(code, Some(0), "{text}");
+    let named: Vec<&str> = text.lines().filter_map(|line| line.split(':').next()).collect();
+    assert_eq!(named, ["audit.2", "audit.1", "audit.jsonl"], "the oldest first: {text}");
+}
+
+#[test]
+fn a_whole_file_that_is_gone_is_found() {
+    let place = rotated();
+    let (code, text) = verify_files(&place, &["audit.jsonl", "audit.2"], &[]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("audit.jsonl: line 1: 3 lines before it are missing"), "{text}");
+    let head = place.doorward(&["head", "audit.jsonl"]);
+    std::fs::write(place.path("heads"), head.stdout).expect("written");
+    let (code, text) = verify_files(&place, &["audit.2", "audit.1"], &["--heads", "heads"]);
+    assert!(code == Some(1) && text.contains("audit.1: the end is cut off"), "{text}");
+}
+
+#[test]
+fn the_first_line_of_a_later_file_is_held_against_the_last_of_the_file_before() {
+    let place = rotated();
+    let changed = place.text().replacen("alice", "mallo", 1);
+    std::fs::write(place.path("audit.jsonl"), changed).expect("written");
+    assert_eq!(verify_files(&place, &["audit.jsonl"], &[]).0, Some(0), "nobody can see it alone");
+    let (code, text) = verify_files(&place, &["audit.2", "audit.1", "audit.jsonl"], &["--json"]);
+    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((code, &report["whole"]), (Some(1), &false.into()), "{text}");
+    let finding = "line 1: it was changed, or put here from elsewhere";
+    assert_eq!(report["files"][2]["findings"], serde_json::json!([finding]));
+}
+
+#[test]
+fn a_log_that_was_moved_away_while_nobody_ran_begins_another_and_its_end_is_found_with_a_head() {
+    let place = Place::new();
+    place.run(2);
+    let head = place.doorward(&["head", "audit.jsonl"]);
+    std::fs::write(place.path("heads"), head.stdout).expect("written");
+    std::fs::rename(place.path("audit.jsonl"), place.path("audit.1")).expect("moved");
+    place.run(1);
+    let (code, text) = verify_files(&place, &["audit.jsonl", "audit.1"], &["--heads", "heads"]);
+    assert!(code == Some(0) && text.contains("another log begins"), "{text}");
+    let old = std::fs::read_to_string(place.path("audit.1")).expect("the old log");
+    let kept: Vec<&str> = old.lines().take(2).collect();
+    std::fs::write(place.path("audit.1"), kept.join("\n") + "\n").expect("written");
+    let (code, text) = verify_files(&place, &["audit.jsonl", "audit.1"], &["--heads", "heads"]);
+    assert!(code == Some(1) && text.contains("the end is cut off: line number 3"), "{text}");
+}
+
 #[test]
 fn the_command_says_what_is_missing() {
     let place = Place::new();

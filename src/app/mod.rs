@@ -82,6 +82,8 @@ pub struct Running {
     pub http: Vec<SocketAddr>,
     pub admin: Option<SocketAddr>,
     stop: CancellationToken,
+    /// Ends the drain before its time.
+    hurry: CancellationToken,
     threads: Vec<JoinHandle<()>>,
     /// Ends after the workers: what they finish while they drain is still written.
     closing: CancellationToken,
@@ -126,6 +128,7 @@ pub fn start(
         http: http.iter().map(|sockets| sockets.address).collect(),
         admin: None,
         stop: CancellationToken::new(),
+        hurry: CancellationToken::new(),
         threads: Vec::new(),
         closing: CancellationToken::new(),
         housekeeping: None,
@@ -138,7 +141,8 @@ pub fn start(
         // A token of its own: every connection looks at it on every turn, and one for all workers
         // would be a lock between the cores.
         let stop = running.stop.child_token();
-        let worker = Worker { parts: Arc::clone(&parts), stop, port };
+        let hurry = running.hurry.clone();
+        let worker = Worker { parts: Arc::clone(&parts), stop, hurry, port };
         running.threads.push(worker.start(number, listening)?);
     }
     running.start_following(&parts.store)?;
@@ -162,6 +166,11 @@ impl Running {
         if let Some(audit) = &self.shared.audit {
             audit.close();
         }
+    }
+
+    /// Cancelled, it ends a drain at once: what is under way is cut.
+    pub fn hurry(&self) -> CancellationToken {
+        self.hurry.clone()
     }
 
     /// Whether every thread still runs; one that is gone leaves its listeners deaf.
@@ -388,6 +397,7 @@ impl Listening {
 struct Worker {
     parts: Arc<Parts>,
     stop: CancellationToken,
+    hurry: CancellationToken,
     port: u16,
 }
 
@@ -459,11 +469,14 @@ impl Worker {
         self.parts.limits.allowed.requests.div_ceil(workers(&self.parts.config))
     }
 
-    /// Waits for the stop, then for what is under way, but no longer than `server.drain`.
+    /// Waits for the stop, then for what is under way, but no longer than `server.drain`, and no more
+    /// once somebody is in a hurry.
     async fn drain(&self, tracker: TaskTracker) {
         self.stop.cancelled().await;
         tracker.close();
-        if tokio::time::timeout(self.parts.config.server.drain, tracker.wait()).await.is_err() {
+        let drained = self.hurry.run_until_cancelled(tracker.wait());
+        let drained = tokio::time::timeout(self.parts.config.server.drain, drained).await;
+        if !matches!(drained, Ok(Some(()))) {
             warn!(
                 event = "drain-cut",
                 left = tracker.len(),

@@ -1,5 +1,6 @@
 //! `doorward audit`: whether an audit log is whole, and where it stands.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::secret::KeyRing;
-use crate::telemetry::audit::{Head, Report, head_of, read_heads, verify};
+use crate::telemetry::audit::{Head, Report, Start, Verifier, head_of, read_heads, start_of};
 
 #[derive(Args)]
 pub struct AuditArgs {
@@ -32,8 +33,9 @@ enum AuditCommand {
 
 #[derive(Args)]
 struct VerifyArgs {
-    /// The audit log
-    file: PathBuf,
+    /// The audit log; with its rotated files, in any order, the chain is followed from file to file
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
     /// The installation's keys file
     #[arg(long, value_name = "FILE", default_value = "state/keys.toml")]
     keys: PathBuf,
@@ -67,15 +69,48 @@ fn check(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         Some(path) => read_heads(open(path)?).with_context(|| path.display().to_string())?,
         None => Vec::new(),
     };
-    let log = BufReader::new(open(&args.file)?);
-    let report = verify(log, keys.audit(), &heads)
-        .with_context(|| format!("{} cannot be read", args.file.display()))?;
+    let mut verifier = Verifier::new(keys.audit(), &heads);
+    let mut verified = Vec::new();
+    for path in in_order(&args.files)? {
+        let report = verifier.file(BufReader::new(open(&path)?)).with_context(|| unread(&path))?;
+        verified.push(Verified { path, report });
+    }
+    if let (Some(last), Some(finding)) = (verified.last_mut(), verifier.conclude()) {
+        last.report.findings.push(finding);
+    }
     let text = match args.json {
-        true => format!("{:#}\n", as_json(&report)),
-        false => drawn(&args.file, &report),
+        true => format!("{:#}\n", as_json(&verified)),
+        false => drawn(&verified),
     };
     io::stdout().write_all(text.as_bytes())?;
-    Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let whole = verified.iter().all(|file| file.report.findings.is_empty());
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One file and what it told.
+struct Verified {
+    path: PathBuf,
+    report: Report,
+}
+
+/// The oldest first: chains by the time of their first line here, files of a chain by its numbers.
+fn in_order(files: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut begun: BTreeMap<String, String> = BTreeMap::new();
+    let mut starts = Vec::new();
+    for path in files {
+        let start = start_of(BufReader::new(open(path)?)).with_context(|| unread(path))?;
+        // A file without a readable line says so when it is read.
+        let Start { timestamp, chain, seq } = start.unwrap_or_default();
+        let first = begun.entry(chain.clone()).or_insert_with(|| timestamp.clone());
+        *first = timestamp.min(first.clone());
+        starts.push((chain, seq, path.clone()));
+    }
+    starts.sort_by_key(|(chain, seq, _)| (begun.get(chain).cloned(), chain.clone(), *seq));
+    Ok(starts.into_iter().map(|(_, _, path)| path).collect())
+}
+
+fn unread(path: &Path) -> String {
+    format!("{} cannot be read", path.display())
 }
 
 fn open(path: &Path) -> anyhow::Result<File> {
@@ -89,35 +124,49 @@ fn keys(path: &Path) -> anyhow::Result<KeyRing> {
     KeyRing::parse(&text).with_context(|| path.display().to_string())
 }
 
-fn drawn(path: &Path, report: &Report) -> String {
-    let mut text = String::new();
-    for finding in &report.findings {
-        text.push_str(&format!("{}: {finding}\n", path.display()));
-    }
-    let last = report.last.as_ref().map_or(0, |head| head.seq);
-    let verdict = if report.findings.is_empty() { "whole" } else { "NOT whole" };
-    text.push_str(&format!("{}: {verdict}: lines {} to {last}", path.display(), report.first));
-    if report.torn > 0 {
-        text.push_str(&format!(", {} of them broken by a power cut", report.torn));
-    }
-    text.push('\n');
-    if report.first > 1 {
+fn drawn(files: &[Verified]) -> String {
+    let mut text: String = files.iter().map(drawn_one).collect();
+    if files.first().is_some_and(|oldest| oldest.report.first > 1) {
         text.push_str("  its beginning lies in an older file; verify that too\n");
+    }
+    if files.iter().any(|file| file.report.anew) {
+        text.push_str("  another log begins where a file was moved away while no gateway ran; that nothing lay between them is shown by --heads only\n");
     }
     text
 }
 
-fn as_json(report: &Report) -> serde_json::Value {
+fn drawn_one(Verified { path, report }: &Verified) -> String {
+    let path = path.display();
+    let mut text: String =
+        report.findings.iter().map(|finding| format!("{path}: {finding}\n")).collect();
+    let last = report.last.as_ref().map_or(0, |head| head.seq);
+    let verdict = if report.findings.is_empty() { "whole" } else { "NOT whole" };
+    text.push_str(&format!("{path}: {verdict}: lines {} to {last}", report.first));
+    if report.torn > 0 {
+        text.push_str(&format!(", {} of them broken by a power cut", report.torn));
+    }
+    text + "\n"
+}
+
+fn as_json(files: &[Verified]) -> serde_json::Value {
+    let each: Vec<serde_json::Value> = files.iter().map(one_as_json).collect();
+    let whole = files.iter().all(|file| file.report.findings.is_empty());
+    json!({ "whole": whole, "files": each })
+}
+
+fn one_as_json(Verified { path, report }: &Verified) -> serde_json::Value {
     let findings: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
     let last = report
         .last
         .as_ref()
         .map(|head| json!({ "chain": head.chain, "seq": head.seq, "mac": head.mac }));
     json!({
+        "file": path.display().to_string(),
         "whole": findings.is_empty(),
         "first": report.first,
         "last": last,
         "torn": report.torn,
+        "begins_anew": report.anew,
         "findings": findings,
     })
 }

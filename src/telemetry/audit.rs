@@ -31,7 +31,7 @@ use std::thread::JoinHandle;
 
 use aws_lc_rs::hmac;
 
-pub use chain::{Finding, Head, Report, verify};
+pub use chain::{Finding, Head, Report, Start, Verifier, start_of, verify};
 pub use reading::{AuditFileError, head_of, read_heads};
 
 use super::events::{About, SessionEvent};

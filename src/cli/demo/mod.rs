@@ -48,8 +48,7 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let running = app::start(config, Clock::System, Some(log.request_lines()))?;
     let port = running.https.first().map_or(args.listen.port(), SocketAddr::port);
     welcome(port, &users, &place.0);
-    super::run::wait(&running)?;
-    running.stop();
+    super::run::until_stopped(running)?;
     Ok(ExitCode::SUCCESS)
 }
 

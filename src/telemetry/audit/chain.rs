@@ -53,12 +53,16 @@ pub struct Report {
     pub last: Option<Head>,
     /// Lines that a power cut broke; the log says so itself, and nothing was changed.
     pub torn: u64,
+    /// Whether another chain begins in this file than the one before had.
+    pub anew: bool,
     pub findings: Vec<Finding>,
 }
 
 /// What a line says of its place.
 #[derive(Deserialize)]
 struct Place {
+    #[serde(rename = "@timestamp", default)]
+    timestamp: String,
     #[serde(rename = "doorward.chain")]
     chain: String,
     #[serde(rename = "doorward.seq")]
@@ -95,28 +99,76 @@ pub(super) fn head_of_line(line: &str) -> Option<Head> {
     Some(Head { chain: place.chain, seq: place.seq, mac: mac.to_owned() })
 }
 
-/// Reads a log from its beginning and says everything that is wrong with it. `heads` are places that
-/// were kept elsewhere; those of other chains say nothing here.
+/// Reads a log of one file from its beginning and says everything that is wrong with it. `heads` are
+/// places that were kept elsewhere; those of other chains say nothing here.
 ///
 /// # Errors
 /// When reading fails.
 pub fn verify(file: impl BufRead, key: &hmac::Key, heads: &[Head]) -> std::io::Result<Report> {
-    let mut check = Check { key, heads, report: Report::default(), strange: None };
-    for line in file.split(b'\n') {
-        check.line(&line?);
-    }
-    Ok(check.conclude())
+    let mut check = Verifier::new(key, heads);
+    let mut report = check.file(file)?;
+    report.findings.extend(check.conclude());
+    Ok(report)
 }
 
-struct Check<'a> {
+/// Where a file of a rotated log belongs: files are read in the order of this.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Start {
+    /// When its first line was written, as it says.
+    pub timestamp: String,
+    pub chain: String,
+    pub seq: u64,
+}
+
+/// What the first line that can be read says of its file. Believed for the order of files only.
+///
+/// # Errors
+/// When reading fails.
+pub fn start_of(file: impl BufRead) -> std::io::Result<Option<Start>> {
+    for line in file.split(b'\n') {
+        if let Ok(Place { timestamp, chain, seq, .. }) = serde_json::from_slice(&line?) {
+            return Ok(Some(Start { timestamp, chain, seq }));
+        }
+    }
+    Ok(None)
+}
+
+/// Reads the files of one log, the oldest first. The chain goes on from file to file, so that a file
+/// that is gone from between two others is found like a line.
+pub struct Verifier<'a> {
     key: &'a hmac::Key,
     heads: &'a [Head],
+    /// Of the file at hand.
     report: Report,
+    /// The last line of all files so far.
+    last: Option<Head>,
     /// A line that is none, until the next one explains it.
     strange: Option<u64>,
 }
 
-impl Check<'_> {
+impl<'a> Verifier<'a> {
+    /// Nothing is read yet.
+    pub fn new(key: &'a hmac::Key, heads: &'a [Head]) -> Verifier<'a> {
+        Verifier { key, heads, report: Report::default(), last: None, strange: None }
+    }
+
+    /// Reads the next file.
+    ///
+    /// # Errors
+    /// When reading fails.
+    pub fn file(&mut self, file: impl BufRead) -> std::io::Result<Report> {
+        for line in file.split(b'\n') {
+            self.line(&line?);
+        }
+        self.say_strange();
+        Ok(std::mem::take(&mut self.report))
+    }
+
+    /// After the last file: what kept heads say that is not here.
+    pub fn conclude(self) -> Option<Finding> {
+        self.last.as_ref().and_then(|last| self.cut_off(last))
+    }
+
     fn line(&mut self, bytes: &[u8]) {
         self.report.lines += 1;
         let number = self.report.lines;
@@ -135,14 +187,18 @@ impl Check<'_> {
         }
         self.say_strange();
         self.compare_with_heads(written, &place);
-        self.report.last =
-            Some(Head { chain: place.chain, seq: place.seq, mac: written.to_owned() });
+        let head = Head { chain: place.chain, seq: place.seq, mac: written.to_owned() };
+        self.report.last = Some(head.clone());
+        self.last = Some(head);
     }
 
     /// Whether the line is the one that comes next, unchanged.
     fn follows(&mut self, number: u64, open: &str, written: &str, place: &Place) -> bool {
-        let Some(last) = &self.report.last else {
+        if self.report.last.is_none() {
             self.report.first = place.seq;
+            self.begin_anew(place);
+        }
+        let Some(last) = &self.last else {
             // Without the line before, the first of a later file cannot be checked; its followers are.
             if place.seq == 1 && mac(self.key, "", open) != written {
                 self.report.findings.push(Finding::Changed { line: number });
@@ -165,6 +221,22 @@ impl Check<'_> {
         false
     }
 
+    /// A file may begin another chain: the one before was moved away while no gateway ran. Nobody can
+    /// begin one without the key.
+    fn begin_anew(&mut self, place: &Place) {
+        let is_other = |last: &mut Head| place.seq == 1 && place.chain != last.chain;
+        if let Some(before) = self.last.take_if(is_other) {
+            self.report.anew = true;
+            self.report.findings.extend(self.cut_off(&before));
+        }
+    }
+
+    fn cut_off(&self, last: &Head) -> Option<Finding> {
+        let kept = self.heads.iter().filter(|head| head.chain == last.chain);
+        let seq = kept.map(|head| head.seq).max().filter(|seq| *seq > last.seq)?;
+        Some(Finding::CutOff { seq })
+    }
+
     fn compare_with_heads(&mut self, written: &str, place: &Place) {
         let kept =
             self.heads.iter().find(|head| head.chain == place.chain && head.seq == place.seq);
@@ -177,17 +249,6 @@ impl Check<'_> {
         if let Some(line) = self.strange.take() {
             self.report.findings.push(Finding::Strange { line });
         }
-    }
-
-    fn conclude(mut self) -> Report {
-        self.say_strange();
-        if let Some(last) = &self.report.last {
-            let kept = self.heads.iter().filter(|head| head.chain == last.chain);
-            if let Some(seq) = kept.map(|head| head.seq).max().filter(|seq| *seq > last.seq) {
-                self.report.findings.push(Finding::CutOff { seq });
-            }
-        }
-        self.report
     }
 }
 
