@@ -414,6 +414,7 @@ async fn drain_what_takes_longer_than_server_drain_is_cut_and_told() {
 async fn drain_a_second_signal_cuts_what_is_under_way_and_ends_at_once() {
     for second in ["-TERM", "-INT"] {
         let (upstream, mut program, browser) = busy("1h").await;
+        let socket = socket_in(program.directory.path());
         let mut stream = under_way(&upstream, &browser).await;
         program.signal("-TERM");
         is_deaf(browser.address).await;
@@ -425,21 +426,22 @@ async fn drain_a_second_signal_cuts_what_is_under_way_and_ends_at_once() {
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.ok();
         assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
-        assert!(!socket_in(program.directory.path()).exists(), "it cleans up all the same");
+        assert!(!socket.exists(), "it cleans up all the same");
     }
 }
 
 #[tokio::test]
-async fn the_log_has_the_request_id_that_page_and_answer_show() {
-    let (_upstream, program, mut browser) = busy("1s").await;
-    let answer = browser.fetch("/").await;
-    let id = answer.header("x-request-id").to_owned();
-    assert!(!id.is_empty());
-    let line = program.wait_for_line("the request", |line| line["request"] == id.as_str());
+async fn the_log_has_the_request_id_that_app_and_page_are_told() {
+    let (upstream, program, mut browser) = busy("1s").await;
+    browser.fetch("/").await;
+    let head = upstream.last().to_ascii_lowercase();
+    let id = head.lines().find_map(|line| line.strip_prefix("x-request-id: ")).expect("an id");
+    let line = program.wait_for_line("the request", |line| line["request"] == id);
     assert_eq!((&line["status"], &line["verdict"]), (&200.into(), &"admit".into()), "{line}");
     browser.jar.clear();
     let refused = browser.fetch("/").await;
     let id = refused.header("x-request-id").to_owned();
+    assert!(!id.is_empty());
     let line = program.wait_for_line("the refusal", |line| line["request"] == id.as_str());
     assert_eq!(line["status"], 401, "{line}");
 }
