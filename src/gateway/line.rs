@@ -8,7 +8,7 @@ use http::{Method, Request, StatusCode};
 use crate::guard::Permit;
 use crate::http::{Arrival, Asker, Host, Intent, RequestId};
 use crate::session::SessionId;
-use crate::telemetry::{RequestLine, RequestLog};
+use crate::telemetry::{ADMIT, RequestLine, RequestLog};
 
 /// Longest path in a line, in bytes. The query stays out: it may hold anything, tokens included.
 const PATH_LIMIT: usize = 512;
@@ -78,7 +78,7 @@ impl Line {
         self.verdict = match permit.sight() {
             None => "public",
             Some(sight) if sight.unasked => "admit-known",
-            Some(_) => "admit",
+            Some(_) => ADMIT,
         };
         self.session = permit.session().map(|key| key.id);
         let user = permit.identity().filter(|_| self.written).map(|who| who.user.clone());

@@ -77,6 +77,7 @@ impl UpstreamHead {
 fn forwarded(client: IpAddr, text: &str, host: &str) -> String {
     match client {
         IpAddr::V4(_) => ["for=", text, ";host=\"", host, "\";proto=https"].concat(),
+        // Section 6: in brackets and quoted.
         IpAddr::V6(_) => ["for=\"[", text, "]\";host=\"", host, "\";proto=https"].concat(),
     }
 }

@@ -75,16 +75,18 @@ impl Guard {
         // Before the store is asked: an end that comes later than this is heard of.
         let mark = self.shared.live.mark();
         let attempt = Attempt { guard: self, keys: &keys, token: &token, visit, mark };
-        if let Some(admitted) = attempt.known().await {
+        let mut checked = Instant::now();
+        if let Some(admitted) = attempt.known(checked).await {
             return Ok(admitted);
         }
         for _ in 0..ATTEMPTS {
-            match attempt.run().await {
+            match attempt.run(checked).await {
                 Ok(Some(admitted)) => return Ok(admitted),
                 Ok(None) => tokio::task::yield_now().await,
                 Err(Denial::Unavailable(error)) => return attempt.serve_known(error),
                 Err(denial) => return Err(denial),
             }
+            checked = Instant::now();
         }
         let busy = "every write lost against another one; does a script or a clock loop?";
         Err(self.unavailable(Unavailable(busy.to_owned())))

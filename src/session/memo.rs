@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::context::ClientContext;
 use super::notice::{self, Notice};
+use super::seen::shorten;
 use super::{SessionId, UserTag};
 use crate::clock::UnixMillis;
 use crate::secret::seal::{self, OpenError};
@@ -267,11 +268,6 @@ fn note<T: PartialEq>(list: &mut Vec<Seen<T>>, mut now: Seen<T>, limit: usize) {
     }
     list.push(now);
     shorten(list, limit);
-}
-
-fn shorten<T>(list: &mut Vec<T>, limit: usize) {
-    let over = list.len().saturating_sub(limit);
-    list.drain(..over);
 }
 
 fn binding(tag: &UserTag, revision: u64) -> [u8; 16] {

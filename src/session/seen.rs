@@ -42,8 +42,8 @@ struct Entered {
     passed: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 /// A program by both of its signs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Known {
     agent: String,
     fingerprint: Option<Fingerprint>,
@@ -190,7 +190,8 @@ fn counts(passed: bool, watch: Watch) -> bool {
     }
 }
 
-fn shorten<T>(list: &mut Vec<T>, limit: usize) {
+/// Drops from the front what is over `limit`.
+pub(super) fn shorten<T>(list: &mut Vec<T>, limit: usize) {
     let over = list.len().saturating_sub(limit);
     list.drain(..over);
 }

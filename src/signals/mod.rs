@@ -131,17 +131,7 @@ impl<'a> Compared<'a> {
     }
 
     fn network(&self, signals: &mut Vec<Signal>) {
-        signals.push(Signal::Network);
-        let here = &self.here;
-        if differs(here.country, self.known.iter().map(|known| known.country)) {
-            signals.push(Signal::Country);
-        }
-        if differs(here.operator, self.known.iter().map(|known| known.operator)) {
-            signals.push(Signal::Operator);
-        }
-        if here.hosting && !self.known.iter().any(|known| known.hosting) {
-            signals.push(Signal::Hosting);
-        }
+        new_network(&self.here, &self.known, signals);
         if self.is_impossible() {
             signals.push(Signal::Speed);
         }
@@ -185,6 +175,20 @@ impl<'a> Compared<'a> {
         let soon = self.arrival.now.since(entered) < TOGETHER;
         let abroad = differs(self.here.country, std::iter::once(self.last.country));
         if soon && abroad && !self.allowed { vec![Signal::Together] } else { Vec::new() }
+    }
+}
+
+/// What a new network has that the known ones do not have.
+fn new_network(here: &Locality, known: &[Locality], signals: &mut Vec<Signal>) {
+    signals.push(Signal::Network);
+    if differs(here.country, known.iter().map(|known| known.country)) {
+        signals.push(Signal::Country);
+    }
+    if differs(here.operator, known.iter().map(|known| known.operator)) {
+        signals.push(Signal::Operator);
+    }
+    if here.hosting && !known.iter().any(|known| known.hosting) {
+        signals.push(Signal::Hosting);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::atlas::{Atlas, Locality};
 use super::software::Software;
 use super::weigh::{Answer, Report, Signal};
-use super::{Settings, differs};
+use super::{Settings, differs, new_network};
 use crate::session::context::network_of;
 use crate::session::{ClientContext, Memo};
 
@@ -18,26 +18,13 @@ impl Settings {
         if allowed || known || memo.networks().next().is_none() {
             return None;
         }
-        let mut signals = vec![Signal::Network];
-        places(atlas, memo, from, &mut signals);
+        let (mut signals, here) = (Vec::new(), atlas.look(from.address));
+        let seen: Vec<Locality> = memo.networks().map(|network| atlas.look(network)).collect();
+        new_network(&here, &seen, &mut signals);
         software(memo, from, &mut signals);
         let tells = [Signal::Country, Signal::Family, Signal::System];
         let news = signals.iter().any(|signal| tells.contains(signal));
         news.then(|| Report { answer: Answer::Log, ..Report::new(signals, &self.thresholds) })
-    }
-}
-
-fn places(atlas: &Atlas, memo: &Memo, from: &ClientContext, signals: &mut Vec<Signal>) {
-    let here = atlas.look(from.address);
-    let known: Vec<Locality> = memo.networks().map(|network| atlas.look(network)).collect();
-    if differs(here.country, known.iter().map(|known| known.country)) {
-        signals.push(Signal::Country);
-    }
-    if differs(here.operator, known.iter().map(|known| known.operator)) {
-        signals.push(Signal::Operator);
-    }
-    if here.hosting && !known.iter().any(|known| known.hosting) {
-        signals.push(Signal::Hosting);
     }
 }
 

@@ -12,5 +12,5 @@ pub mod requests;
 pub use audit::Audit;
 pub use events::SessionEvent;
 pub use limits::Limit;
-pub use metrics::{Metrics, StoreFigures};
+pub use metrics::{ADMIT, Metrics, StoreFigures};
 pub use requests::{RequestLine, RequestLines, RequestLog};

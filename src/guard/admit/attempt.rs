@@ -32,11 +32,12 @@ pub(super) struct Attempt<'a> {
 impl Attempt<'_> {
     /// Decides on what is known without asking the store, which may only admit. A refusal, an end and a
     /// write are decided on a load: activity at another gateway, for one, is not known here, and would
-    /// let this one end a session that is in use.
-    pub(super) async fn known(&self) -> Option<Admitted> {
+    /// let this one end a session that is in use. `checked` is a time before what is known was read: a
+    /// process that is stopped in between must not take it for newer than it is.
+    pub(super) async fn known(&self, checked: Instant) -> Option<Admitted> {
         let (guard, key) = (self.guard, &self.token.key);
         let loaded = guard.store.known(key)?;
-        let (checked, now) = (Instant::now(), guard.now());
+        let now = guard.now();
         let everyone = guard.everyone_if_fresh(checked, now)?;
         let held = guard.hold_unchanged(key, &loaded, checked, now)?;
         let Held { record, touched, not_before, .. } = held;
@@ -56,9 +57,8 @@ impl Attempt<'_> {
     }
 
     /// `None` when another request's write came first: load and decide again.
-    pub(super) async fn run(&self) -> Result<Option<Admitted>, Denial> {
+    pub(super) async fn run(&self, checked: Instant) -> Result<Option<Admitted>, Denial> {
         let key = &self.token.key;
-        let checked = Instant::now();
         let everyone = self.everyone(checked).await?;
         let (loaded, held) = self.hold(checked).await?;
         // A load may have taken its time.
