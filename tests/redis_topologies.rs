@@ -327,6 +327,69 @@ async fn cve_2023_28858_thousands_of_dropped_questions_give_nobody_anothers_answ
     assert!((500..4_500).contains(&kept), "{kept}");
 }
 
+/// The key of a record, as Redis knows it.
+fn record(key: &SessionKey) -> String {
+    format!("dw:s:{{{}}}:{}", HEXLOWER.encode(&key.tag.0), HEXLOWER.encode(&key.id.0))
+}
+
+/// The most memory that this process ever had, in KiB.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[tokio::test]
+async fn a_value_that_doorward_never_wrote_is_refused_before_it_is_read() {
+    let server = RedisServer::start(How::default());
+    let mut settings = server.settings();
+    // So that it is not the clock that refuses it.
+    settings.response_timeout = Duration::from_secs(20);
+    let store = Store::redis(&settings).expect("good settings");
+    let (poisoned, others) = (key(), [(); 20].map(|()| key()));
+    for key in others.iter().chain([&poisoned]) {
+        create(&store, key).await.expect("available");
+    }
+    server.command(&["SETRANGE", &record(&poisoned), "200000000", "x"]);
+    let before = peak();
+    for _ in 0..3 {
+        let mut around = JoinSet::new();
+        for key in others {
+            let store = store.clone();
+            around.spawn(async move { load(&store, &key).await });
+        }
+        let loaded = load(&store, &poisoned).await.map(|slot| is_live(&slot));
+        let error = loaded.expect_err("200 MB");
+        assert!(error.0.contains("doorward never wrote"), "{error}");
+        while let Some(answer) = around.join_next().await {
+            let slot = answer.expect("no panic").expect("asked again by another connection");
+            assert!(is_live(&slot), "of somebody else");
+        }
+    }
+    let grown = peak() - before;
+    assert!(grown < 50_000, "{grown} KiB");
+}
+
+#[tokio::test]
+async fn a_list_of_a_million_sessions_is_refused_before_it_is_read() {
+    let server = RedisServer::start(How::default());
+    let mut settings = server.settings();
+    settings.response_timeout = Duration::from_secs(20);
+    let store = Store::redis(&settings).expect("good settings");
+    let key = key();
+    create(&store, &key).await.expect("available");
+    let index = format!("dw:u:{{{}}}", HEXLOWER.encode(&key.tag.0));
+    let fill = "for i = 1, 1000000 do redis.call('HSET', KEYS[1], i, i) end return 1";
+    assert_eq!(ask::<i64>(server.port(), &["EVAL", fill, "1", &index]), Some(1));
+    let before = peak();
+    let listed = store.sessions_of(&key.tag).await.map(|listed| listed.len());
+    let error = listed.expect_err("a million");
+    assert!(error.0.contains("doorward never wrote"), "{error}");
+    let grown = peak() - before;
+    assert!(grown < 50_000, "{grown} KiB");
+    assert!(is_live(&load(&store, &key).await.expect("his sessions are served")));
+}
+
 #[tokio::test]
 async fn a_connection_that_falls_silent_is_replaced_after_two_answers_that_did_not_come() {
     // Accepts, acknowledges and never says a word: a proxy whose server is gone.

@@ -19,7 +19,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ::redis::aio::MultiplexedConnection;
 use ::redis::{
     ErrorKind, FromRedisValue, InfoDict, Pipeline, PushInfo, PushKind, RedisError, RedisResult,
     ServerErrorKind, Value, cmd, pipe,
@@ -34,6 +33,7 @@ use super::cache::{Cleared, Moment, Part, Proofs};
 use super::distributed::Beside;
 use super::journal::{Ended, REMEMBERED_FOR};
 use super::redis::Redis;
+use super::redis::connection::Connection;
 use super::redis::names::{FOLLOWED, changed};
 use super::redis::nodes::Primary;
 use super::{Change, Unavailable};
@@ -150,7 +150,7 @@ impl Follower {
     }
 
     /// From the answer on, all changes arrive.
-    async fn track(&self, connection: &mut MultiplexedConnection) -> Result<(), Unavailable> {
+    async fn track(&self, connection: &mut Connection) -> Result<(), Unavailable> {
         let mut command = cmd("CLIENT");
         command.arg("TRACKING").arg("ON").arg("BCAST");
         for prefix in FOLLOWED {
@@ -161,7 +161,7 @@ impl Follower {
     }
 
     /// Another server, or the same with another history, may know less. So may one that does not say.
-    async fn recognise(&mut self, connection: &mut MultiplexedConnection) {
+    async fn recognise(&mut self, connection: &mut Connection) {
         let server = timeout(PATIENCE, history(connection)).await.unwrap_or_default();
         if server.is_none() || server != self.server {
             self.beside.behind.notify_one();
@@ -170,11 +170,7 @@ impl Follower {
     }
 
     /// Writes an epoch and waits for the word of it.
-    async fn beat(
-        &mut self,
-        connection: &mut MultiplexedConnection,
-        link: &Link,
-    ) -> Result<(), Unavailable> {
+    async fn beat(&mut self, connection: &mut Connection, link: &Link) -> Result<(), Unavailable> {
         let was_kept = std::mem::replace(&mut self.kept, false);
         let tag = self.tag;
         let told = tokio::select! {
@@ -192,11 +188,7 @@ impl Follower {
 
     /// Whether the store forgot the beat before this one, once the word of this one is here. A primary of
     /// a cluster takes names of its own slots only: tags are tried until it takes one.
-    async fn told(
-        &mut self,
-        connection: &mut MultiplexedConnection,
-        link: &Link,
-    ) -> RedisResult<bool> {
+    async fn told(&mut self, connection: &mut Connection, link: &Link) -> RedisResult<bool> {
         for _ in 0..MOST_TAGS {
             let before = self.beat_name();
             self.epoch += 1;
@@ -271,7 +263,7 @@ fn beat(name: &str, before: &str) -> Pipeline {
 }
 
 /// Names a server and its history: another one after a restart, a promotion or a full copy.
-async fn history(connection: &mut MultiplexedConnection) -> Option<String> {
+async fn history(connection: &mut Connection) -> Option<String> {
     let mut command = cmd("INFO");
     let value: Value = command.arg("server").query_async(connection).await.ok()?;
     let server = InfoDict::from_redis_value(value).ok()?;

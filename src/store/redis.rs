@@ -26,16 +26,20 @@
 //! | [`link`] | one question: where it goes, how often, how long |
 //! | [`topology`] | which servers there are, from [`sentinel`]s or a [`cluster`]'s nodes |
 //! | [`server`] | a worker's connection to one, with its [`breaker`] |
+//! | [`connection`] | a connection, whose answers are [`bounded`] |
 //! | [`nodes`] | the primaries, for who follows changes |
 //!
 //! A command is repeated once when the connection broke, since each can be run twice without harm. A
 //! command without an answer in time is not: Redis is slow then, and more work would not help it.
 
+mod bounded;
 mod breaker;
 mod cluster;
+pub(super) mod connection;
 mod dial;
 mod inspect;
 mod link;
+mod measure;
 pub(super) mod names;
 pub(super) mod nodes;
 mod scripts;
@@ -43,6 +47,7 @@ mod sentinel;
 mod server;
 mod slots;
 mod tend;
+mod tls;
 mod topology;
 mod trouble;
 
@@ -79,6 +84,9 @@ use crate::session::{EndReason, NotBefore, SessionId, SessionKey, UserTag};
 
 /// Keys that one SCAN step looks at.
 const SCAN_COUNT: usize = 1_000;
+
+/// Records of one listing that are asked for at once: a record may have 20 KiB, and an answer has a bound.
+const LISTED_AT_ONCE: usize = 100;
 
 /// Where Redis is and how to reach it.
 #[derive(Clone)]
@@ -174,7 +182,7 @@ impl Redis {
         let wait = Wait { replicas: settings.wait_replicas, timeout: settings.wait_timeout };
         let shared = Shared {
             name: dial::name(&url.servers),
-            topology: Topology::new(url.servers, &dialer)?,
+            topology: Topology::new(url.servers, &dialer),
             dialer,
             scripts: Scripts::new(),
             wait: (wait.replicas > 0).then_some(wait),
@@ -503,34 +511,43 @@ impl Redis {
         self.ask(Place::At(server), Ask::Command(&command)).await
     }
 
-    /// The records and touches of `dated`, in one round trip.
+    /// The records and touches of `dated`, newest first.
     async fn listed(
         &self,
         tag: &UserTag,
         dated: Vec<(SessionId, UnixMillis)>,
     ) -> Result<Vec<Listed>, Unavailable> {
-        if dated.is_empty() {
-            return Ok(Vec::new());
+        let mut out = Vec::with_capacity(dated.len());
+        for some in dated.chunks(LISTED_AT_ONCE) {
+            self.list(tag, some, &mut out).await?;
         }
+        newest_first(&mut out);
+        Ok(out.into_iter().map(|(_, listed)| listed).collect())
+    }
+
+    /// In one round trip.
+    async fn list(
+        &self,
+        tag: &UserTag,
+        dated: &[(SessionId, UnixMillis)],
+        out: &mut Vec<(UnixMillis, Listed)>,
+    ) -> Result<(), Unavailable> {
         let names = Names::of(tag);
         let mut command = cmd("MGET");
-        for (id, _) in &dated {
+        for (id, _) in dated {
             command.arg(names.record(*id)).arg(names.touch(*id));
         }
         let values: Vec<Option<Vec<u8>>> = self.ask(self.user(tag), Ask::Command(&command)).await?;
-        let mut out = Vec::with_capacity(dated.len());
         for ((id, created), pair) in dated.iter().zip(values.chunks_exact(2)) {
             let [record, touch] = pair else { continue };
             let slot = self.slot(record.clone())?;
             let touched = self.millis(touch.clone())?;
             if let Slot::Live { revision, sealed } = slot {
                 let key = SessionKey { tag: *tag, id: *id };
-                let listed = Listed { key, revision, sealed, touched };
-                out.push((*created, listed));
+                out.push((*created, Listed { key, revision, sealed, touched }));
             }
         }
-        newest_first(&mut out);
-        Ok(out.into_iter().map(|(_, listed)| listed).collect())
+        Ok(())
     }
 
     fn slot(&self, value: Option<Vec<u8>>) -> Result<Slot, Unavailable> {

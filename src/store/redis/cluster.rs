@@ -5,9 +5,10 @@
 
 use std::collections::HashSet;
 
-use ::redis::{RedisError, RedisResult, cmd};
+use ::redis::{RedisError, cmd};
 use tokio::task::JoinSet;
 
+use super::connection::Target;
 use super::dial::{Dialer, Patience};
 use super::topology::{Found, Map};
 use super::trouble::redirected;
@@ -25,8 +26,8 @@ pub(super) async fn find(
     before: &Map,
 ) -> Result<Found, Unavailable> {
     let mut asked = JoinSet::new();
-    for (address, client) in sources(dialer, seeds, before) {
-        asked.spawn(ask(client, dialer.patience(), address, dialer.is_tls()));
+    for (address, target) in sources(dialer, seeds, before) {
+        asked.spawn(ask(target, dialer.patience(), address, dialer.is_tls()));
     }
     let number = asked.len();
     let (mut newest, mut heard): (Option<Found>, usize) = (None, 0);
@@ -56,14 +57,10 @@ pub(super) async fn find(
 }
 
 /// Whom to ask, each once.
-fn sources(
-    dialer: &Dialer,
-    seeds: &[HostPort],
-    before: &Map,
-) -> Vec<(String, RedisResult<::redis::Client>)> {
+fn sources(dialer: &Dialer, seeds: &[HostPort], before: &Map) -> Vec<(String, Target)> {
     let known =
-        before.primaries.iter().map(|server| (server.address.clone(), Ok(server.client.clone())));
-    let named = seeds.iter().map(|at| (at.to_string(), dialer.client(at)));
+        before.primaries.iter().map(|server| (server.address.clone(), server.target.clone()));
+    let named = seeds.iter().map(|at| (at.to_string(), dialer.target(at)));
     let mut seen = HashSet::new();
     // Half of either: the known ones may all be gone, and so may the named ones.
     let known: Vec<_> = known.take(ASKED / 2).collect();
@@ -72,13 +69,13 @@ fn sources(
 }
 
 async fn ask(
-    client: RedisResult<::redis::Client>,
+    target: Target,
     patience: Patience,
     address: String,
     tls: bool,
 ) -> Result<Found, String> {
     let told = |error: RedisError| format!("{address}: {error}");
-    let mut connection = patience.connect(&client.map_err(told)?).await.map_err(told)?;
+    let mut connection = patience.connect(&target).await.map_err(told)?;
     let mut command = cmd("CLUSTER");
     command.arg("NODES");
     let text: String = command.query_async(&mut connection).await.map_err(told)?;

@@ -3,33 +3,26 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ::redis::aio::MultiplexedConnection;
-use ::redis::io::tcp::TcpSettings;
-use ::redis::io::tcp::socket2::TcpKeepalive;
-use ::redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo,
-    ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, RedisResult, TlsCertificates,
-};
+use ::redis::{AsyncConnectionConfig, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisResult};
+use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
 use super::RedisSettings;
+use super::connection::{Connection, Place, Target};
+use super::tls;
 use crate::config::{HostPort, RedisServers, RedisUrl};
 use crate::store::OpenError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the kernel keeps a connection whose peer acknowledges nothing.
-const USER_TIMEOUT: Duration = Duration::from_secs(2);
-const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Commands that may wait in the queue of one connection.
 const PIPELINE: usize = 1_024;
 
 /// Makes connections.
 pub(super) struct Dialer {
     /// What TLS needs, when it is spoken.
-    tls: Option<ConnectionAddr>,
+    tls: Option<TlsConnector>,
     redis: RedisConnectionInfo,
     sentinel: RedisConnectionInfo,
-    tcp: TcpSettings,
     pub(super) response_timeout: Duration,
     /// Texts that must not appear in an error.
     secrets: Vec<Zeroizing<String>>,
@@ -49,13 +42,9 @@ impl Dialer {
         };
         let passwords = [&settings.password, &settings.sentinel_password];
         Ok(Dialer {
-            tls: if url.tls { Some(tls(settings)?) } else { None },
+            tls: if url.tls { Some(tls::connector(settings)?) } else { None },
             redis: credentials(&settings.username, &settings.password).set_db(url.database.into()),
             sentinel: credentials(&settings.sentinel_username, &settings.sentinel_password),
-            tcp: TcpSettings::default()
-                .set_nodelay(true)
-                .set_keepalive(TcpKeepalive::new().with_time(KEEPALIVE))
-                .set_user_timeout(USER_TIMEOUT),
             response_timeout: settings.response_timeout,
             secrets: passwords
                 .into_iter()
@@ -66,35 +55,24 @@ impl Dialer {
         })
     }
 
-    /// Of a server that keeps sessions.
-    pub(super) fn client(&self, at: &HostPort) -> RedisResult<Client> {
-        self.open(self.address(at), self.redis.clone())
+    /// A server that keeps sessions.
+    pub(super) fn target(&self, at: &HostPort) -> Target {
+        Target { place: self.place(at), redis: self.redis.clone() }
     }
 
-    /// Of a sentinel, which has credentials of its own.
-    pub(super) fn sentinel(&self, at: &HostPort) -> RedisResult<Client> {
-        self.open(self.address(at), self.sentinel.clone())
+    /// A sentinel, which has credentials of its own.
+    pub(super) fn sentinel(&self, at: &HostPort) -> Target {
+        Target { place: self.place(at), redis: self.sentinel.clone() }
     }
 
-    pub(super) fn unix(&self, path: &Path) -> RedisResult<Client> {
-        self.open(ConnectionAddr::Unix(path.to_owned()), self.redis.clone())
+    pub(super) fn unix(&self, path: &Path) -> Target {
+        Target { place: Place::Unix(path.to_owned()), redis: self.redis.clone() }
     }
 
-    fn open(&self, address: ConnectionAddr, redis: RedisConnectionInfo) -> RedisResult<Client> {
-        let info = address.into_connection_info()?;
-        Client::open(info.set_tcp_settings(self.tcp.clone()).set_redis_settings(redis))
-    }
-
-    fn address(&self, at: &HostPort) -> ConnectionAddr {
-        let (host, port) = (at.host.clone(), at.port);
+    fn place(&self, at: &HostPort) -> Place {
         match &self.tls {
-            Some(ConnectionAddr::TcpTls { insecure, tls_params, .. }) => ConnectionAddr::TcpTls {
-                host,
-                port,
-                insecure: *insecure,
-                tls_params: tls_params.clone(),
-            },
-            Some(_) | None => ConnectionAddr::Tcp(host, port),
+            Some(connector) => Place::Tls(at.clone(), connector.clone()),
+            None => Place::Tcp(at.clone()),
         }
     }
 
@@ -114,19 +92,17 @@ impl Dialer {
     /// A connection of the protocol that has pushes; its answers have no deadline.
     pub(super) async fn connect_push(
         &self,
-        client: &Client,
+        target: &Target,
         on_push: impl Fn(PushInfo) + Send + Sync + 'static,
-    ) -> RedisResult<MultiplexedConnection> {
+    ) -> RedisResult<Connection> {
         let config = AsyncConnectionConfig::new().set_response_timeout(None).set_push_sender(
             move |push| -> Result<(), ()> {
                 on_push(push);
                 Ok(())
             },
         );
-        let info = client.get_connection_info().clone();
-        let resp3 = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let client = Client::open(info.set_redis_settings(resp3))?;
-        self.patience().within(&client, config).await
+        let redis = target.redis.clone().set_protocol(ProtocolVersion::RESP3);
+        self.patience().within(&Target { redis, ..target.clone() }, config).await
     }
 
     /// A server quotes the arguments of a command that it does not know, AUTH among them.
@@ -144,56 +120,24 @@ pub(super) struct Patience {
 
 impl Patience {
     /// A connection whose answers have a deadline.
-    pub(super) async fn connect(self, client: &Client) -> RedisResult<MultiplexedConnection> {
+    pub(super) async fn connect(self, target: &Target) -> RedisResult<Connection> {
         let config = AsyncConnectionConfig::new()
             .set_response_timeout(Some(self.answer))
             .set_pipeline_buffer_size(PIPELINE);
-        self.within(client, config).await
+        self.within(target, config).await
     }
 
-    /// The crate's own deadline does not cover the handshake that follows the connection.
+    /// The name, the connection and all that is said at its beginning.
     async fn within(
         self,
-        client: &Client,
+        target: &Target,
         config: AsyncConnectionConfig,
-    ) -> RedisResult<MultiplexedConnection> {
-        let config = config.set_connection_timeout(Some(self.connect));
-        let connecting = client.get_multiplexed_async_connection_with_config(&config);
-        match tokio::time::timeout(self.connect, connecting).await {
+    ) -> RedisResult<Connection> {
+        match tokio::time::timeout(self.connect, Connection::open(target, config)).await {
             Ok(connected) => connected,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
         }
     }
-}
-
-/// Every server of one store is trusted alike, so what this address carries serves for all.
-fn tls(settings: &RedisSettings) -> Result<ConnectionAddr, OpenError> {
-    let failed = |error: RedisError| OpenError::Redis(error.to_string());
-    let any = ConnectionAddr::TcpTls {
-        host: "any".to_owned(),
-        port: 1,
-        insecure: false,
-        tls_params: None,
-    };
-    let client_tls = match (&settings.client_cert, &settings.client_key) {
-        (Some(cert), Some(key)) => {
-            Some(ClientTlsConfig { client_cert: pem(cert)?, client_key: pem(key)? })
-        }
-        (None, None) => None,
-        (Some(_), None) | (None, Some(_)) => {
-            return Err(OpenError::Redis(
-                "a client certificate and its key go together".to_owned(),
-            ));
-        }
-    };
-    let root_cert = settings.ca.as_deref().map(pem).transpose()?;
-    let certificates = TlsCertificates { client_tls, root_cert };
-    let client = Client::build_with_tls(any, certificates).map_err(failed)?;
-    Ok(client.get_connection_info().addr().clone())
-}
-
-fn pem(path: &Path) -> Result<Vec<u8>, OpenError> {
-    std::fs::read(path).map_err(|error| OpenError::Secret { path: path.to_owned(), error })
 }
 
 /// What an operator calls the store, while no server of it is named.

@@ -232,11 +232,10 @@ impl Redis {
         let host = redirected(&server.address, "").map(|at| at.host).unwrap_or_default();
         match (remedy(error, &host), question.place) {
             (Remedy::Moved(at), Place::Slot(slot)) if topology.is_cluster() => {
-                topology.moved(dialer, slot, &at).map_err(Refused::Unavailable)?;
+                topology.moved(dialer, slot, &at);
             }
             (Remedy::Ask(at), Place::Slot(_)) if topology.is_cluster() => {
-                let target = topology.taking_over(dialer, &at).map_err(Refused::Unavailable)?;
-                question.asking = Some(target);
+                question.asking = Some(topology.taking_over(dialer, &at));
             }
             (Remedy::Patience, _) if question.is_patient => tokio::time::sleep(UNSETTLED).await,
             (Remedy::Patience, _) => return Err(Refused::Unsettled),

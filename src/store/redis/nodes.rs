@@ -7,10 +7,10 @@
 
 use std::sync::Arc;
 
-use ::redis::aio::MultiplexedConnection;
 use ::redis::{PushInfo, RedisError};
 use tokio::sync::watch;
 
+use super::connection::Connection;
 use super::server::Server;
 use super::{Redis, Shared};
 use crate::store::Unavailable;
@@ -34,8 +34,8 @@ impl Primary {
     pub(in crate::store) async fn open_push(
         &self,
         on_push: impl Fn(PushInfo) + Send + Sync + 'static,
-    ) -> Result<MultiplexedConnection, Unavailable> {
-        let connected = self.shared.dialer.connect_push(&self.server.client, on_push).await;
+    ) -> Result<Connection, Unavailable> {
+        let connected = self.shared.dialer.connect_push(&self.server.target, on_push).await;
         connected.map_err(|error| self.unavailable(&error))
     }
 

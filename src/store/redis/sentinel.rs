@@ -6,10 +6,11 @@
 
 use std::collections::HashMap;
 
-use ::redis::{RedisResult, Value, cmd, from_redis_value};
+use ::redis::{Value, cmd, from_redis_value};
 use tokio::task::JoinSet;
 
-use super::dial::Dialer;
+use super::connection::Target;
+use super::dial::{Dialer, Patience};
 use super::server;
 use super::topology::{Found, Map};
 use crate::config::HostPort;
@@ -75,13 +76,13 @@ async fn named(
 }
 
 async fn ask(
-    client: RedisResult<::redis::Client>,
-    patience: super::dial::Patience,
+    target: Target,
+    patience: Patience,
     at: HostPort,
     master: String,
 ) -> Result<Named, String> {
     let told = |error: ::redis::RedisError| format!("sentinel {at}: {error}");
-    let mut connection = patience.connect(&client.map_err(told)?).await.map_err(told)?;
+    let mut connection = patience.connect(&target).await.map_err(told)?;
     let mut command = cmd("SENTINEL");
     command.arg("MASTER").arg(&master);
     let answer: Value = command.query_async(&mut connection).await.map_err(told)?;
@@ -99,8 +100,7 @@ fn read(answer: Value, asked: &str) -> Option<Named> {
 async fn is_master(dialer: &Dialer, at: &HostPort) -> Result<(), Unavailable> {
     let address = at.to_string();
     let told = |error: ::redis::RedisError| dialer.told(&address, &error);
-    let client = dialer.client(at).map_err(told)?;
-    let mut connection = dialer.patience().connect(&client).await.map_err(told)?;
+    let mut connection = dialer.patience().connect(&dialer.target(at)).await.map_err(told)?;
     server::is_master(&mut connection).await.map_err(|error| {
         let Unavailable(detail) = told(error);
         Unavailable(format!("the failover goes on: {detail}"))

@@ -7,19 +7,19 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ::redis::aio::MultiplexedConnection;
 use ::redis::{
-    Client, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, cmd, pipe,
+    Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, cmd, pipe,
 };
 
 use super::breaker::{Breaker, Open};
+use super::connection::{Connection, Target};
 use super::dial::{Dialer, Patience};
 use super::trouble::{is_silence, is_spoilt};
 
 /// A server that keeps sessions.
 pub(super) struct Server {
     pub(super) address: String,
-    pub(super) client: Client,
+    pub(super) target: Target,
     pub(super) breaker: Breaker,
     /// Sentinels chose it and may choose another. It is asked for its role by each new connection: the
     /// one before breaks when a master is demoted, and a replica would answer with what was.
@@ -27,8 +27,8 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(address: String, client: Client, is_chosen: bool) -> Arc<Server> {
-        Arc::new(Server { address, client, breaker: Breaker::default(), is_chosen })
+    pub(super) fn new(address: String, target: Target, is_chosen: bool) -> Arc<Server> {
+        Arc::new(Server { address, target, breaker: Breaker::default(), is_chosen })
     }
 }
 
@@ -82,7 +82,7 @@ pub(super) struct Wire {
 /// The connection, how many there were before it, and the breaker's era in which it was made.
 #[derive(Default)]
 struct Held {
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Connection>,
     number: u64,
     era: u64,
     /// Answers in a row that did not come.
@@ -119,7 +119,7 @@ impl Wire {
         answer.map_err(Failure::Redis)
     }
 
-    async fn connection(&self) -> RedisResult<(MultiplexedConnection, u64)> {
+    async fn connection(&self) -> RedisResult<(Connection, u64)> {
         if let Some(held) = self.current() {
             return Ok(held);
         }
@@ -128,7 +128,7 @@ impl Wire {
             return Ok(held);
         }
         let era = self.server.breaker.era();
-        let mut connection = self.patience.connect(&self.server.client).await?;
+        let mut connection = self.patience.connect(&self.server.target).await?;
         if self.server.is_chosen {
             is_master(&mut connection).await?;
         }
@@ -140,7 +140,7 @@ impl Wire {
 
     /// A connection from before the server fell silent may be half of one: its peer is gone and does not
     /// say so.
-    fn current(&self) -> Option<(MultiplexedConnection, u64)> {
+    fn current(&self) -> Option<(Connection, u64)> {
         let held = self.held();
         let connection = held.connection.as_ref()?;
         (held.era == self.server.breaker.era()).then(|| (connection.clone(), held.number))
@@ -168,7 +168,7 @@ impl Wire {
 
 /// # Errors
 /// As a write would get there.
-pub(super) async fn is_master(connection: &mut MultiplexedConnection) -> RedisResult<()> {
+pub(super) async fn is_master(connection: &mut Connection) -> RedisResult<()> {
     let role: Vec<Value> = cmd("ROLE").query_async(connection).await?;
     match role.first() {
         Some(Value::BulkString(role)) if role == b"master" => Ok(()),
@@ -178,13 +178,13 @@ pub(super) async fn is_master(connection: &mut MultiplexedConnection) -> RedisRe
     }
 }
 
-async fn exchange(connection: &mut MultiplexedConnection, sent: Sent<'_>) -> RedisResult<Answer> {
+async fn exchange(connection: &mut Connection, sent: Sent<'_>) -> RedisResult<Answer> {
     if !sent.asking && sent.wait.is_none() {
         let value = sent.command.query_async(connection).await?;
         return Ok(Answer { value, replicas: None });
     }
     let (pipeline, count) = together(sent);
-    let mut values = connection.send_packed_commands(&pipeline, 0, count).await?.into_iter();
+    let mut values = connection.together(&pipeline, count).await?.into_iter();
     if sent.asking {
         values.next();
     }

@@ -22,7 +22,7 @@ use super::server::Server;
 use super::slots::{SLOTS, Slot};
 use super::{cluster, sentinel};
 use crate::config::{HostPort, RedisServers};
-use crate::store::{OpenError, Unavailable};
+use crate::store::Unavailable;
 
 /// Between two looks that failing commands ask for.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -91,24 +91,23 @@ impl Map {
 }
 
 impl Topology {
-    pub(super) fn new(servers: RedisServers, dialer: &Dialer) -> Result<Topology, OpenError> {
+    pub(super) fn new(servers: RedisServers, dialer: &Dialer) -> Topology {
         let only = match &servers {
-            RedisServers::One(at) => Some((at.to_string(), dialer.client(at))),
+            RedisServers::One(at) => Some((at.to_string(), dialer.target(at))),
             RedisServers::Unix(path) => Some((path.display().to_string(), dialer.unix(path))),
             RedisServers::Sentinel { .. } | RedisServers::Cluster(_) => None,
         };
         let mut map = Map::default();
-        if let Some((address, client)) = only {
-            let client = client.map_err(|error| OpenError::Redis(error.to_string()))?;
-            map.primaries.push(Server::new(address, client, false));
+        if let Some((address, target)) = only {
+            map.primaries.push(Server::new(address, target, false));
         }
-        Ok(Topology {
+        Topology {
             servers,
             primaries: watch::Sender::new(Arc::from(map.primaries.as_slice())),
             map: ArcSwap::from_pointee(map),
             known: Mutex::default(),
             looking: tokio::sync::Mutex::default(),
-        })
+        }
     }
 
     pub(super) fn map(&self) -> Arc<Map> {
@@ -173,19 +172,19 @@ impl Topology {
             }
             RedisServers::Cluster(seeds) => cluster::find(dialer, seeds, &self.map()).await,
         };
-        looked.trouble = found.and_then(|found| self.adopt(dialer, found)).err();
+        looked.trouble = found.map(|found| self.adopt(dialer, found)).err();
         looked.at = Some(Instant::now());
     }
 
     /// Takes what was found, if it is not older than what is known.
-    fn adopt(&self, dialer: &Dialer, found: Found) -> Result<(), Unavailable> {
+    fn adopt(&self, dialer: &Dialer, found: Found) {
         let known = self.map();
         if found.epoch < known.epoch && !found.by_most {
-            return Ok(());
+            return;
         }
         let mut primaries = Vec::with_capacity(found.primaries.len());
         for at in &found.primaries {
-            primaries.push(self.server(dialer, at)?);
+            primaries.push(self.server(dialer, at));
         }
         let mut owners = Vec::new();
         if self.is_cluster() {
@@ -197,17 +196,11 @@ impl Topology {
             }
         }
         self.replace(Map { version: 0, epoch: found.epoch, primaries, owners });
-        Ok(())
     }
 
-    /// A primary said that `slot` is at `at` now. The server to ask.
-    pub(super) fn moved(
-        &self,
-        dialer: &Dialer,
-        slot: Slot,
-        at: &HostPort,
-    ) -> Result<Arc<Server>, Unavailable> {
-        let server = self.server(dialer, at)?;
+    /// A primary said that `slot` is at `at` now.
+    pub(super) fn moved(&self, dialer: &Dialer, slot: Slot, at: &HostPort) {
+        let server = self.server(dialer, at);
         let known = self.map();
         let mut primaries = known.primaries.clone();
         let index = place(&mut primaries, &server);
@@ -216,16 +209,11 @@ impl Topology {
             *owner = index;
         }
         self.replace(Map { version: 0, epoch: known.epoch, primaries, owners });
-        Ok(server)
     }
 
     /// A primary said that `at` is taking over. The server to ask, once.
-    pub(super) fn taking_over(
-        &self,
-        dialer: &Dialer,
-        at: &HostPort,
-    ) -> Result<Arc<Server>, Unavailable> {
-        let server = self.server(dialer, at)?;
+    pub(super) fn taking_over(&self, dialer: &Dialer, at: &HostPort) -> Arc<Server> {
+        let server = self.server(dialer, at);
         let known = self.map();
         let mut primaries = known.primaries.clone();
         place(&mut primaries, &server);
@@ -235,7 +223,7 @@ impl Topology {
             primaries,
             owners: known.owners.clone(),
         });
-        Ok(server)
+        server
     }
 
     /// Who follows the primaries is told before any command can find the new ones.
@@ -258,16 +246,15 @@ impl Topology {
         self.map.store(Arc::new(map));
     }
 
-    fn server(&self, dialer: &Dialer, at: &HostPort) -> Result<Arc<Server>, Unavailable> {
+    fn server(&self, dialer: &Dialer, at: &HostPort) -> Arc<Server> {
         let address = at.to_string();
         let mut known = self.known();
         if let Some(server) = known.get(&address) {
-            return Ok(Arc::clone(server));
+            return Arc::clone(server);
         }
-        let client = dialer.client(at).map_err(|error| dialer.told(&address, &error))?;
-        let server = Server::new(address.clone(), client, self.servers.is_sentinel());
+        let server = Server::new(address.clone(), dialer.target(at), self.servers.is_sentinel());
         known.insert(address, Arc::clone(&server));
-        Ok(server)
+        server
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Server>>> {

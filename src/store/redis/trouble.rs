@@ -1,10 +1,13 @@
 //! What errors mean: to the connection, to the route, and to an operator.
 
+use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use super::dial::Dialer;
+use super::measure::Refusal;
 use crate::config::HostPort;
 use crate::store::Unavailable;
 
@@ -16,6 +19,14 @@ pub(super) fn is_silence(error: &RedisError) -> bool {
 /// Whether the connection broke before the answer came.
 pub(super) fn is_broken(error: &RedisError) -> bool {
     !error.is_timeout() && (error.is_io_error() || error.is_connection_dropped())
+}
+
+/// Whether an answer was more than we take. Asked again, it would be again.
+pub(super) fn is_too_much(error: &RedisError) -> bool {
+    type Inner = Arc<dyn Error + Send + Sync>;
+    let inner = error.source().and_then(|source| source.downcast_ref::<Inner>());
+    let inner = inner.and_then(|inner| inner.downcast_ref::<std::io::Error>());
+    inner.and_then(std::io::Error::get_ref).is_some_and(|inner| inner.is::<Refusal>())
 }
 
 /// Whether the connection is of no more use: it broke, or belongs to a user or a role that changed.
@@ -62,6 +73,7 @@ pub(super) fn remedy(error: &RedisError, asked: &str) -> Remedy {
             | ServerErrorKind::MasterDown
             | ServerErrorKind::BusyLoading,
         ) => Remedy::Look,
+        _ if is_too_much(error) => Remedy::None,
         _ if is_broken(error) => Remedy::Again,
         _ if error.is_timeout() => Remedy::None,
         _ => Remedy::None,
@@ -114,6 +126,7 @@ fn cause(error: &RedisError) -> &'static str {
              redis+cluster://"
         }
         ErrorKind::AuthenticationFailed => "refuses the username or the password",
+        _ if is_too_much(error) => "answers strangely",
         _ if error.is_connection_refusal() => "refuses the connection; is it running?",
         _ => match error.code() {
             Some("NOAUTH") => "wants a password",
