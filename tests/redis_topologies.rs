@@ -6,6 +6,8 @@ mod redis_fleet;
 #[path = "support/redis.rs"]
 #[allow(dead_code, reason = "the suite of the stores uses the rest of it")]
 mod redis_server;
+#[path = "support/redis_tls.rs"]
+mod redis_tls;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,9 +18,10 @@ use data_encoding::HEXLOWER;
 use doorward::clock::{Clock, UnixMillis};
 use doorward::secret::random_bytes;
 use doorward::session::{EndReason, SessionId, SessionKey, UserTag};
-use doorward::store::{Advice, Commit, Durability, Slot, Store, Unavailable};
+use doorward::store::{Advice, Commit, Durability, RedisSettings, Slot, Store, Unavailable};
 use redis_fleet::{Cluster, Watched, ask, eventually};
 use redis_server::{How, RedisServer};
+use redis_tls::{TlsCluster, TlsWatched};
 use tokio::task::JoinSet;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -574,6 +577,78 @@ async fn on_a_cluster_nothing_is_lost_while_slots_move_and_a_primary_fails() {
     every_primary_tells_of_its_changes(&cluster, &store).await;
     a_slot_moves_under_load(&cluster, &store, &users).await;
     a_primary_fails_under_load(&mut cluster, &store, &users).await;
+}
+
+/// With another authority, and without a certificate of our own.
+async fn strangers_are_refused(settings: &RedisSettings) {
+    let other = RedisServer::start(How::tls());
+    let mistrusts = RedisSettings { ca: other.settings().ca, ..settings.clone() };
+    let unnamed = RedisSettings { client_cert: None, client_key: None, ..settings.clone() };
+    for (stranger, why) in
+        [(mistrusts, "invalid peer certificate"), (unnamed, "CertificateRequired")]
+    {
+        let refused = Store::redis(&stranger).expect("good settings").ping().await;
+        let text = refused.expect_err("a stranger").0;
+        assert!(text.contains(why), "{text}");
+    }
+}
+
+/// Each primary keeps what belongs to it, and tells of it; a slot that moves is found again.
+async fn a_cluster_is_used_by_tls(cluster: &TlsCluster) {
+    let store = Store::redis(&cluster.settings()).expect("good settings");
+    let other = Store::redis(&cluster.settings()).expect("good settings");
+    let _following = Following::start(&store);
+    let slot = |tag: &UserTag| -> u16 {
+        let name = format!("{{{}}}", HEXLOWER.encode(&tag.0));
+        let said = cluster.servers[0].command(&["CLUSTER", "KEYSLOT", &name]);
+        said.trim_start_matches(':').parse().expect("a slot")
+    };
+    let mut used = std::collections::BTreeSet::new();
+    while used.len() < 3 {
+        let key = key();
+        let (slot, shares) = (slot(&key.tag), [5_461, 10_923, 16_384]);
+        let owner = shares.iter().position(|end| slot < *end).expect("of all slots");
+        create(&store, &key).await.expect("available");
+        comes_to_be_known(&store, &key).await;
+        is_forgotten_when_another_ends_it(&store, &other, &key).await;
+        if used.insert(owner) {
+            cluster.servers[owner].command(&["FLUSHALL"]);
+            cluster.move_slot(slot, owner);
+            let moved = SessionKey { id: SessionId(random_bytes()), ..key };
+            create(&store, &moved).await.expect("where it is now");
+            assert!(is_live(&load(&store, &moved).await.expect("where it is now")));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_speaks_nothing_but_tls_is_used_by_its_addresses() {
+    let cluster = TlsCluster::start("127.0.0.1");
+    a_cluster_is_used_by_tls(&cluster).await;
+    strangers_are_refused(&cluster.settings()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_whose_certificates_name_hosts_is_used_by_the_names_that_it_announces() {
+    a_cluster_is_used_by_tls(&TlsCluster::start("localhost")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_that_speak_nothing_but_tls_are_followed() {
+    let watched = TlsWatched::start();
+    let store = Store::redis(&watched.settings()).expect("good settings");
+    let _following = Following::start(&store);
+    let key = key();
+    create(&store, &key).await.expect("available");
+    comes_to_be_known(&store, &key).await;
+    watched.change_master();
+    works_again(&store, &key, Duration::from_secs(10)).await;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while end(&store, &key).await.is_err() {
+        assert!(Instant::now() < deadline, "the new master takes writes");
+    }
+    assert!(matches!(load(&store, &key).await, Ok(Slot::Ended { .. })));
+    strangers_are_refused(&watched.settings()).await;
 }
 
 async fn every_primary_tells_of_its_changes(cluster: &Cluster, store: &Store) {

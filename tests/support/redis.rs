@@ -16,14 +16,30 @@ use tempfile::TempDir;
 pub struct How {
     pub binary: PathBuf,
     pub tls: bool,
+    /// Whom the certificate names.
+    pub name: String,
+    /// Where the certificates of another server are, to be of one authority with it.
+    pub certificates: Option<PathBuf>,
+    /// A configuration that it writes to itself.
+    pub file: Option<PathBuf>,
     pub extra: Vec<String>,
 }
 
 impl Default for How {
     fn default() -> How {
-        How { binary: PathBuf::from("redis-server"), tls: false, extra: Vec::new() }
+        How {
+            binary: PathBuf::from("redis-server"),
+            tls: false,
+            name: "127.0.0.1".to_owned(),
+            certificates: None,
+            file: None,
+            extra: Vec::new(),
+        }
     }
 }
+
+/// What a server that speaks TLS keeps in its directory.
+const CERTIFICATES: [&str; 3] = ["ca.pem", "cert.pem", "key.pem"];
 
 impl How {
     /// A server that speaks TLS only and asks for a client's certificate.
@@ -49,8 +65,12 @@ impl RedisServer {
     /// Starts a server and waits until it answers.
     pub fn start(how: How) -> RedisServer {
         let directory = TempDir::new().expect("a temporary directory");
-        if how.tls {
-            write_certificates(&directory);
+        match &how.certificates {
+            Some(of) => CERTIFICATES.iter().for_each(|name| {
+                std::fs::copy(of.join(name), directory.path().join(name)).expect("certificates");
+            }),
+            None if how.tls => write_certificates(&directory, &how.name),
+            None => {}
         }
         let mut server = RedisServer { how, port: free_port(), directory, child: None };
         server.spawn();
@@ -72,6 +92,12 @@ impl RedisServer {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// What it was started with.
+    pub fn argument(&self, name: &str) -> String {
+        let mut arguments = self.how.extra.iter().skip_while(|argument| *argument != name);
+        arguments.nth(1).expect("an argument with a value").clone()
     }
 
     /// Where it keeps its files.
@@ -140,7 +166,11 @@ impl RedisServer {
         let port = self.port.to_string();
         let mut command = Command::new(&self.how.binary);
         command.current_dir(self.directory.path());
-        command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+        command.args(&self.how.file);
+        command.args(["--bind", "127.0.0.1"]);
+        if self.how.file.is_none() {
+            command.args(["--save", "", "--appendonly", "no"]);
+        }
         command.args(["--daemonize", "no", "--logfile", "log"]);
         command.args(["--unixsocket", "redis.sock"]);
         if self.how.tls {
@@ -187,13 +217,13 @@ impl Drop for RedisServer {
     }
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("bound").port()
 }
 
-/// An authority, and one certificate for 127.0.0.1 that both sides use.
-fn write_certificates(directory: &TempDir) {
+/// An authority, and one certificate that both sides use.
+fn write_certificates(directory: &TempDir, name: &str) {
     let write = |name: &str, text: String| {
         std::fs::write(directory.path().join(name), text).expect("a writable directory");
     };
@@ -203,7 +233,7 @@ fn write_certificates(directory: &TempDir) {
     write("ca.pem", ca.self_signed(&ca_key).expect("signed").pem());
     let issuer = Issuer::new(ca, ca_key);
     let key = KeyPair::generate().expect("a key");
-    let mut leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("an address");
+    let mut leaf = CertificateParams::new(vec![name.to_owned()]).expect("a name or address");
     // Of the same name as its authority it would pass for one.
     leaf.distinguished_name.push(DnType::CommonName, "redis of a test");
     write("cert.pem", leaf.signed_by(&key, &issuer).expect("signed").pem());

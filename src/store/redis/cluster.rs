@@ -3,7 +3,7 @@
 //! A few nodes are asked at once, those known and those named in the configuration. The answer that
 //! counts the greatest epoch is the newest; what it does not know yet, `MOVED` will say.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use ::redis::{RedisError, cmd};
 use tokio::task::JoinSet;
@@ -19,6 +19,8 @@ use crate::store::Unavailable;
 const ASKED: usize = 6;
 /// Primaries that a cluster may have.
 const MOST_PRIMARIES: usize = 1_000;
+/// Nodes of which the names are kept.
+const MOST_NODES: usize = 8 * MOST_PRIMARIES;
 
 pub(super) async fn find(
     dialer: &Dialer,
@@ -83,24 +85,27 @@ async fn ask(
     read(&text, &host, tls).ok_or_else(|| format!("{address} knows of no primary"))
 }
 
-/// Reads `CLUSTER NODES`: one line for each node, of which the primaries matter.
+/// Reads `CLUSTER NODES`: one line for each node, of which the primaries matter, and with TLS the names of all.
 fn read(text: &str, asked: &str, tls: bool) -> Option<Found> {
-    let mut found = Found { epoch: 0, primaries: Vec::new(), ranges: Vec::new(), by_most: false };
+    let (primaries, ranges, names) = (Vec::new(), Vec::new(), HashMap::new());
+    let mut found = Found { epoch: 0, primaries, ranges, names, by_most: false };
     for line in text.lines() {
         let words: Vec<&str> = line.split(' ').collect();
         let [_, address, flags, _, _, _, epoch, _, slots @ ..] = words.as_slice() else {
             continue;
         };
-        if !is_primary(flags) || found.primaries.len() >= MOST_PRIMARIES {
-            continue;
+        let Some((at, name)) = node(address, asked) else { continue };
+        let called = name.filter(|_| tls).unwrap_or_else(|| at.clone());
+        if called != at && found.names.len() < MOST_NODES {
+            found.names.insert(at, called.clone());
         }
-        let Some(at) = node(address, asked, tls) else { continue };
         // One without slots keeps nothing yet.
-        if !slots.iter().any(|range| slot_range(range).is_some()) {
+        let keeps = slots.iter().any(|range| slot_range(range).is_some());
+        if !keeps || !is_primary(flags) || found.primaries.len() >= MOST_PRIMARIES {
             continue;
         }
         let owner = u16::try_from(found.primaries.len()).ok()?;
-        found.primaries.push(at);
+        found.primaries.push(called);
         found.epoch = found.epoch.max(epoch.parse().unwrap_or(0));
         let ranges = slots.iter().filter_map(|range| slot_range(range));
         found.ranges.extend(ranges.map(|(first, last)| (first, last, owner)));
@@ -114,13 +119,15 @@ fn is_primary(flags: &str) -> bool {
     flags.contains(&"master") && !gone.iter().any(|flag| flags.contains(flag))
 }
 
-/// `IP:PORT@BUSPORT[,HOSTNAME][,…]`. A certificate names hosts rather than addresses.
-fn node(text: &str, asked: &str, tls: bool) -> Option<HostPort> {
+/// `IP:PORT@BUSPORT[,HOSTNAME][,…]`: the address, and the name if there is one. A certificate names hosts rather
+/// than addresses.
+fn node(text: &str, asked: &str) -> Option<(HostPort, Option<HostPort>)> {
     let mut parts = text.split(',');
     let address = parts.next()?.split('@').next()?;
     let at = redirected(address, asked)?;
-    let name = parts.next().filter(|name| !name.is_empty() && !name.contains('=') && tls);
-    Some(name.map_or(at.clone(), |name| HostPort { host: name.to_owned(), port: at.port }))
+    let name = parts.next().filter(|name| !name.is_empty() && !name.contains('='));
+    let name = name.map(|name| HostPort { host: name.to_owned(), port: at.port });
+    Some((at, name))
 }
 
 /// `5461-10922` or `5461`; a slot on its way, `[93->-ID]`, still is where it was.
@@ -156,6 +163,15 @@ bad
     fn with_tls_a_node_is_called_by_its_name() {
         let found = read(NODES, "asked", true).expect("primaries");
         assert_eq!(found.primaries[0].to_string(), "host2:30002");
+        let name = |port| found.names.get(&redirected(&format!("127.0.0.1:{port}"), "")?);
+        assert_eq!(name(30002).map(HostPort::to_string).as_deref(), Some("host2:30002"));
+        assert_eq!(
+            name(30004).map(HostPort::to_string).as_deref(),
+            Some("host4:30004"),
+            "a replica"
+        );
+        assert_eq!(name(30006), None, "it announces none");
+        assert!(read(NODES, "asked", false).expect("primaries").names.is_empty());
     }
 
     #[test]

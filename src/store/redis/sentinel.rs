@@ -35,7 +35,8 @@ pub(super) async fn find(
     if before.primaries.iter().all(|server| server.address != address) {
         is_master(dialer, &named.at).await?;
     }
-    Ok(Found { epoch: named.epoch, primaries: vec![named.at], ranges: Vec::new(), by_most })
+    let (epoch, primaries) = (named.epoch, vec![named.at]);
+    Ok(Found { epoch, primaries, ranges: Vec::new(), names: HashMap::new(), by_most })
 }
 
 /// The newest that they say, and whether more than half of them were heard.

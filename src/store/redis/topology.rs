@@ -53,6 +53,9 @@ pub(super) struct Map {
     pub(super) primaries: Vec<Arc<Server>>,
     /// On a cluster: for each slot an index into `primaries`, or [`NOBODY`].
     owners: Vec<u16>,
+    /// On a cluster with TLS: what nodes announce that they are called, by address. A redirect has the
+    /// address, and a certificate the name.
+    names: Arc<HashMap<HostPort, HostPort>>,
 }
 
 /// A slot without a primary.
@@ -64,6 +67,8 @@ pub(super) struct Found {
     pub(super) primaries: Vec<HostPort>,
     /// On a cluster: first and last slot, and an index into `primaries`.
     pub(super) ranges: Vec<(u16, u16, u16)>,
+    /// By address, of those nodes that have one, also of such as have no slots yet.
+    pub(super) names: HashMap<HostPort, HostPort>,
     /// More than half were heard and nobody knows better: an older epoch is believed too, since those
     /// who count may have been set up anew.
     pub(super) by_most: bool,
@@ -82,11 +87,17 @@ impl Map {
         self.version
     }
 
+    /// What the node at an address is called, if it says so.
+    fn called<'a>(&'a self, at: &'a HostPort) -> &'a HostPort {
+        self.names.get(at).unwrap_or(at)
+    }
+
     fn says_as(&self, other: &Map) -> bool {
         let same = |(one, two): (&Arc<Server>, &Arc<Server>)| one.address == two.address;
         self.primaries.len() == other.primaries.len()
             && self.primaries.iter().zip(&other.primaries).all(same)
             && self.owners == other.owners
+            && self.names == other.names
     }
 }
 
@@ -195,26 +206,28 @@ impl Topology {
                 }
             }
         }
-        self.replace(Map { version: 0, epoch: found.epoch, primaries, owners });
+        let names = Arc::new(found.names);
+        self.replace(Map { version: 0, epoch: found.epoch, primaries, owners, names });
     }
 
     /// A primary said that `slot` is at `at` now.
     pub(super) fn moved(&self, dialer: &Dialer, slot: Slot, at: &HostPort) {
-        let server = self.server(dialer, at);
         let known = self.map();
+        let server = self.server(dialer, known.called(at));
         let mut primaries = known.primaries.clone();
         let index = place(&mut primaries, &server);
         let mut owners = known.owners.clone();
         if let Some(owner) = owners.get_mut(usize::from(slot.0)) {
             *owner = index;
         }
-        self.replace(Map { version: 0, epoch: known.epoch, primaries, owners });
+        let names = Arc::clone(&known.names);
+        self.replace(Map { version: 0, epoch: known.epoch, primaries, owners, names });
     }
 
     /// A primary said that `at` is taking over. The server to ask, once.
     pub(super) fn taking_over(&self, dialer: &Dialer, at: &HostPort) -> Arc<Server> {
-        let server = self.server(dialer, at);
         let known = self.map();
+        let server = self.server(dialer, known.called(at));
         let mut primaries = known.primaries.clone();
         place(&mut primaries, &server);
         self.replace(Map {
@@ -222,6 +235,7 @@ impl Topology {
             epoch: known.epoch,
             primaries,
             owners: known.owners.clone(),
+            names: Arc::clone(&known.names),
         });
         server
     }
