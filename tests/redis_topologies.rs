@@ -575,6 +575,7 @@ async fn on_a_cluster_nothing_is_lost_while_slots_move_and_a_primary_fails() {
     let users: Vec<UserTag> = (0..10).map(|_| UserTag(random_bytes())).collect();
     let _following = Following::start(&store);
     every_primary_tells_of_its_changes(&cluster, &store).await;
+    a_login_waits_while_its_keys_are_on_their_way(&cluster, &store).await;
     a_slot_moves_under_load(&cluster, &store, &users).await;
     a_primary_fails_under_load(&mut cluster, &store, &users).await;
 }
@@ -661,6 +662,40 @@ async fn every_primary_tells_of_its_changes(cluster: &Cluster, store: &Store) {
         comes_to_be_known(store, &key).await;
         is_forgotten_when_another_ends_it(store, &other, &key).await;
     }
+}
+
+async fn a_login_waits_while_its_keys_are_on_their_way(cluster: &Cluster, store: &Store) {
+    let first = key();
+    create(store, &first).await.expect("available");
+    let second = SessionKey { id: SessionId(random_bytes()), ..first };
+    let slot = slot_of(cluster, &first.tag);
+    let (from, to) = (cluster.owner(slot), cluster.another(slot));
+    cluster.begin_migration(slot, from, to);
+    assert_eq!(cluster.move_keys(slot, from, to, 1), 1, "a record and an index: one is left");
+    let begun = Instant::now();
+    let error = create(store, &second).await.expect_err("half is here and half there");
+    let gave_up = begun.elapsed();
+    assert!(error.0.contains("is moving these sessions"), "{error}");
+    // A second for a new connection, half of one for the answer.
+    let deadline = Duration::from_millis(1_500);
+    assert!((deadline - deadline / 5..deadline * 2).contains(&gave_up), "{gave_up:?}");
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { create(&store, &second).await }
+    });
+    let before = store.round_trips();
+    while store.round_trips() < before + 5 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!waiting.is_finished());
+    while cluster.move_keys(slot, from, to, 100) > 0 {}
+    // The keys of a session that is not there yet are missing until the slot has moved.
+    cluster.end_migration(slot, from, to);
+    let whole = Instant::now();
+    waiting.await.expect("no panic").expect("the slot is there");
+    println!("gave up after {gave_up:?}; went on {:?} after the slot", whole.elapsed());
+    eventually("all know the new owner", || cluster.owner(slot) == to);
+    assert!(is_live(&load(store, &second).await.expect("available")));
 }
 
 async fn a_slot_moves_under_load(cluster: &Cluster, store: &Store, users: &[UserTag]) {

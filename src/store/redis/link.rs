@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use ::redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, from_redis_value};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::Redis;
 use super::breaker::Open;
@@ -151,6 +152,7 @@ impl Redis {
             ))));
         };
         let limit = self.limit(&question);
+        let question = Question { limit, ..question };
         match tokio::time::timeout(limit, self.attempts(question)).await {
             Ok(answer) => answer,
             Err(_) => {
@@ -167,7 +169,8 @@ impl Redis {
 
     async fn attempts(&self, mut question: Question<'_>) -> Result<Answer, Refused> {
         let mut last = None;
-        for _ in 0..ATTEMPTS {
+        while question.attempts < ATTEMPTS {
+            question.attempts += 1;
             let map = self.shared.topology.map();
             let server = match self.destination(&map, &mut question) {
                 Some(server) => server,
@@ -237,8 +240,13 @@ impl Redis {
             (Remedy::Ask(at), Place::Slot(_)) if topology.is_cluster() => {
                 question.asking = Some(topology.taking_over(dialer, &at));
             }
-            (Remedy::Patience, _) if question.is_patient => tokio::time::sleep(UNSETTLED).await,
-            (Remedy::Patience, _) => return Err(Refused::Unsettled),
+            (Remedy::Patience, _) if !question.is_patient => return Err(Refused::Unsettled),
+            (Remedy::Patience, _) if question.is_over_after(UNSETTLED) => return Err(failed()),
+            (Remedy::Patience, _) => {
+                tokio::time::sleep(UNSETTLED).await;
+                // That is no circle: it ends by the deadline.
+                question.attempts = 0;
+            }
             (Remedy::Again, _) if !std::mem::replace(&mut question.broke, true) => {}
             (Remedy::Look | Remedy::Again, Place::Slot(_)) => {
                 self.look(map, Some(failed())).await?;
@@ -315,6 +323,11 @@ struct Question<'a> {
     by_text: bool,
     /// A connection broke under it once.
     broke: bool,
+    /// Since the last time it waited.
+    attempts: usize,
+    begun: Instant,
+    /// What it has from then on, all attempts together.
+    limit: Duration,
 }
 
 impl<'a> Question<'a> {
@@ -327,6 +340,13 @@ impl<'a> Question<'a> {
             asking: None,
             by_text: false,
             broke: false,
+            attempts: 0,
+            begun: Instant::now(),
+            limit: Duration::MAX,
         }
+    }
+
+    fn is_over_after(&self, pause: Duration) -> bool {
+        self.begun.elapsed().saturating_add(pause) >= self.limit
     }
 }
