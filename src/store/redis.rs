@@ -39,36 +39,35 @@ pub(super) mod connection;
 mod dial;
 mod inspect;
 mod link;
+mod listing;
 mod measure;
 pub(super) mod names;
 pub(super) mod nodes;
 mod scripts;
 mod sentinel;
 mod server;
+mod settings;
 mod slots;
 mod tend;
 mod tls;
 mod topology;
 mod trouble;
 
-use std::collections::HashSet;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use ::redis::cmd;
 use bytes::Bytes;
-use zeroize::Zeroizing;
 
 use self::dial::Dialer;
 pub use self::inspect::Advice;
 use self::inspect::Advised;
 use self::link::{Ask, Own, Place, Refused};
-use self::names::{AHEAD, ALL_INDEXES, EVERYONE, Names, hex, id_of};
+use self::names::{AHEAD, EVERYONE, Names, hex, id_of};
 use self::scripts::Scripts;
-use self::server::{Server, Wait};
+use self::server::Wait;
+pub use self::settings::RedisSettings;
 use self::slots::Slot as HashSlot;
 use self::topology::Topology;
 
@@ -76,73 +75,10 @@ use super::entry::{
     FORGET_SLACK, LINE_KEPT, MEMO_LIMIT, MOST_PER_USER, collision, live_prefix, pack_ended,
     pack_live, too_many, unpack,
 };
-use super::memory::newest_first;
-use super::{Commit, Durability, LISTED_MOST, Listed, Loaded, OpenError, Slot, Unavailable};
+use super::{Commit, Durability, Loaded, OpenError, Slot, Unavailable};
 use crate::clock::UnixMillis;
 use crate::config::RedisUrl;
 use crate::session::{EndReason, NotBefore, SessionId, SessionKey, UserTag};
-
-/// Keys that one SCAN step looks at.
-const SCAN_COUNT: usize = 1_000;
-
-/// Records of one listing that are asked for at once: a record may have 20 KiB, and an answer has a bound.
-const LISTED_AT_ONCE: usize = 100;
-
-/// Where Redis is and how to reach it.
-#[derive(Clone)]
-pub struct RedisSettings {
-    /// As [`RedisUrl`] reads it.
-    pub url: String,
-    /// PEM file with the authorities that may vouch for the server; the system's when absent.
-    pub ca: Option<PathBuf>,
-    /// PEM file with our certificate chain, for a server that asks for one.
-    pub client_cert: Option<PathBuf>,
-    /// PEM file with the key of `client_cert`.
-    pub client_key: Option<PathBuf>,
-    pub username: Option<String>,
-    pub password: Option<Zeroizing<String>>,
-    pub sentinel_username: Option<String>,
-    pub sentinel_password: Option<Zeroizing<String>>,
-    /// Replicas that have to have a new session or a revocation; none are waited for when zero.
-    pub wait_replicas: u32,
-    /// How long they are waited for.
-    pub wait_timeout: Duration,
-    /// How long one command may take.
-    pub response_timeout: Duration,
-    /// Whether what Redis said of a session is believed until it tells of a change.
-    pub local_cache: bool,
-}
-
-impl Default for RedisSettings {
-    fn default() -> RedisSettings {
-        RedisSettings {
-            url: "redis://127.0.0.1:6379".to_owned(),
-            ca: None,
-            client_cert: None,
-            client_key: None,
-            username: None,
-            password: None,
-            sentinel_username: None,
-            sentinel_password: None,
-            wait_replicas: 0,
-            wait_timeout: Duration::from_millis(100),
-            response_timeout: Duration::from_millis(500),
-            local_cache: true,
-        }
-    }
-}
-
-impl fmt::Debug for RedisSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisSettings")
-            .field("ca", &self.ca)
-            .field("client_cert", &self.client_cert)
-            .field("username", &self.username)
-            .field("response_timeout", &self.response_timeout)
-            .field("local_cache", &self.local_cache)
-            .finish_non_exhaustive()
-    }
-}
 
 /// A handle with connections of its own, shared by its clones.
 #[derive(Clone)]
@@ -445,111 +381,6 @@ impl Redis {
         self.ask::<String>(self.everyone(), Ask::Command(&cmd("PING"))).await.map(|_| ())
     }
 
-    /// The index first and the line after it: a session that a revocation in between ends is not shown.
-    pub(super) async fn sessions_of(&self, tag: &UserTag) -> Result<Vec<Listed>, Unavailable> {
-        let mut command = cmd("HGETALL");
-        command.arg(Names::of(tag).index());
-        let index: Vec<(Vec<u8>, Vec<u8>)> =
-            self.ask(self.user(tag), Ask::Command(&command)).await?;
-        let line = self.not_before(tag).await?;
-        let mut dated: Vec<_> = index
-            .iter()
-            .filter_map(|(field, value)| indexed(field, value))
-            .filter(|(id, created)| !line.ends(*id, *created))
-            .collect();
-        dated.sort_by_key(|(id, created)| (std::cmp::Reverse(*created), *id));
-        dated.truncate(LISTED_MOST);
-        self.listed(tag, dated).await
-    }
-
-    /// Walks the users' indexes of all primaries.
-    pub(super) async fn all(&self, limit: usize) -> Result<Vec<Listed>, Unavailable> {
-        // Where they are is not known before something was asked.
-        self.ping().await?;
-        let (mut out, mut seen) = (Vec::new(), HashSet::new());
-        for server in &self.shared.topology.map().primaries {
-            self.all_of(server, limit, &mut seen, &mut out).await?;
-        }
-        Ok(out)
-    }
-
-    /// With SCAN, which unlike KEYS lets others have their turn.
-    async fn all_of(
-        &self,
-        server: &Arc<Server>,
-        limit: usize,
-        seen: &mut HashSet<UserTag>,
-        out: &mut Vec<Listed>,
-    ) -> Result<(), Unavailable> {
-        let mut cursor: u64 = 0;
-        loop {
-            let (next, names) = self.scan_indexes(server, cursor).await?;
-            for tag in names.iter().filter_map(|name| Names::tag_of_index(name)) {
-                if out.len() >= limit {
-                    return Ok(());
-                }
-                if seen.insert(tag) {
-                    let room = limit - out.len();
-                    out.extend(self.sessions_of(&tag).await?.into_iter().take(room));
-                }
-            }
-            if next == 0 {
-                return Ok(());
-            }
-            cursor = next;
-        }
-    }
-
-    async fn scan_indexes(
-        &self,
-        server: &Arc<Server>,
-        cursor: u64,
-    ) -> Result<(u64, Vec<Vec<u8>>), Unavailable> {
-        let mut command = cmd("SCAN");
-        command.arg(cursor).arg("MATCH").arg(ALL_INDEXES);
-        command.arg("COUNT").arg(SCAN_COUNT);
-        self.ask(Place::At(server), Ask::Command(&command)).await
-    }
-
-    /// The records and touches of `dated`, newest first.
-    async fn listed(
-        &self,
-        tag: &UserTag,
-        dated: Vec<(SessionId, UnixMillis)>,
-    ) -> Result<Vec<Listed>, Unavailable> {
-        let mut out = Vec::with_capacity(dated.len());
-        for some in dated.chunks(LISTED_AT_ONCE) {
-            self.list(tag, some, &mut out).await?;
-        }
-        newest_first(&mut out);
-        Ok(out.into_iter().map(|(_, listed)| listed).collect())
-    }
-
-    /// In one round trip.
-    async fn list(
-        &self,
-        tag: &UserTag,
-        dated: &[(SessionId, UnixMillis)],
-        out: &mut Vec<(UnixMillis, Listed)>,
-    ) -> Result<(), Unavailable> {
-        let names = Names::of(tag);
-        let mut command = cmd("MGET");
-        for (id, _) in dated {
-            command.arg(names.record(*id)).arg(names.touch(*id));
-        }
-        let values: Vec<Option<Vec<u8>>> = self.ask(self.user(tag), Ask::Command(&command)).await?;
-        for ((id, created), pair) in dated.iter().zip(values.chunks_exact(2)) {
-            let [record, touch] = pair else { continue };
-            let slot = self.slot(record.clone())?;
-            let touched = self.millis(touch.clone())?;
-            if let Slot::Live { revision, sealed } = slot {
-                let key = SessionKey { tag: *tag, id: *id };
-                out.push((*created, Listed { key, revision, sealed, touched }));
-            }
-        }
-        Ok(())
-    }
-
     fn slot(&self, value: Option<Vec<u8>>) -> Result<Slot, Unavailable> {
         match value {
             None => Ok(Slot::Absent),
@@ -579,12 +410,6 @@ impl Redis {
     }
 }
 
-/// A session in the index; `None` for the two fields that are no sessions.
-fn indexed(field: &[u8], value: &[u8]) -> Option<(SessionId, UnixMillis)> {
-    let created = value.split(|byte| *byte == b' ').next()?;
-    Some((id_of(field)?, decimal(created)?))
-}
-
 fn not_before(value: &[u8]) -> Option<NotBefore> {
     let mut parts = value.splitn(2, |byte| *byte == b' ');
     let at = decimal(parts.next()?)?;
@@ -610,6 +435,10 @@ fn expiry(forget_at: UnixMillis) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use zeroize::Zeroizing;
+
     use super::*;
 
     fn settings(url: &str) -> RedisSettings {

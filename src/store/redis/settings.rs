@@ -1,0 +1,63 @@
+//! What an operator says of the store.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+/// Where Redis is and how to reach it.
+#[derive(Clone)]
+pub struct RedisSettings {
+    /// As [`RedisUrl`] reads it.
+    pub url: String,
+    /// PEM file with the authorities that may vouch for the server; the system's when absent.
+    pub ca: Option<PathBuf>,
+    /// PEM file with our certificate chain, for a server that asks for one.
+    pub client_cert: Option<PathBuf>,
+    /// PEM file with the key of `client_cert`.
+    pub client_key: Option<PathBuf>,
+    pub username: Option<String>,
+    pub password: Option<Zeroizing<String>>,
+    pub sentinel_username: Option<String>,
+    pub sentinel_password: Option<Zeroizing<String>>,
+    /// Replicas that have to have a new session or a revocation; none are waited for when zero.
+    pub wait_replicas: u32,
+    /// How long they are waited for.
+    pub wait_timeout: Duration,
+    /// How long one command may take.
+    pub response_timeout: Duration,
+    /// Whether what Redis said of a session is believed until it tells of a change.
+    pub local_cache: bool,
+}
+
+impl Default for RedisSettings {
+    fn default() -> RedisSettings {
+        RedisSettings {
+            url: "redis://127.0.0.1:6379".to_owned(),
+            ca: None,
+            client_cert: None,
+            client_key: None,
+            username: None,
+            password: None,
+            sentinel_username: None,
+            sentinel_password: None,
+            wait_replicas: 0,
+            wait_timeout: Duration::from_millis(100),
+            response_timeout: Duration::from_millis(500),
+            local_cache: true,
+        }
+    }
+}
+
+impl fmt::Debug for RedisSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisSettings")
+            .field("ca", &self.ca)
+            .field("client_cert", &self.client_cert)
+            .field("username", &self.username)
+            .field("response_timeout", &self.response_timeout)
+            .field("local_cache", &self.local_cache)
+            .finish_non_exhaustive()
+    }
+}
