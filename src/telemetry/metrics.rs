@@ -1,5 +1,7 @@
 //! Counters in the Prometheus text format. Labels come from our own code, never from a client.
 
+mod moves;
+
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,8 +14,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::events::SessionEvent;
+use super::events::{Moved, SessionEvent};
 use super::limits::{Bursts, Limit};
+use moves::Moves;
 
 /// All counters of a gateway; cheap to clone.
 #[derive(Clone)]
@@ -23,6 +26,7 @@ pub struct Metrics {
     /// Those that most requests move, by status: without a lock and a hash.
     admitted: Arc<[OnceLock<Counter>; STATUSES]>,
     events: Family<EventLabels, Counter>,
+    moves: Moves,
     store_errors: Counter,
     round_trips: Counter,
     servers: StoreServers,
@@ -151,6 +155,7 @@ impl Default for Metrics {
         let tunnels = Gauge::default();
         registry.register("requests", "Requests by verdict and status", requests.clone());
         registry.register("session_events", "Session events", events.clone());
+        let moves = Moves::register(&mut registry);
         registry.register("store_errors", "Store calls that failed", store_errors.clone());
         let round_trips = Counter::default();
         registry.register("store_round_trips", "Questions to Redis", round_trips.clone());
@@ -185,6 +190,7 @@ impl Default for Metrics {
             requests,
             admitted: Arc::new([const { OnceLock::new() }; STATUSES]),
             events,
+            moves,
             store_errors,
             round_trips,
             servers,
@@ -219,6 +225,11 @@ impl Metrics {
     /// Counts one session event.
     pub fn event(&self, event: SessionEvent) {
         self.events.get_or_create(&EventLabels { event: event.word() }).inc();
+    }
+
+    /// Counts a session that moved: each signal, and what they were answered with.
+    pub fn moved(&self, moved: Moved<'_>) {
+        self.moves.count(moved);
     }
 
     /// Counts one failed call to the store.

@@ -123,6 +123,9 @@ async fn a_route_that_monitors_lets_a_thief_in_and_says_once_what_it_would_have_
     for _ in 0..3 {
         assert_eq!(verdict(&mut thief).await, "admitted");
     }
+    let metrics = scene.gateway.metrics().await;
+    let counted = "doorward_moved_total{answer=\"login\",enforced=\"false\"} 1\n";
+    assert!(metrics.contains(counted), "{metrics}");
     let moves = scene.moves();
     assert_eq!(moves.len(), 1, "{moves:#?}");
     let line = &moves[0];
@@ -145,6 +148,14 @@ async fn a_route_that_enforces_stops_other_software_elsewhere_at_its_first_reque
     assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
     assert_eq!(scene.upstream.heads().len(), seen, "the app saw nothing of it");
     assert_eq!(verdict(&mut scene.alice).await, "401 reauthenticate", "nobody knows who is who");
+    let metrics = scene.gateway.metrics().await;
+    for line in [
+        "doorward_moved_total{answer=\"login\",enforced=\"true\"} 1\n",
+        "doorward_signals_total{signal=\"browser\"} 1\n",
+        "doorward_signals_total{signal=\"country\"} 1\n",
+    ] {
+        assert!(metrics.contains(line), "{line}{metrics}");
+    }
     scene.alice.log_in("alice").await;
     assert_eq!(verdict(&mut scene.alice).await, "admitted");
     assert_eq!(verdict(&mut thief).await, "401 replaced");

@@ -50,9 +50,11 @@ impl Attempt<'_> {
             return;
         }
         let enforced = self.visit.policy.signals == Watch::Enforce;
+        let moved = Moved { report, enforced };
+        self.guard.shared.metrics.moved(moved);
         let mut about = about(&record.identity.user, self.token.key.id, self.visit.context);
         about.other = Some(&record.renewed_from);
-        about.moved = Some(Moved { report, enforced });
+        about.moved = Some(moved);
         self.guard.shared.event(SessionEvent::Moved, about);
     }
 }
