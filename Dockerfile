@@ -8,6 +8,7 @@ FROM rust:1-bookworm AS build
 WORKDIR /build
 # Dependencies first: they change less often than we do.
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
 RUN mkdir src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \

@@ -1,10 +1,13 @@
 //! One connection, as the gateway and the server see it together.
 
 use std::net::IpAddr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use crate::http::SanitizedHead;
 use crate::session::Fingerprint;
+
+use super::way::Way;
 
 /// Who is at the other end, and what the gateway learned about them. The server reads it to tell
 /// clients apart when there is not room for all.
@@ -16,6 +19,8 @@ pub struct Caller {
     fingerprint: OnceLock<Fingerprint>,
     known: AtomicBool,
     received: AtomicU64,
+    /// Of the last request.
+    way: Mutex<Option<Arc<Way>>>,
 }
 
 /// Beside each piece of a body: its frame's own bytes.
@@ -30,7 +35,17 @@ impl Caller {
             fingerprint: OnceLock::new(),
             known: AtomicBool::new(false),
             received: AtomicU64::new(0),
+            way: Mutex::new(None),
         }
+    }
+
+    /// The way of a request: as last time, where it is the same.
+    pub(super) fn way(&self, head: &SanitizedHead) -> Arc<Way> {
+        let mut last = self.way.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = last.as_ref().filter(|way| way.is(head.client, &head.host)) {
+            return Arc::clone(same);
+        }
+        Arc::clone(last.insert(Arc::new(Way::new(head.client, head.host.clone()))))
     }
 
     /// Notes the host that the handshake was for.

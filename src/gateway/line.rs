@@ -15,13 +15,13 @@ const PATH_LIMIT: usize = 512;
 
 /// What is known of a request so far.
 pub(super) struct Line {
-    began: Instant,
+    /// Absent where no line will be written.
+    began: Option<Instant>,
     request: RequestId,
     method: Method,
     host: String,
     path: String,
     client: IpAddr,
-    written: bool,
     /// Whether it was for the machine that the browser runs on.
     local: bool,
     verdict: &'static str,
@@ -37,12 +37,11 @@ impl Line {
         let (host, path) =
             if written { (host(request), cut(request.uri().path())) } else { Default::default() };
         Line {
-            began: Instant::now(),
+            began: written.then(Instant::now),
             request: arrival.request.clone(),
             method: request.method().clone(),
             host,
             path,
-            written,
             local: false,
             client: arrival.client,
             verdict: "malformed",
@@ -81,12 +80,13 @@ impl Line {
             Some(_) => ADMIT,
         };
         self.session = permit.session().map(|key| key.id);
-        let user = permit.identity().filter(|_| self.written).map(|who| who.user.clone());
+        let user = permit.identity().filter(|_| self.began.is_some()).map(|who| who.user.clone());
         self.user = user.unwrap_or_default();
     }
 
     pub(super) fn upstream_answered(&mut self) {
-        self.upstream_ms = u64::try_from(self.began.elapsed().as_millis()).ok();
+        let took = self.began.map(|began| began.elapsed());
+        self.upstream_ms = took.and_then(|took| u64::try_from(took.as_millis()).ok());
     }
 
     pub(super) fn detail(&mut self, detail: String) {
@@ -98,6 +98,7 @@ impl Line {
     }
 
     pub(super) fn write(&self, log: &RequestLog, status: StatusCode) {
+        let Some(began) = self.began else { return };
         log.write(&RequestLine {
             request: self.request.as_str(),
             client: self.client,
@@ -109,7 +110,7 @@ impl Line {
             session: self.session.map(|id| id.handle()),
             status: status.as_u16(),
             upstream_ms: self.upstream_ms,
-            took_us: u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            took_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
             detail: &self.detail,
         });
     }

@@ -20,6 +20,7 @@ mod pressure;
 mod steer;
 mod upstream_head;
 mod upstreams;
+mod way;
 mod websocket;
 
 pub use body::{RequestBody, RequestBodyError, ResponseBody, ResponseBodyError, WasCut};
@@ -250,7 +251,8 @@ impl Gateway {
         let asker = head.asker.clone();
         let head = SanitizedHead::new(head, &self.owned, cookies);
         let websocket = head.websocket;
-        let upstream_head = UpstreamHead::new(head, permit, route);
+        let way = inbound.caller.way(&head);
+        let upstream_head = UpstreamHead::by(&way, head, permit, route);
         let sent = match inbound.upgrade {
             Some(upgrade) if websocket => {
                 Box::pin(self.tunnel(upstream_head, upgrade, route, permit, line)).await

@@ -2,31 +2,40 @@
 
 use http::header::{self, HeaderMap, HeaderName};
 
-const HOP_BY_HOP: [HeaderName; 8] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("http2-settings"),
-];
+/// Whether a field is about the connection, whatever the message says.
+pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+    )
+}
 
 /// Removes the fields that every `Connection` line nominates, then the known hop-by-hop fields.
 ///
 /// Called before we add anything: a nomination can then never name a field of ours
 /// (CVE-2024-45410, CVE-2026-29054).
 pub fn strip(headers: &mut HeaderMap) {
-    // Asked by the request's fields, which are mostly none of these.
-    let known: Vec<HeaderName> =
-        headers.keys().filter(|name| HOP_BY_HOP.contains(name)).cloned().collect();
-    if known.contains(&header::CONNECTION) {
+    strip_with(headers, |_| false);
+}
+
+/// Removes what [`strip`] does, and `also`. All of them are looked for in one pass over the fields that
+/// are there: each request and each answer comes by here, and mostly none of them is there.
+pub(super) fn strip_with(headers: &mut HeaderMap, mut also: impl FnMut(&HeaderName) -> bool) {
+    let goes = |name: &&HeaderName| is_hop_by_hop(name) || also(name);
+    let gone: Vec<HeaderName> = headers.keys().filter(goes).cloned().collect();
+    if gone.contains(&header::CONNECTION) {
         for name in nominated(headers) {
             headers.remove(name);
         }
     }
-    for name in known {
+    for name in gone {
         headers.remove(name);
     }
 }
@@ -35,7 +44,13 @@ pub fn strip(headers: &mut HeaderMap) {
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     let lines = headers.get_all(header::CONNECTION).iter();
     let tokens = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-    tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok()).collect()
+    let fields = tokens.map(<[u8]>::trim_ascii).filter(|token| !is_option(token));
+    fields.filter_map(|token| HeaderName::from_bytes(token).ok()).collect()
+}
+
+/// What stands in most `Connection` lines and goes in any case, or names no field (RFC 9112 9.6).
+fn is_option(token: &[u8]) -> bool {
+    token.eq_ignore_ascii_case(b"keep-alive") || token.eq_ignore_ascii_case(b"close")
 }
 
 #[cfg(test)]
@@ -58,11 +73,20 @@ mod tests {
     #[test]
     fn hyp_19_known_hop_by_hop_fields_go() {
         let mut headers = HeaderMap::new();
-        for name in &HOP_BY_HOP {
+        for name in [
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+            "http2-settings",
+        ] {
             headers.append(name, HeaderValue::from_static("x"));
             headers.append(name, HeaderValue::from_static("y"));
         }
         strip(&mut headers);
-        assert!(headers.is_empty());
+        assert!(headers.is_empty(), "{headers:?}");
     }
 }

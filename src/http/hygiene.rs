@@ -9,27 +9,23 @@ const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 
 /// Takes out connection fields and every attempt to set or delete our cookies.
 pub fn clean(headers: &mut HeaderMap, cookies: &CookieNames) {
-    hop::strip(headers);
-    drop_own_cookies(headers, cookies);
-    spare_cookies(headers);
-    drop_boasts(headers);
+    let (mut sets, mut clears) = (false, false);
+    hop::strip_with(headers, |name| {
+        sets |= *name == header::SET_COOKIE;
+        clears |= *name == CLEAR_SITE_DATA;
+        is_boast(name)
+    });
+    if sets {
+        drop_own_cookies(headers, cookies);
+    }
+    if clears {
+        spare_cookies(headers);
+    }
 }
 
 /// What tells a visitor which program in which version to look up holes for (ASVS 13.4.6).
-const BOASTS: [HeaderName; 4] = [
-    header::SERVER,
-    HeaderName::from_static("x-powered-by"),
-    HeaderName::from_static("x-aspnet-version"),
-    HeaderName::from_static("x-aspnetmvc-version"),
-];
-
-fn drop_boasts(headers: &mut HeaderMap) {
-    // Asked by the answer's fields, which seldom are all of these.
-    let found: Vec<HeaderName> =
-        headers.keys().filter(|name| BOASTS.contains(name)).cloned().collect();
-    for name in found {
-        headers.remove(name);
-    }
+fn is_boast(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "server" | "x-powered-by" | "x-aspnet-version" | "x-aspnetmvc-version")
 }
 
 /// Takes out of trailers what only a head may say (RFC 9110 6.5.1): a client that merges them would

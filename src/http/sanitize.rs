@@ -79,18 +79,9 @@ impl OwnedFields {
         OwnedFields { names: names.iter().filter_map(|name| name.parse().ok()).collect() }
     }
 
-    /// Removes every spelling. A name with `_` goes whatever it says: CGI, WSGI and PHP upstreams read
+    /// In every spelling. A name with `_` goes whatever it says: CGI, WSGI and PHP upstreams read
     /// it as the name with `-` (CVE-2025-64484). Other marks go where they would be ours: lighttpd and
     /// older Apache fold all of them (`X~Forwarded~User`), PHP folds the dot.
-    fn strip(&self, headers: &mut HeaderMap) {
-        // Asked by the request's fields, which are fewer than the names.
-        let ours: Vec<HeaderName> =
-            headers.keys().filter(|name| self.is_ours(name.as_str())).cloned().collect();
-        for name in ours {
-            headers.remove(name);
-        }
-    }
-
     fn is_ours(&self, name: &str) -> bool {
         if name.bytes().all(is_plain) {
             return self.owns(name) || is_of_a_family(name);
@@ -143,22 +134,25 @@ impl SanitizedHead {
             websocket,
             fingerprint: _,
         } = head;
-        hop::strip(&mut headers);
-        owned.strip(&mut headers);
+        hop::strip_with(&mut headers, |name| {
+            is_made_anew(name, websocket) || owned.is_ours(name.as_str())
+        });
         cookies.strip(&mut headers);
-        // Framing and expectation are between the client and us; hyper makes ours.
-        headers.remove(header::CONTENT_LENGTH);
-        headers.remove(header::EXPECT);
-        headers.remove(header::HOST);
-        if !websocket {
-            headers.remove(header::SEC_WEBSOCKET_KEY);
-        }
         trim_values(&mut headers);
         if method == Method::OPTIONS {
             count_down(&mut headers);
         }
         let request = asker.request;
         SanitizedHead { method, version, host, target, headers, client, request, websocket }
+    }
+}
+
+/// Framing and expectation are between the client and us, and ours are made where we send.
+fn is_made_anew(name: &HeaderName, websocket: bool) -> bool {
+    match name.as_str() {
+        "content-length" | "expect" | "host" => true,
+        "sec-websocket-key" => !websocket,
+        _ => false,
     }
 }
 

@@ -199,6 +199,8 @@ impl Connection {
             idle: self.limits.allowed.idle_timeout,
         };
         let end = tokio::select! {
+            // Almost always it is the first that has something to do.
+            biased;
             result = served.as_mut() => return self.ended(result),
             end = self.pulse.watch(patience) => end,
             () = self.stop.cancelled() => {

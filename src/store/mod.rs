@@ -167,6 +167,8 @@ pub enum OpenError {
     Redis(String),
 }
 
+/// What goes over the network is boxed: its space would lie in the future of each request, and be moved
+/// with it, where nothing ever goes over a network.
 impl Store {
     /// A store that ends with the process.
     pub fn memory(clock: Clock) -> Store {
@@ -241,7 +243,7 @@ impl Store {
         match self {
             Store::Memory(memory) => Ok(memory.tables().load(key)),
             Store::Embedded(embedded) => Ok(embedded.tables().load(key)),
-            Store::Redis(redis) => redis.load(key).await,
+            Store::Redis(redis) => Box::pin(redis.load(key)).await,
         }
     }
 
@@ -264,7 +266,7 @@ impl Store {
                 let created = embedded.create(key, sealed, created, forget_at).await;
                 created.map(|()| Durability::OnDisk)
             }
-            Store::Redis(redis) => redis.create(key, sealed, created, forget_at).await,
+            Store::Redis(redis) => Box::pin(redis.create(key, sealed, created, forget_at)).await,
         }
     }
 
@@ -279,7 +281,7 @@ impl Store {
         match self {
             Store::Memory(memory) => Ok(memory.commit(key, expected, sealed, forget_at)),
             Store::Embedded(embedded) => embedded.commit(key, expected, sealed, forget_at).await,
-            Store::Redis(redis) => redis.commit(key, expected, sealed, forget_at).await,
+            Store::Redis(redis) => Box::pin(redis.commit(key, expected, sealed, forget_at)).await,
         }
     }
 
@@ -299,7 +301,7 @@ impl Store {
                 embedded.touch(key, at);
                 Ok(())
             }
-            Store::Redis(redis) => redis.touch(key, at, forget_at).await,
+            Store::Redis(redis) => Box::pin(redis.touch(key, at, forget_at)).await,
         }
     }
 
@@ -320,7 +322,7 @@ impl Store {
             Store::Embedded(embedded) => {
                 embedded.end(key, reason, at, forget_at).await.map(|()| Durability::OnDisk)
             }
-            Store::Redis(redis) => redis.end(key, reason, at, forget_at).await,
+            Store::Redis(redis) => Box::pin(redis.end(key, reason, at, forget_at)).await,
         }
     }
 
@@ -350,7 +352,7 @@ impl Store {
         match self {
             Store::Memory(memory) => Ok(memory.tables().facts(*tag).line),
             Store::Embedded(embedded) => Ok(embedded.tables().facts(*tag).line),
-            Store::Redis(redis) => redis.not_before(tag).await,
+            Store::Redis(redis) => Box::pin(redis.not_before(tag)).await,
         }
     }
 
@@ -361,7 +363,7 @@ impl Store {
         match self {
             Store::Memory(memory) => Ok(memory.tables().memo(*tag).map(sealed)),
             Store::Embedded(embedded) => Ok(embedded.tables().memo(*tag).map(sealed)),
-            Store::Redis(redis) => redis.memo(tag).await,
+            Store::Redis(redis) => Box::pin(redis.memo(tag)).await,
         }
     }
 
@@ -386,7 +388,9 @@ impl Store {
             Store::Embedded(embedded) => {
                 embedded.swap_memo(*tag, expected, sealed, forget_at).await
             }
-            Store::Redis(redis) => redis.swap_memo(tag, expected, sealed, forget_at).await,
+            Store::Redis(redis) => {
+                Box::pin(redis.swap_memo(tag, expected, sealed, forget_at)).await
+            }
         }
     }
 
@@ -419,7 +423,7 @@ impl Store {
         match self {
             Store::Memory(memory) => Ok(memory.tables().everyone()),
             Store::Embedded(embedded) => Ok(embedded.tables().everyone()),
-            Store::Redis(redis) => redis.everyone_line().await,
+            Store::Redis(redis) => Box::pin(redis.everyone_line()).await,
         }
     }
 

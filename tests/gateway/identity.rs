@@ -414,6 +414,52 @@ async fn identity_groups_of_today_are_told_and_not_those_of_the_login() {
     }
 }
 
+/// Connections are shared: by the tabs and the users of one browser, and by everybody behind a proxy of
+/// the operator's.
+#[tokio::test]
+async fn identity_each_request_of_one_connection_is_introduced_for_itself() {
+    let upstream = Upstream::start().await;
+    let server = "trusted_proxies = [\"127.0.0.1\"]".to_owned();
+    let gateway = Gateway::start(Setup { routes: routes(&upstream), server, ..Setup::default() });
+    let (mut alice, mut bob) = (Browser::new(&gateway), Browser::new(&gateway));
+    alice.log_in("alice").await;
+    bob.log_in("bob").await;
+    let (alice, bob) = (alice.token(), bob.token());
+    let standard = ["x-forwarded-email", "x-forwarded-user", "x-team", "x-full-name"];
+    // Path, host, client, token, and what is told under the standard names.
+    let requests = [
+        ("/", "app.test", "1.1.1.1", &alice, ["alice@example.test", "alice", "", ""]),
+        ("/", "app.test", "1.1.1.1", &bob, ["bob@example.test", "bob", "", ""]),
+        ("/custom", "app.test", "1.1.1.1", &bob, ["", "", "guests", "The bob <bob@example.test>"]),
+        ("/public", "app.test", "1.1.1.1", &bob, [""; 4]),
+        ("/", "app.test", "1.1.1.1", &bob, ["bob@example.test", "bob", "", ""]),
+        ("/", "app.test", "2.2.2.2", &bob, ["bob@example.test", "bob", "", ""]),
+        ("/", "app.test:8443", "2.2.2.2", &bob, ["bob@example.test", "bob", "", ""]),
+        ("/", "app.test", "1.1.1.1", &alice, ["alice@example.test", "alice", "", ""]),
+    ];
+    let mut bytes = String::new();
+    for (path, host, client, token, _) in &requests {
+        write!(
+            bytes,
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-For: {client}\r\nCookie: {SESSION}={token}\r\n\r\n"
+        )
+        .expect("a string");
+    }
+    let answers = Browser::new(&gateway).raw(bytes.as_bytes()).await;
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), requests.len(), "{answers}");
+    let heads = upstream.heads();
+    assert_eq!(heads.len(), requests.len());
+    for (head, (path, host, client, _, told)) in heads.iter().zip(&requests) {
+        let heard = standard.map(|name| values(head, name).concat());
+        assert_eq!(heard, *told, "{path} {head}");
+        assert_eq!(values(head, "host"), [*host]);
+        assert_eq!(values(head, "x-forwarded-host"), [*host]);
+        assert_eq!(values(head, "x-forwarded-for"), [*client]);
+        let forwarded = format!("for={client};host=\"{host}\";proto=https");
+        assert_eq!(values(head, "forwarded"), [forwarded]);
+    }
+}
+
 // Cookies
 
 #[tokio::test]

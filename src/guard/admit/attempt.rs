@@ -60,9 +60,7 @@ impl Attempt<'_> {
     pub(super) async fn run(&self, checked: Instant) -> Result<Option<Admitted>, Denial> {
         let key = &self.token.key;
         let everyone = self.everyone(checked).await?;
-        let (loaded, held) = self.hold(checked).await?;
-        // A load may have taken its time.
-        let now = self.guard.now();
+        let (loaded, held, now) = self.hold(checked).await?;
         let Held { revision, record, touched, not_before, restore } = held;
         let identity = match self.guard.account(&record) {
             Ok(identity) => identity,
@@ -105,17 +103,18 @@ impl Attempt<'_> {
         }
     }
 
-    /// What the store has, and what holds of it.
-    async fn hold(&self, asked: Instant) -> Result<(Loaded, Held), Denial> {
+    /// What the store has, what holds of it, and when: a load may have taken its time.
+    async fn hold(&self, asked: Instant) -> Result<(Loaded, Held, UnixMillis), Denial> {
         let (guard, key) = (self.guard, &self.token.key);
         let loaded = guard.store.load(key).await.map_err(|error| self.away(error))?;
-        if let Some(held) = guard.hold_unchanged(key, &loaded, asked, guard.now()) {
-            return Ok((loaded, held));
+        let now = guard.now();
+        if let Some(held) = guard.hold_unchanged(key, &loaded, asked, now) {
+            return Ok((loaded, held, now));
         }
         let newest = Box::pin(guard.newest(key, loaded)).await;
         let loaded = newest.map_err(|error| self.away(error))?;
         let held = guard.hold(self.keys, key, loaded.clone())?;
-        Ok((loaded, held))
+        Ok((loaded, held, guard.now()))
     }
 
     async fn load(&self) -> Result<Loaded, Denial> {
