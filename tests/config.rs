@@ -13,8 +13,8 @@ use doorward::config::{
 use doorward::route::BodyLimits;
 use proptest::prelude::*;
 
-const VALID: usize = 21;
-const INVALID: usize = 59;
+const VALID: usize = 24;
+const INVALID: usize = 61;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -103,7 +103,9 @@ fn all_problems_of_a_file_come_at_once_in_the_order_of_its_lines() {
 
 #[test]
 fn a_password_in_an_address_is_shown_in_no_form_of_the_message() {
-    for file in ["store_password_in_url.toml", "syntax_with_a_password.toml"] {
+    for file in
+        ["store_password_in_url.toml", "syntax_with_a_password.toml", "notify_password_in_url.toml"]
+    {
         let text = read(&repository().join("tests/config/invalid").join(file));
         assert!(text.contains("hunter2"), "{file}");
         let problems = parse(&text).expect_err("refused");
@@ -144,6 +146,52 @@ fn a_file_that_is_missing_or_names_missing_files_says_so() {
         fs::write(directory.path().join(file), "").expect("written");
     }
     Config::check(&path).expect("all files are there");
+}
+
+#[test]
+fn check_looks_at_the_secret_and_the_program_of_notify() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name);
+    for file in ["doorward.pem", "doorward.key", "users.toml"] {
+        fs::write(at(file), "").expect("written");
+    }
+    let minimal = read(&repository().join("config/minimal.toml"))
+        .replace("certs/", &at("").display().to_string())
+        .replace("config/users.toml", &at("users.toml").display().to_string());
+    let (secret, program) = (at("secret"), at("program"));
+    let notify = format!(
+        "[notify]\nsecret_file = \"{}\"\ncommand = [\"{}\", \"x\"]\n",
+        secret.display(),
+        program.display()
+    );
+    let path = at("doorward.toml");
+    fs::write(&path, format!("{notify}{minimal}")).expect("written");
+    let check = |text: &str, modes: [u32; 2]| {
+        for (path, text, mode) in [(&secret, text, modes[0]), (&program, "", modes[1])] {
+            fs::write(path, text).expect("written");
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
+        }
+        match Config::check(&path) {
+            Ok((_, warnings)) => warnings.iter().map(|warning| format!("{warning}\n")).collect(),
+            Err(problems) => problems.to_string(),
+        }
+    };
+    let good = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    assert_eq!(check(good, [0o600, 0o755]), "");
+    assert_eq!(check(good, [0o640, 0o700]), "");
+    let said = check(good, [0o604, 0o755]);
+    assert!(said.contains(":2: ") && said.contains("may read or write this secret"), "{said}");
+    let said = check("hunter2", [0o600, 0o755]);
+    assert!(said.contains("does not begin with whsec_") && !said.contains("hunter2"), "{said}");
+    let said = check(good, [0o600, 0o644]);
+    assert!(said.contains(":3: ") && said.contains("is no program"), "{said}");
+    let said = check(good, [0o600, 0o777]);
+    assert!(said.contains("may change what the gateway runs"), "{said}");
+    fs::remove_file(&secret).expect("removed");
+    fs::remove_file(&program).expect("removed");
+    let said = Config::check(&path).expect_err("two files are missing").to_string();
+    assert_eq!(said.lines().count(), 2, "{said}");
 }
 
 #[test]

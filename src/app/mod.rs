@@ -5,6 +5,7 @@
 //! worker 1 … n       one current-thread runtime each: listeners, gateway, upstream pool, store handle
 //! changes            with a Redis store: follows what other gateways change
 //! housekeeping       one runtime: admin listeners, reloads, sweeps, cutting what ended
+//! notify             with [notify]: one runtime that tells of thefts
 //! ```
 
 mod atlas;
@@ -12,6 +13,7 @@ mod files;
 mod housekeeping;
 mod keys;
 mod memory;
+pub mod notify;
 
 pub use keys::KeysError;
 
@@ -166,6 +168,9 @@ impl Running {
         if let Some(audit) = &self.shared.audit {
             audit.close();
         }
+        if let Some(hook) = &self.shared.hook {
+            hook.close(&self.hurry);
+        }
     }
 
     /// Cancelled, it ends a drain at once: what is under way is cut.
@@ -250,6 +255,8 @@ impl Parts {
             Some(path) => Some(Audit::open(path.clone(), keys.audit().clone())?),
             None => None,
         };
+        let metrics = Metrics::default();
+        let hook = notify::start(&config, &metrics)?;
         let shared = Arc::new(Shared::new(SharedParts {
             keys,
             clock: clock.clone(),
@@ -257,9 +264,10 @@ impl Parts {
             max_per_user: config.session.max_per_user,
             cookies: CookieNames::new(config.session.domain.as_deref()),
             directory: directory.clone(),
-            metrics: Metrics::default(),
+            metrics,
             live: config.live.into(),
             audit,
+            hook,
             signals: config.signals.settings.clone(),
         }));
         let mut atlas = AtlasFiles::new(&config.signals);

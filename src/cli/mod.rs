@@ -14,6 +14,7 @@ pub mod check;
 pub mod demo;
 pub mod explain;
 pub mod keys;
+pub mod notify;
 pub mod run;
 pub mod sessions;
 pub mod user;
@@ -50,6 +51,8 @@ enum Command {
     Sessions(sessions::SessionsArgs),
     /// Verify the audit log
     Audit(audit::AuditArgs),
+    /// Try whether who is to be told of a theft is told
+    Notify(notify::NotifyArgs),
     /// Make certificates for development
     Certs(certs::CertsArgs),
 }
@@ -66,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Keys(args) => keys::run(args),
         Command::Sessions(args) => sessions::run(args),
         Command::Audit(args) => audit::run(args),
+        Command::Notify(args) => notify::run(&args),
         Command::Certs(args) => certs::run(&args),
     };
     result.unwrap_or_else(|error| {

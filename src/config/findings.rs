@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::files::{Purpose, Remark};
 use super::problem::{self, Problem, Problems, Warning};
 
 /// Bytes of the file, or nothing where no line is to blame.
@@ -49,7 +50,7 @@ pub(super) struct Findings<'a> {
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
     keys: RefCell<Vec<Key>>,
-    files: RefCell<Vec<(Place, PathBuf)>>,
+    files: RefCell<Vec<(Place, PathBuf, Purpose)>>,
 }
 
 impl<'a> Findings<'a> {
@@ -119,15 +120,22 @@ impl<'a> Findings<'a> {
     }
 
     /// Notes a file that must be there when the gateway starts.
-    pub(super) fn file(&self, place: &Place, path: &Path) {
-        self.files.borrow_mut().push((place.clone(), path.to_owned()));
+    pub(super) fn file(&self, place: &Place, path: &Path, purpose: Purpose) {
+        self.files.borrow_mut().push((place.clone(), path.to_owned(), purpose));
     }
 
-    /// Says which of the files named cannot be read.
+    /// Says which of the files named cannot be what they are named for.
     pub(super) fn look_for_files(&self) {
-        for (place, path) in self.files.take() {
-            if let Err(error) = std::fs::File::open(&path) {
-                self.problem(&place, format!("{}: {error}", path.display()), "");
+        for (place, path, purpose) in self.files.take() {
+            let path = path.as_path();
+            match purpose.look(path) {
+                Remark::Good => {}
+                Remark::Wrong(what) => {
+                    self.problem(&place, format!("{}: {what}", path.display()), "");
+                }
+                Remark::Warn { message, help } => {
+                    self.warning(&place, format!("{}: {message}", path.display()), help);
+                }
             }
         }
     }

@@ -9,11 +9,13 @@
 
 mod audit;
 mod duration;
+mod files;
 mod findings;
 mod limits;
 mod live;
 mod log;
 mod login;
+mod notify;
 mod outage;
 mod portal;
 mod problem;
@@ -45,11 +47,13 @@ use route::{Inherited, RouteSection};
 use together::Together;
 
 pub use audit::Audit;
+pub use files::program;
 pub use findings::{Key, Usual};
 pub use limits::{Limits, Memory};
 pub use live::Live;
 pub use log::{Log, LogFormat, LogLevel};
 pub use login::{Login, PasswordLogin};
+pub use notify::{Notify, NotifyCommand, NotifyEvent, Webhook};
 pub use outage::{OnOutage, Outage};
 pub use portal::Portal;
 pub use problem::{Problem, Problems, Style, Warning};
@@ -78,6 +82,7 @@ pub struct Config {
     pub login: Login,
     pub log: Log,
     pub audit: Audit,
+    pub notify: Notify,
     pub signals: Signals,
     pub portal: Portal,
     pub routes: RouteTable,
@@ -156,6 +161,7 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
     let login = file.section("login", "login").and_then(login::login);
     let log = file.section("log", "log").and_then(log::log);
     let audit = file.section("audit", "audit").and_then(audit::audit);
+    let notify = file.section("notify", "notify").and_then(notify::notify);
     let signals = file.section("signals", "signals").and_then(signals::signals);
     let portal = file.section("portal", "portal").and_then(portal::portal);
     let bodies = limits.as_ref().map(|limits| limits.bodies);
@@ -181,6 +187,7 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
         login: login?,
         log: log?,
         audit: audit?,
+        notify: notify?,
         signals: signals?,
         portal: portal?,
         routes: table?,

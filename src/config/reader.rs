@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::files::Purpose;
 use super::findings::{Findings, Place, Usual};
 use super::unknown;
 
@@ -164,7 +165,7 @@ impl<'a> Reader<'a> {
     /// A file that must be there when the gateway starts.
     pub(super) fn file(&mut self, key: &'static str, usual: Usual) -> Option<Setting<PathBuf>> {
         let file = self.path(key, usual)?;
-        self.findings.file(&file.place, &file.value);
+        self.findings.file(&file.place, &file.value, Purpose::Read);
         Some(file)
     }
 
@@ -174,12 +175,24 @@ impl<'a> Reader<'a> {
         key: &'static str,
         example: &'static str,
     ) -> Option<Option<Setting<PathBuf>>> {
+        self.optional_file_for(key, example, Purpose::Read)
+    }
+
+    /// As [`Reader::optional_file`], for what it is named for.
+    pub(super) fn optional_file_for(
+        &mut self,
+        key: &'static str,
+        example: &'static str,
+        purpose: Purpose,
+    ) -> Option<Option<Setting<PathBuf>>> {
         let usual = Usual::Absent(example);
-        if self.is_written(key) {
-            return self.file(key, usual).map(Some);
+        if !self.is_written(key) {
+            self.ask(key, usual);
+            return Some(None);
         }
-        self.ask(key, usual);
-        Some(None)
+        let file = self.path(key, usual)?;
+        self.findings.file(&file.place, &file.value, purpose);
+        Some(Some(file))
     }
 
     /// The pairs of an inline table, in the order written, each with its place.

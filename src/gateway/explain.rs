@@ -130,6 +130,7 @@ impl<'a> Play<'a> {
             metrics: Metrics::default(),
             live: config.live.into(),
             audit: None,
+            hook: None,
             signals: config.signals.settings.clone(),
         });
         let guard = Guard::new(Store::memory(clock), Arc::new(shared));

@@ -145,6 +145,7 @@ mod tests {
             metrics: Metrics::default(),
             live: live.into(),
             audit: None,
+            hook: None,
             signals: crate::signals::Settings::default(),
         });
         Guard::new(store.clone(), Arc::new(shared))

@@ -36,7 +36,7 @@ use crate::session::{ClientContext, NotBefore, SessionId, SessionPolicy};
 use crate::signals::{Atlas, Settings};
 use crate::store::{Store, Unavailable};
 use crate::telemetry::events::About;
-use crate::telemetry::{Audit, Metrics, SessionEvent};
+use crate::telemetry::{Audit, Hook, Metrics, SessionEvent};
 
 use everyone::Everyone;
 use known::Known;
@@ -59,6 +59,7 @@ pub struct Shared {
     pub directory: Option<Arc<Directory>>,
     pub metrics: Metrics,
     pub audit: Option<Audit>,
+    pub hook: Option<Hook>,
     pub live: Live,
     pub signals: Settings,
     pub atlas: ArcSwap<Atlas>,
@@ -78,6 +79,7 @@ pub struct SharedParts {
     pub metrics: Metrics,
     pub live: LiveLimits,
     pub audit: Option<Audit>,
+    pub hook: Option<Hook>,
     pub signals: Settings,
 }
 
@@ -95,6 +97,7 @@ impl Shared {
             metrics: parts.metrics,
             live,
             audit: parts.audit,
+            hook: parts.hook,
             signals: parts.signals,
             atlas: ArcSwap::default(),
             everyone: Everyone::new(),
@@ -103,11 +106,14 @@ impl Shared {
         }
     }
 
-    /// Counts and writes down a session event.
+    /// Counts and writes down a session event, and tells who has to know at once.
     pub fn event(&self, event: SessionEvent, about: About<'_>) {
         self.metrics.event(event);
         if let Some(audit) = self.audit.as_ref().filter(|_| event.is_audited()) {
             audit.event(event, &about, self.clock.now());
+        }
+        if let Some(hook) = &self.hook {
+            hook.event(event, &about, self.clock.now());
         }
         event.log(about);
     }

@@ -4,11 +4,14 @@
 //! | --- | --- |
 //! | [`keyring`] | the keys file: one tag key for the life of the installation, several root keys |
 //! | [`seal`] | authenticated encryption of what lies in a store or in a form |
+//! | [`signing`] | signatures over what is sent elsewhere |
 
 pub mod keyring;
 pub mod seal;
+pub mod signing;
 
 pub use keyring::{KeyId, KeyRing, KeyRingError};
+pub use signing::{SigningSecret, SigningSecretError};
 
 use rand::TryRng;
 use rand::rngs::SysRng;

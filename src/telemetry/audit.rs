@@ -19,7 +19,7 @@
 //! - a line is in the chain only when it is in the file
 
 mod chain;
-mod line;
+pub(super) mod line;
 mod reading;
 mod writer;
 

@@ -1,6 +1,7 @@
 //! Counters in the Prometheus text format. Labels come from our own code, never from a client.
 
 mod moves;
+mod notified;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,9 @@ use prometheus_client::registry::Registry;
 use super::events::{Moved, SessionEvent};
 use super::limits::{Bursts, Limit};
 use moves::Moves;
+use notified::Notices;
+
+pub use notified::Notified;
 
 /// All counters of a gateway; cheap to clone.
 #[derive(Clone)]
@@ -27,6 +31,7 @@ pub struct Metrics {
     admitted: Arc<[OnceLock<Counter>; STATUSES]>,
     events: Family<EventLabels, Counter>,
     moves: Moves,
+    notices: Notices,
     store_errors: Counter,
     round_trips: Counter,
     servers: StoreServers,
@@ -156,6 +161,7 @@ impl Default for Metrics {
         registry.register("requests", "Requests by verdict and status", requests.clone());
         registry.register("session_events", "Session events", events.clone());
         let moves = Moves::register(&mut registry);
+        let notices = Notices::register(&mut registry);
         registry.register("store_errors", "Store calls that failed", store_errors.clone());
         let round_trips = Counter::default();
         registry.register("store_round_trips", "Questions to Redis", round_trips.clone());
@@ -191,6 +197,7 @@ impl Default for Metrics {
             admitted: Arc::new([const { OnceLock::new() }; STATUSES]),
             events,
             moves,
+            notices,
             store_errors,
             round_trips,
             servers,
@@ -230,6 +237,11 @@ impl Metrics {
     /// Counts a session that moved: each signal, and what they were answered with.
     pub fn moved(&self, moved: Moved<'_>) {
         self.moves.count(moved);
+    }
+
+    /// Counts what became of events that somebody should be told of.
+    pub fn notified(&self, outcome: Notified, count: u64) {
+        self.notices.count(outcome, count);
     }
 
     /// Counts one failed call to the store.

@@ -4,6 +4,7 @@
 
 pub mod audit;
 pub mod events;
+pub mod hook;
 pub mod limits;
 pub mod log;
 pub mod metrics;
@@ -11,6 +12,7 @@ pub mod requests;
 
 pub use audit::Audit;
 pub use events::SessionEvent;
+pub use hook::Hook;
 pub use limits::Limit;
 pub use metrics::{ADMIT, Metrics, StoreFigures};
 pub use requests::{RequestLine, RequestLines, RequestLog};

@@ -22,6 +22,7 @@ mod identity;
 mod limits;
 mod live;
 mod login;
+mod notify;
 mod operator;
 mod origin;
 mod outage;

@@ -150,6 +150,7 @@ fn shared(rules: &Rules, clock: &Clock) -> Shared {
         metrics: Metrics::default(),
         live: live.into(),
         audit: None,
+        hook: None,
         signals: Settings { thresholds: rules.thresholds, ..Settings::default() },
     })
 }

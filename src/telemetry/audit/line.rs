@@ -46,9 +46,9 @@ impl Told {
 
 /// One event, before it has a place in the chain.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(in crate::telemetry) struct Entry {
     pub(super) at: UnixMillis,
-    pub(super) action: &'static str,
+    pub(in crate::telemetry) action: &'static str,
     /// Whether somebody without a session can make it happen as often as he likes.
     pub(super) by_strangers: bool,
     outcome: &'static str,
@@ -65,7 +65,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(event: SessionEvent, about: &About<'_>, at: UnixMillis) -> Entry {
+    pub(in crate::telemetry) fn new(
+        event: SessionEvent,
+        about: &About<'_>,
+        at: UnixMillis,
+    ) -> Entry {
         Entry {
             at,
             action: event.word(),
@@ -84,7 +88,7 @@ impl Entry {
     }
 
     /// A line of the log about itself.
-    pub(super) fn own(
+    pub(in crate::telemetry) fn own(
         action: &'static str,
         reason: Option<&'static str>,
         count: Option<u64>,
@@ -107,9 +111,24 @@ impl Entry {
         }
     }
 
+    /// Whom it is about: the session, or the user where none is known.
+    pub(in crate::telemetry) fn whose(&self) -> String {
+        self.session.clone().unwrap_or_else(|| self.user.clone())
+    }
+
     /// The line without its MAC. No field can fail to be written as JSON.
     pub(super) fn text(&self, chain: &str, seq: u64) -> String {
-        let line = Line {
+        let line = Line { chain: Some(chain), seq: Some(seq), ..self.line() };
+        serde_json::to_string(&line).unwrap_or_default()
+    }
+
+    /// The same outside a log, for who is told at once.
+    pub(in crate::telemetry) fn letter(&self, id: &str) -> String {
+        serde_json::to_string(&Line { id: Some(id), ..self.line() }).unwrap_or_default()
+    }
+
+    fn line(&self) -> Line<'_> {
+        Line {
             timestamp: timestamp(self.at),
             version: "8.11",
             kind: "event",
@@ -127,10 +146,10 @@ impl Entry {
             other_fingerprint: self.other.as_ref().and_then(|other| other.fingerprint).map(told),
             moved: self.moved.as_ref(),
             count: self.count,
-            chain,
-            seq,
-        };
-        serde_json::to_string(&line).unwrap_or_default()
+            id: None,
+            chain: None,
+            seq: None,
+        }
     }
 }
 
@@ -170,10 +189,14 @@ struct Line<'a> {
     moved: Option<&'a Told>,
     #[serde(rename = "doorward.count", skip_serializing_if = "Option::is_none")]
     count: Option<u64>,
-    #[serde(rename = "doorward.chain")]
-    chain: &'a str,
-    #[serde(rename = "doorward.seq")]
-    seq: u64,
+    /// Of a letter.
+    #[serde(rename = "event.id", skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    /// Of a line in the log.
+    #[serde(rename = "doorward.chain", skip_serializing_if = "Option::is_none")]
+    chain: Option<&'a str>,
+    #[serde(rename = "doorward.seq", skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
 }
 
 fn told(fingerprint: Fingerprint) -> String {

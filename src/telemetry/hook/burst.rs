@@ -1,0 +1,46 @@
+//! One line at the start of a burst, and one each ten seconds while it goes on.
+
+use std::time::{Duration, Instant};
+
+/// Between two lines about the same trouble.
+const PAUSE: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+pub(super) struct Burst {
+    untold: u64,
+    told: Option<Instant>,
+}
+
+impl Burst {
+    pub(super) fn note(&mut self, count: u64) {
+        self.untold = self.untold.saturating_add(count);
+    }
+
+    /// How many a line should speak of, if one is due.
+    pub(super) fn due(&mut self, now: Instant) -> Option<u64> {
+        let is_due = self.told.is_none_or(|told| now.duration_since(told) >= PAUSE);
+        if self.untold == 0 || !is_due {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.untold))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_makes_one_line_at_its_start_and_one_each_ten_seconds() {
+        let (mut burst, start) = (Burst::default(), Instant::now());
+        let mut lines = Vec::new();
+        for millis in 0..15_000 {
+            burst.note(1);
+            lines.extend(burst.due(start + Duration::from_millis(millis)));
+        }
+        assert_eq!(lines, [1, 10_000]);
+        assert_eq!(burst.due(start + Duration::from_secs(30)), Some(4_999));
+        assert_eq!(burst.due(start + Duration::from_secs(60)), None);
+    }
+}

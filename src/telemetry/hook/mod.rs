@@ -1,0 +1,162 @@
+//! Tells an operator at once of what should not wait for somebody to read the log: a theft, a session
+//! stopped by its signals, a store that somebody wrote to.
+//!
+//! Each event becomes one *letter*: JSON with the names of the audit log, signed. It goes to a program,
+//! to a webhook, or to both, each of which answers for itself.
+//!
+//! Invariants:
+//! - no request waits for a receiver: events go through a bounded queue to a thread of their own; what
+//!   does not fit is counted and said once per burst
+//! - what is told is bounded: the same event of one session once in five minutes, thirty of a kind a
+//!   minute, and nothing that a stranger without a session can cause
+//! - an attempt ends at its deadline, a program with all that it started; a letter is tried a few times
+//!   within minutes and then given up, which the log says
+//! - no token and no session id is in a letter; what a client sent stands only inside JSON strings
+
+mod burst;
+mod command;
+mod delivery;
+mod letter;
+mod office;
+mod sieve;
+mod way;
+mod webhook;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::runtime::Builder;
+use tokio::sync::mpsc::{self, Sender};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::audit::line::Entry;
+use super::events::{About, SessionEvent};
+use super::metrics::Metrics;
+use crate::clock::{Clock, UnixMillis};
+use crate::config::{self, NotifyCommand, NotifyEvent};
+use crate::secret::SigningSecret;
+
+use letter::Letter;
+use office::Office;
+use way::Way;
+
+pub use way::Failure;
+
+/// Events that may wait for the thread.
+const QUEUE: usize = 1_024;
+
+/// What is told, to whom and how often.
+pub struct Settings {
+    pub events: BTreeSet<NotifyEvent>,
+    pub command: Option<NotifyCommand>,
+    pub webhook: Option<Webhook>,
+    pub secret: Option<Arc<SigningSecret>>,
+    /// For one attempt.
+    pub timeout: Duration,
+    pub pace: Pace,
+}
+
+/// A webhook, and whose certificates it may show.
+pub struct Webhook {
+    pub at: config::Webhook,
+    pub trust: Arc<rustls::ClientConfig>,
+}
+
+/// How often a letter is tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    pub attempts: u32,
+    /// Before the second attempt; three times as long before each further one, and a random part of it.
+    pub pause: Duration,
+    /// For what is under way when the gateway stops.
+    pub drain: Duration,
+}
+
+impl Default for Pace {
+    /// Six attempts, the last about two minutes after the first.
+    fn default() -> Pace {
+        Pace { attempts: 6, pause: Duration::from_secs(1), drain: Duration::from_secs(5) }
+    }
+}
+
+/// Takes events for the thread that tells them.
+pub struct Hook {
+    events: BTreeSet<NotifyEvent>,
+    queue: Sender<Box<Entry>>,
+    lost: Arc<AtomicU64>,
+    thread: Mutex<Option<Thread>>,
+}
+
+struct Thread {
+    handle: JoinHandle<()>,
+    /// Ends it: soon, and at once when the token is cancelled.
+    closing: oneshot::Sender<CancellationToken>,
+}
+
+impl Hook {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system gives no thread or runtime.
+    pub fn start(settings: Settings, metrics: Metrics) -> io::Result<Hook> {
+        let events = settings.events.clone();
+        let lost = Arc::new(AtomicU64::new(0));
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let office = Office::new(settings, metrics, Arc::clone(&lost));
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (closing, closed) = oneshot::channel();
+        let handle = thread::Builder::new().name("notify".to_owned()).spawn(move || {
+            runtime.block_on(office.run(waiting, closed));
+            // A name that is still looked up must not hold up the stop.
+            runtime.shutdown_background();
+        })?;
+        Ok(Hook { events, queue, lost, thread: Mutex::new(Some(Thread { handle, closing })) })
+    }
+
+    /// Tells of an event, soon, if it is one to be told. Never waits.
+    pub fn event(&self, event: SessionEvent, about: &About<'_>, at: UnixMillis) {
+        if !sieve::kind(event, about).is_some_and(|kind| self.events.contains(&kind)) {
+            return;
+        }
+        let entry = Box::new(Entry::new(event, about, at));
+        if self.queue.try_send(entry).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Lets what is under way arrive, for a few seconds or until `hurry`. What comes later is lost.
+    pub fn close(&self, hurry: &CancellationToken) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Thread { handle, closing }) = thread else { return };
+        // It is not heard only where the thread is gone, which its end says.
+        closing.send(hurry.clone()).unwrap_or_default();
+        if handle.join().is_err() {
+            tracing::warn!("the thread that tells of events ended by a panic");
+        }
+    }
+}
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hook").field("events", &self.events).finish_non_exhaustive()
+    }
+}
+
+/// Tells of a made-up event once, in every way; each with what came back. What a program writes to
+/// standard error is shown.
+pub async fn try_out(settings: Settings) -> Vec<(String, Result<String, Failure>)> {
+    let reason = Some("doorward notify test");
+    let entry = Entry::own("notify.test", reason, None, Clock::System.now());
+    let letter = Letter::new(&entry, settings.secret.clone());
+    let mut told = Vec::new();
+    for way in Way::all(&settings) {
+        let answer = way.tell(&letter.stamped(), settings.timeout, way::Voice::Heard).await;
+        told.push((way.to_string(), answer));
+    }
+    told
+}

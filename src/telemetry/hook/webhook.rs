@@ -1,0 +1,109 @@
+//! A webhook: one POST on a connection of its own.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
+use http::{HeaderValue, Method, Request, StatusCode};
+use http_body_util::Full;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+
+use super::letter::Stamped;
+use super::way::Failure;
+use crate::config;
+use crate::http::endpoint::Transport;
+
+/// The most bytes of an answer's head. Its body is not read.
+const BUFFER: usize = 16 * 1024;
+
+pub(super) struct Webhook {
+    at: config::Webhook,
+    tls: TlsConnector,
+}
+
+impl Webhook {
+    pub(super) fn new(hook: &super::Webhook) -> Webhook {
+        let mut trust = hook.trust.as_ref().clone();
+        trust.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Webhook { at: hook.at.clone(), tls: Arc::new(trust).into() }
+    }
+
+    /// Any 2xx says that it was told. Cancelled, it closes the connection.
+    pub(super) async fn post(&self, letter: &Stamped) -> Result<String, Failure> {
+        let endpoint = &self.at.endpoint;
+        let stream = TcpStream::connect((endpoint.host(), endpoint.port())).await;
+        let stream = stream.map_err(Failure::Connect)?;
+        let request = self.request(letter);
+        let status = match endpoint.transport() {
+            Transport::Tls => exchange(self.secure(stream).await?, request).await?,
+            Transport::Http1 | Transport::Http2 => exchange(stream, request).await?,
+        };
+        match status {
+            status if status.is_success() => Ok(status.to_string()),
+            status if status.is_redirection() => Err(Failure::Redirected(status)),
+            status => Err(Failure::Answered(status)),
+        }
+    }
+
+    async fn secure(
+        &self,
+        stream: TcpStream,
+    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Failure> {
+        let name = ServerName::try_from(self.at.endpoint.host().to_owned());
+        let name = name.map_err(|error| Failure::Tls(io::Error::other(error)))?;
+        self.tls.connect(name, stream).await.map_err(Failure::Tls)
+    }
+
+    fn request(&self, letter: &Stamped) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(letter.body.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.at.target.clone().into();
+        let authority = self.at.endpoint.authority().as_str();
+        let said = [
+            ("webhook-id", Some(letter.id.as_str())),
+            ("webhook-timestamp", Some(letter.timestamp.as_str())),
+            ("webhook-signature", letter.signature.as_deref()),
+            (HOST.as_str(), Some(authority)),
+        ];
+        let fields = request.headers_mut();
+        fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        fields.insert(CONNECTION, HeaderValue::from_static("close"));
+        fields.insert(
+            USER_AGENT,
+            HeaderValue::from_static(concat!("doorward/", env!("CARGO_PKG_VERSION"))),
+        );
+        for (name, value) in said {
+            if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
+                fields.insert(name, value);
+            }
+        }
+        request
+    }
+}
+
+async fn exchange<T>(stream: T, request: Request<Full<Bytes>>) -> Result<StatusCode, Failure>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut client = http1::Builder::new();
+    let (mut sender, connection) =
+        client.max_buf_size(BUFFER).handshake(TokioIo::new(stream)).await?;
+    // Ends with this exchange, whatever the receiver does.
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    Ok(sender.send_request(request).await?.status())
+}
+
+impl fmt::Display for Webhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.at.endpoint.fmt(f)
+    }
+}
