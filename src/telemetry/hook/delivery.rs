@@ -26,6 +26,12 @@ pub(super) struct Delivery {
 impl Delivery {
     /// What came back in the end.
     pub(super) async fn run(&self) -> Result<String, Failure> {
+        let longest = self.pace.longest;
+        let told = tokio::time::timeout(longest, self.attempts()).await;
+        told.unwrap_or(Err(Failure::Late(longest)))
+    }
+
+    async fn attempts(&self) -> Result<String, Failure> {
         let mut pause = self.pace.pause;
         let mut left = self.pace.attempts;
         loop {

@@ -73,6 +73,8 @@ pub struct Pace {
     pub attempts: u32,
     /// Before the second attempt; three times as long before each further one, and a random part of it.
     pub pause: Duration,
+    /// From the event until it is given up, its waits for a turn among it.
+    pub longest: Duration,
     /// For what is under way when the gateway stops.
     pub drain: Duration,
 }
@@ -80,7 +82,8 @@ pub struct Pace {
 impl Default for Pace {
     /// Six attempts, the last about two minutes after the first.
     fn default() -> Pace {
-        Pace { attempts: 6, pause: Duration::from_secs(1), drain: Duration::from_secs(5) }
+        let (pause, drain) = (Duration::from_secs(1), Duration::from_secs(5));
+        Pace { attempts: 6, pause, longest: Duration::from_secs(10 * 60), drain }
     }
 }
 

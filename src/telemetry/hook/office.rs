@@ -80,7 +80,10 @@ impl Office {
             tokio::select! {
                 Some(entry) = queue.recv() => self.take(&entry),
                 Some(done) = self.under_way.join_next() => self.done(done),
-                _ = tick.tick() => self.tell_dropped(),
+                _ = tick.tick() => {
+                    self.sieve.forget(Instant::now());
+                    self.tell_dropped();
+                }
                 hurry = &mut closing => break hurry.unwrap_or_default(),
             }
         };

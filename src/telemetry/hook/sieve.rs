@@ -73,7 +73,7 @@ pub(super) enum Fate {
 /// What was told lately.
 #[derive(Default)]
 pub(super) struct Sieve {
-    /// Bounded by the rate, and emptied of what is old.
+    /// Bounded by the rate, and emptied of what is old each second.
     told: BTreeMap<(&'static str, String), Instant>,
     /// Of this minute, by action.
     minute: BTreeMap<&'static str, (Instant, u32)>,
@@ -81,9 +81,8 @@ pub(super) struct Sieve {
 
 impl Sieve {
     pub(super) fn fate(&mut self, entry: &Entry, now: Instant) -> Fate {
-        self.told.retain(|_, told| now.duration_since(*told) < REPEATS);
         let key = (entry.action, entry.whose());
-        if self.told.contains_key(&key) {
+        if self.told.get(&key).is_some_and(|told| is_recent(*told, now)) {
             return Fate::Repeated;
         }
         let (begun, count) = self.minute.entry(entry.action).or_insert((now, 0));
@@ -97,6 +96,14 @@ impl Sieve {
         self.told.insert(key, now);
         Fate::Told
     }
+
+    pub(super) fn forget(&mut self, now: Instant) {
+        self.told.retain(|_, told| is_recent(*told, now));
+    }
+}
+
+fn is_recent(told: Instant, now: Instant) -> bool {
+    now.duration_since(told) < REPEATS
 }
 
 #[cfg(test)]
@@ -123,6 +130,10 @@ mod tests {
         assert_eq!(fate(SessionEvent::Theft, 2, 299), Fate::Told, "another session");
         assert_eq!(fate(SessionEvent::Poisoned, 1, 299), Fate::Told, "another event");
         assert_eq!(fate(SessionEvent::Theft, 1, 300), Fate::Told);
+        sieve.forget(start + Duration::from_secs(599));
+        assert_eq!(sieve.told.len(), 1, "the last of the first session");
+        sieve.forget(start + Duration::from_secs(600));
+        assert!(sieve.told.is_empty());
     }
 
     #[test]

@@ -1,0 +1,207 @@
+//! `[notify]`: a theft reaches who has to know, and no receiver, however it behaves, reaches the gateway.
+
+mod programs;
+mod receivers;
+mod teller;
+mod webhooks;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use doorward::config::Config;
+use doorward::secret::SigningSecret;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::browser::Browser;
+use crate::gateway::{Gateway, Setup, manual_clock, prepare, route};
+use crate::signals::{HOME, THIEF, VPN_ABROAD, verdict};
+use crate::upstream::Upstream;
+
+use receivers::{Act, Documented, GOOD, Receiver};
+use teller::text;
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// Longest wait for what has to come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// alice at home, whose token somebody elsewhere shows after its grace.
+struct Scene {
+    _upstream: Upstream,
+    gateway: Gateway,
+    alice: Browser,
+    thief: Browser,
+}
+
+impl Scene {
+    async fn with(directory: Arc<TempDir>, notify: &str) -> Scene {
+        std::fs::write(directory.path().join("notify-secret"), SECRET).expect("written");
+        let upstream = Upstream::start().await;
+        let gateway = Gateway::start(Setup {
+            routes: format!("{}signals = \"enforce\"\n", route(upstream.address)),
+            server: "trusted_proxies = [\"127.0.0.1\"]".to_owned(),
+            more: format!("[notify]\nsecret_file = \"notify-secret\"\n{notify}\n"),
+            clock: manual_clock(),
+            shared_with: Some(directory),
+            ..Setup::default()
+        });
+        let mut alice = Browser::new(&gateway);
+        HOME.at(&mut alice);
+        alice.log_in("alice").await;
+        let mut thief = alice.clone();
+        THIEF.at(&mut thief);
+        gateway.advance(Duration::from_secs(601));
+        alice.fetch("/").await;
+        assert_eq!(verdict(&mut alice).await, "admitted");
+        gateway.advance(Duration::from_secs(120));
+        Scene { _upstream: upstream, gateway, alice, thief }
+    }
+}
+
+#[tokio::test]
+async fn a_theft_reaches_the_receiver_of_the_docs_with_both_parties_and_no_token() {
+    let directory = prepare();
+    let receiver = Documented::start(directory.path());
+    let notify = format!("webhook = \"http://{}/\"", receiver.address);
+    let mut scene = Scene::with(directory, &notify).await;
+    assert_eq!(verdict(&mut scene.thief).await, "401 theft");
+    let line = receiver.next();
+    assert!(!line.contains(&scene.thief.token()), "{line}");
+    let told: Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!(told["event.action"], "session.theft");
+    assert_eq!(told["user.name"], "alice");
+    assert_eq!(told["source.ip"], "203.0.113.9");
+    assert_eq!(told["user_agent.original"], "curl/8.5.0");
+    assert_eq!(told["doorward.other.ip"], "192.0.2.7");
+    assert!(told["doorward.other.user_agent"].as_str().expect("text").contains("Firefox"));
+    assert_eq!(told["doorward.session"].as_str().expect("a handle").len(), 16);
+    assert!(told["event.id"].as_str().expect("an id").starts_with("msg_"));
+}
+
+#[tokio::test]
+async fn who_is_stopped_by_signals_is_told_with_what_speaks_against_him() {
+    let directory = prepare();
+    let receiver = Documented::start(directory.path());
+    let notify = format!("webhook = \"http://{}/\"", receiver.address);
+    let scene = Scene::with(directory, &notify).await;
+    let mut thief = scene.alice.clone();
+    VPN_ABROAD.at(&mut thief);
+    assert_eq!(verdict(&mut thief).await, "admitted", "another network is no reason to tell");
+    THIEF.at(&mut thief);
+    assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
+    let told: Value = serde_json::from_str(&receiver.next()).expect("JSON");
+    assert_eq!(told["event.action"], "session.moved");
+    assert_eq!(told["doorward.signals"], serde_json::json!(["network", "browser"]));
+    assert_eq!(
+        (&told["doorward.answer"], &told["doorward.enforced"]),
+        (&"login".into(), &true.into())
+    );
+    assert_eq!(
+        (&told["source.ip"], &told["doorward.other.ip"]),
+        (&"203.0.113.9".into(), &"192.0.2.7".into())
+    );
+}
+
+#[test]
+fn the_receiver_of_the_docs_refuses_what_was_signed_by_nobody_by_another_or_long_ago() {
+    let directory = prepare();
+    let receiver = Documented::start(directory.path());
+    let now = doorward::clock::Clock::System.now().seconds();
+    let sign = |secret: &str, at| SigningSecret::parse(secret).expect("one").sign("m", at, b"{}");
+    let other = format!("whsec_{}", "A".repeat(32));
+    for (signature, at, status) in [
+        (String::new(), now, "401"),
+        (sign(&other, now), now, "401"),
+        (sign(SECRET, now - 600), now, "401"),
+        (sign(SECRET, now - 600), now - 600, "401"),
+        (sign(SECRET, now), now, "204"),
+    ] {
+        let mut stream = TcpStream::connect(receiver.address).expect("connected");
+        write!(stream, "POST / HTTP/1.0\r\nContent-Length: 2\r\nwebhook-id: m\r\nwebhook-timestamp: {at}\r\nwebhook-signature: {signature}\r\n\r\n{{}}").expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{signature} {at}");
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_hangs_delays_no_answer_and_not_the_stop() {
+    let receiver = Receiver::plain(&[Act::Hang]);
+    let notify = format!("{}\ntimeout = \"60s\"", receiver.webhook());
+    let mut scene = Scene::with(prepare(), &notify).await;
+    let start = Instant::now();
+    assert_eq!(verdict(&mut scene.thief).await, "401 theft");
+    assert_eq!(verdict(&mut scene.thief).await, "401 theft");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    scene.gateway.stop();
+    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn what_happened_last_arrives_before_the_gateway_is_gone() {
+    let receiver = Receiver::plain(&[Act::Late(Duration::from_millis(200))]);
+    let mut scene = Scene::with(prepare(), &receiver.webhook()).await;
+    assert_eq!(verdict(&mut scene.thief).await, "401 theft");
+    let shared = Arc::clone(scene.gateway.shared());
+    scene.gateway.stop();
+    assert!(receiver.next().contains("session.theft"));
+    let delivered = "doorward_notify_total{outcome=\"delivered\"} 1\n";
+    assert!(shared.metrics.render().contains(delivered));
+}
+
+// The command
+
+fn notify_test(directory: &TempDir, notify: &str) -> Output {
+    let config = directory.path().join("doorward.toml");
+    std::fs::write(&config, text(directory, notify)).expect("written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+    command.args(["notify", "test", "--config"]).arg(config).current_dir(directory.path());
+    command.output().expect("the program runs")
+}
+
+#[test]
+fn notify_test_says_what_came_back() {
+    let directory = prepare();
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let receiver = Receiver::plain(&[GOOD, Act::Answer("302 Found")]);
+    let good = notify_test(&directory, &receiver.webhook());
+    let told = format!("http://{}: told (204 No Content)\n", receiver.address);
+    assert_eq!((good.status.code(), said(&good.stdout)), (Some(0), told), "{good:?}");
+    assert!(receiver.next().contains("\"event.action\":\"notify.test\""));
+    let bad = notify_test(&directory, &receiver.webhook());
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(
+        said(&bad.stderr).contains("not told: it answered 302 Found, and redirects"),
+        "{bad:?}"
+    );
+    let script = "command = [\"/bin/sh\", \"-c\", \"echo no pager here >&2; exit 3\"]";
+    let bad = notify_test(&directory, script);
+    assert_eq!(bad.status.code(), Some(1));
+    let err = said(&bad.stderr);
+    assert!(err.contains("no pager here") && err.contains("exit status: 3"), "{err}");
+    let nobody = notify_test(&directory, "");
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(said(&nobody.stderr).contains("[notify] names nobody"), "{nobody:?}");
+}
+
+#[test]
+fn a_gateway_whose_alarm_cannot_ring_does_not_start() {
+    let directory = prepare();
+    let missing = "command = [\"/nonexistent/tell-me\"]";
+    let secret = format!("webhook = \"http://{}/\"", SocketAddr::from(([127, 0, 0, 1], 9)));
+    for (notify, secret, wanted) in [
+        (missing, SECRET, "/nonexistent/tell-me"),
+        (secret.as_str(), "hunter2", "does not begin with whsec_"),
+    ] {
+        let text = text(&directory, notify);
+        std::fs::write(directory.path().join("notify-secret"), secret).expect("written");
+        let (config, _) = Config::parse(&text, "test.toml", directory.path()).expect("loads");
+        let started = doorward::app::start(config, doorward::clock::Clock::System, None);
+        let error = started.err().expect("refused").to_string();
+        assert!(error.contains(wanted) && !error.contains("hunter2"), "{error}");
+    }
+}

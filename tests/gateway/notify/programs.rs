@@ -1,0 +1,93 @@
+//! A program is told: by its standard input and nothing else, and not for ever.
+
+use doorward::secret::SigningSecret;
+use doorward::telemetry::hook::{Pace, Settings};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::SECRET;
+use super::receivers::{GOOD, Receiver};
+use super::teller::{Teller, told_by, until};
+use crate::gateway::prepare;
+
+fn shell(script: &str, directory: &TempDir) -> String {
+    let script = script.replace("$DIR", &directory.path().display().to_string());
+    format!(
+        "command = [\"/bin/sh\", \"-c\", '''{script}''', \"x\", '''$(touch {}/ran)''']",
+        directory.path().display()
+    )
+}
+
+#[test]
+fn a_program_reads_the_letter_has_nothing_of_ours_in_its_environment_and_no_shell_reads_its_arguments()
+ {
+    let directory = prepare();
+    let script = "cat > $DIR/body; printf %s \"$1\" > $DIR/argument; env > $DIR/env";
+    let teller = Teller::start(told_by(&directory, &shell(script, &directory)));
+    teller.theft(1, "a\"\n$(touch x)`id`");
+    assert_eq!(teller.close(), [1, 0, 0, 0]);
+    let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).expect(name);
+    let told: Value = serde_json::from_str(&read("body")).expect("JSON");
+    assert_eq!(told["user.name"], "a\"\n$(touch x)`id`");
+    assert!(read("argument").starts_with("$(touch "));
+    assert!(!directory.path().join("ran").exists());
+    let env = read("env");
+    let mut names: Vec<&str> =
+        env.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+    // The shell's own.
+    names.retain(|name| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name));
+    names.sort_unstable();
+    assert_eq!(names, ["PATH", "WEBHOOK_ID", "WEBHOOK_SIGNATURE", "WEBHOOK_TIMESTAMP"]);
+    let of = |name: &str| {
+        let line = env.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
+        line.expect(name).to_owned()
+    };
+    let secret = SigningSecret::parse(SECRET).expect("a secret");
+    let seconds = of("WEBHOOK_TIMESTAMP").parse().expect("a number");
+    let signed = secret.sign(&of("WEBHOOK_ID"), seconds, read("body").as_bytes());
+    assert_eq!(of("WEBHOOK_SIGNATURE"), signed);
+}
+
+#[test]
+fn a_program_that_hangs_is_killed_with_all_that_it_started() {
+    let directory = prepare();
+    let script = "sleep 600 & echo $! $$ > $DIR/pids.new; mv $DIR/pids.new $DIR/pids; wait";
+    let notify = format!("{}\ntimeout = \"3s\"", shell(script, &directory));
+    let settings = told_by(&directory, &notify);
+    let teller =
+        Teller::start(Settings { pace: Pace { attempts: 1, ..settings.pace }, ..settings });
+    teller.theft(1, "alice");
+    let pids = until("process", || std::fs::read_to_string(directory.path().join("pids")).ok());
+    assert!(pids.split_whitespace().all(is_alive), "{pids}");
+    assert_eq!(teller.close(), [0, 1, 0, 0]);
+    until("end of them", || (!pids.split_whitespace().any(is_alive)).then_some(()));
+}
+
+/// A process that was killed may wait for somebody to ask how it ended.
+fn is_alive(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| state != 'Z' && state != 'X')
+}
+
+#[test]
+fn a_program_that_fails_is_tried_again_and_one_that_does_not_read_is_as_good_as_another() {
+    let directory = prepare();
+    let script = "echo x >> $DIR/runs; test $(wc -l < $DIR/runs) = 3";
+    let teller = Teller::start(told_by(&directory, &shell(script, &directory)));
+    teller.theft(1, "alice");
+    assert_eq!(teller.close(), [1, 0, 0, 0]);
+    let teller = Teller::start(told_by(&directory, "command = [\"/bin/false\"]"));
+    teller.theft(1, "alice");
+    assert_eq!(teller.close(), [0, 1, 0, 0]);
+}
+
+#[test]
+fn both_ways_are_told_and_answer_for_themselves() {
+    let directory = prepare();
+    let receiver = Receiver::plain(&[GOOD]);
+    let notify = format!("{}\ncommand = [\"/bin/false\"]", receiver.webhook());
+    let teller = Teller::start(told_by(&directory, &notify));
+    teller.theft(1, "alice");
+    assert_eq!((teller.close(), receiver.rest()), ([1, 1, 0, 0], 1));
+}
