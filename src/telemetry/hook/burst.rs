@@ -16,14 +16,19 @@ impl Burst {
         self.untold = self.untold.saturating_add(count);
     }
 
+    /// How many no line spoke of yet, if any.
+    pub(super) fn rest(&mut self) -> Option<u64> {
+        Some(std::mem::take(&mut self.untold)).filter(|count| *count > 0)
+    }
+
     /// How many a line should speak of, if one is due.
     pub(super) fn due(&mut self, now: Instant) -> Option<u64> {
         let is_due = self.told.is_none_or(|told| now.duration_since(told) >= PAUSE);
-        if self.untold == 0 || !is_due {
-            return None;
+        let count = if is_due { self.rest() } else { None };
+        if count.is_some() {
+            self.told = Some(now);
         }
-        self.told = Some(now);
-        Some(std::mem::take(&mut self.untold))
+        count
     }
 }
 

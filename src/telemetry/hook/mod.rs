@@ -15,6 +15,7 @@
 
 mod burst;
 mod command;
+mod counter;
 mod delivery;
 mod letter;
 mod office;

@@ -5,26 +5,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::Receiver;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::Settings;
 use super::burst::Burst;
-use super::delivery::Delivery;
+use super::counter::Counter;
 use super::letter::Letter;
 use super::sieve::{Fate, Sieve};
 use super::way::{Failure, Way};
 use crate::telemetry::audit::line::Entry;
 use crate::telemetry::metrics::{Metrics, Notified};
-
-/// Letters that are under way in one way, those that wait for another attempt among them.
-const UNDER_WAY: usize = 128;
-
-/// Attempts at the same time in one way: a hundred programs at once would be a load of their own.
-const AT_ONCE: usize = 4;
 
 const TICK: Duration = Duration::from_secs(1);
 
@@ -37,15 +31,6 @@ pub(super) struct Office {
     lost: Arc<AtomicU64>,
     dropped: Burst,
     under_way: JoinSet<Outcome>,
-}
-
-/// One way, and who waits at it.
-struct Counter {
-    way: Arc<Way>,
-    places: Arc<Semaphore>,
-    turns: Arc<Semaphore>,
-    failed: Burst,
-    failing: bool,
 }
 
 struct Outcome {
@@ -82,7 +67,7 @@ impl Office {
                 Some(done) = self.under_way.join_next() => self.done(done),
                 _ = tick.tick() => {
                     self.sieve.forget(Instant::now());
-                    self.tell_dropped();
+                    self.tell();
                 }
                 hurry = &mut closing => break hurry.unwrap_or_default(),
             }
@@ -105,11 +90,10 @@ impl Office {
         let letter = Arc::new(Letter::new(entry, self.settings.secret.clone()));
         let mut dropped = 0;
         for (counter, at) in self.counters.iter().enumerate() {
-            let Ok(place) = Arc::clone(&at.places).try_acquire_owned() else {
+            let Some((delivery, place)) = at.take(Arc::clone(&letter), &self.settings) else {
                 dropped += 1;
                 continue;
             };
-            let delivery = at.delivery(Arc::clone(&letter), &self.settings);
             self.under_way.spawn(async move {
                 let result = delivery.run().await;
                 drop(place);
@@ -122,19 +106,14 @@ impl Office {
     fn dropped(&mut self, count: u64) {
         self.metrics.notified(Notified::Dropped, count);
         self.dropped.note(count);
-        self.tell_dropped();
+        tell_dropped(self.dropped.due(Instant::now()));
     }
 
-    fn tell_dropped(&mut self) {
+    /// Each second: what no line spoke of, where one is due.
+    fn tell(&mut self) {
         let lost = self.lost.swap(0, Ordering::Relaxed);
-        self.metrics.notified(Notified::Dropped, lost);
-        self.dropped.note(lost);
-        if let Some(count) = self.dropped.due(Instant::now()) {
-            warn!(
-                event = "notify-dropped",
-                count, "more happened than is told; the log and the audit log have all of it"
-            );
-        }
+        self.dropped(lost);
+        self.counters.iter_mut().for_each(Counter::tell);
     }
 
     fn done(&mut self, done: Result<Outcome, JoinError>) {
@@ -145,7 +124,7 @@ impl Office {
         let outcome = if result.is_ok() { Notified::Delivered } else { Notified::Failed };
         self.metrics.notified(outcome, 1);
         if let Some(counter) = self.counters.get_mut(counter) {
-            counter.tell(result);
+            counter.note(result);
         }
     }
 
@@ -168,39 +147,125 @@ impl Office {
             );
         }
         self.under_way.shutdown().await;
-        self.tell_dropped();
+        self.tell();
+        tell_dropped(self.dropped.rest());
+        self.counters.iter_mut().for_each(Counter::tell_rest);
     }
 }
 
-impl Counter {
-    fn new(way: Way) -> Counter {
-        Counter {
-            way: Arc::new(way),
-            places: Arc::new(Semaphore::new(UNDER_WAY)),
-            turns: Arc::new(Semaphore::new(AT_ONCE)),
-            failed: Burst::default(),
-            failing: false,
+fn tell_dropped(count: Option<u64>) {
+    if let Some(count) = count {
+        warn!(
+            event = "notify-dropped",
+            count, "more happened than is told; the log and the audit log have all of it"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::io::{self, Write};
+    use std::sync::Mutex;
+
+    use tokio::sync::mpsc;
+
+    use super::super::Pace;
+    use super::*;
+    use crate::clock::UnixMillis;
+    use crate::config::NotifyCommand;
+    use crate::session::SessionId;
+    use crate::telemetry::SessionEvent;
+    use crate::telemetry::events::About;
+
+    /// What is logged.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("nobody panicked").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
         }
     }
 
-    fn delivery(&self, letter: Arc<Letter>, settings: &Settings) -> Delivery {
-        let (way, turns) = (Arc::clone(&self.way), Arc::clone(&self.turns));
-        Delivery { letter, way, turns, timeout: settings.timeout, pace: settings.pace }
+    impl Lines {
+        /// The event and the count of each line, in order.
+        fn told(&self) -> Vec<(String, u64)> {
+            let text = self.0.lock().expect("nobody panicked").clone();
+            let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+            let told = lines.map(|line| {
+                let line: serde_json::Value = serde_json::from_slice(line).expect("JSON");
+                let fields = &line["fields"];
+                let event = fields["event"].as_str().expect("an event").to_owned();
+                (event, fields["count"].as_u64().unwrap_or_default())
+            });
+            told.collect()
+        }
     }
 
-    /// A receiver that is away for a day makes few lines, and one when it is back.
-    fn tell(&mut self, result: Result<String, Failure>) {
-        let way = &self.way;
-        let Err(error) = result else {
-            if std::mem::take(&mut self.failing) {
-                info!(event = "notify-again", %way, "is told again");
-            }
-            return;
+    fn told_by(program: &str) -> Settings {
+        let (program, arguments) = (program.into(), Vec::new());
+        let pace = Pace { attempts: 1, ..Pace::default() };
+        Settings {
+            events: BTreeSet::new(),
+            command: Some(NotifyCommand { program, arguments }),
+            webhook: None,
+            secret: None,
+            timeout: Duration::from_secs(30),
+            pace,
+        }
+    }
+
+    fn theft(session: u8) -> Box<Entry> {
+        let session = Some(SessionId([session; 16]));
+        let about = About { user: "alice", session, ..About::default() };
+        Box::new(Entry::new(SessionEvent::Theft, &about, UnixMillis(0)))
+    }
+
+    #[tokio::test]
+    async fn a_burst_of_what_is_not_told_makes_two_lines_and_loses_no_number() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone());
+        let _listens = tracing::subscriber::set_default(subscriber.finish());
+        let lost = Arc::new(AtomicU64::new(7));
+        let office = Office::new(told_by("/bin/false"), Metrics::default(), lost);
+        let (queue, waiting) = mpsc::channel(100);
+        for session in 0..100 {
+            queue.try_send(theft(session)).expect("room");
+        }
+        let (closing, closed) = oneshot::channel();
+        closing.send(CancellationToken::new()).expect("heard");
+        office.run(waiting, closed).await;
+        let told = lines.told();
+        let of = |event: &str| -> Vec<u64> {
+            told.iter().filter(|(word, _)| word == event).map(|(_, count)| *count).collect()
         };
-        self.failing = true;
-        self.failed.note(1);
-        if let Some(count) = self.failed.due(Instant::now()) {
-            warn!(event = "notify-failed", %way, count, %error, "was not told; try `doorward notify test`");
+        let (dropped, failed) = (of("notify-dropped"), of("notify-failed"));
+        assert_eq!((dropped.len(), dropped.iter().sum()), (2, 77), "{told:?}");
+        assert_eq!((failed.len(), failed.iter().sum()), (2, 30), "{told:?}");
+        assert_eq!(told.len(), 4, "{told:?}");
+    }
+
+    #[test]
+    fn a_receiver_that_is_back_is_said_once() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone());
+        let _listens = tracing::subscriber::set_default(subscriber.finish());
+        let mut counters: Vec<Counter> =
+            Way::all(&told_by("/bin/false")).into_iter().map(Counter::new).collect();
+        let counter = counters.first_mut().expect("one way");
+        let failed = || Err(Failure::Late(Duration::from_secs(1)));
+        let good = || Ok("204".to_owned());
+        for result in [good(), failed(), failed(), failed(), good(), good()] {
+            counter.note(result);
         }
+        let wanted = [("notify-failed", 1), ("notify-failed", 2), ("notify-again", 0)];
+        assert_eq!(lines.told(), wanted.map(|(event, count)| (event.to_owned(), count)));
     }
 }
