@@ -519,7 +519,7 @@ async fn a_post_is_sent_once_even_when_its_connection_broke() {
         let upstream = hanging_up(Arc::clone(&requests)).await;
         within(async {
             let upstreams = upstreams();
-            let first = upstreams.send(upstream.only(), get()).await.expect("answer");
+            let first = upstreams.send(upstream.only(), post(body)).await.expect("answer");
             assert_eq!(text(first).await, "ok");
             let error = upstreams.send(upstream.only(), post(body)).await.expect_err("error");
             assert!(matches!(error, UpstreamError::ConnectionTerminated(_)), "{error:?}");
@@ -565,35 +565,37 @@ async fn a_get_is_not_sent_again_when_its_new_connection_broke() {
 
 #[tokio::test]
 async fn a_post_on_a_connection_that_closed_while_idle_goes_out_on_a_new_one() {
-    let (close, waiting) = std::sync::mpsc::channel::<()>();
-    let (done, is_closed) = std::sync::mpsc::channel::<()>();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listener");
-    let port = listener.local_addr().expect("address").port();
-    let upstream = std::thread::spawn(move || {
-        let first = answer_blocking(&listener);
-        waiting.recv().expect("asked to close");
-        drop(first);
-        done.send(()).expect("told");
-        drop(answer_blocking(&listener));
-    });
-    within(async {
-        let upstreams = upstreams();
-        let endpoints = [endpoint("http", "127.0.0.1", port)];
-        let first = upstreams.send(&endpoints, get()).await.expect("answer");
-        assert_eq!(text(first).await, "ok");
-        close.send(()).expect("told");
-        is_closed.recv().expect("closed");
-        // The runtime looks at its sockets once, so the close and the request meet in one turn.
-        tokio::task::yield_now().await;
-        let second = upstreams.send(&endpoints, post("order=1")).await.expect("answer");
-        assert_eq!(text(second).await, "ok");
-    })
-    .await;
-    upstream.join().expect("upstream");
+    for body in ["", "order=1"] {
+        let (close, waiting) = std::sync::mpsc::channel::<()>();
+        let (done, is_closed) = std::sync::mpsc::channel::<()>();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listener");
+        let port = listener.local_addr().expect("address").port();
+        let upstream = std::thread::spawn(move || {
+            let first = answer_blocking(&listener, body.len());
+            waiting.recv().expect("asked to close");
+            drop(first);
+            done.send(()).expect("told");
+            drop(answer_blocking(&listener, body.len()));
+        });
+        within(async {
+            let upstreams = upstreams();
+            let endpoints = [endpoint("http", "127.0.0.1", port)];
+            let first = upstreams.send(&endpoints, post(body)).await.expect("answer");
+            assert_eq!(text(first).await, "ok");
+            close.send(()).expect("told");
+            is_closed.recv().expect("closed");
+            // The runtime looks at its sockets once, so the close and the request meet in one turn.
+            tokio::task::yield_now().await;
+            let second = upstreams.send(&endpoints, post(body)).await.expect("answer");
+            assert_eq!(text(second).await, "ok");
+        })
+        .await;
+        upstream.join().expect("upstream");
+    }
 }
 
-/// Accepts one connection and answers its first request; the socket stays open with the value.
-fn answer_blocking(listener: &std::net::TcpListener) -> std::net::TcpStream {
+/// Accepts one connection and answers its first request, which has a body of so many bytes; the socket stays open with the value.
+fn answer_blocking(listener: &std::net::TcpListener, body: usize) -> std::net::TcpStream {
     use std::io::{Read, Write};
     let (mut stream, _) = listener.accept().expect("connection");
     let mut seen = Vec::new();
@@ -601,9 +603,7 @@ fn answer_blocking(listener: &std::net::TcpListener) -> std::net::TcpStream {
     while !seen.ends_with(b"\r\n\r\n") && stream.read(&mut byte).expect("read") == 1 {
         seen.push(byte[0]);
     }
-    if seen.starts_with(b"POST") {
-        stream.read_exact(&mut [0; 7]).expect("order=1");
-    }
+    stream.read_exact(&mut vec![0; body]).expect("a body");
     stream.write_all(OK).expect("written");
     stream
 }

@@ -1,6 +1,7 @@
 //! An upstream's address, as a route writes it.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use http::uri::{Authority, Scheme, Uri};
 
@@ -18,11 +19,19 @@ pub enum Transport {
 }
 
 /// One upstream address.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     transport: Transport,
     authority: Authority,
     port: u16,
+    /// Of all the above: an endpoint is looked up at each request.
+    hash: u64,
+}
+
+impl Hash for Endpoint {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
 }
 
 /// Why a text is no upstream address.
@@ -67,7 +76,9 @@ impl Endpoint {
             Some(path) if path.as_str() != "/" => Err(EndpointError::Path(path.to_string())),
             Some(_) | None => {
                 let port = port(transport, &authority)?;
-                Ok(Endpoint { transport, authority, port })
+                let mut hasher = DefaultHasher::new();
+                (transport, &authority, port).hash(&mut hasher);
+                Ok(Endpoint { transport, authority, port, hash: hasher.finish() })
             }
         }
     }

@@ -14,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::error::UpstreamError;
+use super::plain::Unread;
 use super::pool::Lease;
 
 /// What a body of a client must be to be forwarded.
@@ -28,9 +29,19 @@ type BoxError = Box<dyn Error + Send + Sync>;
 ///
 /// Trailers are passed on.
 pub struct UpstreamBody<B: RequestBody> {
-    incoming: Incoming,
+    source: Source,
     lease: Option<Lease<B>>,
-    progress: Option<Arc<Progress>>,
+}
+
+/// Who finds the body in the connection's bytes.
+#[derive(Debug)]
+enum Source {
+    Library {
+        incoming: Incoming,
+        progress: Option<Arc<Progress>>,
+    },
+    /// The reader itself, on the connection that is lent to it.
+    Plain(Unread),
 }
 
 impl<B: RequestBody> UpstreamBody<B> {
@@ -39,28 +50,63 @@ impl<B: RequestBody> UpstreamBody<B> {
         lease: Lease<B>,
         progress: Option<Arc<Progress>>,
     ) -> Self {
-        let mut body = UpstreamBody { incoming, lease: Some(lease), progress };
-        if body.incoming.is_end_stream() {
+        UpstreamBody::from(Source::Library { incoming, progress }, lease)
+    }
+
+    pub(super) fn plain(unread: Unread, lease: Lease<B>) -> Self {
+        UpstreamBody::from(Source::Plain(unread), lease)
+    }
+
+    fn from(source: Source, lease: Lease<B>) -> Self {
+        let mut body = UpstreamBody { source, lease: Some(lease) };
+        if body.source.is_end() {
             body.finish();
         }
         body
     }
 
     fn finish(&mut self) {
-        if let Some(lease) = self.lease.take() {
+        let Some(mut lease) = self.lease.take() else { return };
+        let is_clean = match (&self.source, lease.plain()) {
+            (Source::Plain(unread), Some(plain)) => plain.is_clean(unread),
+            (Source::Plain(_), None) => false,
+            (Source::Library { .. }, _) => true,
+        };
+        if is_clean {
             lease.finish();
         }
     }
 
-    fn broken(&mut self, error: &hyper::Error) -> UpstreamError {
-        self.lease = None;
-        blame(error, self.progress.as_deref())
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        match &mut self.source {
+            Source::Library { incoming, progress } => {
+                let frame = ready!(Pin::new(incoming).poll_frame(cx));
+                let blamed = |error| blame(&error, progress.as_deref());
+                Poll::Ready(frame.map(|frame| frame.map_err(blamed)))
+            }
+            Source::Plain(unread) => match self.lease.as_mut().and_then(Lease::plain) {
+                Some(plain) => plain.poll_frame(cx, unread),
+                None => Poll::Ready(None),
+            },
+        }
+    }
+}
+
+impl Source {
+    fn is_end(&self) -> bool {
+        match self {
+            Source::Library { incoming, .. } => incoming.is_end_stream(),
+            Source::Plain(unread) => unread.content().is_done(),
+        }
     }
 }
 
 impl<B: RequestBody> fmt::Debug for UpstreamBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UpstreamBody").field("incoming", &self.incoming).finish_non_exhaustive()
+        f.debug_struct("UpstreamBody").field("source", &self.source).finish_non_exhaustive()
     }
 }
 
@@ -72,28 +118,26 @@ impl<B: RequestBody> Body for UpstreamBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
-        Poll::Ready(match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-            Some(Ok(frame)) => {
-                // A reader that knows the length, or saw trailers, does not poll again.
-                if frame.is_trailers() || self.incoming.is_end_stream() {
-                    self.finish();
-                }
-                Some(Ok(frame))
-            }
-            Some(Err(error)) => Some(Err(self.broken(&error))),
-            None => {
-                self.finish();
-                None
-            }
-        })
+        let frame = ready!(self.poll_next(cx));
+        match &frame {
+            // A reader that knows the length, or saw trailers, does not poll again.
+            Some(Ok(frame)) if frame.is_trailers() || self.source.is_end() => self.finish(),
+            Some(Ok(_)) => {}
+            Some(Err(_)) => self.lease = None,
+            None => self.finish(),
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.source.is_end()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.source {
+            Source::Library { incoming, .. } => incoming.size_hint(),
+            Source::Plain(unread) => unread.content().size_hint(),
+        }
     }
 }
 

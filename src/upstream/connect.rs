@@ -17,6 +17,7 @@ use crate::http::endpoint::Transport;
 
 use super::body::{Outgoing, RequestBody};
 use super::error::UpstreamError;
+use super::plain::Plain;
 use super::socket::{Look, Socket};
 
 /// The most bytes of an answer's head, and the most that are buffered on one connection.
@@ -45,11 +46,12 @@ fn offering(config: &rustls::ClientConfig, protocols: &[&[u8]]) -> TlsConnector 
 
 /// A connection that stands.
 pub(super) enum Connection<B: RequestBody> {
+    Plain(Box<Plain>),
     Http1(Http1<B>),
     Http2(http2::SendRequest<Outgoing<B>>),
 }
 
-/// One HTTP/1.1 connection: one exchange at a time.
+/// One HTTP/1.1 connection of the HTTP library's: one exchange at a time.
 pub(super) struct Http1<B: RequestBody> {
     pub(super) sender: http1::SendRequest<Outgoing<B>>,
     /// Aborting the driver closes the socket at once, mid-message or not.
@@ -61,12 +63,15 @@ pub(super) struct Http1<B: RequestBody> {
 /// What the request needs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
-    Exchange,
+    /// To send a head and no body.
+    Head,
+    /// To send a body too.
+    Body,
     /// An HTTP/1.1 connection that can become a tunnel.
     Tunnel,
 }
 
-/// Opens a connection. Its driver is a task of its own that ends with the connection.
+/// Opens a connection. Where it is driven by a task of its own, that ends with it.
 pub(super) async fn dial<B: RequestBody>(
     endpoint: &Endpoint,
     tls: &Tls,
@@ -75,17 +80,19 @@ pub(super) async fn dial<B: RequestBody>(
     let stream = Socket::new(tcp(endpoint).await?);
     let look = stream.look();
     match (endpoint.transport(), need) {
-        (Transport::Http1, _) => over_http1(stream, need, look).await,
-        (Transport::Http2, Need::Exchange) => over_http2(stream).await,
+        (Transport::Http1, Need::Head) => Ok(Connection::Plain(Box::new(Plain::tcp(stream)))),
+        (Transport::Http1, Need::Body | Need::Tunnel) => over_http1(stream, need, look).await,
+        (Transport::Http2, Need::Head | Need::Body) => over_http2(stream).await,
         (Transport::Http2, Need::Tunnel) => Err(UpstreamError::UpgradeUnsupported),
         (Transport::Tls, Need::Tunnel) => {
             over_http1(secure(endpoint, &tls.http1, stream).await?, need, look).await
         }
-        (Transport::Tls, Need::Exchange) => {
+        (Transport::Tls, Need::Head | Need::Body) => {
             let stream = secure(endpoint, &tls.either, stream).await?;
-            match stream.get_ref().1.alpn_protocol() {
-                Some(H2) => over_http2(stream).await,
-                Some(_) | None => over_http1(stream, need, look).await,
+            match (stream.get_ref().1.alpn_protocol(), need) {
+                (Some(H2), _) => over_http2(stream).await,
+                (Some(_) | None, Need::Head) => Ok(Connection::Plain(Box::new(Plain::tls(stream)))),
+                (Some(_) | None, Need::Body | Need::Tunnel) => over_http1(stream, need, look).await,
             }
         }
     }
@@ -131,7 +138,7 @@ where
     let handshake = http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(stream));
     let (sender, connection) = handshake.await.map_err(|error| UpstreamError::from(&error))?;
     let driver = match need {
-        Need::Exchange => tokio::spawn(drive(connection)),
+        Need::Head | Need::Body => tokio::spawn(drive(connection)),
         Need::Tunnel => tokio::spawn(drive(connection.with_upgrades())),
     };
     Ok(Connection::Http1(Http1 { sender, driver: driver.abort_handle(), look }))

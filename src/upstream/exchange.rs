@@ -30,6 +30,7 @@ use crate::http::endpoint::Transport;
 use super::body::{Outgoing, Progress, RequestBody, UpstreamBody, blame};
 use super::connect::Connection;
 use super::error::UpstreamError;
+use super::plain::{Question, Trouble};
 use super::pool::Lease;
 
 /// What to make of one exchange.
@@ -45,6 +46,9 @@ pub(super) async fn exchange<B: RequestBody>(
     mut lease: Lease<B>,
     request: Request<Outgoing<B>>,
 ) -> Outcome<B> {
+    if let Some(Connection::Plain(_)) = lease.connection() {
+        return ask(lease, request).await;
+    }
     let progress = request.body().progress();
     let spare = spare(&request, &mut lease);
     match attempt(&mut lease, request, progress.as_deref()).await {
@@ -60,6 +64,28 @@ pub(super) async fn exchange<B: RequestBody>(
             lease.give_up();
             Outcome::Failed(UpstreamError::ResponseTimeout)
         }
+    }
+}
+
+/// The same for a request without a body, on a connection that is driven here.
+async fn ask<B: RequestBody>(mut lease: Lease<B>, mut request: Request<Outgoing<B>>) -> Outcome<B> {
+    if let Err(error) = address(&mut request, &mut lease) {
+        return Outcome::Failed(error);
+    }
+    let limit = lease.settings().response_timeout;
+    let reused = lease.reused();
+    let question = Question::new(&request);
+    let Some(plain) = lease.plain() else { return Outcome::Again(request) };
+    match timeout(limit, plain.ask(&question)).await {
+        Ok(Ok((response, unread))) => {
+            Outcome::Answered(response.map(|()| UpstreamBody::plain(unread, lease)))
+        }
+        Ok(Err(Trouble::Unsent(_))) if reused => Outcome::Again(request),
+        Ok(Err(Trouble::Broken(error))) if reused && may_repeat(&request, &error) => {
+            Outcome::Again(request)
+        }
+        Ok(Err(Trouble::Unsent(error) | Trouble::Broken(error))) => Outcome::Failed(error),
+        Err(_) => Outcome::Failed(UpstreamError::ResponseTimeout),
     }
 }
 
@@ -101,7 +127,7 @@ pub(super) async fn attempt<B: RequestBody>(
         Some(Connection::Http2(sender)) => {
             in_time(pin!(sender.try_send_request(request)), limit, progress).await
         }
-        None => return Attempt::Unsent(request),
+        Some(Connection::Plain(_)) | None => return Attempt::Unsent(request),
     };
     match sent {
         Some(Ok(response)) => Attempt::Answered(response),
@@ -193,7 +219,7 @@ fn address<B: RequestBody>(
 ) -> Result<(), UpstreamError> {
     match lease.connection() {
         Some(Connection::Http2(_)) => address_http2(request, lease.endpoint()),
-        Some(Connection::Http1(_)) | None => {
+        Some(Connection::Plain(_) | Connection::Http1(_)) | None => {
             say_framing(request);
             address_http1(request, lease.endpoint())
         }

@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | `mod` | [`Upstreams`]: an endpoint is chosen, a connection lent, the request sent |
 //! | `exchange` | one request and its answer, the one retry, the forms of HTTP/1.1 and HTTP/2 |
+//! | `plain` | an HTTP/1.1 connection for requests without a body, driven by the exchange itself |
+//! | `answer`, `content` | an HTTP/1.1 answer's head and body, as bytes |
 //! | `upgrade` | [`Switch`], [`Tunnel`]: WebSocket |
 //! | `pool` | the connections to one endpoint |
 //! | `connect` | name, TCP, TLS, protocol |
@@ -23,10 +25,13 @@
 //!
 //! Interim answers (1xx) of an upstream are read and dropped, 101 alone is looked at.
 
+mod answer;
 mod body;
 mod connect;
+mod content;
 mod error;
 mod exchange;
+mod plain;
 mod pool;
 mod socket;
 mod upgrade;
@@ -46,7 +51,7 @@ pub use error::UpstreamError;
 pub use upgrade::{PendingTunnel, Switch, Tunnel};
 
 use body::Outgoing;
-use connect::Tls;
+use connect::{Need, Tls};
 use exchange::{Outcome, exchange};
 use pool::{Lease, Pool, Want};
 
@@ -107,10 +112,11 @@ impl<B: RequestBody> Upstreams<B> {
         endpoints: &[Endpoint],
         request: Request<B>,
     ) -> Result<Response<UpstreamBody<B>>, UpstreamError> {
-        let lease = self.lease(endpoints, Want::Open).await?;
+        let need = if request.body().is_end_stream() { Need::Head } else { Need::Body };
+        let lease = self.lease(endpoints, Want::Open(need)).await?;
         match exchange(lease, request.map(Outgoing::new)).await {
             Outcome::Again(request) => {
-                let lease = self.lease(endpoints, Want::New).await?;
+                let lease = self.lease(endpoints, Want::New(need)).await?;
                 Box::pin(exchange(lease, request)).await.last()
             }
             once @ (Outcome::Answered(_) | Outcome::Failed(_)) => once.last(),
@@ -124,7 +130,7 @@ impl<B: RequestBody> Upstreams<B> {
         endpoints: &[Endpoint],
         request: Request<()>,
     ) -> Result<Switch<B>, UpstreamError> {
-        let lease = self.lease(endpoints, Want::Tunnel).await?;
+        let lease = self.lease(endpoints, Want::New(Need::Tunnel)).await?;
         upgrade::switch(lease, request).await
     }
 

@@ -5,8 +5,11 @@
 //!   wholly written, the answer wholly read, and no byte is left over. Anything else is closed:
 //!   a leftover would be read as the answer to somebody else's request.
 //! - The newest idle connection is used first, so the rest can grow old and close.
-//! - Permits are held by exchanges, not by connections, and a connection is opened only when none
-//!   is idle; so there are never more connections than permits.
+//! - Permits are held by exchanges, not by connections. A connection is opened only when none of the
+//!   kind is idle, and idle ones of the other kind give way; so there are never more connections than
+//!   permits.
+//! - Of HTTP/1.1 there are two kinds: those that the exchange itself drives, for requests without a
+//!   body, and those of the HTTP library.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -23,6 +26,7 @@ use super::UpstreamSettings;
 use super::body::{Outgoing, RequestBody};
 use super::connect::{Connection, Http1, Need, Tls, dial};
 use super::error::UpstreamError;
+use super::plain::Plain;
 
 /// How long an endpoint that could not be reached is asked last.
 const AVOID: Duration = Duration::from_secs(5);
@@ -31,11 +35,9 @@ const AVOID: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy)]
 pub(super) enum Want {
     /// One that is open already, or a new one.
-    Open,
+    Open(Need),
     /// One that nobody used before. (A shared one may be opened by somebody else meanwhile.)
-    New,
-    /// A new HTTP/1.1 connection that can become a tunnel.
-    Tunnel,
+    New(Need),
 }
 
 pub(super) struct Pool<B: RequestBody> {
@@ -59,8 +61,14 @@ struct State<B: RequestBody> {
 }
 
 struct Idle<B: RequestBody> {
-    connection: Http1<B>,
+    connection: Kept<B>,
     since: Instant,
+}
+
+/// An HTTP/1.1 connection between two exchanges.
+enum Kept<B: RequestBody> {
+    Plain(Box<Plain>),
+    Http1(Http1<B>),
 }
 
 /// A connection lent to one exchange, and the permit for it.
@@ -101,12 +109,11 @@ impl<B: RequestBody> Pool<B> {
     pub(super) async fn lease(self: &Arc<Self>, want: Want) -> Result<Lease<B>, UpstreamError> {
         let permit = self.permit().await?;
         let (connection, reused) = match want {
-            Want::Open => match self.take() {
+            Want::Open(need) => match self.take(need) {
                 Some(connection) => (connection, true),
-                None => (self.open().await?, false),
+                None => (self.open(need).await?, false),
             },
-            Want::New => (self.open().await?, false),
-            Want::Tunnel => (self.dial(Need::Tunnel).await?, false),
+            Want::New(need) => (self.open(need).await?, false),
         };
         Ok(self.lend(connection, reused, permit))
     }
@@ -143,21 +150,29 @@ impl<B: RequestBody> Pool<B> {
         }
     }
 
-    fn take(&self) -> Option<Connection<B>> {
+    fn take(&self, need: Need) -> Option<Connection<B>> {
         let mut state = self.state();
         if let Some(shared) = state.open_shared() {
             return Some(Connection::Http2(shared));
         }
-        state.newest(self.settings.idle_timeout).map(Connection::Http1)
+        state.newest(need, self.settings.idle_timeout)
     }
 
-    async fn open(&self) -> Result<Connection<B>, UpstreamError> {
-        let shares = self.state().shares;
-        if shares { self.open_shared().await } else { self.dial(Need::Exchange).await }
+    async fn open(&self, need: Need) -> Result<Connection<B>, UpstreamError> {
+        self.make_room();
+        let shares = need != Need::Tunnel && self.state().shares;
+        if shares { Box::pin(self.open_shared(need)).await } else { self.dial(need).await }
+    }
+
+    /// An idle connection of the kind that is not asked for gives way, should there be one too many.
+    fn make_room(&self) {
+        let most = self.settings.max_connections_per_endpoint;
+        let under_way = self.outstanding();
+        self.state().keep_newest(most.saturating_sub(under_way));
     }
 
     /// One opens, the others wait for it and share what it opened.
-    async fn open_shared(&self) -> Result<Connection<B>, UpstreamError> {
+    async fn open_shared(&self, need: Need) -> Result<Connection<B>, UpstreamError> {
         let limit = self.settings.connect_timeout;
         let alone = timeout(limit, self.sharing.lock())
             .await
@@ -168,7 +183,7 @@ impl<B: RequestBody> Pool<B> {
         }
         // ALPN chose HTTP/1.1 meanwhile: nothing to share, no reason to queue.
         let _alone = self.state().shares.then_some(alone);
-        self.dial(Need::Exchange).await
+        self.dial(need).await
     }
 
     async fn dial(&self, need: Need) -> Result<Connection<B>, UpstreamError> {
@@ -182,12 +197,10 @@ impl<B: RequestBody> Pool<B> {
     }
 
     /// Called with a connection that is clean.
-    fn give_back(self: &Arc<Self>, connection: Http1<B>) {
+    fn give_back(self: &Arc<Self>, connection: Kept<B>) {
         let mut state = self.state();
         state.idle.push_back(Idle { connection, since: Instant::now() });
-        while state.idle.len() > self.settings.max_idle_per_endpoint {
-            state.idle.pop_front();
-        }
+        state.keep_newest(self.settings.max_idle_per_endpoint);
         if !state.sweeping && !state.idle.is_empty() {
             state.sweeping = true;
             tokio::spawn(sweep(Arc::downgrade(self), self.settings.idle_timeout));
@@ -222,18 +235,28 @@ impl<B: RequestBody> State<B> {
         self.shared.clone()
     }
 
-    fn newest(&mut self, idle_timeout: Duration) -> Option<Http1<B>> {
-        while let Some(newest) = self.idle.pop_back() {
+    fn newest(&mut self, need: Need, idle_timeout: Duration) -> Option<Connection<B>> {
+        while let Some(at) = self.idle.iter().rposition(|idle| idle.connection.serves(need)) {
+            let newest = self.idle.remove(at)?;
             if newest.since.elapsed() >= idle_timeout {
-                self.idle.clear();
+                self.drop_older_than(idle_timeout);
                 return None;
             }
-            if newest.connection.sender.is_ready() {
-                newest.connection.look.again();
-                return Some(newest.connection);
+            match newest.connection {
+                Kept::Plain(plain) => return Some(Connection::Plain(plain)),
+                Kept::Http1(connection) if connection.sender.is_ready() => {
+                    connection.look.again();
+                    return Some(Connection::Http1(connection));
+                }
+                Kept::Http1(_) => {}
             }
         }
         None
+    }
+
+    fn keep_newest(&mut self, most: usize) {
+        let surplus = self.idle.len().saturating_sub(most);
+        self.idle.drain(..surplus);
     }
 
     fn drop_older_than(&mut self, limit: Duration) {
@@ -248,13 +271,23 @@ impl<B: RequestBody> State<B> {
                 self.shares = true;
                 self.shared = Some(sender.clone());
             }
-            Ok(Connection::Http1(_)) => self.shares &= need == Need::Tunnel,
+            Ok(Connection::Http1(_) | Connection::Plain(_)) => self.shares &= need == Need::Tunnel,
             Err(_) => {}
         }
         self.unreachable_since = match dialed {
             Ok(_) => None,
             Err(error) => error.is_before_connection().then(Instant::now),
         };
+    }
+}
+
+impl<B: RequestBody> Kept<B> {
+    fn serves(&self, need: Need) -> bool {
+        match (self, need) {
+            (Kept::Plain(_), Need::Head) | (Kept::Http1(_), Need::Body) => true,
+            (Kept::Plain(_), Need::Body | Need::Tunnel)
+            | (Kept::Http1(_), Need::Head | Need::Tunnel) => false,
+        }
     }
 }
 
@@ -290,10 +323,23 @@ impl<B: RequestBody> Lease<B> {
     pub(super) fn finish(mut self) {
         match self.connection.take() {
             Some(Connection::Http1(connection)) if self.is_clean(&connection) => {
-                self.pool.give_back(connection);
+                self.pool.give_back(Kept::Http1(connection));
             }
             Some(Connection::Http1(connection)) => connection.driver.abort(),
+            // Whoever read its answer says whether it is clean.
+            Some(Connection::Plain(mut plain)) => {
+                plain.rest();
+                self.pool.give_back(Kept::Plain(plain));
+            }
             Some(Connection::Http2(_)) | None => {}
+        }
+    }
+
+    /// The connection that this request alone drives.
+    pub(super) fn plain(&mut self) -> Option<&mut Plain> {
+        match &mut self.connection {
+            Some(Connection::Plain(plain)) => Some(plain),
+            Some(Connection::Http1(_) | Connection::Http2(_)) | None => None,
         }
     }
 
@@ -311,8 +357,10 @@ impl<B: RequestBody> Lease<B> {
     }
 
     fn close(&mut self) {
-        if let Some(Connection::Http1(connection)) = self.connection.take() {
-            connection.driver.abort();
+        match self.connection.take() {
+            Some(Connection::Http1(connection)) => connection.driver.abort(),
+            // Closed by being dropped, or shared.
+            Some(Connection::Plain(_) | Connection::Http2(_)) | None => {}
         }
     }
 }
