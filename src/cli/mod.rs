@@ -15,6 +15,7 @@ pub mod demo;
 pub mod explain;
 pub mod keys;
 pub mod notify;
+pub mod replay;
 pub mod run;
 pub mod sessions;
 pub mod user;
@@ -51,6 +52,8 @@ enum Command {
     Sessions(sessions::SessionsArgs),
     /// Verify the audit log
     Audit(audit::AuditArgs),
+    /// Say what other [signals] settings would have done, from what the audit log says of moved sessions
+    Replay(replay::ReplayArgs),
     /// Try whether who is to be told of a theft is told
     Notify(notify::NotifyArgs),
     /// Make certificates for development
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Keys(args) => keys::run(args),
         Command::Sessions(args) => sessions::run(args),
         Command::Audit(args) => audit::run(args),
+        Command::Replay(args) => replay::run(&args),
         Command::Notify(args) => notify::run(&args),
         Command::Certs(args) => certs::run(&args),
     };

@@ -14,6 +14,7 @@ use crate::session::{
     ClientContext, EndReason, Identity, Memo, NotBefore, Record, SessionId, SessionKey, Standing,
     Token, TokenError, UserTag,
 };
+use crate::signals::Locality;
 use crate::store::{Durability, Listed, Unavailable};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::{About, Moved};
@@ -126,7 +127,8 @@ impl Guard {
         let news = self.shared.signals.newcomer(&self.shared.atlas.load(), memo, from);
         if let Some(report) = &news {
             let mut about = about(whose.user, key.id, from);
-            about.moved = Some(Moved { report, enforced: false });
+            let (here, other) = (self.shared.atlas.load().look(from.address), Locality::default());
+            about.moved = Some(Moved { report, enforced: false, here, other });
             self.shared.event(SessionEvent::LoginNewPlace, about);
         }
         let notice = news.map(|_| Notice::new(Kind::NewPlace, key.id, from, None, now));

@@ -11,6 +11,7 @@
 //! - what is not known is no signal: no database, no country, no word about countries
 //! - nothing is computed while a session stays where it is ([`Record::novelty`])
 
+mod again;
 mod atlas;
 mod distance;
 mod newcomer;

@@ -51,6 +51,18 @@ const SYSTEMS: [(&str, System); 8] = [
 /// name of their own.
 const PLAYERS: [&str; 2] = ["AppleCoreMedia/", "stagefright/"];
 
+impl System {
+    /// The name in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            System::Windows => "Windows",
+            System::Apple => "macOS or iOS",
+            System::Linux => "Linux or Android",
+            System::ChromeOs => "ChromeOS",
+        }
+    }
+}
+
 impl Software<'_> {
     /// Reads a User-Agent. Whatever it says, something is read.
     pub fn read(agent: &str) -> Software<'_> {

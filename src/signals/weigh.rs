@@ -74,6 +74,10 @@ pub enum Answer {
 }
 
 impl Answer {
+    /// All, the mildest first.
+    pub const ALL: [Answer; 5] =
+        [Answer::Nothing, Answer::Log, Answer::Renew, Answer::Login, Answer::End];
+
     /// The word in logs.
     pub fn word(self) -> &'static str {
         match self {

@@ -21,6 +21,7 @@
 mod chain;
 pub(super) mod line;
 mod reading;
+mod told;
 mod writer;
 
 use std::path::PathBuf;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use tracing::{error, info, warn};
 
 use crate::session::{ClientContext, EndReason, Fingerprint, SessionId};
-use crate::signals::Report;
+use crate::signals::{Locality, Report};
 
 /// Something that happened to a session. Each makes one line with the target `session`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,9 @@ pub struct About<'a> {
 pub struct Moved<'a> {
     pub report: &'a Report,
     pub enforced: bool,
+    /// What is known of the client's address, and of the other party's.
+    pub here: Locality,
+    pub other: Locality,
 }
 
 impl SessionEvent {

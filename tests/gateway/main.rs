@@ -30,6 +30,7 @@ mod paths;
 mod poison;
 mod redirects;
 mod remembered;
+mod replay;
 mod responses;
 mod restarts;
 mod reuse;

@@ -137,6 +137,21 @@ async fn a_route_that_monitors_lets_a_thief_in_and_says_once_what_it_would_have_
     assert_eq!(line["doorward.signals"], serde_json::json!(names));
     assert_eq!(line["doorward.weights"], serde_json::json!([10, 25, 5, 5, 50]));
     assert_eq!(line["doorward.score"], 95);
+    for (field, value) in [
+        ("source.geo.country_iso_code", "AU"),
+        ("user_agent.name", "curl"),
+        ("doorward.other.country", "DE"),
+        ("doorward.other.browser", "Firefox"),
+        ("doorward.other.system", "Linux or Android"),
+    ] {
+        assert_eq!(line[field], value, "{field}");
+    }
+    assert_eq!(
+        (&line["source.as.number"], &line["doorward.hosting"]),
+        (&64498.into(), &false.into())
+    );
+    assert_eq!(line["doorward.other.operator"], 64496);
+    assert!(line.get("user_agent.os.name").is_none(), "curl says nothing of it");
 }
 
 #[tokio::test]

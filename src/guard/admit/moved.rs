@@ -50,7 +50,13 @@ impl Attempt<'_> {
             return;
         }
         let enforced = self.visit.policy.signals == Watch::Enforce;
-        let moved = Moved { report, enforced };
+        let atlas = self.guard.shared.atlas.load();
+        let moved = Moved {
+            report,
+            enforced,
+            here: atlas.look(self.visit.context.address),
+            other: atlas.look(record.renewed_from.address),
+        };
         self.guard.shared.metrics.moved(moved);
         let mut about = about(&record.identity.user, self.token.key.id, self.visit.context);
         about.other = Some(&record.renewed_from);

@@ -8,41 +8,14 @@ use serde::Serialize;
 use crate::clock::UnixMillis;
 use crate::session::{ClientContext, Fingerprint};
 
-use super::super::events::{About, Moved, SessionEvent};
+use super::super::events::{About, SessionEvent};
+use super::told::Told;
 
 /// The actions of the log about itself.
 pub(super) const BEGUN: &str = "audit.begun";
 pub(super) const TORN: &str = "audit.torn";
 pub(super) const LOST: &str = "audit.lost";
 pub(super) const SUPPRESSED: &str = "audit.suppressed";
-
-/// What speaks against a session's new place. Names and weights stand in the same order.
-#[derive(Clone, Debug, Serialize)]
-struct Told {
-    #[serde(rename = "doorward.score")]
-    score: u32,
-    #[serde(rename = "doorward.signals")]
-    signals: Vec<&'static str>,
-    #[serde(rename = "doorward.weights")]
-    weights: Vec<u32>,
-    #[serde(rename = "doorward.answer")]
-    answer: &'static str,
-    /// Whether the answer was given; else it would have been.
-    #[serde(rename = "doorward.enforced")]
-    enforced: bool,
-}
-
-impl Told {
-    fn new(Moved { report, enforced }: Moved<'_>) -> Told {
-        Told {
-            score: report.score,
-            signals: report.signals.iter().map(|signal| signal.name()).collect(),
-            weights: report.signals.iter().map(|signal| signal.weight()).collect(),
-            answer: report.answer.word(),
-            enforced,
-        }
-    }
-}
 
 /// One event, before it has a place in the chain.
 #[derive(Clone, Debug)]
@@ -82,7 +55,7 @@ impl Entry {
             agent: about.agent.to_owned(),
             fingerprint: about.fingerprint,
             other: about.other.cloned(),
-            moved: about.moved.map(Told::new),
+            moved: about.moved.map(|moved| Told::new(moved, about)),
             count: None,
         }
     }

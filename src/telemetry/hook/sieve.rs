@@ -111,7 +111,7 @@ mod tests {
     use super::*;
     use crate::clock::UnixMillis;
     use crate::session::SessionId;
-    use crate::signals::Report;
+    use crate::signals::{Locality, Report};
     use crate::telemetry::events::Moved;
 
     fn of(event: SessionEvent, session: u8) -> Entry {
@@ -154,7 +154,12 @@ mod tests {
     fn a_move_is_told_only_where_it_cost_the_session_something() {
         let told = |answer, enforced| {
             let report = Report { signals: Vec::new(), score: 0, answer };
-            let moved = Some(Moved { report: &report, enforced });
+            let moved = Some(Moved {
+                report: &report,
+                enforced,
+                here: Locality::default(),
+                other: Locality::default(),
+            });
             kind(SessionEvent::Moved, &About { moved, ..About::default() }).is_some()
         };
         let all = [Answer::Nothing, Answer::Log, Answer::Renew, Answer::Login, Answer::End];

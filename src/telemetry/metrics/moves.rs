@@ -34,7 +34,7 @@ impl Moves {
         moves
     }
 
-    pub(super) fn count(&self, Moved { report, enforced }: Moved<'_>) {
+    pub(super) fn count(&self, Moved { report, enforced, .. }: Moved<'_>) {
         for signal in &report.signals {
             self.signals.get_or_create(&SignalLabels { signal: signal.name() }).inc();
         }
