@@ -74,6 +74,7 @@ impl Admin {
                 self.show(path.strip_prefix("/sessions/").unwrap_or_default()).await
             }
             (&Method::POST, "/revoke", Scope::Operator) => self.revoke(&query).await,
+            (&Method::POST, "/forget", Scope::Operator) => self.forget(&query).await,
             (_, _, Scope::Monitor | Scope::Operator) => {
                 text(StatusCode::NOT_FOUND, "no such thing\n")
             }
@@ -135,6 +136,15 @@ impl Admin {
             }
             Target::Session(handle) => self.revoke_one(&handle).await,
         }
+    }
+
+    /// Of a user without an account too: what is remembered of him outlives it.
+    async fn forget(&self, query: &str) -> Answer {
+        let Some(user) = parameter(query, "user").filter(|user| !user.is_empty()) else {
+            return text(StatusCode::BAD_REQUEST, "name the user\n");
+        };
+        let user = self.account(user);
+        answer(self.guard.forget_user(&user).await.map(|()| json!({ "forgotten": user })))
     }
 
     /// The name as sessions carry it: one may log in as `Alice` and be `alice`. A name without an

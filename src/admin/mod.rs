@@ -5,6 +5,7 @@
 //! | port | `/live` `/ready` `/metrics` | for monitors; says nothing of users |
 //! | socket (0600) | `GET /sessions[?user=U]`, `GET /sessions/HANDLE` | the live ones |
 //! | socket | `POST /revoke?user=U`, `?session=HANDLE`, `?all` | ends them |
+//! | socket | `POST /forget?user=U` | forgets where the user was, and his notices |
 
 mod api;
 

@@ -40,6 +40,11 @@ enum SessionsCommand {
         /// The session's handle, as in the list and in the log
         session: String,
     },
+    /// Forget where a user was, with what programs, and his notices; also of a user who was removed
+    Forget {
+        /// The user, by the name that the account has or had
+        user: String,
+    },
     /// End sessions; every gateway refuses them from now on
     #[command(group(clap::ArgGroup::new("which").required(true)))]
     Revoke {
@@ -81,6 +86,9 @@ fn request(command: &SessionsCommand) -> (Method, String) {
             (Method::GET, format!("/sessions?{}", query("user", user)))
         }
         SessionsCommand::Show { session } => (Method::GET, format!("/sessions/{session}")),
+        SessionsCommand::Forget { user } => {
+            (Method::POST, format!("/forget?{}", query("user", user)))
+        }
         SessionsCommand::Revoke { session: Some(session), .. } => {
             (Method::POST, format!("/revoke?{}", query("session", session)))
         }
@@ -116,6 +124,11 @@ fn show(command: &SessionsCommand, body: &str) -> anyhow::Result<()> {
     match command {
         SessionsCommand::List { .. } => table(&serde_json::from_str::<Vec<SessionView>>(body)?),
         SessionsCommand::Show { .. } => details(&serde_json::from_str(body)?),
+        SessionsCommand::Forget { .. } => {
+            let answer: serde_json::Value = serde_json::from_str(body)?;
+            let user = answer["forgotten"].as_str().unwrap_or_default();
+            println!("forgot where {user} was; live sessions of {user} keep it until they end");
+        }
         SessionsCommand::Revoke { .. } => {
             let answer: serde_json::Value = serde_json::from_str(body)?;
             println!("revoked {}", answer["revoked"].as_str().unwrap_or_default());

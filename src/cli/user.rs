@@ -41,7 +41,8 @@ pub enum UserCommand {
     Disable(NameArgs),
     /// Let a disabled user in again
     Enable(NameArgs),
-    /// Remove a user, and end his sessions
+    /// Remove a user, and end his sessions; where he was is remembered for up to 30 days more, or until
+    /// `doorward sessions forget NAME`
     Remove(NameArgs),
     /// Take over the bcrypt lines of an htpasswd file
     Import(ImportArgs),
@@ -238,7 +239,15 @@ fn remove(console: &mut Console<'_>, args: &NameArgs) -> anyhow::Result<()> {
     let mut edit = UsersEdit::open(&args.file.users)?;
     edit.remove(&args.name)?;
     edit.save()?;
-    say(console, &args.file, &format!("removed {}", args.name))
+    say(console, &args.file, &format!("removed {}", args.name))?;
+    if console.terminal {
+        writeln!(
+            console.out,
+            "where {0} was is remembered for up to 30 days more (signals.known_for); to end that now: doorward sessions forget {0}",
+            args.name
+        )?;
+    }
+    Ok(())
 }
 
 /// Quiet in a pipe, as scripts like it.

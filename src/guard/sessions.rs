@@ -152,6 +152,15 @@ impl Guard {
         self.counted(self.changed(whose, |memo| memo.dismiss(id, key.id)).await)
     }
 
+    /// Forgets where a user was, with what, and what he has to be told, at an operator's word. Sessions
+    /// that live keep what they know until they end.
+    pub async fn forget_user(&self, user: &str) -> Result<(), Unavailable> {
+        let tag = UserTag(self.shared.keys.load().tag_of(user));
+        self.counted(self.changed(Whose { tag, user }, Memo::forget_user).await)?;
+        self.shared.event(SessionEvent::Forgotten, About { user, ..About::default() });
+        Ok(())
+    }
+
     /// Ends one session. First the server's state, then the caller may clear a cookie.
     pub async fn end_session(
         &self,

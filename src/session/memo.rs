@@ -188,6 +188,13 @@ impl Memo {
         self.agents.iter().map(|seen| seen.what.as_str())
     }
 
+    /// Forgets the user: where he was, with what, and what he has to be told. How often it was written
+    /// stays, or an older copy could be put back; so does when a theft ended all of his sessions.
+    pub fn forget_user(&mut self) {
+        (self.networks, self.agents, self.notices) = (Vec::new(), Vec::new(), Vec::new());
+        self.credential = [0; 8];
+    }
+
     /// Drops what is over: places unused for `known_for`, and old notices.
     pub fn forget(&mut self, known_for: Duration, now: UnixMillis) {
         let oldest = day_of(now.minus(known_for));
@@ -430,6 +437,17 @@ mod tests {
         assert_eq!(memo.notices().count(), 2, "who logged in there cannot hide it");
         memo.dismiss(id, TWO);
         assert_eq!(memo.notices().map(|notice| notice.kind).collect::<Vec<_>>(), [Kind::Theft]);
+    }
+
+    #[test]
+    fn a_user_who_is_forgotten_leaves_nothing_but_how_often_that_was_written() {
+        let mut memo = Memo::default();
+        memo.logged_in(&home(), OLD, NOW);
+        memo.tell(notice(Kind::Theft, ONE, NOW));
+        let mut memo = memo.next(NOW);
+        memo.forget_user();
+        let nothing = Memo { revision: 1, written: NOW, ..Memo::default() };
+        assert_eq!(memo, nothing);
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub enum SessionEvent {
     RolledBack,
     /// Activity that lies in the future.
     TouchedAhead,
+    /// An operator had forgotten what was remembered of a user.
+    Forgotten,
 }
 
 /// Who an event is about. Empty where unknown.
@@ -77,6 +79,7 @@ impl SessionEvent {
             SessionEvent::StoreWentBack => "session.store-went-back",
             SessionEvent::RolledBack => "session.rolled-back",
             SessionEvent::TouchedAhead => "session.touched-ahead",
+            SessionEvent::Forgotten => "user.forgotten",
         }
     }
 
@@ -101,7 +104,8 @@ impl SessionEvent {
             | SessionEvent::Poisoned
             | SessionEvent::StoreWentBack
             | SessionEvent::RolledBack
-            | SessionEvent::TouchedAhead => false,
+            | SessionEvent::TouchedAhead
+            | SessionEvent::Forgotten => false,
         }
     }
 
@@ -112,6 +116,7 @@ impl SessionEvent {
             | SessionEvent::LoginNewPlace
             | SessionEvent::Renewed
             | SessionEvent::Moved
+            | SessionEvent::Forgotten
             | SessionEvent::Ended(_) => true,
             SessionEvent::LoginRefused
             | SessionEvent::LoginThrottled
@@ -140,7 +145,8 @@ impl SessionEvent {
             | SessionEvent::Poisoned
             | SessionEvent::StoreWentBack
             | SessionEvent::RolledBack
-            | SessionEvent::TouchedAhead => None,
+            | SessionEvent::TouchedAhead
+            | SessionEvent::Forgotten => None,
         }
     }
 
@@ -181,6 +187,7 @@ impl SessionEvent {
             | SessionEvent::Renewed
             | SessionEvent::Ended(_)
             | SessionEvent::Forged
+            | SessionEvent::Forgotten
             | SessionEvent::Refused(_) => {
                 info!(target: "session", event, reason, user, session, client);
             }

@@ -33,6 +33,37 @@ async fn where_a_user_was_lately_is_known_to_his_new_sessions() {
     assert_ne!(second.token(), before, "other software still is: renewed");
 }
 
+/// `doorward sessions forget …` on the gateway's socket.
+fn forget(scene: &Scene, user: &str) -> String {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_doorward"));
+    command.args(["sessions", "--socket"]).arg(scene.gateway.socket()).args(["forget", user]);
+    let out = command.output().expect("the program runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).expect("text")
+}
+
+#[tokio::test]
+async fn a_user_who_is_forgotten_at_an_operators_word_is_known_nowhere_and_the_log_says_so() {
+    let mut scene = Scene::with("enforce").await;
+    VPN_ABROAD.at(&mut scene.alice);
+    assert_eq!(verdict(&mut scene.alice).await, "admitted");
+    let mut third = scene.another(Place("203.0.113.9", CHROME)).await;
+    assert!(notices(&mut third).await.contains("A login from a new place"));
+    let said = forget(&scene, "Alice");
+    assert_eq!(said, "forgot where alice was; live sessions of alice keep it until they end\n");
+    assert!(!notices(&mut third).await.contains("A login from a new place"));
+    let mut later = scene.another(HOME).await;
+    scene.gateway.advance(Duration::from_secs(120));
+    VPN_ABROAD.at(&mut later);
+    let before = later.token();
+    assert_eq!(verdict(&mut later).await, "admitted");
+    assert_ne!(later.token(), before, "new to a session that begins after it: renewed");
+    forget(&scene, "gone");
+    let lines = scene.audited("user.forgotten");
+    let users: Vec<_> = lines.iter().map(|line| line["user.name"].clone()).collect();
+    assert_eq!(users, ["alice", "gone"], "also of who has no account any more");
+}
+
 #[tokio::test]
 async fn a_place_unused_for_a_month_is_forgotten() {
     let mut scene = Scene::with("enforce").await;

@@ -33,6 +33,7 @@ pub(super) fn kind(event: SessionEvent, about: &About<'_>) -> Option<NotifyEvent
         | SessionEvent::LoginThrottled
         | SessionEvent::Renewed
         | SessionEvent::Forged
+        | SessionEvent::Forgotten
         | SessionEvent::Refused(_) => None,
     }
 }
