@@ -7,7 +7,8 @@ use std::time::Duration;
 use doorward::clock::UnixMillis;
 use doorward::config::Config;
 use doorward::gateway::{Explanation, Hypothesis, HypotheticalSession, explain};
-use doorward::session::Identity;
+use doorward::session::{ClientContext, Identity};
+use doorward::signals::Atlas;
 
 const CONFIG: &str = r#"
 [server]
@@ -49,16 +50,21 @@ fn explained(url: &str, session: Option<[u32; 3]>) -> Explanation {
         age: MINUTE * age,
         idle: MINUTE * idle,
         auth_age: MINUTE * auth_age,
+        from: ClientContext::new([192, 0, 2, 1].into(), b""),
     });
     let hypothesis = Hypothesis {
         method: http::Method::GET,
         url: url.parse().expect("a URL"),
         client: [192, 0, 2, 1].into(),
+        agent: String::new(),
+        language: String::new(),
         session,
         now: UnixMillis(1_800_000_000_000),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(explain(&config(), &hypothesis)).expect("an explanation")
+    let config = config();
+    let explained = explain(&config, Atlas::default(), &hypothesis);
+    runtime.expect("a runtime").block_on(explained).expect("an explanation")
 }
 
 #[test]
@@ -141,4 +147,73 @@ fn the_command_explains_with_the_users_file_and_refuses_ages_that_cannot_be() {
     let unknown = run(&["https://wiki.test/", "--user", "bob"]);
     let text = String::from_utf8_lossy(&unknown.stderr);
     assert!(!unknown.status.success() && text.contains("--groups"), "{text}");
+}
+
+const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
+
+/// `doorward explain --json` of a session of bob's that is used from elsewhere.
+fn moved(signals: &str, databases: bool, arguments: &[&str]) -> serde_json::Value {
+    let place = tempfile::tempdir().expect("a directory");
+    let file = place.path().join("doorward.toml");
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
+    let databases = match databases {
+        true => {
+            format!("[signals]\ncountry_db = \"{data}/city.mmdb\"\nasn_db = \"{data}/asn.mmdb\"\n")
+        }
+        false => String::new(),
+    };
+    let setting = format!("access = \"session\"\nsignals = \"{signals}\"");
+    let text = CONFIG.replacen("access = \"session\"", &setting, 1) + &databases;
+    std::fs::write(&file, text).expect("a file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+    command.args(["explain", "https://wiki.test/", "--user", "bob", "--groups", "staff", "--json"]);
+    let out =
+        command.args(arguments).arg("--config").arg(&file).output().expect("the program runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).expect("JSON")
+}
+
+#[test]
+fn a_session_elsewhere_is_explained_with_the_databases_and_the_gateways_own_weights() {
+    let thief = [
+        "--last-from",
+        "192.0.2.7",
+        "--from",
+        "203.0.113.9",
+        "--last-agent",
+        FIREFOX,
+        "--agent",
+        "curl/8.5.0",
+        "--away",
+        "2m",
+        "--session-age",
+        "4m",
+    ];
+    let told = moved("enforce", true, &thief);
+    let signals = &told["signals"];
+    let expected =
+        [("network", 10), ("country", 25), ("operator", 5), ("speed", 5), ("browser", 50)];
+    assert_eq!(signals["signals"], serde_json::json!(expected), "{told:#}");
+    assert_eq!((&signals["score"], &signals["answer"]), (&95.into(), &"login".into()));
+    assert_eq!(signals["last"], "192.0.2.0/24, DE, AS64496, Firefox, Linux or Android");
+    assert_eq!(told["verdict"], "reauthenticate");
+    let why = "the session lives, but its signals (95) ask for a fresh login before anything else";
+    assert_eq!(told["why"], why);
+    let watched = moved("monitor", true, &thief);
+    assert_eq!((&watched["verdict"], &watched["signals"]["score"]), (&"admit".into(), &95.into()));
+    assert_eq!(watched["signals"]["in_enforce"], "a line, and nothing more before a fresh login");
+}
+
+#[test]
+fn countries_and_languages_can_be_said_by_hand_where_no_database_is() {
+    let abroad =
+        ["--last-country", "DE", "--country", "fr", "--last-language", "de", "--language", "fr"];
+    let told = moved("monitor", false, &abroad);
+    let expected = [("network", 10), ("country", 25), ("language", 10)];
+    assert_eq!(told["signals"]["signals"], serde_json::json!(expected), "{told:#}");
+    assert_eq!(told["signals"]["answer"], "renew");
+    let home = moved("enforce", false, &["--country", "DE", "--last-country", "DE"]);
+    assert_eq!(home["signals"]["signals"], serde_json::json!([("network", 10)]), "{home:#}");
+    let same = moved("enforce", false, &[]);
+    assert_eq!(same["signals"]["signals"], serde_json::json!([]), "{same:#}");
 }

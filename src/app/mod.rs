@@ -15,6 +15,7 @@ mod keys;
 mod memory;
 pub mod notify;
 
+pub use atlas::read_atlas;
 pub use keys::KeysError;
 
 use atlas::AtlasFiles;

@@ -11,16 +11,21 @@ use anyhow::bail;
 use clap::Args;
 use http::{Method, Uri};
 
+use crate::app::read_atlas;
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::gateway::{Explanation, Hypothesis, HypotheticalSession, explain};
+use crate::gateway::{Explanation, Hypothesis, HypotheticalSession, SignalsExplained, explain};
 use crate::login::Directory;
-use crate::session::Identity;
+use crate::session::{ClientContext, Identity};
+use crate::signals::{Atlas, Country};
 
 use super::check;
 
 /// Documentation network (RFC 5737): nobody in particular.
 const SOMEBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+/// Another one, where the session was when only countries are said.
+const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
 
 #[derive(Args)]
 pub struct ExplainArgs {
@@ -42,17 +47,77 @@ pub struct ExplainArgs {
     #[arg(long, requires = "user", value_parser = config::duration)]
     session_age: Option<Duration>,
     /// Since its last activity, as in 20m
-    #[arg(long, requires = "user", value_parser = config::duration)]
+    #[arg(long, visible_alias = "away", requires = "user", value_parser = config::duration)]
     idle: Option<Duration>,
     /// Since the user last proved who he is; the session's age when not given
     #[arg(long, requires = "user", value_parser = config::duration)]
     auth_age: Option<Duration>,
     /// The client's address
-    #[arg(long, default_value_t = SOMEBODY)]
-    client: IpAddr,
+    #[arg(long, visible_alias = "client", default_value_t = SOMEBODY)]
+    from: IpAddr,
+    #[command(flatten)]
+    moved: MovedArgs,
     /// Write JSON, for scripts
     #[arg(long)]
     json: bool,
+}
+
+/// A session that is used from a new place. What is not said stays as it was.
+#[derive(Args)]
+struct MovedArgs {
+    /// Where the session was used until now
+    #[arg(long, value_name = "ADDRESS", requires = "user")]
+    last_from: Option<IpAddr>,
+    /// The client's country, as in DE; what the databases say where it is not given
+    #[arg(long, value_name = "CC", requires = "user", value_parser = country)]
+    country: Option<Country>,
+    /// The country where the session was until now
+    #[arg(long, value_name = "CC", requires = "user", value_parser = country)]
+    last_country: Option<Country>,
+    /// The client's User-Agent
+    #[arg(long, value_name = "TEXT")]
+    agent: Option<String>,
+    /// The one that the session was used with until now
+    #[arg(long, value_name = "TEXT", requires = "user")]
+    last_agent: Option<String>,
+    /// The client's Accept-Language
+    #[arg(long, value_name = "TEXT")]
+    language: Option<String>,
+    /// The one at the login
+    #[arg(long, value_name = "TEXT", requires = "user")]
+    last_language: Option<String>,
+}
+
+impl MovedArgs {
+    /// Another country is another network, whether an address is said or not.
+    fn last_from(&self, from: IpAddr) -> IpAddr {
+        let abroad = self.country.is_some() || self.last_country.is_some();
+        self.last_from.unwrap_or(if abroad { ELSEWHERE } else { from })
+    }
+
+    /// Where the session was.
+    fn last(&self, from: IpAddr) -> ClientContext {
+        let agent = self.last_agent.as_ref().or(self.agent.as_ref());
+        let language = self.last_language.as_ref().or(self.language.as_ref());
+        ClientContext::new(self.last_from(from), bytes(agent)).speaking(bytes(language))
+    }
+
+    /// What is known of both addresses.
+    fn atlas(&self, from: IpAddr, config: &Config) -> Atlas {
+        let said = [(from, self.country), (self.last_from(from), self.last_country)];
+        let said = said.into_iter().filter_map(|(address, country)| Some((address, country?)));
+        said.fold(read_atlas(&config.signals), |atlas, (address, country)| {
+            atlas.saying(address.to_canonical(), country)
+        })
+    }
+}
+
+fn bytes(text: Option<&String>) -> &[u8] {
+    text.map_or(b"", String::as_bytes)
+}
+
+fn country(text: &str) -> Result<Country, String> {
+    Country::read(text).ok_or_else(|| "a country has two letters, as in DE".to_owned())
 }
 
 /// Exit code 0 whatever the verdict is: it was explained.
@@ -63,7 +128,8 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     };
     let hypothesis = hypothesis(args, &config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let explanation = runtime.block_on(explain(&config, &hypothesis))?;
+    let atlas = args.moved.atlas(args.from, &config);
+    let explanation = runtime.block_on(explain(&config, atlas, &hypothesis))?;
     let text = match args.json {
         true => format!("{:#}\n", serde_json::to_value(&explanation)?),
         false => drawn(&explanation),
@@ -86,7 +152,9 @@ fn hypothesis(args: &ExplainArgs, config: &Config) -> anyhow::Result<Hypothesis>
     Ok(Hypothesis {
         method: args.method.clone(),
         url: args.url.clone(),
-        client: args.client,
+        client: args.from,
+        agent: args.moved.agent.clone().unwrap_or_default(),
+        language: args.moved.language.clone().unwrap_or_default(),
         session: session(args, config)?,
         now: Clock::System.now(),
     })
@@ -102,7 +170,8 @@ fn session(args: &ExplainArgs, config: &Config) -> anyhow::Result<Option<Hypothe
     }
     let identity = identity(user, args.groups.as_deref(), config)?;
     let auth_age = args.auth_age.unwrap_or(age);
-    Ok(Some(HypotheticalSession { identity, age, idle, auth_age }))
+    let from = args.moved.last(args.from);
+    Ok(Some(HypotheticalSession { identity, age, idle, auth_age, from }))
 }
 
 /// As the users file has him; with other groups when they are given.
@@ -141,6 +210,9 @@ fn drawn(told: &Explanation) -> String {
     if told.renews {
         say("token", "a new one goes with the answer");
     }
+    if let Some(signals) = &told.signals {
+        moved(signals, &mut say);
+    }
     for answer in &told.answers {
         let mut text = format!("{} to {}", answer.status, answer.to);
         if let Some(location) = &answer.location {
@@ -152,4 +224,27 @@ fn drawn(told: &Explanation) -> String {
         say("upstream", &format!("{name}: {value}"));
     }
     lines.join("\n") + "\n"
+}
+
+/// What speaks against the place, where something does.
+fn moved(told: &SignalsExplained, say: &mut impl FnMut(&str, &str)) {
+    if told.signals.is_empty() {
+        return say("signals", &format!("none, nothing is new (this route: {})", told.route));
+    }
+    let weighed: Vec<String> =
+        told.signals.iter().map(|(name, weight)| format!("{name} {weight}")).collect();
+    let thresholds: Vec<String> = told
+        .thresholds
+        .iter()
+        .map(|(name, score)| {
+            format!("{name} {}", score.map_or("never".to_owned(), |at| at.to_string()))
+        })
+        .collect();
+    say("here", &told.here);
+    say("last", &told.last);
+    say("signals", &weighed.join(", "));
+    say("score", &format!("{} of {}: {}", told.score, thresholds.join(", "), told.answer));
+    say("monitor", told.in_monitor);
+    say("enforce", told.in_enforce);
+    say("setting", &format!("signals = \"{}\" on this route", told.route));
 }

@@ -41,7 +41,7 @@ enum Command {
     /// Say every problem of a configuration at once
     Check(check::CheckArgs),
     /// Say what the gateway would do with a request, and why
-    Explain(explain::ExplainArgs),
+    Explain(Box<explain::ExplainArgs>),
     /// Print a configuration with every key at its default
     PrintConfig,
     /// Keep the users file

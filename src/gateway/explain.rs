@@ -4,6 +4,10 @@
 //! guard and the same cleaning as a real one, with a session planted in a store of its own and a
 //! clock that stands still. No upstream is asked, no store of the installation is opened.
 
+mod signals;
+
+pub use signals::SignalsExplained;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +31,7 @@ use crate::secret::{KeyRing, random_bytes};
 use crate::session::{
     ClientContext, Identity, Record, Refusal, SessionId, SessionKey, Token, UserTag,
 };
+use crate::signals::Atlas;
 use crate::store::{Store, Unavailable};
 use crate::telemetry::Metrics;
 
@@ -42,6 +47,9 @@ pub struct Hypothesis {
     /// With a scheme and a host.
     pub url: Uri,
     pub client: IpAddr,
+    /// What it says of itself; empty where nothing.
+    pub agent: String,
+    pub language: String,
     /// Without one the request carries no cookie.
     pub session: Option<HypotheticalSession>,
     pub now: UnixMillis,
@@ -57,6 +65,8 @@ pub struct HypotheticalSession {
     pub idle: Duration,
     /// Since the user last proved who he is.
     pub auth_age: Duration,
+    /// Where it was begun, and used until now.
+    pub from: ClientContext,
 }
 
 /// What would happen.
@@ -72,9 +82,11 @@ pub struct Explanation {
     pub why: String,
     /// Whether the answer would carry a new token.
     pub renews: bool,
+    /// What speaks against its place; absent without a session, and where everybody may come.
+    pub signals: Option<SignalsExplained>,
     /// Empty when the request goes upstream.
     pub answers: Vec<AnswerExplained>,
-    /// What goes upstream, in order; of the client's own fields none is assumed.
+    /// What goes upstream, in order; of the client's own fields those that were said.
     pub upstream_headers: Vec<(String, String)>,
 }
 
@@ -97,17 +109,27 @@ pub struct AnswerExplained {
     pub location: Option<String>,
 }
 
-/// Plays the request through. It needs a runtime, and neither network nor disk.
+/// Plays the request through, with what `atlas` knows of addresses. It needs a runtime, and neither network nor disk.
 ///
 /// # Errors
 /// When the planted session cannot be kept, which a store in memory has no reason for.
-pub async fn explain(config: &Config, hypothesis: &Hypothesis) -> Result<Explanation, Unavailable> {
-    let play = Play::new(config, hypothesis);
-    let cookie = match &hypothesis.session {
+pub async fn explain(
+    config: &Config,
+    atlas: Atlas,
+    hypothesis: &Hypothesis,
+) -> Result<Explanation, Unavailable> {
+    let play = Play::new(config, atlas, hypothesis);
+    let planted = match &hypothesis.session {
         Some(session) => Some(play.plant(session).await?),
         None => None,
     };
-    Ok(play.run(cookie.as_ref().map(|token| token.as_str())).await)
+    Ok(play.run(planted.as_ref()).await)
+}
+
+/// A session that stands in the store of a play.
+struct Planted {
+    token: Zeroizing<String>,
+    record: Record,
 }
 
 struct Play<'a> {
@@ -117,7 +139,7 @@ struct Play<'a> {
 }
 
 impl<'a> Play<'a> {
-    fn new(config: &'a Config, hypothesis: &'a Hypothesis) -> Play<'a> {
+    fn new(config: &'a Config, atlas: Atlas, hypothesis: &'a Hypothesis) -> Play<'a> {
         let clock = Clock::manual(hypothesis.now);
         let shared = Shared::new(SharedParts {
             keys: KeyRing::generate("thrown away"),
@@ -133,6 +155,7 @@ impl<'a> Play<'a> {
             hook: None,
             signals: config.signals.settings.clone(),
         });
+        shared.atlas.store(Arc::new(atlas));
         let guard = Guard::new(Store::memory(clock), Arc::new(shared));
         let gateway = Gateway {
             portal: Portal::new(guard.clone(), None, Arc::default()),
@@ -152,7 +175,7 @@ impl<'a> Play<'a> {
     }
 
     /// A session as if it had been used until `idle` ago, with the token that it began with.
-    async fn plant(&self, session: &HypotheticalSession) -> Result<Zeroizing<String>, Unavailable> {
+    async fn plant(&self, session: &HypotheticalSession) -> Result<Planted, Unavailable> {
         let shared = self.gateway.guard.shared();
         let (keys, now) = (shared.keys.load_full(), self.hypothesis.now);
         let tag = UserTag(keys.tag_of(&session.identity.user));
@@ -160,16 +183,19 @@ impl<'a> Play<'a> {
         let token = Token::new(keys.newest().0, key, 0, random_bytes());
         let began = now.minus(session.age);
         let end = began.plus(shared.policy.absolute());
-        let from = ClientContext::new(self.hypothesis.client, b"");
+        let from = session.from.clone();
         let mut record = Record::begin(session.identity.clone(), &token, began, end, from);
         record.authenticated = now.minus(session.auth_age);
         record.active = now.minus(session.idle);
         let sealed = record.seal(&keys, &key);
         self.gateway.guard.store().create(&key, &sealed, began, now.plus(KEPT)).await?;
-        token.text(&keys).ok_or_else(|| Unavailable("the key vanished".to_owned()))
+        let token = token.text(&keys);
+        let token = token.ok_or_else(|| Unavailable("the key vanished".to_owned()))?;
+        Ok(Planted { token, record })
     }
 
-    async fn run(&self, token: Option<&str>) -> Explanation {
+    async fn run(&self, planted: Option<&Planted>) -> Explanation {
+        let token = planted.map(|planted| planted.token.as_str());
         let (client, request) = (self.hypothesis.client, self.gateway.ids.next());
         let arrival = Arrival { client, fingerprint: None, request };
         let judged = InboundHead::judged(self.parts(token), arrival, |host, paths| {
@@ -189,6 +215,9 @@ impl<'a> Play<'a> {
             return self.without_route(out, head);
         };
         out.route = Some(self.explain_route(route));
+        out.signals = planted
+            .filter(|_| route.access != Access::Public)
+            .map(|Planted { record, .. }| self.signals(record, &head, route));
         let Entry { verdict, token } = self.gateway.enter(&head, route).await;
         out.renews = token.is_some();
         match verdict {
@@ -202,11 +231,24 @@ impl<'a> Play<'a> {
             }
             Err(denial) => {
                 out.verdict = denial.word();
-                out.why = self.why(&denial, route);
+                out.why = self.why(&denial, route, out.signals.as_ref());
                 out.answers = self.answers(head, |head| self.gateway.portal.deny(head, &denial));
             }
         }
         out
+    }
+
+    fn signals(&self, record: &Record, head: &InboundHead, route: &Route) -> SignalsExplained {
+        let shared = self.gateway.guard.shared();
+        let atlas = shared.atlas.load();
+        let places = signals::Places {
+            atlas: &atlas,
+            settings: &shared.signals,
+            record,
+            context: &super::context(head),
+            now: self.hypothesis.now,
+        };
+        places.explained(route.policy.signals)
     }
 
     /// As a browser would send it, over HTTP/1.1.
@@ -218,6 +260,15 @@ impl<'a> Play<'a> {
         let host = url.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
         if let Some(Ok(host)) = host {
             parts.headers.insert(header::HOST, host);
+        }
+        let said = [
+            (header::USER_AGENT, &self.hypothesis.agent),
+            (header::ACCEPT_LANGUAGE, &self.hypothesis.language),
+        ];
+        for (name, text) in said.into_iter().filter(|(_, text)| !text.is_empty()) {
+            if let Ok(value) = HeaderValue::from_str(text) {
+                parts.headers.insert(name, value);
+            }
         }
         let name = &self.gateway.guard.shared().cookies.session;
         let cookie = token.map(|token| HeaderValue::try_from(format!("{name}={token}")));
@@ -236,6 +287,7 @@ impl<'a> Play<'a> {
             verdict: "",
             why: String::new(),
             renews: false,
+            signals: None,
             answers: Vec::new(),
             upstream_headers: Vec::new(),
         }
@@ -251,6 +303,7 @@ impl<'a> Play<'a> {
             verdict: "malformed",
             why: format!("{bad}; two programs could read it in two ways"),
             renews: false,
+            signals: None,
             answers: vec![answer("anybody", bad.status(), None)],
             upstream_headers: Vec::new(),
         }
@@ -307,13 +360,13 @@ impl<'a> Play<'a> {
         limits
     }
 
-    fn why(&self, denial: &Denial, route: &Route) -> String {
+    fn why(&self, denial: &Denial, route: &Route, moved: Option<&SignalsExplained>) -> String {
         match denial {
             Denial::NoSession => "the route wants a session and the request has none".to_owned(),
             Denial::Forbidden { user } => {
                 format!("{user} has a live session; the route is for {}", access(&route.access))
             }
-            Denial::Refused(refusal) => self.refused(*refusal, route),
+            Denial::Refused(refusal) => self.refused(*refusal, route, moved),
             Denial::SeveralCookies
             | Denial::Forged
             | Denial::Unknown
@@ -323,7 +376,7 @@ impl<'a> Play<'a> {
         }
     }
 
-    fn refused(&self, refusal: Refusal, route: &Route) -> String {
+    fn refused(&self, refusal: Refusal, route: &Route, moved: Option<&SignalsExplained>) -> String {
         let policy = &self.config.session.policy;
         match refusal {
             Refusal::Idle => {
@@ -332,7 +385,10 @@ impl<'a> Play<'a> {
             Refusal::Absolute => {
                 format!("no session lives longer than {}", spoken(policy.absolute()))
             }
-            Refusal::Reauthenticate => self.wants_login(route),
+            Refusal::Reauthenticate => self.wants_login(route, moved),
+            Refusal::Theft if moved.is_some_and(|moved| moved.answer == "end") => {
+                "its signals end the session as stolen".to_owned()
+            }
             Refusal::Revoked
             | Refusal::Superseded
             | Refusal::Theft
@@ -344,7 +400,7 @@ impl<'a> Play<'a> {
     }
 
     /// Which of the route's own limits was reached.
-    fn wants_login(&self, route: &Route) -> String {
+    fn wants_login(&self, route: &Route, moved: Option<&SignalsExplained>) -> String {
         let Some(session) = &self.hypothesis.session else { return String::new() };
         let limits = [
             ("its last activity", session.idle, route.policy.idle),
@@ -355,7 +411,16 @@ impl<'a> Play<'a> {
             let limit = limit.filter(|limit| is >= *limit)?;
             Some(format!("{what} is {} old; this route allows {}", spoken(is), spoken(limit)))
         });
-        let reached = reached.unwrap_or_else(|| "its user has to log in again".to_owned());
+        let reached =
+            reached.unwrap_or_else(|| match moved.filter(|moved| moved.answer == "login") {
+                Some(moved) => {
+                    format!(
+                        "its signals ({}) ask for a fresh login before anything else",
+                        moved.score
+                    )
+                }
+                None => "its user has to log in again".to_owned(),
+            });
         format!("the session lives, but {reached}")
     }
 }

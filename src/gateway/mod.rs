@@ -26,7 +26,8 @@ mod websocket;
 pub use body::{RequestBody, RequestBodyError, ResponseBody, ResponseBodyError, WasCut};
 pub use caller::Caller;
 pub use explain::{
-    AnswerExplained, Explanation, Hypothesis, HypotheticalSession, RouteExplained, explain,
+    AnswerExplained, Explanation, Hypothesis, HypotheticalSession, RouteExplained,
+    SignalsExplained, explain,
 };
 pub use origin::TrustedProxies;
 pub use pace::Pace;

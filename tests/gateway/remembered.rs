@@ -52,6 +52,8 @@ async fn a_user_who_is_forgotten_at_an_operators_word_is_known_nowhere_and_the_l
     let said = forget(&scene, "Alice");
     assert_eq!(said, "forgot where alice was; live sessions of alice keep it until they end\n");
     assert!(!notices(&mut third).await.contains("A login from a new place"));
+    let mut elsewhere = scene.another(Place("100.64.0.9", "curl/8.5.0")).await;
+    assert!(!notices(&mut elsewhere).await.contains("new place"), "no news, as the first login");
     let mut later = scene.another(HOME).await;
     scene.gateway.advance(Duration::from_secs(120));
     VPN_ABROAD.at(&mut later);
