@@ -5,16 +5,18 @@
 //! clock that stands still. No upstream is asked, no store of the installation is opened.
 
 mod signals;
+mod told;
+mod words;
 
 pub use signals::SignalsExplained;
+pub use told::{AnswerExplained, Explanation, RouteExplained};
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri};
-use serde::Serialize;
+use http::{Method, Request, Response, Uri};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
@@ -26,7 +28,7 @@ use crate::http::{
     Arrival, BadRequest, CookieNames, InboundHead, Intent, OwnedFields, RequestIds, SanitizedHead,
 };
 use crate::portal::{self, Portal};
-use crate::route::{Access, Requirement, Route};
+use crate::route::{Access, Route};
 use crate::secret::{KeyRing, random_bytes};
 use crate::session::{
     ClientContext, Identity, Record, Refusal, SessionId, SessionKey, Token, UserTag,
@@ -34,6 +36,8 @@ use crate::session::{
 use crate::signals::Atlas;
 use crate::store::{Store, Unavailable};
 use crate::telemetry::Metrics;
+
+use words::{access, answer, fields, spoken, stricter};
 
 use super::{Gateway, Pressure, TrustedProxies, Tunnels, UpstreamGroups, UpstreamHead};
 
@@ -67,46 +71,6 @@ pub struct HypotheticalSession {
     pub auth_age: Duration,
     /// Where it was begun, and used until now.
     pub from: ClientContext,
-}
-
-/// What would happen.
-#[derive(Clone, Debug, Serialize)]
-pub struct Explanation {
-    pub method: String,
-    pub host: String,
-    /// The path that rules are compared with.
-    pub path: String,
-    pub route: Option<RouteExplained>,
-    /// `admit`, `public`, `own-page`, or the word of the refusal, as in the log.
-    pub verdict: &'static str,
-    pub why: String,
-    /// Whether the answer would carry a new token.
-    pub renews: bool,
-    /// What speaks against its place; absent without a session, and where everybody may come.
-    pub signals: Option<SignalsExplained>,
-    /// Empty when the request goes upstream.
-    pub answers: Vec<AnswerExplained>,
-    /// What goes upstream, in order; of the client's own fields those that were said.
-    pub upstream_headers: Vec<(String, String)>,
-}
-
-/// The route that was found and what holds on it.
-#[derive(Clone, Debug, Serialize)]
-pub struct RouteExplained {
-    pub label: String,
-    pub upstreams: Vec<String>,
-    pub access: String,
-    pub limits: Vec<(&'static str, String)>,
-}
-
-/// How a refusal would look.
-#[derive(Clone, Debug, Serialize)]
-pub struct AnswerExplained {
-    /// `a browser` or `a program`.
-    pub to: &'static str,
-    pub status: u16,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub location: Option<String>,
 }
 
 /// Plays the request through, with what `atlas` knows of addresses. It needs a runtime, and neither network nor disk.
@@ -426,48 +390,3 @@ impl<'a> Play<'a> {
 }
 
 const ADMITTED: &str = "the session lives and its user may use this route";
-
-fn access(access: &Access) -> String {
-    match access {
-        Access::Public => "everybody".to_owned(),
-        Access::Session(Requirement { users, groups }) => match (&users[..], &groups[..]) {
-            ([], []) => "every user with a session".to_owned(),
-            (users, []) => format!("the users {}", users.join(", ")),
-            ([], groups) => format!("the groups {}", groups.join(", ")),
-            (users, groups) => {
-                format!("the users {} and the groups {}", users.join(", "), groups.join(", "))
-            }
-        },
-    }
-}
-
-fn stricter(own: Option<Duration>, session: Duration) -> String {
-    match own {
-        Some(own) if own < session => format!("{} (this route)", spoken(own)),
-        Some(_) | None => spoken(session),
-    }
-}
-
-/// As the configuration writes it.
-fn spoken(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let units = [("d", 86_400), ("h", 3_600), ("m", 60)];
-    let whole = units.into_iter().find(|(_, unit)| seconds > 0 && seconds.is_multiple_of(*unit));
-    match whole {
-        Some((name, unit)) => format!("{}{name}", seconds / unit),
-        None => format!("{seconds}s"),
-    }
-}
-
-fn answer(to: &'static str, status: StatusCode, location: Option<&HeaderValue>) -> AnswerExplained {
-    // The kept target differs each time and says nothing here.
-    let location = location.and_then(|value| value.to_str().ok());
-    let location = location.map(|text| text.split('?').next().unwrap_or(text).to_owned());
-    AnswerExplained { to, status: status.as_u16(), location }
-}
-
-fn fields(head: UpstreamHead) -> Vec<(String, String)> {
-    let request = head.into_request(());
-    let shown = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    request.headers().iter().map(|(name, value)| (name.to_string(), shown(value))).collect()
-}

@@ -64,7 +64,23 @@ impl Guard {
                 return Ok(());
             }
         }
-        Err(Unavailable("every write of a user's memo lost against another one".to_owned()))
+        Err(lost())
+    }
+
+    /// Forgets it for good. What does not open goes too: somebody may have made it so to keep it.
+    pub(super) async fn forgotten(&self, whose: Whose<'_>) -> Result<(), Unavailable> {
+        let keys = self.shared.keys.load_full();
+        for _ in 0..ATTEMPTS {
+            let Recalled { mut memo, stored } = self.recalled(&keys, whose).await?;
+            if stored.is_none() {
+                return Ok(());
+            }
+            memo.forget_user();
+            if self.swap(&keys, whose, stored, memo).await? == Commit::Swapped {
+                return Ok(());
+            }
+        }
+        Err(lost())
     }
 
     async fn swap(
@@ -152,10 +168,67 @@ impl Guard {
     }
 }
 
+fn lost() -> Unavailable {
+    Unavailable("every write of a user's memo lost against another one".to_owned())
+}
+
 /// What stands in the store.
 enum Read {
     Nothing,
     Memo(Memo, Bytes),
     /// Not made by us.
     Poisoned(Bytes),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::{Clock, UnixMillis};
+    use crate::config;
+    use crate::guard::{Shared, SharedParts};
+    use crate::http::CookieNames;
+    use crate::session::{OnReuse, SessionPolicy};
+    use crate::store::Store;
+    use crate::telemetry::Metrics;
+
+    fn guard(store: &Store, clock: &Clock) -> Guard {
+        let [day, minute] = [Duration::from_hours(24), Duration::from_mins(1)];
+        let policy = SessionPolicy::new(day, day, minute * 10, minute, OnReuse::Revoke);
+        let live = config::Live { max_connections: 1, max_per_session: 1, unchecked_for: minute };
+        let shared = Shared::new(SharedParts {
+            keys: KeyRing::generate("now"),
+            clock: clock.clone(),
+            policy: policy.expect("a policy"),
+            max_per_user: 0,
+            cookies: CookieNames::new(None),
+            directory: None,
+            metrics: Metrics::default(),
+            live: live.into(),
+            audit: None,
+            hook: None,
+            signals: crate::signals::Settings::default(),
+        });
+        Guard::new(store.clone(), Arc::new(shared))
+    }
+
+    #[tokio::test]
+    async fn a_memo_that_does_not_open_is_forgotten_like_any_other() {
+        let now = UnixMillis(1_800_000_000_000);
+        let clock = Clock::manual(now);
+        let store = Store::memory(clock.clone());
+        let guard = guard(&store, &clock);
+        let keys = guard.shared.keys.load_full();
+        let tag = UserTag(keys.tag_of("alice"));
+        let until = now.plus(Duration::from_hours(24));
+        let stored = store.swap_memo(&tag, None, b"alice was in Paris", until).await;
+        assert_eq!(stored, Ok(Commit::Swapped));
+        assert_eq!(guard.forget_user("alice").await, Ok(()));
+        let left = store.memo(&tag).await.expect("memory").expect("how often it was written");
+        let memo = Memo::open(&keys, &tag, &left).expect("ours");
+        assert_eq!((memo.networks().count(), memo.agents().count()), (0, 0));
+        assert_eq!(guard.forget_user("nobody").await, Ok(()), "there is nothing to forget");
+    }
 }

@@ -156,7 +156,7 @@ impl Guard {
     /// that live keep what they know until they end.
     pub async fn forget_user(&self, user: &str) -> Result<(), Unavailable> {
         let tag = UserTag(self.shared.keys.load().tag_of(user));
-        self.counted(self.changed(Whose { tag, user }, Memo::forget_user).await)?;
+        self.counted(self.forgotten(Whose { tag, user }).await)?;
         self.shared.event(SessionEvent::Forgotten, About { user, ..About::default() });
         Ok(())
     }

@@ -19,60 +19,58 @@ pub(super) fn drawn(told: &Summary) -> String {
 }
 
 fn heading(told: &Summary, text: &mut String) {
-    let thresholds: Vec<String> = ["log_at", "renew_at", "login_at", "end_at"]
+    settings(told, text);
+    bounds(told, text);
+    counts(told, text);
+}
+
+fn settings(told: &Summary, text: &mut String) {
+    let names = ["log_at", "renew_at", "login_at", "end_at"];
+    let thresholds: Vec<String> = names
         .into_iter()
         .map(|name| match told.thresholds.get(name).copied().flatten() {
             Some(score) => format!("{name} {score}"),
             None => format!("{name} never"),
         })
         .collect();
-    say(
-        text,
-        &format!("Judged again with {}, as if every route enforced it.", thresholds.join(", ")),
-    );
+    let thresholds = thresholds.join(", ");
+    say(text, &format!("Judged again with {thresholds}, as if every route enforced it."));
+}
+
+/// What cannot be concluded from these files.
+fn bounds(told: &Summary, text: &mut String) {
     say(text, "Nothing is verified here; that is `doorward audit verify`.");
     say(
         text,
         "What scored below the log_at that was in force was never written, and is missing here.",
     );
-    if let (Some(log), Some(lowest)) =
-        (told.thresholds.get("log_at").copied().flatten(), told.lowest_score)
-        && log < lowest
-    {
-        say(
-            text,
-            &format!(
-                "The lowest score in these files is {lowest}: unless log_at was lower, what scores {log} to {} is not in them.",
-                lowest - 1
-            ),
+    let log = told.thresholds.get("log_at").copied().flatten();
+    let (Some(log), Some(lowest)) = (log, told.lowest_score) else { return };
+    if log < lowest {
+        let missing = format!("what scores {log} to {} is not in them", lowest - 1);
+        let line = format!(
+            "The lowest score in these files is {lowest}: unless log_at was lower, {missing}."
         );
+        say(text, &line);
     }
+}
+
+fn counts(told: &Summary, text: &mut String) {
+    let Summary { lines, moves, enforced, bad_lines, after_a_stop, .. } = told;
     say(
         text,
         &format!(
-            "lines: {}, of them session.moved: {}, where it was enforced: {}",
-            told.lines, told.moves, told.enforced
+            "lines: {lines}, of them session.moved: {moves}, where it was enforced: {enforced}"
         ),
     );
-    if told.bad_lines > 0 {
-        let more = if told.bad_lines > told.bad.len() as u64 { " …" } else { "" };
-        say(
-            text,
-            &format!(
-                "lines that cannot be read: {}, as {}{more}",
-                told.bad_lines,
-                told.bad.join(", ")
-            ),
-        );
+    if *bad_lines > 0 {
+        let more = if *bad_lines > told.bad.len() as u64 { " …" } else { "" };
+        let bad = told.bad.join(", ");
+        say(text, &format!("lines that cannot be read: {bad_lines}, as {bad}{more}"));
     }
-    if told.after_a_stop > 0 {
-        say(
-            text,
-            &format!(
-                "lines of sessions that would have been stopped before, not judged again: {}",
-                told.after_a_stop
-            ),
-        );
+    if *after_a_stop > 0 {
+        let what = "lines of sessions that would have been stopped before, not judged again";
+        say(text, &format!("{what}: {after_a_stop}"));
     }
 }
 

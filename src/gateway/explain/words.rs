@@ -1,0 +1,60 @@
+//! Words for what a route asks and an answer says.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use http::header::HeaderValue;
+
+use crate::gateway::UpstreamHead;
+use crate::route::{Access, Requirement};
+
+use super::AnswerExplained;
+
+pub(super) fn access(access: &Access) -> String {
+    match access {
+        Access::Public => "everybody".to_owned(),
+        Access::Session(Requirement { users, groups }) => match (&users[..], &groups[..]) {
+            ([], []) => "every user with a session".to_owned(),
+            (users, []) => format!("the users {}", users.join(", ")),
+            ([], groups) => format!("the groups {}", groups.join(", ")),
+            (users, groups) => {
+                format!("the users {} and the groups {}", users.join(", "), groups.join(", "))
+            }
+        },
+    }
+}
+
+pub(super) fn stricter(own: Option<Duration>, session: Duration) -> String {
+    match own {
+        Some(own) if own < session => format!("{} (this route)", spoken(own)),
+        Some(_) | None => spoken(session),
+    }
+}
+
+/// As the configuration writes it.
+pub(super) fn spoken(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let units = [("d", 86_400), ("h", 3_600), ("m", 60)];
+    let whole = units.into_iter().find(|(_, unit)| seconds > 0 && seconds.is_multiple_of(*unit));
+    match whole {
+        Some((name, unit)) => format!("{}{name}", seconds / unit),
+        None => format!("{seconds}s"),
+    }
+}
+
+pub(super) fn answer(
+    to: &'static str,
+    status: StatusCode,
+    location: Option<&HeaderValue>,
+) -> AnswerExplained {
+    // The kept target differs each time and says nothing here.
+    let location = location.and_then(|value| value.to_str().ok());
+    let location = location.map(|text| text.split('?').next().unwrap_or(text).to_owned());
+    AnswerExplained { to, status: status.as_u16(), location }
+}
+
+pub(super) fn fields(head: UpstreamHead) -> Vec<(String, String)> {
+    let request = head.into_request(());
+    let shown = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    request.headers().iter().map(|(name, value)| (name.to_string(), shown(value))).collect()
+}
