@@ -246,6 +246,30 @@ fn two_hundred_attempts_from_two_runtimes_never_run_more_hashes_than_permits() {
     assert_eq!(login.peak_hashes(), 2);
 }
 
+/// Strangers choose how many passwords are checked, and those who are logged in wait behind them.
+#[tokio::test]
+async fn passwords_are_checked_behind_requests_and_never_on_all_cores() {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let permits = Settings::default().permits.get();
+    assert_eq!(permits, cores.saturating_sub(1).max(1));
+    let login = Users::of_cost(SLOW).login(open_settings(1));
+    let usual = nices().into_iter().min().expect("a thread");
+    assert!(usual < 10, "run it at a usual priority");
+    let attempt = spawn_attempt(&login, "wrong");
+    until("its hash runs behind the others", || nices().contains(&10)).await;
+    assert_eq!(attempt.await.expect("no panic"), Attempt::Refuse);
+    assert_eq!(nices().iter().filter(|nice| **nice == usual).count() + 1, nices().len());
+}
+
+/// Of all threads of this process (proc(5), `stat`, field 19).
+fn nices() -> Vec<i32> {
+    let threads = std::fs::read_dir("/proc/self/task").expect("threads");
+    let stats =
+        threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("stat")).ok());
+    let nice = |stat: String| stat.rsplit_once(')')?.1.split_whitespace().nth(16)?.parse().ok();
+    stats.filter_map(nice).collect()
+}
+
 fn run_attempts(login: Arc<PasswordLogin>, count: usize) -> Vec<Attempt> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async move {

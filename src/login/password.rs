@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustix::process::{getpriority_process, setpriority_process};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zeroize::Zeroizing;
 
@@ -24,6 +25,9 @@ use super::throttle::{Limits, Throttle, Ticket};
 
 /// The longest password that is looked at, in bytes. RFC 9106 has no limit; an attacker has none.
 pub const PASSWORD_MAX: usize = 1_024;
+
+/// Of threads that check passwords, where others have 0 and the least claim to a core is 19.
+const NICE: i32 = 10;
 
 /// How passwords are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +45,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        let permits = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let permits = all_cores_but_one();
         Settings {
             limits: Limits::default(),
             permits,
@@ -50,6 +54,20 @@ impl Default for Settings {
             queue_wait: Duration::from_secs(2),
             cost: Cost::DEFAULT,
         }
+    }
+}
+
+/// Strangers choose how many passwords are checked: one core is for those who are in.
+fn all_cores_but_one() -> NonZeroUsize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    NonZeroUsize::new(cores.saturating_sub(1)).unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Requests go before hashes on the other cores too. It is this thread's from now on (Linux sets it by
+/// thread); where it is not granted, hashes only take their share.
+fn step_back() {
+    if getpriority_process(None).is_ok_and(|nice| nice < NICE) {
+        setpriority_process(None, NICE).unwrap_or_default();
     }
 }
 
@@ -183,6 +201,7 @@ impl PasswordLogin {
         let work = move || {
             let _permit = permit;
             let _running = Run::begin(running);
+            step_back();
             let account = check.run(&password);
             match account {
                 Some(_) => throttle.succeeded(ticket),

@@ -167,7 +167,15 @@ impl Connection {
     async fn http2(self, tls: TlsStream<TcpStream>) {
         let allowed = &self.limits.allowed;
         let wire = self.wire(tls, Speech::Http2);
-        let service = service_fn(|request| self.answer(request));
+        let service = service_fn(|request| {
+            let answer = self.answer(request);
+            async move {
+                // Frames that came along may reset the stream already: then nothing is done for it
+                // (CVE-2023-44487, CVE-2025-8671), no look-up and no connection to an app.
+                tokio::task::yield_now().await;
+                answer.await
+            }
+        });
         let mut builder = http2::Builder::new(Streams(Arc::new(StreamLimits {
             metrics: self.metrics().clone(),
             peer: self.caller.peer,

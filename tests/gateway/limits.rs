@@ -2,6 +2,8 @@
 //! served meanwhile.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -751,6 +753,50 @@ async fn cve_2025_8671_made_you_reset_ends_the_connection() {
     let sent = frames.flood(20_000, flood).await;
     assert!(sent < 20_000, "all of it was taken");
     still_serves(&browser).await;
+}
+
+/// An app that counts its connections and answers what it is asked.
+async fn counting() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&accepted);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let mut bytes = [0; 4096];
+                while stream.read(&mut bytes).await.is_ok_and(|read| read > 0) {
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                    stream.write_all(answer).await.unwrap_or_default();
+                }
+            });
+        }
+    });
+    (address, accepted)
+}
+
+#[tokio::test]
+async fn cve_2025_8671_cve_2023_44487_what_is_reset_as_it_comes_never_reaches_for_the_app() {
+    let (address, accepted) = counting().await;
+    let gateway = start(public(address), "");
+    let mut frames = Frames::open(&Browser::new(&gateway)).await;
+    let asked =
+        |stream| frame(HEADERS, END_STREAM | END_HEADERS, stream, &request(METHOD_GET, "/"));
+    let made = |stream| frame(WINDOW_UPDATE, 0, stream, &0x7fff_ffff_u32.to_be_bytes());
+    let taken_back = |stream| frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+    let streams = (0..60_u32).map(|number| number * 2 + 1);
+    let pairs = streams.map(|stream| {
+        let undone = if stream % 12 == 1 { taken_back(stream) } else { made(stream) };
+        [asked(stream), undone].concat()
+    });
+    // All of it in one piece, and behind it a request that is meant.
+    let mut bytes: Vec<u8> = pairs.flatten().collect();
+    bytes.extend(asked(121));
+    frames.stream.write_all(&bytes).await.expect("sent");
+    let answer = frames.expect(|frame| (frame.kind, frame.stream) == (HEADERS, 121)).await;
+    assert_eq!(answer.stream, 121);
+    assert_eq!(accepted.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
