@@ -476,6 +476,174 @@ async fn a_caller_that_leaves_closes_the_connection_it_was_using() {
     .await;
 }
 
+// ---- answers to requests without a body ------------------------------------------------------------
+
+#[tokio::test]
+async fn an_answer_that_could_be_read_in_two_ways_is_a_protocol_error_and_ends_the_connection() {
+    for ambiguous in [
+        "Content-Length: 2\r\nTransfer-Encoding: chunked",
+        "Content-Length: 2\r\nContent-Length: 3",
+        "Content-Length: +2",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: identity",
+        "Content-Length : 2",
+        "Content-Length: 2\r\n X-Folded: 3",
+    ] {
+        let (events, mut seen) = mpsc::channel(1);
+        let upstream = Upstream::start(move |mut stream, _| {
+            let events = events.clone();
+            async move {
+                head(&mut stream).await;
+                let answer = format!("HTTP/1.1 200 OK\r\n{ambiguous}\r\n\r\nok");
+                say(&mut stream, answer.as_bytes()).await;
+                closed(&mut stream).await;
+                events.send("closed").await.expect("seen");
+            }
+        })
+        .await;
+        within(async {
+            let error = upstreams().send(upstream.only(), get()).await.expect_err(ambiguous);
+            assert_eq!(error.token(), "http_protocol_error", "{ambiguous}: {error:?}");
+            assert_eq!(seen.recv().await, Some("closed"));
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_in_single_bytes_is_whole_and_its_connection_is_kept() {
+    let upstream = Upstream::start(|mut stream, _| async move {
+        while head(&mut stream).await.is_some() {
+            let hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n".as_slice();
+            let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let body = b"1\r\no\r\n1\r\nk\r\n0\r\nSum: 7\r\n\r\n";
+            for byte in [hints, answer, body].concat() {
+                say(&mut stream, &[byte]).await;
+                tokio::task::yield_now().await;
+            }
+        }
+    })
+    .await;
+    within(async {
+        let upstreams = upstreams();
+        for _ in 0..3 {
+            let response = upstreams.send(upstream.only(), get()).await.expect("answer");
+            assert!(response.headers().get("link").is_none());
+            let body = response.into_body().collect().await.expect("whole body");
+            assert_eq!(body.trailers().expect("trailers")["sum"], "7");
+            assert_eq!(body.to_bytes(), "ok");
+        }
+        assert_eq!(upstream.accepted(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_to_half_a_request_is_taken_and_its_connection_is_not_used_again() {
+    let (events, mut seen) = mpsc::channel(1);
+    let upstream = Upstream::start(move |mut stream, number| {
+        let events = events.clone();
+        async move {
+            stream.read_exact(&mut [0; 64]).await.expect("the beginning");
+            say(&mut stream, OK).await;
+            events.send(number).await.expect("seen");
+            closed(&mut stream).await;
+        }
+    })
+    .await;
+    within(async {
+        let upstreams = upstreams();
+        let mut long = get();
+        // More than the buffers of both sockets take.
+        let value = "a".repeat(32 << 20).parse().expect("a value");
+        long.headers_mut().insert("x-long", value);
+        let response = upstreams.send(upstream.only(), long).await.expect("answer");
+        assert_eq!((text(response).await.as_str(), seen.recv().await), ("ok", Some(1)));
+        let mut next = get();
+        next.headers_mut().insert("x-short", "a".repeat(64).parse().expect("a value"));
+        let response = upstreams.send(upstream.only(), next).await.expect("answer");
+        assert_eq!((text(response).await.as_str(), seen.recv().await), ("ok", Some(2)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_without_a_length_ends_with_its_connection() {
+    let upstream = Upstream::start(|mut stream, _| async move {
+        head(&mut stream).await;
+        say(&mut stream, b"HTTP/1.1 200 OK\r\n\r\nok").await;
+    })
+    .await;
+    within(async {
+        let upstreams = upstreams();
+        for number in 1..=2 {
+            let response = upstreams.send(upstream.only(), get()).await.expect("answer");
+            assert_eq!((text(response).await.as_str(), upstream.accepted()), ("ok", number));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn connections_of_both_kinds_are_counted_together() {
+    let (events, mut seen) = mpsc::channel(2);
+    let upstream = Upstream::start(move |mut stream, number| {
+        let events = events.clone();
+        async move {
+            while head(&mut stream).await.is_some() {
+                say(&mut stream, OK).await;
+            }
+            events.send(number).await.expect("seen");
+        }
+    })
+    .await;
+    within(async {
+        let upstreams = one_at_a_time(Duration::from_secs(10));
+        for (number, request) in [(1, get()), (2, post("order=1")), (3, get())] {
+            let response = upstreams.send(upstream.only(), request).await.expect("answer");
+            assert_eq!((text(response).await.as_str(), upstream.accepted()), ("ok", number));
+            if number > 1 {
+                assert_eq!(seen.recv().await, Some(number - 1), "the other kind made room");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rfc_9110_8_6_a_post_without_a_body_says_that_it_has_none() {
+    let (events, mut seen) = mpsc::channel(8);
+    let upstream = Upstream::start(move |mut stream, _| {
+        let events = events.clone();
+        async move {
+            while let Some(head) = head(&mut stream).await {
+                events.send(head.to_ascii_lowercase()).await.expect("seen");
+                say(&mut stream, OK).await;
+            }
+        }
+    })
+    .await;
+    within(async {
+        let upstreams = upstreams();
+        for method in [Method::POST, Method::PUT, Method::PATCH, Method::GET, Method::DELETE] {
+            let expected = [Method::POST, Method::PUT, Method::PATCH].contains(&method);
+            let response = upstreams.send(upstream.only(), request(method.clone(), empty())).await;
+            assert_eq!(text(response.expect("answer")).await, "ok");
+            let head = seen.recv().await.expect("a head");
+            assert_eq!(
+                head.matches("content-length: 0\r\n").count(),
+                usize::from(expected),
+                "{head}"
+            );
+            assert!(
+                head.split("\r\n").nth(1).is_some_and(|line| line.starts_with("host: ")),
+                "{head}"
+            );
+        }
+    })
+    .await;
+}
+
 // ---- what is sent twice, and what never ----------------------------------------------------------
 
 /// Answers once per connection, then reads one more request and hangs up on it. Counts requests.

@@ -51,6 +51,12 @@ pub(super) struct Question {
     is_head: bool,
 }
 
+enum Wrote {
+    Some(usize),
+    /// The other side speaks already.
+    Interrupted,
+}
+
 /// Why there is no answer.
 pub(super) enum Trouble {
     /// The connection was no good, and nothing of the request was written.
@@ -85,10 +91,11 @@ impl Plain {
         question: &Question,
     ) -> Result<(Response<()>, Unread), Trouble> {
         poll_fn(|cx| self.poll_silent(cx)).await.map_err(Trouble::Unsent)?;
-        self.write(&question.bytes).await?;
+        let is_heard = self.write(&question.bytes).await?;
         let mut reader = AnswerReader::new(question.is_head);
         let answer = poll_fn(|cx| self.poll_head(cx, &mut reader)).await;
         let Answer { response, framing, persists } = answer.map_err(Trouble::Broken)?;
+        let persists = persists && is_heard;
         Ok((response, Unread { content: Content::new(framing), persists }))
     }
 
@@ -118,21 +125,38 @@ impl Plain {
         })
     }
 
-    async fn write(&mut self, mut bytes: &[u8]) -> Result<(), Trouble> {
-        let mut begun = false;
-        while !bytes.is_empty() {
-            let written = poll_fn(|cx| self.stream.poll_write(cx, bytes)).await;
-            match written.map_err(|error| broken(&error)) {
-                Ok(0) => return Err(Trouble::Broken(closed("before the request was sent"))),
-                Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+    /// False where an answer came before all was taken: it is to be read, and the rest is not sent.
+    async fn write(&mut self, bytes: &[u8]) -> Result<bool, Trouble> {
+        let mut left = bytes;
+        while !left.is_empty() {
+            match poll_fn(|cx| self.poll_write_or_hear(cx, left)).await {
+                Ok(Wrote::Some(0)) => return Err(Trouble::Broken(closed("before it was asked"))),
+                Ok(Wrote::Some(taken)) => left = left.get(taken..).unwrap_or_default(),
+                Ok(Wrote::Interrupted) => return Ok(false),
                 // TLS may have sent a part of what it says it did not take.
-                Err(error) if begun || self.stream.is_tls() => return Err(Trouble::Broken(error)),
-                Err(error) => return Err(Trouble::Unsent(error)),
+                Err(error) if left.len() == bytes.len() && !self.stream.is_tls() => {
+                    return Err(Trouble::Unsent(broken(&error)));
+                }
+                Err(error) => return Err(Trouble::Broken(broken(&error))),
             }
-            begun = true;
         }
         let flushed = poll_fn(|cx| self.stream.poll_flush(cx)).await;
-        flushed.map_err(|error| Trouble::Broken(broken(&error)))
+        flushed.map_err(|error| Trouble::Broken(broken(&error)))?;
+        Ok(true)
+    }
+
+    fn poll_write_or_hear(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<Wrote>> {
+        if let Poll::Ready(written) = self.stream.poll_write(cx, bytes) {
+            return Poll::Ready(written.map(Wrote::Some));
+        }
+        match ready!(self.poll_fill(cx))? {
+            0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            _ => Poll::Ready(Ok(Wrote::Interrupted)),
+        }
     }
 
     fn poll_head(
