@@ -16,6 +16,7 @@ mod hosts;
 mod keys;
 mod openings;
 mod paths;
+mod replies;
 mod sessions;
 mod streams;
 mod wire;
@@ -32,7 +33,7 @@ const fn target(name: &'static str, check: fn(&[u8])) -> Target {
 }
 
 /// All of them, in alphabetical order.
-pub const TARGETS: [Target; 22] = [
+pub const TARGETS: [Target; 23] = [
     target("agent", forms::agent),
     target("answer", answers::answer),
     target("authority", hosts::authority),
@@ -52,6 +53,7 @@ pub const TARGETS: [Target; 22] = [
     target("path", paths::path),
     target("readings", paths::readings),
     target("record", sessions::record),
+    target("reply", replies::reply),
     target("token", sessions::token),
     target("users", files::users),
     target("wire", wire::wire),

@@ -33,6 +33,9 @@ mod error;
 mod exchange;
 mod plain;
 mod pool;
+// For fuzzing and the replay of what it found; nothing else outside builds on it.
+#[doc(hidden)]
+pub mod replay;
 mod socket;
 mod upgrade;
 
