@@ -38,17 +38,20 @@ const CURVE: [(Place, Tool); 5] = [
     (Place::Inside, Tool::OtherBrowser),
 ];
 
+/// People of whom the promise for honest ones can be asked.
+const ENOUGH: u64 = 600;
+
 pub fn number(name: &str, usual: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
 /// Where the lines go; the goals are held on the way.
-pub struct Figures(File);
+pub struct Figures(File, usize);
 
 impl Figures {
     pub fn open() -> Figures {
         let path = std::env::var("FIGURES").unwrap_or_else(|_| "target/people.jsonl".to_owned());
-        Figures(File::create(path).expect("a file for the figures"))
+        Figures(File::create(path).expect("a file for the figures"), 0)
     }
 
     pub fn all(&mut self, people: u64) {
@@ -68,10 +71,11 @@ impl Figures {
         for lasting in LASTINGS {
             for (name, rules) in policies(lasting) {
                 let tally = crowd::live(&rules, 0..people);
-                if name == "enforce" {
+                self.line(&honest(name, lasting, &tally));
+                // Among fewer, two or three unlucky ones are more than the promise.
+                if name == "enforce" && people >= ENOUGH {
                     super::holds_for_honest_people(&tally);
                 }
-                self.line(&honest(name, lasting, &tally));
             }
         }
     }
@@ -144,6 +148,8 @@ impl Figures {
 
     fn line(&mut self, value: &Value) {
         writeln!(self.0, "{value}").expect("the file of the figures");
+        self.1 += 1;
+        eprint!("\r{} figures", self.1);
         if std::env::var("LOUD").is_ok() {
             println!("{value}");
         }

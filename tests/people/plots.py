@@ -60,7 +60,8 @@ def cause(name):
 
 
 def honest(figures):
-    rows = [row for row in figures if row["figure"] == "honest"]
+    every = [row for row in figures if row["figure"] == "honest"]
+    rows = [row for row in every if row["false_each_thousand"] <= 10]
     most = max(1.0, *(row["false_each_thousand"] for row in rows)) * 1.05
     left, width, y = 190, 480, 112
     body, said = [], []
@@ -79,7 +80,8 @@ def honest(figures):
                 body.append(f'  <rect class="{kind}" x="{x:.1f}" y="{y}" width="{wide:.1f}" height="22"/>')
                 x += wide
             rate = row["false_each_thousand"]
-            body.append(text(x + 8, y + 16, f"{rate:.2f}"))
+            # Beside the goal's line, not across it.
+            body.append(text(max(x, left + width / most) + 8, y + 16, f"{rate:.2f}"))
             said.append(f"{words}, {row['policy']}: {rate:.2f}.")
             y += 30
         y += 26
@@ -87,7 +89,8 @@ def honest(figures):
     body.insert(0, line(goal, 96, goal, y - 34, "limit"))
     body.append(text(goal, y - 18, "goal: below 1", "middle", "quiet"))
     days = rows[0]["days"]
-    note = f"In 1,000 user-days, by cause. {days:,} user-days a row."
+    left_out = sorted({row["policy"] for row in every} - {row["policy"] for row in rows})
+    note = f"In 1,000 user-days, by cause. {days:,} user-days a row. Far more, and not drawn: {', '.join(left_out)}."
     return page("Logins that honest people are asked for without need", note, y + 4, body, " ".join(said))
 
 
@@ -108,16 +111,16 @@ def threshold(figures):
     at = sorted(false)
     top, low, left, right = 100, 340, 70, 640
     x = lambda value: left + (value - at[0]) / (at[-1] - at[0]) * (right - left)
-    most = max(false.values()) * 1.05
+    height = lambda rate: low - (math.log10(max(rate, 0.1)) + 1) / 5 * (low - top)
     body, said = [], []
-    for quarter in range(5):
-        y = low - quarter / 4 * (low - top)
-        body += [line(left, y, right, y), text(left - 8, y + 5, f"{most * quarter / 4:.1f}", "end", "quiet"),
-                 text(right + 8, y + 5, f"{quarter * 25} %", "start", "quiet")]
+    for power in range(6):
+        y = height(10 ** (power - 1))
+        body += [line(left, y, right, y), text(left - 8, y + 5, f"{10 ** (power - 1):,g}", "end", "quiet"),
+                 text(right + 8, y + 5, f"{power * 20} %", "start", "quiet")]
     for value in at:
-        if value not in (15, 45, 55, 65):
+        if value not in (15, 40, 55, 65):
             body.append(text(x(value), low + 20, value, "middle", "quiet"))
-    points = " ".join(f"{x(v):.1f},{low - false[v] / most * (low - top):.1f}" for v in at)
+    points = " ".join(f"{x(v):.1f},{height(false[v]):.1f}" for v in at)
     body.append(f'  <polyline class="d" points="{points}" stroke-dasharray="6 4"/>')
     for (key, (words, kind)) in KINDS.items():
         share = stopped[key]
@@ -125,7 +128,7 @@ def threshold(figures):
         body.append(f'  <polyline class="{kind}" points="{points}"/>')
         said.append(f"{words}: " + ", ".join(f"{v}: {share[v]:.0%}" for v in at) + ".")
     body += [line(x(60), top - 10, x(60), low, "limit"), text(x(60), top - 16, "default: 60", "middle", "quiet")]
-    legend = [("d", "false logins in 1,000 days (left)")]
+    legend = [("d", "false logins in 1,000 days (left, logarithmic)")]
     legend += [(kind, f"thieves stopped at once: {words} (right)") for words, kind in KINDS.values()]
     for number, (kind, words) in enumerate(legend):
         y = low + 52 + number * 22
@@ -157,6 +160,11 @@ def lasting(figures):
             if row is None or row["seconds"][0] is None:
                 continue
             middle, worst = row["seconds"]
+            if worst == 0:
+                body += [text(left - 12, y + 14, when, "end"), text(left + 8, y + 14, "refused at once", kind="quiet")]
+                said.append(f"{words}, {when}: refused at once.")
+                y += 23
+                continue
             body += [text(left - 12, y + 14, when, "end"),
                      f'  <rect class="d" x="{left}" y="{y + 1}" width="{x(worst) - left:.1f}" height="16" rx="2"/>',
                      f'  <rect class="a" x="{left}" y="{y + 1}" width="{x(middle) - left:.1f}" height="16" rx="2"/>']

@@ -1,5 +1,7 @@
 //! A thief with a copy of somebody's cookie.
 
+use std::time::Duration;
+
 use doorward::session::{ClientContext, Timing};
 
 use super::device::Device;
@@ -93,6 +95,7 @@ const FOUND: [&str; 4] = ["theft", "reauthenticate", "not-renewing", "superseded
 
 /// Between two of his requests, in the first hour and later.
 const OFTEN: u64 = 20_000;
+pub const PAUSE: Duration = Duration::from_millis(OFTEN);
 const SELDOM: u64 = 5 * 60_000;
 const HOUR: u64 = 60 * 60_000;
 
