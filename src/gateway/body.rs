@@ -248,6 +248,8 @@ impl Body for ResponseBody {
             },
             ResponseBody::Upstream(outbound) => outbound.poll_frame(cx),
             ResponseBody::Watched(outbound, watched) => {
+                // In this order: what a look found out is heard before anything more is passed on.
+                std::task::ready!(watched.poll_awake(cx));
                 if let Poll::Ready(why) = watched.poll_cut(cx) {
                     return Poll::Ready(Some(Err(WasCut(why).into())));
                 }

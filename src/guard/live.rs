@@ -20,6 +20,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::clock::UnixMillis;
@@ -32,6 +33,12 @@ use entry::{Connection, Entry};
 
 /// Parts of the register, so that a look at all of it never holds up every worker.
 const SHARDS: usize = 16;
+
+/// Longer than two rounds of looks are apart, even while the store is away.
+const STILL: Duration = Duration::from_millis(1_500);
+
+/// How soon it is seen that there was a round.
+const NEXT_LOOK: Duration = Duration::from_millis(20);
 
 /// All live connections of a process.
 #[derive(Clone)]
@@ -48,6 +55,9 @@ struct Inner {
     numbers: AtomicU64,
     ends: Ends,
     doubt: Notify,
+    start: Instant,
+    /// Milliseconds after the start at which the last whole round of looks began.
+    looked: AtomicU64,
 }
 
 /// How many connections may be live, and how long unlooked at.
@@ -119,6 +129,7 @@ pub struct Watched {
     key: SessionKey,
     number: u64,
     end: Ending,
+    waits: Option<Pin<Box<Sleep>>>,
 }
 
 /// Tells that a connection has to end; for a second place that has to hear it.
@@ -145,6 +156,8 @@ impl Live {
             numbers: AtomicU64::new(0),
             ends: Ends::default(),
             doubt: Notify::new(),
+            start: Instant::now(),
+            looked: AtomicU64::new(0),
         };
         Live { inner: Arc::new(inner) }
     }
@@ -182,7 +195,8 @@ impl Live {
         }
         drop(shard);
         place.keep();
-        Ok(Watched { live: self.clone(), key: sight.key, number, end: Ending::of(signal) })
+        let end = Ending::of(signal);
+        Ok(Watched { live: self.clone(), key: sight.key, number, end, waits: None })
     }
 
     /// A session ended: cuts its connections on this gateway, and those that are about to register.
@@ -251,6 +265,17 @@ impl Live {
         }
         wanting.sort_unstable_by_key(|(checked, _)| *checked);
         wanting.into_iter().map(|(_, key)| key).collect()
+    }
+
+    /// A whole round of looks is over that began at `began`.
+    pub(super) fn looked(&self, began: Instant) {
+        let after = began.saturating_duration_since(self.inner.start).as_millis();
+        self.inner.looked.fetch_max(u64::try_from(after).unwrap_or(u64::MAX), Ordering::AcqRel);
+    }
+
+    fn stood_still(&self, now: Instant) -> bool {
+        let looked = Duration::from_millis(self.inner.looked.load(Ordering::Acquire));
+        now.saturating_duration_since(self.inner.start).saturating_sub(looked) > STILL
     }
 
     /// The store vouched for a session: what is known of it is new, and only a route may be stricter.
@@ -379,6 +404,17 @@ impl Watched {
     /// Ready once it has to end.
     pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<Cut> {
         self.end.poll_cut(cx)
+    }
+
+    /// Ready while this process looks after its sessions. One that stood still for a while passes nothing
+    /// on before it has looked again: what came meanwhile is for somebody who may have logged out.
+    pub fn poll_awake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.live.stood_still(Instant::now()) {
+            let waits = self.waits.get_or_insert_with(|| Box::pin(sleep(NEXT_LOOK)));
+            std::task::ready!(waits.as_mut().poll(cx));
+            self.waits = None;
+        }
+        Poll::Ready(())
     }
 
     /// Waits until it has to end.

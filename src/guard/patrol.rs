@@ -41,6 +41,7 @@ impl Guard {
         let looks = stream::iter(keys).for_each_concurrent(AT_ONCE, |key| self.look(key));
         // Not an error: a slow store must not make the next round late too.
         let _ = timeout(ROUND, looks).await;
+        self.shared.live.looked(now);
     }
 
     /// Something changed elsewhere: sessions with live connections that it may be about are looked at.

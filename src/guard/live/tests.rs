@@ -142,3 +142,17 @@ fn age_and_a_silent_store_cut_for_their_own_reasons() {
     live.wanting(UnixMillis(2_000), seen.checked);
     assert_eq!(is_cut(&mut unchecked), Some(Cut::Unchecked));
 }
+
+#[test]
+fn a_process_that_stood_still_passes_nothing_on_before_a_look_that_began_after() {
+    let live = live(10, 10);
+    let stopped = Instant::now();
+    assert!(!live.stood_still(stopped), "it has just begun");
+    let resumed = stopped + 2 * STILL;
+    assert!(live.stood_still(resumed));
+    live.looked(stopped);
+    assert!(live.stood_still(resumed), "what was asked before is no answer");
+    live.looked(resumed);
+    assert!(!live.stood_still(resumed));
+    assert!(!live.stood_still(resumed + STILL / 2));
+}
