@@ -51,6 +51,16 @@ fn a_thief_is_found_out_or_starves_and_never_passes_after_the_end() {
     }
 }
 
+/// Found by ten thousand seeds: with a grace of ten seconds two sensitive actions renewed a token twice in
+/// less than the thirty seconds that a crash takes back, and the browser that came back was a thief.
+#[test]
+fn s7_two_sensitive_actions_before_a_crash_make_nobody_a_thief() {
+    for kind in [Thief::Ignores, Thief::Follows, Thief::Old] {
+        let outcome = run(&|seed| Plan::with_thief(seed, kind), 7943, false);
+        assert!(outcome.is_ok(), "{kind:?}: {outcome:?}");
+    }
+}
+
 #[test]
 fn wild_clocks_may_cost_a_login_and_never_more() {
     let tally = run_seeds(Plan::wild_clocks);

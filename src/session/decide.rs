@@ -30,6 +30,10 @@ pub const MAX_OFFERS: u8 = 3;
 /// Browsers write cookies to disk every 30 s; within twice that a crash can bring an old one back.
 pub const SEASON: Duration = Duration::from_secs(60);
 
+/// How old what a crashed browser comes back with may be, and a little: browsers write cookies to disk
+/// every 30 seconds.
+const UNWRITTEN: Duration = Duration::from_secs(35);
+
 /// Everything a decision depends on.
 pub struct Case<'a> {
     pub record: &'a Record,
@@ -436,9 +440,11 @@ impl<'a> Seen<'a> {
 
     /// The least age at which a token is renewed, whatever was done with it; the same that the policy
     /// demands of `rotate_after`. Sooner, a request under way could be two generations behind, which is
-    /// a replay, and a late answer could put an older cookie over a newer one. What is due stays due.
+    /// a replay, and a late answer could put an older cookie over a newer one; and a browser that crashes
+    /// could come back with the cookie of two generations before. What is due stays due.
     fn soonest(&self) -> Duration {
-        self.case.session.grace().saturating_mul(2)
+        let session = self.case.session;
+        session.grace().saturating_mul(2).max(session.rotate_after().min(UNWRITTEN))
     }
 
     fn count_offer(
