@@ -5,6 +5,7 @@ mod ending;
 mod moved;
 mod tidings;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -75,17 +76,27 @@ impl Guard {
         // Before the store is asked: an end that comes later than this is heard of.
         let mark = self.shared.live.mark();
         let attempt = Attempt { guard: self, keys: &keys, token: &token, visit, mark };
-        let mut checked = Instant::now();
+        let checked = Instant::now();
         if let Some(admitted) = attempt.known(checked).await {
             return Ok(admitted);
         }
+        match self.in_time(pin!(self.decided(&attempt, checked))).await {
+            Err(Denial::Unavailable(error)) => attempt.serve_known(error),
+            decided => decided,
+        }
+    }
+
+    /// Attempts until no other request's write comes between.
+    async fn decided(
+        &self,
+        attempt: &Attempt<'_>,
+        mut checked: Instant,
+    ) -> Result<Admitted, Denial> {
         for _ in 0..ATTEMPTS {
-            match attempt.run(checked).await {
-                Ok(Some(admitted)) => return Ok(admitted),
-                Ok(None) => tokio::task::yield_now().await,
-                Err(Denial::Unavailable(error)) => return attempt.serve_known(error),
-                Err(denial) => return Err(denial),
+            if let Some(admitted) = attempt.run(checked).await? {
+                return Ok(admitted);
             }
+            tokio::task::yield_now().await;
             checked = Instant::now();
         }
         let busy = "every write lost against another one; does a script or a clock loop?";
@@ -96,7 +107,7 @@ impl Guard {
     /// never overwrite a newer one in the browser.
     pub async fn offer_stands(&self, token: &NewToken) -> bool {
         let keys = self.shared.keys.load_full();
-        let Ok(loaded) = self.load(&token.key).await else { return false };
+        let Ok(loaded) = self.in_time(pin!(self.load(&token.key))).await else { return false };
         let Ok(held) = self.hold(&keys, &token.key, loaded) else { return false };
         let record = held.record;
         let offered = record.offer.as_ref().is_some_and(|offer| offer.hash == token.hash);

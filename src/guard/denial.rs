@@ -26,6 +26,12 @@ pub enum Denial {
     Unavailable(Unavailable),
 }
 
+impl From<Unavailable> for Denial {
+    fn from(error: Unavailable) -> Denial {
+        Denial::Unavailable(error)
+    }
+}
+
 impl Denial {
     /// The word in logs and in the `reason` of an answer.
     pub fn word(&self) -> &'static str {

@@ -236,4 +236,26 @@ mod tests {
         let denied = verdict(&started, &token).await;
         assert!(matches!(denied, Err(Denial::Unavailable(_))), "{denied:?}");
     }
+
+    /// Each of them waits for the one before, which waits for the store.
+    #[tokio::test]
+    async fn requests_that_wait_for_one_another_have_one_deadline_each_not_one_after_the_other() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("redis://{}", silent.local_addr().expect("an address"));
+        let response_timeout = Duration::from_millis(100);
+        let settings = RedisSettings { url, response_timeout, ..RedisSettings::default() };
+        let clock = Clock::manual(UnixMillis(1_000_000));
+        let before = guard(&Store::memory(clock.clone()), &clock);
+        let token = log_in(&before).await;
+        let store = Store::redis(&settings).expect("settings");
+        let patience = store.patience().expect("a network lies between");
+        let guard = with_keys_of(&before, guard(&store, &clock));
+        let begun = Instant::now();
+        let all = (0..4).map(|_| verdict(&guard, &token));
+        for denied in futures_util::future::join_all(all).await {
+            assert!(matches!(denied, Err(Denial::Unavailable(_))), "{denied:?}");
+        }
+        let took = begun.elapsed();
+        assert!(took < patience + Duration::from_secs(1), "{took:?} of {patience:?}");
+    }
 }

@@ -5,9 +5,11 @@
 //! its timeouts by what is known here, never a session that somebody here wanted to end, and never by a
 //! refusal: who cannot be served is told to come back, and keeps his cookie.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::Guard;
@@ -27,6 +29,23 @@ pub(super) struct Outage {
 }
 
 impl Guard {
+    /// What is asked of the store for one end, as a whole: each question has its own deadline, and waits
+    /// for those before it. What was on its way when this one was over may have happened, as ever.
+    pub(super) async fn in_time<T, E: From<Unavailable>>(
+        &self,
+        asked: Pin<&mut impl Future<Output = Result<T, E>>>,
+    ) -> Result<T, E> {
+        let Some(patience) = self.store.patience() else { return asked.await };
+        let answer = Box::pin(timeout(patience, asked)).await;
+        answer.unwrap_or_else(|_| {
+            let millis = patience.as_millis();
+            let error = Unavailable(format!("the store had no answer to all within {millis} ms"));
+            self.store_is_away(&error);
+            self.shared.metrics.store_error();
+            Err(error.into())
+        })
+    }
+
     /// The store did not answer.
     pub fn store_is_away(&self, error: &Unavailable) {
         let outage = &self.shared.outage;

@@ -1,5 +1,6 @@
 //! Sessions as a whole: begun at login, listed, ended.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +72,15 @@ impl Guard {
     /// Begins a session for a user who proved who he is: a new id and a new token at every login
     /// (fixation), and the session that this browser showed before ends.
     pub async fn begin(
+        &self,
+        account: &Account,
+        shown: &Presented,
+        from: ClientContext,
+    ) -> Result<Begun, Unavailable> {
+        self.in_time(pin!(self.begun(account, shown, from))).await
+    }
+
+    async fn begun(
         &self,
         account: &Account,
         shown: &Presented,
@@ -211,10 +221,15 @@ impl Guard {
     /// A user's live sessions, the most recently used first.
     pub async fn sessions_of(&self, user: &str) -> Result<Vec<Opened>, Unavailable> {
         let tag = UserTag(self.shared.keys.load().tag_of(user));
-        let line = self.counted(self.store.not_before(&tag).await)?;
-        let listed = self.counted(self.store.sessions_of(&tag).await)?;
-        self.counted(self.everyone().await)?;
+        let (line, listed) = self.in_time(pin!(self.listed(&tag))).await?;
         Ok(self.live(listed, line))
+    }
+
+    async fn listed(&self, tag: &UserTag) -> Result<(NotBefore, Vec<Listed>), Unavailable> {
+        let line = self.counted(self.store.not_before(tag).await)?;
+        let listed = self.counted(self.store.sessions_of(tag).await)?;
+        self.counted(self.everyone().await)?;
+        Ok((line, listed))
     }
 
     /// Live sessions of everybody, at most `limit`.
@@ -326,7 +341,8 @@ impl Guard {
             }
             Err(TokenError::Shape | TokenError::Mac) => return Ok(None),
         };
-        let loaded = self.counted(self.load(&token.key).await)?;
+        let loaded = self.in_time(pin!(self.load(&token.key))).await;
+        let loaded = self.counted(loaded)?;
         let held = match self.hold(&keys, &token.key, loaded) {
             Ok(held) => held,
             Err(Denial::Unavailable(error)) => return Err(error),

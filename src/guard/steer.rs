@@ -1,5 +1,6 @@
 //! What an app, by its answer, does to the session of a request that was admitted.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use crate::http::Presented;
@@ -54,6 +55,10 @@ impl Guard {
 
     /// Keeps the session and lets it do nothing before a fresh login.
     pub async fn freeze(&self, sight: &Sight, from: &ClientContext) -> Result<(), Unavailable> {
+        self.in_time(pin!(self.made_frozen(sight, from))).await
+    }
+
+    async fn made_frozen(&self, sight: &Sight, from: &ClientContext) -> Result<(), Unavailable> {
         for _ in 0..ATTEMPTS {
             let Some(held) = self.living(&sight.key).await? else { return Ok(()) };
             if held.record.frozen || self.frozen(&sight.key, &held).await? {

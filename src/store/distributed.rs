@@ -8,7 +8,7 @@
 //! still. A write that failed may have happened.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, broadcast};
@@ -89,6 +89,10 @@ impl Distributed {
             cache: self.beside.cache.as_ref().map(Cache::figures),
             proof_age: self.beside.proof.age(self.beside.stopwatch.now()),
         }
+    }
+
+    pub(super) fn patience(&self) -> Duration {
+        self.redis.patience()
     }
 
     pub(super) async fn load(&self, key: &SessionKey) -> Result<Loaded, Unavailable> {

@@ -30,6 +30,7 @@ mod redis;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::broadcast;
@@ -235,6 +236,15 @@ impl Store {
         match self {
             Store::Memory(_) | Store::Embedded(_) => None,
             Store::Redis(redis) => Some(redis.figures()),
+        }
+    }
+
+    /// How long several questions may take together that follow one from the other; no limit where asking
+    /// takes no time.
+    pub fn patience(&self) -> Option<Duration> {
+        match self {
+            Store::Memory(_) | Store::Embedded(_) => None,
+            Store::Redis(redis) => Some(redis.patience()),
         }
     }
 
