@@ -131,7 +131,7 @@ impl Body for RequestBody {
         let me = &mut *self;
         let Some(inbound) = &mut me.inbound else { return Poll::Ready(None) };
         if let Some(ending) = &mut inbound.ending
-            && let Poll::Ready(why) = ending.poll_cut(cx)
+            && let Err(why) = std::task::ready!(ending.poll_on(cx))
         {
             return Poll::Ready(Some(Err(WasCut(why).into())));
         }
@@ -248,9 +248,7 @@ impl Body for ResponseBody {
             },
             ResponseBody::Upstream(outbound) => outbound.poll_frame(cx),
             ResponseBody::Watched(outbound, watched) => {
-                // In this order: what a look found out is heard before anything more is passed on.
-                std::task::ready!(watched.poll_awake(cx));
-                if let Poll::Ready(why) = watched.poll_cut(cx) {
+                if let Err(why) = std::task::ready!(watched.poll_on(cx)) {
                     return Poll::Ready(Some(Err(WasCut(why).into())));
                 }
                 outbound.poll_frame(cx)

@@ -343,11 +343,15 @@ impl Gateway {
             }
             watched = self.watch(permit, route)?;
         }
-        tokio::select! {
+        let sent = tokio::select! {
             biased;
-            why = session_end(&mut watched) => Err(ForwardError::Cut(why)),
-            sent = sent => Ok((sent?, watched)),
+            why = session_end(&mut watched) => return Err(ForwardError::Cut(why)),
+            sent = sent => sent?,
+        };
+        if let Some(watched) = &mut watched {
+            watched.on().await.map_err(ForwardError::Cut)?;
         }
+        Ok((sent, watched))
     }
 
     /// Takes out of an app's answer what is not its to say to a client.

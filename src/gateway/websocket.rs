@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::clock::UnixMillis;
-use crate::guard::{Cut, Guard, Permit, Watched};
+use crate::guard::{Cut, Ending, Guard, Permit, Watched};
 use crate::route::{Frames as Talk, Route};
 use crate::session::SessionKey;
 use crate::upstream::{PendingTunnel, Switch};
@@ -155,9 +155,11 @@ async fn carry(
     let (mut from_upstream, mut to_upstream) = io::split(upstream);
     let mut frames = Frames::default();
     let pulse = pulse.as_ref();
-    let upwards = pass_on(&mut from_client, &mut to_upstream, pulse);
+    let [client_lives, upstream_lives] = [(); 2].map(|()| watched.as_ref().map(Watched::ending));
+    let mut said = Frames::default();
+    let upwards = deliver(&mut from_client, &mut to_upstream, &mut said, client_lives, pulse);
     let heard = pulse.filter(|pulse| pulse.both);
-    let downwards = deliver(&mut from_upstream, &mut to_client, &mut frames, heard);
+    let downwards = deliver(&mut from_upstream, &mut to_client, &mut frames, upstream_lives, heard);
     let whole = tokio::select! {
         result = both_ways(upwards, downwards) => result.is_ok(),
         why = session_end(&mut watched) => {
@@ -191,24 +193,14 @@ async fn both_ways(
     }
 }
 
-async fn pass_on(
-    from: &mut impl Reader,
-    to: &mut impl Writer,
-    pulse: Option<&Pulse>,
-) -> io::Result<()> {
-    match pulse {
-        None => io::copy(from, to).await.map(drop)?,
-        Some(_) => return deliver(from, to, &mut Frames::default(), pulse).await,
-    }
-    to.shutdown().await
-}
-
-/// Like [`pass_on`], and knows at every moment which bytes the client's side has taken: this may be
-/// dropped in the middle of a frame, and a close frame there would be read as the app's own words.
+/// Knows at every moment which bytes the other side has taken: this may be dropped in the middle of a
+/// frame, and a close frame there would be read as the app's own words. A session that ended stops it;
+/// who holds both directions hears of that as well, and says why.
 async fn deliver(
     from: &mut impl Reader,
     to: &mut impl Writer,
     frames: &mut Frames,
+    mut ending: Option<Ending>,
     pulse: Option<&Pulse>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
@@ -218,6 +210,11 @@ async fn deliver(
             read => &buffer[..read],
         };
         while !rest.is_empty() {
+            if let Some(ending) = &mut ending
+                && ending.on().await.is_err()
+            {
+                return std::future::pending().await;
+            }
             let (taken, left) = rest.split_at(to.write(rest).await?);
             if taken.is_empty() {
                 return Err(io::ErrorKind::WriteZero.into());

@@ -10,18 +10,15 @@
 
 mod ends;
 mod entry;
+mod watched;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tokio::time::{Sleep, sleep};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::clock::UnixMillis;
 use crate::config;
@@ -30,15 +27,14 @@ use crate::telemetry::Metrics;
 
 use ends::{End, Ends, Missed};
 use entry::{Connection, Entry};
+use watched::Signal;
+pub use watched::{Ending, Watched};
 
 /// Parts of the register, so that a look at all of it never holds up every worker.
 const SHARDS: usize = 16;
 
 /// Longer than two rounds of looks are apart, even while the store is away.
 const STILL: Duration = Duration::from_millis(1_500);
-
-/// How soon it is seen that there was a round.
-const NEXT_LOOK: Duration = Duration::from_millis(20);
 
 /// All live connections of a process.
 #[derive(Clone)]
@@ -123,27 +119,6 @@ pub struct Terms<'a> {
     pub max_age: Option<Duration>,
 }
 
-/// One registered connection. Dropping it takes it off the list.
-pub struct Watched {
-    live: Live,
-    key: SessionKey,
-    number: u64,
-    end: Ending,
-    waits: Option<Pin<Box<Sleep>>>,
-}
-
-/// Tells that a connection has to end; for a second place that has to hear it.
-pub struct Ending {
-    signal: Arc<Signal>,
-    told: Pin<Box<WaitForCancellationFutureOwned>>,
-}
-
-#[derive(Default)]
-struct Signal {
-    told: CancellationToken,
-    why: OnceLock<Cut>,
-}
-
 impl Live {
     /// An empty register. `idle` is the sessions' own timeout.
     pub fn new(limits: LiveLimits, policy: &SessionPolicy, metrics: Metrics) -> Live {
@@ -195,8 +170,8 @@ impl Live {
         }
         drop(shard);
         place.keep();
-        let end = Ending::of(signal);
-        Ok(Watched { live: self.clone(), key: sight.key, number, end, waits: None })
+        let end = Ending::of(self, signal);
+        Ok(Watched { live: self.clone(), key: sight.key, number, end })
     }
 
     /// A session ended: cuts its connections on this gateway, and those that are about to register.
@@ -350,15 +325,6 @@ impl Live {
     }
 }
 
-impl Inner {
-    fn tell(&self, signal: &Signal, why: Cut) {
-        if signal.why.set(why).is_ok() {
-            self.metrics.live_cut(why.word());
-            signal.told.cancel();
-        }
-    }
-}
-
 /// A place among all live connections, given back unless it is kept.
 struct Place<'a> {
     live: Option<&'a Live>,
@@ -397,53 +363,6 @@ impl Cut {
             Cut::TooOld => "too-old",
             Cut::Unchecked => "unchecked",
         }
-    }
-}
-
-impl Watched {
-    /// Ready once it has to end.
-    pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<Cut> {
-        self.end.poll_cut(cx)
-    }
-
-    /// Ready while this process looks after its sessions. One that stood still for a while passes nothing
-    /// on before it has looked again: what came meanwhile is for somebody who may have logged out.
-    pub fn poll_awake(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.live.stood_still(Instant::now()) {
-            let waits = self.waits.get_or_insert_with(|| Box::pin(sleep(NEXT_LOOK)));
-            std::task::ready!(waits.as_mut().poll(cx));
-            self.waits = None;
-        }
-        Poll::Ready(())
-    }
-
-    /// Waits until it has to end.
-    pub async fn cut(&mut self) -> Cut {
-        std::future::poll_fn(|cx| self.end.poll_cut(cx)).await
-    }
-
-    /// For another place of the same connection.
-    pub fn ending(&self) -> Ending {
-        Ending::of(Arc::clone(&self.end.signal))
-    }
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.live.release(&self.key, self.number);
-    }
-}
-
-impl Ending {
-    fn of(signal: Arc<Signal>) -> Ending {
-        let told = Box::pin(signal.told.clone().cancelled_owned());
-        Ending { signal, told }
-    }
-
-    /// Ready once the connection has to end.
-    pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<Cut> {
-        std::task::ready!(self.told.as_mut().poll(cx));
-        Poll::Ready(self.signal.why.get().copied().unwrap_or(Cut::SessionEnded))
     }
 }
 

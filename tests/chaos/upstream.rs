@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use futures_util::SinkExt;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
@@ -14,15 +15,24 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::history::{Event, Recorder};
+use crate::history::{Event, Recorder, Session};
 
 /// By which a client marks its request, and finds the answer to be its own.
 pub const MARK: &str = "x-chaos-request";
 
 /// Where the app speaks for as long as somebody listens.
 pub const STREAM: &str = "/stream";
-const TICK: Duration = Duration::from_millis(150);
+/// Where it does so over a WebSocket.
+pub const SOCKET: &str = "/socket";
+/// Where it listens for as long as somebody speaks, in lines of `session gateway`.
+pub const UPLOAD: &str = "/upload";
+/// How often either says something.
+pub const TICK: Duration = Duration::from_millis(150);
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -57,15 +67,20 @@ async fn accept(listener: TcpListener, recorder: Recorder) {
 
 async fn serve(stream: TcpStream, recorder: Recorder) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = match request.uri().path() {
-            STREAM => speak(request.headers(), recorder.clone()),
-            _ => answer(request.headers(), &recorder),
-        };
-        async move { Ok::<_, Infallible>(answer) }
+        let recorder = recorder.clone();
+        async move {
+            Ok::<_, Infallible>(match request.uri().path() {
+                STREAM => speak(request.headers(), recorder),
+                SOCKET => switch(request, recorder),
+                UPLOAD => listen(request, &recorder).await,
+                _ => answer(request.headers(), &recorder),
+            })
+        }
     });
     // A gateway that is killed leaves in the middle of things.
     let _ = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
         .await;
 }
 
@@ -81,6 +96,63 @@ fn speak(headers: &HeaderMap, recorder: Recorder) -> Response<Body> {
     let kind = HeaderValue::from_static("text/event-stream");
     answer.headers_mut().insert("content-type", kind);
     answer
+}
+
+/// As [`speak`], over a WebSocket.
+fn switch(mut request: Request<Incoming>, recorder: Recorder) -> Response<Body> {
+    let user = text(request.headers(), "x-forwarded-user").to_owned();
+    let key = request.headers().get("sec-websocket-key").map(HeaderValue::as_bytes);
+    let accept = derive_accept_key(key.unwrap_or_default());
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let io = TokioIo::new(upgraded);
+        let mut socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
+        loop {
+            tokio::time::sleep(TICK).await;
+            let line = format!("{} {user}\n", recorder.now());
+            if socket.send(Message::text(line)).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut answer = Response::new(Full::default().boxed_unsync());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let accept = HeaderValue::from_str(&accept).expect("base64");
+    let fields = [("connection", "Upgrade"), ("upgrade", "websocket")];
+    for (name, value) in fields {
+        answer.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    answer.headers_mut().insert("sec-websocket-accept", accept);
+    answer
+}
+
+/// Writes down each line in the moment it arrives.
+async fn listen(request: Request<Incoming>, recorder: &Recorder) -> Response<Body> {
+    let user = text(request.headers(), "x-forwarded-user").to_owned();
+    let mut body = request.into_body();
+    let mut speaker = None;
+    while let Some(frame) = body.frame().await {
+        let at = recorder.now();
+        let Ok(frame) = frame else {
+            let cut = speaker.map(|(session, gateway)| Event::Cut { session, gateway, at });
+            cut.into_iter().for_each(|cut| recorder.add(cut));
+            break;
+        };
+        let data = frame.into_data().unwrap_or_default();
+        for line in String::from_utf8_lossy(&data).lines() {
+            speaker = speaks(line).or(speaker);
+            if let Some((session, gateway)) = speaker {
+                recorder.add(Event::Heard { session, gateway, user: user.clone(), told: at });
+            }
+        }
+    }
+    Response::new(Full::default().boxed_unsync())
+}
+
+fn speaks(line: &str) -> Option<(Session, usize)> {
+    let (session, gateway) = line.split_once(' ')?;
+    Some((Session(session.parse().ok()?), gateway.trim().parse().ok()?))
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {

@@ -1,6 +1,7 @@
 //! How a client speaks: kept connections, each from the client's own address; every failure is a value.
 
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -16,8 +17,11 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::history::{Session, Token};
 
@@ -26,6 +30,9 @@ pub const HOST: &str = "app.test";
 pub const COOKIE: &str = "__Host-doorward";
 /// How long a client waits. Far beyond every bound: who is not answered by then never will be.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A WebSocket through a gateway.
+pub type WebSocket = WebSocketStream<TlsStream<TcpStream>>;
 
 /// A whole answer.
 pub struct Reply {
@@ -92,6 +99,28 @@ impl Wire {
         answer.unwrap_or_else(|_| Err(format!("nothing within {PATIENCE:?}")))
     }
 
+    /// A WebSocket, once the gateway has opened it.
+    pub async fn open(&self, to: SocketAddr, request: Request<()>) -> Option<WebSocket> {
+        let opening = async {
+            let stream = self.dial(to).await.ok()?;
+            Some(tokio_tungstenite::client_async(request, stream).await.ok()?.0)
+        };
+        tokio::time::timeout(PATIENCE, opening).await.ok().flatten()
+    }
+
+    /// A request whose body is sent for as long as it goes; ends with its answer, or without.
+    pub async fn pour<B>(&self, to: SocketAddr, request: Request<B>) -> Result<u16, String>
+    where
+        B: http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
+    {
+        let stream = self.dial(to).await.map_err(|error| error.to_string())?;
+        let (mut sender, connection) =
+            handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
+        let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        Ok(answer.status().as_u16())
+    }
+
     async fn whole(
         &mut self,
         to: SocketAddr,
@@ -106,16 +135,20 @@ impl Wire {
     }
 
     async fn connect(&self, to: SocketAddr) -> std::io::Result<SendRequest<Full<Bytes>>> {
+        let stream = self.dial(to).await?;
+        let (sender, connection) =
+            handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    async fn dial(&self, to: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
         let socket = TcpSocket::new_v4()?;
         socket.set_nodelay(true)?;
         socket.bind(SocketAddr::new(IpAddr::V4(self.from), 0))?;
         let stream = socket.connect(to).await?;
         let name = ServerName::try_from(HOST).map_err(std::io::Error::other)?;
-        let tls = TlsConnector::from(Arc::clone(&self.trust)).connect(name, stream).await?;
-        let (sender, connection) =
-            handshake(TokioIo::new(tls)).await.map_err(std::io::Error::other)?;
-        tokio::spawn(connection);
-        Ok(sender)
+        TlsConnector::from(Arc::clone(&self.trust)).connect(name, stream).await
     }
 }
 

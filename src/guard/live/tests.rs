@@ -1,4 +1,5 @@
 use std::net::IpAddr;
+use std::task::{Context, Poll};
 
 use super::*;
 use crate::session::{ClientContext, Identity, OnReuse, SessionId, Token};
@@ -30,9 +31,9 @@ fn sight(live: &Live, id: u8) -> Sight {
 
 fn is_cut(watched: &mut Watched) -> Option<Cut> {
     let mut cx = Context::from_waker(std::task::Waker::noop());
-    match watched.poll_cut(&mut cx) {
-        Poll::Ready(why) => Some(why),
-        Poll::Pending => None,
+    match watched.poll_on(&mut cx) {
+        Poll::Ready(Err(why)) => Some(why),
+        Poll::Ready(Ok(())) | Poll::Pending => None,
     }
 }
 
