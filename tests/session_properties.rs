@@ -345,7 +345,6 @@ fn a_token_is_offered_when_due_and_not_before() {
         matches!(verdict.outcome, Outcome::Admit(Some(_)))
     };
     assert!(!due(Timing::Prompt, 599) && due(Timing::Prompt, 600));
-    assert!(!due(Timing::Defer, 1_199) && due(Timing::Defer, 1_200));
     assert!(!due(Timing::Never, 1_700));
     // Sooner, a late answer could put an older cookie over a newer one.
     assert!(!due(Timing::Now, 59) && due(Timing::Now, 60));
@@ -364,9 +363,8 @@ fn a_sensitive_action_keeps_the_token_due_until_its_successor_is_shown() {
     server.wait(60);
     let at_once = offered(server.ask(&first, Ask::home()));
     assert!(at_once.is_some());
-    // It was lost: every answer brings it again, also one that would wait otherwise.
-    let deferred = Ask { timing: Timing::Defer, ..Ask::home() };
-    assert_eq!(offered(server.ask(&first, deferred)), at_once);
+    // It was lost: every answer brings it again.
+    assert_eq!(offered(server.ask(&first, Ask::home())), at_once);
     let second = at_once.expect("a successor");
     assert_eq!(offered(server.ask(&second, Ask::home())), None, "nothing is due any more");
 }
@@ -600,8 +598,7 @@ fn durations_at_the_end_of_time_are_refused_or_obeyed_and_never_a_panic() {
         .expect("long, and in order"),
     );
     let token = server.first.clone();
-    let deferred = Ask { timing: Timing::Defer, ..Ask::home() };
-    assert_eq!(refused(&server.ask(&token, deferred)), None);
+    assert_eq!(refused(&server.ask(&token, Ask::home())), None);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -735,18 +732,16 @@ fn attack_with_a_stolen_current_cookie_victim_first_is_found_out_by_its_use() {
 
 #[test]
 fn attack_with_a_stolen_current_cookie_that_ignores_renewal_dies() {
-    for (timing, dies) in [(Timing::Prompt, 600 + 3 * 30), (Timing::Defer, 2 * 600 + 3 * 30)] {
-        let mut server = Server::begin(usual());
-        let stolen = server.first.clone();
-        let mut alive = 0;
-        while server.ended.is_none() {
-            server.wait(1);
-            alive += 1;
-            server.ask(&stolen, Ask { timing, ..Ask::away() });
-            assert!(alive <= dies, "{timing:?}: alive after {alive} s");
-        }
-        assert_eq!((alive, server.ended), (dies, Some(EndReason::NotRenewing)));
+    let mut server = Server::begin(usual());
+    let stolen = server.first.clone();
+    let (mut alive, dies) = (0, 600 + 3 * 30);
+    while server.ended.is_none() {
+        server.wait(1);
+        alive += 1;
+        server.ask(&stolen, Ask::away());
+        assert!(alive <= dies, "alive after {alive} s");
     }
+    assert_eq!((alive, server.ended), (dies, Some(EndReason::NotRenewing)));
 }
 
 #[test]
@@ -1010,8 +1005,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 fn timing() -> impl Strategy<Value = Timing> {
     prop_oneof![
-        4 => Just(Timing::Prompt),
-        4 => Just(Timing::Defer),
+        8 => Just(Timing::Prompt),
         4 => Just(Timing::Never),
         1 => Just(Timing::Now),
     ]

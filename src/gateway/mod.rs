@@ -50,7 +50,7 @@ use crate::guard::{Cut, Denial, Entry, Guard, NewToken, Permit, Terms, Visit, Wa
 use crate::http::request_id::X_REQUEST_ID;
 use crate::http::{
     Arrival, Host, InboundHead, OwnedFields, Presented, Readings, RequestId, RequestIds,
-    SanitizedHead, cookies, hygiene, intent,
+    SanitizedHead, cookies, hygiene,
 };
 use crate::portal::{self, Portal, Problem};
 use crate::route::{Access, Requirement, Route, RouteTable};
@@ -208,7 +208,7 @@ impl Gateway {
         };
         let presented = self.presented(head);
         let timing = match route.renewal {
-            true => intent::renewal_timing(&head.headers, head.websocket),
+            true => Timing::Prompt,
             false => Timing::Never,
         };
         let visit = Visit {

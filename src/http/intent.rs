@@ -1,17 +1,13 @@
-//! What kind of request a browser says this is. It chooses the form of an answer and the moment of a
-//! renewal, never the decision: a client may claim what it likes.
+//! What kind of request a browser says this is. It chooses the form of an answer, never the
+//! decision and never the moment of a renewal: a client may claim what it likes.
 
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName};
 
-use crate::session::Timing;
-
 use super::request_id::RequestId;
 
-// As names, they are found without being read letter by letter first.
+// As a name, it is found without being read letter by letter first.
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
-const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Whom an answer of ours is for, and which request it names.
 #[derive(Clone, Debug)]
@@ -54,18 +50,6 @@ pub fn takes_pages(headers: &HeaderMap) -> bool {
     })
 }
 
-/// When the answer may carry a new token. What is put off is put off to twice the time only.
-pub fn renewal_timing(headers: &HeaderMap, upgrade: bool) -> Timing {
-    let passive = text(headers, &SEC_FETCH_DEST).is_some_and(|dest| {
-        matches!(
-            dest,
-            "image" | "style" | "script" | "font" | "audio" | "video" | "track" | "manifest"
-        )
-    });
-    let elsewhere = text(headers, &SEC_FETCH_SITE) == Some("cross-site");
-    if upgrade || passive || elsewhere { Timing::Defer } else { Timing::Prompt }
-}
-
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
@@ -94,17 +78,5 @@ mod tests {
         let form = headers(&[("sec-fetch-mode", "navigate")]);
         assert_eq!(Intent::of(&Method::POST, &form), Intent::Navigation);
         assert_eq!(Intent::of(&Method::GET, &headers(&[("accept", "*/*")])), Intent::Fetch);
-    }
-
-    #[test]
-    fn images_cross_site_entries_and_upgrades_wait_but_never_for_ever() {
-        assert_eq!(renewal_timing(&headers(&[]), false), Timing::Prompt);
-        assert_eq!(renewal_timing(&headers(&[("sec-fetch-dest", "empty")]), false), Timing::Prompt);
-        assert_eq!(renewal_timing(&headers(&[("sec-fetch-dest", "image")]), false), Timing::Defer);
-        assert_eq!(
-            renewal_timing(&headers(&[("sec-fetch-site", "cross-site")]), false),
-            Timing::Defer
-        );
-        assert_eq!(renewal_timing(&headers(&[]), true), Timing::Defer);
     }
 }

@@ -30,10 +30,10 @@ use hyper::body::Incoming;
 use zeroize::Zeroizing;
 
 use crate::guard::{Admitted, Denial, Guard, Visit};
-use crate::http::{InboundHead, Presented, cookies, intent};
+use crate::http::{InboundHead, Presented, cookies};
 use crate::login::PasswordLogin;
 use crate::route::Requirement;
-use crate::session::{ClientContext, RoutePolicy, Watch};
+use crate::session::{ClientContext, RoutePolicy, Timing, Watch};
 
 /// Where our pages begin. No route reaches below it.
 pub const PREFIX: &str = "/.doorward";
@@ -124,7 +124,7 @@ impl Portal {
             context: &context(head),
             policy: &OWN_PAGES,
             requirement: &Requirement::default(),
-            timing: intent::renewal_timing(&head.headers, false),
+            timing: Timing::Prompt,
             activity,
             // Our own pages change things; they wait for the store.
             serve_known_for: None,

@@ -82,11 +82,9 @@ pub struct Standing {
 pub enum Timing {
     /// Whatever the token's age: a sensitive action was done with it.
     Now,
-    /// Navigations and the page's own requests: as soon as the token is due.
+    /// As soon as the token is due, whatever the request is for: a thief who could choose a kind that
+    /// waits would live for as long as that waits.
     Prompt,
-    /// Images, styles, cross-site entries, WebSocket handshakes: after twice the time, so that
-    /// another answer has its chance first. Never never: a thief chooses these hints himself.
-    Defer,
     /// The route renews nothing (scripts that keep one cookie).
     Never,
 }
@@ -418,9 +416,8 @@ impl<'a> Seen<'a> {
         let after = match self.timing() {
             Timing::Never => return None,
             Timing::Now => self.soonest(),
-            Timing::Prompt | Timing::Defer if record.due => self.soonest(),
+            Timing::Prompt if record.due => self.soonest(),
             Timing::Prompt => self.case.session.rotate_after(),
-            Timing::Defer => self.case.session.rotate_after().saturating_mul(2),
         };
         if self.now.since(record.current_since) < after {
             return None;

@@ -21,8 +21,7 @@ const PLACES: [Place; 5] =
     [Place::Abroad, Place::CloudAbroad, Place::Country, Place::Neighbour, Place::Inside];
 const TOOLS: [Tool; 5] =
     [Tool::Program, Tool::OtherBrowser, Tool::Disguised, Tool::OtherVersion, Tool::Same];
-const MANNERS: [Manner; 4] =
-    [Manner::Follows, Manner::Ignores, Manner::IgnoresForPictures, Manner::InStep];
+const MANNERS: [Manner; 3] = [Manner::Follows, Manner::Ignores, Manner::InStep];
 const MOMENTS: [Moment; 4] =
     [Moment::AtOnce, Moment::HoursLater, Moment::DaysLater, Moment::Asleep];
 
@@ -106,7 +105,7 @@ impl Figures {
                         super::found_at_the_next_request(&outcome, &scheme);
                     }
                     (Manner::Ignores, _) => super::starves(&outcome, &scheme),
-                    (Manner::Follows | Manner::IgnoresForPictures | Manner::InStep, _) => {
+                    (Manner::Follows | Manner::InStep, _) => {
                         assert_eq!(outcome.missed, 0, "{scheme:?}: {outcome:?}");
                     }
                 }

@@ -141,7 +141,7 @@ def threshold(figures):
 # How long a thief lasts who sits in the victim's network with the same browser.
 
 MANNERS = {"Follows": "follows renewals", "Ignores": "ignores them",
-           "IgnoresForPictures": "ignores, asks as for pictures", "InStep": "in step with the owner"}
+           "InStep": "in step with the owner"}
 MOMENTS = {"AtOnce": "at once", "HoursLater": "hours later", "DaysLater": "days later", "Asleep": "owner asleep"}
 TIMES = [(1, "1 s"), (60, "1 min"), (600, "10 min"), (3600, "1 h"), (12 * 3600, "12 h")]
 

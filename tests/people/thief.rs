@@ -40,8 +40,6 @@ pub enum Tool {
 pub enum Manner {
     Follows,
     Ignores,
-    /// Ignores them, and asks as if for pictures, whose renewal waits longer.
-    IgnoresForPictures,
     /// Takes one and keeps quiet until its owner must have it too.
     InStep,
 }
@@ -134,11 +132,7 @@ impl Thief {
 
     /// Returns when he asks again.
     pub async fn asks(&mut self, door: &Door, owners: Option<&Cookie>, now: u64) -> Option<u64> {
-        let timing = match self.plan.manner {
-            Manner::Follows | Manner::Ignores | Manner::InStep => Timing::Prompt,
-            Manner::IgnoresForPictures => Timing::Defer,
-        };
-        let answer = door.ask(self.cookie.as_ref(), self.from.as_ref()?, timing).await;
+        let answer = door.ask(self.cookie.as_ref(), self.from.as_ref()?, Timing::Prompt).await;
         self.refused = answer.refused;
         if answer.refused.is_some() {
             return None;
@@ -156,7 +150,7 @@ impl Thief {
     fn takes(&mut self, token: Option<Cookie>) -> Option<u64> {
         let token = token?;
         let quiet = match self.plan.manner {
-            Manner::Ignores | Manner::IgnoresForPictures => return None,
+            Manner::Ignores => return None,
             Manner::Follows => None,
             Manner::InStep => Some(QUIET),
         };

@@ -42,17 +42,6 @@ pub struct Request {
     seen: Option<Seen>,
 }
 
-impl Request {
-    pub fn renewal_factor(&self) -> u64 {
-        match self.timing {
-            Timing::Now => 0,
-            Timing::Prompt => 1,
-            Timing::Defer => 2,
-            Timing::Never => u64::MAX >> 32,
-        }
-    }
-}
-
 /// One load and what was decided from it.
 pub struct Seen {
     pub loaded_at: u64,
@@ -179,19 +168,13 @@ struct Robber {
     copied: u32,
     first_used: Option<u64>,
     every: u64,
-    timing: Timing,
 }
 
 impl World {
     pub fn new(plan: Plan) -> World {
         let mut rng = Rng::new(plan.seed ^ 0x5eed);
-        let thief = Robber {
-            cookie: None,
-            copied: 0,
-            first_used: None,
-            every: rng.between(1_000, 45_000),
-            timing: if rng.percent(50) { Timing::Prompt } else { Timing::Defer },
-        };
+        let thief =
+            Robber { cookie: None, copied: 0, first_used: None, every: rng.between(1_000, 45_000) };
         let browsers = (0..plan.browsers).map(Browser::new).collect();
         World {
             rng,
@@ -381,11 +364,7 @@ impl World {
         };
         let context = it.context.clone();
         // Now and then a sensitive action.
-        let timing = match self.rng.percent(70) {
-            _ if self.rng.percent(3) => Timing::Now,
-            true => Timing::Prompt,
-            false => Timing::Defer,
-        };
+        let timing = if self.rng.percent(3) { Timing::Now } else { Timing::Prompt };
         let id = self.send(By::Browser(browser), cookie, context, timing, activity);
         let late = self.rng.percent(10);
         let pause = self.rng.between(5, if late { self.plan.uplink } else { 150 });
@@ -852,7 +831,7 @@ impl World {
             return;
         };
         self.thief.first_used.get_or_insert(self.now);
-        let id = self.send(By::Thief, cookie, thiefs_place(), self.thief.timing, true);
+        let id = self.send(By::Thief, cookie, thiefs_place(), Timing::Prompt, true);
         let pause = self.rng.between(5, 200);
         self.after(pause, Event::Arrive(id));
         let every = self.rng.between(self.thief.every / 2, self.thief.every);
