@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use doorward::http::Endpoint;
 use doorward::tls::trust;
-use doorward::upstream::{Switch, UpstreamBody, UpstreamError, UpstreamSettings, Upstreams};
+use doorward::upstream::{Claim, Switch, UpstreamBody, UpstreamError, UpstreamSettings, Upstreams};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
@@ -192,7 +192,8 @@ async fn one_connection_carries_whole_exchanges_one_after_another() {
     within(async {
         let upstreams = upstreams();
         for expected in ["ok", "", "ok", "", "ok"] {
-            let response = upstreams.send(upstream.only(), get()).await.expect("answer");
+            let response =
+                upstreams.send(Claim::Known, upstream.only(), get()).await.expect("answer");
             assert_eq!(text(response).await, expected);
         }
         assert_eq!(upstream.accepted(), 1);
@@ -207,7 +208,8 @@ async fn an_answer_to_head_has_no_body_whatever_length_it_names() {
         let upstreams = upstreams();
         for _ in 0..2 {
             let request = request(Method::HEAD, empty());
-            let response = upstreams.send(upstream.only(), request).await.expect("answer");
+            let response =
+                upstreams.send(Claim::Known, upstream.only(), request).await.expect("answer");
             assert_eq!(response.headers()["content-length"], "5");
             assert_eq!(text(response).await, "");
         }
@@ -231,7 +233,7 @@ async fn the_request_goes_out_in_origin_form_with_the_host_that_was_set() {
     within(async {
         let mut request = get();
         *request.uri_mut() = "https://app.test/path?query".parse().expect("uri");
-        upstreams().send(upstream.only(), request).await.expect("answer");
+        upstreams().send(Claim::Known, upstream.only(), request).await.expect("answer");
         let head = seen.recv().await.expect("head");
         assert_eq!(head, "GET /path?query HTTP/1.1\r\nhost: app.test\r\n\r\n");
     })
@@ -253,7 +255,7 @@ async fn a_connection_with_an_unread_answer_is_closed() {
     .await;
     within(async {
         let upstreams = upstreams();
-        let response = upstreams.send(upstream.only(), get()).await.expect("answer");
+        let response = upstreams.send(Claim::Known, upstream.only(), get()).await.expect("answer");
         let mut body = response.into_body();
         frame(&mut body).await.expect("frame").expect("first half");
         let silence = tokio::time::timeout(Duration::from_millis(20), frame(&mut body)).await;
@@ -282,10 +284,11 @@ async fn cve_2025_4366_a_connection_is_closed_when_the_answer_came_before_the_re
     within(async {
         let upstreams = upstreams();
         let (_feeding, body) = fed();
-        let early = upstreams.send(upstream.only(), request(Method::POST, body)).await;
+        let early =
+            upstreams.send(Claim::Known, upstream.only(), request(Method::POST, body)).await;
         assert_eq!(text(early.expect("early answer")).await, "ok");
         assert_eq!(seen.recv().await, Some("closed"));
-        let next = upstreams.send(upstream.only(), get()).await.expect("answer");
+        let next = upstreams.send(Claim::Known, upstream.only(), get()).await.expect("answer");
         assert_eq!((text(next).await.as_str(), upstream.accepted()), ("ok", 2));
     })
     .await;
@@ -304,7 +307,8 @@ async fn a_second_answer_in_the_same_bytes_is_never_anybodys_answer() {
     within(async {
         let upstreams = upstreams();
         for _ in 0..3 {
-            let response = upstreams.send(upstream.only(), get()).await.expect("answer");
+            let response =
+                upstreams.send(Claim::Known, upstream.only(), get()).await.expect("answer");
             assert_eq!(text(response).await, "ok");
         }
         assert_eq!(upstream.accepted(), 2);
@@ -320,7 +324,10 @@ async fn a_connection_that_says_close_is_not_used_again() {
     within(async {
         let upstreams = upstreams();
         for number in 1..=3 {
-            let response = upstreams.send(upstream.only(), post("order=1")).await.expect("answer");
+            let response = upstreams
+                .send(Claim::Known, upstream.only(), post("order=1"))
+                .await
+                .expect("answer");
             assert_eq!((text(response).await.as_str(), upstream.accepted()), ("ok", number));
         }
     })
@@ -346,11 +353,11 @@ async fn a_connection_on_which_bytes_arrive_while_it_is_idle_is_closed() {
     .await;
     within(async {
         let upstreams = upstreams();
-        let first = upstreams.send(upstream.only(), get()).await.expect("answer");
+        let first = upstreams.send(Claim::Known, upstream.only(), get()).await.expect("answer");
         assert_eq!(text(first).await, "ok");
         assert_eq!(seen.recv().await, Some("answered"));
         assert_eq!(seen.recv().await, Some("closed"));
-        let second = upstreams.send(upstream.only(), get()).await.expect("answer");
+        let second = upstreams.send(Claim::Known, upstream.only(), get()).await.expect("answer");
         assert_eq!((text(second).await.as_str(), upstream.accepted()), ("ok", 2));
     })
     .await;
@@ -372,7 +379,7 @@ async fn an_idle_connection_is_closed_without_anybody_asking() {
     within(async {
         let idle_timeout = Duration::from_millis(20);
         let upstreams = upstreams_with(UpstreamSettings { idle_timeout, ..Default::default() });
-        let response = upstreams.send(upstream.only(), get()).await.expect("answer");
+        let response = upstreams.send(Claim::Known, upstream.only(), get()).await.expect("answer");
         assert_eq!(text(response).await, "ok");
         assert_eq!(seen.recv().await, Some("closed"));
     })
@@ -383,7 +390,7 @@ async fn an_idle_connection_is_closed_without_anybody_asking() {
 async fn a_connection_that_was_idle_too_long_is_not_used_even_before_it_is_closed() {
     let upstream = Upstream::answering(OK).await;
     let ask = async |upstreams: &TestUpstreams| {
-        let response = upstreams.send(upstream.only(), get()).await.expect("answer");
+        let response = upstreams.send(Claim::Known, upstream.only(), get()).await.expect("answer");
         assert_eq!(text(response).await, "ok");
     };
     within(async {
@@ -426,7 +433,8 @@ async fn a_reader_that_stops_at_the_end_it_was_told_keeps_the_connection() {
     within(async {
         let upstreams = upstreams();
         for _ in 0..6 {
-            let response = upstreams.send(upstream.only(), get()).await.expect("answer");
+            let response =
+                upstreams.send(Claim::Known, upstream.only(), get()).await.expect("answer");
             let mut body = response.into_body();
             let mut ended = body.is_end_stream();
             while !ended {
@@ -445,7 +453,7 @@ async fn an_exchange_can_be_a_task_of_its_own() {
     within(async {
         let (upstreams, endpoints) = (upstreams(), upstream.only().to_vec());
         let exchange = tokio::spawn(async move {
-            text(upstreams.send(&endpoints, get()).await.expect("answer")).await
+            text(upstreams.send(Claim::Known, &endpoints, get()).await.expect("answer")).await
         });
         assert_eq!(exchange.await.expect("task"), "ok");
     })
@@ -468,7 +476,7 @@ async fn a_caller_that_leaves_closes_the_connection_it_was_using() {
     within(async {
         let upstreams = upstreams();
         tokio::select! {
-            _ = upstreams.send(upstream.only(), get()) => panic!("nobody answered"),
+            _ = upstreams.send(Claim::Known, upstream.only(), get()) => panic!("nobody answered"),
             asked = seen.recv() => assert_eq!(asked, Some("asked")),
         }
         assert_eq!(seen.recv().await, Some("closed"));
@@ -502,7 +510,8 @@ async fn an_answer_that_could_be_read_in_two_ways_is_a_protocol_error_and_ends_t
         })
         .await;
         within(async {
-            let error = upstreams().send(upstream.only(), get()).await.expect_err(ambiguous);
+            let error =
+                upstreams().send(Claim::Known, upstream.only(), get()).await.expect_err(ambiguous);
             assert_eq!(error.token(), "http_protocol_error", "{ambiguous}: {error:?}");
             assert_eq!(seen.recv().await, Some("closed"));
         })
@@ -527,7 +536,8 @@ async fn an_answer_in_single_bytes_is_whole_and_its_connection_is_kept() {
     within(async {
         let upstreams = upstreams();
         for _ in 0..3 {
-            let response = upstreams.send(upstream.only(), get()).await.expect("answer");
+            let response =
+                upstreams.send(Claim::Known, upstream.only(), get()).await.expect("answer");
             assert!(response.headers().get("link").is_none());
             let body = response.into_body().collect().await.expect("whole body");
             assert_eq!(body.trailers().expect("trailers")["sum"], "7");
@@ -557,11 +567,11 @@ async fn an_answer_to_half_a_request_is_taken_and_its_connection_is_not_used_aga
         // More than the buffers of both sockets take.
         let value = "a".repeat(32 << 20).parse().expect("a value");
         long.headers_mut().insert("x-long", value);
-        let response = upstreams.send(upstream.only(), long).await.expect("answer");
+        let response = upstreams.send(Claim::Known, upstream.only(), long).await.expect("answer");
         assert_eq!((text(response).await.as_str(), seen.recv().await), ("ok", Some(1)));
         let mut next = get();
         next.headers_mut().insert("x-short", "a".repeat(64).parse().expect("a value"));
-        let response = upstreams.send(upstream.only(), next).await.expect("answer");
+        let response = upstreams.send(Claim::Known, upstream.only(), next).await.expect("answer");
         assert_eq!((text(response).await.as_str(), seen.recv().await), ("ok", Some(2)));
     })
     .await;
@@ -577,7 +587,8 @@ async fn an_answer_without_a_length_ends_with_its_connection() {
     within(async {
         let upstreams = upstreams();
         for number in 1..=2 {
-            let response = upstreams.send(upstream.only(), get()).await.expect("answer");
+            let response =
+                upstreams.send(Claim::Known, upstream.only(), get()).await.expect("answer");
             assert_eq!((text(response).await.as_str(), upstream.accepted()), ("ok", number));
         }
     })
@@ -600,7 +611,8 @@ async fn connections_of_both_kinds_are_counted_together() {
     within(async {
         let upstreams = one_at_a_time(Duration::from_secs(10));
         for (number, request) in [(1, get()), (2, post("order=1")), (3, get())] {
-            let response = upstreams.send(upstream.only(), request).await.expect("answer");
+            let response =
+                upstreams.send(Claim::Known, upstream.only(), request).await.expect("answer");
             assert_eq!((text(response).await.as_str(), upstream.accepted()), ("ok", number));
             if number > 1 {
                 assert_eq!(seen.recv().await, Some(number - 1), "the other kind made room");
@@ -627,7 +639,9 @@ async fn rfc_9110_8_6_a_post_without_a_body_says_that_it_has_none() {
         let upstreams = upstreams();
         for method in [Method::POST, Method::PUT, Method::PATCH, Method::GET, Method::DELETE] {
             let expected = [Method::POST, Method::PUT, Method::PATCH].contains(&method);
-            let response = upstreams.send(upstream.only(), request(method.clone(), empty())).await;
+            let response = upstreams
+                .send(Claim::Known, upstream.only(), request(method.clone(), empty()))
+                .await;
             assert_eq!(text(response.expect("answer")).await, "ok");
             let head = seen.recv().await.expect("a head");
             assert_eq!(
@@ -672,7 +686,8 @@ async fn a_get_is_sent_again_when_the_used_connection_broke_before_the_answer() 
     within(async {
         let upstreams = upstreams();
         for _ in 0..2 {
-            let response = upstreams.send(upstream.only(), get()).await.expect("answer");
+            let response =
+                upstreams.send(Claim::Known, upstream.only(), get()).await.expect("answer");
             assert_eq!(text(response).await, "ok");
         }
         assert_eq!((upstream.accepted(), requests.load(Ordering::SeqCst)), (2, 3));
@@ -687,9 +702,11 @@ async fn a_post_is_sent_once_even_when_its_connection_broke() {
         let upstream = hanging_up(Arc::clone(&requests)).await;
         within(async {
             let upstreams = upstreams();
-            let first = upstreams.send(upstream.only(), post(body)).await.expect("answer");
+            let first =
+                upstreams.send(Claim::Known, upstream.only(), post(body)).await.expect("answer");
             assert_eq!(text(first).await, "ok");
-            let error = upstreams.send(upstream.only(), post(body)).await.expect_err("error");
+            let error =
+                upstreams.send(Claim::Known, upstream.only(), post(body)).await.expect_err("error");
             assert!(matches!(error, UpstreamError::ConnectionTerminated(_)), "{error:?}");
             assert_eq!((upstream.accepted(), requests.load(Ordering::SeqCst)), (1, 2));
         })
@@ -709,9 +726,9 @@ async fn a_get_is_not_sent_again_when_its_answer_was_nonsense() {
     .await;
     within(async {
         let upstreams = upstreams();
-        let first = upstreams.send(upstream.only(), get()).await.expect("answer");
+        let first = upstreams.send(Claim::Known, upstream.only(), get()).await.expect("answer");
         assert_eq!(text(first).await, "ok");
-        let error = upstreams.send(upstream.only(), get()).await.expect_err("error");
+        let error = upstreams.send(Claim::Known, upstream.only(), get()).await.expect_err("error");
         assert_eq!((error.token(), upstream.accepted()), ("http_protocol_error", 1));
     })
     .await;
@@ -724,7 +741,8 @@ async fn a_get_is_not_sent_again_when_its_new_connection_broke() {
     })
     .await;
     within(async {
-        let error = upstreams().send(upstream.only(), get()).await.expect_err("error");
+        let error =
+            upstreams().send(Claim::Known, upstream.only(), get()).await.expect_err("error");
         assert!(matches!(error, UpstreamError::ConnectionTerminated(_)), "{error:?}");
         assert_eq!((error.status(), upstream.accepted()), (StatusCode::BAD_GATEWAY, 1));
     })
@@ -748,13 +766,14 @@ async fn a_post_on_a_connection_that_closed_while_idle_goes_out_on_a_new_one() {
         within(async {
             let upstreams = upstreams();
             let endpoints = [endpoint("http", "127.0.0.1", port)];
-            let first = upstreams.send(&endpoints, post(body)).await.expect("answer");
+            let first = upstreams.send(Claim::Known, &endpoints, post(body)).await.expect("answer");
             assert_eq!(text(first).await, "ok");
             close.send(()).expect("told");
             is_closed.recv().expect("closed");
             // The runtime looks at its sockets once, so the close and the request meet in one turn.
             tokio::task::yield_now().await;
-            let second = upstreams.send(&endpoints, post(body)).await.expect("answer");
+            let second =
+                upstreams.send(Claim::Known, &endpoints, post(body)).await.expect("answer");
             assert_eq!(text(second).await, "ok");
         })
         .await;
@@ -781,7 +800,8 @@ fn answer_blocking(listener: &std::net::TcpListener, body: usize) -> std::net::T
 #[tokio::test]
 async fn a_refused_connection_is_a_502_and_says_so() {
     within(async {
-        let error = upstreams().send(&[dead().await], get()).await.expect_err("error");
+        let error =
+            upstreams().send(Claim::Known, &[dead().await], get()).await.expect_err("error");
         assert_eq!(error, UpstreamError::ConnectionRefused);
         assert_eq!(
             (error.status(), error.token()),
@@ -797,7 +817,8 @@ async fn a_name_that_does_not_resolve_is_a_dns_error() {
         let nowhere = [endpoint("http", "no-such-host.invalid", 80)];
         let settings =
             UpstreamSettings { connect_timeout: Duration::from_secs(15), ..Default::default() };
-        let error = upstreams_with(settings).send(&nowhere, get()).await.expect_err("error");
+        let error =
+            upstreams_with(settings).send(Claim::Known, &nowhere, get()).await.expect_err("error");
         assert_eq!(error.token(), "dns_error", "{error:?}");
     })
     .await;
@@ -819,7 +840,7 @@ async fn an_upstream_that_does_not_answer_is_a_504_and_loses_the_connection() {
     within(async {
         let response_timeout = Duration::from_millis(50);
         let upstreams = upstreams_with(UpstreamSettings { response_timeout, ..Default::default() });
-        let error = upstreams.send(upstream.only(), get()).await.expect_err("error");
+        let error = upstreams.send(Claim::Known, upstream.only(), get()).await.expect_err("error");
         assert_eq!(error, UpstreamError::ResponseTimeout);
         assert_eq!(error.status(), StatusCode::GATEWAY_TIMEOUT);
         assert_eq!(seen.recv().await, Some("closed"));
@@ -831,7 +852,8 @@ async fn an_upstream_that_does_not_answer_is_a_504_and_loses_the_connection() {
 async fn an_upstream_that_does_not_speak_http_is_a_protocol_error() {
     let upstream = Upstream::answering(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").await;
     within(async {
-        let error = upstreams().send(upstream.only(), get()).await.expect_err("error");
+        let error =
+            upstreams().send(Claim::Known, upstream.only(), get()).await.expect_err("error");
         assert_eq!(error.token(), "http_protocol_error", "{error:?}");
     })
     .await;
@@ -845,7 +867,7 @@ async fn an_answer_cut_short_is_an_error_of_its_body() {
     })
     .await;
     within(async {
-        let response = upstreams().send(upstream.only(), get()).await.expect("head");
+        let response = upstreams().send(Claim::Known, upstream.only(), get()).await.expect("head");
         let error = response.into_body().collect().await.expect_err("cut short");
         assert!(matches!(error, UpstreamError::ConnectionTerminated(_)), "{error:?}");
     })
@@ -872,7 +894,8 @@ async fn hyp_27_a_client_body_that_breaks_is_the_clients_fault() {
             feeding.send(Err(io::ErrorKind::InvalidData.into())).await.expect("fed");
         };
         let request = request(Method::POST, body);
-        let (answer, ()) = tokio::join!(upstreams.send(upstream.only(), request), breaking);
+        let (answer, ()) =
+            tokio::join!(upstreams.send(Claim::Known, upstream.only(), request), breaking);
         let error = answer.expect_err("error");
         assert_eq!((&error, error.status()), (&UpstreamError::ClientBody, StatusCode::BAD_REQUEST));
         assert_eq!(seen.recv().await, Some("closed"));
@@ -886,7 +909,8 @@ async fn a_switch_of_protocols_that_nobody_asked_for_is_refused() {
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n";
     let upstream = Upstream::answering(switching).await;
     within(async {
-        let error = upstreams().send(upstream.only(), get()).await.expect_err("error");
+        let error =
+            upstreams().send(Claim::Known, upstream.only(), get()).await.expect_err("error");
         assert_eq!(error.token(), "http_protocol_error", "{error:?}");
     })
     .await;
@@ -904,8 +928,8 @@ async fn a_request_above_the_limit_waits_for_one_to_end_and_takes_its_connection
     let upstream = Upstream::answering(OK).await;
     within(async {
         let upstreams = one_at_a_time(Duration::from_secs(10));
-        let held = upstreams.send(upstream.only(), get()).await.expect("answer");
-        let mut waiting = std::pin::pin!(upstreams.send(upstream.only(), get()));
+        let held = upstreams.send(Claim::Known, upstream.only(), get()).await.expect("answer");
+        let mut waiting = std::pin::pin!(upstreams.send(Claim::Known, upstream.only(), get()));
         let early = tokio::time::timeout(Duration::from_millis(20), waiting.as_mut()).await;
         assert!(early.is_err(), "above the limit");
         assert_eq!(text(held).await, "ok");
@@ -916,12 +940,38 @@ async fn a_request_above_the_limit_waits_for_one_to_end_and_takes_its_connection
 }
 
 #[tokio::test]
+async fn slow_bodies_of_strangers_leave_a_quarter_of_an_apps_connections_to_those_with_a_session() {
+    let upstream = Upstream::answering(OK).await;
+    within(async {
+        let connect_timeout = Duration::from_millis(20);
+        let max_connections_per_endpoint = 4;
+        let upstreams = upstreams_with(UpstreamSettings {
+            max_connections_per_endpoint,
+            connect_timeout,
+            ..Default::default()
+        });
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            held.push(upstreams.send(Claim::Stranger, upstream.only(), get()).await.expect("room"));
+        }
+        let error =
+            upstreams.send(Claim::Stranger, upstream.only(), get()).await.expect_err("full");
+        assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let known = upstreams.send(Claim::Known, upstream.only(), get()).await.expect("room");
+        assert_eq!(text(known).await, "ok");
+        held.pop();
+        upstreams.send(Claim::Stranger, upstream.only(), get()).await.expect("room again");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_request_above_the_limit_whose_turn_does_not_come_is_a_503() {
     let upstream = Upstream::answering(OK).await;
     within(async {
         let upstreams = one_at_a_time(Duration::from_millis(20));
-        let _held = upstreams.send(upstream.only(), get()).await.expect("answer");
-        let error = upstreams.send(upstream.only(), get()).await.expect_err("error");
+        let _held = upstreams.send(Claim::Known, upstream.only(), get()).await.expect("answer");
+        let error = upstreams.send(Claim::Known, upstream.only(), get()).await.expect_err("error");
         assert_eq!(error, UpstreamError::ConnectionLimit);
         assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
     })
@@ -946,7 +996,8 @@ async fn both_bodies_stream_without_waiting_for_each_others_end() {
     within(async {
         let (feeding, body) = fed();
         let upstreams = upstreams();
-        let response = upstreams.send(upstream.only(), request(Method::POST, body)).await;
+        let response =
+            upstreams.send(Claim::Known, upstream.only(), request(Method::POST, body)).await;
         let mut body = response.expect("head").into_body();
         let first = frame(&mut body).await.expect("frame").expect("data").into_data();
         assert_eq!(first.expect("data"), "ping");
@@ -968,7 +1019,8 @@ async fn trailers_of_an_answer_are_passed_on_and_the_connection_is_kept() {
         for _ in 0..2 {
             let mut request = get();
             request.headers_mut().insert("te", http::HeaderValue::from_static("trailers"));
-            let response = upstreams.send(upstream.only(), request).await.expect("answer");
+            let response =
+                upstreams.send(Claim::Known, upstream.only(), request).await.expect("answer");
             let body = response.into_body().collect().await.expect("body");
             let sum = body.trailers().and_then(|trailers: &HeaderMap| trailers.get("sum"));
             assert_eq!(sum.expect("trailer"), "7");
@@ -1001,7 +1053,8 @@ async fn a_101_becomes_a_tunnel_and_bytes_right_behind_it_are_not_lost() {
     .await;
     within(async {
         let upstreams = upstreams();
-        let switch = upstreams.send_upgrade(upstream.only(), upgrade()).await.expect("answer");
+        let switch =
+            upstreams.send_upgrade(Claim::Known, upstream.only(), upgrade()).await.expect("answer");
         let Switch::Switched(response, pending) = switch else { panic!("no tunnel") };
         assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
         let mut tunnel = pending.open().await.expect("tunnel");
@@ -1032,7 +1085,10 @@ async fn a_tunnel_that_is_dropped_or_never_opened_closes_its_connection() {
     within(async {
         let upstreams = upstreams();
         for open in [true, false] {
-            let switch = upstreams.send_upgrade(upstream.only(), upgrade()).await.expect("answer");
+            let switch = upstreams
+                .send_upgrade(Claim::Known, upstream.only(), upgrade())
+                .await
+                .expect("answer");
             let Switch::Switched(_, pending) = switch else { panic!("no tunnel") };
             if open {
                 drop(pending.open().await.expect("tunnel"));
@@ -1052,12 +1108,15 @@ async fn an_upgrade_that_is_not_granted_is_an_ordinary_answer_and_its_connection
     within(async {
         let upstreams = upstreams();
         for number in 1..=2 {
-            let switch = upstreams.send_upgrade(upstream.only(), upgrade()).await.expect("answer");
+            let switch = upstreams
+                .send_upgrade(Claim::Known, upstream.only(), upgrade())
+                .await
+                .expect("answer");
             let Switch::Answered(response) = switch else { panic!("a tunnel") };
             assert_eq!(response.status(), StatusCode::FORBIDDEN);
             assert_eq!((text(response).await.as_str(), upstream.accepted()), ("no", number));
         }
-        upstreams.send(upstream.only(), get()).await.expect("answer");
+        upstreams.send(Claim::Known, upstream.only(), get()).await.expect("answer");
         assert_eq!(upstream.accepted(), 3);
     })
     .await;
@@ -1067,7 +1126,7 @@ async fn an_upgrade_that_is_not_granted_is_an_ordinary_answer_and_its_connection
 async fn an_h2c_upstream_cannot_be_asked_for_a_tunnel() {
     let upstream = http2(Arc::new(Barrier::new(1))).await;
     within(async {
-        let error = upstreams().send_upgrade(upstream.only(), upgrade()).await.err();
+        let error = upstreams().send_upgrade(Claim::Known, upstream.only(), upgrade()).await.err();
         assert_eq!(error, Some(UpstreamError::UpgradeUnsupported));
     })
     .await;
@@ -1108,7 +1167,8 @@ async fn h2c_requests_run_at_the_same_time_over_one_connection() {
     let upstream = http2(Arc::new(Barrier::new(TOGETHER))).await;
     within(async {
         let upstreams = upstreams();
-        let asking = (0..TOGETHER).map(|_| upstreams.send(upstream.only(), post("order=1")));
+        let asking =
+            (0..TOGETHER).map(|_| upstreams.send(Claim::Known, upstream.only(), post("order=1")));
         for response in futures_util::future::join_all(asking).await {
             assert_eq!(text(response.expect("answer")).await, "app.test 7");
         }
@@ -1140,7 +1200,8 @@ async fn a_shared_http2_connection_that_ended_is_made_again() {
     within(async {
         let upstreams = upstreams();
         for _ in 0..4 {
-            let response = upstreams.send(upstream.only(), get()).await.expect("answer");
+            let response =
+                upstreams.send(Claim::Known, upstream.only(), get()).await.expect("answer");
             assert_eq!(text(response).await, "ok");
         }
         assert!(upstream.accepted() > 1);
@@ -1207,7 +1268,8 @@ async fn an_https_upstream_is_verified_and_alpn_chooses_the_protocol() {
             let upstream = authority.upstream("localhost", protocol).await;
             let upstreams = TestUpstreams::new(UpstreamSettings::default(), &tls);
             for _ in 0..2 {
-                let response = upstreams.send(upstream.only(), get()).await.expect("answer");
+                let response =
+                    upstreams.send(Claim::Known, upstream.only(), get()).await.expect("answer");
                 assert_eq!(text(response).await, answer);
             }
             assert_eq!(upstream.accepted(), 1);
@@ -1225,7 +1287,8 @@ async fn an_https_upstream_with_another_name_or_an_unknown_authority_is_refused(
         for (host, tls) in [("127.0.0.1", &known), ("localhost", &unknown)] {
             let upstream = authority.upstream(host, "http/1.1").await;
             let upstreams = TestUpstreams::new(UpstreamSettings::default(), tls);
-            let error = upstreams.send(upstream.only(), get()).await.expect_err("error");
+            let error =
+                upstreams.send(Claim::Known, upstream.only(), get()).await.expect_err("error");
             assert!(matches!(error, UpstreamError::TlsCertificate(_)), "{error:?}");
             assert_eq!(error.token(), "tls_certificate_error");
         }
@@ -1241,7 +1304,7 @@ async fn a_plain_upstream_behind_https_is_a_tls_error() {
     })
     .await;
     within(async {
-        let error = upstreams().send(plain.only(), get()).await.expect_err("error");
+        let error = upstreams().send(Claim::Known, plain.only(), get()).await.expect_err("error");
         assert_eq!(error.token(), "tls_protocol_error", "{error:?}");
     })
     .await;
@@ -1256,13 +1319,13 @@ async fn endpoints_take_turns_and_a_busy_one_is_spared() {
     within(async {
         let upstreams = upstreams();
         let held = [
-            upstreams.send(&both, get()).await.expect("answer"),
-            upstreams.send(&both, get()).await.expect("answer"),
+            upstreams.send(Claim::Known, &both, get()).await.expect("answer"),
+            upstreams.send(Claim::Known, &both, get()).await.expect("answer"),
         ];
         assert_eq!((one.accepted(), two.accepted()), (1, 1));
-        let busy = upstreams.send(one.only(), get()).await.expect("answer");
+        let busy = upstreams.send(Claim::Known, one.only(), get()).await.expect("answer");
         let [first, second] = held;
-        let spared = upstreams.send(&both, get()).await.expect("answer");
+        let spared = upstreams.send(Claim::Known, &both, get()).await.expect("answer");
         assert_eq!((one.accepted(), two.accepted()), (2, 2));
         for response in [first, second, busy, spared] {
             assert_eq!(text(response).await, "ok");
@@ -1278,10 +1341,11 @@ async fn an_endpoint_that_refuses_is_passed_over_without_losing_a_request() {
     within(async {
         let upstreams = upstreams();
         for _ in 0..4 {
-            let response = upstreams.send(&both, post("order=1")).await.expect("answer");
+            let response =
+                upstreams.send(Claim::Known, &both, post("order=1")).await.expect("answer");
             drop(response);
         }
-        let error = upstreams.send(&[dead().await, dead().await], get()).await.err();
+        let error = upstreams.send(Claim::Known, &[dead().await, dead().await], get()).await.err();
         assert_eq!(error, Some(UpstreamError::ConnectionRefused));
     })
     .await;
@@ -1298,7 +1362,7 @@ async fn an_endpoint_that_cannot_be_reached_is_not_asked_again_while_another_wor
     within(async {
         let upstreams = upstreams();
         for _ in 0..6 {
-            let response = upstreams.send(&both, get()).await.expect("answer");
+            let response = upstreams.send(Claim::Known, &both, get()).await.expect("answer");
             assert_eq!(text(response).await, "ok");
         }
         assert_eq!((broken.accepted(), live.accepted()), (1, 1));
@@ -1308,7 +1372,7 @@ async fn an_endpoint_that_cannot_be_reached_is_not_asked_again_while_another_wor
 
 #[tokio::test]
 async fn a_route_without_an_endpoint_is_a_503() {
-    let error = upstreams().send(&[], get()).await.expect_err("error");
+    let error = upstreams().send(Claim::Known, &[], get()).await.expect_err("error");
     assert_eq!(
         (error.status(), error.token()),
         (StatusCode::SERVICE_UNAVAILABLE, "destination_unavailable")

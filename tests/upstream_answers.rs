@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use doorward::http::Endpoint;
 use doorward::tls::trust;
-use doorward::upstream::{UpstreamSettings, Upstreams};
+use doorward::upstream::{Claim, UpstreamSettings, Upstreams};
 use http::{HeaderMap, Method, Request, Response};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -122,7 +122,7 @@ fn request(method: &Method) -> Request<TestBody> {
 }
 
 async fn ours(upstreams: &Upstreams<TestBody>, to: &[Endpoint], method: &Method) -> Understood {
-    match upstreams.send(to, request(method)).await {
+    match upstreams.send(Claim::Known, to, request(method)).await {
         Ok(response) => understood(response).await,
         Err(_) => Understood::Nothing,
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use doorward::http::Endpoint;
 use doorward::tls::trust;
-use doorward::upstream::{UpstreamBody, UpstreamError, UpstreamSettings, Upstreams};
+use doorward::upstream::{Claim, UpstreamBody, UpstreamError, UpstreamSettings, Upstreams};
 use http::{Method, Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
@@ -95,12 +95,12 @@ async fn after_mischief(
         answer(&mut second, body.len(), "second");
     });
     let upstreams = upstreams();
-    let first = upstreams.send(&endpoints, request(method.clone(), "/", body)).await;
+    let first = upstreams.send(Claim::Known, &endpoints, request(method.clone(), "/", body)).await;
     assert_eq!(text(first.expect("answer")).await, "first");
     go.send(()).expect("told");
     is_done.recv().expect("done");
     // Loopback delivers before write and close return; nothing has to be waited for.
-    Ok(text(upstreams.send(&endpoints, request(method, "/", body)).await?).await)
+    Ok(text(upstreams.send(Claim::Known, &endpoints, request(method, "/", body)).await?).await)
 }
 
 #[tokio::test]
@@ -215,9 +215,12 @@ where
 
 async fn second_of_two(port: u16, method: Method, body: &'static str) -> Result<(), UpstreamError> {
     let (upstreams, endpoints) = (upstreams(), only("h2c", port));
-    let first = upstreams.send(&endpoints, request(Method::GET, "/", "")).await.expect("answer");
+    let first = upstreams
+        .send(Claim::Known, &endpoints, request(Method::GET, "/", ""))
+        .await
+        .expect("answer");
     assert_eq!(text(first).await, "");
-    text(upstreams.send(&endpoints, request(method, "/", body)).await?).await;
+    text(upstreams.send(Claim::Known, &endpoints, request(method, "/", body)).await?).await;
     Ok(())
 }
 

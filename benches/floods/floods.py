@@ -1,6 +1,11 @@
 """Plays each flood against a gateway of its own while well-behaved clients go on, and tells what they
 felt: the 99th percentile before and during, answers that failed, how long until all was as before, the
-gateway's memory and CPU, and which limits bit."""
+gateway's memory and CPU, and which limits bit.
+
+A flood keeps the processors of this one machine busy, whoever it is against, and a process that wakes up
+on a busy processor waits for it. So the flood is compared with a time in which others that do nothing keep
+them as busy: what is left is the flood's own doing. `--nginx` plays the same against plain nginx.
+"""
 
 import contextlib
 import dataclasses
@@ -10,15 +15,18 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
 
+import nginx
 from front import Gateway, Route, gateway
 
 HERE = pathlib.Path(__file__).parent
 HOST = "localhost"
 CALM_SECONDS = 4
+BUSY_SECONDS = 4
 FLOOD_SECONDS = 10
 AFTER_SECONDS = 5
 # Connecting is a burst of its own.
@@ -49,6 +57,7 @@ class Told:
 
     name: str
     calm_p99: float
+    busy_p99: float
     flood_p99: float
     asked: int
     failed: int
@@ -60,7 +69,7 @@ class Told:
 
     @property
     def ratio(self) -> float:
-        return self.flood_p99 / self.calm_p99
+        return self.flood_p99 / self.busy_p99
 
 
 class Sampler(threading.Thread):
@@ -96,6 +105,16 @@ def elsewhere(name: str, *args: object) -> subprocess.Popen:
 
 
 @contextlib.contextmanager
+def busy_processors():
+    """As busy as a flood keeps them, with nothing."""
+    argv = [sys.executable, "-c", "import os; os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"]
+    with contextlib.ExitStack() as stack:
+        for _ in range(os.cpu_count() or 1):
+            stack.enter_context(ended(subprocess.Popen(argv)))
+        yield
+
+
+@contextlib.contextmanager
 def ended(process: subprocess.Popen):
     try:
         yield process
@@ -110,6 +129,8 @@ def percentile(values: list[float], part: float) -> float:
 
 def gateway_pid(front: Gateway) -> int:
     """The process that runs from this directory's configuration."""
+    if isinstance(front, nginx.Front):
+        return front.pid
     for entry in pathlib.Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             argv = (entry / "cmdline").read_bytes().split(b"\0")
@@ -119,6 +140,8 @@ def gateway_pid(front: Gateway) -> int:
 
 
 def limits_that_bit(front: Gateway) -> dict[str, int]:
+    if isinstance(front, nginx.Front):
+        return {}
     log = (front.home / "log").read_text()
     port = re.search(r'"scheme":"admin","address":"127.0.0.1:(\d+)"', log).group(1)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
@@ -128,16 +151,17 @@ def limits_that_bit(front: Gateway) -> dict[str, int]:
 
 
 def app(stack: contextlib.ExitStack, start=python) -> str:
-    upstream = stack.enter_context(ended(start("upstream.py")))
+    home = stack.enter_context(tempfile.TemporaryDirectory(prefix="floods-"))
+    upstream = stack.enter_context(ended(start("upstream.py", home)))
     return f"http://127.0.0.1:{upstream.stdout.readline().strip()}"
 
 
-def play(name: str, calm: float, flood: float, after: float, share: float = 1) -> Told:
+def play(name: str, calm: float, busy: float, flood: float, after: float, share=1.0, front=gateway) -> Told:
     with contextlib.ExitStack() as stack:
         access = "session" if name in ("junk-cookies", "logins") else "public"
         # The app that gives the long answer is another one: it is the gateway that is asked about.
         routes = [Route(HOST, app(stack), access), Route(f"big.{HOST}", app(stack, elsewhere), "public")]
-        front = stack.enter_context(gateway(routes, LIMITS))
+        front = stack.enter_context(front(routes, LIMITS))
         pid = gateway_pid(front)
         sampler = Sampler(pid)
         sampler.start()
@@ -145,6 +169,9 @@ def play(name: str, calm: float, flood: float, after: float, share: float = 1) -
         good = stack.enter_context(ended(python("good.py", *words, stdin=subprocess.PIPE)))
         good.stdout.readline()
         time.sleep(SETTLE_SECONDS + calm)
+        calm_over = time.monotonic()
+        with busy_processors():
+            time.sleep(busy)
         began, cpu = time.monotonic(), cpu_seconds(pid)
         words = (name, front.port, flood, share)
         attack = stack.enter_context(ended(elsewhere("attack.py", *words)))
@@ -155,11 +182,13 @@ def play(name: str, calm: float, flood: float, after: float, share: float = 1) -
         lines, _ = good.communicate("")
         sampler.over.set()
         answers = [tuple(map(float, line.split())) for line in lines.splitlines()]
-        before = [took for at, took, _ in answers if began - calm <= at < began]
+        before = [took for at, took, _ in answers if calm_over - calm <= at < calm_over]
+        busied = [took for at, took, _ in answers if calm_over <= at < began]
         during = [(took, status) for at, took, status in answers if began <= at < over]
         return Told(
             name=name,
             calm_p99=percentile(before, 0.99),
+            busy_p99=percentile(busied, 0.99),
             flood_p99=percentile([took for took, _ in during], 0.99),
             asked=len(during),
             failed=sum(status != 200 for _, status in during),
@@ -191,30 +220,31 @@ def row(told: Told) -> str:
     bit = ", ".join(f"{limit} {count:,}" for limit, count in told.limits.items()) or "none"
     recovered = "not seen" if told.recovery is None else f"{told.recovery:.0f} s"
     return (
-        f"| {NAMES[told.name]} | {done} | {told.calm_p99:.1f} | {told.flood_p99:.1f} "
+        f"| {NAMES[told.name]} | {done} | {told.calm_p99:.1f} | {told.busy_p99:.1f} | {told.flood_p99:.1f} "
         f"| {told.ratio:.1f} | {told.failed} of {told.asked:,} | {recovered} "
         f"| {told.memory_mib:.0f} | {told.cpu:.2f} | {bit} |"
     )
 
 
 HEAD = (
-    "| flood | what it managed to do | p99 before, ms | p99 during, ms | times | failed | calm after "
-    "| memory, MiB | cores | limits that bit |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    "| flood | what it managed to do | p99 before, ms | processors busy, ms | p99 during, ms | times | failed "
+    "| calm after | memory, MiB | cores | limits that bit |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 
 
 def smoke() -> None:
     for name in SMOKE:
-        told = play(name, 1, 2, 1, share=0.1)
+        told = play(name, 1, 1, 2, 1, share=0.1)
         print(HEAD.split("\n")[0] + "\n" + row(told), flush=True)
         if told.failed or not told.asked:
             sys.exit(f"{name}: {told.failed} of {told.asked} well-behaved requests failed")
 
 
-def write(rows: list[str]) -> None:
+def write(rows: list[str], front: str) -> None:
     load = pathlib.Path("/proc/loadavg").read_text().split()[0]
     document = HERE.parent.parent / "docs/limits.md"
-    begin, end = "<!-- floods: benches/floods/run -->", "<!-- end -->"
+    begin, end = f"<!-- floods: {front} -->", "<!-- end -->"
     text = document.read_text()
     table = "\n".join([begin, "", HEAD, *rows, "", end])
     before, rest = text.split(begin, 1)
@@ -226,16 +256,19 @@ def main() -> None:
     words = sys.argv[1:]
     if words == ["--smoke"]:
         return smoke()
+    beside = words[:1] == ["--nginx"]
+    front, words = (nginx.gateway, words[1:]) if beside else (gateway, words)
     unknown = [word for word in words if word not in NAMES]
     if unknown:
-        sys.exit(f"{unknown[0]} is not known; known are --smoke, {', '.join(NAMES)}")
+        sys.exit(f"{unknown[0]} is not known; known are --smoke, --nginx, {', '.join(NAMES)}")
     print(HEAD, flush=True)
     rows = []
-    for name in words or NAMES:
-        rows.append(row(play(name, CALM_SECONDS, FLOOD_SECONDS, AFTER_SECONDS)))
+    for name in words or (nginx.NAMES if beside else NAMES):
+        told = play(name, CALM_SECONDS, BUSY_SECONDS, FLOOD_SECONDS, AFTER_SECONDS, front=front)
+        rows.append(row(told))
         print(rows[-1], flush=True)
     if not words:
-        write(rows)
+        write(rows, "nginx" if beside else "doorward")
 
 
 if __name__ == "__main__":

@@ -1,36 +1,55 @@
-"""An app: `/` says hello, `/big` never ends, a POST is read to its end. Prints its port."""
+"""An app: nginx, whose `/` says hello, whose `/big` hardly ends, and which reads a POST to its end.
 
-import asyncio
+    upstream.py HOME        prints its port
+"""
 
-HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
-BIG = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n"
-PIECE = b"x" * 65536
+import os
+import pathlib
+import socket
+import sys
+
+CONFIG = """
+worker_processes 1;
+worker_rlimit_nofile 20000;
+daemon off;
+master_process off;
+pid nginx.pid;
+error_log error.log crit;
+events {{ worker_connections 16000; }}
+http {{
+    access_log off;
+    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+    keepalive_requests 1000000000;
+    # Who reads slowly is kept.
+    send_timeout 1h;
+    client_body_timeout 1h;
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        location / {{ if ($request_method = POST) {{ rewrite ^ /read last; }} return 200 "hello"; }}
+        # It asks for what it will not get once it has all of the body.
+        location /read {{ proxy_pass http://127.0.0.1:1; }}
+        location /big {{ }}
+    }}
+}}
+"""
 
 
-async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while True:
-            head = await reader.readuntil(b"\r\n\r\n")
-            if head.startswith(b"GET /big"):
-                writer.write(BIG)
-                while True:
-                    writer.write(PIECE)
-                    await writer.drain()
-            for line in head.lower().split(b"\r\n"):
-                if line.startswith(b"content-length:"):
-                    await reader.readexactly(int(line.split(b":")[1]))
-            writer.write(HELLO)
-            await writer.drain()
-    except (asyncio.IncompleteReadError, ConnectionError):
-        pass
-    finally:
-        writer.close()
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
-async def main() -> None:
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=4096)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+def main() -> None:
+    home = pathlib.Path(sys.argv[1])
+    port = free_port()
+    (home / "html").mkdir()
+    with (home / "html/big").open("wb") as big:
+        big.truncate(100_000_000_000)
+    (home / "nginx.conf").write_text(CONFIG.format(port=port))
+    print(port, flush=True)
+    os.execvp("nginx", ["nginx", "-p", str(home), "-c", str(home / "nginx.conf"), "-e", "error.log"])
 
 
-asyncio.run(main())
+main()

@@ -57,6 +57,7 @@ use crate::route::{Access, Requirement, Route, RouteTable};
 use crate::session::{ClientContext, Timing};
 use crate::telemetry::{Limit, RequestLog};
 use crate::tls::Certificates;
+use crate::upstream::Claim;
 
 use answers::ForwardError;
 use body::{Fate, Outbound, UpstreamBody};
@@ -250,22 +251,31 @@ impl Gateway {
         }
         let cookies = &self.guard.shared().cookies;
         let asker = head.asker.clone();
+        let claim = self.claim(&head, permit);
         let head = SanitizedHead::new(head, &self.owned, cookies);
         let websocket = head.websocket;
         let way = inbound.caller.way(&head);
-        let upstream_head = UpstreamHead::by(&way, head, permit, route);
+        let asked = Asked { head: UpstreamHead::by(&way, head, permit, route), claim };
         let sent = match inbound.upgrade {
             Some(upgrade) if websocket => {
-                Box::pin(self.tunnel(upstream_head, upgrade, route, permit, line)).await
+                Box::pin(self.tunnel(asked, upgrade, route, permit, line)).await
             }
-            Some(_) | None => self.fetch(upstream_head, inbound, route, permit, line).await,
+            Some(_) | None => self.fetch(asked, inbound, route, permit, line).await,
         };
         sent.unwrap_or_else(|error| answers::upstream_failed(&self.portal, &asker, &error, line))
     }
 
+    /// A session on a route for everybody is not looked up; that we made its cookie is enough here.
+    fn claim(&self, head: &InboundHead, permit: &Permit) -> Claim {
+        match permit.session().is_some() || self.guard.recognises(&self.presented(head)) {
+            true => Claim::Known,
+            false => Claim::Stranger,
+        }
+    }
+
     async fn fetch(
         &self,
-        head: UpstreamHead,
+        asked: Asked,
         inbound: Inbound<'_>,
         route: &Route,
         permit: &Permit,
@@ -279,7 +289,8 @@ impl Gateway {
         let ending = watched.as_ref().map(Watched::ending);
         let body = RequestBody::new(body, &route.limits, caller, ending);
         let fate = body.fate();
-        let sent = self.send(head.into_request(body), route, permit, watched).await;
+        let request = asked.head.into_request(body);
+        let sent = self.send(request, asked.claim, route, permit, watched).await;
         let (mut response, watched) = sent.map_err(|error| self.blame(error, fate.as_deref()))?;
         line.upstream_answered();
         self.clean(&mut response);
@@ -332,11 +343,12 @@ impl Gateway {
     async fn send(
         &self,
         request: Request<RequestBody>,
+        claim: Claim,
         route: &Route,
         permit: &Permit,
         mut watched: Option<Watched>,
     ) -> Result<(Response<UpstreamBody>, Option<Watched>), ForwardError> {
-        let mut sent = pin!(self.upstreams.of(route)?.send(&route.upstreams, request));
+        let mut sent = pin!(self.upstreams.of(route)?.send(claim, &route.upstreams, request));
         if watched.is_none() && permit.sight().is_some() {
             if let Ok(sent) = timeout(PATIENCE, sent.as_mut()).await {
                 return Ok((sent?, None));
@@ -422,6 +434,12 @@ impl Gateway {
         // A cache that kept this answer would hand one user's token to another.
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
+}
+
+/// What an app is asked.
+struct Asked {
+    head: UpstreamHead,
+    claim: Claim,
 }
 
 /// What came with a request's head.

@@ -27,7 +27,7 @@ use super::answers::ForwardError;
 use super::body::{RequestBody, ResponseBody};
 use super::frames::Frames;
 use super::line::Line;
-use super::{Gateway, UpstreamHead, keep_private, outbound, session_end};
+use super::{Asked, Gateway, keep_private, outbound, session_end};
 
 /// RFC 6455 1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -61,13 +61,13 @@ impl Gateway {
     /// upstream that answers anything else has sent an ordinary answer, and no byte slips by.
     pub(super) async fn tunnel(
         &self,
-        head: UpstreamHead,
+        asked: Asked,
         client: OnUpgrade,
         route: &Route,
         permit: &Permit,
         line: &mut Line,
     ) -> Result<Response<ResponseBody>, ForwardError> {
-        let request = head.into_request(());
+        let request = asked.head.into_request(());
         let accept = request.headers().get(header::SEC_WEBSOCKET_KEY).map(accept_value);
         let shared = self.guard.shared();
         // Registered before it opens: an end that comes meanwhile is not missed.
@@ -75,7 +75,7 @@ impl Gateway {
         let switch = tokio::select! {
             biased;
             why = session_end(&mut watched) => return Err(ForwardError::Cut(why)),
-            sent = self.upstreams.of(route)?.send_upgrade(&route.upstreams, request) => sent?,
+            sent = self.upstreams.of(route)?.send_upgrade(asked.claim, &route.upstreams, request) => sent?,
         };
         line.upstream_answered();
         let (mut response, upstream) = match switch {

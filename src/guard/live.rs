@@ -164,7 +164,7 @@ impl Live {
             Missed::Nothing => {}
             Missed::ItsEnd => self.inner.tell(&signal, Cut::SessionEnded),
             Missed::TooMuchToTell => {
-                entry.doubted = true;
+                entry.doubted = Some(Instant::now());
                 self.inner.doubt.notify_one();
             }
         }
@@ -196,7 +196,7 @@ impl Live {
     /// Something of this session changed elsewhere: it is looked at soon.
     pub(super) fn doubt(&self, key: &SessionKey) {
         if let Some(entry) = self.shard(key).get_mut(key) {
-            entry.doubted = true;
+            entry.doubted = Some(Instant::now());
             self.inner.doubt.notify_one();
         }
     }
@@ -207,7 +207,7 @@ impl Live {
         for shard in &self.inner.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             for (_, entry) in shard.iter_mut().filter(|(key, _)| is_meant(key)) {
-                entry.doubted = true;
+                entry.doubted = Some(Instant::now());
                 some = true;
             }
         }
@@ -233,7 +233,10 @@ impl Live {
         for shard in &self.inner.shards {
             for (key, entry) in shard.lock().unwrap_or_else(PoisonError::into_inner).iter() {
                 self.cut_by_itself(entry, now, clock);
-                if entry.doubted || entry.checked < before || entry.is_due(now, self.inner.idle) {
+                if entry.doubted.is_some()
+                    || entry.checked < before
+                    || entry.is_due(now, self.inner.idle)
+                {
                     wanting.push((entry.checked, *key));
                 }
             }
@@ -253,13 +256,17 @@ impl Live {
         now.saturating_duration_since(self.inner.start).saturating_sub(looked) > STILL
     }
 
-    /// The store vouched for a session: what is known of it is new, and only a route may be stricter.
-    pub(super) fn vouched(&self, key: &SessionKey, record: &Arc<Record>, touched: UnixMillis) {
+    /// The store vouched for a session, asked at `asked`: what is known of it is new, and only a route may
+    /// be stricter.
+    pub(super) fn vouched(
+        &self,
+        key: &SessionKey,
+        record: &Arc<Record>,
+        touched: UnixMillis,
+        asked: Instant,
+    ) {
         if let Some(entry) = self.shard(key).get_mut(key) {
-            entry.record = Arc::clone(record);
-            entry.touched = entry.touched.max(touched);
-            entry.checked = Instant::now();
-            entry.doubted = false;
+            entry.vouched(record, touched, asked);
         }
     }
 

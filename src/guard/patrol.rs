@@ -61,12 +61,13 @@ impl Guard {
     }
 
     async fn look(&self, key: SessionKey) {
+        let asked = Instant::now();
         let Ok(loaded) = self.load(&key).await else { return };
         let live = &self.shared.live;
         match self.found(&key, loaded) {
             Found::Over => live.cut(&key, Cut::SessionEnded),
             Found::Lives(record, touched) => {
-                live.vouched(&key, &record, touched);
+                live.vouched(&key, &record, touched, asked);
                 live.cut_by_route(&key, self.now());
             }
             Found::Unreadable => {}

@@ -23,6 +23,7 @@ use crate::gateway::{Caller, Gateway, Pace, ResponseBody};
 use crate::telemetry::{Limit, Metrics};
 use crate::tls::Acceptor;
 
+use super::fair::{Turns, one_by_one};
 use super::introduced;
 use super::places::{Place, Places};
 use super::pulse::{End, Patience, Pulse};
@@ -65,6 +66,8 @@ pub(super) struct Connection {
     pub(super) caller: Arc<Caller>,
     pub(super) pulse: Arc<Pulse>,
     pub(super) place: Arc<Place>,
+    /// Of the handshakes of this worker.
+    pub(super) turns: Turns,
 }
 
 impl Connection {
@@ -108,8 +111,9 @@ impl Connection {
         acceptor: Acceptor,
     ) -> Option<TlsStream<TcpStream>> {
         let peer = self.caller.peer;
+        let shaking = one_by_one(&self.turns, self.accept(stream, acceptor));
         let accepted = tokio::select! {
-            accepted = timeout(self.limits.allowed.handshake_timeout, self.accept(stream, acceptor)) => accepted,
+            accepted = timeout(self.limits.allowed.handshake_timeout, shaking) => accepted,
             () = self.pulse.displaced() => return None,
         };
         match accepted {

@@ -12,11 +12,13 @@
 //! | `connection` | one connection from handshake to end |
 //! | `pulse` | its life signs: idle, late, displaced |
 //! | `wire` | its bytes: slow readers, chatter |
+//! | `fair` | others' turn |
 //! | `streams`, `turn` | its requests |
 //! | `redirect` | port 80 |
 
 mod bucket;
 pub mod connection;
+mod fair;
 pub mod listener;
 mod places;
 // For fuzzing and the replay of what it found; nothing else outside builds on it.
@@ -61,6 +63,7 @@ pub async fn serve_https(
     tracker: TaskTracker,
 ) {
     let door = Door { listener, gateway: Arc::clone(&gateway), limits: Arc::clone(&limits) };
+    let turns = fair::turns();
     while let Some(guest) = door.next(&stop).await {
         let connection = connection::Connection {
             gateway: Arc::clone(&gateway),
@@ -69,6 +72,7 @@ pub async fn serve_https(
             caller: Arc::new(Caller::new(guest.peer)),
             pulse: guest.pulse,
             place: Arc::new(guest.place),
+            turns: Arc::clone(&turns),
         };
         tracker.spawn(connection.run(guest.stream, acceptor.clone()));
     }

@@ -10,13 +10,14 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::gateway::{Caller, Pace};
 use crate::telemetry::{Limit, Metrics};
 
+use super::fair::Share;
 use super::pulse::Pulse;
 
 /// Bytes that a client may send beside heads and bodies, at once and then in each second. A browser
@@ -27,6 +28,12 @@ const CHATTER_PER_SECOND: u64 = 16 * 1024;
 const PER_REQUEST: u64 = 96 * 1024;
 /// What we send has to be acknowledged by window updates; they are far smaller.
 const PER_WRITTEN: u64 = 8;
+
+/// What one connection reads before others have their go: some hundred frames, where frames are all that
+/// is sent.
+const READ_SHARE: usize = 16 * 1024;
+/// What it writes, and encrypts.
+const WRITE_SHARE: usize = 64 * 1024;
 
 /// Which protocol is spoken on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +50,8 @@ pub(super) struct Wire<S> {
     caller: Arc<Caller>,
     metrics: Metrics,
     pace: Pace,
+    reads: Share,
+    writes: Share,
     read: u64,
     written: u64,
     /// Something waits to be taken.
@@ -58,7 +67,9 @@ impl<S> Wire<S> {
         metrics: Metrics,
         pace: Pace,
     ) -> Wire<S> {
-        Wire { stream, speech, pulse, caller, metrics, pace, read: 0, written: 0, stuck: false }
+        let (reads, writes) = (Share::of(READ_SHARE), Share::of(WRITE_SHARE));
+        let (read, written, stuck) = (0, 0, false);
+        Wire { stream, speech, pulse, caller, metrics, pace, reads, writes, read, written, stuck }
     }
 
     fn took(&mut self, bytes: usize) -> io::Result<()> {
@@ -97,11 +108,13 @@ impl<S> Wire<S> {
                 self.written =
                     self.written.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
                 self.pace.moved(bytes);
+                self.writes.moved(bytes);
                 self.is_stuck(false);
                 Poll::Ready(Ok(done))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
+                self.writes.renew();
                 self.is_stuck(true);
                 self.pace.poll_late(cx).map(|()| {
                     self.metrics.limit(Limit::Write, Some(self.caller.peer));
@@ -128,9 +141,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        ready!(self.reads.poll_left(cx));
         let before = buf.filled().len();
-        std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buf) else {
+            self.reads.renew();
+            return Poll::Pending;
+        };
+        read?;
         let bytes = buf.filled().len() - before;
+        self.reads.moved(bytes);
         Poll::Ready(if bytes > 0 { self.took(bytes) } else { Ok(()) })
     }
 }
@@ -141,6 +160,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.writes.poll_left(cx));
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.watched(cx, written, |bytes| *bytes)
     }
@@ -150,6 +170,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.writes.poll_left(cx));
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.watched(cx, written, |bytes| *bytes)
     }

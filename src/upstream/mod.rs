@@ -87,6 +87,21 @@ impl Default for UpstreamSettings {
     }
 }
 
+impl UpstreamSettings {
+    fn strangers_per_endpoint(&self) -> usize {
+        self.max_connections_per_endpoint.saturating_sub(self.max_connections_per_endpoint / 4)
+    }
+}
+
+/// Whom a request is for, where an app's connections run short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Somebody who has logged in.
+    Known,
+    /// Anybody: a quarter of the connections is not for him.
+    Stranger,
+}
+
 /// One worker's connections to all upstreams. `B` is the type of the bodies it forwards.
 ///
 /// Made for a runtime of one thread; there connections are reused whenever they can be. On several
@@ -112,14 +127,15 @@ impl<B: RequestBody> Upstreams<B> {
     /// fields.
     pub async fn send(
         &self,
+        claim: Claim,
         endpoints: &[Endpoint],
         request: Request<B>,
     ) -> Result<Response<UpstreamBody<B>>, UpstreamError> {
         let need = if request.body().is_end_stream() { Need::Head } else { Need::Body };
-        let lease = self.lease(endpoints, Want::Open(need)).await?;
+        let lease = self.lease(claim, endpoints, Want::Open(need)).await?;
         match exchange(lease, request.map(Outgoing::new)).await {
             Outcome::Again(request) => {
-                let lease = self.lease(endpoints, Want::New(need)).await?;
+                let lease = self.lease(claim, endpoints, Want::New(need)).await?;
                 Box::pin(exchange(lease, request)).await.last()
             }
             once @ (Outcome::Answered(_) | Outcome::Failed(_)) => once.last(),
@@ -130,10 +146,11 @@ impl<B: RequestBody> Upstreams<B> {
     /// `Connection` and `Upgrade` fields; it is sent once.
     pub async fn send_upgrade(
         &self,
+        claim: Claim,
         endpoints: &[Endpoint],
         request: Request<()>,
     ) -> Result<Switch<B>, UpstreamError> {
-        let lease = self.lease(endpoints, Want::New(Need::Tunnel)).await?;
+        let lease = self.lease(claim, endpoints, Want::New(Need::Tunnel)).await?;
         upgrade::switch(lease, request).await
     }
 
@@ -143,10 +160,15 @@ impl<B: RequestBody> Upstreams<B> {
     }
 
     /// One that cannot be reached is passed over for the next; nothing has been sent by then.
-    async fn lease(&self, endpoints: &[Endpoint], want: Want) -> Result<Lease<B>, UpstreamError> {
+    async fn lease(
+        &self,
+        claim: Claim,
+        endpoints: &[Endpoint],
+        want: Want,
+    ) -> Result<Lease<B>, UpstreamError> {
         let mut failure = UpstreamError::NoEndpoint;
         for _ in endpoints {
-            match self.choose(endpoints)?.lease(want).await {
+            match self.choose(endpoints)?.lease(claim, want).await {
                 Err(error) if error.is_before_connection() => failure = error,
                 lent => return lent,
             }

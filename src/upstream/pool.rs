@@ -8,6 +8,8 @@
 //! - Permits are held by exchanges, not by connections. A connection is opened only when none of the
 //!   kind is idle, and idle ones of the other kind give way; so there are never more connections than
 //!   permits.
+//! - Strangers never have all of them: who sends bodies to a public page as slowly as he is let holds up
+//!   nobody who has logged in.
 //! - Of HTTP/1.1 there are two kinds: those that the exchange itself drives, for requests without a
 //!   body, and those of the HTTP library.
 
@@ -22,11 +24,11 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::http::Endpoint;
 use crate::http::endpoint::Transport;
 
-use super::UpstreamSettings;
 use super::body::{Outgoing, RequestBody};
 use super::connect::{Connection, Http1, Need, Tls, dial};
 use super::error::UpstreamError;
 use super::plain::Plain;
+use super::{Claim, UpstreamSettings};
 
 /// How long an endpoint that could not be reached is asked last.
 const AVOID: Duration = Duration::from_secs(5);
@@ -45,6 +47,8 @@ pub(super) struct Pool<B: RequestBody> {
     tls: Tls,
     settings: UpstreamSettings,
     permits: Arc<Semaphore>,
+    /// What of them [`Claim::Stranger`] may have.
+    strangers: Arc<Semaphore>,
     /// Held while the connection is opened that everybody will share.
     sharing: tokio::sync::Mutex<()>,
     state: Mutex<State<B>>,
@@ -79,7 +83,13 @@ pub(super) struct Lease<B: RequestBody> {
     reused: bool,
     single_use: bool,
     pool: Arc<Pool<B>>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
+}
+
+/// The right to one exchange; of a stranger, also one of theirs.
+struct Permit {
+    _strangers: Option<OwnedSemaphorePermit>,
+    _one: OwnedSemaphorePermit,
 }
 
 impl<B: RequestBody> Pool<B> {
@@ -89,6 +99,7 @@ impl<B: RequestBody> Pool<B> {
             endpoint,
             tls,
             permits: Arc::new(Semaphore::new(settings.max_connections_per_endpoint)),
+            strangers: Arc::new(Semaphore::new(settings.strangers_per_endpoint())),
             settings,
             sharing: tokio::sync::Mutex::new(()),
             state: Mutex::new(State {
@@ -106,8 +117,12 @@ impl<B: RequestBody> Pool<B> {
     }
 
     /// Lends a connection of the kind that is wanted.
-    pub(super) async fn lease(self: &Arc<Self>, want: Want) -> Result<Lease<B>, UpstreamError> {
-        let permit = self.permit().await?;
+    pub(super) async fn lease(
+        self: &Arc<Self>,
+        claim: Claim,
+        want: Want,
+    ) -> Result<Lease<B>, UpstreamError> {
+        let permit = self.permit(claim).await?;
         let (connection, reused) = match want {
             Want::Open(need) => match self.take(need) {
                 Some(connection) => (connection, true),
@@ -118,12 +133,7 @@ impl<B: RequestBody> Pool<B> {
         Ok(self.lend(connection, reused, permit))
     }
 
-    fn lend(
-        self: &Arc<Self>,
-        connection: Connection<B>,
-        reused: bool,
-        permit: OwnedSemaphorePermit,
-    ) -> Lease<B> {
+    fn lend(self: &Arc<Self>, connection: Connection<B>, reused: bool, permit: Permit) -> Lease<B> {
         let pool = Arc::clone(self);
         Lease { connection: Some(connection), reused, single_use: false, pool, _permit: permit }
     }
@@ -138,13 +148,20 @@ impl<B: RequestBody> Pool<B> {
         self.state().unreachable_since.filter(|since| since.elapsed() < AVOID)
     }
 
-    /// Waits for a permit no longer than a connection may take.
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, UpstreamError> {
-        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+    async fn permit(&self, claim: Claim) -> Result<Permit, UpstreamError> {
+        let strangers = match claim {
+            Claim::Known => None,
+            Claim::Stranger => Some(self.one_of(&self.strangers).await?),
+        };
+        Ok(Permit { _strangers: strangers, _one: self.one_of(&self.permits).await? })
+    }
+
+    /// Waits no longer than a connection may take.
+    async fn one_of(&self, all: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, UpstreamError> {
+        if let Ok(permit) = Arc::clone(all).try_acquire_owned() {
             return Ok(permit);
         }
-        let waiting = Arc::clone(&self.permits).acquire_owned();
-        match timeout(self.settings.connect_timeout, waiting).await {
+        match timeout(self.settings.connect_timeout, Arc::clone(all).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(UpstreamError::ConnectionLimit),
         }

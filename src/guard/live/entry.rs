@@ -12,9 +12,10 @@ use super::{Sight, Signal};
 pub(super) struct Entry {
     pub(super) record: Arc<Record>,
     pub(super) touched: UnixMillis,
+    /// When the store was asked about it, and vouched for it.
     pub(super) checked: Instant,
-    /// Something was heard of it: to be looked at soon.
-    pub(super) doubted: bool,
+    /// When something was heard of it: to be looked at soon.
+    pub(super) doubted: Option<Instant>,
     pub(super) connections: Vec<Connection>,
 }
 
@@ -31,9 +32,18 @@ impl Entry {
             record: Arc::clone(&sight.record),
             touched: sight.touched,
             checked: sight.checked,
-            doubted: false,
+            doubted: None,
             connections: Vec::new(),
         }
+    }
+
+    /// The store vouched for what it was asked at `asked`. Only what is asked after a doubt settles it:
+    /// an answer may be older than what was heard, and have waited here as long as this process did.
+    pub(super) fn vouched(&mut self, record: &Arc<Record>, touched: UnixMillis, asked: Instant) {
+        self.record = Arc::clone(record);
+        self.touched = self.touched.max(touched);
+        self.checked = self.checked.max(asked);
+        self.doubted = self.doubted.filter(|doubted| *doubted >= asked);
     }
 
     pub(super) fn active(&self) -> UnixMillis {

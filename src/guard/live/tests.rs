@@ -73,7 +73,7 @@ fn who_missed_more_ends_than_are_kept_is_looked_at_again() {
     let _watched = open(&live, &seen);
     let long_ago = seen.checked.checked_sub(HOUR).expect("a time");
     assert_eq!(live.wanting(UnixMillis(2_000), long_ago), [seen.key]);
-    live.vouched(&seen.key, &seen.record, UnixMillis(0));
+    live.vouched(&seen.key, &seen.record, UnixMillis(0), Instant::now());
     assert_eq!(live.wanting(UnixMillis(2_000), long_ago), []);
 }
 
@@ -123,7 +123,7 @@ fn time_cuts_without_a_store_and_a_route_may_be_stricter() {
     drop(strictly);
     assert_eq!(live.wanting(half, long_ago), []);
     assert_eq!(live.wanting(seen.record.created.plus(HOUR), long_ago), [seen.key], "idle");
-    live.vouched(&seen.key, &seen.record, half);
+    live.vouched(&seen.key, &seen.record, half, Instant::now());
     assert_eq!(live.wanting(seen.record.created.plus(HOUR), long_ago), [], "used elsewhere");
     live.wanting(seen.record.absolute_end, long_ago);
     assert_eq!(is_cut(&mut usually), Some(Cut::SessionEnded), "the absolute end needs no store");
@@ -156,4 +156,22 @@ fn a_process_that_stood_still_passes_nothing_on_before_a_look_that_began_after()
     live.looked(resumed);
     assert!(!live.stood_still(resumed));
     assert!(!live.stood_still(resumed + STILL / 2));
+}
+
+/// A process may stand still between the two, and the answer be as old as that.
+#[test]
+fn an_answer_to_what_was_asked_before_is_no_look_and_settles_no_later_doubt() {
+    let live = live(10, 10);
+    let seen = sight(&live, 1);
+    let _open = open(&live, &seen);
+    let asked = Instant::now();
+    let later = asked + STILL * 2;
+    let wants = |before| live.wanting(UnixMillis(2_000), before).contains(&seen.key);
+    live.vouched(&seen.key, &seen.record, UnixMillis(0), asked);
+    assert!(wants(later), "vouched for by an answer that is as old as the question");
+    live.doubt(&seen.key);
+    live.vouched(&seen.key, &seen.record, UnixMillis(0), asked);
+    assert!(wants(asked), "what was heard after the question is still to be looked into");
+    live.vouched(&seen.key, &seen.record, UnixMillis(0), later);
+    assert!(!wants(later));
 }
