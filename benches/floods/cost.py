@@ -19,7 +19,7 @@ import urllib.parse
 from collections.abc import Callable
 
 import attack
-from floods import HOST, app, cpu_seconds, gateway_pid
+from floods import HOST, app, cpu_seconds, gateway_pids
 from front import Gateway, Route, gateway
 
 HELLO = pathlib.Path(__file__).parents[2] / "tests/data/hello/chromium-fresh"
@@ -44,11 +44,11 @@ def main() -> None:
 
 
 def tell(front: Gateway, what: str, client: Callable[[Gateway], tuple[int, float]]) -> None:
-    pid = gateway_pid(front)
-    before = cpu_seconds(pid)
+    pids = gateway_pids(front)
+    before = cpu_seconds(pids)
     count, spent = client(front)
     time.sleep(0.3)
-    ours = cpu_seconds(pid) - before
+    ours = cpu_seconds(pids) - before
     print(f"| {what} | {spent / count * 1e6:.0f} | {ours / count * 1e6:.0f} | {ours / spent:.1f} |", flush=True)
 
 

@@ -75,20 +75,21 @@ class Told:
 class Sampler(threading.Thread):
     """The most memory, while it runs."""
 
-    def __init__(self, pid: int):
+    def __init__(self, pids: list[int]):
         super().__init__(daemon=True)
-        self.pid, self.most, self.over = pid, 0, threading.Event()
+        self.pids, self.most, self.over = pids, 0, threading.Event()
 
     def run(self) -> None:
         while not self.over.wait(0.1):
             with contextlib.suppress(OSError, IndexError):
-                pages = int(pathlib.Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-                self.most = max(self.most, pages * 4096)
+                pages = [pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1] for pid in self.pids]
+                self.most = max(self.most, sum(map(int, pages)) * 4096)
 
 
-def cpu_seconds(pid: int) -> float:
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def cpu_seconds(pids: list[int]) -> float:
+    stats = [pathlib.Path(f"/proc/{pid}/stat").read_text() for pid in pids]
+    fields = [stat.rsplit(")", 1)[1].split() for stat in stats]
+    return sum(int(field[11]) + int(field[12]) for field in fields) / os.sysconf("SC_CLK_TCK")
 
 
 def python(name: str, *args: object, **more) -> subprocess.Popen:
@@ -127,15 +128,15 @@ def percentile(values: list[float], part: float) -> float:
     return sorted(values)[int(len(values) * part)] if values else float("nan")
 
 
-def gateway_pid(front: Gateway) -> int:
+def gateway_pids(front: Gateway) -> list[int]:
     """The process that runs from this directory's configuration."""
     if isinstance(front, nginx.Front):
-        return front.pid
+        return front.pids
     for entry in pathlib.Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             argv = (entry / "cmdline").read_bytes().split(b"\0")
             if str(front.home / "doorward.toml").encode() in argv:
-                return int(entry.name)
+                return [int(entry.name)]
     raise RuntimeError("the gateway is not there")
 
 
@@ -162,8 +163,8 @@ def play(name: str, calm: float, busy: float, flood: float, after: float, share=
         # The app that gives the long answer is another one: it is the gateway that is asked about.
         routes = [Route(HOST, app(stack), access), Route(f"big.{HOST}", app(stack, elsewhere), "public")]
         front = stack.enter_context(front(routes, LIMITS))
-        pid = gateway_pid(front)
-        sampler = Sampler(pid)
+        pids = gateway_pids(front)
+        sampler = Sampler(pids)
         sampler.start()
         words = (front.port, front.home / "certs/ca.pem", front.log_in(HOST))
         good = stack.enter_context(ended(python("good.py", *words, stdin=subprocess.PIPE)))
@@ -172,12 +173,12 @@ def play(name: str, calm: float, busy: float, flood: float, after: float, share=
         calm_over = time.monotonic()
         with busy_processors():
             time.sleep(busy)
-        began, cpu = time.monotonic(), cpu_seconds(pid)
+        began, cpu = time.monotonic(), cpu_seconds(pids)
         words = (name, front.port, flood, share)
         attack = stack.enter_context(ended(elsewhere("attack.py", *words)))
         told, _ = attack.communicate(timeout=flood + 60)
         over = time.monotonic()
-        cpu = (cpu_seconds(pid) - cpu) / (over - began)
+        cpu = (cpu_seconds(pids) - cpu) / (over - began)
         time.sleep(after)
         lines, _ = good.communicate("")
         sampler.over.set()

@@ -62,7 +62,7 @@ SERVER = """
 class Front:
     port: int
     home: pathlib.Path
-    pid: int
+    pids: list[int]
 
     def log_in(self, _host: str) -> str:
         return "anybody=1"
@@ -81,10 +81,16 @@ def gateway(routes, _limits: str):
         process = subprocess.Popen(argv)
         try:
             wait_for(port)
-            yield Front(port, home, process.pid)
+            yield Front(port, home, family(process.pid))
         finally:
             process.terminate()
             process.wait()
+
+
+def family(pid: int) -> list[int]:
+    """nginx works in children."""
+    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *map(int, children)]
 
 
 def configuration(port: int, routes) -> str:

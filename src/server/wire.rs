@@ -281,4 +281,23 @@ mod tests {
         talking.await.expect("ended");
         assert_eq!(caller.wanted(), 0);
     }
+
+    /// tokio's own budget counts calls, however many bytes each of them moves.
+    #[tokio::test]
+    async fn who_reads_or_writes_without_end_lets_others_go_in_between() {
+        let mut wire =
+            wire(tokio::io::join(tokio::io::repeat(0), tokio::io::sink()), Speech::Http2);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let (mut read, mut buffer) = (0, [0; 4096]);
+        while Pin::new(&mut wire).poll_read(&mut cx, &mut ReadBuf::new(&mut buffer)).is_ready() {
+            read += buffer.len();
+        }
+        assert_eq!(read, READ_SHARE);
+        let mut written = 0;
+        while let Poll::Ready(bytes) = Pin::new(&mut wire).poll_write(&mut cx, &buffer) {
+            written += bytes.expect("taken");
+        }
+        assert_eq!(written, WRITE_SHARE);
+        assert!(Pin::new(&mut wire).poll_write(&mut cx, &buffer).is_ready(), "a new share");
+    }
 }
