@@ -13,26 +13,27 @@
 //! The caller stores [`Verdict::change`] by compare-and-swap; when the swap is lost it loads again
 //! and decides again.
 
+mod presented;
+mod renewal;
+mod verdict;
+
+pub use verdict::{Change, Outcome, Refusal, Successor, Verdict};
+
 use std::borrow::Cow;
 use std::time::Duration;
 
 use super::NotBefore;
 use super::context::ClientContext;
 use super::policy::{OnReuse, RoutePolicy, SessionPolicy};
-use super::record::{EndReason, Offer, Record, Superseded};
+use super::record::{EndReason, Record};
 use super::token::Token;
 use crate::clock::UnixMillis;
-use crate::secret::{KeyId, KeyRing, equal_in_constant_time, sha256};
+use crate::secret::KeyRing;
 
-/// Offers that a client may ignore, each at least one grace after the one before.
-pub const MAX_OFFERS: u8 = 3;
+use presented::Presented;
 
 /// Browsers write cookies to disk every 30 s; within twice that a crash can bring an old one back.
-pub const SEASON: Duration = Duration::from_secs(60);
-
-/// How old what a crashed browser comes back with may be, and a little: browsers write cookies to disk
-/// every 30 seconds.
-const UNWRITTEN: Duration = Duration::from_secs(35);
+const SEASON: Duration = Duration::from_secs(60);
 
 /// Everything a decision depends on.
 pub struct Case<'a> {
@@ -89,87 +90,6 @@ pub enum Timing {
     Never,
 }
 
-/// What follows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    pub outcome: Outcome,
-    pub change: Change,
-    /// The store should note activity at the decision's `now`.
-    pub touch: bool,
-}
-
-/// The answer to the client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Let it pass, with a successor to offer or without.
-    Admit(Option<Successor>),
-    /// Don't.
-    Refuse(Refusal),
-}
-
-/// What the store must hold before the answer goes out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    Keep,
-    Write(Box<Record>),
-    End(EndReason),
-    EndAllOfUser(EndReason),
-}
-
-/// The next token: mint it and send it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Successor {
-    pub generation: u32,
-    pub secret: [u8; 32],
-}
-
-impl std::fmt::Debug for Successor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Successor(generation {})", self.generation)
-    }
-}
-
-/// Why a token does not pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Refusal {
-    /// The user or the operator ended sessions of that age.
-    Revoked,
-    Idle,
-    Absolute,
-    /// A replayed old token.
-    Theft,
-    /// The token before a brief current one, from the same place: a crashed browser. No alarm.
-    AfterCrash,
-    /// The token with which a sensitive action was done, seconds after its successor was shown.
-    Superseded,
-    /// The client ignored every offer of a new token.
-    NotRenewing,
-    /// A generation that the store does not know: it lost writes. The cookie stays.
-    Future,
-    /// An authentic MAC without the secret: somebody has our keys.
-    Mismatch,
-    /// The session lives, this route wants a fresh login.
-    Reauthenticate,
-}
-
-impl Refusal {
-    /// The word for logs and answers.
-    pub fn word(self) -> &'static str {
-        match self {
-            Refusal::Revoked => "revoked",
-            Refusal::Idle => "idle",
-            Refusal::Absolute => "absolute",
-            Refusal::Theft => "theft",
-            Refusal::AfterCrash => "after-crash",
-            Refusal::Superseded => "superseded",
-            Refusal::NotRenewing => "not-renewing",
-            Refusal::Future => "future-generation",
-            Refusal::Mismatch => "mismatch",
-            Refusal::Reauthenticate => "reauthenticate",
-        }
-    }
-}
-
 /// Decides one request. Total: every input has an answer.
 pub fn decide(case: &Case<'_>) -> Verdict {
     let seen = Seen::new(case);
@@ -186,29 +106,6 @@ pub fn decide(case: &Case<'_>) -> Verdict {
         Presented::Future => Verdict::refuse(Refusal::Future),
         Presented::Unproven => Verdict::refuse(Refusal::Mismatch),
     }
-}
-
-impl Verdict {
-    fn refuse(reason: Refusal) -> Verdict {
-        Verdict { outcome: Outcome::Refuse(reason), change: Change::Keep, touch: false }
-    }
-
-    fn end(reason: Refusal, end: EndReason) -> Verdict {
-        Verdict { change: Change::End(end), ..Verdict::refuse(reason) }
-    }
-}
-
-/// What the presented token is to the record.
-enum Presented {
-    Current,
-    Successor,
-    Superseded,
-    /// Superseded by a sensitive action, too long ago to be answered and not long enough for an alarm.
-    Late,
-    CrashedBack,
-    Replayed,
-    Future,
-    Unproven,
 }
 
 /// A case with its derived values.
@@ -248,77 +145,6 @@ impl<'a> Seen<'a> {
         None
     }
 
-    fn standing_of_token(&self) -> Presented {
-        let record = self.case.record;
-        let generation = self.case.presented.generation;
-        if generation == record.generation {
-            return if self.proves(&record.current) {
-                Presented::Current
-            } else {
-                Presented::Unproven
-            };
-        }
-        if generation > record.generation {
-            return self.ahead(generation);
-        }
-        if record.generation - generation > 1 {
-            return Presented::Replayed;
-        }
-        self.one_behind()
-    }
-
-    fn ahead(&self, generation: u32) -> Presented {
-        let offered = self.case.record.offer.as_ref();
-        let next = generation - self.case.record.generation == 1;
-        match offered {
-            Some(offer) if next && self.proves(&offer.hash) => Presented::Successor,
-            Some(_) | None => Presented::Future,
-        }
-    }
-
-    fn one_behind(&self) -> Presented {
-        let record = self.case.record;
-        let Some(previous) = record.previous.as_ref() else {
-            return Presented::Replayed;
-        };
-        if !self.proves(&previous.hash) {
-            return Presented::Unproven;
-        }
-        if self.now < previous.until {
-            return Presented::Superseded;
-        }
-        if self.now < previous.alarm {
-            return Presented::Late;
-        }
-        if !record.seasoned && record.renewed_from.same_place(self.case.context) {
-            return Presented::CrashedBack;
-        }
-        Presented::Replayed
-    }
-
-    fn proves(&self, hash: &[u8; 32]) -> bool {
-        equal_in_constant_time(&self.hash, hash)
-    }
-
-    /// The record once the client has shown the successor: from here the grace runs.
-    fn promoted(&self) -> Record {
-        let mut record = self.case.record.clone();
-        let grace = self.case.session.grace();
-        let alarm = self.now.plus(grace);
-        // The token with which a sensitive action was done is answered for half a grace, which a request
-        // under way needs, and refused without an alarm for the other half.
-        let until = if record.due { self.now.plus(grace / 2) } else { alarm };
-        record.due = false;
-        record.previous = Some(Superseded { hash: record.current, until, alarm });
-        record.current = self.hash;
-        record.generation = self.case.presented.generation;
-        record.current_since = self.now;
-        record.seasoned = false;
-        record.offer = None;
-        record.renewed_from = self.case.context.clone();
-        record
-    }
-
     /// The holder of the current token: routes, renewal, activity. An owned record is one that changed;
     /// most requests change nothing, and copy nothing.
     fn current(&self, mut record: Cow<'_, Record>) -> Verdict {
@@ -332,7 +158,7 @@ impl<'a> Seen<'a> {
             return demanded;
         }
         if record.frozen || self.route_wants_login(&record) {
-            return wrote(Outcome::Refuse(Refusal::Reauthenticate), record);
+            return Verdict::wrote(Outcome::Refuse(Refusal::Reauthenticate), record);
         }
         self.note_place(&mut record);
         let offered = self.renew(&mut record);
@@ -347,7 +173,7 @@ impl<'a> Seen<'a> {
                 changed.active = self.now;
             }
         }
-        Verdict { touch, ..wrote(Outcome::Admit(offered), record) }
+        Verdict { touch, ..Verdict::wrote(Outcome::Admit(offered), record) }
     }
 
     /// What the signals refuse. Decided on the record as stored: what the holder of a suspicious token
@@ -378,26 +204,6 @@ impl<'a> Seen<'a> {
         record.to_mut().note(self.case.context, self.now, passed);
     }
 
-    fn timing(&self) -> Timing {
-        match (self.case.timing, self.case.demand) {
-            (Timing::Never, _) => Timing::Never,
-            (_, Some(Demand::Renew)) => Timing::Now,
-            (timing, _) => timing,
-        }
-    }
-
-    fn ignores_offers(&self, record: &Record) -> bool {
-        let ignored = record
-            .offer
-            .as_ref()
-            .is_some_and(|offer| offer.counted >= MAX_OFFERS && self.grace_passed(offer));
-        ignored && self.case.timing != Timing::Never
-    }
-
-    fn grace_passed(&self, offer: &Offer) -> bool {
-        self.now.since(offer.last_counted) >= self.case.session.grace()
-    }
-
     fn route_wants_login(&self, record: &Record) -> bool {
         let route = self.case.route;
         let reached = |limit: Option<Duration>, since: UnixMillis| {
@@ -406,60 +212,6 @@ impl<'a> Seen<'a> {
         reached(route.idle, self.active)
             || reached(route.absolute, record.created)
             || reached(route.max_auth_age, record.authenticated)
-    }
-
-    /// Offers the successor when the token is due; the same one to everybody who asks.
-    fn renew(&self, record: &mut Cow<'_, Record>) -> Option<Successor> {
-        if self.timing() == Timing::Now && !record.due {
-            record.to_mut().due = true;
-        }
-        let after = match self.timing() {
-            Timing::Never => return None,
-            Timing::Now => self.soonest(),
-            Timing::Prompt if record.due => self.soonest(),
-            Timing::Prompt => self.case.session.rotate_after(),
-        };
-        if self.now.since(record.current_since) < after {
-            return None;
-        }
-        let generation = record.generation.checked_add(1)?;
-        let (ratchet, salt) = match &record.offer {
-            // One token can exist in two texts, minted before and after a key rotation: both ratchet
-            // with the key of the first offer, or the second text's successor could never be confirmed.
-            Some(offer) => (offer.ratchet, offer.salt),
-            None => (self.case.presented.key_id, (self.case.salt)()),
-        };
-        let key = self.case.keys.key(ratchet)?.ratchet();
-        let secret = self.case.presented.successor_secret(key, &salt);
-        self.count_offer(record, ratchet, salt, &secret);
-        Some(Successor { generation, secret })
-    }
-
-    /// The least age at which a token is renewed, whatever was done with it; the same that the policy
-    /// demands of `rotate_after`. Sooner, a request under way could be two generations behind, which is
-    /// a replay, and a late answer could put an older cookie over a newer one; and a browser that crashes
-    /// could come back with the cookie of two generations before. What is due stays due.
-    fn soonest(&self) -> Duration {
-        let session = self.case.session;
-        session.grace().saturating_mul(2).max(session.rotate_after().min(UNWRITTEN))
-    }
-
-    fn count_offer(
-        &self,
-        record: &mut Cow<'_, Record>,
-        ratchet: KeyId,
-        salt: [u8; 16],
-        secret: &[u8; 32],
-    ) {
-        let (hash, counted) = match &record.offer {
-            None => (sha256(secret), 1),
-            Some(offer) if self.grace_passed(offer) => {
-                (offer.hash, offer.counted.saturating_add(1))
-            }
-            Some(_) => return,
-        };
-        let last_counted = self.now;
-        record.to_mut().offer = Some(Offer { ratchet, salt, hash, counted, last_counted });
     }
 
     /// Answered, and nothing more: no cookie, no activity, no write.
@@ -482,13 +234,4 @@ impl<'a> Seen<'a> {
         };
         Verdict { change, ..Verdict::refuse(Refusal::Theft) }
     }
-}
-
-/// An owned record is a changed one.
-fn wrote(outcome: Outcome, record: Cow<'_, Record>) -> Verdict {
-    let change = match record {
-        Cow::Owned(record) => Change::Write(Box::new(record)),
-        Cow::Borrowed(_) => Change::Keep,
-    };
-    Verdict { outcome, change, touch: false }
 }
