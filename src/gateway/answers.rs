@@ -30,6 +30,13 @@ pub(super) enum ForwardError {
     Full(#[from] Full),
 }
 
+impl ForwardError {
+    /// Whether the app has as many connections as it may have.
+    pub(super) fn is_for_connections(&self) -> bool {
+        matches!(self, ForwardError::Upstream(UpstreamError::ConnectionLimit))
+    }
+}
+
 pub(super) fn bad_request(
     portal: &Portal,
     bad: BadRequest,
@@ -119,7 +126,7 @@ pub(super) fn upstream_failed(
     if let Ok(value) = HeaderValue::from_str(&value) {
         response.headers_mut().insert(PROXY_STATUS, value);
     }
-    if matches!(error, ForwardError::Full(_)) {
+    if comes_back(error) {
         response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("5"));
     }
     if leaves_a_rest(error) {
@@ -127,6 +134,11 @@ pub(super) fn upstream_failed(
         response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Whether there is no room, and may be soon.
+fn comes_back(error: &ForwardError) -> bool {
+    error.is_for_connections() || matches!(error, ForwardError::Full(_))
 }
 
 /// Whether the client may still be sending.
@@ -137,5 +149,16 @@ fn leaves_a_rest(error: &ForwardError) -> bool {
         | ForwardError::Cut(_)
         | ForwardError::Full(_) => true,
         ForwardError::Upstream(_) | ForwardError::BadHandshake => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_finds_no_connection_to_the_app_free_is_asked_to_come_back() {
+        assert!(comes_back(&ForwardError::Upstream(UpstreamError::ConnectionLimit)));
+        assert!(!comes_back(&ForwardError::Upstream(UpstreamError::ConnectionRefused)));
     }
 }

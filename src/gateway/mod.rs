@@ -262,7 +262,12 @@ impl Gateway {
             }
             Some(_) | None => self.fetch(asked, inbound, route, permit, line).await,
         };
-        sent.unwrap_or_else(|error| answers::upstream_failed(&self.portal, &asker, &error, line))
+        sent.unwrap_or_else(|error| {
+            if error.is_for_connections() {
+                self.guard.shared().metrics.limit(Limit::UpstreamConnections, None);
+            }
+            answers::upstream_failed(&self.portal, &asker, &error, line)
+        })
     }
 
     /// A session on a route for everybody is not looked up; that we made its cookie is enough here.

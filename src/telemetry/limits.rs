@@ -24,6 +24,8 @@ pub enum Limit {
     Write,
     Body,
     UpstreamIdle,
+    /// Connections to one app.
+    UpstreamConnections,
     /// Requests that HTTP/2 clients took back.
     Resets,
     /// Bytes that are neither heads nor bodies: pings, settings, empty frames.
@@ -35,7 +37,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    const ALL: [Limit; 14] = [
+    const ALL: [Limit; 15] = [
         Limit::Connections,
         Limit::Displaced,
         Limit::ConnectionsPerNetwork,
@@ -45,6 +47,7 @@ impl Limit {
         Limit::Write,
         Limit::Body,
         Limit::UpstreamIdle,
+        Limit::UpstreamConnections,
         Limit::Resets,
         Limit::Chatter,
         Limit::Requests,
@@ -64,6 +67,7 @@ impl Limit {
             Limit::Write => "write-timeout",
             Limit::Body => "body-timeout",
             Limit::UpstreamIdle => "upstream-idle-timeout",
+            Limit::UpstreamConnections => "upstream-connections",
             Limit::Resets => "resets",
             Limit::Chatter => "chatter",
             Limit::Requests => "requests",

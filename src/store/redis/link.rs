@@ -162,18 +162,18 @@ impl Redis {
     }
 
     fn limit(&self, question: &Question<'_>) -> Duration {
-        self.limit_with(question.wait)
-    }
-
-    fn limit_with(&self, wait: Option<Wait>) -> Duration {
         let dialer = &self.shared.dialer;
-        let wait = wait.map_or(Duration::ZERO, |wait| wait.timeout);
+        let wait = question.wait.map_or(Duration::ZERO, |wait| wait.timeout);
         dialer.connect_timeout().saturating_add(dialer.response_timeout).saturating_add(wait)
     }
 
-    /// What several questions may take together: as much as the slowest of them, and one answer more.
+    /// What several questions may take together: a connection and two slow answers; and replicas that are
+    /// waited for by each write of a login, which ends older sessions too.
     pub(in crate::store) fn patience(&self) -> Duration {
-        self.limit_with(self.shared.wait).saturating_add(self.shared.dialer.response_timeout)
+        let dialer = &self.shared.dialer;
+        let wait = self.shared.wait.map_or(Duration::ZERO, |wait| wait.timeout);
+        let answers = dialer.response_timeout.saturating_mul(2);
+        dialer.connect_timeout().saturating_add(answers).saturating_add(wait.saturating_mul(3))
     }
 
     async fn attempts(&self, mut question: Question<'_>) -> Result<Answer, Refused> {
