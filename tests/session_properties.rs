@@ -539,6 +539,33 @@ fn a_crash_that_brings_the_old_cookie_back_is_no_alarm_within_a_minute_of_use() 
     assert_eq!(crash_after(10, elsewhere()), theft);
 }
 
+/// A limit, written down: a home has IPv4 and IPv6, a browser takes now one and now the other (RFC 8305), and
+/// nothing in a record says that two networks are one home. A browser that renewed over one, crashed before
+/// the cookie was on its disk and comes back over the other is taken for a thief. To excuse whoever knows the
+/// software and comes by the other family would excuse the owner who finds a thief in his session, too.
+#[test]
+fn a_crashed_browser_that_comes_back_by_the_other_ip_family_is_taken_for_a_thief() {
+    let by = |address: &str| ClientContext::new(address.parse().expect("one"), b"Firefox");
+    let (old, new) = (by("192.0.2.7"), by("2001:db8:1::7"));
+    let crash = |renews: &ClientContext, returns: &ClientContext| {
+        let mut server = Server::begin(usual());
+        let first = server.first.clone();
+        for context in [&old, &new] {
+            server.wait(60);
+            server.ask(&first, Ask { context: context.clone(), ..Ask::home() });
+        }
+        server.renewed_from(&first, renews);
+        server.wait(31);
+        let back = server.ask(&first, Ask { context: returns.clone(), ..Ask::home() });
+        (refused(&back), server.ended)
+    };
+    for family in [&old, &new] {
+        assert_eq!(crash(family, family), (Some(Refusal::AfterCrash), None));
+    }
+    let theft = (Some(Refusal::Theft), Some(EndReason::Theft));
+    assert_eq!((crash(&old, &new), crash(&new, &old)), (theft, theft));
+}
+
 #[test]
 fn a_stricter_route_refuses_there_and_ends_nothing() {
     let routes: [(RoutePolicy, u64); 3] = [
