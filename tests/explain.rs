@@ -205,6 +205,28 @@ fn a_session_elsewhere_is_explained_with_the_databases_and_the_gateways_own_weig
 }
 
 #[test]
+fn a_database_that_is_missing_or_broken_is_named_and_the_rest_is_explained() {
+    let place = tempfile::tempdir().expect("a directory");
+    let broken = place.path().join("broken.mmdb");
+    std::fs::write(&broken, "no database").expect("a file");
+    let file = place.path().join("doorward.toml");
+    let databases = "[signals]\ncountry_db = \"broken.mmdb\"\nasn_db = \"gone.mmdb\"\n";
+    std::fs::write(&file, CONFIG.to_owned() + databases).expect("a file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+    command.args(["explain", "https://wiki.test/", "--user", "bob", "--groups", "staff", "--json"]);
+    command.arg("--config").arg(&file).current_dir(place.path());
+    let out = command.output().expect("the program runs");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{said}");
+    for (name, why) in [("broken.mmdb", "MaxMind"), ("gone.mmdb", "No such file")] {
+        let line = said.lines().find(|line| line.contains(name)).unwrap_or_default();
+        assert!(line.starts_with("warning: ") && line.contains(why), "{said}");
+    }
+    let told: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON alone");
+    assert_eq!(told["verdict"], "admit");
+}
+
+#[test]
 fn countries_and_languages_can_be_said_by_hand_where_no_database_is() {
     let abroad =
         ["--last-country", "DE", "--country", "fr", "--last-language", "de", "--language", "fr"];

@@ -13,9 +13,16 @@ use crate::signals::{Atlas, Database, DatabaseError};
 /// Larger than any database that is sold, and no more than a machine can bear.
 const LARGEST: u64 = 1 << 30;
 
-/// The databases as they lie there now, for who asks once.
-pub fn read_atlas(signals: &Signals) -> Atlas {
-    AtlasFiles::new(signals).changed().unwrap_or_default()
+/// The databases as they lie there now, for who asks once, and what is wrong with those that cannot be used.
+pub fn read_atlas(signals: &Signals) -> (Atlas, Vec<String>) {
+    let mut wrong = Vec::new();
+    let mut database = |path: &Option<PathBuf>| {
+        let path = path.as_ref()?;
+        let said = |error: Unread| wrong.push(format!("{}: {error}", path.display()));
+        read(path).map_err(said).ok()
+    };
+    let (countries, operators) = (database(&signals.country_db), database(&signals.asn_db));
+    (Atlas::new(countries, operators), wrong)
 }
 
 /// Both files, as they were read last.

@@ -106,10 +106,19 @@ impl MovedArgs {
     fn atlas(&self, from: IpAddr, config: &Config) -> Atlas {
         let said = [(from, self.country), (self.last_from(from), self.last_country)];
         let said = said.into_iter().filter_map(|(address, country)| Some((address, country?)));
-        said.fold(read_atlas(&config.signals), |atlas, (address, country)| {
+        said.fold(databases(config), |atlas, (address, country)| {
             atlas.saying(address.to_canonical(), country)
         })
     }
+}
+
+/// Without those that cannot be used, which somebody has to know who reads what would happen.
+fn databases(config: &Config) -> Atlas {
+    let (atlas, wrong) = read_atlas(&config.signals);
+    for file in wrong {
+        eprintln!("warning: {file}; it cannot be used, and its signals are missing");
+    }
+    atlas
 }
 
 fn bytes(text: Option<&String>) -> &[u8] {

@@ -39,7 +39,8 @@ impl Delivery {
             match self.attempt().await {
                 Err(error) if left > 0 && !error.is_final() => {
                     debug!(event = "notify-waits", way = %self.way, %error, left);
-                    tokio::time::sleep(jittered(pause)).await;
+                    let asked = error.wait().unwrap_or_default().min(self.pace.asked);
+                    tokio::time::sleep(asked + jittered(pause)).await;
                     pause = pause.saturating_mul(LONGER);
                 }
                 result => return result,

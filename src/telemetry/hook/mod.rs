@@ -74,6 +74,8 @@ pub struct Pace {
     pub attempts: u32,
     /// Before the second attempt; three times as long before each further one, and a random part of it.
     pub pause: Duration,
+    /// The longest of the waits that a receiver can ask for, on top of the pause.
+    pub asked: Duration,
     /// From the event until it is given up, its waits for a turn among it.
     pub longest: Duration,
     /// For what is under way when the gateway stops.
@@ -81,10 +83,11 @@ pub struct Pace {
 }
 
 impl Default for Pace {
-    /// Six attempts, the last about two minutes after the first.
+    /// Six attempts, the last about two minutes after the first, seven where each was put off.
     fn default() -> Pace {
         let (pause, drain) = (Duration::from_secs(1), Duration::from_secs(5));
-        Pace { attempts: 6, pause, longest: Duration::from_secs(10 * 60), drain }
+        let (asked, longest) = (Duration::from_secs(60), Duration::from_secs(10 * 60));
+        Pace { attempts: 6, pause, asked, longest, drain }
     }
 }
 

@@ -37,8 +37,12 @@ pub enum Failure {
     Tls(io::Error),
     #[error("the exchange broke off: {0}")]
     Exchange(#[from] hyper::Error),
-    #[error("it answered {0}")]
-    Answered(StatusCode),
+    #[error("it answered {status}")]
+    Answered {
+        status: StatusCode,
+        /// What its Retry-After says.
+        wait: Option<Duration>,
+    },
     #[error("it answered {0}, and redirects are not followed: write the address that it leads to")]
     Redirected(StatusCode),
     #[error("nothing came back within {0:?}")]
@@ -56,10 +60,24 @@ impl Failure {
             | Failure::Exchange(_)
             | Failure::Late(_) => false,
             Failure::Redirected(_) => true,
-            Failure::Answered(status) => {
+            Failure::Answered { status, .. } => {
                 let passes = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
                 !status.is_server_error() && !passes.contains(status)
             }
+        }
+    }
+
+    /// For how long the receiver asked to be left alone.
+    pub(super) fn wait(&self) -> Option<Duration> {
+        match self {
+            Failure::Answered { wait, .. } => *wait,
+            Failure::Start(_)
+            | Failure::Ended(_)
+            | Failure::Connect(_)
+            | Failure::Tls(_)
+            | Failure::Exchange(_)
+            | Failure::Redirected(_)
+            | Failure::Late(_) => None,
         }
     }
 }

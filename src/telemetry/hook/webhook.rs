@@ -3,11 +3,13 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderMap, RETRY_AFTER, USER_AGENT};
+use http::{HeaderValue, Method, Request, Response};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -18,6 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use super::letter::Stamped;
 use super::way::Failure;
+use crate::clock::{Clock, UnixMillis};
 use crate::config;
 use crate::http::endpoint::Transport;
 
@@ -42,14 +45,17 @@ impl Webhook {
         let stream = TcpStream::connect((endpoint.host(), endpoint.port())).await;
         let stream = stream.map_err(Failure::Connect)?;
         let request = self.request(letter);
-        let status = match endpoint.transport() {
+        let answer = match endpoint.transport() {
             Transport::Tls => exchange(self.secure(stream).await?, request).await?,
             Transport::Http1 | Transport::Http2 => exchange(stream, request).await?,
         };
-        match status {
+        match answer.status() {
             status if status.is_success() => Ok(status.to_string()),
             status if status.is_redirection() => Err(Failure::Redirected(status)),
-            status => Err(Failure::Answered(status)),
+            status => {
+                let wait = retry_after(answer.headers(), Clock::System.now());
+                Err(Failure::Answered { status, wait })
+            }
         }
     }
 
@@ -89,7 +95,10 @@ impl Webhook {
     }
 }
 
-async fn exchange<T>(stream: T, request: Request<Full<Bytes>>) -> Result<StatusCode, Failure>
+async fn exchange<T>(
+    stream: T,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Incoming>, Failure>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -99,11 +108,42 @@ where
     // Ends with this exchange, whatever the receiver does.
     let mut driver = JoinSet::new();
     driver.spawn(connection);
-    Ok(sender.send_request(request).await?.status())
+    Ok(sender.send_request(request).await?)
+}
+
+/// Seconds, or a date (RFC 9110, 10.2.3). Anything else asks for nothing.
+fn retry_after(fields: &HeaderMap, now: UnixMillis) -> Option<Duration> {
+    let text = fields.get(RETRY_AFTER)?.to_str().ok()?;
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+    let at = u64::try_from(at.as_millisecond()).ok()?;
+    Some(UnixMillis(at).since(now))
 }
 
 impl fmt::Display for Webhook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.at.endpoint.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_asked_for_in_seconds_or_by_a_date() {
+        let asked = |text: &'static str| {
+            let mut fields = HeaderMap::new();
+            fields.insert(RETRY_AFTER, HeaderValue::from_static(text));
+            retry_after(&fields, UnixMillis(784_111_777_000))
+        };
+        assert_eq!(asked("120"), Some(Duration::from_secs(120)));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:50:07 GMT"), Some(Duration::from_secs(30)));
+        assert_eq!(asked("Sun, 06 Nov 1994 08:49:07 GMT"), Some(Duration::ZERO), "it is over");
+        for nothing in ["", "-1", "soon", "1.5", "99999999999999999999", "Sun, 06 Nov"] {
+            assert_eq!(asked(nothing), None, "{nothing}");
+        }
     }
 }

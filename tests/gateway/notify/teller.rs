@@ -28,8 +28,9 @@ pub(super) fn told_by(directory: &TempDir, notify: &str) -> Settings {
     let text = text(directory, notify);
     let (config, _) = Config::parse(&text, "test.toml", directory.path()).expect("loads");
     let settings = settings(&config.notify).expect("usable").expect("somebody to tell");
-    let (attempts, pause) = (3, Duration::from_millis(10));
-    Settings { pace: Pace { attempts, pause, drain: PATIENCE, longest: 10 * PATIENCE }, ..settings }
+    let (attempts, pause, drain) = (3, Duration::from_millis(10), PATIENCE);
+    let (asked, longest) = (Duration::from_secs(2), 10 * PATIENCE);
+    Settings { pace: Pace { attempts, pause, asked, longest, drain }, ..settings }
 }
 
 /// A hook and its counters.

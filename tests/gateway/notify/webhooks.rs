@@ -67,6 +67,22 @@ fn what_may_pass_is_tried_again_with_the_same_id_and_what_will_not_is_final() {
 }
 
 #[test]
+fn a_receiver_that_asks_to_be_left_alone_is_left_alone_for_a_bounded_while() {
+    let directory = prepare();
+    let took = |answer: &'static str| {
+        let receiver = Receiver::plain(&[Act::Answer(answer), GOOD]);
+        let teller = Teller::start(told_by(&directory, &receiver.webhook()));
+        let start = Instant::now();
+        teller.theft(1, "alice");
+        assert_eq!((teller.close(), receiver.rest()), ([1, 0, 0, 0], 2), "{answer}");
+        start.elapsed()
+    };
+    assert!(took("429 Too Many Requests\r\nRetry-After: 1") >= Duration::from_secs(1));
+    let day = took("503 Later\r\nRetry-After: 86400");
+    assert!((Duration::from_secs(2)..PATIENCE / 2).contains(&day), "{day:?}");
+}
+
+#[test]
 fn a_receiver_that_stays_away_is_given_up_after_a_few_attempts() {
     let directory = prepare();
     let receiver = Receiver::plain(&[Act::Answer("500 Oops")]);
