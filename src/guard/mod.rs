@@ -155,5 +155,6 @@ impl Guard {
 fn about<'a>(user: &'a str, session: SessionId, from: &'a ClientContext) -> About<'a> {
     let (client, agent) = (Some(from.address), from.agent.as_str());
     let (session, fingerprint) = (Some(session), from.fingerprint);
-    About { user, session, client, agent, fingerprint, ..About::default() }
+    let language = from.language.as_str();
+    About { user, session, client, agent, language, fingerprint, ..About::default() }
 }

@@ -43,6 +43,8 @@ pub struct About<'a> {
     pub client: Option<IpAddr>,
     /// The User-Agent as a session keeps it: short and printable.
     pub agent: &'a str,
+    /// The language that the client asks for first.
+    pub language: &'a str,
     /// Of the client's TLS handshake.
     pub fingerprint: Option<Fingerprint>,
     /// The other party, where there are two: in a theft, who showed the token that was current.

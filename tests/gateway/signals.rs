@@ -154,6 +154,27 @@ async fn a_route_that_monitors_lets_a_thief_in_and_says_once_what_it_would_have_
     assert!(line.get("user_agent.os.name").is_none(), "curl says nothing of it");
 }
 
+/// `language` is a signal: who reads its line has to see which two they were, and no field that a client made.
+#[tokio::test]
+async fn a_line_of_a_move_says_the_first_language_of_both_sides() {
+    let mut scene = Scene::with("monitor").await;
+    let speaks = |browser: &mut Browser, place: Place, language: &str| {
+        place.at(browser);
+        browser.fields.push(("accept-language", language.to_owned()));
+    };
+    speaks(&mut scene.alice, HOME, "de-AT,de;q=0.9");
+    scene.gateway.advance(Duration::from_secs(601));
+    for _ in 0..2 {
+        assert_eq!(verdict(&mut scene.alice).await, "admitted");
+    }
+    speaks(&mut scene.alice, THIEF, "fr\",\"doorward.score\":0");
+    assert_eq!(verdict(&mut scene.alice).await, "admitted");
+    let moves = scene.moves();
+    assert_eq!(moves.len(), 1, "{moves:#?}");
+    assert_eq!(moves[0]["doorward.language"], "fr");
+    assert_eq!(moves[0]["doorward.other.language"], "de-at");
+}
+
 #[tokio::test]
 async fn a_route_that_enforces_stops_other_software_elsewhere_at_its_first_request() {
     let mut scene = Scene::with("enforce").await;

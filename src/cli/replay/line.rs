@@ -96,12 +96,16 @@ struct Raw {
     agent: String,
     #[serde(rename = "source.geo.country_iso_code")]
     country: Option<String>,
+    #[serde(rename = "doorward.language")]
+    language: Option<String>,
     #[serde(rename = "doorward.other.ip")]
     other: Option<IpAddr>,
     #[serde(rename = "doorward.other.user_agent", default)]
     other_agent: String,
     #[serde(rename = "doorward.other.country")]
     other_country: Option<String>,
+    #[serde(rename = "doorward.other.language")]
+    other_language: Option<String>,
     #[serde(rename = "doorward.signals", default)]
     signals: Vec<String>,
     #[serde(rename = "doorward.score")]
@@ -122,15 +126,22 @@ impl Raw {
             answer: printable(self.answer.as_deref()?),
             enforced: self.enforced?,
             from: self.client,
-            here: place(self.client, self.country.as_deref(), &self.agent),
-            before: place(self.other, self.other_country.as_deref(), &self.other_agent),
+            here: place(self.client, [&self.country, &self.language], &self.agent),
+            before: place(
+                self.other,
+                [&self.other_country, &self.other_language],
+                &self.other_agent,
+            ),
         })
     }
 }
 
-fn place(address: Option<IpAddr>, country: Option<&str>, agent: &str) -> String {
+/// `said` are country and language, as far as the line has them.
+fn place(address: Option<IpAddr>, said: [&Option<String>; 2], agent: &str) -> String {
     let address = address.map(|address| address.to_string());
-    let parts = [address.as_deref(), country, Some(agent).filter(|agent| !agent.is_empty())];
+    let [country, language] = said.map(Option::as_deref);
+    let agent = Some(agent).filter(|agent| !agent.is_empty());
+    let parts = [address.as_deref(), country, language, agent];
     let parts: Vec<String> = parts.into_iter().flatten().map(printable).collect();
     parts.join(" ")
 }
@@ -175,5 +186,21 @@ mod tests {
         }
         assert!(parsed(line.replace("network", "astrology").as_bytes()).is_none());
         assert!(parsed(line.replace("60", "-1").as_bytes()).is_none());
+    }
+
+    #[test]
+    fn both_places_of_a_move_are_told_with_the_language_where_the_line_has_it() {
+        let line = r#"{"@timestamp":"2027-01-15T08:00:00Z","event.action":"session.moved","source.ip":"203.0.113.9","source.geo.country_iso_code":"FR","doorward.language":"fr","user_agent.original":"curl","doorward.other.ip":"192.0.2.7","doorward.other.language":"de-at","doorward.signals":["language"],"doorward.score":10,"doorward.answer":"log","doorward.enforced":false}"#;
+        let moved = |line: &str| parsed(line.as_bytes()).and_then(|line| line.moved).expect("one");
+        let both = moved(line);
+        assert_eq!(
+            (both.here.as_str(), both.before.as_str()),
+            ("203.0.113.9 FR fr curl", "192.0.2.7 de-at")
+        );
+        let older = moved(&line.replace("doorward.language", "x").replace("other.language", "y"));
+        assert_eq!(
+            (older.here.as_str(), older.before.as_str()),
+            ("203.0.113.9 FR curl", "192.0.2.7")
+        );
     }
 }

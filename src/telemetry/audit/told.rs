@@ -4,6 +4,7 @@
 
 use serde::Serialize;
 
+use crate::session::ClientContext;
 use crate::signals::{Country, Locality, Software};
 
 use super::super::events::{About, Moved};
@@ -41,6 +42,8 @@ struct Here {
     browser: String,
     #[serde(rename = "user_agent.os.name", skip_serializing_if = "Option::is_none")]
     system: Option<&'static str>,
+    #[serde(rename = "doorward.language", skip_serializing_if = "String::is_empty")]
+    language: String,
 }
 
 /// The same of the other party, whom ECS has no names for.
@@ -56,6 +59,8 @@ struct Other {
     browser: String,
     #[serde(rename = "doorward.other.system", skip_serializing_if = "Option::is_none")]
     system: Option<&'static str>,
+    #[serde(rename = "doorward.other.language", skip_serializing_if = "String::is_empty")]
+    language: String,
 }
 
 impl Told {
@@ -67,25 +72,27 @@ impl Told {
             weights: report.signals.iter().map(|signal| signal.weight()).collect(),
             answer: report.answer.word(),
             enforced,
-            here: Here::new(&here, about.agent),
-            other: Other::new(&other, about.other.map_or("", |other| &other.agent)),
+            here: Here::new(&here, about),
+            other: Other::new(&other, about.other),
         }
     }
 }
 
 impl Here {
-    fn new(place: &Locality, agent: &str) -> Here {
+    fn new(place: &Locality, about: &About<'_>) -> Here {
         let (country, operator, hosting) = named(place);
-        let (browser, system) = software(agent);
-        Here { country, operator, hosting, browser, system }
+        let (browser, system) = software(about.agent);
+        let language = about.language.to_owned();
+        Here { country, operator, hosting, browser, system, language }
     }
 }
 
 impl Other {
-    fn new(place: &Locality, agent: &str) -> Other {
+    fn new(place: &Locality, other: Option<&ClientContext>) -> Other {
         let (country, operator, hosting) = named(place);
-        let (browser, system) = software(agent);
-        Other { country, operator, hosting, browser, system }
+        let (browser, system) = software(other.map_or("", |other| &other.agent));
+        let language = other.map(|other| other.language.clone()).unwrap_or_default();
+        Other { country, operator, hosting, browser, system, language }
     }
 }
 
