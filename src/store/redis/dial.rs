@@ -13,7 +13,7 @@ use super::tls;
 use crate::config::{HostPort, RedisServers, RedisUrl};
 use crate::store::OpenError;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Commands that may wait in the queue of one connection.
 const PIPELINE: usize = 1_024;
 
