@@ -23,11 +23,12 @@ use crate::route::{Frames as Talk, Route};
 use crate::session::SessionKey;
 use crate::upstream::{PendingTunnel, Switch};
 
+use super::Gateway;
 use super::answers::ForwardError;
 use super::body::{RequestBody, ResponseBody};
+use super::forward::{Asked, keep_private, outbound, session_end};
 use super::frames::Frames;
 use super::line::Line;
-use super::{Asked, Gateway, keep_private, outbound, session_end};
 
 /// RFC 6455 1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
