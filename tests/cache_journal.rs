@@ -128,6 +128,28 @@ async fn a_store_that_lost_the_last_beat_is_taken_for_one_that_went_backwards() 
     two.ends(&key).await;
 }
 
+/// Guard: `restore` goes on to the next end, and comes back to this one.
+#[tokio::test]
+async fn a_line_that_somebody_spoiled_keeps_no_other_end_from_being_written_again() {
+    let two = Two::start().await;
+    let spoiled = two.session(key(), two.now).await;
+    let key = two.session(following::key(), two.now).await;
+    let line = two.here.store.revoke_user(&spoiled.tag, two.now, None).await;
+    let line = line.expect("available").line;
+    two.here.store.end(&key, EndReason::Revoked, two.now, LATER).await.expect("available");
+    let name = format!("dw:nb:{{{}}}", data_encoding::HEXLOWER.encode(&spoiled.tag.0));
+    let lose = "for _, key in ipairs(redis.call('KEYS', 'dw:*')) do redis.call('DEL', key) end";
+    let spoil = format!("{lose} redis.call('SET', KEYS[1], 'no line')");
+    two.server.command(&["EVAL", &spoil, "1", &name]);
+    two.ends(&key).await;
+    two.server.command(&["DEL", &name]);
+    let deadline = Instant::now() + PATIENCE;
+    while two.line(&spoiled).await != Some(line) {
+        assert!(Instant::now() < deadline, "the line is not drawn again");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
 /// Guard: `Journal::note` comes after the answer.
 #[tokio::test]
 async fn an_end_that_redis_did_not_acknowledge_is_not_remembered() {

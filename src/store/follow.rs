@@ -17,6 +17,7 @@
 
 mod heard;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,7 @@ use ::redis::{
     cmd, pipe,
 };
 use data_encoding::HEXLOWER;
+use futures_util::future::join_all;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
@@ -49,6 +51,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A beat outlives the journal, so that its absence says something as long as there is something to do.
 const BEAT_KEPT: Duration = REMEMBERED_FOR.saturating_add(Duration::from_mins(5));
+
+/// Ends written again at a time: thousands one after another would take longer than the bound.
+const AT_ONCE: usize = 64;
 
 /// Tags tried before a primary is taken for one without slots: of a hundred primaries that share the
 /// slots, one in a billion is.
@@ -276,33 +281,55 @@ async fn history(connection: &mut Connection) -> Option<String> {
     Some(run + &history)
 }
 
-/// Writes the journal into the store again whenever that seems to know less than before.
+/// Writes the journal into the store again whenever that seems to know less than before. What cannot be
+/// written is tried again for as long as it is remembered, and holds up nothing else: whoever can write to
+/// the store could keep every end out of it by spoiling one user's line.
 async fn restore(redis: Redis, beside: Arc<Beside>) {
+    let mut left = VecDeque::new();
     loop {
-        beside.behind.notified().await;
-        let entries = beside.journal.entries();
-        if entries.is_empty() {
+        if left.is_empty() {
+            beside.behind.notified().await;
+            left = beside.fallen_behind();
+        }
+        let some: Vec<Ended> = left.drain(..left.len().min(AT_ONCE)).collect();
+        let writing = some.into_iter().map(|ended| write_again(&redis, ended));
+        let failed: Vec<Ended> =
+            join_all(writing).await.into_iter().filter_map(Result::err).collect();
+        if failed.is_empty() {
             continue;
         }
-        warn!(
-            event = "revocations-restored",
-            count = entries.len(),
-            "the store may have gone backwards; what ended here in the last 15 minutes is written again"
-        );
-        for entry in entries {
-            while write_again(&redis, entry).await.is_err() {
-                sleep(PAUSE).await;
-            }
+        left.extend(failed);
+        if timeout(PAUSE, beside.behind.notified()).await.is_ok() {
+            left = beside.fallen_behind();
         }
+        left.retain(|ended| beside.journal.holds(ended));
     }
 }
 
-async fn write_again(redis: &Redis, ended: Ended) -> Result<(), Unavailable> {
-    match ended {
+impl Beside {
+    /// What has to be written again now.
+    fn fallen_behind(&self) -> VecDeque<Ended> {
+        let entries = self.journal.entries();
+        if !entries.is_empty() {
+            warn!(
+                event = "revocations-restored",
+                count = entries.len(),
+                "the store may have gone backwards; what ended here in the last 15 minutes is written again"
+            );
+        }
+        entries.into()
+    }
+}
+
+/// # Errors
+/// What was not written.
+async fn write_again(redis: &Redis, ended: Ended) -> Result<(), Ended> {
+    let written = match ended {
         Ended::Session { key, reason, at, forget_at } => {
-            redis.end(&key, reason, at, forget_at).await.map(|_| ())
+            redis.restore_end(&key, reason, at, forget_at).await
         }
         Ended::User { tag, line } => redis.restore_line(&tag, line).await,
         Ended::Everyone { line } => redis.restore_everyone(line).await,
-    }
+    };
+    written.map_err(|_| ended)
 }

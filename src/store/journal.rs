@@ -107,6 +107,16 @@ impl Journal {
         everyone.chain(users).chain(sessions).collect()
     }
 
+    /// Whether this is remembered still, as it is here.
+    pub(super) fn holds(&self, ended: &Ended) -> bool {
+        let inner = self.lock();
+        match ended {
+            Ended::Session { key, .. } => inner.sessions.get(key).is_some(),
+            Ended::User { tag, line } => inner.users.get(tag) == Some(line),
+            Ended::Everyone { line } => inner.everyone.get(&()) == Some(line),
+        }
+    }
+
     /// Forgets what is older than a quarter of an hour; call it every second or so.
     pub(super) fn sweep(&self, now: Instant) {
         if !self.is_empty() {

@@ -65,7 +65,7 @@ pub use self::inspect::Advice;
 use self::inspect::Advised;
 use self::link::{Ask, Own, Place, Refused};
 use self::names::{AHEAD, EVERYONE, Names, hex, id_of};
-use self::scripts::Scripts;
+use self::scripts::{Call, Scripts};
 use self::server::Wait;
 pub use self::settings::RedisSettings;
 use self::slots::Slot as HashSlot;
@@ -235,7 +235,7 @@ impl Redis {
     pub(super) async fn restore_everyone(&self, line: UnixMillis) -> Result<(), Unavailable> {
         let mut call = self.shared.scripts.raise.call();
         call.key(EVERYONE.to_owned()).arg(exact(line));
-        self.write::<String>(self.everyone(), Ask::Script(&call)).await.map(|_| ())
+        self.ask::<String>(self.everyone(), Ask::Script(&call)).await.map(|_| ())
     }
 
     pub(super) async fn commit(
@@ -283,6 +283,31 @@ impl Redis {
         at: UnixMillis,
         forget_at: UnixMillis,
     ) -> Result<Durability, Unavailable> {
+        let call = self.tombstone(key, reason, at, forget_at);
+        let written = self.write::<i64>(self.user(&key.tag), Ask::Script(&call)).await;
+        written.map(|(_, durability)| durability)
+    }
+
+    /// Ends a session that was ended before and whose tombstone may be lost. Nobody asks how durable that
+    /// is: thousands would wait for replicas that a failover has just taken away.
+    pub(super) async fn restore_end(
+        &self,
+        key: &SessionKey,
+        reason: EndReason,
+        at: UnixMillis,
+        forget_at: UnixMillis,
+    ) -> Result<(), Unavailable> {
+        let call = self.tombstone(key, reason, at, forget_at);
+        self.ask::<i64>(self.user(&key.tag), Ask::Script(&call)).await.map(|_| ())
+    }
+
+    fn tombstone(
+        &self,
+        key: &SessionKey,
+        reason: EndReason,
+        at: UnixMillis,
+        forget_at: UnixMillis,
+    ) -> Call<'_> {
         let names = Names::of(&key.tag);
         let mut call = self.shared.scripts.end.call();
         call.key(names.record(key.id))
@@ -291,8 +316,7 @@ impl Redis {
             .arg(pack_ended(reason, at))
             .arg(expiry(forget_at))
             .arg(hex(key.id));
-        let written = self.write::<i64>(self.user(&key.tag), Ask::Script(&call)).await;
-        written.map(|(_, durability)| durability)
+        call
     }
 
     pub(super) async fn revoke_user(
@@ -323,7 +347,7 @@ impl Redis {
             .arg(exact(line.at))
             .arg(line.except.map(hex).unwrap_or_default())
             .arg(u64::try_from(LINE_KEPT.as_millis()).unwrap_or(u64::MAX));
-        self.write::<i64>(self.user(tag), Ask::Script(&call)).await.map(|_| ())
+        self.ask::<i64>(self.user(tag), Ask::Script(&call)).await.map(|_| ())
     }
 
     pub(super) async fn not_before(&self, tag: &UserTag) -> Result<NotBefore, Unavailable> {
