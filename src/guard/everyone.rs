@@ -109,7 +109,7 @@ impl Guard {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::IpAddr;
     use std::sync::Arc;
 
@@ -127,7 +127,7 @@ mod tests {
     use crate::store::{RedisSettings, Store};
     use crate::telemetry::Metrics;
 
-    fn guard(store: &Store, clock: &Clock) -> Guard {
+    pub(in crate::guard) fn guard(store: &Store, clock: &Clock) -> Guard {
         let [day, minute] = [Duration::from_hours(24), Duration::from_mins(1)];
         let policy = SessionPolicy::new(day, day, minute * 10, minute, OnReuse::Revoke);
         let live = config::Live {
@@ -160,7 +160,7 @@ mod tests {
         ClientContext::new(IpAddr::from([127, 0, 0, 1]), b"test")
     }
 
-    async fn log_in(guard: &Guard) -> Presented {
+    pub(in crate::guard) async fn log_in(guard: &Guard) -> Presented {
         let identity = Identity { user: "alice".to_owned(), ..Identity::default() };
         let cost = Cost::Argon2id { m: 256, t: 1, p: 1 };
         let password = Credential::hash("correct horse battery staple", cost).expect("a hash");

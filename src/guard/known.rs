@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, EntryAction, EntryResult};
 
 use crate::clock::UnixMillis;
 use crate::session::{EndReason, NotBefore, Record, SessionKey, UserTag};
@@ -55,8 +55,9 @@ pub(super) struct Sealed {
     /// When the store last vouched for it: milliseconds since the start, and by the wall clock.
     vouched: AtomicU64,
     vouched_at: AtomicU64,
-    /// Somebody wanted it to end, and may have been told that it did not: not served unasked.
-    withheld: AtomicBool,
+    /// When somebody last wanted it to end, and was not told that it did: not served unasked, unless the
+    /// store was asked after that and vouched for it.
+    withheld: AtomicU64,
     /// Its trouble was told.
     told: AtomicBool,
 }
@@ -89,7 +90,8 @@ impl Known {
         }
     }
 
-    /// Keeps a record in mind; it is vouched for when the store answered.
+    /// Keeps a record in mind, unless its session has ended meanwhile; it is vouched for when the store
+    /// answered.
     pub(super) fn keep(
         &self,
         key: &SessionKey,
@@ -108,19 +110,28 @@ impl Known {
             touched: AtomicU64::new(touched.0),
             vouched: AtomicU64::new(0),
             vouched_at: AtomicU64::new(0),
-            withheld: AtomicBool::new(false),
+            withheld: AtomicU64::new(0),
             told: AtomicBool::new(false),
         });
-        self.sessions.insert(*key, Seen::Live(Arc::clone(&seen)));
+        let kept = self.sessions.entry(key, None, |_, before| {
+            // Written before the end and answered after it: the end has the last word.
+            if let Seen::Live(before) = before {
+                *before = Arc::clone(&seen);
+            }
+            EntryAction::Retain(())
+        });
+        if let EntryResult::Vacant(place) = kept {
+            // An error says that somebody else's came between.
+            place.insert(Seen::Live(Arc::clone(&seen))).unwrap_or_default();
+        }
         seen
     }
 
-    /// The store stands by the record, with this touch beside it.
+    /// The store stands by the record, with this touch beside it. `at`: before it was asked.
     pub(super) fn vouch(&self, seen: &Sealed, at: Instant, now: UnixMillis, touched: UnixMillis) {
         seen.touched.fetch_max(touched.0, Ordering::Relaxed);
         seen.vouched.store(self.running(at), Ordering::Relaxed);
         seen.vouched_at.store(now.0, Ordering::Relaxed);
-        seen.withheld.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn ended(&self, key: &SessionKey, reason: EndReason, until: UnixMillis) {
@@ -180,14 +191,14 @@ impl Known {
             if let Seen::Live(seen) = seen
                 && is_meant(&key)
             {
-                seen.withhold();
+                seen.withhold(self.running(Instant::now()));
             }
         }
     }
 
     pub(super) fn withhold_one(&self, key: &SessionKey) {
         if let Some(Seen::Live(seen)) = self.get(key) {
-            seen.withhold();
+            seen.withhold(self.running(Instant::now()));
         }
     }
 
@@ -201,7 +212,7 @@ impl Known {
         let vouched = seen.vouched.load(Ordering::Relaxed);
         let age = Duration::from_millis(self.running(Instant::now()).saturating_sub(vouched));
         let by_wall = now.since(UnixMillis(seen.vouched_at.load(Ordering::Relaxed)));
-        let is_withheld = seen.withheld.load(Ordering::Relaxed);
+        let is_withheld = vouched <= seen.withheld.load(Ordering::Relaxed);
         (vouched > 0 && age.max(by_wall) <= limit && !is_withheld)
             .then(|| self.start + Duration::from_millis(vouched))
     }
@@ -228,7 +239,57 @@ impl Sealed {
         !self.told.swap(true, Ordering::Relaxed)
     }
 
-    fn withhold(&self) {
-        self.withheld.store(true, Ordering::Relaxed);
+    fn withhold(&self, at: u64) {
+        self.withheld.fetch_max(at, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::session::{ClientContext, Identity, SessionId, Token};
+
+    const KEY: SessionKey = SessionKey { tag: UserTag([1; 8]), id: SessionId([2; 16]) };
+    const NOW: UnixMillis = UnixMillis(1_000_000);
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn keep(known: &Known, revision: u64) -> Arc<Sealed> {
+        let token = Token::new(1, KEY, 0, [3; 32]);
+        let from = ClientContext::new(IpAddr::from([127, 0, 0, 1]), b"test");
+        let record = Record::begin(Identity::default(), &token, NOW, NOW.plus(HOUR), from);
+        known.keep(&KEY, revision, Bytes::from_static(b"sealed"), Arc::new(record))
+    }
+
+    /// Guard: a renewal is answered while the session is ended beside it.
+    #[test]
+    fn a_record_that_comes_late_does_not_take_the_place_of_an_end() {
+        let known = Known::new();
+        keep(&known, 1);
+        known.ended(&KEY, EndReason::Logout, NOW.plus(HOUR));
+        keep(&known, 2);
+        assert!(matches!(known.get(&KEY), Some(Seen::Ended { .. })));
+    }
+
+    #[test]
+    fn a_record_takes_the_place_of_another_whatever_its_revision() {
+        let known = Known::new();
+        keep(&known, 7);
+        // A store that went back counts on from there.
+        keep(&known, 4);
+        assert!(matches!(known.get(&KEY), Some(Seen::Live(seen)) if seen.revision == 4));
+    }
+
+    #[test]
+    fn what_was_read_before_somebody_wanted_an_end_vouches_for_nothing() {
+        let known = Known::new();
+        let seen = keep(&known, 1);
+        let before = Instant::now();
+        known.withhold_one(&KEY);
+        known.vouch(&seen, before, NOW, NOW);
+        assert_eq!(known.vouched_within(&seen, HOUR, NOW), None);
+        known.vouch(&seen, Instant::now() + Duration::from_millis(2), NOW, NOW);
+        assert!(known.vouched_within(&seen, HOUR, NOW).is_some());
     }
 }

@@ -1,5 +1,7 @@
 //! Sessions as a whole: begun at login, listed, ended.
 
+mod ending;
+
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use crate::session::{
     Token, TokenError, UserTag,
 };
 use crate::signals::Locality;
-use crate::store::{Durability, Listed, Unavailable};
+use crate::store::{Listed, Unavailable};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::{About, Moved};
 
@@ -169,53 +171,6 @@ impl Guard {
         self.counted(self.forgotten(Whose { tag, user }).await)?;
         self.shared.event(SessionEvent::Forgotten, About { user, ..About::default() });
         Ok(())
-    }
-
-    /// Ends one session. First the server's state, then the caller may clear a cookie.
-    pub async fn end_session(
-        &self,
-        session: &Opened,
-        reason: EndReason,
-    ) -> Result<Durability, Unavailable> {
-        let end = session.record.absolute_end;
-        self.shared.known.withhold_one(&session.key);
-        let ended = self.store.end(&session.key, reason, self.now(), end).await;
-        let durability = self.counted(ended)?;
-        self.shared.known.ended(&session.key, reason, end);
-        self.shared.live.ended(&session.key);
-        let about = About {
-            user: &session.record.identity.user,
-            session: Some(session.key.id),
-            ..About::default()
-        };
-        self.shared.event(SessionEvent::Ended(reason), about);
-        Ok(durability)
-    }
-
-    /// Ends all sessions of a user with one atomic write, but for `except`.
-    pub async fn end_all(
-        &self,
-        user: &str,
-        except: Option<SessionId>,
-    ) -> Result<Durability, Unavailable> {
-        let tag = UserTag(self.shared.keys.load().tag_of(user));
-        self.shared.known.withhold(|key| key.tag == tag && Some(key.id) != except);
-        let drawn = self.counted(self.store.revoke_user(&tag, self.now(), except).await)?;
-        self.shared.known.saw_line(&tag, drawn.line);
-        self.shared.live.ended_by_line(Some(tag), drawn.line);
-        let about = About { user, ..About::default() };
-        self.shared.event(SessionEvent::Ended(EndReason::Revoked), about);
-        Ok(drawn.durability)
-    }
-
-    /// Ends every session of everybody; other gateways follow within a second or two.
-    pub async fn end_everybody(&self) -> Result<Durability, Unavailable> {
-        self.shared.known.withhold(|_| true);
-        let drawn = self.counted(self.store.revoke_everyone(self.now()).await)?;
-        self.shared.raise_everyone(drawn.line);
-        let everybody = About { user: "*", ..About::default() };
-        self.shared.event(SessionEvent::Ended(EndReason::Revoked), everybody);
-        Ok(drawn.durability)
     }
 
     /// A user's live sessions, the most recently used first.

@@ -160,6 +160,35 @@ async fn in_an_outage_a_session_that_somebody_wanted_to_end_is_not_served() {
     assert_eq!(site.comes_back(&mut bob).await.status, StatusCode::OK);
 }
 
+/// What the cache knows is believed for up to three seconds, also while a revocation waits in vain.
+#[tokio::test]
+async fn in_an_outage_who_was_let_in_by_the_cache_while_his_end_failed_is_not_served_after_it() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+    let setup = Site::setup(&upstream, &redis, "");
+    let store = setup.store.replace("local_cache = \"off\"", "");
+    let gateway = Gateway::start(Setup { store, ..setup });
+    let site = Site { gateway, upstream, redis };
+    let mut alice = site.log_in("alice").await;
+    let known = r#"doorward_session_cache_total{found="known"}"#;
+    let hits = async || {
+        let metrics = site.gateway.metrics().await;
+        let hits = metrics.lines().find_map(|line| line.strip_prefix(known)?.trim().parse().ok());
+        hits.unwrap_or(0_u64)
+    };
+    let (before, deadline) = (hits().await, Instant::now() + PATIENCE);
+    while hits().await == before {
+        assert!(Instant::now() < deadline, "nothing is ever known");
+        assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
+    }
+    site.redis.pause();
+    let mut meanwhile = alice.clone();
+    let (ended, let_in) = tokio::join!(site.gateway.revoke("user=alice"), meanwhile.fetch("/"));
+    assert!(ended.starts_with("HTTP/1.1 503"), "{ended}");
+    assert_eq!((let_in.status, let_in.header("doorward-store")), (StatusCode::OK, ""));
+    is_away(&alice.fetch("/").await);
+    assert_eq!(site.comes_back(&mut alice).await.status, StatusCode::OK);
+}
+
 #[tokio::test]
 async fn in_an_outage_an_old_token_gets_in_nowhere_and_ends_nothing_and_an_offered_one_reads() {
     let site = Site::start("").await;

@@ -29,12 +29,27 @@ impl Ending {
         if self.reason == EndReason::Theft {
             self.event(SessionEvent::Theft);
         }
-        let (store, now) = (&self.guard.store, self.guard.now());
+        self.withhold();
+        let line = self.written().await.inspect_err(|_| self.withhold())?;
+        self.event(SessionEvent::Ended(self.reason));
+        if self.reason == EndReason::Theft {
+            self.tell(line).await;
+        }
+        Ok(())
+    }
+
+    fn withhold(&self) {
         let known = &self.guard.shared.known;
         match self.all {
             true => known.withhold(|key| key.tag == self.key.tag),
             false => known.withhold_one(&self.key),
         }
+    }
+
+    /// Answers with the line that was drawn, if any.
+    async fn written(&self) -> Result<Option<UnixMillis>, Unavailable> {
+        let (store, now) = (&self.guard.store, self.guard.now());
+        let known = &self.guard.shared.known;
         let mut line = None;
         // The line first: once this session has its tombstone, nobody comes here again for the others.
         if self.all {
@@ -46,11 +61,7 @@ impl Ending {
         store.end(&self.key, self.reason, now, self.forget_at).await?;
         known.ended(&self.key, self.reason, self.forget_at);
         self.guard.shared.live.ended(&self.key);
-        self.event(SessionEvent::Ended(self.reason));
-        if self.reason == EndReason::Theft {
-            self.tell(line).await;
-        }
-        Ok(())
+        Ok(line)
     }
 
     /// Tells the user at his next login, and forgets where only this session was seen.
