@@ -10,7 +10,7 @@ use doorward::guard::Permit;
 use doorward::http::{Arrival, CookieNames, InboundHead, OwnedFields, RequestId, SanitizedHead};
 use doorward::route::RouteTable;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Request, Version, request};
+use http::{Request, Uri, Version, request};
 
 /// A gateway with one public app and one with identity fields of its own.
 const CONFIG: &str = r#"
@@ -76,7 +76,8 @@ pub fn head(bytes: &[u8]) {
     let clean = SanitizedHead::new(head, &OWNED, &CookieNames::new(None));
     nothing_of_ours(&clean.headers);
     let request = upstream_head(clean).into_request(());
-    assert_eq!(request.uri().path_and_query(), asked.path_and_query(), "forwarded as it came");
+    let path = |uri: &Uri| uri.path_and_query().map(|path| path.as_str().to_owned());
+    assert_eq!(path(request.uri()), path(&asked), "forwarded as it came");
     told_by_us(request.headers());
 }
 

@@ -152,6 +152,9 @@ impl Content {
             Status::Partial if buffer.len() < TRAILERS => return Ok(Piece::More),
             Status::Partial => return Err(wrong("the trailers of its answer are too long")),
         };
+        if buffer.get(..length).is_none_or(has_bare_line_feed) {
+            return Err(wrong("a line of trailers that ends in no CRLF"));
+        }
         buffer.advance(length);
         self.state = State::Done;
         Ok(Piece::Trailers(fields))
@@ -170,6 +173,12 @@ fn size_line(line: &[u8]) -> Option<(u64, usize)> {
     }
     let size = u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
     Some((size, rest.len()))
+}
+
+/// The parser lets it pass as an end of line; who reads after us may not (RFC 9112 2.2).
+fn has_bare_line_feed(lines: &[u8]) -> bool {
+    let before = std::iter::once(&b'\n').chain(lines);
+    before.zip(lines).any(|(before, byte)| *byte == b'\n' && *before != b'\r')
 }
 
 fn no_size() -> UpstreamError {
