@@ -216,6 +216,30 @@ async fn a_write_that_too_few_replicas_have_stands_and_says_so() {
     assert_eq!(store.revoke_everyone(now()).await.expect("available").durability, both);
 }
 
+/// Each such write holds up its connection for as long as the replicas are waited for.
+#[tokio::test]
+async fn a_burst_of_logins_whose_replicas_are_missing_succeeds_and_shuts_out_nobody() {
+    let server = RedisServer::start(How::default());
+    let mut settings = server.settings();
+    (settings.wait_replicas, settings.wait_timeout) = (1, Duration::from_millis(200));
+    let store = Store::redis(&settings).expect("good settings");
+    let probe = key();
+    create(&store, &probe).await.expect("available");
+    let (begun, mut logins) = (Instant::now(), JoinSet::new());
+    for _ in 0..300 {
+        let store = store.clone();
+        logins.spawn(async move { create(&store, &key()).await });
+    }
+    let alone = Ok(Durability::Replicated { asked: 1, got: 0 });
+    while !logins.is_empty() {
+        assert!(is_live(&load(&store, &probe).await.expect("it answers all the time")));
+        while let Some(login) = logins.try_join_next() {
+            assert_eq!(login.expect("no panic"), alone);
+        }
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn a_redis_that_drops_what_it_holds_is_advised_against() {
     let server = RedisServer::start(How::with(&["--maxmemory-policy", "allkeys-lru"]));

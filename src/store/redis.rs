@@ -25,7 +25,8 @@
 //! | --- | --- |
 //! | [`link`] | one question: where it goes, how often, how long |
 //! | [`topology`] | which servers there are, from [`sentinel`]s or a [`cluster`]'s nodes |
-//! | [`server`] | a worker's connection to one, with its [`breaker`] |
+//! | [`lanes`] | a worker's connections to one, also those on which writes wait for replicas |
+//! | [`server`] | one of them, with the server's [`breaker`] |
 //! | [`connection`] | a connection, whose answers are [`bounded`] |
 //! | [`nodes`] | the primaries, for who follows changes |
 //!
@@ -38,6 +39,7 @@ mod cluster;
 pub(super) mod connection;
 mod dial;
 mod inspect;
+mod lanes;
 mod link;
 mod listing;
 mod measure;

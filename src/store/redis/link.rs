@@ -7,7 +7,7 @@
 //! - a question that may have been carried out is repeated only because all of them can be
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,8 +17,9 @@ use tokio::time::Instant;
 
 use super::Redis;
 use super::breaker::Open;
+use super::lanes::Lanes;
 use super::scripts::Call;
-use super::server::{Answer, Failure, Sent, Server, Wait, Wire};
+use super::server::{Answer, Failure, Sent, Server, Wait};
 use super::slots::Slot;
 use super::topology::Map;
 use super::trouble::{Remedy, redirected, remedy};
@@ -30,30 +31,23 @@ const IN_FLIGHT: usize = 1_024;
 const ATTEMPTS: usize = 64;
 /// While half of a user's keys are on their way.
 const UNSETTLED: Duration = Duration::from_millis(15);
-/// Connections of a worker on which writes wait for replicas. Such a wait holds up its connection.
-const WAITING_WIRES: usize = 4;
 
 /// What one worker holds.
 pub(super) struct Own {
     in_flight: Semaphore,
     wires: Mutex<Wires>,
-    turn: AtomicUsize,
 }
 
-/// Connections to the servers of one map: by the server's place in memory, which the wire keeps alive.
+/// Connections to the servers of one map: by the server's place in memory, which they keep alive.
 #[derive(Default)]
 struct Wires {
     version: u64,
-    by_server: HashMap<(usize, usize), Arc<Wire>>,
+    by_server: HashMap<usize, Arc<Lanes>>,
 }
 
 impl Default for Own {
     fn default() -> Own {
-        Own {
-            in_flight: Semaphore::new(IN_FLIGHT),
-            wires: Mutex::default(),
-            turn: AtomicUsize::new(0),
-        }
+        Own { in_flight: Semaphore::new(IN_FLIGHT), wires: Mutex::default() }
     }
 }
 
@@ -222,9 +216,9 @@ impl Redis {
         let command = question.ask.written(question.by_text);
         let sent =
             Sent { command: &command, asking: question.asking.is_some(), wait: question.wait };
-        let wire = self.wire(map, server, question.wait);
+        let lanes = self.lanes(map, server);
         self.shared.counters.round_trips.fetch_add(1, Ordering::Relaxed);
-        wire.send(&self.shared.dialer, sent).await
+        lanes.send(&self.shared.dialer, sent).await
     }
 
     /// Makes the next attempt a better one, or says why there is none.
@@ -295,28 +289,19 @@ impl Redis {
         self.shared.dialer.told(&server.address, error)
     }
 
-    /// The worker's connection to a server, or one of those on which it waits for replicas.
-    fn wire(&self, map: &Map, server: &Arc<Server>, wait: Option<Wait>) -> Arc<Wire> {
-        let lane = match wait {
-            None => 0,
-            Some(_) => 1 + self.own.turn.fetch_add(1, Ordering::Relaxed) % WAITING_WIRES,
-        };
+    /// The worker's connections to a server.
+    fn lanes(&self, map: &Map, server: &Arc<Server>) -> Arc<Lanes> {
         let mut wires = self.own.wires.lock().unwrap_or_else(PoisonError::into_inner);
         if wires.version < map.version() {
             wires.version = map.version();
-            let stays =
-                |wire: &Wire| map.primaries.iter().any(|server| Arc::ptr_eq(server, &wire.server));
-            wires.by_server.retain(|_, wire| stays(wire));
+            let stays = |lanes: &Lanes| {
+                map.primaries.iter().any(|server| Arc::ptr_eq(server, lanes.server()))
+            };
+            wires.by_server.retain(|_, lanes| stays(lanes));
         }
-        let made = wires.by_server.entry((Arc::as_ptr(server).addr(), lane));
-        let wire = made.or_insert_with(|| {
-            let mut patience = self.shared.dialer.patience();
-            if let Some(wait) = wait {
-                patience.answer = patience.answer.saturating_add(wait.timeout);
-            }
-            Arc::new(Wire::new(Arc::clone(server), patience))
-        });
-        Arc::clone(wire)
+        let made = wires.by_server.entry(Arc::as_ptr(server).addr());
+        let new = || Arc::new(Lanes::new(Arc::clone(server), self.shared.dialer.patience()));
+        Arc::clone(made.or_insert_with(new))
     }
 }
 
