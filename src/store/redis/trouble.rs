@@ -112,7 +112,7 @@ fn cause(error: &RedisError) -> &'static str {
         }
         ErrorKind::Server(ServerErrorKind::BusyLoading) => "is still loading its data",
         ErrorKind::Server(ServerErrorKind::NoPerm) => {
-            "does not permit the user a command or a key; the README has what it needs"
+            "does not permit the user a command or a key; docs/redis.md has what it needs"
         }
         ErrorKind::Server(ServerErrorKind::MasterDown) => "is a replica that has lost its master",
         ErrorKind::Server(ServerErrorKind::ClusterDown) => {
