@@ -2,9 +2,11 @@
 felt: the 99th percentile before and during, answers that failed, how long until all was as before, the
 gateway's memory and CPU, and which limits bit.
 
-A flood keeps the processors of this one machine busy, whoever it is against, and a process that wakes up
-on a busy processor waits for it. So the flood is compared with a time in which others that do nothing keep
-them as busy: what is left is the flood's own doing. `--nginx` plays the same against plain nginx.
+A flood comes from elsewhere, and here it has to share a machine with what it attacks. So that the waits are
+those that it causes at the gateway, and not those for a processor on which it runs itself, the threads that
+carry requests, the users and their app go before it (SCHED_RR; without the right to that, they do not), and
+the flood gets what they leave. It is compared also with a time in which others that do nothing keep the
+processors as busy. `--nginx` plays the same against plain nginx.
 """
 
 import contextlib
@@ -26,7 +28,7 @@ from front import Gateway, Route, gateway
 HERE = pathlib.Path(__file__).parent
 HOST = "localhost"
 CALM_SECONDS = 4
-BUSY_SECONDS = 4
+BUSY_SECONDS = 10
 FLOOD_SECONDS = 10
 AFTER_SECONDS = 5
 # Connecting is a burst of its own.
@@ -97,9 +99,29 @@ def python(name: str, *args: object, **more) -> subprocess.Popen:
     return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, **more)
 
 
+def ahead(tid: int) -> None:
+    """Before all that is not so. What it starts is not."""
+    with contextlib.suppress(PermissionError, ProcessLookupError):
+        os.sched_setscheduler(tid, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+
+
+def workers_ahead(pids: list[int]) -> None:
+    """Those threads of the gateway that carry requests; what it does beside them gives way, as always."""
+    for pid in pids:
+        for thread in pathlib.Path(f"/proc/{pid}/task").iterdir():
+            if (thread / "comm").read_text().startswith(("worker", "nginx")):
+                ahead(int(thread.name))
+
+
+def at_once(name: str, *args: object, **more) -> subprocess.Popen:
+    """As on another machine that has nothing else to do: users and their app."""
+    process = python(name, *args, **more)
+    ahead(process.pid)
+    return process
+
+
 def elsewhere(name: str, *args: object) -> subprocess.Popen:
-    """As on another machine: it gets what the gateway and its users leave of this one's processors,
-    so that their waits are those that the flood causes at the gateway."""
+    """As on another machine: it gets what the others leave of this one's processors."""
     process = python(name, *args)
     os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
     return process
@@ -108,7 +130,7 @@ def elsewhere(name: str, *args: object) -> subprocess.Popen:
 @contextlib.contextmanager
 def busy_processors():
     """As busy as a flood keeps them, with nothing."""
-    argv = [sys.executable, "-c", "import os; os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"]
+    argv = [sys.executable, "-c", "import os, signal; signal.alarm(60); os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"]
     with contextlib.ExitStack() as stack:
         for _ in range(os.cpu_count() or 1):
             stack.enter_context(ended(subprocess.Popen(argv)))
@@ -151,7 +173,7 @@ def limits_that_bit(front: Gateway) -> dict[str, int]:
     return {limit: int(count) for limit, count in found}
 
 
-def app(stack: contextlib.ExitStack, start=python) -> str:
+def app(stack: contextlib.ExitStack, start=at_once) -> str:
     home = stack.enter_context(tempfile.TemporaryDirectory(prefix="floods-"))
     upstream = stack.enter_context(ended(start("upstream.py", home)))
     return f"http://127.0.0.1:{upstream.stdout.readline().strip()}"
@@ -164,10 +186,11 @@ def play(name: str, calm: float, busy: float, flood: float, after: float, share=
         routes = [Route(HOST, app(stack), access), Route(f"big.{HOST}", app(stack, elsewhere), "public")]
         front = stack.enter_context(front(routes, LIMITS))
         pids = gateway_pids(front)
+        workers_ahead(pids)
         sampler = Sampler(pids)
         sampler.start()
         words = (front.port, front.home / "certs/ca.pem", front.log_in(HOST))
-        good = stack.enter_context(ended(python("good.py", *words, stdin=subprocess.PIPE)))
+        good = stack.enter_context(ended(at_once("good.py", *words, stdin=subprocess.PIPE)))
         good.stdout.readline()
         time.sleep(SETTLE_SECONDS + calm)
         calm_over = time.monotonic()

@@ -32,8 +32,8 @@ const PER_WRITTEN: u64 = 8;
 /// What one connection reads before others have their go: some hundred frames, where frames are all that
 /// is sent.
 const READ_SHARE: usize = 16 * 1024;
-/// What it writes, and encrypts.
-const WRITE_SHARE: usize = 64 * 1024;
+/// What it writes, and encrypts: a TLS record. More of it at a time makes a download no faster.
+const WRITE_SHARE: usize = 16 * 1024;
 
 /// Which protocol is spoken on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
