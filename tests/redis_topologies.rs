@@ -705,6 +705,15 @@ async fn a_login_waits_while_its_keys_are_on_their_way(cluster: &Cluster, store:
     // A second for a new connection, half of one for the answer.
     let deadline = Duration::from_millis(1_500);
     assert!((deadline - deadline / 5..deadline * 2).contains(&gave_up), "{gave_up:?}");
+    let server = cluster.servers.iter().find(|one| one.port() == from).expect("one of ours");
+    let stopped = async {
+        tokio::time::sleep(deadline.mul_f64(0.8)).await;
+        server.pause();
+    };
+    let (created, ()) = tokio::join!(create(store, &second), stopped);
+    server.resume();
+    let error = created.expect_err("half is here and half there").0;
+    assert!(error.contains("is moving these sessions"), "whatever was under way: {error}");
     let waiting = tokio::spawn({
         let store = store.clone();
         async move { create(&store, &second).await }

@@ -146,11 +146,15 @@ impl Redis {
             ))));
         };
         let limit = self.limit(&question);
-        let question = Question { limit, ..question };
+        // Why it waits, when it does: that is what an operator has to hear when its time is over.
+        let waits = Mutex::new(None);
+        let question = Question { limit, waits: Some(&waits), ..question };
         match tokio::time::timeout(limit, self.attempts(question)).await {
             Ok(answer) => answer,
             Err(_) => {
-                Err(Refused::Unavailable(self.shared.dialer.silent(&self.shared.name, limit)))
+                let why = waits.into_inner().unwrap_or_else(PoisonError::into_inner);
+                let silent = || self.shared.dialer.silent(&self.shared.name, limit);
+                Err(Refused::Unavailable(why.unwrap_or_else(silent)))
             }
         }
     }
@@ -246,6 +250,7 @@ impl Redis {
             (Remedy::Patience, _) if !question.is_patient => return Err(Refused::Unsettled),
             (Remedy::Patience, _) if question.is_over_after(UNSETTLED) => return Err(failed()),
             (Remedy::Patience, _) => {
+                question.waits_for(self.told(server, error));
                 tokio::time::sleep(UNSETTLED).await;
                 // That is no circle: it ends by the deadline.
                 question.attempts = 0;
@@ -322,6 +327,8 @@ struct Question<'a> {
     begun: Instant,
     /// What it has from then on, all attempts together.
     limit: Duration,
+    /// Where it says what it waits for.
+    waits: Option<&'a Mutex<Option<Unavailable>>>,
 }
 
 impl<'a> Question<'a> {
@@ -337,6 +344,13 @@ impl<'a> Question<'a> {
             attempts: 0,
             begun: Instant::now(),
             limit: Duration::MAX,
+            waits: None,
+        }
+    }
+
+    fn waits_for(&self, what: Unavailable) {
+        if let Some(waits) = self.waits {
+            *waits.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
         }
     }
 
