@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use ::redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, from_redis_value};
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 
 use super::Redis;
 use super::breaker::Open;
@@ -137,7 +136,7 @@ impl Redis {
         from_redis_value(answer.value).map_err(|error| self.strange(&error.to_string()))
     }
 
-    async fn answer(&self, question: Question<'_>) -> Result<Answer, Refused> {
+    async fn answer(&self, mut question: Question<'_>) -> Result<Answer, Refused> {
         let Ok(_permit) = self.own.in_flight.try_acquire() else {
             self.shared.counters.shed.fetch_add(1, Ordering::Relaxed);
             return Err(Refused::Unavailable(Unavailable(format!(
@@ -146,15 +145,11 @@ impl Redis {
             ))));
         };
         let limit = self.limit(&question);
-        // Why it waits, when it does: that is what an operator has to hear when its time is over.
-        let waits = Mutex::new(None);
-        let question = Question { limit, waits: Some(&waits), ..question };
-        match tokio::time::timeout(limit, self.attempts(question)).await {
+        match tokio::time::timeout(limit, self.attempts(&mut question)).await {
             Ok(answer) => answer,
             Err(_) => {
-                let why = waits.into_inner().unwrap_or_else(PoisonError::into_inner);
                 let silent = || self.shared.dialer.silent(&self.shared.name, limit);
-                Err(Refused::Unavailable(why.unwrap_or_else(silent)))
+                Err(Refused::Unavailable(question.waits_for.unwrap_or_else(silent)))
             }
         }
     }
@@ -174,19 +169,19 @@ impl Redis {
         dialer.connect_timeout().saturating_add(answers).saturating_add(wait.saturating_mul(3))
     }
 
-    async fn attempts(&self, mut question: Question<'_>) -> Result<Answer, Refused> {
+    async fn attempts(&self, question: &mut Question<'_>) -> Result<Answer, Refused> {
         let mut last = None;
         while question.attempts < ATTEMPTS {
             question.attempts += 1;
             let map = self.shared.topology.map();
-            let server = match self.destination(&map, &mut question) {
+            let server = match self.destination(&map, question) {
                 Some(server) => server,
                 None => {
                     self.look(&map, None).await?;
                     continue;
                 }
             };
-            let failure = match self.send(&map, &server, &question).await {
+            let failure = match self.send(&map, &server, question).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
@@ -194,7 +189,7 @@ impl Redis {
             match failure {
                 Failure::Open(open) => self.elsewhere(&map, &server, &open).await?,
                 Failure::Redis(error) => {
-                    self.mend(&map, &server, &mut question, &error).await?;
+                    self.mend(&map, &server, question, &error).await?;
                     last = Some((server, error));
                 }
             }
@@ -248,9 +243,8 @@ impl Redis {
                 question.asking = Some(topology.taking_over(dialer, &at));
             }
             (Remedy::Patience, _) if !question.is_patient => return Err(Refused::Unsettled),
-            (Remedy::Patience, _) if question.is_over_after(UNSETTLED) => return Err(failed()),
             (Remedy::Patience, _) => {
-                question.waits_for(self.told(server, error));
+                question.waits_for = Some(self.told(server, error));
                 tokio::time::sleep(UNSETTLED).await;
                 // That is no circle: it ends by the deadline.
                 question.attempts = 0;
@@ -324,11 +318,8 @@ struct Question<'a> {
     broke: bool,
     /// Since the last time it waited.
     attempts: usize,
-    begun: Instant,
-    /// What it has from then on, all attempts together.
-    limit: Duration,
-    /// Where it says what it waits for.
-    waits: Option<&'a Mutex<Option<Unavailable>>>,
+    /// Why it waits, when it does: what an operator has to hear when its time is over.
+    waits_for: Option<Unavailable>,
 }
 
 impl<'a> Question<'a> {
@@ -342,19 +333,7 @@ impl<'a> Question<'a> {
             by_text: false,
             broke: false,
             attempts: 0,
-            begun: Instant::now(),
-            limit: Duration::MAX,
-            waits: None,
+            waits_for: None,
         }
-    }
-
-    fn waits_for(&self, what: Unavailable) {
-        if let Some(waits) = self.waits {
-            *waits.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
-        }
-    }
-
-    fn is_over_after(&self, pause: Duration) -> bool {
-        self.begun.elapsed().saturating_add(pause) >= self.limit
     }
 }
