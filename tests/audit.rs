@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use aws_lc_rs::hmac;
-use doorward::clock::UnixMillis;
+use doorward::clock::{Clock, UnixMillis};
 use doorward::secret::KeyRing;
 use doorward::session::EndReason;
 use doorward::telemetry::audit::{AuditFileError, Report, verify};
@@ -36,7 +36,7 @@ impl Place {
     }
 
     fn open(&self) -> Audit {
-        Audit::open(self.path("audit.jsonl"), self.key()).expect("an audit log")
+        Audit::open(self.path("audit.jsonl"), self.key(), Clock::System).expect("an audit log")
     }
 
     fn text(&self) -> String {
@@ -102,7 +102,7 @@ fn a_log_whose_end_somebody_changed_is_not_continued() {
     place.run(1);
     let changed = place.text().replace("alice", "mallo");
     std::fs::write(place.path("audit.jsonl"), changed).expect("written");
-    let refused = Audit::open(place.path("audit.jsonl"), place.key());
+    let refused = Audit::open(place.path("audit.jsonl"), place.key(), Clock::System);
     assert!(matches!(refused, Err(AuditFileError::Changed { .. })), "{refused:?}");
 }
 
@@ -110,7 +110,7 @@ fn a_log_whose_end_somebody_changed_is_not_continued() {
 fn two_gateways_never_write_one_chain() {
     let place = Place::new();
     let first = place.open();
-    let second = Audit::open(place.path("audit.jsonl"), place.key());
+    let second = Audit::open(place.path("audit.jsonl"), place.key(), Clock::System);
     assert!(matches!(second, Err(AuditFileError::InUse { .. })), "{second:?}");
     first.close();
 }

@@ -253,7 +253,7 @@ impl Parts {
         };
         let keys = keys::load_or_make(&config.keys_file)?;
         let audit = match &config.audit.file {
-            Some(path) => Some(Audit::open(path.clone(), keys.audit().clone())?),
+            Some(path) => Some(Audit::open(path.clone(), keys.audit().clone(), clock.clone())?),
             None => None,
         };
         let metrics = Metrics::default();

@@ -36,7 +36,7 @@ pub use chain::{Finding, Head, Report, Start, Verifier, start_of, verify};
 pub use reading::{AuditFileError, head_of, read_heads};
 
 use super::events::{About, SessionEvent};
-use crate::clock::UnixMillis;
+use crate::clock::{Clock, UnixMillis};
 use line::Entry;
 use writer::Message;
 
@@ -57,8 +57,8 @@ impl Audit {
     /// # Errors
     /// When the file cannot be written, or its end is not of this chain: a log that somebody changed is
     /// not continued as if nothing were.
-    pub fn open(path: PathBuf, key: hmac::Key) -> Result<Audit, AuditFileError> {
-        let file = writer::File::open(path, key)?;
+    pub fn open(path: PathBuf, key: hmac::Key, clock: Clock) -> Result<Audit, AuditFileError> {
+        let file = writer::File::open(path, key, clock)?;
         let lost = Arc::new(AtomicU64::new(0));
         let (queue, waiting) = std::sync::mpsc::sync_channel(QUEUE);
         let writer = writer::Writer::new(file, Arc::clone(&lost));

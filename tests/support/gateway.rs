@@ -64,10 +64,12 @@ pub struct Gateway {
     running: Option<Running>,
 }
 
-/// A clock that stands still at a time of today.
+/// A clock that stands still at noon of today, UTC: what a test moves it by must not depend on the
+/// hour at which the test runs, and an hour before midnight would be two days in a log.
 pub fn manual_clock() -> Clock {
-    let now = Clock::System.now();
-    Clock::manual(UnixMillis(now.0))
+    const DAY: u64 = 24 * 60 * 60 * 1_000;
+    let today = Clock::System.now().0 / DAY;
+    Clock::manual(UnixMillis(today * DAY + DAY / 2))
 }
 
 /// One session route for host `app.test` to this upstream.

@@ -39,6 +39,7 @@ pub(super) enum Message {
 pub(super) struct File {
     path: PathBuf,
     key: hmac::Key,
+    clock: Clock,
     file: fs::File,
     /// Bytes that are whole lines.
     length: u64,
@@ -46,7 +47,11 @@ pub(super) struct File {
 }
 
 impl File {
-    pub(super) fn open(path: PathBuf, key: hmac::Key) -> Result<File, AuditFileError> {
+    pub(super) fn open(
+        path: PathBuf,
+        key: hmac::Key,
+        clock: Clock,
+    ) -> Result<File, AuditFileError> {
         let failed = |error| AuditFileError::File { path: path.clone(), error };
         let mut file = open(&path).map_err(failed)?;
         // Two chains in one file are none.
@@ -63,14 +68,14 @@ impl File {
                 continued(&key, &tail, last).ok_or_else(changed)?
             }
         };
-        let mut this = File { path: path.clone(), key, file, length, head };
+        let mut this = File { path: path.clone(), key, clock, file, length, head };
         this.begin(&tail).map_err(failed)?;
         Ok(this)
     }
 
     /// The log says when it begins to write, and that the line before it broke.
     fn begin(&mut self, tail: &Tail) -> io::Result<()> {
-        let now = Clock::System.now();
+        let now = self.clock.now();
         if tail.torn > 0 {
             self.file.write_all(b"\n")?;
             self.length += 1;
@@ -240,7 +245,7 @@ impl Writer {
         if let Err(error) = self.file.follow() {
             self.fail(&error);
         }
-        let at = Clock::System.now();
+        let at = self.file.clock.now();
         self.count_strangers(at);
         self.count_lost(at);
         self.write();
