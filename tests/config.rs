@@ -13,8 +13,8 @@ use doorward::config::{
 use doorward::route::BodyLimits;
 use proptest::prelude::*;
 
-const VALID: usize = 24;
-const INVALID: usize = 61;
+const VALID: usize = 25;
+const INVALID: usize = 62;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -308,12 +308,12 @@ fn the_complete_file_names_every_key_of_an_access_table() {
     let text = read(&repository().join("config/doorward.toml"));
     let with_table = text.replace(
         "access = \"session\"",
-        "access = { users = [\"alice\"], groups = [\"staff\"], max_auth_age = \"5m\" }",
+        "access = { users = [\"alice\"], groups = [\"staff\"], max_auth_age = \"5m\", auth_age_methods = [\"POST\"] }",
     );
     let known = known_keys(&with_table);
     let keys: Vec<&str> =
         known.iter().filter_map(|key| key.path.strip_prefix("route.access.")).collect();
-    assert_eq!(keys, ["users", "groups", "max_auth_age"]);
+    assert_eq!(keys, ["users", "groups", "max_auth_age", "auth_age_methods"]);
     let shown = text.lines().find(|line| line.contains("{ users = ")).expect("an example");
     for key in keys {
         assert!(shown.contains(&format!("{key} = ")), "{key}: {shown}");

@@ -30,6 +30,11 @@ access = { groups = ["admin"], max_auth_age = "5m" }
 session = { idle_timeout = "10m" }
 [[route]]
 host = "wiki.test"
+path = "/bank"
+upstream = "http://127.0.0.1:3000"
+access = { max_auth_age = "5m", auth_age_methods = ["POST", "DELETE"] }
+[[route]]
+host = "wiki.test"
 path = "/open"
 upstream = "http://127.0.0.1:3000"
 access = "public"
@@ -43,6 +48,10 @@ fn config() -> Config {
 
 /// Minutes since the session began, since its last activity, since the last login.
 fn explained(url: &str, session: Option<[u32; 3]>) -> Explanation {
+    explained_for(http::Method::GET, url, session)
+}
+
+fn explained_for(method: http::Method, url: &str, session: Option<[u32; 3]>) -> Explanation {
     let identity =
         Identity { user: "alice".into(), groups: vec!["admin".into()], ..Identity::default() };
     let session = session.map(|[age, idle, auth_age]| HypotheticalSession {
@@ -53,7 +62,7 @@ fn explained(url: &str, session: Option<[u32; 3]>) -> Explanation {
         from: ClientContext::new([192, 0, 2, 1].into(), b""),
     });
     let hypothesis = Hypothesis {
-        method: http::Method::GET,
+        method,
         url: url.parse().expect("a URL"),
         client: [192, 0, 2, 1].into(),
         agent: String::new(),
@@ -96,6 +105,18 @@ fn a_route_that_wants_a_login_names_the_limit_that_was_reached() {
         idle.why,
         "the session lives, but its last activity is 12m old; this route allows 10m"
     );
+}
+
+#[test]
+fn a_fresh_login_is_asked_for_where_the_method_is_named() {
+    let old = Some([60, 0, 7]);
+    let read = explained("https://wiki.test/bank", old);
+    assert_eq!(read.verdict, "admit");
+    let asked = ("max_auth_age", "5m for POST, DELETE and WebSockets".to_owned());
+    assert!(read.route.expect("a route").limits.contains(&asked));
+    let write = explained_for(http::Method::POST, "https://wiki.test/bank", old);
+    assert_eq!(write.verdict, "reauthenticate");
+    assert_eq!(write.why, "the session lives, but its last login is 7m old; this route allows 5m");
 }
 
 #[test]

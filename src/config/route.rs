@@ -14,7 +14,9 @@ use crate::http::{
     Endpoint, HostPattern, IdentityField, IdentityFields, Origin, Origins, PathPrefix,
     ValueEncoding,
 };
-use crate::route::{Access, Activity, AmbiguousPaths, BodyLimits, Requirement, Route, Steering};
+use crate::route::{
+    Access, Activity, AmbiguousPaths, BodyLimits, Methods, Requirement, Route, Steering,
+};
 use crate::session::{RoutePolicy, SessionPolicy, Watch};
 
 /// [`IdentityFields::standard`], as the file would write it.
@@ -43,6 +45,7 @@ pub(super) struct Inherited {
 struct Rule {
     access: Access,
     max_auth_age: Option<Duration>,
+    auth_age_methods: Methods,
     place: Place,
 }
 
@@ -98,6 +101,7 @@ pub(super) fn route(
                 signals: signals?.value,
                 ..times
             },
+            auth_age_methods: rule.auth_age_methods,
             limits: limits?,
             renewal: renewal?.value,
             response_timeout: response_timeout?.value,
@@ -161,7 +165,8 @@ fn rule_of_text(section: &Reader<'_>, text: Setting<String>) -> Option<Rule> {
             return None;
         }
     };
-    Some(Rule { access, max_auth_age: None, place: text.place })
+    let auth_age_methods = Methods::All;
+    Some(Rule { access, max_auth_age: None, auth_age_methods, place: text.place })
 }
 
 /// A table that asks nothing would let everybody in who has a session; whoever wrote it meant some.
@@ -171,7 +176,16 @@ fn requirement(mut section: Reader<'_>) -> Option<Rule> {
     let groups = section.list("groups", Is("[]"), name);
     let max_auth_age =
         section.optional_measure("max_auth_age", r#""5m""#, duration::parse_positive);
-    let (users, groups, max_auth_age) = (users?, groups?, max_auth_age?);
+    let methods = steering::methods(&mut section, "auth_age_methods");
+    let (users, groups, max_auth_age, methods) = (users?, groups?, max_auth_age?, methods?);
+    if methods.written && max_auth_age.is_none() {
+        section.findings.problem(
+            &methods.place,
+            "`auth_age_methods` says what `max_auth_age` is asked of, and there is none",
+            "write max_auth_age = \"5m\" too, or leave it out",
+        );
+        return None;
+    }
     let is_written = users.written || groups.written;
     let is_empty = users.value.is_empty() && groups.value.is_empty();
     if is_empty && (is_written || max_auth_age.is_none()) {
@@ -189,6 +203,7 @@ fn requirement(mut section: Reader<'_>) -> Option<Rule> {
     Some(Rule {
         access: Access::Session(requirement),
         max_auth_age: max_auth_age.map(|age| age.value),
+        auth_age_methods: methods.value,
         place: section.place.clone(),
     })
 }

@@ -5,15 +5,17 @@ use http::Method;
 use super::findings::Usual::{Is, Required};
 use super::reader::{Reader, Setting};
 use super::route::prefix;
-use crate::route::{Action, Activity, Command, Frames, Steering};
+use crate::route::{Action, Activity, Command, Frames, Methods, Steering};
 
 pub(super) fn activity(section: &mut Reader<'_>) -> Option<Activity> {
     let mut section = section.section("activity", "route.session.activity")?;
     let except = section.list("except", Is("[]"), prefix);
+    let methods = methods(&mut section, "methods");
     let navigations_only = section.flag("navigations_only", Is("false"));
     let websocket = section.text("websocket", Is(r#""none""#), frames);
     Some(Activity {
         except: values(except?),
+        methods: methods?.value,
         navigations_only: navigations_only?.value,
         websocket: websocket?.value,
     })
@@ -40,6 +42,22 @@ fn method(text: &str) -> Result<Method, String> {
         .into_iter()
         .find(|method| method.as_str() == text)
         .ok_or_else(|| super::not_one_of(text, &["POST", "PUT", "PATCH", "DELETE", "GET"]))
+}
+
+/// The methods of a rule; an empty list means all.
+pub(super) fn methods(section: &mut Reader<'_>, key: &'static str) -> Option<Setting<Methods>> {
+    let words = Methods::NAMED.map(|method| method.to_string());
+    let list = section.list(key, Is("[]"), |text| {
+        let known = Methods::NAMED.into_iter().find(|method| method.as_str() == text);
+        known.ok_or_else(|| match text {
+            "HEAD" => "HEAD goes with GET; write \"GET\"".to_owned(),
+            other => super::not_one_of(other, &words.each_ref().map(String::as_str)),
+        })
+    })?;
+    let Setting { place, written, .. } = list.clone();
+    let named = values(list);
+    let value = if named.is_empty() { Methods::All } else { Methods::These(named) };
+    Some(Setting { value, place, written })
 }
 
 fn frames(text: &str) -> Result<Frames, String> {

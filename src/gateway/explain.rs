@@ -37,7 +37,7 @@ use crate::signals::Atlas;
 use crate::store::{Store, Unavailable};
 use crate::telemetry::Metrics;
 
-use words::{access, answer, fields, spoken, stricter};
+use words::{access, answer, fields, of_methods, spoken, stricter};
 
 use super::{Gateway, Pressure, TrustedProxies, Tunnels, UpstreamGroups, UpstreamHead};
 
@@ -317,7 +317,7 @@ impl<'a> Play<'a> {
             ("absolute_timeout", stricter(own.absolute, session.absolute())),
         ];
         if let Some(age) = own.max_auth_age {
-            limits.push(("max_auth_age", spoken(age)));
+            limits.push(("max_auth_age", spoken(age) + &of_methods(&route.auth_age_methods)));
         }
         let renewal = route.renewal.then(|| spoken(session.rotate_after()));
         limits.push(("rotate_after", renewal.unwrap_or_else(|| "never, on this route".to_owned())));
@@ -366,10 +366,11 @@ impl<'a> Play<'a> {
     /// Which of the route's own limits was reached.
     fn wants_login(&self, route: &Route, moved: Option<&SignalsExplained>) -> String {
         let Some(session) = &self.hypothesis.session else { return String::new() };
+        let policy = route.policy_for(&self.hypothesis.method, false);
         let limits = [
-            ("its last activity", session.idle, route.policy.idle),
-            ("it", session.age, route.policy.absolute),
-            ("its last login", session.auth_age, route.policy.max_auth_age),
+            ("its last activity", session.idle, policy.idle),
+            ("it", session.age, policy.absolute),
+            ("its last login", session.auth_age, policy.max_auth_age),
         ];
         let reached = limits.into_iter().find_map(|(what, is, limit)| {
             let limit = limit.filter(|limit| is >= *limit)?;

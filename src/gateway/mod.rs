@@ -211,10 +211,10 @@ impl Gateway {
         let visit = Visit {
             presented: &presented,
             context: &context(head),
-            policy: &route.policy,
+            policy: &route.policy_for(&head.method, head.websocket),
             requirement,
             timing,
-            activity: route.activity.counts(head.target.path(), head.asker.intent),
+            activity: route.activity.counts(&head.method, head.target.path(), head.asker.intent),
             // Who reads changes nothing, should his session have ended elsewhere meanwhile.
             serve_known_for: route
                 .serve_known_for

@@ -1,5 +1,8 @@
 //! Which traffic keeps a session from idling out. A page that polls must not do it for ever.
 
+use http::Method;
+
+use super::Methods;
 use crate::http::{Intent, PathPrefix};
 
 /// What counts on one route. By default every request does, and no WebSocket frame.
@@ -7,6 +10,8 @@ use crate::http::{Intent, PathPrefix};
 pub struct Activity {
     /// Paths whose requests do not count.
     pub except: Vec<PathPrefix>,
+    /// Whose requests alone count.
+    pub methods: Methods,
     /// Whether only navigations count: a person opened or reloaded a page.
     pub navigations_only: bool,
     pub websocket: Frames,
@@ -26,9 +31,10 @@ pub enum Frames {
 
 impl Activity {
     /// Whether a request counts.
-    pub fn counts(&self, path: &str, intent: Intent) -> bool {
+    pub fn counts(&self, method: &Method, path: &str, intent: Intent) -> bool {
         let is_navigation = intent == Intent::Navigation;
         (is_navigation || !self.navigations_only)
+            && self.methods.name(method)
             && !self.except.iter().any(|prefix| prefix.covers(path))
     }
 }
@@ -37,10 +43,15 @@ impl Activity {
 mod tests {
     use super::*;
 
+    fn counts(activity: &Activity, path: &str, intent: Intent) -> bool {
+        activity.counts(&Method::GET, path, intent)
+    }
+
     #[test]
     fn by_default_every_request_counts_and_no_frame() {
         let activity = Activity::default();
-        assert!(activity.counts("/", Intent::Fetch) && activity.counts("/", Intent::Navigation));
+        assert!(counts(&activity, "/", Intent::Fetch));
+        assert!(counts(&activity, "/", Intent::Navigation));
         assert_eq!(activity.websocket, Frames::None);
     }
 
@@ -48,10 +59,21 @@ mod tests {
     fn excepted_paths_and_below_and_fetches_where_only_navigations_count_do_not() {
         let except = vec![PathPrefix::parse("/api/poll").expect("a path")];
         let activity = Activity { except, ..Activity::default() };
-        assert!(!activity.counts("/api/poll", Intent::Navigation));
-        assert!(!activity.counts("/api/poll/now", Intent::Fetch));
-        assert!(activity.counts("/api/polls", Intent::Fetch));
+        assert!(!counts(&activity, "/api/poll", Intent::Navigation));
+        assert!(!counts(&activity, "/api/poll/now", Intent::Fetch));
+        assert!(counts(&activity, "/api/polls", Intent::Fetch));
         let activity = Activity { navigations_only: true, ..Activity::default() };
-        assert!(!activity.counts("/", Intent::Fetch) && activity.counts("/", Intent::Navigation));
+        assert!(!counts(&activity, "/", Intent::Fetch));
+        assert!(counts(&activity, "/", Intent::Navigation));
+    }
+
+    #[test]
+    fn where_methods_are_named_no_other_counts() {
+        let methods = Methods::These(vec![Method::POST]);
+        let activity = Activity { methods, ..Activity::default() };
+        assert!(activity.counts(&Method::POST, "/", Intent::Fetch));
+        assert!(!activity.counts(&Method::GET, "/", Intent::Navigation));
+        let activity = Activity { navigations_only: true, ..activity };
+        assert!(!activity.counts(&Method::POST, "/", Intent::Fetch), "each rule is asked");
     }
 }

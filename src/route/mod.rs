@@ -4,13 +4,18 @@
 //! no query, no fragment, no header takes part (CVE-2025-54576, CVE-2026-34457, CVE-2026-40575).
 
 mod activity;
+mod methods;
 mod steering;
 
 pub use activity::{Activity, Frames};
+pub use methods::Methods;
 pub use steering::{Action, Command, Steering, says_done};
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use http::Method;
 
 use crate::http::{
     Doubt, Endpoint, Host, HostPattern, IdentityFields, Origins, PathPrefix, Readings,
@@ -27,6 +32,8 @@ pub struct Route {
     pub access: Access,
     pub identity: IdentityFields,
     pub policy: RoutePolicy,
+    /// Whose requests `max_auth_age` is asked of.
+    pub auth_age_methods: Methods,
     pub limits: BodyLimits,
     /// Whose pages may act here.
     pub origins: Origins,
@@ -51,6 +58,14 @@ impl Route {
             (Access::Session(_), AmbiguousPaths::RequireSession) => true,
             (Access::Public, _) | (Access::Session(_), AmbiguousPaths::Refuse) => false,
         }
+    }
+
+    /// What is asked of the session behind a request.
+    pub fn policy_for(&self, method: &Method, websocket: bool) -> Cow<'_, RoutePolicy> {
+        if self.policy.max_auth_age.is_none() || self.auth_age_methods.hold(method, websocket) {
+            return Cow::Borrowed(&self.policy);
+        }
+        Cow::Owned(RoutePolicy { max_auth_age: None, ..self.policy.clone() })
     }
 
     /// How logs and metrics name the route.
@@ -201,6 +216,7 @@ mod tests {
             access: Access::Session(Requirement::default()),
             identity: IdentityFields::standard(),
             policy: RoutePolicy::default(),
+            auth_age_methods: Methods::All,
             limits: BodyLimits::default(),
             origins: Origins::default(),
             ambiguous: AmbiguousPaths::Refuse,

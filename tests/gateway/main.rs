@@ -38,5 +38,6 @@ mod revocation;
 mod session;
 mod signals;
 mod steering;
+mod step_up;
 mod two_gateways;
 mod websocket;

@@ -220,3 +220,19 @@ async fn where_navigations_alone_count_a_busy_page_idles_out_and_a_person_does_n
     stage.gateway.advance(2 * MINUTE);
     assert_eq!(browser.fetch("/page").await.json()["reason"], "idle");
 }
+
+#[tokio::test]
+async fn where_methods_are_named_a_page_that_only_reads_idles_out() {
+    let stage = Stage::new("/page", "200 OK", "activity = { methods = [\"POST\"] }").await;
+    let mut browser = stage.alice().await;
+    for _ in 0..3 {
+        stage.gateway.advance(14 * MINUTE);
+        assert_eq!(browser.post_form("/page", &[]).await.status, StatusCode::OK);
+    }
+    for _ in 0..2 {
+        stage.gateway.advance(14 * MINUTE);
+        assert_eq!(browser.fetch("/page").await.status, StatusCode::OK);
+    }
+    stage.gateway.advance(2 * MINUTE);
+    assert_eq!(browser.fetch("/page").await.json()["reason"], "idle");
+}

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
 use http::header::HeaderValue;
+use http::{Method, StatusCode};
 
 use crate::gateway::UpstreamHead;
-use crate::route::{Access, Requirement};
+use crate::route::{Access, Methods, Requirement};
 
 use super::AnswerExplained;
 
@@ -28,6 +28,17 @@ pub(super) fn stricter(own: Option<Duration>, session: Duration) -> String {
     match own {
         Some(own) if own < session => format!("{} (this route)", spoken(own)),
         Some(_) | None => spoken(session),
+    }
+}
+
+/// What a limit is asked of, where it is not everything.
+pub(super) fn of_methods(methods: &Methods) -> String {
+    match methods {
+        Methods::All => String::new(),
+        Methods::These(named) => {
+            let named: Vec<&str> = named.iter().map(Method::as_str).collect();
+            format!(" for {} and WebSockets", named.join(", "))
+        }
     }
 }
 

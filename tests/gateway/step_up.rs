@@ -1,0 +1,105 @@
+//! A route that lets everybody read who is logged in, and asks for a fresh login before a change.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::browser::{Answer, Browser};
+use crate::gateway::{Gateway, PASSWORD, Setup, manual_clock};
+use crate::upstream::Upstream;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const RULE: &str =
+    "{ max_auth_age = \"5m\", auth_age_methods = [\"POST\", \"PUT\", \"PATCH\", \"DELETE\"] }";
+
+/// A bank below `/bank` and a wiki beside it, and alice's login of ten minutes ago.
+struct Stage {
+    bank: Upstream,
+    _wiki: Upstream,
+    gateway: Gateway,
+    alice: Browser,
+}
+
+impl Stage {
+    async fn new() -> Stage {
+        let (bank, wiki) = (Upstream::start().await, Upstream::start().await);
+        let route = |path: &str, upstream: &Upstream, access: &str| {
+            format!(
+                "[[route]]\nhost = \"app.test\"\npath = \"{path}\"\nupstream = \"http://{}\"\naccess = {access}\n",
+                upstream.address
+            )
+        };
+        let routes = route("/", &wiki, "\"session\"") + &route("/bank", &bank, RULE);
+        let gateway = Gateway::start(Setup { routes, clock: manual_clock(), ..Setup::default() });
+        let mut alice = Browser::new(&gateway);
+        alice.log_in("alice").await;
+        gateway.advance(10 * MINUTE);
+        Stage { bank, _wiki: wiki, gateway, alice }
+    }
+}
+
+async fn write(browser: &mut Browser, method: &str, path: &str) -> Answer {
+    browser.send(method, path, &[("sec-fetch-site", "same-origin")], "amount=1").await
+}
+
+#[tokio::test]
+async fn reading_passes_with_an_old_login_and_writing_asks_for_a_fresh_one() {
+    let mut stage = Stage::new().await;
+    for method in ["GET", "HEAD"] {
+        let answer = stage.alice.send(method, "/bank", &[], "").await;
+        assert_eq!(answer.status, StatusCode::OK, "{method}");
+    }
+    assert_eq!(stage.alice.visit("/bank").await.status, StatusCode::OK);
+    let seen = stage.bank.heads().len();
+    assert_eq!(seen, 3);
+    for method in ["POST", "PUT", "PATCH", "DELETE"] {
+        let answer = write(&mut stage.alice, method, "/bank/transfer").await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{method}");
+        assert_eq!(answer.json()["error"], "reauthenticate", "{method}");
+        assert!(answer.set_cookies().is_empty(), "{:?}", answer.set_cookies());
+    }
+    let page = stage.alice.post_form("/bank/transfer", &[("amount", "1")]).await;
+    assert_eq!(page.status, StatusCode::SEE_OTHER);
+    let login = page.header("location");
+    assert!(login.starts_with("/.doorward/login") && login.ends_with("why=reauthenticate"));
+    assert_eq!(stage.bank.heads().len(), seen, "the bank sees nothing of them");
+    assert_eq!(write(&mut stage.alice, "POST", "/edit").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_has_no_method_that_could_be_named_asks_for_a_fresh_login_too() {
+    let mut stage = Stage::new().await;
+    let handshake = [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("origin", "https://app.test"),
+    ];
+    let answer = stage.alice.send("GET", "/bank/live", &handshake, "").await;
+    assert_eq!(answer.json()["error"], "reauthenticate", "a WebSocket may write anything");
+    let answer = write(&mut stage.alice, "MKCOL", "/bank/new").await;
+    assert_eq!(answer.json()["error"], "reauthenticate");
+    assert!(stage.bank.heads().is_empty());
+}
+
+#[tokio::test]
+async fn after_the_login_the_new_token_writes_and_the_old_one_is_dead() {
+    let mut stage = Stage::new().await;
+    assert_eq!(
+        write(&mut stage.alice, "POST", "/bank/transfer").await.status,
+        StatusCode::UNAUTHORIZED
+    );
+    let old = stage.alice.token();
+    let answer = stage.alice.try_log_in("alice", PASSWORD, "/bank").await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER);
+    assert_ne!(stage.alice.token(), old);
+    assert_eq!(write(&mut stage.alice, "POST", "/bank/transfer").await.status, StatusCode::OK);
+    let copy = Browser::new(&stage.gateway).with_token(&old).fetch("/").await;
+    assert_eq!(copy.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(copy.json()["reason"], "replaced");
+    assert_eq!(stage.alice.fetch("/bank").await.status, StatusCode::OK, "and takes nothing along");
+    stage.gateway.advance(5 * MINUTE);
+    let late = write(&mut stage.alice, "POST", "/bank/transfer").await;
+    assert_eq!(late.json()["error"], "reauthenticate", "five minutes and not longer");
+}
