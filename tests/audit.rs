@@ -7,7 +7,7 @@ use aws_lc_rs::hmac;
 use doorward::clock::{Clock, UnixMillis};
 use doorward::secret::KeyRing;
 use doorward::session::EndReason;
-use doorward::telemetry::audit::{AuditFileError, Report, verify};
+use doorward::telemetry::audit::{AuditFileError, Finding, Report, verify};
 use doorward::telemetry::events::About;
 use doorward::telemetry::{Audit, SessionEvent};
 use tempfile::TempDir;
@@ -129,7 +129,9 @@ fn a_log_that_was_moved_away_goes_on_in_a_new_file() {
         std::fs::read_to_string(place.path("audit.1")).expect("the old log") + &place.text();
     let report = verify(whole.as_bytes(), &place.key(), &[]).expect("memory");
     assert_eq!((report.lines, report.findings), (3, vec![]));
-    assert_eq!(place.report().first, 3);
+    let report = place.report();
+    assert_eq!(report.first, 3);
+    assert_eq!(report.findings, [Finding::BeginsLate { line: 1, from: 1, first: 3 }]);
 }
 
 #[test]
@@ -244,12 +246,77 @@ fn the_first_line_of_a_later_file_is_held_against_the_last_of_the_file_before() 
     let place = rotated();
     let changed = place.text().replacen("alice", "mallo", 1);
     std::fs::write(place.path("audit.jsonl"), changed).expect("written");
-    assert_eq!(verify_files(&place, &["audit.jsonl"], &[]).0, Some(0), "nobody can see it alone");
     let (code, text) = verify_files(&place, &["audit.2", "audit.1", "audit.jsonl"], &["--json"]);
     let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!((code, &report["whole"]), (Some(1), &false.into()), "{text}");
     let finding = "line 1: it was changed, or put here from elsewhere";
     assert_eq!(report["files"][2]["findings"], serde_json::json!([finding]));
+    let first = report["files"][2]["first"].to_string();
+    let (code, text) = verify_files(&place, &["audit.jsonl"], &["--from", &first]);
+    assert!(code == Some(1) && text.contains(finding), "alone, by the line that it names: {text}");
+}
+
+#[test]
+fn files_deleted_on_purpose_are_said_and_lines_removed_from_the_beginning_are_found() {
+    let place = rotated();
+    let (code, text) = verify_files(&place, &["audit.jsonl", "audit.1"], &[]);
+    assert!(
+        code == Some(1) && text.contains("audit.1: line 1: lines 1 to 2 are not here"),
+        "{text}"
+    );
+    let (code, text) = verify_files(&place, &["audit.jsonl", "audit.1"], &["--from", "3"]);
+    assert_eq!(code, Some(0), "{text}");
+    let older = std::fs::read_to_string(place.path("audit.1")).expect("the log");
+    let shorter = older.split_inclusive('\n').skip(1).collect::<String>();
+    std::fs::write(place.path("audit.1"), shorter).expect("written");
+    let (code, text) = verify_files(&place, &["audit.jsonl", "audit.1"], &["--from", "3"]);
+    assert!(code == Some(1) && text.contains("lines 3 to 3 are not here"), "{text}");
+}
+
+#[test]
+fn a_log_that_was_deleted_while_nobody_ran_is_found_by_a_head_that_was_kept() {
+    let place = Place::new();
+    place.run(2);
+    let head = place.doorward(&["head", "audit.jsonl"]).stdout;
+    std::fs::write(place.path("heads"), &head).expect("written");
+    std::fs::remove_file(place.path("audit.jsonl")).expect("removed");
+    place.run(1);
+    assert_eq!(verify_files(&place, &["audit.jsonl"], &[]).0, Some(0), "nobody can see it alone");
+    let (code, text) = verify_files(&place, &["audit.jsonl"], &["--heads", "heads"]);
+    assert!(code == Some(1) && text.contains("line number 3 of the chain"), "{text}");
+    let head = String::from_utf8(head).expect("text");
+    let chain = head.split(' ').next().expect("a chain");
+    let on_purpose = ["--heads", "heads", "--without", chain];
+    let (code, text) = verify_files(&place, &["audit.jsonl"], &on_purpose);
+    assert_eq!(code, Some(0), "{text}");
+}
+
+#[test]
+fn a_line_that_nothing_proves_is_not_continued() {
+    let place = Place::new();
+    let mac = "0".repeat(64);
+    for seq in [0, 7, u64::MAX] {
+        let line = format!(
+            "{{\"event.action\":\"x\",\"doorward.chain\":\"c\",\"doorward.seq\":{seq},\"doorward.mac\":\"{mac}\"}}\n"
+        );
+        for before in ["", "torn\n"] {
+            std::fs::write(place.path("audit.jsonl"), before.to_owned() + &line).expect("written");
+            let refused = Audit::open(place.path("audit.jsonl"), place.key(), Clock::System);
+            assert!(matches!(refused, Err(AuditFileError::Changed { .. })), "{seq}: {refused:?}");
+        }
+    }
+}
+
+#[test]
+fn a_file_of_one_line_that_names_the_one_before_is_continued() {
+    let place = Place::new();
+    place.run(1);
+    let text = place.text();
+    let last = text.split_inclusive('\n').next_back().expect("a line");
+    std::fs::write(place.path("audit.jsonl"), last).expect("written");
+    place.run(1);
+    assert_eq!(actions(&place.text()), ["session.login", "audit.begun", "session.login"]);
+    assert_eq!(verify_files(&place, &["audit.jsonl"], &["--from", "2"]).0, Some(0));
 }
 
 #[test]

@@ -12,7 +12,9 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::secret::KeyRing;
-use crate::telemetry::audit::{Head, Report, Start, Verifier, head_of, read_heads, start_of};
+use crate::telemetry::audit::{
+    Head, Known, Report, Start, Verifier, head_of, read_heads, start_of,
+};
 
 #[derive(Args)]
 pub struct AuditArgs {
@@ -42,6 +44,12 @@ struct VerifyArgs {
     /// Heads that were kept: what `doorward audit head` printed, or the ordinary log as JSON
     #[arg(long, value_name = "FILE")]
     heads: Option<PathBuf>,
+    /// The line that the oldest file may begin with, where older files were deleted on purpose
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    from: u64,
+    /// A chain of which a head was kept and no file is given, on purpose
+    #[arg(long, value_name = "CHAIN")]
+    without: Vec<String>,
     /// Write JSON, for scripts
     #[arg(long)]
     json: bool,
@@ -69,14 +77,15 @@ fn check(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         Some(path) => read_heads(open(path)?).with_context(|| path.display().to_string())?,
         None => Vec::new(),
     };
-    let mut verifier = Verifier::new(keys.audit(), &heads);
+    let known = Known { heads, from: args.from, without: args.without.clone() };
+    let mut verifier = Verifier::new(keys.audit(), &known);
     let mut verified = Vec::new();
     for path in in_order(&args.files)? {
         let report = verifier.file(BufReader::new(open(&path)?)).with_context(|| unread(&path))?;
         verified.push(Verified { path, report });
     }
-    if let (Some(last), Some(finding)) = (verified.last_mut(), verifier.conclude()) {
-        last.report.findings.push(finding);
+    if let Some(last) = verified.last_mut() {
+        last.report.findings.extend(verifier.conclude());
     }
     let text = match args.json {
         true => format!("{:#}\n", as_json(&verified)),
@@ -126,9 +135,6 @@ fn keys(path: &Path) -> anyhow::Result<KeyRing> {
 
 fn drawn(files: &[Verified]) -> String {
     let mut text: String = files.iter().map(drawn_one).collect();
-    if files.first().is_some_and(|oldest| oldest.report.first > 1) {
-        text.push_str("  its beginning lies in an older file; verify that too\n");
-    }
     if files.iter().any(|file| file.report.anew) {
         text.push_str("  another log begins where a file was moved away while no gateway ran; that nothing lay between them is shown by --heads only\n");
     }

@@ -7,8 +7,9 @@
 //! sent stands only inside JSON strings, so that it cannot make a line of its own.
 //!
 //! What this does and does not prove: who can write the file but has not the keys cannot change it
-//! unseen. Who has both can write the chain anew; that is found with a *head* (number and MAC of a
-//! line) that was kept elsewhere. Heads go to the ordinary log each hour and at the end, and
+//! unseen, nor take lines from its beginning or its middle. He can cut off its end, or delete it as a
+//! whole while nobody writes; and who has the keys too can write the chain anew. Those are found with a
+//! *head* (number and MAC of a line) that was kept elsewhere. Heads go to the ordinary log each hour and at the end, and
 //! `doorward audit head` prints one.
 //!
 //! Invariants:
@@ -32,7 +33,7 @@ use std::thread::JoinHandle;
 
 use aws_lc_rs::hmac;
 
-pub use chain::{Finding, Head, Report, Start, Verifier, start_of, verify};
+pub use chain::{Finding, Head, Known, Report, Start, Verifier, start_of, verify};
 pub use reading::{AuditFileError, head_of, read_heads};
 
 use super::events::{About, SessionEvent};

@@ -89,9 +89,10 @@ impl Entry {
         self.session.clone().unwrap_or_else(|| self.user.clone())
     }
 
-    /// The line without its MAC. No field can fail to be written as JSON.
-    pub(super) fn text(&self, chain: &str, seq: u64) -> String {
-        let line = Line { chain: Some(chain), seq: Some(seq), ..self.line() };
+    /// The line without its MAC, after the one with the MAC `before`, which is empty for the first. No
+    /// field can fail to be written as JSON.
+    pub(super) fn text(&self, chain: &str, seq: u64, before: &str) -> String {
+        let line = Line { chain: Some(chain), seq: Some(seq), before, ..self.line() };
         serde_json::to_string(&line).unwrap_or_default()
     }
 
@@ -122,6 +123,7 @@ impl Entry {
             id: None,
             chain: None,
             seq: None,
+            before: "",
         }
     }
 }
@@ -170,6 +172,9 @@ struct Line<'a> {
     chain: Option<&'a str>,
     #[serde(rename = "doorward.seq", skip_serializing_if = "Option::is_none")]
     seq: Option<u64>,
+    /// So that the first line of a file can be checked without the file before.
+    #[serde(rename = "doorward.prev", skip_serializing_if = "str::is_empty")]
+    before: &'a str,
 }
 
 fn told(fingerprint: Fingerprint) -> String {
@@ -197,11 +202,11 @@ mod tests {
             ..About::default()
         };
         let event = SessionEvent::Ended(EndReason::Logout);
-        let text = Entry::new(event, &about, UnixMillis(1_800_000_000_123)).text("c", 7);
+        let text = Entry::new(event, &about, UnixMillis(1_800_000_000_123)).text("c", 7, "ab");
         assert_eq!(
             text,
             format!(
-                r#"{{"@timestamp":"2027-01-15T08:00:00.123Z","ecs.version":"8.11","event.kind":"event","event.category":["session"],"event.action":"session.ended","event.outcome":"success","event.reason":"logout","user.name":"alice","source.ip":"192.0.2.1","user_agent.original":"Firefox","doorward.session":"{}","doorward.chain":"c","doorward.seq":7}}"#,
+                r#"{{"@timestamp":"2027-01-15T08:00:00.123Z","ecs.version":"8.11","event.kind":"event","event.category":["session"],"event.action":"session.ended","event.outcome":"success","event.reason":"logout","user.name":"alice","source.ip":"192.0.2.1","user_agent.original":"Firefox","doorward.session":"{}","doorward.chain":"c","doorward.seq":7,"doorward.prev":"ab"}}"#,
                 id.handle()
             )
         );
@@ -210,7 +215,7 @@ mod tests {
     #[test]
     fn cve_2009_4487_what_a_client_sent_makes_no_line_of_its_own() {
         let about = About { user: "a\n{\"event.action\":\"x\"}\u{1b}[31m", ..About::default() };
-        let text = Entry::new(SessionEvent::LoginRefused, &about, UnixMillis(0)).text("c", 1);
+        let text = Entry::new(SessionEvent::LoginRefused, &about, UnixMillis(0)).text("c", 1, "");
         assert!(!text.bytes().any(|byte| byte.is_ascii_control()), "{text}");
         assert_eq!(text.matches("\"event.action\"").count(), 1);
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::chain::{Head, head_of_line};
+use super::chain::{Head, head_of_line, is_mac, is_name};
 
 /// Far longer than any line.
 const LAST_LINE: u64 = 64 * 1024;
@@ -79,8 +79,7 @@ pub fn read_heads(text: impl Read) -> io::Result<Vec<Head>> {
 fn plain(line: &str) -> Option<Head> {
     let mut words = line.split_ascii_whitespace();
     let (chain, seq, mac) = (words.next()?, words.next()?, words.next()?);
-    let is_mac = mac.len() == 64 && mac.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if !is_mac || words.next().is_some() {
+    if !is_name(chain) || !is_mac(mac) || words.next().is_some() {
         return None;
     }
     Some(Head { chain: chain.to_owned(), seq: seq.parse().ok()?, mac: mac.to_owned() })
@@ -96,7 +95,8 @@ struct Logged {
 
 fn logged(line: &str) -> Option<Head> {
     let Logged { event, chain, seq, mac } = serde_json::from_str(line).ok()?;
-    (event == super::writer::HEAD_EVENT).then_some(Head { chain, seq, mac })
+    let is_head = event == super::writer::HEAD_EVENT && is_name(&chain) && is_mac(&mac);
+    is_head.then_some(Head { chain, seq, mac })
 }
 
 #[cfg(test)]

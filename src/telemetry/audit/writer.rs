@@ -18,7 +18,7 @@ use tracing::{error, info};
 use crate::clock::{Clock, UnixMillis};
 use crate::secret::random_bytes;
 
-use super::chain::{Head, head_of_line, seal};
+use super::chain::{Head, head_of_line, seal, sound};
 use super::line::{BEGUN, Entry, LOST, SUPPRESSED, TORN};
 use super::reading::{self, AuditFileError, Tail};
 
@@ -65,7 +65,7 @@ impl File {
             [] => Head { chain: HEXLOWER.encode(&random_bytes::<8>()), seq: 0, mac: String::new() },
             [.., last] => {
                 let changed = || AuditFileError::Changed { path: path.clone() };
-                continued(&key, &tail, last).ok_or_else(changed)?
+                continued(&key, &tail.lines, last).ok_or_else(changed)?
             }
         };
         let mut this = File { path: path.clone(), key, clock, file, length, head };
@@ -95,8 +95,9 @@ impl File {
         let mut head = self.head.clone();
         let mut out = String::new();
         for entry in entries {
-            head.seq += 1;
-            let (line, mac) = seal(&self.key, &head.mac, &entry.text(&head.chain, head.seq));
+            head.seq = head.seq.saturating_add(1);
+            let (line, mac) =
+                seal(&self.key, &head.mac, &entry.text(&head.chain, head.seq, &head.mac));
             out.push_str(&line);
             head.mac = mac;
         }
@@ -133,23 +134,14 @@ impl File {
     }
 }
 
-/// Where the chain goes on. The last two lines must fit together: a changed end is not continued.
-fn continued(key: &hmac::Key, tail: &Tail, last: &str) -> Option<Head> {
-    let head = head_of_line(last)?;
-    let before = match tail.lines.as_slice() {
+/// Where the chain goes on. The last line must fit to the one before; where that is not there (after a
+/// broken line, or at the begin of a file), to the one that it names. A changed end is not continued.
+fn continued(key: &hmac::Key, lines: &[String], last: &str) -> Option<Head> {
+    let before = match lines {
         [.., before, _] => head_of_line(before).map(|before| before.mac),
-        _ => Some(String::new()),
+        _ => None,
     };
-    // After a broken line, or in a file that begins in the middle of the chain, there is none to ask.
-    if let Some(before) = before
-        && (head.seq == 1 || !before.is_empty())
-    {
-        let open = last.rsplit_once(",\"doorward.mac\"")?.0;
-        if seal(key, &before, &format!("{open}}}")).1 != head.mac {
-            return None;
-        }
-    }
-    Some(head)
+    sound(key, before.as_deref(), last)
 }
 
 fn open(path: &Path) -> io::Result<fs::File> {
