@@ -15,11 +15,12 @@
 //! Invariants:
 //! - no request waits for the disk: lines go through a bounded queue; what does not fit is counted,
 //!   and the count becomes a line
-//! - what a stranger can provoke makes at most [`writer::STRANGERS`] lines a second and kind; the
-//!   rest is counted, and the count becomes a line
+//! - what a stranger, or one token, can provoke again and again makes a few lines ([`gate`]); the rest
+//!   is counted before the queue, and the count becomes a line
 //! - a line is in the chain only when it is in the file
 
 mod chain;
+mod gate;
 pub(super) mod line;
 mod reading;
 mod told;
@@ -30,6 +31,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use aws_lc_rs::hmac;
 
@@ -38,6 +40,7 @@ pub use reading::{AuditFileError, head_of, read_heads};
 
 use super::events::{About, SessionEvent};
 use crate::clock::{Clock, UnixMillis};
+use gate::Gate;
 use line::Entry;
 use writer::Message;
 
@@ -49,6 +52,7 @@ const QUEUE: usize = 8_192;
 pub struct Audit {
     queue: SyncSender<Message>,
     lost: Arc<AtomicU64>,
+    gate: Arc<Mutex<Gate>>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -60,16 +64,21 @@ impl Audit {
     /// not continued as if nothing were.
     pub fn open(path: PathBuf, key: hmac::Key, clock: Clock) -> Result<Audit, AuditFileError> {
         let file = writer::File::open(path, key, clock)?;
-        let lost = Arc::new(AtomicU64::new(0));
+        let (lost, gate) = (Arc::new(AtomicU64::new(0)), Arc::<Mutex<Gate>>::default());
         let (queue, waiting) = std::sync::mpsc::sync_channel(QUEUE);
-        let writer = writer::Writer::new(file, Arc::clone(&lost));
+        let writer = writer::Writer::new(file, Arc::clone(&lost), Arc::clone(&gate));
         let thread = std::thread::Builder::new().name("audit".to_owned());
         let thread = thread.spawn(move || writer.run(&waiting)).map_err(AuditFileError::Thread)?;
-        Ok(Audit { queue, lost, thread: Arc::new(Mutex::new(Some(thread))) })
+        Ok(Audit { queue, lost, gate, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 
     /// Writes an event down, soon.
     pub fn event(&self, event: SessionEvent, about: &About<'_>, at: UnixMillis) {
+        let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        if !gate.admits(event, about.session, Instant::now()) {
+            return;
+        }
+        drop(gate);
         let entry = Entry::new(event, about, at);
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             self.queue.try_send(Message::Entry(Box::new(entry)))
@@ -92,5 +101,29 @@ impl Audit {
 impl std::fmt::Debug for Audit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Audit").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::SessionId;
+
+    #[test]
+    fn a_flood_of_strangers_takes_no_place_in_the_queue_from_a_theft_while_the_disk_is_slow() {
+        let (queue, waiting) = std::sync::mpsc::sync_channel(QUEUE);
+        let (lost, gate) = (Arc::default(), Arc::default());
+        let audit = Audit { queue, lost, gate, thread: Arc::default() };
+        for _ in 0..2 * QUEUE {
+            audit.event(SessionEvent::Forged, &About::default(), UnixMillis(1));
+        }
+        let about = About { session: Some(SessionId([1; 16])), ..About::default() };
+        audit.event(SessionEvent::Theft, &about, UnixMillis(2));
+        let waits = |message| match message {
+            Message::Entry(entry) => entry.action == "session.theft",
+            Message::Close => false,
+        };
+        assert!(waiting.try_iter().any(waits));
+        assert_eq!(audit.lost.load(Ordering::Relaxed), 0);
     }
 }

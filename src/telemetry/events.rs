@@ -111,6 +111,27 @@ impl SessionEvent {
         }
     }
 
+    /// Whether who holds one token can make it happen with every request.
+    pub(super) fn is_repeatable(self) -> bool {
+        match self {
+            SessionEvent::Moved
+            | SessionEvent::Theft
+            | SessionEvent::Poisoned
+            | SessionEvent::StoreWentBack
+            | SessionEvent::RolledBack
+            | SessionEvent::TouchedAhead
+            | SessionEvent::Forged
+            | SessionEvent::Refused(_) => true,
+            SessionEvent::Login
+            | SessionEvent::LoginNewPlace
+            | SessionEvent::LoginRefused
+            | SessionEvent::LoginThrottled
+            | SessionEvent::Renewed
+            | SessionEvent::Ended(_)
+            | SessionEvent::Forgotten => false,
+        }
+    }
+
     /// Whether what somebody wanted happened.
     pub(super) fn is_success(self) -> bool {
         match self {

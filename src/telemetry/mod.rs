@@ -9,6 +9,7 @@ pub mod limits;
 pub mod log;
 pub mod metrics;
 pub mod requests;
+mod window;
 
 pub use audit::Audit;
 pub use events::SessionEvent;

@@ -375,7 +375,7 @@ mod tests {
         made(lines, true)
     }
 
-    /// Lines of before 0.2 do not name the one before.
+    /// Lines of older versions do not name the one before.
     fn made(lines: u64, names_before: bool) -> (Vec<String>, Vec<Head>) {
         let (mut out, mut heads, mut before) = (Vec::new(), Vec::new(), String::new());
         for seq in 1..=lines {

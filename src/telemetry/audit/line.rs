@@ -22,8 +22,6 @@ pub(super) const SUPPRESSED: &str = "audit.suppressed";
 pub(in crate::telemetry) struct Entry {
     pub(super) at: UnixMillis,
     pub(in crate::telemetry) action: &'static str,
-    /// Whether somebody without a session can make it happen as often as he likes.
-    pub(super) by_strangers: bool,
     outcome: &'static str,
     reason: Option<&'static str>,
     user: String,
@@ -46,7 +44,6 @@ impl Entry {
         Entry {
             at,
             action: event.word(),
-            by_strangers: event.is_by_strangers(),
             outcome: if event.is_success() { "success" } else { "failure" },
             reason: event.reason(),
             user: about.user.to_owned(),
@@ -70,7 +67,6 @@ impl Entry {
         Entry {
             at,
             action,
-            by_strangers: false,
             outcome: "unknown",
             reason,
             user: String::new(),

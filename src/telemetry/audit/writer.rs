@@ -1,14 +1,13 @@
 //! The thread that writes: it alone knows the chain's place.
 
-use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
@@ -19,15 +18,16 @@ use crate::clock::{Clock, UnixMillis};
 use crate::secret::random_bytes;
 
 use super::chain::{Head, head_of_line, seal, sound};
+use super::gate::Gate;
 use super::line::{BEGUN, Entry, LOST, SUPPRESSED, TORN};
 use super::reading::{self, AuditFileError, Tail};
 
-/// Lines a second of one kind that strangers can provoke.
-pub(super) const STRANGERS: u32 = 10;
 pub(super) const HEAD_EVENT: &str = "audit-head";
 
 /// How often what was counted becomes a line, and the file is looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// How often it is said of a kind of event how many made no line: saying it must not fill the disk either.
+const COUNT_EVERY: Duration = Duration::from_secs(60);
 const HEAD_EVERY: Duration = Duration::from_secs(60 * 60);
 
 pub(super) enum Message {
@@ -155,10 +155,10 @@ fn open(path: &Path) -> io::Result<fs::File> {
 pub(super) struct Writer {
     file: File,
     lost: Arc<AtomicU64>,
+    gate: Arc<Mutex<Gate>>,
     waiting: Vec<Entry>,
-    /// Lines of this second, by action.
-    strangers: BTreeMap<&'static str, u32>,
     next_tick: Instant,
+    next_count: Instant,
     next_head: Instant,
     failing: bool,
 }
@@ -167,14 +167,15 @@ pub(super) struct Writer {
 const KEPT: usize = 8_192;
 
 impl Writer {
-    pub(super) fn new(file: File, lost: Arc<AtomicU64>) -> Writer {
+    pub(super) fn new(file: File, lost: Arc<AtomicU64>, gate: Arc<Mutex<Gate>>) -> Writer {
         let now = Instant::now();
         Writer {
             file,
             lost,
+            gate,
             waiting: Vec::new(),
-            strangers: BTreeMap::new(),
             next_tick: now + TICK,
+            next_count: now,
             next_head: now + HEAD_EVERY,
             failing: false,
         }
@@ -196,6 +197,7 @@ impl Writer {
                 self.tick();
             }
         }
+        self.next_count = Instant::now();
         self.tick();
         self.file.tell_head();
     }
@@ -217,13 +219,6 @@ impl Writer {
     }
 
     fn admit(&mut self, entry: Entry) {
-        if entry.by_strangers {
-            let seen = self.strangers.entry(entry.action).or_default();
-            *seen = seen.saturating_add(1);
-            if *seen > STRANGERS {
-                return;
-            }
-        }
         if self.waiting.len() < KEPT {
             self.waiting.push(entry);
         } else {
@@ -238,7 +233,7 @@ impl Writer {
             self.fail(&error);
         }
         let at = self.file.clock.now();
-        self.count_strangers(at);
+        self.count_suppressed(now, at);
         self.count_lost(at);
         self.write();
         if now >= self.next_head {
@@ -247,11 +242,14 @@ impl Writer {
         }
     }
 
-    fn count_strangers(&mut self, at: UnixMillis) {
-        for (action, seen) in std::mem::take(&mut self.strangers) {
-            if let Some(more) = seen.checked_sub(STRANGERS).filter(|more| *more > 0) {
-                self.waiting.push(Entry::own(SUPPRESSED, Some(action), Some(more.into()), at));
-            }
+    fn count_suppressed(&mut self, now: Instant, at: UnixMillis) {
+        if now < self.next_count {
+            return;
+        }
+        let counted = self.gate.lock().unwrap_or_else(PoisonError::into_inner).take_suppressed();
+        for (action, count) in counted {
+            self.next_count = now + COUNT_EVERY;
+            self.waiting.push(Entry::own(SUPPRESSED, Some(action), Some(count), at));
         }
     }
 
@@ -283,5 +281,32 @@ impl Writer {
             let path = self.file.path.display();
             error!(event = "audit-failed", %path, %error, "the audit log cannot be written; events wait, then only their number is kept. Free the disk or mend its rights");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::events::SessionEvent;
+
+    #[test]
+    fn how_many_made_no_line_is_said_at_once_and_then_once_a_minute() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &[7; 32]);
+        let file = File::open(directory.path().join("log"), key, Clock::System).expect("a log");
+        let gate = Arc::<Mutex<Gate>>::default();
+        let mut writer = Writer::new(file, Arc::default(), Arc::clone(&gate));
+        let start = Instant::now();
+        let said = |writer: &mut Writer, after: u64| {
+            let now = start + Duration::from_secs(after);
+            for _ in 0..20 {
+                gate.lock().expect("a gate").admits(SessionEvent::Forged, None, now);
+            }
+            writer.count_suppressed(now, UnixMillis(0));
+            std::mem::take(&mut writer.waiting).len()
+        };
+        let lines: Vec<usize> = (1..=120).map(|after| said(&mut writer, after)).collect();
+        assert_eq!(lines.iter().sum::<usize>(), 2, "{lines:?}");
+        assert_eq!((lines[0], lines[60]), (1, 1));
     }
 }

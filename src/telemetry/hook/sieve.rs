@@ -8,6 +8,7 @@ use crate::session::EndReason;
 use crate::signals::Answer;
 use crate::telemetry::audit::line::Entry;
 use crate::telemetry::events::{About, SessionEvent};
+use crate::telemetry::window::Window;
 
 /// The same event of one session is told once in this time.
 const REPEATS: Duration = Duration::from_secs(5 * 60);
@@ -77,7 +78,7 @@ pub(super) struct Sieve {
     /// Bounded by the rate, and emptied of what is old each second.
     told: BTreeMap<(&'static str, String), Instant>,
     /// Of this minute, by action.
-    minute: BTreeMap<&'static str, (Instant, u32)>,
+    minute: BTreeMap<&'static str, Window>,
 }
 
 impl Sieve {
@@ -86,14 +87,10 @@ impl Sieve {
         if self.told.get(&key).is_some_and(|told| is_recent(*told, now)) {
             return Fate::Repeated;
         }
-        let (begun, count) = self.minute.entry(entry.action).or_insert((now, 0));
-        if now.duration_since(*begun) >= MINUTE {
-            (*begun, *count) = (now, 0);
-        }
-        if *count >= MOST {
+        let minute = self.minute.entry(entry.action).or_insert_with(|| Window::at(now));
+        if !minute.takes(MOST, MINUTE, now) {
             return Fate::TooMany;
         }
-        *count += 1;
         self.told.insert(key, now);
         Fate::Told
     }
