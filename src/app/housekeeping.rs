@@ -1,13 +1,14 @@
 //! What happens beside requests: the admin listeners, and once a second a look at what changed.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -48,6 +49,7 @@ pub(super) async fn run(
         keys_seen: [0; 32],
         to_end: Vec::new(),
         trouble: String::new(),
+        reading: None,
     };
     // Beside the chores: a slow file must not keep an ended session's connections open.
     let patrol = tokio::spawn(patrol(chores.guard.clone()));
@@ -125,6 +127,8 @@ struct Chores {
     to_end: Vec<String>,
     /// The last trouble told, so that a broken file makes one line and not one a second.
     trouble: String,
+    /// The databases, which may be large and lie far away.
+    reading: Option<JoinHandle<()>>,
 }
 
 impl Chores {
@@ -151,11 +155,13 @@ impl Chores {
         self.tell(trouble.join("; "));
     }
 
-    fn reload_atlas(&self) {
-        let mut files = self.parts.atlas.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(atlas) = files.changed() {
-            self.parts.shared.atlas.store(Arc::new(atlas));
+    /// Beside the chores: whoever lost his account or was logged out does not wait for a gibibyte.
+    fn reload_atlas(&mut self) {
+        if self.reading.as_ref().is_some_and(|reading| !reading.is_finished()) {
+            return;
         }
+        let parts = Arc::clone(&self.parts);
+        self.reading = Some(spawn_blocking(move || parts.reload_atlas()));
     }
 
     /// The directory tells of a broken file once.

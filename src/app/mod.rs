@@ -23,7 +23,7 @@ use atlas::AtlasFiles;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -211,6 +211,8 @@ impl Running {
         let thread = std::thread::Builder::new().name("housekeeping".to_owned());
         self.housekeeping = Some(thread.spawn(move || {
             runtime.block_on(housekeeping::run(parts, stop, ready));
+            // A database that is still being read must not hold up the stop.
+            runtime.shutdown_background();
         })?);
         self.admin = started.recv().map_err(std::io::Error::other)??;
         Ok(())
@@ -290,6 +292,14 @@ impl Parts {
             shared,
             config,
         })
+    }
+
+    /// Reads the databases of countries and operators that changed.
+    fn reload_atlas(&self) {
+        let mut files = self.atlas.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(atlas) = files.changed() {
+            self.shared.atlas.store(Arc::new(atlas));
+        }
     }
 
     /// A guard with a store handle for the runtime that asks.

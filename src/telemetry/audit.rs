@@ -20,6 +20,7 @@
 //! - a line is in the chain only when it is in the file
 
 mod chain;
+mod ecs;
 mod gate;
 pub(super) mod line;
 mod reading;

@@ -233,3 +233,41 @@ async fn a_theft_stands_in_the_audit_log_with_both_parties_and_without_a_secret(
     }
     assert!(!text.contains("dw1_"), "{text}");
 }
+
+/// A named pipe that nobody writes to stands for a file on a disk that does not answer.
+#[tokio::test]
+async fn a_database_that_takes_long_to_read_keeps_nobody_logged_in_whose_account_is_gone() {
+    use std::os::unix::fs::OpenOptionsExt;
+    const NONBLOCK: i32 = 0o4000;
+    let upstream = Upstream::start().await;
+    let directory = crate::gateway::prepare();
+    let database = directory.path().join("city.mmdb");
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/city.mmdb");
+    std::fs::copy(sample, &database).expect("copied");
+    let gateway = Gateway::start(Setup {
+        routes: route(upstream.address),
+        more: format!("[signals]\ncountry_db = \"{}\"\n", database.display()),
+        shared_with: Some(std::sync::Arc::clone(&directory)),
+        ..Setup::default()
+    });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let pipe = directory.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("runs").success());
+    std::fs::rename(&pipe, &database).expect("renamed");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let writer = loop {
+        // It opens once the gateway reads.
+        let mut options = std::fs::OpenOptions::new();
+        if let Ok(writer) = options.write(true).custom_flags(NONBLOCK).open(&database) {
+            break writer;
+        }
+        assert!(std::time::Instant::now() < deadline, "read within 10 s");
+        tokio::task::yield_now().await;
+    };
+    let mut users = UsersEdit::open(&gateway.path("users.toml")).expect("the users file");
+    users.set_disabled("alice", true).expect("alice");
+    users.save().expect("saved");
+    reason_becomes(&mut alice, "account-gone").await;
+    drop(writer);
+}

@@ -9,6 +9,7 @@ use crate::clock::UnixMillis;
 use crate::session::{ClientContext, Fingerprint};
 
 use super::super::events::{About, SessionEvent};
+use super::ecs::Kind;
 use super::told::Told;
 
 /// The actions of the log about itself.
@@ -22,6 +23,7 @@ pub(super) const SUPPRESSED: &str = "audit.suppressed";
 pub(in crate::telemetry) struct Entry {
     pub(super) at: UnixMillis,
     pub(in crate::telemetry) action: &'static str,
+    kind: Kind,
     outcome: &'static str,
     reason: Option<&'static str>,
     user: String,
@@ -44,6 +46,7 @@ impl Entry {
         Entry {
             at,
             action: event.word(),
+            kind: Kind::of(event),
             outcome: if event.is_success() { "success" } else { "failure" },
             reason: event.reason(),
             user: about.user.to_owned(),
@@ -67,6 +70,7 @@ impl Entry {
         Entry {
             at,
             action,
+            kind: Kind::own(action),
             outcome: "unknown",
             reason,
             user: String::new(),
@@ -102,7 +106,8 @@ impl Entry {
             timestamp: timestamp(self.at),
             version: "8.11",
             kind: "event",
-            category: ["session"],
+            category: self.kind.category,
+            types: self.kind.types,
             action: self.action,
             outcome: self.outcome,
             reason: self.reason,
@@ -133,7 +138,9 @@ struct Line<'a> {
     #[serde(rename = "event.kind")]
     kind: &'a str,
     #[serde(rename = "event.category")]
-    category: [&'a str; 1],
+    category: &'a [&'a str],
+    #[serde(rename = "event.type")]
+    types: &'a [&'a str],
     #[serde(rename = "event.action")]
     action: &'a str,
     #[serde(rename = "event.outcome")]
@@ -202,7 +209,7 @@ mod tests {
         assert_eq!(
             text,
             format!(
-                r#"{{"@timestamp":"2027-01-15T08:00:00.123Z","ecs.version":"8.11","event.kind":"event","event.category":["session"],"event.action":"session.ended","event.outcome":"success","event.reason":"logout","user.name":"alice","source.ip":"192.0.2.1","user_agent.original":"Firefox","doorward.session":"{}","doorward.chain":"c","doorward.seq":7,"doorward.prev":"ab"}}"#,
+                r#"{{"@timestamp":"2027-01-15T08:00:00.123Z","ecs.version":"8.11","event.kind":"event","event.category":["session"],"event.type":["end"],"event.action":"session.ended","event.outcome":"success","event.reason":"logout","user.name":"alice","source.ip":"192.0.2.1","user_agent.original":"Firefox","doorward.session":"{}","doorward.chain":"c","doorward.seq":7,"doorward.prev":"ab"}}"#,
                 id.handle()
             )
         );
