@@ -35,6 +35,16 @@ upstream = "http://127.0.0.1:3000"
 access = { max_auth_age = "5m", auth_age_methods = ["POST", "DELETE"] }
 [[route]]
 host = "wiki.test"
+path = "/forum"
+upstream = "http://127.0.0.1:3000"
+access = "session"
+[route.session]
+logout_paths = ["/forum/logout"]
+rotate_on = [{ path = "/forum/password" }]
+obey_upstream = ["end", "rotate"]
+activity = { except = ["/forum/poll"], methods = ["GET", "POST"], navigations_only = true, websocket = "any" }
+[[route]]
+host = "wiki.test"
 path = "/open"
 upstream = "http://127.0.0.1:3000"
 access = "public"
@@ -117,6 +127,57 @@ fn a_fresh_login_is_asked_for_where_the_method_is_named() {
     let write = explained_for(http::Method::POST, "https://wiki.test/bank", old);
     assert_eq!(write.verdict, "reauthenticate");
     assert_eq!(write.why, "the session lives, but its last login is 7m old; this route allows 5m");
+}
+
+#[test]
+fn what_a_request_does_to_the_session_is_said_by_the_rules_of_its_route() {
+    // Page counts, fetch counts, rotates, logs out.
+    let cases = [
+        ("GET", "/", [true, true, false, false]),
+        ("GET", "/forum", [true, false, false, false]),
+        ("PUT", "/forum", [false, false, false, false]),
+        ("GET", "/forum/poll", [false, false, false, false]),
+        ("POST", "/forum/password", [true, false, true, false]),
+        ("GET", "/forum/password", [true, false, false, false]),
+        ("GET", "/forum/logout", [true, false, false, true]),
+    ];
+    for (method, path, expected) in cases {
+        let method = method.parse().expect("a method");
+        let told = explained_for(method, &format!("https://wiki.test{path}"), Some([0, 0, 0]));
+        let done = told.effects.expect("a session");
+        let done = [done.page_counts, done.fetch_counts, done.rotates, done.logs_out];
+        assert_eq!(done, expected, "{path}");
+    }
+    assert_eq!(explained("https://wiki.test/open", None).effects, None);
+}
+
+#[test]
+fn the_command_shows_the_rules_of_a_route_and_what_the_request_does() {
+    let place = tempfile::tempdir().expect("a directory");
+    let file = place.path().join("doorward.toml");
+    std::fs::write(&file, CONFIG).expect("a file");
+    let run = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+        command.args(["explain", "https://wiki.test/forum/logout", "--config"]).arg(&file);
+        let out = command.args(more).output().expect("the program runs");
+        String::from_utf8(out.stdout).expect("text")
+    };
+    let text = run(&[]);
+    for line in [
+        "  activity  not /forum/poll; only GET, POST; only pages that a person opens; of WebSockets any\n",
+        "  rotate_on POST /forum/password\n",
+        "  logout    /forum/logout\n",
+        "  obeys     Doorward-Session: end, rotate\n",
+        "  request   is activity where a person opens a page by it, and not where a page fetches\n",
+        "  request   is the app's logout: the session ends with the answer\n",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let told: serde_json::Value = serde_json::from_str(&run(&["--json"])).expect("JSON");
+    let rules = &told["route"]["session"];
+    assert_eq!(rules["activity"]["except"], serde_json::json!(["/forum/poll"]));
+    assert_eq!(rules["obey_upstream"], serde_json::json!(["end", "rotate"]));
+    assert_eq!(told["effects"]["logs_out"], true);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `doorward explain`: what the gateway would do with a request, before anybody makes it.
 
+mod rules;
+
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
@@ -213,11 +215,17 @@ fn drawn(told: &Explanation) -> String {
         if !limits.is_empty() {
             say("limits", &limits.join(", "));
         }
+        if let Some(session) = &route.session {
+            rules::of_route(session, &mut say);
+        }
     }
     say("verdict", told.verdict);
     say("why", &told.why);
     if told.renews {
         say("token", "a new one goes with the answer");
+    }
+    if let Some(effects) = told.effects {
+        rules::of_request(effects, &mut say);
     }
     if let Some(signals) = &told.signals {
         moved(signals, &mut say);

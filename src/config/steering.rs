@@ -61,16 +61,13 @@ pub(super) fn methods(section: &mut Reader<'_>, key: &'static str) -> Option<Set
 }
 
 fn frames(text: &str) -> Result<Frames, String> {
-    match text {
-        "none" => Ok(Frames::None),
-        "client-frames" => Ok(Frames::Client),
-        "any" => Ok(Frames::Any),
-        other => Err(super::not_one_of(other, &["none", "client-frames", "any"])),
-    }
+    let all = [Frames::None, Frames::Client, Frames::Any];
+    let known = all.into_iter().find(|frames| frames.word() == text);
+    known.ok_or_else(|| super::not_one_of(text, &all.map(Frames::word)))
 }
 
 fn command(text: &str) -> Result<Command, String> {
-    Command::of(text).ok_or_else(|| super::not_one_of(text, &Command::ALL.map(|(_, word)| word)))
+    Command::of(text).ok_or_else(|| super::not_one_of(text, &Command::ALL.map(Command::word)))
 }
 
 fn values<T>(list: Setting<Vec<Setting<T>>>) -> Vec<T> {

@@ -4,10 +4,12 @@
 //! guard and the same cleaning as a real one, with a session planted in a store of its own and a
 //! clock that stands still. No upstream is asked, no store of the installation is opened.
 
+mod rules;
 mod signals;
 mod told;
 mod words;
 
+pub use rules::{ActivityRules, Effects, SessionRules};
 pub use signals::SignalsExplained;
 pub use told::{AnswerExplained, Explanation, RouteExplained};
 
@@ -179,6 +181,7 @@ impl<'a> Play<'a> {
             return self.without_route(out, head);
         };
         out.route = Some(self.explain_route(route));
+        out.effects = Effects::of(&head, route);
         out.signals = planted
             .filter(|_| route.access != Access::Public)
             .map(|Planted { record, .. }| self.signals(record, &head, route));
@@ -251,6 +254,7 @@ impl<'a> Play<'a> {
             verdict: "",
             why: String::new(),
             renews: false,
+            effects: None,
             signals: None,
             answers: Vec::new(),
             upstream_headers: Vec::new(),
@@ -267,6 +271,7 @@ impl<'a> Play<'a> {
             verdict: "malformed",
             why: format!("{bad}; two programs could read it in two ways"),
             renews: false,
+            effects: None,
             signals: None,
             answers: vec![answer("anybody", bad.status(), None)],
             upstream_headers: Vec::new(),
@@ -303,6 +308,7 @@ impl<'a> Play<'a> {
             upstreams: route.upstreams.iter().map(ToString::to_string).collect(),
             access: access(&route.access),
             limits: self.limits(route),
+            session: SessionRules::of(route),
         }
     }
 

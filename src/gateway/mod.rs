@@ -27,8 +27,8 @@ mod websocket;
 pub use body::{RequestBody, RequestBodyError, ResponseBody, ResponseBodyError, WasCut};
 pub use caller::Caller;
 pub use explain::{
-    AnswerExplained, Explanation, Hypothesis, HypotheticalSession, RouteExplained,
-    SignalsExplained, explain,
+    ActivityRules, AnswerExplained, Effects, Explanation, Hypothesis, HypotheticalSession,
+    RouteExplained, SessionRules, SignalsExplained, explain,
 };
 pub use origin::TrustedProxies;
 pub use pace::Pace;

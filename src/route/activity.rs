@@ -29,6 +29,17 @@ pub enum Frames {
     Any,
 }
 
+impl Frames {
+    /// The word for configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Frames::None => "none",
+            Frames::Client => "client-frames",
+            Frames::Any => "any",
+        }
+    }
+}
+
 impl Activity {
     /// Whether a request counts.
     pub fn counts(&self, method: &Method, path: &str, intent: Intent) -> bool {

@@ -53,17 +53,22 @@ impl Steering {
 }
 
 impl Command {
-    /// All, with their words.
-    pub const ALL: [(Command, &'static str); 4] = [
-        (Command::Rotate, "rotate"),
-        (Command::End, "end"),
-        (Command::EndAll, "end-all"),
-        (Command::Reauthenticate, "reauthenticate"),
-    ];
+    pub const ALL: [Command; 4] =
+        [Command::Rotate, Command::End, Command::EndAll, Command::Reauthenticate];
+
+    /// The word for configuration, and of the app.
+    pub fn word(self) -> &'static str {
+        match self {
+            Command::Rotate => "rotate",
+            Command::End => "end",
+            Command::EndAll => "end-all",
+            Command::Reauthenticate => "reauthenticate",
+        }
+    }
 
     /// The command behind a word.
     pub fn of(word: &str) -> Option<Command> {
-        Command::ALL.iter().find(|(_, known)| *known == word).map(|(command, _)| *command)
+        Command::ALL.into_iter().find(|command| command.word() == word)
     }
 }
 

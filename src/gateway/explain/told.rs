@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::SignalsExplained;
+use super::{Effects, SessionRules, SignalsExplained};
 
 /// What would happen.
 #[derive(Clone, Debug, Serialize)]
@@ -17,6 +17,8 @@ pub struct Explanation {
     pub why: String,
     /// Whether the answer would carry a new token.
     pub renews: bool,
+    /// What it does to the session once it is let through; absent where everybody may come.
+    pub effects: Option<Effects>,
     /// What speaks against its place; absent without a session, and where everybody may come.
     pub signals: Option<SignalsExplained>,
     /// Empty when the request goes upstream.
@@ -32,6 +34,8 @@ pub struct RouteExplained {
     pub upstreams: Vec<String>,
     pub access: String,
     pub limits: Vec<(&'static str, String)>,
+    /// Absent where everybody may come.
+    pub session: Option<SessionRules>,
 }
 
 /// How a refusal would look.
