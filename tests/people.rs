@@ -31,6 +31,8 @@ mod rates;
 mod robbery;
 #[path = "people/software.rs"]
 mod software;
+#[path = "people/table.rs"]
+mod table;
 #[path = "people/tally.rs"]
 mod tally;
 #[path = "people/thief.rs"]
@@ -95,6 +97,28 @@ fn a_thief_who_ignores_renewals_is_refused_within_rotate_after_and_three_graces(
     }
 }
 
+#[test]
+fn the_table_says_where_a_thief_is_stopped_and_how_long_those_lasted_who_were_found() {
+    let outcome = |rules, place, tool| {
+        let scheme = Scheme { place, tool, manner: Manner::Follows, moment: Moment::AtOnce };
+        robbery::play(&rules, 0..12, scheme)
+    };
+    let abroad = outcome(ENFORCED, Place::Abroad, Tool::OtherBrowser);
+    assert_eq!(table::cell(&abroad), "at the door");
+    let inside = outcome(OFF, Place::Inside, Tool::Same);
+    let found = inside.fates[Fate::Found.word()];
+    assert_eq!(inside.found_after.len(), found, "those who were found, and no other");
+    let cell = table::cell(&inside);
+    let rest = cell.strip_prefix(&format!("found {found} (")).expect("found first");
+    let (times, rest) = rest.split_once(')').expect("closed");
+    assert_eq!(times.split(", ").count(), 2, "{cell}");
+    assert_eq!(rest, format!(", over {}", inside.fates[Fate::Over.word()]));
+    let mut table = table::Table::of(&["off", "enforce"]);
+    table.row(Place::Inside, Tool::Same, vec![cell.clone(), "at the door".to_owned()]);
+    let row = format!("| victim's address | the same | {cell} | at the door |");
+    assert_eq!(table.to_string().lines().nth(2), Some(row.as_str()));
+}
+
 /// Thieves who are in no network of the victim's, with software that is not theirs.
 const OUTSIDE: [(Place, Tool); 4] = [
     (Place::Abroad, Tool::Program),
@@ -133,4 +157,11 @@ fn starves(outcome: &Outcome, scheme: &Scheme) {
 #[ignore = "minutes; tests/people/run plays it"]
 fn many_people() {
     figures::Figures::open().all(figures::number("PEOPLE", 680));
+}
+
+/// One table of it.
+#[test]
+#[ignore = "minutes; tests/people/run --thieves plays it"]
+fn thieves_by_place() {
+    figures::Figures::open().thieves_by_place(figures::number("PEOPLE", 680));
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::door::{Lasting, Rules};
 use super::rates;
 use super::robbery::{self, Moment, Outcome, Scheme};
+use super::table::{self, Table};
 use super::tally::Tally;
 use super::thief::{Fate, Manner, Place, Tool};
 use super::{ENFORCED, OFF, OUTSIDE, crowd, rules};
@@ -24,6 +25,9 @@ const TOOLS: [Tool; 5] =
 const MANNERS: [Manner; 3] = [Manner::Follows, Manner::Ignores, Manner::InStep];
 const MOMENTS: [Moment; 4] =
     [Moment::AtOnce, Moment::HoursLater, Moment::DaysLater, Moment::Asleep];
+
+/// The policies of the table of thieves by place.
+const BY_PLACE: [&str; 3] = ["off", "enforce", "login_at = 40"];
 
 /// Every score that some set of signals adds up to where it matters.
 const LOGIN_AT: [u32; 14] = [10, 15, 20, 25, 35, 40, 45, 50, 55, 60, 65, 75, 85, 100];
@@ -58,12 +62,17 @@ impl Figures {
             let (value, what, why) = (rate.value, rate.what, rate.why);
             self.line(&json!({"figure": "rate", "value": value, "what": what, "why": why}));
         }
-        let victims = 0..(people / 4).max(12);
+        let victims = victims(people);
         self.where_and_with_what(&victims);
         self.how_and_when(&victims);
         self.outside(&victims);
         self.honest(people);
         self.curve(people);
+    }
+
+    /// The table of thieves by place alone.
+    pub fn thieves_by_place(&mut self, people: u64) {
+        self.where_and_with_what(&victims(people));
     }
 
     fn honest(&mut self, people: u64) {
@@ -81,17 +90,20 @@ impl Figures {
 
     fn where_and_with_what(&mut self, victims: &Range<u64>) {
         let (manner, moment) = (Manner::Follows, Moment::AtOnce);
-        for place in PLACES {
-            for tool in TOOLS {
-                let scheme = Scheme { place, tool, manner, moment };
-                for (name, rules) in policies(Lasting::AWorkday) {
-                    if ["off", "enforce", "login_at = 40"].contains(&name) {
-                        let outcome = robbery::play(&rules, victims.clone(), scheme);
-                        self.line(&thief("place", name, rules.lasting, scheme, &outcome));
-                    }
+        let mut table = Table::of(&BY_PLACE);
+        for (place, tool) in PLACES.into_iter().flat_map(|place| TOOLS.map(|tool| (place, tool))) {
+            let scheme = Scheme { place, tool, manner, moment };
+            let mut cells = Vec::new();
+            for (name, rules) in policies(Lasting::AWorkday) {
+                if BY_PLACE.contains(&name) {
+                    let outcome = robbery::play(&rules, victims.clone(), scheme);
+                    self.line(&thief("place", name, rules.lasting, scheme, &outcome));
+                    cells.push(table::cell(&outcome));
                 }
             }
+            table.row(place, tool, cells);
         }
+        println!("\n{} tries a cell\n\n{table}", victims.end);
     }
 
     fn how_and_when(&mut self, victims: &Range<u64>) {
@@ -155,6 +167,10 @@ impl Figures {
     }
 }
 
+fn victims(people: u64) -> Range<u64> {
+    0..(people / 4).max(12)
+}
+
 fn pairs() -> impl Iterator<Item = (Manner, Moment)> {
     MANNERS.into_iter().flat_map(|manner| MOMENTS.map(|moment| (manner, moment)))
 }
@@ -214,6 +230,7 @@ fn thief(table: &str, policy: &str, lasting: Lasting, scheme: Scheme, outcome: &
         "refused": outcome.refused,
         "requests": [outcome.requests.get(middle), outcome.requests.last()],
         "seconds": [outcome.used.get(middle).map(|ms| ms / 1000), outcome.used.last().map(|ms| ms / 1000)],
+        "found_after_seconds": [outcome.found_after.get(outcome.found_after.len() / 2).map(|ms| ms / 1000), outcome.found_after.last().map(|ms| ms / 1000)],
         "missed": outcome.missed,
         "caught": outcome.caught,
     })

@@ -40,6 +40,8 @@ pub struct Outcome {
     /// Answered requests of each thief, the fewest first; and for how long, in ms.
     pub requests: Vec<u32>,
     pub used: Vec<u64>,
+    /// For how long those who were found later had used it, in ms, the shortest first.
+    pub found_after: Vec<u64>,
     /// Requests of owners that should have ended it and did not.
     pub missed: u32,
     /// Requests of owners that ended it.
@@ -127,11 +129,13 @@ impl Outcome {
             *outcome.refused.entry(refused).or_default() += 1;
             outcome.requests.push(robbery.requests);
             outcome.used.push(robbery.used);
+            outcome.found_after.extend((robbery.fate == Fate::Found).then_some(robbery.used));
             outcome.missed += robbery.missed;
             outcome.caught += robbery.caught;
         }
         outcome.requests.sort_unstable();
         outcome.used.sort_unstable();
+        outcome.found_after.sort_unstable();
         outcome
     }
 
