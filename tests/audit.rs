@@ -2,14 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 use aws_lc_rs::hmac;
 use doorward::clock::{Clock, UnixMillis};
 use doorward::secret::KeyRing;
 use doorward::session::{EndReason, SessionId};
-use doorward::telemetry::audit::{AuditFileError, Finding, Report, verify};
+use doorward::telemetry::audit::{AuditFileError, Finding, Head, Known, Report, Verifier, verify};
 use doorward::telemetry::events::About;
 use doorward::telemetry::{Audit, SessionEvent};
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 /// An installation's keys file and the place of its log.
@@ -355,6 +357,49 @@ fn a_log_that_was_moved_away_while_nobody_ran_begins_another_and_its_end_is_foun
     std::fs::write(place.path("audit.1"), kept.join("\n") + "\n").expect("written");
     let (code, text) = verify_files(&place, &["audit.jsonl", "audit.1"], &["--heads", "heads"]);
     assert!(code == Some(1) && text.contains("the end is cut off: line number 3"), "{text}");
+}
+
+/// A log of seven lines, its key, and its last head.
+fn seven() -> &'static (String, hmac::Key, Head) {
+    static LOG: OnceLock<(String, hmac::Key, Head)> = OnceLock::new();
+    LOG.get_or_init(|| {
+        let place = Place::new();
+        place.run(6);
+        let report = place.report();
+        assert_eq!((report.lines, &report.findings), (7, &vec![]));
+        (place.text(), place.key(), report.last.expect("seven lines"))
+    })
+}
+
+/// What is found in the lines of a log that begins at `from` on purpose.
+fn found(from: u64, text: &[u8]) -> Vec<Finding> {
+    let (_, key, head) = seven();
+    let known = Known { heads: vec![head.clone()], from, ..Known::default() };
+    let mut verifier = Verifier::new(key, &known);
+    let mut findings = verifier.file(text).expect("memory").findings;
+    findings.extend(verifier.conclude());
+    findings
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_changed_in_a_log_is_found_wherever_it_begins(
+        from in 1_u64..=7,
+        at in any::<prop::sample::Index>(),
+        length in 0_usize..900,
+        put in prop_oneof![Just(Vec::new()), prop::collection::vec(any::<u8>(), 0..90)],
+    ) {
+        let older = usize::try_from(from).expect("few") - 1;
+        let whole: String = seven().0.split_inclusive('\n').skip(older).collect();
+        let whole = whole.into_bytes();
+        prop_assert_eq!(found(from, &whole), []);
+        let at = at.index(whole.len() + 1);
+        let rest = (at + length).min(whole.len());
+        let changed = [&whole[..at], &put, &whole[rest..]].concat();
+        // The end of the last line alone is nobody's word.
+        let told = |text: &[u8]| text.strip_suffix(b"\n").unwrap_or(text).to_vec();
+        prop_assert_eq!(found(from, &changed).is_empty(), told(&changed) == told(&whole));
+    }
 }
 
 #[test]

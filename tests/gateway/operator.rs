@@ -234,6 +234,47 @@ async fn a_theft_stands_in_the_audit_log_with_both_parties_and_without_a_secret(
     assert!(!text.contains("dw1_"), "{text}");
 }
 
+#[tokio::test]
+async fn a_token_that_is_replayed_for_ever_makes_a_few_lines_and_a_number() {
+    let upstream = Upstream::start().await;
+    let directory = crate::gateway::prepare();
+    let file = directory.path().join("audit.jsonl");
+    let gateway = Gateway::start(Setup {
+        routes: route(upstream.address),
+        session: "rotate_after = \"10m\"\non_reuse = \"log\"".to_owned(),
+        more: format!("[audit]\nfile = \"{}\"\n", file.display()),
+        clock: crate::gateway::manual_clock(),
+        shared_with: Some(std::sync::Arc::clone(&directory)),
+        ..Setup::default()
+    });
+    let mut owner = Browser::new(&gateway);
+    owner.log_in("alice").await;
+    let stolen = owner.token();
+    for _ in 0..2 {
+        gateway.advance(std::time::Duration::from_secs(601));
+        owner.fetch("/").await;
+        owner.fetch("/").await;
+    }
+    for number in 0..30 {
+        let mut thief = Browser::new(&gateway).with_token(&stolen);
+        thief.fields.push(("user-agent", format!("Thief/{number}")));
+        assert_eq!(thief.fetch("/").await.json()["reason"], "theft");
+    }
+    gateway.stop();
+    let text = std::fs::read_to_string(&file).expect("the audit log");
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let of = |action: &'static str| {
+        lines.iter().filter(move |line| line["event.action"] == action).collect::<Vec<_>>()
+    };
+    let thefts = of("session.theft").len() as u64;
+    // A minute may have turned meanwhile.
+    assert!((5..=10).contains(&thefts), "{text}");
+    let counted = of("audit.suppressed");
+    let counted: u64 = counted.iter().filter_map(|line| line["doorward.count"].as_u64()).sum();
+    assert_eq!(thefts + counted, 30, "{text}");
+}
+
 /// A named pipe that nobody writes to stands for a file on a disk that does not answer.
 #[tokio::test]
 async fn a_database_that_takes_long_to_read_keeps_nobody_logged_in_whose_account_is_gone() {
