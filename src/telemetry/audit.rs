@@ -9,8 +9,8 @@
 //! What this does and does not prove: who can write the file but has not the keys cannot change it
 //! unseen, nor take lines from its beginning or its middle. He can cut off its end, or delete it as a
 //! whole while nobody writes; and who has the keys too can write the chain anew. Those are found with a
-//! *head* (number and MAC of a line) that was kept elsewhere. Heads go to the ordinary log each hour and at the end, and
-//! `doorward audit head` prints one.
+//! *head* (number and MAC of a line) that was kept elsewhere. Heads go to the ordinary log at the start,
+//! each hour and at the end, and `doorward audit head` prints one.
 //!
 //! Invariants:
 //! - no request waits for the disk: lines go through a bounded queue; what does not fit is counted,

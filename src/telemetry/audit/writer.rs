@@ -182,6 +182,8 @@ impl Writer {
     }
 
     pub(super) fn run(mut self, queue: &Receiver<Message>) {
+        // At once: a log that is killed and deleted within its first hour has to have a head too.
+        self.file.tell_head();
         loop {
             let left = self.next_tick.saturating_duration_since(Instant::now());
             match queue.recv_timeout(left) {
@@ -287,7 +289,27 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::events::SessionEvent;
+    use crate::telemetry::events::{About, SessionEvent};
+
+    #[test]
+    fn heads_go_to_the_ordinary_log_at_the_beginning_and_at_the_end() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &[7; 32]);
+        let file = File::open(directory.path().join("log"), key, Clock::System).expect("a log");
+        let (queue, waiting) = std::sync::mpsc::sync_channel(1);
+        let entry = Entry::new(SessionEvent::Login, &About::default(), UnixMillis(0));
+        queue.send(Message::Entry(Box::new(entry))).expect("room");
+        drop(queue);
+        let told = directory.path().join("ordinary");
+        let log = tracing_subscriber::fmt().json().flatten_event(true);
+        let log = log.with_writer(Arc::new(fs::File::create(&told).expect("a file"))).finish();
+        tracing::subscriber::with_default(log, || {
+            Writer::new(file, Arc::default(), Arc::default()).run(&waiting);
+        });
+        let heads = reading::read_heads(fs::File::open(&told).expect("the file")).expect("read");
+        let places: Vec<u64> = heads.iter().map(|head| head.seq).collect();
+        assert_eq!(places, [1, 2]);
+    }
 
     #[test]
     fn how_many_made_no_line_is_said_at_once_and_then_once_a_minute() {
