@@ -74,7 +74,7 @@ pub fn head(bytes: &[u8]) {
     let Ok(head) = InboundHead::read(parts, arrival) else { return };
     unambiguous(&head);
     let clean = SanitizedHead::new(head, &OWNED, &CookieNames::new(None));
-    nothing_of_ours(&clean.headers);
+    nothing_of_ours(clean.headers());
     let request = upstream_head(clean).into_request(());
     let path = |uri: &Uri| uri.path_and_query().map(|path| path.as_str().to_owned());
     assert_eq!(path(request.uri()), path(&asked), "forwarded as it came");

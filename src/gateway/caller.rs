@@ -42,10 +42,10 @@ impl Caller {
     /// The way of a request: as last time, where it is the same.
     pub(super) fn way(&self, head: &SanitizedHead) -> Arc<Way> {
         let mut last = self.way.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(same) = last.as_ref().filter(|way| way.is(head.client, &head.host)) {
+        if let Some(same) = last.as_ref().filter(|way| way.is(head.client(), head.host())) {
             return Arc::clone(same);
         }
-        Arc::clone(last.insert(Arc::new(Way::new(head.client, head.host.clone()))))
+        Arc::clone(last.insert(Arc::new(Way::new(head.client(), head.host().clone()))))
     }
 
     /// Notes the host that the handshake was for.

@@ -66,7 +66,7 @@ impl Gateway {
         let asker = head.asker.clone();
         let claim = self.claim(&head, permit);
         let head = SanitizedHead::new(head, &self.owned, cookies);
-        let websocket = head.websocket;
+        let websocket = head.is_websocket();
         let way = inbound.caller.way(&head);
         let asked = Asked { head: UpstreamHead::by(&way, head, permit, route), claim };
         let sent = match inbound.upgrade {

@@ -4,6 +4,24 @@
 //! ```compile_fail,E0451
 //! let head = doorward::gateway::UpstreamHead { parts: http::Request::new(()).into_parts().0 };
 //! ```
+//!
+//! ```
+//! # fn f(head: doorward::http::SanitizedHead, permit: &doorward::guard::Permit, route: &doorward::route::Route) {
+//! let head = doorward::gateway::UpstreamHead::new(head, permit, route);
+//! # }
+//! ```
+//!
+//! ```compile_fail,E0451
+//! # fn f(who: doorward::guard::Permit) {
+//! let permit = doorward::guard::Permit { who };
+//! # }
+//! ```
+//!
+//! ```compile_fail,E0624
+//! # fn f(user: std::sync::Arc<doorward::session::Identity>, sight: doorward::guard::Sight) {
+//! let permit = doorward::guard::Permit::user(user, sight);
+//! # }
+//! ```
 
 use http::header::{self, HeaderValue};
 use http::{Request, Uri, Version, request};
@@ -11,6 +29,7 @@ use http::{Request, Uri, Version, request};
 use crate::guard::Permit;
 use crate::http::SanitizedHead;
 use crate::http::request_id::X_REQUEST_ID;
+use crate::http::sanitize::Cleaned;
 use crate::route::Route;
 
 use super::way::Way;
@@ -27,7 +46,7 @@ pub struct UpstreamHead {
 impl UpstreamHead {
     /// Adds who the user is and where the request came from.
     pub fn new(head: SanitizedHead, permit: &Permit, route: &Route) -> UpstreamHead {
-        let way = Way::new(head.client, head.host.clone());
+        let way = Way::new(head.client(), head.host().clone());
         UpstreamHead::by(&way, head, permit, route)
     }
 
@@ -38,7 +57,8 @@ impl UpstreamHead {
         permit: &Permit,
         route: &Route,
     ) -> UpstreamHead {
-        let SanitizedHead { method, version, target, headers, request, websocket, .. } = head;
+        let Cleaned { method, version, target, headers, request, websocket, .. } =
+            head.into_cleaned();
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.method = method;
         // Byte for byte what the client sent (RFC 9110 7.7).

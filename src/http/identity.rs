@@ -3,6 +3,7 @@
 use http::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
+use super::sanitize;
 use crate::session::Identity;
 
 /// The fields of one route, in order.
@@ -49,7 +50,7 @@ pub enum TemplateError {
     Unclosed,
     #[error("only printable ASCII may stand beside placeholders")]
     Character,
-    #[error("`{0}` is not a field name")]
+    #[error("`{0}` is not a name for it; write letters, digits and - alone, as in X-Remote-User")]
     FieldName(String),
     #[error("`{0}` belongs to the connection or the message, not to the user; choose another name")]
     Reserved(String),
@@ -104,12 +105,13 @@ impl IdentityFields {
 }
 
 impl IdentityField {
-    /// Reads a field's name and template, as in `"X-Remote-User" = "{user}"`.
+    /// Reads a field's name and template, as in `"X-Remote-User" = "{user}"`. A name with other marks
+    /// is one that upstreams fold together with its neighbours: a client's could not be told from it.
     pub fn parse(name: &str, template: &str) -> Result<IdentityField, TemplateError> {
-        let parsed: HeaderName =
-            name.parse().map_err(|_| TemplateError::FieldName(name.to_owned()))?;
-        if name.contains(['_', '.']) {
-            return Err(TemplateError::FieldName(name.to_owned()));
+        let unfit = || TemplateError::FieldName(name.to_owned());
+        let parsed: HeaderName = name.parse().map_err(|_| unfit())?;
+        if !name.bytes().all(sanitize::is_plain) {
+            return Err(unfit());
         }
         if RESERVED.contains(&parsed.as_str()) {
             return Err(TemplateError::Reserved(name.to_owned()));
@@ -231,7 +233,9 @@ mod tests {
         assert_eq!(error("X-A", "{user"), TemplateError::Unclosed);
         assert_eq!(error("X-A", "a\n"), TemplateError::Character);
         assert_eq!(error("X A", "x"), TemplateError::FieldName("X A".to_owned()));
-        assert_eq!(error("X_A", "x"), TemplateError::FieldName("X_A".to_owned()));
+        for name in ["X_A", "X.A", "X~A", "X!A", "X'A", "X|A", "X^A`"] {
+            assert_eq!(error(name, "x"), TemplateError::FieldName(name.to_owned()));
+        }
         assert_eq!(error("Host", "x"), TemplateError::Reserved("Host".to_owned()));
     }
 }

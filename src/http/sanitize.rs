@@ -19,7 +19,7 @@ use super::target::Target;
 /// Fields that only the gateway sets, on any route.
 #[derive(Clone, Debug)]
 pub struct OwnedFields {
-    /// In alphabetical order.
+    /// Folded, in alphabetical order.
     names: Vec<HeaderName>,
 }
 
@@ -71,7 +71,7 @@ impl OwnedFields {
     /// The identity fields of all routes, the standard ones, and what upstreams commonly believe.
     pub fn new<'a>(routes: impl Iterator<Item = &'a IdentityFields>) -> OwnedFields {
         let names_of = |fields: &IdentityFields| -> Vec<String> {
-            fields.fields.iter().map(|field| field.name.as_str().to_owned()).collect()
+            fields.fields.iter().map(|field| folded(field.name.as_str())).collect()
         };
         let mut names: BTreeSet<String> = routes.flat_map(names_of).collect();
         names.extend(names_of(&IdentityFields::standard()));
@@ -95,7 +95,8 @@ impl OwnedFields {
     }
 }
 
-fn is_plain(byte: u8) -> bool {
+/// Letters, digits and `-`: what no upstream folds to anything else but case.
+pub(super) fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'-'
 }
 
@@ -107,17 +108,48 @@ fn is_of_a_family(name: &str) -> bool {
     FAMILIES.iter().any(|family| name.starts_with(family))
 }
 
-/// A head without one byte of identity, origin, connection or session that the client chose.
+/// A head without one byte of identity, origin, connection or session that the client chose. Only the
+/// cleaning makes one, and nobody adds anything to it.
+///
+/// ```
+/// # fn f(head: doorward::http::SanitizedHead) {
+/// let fields: &http::HeaderMap = head.headers();
+/// # }
+/// ```
+///
+/// ```compile_fail,E0451
+/// # fn f(cleaned: doorward::http::SanitizedHead) {
+/// let head = doorward::http::SanitizedHead { cleaned };
+/// # }
+/// ```
+///
+/// ```compile_fail,E0308
+/// # fn f(mut head: doorward::http::SanitizedHead) {
+/// let fields: &mut http::HeaderMap = head.headers();
+/// # }
+/// ```
+///
+/// ```compile_fail,E0624
+/// # fn f(head: doorward::http::SanitizedHead) {
+/// let cleaned = head.into_cleaned();
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct SanitizedHead {
-    pub method: Method,
-    pub version: Version,
-    pub host: Host,
-    pub target: Target,
-    pub headers: HeaderMap,
-    pub client: IpAddr,
-    pub request: RequestId,
-    pub websocket: bool,
+    cleaned: Cleaned,
+}
+
+/// What a [`SanitizedHead`] holds.
+#[derive(Debug)]
+pub(crate) struct Cleaned {
+    pub(crate) method: Method,
+    pub(crate) version: Version,
+    pub(crate) host: Host,
+    pub(crate) target: Target,
+    pub(crate) headers: HeaderMap,
+    pub(crate) client: IpAddr,
+    pub(crate) request: RequestId,
+    pub(crate) websocket: bool,
 }
 
 impl SanitizedHead {
@@ -143,7 +175,34 @@ impl SanitizedHead {
             count_down(&mut headers);
         }
         let request = asker.request;
-        SanitizedHead { method, version, host, target, headers, client, request, websocket }
+        let cleaned =
+            Cleaned { method, version, host, target, headers, client, request, websocket };
+        SanitizedHead { cleaned }
+    }
+
+    /// What is left of what the client said.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.cleaned.headers
+    }
+
+    /// The host that was asked for.
+    pub fn host(&self) -> &Host {
+        &self.cleaned.host
+    }
+
+    /// Where the request comes from.
+    pub fn client(&self) -> IpAddr {
+        self.cleaned.client
+    }
+
+    /// A complete and correct WebSocket handshake.
+    pub fn is_websocket(&self) -> bool {
+        self.cleaned.websocket
+    }
+
+    /// For whoever makes of it the head that goes upstream.
+    pub(crate) fn into_cleaned(self) -> Cleaned {
+        self.cleaned
     }
 }
 
@@ -178,10 +237,16 @@ fn trim_values(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::identity::{IdentityField, ValueEncoding};
     use crate::http::inbound::Arrival;
     use http::Request;
+    use proptest::prelude::*;
 
     fn sanitized(fields: &[(&str, &str)]) -> SanitizedHead {
+        sanitized_for(&IdentityFields::standard(), fields)
+    }
+
+    fn sanitized_for(identity: &IdentityFields, fields: &[(&str, &str)]) -> SanitizedHead {
         let mut build = Request::get("/").header("host", "a.test");
         for (name, value) in fields {
             build = build.header(*name, *value);
@@ -190,7 +255,7 @@ mod tests {
         let client = IpAddr::from([127, 0, 0, 1]);
         let arrival = Arrival { client, fingerprint: None, request: RequestId::from(1) };
         let head = InboundHead::read(parts, arrival).expect("unambiguous");
-        let owned = OwnedFields::new([IdentityFields::standard()].iter());
+        let owned = OwnedFields::new([identity].into_iter());
         SanitizedHead::new(head, &owned, &CookieNames::new(None))
     }
 
@@ -209,34 +274,59 @@ mod tests {
             "REMOTE_USER",
             "Remote-User",
         ] {
-            assert!(sanitized(&[(name, "evil")]).headers.is_empty(), "{name}");
+            assert!(sanitized(&[(name, "evil")]).headers().is_empty(), "{name}");
         }
     }
 
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever name a configuration may give to an identity field, no client can say it.
+        #[test]
+        fn cve_2025_64484_no_name_that_loads_can_be_said_by_a_client(
+            name in "[A-Za-z0-9!#$%&'*+.^_`|~-]{1,12}",
+            marks in proptest::collection::vec(0..MARKS.len(), 12),
+        ) {
+            let Ok(field) = IdentityField::parse(&name, "{email}") else { return Ok(()) };
+            let identity = IdentityFields { fields: vec![field], encoding: ValueEncoding::Utf8 };
+            let spelt = |(c, mark): (char, &usize)| match c {
+                '-' => MARKS[*mark],
+                c => c.to_ascii_uppercase(),
+            };
+            let other: String = name.chars().zip(&marks).map(spelt).collect();
+            for said in [&name, &other] {
+                let head = sanitized_for(&identity, &[(said, "evil")]);
+                prop_assert!(head.headers().is_empty(), "{} of {}", said, name);
+            }
+        }
+    }
+
+    const MARKS: [char; 8] = ['-', '_', '.', '~', '+', '!', '\'', '`'];
+
     #[test]
     fn hyp_05_names_with_underscores_never_reach_an_upstream() {
-        assert!(sanitized(&[("Transfer_Encoding", "chunked"), ("a_b", "1")]).headers.is_empty());
-        assert_eq!(sanitized(&[("a.b", "1")]).headers.len(), 1);
+        assert!(sanitized(&[("Transfer_Encoding", "chunked"), ("a_b", "1")]).headers().is_empty());
+        assert_eq!(sanitized(&[("a.b", "1")]).headers().len(), 1);
     }
 
     #[test]
     fn a_clients_word_about_its_origin_is_not_passed_on() {
         for name in FORWARDING {
-            assert!(sanitized(&[(name, "evil")]).headers.is_empty(), "{name}");
+            assert!(sanitized(&[(name, "evil")]).headers().is_empty(), "{name}");
         }
     }
 
     #[test]
     fn httpoxy_no_client_names_the_proxy_of_an_app() {
         for name in ["Proxy", "PROXY", "proxy"] {
-            assert!(sanitized(&[(name, "http://evil.test")]).headers.is_empty(), "{name}");
+            assert!(sanitized(&[(name, "http://evil.test")]).headers().is_empty(), "{name}");
         }
     }
 
     #[test]
     fn hyp_22_framing_is_not_passed_on_and_hyp_25_blanks_are_trimmed() {
         let head = sanitized(&[("content-length", "002"), ("x-a", " b ")]);
-        assert!(!head.headers.contains_key("content-length"));
-        assert_eq!(head.headers["x-a"], "b");
+        assert!(!head.headers().contains_key("content-length"));
+        assert_eq!(head.headers()["x-a"], "b");
     }
 }
