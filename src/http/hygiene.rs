@@ -13,7 +13,7 @@ pub fn clean(headers: &mut HeaderMap, cookies: &CookieNames) {
     hop::strip_with(headers, |name| {
         sets |= *name == header::SET_COOKIE;
         clears |= *name == CLEAR_SITE_DATA;
-        is_boast(name)
+        is_boast(name) || is_our_word(name)
     });
     if sets {
         drop_own_cookies(headers, cookies);
@@ -28,12 +28,20 @@ fn is_boast(name: &HeaderName) -> bool {
     matches!(name.as_str(), "server" | "x-powered-by" | "x-aspnet-version" | "x-aspnetmvc-version")
 }
 
+/// What apps and the gateway say to each other, or the gateway of itself: `Doorward-Session`, `-Store`.
+fn is_our_word(name: &HeaderName) -> bool {
+    name.as_str().starts_with("doorward-")
+}
+
 /// Takes out of trailers what only a head may say (RFC 9110 6.5.1): a client that merges them would
 /// let an upstream set our cookies after all.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
-    hop::strip(trailers);
-    trailers.remove(header::SET_COOKIE);
-    trailers.remove(CLEAR_SITE_DATA);
+    hop::strip_with(trailers, |name| {
+        *name == header::SET_COOKIE
+            || *name == CLEAR_SITE_DATA
+            || is_boast(name)
+            || is_our_word(name)
+    });
 }
 
 fn drop_own_cookies(headers: &mut HeaderMap, cookies: &CookieNames) {
@@ -88,6 +96,25 @@ mod tests {
         clean(&mut headers, &CookieNames::new(None));
         assert_eq!(headers.get_all(header::SET_COOKIE).iter().collect::<Vec<_>>(), ["a=1", "b=2"]);
         assert_eq!(headers[CLEAR_SITE_DATA], "\"cache\"");
+    }
+
+    #[test]
+    fn trailers_keep_neither_what_a_head_may_say_nor_words_that_are_ours() {
+        let mut trailers = HeaderMap::new();
+        for name in ["set-cookie", "clear-site-data", "doorward-session", "server", "te"] {
+            trailers.insert(name, HeaderValue::from_static("x"));
+        }
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        clean_trailers(&mut trailers);
+        assert_eq!(trailers.keys().collect::<Vec<_>>(), ["grpc-status"]);
+    }
+
+    #[test]
+    fn an_app_cannot_say_what_only_the_gateway_says() {
+        let mut headers = HeaderMap::new();
+        headers.insert("doorward-store", HeaderValue::from_static("away"));
+        clean(&mut headers, &CookieNames::new(None));
+        assert!(headers.is_empty());
     }
 
     #[test]

@@ -527,7 +527,7 @@ async fn hygiene_an_upstream_can_neither_set_nor_delete_our_cookies() {
 
 #[tokio::test]
 async fn hygiene_an_upstream_cannot_set_our_cookies_in_a_trailer_either() {
-    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Set-Cookie, Grpc-Status\r\n\r\n5\r\nhello\r\n0\r\nSet-Cookie: __Host-doorward=dw1_planted\r\nClear-Site-Data: \"cookies\"\r\nGrpc-Status: 0\r\n\r\n";
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Set-Cookie, Grpc-Status\r\n\r\n5\r\nhello\r\n0\r\nSet-Cookie: __Host-doorward=dw1_planted\r\nClear-Site-Data: \"cookies\"\r\nDoorward-Session: end\r\nGrpc-Status: 0\r\n\r\n";
     let upstream = Upstream::answering(answer).await;
     let gateway = Gateway::start(Setup { routes: routes(&upstream), ..Setup::default() });
     let tls = TokioIo::new(Browser::new(&gateway).over_h2().connect().await);
