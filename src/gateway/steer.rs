@@ -7,12 +7,12 @@
 //!   hears 503 and not "goodbye": who believes he is logged out walks away
 //! - a token that cannot be renewed stays good: an outage logs nobody out
 
-use http::header::{self, HeaderName};
+use http::header::HeaderName;
 use http::{HeaderMap, Response};
 use tracing::warn;
 
 use crate::guard::{Permit, Sight};
-use crate::http::{Asker, InboundHead, Presented, cookies};
+use crate::http::{Asker, InboundHead, Presented, cookies, hygiene};
 use crate::route::{Command, Route, Steering, says_done};
 use crate::session::ClientContext;
 use crate::store::Unavailable;
@@ -151,9 +151,7 @@ impl Gateway {
             // The app's own goodbye is let run to its end; nothing else of the session is.
             answer.response = answer.response.map(ResponseBody::unwatched);
             answer.token = None;
-            if let Some(gone) = self.guard.shared().cookies.clear_session() {
-                answer.response.headers_mut().append(header::SET_COOKIE, gone);
-            }
+            hygiene::say_goodbye(answer.response.headers_mut(), &self.guard.shared().cookies);
         }
         answer
     }

@@ -28,6 +28,28 @@ fn is_boast(name: &HeaderName) -> bool {
     matches!(name.as_str(), "server" | "x-powered-by" | "x-aspnet-version" | "x-aspnetmvc-version")
 }
 
+/// Makes an answer one that nobody keeps, whatever an app said of it: to caches in general, or to those
+/// of a network between (RFC 9213 and its forerunner).
+pub fn never_store(headers: &mut HeaderMap) {
+    let targeted = |name: &&HeaderName| name.as_str().ends_with("cdn-cache-control");
+    let targeted: Vec<HeaderName> = headers.keys().filter(targeted).cloned().collect();
+    for name in targeted {
+        headers.remove(name);
+    }
+    headers.remove("surrogate-control");
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+}
+
+/// What every answer to a logout says: the cookie goes, and what the browser kept of the site.
+pub fn say_goodbye(headers: &mut HeaderMap, cookies: &CookieNames) {
+    if let Some(gone) = cookies.clear_session() {
+        headers.append(header::SET_COOKIE, gone);
+    }
+    let kept = HeaderValue::from_static("\"cache\", \"storage\"");
+    headers.append(CLEAR_SITE_DATA, kept);
+    never_store(headers);
+}
+
 /// What apps and the gateway say to each other, or the gateway of itself: `Doorward-Session`, `-Store`.
 fn is_our_word(name: &HeaderName) -> bool {
     name.as_str().starts_with("doorward-")

@@ -8,7 +8,7 @@ use http::header::{self, HeaderValue};
 use serde_json::json;
 
 use crate::guard::{Admitted, Denial, LivesOn, Opened};
-use crate::http::{InboundHead, Intent, Presented, cookies, intent};
+use crate::http::{InboundHead, Intent, Presented, cookies, hygiene, intent};
 use crate::login::{Account, Attempt};
 use crate::secret::random_bytes;
 use crate::session::{EndReason, SessionKey};
@@ -211,11 +211,7 @@ impl Portal {
     /// The one answer that deletes the cookie: the user asked, and the server has forgotten it.
     pub(super) fn goodbye(&self) -> Page {
         let mut page = self.page(StatusCode::OK, pages::logged_out(&self.look.name));
-        if let Some(cookie) = self.guard.shared().cookies.clear_session() {
-            page.headers_mut().append(header::SET_COOKIE, cookie);
-        }
-        let clear = HeaderValue::from_static("\"cache\", \"storage\"");
-        page.headers_mut().insert("clear-site-data", clear);
+        hygiene::say_goodbye(page.headers_mut(), &self.guard.shared().cookies);
         page
     }
 }

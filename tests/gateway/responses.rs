@@ -174,6 +174,30 @@ async fn asvs_14_3_1_a_logout_clears_what_the_browser_kept_of_the_site() {
     assert!(alice.token().is_empty());
 }
 
+#[tokio::test]
+async fn asvs_14_3_1_an_apps_own_logout_is_answered_like_ours_and_kept_by_no_cache() {
+    let cached = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nCache-Control: public, max-age=600\r\nCDN-Cache-Control: max-age=600\r\nSurrogate-Control: max-age=600\r\nClear-Site-Data: \"cookies\", \"executionContexts\"\r\n\r\n";
+    let upstream = Upstream::answering(cached).await;
+    let rules = "[route.session]\nlogout_paths = [\"/logout\"]\n";
+    let routes = format!("{}{rules}", route(upstream.address));
+    let gateway = Gateway::start(Setup { routes, ..Setup::default() });
+    for h2 in [false, true] {
+        let mut alice = Browser::new(&gateway);
+        alice.h2 = h2;
+        alice.log_in("alice").await;
+        assert_eq!(alice.fetch("/").await.header("cache-control"), "public, max-age=600");
+        let out = alice.fetch("/logout").await;
+        assert!(alice.token().is_empty());
+        let all = |name| {
+            let lines = out.headers.get_all(name).iter();
+            lines.map(|line| line.to_str().expect("ASCII")).collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(all("cache-control"), "no-store");
+        assert_eq!(all("cdn-cache-control") + &all("surrogate-control"), "");
+        assert_eq!(all("clear-site-data"), "\"executionContexts\", \"cache\", \"storage\"");
+    }
+}
+
 /// The HTTP library cannot send them on HTTP/1.1, so they end here; the answer behind them does not.
 #[tokio::test]
 async fn rfc_9110_15_2_early_hints_of_an_app_end_here_and_its_answer_comes_through() {
