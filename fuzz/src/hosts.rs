@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use doorward::gateway::TrustedProxies;
+use doorward::http::forwarded::ChainError;
 use doorward::http::{Endpoint, Host, HostPattern};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// A host reads back as itself, in one spelling, and holds nothing that starts another part.
 pub fn authority(bytes: &[u8]) {
@@ -39,37 +40,110 @@ pub fn endpoint(bytes: &[u8]) {
     assert_ne!(endpoint.port(), 0);
 }
 
-/// The client is the peer, or an address that a trusted proxy named: never one made up of parts.
-/// The first line is the peer, the others are `X-Forwarded-For` fields.
+/// The client is the peer, or an address that a trusted proxy named: never one made up of parts, and never
+/// another than the one that the last proxy named. The first line is the peer; the others are
+/// `Forwarded` where they begin with an `F`, and `X-Forwarded-For`.
 pub fn origin(bytes: &[u8]) {
     let mut lines = bytes.split(|byte| *byte == b'\n');
     let peer = lines.next().and_then(|line| std::str::from_utf8(line).ok()?.parse().ok());
-    let peer: IpAddr = peer.unwrap_or(IpAddr::from([10, 0, 0, 1]));
+    let peer: IpAddr = peer.unwrap_or(IpAddr::from([10, 0, 0, 1])).to_canonical();
     let mut headers = HeaderMap::new();
-    for value in lines.filter_map(|line| HeaderValue::from_bytes(line).ok()) {
-        headers.append("x-forwarded-for", value);
-    }
-    let nobody = TrustedProxies::default();
-    assert_eq!(nobody.client(peer, &headers), peer.to_canonical(), "nobody is believed");
-    let networks = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().expect("a network"));
-    let client = TrustedProxies::new(networks.to_vec()).client(peer, &headers);
-    let trusted = networks.iter().any(|network| network.contains(&peer.to_canonical()));
-    let named = trusted && is_named(&headers, client);
-    assert!(client == peer.to_canonical() || named, "{client} of {headers:?}");
-    if !networks.iter().any(|network| network.contains(&client)) {
-        // Who is no proxy of ours wrote what stands to the left of him.
-        let mut longer = HeaderMap::new();
-        for value in ["198.51.100.66, 10.0.0.66", "nonsense", ",,"] {
-            longer.append("x-forwarded-for", HeaderValue::from_static(value));
+    for line in lines {
+        let (name, value) = match line.strip_prefix(b"F") {
+            Some(value) => (FORWARDED, value),
+            None => (X_FORWARDED_FOR, line),
+        };
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            headers.append(name, value);
         }
-        longer.extend(headers);
-        let believed = TrustedProxies::new(networks.to_vec()).client(peer, &longer);
-        assert_eq!(believed, client, "the left of {longer:?}");
+    }
+    assert_eq!(TrustedProxies::default().client(peer, &headers), Ok(peer), "nobody is believed");
+    let client = believed(peer, &headers);
+    if !proxies().trusts(peer) {
+        assert_eq!(client, Ok(peer), "who is no proxy is not asked");
+        return;
+    }
+    last_word_counts(peer, &headers);
+    let Ok(client) = client else { return };
+    assert!(client == peer || is_named(&headers, client), "{client} of {headers:?}");
+    if !proxies().trusts(client) {
+        left_of_the_client(peer, &headers, client);
     }
 }
 
+const FORWARDED: HeaderName = http::header::FORWARDED;
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+fn proxies() -> TrustedProxies {
+    let networks = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().expect("a network"));
+    TrustedProxies::new(networks.to_vec())
+}
+
+fn believed(peer: IpAddr, headers: &HeaderMap) -> Result<IpAddr, ChainError> {
+    proxies().client(peer, headers)
+}
+
+/// Whatever a client wrote, the proxy that adds its own word to it is believed, or nobody.
+fn last_word_counts(peer: IpAddr, headers: &HeaderMap) {
+    for (name, word, client) in [
+        (FORWARDED, "for=203.0.113.99", "203.0.113.99"),
+        (FORWARDED, "proto=https;for=\"[2001:db8::99]\"", "2001:db8::99"),
+        (X_FORWARDED_FOR, "203.0.113.99", "203.0.113.99"),
+    ] {
+        let client: IpAddr = client.parse().expect("an address");
+        for longer in [on_its_own_line(headers, &name, word), at_the_end(headers, &name, word)] {
+            let told = believed(peer, &longer);
+            assert!(told.is_err() || told == Ok(client), "{told:?} of {longer:?}");
+        }
+    }
+}
+
+fn on_its_own_line(headers: &HeaderMap, name: &HeaderName, word: &str) -> HeaderMap {
+    let mut longer = headers.clone();
+    longer.append(name, HeaderValue::from_str(word).expect("a value"));
+    longer
+}
+
+fn at_the_end(headers: &HeaderMap, name: &HeaderName, word: &str) -> HeaderMap {
+    let mut lines: Vec<_> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    let last = lines.pop().unwrap_or_default();
+    let last = [last, b", ", word.as_bytes()].concat();
+    let mut longer = headers.clone();
+    longer.remove(name);
+    for line in lines.into_iter().chain([&last[..]]) {
+        longer.append(name, HeaderValue::from_bytes(line).expect("it was one"));
+    }
+    longer
+}
+
+/// Who is no proxy of ours wrote what stands to the left of him.
+fn left_of_the_client(peer: IpAddr, headers: &HeaderMap, client: IpAddr) {
+    let mut longer = HeaderMap::new();
+    for (name, made_up) in [
+        (X_FORWARDED_FOR, ["198.51.100.66, 10.0.0.66", "nonsense", ",,"]),
+        (FORWARDED, ["for=198.51.100.66, for=10.0.0.66", "for=_x;by=\"a, b\"", ",;,"]),
+    ] {
+        for value in made_up.iter().filter(|_| headers.contains_key(&name)) {
+            longer.append(&name, HeaderValue::from_static(value));
+        }
+    }
+    longer.extend(headers.clone());
+    let told = believed(peer, &longer);
+    let is_too_long = told == Err(ChainError::TooLong);
+    assert!(is_too_long || told == Ok(client), "{told:?} by the left of {longer:?}");
+}
+
+/// Whether an address stands there, with or without a port behind it.
 fn is_named(headers: &HeaderMap, client: IpAddr) -> bool {
-    let hops = headers.values().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-    let mut addresses = hops.filter_map(|hop| std::str::from_utf8(hop).ok()?.trim().parse().ok());
-    addresses.any(|hop: IpAddr| hop.to_canonical() == client)
+    let is = |text: &str| text.parse().is_ok_and(|found: IpAddr| found.to_canonical() == client);
+    headers.values().any(|line| {
+        let line: String = line
+            .as_bytes()
+            .iter()
+            .filter(|byte| **byte != b'\\')
+            .map(|byte| char::from(*byte))
+            .collect();
+        let mut runs = line.split(|c: char| !c.is_ascii_hexdigit() && !matches!(c, '.' | ':'));
+        runs.any(|run| is(run) || run.split_once(':').is_some_and(|(address, _)| is(address)))
+    })
 }

@@ -474,6 +474,7 @@ impl Worker {
             owned: Arc::clone(&parts.owned),
             upstreams,
             trusted: Arc::clone(&parts.trusted),
+            most_fields: parts.limits.allowed.headers,
             pressure: Pressure::new(self.most_requests(), Arc::clone(&parts.memory)),
             tunnels,
             certificates: Some(Arc::clone(&parts.certificates)),

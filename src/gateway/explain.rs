@@ -130,6 +130,7 @@ impl<'a> Play<'a> {
             owned: Arc::new(OwnedFields::new(config.routes.iter().map(|route| &route.identity))),
             upstreams: UpstreamGroups::default(),
             trusted: Arc::new(TrustedProxies::default()),
+            most_fields: config.limits.headers,
             pressure: Pressure::new(usize::MAX, Arc::default()),
             tunnels: Tunnels { tracker: TaskTracker::new(), stop: CancellationToken::new() },
             certificates: None,

@@ -37,6 +37,7 @@ pub use upstream_head::UpstreamHead;
 pub use upstreams::UpstreamGroups;
 pub use websocket::Tunnels;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,9 +47,11 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use crate::guard::{Denial, Entry, Guard, NewToken, Permit, Visit};
+use crate::http::forwarded::ChainError;
 use crate::http::request_id::X_REQUEST_ID;
 use crate::http::{
-    Arrival, Host, InboundHead, OwnedFields, Presented, Readings, RequestId, RequestIds, cookies,
+    Arrival, BadRequest, Host, InboundHead, OwnedFields, Presented, Readings, RequestId,
+    RequestIds, cookies, hygiene,
 };
 use crate::portal::{self, Portal, Problem};
 use crate::route::{Access, Requirement, Route, RouteTable};
@@ -68,6 +71,8 @@ pub struct Gateway {
     pub owned: Arc<OwnedFields>,
     pub upstreams: UpstreamGroups,
     pub trusted: Arc<TrustedProxies>,
+    /// How many fields a request may have.
+    pub most_fields: usize,
     pub pressure: Pressure,
     pub tunnels: Tunnels,
     /// What connections were opened with; absent where there are none.
@@ -96,18 +101,35 @@ impl Gateway {
         request: Request<Incoming>,
         caller: &Arc<Caller>,
     ) -> Response<ResponseBody> {
-        let arrival = self.arrival(caller, request.headers());
+        let client = self.trusted.client(caller.peer, request.headers());
+        let arrival = self.arrival(caller, client.unwrap_or(caller.peer), request.headers());
         let mut line = Line::begin(&request, &arrival, self.log.is_some());
-        let answer = self.story(request, arrival, caller, &mut line).await;
+        let answer = match self.refused_unread(request.headers(), client) {
+            Some(bad) => self.without_token(answers::bad_request(&self.portal, bad, &mut line)),
+            None => self.story(request, arrival, caller, &mut line).await,
+        };
         self.leave(answer, line).await
     }
 
+    /// What is wrong with a request whatever it asks for.
+    fn refused_unread(
+        &self,
+        headers: &HeaderMap,
+        client: Result<IpAddr, ChainError>,
+    ) -> Option<BadRequest> {
+        match client {
+            // The HTTP/1.1 library stops at them by itself, and tells nobody.
+            _ if headers.len() > self.most_fields => Some(BadRequest::TooManyFields),
+            Ok(_) => None,
+            Err(why) => Some(BadRequest::Chain(why)),
+        }
+    }
+
     /// Who sent it, and what it is called: by the one before us, if that is a proxy of the operator's.
-    fn arrival(&self, caller: &Caller, headers: &HeaderMap) -> Arrival {
-        let peer = caller.peer;
-        let told = self.trusted.trusts(peer).then(|| RequestId::told(headers)).flatten();
+    fn arrival(&self, caller: &Caller, client: IpAddr, headers: &HeaderMap) -> Arrival {
+        let told = self.trusted.trusts(caller.peer).then(|| RequestId::told(headers)).flatten();
         Arrival {
-            client: self.trusted.client(peer, headers),
+            client,
             fingerprint: caller.fingerprint(),
             request: told.unwrap_or_else(|| self.ids.next()),
         }
@@ -279,7 +301,12 @@ impl Gateway {
             ResponseBody::Upstream(_) | ResponseBody::Watched(..) => false,
         };
         if own {
-            response.headers_mut().insert(X_REQUEST_ID, line.request().value().clone());
+            let headers = response.headers_mut();
+            headers.insert(X_REQUEST_ID, line.request().value().clone());
+            // What does not say how it may be kept is not kept.
+            headers
+                .entry(header::CACHE_CONTROL)
+                .or_insert(const { HeaderValue::from_static("no-store") });
         }
         // On the developer's own machine it would turn every other port's http into https.
         if let Some(hsts) = self.hsts.as_ref().filter(|_| !line.is_local()) {
@@ -304,7 +331,7 @@ impl Gateway {
         let Some(cookie) = self.guard.shared().cookies.set_session(&token.text) else { return };
         response.headers_mut().append(header::SET_COOKIE, cookie);
         // A cache that kept this answer would hand one user's token to another.
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        hygiene::never_store(response.headers_mut());
     }
 }
 

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Uri, Version, request};
 
+use super::forwarded::ChainError;
 use super::host::{Host, HostError};
 use super::intent::{Asker, Intent};
 use super::readings::{Doubt, Readings};
@@ -34,6 +35,10 @@ pub struct InboundHead {
 /// A request that two programs could read in two ways, or that no gateway serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequest {
+    #[error("the request has too many fields")]
+    TooManyFields,
+    #[error("{0}")]
+    Chain(#[from] ChainError),
     #[error("the request has no Host")]
     HostMissing,
     #[error("the request has several Host fields")]
@@ -81,7 +86,10 @@ impl BadRequest {
             BadRequest::Expect => StatusCode::EXPECTATION_FAILED,
             // RFC 9209 2.3.27.
             BadRequest::Loop => StatusCode::BAD_GATEWAY,
-            BadRequest::HostMissing
+            // RFC 6585 5.
+            BadRequest::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            BadRequest::Chain(_)
+            | BadRequest::HostMissing
             | BadRequest::HostTwice
             | BadRequest::Host(_)
             | BadRequest::HostMismatch
@@ -137,9 +145,16 @@ impl InboundHead {
 
     /// Whether no gateway may pass it on (RFC 9110 7.6.2).
     pub fn is_at_its_end(&self) -> bool {
-        self.method == Method::OPTIONS
-            && self.headers.get(header::MAX_FORWARDS).is_some_and(|left| left == "0")
+        self.method == Method::OPTIONS && forwards_left(&self.headers) == Some(0)
     }
+}
+
+/// How many gateways may still pass it on: digits, as many as there are (RFC 9110 7.6.2).
+pub(super) fn forwards_left(headers: &HeaderMap) -> Option<u64> {
+    let left = headers.get(header::MAX_FORWARDS)?.to_str().ok()?.trim();
+    let is_number = !left.is_empty() && left.bytes().all(|byte| byte.is_ascii_digit());
+    // More than can be counted is no less.
+    is_number.then(|| left.parse().unwrap_or(u64::MAX))
 }
 
 /// An absolute target must say the scheme of the transport (RFC 9113 8.3.1); an authority without a

@@ -6,6 +6,7 @@
 //! | [`target`] | the path in its one canonical form, and the bytes that are forwarded |
 //! | [`inbound`] | what a client sent, checked: `InboundHead` |
 //! | [`hop`] | fields that concern one connection only |
+//! | [`forwarded`] | what proxies say about the way that a request came |
 //! | [`cookies`] | our cookies found, and kept from upstreams |
 //! | [`identity`] | the fields that tell an upstream who the user is |
 //! | [`sanitize`] | `InboundHead` without anything a client may not say: `SanitizedHead` |
@@ -18,6 +19,7 @@
 
 pub mod cookies;
 pub mod endpoint;
+pub mod forwarded;
 pub mod hop;
 pub mod host;
 pub mod hygiene;

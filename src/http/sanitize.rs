@@ -12,7 +12,7 @@ use super::cookies::CookieNames;
 use super::hop;
 use super::host::Host;
 use super::identity::IdentityFields;
-use super::inbound::InboundHead;
+use super::inbound::{self, InboundHead};
 use super::request_id::RequestId;
 use super::target::Target;
 
@@ -217,8 +217,7 @@ fn is_made_anew(name: &HeaderName, websocket: bool) -> bool {
 
 /// RFC 9110 7.6.2: every gateway takes one off.
 fn count_down(headers: &mut HeaderMap) {
-    let left = headers.get(header::MAX_FORWARDS).and_then(|value| value.to_str().ok());
-    if let Some(left) = left.and_then(|left| left.parse::<u64>().ok()) {
+    if let Some(left) = inbound::forwards_left(headers) {
         headers.insert(header::MAX_FORWARDS, HeaderValue::from(left.saturating_sub(1)));
     }
 }

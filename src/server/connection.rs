@@ -6,8 +6,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -19,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::config;
-use crate::gateway::{Caller, Gateway, Pace, ResponseBody};
+use crate::gateway::{Caller, Gateway, Pace};
 use crate::telemetry::{Limit, Metrics};
 use crate::tls::Acceptor;
 
@@ -239,13 +238,8 @@ impl Connection {
         let turn = Turn::begin(&self.gateway, &self.pulse);
         let (gateway, caller) = (Arc::clone(&self.gateway), Arc::clone(&self.caller));
         let place = Arc::clone(&self.place);
-        let headers = self.limits.allowed.headers;
         async move {
-            let response = if request.headers().len() > headers {
-                too_many_fields()
-            } else {
-                gateway.handle(request, &caller).await
-            };
+            let response = gateway.handle(request, &caller).await;
             if caller.is_known() {
                 place.keep();
             }
@@ -269,11 +263,4 @@ impl Connection {
             debug!(peer = %self.caller.peer, %error, "connection ended");
         }
     }
-}
-
-/// As the HTTP/1.1 library says it by itself (RFC 6585 5).
-fn too_many_fields() -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::Own(Full::default()));
-    *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-    response
 }

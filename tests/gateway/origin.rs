@@ -49,7 +49,6 @@ async fn forwarding_the_word_of_a_trusted_proxy_counts_and_is_written_anew() {
             browser.h2 = h2;
             let claims = [
                 ("x-forwarded-for", told),
-                ("forwarded", "for=198.51.100.1;host=evil.test"),
                 ("x-forwarded-host", "evil.test"),
                 ("x-forwarded-proto", "http"),
             ];
@@ -59,6 +58,53 @@ async fn forwarding_the_word_of_a_trusted_proxy_counts_and_is_written_anew() {
             assert!(!upstream.last().contains("evil"), "{}", upstream.last());
         }
     }
+}
+
+#[tokio::test]
+async fn rfc_7239_a_trusted_proxy_may_say_forwarded_instead_and_what_is_in_doubt_is_refused() {
+    let (upstream, gateway) = behind(TRUSTED).await;
+    let mut browser = Browser::new(&gateway);
+    let long = ["203.0.113.9"; 33].join(",");
+    let cases: [(&[(&str, &str)], Result<&str, &str>); 8] = [
+        (&[("forwarded", "for=1.1.1.1, for=\"[2001:db8::9]:1\", for=10.9.9.9")], Ok("2001:db8::9")),
+        (&[("forwarded", "for=1.1.1.1"), ("forwarded", "for=203.0.113.9")], Ok("203.0.113.9")),
+        (&[("forwarded", "for=1.1.1.1, for=_hidden")], Ok("127.0.0.1")),
+        (
+            &[("forwarded", "for=203.0.113.9"), ("x-forwarded-for", "203.0.113.9")],
+            Ok("203.0.113.9"),
+        ),
+        // The proxy wrote one of the two, and passed on what its client said in the other.
+        (&[("forwarded", "for=203.0.113.9"), ("x-forwarded-for", "1.1.1.1")], Err("different")),
+        // The client opened a quote, in which the proxy's own word is lost.
+        (&[("forwarded", "for=1.1.1.1;by=\"x, for=203.0.113.9")], Err("cannot be read")),
+        (&[("forwarded", "for=1.1.1.1;for=203.0.113.9")], Err("cannot be read")),
+        (&[("x-forwarded-for", &long)], Err("32 hops")),
+    ];
+    for (fields, expected) in cases {
+        for h2 in [false, true] {
+            browser.h2 = h2;
+            let before = upstream.heads().len();
+            let answer = browser.send("GET", "/", fields, "").await;
+            match expected {
+                Ok(client) => {
+                    assert_eq!(answer.status, StatusCode::OK, "{fields:?}");
+                    assert_eq!(upstream.values("x-forwarded-for"), [client], "{fields:?}");
+                }
+                Err(why) => {
+                    assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{fields:?}");
+                    let reason = answer.json()["reason"].to_string();
+                    assert!(reason.contains(why), "{reason}");
+                    assert_eq!(upstream.heads().len(), before, "the app was asked");
+                }
+            }
+        }
+    }
+    // Nobody else is heard, so there is nothing to doubt.
+    let (upstream, gateway) = behind("").await;
+    let fields = [("forwarded", "for=\""), ("x-forwarded-for", &*long)];
+    let answer = Browser::new(&gateway).send("GET", "/", &fields, "").await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(upstream.values("x-forwarded-for"), ["127.0.0.1"]);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::browser::{Answer, Browser};
 use crate::framing::SMUGGLED;
-use crate::gateway::{Gateway, Setup, route};
+use crate::gateway::{Gateway, Setup, manual_clock, route};
 use crate::upstream::Upstream;
 
 /// `app.test` with a session, and the same app for everybody at `/public` and at `localhost`.
@@ -198,6 +198,42 @@ async fn asvs_14_3_1_an_apps_own_logout_is_answered_like_ours_and_kept_by_no_cac
     }
 }
 
+#[tokio::test]
+async fn asvs_14_3_2_an_answer_with_a_token_is_kept_by_no_cache_whatever_the_app_says() {
+    let cached = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nCache-Control: public, max-age=600\r\nX-CDN-Cache-Control: max-age=600\r\nSurrogate-Control: max-age=600\r\n\r\n";
+    let upstream = Upstream::answering(cached).await;
+    let routes = route(upstream.address);
+    let clock = manual_clock();
+    let gateway = Gateway::start(Setup { routes, clock, ..Setup::default() });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    gateway.advance(Duration::from_secs(11 * 60));
+    let renewed = alice.fetch("/").await;
+    assert_eq!(renewed.set_cookies().len(), 1, "{:?}", renewed.headers);
+    assert_eq!(renewed.header("cache-control"), "no-store");
+    for name in ["x-cdn-cache-control", "surrogate-control"] {
+        assert!(!renewed.headers.contains_key(name), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn rfc_6585_5_a_head_with_too_many_fields_leaves_by_the_one_exit() {
+    let upstream = Upstream::start().await;
+    let routes = route(upstream.address);
+    let limits = "headers = 16".to_owned();
+    let gateway = Gateway::start(Setup { routes, limits, ..Setup::default() });
+    let many: Vec<_> = (0..17).map(|number| format!("x-{number}")).collect();
+    let many: Vec<_> = many.iter().map(|name| (name.as_str(), "1")).collect();
+    let answer = Browser::new(&gateway).over_h2().send("GET", "/", &many, "").await;
+    assert_eq!(answer.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    assert_eq!(answer.header("cache-control"), "no-store");
+    assert_eq!(answer.header("strict-transport-security"), "max-age=31536000");
+    assert_eq!(answer.json()["request"], answer.header("x-request-id"));
+    let counted = "doorward_requests_total{verdict=\"malformed\",status=\"431\"} 1";
+    let metrics = gateway.metrics().await;
+    assert!(metrics.contains(counted), "{metrics}");
+}
+
 /// The HTTP library cannot send them on HTTP/1.1, so they end here; the answer behind them does not.
 #[tokio::test]
 async fn rfc_9110_15_2_early_hints_of_an_app_end_here_and_its_answer_comes_through() {
@@ -224,9 +260,13 @@ async fn rfc_9110_7_6_2_max_forwards_counts_down_and_ends_here_at_zero() {
         };
         assert_eq!(left("OPTIONS", "5").await, (200, vec!["4".to_owned()]));
         let before = upstream.heads().len();
-        assert_eq!(left("OPTIONS", "0").await.0, 204);
+        for zero in ["0", "00", " 000 "] {
+            assert_eq!(left("OPTIONS", zero).await.0, 204, "{zero}");
+        }
         assert_eq!(upstream.heads().len(), before, "the app was asked");
         assert_eq!(left("GET", "0").await, (200, vec!["0".to_owned()]), "of no meaning there");
+        let end = browser.send("OPTIONS", "/public", &[("max-forwards", "0")], "").await;
+        assert_eq!(end.header("cache-control"), "no-store");
     }
 }
 
