@@ -44,7 +44,7 @@ pub static OWNED: LazyLock<OwnedFields> =
 const CLIENT: &str = "192.0.2.7";
 
 /// What apps take for the word of a gateway. Kept apart from the lists in the source on purpose.
-pub const OURS: [&str; 18] = [
+pub const OURS: [&str; 24] = [
     "x-forwarded-user",
     "x-forwarded-email",
     "x-forwarded-groups",
@@ -60,6 +60,12 @@ pub const OURS: [&str; 18] = [
     "x-auth-request-user",
     "x-webauth-user",
     "x-ssl-client-verify",
+    "x-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "client-cert",
+    "oidc-claim-sub",
+    "x-authentik-username",
     "x-team",
     "proxy",
     "proxy-authorization",

@@ -15,7 +15,7 @@ use crate::gateway::{Gateway, Setup, route};
 use crate::upstream::{HELLO, Upstream, values};
 
 /// What nobody but the gateway may say. Kept apart from the lists in the source on purpose.
-const OURS: [&str; 24] = [
+const OURS: [&str; 42] = [
     "X-Forwarded-User",
     "X-Forwarded-Email",
     "X-Forwarded-Groups",
@@ -38,6 +38,24 @@ const OURS: [&str; 24] = [
     "X-Auth-Request-Groups",
     "X-WebAuth-User",
     "X-SSL-Client-Verify",
+    "X-Client-IP",
+    "True-Client-IP",
+    "CF-Connecting-IP",
+    "Fastly-Client-IP",
+    "X-Cluster-Client-IP",
+    "X-Original-Host",
+    "X-Original-URI",
+    "Client-Cert",
+    "OIDC-Claim-Sub",
+    "OIDC-Access-Token",
+    "X-Auth-Request-Email",
+    "X-Auth-User",
+    "X-Authentik-Username",
+    "X-Authenticated-User",
+    "X-MS-Client-Principal-Name",
+    "X-Goog-Authenticated-User-Email",
+    "X-Amzn-OIDC-Data",
+    "Remote-Anything",
     // Of one route only, and not on the others either.
     "X-Team",
     "X-Full-Name",
