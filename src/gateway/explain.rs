@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::guard::{Denial, Entry, Guard, Shared, SharedParts};
 use crate::http::{
     Arrival, BadRequest, CookieNames, InboundHead, Intent, OwnedFields, RequestIds, SanitizedHead,
+    TargetError,
 };
 use crate::portal::{self, Portal};
 use crate::route::{Access, Route};
@@ -181,6 +182,9 @@ impl<'a> Play<'a> {
         let Some(route) = self.gateway.routes.find(&head.host, head.target.path()) else {
             return self.without_route(out, head);
         };
+        if self.gateway.routes.is_disguised(route, head.target.path()) {
+            return self.malformed(BadRequest::Target(TargetError::Disguised));
+        }
         out.route = Some(self.explain_route(route));
         out.effects = Effects::of(&head, route);
         out.signals = planted

@@ -51,7 +51,7 @@ use crate::http::forwarded::ChainError;
 use crate::http::request_id::X_REQUEST_ID;
 use crate::http::{
     Arrival, BadRequest, Host, InboundHead, OwnedFields, Presented, Readings, RequestId,
-    RequestIds, cookies, hygiene,
+    RequestIds, TargetError, cookies, hygiene,
 };
 use crate::portal::{self, Portal, Problem};
 use crate::route::{Access, Requirement, Route, RouteTable};
@@ -164,6 +164,10 @@ impl Gateway {
         let Some(route) = self.routes.find(&head.host, head.target.path()) else {
             return self.without_token(answers::no_route(&self.portal, &head, line));
         };
+        if self.routes.is_disguised(route, head.target.path()) {
+            let bad = BadRequest::Target(TargetError::Disguised);
+            return self.without_token(answers::bad_request(&self.portal, bad, line));
+        }
         if !self.may_act(&head, route) {
             return self.without_token(answers::cross_site(&self.portal, &head, line));
         }

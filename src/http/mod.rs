@@ -42,4 +42,4 @@ pub use origins::{Origin, Origins};
 pub use readings::{Doubt, Readings};
 pub use request_id::{RequestId, RequestIds};
 pub use sanitize::{OwnedFields, SanitizedHead};
-pub use target::{PathPrefix, Target};
+pub use target::{PathPrefix, Target, TargetError};

@@ -74,6 +74,24 @@ const HABITS: [fn(&str) -> Option<String>; 5] = [
     |path| Some(with_single_slashes(path)),
 ];
 
+/// A path as a program finds it that asks a file system in which case makes no difference, and dots and
+/// blanks at the end of a name are nothing, nor what stands behind a colon (`/admin::$DATA`). A bound of
+/// what such programs do: it finds names alike that one or the other of them tells apart.
+pub fn as_files_are_found(path: &str) -> String {
+    let names = path.split('/').map(|name| {
+        let name = name.split(':').next().unwrap_or_default();
+        name.trim_end_matches(['.', ' '])
+    });
+    let names = names.filter(|name| !name.is_empty());
+    let mut found = String::with_capacity(path.len());
+    for name in names {
+        found.push('/');
+        // Up first: letters such as the long s have no lower case of their own.
+        found.extend(name.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase));
+    }
+    found
+}
+
 fn without_parameters(path: &str) -> String {
     let segments = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default());
     segments.collect::<Vec<_>>().join("/")
@@ -116,6 +134,25 @@ mod tests {
         assert_eq!(readings("/a%255Cb"), ["/a%255Cb", "/a%5Cb", "/a/b", "/a\\b"]);
         assert_eq!(readings("/a%3Fb%2Fc"), ["/a", "/a%3Fb%2Fc", "/a?b/c"]);
         assert!(readings("/a%2f%2f;y%5cb").contains(&"/a/b".to_owned()));
+    }
+
+    #[test]
+    fn hyp_17_names_are_found_as_lenient_file_systems_find_them() {
+        for path in [
+            "/Admin/x",
+            "/ADMIN/X",
+            "/admin./x.",
+            "/admin . /x ",
+            "/admin::$INDEX_ALLOCATION/x:y",
+            "/ /.../admin//x/",
+            "/admın/x",
+        ] {
+            let found = as_files_are_found(path);
+            assert_eq!(found, "/admin/x", "{path}");
+        }
+        assert_eq!(as_files_are_found("/.well-known/a b.c"), "/.well-known/a b.c");
+        assert_eq!(as_files_are_found("/ſK"), "/sk");
+        assert_eq!(as_files_are_found("/"), "");
     }
 
     #[test]

@@ -37,6 +37,10 @@ pub enum TargetError {
     Encoding,
     #[error("the path holds a percent-encoded ? or #, and is another route's without what follows")]
     EncodedMark,
+    #[error(
+        "the path is another route's to an app for which case, or dots, blanks and colons in names, make no difference"
+    )]
+    Disguised,
     #[error("the query holds bytes beyond ASCII")]
     Query,
 }
@@ -103,6 +107,7 @@ impl Target {
             | TargetError::DotSegment
             | TargetError::Encoding
             | TargetError::EncodedMark
+            | TargetError::Disguised
             | TargetError::Query => return Err(why),
         }
         let readings = Readings::of(raw.path()).filter(&harmless).ok_or(why)?;

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use http::Method;
 
+use crate::http::readings::as_files_are_found;
 use crate::http::{
     Doubt, Endpoint, Host, HostPattern, IdentityFields, Origins, PathPrefix, Readings,
 };
@@ -66,6 +67,26 @@ impl Route {
             return Cow::Borrowed(&self.policy);
         }
         Cow::Owned(RoutePolicy { max_auth_age: None, ..self.policy.clone() })
+    }
+
+    fn is_deeper_than(&self, other: &Route) -> bool {
+        self.host == other.host && self.path.length() > other.path.length()
+    }
+
+    /// Whether somebody may be let pass there and not here. Two sets of rules that cannot be compared
+    /// count as one asking for more than the other, and the other way round.
+    fn asks_more_than(&self, other: &Route) -> bool {
+        match (&self.access, &other.access) {
+            (Access::Public, Access::Public | Access::Session(_)) => false,
+            (Access::Session(_), Access::Public) => true,
+            (Access::Session(here), Access::Session(there)) => {
+                let asks_nobody = *here == Requirement::default();
+                !(asks_nobody || here == there)
+                    || self.policy != other.policy
+                    || self.auth_age_methods != other.auth_age_methods
+                    || self.origins != other.origins
+            }
+        }
     }
 
     /// How logs and metrics name the route.
@@ -123,6 +144,9 @@ impl Requirement {
 #[derive(Clone, Debug, Default)]
 pub struct RouteTable {
     routes: Vec<Route>,
+    /// Of each route its path as a lenient file system finds it; absent where it asks for no more than
+    /// shorter paths do.
+    guarded: Vec<Option<String>>,
 }
 
 /// Two routes that claim the same place: indices into the list given.
@@ -141,7 +165,15 @@ impl RouteTable {
         }
         routes
             .sort_by_key(|route| (host_rank(&route.host), std::cmp::Reverse(route.path.length())));
-        Ok(RouteTable { routes })
+        let guarded = routes.iter().map(|route| {
+            let mut others = routes.iter().filter(|other| route.is_deeper_than(other));
+            let is_guarded = others.any(|other| route.asks_more_than(other));
+            let name = is_guarded.then(|| as_files_are_found(route.path.as_str()))?;
+            // A name of dots alone is every name.
+            Some(name).filter(|name| !name.is_empty())
+        });
+        let guarded = guarded.collect();
+        Ok(RouteTable { routes, guarded })
     }
 
     /// The route for a host and a canonical path. The most exact host that has any route decides;
@@ -166,11 +198,30 @@ impl RouteTable {
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         });
+        let disguised = first
+            .is_some_and(|found| readings.paths.iter().any(|path| self.is_disguised(found, path)));
         all_one
+            && !disguised
             && match readings.doubt {
                 Doubt::Mark => true,
                 Doubt::Shape => first.is_some_and(Route::bears_ambiguity),
             }
+    }
+
+    /// Whether the path of a request to the route `found` is, in the eyes of an app that finds names as
+    /// lenient file systems do, one of another route that asks for more: `/ADMIN` on `/`, beside a
+    /// `/admin`. Costs nothing where no route asks for more than one above it.
+    pub fn is_disguised(&self, found: &Route, path: &str) -> bool {
+        let mut stricter = self.guarded.iter().zip(&self.routes).filter_map(|(guarded, route)| {
+            let guarded = guarded.as_deref()?;
+            (route.is_deeper_than(found) && route.asks_more_than(found)).then_some(guarded)
+        });
+        let Some(first) = stricter.next() else { return false };
+        let name = as_files_are_found(path);
+        let mut all = std::iter::once(first).chain(stricter);
+        all.any(|prefix| {
+            name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
     }
 
     /// Whether any route serves the host: our own pages answer only there.
@@ -302,6 +353,49 @@ mod tests {
         let bears = |paths: &[&str]| table.bears(&host, &readings(Doubt::Mark, paths));
         assert!(bears(&["/tags/C#", "/tags/C"]) && bears(&["/admin/a?", "/admin/a"]));
         assert!(!bears(&["/admin?x", "/admin"]));
+    }
+
+    #[test]
+    fn hyp_17_a_path_that_lenient_file_systems_find_behind_a_stricter_rule_is_disguised() {
+        let public = |path| Route { access: Access::Public, ..route("a.test", path) };
+        let staff = Access::Session(Requirement { groups: vec!["staff".into()], users: vec![] });
+        let table = RouteTable::new(vec![
+            public("/"),
+            public("/admin/open"),
+            route("a.test", "/admin"),
+            Route { access: staff, ..route("a.test", "/admin/Staff") },
+            route("b.test", "/admin"),
+            route("b.test", "/"),
+        ])
+        .expect("no clash");
+        let disguised = |host: &str, path: &str| {
+            let found = table.find(&Host::parse(host).expect("a host"), path);
+            table.is_disguised(found.expect("a route"), path)
+        };
+        for path in ["/ADMIN", "/Admin/x", "/admin.", "/admin /x", "/admin::$DATA", "/ADMIN/open"] {
+            assert!(disguised("a.test", path), "{path}");
+        }
+        assert!(disguised("a.test", "/admin/staff/x") && disguised("a.test", "/admin/STAFF."));
+        for path in
+            ["/admin", "/admin/x", "/admin/open/X", "/Administrator", "/x/ADMIN", "/admin/Staff"]
+        {
+            assert!(!disguised("a.test", path), "{path}");
+        }
+        assert!(!disguised("b.test", "/ADMIN"), "nothing more is asked there");
+    }
+
+    #[test]
+    fn hyp_17_no_reading_of_a_path_in_doubt_is_disguised() {
+        let table = RouteTable::new(vec![
+            Route { ambiguous: AmbiguousPaths::RequireSession, ..route("a.test", "/") },
+            Route {
+                access: Access::Session(Requirement { users: vec!["bob".into()], groups: vec![] }),
+                ..route("a.test", "/admin")
+            },
+        ]);
+        let (table, host) = (table.expect("no clash"), Host::parse("a.test").expect("a host"));
+        let bears = |paths: &[&str]| table.bears(&host, &readings(Doubt::Shape, paths));
+        assert!(bears(&["/x%2Fb", "/x/b"]) && !bears(&["/ADMIN%2Fb", "/ADMIN/b"]));
     }
 
     #[test]

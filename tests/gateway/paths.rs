@@ -100,6 +100,51 @@ async fn hyp_17_no_reading_of_a_path_leads_past_another_routes_rule_or_to_our_pa
 }
 
 #[tokio::test]
+async fn hyp_17_a_public_path_is_none_that_a_lenient_app_finds_behind_a_stricter_rule() {
+    let upstream = Upstream::start().await;
+    let route = |path: &str, access: &str| {
+        let to = upstream.address;
+        format!(
+            "[[route]]\nhost = \"app.test\"\npath = \"{path}\"\nupstream = \"http://{to}\"\naccess = {access}\n"
+        )
+    };
+    let routes = [
+        route("/", "\"public\""),
+        route("/admin", "\"session\""),
+        route("/admin/staff", "{ groups = [\"admins\"] }"),
+    ]
+    .concat();
+    let gateway = Gateway::start(Setup { routes, ..Setup::default() });
+    let mut nobody = Browser::new(&gateway);
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    for h2 in [false, true] {
+        (nobody.h2, alice.h2) = (h2, h2);
+        let asked = upstream.heads().len();
+        for path in [
+            "/ADMIN",
+            "/Admin/x",
+            "/admin.",
+            "/admin%20",
+            "/admin%2e/x",
+            "/%61DMIN",
+            "/admin::$DATA",
+        ] {
+            let answer = nobody.fetch(path).await;
+            assert_eq!(answer.status.as_u16(), 400, "{path}");
+            assert!(answer.json()["reason"].to_string().contains("another route's"), "{path}");
+        }
+        assert_eq!(alice.fetch("/admin/STAFF").await.status.as_u16(), 400);
+        assert_eq!(upstream.heads().len(), asked, "the app was asked");
+        assert_eq!(nobody.fetch("/admin").await.status.as_u16(), 401);
+        for path in ["/Administrator", "/x/ADMIN", "/a.", "/A%20"] {
+            assert_eq!(nobody.fetch(path).await.status.as_u16(), 200, "{path}");
+        }
+        assert_eq!(alice.fetch("/admin/X.").await.status.as_u16(), 200);
+    }
+}
+
+#[tokio::test]
 async fn cve_2026_32811_an_encoded_mark_belongs_to_a_name_and_hides_no_rule() {
     let (upstream, _gateway, mut alice) = stage().await;
     for path in ["/tags/C%23", "/wiki/What%3F", "/open/a%3Fb", "/git/a%23b"] {
