@@ -480,6 +480,7 @@ impl Worker {
             certificates: Some(Arc::clone(&parts.certificates)),
             ids: RequestIds::new(random_bytes()),
             hsts: parts.config.server.hsts.clone(),
+            proxy_status: parts.config.server.proxy_status,
             log: parts.lines.clone().map(|lines| Arc::new(RequestLog::new(lines))),
         }
     }

@@ -24,8 +24,10 @@ pub struct Server {
     pub proxy_protocol: bool,
     /// 0: one per core.
     pub workers: usize,
-    /// What browsers are told about https, on every answer (RFC 6797).
+    /// What browsers are told about https, on every answer to a request that could be read (RFC 6797).
     pub hsts: Option<HeaderValue>,
+    /// Whether answers say in `Proxy-Status` why an app gave none (RFC 9209).
+    pub proxy_status: bool,
     /// How long what is under way may go on after a stop.
     pub drain: Duration,
 }
@@ -51,6 +53,7 @@ pub(super) fn server(mut section: Reader<'_>) -> Option<Server> {
     let proxy_protocol = section.flag("proxy_protocol", Is("false"));
     let workers = section.number("workers", Is("0"), 0..=1024);
     let hsts = section.text("hsts", Is(r#""max-age=31536000""#), strict_transport);
+    let proxy_status = section.flag("proxy_status", Is("true"));
     let drain = section.measure("drain", Is(r#""30s""#), duration::parse);
     if let (Some(flag), Some(trusted)) = (&proxy_protocol, &trusted)
         && flag.value
@@ -73,6 +76,7 @@ pub(super) fn server(mut section: Reader<'_>) -> Option<Server> {
         proxy_protocol: proxy_protocol?.value,
         workers: workers?.value,
         hsts: hsts?.value,
+        proxy_status: proxy_status?.value,
         drain: drain?.value,
     })
 }

@@ -11,7 +11,7 @@ use super::body::ResponseBody;
 use super::line::Line;
 
 /// RFC 9209.
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+pub(super) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Why a permitted request has no answer of its upstream.
 #[derive(Debug, thiserror::Error)]

@@ -137,6 +137,7 @@ impl<'a> Play<'a> {
             certificates: None,
             ids: RequestIds::new(random_bytes()),
             hsts: None,
+            proxy_status: config.server.proxy_status,
             log: None,
         };
         Play { config, hypothesis, gateway }

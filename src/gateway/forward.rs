@@ -57,6 +57,7 @@ impl Gateway {
         line.permit(permit);
         let max = route.limits.max;
         if max > 0 && inbound.body.size_hint().lower() > max {
+            self.guard.shared().metrics.limit(Limit::MaxBody, None);
             return self.portal.problem(&head.asker, Problem::TooLong).map(ResponseBody::Own);
         }
         if head.is_at_its_end() {
@@ -128,7 +129,10 @@ impl Gateway {
                 self.guard.shared().metrics.limit(Limit::Body, None);
                 ForwardError::BodyTooSlow
             }
-            Some(_) => ForwardError::BodyTooLong,
+            Some(_) => {
+                self.guard.shared().metrics.limit(Limit::MaxBody, None);
+                ForwardError::BodyTooLong
+            }
             None => error,
         }
     }

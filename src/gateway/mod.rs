@@ -81,6 +81,8 @@ pub struct Gateway {
     pub ids: RequestIds,
     /// What browsers are told about https.
     pub hsts: Option<HeaderValue>,
+    /// Whether anybody is told why an app gave no answer.
+    pub proxy_status: bool,
     /// Where each request makes a line, if it does.
     pub log: Option<Arc<RequestLog>>,
 }
@@ -118,8 +120,11 @@ impl Gateway {
         client: Result<IpAddr, ChainError>,
     ) -> Option<BadRequest> {
         match client {
-            // The HTTP/1.1 library stops at them by itself, and tells nobody.
-            _ if headers.len() > self.most_fields => Some(BadRequest::TooManyFields),
+            // On HTTP/1.1 the library stops at them by itself.
+            _ if headers.len() > self.most_fields => {
+                self.guard.shared().metrics.limit(Limit::Headers, client.ok());
+                Some(BadRequest::TooManyFields)
+            }
             Ok(_) => None,
             Err(why) => Some(BadRequest::Chain(why)),
         }
@@ -311,6 +316,9 @@ impl Gateway {
             headers
                 .entry(header::CACHE_CONTROL)
                 .or_insert(const { HeaderValue::from_static("no-store") });
+        }
+        if !self.proxy_status {
+            response.headers_mut().remove(answers::PROXY_STATUS);
         }
         // On the developer's own machine it would turn every other port's http into https.
         if let Some(hsts) = self.hsts.as_ref().filter(|_| !line.is_local()) {

@@ -25,7 +25,8 @@ pub enum Problem {
     NoRoute,
     /// The connection was opened for another host.
     Misdirected,
-    MethodNotAllowed,
+    /// With those that are.
+    MethodNotAllowed(&'static str),
     /// It ended while the request was under way.
     SessionEnded,
     /// The store did not say for too long whether the session lives.
@@ -37,6 +38,8 @@ pub enum Problem {
     /// The upstream gave no answer; the status says how.
     Upstream(StatusCode),
 }
+
+const FORWARDED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 const LOGIN: &str = "/.doorward/login";
 
@@ -75,7 +78,7 @@ impl Portal {
             Problem::Misdirected => {
                 (StatusCode::MISDIRECTED_REQUEST, "misdirected", ErrorKind::NoSuchSite)
             }
-            Problem::MethodNotAllowed => {
+            Problem::MethodNotAllowed(_) => {
                 (StatusCode::METHOD_NOT_ALLOWED, "method", ErrorKind::MethodNotAllowed)
             }
             Problem::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", ErrorKind::Busy),
@@ -95,14 +98,19 @@ impl Portal {
             | Problem::CrossSite
             | Problem::NoRoute
             | Problem::Misdirected
-            | Problem::MethodNotAllowed
+            | Problem::MethodNotAllowed(_)
             | Problem::SessionEnded
             | Problem::StoreAway
             | Problem::Crowded(_)
             | Problem::Busy
             | Problem::Upstream(_) => String::new(),
         };
-        self.formed(asker, status, &kind, json!({ "error": word, "reason": detail }))
+        let mut page =
+            self.formed(asker, status, &kind, json!({ "error": word, "reason": detail }));
+        if let Some(methods) = allowed(problem) {
+            page.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+        }
+        page
     }
 
     /// A page of ours: never cached, strictly contained.
@@ -175,6 +183,27 @@ impl Portal {
                 json_page(status, &body)
             }
         }
+    }
+}
+
+/// What a 405 has to say (RFC 9110 15.5.6).
+fn allowed(problem: Problem) -> Option<&'static str> {
+    match problem {
+        Problem::MethodNotAllowed(methods) => Some(methods),
+        // Which of these an app takes is for the app to say.
+        Problem::BadRequest(BadRequest::Method) => Some(FORWARDED_METHODS),
+        Problem::BadRequest(_)
+        | Problem::BrokenForm
+        | Problem::TooLong
+        | Problem::TooSlow
+        | Problem::CrossSite
+        | Problem::NoRoute
+        | Problem::Misdirected
+        | Problem::SessionEnded
+        | Problem::StoreAway
+        | Problem::Crowded(_)
+        | Problem::Busy
+        | Problem::Upstream(_) => None,
     }
 }
 

@@ -79,7 +79,7 @@ impl Portal {
         let path = head.target.path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
         let post = head.method == Method::POST;
         if !post && head.method != Method::GET && head.method != Method::HEAD {
-            return self.problem(&head.asker, Problem::MethodNotAllowed);
+            return self.problem(&head.asker, Problem::MethodNotAllowed(methods(&path)));
         }
         match (path.as_str(), post) {
             ("/login", false) => self.show_login(&head),
@@ -90,6 +90,9 @@ impl Portal {
             ("/sessions", true) => self.with_form(&head, body, Form::Sessions).await,
             ("/session", false) => self.session_json(&head).await,
             ("/style.css", false) => self.style(),
+            ("/session" | "/style.css", true) => {
+                self.problem(&head.asker, Problem::MethodNotAllowed(methods(&path)))
+            }
             (_, true | false) => self.problem(&head.asker, Problem::NoRoute),
         }
     }
@@ -151,6 +154,14 @@ impl Portal {
 /// app's routes.
 const OWN_PAGES: RoutePolicy =
     RoutePolicy { idle: None, absolute: None, max_auth_age: None, signals: Watch::Off };
+
+/// What a page of ours takes.
+fn methods(path: &str) -> &'static str {
+    match path {
+        "/session" | "/style.css" => "GET, HEAD",
+        _ => "GET, HEAD, POST",
+    }
+}
 
 enum Form {
     Login,

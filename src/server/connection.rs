@@ -260,6 +260,9 @@ impl Connection {
 
     fn ended(&self, result: Result<(), hyper::Error>) {
         if let Err(error) = result {
+            if error.is_parse_too_large() {
+                self.metrics().limit(Limit::Headers, Some(self.caller.peer));
+            }
             debug!(peer = %self.caller.peer, %error, "connection ended");
         }
     }

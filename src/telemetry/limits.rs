@@ -21,8 +21,11 @@ pub enum Limit {
     ConnectionRate,
     Handshake,
     Header,
+    /// More of them, or longer, than a head may be.
+    Headers,
     Write,
     Body,
+    MaxBody,
     UpstreamIdle,
     /// Connections to one app.
     UpstreamConnections,
@@ -37,15 +40,17 @@ pub enum Limit {
 }
 
 impl Limit {
-    const ALL: [Limit; 15] = [
+    const ALL: [Limit; 17] = [
         Limit::Connections,
         Limit::Displaced,
         Limit::ConnectionsPerNetwork,
         Limit::ConnectionRate,
         Limit::Handshake,
         Limit::Header,
+        Limit::Headers,
         Limit::Write,
         Limit::Body,
+        Limit::MaxBody,
         Limit::UpstreamIdle,
         Limit::UpstreamConnections,
         Limit::Resets,
@@ -64,8 +69,10 @@ impl Limit {
             Limit::ConnectionRate => "connection-rate",
             Limit::Handshake => "handshake-timeout",
             Limit::Header => "header-timeout",
+            Limit::Headers => "headers",
             Limit::Write => "write-timeout",
             Limit::Body => "body-timeout",
+            Limit::MaxBody => "max-body",
             Limit::UpstreamIdle => "upstream-idle-timeout",
             Limit::UpstreamConnections => "upstream-connections",
             Limit::Resets => "resets",

@@ -139,7 +139,7 @@ async fn a_connection_that_rests_too_long_is_closed() {
 
 #[tokio::test]
 async fn rfc_6585_5_too_many_fields_are_431_on_both_protocols() {
-    let (upstream, _gateway, browser) = app("headers = 16").await;
+    let (upstream, gateway, browser) = app("headers = 16").await;
     let many: Vec<(String, String)> =
         (0..16).map(|number| (format!("x-{number}"), "1".to_owned())).collect();
     let many: Vec<(&str, &str)> =
@@ -152,6 +152,7 @@ async fn rfc_6585_5_too_many_fields_are_431_on_both_protocols() {
         assert_eq!(answer.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     }
     assert_eq!(upstream.heads().len(), 2);
+    until("both are counted", || bites(&gateway, "headers") == 2).await;
 }
 
 #[tokio::test]
@@ -218,7 +219,7 @@ async fn slow_body_one_that_drips_is_408() {
 
 #[tokio::test]
 async fn a_body_without_a_length_that_grows_too_long_is_413() {
-    let (_upstream, _gateway, browser) = app("max_body = \"1KiB\"").await;
+    let (_upstream, gateway, browser) = app("max_body = \"1KiB\"").await;
     for protocol in [browser.clone(), browser.clone().over_h2()] {
         let mut allowed = protocol.clone();
         let fits = allowed.send("POST", "/", &[], &"x".repeat(1024)).await;
@@ -230,6 +231,7 @@ async fn a_body_without_a_length_that_grows_too_long_is_413() {
     chunked.write_all(request.as_bytes()).await.expect("sent");
     let answer = String::from_utf8_lossy(&rest(&mut chunked).await).into_owned();
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert_eq!(bites(&gateway, "max-body"), 1);
 }
 
 #[tokio::test]

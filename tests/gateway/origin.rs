@@ -60,12 +60,15 @@ async fn forwarding_the_word_of_a_trusted_proxy_counts_and_is_written_anew() {
     }
 }
 
+/// Fields, and who the client is by them or why they are refused.
+type Told<'a> = (&'a [(&'a str, &'a str)], Result<&'a str, &'a str>);
+
 #[tokio::test]
 async fn rfc_7239_a_trusted_proxy_may_say_forwarded_instead_and_what_is_in_doubt_is_refused() {
     let (upstream, gateway) = behind(TRUSTED).await;
     let mut browser = Browser::new(&gateway);
     let long = ["203.0.113.9"; 33].join(",");
-    let cases: [(&[(&str, &str)], Result<&str, &str>); 8] = [
+    let cases: [Told<'_>; 8] = [
         (&[("forwarded", "for=1.1.1.1, for=\"[2001:db8::9]:1\", for=10.9.9.9")], Ok("2001:db8::9")),
         (&[("forwarded", "for=1.1.1.1"), ("forwarded", "for=203.0.113.9")], Ok("203.0.113.9")),
         (&[("forwarded", "for=1.1.1.1, for=_hidden")], Ok("127.0.0.1")),

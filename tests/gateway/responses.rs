@@ -234,6 +234,38 @@ async fn rfc_6585_5_a_head_with_too_many_fields_leaves_by_the_one_exit() {
     assert!(metrics.contains(counted), "{metrics}");
 }
 
+#[tokio::test]
+async fn rfc_9110_15_5_6_a_method_that_is_not_served_is_told_which_are() {
+    let (_upstream, gateway) = start(TALKATIVE, "").await;
+    for h2 in [false, true] {
+        let mut browser = Browser::new(&gateway);
+        browser.h2 = h2;
+        for (method, path, allowed) in [
+            ("TRACE", "/public", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+            ("PUT", "/.doorward/login", "GET, HEAD, POST"),
+            ("DELETE", "/.doorward/session", "GET, HEAD"),
+            ("POST", "/.doorward/session", "GET, HEAD"),
+        ] {
+            let answer = browser.send(method, path, &[], "").await;
+            assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+            assert_eq!(answer.header("allow"), allowed, "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn rfc_9209_4_an_operator_may_keep_to_himself_what_went_wrong_behind_the_gateway() {
+    for (server, told) in [("", true), ("proxy_status = false", false)] {
+        let (_upstream, gateway) = start(TALKATIVE, server).await;
+        let mut browser = Browser::new(&gateway);
+        assert_eq!(browser.fetch("/public").await.headers.contains_key("proxy-status"), told);
+        let round = [("via", &*["1.1 doorward"; 8].join(", "))];
+        let answer = browser.send("GET", "/public", &round, "").await;
+        assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
+        assert_eq!(answer.headers.contains_key("proxy-status"), told, "{server}");
+    }
+}
+
 /// The HTTP library cannot send them on HTTP/1.1, so they end here; the answer behind them does not.
 #[tokio::test]
 async fn rfc_9110_15_2_early_hints_of_an_app_end_here_and_its_answer_comes_through() {
