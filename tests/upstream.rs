@@ -1209,6 +1209,129 @@ async fn a_shared_http2_connection_that_ended_is_made_again() {
     .await;
 }
 
+/// An h2c app that allows so many streams on a connection. A GET is answered with `length` bytes; of
+/// anything else the body is kept unread, and the answer comes at once or never.
+async fn frugal(streams: u32, length: usize, answers_uploads: bool) -> Upstream {
+    Upstream::speaking("h2c", "127.0.0.1", move |stream, _| async move {
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| async move {
+            let is_get = request.method() == Method::GET;
+            if !is_get && !answers_uploads {
+                std::future::pending::<()>().await;
+            }
+            if !is_get {
+                let mut body = request.into_body();
+                tokio::spawn(async move { while body.frame().await.is_some() {} });
+            }
+            Ok::<_, hyper::Error>(Response::new(Full::<Bytes>::from(vec![b'x'; length])))
+        });
+        let mut http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        http2.max_concurrent_streams(streams).max_send_buf_size(16 * 1024);
+        let _ = http2.serve_connection(TokioIo::new(stream), service).await;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn over_http2_who_does_not_read_his_answer_holds_up_nobody() {
+    const LONG: usize = 2 * 1024 * 1024;
+    let upstream = frugal(200, LONG, true).await;
+    within(async {
+        let upstreams = upstreams();
+        for claim in [Claim::Stranger, Claim::Known] {
+            let unread = (0..60).map(|_| upstreams.send(claim, upstream.only(), get()));
+            let _unread = futures_util::future::join_all(unread).await;
+            for other in [Claim::Known, Claim::Stranger] {
+                let read = upstreams.send(other, upstream.only(), get()).await.expect("answer");
+                assert_eq!(text(read).await.len(), LONG, "{other:?} beside {claim:?}");
+            }
+        }
+        assert_eq!(upstream.accepted(), 2, "one for each claim is enough");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn over_http2_there_are_as_many_connections_as_the_apps_streams_ask_for() {
+    let upstream = frugal(4, 2, false).await;
+    within(async {
+        let upstreams = upstreams();
+        let (mut fed_by, mut asking) = (Vec::new(), Vec::new());
+        for claim in [Claim::Stranger; 10].into_iter().chain([Claim::Known; 10]) {
+            let (feeder, body) = fed();
+            fed_by.push(feeder);
+            asking.push(upstreams.send(claim, upstream.only(), request(Method::POST, body)));
+        }
+        let mut asking = std::pin::pin!(futures_util::future::join_all(asking));
+        for claim in [Claim::Known, Claim::Stranger] {
+            let answer = upstreams.send(claim, upstream.only(), get());
+            let answer = tokio::select! {
+                answer = answer => answer.expect("an answer while all others upload"),
+                _ = asking.as_mut() => panic!("nobody answers uploads"),
+            };
+            assert_eq!(text(answer).await, "xx");
+        }
+        assert!((6..=7).contains(&upstream.accepted()), "{} connections", upstream.accepted());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn over_http2_a_body_that_is_sent_on_after_its_answer_still_counts() {
+    let upstream = frugal(1, 2, true).await;
+    within(async {
+        let upstreams = one_at_a_time(Duration::from_millis(50));
+        let (feeder, body) = fed();
+        let upload = request(Method::POST, body);
+        let answer = upstreams.send(Claim::Known, upstream.only(), upload).await.expect("answer");
+        assert_eq!(text(answer).await, "xx");
+        let other = upstreams.send(Claim::Known, upstream.only(), get()).await;
+        assert_eq!(other.expect_err("no place"), UpstreamError::ConnectionLimit);
+        drop(feeder);
+        loop {
+            match upstreams.send(Claim::Known, upstream.only(), get()).await {
+                Ok(answer) => break assert_eq!(text(answer).await, "xx"),
+                Err(error) => assert_eq!(error, UpstreamError::ConnectionLimit),
+            }
+        }
+        assert_eq!(upstream.accepted(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn further_http2_connections_are_closed_when_they_have_nothing_to_do() {
+    let (events, mut seen) = mpsc::channel(8);
+    let upstream = Upstream::speaking("h2c", "127.0.0.1", move |stream, number| {
+        let events = events.clone();
+        async move {
+            let service = hyper::service::service_fn(|_: Request<Incoming>| async {
+                Ok::<_, hyper::Error>(Response::new(Full::<Bytes>::from("xx")))
+            });
+            let mut http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            http2.max_concurrent_streams(1);
+            let _ = http2.serve_connection(TokioIo::new(stream), service).await;
+            events.send(number).await.expect("seen");
+        }
+    })
+    .await;
+    within(async {
+        let idle_timeout = Duration::from_millis(50);
+        let upstreams = upstreams_with(UpstreamSettings { idle_timeout, ..Default::default() });
+        let asking = (0..3).map(|_| upstreams.send(Claim::Known, upstream.only(), get()));
+        let answers = futures_util::future::join_all(asking).await;
+        for answer in answers {
+            assert_eq!(text(answer.expect("answer")).await, "xx");
+        }
+        let mut closed = [seen.recv().await, seen.recv().await];
+        closed.sort_unstable();
+        assert_eq!(closed, [Some(2), Some(3)]);
+        let again = upstreams.send(Claim::Known, upstream.only(), get()).await.expect("answer");
+        assert_eq!(text(again).await, "xx");
+        assert_eq!(upstream.accepted(), 3, "the first one is kept");
+    })
+    .await;
+}
+
 /// A certificate authority made for the test.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 
 use super::error::UpstreamError;
 use super::plain::Unread;
-use super::pool::Lease;
+use super::pool::{Held, Lease};
 
 /// What a body of a client must be to be forwarded.
 pub trait RequestBody: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static {}
@@ -153,17 +153,23 @@ pub(super) fn blame(error: &hyper::Error, progress: Option<&Progress>) -> Upstre
 /// A client's body as the HTTP client sees it; it notes how it fares.
 pub(super) struct Outgoing<B> {
     body: Option<(B, Arc<Progress>)>,
+    /// Kept until the last of it is sent.
+    held: Option<Held>,
 }
 
 impl<B: RequestBody> Outgoing<B> {
     /// An empty body costs no allocation.
     pub(super) fn new(body: B) -> Self {
         let body = (!body.is_end_stream()).then(|| (body, Arc::default()));
-        Outgoing { body }
+        Outgoing { body, held: None }
     }
 
     pub(super) fn empty() -> Self {
-        Outgoing { body: None }
+        Outgoing { body: None, held: None }
+    }
+
+    pub(super) fn hold(&mut self, held: Option<Held>) {
+        self.held = held;
     }
 
     pub(super) fn progress(&self) -> Option<Arc<Progress>> {

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -18,6 +18,7 @@ use crate::http::endpoint::Transport;
 use super::body::{Outgoing, RequestBody};
 use super::error::UpstreamError;
 use super::plain::Plain;
+use super::shared::{Http2, Stream};
 use super::socket::{Look, Socket};
 
 /// The most bytes of an answer's head, and the most that are buffered on one connection.
@@ -44,11 +45,18 @@ fn offering(config: &rustls::ClientConfig, protocols: &[&[u8]]) -> TlsConnector 
     Arc::new(config).into()
 }
 
-/// A connection that stands.
+/// What an exchange runs on.
 pub(super) enum Connection<B: RequestBody> {
     Plain(Box<Plain>),
     Http1(Http1<B>),
-    Http2(http2::SendRequest<Outgoing<B>>),
+    Http2(Stream<B>),
+}
+
+/// A connection that stands.
+pub(super) enum Dialed<B: RequestBody> {
+    /// For one exchange at a time.
+    Alone(Connection<B>),
+    Shared(Http2<B>),
 }
 
 /// One HTTP/1.1 connection of the HTTP library's: one exchange at a time.
@@ -76,13 +84,15 @@ pub(super) async fn dial<B: RequestBody>(
     endpoint: &Endpoint,
     tls: &Tls,
     need: Need,
-) -> Result<Connection<B>, UpstreamError> {
+) -> Result<Dialed<B>, UpstreamError> {
     let stream = Socket::new(tcp(endpoint).await?);
     let look = stream.look();
     match (endpoint.transport(), need) {
-        (Transport::Http1, Need::Head) => Ok(Connection::Plain(Box::new(Plain::tcp(stream)))),
+        (Transport::Http1, Need::Head) => Ok(plain(Plain::tcp(stream))),
         (Transport::Http1, Need::Body | Need::Tunnel) => over_http1(stream, need, look).await,
-        (Transport::Http2, Need::Head | Need::Body) => over_http2(stream).await,
+        (Transport::Http2, Need::Head | Need::Body) => {
+            Http2::open(stream).await.map(Dialed::Shared)
+        }
         (Transport::Http2, Need::Tunnel) => Err(UpstreamError::UpgradeUnsupported),
         (Transport::Tls, Need::Tunnel) => {
             over_http1(secure(endpoint, &tls.http1, stream).await?, need, look).await
@@ -90,8 +100,8 @@ pub(super) async fn dial<B: RequestBody>(
         (Transport::Tls, Need::Head | Need::Body) => {
             let stream = secure(endpoint, &tls.either, stream).await?;
             match (stream.get_ref().1.alpn_protocol(), need) {
-                (Some(H2), _) => over_http2(stream).await,
-                (Some(_) | None, Need::Head) => Ok(Connection::Plain(Box::new(Plain::tls(stream)))),
+                (Some(H2), _) => Http2::open(stream).await.map(Dialed::Shared),
+                (Some(_) | None, Need::Head) => Ok(plain(Plain::tls(stream))),
                 (Some(_) | None, Need::Body | Need::Tunnel) => over_http1(stream, need, look).await,
             }
         }
@@ -130,7 +140,11 @@ async fn secure(
     secured.map_err(|error| UpstreamError::handshaking(&error))
 }
 
-async fn over_http1<B, T>(stream: T, need: Need, look: Look) -> Result<Connection<B>, UpstreamError>
+fn plain<B: RequestBody>(plain: Plain) -> Dialed<B> {
+    Dialed::Alone(Connection::Plain(Box::new(plain)))
+}
+
+async fn over_http1<B, T>(stream: T, need: Need, look: Look) -> Result<Dialed<B>, UpstreamError>
 where
     B: RequestBody,
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -141,18 +155,8 @@ where
         Need::Head | Need::Body => tokio::spawn(drive(connection)),
         Need::Tunnel => tokio::spawn(drive(connection.with_upgrades())),
     };
-    Ok(Connection::Http1(Http1 { sender, driver: driver.abort_handle(), look }))
-}
-
-async fn over_http2<B, T>(stream: T) -> Result<Connection<B>, UpstreamError>
-where
-    B: RequestBody,
-    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let handshake = http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream));
-    let (sender, connection) = handshake.await.map_err(|error| UpstreamError::from(&error))?;
-    tokio::spawn(drive(connection));
-    Ok(Connection::Http2(sender))
+    let driver = driver.abort_handle();
+    Ok(Dialed::Alone(Connection::Http1(Http1 { sender, driver, look })))
 }
 
 /// Whoever waits for an answer gets the connection's error; without one it has nobody to tell.

@@ -120,12 +120,15 @@ pub(super) async fn attempt<B: RequestBody>(
     if let Err(error) = address(&mut request, lease) {
         return Attempt::Broken(error);
     }
+    if progress.is_some() {
+        request.body_mut().hold(lease.share());
+    }
     let sent = match lease.connection() {
         Some(Connection::Http1(connection)) => {
             in_time(pin!(connection.sender.try_send_request(request)), limit, progress).await
         }
-        Some(Connection::Http2(sender)) => {
-            in_time(pin!(sender.try_send_request(request)), limit, progress).await
+        Some(Connection::Http2(stream)) => {
+            in_time(pin!(stream.sender.try_send_request(request)), limit, progress).await
         }
         Some(Connection::Plain(_)) | None => return Attempt::Unsent(request),
     };
@@ -156,7 +159,8 @@ fn failed<B: RequestBody>(
     mut error: TrySendError<Request<Outgoing<B>>>,
     progress: Option<&Progress>,
 ) -> Attempt<B> {
-    if let Some(request) = error.take_message() {
+    if let Some(mut request) = error.take_message() {
+        request.body_mut().hold(None);
         return Attempt::Unsent(request);
     }
     let error = error.into_error();

@@ -9,6 +9,7 @@
 //! | `upgrade` | [`Switch`], [`Tunnel`]: WebSocket |
 //! | `pool` | the connections to one endpoint |
 //! | `connect` | name, TCP, TLS, protocol |
+//! | `shared` | HTTP/2 connections, and the streams that are lent of them |
 //! | `socket` | an idle connection is looked at before it is used again |
 //! | `body` | both bodies, streamed; the connection goes back at the answer's end |
 //! | `error` | [`UpstreamError`]: status and Proxy-Status token of everything that goes wrong |
@@ -36,6 +37,7 @@ mod pool;
 // For fuzzing and the replay of what it found; nothing else outside builds on it.
 #[doc(hidden)]
 pub mod replay;
+mod shared;
 mod socket;
 mod upgrade;
 
@@ -71,7 +73,7 @@ pub struct UpstreamSettings {
     pub idle_timeout: Duration,
     pub max_idle_per_endpoint: usize,
     /// Exchanges and tunnels under way. With HTTP/1.1 each has a connection of its own, with HTTP/2
-    /// they are streams of one.
+    /// they are streams, as many on one connection as the app allows.
     pub max_connections_per_endpoint: usize,
 }
 

@@ -7,7 +7,7 @@
 //! - The newest idle connection is used first, so the rest can grow old and close.
 //! - Permits are held by exchanges, not by connections. A connection is opened only when none of the
 //!   kind is idle, and idle ones of the other kind give way; so there are never more connections than
-//!   permits.
+//!   permits, but for one of HTTP/2 that is kept for each claim.
 //! - Strangers never have all of them: who sends bodies to a public page as slowly as he is let holds up
 //!   nobody who has logged in.
 //! - Of HTTP/1.1 there are two kinds: those that the exchange itself drives, for requests without a
@@ -17,17 +17,17 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use hyper::client::conn::http2;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::http::Endpoint;
 use crate::http::endpoint::Transport;
 
-use super::body::{Outgoing, RequestBody};
-use super::connect::{Connection, Http1, Need, Tls, dial};
+use super::body::RequestBody;
+use super::connect::{Connection, Dialed, Http1, Need, Tls, dial};
 use super::error::UpstreamError;
 use super::plain::Plain;
+use super::shared::{Seat, Shared};
 use super::{Claim, UpstreamSettings};
 
 /// How long an endpoint that could not be reached is asked last.
@@ -49,7 +49,7 @@ pub(super) struct Pool<B: RequestBody> {
     permits: Arc<Semaphore>,
     /// What of them [`Claim::Stranger`] may have.
     strangers: Arc<Semaphore>,
-    /// Held while the connection is opened that everybody will share.
+    /// Held while a connection is opened that others will share.
     sharing: tokio::sync::Mutex<()>,
     state: Mutex<State<B>>,
 }
@@ -57,7 +57,7 @@ pub(super) struct Pool<B: RequestBody> {
 struct State<B: RequestBody> {
     /// Oldest in front.
     idle: VecDeque<Idle<B>>,
-    shared: Option<http2::SendRequest<Outgoing<B>>>,
+    shared: Shared<B>,
     /// Whether the last connection turned out to be one that can be shared (HTTP/2).
     shares: bool,
     unreachable_since: Option<Instant>,
@@ -83,13 +83,22 @@ pub(super) struct Lease<B: RequestBody> {
     reused: bool,
     single_use: bool,
     pool: Arc<Pool<B>>,
-    _permit: Permit,
+    permit: Permit,
+    /// The same, where a body has it too.
+    shared: Option<Arc<Permit>>,
 }
 
-/// The right to one exchange; of a stranger, also one of theirs.
-struct Permit {
+/// The right to one exchange; of a stranger, also one of theirs. None of both once it is shared.
+#[derive(Default)]
+pub(super) struct Permit {
     _strangers: Option<OwnedSemaphorePermit>,
-    _one: OwnedSemaphorePermit,
+    _one: Option<OwnedSemaphorePermit>,
+}
+
+/// What an exchange takes of a shared connection.
+pub(super) struct Held {
+    _seat: Arc<Seat>,
+    _permit: Arc<Permit>,
 }
 
 impl<B: RequestBody> Pool<B> {
@@ -104,7 +113,7 @@ impl<B: RequestBody> Pool<B> {
             sharing: tokio::sync::Mutex::new(()),
             state: Mutex::new(State {
                 idle: VecDeque::new(),
-                shared: None,
+                shared: Shared::new(),
                 shares,
                 unreachable_since: None,
                 sweeping: false,
@@ -124,18 +133,19 @@ impl<B: RequestBody> Pool<B> {
     ) -> Result<Lease<B>, UpstreamError> {
         let permit = self.permit(claim).await?;
         let (connection, reused) = match want {
-            Want::Open(need) => match self.take(need) {
+            Want::Open(need) => match self.take(claim, need) {
                 Some(connection) => (connection, true),
-                None => (self.open(need).await?, false),
+                None => (self.open(claim, need).await?, false),
             },
-            Want::New(need) => (self.open(need).await?, false),
+            Want::New(need) => (self.open(claim, need).await?, false),
         };
         Ok(self.lend(connection, reused, permit))
     }
 
     fn lend(self: &Arc<Self>, connection: Connection<B>, reused: bool, permit: Permit) -> Lease<B> {
         let pool = Arc::clone(self);
-        Lease { connection: Some(connection), reused, single_use: false, pool, _permit: permit }
+        let connection = Some(connection);
+        Lease { connection, reused, single_use: false, pool, permit, shared: None }
     }
 
     /// Exchanges under way.
@@ -153,7 +163,8 @@ impl<B: RequestBody> Pool<B> {
             Claim::Known => None,
             Claim::Stranger => Some(self.one_of(&self.strangers).await?),
         };
-        Ok(Permit { _strangers: strangers, _one: self.one_of(&self.permits).await? })
+        let one = self.one_of(&self.permits).await?;
+        Ok(Permit { _strangers: strangers, _one: Some(one) })
     }
 
     /// Waits no longer than a connection may take.
@@ -167,50 +178,75 @@ impl<B: RequestBody> Pool<B> {
         }
     }
 
-    fn take(&self, need: Need) -> Option<Connection<B>> {
+    fn take(&self, claim: Claim, need: Need) -> Option<Connection<B>> {
         let mut state = self.state();
-        if let Some(shared) = state.open_shared() {
-            return Some(Connection::Http2(shared));
+        if let Some(stream) = state.shared.lend(claim) {
+            return Some(Connection::Http2(stream));
         }
         state.newest(need, self.settings.idle_timeout)
     }
 
-    async fn open(&self, need: Need) -> Result<Connection<B>, UpstreamError> {
+    async fn open(
+        self: &Arc<Self>,
+        claim: Claim,
+        need: Need,
+    ) -> Result<Connection<B>, UpstreamError> {
         self.make_room();
         let shares = need != Need::Tunnel && self.state().shares;
-        if shares { Box::pin(self.open_shared(need)).await } else { self.dial(need).await }
+        match shares {
+            true => Box::pin(self.open_shared(claim, need)).await,
+            false => self.dial(claim, need).await,
+        }
     }
 
     /// An idle connection of the kind that is not asked for gives way, should there be one too many.
     fn make_room(&self) {
         let most = self.settings.max_connections_per_endpoint;
         let under_way = self.outstanding();
-        self.state().keep_newest(most.saturating_sub(under_way));
+        let mut state = self.state();
+        state.keep_newest(most.saturating_sub(under_way));
+        state.shared.close_unused(Duration::ZERO);
     }
 
     /// One opens, the others wait for it and share what it opened.
-    async fn open_shared(&self, need: Need) -> Result<Connection<B>, UpstreamError> {
+    async fn open_shared(
+        self: &Arc<Self>,
+        claim: Claim,
+        need: Need,
+    ) -> Result<Connection<B>, UpstreamError> {
         let limit = self.settings.connect_timeout;
         let alone = timeout(limit, self.sharing.lock())
             .await
             .map_err(|_| UpstreamError::ConnectionTimeout)?;
-        let shared = self.state().open_shared();
-        if let Some(shared) = shared {
-            return Ok(Connection::Http2(shared));
+        let stream = self.state().shared.lend(claim);
+        if let Some(stream) = stream {
+            return Ok(Connection::Http2(stream));
         }
         // ALPN chose HTTP/1.1 meanwhile: nothing to share, no reason to queue.
         let _alone = self.state().shares.then_some(alone);
-        self.dial(need).await
+        self.dial(claim, need).await
     }
 
-    async fn dial(&self, need: Need) -> Result<Connection<B>, UpstreamError> {
+    async fn dial(
+        self: &Arc<Self>,
+        claim: Claim,
+        need: Need,
+    ) -> Result<Connection<B>, UpstreamError> {
         // Seldom: the space for two handshakes would otherwise lie in every request's future.
         let dialing = Box::pin(dial(&self.endpoint, &self.tls, need));
         let dialed = timeout(self.settings.connect_timeout, dialing)
             .await
             .unwrap_or(Err(UpstreamError::ConnectionTimeout));
-        self.state().learn(&dialed, need);
-        dialed
+        let mut state = self.state();
+        state.learn(&dialed, need);
+        match dialed? {
+            Dialed::Alone(connection) => Ok(connection),
+            Dialed::Shared(connection) => {
+                let stream = state.shared.add(connection, claim);
+                self.sweep(&mut state);
+                Ok(Connection::Http2(stream))
+            }
+        }
     }
 
     /// Called with a connection that is clean.
@@ -218,7 +254,11 @@ impl<B: RequestBody> Pool<B> {
         let mut state = self.state();
         state.idle.push_back(Idle { connection, since: Instant::now() });
         state.keep_newest(self.settings.max_idle_per_endpoint);
-        if !state.sweeping && !state.idle.is_empty() {
+        self.sweep(&mut state);
+    }
+
+    fn sweep(self: &Arc<Self>, state: &mut State<B>) {
+        if !state.sweeping && state.may_grow_old() {
             state.sweeping = true;
             tokio::spawn(sweep(Arc::downgrade(self), self.settings.idle_timeout));
         }
@@ -237,7 +277,8 @@ async fn sweep<B: RequestBody>(pool: Weak<Pool<B>>, every: Duration) {
         let Some(pool) = pool.upgrade() else { return };
         let mut state = pool.state();
         state.drop_older_than(every);
-        state.sweeping = !state.idle.is_empty();
+        state.shared.close_unused(every);
+        state.sweeping = state.may_grow_old();
         if !state.sweeping {
             return;
         }
@@ -245,11 +286,8 @@ async fn sweep<B: RequestBody>(pool: Weak<Pool<B>>, every: Duration) {
 }
 
 impl<B: RequestBody> State<B> {
-    fn open_shared(&mut self) -> Option<http2::SendRequest<Outgoing<B>>> {
-        if self.shared.as_ref().is_some_and(http2::SendRequest::is_closed) {
-            self.shared = None;
-        }
-        self.shared.clone()
+    fn may_grow_old(&self) -> bool {
+        !self.idle.is_empty() || self.shared.is_many()
     }
 
     fn newest(&mut self, need: Need, idle_timeout: Duration) -> Option<Connection<B>> {
@@ -282,13 +320,10 @@ impl<B: RequestBody> State<B> {
         }
     }
 
-    fn learn(&mut self, dialed: &Result<Connection<B>, UpstreamError>, need: Need) {
+    fn learn(&mut self, dialed: &Result<Dialed<B>, UpstreamError>, need: Need) {
         match dialed {
-            Ok(Connection::Http2(sender)) => {
-                self.shares = true;
-                self.shared = Some(sender.clone());
-            }
-            Ok(Connection::Http1(_) | Connection::Plain(_)) => self.shares &= need == Need::Tunnel,
+            Ok(Dialed::Shared(_)) => self.shares = true,
+            Ok(Dialed::Alone(_)) => self.shares &= need == Need::Tunnel,
             Err(_) => {}
         }
         self.unreachable_since = match dialed {
@@ -324,6 +359,15 @@ impl<B: RequestBody> Lease<B> {
     /// Whether others used the connection before: it may have been closed meanwhile.
     pub(super) fn reused(&self) -> bool {
         self.reused
+    }
+
+    /// For a body that may be sent on when its answer is whole and this is gone: on a connection with
+    /// others its stream lasts as long as either.
+    pub(super) fn share(&mut self) -> Option<Held> {
+        let Some(Connection::Http2(stream)) = &self.connection else { return None };
+        let permit = Arc::new(std::mem::take(&mut self.permit));
+        self.shared = Some(Arc::clone(&permit));
+        Some(Held { _seat: Arc::clone(&stream.seat), _permit: permit })
     }
 
     /// Keeps the connection out of the pool: it was made to become a tunnel.
@@ -363,8 +407,8 @@ impl<B: RequestBody> Lease<B> {
     /// No answer came. The one request's connection closes; a shared one stays with those who use
     /// it, but nobody new gets it: it may lead nowhere.
     pub(super) fn give_up(mut self) {
-        if let Some(Connection::Http2(_)) = self.connection {
-            self.pool.state().shared = None;
+        if let Some(Connection::Http2(stream)) = &self.connection {
+            self.pool.state().shared.forget(&stream.seat);
         }
         self.close();
     }
