@@ -484,38 +484,76 @@ async fn a_caller_that_leaves_closes_the_connection_it_was_using() {
     .await;
 }
 
-// ---- answers to requests without a body ------------------------------------------------------------
+// ---- answers, whoever reads them ---------------------------------------------------------------------
+
+/// What is asked: our own reader hears the answer to the first, the HTTP library's client the others.
+#[derive(Clone, Copy, Debug)]
+enum Asking {
+    Get,
+    Head,
+    Post,
+    Upgrade,
+}
+
+/// Asks, and gives the error.
+async fn refused(asking: Asking, upstream: &Upstream) -> Option<UpstreamError> {
+    let upstreams = upstreams();
+    let request = match asking {
+        Asking::Get => get(),
+        Asking::Head => request(Method::HEAD, empty()),
+        Asking::Post => post("order=1"),
+        Asking::Upgrade => {
+            return upstreams.send_upgrade(Claim::Known, upstream.only(), upgrade()).await.err();
+        }
+    };
+    upstreams.send(Claim::Known, upstream.only(), request).await.err()
+}
+
+/// Answers with these fields and sees to it that the connection is closed over it.
+async fn must_refuse(asking: Asking, fields: &'static str) {
+    let (events, mut seen) = mpsc::channel(1);
+    let upstream = Upstream::start(move |mut stream, _| {
+        let events = events.clone();
+        async move {
+            head(&mut stream).await;
+            let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n2\r\nok\r\n0\r\n\r\n");
+            say(&mut stream, answer.as_bytes()).await;
+            closed(&mut stream).await;
+            events.send("closed").await.expect("seen");
+        }
+    })
+    .await;
+    within(async {
+        let error = refused(asking, &upstream).await;
+        let token = error.as_ref().map(UpstreamError::token);
+        assert_eq!(token, Some("http_protocol_error"), "{asking:?} {fields}: {error:?}");
+        assert_eq!(seen.recv().await, Some("closed"), "{asking:?} {fields}");
+    })
+    .await;
+}
 
 #[tokio::test]
 async fn an_answer_that_could_be_read_in_two_ways_is_a_protocol_error_and_ends_the_connection() {
-    for ambiguous in [
-        "Content-Length: 2\r\nTransfer-Encoding: chunked",
-        "Content-Length: 2\r\nContent-Length: 3",
-        "Content-Length: +2",
-        "Transfer-Encoding: gzip, chunked",
-        "Transfer-Encoding: identity",
-        "Content-Length : 2",
-        "Content-Length: 2\r\n X-Folded: 3",
-    ] {
-        let (events, mut seen) = mpsc::channel(1);
-        let upstream = Upstream::start(move |mut stream, _| {
-            let events = events.clone();
-            async move {
-                head(&mut stream).await;
-                let answer = format!("HTTP/1.1 200 OK\r\n{ambiguous}\r\n\r\nok");
-                say(&mut stream, answer.as_bytes()).await;
-                closed(&mut stream).await;
-                events.send("closed").await.expect("seen");
-            }
-        })
-        .await;
-        within(async {
-            let error =
-                upstreams().send(Claim::Known, upstream.only(), get()).await.expect_err(ambiguous);
-            assert_eq!(error.token(), "http_protocol_error", "{ambiguous}: {error:?}");
-            assert_eq!(seen.recv().await, Some("closed"));
-        })
-        .await;
+    for asking in [Asking::Get, Asking::Post, Asking::Upgrade] {
+        for ambiguous in [
+            "Content-Length: 5\r\nTransfer-Encoding: chunked",
+            "Content-Length: 2\r\nContent-Length: 3",
+            "Content-Length: +2",
+            "Transfer-Encoding: gzip, chunked",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: identity",
+            "Content-Length : 2",
+            "Content-Length: 2\r\n X-Folded: 3",
+        ] {
+            must_refuse(asking, ambiguous).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_head_that_names_no_length_or_several_is_a_protocol_error() {
+    for lengths in ["Content-Length: 2\r\nContent-Length: 3", "Content-Length: +2"] {
+        must_refuse(Asking::Head, lengths).await;
     }
 }
 

@@ -103,27 +103,34 @@ impl AnswerReader {
         }
         keep_reason(&mut response, parsed.reason);
         *response.headers_mut() = self::fields(parsed.headers)?;
-        let framing = self.framing(&mut response)?;
+        let framing = framing(self.head, &mut response)?;
         let persists = framing != Framing::Close && persists(&response);
         Ok(Some((Answer { response, framing, persists }, length)))
     }
+}
 
-    fn framing(&self, response: &mut Response<()>) -> Result<Framing, UpstreamError> {
-        let status = response.status();
-        let has_none = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status);
-        if self.head || has_none || status.is_informational() {
-            return Ok(Framing::Length(0));
-        }
-        let is_http_10 = response.version() == Version::HTTP_10;
-        let headers = response.headers_mut();
-        match (headers.contains_key(header::TRANSFER_ENCODING), length(headers)?) {
-            (true, Some(_)) => Err(wrong("both Content-Length and Transfer-Encoding")),
-            (true, None) if is_http_10 => Err(wrong("Transfer-Encoding in HTTP/1.0")),
-            (true, None) if is_chunked(headers) => Ok(Framing::Chunked),
-            (true, None) => Err(wrong("a Transfer-Encoding other than chunked")),
-            (false, Some(length)) => Ok(Framing::Length(length)),
-            (false, None) => Ok(Framing::Close),
-        }
+/// Where the body of an answer ends, `head` being whether HEAD was asked. Also for answers that the HTTP
+/// library read, which chooses where two readers could differ: what it passed on would be framed anew by
+/// the other choice, or be coded in a way that nobody is told of.
+pub(super) fn framing<B>(head: bool, response: &mut Response<B>) -> Result<Framing, UpstreamError> {
+    let status = response.status();
+    if status.is_informational() {
+        return Ok(Framing::Length(0));
+    }
+    let is_http_10 = response.version() == Version::HTTP_10;
+    let headers = response.headers_mut();
+    // Who asks by HEAD how long an answer is may believe it.
+    let length = length(headers)?;
+    if head || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status) {
+        return Ok(Framing::Length(0));
+    }
+    match (headers.contains_key(header::TRANSFER_ENCODING), length) {
+        (true, Some(_)) => Err(wrong("both Content-Length and Transfer-Encoding")),
+        (true, None) if is_http_10 => Err(wrong("Transfer-Encoding in HTTP/1.0")),
+        (true, None) if is_chunked(headers) => Ok(Framing::Chunked),
+        (true, None) => Err(wrong("a Transfer-Encoding other than chunked")),
+        (false, Some(length)) => Ok(Framing::Length(length)),
+        (false, None) => Ok(Framing::Close),
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -27,6 +27,7 @@ use tokio::time::timeout;
 use crate::http::Endpoint;
 use crate::http::endpoint::Transport;
 
+use super::answer::framing;
 use super::body::{Outgoing, Progress, RequestBody, UpstreamBody, blame};
 use super::connect::Connection;
 use super::error::UpstreamError;
@@ -51,8 +52,9 @@ pub(super) async fn exchange<B: RequestBody>(
     }
     let progress = request.body().progress();
     let spare = spare(&request, &mut lease);
+    let is_head = request.method() == Method::HEAD;
     match attempt(&mut lease, request, progress.as_deref()).await {
-        Attempt::Answered(response) => accept(response, lease, progress),
+        Attempt::Answered(response) => accept(response, is_head, lease, progress),
         Attempt::Unsent(request) if lease.reused() => Outcome::Again(request),
         Attempt::Unsent(_) => Outcome::Failed(closed_at_once()),
         Attempt::Unprocessed(error) => spare.map_or(Outcome::Failed(error), Outcome::Again),
@@ -180,10 +182,14 @@ fn is_unprocessed(error: &hyper::Error) -> bool {
 
 /// A switch of protocols that nobody asked for would make a tunnel out of a request.
 fn accept<B: RequestBody>(
-    response: Response<Incoming>,
+    mut response: Response<Incoming>,
+    is_head: bool,
     lease: Lease<B>,
     progress: Option<Arc<Progress>>,
 ) -> Outcome<B> {
+    if let Err(error) = framing(is_head, &mut response) {
+        return Outcome::Failed(error);
+    }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Outcome::Failed(UpstreamError::Protocol("101 without a request for it".to_owned()));
     }

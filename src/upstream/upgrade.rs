@@ -13,6 +13,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::answer::framing;
 use super::body::{Outgoing, RequestBody, UpstreamBody};
 use super::error::UpstreamError;
 use super::exchange::{Attempt, attempt, closed_at_once};
@@ -53,7 +54,7 @@ pub(super) async fn switch<B: RequestBody>(
     request: Request<()>,
 ) -> Result<Switch<B>, UpstreamError> {
     match attempt(&mut lease, request.map(|()| Outgoing::empty()), None).await {
-        Attempt::Answered(response) => Ok(sort(response, lease)),
+        Attempt::Answered(response) => sort(response, lease),
         Attempt::Unsent(_) => Err(closed_at_once()),
         Attempt::Unprocessed(error) | Attempt::Broken(error) => Err(error),
         Attempt::Late => Err(UpstreamError::ResponseTimeout),
@@ -63,13 +64,15 @@ pub(super) async fn switch<B: RequestBody>(
 fn sort<B: RequestBody>(
     mut response: Response<hyper::body::Incoming>,
     lease: Lease<B>,
-) -> Switch<B> {
+) -> Result<Switch<B>, UpstreamError> {
+    framing(false, &mut response)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let lease = lease.never_again();
-        return Switch::Answered(response.map(|body| UpstreamBody::new(body, lease, None)));
+        let answer = response.map(|body| UpstreamBody::new(body, lease, None));
+        return Ok(Switch::Answered(answer));
     }
     let upgrade = hyper::upgrade::on(&mut response);
-    Switch::Switched(response.map(drop), PendingTunnel { upgrade, lease })
+    Ok(Switch::Switched(response.map(drop), PendingTunnel { upgrade, lease }))
 }
 
 impl<B: RequestBody> AsyncRead for Tunnel<B> {
