@@ -38,6 +38,9 @@ impl Redirect {
             .timer(TokioTimer::new())
             .header_read_timeout(limits.allowed.header_timeout)
             .max_headers(limits.allowed.headers)
+            .max_header_size(limits.allowed.header_bytes)
+            // More is not asked for: no head is longer, and a body is not read.
+            .max_buf_size(limits.allowed.header_bytes)
             .serve_connection(TokioIo::new(stream), service);
         // One head and a few bytes: whoever takes longer to read them than to send them waits for
         // something else.
