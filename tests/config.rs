@@ -222,6 +222,8 @@ fn what_is_written_arrives() {
         min_rate: 1 << 10,
         max: 0,
         upstream_idle: 60 * minutes,
+        request: 20 * minutes,
+        tunnel_idle: 5 * minutes,
     };
     assert_eq!(route.limits, other);
     let single = "192.0.2.7/32".parse().expect("a network");

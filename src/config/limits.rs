@@ -63,6 +63,8 @@ pub(super) fn limits(mut section: Reader<'_>) -> Option<Limits> {
     let min_rate = section.measure("min_rate", Is(r#""500B""#), size::parse);
     let max_body = section.measure("max_body", Is(r#""0""#), size::parse);
     let upstream_idle = section.measure("upstream_idle_timeout", Is(r#""5m""#), duration::parse);
+    let request = section.measure("request_timeout", Is(r#""0s""#), duration::parse);
+    let tunnel = section.measure("websocket_idle_timeout", Is(r#""1h""#), duration::parse);
     Some(Limits {
         connections: connections?.value,
         connections_per_network: per_network?.value,
@@ -80,6 +82,8 @@ pub(super) fn limits(mut section: Reader<'_>) -> Option<Limits> {
             min_rate: min_rate?.value,
             max: max_body?.value,
             upstream_idle: upstream_idle?.value,
+            request: request?.value,
+            tunnel_idle: tunnel?.value,
         },
     })
 }
@@ -90,11 +94,15 @@ pub(super) fn of_route(mut section: Reader<'_>, usual: &BodyLimits) -> Option<Bo
     let min_rate = section.optional_measure("min_rate", r#""0""#, size::parse);
     let max = section.optional_measure("max_body", r#""100MiB""#, size::parse);
     let idle = section.optional_measure("upstream_idle_timeout", r#""1h""#, duration::parse);
+    let request = section.optional_measure("request_timeout", r#""10m""#, duration::parse);
+    let tunnel = section.optional_measure("websocket_idle_timeout", r#""0s""#, duration::parse);
     Some(BodyLimits {
         timeout: or(timeout?, usual.timeout),
         min_rate: or(min_rate?, usual.min_rate),
         max: or(max?, usual.max),
         upstream_idle: or(idle?, usual.upstream_idle),
+        request: or(request?, usual.request),
+        tunnel_idle: or(tunnel?, usual.tunnel_idle),
     })
 }
 

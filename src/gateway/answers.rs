@@ -5,10 +5,12 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use crate::guard::{Cut, Full};
 use crate::http::{Asker, BadRequest, InboundHead, Intent};
 use crate::portal::{Portal, Problem};
+use crate::telemetry::Limit;
 use crate::upstream::UpstreamError;
 
 use super::body::ResponseBody;
 use super::line::Line;
+use super::pace::{Deadline, Late};
 
 /// RFC 9209.
 pub(super) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -26,13 +28,41 @@ pub(super) enum ForwardError {
     BodyTooSlow,
     #[error("cut before its answer: {}", .0.word())]
     Cut(Cut),
+    #[error("not answered within request_timeout")]
+    Late,
     #[error("{0}")]
     Full(#[from] Full),
 }
 
+impl From<Deadline> for ForwardError {
+    /// What passed before the answer began.
+    fn from(deadline: Deadline) -> ForwardError {
+        match deadline.why {
+            Late::Request => ForwardError::Late,
+            Late::Age => ForwardError::Cut(Cut::TooOld),
+        }
+    }
+}
+
 impl ForwardError {
+    /// The limit that was reached, where it is counted.
+    pub(super) fn limit(&self) -> Option<Limit> {
+        match self {
+            ForwardError::Upstream(UpstreamError::ConnectionLimit) => {
+                Some(Limit::UpstreamConnections)
+            }
+            ForwardError::BodyTooSlow => Some(Limit::Body),
+            ForwardError::Late => Some(Limit::Request),
+            ForwardError::Upstream(_)
+            | ForwardError::BadHandshake
+            | ForwardError::BodyTooLong
+            | ForwardError::Cut(_)
+            | ForwardError::Full(_) => None,
+        }
+    }
+
     /// Whether the app has as many connections as it may have.
-    pub(super) fn is_for_connections(&self) -> bool {
+    fn is_for_connections(&self) -> bool {
         matches!(self, ForwardError::Upstream(UpstreamError::ConnectionLimit))
     }
 }
@@ -110,7 +140,7 @@ pub(super) fn upstream_failed(
         ForwardError::BodyTooLong => (Problem::TooLong, "http_request_error"),
         ForwardError::BodyTooSlow => (Problem::TooSlow, "http_request_error"),
         ForwardError::Cut(Cut::SessionEnded) => (Problem::SessionEnded, "http_request_denied"),
-        ForwardError::Cut(Cut::TooOld) => {
+        ForwardError::Cut(Cut::TooOld) | ForwardError::Late => {
             (Problem::Upstream(StatusCode::GATEWAY_TIMEOUT), "http_response_timeout")
         }
         ForwardError::Cut(Cut::Unchecked) => (Problem::StoreAway, "http_request_denied"),
@@ -147,6 +177,7 @@ fn leaves_a_rest(error: &ForwardError) -> bool {
         ForwardError::BodyTooLong
         | ForwardError::BodyTooSlow
         | ForwardError::Cut(_)
+        | ForwardError::Late
         | ForwardError::Full(_) => true,
         ForwardError::Upstream(_) | ForwardError::BadHandshake => false,
     }

@@ -11,6 +11,7 @@ use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio::time::{Sleep, sleep_until};
 
 use crate::guard::{Cut, Ending, Watched};
 use crate::http::hygiene;
@@ -18,7 +19,7 @@ use crate::route::BodyLimits;
 use crate::upstream;
 
 use super::caller::Caller;
-use super::pace::Pace;
+use super::pace::{Deadline, Late, Pace};
 
 /// An upstream's answer to a request with our body.
 pub(super) type UpstreamBody = upstream::UpstreamBody<RequestBody>;
@@ -172,6 +173,13 @@ pub struct Outbound {
     idle: Duration,
     /// Made when it is first waited for.
     pace: Option<Box<Pace>>,
+    end: Option<Box<Timed>>,
+}
+
+/// A deadline with its timer.
+struct Timed {
+    timer: Pin<Box<Sleep>>,
+    why: Late,
 }
 
 /// Why a response's body broke.
@@ -181,6 +189,8 @@ pub enum ResponseBodyError {
     Upstream(String),
     #[error("the upstream fell silent in the middle of its answer")]
     UpstreamSilent,
+    #[error("the answer was not whole within request_timeout")]
+    Late,
     #[error("{0}")]
     Cut(#[from] WasCut),
 }
@@ -191,14 +201,27 @@ pub enum ResponseBodyError {
 pub struct WasCut(pub Cut);
 
 impl Outbound {
-    pub(super) fn new(body: UpstreamBody, idle: Duration) -> Outbound {
-        Outbound { body, idle, pace: None }
+    pub(super) fn new(body: UpstreamBody, idle: Duration, end: Option<Deadline>) -> Outbound {
+        let end =
+            end.map(|end| Box::new(Timed { timer: Box::pin(sleep_until(end.at)), why: end.why }));
+        Outbound { body, idle, pace: None, end }
+    }
+
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<ResponseBodyError> {
+        let Some(end) = &mut self.end else { return Poll::Pending };
+        end.timer.as_mut().poll(cx).map(|()| match end.why {
+            Late::Request => ResponseBodyError::Late,
+            Late::Age => WasCut(Cut::TooOld).into(),
+        })
     }
 
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
+        if let Poll::Ready(late) = self.poll_late(cx) {
+            return Poll::Ready(Some(Err(late)));
+        }
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Pending => self.poll_silent(cx),
             Poll::Ready(frame) => {

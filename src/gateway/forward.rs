@@ -5,22 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{Extensions, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use crate::guard::{Cut, Permit, Terms, Watched};
 use crate::http::{InboundHead, SanitizedHead, hygiene};
 use crate::portal::Problem;
 use crate::route::Route;
-use crate::telemetry::Limit;
 use crate::upstream::Claim;
 
 use super::answers::{self, ForwardError};
 use super::body::{Fate, Outbound, RequestBody, ResponseBody, UpstreamBody};
 use super::line::Line;
-use super::{Caller, Gateway, UpstreamHead, steer};
+use super::pace::{Deadline, Late};
+use super::{Caller, Gateway, Seat, UpstreamHead, steer};
 
 /// On answers that were given without asking the store.
 const STORE_STATE: HeaderName = HeaderName::from_static("doorward-store");
@@ -40,8 +40,21 @@ pub(super) struct Asked {
 /// What came with a request's head.
 pub(super) struct Inbound<'a> {
     pub(super) body: Incoming,
-    pub(super) upgrade: Option<OnUpgrade>,
+    pub(super) upgrade: Option<Upgrade>,
     pub(super) caller: &'a Arc<Caller>,
+}
+
+/// A client's connection, should it become a tunnel.
+pub(super) struct Upgrade {
+    pub(super) on: OnUpgrade,
+    pub(super) seat: Option<Seat>,
+}
+
+impl Upgrade {
+    pub(super) fn of(extensions: &mut Extensions) -> Option<Upgrade> {
+        let on = extensions.remove()?;
+        Some(Upgrade { on, seat: extensions.remove() })
+    }
 }
 
 impl Gateway {
@@ -77,8 +90,8 @@ impl Gateway {
             Some(_) | None => self.fetch(asked, inbound, route, permit, line).await,
         };
         sent.unwrap_or_else(|error| {
-            if error.is_for_connections() {
-                self.guard.shared().metrics.limit(Limit::UpstreamConnections, None);
+            if let Some(limit) = error.limit() {
+                self.guard.shared().metrics.limit(limit, None);
             }
             answers::upstream_failed(&self.portal, &asker, &error, line)
         })
@@ -109,7 +122,14 @@ impl Gateway {
         let body = RequestBody::new(body, &route.limits, caller, ending);
         let fate = body.fate();
         let request = asked.head.into_request(body);
-        let sent = self.send(request, asked.claim, route, permit, watched).await;
+        let ends = Ends::of(route, permit);
+        let sent = self.send(request, asked.claim, route, permit, watched);
+        let sent = match ends.first() {
+            Some(end) => {
+                timeout_at(end.at, Box::pin(sent)).await.unwrap_or_else(|_| Err(end.into()))
+            }
+            None => sent.await,
+        };
         let (mut response, watched) = sent.map_err(|error| self.blame(error, fate.as_deref()))?;
         line.upstream_answered();
         self.clean(&mut response);
@@ -119,7 +139,8 @@ impl Gateway {
             None if is_long(&response) => self.watch(permit, route)?,
             watched => watched,
         };
-        Ok(response.map(|body| outbound(body, route, watched)))
+        let end = if is_events(&response) { ends.age } else { ends.first() };
+        Ok(response.map(|body| outbound(body, route, watched, end)))
     }
 
     /// A client whose own body broke a limit is told which.
@@ -183,13 +204,37 @@ impl Gateway {
     }
 }
 
+/// When a request has to be over, with its answer.
+#[derive(Clone, Copy)]
+pub(super) struct Ends {
+    request: Option<Deadline>,
+    pub(super) age: Option<Deadline>,
+}
+
+impl Ends {
+    /// Of a request that begins now.
+    pub(super) fn of(route: &Route, permit: &Permit) -> Ends {
+        // The register knows the age of what has a session.
+        let age = route.max_connection_age.filter(|_| permit.sight().is_none());
+        Ends {
+            request: Deadline::after(route.limits.request, Late::Request),
+            age: age.and_then(|age| Deadline::after(age, Late::Age)),
+        }
+    }
+
+    pub(super) fn first(self) -> Option<Deadline> {
+        Deadline::first(self.request, self.age)
+    }
+}
+
 /// An upstream's body on its way to the client.
 pub(super) fn outbound(
     body: UpstreamBody,
     route: &Route,
     watched: Option<Watched>,
+    end: Option<Deadline>,
 ) -> ResponseBody {
-    let outbound = Outbound::new(body, route.limits.upstream_idle);
+    let outbound = Outbound::new(body, route.limits.upstream_idle, end);
     match watched {
         Some(watched) => ResponseBody::Watched(outbound, watched),
         None => ResponseBody::Upstream(outbound),
@@ -215,6 +260,14 @@ fn mark_unasked<B>(response: &mut Response<B>, permit: &Permit) {
 fn is_long<B: hyper::body::Body>(response: &Response<B>) -> bool {
     let body = response.body();
     !body.is_end_stream() && body.size_hint().exact().is_none_or(|length| length > SHORT)
+}
+
+/// An event stream is meant to go on: its age is what may be limited.
+fn is_events<B>(response: &Response<B>) -> bool {
+    const EVENTS: &str = "text/event-stream";
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default();
+    kind.trim().eq_ignore_ascii_case(EVENTS)
 }
 
 pub(super) async fn session_end(watched: &mut Option<Watched>) -> Cut {

@@ -35,7 +35,7 @@ pub use pace::Pace;
 pub use pressure::{MemoryStrain, Pressure, Strain};
 pub use upstream_head::UpstreamHead;
 pub use upstreams::UpstreamGroups;
-pub use websocket::Tunnels;
+pub use websocket::{Hold, Seat, Tunnels};
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -44,7 +44,6 @@ use std::time::Duration;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 
 use crate::guard::{Denial, Entry, Guard, NewToken, Permit, Visit};
 use crate::http::forwarded::ChainError;
@@ -59,7 +58,7 @@ use crate::session::{ClientContext, Timing};
 use crate::telemetry::{Limit, RequestLog};
 use crate::tls::Certificates;
 
-use forward::Inbound;
+use forward::{Inbound, Upgrade};
 use line::Line;
 use steer::Steered;
 
@@ -148,7 +147,7 @@ impl Gateway {
         line: &mut Line,
     ) -> Answer {
         let (mut parts, body) = request.into_parts();
-        let upgrade = parts.extensions.remove::<OnUpgrade>();
+        let upgrade = Upgrade::of(&mut parts.extensions);
         let judged = InboundHead::judged(parts, arrival, |host, paths| self.bears(host, paths));
         let head = match judged {
             Ok(head) => head,

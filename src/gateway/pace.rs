@@ -11,6 +11,34 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
+/// When one exchange has to be over, however well it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Deadline {
+    pub(super) at: Instant,
+    pub(super) why: Late,
+}
+
+/// Whose limit it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Late {
+    /// `request_timeout`.
+    Request,
+    /// `max_connection_age`.
+    Age,
+}
+
+impl Deadline {
+    /// A limit of zero is none.
+    pub(super) fn after(limit: Duration, why: Late) -> Option<Deadline> {
+        (!limit.is_zero()).then(|| Deadline { at: Instant::now() + limit, why })
+    }
+
+    /// The earlier one.
+    pub(super) fn first(one: Option<Deadline>, other: Option<Deadline>) -> Option<Deadline> {
+        one.into_iter().chain(other).min_by_key(|deadline| deadline.at)
+    }
+}
+
 /// One direction of one exchange. A timer exists only while it is waited.
 #[derive(Debug)]
 pub struct Pace {

@@ -1,6 +1,7 @@
 //! WebSocket tunnels: opened only by a matching handshake, closed when the session ends.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{self, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -21,12 +22,13 @@ use crate::clock::UnixMillis;
 use crate::guard::{Cut, Ending, Guard, Permit, Watched};
 use crate::route::{Frames as Talk, Route};
 use crate::session::SessionKey;
+use crate::telemetry::Limit;
 use crate::upstream::{PendingTunnel, Switch};
 
 use super::Gateway;
 use super::answers::ForwardError;
 use super::body::{RequestBody, ResponseBody};
-use super::forward::{Asked, keep_private, outbound, session_end};
+use super::forward::{self, Asked, Upgrade, keep_private, outbound, session_end};
 use super::frames::Frames;
 use super::line::Line;
 
@@ -52,6 +54,17 @@ pub struct Tunnels {
     pub stop: CancellationToken,
 }
 
+/// A connection's place among all, as a tunnel keeps it: the server is done with the connection once it
+/// became one. It comes with the request that asks for it.
+#[derive(Clone)]
+pub struct Seat(pub Arc<dyn Hold>);
+
+/// Given up when the last of it is dropped.
+pub trait Hold: Send + Sync + 'static {
+    /// Waits until somebody else needs the place.
+    fn wanted(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+}
+
 trait Reader: AsyncRead + Unpin {}
 impl<T: AsyncRead + Unpin> Reader for T {}
 trait Writer: AsyncWrite + Unpin {}
@@ -63,7 +76,7 @@ impl Gateway {
     pub(super) async fn tunnel(
         &self,
         asked: Asked,
-        client: OnUpgrade,
+        client: Upgrade,
         route: &Route,
         permit: &Permit,
         line: &mut Line,
@@ -84,7 +97,8 @@ impl Gateway {
             Switch::Answered(mut response) => {
                 self.clean(&mut response);
                 keep_private(&mut response, permit);
-                return Ok(response.map(|body| outbound(body, route, watched)));
+                let end = forward::Ends::of(route, permit).age;
+                return Ok(response.map(|body| outbound(body, route, watched, end)));
             }
         };
         if accept.is_none()
@@ -94,11 +108,19 @@ impl Gateway {
         }
         self.clean(&mut response);
         let tunnels = shared.metrics.tunnels.clone();
-        let stop = self.tunnels.stop.clone();
         let pulse = Pulse::of(self, permit, route);
+        let ends = Ends {
+            // The register knows the age of those it has.
+            age: route.max_connection_age.filter(|_| watched.is_none()),
+            watched,
+            stop: self.tunnels.stop.clone(),
+            seat: client.seat,
+            silence: Arc::new(Silence::new(route.limits.tunnel_idle)),
+            guard: self.guard.clone(),
+        };
         self.tunnels.tracker.spawn(async move {
             tunnels.inc();
-            carry(client, upstream, watched, stop, pulse).await;
+            carry(client.on, upstream, ends, pulse).await;
             tunnels.dec();
         });
         Ok(switching(response))
@@ -142,12 +164,117 @@ impl Pulse {
     }
 }
 
-/// Carries bytes until either side ends or the session does.
+/// Why a tunnel ends that neither side ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Session(Cut),
+    /// The gateway stops.
+    Stop,
+    /// Another connection needs the place.
+    Wanted,
+    /// Neither side said anything for too long.
+    Silent,
+}
+
+impl End {
+    fn limit(self) -> Option<Limit> {
+        match self {
+            End::Session(_) | End::Stop => None,
+            End::Wanted => Some(Limit::Displaced),
+            End::Silent => Some(Limit::TunnelIdle),
+        }
+    }
+
+    fn close_frame(self) -> [u8; 4] {
+        match self {
+            End::Session(why) => close_frame(why),
+            End::Stop | End::Silent => GOING_AWAY,
+            // As where the store is away: try again later.
+            End::Wanted => close_frame(Cut::Unchecked),
+        }
+    }
+}
+
+/// What can end a tunnel. It keeps the place of its connection for as long.
+struct Ends {
+    watched: Option<Watched>,
+    stop: CancellationToken,
+    seat: Option<Seat>,
+    silence: Arc<Silence>,
+    age: Option<Duration>,
+    guard: Guard,
+}
+
+impl Ends {
+    async fn first(&mut self) -> End {
+        let end = tokio::select! {
+            why = session_end(&mut self.watched) => End::Session(why),
+            () = aged(self.age) => End::Session(Cut::TooOld),
+            () = self.stop.cancelled() => End::Stop,
+            () = wanted(self.seat.as_ref()) => End::Wanted,
+            () = self.silence.lasts() => End::Silent,
+        };
+        if let Some(limit) = end.limit() {
+            self.guard.shared().metrics.limit(limit, None);
+        }
+        end
+    }
+}
+
+async fn aged(age: Option<Duration>) {
+    match age {
+        Some(age) => sleep(age).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn wanted(seat: Option<&Seat>) {
+    match seat {
+        Some(seat) => seat.0.wanted().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How long a tunnel has carried nothing, either way.
+struct Silence {
+    most: Duration,
+    began: Instant,
+    /// Milliseconds after `began` at which something was last passed on.
+    broken: AtomicU64,
+}
+
+impl Silence {
+    /// A `most` of zero lasts for ever.
+    fn new(most: Duration) -> Silence {
+        Silence { most, began: Instant::now(), broken: AtomicU64::new(0) }
+    }
+
+    fn breaks(&self) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.broken.store(now, Ordering::Relaxed);
+    }
+
+    /// Ready once it has lasted too long.
+    async fn lasts(&self) {
+        if self.most.is_zero() {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            let broken = Duration::from_millis(self.broken.load(Ordering::Relaxed));
+            let left = (broken + self.most).saturating_sub(self.began.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            sleep(left).await;
+        }
+    }
+}
+
+/// Carries bytes until either side ends, or something else ends it.
 async fn carry(
     client: OnUpgrade,
     upstream: PendingTunnel<RequestBody>,
-    mut watched: Option<Watched>,
-    stop: CancellationToken,
+    mut ends: Ends,
     pulse: Option<Pulse>,
 ) {
     let Ok(client) = client.await else { return };
@@ -156,23 +283,24 @@ async fn carry(
     let (mut from_upstream, mut to_upstream) = io::split(upstream);
     let mut frames = Frames::default();
     let pulse = pulse.as_ref();
-    let [client_lives, upstream_lives] = [(); 2].map(|()| watched.as_ref().map(Watched::ending));
+    let [client_lives, upstream_lives] =
+        [(); 2].map(|()| ends.watched.as_ref().map(Watched::ending));
+    let silence = Arc::clone(&ends.silence);
     let mut said = Frames::default();
-    let upwards = deliver(&mut from_client, &mut to_upstream, &mut said, client_lives, pulse);
+    let upwards =
+        deliver(&mut from_client, &mut to_upstream, &mut said, client_lives, &silence, pulse);
     let heard = pulse.filter(|pulse| pulse.both);
-    let downwards = deliver(&mut from_upstream, &mut to_client, &mut frames, upstream_lives, heard);
-    let whole = tokio::select! {
-        result = both_ways(upwards, downwards) => result.is_ok(),
-        why = session_end(&mut watched) => {
-            say_goodbye(&mut from_client, &mut to_client, &frames, close_frame(why)).await;
-            false
+    let downwards =
+        deliver(&mut from_upstream, &mut to_client, &mut frames, upstream_lives, &silence, heard);
+    let end = tokio::select! {
+        result = both_ways(upwards, downwards) => {
+            debug!(whole = result.is_ok(), "tunnel closed");
+            return;
         }
-        () = stop.cancelled() => {
-            say_goodbye(&mut from_client, &mut to_client, &frames, GOING_AWAY).await;
-            false
-        }
+        end = ends.first() => end,
     };
-    debug!(whole, "tunnel closed");
+    say_goodbye(&mut from_client, &mut to_client, &frames, end.close_frame()).await;
+    debug!(?end, "tunnel ended");
 }
 
 /// Until both directions are over. Once one is, the other has a moment to end as well: a WebSocket has
@@ -202,6 +330,7 @@ async fn deliver(
     to: &mut impl Writer,
     frames: &mut Frames,
     mut ending: Option<Ending>,
+    silence: &Silence,
     pulse: Option<&Pulse>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
@@ -220,6 +349,7 @@ async fn deliver(
             if taken.is_empty() {
                 return Err(io::ErrorKind::WriteZero.into());
             }
+            silence.breaks();
             frames.advance(taken);
             rest = left;
         }

@@ -106,6 +106,10 @@ pub struct BodyLimits {
     pub max: u64,
     /// Longest silence of an upstream in the middle of its answer.
     pub upstream_idle: Duration,
+    /// From a request's head to the last of its answer. WebSockets and event streams are left out.
+    pub request: Duration,
+    /// Longest silence of a WebSocket's both sides.
+    pub tunnel_idle: Duration,
 }
 
 /// What becomes of paths that two programs can read in two ways.

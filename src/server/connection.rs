@@ -6,6 +6,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::UPGRADE;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -24,7 +25,7 @@ use crate::tls::Acceptor;
 
 use super::fair::{Turns, one_by_one};
 use super::introduced;
-use super::places::{Place, Places};
+use super::places::{Place, Places, Seated};
 use super::pulse::{End, Patience, Pulse};
 use super::streams::{StreamLimits, Streams};
 use super::turn::{Answered, Turn};
@@ -233,11 +234,14 @@ impl Connection {
 
     fn answer(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Answered>, Infallible>> + Send + use<> {
         let turn = Turn::begin(&self.gateway, &self.pulse);
         let (gateway, caller) = (Arc::clone(&self.gateway), Arc::clone(&self.caller));
         let place = Arc::clone(&self.place);
+        if request.headers().contains_key(UPGRADE) {
+            request.extensions_mut().insert(Seated::of(&place, &self.pulse));
+        }
         async move {
             let response = gateway.handle(request, &caller).await;
             if caller.is_known() {

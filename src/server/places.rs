@@ -11,10 +11,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::gateway::{Hold, Seat};
 use crate::telemetry::Limit;
 
 use super::bucket::{Bucket, Rate};
@@ -124,6 +126,33 @@ impl Place {
             // A stranger who was just displaced stays so.
             self.kept.store(left.is_some(), Ordering::Relaxed);
         }
+    }
+}
+
+/// The place of a connection that became a tunnel, or may: it counts for as long as that goes on, and
+/// can be asked for.
+pub(super) struct Seated {
+    _place: Arc<Place>,
+    pulse: Arc<Pulse>,
+}
+
+impl Seated {
+    pub(super) fn of(place: &Arc<Place>, pulse: &Arc<Pulse>) -> Seat {
+        // It does not rest meanwhile: those at rest are displaced first.
+        pulse.begin_writing();
+        Seat(Arc::new(Seated { _place: Arc::clone(place), pulse: Arc::clone(pulse) }))
+    }
+}
+
+impl Hold for Seated {
+    fn wanted(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(self.pulse.displaced())
+    }
+}
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        self.pulse.end();
     }
 }
 

@@ -81,7 +81,7 @@ impl Pulse {
         self.under_way.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What was answered waits to be taken.
+    /// What was answered waits to be taken, or a tunnel goes on.
     pub(super) fn begin_writing(&self) {
         self.under_way.fetch_add(1, Ordering::Relaxed);
     }

@@ -34,6 +34,18 @@ impl Turn {
     }
 }
 
+impl Turn {
+    /// Counts the limit that broke an answer off.
+    fn note(&self, error: &ResponseBodyError) {
+        let limit = match error {
+            ResponseBodyError::UpstreamSilent => Limit::UpstreamIdle,
+            ResponseBodyError::Late => Limit::Request,
+            ResponseBodyError::Upstream(_) | ResponseBodyError::Cut(_) => return,
+        };
+        self.gateway.guard.shared().metrics.limit(limit, None);
+    }
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
         self.pulse.end();
@@ -78,8 +90,8 @@ impl Body for Answered {
             Poll::Ready(Some(Ok(frame))) => {
                 Waits::ForClient(frame.data_ref().map_or(0, Bytes::len))
             }
-            Poll::Ready(Some(Err(ResponseBodyError::UpstreamSilent))) => {
-                self.turn.gateway.guard.shared().metrics.limit(Limit::UpstreamIdle, None);
+            Poll::Ready(Some(Err(error))) => {
+                self.turn.note(error);
                 Waits::ForUs
             }
             Poll::Ready(_) | Poll::Pending => Waits::ForUs,

@@ -27,6 +27,10 @@ pub enum Limit {
     Body,
     MaxBody,
     UpstreamIdle,
+    /// A WebSocket on which nothing was said.
+    TunnelIdle,
+    /// A request that was not answered whole in time.
+    Request,
     /// Connections to one app.
     UpstreamConnections,
     /// Requests that HTTP/2 clients took back.
@@ -52,6 +56,8 @@ impl Limit {
         Limit::Body,
         Limit::MaxBody,
         Limit::UpstreamIdle,
+        Limit::TunnelIdle,
+        Limit::Request,
         Limit::UpstreamConnections,
         Limit::Resets,
         Limit::Chatter,
@@ -74,6 +80,8 @@ impl Limit {
             Limit::Body => "body-timeout",
             Limit::MaxBody => "max-body",
             Limit::UpstreamIdle => "upstream-idle-timeout",
+            Limit::TunnelIdle => "websocket-idle-timeout",
+            Limit::Request => "request-timeout",
             Limit::UpstreamConnections => "upstream-connections",
             Limit::Resets => "resets",
             Limit::Chatter => "chatter",

@@ -300,11 +300,7 @@ async fn a_network_beyond_its_share_is_turned_away_before_tls() {
     for _ in 0..3 {
         held.push(browser.connect().await);
     }
-    // The reset may come before we have looked.
-    if let Ok(mut refused) = TcpStream::connect(gateway.address).await {
-        let read = timeout(PATIENCE, refused.read_u8()).await.expect("at once");
-        assert!(read.is_err());
-    }
+    is_turned_away(&gateway).await;
     assert_eq!(bites(&gateway, "connections-per-network"), 1);
     held.pop();
     let shared = gateway.shared();
@@ -481,6 +477,247 @@ async fn at_a_stop_tunnels_are_told_1001_and_the_drain_waits_for_them() {
     stopping.await.expect("stopped");
     assert!(start.elapsed() < Duration::from_secs(2), "the drain was cut short of its two seconds");
     drop(upstream);
+}
+
+/// Asserts that the network of this machine has no place left.
+async fn is_turned_away(gateway: &Gateway) {
+    // The reset may come before we have looked.
+    if let Ok(mut refused) = TcpStream::connect(gateway.address).await {
+        let read = timeout(PATIENCE, refused.read_u8()).await.expect("at once");
+        assert!(read.is_err());
+    }
+}
+
+#[tokio::test]
+async fn tunnels_are_counted_among_their_networks_connections_until_they_end() {
+    let (address, mut connections) = by_hand().await;
+    let gateway = start(public(address), "connections_per_network = 2");
+    let (first, _app) = tunnel(&gateway, &mut connections).await;
+    let (_second, _other) = tunnel(&gateway, &mut connections).await;
+    is_turned_away(&gateway).await;
+    assert_eq!(bites(&gateway, "connections-per-network"), 1);
+    drop(first);
+    let browser = Browser::new(&gateway);
+    let deadline = Instant::now() + PATIENCE;
+    let asked = loop {
+        let browser = browser.clone();
+        if let Ok(client) = tokio::spawn(async move { browser.connect().await }).await {
+            break client;
+        }
+        assert!(Instant::now() < deadline, "the place is not given back");
+    };
+    drop(asked);
+}
+
+#[tokio::test]
+async fn when_all_places_are_taken_a_tunnel_without_a_session_is_told_1013_and_gives_up_its_own() {
+    let (address, mut connections) = by_hand().await;
+    let gateway = start(public(address), "connections = 2");
+    let (mut first, _app) = tunnel(&gateway, &mut connections).await;
+    let (mut second, mut other) = tunnel(&gateway, &mut connections).await;
+    let mut third = Browser::new(&gateway).connect().await;
+    assert_eq!(rest(&mut first).await, [0x88, 0x02, 0x03, 0xf5]);
+    assert_eq!(bites(&gateway, "displaced"), 1);
+    third.write_all(GET.as_bytes()).await.expect("sent");
+    connections.recv().await.expect("the new one is served");
+    other.write_all(b"\x81\x02hi").await.expect("sent");
+    let mut said = [0; 4];
+    timeout(PATIENCE, second.read_exact(&mut said)).await.expect("in time").expect("still open");
+    assert_eq!(&said, b"\x81\x02hi");
+}
+
+#[tokio::test]
+async fn a_tunnel_on_which_nothing_is_said_is_told_1001_and_one_on_which_something_is_goes_on() {
+    let (address, mut connections) = by_hand().await;
+    let gateway = start(public(address), "websocket_idle_timeout = \"600ms\"");
+    let (mut silent, _app) = tunnel(&gateway, &mut connections).await;
+    let (mut lively, mut app) = tunnel(&gateway, &mut connections).await;
+    let talking = tokio::spawn(async move {
+        while app.write_all(b"\x8a\x00").await.is_ok() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert_eq!(rest(&mut silent).await, [0x88, 0x02, 0x03, 0xe9]);
+    assert_eq!(bites(&gateway, "websocket-idle-timeout"), 1);
+    let mut said = [0; 2 * 20];
+    timeout(PATIENCE, lively.read_exact(&mut said)).await.expect("in time").expect("still open");
+    talking.abort();
+}
+
+#[tokio::test]
+async fn on_a_public_route_too_what_is_older_than_max_connection_age_is_cut() {
+    let (address, mut connections) = by_hand().await;
+    let aged = format!("{}max_connection_age = \"1s\"\n", public(address));
+    let gateway = start(aged, "");
+    let begun = Instant::now();
+    let (mut tunnelled, _app) = tunnel(&gateway, &mut connections).await;
+    let mut streaming = Browser::new(&gateway).connect().await;
+    streaming.write_all(GET.as_bytes()).await.expect("sent");
+    let events = connections.recv().await.expect("a request");
+    let talking = drip(events, "Content-Type: text/event-stream\r\nTransfer-Encoding: chunked");
+    let mut waiting = Browser::new(&gateway).connect().await;
+    waiting.write_all(GET.as_bytes()).await.expect("sent");
+    let _silent = connections.recv().await.expect("a request");
+    assert_eq!(rest(&mut tunnelled).await, [0x88, 0x02, 0x03, 0xe9]);
+    let stream = String::from_utf8_lossy(&rest(&mut streaming).await).into_owned();
+    assert!(stream.contains("\r\n1\r\n.") && !stream.ends_with("0\r\n\r\n"), "{stream}");
+    let refused = read_until(&mut waiting, "\r\n\r\n").await;
+    assert!(refused.starts_with("HTTP/1.1 504 "), "{refused}");
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    talking.abort();
+}
+
+// Whole requests
+
+/// An answer of one byte each 50 ms, until the gateway closes.
+fn drip(mut upstream: TcpStream, fields: &'static str) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let head = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n");
+        let mut open = upstream.write_all(head.as_bytes()).await.is_ok();
+        while open {
+            open = upstream.write_all(b"1\r\n.\r\n").await.is_ok();
+            sleep(Duration::from_millis(50)).await;
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_request_that_is_not_answered_whole_within_its_time_is_ended_and_an_event_stream_goes_on()
+{
+    let (address, mut connections) = by_hand().await;
+    let gateway = start(public(address), "request_timeout = \"700ms\"");
+    let browser = Browser::new(&gateway);
+    let mut begun = Vec::new();
+    for fields in ["Content-Type: text/event-stream; charset=utf-8\r\n", ""] {
+        let fields: &str =
+            Box::leak(format!("{fields}Transfer-Encoding: chunked").into_boxed_str());
+        let mut client = browser.connect().await;
+        client.write_all(GET.as_bytes()).await.expect("sent");
+        let upstream = connections.recv().await.expect("a request");
+        begun.push((client, drip(upstream, fields)));
+    }
+    let mut unanswered = browser.connect().await;
+    unanswered.write_all(GET.as_bytes()).await.expect("sent");
+    let _silent = connections.recv().await.expect("a request");
+    let refused = read_until(&mut unanswered, "\r\n\r\n").await;
+    assert!(refused.starts_with("HTTP/1.1 504 "), "{refused}");
+    assert!(refused.contains("proxy-status: doorward; error=http_response_timeout"), "{refused}");
+    let (mut dripped, app) = begun.pop().expect("the answer");
+    let answer = String::from_utf8_lossy(&rest(&mut dripped).await).into_owned();
+    assert!(answer.contains("\r\n1\r\n.") && !answer.ends_with("0\r\n\r\n"), "{answer}");
+    timeout(PATIENCE, app).await.expect("it hears of it").expect("no panic");
+    assert_eq!(bites(&gateway, "request-timeout"), 2);
+    let (mut events, talking) = begun.pop().expect("the events");
+    let mut more = [0; 6 * 40];
+    timeout(PATIENCE, events.read_exact(&mut more)).await.expect("in time").expect("it goes on");
+    talking.abort();
+}
+
+#[tokio::test]
+async fn an_upload_that_takes_longer_than_its_requests_time_is_ended_on_both_protocols() {
+    let (address, mut connections) = by_hand().await;
+    let gateway = start(public(address), "request_timeout = \"600ms\"");
+    let browser = Browser::new(&gateway);
+    let mut slow = browser.connect().await;
+    slow.write_all(post("Content-Length: 1000000\r\n").as_bytes()).await.expect("sent");
+    let mut app = connections.recv().await.expect("a request");
+    let (mut reader, mut writer) = tokio::io::split(slow);
+    let writing = tokio::spawn(async move {
+        while writer.write_all(b"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx").await.is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let mut answer = Vec::new();
+    // However it ends: a reset is an end too.
+    let _ = timeout(PATIENCE, reader.read_to_end(&mut answer)).await.expect("the gateway closes");
+    assert!(answer.starts_with(b"HTTP/1.1 504 "), "{}", String::from_utf8_lossy(&answer));
+    let mut rest = Vec::new();
+    let _ = timeout(PATIENCE, app.read_to_end(&mut rest)).await.expect("the app hears of it");
+    writing.abort();
+    assert_eq!(bites(&gateway, "request-timeout"), 1);
+    let mut wire = Frames::open(&browser).await;
+    wire.get(1, "/").await;
+    let app = connections.recv().await.expect("a request");
+    let talking = drip(app, "Transfer-Encoding: chunked");
+    wire.expect(|frame| frame.kind == RST_STREAM && frame.stream == 1).await;
+    timeout(PATIENCE, talking).await.expect("the app hears of it").expect("no panic");
+}
+
+// Handshakes and apps that do not come to be
+
+/// The beginning of a ClientHello, one byte at a time; until the gateway closes.
+async fn hello_in_drops(gateway: &Gateway) {
+    let mut stream = TcpStream::connect(gateway.address).await.expect("connected");
+    stream.set_nodelay(true).expect("set");
+    for byte in [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3].into_iter().chain([7; 500]) {
+        if stream.write_all(&[byte]).await.is_err() {
+            return;
+        }
+        match timeout(Duration::from_millis(20), stream.read_u8()).await {
+            Ok(Ok(_)) => panic!("an answer to nothing"),
+            Ok(Err(_)) => return,
+            Err(_) => {}
+        }
+    }
+    panic!("it still listens");
+}
+
+#[tokio::test]
+async fn cve_2026_26999_a_handshake_that_comes_byte_by_byte_ends_at_its_timeout() {
+    let upstream = Upstream::start().await;
+    // With and without a look at the ClientHello.
+    for routes in [public(upstream.address), route(upstream.address)] {
+        let gateway = start(routes, "handshake_timeout = \"700ms\"");
+        let begun = Instant::now();
+        hello_in_drops(&gateway).await;
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_millis(650) && took < Duration::from_secs(5), "{took:?}");
+        until("it is counted", || bites(&gateway, "handshake-timeout") == 1).await;
+    }
+}
+
+#[tokio::test]
+async fn an_app_whose_queue_of_connections_is_full_is_a_504_that_says_connection_timeout() {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    // Nobody accepts; the kernel answers as many as its queue holds, and drops what else knocks.
+    let listener = socket.listen(1).expect("listens");
+    let address = listener.local_addr().expect("an address");
+    let mut queue = Vec::new();
+    while let Ok(connected) = timeout(Duration::from_millis(500), TcpStream::connect(address)).await
+    {
+        queue.push(connected.expect("in the queue"));
+        assert!(queue.len() < 100, "the queue has no end");
+    }
+    let gateway = start(public(address), "");
+    let mut client = Browser::new(&gateway).connect().await;
+    client.write_all(GET.as_bytes()).await.expect("sent");
+    let answer = read_until(&mut client, "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    assert!(answer.contains("proxy-status: doorward; error=connection_timeout"), "{answer}");
+}
+
+// The port in the clear
+
+#[tokio::test]
+async fn the_port_for_redirects_takes_no_longer_heads_than_the_other() {
+    let (_upstream, gateway, _browser) = app("header_bytes = \"16KiB\"").await;
+    let ask = async |length: usize| {
+        let mut stream = TcpStream::connect(gateway.http).await.expect("connected");
+        let head =
+            format!("GET / HTTP/1.1\r\nHost: app.test\r\nX-Long: {}\r\n\r\n", "x".repeat(length));
+        // It may be closed before all of it is taken.
+        let _ = stream.write_all(head.as_bytes()).await;
+        let mut answer = [0; 12];
+        let read = timeout(PATIENCE, stream.read_exact(&mut answer)).await.expect("in time");
+        read.map(|_| String::from_utf8_lossy(&answer).into_owned())
+    };
+    assert_eq!(ask(12 * 1024).await.expect("an answer"), "HTTP/1.1 308");
+    let long = ask(64 * 1024).await;
+    assert!(
+        long.as_ref().is_err() || long.as_ref().is_ok_and(|told| told == "HTTP/1.1 431"),
+        "{long:?}"
+    );
 }
 
 // HTTP/2, frame by frame
