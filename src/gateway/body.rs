@@ -11,11 +11,12 @@ use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::guard::{Cut, Ending, Watched};
+use crate::guard::{Cut, Ending, Full as NoRoom, Live, Sight, Terms, Watched};
 use crate::http::hygiene;
 use crate::route::BodyLimits;
+use crate::session::RoutePolicy;
 use crate::upstream;
 
 use super::caller::Caller;
@@ -164,7 +165,25 @@ pub enum ResponseBody {
     /// An upstream's answer.
     Upstream(Outbound),
     /// An upstream's long answer, cut when its session ends.
-    Watched(Outbound, Watched),
+    Watched(Outbound, Watch),
+}
+
+/// From when on an answer is cut with its session.
+pub enum Watch {
+    Now(Watched),
+    /// Once it has taken its time. Most short answers are whole before that, and cost the register nothing.
+    Soon(Box<Soon>),
+}
+
+/// What is needed to register it then.
+pub struct Soon {
+    pub(super) live: Live,
+    pub(super) sight: Sight,
+    pub(super) policy: RoutePolicy,
+    pub(super) max_age: Option<Duration>,
+    pub(super) due: Instant,
+    /// Made when it is first waited for.
+    pub(super) timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// An upstream's body, and how long it may be silent in the middle of it.
@@ -193,6 +212,8 @@ pub enum ResponseBodyError {
     Late,
     #[error("{0}")]
     Cut(#[from] WasCut),
+    #[error("it became a live connection, and {0}")]
+    Full(#[from] NoRoom),
 }
 
 /// A live connection was cut.
@@ -245,6 +266,39 @@ impl Outbound {
     }
 }
 
+impl Watch {
+    /// Whether what comes may be passed on.
+    fn poll_on(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ResponseBodyError>> {
+        if let Watch::Soon(soon) = self
+            && soon.due <= Instant::now()
+        {
+            *self = Watch::Now(soon.watch()?);
+        }
+        match self {
+            Watch::Now(watched) => watched.poll_on(cx).map_err(|why| WasCut(why).into()),
+            Watch::Soon(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// To be called while nothing comes; ready when it is time to look again.
+    fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Watch::Now(_) => Poll::Pending,
+            Watch::Soon(soon) => {
+                let due = soon.due;
+                soon.timer.get_or_insert_with(|| Box::pin(sleep_until(due))).as_mut().poll(cx)
+            }
+        }
+    }
+}
+
+impl Soon {
+    fn watch(&self) -> Result<Watched, NoRoom> {
+        let terms = Terms { policy: Some(&self.policy), max_age: self.max_age };
+        self.live.watch(&self.sight, terms)
+    }
+}
+
 impl ResponseBody {
     /// The same answer, no longer cut when its session ends.
     pub(super) fn unwatched(self) -> ResponseBody {
@@ -270,12 +324,15 @@ impl Body for ResponseBody {
                 None => Poll::Ready(None),
             },
             ResponseBody::Upstream(outbound) => outbound.poll_frame(cx),
-            ResponseBody::Watched(outbound, watched) => {
-                if let Err(why) = std::task::ready!(watched.poll_on(cx)) {
-                    return Poll::Ready(Some(Err(WasCut(why).into())));
+            ResponseBody::Watched(outbound, watch) => loop {
+                if let Err(error) = std::task::ready!(watch.poll_on(cx)) {
+                    return Poll::Ready(Some(Err(error)));
                 }
-                outbound.poll_frame(cx)
-            }
+                match outbound.poll_frame(cx) {
+                    Poll::Pending => std::task::ready!(watch.poll_due(cx)),
+                    frame @ Poll::Ready(_) => return frame,
+                }
+            },
         }
     }
 

@@ -8,16 +8,16 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Extensions, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::guard::{Cut, Permit, Terms, Watched};
+use crate::guard::{Cut, Permit, Sight, Terms, Watched};
 use crate::http::{InboundHead, SanitizedHead, hygiene};
 use crate::portal::Problem;
 use crate::route::Route;
 use crate::upstream::Claim;
 
 use super::answers::{self, ForwardError};
-use super::body::{Fate, Outbound, RequestBody, ResponseBody, UpstreamBody};
+use super::body::{Fate, Outbound, RequestBody, ResponseBody, Soon, UpstreamBody, Watch};
 use super::line::Line;
 use super::pace::{Deadline, Late};
 use super::{Caller, Gateway, Seat, UpstreamHead, steer};
@@ -25,10 +25,10 @@ use super::{Caller, Gateway, Seat, UpstreamHead, steer};
 /// On answers that were given without asking the store.
 const STORE_STATE: HeaderName = HeaderName::from_static("doorward-store");
 
-/// How long an answer's head may take before its session is watched.
+/// How long an answer's head may take before its session is watched, and as long again the rest of it.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The longest answer, in bytes, that is let run to its end: it is in the client's socket already.
+/// The longest answer, in bytes, that is not watched from its head on: most are in the client's socket at once.
 const SHORT: u64 = 64 * 1024;
 
 /// What an app is asked.
@@ -135,12 +135,14 @@ impl Gateway {
         self.clean(&mut response);
         keep_private(&mut response, permit);
         mark_unasked(&mut response, permit);
-        let watched = match watched {
-            None if is_long(&response) => self.watch(permit, route)?,
-            watched => watched,
+        let watch = match watched {
+            Some(watched) => Some(Watch::Now(watched)),
+            None if is_long(&response) => self.watch(permit, route)?.map(Watch::Now),
+            None if response.body().is_end_stream() => None,
+            None => self.watch_soon(permit, route),
         };
         let end = if is_events(&response) { ends.age } else { ends.first() };
-        Ok(response.map(|body| outbound(body, route, watched, end)))
+        Ok(response.map(|body| outbound(body, route, watch, end)))
     }
 
     /// A client whose own body broke a limit is told which.
@@ -202,6 +204,19 @@ impl Gateway {
         let live = &self.guard.shared().live;
         Ok(permit.sight().map(|sight| live.watch(sight, terms)).transpose()?)
     }
+
+    /// The same for a short answer whose end has not come yet, should that take long.
+    fn watch_soon(&self, permit: &Permit, route: &Route) -> Option<Watch> {
+        let soon = |sight: &Sight| Soon {
+            live: self.guard.shared().live.clone(),
+            sight: sight.clone(),
+            policy: route.policy.clone(),
+            max_age: route.max_connection_age,
+            due: Instant::now() + PATIENCE,
+            timer: None,
+        };
+        permit.sight().map(|sight| Watch::Soon(Box::new(soon(sight))))
+    }
 }
 
 /// When a request has to be over, with its answer.
@@ -231,12 +246,12 @@ impl Ends {
 pub(super) fn outbound(
     body: UpstreamBody,
     route: &Route,
-    watched: Option<Watched>,
+    watch: Option<Watch>,
     end: Option<Deadline>,
 ) -> ResponseBody {
     let outbound = Outbound::new(body, route.limits.upstream_idle, end);
-    match watched {
-        Some(watched) => ResponseBody::Watched(outbound, watched),
+    match watch {
+        Some(watch) => ResponseBody::Watched(outbound, watch),
         None => ResponseBody::Upstream(outbound),
     }
 }

@@ -27,7 +27,7 @@ use crate::upstream::{PendingTunnel, Switch};
 
 use super::Gateway;
 use super::answers::ForwardError;
-use super::body::{RequestBody, ResponseBody};
+use super::body::{RequestBody, ResponseBody, Watch};
 use super::forward::{self, Asked, Upgrade, keep_private, outbound, session_end};
 use super::frames::Frames;
 use super::line::Line;
@@ -98,7 +98,7 @@ impl Gateway {
                 self.clean(&mut response);
                 keep_private(&mut response, permit);
                 let end = forward::Ends::of(route, permit).age;
-                return Ok(response.map(|body| outbound(body, route, watched, end)));
+                return Ok(response.map(|body| outbound(body, route, watched.map(Watch::Now), end)));
             }
         };
         if accept.is_none()

@@ -40,7 +40,9 @@ impl Turn {
         let limit = match error {
             ResponseBodyError::UpstreamSilent => Limit::UpstreamIdle,
             ResponseBodyError::Late => Limit::Request,
-            ResponseBodyError::Upstream(_) | ResponseBodyError::Cut(_) => return,
+            ResponseBodyError::Upstream(_)
+            | ResponseBodyError::Cut(_)
+            | ResponseBodyError::Full(_) => return,
         };
         self.gateway.guard.shared().metrics.limit(limit, None);
     }

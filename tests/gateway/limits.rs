@@ -1091,6 +1091,37 @@ async fn frames_of_unknown_kinds_end_the_connection_when_there_is_nothing_else()
 }
 
 #[tokio::test]
+async fn on_http2_a_cut_is_a_reset_of_its_stream_and_the_others_of_its_connection_go_on() {
+    let (address, mut connections) = by_hand().await;
+    let gateway = start(route(address), "");
+    let (mut alice, mut bob) = (Browser::new(&gateway), Browser::new(&gateway));
+    alice.log_in("alice").await;
+    bob.log_in("bob").await;
+    let mut wire = Frames::open(&alice).await;
+    let mut talking = Vec::new();
+    for (stream, who) in [(1, &alice), (3, &bob)] {
+        let cookie = field("cookie", &format!("{SESSION}={}", who.token()));
+        wire.head(stream, END_STREAM | END_HEADERS, &[cookie]).await;
+        let app = connections.recv().await.expect("a request");
+        talking.push(drip(app, "Transfer-Encoding: chunked"));
+        assert_eq!(wire.status(stream).await, 200);
+    }
+    gateway.revoke("user=alice").await;
+    wire.expect(|frame| frame.kind == RST_STREAM && frame.stream == 1).await;
+    for _ in 0..20 {
+        let frame = timeout(PATIENCE, wire.next()).await.expect("in time").expect("open");
+        assert!(![RST_STREAM, GOAWAY].contains(&frame.kind), "{frame:?}");
+        assert!(frame.stream != 1, "after its reset: {frame:?}");
+    }
+    let cookie = field("cookie", &format!("{SESSION}={}", bob.token()));
+    wire.head(5, END_STREAM | END_HEADERS, &[cookie]).await;
+    let mut app = connections.recv().await.expect("a request");
+    app.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.expect("sent");
+    assert_eq!(wire.status(5).await, 200);
+    talking.iter().for_each(JoinHandle::abort);
+}
+
+#[tokio::test]
 async fn a_long_upload_on_http2_is_no_chatter() {
     let (upstream, gateway, browser) = app("").await;
     let mut browser = browser.over_h2();
