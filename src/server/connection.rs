@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
@@ -70,11 +71,26 @@ pub(super) struct Connection {
     pub(super) turns: Turns,
 }
 
+/// One of those that are counted as open, however it ends: a panic ends it too.
+struct Open(Gauge);
+
+impl Open {
+    fn count(metrics: &Metrics) -> Open {
+        metrics.connections.inc();
+        Open(metrics.connections.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 impl Connection {
     /// Lives until the client goes, a deadline passes, its place is needed, or the server drains.
     pub(super) async fn run(mut self, mut stream: TcpStream, acceptor: Acceptor) {
-        let connections = self.metrics().connections.clone();
-        connections.inc();
+        let _open = Open::count(self.metrics());
         // Answers are written whole; waiting for more would only delay them.
         stream.set_nodelay(true).unwrap_or_default();
         if self.is_introduced(&mut stream).await
@@ -83,7 +99,6 @@ impl Connection {
             self.caller.asks_for(tls.get_ref().1.server_name());
             self.speak(tls).await;
         }
-        connections.dec();
     }
 
     /// A proxy's client takes the proxy's place: it is the one who is counted and told apart.

@@ -697,6 +697,72 @@ async fn an_app_whose_queue_of_connections_is_full_is_a_504_that_says_connection
     assert!(answer.contains("proxy-status: doorward; error=connection_timeout"), "{answer}");
 }
 
+// Panics
+
+/// Panics where the line about her wrong password is written: in the middle of a request.
+struct Bomb;
+
+const FUSE: &str = "zoë";
+
+impl tracing::Subscriber for Bomb {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target() == "session"
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut words = String::new();
+        event.record(&mut |_: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+            words.push_str(&format!("{value:?} "));
+        });
+        let is_lit = words.contains(FUSE) && words.contains("login-refused");
+        assert!(!is_lit, "as the test wants");
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn ghsa_4hjq_9h5c_252j_a_panic_in_a_request_ends_its_connection_and_nothing_else() {
+    tracing::subscriber::set_global_default(Bomb).expect("the only one");
+    let upstream = Upstream::start().await;
+    let gateway = start(route(upstream.address), "");
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let cookie = format!("{SESSION}={}", alice.token());
+    let get = format!("GET / HTTP/1.1\r\nHost: app.test\r\nCookie: {cookie}\r\n\r\n");
+    // One at either worker, with luck.
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(alice.connect().await);
+    }
+    for h2 in [false, true, false, true] {
+        let stranger = Browser::new(&gateway);
+        let mut stranger = if h2 { stranger.over_h2() } else { stranger };
+        let asked =
+            tokio::spawn(async move { stranger.try_log_in(FUSE, "wrong horse", "/").await });
+        assert!(asked.await.is_err(), "it was answered");
+    }
+    for client in &mut held {
+        client.write_all(get.as_bytes()).await.expect("sent");
+        let answer = read_until(client, "hello").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    for _ in 0..8 {
+        assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
+    }
+    Browser::new(&gateway).log_in("bob").await;
+    drop(held);
+    let shared = gateway.shared();
+    until("all places are given back", || {
+        shared.metrics.render().contains("doorward_connections 0")
+    })
+    .await;
+}
+
 // The port in the clear
 
 #[tokio::test]
