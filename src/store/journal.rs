@@ -7,7 +7,7 @@
 //!
 //! Invariant: what is remembered was acknowledged, and each of it can be written again without harm.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -147,17 +147,18 @@ impl Inner {
     }
 }
 
-/// Values with the time of their noting, at most [`MOST`].
+/// Values in the order of their last noting, at most [`MOST`]: one that is noted again moves to the end, and
+/// takes nobody else's place however often it is.
 #[derive(Debug)]
 struct Remembered<K, V> {
-    values: HashMap<K, (V, Instant)>,
-    /// In the order of their noting. One noted again stands here twice; its last place counts.
-    order: VecDeque<(K, Instant)>,
+    values: HashMap<K, (V, u64)>,
+    order: BTreeMap<u64, (K, Instant)>,
+    noted: u64,
 }
 
 impl<K, V> Default for Remembered<K, V> {
     fn default() -> Remembered<K, V> {
-        Remembered { values: HashMap::new(), order: VecDeque::new() }
+        Remembered { values: HashMap::new(), order: BTreeMap::new(), noted: 0 }
     }
 }
 
@@ -171,23 +172,25 @@ impl<K: Copy + Eq + Hash, V> Remembered<K, V> {
     }
 
     fn note(&mut self, key: K, value: V, now: Instant) {
-        self.values.insert(key, (value, now));
-        self.order.push_back((key, now));
-        while self.order.len() > MOST {
+        self.noted = self.noted.saturating_add(1);
+        if let Some((_, before)) = self.values.insert(key, (value, self.noted)) {
+            self.order.remove(&before);
+        }
+        self.order.insert(self.noted, (key, now));
+        if self.order.len() > MOST {
             self.drop_oldest();
         }
     }
 
     fn sweep(&mut self, now: Instant) {
         let old = |at: &Instant| now.saturating_duration_since(*at) >= REMEMBERED_FOR;
-        while self.order.front().is_some_and(|(_, at)| old(at)) {
+        while self.order.first_key_value().is_some_and(|(_, (_, at))| old(at)) {
             self.drop_oldest();
         }
     }
 
     fn drop_oldest(&mut self) {
-        let Some((key, noted)) = self.order.pop_front() else { return };
-        if self.values.get(&key).is_some_and(|(_, last)| *last <= noted) {
+        if let Some((_, (key, _))) = self.order.pop_first() {
             self.values.remove(&key);
         }
     }
@@ -263,6 +266,23 @@ mod tests {
         journal.sweep(minutes(25));
         assert_eq!(journal.entries(), []);
         assert!(journal.is_empty());
+    }
+
+    #[test]
+    fn one_who_logs_out_everywhere_again_and_again_takes_nobody_elses_place() {
+        let (journal, now) = (Journal::default(), Instant::now());
+        let line = |at| NotBefore { at: UnixMillis(at), except: None };
+        let other = UserTag([2; 8]);
+        journal.note(Ended::User { tag: other, line: line(5) }, now);
+        for number in 0..30_000 {
+            let at = now + Duration::from_millis(number);
+            journal.note(Ended::User { tag: TAG, line: line(number) }, at);
+        }
+        assert_eq!(journal.line(&other, NotBefore::default()), line(5));
+        assert_eq!(journal.line(&TAG, NotBefore::default()), line(29_999));
+        assert_eq!(journal.entries().len(), 2);
+        journal.sweep(now + REMEMBERED_FOR);
+        assert_eq!(journal.entries().len(), 1, "the other one's time is over");
     }
 
     #[test]
