@@ -195,12 +195,14 @@ impl Distributed {
         &self,
         now: UnixMillis,
     ) -> Result<(UnixMillis, Durability), Unavailable> {
+        let _own = self.own(Change::Everyone);
         let (line, durability) = self.redis.revoke_everyone(now).await?;
         self.note(Ended::Everyone { line });
         Ok((line, durability))
     }
 
     pub(super) async fn restore_everyone(&self, line: UnixMillis) -> Result<(), Unavailable> {
+        let _own = self.own(Change::Everyone);
         self.redis.restore_everyone(line).await
     }
 

@@ -163,6 +163,12 @@ async fn in_an_outage_a_session_that_somebody_wanted_to_end_is_not_served() {
 /// What the cache knows is believed for up to three seconds, also while a revocation waits in vain.
 #[tokio::test]
 async fn in_an_outage_who_was_let_in_by_the_cache_while_his_end_failed_is_not_served_after_it() {
+    for end in ["user=alice", "all=1"] {
+        let_in_by_the_cache_while_it_fails(end).await;
+    }
+}
+
+async fn let_in_by_the_cache_while_it_fails(end: &str) {
     let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
     let setup = Site::setup(&upstream, &redis, "");
     let store = setup.store.replace("local_cache = \"off\"", "");
@@ -182,8 +188,8 @@ async fn in_an_outage_who_was_let_in_by_the_cache_while_his_end_failed_is_not_se
     }
     site.redis.pause();
     let mut meanwhile = alice.clone();
-    let (ended, let_in) = tokio::join!(site.gateway.revoke("user=alice"), meanwhile.fetch("/"));
-    assert!(ended.starts_with("HTTP/1.1 503"), "{ended}");
+    let (ended, let_in) = tokio::join!(site.gateway.revoke(end), meanwhile.fetch("/"));
+    assert!(ended.starts_with("HTTP/1.1 503"), "{end}: {ended}");
     assert_eq!((let_in.status, let_in.header("doorward-store")), (StatusCode::OK, ""));
     is_away(&alice.fetch("/").await);
     assert_eq!(site.comes_back(&mut alice).await.status, StatusCode::OK);
