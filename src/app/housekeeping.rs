@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::net::TcpListener;
-use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use zeroize::Zeroizing;
@@ -19,17 +17,10 @@ use crate::guard::Guard;
 use crate::login::{AccountChange, ChangeKind, Directory};
 use crate::secret::sha256;
 use crate::server::listener::BindError;
-use crate::store::Change;
 
 use super::{Parts, StartError, keys, memory};
 
 const TICK: Duration = Duration::from_secs(1);
-
-/// How exact the ends by time are.
-const PATROL: Duration = Duration::from_millis(200);
-
-/// How long an end at another gateway stays unseen here.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs until `stop`; says on `ready` where the admin port is, or why it cannot be had.
 pub(super) async fn run(
@@ -52,7 +43,9 @@ pub(super) async fn run(
         reading: None,
     };
     // Beside the chores: a slow file must not keep an ended session's connections open.
-    let patrol = tokio::spawn(patrol(chores.guard.clone()));
+    let (patrolling, hearing) = (chores.guard.clone(), chores.guard.clone());
+    let patrol = tokio::spawn(async move { patrolling.patrol().await });
+    let hearing = tokio::spawn(async move { hearing.hear().await });
     if let Some(most) = memory::limit(parts.limits.allowed.memory) {
         let (strain, places) = (Arc::clone(&parts.memory), Arc::clone(&parts.limits.places));
         tokio::spawn(memory::Watch { most, strain, places }.run());
@@ -65,37 +58,11 @@ pub(super) async fn run(
         }
     }
     patrol.abort();
+    hearing.abort();
     if let Err(error) = parts.store.close().await {
         error!(%error, "the store did not close cleanly");
     }
     remove_socket(&parts);
-}
-
-/// Looks after live connections: at once where something was heard, and often in any case. What is heard
-/// is a promptness and never a proof: a store that falls silent is still asked.
-async fn patrol(guard: Guard) {
-    let mut changes = guard.store().changes();
-    let mut tick = tokio::time::interval(PATROL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            change = next(&mut changes) => guard.heard(change).await,
-            () = guard.shared().live.doubted() => guard.patrol(LOOK_EVERY).await,
-            _ = tick.tick() => guard.patrol(LOOK_EVERY).await,
-        }
-    }
-}
-
-/// The next change elsewhere; never where nobody else can change anything.
-async fn next(changes: &mut Option<broadcast::Receiver<Change>>) -> Change {
-    match changes {
-        None => std::future::pending().await,
-        Some(changes) => match changes.recv().await {
-            Ok(change) => change,
-            Err(RecvError::Lagged(_)) => Change::All,
-            Err(RecvError::Closed) => std::future::pending().await,
-        },
-    }
 }
 
 async fn listen(parts: &Parts, guard: &Guard) -> Result<Option<SocketAddr>, StartError> {

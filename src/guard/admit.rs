@@ -106,9 +106,9 @@ impl Guard {
     /// Whether a token that was to go with a slow answer is still the one to send: a late cookie must
     /// never overwrite a newer one in the browser.
     pub async fn offer_stands(&self, token: &NewToken) -> bool {
-        let keys = self.shared.keys.load_full();
+        let (keys, asked) = (self.shared.keys.load_full(), Instant::now());
         let Ok(loaded) = self.in_time(pin!(self.load(&token.key))).await else { return false };
-        let Ok(held) = self.hold(&keys, &token.key, loaded) else { return false };
+        let Ok(held) = self.hold(&keys, &token.key, loaded, asked) else { return false };
         let record = held.record;
         let offered = record.offer.as_ref().is_some_and(|offer| offer.hash == token.hash);
         offered || record.current == token.hash

@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 use super::Guard;
 use crate::clock::UnixMillis;
@@ -30,6 +30,8 @@ pub(super) struct Everyone {
     start: Instant,
     /// One reads, the others wait for it.
     reading: Mutex<()>,
+    /// It moved, as somebody told.
+    moved: Notify,
 }
 
 impl Everyone {
@@ -40,6 +42,7 @@ impl Everyone {
             read_at: AtomicU64::new(0),
             start: Instant::now(),
             reading: Mutex::new(()),
+            moved: Notify::new(),
         }
     }
 
@@ -51,6 +54,11 @@ impl Everyone {
     /// Moves it forward; whether it moved.
     pub(super) fn raise(&self, at: UnixMillis) -> bool {
         self.at.fetch_max(at.0, Ordering::AcqRel) < at.0
+    }
+
+    /// It has moved elsewhere, or may have.
+    pub(super) fn heard(&self) {
+        self.moved.notify_one();
     }
 
     fn is_fresh(&self, at: Instant, now: UnixMillis) -> bool {
@@ -88,6 +96,17 @@ impl Guard {
     pub(super) fn everyone_if_fresh(&self, at: Instant, now: UnixMillis) -> Option<NotBefore> {
         let everyone = &self.shared.everyone;
         everyone.is_fresh(at, now).then(|| everyone.line())
+    }
+
+    /// Reads the line again whenever it may have moved, for ever.
+    pub(super) async fn reread_everyone(&self) {
+        loop {
+            self.shared.everyone.moved.notified().await;
+            // Where it cannot be read now, the next second's chores read it, and tell of the trouble.
+            if self.refresh_everyone().await.is_err() {
+                self.shared.metrics.store_error();
+            }
+        }
     }
 
     /// Reads the line again; housekeeping does so each second, and when it is told of a change.

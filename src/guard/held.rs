@@ -56,12 +56,13 @@ impl Guard {
         Ok(loaded)
     }
 
-    /// What holds, after a load.
+    /// What holds, after a load. `asked`: before it, for who wanted an end meanwhile.
     pub(super) fn hold(
         &self,
         keys: &KeyRing,
         key: &SessionKey,
         loaded: Loaded,
+        asked: Instant,
     ) -> Result<Held, Denial> {
         let Loaded { slot, touched, not_before } = loaded;
         let not_before = self.held_line(key, not_before);
@@ -91,7 +92,7 @@ impl Guard {
             }
         };
         let touched = self.believable(key, &seen, touched);
-        self.shared.known.vouch(&seen, Instant::now(), self.now(), touched);
+        self.shared.known.vouch(&seen, asked, self.now(), touched);
         Ok(Held { revision, record: Arc::clone(&seen.record), touched, not_before, restore })
     }
 
@@ -221,5 +222,33 @@ impl Guard {
             let user = &seen.record.identity.user;
             self.shared.event(event, About { user, session: Some(key.id), ..About::default() });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::everyone::tests::{guard, log_in};
+    use super::*;
+    use crate::clock::Clock;
+    use crate::guard::LivesOn;
+    use crate::store::Store;
+
+    /// An answer may wait for its turn here for as long as this process is busy.
+    #[tokio::test]
+    async fn what_was_asked_before_somebody_wanted_an_end_is_not_served_unasked() {
+        let clock = Clock::manual(UnixMillis(1_000_000));
+        let guard = guard(&Store::memory(clock.clone()), &clock);
+        let shown = log_in(&guard).await;
+        let lives = LivesOn::session(guard.lives_on(&shown).await.expect("available"));
+        let key = lives.expect("it lives").key;
+        let (asked, loaded) = (Instant::now(), guard.load(&key).await.expect("available"));
+        let known = &guard.shared.known;
+        known.withhold_one(&key);
+        // Times are compared in milliseconds.
+        std::thread::sleep(Duration::from_millis(5));
+        let keys = guard.shared.keys.load_full();
+        guard.hold(&keys, &key, loaded, asked).expect("it lives");
+        let Some(Seen::Live(seen)) = known.get(&key) else { panic!("it lives") };
+        assert_eq!(known.vouched_within(&seen, CLOCKS, clock.now()), None);
     }
 }

@@ -116,6 +116,7 @@ impl Known {
         let kept = self.sessions.entry(key, None, |_, before| {
             // Written before the end and answered after it: the end has the last word.
             if let Seen::Live(before) = before {
+                seen.withhold(before.withheld.load(Ordering::Relaxed));
                 *before = Arc::clone(&seen);
             }
             EntryAction::Retain(())
@@ -279,6 +280,17 @@ mod tests {
         // A store that went back counts on from there.
         keep(&known, 4);
         assert!(matches!(known.get(&KEY), Some(Seen::Live(seen)) if seen.revision == 4));
+    }
+
+    #[test]
+    fn a_renewal_does_not_undo_that_somebody_wanted_an_end() {
+        let known = Known::new();
+        keep(&known, 1);
+        let before = Instant::now();
+        known.withhold_one(&KEY);
+        let renewed = keep(&known, 2);
+        known.vouch(&renewed, before, NOW, NOW);
+        assert_eq!(known.vouched_within(&renewed, HOUR, NOW), None);
     }
 
     #[test]

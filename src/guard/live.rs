@@ -10,9 +10,10 @@
 
 mod ends;
 mod entry;
+mod pulse;
 mod watched;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,14 +28,12 @@ use crate::telemetry::Metrics;
 
 use ends::{End, Ends, Missed};
 use entry::{Connection, Entry};
+use pulse::Pulse;
 use watched::Signal;
 pub use watched::{Ending, Watched};
 
 /// Parts of the register, so that a look at all of it never holds up every worker.
 const SHARDS: usize = 16;
-
-/// Longer than two rounds of looks are apart, even while the store is away.
-const STILL: Duration = Duration::from_millis(1_500);
 
 /// All live connections of a process.
 #[derive(Clone)]
@@ -50,10 +49,10 @@ struct Inner {
     open: AtomicUsize,
     numbers: AtomicU64,
     ends: Ends,
+    /// Sessions that were doubted and have not been asked about, each once.
+    doubts: Mutex<VecDeque<SessionKey>>,
     doubt: Notify,
-    start: Instant,
-    /// Milliseconds after the start at which the last whole round of looks began.
-    looked: AtomicU64,
+    pulse: Pulse,
 }
 
 /// How many connections may be live, and how long unlooked at.
@@ -130,9 +129,9 @@ impl Live {
             open: AtomicUsize::new(0),
             numbers: AtomicU64::new(0),
             ends: Ends::default(),
+            doubts: Mutex::default(),
             doubt: Notify::new(),
-            start: Instant::now(),
-            looked: AtomicU64::new(0),
+            pulse: Pulse::new(Instant::now()),
         };
         Live { inner: Arc::new(inner) }
     }
@@ -146,15 +145,16 @@ impl Live {
     pub fn watch(&self, sight: &Sight, terms: Terms<'_>) -> Result<Watched, Full> {
         let place = Place::take(self)?;
         let number = self.inner.numbers.fetch_add(1, Ordering::Relaxed);
-        let signal = Arc::new(Signal::default());
+        let mut shard = self.shard(&sight.key);
+        let pulse = &self.inner.pulse;
+        let entry = shard.entry(sight.key).or_insert_with(|| Entry::of(sight, pulse));
+        let signal = Arc::new(Signal::of(entry.looked.clone()));
         let connection = Connection {
             number,
             signal: Arc::clone(&signal),
             policy: terms.policy.cloned().unwrap_or_default(),
             too_old: terms.max_age.map(|age| Instant::now() + age),
         };
-        let mut shard = self.shard(&sight.key);
-        let entry = shard.entry(sight.key).or_insert_with(|| Entry::of(sight));
         if entry.connections.len() >= self.inner.limits.per_session {
             self.inner.metrics.live_refused("session");
             return Err(Full::Session);
@@ -164,8 +164,8 @@ impl Live {
             Missed::Nothing => {}
             Missed::ItsEnd => self.inner.tell(&signal, Cut::SessionEnded),
             Missed::TooMuchToTell => {
-                entry.doubted = Some(Instant::now());
-                self.inner.doubt.notify_one();
+                entry.doubt();
+                self.look_soon([sight.key]);
             }
         }
         drop(shard);
@@ -195,30 +195,42 @@ impl Live {
 
     /// Something of this session changed elsewhere: it is looked at soon.
     pub(super) fn doubt(&self, key: &SessionKey) {
-        if let Some(entry) = self.shard(key).get_mut(key) {
-            entry.doubted = Some(Instant::now());
-            self.inner.doubt.notify_one();
-        }
+        let is_new = self.shard(key).get_mut(key).is_some_and(Entry::doubt);
+        self.look_soon(is_new.then_some(*key));
     }
 
     /// As [`Live::doubt`], for all that are meant.
     pub(super) fn doubt_those(&self, is_meant: impl Fn(&SessionKey) -> bool) {
-        let mut some = false;
         for shard in &self.inner.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            for (_, entry) in shard.iter_mut().filter(|(key, _)| is_meant(key)) {
-                entry.doubted = Some(Instant::now());
-                some = true;
-            }
+            let meant = shard.iter_mut().filter(|(key, _)| is_meant(key));
+            let new = meant.filter_map(|(key, entry)| entry.doubt().then_some(*key));
+            self.look_soon(new.collect::<Vec<_>>());
         }
-        if some {
+    }
+
+    /// One that is doubted again before it was vouched for is found by the next [`Live::wanting`].
+    fn look_soon(&self, keys: impl IntoIterator<Item = SessionKey>) {
+        let mut doubts = self.doubts();
+        doubts.extend(keys);
+        if !doubts.is_empty() {
             self.inner.doubt.notify_one();
         }
     }
 
     /// Waits for the next doubt.
-    pub async fn doubted(&self) {
+    pub(super) async fn doubted(&self) {
         self.inner.doubt.notified().await;
+    }
+
+    /// A doubted session that was not asked about since, the longest doubted first.
+    pub(super) fn next_doubted(&self) -> Option<SessionKey> {
+        loop {
+            let key = self.doubts().pop_front()?;
+            if self.shard(&key).get(&key).is_some_and(|entry| entry.doubted.is_some()) {
+                return Some(key);
+            }
+        }
     }
 
     /// Live connections that are open now.
@@ -226,8 +238,8 @@ impl Live {
         self.inner.open.load(Ordering::Relaxed)
     }
 
-    /// Sessions to ask the store about, the longest unasked first: doubted ones, those whose time may
-    /// be over, and those that nobody asked about since `before`. Cuts what needs no asking.
+    /// Sessions to ask the store about: doubted ones first, then those whose time may be over and those that
+    /// nobody asked about since `before`, the longest unasked first. Cuts what needs no asking.
     pub(super) fn wanting(&self, now: UnixMillis, before: Instant) -> Vec<SessionKey> {
         let (mut wanting, clock) = (Vec::new(), Instant::now());
         for shard in &self.inner.shards {
@@ -237,23 +249,17 @@ impl Live {
                     || entry.checked < before
                     || entry.is_due(now, self.inner.idle)
                 {
-                    wanting.push((entry.checked, *key));
+                    wanting.push((entry.doubted.is_none(), entry.checked, *key));
                 }
             }
         }
-        wanting.sort_unstable_by_key(|(checked, _)| *checked);
-        wanting.into_iter().map(|(_, key)| key).collect()
+        wanting.sort_unstable_by_key(|(is_certain, checked, _)| (*is_certain, *checked));
+        wanting.into_iter().map(|(_, _, key)| key).collect()
     }
 
-    /// A whole round of looks is over that began at `began`.
-    pub(super) fn looked(&self, began: Instant) {
-        let after = began.saturating_duration_since(self.inner.start).as_millis();
-        self.inner.looked.fetch_max(u64::try_from(after).unwrap_or(u64::MAX), Ordering::AcqRel);
-    }
-
-    fn stood_still(&self, now: Instant) -> bool {
-        let looked = Duration::from_millis(self.inner.looked.load(Ordering::Acquire));
-        now.saturating_duration_since(self.inner.start).saturating_sub(looked) > STILL
+    /// Who looks after live connections is running.
+    pub(super) fn beat(&self, now: Instant) {
+        self.inner.pulse.beat(now);
     }
 
     /// The store vouched for a session, asked at `asked`: what is known of it is new, and only a route may
@@ -267,6 +273,7 @@ impl Live {
     ) {
         if let Some(entry) = self.shard(key).get_mut(key) {
             entry.vouched(record, touched, asked);
+            self.inner.pulse.looked(&entry.looked, asked);
         }
     }
 
@@ -323,6 +330,10 @@ impl Live {
     fn give_back(&self) {
         self.inner.open.fetch_sub(1, Ordering::Relaxed);
         self.inner.metrics.live.dec();
+    }
+
+    fn doubts(&self) -> MutexGuard<'_, VecDeque<SessionKey>> {
+        self.inner.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shard(&self, key: &SessionKey) -> MutexGuard<'_, HashMap<SessionKey, Entry>> {

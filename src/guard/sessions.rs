@@ -4,7 +4,7 @@ mod ending;
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
@@ -266,8 +266,9 @@ impl Guard {
         let Presented::One(value) = shown else { return Ok(None) };
         let keys = self.shared.keys.load_full();
         let Ok(token) = Token::parse(&keys, value) else { return Ok(None) };
+        let asked = Instant::now();
         let loaded = self.counted(self.load(&token.key).await)?;
-        let Ok(held) = self.hold(&keys, &token.key, loaded) else { return Ok(None) };
+        let Ok(held) = self.hold(&keys, &token.key, loaded, asked) else { return Ok(None) };
         let session = Opened { key: token.key, record: held.record, last_active: held.touched };
         Ok(knows(&session.record, &token).then_some(session))
     }
@@ -296,9 +297,10 @@ impl Guard {
             }
             Err(TokenError::Shape | TokenError::Mac) => return Ok(None),
         };
+        let asked = Instant::now();
         let loaded = self.in_time(pin!(self.load(&token.key))).await;
         let loaded = self.counted(loaded)?;
-        let held = match self.hold(&keys, &token.key, loaded) {
+        let held = match self.hold(&keys, &token.key, loaded, asked) {
             Ok(held) => held,
             Err(Denial::Unavailable(error)) => return Err(error),
             Err(_) => return Ok(None),

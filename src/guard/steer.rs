@@ -3,6 +3,8 @@
 use std::pin::pin;
 use std::sync::Arc;
 
+use std::time::Instant;
+
 use crate::http::Presented;
 use crate::route::Requirement;
 use crate::session::{
@@ -98,8 +100,9 @@ impl Guard {
 
     /// What holds of a session that has not ended.
     async fn living(&self, key: &SessionKey) -> Result<Option<Held>, Unavailable> {
+        let asked = Instant::now();
         let loaded = self.counted(self.load(key).await)?;
-        match self.hold(&self.shared.keys.load_full(), key, loaded) {
+        match self.hold(&self.shared.keys.load_full(), key, loaded, asked) {
             Ok(held) => Ok(Some(held)),
             Err(Denial::Unavailable(error)) => Err(error),
             Err(_) => Ok(None),

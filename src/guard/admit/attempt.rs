@@ -113,7 +113,7 @@ impl Attempt<'_> {
         }
         let newest = Box::pin(guard.newest(key, loaded)).await;
         let loaded = newest.map_err(|error| self.away(error))?;
-        let held = guard.hold(self.keys, key, loaded.clone())?;
+        let held = guard.hold(self.keys, key, loaded.clone(), asked)?;
         Ok((loaded, held, guard.now()))
     }
 
@@ -167,14 +167,14 @@ impl Attempt<'_> {
 
     async fn swap(&self, revision: u64, new: &Record) -> Result<bool, Denial> {
         let sealed = new.seal(self.keys, &self.token.key);
-        let store = &self.guard.store;
+        let (store, asked) = (&self.guard.store, Instant::now());
         let commit = store.commit(&self.token.key, revision, &sealed, new.absolute_end).await;
         let swapped = commit.map_err(|error| self.away(error))? == Commit::Swapped;
         if swapped {
             let (known, key) = (&self.guard.shared.known, &self.token.key);
             let record = Arc::new(new.clone());
             let seen = known.keep(key, revision.saturating_add(1), sealed.into(), record);
-            known.vouch(&seen, Instant::now(), self.guard.now(), seen.touched());
+            known.vouch(&seen, asked, self.guard.now(), seen.touched());
         }
         Ok(swapped)
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::clock::UnixMillis;
 use crate::session::{Record, RoutePolicy};
 
+use super::pulse::{Looked, Pulse};
 use super::{Sight, Signal};
 
 /// One session with live connections.
@@ -14,6 +15,8 @@ pub(super) struct Entry {
     pub(super) touched: UnixMillis,
     /// When the store was asked about it, and vouched for it.
     pub(super) checked: Instant,
+    /// The same, for its connections.
+    pub(super) looked: Looked,
     /// When something was heard of it: to be looked at soon.
     pub(super) doubted: Option<Instant>,
     pub(super) connections: Vec<Connection>,
@@ -27,14 +30,22 @@ pub(super) struct Connection {
 }
 
 impl Entry {
-    pub(super) fn of(sight: &Sight) -> Entry {
+    pub(super) fn of(sight: &Sight, pulse: &Pulse) -> Entry {
+        let looked = Looked::default();
+        pulse.looked(&looked, sight.checked);
         Entry {
             record: Arc::clone(&sight.record),
             touched: sight.touched,
             checked: sight.checked,
+            looked,
             doubted: None,
             connections: Vec::new(),
         }
+    }
+
+    /// To be looked at soon; whether that is new.
+    pub(super) fn doubt(&mut self) -> bool {
+        self.doubted.replace(Instant::now()).is_none()
     }
 
     /// The store vouched for what it was asked at `asked`. Only what is asked after a doubt settles it:

@@ -144,18 +144,66 @@ fn age_and_a_silent_store_cut_for_their_own_reasons() {
     assert_eq!(is_cut(&mut unchecked), Some(Cut::Unchecked));
 }
 
-#[test]
-fn a_process_that_stood_still_passes_nothing_on_before_a_look_that_began_after() {
+fn passes(watched: &mut Watched) -> bool {
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    matches!(watched.poll_on(&mut cx), Poll::Ready(Ok(())))
+}
+
+/// Long enough ago to be no beat of a process that runs.
+fn stopped(live: &Live) -> Instant {
+    let start = live.inner.pulse.start();
+    start + pulse::STILL * 2
+}
+
+/// One session's look says nothing of another's, and a round that found the store silent nothing of any.
+#[tokio::test]
+async fn a_process_that_stood_still_passes_on_nothing_of_a_session_before_a_look_at_it() {
     let live = live(10, 10);
-    let stopped = Instant::now();
-    assert!(!live.stood_still(stopped), "it has just begun");
-    let resumed = stopped + 2 * STILL;
-    assert!(live.stood_still(resumed));
-    live.looked(stopped);
-    assert!(live.stood_still(resumed), "what was asked before is no answer");
-    live.looked(resumed);
-    assert!(!live.stood_still(resumed));
-    assert!(!live.stood_still(resumed + STILL / 2));
+    let (seen, other) = (sight(&live, 1), sight(&live, 2));
+    let (mut one, mut two) = (open(&live, &seen), open(&live, &other));
+    assert!(passes(&mut one), "it has just begun");
+    let resumed = stopped(&live);
+    live.beat(resumed);
+    assert!(!passes(&mut one), "nobody looked");
+    live.vouched(&seen.key, &seen.record, UnixMillis(0), resumed - pulse::STILL);
+    assert!(!passes(&mut one), "what was asked before is no answer");
+    live.vouched(&seen.key, &seen.record, UnixMillis(0), resumed);
+    assert!(passes(&mut one));
+    assert!(!passes(&mut two), "nobody looked at this one");
+    live.beat(resumed + pulse::STILL / 2);
+    assert!(passes(&mut one), "a beat is no stop");
+    live.cut(&other.key, Cut::Unchecked);
+    assert_eq!(is_cut(&mut two), Some(Cut::Unchecked), "who waits is cut like others");
+    let mut new = open(&live, &Sight { checked: resumed, ..sight(&live, 3) });
+    assert!(passes(&mut new));
+}
+
+#[test]
+fn a_process_without_a_beat_passes_on_nothing() {
+    let start = Instant::now();
+    let (pulse, looked) = (pulse::Pulse::new(start), pulse::Looked::default());
+    pulse.looked(&looked, start);
+    assert!(!pulse.has_missed(&looked, start + pulse::STILL));
+    assert!(pulse.has_missed(&looked, start + pulse::STILL * 2), "not noticed by a beat yet");
+}
+
+/// A flood of changes must not hide one among them.
+#[test]
+fn who_is_doubted_goes_before_all_who_were_not_asked_about_for_long() {
+    let live = live(300, 1);
+    let all: Vec<Sight> = (0..200).map(|id| sight(&live, id)).collect();
+    let long_ago = Instant::now().checked_sub(HOUR / 2).expect("a time");
+    let old = |seen: &Sight| Sight { checked: long_ago, ..seen.clone() };
+    let _open: Vec<Watched> = all.iter().map(|seen| open(&live, &old(seen))).collect();
+    let late = Sight { checked: Instant::now(), ..sight(&live, 250) };
+    let _late = open(&live, &late);
+    live.doubt(&late.key);
+    let wanting = live.wanting(UnixMillis(2_000), long_ago + HOUR / 4);
+    assert_eq!((wanting.len(), wanting[0]), (201, late.key));
+    assert_eq!(live.next_doubted(), Some(late.key));
+    assert_eq!(live.next_doubted(), None, "once");
+    live.doubt(&late.key);
+    assert_eq!(live.next_doubted(), None, "its answer is not here yet: the next round has it");
 }
 
 /// A process may stand still between the two, and the answer be as old as that.
@@ -165,7 +213,7 @@ fn an_answer_to_what_was_asked_before_is_no_look_and_settles_no_later_doubt() {
     let seen = sight(&live, 1);
     let _open = open(&live, &seen);
     let asked = Instant::now();
-    let later = asked + STILL * 2;
+    let later = asked + pulse::STILL * 2;
     let wants = |before| live.wanting(UnixMillis(2_000), before).contains(&seen.key);
     live.vouched(&seen.key, &seen.record, UnixMillis(0), asked);
     assert!(wants(later), "vouched for by an answer that is as old as the question");

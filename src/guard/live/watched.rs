@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::pulse::Looked;
 use super::{Cut, Inner, Live};
 use crate::session::SessionKey;
 
-/// How soon it is seen that there was a round.
+/// How soon it is seen that there was one.
 const NEXT_LOOK: Duration = Duration::from_millis(20);
 
 /// One registered connection. Dropping it takes it off the list.
@@ -27,14 +28,14 @@ pub struct Ending {
     live: Live,
     signal: Arc<Signal>,
     told: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// For the next look, while there was none for too long.
+    /// For the next look, while there was none since this process stood still.
     waits: Option<Pin<Box<Sleep>>>,
 }
 
-#[derive(Default)]
 pub(super) struct Signal {
     told: CancellationToken,
     why: OnceLock<Cut>,
+    looked: Looked,
 }
 
 impl Watched {
@@ -73,10 +74,13 @@ impl Ending {
 
     /// Whether what has come may be passed on; asked before it is read, or after and before it is
     /// written. The look comes first, the cut second: a process that stood still for a while passes
-    /// nothing on before it has looked again, for what came meanwhile is for, or from, somebody who may
-    /// have logged out.
+    /// nothing on before this session has been looked at again, for what came meanwhile is for, or from,
+    /// somebody who may have logged out. While nobody answers it waits until it is cut as unchecked.
     pub fn poll_on(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
-        while self.live.stood_still(Instant::now()) {
+        while self.signal.has_missed(&self.live) {
+            if let Poll::Ready(why) = self.poll_cut(cx) {
+                return Poll::Ready(Err(why));
+            }
             let waits = self.waits.get_or_insert_with(|| Box::pin(sleep(NEXT_LOOK)));
             std::task::ready!(waits.as_mut().poll(cx));
             self.waits = None;
@@ -96,6 +100,16 @@ impl Ending {
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<Cut> {
         std::task::ready!(self.told.as_mut().poll(cx));
         Poll::Ready(self.signal.why.get().copied().unwrap_or(Cut::SessionEnded))
+    }
+}
+
+impl Signal {
+    pub(super) fn of(looked: Looked) -> Signal {
+        Signal { told: CancellationToken::new(), why: OnceLock::new(), looked }
+    }
+
+    fn has_missed(&self, live: &Live) -> bool {
+        live.inner.pulse.has_missed(&self.looked, Instant::now())
     }
 }
 
