@@ -424,11 +424,13 @@ async fn a_listing_is_newest_first_with_the_latest_revision_and_touch(store: Sto
 
 async fn a_listing_stops_at_its_limit(store: Store) {
     let tag = user();
+    let oldest = session_of(tag);
+    create(&store, &oldest, NOW).await;
     let mut tasks = JoinSet::new();
     for number in 0..LISTED_MOST as u64 + 20 {
         let store = store.clone();
         tasks.spawn(async move {
-            create(&store, &session_of(tag), UnixMillis(NOW.0 + number)).await;
+            create(&store, &session_of(tag), UnixMillis(NOW.0 + 1 + number)).await;
         });
     }
     tasks.join_all().await;
@@ -436,6 +438,9 @@ async fn a_listing_stops_at_its_limit(store: Store) {
     create(&store, &newest, LATER).await;
     let found = listed(&store, &tag).await;
     assert_eq!((found.len(), found[0]), (LISTED_MOST, newest.id));
+    assert!(!found.contains(&oldest.id));
+    assert_eq!(store.find(|id| *id == oldest.id).await, Ok(Some(oldest)), "it lives all the same");
+    assert_eq!(store.find(|id| *id == key().id).await, Ok(None));
 }
 
 async fn all_sessions_of_all_users_are_listed_up_to_the_limit(store: Store) {

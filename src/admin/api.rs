@@ -108,7 +108,7 @@ impl Admin {
     }
 
     async fn show(&self, handle: &str) -> Answer {
-        match self.find(handle).await {
+        match self.guard.session_of(handle).await {
             Ok(Some(session)) => answer(Ok(json!(SessionView::from(&session)))),
             Ok(None) => not_found(handle),
             Err(error) => answer(Err(error)),
@@ -156,7 +156,7 @@ impl Admin {
     }
 
     async fn revoke_one(&self, handle: &str) -> Answer {
-        match self.find(handle).await {
+        match self.guard.session_of(handle).await {
             Ok(Some(session)) => {
                 let ended = self.guard.end_session(&session, EndReason::Revoked).await;
                 answer(ended.map(|sure| revoked(handle, sure)))
@@ -164,11 +164,6 @@ impl Admin {
             Ok(None) => not_found(handle),
             Err(error) => answer(Err(error)),
         }
-    }
-
-    async fn find(&self, handle: &str) -> Result<Option<Opened>, Unavailable> {
-        let sessions = self.guard.all_sessions(usize::MAX).await?;
-        Ok(sessions.into_iter().find(|session| session.key.id.handle() == handle))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod ending;
 
+use std::cmp::Reverse;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use crate::session::{
     Token, TokenError, UserTag,
 };
 use crate::signals::Locality;
-use crate::store::{Listed, Unavailable};
+use crate::store::{Listed, Loaded, Slot, Unavailable};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::{About, Moved};
 
@@ -28,6 +29,9 @@ use super::{Denial, Guard, about, admit::Admitted};
 
 /// How far ahead a line may lie. Clocks have been wrong by an hour.
 const LINE_AHEAD: Duration = Duration::from_hours(2);
+
+/// Records of a long list that are opened before others have their turn.
+const OPENED_AT_ONCE: usize = 100;
 
 /// A live session as lists show it.
 #[derive(Clone, Debug)]
@@ -190,8 +194,32 @@ impl Guard {
     /// Live sessions of everybody, at most `limit`.
     pub async fn all_sessions(&self, limit: usize) -> Result<Vec<Opened>, Unavailable> {
         self.counted(self.everyone().await)?;
-        let listed = self.counted(self.store.all(limit).await)?;
-        Ok(self.live(listed, NotBefore::default()))
+        let mut listed = self.counted(self.store.all(limit).await)?.into_iter();
+        let mut out = Vec::new();
+        loop {
+            let some: Vec<Listed> = listed.by_ref().take(OPENED_AT_ONCE).collect();
+            if some.is_empty() {
+                break;
+            }
+            out.extend(self.live(some, NotBefore::default()));
+            // Thousands of seals: who looks after live connections has his turn between.
+            tokio::task::yield_now().await;
+        }
+        out.sort_by_key(|session| Reverse(session.last_active));
+        Ok(out)
+    }
+
+    /// The live session of this handle, whosever it is. Of all others nothing but their names is read.
+    pub async fn session_of(&self, handle: &str) -> Result<Option<Opened>, Unavailable> {
+        self.counted(self.everyone().await)?;
+        let found = self.store.find(|id| id.handle() == handle).await;
+        let Some(key) = self.counted(found)? else { return Ok(None) };
+        let loaded = self.counted(self.load(&key).await)?;
+        let Loaded { slot: Slot::Live { revision, sealed }, touched, not_before } = loaded else {
+            return Ok(None);
+        };
+        let listed = Listed { key, revision, sealed, touched };
+        Ok(self.live(vec![listed], not_before).pop())
     }
 
     /// Time left to an admitted session.
@@ -216,7 +244,7 @@ impl Guard {
             })
             .filter(|session| !self.is_over(session, line))
             .collect();
-        out.sort_by_key(|session| std::cmp::Reverse(session.last_active));
+        out.sort_by_key(|session| Reverse(session.last_active));
         out
     }
 

@@ -218,6 +218,13 @@ impl Distributed {
         self.redis.all(limit).await
     }
 
+    pub(super) async fn find(
+        &self,
+        is_it: impl Fn(&SessionId) -> bool + Send + Sync,
+    ) -> Result<Option<SessionKey>, Unavailable> {
+        self.redis.find(is_it).await
+    }
+
     pub(super) async fn ping(&self) -> Result<(), Unavailable> {
         self.redis.ping().await
     }

@@ -296,6 +296,16 @@ impl Tables {
         out
     }
 
+    pub(super) fn find(&self, is_it: impl Fn(&SessionId) -> bool) -> Option<SessionKey> {
+        self.shards.iter().find_map(|shard| {
+            let shard = lock(shard);
+            shard.iter().find_map(|(tag, user)| {
+                let id = user.sessions.keys().copied().find(|id| is_it(id))?;
+                Some(SessionKey { tag: *tag, id })
+            })
+        })
+    }
+
     pub(super) fn entry(&self, key: &SessionKey) -> Option<Entry> {
         let shard = self.shard(key.tag);
         shard.get(&key.tag)?.entry(key.id).cloned()

@@ -457,6 +457,18 @@ impl Store {
         }
     }
 
+    /// The session of such an id, live or not, if there is one. Walks the whole store, by names alone.
+    pub async fn find(
+        &self,
+        is_it: impl Fn(&SessionId) -> bool + Send + Sync,
+    ) -> Result<Option<SessionKey>, Unavailable> {
+        match self {
+            Store::Memory(memory) => Ok(memory.tables().find(is_it)),
+            Store::Embedded(embedded) => Ok(embedded.tables().find(is_it)),
+            Store::Redis(redis) => redis.find(is_it).await,
+        }
+    }
+
     /// Whether the store would take a write or answer a read now.
     pub async fn ping(&self) -> Result<(), Unavailable> {
         match self {

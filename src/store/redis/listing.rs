@@ -1,4 +1,5 @@
-//! Which sessions there are: of one user by his index, of all by a walk over all indexes.
+//! Which sessions there are: of one user by his index, of all by a walk over all indexes, and one by a walk
+//! over the names of all records.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 use ::redis::cmd;
 
 use super::link::{Ask, Place};
-use super::names::{ALL_INDEXES, Names, id_of};
+use super::names::{ALL_INDEXES, ALL_RECORDS, Names, id_of, recorded};
 use super::server::Server;
 use super::{Redis, decimal};
 use crate::clock::UnixMillis;
@@ -62,7 +63,7 @@ impl Redis {
     ) -> Result<(), Unavailable> {
         let mut cursor: u64 = 0;
         loop {
-            let (next, names) = self.scan_indexes(server, cursor).await?;
+            let (next, names) = self.scan(server, ALL_INDEXES, cursor).await?;
             for tag in names.iter().filter_map(|name| Names::tag_of_index(name)) {
                 if out.len() >= limit {
                     return Ok(());
@@ -79,13 +80,46 @@ impl Redis {
         }
     }
 
-    async fn scan_indexes(
+    /// A session by its id. Nothing is read but names: a thousand in a round trip, and kept no longer.
+    pub(in crate::store) async fn find(
+        &self,
+        is_it: impl Fn(&SessionId) -> bool + Send + Sync,
+    ) -> Result<Option<SessionKey>, Unavailable> {
+        self.ping().await?;
+        for server in &self.shared.topology.map().primaries {
+            let found = self.find_at(server, &is_it).await?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    async fn find_at(
         &self,
         server: &Arc<Server>,
+        is_it: &(impl Fn(&SessionId) -> bool + Send + Sync),
+    ) -> Result<Option<SessionKey>, Unavailable> {
+        let mut cursor = 0;
+        loop {
+            let (next, names) = self.scan(server, ALL_RECORDS, cursor).await?;
+            let mut keys = names.iter().filter_map(|name| recorded(name));
+            match keys.find(|key| is_it(&key.id)) {
+                None if next == 0 => return Ok(None),
+                None => cursor = next,
+                found => return Ok(found),
+            }
+        }
+    }
+
+    async fn scan(
+        &self,
+        server: &Arc<Server>,
+        pattern: &str,
         cursor: u64,
     ) -> Result<(u64, Vec<Vec<u8>>), Unavailable> {
         let mut command = cmd("SCAN");
-        command.arg(cursor).arg("MATCH").arg(ALL_INDEXES);
+        command.arg(cursor).arg("MATCH").arg(pattern);
         command.arg("COUNT").arg(SCAN_COUNT);
         self.ask(Place::At(server), Ask::Command(&command)).await
     }

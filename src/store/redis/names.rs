@@ -17,6 +17,8 @@ pub(super) const AHEAD: &str = "dw:ahead:{dw:everyone}";
 pub(in crate::store) const FOLLOWED: [&str; 3] = [EVERYONE, LINES, RECORDS];
 /// Matches every index, for a walk over all users.
 pub(super) const ALL_INDEXES: &str = "dw:u:{*}";
+/// Matches every record.
+pub(super) const ALL_RECORDS: &str = "dw:s:{*}:*";
 
 const RECORDS: &str = "dw:s:";
 const TOUCHES: &str = "dw:t:";
@@ -67,10 +69,15 @@ pub(in crate::store) fn changed(name: &[u8]) -> Option<Change> {
     if let Some(rest) = name.strip_prefix(LINES.as_bytes()) {
         return tag(rest).map(Change::User);
     }
+    recorded(name).map(Change::Session)
+}
+
+/// Whose record it is.
+pub(super) fn recorded(name: &[u8]) -> Option<SessionKey> {
     let rest = name.strip_prefix(RECORDS.as_bytes())?;
     let colon = rest.iter().position(|byte| *byte == b':')?;
     let (braced, id) = (rest.get(..colon)?, rest.get(colon + 1..)?);
-    Some(Change::Session(SessionKey { tag: tag(braced)?, id: id_of(id)? }))
+    Some(SessionKey { tag: tag(braced)?, id: id_of(id)? })
 }
 
 /// `{TAG}` and nothing else.
