@@ -99,7 +99,7 @@ impl fmt::Debug for Redis {
 struct Shared {
     /// The store as a whole, for errors.
     name: String,
-    dialer: Dialer,
+    dialer: Arc<Dialer>,
     topology: Topology,
     scripts: Scripts,
     wait: Option<Wait>,
@@ -116,7 +116,7 @@ struct Counters {
 impl Redis {
     pub(super) fn new(settings: &RedisSettings) -> Result<Redis, OpenError> {
         let url = RedisUrl::parse(&settings.url).map_err(OpenError::Redis)?;
-        let dialer = Dialer::new(&url, settings)?;
+        let dialer = Arc::new(Dialer::new(&url, settings)?);
         let wait = Wait { replicas: settings.wait_replicas, timeout: settings.wait_timeout };
         let shared = Shared {
             name: dial::name(&url.servers),

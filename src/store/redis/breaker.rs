@@ -79,6 +79,14 @@ impl Breaker {
         self.era.load(Ordering::Acquire)
     }
 
+    /// So many asked, and the server could not be reached; said by who dialled for them.
+    pub(super) fn unreached(&self, askers: u32, cause: impl FnOnce() -> String, now: Instant) {
+        let before = self.failures.fetch_add(askers, Ordering::AcqRel);
+        if before.saturating_add(askers) >= FAILURES && !self.is_open() {
+            self.open(cause(), now);
+        }
+    }
+
     fn open(&self, cause: String, now: Instant) {
         let mut pause = self.pause();
         // Others fail with the one that opened it.
@@ -116,7 +124,15 @@ impl Entry<'_> {
         }
     }
 
-    /// The server did not answer, or could not be reached.
+    /// The server could not be reached, which who dialled has counted; a probe's end is for us to say.
+    pub(super) fn unreached(mut self, cause: impl FnOnce() -> String, now: Instant) {
+        self.is_told = true;
+        if self.is_probe {
+            self.breaker.open(cause(), now);
+        }
+    }
+
+    /// The server did not answer.
     pub(super) fn silent(mut self, cause: impl FnOnce() -> String, now: Instant) {
         self.is_told = true;
         let failures = self.breaker.failures.fetch_add(1, Ordering::AcqRel).saturating_add(1);

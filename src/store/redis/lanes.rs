@@ -40,7 +40,11 @@ impl Lanes {
     }
 
     /// Sends once. What is waited for replicas is waited for a connection too: together no longer.
-    pub(super) async fn send(&self, dialer: &Dialer, sent: Sent<'_>) -> Result<Answer, Failure> {
+    pub(super) async fn send(
+        &self,
+        dialer: &Arc<Dialer>,
+        sent: Sent<'_>,
+    ) -> Result<Answer, Failure> {
         let Some(wait) = sent.wait else {
             return self.shared.send(dialer, sent).await;
         };

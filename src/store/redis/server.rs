@@ -1,15 +1,17 @@
 //! A server, and a worker's connection to it.
 //!
 //! A [`Server`] is shared by all workers of the process: it holds the breaker. A [`Wire`] is one
-//! worker's: it is made with the first command, again when it broke, and by one command at a time.
+//! worker's: it is made with the first command, again when it broke, and by one dial at a time.
 
-use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use ::redis::{
     Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, cmd, pipe,
 };
+use tokio::sync::watch;
 
 use super::breaker::{Breaker, Open};
 use super::connection::{Connection, Target};
@@ -73,9 +75,9 @@ pub(super) enum Failure {
 /// One connection of one worker.
 pub(super) struct Wire {
     pub(super) server: Arc<Server>,
-    held: Mutex<Held>,
+    held: Arc<Mutex<Held>>,
     /// One dials, the others wait for what it gets.
-    dialing: tokio::sync::Mutex<()>,
+    dialing: Arc<Mutex<Option<Dialing>>>,
     patience: Patience,
 }
 
@@ -89,25 +91,41 @@ struct Held {
     silences: u32,
 }
 
+/// A connection with its number, or why there is none.
+type Dialed = RedisResult<(Connection, u64)>;
+
+/// A dial under way, and how many asked for it.
+#[derive(Clone)]
+struct Dialing {
+    dialed: watch::Receiver<Option<Dialed>>,
+    askers: Arc<AtomicU32>,
+}
+
 /// A connection that is silent so often is given up: behind a proxy its server may be gone for long.
 const MOST_SILENCES: u32 = 2;
 
 impl Wire {
     pub(super) fn new(server: Arc<Server>, patience: Patience) -> Wire {
-        Wire { server, held: Mutex::default(), dialing: tokio::sync::Mutex::new(()), patience }
+        Wire { server, held: Arc::default(), dialing: Arc::default(), patience }
     }
 
     /// Sends once. Being dropped in the middle leaves the answer to nobody: it is read and thrown away.
-    pub(super) async fn send(&self, dialer: &Dialer, sent: Sent<'_>) -> Result<Answer, Failure> {
+    pub(super) async fn send(
+        &self,
+        dialer: &Arc<Dialer>,
+        sent: Sent<'_>,
+    ) -> Result<Answer, Failure> {
         let entry = self.server.breaker.enter(Instant::now()).map_err(Failure::Open)?;
-        let (answer, number) = match self.connection().await {
+        let (answer, number) = match self.connection(dialer).await {
             Ok((mut connection, number)) => (exchange(&mut connection, sent).await, Some(number)),
             Err(error) => (Err(error), None),
         };
+        let told = |error: &RedisError| dialer.told(&self.server.address, error).0;
         match &answer {
-            Err(error) if is_silence(error) || (number.is_none() && error.is_io_error()) => {
-                entry.silent(|| dialer.told(&self.server.address, error).0, Instant::now());
+            Err(error) if number.is_none() && error.is_io_error() => {
+                entry.unreached(|| told(error), Instant::now());
             }
+            Err(error) if is_silence(error) => entry.silent(|| told(error), Instant::now()),
             // A connection that broke says nothing yet: the next one will.
             Err(error) if !error.is_io_error() => entry.answered(),
             Err(_) => {}
@@ -119,36 +137,49 @@ impl Wire {
         answer.map_err(Failure::Redis)
     }
 
-    async fn connection(&self) -> RedisResult<(Connection, u64)> {
+    async fn connection(&self, dialer: &Arc<Dialer>) -> Dialed {
         if let Some(held) = self.current() {
             return Ok(held);
         }
-        let _alone = self.dialing.lock().await;
-        if let Some(held) = self.current() {
-            return Ok(held);
+        let mut dialing = self.dialing(dialer);
+        match dialing.dialed.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(dialed)) => dialed.clone(),
+            Ok(None) | Err(_) => Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
         }
-        let era = self.server.breaker.era();
-        let mut connection = self.patience.connect(&self.server.target).await?;
-        if self.server.is_chosen {
-            is_master(&mut connection).await?;
+    }
+
+    /// The dial under way, or a new one: a task of its own, since who asked may have no time left before
+    /// the server's silence is certain, and nobody would ever count it. It ends by its own deadline.
+    fn dialing(&self, dialer: &Arc<Dialer>) -> Dialing {
+        let mut current = lock(&self.dialing);
+        if let Some(dialing) = current.as_ref().filter(|dialing| dialing.is_under_way()) {
+            dialing.askers.fetch_add(1, Ordering::AcqRel);
+            return dialing.clone();
         }
-        let mut held = self.held();
-        let number = held.number.wrapping_add(1);
-        *held = Held { connection: Some(connection.clone()), number, era, silences: 0 };
-        Ok((connection, number))
+        let (answer, dialed) = watch::channel(None);
+        let dialing = Dialing { dialed, askers: Arc::new(AtomicU32::new(1)) };
+        let dial = Dial {
+            server: Arc::clone(&self.server),
+            held: Arc::clone(&self.held),
+            dialing: Arc::clone(&self.dialing),
+            patience: self.patience,
+        };
+        tokio::spawn(dial.run(Arc::clone(dialer), Arc::clone(&dialing.askers), answer));
+        *current = Some(dialing.clone());
+        dialing
     }
 
     /// A connection from before the server fell silent may be half of one: its peer is gone and does not
     /// say so.
     fn current(&self) -> Option<(Connection, u64)> {
-        let held = self.held();
+        let held = lock(&self.held);
         let connection = held.connection.as_ref()?;
         (held.era == self.server.breaker.era()).then(|| (connection.clone(), held.number))
     }
 
     /// Keeps a connection or lets go of it, unless somebody replaced it already.
     fn judge(&self, number: u64, answer: &RedisResult<Answer>) {
-        let mut held = self.held();
+        let mut held = lock(&self.held);
         if held.number != number {
             return;
         }
@@ -160,10 +191,58 @@ impl Wire {
             held.connection = None;
         }
     }
+}
 
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+impl Dialing {
+    /// Not when its task is gone, by a panic or with its runtime.
+    fn is_under_way(&self) -> bool {
+        self.dialed.borrow().is_none() && self.dialed.has_changed().is_ok()
     }
+}
+
+/// What a dial needs, whoever waits for it.
+struct Dial {
+    server: Arc<Server>,
+    held: Arc<Mutex<Held>>,
+    dialing: Arc<Mutex<Option<Dialing>>>,
+    patience: Patience,
+}
+
+impl Dial {
+    async fn run(
+        self,
+        dialer: Arc<Dialer>,
+        askers: Arc<AtomicU32>,
+        answer: watch::Sender<Option<Dialed>>,
+    ) {
+        let dialed = self.dial().await;
+        // Who asks from here on dials himself, or finds the connection; nothing here keeps it.
+        *lock(&self.dialing) = None;
+        if let Err(error) = &dialed
+            && error.is_io_error()
+        {
+            let told = || dialer.told(&self.server.address, error).0;
+            let askers = askers.load(Ordering::Acquire);
+            self.server.breaker.unreached(askers, told, Instant::now());
+        }
+        answer.send_replace(Some(dialed));
+    }
+
+    async fn dial(&self) -> Dialed {
+        let era = self.server.breaker.era();
+        let mut connection = self.patience.connect(&self.server.target).await?;
+        if self.server.is_chosen {
+            is_master(&mut connection).await?;
+        }
+        let mut held = lock(&self.held);
+        let number = held.number.wrapping_add(1);
+        *held = Held { connection: Some(connection.clone()), number, era, silences: 0 };
+        Ok((connection, number))
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// # Errors
