@@ -800,6 +800,37 @@ mod redis_only {
     }
 
     #[tokio::test]
+    async fn a_full_redis_takes_every_end_and_begins_and_renews_nothing() {
+        let (server, store) = start();
+        let (one, two) = (super::key(), super::key());
+        create(&store, &one, NOW).await;
+        create(&store, &two, NOW).await;
+        assert_eq!(server.command(&["CONFIG", "SET", "maxmemory", "1"]), "+OK");
+        for text in [
+            unavailable(store.create(&super::key(), b"a", NOW, LATER).await),
+            unavailable(store.commit(&one, 1, b"b", LATER).await),
+        ] {
+            assert!(text.contains("out of memory"), "{text}");
+        }
+        // One that stands, and one that a failover may bring back.
+        for key in [one, super::key()] {
+            store.end(&key, EndReason::Logout, NOW, LATER).await.expect("ended");
+            let tombstone = Slot::Ended { reason: EndReason::Logout, at: NOW };
+            assert_eq!(load(&store, &key).await.slot, tombstone);
+        }
+        for except in [Some(two.id), None] {
+            let drawn = store.revoke_user(&two.tag, NOW, except).await.expect("drawn").line;
+            assert_eq!(drawn.except, except);
+            assert_eq!(load(&store, &two).await.not_before, drawn);
+        }
+        let everyone = store.revoke_everyone(NOW).await.expect("drawn").line;
+        assert_eq!(store.everyone_line().await, Ok(everyone));
+        assert_eq!(server.command(&["DEL", "dw:everyone"]), ":1");
+        store.restore_everyone(NOW).await.expect("drawn again");
+        assert_eq!(store.everyone_line().await, Ok(everyone), "of those that were acknowledged");
+    }
+
+    #[tokio::test]
     async fn a_user_with_the_documented_permissions_can_do_everything() {
         let server = RedisServer::start(How::default());
         let documented = include_str!("../src/store/redis.rs").lines().take(30);

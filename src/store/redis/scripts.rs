@@ -2,6 +2,10 @@
 //!
 //! Numbers in Lua are floating-point: times are compared as numbers and written back as the text that
 //! came, or by `%.0f`, since `tostring` would round them.
+//!
+//! A full Redis (`maxmemory` without eviction) refuses a script's first write where that may need memory, and
+//! none that comes after one. What ends something begins with a `DEL` therefore: who wants to be logged out
+//! must not wait until somebody has made room. What begins or renews something is refused.
 
 use ::redis::{Cmd, ToRedisArgs, cmd};
 
@@ -157,11 +161,11 @@ return 1
 
 /// KEYS record touch index; ARGV tombstone expiry id.
 const END: &str = r"
+redis.call('DEL', KEYS[2])
 if redis.call('GETRANGE', KEYS[1], 0, 0) ~= '\2' then
   redis.call('SET', KEYS[1], ARGV[1], 'KEEPTTL')
 end
 expire_later(KEYS[1], tonumber(ARGV[2]))
-redis.call('DEL', KEYS[2])
 redis.call('HDEL', KEYS[3], ARGV[3])
 return 1
 ";
@@ -180,6 +184,7 @@ local except = ARGV[2]
 if at == before and except ~= excepted then except = '' end
 line = string.format('%.0f', at)
 if except ~= '' then line = line .. ' ' .. except end
+redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], line, 'PX', ARGV[3])
 local index = redis.call('HGETALL', KEYS[2])
 for i = 1, #index, 2 do
@@ -206,6 +211,7 @@ if at == before and except == excepted then return 0 end
 if at == before then except = '' end
 line = ARGV[1]
 if except ~= '' then line = line .. ' ' .. except end
+redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], line, 'PX', ARGV[3])
 return 1
 ";
@@ -214,6 +220,7 @@ return 1
 const RAISE: &str = r"
 local before = redis.call('GET', KEYS[1])
 if before and tonumber(before) >= tonumber(ARGV[1]) then return before end
+redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], ARGV[1])
 if ARGV[2] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return ARGV[1]
@@ -226,6 +233,7 @@ local clock = redis.call('TIME')
 local at = math.max(tonumber(ARGV[1]), clock[1] * 1000 + math.floor(clock[2] / 1000))
 for i = 1, 2 do at = math.max(at, tonumber(redis.call('GET', KEYS[i]) or '0')) end
 local line = string.format('%.0f', at)
+redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], line)
 return line
 ";
