@@ -36,6 +36,7 @@ mod restarts;
 mod reuse;
 mod revocation;
 mod session;
+mod shared_store;
 mod signals;
 mod steering;
 mod step_up;

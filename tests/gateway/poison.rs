@@ -1,6 +1,7 @@
 //! Somebody writes to the store behind the gateways' backs, without their keys: he may end sessions, for
 //! he could delete everything, but nothing that he writes lets anybody in, and what he writes is reported.
 
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,31 +15,90 @@ use crate::upstream::Upstream;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Every rule holds whether each request asks Redis or what is known may do.
+macro_rules! rules {
+    ($($rule:ident,)*) => {
+        mod asked {
+            $(#[tokio::test] async fn $rule() { super::$rule(super::Store::start("off").await).await; })*
+        }
+        mod known {
+            $(#[tokio::test] async fn $rule() { super::$rule(super::Store::start("on").await).await; })*
+        }
+    };
+}
+
+rules! {
+    records_swapped_between_users_or_sessions_open_nothing_and_are_reported,
+    a_record_planted_or_patched_opens_nothing_and_is_reported,
+    a_rolled_back_record_lets_no_old_token_in_and_its_owner_goes_on,
+    a_record_rolled_back_within_its_generation_does_not_forget_what_was_offered,
+    a_rolled_back_record_with_a_revision_of_its_own_is_found_out_by_its_generation,
+    a_record_put_back_in_place_of_a_tombstone_stays_dead_and_gets_it_again,
+    a_line_taken_away_or_lowered_stays_where_it_was_seen,
+    the_line_of_everybody_lowered_stays_where_it_was_and_is_drawn_again,
+    an_index_that_pushes_a_line_into_the_future_begins_no_session_there,
+    a_record_taken_away_is_the_end_of_a_session_and_is_reported_once,
+    a_logout_with_a_token_newer_than_its_record_ends_the_session_and_tells_no_name,
+    a_poisoned_memo_is_reported_and_counts_as_nothing_and_the_login_goes_on,
+    a_memo_that_is_put_back_or_taken_away_is_reported_and_nobody_in_it_is_known,
+}
+
 /// A gateway on a Redis that others write to.
 struct Store {
     upstream: Upstream,
     redis: RedisServer,
     gateway: Gateway,
+    local_cache: &'static str,
 }
 
 impl Store {
-    async fn start() -> Store {
+    async fn start(local_cache: &'static str) -> Store {
         let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
         let gateway = Gateway::start(Setup {
             routes: route(upstream.address),
-            // Each request looks into Redis itself: nothing depends on when it tells of a change.
-            store: format!("{}\"\nlocal_cache = \"off\"\n#", redis.settings().url),
+            store: format!("{}\"\nlocal_cache = \"{local_cache}\"\n#", redis.settings().url),
             clock: manual_clock(),
             ..Setup::default()
         });
-        Store { upstream, redis, gateway }
+        let store = Store { upstream, redis, gateway, local_cache };
+        store.settle();
+        store
+    }
+
+    /// Until the gateway has heard of all that was written until now. Where each request looks into Redis
+    /// itself, nothing depends on that.
+    fn settle(&self) {
+        let written = Instant::now();
+        while self.local_cache == "on" {
+            let age = self.changes_age();
+            if age >= 0.0 && Duration::from_secs_f64(age) < written.elapsed() {
+                break;
+            }
+            assert!(written.elapsed() < 4 * PATIENCE, "changes do not arrive: {age}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn changes_age(&self) -> f64 {
+        let mut stream = std::net::TcpStream::connect(self.gateway.admin).expect("connected");
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer");
+        let name = "doorward_store_changes_age_seconds ";
+        let age = text.lines().find_map(|line| line.strip_prefix(name)?.parse().ok());
+        age.expect("a number")
     }
 
     /// Another gateway on the same store, which has seen nothing.
     fn fresh_gateway(&self) -> Gateway {
         Gateway::start(Setup {
             routes: route(self.upstream.address),
-            store: format!("{}\"\nlocal_cache = \"off\"\n#", self.redis.settings().url),
+            store: format!(
+                "{}\"\nlocal_cache = \"{}\"\n#",
+                self.redis.settings().url,
+                self.local_cache
+            ),
             clock: self.gateway.clock.clone(),
             shared_with: Some(Arc::clone(&self.gateway.directory)),
             ..Setup::default()
@@ -55,6 +115,9 @@ impl Store {
     fn redis(&self, words: &[&str]) -> String {
         let answer = self.redis.command(words);
         assert!(!answer.starts_with('-'), "{words:?}: {answer}");
+        if !words[0].starts_with("GET") {
+            self.settle();
+        }
         answer
     }
 
@@ -134,9 +197,7 @@ async fn refused(browser: &mut Browser, reason: &str) {
     assert_eq!(answer.set_cookies(), Vec::<String>::new());
 }
 
-#[tokio::test]
-async fn records_swapped_between_users_or_sessions_open_nothing_and_are_reported() {
-    let store = Store::start().await;
+async fn records_swapped_between_users_or_sessions_open_nothing_and_are_reported(store: Store) {
     let [mut alice, mut phone, mut bob] =
         [store.log_in("alice").await, store.log_in("alice").await, store.log_in("bob").await];
     let [a, p, b] = [&alice, &phone, &bob].map(|browser| Place::of(browser).record());
@@ -163,9 +224,7 @@ async fn records_swapped_between_users_or_sessions_open_nothing_and_are_reported
     assert_eq!(wrong.count(), 0, "nobody was taken for somebody else");
 }
 
-#[tokio::test]
-async fn a_record_planted_or_patched_opens_nothing_and_is_reported() {
-    let store = Store::start().await;
+async fn a_record_planted_or_patched_opens_nothing_and_is_reported(store: Store) {
     let mut alice = store.log_in("alice").await;
     let record = Place::of(&alice).record();
     store.keep(&record);
@@ -186,9 +245,7 @@ async fn a_record_planted_or_patched_opens_nothing_and_is_reported() {
     }
 }
 
-#[tokio::test]
-async fn a_rolled_back_record_lets_no_old_token_in_and_its_owner_goes_on() {
-    let store = Store::start().await;
+async fn a_rolled_back_record_lets_no_old_token_in_and_its_owner_goes_on(store: Store) {
     let mut alice = store.log_in("alice").await;
     let record = Place::of(&alice).record();
     let mut thief = alice.clone();
@@ -210,9 +267,7 @@ async fn a_rolled_back_record_lets_no_old_token_in_and_its_owner_goes_on() {
     refused(&mut alice, "theft").await;
 }
 
-#[tokio::test]
-async fn a_record_rolled_back_within_its_generation_does_not_forget_what_was_offered() {
-    let store = Store::start().await;
+async fn a_record_rolled_back_within_its_generation_does_not_forget_what_was_offered(store: Store) {
     let mut alice = store.log_in("alice").await;
     let (record, current) = (Place::of(&alice).record(), alice.token());
     store.keep(&record);
@@ -228,9 +283,9 @@ async fn a_record_rolled_back_within_its_generation_does_not_forget_what_was_off
     assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
 }
 
-#[tokio::test]
-async fn a_rolled_back_record_with_a_revision_of_its_own_is_found_out_by_its_generation() {
-    let store = Store::start().await;
+async fn a_rolled_back_record_with_a_revision_of_its_own_is_found_out_by_its_generation(
+    store: Store,
+) {
     let mut alice = store.log_in("alice").await;
     let record = Place::of(&alice).record();
     store.keep(&record);
@@ -241,15 +296,14 @@ async fn a_rolled_back_record_with_a_revision_of_its_own_is_found_out_by_its_gen
     assert_eq!(store.events("rolled-back").await, 1);
 }
 
-#[tokio::test]
-async fn a_record_put_back_in_place_of_a_tombstone_stays_dead_and_gets_it_again() {
-    let store = Store::start().await;
+async fn a_record_put_back_in_place_of_a_tombstone_stays_dead_and_gets_it_again(store: Store) {
     let mut alice = store.log_in("alice").await;
     let record = Place::of(&alice).record();
     let mut thief = alice.clone();
     store.keep(&record);
     // Ended at another gateway, so that this one has only seen it.
     log_out(&mut alice.at(&store.fresh_gateway())).await;
+    store.settle();
     refused(&mut thief, "logout").await;
     for take_away in [false, true] {
         match take_away {
@@ -268,9 +322,7 @@ async fn a_record_put_back_in_place_of_a_tombstone_stays_dead_and_gets_it_again(
     assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "a new session is another one");
 }
 
-#[tokio::test]
-async fn a_line_taken_away_or_lowered_stays_where_it_was_seen() {
-    let store = Store::start().await;
+async fn a_line_taken_away_or_lowered_stays_where_it_was_seen(store: Store) {
     let (mut first, second) = (store.log_in("alice").await, store.log_in("alice").await);
     let line = Place::of(&first).line();
     let other = store.fresh_gateway();
@@ -278,6 +330,7 @@ async fn a_line_taken_away_or_lowered_stays_where_it_was_seen() {
     let mut there = second.at(&other);
     let csrf = there.visit("/.doorward/sessions").await.field("csrf");
     there.post_form("/.doorward/sessions", &[("csrf", &csrf), ("do", "end-others")]).await;
+    store.settle();
     // The one that stays brings the line here.
     assert_eq!(second.clone().fetch("/").await.status, StatusCode::OK);
     store.redis(&["SET", &line, "1"]);
@@ -286,9 +339,7 @@ async fn a_line_taken_away_or_lowered_stays_where_it_was_seen() {
     assert_eq!(second.clone().fetch("/").await.status, StatusCode::OK, "the excepted one");
 }
 
-#[tokio::test]
-async fn the_line_of_everybody_lowered_stays_where_it_was_and_is_drawn_again() {
-    let store = Store::start().await;
+async fn the_line_of_everybody_lowered_stays_where_it_was_and_is_drawn_again(store: Store) {
     let mut alice = store.log_in("alice").await;
     let record = Place::of(&alice).record();
     store.keep(&record);
@@ -309,9 +360,10 @@ async fn the_line_of_everybody_lowered_stays_where_it_was_and_is_drawn_again() {
     assert!(store.events("rolled-back").await >= 1);
 }
 
+/// Nobody is told of touches: what is known of a session does not learn of this one.
 #[tokio::test]
 async fn a_touch_in_the_far_future_counts_as_now_and_is_reported() {
-    let store = Store::start().await;
+    let store = Store::start("off").await;
     let mut alice = store.log_in("alice").await;
     let touch = Place::of(&alice).touch();
     store.redis(&["SET", &touch, "9000000000000"]);
@@ -321,9 +373,7 @@ async fn a_touch_in_the_far_future_counts_as_now_and_is_reported() {
     assert_eq!(store.events("touched-ahead").await, 1);
 }
 
-#[tokio::test]
-async fn an_index_that_pushes_a_line_into_the_future_begins_no_session_there() {
-    let store = Store::start().await;
+async fn an_index_that_pushes_a_line_into_the_future_begins_no_session_there(store: Store) {
     let alice = store.log_in("alice").await;
     store.redis(&["HSET", &Place::of(&alice).index(), "max", "9000000000000"]);
     revoke(&store.gateway, "user=alice").await;
@@ -333,9 +383,7 @@ async fn an_index_that_pushes_a_line_into_the_future_begins_no_session_there() {
     assert_eq!(store.events("poisoned").await, 1);
 }
 
-#[tokio::test]
-async fn a_record_taken_away_is_the_end_of_a_session_and_is_reported_once() {
-    let store = Store::start().await;
+async fn a_record_taken_away_is_the_end_of_a_session_and_is_reported_once(store: Store) {
     let mut alice = store.log_in("alice").await;
     store.redis(&["DEL", &Place::of(&alice).record()]);
     refused(&mut alice, "unknown").await;
@@ -343,9 +391,9 @@ async fn a_record_taken_away_is_the_end_of_a_session_and_is_reported_once() {
     assert_eq!(store.events("rolled-back").await, 1);
 }
 
-#[tokio::test]
-async fn a_logout_with_a_token_newer_than_its_record_ends_the_session_and_tells_no_name() {
-    let store = Store::start().await;
+async fn a_logout_with_a_token_newer_than_its_record_ends_the_session_and_tells_no_name(
+    store: Store,
+) {
     let mut alice = store.log_in("alice").await;
     let record = Place::of(&alice).record();
     store.keep(&record);
@@ -367,9 +415,7 @@ fn memo(browser: &Browser) -> String {
     format!("dw:m:{{{}}}", Place::of(browser).tag)
 }
 
-#[tokio::test]
-async fn a_poisoned_memo_is_reported_and_counts_as_nothing_and_the_login_goes_on() {
-    let store = Store::start().await;
+async fn a_poisoned_memo_is_reported_and_counts_as_nothing_and_the_login_goes_on(store: Store) {
     let alice = store.log_in("alice").await;
     let bob = store.log_in("bob").await;
     let (hers, his) = (memo(&alice), memo(&bob));
@@ -391,9 +437,7 @@ async fn a_poisoned_memo_is_reported_and_counts_as_nothing_and_the_login_goes_on
     assert_eq!(store.log_in("alice").await.fetch("/").await.status, StatusCode::OK);
 }
 
-#[tokio::test]
-async fn a_memo_that_is_put_back_or_taken_away_is_reported_and_nobody_in_it_is_known() {
-    let store = Store::start().await;
+async fn a_memo_that_is_put_back_or_taken_away_is_reported_and_nobody_in_it_is_known(store: Store) {
     let alice = store.log_in("alice").await;
     let key = memo(&alice);
     store.keep(&key);
@@ -411,4 +455,36 @@ async fn a_memo_that_is_put_back_or_taken_away_is_reported_and_nobody_in_it_is_k
     store.redis(&["DEL", &key]);
     assert_eq!(store.log_in("alice").await.fetch("/").await.status, StatusCode::OK);
     assert!(store.events("rolled-back").await > before, "taken away");
+}
+
+#[tokio::test]
+async fn what_somebody_wrote_stands_in_the_audit_log_with_its_session() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+    let directory = crate::gateway::prepare();
+    let file = directory.path().join("audit.jsonl");
+    let gateway = Gateway::start(Setup {
+        routes: route(upstream.address),
+        store: format!("{}\"\nlocal_cache = \"off\"\n#", redis.settings().url),
+        more: format!("[audit]\nfile = \"{}\"\n", file.display()),
+        clock: manual_clock(),
+        shared_with: Some(Arc::clone(&directory)),
+        ..Setup::default()
+    });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let place = Place::of(&alice);
+    assert_eq!(redis.command(&["SET", &place.record(), "\u{1}planted by nobody"]), "+OK");
+    refused(&mut alice, "poisoned").await;
+    let key = gateway.shared().keys.load().audit().clone();
+    gateway.stop();
+    let text = std::fs::read_to_string(&file).expect("the audit log");
+    let report = doorward::telemetry::audit::verify(text.as_bytes(), &key, &[]).expect("memory");
+    assert_eq!(report.findings, []);
+    let lines = || text.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+    let told: Vec<serde_json::Value> = lines()
+        .filter(|line: &serde_json::Value| line["event.action"] == "session.poisoned")
+        .collect();
+    let [told] = told.as_slice() else { panic!("{text}") };
+    let id = HEXLOWER.decode(place.id.as_bytes()).expect("hex").try_into().expect("an id");
+    assert_eq!(told["doorward.session"], doorward::session::SessionId(id).handle(), "{told}");
 }

@@ -1,0 +1,78 @@
+//! What an operator writes under `[store]` for a Redis, from the file to what he is answered.
+
+use std::time::{Duration, Instant};
+
+use data_encoding::BASE64URL_NOPAD;
+use doorward::session::SessionId;
+use http::StatusCode;
+
+use crate::browser::Browser;
+use crate::gateway::{Gateway, PASSWORD, Setup, prepare, route};
+use crate::redis::{How, RedisServer};
+use crate::upstream::Upstream;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn setup(upstream: &Upstream, redis: &RedisServer, store: &str) -> Setup {
+    let store = format!("{}\"\n{store}\n#", redis.settings().url);
+    Setup { routes: route(upstream.address), store, ..Setup::default() }
+}
+
+/// As `doorward sessions list` shows it.
+fn handle(browser: &Browser) -> String {
+    let token = browser.token();
+    let token = token.strip_prefix("dw1_").expect("a token").as_bytes();
+    let bytes = BASE64URL_NOPAD.decode(token).expect("base64");
+    SessionId(bytes[10..26].try_into().expect("an id")).handle()
+}
+
+#[tokio::test]
+async fn an_operator_reads_whether_replicas_have_his_revocation() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+    let waits = "wait_replicas = 1\nwait_timeout = \"200ms\"";
+    let gateway = Gateway::start(setup(&upstream, &redis, waits));
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let query = format!("session={}", handle(&alice));
+    let alone = gateway.revoke(&query).await;
+    assert!(alone.starts_with("HTTP/1.1 200"), "{alone}");
+    assert!(alone.contains(r#""durable":false,"replicas":{"asked":1,"got":0}"#), "{alone}");
+    assert_eq!(alice.fetch("/").await.json()["reason"], "revoked", "it stands");
+    assert!(gateway.revoke(&query).await.starts_with("HTTP/1.1 404"), "it is over");
+    let port = redis.port().to_string();
+    let follow = ["--repl-diskless-sync-delay", "0", "--replicaof", "127.0.0.1", &port];
+    let _replica = RedisServer::start(How::with(&follow));
+    let both = r#""durable":true,"replicas":{"asked":1,"got":1}"#;
+    for query in ["user=alice", "all=1"] {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = gateway.revoke(query).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            if answer.contains(both) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "the replica never has it: {answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_password_in_a_file_opens_redis_and_a_wrong_one_does_not() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+    assert_eq!(redis.command(&["CONFIG", "SET", "requirepass", "open sesame"]), "+OK");
+    for (written, expected) in
+        [("open sesame\n", StatusCode::SEE_OTHER), ("close", StatusCode::SERVICE_UNAVAILABLE)]
+    {
+        let directory = prepare();
+        let file = directory.path().join("redis-password");
+        std::fs::write(&file, written).expect("written");
+        let more = format!("password_file = \"{}\"", file.display());
+        let gateway = Gateway::start(Setup {
+            shared_with: Some(directory),
+            ..setup(&upstream, &redis, &more)
+        });
+        let mut alice = Browser::new(&gateway);
+        let answer = alice.try_log_in("alice", PASSWORD, "/").await;
+        assert_eq!(answer.status, expected, "{written:?}: {}", answer.text());
+    }
+}
