@@ -28,6 +28,10 @@ which is the dearest case: the user's index is shared by all of his sessions.
 | --- | --- | --- |
 {memory}
 
+A user's memo (`dw:m:`) is not in it: one for each user, for 30 days after his last login, however many sessions he
+has. After a login from one network with one browser it is 74 bytes and takes 152 of Redis' memory (`MEMORY USAGE`),
+and the entry of its expiry; with 16 networks, 8 browsers and 8 notices a few thousand.
+
 ## Embedded store
 
 The whole store is read at start, checked, and kept in memory. One process, one file.
@@ -49,7 +53,10 @@ A gateway is not told of the activity that another one wrote, so it writes its o
 each session *and gateway*. A load balancer that keeps a browser at one gateway saves most of that; the figures
 without a cache do not depend on it.
 
-Beside that a gateway sends {idle:.1f} commands a second by itself.
+Beside that a gateway sends {idle:.1f} commands a second by itself to a single Redis: two for its beat, one for the line
+of everybody. The beat goes to each primary: two more for each further one. Not in any figure here: a session with a
+live connection (WebSocket, stream, long upload) is looked up in Redis about twice a second, whatever is known of
+it. A million of them at a time are two million look-ups a second, {live_cost:.1f} cores of Redis.
 
 ## What Redis pays
 
@@ -69,6 +76,8 @@ on other keys.
 On paper, from the figures above. {active:.0%} of the sessions are in use at a time, each with a request in
 {every} seconds: {requests:,.0f} requests a second, {each_gateway:,.0f} for each gateway. Memory is that of an
 active session; a shard is one core and {shard_gib} GiB, of which half is left for peaks and snapshots.
+Counted are primaries: each replica takes the memory of its primary once more, and a core. Live connections, beats
+(two commands a second for each gateway and primary) and users' memos are not counted.
 
 | | without the local cache | with it, and browsers kept at one gateway |
 | --- | --- | --- |
@@ -114,6 +123,7 @@ def markdown(figures, load):
             f"| {row['cache']} | {'the same one' if row['sticky'] else 'either in turn'} | in {row['every']} s "
             f"| {row['each']:.2f} |" for row in commands),
         idle=max(row["idle"] for row in commands),
+        live_cost=of(figures, "load")[0]["redis"] * 2,
         load_cost=of(figures, "load")[0]["redis"], commit_cost=first,
         fanout="\n".join(told), bytes=fanout[-1]["bytes"],
         gateways=GATEWAYS, active=ACTIVE, every=EVERY, requests=requests, each_gateway=requests / GATEWAYS,

@@ -33,10 +33,13 @@ pub enum Advice {
     Replica,
     /// Its clock and ours differ.
     Clock,
+    /// A failover would leave it behind, and it would go on taking writes.
+    Unfenced,
 }
 
 impl Advice {
-    pub const ALL: [Advice; 4] = [Advice::Evicts, Advice::Old, Advice::Replica, Advice::Clock];
+    pub const ALL: [Advice; 5] =
+        [Advice::Evicts, Advice::Old, Advice::Replica, Advice::Clock, Advice::Unfenced];
 
     /// The word for metrics.
     pub fn word(self) -> &'static str {
@@ -45,6 +48,7 @@ impl Advice {
             Advice::Old => "version",
             Advice::Replica => "replica",
             Advice::Clock => "clock",
+            Advice::Unfenced => "min-replicas",
         }
     }
 
@@ -54,6 +58,7 @@ impl Advice {
             Advice::Old => 2,
             Advice::Replica => 4,
             Advice::Clock => 8,
+            Advice::Unfenced => 16,
         }
     }
 
@@ -65,6 +70,10 @@ impl Advice {
             Advice::Old => "doorward needs Redis 6 or later, or Valkey",
             Advice::Replica => "it takes no writes; the store must name the master",
             Advice::Clock => "who is right? keep both by NTP",
+            Advice::Unfenced => {
+                "cut off from its replicas it goes on taking writes while another one is promoted, and a \
+                 gateway on its side is told of no revocation; set min-replicas-to-write 1"
+            }
         }
     }
 }
@@ -87,6 +96,8 @@ struct Said {
     role: Option<String>,
     /// How far our clocks are apart at least.
     apart: Duration,
+    /// Replicas that may be promoted, where it takes writes without any.
+    unfenced: Option<String>,
 }
 
 /// One thing to change at one server.
@@ -137,6 +148,7 @@ impl Redis {
             policy: text(&info, "maxmemory_policy"),
             role: text(&info, "role"),
             apart: apart(theirs, before, Clock::System.now()),
+            unfenced: unfenced(&info).filter(|_| !self.shared.topology.is_fixed()),
         })
     }
 
@@ -173,12 +185,21 @@ fn judge(said: &Said) -> Vec<Found> {
     if said.apart > CLOCKS_APART {
         find(Advice::Clock, format!("{} ms", said.apart.as_millis()));
     }
+    if let Some(replicas) = &said.unfenced {
+        find(Advice::Unfenced, replicas.clone());
+    }
     out
 }
 
 /// How far `theirs` lies outside the time of the question.
 fn apart(theirs: UnixMillis, before: UnixMillis, after: UnixMillis) -> Duration {
     before.since(theirs).max(theirs.since(after))
+}
+
+/// A master says how many good replicas it has only where it asks for some.
+fn unfenced(info: &InfoDict) -> Option<String> {
+    let replicas = text(info, "connected_slaves").filter(|replicas| replicas != "0")?;
+    text(info, "min_slaves_good_slaves").is_none().then_some(replicas)
 }
 
 fn text(info: &InfoDict, name: &str) -> Option<String> {
@@ -196,6 +217,7 @@ mod tests {
             policy: own("noeviction"),
             role: own("master"),
             apart: CLOCKS_APART,
+            unfenced: None,
         }
     }
 
@@ -211,10 +233,21 @@ mod tests {
             policy: Some("allkeys-lru".to_owned()),
             role: Some("slave".to_owned()),
             apart: CLOCKS_APART + Duration::from_millis(1),
+            unfenced: Some("2".to_owned()),
         };
-        assert_eq!(advice(&ill), [Advice::Evicts, Advice::Old, Advice::Replica, Advice::Clock]);
+        assert_eq!(advice(&ill), Advice::ALL);
         let silent = Said { version: String::new(), policy: None, role: None, ..well() };
         assert_eq!(advice(&silent), [], "what is not said is no fault");
+    }
+
+    #[test]
+    fn a_master_with_replicas_that_takes_writes_without_them_is_not_fenced() {
+        let said = |info: &str| unfenced(&InfoDict::new(info));
+        let two = "role:master\r\nconnected_slaves:2\r\n";
+        assert_eq!(said(two).as_deref(), Some("2"));
+        assert_eq!(said(&format!("{two}min_slaves_good_slaves:2\r\n")), None);
+        assert_eq!(said("role:master\r\nconnected_slaves:0\r\n"), None, "none could be promoted");
+        assert_eq!(said(""), None, "what is not said is no fault");
     }
 
     #[test]

@@ -213,10 +213,13 @@ impl Redis {
         question: &Question<'_>,
     ) -> Result<Answer, Failure> {
         let command = question.ask.written(question.by_text);
-        let sent =
-            Sent { command: &command, asking: question.asking.is_some(), wait: question.wait };
+        let sent = Sent {
+            command: &command,
+            asking: question.asking.is_some(),
+            wait: question.wait,
+            round_trips: &self.shared.counters.round_trips,
+        };
         let lanes = self.lanes(map, server);
-        self.shared.counters.round_trips.fetch_add(1, Ordering::Relaxed);
         lanes.send(&self.shared.dialer, sent).await
     }
 

@@ -3,7 +3,7 @@
 //! A [`Server`] is shared by all workers of the process: it holds the breaker. A [`Wire`] is one
 //! worker's: it is made with the first command, again when it broke, and by one dial at a time.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
@@ -54,6 +54,8 @@ pub(super) struct Sent<'a> {
     /// The server is taking over the slot, and answers who asks for that.
     pub(super) asking: bool,
     pub(super) wait: Option<Wait>,
+    /// Those that went out.
+    pub(super) round_trips: &'a AtomicU64,
 }
 
 /// What came back.
@@ -258,6 +260,7 @@ pub(super) async fn is_master(connection: &mut Connection) -> RedisResult<()> {
 }
 
 async fn exchange(connection: &mut Connection, sent: Sent<'_>) -> RedisResult<Answer> {
+    sent.round_trips.fetch_add(1, Ordering::Relaxed);
     if !sent.asking && sent.wait.is_none() {
         let value = sent.command.query_async(connection).await?;
         return Ok(Answer { value, replicas: None });
