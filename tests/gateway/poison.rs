@@ -68,11 +68,16 @@ impl Store {
     /// Until the gateway has heard of all that was written until now. Where each request looks into Redis
     /// itself, nothing depends on that.
     fn settle(&self) {
+        if self.local_cache == "off" {
+            return;
+        }
         let written = Instant::now();
-        while self.local_cache == "on" {
+        loop {
+            // Before the question: what was proven then came after what was written.
+            let since = written.elapsed();
             let age = self.changes_age();
-            if age >= 0.0 && Duration::from_secs_f64(age) < written.elapsed() {
-                break;
+            if age >= 0.0 && Duration::from_secs_f64(age) < since {
+                return;
             }
             assert!(written.elapsed() < 4 * PATIENCE, "changes do not arrive: {age}");
             std::thread::sleep(Duration::from_millis(5));
