@@ -34,15 +34,18 @@ pub(super) struct Line {
 impl Line {
     /// `written`: whether the line will be; one that only counts copies no text.
     pub(super) fn begin<B>(request: &Request<B>, arrival: &Arrival, written: bool) -> Line {
-        let (host, path) =
-            if written { (host(request), cut(request.uri().path())) } else { Default::default() };
+        let (host, path) = if written {
+            (asked(request).map(cut).unwrap_or_default(), cut(request.uri().path()))
+        } else {
+            Default::default()
+        };
         Line {
             began: written.then(Instant::now),
             request: arrival.request.clone(),
             method: request.method().clone(),
             host,
             path,
-            local: false,
+            local: asked(request).is_some_and(Host::looks_local),
             client: arrival.client,
             verdict: "malformed",
             user: String::new(),
@@ -116,9 +119,9 @@ impl Line {
     }
 }
 
-fn host<B>(request: &Request<B>) -> String {
+fn asked<B>(request: &Request<B>) -> Option<&str> {
     let field = || request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok());
-    request.uri().host().or_else(field).map(cut).unwrap_or_default()
+    request.uri().host().or_else(field)
 }
 
 fn cut(text: &str) -> String {

@@ -12,8 +12,8 @@
 //! ```
 //!
 //! ```compile_fail,E0451
-//! # fn f(who: doorward::guard::Permit) {
-//! let permit = doorward::guard::Permit { who };
+//! # fn f(other: doorward::guard::Permit) {
+//! let permit = doorward::guard::Permit { ..other };
 //! # }
 //! ```
 //!

@@ -44,6 +44,13 @@ impl Host {
         self.name == "localhost" || self.name.ends_with(".localhost")
     }
 
+    /// The same of what stands in a `Host` field, whether it can be read or not.
+    pub fn looks_local(field: &str) -> bool {
+        let name = field.split(':').next().unwrap_or_default().trim_end_matches('.');
+        let last = name.rsplit('.').next().unwrap_or_default();
+        last.trim().eq_ignore_ascii_case("localhost")
+    }
+
     /// The port that the client wrote.
     pub fn port(&self) -> Option<u16> {
         self.port

@@ -149,8 +149,8 @@ fn is_of_a_family(name: &str) -> bool {
 /// ```
 ///
 /// ```compile_fail,E0451
-/// # fn f(cleaned: doorward::http::SanitizedHead) {
-/// let head = doorward::http::SanitizedHead { cleaned };
+/// # fn f(other: doorward::http::SanitizedHead) {
+/// let head = doorward::http::SanitizedHead { ..other };
 /// # }
 /// ```
 ///

@@ -69,6 +69,12 @@ async fn asvs_3_4_1_every_answer_tells_browsers_to_come_by_https() {
     let mut local = Browser::new(&gateway);
     local.host = "localhost".to_owned();
     assert_eq!(local.fetch("/").await.header("strict-transport-security"), "max-age=0");
+    for h2 in [false, true] {
+        local.h2 = h2;
+        let malformed = local.fetch("/a//b").await;
+        assert_eq!(malformed.status, StatusCode::BAD_REQUEST);
+        assert_eq!(malformed.header("strict-transport-security"), "");
+    }
 }
 
 #[tokio::test]
