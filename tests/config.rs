@@ -13,7 +13,7 @@ use doorward::config::{
 use doorward::route::BodyLimits;
 use proptest::prelude::*;
 
-const VALID: usize = 25;
+const VALID: usize = 26;
 const INVALID: usize = 63;
 
 fn repository() -> &'static Path {

@@ -8,9 +8,9 @@ use doorward::clock::UnixMillis;
 use doorward::secret::{KeyRing, random_bytes, sha256};
 use doorward::session::record::{Offer, RecordError, Superseded};
 use doorward::session::{
-    Case, Change, ClientContext, EndReason, Identity, NotBefore, OnReuse, Outcome, Record, Refusal,
-    RoutePolicy, SessionId, SessionKey, SessionPolicy, Standing, Successor, Timing, Token,
-    TokenError, UserTag, Verdict, decide,
+    Case, Change, ClientContext, Demand, EndReason, Identity, NotBefore, OnReuse, Outcome, Record,
+    Refusal, RoutePolicy, SessionId, SessionKey, SessionPolicy, Standing, Successor, Timing, Token,
+    TokenError, UserTag, Verdict, decide, renew_after_action,
 };
 use proptest::prelude::*;
 
@@ -96,6 +96,41 @@ proptest! {
             prop_assert_eq!(next.current, sha256(&offered.secret));
             prop_assert_eq!(next.previous.as_ref().map(|p| p.hash), Some(before.current));
             prop_assert_eq!(&next.offer, &None);
+        }
+    }
+
+    #[test]
+    fn signals_that_ask_for_a_renewal_make_the_token_due_where_the_route_renews_nothing(mut wild in wild()) {
+        wild.shown = Shown::Current;
+        let mut stage = wild.stage();
+        stage.timing = Timing::Never;
+        let salt = || stage.salt;
+        let verdict = decide(&Case { demand: Some(Demand::Renew), ..stage.case(&salt) });
+        if refused(&verdict).is_some() {
+            return Ok(());
+        }
+        prop_assert_eq!(verdict.outcome, Outcome::Admit(None));
+        let Change::Write(next) = verdict.change else { panic!("the place is noted") };
+        prop_assert!(next.due);
+    }
+
+    #[test]
+    fn s7_an_answer_renews_the_token_of_its_request_or_makes_its_successor_due_and_ends_nothing(wild in wild()) {
+        let mut stage = wild.stage();
+        stage.timing = Timing::Now;
+        let renewal = renew_after_action(&stage.case(&|| stage.salt));
+        let over = refused(&Stage { route: RoutePolicy::default(), ..wild.stage() }.decide())
+            .is_some_and(|why| [Refusal::Idle, Refusal::Absolute, Refusal::Revoked].contains(&why));
+        let next = renewal.written.as_deref().unwrap_or(&stage.record);
+        prop_assert_eq!(next.due, stage.record.due || !(over || stage.record.frozen));
+        // All else is as it was, but for the offer.
+        let before = Record { due: next.due, offer: next.offer.clone(), ..stage.record.clone() };
+        prop_assert_eq!(next, &before);
+        if let Some(offered) = &renewal.next {
+            prop_assert_eq!(stage.token.generation, stage.record.generation);
+            prop_assert_eq!(next.offer.as_ref().map(|offer| offer.hash), Some(sha256(&offered.secret)));
+            let unchanged = stage.record.offer.is_none() || stage.record.offer.as_ref().map(|o| o.hash) == Some(sha256(&offered.secret));
+            prop_assert!(unchanged, "one successor per token");
         }
     }
 
@@ -896,7 +931,7 @@ impl Server {
     fn ask(&mut self, held: &Successor, ask: Ask) -> Verdict {
         if self.ended.is_some() {
             let outcome = Outcome::Refuse(Refusal::Revoked);
-            return Verdict { outcome, change: Change::Keep, touch: false };
+            return Verdict { outcome, change: Change::Keep, touch: false, demanded: false };
         }
         let standing = Standing { touched: self.touched, ..Standing::default() };
         let verdict = decide(&Case {
@@ -1187,20 +1222,24 @@ impl Wild {
 
 impl Stage {
     fn decide(&self) -> Verdict {
-        decide(&Case {
+        decide(&self.case(&|| self.salt))
+    }
+
+    fn case<'a>(&'a self, salt: &'a dyn Fn() -> [u8; 16]) -> Case<'a> {
+        Case {
             record: &self.record,
             standing: &self.standing,
             presented: &self.token,
             keys: &self.keys,
             now: self.now,
-            salt: &|| self.salt,
+            salt,
             context: &self.context,
             session: &self.policy,
             route: &self.route,
             timing: self.timing,
             activity: self.activity,
             demand: None,
-        })
+        }
     }
 
     fn token_of(&self, held: &Successor) -> Token {

@@ -75,7 +75,8 @@ pub(super) fn route(
     let limits = section.section("limits", "route.limits");
     let limits = limits.and_then(|section| limits::of_route(section, &inherited.bodies));
     if let Some(renewal) = &renewal {
-        warn_of_no_renewal(&section, renewal);
+        let signals = signals.as_ref().map_or(Watch::Off, |signals| signals.value);
+        warn_of_no_renewal(&section, renewal, signals);
     }
     if let Some(upstreams) = &upstreams {
         upstreams.value.iter().for_each(|upstream| warn_of_clear_text(&section, upstream));
@@ -356,12 +357,20 @@ fn check_authority(
     }
 }
 
-fn warn_of_no_renewal(section: &Reader<'_>, renewal: &Setting<bool>) {
-    if !renewal.value {
+fn warn_of_no_renewal(section: &Reader<'_>, renewal: &Setting<bool>, signals: Watch) {
+    if renewal.value {
+        return;
+    }
+    section.findings.warning(
+        &renewal.place,
+        "a stolen token stays good on this route until the session ends",
+        "leave `renewal` out, unless the clients of this route cannot store a new cookie",
+    );
+    if signals == Watch::Enforce {
         section.findings.warning(
             &renewal.place,
-            "a stolen token stays good on this route until the session ends",
-            "leave `renewal` out, unless the clients of this route cannot store a new cookie",
+            "a score from signals.renew_at on renews nothing here; the token is due, and renewed at the session's next request on a route that renews",
+            "leave `renewal` out, or lower signals.login_at for sessions that are used on this route alone",
         );
     }
 }

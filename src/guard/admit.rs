@@ -13,7 +13,8 @@ use crate::http::Presented;
 use crate::route::Requirement;
 use crate::secret::KeyRing;
 use crate::session::{
-    ClientContext, EndReason, Identity, Record, RoutePolicy, SessionKey, Standing, Timing, Token,
+    ClientContext, EndReason, Identity, Record, RoutePolicy, SessionKey, Standing, Successor,
+    Timing, Token,
 };
 use crate::store::Unavailable;
 use crate::telemetry::SessionEvent;
@@ -132,6 +133,18 @@ impl Guard {
             Presented::Nothing | Presented::Several => false,
             Presented::One(value) => Token::parse(&self.shared.keys.load(), value).is_ok(),
         }
+    }
+
+    /// The successor's text, under the newest key.
+    pub(super) fn mint(
+        &self,
+        keys: &KeyRing,
+        key: SessionKey,
+        next: &Successor,
+    ) -> Option<NewToken> {
+        let token = Token::new(keys.newest().0, key, next.generation, next.secret);
+        let (text, made) = (token.text(keys)?, self.now());
+        Some(NewToken { text, key, generation: next.generation, hash: token.hash(), made })
     }
 
     /// A forged or damaged cookie ends here, without a look-up.

@@ -105,7 +105,8 @@ impl Guard {
         };
         // The line of everybody cuts when it is read.
         let standing = Standing { touched, not_before, everyone: NotBefore::default() };
-        match self.record_is_over(key, &record, &standing) {
+        // Frozen is over for what is open: a fresh login is another session.
+        match record.frozen || self.record_is_over(key, &record, &standing) {
             true => Found::Over,
             false => Found::Lives(record, touched),
         }

@@ -17,6 +17,7 @@ mod presented;
 mod renewal;
 mod verdict;
 
+pub use renewal::{Renewal, renew_after_action};
 pub use verdict::{Change, Outcome, Refusal, Successor, Verdict};
 
 use std::borrow::Cow;
@@ -185,9 +186,12 @@ impl<'a> Seen<'a> {
             Demand::Login if self.case.record.frozen => None,
             Demand::Login => Some(Verdict {
                 change: Change::Write(Box::new(self.frozen())),
+                demanded: true,
                 ..Verdict::refuse(Refusal::Reauthenticate)
             }),
-            Demand::End => Some(Verdict::end(Refusal::Theft, EndReason::Theft)),
+            Demand::End => {
+                Some(Verdict { demanded: true, ..Verdict::end(Refusal::Theft, EndReason::Theft) })
+            }
         }
     }
 
@@ -222,7 +226,7 @@ impl<'a> Seen<'a> {
         if self.case.record.frozen || self.route_wants_login(self.case.record) {
             return Verdict::refuse(Refusal::Reauthenticate);
         }
-        Verdict { outcome: Outcome::Admit(None), change: Change::Keep, touch: false }
+        Verdict::wrote(Outcome::Admit(None), Cow::Borrowed(self.case.record))
     }
 
     fn theft(&self) -> Verdict {

@@ -25,7 +25,8 @@ pub mod token;
 
 pub use context::ClientContext;
 pub use decide::{
-    Case, Change, Demand, Outcome, Refusal, Standing, Successor, Timing, Verdict, decide,
+    Case, Change, Demand, Outcome, Refusal, Renewal, Standing, Successor, Timing, Verdict, decide,
+    renew_after_action,
 };
 pub use fingerprint::Fingerprint;
 pub use memo::Memo;

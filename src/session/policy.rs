@@ -109,8 +109,8 @@ pub struct RoutePolicy {
     pub signals: Watch,
 }
 
-/// What a route does with signals that a session was moved to somebody else's machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+/// What a route does with signals that a session was moved to somebody else's machine. The strictest last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Watch {
     /// Does not look.
     Off,

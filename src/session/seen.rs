@@ -37,6 +37,7 @@ pub struct Seen {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Entered {
     address: IpAddr,
+    /// When it was entered last, or left, where another one was used since.
     at: UnixMillis,
     /// Whether an enforcing route lets it pass too.
     passed: bool,
@@ -62,18 +63,22 @@ pub enum Novelty {
 }
 
 impl Record {
-    /// How new this place is. Costs three comparisons where nothing changed.
-    pub fn novelty(&self, from: &ClientContext, watch: Watch, now: UnixMillis) -> Novelty {
+    /// How new this place is. A network that was left before `oldest` is a new one. Costs three comparisons
+    /// where nothing changed.
+    pub fn novelty(
+        &self,
+        from: &ClientContext,
+        watch: Watch,
+        oldest: UnixMillis,
+        now: UnixMillis,
+    ) -> Novelty {
         let network = from.network_address();
-        if !self.knows_software(from, watch) {
+        if !self.knows_software(from, watch) || !self.knows_network(network, watch, oldest) {
             return Novelty::New;
         }
         let (current, since) = self.current_place();
-        if network == network_of(current) && self.passed(network, watch) {
+        if network == network_of(current) {
             return Novelty::Here;
-        }
-        if !self.passed(network, watch) {
-            return Novelty::New;
         }
         if now.since(since) < RETURN_EVERY { Novelty::Here } else { Novelty::Back }
     }
@@ -84,18 +89,19 @@ impl Record {
         self.seen.networks.last().map_or(begun, |entered| (entered.address, entered.at))
     }
 
-    /// One address of each network that the session is known to use, since `oldest` at the latest.
+    /// One address of each network that the session is known to use, and was in since `oldest`: where it
+    /// is now, where it began, and those that it left later than that.
     pub fn known_places(
         &self,
         watch: Watch,
         oldest: UnixMillis,
     ) -> impl Iterator<Item = IpAddr> + '_ {
-        let seen = self
-            .seen
-            .networks
-            .iter()
-            .filter(move |entered| counts(entered.passed, watch) && entered.at >= oldest);
-        let seen = seen.map(|entered| entered.address);
+        let networks = &self.seen.networks;
+        let left = networks.len().saturating_sub(1);
+        let seen = networks.iter().enumerate().filter(move |(number, entered)| {
+            counts(entered.passed, watch) && (*number == left || entered.at >= oldest)
+        });
+        let seen = seen.map(|(_, entered)| entered.address);
         std::iter::once(self.begun_from.address).chain(seen)
     }
 
@@ -139,6 +145,10 @@ impl Record {
         let network = from.network_address();
         let begun = self.begun_from.network_address() == network;
         let networks = &mut self.seen.networks;
+        // It was used up to now.
+        if let Some(left) = networks.last_mut() {
+            left.at = left.at.max(at);
+        }
         let before = networks.iter().position(|entered| network_of(entered.address) == network);
         let known = before.map(|at| networks.remove(at)).is_some_and(|entered| entered.passed);
         networks.push(Entered { address: from.address, at, passed: passed || known || begun });
@@ -167,8 +177,8 @@ impl Record {
         self.seen.software.iter().filter(move |known| counts(known.passed, watch))
     }
 
-    fn passed(&self, network: IpAddr, watch: Watch) -> bool {
-        self.known_places(watch, UnixMillis(0)).any(|known| network_of(known) == network)
+    fn knows_network(&self, network: IpAddr, watch: Watch, oldest: UnixMillis) -> bool {
+        self.known_places(watch, oldest).any(|known| network_of(known) == network)
     }
 }
 
@@ -203,6 +213,7 @@ mod tests {
     use crate::session::{Identity, SessionId, SessionKey, Token, UserTag};
 
     const MINUTE: Duration = Duration::from_secs(60);
+    const OLDEST: UnixMillis = UnixMillis(0);
 
     fn from(address: &str, agent: &str) -> ClientContext {
         ClientContext::new(address.parse().expect("an address"), agent.as_bytes())
@@ -222,12 +233,12 @@ mod tests {
         let mut record = record();
         let (home, cafe) = (from("192.0.2.99", "Firefox"), from("198.51.100.7", "Firefox"));
         let at = UnixMillis(1_000_000);
-        assert_eq!(record.novelty(&home, Watch::Enforce, at), Novelty::Here);
-        assert_eq!(record.novelty(&cafe, Watch::Enforce, at), Novelty::New);
+        assert_eq!(record.novelty(&home, Watch::Enforce, OLDEST, at), Novelty::Here);
+        assert_eq!(record.novelty(&cafe, Watch::Enforce, OLDEST, at), Novelty::New);
         record.note(&cafe, at, true);
-        assert_eq!(record.novelty(&cafe, Watch::Enforce, at), Novelty::Here);
-        assert_eq!(record.novelty(&home, Watch::Enforce, at), Novelty::Here, "by turns");
-        assert_eq!(record.novelty(&home, Watch::Enforce, at.plus(MINUTE)), Novelty::Back);
+        assert_eq!(record.novelty(&cafe, Watch::Enforce, OLDEST, at), Novelty::Here);
+        assert_eq!(record.novelty(&home, Watch::Enforce, OLDEST, at), Novelty::Here, "by turns");
+        assert_eq!(record.novelty(&home, Watch::Enforce, OLDEST, at.plus(MINUTE)), Novelty::Back);
     }
 
     fn shaking(number: u8) -> Option<Fingerprint> {
@@ -252,11 +263,19 @@ mod tests {
             [(1, Novelty::Here), (2, Novelty::New), (1, Novelty::Here), (3, Novelty::New)]
         {
             let here = home.clone().shaking_hands(shaking(handshake));
-            assert_eq!(record.novelty(&here, Watch::Enforce, at), novelty, "{handshake}");
+            assert_eq!(record.novelty(&here, Watch::Enforce, OLDEST, at), novelty, "{handshake}");
             record.note(&here, at, true);
-            assert_eq!(record.novelty(&here, Watch::Enforce, at), Novelty::Here, "{handshake}");
+            assert_eq!(
+                record.novelty(&here, Watch::Enforce, OLDEST, at),
+                Novelty::Here,
+                "{handshake}"
+            );
         }
-        assert_eq!(record.novelty(&home, Watch::Enforce, at), Novelty::Here, "not looked at");
+        assert_eq!(
+            record.novelty(&home, Watch::Enforce, OLDEST, at),
+            Novelty::Here,
+            "not looked at"
+        );
         assert!(!record.begun_from.same_place(&home.shaking_hands(shaking(2))));
     }
 
@@ -265,12 +284,12 @@ mod tests {
         let mut record = record();
         let thief = from("203.0.113.9", "curl");
         record.note(&thief, UnixMillis(1), false);
-        assert_eq!(record.novelty(&thief, Watch::Monitor, UnixMillis(2)), Novelty::Here);
-        assert_eq!(record.novelty(&thief, Watch::Enforce, UnixMillis(2)), Novelty::New);
+        assert_eq!(record.novelty(&thief, Watch::Monitor, OLDEST, UnixMillis(2)), Novelty::Here);
+        assert_eq!(record.novelty(&thief, Watch::Enforce, OLDEST, UnixMillis(2)), Novelty::New);
         let home = from("192.0.2.7", "Firefox");
-        assert_eq!(record.novelty(&home, Watch::Enforce, UnixMillis(2)), Novelty::Here);
+        assert_eq!(record.novelty(&home, Watch::Enforce, OLDEST, UnixMillis(2)), Novelty::Here);
         record.note(&thief, UnixMillis(3), true);
-        assert_eq!(record.novelty(&thief, Watch::Enforce, UnixMillis(4)), Novelty::Here);
+        assert_eq!(record.novelty(&thief, Watch::Enforce, OLDEST, UnixMillis(4)), Novelty::Here);
     }
 
     #[test]
@@ -287,13 +306,30 @@ mod tests {
         let (home, cafe) = (from("192.0.2.99", "Firefox"), from("198.51.100.7", "Firefox"));
         let watched = from("203.0.113.9", "Firefox");
         assert_eq!(record.current_place(), (record.begun_from.address, at));
-        assert_eq!(record.novelty(&home, Watch::Enforce, at), Novelty::Here);
-        assert_eq!(record.novelty(&cafe, Watch::Enforce, at.plus(MINUTE)), Novelty::Back);
-        assert_eq!(record.novelty(&watched, Watch::Enforce, at), Novelty::New);
-        assert_eq!(record.novelty(&watched, Watch::Monitor, at), Novelty::Here);
+        assert_eq!(record.novelty(&home, Watch::Enforce, OLDEST, at), Novelty::Here);
+        assert_eq!(record.novelty(&cafe, Watch::Enforce, OLDEST, at.plus(MINUTE)), Novelty::Back);
+        assert_eq!(record.novelty(&watched, Watch::Enforce, OLDEST, at), Novelty::New);
+        assert_eq!(record.novelty(&watched, Watch::Monitor, OLDEST, at), Novelty::Here);
         let curl = from("198.51.100.7", "curl");
-        assert_eq!(record.novelty(&curl, Watch::Monitor, at), Novelty::New);
+        assert_eq!(record.novelty(&curl, Watch::Monitor, OLDEST, at), Novelty::New);
         assert_eq!(record.known_places(Watch::Enforce, UnixMillis(600_000)).count(), 2, "too old");
+    }
+
+    #[test]
+    fn a_network_that_was_left_too_long_ago_is_new_and_where_the_session_is_stays_known() {
+        let mut record = record();
+        let [cafe, train] = ["198.51.100.7", "203.0.113.9"].map(|at| from(at, "Firefox"));
+        let at = |minutes: u64| UnixMillis(minutes * 60_000);
+        record.note(&cafe, at(10), true);
+        let novelty = |record: &Record, from: &ClientContext, oldest: u64, now: u64| {
+            record.novelty(from, Watch::Enforce, at(oldest), at(now))
+        };
+        assert_eq!(novelty(&record, &cafe, 60, 90), Novelty::Here, "it never left");
+        record.note(&train, at(90), true);
+        assert_eq!(novelty(&record, &cafe, 89, 119), Novelty::Back, "left a moment ago");
+        assert_eq!(novelty(&record, &cafe, 91, 121), Novelty::New);
+        let home = from("192.0.2.7", "Firefox");
+        assert_eq!(novelty(&record, &home, 500, 600), Novelty::Back, "the login's own");
     }
 
     #[test]
@@ -313,7 +349,12 @@ mod tests {
         assert_eq!((record.seen.networks.len(), record.seen.software.len()), (NETWORKS, SOFTWARE));
         assert_eq!(record.current_place().0, from("10.0.199.1", "").address);
         assert_eq!(
-            record.novelty(&from("192.0.2.7", "Firefox"), Watch::Enforce, UnixMillis(u64::MAX)),
+            record.novelty(
+                &from("192.0.2.7", "Firefox"),
+                Watch::Enforce,
+                OLDEST,
+                UnixMillis(u64::MAX)
+            ),
             Novelty::Back,
             "the login's own place is never forgotten"
         );

@@ -70,7 +70,7 @@ pub struct Arrival<'a> {
 impl Settings {
     /// What speaks against this request. `None` while the session stays where it is.
     pub fn judge(&self, atlas: &Atlas, arrival: &Arrival<'_>) -> Option<Report> {
-        let signals = match arrival.novelty() {
+        let signals = match arrival.novelty(self.known_for) {
             Novelty::Here => return None,
             Novelty::Back => Compared::new(self, atlas, arrival).by_turns(),
             Novelty::New => Compared::new(self, atlas, arrival).all(),
@@ -80,11 +80,12 @@ impl Settings {
 }
 
 impl Arrival<'_> {
-    fn novelty(&self) -> Novelty {
+    fn novelty(&self, known_for: Duration) -> Novelty {
         match self.watch {
             Watch::Off => Novelty::Here,
             Watch::Monitor | Watch::Enforce => {
-                self.record.novelty(self.context, self.watch, self.now)
+                let oldest = self.now.minus(known_for);
+                self.record.novelty(self.context, self.watch, oldest, self.now)
             }
         }
     }

@@ -207,6 +207,7 @@ fn allowed_networks_are_known_to_everybody_and_their_software_is_still_compared(
 fn a_network_not_used_for_longer_than_known_for_is_a_new_one() {
     let mut record = record();
     record.note(&from(MOBILE, FIREFOX), UnixMillis(0), true);
+    record.note(&from(HOME, FIREFOX), UnixMillis(0), true);
     let context = from(OTHER_MOBILE, FIREFOX);
     let names = |later: Duration| {
         let now = UnixMillis(0).plus(later);

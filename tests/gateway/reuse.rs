@@ -1,11 +1,15 @@
 //! `session.on_reuse`: what else ends when a token is used after its grace, and how it is said.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
 use crate::browser::Browser;
 use crate::gateway::{Gateway, PASSWORD, Setup, manual_clock, route};
+use crate::redis::{How, RedisServer};
+use crate::signals::THIEF;
+use crate::streams::{Streams, hold_answer, hold_websocket};
 use crate::upstream::Upstream;
 
 const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
@@ -215,4 +219,137 @@ async fn a_program_that_logs_in_gets_to_where_it_wants() {
     let headers = [("content-type", "application/x-www-form-urlencoded"), ("accept", "*/*")];
     let answer = scene.desk.send("POST", "/.doorward/login", &headers, &body).await;
     assert_eq!(answer.header("location"), "/");
+}
+
+/// Two gateways on one Redis, on which a session can be frozen in each of the ways.
+struct Two {
+    streams: Streams,
+    says: Upstream,
+    redis: RedisServer,
+    here: Gateway,
+    there: Gateway,
+}
+
+impl Two {
+    async fn start() -> Two {
+        let (streams, redis) = (Streams::start().await, RedisServer::start(How::default()));
+        let says =
+            "HTTP/1.1 200 OK\r\nDoorward-Session: reauthenticate\r\nContent-Length: 0\r\n\r\n";
+        let (says, clock) = (Upstream::answering(says).await, manual_clock());
+        let obeying = route(says.address).replace("path = \"/\"", "path = \"/say\"");
+        let obeying = format!("{obeying}[route.session]\nobey_upstream = [\"reauthenticate\"]\n");
+        let setup = |shared_with| Setup {
+            routes: format!("{}{obeying}", streams.routes("signals = \"enforce\"")),
+            server: "trusted_proxies = [\"127.0.0.1\"]".to_owned(),
+            session: "on_reuse = \"reauthenticate\"".to_owned(),
+            more: "[signals]\nlog_at = 10\nrenew_at = 10\nlogin_at = 10\n".to_owned(),
+            // Long enough for a busy machine to see who waits.
+            store: format!("{}\"\nresponse_timeout = \"10s\"\n#", redis.settings().url),
+            clock: clock.clone(),
+            shared_with,
+            ..Setup::default()
+        };
+        let here = Gateway::start(setup(None));
+        let there = Gateway::start(setup(Some(Arc::clone(&here.directory))));
+        Two { streams, says, redis, here, there }
+    }
+
+    /// alice with a token that was renewed once, and a copy of the one before.
+    async fn alice_and_a_copy(&self) -> (Browser, Browser) {
+        let mut alice = Browser::new(&self.here);
+        alice.log_in("alice").await;
+        let copy = alice.clone();
+        for pause in [601, 0, 120] {
+            self.here.advance(Duration::from_secs(pause));
+            assert_eq!(alice.fetch("/small").await.status, StatusCode::OK);
+        }
+        (alice, copy)
+    }
+}
+
+#[tokio::test]
+async fn what_a_session_holds_open_is_cut_when_it_is_frozen_here_and_at_another_gateway() {
+    let two = Two::start().await;
+    for cause in ["replay", "signals", "the app's word"] {
+        let (mut alice, mut thief) = two.alice_and_a_copy().await;
+        let tag = cause.replace([' ', '\''], "-");
+        let mut held = Vec::new();
+        for (at, gateway) in [("here", &two.here), ("there", &two.there)] {
+            let alice = alice.at(gateway);
+            held.push((at, hold_websocket(&alice, format!("/ws/{tag}/{at}")).await));
+            let path = format!("/{tag}/{at}/download");
+            held.push((at, hold_answer(&alice, "download", path.clone()).await));
+            two.streams.saw(&path).await;
+        }
+        match cause {
+            "replay" => assert_eq!(thief.fetch("/small").await.json()["reason"], "theft"),
+            "signals" => {
+                thief = alice.clone();
+                THIEF.at(&mut thief);
+                assert_eq!(thief.fetch("/small").await.json()["reason"], "reauthenticate");
+            }
+            _ => assert_eq!(alice.fetch("/say").await.status, StatusCode::OK),
+        }
+        let frozen = Instant::now();
+        for (at, held) in held {
+            let kind = held.kind;
+            let (ended, how) = held.ended().await;
+            let took = ended.saturating_duration_since(frozen);
+            assert!(took < Duration::from_secs(3), "{cause}, {kind} {at}: after {took:?}");
+            let cut = if kind == "WebSocket" { "close 1008" } else { "broken" };
+            assert_eq!(how, cut, "{cause}, {kind} {at}");
+        }
+        // The fresh login is another session, and its connections stay.
+        alice.log_in("alice").await;
+        let fresh = hold_websocket(&alice.at(&two.there), format!("/ws/{tag}/fresh")).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert!(fresh.is_open(), "{cause}");
+    }
+    assert_eq!(two.says.heads().len(), 1);
+}
+
+/// The write waits in Redis, whose answer comes when the thief has long gone.
+#[tokio::test]
+async fn a_thief_who_hangs_up_before_the_answer_is_stopped_and_told_all_the_same() {
+    let two = Two::start().await;
+    for (cause, event, notice) in [
+        ("replay", "session.theft", "An old copy of your session was used"),
+        ("signals", "session.moved", "Your session was used from somewhere else"),
+    ] {
+        let (mut alice, mut thief) = two.alice_and_a_copy().await;
+        if cause == "signals" {
+            thief = alice.clone();
+            THIEF.at(&mut thief);
+        }
+        assert_eq!(two.redis.command(&["CLIENT", "PAUSE", "20000", "WRITE"]), "+OK");
+        let asking = tokio::spawn(async move { thief.fetch("/small").await });
+        within_seconds("nothing is written", async || {
+            let clients = two.redis.command(&["CLIENT", "LIST"]);
+            clients.lines().any(|one| one.contains("flags=b") && one.contains("cmd=eval"))
+        })
+        .await;
+        asking.abort();
+        within_seconds("the thief's connection stays", async || {
+            two.here.metrics().await.contains("doorward_connections 0\n")
+        })
+        .await;
+        assert_eq!(two.redis.command(&["CLIENT", "UNPAUSE"]), "+OK");
+        let counted = format!("doorward_session_events_total{{event=\"{event}\"}} 1\n");
+        within_seconds(&format!("{cause}: no line"), async || {
+            two.here.metrics().await.contains(&counted)
+        })
+        .await;
+        assert_eq!(alice.fetch("/small").await.json()["reason"], "reauthenticate");
+        alice.log_in("alice").await;
+        let text = page(&mut alice).await;
+        assert!(text.contains(notice), "{cause}: {text}");
+    }
+}
+
+async fn within_seconds(otherwise: &str, holds: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(9);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{otherwise}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

@@ -4,20 +4,25 @@
 
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use doorward::tls::provider;
 use http::StatusCode;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::browser::{Browser, SESSION};
-use crate::gateway::{Gateway, Setup, manual_clock, route};
+use crate::gateway::{Gateway, Setup, manual_clock, prepare, route};
+use crate::streams::{Streams, hold_websocket};
 use crate::upstream::Upstream;
+
+const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
+const PROXIED: &str = "trusted_proxies = [\"127.0.0.1\"]";
 
 const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
 
@@ -39,22 +44,32 @@ pub struct Scene {
 impl Scene {
     /// alice logged in at home, on a route with these signals.
     pub async fn with(signals: &str) -> Scene {
-        Scene::behind("trusted_proxies = [\"127.0.0.1\"]", signals).await
+        Scene::behind(PROXIED, signals).await
     }
 
     /// The same behind whoever these lines of `[server]` say.
     async fn behind(server: &str, signals: &str) -> Scene {
+        Scene::set(server, signals, "").await
+    }
+
+    /// The same with more lines of `[signals]`.
+    async fn set(server: &str, signals: &str, settings: &str) -> Scene {
+        let databases =
+            format!("country_db = \"{DATA}/city.mmdb\"\nasn_db = \"{DATA}/asn.mmdb\"\n");
+        Scene::made(server, signals, &format!("{databases}{settings}"), prepare()).await
+    }
+
+    async fn made(server: &str, signals: &str, settings: &str, directory: Arc<TempDir>) -> Scene {
         let upstream = Upstream::start().await;
-        let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
         let routes = format!("{}signals = \"{signals}\"\n", route(upstream.address));
+        let kept = routes.replace("path = \"/\"", "path = \"/kept\"\nrenewal = false");
         let watching = route(upstream.address).replace("app.test", "other.test");
         let gateway = Gateway::start(Setup {
-            routes: format!("{routes}{watching}"),
+            routes: format!("{routes}{kept}{watching}"),
             server: server.to_owned(),
-            more: format!(
-                "[audit]\nfile = \"audit.jsonl\"\n[signals]\ncountry_db = \"{data}/city.mmdb\"\nasn_db = \"{data}/asn.mmdb\"\n"
-            ),
+            more: format!("[audit]\nfile = \"audit.jsonl\"\n[signals]\n{settings}"),
             clock: manual_clock(),
+            shared_with: Some(directory),
             ..Setup::default()
         });
         let mut alice = Browser::new(&gateway);
@@ -88,13 +103,16 @@ impl Scene {
 
     pub fn audited(self, event: &str) -> Vec<Value> {
         let Scene { upstream: _upstream, gateway, .. } = self;
-        let directory = Arc::clone(&gateway.directory);
-        gateway.stop();
-        let text =
-            std::fs::read_to_string(directory.path().join("audit.jsonl")).expect("an audit log");
-        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let lines = audit_log(gateway).into_iter();
         lines.filter(|line| line["event.action"] == event).collect()
     }
+}
+
+fn audit_log(gateway: Gateway) -> Vec<Value> {
+    let directory = Arc::clone(&gateway.directory);
+    gateway.stop();
+    let text = std::fs::read_to_string(directory.path().join("audit.jsonl")).expect("an audit log");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
 impl Place {
@@ -237,6 +255,149 @@ async fn a_route_without_signals_looks_at_nothing() {
     let mut thief = scene.theirs(THIEF);
     assert_eq!(verdict(&mut thief).await, "admitted");
     assert!(scene.moves().is_empty());
+}
+
+#[tokio::test]
+async fn what_deserves_a_renewal_where_nothing_is_renewed_is_renewed_at_the_next_request_elsewhere()
+{
+    let scene = Scene::with("enforce").await;
+    let mut thief = scene.theirs(VPN_ABROAD);
+    let before = thief.token();
+    assert_eq!(thief.fetch("/kept").await.status, StatusCode::OK);
+    assert_eq!(thief.token(), before, "its clients keep one cookie");
+    assert_eq!(verdict(&mut thief).await, "admitted");
+    assert_ne!(thief.token(), before, "the place is known by now, and nothing was renewed");
+    let moves = scene.moves();
+    assert_eq!(moves.len(), 1, "{moves:#?}");
+    assert_eq!(
+        (&moves[0]["doorward.answer"], &moves[0]["doorward.enforced"]),
+        (&"renew".into(), &true.into())
+    );
+}
+
+#[tokio::test]
+async fn a_superseded_token_from_a_new_place_is_written_down_and_what_was_not_done_is_not_said() {
+    let mut scene = Scene::with("enforce").await;
+    let mut thief = scene.theirs(VPN_ABROAD);
+    scene.gateway.advance(Duration::from_secs(601));
+    for _ in 0..2 {
+        assert_eq!(verdict(&mut scene.alice).await, "admitted");
+    }
+    let before = thief.token();
+    assert_ne!(scene.alice.token(), before, "superseded");
+    assert_eq!(verdict(&mut thief).await, "admitted", "within the grace");
+    assert_eq!(thief.token(), before);
+    let moves = scene.moves();
+    assert_eq!(moves.len(), 1, "{moves:#?}");
+    assert_eq!(
+        (&moves[0]["doorward.answer"], &moves[0]["doorward.enforced"]),
+        (&"renew".into(), &false.into())
+    );
+    assert_eq!(moves[0]["source.ip"], "198.51.100.9");
+}
+
+#[tokio::test]
+async fn a_replay_is_told_as_one_whatever_its_place_deserves() {
+    for end_at in ["", "end_at = 80"] {
+        let mut scene = Scene::set(PROXIED, "enforce", end_at).await;
+        let mut thief = scene.theirs(THIEF);
+        for pause in [601, 0, 120] {
+            scene.gateway.advance(Duration::from_secs(pause));
+            assert_eq!(verdict(&mut scene.alice).await, "admitted");
+        }
+        assert_eq!(verdict(&mut thief).await, "401 theft");
+        scene.alice.log_in("alice").await;
+        let text = scene.alice.visit("/.doorward/sessions").await.text();
+        assert!(text.contains("An old copy of your session was used"), "{end_at}: {text}");
+        assert!(!text.contains("Your session was used from somewhere else"), "{end_at}: {text}");
+        assert!(scene.moves().is_empty(), "{end_at}");
+    }
+}
+
+#[tokio::test]
+async fn from_end_at_on_the_session_ends_as_stolen_and_all_hear_of_it() {
+    let streams = Streams::start().await;
+    let receiver =
+        Upstream::answering("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
+    let more = format!(
+        "[audit]\nfile = \"audit.jsonl\"\n[notify]\nwebhook = \"http://{}/\"\n[signals]\nlog_at = 10\nrenew_at = 10\nlogin_at = 10\nend_at = 10\n",
+        receiver.address
+    );
+    let gateway = Gateway::start(Setup {
+        routes: streams.routes("signals = \"enforce\""),
+        server: PROXIED.to_owned(),
+        more,
+        clock: manual_clock(),
+        ..Setup::default()
+    });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let mut phone = Browser::new(&gateway);
+    phone.log_in("alice").await;
+    let held = hold_websocket(&alice, "/ws/held".to_owned()).await;
+    let mut thief = alice.clone();
+    THIEF.at(&mut thief);
+    assert_eq!(thief.fetch("/small").await.json()["reason"], "theft");
+    assert_eq!(held.ended().await.1, "close 1008");
+    assert_eq!(alice.fetch("/small").await.json()["reason"], "theft");
+    assert_eq!(phone.fetch("/small").await.status, StatusCode::OK, "another session");
+    receiver.begun(1).await;
+    alice.log_in("alice").await;
+    let text = alice.visit("/.doorward/sessions").await.text();
+    assert!(text.contains("Your session was used from somewhere else"), "{text}");
+    let lines = audit_log(gateway);
+    let of = |event: &str| {
+        let all: Vec<&Value> = lines.iter().filter(|line| line["event.action"] == event).collect();
+        assert_eq!(all.len(), 1, "{event}: {lines:#?}");
+        all[0].clone()
+    };
+    let moved = of("session.moved");
+    assert_eq!(
+        (&moved["doorward.answer"], &moved["doorward.enforced"]),
+        (&"end".into(), &true.into())
+    );
+    assert_eq!(of("session.theft")["source.ip"], "203.0.113.9");
+    assert_eq!(of("session.ended")["event.reason"], "theft");
+    let told: Vec<String> = receiver.bodies();
+    assert!(told.iter().any(|body| body.contains("session.theft")), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_network_in_allow_is_new_to_nobody_and_other_software_there_is() {
+    let mut scene = Scene::set(PROXIED, "enforce", "allow = [\"198.51.100.0/24\"]").await;
+    let before = scene.alice.token();
+    VPN_ABROAD.at(&mut scene.alice);
+    assert_eq!(verdict(&mut scene.alice).await, "admitted");
+    assert_eq!(scene.alice.token(), before, "nothing to answer");
+    let mut other = scene.theirs(Place(VPN_ABROAD.0, "curl/8.5.0"));
+    assert_eq!(verdict(&mut other).await, "admitted");
+    assert_ne!(other.token(), before, "renewed");
+    let moves = scene.moves();
+    assert_eq!(moves.len(), 1, "{moves:#?}");
+    assert_eq!(moves[0]["doorward.signals"], serde_json::json!(["browser"]));
+}
+
+#[tokio::test]
+async fn a_database_that_is_replaced_while_the_gateway_runs_is_used_from_then_on() {
+    let directory = prepare();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::copy(format!("{DATA}/asn.mmdb"), at("places.mmdb")).expect("copied");
+    let places = "country_db = \"places.mmdb\"\n";
+    let mut scene = Scene::made(PROXIED, "enforce", places, Arc::clone(&directory)).await;
+    let before = scene.alice.token();
+    VPN_ABROAD.at(&mut scene.alice);
+    assert_eq!(verdict(&mut scene.alice).await, "admitted");
+    assert_eq!(scene.alice.token(), before, "no country is known yet");
+    std::fs::copy(format!("{DATA}/city.mmdb"), at("newer.mmdb")).expect("copied");
+    std::fs::rename(at("newer.mmdb"), at("places.mmdb")).expect("renamed");
+    let (sydney, deadline) = ([203, 0, 113, 9].into(), Instant::now() + Duration::from_secs(20));
+    while scene.gateway.shared().atlas.load().look(sydney).country.is_none() {
+        assert!(Instant::now() < deadline, "it is never read");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Place("203.0.113.9", FIREFOX).at(&mut scene.alice);
+    assert_eq!(verdict(&mut scene.alice).await, "admitted");
+    assert_ne!(scene.alice.token(), before, "from another country: renewed");
 }
 
 // The TLS handshake

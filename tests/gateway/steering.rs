@@ -131,6 +131,65 @@ async fn a_renewal_after_a_sensitive_action_whose_answer_was_lost_is_offered_aga
     assert!(lost.is_some() && lost == again);
 }
 
+/// alice waits for the app's answer, to which the token is renewed, while another tab of hers goes on.
+async fn while_it_waits(
+    stage: &Stage,
+    mut slow: Browser,
+    meanwhile: impl AsyncFnOnce(),
+) -> Browser {
+    stage.other.hold();
+    let asking = tokio::spawn(async move { (slow.post_form("/password", &[]).await, slow) });
+    stage.other.begun(1).await;
+    meanwhile().await;
+    stage.other.release();
+    let (answer, slow) = asking.await.expect("an answer");
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    slow
+}
+
+#[tokio::test]
+async fn a_request_that_outlives_its_token_is_no_theft_when_its_answer_renews() {
+    let by_path = ("200 OK", "rotate_on = [{ method = \"POST\", path = \"/password\" }]");
+    let by_word = ("200 OK\r\nDoorward-Session: rotate", "obey_upstream = [\"rotate\"]");
+    for (head, rules) in [by_path, by_word] {
+        let stage = Stage::new("/password", head, rules).await;
+        let mut tab = stage.alice().await;
+        let upload = tab.clone();
+        let slow = while_it_waits(&stage, upload, async || {
+            for pause in [601, 0, 601, 0, 120] {
+                stage.gateway.advance(Duration::from_secs(pause));
+                tab.fetch("/").await;
+            }
+        })
+        .await;
+        assert_ne!(tab.token(), slow.token(), "two generations ahead");
+        let before = tab.token();
+        let answer = tab.fetch("/").await;
+        assert_eq!(answer.status, StatusCode::OK, "{head}: {}", answer.text());
+        assert_ne!(tab.token(), before, "what was done is answered by a renewal all the same");
+        let metrics = stage.gateway.metrics().await;
+        assert!(!metrics.contains("session.theft"), "{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_whose_offers_were_lost_renews_by_its_answer_and_ends_nothing() {
+    let rules = "rotate_on = [{ method = \"POST\", path = \"/password\" }]";
+    let stage = Stage::new("/password", "200 OK", rules).await;
+    let alice = stage.alice().await;
+    stage.gateway.advance(Duration::from_secs(601));
+    for _ in 0..2 {
+        assert!(new_token(&alice.clone().fetch("/").await).is_some(), "and lost");
+        stage.gateway.advance(Duration::from_secs(31));
+    }
+    let slow = while_it_waits(&stage, alice.clone(), async || {
+        stage.gateway.advance(Duration::from_secs(31));
+    })
+    .await;
+    assert_ne!(slow.token(), alice.token(), "renewed");
+    assert!(stage.lives(&slow.token()).await);
+}
+
 // The app's word
 
 #[tokio::test]

@@ -7,23 +7,24 @@ use crate::clock::UnixMillis;
 use crate::guard::held::Held;
 use crate::guard::known::Seen;
 use crate::guard::live::Mark;
-use crate::guard::{Cut, Denial, Guard, NewToken, about};
+use crate::guard::{Cut, Denial, Guard, about};
 use crate::secret::{KeyRing, random_bytes};
 use crate::session::{
-    Case, Change, Demand, EndReason, Identity, NotBefore, Outcome, Record, Refusal, Standing,
-    Successor, Timing, Token, Verdict, decide,
+    Case, Change, EndReason, Identity, NotBefore, Outcome, Record, Refusal, Standing, Timing,
+    Token, Verdict, decide,
 };
-use crate::signals::Report;
-use crate::store::{Commit, Loaded, Unavailable};
+use crate::store::{Loaded, Unavailable};
 use crate::telemetry::SessionEvent;
 
 use super::ending::{Ending, is_theft_event};
+use super::moved::Suspicion;
+use super::tidings::Tidings;
 use super::{Admitted, Visit};
 
 /// One load, one decision, one write.
 pub(super) struct Attempt<'a> {
     pub(super) guard: &'a Guard,
-    pub(super) keys: &'a KeyRing,
+    pub(super) keys: &'a Arc<KeyRing>,
     pub(super) token: &'a Token,
     pub(super) visit: &'a Visit<'a>,
     pub(super) mark: Mark,
@@ -72,8 +73,9 @@ impl Attempt<'_> {
             }
         };
         let standing = Standing { touched, not_before, everyone };
-        let moved = self.moved(&record, &standing, now);
-        let mut verdict = self.decide(&record, &standing, now, self.visit.timing, moved.as_ref());
+        let suspicion = self.moved(&record, &standing, now);
+        let timing = self.visit.timing;
+        let mut verdict = self.decide(&record, &standing, now, timing, suspicion.as_ref());
         if let Some(reason) = self.reason_of_line(&record, &standing, &verdict).await {
             verdict.change = Change::End(reason);
         }
@@ -85,12 +87,8 @@ impl Attempt<'_> {
         if ends_by_time(&verdict) && self.load().await? != loaded {
             return Ok(None);
         }
-        if !self.write(revision, &record, &verdict, now, moved.as_ref()).await? {
+        if !self.write(revision, &record, &verdict, now, suspicion).await? {
             return Ok(None);
-        }
-        self.remember(moved.as_ref(), &record, &verdict).await;
-        if let Some(report) = &moved {
-            self.tell_of_move(report, &record, &verdict);
         }
         self.settle(record, identity, standing, verdict, checked).map(Some)
     }
@@ -128,7 +126,7 @@ impl Attempt<'_> {
         standing: &Standing,
         now: UnixMillis,
         timing: Timing,
-        moved: Option<&Report>,
+        suspicion: Option<&Suspicion>,
     ) -> Verdict {
         decide(&Case {
             record,
@@ -142,7 +140,7 @@ impl Attempt<'_> {
             route: self.visit.policy,
             timing,
             activity: self.visit.activity,
-            demand: moved.map(|report| self.demand(report)),
+            demand: suspicion.map(Suspicion::demand),
         })
     }
 
@@ -150,33 +148,66 @@ impl Attempt<'_> {
     async fn write(
         &self,
         revision: u64,
-        record: &Record,
+        record: &Arc<Record>,
         verdict: &Verdict,
         now: UnixMillis,
-        moved: Option<&Report>,
+        suspicion: Option<Suspicion>,
     ) -> Result<bool, Denial> {
         match &verdict.change {
-            Change::Keep if verdict.touch => self.touch(record, now).await,
-            Change::Keep => {}
-            Change::Write(new) => return self.swap(revision, new).await,
-            Change::End(reason) => self.end(record, *reason, false, moved).await?,
-            Change::EndAllOfUser(reason) => self.end(record, *reason, true, moved).await?,
+            Change::Keep => {
+                if verdict.touch {
+                    self.touch(record, now).await;
+                }
+                if let Some(suspicion) = &suspicion {
+                    let (key, from) = (&self.token.key, self.visit.context);
+                    suspicion.tell(self.guard, key, from, record, verdict);
+                }
+            }
+            Change::Write(new) if Tidings::has_any(verdict, suspicion.as_ref()) => {
+                return self.write_and_tell(revision, record, new, verdict, suspicion).await;
+            }
+            Change::Write(new) => {
+                let swap = self.guard.write_record(self.keys, &self.token.key, revision, new).await;
+                return swap.map_err(|error| self.away(error));
+            }
+            Change::End(reason) => self.end(record, *reason, false, verdict, suspicion).await?,
+            Change::EndAllOfUser(reason) => {
+                self.end(record, *reason, true, verdict, suspicion).await?;
+            }
         }
         Ok(true)
     }
 
-    async fn swap(&self, revision: u64, new: &Record) -> Result<bool, Denial> {
-        let sealed = new.seal(self.keys, &self.token.key);
-        let (store, asked) = (&self.guard.store, Instant::now());
-        let commit = store.commit(&self.token.key, revision, &sealed, new.absolute_end).await;
-        let swapped = commit.map_err(|error| self.away(error))? == Commit::Swapped;
-        if swapped {
-            let (known, key) = (&self.guard.shared.known, &self.token.key);
-            let record = Arc::new(new.clone());
-            let seen = known.keep(key, revision.saturating_add(1), sealed.into(), record);
-            known.vouch(&seen, asked, self.guard.now(), seen.touched());
-        }
-        Ok(swapped)
+    async fn write_and_tell(
+        &self,
+        revision: u64,
+        record: &Arc<Record>,
+        written: &Record,
+        verdict: &Verdict,
+        suspicion: Option<Suspicion>,
+    ) -> Result<bool, Denial> {
+        let tidings = Tidings {
+            guard: self.guard.clone(),
+            keys: Arc::clone(self.keys),
+            key: self.token.key,
+            revision,
+            before: Arc::clone(record),
+            written: Box::new(written.clone()),
+            verdict: verdict.clone(),
+            suspicion,
+            from: self.visit.context.clone(),
+        };
+        self.to_its_end(tidings.run()).await
+    }
+
+    /// Goes on when the client has gone.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, Unavailable>> + Send + 'static,
+    ) -> Result<T, Denial> {
+        let changed = tokio::spawn(change).await;
+        let changed = changed.unwrap_or_else(|error| Err(Unavailable(error.to_string())));
+        changed.map_err(|error| self.away(error))
     }
 
     /// A touch that fails costs the user at most some idle time; the request was already decided.
@@ -191,26 +222,23 @@ impl Attempt<'_> {
     /// once would escape half of the end and the alarm.
     async fn end(
         &self,
-        record: &Record,
+        record: &Arc<Record>,
         reason: EndReason,
         all: bool,
-        moved: Option<&Report>,
+        verdict: &Verdict,
+        suspicion: Option<Suspicion>,
     ) -> Result<(), Denial> {
-        let demanded = moved.is_some_and(|report| self.demand(report) == Demand::End);
         let ending = Ending {
             guard: self.guard.clone(),
             key: self.token.key,
             reason,
             all,
-            demanded,
-            forget_at: record.absolute_end,
-            user: record.identity.user.clone(),
+            verdict: verdict.clone(),
+            suspicion,
+            record: Arc::clone(record),
             from: self.visit.context.clone(),
-            owner: record.renewed_from.clone(),
         };
-        let ended = tokio::spawn(ending.run()).await;
-        let ended = ended.unwrap_or_else(|error| Err(Unavailable(error.to_string())));
-        ended.map_err(|error| self.away(error))
+        self.to_its_end(ending.run()).await
     }
 
     /// The store is away. Where the route says so, who was seen alive a while ago may read.
@@ -264,7 +292,7 @@ impl Attempt<'_> {
         checked: Instant,
     ) -> Result<Admitted, Denial> {
         let before = record.generation;
-        let ended_for_theft = is_theft(&verdict.change);
+        let theft_is_told = tells_of_theft(&verdict);
         let ended_elsewhere = verdict.change == Change::End(EndReason::TheftElsewhere);
         let record = match verdict.change {
             Change::Write(new) => Arc::new(*new),
@@ -275,8 +303,8 @@ impl Attempt<'_> {
         }
         match verdict.outcome {
             Outcome::Admit(next) => {
-                let token = next.and_then(|next| self.mint(&next));
                 let (key, mark) = (self.token.key, self.mark);
+                let token = next.and_then(|next| self.guard.mint(self.keys, key, &next));
                 let unasked = false;
                 Ok(Admitted { key, identity, record, standing, token, mark, checked, unasked })
             }
@@ -286,21 +314,12 @@ impl Attempt<'_> {
                 Err(Denial::Ended(reason))
             }
             Outcome::Refuse(refusal) => {
-                if !ended_for_theft {
+                if !theft_is_told {
                     self.event(refusal_event(refusal), &record);
                 }
                 Err(Denial::Refused(refusal))
             }
         }
-    }
-
-    /// The successor's text, under the newest key.
-    fn mint(&self, next: &Successor) -> Option<NewToken> {
-        let key = self.token.key;
-        let token = Token::new(self.keys.newest().0, key, next.generation, next.secret);
-        let text = token.text(self.keys)?;
-        let made = self.guard.now();
-        Some(NewToken { text, key, generation: next.generation, hash: token.hash(), made })
     }
 
     fn event(&self, event: SessionEvent, record: &Record) {
@@ -315,11 +334,12 @@ impl Attempt<'_> {
     }
 }
 
-/// Whether the end of the session told of the theft already.
-fn is_theft(change: &Change) -> bool {
-    match change {
+/// Whether what was written told of the theft already.
+fn tells_of_theft(verdict: &Verdict) -> bool {
+    match &verdict.change {
         Change::End(reason) | Change::EndAllOfUser(reason) => *reason == EndReason::Theft,
-        Change::Keep | Change::Write(_) => false,
+        Change::Write(_) => verdict.outcome == Outcome::Refuse(Refusal::Theft),
+        Change::Keep => false,
     }
 }
 

@@ -1,13 +1,22 @@
 //! A session that is used from a new place: what speaks against it, and what follows.
 
 use crate::clock::UnixMillis;
-use crate::session::{Change, Demand, Outcome, Record, Standing, Verdict, Watch};
+use crate::guard::{Guard, about};
+use crate::session::{
+    Change, ClientContext, Demand, Outcome, Record, SessionKey, Standing, Verdict, Watch,
+};
 use crate::signals::{Answer, Arrival, Report};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::Moved;
 
 use super::attempt::Attempt;
-use crate::guard::about;
+
+/// What speaks against a request's place, and what its route does about that.
+#[derive(Clone)]
+pub(super) struct Suspicion {
+    pub(super) report: Report,
+    pub(super) watch: Watch,
+}
 
 impl Attempt<'_> {
     /// `None` while the session stays where it is, which costs three comparisons. A session that waits for
@@ -17,23 +26,27 @@ impl Attempt<'_> {
         record: &Record,
         standing: &Standing,
         now: UnixMillis,
-    ) -> Option<Report> {
+    ) -> Option<Suspicion> {
         if record.frozen {
             return None;
         }
         let shared = &self.guard.shared;
+        let watch = self.visit.policy.signals;
         let arrival = Arrival {
             record,
             context: self.visit.context,
-            watch: self.visit.policy.signals,
+            watch,
             active: record.active.max(standing.touched),
             now,
         };
-        shared.signals.judge(&shared.atlas.load(), &arrival)
+        let report = shared.signals.judge(&shared.atlas.load(), &arrival)?;
+        Some(Suspicion { report, watch })
     }
+}
 
-    pub(super) fn demand(&self, report: &Report) -> Demand {
-        match (self.visit.policy.signals, report.answer) {
+impl Suspicion {
+    pub(super) fn demand(&self) -> Demand {
+        match (self.watch, self.report.answer) {
             (Watch::Off | Watch::Monitor, answer) => {
                 Demand::Note { passed: answer < Answer::Renew }
             }
@@ -44,39 +57,43 @@ impl Attempt<'_> {
         }
     }
 
-    /// Once for each place: what was stored is not judged again.
-    pub(super) fn tell_of_move(&self, report: &Report, record: &Record, verdict: &Verdict) {
-        if report.answer == Answer::Nothing || !is_done(self.demand(report), verdict) {
+    /// Once for each place: what was stored is not judged again. A superseded token stores nothing, and
+    /// tells at each request for as long as it is answered.
+    pub(super) fn tell(
+        &self,
+        guard: &Guard,
+        key: &SessionKey,
+        from: &ClientContext,
+        record: &Record,
+        verdict: &Verdict,
+    ) {
+        if self.report.answer == Answer::Nothing || !self.is_answered(verdict) {
             return;
         }
-        let enforced = self.visit.policy.signals == Watch::Enforce;
-        let atlas = self.guard.shared.atlas.load();
+        let atlas = guard.shared.atlas.load();
         let moved = Moved {
-            report,
-            enforced,
-            here: atlas.look(self.visit.context.address),
+            report: &self.report,
+            enforced: self.watch == Watch::Enforce && self.is_done(verdict),
+            here: atlas.look(from.address),
             other: atlas.look(record.renewed_from.address),
         };
-        self.guard.shared.metrics.moved(moved);
-        let mut about = about(&record.identity.user, self.token.key.id, self.visit.context);
+        guard.shared.metrics.moved(moved);
+        let mut about = about(&record.identity.user, key.id, from);
         about.other = Some(&record.renewed_from);
         about.moved = Some(moved);
-        self.guard.shared.event(SessionEvent::Moved, about);
+        guard.shared.event(SessionEvent::Moved, about);
     }
-}
 
-fn is_done(demand: Demand, verdict: &Verdict) -> bool {
-    let (admitted, written) = match (&verdict.outcome, &verdict.change) {
-        (Outcome::Admit(_), Change::Write(record)) => (true, Some(record)),
-        (Outcome::Refuse(_), Change::Write(record)) => (false, Some(record)),
-        (Outcome::Admit(_) | Outcome::Refuse(_), Change::End(_)) => return demand == Demand::End,
-        (Outcome::Admit(_) | Outcome::Refuse(_), Change::Keep | Change::EndAllOfUser(_)) => {
-            return false;
+    /// Whether the request's fate is this one's doing, and not a timeout's or an old token's.
+    fn is_answered(&self, verdict: &Verdict) -> bool {
+        match self.demand() {
+            Demand::Note { .. } | Demand::Renew => matches!(verdict.outcome, Outcome::Admit(_)),
+            Demand::Login | Demand::End => verdict.demanded,
         }
-    };
-    match demand {
-        Demand::Note { .. } | Demand::Renew => admitted,
-        Demand::Login => written.is_some_and(|record| record.frozen),
-        Demand::End => false,
+    }
+
+    /// A superseded token is not renewed whatever its place deserves.
+    fn is_done(&self, verdict: &Verdict) -> bool {
+        self.demand() != Demand::Renew || verdict.change != Change::Keep
     }
 }

@@ -5,7 +5,8 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::{Demand, Seen, Successor, Timing};
+use super::presented::Presented;
+use super::{Case, Demand, Seen, Successor, Timing};
 use crate::secret::{KeyId, sha256};
 use crate::session::record::{Offer, Record, Superseded};
 
@@ -16,11 +17,57 @@ const MAX_OFFERS: u8 = 3;
 /// every 30 seconds.
 const UNWRITTEN: Duration = Duration::from_secs(35);
 
+/// What a sensitive action does to the token.
+#[derive(Debug, Default)]
+pub struct Renewal {
+    /// To send with the answer.
+    pub next: Option<Successor>,
+    /// What the store must hold before that.
+    pub written: Option<Box<Record>>,
+}
+
+/// Renews after a sensitive action, by the token with which the action's request was admitted. That request
+/// is not judged again: while it was under way, another tab may have renewed more than once, and who
+/// waited for an app's answer would be taken for a thief. So nothing is refused or ended here, and where
+/// the token is not the current one any more, the current one is due.
+pub fn renew_after_action(case: &Case<'_>) -> Renewal {
+    let seen = Seen::new(case);
+    if case.record.frozen || seen.over().is_some() {
+        return Renewal::default();
+    }
+    let mut record = Cow::Borrowed(case.record);
+    let next = match seen.standing_of_token() {
+        Presented::Current => seen.renew(&mut record),
+        Presented::Successor
+        | Presented::Superseded
+        | Presented::Late
+        | Presented::CrashedBack
+        | Presented::Replayed
+        | Presented::Future
+        | Presented::Unproven => {
+            make_due(&mut record);
+            None
+        }
+    };
+    let written = match record {
+        Cow::Owned(record) => Some(Box::new(record)),
+        Cow::Borrowed(_) => None,
+    };
+    Renewal { next, written }
+}
+
+fn make_due(record: &mut Cow<'_, Record>) {
+    if !record.due {
+        record.to_mut().due = true;
+    }
+}
+
 impl Seen<'_> {
     /// Offers the successor when the token is due; the same one to everybody who asks.
     pub(super) fn renew(&self, record: &mut Cow<'_, Record>) -> Option<Successor> {
-        if self.timing() == Timing::Now && !record.due {
-            record.to_mut().due = true;
+        // On a route that renews nothing it is due all the same, and renewed elsewhere.
+        if self.case.timing == Timing::Now || self.case.demand == Some(Demand::Renew) {
+            make_due(record);
         }
         let after = match self.timing() {
             Timing::Never => return None,

@@ -11,11 +11,18 @@ pub struct Verdict {
     pub change: Change,
     /// The store should note activity at the decision's `now`.
     pub touch: bool,
+    /// Signals asked for the refusal. An old token is refused for what it is, wherever it comes from.
+    pub demanded: bool,
 }
 
 impl Verdict {
     pub(super) fn refuse(reason: Refusal) -> Verdict {
-        Verdict { outcome: Outcome::Refuse(reason), change: Change::Keep, touch: false }
+        Verdict {
+            outcome: Outcome::Refuse(reason),
+            change: Change::Keep,
+            touch: false,
+            demanded: false,
+        }
     }
 
     pub(super) fn end(reason: Refusal, end: EndReason) -> Verdict {
@@ -28,7 +35,7 @@ impl Verdict {
             Cow::Owned(record) => Change::Write(Box::new(record)),
             Cow::Borrowed(_) => Change::Keep,
         };
-        Verdict { outcome, change, touch: false }
+        Verdict { outcome, change, touch: false, demanded: false }
     }
 }
 
