@@ -466,11 +466,12 @@ impl Worker {
 
     fn gateway(&self, upstreams: UpstreamGroups, tunnels: Tunnels) -> Gateway {
         let parts = &self.parts;
-        let guard = parts.guard();
+        let (guard, routes) = (parts.guard(), Arc::new(parts.config.routes.clone()));
+        let (login, look) = (parts.login.clone(), Arc::clone(&parts.look));
         Gateway {
-            portal: Portal::new(guard.clone(), parts.login.clone(), Arc::clone(&parts.look)),
+            portal: Portal::new(guard.clone(), login, look, Arc::clone(&routes)),
             guard,
-            routes: Arc::new(parts.config.routes.clone()),
+            routes,
             owned: Arc::clone(&parts.owned),
             upstreams,
             trusted: Arc::clone(&parts.trusted),

@@ -124,10 +124,11 @@ impl<'a> Play<'a> {
         });
         shared.atlas.store(Arc::new(atlas));
         let guard = Guard::new(Store::memory(clock), Arc::new(shared));
+        let routes = Arc::new(config.routes.clone());
         let gateway = Gateway {
-            portal: Portal::new(guard.clone(), None, Arc::default()),
+            portal: Portal::new(guard.clone(), None, Arc::default(), Arc::clone(&routes)),
             guard,
-            routes: Arc::new(config.routes.clone()),
+            routes,
             owned: Arc::new(OwnedFields::new(config.routes.iter().map(|route| &route.identity))),
             upstreams: UpstreamGroups::default(),
             trusted: Arc::new(TrustedProxies::default()),

@@ -164,11 +164,8 @@ impl Portal {
 
     /// Logging out changes something, so a link alone does not do it.
     pub(super) async fn ask_logout(&self, head: &InboundHead) -> Page {
-        match self.session(head, false).await {
-            Ok(admitted) => {
-                let page = self.logout_form(&admitted.key, &admitted.record.identity.user);
-                self.carry(page, &admitted)
-            }
+        match self.leaving(head).await {
+            Ok(admitted) => self.logout_form(&admitted.key, &admitted.record.identity.user),
             Err(Denial::Unavailable(error)) => self.deny(head, &Denial::Unavailable(error)),
             Err(_) => match self.guard.lives_on(&self.shown(head)).await {
                 Ok(Some(session)) => self.logout_form(&session.opened.key, session.user()),
@@ -186,7 +183,7 @@ impl Portal {
     /// Ends the session on the server first; only then the cookie goes. A token that is refused for the
     /// moment still names a session that lives: who logs out wants that to be over too.
     pub(super) async fn logout(&self, head: &InboundHead, fields: Fields) -> Page {
-        let session = match self.session(head, false).await {
+        let session = match self.leaving(head).await {
             Ok(admitted) => Ok(Some(opened(admitted))),
             Err(Denial::Unavailable(error)) => Err(error),
             Err(_) => self.guard.lives_on(&self.shown(head)).await.map(LivesOn::session),

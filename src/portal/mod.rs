@@ -32,7 +32,7 @@ use zeroize::Zeroizing;
 use crate::guard::{Admitted, Denial, Guard, Visit};
 use crate::http::{InboundHead, Presented, cookies};
 use crate::login::PasswordLogin;
-use crate::route::Requirement;
+use crate::route::{Requirement, RouteTable};
 use crate::session::{ClientContext, RoutePolicy, Timing, Watch};
 
 /// Where our pages begin. No route reaches below it.
@@ -50,6 +50,7 @@ pub struct Portal {
     guard: Guard,
     login: Option<Arc<PasswordLogin>>,
     look: Arc<Look>,
+    routes: Arc<RouteTable>,
 }
 
 /// What an operator may change of our pages.
@@ -70,8 +71,13 @@ type Page = Response<Full<Bytes>>;
 
 impl Portal {
     /// A portal over one worker's guard.
-    pub fn new(guard: Guard, login: Option<Arc<PasswordLogin>>, look: Arc<Look>) -> Portal {
-        Portal { guard, login, look }
+    pub fn new(
+        guard: Guard,
+        login: Option<Arc<PasswordLogin>>,
+        look: Arc<Look>,
+        routes: Arc<RouteTable>,
+    ) -> Portal {
+        Portal { guard, login, look, routes }
     }
 
     /// Answers a request for a page of ours.
@@ -120,14 +126,32 @@ impl Portal {
         }
     }
 
-    /// The live session behind a request to one of our pages.
+    /// The live session behind a request to one of our pages. They say where the user is, and end his
+    /// sessions: what speaks against a request is weighed here as on the strictest route of this host.
     async fn session(&self, head: &InboundHead, activity: bool) -> Result<Admitted, Denial> {
+        let signals = self.routes.strictest_watch(&head.host);
+        self.admit(head, signals, Timing::Prompt, activity).await
+    }
+
+    /// The session of who logs out. Nobody is kept from that, and nobody gets a new token for it: a thief
+    /// could renew here unseen.
+    async fn leaving(&self, head: &InboundHead) -> Result<Admitted, Denial> {
+        self.admit(head, Watch::Off, Timing::Never, false).await
+    }
+
+    async fn admit(
+        &self,
+        head: &InboundHead,
+        signals: Watch,
+        timing: Timing,
+        activity: bool,
+    ) -> Result<Admitted, Denial> {
         let visit = Visit {
             presented: &self.shown(head),
             context: &context(head),
-            policy: &OWN_PAGES,
+            policy: &RoutePolicy { signals, ..RoutePolicy::default() },
             requirement: &Requirement::default(),
-            timing: Timing::Prompt,
+            timing,
             activity,
             // Our own pages change things; they wait for the store.
             serve_known_for: None,
@@ -149,11 +173,6 @@ impl Portal {
         page
     }
 }
-
-/// Our own pages look for nothing and note nothing: a place that was seen here is still a new one to the
-/// app's routes.
-const OWN_PAGES: RoutePolicy =
-    RoutePolicy { idle: None, absolute: None, max_auth_age: None, signals: Watch::Off };
 
 /// What a page of ours takes.
 fn methods(path: &str) -> &'static str {

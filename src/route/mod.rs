@@ -21,7 +21,7 @@ use crate::http::readings::as_files_are_found;
 use crate::http::{
     Doubt, Endpoint, Host, HostPattern, IdentityFields, Origins, PathPrefix, Readings,
 };
-use crate::session::{Identity, RoutePolicy};
+use crate::session::{Identity, RoutePolicy, Watch};
 
 /// One `[[route]]`, checked.
 #[derive(Clone, Debug)]
@@ -183,12 +183,24 @@ impl RouteTable {
     /// The route for a host and a canonical path. The most exact host that has any route decides;
     /// within it the longest prefix.
     pub fn find(&self, host: &Host, path: &str) -> Option<&Route> {
-        let rank =
-            host_rank(&self.routes.iter().find(|route| route.host.matches(host.name()))?.host);
-        self.routes
-            .iter()
-            .filter(|route| host_rank(&route.host) == rank)
-            .find(|route| route.host.matches(host.name()) && route.path.covers(path))
+        self.of(host).find(|route| route.path.covers(path))
+    }
+
+    /// The routes of the most exact host that has any.
+    fn of(&self, host: &Host) -> impl Iterator<Item = &Route> {
+        let mut all = self.routes.iter().filter(|route| route.host.matches(host.name()));
+        let rank = all.next().map(|first| host_rank(&first.host));
+        let matching = self.routes.iter().filter(|route| route.host.matches(host.name()));
+        matching.filter(move |route| Some(host_rank(&route.host)) == rank)
+    }
+
+    /// What the strictest of a host's session routes does with signals.
+    pub fn strictest_watch(&self, host: &Host) -> Watch {
+        let asks = self.of(host).filter(|route| match route.access {
+            Access::Session(_) => true,
+            Access::Public => false,
+        });
+        asks.map(|route| route.policy.signals).max().unwrap_or(Watch::Off)
     }
 
     /// Whether a path in doubt may pass: all its readings lead to one place, so that no rule of another
@@ -319,6 +331,30 @@ mod tests {
         let table =
             RouteTable::new(vec![route("a.test", "/app"), route("*", "/")]).expect("no clash");
         assert_eq!(found(&table, "a.test", "/other"), None);
+    }
+
+    #[test]
+    fn the_strictest_session_route_of_a_host_says_how_its_own_pages_watch() {
+        let watching = |host, path, signals| Route {
+            policy: RoutePolicy { signals, ..RoutePolicy::default() },
+            ..route(host, path)
+        };
+        let public = Route { access: Access::Public, ..watching("b.test", "/", Watch::Enforce) };
+        let table = RouteTable::new(vec![
+            watching("a.test", "/", Watch::Monitor),
+            watching("a.test", "/admin", Watch::Enforce),
+            watching("a.test", "/feed", Watch::Off),
+            watching("b.test", "/app", Watch::Monitor),
+            public,
+            watching("*", "/", Watch::Off),
+        ])
+        .expect("no clash");
+        for (host, watch) in
+            [("a.test", Watch::Enforce), ("b.test", Watch::Monitor), ("c.test", Watch::Off)]
+        {
+            let host = Host::parse(host).expect("a host");
+            assert_eq!(table.strictest_watch(&host), watch, "{host}");
+        }
     }
 
     fn readings(doubt: Doubt, paths: &[&str]) -> Readings {

@@ -257,6 +257,50 @@ async fn a_route_without_signals_looks_at_nothing() {
     assert!(scene.moves().is_empty());
 }
 
+/// They show where the user is, and end his other sessions.
+#[tokio::test]
+async fn the_gateways_own_pages_are_watched_as_the_strictest_route_of_their_host_is() {
+    for path in ["/.doorward/session", "/.doorward/sessions"] {
+        let scene = Scene::with("enforce").await;
+        let answer = scene.theirs(THIEF).fetch(path).await;
+        assert_eq!(answer.json()["reason"], "reauthenticate", "{path}");
+        assert_eq!(verdict(&mut scene.alice.clone()).await, "401 reauthenticate");
+        let moves = scene.moves();
+        assert_eq!(moves.len(), 1, "{path}: {moves:#?}");
+        assert_eq!(
+            (&moves[0]["doorward.answer"], &moves[0]["source.ip"]),
+            (&"login".into(), &"203.0.113.9".into())
+        );
+    }
+    let ending = [("do", "end-others"), ("csrf", "")];
+    let scene = Scene::with("enforce").await;
+    let other = scene.another(HOME).await;
+    let answer = scene.theirs(THIEF).post_form("/.doorward/sessions", &ending).await;
+    assert!(answer.header("location").ends_with("why=reauthenticate"), "{}", answer.text());
+    assert_eq!(verdict(&mut other.clone()).await, "admitted");
+    for (signals, lines) in [("monitor", 1), ("off", 0)] {
+        let scene = Scene::with(signals).await;
+        let mut thief = scene.theirs(THIEF);
+        for _ in 0..2 {
+            assert_eq!(thief.fetch("/.doorward/sessions").await.status, StatusCode::OK);
+        }
+        assert_eq!(scene.moves().len(), lines, "{signals}");
+    }
+}
+
+#[tokio::test]
+async fn a_logout_is_kept_from_nobody_and_renews_for_nobody() {
+    let scene = Scene::with("enforce").await;
+    scene.gateway.advance(Duration::from_secs(601));
+    let mut thief = scene.theirs(THIEF);
+    let before = thief.token();
+    let form = thief.visit("/.doorward/logout").await;
+    assert_eq!(thief.token(), before, "a new token, unseen");
+    let csrf = form.field("csrf");
+    thief.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
+    assert_eq!(verdict(&mut scene.alice.clone()).await, "401 logout");
+}
+
 #[tokio::test]
 async fn what_deserves_a_renewal_where_nothing_is_renewed_is_renewed_at_the_next_request_elsewhere()
 {
