@@ -66,7 +66,9 @@ impl Portal {
     /// The answer to a request that nobody could serve.
     pub fn problem(&self, asker: &Asker, problem: Problem) -> Page {
         let (status, word, kind) = match problem {
-            Problem::SessionEnded => return unauthenticated("session-ended", "unauthenticated"),
+            Problem::SessionEnded => {
+                return unauthenticated("session-ended", "unauthenticated", LOGIN);
+            }
             Problem::StoreAway => return self.unavailable(asker),
             Problem::Crowded(status) => (status, "too-many-connections", ErrorKind::Crowded),
             Problem::BadRequest(bad) => (bad.status(), "bad-request", ErrorKind::BadRequest),
@@ -135,25 +137,32 @@ impl Portal {
 
     fn log_in(&self, head: &InboundHead, denial: &Denial) -> Page {
         match head.asker.intent {
-            Intent::Navigation => self.to_login(head, denial),
-            Intent::Fetch => unauthenticated(denial.word(), error_of(denial)),
+            // 303: the form is fetched by GET, whatever the first request was (RFC 9700 4.12).
+            Intent::Navigation => see_other(&self.login_for(head, denial)),
+            Intent::Fetch => {
+                unauthenticated(denial.word(), error_of(denial), &self.login_for(head, denial))
+            }
         }
     }
 
-    /// 303: the form is fetched by GET, whatever the first request was (RFC 9700 4.12).
-    fn to_login(&self, head: &InboundHead, denial: &Denial) -> Page {
+    /// The login that leads back to where the user was.
+    fn login_for(&self, head: &InboundHead, denial: &Denial) -> String {
         let shared = self.guard.shared();
         let mut query = form_urlencoded::Serializer::new(String::new());
-        let (host, target) = (head.host.to_string(), head.target.raw().as_str());
+        let (host, now) = (head.host.to_string(), shared.clock.now());
+        let target = forms::page_of(head);
         if let Some(kept) =
-            forms::keep_target(&shared.keys.load(), &host, target, shared.clock.now())
+            target.and_then(|target| forms::keep_target(&shared.keys.load(), &host, &target, now))
         {
             query.append_pair(TARGET, &kept);
         }
         if !matches!(denial, Denial::NoSession) {
             query.append_pair("why", denial.word());
         }
-        see_other(&format!("{LOGIN}?{}", query.finish()))
+        match query.finish() {
+            query if query.is_empty() => LOGIN.to_owned(),
+            query => format!("{LOGIN}?{query}"),
+        }
     }
 
     /// 503: the store does not answer, and nothing was decided.
@@ -208,8 +217,8 @@ fn allowed(problem: Problem) -> Option<&'static str> {
 }
 
 /// 401 instead of a redirect: a program that followed it would read the form as its data.
-fn unauthenticated(reason: &str, error: &str) -> Page {
-    let body = json!({ "error": error, "reason": reason, "login": LOGIN });
+fn unauthenticated(reason: &str, error: &str, login: &str) -> Page {
+    let body = json!({ "error": error, "reason": reason, "login": login });
     let mut page = json_page(StatusCode::UNAUTHORIZED, &body);
     let challenge = HeaderValue::from_static("Doorward login=\"/.doorward/login\"");
     page.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);

@@ -7,17 +7,20 @@
 
 use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
-use http::header;
+use http::header::{self, HeaderMap, HeaderValue};
 use zeroize::Zeroizing;
 
 use crate::clock::UnixMillis;
-use crate::http::{InboundHead, origins};
+use crate::http::{Host, InboundHead, Intent, Target, origins};
 use crate::secret::{KeyRing, seal};
 
 /// Longest target that is kept, in bytes; after a longer one the login ends at `/`.
 const TARGET_LIMIT: usize = 2_000;
 
 const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+
+/// The one page of ours to which a login may lead.
+const SESSIONS: &str = "/.doorward/sessions";
 
 /// Names of our own query and form fields.
 pub(super) const TARGET: &str = "to";
@@ -61,6 +64,32 @@ pub(super) fn same_origin(head: &InboundHead) -> bool {
         None => true,
         Some(origin) => origins::is_of(origin, &head.host),
     }
+}
+
+/// The page that the user looks at: the one that he asked for, or else the one from which a form was sent or
+/// a script asked. After the login that one is fetched, never what was sent: a GET there would be another
+/// thing, and the answer to a script is no page.
+pub(super) fn page_of(head: &InboundHead) -> Option<String> {
+    match head.asker.intent {
+        Intent::Navigation if head.method.is_safe() => Some(head.target.raw().as_str().to_owned()),
+        Intent::Navigation | Intent::Fetch => came_from(&head.headers, &head.host),
+    }
+}
+
+/// Path and query of the one Referer, where that is a page of this very site, and none that would ask for
+/// a login or a logout once more.
+fn came_from(headers: &HeaderMap, host: &Host) -> Option<String> {
+    let mut referers = headers.get_all(header::REFERER).iter();
+    let (Some(referer), None) = (referers.next(), referers.next()) else { return None };
+    let referer = referer.to_str().ok()?;
+    let (authority, _) = referer.strip_prefix("https://")?.split_once('/')?;
+    let (origin, target) = referer.split_at_checked("https://".len() + authority.len())?;
+    if !origins::is_of(&HeaderValue::from_str(origin).ok()?, host) {
+        return None;
+    }
+    let path = Target::new(target.parse().ok()?).ok()?.path().to_owned();
+    let asks_again = super::owns(&path) && path != SESSIONS;
+    (!asks_again && !target.contains('#')).then(|| target.to_owned())
 }
 
 /// A form's token: says when it was made, and opens for the same `subject` alone.
@@ -153,6 +182,52 @@ mod tests {
             keep_target(&keys, "a.test", &format!("/{}", "x".repeat(TARGET_LIMIT)), NOW),
             None
         );
+    }
+
+    fn left(referers: &[&'static str]) -> Option<String> {
+        let field = |text: &&'static str| (header::REFERER, HeaderValue::from_static(text));
+        let headers: HeaderMap = referers.iter().map(field).collect();
+        came_from(&headers, &Host::parse("app.test:8443").expect("a host"))
+    }
+
+    #[test]
+    fn after_the_login_a_page_of_this_very_site_comes_back() {
+        assert_eq!(left(&["https://app.test:8443/a?b=%2F"]).as_deref(), Some("/a?b=%2F"));
+        let own = "https://app.test:8443/.doorward/sessions?to=x";
+        assert_eq!(left(&[own]).as_deref(), Some("/.doorward/sessions?to=x"));
+    }
+
+    #[test]
+    fn open_redirects_a_referer_of_another_site_or_that_can_be_read_in_two_ways_leads_nowhere() {
+        for referer in [
+            "https://evil.test/a",
+            "https://app.test/a",
+            "http://app.test:8443/a",
+            "https://app.test:8443@evil.test/a",
+            "https://alice@app.test:8443/a",
+            "https://app.test:8443.evil.test/a",
+            "https://app.test:8443//evil.test/a",
+            "https://app.test:8443/\\evil.test",
+            "https://app.test:8443\\@evil.test/a",
+            "https://app.test:8443/a#b",
+            "https://app.test:8443/../a",
+            "https://app.test:8443/.doorward/login?to=x",
+            "https://app.test:8443/.doorward/logout",
+            "https://app.test:8443",
+            "//app.test:8443/a",
+            "/a",
+            "about:blank",
+            "",
+        ] {
+            let target = left(&[referer]);
+            let kept = target.and_then(|target| {
+                keep_target(&KeyRing::generate("now"), "app.test:8443", &target, NOW)
+            });
+            assert_eq!(kept, None, "{referer:?}");
+        }
+        let page = "https://app.test:8443/a";
+        assert_eq!(left(&[page, page]), None, "two of them");
+        assert_eq!(left(&[]), None);
     }
 
     #[test]

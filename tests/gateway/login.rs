@@ -57,6 +57,91 @@ async fn asvs_7_2_4_each_login_makes_a_new_token_and_ends_the_old_session() {
     );
 }
 
+/// Logs in through a page of ours, and gives where that leads.
+async fn leads_to(browser: &mut Browser, login: &str) -> String {
+    let form = browser.visit(login).await;
+    assert_eq!(form.status, StatusCode::OK, "{login}");
+    let (csrf, to) = (form.field("csrf"), form.field("to"));
+    let fields = [("username", "alice"), ("password", PASSWORD), ("csrf", &*csrf), ("to", &*to)];
+    let answer = browser.post_form("/.doorward/login", &fields).await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text());
+    answer.header("location").to_owned()
+}
+
+/// What was sent is not fetched: a GET there is another thing, and what a script asks for is no page.
+#[tokio::test]
+async fn after_the_login_a_form_or_a_script_comes_back_to_the_page_that_sent_it() {
+    let (_upstream, gateway) = slow_clock().await;
+    let page = ("referer", "https://app.test/wiki/edit?page=7");
+    let navigates = [
+        ("accept", "text/html"),
+        ("sec-fetch-mode", "navigate"),
+        ("sec-fetch-site", "same-origin"),
+    ];
+    for (referers, leads) in [
+        (vec![page], "/wiki/edit?page=7"),
+        (vec![], "/"),
+        (vec![("referer", "https://evil.test/wiki")], "/"),
+        (vec![("referer", "https://app.test@evil.test/wiki")], "/"),
+        (vec![("referer", "http://app.test/wiki")], "/"),
+        (vec![("referer", "https://app.test//evil.test/")], "/"),
+        (vec![page, page], "/"),
+        (vec![page, ("referer", "https://evil.test/")], "/"),
+        (vec![("referer", "https://app.test/.doorward/login?why=idle")], "/"),
+    ] {
+        gateway.advance(Duration::from_secs(60));
+        let mut person = Browser::new(&gateway);
+        let posts = [&navigates[..], &referers].concat();
+        let answer = person.send("POST", "/wiki/save", &posts, "text=x").await;
+        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text());
+        assert_eq!(leads_to(&mut person, answer.header("location")).await, leads, "{referers:?}");
+        for method in ["GET", "POST"] {
+            let mut script = Browser::new(&gateway);
+            let answer = script.send(method, "/api/items", &referers, "").await;
+            assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+            let login = answer.json()["login"].as_str().expect("a link").to_owned();
+            assert_eq!(leads_to(&mut script, &login).await, leads, "{referers:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn where_a_fresh_login_is_asked_for_the_app_sees_nothing_before_it_and_the_token_changes() {
+    let (upstream, admin) = (Upstream::start().await, Upstream::start().await);
+    let strict = route(admin.address)
+        .replace("path = \"/\"", "path = \"/admin\"")
+        .replace("\"session\"", "{ groups = [\"staff\"], max_auth_age = \"5m\" }");
+    let gateway = Gateway::start(Setup {
+        routes: format!("{}{strict}", route(upstream.address)),
+        clock: manual_clock(),
+        ..Setup::default()
+    });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    assert_eq!(alice.fetch("/admin").await.status, StatusCode::OK);
+    gateway.advance(Duration::from_secs(300));
+    let old = alice.token();
+    let script = alice.fetch("/admin/api").await;
+    assert_eq!(
+        (script.status, &script.json()["error"]),
+        (StatusCode::UNAUTHORIZED, &"reauthenticate".into())
+    );
+    let page = alice.visit("/admin/users?sort=name").await;
+    assert_eq!(page.status, StatusCode::SEE_OTHER);
+    assert_eq!(admin.heads().len(), 1, "{:?}", admin.heads());
+    assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "kept elsewhere");
+    assert_eq!(alice.token(), old);
+    let login = page.header("location").to_owned();
+    let form = alice.visit(&login).await.text();
+    assert!(form.contains("asks you to log in again"), "{form}");
+    assert_eq!(leads_to(&mut alice, &login).await, "/admin/users?sort=name");
+    assert_ne!(alice.token(), old);
+    assert_eq!(alice.visit("/admin/users?sort=name").await.status, StatusCode::OK);
+    assert!(admin.last().starts_with("GET /admin/users?sort=name "), "{}", admin.last());
+    let dead = Browser::new(&gateway).with_token(&old).fetch("/").await;
+    assert_eq!(dead.json()["reason"], "replaced");
+}
+
 /// Twelve wrong passwords at most, one after the other; gives the first answer that is no 401.
 async fn guess(browser: &mut Browser, csrf: &str, more: &[(&str, &str)]) -> (usize, Answer) {
     let body = form_urlencoded::Serializer::new(String::new())
