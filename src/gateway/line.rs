@@ -14,6 +14,7 @@ use crate::telemetry::{ADMIT, RequestLine, RequestLog};
 const PATH_LIMIT: usize = 512;
 
 /// What is known of a request so far.
+#[derive(Clone)]
 pub(super) struct Line {
     /// Absent where no line will be written.
     began: Option<Instant>,

@@ -60,7 +60,7 @@ use crate::tls::Certificates;
 
 use forward::{Inbound, Upgrade};
 use line::Line;
-use steer::Steered;
+use steer::{Exchange, Steered};
 
 /// One worker's gateway.
 pub struct Gateway {
@@ -98,7 +98,7 @@ struct Answer {
 impl Gateway {
     /// Answers one request that came over TLS. Every answer leaves through [`Gateway::leave`].
     pub async fn handle(
-        &self,
+        self: &Arc<Self>,
         request: Request<Incoming>,
         caller: &Arc<Caller>,
     ) -> Response<ResponseBody> {
@@ -140,7 +140,7 @@ impl Gateway {
     }
 
     async fn story(
-        &self,
+        self: &Arc<Self>,
         request: Request<Incoming>,
         arrival: Arrival,
         caller: &Arc<Caller>,
@@ -186,14 +186,14 @@ impl Gateway {
         if permit.session().is_some() {
             caller.is_known_now();
         }
-        let inbound = Inbound { body, upgrade, caller };
-        let steered = Steered::of(self, &head, route);
-        let response = self.forward(head, inbound, route, &permit, line).await;
-        let answer = Answer { response, token: entry.token };
-        match steered {
-            None => answer,
-            Some(steered) => Box::pin(self.steer(steered, &permit, answer)).await,
+        if let Some(steered) = Steered::of(self, &head, route) {
+            let (caller, token) = (Arc::clone(caller), entry.token);
+            let exchange = Exchange { head, body, upgrade, caller, permit, token };
+            return Box::pin(self.to_its_end(exchange, steered, line)).await;
         }
+        let inbound = Inbound { body, upgrade, caller };
+        let response = self.forward(head, inbound, route, &permit, line).await;
+        Answer { response, token: entry.token }
     }
 
     /// Whether this connection is for this host: the certificate that the client saw is the host's own.

@@ -6,19 +6,28 @@
 //! - a session ends on the server first; only then its cookie goes. When it cannot be ended the client
 //!   hears 503 and not "goodbye": who believes he is logged out walks away
 //! - a token that cannot be renewed stays good: an outage logs nobody out
+//! - a client that hangs up changes nothing of it: who clicks on the app's logout and closes the tab is
+//!   logged out by the app, and must be so here
+
+use std::sync::Arc;
 
 use http::header::HeaderName;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use tracing::warn;
 
-use crate::guard::{Permit, Sight};
+use crate::guard::{NewToken, Permit, Sight};
 use crate::http::{Asker, InboundHead, Presented, cookies, hygiene};
-use crate::route::{Command, Route, Steering, says_done};
+use crate::portal::Problem;
+use crate::route::{Command, Route, says_done};
 use crate::session::ClientContext;
 use crate::store::Unavailable;
 
 use super::body::ResponseBody;
-use super::{Answer, Gateway, context};
+use super::forward::Inbound;
+use super::line::Line;
+use super::{Answer, Caller, Gateway, answers, context};
 
 const FIELD: HeaderName = HeaderName::from_static("doorward-session");
 
@@ -26,9 +35,20 @@ const FIELD: HeaderName = HeaderName::from_static("doorward-session");
 #[derive(Clone, Copy)]
 struct Said(Command);
 
+/// An admitted request, as a whole.
+pub(super) struct Exchange {
+    pub(super) head: InboundHead,
+    pub(super) body: Incoming,
+    pub(super) upgrade: Option<OnUpgrade>,
+    pub(super) caller: Arc<Caller>,
+    pub(super) permit: Permit,
+    /// The token that goes with the answer.
+    pub(super) token: Option<NewToken>,
+}
+
 /// A request whose answer may steer its session, remembered until then.
-pub(super) struct Steered<'a> {
-    steering: &'a Steering,
+pub(super) struct Steered {
+    obeyed: Vec<Command>,
     presented: Presented,
     context: ClientContext,
     asker: Asker,
@@ -36,13 +56,9 @@ pub(super) struct Steered<'a> {
     rotates: bool,
 }
 
-impl<'a> Steered<'a> {
+impl Steered {
     /// `None` for most requests.
-    pub(super) fn of(
-        gateway: &Gateway,
-        head: &InboundHead,
-        route: &'a Route,
-    ) -> Option<Steered<'a>> {
+    pub(super) fn of(gateway: &Gateway, head: &InboundHead, route: &Route) -> Option<Steered> {
         let steering = &route.steering;
         if steering.is_empty() {
             return None;
@@ -54,7 +70,7 @@ impl<'a> Steered<'a> {
         }
         let name = &gateway.guard.shared().cookies.session;
         Some(Steered {
-            steering,
+            obeyed: steering.obeyed.clone(),
             presented: cookies::find(&head.headers, name),
             context: context(head),
             asker: head.asker.clone(),
@@ -66,7 +82,7 @@ impl<'a> Steered<'a> {
     /// What the answer asks for; the strongest wins.
     fn command(&self, response: &Response<ResponseBody>) -> Option<Command> {
         let said = response.extensions().get::<Said>().map(|said| said.0);
-        let said = said.filter(|command| self.steering.obeyed.contains(command));
+        let said = said.filter(|command| self.obeyed.contains(command));
         if said == Some(Command::EndAll) {
             return said;
         }
@@ -97,13 +113,42 @@ fn lone_value(headers: &HeaderMap) -> Option<String> {
 }
 
 impl Gateway {
-    /// Does what the answer asks for.
-    pub(super) async fn steer(
-        &self,
-        steered: Steered<'_>,
-        permit: &Permit,
-        answer: Answer,
+    /// Asks the app and does what its answer asks for, in a task that outlives the client.
+    pub(super) async fn to_its_end(
+        self: &Arc<Self>,
+        exchange: Exchange,
+        steered: Steered,
+        line: &mut Line,
     ) -> Answer {
+        let (gateway, asker, mut told) = (Arc::clone(self), steered.asker.clone(), line.clone());
+        let done = self.tunnels.tracker.spawn(async move {
+            let answer = gateway.exchange(exchange, steered, &mut told).await;
+            (answer, told)
+        });
+        match done.await {
+            Ok((answer, told)) => {
+                *line = told;
+                answer
+            }
+            Err(_) => {
+                let problem = Problem::Upstream(StatusCode::BAD_GATEWAY);
+                self.without_token(self.portal.problem(&asker, problem).map(ResponseBody::Own))
+            }
+        }
+    }
+
+    async fn exchange(&self, exchange: Exchange, steered: Steered, line: &mut Line) -> Answer {
+        let Exchange { head, body, upgrade, caller, permit, token } = exchange;
+        let Some(route) = self.routes.find(&head.host, head.target.path()) else {
+            return self.without_token(answers::no_route(&self.portal, &head, line));
+        };
+        let inbound = Inbound { body, upgrade, caller: &caller };
+        let response = self.forward(head, inbound, route, &permit, line).await;
+        self.steer(steered, &permit, Answer { response, token }).await
+    }
+
+    /// Does what the answer asks for.
+    async fn steer(&self, steered: Steered, permit: &Permit, answer: Answer) -> Answer {
         let (Some(command), Some(sight)) = (steered.command(&answer.response), permit.sight())
         else {
             return answer;
@@ -125,7 +170,7 @@ impl Gateway {
         }
     }
 
-    async fn rotate(&self, steered: &Steered<'_>, answer: Answer) -> Answer {
+    async fn rotate(&self, steered: &Steered, answer: Answer) -> Answer {
         match self.guard.rotate_now(&steered.presented, &steered.context).await {
             Ok(None) => answer,
             Ok(token) => Answer { token, ..answer },
@@ -140,16 +185,9 @@ impl Gateway {
         self.guard.end_all(&sight.record.identity.user, None).await.map(drop)
     }
 
-    fn ended(
-        &self,
-        steered: &Steered<'_>,
-        answer: Answer,
-        ended: Result<(), Unavailable>,
-    ) -> Answer {
+    fn ended(&self, steered: &Steered, answer: Answer, ended: Result<(), Unavailable>) -> Answer {
         let mut answer = self.or_unavailable(steered, answer, ended.clone());
         if ended.is_ok() {
-            // The app's own goodbye is let run to its end; nothing else of the session is.
-            answer.response = answer.response.map(ResponseBody::unwatched);
             answer.token = None;
             hygiene::say_goodbye(answer.response.headers_mut(), &self.guard.shared().cookies);
         }
@@ -158,12 +196,13 @@ impl Gateway {
 
     fn or_unavailable(
         &self,
-        steered: &Steered<'_>,
+        steered: &Steered,
         answer: Answer,
         done: Result<(), Unavailable>,
     ) -> Answer {
         match done {
-            Ok(()) => answer,
+            // The app's own word is let run to its end; nothing else of the session is.
+            Ok(()) => Answer { response: answer.response.map(ResponseBody::unwatched), ..answer },
             Err(_) => {
                 let response = self.portal.unavailable(&steered.asker).map(ResponseBody::Own);
                 Answer { response, token: answer.token }

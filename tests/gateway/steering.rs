@@ -1,12 +1,12 @@
 //! What an app's answer and an app's traffic do to the session: its own logout, sensitive actions, its
 //! word in `Doorward-Session`, and what counts as activity.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
 use crate::browser::{Answer, Browser, SESSION};
-use crate::gateway::{Gateway, Setup, manual_clock};
+use crate::gateway::{Gateway, Setup, manual_clock, route};
 use crate::redis::{How, RedisServer};
 use crate::upstream::Upstream;
 
@@ -213,6 +213,80 @@ async fn an_apps_word_is_obeyed_where_the_route_says_so_and_never_reaches_the_cl
             _ => assert_eq!(after.status, StatusCode::OK, "not allowed, not obeyed"),
         }
     }
+}
+
+/// The client goes while the app still thinks, and the gateway has noticed that.
+async fn hang_up(stage: &Stage, mut browser: Browser, path: &'static str) {
+    stage.other.hold();
+    let asking = tokio::spawn(async move { browser.fetch(path).await });
+    stage.other.begun(1).await;
+    asking.abort();
+    within_seconds("the connection stays", async || {
+        stage.gateway.metrics().await.contains("doorward_connections 0\n")
+    })
+    .await;
+    stage.other.release();
+}
+
+async fn within_seconds(otherwise: &str, holds: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{otherwise}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn who_hangs_up_before_the_answer_is_logged_out_all_the_same() {
+    for (head, rules) in [
+        ("200 OK", "logout_paths = [\"/say\"]"),
+        ("200 OK\r\nDoorward-Session: end", "obey_upstream = [\"end\"]"),
+        ("200 OK\r\nDoorward-Session: end-all", "obey_upstream = [\"end-all\"]"),
+        ("200 OK\r\nDoorward-Session: reauthenticate", "obey_upstream = [\"reauthenticate\"]"),
+    ] {
+        for h2 in [false, true] {
+            let stage = Stage::new("/say", head, rules).await;
+            let alice = Browser { h2, ..stage.alice().await };
+            let token = alice.token();
+            hang_up(&stage, alice, "/say").await;
+            within_seconds(&format!("{rules} lives on"), async || !stage.lives(&token).await).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_hangs_up_before_the_answer_to_a_sensitive_action_gets_a_new_token_at_the_next_request()
+{
+    let stage = Stage::new(
+        "/password",
+        "200 OK",
+        "rotate_on = [{ method = \"GET\", path = \"/password\" }]",
+    )
+    .await;
+    let mut alice = stage.alice().await;
+    stage.gateway.advance(MINUTE);
+    hang_up(&stage, alice.clone(), "/password").await;
+    let alice = &mut alice;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while new_token(&alice.fetch("/").await).is_none() {
+        assert!(Instant::now() < deadline, "not due");
+    }
+}
+
+/// The answer that stops the session is the app's last word to it, and whole.
+#[tokio::test]
+async fn a_long_answer_that_asks_for_a_fresh_login_is_not_cut_by_itself() {
+    let body = "x".repeat(100_000);
+    let says = Upstream::answering(format!(
+        "HTTP/1.1 200 OK\r\nDoorward-Session: reauthenticate\r\nContent-Length: 100000\r\n\r\n{body}"
+    ))
+    .await;
+    let routes = route(says.address) + "[route.session]\nobey_upstream = [\"reauthenticate\"]\n";
+    let gateway = Gateway::start(Setup { routes, ..Setup::default() });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    assert_eq!(alice.fetch("/").await.body.len(), 100_000);
+    assert_eq!(alice.fetch("/").await.json()["error"], "reauthenticate");
 }
 
 #[tokio::test]
