@@ -52,10 +52,10 @@ impl ForwardError {
                 Some(Limit::UpstreamConnections)
             }
             ForwardError::BodyTooSlow => Some(Limit::Body),
+            ForwardError::BodyTooLong => Some(Limit::MaxBody),
             ForwardError::Late => Some(Limit::Request),
             ForwardError::Upstream(_)
             | ForwardError::BadHandshake
-            | ForwardError::BodyTooLong
             | ForwardError::Cut(_)
             | ForwardError::Full(_) => None,
         }

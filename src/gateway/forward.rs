@@ -14,6 +14,7 @@ use crate::guard::{Cut, Permit, Sight, Terms, Watched};
 use crate::http::{InboundHead, SanitizedHead, hygiene};
 use crate::portal::Problem;
 use crate::route::Route;
+use crate::telemetry::Limit;
 use crate::upstream::Claim;
 
 use super::answers::{self, ForwardError};
@@ -130,7 +131,7 @@ impl Gateway {
             }
             None => sent.await,
         };
-        let (mut response, watched) = sent.map_err(|error| self.blame(error, fate.as_deref()))?;
+        let (mut response, watched) = sent.map_err(|error| blame(error, fate.as_deref()))?;
         line.upstream_answered();
         self.clean(&mut response);
         keep_private(&mut response, permit);
@@ -143,21 +144,6 @@ impl Gateway {
         };
         let end = if is_events(&response) { ends.age } else { ends.first() };
         Ok(response.map(|body| outbound(body, route, watch, end)))
-    }
-
-    /// A client whose own body broke a limit is told which.
-    fn blame(&self, error: ForwardError, fate: Option<&Fate>) -> ForwardError {
-        match fate.and_then(Fate::status) {
-            Some(StatusCode::REQUEST_TIMEOUT) => {
-                self.guard.shared().metrics.limit(Limit::Body, None);
-                ForwardError::BodyTooSlow
-            }
-            Some(_) => {
-                self.guard.shared().metrics.limit(Limit::MaxBody, None);
-                ForwardError::BodyTooLong
-            }
-            None => error,
-        }
     }
 
     /// Waits for the answer's head. Who waits long is watched: an app that lets its clients wait for
@@ -216,6 +202,15 @@ impl Gateway {
             timer: None,
         };
         permit.sight().map(|sight| Watch::Soon(Box::new(soon(sight))))
+    }
+}
+
+/// A client whose own body broke a limit is told which.
+fn blame(error: ForwardError, fate: Option<&Fate>) -> ForwardError {
+    match fate.and_then(Fate::status) {
+        Some(StatusCode::REQUEST_TIMEOUT) => ForwardError::BodyTooSlow,
+        Some(_) => ForwardError::BodyTooLong,
+        None => error,
     }
 }
 

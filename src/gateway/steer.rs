@@ -14,7 +14,7 @@ use std::sync::Arc;
 use http::header::HeaderName;
 use http::{HeaderMap, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+
 use tracing::warn;
 
 use crate::guard::{NewToken, Permit, Sight};
@@ -25,7 +25,7 @@ use crate::session::ClientContext;
 use crate::store::Unavailable;
 
 use super::body::ResponseBody;
-use super::forward::Inbound;
+use super::forward::{Inbound, Upgrade};
 use super::line::Line;
 use super::{Answer, Caller, Gateway, answers, context};
 
@@ -39,7 +39,7 @@ struct Said(Command);
 pub(super) struct Exchange {
     pub(super) head: InboundHead,
     pub(super) body: Incoming,
-    pub(super) upgrade: Option<OnUpgrade>,
+    pub(super) upgrade: Option<Upgrade>,
     pub(super) caller: Arc<Caller>,
     pub(super) permit: Permit,
     /// The token that goes with the answer.

@@ -4,8 +4,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use std::time::Instant;
-
 use crate::http::Presented;
 use crate::secret::{KeyRing, random_bytes};
 use crate::session::{

@@ -44,7 +44,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    const ALL: [Limit; 17] = [
+    const ALL: [Limit; 19] = [
         Limit::Connections,
         Limit::Displaced,
         Limit::ConnectionsPerNetwork,
