@@ -156,7 +156,11 @@ impl Admin {
     }
 
     async fn revoke_one(&self, handle: &str) -> Answer {
-        match self.guard.session_of(handle).await {
+        let found = match self.guard.session_of(handle).await {
+            Err(error) => self.guard.seen_as(handle).map(Some).ok_or(error),
+            found => found,
+        };
+        match found {
             Ok(Some(session)) => {
                 let ended = self.guard.end_session(&session, EndReason::Revoked).await;
                 answer(ended.map(|sure| revoked(handle, sure)))

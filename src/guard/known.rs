@@ -77,6 +77,17 @@ impl Known {
         self.sessions.get(key)
     }
 
+    /// One that was seen alive.
+    pub(super) fn find(
+        &self,
+        is_meant: impl Fn(&SessionKey) -> bool,
+    ) -> Option<(SessionKey, Arc<Sealed>)> {
+        self.sessions.iter().find_map(|(key, seen)| match seen {
+            Seen::Live(seen) if is_meant(&key) => Some((key, seen)),
+            Seen::Live(_) | Seen::Ended { .. } => None,
+        })
+    }
+
     /// The record, if it is the same bytes of the same revision.
     pub(super) fn same(
         &self,

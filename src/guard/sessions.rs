@@ -24,6 +24,7 @@ use crate::telemetry::SessionEvent;
 use crate::telemetry::events::{About, Moved};
 
 use super::held::Held;
+use super::known::{Sealed, Seen};
 use super::recall::Whose;
 use super::{Denial, Guard, about, admit::Admitted};
 
@@ -343,11 +344,34 @@ impl Guard {
         Ok(Some(LivesOn { opened, proven }))
     }
 
+    /// The session that a token names, as it was last seen here: to end it where the store cannot be
+    /// asked. An end that fails at least keeps it from being served unasked.
+    pub fn seen_by(&self, shown: &Presented) -> Option<Opened> {
+        let Presented::One(value) = shown else { return None };
+        let token = Token::parse(&self.shared.keys.load_full(), value).ok()?;
+        match self.shared.known.get(&token.key)? {
+            Seen::Live(seen) => Some(seen.opened(token.key)),
+            Seen::Ended { .. } => None,
+        }
+    }
+
+    /// The same by its handle.
+    pub fn seen_as(&self, handle: &str) -> Option<Opened> {
+        let (key, seen) = self.shared.known.find(|key| key.id.handle() == handle)?;
+        Some(seen.opened(key))
+    }
+
     pub(super) fn counted<T>(&self, result: Result<T, Unavailable>) -> Result<T, Unavailable> {
         result.inspect_err(|error| {
             self.store_is_away(error);
             self.shared.metrics.store_error();
         })
+    }
+}
+
+impl Sealed {
+    fn opened(&self, key: SessionKey) -> Opened {
+        Opened { key, record: Arc::clone(&self.record), last_active: self.touched() }
     }
 }
 

@@ -185,7 +185,9 @@ impl Portal {
     pub(super) async fn logout(&self, head: &InboundHead, fields: Fields) -> Page {
         let session = match self.leaving(head).await {
             Ok(admitted) => Ok(Some(opened(admitted))),
-            Err(Denial::Unavailable(error)) => Err(error),
+            Err(Denial::Unavailable(error)) => {
+                self.guard.seen_by(&self.shown(head)).map(Some).ok_or(error)
+            }
             Err(_) => self.guard.lives_on(&self.shown(head)).await.map(LivesOn::session),
         };
         match session {

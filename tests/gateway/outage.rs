@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use data_encoding::BASE64URL_NOPAD;
+use doorward::session::SessionId;
 use http::StatusCode;
 
 use crate::browser::{Answer, Browser};
@@ -71,6 +73,14 @@ fn is_known(answer: &Answer) {
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
     assert_eq!(answer.header("doorward-store"), "away");
     assert_eq!(answer.set_cookies(), Vec::<String>::new());
+}
+
+/// The name by which the operator ends a session.
+fn handle(browser: &Browser) -> String {
+    let token = browser.token();
+    let bytes = BASE64URL_NOPAD.decode(token.trim_start_matches("dw1_").as_bytes());
+    let id = bytes.expect("a token")[10..26].try_into().expect("an id");
+    SessionId(id).handle()
 }
 
 #[tokio::test]
@@ -143,7 +153,7 @@ async fn in_an_outage_nobody_is_served_beyond_his_timeouts_and_nobody_ends_for_t
 async fn in_an_outage_a_session_that_somebody_wanted_to_end_is_not_served() {
     let site = Site::start("").await;
     let mut alice = site.log_in("alice").await;
-    let mut phone = site.log_in("alice").await;
+    let [mut phone, mut tablet] = [site.log_in("alice").await, site.log_in("alice").await];
     let csrf = alice.visit("/.doorward/logout").await.field("csrf");
     let mut bob = site.log_in("bob").await;
     site.redis.pause();
@@ -152,7 +162,11 @@ async fn in_an_outage_a_session_that_somebody_wanted_to_end_is_not_served() {
     is_away(&bob.fetch("/").await);
     is_known(&alice.fetch("/").await);
     is_away(&alice.post_form("/.doorward/logout", &[("csrf", &csrf)]).await);
+    is_away(&alice.fetch("/").await);
     is_known(&phone.fetch("/").await);
+    let one = site.gateway.revoke(&format!("session={}", handle(&tablet))).await;
+    assert!(one.starts_with("HTTP/1.1 503"), "{one}");
+    is_away(&tablet.fetch("/").await);
     let all = site.gateway.revoke("all=1").await;
     assert!(all.starts_with("HTTP/1.1 503"), "{all}");
     is_away(&phone.fetch("/").await);
