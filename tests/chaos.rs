@@ -2,7 +2,7 @@
 //!
 //! Honest browsers with several tabs, an operator who ends sessions and a thief use three gateways that
 //! share a Redis (or one with a file), through a proxy that fails on purpose. Everything asked and answered
-//! is recorded, and `chaos/checker/mod.rs` judges the record: ten invariants that no fault may break, but in
+//! is recorded, and `chaos/checker/mod.rs` judges the record: eleven invariants that no fault may break, but in
 //! the ways that `chaos/faults.rs` says it may.
 //!
 //! The tests here are the short form. `tests/chaos/run` plays as many seeds as you like and shows a table.
@@ -48,37 +48,43 @@ use std::time::Duration;
 
 use backend::Store;
 use checker::Invariant;
-use faults::{ALONE, Fault, GATEWAY, LOSS, NETWORK, SERVER};
-use world::Plan;
+use faults::{ALONE, Fault, GATEWAY, LOSS, NETWORK, REAL, SERVER};
+use world::{Pace, Plan};
 
 /// How long a fault lasts in the short form.
 const SHORT: Duration = Duration::from_millis(1_000);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_that_fails_between_gateways_and_redis_harms_nobody() {
-    short(Store::Redis, &NETWORK, &[]).await;
+    short(Store::Redis, Pace::Fast, &NETWORK, &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_fails_in_every_way_it_has_harms_nobody() {
-    short(Store::Redis, &SERVER, &[]).await;
+    short(Store::Redis, Pace::Fast, &SERVER, &[]).await;
+}
+
+/// What a gateway knows without asking is known for as long as it is elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_known_without_asking_harms_nobody_when_the_word_of_changes_fails() {
+    short(Store::Redis, Pace::Real, &REAL, &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gateways_that_die_stop_or_have_a_wrong_clock_and_a_flushed_redis_cost_a_login_at_most() {
-    // A wrong clock bends the times of all sessions, a lost store those before it.
-    let bent = [Invariant::Absolute, Invariant::Successor, Invariant::Grace];
-    short(Store::Redis, &[GATEWAY.as_slice(), &LOSS].concat(), &bent).await;
+    // A wrong clock bends the times of many sessions, a lost store those of all before it.
+    let bent = [Invariant::Successor, Invariant::Grace, Invariant::Known];
+    short(Store::Redis, Pace::Fast, &[GATEWAY.as_slice(), &LOSS].concat(), &bent).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_with_its_own_file_loses_no_session_when_it_dies_or_stops() {
-    short(Store::Embedded, &ALONE, &[]).await;
+    short(Store::Embedded, Pace::Fast, &ALONE, &[Invariant::Known]).await;
 }
 
 /// `rarely` names what may have nothing to judge in so short a time.
-async fn short(store: Store, faults: &[Fault], rarely: &[Invariant]) {
-    let plan = Plan { seed: 1, store, faults: faults.to_vec(), lasts: SHORT };
+async fn short(store: Store, pace: Pace, faults: &[Fault], rarely: &[Invariant]) {
+    let plan = Plan { seed: 1, store, pace, faults: faults.to_vec(), lasts: SHORT };
     let mut table = report::Table::default();
     let played = table.play(&plan).await;
     println!("{table}");

@@ -145,8 +145,14 @@ impl Redis {
 
     /// Commands for the master, one a line; returns when all are answered.
     pub async fn tell_master(&self, lines: String) {
+        self.tell_busy_master(lines, Duration::ZERO).await;
+    }
+
+    /// The same with commands that keep it busy for so long.
+    pub async fn tell_busy_master(&self, lines: String, busy: Duration) {
         let address = self.master_address();
-        let told = blocking(move || tell(address, &lines)).await;
+        let patience = Duration::from_secs(20) + busy * 2;
+        let told = blocking(move || tell(address, &lines, patience)).await;
         told.expect("the master answers");
     }
 
@@ -181,9 +187,9 @@ fn address(server: &RedisServer) -> SocketAddr {
 }
 
 /// Inline commands, one a line.
-fn tell(to: SocketAddr, lines: &str) -> std::io::Result<()> {
+fn tell(to: SocketAddr, lines: &str, patience: Duration) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(to)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_read_timeout(Some(patience))?;
     stream.write_all(format!("{lines}\r\n").as_bytes())?;
     let (mut answers, mut byte) = (0, [0]);
     while answers < lines.split("\r\n").count() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::history::May;
+use crate::history::{At, May};
 use crate::proxy::Mode;
 use crate::world::World;
 
@@ -16,6 +16,8 @@ const ONE: usize = 1;
 pub enum Fault {
     // The network between all gateways and Redis.
     Reset,
+    /// And who connects again hears nothing.
+    ResetThenMute,
     HalfOpen,
     Jitter,
     LateReplies,
@@ -47,12 +49,26 @@ pub enum Fault {
     GatewayKilled,
     GatewayRestarted,
     GatewayStopped,
+    /// For a minute.
+    GatewayAsleep,
     ClockAhead,
     ClockBehind,
 }
 
-pub const NETWORK: [Fault; 8] = [
+/// How a fault goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Course {
+    /// It is over when it has been brought about.
+    Passes,
+    /// It stays until it is taken away.
+    Stays,
+    /// It stays, and from its first moment to its last nothing at all comes from the store.
+    Blinds,
+}
+
+pub const NETWORK: [Fault; 9] = [
     Fault::Reset,
+    Fault::ResetThenMute,
     Fault::HalfOpen,
     Fault::OneCutOff,
     Fault::Jitter,
@@ -91,10 +107,16 @@ pub const CLUSTER: [Fault; 1] = [Fault::PrimaryLost];
 pub const ALONE: [Fault; 3] =
     [Fault::GatewayKilled, Fault::GatewayRestarted, Fault::GatewayStopped];
 
+/// In real time: what is known without asking is known for as long as it is elsewhere.
+pub const REAL: [Fault; 4] =
+    [Fault::OneCutOff, Fault::HalfOpen, Fault::Stopped, Fault::GatewayStopped];
+pub const ASLEEP: [Fault; 1] = [Fault::GatewayAsleep];
+
 impl Fault {
     pub fn word(self) -> &'static str {
         match self {
             Fault::Reset => "connections reset",
+            Fault::ResetThenMute => "reset, new ones are mute",
             Fault::HalfOpen => "half-open connections",
             Fault::Jitter => "delay with jitter",
             Fault::LateReplies => "replies after the timeout",
@@ -119,6 +141,7 @@ impl Fault {
             Fault::GatewayKilled => "gateway kill -9, restart",
             Fault::GatewayRestarted => "gateway restarted",
             Fault::GatewayStopped => "gateway SIGSTOP, SIGCONT",
+            Fault::GatewayAsleep => "gateway SIGSTOP for 60 s",
             Fault::ClockAhead => "clock of one gateway +1 h",
             Fault::ClockBehind => "clock of one gateway -1 h",
         }
@@ -129,6 +152,7 @@ impl Fault {
         let none = May::default();
         match self {
             Fault::Reset
+            | Fault::ResetThenMute
             | Fault::HalfOpen
             | Fault::LateReplies
             | Fault::RepliesHeld
@@ -149,9 +173,10 @@ impl Fault {
             Fault::Failover | Fault::MasterChanged | Fault::MasterLost | Fault::PrimaryLost => {
                 May { refuse: true, lose_writes: true, ..none }
             }
-            Fault::GatewayKilled | Fault::GatewayRestarted | Fault::GatewayStopped => {
-                May { silence: true, ..none }
-            }
+            Fault::GatewayKilled
+            | Fault::GatewayRestarted
+            | Fault::GatewayStopped
+            | Fault::GatewayAsleep => May { silence: true, ..none },
             Fault::ClockAhead | Fault::ClockBehind => May { bend_time: true, ..none },
         }
     }
@@ -163,9 +188,11 @@ impl Fault {
             | Fault::GatewayKilled
             | Fault::GatewayRestarted
             | Fault::GatewayStopped
+            | Fault::GatewayAsleep
             | Fault::ClockAhead
             | Fault::ClockBehind => Some(ONE),
             Fault::Reset
+            | Fault::ResetThenMute
             | Fault::HalfOpen
             | Fault::Jitter
             | Fault::LateReplies
@@ -189,13 +216,95 @@ impl Fault {
         }
     }
 
-    /// Brings it about, lets it last, and takes it away.
-    pub async fn happen(self, world: &World, lasts: Duration) {
-        let rest = || tokio::time::sleep(lasts);
+    /// How long it lasts, where it is asked to last so long.
+    pub fn lasting(self, asked: Duration) -> Duration {
+        match self {
+            // Longer than a gateway may go on without hearing of a revocation, and serve who is known.
+            Fault::OneCutOff => asked.max(Duration::from_millis(5_500)),
+            Fault::GatewayAsleep => asked.max(Duration::from_mins(1)),
+            Fault::Reset
+            | Fault::ResetThenMute
+            | Fault::HalfOpen
+            | Fault::Jitter
+            | Fault::LateReplies
+            | Fault::RepliesHeld
+            | Fault::RequestsHeld
+            | Fault::Throttle
+            | Fault::Stopped
+            | Fault::Killed
+            | Fault::ClientsKilled
+            | Fault::ClientsPaused
+            | Fault::Asleep
+            | Fault::OutOfMemory
+            | Fault::ReadOnly
+            | Fault::Loading
+            | Fault::NoAuth
+            | Fault::Flushed
+            | Fault::Failover
+            | Fault::MasterChanged
+            | Fault::MasterLost
+            | Fault::PrimaryLost
+            | Fault::GatewayKilled
+            | Fault::GatewayRestarted
+            | Fault::GatewayStopped
+            | Fault::ClockAhead
+            | Fault::ClockBehind => asked,
+        }
+    }
+
+    fn course(self) -> Course {
+        match self {
+            Fault::Reset
+            | Fault::ResetThenMute
+            | Fault::HalfOpen
+            | Fault::RepliesHeld
+            | Fault::RequestsHeld
+            | Fault::OneCutOff
+            | Fault::Stopped
+            | Fault::Killed => Course::Blinds,
+            Fault::Jitter
+            | Fault::LateReplies
+            | Fault::Throttle
+            | Fault::ClientsPaused
+            | Fault::OutOfMemory
+            | Fault::ReadOnly
+            | Fault::NoAuth
+            | Fault::GatewayKilled
+            | Fault::GatewayStopped
+            | Fault::GatewayAsleep
+            | Fault::ClockAhead
+            | Fault::ClockBehind => Course::Stays,
+            Fault::ClientsKilled
+            | Fault::Asleep
+            | Fault::Loading
+            | Fault::Flushed
+            | Fault::Failover
+            | Fault::MasterChanged
+            | Fault::MasterLost
+            | Fault::PrimaryLost
+            | Fault::GatewayRestarted => Course::Passes,
+        }
+    }
+
+    /// Brings it about, lets it last, and takes it away. Answers until when nothing at all came from the
+    /// store, if it is a fault of that kind.
+    pub async fn happen(self, world: &World, lasts: Duration) -> Option<At> {
+        self.begin(world, lasts).await;
+        let course = self.course();
+        if course != Course::Passes {
+            tokio::time::sleep(lasts).await;
+        }
+        let lifted = world.now();
+        self.over(world).await;
+        (course == Course::Blinds).then_some(lifted)
+    }
+
+    async fn begin(self, world: &World, lasts: Duration) {
         let network = |mode| world.backend.redis().all_links(mode);
         let seconds = lasts.as_secs_f64();
         match self {
             Fault::Reset => network(Mode::Reset),
+            Fault::ResetThenMute => network(Mode::Mute),
             Fault::HalfOpen => network(Mode::Swallow),
             Fault::Jitter => {
                 network(Mode::Jitter(Duration::from_millis(1), Duration::from_millis(40)));
@@ -207,7 +316,7 @@ impl Fault {
             Fault::OneCutOff => world.backend.redis().link(ONE, Mode::Swallow),
             Fault::Stopped => world.backend.redis().master(|redis| redis.pause()).await,
             Fault::Killed => world.backend.redis().master(|redis| redis.kill()).await,
-            Fault::ClientsKilled => return kill_clients(world, lasts).await,
+            Fault::ClientsKilled => kill_clients(world, lasts).await,
             Fault::ClientsPaused => {
                 world
                     .backend
@@ -216,7 +325,8 @@ impl Fault {
                     .await;
             }
             Fault::Asleep => {
-                return world.backend.redis().tell_master(format!("DEBUG SLEEP {seconds}")).await;
+                let text = format!("DEBUG SLEEP {seconds}");
+                world.backend.redis().tell_busy_master(text, lasts).await;
             }
             Fault::OutOfMemory => {
                 world.backend.redis().tell_master("CONFIG SET maxmemory 1".to_owned()).await
@@ -224,38 +334,40 @@ impl Fault {
             Fault::ReadOnly => {
                 world.backend.redis().tell_master("REPLICAOF 127.0.0.1 1".to_owned()).await
             }
-            Fault::Loading => return load_slowly(world, lasts).await,
+            Fault::Loading => load_slowly(world, lasts).await,
             Fault::NoAuth => {
                 let text = "CONFIG SET requirepass chaos\r\nCLIENT KILL TYPE normal";
                 world.backend.redis().tell_master(text.to_owned()).await;
             }
             Fault::Flushed => {
-                return world.backend.redis().tell_master("FLUSHALL".to_owned()).await;
+                world.backend.redis().tell_master("FLUSHALL".to_owned()).await;
             }
-            Fault::Failover => return world.backend.redis().fail_over(lasts).await,
-            Fault::MasterChanged => return world.backend.change_master(false).await,
-            Fault::MasterLost => return world.backend.change_master(true).await,
-            Fault::PrimaryLost => return world.backend.lose_primary().await,
+            Fault::Failover => world.backend.redis().fail_over(lasts).await,
+            Fault::MasterChanged | Fault::MasterLost => {
+                world.backend.change_master(self == Fault::MasterLost).await;
+            }
+            Fault::PrimaryLost => world.backend.lose_primary().await,
             Fault::GatewayKilled => world.gateway(ONE, |gateway| gateway.kill()).await,
             Fault::GatewayRestarted => {
-                return world
+                world
                     .gateway(ONE, |gateway| {
                         gateway.stop_gently();
                         gateway.restart();
                     })
                     .await;
             }
-            Fault::GatewayStopped => world.gateway(ONE, |gateway| gateway.signal("-STOP")).await,
+            Fault::GatewayStopped | Fault::GatewayAsleep => {
+                world.gateway(ONE, |gateway| gateway.signal("-STOP")).await
+            }
             Fault::ClockAhead => world.gateway(ONE, |gateway| gateway.skew(HOUR)).await,
             Fault::ClockBehind => world.gateway(ONE, |gateway| gateway.skew(-HOUR)).await,
         }
-        rest().await;
-        self.over(world).await;
     }
 
     async fn over(self, world: &World) {
         match self {
             Fault::Reset
+            | Fault::ResetThenMute
             | Fault::HalfOpen
             | Fault::Jitter
             | Fault::LateReplies
@@ -276,7 +388,9 @@ impl Fault {
                 world.backend.redis().tell_master(text.to_owned()).await;
             }
             Fault::GatewayKilled => world.gateway(ONE, |gateway| gateway.restart()).await,
-            Fault::GatewayStopped => world.gateway(ONE, |gateway| gateway.signal("-CONT")).await,
+            Fault::GatewayStopped | Fault::GatewayAsleep => {
+                world.gateway(ONE, |gateway| gateway.signal("-CONT")).await;
+            }
             Fault::ClockAhead | Fault::ClockBehind => {
                 world.gateway(ONE, |gateway| gateway.skew(0)).await;
             }
@@ -306,9 +420,9 @@ async fn kill_clients(world: &World, lasts: Duration) {
 async fn load_slowly(world: &World, lasts: Duration) {
     let keys = 2_000;
     let delay = lasts.as_micros() / keys;
-    world.backend.redis().tell_master(format!(
-            "DEBUG POPULATE {keys} ballast 100\r\nCONFIG SET loading-process-events-interval-bytes 1024\r\n\
-             CONFIG SET key-load-delay {delay}\r\nDEBUG RELOAD\r\nCONFIG SET key-load-delay 0"
-        ))
-        .await;
+    let text = format!(
+        "DEBUG POPULATE {keys} ballast 100\r\nCONFIG SET loading-process-events-interval-bytes 1024\r\n\
+         CONFIG SET key-load-delay {delay}\r\nDEBUG RELOAD\r\nCONFIG SET key-load-delay 0"
+    );
+    world.backend.redis().tell_busy_master(text, lasts).await;
 }

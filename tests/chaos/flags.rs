@@ -1,12 +1,15 @@
 //! The checker itself: for each invariant a history that breaks it, and one beside it that does not.
 
 use crate::checker::{Invariant, Terms, check};
-use crate::history::{Actor, Answer, Ends, Event, Fate, May, Request, Session, Token, Window};
+use crate::history::{
+    Actor, Answer, Asks, Ends, Event, Fate, May, Request, Session, Token, Window,
+};
 
 const TERMS: Terms = Terms {
     epoch: 1_000_000,
     scale: 20,
-    grace: 60_000,
+    grace: 3_000,
+    known_for: 1_000,
     prompt: 1_000,
     at_worst: 3_000,
     deadline: 3_000,
@@ -34,7 +37,10 @@ fn accepts(history: Vec<Event>) {
 
 /// After Ada and Bea logged in.
 fn begun(history: Vec<Event>) -> Vec<Event> {
-    let login = |session, user: &str| Event::Began { session, user: user.to_owned(), done: 10 };
+    let login = |session, user: &str| {
+        let user = user.to_owned();
+        Event::Began { session, user, gateway: 0, sent: 5, done: 10 }
+    };
     [login(ADAS, "ada"), login(BEAS, "bea")].into_iter().chain(history).collect()
 }
 
@@ -48,6 +54,7 @@ fn ask(id: u64, sent: u64, answer: Answer) -> Request {
         id,
         by: Actor::Browser(0),
         gateway: 0,
+        asks: Asks::Page,
         token: Some(generation(0)),
         sent,
         done: sent + 5,
@@ -82,7 +89,7 @@ fn refused(id: u64, sent: u64, reason: &str) -> Event {
 }
 
 fn fault(began: u64, ended: u64, may: May) -> Event {
-    Event::Fault(Window { fault: "a fault", gateway: None, began, ended, may })
+    Event::Fault(Window { fault: "a fault", gateway: None, began, ended, may, blind_until: None })
 }
 
 fn outage(began: u64, ended: u64) -> Event {
@@ -90,7 +97,12 @@ fn outage(began: u64, ended: u64) -> Event {
 }
 
 fn revoked(acked: u64) -> Event {
-    Event::Ended { what: Ends::One(ADAS), sent: acked - 5, acked: Some(acked) }
+    ends(Ends::One(ADAS), acked - 5, Some(acked))
+}
+
+/// Asked of gateway 0.
+fn ends(what: Ends, sent: u64, acked: Option<u64>) -> Event {
+    Event::Ended { what, gateway: 0, sent, acked, done: sent + 5 }
 }
 
 fn told(absolute_end: u64, at: u64) -> Event {
@@ -172,6 +184,20 @@ fn revoked_flags_a_pass_after_three_seconds_whatever_is_broken() {
 }
 
 #[test]
+fn revoked_flags_another_gateways_trouble_as_the_excuse() {
+    let trouble = || {
+        let may = May { refuse: true, ..May::default() };
+        let fault = "trouble elsewhere";
+        let window =
+            Window { fault, gateway: Some(1), began: 50, ended: 3_500, may, blind_until: None };
+        vec![Event::Fault(window), revoked(100)]
+    };
+    flags(Invariant::Revoked, [trouble(), passes(1, 1_101).to_vec()].concat());
+    let there = Request { gateway: 1, ..ask(1, 1_101, hello(1)) };
+    accepts([trouble(), pass(there).to_vec()].concat());
+}
+
+#[test]
 fn revoked_flags_an_end_that_is_not_written_again_a_second_after_a_failover() {
     let failover = fault(150, 6_000, May { lose_writes: true, refuse: true, ..May::default() });
     let late = |sent| [vec![failover.clone(), revoked(100)], passes(1, sent).to_vec()].concat();
@@ -181,7 +207,7 @@ fn revoked_flags_an_end_that_is_not_written_again_a_second_after_a_failover() {
 
 #[test]
 fn revoked_knows_whom_a_user_wide_and_a_general_end_mean() {
-    let end = |what| Event::Ended { what, sent: 95, acked: Some(100) };
+    let end = |what| ends(what, 95, Some(100));
     for what in [Ends::User("ada".to_owned()), Ends::Everybody] {
         flags(Invariant::Revoked, [vec![end(what)], passes(1, 1_500).to_vec()].concat());
     }
@@ -192,7 +218,7 @@ fn revoked_knows_whom_a_user_wide_and_a_general_end_mean() {
 
 #[test]
 fn revoked_does_not_bind_what_nobody_acknowledged() {
-    let in_doubt = Event::Ended { what: Ends::One(ADAS), sent: 95, acked: None };
+    let in_doubt = ends(Ends::One(ADAS), 95, None);
     let elsewhere = Request { gateway: 1, ..ask(2, 110, hello(2)) };
     accepts([vec![in_doubt, refused(1, 100, "revoked")], pass(elsewhere).to_vec()].concat());
 }
@@ -281,7 +307,7 @@ fn honest_flags_every_refusal_without_a_reason() {
 
 #[test]
 fn honest_accepts_what_somebody_did_or_a_store_that_lost_its_memory() {
-    let ended = Event::Ended { what: Ends::One(ADAS), sent: 50, acked: None };
+    let ended = ends(Ends::One(ADAS), 50, None);
     accepts(vec![ended, refused(1, 100, "revoked")]);
     accepts(vec![Event::Stolen { session: ADAS, at: 50 }, refused(1, 100, "theft")]);
     let flushed = fault(80, 90, May { lose_writes: true, ..May::default() });
@@ -289,8 +315,23 @@ fn honest_accepts_what_somebody_did_or_a_store_that_lost_its_memory() {
 }
 
 #[test]
+fn honest_flags_an_end_of_all_that_was_done_before_the_login_as_the_excuse() {
+    let session = Session(3);
+    let user = || "ada".to_owned();
+    let login = |sent| Event::Began { session, user: user(), gateway: 0, sent, done: 80 };
+    let token = Some(Token { session, ..generation(0) });
+    let out = || Event::Asked(Request { token, ..ask(1, 100, refusal("revoked")) });
+    for what in [Ends::User(user()), Ends::Everybody] {
+        let end = || ends(what.clone(), 50, Some(60));
+        accepts(vec![end(), login(55), out()]);
+        flags(Invariant::Honest, vec![end(), login(61), out()]);
+        accepts(vec![ends(what.clone(), 50, None), login(61), out()]);
+    }
+}
+
+#[test]
 fn honest_flags_a_revocation_or_a_theft_of_somebody_else_as_the_excuse() {
-    let ended = Event::Ended { what: Ends::One(BEAS), sent: 50, acked: Some(60) };
+    let ended = ends(Ends::One(BEAS), 50, Some(60));
     flags(Invariant::Honest, vec![ended, refused(1, 100, "revoked")]);
     let later = Event::Stolen { session: ADAS, at: 500 };
     flags(Invariant::Honest, vec![refused(1, 100, "theft"), later]);
@@ -332,4 +373,118 @@ fn recovery_flags_a_503_without_an_outage_two_seconds_after_it_and_at_another_ga
 fn cookie_flags_an_answer_that_deletes_it() {
     let cleared = ask(1, 100, Answer { cleared: true, ..away() });
     flags(Invariant::Cookie, vec![outage(50, 150), Event::Asked(cleared)]);
+}
+
+#[test]
+fn the_excuse_of_a_wrong_clock_is_for_those_who_came_to_it() {
+    let there = |sent| Event::Asked(Request { gateway: 1, ..ask(1, sent, hello(1)) });
+    let out = || refused(2, 5_000, "idle");
+    accepts(vec![wrong_clock(100, 200), there(150), out()]);
+    let elsewhere = Event::Asked(ask(1, 150, hello(1)));
+    flags(Invariant::Honest, vec![wrong_clock(100, 200), elsewhere, out()]);
+    flags(Invariant::Honest, vec![wrong_clock(100, 200), there(1_000), out()]);
+    let page = Event::Came { session: ADAS, gateway: 1, sent: 150, done: 160 };
+    accepts(vec![wrong_clock(100, 200), page, out()]);
+    let stream = Event::Heard { session: ADAS, gateway: 1, user: "ada".to_owned(), told: 150 };
+    accepts(vec![wrong_clock(100, 200), stream, out()]);
+}
+
+#[test]
+fn the_excuse_of_a_wrong_clock_is_for_those_behind_its_line() {
+    let session = Session(3);
+    let user = || "ada".to_owned();
+    let login = || Event::Began { session, user: user(), gateway: 0, sent: 300, done: 310 };
+    let token = Some(Token { session, ..generation(0) });
+    let out = || Event::Asked(Request { token, ..ask(1, 5_000, refusal("idle")) });
+    let drawn = |gateway, user: &str| {
+        let what = Ends::User(user.to_owned());
+        Event::Ended { what, gateway, sent: 150, acked: Some(155), done: 155 }
+    };
+    accepts(vec![wrong_clock(100, 200), drawn(1, "ada"), login(), out()]);
+    for drawn in [drawn(0, "ada"), drawn(1, "bea")] {
+        flags(Invariant::Honest, vec![wrong_clock(100, 200), drawn, login(), out()]);
+    }
+}
+
+#[test]
+fn absolute_flags_a_pass_after_the_end_anywhere_but_at_a_wrong_clock() {
+    let late = |gateway, sent| {
+        let late = Request { gateway, ..ask(1, sent, hello(1)) };
+        [vec![told(2_000_000, 50), wrong_clock(49_000, 55_000)], pass(late).to_vec()].concat()
+    };
+    accepts(late(1, 50_500));
+    flags(Invariant::Absolute, late(0, 50_500));
+    flags(Invariant::Absolute, late(1, 55_200));
+}
+
+/// Of gateway 1.
+fn wrong_clock(began: u64, ended: u64) -> Event {
+    let may = May { bend_time: true, ..May::default() };
+    let fault = "a wrong clock";
+    Event::Fault(Window { fault, gateway: Some(1), began, ended, may, blind_until: None })
+}
+
+/// Nothing comes from the store.
+fn blind(began: u64, ended: u64) -> Event {
+    let may = May { refuse: true, ..May::default() };
+    let (fault, blind_until) = ("an outage", Some(ended));
+    Event::Fault(Window { fault, gateway: None, began, ended, may, blind_until })
+}
+
+fn unasked(sent: u64) -> Request {
+    let answer = Answer { unasked: true, ..hello(1) };
+    Request { asks: Asks::Known, ..ask(1, sent, answer) }
+}
+
+#[test]
+fn known_flags_whoever_passes_more_than_three_seconds_into_an_outage() {
+    let late = |sent| [vec![blind(100, 9_000)], passes(1, sent).to_vec()].concat();
+    flags(Invariant::Known, late(3_201));
+    accepts(late(3_200));
+    // It may have been asked when that was over.
+    accepts(late(8_996));
+}
+
+#[test]
+fn known_flags_who_is_served_for_longer_than_the_route_says() {
+    let late = |sent| [vec![blind(100, 9_000)], pass(unasked(sent)).to_vec()].concat();
+    flags(Invariant::Known, late(4_201));
+    accepts(late(4_200));
+}
+
+#[test]
+fn known_flags_an_unasked_pass_without_an_outage_on_another_route_or_of_a_write() {
+    accepts([vec![blind(50, 900)], pass(unasked(100)).to_vec()].concat());
+    flags(Invariant::Known, pass(unasked(100)).to_vec());
+    for asks in [Asks::Page, Asks::Change] {
+        let other = Request { asks, ..unasked(100) };
+        flags(Invariant::Known, [vec![blind(50, 900)], pass(other).to_vec()].concat());
+    }
+}
+
+#[test]
+fn known_flags_a_renewal_that_nobody_can_have_written() {
+    let answer = Answer { unasked: true, offered: Some(generation(1)), ..hello(1) };
+    let renewed = Request { asks: Asks::Known, ..ask(1, 100, answer) };
+    flags(Invariant::Known, [vec![blind(50, 900)], pass(renewed).to_vec()].concat());
+}
+
+#[test]
+fn known_flags_a_session_that_somebody_failed_to_end_there() {
+    let tried = |what, then| [vec![blind(50, 900), ends(what, 90, None)], pass(then).to_vec()];
+    let ada = || Ends::User("ada".to_owned());
+    for what in [Ends::One(ADAS), ada(), Ends::Everybody] {
+        flags(Invariant::Known, tried(what, unasked(100)).concat());
+    }
+    accepts(tried(Ends::One(BEAS), unasked(100)).concat());
+    accepts(tried(ada(), unasked(95)).concat());
+    accepts(tried(ada(), unasked(896)).concat());
+    accepts(tried(ada(), Request { gateway: 1, ..unasked(100) }).concat());
+}
+
+#[test]
+fn revoked_waits_for_who_is_served_unasked_and_no_longer() {
+    let late = |sent| [vec![blind(50, 9_000), revoked(100)], pass(unasked(sent)).to_vec()].concat();
+    accepts(late(4_050));
+    flags(Invariant::Revoked, late(4_101));
 }

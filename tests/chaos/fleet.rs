@@ -17,18 +17,25 @@ use doorward::config::Config;
 
 const CONFIG: &str = "DOORWARD_CHAOS_CONFIG";
 const EPOCH: &str = "DOORWARD_CHAOS_EPOCH";
+const SCALE: &str = "DOORWARD_CHAOS_SCALE";
 /// The ignored test that is a gateway.
 const CHILD: &str = "a_gateway_of_the_suite";
 const READY: &str = "chaos-ready ";
 
-/// How much faster session time runs: renewals and ends happen within a test.
-pub const SCALE: u64 = 20;
+/// The time of sessions.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionTime {
+    /// At the beginning of the history.
+    pub epoch: u64,
+    /// Its milliseconds in one of the history.
+    pub scale: u64,
+}
 
 /// One gateway, running or not.
 pub struct Member {
     config: PathBuf,
     pub socket: PathBuf,
-    epoch: u64,
+    time: SessionTime,
     process: Mutex<Option<Process>>,
     address: Mutex<Option<SocketAddr>>,
 }
@@ -52,10 +59,10 @@ pub fn wall() -> u64 {
 }
 
 impl Member {
-    /// A gateway on this configuration, whose session time begins at `epoch`.
-    pub fn start(config: PathBuf, socket: PathBuf, epoch: u64) -> Member {
+    /// A gateway on this configuration.
+    pub fn start(config: PathBuf, socket: PathBuf, time: SessionTime) -> Member {
         let (process, address) = (Mutex::default(), Mutex::default());
-        let member = Member { config, socket, epoch, process, address };
+        let member = Member { config, socket, time, process, address };
         member.restart();
         member
     }
@@ -70,7 +77,9 @@ impl Member {
         self.kill();
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         command.args(["--exact", CHILD, "--ignored", "--nocapture"]);
-        command.env(CONFIG, &self.config).env(EPOCH, self.epoch.to_string());
+        let SessionTime { epoch, scale } = self.time;
+        command.env(CONFIG, &self.config);
+        command.env(EPOCH, epoch.to_string()).env(SCALE, scale.to_string());
         let log = std::fs::File::create(self.config.with_extension("log")).expect("a log");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().expect("this program starts");
@@ -137,14 +146,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What the child does: a gateway until standard input says otherwise.
 pub fn be_a_gateway() {
-    let (Ok(config), Ok(epoch)) = (std::env::var(CONFIG), std::env::var(EPOCH)) else { return };
-    let epoch = epoch.parse().expect("a time");
+    let Ok(config) = std::env::var(CONFIG) else { return };
+    let number = |name| std::env::var(name).ok()?.parse().ok();
+    let [epoch, scale] = [EPOCH, SCALE].map(|name| number(name).expect("a number"));
     let (config, _) = match Config::load(config.as_ref()) {
         Ok(loaded) => loaded,
         Err(problems) => panic!("{problems}"),
     };
     let skew = Arc::new(AtomicU64::new(0));
-    let clock = fast_clock(epoch, Arc::clone(&skew));
+    let clock = clock(SessionTime { epoch, scale }, Arc::clone(&skew));
     let running = app::start(config, clock, None).expect("the gateway starts");
     println!("{READY}{}", running.https[0]);
     for line in std::io::stdin().lines().map_while(Result::ok) {
@@ -159,13 +169,13 @@ pub fn be_a_gateway() {
     running.stop();
 }
 
-/// Session time: the same in every gateway of a history, and [`SCALE`] times as fast as the wall's.
-fn fast_clock(epoch: u64, skew: Arc<AtomicU64>) -> Clock {
-    let clock = Clock::manual(UnixMillis(session_time(epoch)));
+/// Session time, the same in every gateway of a history.
+fn clock(time: SessionTime, skew: Arc<AtomicU64>) -> Clock {
+    let clock = Clock::manual(UnixMillis(time.now()));
     let Clock::Manual(hand) = clock.clone() else { return clock };
     std::thread::spawn(move || {
         loop {
-            let now = session_time(epoch).wrapping_add(skew.load(Ordering::SeqCst));
+            let now = time.now().wrapping_add(skew.load(Ordering::SeqCst));
             hand.store(now, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -173,6 +183,8 @@ fn fast_clock(epoch: u64, skew: Arc<AtomicU64>) -> Clock {
     clock
 }
 
-fn session_time(epoch: u64) -> u64 {
-    epoch + (wall().saturating_sub(epoch)) * SCALE
+impl SessionTime {
+    fn now(self) -> u64 {
+        self.epoch + wall().saturating_sub(self.epoch) * self.scale
+    }
 }

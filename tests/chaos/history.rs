@@ -44,6 +44,19 @@ pub enum Actor {
     Thief,
     /// Shows the cookie of a session that was just ended, at every gateway.
     Prober,
+    /// Shows the cookie of a session that somebody failed to end, at the gateway that could not.
+    Sceptic,
+}
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// A page of a route where an outage is a 503.
+    Page,
+    /// A page of a route that says `on_outage = "serve-known"`.
+    Known,
+    /// A change there.
+    Change,
 }
 
 /// One request.
@@ -52,6 +65,7 @@ pub struct Request {
     pub id: u64,
     pub by: Actor,
     pub gateway: usize,
+    pub asks: Asks,
     pub token: Option<Token>,
     pub sent: At,
     pub done: At,
@@ -79,6 +93,8 @@ pub struct Answer {
     pub offered: Option<Token>,
     /// It deleted the session's cookie.
     pub cleared: bool,
+    /// It says of itself that the store was not asked.
+    pub unasked: bool,
     /// What the upstream said: which request it answered, and for whom.
     pub echo: Option<(u64, String)>,
 }
@@ -100,7 +116,8 @@ pub struct May {
     pub silence: bool,
     /// What was written is gone: sessions may be, and renewals.
     pub lose_writes: bool,
-    /// A wrong clock: sessions end early, and the grace of a token is as long as the clock is wrong.
+    /// A wrong clock: sessions end early, and the grace of a token is as long as the clock is wrong; those
+    /// alone that came to its gateway.
     pub bend_time: bool,
 }
 
@@ -113,6 +130,8 @@ pub struct Window {
     pub began: At,
     pub ended: At,
     pub may: May,
+    /// From the beginning until then its gateways heard nothing from the store.
+    pub blind_until: Option<At>,
 }
 
 /// One line of a history.
@@ -122,9 +141,18 @@ pub enum Event {
     Began {
         session: Session,
         user: String,
+        gateway: usize,
+        sent: At,
         done: At,
     },
     Asked(Request),
+    /// One of the gateway's own pages was asked for with a session's cookie.
+    Came {
+        session: Session,
+        gateway: usize,
+        sent: At,
+        done: At,
+    },
     /// A request came to the upstream in the name of this user; empty when it named none.
     Reached {
         request: u64,
@@ -134,8 +162,11 @@ pub enum Event {
     /// Sessions were ended; without `acked` nobody knows whether.
     Ended {
         what: Ends,
+        gateway: usize,
         sent: At,
         acked: Option<At>,
+        /// When it was answered, or nobody waited for that any longer.
+        done: At,
     },
     /// A thief has the cookie.
     Stolen {

@@ -3,28 +3,33 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Request as HttpRequest;
 use http_body_util::Full;
 
 use crate::chance::Chance;
-use crate::fleet::Member;
-use crate::history::{Actor, Answer, At, Ends, Event, Fate, Recorder, Request, Session};
+use crate::fleet::{Member, SessionTime};
+use crate::history::{Actor, Answer, Asks, At, Ends, Event, Fate, Recorder, Request, Session};
 use crate::upstream::MARK;
 use crate::wire::{COOKIE, HOST, Jar, Reply, Wire, token};
 
 pub const PASSWORD: &str = "correct horse battery staple";
 
+/// Where the route is that serves who is known.
+pub const KNOWN: &str = "/known/";
+
 /// How late an honest request may be sent: with the time that a decision takes, well within the grace.
 const STRAGGLE: Duration = Duration::from_millis(1_200);
+
+/// How long nobody is sent to a gateway that had no answer.
+const SHUNNED: Duration = Duration::from_secs(3);
 
 /// What everybody shares.
 pub struct Scene {
     pub fleet: Vec<Member>,
-    /// Session time at the beginning.
-    pub epoch: u64,
+    pub time: SessionTime,
     pub recorder: Recorder,
     pub trust: Arc<rustls::ClientConfig>,
     pub people: Vec<Profile>,
@@ -98,6 +103,7 @@ pub struct Voice<'a> {
     /// The text of a session's cookie.
     pub cookie: &'a str,
     pub gateway: usize,
+    pub asks: Asks,
 }
 
 /// One tab, or one program that asks.
@@ -105,11 +111,14 @@ pub struct Tab {
     scene: Arc<Scene>,
     wire: Wire,
     chance: Chance,
+    /// Until when it goes to other gateways than this one.
+    shuns: Option<(usize, Instant)>,
 }
 
 impl Tab {
     pub fn new(scene: &Arc<Scene>, from: Ipv4Addr, chance: Chance) -> Tab {
-        Tab { scene: Arc::clone(scene), wire: Wire::new(Arc::clone(&scene.trust), from), chance }
+        let wire = Wire::new(Arc::clone(&scene.trust), from);
+        Tab { scene: Arc::clone(scene), wire, chance, shuns: None }
     }
 
     /// One request for the app, written into the history.
@@ -117,7 +126,7 @@ impl Tab {
         let recorder = self.scene.recorder.clone();
         let id = self.scene.last_id.fetch_add(1, Ordering::SeqCst);
         let sent = recorder.now();
-        let request = app_request("/page", id, voice);
+        let request = app_request(path(voice.asks), id, voice);
         let reply = match self.scene.fleet[voice.gateway].address() {
             Some(to) => tokio::time::timeout(patience, self.wire.send(to, request)).await,
             None => Ok(Err("it is not running".to_owned())),
@@ -127,14 +136,34 @@ impl Tab {
             Ok(Err(error)) => (Fate::NoAnswer(error), None),
             Err(_) => (Fate::Abandoned, None),
         };
-        let (by, gateway, done) = (voice.by, voice.gateway, recorder.now());
-        let token = token(voice.cookie);
-        recorder.add(Event::Asked(Request { id, by, gateway, token, sent, done, fate }));
+        if let Fate::NoAnswer(_) = fate {
+            self.shuns = Some((voice.gateway, Instant::now() + SHUNNED));
+        }
+        let (by, gateway, asks) = (voice.by, voice.gateway, voice.asks);
+        let (token, done) = (token(voice.cookie), recorder.now());
+        recorder.add(Event::Asked(Request { id, by, gateway, asks, token, sent, done, fate }));
         reply
     }
 
+    /// As a load balancer chooses.
     fn any_gateway(&mut self) -> usize {
-        usize::try_from(self.chance.below(self.scene.fleet.len() as u64)).unwrap_or(0)
+        let number = self.scene.fleet.len();
+        let chosen = usize::try_from(self.chance.below(number as u64)).unwrap_or(0);
+        match self.shuns {
+            Some((shunned, until)) if shunned == chosen && Instant::now() < until => {
+                (chosen + 1) % number
+            }
+            Some(_) | None => chosen,
+        }
+    }
+
+    /// Mostly pages; some of the other route, and some changes there.
+    pub fn anything(&mut self) -> Asks {
+        match self.chance.below(100) {
+            0..70 => Asks::Page,
+            70..92 => Asks::Known,
+            _ => Asks::Change,
+        }
     }
 
     /// A person in front of one tab, until the scene is over. A page is one request, or several at once
@@ -171,8 +200,8 @@ impl Tab {
             true => self.chance.between(Duration::ZERO, Duration::from_millis(30)),
             false => Duration::from_secs(60),
         };
-        let by = Actor::Browser(profile.number);
-        let voice = Voice { by, agent: &profile.agent, cookie, gateway };
+        let (by, asks) = (Actor::Browser(profile.number), self.anything());
+        let voice = Voice { by, agent: &profile.agent, cookie, gateway, asks };
         let Some(reply) = self.ask(&voice, patience).await else { return };
         if !self.chance.percent(8) {
             reply.keep(&mut profile.jar());
@@ -191,6 +220,7 @@ impl Tab {
         }
         let gateway = self.any_gateway();
         let recorder = self.scene.recorder.clone();
+        let sent = recorder.now();
         let Some(form) = self.page(profile, gateway, "/.doorward/login", None).await else {
             return;
         };
@@ -206,7 +236,8 @@ impl Tab {
             answer.filter(|answer| answer.status == 303).and_then(|answer| answer.offered());
         if let Some(token) = begun {
             let (session, user) = (token.session, profile.user.clone());
-            recorder.add(Event::Began { session, user, done: recorder.now() });
+            let done = recorder.now();
+            recorder.add(Event::Began { session, user, gateway, sent, done });
         }
     }
 
@@ -220,9 +251,10 @@ impl Tab {
         let sent = recorder.now();
         let fields = [("csrf", csrf.as_str())];
         let answer = self.page(profile, gateway, "/.doorward/logout", Some(&fields)).await;
-        let done = answer.is_some_and(|answer| answer.status == 200 && answer.cleared());
-        let acked = done.then(|| recorder.now());
-        recorder.add(Event::Ended { what: Ends::One(session), sent, acked });
+        let is_over = answer.is_some_and(|answer| answer.status == 200 && answer.cleared());
+        let done = recorder.now();
+        let acked = is_over.then_some(done);
+        recorder.add(Event::Ended { what: Ends::One(session), gateway, sent, acked, done });
         Some((acked?, cookie))
     }
 
@@ -236,7 +268,13 @@ impl Tab {
     ) -> Option<Reply> {
         let request = page_request(profile, path, form);
         let to: SocketAddr = self.scene.fleet[gateway].address()?;
-        let reply = self.wire.send(to, request).await.ok()?;
+        let (session, sent) = (profile.session(), self.scene.recorder.now());
+        let reply = self.wire.send(to, request).await;
+        let done = self.scene.recorder.now();
+        if let Some(session) = session {
+            self.scene.recorder.add(Event::Came { session, gateway, sent, done });
+        }
+        let reply = reply.ok()?;
         reply.keep(&mut profile.jar());
         Some(reply)
     }
@@ -251,6 +289,7 @@ fn read(reply: &Reply) -> Answer {
         retry_after: own,
         offered: reply.offered(),
         cleared: reply.cleared(),
+        unasked: reply.unasked(),
         echo: echo.map(|text| {
             let (id, user) = text.split_once(' ').unwrap_or_default();
             (id.parse().unwrap_or(u64::MAX), user.to_owned())
@@ -258,9 +297,18 @@ fn read(reply: &Reply) -> Answer {
     }
 }
 
+fn path(asks: Asks) -> &'static str {
+    match asks {
+        Asks::Page => "/page",
+        Asks::Known | Asks::Change => KNOWN,
+    }
+}
+
 /// What a page asks its app for.
 pub fn app_request(path: &str, id: u64, voice: &Voice<'_>) -> HttpRequest<Full<Bytes>> {
-    HttpRequest::get(path)
+    HttpRequest::builder()
+        .method(if voice.asks == Asks::Change { "POST" } else { "GET" })
+        .uri(path)
         .header("host", HOST)
         .header("user-agent", voice.agent)
         .header("sec-fetch-mode", "cors")

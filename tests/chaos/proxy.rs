@@ -16,6 +16,9 @@ pub enum Mode {
     Pass,
     /// Every connection is reset, new ones too.
     Reset,
+    /// What is open is reset; new connections are opened, and nobody ever answers on them, also when the
+    /// network is well again.
+    Mute,
     /// Whatever comes is acknowledged and lost. A connection that lost something stays dumb for ever,
     /// also when the network is well again: nobody tells the gateway.
     Swallow,
@@ -87,6 +90,9 @@ async fn accept(listener: TcpListener, control: watch::Receiver<Control>, seed: 
 
 async fn serve(mut client: TcpStream, mut control: watch::Receiver<Control>, chance: Chance) {
     let begun = *control.borrow_and_update();
+    if begun.mode == Mode::Mute {
+        return listen(client).await;
+    }
     if begun.mode != Mode::Reset
         && let Ok(mut server) = TcpStream::connect(begun.target).await
     {
@@ -101,10 +107,22 @@ async fn serve(mut client: TcpStream, mut control: watch::Receiver<Control>, cha
         tokio::select! {
             () = up.run(from_client, to_server) => return,
             () = down.run(from_server, to_client) => return,
-            _ = control.wait_for(|now| now.mode == Mode::Reset || now.target != begun.target) => {}
+            _ = control.wait_for(|now| now.ends_what_is_open() || now.target != begun.target) => {}
         }
     }
     let _ = socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO));
+}
+
+impl Control {
+    fn ends_what_is_open(&self) -> bool {
+        self.mode == Mode::Reset || self.mode == Mode::Mute
+    }
+}
+
+/// Until the other side hangs up.
+async fn listen(mut client: TcpStream) {
+    let mut buffer = [0; 1024];
+    while let Ok(1..) = client.read(&mut buffer).await {}
 }
 
 /// One direction of one connection.
@@ -148,6 +166,7 @@ impl Pump {
             (
                 Mode::Pass
                 | Mode::Reset
+                | Mode::Mute
                 | Mode::LateReplies(_)
                 | Mode::HoldReplies
                 | Mode::HoldRequests,

@@ -14,7 +14,7 @@ use hyper::body::{Frame, Incoming};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::chance::Chance;
-use crate::history::{Actor, Event, Session};
+use crate::history::{Actor, Asks, Event, Session};
 use crate::people::{Profile, Scene, Voice, app_request};
 use crate::upstream::{SOCKET, STREAM, TICK, UPLOAD};
 use crate::wire::{COOKIE, HOST, WebSocket, Wire, token};
@@ -61,7 +61,7 @@ impl Seat<'_> {
     async fn stream(&self, wire: &Wire) -> Option<()> {
         let by = Actor::Browser(self.profile.number);
         let (agent, gateway) = (self.profile.agent.as_str(), self.gateway);
-        let voice = Voice { by, agent, cookie: &self.cookie, gateway };
+        let voice = Voice { by, agent, cookie: &self.cookie, gateway, asks: Asks::Page };
         let request = app_request(STREAM, 0, &voice);
         let answer = wire.begin(self.scene.fleet[gateway].address()?, request).await.ok()?;
         if answer.status() == 200 {

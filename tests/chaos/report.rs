@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::backend::Store;
 use crate::checker::{self, Findings, Invariant, Violation};
-use crate::faults::{ALONE, CLUSTER, Fault, GATEWAY, LOSS, NETWORK, SENTINELS, SERVER};
+use crate::faults::{
+    ALONE, ASLEEP, CLUSTER, Fault, GATEWAY, LOSS, NETWORK, REAL, SENTINELS, SERVER,
+};
 use crate::history::{Actor, At, Event, Window};
-use crate::world::{self, Plan};
+use crate::world::{self, Pace, Plan};
 
 /// How often an invariant was judged around a fault, and how often it did not hold.
 #[derive(Clone, Copy, Default)]
@@ -21,7 +23,7 @@ struct Cell {
 /// What was found, by fault.
 #[derive(Default)]
 pub struct Table {
-    rows: BTreeMap<&'static str, BTreeMap<Invariant, Cell>>,
+    rows: BTreeMap<String, BTreeMap<Invariant, Cell>>,
     /// Milliseconds between an acknowledged revocation and the last pass that was sent after it.
     outlived: Vec<u64>,
     /// Milliseconds that each answer took.
@@ -39,25 +41,29 @@ impl Table {
         let findings = checker::check(&history, &terms);
         self.histories += 1;
         self.measure(&history);
-        self.add(&history, &findings)
+        self.add(plan.pace, &history, &findings)
     }
 
-    fn add(&mut self, history: &[Event], findings: &Findings) -> Played {
+    fn add(&mut self, pace: Pace, history: &[Event], findings: &Findings) -> Played {
         let windows: Vec<_> = history.iter().filter_map(Event::window).collect();
         for (invariant, at) in &findings.judged {
-            self.cell(fault_at(&windows, *at), *invariant).judged += 1;
+            self.cell(pace, fault_at(&windows, *at), *invariant).judged += 1;
         }
         let mut played = Played::new();
         for violation in &findings.violations {
             let fault = fault_at(&windows, violation.at);
-            self.cell(fault, violation.invariant).broken += 1;
+            self.cell(pace, fault, violation.invariant).broken += 1;
             played.push((fault, violation.clone()));
         }
         played
     }
 
-    fn cell(&mut self, fault: &'static str, invariant: Invariant) -> &mut Cell {
-        self.rows.entry(fault).or_default().entry(invariant).or_default()
+    fn cell(&mut self, pace: Pace, fault: &str, invariant: Invariant) -> &mut Cell {
+        let row = match pace {
+            Pace::Fast => fault.to_owned(),
+            Pace::Real => format!("{fault}, real time"),
+        };
+        self.rows.entry(row).or_default().entry(invariant).or_default()
     }
 
     fn measure(&mut self, history: &[Event]) {
@@ -97,12 +103,12 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:34}", "facts judged (broken!)")?;
+        write!(f, "{:36}", "facts judged (broken!)")?;
         for invariant in Invariant::ALL {
             write!(f, "{:>10}", invariant.word())?;
         }
         for (fault, row) in &self.rows {
-            write!(f, "\n{fault:34}")?;
+            write!(f, "\n{fault:36}")?;
             for invariant in Invariant::ALL {
                 let cell = row.get(&invariant).copied().unwrap_or_default();
                 match cell {
@@ -153,7 +159,13 @@ fn fault_at(windows: &[&Window], at: At) -> &'static str {
 
 /// What went wrong, and how to see it again.
 pub fn story(plan: &Plan, played: &Played) -> String {
-    let mut text = format!("seed {}, {:?}: {} violations\n", plan.seed, plan.store, played.len());
+    let mut text = format!(
+        "seed {}, {:?}, {:?}: {} violations\n",
+        plan.seed,
+        plan.store,
+        plan.pace,
+        played.len()
+    );
     for (fault, violation) in played.iter().take(12) {
         text.push_str(&format!("  [{fault}] {violation}\n"));
     }
@@ -170,7 +182,8 @@ fn tell_progress(plan: &Plan, fault: Fault) {
     let mut out = std::io::stderr().lock();
     let end = if out.is_terminal() { '\r' } else { '\n' };
     // Whether anybody reads this is of no importance.
-    let _ = write!(out, "seed {} {:?}: {:40}{end}", plan.seed, plan.store, fault.word());
+    let Plan { seed, store, pace, .. } = plan;
+    let _ = write!(out, "seed {seed} {store:?} {pace:?}: {:40}{end}", fault.word());
     let _ = out.flush();
 }
 
@@ -187,13 +200,13 @@ pub async fn many_seeds() {
     let only = std::env::var("CHAOS_FAULT").unwrap_or_default();
     let (begun, mut table, mut stories) = (Instant::now(), Table::default(), Vec::new());
     for seed in first..first + seeds {
-        for (store, faults) in groups() {
+        for (store, pace, faults) in groups() {
             let chosen = |fault: &Fault| only.is_empty() || fault.word() == only;
             let faults: Vec<_> = faults.into_iter().filter(chosen).collect();
             if faults.is_empty() || minutes.is_some_and(|most| begun.elapsed() >= most) {
                 continue;
             }
-            let plan = Plan { seed, store, faults, lasts };
+            let plan = Plan { seed, store, pace, faults, lasts };
             let played = table.play(&plan).await;
             if !played.is_empty() {
                 stories.push(story(&plan, &played));
@@ -205,14 +218,16 @@ pub async fn many_seeds() {
     assert!(stories.is_empty(), "{}", stories.join("\n"));
 }
 
-fn groups() -> Vec<(Store, Vec<Fault>)> {
+fn groups() -> Vec<(Store, Pace, Vec<Fault>)> {
     vec![
-        (Store::Redis, NETWORK.to_vec()),
-        (Store::Redis, SERVER.to_vec()),
-        (Store::Redis, GATEWAY.to_vec()),
-        (Store::Redis, LOSS.to_vec()),
-        (Store::Sentinel, SENTINELS.to_vec()),
-        (Store::Cluster, CLUSTER.to_vec()),
-        (Store::Embedded, ALONE.to_vec()),
+        (Store::Redis, Pace::Fast, NETWORK.to_vec()),
+        (Store::Redis, Pace::Fast, SERVER.to_vec()),
+        (Store::Redis, Pace::Fast, GATEWAY.to_vec()),
+        (Store::Redis, Pace::Fast, LOSS.to_vec()),
+        (Store::Redis, Pace::Real, REAL.to_vec()),
+        (Store::Redis, Pace::Real, ASLEEP.to_vec()),
+        (Store::Sentinel, Pace::Fast, SENTINELS.to_vec()),
+        (Store::Cluster, Pace::Fast, CLUSTER.to_vec()),
+        (Store::Embedded, Pace::Fast, ALONE.to_vec()),
     ]
 }

@@ -11,16 +11,20 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::chance::Chance;
-use crate::history::{Actor, Ends, Event, Session};
-use crate::people::{Scene, Tab, Voice};
+use crate::history::{Actor, Asks, Ends, Event, Session};
+use crate::people::{Profile, Scene, Tab, Voice};
 use crate::wire::{Jar, token};
 
 /// How long an operator waits for a gateway.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How long the cookie of an ended session is shown everywhere: beyond every bound.
 const PROBED: Duration = Duration::from_millis(4_500);
+
+/// As long as one that nobody could end is still the same.
+const DOUBTED: Duration = Duration::from_millis(1_500);
 
 const LATE: Duration = Duration::from_secs(4);
 /// Longer than a superseded token is answered.
@@ -32,78 +36,147 @@ pub async fn revoke(scene: Arc<Scene>, mut chance: Chance) {
     let mut turn = 0;
     while !scene.is_over() {
         turn += 1;
-        let pause = chance.between(Duration::from_millis(1_000), Duration::from_millis(2_500));
-        tokio::time::sleep(pause).await;
+        let [least, most] = pauses(&scene);
+        tokio::time::sleep(chance.between(least, most)).await;
         let victim = chance.one_of(&scene.people).number;
         let gateway = usize::try_from(chance.below(scene.fleet.len() as u64)).unwrap_or(0);
-        let cookies = match chance.below(16) {
-            0..6 => end_one(&scene, victim, gateway).await,
-            6..9 => log_out(&scene, victim, chance.clone()).await,
-            9..14 => end_user(&scene, victim, gateway).await,
+        let end = match chance.below(16) {
+            0..8 => end_one(&scene, victim, gateway).await,
+            8..11 => log_out(&scene, victim, chance.clone()).await,
+            11..15 => end_user(&scene, victim, gateway).await,
             _ => end_everybody(&scene, gateway).await,
         };
-        for cookie in cookies {
-            let tab = Tab::new(&scene, Ipv4Addr::new(127, 3, 0, 1), Chance::new(turn, 99));
-            // Some come back only when gateways and Redis had time to forget.
-            let late = if chance.percent(40) { LATE } else { Duration::ZERO };
-            probes.spawn(probe(tab, scene.fleet.len(), cookie, late));
+        for (owner, cookie) in end.cookies {
+            let shown = Shown::of(&scene, owner, cookie, &mut chance, turn);
+            match end.is_acked {
+                true => probes.spawn(shown.everywhere(&mut chance)),
+                false => probes.spawn(shown.there(gateway)),
+            };
         }
     }
     probes.join_all().await;
 }
 
-async fn end_one(scene: &Scene, victim: usize, gateway: usize) -> Vec<String> {
+/// Between two ends. What is wrong with a cache shows where one session ends and its owner does not come
+/// back at once: in real time that has to happen often, or it would not happen at all.
+fn pauses(scene: &Scene) -> [Duration; 2] {
+    match scene.time.scale {
+        1 => [400, 1_000].map(Duration::from_millis),
+        _ => [1_000, 2_500].map(Duration::from_millis),
+    }
+}
+
+/// What somebody wanted to end.
+#[derive(Default)]
+struct End {
+    /// With the number of the profile that each is of.
+    cookies: Vec<(usize, String)>,
+    is_acked: bool,
+}
+
+async fn end_one(scene: &Scene, victim: usize, gateway: usize) -> End {
     let profile = &scene.people[victim];
     let (Some(cookie), Some(session)) = (profile.cookie(), profile.session()) else {
-        return vec![];
+        return End::default();
     };
-    let acked = end(scene, gateway, Ends::One(session), &format!("session={session}")).await;
-    if acked { vec![cookie] } else { vec![] }
+    let query = format!("session={session}");
+    let is_acked = end(scene, gateway, Ends::One(session), &query).await;
+    End { cookies: vec![(victim, cookie)], is_acked }
 }
 
-async fn end_user(scene: &Scene, victim: usize, gateway: usize) -> Vec<String> {
+async fn end_user(scene: &Scene, victim: usize, gateway: usize) -> End {
     let user = scene.people[victim].user.clone();
-    let theirs = scene.people.iter().filter(|profile| profile.user == user);
-    let cookies: Vec<_> = theirs.filter_map(|profile| profile.cookie()).collect();
-    let path = format!("user={user}");
-    if end(scene, gateway, Ends::User(user), &path).await { cookies } else { vec![] }
+    let cookies = cookies(scene, |profile| profile.user == user);
+    let query = format!("user={user}");
+    End { cookies, is_acked: end(scene, gateway, Ends::User(user), &query).await }
 }
 
-async fn end_everybody(scene: &Scene, gateway: usize) -> Vec<String> {
-    let cookies: Vec<_> = scene.people.iter().filter_map(|profile| profile.cookie()).collect();
-    if end(scene, gateway, Ends::Everybody, "all=1").await { cookies } else { vec![] }
+async fn end_everybody(scene: &Scene, gateway: usize) -> End {
+    let cookies = cookies(scene, |_| true);
+    End { cookies, is_acked: end(scene, gateway, Ends::Everybody, "all=1").await }
+}
+
+fn cookies(scene: &Scene, of: impl Fn(&Profile) -> bool) -> Vec<(usize, String)> {
+    let owners = scene.people.iter().filter(|profile| of(profile));
+    owners.filter_map(|owner| Some((owner.number, owner.cookie()?))).collect()
 }
 
 async fn end(scene: &Scene, gateway: usize, what: Ends, query: &str) -> bool {
     let sent = scene.recorder.now();
     let path = format!("/revoke?{query}");
     let answer = operate(&scene.fleet[gateway].socket, Method::POST, &path).await;
-    let acked = answer.is_some_and(|(status, _)| status == 200);
-    let acked = acked.then(|| scene.recorder.now());
-    scene.recorder.add(Event::Ended { what, sent, acked });
-    acked.is_some()
+    let is_acked = answer.is_some_and(|(status, _)| status == 200);
+    let done = scene.recorder.now();
+    let acked = is_acked.then_some(done);
+    scene.recorder.add(Event::Ended { what, gateway, sent, acked, done });
+    is_acked
 }
 
-async fn log_out(scene: &Arc<Scene>, victim: usize, chance: Chance) -> Vec<String> {
+async fn log_out(scene: &Arc<Scene>, victim: usize, chance: Chance) -> End {
     let profile = &scene.people[victim];
     if profile.cookie().is_none() {
-        return vec![];
+        return End::default();
     }
     let mut tab = Tab::new(scene, profile.from, chance);
     let ended = tab.log_out(profile).await;
-    ended.map(|(_, cookie)| cookie).into_iter().collect()
+    End { is_acked: true, cookies: ended.map(|(_, cookie)| (victim, cookie)).into_iter().collect() }
 }
 
-/// Shows an ended session's cookie at every gateway; the history judges what passes.
-async fn probe(mut tab: Tab, gateways: usize, cookie: String, late: Duration) {
-    tokio::time::sleep(late).await;
-    let until = tokio::time::Instant::now() + PROBED;
-    while tokio::time::Instant::now() < until {
-        for gateway in 0..gateways {
-            let voice = Voice { by: Actor::Prober, agent: "Prober/1", cookie: &cookie, gateway };
-            tab.ask(&voice, Duration::from_secs(60)).await;
+/// The cookie of a session that was to end, shown again.
+struct Shown {
+    scene: Arc<Scene>,
+    tab: Tab,
+    agent: String,
+    cookie: String,
+}
+
+impl Shown {
+    /// Mostly by its browser: who comes from elsewhere is never let in by what is known.
+    fn of(
+        scene: &Arc<Scene>,
+        owner: usize,
+        cookie: String,
+        chance: &mut Chance,
+        turn: u64,
+    ) -> Shown {
+        let owner = &scene.people[owner];
+        let (from, agent) = match chance.percent(20) {
+            true => (Ipv4Addr::new(127, 3, 0, 1), "Prober/1"),
+            false => (owner.from, owner.agent.as_str()),
+        };
+        let tab = Tab::new(scene, from, Chance::new(turn, 99));
+        Shown { scene: Arc::clone(scene), tab, agent: agent.to_owned(), cookie }
+    }
+
+    /// At every gateway; the history judges what passes.
+    fn everywhere(mut self, chance: &mut Chance) -> impl Future<Output = ()> + Send + 'static {
+        // Some come back only when gateways and Redis had time to forget.
+        let late = if chance.percent(40) { LATE } else { Duration::ZERO };
+        async move {
+            tokio::time::sleep(late).await;
+            let until = Instant::now() + PROBED;
+            while Instant::now() < until && !self.scene.is_over() {
+                for gateway in 0..self.scene.fleet.len() {
+                    let asks = self.tab.anything();
+                    self.show(Actor::Prober, gateway, asks).await;
+                }
+                tokio::time::sleep(Duration::from_millis(120)).await;
+            }
         }
-        tokio::time::sleep(Duration::from_millis(120)).await;
+    }
+
+    /// Where the end failed.
+    async fn there(mut self, gateway: usize) {
+        let until = Instant::now() + DOUBTED;
+        while Instant::now() < until {
+            self.show(Actor::Sceptic, gateway, Asks::Known).await;
+            tokio::time::sleep(Duration::from_millis(60)).await;
+        }
+    }
+
+    async fn show(&mut self, by: Actor, gateway: usize, asks: Asks) {
+        let voice = Voice { by, agent: &self.agent, cookie: &self.cookie, gateway, asks };
+        self.tab.ask(&voice, Duration::from_secs(60)).await;
     }
 }
 
@@ -137,7 +210,8 @@ async fn use_stolen(scene: &Arc<Scene>, mut cookie: String, manner: Manner, chan
             return;
         }
         let gateway = usize::try_from(chance.below(scene.fleet.len() as u64)).unwrap_or(0);
-        let voice = Voice { by: Actor::Thief, agent: "Thief/1", cookie: &cookie, gateway };
+        let (by, asks) = (Actor::Thief, tab.anything());
+        let voice = Voice { by, agent: "Thief/1", cookie: &cookie, gateway, asks };
         if let Some(reply) = tab.ask(&voice, Duration::from_secs(60)).await {
             if reply.status == 401 {
                 return;

@@ -28,8 +28,8 @@ use crate::history::{Session, Token};
 pub const HOST: &str = "app.test";
 /// The name of the session's cookie.
 pub const COOKIE: &str = "__Host-doorward";
-/// How long a client waits. Far beyond every bound: who is not answered by then never will be.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a client waits. Twice every bound: who is not answered by then never will be.
+const PATIENCE: Duration = Duration::from_secs(6);
 
 /// A WebSocket through a gateway.
 pub type WebSocket = WebSocketStream<TlsStream<TcpStream>>;
@@ -187,6 +187,11 @@ impl Reply {
     /// Whether it deletes the session's cookie.
     pub fn cleared(&self) -> bool {
         self.cookies().iter().any(|(name, value)| name == COOKIE && value.is_none())
+    }
+
+    /// Whether it says that the store was away, and nobody asked it.
+    pub fn unasked(&self) -> bool {
+        self.headers.get("doorward-store").is_some_and(|state| state == "away")
     }
 
     pub fn keep(&self, jar: &mut Jar) {

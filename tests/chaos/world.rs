@@ -17,9 +17,9 @@ use crate::backend::{Backend, GATEWAYS, Store, blocking};
 use crate::chance::Chance;
 use crate::checker::Terms;
 use crate::faults::Fault;
-use crate::fleet::{self, Member, SCALE};
-use crate::history::{Event, Recorder, Window};
-use crate::people::{PASSWORD, Profile, Scene, Tab};
+use crate::fleet::{self, Member, SessionTime};
+use crate::history::{At, Event, Recorder, Window};
+use crate::people::{KNOWN, PASSWORD, Profile, Scene, Tab};
 use crate::radio;
 use crate::unrest;
 use crate::upstream::App;
@@ -31,17 +31,67 @@ const SECOND: usize = 2;
 const TABS: usize = 2;
 /// The answers of Redis that a gateway waits for.
 const TIMEOUT: &str = "300ms";
-/// In session time: three seconds of the history.
-const GRACE: Duration = Duration::from_secs(60);
+
+/// This and what follows is time of the history.
+const ROTATE_AFTER: Duration = Duration::from_secs(6);
+const GRACE: Duration = Duration::from_secs(3);
+/// For how long a session is served that the store cannot vouch for.
+const KNOWN_FOR: Duration = Duration::from_secs(1);
 
 /// How a history is made.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
     pub store: Store,
+    pub pace: Pace,
     pub faults: Vec<Fault>,
     /// How long a fault lasts, where it is not the fault's own affair.
     pub lasts: Duration,
+}
+
+/// How session time runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Twenty times as fast as time: as if hours went by between a fault and the next.
+    Fast,
+    /// As time does. What is kept for seconds is kept as long as it is elsewhere.
+    Real,
+}
+
+impl Pace {
+    fn scale(self) -> u64 {
+        match self {
+            Pace::Fast => 20,
+            Pace::Real => 1,
+        }
+    }
+
+    /// How long a session lives, if no fault lasts long.
+    fn life(self) -> Duration {
+        match self {
+            Pace::Fast => Duration::from_secs(24),
+            // Activity is noted 60 times in an idle time. Each note ends what is known of a session that is
+            // over: it has to come as seldom as elsewhere.
+            Pace::Real => Duration::from_mins(10),
+        }
+    }
+
+    /// Before the first fault.
+    fn prelude(self) -> Duration {
+        match self {
+            // Logins, and a first round of pages.
+            Pace::Fast => Duration::from_secs(1),
+            // And ends, while nothing keeps their word from arriving.
+            Pace::Real => Duration::from_secs(4),
+        }
+    }
+}
+
+impl Plan {
+    /// The longest that one of the faults lasts.
+    fn longest(&self) -> Duration {
+        self.faults.iter().map(|fault| fault.lasting(self.lasts)).max().unwrap_or_default()
+    }
 }
 
 /// What is running.
@@ -56,10 +106,8 @@ pub struct World {
 pub async fn play(plan: &Plan, tell: &(dyn Fn(Fault) + Sync)) -> (Vec<Event>, Terms) {
     let mut chance = Chance::new(plan.seed, 0);
     let world = World::build(plan).await;
-    let epoch = world.scene.epoch;
     let everybody = world.set_off(plan.seed);
-    // Logins, and a first round of pages.
-    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    tokio::time::sleep(plan.pace.prelude()).await;
     let mut faults = plan.faults.clone();
     chance.shuffle(&mut faults);
     for fault in faults {
@@ -73,14 +121,16 @@ pub async fn play(plan: &Plan, tell: &(dyn Fn(Fault) + Sync)) -> (Vec<Event>, Te
     }
     world.scene.over.store(true, Ordering::SeqCst);
     everybody.join_all().await;
-    (world.scene.recorder.history(), terms(epoch))
+    (world.scene.recorder.history(), terms(world.scene.time))
 }
 
-fn terms(epoch: u64) -> Terms {
+fn terms(time: SessionTime) -> Terms {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     Terms {
-        epoch,
-        scale: SCALE,
-        grace: u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX),
+        epoch: time.epoch,
+        scale: time.scale,
+        grace: millis(GRACE),
+        known_for: millis(KNOWN_FOR),
         prompt: 1_000,
         at_worst: 3_000,
         deadline: 3_000,
@@ -94,15 +144,15 @@ impl World {
         let directory = tempfile::tempdir().expect("a temporary directory");
         prepare(directory.path());
         let recorder = Recorder::new();
-        let epoch = fleet::wall();
+        let time = SessionTime { epoch: fleet::wall(), scale: plan.pace.scale() };
         let app = App::start(recorder.clone()).await;
         let backend = Backend::start(plan.store, plan.seed).await;
-        let fleet = start_fleet(directory.path(), app.address, &backend, epoch);
+        let fleet = start_fleet(directory.path(), app.address, &backend, &Times::of(plan, time));
         let people = USERS.iter().chain(&USERS[..SECOND]).enumerate();
         let people = people.map(|(number, user)| Profile::new(number, (*user).to_owned()));
         let scene = Scene {
             fleet,
-            epoch,
+            time,
             trust: wire::trust(&directory.path().join("ca.pem")),
             people: people.collect(),
             over: AtomicBool::new(false),
@@ -134,14 +184,15 @@ impl World {
     async fn suffer(&self, fault: Fault, lasts: Duration) {
         let recorder = &self.scene.recorder;
         let began = recorder.now();
-        // Longer than a gateway may go on without hearing of a revocation.
-        let least = if fault == Fault::OneCutOff { Duration::from_millis(4_500) } else { lasts };
-        let lasts = lasts.max(least);
-        fault.happen(self, lasts).await;
+        let blind_until = fault.happen(self, fault.lasting(lasts)).await;
         let gateway = fault.gateway().map(|number| number % self.scene.fleet.len());
         let ended = recorder.now();
         let (fault, may) = (fault.word(), fault.may());
-        recorder.add(Event::Fault(Window { fault, gateway, began, ended, may }));
+        recorder.add(Event::Fault(Window { fault, gateway, began, ended, may, blind_until }));
+    }
+
+    pub fn now(&self) -> At {
+        self.scene.recorder.now()
     }
 
     /// Something that blocks, done to one gateway.
@@ -151,20 +202,45 @@ impl World {
     }
 }
 
-fn start_fleet(directory: &Path, app: SocketAddr, backend: &Backend, epoch: u64) -> Vec<Member> {
+/// The times of a history as a gateway is told them.
+struct Times {
+    session: SessionTime,
+    /// Of a session: what a fault takes from it is given back.
+    life: Duration,
+}
+
+impl Times {
+    fn of(plan: &Plan, session: SessionTime) -> Times {
+        Times { session, life: plan.pace.life() + plan.longest() }
+    }
+
+    /// A time of the history, in session time.
+    fn text(&self, time: Duration) -> String {
+        format!("{}s", time.as_secs() * self.session.scale)
+    }
+}
+
+fn start_fleet(directory: &Path, app: SocketAddr, backend: &Backend, times: &Times) -> Vec<Member> {
     let number = if let Backend::Embedded = backend { 1 } else { GATEWAYS };
     let member = |number: usize| {
         let embedded = || format!("embedded:{}", directory.join("state").display());
         let url = backend.url(number).unwrap_or_else(embedded);
         let config = directory.join(format!("gateway-{number}.toml"));
         let socket = directory.join(format!("admin-{number}.sock"));
-        std::fs::write(&config, configuration(directory, &socket, &url, app)).expect("written");
-        Member::start(config, socket, epoch)
+        std::fs::write(&config, configuration(directory, &socket, &url, app, times))
+            .expect("written");
+        Member::start(config, socket, times.session)
     };
     (0..number).map(member).collect()
 }
 
-fn configuration(directory: &Path, socket: &Path, url: &str, app: SocketAddr) -> String {
+fn configuration(
+    directory: &Path,
+    socket: &Path,
+    url: &str,
+    app: SocketAddr,
+    times: &Times,
+) -> String {
     let at = |name: &str| directory.join(name).display().to_string();
     format!(
         r#"
@@ -185,11 +261,12 @@ key = "{key}"
 [store]
 url = "{url}"
 response_timeout = "{TIMEOUT}"
+serve_known_for = "{known_for}"
 [session]
-idle_timeout = "8m"
-absolute_timeout = "8m"
-rotate_after = "120s"
-rotation_grace = "{grace}s"
+idle_timeout = "{life}"
+absolute_timeout = "{life}"
+rotate_after = "{rotate_after}"
+rotation_grace = "{grace}"
 [live]
 unchecked_for = "1h"
 [login.password]
@@ -199,13 +276,22 @@ host = "{host}"
 path = "/"
 upstream = "http://{app}"
 access = "session"
+[[route]]
+host = "{host}"
+path = "{KNOWN}"
+upstream = "http://{app}"
+access = "session"
+on_outage = "serve-known"
 "#,
         socket = socket.display(),
         keys = at("keys.toml"),
         cert = at("doorward.pem"),
         key = at("doorward.key"),
         users = at("users.toml"),
-        grace = GRACE.as_secs(),
+        life = times.text(times.life),
+        rotate_after = times.text(ROTATE_AFTER),
+        grace = times.text(GRACE),
+        known_for = times.text(KNOWN_FOR),
         host = wire::HOST,
     )
 }

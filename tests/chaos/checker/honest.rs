@@ -42,7 +42,7 @@ impl Seen<'_> {
         before(sessions.threatened(session))
             || before(sessions.stolen(session))
             || sessions.went_back(session)
-            || sessions.bent(session)
+            || before(sessions.bent(session))
             || (reason == "absolute" && self.end_was_near(request, session))
     }
 

@@ -72,7 +72,7 @@ impl Seen<'_> {
     }
 
     /// Whether a fault that may do so was at work, or only just over, at the request's gateway.
-    fn permits(&self, request: &Request, what: impl Fn(&May) -> bool) -> bool {
+    pub(super) fn permits(&self, request: &Request, what: impl Fn(&May) -> bool) -> bool {
         let from = request.sent.saturating_sub(self.terms.recovery);
         self.disturbed(request.gateway, from, request.done, what)
     }
@@ -90,7 +90,7 @@ impl Seen<'_> {
         self.windows.iter().copied().any(|window| strikes(&window))
     }
 
-    fn last_fault(&self, at: At) -> String {
+    pub(super) fn last_fault(&self, at: At) -> String {
         let last = self.windows.iter().filter(|window| window.ended <= at).max_by_key(|w| w.ended);
         last.map_or("without any fault".to_owned(), |window| {
             format!("{} ms after the end of {}", at - window.ended, window.fault)

@@ -38,7 +38,7 @@ impl Request {
     pub(super) fn is_honest(&self) -> bool {
         match self.by {
             Actor::Browser(_) => true,
-            Actor::Thief | Actor::Prober => false,
+            Actor::Thief | Actor::Prober | Actor::Sceptic => false,
         }
     }
 }
@@ -53,22 +53,76 @@ impl Window {
     }
 }
 
+/// A session at a gateway.
+struct Visit {
+    session: Session,
+    gateway: usize,
+    from: At,
+    until: At,
+}
+
+impl Visit {
+    fn of(event: &Event) -> Option<Visit> {
+        let visit = |session, gateway, from, until| Visit { session, gateway, from, until };
+        Some(match event {
+            Event::Asked(request) => {
+                visit(request.token?.session, request.gateway, request.sent, request.done)
+            }
+            Event::Began { session, gateway, sent, done, .. }
+            | Event::Came { session, gateway, sent, done }
+            | Event::Ended { what: Ends::One(session), gateway, sent, done, .. } => {
+                visit(*session, *gateway, *sent, *done)
+            }
+            Event::Heard { session, gateway, told: at, .. }
+            | Event::Cut { session, gateway, at } => visit(*session, *gateway, *at, *at),
+            Event::Ended { what: Ends::User(_) | Ends::Everybody, .. }
+            | Event::Reached { .. }
+            | Event::Stolen { .. }
+            | Event::Seen { .. }
+            | Event::Fault(_) => return None,
+        })
+    }
+}
+
+impl Life<'_> {
+    fn began_before(&self, at: At) -> bool {
+        self.began.is_some_and(|began| began < at)
+    }
+
+    fn began_after(&self, at: At) -> bool {
+        self.login.is_some_and(|login| at < login)
+    }
+}
+
 #[derive(Default)]
 struct Life<'a> {
     user: Option<&'a str>,
+    /// When its login was asked for, and answered.
+    login: Option<At>,
     began: Option<At>,
     absolute_end: Option<u64>,
     /// When the first acknowledged revocation was acknowledged, and when the first was asked for.
     revoked: Option<At>,
     threatened: Option<At>,
     stolen: Option<At>,
+    /// The ends of it that failed.
+    kept: Vec<Kept>,
     told_ended: Option<(At, &'a str)>,
     /// The same by each gateway.
     told_there: HashMap<usize, At>,
     /// When each generation was first let in.
     shown: HashMap<u32, At>,
-    bent: bool,
+    /// Since when a wrong clock may have had its hands on it.
+    bent: Option<At>,
     went_back: bool,
+}
+
+/// Somebody asked a gateway to end a session, and was not told that it did.
+#[derive(Clone, Copy)]
+pub(super) struct Kept {
+    pub(super) gateway: usize,
+    pub(super) sent: At,
+    pub(super) done: At,
 }
 
 pub(super) struct Sessions<'a> {
@@ -81,26 +135,37 @@ impl<'a> Sessions<'a> {
         // Who is whose must be known before "all of this user" means something.
         history.iter().for_each(|event| sessions.begins(event));
         history.iter().for_each(|event| sessions.goes_on(event, terms));
+        let windows = history.iter().filter_map(Event::window);
+        let bending: Vec<_> = windows.filter(|window| window.may.bend_time).collect();
+        history.iter().for_each(|event| sessions.bends(event, &bending, terms));
         sessions
     }
 
     fn begins(&mut self, event: &'a Event) {
-        if let Event::Began { session, user, done, .. } = event {
+        if let Event::Began { session, user, sent, done, .. } = event {
             let life = self.lives.entry(*session).or_default();
-            (life.user, life.began) = (Some(user.as_str()), Some(*done));
+            life.user = Some(user.as_str());
+            (life.login, life.began) = (Some(*sent), Some(*done));
         }
     }
 
     fn goes_on(&mut self, event: &'a Event, terms: &Terms) {
         match event {
             Event::Asked(request) => self.was_asked(request),
-            Event::Ended { what, sent, acked } => self.ends(what, *sent, *acked),
+            Event::Ended { what, sent, acked: acked @ Some(_), .. } => {
+                self.ends(what, *sent, *acked);
+            }
+            Event::Ended { what, gateway, sent, acked: None, done } => {
+                self.ends(what, *sent, None);
+                self.goes_unended(what, Kept { gateway: *gateway, sent: *sent, done: *done });
+            }
             Event::Stolen { session, at } => earliest(&mut self.life(*session).stolen, Some(*at)),
             Event::Seen { session, absolute_end, .. } => {
                 self.life(*session).absolute_end.get_or_insert(*absolute_end);
             }
             Event::Fault(window) => self.suffer(window, terms),
             Event::Began { .. }
+            | Event::Came { .. }
             | Event::Reached { .. }
             | Event::Heard { .. }
             | Event::Cut { .. } => {}
@@ -125,29 +190,67 @@ impl<'a> Sessions<'a> {
     }
 
     fn ends(&mut self, what: &Ends, sent: At, acked: Option<At>) {
+        self.meant(what, |life| {
+            // One that began at the same time may lie on either side of the line; and what nobody
+            // acknowledged may happen at any time.
+            if acked.is_none_or(|acked| !life.began_after(acked)) {
+                earliest(&mut life.threatened, Some(sent));
+            }
+            if life.began_before(sent) {
+                earliest(&mut life.revoked, acked);
+            }
+        });
+    }
+
+    fn goes_unended(&mut self, what: &Ends, kept: Kept) {
+        self.meant(what, |life| {
+            if life.began_before(kept.sent) {
+                life.kept.push(kept);
+            }
+        });
+    }
+
+    fn meant(&mut self, what: &Ends, tell: impl Fn(&mut Life<'a>)) {
         for (session, life) in &mut self.lives {
-            // One that began at the same time may lie on either side of the line.
-            let meant = match what {
+            let is_meant = match what {
                 Ends::One(one) => one == session,
                 Ends::User(user) => life.user == Some(user),
                 Ends::Everybody => true,
             };
-            if !meant {
-                continue;
-            }
-            earliest(&mut life.threatened, Some(sent));
-            if life.began.is_some_and(|began| began < sent) {
-                earliest(&mut life.revoked, acked);
+            if is_meant {
+                tell(life);
             }
         }
     }
 
-    /// A fault may reach into all sessions that began before it was over.
+    /// A store that forgets may reach into all sessions that began before it was well again.
     fn suffer(&mut self, window: &Window, terms: &Terms) {
         let over = window.ended + terms.recovery;
         for life in self.lives.values_mut().filter(|life| life.began.is_none_or(|at| at < over)) {
-            life.bent |= window.may.bend_time;
             life.went_back |= window.may.lose_writes;
+        }
+    }
+
+    /// A wrong clock reaches into the sessions that come to its gateway, and into those that begin behind
+    /// a line that was drawn by it.
+    fn bends(&mut self, event: &'a Event, bending: &[&Window], terms: &Terms) {
+        let by_wrong_clock = |gateway: usize, from: At, until: At| {
+            let (from, until) = (from.saturating_sub(terms.slack), until + terms.slack);
+            bending.iter().any(|window| window.strikes(gateway) && window.overlaps(from, until))
+        };
+        if let Some(visit) = Visit::of(event)
+            && by_wrong_clock(visit.gateway, visit.from, visit.until)
+        {
+            earliest(&mut self.life(visit.session).bent, Some(visit.from));
+        }
+        if let Event::Ended { what, gateway, sent, done, .. } = event
+            && by_wrong_clock(*gateway, *sent, *done)
+        {
+            self.meant(what, |life| {
+                if !life.began_before(*sent) {
+                    earliest(&mut life.bent, Some(*sent));
+                }
+            });
         }
     }
 
@@ -197,9 +300,14 @@ impl<'a> Sessions<'a> {
         self.of_session(session)?.shown.get(&generation).copied()
     }
 
-    /// A wrong clock had its hands on it.
-    pub(super) fn bent(&self, session: Session) -> bool {
-        self.of_session(session).is_some_and(|life| life.bent)
+    /// Since when a wrong clock may have had its hands on it.
+    pub(super) fn bent(&self, session: Session) -> Option<At> {
+        self.of_session(session)?.bent
+    }
+
+    /// The ends of it that failed.
+    pub(super) fn kept(&self, session: Session) -> &[Kept] {
+        self.of_session(session).map_or(&[], |life| &life.kept)
     }
 
     /// The store may have lost what was written of it.

@@ -46,7 +46,7 @@ impl Seen<'_> {
         let excused = before(sessions.threatened(session))
             || before(sessions.stolen(session))
             || sessions.went_back(session)
-            || sessions.bent(session)
+            || before(sessions.bent(session))
             || sessions.absolute_end(session).is_none_or(|end| now >= end)
             || self.disturbed(gateway, from, at, |may| may.silence);
         findings.holds(Invariant::Honest, at, excused, || {
