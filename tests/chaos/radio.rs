@@ -34,11 +34,14 @@ pub async fn listen(scene: Arc<Scene>, profile: usize, mut chance: Chance) {
         tokio::time::sleep(pause).await;
         let gateway = usize::try_from(chance.below(scene.fleet.len() as u64)).unwrap_or(0);
         let Some(seat) = Seat::of(&scene, profile, gateway) else { continue };
+        let (session, sent) = (seat.session, scene.recorder.now());
         match chance.below(3) {
             0 => seat.stream(&wire).await,
             1 => seat.socket(&wire).await,
             _ => seat.upload(&wire).await,
         };
+        let done = scene.recorder.now();
+        scene.recorder.add(Event::Came { session, gateway, sent, done });
     }
 }
 

@@ -45,8 +45,8 @@
 //! | --- | --- |
 //! | a cache that is told of changes forgets nothing for it | revoked 14, live 14 |
 //! | `serve-known` serves whom somebody there failed to end | known 2 |
-//! | `serve-known` serves for as long as it lasts | known 1 |
-//! | an end that cannot be looked up withholds nothing | known 1 (of reset connections: 8) |
+//! | `serve-known` serves for as long as it lasts | known, live and revoked, 14 together (with a failing network: known 6) |
+//! | an end that cannot be looked up withholds nothing | known 1 (with a failing network: 8) |
 //!
 //! Not caught by the short form, but by other suites: a token whose MAC is not checked (`session::token`;
 //! nobody here can make one whose secret fits), ends that are not remembered over a failover (`cache_journal`).
