@@ -32,6 +32,7 @@ const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
 #[derive(Args)]
 pub struct ExplainArgs {
     /// Where the request goes, as in https://wiki.example.com/admin
+    #[allow(rustdoc::bare_urls, reason = "it is the text of --help")]
     #[arg(value_parser = url)]
     url: Uri,
     /// The configuration

@@ -96,7 +96,7 @@ struct Answer {
 /// The future of [`Gateway::handle`] is moved for each request and kept with each connection: what it
 /// seldom awaits is boxed, here and in the layers below, so that it stays small.
 impl Gateway {
-    /// Answers one request that came over TLS. Every answer leaves through [`Gateway::leave`].
+    /// Answers one request that came over TLS. Every answer leaves through `Gateway::leave`.
     pub async fn handle(
         self: &Arc<Self>,
         request: Request<Incoming>,

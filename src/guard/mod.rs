@@ -1,7 +1,7 @@
 //! From a cookie to a permit: load, decide, compare-and-swap, until the swap holds.
 //!
 //! A [`Permit`] is the only thing that lets a request upstream, and only this module makes one: for a
-//! public route, or after [`decide`](crate::session::decide) admitted a live session and its change
+//! public route, or after [`decide`](crate::session::decide()) admitted a live session and its change
 //! was stored. The store's failure is a [`Denial::Unavailable`]; it never admits and never costs
 //! anybody a cookie.
 

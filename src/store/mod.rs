@@ -2,7 +2,7 @@
 //!
 //! Three answers are never mixed: *absent* is a value ([`Slot::Absent`]), *unavailable* is an error
 //! ([`Unavailable`], answered with 503 and an untouched cookie), *refused* is for
-//! [`crate::session::decide`].
+//! [`crate::session::decide()`].
 //!
 //! Times to live are housekeeping, never the judge: a store forgets a session only some time after
 //! `forget_at`, and never a tombstone before it. `forget_at` must not lie before the session's absolute

@@ -2,7 +2,7 @@
 //! removed and a cut-off line are found.
 //!
 //! One JSON object to a line, with the names of the Elastic Common Schema where it has one. Each line
-//! ends in a MAC over itself and the MAC of the line before ([`chain`]), under a key of the keys file
+//! ends in a MAC over itself and the MAC of the line before (`chain`), under a key of the keys file
 //! that no rotation changes. Sessions are named by their handle, never by their id; what a client
 //! sent stands only inside JSON strings, so that it cannot make a line of its own.
 //!
@@ -15,7 +15,7 @@
 //! Invariants:
 //! - no request waits for the disk: lines go through a bounded queue; what does not fit is counted,
 //!   and the count becomes a line
-//! - what a stranger, or one token, can provoke again and again makes a few lines ([`gate`]); the rest
+//! - what a stranger, or one token, can provoke again and again makes a few lines (`gate`); the rest
 //!   is counted before the queue, and the count becomes a line
 //! - a line is in the chain only when it is in the file
 

@@ -4,7 +4,7 @@
 //! - pure and total: any bytes are a [`Hello`] or none, and what rustls takes for one is one here
 //!   (`fuzz/src/hello.rs`). A message that only one of the two understood would be a way past the other
 //! - the [`Fingerprint`] of one client is one, however often it comes back: what changes with a ticket,
-//!   a protocol or the length of a name is left out ([`PASSING`]); the order never counts, since browsers
+//!   a protocol or the length of a name is left out (`PASSING`); the order never counts, since browsers
 //!   shuffle it
 
 use crate::secret::sha256;

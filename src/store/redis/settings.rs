@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 /// Where Redis is and how to reach it.
 #[derive(Clone)]
 pub struct RedisSettings {
-    /// As [`RedisUrl`] reads it.
+    /// As the configuration reads it.
     pub url: String,
     /// PEM file with the authorities that may vouch for the server; the system's when absent.
     pub ca: Option<PathBuf>,
