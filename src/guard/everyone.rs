@@ -135,7 +135,7 @@ pub(super) mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::config;
-    use crate::guard::{Denial, Shared, SharedParts, Visit};
+    use crate::guard::{Denial, NewToken, Shared, SharedParts, Visit};
     use crate::http::{CookieNames, Presented};
     use crate::login::{Account, Cost, Credential};
     use crate::route::Requirement;
@@ -189,6 +189,14 @@ pub(super) mod tests {
     }
 
     async fn verdict(guard: &Guard, presented: &Presented) -> Result<(), Denial> {
+        enter(guard, presented).await.map(|_| ())
+    }
+
+    /// The token that goes with the answer.
+    pub(in crate::guard) async fn enter(
+        guard: &Guard,
+        presented: &Presented,
+    ) -> Result<Option<NewToken>, Denial> {
         let visit = Visit {
             presented,
             context: &here(),
@@ -198,7 +206,7 @@ pub(super) mod tests {
             activity: true,
             serve_known_for: None,
         };
-        guard.admit(&visit).await.map(|_| ())
+        guard.admit(&visit).await.map(|admitted| admitted.token)
     }
 
     #[tokio::test]

@@ -258,8 +258,13 @@ impl Live {
     }
 
     /// Who looks after live connections is running.
-    pub(super) fn beat(&self, now: Instant) {
-        self.inner.pulse.beat(now);
+    pub(super) fn beat(&self, now: Instant, shown: UnixMillis) {
+        self.inner.pulse.beat(now, shown);
+    }
+
+    /// Since when what this process reads now may have lain unread, for it stood still.
+    pub(super) fn unread_since(&self, now: Instant) -> Option<UnixMillis> {
+        self.inner.pulse.unread_since(now)
     }
 
     /// The store vouched for a session, asked at `asked`: what is known of it is new, and only a route may

@@ -136,7 +136,7 @@ async fn walk<Look: Future<Output = SessionKey>>(
             () = live.doubted() => {}
         }
         // Before anything is asked: what is asked from here on is asked after a stop.
-        live.beat(Instant::now());
+        live.beat(Instant::now(), now());
         while looks.len() < AT_ONCE
             && let Some(key) = walk.next(live)
         {

@@ -7,7 +7,7 @@ use super::seen::Seen;
 use super::{SessionKey, Token};
 use crate::clock::UnixMillis;
 use crate::secret::seal::{self, OpenError};
-use crate::secret::{KeyId, KeyRing};
+use crate::secret::{KeyId, KeyRing, equal_in_constant_time};
 
 /// One session. Times are wall-clock milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,6 +188,12 @@ impl Record {
     pub fn is_before(&self, other: &Record) -> bool {
         let thawed = other.frozen && !self.frozen;
         self.generation < other.generation || (self.generation == other.generation && thawed)
+    }
+
+    /// Whether this token, the one before the current, was still answered at a time that is over.
+    pub fn answered_at(&self, token: &Token, at: UnixMillis) -> bool {
+        let is_it = |previous: &&Superseded| equal_in_constant_time(&previous.hash, &token.hash());
+        self.previous.as_ref().filter(is_it).is_some_and(|previous| at < previous.until)
     }
 
     /// Seals the record for a store, bound to session, user and generation.

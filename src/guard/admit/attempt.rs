@@ -76,6 +76,11 @@ impl Attempt<'_> {
         let suspicion = self.moved(&record, &standing, now);
         let timing = self.visit.timing;
         let mut verdict = self.decide(&record, &standing, now, timing, suspicion.as_ref());
+        if refuses_as_old(&verdict) && self.lay_unread(&record) {
+            let again =
+                "this gateway stood still, and the request is from before; it may come again";
+            return Err(Denial::Unavailable(Unavailable(again.to_owned())));
+        }
         if let Some(reason) = self.reason_of_line(&record, &standing, &verdict).await {
             verdict.change = Change::End(reason);
         }
@@ -91,6 +96,14 @@ impl Attempt<'_> {
             return Ok(None);
         }
         self.settle(record, identity, standing, verdict, checked).map(Some)
+    }
+
+    /// Whether the token was answered when this process stopped: what was sent while it stood still is
+    /// read when it goes on, and others may have renewed meanwhile. An honest browser would be told that
+    /// it is logged out, or be taken for a thief.
+    fn lay_unread(&self, record: &Record) -> bool {
+        let since = self.guard.shared.live.unread_since(Instant::now());
+        since.is_some_and(|since| record.answered_at(self.token, since))
     }
 
     async fn everyone(&self, at: Instant) -> Result<NotBefore, Denial> {
@@ -347,6 +360,21 @@ fn only_admits(verdict: &Verdict) -> bool {
     matches!(verdict.outcome, Outcome::Admit(_)) && verdict.change == Change::Keep
 }
 
+/// A token of before.
+fn refuses_as_old(verdict: &Verdict) -> bool {
+    let Outcome::Refuse(refusal) = verdict.outcome else { return false };
+    match refusal {
+        Refusal::Theft | Refusal::AfterCrash | Refusal::Superseded => !verdict.demanded,
+        Refusal::Revoked
+        | Refusal::Idle
+        | Refusal::Absolute
+        | Refusal::NotRenewing
+        | Refusal::Future
+        | Refusal::Mismatch
+        | Refusal::Reauthenticate => false,
+    }
+}
+
 fn ends_by_time(verdict: &Verdict) -> bool {
     match verdict.change {
         Change::End(EndReason::Idle | EndReason::NotRenewing) => true,
@@ -366,5 +394,59 @@ fn refusal_event(refusal: Refusal) -> SessionEvent {
         | Refusal::NotRenewing
         | Refusal::Mismatch
         | Refusal::Reauthenticate => SessionEvent::Refused(refusal.word()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use crate::clock::{Clock, UnixMillis};
+    use crate::guard::everyone::tests::{enter, guard, log_in};
+    use crate::guard::{Denial, Guard};
+    use crate::http::Presented;
+    use crate::session::{EndReason, Refusal};
+    use crate::store::Store;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// A gateway, the token that was renewed at minute ten and used until twelve, and the one before it.
+    /// The gateway stopped at `stopped`, if it did, and has just gone on.
+    async fn renewed(stopped: Option<Duration>) -> (Guard, Presented, Presented) {
+        let begun = UnixMillis(1_000_000);
+        let clock = Clock::manual(begun);
+        let guard = guard(&Store::memory(clock.clone()), &clock);
+        let old = log_in(&guard).await;
+        clock.advance(10 * MINUTE);
+        let offered = enter(&guard, &old).await.expect("it lives").expect("an offer");
+        let new = Presented::One(offered.text.as_bytes().to_vec());
+        enter(&guard, &new).await.expect("promoted");
+        clock.advance(2 * MINUTE);
+        enter(&guard, &new).await.expect("in use");
+        if let Some(stopped) = stopped {
+            let live = &guard.shared.live;
+            live.beat(Instant::now(), begun.plus(stopped));
+            live.beat(Instant::now() + 2 * MINUTE, guard.now());
+        }
+        (guard, old, new)
+    }
+
+    #[tokio::test]
+    async fn what_lay_unread_while_this_process_stood_still_is_no_replay() {
+        let (guard, old, new) = renewed(Some(10 * MINUTE + MINUTE / 2)).await;
+        let denied = enter(&guard, &old).await.map(|_| ());
+        assert!(matches!(denied, Err(Denial::Unavailable(_))), "{denied:?}");
+        enter(&guard, &new).await.expect("it lives on");
+    }
+
+    #[tokio::test]
+    async fn a_token_that_was_old_when_this_process_stopped_is_a_replay_as_ever() {
+        for stopped in [None, Some(11 * MINUTE + MINUTE / 2)] {
+            let (guard, old, new) = renewed(stopped).await;
+            let denied = enter(&guard, &old).await.map(|_| ());
+            assert_eq!(denied, Err(Denial::Refused(Refusal::Theft)), "{stopped:?}");
+            let ended = enter(&guard, &new).await.map(|_| ());
+            assert_eq!(ended, Err(Denial::Ended(EndReason::Theft)), "{stopped:?}");
+        }
     }
 }

@@ -163,14 +163,14 @@ async fn a_process_that_stood_still_passes_on_nothing_of_a_session_before_a_look
     let (mut one, mut two) = (open(&live, &seen), open(&live, &other));
     assert!(passes(&mut one), "it has just begun");
     let resumed = stopped(&live);
-    live.beat(resumed);
+    live.beat(resumed, UnixMillis(9));
     assert!(!passes(&mut one), "nobody looked");
     live.vouched(&seen.key, &seen.record, UnixMillis(0), resumed - pulse::STILL);
     assert!(!passes(&mut one), "what was asked before is no answer");
     live.vouched(&seen.key, &seen.record, UnixMillis(0), resumed);
     assert!(passes(&mut one));
     assert!(!passes(&mut two), "nobody looked at this one");
-    live.beat(resumed + pulse::STILL / 2);
+    live.beat(resumed + pulse::STILL / 2, UnixMillis(9));
     assert!(passes(&mut one), "a beat is no stop");
     live.cut(&other.key, Cut::Unchecked);
     assert_eq!(is_cut(&mut two), Some(Cut::Unchecked), "who waits is cut like others");
@@ -185,6 +185,23 @@ fn a_process_without_a_beat_passes_on_nothing() {
     pulse.looked(&looked, start);
     assert!(!pulse.has_missed(&looked, start + pulse::STILL));
     assert!(pulse.has_missed(&looked, start + pulse::STILL * 2), "not noticed by a beat yet");
+}
+
+#[test]
+fn what_lay_unread_is_as_old_as_the_stop_for_two_seconds_after_it() {
+    let start = Instant::now();
+    let pulse = pulse::Pulse::new(start);
+    let at = |seconds| start + Duration::from_secs(seconds);
+    assert_eq!(pulse.unread_since(at(9)), None, "it has yet to begin");
+    pulse.beat(at(1), UnixMillis(1_000));
+    assert_eq!(pulse.unread_since(at(2)), None);
+    assert_eq!(pulse.unread_since(at(61)), Some(UnixMillis(1_000)), "not noticed by a beat yet");
+    pulse.beat(at(61), UnixMillis(61_000));
+    assert_eq!(pulse.unread_since(at(62)), Some(UnixMillis(1_000)));
+    pulse.beat(at(62), UnixMillis(62_000));
+    assert_eq!(pulse.unread_since(at(62)), Some(UnixMillis(1_000)), "a beat is no end of it");
+    pulse.beat(at(63), UnixMillis(63_000));
+    assert_eq!(pulse.unread_since(at(63)), None);
 }
 
 /// A flood of changes must not hide one among them.
