@@ -99,10 +99,10 @@ def python(name: str, *args: object, **more) -> subprocess.Popen:
     return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, **more)
 
 
-def ahead(tid: int, of: int = 1) -> None:
-    """Before all that is not so, or less so. What it starts is not."""
+def ahead(tid: int) -> None:
+    """Before all that is not so. What it starts is not."""
     with contextlib.suppress(PermissionError, ProcessLookupError):
-        os.sched_setscheduler(tid, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(of))
+        os.sched_setscheduler(tid, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
 
 
 def workers_ahead(pids: list[int]) -> None:
@@ -114,10 +114,9 @@ def workers_ahead(pids: list[int]) -> None:
 
 
 def at_once(name: str, *args: object, **more) -> subprocess.Popen:
-    """As on another machine that has nothing else to do: users and their app. On this one they would wait
-    until the gateway's threads have done what they have to, which is no wait at the gateway."""
+    """As on another machine that has nothing else to do: users and their app."""
     process = python(name, *args, **more)
-    ahead(process.pid, of=2)
+    ahead(process.pid)
     return process
 
 
