@@ -46,8 +46,9 @@ async fn end(store: &Store, key: &SessionKey) {
 async fn knows(gateway: &Gateway, key: &SessionKey) {
     let deadline = Instant::now() + PATIENCE;
     while gateway.known(key).is_none() {
-        assert!(Instant::now() < deadline, "it never stays known");
-        if gateway.store.load(key).await.is_err() {
+        let loaded = gateway.store.load(key).await;
+        assert!(Instant::now() < deadline, "it never stays known; last it was {loaded:?}");
+        if loaded.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -243,9 +243,20 @@ impl Cluster {
         text.expect("a node answers").lines().map(node).collect()
     }
 
-    /// Ends a primary and waits until its replica took over.
+    /// Ends a primary, once its replica has all that was acknowledged, and waits until it took over.
     pub fn lose_primary(&mut self, slot: Slot) -> u16 {
         let old = self.owner(slot);
+        // Redis acknowledges before a replica has it, and a busy machine takes its time.
+        let offsets = |of: &str| -> Vec<u64> {
+            let told = ask::<String>(old, &["INFO", "replication"]).unwrap_or_default();
+            let words = told.split([',', '\r', '\n']).filter_map(|word| word.strip_prefix(of));
+            words.filter_map(|number| number.parse().ok()).collect()
+        };
+        let written = offsets("master_repl_offset:");
+        assert_eq!(written.len(), 1, "a primary says how much it has written");
+        eventually("its replica has it all", || {
+            offsets("offset=").iter().any(|has| *has >= written[0])
+        });
         self.server(old).kill();
         eventually("a failover", || {
             let nodes = self.nodes();
