@@ -1,7 +1,7 @@
 //! A whole gateway in this process: real sockets, real TLS, port 0, ended when dropped.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use doorward::app::{self, Running};
@@ -68,7 +68,9 @@ pub struct Gateway {
 /// hour at which the test runs, and an hour before midnight would be two days in a log.
 pub fn manual_clock() -> Clock {
     const DAY: u64 = 24 * 60 * 60 * 1_000;
-    let today = Clock::System.now().0 / DAY;
+    // One day for all clocks of a test, also of one that runs at midnight.
+    static TODAY: OnceLock<u64> = OnceLock::new();
+    let today = *TODAY.get_or_init(|| Clock::System.now().0 / DAY);
     Clock::manual(UnixMillis(today * DAY + DAY / 2))
 }
 
