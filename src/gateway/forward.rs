@@ -124,10 +124,11 @@ impl Gateway {
         let fate = body.fate();
         let request = asked.head.into_request(body);
         let ends = Ends::of(route, permit);
-        let sent = self.send(request, asked.claim, route, permit, watched);
+        // Pinned where it stands: moved into one of two arms, it would be in the request's future twice.
+        let sent = pin!(self.send(request, asked.claim, route, permit, watched));
         let sent = match ends.first() {
             Some(end) => {
-                timeout_at(end.at, Box::pin(sent)).await.unwrap_or_else(|_| Err(end.into()))
+                Box::pin(timeout_at(end.at, sent)).await.unwrap_or_else(|_| Err(end.into()))
             }
             None => sent.await,
         };
