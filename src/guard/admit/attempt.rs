@@ -177,15 +177,18 @@ impl Attempt<'_> {
                 }
             }
             Change::Write(new) if Tidings::has_any(verdict, suspicion.as_ref()) => {
-                return self.write_and_tell(revision, record, new, verdict, suspicion).await;
+                let told = self.write_and_tell(revision, record, new, verdict, suspicion);
+                return Box::pin(told).await;
             }
             Change::Write(new) => {
-                let swap = self.guard.write_record(self.keys, &self.token.key, revision, new).await;
-                return swap.map_err(|error| self.away(error));
+                let swap = self.guard.write_record(self.keys, &self.token.key, revision, new);
+                return Box::pin(swap).await.map_err(|error| self.away(error));
             }
-            Change::End(reason) => self.end(record, *reason, false, verdict, suspicion).await?,
+            Change::End(reason) => {
+                Box::pin(self.end(record, *reason, false, verdict, suspicion)).await?;
+            }
             Change::EndAllOfUser(reason) => {
-                self.end(record, *reason, true, verdict, suspicion).await?;
+                Box::pin(self.end(record, *reason, true, verdict, suspicion)).await?;
             }
         }
         Ok(true)
