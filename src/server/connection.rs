@@ -247,23 +247,25 @@ impl Connection {
         }
     }
 
+    /// Boxed: a request's future is some 9 KB, and the library moves what it is given up to ten times before
+    /// it first asks it (HTTP/2), or keeps room for it with each idle connection (HTTP/1.1).
     fn answer(
         &self,
         mut request: Request<Incoming>,
-    ) -> impl Future<Output = Result<Response<Answered>, Infallible>> + Send + use<> {
+    ) -> Pin<Box<impl Future<Output = Result<Response<Answered>, Infallible>> + Send + use<>>> {
         let turn = Turn::begin(&self.gateway, &self.pulse);
         let (gateway, caller) = (Arc::clone(&self.gateway), Arc::clone(&self.caller));
         let place = Arc::clone(&self.place);
         if request.headers().contains_key(UPGRADE) {
             request.extensions_mut().insert(Seated::of(&place, &self.pulse));
         }
-        async move {
+        Box::pin(async move {
             let response = gateway.handle(request, &caller).await;
             if caller.is_known() {
                 place.keep();
             }
             Ok(response.map(|body| turn.answered(body)))
-        }
+        })
     }
 
     fn wire(&self, tls: TlsStream<TcpStream>, speech: Speech) -> Wire<TlsStream<TcpStream>> {
