@@ -64,7 +64,7 @@ fn the_default_thresholds_are_those_that_are_played() {
 
 #[test]
 fn honest_people_meet_less_than_one_false_login_in_a_thousand_days() {
-    holds_for_honest_people(&crowd::live(&ENFORCED, 0..34));
+    holds_for_honest_people(&crowd::live(&ENFORCED, 0..34), ENFORCED.lasting);
 }
 
 #[test]
@@ -120,17 +120,26 @@ fn the_table_says_where_a_thief_is_stopped_and_how_long_those_lasted_who_were_fo
 }
 
 /// Thieves who are in no network of the victim's, with software that is not theirs.
-const OUTSIDE: [(Place, Tool); 4] = [
+const OUTSIDE: [(Place, Tool); 7] = [
     (Place::Abroad, Tool::Program),
     (Place::CloudAbroad, Tool::OtherBrowser),
+    (Place::CloudAbroad, Tool::Disguised),
     (Place::Country, Tool::Program),
     (Place::Country, Tool::OtherBrowser),
+    (Place::Country, Tool::Disguised),
+    (Place::Country, Tool::Newer),
 ];
 
-fn holds_for_honest_people(tally: &Tally) {
+/// Sessions of a month see commuters on both sides of a filter that opens TLS; the goal is that of the
+/// defaults.
+fn holds_for_honest_people(tally: &Tally, lasting: Lasting) {
+    let most = match lasting {
+        Lasting::AWorkday => 1.0,
+        Lasting::AMonth => 3.0,
+    };
     assert!(tally.requests > 100 * tally.days, "people do little: {tally:#?}");
     assert!(tally.crashes > 0 && tally.moves.contains_key("renew"), "{tally:#?}");
-    assert!(tally.per_thousand(tally.all_false()) < 1.0, "{tally:#?}");
+    assert!(tally.per_thousand(tally.all_false()) < most, "{tally:#?}");
 }
 
 fn stopped_at_the_door(outcome: &Outcome, scheme: &Scheme) {

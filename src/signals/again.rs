@@ -29,7 +29,8 @@ impl Signal {
             | Signal::Hosting
             | Signal::Country
             | Signal::Speed
-            | Signal::Together => true,
+            | Signal::Together
+            | Signal::Masquerade => true,
             Signal::Family | Signal::System | Signal::Language | Signal::Fingerprint => false,
         }
     }

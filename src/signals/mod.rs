@@ -37,6 +37,9 @@ const TOGETHER: Duration = Duration::from_secs(10 * 60);
 /// Faster than an airliner, in km/h.
 const FASTEST: f64 = 1_000.0;
 
+/// Who updates the browser and goes to another network is away for longer than this.
+const RESTED: Duration = Duration::from_secs(30 * 60);
+
 /// Databases put an address into the wrong town often, in km.
 const BLUR: f64 = 500.0;
 
@@ -167,7 +170,21 @@ impl<'a> Compared<'a> {
         }
         if differs(context.fingerprint, record.known_fingerprints(self.arrival.watch)) {
             signals.push(Signal::Fingerprint);
+            if signals.contains(&Signal::Network) && self.is_masked(&here, &known) {
+                signals.push(Signal::Masquerade);
+            }
         }
+    }
+
+    /// Whether this says that it is a browser which the session knows, and is none that was updated
+    /// meanwhile: for that it is no newer, or was away too short a time.
+    fn is_masked(&self, here: &Software<'_>, known: &[Software<'_>]) -> bool {
+        let mut same = known.iter().filter(|known| known.family == here.family).peekable();
+        if here.family.is_none() || same.peek().is_none() {
+            return false;
+        }
+        let rested = self.arrival.now.since(self.arrival.active) >= RESTED;
+        !(rested && same.all(|known| here.version > known.version))
     }
 
     /// A place that was left for another country minutes ago and is used again: one person with a VPN,

@@ -7,6 +7,7 @@ use crate::session::{Fingerprint, Identity, SessionId, SessionKey, Token, UserTa
 const HOUR: Duration = Duration::from_secs(3600);
 const FIREFOX: &str = "Mozilla/5.0 (Windows NT 10.0; rv:145.0) Gecko/20100101 Firefox/145.0";
 const UPDATED: &str = "Mozilla/5.0 (Windows NT 10.0; rv:146.0) Gecko/20100101 Firefox/146.0";
+const NEWEST: &str = "Mozilla/5.0 (Windows NT 10.0; rv:147.0) Gecko/20100101 Firefox/147.0";
 
 const HOME: &str = "192.0.2.7";
 const MOBILE: &str = "203.0.113.200";
@@ -146,27 +147,59 @@ fn another_language_is_a_weak_signal_and_a_missing_one_is_none() {
     assert_eq!(spoken(b""), "network 10, operator 5");
 }
 
+/// This browser at this place, with a handshake of so many cipher suites.
+fn shaking(address: &str, agent: &str, ciphers: u8) -> ClientContext {
+    let (cipher_list, extension_list) = ([1; 6], [2; 6]);
+    let (version, named, extensions) = (13, true, 12);
+    let hello = Fingerprint { version, named, ciphers, extensions, cipher_list, extension_list };
+    from(address, agent).shaking_hands(Some(hello))
+}
+
 #[test]
 fn another_handshake_is_a_signal_until_it_was_let_pass_and_a_missing_one_is_none() {
-    let shaking = |address: &str, ciphers: u8| {
-        let (cipher_list, extension_list) = ([1; 6], [2; 6]);
-        let (version, extensions) = (13, 12);
-        let named = true;
-        let hello =
-            Fingerprint { version, named, ciphers, extensions, cipher_list, extension_list };
-        from(address, FIREFOX).shaking_hands(Some(hello))
-    };
     let mut record = record();
-    record.begun_from = shaking(HOME, 15);
-    assert_eq!(report(&record, &shaking(HOME, 15), HOUR), None);
+    record.begun_from = shaking(HOME, FIREFOX, 15);
+    assert_eq!(report(&record, &shaking(HOME, FIREFOX, 15), HOUR), None);
     assert_eq!(report(&record, &from(HOME, FIREFOX), HOUR), None, "nobody looked");
-    let other = report(&record, &shaking(HOME, 16), HOUR).expect("another handshake");
+    let other = report(&record, &shaking(HOME, FIREFOX, 16), HOUR).expect("another handshake");
     assert_eq!((other.to_string().as_str(), other.answer), ("fingerprint 25", Answer::Log));
-    let vpn = report(&record, &shaking(VPN_ABROAD, 16), HOUR).expect("another place too");
-    assert_eq!((vpn.score, vpn.answer), (75, Answer::Login));
-    record.note(&shaking(HOME, 16), USED, true);
-    let known = report(&record, &shaking(MOBILE, 16), HOUR).expect("another network");
+    record.note(&shaking(HOME, FIREFOX, 16), USED, true);
+    let known = report(&record, &shaking(MOBILE, FIREFOX, 16), HOUR).expect("another network");
     assert_eq!(known.to_string(), "network 10, operator 5");
+}
+
+#[test]
+fn a_program_that_says_it_is_the_sessions_browser_is_not_let_in_from_another_network() {
+    let mut record = record();
+    record.begun_from = shaking(HOME, UPDATED, 15);
+    let judged = |context: &ClientContext, later: Duration| {
+        let report = report(&record, context, later).expect("a new place");
+        (report.to_string(), report.answer)
+    };
+    let masked = "network 10, operator 5, fingerprint 25, masquerade 25";
+    let day = 24 * HOUR;
+    for (agent, later) in [(UPDATED, day), (FIREFOX, day), (NEWEST, RESTED / 2)] {
+        let said = judged(&shaking(MOBILE, agent, 16), later);
+        assert_eq!(said, (masked.to_owned(), Answer::Login), "{agent} after {later:?}");
+    }
+    let updated = judged(&shaking(MOBILE, NEWEST, 16), RESTED);
+    assert_eq!(updated, ("network 10, operator 5, fingerprint 25".to_owned(), Answer::Renew));
+    let filter = judged(&shaking(HOME, UPDATED, 16), HOUR);
+    assert_eq!(filter, ("fingerprint 25".to_owned(), Answer::Log), "in a network that is known");
+}
+
+#[test]
+fn what_plays_videos_and_other_browsers_are_weighed_as_what_they_are() {
+    let player = "AppleCoreMedia/1.0.0.22F76 (iPhone; U; CPU OS 18_5 like Mac OS X; de_de)";
+    let phone = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 Mobile/15E148 Safari/604.1";
+    let mut record = record();
+    record.begun_from = shaking(HOME, phone, 15);
+    record.note(&shaking(HOME, player, 14), USED, true);
+    let said =
+        |agent| report(&record, &shaking(MOBILE, agent, 16), RESTED / 2).expect("new").to_string();
+    assert_eq!(said(player), "network 10, operator 5, fingerprint 25");
+    let other = "network 10, operator 5, browser 50, system 50, fingerprint 25";
+    assert_eq!(said(FIREFOX), other);
 }
 
 #[test]

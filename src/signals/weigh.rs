@@ -25,11 +25,14 @@ pub enum Signal {
     Language,
     /// Another TLS handshake.
     Fingerprint,
+    /// Another TLS handshake of a browser that the session knows, from a new network, where no update
+    /// explains it: a program that says that it is that browser, or a proxy that opens TLS.
+    Masquerade,
 }
 
 impl Signal {
     /// All, with their names.
-    pub const ALL: [(Signal, &'static str); 10] = [
+    pub const ALL: [(Signal, &'static str); 11] = [
         (Signal::Network, "network"),
         (Signal::Operator, "operator"),
         (Signal::Hosting, "hosting"),
@@ -40,6 +43,7 @@ impl Signal {
         (Signal::System, "system"),
         (Signal::Language, "language"),
         (Signal::Fingerprint, "fingerprint"),
+        (Signal::Masquerade, "masquerade"),
     ];
 
     /// The name in logs.
@@ -53,7 +57,7 @@ impl Signal {
         match self {
             Signal::Operator | Signal::Speed => 5,
             Signal::Network | Signal::Hosting | Signal::Language => 10,
-            Signal::Country | Signal::Together | Signal::Fingerprint => 25,
+            Signal::Country | Signal::Together | Signal::Fingerprint | Signal::Masquerade => 25,
             Signal::Family | Signal::System => 50,
         }
     }

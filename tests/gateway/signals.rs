@@ -491,6 +491,19 @@ async fn fingerprint_a_thief_who_says_what_the_browser_says_is_told_by_his_hands
 }
 
 #[tokio::test]
+async fn masquerade_a_copied_user_agent_opens_nothing_from_another_network_of_the_same_country() {
+    let scene = Scene::behind(PASSED_ON, "enforce").await;
+    let mut thief = with_another_handshake(&scene, 0);
+    MOBILE.at(&mut thief);
+    assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
+    let moves = scene.moves();
+    assert_eq!(moves.len(), 1, "{moves:#?}");
+    let signals = ["network", "operator", "fingerprint", "masquerade"];
+    assert_eq!(moves[0]["doorward.signals"], serde_json::json!(signals));
+    assert_eq!(moves[0]["doorward.score"], 65);
+}
+
+#[tokio::test]
 async fn fingerprint_a_browser_that_comes_back_on_any_protocol_with_any_ticket_is_the_same() {
     let mut scene = Scene::behind(PASSED_ON, "enforce").await;
     let mut config = (*scene.alice.tls).clone();

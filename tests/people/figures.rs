@@ -20,8 +20,14 @@ use super::{ENFORCED, OFF, OUTSIDE, crowd, rules};
 const LASTINGS: [Lasting; 2] = [Lasting::AWorkday, Lasting::AMonth];
 const PLACES: [Place; 5] =
     [Place::Abroad, Place::CloudAbroad, Place::Country, Place::Neighbour, Place::Inside];
-const TOOLS: [Tool; 5] =
-    [Tool::Program, Tool::OtherBrowser, Tool::Disguised, Tool::OtherVersion, Tool::Same];
+const TOOLS: [Tool; 6] = [
+    Tool::Program,
+    Tool::OtherBrowser,
+    Tool::Disguised,
+    Tool::OtherVersion,
+    Tool::Newer,
+    Tool::Same,
+];
 const MANNERS: [Manner; 3] = [Manner::Follows, Manner::Ignores, Manner::InStep];
 const MOMENTS: [Moment; 4] =
     [Moment::AtOnce, Moment::HoursLater, Moment::DaysLater, Moment::Asleep];
@@ -82,7 +88,7 @@ impl Figures {
                 self.line(&honest(name, lasting, &tally));
                 // Among fewer, two or three unlucky ones are more than the promise.
                 if name == "enforce" && people >= ENOUGH {
-                    super::holds_for_honest_people(&tally);
+                    super::holds_for_honest_people(&tally, lasting);
                 }
             }
         }

@@ -87,7 +87,8 @@ fn software(tool: Tool) -> &'static str {
         Tool::Program => "a program",
         Tool::OtherBrowser => "another browser",
         Tool::Disguised => "a program, copied User-Agent",
-        Tool::OtherVersion => "same browser, another version",
+        Tool::OtherVersion => "same browser, older version",
+        Tool::Newer => "a program that claims a newer version",
         Tool::Same => "the same",
     }
 }

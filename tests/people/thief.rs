@@ -30,8 +30,10 @@ pub enum Tool {
     OtherBrowser,
     /// A program that says that it is the victim's browser.
     Disguised,
-    /// The same browser on the same system, of another version.
+    /// The same browser on the same system, of an older version.
     OtherVersion,
+    /// A program that says that it is a newer version of the victim's browser.
+    Newer,
     Same,
 }
 
@@ -215,6 +217,7 @@ fn disguise(tool: Tool, victims: &Software) -> Software {
         Tool::OtherBrowser => Software::new(Kind::FirefoxLinux),
         Tool::Disguised => Software { handshake: 77, ..*victims },
         Tool::OtherVersion => Software { version: victims.version - 3, handshake: 50, ..*victims },
+        Tool::Newer => Software { version: victims.version + 1, handshake: 77, ..*victims },
         Tool::Same => *victims,
     }
 }

@@ -103,7 +103,7 @@ fn told(context: &ClientContext, place: &Locality) -> String {
     let country = place.country.as_ref().map(Country::to_string);
     let operator = place.operator.map(|number| format!("AS{number}"));
     let hosting = place.hosting.then(|| "machines for rent".to_owned());
-    let Software { family, system } = Software::read(&context.agent);
+    let Software { family, system, .. } = Software::read(&context.agent);
     let family = family.filter(|family| !family.is_empty()).map(str::to_owned);
     let system = system.map(|system| system.name().to_owned());
     let language = Some(context.language.clone()).filter(|language| !language.is_empty());

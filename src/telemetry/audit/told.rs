@@ -103,6 +103,6 @@ fn named(place: &Locality) -> (Option<String>, Option<u32>, Option<bool>) {
 }
 
 fn software(agent: &str) -> (String, Option<&'static str>) {
-    let Software { family, system } = Software::read(agent);
+    let Software { family, system, .. } = Software::read(agent);
     (family.unwrap_or_default().to_owned(), system.map(|system| system.name()))
 }
