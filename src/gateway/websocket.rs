@@ -22,7 +22,7 @@ use crate::clock::UnixMillis;
 use crate::guard::{Cut, Ending, Guard, Permit, Watched};
 use crate::route::{Frames as Talk, Route};
 use crate::session::SessionKey;
-use crate::telemetry::Limit;
+use crate::telemetry::{Counted, Limit};
 use crate::upstream::{PendingTunnel, Switch};
 
 use super::Gateway;
@@ -107,7 +107,7 @@ impl Gateway {
             return Err(ForwardError::BadHandshake);
         }
         self.clean(&mut response);
-        let tunnels = shared.metrics.tunnels.clone();
+        let open = Counted::one_of(&shared.metrics.tunnels);
         let pulse = Pulse::of(self, permit, route);
         let ends = Ends {
             // The register knows the age of those it has.
@@ -119,9 +119,8 @@ impl Gateway {
             guard: self.guard.clone(),
         };
         self.tunnels.tracker.spawn(async move {
-            tunnels.inc();
+            let _open = open;
             carry(client.on, upstream, ends, pulse).await;
-            tunnels.dec();
         });
         Ok(switching(response))
     }
@@ -397,6 +396,8 @@ fn switching<B>(from: Response<B>) -> Response<ResponseBody> {
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = parts.headers;
     let headers = response.headers_mut();
+    // What follows has none (RFC 9110 8.6).
+    headers.remove(header::CONTENT_LENGTH);
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     response
@@ -418,5 +419,14 @@ mod tests {
     fn rfc_6455_1_3_the_accept_value_of_the_sample_nonce() {
         let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
         assert_eq!(accept_value(&key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn rfc_9110_8_6_an_answer_that_switches_protocols_has_no_length() {
+        let app =
+            Response::builder().status(101).header("Content-Length", "5").header("X-App", "1");
+        let response = switching(app.body(()).expect("an answer"));
+        assert_eq!(response.headers().get(header::CONTENT_LENGTH), None);
+        assert_eq!(response.headers().get("x-app"), Some(&HeaderValue::from_static("1")));
     }
 }

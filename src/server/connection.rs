@@ -12,7 +12,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
@@ -21,7 +20,7 @@ use tracing::debug;
 
 use crate::config;
 use crate::gateway::{Caller, Gateway, Pace};
-use crate::telemetry::{Limit, Metrics};
+use crate::telemetry::{Counted, Limit, Metrics};
 use crate::tls::Acceptor;
 
 use super::fair::{Turns, one_by_one};
@@ -71,26 +70,10 @@ pub(super) struct Connection {
     pub(super) turns: Turns,
 }
 
-/// One of those that are counted as open, however it ends: a panic ends it too.
-struct Open(Gauge);
-
-impl Open {
-    fn count(metrics: &Metrics) -> Open {
-        metrics.connections.inc();
-        Open(metrics.connections.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
 impl Connection {
     /// Lives until the client goes, a deadline passes, its place is needed, or the server drains.
     pub(super) async fn run(mut self, mut stream: TcpStream, acceptor: Acceptor) {
-        let _open = Open::count(self.metrics());
+        let _open = Counted::one_of(&self.metrics().connections);
         // Answers are written whole; waiting for more would only delay them.
         stream.set_nodelay(true).unwrap_or_default();
         if self.is_introduced(&mut stream).await

@@ -3,6 +3,7 @@
 //! No token, no cookie and no raw session id ever reaches a line; sessions are named by their handle.
 
 pub mod audit;
+mod counted;
 pub mod events;
 pub mod hook;
 pub mod limits;
@@ -12,6 +13,7 @@ pub mod requests;
 mod window;
 
 pub use audit::Audit;
+pub use counted::Counted;
 pub use events::SessionEvent;
 pub use hook::Hook;
 pub use limits::Limit;

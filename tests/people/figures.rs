@@ -39,10 +39,11 @@ const BY_PLACE: [&str; 3] = ["off", "enforce", "login_at = 40"];
 const LOGIN_AT: [u32; 14] = [10, 15, 20, 25, 35, 40, 45, 50, 55, 60, 65, 75, 85, 100];
 
 /// What the curve shows of thieves.
-const CURVE: [(Place, Tool); 5] = [
+const CURVE: [(Place, Tool); 6] = [
     (Place::Abroad, Tool::OtherBrowser),
     (Place::Abroad, Tool::Disguised),
     (Place::Abroad, Tool::Same),
+    (Place::Country, Tool::Disguised),
     (Place::Country, Tool::Same),
     (Place::Inside, Tool::OtherBrowser),
 ];

@@ -97,7 +97,7 @@ def honest(figures):
 # What the operator chooses between.
 
 KINDS = {("Abroad", "OtherBrowser"): ("abroad, another browser", "a"),
-         ("Abroad", "Disguised"): ("abroad, a copied User-Agent", "c"),
+         ("Country", "Disguised"): ("same country, a copied User-Agent", "c"),
          ("Country", "Same"): ("same country, same browser", "b")}
 
 
