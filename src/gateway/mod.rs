@@ -93,8 +93,8 @@ struct Answer {
     token: Option<NewToken>,
 }
 
-/// The future of [`Gateway::handle`] is moved for each request and kept with each connection: what it
-/// seldom awaits is boxed, here and in the layers below, so that it stays small.
+/// The future of [`Gateway::handle`] is moved once for each request, into its box (`server/connection.rs`):
+/// what it seldom awaits is boxed too, here and in the layers below, so that it stays small.
 impl Gateway {
     /// Answers one request that came over TLS. Every answer leaves through `Gateway::leave`.
     pub async fn handle(

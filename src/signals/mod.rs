@@ -179,12 +179,9 @@ impl<'a> Compared<'a> {
     /// Whether this says that it is a browser which the session knows, and is none that was updated
     /// meanwhile: for that it is no newer, or was away too short a time.
     fn is_masked(&self, here: &Software<'_>, known: &[Software<'_>]) -> bool {
-        let mut same = known.iter().filter(|known| known.family == here.family).peekable();
-        if here.family.is_none() || same.peek().is_none() {
-            return false;
-        }
         let rested = self.arrival.now.since(self.arrival.active) >= RESTED;
-        !(rested && same.all(|known| here.version > known.version))
+        let mut same = known.iter().filter(|known| known.family == here.family);
+        here.family.is_some() && same.any(|known| !rested || here.version <= known.version)
     }
 
     /// A place that was left for another country minutes ago and is used again: one person with a VPN,
