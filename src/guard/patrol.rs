@@ -83,20 +83,22 @@ impl Guard {
     }
 
     async fn look(&self, key: &SessionKey) {
-        let asked = Instant::now();
+        // An answer tells of when it was asked for: judged by a later clock, who was active at another
+        // gateway meanwhile would be held for idle.
+        let (asked, now) = (Instant::now(), self.now());
         let Ok(loaded) = self.load(key).await else { return };
         let live = &self.shared.live;
-        match self.found(key, loaded, asked) {
+        match self.found(key, loaded, asked, now) {
             Found::Over => live.cut(key, Cut::SessionEnded),
             Found::Lives(record, touched) => {
                 live.vouched(key, &record, touched, asked);
-                live.cut_by_route(key, self.now());
+                live.cut_by_route(key, now);
             }
             Found::Unreadable => {}
         }
     }
 
-    fn found(&self, key: &SessionKey, loaded: Loaded, asked: Instant) -> Found {
+    fn found(&self, key: &SessionKey, loaded: Loaded, asked: Instant, now: UnixMillis) -> Found {
         let keys = self.shared.keys.load_full();
         let Held { record, touched, not_before, .. } = match self.hold(&keys, key, loaded, asked) {
             Ok(held) => held,
@@ -106,7 +108,7 @@ impl Guard {
         // The line of everybody cuts when it is read.
         let standing = Standing { touched, not_before, everyone: NotBefore::default() };
         // Frozen is over for what is open: a fresh login is another session.
-        match record.frozen || self.record_is_over(key, &record, &standing) {
+        match record.frozen || self.record_is_over(key, &record, &standing, now) {
             true => Found::Over,
             false => Found::Lives(record, touched),
         }

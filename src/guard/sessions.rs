@@ -252,17 +252,18 @@ impl Guard {
     fn is_over(&self, session: &Opened, line: NotBefore) -> bool {
         let standing =
             Standing { touched: session.last_active, not_before: line, ..Standing::default() };
-        self.record_is_over(&session.key, &session.record, &standing)
+        self.record_is_over(&session.key, &session.record, &standing, self.now())
     }
 
-    /// Whether no token could be admitted any more.
+    /// Whether no token could be admitted any more at `now`.
     pub(super) fn record_is_over(
         &self,
         key: &SessionKey,
         record: &Record,
         standing: &Standing,
+        now: UnixMillis,
     ) -> bool {
-        let (now, created) = (self.now(), record.created);
+        let created = record.created;
         let active = record.active.max(standing.touched);
         standing.not_before.ends(key.id, created)
             || self.shared.everyone.line().ends(key.id, created)
@@ -326,7 +327,7 @@ impl Guard {
             }
             Err(TokenError::Shape | TokenError::Mac) => return Ok(None),
         };
-        let asked = Instant::now();
+        let (asked, now) = (Instant::now(), self.now());
         let loaded = self.in_time(pin!(self.load(&token.key))).await;
         let loaded = self.counted(loaded)?;
         let held = match self.hold(&keys, &token.key, loaded, asked) {
@@ -336,7 +337,7 @@ impl Guard {
         };
         let Held { record, touched, not_before, .. } = held;
         let standing = Standing { touched, not_before, ..Standing::default() };
-        if self.record_is_over(&token.key, &record, &standing) {
+        if self.record_is_over(&token.key, &record, &standing, now) {
             return Ok(None);
         }
         let proven = knows(&record, &token);

@@ -145,13 +145,15 @@ impl Guard {
     /// Notes activity that is no request, such as the frames of a WebSocket. A session that is over
     /// stays over, and one that waits for a fresh login does not wait longer for it.
     pub async fn note_activity(&self, key: &SessionKey) -> Result<(), Unavailable> {
+        // When it happened: whatever the store takes to answer, it is no later activity.
+        let now = self.now();
         let Some(held) = self.living(key).await? else { return Ok(()) };
         let Held { record, touched, not_before, .. } = held;
         let standing = Standing { touched, not_before, ..Standing::default() };
-        if record.frozen || self.record_is_over(key, &record, &standing) {
+        if record.frozen || self.record_is_over(key, &record, &standing, now) {
             return Ok(());
         }
-        self.counted(self.store.touch(key, self.now(), record.absolute_end).await)
+        self.counted(self.store.touch(key, now, record.absolute_end).await)
     }
 
     /// What holds of a session that has not ended.

@@ -2,13 +2,16 @@
 //! it ended: within a second, in the manner of their protocol. A renewal ends none.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use http_body_util::{BodyExt, Empty};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixStream};
-use tokio::time::timeout;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{sleep_until, timeout};
 
 use crate::browser::{Browser, SESSION};
 use crate::gateway::{Gateway, Setup, manual_clock, route};
@@ -48,17 +51,23 @@ struct Two {
 
 impl Two {
     async fn start() -> Two {
-        let (streams, redis) = (Streams::start().await, RedisServer::start(How::default()));
-        let clock = manual_clock();
-        let setup = |shared_with| Setup {
+        let redis = RedisServer::start(How::default());
+        let url = redis.settings().url;
+        Two::with(redis, url).await
+    }
+
+    /// The second gateway reaches Redis at `road`.
+    async fn with(redis: RedisServer, road: String) -> Two {
+        let (streams, clock) = (Streams::start().await, manual_clock());
+        let setup = |store, shared_with| Setup {
             routes: streams.routes(""),
-            store: redis.settings().url,
+            store,
             clock: clock.clone(),
             shared_with,
             ..Setup::default()
         };
-        let here = Gateway::start(setup(None));
-        let there = Gateway::start(setup(Some(Arc::clone(&here.directory))));
+        let here = Gateway::start(setup(redis.settings().url, None));
+        let there = Gateway::start(setup(road, Some(Arc::clone(&here.directory))));
         let mut alice = Browser::new(&here);
         alice.log_in("alice").await;
         Two { streams, _redis: redis, here, there, alice }
@@ -219,6 +228,67 @@ async fn use_at_one_gateway_keeps_connections_at_the_other_until_the_absolute_en
     all_open(&held, "20 minutes are left");
     two.here.advance(20 * MINUTE);
     two.all_end(held, Instant::now(), "absolute").await;
+}
+
+/// A road to Redis that brings each answer `late`, once it is `slow`.
+struct Road {
+    url: String,
+    slow: Arc<AtomicBool>,
+    _task: JoinSet<()>,
+}
+
+impl Road {
+    async fn to(redis: &RedisServer, late: Duration) -> Road {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("redis://{}", listener.local_addr().expect("an address"));
+        let target = redis.settings().url.trim_start_matches("redis://").to_owned();
+        let (slow, mut task) = (Arc::<AtomicBool>::default(), JoinSet::new());
+        let is_slow = Arc::clone(&slow);
+        task.spawn(async move {
+            let mut roads = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(&target).await.expect("Redis is there");
+                let (mut from_client, mut to_client) = client.into_split();
+                let (mut from_server, mut to_server) = server.into_split();
+                let (sender, mut answers) = mpsc::unbounded_channel();
+                let is_slow = Arc::clone(&is_slow);
+                roads.spawn(async move {
+                    let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
+                });
+                roads.spawn(async move {
+                    let mut buffer = vec![0; 65_536];
+                    while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
+                        let late = if is_slow.load(SeqCst) { late } else { Duration::ZERO };
+                        let _ = sender.send((Instant::now() + late, buffer[..count].to_vec()));
+                    }
+                });
+                roads.spawn(async move {
+                    while let Some((due, answer)) = answers.recv().await {
+                        sleep_until(due.into()).await;
+                        let _ = to_client.write_all(&answer).await;
+                    }
+                });
+            }
+        });
+        Road { url, slow, _task: task }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_of_the_store_that_comes_late_takes_nobody_for_idle_who_was_active_meanwhile() {
+    let redis = RedisServer::start(How::default());
+    let road = Road::to(&redis, Duration::from_millis(300)).await;
+    let mut two = Two::with(redis, road.url.clone()).await;
+    let held = two.hold("late").await;
+    road.slow.store(true, SeqCst);
+    // Looks are on their way all the time, and each of these requests is one that they do not know of.
+    for _ in 0..(12 * 60 / 20 - 1) {
+        two.here.advance(20 * MINUTE);
+        assert_eq!(two.alice.fetch("/x/small").await.status, StatusCode::OK);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    all_open(&held, "never 30 minutes without a request");
 }
 
 #[tokio::test]
