@@ -64,7 +64,7 @@ fn the_default_thresholds_are_those_that_are_played() {
 
 #[test]
 fn honest_people_meet_less_than_one_false_login_in_a_thousand_days() {
-    holds_for_honest_people(&crowd::live(&ENFORCED, 0..34), ENFORCED.lasting);
+    holds_for_honest_people(&crowd::live(&ENFORCED, 0..34));
 }
 
 #[test]
@@ -130,16 +130,10 @@ const OUTSIDE: [(Place, Tool); 7] = [
     (Place::Country, Tool::Newer),
 ];
 
-/// Sessions of a month see commuters on both sides of a filter that opens TLS; the goal is that of the
-/// defaults.
-fn holds_for_honest_people(tally: &Tally, lasting: Lasting) {
-    let most = match lasting {
-        Lasting::AWorkday => 1.0,
-        Lasting::AMonth => 3.0,
-    };
+fn holds_for_honest_people(tally: &Tally) {
     assert!(tally.requests > 100 * tally.days, "people do little: {tally:#?}");
     assert!(tally.crashes > 0 && tally.moves.contains_key("renew"), "{tally:#?}");
-    assert!(tally.per_thousand(tally.all_false()) < most, "{tally:#?}");
+    assert!(tally.per_thousand(tally.all_false()) < 1.0, "{tally:#?}");
 }
 
 fn stopped_at_the_door(outcome: &Outcome, scheme: &Scheme) {

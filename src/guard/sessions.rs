@@ -114,6 +114,9 @@ impl Guard {
             record.seed(known);
         }
         let shown = self.shown(shown).await?;
+        if let Some(before) = &shown {
+            record.inherit(&before.record);
+        }
         self.make_room(&key.tag, shown.as_ref().map(|session| session.key)).await?;
         let sealed = record.seal(&keys, &key);
         self.counted(self.store.create(&key, &sealed, at, end).await)?;

@@ -140,6 +140,23 @@ impl Record {
         shorten(networks, NETWORKS);
     }
 
+    /// A new session knows the programs of the one whose place it takes in its browser, each with its handshake:
+    /// a cookie does not go from one to another, and who opened TLS on the way will do so again. Not those of
+    /// another user, nor from before a change of the password: whoever had the old one may be among them.
+    pub fn inherit(&mut self, before: &Record) {
+        let is_his = before.identity.user == self.identity.user;
+        if !is_his || before.credential != self.credential {
+            return;
+        }
+        let begun = &before.begun_from;
+        let (agent, fingerprint) = (begun.agent.clone(), begun.fingerprint);
+        let first = Known { agent, fingerprint, passed: true };
+        let all = std::iter::once(first).chain(before.seen.software.iter().cloned());
+        let software = &mut self.seen.software;
+        software.extend(all.filter(|known| !known.is_of(&self.begun_from)));
+        shorten(software, SOFTWARE);
+    }
+
     /// Writes a place down as the one used last. `passed`: no enforcing route would mind.
     pub fn note(&mut self, from: &ClientContext, at: UnixMillis, passed: bool) {
         let network = from.network_address();
@@ -313,6 +330,43 @@ mod tests {
         let curl = from("198.51.100.7", "curl");
         assert_eq!(record.novelty(&curl, Watch::Monitor, OLDEST, at), Novelty::New);
         assert_eq!(record.known_places(Watch::Enforce, UnixMillis(600_000)).count(), 2, "too old");
+    }
+
+    #[test]
+    fn a_new_session_knows_the_handshakes_of_the_one_before_in_its_browser_that_were_let_pass() {
+        let at = UnixMillis(1);
+        let shaking_hands = |number| from("192.0.2.7", "Firefox").shaking_hands(shaking(number));
+        let begun_as = |number| Record { begun_from: shaking_hands(number), ..record() };
+        let mut before = begun_as(1);
+        before.note(&shaking_hands(2), at, true);
+        before.note(&shaking_hands(3), at, false);
+        let mut record = begun_as(2);
+        record.inherit(&before);
+        for (handshake, watch, novelty) in [
+            (1, Watch::Enforce, Novelty::Here),
+            (2, Watch::Enforce, Novelty::Here),
+            (3, Watch::Enforce, Novelty::New),
+            (3, Watch::Monitor, Novelty::Here),
+            (4, Watch::Monitor, Novelty::New),
+        ] {
+            let here = record.novelty(&shaking_hands(handshake), watch, OLDEST, at);
+            assert_eq!(here, novelty, "{handshake}, {watch:?}");
+        }
+        assert_eq!(record.seen.software.len(), 2, "its own is not written down twice");
+        let other = Identity { user: "bob".to_owned(), ..Identity::default() };
+        for mut stranger in [
+            Record { identity: other, ..begun_as(2) },
+            Record { credential: [7; 8], ..begun_as(2) },
+        ] {
+            stranger.inherit(&before);
+            assert_eq!(stranger.seen, Seen::default());
+        }
+        for number in 5..20 {
+            let mut next = begun_as(number);
+            next.inherit(&record);
+            assert!(next.seen.software.len() <= SOFTWARE);
+            record = next;
+        }
     }
 
     #[test]

@@ -504,6 +504,26 @@ async fn masquerade_a_copied_user_agent_opens_nothing_from_another_network_of_th
 }
 
 #[tokio::test]
+async fn masquerade_who_logs_in_behind_a_filter_that_opens_tls_is_not_asked_again_without_it() {
+    let scene = Scene::behind(PASSED_ON, "enforce").await;
+    let mut office = with_another_handshake(&scene, 0);
+    MOBILE.at(&mut office);
+    assert_eq!(verdict(&mut office).await, "401 reauthenticate");
+    office.log_in("alice").await;
+    assert_eq!(verdict(&mut office).await, "admitted");
+    // The login was in the same browser: it is known by both of its handshakes.
+    let mut travels = Browser { tls: Arc::clone(&scene.alice.tls), ..office };
+    VPN_ABROAD.at(&mut travels);
+    assert_eq!(verdict(&mut travels).await, "admitted");
+    let moves = scene.moves();
+    assert_eq!(moves.len(), 2, "{moves:#?}");
+    let asked = serde_json::json!(["network", "operator", "fingerprint", "masquerade"]);
+    assert_eq!(moves[0]["doorward.signals"], asked);
+    let abroad = serde_json::json!(["network", "country", "operator", "hosting", "speed"]);
+    assert_eq!(moves[1]["doorward.signals"], abroad);
+}
+
+#[tokio::test]
 async fn fingerprint_a_browser_that_comes_back_on_any_protocol_with_any_ticket_is_the_same() {
     let mut scene = Scene::behind(PASSED_ON, "enforce").await;
     let mut config = (*scene.alice.tls).clone();

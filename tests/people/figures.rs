@@ -89,7 +89,7 @@ impl Figures {
                 self.line(&honest(name, lasting, &tally));
                 // Among fewer, two or three unlucky ones are more than the promise.
                 if name == "enforce" && people >= ENOUGH {
-                    super::holds_for_honest_people(&tally, lasting);
+                    super::holds_for_honest_people(&tally);
                 }
             }
         }
