@@ -242,13 +242,16 @@ impl Connection {
         if request.headers().contains_key(UPGRADE) {
             request.extensions_mut().insert(Seated::of(&place, &self.pulse));
         }
-        Box::pin(async move {
+        // Before there is a future, or all of it is made elsewhere and copied here.
+        let room = Box::new_uninit();
+        let answer = Box::write(room, async move {
             let response = gateway.handle(request, &caller).await;
             if caller.is_known() {
                 place.keep();
             }
             Ok(response.map(|body| turn.answered(body)))
-        })
+        });
+        Box::into_pin(answer)
     }
 
     fn wire(&self, tls: TlsStream<TcpStream>, speech: Speech) -> Wire<TlsStream<TcpStream>> {
