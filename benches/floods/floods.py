@@ -305,7 +305,8 @@ def row(rounds: list[Told]) -> str:
     bits = Counter()
     for told in rounds:
         bits.update(told.limits)
-    bit = ", ".join(f"{limit} {count / len(rounds):,.0f}" for limit, count in bits.items()) or "none"
+    means = {limit: count / len(rounds) for limit, count in bits.items()}
+    bit = ", ".join(f"{limit} {f'{mean:,.0f}' if mean >= 1 else '<1'}" for limit, mean in means.items()) or "none"
     seen = [told.recovery for told in rounds]
     recovered = "not seen" if None in seen else f"{max(seen):.0f} s"
     waits = [middle(operator.attrgetter(name)) for name in ("calm_p99", "busy_p99", "flood_p99")]

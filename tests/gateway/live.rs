@@ -2,19 +2,17 @@
 //! it ended: within a second, in the manner of their protocol. A renewal ends none.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use http_body_util::{BodyExt, Empty};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout};
+use tokio::net::{TcpListener, UnixStream};
+use tokio::time::timeout;
 
 use crate::browser::{Browser, SESSION};
 use crate::gateway::{Gateway, Setup, manual_clock, route};
+use crate::proxy::{Mode, Proxy};
 use crate::redis::{How, RedisServer};
 use crate::streams::{Held, Streams, hold_all, hold_answer, hold_websocket, request, send};
 
@@ -43,7 +41,7 @@ fn is_cut(kind: &str, how: &str) -> bool {
 /// Two gateways on one Redis with one clock; connections are held at the second.
 struct Two {
     streams: Streams,
-    _redis: RedisServer,
+    redis: RedisServer,
     here: Gateway,
     there: Gateway,
     alice: Browser,
@@ -70,7 +68,7 @@ impl Two {
         let there = Gateway::start(setup(road, Some(Arc::clone(&here.directory))));
         let mut alice = Browser::new(&here);
         alice.log_in("alice").await;
-        Two { streams, _redis: redis, here, there, alice }
+        Two { streams, redis, here, there, alice }
     }
 
     /// Every kind of connection of alice at the other gateway.
@@ -230,65 +228,38 @@ async fn use_at_one_gateway_keeps_connections_at_the_other_until_the_absolute_en
     two.all_end(held, Instant::now(), "absolute").await;
 }
 
-/// A road to Redis that brings each answer `late`, once it is `slow`.
-struct Road {
-    url: String,
-    slow: Arc<AtomicBool>,
-    _task: JoinSet<()>,
-}
-
-impl Road {
-    async fn to(redis: &RedisServer, late: Duration) -> Road {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("redis://{}", listener.local_addr().expect("an address"));
-        let target = redis.settings().url.trim_start_matches("redis://").to_owned();
-        let (slow, mut task) = (Arc::<AtomicBool>::default(), JoinSet::new());
-        let is_slow = Arc::clone(&slow);
-        task.spawn(async move {
-            let mut roads = JoinSet::new();
-            while let Ok((client, _)) = listener.accept().await {
-                let server = TcpStream::connect(&target).await.expect("Redis is there");
-                let (mut from_client, mut to_client) = client.into_split();
-                let (mut from_server, mut to_server) = server.into_split();
-                let (sender, mut answers) = mpsc::unbounded_channel();
-                let is_slow = Arc::clone(&is_slow);
-                roads.spawn(async move {
-                    let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
-                });
-                roads.spawn(async move {
-                    let mut buffer = vec![0; 65_536];
-                    while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
-                        let late = if is_slow.load(SeqCst) { late } else { Duration::ZERO };
-                        let _ = sender.send((Instant::now() + late, buffer[..count].to_vec()));
-                    }
-                });
-                roads.spawn(async move {
-                    while let Some((due, answer)) = answers.recv().await {
-                        sleep_until(due.into()).await;
-                        let _ = to_client.write_all(&answer).await;
-                    }
-                });
-            }
-        });
-        Road { url, slow, _task: task }
+/// Waits until Redis was asked for a record so many times more.
+async fn looks(redis: &RedisServer, more: u64) {
+    let asked = || {
+        let told = redis.command(&["INFO", "commandstats"]);
+        let calls = told.split_once("cmdstat_mget:calls=").map(|(_, rest)| rest.split(',').next());
+        calls.flatten().and_then(|calls| calls.parse::<u64>().ok()).expect("a number")
+    };
+    let (enough, deadline) = (asked() + more, Instant::now() + PATIENCE);
+    while asked() < enough {
+        assert!(Instant::now() < deadline, "nobody looks");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 #[tokio::test]
 async fn an_answer_of_the_store_that_comes_late_takes_nobody_for_idle_who_was_active_meanwhile() {
     let redis = RedisServer::start(How::default());
-    let road = Road::to(&redis, Duration::from_millis(300)).await;
-    let mut two = Two::with(redis, road.url.clone()).await;
+    let road = Proxy::start(([127, 0, 0, 1], redis.port()).into(), 1).await;
+    let mut two = Two::with(redis, format!("redis://{}", road.address)).await;
     let held = two.hold("late").await;
-    road.slow.store(true, SeqCst);
-    // Looks are on their way all the time, and each of these requests is one that they do not know of.
-    for _ in 0..(12 * 60 / 20 - 1) {
+    road.set(Mode::HoldReplies);
+    looks(&two.redis, 1).await;
+    // Redis has told of a session that was not used for 40 minutes when the answer comes.
+    for _ in 0..2 {
         two.here.advance(20 * MINUTE);
         assert_eq!(two.alice.fetch("/x/small").await.status, StatusCode::OK);
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    road.set(Mode::Pass);
+    looks(&two.redis, 3).await;
     all_open(&held, "never 30 minutes without a request");
+    two.here.advance(30 * MINUTE);
+    two.all_end(held, Instant::now(), "idle").await;
 }
 
 #[tokio::test]

@@ -2,8 +2,14 @@
 
 #[path = "../support/browser.rs"]
 mod browser;
+#[path = "../chaos/chance.rs"]
+#[allow(dead_code, reason = "chaos uses the rest of it")]
+mod chance;
 #[path = "../support/gateway.rs"]
 mod gateway;
+#[path = "../chaos/proxy.rs"]
+#[allow(dead_code, reason = "chaos uses the rest of it")]
+mod proxy;
 #[path = "../support/redis.rs"]
 #[allow(dead_code, reason = "the suite of the stores uses the rest of it")]
 mod redis;
