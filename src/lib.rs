@@ -7,13 +7,13 @@
 //! | 11 | `cli` (and `main`) | the commands |
 //! | 10 | [`app`] | composition root: builds everything, decides nothing |
 //! | 9 | [`server`] | sockets: listener, TLS handshake, connection, drain, redirect |
-//! | 8 | [`gateway`] | the story of a request |
+//! | 8 | [`proxy`] | the story of a request |
 //! | 7 | [`portal`], [`admin`] | doorward's own pages; the operator's API |
 //! | 6 | [`guard`] | from a cookie to a permit: load, decide, compare-and-swap |
-//! | 5 | [`store`], [`upstream`], [`tls`], [`login`], [`telemetry`] | adapters |
+//! | 5 | [`store`], [`upstream`], [`tls`], [`identity`], [`telemetry`] | adapters |
 //! | 4 | [`config`] | raw to checked |
-//! | 3 | [`route`], [`signals`] | pure: the table of routes, and who may use one; signs that a session was moved |
-//! | 2 | [`http`] | pure: heads, hop-by-hop, identity, cookies, targets |
+//! | 3 | [`route`], [`risk`] | pure: the table of routes, and who may use one; signs that a session was moved |
+//! | 2 | [`message`] | pure: heads, hop-by-hop, identity, cookies, targets |
 //! | 1 | [`session`] | pure: token, record, policy, decide |
 //! | 0 | [`clock`], [`secret`] | pure: time as a value; keys, seals, hashes |
 
@@ -51,16 +51,16 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod gateway;
 pub mod guard;
-pub mod http;
-pub mod login;
+pub mod identity;
+pub mod message;
 pub mod portal;
+pub mod proxy;
+pub mod risk;
 pub mod route;
 pub mod secret;
 pub mod server;
 pub mod session;
-pub mod signals;
 pub mod store;
 pub mod telemetry;
 pub mod tls;

@@ -382,11 +382,11 @@ async fn a_primary_that_takes_only_some_names_is_given_one_that_it_takes() {
     gateway.knows(&key).await;
 }
 
-/// Guard: the permissions in the documentation of `src/store/redis.rs`.
+/// Guard: the permissions in the documentation of `src/store/redis/mod.rs`.
 #[tokio::test]
 async fn a_user_with_the_documented_permissions_can_follow() {
     let server = RedisServer::start(How::default());
-    let documented = include_str!("../src/store/redis.rs").lines().take(30);
+    let documented = include_str!("../src/store/redis/mod.rs").lines().take(30);
     let documented: String = documented.collect::<Vec<_>>().join(" ");
     let commands = documented.split([' ', '`', '.']).filter(|word| word.starts_with('+'));
     let user = ["ACL", "SETUSER", "gate", "on", ">pw", "~dw:*"];

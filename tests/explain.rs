@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use doorward::clock::UnixMillis;
 use doorward::config::Config;
-use doorward::gateway::{Explanation, Hypothesis, HypotheticalSession, explain};
+use doorward::proxy::{Explanation, Hypothesis, HypotheticalSession, explain};
+use doorward::risk::Atlas;
 use doorward::session::{ClientContext, Identity};
-use doorward::signals::Atlas;
 
 const CONFIG: &str = r#"
 [server]

@@ -38,8 +38,8 @@ mod tally;
 #[path = "people/thief.rs"]
 mod thief;
 
+use doorward::risk::Thresholds;
 use doorward::session::Watch;
-use doorward::signals::Thresholds;
 
 use door::{GRACE, Lasting, ROTATE_AFTER, Rules};
 use robbery::{Moment, Outcome, Scheme};

@@ -833,7 +833,7 @@ mod redis_only {
     #[tokio::test]
     async fn a_user_with_the_documented_permissions_can_do_everything() {
         let server = RedisServer::start(How::default());
-        let documented = include_str!("../src/store/redis.rs").lines().take(30);
+        let documented = include_str!("../src/store/redis/mod.rs").lines().take(30);
         let documented: String = documented.collect::<Vec<_>>().join(" ");
         let words = documented.split([' ', '`', '.']);
         let commands: Vec<&str> = words.filter(|word| word.starts_with('+')).collect();

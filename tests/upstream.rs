@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use doorward::http::Endpoint;
+use doorward::message::Endpoint;
 use doorward::tls::trust;
 use doorward::upstream::{Claim, Switch, UpstreamBody, UpstreamError, UpstreamSettings, Upstreams};
 use http::{HeaderMap, Method, Request, Response, StatusCode};

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use doorward::http::Endpoint;
+use doorward::message::Endpoint;
 use doorward::tls::trust;
 use doorward::upstream::{Claim, UpstreamSettings, Upstreams};
 use http::{HeaderMap, Method, Request, Response};

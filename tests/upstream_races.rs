@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use doorward::http::Endpoint;
+use doorward::message::Endpoint;
 use doorward::tls::trust;
 use doorward::upstream::{Claim, UpstreamBody, UpstreamError, UpstreamSettings, Upstreams};
 use http::{Method, Request, Response};

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use clap::{Args, Command, FromArgMatches};
 use doorward::cli::{keys, user};
 use doorward::clock::{Clock, UnixMillis};
-use doorward::login::edit::UsersEdit;
-use doorward::login::throttle::{Limits, Rate};
-use doorward::login::{
+use doorward::identity::edit::UsersEdit;
+use doorward::identity::throttle::{Limits, Rate};
+use doorward::identity::{
     Attempt, ChangeKind, Cost, Credential, Directory, PasswordLogin, Settings, UsersError,
 };
 use doorward::secret::{KeyRing, sha256};
@@ -499,7 +499,7 @@ impl Home {
         self.user(&args, "a long enough password\n")
     }
 
-    fn account(&self, name: &str) -> Option<Arc<doorward::login::Account>> {
+    fn account(&self, name: &str) -> Option<Arc<doorward::identity::Account>> {
         Directory::open(Path::new(&self.users())).expect("a good file").find(name)
     }
 

@@ -1,6 +1,6 @@
 //! The fields of an upstream's answer: it cannot touch our cookies.
 
-use doorward::http::{CookieNames, hygiene};
+use doorward::message::{CookieNames, hygiene};
 use http::header::{self, HeaderMap};
 
 use super::heads::fields;

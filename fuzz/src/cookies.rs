@@ -1,6 +1,6 @@
 //! The `Cookie` field of a request: ours are found, ours never go on, the others do.
 
-use doorward::http::{CookieNames, Presented, cookies};
+use doorward::message::{CookieNames, Presented, cookies};
 use http::header::{self, HeaderMap, HeaderValue};
 
 const OURS: [&[u8]; 3] = [b"__host-doorward", b"__secure-doorward", b"__host-doorward-login"];

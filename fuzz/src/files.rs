@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use doorward::config::{Config, Style, known_keys};
-use doorward::login::{Cost, Credential, UsersError, account, htpasswd, users_file};
+use doorward::identity::{Cost, Credential, UsersError, account, htpasswd, users_file};
 use doorward::secret::KeyRing;
 
 /// A configuration loads, or says what is wrong and where.

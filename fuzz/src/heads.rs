@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use doorward::config::Config;
-use doorward::gateway::UpstreamHead;
 use doorward::guard::Permit;
-use doorward::http::{Arrival, CookieNames, InboundHead, OwnedFields, RequestId, SanitizedHead};
+use doorward::message::{Arrival, CookieNames, InboundHead, OwnedFields, RequestId, SanitizedHead};
+use doorward::proxy::UpstreamHead;
 use doorward::route::RouteTable;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Uri, Version, request};

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use doorward::gateway::TrustedProxies;
-use doorward::http::forwarded::ChainError;
-use doorward::http::{Endpoint, Host, HostPattern};
+use doorward::message::forwarded::ChainError;
+use doorward::message::{Endpoint, Host, HostPattern};
+use doorward::proxy::TrustedProxies;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// A host reads back as itself, in one spelling, and holds nothing that starts another part.

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use doorward::http::{Doubt, PathPrefix, Target};
+use doorward::message::{Doubt, PathPrefix, Target};
 use http::uri::PathAndQuery;
 use percent_encoding::percent_decode;
 

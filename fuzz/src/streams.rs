@@ -1,6 +1,6 @@
 //! Streams that are cut anywhere.
 
-use doorward::gateway::frames::Frames;
+use doorward::proxy::frames::Frames;
 
 /// However a stream of WebSocket frames is cut into pieces, the places between frames are the same:
 /// a frame of ours is never put into one of the app's. The first byte says how long the pieces are.

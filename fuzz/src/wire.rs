@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use doorward::gateway::{Caller, RequestBody};
-use doorward::http::{Arrival, CookieNames, InboundHead, RequestId, SanitizedHead};
+use doorward::message::{Arrival, CookieNames, InboundHead, RequestId, SanitizedHead};
+use doorward::proxy::{Caller, RequestBody};
 use doorward::route::BodyLimits;
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;

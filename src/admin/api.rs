@@ -204,7 +204,7 @@ fn told(figures: DistributedFigures) -> StoreFigures {
 fn names_this_machine(request: &Request<Incoming>) -> bool {
     let host =
         request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
-    let Ok(host) = crate::http::Host::parse(host) else { return false };
+    let Ok(host) = crate::message::Host::parse(host) else { return false };
     let name = host.name().trim_start_matches('[').trim_end_matches(']');
     name == "localhost" || name.parse::<std::net::IpAddr>().is_ok()
 }

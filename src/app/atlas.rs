@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use tracing::{info, warn};
 
 use crate::config::Signals;
-use crate::signals::{Atlas, Database, DatabaseError};
+use crate::risk::{Atlas, Database, DatabaseError};
 
 /// Larger than any database that is sold, and no more than a machine can bear.
 const LARGEST: u64 = 1 << 30;

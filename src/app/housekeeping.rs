@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::admin::{self, Admin};
 use crate::guard::Guard;
-use crate::login::{AccountChange, ChangeKind, Directory};
+use crate::identity::{AccountChange, ChangeKind, Directory};
 use crate::secret::sha256;
 use crate::server::listener::BindError;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::login::private_file::Writer;
+use crate::identity::private_file::Writer;
 use crate::secret::{KeyId, KeyRing, KeyRingError};
 
 /// Why there are no keys. Without them nobody could log in, and with wrong ones all are logged out.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, interval};
 use tracing::info;
 
 use crate::config::Memory;
-use crate::gateway::{MemoryStrain, Strain};
+use crate::proxy::{MemoryStrain, Strain};
 use crate::server::Places;
 
 /// An attacker on the same network fills a hundred megabytes in the meantime.

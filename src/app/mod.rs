@@ -36,11 +36,11 @@ use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::config::{Config, RedisLocation, StoreLocation};
-use crate::gateway::{Gateway, MemoryStrain, Pressure, TrustedProxies, Tunnels, UpstreamGroups};
 use crate::guard::{Guard, Shared, SharedParts};
-use crate::http::{CookieNames, OwnedFields, RequestIds};
-use crate::login::{Directory, PasswordLogin, Settings};
+use crate::identity::{Directory, PasswordLogin, Settings};
+use crate::message::{CookieNames, OwnedFields, RequestIds};
 use crate::portal::{Look, Portal};
+use crate::proxy::{Gateway, MemoryStrain, Pressure, TrustedProxies, Tunnels, UpstreamGroups};
 use crate::secret::random_bytes;
 use crate::server::{self, Limits, Places, Redirect, Room, Sockets};
 use crate::session::Watch;
@@ -62,7 +62,7 @@ pub enum StartError {
     #[error(transparent)]
     Tls(#[from] crate::tls::TlsError),
     #[error(transparent)]
-    Users(#[from] crate::login::UsersError),
+    Users(#[from] crate::identity::UsersError),
     #[error("the password login cannot be set up: {0}")]
     Login(String),
     #[error(transparent)]

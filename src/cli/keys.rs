@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::login::private_file::Writer;
+use crate::identity::private_file::Writer;
 use crate::secret::{KeyId, KeyRing};
 
 /// A keys file holds at most 255 keys of some 100 bytes.

@@ -12,10 +12,10 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::login::account::{self, FieldError};
-use crate::login::edit::UsersEdit;
-use crate::login::password::PASSWORD_MAX;
-use crate::login::{Account, Cost, Credential, htpasswd, users_file};
+use crate::identity::account::{self, FieldError};
+use crate::identity::edit::UsersEdit;
+use crate::identity::password::PASSWORD_MAX;
+use crate::identity::{Account, Cost, Credential, htpasswd, users_file};
 use crate::session::Identity;
 
 /// NIST SP 800-63B-4, 3.1.1.2: 8 at least; 15 where the password is the only factor.

@@ -11,8 +11,8 @@ use super::duration;
 use super::files::Purpose;
 use super::findings::Usual::Is;
 use super::reader::{Reader, Setting};
-use crate::http::Endpoint;
-use crate::http::endpoint::Transport;
+use crate::message::Endpoint;
+use crate::message::endpoint::Transport;
 
 /// A receiver that does not answer within this is not there.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);

@@ -8,9 +8,9 @@ use super::findings::Usual::{Is, Required};
 use super::outage::{self, Outage};
 use super::reader::{Reader, Setting, TextOrSection, not_empty};
 use super::{duration, limits, steering};
-use crate::http::endpoint::Transport;
-use crate::http::host::HostError;
-use crate::http::{
+use crate::message::endpoint::Transport;
+use crate::message::host::HostError;
+use crate::message::{
     Endpoint, HostPattern, IdentityField, IdentityFields, Origin, Origins, PathPrefix,
     ValueEncoding,
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::duration;
 use super::findings::Usual::Is;
 use super::reader::{Reader, Setting};
-use crate::http::Host;
+use crate::message::Host;
 use crate::session::{OnReuse, PolicyError, SessionPolicy};
 
 /// What holds for every session.

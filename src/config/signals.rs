@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::findings::Usual::Is;
 use super::reader::{Reader, Setting};
 use super::{duration, server};
-use crate::signals::{Settings, Thresholds};
+use crate::risk::{Settings, Thresholds};
 
 /// Settings and the files that they need.
 #[derive(Clone, Debug, Default)]

@@ -5,7 +5,7 @@ use super::login::Login;
 use super::reader::Setting;
 use super::route::RouteSection;
 use super::server::CertificateFiles;
-use crate::http::HostPattern;
+use crate::message::HostPattern;
 use crate::route::{Access, Clash, RouteTable};
 
 /// The file as a whole.

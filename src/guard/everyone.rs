@@ -136,8 +136,8 @@ pub(super) mod tests {
     use crate::clock::Clock;
     use crate::config;
     use crate::guard::{Denial, NewToken, Shared, SharedParts, Visit};
-    use crate::http::{CookieNames, Presented};
-    use crate::login::{Account, Cost, Credential};
+    use crate::identity::{Account, Cost, Credential};
+    use crate::message::{CookieNames, Presented};
     use crate::route::Requirement;
     use crate::secret::KeyRing;
     use crate::session::{
@@ -165,7 +165,7 @@ pub(super) mod tests {
             live: live.into(),
             audit: None,
             hook: None,
-            signals: crate::signals::Settings::default(),
+            signals: crate::risk::Settings::default(),
         });
         Guard::new(store.clone(), Arc::new(shared))
     }

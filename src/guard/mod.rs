@@ -29,11 +29,11 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::clock::{Clock, UnixMillis};
-use crate::http::CookieNames;
-use crate::login::Directory;
+use crate::identity::Directory;
+use crate::message::CookieNames;
+use crate::risk::{Atlas, Settings};
 use crate::secret::KeyRing;
 use crate::session::{ClientContext, NotBefore, SessionId, SessionPolicy};
-use crate::signals::{Atlas, Settings};
 use crate::store::{Store, Unavailable};
 use crate::telemetry::events::About;
 use crate::telemetry::{Audit, Hook, Metrics, SessionEvent};

@@ -189,7 +189,7 @@ mod tests {
     use crate::clock::{Clock, UnixMillis};
     use crate::config;
     use crate::guard::{Shared, SharedParts};
-    use crate::http::CookieNames;
+    use crate::message::CookieNames;
     use crate::session::{OnReuse, SessionPolicy};
     use crate::store::Store;
     use crate::telemetry::Metrics;
@@ -209,7 +209,7 @@ mod tests {
             live: live.into(),
             audit: None,
             hook: None,
-            signals: crate::signals::Settings::default(),
+            signals: crate::risk::Settings::default(),
         });
         Guard::new(store.clone(), Arc::new(shared))
     }

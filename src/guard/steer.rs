@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::http::Presented;
+use crate::message::Presented;
 use crate::secret::{KeyRing, random_bytes};
 use crate::session::{
     Case, ClientContext, EndReason, Record, Renewal, RoutePolicy, SessionKey, Standing, Timing,

@@ -7,7 +7,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 
 use crate::guard::Denial;
-use crate::http::{Asker, BadRequest, InboundHead, Intent};
+use crate::message::{Asker, BadRequest, InboundHead, Intent};
 use crate::session::Refusal;
 
 use super::forms::{self, TARGET};

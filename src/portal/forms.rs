@@ -11,7 +11,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use zeroize::Zeroizing;
 
 use crate::clock::UnixMillis;
-use crate::http::{Host, InboundHead, Intent, Target, origins};
+use crate::message::{Host, InboundHead, Intent, Target, origins};
 use crate::secret::{KeyRing, seal};
 
 /// Longest target that is kept, in bytes; after a longer one the login ends at `/`.

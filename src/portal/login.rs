@@ -8,8 +8,8 @@ use http::header::{self, HeaderValue};
 use serde_json::json;
 
 use crate::guard::{Admitted, Denial, LivesOn, Opened};
-use crate::http::{InboundHead, Intent, Presented, cookies, hygiene, intent};
-use crate::login::{Account, Attempt};
+use crate::identity::{Account, Attempt};
+use crate::message::{InboundHead, Intent, Presented, cookies, hygiene, intent};
 use crate::secret::random_bytes;
 use crate::session::{EndReason, SessionKey};
 use crate::telemetry::SessionEvent;

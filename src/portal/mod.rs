@@ -30,8 +30,8 @@ use hyper::body::Incoming;
 use zeroize::Zeroizing;
 
 use crate::guard::{Admitted, Denial, Guard, Visit};
-use crate::http::{InboundHead, Presented, cookies};
-use crate::login::PasswordLogin;
+use crate::identity::PasswordLogin;
+use crate::message::{InboundHead, Presented, cookies};
 use crate::route::{Requirement, RouteTable};
 use crate::session::{ClientContext, RoutePolicy, Timing, Watch};
 

@@ -6,7 +6,7 @@ use http::header::{self, HeaderValue};
 use serde_json::json;
 
 use crate::guard::{Admitted, Denial, Opened};
-use crate::http::InboundHead;
+use crate::message::InboundHead;
 use crate::session::context::network_in_words;
 use crate::session::notice::{Id, Notice, Spot};
 use crate::session::{EndReason, SessionKey};

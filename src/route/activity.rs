@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::Methods;
-use crate::http::{Intent, PathPrefix};
+use crate::message::{Intent, PathPrefix};
 
 /// What counts on one route. By default every request does, and no WebSocket frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::http::readings::as_files_are_found;
-use crate::http::{
+use crate::message::readings::as_files_are_found;
+use crate::message::{
     Doubt, Endpoint, Host, HostPattern, IdentityFields, Origins, PathPrefix, Readings,
 };
 use crate::session::{Identity, RoutePolicy, Watch};

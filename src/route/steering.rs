@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode};
 
-use crate::http::PathPrefix;
+use crate::message::PathPrefix;
 
 /// The rules of one route. By default there are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

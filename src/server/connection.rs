@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::config;
-use crate::gateway::{Caller, Gateway, Pace};
+use crate::proxy::{Caller, Gateway, Pace};
 use crate::telemetry::{Counted, Limit, Metrics};
 use crate::tls::Acceptor;
 

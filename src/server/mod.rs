@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use crate::gateway::{Caller, Gateway};
+use crate::proxy::{Caller, Gateway};
 use crate::telemetry::{Limit, Metrics};
 use crate::tls::Acceptor;
 

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::gateway::{Hold, Seat};
+use crate::proxy::{Hold, Seat};
 use crate::telemetry::Limit;
 
 use super::bucket::{Bucket, Rate};

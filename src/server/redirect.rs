@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::debug;
 
-use crate::http::Host;
+use crate::message::Host;
 use crate::route::RouteTable;
 
 use super::Limits;

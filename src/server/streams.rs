@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use hyper::rt::Executor;
 
-use crate::gateway::Pace;
+use crate::proxy::Pace;
 use crate::telemetry::{Limit, Metrics};
 
 use super::turn::{WAITS, Waits};

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::gateway::{Gateway, ResponseBody, ResponseBodyError};
+use crate::proxy::{Gateway, ResponseBody, ResponseBodyError};
 use crate::telemetry::Limit;
 
 use super::pulse::Pulse;

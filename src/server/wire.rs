@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::gateway::{Caller, Pace};
+use crate::proxy::{Caller, Pace};
 use crate::telemetry::{Limit, Metrics};
 
 use super::fair::Share;

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use tracing::{error, info, warn};
 
+use crate::risk::{Locality, Report};
 use crate::session::{ClientContext, EndReason, Fingerprint, SessionId};
-use crate::signals::{Locality, Report};
 
 /// Something that happened to a session. Each makes one line with the target `session`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,8 +12,8 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::http::Endpoint;
-use crate::http::endpoint::Transport;
+use crate::message::Endpoint;
+use crate::message::endpoint::Transport;
 
 use super::body::{Outgoing, RequestBody};
 use super::error::UpstreamError;

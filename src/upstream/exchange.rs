@@ -24,8 +24,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::timeout;
 
-use crate::http::Endpoint;
-use crate::http::endpoint::Transport;
+use crate::message::Endpoint;
+use crate::message::endpoint::Transport;
 
 use super::answer::framing;
 use super::body::{Outgoing, Progress, RequestBody, UpstreamBody, blame};

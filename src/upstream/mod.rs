@@ -49,7 +49,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 
-use crate::http::Endpoint;
+use crate::message::Endpoint;
 
 pub use body::{RequestBody, UpstreamBody};
 pub use error::UpstreamError;

@@ -20,8 +20,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::http::Endpoint;
-use crate::http::endpoint::Transport;
+use crate::message::Endpoint;
+use crate::message::endpoint::Transport;
 
 use super::body::RequestBody;
 use super::connect::{Connection, Dialed, Http1, Need, Tls, dial};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use doorward::login::edit::UsersEdit;
-use doorward::login::{Cost, Credential};
+use doorward::identity::edit::UsersEdit;
+use doorward::identity::{Cost, Credential};
 use doorward::session::Identity;
 use doorward::tls::dev_ca;
 use tempfile::TempDir;

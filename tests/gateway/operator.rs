@@ -4,7 +4,7 @@ use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use doorward::login::edit::UsersEdit;
+use doorward::identity::edit::UsersEdit;
 
 use crate::browser::Browser;
 use crate::gateway::{Gateway, Setup, route};

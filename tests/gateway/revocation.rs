@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use doorward::guard::Guard;
-use doorward::http::Presented;
+use doorward::message::Presented;
 use doorward::session::ClientContext;
 use doorward::store::Store;
 use http::{Request, StatusCode};

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use data_encoding::BASE64URL_NOPAD;
 use doorward::clock::Clock;
-use doorward::login::edit::UsersEdit;
-use doorward::login::{Cost, Credential};
+use doorward::identity::edit::UsersEdit;
+use doorward::identity::{Cost, Credential};
 use doorward::secret::KeyRing;
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

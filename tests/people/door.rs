@@ -9,14 +9,14 @@ use std::time::Duration;
 use doorward::clock::{Clock, UnixMillis};
 use doorward::config;
 use doorward::guard::{Guard, Shared, SharedParts, Visit};
-use doorward::http::{CookieNames, Presented};
-use doorward::login::{Account, Cost, Credential};
+use doorward::identity::{Account, Cost, Credential};
+use doorward::message::{CookieNames, Presented};
+use doorward::risk::{Settings, Thresholds};
 use doorward::route::Requirement;
 use doorward::secret::KeyRing;
 use doorward::session::{
     ClientContext, Identity, OnReuse, RoutePolicy, SessionPolicy, Timing, Watch,
 };
-use doorward::signals::{Settings, Thresholds};
 use doorward::store::Store;
 use doorward::telemetry::Metrics;
 

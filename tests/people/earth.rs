@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use doorward::signals::{Atlas, Database};
+use doorward::risk::{Atlas, Database};
 
 /// An operator's N.
 pub type Operator = u8;

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
 
+use doorward::risk::Thresholds;
 use doorward::session::Watch;
-use doorward::signals::Thresholds;
 use serde_json::{Value, json};
 
 use super::door::{Lasting, Rules};

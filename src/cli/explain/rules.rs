@@ -1,6 +1,6 @@
 //! What a route and a request do to a session, in words.
 
-use crate::gateway::{ActivityRules, Effects, SessionRules};
+use crate::proxy::{ActivityRules, Effects, SessionRules};
 
 /// What the route says of sessions, where it says anything.
 pub(super) fn of_route(rules: &SessionRules, say: &mut impl FnMut(&str, &str)) {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::signals::Answer;
+use crate::risk::Answer;
 
 use super::tally::{Answers, Stop, Summary};
 

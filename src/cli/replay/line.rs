@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::signals::Signal;
+use crate::risk::Signal;
 
 /// Far longer than any line that doorward writes.
 const LONGEST: u64 = 64 * 1024;

@@ -7,7 +7,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use crate::signals::{Answer, Report, Settings, Thresholds};
+use crate::risk::{Answer, Report, Settings, Thresholds};
 
 use super::line::{Line, Move};
 
@@ -192,7 +192,7 @@ impl<'a> Tally<'a> {
             self.summary.stops_not_shown += 1;
             return;
         }
-        let weighed = |signal: &crate::signals::Signal| (signal.name(), signal.weight());
+        let weighed = |signal: &crate::risk::Signal| (signal.name(), signal.weight());
         self.summary.stops.push(Stop {
             at: line.at.to_string(),
             user: line.user.clone(),

@@ -407,7 +407,7 @@ mod tests {
     use crate::clock::{Clock, UnixMillis};
     use crate::guard::everyone::tests::{enter, guard, log_in};
     use crate::guard::{Denial, Guard};
-    use crate::http::Presented;
+    use crate::message::Presented;
     use crate::session::{EndReason, Refusal};
     use crate::store::Store;
 

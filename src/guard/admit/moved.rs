@@ -2,10 +2,10 @@
 
 use crate::clock::UnixMillis;
 use crate::guard::{Guard, about};
+use crate::risk::{Answer, Arrival, Report};
 use crate::session::{
     Change, ClientContext, Demand, Outcome, Record, SessionKey, Standing, Verdict, Watch,
 };
-use crate::signals::{Answer, Arrival, Report};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::Moved;
 

@@ -4,8 +4,8 @@
 
 use serde::Serialize;
 
+use crate::risk::{Country, Locality, Software};
 use crate::session::ClientContext;
-use crate::signals::{Country, Locality, Software};
 
 use super::super::events::{About, Moved};
 

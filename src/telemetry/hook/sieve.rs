@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::config::NotifyEvent;
+use crate::risk::Answer;
 use crate::session::EndReason;
-use crate::signals::Answer;
 use crate::telemetry::audit::line::Entry;
 use crate::telemetry::events::{About, SessionEvent};
 use crate::telemetry::window::Window;
@@ -108,8 +108,8 @@ fn is_recent(told: Instant, now: Instant) -> bool {
 mod tests {
     use super::*;
     use crate::clock::UnixMillis;
+    use crate::risk::{Locality, Report};
     use crate::session::SessionId;
-    use crate::signals::{Locality, Report};
     use crate::telemetry::events::Moved;
 
     fn of(event: SessionEvent, session: u8) -> Entry {

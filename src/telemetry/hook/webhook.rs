@@ -22,7 +22,7 @@ use super::letter::Stamped;
 use super::way::Failure;
 use crate::clock::{Clock, UnixMillis};
 use crate::config;
-use crate::http::endpoint::Transport;
+use crate::message::endpoint::Transport;
 
 /// The most bytes of an answer's head. Its body is not read.
 const BUFFER: usize = 16 * 1024;

@@ -143,25 +143,25 @@ fn is_of_a_family(name: &str) -> bool {
 /// cleaning makes one, and nobody adds anything to it.
 ///
 /// ```
-/// # fn f(head: doorward::http::SanitizedHead) {
+/// # fn f(head: doorward::message::SanitizedHead) {
 /// let fields: &http::HeaderMap = head.headers();
 /// # }
 /// ```
 ///
 /// ```compile_fail,E0451
-/// # fn f(other: doorward::http::SanitizedHead) {
-/// let head = doorward::http::SanitizedHead { ..other };
+/// # fn f(other: doorward::message::SanitizedHead) {
+/// let head = doorward::message::SanitizedHead { ..other };
 /// # }
 /// ```
 ///
 /// ```compile_fail,E0308
-/// # fn f(mut head: doorward::http::SanitizedHead) {
+/// # fn f(mut head: doorward::message::SanitizedHead) {
 /// let fields: &mut http::HeaderMap = head.headers();
 /// # }
 /// ```
 ///
 /// ```compile_fail,E0624
-/// # fn f(head: doorward::http::SanitizedHead) {
+/// # fn f(head: doorward::message::SanitizedHead) {
 /// let cleaned = head.into_cleaned();
 /// # }
 /// ```
@@ -267,8 +267,8 @@ fn trim_values(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::identity::{IdentityField, ValueEncoding};
-    use crate::http::inbound::Arrival;
+    use crate::message::identity::{IdentityField, ValueEncoding};
+    use crate::message::inbound::Arrival;
     use http::Request;
     use proptest::prelude::*;
 

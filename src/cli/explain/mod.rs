@@ -16,10 +16,10 @@ use http::{Method, Uri};
 use crate::app::read_atlas;
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::gateway::{Explanation, Hypothesis, HypotheticalSession, SignalsExplained, explain};
-use crate::login::Directory;
+use crate::identity::Directory;
+use crate::proxy::{Explanation, Hypothesis, HypotheticalSession, SignalsExplained, explain};
+use crate::risk::{Atlas, Country};
 use crate::session::{ClientContext, Identity};
-use crate::signals::{Atlas, Country};
 
 use super::check;
 

@@ -19,7 +19,7 @@ use crate::clock::UnixMillis;
 use notices::NoticeView;
 
 /// The look of all pages, served at `/.doorward/style.css`.
-pub const STYLE: &str = include_str!("../../templates/style.css");
+pub const STYLE: &str = include_str!("../../../templates/style.css");
 
 /// The login form.
 #[derive(Template)]

@@ -2,12 +2,12 @@
 //! forwarded that was not cleaned, and nobody is named who was not admitted.
 //!
 //! ```compile_fail,E0451
-//! let head = doorward::gateway::UpstreamHead { parts: http::Request::new(()).into_parts().0 };
+//! let head = doorward::proxy::UpstreamHead { parts: http::Request::new(()).into_parts().0 };
 //! ```
 //!
 //! ```
-//! # fn f(head: doorward::http::SanitizedHead, permit: &doorward::guard::Permit, route: &doorward::route::Route) {
-//! let head = doorward::gateway::UpstreamHead::new(head, permit, route);
+//! # fn f(head: doorward::message::SanitizedHead, permit: &doorward::guard::Permit, route: &doorward::route::Route) {
+//! let head = doorward::proxy::UpstreamHead::new(head, permit, route);
 //! # }
 //! ```
 //!
@@ -27,9 +27,9 @@ use http::header::{self, HeaderValue};
 use http::{Request, Uri, Version, request};
 
 use crate::guard::Permit;
-use crate::http::SanitizedHead;
-use crate::http::request_id::X_REQUEST_ID;
-use crate::http::sanitize::Cleaned;
+use crate::message::SanitizedHead;
+use crate::message::request_id::X_REQUEST_ID;
+use crate::message::sanitize::Cleaned;
 use crate::route::Route;
 
 use super::way::Way;

@@ -3,7 +3,7 @@
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::guard::{Cut, Full};
-use crate::http::{Asker, BadRequest, InboundHead, Intent};
+use crate::message::{Asker, BadRequest, InboundHead, Intent};
 use crate::portal::{Portal, Problem};
 use crate::telemetry::Limit;
 use crate::upstream::UpstreamError;

@@ -11,7 +11,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::guard::{Cut, Permit, Sight, Terms, Watched};
-use crate::http::{InboundHead, SanitizedHead, hygiene};
+use crate::message::{InboundHead, SanitizedHead, hygiene};
 use crate::portal::Problem;
 use crate::route::Route;
 use crate::telemetry::Limit;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::header::HeaderValue;
 use http::{Method, StatusCode};
 
-use crate::gateway::UpstreamHead;
+use crate::proxy::UpstreamHead;
 use crate::route::{Access, Methods, Requirement};
 
 use super::AnswerExplained;

@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use crate::clock::UnixMillis;
+use crate::risk::{Answer, Arrival, Atlas, Country, Locality, Report, Settings, Software};
 use crate::session::{ClientContext, Record, Watch};
-use crate::signals::{Answer, Arrival, Atlas, Country, Locality, Report, Settings, Software};
 
 /// What speaks against the place of a request, and what follows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

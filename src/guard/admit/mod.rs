@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::http::Presented;
+use crate::message::Presented;
 use crate::route::Requirement;
 use crate::secret::KeyRing;
 use crate::session::{

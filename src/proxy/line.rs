@@ -6,7 +6,7 @@ use std::time::Instant;
 use http::{Method, Request, StatusCode};
 
 use crate::guard::Permit;
-use crate::http::{Arrival, Asker, Host, Intent, RequestId};
+use crate::message::{Arrival, Asker, Host, Intent, RequestId};
 use crate::session::SessionId;
 use crate::telemetry::{ADMIT, RequestLine, RequestLog};
 

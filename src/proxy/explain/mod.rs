@@ -26,17 +26,17 @@ use zeroize::Zeroizing;
 use crate::clock::{Clock, UnixMillis};
 use crate::config::Config;
 use crate::guard::{Denial, Entry, Guard, Shared, SharedParts};
-use crate::http::{
+use crate::message::{
     Arrival, BadRequest, CookieNames, InboundHead, Intent, OwnedFields, RequestIds, SanitizedHead,
     TargetError,
 };
 use crate::portal::{self, Portal};
+use crate::risk::Atlas;
 use crate::route::{Access, Route};
 use crate::secret::{KeyRing, random_bytes};
 use crate::session::{
     ClientContext, Identity, Record, Refusal, SessionId, SessionKey, Token, UserTag,
 };
-use crate::signals::Atlas;
 use crate::store::{Store, Unavailable};
 use crate::telemetry::Metrics;
 

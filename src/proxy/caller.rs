@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::http::SanitizedHead;
+use crate::message::SanitizedHead;
 use crate::session::Fingerprint;
 
 use super::way::Way;

@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use tracing::warn;
 
 use crate::guard::{NewToken, Permit, Sight};
-use crate::http::{Asker, InboundHead, Presented, cookies, hygiene};
+use crate::message::{Asker, InboundHead, Presented, cookies, hygiene};
 use crate::portal::Problem;
 use crate::route::{Command, Route, says_done};
 use crate::session::ClientContext;

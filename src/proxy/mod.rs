@@ -46,9 +46,9 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::guard::{Denial, Entry, Guard, NewToken, Permit, Visit};
-use crate::http::forwarded::ChainError;
-use crate::http::request_id::X_REQUEST_ID;
-use crate::http::{
+use crate::message::forwarded::ChainError;
+use crate::message::request_id::X_REQUEST_ID;
+use crate::message::{
     Arrival, BadRequest, Host, InboundHead, OwnedFields, Presented, Readings, RequestId,
     RequestIds, TargetError, cookies, hygiene,
 };

@@ -177,7 +177,7 @@ const FILE_HEAD: &str = "\
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::login::Cost;
+    use crate::identity::Cost;
 
     fn credential(password: &str) -> Credential {
         Credential::hash(password, Cost::Argon2id { m: 8, t: 1, p: 1 }).expect("hashes")

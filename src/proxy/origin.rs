@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use http::HeaderMap;
 use ipnet::IpNet;
 
-use crate::http::forwarded::{self, ChainError, Hop};
+use crate::message::forwarded::{self, ChainError, Hop};
 
 /// Proxies in front of us whose word about the client is believed. Nobody by default.
 #[derive(Clone, Debug, Default)]

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::guard::{Cut, Ending, Full as NoRoom, Live, Sight, Terms, Watched};
-use crate::http::hygiene;
+use crate::message::hygiene;
 use crate::route::BodyLimits;
 use crate::session::RoutePolicy;
 use crate::upstream;

@@ -3,7 +3,7 @@
 use http::Method;
 use serde::Serialize;
 
-use crate::http::{InboundHead, Intent, PathPrefix};
+use crate::message::{InboundHead, Intent, PathPrefix};
 use crate::route::{Access, Action, Methods, Route};
 
 /// `[route.session]`, as the configuration writes it. Empty lists say nothing.

@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use crate::clock::UnixMillis;
-use crate::http::Presented;
-use crate::login::Account;
+use crate::identity::Account;
+use crate::message::Presented;
+use crate::risk::Locality;
 use crate::secret::{equal_in_constant_time, random_bytes};
 use crate::session::notice::{Id, Kind, Notice};
 use crate::session::{
     ClientContext, EndReason, Identity, Memo, NotBefore, Record, SessionId, SessionKey, Standing,
     Token, TokenError, UserTag,
 };
-use crate::signals::Locality;
 use crate::store::{Listed, Loaded, Slot, Unavailable};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::{About, Moved};
