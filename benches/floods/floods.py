@@ -52,16 +52,16 @@ SMOKE = ["slow-heads", "slow-reading", "rapid-reset", "pings"]
 NAMES = {
     "slow-heads": "slow heads, 2,000 connections",
     "slow-bodies": "slow bodies, 2,000 connections",
-    "slow-reading": "slow reading of a long answer, 2,000 connections",
+    "slow-reading": "slow reading of a long response, 2,000 connections",
     "rapid-reset": "Rapid Reset (CVE-2023-44487)",
     "made-you-reset": "MadeYouReset (CVE-2025-8671)",
-    "continuation": "CONTINUATION without an end (CVE-2024-27316)",
+    "continuation": "endless CONTINUATION (CVE-2024-27316)",
     "empty-data": "empty DATA frames (RUSTSEC-2026-0258)",
     "pings": "pings (CVE-2019-9512)",
     "settings": "settings (CVE-2019-9515)",
     "handshakes": "TLS handshakes from many networks",
     "logins": "logins with wrong passwords, many networks",
-    "junk-cookies": "requests with made-up cookies",
+    "junk-cookies": "requests with forged cookies",
     "one-network": "2,000 connections from one network",
 }
 
@@ -319,8 +319,8 @@ def row(rounds: list[Told]) -> str:
 
 
 HEAD = (
-    "| flood | what it managed to do | p99 before, ms | processors busy, ms | p99 during, ms | times | failed "
-    "| calm after | memory, MiB | cores | taken by others | limits that bit |\n"
+    "| flood | volume | p99 idle CPU, ms | p99 base, ms | p99 during, ms | ratio | failed "
+    "| recovery | memory, MiB | cores | steal | limits reached |\n"
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 
