@@ -1,4 +1,4 @@
-"""What a comparison says: docs/performance.md and the plot beside it."""
+"""Writes docs/performance.md and its plot from the results of a comparison."""
 
 import datetime
 from pathlib import Path
@@ -7,17 +7,16 @@ BASE = "nginx"
 
 TEXT = """# Performance
 
-{date}, `benches/compare/run`. Figures are relative to plain nginx on the same machine in the same minutes,
-where nginx is a TLS proxy without authentication and without a log. Below 1 is cheaper or faster for CPU
-and waits; above 1 is more for throughput.
+`benches/compare/run` compares doorward with plain nginx on one machine, at the same time. nginx is a TLS proxy without
+authentication. A CPU or latency figure below 1 is better than nginx; a throughput figure above 1 is better.
 
-![CPU for each request, relative to nginx](performance.svg)
+![CPU per request, relative to nginx](performance.svg)
 
 ## HTTP/1.1
 
-64 kept-alive connections, 1,000 sessions in turn.
+64 keep-alive connections, 1,000 sessions in turn.
 
-| | CPU for each request | throughput | p50 | p99 |
+| | CPU per request | throughput | p50 | p99 |
 | --- | --- | --- | --- | --- |
 {http1}
 
@@ -25,35 +24,34 @@ and waits; above 1 is more for throughput.
 
 16 connections with 4 streams each, one session.
 
-| | CPU for each request | throughput |
+| | CPU per request | throughput |
 | --- | --- | --- |
 {http2}
 
 ## Memory
 
-| | KiB for each idle TLS connection ({idle_count}) |
+| | KiB per idle TLS connection ({idle_count}) |
 | --- | --- |
 {idle}
 
-## What was measured, and what was not
+## Method
 
-- TLS 1.3 with an ECDSA P-256 certificate. One machine with {cores} cores for load generator, gateway and
-  upstream together. Since they share the cores, differences in throughput and waits look smaller than they
-  are; **CPU is the figure that holds**: user and system time of the gateway's processes, by `/proc`, divided
-  by the requests that the upstream counted in the same window.
-- {rounds} rounds, in each every contender once, in an order that shifts; windows of {window} s that begin
-  after the handshakes. A figure is the median of the ratios inside a round, in brackets the least and the
-  greatest. {caution}
-- The upstream is nginx that answers 1 KiB from memory over kept-alive HTTP/1.1, the same for all. The
-  proxies get the same bytes; nginx passes the cookie on, doorward checks it and takes it out.
-- doorward runs with its defaults: embedded store, sessions checked at every request, activity written, identity
-  headers set. Only renewal is put off (`rotate_after = "6h"`), since load generators take up no cookie.
-- The 1,000 sessions are 1,000 logins by the form, ten for each of 100 users. Their passwords were hashed at
-  the least cost, to save the minute; logins are not measured.
-- The request log is JSON to a file; nginx's is its own `combined`. {logged}
-- For scale: nginx took {base_cpu:.2f} CPU seconds for 100,000 requests over HTTP/1.1, with a median wait of
-  {base_p50:.2f} ms at {base_rate:,.0f} requests a second.
-- Not measured: Redis, full handshakes, large bodies, uploads, WebSockets, more than one machine.
+- TLS 1.3, ECDSA P-256. Load generator, gateway and upstream share one machine with {cores} cores. Throughput and
+  latency therefore differ less than on separate machines. **CPU is the reliable figure**: user and system time of
+  the gateway, divided by the requests that the upstream counted.
+- {rounds} rounds with windows of {window} s, each contender once per round, in rotating order. A figure is the median
+  of the ratios within a round, with minimum and maximum. {caution}
+- The upstream is nginx with a response of 1 KiB from memory, over keep-alive HTTP/1.1. nginx forwards the cookie;
+  doorward validates and removes it.
+- doorward uses its defaults: embedded store, every request authorized, activity written, identity headers set. Only
+  rotation is postponed (`rotate_after = "6h"`), because load generators do not store cookies.
+- The sessions come from 1,000 logins of 100 users before the measurement.
+- The access log is JSON in a file; nginx writes `combined`. {logged}
+- For scale: nginx used {base_cpu:.2f} CPU seconds for 100,000 HTTP/1.1 requests, with a median latency of
+  {base_p50:.2f} ms at {base_rate:,.0f} requests per second.
+- Not measured: Redis, full handshakes, large bodies, uploads, WebSockets, several machines.
+- On a noisy machine, count instructions instead: `valgrind --tool=callgrind` with the release build and 4,000
+  requests of one session over eight connections, handshakes included.
 """
 
 
@@ -68,7 +66,6 @@ def markdown(results):
     http1, http2 = results["loads"]["HTTP/1.1"], results["loads"]["HTTP/2"]
     base = http1[BASE]
     return TEXT.format(
-        date=datetime.date.today().isoformat(),
         http1=rows(http1, ["cpu", "rate", "p50", "p99"]),
         http2=rows(http2, ["cpu", "rate"]),
         idle="\n".join(f"| {name} | {kib:.0f} |" for name, kib in results["idle"].items()),
@@ -93,23 +90,23 @@ def ratio(row, figure):
 
 
 def caution(load):
-    """How far a round may lie from the median: what is nearer together than this is the same."""
+    """States the largest deviation of a round from its median."""
     apart = 0
     for row in load.values():
         low, high = row["cpu spread"]
         middle = row["cpu ratio"]
         apart = max(apart, (high - middle) / middle, (middle - low) / middle)
-    return f"No round's CPU lay further than {apart:.0%} from its median."
+    return f"The CPU of every round is within {apart:.0%} of its median."
 
 
 def logged(share):
     if share >= 0.9999:
-        return "No line was lost."
-    return f"Where it could not keep up, lines were dropped: at worst {1 - share:.1%} of a window's."
+        return "No entry was lost."
+    return f"At most {1 - share:.1%} of the entries of a window were dropped."
 
 
 PLOT = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {height}" role="img" aria-labelledby="t d">
-  <title id="t">CPU for each request, relative to nginx</title>
+  <title id="t">CPU per request, relative to nginx</title>
   <desc id="d">{description}</desc>
   <style>
     text {{ font: 15px system-ui, sans-serif; fill: #1b2430; }}
@@ -126,8 +123,8 @@ PLOT = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {height}" rol
     }}
   </style>
   <rect class="paper" width="760" height="{height}" rx="8"/>
-  <text class="head" x="24" y="34">CPU for each request, relative to nginx without authentication</text>
-  <text class="quiet" x="24" y="55">Less is better. Bars are medians, lines the least and greatest round. {date}</text>
+  <text class="head" x="24" y="34">CPU per request, relative to nginx without authentication</text>
+  <text class="quiet" x="24" y="55">Lower is better. Bars: median. Lines: minimum and maximum of the rounds. {date}</text>
 {bars}
 </svg>
 """

@@ -1,4 +1,4 @@
-"""What the figures say: docs/scale.md and the plot beside it."""
+"""Writes docs/scale.md and its plot from the figures."""
 
 import datetime
 import json
@@ -7,87 +7,80 @@ import subprocess
 import sys
 from pathlib import Path
 
-# What the estimate assumes; the text says so.
+# Assumptions of the estimate, repeated in the text.
 SESSIONS, ACTIVE, EVERY, GATEWAYS = 100_000_000, 0.10, 20, 100
-# A shard is one core of Redis. Half of it is kept for peaks and for the snapshot's fork.
+# A shard is one Redis core. Half of it is reserved for peaks and for the fork of a snapshot.
 SHARD_GIB, SHARD_CORE = 16, 0.5
 
 TEXT = """# Scale
 
-{date}, `benches/scale/run` on {cores} cores {quiet} (load {load} at the start); Redis {redis}.
-Memory and numbers of commands do not depend on that; Redis' CPU is by its own account, good to about ± 15 %.
+Measured with `benches/scale/run` on {cores} cores {quiet} (load {load} at the start) and Redis {redis}. Memory and
+command counts do not depend on the load. Redis' CPU time is its own figure, accurate to about 15 %.
 
-![Memory for each session](scale.svg)
+![Memory per session](scale.svg)
 
 ## Memory
 
-Real records ({sealed} bytes sealed: name, address, two groups, browser, renewed before), each of another user,
-which is the dearest case: the user's index is shared by all of his sessions.
+Records of {sealed} bytes, sealed (name, address, two groups, browser, one rotation). Each session belongs to another
+user, which is the most expensive case, because sessions of one user share an index.
 
-| | sessions | bytes for each |
+| | sessions | bytes per session |
 | --- | --- | --- |
 {memory}
 
-A user's memo (`dw:m:`) is not in it: one for each user, for 30 days after his last login, however many sessions he
-has. After a login from one network with one browser it is 74 bytes and takes 152 of Redis' memory (`MEMORY USAGE`),
-and the entry of its expiry; with 16 networks, 8 browsers and 8 notices a few thousand.
+The location history of a user (`dw:m:`) is additional. It exists once per user, for 30 days after the last login. It
+needs 152 bytes of Redis' memory after a login from one network and browser, and a few thousand bytes at most.
 
 ## Embedded store
 
-The whole store is read at start, checked, and kept in memory. One process, one file.
+The store is read and verified at startup and kept in memory.
 
-| sessions | to open | memory | file |
+| sessions | startup | memory | file |
 | --- | --- | --- | --- |
 {embedded}
 
 ## Commands
 
-Two gateways, {people} people for {minutes} minutes with the default times; everything that a gateway sends to
-Redis is counted: look-ups, touches, renewals, and look-ups after renewals.
+Two gateways, {people} users for {minutes} minutes with default timeouts. All commands to Redis are counted.
 
-| local cache | a person's requests come to | one request of each person | commands for each request |
+| local cache | requests of a user reach | one request per user | commands per request |
 | --- | --- | --- | --- |
 {commands}
 
-A gateway is not told of the activity that another one wrote, so it writes its own: at most one touch in 30 s for
-each session *and gateway*. A load balancer that keeps a browser at one gateway saves most of that; the figures
-without a cache do not depend on it.
+A gateway does not receive the activity that another gateway wrote. It writes its own: at most one touch in 30 s for
+each session *and gateway*. A load balancer with session affinity avoids most of these commands.
 
-Beside that a gateway sends {idle:.1f} commands a second by itself to a single Redis: two for its beat, one for the line
-of everybody. The beat goes to each primary: two more for each further one. Not in any figure here: a session with a
-live connection (WebSocket, stream, long upload) is looked up in Redis about twice a second, whatever is known of
-it. A million of them at a time are two million look-ups a second, {live_cost:.1f} cores of Redis.
+Each gateway also sends {idle:.1f} commands per second to a single Redis, for its heartbeat and the global cutoff. Each
+further primary adds two. A session with a tracked connection is read about twice per second. One million of them need
+{live_cost:.1f} Redis cores.
 
-## What Redis pays
+## CPU of Redis
 
-One core of Redis, writes and look-ups of 256 at a time on one connection.
+One Redis core, batches of 256 on one connection.
 
 | | µs of Redis |
 | --- | --- |
-| a look-up | {load_cost:.1f} |
-| a renewal written, nobody listens | {commit_cost:.1f} |
+| read | {load_cost:.1f} |
+| rotation, no gateway with a cache | {commit_cost:.1f} |
 {fanout}
 
-With a cache, each written record is told to every gateway ({bytes:.0f} bytes each); touches are not, they lie
-on other keys.
+With a cache, every written record causes an invalidation of {bytes:.0f} bytes to each gateway. Touches do not.
 
 ## 100 million sessions, {gateways} gateways
 
-On paper, from the figures above. {active:.0%} of the sessions are in use at a time, each with a request in
-{every} seconds: {requests:,.0f} requests a second, {each_gateway:,.0f} for each gateway. Memory is that of an
-active session; a shard is one core and {shard_gib} GiB, of which half is left for peaks and snapshots.
-Counted are primaries: each replica takes the memory of its primary once more, and a core. Live connections, beats
-(two commands a second for each gateway and primary) and users' memos are not counted.
+An estimate from the figures above. {active:.0%} of the sessions are active, each with one request in {every} seconds:
+{requests:,.0f} requests per second, {each_gateway:,.0f} per gateway. A shard is one core and {shard_gib} GiB, half of
+it reserved for peaks and snapshots. Replicas, tracked connections, heartbeats and location histories are not included.
 
-| | without the local cache | with it, and browsers kept at one gateway |
+| | without the local cache | with the local cache and session affinity |
 | --- | --- | --- |
 {paper}
 
-A request in 20 seconds is seldom: half of them bring a touch, which no cache saves, and the cores of Redis that the
-cache spares go into telling the gateways. Where people ask every other second, it spares nine tenths of the commands.
+With one request in 20 seconds, half of the requests write a touch, which no cache avoids. With one request in two
+seconds, the cache avoids nine tenths of the commands.
 
-A Redis Cluster spreads users over shards by the tag in the key. Who needs fewer messages runs several
-installations: one for each region, each with its own users.
+A Redis Cluster distributes users by the tag in their keys. To reduce invalidations, run separate installations, for
+example one per region.
 """
 
 
@@ -107,11 +100,11 @@ def markdown(figures, load):
     memory, embedded, commands = of(figures, "redis memory"), of(figures, "embedded"), of(figures, "commands")
     fanout = of(figures, "fan-out")
     first = fanout[0]["redis"]
-    told = [f"| … told to {row['gateways']} gateway{'s' if row['gateways'] > 1 else ''} | {row['redis']:.1f} |" for row in fanout[1:]]
+    told = [f"| rotation, invalidation to {row['gateways']} gateway{'s' if row['gateways'] > 1 else ''} | {row['redis']:.1f} |" for row in fanout[1:]]
     requests = SESSIONS * ACTIVE / EVERY
     return TEXT.format(
-        date=datetime.date.today().isoformat(), cores=os.cpu_count(), load=load,
-        quiet="with little else to do" if float(load) < os.cpu_count() / 2 else "that others used too",
+        cores=os.cpu_count(), load=load,
+        quiet="without other load" if float(load) < os.cpu_count() / 2 else "with other load",
         redis=redis_version(),
         sealed=memory[0]["sealed"],
         memory="\n".join(memory_rows(memory, embedded)),
@@ -120,7 +113,7 @@ def markdown(figures, load):
             f"| {number(row['file'])} B each |" for row in embedded),
         people=commands[0]["people"], minutes=commands[0]["minutes"],
         commands="\n".join(
-            f"| {row['cache']} | {'the same one' if row['sticky'] else 'either in turn'} | in {row['every']} s "
+            f"| {row['cache']} | {'one gateway' if row['sticky'] else 'both in turn'} | in {row['every']} s "
             f"| {row['each']:.2f} |" for row in commands),
         idle=max(row["idle"] for row in commands),
         live_cost=of(figures, "load")[0]["redis"] * 2,
@@ -134,20 +127,20 @@ def markdown(figures, load):
 def memory_rows(memory, embedded):
     for row in memory:
         count = number(row["sessions"])
-        yield f"| Redis, begun | {count} | {number(row['begun'])} |"
-        yield f"| Redis, in use (with its last activity) | {count} | **{number(row['active'])}** |"
+        yield f"| Redis, unused | {count} | {number(row['begun'])} |"
+        yield f"| Redis, active | {count} | **{number(row['active'])}** |"
         yield f"| Redis, resident | {count} | {number(row['resident'])} |"
     for row in embedded:
         yield f"| embedded, resident | {number(row['sessions'])} | **{number(row['resident'])}** |"
 
 
 def paper(figures):
-    """The rows of the estimate."""
+    """Yields the rows of the estimate."""
     requests = SESSIONS * ACTIVE / EVERY
     gib = SESSIONS * of(figures, "redis memory")[-1]["active"] / 2**30
     load_cost, fanout = of(figures, "load")[0]["redis"], of(figures, "fan-out")
     commit, told = fanout[0]["redis"], fanout[-1]["redis"]
-    # A token lives ten minutes: one write for the offer, one when it is shown, one when it is seasoned.
+    # A token lives ten minutes and causes three writes: offer, confirmation, persistence in the browser.
     commits = SESSIONS * ACTIVE * 3 / 600
     columns = []
     for cache in ("off", "on"):
@@ -158,19 +151,19 @@ def paper(figures):
         loads = max(0, sent - commits - touches())
         cpu = (loads * load_cost + touches() * commit + commits * (told if cache == "on" else commit)) / 1e6
         columns.append((sent, cpu))
-    yield line("commands a second", columns, lambda sent, cpu: number(sent))
-    yield line("… for each gateway", columns, lambda sent, cpu: number(sent / GATEWAYS))
-    yield line("cores of Redis", columns, lambda sent, cpu: f"{cpu:.1f}")
+    yield line("commands per second", columns, lambda sent, cpu: number(sent))
+    yield line("… per gateway", columns, lambda sent, cpu: number(sent / GATEWAYS))
+    yield line("Redis cores", columns, lambda sent, cpu: f"{cpu:.1f}")
     yield line("memory", columns, lambda sent, cpu: f"{gib:.0f} GiB")
-    yield line("shards for the memory", columns, lambda sent, cpu: number(-(-gib // (SHARD_GIB / 2))))
-    yield line("shards for the commands", columns, lambda sent, cpu: number(-(-cpu // SHARD_CORE)))
+    yield line("shards for memory", columns, lambda sent, cpu: number(-(-gib // (SHARD_GIB / 2))))
+    yield line("shards for commands", columns, lambda sent, cpu: number(-(-cpu // SHARD_CORE)))
     bytes_each = fanout[-1]["bytes"]
-    messages = f"{number(commits)} a second, {commits * bytes_each / 1e6:.1f} MB/s"
-    yield f"| changes told to each gateway | none | {messages} |"
+    messages = f"{number(commits)} per second, {commits * bytes_each / 1e6:.1f} MB/s"
+    yield f"| invalidations to each gateway | none | {messages} |"
 
 
 def touches():
-    """Activity is written when the last one is 30 s old: at every second request of 20 s."""
+    """Returns touches per second. A touch is due when the previous one is 30 s old."""
     return SESSIONS * ACTIVE / (-(-30 // EVERY) * EVERY)
 
 
@@ -185,7 +178,7 @@ def redis_version():
 
 
 PLOT = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {height}" role="img" aria-labelledby="t d">
-  <title id="t">Memory for each session</title>
+  <title id="t">Memory per session</title>
   <desc id="d">{description}</desc>
   <style>
     text {{ font: 15px system-ui, sans-serif; fill: #1b2430; }}
@@ -198,8 +191,8 @@ PLOT = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {height}" rol
     }}
   </style>
   <rect class="paper" width="760" height="{height}" rx="8"/>
-  <text class="head" x="24" y="34">Memory for each session in use, in bytes</text>
-  <text class="quiet" x="24" y="55">Each of another user. {date}</text>
+  <text class="head" x="24" y="34">Memory per active session, in bytes</text>
+  <text class="quiet" x="24" y="55">Each session has another user. {date}</text>
 {bars}
 </svg>
 """
