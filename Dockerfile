@@ -9,9 +9,10 @@ WORKDIR /build
 # Dependencies first: they change less often than we do.
 COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
-RUN mkdir src \
+COPY tests/support/Cargo.toml tests/support/
+RUN mkdir src tests/support/src \
     && echo 'fn main() {}' > src/main.rs \
-    && touch src/lib.rs \
+    && touch src/lib.rs tests/support/src/lib.rs \
     && cargo build --release --locked \
     && rm -r src
 COPY . .

@@ -1,7 +1,7 @@
-//! Wall time as a value, so that rules take `now` as an argument and tests own it.
+//! Wall-clock time as a value: rules take `now` as an argument, and tests control it.
 //!
-//! Sessions are shared by several gateways, so their times are wall-clock times; a step of the
-//! clock can end a session early but never lengthens its absolute life (see [`crate::session`]).
+//! Several gateways share a session, so its times are wall-clock times. A step of the clock can end a
+//! session early, but never extends it beyond the absolute timeout (see [`crate::session`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,22 +16,22 @@ use serde::{Deserialize, Serialize};
 pub struct UnixMillis(pub u64);
 
 impl UnixMillis {
-    /// The time from `earlier` to `self`; zero when `earlier` lies in the future.
+    /// Returns the time since `earlier`; zero if `earlier` is later than `self`.
     pub fn since(self, earlier: UnixMillis) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// `self` moved forward, stopping at the end of time instead of wrapping.
+    /// Adds a duration. Saturates instead of wrapping.
     pub fn plus(self, by: Duration) -> UnixMillis {
         UnixMillis(self.0.saturating_add(millis(by)))
     }
 
-    /// `self` moved back, stopping at 1970.
+    /// Subtracts a duration. Saturates at 1970.
     pub fn minus(self, by: Duration) -> UnixMillis {
         UnixMillis(self.0.saturating_sub(millis(by)))
     }
 
-    /// Whole seconds since 1970.
+    /// Returns the whole seconds since 1970.
     pub fn seconds(self) -> u64 {
         self.0 / 1000
     }
@@ -41,23 +41,23 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Where `now` comes from: the system, or a test.
+/// The source of the current time: the system, or a test.
 #[derive(Clone, Debug, Default)]
 pub enum Clock {
-    /// The machine's wall clock.
+    /// The system's wall clock.
     #[default]
     System,
-    /// A clock that stands still until somebody moves it.
+    /// A clock that changes only through [`Clock::advance`].
     Manual(Arc<AtomicU64>),
 }
 
 impl Clock {
-    /// A clock that shows `at` until [`Clock::advance`] moves it.
+    /// Creates a manual clock that starts at `at`.
     pub fn manual(at: UnixMillis) -> Clock {
         Clock::Manual(Arc::new(AtomicU64::new(at.0)))
     }
 
-    /// The time now.
+    /// Returns the current time.
     pub fn now(&self) -> UnixMillis {
         match self {
             Clock::System => {
@@ -67,7 +67,7 @@ impl Clock {
         }
     }
 
-    /// Moves a manual clock forward; the system clock does not obey.
+    /// Moves a manual clock forward. Has no effect on the system clock.
     pub fn advance(&self, by: Duration) {
         match self {
             Clock::System => {}

@@ -1,35 +1,35 @@
-//! doorward: a reverse proxy that keeps the sessions of apps that cannot.
+//! doorward: a reverse proxy that adds login and secure sessions to web apps.
 //!
-//! Layers, each naming only those below it (`tests/layers.rs` keeps it so):
+//! Each layer uses only the layers below it; `tests/repository/layers.rs` verifies this:
 //!
-//! | layer | modules | what |
+//! | layer | modules | content |
 //! | --- | --- | --- |
 //! | 11 | `cli` (and `main`) | the commands |
-//! | 10 | [`app`] | composition root: builds everything, decides nothing |
+//! | 10 | [`app`] | composition root: builds the gateway, contains no rules |
 //! | 9 | [`server`] | sockets: listener, TLS handshake, connection, drain, redirect |
-//! | 8 | [`proxy`] | the story of a request |
-//! | 7 | [`portal`], [`admin`] | doorward's own pages; the operator's API |
-//! | 6 | [`guard`] | from a cookie to a permit: load, decide, compare-and-swap |
+//! | 8 | [`proxy`] | request pipeline: route, authenticate, forward, respond |
+//! | 7 | [`portal`], [`admin`] | login and session pages; admin API |
+//! | 6 | [`guard`] | authentication: from the cookie to a permit; session service; tracked connections |
 //! | 5 | [`store`], [`upstream`], [`tls`], [`identity`], [`telemetry`] | adapters |
-//! | 4 | [`config`] | raw to checked |
-//! | 3 | [`route`], [`risk`] | pure: the table of routes, and who may use one; signs that a session was moved |
-//! | 2 | [`message`] | pure: heads, hop-by-hop, identity, cookies, targets |
-//! | 1 | [`session`] | pure: token, record, policy, decide |
-//! | 0 | [`clock`], [`secret`] | pure: time as a value; keys, seals, hashes |
+//! | 4 | [`config`] | configuration file to checked values |
+//! | 3 | [`route`], [`risk`] | pure: route table and access rules; risk signals and scores |
+//! | 2 | [`message`] | pure: request heads, hop-by-hop headers, identity headers, cookies, targets |
+//! | 1 | [`session`] | pure: token, session record, policy, decision |
+//! | 0 | [`clock`], [`secret`] | pure: clock; keys, sealing, hashes |
 
 #![forbid(unsafe_code)]
 #![deny(
     unreachable_pub,
-    reason = "`pub` in a private place says something untrue about who may call"
+    reason = "an item is `pub` only if other crates can reach it"
 )]
 #![deny(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::unreachable,
-    reason = "one bad request must not end a worker: errors are values here"
+    reason = "one bad request must not end a worker: errors are values"
 )]
-// Not for the unit tests, whose lengths and texts are their own.
+// Not for unit tests, which choose their own lengths.
 #![cfg_attr(
     not(test),
     deny(
@@ -37,13 +37,13 @@
         clippy::cast_possible_truncation,
         clippy::cast_possible_wrap,
         clippy::cast_sign_loss,
-        reason = "the network chooses lengths: one cut wrongly panics, or is another length"
+        reason = "lengths come from the network: a wrong slice panics and a wrong cast changes the value"
     )
 )]
 #![deny(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a terminal belongs to the commands; all else speaks through the log"
+    reason = "only the commands print; everything else logs"
 )]
 
 pub mod admin;

@@ -209,7 +209,7 @@ def limits_that_bit(front: Gateway) -> dict[str, int]:
     port = re.search(r'"scheme":"admin","address":"127.0.0.1:(\d+)"', log).group(1)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
         text = answer.read().decode()
-    found = re.findall(r'doorward_limits_total\{limit="([^"]+)"\} (\d+)', text)
+    found = re.findall(r'doorward_limit_hits_total\{limit="([^"]+)"\} (\d+)', text)
     return {limit: int(count) for limit, count in found}
 
 

@@ -12,11 +12,11 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use crate::browser::Browser;
-use crate::gateway::{Gateway, Setup, manual_clock, route};
-use crate::redis::{How, RedisServer};
+use test_support::browser::Browser;
+use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
+use test_support::redis_server::{RedisOptions, RedisServer};
 use crate::tell;
-use crate::upstream::Upstream;
+use test_support::upstream::Upstream;
 
 /// As many as may log in from one address at once.
 const PEOPLE: usize = 24;
@@ -34,7 +34,7 @@ pub async fn measure() {
 }
 
 async fn one(cache: &str, sticky: bool, every: u64) -> serde_json::Value {
-    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
     let gateways = two(&upstream, &redis, cache);
     let watch = Watch::start(&redis).await;
     let quiet = idle(&watch).await;
@@ -72,11 +72,11 @@ fn two(upstream: &Upstream, redis: &RedisServer, cache: &str) -> [Gateway; 2] {
     let clock = manual_clock();
     // The next line of the same table.
     let store = format!("{}\"\nlocal_cache = \"{cache}", redis.settings().url);
-    let setup = |shared_with| Setup {
-        routes: route(upstream.address),
+    let setup = |shared_directory| Setup {
+        routes: session_route(upstream.address),
         store: store.clone(),
         clock: clock.clone(),
-        shared_with,
+        shared_directory,
         ..Setup::default()
     };
     let first = Gateway::start(setup(None));

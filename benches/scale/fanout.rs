@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use doorward::store::Store;
 
-use crate::redis::{How, RedisServer};
+use test_support::redis_server::{RedisOptions, RedisServer};
 use crate::sessions::Sessions;
 use crate::tell;
 
@@ -21,7 +21,7 @@ const ROUNDS: u64 = 5;
 
 pub async fn measure() {
     for gateways in GATEWAYS {
-        let redis = RedisServer::start(How::default());
+        let redis = RedisServer::start(RedisOptions::default());
         let store = Store::redis(&redis.settings()).expect("a store");
         let sessions = Sessions::new();
         let heard = Arc::new(AtomicU64::new(0));

@@ -15,18 +15,6 @@ mod fanout;
 mod memory;
 mod sessions;
 
-#[path = "../../tests/support/browser.rs"]
-#[allow(dead_code, reason = "the suites of the gateway use the rest of it")]
-mod browser;
-#[path = "../../tests/support/gateway.rs"]
-#[allow(dead_code, reason = "the suites of the gateway use the rest of it")]
-mod gateway;
-#[path = "../../tests/support/redis.rs"]
-#[allow(dead_code, reason = "the suites of the stores use the rest of it")]
-mod redis;
-#[path = "../../tests/support/upstream.rs"]
-#[allow(dead_code, reason = "the suites of the gateway use the rest of it")]
-mod upstream;
 
 use std::path::Path;
 

@@ -4,13 +4,13 @@ use serde_json::json;
 
 use doorward::store::Store;
 
-use crate::redis::{How, RedisServer};
+use test_support::redis_server::{RedisOptions, RedisServer};
 use crate::sessions::Sessions;
 use crate::tell;
 
 /// Fills an empty Redis with `count` sessions, then touches each.
 pub async fn measure(count: u64) {
-    let redis = RedisServer::start(How::default());
+    let redis = RedisServer::start(RedisOptions::default());
     let store = Store::redis(&redis.settings()).expect("a store");
     let sessions = Sessions::new();
     let empty = info(&redis, "memory", "used_memory");

@@ -36,7 +36,7 @@ impl Sessions {
         let mut id = [0; 16];
         id[..8].copy_from_slice(self.ids.as_slice());
         id[8..].copy_from_slice(&number.to_be_bytes());
-        SessionKey { tag: UserTag(self.keys.tag_of(&user(number))), id: SessionId(id) }
+        SessionKey { tag: UserTag(self.keys.user_tag(&user(number))), id: SessionId(id) }
     }
 
     /// A record that was renewed before, as most are.
@@ -46,11 +46,11 @@ impl Sessions {
         let address =
             IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 | u32::try_from(number).unwrap_or(0)));
         let from = ClientContext::new(address, AGENT);
-        let mut record = Record::begin(identity(number), &token, self.now, self.end(), from);
-        let (until, alarm) = (self.now, self.now);
-        record.previous = Some(Superseded { hash: random_bytes(), until, alarm });
+        let mut record = Record::new(identity(number), &token, self.now, self.end(), from);
+        let (grace_until, theft_after) = (self.now, self.now);
+        record.previous = Some(Superseded { hash: random_bytes(), grace_until, theft_after });
         record.credential = random_bytes();
-        record.seasoned = true;
+        record.persisted_by_browser = true;
         record.seal(&self.keys, &key)
     }
 

@@ -1,12 +1,13 @@
-//! The `Cookie` field of a request: ours are found, ours never go on, the others do.
+//! `Cookie` headers: the gateway's cookies are found and never forwarded, others are forwarded
+//! unchanged.
 
-use doorward::message::{CookieNames, Presented, cookies};
+use doorward::message::{CookieNames, CookieLookup, cookies};
 use http::header::{self, HeaderMap, HeaderValue};
 
 const OURS: [&[u8]; 3] = [b"__host-doorward", b"__secure-doorward", b"__host-doorward-login"];
 
-/// Each line is one `Cookie` field.
-pub fn cookie(bytes: &[u8]) {
+/// Each input line is one `Cookie` header.
+pub fn cookies(bytes: &[u8]) {
     let mut headers = HeaderMap::new();
     for value in
         bytes.split(|byte| *byte == b'\n').filter_map(|line| HeaderValue::from_bytes(line).ok())
@@ -26,14 +27,14 @@ pub fn cookie(bytes: &[u8]) {
     }
 }
 
-/// What is found is what stands there, byte for byte.
+/// A found value equals the input bytes.
 fn found(headers: &HeaderMap, name: &str) {
     let prefix = format!("{name}=").into_bytes();
     let exact: Vec<&[u8]> = pairs(headers).filter(|pair| pair.starts_with(&prefix)).collect();
     match (cookies::find(headers, name), exact.as_slice()) {
-        (Presented::Nothing, []) => {}
-        (Presented::One(value), [pair]) => assert_eq!([prefix, value].concat(), *pair),
-        (Presented::Several, [_, _, ..]) => {}
+        (CookieLookup::Missing, []) => {}
+        (CookieLookup::One(value), [pair]) => assert_eq!([prefix, value].concat(), *pair),
+        (CookieLookup::Duplicate, [_, _, ..]) => {}
         (shown, pairs) => panic!("{shown:?} where there are {}", pairs.len()),
     }
 }

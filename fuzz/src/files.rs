@@ -1,39 +1,39 @@
-//! What operators write: a slip is told with its line, and never worse than told.
+//! Files that operators write: every mistake is reported with its line.
 
 use std::path::Path;
 
-use doorward::config::{Config, Style, known_keys};
+use doorward::config::{Config, RenderStyle, known_keys};
 use doorward::identity::{Cost, Credential, UsersError, account, htpasswd, users_file};
 use doorward::secret::KeyRing;
 
-/// A configuration loads, or says what is wrong and where.
+/// A configuration parses or reports what is wrong and where.
 pub fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     known_keys(text);
     let Err(problems) = Config::parse(text, "doorward.toml", Path::new("")) else { return };
-    assert!(!problems.list.is_empty(), "a file is not refused without a reason");
+    assert!(!problems.diagnostics.is_empty(), "a rejection has a reason");
     let lines = text.matches('\n').count() + 1;
-    for problem in &problems.list {
-        let told = problem.to_string();
-        assert!(problem.line <= lines, "{told}");
-        assert_eq!(problem.line == 0, problem.span.is_none(), "{told}");
-        assert!(!told.chars().any(char::is_control), "{told:?} is one line");
+    for problem in &problems.diagnostics {
+        let text_of_problem = problem.to_string();
+        assert!(problem.line <= lines, "{text_of_problem}");
+        assert_eq!(problem.line == 0, problem.span.is_none(), "{text_of_problem}");
+        assert!(!text_of_problem.chars().any(char::is_control), "{text_of_problem:?} is one line");
         if let Some(span) = problem.span.clone() {
-            assert!(text.get(span).is_some(), "{told}: its place is in the file");
+            assert!(text.get(span).is_some(), "{text_of_problem}: its span is in the file");
         }
         problem.json();
     }
-    for style in [Style::Plain, Style::Terminal] {
+    for style in [RenderStyle::Plain, RenderStyle::Terminal] {
         assert!(!problems.render(style).is_empty());
     }
 }
 
-/// A users file reads into accounts that are told apart, or into problems with lines.
+/// A users file parses into accounts with distinct names, or reports problems with lines.
 pub fn users(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match users_file::parse(Path::new("users.toml"), text) {
         Ok(accounts) => {
-            let names = accounts.iter().map(|account| account::fold(&account.identity.user));
+            let names = accounts.iter().map(|account| account::normalize_name(&account.identity.user));
             let mut names: Vec<String> = names.collect();
             names.sort_unstable();
             names.dedup();
@@ -48,13 +48,13 @@ pub fn users(bytes: &[u8]) {
     }
 }
 
-/// Every line is taken over, named, or empty; a password in clear is not repeated.
+/// Every line is imported, reported or empty; a plaintext password is never repeated.
 pub fn htpasswd(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let (entries, unsupported) = htpasswd::parse(text);
     let empty = |line: &&str| line.trim().is_empty() || line.starts_with('#');
-    let told = entries.len() + unsupported.len();
-    assert_eq!(told, text.lines().filter(|line| !empty(line)).count(), "no line is lost");
+    let reported = entries.len() + unsupported.len();
+    assert_eq!(reported, text.lines().filter(|line| !empty(line)).count(), "no line is lost");
     for entry in &entries {
         assert!(account::check_user_name(&entry.name).is_ok(), "{:?}", entry.name);
         assert!(matches!(entry.password.cost(), Cost::Bcrypt { .. }) || bounded(&entry.password));
@@ -66,7 +66,7 @@ pub fn htpasswd(bytes: &[u8]) {
     }
 }
 
-/// A stored password costs no more than its bounds, and so does what stands in for it.
+/// A stored hash and its decoy have a bounded cost.
 pub fn credential(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(credential) = Credential::parse(text) else { return };
@@ -83,12 +83,12 @@ fn bounded(credential: &Credential) -> bool {
     }
 }
 
-/// A keys file reads back as the same keys, or not at all.
+/// A keys file round-trips or is rejected.
 pub fn keyring(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(ring) = KeyRing::parse(text) else { return };
     let again = KeyRing::parse(&ring.to_file()).expect("our own file");
     assert!(again.ids().eq(ring.ids()));
-    assert_eq!(again.tag_of("alice"), ring.tag_of("alice"));
-    assert_eq!(again.newest().0, ring.newest().0);
+    assert_eq!(again.user_tag("alice"), ring.user_tag("alice"));
+    assert_eq!(again.signing_key().0, ring.signing_key().0);
 }

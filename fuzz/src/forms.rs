@@ -1,47 +1,47 @@
-//! What browsers send to our own pages.
+//! Requests to the gateway's own pages.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use doorward::clock::UnixMillis;
-use doorward::portal::browser::in_words;
-use doorward::portal::forms::{Fields, keep_target, target, verify};
+use doorward::portal::user_agent::describe;
+use doorward::portal::forms::{FormFields, open_return_url, seal_return_url, verify_csrf_token};
 
 use super::keys::KEYS;
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 const HOST: &str = "app.test";
 
-/// A form's body: a field that stands twice is none, and no field opens what we did not seal.
+/// A duplicate form field is rejected, and no unsealed value is accepted.
 pub fn form(bytes: &[u8]) {
-    let fields = Fields::parse(Bytes::copy_from_slice(bytes));
+    let fields = FormFields::parse(Bytes::copy_from_slice(bytes));
     for name in ["csrf", "to", "username", "password"] {
-        let stands = form_urlencoded::parse(bytes).filter(|(field, _)| field == name).count();
-        assert_eq!(fields.one(name).is_some(), stands == 1, "{name} stands {stands} times");
+        let count = form_urlencoded::parse(bytes).filter(|(field, _)| field == name).count();
+        assert_eq!(fields.one(name).is_some(), count == 1, "{name} occurs {count} times");
     }
     assert!(
-        !verify(&KEYS, "login form", b"nonce", fields.text("csrf"), NOW),
-        "nobody but us seals"
+        !verify_csrf_token(&KEYS, "login form", b"nonce", fields.text("csrf"), NOW),
+        "unsealed values are rejected"
     );
-    assert_eq!(target(&KEYS, HOST, fields.text("to"), NOW), None, "nobody but us seals");
+    assert_eq!(open_return_url(&KEYS, HOST, fields.text("to"), NOW), None, "unsealed values are rejected");
     redirect(fields.text("to"));
 }
 
-/// What is kept as the target of a login is a place on this very site, to every browser.
-fn redirect(wanted: &str) {
-    let Some(kept) = keep_target(&KEYS, HOST, wanted, NOW) else { return };
-    assert_eq!(target(&KEYS, HOST, &kept, NOW).as_deref(), Some(wanted));
-    assert_eq!(target(&KEYS, "other.test", &kept, NOW), None);
-    assert_eq!(target(&KEYS, HOST, &kept, NOW.plus(Duration::from_hours(24))), None);
+/// A sealed return URL always leads to this site, in every browser.
+fn redirect(url: &str) {
+    let Some(sealed) = seal_return_url(&KEYS, HOST, url, NOW) else { return };
+    assert_eq!(open_return_url(&KEYS, HOST, &sealed, NOW).as_deref(), Some(url));
+    assert_eq!(open_return_url(&KEYS, "other.test", &sealed, NOW), None);
+    assert_eq!(open_return_url(&KEYS, HOST, &sealed, NOW.plus(Duration::from_hours(24))), None);
     let page = url::Url::parse("https://app.test/.doorward/login").expect("our page");
-    let place = page.join(wanted).expect("an address");
-    assert_eq!(place.origin(), page.origin(), "{wanted:?} leads to {place}");
+    let target = page.join(url).expect("an address");
+    assert_eq!(target.origin(), page.origin(), "{url:?} leads to {target}");
 }
 
-/// A browser's name for itself comes out in our words alone.
-pub fn agent(bytes: &[u8]) {
-    let words = in_words(&String::from_utf8_lossy(bytes));
-    assert!(!words.is_empty() && words.len() < 60, "{words:?}");
-    let ours = |byte: u8| byte.is_ascii_alphanumeric() || b" .".contains(&byte);
-    assert!(words.bytes().all(ours), "{words:?}");
+/// The description of a user agent contains only fixed words.
+pub fn user_agent(bytes: &[u8]) {
+    let text = describe(&String::from_utf8_lossy(bytes));
+    assert!(!text.is_empty() && text.len() < 60, "{text:?}");
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b" .".contains(&byte);
+    assert!(text.bytes().all(is_plain), "{text:?}");
 }

@@ -1,4 +1,4 @@
-//! Names and addresses: of a request, of an upstream, of a client.
+//! Host names and addresses of requests, upstreams and clients.
 
 use std::net::IpAddr;
 
@@ -7,8 +7,8 @@ use doorward::message::{Endpoint, Host, HostPattern};
 use doorward::proxy::TrustedProxies;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// A host reads back as itself, in one spelling, and holds nothing that starts another part.
-pub fn authority(bytes: &[u8]) {
+/// A host round-trips, has one spelling and contains no delimiter.
+pub fn host(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(host) = Host::parse(text) else { return };
     assert_eq!(Host::parse(&host.to_string()).as_ref(), Ok(&host), "{text:?}");
@@ -20,7 +20,8 @@ pub fn authority(bytes: &[u8]) {
     pattern(text, name);
 }
 
-/// A route's host means itself and, with `*.`, what is below; nothing that only ends alike.
+/// A host pattern matches its own name and, with `*.`, subdomains; never a name that only has the
+/// same suffix.
 fn pattern(text: &str, name: &str) {
     let Ok(exact) = HostPattern::parse(text) else { return };
     assert!(exact.matches(name) && !exact.matches(&format!("x{name}")), "{text:?}");
@@ -30,7 +31,7 @@ fn pattern(text: &str, name: &str) {
     }
 }
 
-/// An upstream's address shows as it reads.
+/// An upstream address round-trips.
 pub fn endpoint(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(endpoint) = Endpoint::parse(text) else { return };
@@ -40,10 +41,12 @@ pub fn endpoint(bytes: &[u8]) {
     assert_ne!(endpoint.port(), 0);
 }
 
-/// The client is the peer, or an address that a trusted proxy named: never one made up of parts, and never
-/// another than the one that the last proxy named. The first line is the peer; the others are
-/// `Forwarded` where they begin with an `F`, and `X-Forwarded-For`.
-pub fn origin(bytes: &[u8]) {
+/// The client is the peer or the address that the last trusted proxy reported, never another or a
+/// combined one.
+///
+/// The first line is the peer. Other lines are `Forwarded` if they begin with `F`, otherwise
+/// `X-Forwarded-For`.
+pub fn client_addr(bytes: &[u8]) {
     let mut lines = bytes.split(|byte| *byte == b'\n');
     let peer = lines.next().and_then(|line| std::str::from_utf8(line).ok()?.parse().ok());
     let peer: IpAddr = peer.unwrap_or(IpAddr::from([10, 0, 0, 1])).to_canonical();
@@ -57,17 +60,17 @@ pub fn origin(bytes: &[u8]) {
             headers.append(name, value);
         }
     }
-    assert_eq!(TrustedProxies::default().client(peer, &headers), Ok(peer), "nobody is believed");
-    let client = believed(peer, &headers);
+    assert_eq!(TrustedProxies::default().client(peer, &headers), Ok(peer), "nobody is client_of");
+    let client = client_of(peer, &headers);
     if !proxies().trusts(peer) {
-        assert_eq!(client, Ok(peer), "who is no proxy is not asked");
+        assert_eq!(client, Ok(peer), "an untrusted peer is the client");
         return;
     }
-    last_word_counts(peer, &headers);
+    assert_last_entry_wins(peer, &headers);
     let Ok(client) = client else { return };
     assert!(client == peer || is_named(&headers, client), "{client} of {headers:?}");
     if !proxies().trusts(client) {
-        left_of_the_client(peer, &headers, client);
+        assert_left_is_ignored(peer, &headers, client);
     }
 }
 
@@ -79,35 +82,36 @@ fn proxies() -> TrustedProxies {
     TrustedProxies::new(networks.to_vec())
 }
 
-fn believed(peer: IpAddr, headers: &HeaderMap) -> Result<IpAddr, ChainError> {
+fn client_of(peer: IpAddr, headers: &HeaderMap) -> Result<IpAddr, ChainError> {
     proxies().client(peer, headers)
 }
 
-/// Whatever a client wrote, the proxy that adds its own word to it is believed, or nobody.
-fn last_word_counts(peer: IpAddr, headers: &HeaderMap) {
-    for (name, word, client) in [
+/// The entry that a trusted proxy appends is used, or the request is rejected, whatever the client
+/// sent.
+fn assert_last_entry_wins(peer: IpAddr, headers: &HeaderMap) {
+    for (name, entry, client) in [
         (FORWARDED, "for=203.0.113.99", "203.0.113.99"),
         (FORWARDED, "proto=https;for=\"[2001:db8::99]\"", "2001:db8::99"),
         (X_FORWARDED_FOR, "203.0.113.99", "203.0.113.99"),
     ] {
         let client: IpAddr = client.parse().expect("an address");
-        for longer in [on_its_own_line(headers, &name, word), at_the_end(headers, &name, word)] {
-            let told = believed(peer, &longer);
-            assert!(told.is_err() || told == Ok(client), "{told:?} of {longer:?}");
+        for longer in [in_its_own_header(headers, &name, entry), at_the_end(headers, &name, entry)] {
+            let result = client_of(peer, &longer);
+            assert!(result.is_err() || result == Ok(client), "{result:?} of {longer:?}");
         }
     }
 }
 
-fn on_its_own_line(headers: &HeaderMap, name: &HeaderName, word: &str) -> HeaderMap {
+fn in_its_own_header(headers: &HeaderMap, name: &HeaderName, entry: &str) -> HeaderMap {
     let mut longer = headers.clone();
-    longer.append(name, HeaderValue::from_str(word).expect("a value"));
+    longer.append(name, HeaderValue::from_str(entry).expect("a value"));
     longer
 }
 
-fn at_the_end(headers: &HeaderMap, name: &HeaderName, word: &str) -> HeaderMap {
+fn at_the_end(headers: &HeaderMap, name: &HeaderName, entry: &str) -> HeaderMap {
     let mut lines: Vec<_> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     let last = lines.pop().unwrap_or_default();
-    let last = [last, b", ", word.as_bytes()].concat();
+    let last = [last, b", ", entry.as_bytes()].concat();
     let mut longer = headers.clone();
     longer.remove(name);
     for line in lines.into_iter().chain([&last[..]]) {
@@ -116,24 +120,24 @@ fn at_the_end(headers: &HeaderMap, name: &HeaderName, word: &str) -> HeaderMap {
     longer
 }
 
-/// Who is no proxy of ours wrote what stands to the left of him.
-fn left_of_the_client(peer: IpAddr, headers: &HeaderMap, client: IpAddr) {
+/// Entries to the left of the first untrusted address do not matter.
+fn assert_left_is_ignored(peer: IpAddr, headers: &HeaderMap, client: IpAddr) {
     let mut longer = HeaderMap::new();
-    for (name, made_up) in [
+    for (name, forged) in [
         (X_FORWARDED_FOR, ["198.51.100.66, 10.0.0.66", "nonsense", ",,"]),
         (FORWARDED, ["for=198.51.100.66, for=10.0.0.66", "for=_x;by=\"a, b\"", ",;,"]),
     ] {
-        for value in made_up.iter().filter(|_| headers.contains_key(&name)) {
+        for value in forged.iter().filter(|_| headers.contains_key(&name)) {
             longer.append(&name, HeaderValue::from_static(value));
         }
     }
     longer.extend(headers.clone());
-    let told = believed(peer, &longer);
-    let is_too_long = told == Err(ChainError::TooLong);
-    assert!(is_too_long || told == Ok(client), "{told:?} by the left of {longer:?}");
+    let result = client_of(peer, &longer);
+    let is_too_long = result == Err(ChainError::TooLong);
+    assert!(is_too_long || result == Ok(client), "{result:?} for {longer:?}");
 }
 
-/// Whether an address stands there, with or without a port behind it.
+/// Whether the headers contain the address, with or without a port.
 fn is_named(headers: &HeaderMap, client: IpAddr) -> bool {
     let is = |text: &str| text.parse().is_ok_and(|found: IpAddr| found.to_canonical() == client);
     headers.values().any(|line| {

@@ -1,10 +1,10 @@
-//! The one key ring of all targets, so that a corpus can hold authentic tokens.
+//! The key ring of all targets, so that a corpus can contain authentic tokens.
 
 use std::sync::LazyLock;
 
 use doorward::secret::KeyRing;
 
-/// Two keys, of which the second mints. They are in a public repository: of use to nobody.
+/// Two keys; the second signs. They are public and protect nothing.
 const FILE: &str = "
 tag = 'AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA='
 [[key]]

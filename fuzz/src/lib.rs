@@ -1,29 +1,29 @@
-//! What must hold for any bytes whatever, one function for each place where bytes of others come in.
+//! Properties that hold for any input bytes, one function per parser of untrusted input.
 //!
-//! `fuzz/run` lets libFuzzer look for bytes that break one; `tests/corpus.rs` replays the bytes that
-//! were kept, on the stable compiler, with every test run. Both call the same functions, so whatever
-//! fell out once stays mended.
+//! `fuzz/run` searches for violations with libFuzzer. `tests/system/fuzz_corpus.rs` replays the
+//! corpus on the stable compiler in every test run. Both call the same functions, so a fixed
+//! violation stays fixed.
 //!
-//! A function panics where a property does not hold. That nothing panics by itself is a property of
+//! A function panics if its property is violated. That no code under test panics is a property of
 //! all of them.
 
-mod answers;
+mod connection_start;
 mod cookies;
 mod files;
 mod forms;
-mod heads;
 mod hosts;
+mod http1_responses;
 mod keys;
-mod openings;
 mod paths;
-mod replies;
+mod request_heads;
+mod request_pipeline;
+mod response_headers;
 mod sessions;
-mod streams;
-mod wire;
+mod websocket;
 
-/// One place where bytes come in.
+/// One parser of untrusted input.
 pub struct Target {
-    /// Names the binary and the folder of the corpus.
+    /// Name of the binary and of the corpus folder.
     pub name: &'static str,
     pub check: fn(&[u8]),
 }
@@ -32,37 +32,37 @@ const fn target(name: &'static str, check: fn(&[u8])) -> Target {
     Target { name, check }
 }
 
-/// All of them, in alphabetical order.
+/// All targets, sorted by name.
 pub const TARGETS: [Target; 23] = [
-    target("agent", forms::agent),
-    target("answer", answers::answer),
-    target("authority", hosts::authority),
+    target("client_addr", hosts::client_addr),
+    target("client_hello", connection_start::client_hello),
     target("config", files::config),
-    target("cookie", cookies::cookie),
+    target("cookies", cookies::cookies),
     target("credential", files::credential),
     target("endpoint", hosts::endpoint),
-    target("entry", sessions::entry),
     target("form", forms::form),
-    target("frames", streams::frames),
-    target("head", heads::head),
-    target("hello", openings::hello),
+    target("frames", websocket::frames),
+    target("host", hosts::host),
     target("htpasswd", files::htpasswd),
-    target("introduction", openings::introduction),
+    target("http1_response", http1_responses::http1_response),
     target("keyring", files::keyring),
-    target("origin", hosts::origin),
     target("path", paths::path),
-    target("readings", paths::readings),
+    target("path_interpretations", paths::path_interpretations),
+    target("proxy_header", connection_start::proxy_header),
     target("record", sessions::record),
-    target("reply", replies::reply),
+    target("request_head", request_heads::request_head),
+    target("request_pipeline", request_pipeline::request_pipeline),
+    target("response_headers", response_headers::response_headers),
+    target("store_entry", sessions::store_entry),
     target("token", sessions::token),
+    target("user_agent", forms::user_agent),
     target("users", files::users),
-    target("wire", wire::wire),
 ];
 
-/// Runs the target of that name.
+/// Runs the target `name`.
 ///
 /// # Panics
-/// When a property does not hold, or there is no such target.
+/// If a property is violated or the target does not exist.
 pub fn check(name: &str, bytes: &[u8]) {
     let target = TARGETS.iter().find(|target| target.name == name).expect("a target's name");
     (target.check)(bytes);

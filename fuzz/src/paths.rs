@@ -1,26 +1,26 @@
-//! The request target, against the ways in which other programs read one.
+//! Request targets, compared with the interpretations of other programs.
 
 use std::cell::RefCell;
 
-use doorward::message::{Doubt, PathPrefix, Target};
+use doorward::message::{Ambiguity, PathPrefix, Target};
 use http::uri::PathAndQuery;
 use percent_encoding::percent_decode;
 
-/// How much of a path other programs are known to fold away, each a source of rules passed by.
-const READERS: [fn(&str) -> String; 6] =
+/// Path normalizations of known programs; each has bypassed access rules somewhere.
+const NORMALIZATIONS: [fn(&str) -> String; 6] =
     [dot_segments, merged_slashes, without_parameters, backslashes, decoded_again, up_to_nul];
 
-/// A path that we let through is the same path to every reader, and goes on as it came.
+/// An accepted path is the same for every program and is forwarded unchanged.
 pub fn path(bytes: &[u8]) {
     let Ok(raw) = PathAndQuery::try_from(bytes) else { return };
     let Ok(target) = Target::new(raw) else { return };
     let path = target.path();
-    // The library has cut a fragment off by now, and what is nothing else is `/` to it.
+    // The `http` crate has dropped a fragment and represents an empty target as `/`.
     let sent = bytes.split(|byte| *byte == b'#').next().unwrap_or_default();
     let sent = if sent.is_empty() { b"/" } else { sent };
     assert_eq!(target.raw().to_string().as_bytes(), sent, "forwarded is what was sent");
-    assert_eq!(path, once_decoded(target.raw().path()), "judged is what was sent, decoded once");
-    for reader in READERS {
+    assert_eq!(path, once_decoded(target.raw().path()), "the decoded path equals the sent one, decoded once");
+    for reader in NORMALIZATIONS {
         assert_eq!(reader(path), path, "{path:?} is another path to another reader");
     }
     assert_eq!(of_a_browser(target.raw().as_str()).as_deref(), Some(path), "WHATWG");
@@ -28,37 +28,37 @@ pub fn path(bytes: &[u8]) {
     prefix(path);
 }
 
-/// What an app may do with a path before it looks it up, in any order and more than once.
+/// Normalizations of an upstream, in any order and repeatedly.
 const HABITS: [fn(&str) -> String; 5] =
     [decoded_again, backslashes, without_parameters, merged_slashes, cut_at_marks];
 
-/// A path in doubt passes only if every way to read it was put to the question.
-pub fn readings(bytes: &[u8]) {
+/// An ambiguous path is accepted only if all its interpretations were checked.
+pub fn path_interpretations(bytes: &[u8]) {
     let Ok(raw) = PathAndQuery::try_from(bytes) else { return };
-    let asked = RefCell::new(None);
-    let judged = Target::judged(raw, |readings| {
-        *asked.borrow_mut() = Some((readings.doubt, readings.paths.clone()));
+    let checked = RefCell::new(None);
+    let result = Target::parse_with(raw, |interpretations| {
+        *checked.borrow_mut() = Some((interpretations.ambiguity, interpretations.paths.clone()));
         true
     });
-    let Ok(target) = judged else { return };
-    let Some((doubt, paths)) = asked.into_inner() else { return path(bytes) };
-    // A path whose only doubt is a mark is judged decoded, like all others.
+    let Ok(target) = result else { return };
+    let Some((doubt, paths)) = checked.into_inner() else { return path(bytes) };
+    // A path that is ambiguous only by an encoded delimiter is decoded like all others.
     let start = match doubt {
-        Doubt::Mark => once_decoded(target.raw().path()),
-        Doubt::Shape => target.raw().path().to_owned(),
+        Ambiguity::Delimiter => once_decoded(target.raw().path()),
+        Ambiguity::Segments => target.raw().path().to_owned(),
     };
     for first in HABITS {
         for second in HABITS {
             for third in HABITS {
                 let read = third(&second(&first(&start)));
-                assert!(paths.contains(&read), "nobody asked about {read:?}: {paths:?}");
+                assert!(paths.contains(&read), "nobody checked about {read:?}: {paths:?}");
                 assert!(!read.split('/').any(|segment| matches!(segment, "." | "..")), "{read:?}");
             }
         }
     }
 }
 
-/// A prefix made of the path covers it, and never a longer last segment.
+/// A prefix taken from the path covers it, but not a longer last segment.
 fn prefix(path: &str) {
     let Ok(prefix) = PathPrefix::parse(path) else { return };
     assert!(prefix.covers(path));
@@ -98,7 +98,7 @@ fn dot_segments(path: &str) -> String {
     format!("/{}", kept.join("/"))
 }
 
-/// nginx, and most file servers.
+/// nginx and most file servers.
 fn merged_slashes(path: &str) -> String {
     let mut out = path.to_owned();
     while out.contains("//") {
@@ -113,22 +113,22 @@ fn without_parameters(path: &str) -> String {
     segments.collect::<Vec<_>>().join("/")
 }
 
-/// IIS, and everything on Windows.
+/// IIS and other software on Windows.
 fn backslashes(path: &str) -> String {
     path.replace('\\', "/")
 }
 
-/// Two programs in a row that each decode.
+/// Two programs in a row that both decode.
 fn decoded_again(path: &str) -> String {
     String::from_utf8_lossy(&percent_decode(path.as_bytes()).collect::<Vec<_>>()).into_owned()
 }
 
-/// Programs in C.
+/// Software written in C.
 fn up_to_nul(path: &str) -> String {
     path.split('\0').next().unwrap_or_default().to_owned()
 }
 
-/// Programs that write a path anew without encoding it.
+/// Programs that rewrite a path without encoding it.
 fn cut_at_marks(path: &str) -> String {
     path.split(['?', '#']).next().unwrap_or_default().to_owned()
 }

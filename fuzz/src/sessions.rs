@@ -1,4 +1,4 @@
-//! The session: tokens, records, and what a store keeps of them.
+//! Session tokens, session records and store entries.
 
 use bytes::Bytes;
 use doorward::secret::seal;
@@ -8,22 +8,22 @@ use doorward::store::entry::{pack_ended, pack_live, unpack};
 
 use super::keys::KEYS;
 
-/// An authentic token has one spelling. Others are refused, and so is this one with a bit changed.
+/// An authentic token has one spelling; any other, also with one bit changed, is rejected.
 pub fn token(bytes: &[u8]) {
     if let Ok(token) = Token::parse(&KEYS, bytes) {
-        let text = token.text(&KEYS).expect("the key is there");
+        let text = token.encode(&KEYS).expect("the key is there");
         assert_eq!(text.as_bytes(), bytes, "one token, one spelling");
     }
     let Some((seed, rest)) = bytes.split_first_chunk::<60>() else { return };
     minted(seed, rest);
 }
 
-/// A token of our own, made of the bytes, and damaged where they say.
+/// Issues a token from the input bytes and damages it as they direct.
 fn minted(seed: &[u8; 60], damage: &[u8]) {
     let secret = std::array::from_fn(|at| seed[at + 28]);
     let generation = u32::from_be_bytes([seed[24], seed[25], seed[26], seed[27]]);
     let token = Token::new(1 + seed[0] % 2, session_key(seed), generation, secret);
-    let text = token.text(&KEYS).expect("the key is there");
+    let text = token.encode(&KEYS).expect("the key is there");
     let again = Token::parse(&KEYS, text.as_bytes()).expect("our own");
     assert_eq!((again.key, again.generation, again.hash()), (token.key, generation, token.hash()));
     let [at, bits, ..] = *damage else { return };
@@ -32,12 +32,12 @@ fn minted(seed: &[u8; 60], damage: &[u8]) {
     assert_eq!(Token::parse(&KEYS, &other).is_ok(), bits == 0, "damage is seen");
 }
 
-/// A record opens only as it was sealed. The first 24 bytes are the session's key.
+/// A record opens only unmodified. The first 24 bytes are the session key.
 pub fn record(bytes: &[u8]) {
     let Some((seed, rest)) = bytes.split_first_chunk::<24>() else { return };
     let key = session_key(seed);
     opens_whole_or_not(&key, rest);
-    // What only somebody with the keys could write: the format itself never panics.
+    // Only a holder of the keys can produce this: the format itself must never panic.
     let Some((head, plain)) = rest.split_first_chunk::<4>() else { return };
     let stored = sealed(&key, *head, plain);
     let Ok(record) = Record::open(&KEYS, &key, &stored) else { return };
@@ -47,7 +47,8 @@ pub fn record(bytes: &[u8]) {
     opens_whole_or_not(&key, &stored);
 }
 
-/// What opens does not open elsewhere, nor with a bit changed. The corpus holds some that do.
+/// A valid record does not open under another session, nor with a bit changed. The corpus contains
+/// valid ones.
 fn opens_whole_or_not(key: &SessionKey, stored: &[u8]) {
     if Record::open(&KEYS, key, stored).is_err() {
         return;
@@ -61,15 +62,15 @@ fn opens_whole_or_not(key: &SessionKey, stored: &[u8]) {
     }
 }
 
-/// The layout of `Record::seal`, with any plain text.
+/// Seals any plaintext in the layout of `Record::seal`.
 fn sealed(key: &SessionKey, generation: [u8; 4], plain: &[u8]) -> Vec<u8> {
     let binding = [&key.tag.0[..], &key.id.0, &generation].concat();
     let sealed = seal::seal(&KEYS, &key.id.0, &binding, plain);
     [&[1][..], &generation, &sealed].concat()
 }
 
-/// A slot reads back, and foreign bytes are none.
-pub fn entry(bytes: &[u8]) {
+/// A slot round-trips; foreign bytes are rejected.
+pub fn store_entry(bytes: &[u8]) {
     let Some(slot) = unpack(Bytes::copy_from_slice(bytes)) else { return };
     let packed = match &slot {
         Slot::Live { revision, sealed } => pack_live(*revision, sealed),
@@ -80,7 +81,7 @@ pub fn entry(bytes: &[u8]) {
 }
 
 fn session_key<const N: usize>(seed: &[u8; N]) -> SessionKey {
-    // Of the one user that a corpus can name: the empty one.
-    let tag = if seed[0] == 0 { KEYS.tag_of("") } else { std::array::from_fn(|at| seed[at]) };
+    // The only user that a corpus can name is the empty one.
+    let tag = if seed[0] == 0 { KEYS.user_tag("") } else { std::array::from_fn(|at| seed[at]) };
     SessionKey { tag: UserTag(tag), id: SessionId(std::array::from_fn(|at| seed[at + 8])) }
 }

@@ -1,4 +1,4 @@
-//! The answers of the operator's API.
+//! The responses of the admin API.
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -8,62 +8,62 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::guard::Opened;
+use crate::guard::SessionInfo;
 use crate::session::EndReason;
-use crate::store::{Advice, Cleared, DistributedFigures, Durability, Unavailable};
-use crate::telemetry::StoreFigures;
+use crate::store::{Advice, FlushCause, RedisStats, Durability, Unavailable};
+use crate::telemetry::StoreStats;
 
 use super::{Admin, Scope};
 
-/// Most sessions in one listing.
+/// Maximum number of sessions in one listing.
 const LIST_LIMIT: usize = 10_000;
 
-type Answer = Response<Full<Bytes>>;
+type TextResponse = Response<Full<Bytes>>;
 
-/// A session as the commands show it. Times are milliseconds since 1970.
+/// A session in the JSON of the API. Times are in Unix milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionView {
     pub session: String,
     pub user: String,
-    pub begun: u64,
+    pub created: u64,
     pub last_active: u64,
     pub absolute_end: u64,
     pub generation: u32,
-    pub begun_from: String,
-    pub renewed_from: String,
-    pub agent: String,
+    pub created_from: String,
+    pub rotated_from: String,
+    pub user_agent: String,
 }
 
-impl From<&Opened> for SessionView {
-    fn from(opened: &Opened) -> SessionView {
-        let record = &opened.record;
+impl From<&SessionInfo> for SessionView {
+    fn from(session: &SessionInfo) -> SessionView {
+        let record = &session.record;
         SessionView {
-            session: opened.key.id.handle(),
+            session: session.key.id.handle(),
             user: record.identity.user.clone(),
-            begun: record.created.0,
-            last_active: opened.last_active.0,
+            created: record.created.0,
+            last_active: session.last_active.0,
             absolute_end: record.absolute_end.0,
             generation: record.generation,
-            begun_from: record.begun_from.address.to_string(),
-            renewed_from: record.renewed_from.address.to_string(),
-            agent: record.begun_from.agent.clone(),
+            created_from: record.created_from.address.to_string(),
+            rotated_from: record.rotated_from.address.to_string(),
+            user_agent: record.created_from.user_agent.clone(),
         }
     }
 }
 
-/// What to revoke.
-enum Target {
+/// The sessions to revoke.
+enum RevokeTarget {
     User(String),
     Session(String),
     All,
 }
 
 impl Admin {
-    pub(super) async fn answer(&self, request: Request<Incoming>, scope: Scope) -> Answer {
+    pub(super) async fn handle(&self, request: Request<Incoming>, scope: Scope) -> TextResponse {
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or_default().to_owned();
-        if scope == Scope::Monitor && !names_this_machine(&request) {
-            return text(StatusCode::FORBIDDEN, "ask by a loopback name\n");
+        if scope == Scope::Monitor && !has_local_host(&request) {
+            return text(StatusCode::FORBIDDEN, "use a loopback name or address in the URL\n");
         }
         match (request.method(), path.as_str(), scope) {
             (&Method::GET, "/live", _) => text(StatusCode::OK, "live\n"),
@@ -76,132 +76,132 @@ impl Admin {
             (&Method::POST, "/revoke", Scope::Operator) => self.revoke(&query).await,
             (&Method::POST, "/forget", Scope::Operator) => self.forget(&query).await,
             (_, _, Scope::Monitor | Scope::Operator) => {
-                text(StatusCode::NOT_FOUND, "no such thing\n")
+                text(StatusCode::NOT_FOUND, "not found\n")
             }
         }
     }
 
-    async fn ready(&self) -> Answer {
+    async fn ready(&self) -> TextResponse {
         match self.guard.store().ping().await {
             Ok(()) => text(StatusCode::OK, "ready\n"),
             Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {error}\n")),
         }
     }
 
-    fn metrics(&self) -> Answer {
+    fn metrics(&self) -> TextResponse {
         let metrics = &self.guard.shared().metrics;
-        if let Some(figures) = self.guard.store().figures() {
-            metrics.store(&told(figures));
+        if let Some(stats) = self.guard.store().stats() {
+            metrics.update_store(&store_stats(stats));
         }
-        let mut answer = text(StatusCode::OK, &metrics.render());
-        let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0");
-        answer.headers_mut().insert(header::CONTENT_TYPE, kind);
-        answer
+        let mut response = text(StatusCode::OK, &metrics.render());
+        let content_type = HeaderValue::from_static("application/openmetrics-text; version=1.0.0");
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        response
     }
 
-    async fn list(&self, query: &str) -> Answer {
-        let sessions = match parameter(query, "user") {
-            Some(user) => self.guard.sessions_of(&self.account(user)).await,
-            None => self.guard.all_sessions(LIST_LIMIT).await,
+    async fn list(&self, query: &str) -> TextResponse {
+        let sessions = match query_parameter(query, "user") {
+            Some(user) => self.guard.list_user_sessions(&self.account(user)).await,
+            None => self.guard.list_all_sessions(LIST_LIMIT).await,
         };
-        answer(sessions.map(|list| json!(list.iter().map(SessionView::from).collect::<Vec<_>>())))
+        json_response(sessions.map(|list| json!(list.iter().map(SessionView::from).collect::<Vec<_>>())))
     }
 
-    async fn show(&self, handle: &str) -> Answer {
-        match self.guard.session_of(handle).await {
-            Ok(Some(session)) => answer(Ok(json!(SessionView::from(&session)))),
+    async fn show(&self, handle: &str) -> TextResponse {
+        match self.guard.find_session(handle).await {
+            Ok(Some(session)) => json_response(Ok(json!(SessionView::from(&session)))),
             Ok(None) => not_found(handle),
-            Err(error) => answer(Err(error)),
+            Err(error) => json_response(Err(error)),
         }
     }
 
-    async fn revoke(&self, query: &str) -> Answer {
+    async fn revoke(&self, query: &str) -> TextResponse {
         let target = match (
-            parameter(query, "user"),
-            parameter(query, "session"),
-            parameter(query, "all"),
+            query_parameter(query, "user"),
+            query_parameter(query, "session"),
+            query_parameter(query, "all"),
         ) {
-            (Some(user), None, None) => Target::User(user),
-            (None, Some(handle), None) => Target::Session(handle),
-            (None, None, Some(_)) => Target::All,
-            (_, _, _) => return text(StatusCode::BAD_REQUEST, "name one of user, session, all\n"),
+            (Some(user), None, None) => RevokeTarget::User(user),
+            (None, Some(handle), None) => RevokeTarget::Session(handle),
+            (None, None, Some(_)) => RevokeTarget::All,
+            (_, _, _) => return text(StatusCode::BAD_REQUEST, "set exactly one of user, session, all\n"),
         };
         match target {
-            Target::User(user) => {
+            RevokeTarget::User(user) => {
                 let user = self.account(user);
-                answer(self.guard.end_all(&user, None).await.map(|sure| revoked(&user, sure)))
+                json_response(self.guard.revoke_user_sessions(&user, None).await.map(|durability| revoked(&user, durability)))
             }
-            Target::All => {
-                answer(self.guard.end_everybody().await.map(|sure| revoked("all", sure)))
+            RevokeTarget::All => {
+                json_response(self.guard.revoke_all_sessions().await.map(|durability| revoked("all", durability)))
             }
-            Target::Session(handle) => self.revoke_one(&handle).await,
+            RevokeTarget::Session(handle) => self.revoke_one(&handle).await,
         }
     }
 
-    /// Of a user without an account too: what is remembered of him outlives it.
-    async fn forget(&self, query: &str) -> Answer {
-        let Some(user) = parameter(query, "user").filter(|user| !user.is_empty()) else {
-            return text(StatusCode::BAD_REQUEST, "name the user\n");
+    /// Works without an account too, because the history of a user outlives their account.
+    async fn forget(&self, query: &str) -> TextResponse {
+        let Some(user) = query_parameter(query, "user").filter(|user| !user.is_empty()) else {
+            return text(StatusCode::BAD_REQUEST, "set user\n");
         };
         let user = self.account(user);
-        answer(self.guard.forget_user(&user).await.map(|()| json!({ "forgotten": user })))
+        json_response(self.guard.delete_user_history(&user).await.map(|()| json!({ "forgotten": user })))
     }
 
-    /// The name as sessions carry it: one may log in as `Alice` and be `alice`. A name without an
-    /// account stays as it is; sessions of an account that is gone may still stand.
+    /// Returns the name in the spelling of the account, which session records have: `Alice` may be `alice`.
+    /// A name without an account is unchanged, because sessions of a deleted account may still exist.
     fn account(&self, name: String) -> String {
         let directory = self.guard.shared().directory.as_ref();
         let account = directory.and_then(|directory| directory.find(&name));
         account.map_or(name, |account| account.identity.user.clone())
     }
 
-    async fn revoke_one(&self, handle: &str) -> Answer {
-        let found = match self.guard.session_of(handle).await {
-            Err(error) => self.guard.seen_as(handle).map(Some).ok_or(error),
+    async fn revoke_one(&self, handle: &str) -> TextResponse {
+        let found = match self.guard.find_session(handle).await {
+            Err(error) => self.guard.cached_session_by_handle(handle).map(Some).ok_or(error),
             found => found,
         };
         match found {
             Ok(Some(session)) => {
                 let ended = self.guard.end_session(&session, EndReason::Revoked).await;
-                answer(ended.map(|sure| revoked(handle, sure)))
+                json_response(ended.map(|durability| revoked(handle, durability)))
             }
             Ok(None) => not_found(handle),
-            Err(error) => answer(Err(error)),
+            Err(error) => json_response(Err(error)),
         }
     }
 }
 
-/// `durable` is null where no replica was asked for: then it is as durable as Redis is configured.
+/// `durable` is null if no replicas are required: then durability depends on the configuration of Redis.
 fn revoked(what: &str, durability: Durability) -> serde_json::Value {
     let durable = durability.is_durable();
-    let mut answer = json!({ "revoked": what, "durable": durable });
-    if let (Durability::Replicated { asked, got }, Some(fields)) =
-        (durability, answer.as_object_mut())
+    let mut response = json!({ "revoked": what, "durable": durable });
+    if let (Durability::Replicated { requested: asked, acknowledged: got }, Some(fields)) =
+        (durability, response.as_object_mut())
     {
         fields.insert("replicas".to_owned(), json!({ "asked": asked, "got": got }));
     }
-    answer
+    response
 }
 
-fn told(figures: DistributedFigures) -> StoreFigures {
-    let cache = figures.cache.unwrap_or_default();
-    StoreFigures {
-        round_trips: figures.round_trips,
-        shed: figures.shed,
-        left_alone: figures.left_alone,
-        advice: Advice::ALL.map(Advice::word).into_iter().zip(figures.advice).collect(),
+fn store_stats(stats: RedisStats) -> StoreStats {
+    let cache = stats.cache.unwrap_or_default();
+    StoreStats {
+        round_trips: stats.round_trips,
+        rejected: stats.rejected,
+        open_circuits: stats.open_circuits,
+        config_warnings: Advice::ALL.map(Advice::as_str).into_iter().zip(stats.advice).collect(),
         hits: cache.hits,
         misses: cache.misses,
         entries: cache.entries,
         bytes: cache.bytes,
-        cleared: Cleared::ALL.map(Cleared::word).into_iter().zip(cache.cleared).collect(),
-        changes_age: figures.proof_age,
+        flushes: FlushCause::ALL.map(FlushCause::as_str).into_iter().zip(cache.flushes).collect(),
+        invalidation_age: stats.staleness,
     }
 }
 
-/// A page from elsewhere that talks a browser on this machine into asking us names another host
-/// (CVE-2026-27589, DNS rebinding).
-fn names_this_machine(request: &Request<Incoming>) -> bool {
+/// Reports whether the Host is a loopback name or an address. A DNS rebinding attack has the name of the
+/// attacker's site (CVE-2026-27589).
+fn has_local_host(request: &Request<Incoming>) -> bool {
     let host =
         request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
     let Ok(host) = crate::message::Host::parse(host) else { return false };
@@ -209,33 +209,33 @@ fn names_this_machine(request: &Request<Incoming>) -> bool {
     name == "localhost" || name.parse::<std::net::IpAddr>().is_ok()
 }
 
-fn parameter(query: &str, name: &str) -> Option<String> {
+fn query_parameter(query: &str, name: &str) -> Option<String> {
     let mut pairs = form_urlencoded::parse(query.as_bytes());
     pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }
 
-fn answer(result: Result<serde_json::Value, Unavailable>) -> Answer {
+fn json_response(result: Result<serde_json::Value, Unavailable>) -> TextResponse {
     let (status, body) = match result {
         Ok(body) => (StatusCode::OK, body),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, json!({ "error": error.to_string() })),
     };
-    let mut answer = text(status, &body.to_string());
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    answer
+    let mut response = text(status, &body.to_string());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
-fn not_found(handle: &str) -> Answer {
+fn not_found(handle: &str) -> TextResponse {
     let error = format!("no live session {handle}; `doorward sessions list` shows them");
-    let mut answer = text(StatusCode::NOT_FOUND, &json!({ "error": error }).to_string());
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    answer
+    let mut response = text(StatusCode::NOT_FOUND, &json!({ "error": error }).to_string());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
-fn text(status: StatusCode, body: &str) -> Answer {
-    let mut answer = Response::new(Full::from(body.to_owned()));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
+fn text(status: StatusCode, body: &str) -> TextResponse {
+    let mut response = Response::new(Full::from(body.to_owned()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 #[cfg(test)]
@@ -243,13 +243,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_revoked_says_whether_it_is_durable() {
+    fn a_revocation_reports_its_durability() {
         for (durability, text) in [
             (Durability::InMemory, r#"{"durable":false,"revoked":"all"}"#),
             (Durability::OnDisk, r#"{"durable":true,"revoked":"all"}"#),
-            (Durability::Unasked, r#"{"durable":null,"revoked":"all"}"#),
+            (Durability::NotRequested, r#"{"durable":null,"revoked":"all"}"#),
             (
-                Durability::Replicated { asked: 2, got: 1 },
+                Durability::Replicated { requested: 2, acknowledged: 1 },
                 r#"{"durable":false,"replicas":{"asked":2,"got":1},"revoked":"all"}"#,
             ),
         ] {

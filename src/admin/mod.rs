@@ -1,11 +1,11 @@
-//! The operator's API: health and metrics on a loopback port, commands on a socket file.
+//! The admin API: health and metrics on a loopback port, commands on a Unix socket.
 //!
-//! | where | path | what |
+//! | listener | request | response |
 //! | --- | --- | --- |
-//! | port | `/live` `/ready` `/metrics` | for monitors; says nothing of users |
-//! | socket (0600) | `GET /sessions[?user=U]`, `GET /sessions/HANDLE` | the live ones |
-//! | socket | `POST /revoke?user=U`, `?session=HANDLE`, `?all` | ends them |
-//! | socket | `POST /forget?user=U` | forgets where the user was, and his notices |
+//! | port | `GET /live`, `/ready`, `/metrics` | health and metrics; contains no user data |
+//! | socket (0600) | `GET /sessions[?user=U]`, `GET /sessions/HANDLE` | lists sessions |
+//! | socket | `POST /revoke?user=U`, `?session=HANDLE`, `?all` | ends sessions |
+//! | socket | `POST /forget?user=U` | deletes the history and the notices of a user |
 
 mod api;
 
@@ -27,26 +27,26 @@ use crate::guard::Guard;
 
 pub use api::SessionView;
 
-/// The operator's API over a guard.
+/// The admin API.
 #[derive(Clone)]
 pub struct Admin {
     guard: Guard,
 }
 
-/// What a listener may be asked.
+/// The requests that a listener permits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scope {
-    /// Anybody on this machine: health and numbers.
+    /// Health and metrics, for every process of this machine.
     Monitor,
-    /// Whoever may open the socket file: everything.
+    /// Everything, for processes that may open the socket.
     Operator,
 }
 
-/// Why the socket file cannot be used.
+/// A socket file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     #[error(
-        "{path}: another doorward answers there; stop it first, or give this one its own admin.socket"
+        "{path}: in use by another doorward; stop it first, or set another admin.socket for this one"
     )]
     InUse { path: PathBuf },
     #[error("{path}: {error}")]
@@ -54,7 +54,6 @@ pub enum SocketError {
 }
 
 impl Admin {
-    /// An API over `guard`.
     pub fn new(guard: Guard) -> Admin {
         Admin { guard }
     }
@@ -64,7 +63,7 @@ impl Admin {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => self.spawn(stream, Scope::Monitor),
-                Err(error) => pause(&error).await,
+                Err(error) => back_off(&error).await,
             }
         }
     }
@@ -74,7 +73,7 @@ impl Admin {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => self.spawn(stream, Scope::Operator),
-                Err(error) => pause(&error).await,
+                Err(error) => back_off(&error).await,
             }
         }
     }
@@ -83,7 +82,7 @@ impl Admin {
         let admin = Arc::new(self.clone());
         let service = service_fn(move |request| {
             let admin = Arc::clone(&admin);
-            async move { Ok::<_, Infallible>(admin.answer(request, scope).await) }
+            async move { Ok::<_, Infallible>(admin.handle(request, scope).await) }
         });
         tokio::spawn(async move {
             let mut builder = http1::Builder::new();
@@ -95,8 +94,8 @@ impl Admin {
     }
 }
 
-/// Makes the socket file, 0600, in a directory that is made when it is missing. A file that nobody
-/// answers on is left over from a crash and replaced.
+/// Creates the socket file with mode 0600, and its directory if missing. Replaces a socket file that a
+/// crashed process left behind.
 pub async fn bind_socket(path: &Path) -> Result<UnixListener, SocketError> {
     let failed = |error| SocketError::File { path: path.to_owned(), error };
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -114,7 +113,7 @@ pub async fn bind_socket(path: &Path) -> Result<UnixListener, SocketError> {
     Ok(listener)
 }
 
-async fn pause(error: &io::Error) {
-    warn!(%error, "cannot accept an admin connection; waiting a moment");
+async fn back_off(error: &io::Error) {
+    warn!(event = "listener.accept-failed", %error, "cannot accept an admin connection; retrying in 50 ms");
     tokio::time::sleep(Duration::from_millis(50)).await;
 }

@@ -1,8 +1,8 @@
-//! The memory of this process against what it may have.
+//! Memory monitor: compares the resident set of the process with the configured limit.
 //!
-//! What counts is what the kernel counts when it looks for somebody to end: resident pages. Near the
-//! limit strangers are turned away, at it everybody new, and the oldest connections without a session
-//! are closed. Where the kernel does not say (another system than Linux), nothing happens.
+//! Resident pages are what the OOM killer counts. Near the limit, requests without a session are
+//! rejected. At the limit, new connections are rejected too, and the oldest connections without a session
+//! are closed. On systems other than Linux the monitor does nothing.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,85 +12,84 @@ use tokio::time::{Instant, interval};
 use tracing::info;
 
 use crate::config::Memory;
-use crate::proxy::{MemoryStrain, Strain};
-use crate::server::Places;
+use crate::proxy::{MemoryLoad, LoadLevel};
+use crate::server::ConnectionLimiter;
 
-/// An attacker on the same network fills a hundred megabytes in the meantime.
-const LOOK: Duration = Duration::from_millis(100);
+/// Short, because an attacker on a fast network fills some 100 MB within one interval.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Pages that were given back are counted until the allocator returns them: what a closed connection
-/// held shows late, and closing more at once would close too many.
-const BETWEEN: Duration = Duration::from_secs(2);
+/// The allocator returns freed pages late, so the resident set drops some time after connections were
+/// closed. Evicting again earlier would close too many.
+const EVICT_INTERVAL: Duration = Duration::from_secs(2);
 
-const PAGE: u64 = 4096;
+const PAGE_SIZE: u64 = 4096;
 
-/// What is watched, and who is told.
-pub(super) struct Watch {
-    pub(super) most: u64,
-    pub(super) strain: Arc<MemoryStrain>,
-    pub(super) places: Arc<Places>,
+/// Sets the load level and evicts connections at the limit.
+pub(super) struct MemoryMonitor {
+    /// In bytes.
+    pub(super) limit: u64,
+    pub(super) overload: Arc<MemoryLoad>,
+    pub(super) limiter: Arc<ConnectionLimiter>,
 }
 
-/// The limit in bytes; none where there is none, or where it cannot be known.
-pub(super) fn limit(wanted: Memory) -> Option<u64> {
-    match wanted {
+/// Returns the limit in bytes; `None` if there is none, or if the memory size is unknown.
+pub(super) fn limit(configured: Memory) -> Option<u64> {
+    match configured {
         Memory::Bytes(0) => None,
         Memory::Bytes(bytes) => Some(bytes),
-        Memory::Auto => Some(available()? / 5 * 4),
+        Memory::Auto => Some(total()? / 5 * 4),
     }
 }
 
-impl Watch {
-    /// Looks for as long as the process runs.
+impl MemoryMonitor {
+    /// Polls until the process ends.
     pub(super) async fn run(self) {
-        info!(event = "memory-limit", bytes = self.most);
-        let mut tick = interval(LOOK);
-        let mut made_room: Option<Instant> = None;
+        info!(event = "memory.limit-set", limit_bytes = self.limit);
+        let mut tick = interval(POLL_INTERVAL);
+        let mut last_eviction: Option<Instant> = None;
         loop {
             tick.tick().await;
-            let strain = strain(resident().unwrap_or_default(), self.most);
-            self.strain.set(strain);
-            if strain == Strain::Full && made_room.is_none_or(|at| at.elapsed() >= BETWEEN) {
-                self.places.make_room();
-                made_room = Some(Instant::now());
+            let level = level(rss().unwrap_or_default(), self.limit);
+            self.overload.set(level);
+            if level == LoadLevel::Overloaded && last_eviction.is_none_or(|at| at.elapsed() >= EVICT_INTERVAL) {
+                self.limiter.evict_tenth();
+                last_eviction = Some(Instant::now());
             }
         }
     }
 }
 
-/// From nine tenths on it is high.
-fn strain(resident: u64, most: u64) -> Strain {
-    if resident >= most {
-        Strain::Full
-    } else if resident >= most / 10 * 9 {
-        Strain::High
+/// Returns `High` from 90 % of the limit.
+fn level(rss: u64, limit: u64) -> LoadLevel {
+    if rss >= limit {
+        LoadLevel::Overloaded
+    } else if rss >= limit / 10 * 9 {
+        LoadLevel::High
     } else {
-        Strain::None
+        LoadLevel::Normal
     }
 }
 
-fn resident() -> Option<u64> {
+fn rss() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
-    pages.checked_mul(PAGE)
+    pages.checked_mul(PAGE_SIZE)
 }
 
-/// The least of what the machine has and what the control group allows.
-fn available() -> Option<u64> {
-    let machine = machine();
-    let group = group();
-    machine.into_iter().chain(group).min()
+/// Returns the smaller of the machine's memory and the cgroup limit.
+fn total() -> Option<u64> {
+    machine_memory().into_iter().chain(cgroup_limit()).min()
 }
 
-fn machine() -> Option<u64> {
+fn machine_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Version 2, in which every group has its limit in a file; "max" is none. A container sees its own
-/// group as the root.
-fn group() -> Option<u64> {
+/// Reads the limits of the process's cgroup (version 2) and its ancestors; "max" means none. A container
+/// sees its own cgroup as the root.
+fn cgroup_limit() -> Option<u64> {
     let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
     let root = Path::new("/sys/fs/cgroup");
@@ -107,18 +106,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strain_is_high_from_nine_tenths_on_and_full_at_the_limit() {
-        let table = [(89, Strain::None), (90, Strain::High), (99, Strain::High)];
-        for (resident, expected) in table {
-            assert_eq!(strain(resident, 100), expected, "{resident}");
+    fn load_is_high_at_ninety_percent_and_overloaded_at_the_limit() {
+        let table = [(89, LoadLevel::Normal), (90, LoadLevel::High), (99, LoadLevel::High)];
+        for (rss, expected) in table {
+            assert_eq!(level(rss, 100), expected, "{rss}");
         }
-        assert_eq!(strain(100, 100), Strain::Full);
+        assert_eq!(level(100, 100), LoadLevel::Overloaded);
     }
 
     #[test]
-    fn auto_is_less_than_the_machine_has_and_more_than_we_hold_and_zero_is_none() {
-        let auto = limit(Memory::Auto).expect("Linux says");
-        assert!(auto < machine().expect("Linux says") && auto > resident().expect("Linux says"));
+    fn auto_is_between_rss_and_machine_memory_and_zero_is_none() {
+        let auto = limit(Memory::Auto).expect("Linux reports it");
+        assert!(auto < machine_memory().expect("Linux reports it") && auto > rss().expect("Linux reports it"));
         assert_eq!(limit(Memory::Bytes(0)), None);
         assert_eq!(limit(Memory::Bytes(7)), Some(7));
     }

@@ -1,24 +1,24 @@
-//! The composition root: builds everything from a checked configuration and decides nothing.
+//! Composition root: builds the gateway from a checked configuration, and contains no rules.
 //!
 //! ```text
-//! main thread        checks, binds all sockets, then waits
-//! worker 1 … n       one current-thread runtime each: listeners, gateway, upstream pool, store handle
-//! changes            with a Redis store: follows what other gateways change
-//! housekeeping       one runtime: admin listeners, reloads, sweeps, cutting what ended
-//! notify             with [notify]: one runtime that tells of thefts
+//! main thread        binds all sockets, starts the threads, waits for a signal
+//! worker 1 … n       one current-thread runtime each: listeners, proxy, connection pool, store handle
+//! invalidation       with a Redis store: receives the changes of other gateways
+//! maintenance        admin listeners, reloads, sweeps, close of connections whose session ended
+//! notify             with [notify]: delivery of notifications
 //! ```
 
-mod atlas;
-mod files;
-mod housekeeping;
+mod geoip_files;
+mod rlimit;
+mod maintenance;
 mod keys;
 mod memory;
 pub mod notify;
 
-pub use atlas::read_atlas;
+pub use geoip_files::read_geoip_databases;
 pub use keys::KeysError;
 
-use atlas::AtlasFiles;
+use geoip_files::GeoIpFiles;
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::{Path, PathBuf};
@@ -37,24 +37,24 @@ use zeroize::Zeroizing;
 use crate::clock::Clock;
 use crate::config::{Config, RedisLocation, StoreLocation};
 use crate::guard::{Guard, Shared, SharedParts};
-use crate::identity::{Directory, PasswordLogin, Settings};
-use crate::message::{CookieNames, OwnedFields, RequestIds};
-use crate::portal::{Look, Portal};
-use crate::proxy::{Gateway, MemoryStrain, Pressure, TrustedProxies, Tunnels, UpstreamGroups};
+use crate::identity::{Directory, PasswordLogin, PasswordSettings};
+use crate::message::{CookieNames, ReservedHeaders, RequestIds};
+use crate::portal::{Branding, Portal};
+use crate::proxy::{Proxy, MemoryLoad, OverloadMonitor, TrustedProxies, Tunnels, UpstreamClusters};
 use crate::secret::random_bytes;
-use crate::server::{self, Limits, Places, Redirect, Room, Sockets};
-use crate::session::Watch;
+use crate::server::{self, ServerLimits, ConnectionLimiter, Redirect, ConnectionLimits, Sockets};
+use crate::session::SignalsMode;
 use crate::store::{RedisSettings, Store};
 use crate::telemetry::audit::AuditFileError;
-use crate::telemetry::requests::FLUSH_EVERY;
-use crate::telemetry::{Audit, Metrics, RequestLines, RequestLog};
-use crate::tls::{Acceptor, Certificates};
+use crate::telemetry::access_log::FLUSH_INTERVAL;
+use crate::telemetry::{AuditLog, Metrics, AccessLogWriter, AccessLog};
+use crate::tls::{Certificates, HandshakeAcceptor};
 
-/// Where no file is named, the passwords of the store are looked for here.
+/// Environment variables that hold the store passwords if no file is configured.
 const STORE_PASSWORD: &str = "DOORWARD_STORE_PASSWORD";
 const SENTINEL_PASSWORD: &str = "DOORWARD_SENTINEL_PASSWORD";
 
-/// Why the gateway does not start. Each names the file or address and what to do.
+/// Start error. The text names the file or address, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
@@ -79,153 +79,153 @@ pub enum StartError {
     Runtime(#[from] std::io::Error),
 }
 
-/// A gateway that runs. Dropping it stops it at once; [`Running::stop`] drains first.
+/// A running gateway. Dropping it stops it at once; [`Running::stop`] drains first.
 pub struct Running {
     pub https: Vec<SocketAddr>,
     pub http: Vec<SocketAddr>,
     pub admin: Option<SocketAddr>,
     stop: CancellationToken,
-    /// Ends the drain before its time.
-    hurry: CancellationToken,
-    threads: Vec<JoinHandle<()>>,
-    /// Ends after the workers: what they finish while they drain is still written.
-    closing: CancellationToken,
-    housekeeping: Option<JoinHandle<()>>,
-    /// Follows what changes in a shared store.
-    changes: Option<JoinHandle<()>>,
+    /// Ends the drain early.
+    force_shutdown: CancellationToken,
+    workers: Vec<JoinHandle<()>>,
+    /// Stops maintenance and invalidation. Cancelled after the workers have ended, because their last
+    /// requests still write to the store.
+    background_stop: CancellationToken,
+    maintenance: Option<JoinHandle<()>>,
+    /// None unless the store is shared.
+    invalidation: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
 }
 
-/// What every worker is made of.
-struct Parts {
+/// The parts that all workers share.
+struct Components {
     config: Config,
     shared: Arc<Shared>,
     store: Store,
     certificates: Arc<Certificates>,
-    /// One for all workers: a ticket of one is taken by the others.
-    acceptor: Acceptor,
+    /// Shared, so that every worker resumes the TLS sessions of the others.
+    acceptor: HandshakeAcceptor,
     login: Option<Arc<PasswordLogin>>,
-    look: Arc<Look>,
-    owned: Arc<OwnedFields>,
-    trusted: Arc<TrustedProxies>,
-    limits: Arc<Limits>,
-    memory: Arc<MemoryStrain>,
-    lines: Option<RequestLines>,
-    atlas: Mutex<AtlasFiles>,
+    branding: Arc<Branding>,
+    reserved_headers: Arc<ReservedHeaders>,
+    trusted_proxies: Arc<TrustedProxies>,
+    limits: Arc<ServerLimits>,
+    memory_load: Arc<MemoryLoad>,
+    access_log: Option<AccessLogWriter>,
+    geoip_files: Mutex<GeoIpFiles>,
 }
 
 /// Starts a gateway. Returns once every socket listens and every worker runs.
 ///
-/// `lines` is where requests are logged; without it, or with `log.requests` off, they are not.
+/// Requests are logged to `access_log` if it is given and `log.requests` is on.
 pub fn start(
     config: Config,
     clock: Clock,
-    lines: Option<RequestLines>,
+    access_log: Option<AccessLogWriter>,
 ) -> Result<Running, StartError> {
     let workers = workers(&config);
-    let parts = Arc::new(Parts::build(config, clock, lines)?);
-    let https = bind_all(&parts.config.server.https, workers)?;
-    let http = bind_all(&parts.config.server.http, workers)?;
+    let components = Arc::new(Components::build(config, clock, access_log)?);
+    let https = bind_all(&components.config.server.https, workers)?;
+    let http = bind_all(&components.config.server.http, workers)?;
     let mut running = Running {
         https: https.iter().map(|sockets| sockets.address).collect(),
         http: http.iter().map(|sockets| sockets.address).collect(),
         admin: None,
         stop: CancellationToken::new(),
-        hurry: CancellationToken::new(),
-        threads: Vec::new(),
-        closing: CancellationToken::new(),
-        housekeeping: None,
-        changes: None,
-        shared: Arc::clone(&parts.shared),
+        force_shutdown: CancellationToken::new(),
+        workers: Vec::new(),
+        background_stop: CancellationToken::new(),
+        maintenance: None,
+        invalidation: None,
+        shared: Arc::clone(&components.shared),
     };
     let port = running.https.first().map_or(443, SocketAddr::port);
-    let mut sets = Listening::per_worker(https, http, workers);
-    for (number, listening) in sets.drain(..).enumerate() {
-        // A token of its own: every connection looks at it on every turn, and one for all workers
-        // would be a lock between the cores.
+    let mut sets = WorkerSockets::per_worker(https, http, workers);
+    for (number, sockets) in sets.drain(..).enumerate() {
+        // One child token for each worker: every connection polls it at every wake-up, and a shared token
+        // is one lock for all cores.
         let stop = running.stop.child_token();
-        let hurry = running.hurry.clone();
-        let worker = Worker { parts: Arc::clone(&parts), stop, hurry, port };
-        running.threads.push(worker.start(number, listening)?);
+        let force_shutdown = running.force_shutdown.clone();
+        let worker = Worker { components: Arc::clone(&components), stop, force_shutdown, port };
+        running.workers.push(worker.start(number, sockets)?);
     }
-    running.start_following(&parts.store)?;
-    running.start_housekeeping(parts)?;
-    running.announce();
+    running.start_invalidation(&components.store)?;
+    running.start_maintenance(components)?;
+    running.log_listeners();
     Ok(running)
 }
 
 impl Running {
-    /// Stops accepting, lets what is under way end within `server.drain`, and returns when all
-    /// threads are gone.
+    /// Stops accepting, drains for at most `server.drain`, and returns when all threads have ended.
     pub fn stop(mut self) {
         self.stop.cancel();
-        for thread in self.threads.drain(..) {
+        for thread in self.workers.drain(..) {
             join(thread);
         }
-        self.closing.cancel();
-        for thread in self.housekeeping.take().into_iter().chain(self.changes.take()) {
+        self.background_stop.cancel();
+        for thread in self.maintenance.take().into_iter().chain(self.invalidation.take()) {
             join(thread);
         }
         if let Some(audit) = &self.shared.audit {
             audit.close();
         }
-        if let Some(hook) = &self.shared.hook {
-            hook.close(&self.hurry);
+        if let Some(notifier) = &self.shared.notifier {
+            notifier.close(&self.force_shutdown);
         }
     }
 
-    /// Cancelled, it ends a drain at once: what is under way is cut.
-    pub fn hurry(&self) -> CancellationToken {
-        self.hurry.clone()
+    /// Returns a token whose cancellation ends the drain and closes all connections.
+    pub fn force_shutdown(&self) -> CancellationToken {
+        self.force_shutdown.clone()
     }
 
-    /// Whether every thread still runs; one that is gone leaves its listeners deaf.
-    pub fn is_whole(&self) -> bool {
-        let beside = self.housekeeping.iter().chain(&self.changes);
-        self.threads.iter().chain(beside).all(|thread| !thread.is_finished())
+    /// Returns whether every thread still runs. The listeners of an ended worker accept no connections.
+    pub fn all_threads_alive(&self) -> bool {
+        let background = self.maintenance.iter().chain(&self.invalidation);
+        self.workers.iter().chain(background).all(|thread| !thread.is_finished())
     }
 
-    /// What all workers share, for the commands and tests of this process.
+    /// Returns the state that all workers share, for commands and tests.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    /// On a thread of its own: a long listing in housekeeping must not make changes wait.
-    fn start_following(&mut self, store: &Store) -> Result<(), StartError> {
-        if store.changes().is_none() {
+    /// Starts a separate thread, so that a long session listing in maintenance does not delay invalidation.
+    fn start_invalidation(&mut self, store: &Store) -> Result<(), StartError> {
+        if store.subscribe().is_none() {
             return Ok(());
         }
-        let (store, stop) = (store.clone(), self.closing.clone());
+        let (store, stop) = (store.clone(), self.background_stop.clone());
         let runtime = runtime()?;
-        let thread = std::thread::Builder::new().name("changes".to_owned());
-        self.changes = Some(thread.spawn(move || {
-            runtime.block_on(stop.run_until_cancelled_owned(store.follow()));
+        let thread = std::thread::Builder::new().name("invalidation".to_owned());
+        self.invalidation = Some(thread.spawn(move || {
+            runtime.block_on(stop.run_until_cancelled_owned(store.run_invalidation()));
         })?);
         Ok(())
     }
 
-    fn start_housekeeping(&mut self, parts: Arc<Parts>) -> Result<(), StartError> {
-        let stop = self.closing.clone();
+    fn start_maintenance(&mut self, components: Arc<Components>) -> Result<(), StartError> {
+        let stop = self.background_stop.clone();
         let (ready, started) = mpsc::channel();
         let runtime = runtime()?;
-        let thread = std::thread::Builder::new().name("housekeeping".to_owned());
-        self.housekeeping = Some(thread.spawn(move || {
-            runtime.block_on(housekeeping::run(parts, stop, ready));
-            // A database that is still being read must not hold up the stop.
+        let thread = std::thread::Builder::new().name("maintenance".to_owned());
+        self.maintenance = Some(thread.spawn(move || {
+            runtime.block_on(maintenance::run(components, stop, ready));
+            // Does not wait for a GeoIP database that is still loading.
             runtime.shutdown_background();
         })?);
         self.admin = started.recv().map_err(std::io::Error::other)??;
         Ok(())
     }
 
-    fn announce(&self) {
+    fn log_listeners(&self) {
         let all = self
             .https
             .iter()
             .map(|at| ("https", at))
             .chain(self.http.iter().map(|at| ("http", at)));
         for (scheme, address) in all.chain(self.admin.iter().map(|at| ("admin", at))) {
-            info!(event = "listening", scheme, address = %address);
+            info!(event = "gateway.listening", scheme, address = %address);
         }
     }
 }
@@ -233,33 +233,33 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop.cancel();
-        self.closing.cancel();
+        self.background_stop.cancel();
     }
 }
 
 fn join(thread: JoinHandle<()>) {
     if thread.join().is_err() {
-        warn!("a worker ended by a panic");
+        warn!(event = "worker.panicked", "a thread panicked");
     }
 }
 
-impl Parts {
+impl Components {
     fn build(
         config: Config,
         clock: Clock,
-        lines: Option<RequestLines>,
-    ) -> Result<Parts, StartError> {
+        access_log: Option<AccessLogWriter>,
+    ) -> Result<Components, StartError> {
         let directory = match &config.login.password {
             Some(login) => Some(Arc::new(Directory::open(&login.users)?)),
             None => None,
         };
-        let keys = keys::load_or_make(&config.keys_file)?;
+        let keys = keys::load_or_create(&config.keys_file)?;
         let audit = match &config.audit.file {
-            Some(path) => Some(Audit::open(path.clone(), keys.audit().clone(), clock.clone())?),
+            Some(path) => Some(AuditLog::open(path.clone(), keys.audit().clone(), clock.clone())?),
             None => None,
         };
         let metrics = Metrics::default();
-        let hook = notify::start(&config, &metrics)?;
+        let notifier = notify::start(&config, &metrics)?;
         let shared = Arc::new(Shared::new(SharedParts {
             keys,
             clock: clock.clone(),
@@ -268,70 +268,70 @@ impl Parts {
             cookies: CookieNames::new(config.session.domain.as_deref()),
             directory: directory.clone(),
             metrics,
-            live: config.live.into(),
+            connection_limits: config.long_lived.into(),
             audit,
-            hook,
-            signals: config.signals.settings.clone(),
+            notifier,
+            risk: config.signals.settings.clone(),
         }));
-        let mut atlas = AtlasFiles::new(&config.signals);
-        shared.atlas.store(Arc::new(atlas.changed().unwrap_or_default()));
+        let mut geoip_files = GeoIpFiles::new(&config.signals);
+        shared.geoip.store(Arc::new(geoip_files.reload_if_changed().unwrap_or_default()));
         let login = directory.map(|users| password_login(users, &clock)).transpose()?;
         let certificates = Certificates::load(&config.certificates)?;
-        Ok(Parts {
+        Ok(Components {
             store: open_store(&config, clock)?,
-            acceptor: Acceptor::new(certificates.server_config()?),
+            acceptor: HandshakeAcceptor::new(certificates.server_config()?),
             certificates,
             login,
-            look: Arc::new(look(&config)?),
-            owned: Arc::new(OwnedFields::new(config.routes.iter().map(|route| &route.identity))),
-            trusted: Arc::new(TrustedProxies::new(config.server.trusted_proxies.clone())),
+            branding: Arc::new(branding(&config)?),
+            reserved_headers: Arc::new(ReservedHeaders::new(config.routes.iter().map(|route| &route.identity))),
+            trusted_proxies: Arc::new(TrustedProxies::new(config.server.trusted_proxies.clone())),
             limits: Arc::new(limits(&config)),
-            memory: Arc::default(),
-            lines: lines.filter(|_| config.log.requests),
-            atlas: Mutex::new(atlas),
+            memory_load: Arc::default(),
+            access_log: access_log.filter(|_| config.log.requests),
+            geoip_files: Mutex::new(geoip_files),
             shared,
             config,
         })
     }
 
-    /// Reads the databases of countries and operators that changed.
-    fn reload_atlas(&self) {
-        let mut files = self.atlas.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(atlas) = files.changed() {
-            self.shared.atlas.store(Arc::new(atlas));
+    /// Reloads the GeoIP databases that changed.
+    fn reload_geoip(&self) {
+        let mut files = self.geoip_files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(geoip) = files.reload_if_changed() {
+            self.shared.geoip.store(Arc::new(geoip));
         }
     }
 
-    /// A guard with a store handle for the runtime that asks.
+    /// Returns a guard with a store handle for the calling runtime.
     fn guard(&self) -> Guard {
         Guard::new(self.store.for_worker(), Arc::clone(&self.shared))
     }
 }
 
 fn password_login(users: Arc<Directory>, clock: &Clock) -> Result<Arc<PasswordLogin>, StartError> {
-    let login = PasswordLogin::new(users, Settings::default(), clock);
+    let login = PasswordLogin::new(users, PasswordSettings::default(), clock);
     login.map(Arc::new).map_err(|error| StartError::Login(error.to_string()))
 }
 
-fn limits(config: &Config) -> Limits {
-    let allowed = config.limits.clone();
-    let room = Room {
-        connections: files::connections(allowed.connections),
-        per_network: allowed.connections_per_network,
-        rate: allowed.connection_rate,
+fn limits(config: &Config) -> ServerLimits {
+    let configured = config.limits.clone();
+    let connection_limits = ConnectionLimits {
+        connections: rlimit::max_connections(configured.connections),
+        per_network: configured.connections_per_network,
+        rate: configured.connection_rate,
     };
     let proxy_protocol = config.server.proxy_protocol;
-    let fingerprints = config.routes.iter().any(|route| route.policy.signals != Watch::Off);
-    Limits { places: Arc::new(Places::new(room)), allowed, proxy_protocol, fingerprints }
+    let fingerprints = config.routes.iter().any(|route| route.policy.signals != SignalsMode::Off);
+    ServerLimits { limiter: Arc::new(ConnectionLimiter::new(connection_limits)), configured, proxy_protocol, fingerprints }
 }
 
-fn look(config: &Config) -> Result<Look, StartError> {
+fn branding(config: &Config) -> Result<Branding, StartError> {
     let style = match &config.portal.style {
         None => String::new(),
         Some(path) => std::fs::read_to_string(path)
             .map_err(|error| StartError::File { path: path.clone(), error })?,
     };
-    Ok(Look { name: config.portal.name.clone(), style })
+    Ok(Branding { name: config.portal.name.clone(), style })
 }
 
 fn open_store(config: &Config, clock: Clock) -> Result<Store, StartError> {
@@ -350,7 +350,7 @@ fn redis_settings(
 ) -> Result<RedisSettings, StartError> {
     let secret = |file: &Option<PathBuf>, variable: &str| match file {
         Some(path) => read_secret(path).map(Some),
-        // Set and empty is not set: that is how a unit file takes a variable back.
+        // An empty variable counts as unset: a systemd unit resets a variable that way.
         None => {
             Ok(std::env::var(variable).ok().filter(|text| !text.is_empty()).map(Zeroizing::new))
         }
@@ -391,15 +391,15 @@ fn bind_all(addresses: &[SocketAddr], workers: usize) -> Result<Vec<Sockets>, St
 
 /// The sockets of one worker.
 #[derive(Default)]
-struct Listening {
+struct WorkerSockets {
     https: Vec<StdListener>,
     http: Vec<StdListener>,
 }
 
-impl Listening {
-    fn per_worker(https: Vec<Sockets>, http: Vec<Sockets>, workers: usize) -> Vec<Listening> {
-        let mut sets: Vec<Listening> =
-            std::iter::repeat_with(Listening::default).take(workers).collect();
+impl WorkerSockets {
+    fn per_worker(https: Vec<Sockets>, http: Vec<Sockets>, workers: usize) -> Vec<WorkerSockets> {
+        let mut sets: Vec<WorkerSockets> =
+            std::iter::repeat_with(WorkerSockets::default).take(workers).collect();
         for sockets in https {
             sets.iter_mut()
                 .zip(sockets.per_worker)
@@ -412,50 +412,50 @@ impl Listening {
     }
 }
 
-/// One core's share of the work.
+/// A worker thread: one runtime with its own proxy and upstream connections.
 struct Worker {
-    parts: Arc<Parts>,
+    components: Arc<Components>,
     stop: CancellationToken,
-    hurry: CancellationToken,
+    force_shutdown: CancellationToken,
     port: u16,
 }
 
 impl Worker {
-    fn start(self, number: usize, listening: Listening) -> Result<JoinHandle<()>, StartError> {
-        // What can fail fails here, before anything serves.
-        let upstreams = UpstreamGroups::new(self.parts.config.routes.iter())?;
+    fn start(self, number: usize, sockets: WorkerSockets) -> Result<JoinHandle<()>, StartError> {
+        // Everything that can fail is built before the thread serves requests.
+        let upstreams = UpstreamClusters::new(self.components.config.routes.iter())?;
         let runtime = runtime()?;
         let thread = std::thread::Builder::new().name(format!("worker {}", number + 1));
         Ok(thread.spawn(move || {
-            runtime.block_on(self.run(listening, upstreams));
-            // Tunnels are cut when the drain is over.
+            runtime.block_on(self.run(sockets, upstreams));
+            // Closes the tunnels that are left after the drain.
             runtime.shutdown_timeout(Duration::from_millis(100));
         })?)
     }
 
-    async fn run(self, listening: Listening, upstreams: UpstreamGroups) {
+    async fn run(self, sockets: WorkerSockets, upstreams: UpstreamClusters) {
         let tracker = TaskTracker::new();
         let tunnels = Tunnels { tracker: tracker.clone(), stop: self.stop.clone() };
-        let gateway = Arc::new(self.gateway(upstreams, tunnels));
-        let watched = Arc::clone(&gateway);
-        tokio::spawn(async move { watched.pressure.watch().await });
-        let redirect = Arc::new(Redirect { routes: Arc::clone(&gateway.routes), port: self.port });
-        if let Some(log) = gateway.log.clone() {
-            tokio::spawn(flush_often(log));
+        let proxy = Arc::new(self.proxy(upstreams, tunnels));
+        let monitored = Arc::clone(&proxy);
+        tokio::spawn(async move { monitored.overload.watch_lag().await });
+        let redirect = Arc::new(Redirect { routes: Arc::clone(&proxy.routes), port: self.port });
+        if let Some(log) = proxy.access_log.clone() {
+            tokio::spawn(flush_periodically(log));
         }
-        let limits = &self.parts.limits;
-        for listener in listening.https.into_iter().filter_map(registered) {
-            let (gateway, limits) = (Arc::clone(&gateway), Arc::clone(limits));
+        let limits = &self.components.limits;
+        for listener in sockets.https.into_iter().filter_map(into_tokio) {
+            let (proxy, limits) = (Arc::clone(&proxy), Arc::clone(limits));
             let (stop, tasks) = (self.stop.clone(), tracker.clone());
-            let acceptor = self.parts.acceptor.clone();
-            tracker.spawn(server::serve_https(listener, acceptor, gateway, limits, stop, tasks));
+            let acceptor = self.components.acceptor.clone();
+            tracker.spawn(server::serve_https(listener, acceptor, proxy, limits, stop, tasks));
         }
-        for listener in listening.http.into_iter().filter_map(registered) {
+        for listener in sockets.http.into_iter().filter_map(into_tokio) {
             let (redirect, limits) = (Arc::clone(&redirect), Arc::clone(limits));
             tracker.spawn(server::serve_redirects(
                 listener,
                 redirect,
-                Arc::clone(&gateway),
+                Arc::clone(&proxy),
                 limits,
                 self.stop.clone(),
                 tracker.clone(),
@@ -464,69 +464,69 @@ impl Worker {
         self.drain(tracker).await;
     }
 
-    fn gateway(&self, upstreams: UpstreamGroups, tunnels: Tunnels) -> Gateway {
-        let parts = &self.parts;
-        let (guard, routes) = (parts.guard(), Arc::new(parts.config.routes.clone()));
-        let (login, look) = (parts.login.clone(), Arc::clone(&parts.look));
-        Gateway {
-            portal: Portal::new(guard.clone(), login, look, Arc::clone(&routes)),
+    fn proxy(&self, upstreams: UpstreamClusters, tunnels: Tunnels) -> Proxy {
+        let components = &self.components;
+        let (guard, routes) = (components.guard(), Arc::new(components.config.routes.clone()));
+        let (login, branding) = (components.login.clone(), Arc::clone(&components.branding));
+        Proxy {
+            portal: Portal::new(guard.clone(), login, branding, Arc::clone(&routes)),
             guard,
             routes,
-            owned: Arc::clone(&parts.owned),
+            reserved_headers: Arc::clone(&components.reserved_headers),
             upstreams,
-            trusted: Arc::clone(&parts.trusted),
-            most_fields: parts.limits.allowed.headers,
-            pressure: Pressure::new(self.most_requests(), Arc::clone(&parts.memory)),
+            trusted_proxies: Arc::clone(&components.trusted_proxies),
+            max_headers: components.limits.configured.headers,
+            overload: OverloadMonitor::new(self.max_requests(), Arc::clone(&components.memory_load)),
             tunnels,
-            certificates: Some(Arc::clone(&parts.certificates)),
-            ids: RequestIds::new(random_bytes()),
-            hsts: parts.config.server.hsts.clone(),
-            proxy_status: parts.config.server.proxy_status,
-            log: parts.lines.clone().map(|lines| Arc::new(RequestLog::new(lines))),
+            certificates: Some(Arc::clone(&components.certificates)),
+            request_ids: RequestIds::new(random_bytes()),
+            hsts: components.config.server.hsts.clone(),
+            proxy_status: components.config.server.proxy_status,
+            access_log: components.access_log.clone().map(|lines| Arc::new(AccessLog::new(lines))),
         }
     }
 
-    /// This worker's share.
-    fn most_requests(&self) -> usize {
-        self.parts.limits.allowed.requests.div_ceil(workers(&self.parts.config))
+    /// Returns this worker's share of `limits.requests`.
+    fn max_requests(&self) -> usize {
+        self.components.limits.configured.requests.div_ceil(workers(&self.components.config))
     }
 
-    /// Waits for the stop, then for what is under way, but no longer than `server.drain`, and no more
-    /// once somebody is in a hurry.
+    /// Waits for the stop, then until all connections have ended, `server.drain` has passed or the
+    /// shutdown is forced.
     async fn drain(&self, tracker: TaskTracker) {
         self.stop.cancelled().await;
         tracker.close();
-        let drained = self.hurry.run_until_cancelled(tracker.wait());
-        let drained = tokio::time::timeout(self.parts.config.server.drain, drained).await;
+        let drained = self.force_shutdown.run_until_cancelled(tracker.wait());
+        let drained = tokio::time::timeout(self.components.config.server.drain, drained).await;
         if !matches!(drained, Ok(Some(()))) {
             warn!(
-                event = "drain-cut",
-                left = tracker.len(),
-                "the drain is over; cutting what is left"
+                event = "gateway.drain-timed-out",
+                remaining = tracker.len(),
+                "drain ended early; closing the remaining connections"
             );
         }
     }
 }
 
-/// No line waits long for company.
-async fn flush_often(log: Arc<RequestLog>) {
-    let mut tick = tokio::time::interval(FLUSH_EVERY);
+/// Flushes buffered access log entries, so that none is delayed for long.
+async fn flush_periodically(log: Arc<AccessLog>) {
+    let mut tick = tokio::time::interval(FLUSH_INTERVAL);
     loop {
         tick.tick().await;
         log.flush();
     }
 }
 
-fn registered(listener: StdListener) -> Option<TcpListener> {
+fn into_tokio(listener: StdListener) -> Option<TcpListener> {
     TcpListener::from_std(listener)
-        .inspect_err(|error| warn!(%error, "a listener cannot be used"))
+        .inspect_err(|error| warn!(event = "listener.failed", %error, "a listener cannot be used"))
         .ok()
 }
 
-/// Tasks that a worker runs before it looks for news from its sockets. By itself it would be 61: while
-/// thousands of tasks are ready, whoever becomes so then waits for as many, and only then gets in line.
-const EVENTS_EVERY: u32 = 8;
+/// Tasks that a worker polls before it polls its sockets. With tokio's default of 61 and thousands of ready
+/// tasks, a newly readable socket waits too long for its turn.
+const EVENT_INTERVAL: u32 = 8;
 
 fn runtime() -> Result<Runtime, std::io::Error> {
-    Builder::new_current_thread().enable_all().event_interval(EVENTS_EVERY).build()
+    Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()
 }

@@ -1,4 +1,4 @@
-//! Who is told of a theft and the like: what the configuration names, read and ready.
+//! Notifications: builds the notifier from `[notify]`.
 
 use std::io;
 use std::path::Path;
@@ -7,27 +7,27 @@ use std::sync::Arc;
 use crate::config::{self, Config, Notify};
 use crate::secret::SigningSecret;
 use crate::telemetry::Metrics;
-use crate::telemetry::hook::{Hook, Pace, Settings, Webhook};
+use crate::telemetry::notify::{Notifier, RetryPolicy, Settings, Webhook};
 use crate::tls;
 
 use super::{StartError, read_secret};
 
-/// Starts the thread that tells, where there is somebody to tell.
-pub(super) fn start(config: &Config, metrics: &Metrics) -> Result<Option<Hook>, StartError> {
+/// Starts the notifier thread; `None` without a receiver.
+pub(super) fn start(config: &Config, metrics: &Metrics) -> Result<Option<Notifier>, StartError> {
     let Some(settings) = settings(&config.notify)? else { return Ok(None) };
-    Ok(Some(Hook::start(settings, metrics.clone())?))
+    Ok(Some(Notifier::start(settings, metrics.clone())?))
 }
 
-/// Nothing where nobody is to be told.
+/// Returns the notifier settings; `None` without a receiver.
 ///
 /// # Errors
-/// When a file that is named cannot be used: an alarm that will not ring is found out before it has to.
+/// A configured file cannot be used. The check at start prevents a notifier that fails at the first event.
 pub fn settings(notify: &Notify) -> Result<Option<Settings>, StartError> {
     if notify.command.is_none() && notify.webhook.is_none() {
         return Ok(None);
     }
     if let Some(command) = &notify.command {
-        config::program(&command.program).map_err(|error| unusable(&command.program, error))?;
+        config::check_executable(&command.program).map_err(|error| unusable(&command.program, error))?;
     }
     Ok(Some(Settings {
         events: notify.events.clone(),
@@ -35,12 +35,12 @@ pub fn settings(notify: &Notify) -> Result<Option<Settings>, StartError> {
         webhook: notify.webhook.as_ref().map(webhook).transpose()?,
         secret: notify.secret_file.as_deref().map(secret).transpose()?,
         timeout: notify.timeout,
-        pace: Pace::default(),
+        retry: RetryPolicy::default(),
     }))
 }
 
-fn webhook(at: &config::Webhook) -> Result<Webhook, StartError> {
-    Ok(Webhook { at: at.clone(), trust: tls::client_config(at.ca.as_deref())? })
+fn webhook(target: &config::Webhook) -> Result<Webhook, StartError> {
+    Ok(Webhook { target: target.clone(), tls: tls::client_config(target.ca.as_deref())? })
 }
 
 fn secret(path: &Path) -> Result<Arc<SigningSecret>, StartError> {

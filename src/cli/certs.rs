@@ -15,12 +15,12 @@ pub struct CertsArgs {
 
 #[derive(Subcommand)]
 enum CertsCommand {
-    /// Make a development CA and a certificate: ca.pem, doorward.pem, doorward.key
+    /// Create a development CA and a certificate (ca.pem, doorward.pem, doorward.key)
     Dev {
-        /// Where to write them
+        /// Output directory
         #[arg(long, default_value = "certs")]
         dir: PathBuf,
-        /// Host names the certificate is for
+        /// Host name of the certificate; repeatable
         #[arg(long = "host", default_value = "localhost")]
         hosts: Vec<String>,
     },
@@ -29,12 +29,12 @@ enum CertsCommand {
 pub(super) fn run(args: &CertsArgs) -> anyhow::Result<ExitCode> {
     match &args.command {
         CertsCommand::Dev { dir, hosts } => {
-            let made = dev_ca::make(dir, hosts)?;
-            println!("certificate  {}", made.cert.display());
-            println!("key          {}", made.key.display());
+            let files = dev_ca::make(dir, hosts)?;
+            println!("certificate  {}", files.cert.display());
+            println!("key          {}", files.key.display());
             println!(
-                "authority    {} (let your own browser trust it, nobody else's)",
-                made.ca.display()
+                "authority    {} (trust it in your own browser only)",
+                files.ca.display()
             );
         }
     }

@@ -7,17 +7,17 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use crate::config::{Config, Problem, Problems, Style, Warning};
+use crate::config::{Config, Diagnostic, ConfigError, RenderStyle, Warning};
 
-/// Every key at its default, with what it means.
-const EVERY_KEY: &str = include_str!("../../config/doorward.toml");
+/// The reference configuration: every key with its default.
+const REFERENCE_CONFIG: &str = include_str!("../../config/doorward.toml");
 
 #[derive(Args)]
 pub struct CheckArgs {
-    /// The configuration
+    /// Configuration file
     #[arg(long, default_value = "config/doorward.toml", env = "DOORWARD_CONFIG")]
     config: PathBuf,
-    /// Write JSON, for scripts
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -26,38 +26,38 @@ pub(super) fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
     let result = Config::check(&args.config);
     let text = match &result {
         Ok((_, warnings)) if args.json => as_json(&[], warnings),
-        Err(problems) if args.json => as_json(&problems.list, &[]),
-        Ok((config, warnings)) => good_news(&args.config, config, warnings),
-        Err(problems) => problems.render(style(&io::stdout())),
+        Err(error) if args.json => as_json(&error.diagnostics, &[]),
+        Ok((config, warnings)) => summary(&args.config, config, warnings),
+        Err(error) => error.render(style(&io::stdout())),
     };
     io::stdout().write_all(text.as_bytes())?;
     Ok(if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 pub(super) fn print_config() -> anyhow::Result<ExitCode> {
-    io::stdout().write_all(EVERY_KEY.as_bytes())?;
+    io::stdout().write_all(REFERENCE_CONFIG.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes why a configuration does not load, for a command that needs one.
-pub(super) fn refuse(problems: &Problems) -> ExitCode {
-    eprint!("{}", problems.render(style(&io::stderr())));
+/// Prints why a configuration does not load, for commands that need one.
+pub(super) fn print_config_error(error: &ConfigError) -> ExitCode {
+    eprint!("{}", error.render(style(&io::stderr())));
     ExitCode::FAILURE
 }
 
-fn good_news(path: &Path, config: &Config, warnings: &[Warning]) -> String {
+fn summary(path: &Path, config: &Config, warnings: &[Warning]) -> String {
     let style = style(&io::stdout());
-    // Only for drawing: a file that went away meanwhile is shown without its lines.
+    // Only for rendering: if the file has vanished, warnings are shown without source lines.
     let source = std::fs::read_to_string(path).unwrap_or_default();
     let mut text: String = warnings.iter().map(|warning| warning.render(style, &source)).collect();
     let routes = counted(config.routes.iter().len(), "route");
     let warnings = counted(warnings.len(), "warning");
-    text.push_str(&format!("{}: good: {routes}, {warnings}\n", path.display()));
+    text.push_str(&format!("{}: valid: {routes}, {warnings}\n", path.display()));
     text
 }
 
-fn as_json(problems: &[Problem], warnings: &[Warning]) -> String {
-    let problems: Vec<_> = problems.iter().map(Problem::json).collect();
+fn as_json(problems: &[Diagnostic], warnings: &[Warning]) -> String {
+    let problems: Vec<_> = problems.iter().map(Diagnostic::json).collect();
     let warnings: Vec<_> = warnings.iter().map(|warning| warning.0.json()).collect();
     format!("{:#}\n", json!({ "problems": problems, "warnings": warnings }))
 }
@@ -69,8 +69,8 @@ fn counted(number: usize, what: &str) -> String {
     }
 }
 
-/// Drawn with colour for whoever watches, one line each for what reads.
-fn style(stream: &impl IsTerminal) -> Style {
+/// Returns the colour style on a terminal without `NO_COLOR`, else one line per diagnostic.
+fn style(stream: &impl IsTerminal) -> RenderStyle {
     let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    if stream.is_terminal() && !is_plain { Style::Terminal } else { Style::Plain }
+    if stream.is_terminal() && !is_plain { RenderStyle::Terminal } else { RenderStyle::Plain }
 }

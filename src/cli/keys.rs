@@ -1,4 +1,4 @@
-//! `doorward keys`: the keys file. Shows ids and times, never a key.
+//! `doorward keys`: manages the keys file. Prints key IDs and times, never a key.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::identity::private_file::Writer;
+use crate::identity::private_file::AtomicFile;
 use crate::secret::{KeyId, KeyRing};
 
-/// A keys file holds at most 255 keys of some 100 bytes.
+/// Far more than 255 keys of some 100 bytes.
 const FILE_MAX: u64 = 1 << 20;
 
-/// Make, rotate and list the keys that sign tokens and seal records
+/// Create, rotate and list the keys that sign tokens and seal session records
 #[derive(Debug, Args)]
 pub struct KeysArgs {
     #[command(subcommand)]
@@ -24,17 +24,17 @@ pub struct KeysArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum KeysCommand {
-    /// Make a new installation's keys file; never replaces one
+    /// Create the keys file of a new installation; never replaces an existing file
     Init(KeysFileArgs),
-    /// Add a key that mints after a minute; tokens of the old keys stay good
+    /// Add a key that signs after one minute; tokens of older keys stay valid
     Rotate(KeysFileArgs),
-    /// List ids and creation times
+    /// List key IDs and creation times
     List(KeysListArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct KeysFileArgs {
-    /// The keys file
+    /// Keys file
     #[arg(long, value_name = "FILE", default_value = "state/keys.toml")]
     pub keys: PathBuf,
 }
@@ -48,7 +48,7 @@ pub struct KeysListArgs {
     pub json: bool,
 }
 
-/// Runs one command on the process's own streams.
+/// Runs a command on the standard streams.
 pub fn run(args: KeysArgs) -> anyhow::Result<ExitCode> {
     let stdout = io::stdout();
     let terminal = stdout.is_terminal();
@@ -56,25 +56,25 @@ pub fn run(args: KeysArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-/// Runs one command; gives the exit code.
+/// Runs a command and returns the exit code.
 ///
 /// # Errors
-/// When `out` or `err` cannot be written to. All else is told on `err`, with exit code 1.
+/// `out` or `err` cannot be written. Every other error is written to `err` and returns exit code 1.
 pub fn run_on(
     out: &mut dyn Write,
     err: &mut dyn Write,
     terminal: bool,
     args: KeysArgs,
 ) -> anyhow::Result<u8> {
-    let done = match args.command {
+    let result = match args.command {
         KeysCommand::Init(args) => init(&args.keys),
         KeysCommand::Rotate(args) => rotate(&args.keys),
         KeysCommand::List(args) => list(&args),
     };
-    match done {
-        Ok(Told::Data(text)) => write!(out, "{text}")?,
-        Ok(Told::Note(text)) if terminal => writeln!(out, "{text}")?,
-        Ok(Told::Note(_)) => {}
+    match result {
+        Ok(Output::Data(text)) => write!(out, "{text}")?,
+        Ok(Output::Status(text)) if terminal => writeln!(out, "{text}")?,
+        Ok(Output::Status(_)) => {}
         Err(error) => {
             writeln!(err, "{error:#}")?;
             return Ok(1);
@@ -83,34 +83,34 @@ pub fn run_on(
     Ok(0)
 }
 
-enum Told {
-    /// What was asked for.
+enum Output {
+    /// The requested data.
     Data(String),
-    /// What a person likes to hear, and a script does not.
-    Note(String),
+    /// A message that is printed on a terminal only.
+    Status(String),
 }
 
-fn init(path: &Path) -> anyhow::Result<Told> {
+fn init(path: &Path) -> anyhow::Result<Output> {
     let shown = path.display();
-    let writer = Writer::lock_new(path).with_context(|| shown.to_string())?;
+    let writer = AtomicFile::lock_new(path).with_context(|| shown.to_string())?;
     if writer.exists() {
-        bail!("{shown} is there already; `doorward keys rotate` adds a key to it");
+        bail!("{shown} exists already; `doorward keys rotate` adds a key to it");
     }
     save(&writer, &KeyRing::generate(&now()))?;
-    Ok(Told::Note(format!(
-        "made {shown} with key 1; every gateway of the installation uses this file, and your backup needs it"
+    Ok(Output::Status(format!(
+        "created {shown} with key 1; copy it to every gateway of the installation and to your backup"
     )))
 }
 
-fn rotate(path: &Path) -> anyhow::Result<Told> {
+fn rotate(path: &Path) -> anyhow::Result<Output> {
     let shown = path.display();
     read(path)?;
-    let writer = Writer::lock(path).with_context(|| shown.to_string())?;
+    let writer = AtomicFile::lock(path).with_context(|| shown.to_string())?;
     let mut ring = read(path)?;
     let id = ring.rotate(&now()).with_context(|| shown.to_string())?;
     save(&writer, &ring)?;
-    Ok(Told::Note(format!(
-        "added key {id} to {shown}; it verifies at once and mints in a minute: give the file to every gateway by then"
+    Ok(Output::Status(format!(
+        "added key {id} to {shown}; it verifies at once and signs after one minute: copy the file to every gateway before then"
     )))
 }
 
@@ -118,24 +118,24 @@ fn rotate(path: &Path) -> anyhow::Result<Told> {
 struct Row<'a> {
     id: KeyId,
     created: &'a str,
-    mints: bool,
+    signs: bool,
 }
 
-fn list(args: &KeysListArgs) -> anyhow::Result<Told> {
+fn list(args: &KeysListArgs) -> anyhow::Result<Output> {
     let ring = read(&args.file.keys)?;
-    let (newest, _) = ring.newest();
+    let (newest, _) = ring.signing_key();
     let rows: Vec<Row<'_>> =
-        ring.ids().map(|(id, created)| Row { id, created, mints: id == newest }).collect();
+        ring.ids().map(|(id, created)| Row { id, created, signs: id == newest }).collect();
     if args.json {
-        return Ok(Told::Data(format!("{}\n", serde_json::to_string_pretty(&rows)?)));
+        return Ok(Output::Data(format!("{}\n", serde_json::to_string_pretty(&rows)?)));
     }
-    Ok(Told::Data(rows.iter().map(Row::line).collect()))
+    Ok(Output::Data(rows.iter().map(Row::line).collect()))
 }
 
 impl Row<'_> {
     fn line(&self) -> String {
-        let work = if self.mints { "mints" } else { "verifies" };
-        format!("{}\t{}\t{work}\n", self.id, self.created.escape_debug())
+        let role = if self.signs { "signs" } else { "verifies" };
+        format!("{}\t{}\t{role}\n", self.id, self.created.escape_debug())
     }
 }
 
@@ -144,7 +144,7 @@ fn read(path: &Path) -> anyhow::Result<KeyRing> {
     let text = read_text(path).map_err(|error| {
         if error.kind() == io::ErrorKind::NotFound {
             anyhow::anyhow!(
-                "{shown}: {error}; `doorward keys init --keys {shown}` makes a new installation's"
+                "{shown}: {error}; `doorward keys init --keys {shown}` creates it for a new installation"
             )
         } else {
             anyhow::anyhow!("{shown}: {error}")
@@ -160,7 +160,7 @@ fn read_text(path: &Path) -> io::Result<Zeroizing<String>> {
     Ok(text)
 }
 
-fn save(writer: &Writer, ring: &KeyRing) -> anyhow::Result<()> {
+fn save(writer: &AtomicFile, ring: &KeyRing) -> anyhow::Result<()> {
     let written = writer.replace(ring.to_file().as_bytes());
     written.with_context(|| writer.path().display().to_string())
 }

@@ -1,11 +1,11 @@
-//! The commands. Each reads its arguments, calls a layer below, and says what happened.
+//! The commands. Each parses its arguments, calls a lower layer, and prints the result.
 //!
-//! Exit codes: 0 done, 1 it did not work (the reason is on standard error), 2 wrong usage.
+//! Exit codes: 0 success, 1 failure (the reason is on standard error), 2 usage error.
 
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "the commands are what speaks to a terminal"
+    reason = "only the commands write to the terminal"
 )]
 
 pub mod audit;
@@ -15,16 +15,16 @@ pub mod demo;
 pub mod explain;
 pub mod keys;
 pub mod notify;
-pub mod replay;
 pub mod run;
 pub mod sessions;
+pub mod signals;
 pub mod user;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// A reverse proxy that keeps the sessions of apps that cannot.
+/// A reverse proxy that adds login and secure sessions to web apps
 #[derive(Parser)]
 #[command(name = "doorward", version, max_term_width = 100)]
 struct Arguments {
@@ -36,31 +36,34 @@ struct Arguments {
 enum Command {
     /// Run the gateway
     Run(run::RunArgs),
-    /// Show the gateway with two small apps, nothing to set up
+    /// Try the gateway with two small apps, without setup
     Demo(demo::DemoArgs),
-    /// Say every problem of a configuration at once
+    /// Check a configuration and list all its errors and warnings
     Check(check::CheckArgs),
-    /// Say what the gateway would do with a request, and why
+    /// Explain how the gateway would handle a request
     Explain(Box<explain::ExplainArgs>),
-    /// Print a configuration with every key at its default
+    /// Print a configuration with every key and its default
     PrintConfig,
-    /// Keep the users file
+    /// Manage the users file
     User(user::UserArgs),
-    /// Keep the keys file
+    /// Manage the keys file
     Keys(keys::KeysArgs),
-    /// List, show and end sessions of the running gateway
+    /// List, show and revoke sessions of the running gateway
     Sessions(sessions::SessionsArgs),
     /// Verify the audit log
     Audit(audit::AuditArgs),
-    /// Say what other [signals] settings would have done, from what the audit log says of moved sessions
-    Replay(replay::ReplayArgs),
-    /// Try whether who is to be told of a theft is told
+    /// Evaluate the risk signals of sessions
+    Signals(signals::SignalsArgs),
+    /// Former name of `signals simulate`
+    #[command(hide = true)]
+    Replay(signals::SimulateArgs),
+    /// Send notifications
     Notify(notify::NotifyArgs),
-    /// Make certificates for development
+    /// Create certificates for development
     Certs(certs::CertsArgs),
 }
 
-/// Runs the command that the process was called with.
+/// Runs the command given by the process arguments.
 pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(args) => run::run(&args),
@@ -72,7 +75,8 @@ pub fn main() -> ExitCode {
         Command::Keys(args) => keys::run(args),
         Command::Sessions(args) => sessions::run(args),
         Command::Audit(args) => audit::run(args),
-        Command::Replay(args) => replay::run(&args),
+        Command::Signals(args) => signals::run(&args),
+        Command::Replay(args) => signals::replay(&args),
         Command::Notify(args) => notify::run(&args),
         Command::Certs(args) => certs::run(&args),
     };

@@ -1,4 +1,4 @@
-//! `doorward notify test`: whether who has to be told is told.
+//! `doorward notify test`: sends a test notification.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use crate::app;
 use crate::config::Config;
-use crate::telemetry::hook;
+use crate::telemetry::notify;
 
 #[derive(Args)]
 pub struct NotifyArgs {
@@ -18,9 +18,9 @@ pub struct NotifyArgs {
 
 #[derive(Subcommand)]
 enum NotifyCommand {
-    /// Tell of a made-up event (notify.test), once, and say what came back
+    /// Send the test event notify.test once to every channel and print the results
     Test {
-        /// The configuration
+        /// Configuration file
         #[arg(long, default_value = "config/doorward.toml", env = "DOORWARD_CONFIG")]
         config: PathBuf,
     },
@@ -30,20 +30,20 @@ pub(super) fn run(args: &NotifyArgs) -> anyhow::Result<ExitCode> {
     let NotifyCommand::Test { config } = &args.command;
     let config = match Config::load(config) {
         Ok((config, _)) => config,
-        Err(problems) => return Ok(super::check::refuse(&problems)),
+        Err(error) => return Ok(super::check::print_config_error(&error)),
     };
     let Some(settings) = app::notify::settings(&config.notify)? else {
-        bail!("[notify] names nobody; write webhook = \"https://…\" or command = [\"/…\"]");
+        bail!("[notify] has no receiver; write webhook = \"https://…\" or command = [\"/…\"]");
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let told = runtime.block_on(hook::try_out(settings));
+    let results = runtime.block_on(notify::send_test(settings));
     runtime.shutdown_background();
     let mut code = ExitCode::SUCCESS;
-    for (way, answer) in told {
-        match answer {
-            Ok(answer) => println!("{way}: told ({answer})"),
+    for (channel, result) in results {
+        match result {
+            Ok(response) => println!("{channel}: delivered ({response})"),
             Err(error) => {
-                eprintln!("{way}: not told: {error}");
+                eprintln!("{channel}: not delivered: {error}");
                 code = ExitCode::FAILURE;
             }
         }

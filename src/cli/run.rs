@@ -17,7 +17,7 @@ use crate::telemetry::log;
 
 #[derive(Args)]
 pub struct RunArgs {
-    /// The configuration
+    /// Configuration file
     #[arg(long, default_value = "config/doorward.toml", env = "DOORWARD_CONFIG")]
     config: PathBuf,
 }
@@ -25,76 +25,76 @@ pub struct RunArgs {
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let (config, warnings) = match Config::load(&args.config) {
         Ok(loaded) => loaded,
-        Err(problems) => return Ok(super::check::refuse(&problems)),
+        Err(error) => return Ok(super::check::print_config_error(&error)),
     };
     let log = log::start(&config.log);
     for warning in warnings {
-        warn!(event = "config-warning", "{warning}");
+        warn!(event = "config.warning", "{warning}");
     }
-    let running = app::start(config, Clock::System, Some(log.request_lines()))?;
-    let whole = until_stopped(running)?;
-    info!(event = "stopped");
-    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let running = app::start(config, Clock::System, Some(log.access_log()))?;
+    let all_alive = until_stopped(running)?;
+    info!(event = "gateway.stopped");
+    Ok(if all_alive { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Waits for SIGTERM or SIGINT, or for a thread that should not have ended; then drains, and no longer
-/// once a second signal comes. Whether every thread ran to the end.
+/// Waits for SIGTERM, SIGINT or the unexpected end of a thread, and drains. A second signal ends the drain.
+/// Returns whether every thread ran until the stop.
 pub(super) fn until_stopped(running: Running) -> std::io::Result<bool> {
-    let mut signals = Signals::new()?;
-    signals.first(&running);
-    let (whole, hurry) = (running.is_whole(), running.hurry());
+    let mut signals = ShutdownSignals::new()?;
+    signals.wait_for_first(&running);
+    let (all_alive, force_shutdown) = (running.all_threads_alive(), running.force_shutdown());
     let (done, stopped) = oneshot::channel();
-    // On a thread of its own, so that this one still hears signals.
+    // A separate thread, so that this one can receive a second signal.
     let stopping = std::thread::Builder::new().name("stop".to_owned()).spawn(move || {
         running.stop();
-        // Nobody listens only where this process ends anyway.
+        // The receiver is gone only if the process is about to end.
         done.send(()).unwrap_or_default();
     })?;
-    if signals.second(stopped) {
-        warn!(event = "stopping-now", "a second signal: what is under way is cut");
-        hurry.cancel();
+    if signals.wait_for_second(stopped) {
+        warn!(event = "gateway.shutdown-forced", "second signal: closing all connections");
+        force_shutdown.cancel();
     }
-    Ok(stopping.join().is_ok() && whole)
+    Ok(stopping.join().is_ok() && all_alive)
 }
 
-/// The signals that stop the process.
-struct Signals {
+/// SIGTERM and SIGINT.
+struct ShutdownSignals {
     runtime: Runtime,
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Signals {
-    fn new() -> std::io::Result<Signals> {
+impl ShutdownSignals {
+    fn new() -> std::io::Result<ShutdownSignals> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let context = runtime.enter();
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
         drop(context);
-        Ok(Signals { runtime, terminate, interrupt })
+        Ok(ShutdownSignals { runtime, terminate, interrupt })
     }
 
-    fn first(&mut self, running: &Running) {
-        let Signals { runtime, terminate, interrupt } = self;
+    fn wait_for_first(&mut self, running: &Running) {
+        let ShutdownSignals { runtime, terminate, interrupt } = self;
         runtime.block_on(async {
-            let mut look = tokio::time::interval(Duration::from_secs(1));
+            let mut poll = tokio::time::interval(Duration::from_secs(1));
             loop {
                 tokio::select! {
                     _ = terminate.recv() => break,
                     _ = interrupt.recv() => break,
-                    _ = look.tick() => if !running.is_whole() { break },
+                    _ = poll.tick() => if !running.all_threads_alive() { break },
                 }
             }
             info!(
-                event = "stopping",
-                "no new connections; what is under way may end, a second signal cuts it"
+                event = "gateway.stopping",
+                "draining; a second signal closes all connections"
             );
         });
     }
 
-    /// Whether another signal came before the drain was over.
-    fn second(&mut self, stopped: oneshot::Receiver<()>) -> bool {
-        let Signals { runtime, terminate, interrupt } = self;
+    /// Returns whether another signal arrived before the drain ended.
+    fn wait_for_second(&mut self, stopped: oneshot::Receiver<()>) -> bool {
+        let ShutdownSignals { runtime, terminate, interrupt } = self;
         runtime.block_on(async {
             tokio::select! {
                 _ = stopped => false,

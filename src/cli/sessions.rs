@@ -1,4 +1,4 @@
-//! `doorward sessions`: asks the running gateway over its admin socket.
+//! `doorward sessions`: client of the admin socket.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use crate::admin::SessionView;
 
 #[derive(Args)]
 pub struct SessionsArgs {
-    /// The gateway's admin socket (admin.socket)
+    /// Admin socket of the gateway (admin.socket)
     #[arg(long, global = true, default_value = "run/admin.sock", env = "DOORWARD_SOCKET")]
     socket: PathBuf,
     /// Print JSON
@@ -29,32 +29,32 @@ pub struct SessionsArgs {
 
 #[derive(Subcommand)]
 enum SessionsCommand {
-    /// The live sessions
+    /// List the current sessions
     List {
-        /// Of this user only
+        /// Only sessions of this user
         #[arg(long)]
         user: Option<String>,
     },
-    /// One session
+    /// Show one session
     Show {
-        /// The session's handle, as in the list and in the log
+        /// Session handle, as in the list and in the log
         session: String,
     },
-    /// Forget where a user was, with what programs, and his notices; also of a user who was removed
+    /// Delete a user's location history, known user agents and notices; works for removed users too
     Forget {
-        /// The user, by the name that the account has or had
+        /// User name
         user: String,
     },
-    /// End sessions; every gateway refuses them from now on
+    /// Revoke sessions on every gateway
     #[command(group(clap::ArgGroup::new("which").required(true)))]
     Revoke {
-        /// The session's handle
+        /// Session handle
         #[arg(group = "which")]
         session: Option<String>,
-        /// All sessions of this user
+        /// Revoke all sessions of this user
         #[arg(long, group = "which")]
         user: Option<String>,
-        /// All sessions of everybody
+        /// Revoke all sessions of all users
         #[arg(long, group = "which")]
         all: bool,
     },
@@ -63,7 +63,7 @@ enum SessionsCommand {
 pub(super) fn run(args: SessionsArgs) -> anyhow::Result<ExitCode> {
     let (method, path) = request(&args.command);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (status, body) = runtime.block_on(ask(&args.socket, method, &path))?;
+    let (status, body) = runtime.block_on(send(&args.socket, method, &path))?;
     if status != StatusCode::OK {
         let error: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
         bail!("{}", error["error"].as_str().unwrap_or(&body));
@@ -99,10 +99,10 @@ fn request(command: &SessionsCommand) -> (Method, String) {
     }
 }
 
-async fn ask(socket: &PathBuf, method: Method, path: &str) -> anyhow::Result<(StatusCode, String)> {
+async fn send(socket: &PathBuf, method: Method, path: &str) -> anyhow::Result<(StatusCode, String)> {
     let stream = tokio::net::UnixStream::connect(socket).await.with_context(|| {
         format!(
-            "{}: no gateway answers; is it running, and is this its admin.socket?",
+            "{}: no gateway listens on this socket; check that it runs and that admin.socket is this path",
             socket.display()
         )
     })?;
@@ -113,7 +113,7 @@ async fn ask(socket: &PathBuf, method: Method, path: &str) -> anyhow::Result<(St
         .uri(path)
         .header(http::header::HOST, "localhost")
         .body(Empty::<Bytes>::new())
-        .context("a session handle has no such characters")?;
+        .context("invalid character in the session handle")?;
     let response = sender.send_request(request).await?;
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();
@@ -125,45 +125,45 @@ fn show(command: &SessionsCommand, body: &str) -> anyhow::Result<()> {
         SessionsCommand::List { .. } => table(&serde_json::from_str::<Vec<SessionView>>(body)?),
         SessionsCommand::Show { .. } => details(&serde_json::from_str(body)?),
         SessionsCommand::Forget { .. } => {
-            let answer: serde_json::Value = serde_json::from_str(body)?;
-            let user = answer["forgotten"].as_str().unwrap_or_default();
-            println!("forgot where {user} was; live sessions of {user} keep it until they end");
+            let response: serde_json::Value = serde_json::from_str(body)?;
+            let user = response["forgotten"].as_str().unwrap_or_default();
+            println!("deleted the history of {user}; current sessions keep their part until they end");
         }
         SessionsCommand::Revoke { .. } => {
-            let answer: serde_json::Value = serde_json::from_str(body)?;
-            println!("revoked {}", answer["revoked"].as_str().unwrap_or_default());
-            if let Some(caution) = caution(&answer) {
-                println!("{caution}");
+            let response: serde_json::Value = serde_json::from_str(body)?;
+            println!("revoked {}", response["revoked"].as_str().unwrap_or_default());
+            if let Some(warning) = durability_warning(&response) {
+                println!("{warning}");
             }
         }
     }
     Ok(())
 }
 
-/// What may still undo it; it acts now in any case.
-fn caution(answer: &serde_json::Value) -> Option<String> {
-    let asked = answer["replicas"]["asked"].as_u64()?;
-    let got = answer["replicas"]["got"].as_u64()?;
-    (got < asked).then(|| {
+/// Returns a warning if too few replicas have the revocation, so that a failover could undo it.
+fn durability_warning(response: &serde_json::Value) -> Option<String> {
+    let requested = response["replicas"]["asked"].as_u64()?;
+    let confirmed = response["replicas"]["got"].as_u64()?;
+    (confirmed < requested).then(|| {
         format!(
-            "not durable: {got} of {asked} replicas have it. A failover of Redis now may bring it back; \
-             revoke again when the replicas are well"
+            "not durable: {confirmed} of {requested} replicas have the revocation. A failover of Redis may undo it; \
+             revoke again when the replicas are in sync"
         )
     })
 }
 
 fn table(sessions: &[SessionView]) {
     if std::io::stdout().is_terminal() || !sessions.is_empty() {
-        println!("{:<17} {:<20} {:<20} {:<20} FROM", "SESSION", "USER", "BEGUN", "LAST USED");
+        println!("{:<17} {:<20} {:<20} {:<20} FROM", "SESSION", "USER", "CREATED", "LAST USED");
     }
     for session in sessions {
         println!(
             "{:<17} {:<20} {:<20} {:<20} {}",
             session.session,
             session.user,
-            time(session.begun),
+            time(session.created),
             time(session.last_active),
-            session.renewed_from
+            session.rotated_from
         );
     }
 }
@@ -171,17 +171,17 @@ fn table(sessions: &[SessionView]) {
 fn details(session: &SessionView) {
     println!("session       {}", session.session);
     println!("user          {}", session.user);
-    println!("begun         {} from {}", time(session.begun), session.begun_from);
+    println!("created       {} from {}", time(session.created), session.created_from);
     println!("last used     {}", time(session.last_active));
     println!(
-        "token         renewed {} times, last shown first from {}",
-        session.generation, session.renewed_from
+        "token         rotated {} times, last from {}",
+        session.generation, session.rotated_from
     );
     println!("ends at most  {}", time(session.absolute_end));
-    println!("browser       {}", session.agent);
+    println!("browser       {}", session.user_agent);
 }
 
-/// To the second, in UTC.
+/// Formats a time in UTC, to the second.
 fn time(milliseconds: u64) -> String {
     let seconds = i64::try_from(milliseconds / 1000).unwrap_or(i64::MAX);
     Timestamp::from_second(seconds).map_or_else(|_| "?".to_owned(), |at| at.to_string())
@@ -192,13 +192,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_revocation_that_a_failover_may_undo_says_so() {
-        let said = |text: &str| caution(&serde_json::from_str(text).expect("JSON"));
+    fn a_revocation_on_too_few_replicas_warns() {
+        let warning = |text: &str| durability_warning(&serde_json::from_str(text).expect("JSON"));
         let both = r#"{"durable":true,"replicas":{"asked":2,"got":2}}"#;
-        for well in [both, r#"{"durable":false}"#, r#"{"durable":null}"#, "{}"] {
-            assert_eq!(said(well), None);
+        for durable in [both, r#"{"durable":false}"#, r#"{"durable":null}"#, "{}"] {
+            assert_eq!(warning(durable), None);
         }
-        let few = said(r#"{"durable":false,"replicas":{"asked":2,"got":1}}"#).expect("a caution");
+        let few = warning(r#"{"durable":false,"replicas":{"asked":2,"got":1}}"#).expect("a warning");
         assert!(few.contains("1 of 2 replicas"), "{few}");
     }
 }

@@ -1,7 +1,7 @@
-//! `doorward user`: the users file, from the command line.
+//! `doorward user`: manages the users file.
 //!
-//! A password comes from the terminal or from standard input, never from an argument: arguments show
-//! in the process list and stay in the shell's history. Exit codes: 0 done, 1 not done, 2 wrong usage.
+//! Passwords are read from the terminal or from standard input, never from an argument. Arguments are visible
+//! in the process list and in the shell history. Exit codes: 0 success, 1 failure, 2 usage error.
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,16 +13,16 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::identity::account::{self, FieldError};
-use crate::identity::edit::UsersEdit;
+use crate::identity::users_file_editor::UsersFileEditor;
 use crate::identity::password::PASSWORD_MAX;
 use crate::identity::{Account, Cost, Credential, htpasswd, users_file};
 use crate::session::Identity;
 
-/// NIST SP 800-63B-4, 3.1.1.2: 8 at least; 15 where the password is the only factor.
+/// NIST SP 800-63B-4, 3.1.1.2: at least 8 characters, 15 if the password is the only factor.
 const LENGTH_MIN: usize = 8;
 const LENGTH_ADVISED: usize = 15;
 
-/// Add, change and list the users that log in with a password
+/// Add, change and list users with a password
 #[derive(Debug, Args)]
 pub struct UserArgs {
     #[command(subcommand)]
@@ -31,46 +31,46 @@ pub struct UserArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum UserCommand {
-    /// Add a user; makes the file when it is missing
+    /// Add a user; creates the file if it is missing
     Add(AddArgs),
-    /// Give a user a new password; ends the sessions that the old one began
+    /// Set a new password; ends all sessions of the user
     Passwd(PasswdArgs),
-    /// List the users; never shows a password or its hash
+    /// List users, without password hashes
     List(ListArgs),
-    /// Keep a user out, and end his sessions
+    /// Disable a user and end their sessions
     Disable(NameArgs),
-    /// Let a disabled user in again
+    /// Enable a disabled user
     Enable(NameArgs),
-    /// Remove a user, and end his sessions; where he was is remembered for up to 30 days more, or until
+    /// Remove a user and end their sessions; their location history stays for up to 30 days, or until
     /// `doorward sessions forget NAME`
     Remove(NameArgs),
-    /// Take over the bcrypt lines of an htpasswd file
+    /// Import the bcrypt entries of an htpasswd file
     Import(ImportArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct AddArgs {
-    /// The name to log in with
+    /// Login name
     #[arg(value_parser = user_name)]
     pub name: String,
     #[command(flatten)]
     pub file: FileArgs,
     #[command(flatten)]
     pub password: PasswordArgs,
-    /// Groups, with commas between them
+    /// Groups, separated by commas
     #[arg(long, value_delimiter = ',', value_parser = group_name, value_name = "A,B")]
     pub groups: Vec<String>,
     /// E-mail address
     #[arg(long, value_parser = email)]
     pub email: Option<String>,
-    /// The person's name, as apps show it
+    /// Display name, as apps show it
     #[arg(long = "name", value_parser = display_name, value_name = "NAME", id = "display_name")]
     pub display_name: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub struct PasswdArgs {
-    /// The user
+    /// Login name
     pub name: String,
     #[command(flatten)]
     pub file: FileArgs,
@@ -89,7 +89,7 @@ pub struct ListArgs {
 
 #[derive(Debug, Args)]
 pub struct NameArgs {
-    /// The user
+    /// Login name
     pub name: String,
     #[command(flatten)]
     pub file: FileArgs,
@@ -97,22 +97,22 @@ pub struct NameArgs {
 
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// The htpasswd file
+    /// htpasswd file
     #[arg(value_name = "HTPASSWD")]
     pub htpasswd: PathBuf,
     #[command(flatten)]
     pub file: FileArgs,
-    /// Groups for all imported users
+    /// Groups of all imported users, separated by commas
     #[arg(long, value_delimiter = ',', value_parser = group_name, value_name = "A,B")]
     pub groups: Vec<String>,
-    /// Take over the good lines and pass over the others
+    /// Import the supported lines and skip the others
     #[arg(long)]
     pub skip_unsupported: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct FileArgs {
-    /// The users file
+    /// Users file
     #[arg(long, value_name = "FILE", default_value = "config/users.toml")]
     pub users: PathBuf,
 }
@@ -124,18 +124,18 @@ pub struct PasswordArgs {
     pub password_stdin: bool,
 }
 
-/// Where a command reads and writes. A test gives its own.
+/// Input and output of a command. Tests pass their own.
 pub struct Console<'a> {
     pub input: &'a mut dyn BufRead,
     pub out: &'a mut dyn Write,
     pub err: &'a mut dyn Write,
-    /// Asks for a password without showing it.
-    pub ask: &'a mut dyn FnMut(&str) -> io::Result<String>,
-    /// Whether people read `out`.
+    /// Prompts for a password without echo.
+    pub prompt: &'a mut dyn FnMut(&str) -> io::Result<String>,
+    /// Whether `out` is a terminal.
     pub terminal: bool,
 }
 
-/// Runs one command on the process's own streams.
+/// Runs a command on the standard streams.
 pub fn run(args: UserArgs) -> anyhow::Result<ExitCode> {
     let stdout = io::stdout();
     let terminal = stdout.is_terminal();
@@ -143,18 +143,18 @@ pub fn run(args: UserArgs) -> anyhow::Result<ExitCode> {
         input: &mut io::stdin().lock(),
         out: &mut stdout.lock(),
         err: &mut io::stderr().lock(),
-        ask: &mut |prompt| rpassword::prompt_password(prompt),
+        prompt: &mut |prompt| rpassword::prompt_password(prompt),
         terminal,
     };
     Ok(ExitCode::from(run_on(&mut console, args)?))
 }
 
-/// Runs one command on `console`; gives the exit code.
+/// Runs a command on `console` and returns the exit code.
 ///
 /// # Errors
-/// When `console` cannot be written to. All else is told on `err`, with exit code 1.
+/// `console` cannot be written. Every other error is written to `err` and returns exit code 1.
 pub fn run_on(console: &mut Console<'_>, args: UserArgs) -> anyhow::Result<u8> {
-    let done = match args.command {
+    let result = match args.command {
         UserCommand::Add(args) => add(console, args),
         UserCommand::Passwd(args) => passwd(console, &args),
         UserCommand::List(args) => list(console, &args),
@@ -163,7 +163,7 @@ pub fn run_on(console: &mut Console<'_>, args: UserArgs) -> anyhow::Result<u8> {
         UserCommand::Remove(args) => remove(console, &args),
         UserCommand::Import(args) => import(console, args),
     };
-    match done {
+    match result {
         Ok(()) => Ok(0),
         Err(error) => {
             writeln!(console.err, "{error:#}")?;
@@ -180,51 +180,51 @@ fn add(console: &mut Console<'_>, args: AddArgs) -> anyhow::Result<()> {
         groups: args.groups,
     };
     account::check_groups(&identity.groups)?;
-    // Before the password is asked for: nobody types one twice to hear that the name is taken. The
-    // file is opened again afterwards, so that no lock is held while somebody types.
+    // Checked before the password prompt, so that a duplicate name is reported first. The file is opened
+    // again afterwards, because no lock may be held during the prompt.
     refuse_existing(&args.file.users, &identity.user)?;
     let password = new_password(console, &args.password, &identity.user)?;
-    let mut edit = UsersEdit::open_or_new(&args.file.users)?;
+    let mut edit = UsersFileEditor::open_or_new(&args.file.users)?;
     edit.add(&identity, &password)?;
     edit.save()?;
-    say(console, &args.file, &format!("added {}", identity.user))
+    print_status(console, &args.file, &format!("added {}", identity.user))
 }
 
 fn refuse_existing(users: &Path, name: &str) -> anyhow::Result<()> {
     if !users.exists() {
         return Ok(());
     }
-    let edit = UsersEdit::open(users)?;
-    if let Some(there) = edit.find(name) {
-        let there = &there.identity.user;
+    let edit = UsersFileEditor::open(users)?;
+    if let Some(existing) = edit.find(name) {
+        let existing = &existing.identity.user;
         bail!(
-            "user {there:?} is there already; use `doorward user passwd {there}` for a new password"
+            "user {existing:?} exists already; use `doorward user passwd {existing}` to set a new password"
         );
     }
     Ok(())
 }
 
 fn passwd(console: &mut Console<'_>, args: &PasswdArgs) -> anyhow::Result<()> {
-    // Named before the password is asked for.
+    // Checked before the password prompt.
     let name = existing_name(&args.file.users, &args.name)?;
     let password = new_password(console, &args.password, &name)?;
-    let mut edit = UsersEdit::open(&args.file.users)?;
+    let mut edit = UsersFileEditor::open(&args.file.users)?;
     edit.set_password(&name, &password)?;
     edit.save()?;
-    say(console, &args.file, &format!("changed the password of {name}"))
+    print_status(console, &args.file, &format!("changed the password of {name}"))
 }
 
 fn existing_name(users: &Path, name: &str) -> anyhow::Result<String> {
-    let edit = UsersEdit::open(users)?;
+    let edit = UsersFileEditor::open(users)?;
     let found = edit.find(name).with_context(|| {
         let users = users.display();
-        format!("there is no user {name:?} in {users}; `doorward user list` shows all")
+        format!("no user {name:?} in {users}; `doorward user list` lists all users")
     })?;
     Ok(found.identity.user.clone())
 }
 
 fn set_disabled(console: &mut Console<'_>, args: &NameArgs, disabled: bool) -> anyhow::Result<()> {
-    let mut edit = UsersEdit::open(&args.file.users)?;
+    let mut edit = UsersFileEditor::open(&args.file.users)?;
     let changed = edit.set_disabled(&args.name, disabled)?;
     if changed {
         edit.save()?;
@@ -232,70 +232,68 @@ fn set_disabled(console: &mut Console<'_>, args: &NameArgs, disabled: bool) -> a
     let word = if disabled { "disabled" } else { "enabled" };
     let already = if changed { "" } else { " already" };
     let message = format!("{} is {word}{already}", args.name);
-    say(console, &args.file, &message)
+    print_status(console, &args.file, &message)
 }
 
 fn remove(console: &mut Console<'_>, args: &NameArgs) -> anyhow::Result<()> {
-    let mut edit = UsersEdit::open(&args.file.users)?;
+    let mut edit = UsersFileEditor::open(&args.file.users)?;
     edit.remove(&args.name)?;
     edit.save()?;
-    say(console, &args.file, &format!("removed {}", args.name))?;
+    print_status(console, &args.file, &format!("removed {}", args.name))?;
     if console.terminal {
         writeln!(
             console.out,
-            "where {0} was is remembered for up to 30 days more (signals.known_for); to end that now: doorward sessions forget {0}",
+            "the location history of {0} is kept for up to 30 days (signals.known_for); to delete it now: doorward sessions forget {0}",
             args.name
         )?;
     }
     Ok(())
 }
 
-/// Quiet in a pipe, as scripts like it.
-fn say(console: &mut Console<'_>, file: &FileArgs, message: &str) -> anyhow::Result<()> {
+/// Prints a message on a terminal, and nothing into a pipe.
+fn print_status(console: &mut Console<'_>, file: &FileArgs, message: &str) -> anyhow::Result<()> {
     if console.terminal {
         writeln!(console.out, "{message} in {}", file.users.display())?;
     }
     Ok(())
 }
 
-// ---- passwords ----
-
 fn new_password(
     console: &mut Console<'_>,
     args: &PasswordArgs,
     user: &str,
 ) -> anyhow::Result<Credential> {
-    let password = if args.password_stdin { read_password(console)? } else { ask_twice(console)? };
+    let password = if args.password_stdin { read_password(console)? } else { prompt_twice(console)? };
     check_password(&password, user)?;
     if password.chars().count() < LENGTH_ADVISED {
         writeln!(
             console.err,
-            "note: {LENGTH_ADVISED} characters or more are advised where the password is the only proof (NIST SP 800-63B-4)"
+            "note: use {LENGTH_ADVISED} characters or more if the password is the only factor (NIST SP 800-63B-4)"
         )?;
     }
     Ok(Credential::hash(&password, Cost::DEFAULT)?)
 }
 
 fn read_password(console: &mut Console<'_>) -> anyhow::Result<Zeroizing<String>> {
-    // One more than the longest with its line end, so that a longer one is seen to be too long.
-    let most = PASSWORD_MAX as u64 + 3;
+    // One byte more than the longest password with its line end, so that a longer one is detected.
+    let limit = PASSWORD_MAX as u64 + 3;
     let mut line = Zeroizing::new(String::with_capacity(PASSWORD_MAX + 8));
-    (&mut *console.input).take(most).read_line(&mut line).context("standard input")?;
+    (&mut *console.input).take(limit).read_line(&mut line).context("standard input")?;
     let password = line.strip_suffix('\n').unwrap_or(&line);
     let password = password.strip_suffix('\r').unwrap_or(password);
     Ok(Zeroizing::new(password.to_owned()))
 }
 
-fn ask_twice(console: &mut Console<'_>) -> anyhow::Result<Zeroizing<String>> {
-    let mut ask = |prompt: &str| {
-        (console.ask)(prompt).map(Zeroizing::new).context(
-            "no terminal to ask on; give the password on standard input with --password-stdin",
+fn prompt_twice(console: &mut Console<'_>) -> anyhow::Result<Zeroizing<String>> {
+    let mut read = |prompt: &str| {
+        (console.prompt)(prompt).map(Zeroizing::new).context(
+            "no terminal for the password prompt; use --password-stdin",
         )
     };
-    let first = ask("New password: ")?;
-    let second = ask("Once more: ")?;
+    let first = read("New password: ")?;
+    let second = read("Repeat the password: ")?;
     if first != second {
-        bail!("the two passwords differ; nothing was changed");
+        bail!("the passwords differ; no change was made");
     }
     Ok(first)
 }
@@ -303,26 +301,26 @@ fn ask_twice(console: &mut Console<'_>) -> anyhow::Result<Zeroizing<String>> {
 fn check_password(password: &str, user: &str) -> anyhow::Result<()> {
     if password.chars().count() < LENGTH_MIN {
         bail!(
-            "the password is shorter than {LENGTH_MIN} characters: such are guessed in no time (NIST SP 800-63B-4)"
+            "the password is shorter than {LENGTH_MIN} characters (NIST SP 800-63B-4)"
         );
     }
     if password.len() > PASSWORD_MAX {
-        bail!("the password is longer than {PASSWORD_MAX} bytes: a login would refuse it");
+        bail!("the password is longer than {PASSWORD_MAX} bytes, the limit of a login");
     }
     if password.contains(['\0', '\r', '\n']) {
-        bail!("the password has a line break or a NUL in it: no login form sends one");
+        bail!("the password contains a line break or NUL, which a login form cannot send");
     }
-    if account::fold(password) == account::fold(user) {
-        bail!("the password is the user name: that is the first guess");
+    if account::normalize_name(password) == account::normalize_name(user) {
+        bail!("the password is the user name");
     }
-    if COMMONEST.contains(&account::fold(password).as_str()) {
-        bail!("the password is one of those that are tried first");
+    if COMMON_PASSWORDS.contains(&account::normalize_name(password).as_str()) {
+        bail!("the password is one of the most common passwords");
     }
     Ok(())
 }
 
-/// Of the lists of leaked passwords, the first with eight letters or more.
-const COMMONEST: [&str; 24] = [
+/// The most frequent leaked passwords of eight characters or more.
+const COMMON_PASSWORDS: [&str; 24] = [
     "12345678",
     "123456789",
     "1234567890",
@@ -349,8 +347,6 @@ const COMMONEST: [&str; 24] = [
     "letmein1",
 ];
 
-// ---- list ----
-
 #[derive(Serialize)]
 struct Row<'a> {
     name: &'a str,
@@ -362,7 +358,7 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn of(account: &'a Account) -> Row<'a> {
+    fn new(account: &'a Account) -> Row<'a> {
         let identity = &account.identity;
         Row {
             name: &identity.user,
@@ -395,7 +391,7 @@ const COLUMNS: [&str; 6] = ["NAME", "STATE", "GROUPS", "EMAIL", "DISPLAY NAME", 
 fn list(console: &mut Console<'_>, args: &ListArgs) -> anyhow::Result<()> {
     let path = &args.file.users;
     let accounts = users_file::parse(path, &users_file::read_text(path)?)?;
-    let rows: Vec<Row<'_>> = accounts.iter().map(Row::of).collect();
+    let rows: Vec<Row<'_>> = accounts.iter().map(Row::new).collect();
     if args.json {
         writeln!(console.out, "{}", serde_json::to_string_pretty(&rows)?)?;
         return Ok(());
@@ -425,8 +421,6 @@ fn print_table(out: &mut dyn Write, rows: &[[String; 6]]) -> io::Result<()> {
     Ok(())
 }
 
-// ---- import ----
-
 fn import(console: &mut Console<'_>, args: ImportArgs) -> anyhow::Result<()> {
     let source = args.htpasswd.display().to_string();
     let text = users_file::read_text(&args.htpasswd).map_err(|error| match error {
@@ -437,46 +431,44 @@ fn import(console: &mut Console<'_>, args: ImportArgs) -> anyhow::Result<()> {
         | users_file::UsersError::TooLong(_)
         | users_file::UsersError::Invalid { .. }) => other.into(),
     })?;
-    let (entries, mut bad) = htpasswd::parse(&text);
+    let (entries, mut unsupported) = htpasswd::parse(&text);
     account::check_groups(&args.groups)?;
-    let mut edit = UsersEdit::open_or_new(&args.file.users)?;
-    let added = take_over(&mut edit, &entries, &args.groups, &mut bad);
-    for line in &bad {
+    let mut edit = UsersFileEditor::open_or_new(&args.file.users)?;
+    let added = import_entries(&mut edit, &entries, &args.groups, &mut unsupported);
+    for line in &unsupported {
         writeln!(console.err, "{source}:{}: {}", line.line, line.message)?;
     }
-    if !bad.is_empty() && !args.skip_unsupported {
+    if !unsupported.is_empty() && !args.skip_unsupported {
         bail!(
-            "nothing was imported; {} of the lines cannot be taken over (--skip-unsupported passes over them)",
-            bad.len()
+            "nothing was imported; {} lines are not supported (--skip-unsupported skips them)",
+            unsupported.len()
         );
     }
     if added > 0 {
         edit.save()?;
     }
-    let message = format!("imported {added} users, passed over {} lines,", bad.len());
-    say(console, &args.file, &message)
+    let message = format!("imported {added} users and skipped {} lines", unsupported.len());
+    print_status(console, &args.file, &message)
 }
 
-fn take_over(
-    edit: &mut UsersEdit,
-    entries: &[htpasswd::Entry],
+fn import_entries(
+    edit: &mut UsersFileEditor,
+    entries: &[htpasswd::HtpasswdEntry],
     groups: &[String],
-    bad: &mut Vec<htpasswd::Unsupported>,
+    unsupported: &mut Vec<htpasswd::UnsupportedLine>,
 ) -> usize {
-    let before = bad.len();
+    let before = unsupported.len();
     for entry in entries {
         let identity =
             Identity { user: entry.name.clone(), groups: groups.to_vec(), ..Identity::default() };
         if let Err(error) = edit.add(&identity, &entry.password) {
-            bad.push(htpasswd::Unsupported { line: entry.line, message: error.to_string() });
+            unsupported.push(htpasswd::UnsupportedLine { line: entry.line, message: error.to_string() });
         }
     }
-    let added = entries.len() - (bad.len() - before);
-    bad.sort_by_key(|line| line.line);
+    let added = entries.len() - (unsupported.len() - before);
+    unsupported.sort_by_key(|line| line.line);
     added
 }
-
-// ---- arguments ----
 
 fn user_name(text: &str) -> Result<String, FieldError> {
     account::check_user_name(text).map(|()| text.to_owned())

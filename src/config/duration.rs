@@ -1,24 +1,24 @@
-//! Durations as the configuration writes them: a whole number and its unit.
+//! Durations: a whole number with a unit.
 
 use std::time::Duration;
 
-/// Longer than any session should live; keeps every sum of times far from an overflow.
-const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
+/// Ten years. Prevents overflow in sums of times.
+const MAX_DURATION: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 
-/// Why a text is no duration.
+/// Error of parsing a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum DurationError {
     #[error("`{0}` has no unit; write \"{0}s\", \"{0}m\", \"{0}h\" or \"{0}d\"")]
     NoUnit(String),
-    #[error("`{0}` is no duration; write a whole number and ms, s, m, h or d, as in \"30m\"")]
+    #[error("`{0}` is not a duration; write a whole number and ms, s, m, h or d, as in \"30m\"")]
     Shape(String),
     #[error("`{0}` is longer than ten years; write a shorter time")]
     TooLong(String),
-    #[error("`{0}` is no time at all; write \"1s\" or longer")]
+    #[error("`{0}` must not be zero; write \"1s\" or longer")]
     Zero(String),
 }
 
-/// Reads `500ms`, `90s`, `30m`, `12h` or `7d`.
+/// Parses `500ms`, `90s`, `30m`, `12h` or `7d`.
 pub(super) fn parse(text: &str) -> Result<Duration, DurationError> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -29,10 +29,10 @@ pub(super) fn parse(text: &str) -> Result<Duration, DurationError> {
     let number: u64 = number.parse().map_err(|_| too_long())?;
     let millis = number.checked_mul(millis_of(unit, text)?).ok_or_else(too_long)?;
     let duration = Duration::from_millis(millis);
-    if duration > LONGEST { Err(too_long()) } else { Ok(duration) }
+    if duration > MAX_DURATION { Err(too_long()) } else { Ok(duration) }
 }
 
-/// As [`parse`], for a wait that must not be over before it begins.
+/// Like [`parse`], but rejects zero.
 pub(super) fn parse_positive(text: &str) -> Result<Duration, DurationError> {
     match parse(text)? {
         Duration::ZERO => Err(DurationError::Zero(text.to_owned())),
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_is_a_whole_number_and_a_unit() {
+    fn a_duration_is_a_whole_number_with_a_unit() {
         let table = [
             ("500ms", 500),
             ("90s", 90_000),
@@ -72,12 +72,12 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_number_is_told_to_take_a_unit() {
+    fn a_bare_number_needs_a_unit() {
         assert_eq!(parse("30"), Err(DurationError::NoUnit("30".to_owned())));
     }
 
     #[test]
-    fn what_is_no_duration_is_refused_and_what_is_too_long_too() {
+    fn invalid_and_overlong_durations_are_rejected() {
         for text in ["", "m", "-1s", "1.5h", "30 m", "30min", "１s", "1h30m"] {
             assert_eq!(parse(text), Err(DurationError::Shape(text.to_owned())), "{text}");
         }

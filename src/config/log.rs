@@ -1,15 +1,15 @@
-//! `[log]`: what is written to standard error, and how.
+//! `[log]`: level and format of the log on standard error.
 
 use std::io::IsTerminal;
 
-use super::findings::Usual::Is;
+use super::diagnostics::KeyDefault::Value;
 use super::reader::Reader;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
     pub level: LogLevel,
     pub format: LogFormat,
-    /// Whether each request is a line.
+    /// Whether the access log is on.
     pub requests: bool,
 }
 
@@ -28,9 +28,9 @@ pub enum LogFormat {
 }
 
 pub(super) fn log(mut section: Reader<'_>) -> Option<Log> {
-    let level = section.text("level", Is(r#""info""#), level);
-    let format = section.text("format", Is(r#""auto""#), format);
-    let requests = section.flag("requests", Is("true"));
+    let level = section.text("level", Value(r#""info""#), level);
+    let format = section.text("format", Value(r#""auto""#), format);
+    let requests = section.flag("requests", Value("true"));
     Some(Log { level: level?.value, format: format?.value, requests: requests?.value })
 }
 
@@ -40,16 +40,16 @@ fn level(text: &str) -> Result<LogLevel, String> {
         "warn" => Ok(LogLevel::Warn),
         "info" => Ok(LogLevel::Info),
         "debug" => Ok(LogLevel::Debug),
-        other => Err(super::not_one_of(other, &["error", "warn", "info", "debug"])),
+        other => Err(super::unknown_value(other, &["error", "warn", "info", "debug"])),
     }
 }
 
-/// `auto` is text for whoever watches a terminal, and JSON for what collects lines.
+/// `auto` is text on a terminal, and JSON elsewhere.
 fn format(text: &str) -> Result<LogFormat, String> {
     match text {
         "auto" if std::io::stderr().is_terminal() => Ok(LogFormat::Text),
         "auto" | "json" => Ok(LogFormat::Json),
         "text" => Ok(LogFormat::Text),
-        other => Err(super::not_one_of(other, &["auto", "json", "text"])),
+        other => Err(super::unknown_value(other, &["auto", "json", "text"])),
     }
 }

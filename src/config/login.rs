@@ -1,8 +1,8 @@
-//! `[login]`: how people prove who they are.
+//! `[login]`: login methods.
 
 use std::path::PathBuf;
 
-use super::findings::Usual::Required;
+use super::diagnostics::KeyDefault::Required;
 use super::reader::Reader;
 
 #[derive(Clone, Debug)]
@@ -11,13 +11,13 @@ pub struct Login {
 }
 
 impl Login {
-    /// Whether anybody can log in at all.
+    /// Whether a login method is configured.
     pub fn is_any(&self) -> bool {
         self.password.is_some()
     }
 }
 
-/// Name and password, from a users file.
+/// Login with a name and password from a users file.
 #[derive(Clone, Debug)]
 pub struct PasswordLogin {
     pub users: PathBuf,

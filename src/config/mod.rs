@@ -1,24 +1,23 @@
-//! Raw configuration to checked values.
+//! Parses a configuration file into checked values.
 //!
-//! Two steps: the text becomes a tree that knows its lines, and the tree becomes a [`Config`],
-//! which cannot be wrong. No problem hides another: all of them are reported, with file, line, what
-//! is wrong and what to write. A key that is not known is a problem, for a setting that is silently
-//! ignored is one that somebody relies on.
+//! The text is parsed into a TOML tree with locations, and the tree into a [`Config`], which is valid by
+//! construction. All errors are reported at once, with file, line and what to write. Unknown keys are errors,
+//! because an operator may rely on a setting that would be ignored.
 //!
-//! Nothing here holds a secret; secrets stand in files of their own, named here and read at start.
+//! A configuration contains no secrets: it names files, which are read at start.
 
 mod audit;
 mod duration;
-mod files;
-mod findings;
+mod file_checks;
+mod diagnostics;
 mod limits;
-mod live;
+mod long_lived;
 mod log;
 mod login;
 mod notify;
 mod outage;
 mod portal;
-mod problem;
+mod diagnostic;
 mod reader;
 mod redis_keys;
 mod redis_url;
@@ -27,9 +26,9 @@ mod server;
 mod session;
 mod signals;
 mod size;
-mod steering;
+mod session_control;
 mod store;
-mod together;
+mod cross_checks;
 mod unknown;
 
 use std::net::IpAddr;
@@ -41,44 +40,44 @@ use toml::de::DeTable;
 use crate::route::RouteTable;
 use crate::session::SessionPolicy;
 
-use findings::Findings;
+use diagnostics::Diagnostics;
 use reader::Reader;
-use route::{Inherited, RouteSection};
-use together::Together;
+use route::{RouteDefaults, RouteSection};
+use cross_checks::CrossChecks;
 
 pub use audit::Audit;
-pub use files::program;
-pub use findings::{Key, Usual};
+pub use file_checks::check_executable;
+pub use diagnostics::{Key, KeyDefault};
 pub use limits::{Limits, Memory};
-pub use live::Live;
+pub use long_lived::LongLived;
 pub use log::{Log, LogFormat, LogLevel};
 pub use login::{Login, PasswordLogin};
 pub use notify::{Notify, NotifyCommand, NotifyEvent, Webhook};
 pub use outage::{OnOutage, Outage};
 pub use portal::Portal;
-pub use problem::{Problem, Problems, Style, Warning};
+pub use diagnostic::{Diagnostic, ConfigError, RenderStyle, Warning};
 pub use redis_url::{HostPort, RedisServers, RedisUrl};
 pub use server::{Admin, CertificateFiles, Server};
 pub use session::Session;
 pub use signals::Signals;
 pub use store::{RedisLocation, StoreConfig, StoreLocation};
 
-/// A file longer than this is no configuration.
-const LONGEST: usize = 1 << 20;
+/// Maximum size of a configuration file.
+const MAX_FILE_BYTES: usize = 1 << 20;
 
-/// Everything that the gateway is told.
+/// A checked configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub server: Server,
     pub limits: Limits,
     pub admin: Admin,
-    /// Made at the first start.
+    /// Created at the first start.
     pub keys_file: PathBuf,
     /// Never empty.
     pub certificates: Vec<CertificateFiles>,
     pub store: StoreConfig,
     pub session: Session,
-    pub live: Live,
+    pub long_lived: LongLived,
     pub login: Login,
     pub log: Log,
     pub audit: Audit,
@@ -89,67 +88,67 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a file. Relative paths in it start from the working directory.
-    pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), Problems> {
+    /// Loads a file. Relative paths start at the working directory.
+    pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
         let file = path.display().to_string();
         Config::parse(&read(path, &file)?, &file, Path::new(""))
     }
 
-    /// Reads a text. Relative paths in it start from `base`; `file` is its name in messages.
-    pub fn parse(text: &str, file: &str, base: &Path) -> Result<(Config, Vec<Warning>), Problems> {
-        let findings = Findings::new(file, text, base);
-        let config = parse(&findings);
-        findings.conclude(config)
+    /// Parses a text. Relative paths start at `base`; `file` is the name in messages.
+    pub fn parse(text: &str, file: &str, base: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
+        let diagnostics = Diagnostics::new(file, text, base);
+        let config = parse(&diagnostics);
+        diagnostics.finish(config)
     }
 
-    /// As [`Config::load`], and says which of the files named in it cannot be read.
-    pub fn check(path: &Path) -> Result<(Config, Vec<Warning>), Problems> {
+    /// Like [`Config::load`]; also checks the files that the configuration names.
+    pub fn check(path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
         let file = path.display().to_string();
         let text = read(path, &file)?;
-        let findings = Findings::new(&file, &text, Path::new(""));
-        let config = parse(&findings);
-        findings.look_for_files();
-        findings.conclude(config)
+        let diagnostics = Diagnostics::new(&file, &text, Path::new(""));
+        let config = parse(&diagnostics);
+        diagnostics.check_files();
+        diagnostics.finish(config)
     }
 }
 
-/// Reads a duration as the configuration writes it, as in `30m`.
+/// Parses a duration such as `30m`.
 ///
 /// # Errors
-/// Says what to write instead.
+/// The text states what to write.
 pub fn duration(text: &str) -> Result<Duration, String> {
     duration::parse(text).map_err(|error| error.to_string())
 }
 
-/// Every key that is known in the sections of this text, with what holds when it is not written.
+/// Returns every known key of the sections in `text`, with its default.
 pub fn known_keys(text: &str) -> Vec<Key> {
-    let findings = Findings::new("", text, Path::new(""));
-    parse(&findings);
-    findings.keys()
+    let diagnostics = Diagnostics::new("", text, Path::new(""));
+    parse(&diagnostics);
+    diagnostics.keys()
 }
 
-fn read(path: &Path, file: &str) -> Result<String, Problems> {
+fn read(path: &Path, file: &str) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|error| {
         let message = format!("cannot be read: {error}");
-        Problems::new(vec![Problem::of_file(file, message)], "")
+        ConfigError::new(vec![Diagnostic::for_file(file, message)], "")
     })
 }
 
-fn parse(findings: &Findings<'_>) -> Option<Config> {
-    if findings.source.len() > LONGEST {
-        findings.problem(&None, "is longer than a mebibyte and no configuration", "");
+fn parse(diagnostics: &Diagnostics<'_>) -> Option<Config> {
+    if diagnostics.source.len() > MAX_FILE_BYTES {
+        diagnostics.error(&None, "is longer than 1 MiB", "");
         return None;
     }
-    let (tree, errors) = DeTable::parse_recoverable(findings.source);
-    findings.syntax(&errors);
-    // What a broken line took away would be reported as missing, and mislead.
-    if errors.is_empty() { checked(Reader::of_file(findings, tree.get_ref())) } else { None }
+    let (tree, errors) = DeTable::parse_recoverable(diagnostics.source);
+    diagnostics.syntax(&errors);
+    // After a syntax error, keys of the broken lines would be reported as missing.
+    if errors.is_empty() { checked(Reader::root(diagnostics, tree.get_ref())) } else { None }
 }
 
 fn checked(mut file: Reader<'_>) -> Option<Config> {
-    let findings = file.findings;
+    let diagnostics = file.diagnostics;
     let section = file.section("server", "server");
-    let server_place = section.as_ref().and_then(|section| section.place.clone());
+    let server_span = section.as_ref().and_then(|section| section.span.clone());
     let server = section.and_then(server::server);
     let limits = file.section("limits", "limits").and_then(limits::limits);
     let admin = file.section("admin", "admin").and_then(server::admin);
@@ -157,7 +156,7 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
     let certificates = file.section("tls", "tls").and_then(server::certificates);
     let store = file.section("store", "store").and_then(store::store);
     let session = file.section("session", "session").map(session::session).unwrap_or_default();
-    let live = file.section("live", "live").and_then(live::live);
+    let live = file.section("live", "live").and_then(long_lived::long_lived);
     let login = file.section("login", "login").and_then(login::login);
     let log = file.section("log", "log").and_then(log::log);
     let audit = file.section("audit", "audit").and_then(audit::audit);
@@ -166,15 +165,15 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
     let portal = file.section("portal", "portal").and_then(portal::portal);
     let bodies = limits.as_ref().map(|limits| limits.bodies);
     let outage = store.as_ref().map(|store| store.outage);
-    let inherited = Inherited { bodies: bodies.unwrap_or_default(), outage };
-    let routes = routes(&mut file, session.policy.as_ref(), &inherited);
+    let defaults = RouteDefaults { bodies: bodies.unwrap_or_default(), outage };
+    let routes = routes(&mut file, session.policy.as_ref(), &defaults);
     drop(file);
-    let together = Together { findings, server: server_place, routes: &routes };
-    together.certificates(certificates.as_deref());
-    together.login(login.as_ref());
-    together.domain(session.domain.as_ref());
-    together.warn_of_neighbours();
-    let table = together.table();
+    let checks = CrossChecks { diagnostics, server: server_span, routes: &routes };
+    checks.check_certificates(certificates.as_deref());
+    checks.check_login(login.as_ref());
+    checks.check_domain(session.domain.as_ref());
+    checks.warn_shared_host();
+    let table = checks.route_table();
     Some(Config {
         server: server?,
         limits: limits?,
@@ -182,8 +181,8 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
         keys_file: keys_file?,
         certificates: certificates?,
         store: store?,
-        session: session.checked()?,
-        live: live?,
+        session: session.finish()?,
+        long_lived: live?,
         login: login?,
         log: log?,
         audit: audit?,
@@ -194,21 +193,21 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
     })
 }
 
-/// The routes that are right. A gateway without one would answer 404 to everybody.
+/// Returns the valid routes. A gateway without a route would respond 404 to every request.
 fn routes(
     file: &mut Reader<'_>,
     session: Option<&SessionPolicy>,
-    inherited: &Inherited,
+    defaults: &RouteDefaults,
 ) -> Vec<RouteSection> {
-    if !file.is_written("route") {
+    if !file.is_set("route") {
         let help = "write [[route]] with host, upstream and access = \"session\"";
-        file.findings.problem(&None, "there is no route", help);
+        file.diagnostics.error(&None, "no route is configured", help);
     }
     let sections = file.sections("route", "route").unwrap_or_default();
-    sections.into_iter().filter_map(|section| route::route(section, session, inherited)).collect()
+    sections.into_iter().filter_map(|section| route::route(section, session, defaults)).collect()
 }
 
-/// Whether what is sent there stays on this machine.
+/// Whether the host is this machine.
 fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
@@ -218,11 +217,11 @@ fn on_or_off(text: &str) -> Result<bool, String> {
     match text {
         "on" => Ok(true),
         "off" => Ok(false),
-        other => Err(not_one_of(other, &["on", "off"])),
+        other => Err(unknown_value(other, &["on", "off"])),
     }
 }
 
-fn not_one_of(text: &str, known: &[&str]) -> String {
-    let known: Vec<String> = known.iter().map(|word| format!("\"{word}\"")).collect();
-    format!("`{text}` is not known; write {}", known.join(" or "))
+fn unknown_value(text: &str, known: &[&str]) -> String {
+    let known: Vec<String> = known.iter().map(|value| format!("\"{value}\"")).collect();
+    format!("`{text}` is unknown; write {}", known.join(" or "))
 }

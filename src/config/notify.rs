@@ -1,4 +1,4 @@
-//! `[notify]`: who is told at once of a theft and the like.
+//! `[notify]`: immediate notifications about session events.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,98 +8,113 @@ use http::Uri;
 use http::uri::PathAndQuery;
 
 use super::duration;
-use super::files::Purpose;
-use super::findings::Usual::Is;
-use super::reader::{Reader, Setting};
+use super::file_checks::FilePurpose;
+use super::diagnostics::KeyDefault::Value;
+use super::reader::{Reader, Field};
 use crate::message::Endpoint;
 use crate::message::endpoint::Transport;
 
-/// A receiver that does not answer within this is not there.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Maximum of `notify.timeout`.
+const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is told, to whom, and how it is signed.
+/// Events, channels and signing secret.
 #[derive(Clone, Debug, Default)]
 pub struct Notify {
     pub events: BTreeSet<NotifyEvent>,
     pub command: Option<NotifyCommand>,
     pub webhook: Option<Webhook>,
     pub secret_file: Option<PathBuf>,
-    /// For one attempt.
+    /// Per delivery attempt.
     pub timeout: Duration,
 }
 
-/// A program and its arguments. No shell reads them.
+/// A program with its arguments, run without a shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotifyCommand {
     pub program: PathBuf,
     pub arguments: Vec<String>,
 }
 
-/// An address that takes events.
+/// A URL that receives events by POST.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Webhook {
-    /// With TLS, or on this machine.
+    /// With TLS, or a loopback address.
     pub endpoint: Endpoint,
     pub target: PathAndQuery,
-    /// Who vouches for it, in place of the system's authorities.
+    /// CA that replaces the system's trust store.
     pub ca: Option<PathBuf>,
 }
 
-/// An event that somebody may be told of. None of them can be caused by a stranger without a session.
+/// An event that can be notified. A client without a session cannot cause any of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NotifyEvent {
     Theft,
-    Moved,
-    Poisoned,
+    LocationChanged,
+    Undecryptable,
     RolledBack,
-    StoreWentBack,
-    TouchedAhead,
+    GenerationAhead,
+    ActivityInFuture,
     Ended,
-    LoginNewPlace,
+    LoginNewLocation,
     Login,
 }
 
 impl NotifyEvent {
-    /// All of them with their words, which are those of the log.
+    /// All events with their names in the log.
     pub const ALL: [(NotifyEvent, &str); 9] = [
         (NotifyEvent::Theft, "session.theft"),
-        (NotifyEvent::Moved, "session.moved"),
-        (NotifyEvent::Poisoned, "session.poisoned"),
+        (NotifyEvent::LocationChanged, "session.location-changed"),
+        (NotifyEvent::Undecryptable, "session.undecryptable"),
         (NotifyEvent::RolledBack, "session.rolled-back"),
-        (NotifyEvent::StoreWentBack, "session.store-went-back"),
-        (NotifyEvent::TouchedAhead, "session.touched-ahead"),
+        (NotifyEvent::GenerationAhead, "session.generation-ahead"),
+        (NotifyEvent::ActivityInFuture, "session.activity-in-future"),
         (NotifyEvent::Ended, "session.ended"),
-        (NotifyEvent::LoginNewPlace, "session.login-new-place"),
+        (NotifyEvent::LoginNewLocation, "session.login-new-location"),
         (NotifyEvent::Login, "session.login"),
     ];
 }
 
-/// Told where nothing else is chosen, in the order of the default.
-const USUAL: [NotifyEvent; 4] =
-    [NotifyEvent::Theft, NotifyEvent::Moved, NotifyEvent::Poisoned, NotifyEvent::RolledBack];
+/// Default of `events`, in the same order.
+const DEFAULT_EVENTS: [NotifyEvent; 4] =
+    [NotifyEvent::Theft, NotifyEvent::LocationChanged, NotifyEvent::Undecryptable, NotifyEvent::RolledBack];
 
-/// Events that anybody can cause without a session, as often as he likes.
-const BY_STRANGERS: [&str; 4] =
-    ["session.forged", "session.login-refused", "session.login-throttled", "session.refused"];
+/// Former and current names of events. A former name still loads, with a warning.
+static RENAMED_EVENTS: [(&str, &str); 5] = [
+    ("session.moved", "session.location-changed"),
+    ("session.poisoned", "session.undecryptable"),
+    ("session.store-went-back", "session.generation-ahead"),
+    ("session.touched-ahead", "session.activity-in-future"),
+    ("session.login-new-place", "session.login-new-location"),
+];
+
+/// An event, and its former and current name if the file contains the former one.
+type EventName = (NotifyEvent, Option<&'static (&'static str, &'static str)>);
+
+/// Events that a client without a session can cause at will.
+const UNAUTHENTICATED_EVENTS: [&str; 4] =
+    ["session.token-invalid", "session.login-failed", "session.login-throttled", "session.refused"];
 
 pub(super) fn notify(mut section: Reader<'_>) -> Option<Notify> {
-    let command = section.list("command", Is("[]"), argument);
+    let command = section.list("command", Value("[]"), argument);
     let webhook = section.optional("webhook", r#""https://alerts.example.com/doorward""#, address);
     let ca = section.optional_file("ca", r#""certs/alerts-ca.pem""#);
-    let secret = section.optional_file_for("secret_file", r#""secrets/notify""#, Purpose::Sign);
-    let usual = r#"["session.theft", "session.moved", "session.poisoned", "session.rolled-back"]"#;
-    let events = section.list("events", Is(usual), event);
-    let timeout = section.measure("timeout", Is(r#""10s""#), deadline);
+    let secret = section.optional_file_for("secret_file", r#""secrets/notify""#, FilePurpose::Sign);
+    let default = r#"["session.theft", "session.location-changed", "session.undecryptable", "session.rolled-back"]"#;
+    let events = section.list("events", Value(default), event);
+    let timeout = section.quantity("timeout", Value(r#""10s""#), deadline);
+    if let Some(events) = &events {
+        warn_renamed_events(&section, events);
+    }
     let command = program(&section, command?);
-    let webhook = with_authority(&section, webhook?, ca?);
+    let webhook = with_ca(&section, webhook?, ca?);
     let (command, webhook, secret) = (command?, webhook?, secret?);
     if command.is_none() && webhook.is_none() {
-        nobody_is_told(&section, secret.as_ref(), events.as_ref());
+        warn_no_receiver(&section, secret.as_ref(), events.as_ref());
     } else {
         warn_unsigned(&section, webhook.as_ref(), secret.is_some());
     }
     Some(Notify {
-        events: events?.value.into_iter().map(|event| event.value).collect(),
+        events: events?.value.into_iter().map(|event| event.value.0).collect(),
         command,
         webhook: webhook.map(|webhook| webhook.value),
         secret_file: secret.map(|secret| secret.value),
@@ -108,14 +123,14 @@ pub(super) fn notify(mut section: Reader<'_>) -> Option<Notify> {
 }
 
 fn argument(text: &str) -> Result<String, &'static str> {
-    if text.contains('\0') { Err("an argument holds a NUL byte") } else { Ok(text.to_owned()) }
+    if text.contains('\0') { Err("an argument contains a NUL byte") } else { Ok(text.to_owned()) }
 }
 
 fn address(text: &str) -> Result<Webhook, String> {
-    let shape = || "write a full address, as in \"https://alerts.example.com/doorward\"".to_owned();
+    let shape = || "write a full URL, as in \"https://alerts.example.com/doorward\"".to_owned();
     if text.contains(['@', '#']) {
-        return Err("an address to tell has no user name, password or `#`; \
-                    write secret_file = \"…\" so that the receiver knows who speaks"
+        return Err("a webhook URL must not contain a user name, password or `#`; \
+                    write secret_file = \"…\" to authenticate to the receiver"
             .to_owned());
     }
     let uri: Uri = text.parse().map_err(|_| shape())?;
@@ -127,33 +142,34 @@ fn address(text: &str) -> Result<Webhook, String> {
         Transport::Tls => {}
         Transport::Http1 if super::is_loopback(endpoint.host()) => {}
         Transport::Http1 | Transport::Http2 => {
-            return Err("names of users would travel in clear text; write https://".to_owned());
+            return Err("user names would be sent unencrypted; write https://".to_owned());
         }
     }
     let target = parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
     Ok(Webhook { endpoint, target, ca: None })
 }
 
-fn event(text: &str) -> Result<NotifyEvent, String> {
-    if BY_STRANGERS.contains(&text) {
+fn event(text: &str) -> Result<EventName, String> {
+    if UNAUTHENTICATED_EVENTS.contains(&text) {
         return Err(format!(
-            "anybody can cause `{text}` without a session, and could wake whoever is told as often as \
-             he likes; leave it out, and watch doorward_session_events_total"
+            "a client without a session can cause `{text}` at will and flood the receiver; leave it out, and monitor doorward_session_events_total"
         ));
     }
-    if text == "session.renewed" {
+    if text == "session.token-rotated" {
         return Err(
-            "`session.renewed` is the ordinary course of every session; leave it out".into()
+            "`session.token-rotated` is the ordinary course of every session; leave it out".into()
         );
     }
-    let known = NotifyEvent::ALL.iter().find(|(_, word)| *word == text);
-    let words = NotifyEvent::ALL.map(|(_, word)| word);
-    known.map(|(event, _)| *event).ok_or_else(|| super::not_one_of(text, &words))
+    let renamed = RENAMED_EVENTS.iter().find(|(former, _)| *former == text);
+    let current = renamed.map_or(text, |(_, name)| name);
+    let known = NotifyEvent::ALL.iter().find(|(_, name)| *name == current);
+    let names = NotifyEvent::ALL.map(|(_, name)| name);
+    known.map(|(event, _)| (*event, renamed)).ok_or_else(|| super::unknown_value(text, &names))
 }
 
 fn deadline(text: &str) -> Result<Duration, String> {
     match duration::parse_positive(text) {
-        Ok(time) if time > LONGEST_TIMEOUT => {
+        Ok(time) if time > MAX_TIMEOUT => {
             Err(format!("`{text}` is longer than a minute; write \"60s\" or less"))
         }
         Ok(time) => Ok(time),
@@ -161,32 +177,32 @@ fn deadline(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The outer option is empty where it is wrong.
+/// The outer `None` means an error.
 fn program(
     section: &Reader<'_>,
-    command: Setting<Vec<Setting<String>>>,
+    command: Field<Vec<Field<String>>>,
 ) -> Option<Option<NotifyCommand>> {
     let mut words = command.value.into_iter();
     let Some(first) = words.next() else { return Some(None) };
     if !Path::new(&first.value).is_absolute() {
-        section.findings.problem(
-            &first.place,
-            "`command` begins with no absolute path: what runs would depend on the environment",
-            "write command = [\"/usr/local/bin/tell-me\", \"argument\"]; no shell reads it",
+        section.diagnostics.error(
+            &first.span,
+            "`command` must start with an absolute path, or the program would depend on PATH",
+            "write command = [\"/usr/local/bin/notify-ops\", \"argument\"]; it runs without a shell",
         );
         return None;
     }
     let program = PathBuf::from(first.value);
-    section.findings.file(&first.place, &program, Purpose::Run);
+    section.diagnostics.register_file(&first.span, &program, FilePurpose::Run);
     let arguments = words.map(|word| word.value).collect();
     Some(Some(NotifyCommand { program, arguments }))
 }
 
-fn with_authority(
+fn with_ca(
     section: &Reader<'_>,
-    webhook: Option<Setting<Webhook>>,
-    ca: Option<Setting<PathBuf>>,
-) -> Option<Option<Setting<Webhook>>> {
+    webhook: Option<Field<Webhook>>,
+    ca: Option<Field<PathBuf>>,
+) -> Option<Option<Field<Webhook>>> {
     let Some(ca) = ca else { return Some(webhook) };
     match webhook {
         Some(mut webhook) if webhook.value.endpoint.transport() == Transport::Tls => {
@@ -195,31 +211,43 @@ fn with_authority(
         }
         Some(_) | None => {
             let help = "leave it out, or write webhook = \"https://…\"";
-            section.findings.problem(&ca.place, "`ca` vouches for an https webhook", help);
+            section.diagnostics.error(&ca.span, "`ca` needs an https webhook", help);
             None
         }
     }
 }
 
-/// Whoever wrote keys that do nothing believes that he will be told.
-fn nobody_is_told(
+/// Warns about keys that have no effect without a receiver.
+fn warn_no_receiver(
     section: &Reader<'_>,
-    secret: Option<&Setting<PathBuf>>,
-    events: Option<&Setting<Vec<Setting<NotifyEvent>>>>,
+    secret: Option<&Field<PathBuf>>,
+    events: Option<&Field<Vec<Field<EventName>>>>,
 ) {
-    let chosen = events.filter(|events| !events.value.iter().map(|event| event.value).eq(USUAL));
-    let written = secret.map(|secret| &secret.place);
-    if let Some(place) = written.or(chosen.map(|events| &events.place)) {
+    let chosen = events.filter(|events| !events.value.iter().map(|event| event.value.0).eq(DEFAULT_EVENTS));
+    let secret_span = secret.map(|secret| &secret.span);
+    if let Some(span) = secret_span.or(chosen.map(|events| &events.span)) {
         let help = "write webhook = \"https://…\" or command = [\"/…\"]";
-        section.findings.warning(place, "nobody is told of anything", help);
+        section.diagnostics.warning(span, "no notification is sent without a receiver", help);
     }
 }
 
-fn warn_unsigned(section: &Reader<'_>, webhook: Option<&Setting<Webhook>>, is_signed: bool) {
+fn warn_renamed_events(section: &Reader<'_>, events: &Field<Vec<Field<EventName>>>) {
+    for event in &events.value {
+        if let Some((former, name)) = event.value.1 {
+            section.diagnostics.warning(
+                &event.span,
+                format!("`{former}` is now called `{name}`"),
+                format!("write \"{name}\"; the former name will be removed"),
+            );
+        }
+    }
+}
+
+fn warn_unsigned(section: &Reader<'_>, webhook: Option<&Field<Webhook>>, is_signed: bool) {
     if let Some(webhook) = webhook.filter(|_| !is_signed) {
-        section.findings.warning(
-            &webhook.place,
-            "the receiver cannot tell doorward's words from anybody else's",
+        section.diagnostics.warning(
+            &webhook.span,
+            "without a signature the receiver cannot detect forged events",
             "write secret_file = \"…\"",
         );
     }

@@ -1,29 +1,29 @@
-//! `on_outage`: what becomes of requests while the store does not answer.
+//! `on_outage`: behaviour of routes during a store outage.
 
 use std::time::Duration;
 
 use super::duration;
-use super::findings::Usual::Is;
-use super::reader::{Reader, Setting};
+use super::diagnostics::KeyDefault::Value;
+use super::reader::{Reader, Field};
 
-/// What becomes of them where a route says nothing else.
+/// Default for all routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outage {
     pub mode: OnOutage,
-    /// Counted from when the store last vouched for a session.
+    /// Maximum age of the last confirmation by the store.
     pub serve_known_for: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnOutage {
-    /// 503 for everybody who needs a session.
+    /// Responds 503 on every route with a session.
     Deny,
-    /// Sessions that were seen alive may read.
+    /// Serves read requests of cached sessions.
     ServeKnown,
 }
 
 impl Outage {
-    /// How long a route serves them, if it does.
+    /// Returns how long a route serves cached sessions; `None` if it does not.
     pub(super) fn on_route(self, own: Option<OnOutage>) -> Option<Duration> {
         match own.unwrap_or(self.mode) {
             OnOutage::Deny => None,
@@ -33,29 +33,29 @@ impl Outage {
 }
 
 pub(super) fn outage(section: &mut Reader<'_>) -> Option<Outage> {
-    let mode = section.text("on_outage", Is(r#""deny""#), on_outage);
-    let serve_known_for = section.measure("serve_known_for", Is(r#""5m""#), known_for);
+    let mode = section.text("on_outage", Value(r#""deny""#), on_outage);
+    let serve_known_for = section.quantity("serve_known_for", Value(r#""5m""#), known_for);
     let mode = mode?;
-    warn_of_serving(section, &mode);
+    warn_serves_stale(section, &mode);
     Some(Outage { mode: mode.value, serve_known_for: serve_known_for?.value })
 }
 
-/// A route's own word. The outer option is empty where it is wrong.
-pub(super) fn of_route(section: &mut Reader<'_>) -> Option<Option<OnOutage>> {
+/// Reads the key of a route. The outer `None` means an invalid value, the inner one an unset key.
+pub(super) fn for_route(section: &mut Reader<'_>) -> Option<Option<OnOutage>> {
     let own = section.optional("on_outage", r#""serve-known""#, on_outage)?;
     if let Some(own) = &own {
-        warn_of_serving(section, own);
+        warn_serves_stale(section, own);
     }
     Some(own.map(|own| own.value))
 }
 
-fn warn_of_serving(section: &Reader<'_>, mode: &Setting<OnOutage>) {
+fn warn_serves_stale(section: &Reader<'_>, mode: &Field<OnOutage>) {
     match mode.value {
         OnOutage::Deny => {}
-        OnOutage::ServeKnown => section.findings.warning(
-            &mode.place,
-            "while the store is away, a session that was ended elsewhere can still read here",
-            "write on_outage = \"deny\" where that must not be",
+        OnOutage::ServeKnown => section.diagnostics.warning(
+            &mode.span,
+            "during a store outage, a session that was ended elsewhere can still read here",
+            "write on_outage = \"deny\" to prevent this",
         ),
     }
 }
@@ -64,11 +64,11 @@ fn on_outage(text: &str) -> Result<OnOutage, String> {
     match text {
         "deny" => Ok(OnOutage::Deny),
         "serve-known" => Ok(OnOutage::ServeKnown),
-        other => Err(super::not_one_of(other, &["deny", "serve-known"])),
+        other => Err(super::unknown_value(other, &["deny", "serve-known"])),
     }
 }
 
-/// Longer is no bridge over an outage but a store of its own.
+/// Parses a time of at most one hour: revocations elsewhere are not observed in this time.
 fn known_for(text: &str) -> Result<Duration, String> {
     let time = duration::parse_positive(text).map_err(|error| error.to_string())?;
     if time > Duration::from_hours(1) {

@@ -1,20 +1,20 @@
-//! `[portal]`: how doorward's own pages look.
+//! `[portal]`: branding of the portal pages.
 
 use std::path::PathBuf;
 
-use super::findings::Usual::Is;
-use super::reader::{Reader, not_empty};
+use super::diagnostics::KeyDefault::Value;
+use super::reader::{Reader, non_empty};
 
 #[derive(Clone, Debug)]
 pub struct Portal {
     /// Shown on every page.
     pub name: String,
-    /// The operator's CSS.
+    /// Additional CSS file.
     pub style: Option<PathBuf>,
 }
 
 pub(super) fn portal(mut section: Reader<'_>) -> Option<Portal> {
-    let name = section.text("name", Is(r#""doorward""#), |text| not_empty(text).map(str::to_owned));
+    let name = section.text("name", Value(r#""doorward""#), |text| non_empty(text).map(str::to_owned));
     let style = section.optional_file("style", r#""config/portal.css""#);
     Some(Portal { name: name?.value, style: style?.map(|file| file.value) })
 }

@@ -1,12 +1,11 @@
-//! One section of the file, key by key.
+//! Reads one section of the file key by key.
 //!
-//! Each key is asked for with what holds when it is not written: a default is read by the same code
-//! as a value, so it cannot be one that the file could not hold. What was not asked for when the
-//! reader is dropped is unknown, and a problem.
+//! Each key is read together with its default. The default is parsed by the same code as a value, so it is
+//! always valid. When the reader is dropped, every key that was not read is reported as unknown.
 
 #![allow(
     clippy::wildcard_enum_match_arm,
-    reason = "not our enum: a value is of the kind that is asked for, or it is a problem"
+    reason = "enum of the toml crate: every type other than the expected one is an error"
 )]
 
 use std::borrow::Cow;
@@ -17,259 +16,263 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::files::Purpose;
-use super::findings::{Findings, Place, Usual};
+use super::file_checks::FilePurpose;
+use super::diagnostics::{Diagnostics, Span, KeyDefault};
 use super::unknown;
 
-/// A value and where it stands.
+/// A value and its location.
 #[derive(Clone, Debug)]
-pub(super) struct Setting<T> {
+pub(super) struct Field<T> {
     pub value: T,
-    /// The value's, or the section's where it is not written.
-    pub place: Place,
-    pub written: bool,
+    /// Location of the value; of the section if the key is not set.
+    pub span: Span,
+    /// False for a default.
+    pub is_set: bool,
 }
 
+/// Reader of one section.
 pub(super) struct Reader<'a> {
-    pub findings: &'a Findings<'a>,
-    /// The section's header.
-    pub place: Place,
+    pub diagnostics: &'a Diagnostics<'a>,
+    /// Location of the section header.
+    pub span: Span,
+    /// None if the section is not in the file.
     table: Option<&'a DeTable<'a>>,
     path: &'static str,
-    asked: Vec<&'static str>,
+    /// The keys read so far.
+    known_keys: Vec<&'static str>,
 }
 
 impl<'a> Reader<'a> {
-    /// Reads the top of the file.
-    pub(super) fn of_file(findings: &'a Findings<'a>, table: &'a DeTable<'a>) -> Reader<'a> {
-        Reader { findings, place: None, table: Some(table), path: "", asked: Vec::new() }
+    /// Returns the reader of the top level.
+    pub(super) fn root(diagnostics: &'a Diagnostics<'a>, table: &'a DeTable<'a>) -> Reader<'a> {
+        Reader { diagnostics, span: None, table: Some(table), path: "", known_keys: Vec::new() }
     }
 
-    /// Text that `parse` understands.
+    /// Reads text with `parse`.
     pub(super) fn text<T, E: Display>(
         &mut self,
         key: &'static str,
-        usual: Usual,
+        default: KeyDefault,
         parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Option<Setting<T>> {
-        self.read(key, usual, |at, value| at.parsed(at.text(value)?, &parse))
+    ) -> Option<Field<T>> {
+        self.read(key, default, |reader, value| reader.parsed(reader.text(value)?, &parse))
     }
 
-    /// Text for which there is no default. The outer option is empty where it is wrong.
+    /// Reads optional text. The outer `None` means an invalid value, the inner one an unset key.
     pub(super) fn optional<T, E: Display>(
         &mut self,
         key: &'static str,
         example: &'static str,
         parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Option<Option<Setting<T>>> {
-        let usual = Usual::Absent(example);
-        if self.is_written(key) {
-            return self.text(key, usual, parse).map(Some);
+    ) -> Option<Option<Field<T>>> {
+        let default = KeyDefault::Optional(example);
+        if self.is_set(key) {
+            return self.text(key, default, parse).map(Some);
         }
-        self.ask(key, usual);
+        self.take(key, default);
         Some(None)
     }
 
-    /// As [`Reader::text`], where a number without quotes is told that it lacks a unit.
-    pub(super) fn measure<T, E: Display>(
+    /// Reads text with a number and a unit. A bare number gets the parser's error about the missing unit.
+    pub(super) fn quantity<T, E: Display>(
         &mut self,
         key: &'static str,
-        usual: Usual,
+        default: KeyDefault,
         parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Option<Setting<T>> {
-        self.read(key, usual, |at, value| at.parsed(at.measure(value)?, &parse))
+    ) -> Option<Field<T>> {
+        self.read(key, default, |reader, value| reader.parsed(reader.quantity(value)?, &parse))
     }
 
-    /// As [`Reader::optional`], for a measure.
-    pub(super) fn optional_measure<T, E: Display>(
+    /// Like [`Reader::optional`], for a quantity.
+    pub(super) fn optional_quantity<T, E: Display>(
         &mut self,
         key: &'static str,
         example: &'static str,
         parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Option<Option<Setting<T>>> {
-        let usual = Usual::Absent(example);
-        if self.is_written(key) {
-            return self.measure(key, usual, parse).map(Some);
+    ) -> Option<Option<Field<T>>> {
+        let default = KeyDefault::Optional(example);
+        if self.is_set(key) {
+            return self.quantity(key, default, parse).map(Some);
         }
-        self.ask(key, usual);
+        self.take(key, default);
         Some(None)
     }
 
-    /// A list of texts.
+    /// Reads a list of texts.
     pub(super) fn list<T, E: Display>(
         &mut self,
         key: &'static str,
-        usual: Usual,
+        default: KeyDefault,
         parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Option<Setting<Vec<Setting<T>>>> {
-        self.read(key, usual, |at, value| match value {
-            DeValue::Array(items) => at.items(items, &parse),
-            DeValue::String(text) => at.not_in_brackets(text),
-            other => at.wrong_kind(other, "a list"),
+    ) -> Option<Field<Vec<Field<T>>>> {
+        self.read(key, default, |reader, value| match value {
+            DeValue::Array(items) => reader.items(items, &parse),
+            DeValue::String(text) => reader.expect_list(text),
+            other => reader.wrong_type(other, "a list"),
         })
     }
 
-    /// One text, or a list with at least one.
+    /// Reads one text, or a list with at least one.
     pub(super) fn one_or_more<T, E: Display>(
         &mut self,
         key: &'static str,
-        usual: Usual,
+        default: KeyDefault,
         parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Option<Setting<Vec<Setting<T>>>> {
-        self.read(key, usual, |at, value| match value {
-            DeValue::Array(items) if items.is_empty() => at.wrong("is an empty list"),
-            DeValue::Array(items) => at.items(items, &parse),
-            one => Some(vec![at.setting(at.parsed(at.text(one)?, &parse)?)]),
+    ) -> Option<Field<Vec<Field<T>>>> {
+        self.read(key, default, |reader, value| match value {
+            DeValue::Array(items) if items.is_empty() => reader.invalid("is an empty list"),
+            DeValue::Array(items) => reader.items(items, &parse),
+            one => Some(vec![reader.field(reader.parsed(reader.text(one)?, &parse)?)]),
         })
     }
 
-    /// A whole number within these bounds.
+    /// Reads a whole number within `bounds`.
     pub(super) fn number(
         &mut self,
         key: &'static str,
-        usual: Usual,
+        default: KeyDefault,
         bounds: RangeInclusive<usize>,
-    ) -> Option<Setting<usize>> {
-        self.read(key, usual, |at, value| at.number(value, &bounds))
+    ) -> Option<Field<usize>> {
+        self.read(key, default, |reader, value| reader.number(value, &bounds))
     }
 
-    /// As [`Reader::number`], without a default.
+    /// Like [`Reader::number`], without a default.
     pub(super) fn optional_number(
         &mut self,
         key: &'static str,
         example: &'static str,
         bounds: RangeInclusive<usize>,
-    ) -> Option<Option<Setting<usize>>> {
-        let usual = Usual::Absent(example);
-        if self.is_written(key) {
-            return self.number(key, usual, bounds).map(Some);
+    ) -> Option<Option<Field<usize>>> {
+        let default = KeyDefault::Optional(example);
+        if self.is_set(key) {
+            return self.number(key, default, bounds).map(Some);
         }
-        self.ask(key, usual);
+        self.take(key, default);
         Some(None)
     }
 
-    /// `true` or `false`.
-    pub(super) fn flag(&mut self, key: &'static str, usual: Usual) -> Option<Setting<bool>> {
-        self.read(key, usual, |at, value| match value {
+    /// Reads `true` or `false`.
+    pub(super) fn flag(&mut self, key: &'static str, default: KeyDefault) -> Option<Field<bool>> {
+        self.read(key, default, |reader, value| match value {
             DeValue::Boolean(flag) => Some(*flag),
-            other => at.wrong_kind(other, "true or false"),
+            other => reader.wrong_type(other, "true or false"),
         })
     }
 
-    /// A path; relative ones start from the base directory.
-    pub(super) fn path(&mut self, key: &'static str, usual: Usual) -> Option<Setting<PathBuf>> {
-        let base = self.findings.base;
-        self.text(key, usual, |text| not_empty(text).map(|text| base.join(text)))
+    /// Reads a path. Relative paths start at the base directory.
+    pub(super) fn path(&mut self, key: &'static str, default: KeyDefault) -> Option<Field<PathBuf>> {
+        let base = self.diagnostics.base;
+        self.text(key, default, |text| non_empty(text).map(|text| base.join(text)))
     }
 
-    /// A file that must be there when the gateway starts.
-    pub(super) fn file(&mut self, key: &'static str, usual: Usual) -> Option<Setting<PathBuf>> {
-        let file = self.path(key, usual)?;
-        self.findings.file(&file.place, &file.value, Purpose::Read);
+    /// Reads the path of a file that must exist when the gateway starts.
+    pub(super) fn file(&mut self, key: &'static str, default: KeyDefault) -> Option<Field<PathBuf>> {
+        let file = self.path(key, default)?;
+        self.diagnostics.register_file(&file.span, &file.value, FilePurpose::Read);
         Some(file)
     }
 
-    /// As [`Reader::file`], without a default.
+    /// Like [`Reader::file`], without a default.
     pub(super) fn optional_file(
         &mut self,
         key: &'static str,
         example: &'static str,
-    ) -> Option<Option<Setting<PathBuf>>> {
-        self.optional_file_for(key, example, Purpose::Read)
+    ) -> Option<Option<Field<PathBuf>>> {
+        self.optional_file_for(key, example, FilePurpose::Read)
     }
 
-    /// As [`Reader::optional_file`], for what it is named for.
+    /// Like [`Reader::optional_file`], with the check for `purpose`.
     pub(super) fn optional_file_for(
         &mut self,
         key: &'static str,
         example: &'static str,
-        purpose: Purpose,
-    ) -> Option<Option<Setting<PathBuf>>> {
-        let usual = Usual::Absent(example);
-        if !self.is_written(key) {
-            self.ask(key, usual);
+        purpose: FilePurpose,
+    ) -> Option<Option<Field<PathBuf>>> {
+        let default = KeyDefault::Optional(example);
+        if !self.is_set(key) {
+            self.take(key, default);
             return Some(None);
         }
-        let file = self.path(key, usual)?;
-        self.findings.file(&file.place, &file.value, purpose);
+        let file = self.path(key, default)?;
+        self.diagnostics.register_file(&file.span, &file.value, purpose);
         Some(Some(file))
     }
 
-    /// The pairs of an inline table, in the order written, each with its place.
+    /// Reads the pairs of an inline table in file order.
     pub(super) fn pairs<T, E: Display>(
         &mut self,
         key: &'static str,
-        usual: Usual,
+        default: KeyDefault,
         parse: impl Fn(&str, &str) -> Result<T, E>,
-    ) -> Option<Setting<Vec<Setting<T>>>> {
-        self.read(key, usual, |at, value| match value {
-            DeValue::Table(table) => at.pairs(table, &parse),
-            other => at.wrong_kind(other, "a table"),
+    ) -> Option<Field<Vec<Field<T>>>> {
+        self.read(key, default, |reader, value| match value {
+            DeValue::Table(table) => reader.pairs(table, &parse),
+            other => reader.wrong_type(other, "a table"),
         })
     }
 
-    /// Text or a table of its own, as the file has it.
+    /// Reads a key that is either text or a table.
     pub(super) fn text_or_section(
         &mut self,
         key: &'static str,
         path: &'static str,
-        usual: Usual,
+        default: KeyDefault,
     ) -> TextOrSection<'a> {
-        let Some(written) = self.ask(key, usual) else { return TextOrSection::Nothing };
-        let place = Some(written.span());
+        let Some(written) = self.take(key, default) else { return TextOrSection::Missing };
+        let span = Some(written.span());
         match written.get_ref() {
             DeValue::String(text) => {
-                TextOrSection::Text(Setting { value: text.to_string(), place, written: true })
+                TextOrSection::Text(Field { value: text.to_string(), span, is_set: true })
             }
-            DeValue::Table(table) => TextOrSection::Section(self.below(path, place, Some(table))),
+            DeValue::Table(table) => TextOrSection::Section(self.child(path, span, Some(table))),
             other => {
-                let (findings, literal) = (self.findings, usual.literal());
-                let at = At { findings, key: key.into(), literal, place, fixed: None };
-                at.wrong_kind::<()>(other, "text or a table");
-                TextOrSection::Wrong
+                let (diagnostics, literal) = (self.diagnostics, default.literal());
+                let reader = ValueReader { diagnostics, key: key.into(), literal, span, default_span: None };
+                reader.wrong_type::<()>(other, "text or a table");
+                TextOrSection::Invalid
             }
         }
     }
 
-    /// A section below this one; one that is not written is empty.
+    /// Returns a subsection; it is empty if it is not in the file.
     pub(super) fn section(&mut self, key: &'static str, path: &'static str) -> Option<Reader<'a>> {
-        let place = self.place.clone();
+        let span = self.span.clone();
         let written = self.section_if_written(key, path)?;
-        Some(written.unwrap_or_else(|| self.below(path, place, None)))
+        Some(written.unwrap_or_else(|| self.child(path, span, None)))
     }
 
-    /// A section below this one, where it is written. The outer option is empty where it is wrong.
+    /// Returns a subsection. The outer `None` means an error, the inner one a missing section.
     pub(super) fn section_if_written(
         &mut self,
         key: &'static str,
         path: &'static str,
     ) -> Option<Option<Reader<'a>>> {
-        self.asked.push(key);
+        self.known_keys.push(key);
         let Some(written) = self.table.and_then(|table| table.get(key)) else { return Some(None) };
-        let place = Some(written.span());
+        let span = Some(written.span());
         if let DeValue::Table(table) = written.get_ref() {
-            return Some(Some(self.below(path, place, Some(table))));
+            return Some(Some(self.child(path, span, Some(table))));
         }
-        self.findings.problem(
-            &place,
-            format!("`{key}` is {}, and must be a section", kind(written.get_ref())),
+        self.diagnostics.error(
+            &span,
+            format!("`{key}` is {}, and must be a section", type_name(written.get_ref())),
             format!("write [{path}] and the keys below it"),
         );
         None
     }
 
-    /// Every `[[section]]` of a name. Empty where one of them is wrong.
+    /// Returns every `[[section]]` of a name; `None` if one of them is invalid.
     pub(super) fn sections(
         &mut self,
         key: &'static str,
         path: &'static str,
     ) -> Option<Vec<Reader<'a>>> {
-        self.asked.push(key);
+        self.known_keys.push(key);
         let Some(written) = self.table.and_then(|table| table.get(key)) else {
             return Some(Vec::new());
         };
         let DeValue::Array(items) = written.get_ref() else {
-            self.not_doubled(key, path, &Some(written.span()));
+            self.expect_sections(key, path, &Some(written.span()));
             return None;
         };
         let readers: Vec<_> = items.iter().map(|item| self.item(key, path, item)).collect();
@@ -282,121 +285,141 @@ impl<'a> Reader<'a> {
         path: &'static str,
         item: &'a Spanned<DeValue<'a>>,
     ) -> Option<Reader<'a>> {
-        let place = Some(item.span());
+        let span = Some(item.span());
         match item.get_ref() {
-            DeValue::Table(table) => Some(self.below(path, place, Some(table))),
+            DeValue::Table(table) => Some(self.child(path, span, Some(table))),
             _ => {
-                self.not_doubled(key, path, &place);
+                self.expect_sections(key, path, &span);
                 None
             }
         }
     }
 
-    fn not_doubled(&self, key: &str, path: &str, place: &Place) {
-        self.findings.problem(
-            place,
+    fn expect_sections(&self, key: &str, path: &str, span: &Span) {
+        self.diagnostics.error(
+            span,
             format!("`{key}` must be a list of sections"),
             format!("write [[{path}]] with two brackets, once for each"),
         );
     }
 
-    fn below(
+    fn child(
         &self,
         path: &'static str,
-        place: Place,
+        span: Span,
         table: Option<&'a DeTable<'a>>,
     ) -> Reader<'a> {
-        Reader { findings: self.findings, place, table, path, asked: Vec::new() }
+        Reader { diagnostics: self.diagnostics, span, table, path, known_keys: Vec::new() }
     }
 
-    pub(super) fn is_written(&self, key: &str) -> bool {
-        self.table.is_some_and(|table| table.contains_key(key))
+    pub(super) fn is_set(&self, key: &str) -> bool {
+        let is_set = |key: &str| self.table.is_some_and(|table| table.contains_key(key));
+        is_set(key) || unknown::former_name(self.path, key).is_some_and(is_set)
     }
 
-    /// The value as written. From here on the key is known.
-    fn ask(&mut self, key: &'static str, usual: Usual) -> Option<&'a Spanned<DeValue<'a>>> {
-        self.asked.push(key);
-        self.findings.key(unknown::joined(self.path, key), usual);
-        self.table?.get(key)
+    /// Returns the value and marks the key as known.
+    fn take(&mut self, key: &'static str, default: KeyDefault) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.known_keys.push(key);
+        self.diagnostics.register_key(unknown::key_path(self.path, key), default);
+        self.table?.get(key).or_else(|| self.take_renamed(key))
+    }
+
+    /// Returns the value under the former name of the key, with a warning.
+    fn take_renamed(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+        let former = unknown::former_name(self.path, key)?;
+        let (name, value) = self.table?.get_key_value(former)?;
+        self.diagnostics.warning(
+            &Some(name.span()),
+            format!("`{former}` is now called `{key}`"),
+            format!("write {key}; the former name will be removed"),
+        );
+        Some(value)
+    }
+
+    /// Whether the key is the former name of a key that is read under it.
+    fn is_renamed(&self, name: &str) -> bool {
+        self.known_keys.iter().any(|key| {
+            unknown::former_name(self.path, key) == Some(name)
+                && self.table.is_some_and(|table| !table.contains_key(*key))
+        })
     }
 
     fn read<T>(
         &mut self,
         key: &'static str,
-        usual: Usual,
-        convert: impl Fn(&At<'_>, &DeValue<'_>) -> Option<T>,
-    ) -> Option<Setting<T>> {
-        let (findings, literal) = (self.findings, usual.literal());
-        if let Some(written) = self.ask(key, usual) {
-            let at =
-                At { findings, key: key.into(), literal, place: Some(written.span()), fixed: None };
-            return convert(&at, written.get_ref()).map(|value| at.setting(value));
+        default: KeyDefault,
+        convert: impl Fn(&ValueReader<'_>, &DeValue<'_>) -> Option<T>,
+    ) -> Option<Field<T>> {
+        let (diagnostics, literal) = (self.diagnostics, default.literal());
+        if let Some(written) = self.take(key, default) {
+            let reader =
+                ValueReader { diagnostics, key: key.into(), literal, span: Some(written.span()), default_span: None };
+            return convert(&reader, written.get_ref()).map(|value| reader.field(value));
         }
-        let section = &self.place;
-        let at =
-            At { findings, key: key.into(), literal, place: section.clone(), fixed: Some(section) };
-        match usual {
-            Usual::Is(literal) => at.default(literal, convert),
-            Usual::Absent(_) | Usual::Required(_) => at.wrong("is missing"),
+        let section = &self.span;
+        let reader =
+            ValueReader { diagnostics, key: key.into(), literal, span: section.clone(), default_span: Some(section) };
+        match default {
+            KeyDefault::Value(literal) => reader.default(literal, convert),
+            KeyDefault::Optional(_) | KeyDefault::Required(_) => reader.invalid("is missing"),
         }
-        .map(|value| at.setting(value))
+        .map(|value| reader.field(value))
     }
 }
 
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
         let Some(table) = self.table else { return };
-        for (key, _) in
-            table.iter().filter(|(key, _)| !self.asked.contains(&key.get_ref().as_ref()))
-        {
-            let (message, help) = unknown::report(self.path, key.get_ref(), &self.asked);
-            self.findings.problem(&Some(key.span()), message, help);
+        let is_known = |key: &str| self.known_keys.contains(&key) || self.is_renamed(key);
+        for (key, _) in table.iter().filter(|(key, _)| !is_known(key.get_ref())) {
+            let (message, help) = unknown::report(self.path, key.get_ref(), &self.known_keys);
+            self.diagnostics.error(&Some(key.span()), message, help);
         }
     }
 }
 
-/// What [`Reader::text_or_section`] found.
+/// Result of [`Reader::text_or_section`].
 pub(super) enum TextOrSection<'a> {
-    Nothing,
-    Text(Setting<String>),
+    Missing,
+    Text(Field<String>),
     Section(Reader<'a>),
-    /// Reported already.
-    Wrong,
+    /// The error is already reported.
+    Invalid,
 }
 
-/// One value of one key while it is read.
-struct At<'a> {
-    findings: &'a Findings<'a>,
-    /// How messages name it.
+/// Converts the value of one key.
+struct ValueReader<'a> {
+    diagnostics: &'a Diagnostics<'a>,
+    /// Name in messages.
     key: Cow<'static, str>,
-    /// Its default, or an example.
+    /// The default, or an example.
     literal: &'static str,
-    place: Place,
-    /// Whereto point for a default, none of whose parts stands in the file.
-    fixed: Option<&'a Place>,
+    span: Span,
+    /// Location for messages about a default, which is not in the file.
+    default_span: Option<&'a Span>,
 }
 
-impl At<'_> {
-    fn setting<T>(&self, value: T) -> Setting<T> {
-        Setting { value, place: self.place.clone(), written: self.fixed.is_none() }
+impl ValueReader<'_> {
+    fn field<T>(&self, value: T) -> Field<T> {
+        Field { value, span: self.span.clone(), is_set: self.default_span.is_none() }
     }
 
     fn default<T>(
         &self,
         literal: &str,
-        convert: impl Fn(&At<'_>, &DeValue<'_>) -> Option<T>,
+        convert: impl Fn(&ValueReader<'_>, &DeValue<'_>) -> Option<T>,
     ) -> Option<T> {
         match DeValue::parse(literal) {
             Ok(value) => convert(self, value.get_ref()),
-            Err(_) => self.wrong("has a default that is no TOML"),
+            Err(_) => self.invalid("has an invalid default"),
         }
     }
 
     fn text<'v>(&self, value: &'v DeValue<'_>) -> Option<&'v str> {
-        value.as_str().or_else(|| self.wrong_kind(value, "text in quotes"))
+        value.as_str().or_else(|| self.wrong_type(value, "text in quotes"))
     }
 
-    fn measure<'v>(&self, value: &'v DeValue<'_>) -> Option<&'v str> {
+    fn quantity<'v>(&self, value: &'v DeValue<'_>) -> Option<&'v str> {
         match value {
             DeValue::Integer(number) => Some(number.as_str()),
             other => self.text(other),
@@ -404,23 +427,23 @@ impl At<'_> {
     }
 
     fn parsed<T, E: Display>(&self, text: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<T> {
-        let wrong = |error| {
-            self.findings.problem(&self.place, format!("`{}`: {error}", self.key), "");
+        let report = |error| {
+            self.diagnostics.error(&self.span, format!("`{}`: {error}", self.key), "");
         };
-        parse(text).map_err(wrong).ok()
+        parse(text).map_err(report).ok()
     }
 
     fn items<T, E: Display>(
         &self,
         items: &toml::de::DeArray<'_>,
         parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Option<Vec<Setting<T>>> {
+    ) -> Option<Vec<Field<T>>> {
         let read = |item: &Spanned<DeValue<'_>>| {
-            let at = self.part(item.span());
-            let text = item.get_ref().as_str().or_else(|| at.wrong_item(item.get_ref()));
-            Some(at.setting(at.parsed(text?, &parse)?))
+            let reader = self.element(item.span());
+            let text = item.get_ref().as_str().or_else(|| reader.wrong_item_type(item.get_ref()));
+            Some(reader.field(reader.parsed(text?, &parse)?))
         };
-        // All of them, so that each is reported, before one that is wrong spoils the list.
+        // Reads all items first, so that every invalid item is reported.
         let read: Vec<_> = items.iter().map(read).collect();
         read.into_iter().collect()
     }
@@ -429,57 +452,57 @@ impl At<'_> {
         &self,
         table: &DeTable<'_>,
         parse: impl Fn(&str, &str) -> Result<T, E>,
-    ) -> Option<Vec<Setting<T>>> {
+    ) -> Option<Vec<Field<T>>> {
         let mut entries: Vec<_> = table.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
         let read: Vec<_> = entries
             .into_iter()
             .map(|(name, value)| {
                 let key = format!("{}.{}", self.key, name.get_ref()).into();
-                let at = At { key, literal: "\"{user}\"", ..self.part(value.span()) };
-                let text = at.text(value.get_ref())?;
-                Some(at.setting(at.parsed(text, |text| parse(name.get_ref(), text))?))
+                let reader = ValueReader { key, literal: "\"{user}\"", ..self.element(value.span()) };
+                let text = reader.text(value.get_ref())?;
+                Some(reader.field(reader.parsed(text, |text| parse(name.get_ref(), text))?))
             })
             .collect();
         read.into_iter().collect()
     }
 
-    fn part(&self, span: std::ops::Range<usize>) -> At<'_> {
-        let place = self.fixed.cloned().unwrap_or(Some(span));
-        At { place, key: self.key.clone(), ..*self }
+    fn element(&self, span: std::ops::Range<usize>) -> ValueReader<'_> {
+        let span = self.default_span.cloned().unwrap_or(Some(span));
+        ValueReader { span, key: self.key.clone(), ..*self }
     }
 
     fn number(&self, value: &DeValue<'_>, bounds: &RangeInclusive<usize>) -> Option<usize> {
         let DeValue::Integer(number) = value else {
-            return self.wrong_kind(value, "a whole number");
+            return self.wrong_type(value, "a whole number");
         };
         let read = usize::from_str_radix(number.as_str(), number.radix()).ok();
         read.filter(|number| bounds.contains(number)).or_else(|| {
-            let (least, most) = (bounds.start(), bounds.end());
-            self.wrong(&format!("is {number}, and must be from {least} to {most}"))
+            let (min, max) = (bounds.start(), bounds.end());
+            self.invalid(&format!("is {number}, and must be from {min} to {max}"))
         })
     }
 
-    fn wrong_kind<T>(&self, value: &DeValue<'_>, wanted: &str) -> Option<T> {
-        self.wrong(&format!("is {}, and must be {wanted}", kind(value)))
+    fn wrong_type<T>(&self, value: &DeValue<'_>, expected: &str) -> Option<T> {
+        self.invalid(&format!("is {}, and must be {expected}", type_name(value)))
     }
 
-    fn wrong_item<T>(&self, value: &DeValue<'_>) -> Option<T> {
-        let message = format!("`{}` holds {}, and may hold text only", self.key, kind(value));
-        self.findings.problem(&self.place, message, "write it in quotes");
+    fn wrong_item_type<T>(&self, value: &DeValue<'_>) -> Option<T> {
+        let message = format!("`{}` contains {}, and may contain text only", self.key, type_name(value));
+        self.diagnostics.error(&self.span, message, "write it in quotes");
         None
     }
 
-    fn not_in_brackets<T>(&self, text: &str) -> Option<T> {
+    fn expect_list<T>(&self, text: &str) -> Option<T> {
         let message = format!("`{}` is text, and must be a list", self.key);
-        self.findings.problem(&self.place, message, format!("write {} = [\"{text}\"]", self.key));
+        self.diagnostics.error(&self.span, message, format!("write {} = [\"{text}\"]", self.key));
         None
     }
 
-    fn wrong<T>(&self, what: &str) -> Option<T> {
+    fn invalid<T>(&self, what: &str) -> Option<T> {
         let (key, literal) = (&self.key, self.literal);
-        self.findings.problem(
-            &self.place,
+        self.diagnostics.error(
+            &self.span,
             format!("`{key}` {what}"),
             format!("write {key} = {literal}"),
         );
@@ -487,7 +510,7 @@ impl At<'_> {
     }
 }
 
-fn kind(value: &DeValue<'_>) -> &'static str {
+fn type_name(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "text",
         DeValue::Integer(_) => "a whole number",
@@ -500,8 +523,8 @@ fn kind(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// Text that says something.
-pub(super) fn not_empty(text: &str) -> Result<&str, &'static str> {
+/// Rejects blank text.
+pub(super) fn non_empty(text: &str) -> Result<&str, &'static str> {
     if text.trim().is_empty() {
         Err("the text is empty; write a value, or leave the key out")
     } else {

@@ -1,43 +1,43 @@
-//! The keys of `[store]` that say something about Redis only, and what they must say together.
+//! The `[store]` keys for Redis, and their dependencies.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::duration;
-use super::findings::Place;
-use super::reader::{Reader, Setting, not_empty};
+use super::diagnostics::Span;
+use super::reader::{Reader, Field, non_empty};
 use super::redis_url::RedisUrl;
 use super::store::RedisLocation;
 
-/// Replicas that a write may wait for.
-const MOST_REPLICAS: usize = 16;
-/// A replica that is well has a write within a few milliseconds.
+/// Maximum replicas that a write waits for.
+const MAX_REPLICAS: usize = 16;
+/// A healthy replica confirms a write within a few milliseconds.
 const WAIT_TIMEOUT: Duration = Duration::from_millis(100);
 
 pub(super) struct RedisKeys {
-    ca: Option<Setting<PathBuf>>,
-    client_cert: Option<Setting<PathBuf>>,
-    client_key: Option<Setting<PathBuf>>,
-    username: Option<Setting<String>>,
-    password_file: Option<Setting<PathBuf>>,
-    sentinel_username: Option<Setting<String>>,
-    sentinel_password_file: Option<Setting<PathBuf>>,
-    local_cache: Option<Setting<bool>>,
-    wait_replicas: Option<Setting<usize>>,
-    wait_timeout: Option<Setting<Duration>>,
+    ca: Option<Field<PathBuf>>,
+    client_cert: Option<Field<PathBuf>>,
+    client_key: Option<Field<PathBuf>>,
+    username: Option<Field<String>>,
+    password_file: Option<Field<PathBuf>>,
+    sentinel_username: Option<Field<String>>,
+    sentinel_password_file: Option<Field<PathBuf>>,
+    local_cache: Option<Field<bool>>,
+    wait_replicas: Option<Field<usize>>,
+    wait_timeout: Option<Field<Duration>>,
 }
 
-/// What a key is of no use without.
+/// What a key depends on.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Needs {
+enum Requires {
     Redis,
     Tls,
     Sentinel,
 }
 
-/// Reads them all, so that none hides another's problem.
+/// Reads all keys, so that every error is reported.
 pub(super) fn redis_keys(section: &mut Reader<'_>) -> Option<RedisKeys> {
-    let name = |text: &str| not_empty(text).map(str::to_owned);
+    let name = |text: &str| non_empty(text).map(str::to_owned);
     let ca = section.optional_file("ca", r#""certs/redis-ca.pem""#);
     let client_cert = section.optional_file("client_cert", r#""certs/redis-client.pem""#);
     let client_key = section.optional_file("client_key", r#""certs/redis-client.key""#);
@@ -47,9 +47,9 @@ pub(super) fn redis_keys(section: &mut Reader<'_>) -> Option<RedisKeys> {
     let sentinel_password_file =
         section.optional_file("sentinel_password_file", r#""secrets/sentinel""#);
     let local_cache = section.optional("local_cache", r#""on""#, super::on_or_off);
-    let wait_replicas = section.optional_number("wait_replicas", "1", 0..=MOST_REPLICAS);
+    let wait_replicas = section.optional_number("wait_replicas", "1", 0..=MAX_REPLICAS);
     let wait_timeout =
-        section.optional_measure("wait_timeout", r#""100ms""#, duration::parse_positive);
+        section.optional_quantity("wait_timeout", r#""100ms""#, duration::parse_positive);
     Some(RedisKeys {
         ca: ca?,
         client_cert: client_cert?,
@@ -65,30 +65,30 @@ pub(super) fn redis_keys(section: &mut Reader<'_>) -> Option<RedisKeys> {
 }
 
 impl RedisKeys {
-    fn places(&self) -> [(&'static str, Needs, Option<&Place>); 10] {
-        fn at<T>(key: &Option<Setting<T>>) -> Option<&Place> {
-            key.as_ref().map(|key| &key.place)
+    fn dependencies(&self) -> [(&'static str, Requires, Option<&Span>); 10] {
+        fn span<T>(key: &Option<Field<T>>) -> Option<&Span> {
+            key.as_ref().map(|key| &key.span)
         }
         [
-            ("ca", Needs::Tls, at(&self.ca)),
-            ("client_cert", Needs::Tls, at(&self.client_cert)),
-            ("client_key", Needs::Tls, at(&self.client_key)),
-            ("username", Needs::Redis, at(&self.username)),
-            ("password_file", Needs::Redis, at(&self.password_file)),
-            ("sentinel_username", Needs::Sentinel, at(&self.sentinel_username)),
-            ("sentinel_password_file", Needs::Sentinel, at(&self.sentinel_password_file)),
-            ("local_cache", Needs::Redis, at(&self.local_cache)),
-            ("wait_replicas", Needs::Redis, at(&self.wait_replicas)),
-            ("wait_timeout", Needs::Redis, at(&self.wait_timeout)),
+            ("ca", Requires::Tls, span(&self.ca)),
+            ("client_cert", Requires::Tls, span(&self.client_cert)),
+            ("client_key", Requires::Tls, span(&self.client_key)),
+            ("username", Requires::Redis, span(&self.username)),
+            ("password_file", Requires::Redis, span(&self.password_file)),
+            ("sentinel_username", Requires::Sentinel, span(&self.sentinel_username)),
+            ("sentinel_password_file", Requires::Sentinel, span(&self.sentinel_password_file)),
+            ("local_cache", Requires::Redis, span(&self.local_cache)),
+            ("wait_replicas", Requires::Redis, span(&self.wait_replicas)),
+            ("wait_timeout", Requires::Redis, span(&self.wait_timeout)),
         ]
     }
 
-    /// Another store would ignore them: somebody believes in a protection that is not there.
-    pub(super) fn belong_to_redis(&self, section: &Reader<'_>) {
-        self.refuse(
+    /// Rejects the keys with another store, which would ignore them.
+    pub(super) fn reject_without_redis(&self, section: &Reader<'_>) {
+        self.reject(
             section,
             |_| true,
-            "belongs to a Redis store",
+            "needs a Redis store",
             "leave it out, or write url = \"rediss://…\"",
         );
     }
@@ -98,33 +98,33 @@ impl RedisKeys {
         section: &Reader<'_>,
         text: String,
         url: &RedisUrl,
-        place: &Place,
+        span: &Span,
     ) -> RedisLocation {
-        self.pair_up(section);
+        self.require_client_cert_pair(section);
         if !url.tls {
             let help = if url.is_unix() {
-                "leave it out: a socket is not encrypted"
+                "leave it out: a Unix socket uses no TLS"
             } else {
                 "write rediss:// in `url`"
             };
-            self.refuse(section, |needs| needs == Needs::Tls, "needs TLS", help);
+            self.reject(section, |requires| requires == Requires::Tls, "needs TLS", help);
         }
         if !url.servers.is_sentinel() {
             let help = "leave it out, or write url = \"redis+sentinel://…\"";
-            self.refuse(section, |needs| needs == Needs::Sentinel, "needs sentinels", help);
+            self.reject(section, |requires| requires == Requires::Sentinel, "needs sentinels", help);
         }
         if !url.tls && !url.is_local() {
-            section.findings.warning(
-                place,
-                "sessions and the password of the store travel in clear text",
-                "write rediss:// and ca, unless the network between is yours alone",
+            section.diagnostics.warning(
+                span,
+                "sessions and the store password are sent unencrypted",
+                "write rediss:// and ca, unless the network between is private",
             );
         }
-        self.located(text)
+        self.into_location(text)
     }
 
-    fn located(self, url: String) -> RedisLocation {
-        fn value<T>(key: Option<Setting<T>>) -> Option<T> {
+    fn into_location(self, url: String) -> RedisLocation {
+        fn value<T>(key: Option<Field<T>>) -> Option<T> {
             key.map(|key| key.value)
         }
         RedisLocation {
@@ -144,24 +144,24 @@ impl RedisKeys {
         }
     }
 
-    fn refuse(&self, section: &Reader<'_>, which: impl Fn(Needs) -> bool, what: &str, help: &str) {
-        for (key, needs, place) in self.places() {
-            if let Some(place) = place.filter(|_| which(needs)) {
-                section.findings.problem(place, format!("`{key}` {what}"), help);
+    fn reject(&self, section: &Reader<'_>, applies: impl Fn(Requires) -> bool, what: &str, help: &str) {
+        for (key, requires, span) in self.dependencies() {
+            if let Some(span) = span.filter(|_| applies(requires)) {
+                section.diagnostics.error(span, format!("`{key}` {what}"), help);
             }
         }
     }
 
-    fn pair_up(&self, section: &Reader<'_>) {
-        let lonely = match (&self.client_cert, &self.client_key) {
-            (Some(cert), None) => (&cert.place, "client_cert", "client_key"),
-            (None, Some(key)) => (&key.place, "client_key", "client_cert"),
+    fn require_client_cert_pair(&self, section: &Reader<'_>) {
+        let incomplete = match (&self.client_cert, &self.client_key) {
+            (Some(cert), None) => (&cert.span, "client_cert", "client_key"),
+            (None, Some(key)) => (&key.span, "client_key", "client_cert"),
             (Some(_), Some(_)) | (None, None) => return,
         };
-        let (place, written, missing) = lonely;
-        section.findings.problem(
-            place,
-            format!("`{written}` is of no use without `{missing}`"),
+        let (span, key, missing) = incomplete;
+        section.diagnostics.error(
+            span,
+            format!("`{key}` has no effect without `{missing}`"),
             format!("write {missing} = \"…\" too"),
         );
     }

@@ -1,4 +1,4 @@
-//! The address of Redis: one server, a socket, a master that sentinels name, or a cluster.
+//! Redis URL: a single server, a Unix socket, a Sentinel-managed primary, or a cluster.
 //!
 //! ```text
 //! redis://HOST[:PORT][/DATABASE]                       rediss:// with TLS
@@ -7,20 +7,20 @@
 //! redis+cluster://HOST[:PORT],…                        rediss+cluster:// with TLS
 //! ```
 //!
-//! Never with a user or password inside: addresses end in logs.
+//! URLs with credentials are rejected, because URLs end up in logs.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// Redis' own port.
+/// Default ports.
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
-/// Sentinels or seeds that one address may name.
-const MOST_HOSTS: usize = 32;
-/// Longest name of a master.
-const LONGEST_NAME: usize = 256;
+/// Maximum sentinels or cluster seeds in one URL.
+const MAX_HOSTS: usize = 32;
+/// Maximum length of a primary's name in bytes.
+const MAX_NAME_LEN: usize = 256;
 
-/// Where Redis is.
+/// A parsed Redis URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisUrl {
     pub tls: bool,
@@ -28,17 +28,16 @@ pub struct RedisUrl {
     pub database: u16,
 }
 
-/// Who answers there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RedisServers {
     One(HostPort),
     Unix(PathBuf),
-    /// Sentinels say who the master is. Never empty.
+    /// Never empty. The sentinels report the address of the primary.
     Sentinel {
         sentinels: Vec<HostPort>,
         master: String,
     },
-    /// Any of them knows the others. Never empty.
+    /// Seed nodes. Never empty.
     Cluster(Vec<HostPort>),
 }
 
@@ -60,11 +59,13 @@ impl fmt::Display for HostPort {
 }
 
 impl RedisUrl {
+    /// Parses a URL.
+    ///
     /// # Errors
-    /// Says what to write instead; never repeats a text with a password in it.
+    /// The text states what to write, and never repeats a password.
     pub fn parse(text: &str) -> Result<RedisUrl, String> {
         if text.contains('@') {
-            return Err("the address holds a user name or password, and addresses end in logs; \
+            return Err("the URL contains a user name or password, and URLs end up in logs; \
                         write username and password_file instead"
                 .to_owned());
         }
@@ -81,7 +82,7 @@ impl RedisUrl {
         Ok(RedisUrl { tls, servers, database })
     }
 
-    /// Whether nothing of what is said to it leaves this machine.
+    /// Whether all servers are on this machine.
     pub(super) fn is_local(&self) -> bool {
         match &self.servers {
             RedisServers::Unix(_) => true,
@@ -118,7 +119,7 @@ fn wrong(text: &str, scheme: &str) -> String {
         "+unix" | "unix" => "write \"redis+unix:///PATH?db=0\"".to_owned(),
         _ => "write \"redis://HOST:PORT\" or \"redis://HOST:PORT/DATABASE\"".to_owned(),
     };
-    format!("`{text}` is no address of a Redis server; {help}")
+    format!("`{text}` is not a Redis URL; {help}")
 }
 
 fn one(rest: &str) -> Option<(RedisServers, u16)> {
@@ -138,7 +139,7 @@ fn sentinel(rest: &str) -> Option<(RedisServers, u16)> {
     let (hosts, path) = rest.split_once('/')?;
     let (master, number) = path.split_once('/').unwrap_or((path, ""));
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if master.is_empty() || master.len() > LONGEST_NAME || !master.bytes().all(is_name) {
+    if master.is_empty() || master.len() > MAX_NAME_LEN || !master.bytes().all(is_name) {
         return None;
     }
     let sentinels = host_ports(hosts, SENTINEL_PORT)?;
@@ -155,12 +156,12 @@ fn database(text: &str) -> Option<u16> {
     if text.is_empty() { Some(0) } else { text.parse().ok() }
 }
 
-fn host_ports(list: &str, usual: u16) -> Option<Vec<HostPort>> {
-    let hosts: Option<Vec<HostPort>> = list.split(',').map(|at| host_port(at, usual)).collect();
-    hosts.filter(|hosts| hosts.len() <= MOST_HOSTS)
+fn host_ports(list: &str, default: u16) -> Option<Vec<HostPort>> {
+    let hosts: Option<Vec<HostPort>> = list.split(',').map(|at| host_port(at, default)).collect();
+    hosts.filter(|hosts| hosts.len() <= MAX_HOSTS)
 }
 
-fn host_port(text: &str, usual: u16) -> Option<HostPort> {
+fn host_port(text: &str, default: u16) -> Option<HostPort> {
     let (host, port) = match text.strip_prefix('[') {
         Some(bracketed) => {
             let (host, after) = bracketed.split_once(']')?;
@@ -174,7 +175,7 @@ fn host_port(text: &str, usual: u16) -> Option<HostPort> {
     };
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
     let port = match port {
-        None => usual,
+        None => default,
         Some(port) => port.parse().ok().filter(|port| *port > 0)?,
     };
     let is_host = !host.is_empty() && host.bytes().all(is_name);
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn each_form_is_read() {
+    fn every_form_is_parsed() {
         let one = |host, port| RedisServers::One(at(host, port));
         assert_eq!(servers("redis://localhost"), (false, one("localhost", 6379), 0));
         assert_eq!(servers("rediss://r.example:6380/3"), (true, one("r.example", 6380), 3));
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_says_what_to_write() {
+    fn an_invalid_url_states_what_to_write() {
         for (wrong, help) in [
             ("redis://", "redis://HOST:PORT"),
             ("redis:localhost", "redis://HOST:PORT"),
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_an_address_is_refused_and_not_repeated() {
+    fn a_password_in_a_url_is_rejected_and_not_repeated() {
         for url in ["redis://u:hunter2@h", "redis+sentinel://u:hunter2@h/m"] {
             let error = RedisUrl::parse(url).expect_err("refused");
             assert!(error.contains("password_file") && !error.contains("hunter2"), "{error}");

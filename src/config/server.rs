@@ -8,38 +8,38 @@ use http::HeaderValue;
 use ipnet::IpNet;
 
 use super::duration;
-use super::findings::Usual::{Is, Required};
-use super::reader::{Reader, Setting};
+use super::diagnostics::KeyDefault::{Value, Required};
+use super::reader::{Reader, Field};
 
-/// What the public side listens on.
+/// The public listeners.
 #[derive(Clone, Debug)]
 pub struct Server {
     /// Never empty.
     pub https: Vec<SocketAddr>,
-    /// Where plain requests are redirected to https.
+    /// Listeners that redirect to https.
     pub http: Vec<SocketAddr>,
-    /// Whose word about the client's address is believed.
+    /// Proxies whose forwarded headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Whether connections begin with a trusted proxy's word about the client.
+    /// Whether every connection starts with a PROXY header of a trusted proxy.
     pub proxy_protocol: bool,
-    /// 0: one per core.
+    /// Zero: one per core.
     pub workers: usize,
-    /// What browsers are told about https, on every answer to a request that could be read (RFC 6797).
+    /// `Strict-Transport-Security` of every response (RFC 6797).
     pub hsts: Option<HeaderValue>,
-    /// Whether answers say in `Proxy-Status` why an app gave none (RFC 9209).
+    /// Whether responses report upstream errors in `Proxy-Status` (RFC 9209).
     pub proxy_status: bool,
-    /// How long what is under way may go on after a stop.
+    /// Time limit of the drain after a stop.
     pub drain: Duration,
 }
 
-/// What the operator's side listens on.
+/// The admin listeners; `None` disables one.
 #[derive(Clone, Debug)]
 pub struct Admin {
     pub listen: Option<SocketAddr>,
     pub socket: Option<PathBuf>,
 }
 
-/// A certificate chain and its key, PEM.
+/// Certificate chain and key in PEM format.
 #[derive(Clone, Debug)]
 pub struct CertificateFiles {
     pub cert: PathBuf,
@@ -47,30 +47,30 @@ pub struct CertificateFiles {
 }
 
 pub(super) fn server(mut section: Reader<'_>) -> Option<Server> {
-    let https = section.list("https", Is(r#"["0.0.0.0:8443"]"#), address);
-    let http = section.list("http", Is("[]"), address);
-    let trusted = section.list("trusted_proxies", Is("[]"), network);
-    let proxy_protocol = section.flag("proxy_protocol", Is("false"));
-    let workers = section.number("workers", Is("0"), 0..=1024);
-    let hsts = section.text("hsts", Is(r#""max-age=31536000""#), strict_transport);
-    let proxy_status = section.flag("proxy_status", Is("true"));
-    let drain = section.measure("drain", Is(r#""30s""#), duration::parse);
+    let https = section.list("https", Value(r#"["0.0.0.0:8443"]"#), address);
+    let http = section.list("http", Value("[]"), address);
+    let trusted = section.list("trusted_proxies", Value("[]"), network);
+    let proxy_protocol = section.flag("proxy_protocol", Value("false"));
+    let workers = section.number("workers", Value("0"), 0..=1024);
+    let hsts = section.text("hsts", Value(r#""max-age=31536000""#), parse_hsts);
+    let proxy_status = section.flag("proxy_status", Value("true"));
+    let drain = section.quantity("drain", Value(r#""30s""#), duration::parse);
     if let (Some(flag), Some(trusted)) = (&proxy_protocol, &trusted)
         && flag.value
         && trusted.value.is_empty()
     {
-        section.findings.problem(
-            &flag.place,
-            "`proxy_protocol` is the word of trusted proxies, and there are none",
-            "write trusted_proxies = [\"10.0.0.0/8\"] with the addresses of yours",
+        section.diagnostics.error(
+            &flag.span,
+            "`proxy_protocol` needs trusted proxies, and none is configured",
+            "write trusted_proxies = [\"10.0.0.0/8\"] with the addresses of your proxies",
         );
         return None;
     }
     if let Some(trusted) = &trusted {
-        trusted.value.iter().for_each(|network| warn_of_everybody(&section, network));
+        trusted.value.iter().for_each(|network| warn_trusts_everyone(&section, network));
     }
     Some(Server {
-        https: values(some_listener(&section, https?)?),
+        https: values(require_listener(&section, https?)?),
         http: values(http?),
         trusted_proxies: values(trusted?),
         proxy_protocol: proxy_protocol?.value,
@@ -82,27 +82,27 @@ pub(super) fn server(mut section: Reader<'_>) -> Option<Server> {
 }
 
 pub(super) fn admin(mut section: Reader<'_>) -> Option<Admin> {
-    let listen = section.text("listen", Is(r#""127.0.0.1:9180""#), |text| match text {
+    let listen = section.text("listen", Value(r#""127.0.0.1:9180""#), |text| match text {
         "" => Ok(None),
         text => address(text).map(Some),
     });
-    let base = section.findings.base;
-    let socket = section.text("socket", Is(r#""run/admin.sock""#), |text| {
+    let base = section.diagnostics.base;
+    let socket = section.text("socket", Value(r#""run/admin.sock""#), |text| {
         Ok::<_, String>(Some(text).filter(|text| !text.is_empty()).map(|text| base.join(text)))
     });
     let listen = listen?;
     if listen.value.is_some_and(|address| !address.ip().is_loopback()) {
-        section.findings.warning(
-            &listen.place,
-            "everybody who reaches this address can read the metrics",
-            "write \"127.0.0.1:9180\", or keep others off with a firewall",
+        section.diagnostics.warning(
+            &listen.span,
+            "every host that reaches this address can read the metrics",
+            "write \"127.0.0.1:9180\", or restrict access with a firewall",
         );
     }
     Some(Admin { listen: listen.value, socket: socket?.value })
 }
 
 pub(super) fn keys(mut section: Reader<'_>) -> Option<PathBuf> {
-    section.path("file", Is(r#""state/keys.toml""#)).map(|file| file.value)
+    section.path("file", Value(r#""state/keys.toml""#)).map(|file| file.value)
 }
 
 pub(super) fn certificates(mut tls: Reader<'_>) -> Option<Vec<CertificateFiles>> {
@@ -117,14 +117,14 @@ fn certificate(mut section: Reader<'_>) -> Option<CertificateFiles> {
     Some(CertificateFiles { cert: cert?.value, key: key?.value })
 }
 
-fn some_listener(
+fn require_listener(
     section: &Reader<'_>,
-    https: Setting<Vec<Setting<SocketAddr>>>,
-) -> Option<Setting<Vec<Setting<SocketAddr>>>> {
+    https: Field<Vec<Field<SocketAddr>>>,
+) -> Option<Field<Vec<Field<SocketAddr>>>> {
     if https.value.is_empty() {
-        section.findings.problem(
-            &https.place,
-            "`https` is an empty list: nobody could reach the gateway",
+        section.diagnostics.error(
+            &https.span,
+            "`https` is an empty list: the gateway would have no listener",
             "write https = [\"0.0.0.0:8443\"]",
         );
         return None;
@@ -132,11 +132,11 @@ fn some_listener(
     Some(https)
 }
 
-fn warn_of_everybody(section: &Reader<'_>, network: &Setting<IpNet>) {
+fn warn_trusts_everyone(section: &Reader<'_>, network: &Field<IpNet>) {
     if network.value.prefix_len() == 0 {
-        section.findings.warning(
-            &network.place,
-            format!("`{}` believes everybody: any client can claim any address", network.value),
+        section.diagnostics.warning(
+            &network.span,
+            format!("`{}` trusts every client: any client can forge its address", network.value),
             "write the addresses of your own proxies",
         );
     }
@@ -144,12 +144,12 @@ fn warn_of_everybody(section: &Reader<'_>, network: &Setting<IpNet>) {
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
-        format!("`{text}` is no address with a port; write \"0.0.0.0:8443\" or \"[::1]:8443\"")
+        format!("`{text}` is not an address with a port; write \"0.0.0.0:8443\" or \"[::1]:8443\"")
     })
 }
 
-/// RFC 6797 6.1: one max-age, and the two directives that browsers know.
-fn strict_transport(text: &str) -> Result<Option<HeaderValue>, String> {
+/// Parses `max-age` and the directives that browsers support (RFC 6797, 6.1).
+fn parse_hsts(text: &str) -> Result<Option<HeaderValue>, String> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -158,11 +158,11 @@ fn strict_transport(text: &str) -> Result<Option<HeaderValue>, String> {
         !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
     };
     let mut parts = text.split("; ");
-    let is_well = parts.next().is_some_and(seconds)
+    let is_valid = parts.next().is_some_and(seconds)
         && parts.all(|part| matches!(part, "includeSubDomains" | "preload"));
-    HeaderValue::from_str(text).ok().filter(|_| is_well).map(Some).ok_or_else(|| {
+    HeaderValue::from_str(text).ok().filter(|_| is_valid).map(Some).ok_or_else(|| {
         format!(
-            "`{text}` is no Strict-Transport-Security; write \"max-age=31536000\", or \"\" for none"
+            "`{text}` is not a valid Strict-Transport-Security value; write \"max-age=31536000\", or \"\" for none"
         )
     })
 }
@@ -170,10 +170,10 @@ fn strict_transport(text: &str) -> Result<Option<HeaderValue>, String> {
 pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let single = || text.parse::<IpAddr>().map(IpNet::from);
     text.parse::<IpNet>().or_else(|_| single()).map_err(|_| {
-        format!("`{text}` is no address or network; write \"10.0.0.0/8\" or \"192.0.2.7\"")
+        format!("`{text}` is not an address or network; write \"10.0.0.0/8\" or \"192.0.2.7\"")
     })
 }
 
-fn values<T>(list: Setting<Vec<Setting<T>>>) -> Vec<T> {
+fn values<T>(list: Field<Vec<Field<T>>>) -> Vec<T> {
     list.value.into_iter().map(|item| item.value).collect()
 }

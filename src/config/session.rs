@@ -1,34 +1,33 @@
-//! `[session]`: how long a session lives and how its token is renewed.
+//! `[session]`: timeouts, rotation and cookie domain of sessions.
 
 use std::time::Duration;
 
 use super::duration;
-use super::findings::Usual::Is;
-use super::reader::{Reader, Setting};
+use super::diagnostics::KeyDefault::Value;
+use super::reader::{Reader, Field};
 use crate::message::Host;
 use crate::session::{OnReuse, PolicyError, SessionPolicy};
 
-/// What holds for every session.
 #[derive(Clone, Debug)]
 pub struct Session {
     pub policy: SessionPolicy,
-    /// 0: no limit.
+    /// Zero: no limit.
     pub max_per_user: usize,
-    /// One login for all hosts at and below it.
+    /// Cookie domain: shares one session between all hosts at and below it.
     pub domain: Option<String>,
 }
 
-/// The section as read, with the places that other sections are compared with.
+/// The section with the locations that cross checks need.
 #[derive(Default)]
 pub(super) struct SessionSection {
-    /// Empty where the times contradict each other.
+    /// None if the times contradict each other.
     pub policy: Option<SessionPolicy>,
     pub max_per_user: Option<usize>,
-    pub domain: Option<Option<Setting<String>>>,
+    pub domain: Option<Option<Field<String>>>,
 }
 
 impl SessionSection {
-    pub(super) fn checked(self) -> Option<Session> {
+    pub(super) fn finish(self) -> Option<Session> {
         Some(Session {
             policy: self.policy?,
             max_per_user: self.max_per_user?,
@@ -38,28 +37,28 @@ impl SessionSection {
 }
 
 struct Times {
-    idle: Setting<Duration>,
-    absolute: Setting<Duration>,
-    rotate_after: Setting<Duration>,
-    grace: Setting<Duration>,
+    idle: Field<Duration>,
+    absolute: Field<Duration>,
+    rotate_after: Field<Duration>,
+    grace: Field<Duration>,
 }
 
 pub(super) fn session(mut section: Reader<'_>) -> SessionSection {
     let times = times(&mut section);
-    let on_reuse = section.text("on_reuse", Is(r#""revoke""#), on_reuse);
-    let max_per_user = section.number("max_per_user", Is("0"), 0..=10_000);
+    let on_reuse = section.text("on_reuse", Value(r#""revoke""#), on_reuse);
+    let max_per_user = section.number("max_per_user", Value("0"), 0..=10_000);
     let domain = section.optional("domain", r#""example.com""#, domain);
     if let Some(on_reuse) = &on_reuse {
-        warn_of_theft(&section, on_reuse);
+        warn_theft_only_logged(&section, on_reuse);
     }
     if let Some(Some(domain)) = &domain {
-        section.findings.warning(
-            &domain.place,
+        section.diagnostics.warning(
+            &domain.span,
             format!(
                 "every host below {} can set and, over plain http, read this cookie",
                 domain.value
             ),
-            "leave `domain` out where one login for several hosts is not needed",
+            "leave `domain` out unless several hosts share one login",
         );
     }
     let policy = times.zip(on_reuse).and_then(|(times, reuse)| times.policy(&section, reuse.value));
@@ -67,7 +66,7 @@ pub(super) fn session(mut section: Reader<'_>) -> SessionSection {
 }
 
 fn times(section: &mut Reader<'_>) -> Option<Times> {
-    let mut time = |key, usual| section.measure(key, Is(usual), duration::parse_positive);
+    let mut time = |key, default| section.quantity(key, Value(default), duration::parse_positive);
     let idle = time("idle_timeout", r#""30m""#);
     let absolute = time("absolute_timeout", r#""12h""#);
     let rotate_after = time("rotate_after", r#""10m""#);
@@ -80,9 +79,9 @@ impl Times {
         let (idle, absolute) = (self.idle.value, self.absolute.value);
         let (rotate_after, grace) = (self.rotate_after.value, self.grace.value);
         let report = |error| {
-            section.findings.problem(&self.blamed(error).place, error.to_string(), "");
+            section.diagnostics.error(&self.conflicting_field(error).span, error.to_string(), "");
         };
-        // Each pair on its own first, so that a contradiction in one does not hide the other's.
+        // Checks each pair separately first, so that both contradictions are reported.
         let [second, minute] = [1, 60].map(Duration::from_secs);
         let life = SessionPolicy::new(idle, absolute, minute, second, on_reuse).map_err(report);
         let token = SessionPolicy::new(minute, minute, rotate_after, grace, on_reuse);
@@ -90,26 +89,26 @@ impl Times {
         SessionPolicy::new(idle, absolute, rotate_after, grace, on_reuse).ok()
     }
 
-    /// Of two times that contradict each other, one that somebody wrote.
-    fn blamed(&self, error: PolicyError) -> &Setting<Duration> {
-        let written = |first: &'_ Setting<Duration>| first.written;
+    /// Returns the contradicting time to report: one that is set in the file.
+    fn conflicting_field(&self, error: PolicyError) -> &Field<Duration> {
+        let is_set = |field: &'_ Field<Duration>| field.is_set;
         match error {
             PolicyError::IdleTooShort => &self.idle,
-            PolicyError::AbsoluteBelowIdle if written(&self.absolute) => &self.absolute,
+            PolicyError::AbsoluteBelowIdle if is_set(&self.absolute) => &self.absolute,
             PolicyError::AbsoluteBelowIdle => &self.idle,
             PolicyError::GraceTooShort => &self.grace,
-            PolicyError::RotateBelowGrace if written(&self.rotate_after) => &self.rotate_after,
+            PolicyError::RotateBelowGrace if is_set(&self.rotate_after) => &self.rotate_after,
             PolicyError::RotateBelowGrace => &self.grace,
         }
     }
 }
 
-fn warn_of_theft(section: &Reader<'_>, on_reuse: &Setting<OnReuse>) {
+fn warn_theft_only_logged(section: &Reader<'_>, on_reuse: &Field<OnReuse>) {
     match on_reuse.value {
         OnReuse::Revoke | OnReuse::RevokeAll | OnReuse::Reauthenticate => {}
-        OnReuse::Log => section.findings.warning(
-            &on_reuse.place,
-            "a stolen session goes on: the theft is only written down",
+        OnReuse::Log => section.diagnostics.warning(
+            &on_reuse.span,
+            "a stolen session stays valid: the theft is only logged",
             "write on_reuse = \"revoke\"",
         ),
     }
@@ -121,26 +120,26 @@ fn on_reuse(text: &str) -> Result<OnReuse, String> {
         "revoke-all" => Ok(OnReuse::RevokeAll),
         "reauthenticate" => Ok(OnReuse::Reauthenticate),
         "log" => Ok(OnReuse::Log),
-        other => Err(super::not_one_of(other, &["revoke", "revoke-all", "reauthenticate", "log"])),
+        other => Err(super::unknown_value(other, &["revoke", "revoke-all", "reauthenticate", "log"])),
     }
 }
 
-/// A cookie's domain. A name without a dot would be one that no browser accepts, or a whole TLD.
+/// Parses a cookie domain. Browsers reject a name without a dot.
 fn domain(text: &str) -> Result<String, String> {
     if let Some(rest) = text.strip_prefix('.') {
-        return Err(format!("a domain has no dot at its start; write \"{rest}\""));
+        return Err(format!("a domain must not start with a dot; write \"{rest}\""));
     }
     let host = Host::parse(text).map_err(|error| format!("{error}; write \"example.com\""))?;
     let name = host.name();
     if host.port().is_some() {
-        return Err(format!("a cookie has no port; write \"{name}\""));
+        return Err(format!("a cookie domain has no port; write \"{name}\""));
     }
     if name.parse::<std::net::IpAddr>().is_ok() || name.starts_with('[') {
-        return Err(format!("`{name}` is an address, and cookies are shared by names only"));
+        return Err(format!("`{name}` is an address, and a cookie domain must be a name"));
     }
     if !name.contains('.') {
         return Err(format!(
-            "`{name}` has no dot, and browsers refuse such cookies; write \"example.com\""
+            "`{name}` has no dot, and browsers reject such cookies; write \"example.com\""
         ));
     }
     Ok(name.to_owned())

@@ -1,17 +1,17 @@
-//! Sizes as the configuration writes them: `"0"`, or a whole number and its unit.
+//! Sizes: `"0"`, or a whole number with a unit.
 
-/// Why a text is no size.
+/// Error of parsing a size.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SizeError {
     #[error("`{0}` has no unit; write \"{0}B\", \"{0}KiB\", \"{0}MiB\" or \"{0}GiB\"")]
     NoUnit(String),
-    #[error("`{0}` is no size; write a whole number and B, KiB, MiB or GiB, as in \"100MiB\"")]
+    #[error("`{0}` is not a size; write a whole number and B, KiB, MiB or GiB, as in \"100MiB\"")]
     Shape(String),
-    #[error("`{0}` is more than can be counted; write less, or \"0\" for no limit")]
-    TooMuch(String),
+    #[error("`{0}` is too large; write less, or \"0\" for no limit")]
+    TooLarge(String),
 }
 
-/// Reads `0`, `512B`, `64KiB`, `100MiB` or `2GiB`, in bytes.
+/// Parses `0`, `512B`, `64KiB`, `100MiB` or `2GiB` into bytes.
 pub(super) fn parse(text: &str) -> Result<u64, SizeError> {
     if text == "0" {
         return Ok(0);
@@ -23,7 +23,7 @@ pub(super) fn parse(text: &str) -> Result<u64, SizeError> {
     }
     let factor = bytes_of(unit, text)?;
     let bytes = number.parse().ok().and_then(|number: u64| number.checked_mul(factor));
-    bytes.ok_or_else(|| SizeError::TooMuch(text.to_owned()))
+    bytes.ok_or_else(|| SizeError::TooLarge(text.to_owned()))
 }
 
 fn bytes_of(unit: &str, text: &str) -> Result<u64, SizeError> {
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_size_is_nothing_or_a_whole_number_and_a_unit() {
+    fn a_size_is_zero_or_a_whole_number_with_a_unit() {
         let table = [("0", 0), ("7B", 7), ("64KiB", 65_536), ("1MiB", 1 << 20), ("2GiB", 1 << 31)];
         for (text, bytes) in table {
             assert_eq!(parse(text), Ok(bytes), "{text}");
@@ -50,12 +50,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused() {
+    fn invalid_sizes_are_rejected() {
         assert_eq!(parse("100"), Err(SizeError::NoUnit("100".to_owned())));
         for text in ["", "MiB", "10MB", "1.5GiB", "-1B"] {
             assert_eq!(parse(text), Err(SizeError::Shape(text.to_owned())), "{text}");
         }
-        let much = "18446744073709551615GiB";
-        assert_eq!(parse(much), Err(SizeError::TooMuch(much.to_owned())));
+        let too_large = "18446744073709551615GiB";
+        assert_eq!(parse(too_large), Err(SizeError::TooLarge(too_large.to_owned())));
     }
 }

@@ -1,36 +1,37 @@
-//! `[store]`: where sessions live.
+//! `[store]`: location and timeouts of the session store.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::duration;
-use super::findings::Usual::Is;
+use super::diagnostics::KeyDefault::Value;
 use super::outage::{Outage, outage};
-use super::reader::{Reader, Setting};
+use super::reader::{Reader, Field};
 use super::redis_keys::{RedisKeys, redis_keys};
 use super::redis_url::RedisUrl;
 
-/// Where sessions live and how long an answer may take.
+/// The session store.
 #[derive(Clone, Debug)]
 pub struct StoreConfig {
     pub location: StoreLocation,
+    /// Per command.
     pub response_timeout: Duration,
     pub outage: Outage,
 }
 
 #[derive(Clone, Debug)]
 pub enum StoreLocation {
-    /// Lost when the process ends.
+    /// Sessions are lost when the process ends.
     Memory,
-    /// A directory on this machine, for one node.
+    /// Directory on this machine, for a single gateway.
     Embedded(PathBuf),
     Redis(RedisLocation),
 }
 
-/// A Redis or Valkey. Holds no secret: passwords are read from their files at start.
+/// Redis or Valkey. Contains no secret: passwords are read from files at start.
 #[derive(Clone, Debug)]
 pub struct RedisLocation {
-    /// As [`RedisUrl`] reads it.
+    /// In the form of [`RedisUrl`].
     pub url: String,
     pub ca: Option<PathBuf>,
     pub client_cert: Option<PathBuf>,
@@ -39,54 +40,54 @@ pub struct RedisLocation {
     pub password_file: Option<PathBuf>,
     pub sentinel_username: Option<String>,
     pub sentinel_password_file: Option<PathBuf>,
-    /// Whether a hot session is asked for again only when Redis tells of a change.
+    /// Whether sessions are cached until Redis reports a change.
     pub local_cache: bool,
-    /// Replicas that have to have a new session or a revocation.
+    /// Replicas that must confirm a new session or a revocation; zero waits for none.
     pub wait_replicas: u32,
     pub wait_timeout: Duration,
 }
 
-/// What a `url` names, before the other keys are looked at.
-enum Named {
+/// The parsed `url`.
+enum ParsedUrl {
     Memory,
     Embedded(String),
     Redis(String, RedisUrl),
-    /// With a password inside. Kept apart, for its line must not be shown.
-    Secret,
+    /// Contains credentials; its line must not be shown.
+    WithCredentials,
 }
 
 pub(super) fn store(mut section: Reader<'_>) -> Option<StoreConfig> {
-    let url = section.text("url", Is(r#""embedded:state""#), named);
+    let url = section.text("url", Value(r#""embedded:state""#), parse_url);
     let keys = redis_keys(&mut section);
-    let timeout = section.measure("response_timeout", Is(r#""500ms""#), duration::parse_positive);
+    let timeout = section.quantity("response_timeout", Value(r#""500ms""#), duration::parse_positive);
     let outage = outage(&mut section);
     let location = location(&section, url?, keys?);
     Some(StoreConfig { location: location?, response_timeout: timeout?.value, outage: outage? })
 }
 
-fn location(section: &Reader<'_>, url: Setting<Named>, keys: RedisKeys) -> Option<StoreLocation> {
-    let findings = section.findings;
+fn location(section: &Reader<'_>, url: Field<ParsedUrl>, keys: RedisKeys) -> Option<StoreLocation> {
+    let diagnostics = section.diagnostics;
     match url.value {
-        Named::Memory => {
-            keys.belong_to_redis(section);
-            findings.warning(
-                &url.place,
-                "every session ends when the process does, and nodes share none",
-                "write \"embedded:state\" or a redis:// address",
+        ParsedUrl::Memory => {
+            keys.reject_without_redis(section);
+            diagnostics.warning(
+                &url.span,
+                "every session ends with the process, and gateways share no sessions",
+                "write \"embedded:state\" or a redis:// URL",
             );
             Some(StoreLocation::Memory)
         }
-        Named::Embedded(directory) => {
-            keys.belong_to_redis(section);
-            Some(StoreLocation::Embedded(findings.base.join(directory)))
+        ParsedUrl::Embedded(directory) => {
+            keys.reject_without_redis(section);
+            Some(StoreLocation::Embedded(diagnostics.base.join(directory)))
         }
-        Named::Redis(text, redis) => {
-            Some(StoreLocation::Redis(keys.redis(section, text, &redis, &url.place)))
+        ParsedUrl::Redis(text, redis) => {
+            Some(StoreLocation::Redis(keys.redis(section, text, &redis, &url.span)))
         }
-        Named::Secret => {
-            findings.problem(
-                &url.place,
-                "`url` holds a user name or password, and addresses end in logs",
+        ParsedUrl::WithCredentials => {
+            diagnostics.error(
+                &url.span,
+                "`url` contains a user name or password, and URLs end up in logs",
                 "write username = \"…\" and password_file = \"…\" instead",
             );
             None
@@ -94,26 +95,26 @@ fn location(section: &Reader<'_>, url: Setting<Named>, keys: RedisKeys) -> Optio
     }
 }
 
-fn named(text: &str) -> Result<Named, String> {
-    let Some((scheme, rest)) = text.split_once(':') else { return Err(no_store(text)) };
+fn parse_url(text: &str) -> Result<ParsedUrl, String> {
+    let Some((scheme, rest)) = text.split_once(':') else { return Err(unknown_store(text)) };
     match scheme {
-        "memory" if rest.is_empty() => Ok(Named::Memory),
+        "memory" if rest.is_empty() => Ok(ParsedUrl::Memory),
         "embedded" if rest.is_empty() => {
-            Err("`embedded:` names no directory; write \"embedded:state\"".to_owned())
+            Err("`embedded:` has no directory; write \"embedded:state\"".to_owned())
         }
-        "embedded" => Ok(Named::Embedded(rest.to_owned())),
-        _ if rest.contains('@') => Ok(Named::Secret),
+        "embedded" => Ok(ParsedUrl::Embedded(rest.to_owned())),
+        _ if rest.contains('@') => Ok(ParsedUrl::WithCredentials),
         "redis" | "rediss" | "redis+unix" | "unix" | "redis+sentinel" | "rediss+sentinel"
         | "redis+cluster" | "rediss+cluster" => {
-            RedisUrl::parse(text).map(|url| Named::Redis(text.to_owned(), url))
+            RedisUrl::parse(text).map(|url| ParsedUrl::Redis(text.to_owned(), url))
         }
-        _ => Err(no_store(text)),
+        _ => Err(unknown_store(text)),
     }
 }
 
-fn no_store(text: &str) -> String {
+fn unknown_store(text: &str) -> String {
     format!(
-        "`{text}` is no store; write \"memory:\", \"embedded:DIRECTORY\", \
+        "`{text}` is not a store; write \"memory:\", \"embedded:DIRECTORY\", \
          \"redis://HOST:PORT\" or \"rediss://HOST:PORT\" (or unix, redis+sentinel, redis+cluster)"
     )
 }

@@ -1,9 +1,9 @@
-//! What to say about a key that nobody asked for.
+//! Messages about keys that are unknown, planned, moved or renamed.
 
-/// Keys that later versions will know: whoever reads about them should not look for a typing error.
+/// Keys of later versions. The message must not suggest a typing error.
 const PLANNED: [&str; 4] = ["session.profile", "login.oidc", "login.ldap", "login.passkey"];
 
-/// Keys that stood elsewhere in the first files, and where they stand now.
+/// Keys that moved to the section `[limits]`. They do not load.
 const MOVED: [(&str, &str); 5] = [
     ("server.max_connections", "connections"),
     ("server.handshake_timeout", "handshake_timeout"),
@@ -12,46 +12,63 @@ const MOVED: [(&str, &str); 5] = [
     ("server.max_body", "max_body"),
 ];
 
-/// What is wrong with the key, and what to write.
+/// Keys with a new name in the same section: section, former name, name. The former name still loads,
+/// with a warning.
+const RENAMED: [(&str, &str, &str); 3] = [
+    ("route", "renewal", "rotation"),
+    ("route.session", "obey_upstream", "upstream_control"),
+    ("signals", "renew_at", "rotate_at"),
+];
+
+/// Returns the former name of a renamed key.
+pub(super) fn former_name(section: &str, key: &str) -> Option<&'static str> {
+    let renamed = RENAMED.iter().find(|(at, _, name)| *at == section && *name == key);
+    renamed.map(|(_, former, _)| *former)
+}
+
+/// Returns the error about an unknown key, and what to write.
 pub(super) fn report(section: &str, key: &str, known: &[&str]) -> (String, String) {
-    let path = joined(section, key);
+    let path = key_path(section, key);
     if let Some((_, now)) = MOVED.iter().find(|(before, _)| *before == path) {
         return (
-            format!("`{key}` does not stand in [{section}] any more"),
+            format!("`{key}` has moved out of [{section}]"),
             format!("write {now} below [limits]"),
         );
+    }
+    if let Some((_, _, name)) = RENAMED.iter().find(|(at, former, _)| *at == section && *former == key) {
+        return (format!("`{key}` is the former name of `{name}`"), format!("leave out `{key}`"));
     }
     if PLANNED.contains(&path.as_str()) {
         return (
             format!("`{key}` is planned and does nothing yet"),
-            "leave it out until the changelog names it".to_owned(),
+            "leave it out until a release supports it".to_owned(),
         );
     }
-    let place = if section.is_empty() { String::new() } else { format!(" in [{section}]") };
-    let help = match nearest(key, known) {
-        Some(meant) => format!("did you mean `{meant}`?"),
+    let location = if section.is_empty() { String::new() } else { format!(" in [{section}]") };
+    let help = match closest(key, known) {
+        Some(suggestion) => format!("did you mean `{suggestion}`?"),
         None => format!("known here: {}", known.join(", ")),
     };
-    (format!("unknown key `{key}`{place}"), help)
+    (format!("unknown key `{key}`{location}"), help)
 }
 
-/// `section.key`, or `key` at the top.
-pub(super) fn joined(section: &str, key: &str) -> String {
+/// Returns `section.key`, or `key` at the top level.
+pub(super) fn key_path(section: &str, key: &str) -> String {
     if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
 }
 
-fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
-    let allowed = (key.len() / 3).clamp(1, 3);
+fn closest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
+    let limit = (key.len() / 3).clamp(1, 3);
     known
         .iter()
-        .filter(|name| name.len().abs_diff(key.len()) <= allowed)
+        .filter(|name| name.len().abs_diff(key.len()) <= limit)
         .map(|name| (distance(key, name), *name))
-        .filter(|(distance, _)| *distance <= allowed)
+        .filter(|(distance, _)| *distance <= limit)
         .min()
         .map(|(_, name)| name)
 }
 
-/// How many letters must be added, removed or changed (Levenshtein).
+/// Levenshtein distance.
 fn distance(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
     let mut row: Vec<usize> = (0..=to.len()).collect();
@@ -71,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_distance_counts_letters() {
+    fn distance_counts_edits() {
         let table = [("", "", 0), ("abc", "", 3), ("idel", "idle", 2), ("kitten", "sitting", 3)];
         for (from, to, expected) in table {
             assert_eq!(distance(from, to), expected, "{from} {to}");
@@ -79,21 +96,21 @@ mod tests {
     }
 
     #[test]
-    fn a_typing_error_is_told_what_was_meant_and_another_word_what_is_known() {
+    fn a_typing_error_gets_a_suggestion_and_another_key_the_list() {
         let known = ["idle_timeout", "domain"];
         assert_eq!(report("session", "idel_timeout", &known).1, "did you mean `idle_timeout`?");
         assert_eq!(report("session", "colour", &known).1, "known here: idle_timeout, domain");
     }
 
     #[test]
-    fn a_key_that_moved_says_where_to() {
+    fn a_moved_key_names_its_new_section() {
         let (message, help) = report("server", "max_connections", &["https"]);
-        assert!(message.contains("any more"), "{message}");
+        assert!(message.contains("has moved"), "{message}");
         assert_eq!(help, "write connections below [limits]");
     }
 
     #[test]
-    fn a_planned_key_is_not_called_a_typing_error() {
+    fn a_planned_key_is_reported_as_planned() {
         assert!(report("session", "profile", &["url"]).0.contains("planned"));
     }
 }

@@ -1,28 +1,28 @@
-//! From a cookie to a permit: load, decide, compare-and-swap, until the swap holds.
+//! Authenticates requests and manages sessions.
 //!
-//! A [`Permit`] is the only thing that lets a request upstream, and only this module makes one: for a
-//! public route, or after [`decide`](crate::session::decide()) admitted a live session and its change
-//! was stored. The store's failure is a [`Denial::Unavailable`]; it never admits and never costs
-//! anybody a cookie.
+//! Only this module creates a [`Permit`], and only a permit lets a request reach an upstream. It
+//! does so for public routes, and after [`decide`](crate::session::decide()) admitted a live
+//! session and the store holds the change. A store outage is [`DenyReason::Unavailable`]: it admits
+//! no request and deletes no cookie.
 
-mod admit;
-mod denial;
-mod everyone;
-mod held;
-mod known;
-mod live;
+mod authenticate;
+mod deny_reason;
+mod global_revocation;
+mod rollback;
+mod session_cache;
+mod connections;
 mod outage;
-mod patrol;
+mod revalidator;
 mod permit;
-mod recall;
+mod user_history;
 mod sessions;
-mod steer;
+mod session_actions;
 
-pub use admit::{Admitted, Entry, Visit};
-pub use denial::Denial;
-pub use live::{Cut, Ending, Full, Live, LiveLimits, Sight, Terms, Watched};
+pub use authenticate::{AuthenticatedSession, AuthOutcome, AuthRequest};
+pub use deny_reason::DenyReason;
+pub use connections::{CloseReason, CloseHandle, LimitExceeded, ConnectionRegistry, TrackingLimits, SessionSnapshot, ConnectionPolicy, ConnectionGuard};
 pub use permit::{NewToken, Permit};
-pub use sessions::{Begun, LivesOn, Opened, Remaining};
+pub use sessions::{NewSession, RecoverableSession, SessionInfo, Remaining};
 
 use std::sync::Arc;
 
@@ -31,25 +31,25 @@ use arc_swap::ArcSwap;
 use crate::clock::{Clock, UnixMillis};
 use crate::identity::Directory;
 use crate::message::CookieNames;
-use crate::risk::{Atlas, Settings};
+use crate::risk::{GeoIp, RiskSettings};
 use crate::secret::KeyRing;
-use crate::session::{ClientContext, NotBefore, SessionId, SessionPolicy};
+use crate::session::{ClientContext, RevocationCutoff, SessionId, SessionPolicy};
 use crate::store::{Store, Unavailable};
-use crate::telemetry::events::About;
-use crate::telemetry::{Audit, Hook, Metrics, SessionEvent};
+use crate::telemetry::events::EventContext;
+use crate::telemetry::{AuditLog, Notifier, Metrics, SessionEvent};
 
-use everyone::Everyone;
-use known::Known;
+use global_revocation::GlobalCutoff;
+use session_cache::SessionCache;
 use outage::Outage;
 
-/// One worker's guard: its own connection to the store, and what all workers share.
+/// Session operations of one worker, over its own store connection.
 #[derive(Clone)]
 pub struct Guard {
     store: Store,
     shared: Arc<Shared>,
 }
 
-/// What all workers share.
+/// State shared by all workers.
 pub struct Shared {
     pub keys: ArcSwap<KeyRing>,
     pub clock: Clock,
@@ -58,17 +58,17 @@ pub struct Shared {
     pub cookies: CookieNames,
     pub directory: Option<Arc<Directory>>,
     pub metrics: Metrics,
-    pub audit: Option<Audit>,
-    pub hook: Option<Hook>,
-    pub live: Live,
-    pub signals: Settings,
-    pub atlas: ArcSwap<Atlas>,
-    everyone: Everyone,
-    known: Known,
+    pub audit: Option<AuditLog>,
+    pub notifier: Option<Notifier>,
+    pub connections: ConnectionRegistry,
+    pub risk: RiskSettings,
+    pub geoip: ArcSwap<GeoIp>,
+    global_cutoff: GlobalCutoff,
+    cache: SessionCache,
     outage: Outage,
 }
 
-/// What [`Shared`] is made of.
+/// Parts of [`Shared`].
 pub struct SharedParts {
     pub keys: KeyRing,
     pub clock: Clock,
@@ -77,16 +77,16 @@ pub struct SharedParts {
     pub cookies: CookieNames,
     pub directory: Option<Arc<Directory>>,
     pub metrics: Metrics,
-    pub live: LiveLimits,
-    pub audit: Option<Audit>,
-    pub hook: Option<Hook>,
-    pub signals: Settings,
+    pub connection_limits: TrackingLimits,
+    pub audit: Option<AuditLog>,
+    pub notifier: Option<Notifier>,
+    pub risk: RiskSettings,
 }
 
 impl Shared {
-    /// The state that a process has once.
+    /// Creates the state of a process.
     pub fn new(parts: SharedParts) -> Shared {
-        let live = Live::new(parts.live, &parts.policy, parts.metrics.clone());
+        let connections = ConnectionRegistry::new(parts.connection_limits, &parts.policy, parts.metrics.clone());
         Shared {
             keys: ArcSwap::from_pointee(parts.keys),
             clock: parts.clock,
@@ -95,39 +95,39 @@ impl Shared {
             cookies: parts.cookies,
             directory: parts.directory,
             metrics: parts.metrics,
-            live,
+            connections,
             audit: parts.audit,
-            hook: parts.hook,
-            signals: parts.signals,
-            atlas: ArcSwap::default(),
-            everyone: Everyone::new(),
-            known: Known::new(),
+            notifier: parts.notifier,
+            risk: parts.risk,
+            geoip: ArcSwap::default(),
+            global_cutoff: GlobalCutoff::new(),
+            cache: SessionCache::new(),
             outage: Outage::default(),
         }
     }
 
-    /// Counts and writes down a session event, and tells who has to know at once.
-    pub fn event(&self, event: SessionEvent, about: About<'_>) {
+    /// Counts, audits, notifies and logs a session event.
+    pub fn emit(&self, event: SessionEvent, context: EventContext<'_>) {
         self.metrics.event(event);
         if let Some(audit) = self.audit.as_ref().filter(|_| event.is_audited()) {
-            audit.event(event, &about, self.clock.now());
+            audit.record(event, &context, self.clock.now());
         }
-        if let Some(hook) = &self.hook {
-            hook.event(event, &about, self.clock.now());
+        if let Some(notifier) = &self.notifier {
+            notifier.event(event, &context, self.clock.now());
         }
-        event.log(about);
+        event.log(context);
     }
 
-    /// The line moved: sessions behind it are over, and so are their connections.
-    fn raise_everyone(&self, at: UnixMillis) {
-        if self.everyone.raise(at) {
-            self.live.ended_by_line(None, NotBefore { at, except: None });
+    /// Advances the global cutoff and closes the connections of revoked sessions.
+    fn advance_global_cutoff(&self, at: UnixMillis) {
+        if self.global_cutoff.advance(at) {
+            self.connections.revoked(None, RevocationCutoff { at, except: None });
         }
     }
 }
 
 impl Guard {
-    /// A guard over one worker's store.
+    /// Creates the operations of one worker.
     pub fn new(store: Store, shared: Arc<Shared>) -> Guard {
         Guard { store, shared }
     }
@@ -137,7 +137,7 @@ impl Guard {
         &self.shared
     }
 
-    /// The store, for readiness and housekeeping.
+    /// Returns the store, for readiness checks and maintenance.
     pub fn store(&self) -> &Store {
         &self.store
     }
@@ -146,15 +146,15 @@ impl Guard {
         self.shared.clock.now()
     }
 
-    fn unavailable(&self, error: Unavailable) -> Denial {
+    fn unavailable(&self, error: Unavailable) -> DenyReason {
         self.shared.metrics.store_error();
-        Denial::Unavailable(error)
+        DenyReason::Unavailable(error)
     }
 }
 
-fn about<'a>(user: &'a str, session: SessionId, from: &'a ClientContext) -> About<'a> {
-    let (client, agent) = (Some(from.address), from.agent.as_str());
+fn event_context<'a>(user: &'a str, session: SessionId, from: &'a ClientContext) -> EventContext<'a> {
+    let (client, agent) = (Some(from.address), from.user_agent.as_str());
     let (session, fingerprint) = (Some(session), from.fingerprint);
     let language = from.language.as_str();
-    About { user, session, client, agent, language, fingerprint, ..About::default() }
+    EventContext { user, session, client, agent, language, fingerprint, ..EventContext::default() }
 }

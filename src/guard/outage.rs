@@ -1,9 +1,9 @@
-//! The store is away: who is served all the same, and what the operator hears.
+//! Behaviour during a store outage.
 //!
-//! `deny` answers 503. `serve-known` lets a session pass that this gateway has seen alive within
-//! `serve_known_for`, read-only: GET, HEAD and OPTIONS, no renewal, no activity, no write. Never beyond
-//! its timeouts by what is known here, never a session that somebody here wanted to end, and never by a
-//! refusal: who cannot be served is told to come back, and keeps his cookie.
+//! With `deny`, requests get a 503. With `serve-known`, a session that the store confirmed within
+//! `serve_known_for` may read: GET, HEAD and OPTIONS, without rotation, activity or writes. Cached
+//! timeouts and revocations still apply, and a session whose end was requested here is not served.
+//! An outage never deletes a cookie.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,76 +16,76 @@ use super::Guard;
 use crate::clock::UnixMillis;
 use crate::store::Unavailable;
 
-/// A hiccup that is over by then is not worth a word on the login page.
-const HICCUP: Duration = Duration::from_secs(1);
+/// Shorter outages are not reported on the login page.
+const REPORT_AFTER: Duration = Duration::from_secs(1);
 
-/// The outage under way, if any.
+/// The current outage, if any.
 #[derive(Default)]
 pub(super) struct Outage {
-    /// When it was noticed; zero when there is none.
+    /// Start of the outage in Unix milliseconds; zero if there is none.
     since: AtomicU64,
     refused: AtomicU64,
     served: AtomicU64,
 }
 
 impl Guard {
-    /// What is asked of the store for one end, as a whole: each question has its own deadline, and waits
-    /// for those before it. What was on its way when this one was over may have happened, as ever.
-    pub(super) async fn in_time<T, E: From<Unavailable>>(
+    /// Limits a sequence of store commands to the store's deadline. Each command has a deadline of
+    /// its own and may wait for others. After a timeout the commands may still have taken effect.
+    pub(super) async fn with_deadline<T, E: From<Unavailable>>(
         &self,
-        asked: Pin<&mut impl Future<Output = Result<T, E>>>,
+        operation: Pin<&mut impl Future<Output = Result<T, E>>>,
     ) -> Result<T, E> {
-        let Some(patience) = self.store.patience() else { return asked.await };
-        let answer = Box::pin(timeout(patience, asked)).await;
+        let Some(deadline) = self.store.request_deadline() else { return operation.await };
+        let answer = Box::pin(timeout(deadline, operation)).await;
         answer.unwrap_or_else(|_| {
-            let millis = patience.as_millis();
-            let error = Unavailable(format!("the store had no answer to all within {millis} ms"));
-            self.store_is_away(&error);
+            let millis = deadline.as_millis();
+            let error = Unavailable(format!("the store did not complete the operation within {millis} ms"));
+            self.mark_store_unavailable(&error);
             self.shared.metrics.store_error();
             Err(error.into())
         })
     }
 
-    /// The store did not answer.
-    pub fn store_is_away(&self, error: &Unavailable) {
+    /// Records that the store did not respond.
+    pub fn mark_store_unavailable(&self, error: &Unavailable) {
         let outage = &self.shared.outage;
         let now = self.now().0.max(1);
         let begins =
             outage.since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if begins {
-            self.shared.metrics.store_away.set(1);
-            warn!(event = "store.away", %error, "sessions cannot be checked; nobody is logged out");
+            self.shared.metrics.store_unavailable.set(1);
+            warn!(event = "store.unavailable", %error, "sessions cannot be verified; no session is ended");
         }
     }
 
-    /// A request cannot be decided for it.
-    pub(super) fn refused_for_it(&self) {
+    /// Counts a request denied because of the outage.
+    pub(super) fn count_refused(&self) {
         self.shared.outage.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Or can: it is served by what is known.
-    pub(super) fn served_known(&self) {
+    /// Counts a request served from a stale session.
+    pub(super) fn count_served_stale(&self) {
         self.shared.outage.served.fetch_add(1, Ordering::Relaxed);
-        self.shared.metrics.served_known.inc();
+        self.shared.metrics.stale_sessions_served.inc();
     }
 
-    /// The store answers; housekeeping says so.
-    pub fn store_is_back(&self) {
+    /// Records the end of an outage.
+    pub fn mark_store_available(&self) {
         let outage = &self.shared.outage;
         let since = outage.since.swap(0, Ordering::Relaxed);
         if since == 0 {
             return;
         }
-        self.shared.metrics.store_away.set(0);
+        self.shared.metrics.store_unavailable.set(0);
         let seconds = self.now().since(UnixMillis(since)).as_secs();
         let refused = outage.refused.swap(0, Ordering::Relaxed);
         let served = outage.served.swap(0, Ordering::Relaxed);
-        info!(event = "store.back", seconds, refused, served);
+        info!(event = "store.recovered", outage_seconds = seconds, requests_refused = refused, requests_served_stale = served);
     }
 
-    /// Whether nobody can log in right now.
-    pub fn is_store_away(&self) -> bool {
+    /// Returns whether an outage prevents logins.
+    pub fn is_store_unavailable(&self) -> bool {
         let since = self.shared.outage.since.load(Ordering::Relaxed);
-        since > 0 && self.now().since(UnixMillis(since)) >= HICCUP
+        since > 0 && self.now().since(UnixMillis(since)) >= REPORT_AFTER
     }
 }

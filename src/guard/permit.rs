@@ -1,4 +1,4 @@
-//! The permit, and the token that goes with an answer.
+//! The permit, and the token that a response carries.
 
 use std::sync::Arc;
 
@@ -8,66 +8,66 @@ use crate::clock::UnixMillis;
 use crate::route::{Access, Route};
 use crate::session::{Identity, SessionKey};
 
-use super::Sight;
+use super::SessionSnapshot;
 
-/// Leave to forward one request. Cannot be made outside the guard.
+/// Permission to forward one request. Only this module can create one.
 #[derive(Clone, Debug)]
 pub struct Permit {
-    who: Who,
+    principal: Principal,
 }
 
 #[derive(Clone, Debug)]
-enum Who {
-    Anybody,
-    User { identity: Arc<Identity>, sight: Sight },
+enum Principal {
+    Anonymous,
+    User { identity: Arc<Identity>, snapshot: SessionSnapshot },
 }
 
 impl Permit {
-    /// For a route that everybody may use; `None` for any other.
+    /// Creates a permit for a public route; `None` for any other route.
     pub fn public(route: &Route) -> Option<Permit> {
         match route.access {
-            Access::Public => Some(Permit { who: Who::Anybody }),
+            Access::Public => Some(Permit { principal: Principal::Anonymous }),
             Access::Session(_) => None,
         }
     }
 
-    pub(super) fn user(identity: Arc<Identity>, sight: Sight) -> Permit {
-        Permit { who: Who::User { identity, sight } }
+    pub(super) fn for_user(identity: Arc<Identity>, snapshot: SessionSnapshot) -> Permit {
+        Permit { principal: Principal::User { identity, snapshot } }
     }
 
-    /// Who the upstream shall be told it is; nobody on a public route.
+    /// Returns the identity for the upstream; `None` on public routes.
     pub fn identity(&self) -> Option<&Identity> {
-        match &self.who {
-            Who::Anybody => None,
-            Who::User { identity, .. } => Some(identity),
+        match &self.principal {
+            Principal::Anonymous => None,
+            Principal::User { identity, .. } => Some(identity),
         }
     }
 
-    /// The session that was admitted.
+    /// Returns the key of the admitted session.
     pub fn session(&self) -> Option<SessionKey> {
-        match &self.who {
-            Who::Anybody => None,
-            Who::User { sight, .. } => Some(sight.key),
+        match &self.principal {
+            Principal::Anonymous => None,
+            Principal::User { snapshot, .. } => Some(snapshot.key),
         }
     }
 
-    /// What was seen of it, for a connection that outlives its request.
-    pub fn sight(&self) -> Option<&Sight> {
-        match &self.who {
-            Who::Anybody => None,
-            Who::User { sight, .. } => Some(sight),
+    /// Returns the verified session, for connections that outlive their request.
+    pub fn snapshot(&self) -> Option<&SessionSnapshot> {
+        match &self.principal {
+            Principal::Anonymous => None,
+            Principal::User { snapshot, .. } => Some(snapshot),
         }
     }
 }
 
-/// A successor to send with the answer.
+/// A successor token to set with the response.
 pub struct NewToken {
     pub text: Zeroizing<String>,
     pub key: SessionKey,
     pub generation: u32,
-    /// SHA-256 of its secret, to ask later whether the offer still stands.
+    /// SHA-256 of the secret, to check later whether this is still the successor.
     pub hash: [u8; 32],
-    pub made: UnixMillis,
+    pub issued_at: UnixMillis,
 }
 
 impl std::fmt::Debug for NewToken {

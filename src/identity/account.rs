@@ -1,4 +1,4 @@
-//! One account, and the rules that its fields must meet.
+//! One account and the validation of its fields.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::session::Identity;
 
 use super::credential::Credential;
 
-/// The longest account or group name, in bytes.
+/// Maximum length of an account or group name in bytes.
 pub const NAME_MAX: usize = 128;
 const DISPLAY_NAME_MAX: usize = 256;
 const EMAIL_MAX: usize = 254;
@@ -19,46 +19,46 @@ pub struct Account {
     pub identity: Arc<Identity>,
     pub password: Credential,
     pub disabled: bool,
-    /// The first bytes of SHA-256 of the stored password. A session remembers it, so that a changed
-    /// password ends the sessions that the old one began.
-    pub credential: [u8; 8],
+    /// The first 8 bytes of SHA-256 of the stored password. Sessions record it, so that a password
+    /// change ends the sessions started with the old one.
+    pub credential_digest: [u8; 8],
 }
 
 impl Account {
-    /// An account whose fields were checked by the functions below.
+    /// Creates an account from fields validated by the functions below.
     pub fn new(identity: Identity, password: Credential, disabled: bool) -> Account {
         let digest = sha256(password.stored().as_bytes());
-        let mut credential = [0; 8];
-        credential.copy_from_slice(&digest[..8]);
-        Account { identity: Arc::new(identity), password, disabled, credential }
+        let mut credential_digest = [0; 8];
+        credential_digest.copy_from_slice(&digest[..8]);
+        Account { identity: Arc::new(identity), password, disabled, credential_digest }
     }
 }
 
-/// What is wrong with a field; says what to write.
+/// Reason for rejecting a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FieldError {
-    #[error("a {0} is not empty")]
+    #[error("a {0} must not be empty")]
     Empty(&'static str),
-    #[error("a {0} has at most {1} bytes")]
+    #[error("a {0} must have at most {1} bytes")]
     TooLong(&'static str, usize),
-    #[error("a {0} has no control characters (no tab, no line break)")]
+    #[error("a {0} must not contain control characters (tabs, line breaks)")]
     Control(&'static str),
-    #[error("a {0} does not begin or end with a space")]
+    #[error("a {0} must not begin or end with a space")]
     Space(&'static str),
-    #[error("a {0} has no ':' and no ',': other programs split names there")]
+    #[error("a {0} must not contain ':' or ',': other programs split names there")]
     Separator(&'static str),
-    #[error("an e-mail address has one '@' with something on each side")]
+    #[error("an e-mail address must have one '@' with text on each side")]
     Email,
-    #[error("an account has at most {GROUPS_MAX} groups")]
+    #[error("an account must have at most {GROUPS_MAX} groups")]
     TooManyGroups,
 }
 
-/// Whether `name` can name an account. Nothing is trimmed: two spellings are two names, or none.
+/// Validates a user name. Nothing is trimmed: two spellings are two names, or invalid.
 pub fn check_user_name(name: &str) -> Result<(), FieldError> {
     check_name("user name", name)
 }
 
-/// Whether `groups` can be the groups of an account.
+/// Validates the groups of an account.
 pub fn check_groups(groups: &[String]) -> Result<(), FieldError> {
     if groups.len() > GROUPS_MAX {
         return Err(FieldError::TooManyGroups);
@@ -66,7 +66,7 @@ pub fn check_groups(groups: &[String]) -> Result<(), FieldError> {
     groups.iter().try_for_each(|group| check_name("group name", group))
 }
 
-/// Whether `email` can be sent to an app as an address.
+/// Validates an e-mail address.
 pub fn check_email(email: &str) -> Result<(), FieldError> {
     check_text("e-mail address", email, EMAIL_MAX)?;
     let mut parts = email.split('@');
@@ -77,14 +77,14 @@ pub fn check_email(email: &str) -> Result<(), FieldError> {
     }
 }
 
-/// Whether `name` can be shown as a person's name.
+/// Validates a display name.
 pub fn check_display_name(name: &str) -> Result<(), FieldError> {
     check_text("display name", name, DISPLAY_NAME_MAX)
 }
 
-/// The form in which names are compared: one account per folded name. Only ASCII folds, so that no
-/// two machines disagree about it.
-pub fn fold(name: &str) -> String {
+/// Returns the form in which names are compared. Only ASCII is folded, so that all programs agree
+/// on it.
+pub fn normalize_name(name: &str) -> String {
     name.to_ascii_lowercase()
 }
 
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_another_program_could_read_differently_is_refused() {
+    fn ambiguous_user_names_are_rejected() {
         for good in ["a", "alice", "Ålice", "a b", "alice@example.com", &"x".repeat(128)] {
             assert_eq!(check_user_name(good), Ok(()), "{good}");
         }
@@ -134,14 +134,14 @@ mod tests {
     }
 
     #[test]
-    fn the_credential_changes_with_the_stored_password() {
+    fn the_digest_changes_with_the_stored_password() {
         let account = |stored: &str| {
             let password = Credential::parse(stored).expect("a good hash");
             Account::new(Identity::default(), password, false)
         };
         let one = account("$2y$12$L6Bc/AlTQHyd9liGgGEZyOFLPHNgyxeEPfgYfBCVxJ7JIlwxyVU3u");
         let two = account("$2b$12$L6Bc/AlTQHyd9liGgGEZyOFLPHNgyxeEPfgYfBCVxJ7JIlwxyVU3u");
-        assert_ne!(one.credential, two.credential);
+        assert_ne!(one.credential_digest, two.credential_digest);
         assert!(!format!("{one:?}").contains("L6Bc"), "{one:?}");
     }
 }

@@ -1,8 +1,8 @@
-//! A stored password: an argon2id string, or a bcrypt string that came from an htpasswd file.
+//! A stored password hash: argon2id, or bcrypt imported from an htpasswd file.
 //!
-//! The parameters of a stored string decide how much memory and time each attempt costs, so they are
-//! bounded when the file is read: a slip in the file must not let a login exhaust the machine.
-//! bcrypt knows only the first 72 bytes of a password, and takes another time than argon2id.
+//! The parameters of a stored hash set the memory and time of each attempt, so they are bounded on
+//! parsing: otherwise one login could exhaust the machine. bcrypt uses only the first 72 bytes of a
+//! password and takes a different time than argon2id.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,56 +20,57 @@ const T_MAX: u32 = 16;
 const P_MAX: u32 = 8;
 const BCRYPT_COSTS: std::ops::RangeInclusive<u32> = 4..=14;
 
-/// A stored password. `Debug` shows what it costs, never the hash.
+/// A stored password hash. `Debug` shows its cost, never the hash.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credential {
     stored: Arc<Zeroizing<String>>,
     cost: Cost,
 }
 
-/// What checking a password costs. Equal costs take equal time.
+/// Cost of verifying a password. Equal costs take equal time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cost {
-    /// `m` in KiB, passes, lanes.
+    /// `m` in KiB, `t` passes, `p` lanes.
     Argon2id { m: u32, t: u32, p: u32 },
-    /// The logarithm of the rounds.
+    /// Binary logarithm of the number of rounds.
     Bcrypt { cost: u32 },
 }
 
 impl Cost {
-    /// What new passwords are hashed with: 19 MiB, two passes, one lane (OWASP, RFC 9106).
+    /// Cost of new hashes: 19 MiB, two passes, one lane (OWASP, RFC 9106).
     pub const DEFAULT: Cost = Cost::Argon2id { m: 19_456, t: 2, p: 1 };
 }
 
-/// Why a stored password cannot be used; says what to write. Never shows the string itself.
+/// Reason for rejecting a stored hash. Never contains the hash itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialError {
     #[error(
-        "it is a password in clear or of an unknown kind; write the output of `doorward user passwd`"
+        "it is a plaintext password or of an unknown format; write the output of `doorward user passwd`"
     )]
     Unknown,
-    #[error("{0} is too weak to be kept; give the user a new password with `doorward user passwd`")]
+    #[error("{0} is too weak; set a new password with `doorward user passwd`")]
     Weak(&'static str),
-    #[error("it is cut or damaged; give the user a new password with `doorward user passwd`")]
+    #[error("it is truncated or damaged; set a new password with `doorward user passwd`")]
     Damaged,
     #[error(
-        "argon2id takes m up to {M_MAX}, t up to {T_MAX}, p up to {P_MAX}: more would let one login exhaust the machine"
+        "argon2id allows m up to {M_MAX}, t up to {T_MAX}, p up to {P_MAX}: more would let one login exhaust the machine"
     )]
     Argon2Cost,
-    #[error("bcrypt takes a cost from 4 to 14: more would let one login block a core for seconds")]
+    #[error("bcrypt allows a cost from 4 to 14: more would let one login block a core for seconds")]
     BcryptCost,
-    #[error("the machine could not hash it")]
+    #[error("hashing failed")]
     Hash,
 }
 
 impl Credential {
-    /// Reads a stored password.
+    /// Parses a stored hash.
     pub fn parse(stored: &str) -> Result<Credential, CredentialError> {
-        let cost = cost_of(stored)?;
+        let cost = parse_cost(stored)?;
         Ok(Credential { stored: Arc::new(Zeroizing::new(stored.to_owned())), cost })
     }
 
-    /// Hashes a new password. Takes tens of milliseconds and `m` KiB: not for an async task.
+    /// Hashes a new password. Blocks for tens of milliseconds and uses `m` KiB: not for an async
+    /// task.
     pub fn hash(password: &str, cost: Cost) -> Result<Credential, CredentialError> {
         let stored = match cost {
             Cost::Argon2id { m, t, p } => argon2id(m, t, p)?
@@ -83,8 +84,8 @@ impl Credential {
         Credential::parse(&stored)
     }
 
-    /// A stored password that costs `cost` and that no password is known to match. Made without
-    /// hashing, from random bytes.
+    /// Returns a hash of cost `cost` that no known password matches. Built from random bytes,
+    /// without hashing.
     pub fn decoy(cost: Cost) -> Result<Credential, CredentialError> {
         let stored = match cost {
             Cost::Argon2id { m, t, p } => argon2id_decoy(m, t, p)?,
@@ -93,7 +94,7 @@ impl Credential {
         Credential::parse(&stored)
     }
 
-    /// Whether `password` is the one. Takes the time of its cost whatever the answer is.
+    /// Whether `password` matches. The time depends only on the cost, not on the result.
     pub fn verify(&self, password: &str) -> bool {
         match self.cost {
             Cost::Argon2id { .. } => PasswordHash::new(&self.stored).is_ok_and(|hash| {
@@ -103,12 +104,12 @@ impl Credential {
         }
     }
 
-    /// The string as the users file keeps it.
+    /// Returns the hash in the format of the users file.
     pub fn stored(&self) -> &str {
         &self.stored
     }
 
-    /// What a check costs.
+    /// Returns the cost of a verification.
     pub fn cost(&self) -> Cost {
         self.cost
     }
@@ -120,13 +121,13 @@ impl fmt::Debug for Credential {
     }
 }
 
-fn cost_of(stored: &str) -> Result<Cost, CredentialError> {
+fn parse_cost(stored: &str) -> Result<Cost, CredentialError> {
     if stored.starts_with("$argon2id$") {
         argon2id_cost(stored)
     } else if ["$2a$", "$2b$", "$2y$"].iter().any(|kind| stored.starts_with(kind)) {
         bcrypt_cost(stored)
     } else {
-        Err(known_but_weak(stored).map_or(CredentialError::Unknown, CredentialError::Weak))
+        Err(weak_kind(stored).map_or(CredentialError::Unknown, CredentialError::Weak))
     }
 }
 
@@ -140,7 +141,7 @@ fn argon2id_cost(stored: &str) -> Result<Cost, CredentialError> {
     let (Some(19), Some(salt), Some(output)) = (hash.version, &hash.salt, &hash.hash) else {
         return Err(CredentialError::Damaged);
     };
-    // Others' short salts and tags would make a guess cheaper than it looks.
+    // Short salts and tags from other software would make guessing cheaper than the cost suggests.
     if salt.len() < 8 || output.len() < 16 {
         return Err(CredentialError::Damaged);
     }
@@ -156,7 +157,7 @@ fn bcrypt_cost(stored: &str) -> Result<Cost, CredentialError> {
     Ok(Cost::Bcrypt { cost })
 }
 
-fn known_but_weak(stored: &str) -> Option<&'static str> {
+fn weak_kind(stored: &str) -> Option<&'static str> {
     const WEAK: [(&str, &str); 9] = [
         ("$apr1$", "Apache's MD5 ($apr1$)"),
         ("$1$", "MD5-crypt ($1$)"),
@@ -194,7 +195,8 @@ fn bcrypt_decoy(cost: u32) -> String {
     let random = random_bytes::<53>();
     let letter = |byte: &u8| char::from(ALPHABET[usize::from(byte % 64)]);
     let mut body: Vec<char> = random.iter().map(letter).collect();
-    // The last letter of the salt carries two bits, that of the hash four; the rest must be zero.
+    // The last character of the salt encodes two bits, that of the hash four; the other bits must
+    // be zero.
     body[21] = '.';
     body[52] = '.';
     format!("$2b${cost:02}${}", body.into_iter().collect::<String>())
@@ -207,7 +209,7 @@ mod tests {
     const CHEAP: Cost = Cost::Argon2id { m: 8, t: 1, p: 1 };
 
     #[test]
-    fn a_hashed_password_verifies_and_another_does_not() {
+    fn a_hash_matches_only_its_password() {
         for cost in [CHEAP, Cost::Bcrypt { cost: 4 }] {
             let stored = Credential::hash("right", cost).expect("hashes");
             assert_eq!(stored.cost(), cost);
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decoy_costs_the_same_and_matches_nothing() {
+    fn a_decoy_has_the_same_cost_and_matches_nothing() {
         for cost in [CHEAP, Cost::DEFAULT, Cost::Bcrypt { cost: 4 }] {
             for _ in 0..50 {
                 let decoy = Credential::decoy(cost).expect("a decoy of a good cost");
@@ -230,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn costs_that_would_exhaust_the_machine_are_refused_when_read() {
+    fn excessive_costs_are_rejected_on_parsing() {
         let good = Credential::hash("x", Cost::Argon2id { m: 128, t: 1, p: 1 }).expect("hashes");
         for (from, to) in [("m=128", "m=262145"), ("t=1", "t=17"), ("p=1", "p=9")] {
             let bad = good.stored().replacen(from, to, 1);
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn weak_cut_and_clear_passwords_are_refused_by_name() {
+    fn weak_truncated_and_plaintext_passwords_are_rejected() {
         let good = Credential::hash("x", CHEAP).expect("hashes");
         let (cut, _) = good.stored().split_at(good.stored().len() / 2);
         assert_eq!(Credential::parse(cut), Err(CredentialError::Damaged));

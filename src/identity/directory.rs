@@ -1,9 +1,9 @@
-//! The accounts as the users file has them now.
+//! The accounts of the current users file.
 //!
-//! A look-up costs one hash look-up in a snapshot. The composition root calls
-//! [`Directory::reload_if_changed`] each second and ends the sessions that a change concerns. A file
-//! that is gone or wrong is reported once and changes nothing: an operator's slip must neither let
-//! somebody in nor lock everybody out.
+//! A lookup is one hash lookup in a snapshot. The composition root calls
+//! [`Directory::reload_if_changed`] every second and ends the sessions affected by a change. A
+//! missing or invalid file is reported once and changes nothing: an editing mistake must neither
+//! admit anyone nor lock everyone out.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use crate::secret::sha256;
 
-use super::account::{Account, fold};
+use super::account::{Account, normalize_name};
 use super::credential::{Cost, Credential};
 use super::users_file::{self, UsersError};
 
@@ -23,72 +23,74 @@ use super::users_file::{self, UsersError};
 pub struct Directory {
     path: PathBuf,
     snapshot: ArcSwap<Snapshot>,
-    /// What the file was when it was looked at last, whether it was good or not.
-    seen: Mutex<Seen>,
-    /// Chooses decoys; the same name gets the same kind of decoy, and nobody outside can tell which.
-    chooser: RandomState,
+    /// State of the file at the last check, valid or not.
+    file_state: Mutex<FileState>,
+    /// Selects decoys. A name always gets the same kind of decoy, and the choice cannot be
+    /// predicted from outside.
+    decoy_hasher: RandomState,
 }
 
-/// One account that is no longer what it was. Its sessions may have to end.
+/// One changed account. Its sessions may have to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountChange {
-    /// The name as its sessions carry it.
+    /// The user name as recorded in sessions.
     pub user: String,
     pub kind: ChangeKind,
 }
 
-/// What happened to an account. When several things did, the first of this list that did.
+/// Kind of a change. If several apply, the first in this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ChangeKind {
-    /// It is gone, or its name is spelled in another way.
+    /// The account was removed, or the spelling of its name changed.
     Removed,
     Disabled,
     PasswordChanged,
-    /// Groups, names, e-mail, or it is enabled again. Sessions go on, with what they began with.
+    /// Groups, names or e-mail changed, or the account was enabled. Existing sessions keep their
+    /// data.
     Other,
 }
 
 #[derive(Debug)]
 struct Snapshot {
     accounts: HashMap<String, Arc<Account>>,
-    /// One decoy per account, of the account's cost: unknown names cost what the known ones do, in
-    /// the same shares.
+    /// One decoy per account, of the account's cost: unknown names have the same distribution of
+    /// costs as existing ones.
     decoys: Vec<Credential>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Seen {
+enum FileState {
     Content([u8; 32]),
     Unreadable(String),
 }
 
 impl Directory {
-    /// Reads the users file for the first time.
+    /// Reads the users file at startup.
     ///
     /// # Errors
-    /// When it is missing or anything in it is wrong; a gateway does not start without its users.
+    /// If it is missing or invalid; a gateway does not start without its users.
     pub fn open(path: &Path) -> Result<Directory, UsersError> {
         let text = users_file::read_text(path)?;
         let snapshot = Snapshot::new(users_file::parse(path, &text)?);
         Ok(Directory {
             path: path.to_owned(),
             snapshot: ArcSwap::from_pointee(snapshot),
-            seen: Mutex::new(Seen::Content(sha256(text.as_bytes()))),
-            chooser: RandomState::new(),
+            file_state: Mutex::new(FileState::Content(sha256(text.as_bytes()))),
+            decoy_hasher: RandomState::new(),
         })
     }
 
-    /// The account behind a login name. Upper and lower case of ASCII count as one.
+    /// Returns the account for a login name. ASCII case is ignored.
     pub fn find(&self, name: &str) -> Option<Arc<Account>> {
         let snapshot = self.snapshot.load();
-        // As sessions carry it, a name is folded already, most often.
+        // Most names, such as those from sessions, are already lower case.
         match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
             false => snapshot.accounts.get(name).cloned(),
-            true => snapshot.accounts.get(&fold(name)).cloned(),
+            true => snapshot.accounts.get(&normalize_name(name)).cloned(),
         }
     }
 
-    /// How many accounts there are.
+    /// Returns the number of accounts.
     pub fn len(&self) -> usize {
         self.snapshot.load().accounts.len()
     }
@@ -98,40 +100,41 @@ impl Directory {
         self.len() == 0
     }
 
-    /// Takes the file up when its content changed, and says what changed in the accounts that were
-    /// there before.
+    /// Reloads the file if its content changed, and returns the changes to existing accounts.
     ///
     /// # Errors
-    /// When the file is missing, unreadable or wrong: once per such state. The accounts stay.
+    /// If the file is missing, unreadable or invalid; reported once per such state. The accounts
+    /// are kept.
     pub fn reload_if_changed(&self) -> Result<Vec<AccountChange>, UsersError> {
         let read = users_file::read_text(&self.path);
-        let now = Seen::of(&read);
-        // Held to the end: of two callers, the one that read last must not be overtaken.
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if *seen == now {
+        let now = FileState::from_read(&read);
+        // Held until the swap: otherwise a concurrent call could replace a newer snapshot with an
+        // older one.
+        let mut file_state = self.file_state.lock().unwrap_or_else(PoisonError::into_inner);
+        if *file_state == now {
             return Ok(Vec::new());
         }
-        *seen = now;
+        *file_state = now;
         let next = Snapshot::new(users_file::parse(&self.path, &read?)?);
         let before = self.snapshot.swap(Arc::new(next));
         Ok(before.changes_to(&self.snapshot.load()))
     }
 
-    /// What a name without an account is checked against.
+    /// Returns the hash against which an unknown name is verified.
     pub(super) fn decoy(&self, name: &str) -> Option<Credential> {
         let snapshot = self.snapshot.load();
         let count = u64::try_from(snapshot.decoys.len()).ok()?;
-        let at = self.chooser.hash_one(fold(name)).checked_rem(count)?;
+        let at = self.decoy_hasher.hash_one(normalize_name(name)).checked_rem(count)?;
         let at = usize::try_from(at).ok()?;
         snapshot.decoys.get(at).cloned()
     }
 }
 
-impl Seen {
-    fn of(read: &Result<String, UsersError>) -> Seen {
+impl FileState {
+    fn from_read(read: &Result<String, UsersError>) -> FileState {
         match read {
-            Ok(text) => Seen::Content(sha256(text.as_bytes())),
-            Err(error) => Seen::Unreadable(error.to_string()),
+            Ok(text) => FileState::Content(sha256(text.as_bytes())),
+            Err(error) => FileState::Unreadable(error.to_string()),
         }
     }
 }
@@ -139,7 +142,7 @@ impl Seen {
 impl Snapshot {
     fn new(accounts: Vec<Account>) -> Snapshot {
         let decoys = decoys(&accounts);
-        let by_name = |account: Account| (fold(&account.identity.user), Arc::new(account));
+        let by_name = |account: Account| (normalize_name(&account.identity.user), Arc::new(account));
         Snapshot { accounts: accounts.into_iter().map(by_name).collect(), decoys }
     }
 
@@ -148,7 +151,7 @@ impl Snapshot {
             .accounts
             .iter()
             .filter_map(|(folded, old)| {
-                let kind = change(old, next.accounts.get(folded).map(Arc::as_ref))?;
+                let kind = change_kind(old, next.accounts.get(folded).map(Arc::as_ref))?;
                 let user = old.identity.user.clone();
                 Some(AccountChange { user, kind })
             })
@@ -174,12 +177,12 @@ fn decoys(accounts: &[Account]) -> Vec<Credential> {
         .collect()
 }
 
-fn change(old: &Account, new: Option<&Account>) -> Option<ChangeKind> {
+fn change_kind(old: &Account, new: Option<&Account>) -> Option<ChangeKind> {
     match new {
         None => Some(ChangeKind::Removed),
         Some(new) if new.identity.user != old.identity.user => Some(ChangeKind::Removed),
         Some(new) if new.disabled && !old.disabled => Some(ChangeKind::Disabled),
-        Some(new) if new.credential != old.credential => Some(ChangeKind::PasswordChanged),
+        Some(new) if new.credential_digest != old.credential_digest => Some(ChangeKind::PasswordChanged),
         Some(new) if new != old => Some(ChangeKind::Other),
         Some(_) => None,
     }

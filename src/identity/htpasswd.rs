@@ -1,27 +1,27 @@
-//! What can be taken over from an htpasswd file: bcrypt lines. The other kinds are too weak to keep,
-//! or are no hashes at all; each such line is named with what to do about it.
+//! Import from an htpasswd file. Only bcrypt entries are supported; the other formats are too weak
+//! or not hashes. Each unsupported line is reported with a remedy.
 
 use super::account;
 use super::credential::{Credential, CredentialError};
 
-/// One line that can be taken over.
+/// One importable line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct HtpasswdEntry {
     /// Counted from 1.
     pub line: usize,
     pub name: String,
     pub password: Credential,
 }
 
-/// One line that cannot, and why.
+/// One unsupported line and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unsupported {
+pub struct UnsupportedLine {
     pub line: usize,
     pub message: String,
 }
 
-/// Reads an htpasswd file. Empty lines and comments are passed over.
-pub fn parse(text: &str) -> (Vec<Entry>, Vec<Unsupported>) {
+/// Parses an htpasswd file. Skips empty lines and comments.
+pub fn parse(text: &str) -> (Vec<HtpasswdEntry>, Vec<UnsupportedLine>) {
     let (mut entries, mut unsupported) = (Vec::new(), Vec::new());
     for (index, line) in text.lines().enumerate() {
         let number = index + 1;
@@ -29,8 +29,8 @@ pub fn parse(text: &str) -> (Vec<Entry>, Vec<Unsupported>) {
             continue;
         }
         match parse_line(line) {
-            Ok((name, password)) => entries.push(Entry { line: number, name, password }),
-            Err(message) => unsupported.push(Unsupported { line: number, message }),
+            Ok((name, password)) => entries.push(HtpasswdEntry { line: number, name, password }),
+            Err(message) => unsupported.push(UnsupportedLine { line: number, message }),
         }
     }
     (entries, unsupported)
@@ -38,7 +38,7 @@ pub fn parse(text: &str) -> (Vec<Entry>, Vec<Unsupported>) {
 
 fn parse_line(line: &str) -> Result<(String, Credential), String> {
     let (name, stored) =
-        line.split_once(':').ok_or_else(|| "it has no ':'; a line is NAME:HASH".to_owned())?;
+        line.split_once(':').ok_or_else(|| "it has no ':'; write NAME:HASH".to_owned())?;
     account::check_user_name(name).map_err(|error| error.to_string())?;
     let stored = stored.trim_end();
     match Credential::parse(stored) {
@@ -50,19 +50,19 @@ fn parse_line(line: &str) -> Result<(String, Credential), String> {
 fn advice(name: &str, stored: &str, error: CredentialError) -> String {
     let instead = format!("set a new password with `doorward user add {name}`");
     match error {
-        CredentialError::Weak(kind) => format!("{kind} is too weak to take over; {instead}"),
-        CredentialError::Unknown if looks_like_crypt(stored) => {
-            format!("DES crypt knows only eight letters of a password; {instead}")
+        CredentialError::Weak(kind) => format!("{kind} is too weak to import; {instead}"),
+        CredentialError::Unknown if is_des_crypt(stored) => {
+            format!("DES crypt uses only eight characters of a password; {instead}")
         }
-        CredentialError::Unknown => format!("a password in clear or of an unknown kind; {instead}"),
-        CredentialError::Damaged => format!("the hash is cut or damaged; {instead}"),
+        CredentialError::Unknown => format!("a plaintext password or an unknown format; {instead}"),
+        CredentialError::Damaged => format!("the hash is truncated or damaged; {instead}"),
         CredentialError::Argon2Cost | CredentialError::BcryptCost | CredentialError::Hash => {
             format!("{error}; {instead}")
         }
     }
 }
 
-fn looks_like_crypt(stored: &str) -> bool {
+fn is_des_crypt(stored: &str) -> bool {
     let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'/');
     stored.len() == 13 && stored.bytes().all(letter)
 }
@@ -74,7 +74,7 @@ mod tests {
     const HASH: &str = "$2y$05$L6Bc/AlTQHyd9liGgGEZyOFLPHNgyxeEPfgYfBCVxJ7JIlwxyVU3u";
 
     #[test]
-    fn bcrypt_lines_are_taken_and_all_others_are_named_with_their_line() {
+    fn bcrypt_lines_are_imported_and_others_reported_by_line() {
         let text = format!(
             "# users\nalice:{HASH}\n\nbob:$apr1$x$y\ncarol:{{SHA}}zzz=\ndave:ab01FAX.bQRSU\nerin:hunter2\nfrank\n:{HASH}\r\ngrace:{HASH}\r\n"
         );
@@ -84,7 +84,7 @@ mod tests {
         let lines: Vec<usize> = unsupported.iter().map(|line| line.line).collect();
         assert_eq!(lines, [4, 5, 6, 7, 8, 9]);
         for (line, word) in
-            unsupported.iter().zip(["$apr1$", "{SHA}", "DES", "clear", "':'", "empty"])
+            unsupported.iter().zip(["$apr1$", "{SHA}", "DES", "plaintext", "':'", "empty"])
         {
             assert!(line.message.contains(word), "{line:?}");
             assert!(!line.message.contains("hunter2"), "{line:?}");

@@ -1,29 +1,29 @@
-//! Passwords: the users file, the check of a password, and the brakes on guessing.
+//! Login with a password: the users file, password verification and rate limits.
 //!
-//! | module | what |
+//! | module | contents |
 //! | --- | --- |
-//! | [`password`] | [`PasswordLogin`]: one attempt, from the brakes to the verdict |
-//! | [`throttle`] | who may try how often |
-//! | [`directory`] | [`Directory`]: the accounts as the file has them now |
-//! | [`account`] | one account, and what makes one valid |
-//! | [`credential`] | a stored password: argon2id or bcrypt, checked and bounded |
-//! | [`users_file`] | the text of the users file, read with all its problems |
-//! | [`edit`] | changes to the users file that keep its comments |
-//! | [`htpasswd`] | what can be taken over from an htpasswd file |
-//! | [`private_file`] | files that only their owner may read, replaced in one step |
+//! | [`password`] | [`PasswordLogin`]: one login attempt |
+//! | [`throttle`] | rate limits on login attempts |
+//! | [`directory`] | [`Directory`]: the accounts in the current users file |
+//! | [`account`] | one account and the validation of its fields |
+//! | [`credential`] | a stored password hash: argon2id or bcrypt, with bounded cost |
+//! | [`users_file`] | parser for the users file; reports all problems |
+//! | [`users_file_editor`] | changes to the users file that keep its comments |
+//! | [`htpasswd`] | import from an htpasswd file |
+//! | [`private_file`] | files readable only by their owner, replaced atomically |
 //!
 //! Invariants:
-//! - Unknown, disabled and known names take the same path and the same kind of hash, and get the same
-//!   answer: nobody learns from us who has an account.
-//! - A hash runs only while it holds a permit, and keeps the permit until it ends, even when the
-//!   request behind it is gone: a flood of logins costs so many cores and so much memory, no more.
-//! - A users file that cannot be read or is wrong never replaces one that was right.
-//! - No password and no stored hash reaches a log or a `Debug` output.
+//! - Unknown, disabled and existing names take the same code path, run the same kind of hash and
+//!   get the same response. The login form does not reveal which accounts exist.
+//! - A hash runs only with a permit and keeps it until it ends, even if its request is gone. A
+//!   flood of logins takes a bounded number of cores and amount of memory.
+//! - An unreadable or invalid users file never replaces a valid one.
+//! - No password and no stored hash appears in a log or in `Debug` output.
 
 pub mod account;
 pub mod credential;
 pub mod directory;
-pub mod edit;
+pub mod users_file_editor;
 pub mod htpasswd;
 pub mod password;
 pub mod private_file;
@@ -33,5 +33,5 @@ pub mod users_file;
 pub use account::Account;
 pub use credential::{Cost, Credential};
 pub use directory::{AccountChange, ChangeKind, Directory};
-pub use password::{Attempt, PasswordLogin, Settings};
+pub use password::{LoginOutcome, PasswordLogin, PasswordSettings};
 pub use users_file::UsersError;

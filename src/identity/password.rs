@@ -1,9 +1,9 @@
-//! One attempt to log in with a password: the brakes, the queue, the hash, the verdict.
+//! One login attempt with a password: rate limits, queue, hash, result.
 //!
-//! An unknown and a disabled name go the same way as a known one, against a decoy of the same cost,
-//! and end in the same [`Attempt::Refuse`]. Where accounts have different costs (bcrypt from an
-//! htpasswd file beside argon2id), unknown names are spread over the costs in the accounts' shares:
-//! a single name's time tells its kind of hash, not whether it exists.
+//! Unknown and disabled names take the same path as existing ones, against a decoy of the same
+//! cost, and end in the same [`LoginOutcome::Refuse`]. If accounts have different costs (bcrypt
+//! from an htpasswd file beside argon2id), unknown names are spread over the costs in proportion.
+//! The time of an attempt reveals the kind of hash, not whether the name exists.
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -16,89 +16,89 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
-use crate::secret::equal_in_constant_time;
+use crate::secret::constant_time_eq;
 
-use super::account::{Account, fold};
+use super::account::{Account, normalize_name};
 use super::credential::{Cost, Credential, CredentialError};
 use super::directory::Directory;
-use super::throttle::{Limits, Throttle, Ticket};
+use super::throttle::{LoginLimits, Throttle, AttemptKey};
 
-/// The longest password that is looked at, in bytes. RFC 9106 has no limit; an attacker has none.
+/// Maximum length of a password in bytes, as protection against resource exhaustion.
 pub const PASSWORD_MAX: usize = 1_024;
 
-/// Of threads that check passwords, where others have 0 and the least claim to a core is 19.
-const NICE: i32 = 10;
+/// Nice value of threads that hash passwords; the default is 0 and the lowest priority is 19.
+const HASH_NICE: i32 = 10;
 
-/// How passwords are checked.
+/// Settings of password verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    pub limits: Limits,
-    /// Hashes that run at the same time, in all runtimes together. Each takes a core and its memory.
-    pub permits: NonZeroUsize,
-    /// Attempts that may wait for a permit.
-    pub queue: usize,
-    /// How long one may wait.
+pub struct PasswordSettings {
+    pub limits: LoginLimits,
+    /// Maximum number of concurrent hashes across all runtimes. Each takes a core and its memory.
+    pub concurrent_hashes: NonZeroUsize,
+    /// Maximum number of attempts that wait for a permit.
+    pub queue_length: usize,
+    /// Maximum wait for a permit.
     pub queue_wait: Duration,
-    /// What a name costs while the directory has no account at all.
-    pub cost: Cost,
+    /// Cost of an attempt while the directory has no account.
+    pub decoy_cost: Cost,
 }
 
-impl Default for Settings {
-    fn default() -> Settings {
+impl Default for PasswordSettings {
+    fn default() -> PasswordSettings {
         let permits = all_cores_but_one();
-        Settings {
-            limits: Limits::default(),
-            permits,
-            // A hash takes about 60 ms: those further back would not get their turn in two seconds.
-            queue: permits.get().saturating_mul(32),
+        PasswordSettings {
+            limits: LoginLimits::default(),
+            concurrent_hashes: permits,
+            // A hash takes about 60 ms: attempts further back could not start within two seconds.
+            queue_length: permits.get().saturating_mul(32),
             queue_wait: Duration::from_secs(2),
-            cost: Cost::DEFAULT,
+            decoy_cost: Cost::DEFAULT,
         }
     }
 }
 
-/// Strangers choose how many passwords are checked: one core is for those who are in.
+/// Unauthenticated clients cause hashes, so one core remains for authenticated requests.
 fn all_cores_but_one() -> NonZeroUsize {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     NonZeroUsize::new(cores.saturating_sub(1)).unwrap_or(NonZeroUsize::MIN)
 }
 
-/// Requests go before hashes on the other cores too. It is this thread's from now on (Linux sets it by
-/// thread); where it is not granted, hashes only take their share.
-fn step_back() {
-    if getpriority_process(None).is_ok_and(|nice| nice < NICE) {
-        setpriority_process(None, NICE).unwrap_or_default();
+/// Lowers the priority of this thread for good, so that requests precede hashes on every core.
+/// Linux sets it per thread; if it is not permitted, hashes compete equally.
+fn lower_priority() {
+    if getpriority_process(None).is_ok_and(|nice| nice < HASH_NICE) {
+        setpriority_process(None, HASH_NICE).unwrap_or_default();
     }
 }
 
-/// How an attempt ended.
+/// Outcome of a login attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Attempt {
-    /// The password is right and the account may log in.
+pub enum LoginOutcome {
+    /// The password matches and the account is enabled.
     Accept(Arc<Account>),
-    /// No such account, disabled, or the wrong password: nobody is told which.
+    /// Unknown name, disabled account or wrong password, indistinguishable to the client.
     Refuse,
-    /// Too many attempts; nothing was checked.
+    /// A rate limit was exceeded; nothing was verified.
     Throttle { retry_after: Duration },
-    /// The machine has no room for one more hash; nothing was checked.
+    /// The hash queue is full or too slow; nothing was verified.
     Busy { retry_after: Duration },
 }
 
-/// Checks passwords for all runtimes of a gateway. Shared behind an [`Arc`].
+/// Verifies passwords for all runtimes of a gateway. Shared behind an [`Arc`].
 #[derive(Debug)]
 pub struct PasswordLogin {
     directory: Arc<Directory>,
-    settings: Settings,
+    settings: PasswordSettings,
     throttle: Arc<Throttle>,
     permits: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
-    running: Arc<Running>,
+    running: Arc<HashCounts>,
     decoy: Credential,
 }
 
-/// Counts the hashes that run, for metrics and for the test that they stay bounded.
+/// Counters of hashes, for metrics and tests.
 #[derive(Debug, Default)]
-struct Running {
+struct HashCounts {
     now: AtomicUsize,
     peak: AtomicUsize,
     total: AtomicUsize,
@@ -106,173 +106,173 @@ struct Running {
 
 impl PasswordLogin {
     /// # Errors
-    /// When `settings.cost` is not one that a password can have.
+    /// If `settings.decoy_cost` is out of bounds.
     pub fn new(
         directory: Arc<Directory>,
-        settings: Settings,
+        settings: PasswordSettings,
         clock: &Clock,
     ) -> Result<PasswordLogin, CredentialError> {
         Ok(PasswordLogin {
             directory,
             settings,
             throttle: Arc::new(Throttle::new(settings.limits, clock)),
-            permits: Arc::new(Semaphore::new(settings.permits.get())),
+            permits: Arc::new(Semaphore::new(settings.concurrent_hashes.get())),
             waiting: Arc::default(),
             running: Arc::default(),
-            decoy: Credential::decoy(settings.cost)?,
+            decoy: Credential::decoy(settings.decoy_cost)?,
         })
     }
 
-    /// One attempt by whoever is behind `from`. Dropping the future gives up the answer, not the
-    /// count: a hash that began runs to its end, keeps its permit, and is counted.
-    pub async fn verify(&self, name: &str, password: Zeroizing<String>, from: IpAddr) -> Attempt {
-        // Before any look-up: the answer tells nothing about the name.
+    /// Makes one attempt from the address `from`. Dropping the future abandons the result, not the
+    /// attempt: a started hash runs to its end, keeps its permit and is counted.
+    pub async fn verify(&self, name: &str, password: Zeroizing<String>, from: IpAddr) -> LoginOutcome {
+        // Before any lookup, so that the response reveals nothing about the name.
         if password.len() > PASSWORD_MAX {
-            return Attempt::Refuse;
+            return LoginOutcome::Refuse;
         }
-        let ticket = match self.throttle.admit(&fold(name), from) {
-            Ok(ticket) => ticket,
-            Err(retry_after) => return Attempt::Throttle { retry_after },
+        let key = match self.throttle.admit(&normalize_name(name), from) {
+            Ok(key) => key,
+            Err(retry_after) => return LoginOutcome::Throttle { retry_after },
         };
-        let Some(permit) = self.permit().await else {
+        let Some(permit) = self.acquire_permit().await else {
             return self.busy();
         };
-        let matches = self.hash(self.check(name), password, ticket, permit).await;
+        let matches = self.run_hash(self.credential_check(name), password, key, permit).await;
         match matches {
-            Some(Some(account)) => self.still_the_same(account),
-            Some(None) => Attempt::Refuse,
+            Some(Some(account)) => self.recheck_account(account),
+            Some(None) => LoginOutcome::Refuse,
             None => self.busy(),
         }
     }
 
-    /// The most hashes that ran at the same time so far.
+    /// Returns the maximum number of concurrent hashes so far.
     pub fn peak_hashes(&self) -> usize {
         self.running.peak.load(Ordering::SeqCst)
     }
 
-    /// The hashes that were begun so far.
-    pub fn hashes(&self) -> usize {
+    /// Returns the number of hashes started so far.
+    pub fn total_hashes(&self) -> usize {
         self.running.total.load(Ordering::SeqCst)
     }
 
-    /// The hashes that run now.
-    pub fn hashing(&self) -> usize {
+    /// Returns the number of running hashes.
+    pub fn running_hashes(&self) -> usize {
         self.running.now.load(Ordering::SeqCst)
     }
 
-    /// The attempts that wait for a permit now.
-    pub fn queued(&self) -> usize {
+    /// Returns the number of attempts that wait for a permit.
+    pub fn queued_attempts(&self) -> usize {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+    async fn acquire_permit(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Some(permit);
         }
-        let _place = Place::take(&self.waiting, self.settings.queue)?;
+        let _slot = QueueSlot::take(&self.waiting, self.settings.queue_length)?;
         let turn = Arc::clone(&self.permits).acquire_owned();
         let turn = tokio::time::timeout(self.settings.queue_wait, turn).await;
         turn.ok()?.ok()
     }
 
-    fn check(&self, name: &str) -> Check {
+    fn credential_check(&self, name: &str) -> CredentialCheck {
         match self.directory.find(name) {
-            Some(account) => Check {
-                against: account.password.clone(),
+            Some(account) => CredentialCheck {
+                credential: account.password.clone(),
                 account: Some(account).filter(|account| !account.disabled),
             },
-            None => Check {
-                against: self.directory.decoy(name).unwrap_or_else(|| self.decoy.clone()),
+            None => CredentialCheck {
+                credential: self.directory.decoy(name).unwrap_or_else(|| self.decoy.clone()),
                 account: None,
             },
         }
     }
 
-    /// `None` when the hash could not run.
-    async fn hash(
+    /// Returns `None` if the hash could not run.
+    async fn run_hash(
         &self,
-        check: Check,
+        check: CredentialCheck,
         password: Zeroizing<String>,
-        ticket: Ticket,
+        key: AttemptKey,
         permit: OwnedSemaphorePermit,
     ) -> Option<Option<Arc<Account>>> {
         let throttle = Arc::clone(&self.throttle);
         let running = Arc::clone(&self.running);
         let work = move || {
             let _permit = permit;
-            let _running = Run::begin(running);
-            step_back();
+            let _running = RunningHash::begin(running);
+            lower_priority();
             let account = check.run(&password);
             match account {
-                Some(_) => throttle.succeeded(ticket),
-                None => throttle.failed(ticket),
+                Some(_) => throttle.record_success(key),
+                None => throttle.record_failure(key),
             }
             account
         };
         tokio::task::spawn_blocking(work).await.ok()
     }
 
-    /// An account that was disabled, removed or given a new password while the hash ran does not log
-    /// in: its sessions were ended already, and this one would be missed.
-    fn still_the_same(&self, account: Arc<Account>) -> Attempt {
+    /// Rejects an account that was disabled, removed or given a new password while the hash ran.
+    /// Its sessions were already ended; a session created now would escape that.
+    fn recheck_account(&self, account: Arc<Account>) -> LoginOutcome {
         match self.directory.find(&account.identity.user) {
-            Some(now) if !now.disabled && same_credential(&now, &account) => Attempt::Accept(now),
-            Some(_) | None => Attempt::Refuse,
+            Some(now) if !now.disabled && same_credential(&now, &account) => LoginOutcome::Accept(now),
+            Some(_) | None => LoginOutcome::Refuse,
         }
     }
 
-    fn busy(&self) -> Attempt {
+    fn busy(&self) -> LoginOutcome {
         let retry_after = self.settings.queue_wait.max(Duration::from_secs(1));
-        Attempt::Busy { retry_after }
+        LoginOutcome::Busy { retry_after }
     }
 }
 
 fn same_credential(one: &Account, other: &Account) -> bool {
-    equal_in_constant_time(&one.credential, &other.credential)
+    constant_time_eq(&one.credential_digest, &other.credential_digest)
 }
 
-/// What a password is held against, and whom a match lets in.
-struct Check {
-    against: Credential,
+/// The hash to verify against, and the account that a match admits.
+struct CredentialCheck {
+    credential: Credential,
     account: Option<Arc<Account>>,
 }
 
-impl Check {
+impl CredentialCheck {
     fn run(self, password: &str) -> Option<Arc<Account>> {
-        let matches = self.against.verify(password);
+        let matches = self.credential.verify(password);
         self.account.filter(|_| matches)
     }
 }
 
-/// A place in the queue, given back when dropped.
-struct Place(Arc<AtomicUsize>);
+/// A slot in the queue, released on drop.
+struct QueueSlot(Arc<AtomicUsize>);
 
-impl Place {
-    fn take(waiting: &Arc<AtomicUsize>, most: usize) -> Option<Place> {
-        let place = Place(Arc::clone(waiting));
-        (waiting.fetch_add(1, Ordering::SeqCst) < most).then_some(place)
+impl QueueSlot {
+    fn take(waiting: &Arc<AtomicUsize>, max: usize) -> Option<QueueSlot> {
+        let slot = QueueSlot(Arc::clone(waiting));
+        (waiting.fetch_add(1, Ordering::SeqCst) < max).then_some(slot)
     }
 }
 
-impl Drop for Place {
+impl Drop for QueueSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// One running hash.
-struct Run(Arc<Running>);
+/// One running hash, counted until it is dropped.
+struct RunningHash(Arc<HashCounts>);
 
-impl Run {
-    fn begin(running: Arc<Running>) -> Run {
+impl RunningHash {
+    fn begin(running: Arc<HashCounts>) -> RunningHash {
         let now = running.now.fetch_add(1, Ordering::SeqCst) + 1;
         running.peak.fetch_max(now, Ordering::SeqCst);
         running.total.fetch_add(1, Ordering::SeqCst);
-        Run(running)
+        RunningHash(running)
     }
 }
 
-impl Drop for Run {
+impl Drop for RunningHash {
     fn drop(&mut self) {
         self.0.now.fetch_sub(1, Ordering::SeqCst);
     }

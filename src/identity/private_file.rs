@@ -1,11 +1,11 @@
-//! Files that hold secrets: readable by their owner, and replaced in one step.
+//! Files that contain secrets: readable only by their owner and replaced atomically.
 //!
-//! - A reader sees the old file or the new one, never a half: the new one is written beside it, brought
-//!   to the disk, and renamed over it.
-//! - Two writers take turns: a writer holds the directory's lock from its reading to its renaming. The
-//!   lock dies with its process, so a crash leaves nothing to clean up.
-//! - A file that is there keeps its owner and its group's right to read (a gateway that runs under
-//!   another account must still read it after root edited it); nobody else ever gets a right.
+//! - A reader sees the old or the new file, never part of one. The new content is written to a
+//!   temporary file in the same directory, synced, and renamed.
+//! - Writers are serialized by a lock on the directory, held from reading to renaming. The lock
+//!   ends with its process, so a crash leaves nothing to clean up.
+//! - An existing file keeps its owner and its group's read permission: a gateway under another
+//!   account must still be able to read it after root edited it. No other permission is granted.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -18,59 +18,58 @@ use data_encoding::HEXLOWER;
 use crate::secret::random_bytes;
 
 const LOCK_WAIT: Duration = Duration::from_secs(10);
-const LOCK_STEP: Duration = Duration::from_millis(10);
+const LOCK_POLL: Duration = Duration::from_millis(10);
 
-/// The right to replace one file. Others wait until it is dropped.
+/// Exclusive access to replace one file. Other writers wait until it is dropped.
 #[derive(Debug)]
-pub struct Writer {
+pub struct AtomicFile {
     target: PathBuf,
     _lock: File,
 }
 
-impl Writer {
-    /// Takes the lock for `path`, waiting up to ten seconds for another writer.
+impl AtomicFile {
+    /// Locks `path`, waiting up to ten seconds for another writer.
     ///
     /// # Errors
-    /// When the directory is missing or another writer does not end.
-    pub fn lock(path: &Path) -> io::Result<Writer> {
-        // Behind a symbolic link lies the file that is meant; a rename would replace the link.
+    /// If the directory is missing or another writer does not finish.
+    pub fn lock(path: &Path) -> io::Result<AtomicFile> {
+        // Resolves a symbolic link: the rename would otherwise replace the link itself.
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let directory = File::open(directory_of(&target))?;
+        let directory = File::open(parent_directory(&target))?;
         wait_for_lock(&directory)?;
-        Ok(Writer { target, _lock: directory })
+        Ok(AtomicFile { target, _lock: directory })
     }
 
-    /// As [`Writer::lock`], for a file that may be the first in its directory: makes the directory,
-    /// its owner's alone.
+    /// As [`AtomicFile::lock`], but creates the directory with access only for its owner.
     ///
     /// # Errors
-    /// As [`Writer::lock`], and when the directory cannot be made.
-    pub fn lock_new(path: &Path) -> io::Result<Writer> {
+    /// As [`AtomicFile::lock`], and if the directory cannot be created.
+    pub fn lock_new(path: &Path) -> io::Result<AtomicFile> {
         let mut directories = DirBuilder::new();
         directories.recursive(true).mode(0o700);
-        directories.create(directory_of(path))?;
-        Writer::lock(path)
+        directories.create(parent_directory(path))?;
+        AtomicFile::lock(path)
     }
 
-    /// The file that [`Writer::replace`] replaces.
+    /// Returns the resolved path of the file.
     pub fn path(&self) -> &Path {
         &self.target
     }
 
-    /// Whether the file is there.
+    /// Whether the file exists.
     pub fn exists(&self) -> bool {
         self.target.exists()
     }
 
-    /// Puts `content` in the file's place.
+    /// Replaces the file's content.
     ///
     /// # Errors
-    /// When any step fails; the old file is then untouched, and no remains lie about.
+    /// If any step fails; the old file is then unchanged and no temporary file remains.
     pub fn replace(&self, content: &[u8]) -> io::Result<()> {
-        let beside = Beside::create(&self.target)?;
-        beside.fill(&self.target, content)?;
-        beside.rename_to(&self.target)?;
-        File::open(directory_of(&self.target))?.sync_all()
+        let temp = TempFile::create(&self.target)?;
+        temp.write(&self.target, content)?;
+        temp.rename_to(&self.target)?;
+        File::open(parent_directory(&self.target))?.sync_all()
     }
 }
 
@@ -81,44 +80,44 @@ fn wait_for_lock(directory: &File) -> io::Result<()> {
             Ok(()) => return Ok(()),
             Err(TryLockError::Error(error)) => return Err(error),
             Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
-                let message = "another command is writing in this directory and does not end";
+                let message = "another command is writing in this directory and does not finish";
                 return Err(io::Error::new(io::ErrorKind::TimedOut, message));
             }
-            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_STEP),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_POLL),
         }
     }
 }
 
-fn directory_of(path: &Path) -> PathBuf {
+fn parent_directory(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         Some(_) | None => PathBuf::from("."),
     }
 }
 
-/// A new file in the same directory; removed again unless it was renamed.
-struct Beside {
+/// A temporary file in the same directory; removed on drop unless it was renamed.
+struct TempFile {
     path: Option<PathBuf>,
     file: File,
 }
 
-impl Beside {
-    fn create(target: &Path) -> io::Result<Beside> {
+impl TempFile {
+    fn create(target: &Path) -> io::Result<TempFile> {
         let name = format!(".doorward-{}", HEXLOWER.encode(&random_bytes::<8>()));
-        let path = directory_of(target).join(name);
+        let path = parent_directory(target).join(name);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        Ok(Beside { path: Some(path), file })
+        Ok(TempFile { path: Some(path), file })
     }
 
-    fn fill(&self, target: &Path, content: &[u8]) -> io::Result<()> {
+    fn write(&self, target: &Path, content: &[u8]) -> io::Result<()> {
         if let Ok(old) = fs::metadata(target) {
-            self.resemble(&old)?;
+            self.copy_owner(&old)?;
         }
         (&self.file).write_all(content)?;
         self.file.sync_all()
     }
 
-    fn resemble(&self, old: &fs::Metadata) -> io::Result<()> {
+    fn copy_owner(&self, old: &fs::Metadata) -> io::Result<()> {
         let new = self.file.metadata()?;
         if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
             std::os::unix::fs::fchown(&self.file, Some(old.uid()), Some(old.gid()))?;
@@ -136,7 +135,7 @@ impl Beside {
     }
 }
 
-impl Drop for Beside {
+impl Drop for TempFile {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
             let _ = fs::remove_file(path);
@@ -153,43 +152,43 @@ mod tests {
     }
 
     #[test]
-    fn a_new_file_is_its_owners_alone() {
+    fn a_new_file_is_readable_only_by_its_owner() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("secret");
-        Writer::lock(&path).and_then(|w| w.replace(b"x")).expect("writes");
+        AtomicFile::lock(&path).and_then(|w| w.replace(b"x")).expect("writes");
         assert_eq!(mode(&path), 0o600);
         assert_eq!(fs::read_dir(directory.path()).expect("lists").count(), 1);
     }
 
     #[test]
-    fn a_replaced_file_keeps_the_groups_reading_and_gives_nothing_more() {
+    fn a_replaced_file_keeps_only_the_groups_read_permission() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("secret");
         for (before, after) in [(0o640, 0o640), (0o666, 0o640), (0o600, 0o600), (0o644, 0o640)] {
             fs::write(&path, "old").expect("writes");
             fs::set_permissions(&path, fs::Permissions::from_mode(before)).expect("sets");
-            Writer::lock(&path).and_then(|w| w.replace(b"new")).expect("replaces");
+            AtomicFile::lock(&path).and_then(|w| w.replace(b"new")).expect("replaces");
             assert_eq!(mode(&path), after, "{before:o}");
         }
     }
 
     #[test]
-    fn a_failed_write_leaves_the_old_file_and_no_remains() {
+    fn a_failed_write_keeps_the_old_file_and_no_temporary_one() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("target");
         fs::create_dir(&path).expect("a directory in the way");
         fs::write(path.join("x"), "").expect("not empty");
-        assert!(Writer::lock(&path).and_then(|w| w.replace(b"new")).is_err());
+        assert!(AtomicFile::lock(&path).and_then(|w| w.replace(b"new")).is_err());
         assert_eq!(fs::read_dir(directory.path()).expect("lists").count(), 1);
     }
 
     #[test]
-    fn behind_a_symbolic_link_the_file_is_replaced_and_the_link_stays() {
+    fn a_symbolic_link_is_kept_and_its_target_replaced() {
         let directory = tempfile::tempdir().expect("a directory");
         let (real, link) = (directory.path().join("real"), directory.path().join("link"));
         fs::write(&real, "old").expect("writes");
         std::os::unix::fs::symlink(&real, &link).expect("links");
-        Writer::lock(&link).and_then(|w| w.replace(b"new")).expect("replaces");
+        AtomicFile::lock(&link).and_then(|w| w.replace(b"new")).expect("replaces");
         assert!(fs::symlink_metadata(&link).expect("it is there").is_symlink());
         assert_eq!(fs::read(&real).expect("reads"), b"new");
     }

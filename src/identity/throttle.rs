@@ -1,18 +1,18 @@
-//! Who may try a password how often.
+//! Rate limits on login attempts.
 //!
-//! | brake | counts | default | against |
+//! | limit | counts | default | against |
 //! | --- | --- | --- | --- |
-//! | network | every attempt of an IPv4 address or an IPv6 /64 | 30 at once, then 1 in 2 s | one machine that tries many names |
-//! | pair | every attempt on one name from one network | 10 at once, then 1 in 6 s | one machine that guesses one password |
-//! | name | failures in a row on one name, from anywhere | from the 100th on, one attempt per 1, 2, … 30 s | many machines that guess one password (NIST SP 800-63B-4, 3.2.2) |
+//! | network | all attempts from an IPv4 address or an IPv6 /64 | burst of 30, then 1 per 2 s | one machine that tries many names |
+//! | pair | all attempts on one name from one network | burst of 10, then 1 per 6 s | one machine that guesses one password |
+//! | name | consecutive failures on one name from anywhere | from the 100th, one attempt per 1, 2, … 30 s | many machines that guess one password (NIST SP 800-63B-4, 3.2.2) |
 //!
-//! The third one only slows down, and not the networks from which the name logged in before: a lock
-//! would let anybody lock others out by guessing badly on purpose.
+//! The third limit only delays, and exempts networks from which the name logged in before. A
+//! lockout would let attackers lock out users by failing on purpose.
 //!
-//! Unknown names are counted like known ones. A key is a bucket number under a hash that is secret to
-//! this process, so each table has at most [`BUCKETS`] entries, and nobody can aim at another's
-//! bucket. All of it lies in this process: it begins anew after a restart, and each gateway counts for
-//! itself.
+//! Unknown names are counted like existing ones. Keys are hashed with a per-process secret into
+//! [`BUCKETS`] buckets, so each table is bounded and an attacker cannot target another key's
+//! bucket. All state is local to the process: it is lost on restart and not shared between
+//! gateways.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -29,32 +29,32 @@ use governor::{Quota, RateLimiter};
 
 use crate::clock::{Clock, UnixMillis};
 
-/// The most entries that a table can have.
+/// Maximum number of entries per table.
 pub const BUCKETS: u64 = 1 << 18;
-/// Tables are swept of idle entries once in so many attempts.
-const SWEEP_EVERY: u64 = 4_096;
+/// Number of attempts between two sweeps of idle entries.
+const SWEEP_INTERVAL: u64 = 4_096;
 
-/// How fast passwords may be tried.
+/// Rate limits for login attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct LoginLimits {
     pub network: Rate,
     pub pair: Rate,
-    /// Failures in a row on one name before attempts on it are slowed down.
+    /// Number of consecutive failures on one name before attempts on it are delayed.
     pub failures: u32,
-    /// The longest pause between two attempts on such a name.
+    /// Maximum delay between two attempts on such a name.
     pub pause_max: Duration,
 }
 
-/// `burst` at once, then one per `every`.
+/// A burst of `burst` attempts, then one per `every`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     pub burst: NonZeroU32,
     pub every: Duration,
 }
 
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
+impl Default for LoginLimits {
+    fn default() -> LoginLimits {
+        LoginLimits {
             network: Rate::new(30, Duration::from_secs(2)),
             pair: Rate::new(10, Duration::from_secs(6)),
             failures: 100,
@@ -64,14 +64,14 @@ impl Default for Limits {
 }
 
 impl Rate {
-    /// A rate; a burst of 0 counts as 1.
+    /// Creates a rate; a burst of 0 counts as 1.
     pub fn new(burst: u32, every: Duration) -> Rate {
         let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
         Rate { burst, every }
     }
 
     fn quota(self) -> Quota {
-        // A period of zero is no brake; a nanosecond is the nearest thing that the limiter knows.
+        // A zero period means no limit; governor's minimum is a nanosecond.
         let every = self.every.max(Duration::from_nanos(1));
         let quota = Quota::with_period(every).unwrap_or_else(|| Quota::per_second(self.burst));
         quota.allow_burst(self.burst)
@@ -85,36 +85,36 @@ type Limiter = RateLimiter<
     governor::middleware::NoOpMiddleware<Nanos>,
 >;
 
-/// The brakes of one gateway.
+/// Rate limits of one gateway.
 pub struct Throttle {
-    limits: Limits,
+    limits: LoginLimits,
     clock: SteadyClock,
     hasher: RandomState,
     network: Limiter,
     pair: Limiter,
-    names: Mutex<HashMap<u64, Streak>>,
-    /// Pairs of name and network that logged in, and when last.
-    proven: Mutex<HashMap<u64, Nanos>>,
+    names: Mutex<HashMap<u64, FailureStreak>>,
+    /// Pairs of name and network with a successful login, and the time of the last one.
+    trusted_pairs: Mutex<HashMap<u64, Nanos>>,
     attempts: AtomicU64,
 }
 
-/// What is known of the failures on one name.
+/// Consecutive failures on one name.
 #[derive(Debug, Clone, Copy, Default)]
-struct Streak {
+struct FailureStreak {
     failures: u32,
-    next: Nanos,
+    next_allowed: Nanos,
 }
 
-/// One admitted attempt; how it ended is told to the brakes through it.
+/// Key of an admitted attempt, used to record its result.
 #[derive(Debug, Clone, Copy)]
-pub struct Ticket {
+pub struct AttemptKey {
     name: u64,
     pair: u64,
 }
 
 impl Throttle {
-    /// Brakes at rest.
-    pub fn new(limits: Limits, clock: &Clock) -> Throttle {
+    /// Creates the limits without any recorded attempt.
+    pub fn new(limits: LoginLimits, clock: &Clock) -> Throttle {
         let clock = SteadyClock::new(clock);
         let limiter = |rate: Rate| Limiter::hashmap_with_clock(rate.quota(), clock.clone());
         Throttle {
@@ -124,55 +124,55 @@ impl Throttle {
             clock,
             hasher: RandomState::new(),
             names: Mutex::default(),
-            proven: Mutex::default(),
+            trusted_pairs: Mutex::default(),
             attempts: AtomicU64::new(0),
         }
     }
 
-    /// Lets one attempt on the folded name through, or says how long to wait.
-    pub fn admit(&self, folded: &str, from: IpAddr) -> Result<Ticket, Duration> {
-        self.sweep_now_and_then();
+    /// Admits one attempt on the normalized name, or returns the time to wait.
+    pub fn admit(&self, folded: &str, from: IpAddr) -> Result<AttemptKey, Duration> {
+        self.sweep_periodically();
         let network = network_of(from);
-        let ticket = Ticket { name: self.bucket(folded), pair: self.bucket((folded, network)) };
-        self.take(&self.network, self.bucket(network))?;
-        self.take(&self.pair, ticket.pair)?;
-        self.pause(ticket)?;
-        Ok(ticket)
+        let key = AttemptKey { name: self.bucket(folded), pair: self.bucket((folded, network)) };
+        self.check_limit(&self.network, self.bucket(network))?;
+        self.check_limit(&self.pair, key.pair)?;
+        self.check_pause(key)?;
+        Ok(key)
     }
 
-    /// The password was wrong, or the name is not one that may log in.
-    pub fn failed(&self, ticket: Ticket) {
+    /// Records a failed attempt.
+    pub fn record_failure(&self, key: AttemptKey) {
         let mut names = lock(&self.names);
-        let streak = names.entry(ticket.name).or_default();
+        let streak = names.entry(key.name).or_default();
         streak.failures = streak.failures.saturating_add(1);
     }
 
-    /// The password was right: the name's failures are forgotten, and its network is known.
-    pub fn succeeded(&self, ticket: Ticket) {
-        lock(&self.names).remove(&ticket.name);
-        lock(&self.proven).insert(ticket.pair, self.clock.now());
+    /// Records a successful attempt: clears the name's failures and trusts its network.
+    pub fn record_success(&self, key: AttemptKey) {
+        lock(&self.names).remove(&key.name);
+        lock(&self.trusted_pairs).insert(key.pair, self.clock.now());
     }
 
-    fn take(&self, limiter: &Limiter, bucket: u64) -> Result<(), Duration> {
-        let taken = limiter.check_key(&bucket);
-        taken.map_err(|not_until| not_until.wait_time_from(self.clock.now()))
+    fn check_limit(&self, limiter: &Limiter, bucket: u64) -> Result<(), Duration> {
+        let checked = limiter.check_key(&bucket);
+        checked.map_err(|not_until| not_until.wait_time_from(self.clock.now()))
     }
 
-    fn pause(&self, ticket: Ticket) -> Result<(), Duration> {
-        if lock(&self.proven).contains_key(&ticket.pair) {
+    fn check_pause(&self, key: AttemptKey) -> Result<(), Duration> {
+        if lock(&self.trusted_pairs).contains_key(&key.pair) {
             return Ok(());
         }
         let mut names = lock(&self.names);
-        let Some(streak) = names.get_mut(&ticket.name) else {
+        let Some(streak) = names.get_mut(&key.name) else {
             return Ok(());
         };
         let now = self.clock.now();
-        if now < streak.next {
-            return Err(Duration::from(streak.next) - Duration::from(now));
+        if now < streak.next_allowed {
+            return Err(Duration::from(streak.next_allowed) - Duration::from(now));
         }
         let over = streak.failures.saturating_add(1).saturating_sub(self.limits.failures);
         let pause = Duration::from_secs(over.into()).min(self.limits.pause_max);
-        streak.next = now + Nanos::from(pause);
+        streak.next_allowed = now + Nanos::from(pause);
         Ok(())
     }
 
@@ -180,8 +180,8 @@ impl Throttle {
         self.hasher.hash_one(key) % BUCKETS
     }
 
-    fn sweep_now_and_then(&self) {
-        if self.attempts.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
+    fn sweep_periodically(&self) {
+        if self.attempts.fetch_add(1, Ordering::Relaxed) % SWEEP_INTERVAL == SWEEP_INTERVAL - 1 {
             self.network.retain_recent();
             self.pair.retain_recent();
         }
@@ -198,8 +198,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What one subscriber can change at will is one: the last 64 bits of an IPv6 address, and the IPv6
-/// spelling of an IPv4 address.
+/// Returns the network that one subscriber controls: an IPv4 address (also in IPv6 notation) or an
+/// IPv6 /64.
 fn network_of(from: IpAddr) -> IpAddr {
     match from.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -207,8 +207,8 @@ fn network_of(from: IpAddr) -> IpAddr {
     }
 }
 
-/// Time that never steps back, unless a test moves it: a corrected wall clock must not open or close
-/// the brakes.
+/// Monotonic time, or the manual clock of a test: a corrected wall clock must not change the
+/// limits.
 #[derive(Clone, Debug)]
 enum SteadyClock {
     Monotonic(Arc<Instant>),
@@ -243,7 +243,7 @@ mod tests {
 
     fn throttle() -> (Throttle, Clock) {
         let clock = Clock::manual(UnixMillis(1_000_000));
-        (Throttle::new(Limits::default(), &clock), clock)
+        (Throttle::new(LoginLimits::default(), &clock), clock)
     }
 
     fn network(number: u32) -> IpAddr {
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn one_network_gets_ten_tries_on_a_name_then_one_in_six_seconds() {
+    fn one_network_has_ten_attempts_per_name_then_one_per_6_s() {
         let (throttle, clock) = throttle();
         for _ in 0..10 {
             throttle.admit("alice", HERE.into()).expect("within the burst");
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn one_network_gets_thirty_tries_on_many_names_then_one_in_two_seconds() {
+    fn one_network_has_thirty_attempts_then_one_per_2_s() {
         let (throttle, clock) = throttle();
         for number in 0..30 {
             throttle.admit(&format!("user{number}"), HERE.into()).expect("within the burst");
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_network_is_a_slash_64_and_a_mapped_address_is_its_ipv4_one() {
+    fn an_ipv6_network_is_a_64_and_mapped_addresses_are_ipv4() {
         let address = |text: &str| network_of(text.parse().expect("an address"));
         assert_eq!(address("2001:db8::1"), address("2001:db8::ffff:0:0:1"));
         assert_ne!(address("2001:db8::1"), address("2001:db8:0:1::1"));
@@ -288,19 +288,19 @@ mod tests {
 
     fn fail_from_many_networks(throttle: &Throttle, failures: u32) {
         for number in 0..failures {
-            let ticket = throttle.admit("alice", network(number)).expect("not yet slowed");
-            throttle.failed(ticket);
+            let key = throttle.admit("alice", network(number)).expect("not yet slowed");
+            throttle.record_failure(key);
         }
     }
 
     #[test]
-    fn from_the_hundredth_failure_on_a_name_waits_up_to_thirty_seconds() {
+    fn after_100_failures_a_name_waits_up_to_30_s() {
         let (throttle, clock) = throttle();
         fail_from_many_networks(&throttle, 100);
         let mut pauses = Vec::new();
         for number in 1_000..1_040 {
-            let ticket = throttle.admit("alice", network(number)).expect("the pause is over");
-            throttle.failed(ticket);
+            let key = throttle.admit("alice", network(number)).expect("the pause is over");
+            throttle.record_failure(key);
             let pause = throttle.admit("alice", network(number + 5_000)).expect_err("the pause");
             pauses.push(pause.as_secs());
             clock.advance(pause);
@@ -311,10 +311,10 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_logged_in_before_is_not_slowed_by_others_failures() {
+    fn a_trusted_network_is_not_delayed_by_others_failures() {
         let (throttle, _) = throttle();
         let home = throttle.admit("alice", HERE.into()).expect("free");
-        throttle.succeeded(home);
+        throttle.record_success(home);
         fail_from_many_networks(&throttle, 100);
         throttle.admit("alice", network(1_000)).expect("begins the pause");
         assert!(throttle.admit("alice", network(1_001)).is_err());
@@ -322,19 +322,19 @@ mod tests {
     }
 
     #[test]
-    fn a_success_forgets_the_failures() {
+    fn a_success_clears_the_failures() {
         let (throttle, _) = throttle();
         fail_from_many_networks(&throttle, 99);
-        let ticket = throttle.admit("alice", network(500)).expect("free");
-        throttle.succeeded(ticket);
+        let key = throttle.admit("alice", network(500)).expect("free");
+        throttle.record_success(key);
         for number in 600..700 {
-            let ticket = throttle.admit("alice", network(number)).expect("counted anew");
-            throttle.failed(ticket);
+            let key = throttle.admit("alice", network(number)).expect("counted anew");
+            throttle.record_failure(key);
         }
     }
 
     #[test]
-    fn a_key_is_one_of_a_bounded_number_of_buckets() {
+    fn keys_map_to_a_bounded_number_of_buckets() {
         let (throttle, _) = throttle();
         let buckets = (0..20_000_u32).map(|number| throttle.bucket((number, "x")));
         let distinct: std::collections::HashSet<u64> = buckets.collect();

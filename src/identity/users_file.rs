@@ -1,4 +1,4 @@
-//! The text of the users file, read into accounts, or into all of its problems at once.
+//! Parser for the users file. Returns the accounts, or all problems at once.
 //!
 //! ```toml
 //! [[user]]
@@ -23,34 +23,34 @@ use crate::session::Identity;
 use super::account::{self, Account};
 use super::credential::Credential;
 
-/// A users file longer than this is refused: it is read again each second.
+/// Maximum size of the users file in bytes. The file is read every second.
 pub const FILE_MAX: u64 = 16 << 20;
 const PROBLEMS_MAX: usize = 50;
 
-/// Why the users file cannot be used. The accounts read before stay as they are.
+/// Reason for rejecting the users file. The previous accounts remain.
 #[derive(Debug, thiserror::Error)]
 pub enum UsersError {
-    #[error("{}: {source}; make it with `doorward user add NAME --users {}`", path.display(), path.display())]
+    #[error("{}: {source}; create it with `doorward user add NAME --users {}`", path.display(), path.display())]
     Missing { path: PathBuf, source: io::Error },
     #[error("{}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{}: longer than {FILE_MAX} bytes", .0.display())]
     TooLong(PathBuf),
-    #[error("{}", Listing(path, problems))]
-    Invalid { path: PathBuf, problems: Vec<Problem> },
+    #[error("{}", ProblemList(path, problems))]
+    Invalid { path: PathBuf, problems: Vec<UsersFileProblem> },
 }
 
-/// One thing that is wrong in the file, and what to write instead.
+/// One problem in the file and its remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct UsersFileProblem {
     /// Counted from 1.
     pub line: usize,
     pub message: String,
 }
 
-struct Listing<'a>(&'a Path, &'a [Problem]);
+struct ProblemList<'a>(&'a Path, &'a [UsersFileProblem]);
 
-impl fmt::Display for Listing<'_> {
+impl fmt::Display for ProblemList<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.1.iter().enumerate() {
             let separator = if index == 0 { "" } else { "\n" };
@@ -61,7 +61,7 @@ impl fmt::Display for Listing<'_> {
     }
 }
 
-/// Reads the whole file at `path`; bounded by [`FILE_MAX`].
+/// Reads the file at `path`, up to [`FILE_MAX`] bytes.
 pub fn read_text(path: &Path) -> Result<String, UsersError> {
     let too_long = || UsersError::TooLong(path.to_owned());
     let read = || {
@@ -85,9 +85,9 @@ fn read_error(path: &Path, source: io::Error) -> UsersError {
     }
 }
 
-/// Reads the text of the users file at `path` (which only names it in errors).
+/// Parses the text of the users file; `path` appears only in errors.
 pub fn parse(path: &Path, text: &str) -> Result<Vec<Account>, UsersError> {
-    let problems = match toml::from_str::<File>(text) {
+    let problems = match toml::from_str::<UsersFile>(text) {
         Ok(file) => match check(text, file) {
             Ok(accounts) => return Ok(accounts),
             Err(problems) => problems,
@@ -97,21 +97,21 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<Account>, UsersError> {
     Err(UsersError::Invalid { path: path.to_owned(), problems })
 }
 
-fn syntax(text: &str, error: &toml::de::Error) -> Problem {
+fn syntax(text: &str, error: &toml::de::Error) -> UsersFileProblem {
     let at = error.span().map_or(0, |span| span.start);
-    let hint = "; an entry is [[user]] with name and password, and perhaps groups, email, display_name, disabled";
-    Problem { line: line_of(text, at), message: format!("{}{hint}", error.message()) }
+    let hint = "; an entry is [[user]] with name, password, and optionally groups, email, display_name, disabled";
+    UsersFileProblem { line: line_of(text, at), message: format!("{}{hint}", error.message()) }
 }
 
-fn check(text: &str, file: File) -> Result<Vec<Account>, Vec<Problem>> {
+fn check(text: &str, file: UsersFile) -> Result<Vec<Account>, Vec<UsersFileProblem>> {
     let mut accounts = Vec::with_capacity(file.user.len());
     let mut problems = Vec::new();
     let mut lines = HashMap::new();
     for entry in file.user {
         let line = line_of(text, entry.name.span().start);
-        let folded = account::fold(entry.name.get_ref());
+        let folded = account::normalize_name(entry.name.get_ref());
         if let Some(first) = lines.insert(folded, line) {
-            problems.push(twice(&entry, line, first));
+            problems.push(duplicate_name(&entry, line, first));
         }
         match entry.into_account(text) {
             Ok(account) => accounts.push(account),
@@ -122,12 +122,12 @@ fn check(text: &str, file: File) -> Result<Vec<Account>, Vec<Problem>> {
     if problems.is_empty() { Ok(accounts) } else { Err(problems) }
 }
 
-fn twice(entry: &Entry, line: usize, first: usize) -> Problem {
+fn duplicate_name(entry: &UserEntry, line: usize, first: usize) -> UsersFileProblem {
     let name = entry.name.get_ref();
-    Problem {
+    UsersFileProblem {
         line,
         message: format!(
-            "user {name:?} stands in line {first} already (upper and lower case count as one); keep one of them"
+            "user {name:?} is already defined in line {first} (names are case-insensitive); keep one of them"
         ),
     }
 }
@@ -139,14 +139,14 @@ fn line_of(text: &str, at: usize) -> usize {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct UsersFile {
     #[serde(default)]
-    user: Vec<Entry>,
+    user: Vec<UserEntry>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+struct UserEntry {
     name: Spanned<String>,
     password: Spanned<String>,
     groups: Option<Spanned<Vec<String>>>,
@@ -156,20 +156,20 @@ struct Entry {
     disabled: bool,
 }
 
-impl Entry {
-    fn into_account(self, text: &str) -> Result<Account, Vec<Problem>> {
+impl UserEntry {
+    fn into_account(self, text: &str) -> Result<Account, Vec<UsersFileProblem>> {
         let mut problems = Problems { text, found: Vec::new() };
-        problems.note(&self.name, "name", |name| account::check_user_name(name));
+        problems.check(&self.name, "name", |name| account::check_user_name(name));
         if let Some(groups) = &self.groups {
-            problems.note(groups, "groups", |groups| account::check_groups(groups));
+            problems.check(groups, "groups", |groups| account::check_groups(groups));
         }
         if let Some(email) = &self.email {
-            problems.note(email, "email", |email| account::check_email(email));
+            problems.check(email, "email", |email| account::check_email(email));
         }
         if let Some(name) = &self.display_name {
-            problems.note(name, "display_name", |name| account::check_display_name(name));
+            problems.check(name, "display_name", |name| account::check_display_name(name));
         }
-        let password = problems.note(&self.password, "password", |text| Credential::parse(text));
+        let password = problems.check(&self.password, "password", |text| Credential::parse(text));
         match password {
             Some(password) if problems.found.is_empty() => Ok(self.finish(password)),
             Some(_) | None => Err(problems.found),
@@ -189,11 +189,11 @@ impl Entry {
 
 struct Problems<'a> {
     text: &'a str,
-    found: Vec<Problem>,
+    found: Vec<UsersFileProblem>,
 }
 
 impl Problems<'_> {
-    fn note<T, V, E: fmt::Display>(
+    fn check<T, V, E: fmt::Display>(
         &mut self,
         field: &Spanned<T>,
         key: &str,
@@ -202,7 +202,7 @@ impl Problems<'_> {
         match check(field.get_ref()) {
             Ok(value) => Some(value),
             Err(error) => {
-                self.found.push(Problem {
+                self.found.push(UsersFileProblem {
                     line: line_of(self.text, field.span().start),
                     message: format!("{key}: {error}"),
                 });
@@ -218,7 +218,7 @@ mod tests {
 
     const HASH: &str = "$2y$12$L6Bc/AlTQHyd9liGgGEZyOFLPHNgyxeEPfgYfBCVxJ7JIlwxyVU3u";
 
-    fn problems(text: &str) -> Vec<Problem> {
+    fn problems(text: &str) -> Vec<UsersFileProblem> {
         match parse(Path::new("users.toml"), text) {
             Err(UsersError::Invalid { problems, .. }) => problems,
             other => panic!("{other:?}"),
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_entry_reads_into_an_account() {
+    fn a_full_entry_parses_into_an_account() {
         let text = format!(
             "[[user]]\nname='alice'\npassword='{HASH}'\ngroups=['staff','ops']\nemail='a@b'\ndisplay_name='Alice'\ndisabled=true\n"
         );
@@ -240,12 +240,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_a_file_without_users() {
-        assert_eq!(parse(Path::new("users.toml"), "# nobody\n").expect("good").len(), 0);
+    fn an_empty_file_has_no_users() {
+        assert_eq!(parse(Path::new("users.toml"), "# empty\n").expect("good").len(), 0);
     }
 
     #[test]
-    fn all_problems_come_at_once_with_their_lines() {
+    fn all_problems_are_reported_with_their_lines() {
         let text = format!(
             "[[user]]\nname = ' alice'\npassword = 'clear'\n\n[[user]]\nname = 'bob'\npassword = '{HASH}'\ngroups = ['a,b']\n[[user]]\nname = 'BOB'\npassword = '{HASH}'\n"
         );
@@ -257,14 +257,14 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_and_a_syntax_error_are_refused_with_their_line() {
+    fn unknown_keys_and_syntax_errors_are_reported_with_a_line() {
         let text = format!("[[user]]\nname='a'\npassword='{HASH}'\nadmin=true\n");
         assert_eq!(problems(&text)[0].line, 4);
         assert_eq!(problems("\n\n[[user]\n")[0].line, 3);
     }
 
     #[test]
-    fn an_error_reads_as_file_line_and_advice() {
+    fn an_error_names_file_line_and_remedy() {
         let error = parse(Path::new("config/users.toml"), "[[user]]\nname=''\npassword=''\n");
         let text = error.expect_err("two problems").to_string();
         assert!(text.starts_with("config/users.toml:2: name: "), "{text}");

@@ -1,19 +1,20 @@
-//! Our cookies: found by exact name in the raw bytes, and kept from upstreams.
+//! The gateway's cookies: lookup by exact name in the raw bytes, and removal before forwarding.
 //!
-//! No trimming beyond space and tab after `;`, no quoted strings, no `$Version`: a server that folds
-//! more than a browser protects lets a sibling host plant cookies ("Cookie Chaos", 2025).
+//! Parsing trims only space and tab after `;` and ignores quoted strings and `$Version`. A server
+//! that folds names more than browsers protect them lets a sibling host plant cookies ("Cookie
+//! Chaos", 2025).
 
 use cookie::{Cookie, CookieBuilder, SameSite, time::Duration};
 use http::header::{self, HeaderMap, HeaderValue};
 
-/// The names of the cookies that are ours on every host.
+/// Names of the gateway's cookies, on every host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CookieNames {
     /// Carries the session token.
     pub session: String,
-    /// Binds a login form to the browser that asked for it.
+    /// Binds a login form to the browser that requested it.
     pub login: String,
-    /// Shares the session cookie with all hosts below this name.
+    /// Domain whose subdomains share the session cookie; `None` for one host.
     domain: Option<String>,
 }
 
@@ -22,17 +23,17 @@ const HOST_ONLY: &str = "__Host-doorward";
 const SHARED: &str = "__Secure-doorward";
 const OWN_NAMES: [&str; 3] = [HOST_ONLY, SHARED, LOGIN];
 
-/// What the client showed under a name.
+/// Result of a cookie lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Presented {
-    Nothing,
+pub enum CookieLookup {
+    Missing,
     One(Vec<u8>),
-    /// Two or more: somebody tossed one in. Treated as no session.
-    Several,
+    /// Two or more, one of which an attacker may have planted. Treated as no session.
+    Duplicate,
 }
 
 impl CookieNames {
-    /// `__Host-` names; a session cookie that a parent domain shares is `__Secure-`.
+    /// Uses `__Host-` names, or `__Secure-` for a session cookie shared by a parent domain.
     pub fn new(domain: Option<&str>) -> CookieNames {
         CookieNames {
             session: if domain.is_some() { SHARED } else { HOST_ONLY }.to_owned(),
@@ -41,43 +42,45 @@ impl CookieNames {
         }
     }
 
-    /// `Set-Cookie` with a session token. No lifetime: the server alone decides when it ends.
+    /// Returns a `Set-Cookie` with a session token. It has no lifetime: only the server decides
+    /// when a session ends.
     pub fn set_session(&self, token: &str) -> Option<HeaderValue> {
-        self.shared(Cookie::build((self.session.as_str(), token)))
+        self.with_domain(Cookie::build((self.session.as_str(), token)))
     }
 
-    /// `Set-Cookie` that deletes the session token; only for a logout that the user asked for.
+    /// Returns a `Set-Cookie` that deletes the session token; only for a logout that the user
+    /// requested.
     pub fn clear_session(&self) -> Option<HeaderValue> {
-        self.shared(Cookie::build((self.session.as_str(), "")).max_age(Duration::ZERO))
+        self.with_domain(Cookie::build((self.session.as_str(), "")).max_age(Duration::ZERO))
     }
 
-    /// `Set-Cookie` with the value that binds a login form to this browser.
+    /// Returns a `Set-Cookie` with the value that binds a login form to this browser.
     pub fn set_login(&self, value: &str) -> Option<HeaderValue> {
-        guarded(Cookie::build((self.login.as_str(), value)))
+        with_attributes(Cookie::build((self.login.as_str(), value)))
     }
 
-    fn shared(&self, cookie: CookieBuilder<'_>) -> Option<HeaderValue> {
+    fn with_domain(&self, cookie: CookieBuilder<'_>) -> Option<HeaderValue> {
         match &self.domain {
-            Some(domain) => guarded(cookie.domain(domain.as_str())),
-            None => guarded(cookie),
+            Some(domain) => with_attributes(cookie.domain(domain.as_str())),
+            None => with_attributes(cookie),
         }
     }
 
-    /// Whether a cookie of that name is ours in any spelling, and under any setting of `domain`:
-    /// browsers fold the case of prefixes, and keep the cookies of yesterday's configuration.
-    fn own(&self, name: &[u8]) -> bool {
+    /// Whether the name belongs to the gateway, in any spelling and under any setting of `domain`.
+    /// Browsers fold the case of prefixes and keep cookies of an earlier configuration.
+    fn is_own(&self, name: &[u8]) -> bool {
         let name = name.trim_ascii();
         OWN_NAMES.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
     }
 
-    /// Takes our cookies out of the request, joins the others to one field (RFC 9113 8.2.3), and
-    /// returns what was shown as the session token.
+    /// Removes the gateway's cookies from the request and joins the others into one header (RFC
+    /// 9113 8.2.3).
     pub fn strip(&self, headers: &mut HeaderMap) {
         if !headers.contains_key(header::COOKIE) {
             return;
         }
         let mut kept = Vec::new();
-        for pair in pairs(headers).filter(|pair| !self.own(name_of(pair))) {
+        for pair in pairs(headers).filter(|pair| !self.is_own(name_of(pair))) {
             if !kept.is_empty() {
                 kept.extend_from_slice(b"; ");
             }
@@ -93,39 +96,39 @@ impl CookieNames {
         }
     }
 
-    /// Whether a `Set-Cookie` of an upstream names a cookie of ours; it is dropped then.
-    pub fn set_by(&self, set_cookie: &[u8]) -> bool {
+    /// Whether an upstream's `Set-Cookie` names a cookie of the gateway.
+    pub fn is_set_by(&self, set_cookie: &[u8]) -> bool {
         let pair = set_cookie.split(|byte| *byte == b';').next().unwrap_or_default();
-        // A cookie without a name comes back as its value alone: `=a=b` is sent as `a=b`.
+        // Browsers send a nameless cookie as its value alone: `=a=b` is sent as `a=b`.
         let pair = pair.trim_ascii_start();
-        self.own(name_of(pair.strip_prefix(b"=").unwrap_or(pair)))
+        self.is_own(name_of(pair.strip_prefix(b"=").unwrap_or(pair)))
     }
 }
 
-fn guarded(cookie: CookieBuilder<'_>) -> Option<HeaderValue> {
+fn with_attributes(cookie: CookieBuilder<'_>) -> Option<HeaderValue> {
     let cookie = cookie.path("/").secure(true).http_only(true).same_site(SameSite::Lax).build();
     HeaderValue::from_str(&cookie.to_string()).ok()
 }
 
-/// The value of the one cookie called `name`, byte for byte.
-pub fn find(headers: &HeaderMap, name: &str) -> Presented {
+/// Returns the value of the cookie `name`, byte for byte.
+pub fn find(headers: &HeaderMap, name: &str) -> CookieLookup {
     let mut values = pairs(headers).filter_map(|pair| value_of(pair, name.as_bytes()));
     match (values.next(), values.next()) {
-        (None, _) => Presented::Nothing,
-        (Some(value), None) => Presented::One(value.to_vec()),
-        (Some(_), Some(_)) => Presented::Several,
+        (None, _) => CookieLookup::Missing,
+        (Some(value), None) => CookieLookup::One(value.to_vec()),
+        (Some(_), Some(_)) => CookieLookup::Duplicate,
     }
 }
 
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let lines = headers.get_all(header::COOKIE).into_iter();
     let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-    pairs.map(skip_blank).filter(|pair| !pair.is_empty())
+    pairs.map(skip_whitespace).filter(|pair| !pair.is_empty())
 }
 
-fn skip_blank(pair: &[u8]) -> &[u8] {
-    let blank = pair.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
-    &pair[blank..]
+fn skip_whitespace(pair: &[u8]) -> &[u8] {
+    let whitespace = pair.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    &pair[whitespace..]
 }
 
 fn name_of(pair: &[u8]) -> &[u8] {
@@ -153,12 +156,12 @@ mod tests {
     }
 
     #[test]
-    fn our_cookie_is_found_by_exact_name_and_two_are_none() {
+    fn the_cookie_is_found_by_exact_name_and_only_once() {
         let found = |lines: &[&str]| find(&headers(lines), "__Host-doorward");
-        assert_eq!(found(&["a=1; __Host-doorward=dw1_x; b=2"]), Presented::One(b"dw1_x".to_vec()));
-        assert_eq!(found(&["a=1", "__Host-doorward=x"]), Presented::One(b"x".to_vec()));
-        assert_eq!(found(&["__Host-doorward=x; __Host-doorward=y"]), Presented::Several);
-        assert_eq!(found(&["__Host-doorward=x", "__Host-doorward=x"]), Presented::Several);
+        assert_eq!(found(&["a=1; __Host-doorward=dw1_x; b=2"]), CookieLookup::One(b"dw1_x".to_vec()));
+        assert_eq!(found(&["a=1", "__Host-doorward=x"]), CookieLookup::One(b"x".to_vec()));
+        assert_eq!(found(&["__Host-doorward=x; __Host-doorward=y"]), CookieLookup::Duplicate);
+        assert_eq!(found(&["__Host-doorward=x", "__Host-doorward=x"]), CookieLookup::Duplicate);
         for line in [
             "__host-doorward=x",
             "__Host-doorward-login=x",
@@ -166,12 +169,13 @@ mod tests {
             "__Host-doorward =x",
             "a=\"; __Host-doorwarx=1",
         ] {
-            assert_eq!(found(&[line]), Presented::Nothing, "{line}");
+            assert_eq!(found(&[line]), CookieLookup::Missing, "{line}");
         }
     }
 
+    /// HYP-24.
     #[test]
-    fn hyp_24_other_cookies_go_upstream_as_one_field_without_ours() {
+    fn other_cookies_are_forwarded_as_one_header() {
         let mut sent = headers(&[
             "a=1; __Host-doorward=x",
             "b=2; __HOST-DOORWARD=y;__Host-doorward-login=z",
@@ -185,8 +189,9 @@ mod tests {
         assert!(only_ours.is_empty());
     }
 
+    /// ASVS 3.3.
     #[test]
-    fn asvs_3_3_our_cookies_have_every_guard_and_no_lifetime() {
+    fn cookies_have_all_security_attributes_and_no_lifetime() {
         let line = names().set_session("dw1_x").expect("a value");
         let expected = "__Host-doorward=dw1_x; HttpOnly; SameSite=Lax; Secure; Path=/";
         assert_eq!(line, expected);
@@ -199,15 +204,15 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_cannot_set_or_delete_our_cookies() {
+    fn set_cookie_of_an_own_cookie_is_recognized() {
         for line in [
             "__Host-doorward=; Max-Age=0",
             " __host-doorward=x; Path=/",
             "__Host-doorward-login",
             "__Host-doorward =x",
         ] {
-            assert!(names().set_by(line.as_bytes()), "{line}");
+            assert!(names().is_set_by(line.as_bytes()), "{line}");
         }
-        assert!(!names().set_by(b"session=__Host-doorward"));
+        assert!(!names().is_set_by(b"session=__Host-doorward"));
     }
 }

@@ -1,4 +1,4 @@
-//! An upstream's address, as a route writes it.
+//! Address of an upstream.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -7,12 +7,12 @@ use http::uri::{Authority, Scheme, Uri};
 
 use super::host::Host;
 
-/// How the gateway speaks to an upstream.
+/// Protocol between the gateway and an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
-    /// `http://`: HTTP/1.1 in the clear.
+    /// `http://`: HTTP/1.1 in cleartext.
     Http1,
-    /// `h2c://`: HTTP/2 in the clear, without asking first.
+    /// `h2c://`: HTTP/2 in cleartext with prior knowledge.
     Http2,
     /// `https://`: TLS; ALPN chooses HTTP/2 or HTTP/1.1.
     Tls,
@@ -24,7 +24,7 @@ pub struct Endpoint {
     transport: Transport,
     authority: Authority,
     port: u16,
-    /// Of all the above: an endpoint is looked up at each request.
+    /// Hash of the other fields, precomputed because each request looks up an endpoint.
     hash: u64,
 }
 
@@ -34,13 +34,13 @@ impl Hash for Endpoint {
     }
 }
 
-/// Why a text is no upstream address.
+/// Reason for rejecting an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
     #[error("write a full address, as in \"http://127.0.0.1:3000\"")]
     Shape,
     #[error(
-        "`{0}` is no scheme of an upstream; write http://, https:// or h2c:// (HTTP/2 in the clear)"
+        "`{0}` is not an upstream scheme; write http://, https:// or h2c:// (HTTP/2 in cleartext)"
     )]
     Scheme(String),
     #[error(
@@ -49,14 +49,14 @@ pub enum EndpointError {
     Path(String),
     #[error("an upstream has no user name or password in its address")]
     Userinfo,
-    #[error("`{0}` has no usable port; write a number from 1 to 65535, or none for the usual one")]
+    #[error("`{0}` has an invalid port; write a number from 1 to 65535, or omit it for the default")]
     Port(String),
 }
 
 impl Endpoint {
-    /// Reads `http://host[:port]`, `https://…` or `h2c://…`.
+    /// Parses `http://host[:port]`, `https://…` or `h2c://…`.
     pub fn parse(text: &str) -> Result<Endpoint, EndpointError> {
-        // The parser would drop a fragment without a word.
+        // The URI parser silently drops a fragment.
         if let Some((_, fragment)) = text.split_once('#') {
             return Err(EndpointError::Path(format!("#{fragment}")));
         }
@@ -68,7 +68,7 @@ impl Endpoint {
         if authority.as_str().contains('@') {
             return Err(EndpointError::Userinfo);
         }
-        // `http://:80`, `http://[]` and `http://a[::1]` are addresses to the parser.
+        // The URI parser accepts `http://:80`, `http://[]` and `http://a[::1]`.
         if Host::parse(authority.host()).is_err() {
             return Err(EndpointError::Shape);
         }
@@ -83,22 +83,22 @@ impl Endpoint {
         }
     }
 
-    /// How to speak to it.
+    /// Returns the protocol.
     pub fn transport(&self) -> Transport {
         self.transport
     }
 
-    /// Name or address, without port; IPv6 without brackets.
+    /// Returns the host name or address without the port; IPv6 without brackets.
     pub fn host(&self) -> &str {
         self.authority.host().trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// The port, written or usual.
+    /// Returns the port, explicit or default.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// As written.
+    /// Returns the authority as configured.
     pub fn authority(&self) -> &Authority {
         &self.authority
     }
@@ -124,7 +124,7 @@ fn transport(scheme: &Scheme) -> Result<Transport, EndpointError> {
     }
 }
 
-/// A port that is written but is none must not quietly become the usual one.
+/// An invalid explicit port must not fall back to the default.
 fn port(transport: Transport, authority: &Authority) -> Result<u16, EndpointError> {
     if authority.as_str() == authority.host() {
         return Ok(match transport {
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_upstream_address_reads_and_shows_as_written() {
+    fn an_upstream_address_round_trips() {
         for (text, port) in [
             ("http://127.0.0.1:3000", 3000),
             ("https://app.test", 443),
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_upstream_address_is_named() {
+    fn an_invalid_upstream_address_is_rejected_with_its_reason() {
         let error = |text: &str| Endpoint::parse(text).expect_err("refused");
         assert_eq!(error("127.0.0.1:3000"), EndpointError::Shape);
         for nowhere in [

@@ -1,39 +1,38 @@
-//! What proxies say about the way that a request came: `Forwarded` (RFC 7239) and `X-Forwarded-For`.
-//! Whether anybody believes them is decided elsewhere.
+//! Parser for `Forwarded` (RFC 7239) and `X-Forwarded-For`. Trust is decided elsewhere.
 //!
-//! A client may begin either field, and the proxies behind it add to its end. So what cannot be read as
-//! a whole is refused and never read in part: a quote that a client opens would swallow the word of the
-//! proxy that came after.
+//! A client may start either header, and trusted proxies append to it. A header that is not fully
+//! valid is rejected, never read in part: an unclosed quote from the client would swallow the entry
+//! of the next proxy.
 
 use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName};
 
-/// The most hops, and the most bytes, of either field; more of them is somebody's game (RFC 7239 8.1).
-const HOPS: usize = 32;
-const BYTES: usize = 4 * 1024;
+/// Maximum number of hops and bytes of either header (RFC 7239 8.1).
+const MAX_HOPS: usize = 32;
+const MAX_BYTES: usize = 4 * 1024;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Where one proxy says that the request came from; `None` for what is no address: `unknown`, a hidden
-/// name, nothing.
+/// Source address that one proxy reported; `None` if it is no address (`unknown`, an obfuscated
+/// name, empty).
 pub type Hop = Option<IpAddr>;
 
-/// Why the way cannot be told.
+/// Reason for rejecting the headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
     #[error("Forwarded or X-Forwarded-For has more than 32 hops or 4 KiB")]
     TooLong,
-    #[error("Forwarded cannot be read")]
+    #[error("Forwarded is malformed")]
     Malformed,
     #[error("Forwarded and X-Forwarded-For name different clients")]
     Disagree,
 }
 
-/// The way as each field tells it that is there, from the first hop to the last.
+/// Returns the hops of each header that is present, from the first to the last.
 pub fn chains(headers: &HeaderMap) -> Result<Vec<Vec<Hop>>, ChainError> {
     let mut chains = Vec::new();
-    for (name, read) in [(header::FORWARDED, forwarded as Read), (X_FORWARDED_FOR, x_forwarded_for)]
+    for (name, read) in [(header::FORWARDED, parse_forwarded as ParseLine), (X_FORWARDED_FOR, parse_x_forwarded_for)]
     {
         let lines: Vec<&[u8]> =
             headers.get_all(&name).iter().map(http::HeaderValue::as_bytes).collect();
@@ -44,48 +43,48 @@ pub fn chains(headers: &HeaderMap) -> Result<Vec<Vec<Hop>>, ChainError> {
     Ok(chains)
 }
 
-type Read = fn(&[u8]) -> Result<Vec<Hop>, ChainError>;
+type ParseLine = fn(&[u8]) -> Result<Vec<Hop>, ChainError>;
 
-/// Several lines are one list (RFC 9110 5.3), and each is whole by itself.
-fn chain(lines: &[&[u8]], read: Read) -> Result<Vec<Hop>, ChainError> {
-    if lines.iter().map(|line| line.len()).sum::<usize>() > BYTES {
+/// Several headers form one list (RFC 9110 5.3), and each is complete by itself.
+fn chain(lines: &[&[u8]], read: ParseLine) -> Result<Vec<Hop>, ChainError> {
+    if lines.iter().map(|line| line.len()).sum::<usize>() > MAX_BYTES {
         return Err(ChainError::TooLong);
     }
     let hops = lines.iter().map(|line| read(line)).collect::<Result<Vec<_>, _>>()?.concat();
-    if hops.len() > HOPS { Err(ChainError::TooLong) } else { Ok(hops) }
+    if hops.len() > MAX_HOPS { Err(ChainError::TooLong) } else { Ok(hops) }
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "as the other field's, which can be malformed")]
-fn x_forwarded_for(line: &[u8]) -> Result<Vec<Hop>, ChainError> {
-    Ok(line.split(|byte| *byte == b',').map(|hop| node(hop.trim_ascii())).collect())
+#[expect(clippy::unnecessary_wraps, reason = "same signature as the other parser, which can fail")]
+fn parse_x_forwarded_for(line: &[u8]) -> Result<Vec<Hop>, ChainError> {
+    Ok(line.split(|byte| *byte == b',').map(|hop| parse_node(hop.trim_ascii())).collect())
 }
 
-fn forwarded(line: &[u8]) -> Result<Vec<Hop>, ChainError> {
-    let mut reader = Reader { rest: line };
+fn parse_forwarded(line: &[u8]) -> Result<Vec<Hop>, ChainError> {
+    let mut reader = ForwardedReader { rest: line };
     let mut hops = Vec::new();
     loop {
         let (hop, end) = reader.element()?;
         hops.push(hop);
-        if end == End::Line {
+        if end == ElementEnd::EndOfValue {
             return Ok(hops);
         }
     }
 }
 
-/// What an element of the list ends with.
+/// End of a list element.
 #[derive(PartialEq, Eq)]
-enum End {
+enum ElementEnd {
     Comma,
-    Line,
+    EndOfValue,
 }
 
 /// RFC 7239 4: `for=192.0.2.1;proto=https, for="[2001:db8::1]:4711"`.
-struct Reader<'a> {
+struct ForwardedReader<'a> {
     rest: &'a [u8],
 }
 
-impl Reader<'_> {
-    fn element(&mut self) -> Result<(Hop, End), ChainError> {
+impl ForwardedReader<'_> {
+    fn element(&mut self) -> Result<(Hop, ElementEnd), ChainError> {
         let mut from: Option<Vec<u8>> = None;
         loop {
             let name = self.take(is_token).to_ascii_lowercase();
@@ -99,13 +98,13 @@ impl Reader<'_> {
                     from = Some(value);
                 }
             }
-            match self.next_after_blanks() {
-                Some(b';') => self.skip_blanks(),
+            match self.next_after_whitespace() {
+                Some(b';') => self.skip_whitespace(),
                 Some(b',') => {
-                    self.skip_blanks();
-                    return Ok((from.and_then(|from| node(&from)), End::Comma));
+                    self.skip_whitespace();
+                    return Ok((from.and_then(|from| parse_node(&from)), ElementEnd::Comma));
                 }
-                None => return Ok((from.and_then(|from| node(&from)), End::Line)),
+                None => return Ok((from.and_then(|from| parse_node(&from)), ElementEnd::EndOfValue)),
                 Some(_) => return Err(ChainError::Malformed),
             }
         }
@@ -118,7 +117,7 @@ impl Reader<'_> {
         if self.rest.first() == Some(&b'"') {
             return self.quoted();
         }
-        // Some write addresses with a port, or IPv6, without the quotes that they need.
+        // Some proxies omit the quotes that a port or an IPv6 address requires.
         Ok(self.take(|byte| is_token(byte) || matches!(byte, b':' | b'[' | b']')).to_vec())
     }
 
@@ -147,12 +146,12 @@ impl Reader<'_> {
         Some(*first)
     }
 
-    fn skip_blanks(&mut self) {
+    fn skip_whitespace(&mut self) {
         self.take(|byte| matches!(byte, b' ' | b'\t'));
     }
 
-    fn next_after_blanks(&mut self) -> Option<u8> {
-        self.skip_blanks();
+    fn next_after_whitespace(&mut self) -> Option<u8> {
+        self.skip_whitespace();
         self.next()
     }
 }
@@ -162,8 +161,8 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// RFC 7239 6: an address, in brackets where it is IPv6 and has a port, and perhaps a port.
-fn node(bytes: &[u8]) -> Hop {
+/// RFC 7239 6: an address, in brackets if it is IPv6 with a port, and an optional port.
+fn parse_node(bytes: &[u8]) -> Hop {
     let text = std::str::from_utf8(bytes).ok()?;
     let address = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((inside, "")) => inside.parse().map(IpAddr::V6).ok()?,
@@ -171,13 +170,13 @@ fn node(bytes: &[u8]) -> Hop {
             inside.parse().map(IpAddr::V6).ok()?
         }
         Some(_) => return None,
-        None => bare(text)?,
+        None => parse_bare_address(text)?,
     };
     Some(address.to_canonical())
 }
 
-/// An address without brackets; a port goes with IPv4 alone.
-fn bare(text: &str) -> Option<IpAddr> {
+/// An address without brackets; only IPv4 may have a port.
+fn parse_bare_address(text: &str) -> Option<IpAddr> {
     match text.split_once(':') {
         Some((address, port)) if is_port(port) && address.contains('.') => {
             address.parse().map(IpAddr::V4).ok()
@@ -186,7 +185,7 @@ fn bare(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// Digits, or a hidden name.
+/// Digits or an obfuscated name.
 fn is_port(text: &str) -> bool {
     let is_hidden = text.starts_with('_') && text.len() > 1;
     let is_number = (1..=5).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -207,8 +206,9 @@ mod tests {
         Ok(hops.iter().map(|hop| hop.map_or("-".to_owned(), |hop| hop.to_string())).collect())
     }
 
+    /// RFC 7239 6.
     #[test]
-    fn rfc_7239_6_a_node_is_an_address_with_or_without_a_port_or_nothing_to_go_by() {
+    fn a_node_is_an_address_with_an_optional_port_or_unknown() {
         for (value, hop) in [
             ("192.0.2.1", "192.0.2.1"),
             ("\"192.0.2.1:4711\"", "192.0.2.1"),
@@ -234,8 +234,9 @@ mod tests {
         }
     }
 
+    /// RFC 7239 4.
     #[test]
-    fn rfc_7239_4_elements_and_lines_are_one_way() {
+    fn elements_and_headers_form_one_chain() {
         let hops = read(
             "forwarded",
             &["For=192.0.2.1;proto=http, host=\"a, for=evil\"", "by=x; FOR=\"[2001:db8::1]\" ,"],
@@ -243,8 +244,9 @@ mod tests {
         assert_eq!(hops.expect("well made"), ["192.0.2.1", "-", "2001:db8::1", "-"]);
     }
 
+    /// RFC 7239 8.1.
     #[test]
-    fn rfc_7239_8_1_what_cannot_be_read_is_refused_and_never_read_in_part() {
+    fn malformed_headers_are_rejected_as_a_whole() {
         for line in [
             "for=\"192.0.2.1",
             "for=\"x, for=192.0.2.1",
@@ -263,14 +265,15 @@ mod tests {
         }
     }
 
+    /// RFC 7239 8.1.
     #[test]
-    fn rfc_7239_8_1_a_way_that_is_too_long_is_refused_and_not_cut() {
+    fn a_chain_that_is_too_long_is_rejected_not_truncated() {
         for (name, hop) in [("forwarded", "for=192.0.2.1"), ("x-forwarded-for", "192.0.2.1")] {
-            assert_eq!(read(name, &[hop; HOPS]).map(|hops| hops.len()), Ok(HOPS));
-            assert_eq!(read(name, &[hop; HOPS + 1]), Err(ChainError::TooLong));
-            let line = vec![hop; HOPS + 1].join(", ");
+            assert_eq!(read(name, &[hop; MAX_HOPS]).map(|hops| hops.len()), Ok(MAX_HOPS));
+            assert_eq!(read(name, &[hop; MAX_HOPS + 1]), Err(ChainError::TooLong));
+            let line = vec![hop; MAX_HOPS + 1].join(", ");
             assert_eq!(read(name, &[&line]), Err(ChainError::TooLong));
-            let long = format!("{hop},{}", " ".repeat(BYTES));
+            let long = format!("{hop},{}", " ".repeat(MAX_BYTES));
             assert_eq!(read(name, &[&long]), Err(ChainError::TooLong));
         }
     }

@@ -1,8 +1,8 @@
-//! Fields that concern one connection only (RFC 9110 7.6.1): read once, never passed on.
+//! Hop-by-hop headers (RFC 9110 7.6.1): read once, never forwarded.
 
 use http::header::{self, HeaderMap, HeaderName};
 
-/// Whether a field is about the connection, whatever the message says.
+/// Whether the header is always hop-by-hop.
 pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -17,16 +17,17 @@ pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// Removes the fields that every `Connection` line nominates, then the known hop-by-hop fields.
+/// Removes the headers that any `Connection` header nominates, then the known hop-by-hop headers.
 ///
-/// Called before we add anything: a nomination can then never name a field of ours
+/// Must run before the gateway adds headers: otherwise a nomination could remove them
 /// (CVE-2024-45410, CVE-2026-29054).
 pub fn strip(headers: &mut HeaderMap) {
     strip_with(headers, |_| false);
 }
 
-/// Removes what [`strip`] does, and `also`. All of them are looked for in one pass over the fields that
-/// are there: each request and each answer comes by here, and mostly none of them is there.
+/// As [`strip`], and also removes the headers for which `also` returns true. One pass over the
+/// headers that are present, because every request and response is checked and most have none of
+/// them.
 pub(super) fn strip_with(headers: &mut HeaderMap, mut also: impl FnMut(&HeaderName) -> bool) {
     let goes = |name: &&HeaderName| is_hop_by_hop(name) || also(name);
     let gone: Vec<HeaderName> = headers.keys().filter(goes).cloned().collect();
@@ -40,15 +41,16 @@ pub(super) fn strip_with(headers: &mut HeaderMap, mut also: impl FnMut(&HeaderNa
     }
 }
 
-/// Every line counts: `HeaderMap::remove(CONNECTION)` alone would show only the first.
+/// All `Connection` headers count: `HeaderMap::remove(CONNECTION)` alone would return only the
+/// first.
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     let lines = headers.get_all(header::CONNECTION).iter();
     let tokens = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-    let fields = tokens.map(<[u8]>::trim_ascii).filter(|token| !is_option(token));
-    fields.filter_map(|token| HeaderName::from_bytes(token).ok()).collect()
+    let names = tokens.map(<[u8]>::trim_ascii).filter(|token| !is_option(token));
+    names.filter_map(|token| HeaderName::from_bytes(token).ok()).collect()
 }
 
-/// What stands in most `Connection` lines and goes in any case, or names no field (RFC 9112 9.6).
+/// Common connection options that are removed anyway or name no header (RFC 9112 9.6).
 fn is_option(token: &[u8]) -> bool {
     token.eq_ignore_ascii_case(b"keep-alive") || token.eq_ignore_ascii_case(b"close")
 }
@@ -58,8 +60,9 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
+    /// HYP-18.
     #[test]
-    fn hyp_18_fields_named_by_every_connection_line_go() {
+    fn headers_nominated_by_any_connection_header_are_removed() {
         let mut headers = HeaderMap::new();
         headers.append("connection", HeaderValue::from_static("close, X-One"));
         headers.append("connection", HeaderValue::from_static("x-two ,, x-three"));
@@ -70,8 +73,9 @@ mod tests {
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-kept"]);
     }
 
+    /// HYP-19.
     #[test]
-    fn hyp_19_known_hop_by_hop_fields_go() {
+    fn known_hop_by_hop_headers_are_removed() {
         let mut headers = HeaderMap::new();
         for name in [
             "connection",

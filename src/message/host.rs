@@ -1,27 +1,28 @@
-//! A host name in the one form in which routes, cookies and certificates compare it.
+//! Host names in the canonical form that routes, cookies and certificates compare.
 
 use std::fmt;
 
-/// A host name: lower case, without port, without the trailing dot (CVE-2022-23632).
+/// A host name: lower case, without a trailing dot (CVE-2022-23632), and the port that the client
+/// sent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Host {
     name: String,
     port: Option<u16>,
 }
 
-/// Why an authority names no host of ours.
+/// Reason for rejecting an authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostError {
     #[error("the host is empty")]
     Empty,
-    #[error("the host holds a character that a host name cannot have")]
+    #[error("the host contains a character that is invalid in a host name")]
     Character,
     #[error("the port is not a number from 1 to 65535")]
     Port,
 }
 
 impl Host {
-    /// Reads `name`, `name:port`, `[v6]` or `[v6]:port`. Userinfo, lists and paths are refused.
+    /// Parses `name`, `name:port`, `[v6]` or `[v6]:port`. Rejects userinfo, lists and paths.
     pub fn parse(authority: &str) -> Result<Host, HostError> {
         let (name, port) = split_port(authority)?;
         let name = name.strip_suffix('.').unwrap_or(name);
@@ -34,24 +35,24 @@ impl Host {
         Ok(Host { name: name.to_ascii_lowercase(), port })
     }
 
-    /// The name alone.
+    /// Returns the name without the port.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether it is the machine that the browser runs on (RFC 6761 6.3).
-    pub fn is_local(&self) -> bool {
+    /// Whether the name refers to the browser's own machine (RFC 6761 6.3).
+    pub fn is_localhost(&self) -> bool {
         self.name == "localhost" || self.name.ends_with(".localhost")
     }
 
-    /// The same of what stands in a `Host` field, whether it can be read or not.
-    pub fn looks_local(field: &str) -> bool {
+    /// As [`Host::is_localhost`], for a raw `Host` header that may be invalid.
+    pub fn is_localhost_header(field: &str) -> bool {
         let name = field.split(':').next().unwrap_or_default().trim_end_matches('.');
         let last = name.rsplit('.').next().unwrap_or_default();
         last.trim().eq_ignore_ascii_case("localhost")
     }
 
-    /// The port that the client wrote.
+    /// Returns the port that the client sent.
     pub fn port(&self) -> Option<u16> {
         self.port
     }
@@ -91,19 +92,19 @@ fn is_v6(name: &str) -> bool {
     inner.is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok())
 }
 
-/// The `host` of a route.
+/// The `host` pattern of a route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum HostPattern {
-    /// One name.
+    /// One host name.
     Exact(String),
-    /// `*.example.com`: any name below, of any depth. Holds `.example.com`.
-    Below(String),
+    /// `*.example.com`: any subdomain at any depth. Contains `.example.com`.
+    Subdomain(String),
     /// `*`: any host.
     Any,
 }
 
 impl HostPattern {
-    /// Reads `wiki.example.com`, `*.example.com` or `*`; a route's host has no port.
+    /// Parses `wiki.example.com`, `*.example.com` or `*`. A pattern has no port.
     pub fn parse(text: &str) -> Result<HostPattern, HostError> {
         if text == "*" {
             return Ok(HostPattern::Any);
@@ -115,16 +116,16 @@ impl HostPattern {
         let host = Host::parse(name)?;
         match (host.port, below) {
             (Some(_), _) => Err(HostError::Port),
-            (None, true) => Ok(HostPattern::Below(format!(".{}", host.name))),
+            (None, true) => Ok(HostPattern::Subdomain(format!(".{}", host.name))),
             (None, false) => Ok(HostPattern::Exact(host.name)),
         }
     }
 
-    /// Whether `name` (of a [`Host`]) is meant.
+    /// Whether the pattern matches `name`, the name of a [`Host`].
     pub fn matches(&self, name: &str) -> bool {
         match self {
             HostPattern::Exact(exact) => exact == name,
-            HostPattern::Below(suffix) => name.ends_with(suffix.as_str()),
+            HostPattern::Subdomain(suffix) => name.ends_with(suffix.as_str()),
             HostPattern::Any => true,
         }
     }
@@ -134,7 +135,7 @@ impl fmt::Display for HostPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             HostPattern::Exact(name) => f.write_str(name),
-            HostPattern::Below(suffix) => write!(f, "*{suffix}"),
+            HostPattern::Subdomain(suffix) => write!(f, "*{suffix}"),
             HostPattern::Any => f.write_str("*"),
         }
     }
@@ -144,8 +145,9 @@ impl fmt::Display for HostPattern {
 mod tests {
     use super::*;
 
+    /// CVE-2022-23632.
     #[test]
-    fn cve_2022_23632_case_port_and_trailing_dot_do_not_make_another_host() {
+    fn case_port_and_trailing_dot_do_not_change_the_host() {
         for text in
             ["wiki.example.com", "WIKI.Example.Com", "wiki.example.com.", "wiki.example.com:8443"]
         {
@@ -154,8 +156,9 @@ mod tests {
         assert_eq!(Host::parse("[::1]:8443").expect("v6").name(), "[::1]");
     }
 
+    /// HYP-09.
     #[test]
-    fn hyp_09_lists_userinfo_paths_and_empty_hosts_are_refused() {
+    fn lists_userinfo_paths_and_empty_hosts_are_rejected() {
         for text in [
             "", ".", "a, b", "u@a", "a/x", "a b", "a:", "a:x", "a:0", "a:99999", "[::1", "a..b",
             "::1", "a:1:2", "é",
@@ -165,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_needs_a_dot_boundary() {
+    fn a_wildcard_matches_only_at_a_dot() {
         let below = HostPattern::parse("*.example.com").expect("a pattern");
         assert!(below.matches("a.example.com") && below.matches("a.b.example.com"));
         assert!(!below.matches("example.com") && !below.matches("evil-example.com"));

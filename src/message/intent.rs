@@ -1,47 +1,47 @@
-//! What kind of request a browser says this is. It chooses the form of an answer, never the
-//! decision and never the moment of a renewal: a client may claim what it likes.
+//! Kind of a request as the browser reports it. It selects the form of a response, never the
+//! decision or the time of a token rotation: a client may claim anything.
 
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName};
 
 use super::request_id::RequestId;
 
-// As a name, it is found without being read letter by letter first.
+// A `HeaderName` avoids parsing the name on each lookup.
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
-/// Whom an answer of ours is for, and which request it names.
+/// The kind of request that a local response answers, and its ID.
 #[derive(Clone, Debug)]
-pub struct Asker {
+pub struct Requester {
     pub intent: Intent,
     pub request: RequestId,
 }
 
-/// What the answer is for.
+/// Kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intent {
-    /// A person looks at the answer: pages and redirects.
+    /// A browser navigation: pages and redirects.
     Navigation,
-    /// A program reads it: status codes and JSON.
+    /// A script or other program: status codes and JSON.
     Fetch,
 }
 
 impl Intent {
-    /// From `Sec-Fetch-Mode` where the browser sends it, else from `Accept`.
-    pub fn of(method: &Method, headers: &HeaderMap) -> Intent {
-        let navigation = match text(headers, &SEC_FETCH_MODE) {
+    /// Derives the intent from `Sec-Fetch-Mode`, or from `Accept` if the browser does not send it.
+    pub fn from_request(method: &Method, headers: &HeaderMap) -> Intent {
+        let navigation = match header_str(headers, &SEC_FETCH_MODE) {
             Some(mode) => mode == "navigate",
-            None => readable(method) && takes_pages(headers),
+            None => is_get_or_head(method) && accepts_html(headers),
         };
         if navigation { Intent::Navigation } else { Intent::Fetch }
     }
 }
 
-fn readable(method: &Method) -> bool {
+fn is_get_or_head(method: &Method) -> bool {
     *method == Method::GET || *method == Method::HEAD
 }
 
-/// Whether the client takes a page for an answer.
-pub fn takes_pages(headers: &HeaderMap) -> bool {
+/// Whether the client accepts HTML.
+pub fn accepts_html(headers: &HeaderMap) -> bool {
     headers.get(header::ACCEPT).is_some_and(|value| {
         value
             .as_bytes()
@@ -50,7 +50,7 @@ pub fn takes_pages(headers: &HeaderMap) -> bool {
     })
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+fn header_str<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
@@ -59,8 +59,8 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        fields
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
             .iter()
             .map(|(name, value)| {
                 ((*name).parse().expect("a name"), HeaderValue::from_static(value))
@@ -69,14 +69,14 @@ mod tests {
     }
 
     #[test]
-    fn a_navigation_is_told_from_a_fetch() {
+    fn navigations_are_distinguished_from_fetches() {
         let html = headers(&[("accept", "text/html,application/xhtml+xml")]);
-        assert_eq!(Intent::of(&Method::GET, &html), Intent::Navigation);
-        assert_eq!(Intent::of(&Method::POST, &html), Intent::Fetch);
+        assert_eq!(Intent::from_request(&Method::GET, &html), Intent::Navigation);
+        assert_eq!(Intent::from_request(&Method::POST, &html), Intent::Fetch);
         let fetch = headers(&[("sec-fetch-mode", "cors"), ("accept", "text/html")]);
-        assert_eq!(Intent::of(&Method::GET, &fetch), Intent::Fetch);
+        assert_eq!(Intent::from_request(&Method::GET, &fetch), Intent::Fetch);
         let form = headers(&[("sec-fetch-mode", "navigate")]);
-        assert_eq!(Intent::of(&Method::POST, &form), Intent::Navigation);
-        assert_eq!(Intent::of(&Method::GET, &headers(&[("accept", "*/*")])), Intent::Fetch);
+        assert_eq!(Intent::from_request(&Method::POST, &form), Intent::Navigation);
+        assert_eq!(Intent::from_request(&Method::GET, &headers(&[("accept", "*/*")])), Intent::Fetch);
     }
 }

@@ -1,45 +1,45 @@
-//! HTTP as values: heads, targets, hosts, cookies, identity fields. Pure; no socket.
+//! HTTP messages as values: heads, targets, hosts, cookies, identity headers. Pure: no socket.
 //!
-//! | module | what |
+//! | module | contents |
 //! | --- | --- |
-//! | [`host`] | a host name as routes and cookies see it |
-//! | [`target`] | the path in its one canonical form, and the bytes that are forwarded |
-//! | [`inbound`] | what a client sent, checked: `InboundHead` |
-//! | [`hop`] | fields that concern one connection only |
-//! | [`forwarded`] | what proxies say about the way that a request came |
-//! | [`cookies`] | our cookies found, and kept from upstreams |
-//! | [`identity`] | the fields that tell an upstream who the user is |
-//! | [`sanitize`] | `InboundHead` without anything a client may not say: `SanitizedHead` |
-//! | [`origins`] | whether a page of another site made a browser send it |
-//! | [`readings`] | what other programs may take an ambiguous path for |
-//! | [`request_id`] | the name of one request |
-//! | [`intent`] | navigation or fetch: the form of an answer, never the decision |
-//! | [`hygiene`] | what an upstream's answer may not say |
-//! | [`endpoint`] | an upstream's address |
+//! | [`host`] | host names as routes and cookies compare them |
+//! | [`target`] | canonical path for decisions, raw bytes for forwarding |
+//! | [`inbound`] | validated request head: `InboundHead` |
+//! | [`hop`] | hop-by-hop headers |
+//! | [`forwarded`] | parser for `Forwarded` and `X-Forwarded-For` |
+//! | [`cookies`] | lookup of the gateway's cookies, and their removal before forwarding |
+//! | [`identity_headers`] | headers that carry the user's identity to an upstream |
+//! | [`sanitize`] | `InboundHead` without reserved headers: `SanitizedHead` |
+//! | [`csrf`] | check of cross-origin requests |
+//! | [`path_ambiguity`] | interpretations of an ambiguous path |
+//! | [`request_id`] | request IDs |
+//! | [`intent`] | navigation or fetch: the form of a response, never the decision |
+//! | [`response_headers`] | removal of reserved headers from an upstream's response |
+//! | [`endpoint`] | address of an upstream |
 
 pub mod cookies;
 pub mod endpoint;
 pub mod forwarded;
 pub mod hop;
 pub mod host;
-pub mod hygiene;
-pub mod identity;
+pub mod response_headers;
+pub mod identity_headers;
 pub mod inbound;
 pub mod intent;
-pub mod origins;
-pub mod readings;
+pub mod csrf;
+pub mod path_ambiguity;
 pub mod request_id;
 pub mod sanitize;
 pub mod target;
 
-pub use cookies::{CookieNames, Presented};
+pub use cookies::{CookieNames, CookieLookup};
 pub use endpoint::Endpoint;
 pub use host::{Host, HostPattern};
-pub use identity::{IdentityField, IdentityFields, ValueEncoding};
-pub use inbound::{Arrival, BadRequest, InboundHead};
-pub use intent::{Asker, Intent};
-pub use origins::{Origin, Origins};
-pub use readings::{Doubt, Readings};
+pub use identity_headers::{IdentityHeader, IdentityHeaders, ValueEncoding};
+pub use inbound::{RequestContext, BadRequest, InboundHead};
+pub use intent::{Requester, Intent};
+pub use csrf::{Origin, CrossOriginPolicy};
+pub use path_ambiguity::{Ambiguity, Interpretations};
 pub use request_id::{RequestId, RequestIds};
-pub use sanitize::{OwnedFields, SanitizedHead};
+pub use sanitize::{ReservedHeaders, SanitizedHead};
 pub use target::{PathPrefix, Target, TargetError};

@@ -1,37 +1,38 @@
-//! The name of one request, by which a user's complaint, a line of the log and a line of the app's log
-//! are brought together. It is no secret, and nothing is decided by it.
+//! Request IDs: they correlate a user's report, the access log and the upstream's log. They are not
+//! secret and affect no decision.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use data_encoding::HEXLOWER;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-/// The field in which upstreams hear it.
+/// Header that carries the request ID to upstreams.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Longest name that is taken over from a proxy before us.
-const LONGEST: usize = 64;
+/// Maximum length of an ID from a trusted proxy, in bytes.
+const MAX_LENGTH: usize = 64;
 
-/// A few letters and digits.
+/// A request ID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// What a trusted proxy before us called the request, where it did so once and plainly.
-    pub fn told(headers: &HeaderMap) -> Option<RequestId> {
-        let mut lines = headers.get_all(X_REQUEST_ID).into_iter();
-        let (Some(name), None) = (lines.next(), lines.next()) else { return None };
+    /// Returns the ID that a trusted proxy set; `None` unless there is exactly one short, plain
+    /// value.
+    pub fn from_trusted_proxy(headers: &HeaderMap) -> Option<RequestId> {
+        let mut values = headers.get_all(X_REQUEST_ID).into_iter();
+        let (Some(name), None) = (values.next(), values.next()) else { return None };
         let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
-        let fits = (1..=LONGEST).contains(&name.len()) && name.as_bytes().iter().all(is_plain);
+        let fits = (1..=MAX_LENGTH).contains(&name.len()) && name.as_bytes().iter().all(is_plain);
         fits.then(|| RequestId(name.clone()))
     }
 
-    /// As it is written.
+    /// Returns the ID as text.
     pub fn as_str(&self) -> &str {
         self.0.to_str().unwrap_or_default()
     }
 
-    /// As a field's value.
+    /// Returns the ID as a header value.
     pub fn value(&self) -> &HeaderValue {
         &self.0
     }
@@ -39,27 +40,28 @@ impl RequestId {
 
 impl From<u64> for RequestId {
     fn from(number: u64) -> RequestId {
-        // Each request gets one, and the general formatter takes eight times as long.
+        // Runs for each request; the general formatter takes eight times as long.
         let text = HEXLOWER.encode(&number.to_be_bytes());
         let value = HeaderValue::try_from(text);
         RequestId(value.unwrap_or_else(|_| HeaderValue::from_static("0")))
     }
 }
 
-/// One worker's names: each differs from all others of the worker, and no two workers begin alike.
+/// Request ID generator of one worker. IDs are unique per worker, and workers start at different
+/// points.
 #[derive(Debug)]
 pub struct RequestIds {
     state: AtomicU64,
 }
 
 impl RequestIds {
-    /// A sequence that begins anywhere; `seed` is random.
+    /// Creates a generator from a random `seed`.
     pub fn new(seed: [u8; 8]) -> RequestIds {
         RequestIds { state: AtomicU64::new(u64::from_ne_bytes(seed)) }
     }
 
-    /// The next name. SplitMix64: it runs through all numbers before one returns, and does not show how
-    /// many requests there were.
+    /// Returns the next ID. SplitMix64 repeats only after all numbers and does not reveal how many
+    /// requests there were.
     pub fn next(&self) -> RequestId {
         const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
         let state = self.state.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);
@@ -74,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_requests_have_one_name() {
+    fn request_ids_are_unique() {
         let ids = RequestIds::new([7; 8]);
         let names: std::collections::BTreeSet<String> =
             (0..10_000).map(|_| ids.next().as_str().to_owned()).collect();
@@ -83,18 +85,18 @@ mod tests {
     }
 
     #[test]
-    fn only_one_short_and_plain_name_is_taken_over() {
-        let told = |lines: &[&str]| {
+    fn only_a_single_short_plain_id_is_accepted() {
+        let parse = |values: &[&str]| {
             let mut headers = HeaderMap::new();
-            for line in lines {
+            for line in values {
                 headers.append(X_REQUEST_ID, HeaderValue::from_str(line).expect("a value"));
             }
-            RequestId::told(&headers).map(|id| id.as_str().to_owned())
+            RequestId::from_trusted_proxy(&headers).map(|id| id.as_str().to_owned())
         };
-        assert_eq!(told(&["4f-A_1.b"]).as_deref(), Some("4f-A_1.b"));
-        let long = "a".repeat(LONGEST + 1);
-        for lines in [&[][..], &["a", "a"], &[""], &["a b"], &["<b>"], &["a\"b"], &[&long]] {
-            assert_eq!(told(lines), None, "{lines:?}");
+        assert_eq!(parse(&["4f-A_1.b"]).as_deref(), Some("4f-A_1.b"));
+        let long = "a".repeat(MAX_LENGTH + 1);
+        for values in [&[][..], &["a", "a"], &[""], &["a b"], &["<b>"], &["a\"b"], &[&long]] {
+            assert_eq!(parse(values), None, "{values:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! From what a client sent to what may go upstream: everything that a client may not say is gone.
+//! Removes from a request head everything that a client may not set.
 //!
-//! This happens on every path (public routes, upgrades, errors), before we add a field of ours.
+//! Applies on every path (public routes, upgrades, errors), before the gateway adds a header.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,25 +11,25 @@ use http::{Method, Version};
 use super::cookies::CookieNames;
 use super::hop;
 use super::host::Host;
-use super::identity::IdentityFields;
+use super::identity_headers::IdentityHeaders;
 use super::inbound::{self, InboundHead};
 use super::request_id::RequestId;
 use super::target::Target;
 
-/// Fields that only the gateway sets, on any route.
+/// Headers that only the gateway may set, on any route.
 #[derive(Clone, Debug)]
-pub struct OwnedFields {
-    /// Folded, in alphabetical order.
+pub struct ReservedHeaders {
+    /// Folded names, sorted.
     names: Vec<HeaderName>,
 }
 
-/// Where a request comes from, as we tell upstreams; a client's own word about it is not passed on, nor
-/// what other proxies call it (none of them stands between us and the app).
-const FORWARDING: [&str; 27] = [
+/// Headers about a request's origin. The gateway sets them itself and drops the client's, including
+/// those of other proxies, none of which is between the gateway and the upstream.
+const FORWARDING_HEADERS: [&str; 27] = [
     "cf-connecting-ip",
     "cf-connecting-ipv6",
     "client-ip",
-    // RFC 9440 asks for it: no client says which certificate it showed.
+    // RFC 9440: a client must not assert its own certificate.
     "client-cert",
     "client-cert-chain",
     "fastly-client-ip",
@@ -37,8 +37,7 @@ const FORWARDING: [&str; 27] = [
     "forwarded-for",
     "front-end-https",
     "proxy-authorization",
-    // CGI hands it on as HTTP_PROXY, which many libraries take for the proxy to send their own
-    // requests through (httpoxy).
+    // CGI exposes it as HTTP_PROXY, which many libraries use as their outgoing proxy (httpoxy).
     "proxy",
     "true-client-ip",
     "x-client-cert",
@@ -58,8 +57,8 @@ const FORWARDING: [&str; 27] = [
     "x-url-scheme",
 ];
 
-/// Names by which apps know a user, owned even where a route sets other ones.
-const WELL_KNOWN: [&str; 12] = [
+/// Common identity headers, reserved even if a route uses others.
+const IDENTITY_HEADERS: [&str; 12] = [
     "auth-user",
     "proxy-user",
     "sm-user",
@@ -74,9 +73,8 @@ const WELL_KNOWN: [&str; 12] = [
     "x-username",
 ];
 
-/// Beginnings of names that gateways and proxies use: whatever follows is not a client's to say. In
-/// alphabetical order, and none of them begins with another.
-const FAMILIES: [&str; 17] = [
+/// Prefixes of headers that gateways and proxies set. Sorted, and none is a prefix of another.
+const RESERVED_PREFIXES: [&str; 17] = [
     "cf-access-authenticated-user-",
     "oidc-",
     "remote-",
@@ -96,55 +94,58 @@ const FAMILIES: [&str; 17] = [
     "x-webauth-",
 ];
 
-impl OwnedFields {
-    /// The identity fields of all routes, the standard ones, and what upstreams commonly believe.
-    pub fn new<'a>(routes: impl Iterator<Item = &'a IdentityFields>) -> OwnedFields {
-        let names_of = |fields: &IdentityFields| -> Vec<String> {
-            fields.fields.iter().map(|field| folded(field.name.as_str())).collect()
+impl ReservedHeaders {
+    /// Reserves the identity headers of all routes, the standard ones and those that upstreams
+    /// commonly trust.
+    pub fn new<'a>(routes: impl Iterator<Item = &'a IdentityHeaders>) -> ReservedHeaders {
+        let names_of = |identity: &IdentityHeaders| -> Vec<String> {
+            identity.headers.iter().map(|header| fold_name(header.name.as_str())).collect()
         };
         let mut names: BTreeSet<String> = routes.flat_map(names_of).collect();
-        names.extend(names_of(&IdentityFields::standard()));
-        names.extend(FORWARDING.iter().chain(&WELL_KNOWN).map(|name| (*name).to_owned()));
-        OwnedFields { names: names.iter().filter_map(|name| name.parse().ok()).collect() }
+        names.extend(names_of(&IdentityHeaders::standard()));
+        names.extend(FORWARDING_HEADERS.iter().chain(&IDENTITY_HEADERS).map(|name| (*name).to_owned()));
+        ReservedHeaders { names: names.iter().filter_map(|name| name.parse().ok()).collect() }
     }
 
-    /// In every spelling. A name with `_` goes whatever it says: CGI, WSGI and PHP upstreams read
-    /// it as the name with `-` (CVE-2025-64484). Other marks go where they would be ours: lighttpd and
-    /// older Apache fold all of them (`X~Forwarded~User`), PHP folds the dot.
-    fn is_ours(&self, name: &str) -> bool {
-        if name.bytes().all(is_plain) {
-            return self.owns(name) || is_of_a_family(name);
+    /// Whether the header is reserved, in any spelling.
+    ///
+    /// A name with `_` is always dropped: CGI, WSGI and PHP upstreams read it as `-`
+    /// (CVE-2025-64484). Other characters are folded to `-` first: lighttpd and older Apache fold
+    /// all of them (`X~Forwarded~User`), PHP folds the dot.
+    fn is_reserved(&self, name: &str) -> bool {
+        if name.bytes().all(is_plain_byte) {
+            return self.contains(name) || has_reserved_prefix(name);
         }
-        let folded = folded(name);
-        name.contains('_') || self.owns(&folded) || is_of_a_family(&folded)
+        let folded = fold_name(name);
+        name.contains('_') || self.contains(&folded) || has_reserved_prefix(&folded)
     }
 
-    fn owns(&self, folded: &str) -> bool {
+    fn contains(&self, folded: &str) -> bool {
         self.names.binary_search_by(|name| name.as_str().cmp(folded)).is_ok()
     }
 }
 
-/// Letters, digits and `-`: what no upstream folds to anything else but case.
-pub(super) fn is_plain(byte: u8) -> bool {
+/// Letters, digits and `-`: upstreams fold only their case.
+pub(super) fn is_plain_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'-'
 }
 
-fn folded(name: &str) -> String {
-    name.bytes().map(|byte| if is_plain(byte) { char::from(byte) } else { '-' }).collect()
+fn fold_name(name: &str) -> String {
+    name.bytes().map(|byte| if is_plain_byte(byte) { char::from(byte) } else { '-' }).collect()
 }
 
-fn is_of_a_family(name: &str) -> bool {
-    // Only the last that stands before it in the order can be its beginning.
-    let before = FAMILIES.partition_point(|family| *family <= name);
-    FAMILIES[..before].last().is_some_and(|family| name.starts_with(family))
+fn has_reserved_prefix(name: &str) -> bool {
+    // Only the last prefix that sorts before the name can match.
+    let before = RESERVED_PREFIXES.partition_point(|prefix| *prefix <= name);
+    RESERVED_PREFIXES[..before].last().is_some_and(|prefix| name.starts_with(prefix))
 }
 
-/// A head without one byte of identity, origin, connection or session that the client chose. Only the
-/// cleaning makes one, and nobody adds anything to it.
+/// A request head without any client-supplied identity, origin, connection or session data. Only
+/// [`SanitizedHead::new`] creates one, and it cannot be modified.
 ///
 /// ```
 /// # fn f(head: doorward::message::SanitizedHead) {
-/// let fields: &http::HeaderMap = head.headers();
+/// let headers: &http::HeaderMap = head.headers();
 /// # }
 /// ```
 ///
@@ -156,23 +157,23 @@ fn is_of_a_family(name: &str) -> bool {
 ///
 /// ```compile_fail,E0308
 /// # fn f(mut head: doorward::message::SanitizedHead) {
-/// let fields: &mut http::HeaderMap = head.headers();
+/// let headers: &mut http::HeaderMap = head.headers();
 /// # }
 /// ```
 ///
 /// ```compile_fail,E0624
 /// # fn f(head: doorward::message::SanitizedHead) {
-/// let cleaned = head.into_cleaned();
+/// let parts = head.into_parts();
 /// # }
 /// ```
 #[derive(Debug)]
 pub struct SanitizedHead {
-    cleaned: Cleaned,
+    parts: SanitizedParts,
 }
 
-/// What a [`SanitizedHead`] holds.
+/// Contents of a [`SanitizedHead`].
 #[derive(Debug)]
-pub(crate) struct Cleaned {
+pub(crate) struct SanitizedParts {
     pub(crate) method: Method,
     pub(crate) version: Version,
     pub(crate) host: Host,
@@ -184,8 +185,8 @@ pub(crate) struct Cleaned {
 }
 
 impl SanitizedHead {
-    /// Strips the head. The WebSocket handshake's own fields stay; whether it is one was checked.
-    pub fn new(head: InboundHead, owned: &OwnedFields, cookies: &CookieNames) -> SanitizedHead {
+    /// Sanitizes the head. The headers of a validated WebSocket handshake are kept.
+    pub fn new(head: InboundHead, reserved: &ReservedHeaders, cookies: &CookieNames) -> SanitizedHead {
         let InboundHead {
             method,
             version,
@@ -193,52 +194,52 @@ impl SanitizedHead {
             target,
             mut headers,
             client,
-            asker,
+            requester: asker,
             websocket,
             fingerprint: _,
         } = head;
         hop::strip_with(&mut headers, |name| {
-            is_made_anew(name, websocket) || owned.is_ours(name.as_str())
+            is_framing(name, websocket) || reserved.is_reserved(name.as_str())
         });
         cookies.strip(&mut headers);
         trim_values(&mut headers);
         if method == Method::OPTIONS {
-            count_down(&mut headers);
+            decrement_max_forwards(&mut headers);
         }
         let request = asker.request;
-        let cleaned =
-            Cleaned { method, version, host, target, headers, client, request, websocket };
-        SanitizedHead { cleaned }
+        let parts =
+            SanitizedParts { method, version, host, target, headers, client, request, websocket };
+        SanitizedHead { parts }
     }
 
-    /// What is left of what the client said.
+    /// Returns the remaining client headers.
     pub fn headers(&self) -> &HeaderMap {
-        &self.cleaned.headers
+        &self.parts.headers
     }
 
-    /// The host that was asked for.
+    /// Returns the requested host.
     pub fn host(&self) -> &Host {
-        &self.cleaned.host
+        &self.parts.host
     }
 
-    /// Where the request comes from.
+    /// Returns the client's address.
     pub fn client(&self) -> IpAddr {
-        self.cleaned.client
+        self.parts.client
     }
 
-    /// A complete and correct WebSocket handshake.
+    /// Whether the request is a valid WebSocket handshake.
     pub fn is_websocket(&self) -> bool {
-        self.cleaned.websocket
+        self.parts.websocket
     }
 
-    /// For whoever makes of it the head that goes upstream.
-    pub(crate) fn into_cleaned(self) -> Cleaned {
-        self.cleaned
+    /// Used only to build the upstream head.
+    pub(crate) fn into_parts(self) -> SanitizedParts {
+        self.parts
     }
 }
 
-/// Framing and expectation are between the client and us, and ours are made where we send.
-fn is_made_anew(name: &HeaderName, websocket: bool) -> bool {
+/// Whether the header belongs to the client's connection and is set anew for the upstream.
+fn is_framing(name: &HeaderName, websocket: bool) -> bool {
     match name.as_str() {
         "content-length" | "expect" | "host" => true,
         "sec-websocket-key" => !websocket,
@@ -246,14 +247,14 @@ fn is_made_anew(name: &HeaderName, websocket: bool) -> bool {
     }
 }
 
-/// RFC 9110 7.6.2: every gateway takes one off.
-fn count_down(headers: &mut HeaderMap) {
-    if let Some(left) = inbound::forwards_left(headers) {
+/// RFC 9110 7.6.2: every intermediary decrements it.
+fn decrement_max_forwards(headers: &mut HeaderMap) {
+    if let Some(left) = inbound::max_forwards(headers) {
         headers.insert(header::MAX_FORWARDS, HeaderValue::from(left.saturating_sub(1)));
     }
 }
 
-/// HTTP/2 lets blanks stand around a value; HTTP/1.1 would read it without (RFC 9113 8.2.1).
+/// HTTP/2 allows whitespace around a value; HTTP/1.1 would strip it (RFC 9113 8.2.1).
 fn trim_values(headers: &mut HeaderMap) {
     for value in headers.values_mut() {
         let trimmed = value.as_bytes().trim_ascii();
@@ -267,30 +268,31 @@ fn trim_values(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::identity::{IdentityField, ValueEncoding};
-    use crate::message::inbound::Arrival;
+    use crate::message::identity_headers::{IdentityHeader, ValueEncoding};
+    use crate::message::inbound::RequestContext;
     use http::Request;
     use proptest::prelude::*;
 
-    fn sanitized(fields: &[(&str, &str)]) -> SanitizedHead {
-        sanitized_for(&IdentityFields::standard(), fields)
+    fn sanitized(headers: &[(&str, &str)]) -> SanitizedHead {
+        sanitized_for(&IdentityHeaders::standard(), headers)
     }
 
-    fn sanitized_for(identity: &IdentityFields, fields: &[(&str, &str)]) -> SanitizedHead {
+    fn sanitized_for(identity: &IdentityHeaders, headers: &[(&str, &str)]) -> SanitizedHead {
         let mut build = Request::get("/").header("host", "a.test");
-        for (name, value) in fields {
+        for (name, value) in headers {
             build = build.header(*name, *value);
         }
         let (parts, ()) = build.body(()).expect("a request").into_parts();
         let client = IpAddr::from([127, 0, 0, 1]);
-        let arrival = Arrival { client, fingerprint: None, request: RequestId::from(1) };
-        let head = InboundHead::read(parts, arrival).expect("unambiguous");
-        let owned = OwnedFields::new([identity].into_iter());
-        SanitizedHead::new(head, &owned, &CookieNames::new(None))
+        let context = RequestContext { client, fingerprint: None, request: RequestId::from(1) };
+        let head = InboundHead::parse(parts, context).expect("unambiguous");
+        let reserved = ReservedHeaders::new([identity].into_iter());
+        SanitizedHead::new(head, &reserved, &CookieNames::new(None))
     }
 
+    /// CVE-2025-64484.
     #[test]
-    fn cve_2025_64484_no_spelling_of_an_identity_field_passes() {
+    fn no_spelling_of_an_identity_header_passes() {
         for name in [
             "X-Forwarded-User",
             "x-forwarded-user",
@@ -321,63 +323,67 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Whatever name a configuration may give to an identity field, no client can say it.
+        /// No client can set an identity header of any name that a configuration may choose.
+        /// CVE-2025-64484.
         #[test]
-        fn cve_2025_64484_no_name_that_loads_can_be_said_by_a_client(
+        fn no_configurable_identity_header_passes(
             name in "[A-Za-z0-9!#$%&'*+.^_`|~-]{1,12}",
             marks in proptest::collection::vec(0..MARKS.len(), 12),
         ) {
-            let Ok(field) = IdentityField::parse(&name, "{email}") else { return Ok(()) };
-            let identity = IdentityFields { fields: vec![field], encoding: ValueEncoding::Utf8 };
+            let Ok(header) = IdentityHeader::parse(&name, "{email}") else { return Ok(()) };
+            let identity = IdentityHeaders { headers: vec![header], encoding: ValueEncoding::Utf8 };
             let spelt = |(c, mark): (char, &usize)| match c {
                 '-' => MARKS[*mark],
                 c => c.to_ascii_uppercase(),
             };
             let other: String = name.chars().zip(&marks).map(spelt).collect();
-            for said in [&name, &other] {
-                let head = sanitized_for(&identity, &[(said, "evil")]);
-                prop_assert!(head.headers().is_empty(), "{} of {}", said, name);
+            for spelling in [&name, &other] {
+                let head = sanitized_for(&identity, &[(spelling, "evil")]);
+                prop_assert!(head.headers().is_empty(), "{} of {}", spelling, name);
             }
         }
     }
 
     const MARKS: [char; 8] = ['-', '_', '.', '~', '+', '!', '\'', '`'];
 
+    /// HYP-05.
     #[test]
-    fn hyp_05_names_with_underscores_never_reach_an_upstream() {
+    fn header_names_with_underscores_are_dropped() {
         assert!(sanitized(&[("Transfer_Encoding", "chunked"), ("a_b", "1")]).headers().is_empty());
         assert_eq!(sanitized(&[("a.b", "1")]).headers().len(), 1);
     }
 
     #[test]
-    fn names_beside_the_families_pass() {
+    fn names_beside_the_reserved_prefixes_pass() {
         for name in
             ["remote", "oidc", "x-authent", "x-remot-e", "x-webauthn", "a", "z", "x-auth-token"]
         {
             assert_eq!(sanitized(&[(name, "1")]).headers().len(), 1, "{name}");
         }
-        assert!(FAMILIES.is_sorted());
-        let pairs = FAMILIES.iter().zip(&FAMILIES[1..]);
+        assert!(RESERVED_PREFIXES.is_sorted());
+        let pairs = RESERVED_PREFIXES.iter().zip(&RESERVED_PREFIXES[1..]);
         assert!(pairs.clone().count() > 10);
         assert!(pairs.into_iter().all(|(one, next)| !next.starts_with(one)));
     }
 
     #[test]
-    fn a_clients_word_about_its_origin_is_not_passed_on() {
-        for name in FORWARDING {
+    fn forwarding_headers_of_a_client_are_dropped() {
+        for name in FORWARDING_HEADERS {
             assert!(sanitized(&[(name, "evil")]).headers().is_empty(), "{name}");
         }
     }
 
+    /// httpoxy.
     #[test]
-    fn httpoxy_no_client_names_the_proxy_of_an_app() {
+    fn the_proxy_header_is_dropped() {
         for name in ["Proxy", "PROXY", "proxy"] {
             assert!(sanitized(&[(name, "http://evil.test")]).headers().is_empty(), "{name}");
         }
     }
 
+    /// HYP-22, HYP-25.
     #[test]
-    fn hyp_22_framing_is_not_passed_on_and_hyp_25_blanks_are_trimmed() {
+    fn framing_is_dropped_and_whitespace_is_trimmed() {
         let head = sanitized(&[("content-length", "002"), ("x-a", " b ")]);
         assert!(!head.headers().contains_key("content-length"));
         assert_eq!(head.headers()["x-a"], "b");

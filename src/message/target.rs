@@ -1,104 +1,104 @@
-//! The request target: judged on one canonical form, forwarded byte for byte (RFC 9110 7.7).
+//! Request targets: decisions use one canonical path, forwarding uses the raw bytes (RFC 9110 7.7).
 //!
-//! A path that two programs can read in two ways is refused, for that is how a rule and an upstream
-//! come to disagree (CVE-2025-54576, CVE-2026-41059, CVE-2020-24660 and many more).
+//! An ambiguous path is rejected, because an access rule and an upstream would otherwise disagree
+//! about it (CVE-2025-54576, CVE-2026-41059, CVE-2020-24660 and many more).
 
 use http::uri::PathAndQuery;
 use percent_encoding::percent_decode;
 
-use super::readings::{Doubt, Readings};
+use super::path_ambiguity::{Ambiguity, Interpretations};
 
-/// A path with its query. The canonical path never reaches an upstream; the raw bytes do.
+/// A path with its query. The canonical path is never forwarded; the raw bytes are.
 #[derive(Clone, Debug)]
 pub struct Target {
     raw: PathAndQuery,
-    /// The decoded path where it differs from the raw one.
+    /// The decoded path if it differs from the raw one.
     decoded: Option<String>,
 }
 
-/// What makes a path ambiguous.
+/// Reason for rejecting a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     #[error("the request target is not a path")]
     NotAPath,
-    #[error("the path holds a dot segment")]
+    #[error("the path contains a dot segment")]
     DotSegment,
-    #[error("the path holds an empty segment (//)")]
+    #[error("the path contains an empty segment (//)")]
     EmptySegment,
     #[error(
-        "the path holds a ; \\ or control character, plain or percent-encoded, or bytes beyond ASCII"
+        "the path contains a ; \\ or control character, plain or percent-encoded, or bytes outside ASCII"
     )]
     Character,
-    #[error("the path holds a percent-encoded slash")]
+    #[error("the path contains a percent-encoded slash")]
     EncodedSlash,
     #[error("the path is percent-encoded twice")]
     DoubleEncoding,
-    #[error("the path holds a % without two hex digits, or bytes that are not UTF-8")]
+    #[error("the path contains a % without two hex digits, or bytes that are not UTF-8")]
     Encoding,
-    #[error("the path holds a percent-encoded ? or #, and is another route's without what follows")]
-    EncodedMark,
+    #[error("the path contains a percent-encoded ? or #, and its part before that belongs to another route")]
+    EncodedDelimiter,
     #[error(
-        "the path is another route's to an app for which case, or dots, blanks and colons in names, make no difference"
+        "the path belongs to another route for an upstream that ignores case, or dots, spaces and colons in names"
     )]
-    Disguised,
-    #[error("the query holds bytes beyond ASCII")]
+    ShadowsRoute,
+    #[error("the query contains bytes outside ASCII")]
     Query,
 }
 
 impl Target {
-    /// Checks the path; of the query only that it is ASCII.
+    /// Validates the path, and that the query is ASCII.
     pub fn new(raw: PathAndQuery) -> Result<Target, TargetError> {
-        Target::judged(raw, |readings| match readings.doubt {
-            Doubt::Mark => true,
-            Doubt::Shape => false,
+        Target::parse_with(raw, |interpretations| match interpretations.ambiguity {
+            Ambiguity::Delimiter => true,
+            Ambiguity::Segments => false,
         })
     }
 
-    /// As [`Target::new`], where `harmless` may say that all readings of a path in doubt lead to one
-    /// place. Without its word the path is refused.
-    pub fn judged(
+    /// As [`Target::new`], but accepts an ambiguous path if `is_allowed` returns true for its
+    /// interpretations.
+    pub fn parse_with(
         raw: PathAndQuery,
-        harmless: impl Fn(&Readings) -> bool,
+        is_allowed: impl Fn(&Interpretations) -> bool,
     ) -> Result<Target, TargetError> {
-        // The library reads a missing path as `/` and still forwards what was there.
+        // The `http` crate returns `/` for a missing path but forwards the original bytes.
         if !raw.as_str().starts_with('/') {
             return Err(TargetError::NotAPath);
         }
-        // A URI is ASCII (RFC 3986 2); what an upstream makes of other bytes is anybody's guess.
+        // A URI is ASCII (RFC 3986 2); upstreams interpret other bytes differently.
         if !raw.path().is_ascii() {
             return Err(TargetError::Character);
         }
-        // Browsers send a `\` in a query as it is, and encode everything beyond ASCII.
+        // Browsers send `\` in a query unencoded, and encode everything outside ASCII.
         if !raw.as_str().is_ascii() {
             return Err(TargetError::Query);
         }
-        match canonical(raw.path()) {
-            Ok(None) => Ok(Target { raw: never_empty(raw), decoded: None }),
-            Ok(decoded) => Target::marked(raw, decoded, harmless),
-            Err(why) => Target::in_doubt(raw, why, harmless),
+        match canonicalize(raw.path()) {
+            Ok(None) => Ok(Target { raw: normalize_root(raw), decoded: None }),
+            Ok(decoded) => Target::accept_delimiters(raw, decoded, is_allowed),
+            Err(error) => Target::accept_ambiguous(raw, error, is_allowed),
         }
     }
 
-    fn marked(
+    fn accept_delimiters(
         raw: PathAndQuery,
         decoded: Option<String>,
-        harmless: impl Fn(&Readings) -> bool,
+        is_allowed: impl Fn(&Interpretations) -> bool,
     ) -> Result<Target, TargetError> {
-        let marked = decoded.as_deref().filter(|path| path.contains(['?', '#']));
-        if marked
-            .is_some_and(|path| !Readings::cut_at_marks(path).is_some_and(|read| harmless(&read)))
+        let path = decoded.as_deref().filter(|path| path.contains(['?', '#']));
+        if path
+            .is_some_and(|path| !Interpretations::from_encoded_delimiter(path).is_some_and(|read| is_allowed(&read)))
         {
-            return Err(TargetError::EncodedMark);
+            return Err(TargetError::EncodedDelimiter);
         }
         Ok(Target { raw, decoded })
     }
 
-    fn in_doubt(
+    fn accept_ambiguous(
         raw: PathAndQuery,
-        why: TargetError,
-        harmless: impl Fn(&Readings) -> bool,
+        error: TargetError,
+        is_allowed: impl Fn(&Interpretations) -> bool,
     ) -> Result<Target, TargetError> {
-        match why {
+        match error {
             TargetError::EmptySegment
             | TargetError::Character
             | TargetError::EncodedSlash
@@ -106,40 +106,40 @@ impl Target {
             TargetError::NotAPath
             | TargetError::DotSegment
             | TargetError::Encoding
-            | TargetError::EncodedMark
-            | TargetError::Disguised
-            | TargetError::Query => return Err(why),
+            | TargetError::EncodedDelimiter
+            | TargetError::ShadowsRoute
+            | TargetError::Query => return Err(error),
         }
-        let readings = Readings::of(raw.path()).filter(&harmless).ok_or(why)?;
-        // Which of them makes no difference: they all lead to one place.
-        let decoded = readings.paths.into_iter().next();
+        let interpretations = Interpretations::enumerate(raw.path()).filter(&is_allowed).ok_or(error)?;
+        // Any interpretation serves: all lead to the same route.
+        let decoded = interpretations.paths.into_iter().next();
         Ok(Target { raw, decoded })
     }
 
-    /// The path on which routes and rules decide: decoded once, unambiguous.
+    /// Returns the path for routing and access rules: decoded once, unambiguous.
     pub fn path(&self) -> &str {
         self.decoded.as_deref().unwrap_or(self.raw.path())
     }
 
-    /// The query without its question mark.
+    /// Returns the query without its question mark.
     pub fn query(&self) -> Option<&str> {
         self.raw.query()
     }
 
-    /// What the client sent and what goes upstream.
+    /// Returns the bytes that the client sent and the upstream receives.
     pub fn raw(&self) -> &PathAndQuery {
         &self.raw
     }
 }
 
-/// A target without a path (`https://a.test`, or `#x` on HTTP/2) means the root (RFC 9110 4.2.3). The
-/// library shows it as `/`, and would write nothing at all in its place.
-fn never_empty(raw: PathAndQuery) -> PathAndQuery {
+/// A target without a path (`https://a.test`, or `#x` on HTTP/2) means the root (RFC 9110 4.2.3).
+/// The `http` crate displays it as `/` but would serialize nothing.
+fn normalize_root(raw: PathAndQuery) -> PathAndQuery {
     if raw.as_str() == "/" { PathAndQuery::from_static("/") } else { raw }
 }
 
-/// The decoded path when it differs, or why it is refused.
-fn canonical(path: &str) -> Result<Option<String>, TargetError> {
+/// Returns the decoded path if it differs.
+fn canonicalize(path: &str) -> Result<Option<String>, TargetError> {
     let Some(decoded) = decode(path)? else {
         check_plain(path)?;
         return Ok(None);
@@ -158,7 +158,7 @@ fn decode(path: &str) -> Result<Option<String>, TargetError> {
     }
     let decoded =
         percent_decode(path.as_bytes()).decode_utf8().map_err(|_| TargetError::Encoding)?;
-    if holds_an_escape(decoded.as_bytes()) {
+    if contains_escape(decoded.as_bytes()) {
         return Err(TargetError::DoubleEncoding);
     }
     Ok(Some(decoded.into_owned()))
@@ -174,9 +174,9 @@ fn check_escapes(path: &[u8]) -> Result<(), TargetError> {
     Ok(())
 }
 
-/// Whether a second program that decodes would find something. Asked of the decoded path: of
-/// `%25%32%66` no part looks like an escape of an escape, and yet it is `%2f` after the first.
-fn holds_an_escape(decoded: &[u8]) -> bool {
+/// Whether decoding again would change the path. Checked on the decoded path: no part of
+/// `%25%32%66` looks like an encoded escape, but it decodes to `%2f`.
+fn contains_escape(decoded: &[u8]) -> bool {
     let mut triples = decoded.windows(3);
     triples.any(|triple| triple[0] == b'%' && is_hex_pair(&triple[1..]))
 }
@@ -200,12 +200,13 @@ fn check_plain(path: &str) -> Result<(), TargetError> {
     Ok(())
 }
 
-/// A route's `path`: matches on segment borders, so `/app` means `/app` and `/app/x`, not `/apple`.
+/// A route's `path`. Matches on segment boundaries: `/app` matches `/app` and `/app/x`, not
+/// `/apple`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PathPrefix(String);
 
 impl PathPrefix {
-    /// Reads a prefix. It must itself be canonical; a trailing slash makes no difference.
+    /// Parses a prefix. It must be canonical; a trailing slash makes no difference.
     pub fn parse(text: &str) -> Result<PathPrefix, TargetError> {
         if !text.starts_with('/') || text.contains(['?', '#', '%']) {
             return Err(TargetError::NotAPath);
@@ -214,18 +215,18 @@ impl PathPrefix {
         Ok(PathPrefix(text.trim_end_matches('/').to_owned()))
     }
 
-    /// Whether a canonical path lies at or below the prefix.
+    /// Whether a canonical path is at or below the prefix.
     pub fn covers(&self, path: &str) -> bool {
         path.strip_prefix(self.0.as_str())
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// Length in bytes: the longest prefix wins.
+    /// Returns the length in bytes; the longest matching prefix wins.
     pub fn length(&self) -> usize {
         self.0.len()
     }
 
-    /// As written, `/` for the root.
+    /// Returns the prefix, `/` for the root.
     pub fn as_str(&self) -> &str {
         if self.0.is_empty() { "/" } else { &self.0 }
     }
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ordinary_path_is_judged_decoded_and_forwarded_as_sent() {
+    fn a_path_is_decoded_for_decisions_and_forwarded_raw() {
         let sent = "/caf%C3%A9/a%20b?x=/../y;z";
         let target = target(sent).expect("unambiguous");
         assert_eq!(target.path(), "/café/a b");
@@ -248,8 +249,9 @@ mod tests {
         assert_eq!(target.query(), Some("x=/../y;z"));
     }
 
+    /// HYP-17.
     #[test]
-    fn hyp_17_ambiguous_paths_are_refused() {
+    fn ambiguous_paths_are_rejected() {
         let table = [
             ("/a/..;/b", TargetError::Character),
             ("/a/../b", TargetError::DotSegment),
@@ -273,8 +275,8 @@ mod tests {
             ("/a%", TargetError::Encoding),
             ("/a%2", TargetError::Encoding),
             ("/a%zz", TargetError::Encoding),
-            ("/a/..%3fb", TargetError::EncodedMark),
-            ("/a/%2e%2e%23b", TargetError::EncodedMark),
+            ("/a/..%3fb", TargetError::EncodedDelimiter),
+            ("/a/%2e%2e%23b", TargetError::EncodedDelimiter),
             ("?x", TargetError::NotAPath),
             ("*", TargetError::NotAPath),
         ];
@@ -283,39 +285,43 @@ mod tests {
         }
     }
 
+    /// HYP-16.
     #[test]
-    fn hyp_16_a_query_is_forwarded_as_it_came_if_it_is_ascii() {
+    fn an_ascii_query_is_forwarded_unchanged() {
         let sent = "/a?path=C:\\x&q={[1|2]}^`";
         let raw = PathAndQuery::from_maybe_shared(bytes::Bytes::from_static(sent.as_bytes()));
         assert_eq!(Target::new(raw.expect("read")).expect("accepted").raw().as_str(), sent);
         assert_eq!(target("/a?\u{e9}").err(), Some(TargetError::Query));
     }
 
+    /// CVE-2026-32811.
     #[test]
-    fn cve_2026_32811_an_encoded_mark_is_cut_there_in_one_of_the_readings() {
+    fn an_encoded_delimiter_truncates_one_interpretation() {
         let raw: PathAndQuery = "/tags/C%23?x".parse().expect("a target");
-        let judged = Target::judged(raw.clone(), |readings| {
-            assert_eq!(readings.paths, ["/tags/C#", "/tags/C"]);
+        let parsed = Target::parse_with(raw.clone(), |interpretations| {
+            assert_eq!(interpretations.paths, ["/tags/C#", "/tags/C"]);
             false
         });
-        assert_eq!(judged.err(), Some(TargetError::EncodedMark));
-        assert_eq!(Target::judged(raw, |_| true).expect("one place").path(), "/tags/C#");
+        assert_eq!(parsed.err(), Some(TargetError::EncodedDelimiter));
+        assert_eq!(Target::parse_with(raw, |_| true).expect("one place").path(), "/tags/C#");
     }
 
+    /// HYP-17.
     #[test]
-    fn hyp_17_a_path_in_doubt_needs_a_word_for_it_and_some_get_none() {
-        let judged = |text: &str| Target::judged(text.parse().expect("a target"), |_| true);
+    fn an_ambiguous_path_needs_approval_and_some_get_none() {
+        let parsed = |text: &str| Target::parse_with(text.parse().expect("a target"), |_| true);
         for text in ["/a%2Fb", "/a//b", "/a;x", "/a%5cb", "/a%252fb"] {
-            assert_eq!(judged(text).expect("one place").raw().as_str(), text);
+            assert_eq!(parsed(text).expect("one place").raw().as_str(), text);
             assert!(target(text).is_err(), "{text}");
         }
         for text in ["/a%2f..%2fb", "/a/..;/b", "/a%00", "/a%2fb%zz", "/a%ff%2f", "/a/../b", "*"] {
-            assert!(judged(text).is_err(), "{text}");
+            assert!(parsed(text).is_err(), "{text}");
         }
     }
 
+    /// HYP-16.
     #[test]
-    fn hyp_16_a_raw_backslash_is_refused() {
+    fn a_raw_backslash_is_rejected() {
         match PathAndQuery::from_maybe_shared(bytes::Bytes::from_static(b"/a\\b")) {
             Ok(raw) => assert_eq!(Target::new(raw).err(), Some(TargetError::Character)),
             Err(_) => assert!(PathAndQuery::try_from("/a\\b").is_err()),
@@ -323,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_matches_on_segment_borders_only() {
+    fn a_prefix_matches_on_segment_boundaries_only() {
         let prefix = PathPrefix::parse("/app/").expect("a prefix");
         assert!(prefix.covers("/app") && prefix.covers("/app/") && prefix.covers("/app/x"));
         assert!(!prefix.covers("/apple") && !prefix.covers("/") && !prefix.covers("/x/app"));

@@ -1,23 +1,23 @@
-//! doorward's own pages, under `/.doorward/` on every host that has a route.
+//! The gateway's own pages, under `/.doorward/` on every host that has a route.
 //!
-//! | path | what |
+//! | path | content |
 //! | --- | --- |
-//! | `login` | GET the form, POST the attempt |
-//! | `logout` | GET asks, POST does |
+//! | `login` | login form; POST logs in |
+//! | `logout` | confirmation; POST logs out |
 //! | `sessions` | the user's live sessions; POST ends one, the others, or all |
-//! | `session` | JSON: seconds left; does not count as activity |
-//! | `style.css` | the look, and the operator's addition |
+//! | `session` | JSON with the seconds left; not counted as activity |
+//! | `style.css` | stylesheet, followed by the operator's |
 
-mod answer;
-pub mod browser;
-// For fuzzing and the replay of what it found; nothing else outside builds on it.
+mod responses;
+pub mod user_agent;
+// Public for the fuzz targets and their corpus tests only.
 #[doc(hidden)]
 pub mod forms;
 mod login;
 pub mod pages;
 mod sessions;
 
-pub use answer::Problem;
+pub use responses::Problem;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,95 +29,96 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use zeroize::Zeroizing;
 
-use crate::guard::{Admitted, Denial, Guard, Visit};
+use crate::guard::{AuthenticatedSession, DenyReason, Guard, AuthRequest};
 use crate::identity::PasswordLogin;
-use crate::message::{InboundHead, Presented, cookies};
-use crate::route::{Requirement, RouteTable};
-use crate::session::{ClientContext, RoutePolicy, Timing, Watch};
+use crate::message::{InboundHead, CookieLookup, cookies};
+use crate::route::{AccessRule, RouteTable};
+use crate::session::{ClientContext, RoutePolicy, RotationTiming, SignalsMode};
 
-/// Where our pages begin. No route reaches below it.
+/// Path prefix of the portal. Routes below it are rejected.
 pub const PREFIX: &str = "/.doorward";
 
-/// Longest form, in bytes, read before anything is hashed.
+/// Maximum size of a form body, in bytes.
 const FORM_LIMIT: usize = 8 * 1024;
 
-/// Longest wait for a form's body: nobody has proved anything yet, and each holds a connection.
+/// Timeout for reading a form body. The client is unauthenticated and holds a connection.
 const FORM_TIME: Duration = Duration::from_secs(10);
 
-/// One worker's portal.
+/// The portal of one worker.
 #[derive(Clone)]
 pub struct Portal {
     guard: Guard,
     login: Option<Arc<PasswordLogin>>,
-    look: Arc<Look>,
+    branding: Arc<Branding>,
     routes: Arc<RouteTable>,
 }
 
-/// What an operator may change of our pages.
+/// Branding of the portal, from the configuration.
 #[derive(Clone, Debug, Default)]
-pub struct Look {
-    /// The name that people know the site by.
+pub struct Branding {
+    /// Display name of the site; may be empty.
     pub name: String,
-    /// CSS added after ours.
+    /// CSS appended to the built-in stylesheet.
     pub style: String,
 }
 
-/// Whether a canonical path is ours.
-pub fn owns(path: &str) -> bool {
+/// Returns whether a canonical path belongs to the portal.
+pub fn is_own_path(path: &str) -> bool {
     path.strip_prefix(PREFIX).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 type Page = Response<Full<Bytes>>;
 
 impl Portal {
-    /// A portal over one worker's guard.
+    /// Creates the portal of one worker.
     pub fn new(
         guard: Guard,
         login: Option<Arc<PasswordLogin>>,
-        look: Arc<Look>,
+        branding: Arc<Branding>,
         routes: Arc<RouteTable>,
     ) -> Portal {
-        Portal { guard, login, look, routes }
+        Portal { guard, login, branding, routes }
     }
 
-    /// Answers a request for a page of ours.
+    /// Handles a request below [`PREFIX`].
     pub async fn serve(&self, head: InboundHead, body: Incoming) -> Page {
         let path = head.target.path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
         let post = head.method == Method::POST;
         if !post && head.method != Method::GET && head.method != Method::HEAD {
-            return self.problem(&head.asker, Problem::MethodNotAllowed(methods(&path)));
+            return self.problem(&head.requester, Problem::MethodNotAllowed(allowed_methods(&path)));
         }
         match (path.as_str(), post) {
             ("/login", false) => self.show_login(&head),
             ("/login", true) => self.with_form(&head, body, Form::Login).await,
-            ("/logout", false) => self.ask_logout(&head).await,
+            ("/logout", false) => self.confirm_logout(&head).await,
             ("/logout", true) => self.with_form(&head, body, Form::Logout).await,
             ("/sessions", false) => self.show_sessions(&head).await,
             ("/sessions", true) => self.with_form(&head, body, Form::Sessions).await,
             ("/session", false) => self.session_json(&head).await,
-            ("/style.css", false) => self.style(),
+            ("/style.css", false) => self.stylesheet(),
             ("/session" | "/style.css", true) => {
-                self.problem(&head.asker, Problem::MethodNotAllowed(methods(&path)))
+                self.problem(&head.requester, Problem::MethodNotAllowed(allowed_methods(&path)))
             }
-            (_, true | false) => self.problem(&head.asker, Problem::NoRoute),
+            (_, true | false) => self.problem(&head.requester, Problem::NoRoute),
         }
     }
 
-    /// Reads a form of ours: same origin only, small, and whole.
+    /// Reads a form and dispatches it. The form must be complete, within the size limit, and from
+    /// this origin.
     async fn with_form(&self, head: &InboundHead, body: Incoming, form: Form) -> Page {
         if !forms::same_origin(head) {
-            return self.problem(&head.asker, Problem::CrossSite);
+            return self.problem(&head.requester, Problem::CrossSite);
         }
         let read = Limited::new(body, FORM_LIMIT).collect();
         let Ok(read) = tokio::time::timeout(FORM_TIME, read).await else {
-            return self.problem(&head.asker, Problem::TooSlow);
+            return self.problem(&head.requester, Problem::BodyTimeout);
         };
         let fields = match read {
-            Ok(body) => forms::Fields::parse(body.to_bytes()),
+            Ok(body) => forms::FormFields::parse(body.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => {
-                return self.problem(&head.asker, Problem::TooLong);
+                return self.problem(&head.requester, Problem::BodyTooLarge);
             }
-            Err(_) => return self.problem(&head.asker, Problem::BrokenForm),
+            Err(_) => return self.problem(&head.requester, Problem::MalformedForm),
         };
         match form {
             Form::Login => self.try_login(head, fields).await,
@@ -126,45 +127,45 @@ impl Portal {
         }
     }
 
-    /// The live session behind a request to one of our pages. They say where the user is, and end his
-    /// sessions: what speaks against a request is weighed here as on the strictest route of this host.
-    async fn session(&self, head: &InboundHead, activity: bool) -> Result<Admitted, Denial> {
-        let signals = self.routes.strictest_watch(&head.host);
-        self.admit(head, signals, Timing::Prompt, activity).await
+    /// Authenticates a portal request. The risk checks use the strictest mode of any route of this
+    /// host, because these pages list and end sessions.
+    async fn authenticate(&self, head: &InboundHead, activity: bool) -> Result<AuthenticatedSession, DenyReason> {
+        let signals = self.routes.strictest_signals_mode(&head.host);
+        self.authenticate_with(head, signals, RotationTiming::WhenDue, activity).await
     }
 
-    /// The session of who logs out. Nobody is kept from that, and nobody gets a new token for it: a thief
-    /// could renew here unseen.
-    async fn leaving(&self, head: &InboundHead) -> Result<Admitted, Denial> {
-        self.admit(head, Watch::Off, Timing::Never, false).await
+    /// Authenticates a logout. Risk checks are off so that they cannot block it, and no token is
+    /// rotated, so an attacker cannot rotate here unnoticed.
+    async fn authenticate_for_logout(&self, head: &InboundHead) -> Result<AuthenticatedSession, DenyReason> {
+        self.authenticate_with(head, SignalsMode::Off, RotationTiming::Never, false).await
     }
 
-    async fn admit(
+    async fn authenticate_with(
         &self,
         head: &InboundHead,
-        signals: Watch,
-        timing: Timing,
+        signals: SignalsMode,
+        timing: RotationTiming,
         activity: bool,
-    ) -> Result<Admitted, Denial> {
-        let visit = Visit {
-            presented: &self.shown(head),
-            context: &context(head),
+    ) -> Result<AuthenticatedSession, DenyReason> {
+        let visit = AuthRequest {
+            cookie: &self.session_cookie(head),
+            context: &client_context(head),
             policy: &RoutePolicy { signals, ..RoutePolicy::default() },
-            requirement: &Requirement::default(),
+            requirement: &AccessRule::default(),
             timing,
-            activity,
-            // Our own pages change things; they wait for the store.
-            serve_known_for: None,
+            is_activity: activity,
+            // Portal pages change sessions, so they require the store.
+            serve_stale_for: None,
         };
-        self.guard.admit(&visit).await
+        self.guard.authenticate(&visit).await
     }
 
-    fn shown(&self, head: &InboundHead) -> Presented {
+    fn session_cookie(&self, head: &InboundHead) -> CookieLookup {
         cookies::find(&head.headers, &self.guard.shared().cookies.session)
     }
 
-    fn style(&self) -> Page {
-        let css = format!("{}\n{}", pages::STYLE, self.look.style);
+    fn stylesheet(&self) -> Page {
+        let css = format!("{}\n{}", pages::STYLE, self.branding.style);
         let mut page = Response::new(Full::from(css));
         let headers = page.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/css; charset=utf-8"));
@@ -174,8 +175,8 @@ impl Portal {
     }
 }
 
-/// What a page of ours takes.
-fn methods(path: &str) -> &'static str {
+/// Returns the methods that a page allows.
+fn allowed_methods(path: &str) -> &'static str {
     match path {
         "/session" | "/style.css" => "GET, HEAD",
         _ => "GET, HEAD, POST",
@@ -188,15 +189,15 @@ enum Form {
     Sessions,
 }
 
-fn context(head: &InboundHead) -> ClientContext {
+fn client_context(head: &InboundHead) -> ClientContext {
     let agent = head.headers.get(header::USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
     let language = head.headers.get(header::ACCEPT_LANGUAGE);
     ClientContext::new(head.client, agent)
-        .speaking(language.map_or(&b""[..], HeaderValue::as_bytes))
-        .shaking_hands(head.fingerprint)
+        .with_language(language.map_or(&b""[..], HeaderValue::as_bytes))
+        .with_fingerprint(head.fingerprint)
 }
 
-/// An answer carries the token that the guard offered, as every other answer does.
+/// Adds the session cookie for a rotated token.
 fn with_token(guard: &Guard, mut page: Page, token: Option<&Zeroizing<String>>) -> Page {
     if let Some(cookie) = token.and_then(|text| guard.shared().cookies.set_session(text)) {
         page.headers_mut().append(header::SET_COOKIE, cookie);

@@ -1,151 +1,150 @@
-//! The user's own sessions: see them, end them.
+//! The page that lists a user's sessions and ends them.
 
 use data_encoding::HEXLOWER;
 use http::StatusCode;
 use http::header::{self, HeaderValue};
 use serde_json::json;
 
-use crate::guard::{Admitted, Denial, Opened};
+use crate::guard::{AuthenticatedSession, DenyReason, SessionInfo};
 use crate::message::InboundHead;
-use crate::session::context::network_in_words;
-use crate::session::notice::{Id, Notice, Spot};
+use crate::session::context::network_display;
+use crate::session::notice::{NoticeId, SecurityNotice, ClientSummary};
 use crate::session::{EndReason, SessionKey};
 
-use super::answer::{json_page, see_other};
-use super::forms::{self, CSRF, Fields, TARGET};
-use super::pages::{self, NoticeRow, Onward, SessionRow, SessionsPage, SpotRow};
-use super::{Page, Portal, Problem, browser, with_token};
+use super::responses::{json_page, see_other};
+use super::forms::{self, CSRF, FormFields, RETURN_URL};
+use super::pages::{self, NoticeRow, ReturnLink, SessionRow, SessionsPage, ClientRow};
+use super::{Page, Portal, Problem, user_agent, with_token};
 
 const PURPOSE: &str = "session form";
 const SESSIONS: &str = "/.doorward/sessions";
 
-/// What a button of the page asks to end.
-enum Wish<'a> {
+/// Action of a button on the sessions page.
+enum SessionAction<'a> {
     One(&'a str),
     Others,
     All,
-    /// A notice that was read.
-    Dismiss(Id),
+    /// Dismisses a notice.
+    Dismiss(NoticeId),
 }
 
 impl Portal {
-    /// The list.
+    /// Shows the list.
     pub(super) async fn show_sessions(&self, head: &InboundHead) -> Page {
-        let admitted = match self.session(head, true).await {
-            Ok(admitted) => admitted,
+        let session = match self.authenticate(head, true).await {
+            Ok(session) => session,
             Err(denial) => return self.deny(head, &denial),
         };
-        match self.guard.sessions_of(&admitted.record.identity.user).await {
-            Ok(sessions) => self.list(head, &admitted, &sessions).await,
-            Err(error) => self.deny(head, &Denial::Unavailable(error)),
+        match self.guard.list_user_sessions(&session.record.identity.user).await {
+            Ok(sessions) => self.list(head, &session, &sessions).await,
+            Err(error) => self.deny(head, &DenyReason::Unavailable(error)),
         }
     }
 
-    async fn list(&self, head: &InboundHead, admitted: &Admitted, sessions: &[Opened]) -> Page {
-        let user = &admitted.record.identity.user;
-        let notices = self.guard.notices_of(&admitted.key, user).await;
-        let query = Fields::parse(head.target.query().unwrap_or_default().to_owned().into());
-        let sealed = query.one(TARGET).map(|sealed| sealed.as_str());
+    async fn list(&self, head: &InboundHead, session: &AuthenticatedSession, sessions: &[SessionInfo]) -> Page {
+        let user = &session.record.identity.user;
+        let notices = self.guard.list_notices(&session.key, user).await;
+        let query = FormFields::parse(head.target.query().unwrap_or_default().to_owned().into());
+        let sealed = query.one(RETURN_URL).map(|sealed| sealed.as_str());
         let html = pages::sessions(&SessionsPage {
-            site: &self.look.name,
+            site: &self.branding.name,
             user,
-            csrf: &self.session_csrf(&admitted.key),
+            csrf: &self.session_csrf(&session.key),
             now: self.guard.shared().clock.now(),
-            notices: notices.iter().map(|notice| told(notice, admitted)).collect(),
-            onward: sealed.and_then(|sealed| self.onward(head, sealed)),
-            sessions: sessions.iter().map(|session| row(session, admitted)).collect(),
+            notices: notices.iter().map(|notice| notice_row(notice, session)).collect(),
+            return_link: sealed.and_then(|sealed| self.return_link(head, sealed)),
+            sessions: sessions.iter().map(|listed| session_row(listed, session)).collect(),
         });
-        self.carry(self.page(StatusCode::OK, html), admitted)
+        self.with_session_token(self.page(StatusCode::OK, html), session)
     }
 
-    fn onward<'a>(&self, head: &InboundHead, sealed: &'a str) -> Option<Onward<'a>> {
-        self.target(head, sealed).map(|href| Onward { sealed, href })
+    fn return_link<'a>(&self, head: &InboundHead, sealed: &'a str) -> Option<ReturnLink<'a>> {
+        self.return_url(head, sealed).map(|href| ReturnLink { sealed, href })
     }
 
-    /// The page that still knows where the user was going; of a parameter that we did not make it knows
-    /// nothing.
-    pub(super) fn sessions_page(&self, head: &InboundHead, fields: &Fields) -> String {
-        let sealed = fields.text(TARGET);
-        if self.target(head, sealed).is_none() {
+    /// Returns the URL of this page with the return URL, if that is valid.
+    pub(super) fn sessions_page(&self, head: &InboundHead, fields: &FormFields) -> String {
+        let sealed = fields.text(RETURN_URL);
+        if self.return_url(head, sealed).is_none() {
             return SESSIONS.to_owned();
         }
         let mut query = form_urlencoded::Serializer::new(String::new());
-        format!("{SESSIONS}?{}", query.append_pair(TARGET, sealed).finish())
+        format!("{SESSIONS}?{}", query.append_pair(RETURN_URL, sealed).finish())
     }
 
-    /// Ends one, the others, or all; puts a notice away.
-    pub(super) async fn change_sessions(&self, head: &InboundHead, fields: Fields) -> Page {
-        let admitted = match self.session(head, true).await {
-            Ok(admitted) => admitted,
+    /// Handles a form of this page.
+    pub(super) async fn change_sessions(&self, head: &InboundHead, fields: FormFields) -> Page {
+        let session = match self.authenticate(head, true).await {
+            Ok(session) => session,
             Err(denial) => return self.deny(head, &denial),
         };
-        if !self.proves(&admitted.key, &fields) {
-            return self.problem(&head.asker, Problem::CrossSite);
+        if !self.verify_session_csrf(&session.key, &fields) {
+            return self.problem(&head.requester, Problem::CrossSite);
         }
-        let Some(wish) = wish(&fields) else {
-            return self.problem(&head.asker, Problem::BrokenForm);
+        let Some(action) = parse_action(&fields) else {
+            return self.problem(&head.requester, Problem::MalformedForm);
         };
-        match self.grant(&admitted, wish).await {
-            Ok(true) => self.carry(see_other(&self.sessions_page(head, &fields)), &admitted),
-            Ok(false) => self.goodbye(),
+        match self.apply(&session, action).await {
+            Ok(true) => self.with_session_token(see_other(&self.sessions_page(head, &fields)), &session),
+            Ok(false) => self.logout_response(),
             Err(denial) => self.deny(head, &denial),
         }
     }
 
-    /// Does it; false when this very session ended too.
-    async fn grant(&self, admitted: &Admitted, wish: Wish<'_>) -> Result<bool, Denial> {
-        let user = &admitted.record.identity.user;
-        match wish {
-            Wish::One(handle) => {
-                let sessions = self.guard.sessions_of(user).await.map_err(Denial::Unavailable)?;
+    /// Applies the action. Returns false if the user's own session ended too.
+    async fn apply(&self, session: &AuthenticatedSession, action: SessionAction<'_>) -> Result<bool, DenyReason> {
+        let user = &session.record.identity.user;
+        match action {
+            SessionAction::One(handle) => {
+                let sessions = self.guard.list_user_sessions(user).await.map_err(DenyReason::Unavailable)?;
                 let found = sessions.iter().find(|session| session.key.id.handle() == handle);
                 let Some(session) = found else { return Ok(true) };
                 let ended = self.guard.end_session(session, EndReason::Revoked).await;
-                ended.map_err(Denial::Unavailable)?;
-                Ok(session.key != admitted.key)
+                ended.map_err(DenyReason::Unavailable)?;
+                Ok(session.key != session.key)
             }
-            Wish::Others => {
-                let ended = self.guard.end_all(user, Some(admitted.key.id)).await;
-                ended.map(|_| true).map_err(Denial::Unavailable)
+            SessionAction::Others => {
+                let ended = self.guard.revoke_user_sessions(user, Some(session.key.id)).await;
+                ended.map(|_| true).map_err(DenyReason::Unavailable)
             }
-            Wish::All => {
-                let ended = self.guard.end_all(user, None).await;
-                ended.map(|_| false).map_err(Denial::Unavailable)
+            SessionAction::All => {
+                let ended = self.guard.revoke_user_sessions(user, None).await;
+                ended.map(|_| false).map_err(DenyReason::Unavailable)
             }
-            Wish::Dismiss(id) => {
-                let dismissed = self.guard.dismiss(&admitted.key, user, id).await;
-                dismissed.map(|()| true).map_err(Denial::Unavailable)
+            SessionAction::Dismiss(id) => {
+                let dismissed = self.guard.dismiss_notice(&session.key, user, id).await;
+                dismissed.map(|()| true).map_err(DenyReason::Unavailable)
             }
         }
     }
 
-    /// Seconds left, for apps that want to warn.
+    /// Returns the seconds left as JSON, for upstreams that warn before the end.
     pub(super) async fn session_json(&self, head: &InboundHead) -> Page {
-        let admitted = match self.session(head, false).await {
-            Ok(admitted) => admitted,
+        let session = match self.authenticate(head, false).await {
+            Ok(session) => session,
             Err(denial) => return self.deny(head, &denial),
         };
-        let left = self.guard.remaining(&admitted);
+        let left = self.guard.time_left(&session);
         let page = json_page(
             StatusCode::OK,
             &json!({
-                "user": admitted.record.identity.user,
+                "user": session.record.identity.user,
                 "idle_seconds": left.idle.as_secs(),
                 "absolute_seconds": left.absolute.as_secs(),
             }),
         );
-        self.carry(page, &admitted)
+        self.with_session_token(page, &session)
     }
 
-    /// Binds a form to the session that it is shown to.
+    /// Creates a CSRF token bound to a session.
     pub(super) fn session_csrf(&self, key: &SessionKey) -> String {
         let shared = self.guard.shared();
-        forms::token(&shared.keys.load(), PURPOSE, &key.id.0, shared.clock.now())
+        forms::csrf_token(&shared.keys.load(), PURPOSE, &key.id.0, shared.clock.now())
     }
 
-    pub(super) fn proves(&self, key: &SessionKey, fields: &Fields) -> bool {
+    pub(super) fn verify_session_csrf(&self, key: &SessionKey, fields: &FormFields) -> bool {
         let shared = self.guard.shared();
-        forms::verify(
+        forms::verify_csrf_token(
             &shared.keys.load(),
             PURPOSE,
             &key.id.0,
@@ -154,51 +153,51 @@ impl Portal {
         )
     }
 
-    /// Sends the renewed token along.
-    pub(super) fn carry(&self, page: Page, admitted: &Admitted) -> Page {
+    /// Adds the rotated token and `no-store` to a response.
+    pub(super) fn with_session_token(&self, page: Page, session: &AuthenticatedSession) -> Page {
         let mut page =
-            with_token(&self.guard, page, admitted.token.as_ref().map(|token| &token.text));
+            with_token(&self.guard, page, session.token.as_ref().map(|token| &token.text));
         page.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         page
     }
 }
 
-fn wish(fields: &Fields) -> Option<Wish<'_>> {
+fn parse_action(fields: &FormFields) -> Option<SessionAction<'_>> {
     match fields.text("do") {
-        "end-one" => Some(Wish::One(fields.text("session"))),
-        "end-others" => Some(Wish::Others),
-        "end-all" => Some(Wish::All),
+        "end-one" => Some(SessionAction::One(fields.text("session"))),
+        "end-others" => Some(SessionAction::Others),
+        "end-all" => Some(SessionAction::All),
         "dismiss" => {
             let id = HEXLOWER.decode(fields.text("notice").as_bytes()).ok()?;
-            Some(Wish::Dismiss(id.try_into().ok()?))
+            Some(SessionAction::Dismiss(id.try_into().ok()?))
         }
         _ => None,
     }
 }
 
-fn told(notice: &Notice, admitted: &Admitted) -> NoticeRow {
+fn notice_row(notice: &SecurityNotice, session: &AuthenticatedSession) -> NoticeRow {
     NoticeRow {
         id: HEXLOWER.encode(&notice.id),
         kind: notice.kind,
         at: notice.at,
-        shown: spot(&notice.shown),
-        owner: notice.owner.as_ref().map(spot),
-        this: notice.is_about(admitted.key.id),
+        suspect: client_row(&notice.suspect),
+        owner: notice.owner.as_ref().map(client_row),
+        is_current: notice.is_about(session.key.id),
     }
 }
 
-fn spot(spot: &Spot) -> SpotRow {
-    SpotRow { browser: browser::in_words(&spot.agent), network: network_in_words(spot.network) }
+fn client_row(client: &ClientSummary) -> ClientRow {
+    ClientRow { browser: user_agent::describe(&client.user_agent), network: network_display(client.network) }
 }
 
-fn row(session: &Opened, admitted: &Admitted) -> SessionRow {
-    let begun_from = &session.record.begun_from;
+fn session_row(listed: &SessionInfo, session: &AuthenticatedSession) -> SessionRow {
+    let created_from = &listed.record.created_from;
     SessionRow {
-        handle: session.key.id.handle(),
-        begun: session.record.created,
-        last_used: session.last_active,
-        browser: browser::in_words(&begun_from.agent),
-        network: session.record.renewed_from.network(),
-        this: session.key == admitted.key,
+        handle: listed.key.id.handle(),
+        created: listed.record.created,
+        last_used: listed.last_active,
+        browser: user_agent::describe(&created_from.user_agent),
+        network: listed.record.rotated_from.network_display(),
+        is_current: listed.key == session.key,
     }
 }

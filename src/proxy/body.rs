@@ -1,4 +1,4 @@
-//! Bodies on their way through: never buffered, never with a client's trailers.
+//! Request and response bodies. Streamed, never buffered; request trailers are dropped.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,59 +13,59 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::guard::{Cut, Ending, Full as NoRoom, Live, Sight, Terms, Watched};
-use crate::message::hygiene;
+use crate::guard::{CloseReason, CloseHandle, LimitExceeded as NoRoom, ConnectionRegistry, SessionSnapshot, ConnectionPolicy, ConnectionGuard};
+use crate::message::response_headers;
 use crate::route::BodyLimits;
 use crate::session::RoutePolicy;
 use crate::upstream;
 
-use super::caller::Caller;
-use super::pace::{Deadline, Late, Pace};
+use super::connection_info::ConnectionInfo;
+use super::progress_timeout::{Deadline, ProgressTimeout, TimeoutKind};
 
-/// An upstream's answer to a request with our body.
+/// Response body of an upstream that received a [`RequestBody`].
 pub(super) type UpstreamBody = upstream::UpstreamBody<RequestBody>;
 
-/// What a client sends. Trailers are dropped: an upstream may merge them with the head
-/// (RFC 9110 6.5.1), and a name there would be past every check.
+/// The body of a client's request. Trailers are dropped: an upstream may merge them into the head
+/// (RFC 9110 6.5.1), where they would bypass the header checks.
 pub struct RequestBody {
     inner: Incoming,
-    /// Absent when there is nothing to come, as for most requests.
-    inbound: Option<Box<Inbound>>,
+    /// `None` for an empty body.
+    limiter: Option<Box<BodyLimiter>>,
 }
 
-/// What is watched while a client sends.
-struct Inbound {
-    left: Option<u64>,
-    pace: Pace,
-    caller: Arc<Caller>,
-    fate: Arc<Fate>,
-    /// Here too: what the client sends would go on while it does not read the answer.
-    ending: Option<Ending>,
+/// Limits of a request body that is being received.
+struct BodyLimiter {
+    remaining: Option<u64>,
+    progress: ProgressTimeout,
+    connection: Arc<ConnectionInfo>,
+    outcome: Arc<BodyOutcome>,
+    /// Checked here too: an upload could go on while the client does not read the response.
+    close: Option<CloseHandle>,
 }
 
-/// Why a request's body broke.
+/// Why a request body was aborted.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestBodyError {
-    #[error("the client's body broke off: {0}")]
+    #[error("the client's body was aborted: {0}")]
     Client(#[from] hyper::Error),
     #[error("the client's body is longer than max_body")]
     TooLong,
-    #[error("the client's body comes too slowly")]
+    #[error("the client's body arrives too slowly")]
     TooSlow,
     #[error("{0}")]
-    Cut(#[from] WasCut),
+    Closed(#[from] ConnectionClosed),
 }
 
-/// How a body ended that the HTTP client took along.
+/// How a request body ended, after the HTTP client has taken the body itself.
 #[derive(Debug, Default)]
-pub(super) struct Fate {
+pub(super) struct BodyOutcome {
     too_long: AtomicBool,
     too_slow: AtomicBool,
 }
 
-impl Fate {
-    /// The status that says it, when it was the client's doing.
-    pub(super) fn status(&self) -> Option<StatusCode> {
+impl BodyOutcome {
+    /// The response status if the client exceeded a limit.
+    pub(super) fn error_status(&self) -> Option<StatusCode> {
         let too_long = self.too_long.load(Ordering::Relaxed);
         let too_slow = self.too_slow.load(Ordering::Relaxed);
         let slow = too_slow.then_some(StatusCode::REQUEST_TIMEOUT);
@@ -74,49 +74,49 @@ impl Fate {
 }
 
 impl RequestBody {
-    /// A body that keeps to the limits of its route.
+    /// Applies the limits of the route to `inner`.
     pub fn new(
         inner: Incoming,
         limits: &BodyLimits,
-        caller: &Arc<Caller>,
-        ending: Option<Ending>,
+        connection: &Arc<ConnectionInfo>,
+        close: Option<CloseHandle>,
     ) -> RequestBody {
-        let inbound = (!inner.is_end_stream()).then(|| {
-            Box::new(Inbound {
-                left: (limits.max > 0).then_some(limits.max),
-                pace: Pace::new(limits.timeout, limits.min_rate),
-                caller: Arc::clone(caller),
-                fate: Arc::default(),
-                ending,
+        let limiter = (!inner.is_end_stream()).then(|| {
+            Box::new(BodyLimiter {
+                remaining: (limits.max_bytes > 0).then_some(limits.max_bytes),
+                progress: ProgressTimeout::new(limits.timeout, limits.min_rate),
+                connection: Arc::clone(connection),
+                outcome: Arc::default(),
+                close,
             })
         });
-        RequestBody { inner, inbound }
+        RequestBody { inner, limiter }
     }
 
-    /// Says later how the body ended; absent when there is none.
-    pub(super) fn fate(&self) -> Option<Arc<Fate>> {
-        self.inbound.as_ref().map(|inbound| Arc::clone(&inbound.fate))
+    /// Handle to read later how the body ended; `None` for an empty body.
+    pub(super) fn outcome(&self) -> Option<Arc<BodyOutcome>> {
+        self.limiter.as_ref().map(|limiter| Arc::clone(&limiter.outcome))
     }
 }
 
-impl Inbound {
-    fn count(&mut self, data: &Bytes) -> Result<(), RequestBodyError> {
-        self.pace.moved(data.len());
+impl BodyLimiter {
+    fn record_data(&mut self, data: &Bytes) -> Result<(), RequestBodyError> {
+        self.progress.record_progress(data.len());
         if !data.is_empty() {
-            self.caller.took(data.len());
+            self.connection.add_body_bytes(data.len());
         }
-        let Some(left) = &mut self.left else { return Ok(()) };
+        let Some(remaining) = &mut self.remaining else { return Ok(()) };
         let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
-        *left = left.checked_sub(length).ok_or_else(|| {
-            self.fate.too_long.store(true, Ordering::Relaxed);
+        *remaining = remaining.checked_sub(length).ok_or_else(|| {
+            self.outcome.too_long.store(true, Ordering::Relaxed);
             RequestBodyError::TooLong
         })?;
         Ok(())
     }
 
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<RequestBodyError> {
-        self.pace.poll_late(cx).map(|()| {
-            self.fate.too_slow.store(true, Ordering::Relaxed);
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<RequestBodyError> {
+        self.progress.poll_expired(cx).map(|()| {
+            self.outcome.too_slow.store(true, Ordering::Relaxed);
             RequestBodyError::TooSlow
         })
     }
@@ -131,19 +131,19 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let me = &mut *self;
-        let Some(inbound) = &mut me.inbound else { return Poll::Ready(None) };
-        if let Some(ending) = &mut inbound.ending
-            && let Err(why) = std::task::ready!(ending.poll_on(cx))
+        let Some(limiter) = &mut me.limiter else { return Poll::Ready(None) };
+        if let Some(close) = &mut limiter.close
+            && let Err(reason) = std::task::ready!(close.poll_allowed(cx))
         {
-            return Poll::Ready(Some(Err(WasCut(why).into())));
+            return Poll::Ready(Some(Err(ConnectionClosed(reason).into())));
         }
         match Pin::new(&mut me.inner).poll_frame(cx) {
-            Poll::Pending => inbound.poll_late(cx).map(|late| Some(Err(late))),
+            Poll::Pending => limiter.poll_expired(cx).map(|error| Some(Err(error))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) => Poll::Ready(Some(inbound.count(&data).map(|()| Frame::data(data)))),
-                // Trailers are the last frame.
+                Ok(data) => Poll::Ready(Some(limiter.record_data(&data).map(|()| Frame::data(data)))),
+                // Trailers are the last frame and end the body here.
                 Err(_) => Poll::Ready(None),
             },
         }
@@ -158,81 +158,81 @@ impl Body for RequestBody {
     }
 }
 
-/// What a client receives.
+/// A response body.
 pub enum ResponseBody {
-    /// A page or answer of ours.
-    Own(Full<Bytes>),
-    /// An upstream's answer.
-    Upstream(Outbound),
-    /// An upstream's long answer, cut when its session ends.
-    Watched(Outbound, Watch),
+    /// Generated by this proxy.
+    Local(Full<Bytes>),
+    /// From an upstream.
+    Upstream(TimedBody),
+    /// From an upstream, and closed when its session ends.
+    Tracked(TimedBody, Tracking),
 }
 
-/// From when on an answer is cut with its session.
-pub enum Watch {
-    Now(Watched),
-    /// Once it has taken its time. Most short answers are whole before that, and cost the register nothing.
-    Soon(Box<Soon>),
+/// Registration of a response as a tracked connection.
+pub enum Tracking {
+    Now(ConnectionGuard),
+    /// Registered after a delay. Most short responses complete before that and never touch the registry.
+    Delayed(Box<DelayedTracking>),
 }
 
-/// What is needed to register it then.
-pub struct Soon {
-    pub(super) live: Live,
-    pub(super) sight: Sight,
+/// The arguments of a delayed registration.
+pub struct DelayedTracking {
+    pub(super) registry: ConnectionRegistry,
+    pub(super) session: SessionSnapshot,
     pub(super) policy: RoutePolicy,
     pub(super) max_age: Option<Duration>,
     pub(super) due: Instant,
-    /// Made when it is first waited for.
+    /// Created on the first wait.
     pub(super) timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// An upstream's body, and how long it may be silent in the middle of it.
-pub struct Outbound {
+/// An upstream's body with its idle timeout and its deadline.
+pub struct TimedBody {
     body: UpstreamBody,
-    idle: Duration,
-    /// Made when it is first waited for.
-    pace: Option<Box<Pace>>,
-    end: Option<Box<Timed>>,
+    idle_timeout: Duration,
+    /// Created on the first wait.
+    progress: Option<Box<ProgressTimeout>>,
+    deadline: Option<Box<BodyDeadline>>,
 }
 
 /// A deadline with its timer.
-struct Timed {
+struct BodyDeadline {
     timer: Pin<Box<Sleep>>,
-    why: Late,
+    kind: TimeoutKind,
 }
 
-/// Why a response's body broke.
+/// Why a response body was aborted.
 #[derive(Debug, thiserror::Error)]
 pub enum ResponseBodyError {
-    #[error("the upstream's body broke off: {0}")]
+    #[error("the upstream's body was aborted: {0}")]
     Upstream(String),
-    #[error("the upstream fell silent in the middle of its answer")]
-    UpstreamSilent,
-    #[error("the answer was not whole within request_timeout")]
-    Late,
+    #[error("the upstream stalled in the middle of its response")]
+    UpstreamIdle,
+    #[error("the response did not complete within request_timeout")]
+    TimedOut,
     #[error("{0}")]
-    Cut(#[from] WasCut),
-    #[error("it became a live connection, and {0}")]
-    Full(#[from] NoRoom),
+    Closed(#[from] ConnectionClosed),
+    #[error("the response became a tracked connection, and {0}")]
+    LimitExceeded(#[from] NoRoom),
 }
 
-/// A live connection was cut.
+/// A tracked connection was closed.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("cut: {}", .0.word())]
-pub struct WasCut(pub Cut);
+#[error("closed: {}", .0.as_str())]
+pub struct ConnectionClosed(pub CloseReason);
 
-impl Outbound {
-    pub(super) fn new(body: UpstreamBody, idle: Duration, end: Option<Deadline>) -> Outbound {
-        let end =
-            end.map(|end| Box::new(Timed { timer: Box::pin(sleep_until(end.at)), why: end.why }));
-        Outbound { body, idle, pace: None, end }
+impl TimedBody {
+    pub(super) fn new(body: UpstreamBody, idle_timeout: Duration, deadline: Option<Deadline>) -> TimedBody {
+        let deadline =
+            deadline.map(|deadline| Box::new(BodyDeadline { timer: Box::pin(sleep_until(deadline.at)), kind: deadline.kind }));
+        TimedBody { body, idle_timeout, progress: None, deadline }
     }
 
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<ResponseBodyError> {
-        let Some(end) = &mut self.end else { return Poll::Pending };
-        end.timer.as_mut().poll(cx).map(|()| match end.why {
-            Late::Request => ResponseBodyError::Late,
-            Late::Age => WasCut(Cut::TooOld).into(),
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<ResponseBodyError> {
+        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+        deadline.timer.as_mut().poll(cx).map(|()| match deadline.kind {
+            TimeoutKind::Request => ResponseBodyError::TimedOut,
+            TimeoutKind::ConnectionAge => ConnectionClosed(CloseReason::MaxAge).into(),
         })
     }
 
@@ -240,16 +240,16 @@ impl Outbound {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
-        if let Poll::Ready(late) = self.poll_late(cx) {
-            return Poll::Ready(Some(Err(late)));
+        if let Poll::Ready(error) = self.poll_expired(cx) {
+            return Poll::Ready(Some(Err(error)));
         }
         match Pin::new(&mut self.body).poll_frame(cx) {
-            Poll::Pending => self.poll_silent(cx),
+            Poll::Pending => self.poll_idle(cx),
             Poll::Ready(frame) => {
-                if let Some(pace) = &mut self.pace {
-                    pace.moved(0);
+                if let Some(progress) = &mut self.progress {
+                    progress.record_progress(0);
                 }
-                let frame = frame.map(|frame| frame.map(cleaned));
+                let frame = frame.map(|frame| frame.map(sanitize_trailers));
                 Poll::Ready(frame.map(|frame| {
                     frame.map_err(|error| ResponseBodyError::Upstream(error.to_string()))
                 }))
@@ -257,54 +257,54 @@ impl Outbound {
         }
     }
 
-    fn poll_silent(
+    fn poll_idle(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
-        let pace = self.pace.get_or_insert_with(|| Box::new(Pace::new(self.idle, 0)));
-        pace.poll_late(cx).map(|()| Some(Err(ResponseBodyError::UpstreamSilent)))
+        let progress = self.progress.get_or_insert_with(|| Box::new(ProgressTimeout::new(self.idle_timeout, 0)));
+        progress.poll_expired(cx).map(|()| Some(Err(ResponseBodyError::UpstreamIdle)))
     }
 }
 
-impl Watch {
-    /// Whether what comes may be passed on.
-    fn poll_on(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ResponseBodyError>> {
-        if let Watch::Soon(soon) = self
-            && soon.due <= Instant::now()
+impl Tracking {
+    /// Ready once data may be passed on, or with the reason why not.
+    fn poll_allowed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ResponseBodyError>> {
+        if let Tracking::Delayed(delayed) = self
+            && delayed.due <= Instant::now()
         {
-            *self = Watch::Now(soon.watch()?);
+            *self = Tracking::Now(delayed.register()?);
         }
         match self {
-            Watch::Now(watched) => watched.poll_on(cx).map_err(|why| WasCut(why).into()),
-            Watch::Soon(_) => Poll::Ready(Ok(())),
+            Tracking::Now(tracked) => tracked.poll_allowed(cx).map_err(|reason| ConnectionClosed(reason).into()),
+            Tracking::Delayed(_) => Poll::Ready(Ok(())),
         }
     }
 
-    /// To be called while nothing comes; ready when it is time to look again.
-    fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Polled while no data arrives. Ready when `poll_allowed` must run again.
+    fn poll_recheck(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Watch::Now(_) => Poll::Pending,
-            Watch::Soon(soon) => {
-                let due = soon.due;
-                soon.timer.get_or_insert_with(|| Box::pin(sleep_until(due))).as_mut().poll(cx)
+            Tracking::Now(_) => Poll::Pending,
+            Tracking::Delayed(delayed) => {
+                let due = delayed.due;
+                delayed.timer.get_or_insert_with(|| Box::pin(sleep_until(due))).as_mut().poll(cx)
             }
         }
     }
 }
 
-impl Soon {
-    fn watch(&self) -> Result<Watched, NoRoom> {
-        let terms = Terms { policy: Some(&self.policy), max_age: self.max_age };
-        self.live.watch(&self.sight, terms)
+impl DelayedTracking {
+    fn register(&self) -> Result<ConnectionGuard, NoRoom> {
+        let policy = ConnectionPolicy { policy: Some(&self.policy), max_age: self.max_age };
+        self.registry.register(&self.session, policy)
     }
 }
 
 impl ResponseBody {
-    /// The same answer, no longer cut when its session ends.
-    pub(super) fn unwatched(self) -> ResponseBody {
+    /// Stops closing this response when its session ends.
+    pub(super) fn untracked(self) -> ResponseBody {
         match self {
-            ResponseBody::Watched(body, _) => ResponseBody::Upstream(body),
-            own @ (ResponseBody::Own(_) | ResponseBody::Upstream(_)) => own,
+            ResponseBody::Tracked(body, _) => ResponseBody::Upstream(body),
+            own @ (ResponseBody::Local(_) | ResponseBody::Upstream(_)) => own,
         }
     }
 }
@@ -318,18 +318,18 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
         match self.get_mut() {
-            ResponseBody::Own(body) => match std::task::ready!(Pin::new(body).poll_frame(cx)) {
+            ResponseBody::Local(body) => match std::task::ready!(Pin::new(body).poll_frame(cx)) {
                 Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
                 Some(Err(never)) => match never {},
                 None => Poll::Ready(None),
             },
-            ResponseBody::Upstream(outbound) => outbound.poll_frame(cx),
-            ResponseBody::Watched(outbound, watch) => loop {
-                if let Err(error) = std::task::ready!(watch.poll_on(cx)) {
+            ResponseBody::Upstream(body) => body.poll_frame(cx),
+            ResponseBody::Tracked(body, tracking) => loop {
+                if let Err(error) = std::task::ready!(tracking.poll_allowed(cx)) {
                     return Poll::Ready(Some(Err(error)));
                 }
-                match outbound.poll_frame(cx) {
-                    Poll::Pending => std::task::ready!(watch.poll_due(cx)),
+                match body.poll_frame(cx) {
+                    Poll::Pending => std::task::ready!(tracking.poll_recheck(cx)),
                     frame @ Poll::Ready(_) => return frame,
                 }
             },
@@ -338,27 +338,27 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            ResponseBody::Own(body) => body.is_end_stream(),
-            ResponseBody::Upstream(outbound) | ResponseBody::Watched(outbound, _) => {
-                outbound.body.is_end_stream()
+            ResponseBody::Local(body) => body.is_end_stream(),
+            ResponseBody::Upstream(body) | ResponseBody::Tracked(body, _) => {
+                body.body.is_end_stream()
             }
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            ResponseBody::Own(body) => body.size_hint(),
-            ResponseBody::Upstream(outbound) | ResponseBody::Watched(outbound, _) => {
-                outbound.body.size_hint()
+            ResponseBody::Local(body) => body.size_hint(),
+            ResponseBody::Upstream(body) | ResponseBody::Tracked(body, _) => {
+                body.body.size_hint()
             }
         }
     }
 }
 
-/// Trailers pass, for gRPC says there how a call ended.
-fn cleaned(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+/// Response trailers pass because gRPC sends the call status in them.
+fn sanitize_trailers(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
-        hygiene::clean_trailers(trailers);
+        response_headers::sanitize_trailers(trailers);
     }
     frame
 }

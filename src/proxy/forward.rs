@@ -1,4 +1,4 @@
-//! A permitted request on its way to its app, and the answer on its way back.
+//! Forwards a permitted request to its upstream and the response to the client.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,280 +10,281 @@ use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::guard::{Cut, Permit, Sight, Terms, Watched};
-use crate::message::{InboundHead, SanitizedHead, hygiene};
+use crate::guard::{CloseReason, Permit, SessionSnapshot, ConnectionPolicy, ConnectionGuard};
+use crate::message::{InboundHead, SanitizedHead, response_headers};
 use crate::portal::Problem;
 use crate::route::Route;
 use crate::telemetry::Limit;
-use crate::upstream::Claim;
+use crate::upstream::Priority;
 
-use super::answers::{self, ForwardError};
-use super::body::{Fate, Outbound, RequestBody, ResponseBody, Soon, UpstreamBody, Watch};
-use super::line::Line;
-use super::pace::{Deadline, Late};
-use super::{Caller, Gateway, Seat, UpstreamHead, steer};
+use super::local_response::{self, ForwardError};
+use super::body::{BodyOutcome, TimedBody, RequestBody, ResponseBody, DelayedTracking, UpstreamBody, Tracking};
+use super::access_log::AccessLogEntry;
+use super::progress_timeout::{Deadline, TimeoutKind};
+use super::{ConnectionInfo, Proxy, TunnelPermit, UpstreamHead, session_control};
 
-/// On answers that were given without asking the store.
+/// Set on responses that were authorized by a cached session during a store outage.
 const STORE_STATE: HeaderName = HeaderName::from_static("doorward-store");
 
-/// How long an answer's head may take before its session is watched, and as long again the rest of it.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// Delay before an exchange is registered as a tracked connection: once for the response head, once more
+/// for the body. Shorter exchanges never touch the registry.
+const TRACK_AFTER: Duration = Duration::from_millis(500);
 
-/// The longest answer, in bytes, that is not watched from its head on: most are in the client's socket at once.
-const SHORT: u64 = 64 * 1024;
+/// Largest response body in bytes that is not tracked from its head on. Most fit into the socket buffer.
+const UNTRACKED_MAX: u64 = 64 * 1024;
 
-/// What an app is asked.
-pub(super) struct Asked {
+/// A request ready for the upstream.
+pub(super) struct OutgoingRequest {
     pub(super) head: UpstreamHead,
-    pub(super) claim: Claim,
+    pub(super) priority: Priority,
 }
 
-/// What came with a request's head.
-pub(super) struct Inbound<'a> {
+/// The client's side of an exchange, apart from the request head.
+pub(super) struct IncomingBody<'a> {
     pub(super) body: Incoming,
     pub(super) upgrade: Option<Upgrade>,
-    pub(super) caller: &'a Arc<Caller>,
+    pub(super) connection: &'a Arc<ConnectionInfo>,
 }
 
-/// A client's connection, should it become a tunnel.
+/// The client connection of an upgrade request.
 pub(super) struct Upgrade {
-    pub(super) on: OnUpgrade,
-    pub(super) seat: Option<Seat>,
+    pub(super) upgrade: OnUpgrade,
+    pub(super) connection_permit: Option<TunnelPermit>,
 }
 
 impl Upgrade {
-    pub(super) fn of(extensions: &mut Extensions) -> Option<Upgrade> {
-        let on = extensions.remove()?;
-        Some(Upgrade { on, seat: extensions.remove() })
+    pub(super) fn from_extensions(extensions: &mut Extensions) -> Option<Upgrade> {
+        let upgrade = extensions.remove()?;
+        Some(Upgrade { upgrade, connection_permit: extensions.remove() })
     }
 }
 
-impl Gateway {
-    /// Sends a permitted request upstream and cleans the answer.
+impl Proxy {
+    /// Sends a permitted request upstream and sanitizes the response.
     pub(super) async fn forward(
         &self,
         head: InboundHead,
-        inbound: Inbound<'_>,
+        incoming: IncomingBody<'_>,
         route: &Route,
         permit: &Permit,
-        line: &mut Line,
+        entry: &mut AccessLogEntry,
     ) -> Response<ResponseBody> {
-        line.permit(permit);
-        let max = route.limits.max;
-        if max > 0 && inbound.body.size_hint().lower() > max {
+        entry.set_permit(permit);
+        let max = route.limits.max_bytes;
+        if max > 0 && incoming.body.size_hint().lower() > max {
             self.guard.shared().metrics.limit(Limit::MaxBody, None);
-            return self.portal.problem(&head.asker, Problem::TooLong).map(ResponseBody::Own);
+            return self.portal.problem(&head.requester, Problem::BodyTooLarge).map(ResponseBody::Local);
         }
-        if head.is_at_its_end() {
-            return answers::end_of_the_way();
+        if head.max_forwards_exhausted() {
+            return local_response::max_forwards_reached();
         }
         let cookies = &self.guard.shared().cookies;
-        let asker = head.asker.clone();
-        let claim = self.claim(&head, permit);
-        let head = SanitizedHead::new(head, &self.owned, cookies);
+        let requester = head.requester.clone();
+        let priority = self.priority(&head, permit);
+        let head = SanitizedHead::new(head, &self.reserved_headers, cookies);
         let websocket = head.is_websocket();
-        let way = inbound.caller.way(&head);
-        let asked = Asked { head: UpstreamHead::by(&way, head, permit, route), claim };
-        let sent = match inbound.upgrade {
+        let forwarded_headers = incoming.connection.forwarded_headers(&head);
+        let outgoing = OutgoingRequest { head: UpstreamHead::with_forwarded(&forwarded_headers, head, permit, route), priority };
+        let sent = match incoming.upgrade {
             Some(upgrade) if websocket => {
-                Box::pin(self.tunnel(asked, upgrade, route, permit, line)).await
+                Box::pin(self.tunnel(outgoing, upgrade, route, permit, entry)).await
             }
-            Some(_) | None => self.fetch(asked, inbound, route, permit, line).await,
+            Some(_) | None => self.fetch(outgoing, incoming, route, permit, entry).await,
         };
         sent.unwrap_or_else(|error| {
             if let Some(limit) = error.limit() {
                 self.guard.shared().metrics.limit(limit, None);
             }
-            answers::upstream_failed(&self.portal, &asker, &error, line)
+            local_response::upstream_failed(&self.portal, &requester, &error, entry)
         })
     }
 
-    /// A session on a route for everybody is not looked up; that we made its cookie is enough here.
-    fn claim(&self, head: &InboundHead, permit: &Permit) -> Claim {
-        match permit.session().is_some() || self.guard.recognises(&self.presented(head)) {
-            true => Claim::Known,
-            false => Claim::Stranger,
+    /// Public routes do not load the session, so a valid cookie MAC suffices for priority.
+    fn priority(&self, head: &InboundHead, permit: &Permit) -> Priority {
+        match permit.session().is_some() || self.guard.has_valid_mac(&self.session_cookie(head)) {
+            true => Priority::Authenticated,
+            false => Priority::Anonymous,
         }
     }
 
     async fn fetch(
         &self,
-        asked: Asked,
-        inbound: Inbound<'_>,
+        outgoing: OutgoingRequest,
+        incoming: IncomingBody<'_>,
         route: &Route,
         permit: &Permit,
-        line: &mut Line,
+        entry: &mut AccessLogEntry,
     ) -> Result<Response<ResponseBody>, ForwardError> {
-        let Inbound { body, caller, .. } = inbound;
-        let watched = match body.is_end_stream() {
+        let IncomingBody { body, connection, .. } = incoming;
+        let tracked = match body.is_end_stream() {
             true => None,
-            false => self.watch(permit, route)?,
+            false => self.track(permit, route)?,
         };
-        let ending = watched.as_ref().map(Watched::ending);
-        let body = RequestBody::new(body, &route.limits, caller, ending);
-        let fate = body.fate();
-        let request = asked.head.into_request(body);
-        let ends = Ends::of(route, permit);
-        // Pinned where it stands: moved into one of two arms, it would be in the request's future twice.
-        let sent = pin!(self.send(request, asked.claim, route, permit, watched));
-        let sent = match ends.first() {
-            Some(end) => {
-                Box::pin(timeout_at(end.at, sent)).await.unwrap_or_else(|_| Err(end.into()))
+        let close = tracked.as_ref().map(ConnectionGuard::close_handle);
+        let body = RequestBody::new(body, &route.limits, connection, close);
+        let outcome = body.outcome();
+        let request = outgoing.head.into_request(body);
+        let deadlines = Deadlines::new(route, permit);
+        // Pinned here because a move into either arm would store it in the future twice.
+        let sent = pin!(self.send(request, outgoing.priority, route, permit, tracked));
+        let sent = match deadlines.earliest() {
+            Some(deadline) => {
+                Box::pin(timeout_at(deadline.at, sent)).await.unwrap_or_else(|_| Err(deadline.into()))
             }
             None => sent.await,
         };
-        let (mut response, watched) = sent.map_err(|error| blame(error, fate.as_deref()))?;
-        line.upstream_answered();
-        self.clean(&mut response);
-        keep_private(&mut response, permit);
-        mark_unasked(&mut response, permit);
-        let watch = match watched {
-            Some(watched) => Some(Watch::Now(watched)),
-            None if is_long(&response) => self.watch(permit, route)?.map(Watch::Now),
+        let (mut response, tracked) = sent.map_err(|error| client_fault(error, outcome.as_deref()))?;
+        entry.record_upstream_time();
+        self.sanitize_response(&mut response);
+        default_to_private(&mut response, permit);
+        mark_stale(&mut response, permit);
+        let tracking = match tracked {
+            Some(tracked) => Some(Tracking::Now(tracked)),
+            None if is_long(&response) => self.track(permit, route)?.map(Tracking::Now),
             None if response.body().is_end_stream() => None,
-            None => self.watch_soon(permit, route),
+            None => self.track_delayed(permit, route),
         };
-        let end = if is_events(&response) { ends.age } else { ends.first() };
-        Ok(response.map(|body| outbound(body, route, watch, end)))
+        let deadline = if is_event_stream(&response) { deadlines.connection_age } else { deadlines.earliest() };
+        Ok(response.map(|body| response_body(body, route, tracking, deadline)))
     }
 
-    /// Waits for the answer's head. Who waits long is watched: an app that lets its clients wait for
-    /// news must not tell them to somebody who has logged out meanwhile.
+    /// Waits for the response head. A slow exchange becomes a tracked connection: a long poll must not
+    /// deliver data after its session has ended.
     async fn send(
         &self,
         request: Request<RequestBody>,
-        claim: Claim,
+        priority: Priority,
         route: &Route,
         permit: &Permit,
-        mut watched: Option<Watched>,
-    ) -> Result<(Response<UpstreamBody>, Option<Watched>), ForwardError> {
-        let mut sent = pin!(self.upstreams.of(route)?.send(claim, &route.upstreams, request));
-        if watched.is_none() && permit.sight().is_some() {
-            if let Ok(sent) = timeout(PATIENCE, sent.as_mut()).await {
+        mut tracked: Option<ConnectionGuard>,
+    ) -> Result<(Response<UpstreamBody>, Option<ConnectionGuard>), ForwardError> {
+        let mut sent = pin!(self.upstreams.get(route)?.send(priority, &route.upstreams, request));
+        if tracked.is_none() && permit.snapshot().is_some() {
+            if let Ok(sent) = timeout(TRACK_AFTER, sent.as_mut()).await {
                 return Ok((sent?, None));
             }
-            watched = self.watch(permit, route)?;
+            tracked = self.track(permit, route)?;
         }
         let sent = tokio::select! {
             biased;
-            why = session_end(&mut watched) => return Err(ForwardError::Cut(why)),
+            reason = closed(&mut tracked) => return Err(ForwardError::Closed(reason)),
             sent = sent => sent?,
         };
-        if let Some(watched) = &mut watched {
-            watched.on().await.map_err(ForwardError::Cut)?;
+        if let Some(tracked) = &mut tracked {
+            tracked.allowed().await.map_err(ForwardError::Closed)?;
         }
-        Ok((sent, watched))
+        Ok((sent, tracked))
     }
 
-    /// Takes out of an app's answer what is not its to say to a client.
-    pub(super) fn clean<B>(&self, response: &mut Response<B>) {
-        steer::take_word(response);
-        hygiene::clean(response.headers_mut(), &self.guard.shared().cookies);
+    /// Removes the headers that an upstream must not send to a client.
+    pub(super) fn sanitize_response<B>(&self, response: &mut Response<B>) {
+        session_control::strip_control_header(response);
+        response_headers::sanitize(response.headers_mut(), &self.guard.shared().cookies);
     }
 
-    /// Registers what outlives its request; nothing on a route for everybody.
-    pub(super) fn watch(
+    /// Registers a tracked connection. `None` on a public route, which has no session.
+    pub(super) fn track(
         &self,
         permit: &Permit,
         route: &Route,
-    ) -> Result<Option<Watched>, ForwardError> {
-        let terms = Terms { policy: Some(&route.policy), max_age: route.max_connection_age };
-        let live = &self.guard.shared().live;
-        Ok(permit.sight().map(|sight| live.watch(sight, terms)).transpose()?)
+    ) -> Result<Option<ConnectionGuard>, ForwardError> {
+        let policy = ConnectionPolicy { policy: Some(&route.policy), max_age: route.max_connection_age };
+        let registry = &self.guard.shared().connections;
+        Ok(permit.snapshot().map(|session| registry.register(session, policy)).transpose()?)
     }
 
-    /// The same for a short answer whose end has not come yet, should that take long.
-    fn watch_soon(&self, permit: &Permit, route: &Route) -> Option<Watch> {
-        let soon = |sight: &Sight| Soon {
-            live: self.guard.shared().live.clone(),
-            sight: sight.clone(),
+    /// Registers a short response later, if its body takes longer than [`TRACK_AFTER`].
+    fn track_delayed(&self, permit: &Permit, route: &Route) -> Option<Tracking> {
+        let delayed = |session: &SessionSnapshot| DelayedTracking {
+            registry: self.guard.shared().connections.clone(),
+            session: session.clone(),
             policy: route.policy.clone(),
             max_age: route.max_connection_age,
-            due: Instant::now() + PATIENCE,
+            due: Instant::now() + TRACK_AFTER,
             timer: None,
         };
-        permit.sight().map(|sight| Watch::Soon(Box::new(soon(sight))))
+        permit.snapshot().map(|session| Tracking::Delayed(Box::new(delayed(session))))
     }
 }
 
-/// A client whose own body broke a limit is told which.
-fn blame(error: ForwardError, fate: Option<&Fate>) -> ForwardError {
-    match fate.and_then(Fate::status) {
+/// Replaces an upstream error that the request body caused by the limit that the body exceeded.
+fn client_fault(error: ForwardError, outcome: Option<&BodyOutcome>) -> ForwardError {
+    match outcome.and_then(BodyOutcome::error_status) {
         Some(StatusCode::REQUEST_TIMEOUT) => ForwardError::BodyTooSlow,
         Some(_) => ForwardError::BodyTooLong,
         None => error,
     }
 }
 
-/// When a request has to be over, with its answer.
+/// Deadlines of one exchange, response body included. `None` is no deadline.
 #[derive(Clone, Copy)]
-pub(super) struct Ends {
+pub(super) struct Deadlines {
     request: Option<Deadline>,
-    pub(super) age: Option<Deadline>,
+    pub(super) connection_age: Option<Deadline>,
 }
 
-impl Ends {
-    /// Of a request that begins now.
-    pub(super) fn of(route: &Route, permit: &Permit) -> Ends {
-        // The register knows the age of what has a session.
-        let age = route.max_connection_age.filter(|_| permit.sight().is_none());
-        Ends {
-            request: Deadline::after(route.limits.request, Late::Request),
-            age: age.and_then(|age| Deadline::after(age, Late::Age)),
+impl Deadlines {
+    /// Deadlines of an exchange that starts now.
+    pub(super) fn new(route: &Route, permit: &Permit) -> Deadlines {
+        // The registry limits the age of connections with a session.
+        let age = route.max_connection_age.filter(|_| permit.snapshot().is_none());
+        Deadlines {
+            request: Deadline::after(route.limits.request_timeout, TimeoutKind::Request),
+            connection_age: age.and_then(|age| Deadline::after(age, TimeoutKind::ConnectionAge)),
         }
     }
 
-    pub(super) fn first(self) -> Option<Deadline> {
-        Deadline::first(self.request, self.age)
+    pub(super) fn earliest(self) -> Option<Deadline> {
+        Deadline::earliest(self.request, self.connection_age)
     }
 }
 
-/// An upstream's body on its way to the client.
-pub(super) fn outbound(
+/// The body of an upstream response, with its timeouts and its tracking.
+pub(super) fn response_body(
     body: UpstreamBody,
     route: &Route,
-    watch: Option<Watch>,
-    end: Option<Deadline>,
+    tracking: Option<Tracking>,
+    deadline: Option<Deadline>,
 ) -> ResponseBody {
-    let outbound = Outbound::new(body, route.limits.upstream_idle, end);
-    match watch {
-        Some(watch) => ResponseBody::Watched(outbound, watch),
-        None => ResponseBody::Upstream(outbound),
+    let timed = TimedBody::new(body, route.limits.upstream_idle, deadline);
+    match tracking {
+        Some(tracking) => ResponseBody::Tracked(timed, tracking),
+        None => ResponseBody::Upstream(timed),
     }
 }
 
-/// An answer to a logged-in user is nobody else's, unless the app says how it may be kept.
-pub(super) fn keep_private<B>(response: &mut Response<B>, permit: &Permit) {
+/// Defaults to `Cache-Control: private` for responses to an authenticated user.
+pub(super) fn default_to_private<B>(response: &mut Response<B>, permit: &Permit) {
     if permit.session().is_some() && !response.headers().contains_key(header::CACHE_CONTROL) {
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
     }
 }
 
-/// Says to whoever looks into it that the store was away.
-fn mark_unasked<B>(response: &mut Response<B>, permit: &Permit) {
-    if permit.sight().is_some_and(|sight| sight.unasked) {
+/// Marks responses that were authorized without the store.
+fn mark_stale<B>(response: &mut Response<B>, permit: &Permit) {
+    if permit.snapshot().is_some_and(|session| session.stale) {
         response.headers_mut().insert(STORE_STATE, HeaderValue::from_static("away"));
     }
 }
 
-/// Answers without an end in sight, which have to be cut when their session ends. What they say they
-/// are is no measure: an app may stream in any type.
+/// Whether the response may outlast its session by far. Decided by length: an upstream may stream with any
+/// content type.
 fn is_long<B: hyper::body::Body>(response: &Response<B>) -> bool {
     let body = response.body();
-    !body.is_end_stream() && body.size_hint().exact().is_none_or(|length| length > SHORT)
+    !body.is_end_stream() && body.size_hint().exact().is_none_or(|length| length > UNTRACKED_MAX)
 }
 
-/// An event stream is meant to go on: its age is what may be limited.
-fn is_events<B>(response: &Response<B>) -> bool {
+/// Event streams are endless by design: only `max_connection_age` limits them.
+fn is_event_stream<B>(response: &Response<B>) -> bool {
     const EVENTS: &str = "text/event-stream";
-    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default();
-    kind.trim().eq_ignore_ascii_case(EVENTS)
+    let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|content_type| content_type.to_str().ok());
+    let content_type = content_type.and_then(|content_type| content_type.split(';').next()).unwrap_or_default();
+    content_type.trim().eq_ignore_ascii_case(EVENTS)
 }
 
-pub(super) async fn session_end(watched: &mut Option<Watched>) -> Cut {
-    match watched {
-        Some(watched) => watched.cut().await,
+pub(super) async fn closed(tracked: &mut Option<ConnectionGuard>) -> CloseReason {
+    match tracked {
+        Some(tracked) => tracked.closed().await,
         None => std::future::pending().await,
     }
 }

@@ -1,64 +1,64 @@
-//! Where one WebSocket frame ends and the next begins (RFC 6455 5.2). Pure; holds no payload.
+//! Finds the boundaries of WebSocket frames (RFC 6455 5.2). Pure; stores no payload.
 //!
-//! Invariant: `advance` sees every byte once and in order, in pieces of any size, and never fails:
-//! a length that an upstream invents only puts the boundary out of reach.
+//! Invariant: `advance` gets every byte once and in order, in pieces of any size, and never fails. A false
+//! length only moves the boundary out of reach.
 
 /// Two fixed bytes, eight of extended length, four of masking key.
 const HEADER_MAX: usize = 14;
 
-/// A place in a stream of frames.
+/// Position within a stream of frames.
 #[derive(Debug, Default)]
-pub struct Frames {
+pub struct FrameScanner {
     header: [u8; HEADER_MAX],
-    /// Header bytes seen of a frame whose header is not whole yet.
-    have: usize,
-    /// Payload bytes that the frame still owes.
-    owed: u64,
-    /// The header of a data frame was seen since [`Frames::take_data`] asked.
-    data: bool,
-    /// A close frame has begun: after it the stream says nothing more.
+    /// Bytes received of an incomplete header; zero between headers.
+    header_len: usize,
+    /// Payload bytes missing from the current frame.
+    remaining: u64,
+    /// Whether a data frame started since the last [`FrameScanner::take_data`].
+    data_seen: bool,
+    /// Whether a close frame has started. It is the last frame of a stream.
     closing: bool,
 }
 
-impl Frames {
-    /// Takes note of the next bytes of the stream.
+impl FrameScanner {
+    /// Processes the next bytes of the stream.
     pub fn advance(&mut self, mut bytes: &[u8]) {
         while let Some((first, rest)) = bytes.split_first() {
-            if self.owed > 0 {
+            if self.remaining > 0 {
                 bytes = self.skip_payload(bytes);
             } else {
-                self.take_header(*first);
+                self.push_header_byte(*first);
                 bytes = rest;
             }
         }
     }
 
-    /// Whether a frame of our own may be put in here.
-    pub fn between(&self) -> bool {
-        self.have == 0 && self.owed == 0 && !self.closing
+    /// Whether a frame may be inserted at this position.
+    pub fn at_boundary(&self) -> bool {
+        self.header_len == 0 && self.remaining == 0 && !self.closing
     }
 
-    /// Whether somebody said something since this was asked last: pings, pongs and closes are talk of
-    /// programs.
+    /// Whether a data frame started since the last call. Control frames do not count, as programs send them
+    /// without a user.
     pub fn take_data(&mut self) -> bool {
-        std::mem::take(&mut self.data)
+        std::mem::take(&mut self.data_seen)
     }
 
     fn skip_payload<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let here = usize::try_from(self.owed).map_or(bytes.len(), |owed| owed.min(bytes.len()));
-        self.owed -= here as u64;
-        &bytes[here..]
+        let skipped = usize::try_from(self.remaining).map_or(bytes.len(), |remaining| remaining.min(bytes.len()));
+        self.remaining -= skipped as u64;
+        &bytes[skipped..]
     }
 
-    fn take_header(&mut self, byte: u8) {
-        self.header[self.have] = byte;
-        self.have += 1;
-        if self.have >= 2 && self.have == header_length(self.header[1]) {
-            self.owed = payload_length(&self.header);
+    fn push_header_byte(&mut self, byte: u8) {
+        self.header[self.header_len] = byte;
+        self.header_len += 1;
+        if self.header_len >= 2 && self.header_len == header_length(self.header[1]) {
+            self.remaining = payload_length(&self.header);
             let opcode = self.header[0] & 0x0f;
-            self.data |= opcode < 0x8;
+            self.data_seen |= opcode < 0x8;
             self.closing |= opcode == 0x8;
-            self.have = 0;
+            self.header_len = 0;
         }
     }
 }
@@ -105,57 +105,57 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_frames_leave_room_whatever_their_length_and_however_they_are_cut() {
+    fn boundaries_are_found_for_any_length_and_split() {
         for length in [0, 1, 125, 126, 127, 65_535, 65_536, 70_000] {
             for masked in [false, true] {
-                let whole = frame(1, length, masked);
-                for cut in [1, 2, 3, 5, 9, 13, whole.len() - 1]
+                let complete = frame(1, length, masked);
+                for split in [1, 2, 3, 5, 9, 13, complete.len() - 1]
                     .into_iter()
-                    .filter(|cut| *cut < whole.len())
+                    .filter(|split| *split < complete.len())
                 {
-                    let mut frames = Frames::default();
-                    frames.advance(&whole[..cut]);
-                    assert!(!frames.between(), "{length} {masked} cut at {cut}");
-                    frames.advance(&whole[cut..]);
-                    assert!(frames.between(), "{length} {masked} whole after {cut}");
+                    let mut scanner = FrameScanner::default();
+                    scanner.advance(&complete[..split]);
+                    assert!(!scanner.at_boundary(), "{length} {masked} split at {split}");
+                    scanner.advance(&complete[split..]);
+                    assert!(scanner.at_boundary(), "{length} {masked} complete after {split}");
                 }
             }
         }
     }
 
     #[test]
-    fn many_frames_in_one_piece_are_counted_to_the_last() {
-        let mut frames = Frames::default();
+    fn several_frames_in_one_piece_are_scanned() {
+        let mut scanner = FrameScanner::default();
         let stream = [frame(1, 3, false), frame(9, 0, false), frame(2, 300, false)].concat();
-        frames.advance(&stream);
-        assert!(frames.between());
-        frames.advance(&stream[..stream.len() - 1]);
-        assert!(!frames.between());
+        scanner.advance(&stream);
+        assert!(scanner.at_boundary());
+        scanner.advance(&stream[..stream.len() - 1]);
+        assert!(!scanner.at_boundary());
     }
 
     #[test]
-    fn after_a_close_frame_there_is_no_room_for_another() {
-        let mut frames = Frames::default();
-        frames.advance(&frame(8, 2, false));
-        assert!(!frames.between());
+    fn no_boundary_follows_a_close_frame() {
+        let mut scanner = FrameScanner::default();
+        scanner.advance(&frame(8, 2, false));
+        assert!(!scanner.at_boundary());
     }
 
     #[test]
-    fn only_data_frames_are_talk() {
-        let mut frames = Frames::default();
-        frames.advance(&[frame(9, 4, true), frame(10, 4, true), frame(8, 2, true)].concat());
-        assert!(!frames.take_data());
+    fn only_data_frames_count_as_data() {
+        let mut scanner = FrameScanner::default();
+        scanner.advance(&[frame(9, 4, true), frame(10, 4, true), frame(8, 2, true)].concat());
+        assert!(!scanner.take_data());
         for opcode in [0, 1, 2] {
-            frames.advance(&frame(opcode, 3, true));
-            assert!(frames.take_data() && !frames.take_data(), "opcode {opcode}");
+            scanner.advance(&frame(opcode, 3, true));
+            assert!(scanner.take_data() && !scanner.take_data(), "opcode {opcode}");
         }
     }
 
     #[test]
-    fn a_length_without_end_never_panics() {
-        let mut frames = Frames::default();
-        frames.advance(&[0x82, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
-        frames.advance(&[0xff; 4096]);
-        assert!(!frames.between());
+    fn a_maximal_length_never_panics() {
+        let mut scanner = FrameScanner::default();
+        scanner.advance(&[0x82, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+        scanner.advance(&[0xff; 4096]);
+        assert!(!scanner.at_boundary());
     }
 }

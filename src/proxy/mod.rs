@@ -1,41 +1,41 @@
-//! The story of a request, from a checked head to one exit.
+//! The request pipeline. Every response leaves through `Proxy::finish`.
 //!
 //! ```text
-//! head checked ─ own page? ─ route ─ guard (cookie → record → decide → swap) ─ permit
-//!      └ 400        └ portal   └ 404      └ login, 401, 403, 503                 │
-//!                                       sanitise ─ identity ─ forward ─ hygiene ─┴─ one exit: cookie, log line, metrics
+//! parse head ─ own page? ─ route ─ authenticate (cookie → record → decide → swap) ─ permit
+//!      └ 400      └ portal   └ 404      └ login, 401, 403, 503                         │
+//!              sanitize request ─ identity headers ─ forward ─ sanitize response ─ finish: cookie, log entry, metrics
 //! ```
 
-mod answers;
+mod local_response;
 mod body;
-mod caller;
+mod connection_info;
 mod explain;
 mod forward;
-// For fuzzing and the replay of what it found; nothing else outside builds on it.
+// Public for fuzzing and for the regression tests of its findings only.
 #[doc(hidden)]
 pub mod frames;
-mod line;
-mod origin;
-mod pace;
-mod pressure;
-mod steer;
+mod access_log;
+mod client_addr;
+mod progress_timeout;
+mod overload;
+mod session_control;
 mod upstream_head;
-mod upstreams;
-mod way;
+mod upstream_clusters;
+mod forwarded_headers;
 mod websocket;
 
-pub use body::{RequestBody, RequestBodyError, ResponseBody, ResponseBodyError, WasCut};
-pub use caller::Caller;
+pub use body::{RequestBody, RequestBodyError, ResponseBody, ResponseBodyError, ConnectionClosed};
+pub use connection_info::ConnectionInfo;
 pub use explain::{
-    ActivityRules, AnswerExplained, Effects, Explanation, Hypothesis, HypotheticalSession,
-    RouteExplained, SessionRules, SignalsExplained, explain,
+    ActivityRules, ResponseExplanation, SessionEffects, Explanation, Hypothesis, HypotheticalSession,
+    RouteExplanation, SessionRules, RiskExplanation, explain,
 };
-pub use origin::TrustedProxies;
-pub use pace::Pace;
-pub use pressure::{MemoryStrain, Pressure, Strain};
+pub use client_addr::TrustedProxies;
+pub use progress_timeout::ProgressTimeout;
+pub use overload::{MemoryLoad, OverloadMonitor, LoadLevel};
 pub use upstream_head::UpstreamHead;
-pub use upstreams::UpstreamGroups;
-pub use websocket::{Hold, Seat, Tunnels};
+pub use upstream_clusters::UpstreamClusters;
+pub use websocket::{Evictable, TunnelPermit, Tunnels};
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -45,314 +45,315 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use crate::guard::{Denial, Entry, Guard, NewToken, Permit, Visit};
+use crate::guard::{DenyReason, AuthOutcome, Guard, NewToken, Permit, AuthRequest};
 use crate::message::forwarded::ChainError;
 use crate::message::request_id::X_REQUEST_ID;
 use crate::message::{
-    Arrival, BadRequest, Host, InboundHead, OwnedFields, Presented, Readings, RequestId,
-    RequestIds, TargetError, cookies, hygiene,
+    RequestContext, BadRequest, Host, InboundHead, ReservedHeaders, CookieLookup, Interpretations, RequestId,
+    RequestIds, TargetError, cookies, response_headers,
 };
 use crate::portal::{self, Portal, Problem};
-use crate::route::{Access, Requirement, Route, RouteTable};
-use crate::session::{ClientContext, Timing};
-use crate::telemetry::{Limit, RequestLog};
+use crate::route::{Access, AccessRule, Route, RouteTable};
+use crate::session::{ClientContext, RotationTiming};
+use crate::telemetry::{Limit, AccessLog};
 use crate::tls::Certificates;
 
-use forward::{Inbound, Upgrade};
-use line::Line;
-use steer::{Exchange, Steered};
+use forward::{IncomingBody, Upgrade};
+use access_log::AccessLogEntry;
+use session_control::{PendingExchange, SessionControl};
 
-/// One worker's gateway.
-pub struct Gateway {
+/// The request handler of one worker.
+pub struct Proxy {
     pub guard: Guard,
     pub portal: Portal,
     pub routes: Arc<RouteTable>,
-    pub owned: Arc<OwnedFields>,
-    pub upstreams: UpstreamGroups,
-    pub trusted: Arc<TrustedProxies>,
-    /// How many fields a request may have.
-    pub most_fields: usize,
-    pub pressure: Pressure,
+    pub reserved_headers: Arc<ReservedHeaders>,
+    pub upstreams: UpstreamClusters,
+    pub trusted_proxies: Arc<TrustedProxies>,
+    /// Maximum number of headers in a request.
+    pub max_headers: usize,
+    pub overload: OverloadMonitor,
     pub tunnels: Tunnels,
-    /// What connections were opened with; absent where there are none.
+    /// Certificates of the listeners; `None` disables the 421 check.
     pub certificates: Option<Arc<Certificates>>,
-    /// Names for requests.
-    pub ids: RequestIds,
-    /// What browsers are told about https.
+    /// Generates request IDs.
+    pub request_ids: RequestIds,
+    /// Value of `Strict-Transport-Security`; `None` omits the header.
     pub hsts: Option<HeaderValue>,
-    /// Whether anybody is told why an app gave no answer.
+    /// Whether responses carry `Proxy-Status`.
     pub proxy_status: bool,
-    /// Where each request makes a line, if it does.
-    pub log: Option<Arc<RequestLog>>,
+    /// Access log; `None` disables it.
+    pub access_log: Option<Arc<AccessLog>>,
 }
 
-/// An answer before the exit.
-struct Answer {
+/// A response before `Proxy::finish`.
+struct PendingResponse {
     response: Response<ResponseBody>,
-    /// The token that goes with it.
+    /// The token to set as the session cookie.
     token: Option<NewToken>,
 }
 
-/// The future of [`Gateway::handle`] is moved once for each request, into its box (`server/connection.rs`):
-/// what it seldom awaits is boxed too, here and in the layers below, so that it stays small.
-impl Gateway {
-    /// Answers one request that came over TLS. Every answer leaves through `Gateway::leave`.
+/// Each request allocates the future of [`Proxy::handle`] once (`server/connection.rs`). Rarely awaited
+/// futures are boxed, here and in the layers below, to keep it small.
+impl Proxy {
+    /// Handles one request received over TLS.
     pub async fn handle(
         self: &Arc<Self>,
         request: Request<Incoming>,
-        caller: &Arc<Caller>,
+        connection: &Arc<ConnectionInfo>,
     ) -> Response<ResponseBody> {
-        let client = self.trusted.client(caller.peer, request.headers());
-        let arrival = self.arrival(caller, client.unwrap_or(caller.peer), request.headers());
-        let mut line = Line::begin(&request, &arrival, self.log.is_some());
-        let answer = match self.refused_unread(request.headers(), client) {
-            Some(bad) => self.without_token(answers::bad_request(&self.portal, bad, &mut line)),
-            None => self.story(request, arrival, caller, &mut line).await,
+        let client = self.trusted_proxies.client(connection.peer, request.headers());
+        let context = self.request_context(connection, client.unwrap_or(connection.peer), request.headers());
+        let mut entry = AccessLogEntry::new(&request, &context, self.access_log.is_some());
+        let pending = match self.reject_early(request.headers(), client) {
+            Some(bad) => self.without_token(local_response::bad_request(&self.portal, bad, &mut entry)),
+            None => self.process(request, context, connection, &mut entry).await,
         };
-        self.leave(answer, line).await
+        self.finish(pending, entry).await
     }
 
-    /// What is wrong with a request whatever it asks for.
-    fn refused_unread(
+    /// Rejects a request by its headers alone, before its target is parsed.
+    fn reject_early(
         &self,
         headers: &HeaderMap,
         client: Result<IpAddr, ChainError>,
     ) -> Option<BadRequest> {
         match client {
-            // On HTTP/1.1 the library stops at them by itself.
-            _ if headers.len() > self.most_fields => {
+            // hyper enforces this limit on HTTP/1.1 only.
+            _ if headers.len() > self.max_headers => {
                 self.guard.shared().metrics.limit(Limit::Headers, client.ok());
-                Some(BadRequest::TooManyFields)
+                Some(BadRequest::TooManyHeaders)
             }
             Ok(_) => None,
             Err(why) => Some(BadRequest::Chain(why)),
         }
     }
 
-    /// Who sent it, and what it is called: by the one before us, if that is a proxy of the operator's.
-    fn arrival(&self, caller: &Caller, client: IpAddr, headers: &HeaderMap) -> Arrival {
-        let told = self.trusted.trusts(caller.peer).then(|| RequestId::told(headers)).flatten();
-        Arrival {
+    /// Client address, fingerprint and request ID. The ID of a trusted proxy is kept.
+    fn request_context(&self, connection: &ConnectionInfo, client: IpAddr, headers: &HeaderMap) -> RequestContext {
+        let from_proxy = self.trusted_proxies.trusts(connection.peer).then(|| RequestId::from_trusted_proxy(headers)).flatten();
+        RequestContext {
             client,
-            fingerprint: caller.fingerprint(),
-            request: told.unwrap_or_else(|| self.ids.next()),
+            fingerprint: connection.fingerprint(),
+            request: from_proxy.unwrap_or_else(|| self.request_ids.next()),
         }
     }
 
-    async fn story(
+    async fn process(
         self: &Arc<Self>,
         request: Request<Incoming>,
-        arrival: Arrival,
-        caller: &Arc<Caller>,
-        line: &mut Line,
-    ) -> Answer {
+        context: RequestContext,
+        connection: &Arc<ConnectionInfo>,
+        entry: &mut AccessLogEntry,
+    ) -> PendingResponse {
         let (mut parts, body) = request.into_parts();
-        let upgrade = Upgrade::of(&mut parts.extensions);
-        let judged = InboundHead::judged(parts, arrival, |host, paths| self.bears(host, paths));
-        let head = match judged {
+        let upgrade = Upgrade::from_extensions(&mut parts.extensions);
+        let parsed = InboundHead::parse_with(parts, context, |host, paths| self.allows_ambiguous_path(host, paths));
+        let head = match parsed {
             Ok(head) => head,
-            Err(bad) => return self.without_token(answers::bad_request(&self.portal, bad, line)),
+            Err(bad) => return self.without_token(local_response::bad_request(&self.portal, bad, entry)),
         };
-        line.host(&head.host);
-        if !self.is_meant(&head.host, caller) {
-            return self.without_token(answers::misdirected(&self.portal, &head, line));
+        entry.set_host(&head.host);
+        if !self.is_authoritative(&head.host, connection) {
+            return self.without_token(local_response::misdirected(&self.portal, &head, entry));
         }
-        if let Some(limit) = self.sheds(&head) {
-            return self.without_token(self.shed(&head, limit, line));
+        if let Some(limit) = self.shed_reason(&head) {
+            return self.without_token(self.shed_response(&head, limit, entry));
         }
-        if portal::owns(head.target.path()) && self.routes.knows(&head.host) {
-            line.verdict("own-page");
+        if portal::is_own_path(head.target.path()) && self.routes.serves_host(&head.host) {
+            entry.set_verdict("portal");
             let page = Box::pin(self.portal.serve(head, body)).await;
-            return self.without_token(page.map(ResponseBody::Own));
+            return self.without_token(page.map(ResponseBody::Local));
         }
         let Some(route) = self.routes.find(&head.host, head.target.path()) else {
-            return self.without_token(answers::no_route(&self.portal, &head, line));
+            return self.without_token(local_response::no_route(&self.portal, &head, entry));
         };
-        if self.routes.is_disguised(route, head.target.path()) {
-            let bad = BadRequest::Target(TargetError::Disguised);
-            return self.without_token(answers::bad_request(&self.portal, bad, line));
+        if self.routes.shadows_stricter_route(route, head.target.path()) {
+            let bad = BadRequest::Target(TargetError::ShadowsRoute);
+            return self.without_token(local_response::bad_request(&self.portal, bad, entry));
         }
-        if !self.may_act(&head, route) {
-            return self.without_token(answers::cross_site(&self.portal, &head, line));
+        if !self.passes_csrf(&head, route) {
+            return self.without_token(local_response::cross_site(&self.portal, &head, entry));
         }
-        let entry = self.enter(&head, route).await;
-        let permit = match entry.verdict {
+        let auth = self.authenticate(&head, route).await;
+        let permit = match auth.permit {
             Ok(permit) => permit,
             Err(denial) => {
-                let response = self.deny(&head, denial, line);
-                return Answer { response, token: entry.token };
+                let response = self.deny(&head, denial, entry);
+                return PendingResponse { response, token: auth.token };
             }
         };
         if permit.session().is_some() {
-            caller.is_known_now();
+            connection.mark_authenticated();
         }
-        if let Some(steered) = Steered::of(self, &head, route) {
-            let (caller, token) = (Arc::clone(caller), entry.token);
-            let exchange = Exchange { head, body, upgrade, caller, permit, token };
-            return Box::pin(self.to_its_end(exchange, steered, line)).await;
+        if let Some(control) = SessionControl::for_request(self, &head, route) {
+            let (connection, token) = (Arc::clone(connection), auth.token);
+            let exchange = PendingExchange { head, body, upgrade, connection, permit, token };
+            return Box::pin(self.run_detached(exchange, control, entry)).await;
         }
-        let inbound = Inbound { body, upgrade, caller };
-        let response = self.forward(head, inbound, route, &permit, line).await;
-        Answer { response, token: entry.token }
+        let incoming = IncomingBody { body, upgrade, connection };
+        let response = self.forward(head, incoming, route, &permit, entry).await;
+        PendingResponse { response, token: auth.token }
     }
 
-    /// Whether this connection is for this host: the certificate that the client saw is the host's own.
-    /// Another one would be answered by rules that the handshake did not choose (RFC 9110 7.4).
-    fn is_meant(&self, host: &Host, caller: &Caller) -> bool {
-        let (Some(certificates), Some(asked)) = (&self.certificates, caller.server_name()) else {
+    /// Whether the certificate of this connection is also the one for `host` (RFC 9110 7.4). Otherwise
+    /// the request would be served under the rules of a host that the TLS handshake did not select.
+    fn is_authoritative(&self, host: &Host, connection: &ConnectionInfo) -> bool {
+        let (Some(certificates), Some(server_name)) = (&self.certificates, connection.server_name()) else {
             return true;
         };
-        asked == host.name() || certificates.are_one(asked, host.name())
+        server_name == host.name() || certificates.share_certificate(server_name, host.name())
     }
 
-    /// Whether a path in doubt is harmless: no page of ours is meant in any of its readings.
-    fn bears(&self, host: &Host, readings: &Readings) -> bool {
-        !readings.paths.iter().any(|path| portal::owns(path)) && self.routes.bears(host, readings)
+    /// Whether an ambiguous path is harmless: no interpretation is one of our own pages, and the route
+    /// table allows all of them.
+    fn allows_ambiguous_path(&self, host: &Host, interpretations: &Interpretations) -> bool {
+        !interpretations.paths.iter().any(|path| portal::is_own_path(path)) && self.routes.allows_ambiguous(host, interpretations)
     }
 
-    /// Whether no page of another site acts here with the session of its visitor. Without a session
-    /// there is nothing to act with, and the answer is a login as for everybody.
-    fn may_act(&self, head: &InboundHead, route: &Route) -> bool {
+    /// Whether the request is safe from cross-site request forgery. A request without a session cookie
+    /// passes: it cannot act for a user and gets the login response.
+    fn passes_csrf(&self, head: &InboundHead, route: &Route) -> bool {
         match &route.access {
             Access::Public => true,
             Access::Session(_) => {
-                route.origins.allow(&head.method, head.websocket, &head.headers, &head.host)
-                    || self.presented(head) == Presented::Nothing
+                route.cross_origin.allows(&head.method, head.websocket, &head.headers, &head.host)
+                    || self.session_cookie(head) == CookieLookup::Missing
             }
         }
     }
 
-    fn presented(&self, head: &InboundHead) -> Presented {
+    fn session_cookie(&self, head: &InboundHead) -> CookieLookup {
         cookies::find(&head.headers, &self.guard.shared().cookies.session)
     }
 
-    /// Asks the guard, unless the route is for everybody.
-    async fn enter(&self, head: &InboundHead, route: &Route) -> Entry {
+    /// Authenticates and authorizes the request. Public routes skip the session.
+    async fn authenticate(&self, head: &InboundHead, route: &Route) -> AuthOutcome {
         let requirement = match (&route.access, Permit::public(route)) {
-            (Access::Public, Some(permit)) => return Entry { verdict: Ok(permit), token: None },
+            (Access::Public, Some(permit)) => return AuthOutcome { permit: Ok(permit), token: None },
             (Access::Session(requirement), _) => requirement,
-            (Access::Public, None) => &Requirement::default(),
+            (Access::Public, None) => &AccessRule::default(),
         };
-        let presented = self.presented(head);
-        let timing = match route.renewal {
-            true => Timing::Prompt,
-            false => Timing::Never,
+        let cookie = self.session_cookie(head);
+        let timing = match route.rotation {
+            true => RotationTiming::WhenDue,
+            false => RotationTiming::Never,
         };
-        let visit = Visit {
-            presented: &presented,
-            context: &context(head),
+        let auth_request = AuthRequest {
+            cookie: &cookie,
+            context: &client_context(head),
             policy: &route.policy_for(&head.method, head.websocket),
             requirement,
             timing,
-            activity: route.activity.counts(&head.method, head.target.path(), head.asker.intent),
-            // Who reads changes nothing, should his session have ended elsewhere meanwhile.
-            serve_known_for: route
-                .serve_known_for
+            is_activity: route.activity.counts(&head.method, head.target.path(), head.requester.intent),
+            // A safe request changes nothing if its session has ended on another instance.
+            serve_stale_for: route
+                .serve_stale_for
                 .filter(|_| head.method.is_safe() && !head.websocket),
         };
-        self.guard.enter(&visit).await
+        self.guard.authorize(&auth_request).await
     }
 
-    fn deny(&self, head: &InboundHead, denial: Denial, line: &mut Line) -> Response<ResponseBody> {
-        line.verdict(denial.word());
-        self.portal.deny(head, &denial).map(ResponseBody::Own)
+    fn deny(&self, head: &InboundHead, denial: DenyReason, entry: &mut AccessLogEntry) -> Response<ResponseBody> {
+        entry.set_verdict(denial.as_str());
+        self.portal.deny(head, &denial).map(ResponseBody::Local)
     }
 
-    /// Whether this request has to be turned away so that others can be served. A cookie that we made
-    /// is told from any other by its MAC, without a look at the store.
-    fn sheds(&self, head: &InboundHead) -> Option<Limit> {
-        let (strain, limit) = self.pressure.strain()?;
-        let is_known = || {
+    /// Returns the limit for which this request is shed, if any. Under high load, requests with a
+    /// validly signed session cookie pass; the MAC check needs no store.
+    fn shed_reason(&self, head: &InboundHead) -> Option<Limit> {
+        let (level, limit) = self.overload.level()?;
+        let has_valid_cookie = || {
             let name = &self.guard.shared().cookies.session;
-            self.guard.recognises(&cookies::find(&head.headers, name))
+            self.guard.has_valid_mac(&cookies::find(&head.headers, name))
         };
-        (strain == Strain::Full || !is_known()).then_some(limit)
+        (level == LoadLevel::Overloaded || !has_valid_cookie()).then_some(limit)
     }
 
-    fn shed(&self, head: &InboundHead, limit: Limit, line: &mut Line) -> Response<ResponseBody> {
-        line.verdict("shed");
-        line.detail(limit.word().to_owned());
+    fn shed_response(&self, head: &InboundHead, limit: Limit, entry: &mut AccessLogEntry) -> Response<ResponseBody> {
+        entry.set_verdict("overloaded");
+        entry.set_detail(limit.as_str().to_owned());
         self.guard.shared().metrics.limit(limit, Some(head.client));
-        let mut response = self.portal.problem(&head.asker, Problem::Busy).map(ResponseBody::Own);
+        let mut response = self.portal.problem(&head.requester, Problem::Overloaded).map(ResponseBody::Local);
         let headers = response.headers_mut();
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
-        // The connection is room for somebody else (HTTP/2 ignores it, and its idle time runs).
+        // Frees the connection for another client. HTTP/2 has no such header; its idle timeout applies.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         response
     }
 
-    fn without_token(&self, response: Response<ResponseBody>) -> Answer {
-        Answer { response, token: None }
+    fn without_token(&self, response: Response<ResponseBody>) -> PendingResponse {
+        PendingResponse { response, token: None }
     }
 
-    /// The one exit: the cookie, the log line and the counters.
-    async fn leave(&self, answer: Answer, line: Line) -> Response<ResponseBody> {
-        let Answer { mut response, token } = answer;
+    /// Writes the cookie, the common headers, the log entry and the metrics of every response.
+    async fn finish(&self, pending: PendingResponse, entry: AccessLogEntry) -> Response<ResponseBody> {
+        let PendingResponse { mut response, token } = pending;
         if let Some(token) = token
-            && self.may_send(&token, &response).await
+            && self.is_token_current(&token, &response).await
         {
-            self.attach(&mut response, &token);
+            self.set_session_cookie(&mut response, &token);
         }
-        self.label(&mut response, &line);
+        self.set_common_headers(&mut response, &entry);
         let shared = self.guard.shared();
-        shared.metrics.request(line.word(), response.status().as_u16());
-        if let Some(log) = &self.log {
-            line.write(log, response.status());
+        shared.metrics.request(entry.verdict(), response.status().as_u16());
+        if let Some(log) = &self.access_log {
+            entry.write(log, response.status());
         }
         response
     }
 
-    /// What every answer says of the way that it took.
-    fn label(&self, response: &mut Response<ResponseBody>, line: &Line) {
+    /// Sets the headers that do not depend on the request's outcome.
+    fn set_common_headers(&self, response: &mut Response<ResponseBody>, entry: &AccessLogEntry) {
         let own = match response.body() {
-            ResponseBody::Own(_) => true,
-            ResponseBody::Upstream(_) | ResponseBody::Watched(..) => false,
+            ResponseBody::Local(_) => true,
+            ResponseBody::Upstream(_) | ResponseBody::Tracked(..) => false,
         };
         if own {
             let headers = response.headers_mut();
-            headers.insert(X_REQUEST_ID, line.request().value().clone());
-            // What does not say how it may be kept is not kept.
+            headers.insert(X_REQUEST_ID, entry.request_id().value().clone());
+            // Defaults to `no-store`.
             headers
                 .entry(header::CACHE_CONTROL)
                 .or_insert(const { HeaderValue::from_static("no-store") });
         }
         if !self.proxy_status {
-            response.headers_mut().remove(answers::PROXY_STATUS);
+            response.headers_mut().remove(local_response::PROXY_STATUS);
         }
-        // On the developer's own machine it would turn every other port's http into https.
-        if let Some(hsts) = self.hsts.as_ref().filter(|_| !line.is_local()) {
+        // HSTS ignores ports: on localhost it would break plain HTTP on every other port.
+        if let Some(hsts) = self.hsts.as_ref().filter(|_| !entry.is_local()) {
             response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
         }
     }
 
-    /// A token offered before a slow answer may be an old one by now, and would overwrite a newer one
-    /// in the browser: ask again.
-    async fn may_send(&self, token: &NewToken, response: &Response<ResponseBody>) -> bool {
+    /// Whether `token` is still the one to send. After a slow response a newer token may exist, and an
+    /// older cookie would overwrite it in the browser.
+    async fn is_token_current(&self, token: &NewToken, response: &Response<ResponseBody>) -> bool {
         if response.status().is_informational()
             && response.status() != StatusCode::SWITCHING_PROTOCOLS
         {
             return false;
         }
         let shared = self.guard.shared();
-        let waited = shared.clock.now().since(token.made);
-        waited < shared.policy.grace().min(LATE) || self.guard.offer_stands(token).await
+        let elapsed = shared.clock.now().since(token.issued_at);
+        elapsed < shared.policy.grace().min(RECHECK_AFTER) || self.guard.is_successor_current(token).await
     }
 
-    fn attach(&self, response: &mut Response<ResponseBody>, token: &NewToken) {
+    fn set_session_cookie(&self, response: &mut Response<ResponseBody>, token: &NewToken) {
         let Some(cookie) = self.guard.shared().cookies.set_session(&token.text) else { return };
         response.headers_mut().append(header::SET_COOKIE, cookie);
-        // A cache that kept this answer would hand one user's token to another.
-        hygiene::never_store(response.headers_mut());
+        // A cached copy would hand this user's token to another client.
+        response_headers::set_no_store(response.headers_mut());
     }
 }
 
-/// An answer that took longer than this is asked about again before it carries a token.
-const LATE: Duration = Duration::from_secs(5);
+/// A token older than this is checked against the store before it is sent.
+const RECHECK_AFTER: Duration = Duration::from_secs(5);
 
-fn context(head: &InboundHead) -> ClientContext {
+fn client_context(head: &InboundHead) -> ClientContext {
     let agent = head.headers.get(header::USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
     let language = head.headers.get(header::ACCEPT_LANGUAGE);
     ClientContext::new(head.client, agent)
-        .speaking(language.map_or(&b""[..], HeaderValue::as_bytes))
-        .shaking_hands(head.fingerprint)
+        .with_language(language.map_or(&b""[..], HeaderValue::as_bytes))
+        .with_fingerprint(head.fingerprint)
 }

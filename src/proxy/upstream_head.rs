@@ -1,5 +1,5 @@
-//! The head that goes upstream. It can be made of a sanitised head and a permit only, so nothing is
-//! forwarded that was not cleaned, and nobody is named who was not admitted.
+//! The request head sent to an upstream. Its only constructor takes a sanitized head and a permit, so
+//! unsanitized heads are never forwarded and identity headers always name an authorized user.
 //!
 //! ```compile_fail,E0451
 //! let head = doorward::proxy::UpstreamHead { parts: http::Request::new(()).into_parts().0 };
@@ -29,44 +29,44 @@ use http::{Request, Uri, Version, request};
 use crate::guard::Permit;
 use crate::message::SanitizedHead;
 use crate::message::request_id::X_REQUEST_ID;
-use crate::message::sanitize::Cleaned;
+use crate::message::sanitize::SanitizedParts;
 use crate::route::Route;
 
-use super::way::Way;
+use super::forwarded_headers::ForwardedHeaders;
 
-/// The most fields that every request gets, beside who asks.
-const OURS: usize = Way::FIELDS + 4;
+/// Number of headers added to each request, identity headers excluded.
+const MAX_ADDED: usize = ForwardedHeaders::COUNT + 4;
 
-/// A request's head, ready for the upstream.
+/// A request head ready to send to the upstream.
 #[derive(Debug)]
 pub struct UpstreamHead {
     parts: request::Parts,
 }
 
 impl UpstreamHead {
-    /// Adds who the user is and where the request came from.
+    /// Adds forwarded headers and identity headers.
     pub fn new(head: SanitizedHead, permit: &Permit, route: &Route) -> UpstreamHead {
-        let way = Way::new(head.client(), head.host().clone());
-        UpstreamHead::by(&way, head, permit, route)
+        let forwarded_headers = ForwardedHeaders::new(head.client(), head.host().clone());
+        UpstreamHead::with_forwarded(&forwarded_headers, head, permit, route)
     }
 
-    /// As [`UpstreamHead::new`], with the head's way as it was written before.
-    pub(super) fn by(
-        way: &Way,
+    /// As [`UpstreamHead::new`], with forwarded headers that are already rendered.
+    pub(super) fn with_forwarded(
+        forwarded_headers: &ForwardedHeaders,
         head: SanitizedHead,
         permit: &Permit,
         route: &Route,
     ) -> UpstreamHead {
-        let Cleaned { method, version, target, headers, request, websocket, .. } =
-            head.into_cleaned();
+        let SanitizedParts { method, version, target, headers, request, websocket, .. } =
+            head.into_parts();
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.method = method;
-        // Byte for byte what the client sent (RFC 9110 7.7).
+        // The target as received, byte for byte (RFC 9110 7.7).
         parts.uri = Uri::from(target.raw().clone());
         parts.headers = headers;
-        // Once for all that follows: growing step by step hashes every name again each time.
-        parts.headers.reserve(OURS + route.identity.fields.len());
-        way.write(&mut parts.headers);
+        // One reservation: each growth of the map rehashes every name.
+        parts.headers.reserve(MAX_ADDED + route.identity.headers.len());
+        forwarded_headers.write_to(&mut parts.headers);
         parts.headers.insert(X_REQUEST_ID, request.value().clone());
         parts.headers.append(header::VIA, via(version));
         if let Some(identity) = permit.identity() {
@@ -81,13 +81,13 @@ impl UpstreamHead {
         UpstreamHead { parts }
     }
 
-    /// The request with its body.
+    /// Adds the body.
     pub fn into_request<B>(self, body: B) -> Request<B> {
         Request::from_parts(self.parts, body)
     }
 }
 
-/// RFC 9110 7.6.3: the version that the request came in.
+/// `Via` with the protocol version of the received request (RFC 9110 7.6.3).
 fn via(version: Version) -> HeaderValue {
     HeaderValue::from_static(match version {
         Version::HTTP_2 => "2.0 doorward",

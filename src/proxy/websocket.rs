@@ -1,4 +1,4 @@
-//! WebSocket tunnels: opened only by a matching handshake, closed when the session ends.
+//! WebSocket tunnels. Opened only by a matching handshake, closed when the session ends.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -19,50 +19,50 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::clock::UnixMillis;
-use crate::guard::{Cut, Ending, Guard, Permit, Watched};
-use crate::route::{Frames as Talk, Route};
+use crate::guard::{CloseReason, CloseHandle, Guard, Permit, ConnectionGuard};
+use crate::route::{ActivityFrames, Route};
 use crate::session::SessionKey;
-use crate::telemetry::{Counted, Limit};
-use crate::upstream::{PendingTunnel, Switch};
+use crate::telemetry::{GaugeGuard, Limit};
+use crate::upstream::{PendingTunnel, UpgradeResponse};
 
-use super::Gateway;
-use super::answers::ForwardError;
-use super::body::{RequestBody, ResponseBody, Watch};
-use super::forward::{self, Asked, Upgrade, keep_private, outbound, session_end};
-use super::frames::Frames;
-use super::line::Line;
+use super::Proxy;
+use super::local_response::ForwardError;
+use super::body::{RequestBody, ResponseBody, Tracking};
+use super::forward::{self, OutgoingRequest, Upgrade, default_to_private, response_body, closed};
+use super::frames::FrameScanner;
+use super::access_log::AccessLogEntry;
 
 /// RFC 6455 1.3.
-const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// How much is read from an upstream at a time, in bytes.
-const PIECE: usize = 8 * 1024;
+/// Size in bytes of the relay buffer of each direction.
+const BUFFER_SIZE: usize = 8 * 1024;
 
-/// How long a client may take to hear that its session is over.
-const GOODBYE: Duration = Duration::from_millis(500);
+/// Time limit for sending the close frame and draining the client.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long one direction of a tunnel may go on alone.
-const HALF_OPEN: Duration = Duration::from_secs(5);
+/// How long a half-closed tunnel stays open.
+const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A whole close frame with code 1001: this gateway stops, and the client may connect to another.
-const GOING_AWAY: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
+/// A complete close frame with code 1001 (going away): the client may reconnect.
+const GOING_AWAY_FRAME: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
 
-/// What outlives the requests of one worker. A drain waits for all that the tracker knows; `stop` tells
-/// tunnels to end, for by themselves they never would.
+/// The tasks of one worker that outlive their requests. A drain waits for `tracker`; `stop` closes the
+/// tunnels, which have no end of their own.
 pub struct Tunnels {
     pub tracker: TaskTracker,
     pub stop: CancellationToken,
 }
 
-/// A connection's place among all, as a tunnel keeps it: the server is done with the connection once it
-/// became one. It comes with the request that asks for it.
+/// The connection permit that a tunnel holds, because the server releases its own on an upgrade. Passed as
+/// a request extension.
 #[derive(Clone)]
-pub struct Seat(pub Arc<dyn Hold>);
+pub struct TunnelPermit(pub Arc<dyn Evictable>);
 
-/// Given up when the last of it is dropped.
-pub trait Hold: Send + Sync + 'static {
-    /// Waits until somebody else needs the place.
-    fn wanted(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+/// A connection that counts against the connection limit until it is dropped.
+pub trait Evictable: Send + Sync + 'static {
+    /// Waits until the connection limiter evicts this connection.
+    fn evicted(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 
 trait Reader: AsyncRead + Unpin {}
@@ -70,35 +70,35 @@ impl<T: AsyncRead + Unpin> Reader for T {}
 trait Writer: AsyncWrite + Unpin {}
 impl<T: AsyncWrite + Unpin> Writer for T {}
 
-impl Gateway {
-    /// Forwards a handshake. The tunnel opens only after a 101 whose accept value matches: an
-    /// upstream that answers anything else has sent an ordinary answer, and no byte slips by.
+impl Proxy {
+    /// Forwards a WebSocket handshake. The tunnel opens only after a 101 with the matching accept key. Any
+    /// other response is forwarded as an ordinary one, so no unchecked byte passes.
     pub(super) async fn tunnel(
         &self,
-        asked: Asked,
+        outgoing: OutgoingRequest,
         client: Upgrade,
         route: &Route,
         permit: &Permit,
-        line: &mut Line,
+        entry: &mut AccessLogEntry,
     ) -> Result<Response<ResponseBody>, ForwardError> {
-        let request = asked.head.into_request(());
-        let accept = request.headers().get(header::SEC_WEBSOCKET_KEY).map(accept_value);
+        let request = outgoing.head.into_request(());
+        let accept = request.headers().get(header::SEC_WEBSOCKET_KEY).map(accept_key);
         let shared = self.guard.shared();
-        // Registered before it opens: an end that comes meanwhile is not missed.
-        let mut watched = self.watch(permit, route)?;
+        // Registered before the handshake, so that a session end during the handshake is not missed.
+        let mut tracked = self.track(permit, route)?;
         let switch = tokio::select! {
             biased;
-            why = session_end(&mut watched) => return Err(ForwardError::Cut(why)),
-            sent = self.upstreams.of(route)?.send_upgrade(asked.claim, &route.upstreams, request) => sent?,
+            reason = closed(&mut tracked) => return Err(ForwardError::Closed(reason)),
+            sent = self.upstreams.get(route)?.send_upgrade(outgoing.priority, &route.upstreams, request) => sent?,
         };
-        line.upstream_answered();
+        entry.record_upstream_time();
         let (mut response, upstream) = match switch {
-            Switch::Switched(response, upstream) => (response, upstream),
-            Switch::Answered(mut response) => {
-                self.clean(&mut response);
-                keep_private(&mut response, permit);
-                let end = forward::Ends::of(route, permit).age;
-                return Ok(response.map(|body| outbound(body, route, watched.map(Watch::Now), end)));
+            UpgradeResponse::Switched(response, upstream) => (response, upstream),
+            UpgradeResponse::Declined(mut response) => {
+                self.sanitize_response(&mut response);
+                default_to_private(&mut response, permit);
+                let deadline = forward::Deadlines::new(route, permit).connection_age;
+                return Ok(response.map(|body| response_body(body, route, tracked.map(Tracking::Now), deadline)));
             }
         };
         if accept.is_none()
@@ -106,161 +106,161 @@ impl Gateway {
         {
             return Err(ForwardError::BadHandshake);
         }
-        self.clean(&mut response);
-        let open = Counted::one_of(&shared.metrics.tunnels);
-        let pulse = Pulse::of(self, permit, route);
-        let ends = Ends {
-            // The register knows the age of those it has.
-            age: route.max_connection_age.filter(|_| watched.is_none()),
-            watched,
+        self.sanitize_response(&mut response);
+        let open = GaugeGuard::new(&shared.metrics.websocket_tunnels);
+        let reporter = ActivityReporter::new(self, permit, route);
+        let limits = TunnelLimits {
+            // The registry limits the age of tracked connections.
+            age: route.max_connection_age.filter(|_| tracked.is_none()),
+            tracked,
             stop: self.tunnels.stop.clone(),
-            seat: client.seat,
-            silence: Arc::new(Silence::new(route.limits.tunnel_idle)),
+            connection_permit: client.connection_permit,
+            idle_timer: Arc::new(IdleTimer::new(route.limits.tunnel_idle)),
             guard: self.guard.clone(),
         };
         self.tunnels.tracker.spawn(async move {
             let _open = open;
-            carry(client.on, upstream, ends, pulse).await;
+            relay(client.upgrade, upstream, limits, reporter).await;
         });
-        Ok(switching(response))
+        Ok(switching_protocols(response))
     }
 }
 
-/// Keeps the session of a tunnel from idling out while its people talk.
-struct Pulse {
+/// Reports tunnel traffic as session activity.
+struct ActivityReporter {
     guard: Guard,
     session: SessionKey,
-    /// Whether what the app says counts too.
-    both: bool,
-    every: Duration,
+    /// Whether frames of the upstream count as activity too.
+    count_upstream: bool,
+    interval: Duration,
     last: AtomicU64,
 }
 
-impl Pulse {
-    /// `None` where no frame counts.
-    fn of(gateway: &Gateway, permit: &Permit, route: &Route) -> Option<Pulse> {
-        let both = match route.activity.websocket {
-            Talk::None => return None,
-            Talk::Client => false,
-            Talk::Any => true,
+impl ActivityReporter {
+    /// `None` if no frame counts as activity.
+    fn new(proxy: &Proxy, permit: &Permit, route: &Route) -> Option<ActivityReporter> {
+        let count_upstream = match route.activity.websocket {
+            ActivityFrames::None => return None,
+            ActivityFrames::Client => false,
+            ActivityFrames::Any => true,
         };
-        let (guard, session) = (gateway.guard.clone(), permit.session()?);
-        let every = guard.shared().policy.touch_every();
-        Some(Pulse { guard, session, both, every, last: AtomicU64::new(0) })
+        let (guard, session) = (proxy.guard.clone(), permit.session()?);
+        let interval = guard.shared().policy.touch_interval();
+        Some(ActivityReporter { guard, session, count_upstream, interval, last: AtomicU64::new(0) })
     }
 
-    /// Notes activity, as seldom as requests do.
-    fn beat(&self) {
+    /// Records activity at most once per `interval`, the same interval as for requests.
+    fn touch(&self) {
         let now = self.guard.shared().clock.now();
         let last = UnixMillis(self.last.load(Ordering::Relaxed));
-        if now.since(last) < self.every {
+        if now.since(last) < self.interval {
             return;
         }
         self.last.store(now.0, Ordering::Relaxed);
         let (guard, session) = (self.guard.clone(), self.session);
-        // What fails is counted, and the next frame tries again.
-        tokio::spawn(async move { guard.note_activity(&session).await.unwrap_or_default() });
+        // The guard counts failures; the next frame retries.
+        tokio::spawn(async move { guard.touch(&session).await.unwrap_or_default() });
     }
 }
 
-/// Why a tunnel ends that neither side ended.
+/// Why the proxy closes a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Session(Cut),
-    /// The gateway stops.
-    Stop,
-    /// Another connection needs the place.
-    Wanted,
-    /// Neither side said anything for too long.
-    Silent,
+enum CloseCause {
+    Session(CloseReason),
+    /// Graceful shutdown.
+    Shutdown,
+    /// The connection limiter needs room for another client.
+    Evicted,
+    /// No data in either direction within the idle timeout.
+    Idle,
 }
 
-impl End {
+impl CloseCause {
     fn limit(self) -> Option<Limit> {
         match self {
-            End::Session(_) | End::Stop => None,
-            End::Wanted => Some(Limit::Displaced),
-            End::Silent => Some(Limit::TunnelIdle),
+            CloseCause::Session(_) | CloseCause::Shutdown => None,
+            CloseCause::Evicted => Some(Limit::ConnectionEvicted),
+            CloseCause::Idle => Some(Limit::WebSocketIdleTimeout),
         }
     }
 
     fn close_frame(self) -> [u8; 4] {
         match self {
-            End::Session(why) => close_frame(why),
-            End::Stop | End::Silent => GOING_AWAY,
-            // As where the store is away: try again later.
-            End::Wanted => close_frame(Cut::Unchecked),
+            CloseCause::Session(reason) => close_frame(reason),
+            CloseCause::Shutdown | CloseCause::Idle => GOING_AWAY_FRAME,
+            // 1013 (try again later), as during a store outage.
+            CloseCause::Evicted => close_frame(CloseReason::Unchecked),
         }
     }
 }
 
-/// What can end a tunnel. It keeps the place of its connection for as long.
-struct Ends {
-    watched: Option<Watched>,
+/// Everything that closes a tunnel. Holds the connection permit while the tunnel is open.
+struct TunnelLimits {
+    tracked: Option<ConnectionGuard>,
     stop: CancellationToken,
-    seat: Option<Seat>,
-    silence: Arc<Silence>,
+    connection_permit: Option<TunnelPermit>,
+    idle_timer: Arc<IdleTimer>,
     age: Option<Duration>,
     guard: Guard,
 }
 
-impl Ends {
-    async fn first(&mut self) -> End {
-        let end = tokio::select! {
-            why = session_end(&mut self.watched) => End::Session(why),
-            () = aged(self.age) => End::Session(Cut::TooOld),
-            () = self.stop.cancelled() => End::Stop,
-            () = wanted(self.seat.as_ref()) => End::Wanted,
-            () = self.silence.lasts() => End::Silent,
+impl TunnelLimits {
+    async fn reached(&mut self) -> CloseCause {
+        let cause = tokio::select! {
+            reason = closed(&mut self.tracked) => CloseCause::Session(reason),
+            () = max_age_reached(self.age) => CloseCause::Session(CloseReason::MaxAge),
+            () = self.stop.cancelled() => CloseCause::Shutdown,
+            () = evicted(self.connection_permit.as_ref()) => CloseCause::Evicted,
+            () = self.idle_timer.expired() => CloseCause::Idle,
         };
-        if let Some(limit) = end.limit() {
+        if let Some(limit) = cause.limit() {
             self.guard.shared().metrics.limit(limit, None);
         }
-        end
+        cause
     }
 }
 
-async fn aged(age: Option<Duration>) {
+async fn max_age_reached(age: Option<Duration>) {
     match age {
         Some(age) => sleep(age).await,
         None => std::future::pending().await,
     }
 }
 
-async fn wanted(seat: Option<&Seat>) {
-    match seat {
-        Some(seat) => seat.0.wanted().await,
+async fn evicted(permit: Option<&TunnelPermit>) {
+    match permit {
+        Some(permit) => permit.0.evicted().await,
         None => std::future::pending().await,
     }
 }
 
-/// How long a tunnel has carried nothing, either way.
-struct Silence {
-    most: Duration,
-    began: Instant,
-    /// Milliseconds after `began` at which something was last passed on.
-    broken: AtomicU64,
+/// Idle timeout of a tunnel, over both directions.
+struct IdleTimer {
+    timeout: Duration,
+    started: Instant,
+    /// Milliseconds from `started` to the last relayed data.
+    last_activity: AtomicU64,
 }
 
-impl Silence {
-    /// A `most` of zero lasts for ever.
-    fn new(most: Duration) -> Silence {
-        Silence { most, began: Instant::now(), broken: AtomicU64::new(0) }
+impl IdleTimer {
+    /// A `timeout` of zero never expires.
+    fn new(timeout: Duration) -> IdleTimer {
+        IdleTimer { timeout, started: Instant::now(), last_activity: AtomicU64::new(0) }
     }
 
-    fn breaks(&self) {
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.broken.store(now, Ordering::Relaxed);
+    fn record_activity(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_activity.store(now, Ordering::Relaxed);
     }
 
-    /// Ready once it has lasted too long.
-    async fn lasts(&self) {
-        if self.most.is_zero() {
+    /// Waits until the timeout expires.
+    async fn expired(&self) {
+        if self.timeout.is_zero() {
             std::future::pending::<()>().await;
         }
         loop {
-            let broken = Duration::from_millis(self.broken.load(Ordering::Relaxed));
-            let left = (broken + self.most).saturating_sub(self.began.elapsed());
+            let last_activity = Duration::from_millis(self.last_activity.load(Ordering::Relaxed));
+            let left = (last_activity + self.timeout).saturating_sub(self.started.elapsed());
             if left.is_zero() {
                 return;
             }
@@ -269,70 +269,70 @@ impl Silence {
     }
 }
 
-/// Carries bytes until either side ends, or something else ends it.
-async fn carry(
+/// Relays data until either side closes or a limit is reached.
+async fn relay(
     client: OnUpgrade,
     upstream: PendingTunnel<RequestBody>,
-    mut ends: Ends,
-    pulse: Option<Pulse>,
+    mut limits: TunnelLimits,
+    reporter: Option<ActivityReporter>,
 ) {
     let Ok(client) = client.await else { return };
     let Ok(upstream) = upstream.open().await else { return };
     let (mut from_client, mut to_client) = io::split(TokioIo::new(client));
     let (mut from_upstream, mut to_upstream) = io::split(upstream);
-    let mut frames = Frames::default();
-    let pulse = pulse.as_ref();
-    let [client_lives, upstream_lives] =
-        [(); 2].map(|()| ends.watched.as_ref().map(Watched::ending));
-    let silence = Arc::clone(&ends.silence);
-    let mut said = Frames::default();
-    let upwards =
-        deliver(&mut from_client, &mut to_upstream, &mut said, client_lives, &silence, pulse);
-    let heard = pulse.filter(|pulse| pulse.both);
-    let downwards =
-        deliver(&mut from_upstream, &mut to_client, &mut frames, upstream_lives, &silence, heard);
-    let end = tokio::select! {
-        result = both_ways(upwards, downwards) => {
-            debug!(whole = result.is_ok(), "tunnel closed");
+    let mut upstream_frames = FrameScanner::default();
+    let reporter = reporter.as_ref();
+    let [client_handle, upstream_handle] =
+        [(); 2].map(|()| limits.tracked.as_ref().map(ConnectionGuard::close_handle));
+    let idle_timer = Arc::clone(&limits.idle_timer);
+    let mut client_frames = FrameScanner::default();
+    let upstream_copy =
+        copy(&mut from_client, &mut to_upstream, &mut client_frames, client_handle, &idle_timer, reporter);
+    let upstream_reporter = reporter.filter(|reporter| reporter.count_upstream);
+    let client_copy =
+        copy(&mut from_upstream, &mut to_client, &mut upstream_frames, upstream_handle, &idle_timer, upstream_reporter);
+    let cause = tokio::select! {
+        result = relay_both(upstream_copy, client_copy) => {
+            debug!(clean = result.is_ok(), "tunnel closed");
             return;
         }
-        end = ends.first() => end,
+        cause = limits.reached() => cause,
     };
-    say_goodbye(&mut from_client, &mut to_client, &frames, end.close_frame()).await;
-    debug!(?end, "tunnel ended");
+    send_close(&mut from_client, &mut to_client, &upstream_frames, cause.close_frame()).await;
+    debug!(?cause, "tunnel ended");
 }
 
-/// Until both directions are over. Once one is, the other has a moment to end as well: a WebSocket has
-/// no use for one direction (RFC 6455 7.1.1), and half a tunnel would be held for ever.
-async fn both_ways(
-    upwards: impl Future<Output = io::Result<()>>,
-    downwards: impl Future<Output = io::Result<()>>,
+/// Waits for both directions. When one ends, the other gets [`HALF_CLOSE_TIMEOUT`]: WebSocket has no
+/// half-closed state (RFC 6455 7.1.1), and such a tunnel would never end.
+async fn relay_both(
+    upstream_copy: impl Future<Output = io::Result<()>>,
+    client_copy: impl Future<Output = io::Result<()>>,
 ) -> io::Result<()> {
-    let (mut upwards, mut downwards) = (pin!(upwards), pin!(downwards));
+    let (mut upstream_copy, mut client_copy) = (pin!(upstream_copy), pin!(client_copy));
     tokio::select! {
-        result = upwards.as_mut() => {
+        result = upstream_copy.as_mut() => {
             result?;
-            timeout(HALF_OPEN, downwards).await?
+            timeout(HALF_CLOSE_TIMEOUT, client_copy).await?
         }
-        result = downwards.as_mut() => {
+        result = client_copy.as_mut() => {
             result?;
-            timeout(HALF_OPEN, upwards).await?
+            timeout(HALF_CLOSE_TIMEOUT, upstream_copy).await?
         }
     }
 }
 
-/// Knows at every moment which bytes the other side has taken: this may be dropped in the middle of a
-/// frame, and a close frame there would be read as the app's own words. A session that ended stops it;
-/// who holds both directions hears of that as well, and says why.
-async fn deliver(
+/// Copies one direction and tracks the frame boundary of the bytes written. The future may be dropped in the
+/// middle of a frame, where a close frame would be read as payload. After the session has ended it stays
+/// pending, and `TunnelLimits` closes the tunnel.
+async fn copy(
     from: &mut impl Reader,
     to: &mut impl Writer,
-    frames: &mut Frames,
-    mut ending: Option<Ending>,
-    silence: &Silence,
-    pulse: Option<&Pulse>,
+    frames: &mut FrameScanner,
+    mut ending: Option<CloseHandle>,
+    idle_timer: &IdleTimer,
+    reporter: Option<&ActivityReporter>,
 ) -> io::Result<()> {
-    let mut buffer = vec![0; PIECE];
+    let mut buffer = vec![0; BUFFER_SIZE];
     loop {
         let mut rest = match from.read(&mut buffer).await? {
             0 => return to.shutdown().await,
@@ -340,7 +340,7 @@ async fn deliver(
         };
         while !rest.is_empty() {
             if let Some(ending) = &mut ending
-                && ending.on().await.is_err()
+                && ending.allowed().await.is_err()
             {
                 return std::future::pending().await;
             }
@@ -348,65 +348,65 @@ async fn deliver(
             if taken.is_empty() {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            silence.breaks();
+            idle_timer.record_activity();
             frames.advance(taken);
             rest = left;
         }
         to.flush().await?;
-        if let Some(pulse) = pulse.filter(|_| frames.take_data()) {
-            pulse.beat();
+        if let Some(reporter) = reporter.filter(|_| frames.take_data()) {
+            reporter.touch();
         }
     }
 }
 
-/// Tells the client why its tunnel ends (RFC 6455 7.4.1), then reads
-/// what it still sends: a socket closed over unread bytes is reset, and takes the close frame along.
-async fn say_goodbye(
+/// Sends the close frame (RFC 6455 7.4.1), then drains the client. Closing a socket with unread data
+/// resets it and discards the close frame.
+async fn send_close(
     from: &mut impl Reader,
     to: &mut impl Writer,
-    frames: &Frames,
+    frames: &FrameScanner,
     close: [u8; 4],
 ) {
-    let goodbye = async {
-        if frames.between() {
+    let closing = async {
+        if frames.at_boundary() {
             to.write_all(&close).await?;
         }
         to.shutdown().await?;
         io::copy(from, &mut io::sink()).await
     };
-    // A client that does not listen is cut all the same.
-    let _ = timeout(GOODBYE, goodbye).await;
+    // The tunnel closes even if the client does not read.
+    let _ = timeout(CLOSE_TIMEOUT, closing).await;
 }
 
-/// A whole close frame: final, opcode 8, two bytes of payload (RFC 6455 5.5.1). A client comes back by
-/// itself after "going away" and "try again later"; after "policy violation" it has to log in.
-fn close_frame(why: Cut) -> [u8; 4] {
-    let code: u16 = match why {
-        Cut::SessionEnded => 1008,
-        Cut::TooOld => 1001,
-        Cut::Unchecked => 1013,
+/// A complete close frame: final, opcode 8, two bytes of payload (RFC 6455 5.5.1). Clients reconnect after
+/// 1001 (going away) and 1013 (try again later). After 1008 (policy violation) the user must log in.
+fn close_frame(reason: CloseReason) -> [u8; 4] {
+    let code: u16 = match reason {
+        CloseReason::SessionEnded => 1008,
+        CloseReason::MaxAge => 1001,
+        CloseReason::Unchecked => 1013,
     };
     let [high, low] = code.to_be_bytes();
     [0x88, 0x02, high, low]
 }
 
-fn switching<B>(from: Response<B>) -> Response<ResponseBody> {
+fn switching_protocols<B>(from: Response<B>) -> Response<ResponseBody> {
     let (parts, _) = from.into_parts();
-    let mut response = Response::new(ResponseBody::Own(Full::default()));
+    let mut response = Response::new(ResponseBody::Local(Full::default()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = parts.headers;
     let headers = response.headers_mut();
-    // What follows has none (RFC 9110 8.6).
+    // A 101 response has no content (RFC 9110 8.6).
     headers.remove(header::CONTENT_LENGTH);
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     response
 }
 
-fn accept_value(key: &HeaderValue) -> HeaderValue {
+fn accept_key(key: &HeaderValue) -> HeaderValue {
     let mut context = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
     context.update(key.as_bytes());
-    context.update(GUID);
+    context.update(ACCEPT_GUID);
     let text = BASE64.encode(context.finish().as_ref());
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
@@ -416,16 +416,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rfc_6455_1_3_the_accept_value_of_the_sample_nonce() {
+    fn rfc_6455_1_3_accept_key_of_the_sample_nonce() {
         let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
-        assert_eq!(accept_value(&key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(accept_key(&key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]
-    fn rfc_9110_8_6_an_answer_that_switches_protocols_has_no_length() {
-        let app =
+    fn rfc_9110_8_6_a_101_response_has_no_content_length() {
+        let upstream =
             Response::builder().status(101).header("Content-Length", "5").header("X-App", "1");
-        let response = switching(app.body(()).expect("an answer"));
+        let response = switching_protocols(upstream.body(()).expect("a response"));
         assert_eq!(response.headers().get(header::CONTENT_LENGTH), None);
         assert_eq!(response.headers().get("x-app"), Some(&HeaderValue::from_static("1")));
     }

@@ -1,26 +1,26 @@
-//! Signals that a session was moved to somebody else's machine. Pure.
+//! Risk signals: indications that a session was taken over by another machine. Pure.
 //!
-//! From what the session knows (where it began, what it was used from since) and the request at hand
-//! to a list of [`Signal`]s with weights, their sum, and the [`Answer`] that the sum deserves.
+//! Compares a request with the known locations of its session. The result is a list of [`Signal`]s, the
+//! sum of their weights, and the [`RiskAction`] for that sum.
 //!
 //! Invariants:
-//! - a signal is never proof: roaming, VPNs, company proxies and software updates are ordinary. With
-//!   the default [`Thresholds`] no change of place alone asks for more than a renewed token, which an
-//!   honest browser does not notice and a thief cannot hide from; a fresh login needs other software
-//!   from another network
-//! - what is not known is no signal: no database, no country, no word about countries
-//! - nothing is computed while a session stays where it is ([`Record::novelty`])
+//! - a signal is never proof: roaming, VPNs, company proxies and updates are ordinary. With the default
+//!   [`Thresholds`], a network change alone never requires more than token rotation. An honest browser
+//!   does not notice it, and a thief cannot avoid it. Reauthentication takes a different client on a
+//!   different network.
+//! - missing data is no signal: without a database there are no country signals
+//! - nothing is computed while the location does not change ([`Record::location_status`])
 
-mod again;
-mod atlas;
+mod rescore;
+mod geoip;
 mod distance;
-mod newcomer;
-mod software;
-mod weigh;
+mod new_location;
+mod user_agent;
+mod scoring;
 
-pub use atlas::{Atlas, Country, Database, DatabaseError, Locality};
-pub use software::{Software, System};
-pub use weigh::{Answer, Report, Signal, Thresholds};
+pub use geoip::{GeoIp, Country, Database, DatabaseError, GeoInfo};
+pub use user_agent::{UserAgent, OperatingSystem};
+pub use scoring::{RiskAction, RiskReport, Signal, Thresholds};
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -29,186 +29,186 @@ use ipnet::IpNet;
 
 use crate::clock::UnixMillis;
 use crate::session::context::network_of;
-use crate::session::{ClientContext, Novelty, Record, Watch};
+use crate::session::{ClientContext, LocationStatus, Record, SignalsMode};
 
-/// Two countries within this time are one too many for one traveller.
-const TOGETHER: Duration = Duration::from_secs(10 * 60);
+/// Use in two countries within this time is a signal.
+const CONCURRENT_WINDOW: Duration = Duration::from_secs(10 * 60);
 
-/// Faster than an airliner, in km/h.
-const FASTEST: f64 = 1_000.0;
+/// Maximum speed of a traveller in km/h, above that of an airliner.
+const MAX_SPEED_KMH: f64 = 1_000.0;
 
-/// Who updates the browser and goes to another network is away for longer than this.
-const RESTED: Duration = Duration::from_secs(30 * 60);
+/// Minimum pause of the session in which a browser update plus a network change is plausible.
+const MIN_UPDATE_PAUSE: Duration = Duration::from_secs(30 * 60);
 
-/// Databases put an address into the wrong town often, in km.
-const BLUR: f64 = 500.0;
+/// Typical location error of the databases in km.
+const GEO_ERROR_KM: f64 = 500.0;
 
-/// What is held against what.
+/// Settings of the risk assessment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct RiskSettings {
     pub thresholds: Thresholds,
-    /// A network that was not used for longer is a new one.
+    /// A network unused for longer than this counts as new.
     pub known_for: Duration,
-    /// Networks that are known to everybody: offices, the company's VPN.
+    /// Networks that are known for every session, such as offices and the company VPN.
     pub allow: Vec<IpNet>,
 }
 
-impl Default for Settings {
-    fn default() -> Settings {
+impl Default for RiskSettings {
+    fn default() -> RiskSettings {
         let known_for = Duration::from_secs(30 * 24 * 60 * 60);
-        Settings { thresholds: Thresholds::default(), known_for, allow: Vec::new() }
+        RiskSettings { thresholds: Thresholds::default(), known_for, allow: Vec::new() }
     }
 }
 
-/// A request, and the session that it belongs to.
-pub struct Arrival<'a> {
+/// A request and its session.
+pub struct Observation<'a> {
     pub record: &'a Record,
     pub context: &'a ClientContext,
-    pub watch: Watch,
+    pub mode: SignalsMode,
     /// The session's last activity.
-    pub active: UnixMillis,
+    pub last_active: UnixMillis,
     pub now: UnixMillis,
 }
 
-impl Settings {
-    /// What speaks against this request. `None` while the session stays where it is.
-    pub fn judge(&self, atlas: &Atlas, arrival: &Arrival<'_>) -> Option<Report> {
-        let signals = match arrival.novelty(self.known_for) {
-            Novelty::Here => return None,
-            Novelty::Back => Compared::new(self, atlas, arrival).by_turns(),
-            Novelty::New => Compared::new(self, atlas, arrival).all(),
+impl RiskSettings {
+    /// Returns the risk signals of a request, or `None` if the location did not change.
+    pub fn assess(&self, geoip: &GeoIp, observation: &Observation<'_>) -> Option<RiskReport> {
+        let signals = match observation.location_status(self.known_for) {
+            LocationStatus::Current => return None,
+            LocationStatus::Returned => Comparison::new(self, geoip, observation).concurrent_country_signals(),
+            LocationStatus::New => Comparison::new(self, geoip, observation).new_location_signals(),
         };
-        Some(Report::new(signals, &self.thresholds))
+        Some(RiskReport::new(signals, &self.thresholds))
     }
 }
 
-impl Arrival<'_> {
-    fn novelty(&self, known_for: Duration) -> Novelty {
-        match self.watch {
-            Watch::Off => Novelty::Here,
-            Watch::Monitor | Watch::Enforce => {
+impl Observation<'_> {
+    fn location_status(&self, known_for: Duration) -> LocationStatus {
+        match self.mode {
+            SignalsMode::Off => LocationStatus::Current,
+            SignalsMode::Monitor | SignalsMode::Enforce => {
                 let oldest = self.now.minus(known_for);
-                self.record.novelty(self.context, self.watch, oldest, self.now)
+                self.record.location_status(self.context, self.mode, oldest, self.now)
             }
         }
     }
 }
 
-/// A request's place beside those that its session knows.
-struct Compared<'a> {
-    arrival: &'a Arrival<'a>,
-    /// Where the request comes from.
-    here: Locality,
-    /// Where the session was last.
-    last: Locality,
-    known: Vec<Locality>,
-    /// Whether the session was used from this very network.
-    known_network: bool,
-    /// Whether the network is known to everybody.
-    allowed: bool,
+/// The location of a request, compared with the known locations of its session.
+struct Comparison<'a> {
+    observation: &'a Observation<'a>,
+    /// Location of the request.
+    here: GeoInfo,
+    /// Previous location of the session.
+    last: GeoInfo,
+    known: Vec<GeoInfo>,
+    /// Whether the session has used this network.
+    is_known_network: bool,
+    /// Whether the network is in [`RiskSettings::allow`].
+    is_allowed: bool,
 }
 
-impl<'a> Compared<'a> {
-    fn new(settings: &Settings, atlas: &Atlas, arrival: &'a Arrival<'a>) -> Compared<'a> {
-        let record = arrival.record;
-        let oldest = arrival.now.minus(settings.known_for);
-        let places: Vec<IpAddr> = record.known_places(arrival.watch, oldest).collect();
-        let address = arrival.context.address;
-        let own = network_of(address);
-        let allowed = settings.allow.iter().any(|network| network.contains(&address));
-        Compared {
-            arrival,
-            here: atlas.look(address),
-            last: atlas.look(record.current_place().0),
-            known_network: places.iter().any(|place| network_of(*place) == own),
-            known: places.into_iter().map(|place| atlas.look(place)).collect(),
-            allowed,
+impl<'a> Comparison<'a> {
+    fn new(settings: &RiskSettings, geoip: &GeoIp, observation: &'a Observation<'a>) -> Comparison<'a> {
+        let record = observation.record;
+        let oldest = observation.now.minus(settings.known_for);
+        let known: Vec<IpAddr> = record.known_addresses(observation.mode, oldest).collect();
+        let address = observation.context.address;
+        let network = network_of(address);
+        let is_allowed = settings.allow.iter().any(|allowed| allowed.contains(&address));
+        Comparison {
+            observation,
+            here: geoip.lookup(address),
+            last: geoip.lookup(record.current_network().0),
+            is_known_network: known.iter().any(|known| network_of(*known) == network),
+            known: known.into_iter().map(|address| geoip.lookup(address)).collect(),
+            is_allowed,
         }
     }
 
-    fn all(&self) -> Vec<Signal> {
+    fn new_location_signals(&self) -> Vec<Signal> {
         let mut signals = Vec::new();
-        if !self.known_network && !self.allowed {
-            self.network(&mut signals);
+        if !self.is_known_network && !self.is_allowed {
+            self.network_signals(&mut signals);
         }
-        self.software(&mut signals);
+        self.client_signals(&mut signals);
         signals
     }
 
-    fn network(&self, signals: &mut Vec<Signal>) {
-        new_network(&self.here, &self.known, signals);
-        if self.is_impossible() {
-            signals.push(Signal::Speed);
+    fn network_signals(&self, signals: &mut Vec<Signal>) {
+        new_network_signals(&self.here, &self.known, signals);
+        if self.is_impossible_travel() {
+            signals.push(Signal::ImpossibleTravel);
         }
     }
 
-    /// Whether nobody could have travelled here since the last activity.
-    fn is_impossible(&self) -> bool {
+    /// Returns whether no traveller could get here since the last activity.
+    fn is_impossible_travel(&self) -> bool {
         let (Some(here), Some(last)) = (self.here.coordinates, self.last.coordinates) else {
             return false;
         };
-        let hours = self.arrival.now.since(self.arrival.active).as_secs_f64() / 3600.0;
-        let way = distance::kilometres(here, last);
-        way > BLUR && way > FASTEST * hours
+        let hours = self.observation.now.since(self.observation.last_active).as_secs_f64() / 3600.0;
+        let distance = distance::distance_km(here, last);
+        distance > GEO_ERROR_KM && distance > MAX_SPEED_KMH * hours
     }
 
-    fn software(&self, signals: &mut Vec<Signal>) {
-        let (record, context) = (self.arrival.record, self.arrival.context);
-        let known: Vec<Software> =
-            record.known_agents(self.arrival.watch).map(Software::read).collect();
-        let here = Software::read(&context.agent);
-        if differs(here.family, known.iter().map(|known| known.family)) {
-            signals.push(Signal::Family);
+    fn client_signals(&self, signals: &mut Vec<Signal>) {
+        let (record, context) = (self.observation.record, self.observation.context);
+        let known: Vec<UserAgent> =
+            record.known_user_agents(self.observation.mode).map(UserAgent::parse).collect();
+        let here = UserAgent::parse(&context.user_agent);
+        if differs(here.browser, known.iter().map(|known| known.browser)) {
+            signals.push(Signal::Browser);
         }
-        if differs(here.system, known.iter().map(|known| known.system)) {
-            signals.push(Signal::System);
+        if differs(here.os, known.iter().map(|known| known.os)) {
+            signals.push(Signal::OperatingSystem);
         }
-        let begun = &record.begun_from;
-        let said = !context.language.is_empty() && !begun.language.is_empty();
-        if said && context.language != begun.language {
+        let login = &record.created_from;
+        let both_known = !context.language.is_empty() && !login.language.is_empty();
+        if both_known && context.language != login.language {
             signals.push(Signal::Language);
         }
-        if differs(context.fingerprint, record.known_fingerprints(self.arrival.watch)) {
+        if differs(context.fingerprint, record.known_fingerprints(self.observation.mode)) {
             signals.push(Signal::Fingerprint);
-            if signals.contains(&Signal::Network) && self.is_masked(&here, &known) {
-                signals.push(Signal::Masquerade);
+            if signals.contains(&Signal::Network) && self.is_spoofed(&here, &known) {
+                signals.push(Signal::SpoofedUserAgent);
             }
         }
     }
 
-    /// Whether this says that it is a browser which the session knows, and is none that was updated
-    /// meanwhile: for that it is no newer, or was away too short a time.
-    fn is_masked(&self, here: &Software<'_>, known: &[Software<'_>]) -> bool {
-        let rested = self.arrival.now.since(self.arrival.active) >= RESTED;
-        let mut same = known.iter().filter(|known| known.family == here.family);
-        here.family.is_some() && same.any(|known| !rested || here.version <= known.version)
+    /// Returns whether a client with a new TLS fingerprint claims to be a known browser, and no update
+    /// explains the fingerprint: the version is not newer, or the pause was too short.
+    fn is_spoofed(&self, here: &UserAgent<'_>, known: &[UserAgent<'_>]) -> bool {
+        let may_be_updated = self.observation.now.since(self.observation.last_active) >= MIN_UPDATE_PAUSE;
+        let mut same = known.iter().filter(|known| known.browser == here.browser);
+        here.browser.is_some() && same.any(|known| !may_be_updated || here.version <= known.version)
     }
 
-    /// A place that was left for another country minutes ago and is used again: one person with a VPN,
-    /// or two people.
-    fn by_turns(&self) -> Vec<Signal> {
-        let (_, entered) = self.arrival.record.current_place();
-        let soon = self.arrival.now.since(entered) < TOGETHER;
-        let abroad = differs(self.here.country, std::iter::once(self.last.country));
-        if soon && abroad && !self.allowed { vec![Signal::Together] } else { Vec::new() }
+    /// Returns a signal if the session was used in another country minutes ago: one user with a VPN, or
+    /// two people.
+    fn concurrent_country_signals(&self) -> Vec<Signal> {
+        let (_, entered) = self.observation.record.current_network();
+        let is_recent = self.observation.now.since(entered) < CONCURRENT_WINDOW;
+        let other_country = differs(self.here.country, std::iter::once(self.last.country));
+        if is_recent && other_country && !self.is_allowed { vec![Signal::ConcurrentCountries] } else { Vec::new() }
     }
 }
 
-/// What a new network has that the known ones do not have.
-fn new_network(here: &Locality, known: &[Locality], signals: &mut Vec<Signal>) {
+/// Adds the signals of a network that differs from all known ones.
+fn new_network_signals(here: &GeoInfo, known: &[GeoInfo], signals: &mut Vec<Signal>) {
     signals.push(Signal::Network);
     if differs(here.country, known.iter().map(|known| known.country)) {
         signals.push(Signal::Country);
     }
-    if differs(here.operator, known.iter().map(|known| known.operator)) {
-        signals.push(Signal::Operator);
+    if differs(here.asn, known.iter().map(|known| known.asn)) {
+        signals.push(Signal::Asn);
     }
     if here.hosting && !known.iter().any(|known| known.hosting) {
         signals.push(Signal::Hosting);
     }
 }
 
-/// Whether this is none of those that are known. What is not known cannot differ.
+/// Returns whether a value differs from all known ones. A missing value differs from nothing.
 fn differs<T: PartialEq>(here: Option<T>, mut known: impl Iterator<Item = Option<T>>) -> bool {
     let Some(here) = here else { return false };
     let mut any = false;

@@ -1,51 +1,51 @@
-//! Which traffic keeps a session from idling out. A page that polls must not do it for ever.
+//! Which traffic counts as activity. A page that polls must not prevent the idle timeout.
 
 use http::Method;
 
 use super::Methods;
 use crate::message::{Intent, PathPrefix};
 
-/// What counts on one route. By default every request does, and no WebSocket frame.
+/// What counts as activity on one route. By default every request, and no WebSocket frame.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Activity {
-    /// Paths whose requests do not count.
+    /// Requests below these paths do not count.
     pub except: Vec<PathPrefix>,
-    /// Whose requests alone count.
+    /// Only requests with these methods count.
     pub methods: Methods,
-    /// Whether only navigations count: a person opened or reloaded a page.
+    /// Whether only navigations count, that is, opened or reloaded pages.
     pub navigations_only: bool,
-    pub websocket: Frames,
+    pub websocket: ActivityFrames,
 }
 
-/// Which data frames of a WebSocket count. Pings, pongs and closes never do: programs send them.
+/// Which WebSocket data frames count as activity. Control frames never do, because programs send them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Frames {
-    /// None; the handshake counts as the request that it is.
+pub enum ActivityFrames {
+    /// No frame. The handshake counts like any request.
     #[default]
     None,
-    /// What the client sends: a person types.
+    /// Frames from the client.
     Client,
-    /// What either side sends.
+    /// Frames from either side.
     Any,
 }
 
-impl Frames {
-    /// The word for configuration.
-    pub fn word(self) -> &'static str {
+impl ActivityFrames {
+    /// Returns the configuration value.
+    pub fn as_str(self) -> &'static str {
         match self {
-            Frames::None => "none",
-            Frames::Client => "client-frames",
-            Frames::Any => "any",
+            ActivityFrames::None => "none",
+            ActivityFrames::Client => "client-frames",
+            ActivityFrames::Any => "any",
         }
     }
 }
 
 impl Activity {
-    /// Whether a request counts.
+    /// Returns whether a request counts as activity.
     pub fn counts(&self, method: &Method, path: &str, intent: Intent) -> bool {
         let is_navigation = intent == Intent::Navigation;
         (is_navigation || !self.navigations_only)
-            && self.methods.name(method)
+            && self.methods.contains(method)
             && !self.except.iter().any(|prefix| prefix.covers(path))
     }
 }
@@ -63,11 +63,11 @@ mod tests {
         let activity = Activity::default();
         assert!(counts(&activity, "/", Intent::Fetch));
         assert!(counts(&activity, "/", Intent::Navigation));
-        assert_eq!(activity.websocket, Frames::None);
+        assert_eq!(activity.websocket, ActivityFrames::None);
     }
 
     #[test]
-    fn excepted_paths_and_below_and_fetches_where_only_navigations_count_do_not() {
+    fn excepted_paths_and_non_navigations_do_not_count() {
         let except = vec![PathPrefix::parse("/api/poll").expect("a path")];
         let activity = Activity { except, ..Activity::default() };
         assert!(!counts(&activity, "/api/poll", Intent::Navigation));
@@ -79,12 +79,12 @@ mod tests {
     }
 
     #[test]
-    fn where_methods_are_named_no_other_counts() {
-        let methods = Methods::These(vec![Method::POST]);
+    fn only_the_listed_methods_count() {
+        let methods = Methods::Only(vec![Method::POST]);
         let activity = Activity { methods, ..Activity::default() };
         assert!(activity.counts(&Method::POST, "/", Intent::Fetch));
         assert!(!activity.counts(&Method::GET, "/", Intent::Navigation));
         let activity = Activity { navigations_only: true, ..activity };
-        assert!(!activity.counts(&Method::POST, "/", Intent::Fetch), "each rule is asked");
+        assert!(!activity.counts(&Method::POST, "/", Intent::Fetch), "every condition must hold");
     }
 }

@@ -1,36 +1,38 @@
-//! Rules that hold for some methods only.
+//! Rules that apply to some methods only.
 
 use http::Method;
 
-/// The methods of a rule. By default all.
+/// The methods that a rule applies to. By default all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Methods {
     #[default]
     All,
-    These(Vec<Method>),
+    Only(Vec<Method>),
 }
 
 impl Methods {
-    /// Those that a rule can name. HEAD goes with GET, whose answer it asks for (RFC 9110 9.3.2).
-    pub const NAMED: [Method; 6] =
+    /// The methods that a rule can list. HEAD belongs to GET (RFC 9110 9.3.2).
+    pub const CONFIGURABLE: [Method; 6] =
         [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
-    /// Whether the rule names the method.
-    pub fn name(&self, method: &Method) -> bool {
+    /// Returns whether the rule lists the method.
+    pub fn contains(&self, method: &Method) -> bool {
         match self {
             Methods::All => true,
-            Methods::These(named) => named.contains(as_named(method)),
+            Methods::Only(named) => named.contains(configurable(method)),
         }
     }
 
-    /// Whether the rule holds for a request, where to be held is to be safe: also for methods that it
-    /// cannot name, and for a WebSocket, through which anything is sent without one.
-    pub fn hold(&self, method: &Method, websocket: bool) -> bool {
-        websocket || self.name(method) || !Methods::NAMED.contains(as_named(method))
+    /// Returns whether a protective rule applies to a request.
+    ///
+    /// It also applies to methods that a rule cannot list, and to WebSockets, which transport anything
+    /// without a method.
+    pub fn applies_to(&self, method: &Method, websocket: bool) -> bool {
+        websocket || self.contains(method) || !Methods::CONFIGURABLE.contains(configurable(method))
     }
 }
 
-fn as_named(method: &Method) -> &Method {
+fn configurable(method: &Method) -> &Method {
     if *method == Method::HEAD { &Method::GET } else { method }
 }
 
@@ -39,21 +41,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rule_without_methods_holds_for_all_and_head_goes_with_get() {
-        let writing = Methods::These(vec![Method::POST, Method::DELETE]);
-        let reading = Methods::These(vec![Method::GET]);
-        let named = |methods: &Methods, method| methods.name(&method);
+    fn a_rule_lists_all_methods_by_default_and_head_with_get() {
+        let writing = Methods::Only(vec![Method::POST, Method::DELETE]);
+        let reading = Methods::Only(vec![Method::GET]);
+        let named = |methods: &Methods, method| methods.contains(&method);
         assert!(named(&Methods::All, Method::GET) && named(&Methods::All, Method::TRACE));
         assert!(named(&writing, Method::DELETE) && !named(&writing, Method::PUT));
         assert!(named(&reading, Method::HEAD) && !named(&writing, Method::HEAD));
     }
 
     #[test]
-    fn what_a_rule_cannot_name_is_held_by_it() {
-        let writing = Methods::These(vec![Method::POST]);
+    fn a_rule_applies_to_methods_that_it_cannot_list() {
+        let writing = Methods::Only(vec![Method::POST]);
         let propfind = Method::from_bytes(b"PROPFIND").expect("a method");
-        assert!(writing.hold(&propfind, false) && !writing.name(&propfind));
-        assert!(writing.hold(&Method::GET, true), "a WebSocket");
-        assert!(!writing.hold(&Method::GET, false) && !writing.hold(&Method::HEAD, false));
+        assert!(writing.applies_to(&propfind, false) && !writing.contains(&propfind));
+        assert!(writing.applies_to(&Method::GET, true), "a WebSocket");
+        assert!(!writing.applies_to(&Method::GET, false) && !writing.applies_to(&Method::HEAD, false));
     }
 }

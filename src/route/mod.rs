@@ -1,15 +1,16 @@
-//! Which upstream a request is for, and who may reach it. Pure.
+//! Routes: the upstream of a request, and its access rule. Pure.
 //!
-//! A route is found by host and longest path prefix on segment borders, on the canonical path alone:
-//! no query, no fragment, no header takes part (CVE-2025-54576, CVE-2026-34457, CVE-2026-40575).
+//! A route matches by host and by the longest path prefix at segment boundaries. Only the canonical path
+//! is used: query, fragment and headers have no effect (CVE-2025-54576, CVE-2026-34457,
+//! CVE-2026-40575).
 
 mod activity;
 mod methods;
-mod steering;
+mod session_control;
 
-pub use activity::{Activity, Frames};
+pub use activity::{Activity, ActivityFrames};
 pub use methods::Methods;
-pub use steering::{Action, Command, Steering, says_done};
+pub use session_control::{SensitiveAction, SessionCommand, SessionControlRules, is_success};
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -17,126 +18,129 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::message::readings::as_files_are_found;
+use crate::message::path_ambiguity::fold_filesystem_name;
 use crate::message::{
-    Doubt, Endpoint, Host, HostPattern, IdentityFields, Origins, PathPrefix, Readings,
+    Ambiguity, Endpoint, Host, HostPattern, IdentityHeaders, CrossOriginPolicy, PathPrefix, Interpretations,
 };
-use crate::session::{Identity, RoutePolicy, Watch};
+use crate::session::{Identity, RoutePolicy, SignalsMode};
 
-/// One `[[route]]`, checked.
+/// One validated `[[route]]`.
 #[derive(Clone, Debug)]
 pub struct Route {
     pub host: HostPattern,
     pub path: PathPrefix,
-    /// At least one; balanced.
+    /// Endpoints of the upstream cluster; at least one.
     pub upstreams: Vec<Endpoint>,
     pub access: Access,
-    pub identity: IdentityFields,
+    pub identity: IdentityHeaders,
     pub policy: RoutePolicy,
-    /// Whose requests `max_auth_age` is asked of.
+    /// Methods to which `max_auth_age` applies.
     pub auth_age_methods: Methods,
     pub limits: BodyLimits,
-    /// Whose pages may act here.
-    pub origins: Origins,
-    pub ambiguous: AmbiguousPaths,
-    /// Whether tokens are renewed on this route.
-    pub renewal: bool,
-    /// To the first byte of the upstream's answer.
+    /// Cross-origin policy (CSRF protection).
+    pub cross_origin: CrossOriginPolicy,
+    pub ambiguous_paths: AmbiguousPaths,
+    /// Whether tokens are rotated on this route.
+    pub rotation: bool,
+    /// Longest wait for the response head of the upstream.
     pub response_timeout: Duration,
-    /// For how long a session that was seen alive may read while the store is away; nobody when absent.
-    pub serve_known_for: Option<Duration>,
-    /// How long a WebSocket, a stream or a large body may go on.
+    /// During a store outage, read requests of sessions confirmed within this time are admitted; `None`
+    /// refuses them.
+    pub serve_stale_for: Option<Duration>,
+    /// Maximum age of a tracked connection; `None` is no limit.
     pub max_connection_age: Option<Duration>,
     pub activity: Activity,
-    pub steering: Steering,
-    /// The authority that vouches for https upstreams; the system's when absent.
+    pub session_control: SessionControlRules,
+    /// CA certificates for https upstreams; `None` uses the system's.
     pub upstream_ca: Option<PathBuf>,
 }
 
 impl Route {
-    fn bears_ambiguity(&self) -> bool {
-        match (&self.access, self.ambiguous) {
+    fn allows_ambiguous_paths(&self) -> bool {
+        match (&self.access, self.ambiguous_paths) {
             (Access::Session(_), AmbiguousPaths::RequireSession) => true,
             (Access::Public, _) | (Access::Session(_), AmbiguousPaths::Refuse) => false,
         }
     }
 
-    /// What is asked of the session behind a request.
+    /// Returns the session limits that apply to a request.
     pub fn policy_for(&self, method: &Method, websocket: bool) -> Cow<'_, RoutePolicy> {
-        if self.policy.max_auth_age.is_none() || self.auth_age_methods.hold(method, websocket) {
+        if self.policy.max_auth_age.is_none() || self.auth_age_methods.applies_to(method, websocket) {
             return Cow::Borrowed(&self.policy);
         }
         Cow::Owned(RoutePolicy { max_auth_age: None, ..self.policy.clone() })
     }
 
-    fn is_deeper_than(&self, other: &Route) -> bool {
+    fn has_longer_path_than(&self, other: &Route) -> bool {
         self.host == other.host && self.path.length() > other.path.length()
     }
 
-    /// Whether somebody may be let pass there and not here. Two sets of rules that cannot be compared
-    /// count as one asking for more than the other, and the other way round.
-    fn asks_more_than(&self, other: &Route) -> bool {
+    /// Returns whether a request could be admitted by `other` and not by this route. Two rule sets that
+    /// cannot be compared each count as stricter than the other.
+    fn is_stricter_than(&self, other: &Route) -> bool {
         match (&self.access, &other.access) {
             (Access::Public, Access::Public | Access::Session(_)) => false,
             (Access::Session(_), Access::Public) => true,
             (Access::Session(here), Access::Session(there)) => {
-                let asks_nobody = *here == Requirement::default();
-                !(asks_nobody || here == there)
+                let admits_all_users = *here == AccessRule::default();
+                !(admits_all_users || here == there)
                     || self.policy != other.policy
                     || self.auth_age_methods != other.auth_age_methods
-                    || self.origins != other.origins
+                    || self.cross_origin != other.cross_origin
             }
         }
     }
 
-    /// How logs and metrics name the route.
+    /// Returns the name of the route for logs and metrics.
     pub fn label(&self) -> String {
         format!("{}{}", self.host, self.path.as_str())
     }
 }
 
-/// What bodies may take on a route. A zero is no limit.
+/// Limits for bodies and connections on a route. Zero is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BodyLimits {
-    /// Longest silence of a client in the middle of its body.
+    /// Longest pause of a client within its request body.
     pub timeout: Duration,
-    /// Bytes in a second, on average, while a client is waited for; both ways.
+    /// Minimum average rate of a client in either direction, in bytes per second.
     pub min_rate: u64,
-    /// Bytes of a request's body.
-    pub max: u64,
-    /// Longest silence of an upstream in the middle of its answer.
+    /// Maximum length of a request body in bytes.
+    pub max_bytes: u64,
+    /// Longest pause of an upstream within its response body.
     pub upstream_idle: Duration,
-    /// From a request's head to the last of its answer. WebSockets and event streams are left out.
-    pub request: Duration,
-    /// Longest silence of a WebSocket's both sides.
+    /// Longest time from the request head to the end of the response. Does not apply to WebSockets and
+    /// event streams.
+    pub request_timeout: Duration,
+    /// Longest time without data on a WebSocket in either direction.
     pub tunnel_idle: Duration,
 }
 
-/// What becomes of paths that two programs can read in two ways.
+/// Handling of paths that two programs can interpret differently.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AmbiguousPaths {
     #[default]
     Refuse,
-    /// Forwarded for who has a session, if every reading leads to this route. Never on a public one.
+    /// Forwards requests with a session if every interpretation leads to this route. Has no effect on
+    /// public routes.
     RequireSession,
 }
 
-/// Who may use a route. There is no default: a route without a rule does not load.
+/// Access to a route. There is no default: a route without it is a configuration error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
     Public,
-    Session(Requirement),
+    Session(AccessRule),
 }
 
-/// What a live session must be beyond live. Empty lists ask nothing.
+/// The users and groups that a route admits. If both lists are empty, it admits every user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Requirement {
+pub struct AccessRule {
     pub users: Vec<String>,
     pub groups: Vec<String>,
 }
 
-impl Requirement {
-    /// Whether this user may. Where both lists are given, being in either is enough.
+impl AccessRule {
+    /// Returns whether the rule admits the user. Membership in either list is sufficient.
     pub fn allows(&self, identity: &Identity) -> bool {
         (self.users.is_empty() && self.groups.is_empty())
             || self.users.contains(&identity.user)
@@ -144,128 +148,132 @@ impl Requirement {
     }
 }
 
-/// All routes.
+/// All routes in matching order.
 #[derive(Clone, Debug, Default)]
 pub struct RouteTable {
     routes: Vec<Route>,
-    /// Of each route its path as a lenient file system finds it; absent where it asks for no more than
-    /// shorter paths do.
-    guarded: Vec<Option<String>>,
+    /// For each route its path as a lenient file system resolves it; `None` if the route is not stricter
+    /// than the routes with shorter paths.
+    shadowable: Vec<Option<String>>,
 }
 
-/// Two routes that claim the same place: indices into the list given.
+/// Two routes with the same host and path, as indices into the given list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Clash {
+pub struct RouteConflict {
     pub first: usize,
     pub second: usize,
 }
 
 impl RouteTable {
-    /// Orders the routes so that the first match is the right one, or names those that clash.
-    pub fn new(mut routes: Vec<Route>) -> Result<RouteTable, Vec<Clash>> {
-        let clashes = clashes(&routes);
-        if !clashes.is_empty() {
-            return Err(clashes);
+    /// Sorts the routes so that the first match is the most specific one.
+    ///
+    /// # Errors
+    /// If two routes have the same host and path.
+    pub fn new(mut routes: Vec<Route>) -> Result<RouteTable, Vec<RouteConflict>> {
+        let conflicts = find_conflicts(&routes);
+        if !conflicts.is_empty() {
+            return Err(conflicts);
         }
         routes
             .sort_by_key(|route| (host_rank(&route.host), std::cmp::Reverse(route.path.length())));
-        let guarded = routes.iter().map(|route| {
-            let mut others = routes.iter().filter(|other| route.is_deeper_than(other));
-            let is_guarded = others.any(|other| route.asks_more_than(other));
-            let name = is_guarded.then(|| as_files_are_found(route.path.as_str()))?;
-            // A name of dots alone is every name.
+        let shadowable = routes.iter().map(|route| {
+            let mut others = routes.iter().filter(|other| route.has_longer_path_than(other));
+            let is_shadowable = others.any(|other| route.is_stricter_than(other));
+            let name = is_shadowable.then(|| fold_filesystem_name(route.path.as_str()))?;
+            // A path of dots only folds to the empty name, which is a prefix of every path.
             Some(name).filter(|name| !name.is_empty())
         });
-        let guarded = guarded.collect();
-        Ok(RouteTable { routes, guarded })
+        let shadowable = shadowable.collect();
+        Ok(RouteTable { routes, shadowable })
     }
 
-    /// The route for a host and a canonical path. The most exact host that has any route decides;
-    /// within it the longest prefix.
+    /// Returns the route for a host and a canonical path: first the most specific host that matches, then
+    /// the longest path prefix on it.
     pub fn find(&self, host: &Host, path: &str) -> Option<&Route> {
-        self.of(host).find(|route| route.path.covers(path))
+        self.for_host(host).find(|route| route.path.covers(path))
     }
 
-    /// The routes of the most exact host that has any.
-    fn of(&self, host: &Host) -> impl Iterator<Item = &Route> {
+    /// Returns the routes of the most specific host that matches.
+    fn for_host(&self, host: &Host) -> impl Iterator<Item = &Route> {
         let mut all = self.routes.iter().filter(|route| route.host.matches(host.name()));
         let rank = all.next().map(|first| host_rank(&first.host));
         let matching = self.routes.iter().filter(|route| route.host.matches(host.name()));
         matching.filter(move |route| Some(host_rank(&route.host)) == rank)
     }
 
-    /// What the strictest of a host's session routes does with signals.
-    pub fn strictest_watch(&self, host: &Host) -> Watch {
-        let asks = self.of(host).filter(|route| match route.access {
+    /// Returns the strictest signals mode among the session routes of a host.
+    pub fn strictest_signals_mode(&self, host: &Host) -> SignalsMode {
+        let session_routes = self.for_host(host).filter(|route| match route.access {
             Access::Session(_) => true,
             Access::Public => false,
         });
-        asks.map(|route| route.policy.signals).max().unwrap_or(Watch::Off)
+        session_routes.map(|route| route.policy.signals).max().unwrap_or(SignalsMode::Off)
     }
 
-    /// Whether a path in doubt may pass: all its readings lead to one place, so that no rule of another
-    /// route is passed by; and where the doubt is about segments, that route asks for a session and
-    /// its operator wants such paths.
-    pub fn bears(&self, host: &Host, readings: &Readings) -> bool {
-        let mut found = readings.paths.iter().map(|path| self.find(host, path));
+    /// Returns whether an ambiguous path may be forwarded. All interpretations must lead to the same
+    /// route, or a request could bypass the rules of another route. If the segments are ambiguous, that
+    /// route must also require a session and allow such paths.
+    pub fn allows_ambiguous(&self, host: &Host, interpretations: &Interpretations) -> bool {
+        let mut found = interpretations.paths.iter().map(|path| self.find(host, path));
         let Some(first) = found.next() else { return false };
-        let all_one = found.all(|other| match (first, other) {
+        let same_route = found.all(|other| match (first, other) {
             (Some(first), Some(other)) => std::ptr::eq(first, other),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         });
-        let disguised = first
-            .is_some_and(|found| readings.paths.iter().any(|path| self.is_disguised(found, path)));
-        all_one
-            && !disguised
-            && match readings.doubt {
-                Doubt::Mark => true,
-                Doubt::Shape => first.is_some_and(Route::bears_ambiguity),
+        let shadows = first
+            .is_some_and(|found| interpretations.paths.iter().any(|path| self.shadows_stricter_route(found, path)));
+        same_route
+            && !shadows
+            && match interpretations.ambiguity {
+                Ambiguity::Delimiter => true,
+                Ambiguity::Segments => first.is_some_and(Route::allows_ambiguous_paths),
             }
     }
 
-    /// Whether the path of a request to the route `found` is, in the eyes of an app that finds names as
-    /// lenient file systems do, one of another route that asks for more: `/ADMIN` on `/`, beside a
-    /// `/admin`. Costs nothing where no route asks for more than one above it.
-    pub fn is_disguised(&self, found: &Route, path: &str) -> bool {
-        let mut stricter = self.guarded.iter().zip(&self.routes).filter_map(|(guarded, route)| {
-            let guarded = guarded.as_deref()?;
-            (route.is_deeper_than(found) && route.asks_more_than(found)).then_some(guarded)
+    /// Returns whether a lenient file system resolves the path to one of a stricter route. For example
+    /// `/ADMIN` on the route `/`, beside a stricter route `/admin`.
+    ///
+    /// Costs nothing if no route is stricter than one with a shorter path.
+    pub fn shadows_stricter_route(&self, found: &Route, path: &str) -> bool {
+        let mut stricter = self.shadowable.iter().zip(&self.routes).filter_map(|(shadowable, route)| {
+            let shadowable = shadowable.as_deref()?;
+            (route.has_longer_path_than(found) && route.is_stricter_than(found)).then_some(shadowable)
         });
         let Some(first) = stricter.next() else { return false };
-        let name = as_files_are_found(path);
+        let name = fold_filesystem_name(path);
         let mut all = std::iter::once(first).chain(stricter);
         all.any(|prefix| {
             name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         })
     }
 
-    /// Whether any route serves the host: our own pages answer only there.
-    pub fn knows(&self, host: &Host) -> bool {
+    /// Returns whether any route serves the host. The gateway's own pages exist only on such hosts.
+    pub fn serves_host(&self, host: &Host) -> bool {
         self.routes.iter().any(|route| route.host.matches(host.name()))
     }
 
-    /// The routes in the order in which they are tried.
+    /// Returns the routes in matching order.
     pub fn iter(&self) -> std::slice::Iter<'_, Route> {
         self.routes.iter()
     }
 }
 
-/// Exact names first, then the longest wildcard, then any.
+/// Orders exact names before wildcards, longer wildcards before shorter ones, and `*` last.
 fn host_rank(host: &HostPattern) -> (u8, std::cmp::Reverse<usize>) {
     match host {
         HostPattern::Exact(_) => (0, std::cmp::Reverse(0)),
-        HostPattern::Below(suffix) => (1, std::cmp::Reverse(suffix.len())),
+        HostPattern::Subdomain(suffix) => (1, std::cmp::Reverse(suffix.len())),
         HostPattern::Any => (2, std::cmp::Reverse(0)),
     }
 }
 
-fn clashes(routes: &[Route]) -> Vec<Clash> {
+fn find_conflicts(routes: &[Route]) -> Vec<RouteConflict> {
     let mut out = Vec::new();
     for (second, route) in routes.iter().enumerate() {
         let same = |other: &Route| other.host == route.host && other.path == route.path;
         if let Some(first) = routes[..second].iter().position(same) {
-            out.push(Clash { first, second });
+            out.push(RouteConflict { first, second });
         }
     }
     out
@@ -280,19 +288,19 @@ mod tests {
             host: HostPattern::parse(host).expect("a host"),
             path: PathPrefix::parse(path).expect("a path"),
             upstreams: vec![],
-            access: Access::Session(Requirement::default()),
-            identity: IdentityFields::standard(),
+            access: Access::Session(AccessRule::default()),
+            identity: IdentityHeaders::standard(),
             policy: RoutePolicy::default(),
             auth_age_methods: Methods::All,
             limits: BodyLimits::default(),
-            origins: Origins::default(),
-            ambiguous: AmbiguousPaths::Refuse,
-            renewal: true,
+            cross_origin: CrossOriginPolicy::default(),
+            ambiguous_paths: AmbiguousPaths::Refuse,
+            rotation: true,
             response_timeout: Duration::from_secs(60),
             max_connection_age: None,
-            serve_known_for: None,
+            serve_stale_for: None,
             activity: Activity::default(),
-            steering: Steering::default(),
+            session_control: SessionControlRules::default(),
             upstream_ca: None,
         }
     }
@@ -302,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_exact_host_then_the_longest_prefix_wins() {
+    fn the_most_specific_host_then_the_longest_prefix_wins() {
         let table = RouteTable::new(vec![
             route("*", "/"),
             route("*.example.com", "/long/prefix"),
@@ -310,7 +318,7 @@ mod tests {
             route("wiki.example.com", "/"),
             route("wiki.example.com", "/admin"),
         ])
-        .expect("no clash");
+        .expect("no conflict");
         assert_eq!(
             found(&table, "WIKI.example.com", "/admin/x").as_deref(),
             Some("wiki.example.com/admin")
@@ -327,78 +335,81 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_an_exact_host_does_not_serve_falls_to_no_wider_host() {
+    fn an_unserved_path_of_a_host_does_not_match_a_wider_host() {
         let table =
-            RouteTable::new(vec![route("a.test", "/app"), route("*", "/")]).expect("no clash");
+            RouteTable::new(vec![route("a.test", "/app"), route("*", "/")]).expect("no conflict");
         assert_eq!(found(&table, "a.test", "/other"), None);
     }
 
     #[test]
-    fn the_strictest_session_route_of_a_host_says_how_its_own_pages_watch() {
-        let watching = |host, path, signals| Route {
+    fn own_pages_use_the_strictest_signals_mode_of_the_host() {
+        let route_with = |host, path, signals| Route {
             policy: RoutePolicy { signals, ..RoutePolicy::default() },
             ..route(host, path)
         };
-        let public = Route { access: Access::Public, ..watching("b.test", "/", Watch::Enforce) };
+        let public = Route { access: Access::Public, ..route_with("b.test", "/", SignalsMode::Enforce) };
         let table = RouteTable::new(vec![
-            watching("a.test", "/", Watch::Monitor),
-            watching("a.test", "/admin", Watch::Enforce),
-            watching("a.test", "/feed", Watch::Off),
-            watching("b.test", "/app", Watch::Monitor),
+            route_with("a.test", "/", SignalsMode::Monitor),
+            route_with("a.test", "/admin", SignalsMode::Enforce),
+            route_with("a.test", "/feed", SignalsMode::Off),
+            route_with("b.test", "/app", SignalsMode::Monitor),
             public,
-            watching("*", "/", Watch::Off),
+            route_with("*", "/", SignalsMode::Off),
         ])
-        .expect("no clash");
-        for (host, watch) in
-            [("a.test", Watch::Enforce), ("b.test", Watch::Monitor), ("c.test", Watch::Off)]
+        .expect("no conflict");
+        for (host, mode) in
+            [("a.test", SignalsMode::Enforce), ("b.test", SignalsMode::Monitor), ("c.test", SignalsMode::Off)]
         {
             let host = Host::parse(host).expect("a host");
-            assert_eq!(table.strictest_watch(&host), watch, "{host}");
+            assert_eq!(table.strictest_signals_mode(&host), mode, "{host}");
         }
     }
 
-    fn readings(doubt: Doubt, paths: &[&str]) -> Readings {
-        Readings { doubt, paths: paths.iter().map(|path| (*path).to_owned()).collect() }
+    fn interpretations(ambiguity: Ambiguity, paths: &[&str]) -> Interpretations {
+        Interpretations { ambiguity, paths: paths.iter().map(|path| (*path).to_owned()).collect() }
     }
 
+    /// Hypothesis 17 in `docs/proxy-vulnerabilities.md`.
     #[test]
-    fn hyp_17_a_path_in_doubt_passes_only_where_all_readings_lead_to_one_route_that_bears_it() {
-        let bearing = |path, access| Route {
+    fn an_ambiguous_path_passes_if_all_interpretations_agree() {
+        let allowing = |path, access| Route {
             access,
-            ambiguous: AmbiguousPaths::RequireSession,
+            ambiguous_paths: AmbiguousPaths::RequireSession,
             ..route("a.test", path)
         };
-        let session = || Access::Session(Requirement::default());
+        let session = || Access::Session(AccessRule::default());
         let table = RouteTable::new(vec![
-            bearing("/git", session()),
-            bearing("/git/admin", session()),
-            bearing("/open", Access::Public),
+            allowing("/git", session()),
+            allowing("/git/admin", session()),
+            allowing("/open", Access::Public),
             route("a.test", "/plain"),
         ])
-        .expect("no clash");
+        .expect("no conflict");
         let host = Host::parse("a.test").expect("a host");
-        let bears = |paths: &[&str]| table.bears(&host, &readings(Doubt::Shape, paths));
-        assert!(bears(&["/git/a%2Fb", "/git/a/b"]));
-        assert!(!bears(&["/git/x", "/git/admin/x"]), "a stricter route in one reading");
-        assert!(!bears(&["/git/x", "/plain/x"]) && !bears(&["/git/x", "/elsewhere"]));
-        assert!(!bears(&["/open/a", "/open/b"]), "never public");
-        assert!(!bears(&["/plain/a", "/plain/b"]), "not asked for");
-        assert!(!bears(&["/elsewhere"]) && !bears(&[]));
+        let allows = |paths: &[&str]| table.allows_ambiguous(&host, &interpretations(Ambiguity::Segments, paths));
+        assert!(allows(&["/git/a%2Fb", "/git/a/b"]));
+        assert!(!allows(&["/git/x", "/git/admin/x"]), "one interpretation leads to a stricter route");
+        assert!(!allows(&["/git/x", "/plain/x"]) && !allows(&["/git/x", "/elsewhere"]));
+        assert!(!allows(&["/open/a", "/open/b"]), "never public");
+        assert!(!allows(&["/plain/a", "/plain/b"]), "not allowed by the route");
+        assert!(!allows(&["/elsewhere"]) && !allows(&[]));
     }
 
+    /// CVE-2026-32811.
     #[test]
-    fn cve_2026_32811_an_encoded_mark_passes_where_it_cuts_off_nothing_but_a_name() {
+    fn an_encoded_delimiter_passes_within_one_route() {
         let table = RouteTable::new(vec![route("a.test", "/"), route("a.test", "/admin")]);
-        let (table, host) = (table.expect("no clash"), Host::parse("a.test").expect("a host"));
-        let bears = |paths: &[&str]| table.bears(&host, &readings(Doubt::Mark, paths));
-        assert!(bears(&["/tags/C#", "/tags/C"]) && bears(&["/admin/a?", "/admin/a"]));
-        assert!(!bears(&["/admin?x", "/admin"]));
+        let (table, host) = (table.expect("no conflict"), Host::parse("a.test").expect("a host"));
+        let allows = |paths: &[&str]| table.allows_ambiguous(&host, &interpretations(Ambiguity::Delimiter, paths));
+        assert!(allows(&["/tags/C#", "/tags/C"]) && allows(&["/admin/a?", "/admin/a"]));
+        assert!(!allows(&["/admin?x", "/admin"]));
     }
 
+    /// Hypothesis 17 in `docs/proxy-vulnerabilities.md`.
     #[test]
-    fn hyp_17_a_path_that_lenient_file_systems_find_behind_a_stricter_rule_is_disguised() {
+    fn a_path_that_shadows_a_stricter_route_is_found() {
         let public = |path| Route { access: Access::Public, ..route("a.test", path) };
-        let staff = Access::Session(Requirement { groups: vec!["staff".into()], users: vec![] });
+        let staff = Access::Session(AccessRule { groups: vec!["staff".into()], users: vec![] });
         let table = RouteTable::new(vec![
             public("/"),
             public("/admin/open"),
@@ -407,51 +418,52 @@ mod tests {
             route("b.test", "/admin"),
             route("b.test", "/"),
         ])
-        .expect("no clash");
-        let disguised = |host: &str, path: &str| {
+        .expect("no conflict");
+        let shadows = |host: &str, path: &str| {
             let found = table.find(&Host::parse(host).expect("a host"), path);
-            table.is_disguised(found.expect("a route"), path)
+            table.shadows_stricter_route(found.expect("a route"), path)
         };
         for path in ["/ADMIN", "/Admin/x", "/admin.", "/admin /x", "/admin::$DATA", "/ADMIN/open"] {
-            assert!(disguised("a.test", path), "{path}");
+            assert!(shadows("a.test", path), "{path}");
         }
-        assert!(disguised("a.test", "/admin/staff/x") && disguised("a.test", "/admin/STAFF."));
+        assert!(shadows("a.test", "/admin/staff/x") && shadows("a.test", "/admin/STAFF."));
         for path in
             ["/admin", "/admin/x", "/admin/open/X", "/Administrator", "/x/ADMIN", "/admin/Staff"]
         {
-            assert!(!disguised("a.test", path), "{path}");
+            assert!(!shadows("a.test", path), "{path}");
         }
-        assert!(!disguised("b.test", "/ADMIN"), "nothing more is asked there");
+        assert!(!shadows("b.test", "/ADMIN"), "its route is not stricter");
     }
 
+    /// Hypothesis 17 in `docs/proxy-vulnerabilities.md`.
     #[test]
-    fn hyp_17_no_reading_of_a_path_in_doubt_is_disguised() {
+    fn no_interpretation_may_shadow_a_stricter_route() {
         let table = RouteTable::new(vec![
-            Route { ambiguous: AmbiguousPaths::RequireSession, ..route("a.test", "/") },
+            Route { ambiguous_paths: AmbiguousPaths::RequireSession, ..route("a.test", "/") },
             Route {
-                access: Access::Session(Requirement { users: vec!["bob".into()], groups: vec![] }),
+                access: Access::Session(AccessRule { users: vec!["bob".into()], groups: vec![] }),
                 ..route("a.test", "/admin")
             },
         ]);
-        let (table, host) = (table.expect("no clash"), Host::parse("a.test").expect("a host"));
-        let bears = |paths: &[&str]| table.bears(&host, &readings(Doubt::Shape, paths));
-        assert!(bears(&["/x%2Fb", "/x/b"]) && !bears(&["/ADMIN%2Fb", "/ADMIN/b"]));
+        let (table, host) = (table.expect("no conflict"), Host::parse("a.test").expect("a host"));
+        let allows = |paths: &[&str]| table.allows_ambiguous(&host, &interpretations(Ambiguity::Segments, paths));
+        assert!(allows(&["/x%2Fb", "/x/b"]) && !allows(&["/ADMIN%2Fb", "/ADMIN/b"]));
     }
 
     #[test]
-    fn two_routes_for_one_place_are_named() {
-        let clash = RouteTable::new(vec![route("a.test", "/x"), route("A.test", "/x/")])
-            .expect_err("a clash");
-        assert_eq!(clash, [Clash { first: 0, second: 1 }]);
+    fn two_routes_with_the_same_host_and_path_conflict() {
+        let conflicts = RouteTable::new(vec![route("a.test", "/x"), route("A.test", "/x/")])
+            .expect_err("a conflict");
+        assert_eq!(conflicts, [RouteConflict { first: 0, second: 1 }]);
     }
 
     #[test]
-    fn a_requirement_asks_for_one_of_the_users_or_groups() {
+    fn an_access_rule_admits_listed_users_or_groups() {
         let alice =
             Identity { user: "alice".into(), groups: vec!["staff".into()], ..Identity::default() };
         let allows = |users: &[&str], groups: &[&str]| {
             let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-            Requirement { users: list(users), groups: list(groups) }.allows(&alice)
+            AccessRule { users: list(users), groups: list(groups) }.allows(&alice)
         };
         assert!(allows(&[], &[]) && allows(&["alice"], &[]) && allows(&["bob"], &["staff"]));
         assert!(!allows(&["bob"], &[]) && !allows(&[], &["admin"]));

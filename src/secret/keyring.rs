@@ -1,10 +1,10 @@
-//! The keys: who holds them can check tokens and open records, and still cannot make a live token,
-//! because a live token needs a record that holds its hash.
+//! The key ring. Its keys verify tokens and open records. They do not suffice to create a live token,
+//! because a live token needs a record with its hash.
 //!
-//! - `tag` stays the same for the life of the installation: it decides the slot in which a user's
-//!   sessions lie. A new one would scatter them, and "log out everywhere" would miss some.
-//! - Each `[[key]]` is a root from which the keys for one purpose each are derived. The newest
-//!   mints; all verify. `doorward keys rotate` adds one.
+//! - `tag` never changes: it determines the store keys of a user's sessions. With a new one, "log out
+//!   everywhere" would miss existing sessions.
+//! - Each `[[key]]` is a root key, from which one key per purpose is derived. The newest signs; all
+//!   verify. `doorward keys rotate` adds one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,19 +16,19 @@ use zeroize::Zeroizing;
 
 use super::random_bytes;
 
-/// Names a root key inside a token; 1 to 255.
+/// Identifies a root key, from 1 to 255.
 pub type KeyId = u8;
 
-/// All keys of an installation.
+/// The keys of an installation.
 pub struct KeyRing {
     tag_root: Zeroizing<[u8; 32]>,
     tag: hmac::Key,
     audit: hmac::Key,
-    minting: KeyId,
+    signing: KeyId,
     keys: BTreeMap<KeyId, RootKey>,
 }
 
-/// One root and what is derived from it.
+/// A root key and the keys derived from it.
 pub struct RootKey {
     root: Zeroizing<[u8; 32]>,
     created: String,
@@ -37,7 +37,7 @@ pub struct RootKey {
     seal: hmac::Key,
 }
 
-/// Why a keys file cannot be used. Never names key material.
+/// Why a keys file is invalid. The text never contains key material.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KeyRingError {
     #[error(
@@ -45,98 +45,98 @@ pub enum KeyRingError {
     )]
     Syntax(String),
     #[error("`{0}` is not 32 bytes in base64")]
-    NotAKey(&'static str),
+    InvalidKey(&'static str),
     #[error("it has no [[key]]; `doorward keys rotate` adds one")]
     Empty,
-    #[error("key id {0} stands twice")]
-    Twice(KeyId),
-    #[error("key ids go from 1 to 255; 0 is none")]
-    Zero,
+    #[error("key id {0} is used twice")]
+    DuplicateId(KeyId),
+    #[error("key id 0 is not allowed; use 1 to 255")]
+    ZeroId,
     #[error("all 255 key ids are used; remove the oldest [[key]] whose sessions have ended")]
     Full,
 }
 
 impl KeyRing {
-    /// A new installation's keys. `created` is an RFC 3339 time, for people.
+    /// Generates the keys of a new installation. `created` is an RFC 3339 time, for display.
     pub fn generate(created: &str) -> KeyRing {
         let mut ring = KeyRing::from_tag(random_bytes());
         ring.keys.insert(1, RootKey::new(random_bytes(), created.to_owned()));
-        ring.minting = 1;
+        ring.signing = 1;
         ring
     }
 
-    /// Reads the text of a keys file.
+    /// Parses a keys file.
     pub fn parse(text: &str) -> Result<KeyRing, KeyRingError> {
         let file: KeyFile = toml::from_str(text)
             .map_err(|error| KeyRingError::Syntax(error.message().to_owned()))?;
         let mut ring = KeyRing::from_tag(key_bytes("tag", &file.tag)?);
         for entry in &file.key {
             if entry.id == 0 {
-                return Err(KeyRingError::Zero);
+                return Err(KeyRingError::ZeroId);
             }
             let key = RootKey::new(key_bytes("root", &entry.root)?, entry.created.clone());
             if ring.keys.insert(entry.id, key).is_some() {
-                return Err(KeyRingError::Twice(entry.id));
+                return Err(KeyRingError::DuplicateId(entry.id));
             }
         }
-        ring.minting = *ring.keys.keys().next_back().ok_or(KeyRingError::Empty)?;
+        ring.signing = *ring.keys.keys().next_back().ok_or(KeyRingError::Empty)?;
         Ok(ring)
     }
 
-    /// The text of the keys file, to be written with mode 0600.
+    /// Returns the content of the keys file, to be written with mode 0600.
     pub fn to_file(&self) -> Zeroizing<String> {
         let file = KeyFile {
             tag: BASE64.encode(self.tag_root.as_slice()),
             key: self.keys.iter().map(|(id, key)| key.to_entry(*id)).collect(),
         };
         let body = Zeroizing::new(toml::to_string(&file).unwrap_or_default());
-        Zeroizing::new(format!("{FILE_HEAD}{}", body.as_str()))
+        Zeroizing::new(format!("{FILE_HEADER}{}", body.as_str()))
     }
 
-    /// Adds a key that mints from now on; the old still verify.
+    /// Adds a key and signs with it from now on. Older keys still verify.
     pub fn rotate(&mut self, created: &str) -> Result<KeyId, KeyRingError> {
-        let id = self.last().checked_add(1).ok_or(KeyRingError::Full)?;
+        let id = self.newest_id().checked_add(1).ok_or(KeyRingError::Full)?;
         self.keys.insert(id, RootKey::new(random_bytes(), created.to_owned()));
-        self.minting = id;
+        self.signing = id;
         Ok(id)
     }
 
-    /// The id and the key that mint: the newest, unless [`KeyRing::mint_with`] chose another.
-    pub fn newest(&self) -> (KeyId, &RootKey) {
-        let key = self.keys.get(&self.minting).unwrap_or_else(unreachable_empty);
-        (self.minting, key)
+    /// Returns the signing key: the newest one, unless [`KeyRing::set_signing_key`] selected another.
+    pub fn signing_key(&self) -> (KeyId, &RootKey) {
+        let key = self.keys.get(&self.signing).unwrap_or_else(empty_key_ring);
+        (self.signing, key)
     }
 
-    /// Mints with an older key for now: a key that other gateways have not read yet would make tokens
-    /// that they take for forged. An unknown id changes nothing.
-    pub fn mint_with(&mut self, id: KeyId) {
+    /// Selects an older signing key. Other gateways would reject tokens signed with a key that they have
+    /// not loaded yet. An unknown ID has no effect.
+    pub fn set_signing_key(&mut self, id: KeyId) {
         if self.keys.contains_key(&id) {
-            self.minting = id;
+            self.signing = id;
         }
     }
 
-    fn last(&self) -> KeyId {
+    fn newest_id(&self) -> KeyId {
         self.keys.keys().next_back().copied().unwrap_or_default()
     }
 
-    /// The key that a token or record names.
+    /// Returns the key with this ID.
     pub fn key(&self, id: KeyId) -> Option<&RootKey> {
         self.keys.get(&id)
     }
 
-    /// Ids and creation times, oldest first.
+    /// Returns IDs and creation times, oldest first.
     pub fn ids(&self) -> impl Iterator<Item = (KeyId, &str)> {
         self.keys.iter().map(|(id, key)| (*id, key.created.as_str()))
     }
 
-    /// HMAC of `user` under the tag key: the same for the life of the installation.
-    pub fn tag_of(&self, user: &str) -> [u8; 8] {
+    /// Returns the permanent tag of a user: the HMAC of the name under the tag key.
+    pub fn user_tag(&self, user: &str) -> [u8; 8] {
         let mut tag = [0; 8];
         tag.copy_from_slice(&hmac::sign(&self.tag, user.as_bytes()).as_ref()[..8]);
         tag
     }
 
-    /// Chains the lines of the audit log: the same for the life of the installation.
+    /// Returns the permanent key that chains the entries of the audit log.
     pub fn audit(&self) -> &hmac::Key {
         &self.audit
     }
@@ -146,20 +146,20 @@ impl KeyRing {
             tag: hmac::Key::new(hmac::HMAC_SHA256, &root),
             audit: derive(&root, b"doorward audit 1"),
             tag_root: Zeroizing::new(root),
-            minting: 0,
+            signing: 0,
             keys: BTreeMap::new(),
         }
     }
 }
 
-#[expect(clippy::panic, reason = "both constructors put a key in; no input reaches this")]
-fn unreachable_empty<T>() -> T {
-    panic!("a key ring without a key was built")
+#[expect(clippy::panic, reason = "both constructors insert a key; no input reaches this")]
+fn empty_key_ring<T>() -> T {
+    panic!("a key ring has no key")
 }
 
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeyRing(newest {}, {} keys)", self.last(), self.keys.len())
+        write!(f, "KeyRing(newest {}, {} keys)", self.newest_id(), self.keys.len())
     }
 }
 
@@ -174,17 +174,17 @@ impl RootKey {
         }
     }
 
-    /// Signs tokens.
+    /// Returns the key that signs tokens.
     pub fn mac(&self) -> &hmac::Key {
         &self.mac
     }
 
-    /// Makes a successor's secret from its predecessor's.
+    /// Returns the key that derives the secret of a successor token.
     pub fn ratchet(&self) -> &hmac::Key {
         &self.ratchet
     }
 
-    /// Makes the key that seals one record or form.
+    /// Returns the key from which the sealing keys are derived.
     pub fn seal(&self) -> &hmac::Key {
         &self.seal
     }
@@ -200,14 +200,14 @@ fn derive(root: &[u8; 32], purpose: &[u8]) -> hmac::Key {
 }
 
 fn key_bytes(name: &'static str, text: &str) -> Result<[u8; 32], KeyRingError> {
-    let bytes = BASE64.decode(text.as_bytes()).map_err(|_| KeyRingError::NotAKey(name))?;
-    bytes.try_into().map_err(|_| KeyRingError::NotAKey(name))
+    let bytes = BASE64.decode(text.as_bytes()).map_err(|_| KeyRingError::InvalidKey(name))?;
+    bytes.try_into().map_err(|_| KeyRingError::InvalidKey(name))
 }
 
-const FILE_HEAD: &str = "\
+const FILE_HEADER: &str = "\
 # doorward's keys. Keep this file secret (mode 0600) and in your backup; every gateway of an
 # installation uses the same one. `doorward keys rotate` adds a key; a key may be removed once no
-# session that it minted is left (the absolute timeout after the next rotation).
+# session whose token it signed is left (the absolute timeout after the next rotation).
 
 ";
 
@@ -233,39 +233,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_keys_file_reads_back_as_the_same_keys() {
+    fn a_keys_file_round_trips() {
         let mut ring = KeyRing::generate("2026-11-23T00:00:00Z");
         ring.rotate("2026-11-24T00:00:00Z").expect("room for a second key");
         let again = KeyRing::parse(&ring.to_file()).expect("our own file");
-        assert_eq!(again.newest().0, 2);
+        assert_eq!(again.signing_key().0, 2);
         assert_eq!(again.ids().count(), 2);
-        assert_eq!(again.tag_of("alice"), ring.tag_of("alice"));
-        let sign = |ring: &KeyRing| hmac::sign(ring.newest().1.mac(), b"x").as_ref().to_vec();
+        assert_eq!(again.user_tag("alice"), ring.user_tag("alice"));
+        let sign = |ring: &KeyRing| hmac::sign(ring.signing_key().1.mac(), b"x").as_ref().to_vec();
         assert_eq!(sign(&again), sign(&ring));
     }
 
     #[test]
     fn the_keys_of_one_root_differ_by_purpose() {
         let ring = KeyRing::generate("now");
-        let (_, key) = ring.newest();
+        let (_, key) = ring.signing_key();
         let sign = |key: &hmac::Key| hmac::sign(key, b"x").as_ref().to_vec();
         assert_ne!(sign(key.mac()), sign(key.ratchet()));
         assert_ne!(sign(key.mac()), sign(key.seal()));
     }
 
     #[test]
-    fn a_broken_keys_file_is_named_and_never_replaced() {
-        assert_eq!(KeyRing::parse("tag = 'x'").err(), Some(KeyRingError::NotAKey("tag")));
+    fn an_invalid_keys_file_is_refused_with_its_fault() {
+        assert_eq!(KeyRing::parse("tag = 'x'").err(), Some(KeyRingError::InvalidKey("tag")));
         let tag = BASE64.encode(&[7; 32]);
         assert_eq!(KeyRing::parse(&format!("tag = '{tag}'")).err(), Some(KeyRingError::Empty));
         let twice =
             format!("tag='{tag}'\n[[key]]\nid=1\nroot='{tag}'\n[[key]]\nid=1\nroot='{tag}'");
-        assert_eq!(KeyRing::parse(&twice).err(), Some(KeyRingError::Twice(1)));
+        assert_eq!(KeyRing::parse(&twice).err(), Some(KeyRingError::DuplicateId(1)));
         assert!(matches!(KeyRing::parse("nonsense"), Err(KeyRingError::Syntax(_))));
     }
 
     #[test]
-    fn debug_output_shows_no_key() {
+    fn debug_output_contains_no_key() {
         let ring = KeyRing::generate("now");
         assert_eq!(format!("{ring:?}"), "KeyRing(newest 1, 1 keys)");
     }

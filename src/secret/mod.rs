@@ -1,10 +1,10 @@
-//! Keys, random numbers and the sealing of records. No I/O but the operating system's generator.
+//! Keys, random numbers and sealing. The only I/O is the operating system's random number generator.
 //!
-//! | module | what |
+//! | module | content |
 //! | --- | --- |
-//! | [`keyring`] | the keys file: one tag key for the life of the installation, several root keys |
-//! | [`seal`] | authenticated encryption of what lies in a store or in a form |
-//! | [`signing`] | signatures over what is sent elsewhere |
+//! | [`keyring`] | the keys file: one permanent tag key, and several root keys |
+//! | [`seal`] | authenticated encryption of values in a store or a form |
+//! | [`signing`] | signatures of webhook messages |
 
 pub mod keyring;
 pub mod seal;
@@ -16,24 +16,24 @@ pub use signing::{SigningSecret, SigningSecretError};
 use rand::TryRng;
 use rand::rngs::SysRng;
 
-/// `N` bytes from the operating system's generator; nothing seeded, nothing buffered.
+/// Returns `N` bytes from the operating system's random number generator, unbuffered.
 ///
 /// # Panics
-/// When the operating system has no random numbers: no token made then could be trusted. The panic
-/// ends the one request that asked.
+/// If the operating system returns an error, because no safe token can be created then. The panic
+/// aborts only the request that called this.
 pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     #[expect(clippy::expect_used, reason = "without random numbers nothing safe can follow")]
-    SysRng.try_fill_bytes(&mut bytes).expect("the operating system gave no random numbers");
+    SysRng.try_fill_bytes(&mut bytes).expect("the operating system returned no random bytes");
     bytes
 }
 
-/// Whether two byte strings are equal, in a time that depends on their lengths alone.
-pub fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
+/// Compares two byte strings in a time that depends only on their lengths.
+pub fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
     aws_lc_rs::constant_time::verify_slices_are_equal(a, b).is_ok()
 }
 
-/// SHA-256 of `bytes`.
+/// Returns the SHA-256 of `bytes`.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
     let mut out = [0; 32];

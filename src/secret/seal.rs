@@ -1,9 +1,9 @@
-//! Authenticated encryption of small values that leave the process: records in a store, the target
-//! of a login in a form.
+//! Authenticated encryption of small values that leave the process: records in a store, and the return
+//! URL in a login form.
 //!
-//! AES-256-GCM under a key derived per `subject` (a session id, a purpose), so that a random 96-bit
-//! nonce never comes near its limit. `binding` is what the value must be read back with: a sealed
-//! value that was moved, swapped or rolled back to another binding does not open.
+//! AES-256-GCM under a key derived per `subject` (a session ID or a purpose), so random 96-bit nonces
+//! stay far from their limit. `binding` is the associated data: a sealed value that was moved, swapped
+//! or rolled back to another binding does not open.
 //!
 //! Layout: `version 1 | key id 1 | nonce 12 | ciphertext | tag 16`.
 
@@ -14,27 +14,27 @@ use super::keyring::{KeyRing, RootKey};
 use super::random_bytes;
 
 const VERSION: u8 = 1;
-const NONCE: usize = 12;
-const HEAD: usize = 2 + NONCE;
+const NONCE_LENGTH: usize = 12;
+const HEADER_LENGTH: usize = 2 + NONCE_LENGTH;
 
-/// Bytes that sealing adds to a value.
-pub const OVERHEAD: usize = HEAD + 16;
+/// Number of bytes that sealing adds.
+pub const OVERHEAD: usize = HEADER_LENGTH + 16;
 
-/// Why a sealed value does not open. The value is hostile or the key is gone; it is never used.
+/// Why a sealed value does not open: it was tampered with, or its key is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     #[error("not a sealed value of a known version")]
-    Shape,
-    #[error("sealed with a key that the keys file does not have")]
+    Malformed,
+    #[error("sealed with a key that is not in the keys file")]
     UnknownKey,
     #[error("altered, moved, swapped or rolled back")]
     Forged,
 }
 
-/// Seals `plain` with the newest key. `subject` chooses the key, `binding` must be the same to open.
+/// Seals `plain` with the signing key. `subject` selects the derived key; `binding` is authenticated.
 pub fn seal(keys: &KeyRing, subject: &[u8], binding: &[u8], plain: &[u8]) -> Vec<u8> {
-    let (id, root) = keys.newest();
-    let nonce: [u8; NONCE] = random_bytes();
+    let (id, root) = keys.signing_key();
+    let nonce: [u8; NONCE_LENGTH] = random_bytes();
     let mut out = Vec::with_capacity(plain.len() + OVERHEAD);
     out.extend_from_slice(&[VERSION, id]);
     out.extend_from_slice(&nonce);
@@ -51,7 +51,7 @@ pub fn seal(keys: &KeyRing, subject: &[u8], binding: &[u8], plain: &[u8]) -> Vec
     out
 }
 
-/// Opens what [`seal`] made with the same `subject` and `binding`.
+/// Opens a value that [`seal`] sealed with the same `subject` and `binding`.
 pub fn open(
     keys: &KeyRing,
     subject: &[u8],
@@ -59,11 +59,11 @@ pub fn open(
     sealed: &[u8],
 ) -> Result<Vec<u8>, OpenError> {
     if sealed.len() < OVERHEAD || sealed[0] != VERSION {
-        return Err(OpenError::Shape);
+        return Err(OpenError::Malformed);
     }
     let root = keys.key(sealed[1]).ok_or(OpenError::UnknownKey)?;
-    let nonce = Nonce::try_assume_unique_for_key(&sealed[2..HEAD]).map_err(|_| OpenError::Shape)?;
-    let mut text = sealed[HEAD..].to_vec();
+    let nonce = Nonce::try_assume_unique_for_key(&sealed[2..HEADER_LENGTH]).map_err(|_| OpenError::Malformed)?;
+    let mut text = sealed[HEADER_LENGTH..].to_vec();
     let length = cipher(root, subject)
         .open_in_place(nonce, Aad::from(binding), &mut text)
         .map_err(|_| OpenError::Forged)?
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn old_keys_open_after_a_rotation_and_unknown_keys_are_named() {
+    fn old_keys_open_after_rotation_and_unknown_keys_are_reported() {
         let mut keys = KeyRing::generate("now");
         let sealed = seal(&keys, b"s", b"b", b"record");
         keys.rotate("later").expect("room");

@@ -1,6 +1,6 @@
-//! Signatures over what is sent elsewhere, in the form of the
-//! [Standard Webhooks](https://github.com/standard-webhooks/standard-webhooks) specification: its
-//! receivers exist in most languages.
+//! Signatures of webhook messages, as in the
+//! [Standard Webhooks](https://github.com/standard-webhooks/standard-webhooks) specification. Receiver
+//! libraries exist for most languages.
 
 use aws_lc_rs::hmac;
 use data_encoding::BASE64;
@@ -8,25 +8,25 @@ use zeroize::Zeroizing;
 
 const PREFIX: &str = "whsec_";
 
-/// What sender and receiver share. Its text is `whsec_` and 24 to 64 bytes in Base64.
+/// The shared secret of sender and receiver: `whsec_` and 24 to 64 bytes in Base64.
 pub struct SigningSecret(hmac::Key);
 
-/// Why a text is no secret. Never quotes it.
+/// Why a text is not a signing secret. The error never quotes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SigningSecretError {
     #[error("does not begin with whsec_")]
     Prefix,
-    #[error("is no Base64 after whsec_")]
+    #[error("is not Base64 after whsec_")]
     Base64,
-    #[error("holds {0} bytes, and must hold from 24 to 64")]
+    #[error("has {0} bytes instead of 24 to 64")]
     Length(usize),
 }
 
 impl SigningSecret {
-    /// Reads the one line of a secret file.
+    /// Parses the content of a secret file.
     ///
     /// # Errors
-    /// When it is too short to protect anything, or written otherwise.
+    /// If the format is wrong, or the secret is too short or too long.
     pub fn parse(text: &str) -> Result<SigningSecret, SigningSecretError> {
         let coded = text.trim().strip_prefix(PREFIX).ok_or(SigningSecretError::Prefix)?;
         let bytes = BASE64.decode(coded.as_bytes()).map_err(|_| SigningSecretError::Base64)?;
@@ -37,7 +37,7 @@ impl SigningSecret {
         }
     }
 
-    /// `v1,…` over the message's id, the time in seconds since 1970, and its bytes.
+    /// Signs the message ID, the time in seconds since 1970, and the body. Returns `v1,…`.
     pub fn sign(&self, id: &str, seconds: u64, body: &[u8]) -> String {
         let mut context = hmac::Context::with_key(&self.0);
         context.update(format!("{id}.{seconds}.").as_bytes());
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn standard_webhooks_the_example_of_its_libraries_is_signed_as_they_sign_it() {
+    fn the_standard_webhooks_example_has_the_expected_signature() {
         let secret = SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n");
         let body = br#"{"test": 2432232314}"#;
         let signed =
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_is_refused_and_not_quoted() {
+    fn an_invalid_secret_is_refused_and_not_quoted() {
         let of = |text: &str| SigningSecret::parse(text).expect_err("refused");
         assert_eq!(of("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), SigningSecretError::Prefix);
         assert_eq!(of("whsec_hunter2!"), SigningSecretError::Base64);

@@ -1,4 +1,4 @@
-//! One client connection: handshake under a deadline, then HTTP/1.1 or HTTP/2 as ALPN chose.
+//! One client connection: TLS handshake, then HTTP/1.1 or HTTP/2 by ALPN.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,100 +19,100 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::config;
-use crate::proxy::{Caller, Gateway, Pace};
-use crate::telemetry::{Counted, Limit, Metrics};
-use crate::tls::Acceptor;
+use crate::proxy::{ConnectionInfo, Proxy, ProgressTimeout};
+use crate::telemetry::{GaugeGuard, Limit, Metrics};
+use crate::tls::HandshakeAcceptor;
 
-use super::fair::{Turns, one_by_one};
-use super::introduced;
-use super::places::{Place, Places, Seated};
-use super::pulse::{End, Patience, Pulse};
-use super::streams::{StreamLimits, Streams};
-use super::turn::{Answered, Turn};
-use super::wire::{Speech, Wire};
+use super::scheduling::{HandshakeGate, run_exclusive};
+use super::read_proxy_header;
+use super::connection_limiter::{ConnectionPermit, ConnectionLimiter, UpgradePermit};
+use super::connection_activity::{DisconnectReason, ConnectionTimeouts, ConnectionActivity};
+use super::h2_executor::{StreamLimits, H2Executor};
+use super::in_flight::{TrackedBody, InFlightRequest};
+use super::guarded_io::{Protocol, GuardedIo};
 
-/// What clients may take.
-pub struct Limits {
-    pub allowed: config::Limits,
-    /// Whether connections begin with a proxy's word about the client.
+/// Limits and settings of the listeners.
+pub struct ServerLimits {
+    pub configured: config::Limits,
+    /// Whether connections start with a PROXY protocol header.
     pub proxy_protocol: bool,
-    /// Whether some route wants to know how clients shake hands.
+    /// Whether any route needs TLS fingerprints.
     pub fingerprints: bool,
     /// Shared by all workers.
-    pub places: Arc<Places>,
+    pub limiter: Arc<ConnectionLimiter>,
 }
 
-/// Requests at once on one connection (RFC 9113 6.5.2 recommends no fewer).
-const STREAMS: u32 = 100;
-/// What a client may send ahead of us, for one stream and for all of its connection: what an app has
-/// not taken yet lies in our memory.
+/// Concurrent streams of one connection (RFC 9113 6.5.2 recommends at least 100).
+const MAX_STREAMS: u32 = 100;
+/// HTTP/2 flow control windows in bytes, per stream and per connection. Data that the upstream has not read
+/// yet occupies our memory.
 const STREAM_WINDOW: u32 = 256 * 1024;
-const WINDOW: u32 = 1024 * 1024;
-/// What lies ready for a client on one stream.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes buffered for the client per stream.
 const SEND_BUFFER: usize = 64 * 1024;
-/// Streams that the client's own mistakes made us reset (CVE-2025-8671). Streams beyond [`STREAMS`] that are
-/// opened before our settings arrive count too: with twenty, such a client lost those that were answered.
-const MISTAKES: usize = 100;
-/// The least that HTTP/1.1 reads at a time.
+/// Streams reset because of client errors before the connection closes (CVE-2025-8671). Streams beyond
+/// [`MAX_STREAMS`] opened before our SETTINGS frame arrives count too, so 20 broke well-behaved clients.
+const MAX_LOCAL_RESETS: usize = 100;
+/// Minimum size in bytes of the HTTP/1.1 read buffer.
 const READ_BUFFER: usize = 64 * 1024;
-/// How long a client may take to hear that its connection is over.
-const GOODBYE: Duration = Duration::from_secs(5);
+/// Time limit for a graceful close of an idle connection.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One accepted connection.
 pub(super) struct Connection {
-    pub(super) gateway: Arc<Gateway>,
-    pub(super) limits: Arc<Limits>,
+    pub(super) proxy: Arc<Proxy>,
+    pub(super) limits: Arc<ServerLimits>,
     pub(super) stop: CancellationToken,
-    pub(super) caller: Arc<Caller>,
-    pub(super) pulse: Arc<Pulse>,
-    pub(super) place: Arc<Place>,
-    /// Of the handshakes of this worker.
-    pub(super) turns: Turns,
+    pub(super) connection: Arc<ConnectionInfo>,
+    pub(super) activity: Arc<ConnectionActivity>,
+    pub(super) permit: Arc<ConnectionPermit>,
+    /// Serializes the handshakes of this worker.
+    pub(super) handshake_gate: HandshakeGate,
 }
 
 impl Connection {
-    /// Lives until the client goes, a deadline passes, its place is needed, or the server drains.
-    pub(super) async fn run(mut self, mut stream: TcpStream, acceptor: Acceptor) {
-        let _open = Counted::one_of(&self.metrics().connections);
-        // Answers are written whole; waiting for more would only delay them.
+    /// Serves until the client closes, a deadline passes, the connection is evicted, or the server drains.
+    pub(super) async fn run(mut self, mut stream: TcpStream, acceptor: HandshakeAcceptor) {
+        let _open = GaugeGuard::new(&self.metrics().client_connections);
+        // Responses are written in one piece; Nagle's algorithm would only delay them.
         stream.set_nodelay(true).unwrap_or_default();
-        if self.is_introduced(&mut stream).await
+        if self.accept_proxy_header(&mut stream).await
             && let Some(tls) = self.handshake(stream, acceptor).await
         {
-            self.caller.asks_for(tls.get_ref().1.server_name());
-            self.speak(tls).await;
+            self.connection.set_server_name(tls.get_ref().1.server_name());
+            self.serve(tls).await;
         }
     }
 
-    /// A proxy's client takes the proxy's place: it is the one who is counted and told apart.
-    async fn is_introduced(&mut self, stream: &mut TcpStream) -> bool {
-        let client = match introduced(&self.limits, stream).await {
+    /// Replaces the permit and address of the proxy by those of its client. Returns false to close.
+    async fn accept_proxy_header(&mut self, stream: &mut TcpStream) -> bool {
+        let client = match read_proxy_header(&self.limits, stream).await {
             None => return false,
             Some(None) => return true,
             Some(Some(client)) => client,
         };
-        let counted = !self.gateway.trusted.trusts(client);
-        match self.limits.places.admit(client, counted, &self.pulse) {
-            Ok(place) => self.place = Arc::new(place),
+        let counted = !self.proxy.trusted_proxies.trusts(client);
+        match self.limits.limiter.acquire(client, counted, &self.activity) {
+            Ok(permit) => self.permit = Arc::new(permit),
             Err(limit) => {
                 self.metrics().limit(limit, Some(client));
                 return false;
             }
         }
-        self.caller = Arc::new(Caller::new(client));
+        self.connection = Arc::new(ConnectionInfo::new(client));
         true
     }
 
     async fn handshake(
         &self,
         stream: TcpStream,
-        acceptor: Acceptor,
+        acceptor: HandshakeAcceptor,
     ) -> Option<TlsStream<TcpStream>> {
-        let peer = self.caller.peer;
-        let shaking = one_by_one(&self.turns, self.accept(stream, acceptor));
+        let peer = self.connection.peer;
+        let handshake = run_exclusive(&self.handshake_gate, self.accept_tls(stream, acceptor));
         let accepted = tokio::select! {
-            accepted = timeout(self.limits.allowed.handshake_timeout, shaking) => accepted,
-            () = self.pulse.displaced() => return None,
+            accepted = timeout(self.limits.configured.handshake_timeout, handshake) => accepted,
+            () = self.activity.evicted() => return None,
         };
         match accepted {
             Ok(Ok(tls)) => Some(tls),
@@ -121,29 +121,29 @@ impl Connection {
                 None
             }
             Err(_) => {
-                self.metrics().limit(Limit::Handshake, Some(peer));
+                self.metrics().limit(Limit::HandshakeTimeout, Some(peer));
                 None
             }
         }
     }
 
-    /// A proxy's handshake says nothing of the client behind it.
-    async fn accept(
+    /// Takes the TLS fingerprint if a route needs it. The handshake of a trusted proxy is not the client's.
+    async fn accept_tls(
         &self,
         stream: TcpStream,
-        acceptor: Acceptor,
+        acceptor: HandshakeAcceptor,
     ) -> io::Result<TlsStream<TcpStream>> {
-        let peer = self.caller.peer;
-        if !self.limits.fingerprints || self.gateway.trusted.trusts(peer) {
+        let peer = self.connection.peer;
+        if !self.limits.fingerprints || self.proxy.trusted_proxies.trusts(peer) {
             return acceptor.accept(stream).await;
         }
-        let (tls, hello) = acceptor.listen(stream).await?;
+        let (tls, hello) = acceptor.accept_with_client_hello(stream).await?;
         debug!(%peer, ja4 = hello.ja4(), fingerprint = %hello.fingerprint(), "TLS handshake");
-        self.caller.shook_hands(hello.fingerprint());
+        self.connection.set_fingerprint(hello.fingerprint());
         Ok(tls)
     }
 
-    async fn speak(self, tls: TlsStream<TcpStream>) {
+    async fn serve(self, tls: TlsStream<TcpStream>) {
         if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
             self.http2(tls).await;
         } else {
@@ -152,125 +152,125 @@ impl Connection {
     }
 
     async fn http1(self, tls: TlsStream<TcpStream>) {
-        let wire = self.wire(tls, Speech::Http1);
-        let service = service_fn(|request| self.answer(request));
+        let guarded_io = self.guarded_io(tls, Protocol::Http1);
+        let service = service_fn(|request| self.handle_request(request));
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
-            // Ours begins with a head's first byte; this one would with the wait for it.
+            // Replaced by our own timeout, which starts with the first byte of a head, not with the wait for it.
             .header_read_timeout(None::<Duration>)
-            .max_headers(self.limits.allowed.headers)
-            .max_header_size(self.limits.allowed.header_bytes)
-            .max_buf_size(READ_BUFFER.max(self.limits.allowed.header_bytes));
-        let served = builder.serve_connection(TokioIo::new(wire), service).with_upgrades();
-        self.live(pin!(served), http1::UpgradeableConnection::graceful_shutdown).await;
+            .max_headers(self.limits.configured.headers)
+            .max_header_size(self.limits.configured.header_bytes)
+            .max_buf_size(READ_BUFFER.max(self.limits.configured.header_bytes));
+        let served = builder.serve_connection(TokioIo::new(guarded_io), service).with_upgrades();
+        self.drive(pin!(served), http1::UpgradeableConnection::graceful_shutdown).await;
     }
 
     async fn http2(self, tls: TlsStream<TcpStream>) {
-        let allowed = &self.limits.allowed;
-        let wire = self.wire(tls, Speech::Http2);
+        let limits = &self.limits.configured;
+        let guarded_io = self.guarded_io(tls, Protocol::Http2);
         let service = service_fn(|request| {
-            let answer = self.answer(request);
+            let response = self.handle_request(request);
             async move {
-                // Frames that came along may reset the stream already: then nothing is done for it
-                // (CVE-2023-44487, CVE-2025-8671), no look-up and no connection to an app.
+                // A reset may be in the same read. Yielding first avoids all work for such a stream
+                // (CVE-2023-44487, CVE-2025-8671).
                 tokio::task::yield_now().await;
-                answer.await
+                response.await
             }
         });
-        let mut builder = http2::Builder::new(Streams(Arc::new(StreamLimits {
+        let mut builder = http2::Builder::new(H2Executor(Arc::new(StreamLimits {
             metrics: self.metrics().clone(),
-            peer: self.caller.peer,
-            write_timeout: allowed.write_timeout,
-            min_rate: allowed.bodies.min_rate,
+            peer: self.connection.peer,
+            write_timeout: limits.write_timeout,
+            min_rate: limits.bodies.min_rate,
         })));
         builder
             .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS)
+            .max_concurrent_streams(MAX_STREAMS)
             .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
-            .max_local_error_reset_streams(MISTAKES)
-            .max_header_list_size(u32::try_from(allowed.header_bytes).unwrap_or(u32::MAX))
-            .keep_alive_interval(allowed.idle_timeout)
-            .keep_alive_timeout(allowed.header_timeout);
-        let served = builder.serve_connection(TokioIo::new(wire), service);
-        self.live(pin!(served), http2::Connection::graceful_shutdown).await;
+            .max_local_error_reset_streams(MAX_LOCAL_RESETS)
+            .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+            .keep_alive_interval(limits.idle_timeout)
+            .keep_alive_timeout(limits.header_timeout);
+        let served = builder.serve_connection(TokioIo::new(guarded_io), service);
+        self.drive(pin!(served), http2::Connection::graceful_shutdown).await;
     }
 
-    /// Drives a connection; `bow` is how its protocol says goodbye.
-    async fn live<C: Future<Output = Result<(), hyper::Error>>>(
+    /// Drives a connection to its end.
+    async fn drive<C: Future<Output = Result<(), hyper::Error>>>(
         &self,
         mut served: Pin<&mut C>,
-        bow: fn(Pin<&mut C>),
+        graceful_shutdown: fn(Pin<&mut C>),
     ) {
-        let patience = Patience {
-            header: self.limits.allowed.header_timeout,
-            idle: self.limits.allowed.idle_timeout,
+        let timeouts = ConnectionTimeouts {
+            header: self.limits.configured.header_timeout,
+            idle: self.limits.configured.idle_timeout,
         };
-        let end = tokio::select! {
-            // Almost always it is the first that has something to do.
+        let reason = tokio::select! {
+            // Biased because the first branch is nearly always the ready one.
             biased;
-            result = served.as_mut() => return self.ended(result),
-            end = self.pulse.watch(patience) => end,
+            result = served.as_mut() => return self.log_end(result),
+            reason = self.activity.until_disconnect(timeouts) => reason,
             () = self.stop.cancelled() => {
-                bow(served.as_mut());
-                return self.ended(served.await);
+                graceful_shutdown(served.as_mut());
+                return self.log_end(served.await);
             }
         };
-        match end {
-            End::Idle => {
-                bow(served.as_mut());
-                // One that says nothing more has no claim to be waited for.
-                timeout(GOODBYE, served).await.unwrap_or(Ok(())).unwrap_or_default();
+        match reason {
+            DisconnectReason::Idle => {
+                graceful_shutdown(served.as_mut());
+                // An idle client may never complete the close, so the wait is limited.
+                timeout(CLOSE_TIMEOUT, served).await.unwrap_or(Ok(())).unwrap_or_default();
             }
-            End::HeaderLate => self.metrics().limit(Limit::Header, Some(self.caller.peer)),
-            End::Displaced => self.metrics().limit(Limit::Displaced, Some(self.caller.peer)),
-            End::Resets => self.metrics().limit(Limit::Resets, Some(self.caller.peer)),
+            DisconnectReason::HeaderTimeout => self.metrics().limit(Limit::HeaderTimeout, Some(self.connection.peer)),
+            DisconnectReason::Evicted => self.metrics().limit(Limit::ConnectionEvicted, Some(self.connection.peer)),
+            DisconnectReason::ResetFlood => self.metrics().limit(Limit::StreamResets, Some(self.connection.peer)),
         }
     }
 
-    /// Boxed: a request's future is some 9 KB, and the library moves what it is given up to ten times before
-    /// it first asks it (HTTP/2), or keeps room for it with each idle connection (HTTP/1.1).
-    fn answer(
+    /// Boxed because the future takes about 9 KB. hyper moves it up to ten times before the first poll (HTTP/2)
+    /// or reserves its size in each idle connection (HTTP/1.1).
+    fn handle_request(
         &self,
         mut request: Request<Incoming>,
-    ) -> Pin<Box<impl Future<Output = Result<Response<Answered>, Infallible>> + Send + use<>>> {
-        let turn = Turn::begin(&self.gateway, &self.pulse);
-        let (gateway, caller) = (Arc::clone(&self.gateway), Arc::clone(&self.caller));
-        let place = Arc::clone(&self.place);
+    ) -> Pin<Box<impl Future<Output = Result<Response<TrackedBody>, Infallible>> + Send + use<>>> {
+        let in_flight = InFlightRequest::start(&self.proxy, &self.activity);
+        let (proxy, connection) = (Arc::clone(&self.proxy), Arc::clone(&self.connection));
+        let permit = Arc::clone(&self.permit);
         if request.headers().contains_key(UPGRADE) {
-            request.extensions_mut().insert(Seated::of(&place, &self.pulse));
+            request.extensions_mut().insert(UpgradePermit::tunnel_permit(&permit, &self.activity));
         }
-        // Before there is a future, or all of it is made elsewhere and copied here.
-        let room = Box::new_uninit();
-        let answer = Box::write(room, async move {
-            let response = gateway.handle(request, &caller).await;
-            if caller.is_known() {
-                place.keep();
+        // Allocated first, so that the future is built in place instead of copied.
+        let slot = Box::new_uninit();
+        let future = Box::write(slot, async move {
+            let response = proxy.handle(request, &connection).await;
+            if connection.is_authenticated() {
+                permit.protect();
             }
-            Ok(response.map(|body| turn.answered(body)))
+            Ok(response.map(|body| in_flight.respond(body)))
         });
-        Box::into_pin(answer)
+        Box::into_pin(future)
     }
 
-    fn wire(&self, tls: TlsStream<TcpStream>, speech: Speech) -> Wire<TlsStream<TcpStream>> {
-        let allowed = &self.limits.allowed;
-        let pace = Pace::new(allowed.write_timeout, allowed.bodies.min_rate);
-        let (pulse, caller) = (Arc::clone(&self.pulse), Arc::clone(&self.caller));
-        Wire::new(tls, speech, pulse, caller, self.metrics().clone(), pace)
+    fn guarded_io(&self, tls: TlsStream<TcpStream>, protocol: Protocol) -> GuardedIo<TlsStream<TcpStream>> {
+        let limits = &self.limits.configured;
+        let progress = ProgressTimeout::new(limits.write_timeout, limits.bodies.min_rate);
+        let (activity, connection) = (Arc::clone(&self.activity), Arc::clone(&self.connection));
+        GuardedIo::new(tls, protocol, activity, connection, self.metrics().clone(), progress)
     }
 
     fn metrics(&self) -> &Metrics {
-        &self.gateway.guard.shared().metrics
+        &self.proxy.guard.shared().metrics
     }
 
-    fn ended(&self, result: Result<(), hyper::Error>) {
+    fn log_end(&self, result: Result<(), hyper::Error>) {
         if let Err(error) = result {
             if error.is_parse_too_large() {
-                self.metrics().limit(Limit::Headers, Some(self.caller.peer));
+                self.metrics().limit(Limit::Headers, Some(self.connection.peer));
             }
-            debug!(peer = %self.caller.peer, %error, "connection ended");
+            debug!(peer = %self.connection.peer, %error, "connection ended");
         }
     }
 }

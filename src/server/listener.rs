@@ -8,29 +8,27 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
-/// What the kernel keeps of an answer that a client does not take, in bytes; by itself it would keep
-/// megabytes of each, where no limit of ours sees them. More than this is enough for a fast line, for it
-/// counts what is not yet on its way.
+/// Unsent bytes that the kernel buffers per connection. Its default is megabytes, outside of all our limits.
+/// Bytes in transit do not count, so this is enough for fast links.
 #[cfg(target_os = "linux")]
-const UNSENT: u32 = 128 * 1024;
+const NOTSENT_LOWAT: u32 = 128 * 1024;
 
-/// A client that is gone without a word is found out after two minutes: it may be at the other end of a
-/// tunnel that nobody says anything through.
-const SILENCE: TcpKeepalive = TcpKeepalive::new()
+/// Detects a vanished client after two minutes, for instance at the other end of an idle tunnel.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
     .with_interval(Duration::from_secs(15))
     .with_retries(4);
 
-/// Connections that wait in the kernel until a worker takes them.
+/// Connections queued in the kernel before `accept`.
 const BACKLOG: i32 = 1024;
 
-/// The sockets of one address, one for each worker, and the address they really have.
+/// The sockets of one address, one per worker, with the bound address.
 pub struct Sockets {
     pub address: SocketAddr,
     pub per_worker: Vec<StdListener>,
 }
 
-/// Why an address cannot be listened on.
+/// A failed bind.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot listen on {address}: {error}; is the port taken, or below 1024 without the right to use it?"
@@ -40,7 +38,7 @@ pub struct BindError {
     pub error: io::Error,
 }
 
-/// Binds `address` once for each worker. Port 0 takes a free one.
+/// Binds `address` once per worker. Port 0 selects a free port.
 pub fn bind(address: SocketAddr, workers: usize) -> Result<Sockets, BindError> {
     let failed = |error| BindError { address, error };
     let first = socket(address).map_err(failed)?;
@@ -57,22 +55,22 @@ fn socket(address: SocketAddr) -> io::Result<StdListener> {
     socket.set_reuse_port(true)?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    // Accepted connections have these from their listener.
-    socket.set_tcp_keepalive(&SILENCE)?;
+    // Accepted connections inherit these options.
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
     #[cfg(target_os = "linux")]
-    socket.set_tcp_notsent_lowat(UNSENT)?;
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// The next connection. An error (too many open files) is a pause, not the end of the listener.
+/// Returns the next connection. After an error, such as too many open files, it pauses and retries.
 pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
             Err(error) => {
-                warn!(%error, "cannot accept a connection; waiting a moment");
+                warn!(event = "listener.accept-failed", %error, "cannot accept a connection; retrying");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
@@ -85,15 +83,15 @@ mod tests {
     use socket2::SockRef;
 
     #[test]
-    fn slow_read_what_a_client_does_not_take_stays_with_the_app_and_dead_clients_are_found_out() {
+    fn accepted_sockets_have_notsent_lowat_and_keepalive() {
         let sockets = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1).expect("bound");
         let listener = sockets.per_worker.first().expect("one");
         listener.set_nonblocking(false).expect("set");
         let _client = std::net::TcpStream::connect(sockets.address).expect("connected");
         let (accepted, _) = listener.accept().expect("accepted");
         let accepted = SockRef::from(&accepted);
-        assert_eq!(accepted.tcp_notsent_lowat().expect("told"), UNSENT);
-        assert!(accepted.keepalive().expect("told"));
-        assert_eq!(accepted.tcp_keepalive_time().expect("told"), Duration::from_secs(60));
+        assert_eq!(accepted.tcp_notsent_lowat().expect("a value"), NOTSENT_LOWAT);
+        assert!(accepted.keepalive().expect("a value"));
+        assert_eq!(accepted.tcp_keepalive_time().expect("a value"), Duration::from_secs(60));
     }
 }

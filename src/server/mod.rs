@@ -1,38 +1,37 @@
-//! Sockets: accepting, the TLS handshake, one connection's life, draining.
+//! Listeners, TLS handshakes, connections and draining.
 //!
-//! Each worker has its own listeners on the same addresses (SO_REUSEPORT), so that a connection and
-//! everything it needs stay on one core. Every wait has a deadline, every connection a place, and a
-//! connection that is turned away is turned away before TLS.
+//! Each worker has its own listeners on the same addresses (SO_REUSEPORT), so a connection stays on one core.
+//! Every wait has a deadline and every connection a permit. Connections over a limit are rejected before TLS.
 //!
-//! | file | what |
+//! | module | purpose |
 //! | --- | --- |
 //! | `listener` | sockets |
-//! | `proxy_protocol` | who the client is, by the word of a proxy that passes bytes on |
-//! | `places` | who gets room, who gives it up |
-//! | `connection` | one connection from handshake to end |
-//! | `pulse` | its life signs: idle, late, displaced |
-//! | `wire` | its bytes: slow readers, chatter |
-//! | `fair` | others' turn |
-//! | `streams`, `turn` | its requests |
-//! | `redirect` | port 80 |
+//! | `proxy_protocol` | client address from the PROXY protocol header |
+//! | `connection_limiter` | connection limits and eviction; `gcra` is its rate limit |
+//! | `connection` | one connection from TLS handshake to close |
+//! | `connection_activity` | its idle and header timeouts |
+//! | `guarded_io` | its byte stream: slow readers, HTTP/2 control floods |
+//! | `scheduling` | fairness between connections of a worker |
+//! | `h2_executor`, `in_flight` | its requests |
+//! | `redirect` | redirects from HTTP to HTTPS |
 
-mod bucket;
+mod gcra;
 pub mod connection;
-mod fair;
+mod scheduling;
 pub mod listener;
-mod places;
-// For fuzzing and the replay of what it found; nothing else outside builds on it.
+mod connection_limiter;
+// Public for fuzzing and for the regression tests of its findings only.
 #[doc(hidden)]
 pub mod proxy_protocol;
-mod pulse;
+mod connection_activity;
 pub mod redirect;
-mod streams;
-mod turn;
-mod wire;
+mod h2_executor;
+mod in_flight;
+mod guarded_io;
 
-pub use connection::Limits;
+pub use connection::ServerLimits;
 pub use listener::{Sockets, bind};
-pub use places::{Places, Room};
+pub use connection_limiter::{ConnectionLimiter, ConnectionLimits};
 pub use redirect::Redirect;
 
 use std::net::IpAddr;
@@ -46,135 +45,136 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use crate::proxy::{Caller, Gateway};
+use crate::proxy::{ConnectionInfo, Proxy};
 use crate::telemetry::{Limit, Metrics};
-use crate::tls::Acceptor;
+use crate::tls::HandshakeAcceptor;
 
-use places::Place;
-use pulse::Pulse;
+use connection_limiter::ConnectionPermit;
+use connection_activity::ConnectionActivity;
 
-/// Serves HTTPS on one listener until `stop`; connections end by themselves after that.
+/// Serves HTTPS on one listener until `stop` is cancelled. Open connections then drain by themselves.
 pub async fn serve_https(
     listener: TcpListener,
-    acceptor: Acceptor,
-    gateway: Arc<Gateway>,
-    limits: Arc<Limits>,
+    acceptor: HandshakeAcceptor,
+    proxy: Arc<Proxy>,
+    limits: Arc<ServerLimits>,
     stop: CancellationToken,
     tracker: TaskTracker,
 ) {
-    let door = Door { listener, gateway: Arc::clone(&gateway), limits: Arc::clone(&limits) };
-    let turns = fair::turns();
-    while let Some(guest) = door.next(&stop).await {
-        let connection = connection::Connection {
-            gateway: Arc::clone(&gateway),
+    let incoming = LimitedListener { listener, proxy: Arc::clone(&proxy), limits: Arc::clone(&limits) };
+    let handshake_gate = scheduling::handshake_gate();
+    while let Some(accepted) = incoming.next(&stop).await {
+        let task = connection::Connection {
+            proxy: Arc::clone(&proxy),
             limits: Arc::clone(&limits),
             stop: stop.clone(),
-            caller: Arc::new(Caller::new(guest.peer)),
-            pulse: guest.pulse,
-            place: Arc::new(guest.place),
-            turns: Arc::clone(&turns),
+            connection: Arc::new(ConnectionInfo::new(accepted.peer)),
+            activity: accepted.activity,
+            permit: Arc::new(accepted.permit),
+            handshake_gate: Arc::clone(&handshake_gate),
         };
-        tracker.spawn(connection.run(guest.stream, acceptor.clone()));
+        tracker.spawn(task.run(accepted.stream, acceptor.clone()));
     }
 }
 
-/// Serves redirects to HTTPS on one listener until `stop`.
+/// Serves redirects to HTTPS on one listener until `stop` is cancelled.
 pub async fn serve_redirects(
     listener: TcpListener,
     redirect: Arc<Redirect>,
-    gateway: Arc<Gateway>,
-    limits: Arc<Limits>,
+    proxy: Arc<Proxy>,
+    limits: Arc<ServerLimits>,
     stop: CancellationToken,
     tracker: TaskTracker,
 ) {
-    let door = Door { listener, gateway, limits: Arc::clone(&limits) };
-    while let Some(guest) = door.next(&stop).await {
+    let incoming = LimitedListener { listener, proxy, limits: Arc::clone(&limits) };
+    while let Some(accepted) = incoming.next(&stop).await {
         let (redirect, limits) = (Arc::clone(&redirect), Arc::clone(&limits));
         tracker.spawn(async move {
-            let mut stream = guest.stream;
-            if introduced(&limits, &mut stream).await.is_none() {
+            let mut stream = accepted.stream;
+            if read_proxy_header(&limits, &mut stream).await.is_none() {
                 return;
             }
             tokio::select! {
                 () = redirect.run(stream, &limits) => {}
-                () = guest.pulse.displaced() => {}
+                () = accepted.activity.evicted() => {}
             }
-            drop(guest.place);
+            drop(accepted.permit);
         });
     }
 }
 
-/// Who the client is: `None` for the peer itself. Empty where nobody was introduced who had to be.
-async fn introduced(limits: &Limits, stream: &mut TcpStream) -> Option<Option<IpAddr>> {
+/// Reads the PROXY protocol header. Returns `None` if it is required and missing or invalid, `Some(None)` if
+/// the peer is the client.
+async fn read_proxy_header(limits: &ServerLimits, stream: &mut TcpStream) -> Option<Option<IpAddr>> {
     if !limits.proxy_protocol {
         return Some(None);
     }
-    match timeout(limits.allowed.handshake_timeout, proxy_protocol::read(stream)).await {
+    match timeout(limits.configured.handshake_timeout, proxy_protocol::read(stream)).await {
         Ok(Ok(client)) => Some(client),
         Ok(Err(error)) => {
-            debug!(%error, "no PROXY header");
+            debug!(%error, "invalid PROXY header");
             None
         }
         Err(_) => {
-            debug!("a PROXY header took too long");
+            debug!("PROXY header timed out");
             None
         }
     }
 }
 
-/// One listener and who may come in through it.
-struct Door {
+/// A listener that enforces the connection limits.
+struct LimitedListener {
     listener: TcpListener,
-    gateway: Arc<Gateway>,
-    limits: Arc<Limits>,
+    proxy: Arc<Proxy>,
+    limits: Arc<ServerLimits>,
 }
 
-/// A connection that has a place.
-struct Guest {
+/// An accepted connection with its permit.
+struct AcceptedConnection {
     stream: TcpStream,
     peer: IpAddr,
-    pulse: Arc<Pulse>,
-    place: Place,
+    activity: Arc<ConnectionActivity>,
+    permit: ConnectionPermit,
 }
 
-impl Door {
-    /// The next connection that there is room for; none once `stop` came.
-    async fn next(&self, stop: &CancellationToken) -> Option<Guest> {
+impl LimitedListener {
+    /// Returns the next connection within the limits, or `None` after `stop`.
+    async fn next(&self, stop: &CancellationToken) -> Option<AcceptedConnection> {
         loop {
             let (stream, peer) = tokio::select! {
                 biased;
                 () = stop.cancelled() => return None,
                 accepted = listener::accept(&self.listener) => accepted,
             };
-            if let Some(guest) = self.admit(stream, peer.ip()) {
-                return Some(guest);
+            if let Some(accepted) = self.admit(stream, peer.ip()) {
+                return Some(accepted);
             }
         }
     }
 
-    fn admit(&self, stream: TcpStream, peer: IpAddr) -> Option<Guest> {
-        let pulse = Arc::new(Pulse::new());
-        let is_client = !self.gateway.trusted.trusts(peer);
+    fn admit(&self, stream: TcpStream, peer: IpAddr) -> Option<AcceptedConnection> {
+        let activity = Arc::new(ConnectionActivity::new());
+        let is_client = !self.proxy.trusted_proxies.trusts(peer);
         if self.limits.proxy_protocol && is_client {
-            debug!(%peer, "not a trusted proxy: its word about a client counts for nothing");
+            debug!(%peer, "rejected: PROXY header from an untrusted peer");
             return None;
         }
-        match self.limits.places.admit(peer, is_client, &pulse) {
-            Ok(place) => Some(Guest { stream, peer, pulse, place }),
+        match self.limits.limiter.acquire(peer, is_client, &activity) {
+            Ok(permit) => Some(AcceptedConnection { stream, peer, activity, permit }),
             Err(limit) => {
-                self.turn_away(stream, peer, limit);
+                self.reject(stream, peer, limit);
                 None
             }
         }
     }
 
-    /// A reset leaves nothing behind, neither here nor in the kernel.
-    fn turn_away(&self, stream: TcpStream, peer: IpAddr, limit: Limit) {
+    /// Resets the connection, which leaves no state in the process or the kernel.
+    fn reject(&self, stream: TcpStream, peer: IpAddr, limit: Limit) {
         self.metrics().limit(limit, Some(peer));
         SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap_or_default();
     }
 
     fn metrics(&self) -> &Metrics {
-        &self.gateway.guard.shared().metrics
+        &self.proxy.guard.shared().metrics
     }
 }

@@ -1,4 +1,4 @@
-//! Port 80: a redirect to HTTPS and nothing else. No cookie is read, no upstream asked.
+//! Redirects plain HTTP to HTTPS. Reads no cookie and contacts no upstream.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use tracing::debug;
 use crate::message::Host;
 use crate::route::RouteTable;
 
-use super::Limits;
+use super::ServerLimits;
 
-/// Where to send a client that came in the clear.
+/// Redirects clients of the plain HTTP listeners.
 pub struct Redirect {
     pub routes: Arc<RouteTable>,
     /// The port of the first HTTPS listener.
@@ -28,38 +28,37 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// Answers one connection.
-    pub(super) async fn run(self: Arc<Self>, stream: TcpStream, limits: &Limits) {
+    /// Serves one connection.
+    pub(super) async fn run(self: Arc<Self>, stream: TcpStream, limits: &ServerLimits) {
         let service = service_fn(|request| {
-            let answer = self.answer(&request);
-            async move { Ok::<_, Infallible>(answer) }
+            let response = self.respond(&request);
+            async move { Ok::<_, Infallible>(response) }
         });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(limits.allowed.header_timeout)
-            .max_headers(limits.allowed.headers)
-            .max_header_size(limits.allowed.header_bytes)
-            // More is not asked for: no head is longer, and a body is not read.
-            .max_buf_size(limits.allowed.header_bytes)
+            .header_read_timeout(limits.configured.header_timeout)
+            .max_headers(limits.configured.headers)
+            .max_header_size(limits.configured.header_bytes)
+            // Enough for the longest head; bodies are not read.
+            .max_buf_size(limits.configured.header_bytes)
             .serve_connection(TokioIo::new(stream), service);
-        // One head and a few bytes: whoever takes longer to read them than to send them waits for
-        // something else.
-        if let Ok(Err(error)) = timeout(2 * limits.allowed.header_timeout, served).await {
+        // Limits the whole connection, as one small request and response need no longer.
+        if let Ok(Err(error)) = timeout(2 * limits.configured.header_timeout, served).await {
             debug!(%error, "redirect connection ended");
         }
     }
 
-    /// 308 to the same host and path, or 400 for a host that no route serves: the gateway is no open
-    /// redirector.
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    /// Returns a 308 to the same host and path, or a 400 for an unknown host: the server must not become an
+    /// open redirector.
+    fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
         let host =
-            host.and_then(|host| Host::parse(host).ok()).filter(|host| self.routes.knows(host));
+            host.and_then(|host| Host::parse(host).ok()).filter(|host| self.routes.serves_host(host));
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let Some(location) = host.and_then(|host| self.location(&host, path)) else {
-            return closing(StatusCode::BAD_REQUEST);
+            return close_with(StatusCode::BAD_REQUEST);
         };
-        let mut response = closing(StatusCode::PERMANENT_REDIRECT);
+        let mut response = close_with(StatusCode::PERMANENT_REDIRECT);
         response.headers_mut().insert(header::LOCATION, location);
         response
     }
@@ -71,7 +70,7 @@ impl Redirect {
     }
 }
 
-fn closing(status: StatusCode) -> Response<Full<Bytes>> {
+fn close_with(status: StatusCode) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

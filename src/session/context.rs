@@ -1,88 +1,87 @@
-//! Where a request comes from, as far as a session cares.
+//! The network and the software of a client, as kept with a session.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::fingerprint::Fingerprint;
+use super::fingerprint::TlsFingerprint;
 
-/// Longest user-agent text kept with a session, in bytes.
-pub const AGENT_LIMIT: usize = 200;
+/// Maximum length of a stored user agent, in bytes.
+pub const MAX_USER_AGENT_BYTES: usize = 200;
 
-/// Longest language kept with a session, in bytes.
-const LANGUAGE_LIMIT: usize = 35;
+/// Maximum length of a stored language tag, in bytes.
+const MAX_LANGUAGE_BYTES: usize = 35;
 
-/// The client's network address and software.
+/// The address and the software of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientContext {
     pub address: IpAddr,
-    /// The User-Agent field, cut at [`AGENT_LIMIT`] bytes and kept to printable ASCII.
-    pub agent: String,
-    /// The first language of Accept-Language, in lower case; empty where there is none.
+    /// The `User-Agent` header: printable ASCII only, cut at [`MAX_USER_AGENT_BYTES`].
+    pub user_agent: String,
+    /// The first language of `Accept-Language` in lower case; empty if there is none.
     pub language: String,
-    /// Of the TLS handshake; absent where nobody looked at it.
-    pub fingerprint: Option<Fingerprint>,
+    /// TLS fingerprint; `None` if the handshake was not recorded.
+    pub fingerprint: Option<TlsFingerprint>,
 }
 
 impl ClientContext {
-    /// Keeps of `agent` what can be shown and logged safely.
-    pub fn new(address: IpAddr, agent: &[u8]) -> ClientContext {
-        let printable = agent.iter().filter(|byte| (0x20..0x7f).contains(*byte));
-        let agent = printable.take(AGENT_LIMIT).map(|byte| char::from(*byte)).collect();
-        // An IPv4 address that came in IPv6 clothes is that IPv4 address (GHSA-7jmw-8259-q9jx).
+    /// Creates a context. Drops every byte of `user_agent` that is unsafe to log or display.
+    pub fn new(address: IpAddr, user_agent: &[u8]) -> ClientContext {
+        let printable = user_agent.iter().filter(|byte| (0x20..0x7f).contains(*byte));
+        let user_agent = printable.take(MAX_USER_AGENT_BYTES).map(|byte| char::from(*byte)).collect();
+        // An IPv4-mapped IPv6 address is that IPv4 address (GHSA-7jmw-8259-q9jx).
         ClientContext {
             address: address.to_canonical(),
-            agent,
+            user_agent,
             language: String::new(),
             fingerprint: None,
         }
     }
 
-    /// Adds what an Accept-Language field says first.
+    /// Adds the first language of an `Accept-Language` header.
     #[must_use]
-    pub fn speaking(mut self, accept_language: &[u8]) -> ClientContext {
+    pub fn with_language(mut self, accept_language: &[u8]) -> ClientContext {
         let is_tag = |byte: &&u8| byte.is_ascii_alphanumeric() || **byte == b'-';
-        let first = accept_language.iter().take_while(is_tag).take(LANGUAGE_LIMIT);
+        let first = accept_language.iter().take_while(is_tag).take(MAX_LANGUAGE_BYTES);
         self.language = first.map(|byte| char::from(byte.to_ascii_lowercase())).collect();
         self
     }
 
-    /// Adds what the TLS handshake looked like.
+    /// Adds the TLS fingerprint.
     #[must_use]
-    pub fn shaking_hands(mut self, fingerprint: Option<Fingerprint>) -> ClientContext {
+    pub fn with_fingerprint(mut self, fingerprint: Option<TlsFingerprint>) -> ClientContext {
         self.fingerprint = fingerprint;
         self
     }
 
-    /// Whether two requests come from the same network (IPv4 /24, IPv6 /48) and the same software,
-    /// by what it says and by how it shakes hands.
-    pub fn same_place(&self, other: &ClientContext) -> bool {
-        self.agent == other.agent
-            && self.may_be(other.fingerprint)
+    /// Returns whether network (IPv4 /24, IPv6 /48), user agent and TLS fingerprint are the same.
+    pub fn is_same_location(&self, other: &ClientContext) -> bool {
+        self.user_agent == other.user_agent
+            && self.matches_fingerprint(other.fingerprint)
             && self.network_address() == other.network_address()
     }
 
-    /// Whether this handshake is like that one, as far as both are known.
-    pub(super) fn may_be(&self, fingerprint: Option<Fingerprint>) -> bool {
+    /// Returns whether the TLS fingerprints are equal. An unknown fingerprint matches any other.
+    pub(super) fn matches_fingerprint(&self, fingerprint: Option<TlsFingerprint>) -> bool {
         match (self.fingerprint, fingerprint) {
             (Some(one), Some(other)) => one == other,
             (None, _) | (_, None) => true,
         }
     }
 
-    /// The network's first address.
+    /// Returns the first address of the client's network.
     pub fn network_address(&self) -> IpAddr {
         network_of(self.address)
     }
 
-    /// The network as people write it: `203.0.113.0/24`, `2001:db8:1::/48`.
-    pub fn network(&self) -> String {
-        network_in_words(self.address)
+    /// Formats the client's network: `203.0.113.0/24`, `2001:db8:1::/48`.
+    pub fn network_display(&self) -> String {
+        network_display(self.address)
     }
 }
 
-/// The network that an address lies in, as people write it.
-pub fn network_in_words(address: IpAddr) -> String {
+/// Formats the network of an address.
+pub fn network_display(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => {
             let [a, b, c, _] = address.octets();
@@ -95,7 +94,7 @@ pub fn network_in_words(address: IpAddr) -> String {
     }
 }
 
-/// The first address of the network that an address lies in: a /24, or a /48 of IPv6.
+/// Returns the first address of the /24 (IPv4) or /48 (IPv6) that contains the address.
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(address) => {
@@ -113,32 +112,32 @@ pub fn network_of(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn context(address: &str, agent: &str) -> ClientContext {
-        ClientContext::new(address.parse().expect("an address"), agent.as_bytes())
+    fn context(address: &str, user_agent: &str) -> ClientContext {
+        ClientContext::new(address.parse().expect("an address"), user_agent.as_bytes())
     }
 
     #[test]
-    fn the_same_place_is_the_same_network_and_software() {
+    fn a_location_is_a_network_and_a_client() {
         let home = context("203.0.113.7", "Firefox");
-        assert!(home.same_place(&context("203.0.113.200", "Firefox")));
-        assert!(home.same_place(&context("::ffff:203.0.113.9", "Firefox")));
-        assert!(!home.same_place(&context("203.0.114.7", "Firefox")));
-        assert!(!home.same_place(&context("203.0.113.7", "curl")));
+        assert!(home.is_same_location(&context("203.0.113.200", "Firefox")));
+        assert!(home.is_same_location(&context("::ffff:203.0.113.9", "Firefox")));
+        assert!(!home.is_same_location(&context("203.0.114.7", "Firefox")));
+        assert!(!home.is_same_location(&context("203.0.113.7", "curl")));
     }
 
     #[test]
-    fn of_the_languages_the_first_is_kept_and_nothing_that_is_no_tag() {
-        let spoken = |field: &[u8]| context("192.0.2.1", "").speaking(field).language;
-        assert_eq!(spoken(b"de-CH,de;q=0.9,en;q=0.8"), "de-ch");
-        assert_eq!(spoken(b"\r\nX: y"), "");
-        assert_eq!(spoken(&[b'x'; 500]).len(), LANGUAGE_LIMIT);
+    fn only_the_first_language_tag_is_kept() {
+        let language = |header: &[u8]| context("192.0.2.1", "").with_language(header).language;
+        assert_eq!(language(b"de-CH,de;q=0.9,en;q=0.8"), "de-ch");
+        assert_eq!(language(b"\r\nX: y"), "");
+        assert_eq!(language(&[b'x'; 500]).len(), MAX_LANGUAGE_BYTES);
     }
 
     #[test]
-    fn a_user_agent_brings_no_control_bytes_and_no_length() {
+    fn a_user_agent_is_cut_and_loses_control_bytes() {
         let hostile = [b"a\r\nb\x1b[31m".as_slice(), &[b'x'; 500]].concat();
         let context = ClientContext::new(IpAddr::from([127, 0, 0, 1]), &hostile);
-        assert_eq!(context.agent.len(), AGENT_LIMIT);
-        assert!(context.agent.starts_with("ab[31mx"));
+        assert_eq!(context.user_agent.len(), MAX_USER_AGENT_BYTES);
+        assert!(context.user_agent.starts_with("ab[31mx"));
     }
 }

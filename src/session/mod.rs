@@ -1,39 +1,39 @@
-//! The session: what the cookie carries, what the store keeps, and the one rule between them.
+//! The session: the token in the cookie, the record in the store, and the rule that connects them.
 //!
-//! Pure: no clock, no socket, no store. [`decide`](decide::decide) takes the record, what the client
-//! presented and the time, and says what follows; it exists once for every store and every gateway.
+//! Pure: no clock, no socket, no store. [`decide`](decide::decide) takes the record, the presented
+//! token and the time, and returns a verdict. Every gateway and every store uses this one function.
 //!
-//! | word | meaning |
+//! | term | meaning |
 //! | --- | --- |
-//! | token | what the cookie carries; never stored, never logged |
-//! | record | what the store keeps for one session |
-//! | generation | how many times the token was renewed; the first is 0 |
-//! | successor | the next token, offered but not yet seen from the client |
-//! | superseded | a token whose successor the client has shown |
-//! | grace | how long a superseded token is still answered |
-//! | theft | an authentic token of an old generation presented after grace |
+//! | token | the value of the session cookie; never stored, never logged |
+//! | record | the stored state of one session |
+//! | generation | the number of rotations so far; the first token has 0 |
+//! | successor | the next token: offered, but not yet presented by the client |
+//! | superseded | a token whose successor the client has presented |
+//! | grace period | the time in which a superseded token is still accepted |
+//! | theft | an authentic token of an old generation, presented after the grace period |
 
 pub mod context;
 pub mod decide;
 pub mod fingerprint;
-pub mod memo;
+pub mod user_history;
 pub mod notice;
 pub mod policy;
 pub mod record;
-pub mod seen;
+pub mod known_locations;
 pub mod token;
 
 pub use context::ClientContext;
 pub use decide::{
-    Case, Change, Demand, Outcome, Refusal, Renewal, Standing, Successor, Timing, Verdict, decide,
-    renew_after_action,
+    DecisionInput, Change, RiskRequirement, Outcome, Refusal, Rotation, SessionFacts, Successor, RotationTiming, Verdict, decide,
+    rotate_after_action,
 };
-pub use fingerprint::Fingerprint;
-pub use memo::Memo;
-pub use notice::Notice;
-pub use policy::{OnReuse, PolicyError, RoutePolicy, SessionPolicy, Watch};
+pub use fingerprint::TlsFingerprint;
+pub use user_history::UserHistory;
+pub use notice::SecurityNotice;
+pub use policy::{OnReuse, PolicyError, RoutePolicy, SessionPolicy, SignalsMode};
 pub use record::{EndReason, Identity, Record, Superseded};
-pub use seen::Novelty;
+pub use known_locations::LocationStatus;
 pub use token::{Token, TokenError};
 
 use std::fmt;
@@ -44,12 +44,12 @@ use serde::{Deserialize, Serialize};
 use crate::clock::UnixMillis;
 use crate::secret::sha256;
 
-/// 128 random bits that name a session. Not a secret by itself: a live token also needs 256 more.
+/// 128 random bits that identify a session. Not a secret: a live token needs 256 more secret bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SessionId(pub [u8; 16]);
 
 impl SessionId {
-    /// What people and logs see in place of the id: 16 hex digits of its hash.
+    /// Returns the public name of the session for logs and pages: 16 hex digits of the ID's hash.
     pub fn handle(&self) -> String {
         HEXLOWER.encode(&sha256(&self.0)[..8])
     }
@@ -61,7 +61,7 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// Keyed hash of the user's name; all of one user's keys lie under it, in one Redis Cluster slot.
+/// Keyed hash of the user name. Prefixes all store keys of one user, so they share a Redis Cluster slot.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct UserTag(pub [u8; 8]);
 
@@ -71,33 +71,34 @@ impl fmt::Debug for UserTag {
     }
 }
 
-/// Where a session lies in a store.
+/// Identifies a session in a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SessionKey {
     pub tag: UserTag,
     pub id: SessionId,
 }
 
-/// A user's sessions begun at or before `at` are dead, but for `except`. Only ever moves forward.
+/// Revokes every session created at or before `at`, except one. A cutoff only moves forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NotBefore {
+pub struct RevocationCutoff {
+    /// Zero: nothing is revoked.
     pub at: UnixMillis,
     pub except: Option<SessionId>,
 }
 
-impl NotBefore {
-    /// Whether a session begun at `created` is dead by this line.
-    pub fn ends(&self, id: SessionId, created: UnixMillis) -> bool {
+impl RevocationCutoff {
+    /// Returns whether the cutoff revokes a session created at `created`.
+    pub fn revokes(&self, id: SessionId, created: UnixMillis) -> bool {
         self.at.0 > 0 && created <= self.at && self.except != Some(id)
     }
 
-    /// The later of two lines; where they are equal, nobody is excepted that not both except.
-    pub fn later(self, other: NotBefore) -> NotBefore {
+    /// Returns the later cutoff. If both are equal, an exception survives only if both have it.
+    pub fn later(self, other: RevocationCutoff) -> RevocationCutoff {
         match self.at.cmp(&other.at) {
             std::cmp::Ordering::Less => other,
             std::cmp::Ordering::Greater => self,
             std::cmp::Ordering::Equal if self.except == other.except => self,
-            std::cmp::Ordering::Equal => NotBefore { at: self.at, except: None },
+            std::cmp::Ordering::Equal => RevocationCutoff { at: self.at, except: None },
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a user has to be told at the next occasion: what happened to a session of his, and where.
+//! Security notices: events of a user's sessions, displayed at the next opportunity.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,78 +6,78 @@ use std::net::IpAddr;
 
 use super::SessionId;
 use super::context::{ClientContext, network_of};
-use super::memo::hash;
+use super::user_history::session_hash;
 use crate::clock::UnixMillis;
 use crate::secret::random_bytes;
 
-/// Names a notice. No secret: dismissing one needs the user's session and its form.
-pub type Id = [u8; 8];
+/// Identifies a notice. Not a secret: dismissing one takes a session of the user and its CSRF token.
+pub type NoticeId = [u8; 8];
 
-/// One thing that happened.
+/// One security event, to be displayed to the user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Notice {
-    pub id: Id,
-    pub kind: Kind,
+pub struct SecurityNotice {
+    pub id: NoticeId,
+    pub kind: NoticeKind,
     pub at: UnixMillis,
-    /// Of the session that it is about.
+    /// Hash of the ID of the affected session.
     session: [u8; 8],
-    /// Where the token, or the password, was shown.
-    pub shown: Spot,
-    /// Where the session is used otherwise.
-    pub owner: Option<Spot>,
+    /// Client that presented the token or the password.
+    pub suspect: ClientSummary,
+    /// Client that used the session otherwise.
+    pub owner: Option<ClientSummary>,
 }
 
-/// What happened. A store keeps them by their order: new ones stand last.
+/// The kind of event. Stored by position: append new variants at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Kind {
-    /// An old token was shown: the session ended.
+pub enum NoticeKind {
+    /// A superseded token was replayed, and the session ended.
     Theft,
-    /// An old token was shown: all sessions of the user ended.
-    TheftOfAll,
-    /// An old token was shown: the session waits for a fresh login.
-    TheftHeld,
-    /// Signals spoke against a place: the session ended.
-    MovedEnded,
-    /// Signals spoke against a place: the session waits for a fresh login.
-    MovedHeld,
-    /// A login from where the user was not seen before.
-    NewPlace,
+    /// A superseded token was replayed, and all sessions of the user ended.
+    TheftAllSessions,
+    /// A superseded token was replayed, and the session requires reauthentication.
+    TheftReauth,
+    /// The risk score of a location change ended the session.
+    LocationChangeEnded,
+    /// The risk score of a location change requires reauthentication.
+    LocationChangeReauth,
+    /// A login from a new location.
+    NewLocation,
 }
 
-/// A network and a program, as far as a person cares.
+/// Network and user agent of a client, for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Spot {
-    /// The network's first address.
+pub struct ClientSummary {
+    /// First address of the network.
     pub network: IpAddr,
-    /// The User-Agent as a session keeps it: short and printable.
-    pub agent: String,
+    /// User agent as in [`ClientContext`]: short and printable.
+    pub user_agent: String,
 }
 
-impl Notice {
+impl SecurityNotice {
     pub fn new(
-        kind: Kind,
+        kind: NoticeKind,
         session: SessionId,
-        shown: &ClientContext,
+        suspect: &ClientContext,
         owner: Option<&ClientContext>,
         at: UnixMillis,
-    ) -> Notice {
-        let (shown, owner) = (Spot::of(shown), owner.map(Spot::of));
-        Notice { id: random_bytes(), kind, at, session: hash(session), shown, owner }
+    ) -> SecurityNotice {
+        let (suspect, owner) = (ClientSummary::new(suspect), owner.map(ClientSummary::new));
+        SecurityNotice { id: random_bytes(), kind, at, session: session_hash(session), suspect, owner }
     }
 
-    /// Whether it is about this session.
+    /// Returns whether the notice is about this session.
     pub fn is_about(&self, session: SessionId) -> bool {
-        self.session == hash(session)
+        self.session == session_hash(session)
     }
 
-    /// Whether the other one tells nothing new.
-    pub fn says_the_same(&self, other: &Notice) -> bool {
+    /// Returns whether both notices are about the same kind of event of the same session.
+    pub fn is_same_event(&self, other: &SecurityNotice) -> bool {
         self.session == other.session && self.kind == other.kind
     }
 }
 
-impl Spot {
-    fn of(context: &ClientContext) -> Spot {
-        Spot { network: network_of(context.address), agent: context.agent.clone() }
+impl ClientSummary {
+    fn new(context: &ClientContext) -> ClientSummary {
+        ClientSummary { network: network_of(context.address), user_agent: context.user_agent.clone() }
     }
 }

@@ -1,8 +1,8 @@
-//! How long a session lives and how its token is renewed.
+//! Timeouts, token rotation and the reaction to a replay.
 
 use std::time::Duration;
 
-/// The session-wide policy: one for all routes. Only what can work together is built.
+/// The session policy of the installation, the same for all routes. The durations are consistent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionPolicy {
     idle: Duration,
@@ -12,7 +12,7 @@ pub struct SessionPolicy {
     on_reuse: OnReuse,
 }
 
-/// What a replayed old token does to the session.
+/// The reaction to the replay of a superseded token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum OnReuse {
     /// Ends the session for both parties.
@@ -20,13 +20,13 @@ pub enum OnReuse {
     Revoke,
     /// Ends all sessions of the user.
     RevokeAll,
-    /// Keeps the session but asks for a fresh login.
+    /// Keeps the session but requires reauthentication.
     Reauthenticate,
-    /// Refuses the replayed token and only writes it down.
+    /// Refuses the replayed token and logs the replay.
     Log,
 }
 
-/// Durations that contradict each other. Names the two settings and what to do.
+/// Two durations contradict each other. The text names both settings and the remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     #[error("idle_timeout must be at least 1 s")]
@@ -42,7 +42,7 @@ pub enum PolicyError {
 }
 
 impl SessionPolicy {
-    /// Checks the durations against each other.
+    /// Builds a policy from durations that do not contradict each other.
     pub fn new(
         idle: Duration,
         absolute: Duration,
@@ -65,73 +65,73 @@ impl SessionPolicy {
         Ok(SessionPolicy { idle, absolute, rotate_after, grace, on_reuse })
     }
 
-    /// Longest time without activity.
+    /// Idle timeout: the longest time without activity.
     pub fn idle(&self) -> Duration {
         self.idle
     }
 
-    /// Longest life of a session; nothing extends it.
+    /// Absolute timeout: the longest lifetime of a session. Nothing extends it.
     pub fn absolute(&self) -> Duration {
         self.absolute
     }
 
-    /// Age at which a token is renewed.
+    /// Age at which a token is rotated.
     pub fn rotate_after(&self) -> Duration {
         self.rotate_after
     }
 
-    /// How long a superseded token is still answered.
+    /// Grace period: how long a superseded token is still accepted.
     pub fn grace(&self) -> Duration {
         self.grace
     }
 
-    /// What a replayed old token does.
+    /// Reaction to a replay.
     pub fn on_reuse(&self) -> OnReuse {
         self.on_reuse
     }
 
-    /// How exact the idle clock is: activity is written at most this often.
-    pub fn touch_every(&self) -> Duration {
+    /// Shortest interval between two writes of activity; the precision of the idle timeout.
+    pub fn touch_interval(&self) -> Duration {
         self.idle / 60
     }
 }
 
-/// What one route asks beyond the session's own policy. It refuses on that route; it ends nothing.
+/// Stricter limits of one route. A session beyond them is refused on that route and not ended.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct RoutePolicy {
-    /// Longest time without activity, on this route.
+    /// Idle timeout on this route.
     pub idle: Option<Duration>,
-    /// Longest time since the session began, on this route.
+    /// Longest time since the session was created, on this route.
     pub absolute: Option<Duration>,
-    /// Longest time since the user last proved who he is, on this route.
+    /// Longest time since the last login, on this route.
     pub max_auth_age: Option<Duration>,
-    /// What signals of a moved session do here.
-    pub signals: Watch,
+    /// Handling of risk signals on this route.
+    pub signals: SignalsMode,
 }
 
-/// What a route does with signals that a session was moved to somebody else's machine. The strictest last.
+/// Handling of risk signals on a route, from the mildest to the strictest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Watch {
-    /// Does not look.
+pub enum SignalsMode {
+    /// Computes no signals.
     Off,
-    /// Looks, and says what it would have done.
+    /// Logs the action that `Enforce` would have taken.
     #[default]
     Monitor,
-    /// Does it.
+    /// Takes the action.
     Enforce,
 }
 
-impl Watch {
-    /// All, with their words.
-    pub const ALL: [(Watch, &'static str); 3] =
-        [(Watch::Off, "off"), (Watch::Monitor, "monitor"), (Watch::Enforce, "enforce")];
+impl SignalsMode {
+    /// All modes with their configuration values.
+    pub const ALL: [(SignalsMode, &'static str); 3] =
+        [(SignalsMode::Off, "off"), (SignalsMode::Monitor, "monitor"), (SignalsMode::Enforce, "enforce")];
 
-    /// The word for configuration, logs and answers.
-    pub fn word(self) -> &'static str {
+    /// Returns the configuration value, also used in logs and pages.
+    pub fn as_str(self) -> &'static str {
         match self {
-            Watch::Off => "off",
-            Watch::Monitor => "monitor",
-            Watch::Enforce => "enforce",
+            SignalsMode::Off => "off",
+            SignalsMode::Monitor => "monitor",
+            SignalsMode::Enforce => "enforce",
         }
     }
 }

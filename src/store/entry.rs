@@ -1,101 +1,101 @@
-//! What the in-process stores keep of one session and one user, and the rules by which it changes.
+//! Entries of the in-process stores: one session and one user, and the rules for changing them.
 //!
-//! Pure, and the same for `memory:` and `embedded:`; the Redis scripts say the same in Lua, and one
-//! conformance suite holds them together. Invariants:
-//! - a tombstone never becomes a session again, and keeps its first reason
-//! - a user's line, a touch and a time to forget only ever move forward
+//! Pure, and shared by `memory:` and `embedded:`. The Redis scripts implement the same rules in
+//! Lua; the conformance suite runs against all stores. Invariants:
+//! - a tombstone never becomes a session again and keeps its first reason
+//! - a user's cutoff, a touch and a retention time only move forward
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Listed, Slot, Unavailable};
+use super::{SessionListing, Slot, Unavailable};
 use crate::clock::UnixMillis;
-use crate::session::{EndReason, NotBefore, SessionId, SessionKey};
+use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey};
 
-/// How long after `forget_at` an entry still stands, so that gateways whose clocks differ agree.
-pub(super) const FORGET_SLACK: Duration = Duration::from_hours(1);
+/// Time an entry is kept after `retain_until`, to cover clock skew between gateways.
+pub(super) const RETENTION_SLACK: Duration = Duration::from_hours(1);
 
-/// How long a user's line is kept: no browser keeps a cookie longer than 400 days.
-pub(super) const LINE_KEPT: Duration = Duration::from_hours(400 * 24);
+/// Retention of a user's cutoff. No browser keeps a cookie longer than 400 days.
+pub(super) const CUTOFF_RETENTION: Duration = Duration::from_hours(400 * 24);
 
-/// Most sessions of one user, so that nobody who can log in can also fill the store.
-pub(super) const MOST_PER_USER: usize = 10_000;
+/// Maximum sessions per user. Without it, one user with a valid login could fill the store.
+pub(super) const MAX_SESSIONS_PER_USER: usize = 10_000;
 
-/// Longest user's memo; what is longer was not written by us.
-pub(super) const MEMO_LIMIT: usize = 16 * 1024;
+/// Maximum size of a user's history in bytes. Longer values were not written by doorward.
+pub(super) const MAX_HISTORY_BYTES: usize = 16 * 1024;
 
-/// What is kept of a user beyond his sessions: opaque here.
+/// A user's sealed history. The store does not interpret it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Memo {
+pub(super) struct StoredHistory {
     pub(super) sealed: Bytes,
-    pub(super) forget_at: UnixMillis,
+    pub(super) retain_until: UnixMillis,
 }
 
-/// One session: the record, or what is left of it.
+/// One session: a sealed record or its tombstone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct SessionEntry {
     pub(super) created: UnixMillis,
-    pub(super) forget_at: UnixMillis,
+    pub(super) retain_until: UnixMillis,
     pub(super) slot: Slot,
 }
 
-/// What a store knows of a user.
+/// Revocation state of one user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Facts {
-    pub(super) line: NotBefore,
-    /// The greatest `created` of any session of the user.
-    pub(super) greatest: UnixMillis,
+pub(super) struct UserState {
+    pub(super) cutoff: RevocationCutoff,
+    /// The greatest `created` of all sessions of the user.
+    pub(super) latest_created: UnixMillis,
 }
 
-impl Entry {
-    /// A new session. The same bytes again are a repeat of the same call, not a collision.
+impl SessionEntry {
+    /// Returns a new session. A repeated call with the same bytes is not a collision.
     pub(super) fn create(
-        existing: Option<&Entry>,
+        existing: Option<&SessionEntry>,
         sealed: &Bytes,
         created: UnixMillis,
-        forget_at: UnixMillis,
-    ) -> Result<Entry, Unavailable> {
+        retain_until: UnixMillis,
+    ) -> Result<SessionEntry, Unavailable> {
         let entry =
-            Entry { created, forget_at, slot: Slot::Live { revision: 1, sealed: sealed.clone() } };
+            SessionEntry { created, retain_until, slot: Slot::Live { revision: 1, sealed: sealed.clone() } };
         match existing {
             None => Ok(entry),
             Some(existing) if existing.slot == entry.slot => Ok(entry),
-            Some(_) => Err(collision()),
+            Some(_) => Err(id_collision()),
         }
     }
 
-    /// The entry after a compare-and-swap; `None` when it is lost.
+    /// Returns the entry after a compare-and-swap, or `None` on a conflict.
     pub(super) fn commit(
         &self,
         expected: u64,
         sealed: &Bytes,
-        forget_at: UnixMillis,
-    ) -> Option<Entry> {
+        retain_until: UnixMillis,
+    ) -> Option<SessionEntry> {
         match self.slot {
-            Slot::Live { revision, .. } if revision == expected => Some(Entry {
+            Slot::Live { revision, .. } if revision == expected => Some(SessionEntry {
                 created: self.created,
-                forget_at: self.forget_at.max(forget_at),
+                retain_until: self.retain_until.max(retain_until),
                 slot: Slot::Live { revision: revision.saturating_add(1), sealed: sealed.clone() },
             }),
             Slot::Live { .. } | Slot::Ended { .. } | Slot::Absent => None,
         }
     }
 
-    /// The tombstone of whatever stood here.
+    /// Returns the tombstone that replaces `existing`.
     pub(super) fn end(
-        existing: Option<&Entry>,
+        existing: Option<&SessionEntry>,
         reason: EndReason,
         at: UnixMillis,
-        forget_at: UnixMillis,
-    ) -> Entry {
+        retain_until: UnixMillis,
+    ) -> SessionEntry {
         let tombstone = Slot::Ended { reason, at };
         let Some(existing) = existing else {
-            return Entry { created: at, forget_at, slot: tombstone };
+            return SessionEntry { created: at, retain_until, slot: tombstone };
         };
-        Entry {
+        SessionEntry {
             created: existing.created,
-            forget_at: existing.forget_at.max(forget_at),
+            retain_until: existing.retain_until.max(retain_until),
             slot: match &existing.slot {
                 Slot::Ended { .. } => existing.slot.clone(),
                 Slot::Live { .. } | Slot::Absent => tombstone,
@@ -103,7 +103,7 @@ impl Entry {
         }
     }
 
-    /// Whether it is a session still.
+    /// Reports whether the entry holds a sealed record.
     pub(super) fn is_live(&self) -> bool {
         match self.slot {
             Slot::Live { .. } => true,
@@ -111,83 +111,84 @@ impl Entry {
         }
     }
 
-    /// Whether nobody can still ask for the entry.
-    pub(super) fn forgotten(&self, now: UnixMillis) -> bool {
-        self.forget_at.plus(FORGET_SLACK) < now
+    /// Reports whether the retention time, including the slack, has passed.
+    pub(super) fn is_expired(&self, now: UnixMillis) -> bool {
+        self.retain_until.plus(RETENTION_SLACK) < now
     }
 
-    /// The entry as a listing shows it: live, and not ended by the user's line.
-    pub(super) fn listed(
+    /// Returns the entry for a listing, or `None` if it ended or the user's cutoff revokes it.
+    pub(super) fn to_listing(
         &self,
         key: SessionKey,
-        line: NotBefore,
+        cutoff: RevocationCutoff,
         touched: UnixMillis,
-    ) -> Option<Listed> {
+    ) -> Option<SessionListing> {
         match &self.slot {
-            Slot::Live { revision, sealed } if !line.ends(key.id, self.created) => {
-                Some(Listed { key, revision: *revision, sealed: sealed.clone(), touched })
+            Slot::Live { revision, sealed } if !cutoff.revokes(key.id, self.created) => {
+                Some(SessionListing { key, revision: *revision, sealed: sealed.clone(), touched })
             }
             Slot::Live { .. } | Slot::Ended { .. } | Slot::Absent => None,
         }
     }
 }
 
-impl Memo {
-    /// The memo after a compare-and-swap of all its bytes; `None` when it is lost.
+impl StoredHistory {
+    /// Returns the history after a compare-and-swap of its bytes, or `None` on a conflict.
     pub(super) fn swap(
-        existing: Option<&Memo>,
+        existing: Option<&StoredHistory>,
         expected: &[u8],
         sealed: &Bytes,
-        forget_at: UnixMillis,
-    ) -> Option<Memo> {
-        let (standing, until) = match existing {
-            Some(memo) => (&memo.sealed[..], memo.forget_at),
+        retain_until: UnixMillis,
+    ) -> Option<StoredHistory> {
+        let (current, current_retain) = match existing {
+            Some(memo) => (&memo.sealed[..], memo.retain_until),
             None => (&[][..], UnixMillis(0)),
         };
-        // The same bytes again are a repeat of the same call.
-        let swaps = standing == expected || standing == sealed;
-        swaps.then(|| Memo { sealed: sealed.clone(), forget_at: until.max(forget_at) })
+        // The same bytes again are a retry of the same call.
+        let swaps = current == expected || current == sealed;
+        swaps.then(|| StoredHistory { sealed: sealed.clone(), retain_until: current_retain.max(retain_until) })
     }
 
-    /// Whether nobody can still ask for it.
-    pub(super) fn forgotten(&self, now: UnixMillis) -> bool {
-        self.forget_at.plus(FORGET_SLACK) < now
-    }
-}
-
-impl Facts {
-    /// What is known once a session of `created` was begun.
-    pub(super) fn with(self, created: UnixMillis) -> Facts {
-        Facts { greatest: self.greatest.max(created), ..self }
-    }
-
-    /// "Log out everywhere": the line passes every session ever begun, also those of a gateway whose
-    /// clock is ahead of ours, or they would live on.
-    pub(super) fn revoke(self, now: UnixMillis, except: Option<SessionId>) -> Facts {
-        let at = now.max(self.greatest).max(self.line.at);
-        Facts { line: self.line.later(NotBefore { at, except }), ..self }
-    }
-
-    /// Whether the line is older than any session that it could end.
-    pub(super) fn forgotten(&self, now: UnixMillis) -> bool {
-        self.line.at == UnixMillis(0) || self.line.at.plus(LINE_KEPT) < now
+    /// Reports whether the retention time, including the slack, has passed.
+    pub(super) fn is_expired(&self, now: UnixMillis) -> bool {
+        self.retain_until.plus(RETENTION_SLACK) < now
     }
 }
 
-/// Two sessions of one id: no chance makes 128 random bits meet, so the generator is broken.
-pub(super) fn collision() -> Unavailable {
-    Unavailable("a session of this id exists already: the random numbers repeat".to_owned())
+impl UserState {
+    /// Returns the state after the creation of a session.
+    pub(super) fn with_created(self, created: UnixMillis) -> UserState {
+        UserState { latest_created: self.latest_created.max(created), ..self }
+    }
+
+    /// Returns the state after "log out everywhere". The cutoff covers every session ever created.
+    /// Otherwise sessions from a gateway whose clock is ahead would survive.
+    pub(super) fn revoke(self, now: UnixMillis, except: Option<SessionId>) -> UserState {
+        let at = now.max(self.latest_created).max(self.cutoff.at);
+        UserState { cutoff: self.cutoff.later(RevocationCutoff { at, except }), ..self }
+    }
+
+    /// Reports whether the cutoff is older than any session that it could revoke.
+    pub(super) fn is_expired(&self, now: UnixMillis) -> bool {
+        self.cutoff.at == UnixMillis(0) || self.cutoff.at.plus(CUTOFF_RETENTION) < now
+    }
 }
 
-/// The refusal to store a user's ten-thousand-and-first session.
-pub(super) fn too_many() -> Unavailable {
-    Unavailable(format!("the user has {MOST_PER_USER} sessions, the most that one user can have"))
+/// Error for two sessions with the same ID. 128 random bits do not collide, so the random generator
+/// is broken.
+pub(super) fn id_collision() -> Unavailable {
+    Unavailable("a session with this ID exists already: the random generator repeats itself".to_owned())
+}
+
+/// Error for a user at [`MAX_SESSIONS_PER_USER`].
+pub(super) fn too_many_sessions() -> Unavailable {
+    Unavailable(format!("the user has {MAX_SESSIONS_PER_USER} sessions, the maximum per user"))
 }
 
 const LIVE: u8 = 1;
 const ENDED: u8 = 2;
 
-/// `1 | revision 8`, what every live value of this revision begins with.
+/// `1 | revision 8`: the prefix of every live value with this revision.
 pub(super) fn live_prefix(revision: u64) -> [u8; 9] {
     let mut prefix = [LIVE; 9];
     prefix[1..].copy_from_slice(&revision.to_be_bytes());
@@ -209,20 +210,20 @@ pub fn pack_ended(reason: EndReason, at: UnixMillis) -> Vec<u8> {
     value
 }
 
-/// Reads a packed value. `None`: not made by us, so nothing may be concluded from it.
+/// Decodes a packed value. Returns `None` for bytes that doorward did not write.
 pub fn unpack(value: Bytes) -> Option<Slot> {
     match *value.first()? {
-        LIVE => Some(Slot::Live { revision: number(value.get(1..9)?)?, sealed: value.slice(9..) }),
+        LIVE => Some(Slot::Live { revision: read_u64(value.get(1..9)?)?, sealed: value.slice(9..) }),
         ENDED => Some(Slot::Ended {
             reason: EndReason::from_code(*value.get(1)?),
-            at: UnixMillis(number(value.get(2..10)?)?),
+            at: UnixMillis(read_u64(value.get(2..10)?)?),
         }),
         _ => None,
     }
 }
 
-/// Eight bytes as a number.
-pub(super) fn number(bytes: &[u8]) -> Option<u64> {
+/// Decodes eight big-endian bytes.
+pub(super) fn read_u64(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.try_into().ok()?))
 }
 
@@ -231,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packed_slots_read_back_and_foreign_bytes_do_not() {
+    fn unpack_restores_packed_slots_and_rejects_foreign_bytes() {
         let live = Slot::Live { revision: 7, sealed: Bytes::from_static(b"sealed") };
         let ended = Slot::Ended { reason: EndReason::Theft, at: UnixMillis(9) };
         assert_eq!(unpack(pack_live(7, b"sealed").into()), Some(live));
@@ -242,25 +243,25 @@ mod tests {
     }
 
     #[test]
-    fn a_line_at_the_same_time_excepts_only_whom_both_except() {
+    fn of_two_equal_cutoffs_an_exception_needs_both() {
         let (one, two) = (Some(SessionId([1; 16])), Some(SessionId([2; 16])));
-        let first = Facts::default().revoke(UnixMillis(5), one);
-        assert_eq!(first.revoke(UnixMillis(5), one).line.except, one);
-        assert_eq!(first.revoke(UnixMillis(4), two).line.except, None);
-        assert_eq!(first.revoke(UnixMillis(6), two).line.except, two);
+        let first = UserState::default().revoke(UnixMillis(5), one);
+        assert_eq!(first.revoke(UnixMillis(5), one).cutoff.except, one);
+        assert_eq!(first.revoke(UnixMillis(4), two).cutoff.except, None);
+        assert_eq!(first.revoke(UnixMillis(6), two).cutoff.except, two);
     }
 
     #[test]
-    fn a_line_passes_a_session_begun_by_a_clock_that_is_ahead() {
-        let facts = Facts::default().with(UnixMillis(900));
-        assert_eq!(facts.revoke(UnixMillis(100), None).line.at, UnixMillis(900));
+    fn a_cutoff_covers_sessions_created_by_a_fast_clock() {
+        let facts = UserState::default().with_created(UnixMillis(900));
+        assert_eq!(facts.revoke(UnixMillis(100), None).cutoff.at, UnixMillis(900));
     }
 
     #[test]
-    fn times_at_the_end_of_time_do_not_wrap() {
-        let facts = Facts::default().revoke(UnixMillis(u64::MAX), None);
-        assert!(!facts.forgotten(UnixMillis(u64::MAX)));
-        let entry = Entry::end(None, EndReason::Logout, UnixMillis(u64::MAX), UnixMillis(u64::MAX));
-        assert!(!entry.forgotten(UnixMillis(u64::MAX)));
+    fn the_greatest_times_do_not_overflow() {
+        let facts = UserState::default().revoke(UnixMillis(u64::MAX), None);
+        assert!(!facts.is_expired(UnixMillis(u64::MAX)));
+        let entry = SessionEntry::end(None, EndReason::Logout, UnixMillis(u64::MAX), UnixMillis(u64::MAX));
+        assert!(!entry.is_expired(UnixMillis(u64::MAX)));
     }
 }

@@ -1,7 +1,7 @@
-//! Sessions in this process' memory: the whole store of `memory:`, and what `embedded:` reads from.
+//! Sessions in process memory: the complete `memory:` store, and the read side of `embedded:`.
 //!
-//! Invariant: all of one user lies in one shard, under one lock, so that every change of a user and of
-//! his sessions is atomic. No lock is held across an await.
+//! Invariant: all entries of one user are in one shard under one lock, so every change of a user
+//! and their sessions is atomic. No lock is stored across an await.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -9,23 +9,23 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::entry::{Entry, Facts, MOST_PER_USER, Memo, too_many};
-use super::{Commit, LISTED_MOST, Listed, Loaded, Slot, Unavailable};
+use super::entry::{SessionEntry, UserState, MAX_SESSIONS_PER_USER, StoredHistory, too_many_sessions};
+use super::{CommitOutcome, MAX_LISTED, SessionListing, Loaded, Slot, Unavailable};
 use crate::clock::{Clock, UnixMillis};
-use crate::session::{EndReason, NotBefore, SessionId, SessionKey, UserTag};
+use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
 
 const SHARDS: usize = 64;
 
-/// The store of `memory:`. What it holds ends with the process.
+/// The `memory:` store. Its content ends with the process.
 #[derive(Debug)]
-pub struct Memory {
+pub struct MemoryStore {
     tables: Tables,
     clock: Clock,
 }
 
-impl Memory {
-    pub(super) fn new(clock: Clock) -> Memory {
-        Memory { tables: Tables::default(), clock }
+impl MemoryStore {
+    pub(super) fn new(clock: Clock) -> MemoryStore {
+        MemoryStore { tables: Tables::default(), clock }
     }
 
     pub(super) fn tables(&self) -> &Tables {
@@ -37,16 +37,16 @@ impl Memory {
         key: &SessionKey,
         sealed: &[u8],
         created: UnixMillis,
-        forget_at: UnixMillis,
+        retain_until: UnixMillis,
     ) -> Result<(), Unavailable> {
         let mut shard = self.tables.shard(key.tag);
         let user = shard.entry(key.tag).or_default();
-        if user.held() >= MOST_PER_USER {
-            return Err(too_many());
+        if user.session_count() >= MAX_SESSIONS_PER_USER {
+            return Err(too_many_sessions());
         }
         let sealed = Bytes::copy_from_slice(sealed);
-        let entry = Entry::create(user.entry(key.id), &sealed, created, forget_at)?;
-        user.facts = user.facts.with(created);
+        let entry = SessionEntry::create(user.entry(key.id), &sealed, created, retain_until)?;
+        user.state = user.state.with_created(created);
         user.put(key.id, entry);
         Ok(())
     }
@@ -56,20 +56,20 @@ impl Memory {
         key: &SessionKey,
         expected: u64,
         sealed: &[u8],
-        forget_at: UnixMillis,
-    ) -> Commit {
+        retain_until: UnixMillis,
+    ) -> CommitOutcome {
         let mut shard = self.tables.shard(key.tag);
         let Some(user) = shard.get_mut(&key.tag) else {
-            return Commit::Lost;
+            return CommitOutcome::Conflict;
         };
         let sealed = Bytes::copy_from_slice(sealed);
-        let next = user.entry(key.id).and_then(|entry| entry.commit(expected, &sealed, forget_at));
+        let next = user.entry(key.id).and_then(|entry| entry.commit(expected, &sealed, retain_until));
         match next {
             Some(entry) => {
                 user.put(key.id, entry);
-                Commit::Swapped
+                CommitOutcome::Swapped
             }
-            None => Commit::Lost,
+            None => CommitOutcome::Conflict,
         }
     }
 
@@ -78,11 +78,11 @@ impl Memory {
         key: &SessionKey,
         reason: EndReason,
         at: UnixMillis,
-        forget_at: UnixMillis,
+        retain_until: UnixMillis,
     ) {
         let mut shard = self.tables.shard(key.tag);
         let user = shard.entry(key.tag).or_default();
-        let tombstone = Entry::end(user.entry(key.id), reason, at, forget_at);
+        let tombstone = SessionEntry::end(user.entry(key.id), reason, at, retain_until);
         user.put(key.id, tombstone);
     }
 
@@ -91,104 +91,105 @@ impl Memory {
         tag: &UserTag,
         now: UnixMillis,
         except: Option<SessionId>,
-    ) -> NotBefore {
+    ) -> RevocationCutoff {
         let mut shard = self.tables.shard(*tag);
         let user = shard.entry(*tag).or_default();
-        user.facts = user.facts.revoke(now, except);
-        user.facts.line
+        user.state = user.state.revoke(now, except);
+        user.state.cutoff
     }
 
-    pub(super) fn swap_memo(
+    pub(super) fn swap_user_history(
         &self,
         tag: &UserTag,
         expected: &[u8],
         sealed: &[u8],
-        forget_at: UnixMillis,
-    ) -> Commit {
+        retain_until: UnixMillis,
+    ) -> CommitOutcome {
         let mut shard = self.tables.shard(*tag);
         let user = shard.entry(*tag).or_default();
         let sealed = Bytes::copy_from_slice(sealed);
-        match Memo::swap(user.memo.as_ref(), expected, &sealed, forget_at) {
-            Some(memo) => {
-                user.memo = Some(memo);
-                Commit::Swapped
+        match StoredHistory::swap(user.history.as_ref(), expected, &sealed, retain_until) {
+            Some(history) => {
+                user.history = Some(history);
+                CommitOutcome::Swapped
             }
-            None => Commit::Lost,
+            None => CommitOutcome::Conflict,
         }
     }
 
-    /// As [`super::Store::revoke_everyone`].
-    pub(super) fn revoke_everyone(&self, now: UnixMillis) -> UnixMillis {
-        self.tables.raise_everyone(now.max(self.tables.greatest()))
+    /// See [`super::Store::revoke_all_users`].
+    pub(super) fn revoke_all_users(&self, now: UnixMillis) -> UnixMillis {
+        self.tables.advance_global_cutoff(now.max(self.tables.latest_created()))
     }
 
-    /// Drops the forgotten entries of one shard: call it every second or so.
+    /// Removes the expired entries of one shard. Call it about once a second.
     pub(super) fn sweep(&self) {
         let now = self.clock.now();
-        let forgotten = self.tables.forgotten(now);
-        for key in forgotten {
-            self.tables.remove_forgotten(&key, now);
+        let expired = self.tables.find_expired(now);
+        for key in expired {
+            self.tables.remove_expired(&key, now);
         }
     }
 }
 
-/// The maps.
+/// The sharded maps.
 #[derive(Debug)]
 pub(super) struct Tables {
     shards: [Mutex<Shard>; SHARDS],
-    everyone: AtomicU64,
-    swept: AtomicUsize,
+    global_cutoff: AtomicU64,
+    next_sweep: AtomicUsize,
 }
 
-type Shard = HashMap<UserTag, User>;
+type Shard = HashMap<UserTag, UserEntry>;
 
 #[derive(Debug, Default)]
-struct User {
-    facts: Facts,
-    memo: Option<Memo>,
-    sessions: HashMap<SessionId, Held>,
+struct UserEntry {
+    state: UserState,
+    history: Option<StoredHistory>,
+    sessions: HashMap<SessionId, TouchedEntry>,
 }
 
-/// An entry with its last touch, which lies beside it and survives its renewal.
+/// An entry and its last touch, which survives commits.
 #[derive(Debug)]
-struct Held {
-    entry: Entry,
+struct TouchedEntry {
+    entry: SessionEntry,
     touched: UnixMillis,
 }
 
-impl User {
-    /// How many sessions count against the bound. Those that ended do not, or somebody who logs in and
-    /// out all day could not log in any more; they are looked for only at the bound.
-    fn held(&self) -> usize {
-        if self.sessions.len() < MOST_PER_USER {
+impl UserEntry {
+    /// Counts the sessions that count against [`MAX_SESSIONS_PER_USER`]. Ended sessions do not:
+    /// frequent logins and logouts must not lock a user out. Below the limit the result includes
+    /// them, because counting is slow.
+    fn session_count(&self) -> usize {
+        if self.sessions.len() < MAX_SESSIONS_PER_USER {
             return self.sessions.len();
         }
-        let line = self.facts.line;
-        let live = |(id, held): &(&SessionId, &Held)| {
-            matches!(held.entry.slot, Slot::Live { .. }) && !line.ends(**id, held.entry.created)
+        let cutoff = self.state.cutoff;
+        let live = |(id, stored): &(&SessionId, &TouchedEntry)| {
+            matches!(stored.entry.slot, Slot::Live { .. }) && !cutoff.revokes(**id, stored.entry.created)
         };
         self.sessions.iter().filter(live).count()
     }
 
-    fn entry(&self, id: SessionId) -> Option<&Entry> {
-        self.sessions.get(&id).map(|held| &held.entry)
+    fn entry(&self, id: SessionId) -> Option<&SessionEntry> {
+        self.sessions.get(&id).map(|stored| &stored.entry)
     }
 
-    /// Whether nothing is left that anybody could ask for.
-    fn forgotten(&self, now: UnixMillis) -> bool {
-        self.sessions.is_empty() && self.memo.is_none() && self.facts.forgotten(now)
+    /// Reports whether the user has no session, no history and no cutoff left.
+    fn is_expired(&self, now: UnixMillis) -> bool {
+        self.sessions.is_empty() && self.history.is_none() && self.state.is_expired(now)
     }
 
-    fn memo_forgotten(&self, now: UnixMillis) -> bool {
-        self.memo.as_ref().is_some_and(|memo| memo.forgotten(now))
+    fn is_history_expired(&self, now: UnixMillis) -> bool {
+        self.history.as_ref().is_some_and(|history| history.is_expired(now))
     }
 
-    fn put(&mut self, id: SessionId, entry: Entry) {
+    fn put(&mut self, id: SessionId, entry: SessionEntry) {
         let touched = match (&entry.slot, self.sessions.get(&id)) {
-            (Slot::Live { .. }, Some(held)) => held.touched,
+            (Slot::Live { .. }, Some(stored)) => stored.touched,
             (Slot::Live { .. } | Slot::Ended { .. } | Slot::Absent, _) => UnixMillis(0),
         };
-        self.sessions.insert(id, Held { entry, touched });
+        self.sessions.insert(id, TouchedEntry { entry, touched });
     }
 }
 
@@ -196,8 +197,8 @@ impl Default for Tables {
     fn default() -> Tables {
         Tables {
             shards: std::array::from_fn(|_| Mutex::default()),
-            everyone: AtomicU64::new(0),
-            swept: AtomicUsize::new(0),
+            global_cutoff: AtomicU64::new(0),
+            next_sweep: AtomicUsize::new(0),
         }
     }
 }
@@ -206,63 +207,63 @@ impl Tables {
     pub(super) fn load(&self, key: &SessionKey) -> Loaded {
         let shard = self.shard(key.tag);
         let user = shard.get(&key.tag);
-        let held = user.and_then(|user| user.sessions.get(&key.id));
+        let stored = user.and_then(|user| user.sessions.get(&key.id));
         Loaded {
-            slot: held.map_or(Slot::Absent, |held| held.entry.slot.clone()),
-            touched: held.map_or(UnixMillis(0), |held| held.touched),
-            not_before: user.map_or(NotBefore::default(), |user| user.facts.line),
+            slot: stored.map_or(Slot::Absent, |stored| stored.entry.slot.clone()),
+            touched: stored.map_or(UnixMillis(0), |stored| stored.touched),
+            user_cutoff: user.map_or(RevocationCutoff::default(), |user| user.state.cutoff),
         }
     }
 
-    /// Notes activity of a live session. Whether that changed anything.
+    /// Records activity of a live session. Returns whether the touch moved forward.
     pub(super) fn touch(&self, key: &SessionKey, at: UnixMillis) -> bool {
         let mut shard = self.shard(key.tag);
         let user = shard.get_mut(&key.tag);
-        let Some(held) = user.and_then(|user| user.sessions.get_mut(&key.id)) else {
+        let Some(stored) = user.and_then(|user| user.sessions.get_mut(&key.id)) else {
             return false;
         };
-        match held.entry.slot {
-            Slot::Live { .. } if held.touched < at => {
-                held.touched = at;
+        match stored.entry.slot {
+            Slot::Live { .. } if stored.touched < at => {
+                stored.touched = at;
                 true
             }
             Slot::Live { .. } | Slot::Ended { .. } | Slot::Absent => false,
         }
     }
 
-    pub(super) fn facts(&self, tag: UserTag) -> Facts {
+    pub(super) fn user_state(&self, tag: UserTag) -> UserState {
         let shard = self.shard(tag);
-        shard.get(&tag).map(|user| user.facts).unwrap_or_default()
+        shard.get(&tag).map(|user| user.state).unwrap_or_default()
     }
 
-    pub(super) fn memo(&self, tag: UserTag) -> Option<Memo> {
+    pub(super) fn user_history(&self, tag: UserTag) -> Option<StoredHistory> {
         let shard = self.shard(tag);
-        shard.get(&tag)?.memo.clone()
+        shard.get(&tag)?.history.clone()
     }
 
-    pub(super) fn put_memo(&self, tag: UserTag, memo: Memo) {
-        self.shard(tag).entry(tag).or_default().memo = Some(memo);
+    pub(super) fn put_history(&self, tag: UserTag, history: StoredHistory) {
+        self.shard(tag).entry(tag).or_default().history = Some(history);
     }
 
-    pub(super) fn everyone(&self) -> UnixMillis {
-        UnixMillis(self.everyone.load(Ordering::SeqCst))
+    pub(super) fn global_cutoff(&self) -> UnixMillis {
+        UnixMillis(self.global_cutoff.load(Ordering::SeqCst))
     }
 
-    /// When the latest session of anybody began, by the clock of its time.
-    pub(super) fn greatest(&self) -> UnixMillis {
+    /// Returns the greatest `created` of all sessions of all users.
+    pub(super) fn latest_created(&self) -> UnixMillis {
         let shards = self.shards.iter().map(lock);
         let latest =
-            |shard: MutexGuard<'_, Shard>| shard.values().map(|user| user.facts.greatest).max();
+            |shard: MutexGuard<'_, Shard>| shard.values().map(|user| user.state.latest_created).max();
         shards.filter_map(latest).max().unwrap_or_default()
     }
 
-    /// Moves the line of all users, never back.
-    pub(super) fn raise_everyone(&self, now: UnixMillis) -> UnixMillis {
-        let before = self.everyone.fetch_max(now.0, Ordering::SeqCst);
+    /// Moves the global cutoff forward, never back. Returns the result.
+    pub(super) fn advance_global_cutoff(&self, now: UnixMillis) -> UnixMillis {
+        let before = self.global_cutoff.fetch_max(now.0, Ordering::SeqCst);
         UnixMillis(before.max(now.0))
     }
 
-    pub(super) fn sessions_of(&self, tag: UserTag) -> Vec<Listed> {
+    pub(super) fn list_user(&self, tag: UserTag) -> Vec<SessionListing> {
         let shard = self.shard(tag);
         let Some(user) = shard.get(&tag) else {
             return Vec::new();
@@ -270,18 +271,18 @@ impl Tables {
         let mut dated: Vec<_> = user
             .sessions
             .iter()
-            .filter_map(|(id, held)| {
+            .filter_map(|(id, stored)| {
                 let key = SessionKey { tag, id: *id };
-                let listed = held.entry.listed(key, user.facts.line, held.touched)?;
-                Some((held.entry.created, listed))
+                let listed = stored.entry.to_listing(key, user.state.cutoff, stored.touched)?;
+                Some((stored.entry.created, listed))
             })
             .collect();
-        newest_first(&mut dated);
+        sort_newest_first(&mut dated);
         dated.into_iter().map(|(_, listed)| listed).collect()
     }
 
-    /// Live sessions of all users, at most `limit`.
-    pub(super) fn all(&self, limit: usize) -> Vec<Listed> {
+    /// Lists live sessions of all users, at most `limit`.
+    pub(super) fn list_all(&self, limit: usize) -> Vec<SessionListing> {
         let mut out = Vec::new();
         for shard in &self.shards {
             let tags: Vec<UserTag> = lock(shard).keys().copied().collect();
@@ -290,13 +291,13 @@ impl Tables {
                 if room == 0 {
                     return out;
                 }
-                out.extend(self.sessions_of(tag).into_iter().take(room));
+                out.extend(self.list_user(tag).into_iter().take(room));
             }
         }
         out
     }
 
-    pub(super) fn find(&self, is_it: impl Fn(&SessionId) -> bool) -> Option<SessionKey> {
+    pub(super) fn find_session(&self, is_it: impl Fn(&SessionId) -> bool) -> Option<SessionKey> {
         self.shards.iter().find_map(|shard| {
             let shard = lock(shard);
             shard.iter().find_map(|(tag, user)| {
@@ -306,34 +307,33 @@ impl Tables {
         })
     }
 
-    pub(super) fn entry(&self, key: &SessionKey) -> Option<Entry> {
+    pub(super) fn entry(&self, key: &SessionKey) -> Option<SessionEntry> {
         let shard = self.shard(key.tag);
         shard.get(&key.tag)?.entry(key.id).cloned()
     }
 
-    /// How many sessions of a user count against the bound.
-    pub(super) fn held(&self, tag: UserTag) -> usize {
+    /// Counts the sessions of a user against the limit.
+    pub(super) fn session_count(&self, tag: UserTag) -> usize {
         let shard = self.shard(tag);
-        shard.get(&tag).map_or(0, User::held)
+        shard.get(&tag).map_or(0, UserEntry::session_count)
     }
 
-    pub(super) fn put(&self, key: &SessionKey, entry: Entry) {
+    pub(super) fn put(&self, key: &SessionKey, entry: SessionEntry) {
         let mut shard = self.shard(key.tag);
         shard.entry(key.tag).or_default().put(key.id, entry);
     }
 
-    pub(super) fn put_facts(&self, tag: UserTag, facts: Facts) {
-        self.shard(tag).entry(tag).or_default().facts = facts;
+    pub(super) fn put_user_state(&self, tag: UserTag, state: UserState) {
+        self.shard(tag).entry(tag).or_default().state = state;
     }
 
     pub(super) fn touched(&self, key: &SessionKey) -> UnixMillis {
         self.load(key).touched
     }
 
-    /// The next shard's entries that nobody can still ask for, and users without sessions as the
-    /// key's tag alone. One shard a call keeps every lock short.
-    pub(super) fn forgotten(&self, now: UnixMillis) -> Vec<Forgotten> {
-        let turn = self.swept.fetch_add(1, Ordering::Relaxed) % SHARDS;
+    /// Returns the expired entries of the next shard. One shard per call keeps each lock short.
+    pub(super) fn find_expired(&self, now: UnixMillis) -> Vec<Expired> {
+        let turn = self.next_sweep.fetch_add(1, Ordering::Relaxed) % SHARDS;
         let Some(shard) = self.shards.get(turn).map(lock) else {
             return Vec::new();
         };
@@ -342,41 +342,41 @@ impl Tables {
             let sessions = user.sessions.iter();
             out.extend(
                 sessions
-                    .filter(|(_, held)| held.entry.forgotten(now))
-                    .map(|(id, _)| Forgotten::Session(SessionKey { tag: *tag, id: *id })),
+                    .filter(|(_, stored)| stored.entry.is_expired(now))
+                    .map(|(id, _)| Expired::Session(SessionKey { tag: *tag, id: *id })),
             );
-            if user.memo_forgotten(now) {
-                out.push(Forgotten::Memo(*tag));
+            if user.is_history_expired(now) {
+                out.push(Expired::History(*tag));
             }
-            if user.forgotten(now) {
-                out.push(Forgotten::User(*tag));
+            if user.is_expired(now) {
+                out.push(Expired::User(*tag));
             }
         }
         out
     }
 
-    /// Drops what is still forgotten: between the finding and this it may have changed.
-    pub(super) fn remove_forgotten(&self, what: &Forgotten, now: UnixMillis) {
+    /// Removes an entry that is still expired: it may have changed since [`Tables::find_expired`].
+    pub(super) fn remove_expired(&self, what: &Expired, now: UnixMillis) {
         match what {
-            Forgotten::Session(key) => {
+            Expired::Session(key) => {
                 let mut shard = self.shard(key.tag);
                 if let Some(user) = shard.get_mut(&key.tag)
-                    && user.entry(key.id).is_some_and(|entry| entry.forgotten(now))
+                    && user.entry(key.id).is_some_and(|entry| entry.is_expired(now))
                 {
                     user.sessions.remove(&key.id);
                 }
             }
-            Forgotten::Memo(tag) => {
+            Expired::History(tag) => {
                 let mut shard = self.shard(*tag);
                 if let Some(user) = shard.get_mut(tag)
-                    && user.memo_forgotten(now)
+                    && user.is_history_expired(now)
                 {
-                    user.memo = None;
+                    user.history = None;
                 }
             }
-            Forgotten::User(tag) => {
+            Expired::User(tag) => {
                 let mut shard = self.shard(*tag);
-                if shard.get(tag).is_some_and(|user| user.forgotten(now)) {
+                if shard.get(tag).is_some_and(|user| user.is_expired(now)) {
                     shard.remove(tag);
                 }
             }
@@ -388,21 +388,21 @@ impl Tables {
     }
 }
 
-/// Something to drop.
+/// An expired entry.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Forgotten {
+pub(super) enum Expired {
     Session(SessionKey),
-    Memo(UserTag),
+    History(UserTag),
     User(UserTag),
 }
 
-/// Orders a listing and cuts it.
-pub(super) fn newest_first(dated: &mut Vec<(UnixMillis, Listed)>) {
+/// Sorts a listing by creation time, newest first, and truncates it to [`MAX_LISTED`].
+pub(super) fn sort_newest_first(dated: &mut Vec<(UnixMillis, SessionListing)>) {
     dated.sort_by_key(|(created, listed)| (std::cmp::Reverse(*created), listed.key.id));
-    dated.truncate(LISTED_MOST);
+    dated.truncate(MAX_LISTED);
 }
 
-/// A panic under the lock cannot leave a map half changed: every change is one insert or one remove.
+/// A panic cannot leave a map half changed: every change is one insert or one remove.
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -412,7 +412,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::store::entry::{FORGET_SLACK, LINE_KEPT};
+    use crate::store::entry::{RETENTION_SLACK, CUTOFF_RETENTION};
 
     const TAG: UserTag = UserTag([3; 8]);
 
@@ -422,48 +422,48 @@ mod tests {
         SessionKey { tag: TAG, id: SessionId(bytes) }
     }
 
-    fn sweep_all(store: &Memory) {
+    fn sweep_all(store: &MemoryStore) {
         for _ in 0..SHARDS {
             store.sweep();
         }
     }
 
     #[test]
-    fn a_sweep_drops_the_forgotten_and_nothing_else() {
+    fn a_sweep_removes_only_expired_entries() {
         let clock = Clock::manual(UnixMillis(1_000));
-        let store = Memory::new(clock.clone());
+        let store = MemoryStore::new(clock.clone());
         let (short, long) = (UnixMillis(2_000), UnixMillis(2_000_000_000));
         store.create(&key(1), b"a", UnixMillis(1_000), short).expect("room");
         store.create(&key(2), b"b", UnixMillis(1_000), long).expect("room");
         store.end(&key(3), EndReason::Logout, UnixMillis(1_000), short);
-        clock.advance(FORGET_SLACK);
+        clock.advance(RETENTION_SLACK);
         sweep_all(&store);
-        assert_eq!(store.tables.held(TAG), 3, "nothing goes before its time");
+        assert_eq!(store.tables.session_count(TAG), 3, "not removed before its retention ends");
         clock.advance(Duration::from_secs(2));
         sweep_all(&store);
-        assert_eq!(store.tables.held(TAG), 1);
+        assert_eq!(store.tables.session_count(TAG), 1);
         assert_ne!(store.tables.load(&key(2)).slot, Slot::Absent);
     }
 
     #[test]
-    fn a_memo_goes_after_its_time_and_its_user_with_it() {
+    fn an_expired_history_is_removed_together_with_its_user() {
         let clock = Clock::manual(UnixMillis(1_000));
-        let store = Memory::new(clock.clone());
-        assert_eq!(store.swap_memo(&TAG, b"", b"memo", UnixMillis(2_000)), Commit::Swapped);
-        clock.advance(FORGET_SLACK);
+        let store = MemoryStore::new(clock.clone());
+        assert_eq!(store.swap_user_history(&TAG, b"", b"history", UnixMillis(2_000)), CommitOutcome::Swapped);
+        clock.advance(RETENTION_SLACK);
         sweep_all(&store);
-        assert!(store.tables.memo(TAG).is_some(), "nothing goes before its time");
+        assert!(store.tables.user_history(TAG).is_some(), "not removed before its retention ends");
         clock.advance(Duration::from_secs(2));
         sweep_all(&store);
-        assert_eq!(store.tables.memo(TAG), None);
+        assert_eq!(store.tables.user_history(TAG), None);
         sweep_all(&store);
         assert!(lock(&store.tables.shards[3]).is_empty());
     }
 
     #[test]
-    fn who_logs_in_and_out_all_day_can_log_in_again() {
+    fn ended_sessions_do_not_count_against_the_user_limit() {
         let clock = Clock::manual(UnixMillis(1_000));
-        let (store, later) = (Memory::new(clock), UnixMillis(2_000_000_000));
+        let (store, later) = (MemoryStore::new(clock), UnixMillis(2_000_000_000));
         for number in 0..10_000 {
             let key = key(number);
             store.create(&key, b"a", UnixMillis(1_000), later).expect("room");
@@ -472,27 +472,27 @@ mod tests {
             }
         }
         store.create(&key(10_000), b"a", UnixMillis(2_000), later).expect("room");
-        assert_eq!(store.tables.held(TAG), 2);
+        assert_eq!(store.tables.session_count(TAG), 2);
         store.revoke_user(&TAG, UnixMillis(2_000), None);
-        assert_eq!(store.tables.held(TAG), 0, "below the line");
+        assert_eq!(store.tables.session_count(TAG), 0, "older than the cutoff");
     }
 
     #[test]
-    fn a_line_outlives_every_session_that_it_ends_and_then_goes() {
+    fn a_cutoff_is_kept_longer_than_any_session_it_revokes() {
         let clock = Clock::manual(UnixMillis(1_000));
-        let store = Memory::new(clock.clone());
+        let store = MemoryStore::new(clock.clone());
         store.revoke_user(&TAG, UnixMillis(1_000), None);
-        clock.advance(LINE_KEPT);
+        clock.advance(CUTOFF_RETENTION);
         sweep_all(&store);
-        assert_eq!(store.tables.facts(TAG).line.at, UnixMillis(1_000));
+        assert_eq!(store.tables.user_state(TAG).cutoff.at, UnixMillis(1_000));
         clock.advance(Duration::from_secs(1));
         sweep_all(&store);
         assert!(lock(&store.tables.shards[3]).is_empty());
     }
 
     #[test]
-    fn one_user_cannot_fill_the_store() {
-        let store = Memory::new(Clock::manual(UnixMillis(0)));
+    fn a_user_at_the_session_limit_cannot_create_another() {
+        let store = MemoryStore::new(Clock::manual(UnixMillis(0)));
         let later = UnixMillis(u64::MAX);
         for id in 0..10_000 {
             store.create(&key(id), b"a", UnixMillis(1), later).expect("room");

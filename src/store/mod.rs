@@ -1,30 +1,30 @@
-//! Where session records live. A store loads and compares-and-swaps; it judges nothing.
+//! Storage of session records. A store loads, compares and swaps; it makes no decisions.
 //!
-//! Three answers are never mixed: *absent* is a value ([`Slot::Absent`]), *unavailable* is an error
-//! ([`Unavailable`], answered with 503 and an untouched cookie), *refused* is for
+//! Three outcomes are never mixed: *absent* is a value ([`Slot::Absent`]), *unavailable* is an
+//! error ([`Unavailable`], answered with 503 and an unchanged cookie), and *refused* is a result of
 //! [`crate::session::decide()`].
 //!
-//! Times to live are housekeeping, never the judge: a store forgets a session only some time after
-//! `forget_at`, and never a tombstone before it. `forget_at` must not lie before the session's absolute
-//! end: a touch does not prolong the record.
+//! Expiry in the store is only housekeeping and decides nothing. A store removes a session some
+//! time after `retain_until`, and never a tombstone before it. `retain_until` must not precede the
+//! absolute timeout, because a touch does not extend it.
 //!
-//! | store | for | durable when acknowledged |
+//! | store | use | durable when acknowledged |
 //! | --- | --- | --- |
 //! | [`Store::Memory`] | tests, the demo | no |
-//! | [`Store::Embedded`] | one machine | yes, but for touches (200 ms) |
-//! | [`Store::Redis`] | several gateways | as Redis is configured |
+//! | [`Store::Embedded`] | one machine | yes, except touches (200 ms) |
+//! | [`Store::Redis`] | several gateways | as configured in Redis |
 //!
-//! An operation whose answer is `Unavailable` may or may not have happened. All of them can be called
-//! again: none does harm twice.
+//! An operation that returns `Unavailable` may have been applied. Every operation can be repeated
+//! without harm.
 
 mod cache;
-mod distributed;
+mod redis_store;
 mod embedded;
-// For fuzzing and the replay of what it found; nothing else outside builds on it.
+// Public for fuzzing and its regression tests only.
 #[doc(hidden)]
 pub mod entry;
-mod follow;
-mod journal;
+mod invalidation;
+mod revocation_log;
 mod memory;
 mod redis;
 
@@ -35,128 +35,130 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
-pub use self::cache::{CacheFigures, Cleared};
-pub use self::distributed::{Distributed, DistributedFigures};
-pub use self::embedded::Embedded;
-pub use self::memory::Memory;
+pub use self::cache::{CacheStats, FlushCause};
+pub use self::redis_store::{RedisStore, RedisStats};
+pub use self::embedded::EmbeddedStore;
+pub use self::memory::MemoryStore;
 pub use self::redis::{Advice, RedisSettings};
 use crate::clock::{Clock, UnixMillis};
-use crate::session::{EndReason, NotBefore, SessionId, SessionKey, UserTag};
+use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
 
-/// Most sessions in a listing of one user, the newest first.
-pub const LISTED_MOST: usize = 1_000;
+/// Maximum sessions in the listing of one user.
+pub const MAX_LISTED: usize = 1_000;
 
-/// A store. A clone is another handle on the same one.
+/// A store. Clones are handles to the same store.
 #[derive(Clone, Debug)]
 pub enum Store {
-    /// This process' memory.
-    Memory(Arc<Memory>),
-    /// One file on this machine, read from memory.
-    Embedded(Arc<Embedded>),
+    /// Process memory.
+    Memory(Arc<MemoryStore>),
+    /// One file on this machine. Reads are served from memory.
+    Embedded(Arc<EmbeddedStore>),
     /// A Redis or Valkey shared by several gateways.
-    Redis(Distributed),
+    Redis(RedisStore),
 }
 
-/// What lies under a session's key.
+/// The value under a session key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Slot {
-    /// Nothing: never written here, or forgotten.
+    /// Nothing: never written, or removed after `retain_until`.
     Absent,
-    /// A sealed record. `revision` rises by one with each commit; the first is 1.
+    /// A sealed record. `revision` starts at 1 and increases by one with each commit.
     Live { revision: u64, sealed: Bytes },
-    /// A tombstone: the session ended and no commit can bring it back.
+    /// A tombstone. No commit can revive the session.
     Ended { reason: EndReason, at: UnixMillis },
 }
 
-/// One load: the slot, and what stands beside it in the same Redis slot.
+/// The result of a load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
     pub slot: Slot,
-    /// The last touch, zero when there was none.
+    /// The last touch; zero if there was none.
     pub touched: UnixMillis,
-    /// The user's "log out everywhere" line.
-    pub not_before: NotBefore,
+    /// The user's revocation cutoff.
+    pub user_cutoff: RevocationCutoff,
 }
 
-/// What became of a compare-and-swap.
+/// The result of a compare-and-swap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Commit {
+pub enum CommitOutcome {
     Swapped,
-    /// Somebody else was first, or the session ended: load and decide again.
-    Lost,
+    /// Another write was first, or the session ended. Load and decide again.
+    Conflict,
 }
 
-/// How sure it is that a write outlives its server.
+/// Durability of an acknowledged write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// It ends with the process: [`Store::Memory`].
+    /// Lost when the process ends ([`Store::Memory`]).
     InMemory,
     /// On this machine's disk.
     OnDisk,
-    /// As Redis is configured; no replica was waited for.
-    Unasked,
-    /// `got` replicas said in time that they have it. With fewer than `asked` a failover may lose it.
-    Replicated { asked: u32, got: u32 },
+    /// As configured in Redis, without waiting for replicas.
+    NotRequested,
+    /// `acknowledged` replicas confirmed the write in time. With fewer than `requested`, a failover
+    /// may lose it.
+    Replicated { requested: u32, acknowledged: u32 },
 }
 
 impl Durability {
-    /// Whether it outlives its server; `None` where nobody asked.
+    /// Reports whether the write survives the loss of its server; `None` if no replica was waited
+    /// for.
     pub fn is_durable(self) -> Option<bool> {
         match self {
             Durability::InMemory => Some(false),
             Durability::OnDisk => Some(true),
-            Durability::Unasked => None,
-            Durability::Replicated { asked, got } => Some(got >= asked),
+            Durability::NotRequested => None,
+            Durability::Replicated { requested, acknowledged } => Some(acknowledged >= requested),
         }
     }
 }
 
-/// A line that was drawn.
+/// A revocation that was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Drawn<L> {
-    pub line: L,
+pub struct Revoked<L> {
+    pub cutoff: L,
     pub durability: Durability,
 }
 
 /// A session in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct SessionListing {
     pub key: SessionKey,
     pub revision: u64,
     pub sealed: Bytes,
     pub touched: UnixMillis,
 }
 
-/// Something in the store changed, here or at another gateway: what was known of it may be over.
+/// A change in the store, made here or by another gateway. Data loaded before it may be outdated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// A session was renewed, or ended.
+pub enum StoreChange {
+    /// A session was rotated or ended.
     Session(SessionKey),
-    /// A user's line moved.
-    User(UserTag),
-    /// The line of all users moved.
-    Everyone,
-    /// Nobody knows what: changes were missed, or the store was emptied.
-    All,
+    /// A user's cutoff moved.
+    UserCutoff(UserTag),
+    /// The global cutoff moved.
+    GlobalCutoff,
+    /// Changes were missed, or the store was emptied: everything may have changed.
+    Everything,
 }
 
-/// The store did not answer, or not in time. Nothing is known; nothing may be concluded.
+/// The store did not respond in time. The caller must not conclude anything.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the session store is unavailable: {0}")]
 pub struct Unavailable(pub String);
 
-/// Why a store cannot be built. Shown to the operator at start.
+/// Reason a store cannot be opened, for the operator at startup.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("the store's directory {}: {error}", path.display())]
     Directory { path: PathBuf, error: std::io::Error },
     #[error(
-        "{} is in use by another doorward; give each its own directory, or share a Redis",
+        "{} is in use by another doorward process; give each its own directory, or use Redis",
         path.display()
     )]
     InUse { path: PathBuf },
     #[error(
-        "{} was written by another version of doorward (schema {found}); start that version, or remove the file, which ends all sessions",
+        "{} was written by another version of doorward (schema {found}); start that version, or delete the file, which ends all sessions",
         path.display()
     )]
     Schema { path: PathBuf, found: u64 },
@@ -168,33 +170,34 @@ pub enum OpenError {
     Redis(String),
 }
 
-/// What goes over the network is boxed: its space would lie in the future of each request, and be moved
-/// with it, where nothing ever goes over a network.
+/// Futures of network operations are boxed. Otherwise they would enlarge the future of every
+/// request, also where the store is local.
 impl Store {
-    /// A store that ends with the process.
+    /// Creates a store in process memory.
     pub fn memory(clock: Clock) -> Store {
-        Store::Memory(Arc::new(Memory::new(clock)))
+        Store::Memory(Arc::new(MemoryStore::new(clock)))
     }
 
-    /// Opens or makes `directory/sessions.redb` and reads it. Blocks; call it at start.
+    /// Opens or creates `directory/sessions.redb` and reads it. Blocks; call it at startup.
     ///
     /// # Errors
-    /// When the directory cannot be made or used, another process has it open, or the file is not ours.
+    /// If the directory cannot be created or used, another process has it open, or the file is not
+    /// a session store.
     pub fn embedded(directory: &Path, clock: Clock) -> Result<Store, OpenError> {
-        Ok(Store::Embedded(Arc::new(Embedded::open(directory, clock)?)))
+        Ok(Store::Embedded(Arc::new(EmbeddedStore::open(directory, clock)?)))
     }
 
-    /// A store on Redis or Valkey. Connects only when first asked, so that the gateway starts while
+    /// Creates a store on Redis or Valkey. The first command connects, so a gateway can start while
     /// Redis is down.
     ///
     /// # Errors
-    /// When the URL or a certificate file is wrong.
+    /// If the URL or a certificate file is invalid.
     pub fn redis(settings: &RedisSettings) -> Result<Store, OpenError> {
-        Ok(Store::Redis(Distributed::new(settings)?))
+        Ok(Store::Redis(RedisStore::new(settings)?))
     }
 
-    /// A handle for one worker: on Redis with a connection of its own, which lives in the runtime that
-    /// first uses it. Clones of a handle share its connection.
+    /// Returns a handle for one worker. On Redis it has its own connection, which belongs to the
+    /// runtime that first uses it. Clones share the connection.
     pub fn for_worker(&self) -> Store {
         match self {
             Store::Memory(_) | Store::Embedded(_) => self.clone(),
@@ -202,53 +205,53 @@ impl Store {
         }
     }
 
-    /// What this gateway knows of a session without asking: all of it, and at most three seconds old. It
-    /// may admit. To refuse, to end or to write, [`Store::load`] first: activity at another gateway is
-    /// not known here.
-    pub fn known(&self, key: &SessionKey) -> Option<Loaded> {
+    /// Returns a session from the cache: complete, and at most three seconds old. It may admit. To
+    /// reject, end or write, call [`Store::load`] first, because activity at other gateways is not
+    /// cached here.
+    pub fn cached(&self, key: &SessionKey) -> Option<Loaded> {
         match self {
-            // Asking costs nothing.
+            // A load is a memory access.
             Store::Memory(_) | Store::Embedded(_) => None,
-            Store::Redis(redis) => redis.known(key),
+            Store::Redis(redis) => redis.cached(key),
         }
     }
 
-    /// Follows what changes in the store, for ever: until it does, nothing is [known](Store::known) and
-    /// no [change](Store::changes) is told. Stores of one process return at once.
-    pub async fn follow(&self) {
+    /// Receives changes from the store; it never returns on Redis. Until it runs, [`Store::cached`]
+    /// returns nothing and [`Store::subscribe`] receives nothing. Returns at once for other stores.
+    pub async fn run_invalidation(&self) {
         match self {
             Store::Memory(_) | Store::Embedded(_) => {}
-            Store::Redis(redis) => redis.follow().await,
+            Store::Redis(redis) => redis.run_invalidation().await,
         }
     }
 
-    /// What changes from here on, whoever changed it, this gateway too; `None` where nobody else can.
-    /// A listener that falls behind has to look at everything, as after [`Change::All`].
-    pub fn changes(&self) -> Option<broadcast::Receiver<Change>> {
+    /// Subscribes to all changes from now on, including those of this gateway. Returns `None` if no
+    /// other process can change the store. A receiver that lags must recheck everything, as after
+    /// [`StoreChange::Everything`].
+    pub fn subscribe(&self) -> Option<broadcast::Receiver<StoreChange>> {
         match self {
             Store::Memory(_) | Store::Embedded(_) => None,
-            Store::Redis(redis) => Some(redis.changes()),
+            Store::Redis(redis) => Some(redis.subscribe()),
         }
     }
 
-    /// What the store of several gateways did since the start.
-    pub fn figures(&self) -> Option<DistributedFigures> {
+    /// Returns the statistics of Redis since the start.
+    pub fn stats(&self) -> Option<RedisStats> {
         match self {
             Store::Memory(_) | Store::Embedded(_) => None,
-            Store::Redis(redis) => Some(redis.figures()),
+            Store::Redis(redis) => Some(redis.stats()),
         }
     }
 
-    /// How long several questions may take together that follow one from the other; no limit where asking
-    /// takes no time.
-    pub fn patience(&self) -> Option<Duration> {
+    /// Returns the maximum total time of several dependent commands; `None` for local stores.
+    pub fn request_deadline(&self) -> Option<Duration> {
         match self {
             Store::Memory(_) | Store::Embedded(_) => None,
-            Store::Redis(redis) => Some(redis.patience()),
+            Store::Redis(redis) => Some(redis.request_deadline()),
         }
     }
 
-    /// What stands under `key`, and beside it.
+    /// Loads a session with its last touch and its user's cutoff.
     pub async fn load(&self, key: &SessionKey) -> Result<Loaded, Unavailable> {
         match self {
             Store::Memory(memory) => Ok(memory.tables().load(key)),
@@ -257,50 +260,50 @@ impl Store {
         }
     }
 
-    /// Writes a new session as revision 1 and into its user's index.
+    /// Creates a session with revision 1 and adds it to the user's index.
     ///
     /// # Errors
-    /// Also when the id is taken, or the user has 10,000 sessions.
+    /// Also if the ID is taken, or the user has 10,000 sessions.
     pub async fn create(
         &self,
         key: &SessionKey,
         sealed: &[u8],
         created: UnixMillis,
-        forget_at: UnixMillis,
+        retain_until: UnixMillis,
     ) -> Result<Durability, Unavailable> {
         match self {
             Store::Memory(memory) => {
-                memory.create(key, sealed, created, forget_at).map(|()| Durability::InMemory)
+                memory.create(key, sealed, created, retain_until).map(|()| Durability::InMemory)
             }
             Store::Embedded(embedded) => {
-                let created = embedded.create(key, sealed, created, forget_at).await;
+                let created = embedded.create(key, sealed, created, retain_until).await;
                 created.map(|()| Durability::OnDisk)
             }
-            Store::Redis(redis) => Box::pin(redis.create(key, sealed, created, forget_at)).await,
+            Store::Redis(redis) => Box::pin(redis.create(key, sealed, created, retain_until)).await,
         }
     }
 
-    /// Replaces the record if it still is of revision `expected`.
+    /// Replaces the record if its revision is `expected`.
     pub async fn commit(
         &self,
         key: &SessionKey,
         expected: u64,
         sealed: &[u8],
-        forget_at: UnixMillis,
-    ) -> Result<Commit, Unavailable> {
+        retain_until: UnixMillis,
+    ) -> Result<CommitOutcome, Unavailable> {
         match self {
-            Store::Memory(memory) => Ok(memory.commit(key, expected, sealed, forget_at)),
-            Store::Embedded(embedded) => embedded.commit(key, expected, sealed, forget_at).await,
-            Store::Redis(redis) => Box::pin(redis.commit(key, expected, sealed, forget_at)).await,
+            Store::Memory(memory) => Ok(memory.commit(key, expected, sealed, retain_until)),
+            Store::Embedded(embedded) => embedded.commit(key, expected, sealed, retain_until).await,
+            Store::Redis(redis) => Box::pin(redis.commit(key, expected, sealed, retain_until)).await,
         }
     }
 
-    /// Notes activity. Never moves back, never creates or revives a session.
+    /// Records activity. Never moves back, and never creates or revives a session.
     pub async fn touch(
         &self,
         key: &SessionKey,
         at: UnixMillis,
-        forget_at: UnixMillis,
+        retain_until: UnixMillis,
     ) -> Result<(), Unavailable> {
         match self {
             Store::Memory(memory) => {
@@ -311,165 +314,166 @@ impl Store {
                 embedded.touch(key, at);
                 Ok(())
             }
-            Store::Redis(redis) => Box::pin(redis.touch(key, at, forget_at)).await,
+            Store::Redis(redis) => Box::pin(redis.touch(key, at, retain_until)).await,
         }
     }
 
-    /// Ends the session for good, whether it stands here or not: after a failover it may come back. The
-    /// first reason stays.
+    /// Ends the session permanently. A missing session gets a tombstone too, because a failover may
+    /// bring it back. The first reason stays.
     pub async fn end(
         &self,
         key: &SessionKey,
         reason: EndReason,
         at: UnixMillis,
-        forget_at: UnixMillis,
+        retain_until: UnixMillis,
     ) -> Result<Durability, Unavailable> {
         match self {
             Store::Memory(memory) => {
-                memory.end(key, reason, at, forget_at);
+                memory.end(key, reason, at, retain_until);
                 Ok(Durability::InMemory)
             }
             Store::Embedded(embedded) => {
-                embedded.end(key, reason, at, forget_at).await.map(|()| Durability::OnDisk)
+                embedded.end(key, reason, at, retain_until).await.map(|()| Durability::OnDisk)
             }
-            Store::Redis(redis) => Box::pin(redis.end(key, reason, at, forget_at)).await,
+            Store::Redis(redis) => Box::pin(redis.end(key, reason, at, retain_until)).await,
         }
     }
 
-    /// Draws the user's line behind every session begun until now, but `except`. One atomic write.
+    /// Advances the user's cutoff past every session created so far, except `except`. One atomic
+    /// write.
     ///
-    /// The line lies at `now`, at the line before it, or at the greatest `created` ever indexed for the
-    /// user, whichever is last: a gateway whose clock is behind still ends the sessions begun by one
-    /// whose clock is ahead.
+    /// The new cutoff is the latest of `now`, the previous cutoff and the greatest `created` of the
+    /// user. A gateway with a slow clock therefore also revokes sessions created by one with a fast
+    /// clock.
     pub async fn revoke_user(
         &self,
         tag: &UserTag,
         now: UnixMillis,
         except: Option<SessionId>,
-    ) -> Result<Drawn<NotBefore>, Unavailable> {
-        let (line, durability) = match self {
+    ) -> Result<Revoked<RevocationCutoff>, Unavailable> {
+        let (cutoff, durability) = match self {
             Store::Memory(memory) => (memory.revoke_user(tag, now, except), Durability::InMemory),
             Store::Embedded(embedded) => {
                 (embedded.revoke_user(*tag, now, except).await?, Durability::OnDisk)
             }
             Store::Redis(redis) => redis.revoke_user(tag, now, except).await?,
         };
-        Ok(Drawn { line, durability })
+        Ok(Revoked { cutoff, durability })
     }
 
-    /// The user's line. A login begins its session at least 1 ms behind it.
-    pub async fn not_before(&self, tag: &UserTag) -> Result<NotBefore, Unavailable> {
+    /// Returns the user's cutoff. A new login must be created at least 1 ms after it.
+    pub async fn user_cutoff(&self, tag: &UserTag) -> Result<RevocationCutoff, Unavailable> {
         match self {
-            Store::Memory(memory) => Ok(memory.tables().facts(*tag).line),
-            Store::Embedded(embedded) => Ok(embedded.tables().facts(*tag).line),
-            Store::Redis(redis) => Box::pin(redis.not_before(tag)).await,
+            Store::Memory(memory) => Ok(memory.tables().user_state(*tag).cutoff),
+            Store::Embedded(embedded) => Ok(embedded.tables().user_state(*tag).cutoff),
+            Store::Redis(redis) => Box::pin(redis.user_cutoff(tag)).await,
         }
     }
 
-    /// What is kept of the user beyond his sessions, as [`Store::swap_memo`] was given it. Whatever
-    /// somebody else wrote there comes back too, cut.
-    pub async fn memo(&self, tag: &UserTag) -> Result<Option<Bytes>, Unavailable> {
-        let sealed = |memo: entry::Memo| memo.sealed;
+    /// Returns the user's sealed history as [`Store::swap_user_history`] wrote it. Foreign data is
+    /// returned too, truncated.
+    pub async fn user_history(&self, tag: &UserTag) -> Result<Option<Bytes>, Unavailable> {
+        let sealed = |user_history: entry::StoredHistory| user_history.sealed;
         match self {
-            Store::Memory(memory) => Ok(memory.tables().memo(*tag).map(sealed)),
-            Store::Embedded(embedded) => Ok(embedded.tables().memo(*tag).map(sealed)),
-            Store::Redis(redis) => Box::pin(redis.memo(tag)).await,
+            Store::Memory(memory) => Ok(memory.tables().user_history(*tag).map(sealed)),
+            Store::Embedded(embedded) => Ok(embedded.tables().user_history(*tag).map(sealed)),
+            Store::Redis(redis) => Box::pin(redis.user_history(tag)).await,
         }
     }
 
-    /// Replaces the user's memo if it still is what [`Store::memo`] said, nothing where nothing stands.
-    /// No two memos may be of the same bytes.
+    /// Replaces the user's history if it still is `expected`; `None` expects no history. Two
+    /// histories must never have the same bytes.
     ///
     /// # Errors
-    /// Also when `sealed` is empty or longer than 16 KiB.
-    pub async fn swap_memo(
+    /// Also if `sealed` is empty or longer than 16 KiB.
+    pub async fn swap_user_history(
         &self,
         tag: &UserTag,
         expected: Option<&[u8]>,
         sealed: &[u8],
-        forget_at: UnixMillis,
-    ) -> Result<Commit, Unavailable> {
-        if sealed.is_empty() || sealed.len() > entry::MEMO_LIMIT {
-            return Err(Unavailable(format!("a memo of {} bytes is not kept", sealed.len())));
+        retain_until: UnixMillis,
+    ) -> Result<CommitOutcome, Unavailable> {
+        if sealed.is_empty() || sealed.len() > entry::MAX_HISTORY_BYTES {
+            return Err(Unavailable(format!("a user history of {} bytes cannot be stored", sealed.len())));
         }
         let expected = expected.unwrap_or_default();
         match self {
-            Store::Memory(memory) => Ok(memory.swap_memo(tag, expected, sealed, forget_at)),
+            Store::Memory(memory) => Ok(memory.swap_user_history(tag, expected, sealed, retain_until)),
             Store::Embedded(embedded) => {
-                embedded.swap_memo(*tag, expected, sealed, forget_at).await
+                embedded.swap_user_history(*tag, expected, sealed, retain_until).await
             }
             Store::Redis(redis) => {
-                Box::pin(redis.swap_memo(tag, expected, sealed, forget_at)).await
+                Box::pin(redis.swap_user_history(tag, expected, sealed, retain_until)).await
             }
         }
     }
 
-    /// Draws the line of all users behind every session begun until now; it never moves back. As a
-    /// user's line it passes the sessions of gateways whose clocks are ahead.
-    pub async fn revoke_everyone(&self, now: UnixMillis) -> Result<Drawn<UnixMillis>, Unavailable> {
-        let (line, durability) = match self {
-            Store::Memory(memory) => (memory.revoke_everyone(now), Durability::InMemory),
-            Store::Embedded(embedded) => (embedded.revoke_everyone(now).await?, Durability::OnDisk),
-            Store::Redis(redis) => redis.revoke_everyone(now).await?,
+    /// Advances the global cutoff past every session created so far; it never moves back. As with a
+    /// user's cutoff, this includes sessions from gateways with fast clocks.
+    pub async fn revoke_all_users(&self, now: UnixMillis) -> Result<Revoked<UnixMillis>, Unavailable> {
+        let (cutoff, durability) = match self {
+            Store::Memory(memory) => (memory.revoke_all_users(now), Durability::InMemory),
+            Store::Embedded(embedded) => (embedded.revoke_all_users(now).await?, Durability::OnDisk),
+            Store::Redis(redis) => redis.revoke_all_users(now).await?,
         };
-        Ok(Drawn { line, durability })
+        Ok(Revoked { cutoff, durability })
     }
 
-    /// Draws a line of all users that was drawn before and that the store has lost. It ends what it ended
-    /// then and nothing since.
-    pub async fn restore_everyone(&self, line: UnixMillis) -> Result<(), Unavailable> {
+    /// Restores a global cutoff that the store has lost. It revokes the same sessions as before and
+    /// no newer ones.
+    pub async fn restore_global_cutoff(&self, cutoff: UnixMillis) -> Result<(), Unavailable> {
         match self {
             Store::Memory(memory) => {
-                memory.tables().raise_everyone(line);
+                memory.tables().advance_global_cutoff(cutoff);
                 Ok(())
             }
-            Store::Embedded(embedded) => embedded.restore_everyone(line).await,
-            Store::Redis(redis) => redis.restore_everyone(line).await,
+            Store::Embedded(embedded) => embedded.restore_global_cutoff(cutoff).await,
+            Store::Redis(redis) => redis.restore_global_cutoff(cutoff).await,
         }
     }
 
-    /// The line of all users, zero when there is none.
-    pub async fn everyone_line(&self) -> Result<UnixMillis, Unavailable> {
+    /// Returns the global cutoff; zero if there is none.
+    pub async fn global_cutoff(&self) -> Result<UnixMillis, Unavailable> {
         match self {
-            Store::Memory(memory) => Ok(memory.tables().everyone()),
-            Store::Embedded(embedded) => Ok(embedded.tables().everyone()),
-            Store::Redis(redis) => Box::pin(redis.everyone_line()).await,
+            Store::Memory(memory) => Ok(memory.tables().global_cutoff()),
+            Store::Embedded(embedded) => Ok(embedded.tables().global_cutoff()),
+            Store::Redis(redis) => Box::pin(redis.global_cutoff()).await,
         }
     }
 
-    /// The user's live sessions that his line leaves, the newest first, at most [`LISTED_MOST`]. Whether
-    /// one of them is over by time or by the line of all users is for the caller.
-    pub async fn sessions_of(&self, tag: &UserTag) -> Result<Vec<Listed>, Unavailable> {
+    /// Lists the user's live sessions that their cutoff does not revoke, newest first, at most
+    /// [`MAX_LISTED`]. The caller applies timeouts and the global cutoff.
+    pub async fn list_user(&self, tag: &UserTag) -> Result<Vec<SessionListing>, Unavailable> {
         match self {
-            Store::Memory(memory) => Ok(memory.tables().sessions_of(*tag)),
-            Store::Embedded(embedded) => Ok(embedded.tables().sessions_of(*tag)),
-            Store::Redis(redis) => redis.sessions_of(tag).await,
+            Store::Memory(memory) => Ok(memory.tables().list_user(*tag)),
+            Store::Embedded(embedded) => Ok(embedded.tables().list_user(*tag)),
+            Store::Redis(redis) => redis.list_user(tag).await,
         }
     }
 
-    /// Live sessions of all users as [`Store::sessions_of`] shows them, at most `limit`. Walks the whole
-    /// store: for an operator's question, not for requests.
-    pub async fn all(&self, limit: usize) -> Result<Vec<Listed>, Unavailable> {
+    /// Lists live sessions of all users, at most `limit`. Scans the whole store: for operators, not
+    /// for requests.
+    pub async fn list_all(&self, limit: usize) -> Result<Vec<SessionListing>, Unavailable> {
         match self {
-            Store::Memory(memory) => Ok(memory.tables().all(limit)),
-            Store::Embedded(embedded) => Ok(embedded.tables().all(limit)),
-            Store::Redis(redis) => redis.all(limit).await,
+            Store::Memory(memory) => Ok(memory.tables().list_all(limit)),
+            Store::Embedded(embedded) => Ok(embedded.tables().list_all(limit)),
+            Store::Redis(redis) => redis.list_all(limit).await,
         }
     }
 
-    /// The session of such an id, live or not, if there is one. Walks the whole store, by names alone.
-    pub async fn find(
+    /// Finds a session by ID, live or ended. Scans the keys of the whole store.
+    pub async fn find_session(
         &self,
         is_it: impl Fn(&SessionId) -> bool + Send + Sync,
     ) -> Result<Option<SessionKey>, Unavailable> {
         match self {
-            Store::Memory(memory) => Ok(memory.tables().find(is_it)),
-            Store::Embedded(embedded) => Ok(embedded.tables().find(is_it)),
-            Store::Redis(redis) => redis.find(is_it).await,
+            Store::Memory(memory) => Ok(memory.tables().find_session(is_it)),
+            Store::Embedded(embedded) => Ok(embedded.tables().find_session(is_it)),
+            Store::Redis(redis) => redis.find_session(is_it).await,
         }
     }
 
-    /// Whether the store would take a write or answer a read now.
+    /// Checks that the store accepts writes and answers reads.
     pub async fn ping(&self) -> Result<(), Unavailable> {
         match self {
             Store::Memory(_) => Ok(()),
@@ -478,7 +482,7 @@ impl Store {
         }
     }
 
-    /// Drops some of what nobody can still ask for; call it every second or so. Redis does it itself.
+    /// Removes some expired entries. Call it about once a second. Redis expires keys itself.
     pub fn sweep(&self) {
         match self {
             Store::Memory(memory) => memory.sweep(),
@@ -487,7 +491,7 @@ impl Store {
         }
     }
 
-    /// Waits until all that was written, touches too, is durable.
+    /// Waits until all writes, including touches, are durable.
     pub async fn flush(&self) -> Result<(), Unavailable> {
         match self {
             Store::Memory(_) | Store::Redis(_) => Ok(()),
@@ -495,7 +499,7 @@ impl Store {
         }
     }
 
-    /// Flushes and lets go of the file. Reads still answer; writes are unavailable from here on.
+    /// Flushes and closes the file. Reads still work; later writes are unavailable.
     pub async fn close(&self) -> Result<(), Unavailable> {
         match self {
             Store::Memory(_) | Store::Redis(_) => Ok(()),
@@ -503,7 +507,7 @@ impl Store {
         }
     }
 
-    /// Round trips to Redis since the start, by all workers.
+    /// Returns the round trips to Redis since the start, of all workers.
     pub fn round_trips(&self) -> u64 {
         match self {
             Store::Memory(_) | Store::Embedded(_) => 0,

@@ -1,216 +1,215 @@
-//! Session events: what happened, to whom, from where, and what to do.
+//! Session events and the context that they are logged with.
 
 use std::net::IpAddr;
 
 use tracing::{error, info, warn};
 
-use crate::risk::{Locality, Report};
-use crate::session::{ClientContext, EndReason, Fingerprint, SessionId};
+use crate::risk::{GeoInfo, RiskReport};
+use crate::session::{ClientContext, EndReason, TlsFingerprint, SessionId};
 
-/// Something that happened to a session. Each makes one line with the target `session`.
+/// A session event. Each is one log entry with the target `session`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionEvent {
     Login,
-    /// A login from where its user was not seen before.
-    LoginNewPlace,
-    LoginRefused,
+    /// A login from a location that is new for the user.
+    LoginNewLocation,
+    LoginFailed,
     LoginThrottled,
-    Renewed,
-    /// Used from a new place that speaks against it.
-    Moved,
+    TokenRotated,
+    /// A request from a new location with a risk score that is worth an entry.
+    LocationChanged,
     Ended(EndReason),
     Theft,
-    /// A cookie that we did not make, or that was damaged.
-    Forged,
+    /// A session cookie whose MAC is wrong: forged or damaged.
+    TokenInvalid,
     Refused(&'static str),
-    /// A record that does not open: somebody wrote to the store.
-    Poisoned,
-    /// The store knows less than a client: it lost writes.
-    StoreWentBack,
-    /// The store has an older copy of something than this gateway has seen.
+    /// A session record that cannot be decrypted.
+    Undecryptable,
+    /// A token with a newer generation than its session record: the store lost writes.
+    GenerationAhead,
+    /// The store returned an older record than this gateway has read before.
     RolledBack,
-    /// Activity that lies in the future.
-    TouchedAhead,
-    /// An operator had forgotten what was remembered of a user.
-    Forgotten,
+    /// The last activity of a session is in the future.
+    ActivityInFuture,
+    /// An operator deleted the history of a user.
+    HistoryDeleted,
 }
 
-/// Who an event is about. Empty where unknown.
+/// The user, session and client of an event. Empty if unknown.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct About<'a> {
+pub struct EventContext<'a> {
     pub user: &'a str,
     pub session: Option<SessionId>,
     pub client: Option<IpAddr>,
-    /// The User-Agent as a session keeps it: short and printable.
+    /// The User-Agent as in a session record: truncated and printable.
     pub agent: &'a str,
-    /// The language that the client asks for first.
+    /// The first language in Accept-Language.
     pub language: &'a str,
-    /// Of the client's TLS handshake.
-    pub fingerprint: Option<Fingerprint>,
-    /// The other party, where there are two: in a theft, who showed the token that was current.
-    pub other: Option<&'a ClientContext>,
-    /// What speaks against the new place of a session.
-    pub moved: Option<Moved<'a>>,
+    pub fingerprint: Option<TlsFingerprint>,
+    /// The client that the event compares with. In a theft, the client that used the current token.
+    pub other_client: Option<&'a ClientContext>,
+    /// The risk assessment of a new location.
+    pub risk: Option<RiskContext<'a>>,
 }
 
-/// Signals, and whether their answer was given or would have been.
+/// A risk assessment, and whether its action was taken.
 #[derive(Clone, Copy, Debug)]
-pub struct Moved<'a> {
-    pub report: &'a Report,
+pub struct RiskContext<'a> {
+    pub report: &'a RiskReport,
     pub enforced: bool,
-    /// What is known of the client's address, and of the other party's.
-    pub here: Locality,
-    pub other: Locality,
+    pub location: GeoInfo,
+    /// The location of [`EventContext::other_client`].
+    pub other_location: GeoInfo,
 }
 
 impl SessionEvent {
-    /// The word in the `event` field.
-    pub fn word(self) -> &'static str {
+    /// Returns the value of the `event` field.
+    pub fn as_str(self) -> &'static str {
         match self {
             SessionEvent::Login => "session.login",
-            SessionEvent::LoginNewPlace => "session.login-new-place",
-            SessionEvent::LoginRefused => "session.login-refused",
+            SessionEvent::LoginNewLocation => "session.login-new-location",
+            SessionEvent::LoginFailed => "session.login-failed",
             SessionEvent::LoginThrottled => "session.login-throttled",
-            SessionEvent::Renewed => "session.renewed",
-            SessionEvent::Moved => "session.moved",
+            SessionEvent::TokenRotated => "session.token-rotated",
+            SessionEvent::LocationChanged => "session.location-changed",
             SessionEvent::Ended(_) => "session.ended",
             SessionEvent::Theft => "session.theft",
-            SessionEvent::Forged => "session.forged",
+            SessionEvent::TokenInvalid => "session.token-invalid",
             SessionEvent::Refused(_) => "session.refused",
-            SessionEvent::Poisoned => "session.poisoned",
-            SessionEvent::StoreWentBack => "session.store-went-back",
+            SessionEvent::Undecryptable => "session.undecryptable",
+            SessionEvent::GenerationAhead => "session.generation-ahead",
             SessionEvent::RolledBack => "session.rolled-back",
-            SessionEvent::TouchedAhead => "session.touched-ahead",
-            SessionEvent::Forgotten => "user.forgotten",
+            SessionEvent::ActivityInFuture => "session.activity-in-future",
+            SessionEvent::HistoryDeleted => "user.history-deleted",
         }
     }
 
-    /// Whether it stands in the audit log too: renewals are the ordinary course and would fill it.
+    /// Reports whether the audit log contains the event. Rotations are routine and would fill it.
     pub fn is_audited(self) -> bool {
-        self != SessionEvent::Renewed
+        self != SessionEvent::TokenRotated
     }
 
-    /// Whether somebody without a session can make it happen as often as he likes.
-    pub(super) fn is_by_strangers(self) -> bool {
+    /// Reports whether a client without a session can cause the event at any rate.
+    pub(super) fn is_unauthenticated(self) -> bool {
         match self {
-            SessionEvent::LoginRefused
+            SessionEvent::LoginFailed
             | SessionEvent::LoginThrottled
-            | SessionEvent::Forged
+            | SessionEvent::TokenInvalid
             | SessionEvent::Refused(_) => true,
             SessionEvent::Login
-            | SessionEvent::LoginNewPlace
-            | SessionEvent::Renewed
-            | SessionEvent::Moved
+            | SessionEvent::LoginNewLocation
+            | SessionEvent::TokenRotated
+            | SessionEvent::LocationChanged
             | SessionEvent::Ended(_)
             | SessionEvent::Theft
-            | SessionEvent::Poisoned
-            | SessionEvent::StoreWentBack
+            | SessionEvent::Undecryptable
+            | SessionEvent::GenerationAhead
             | SessionEvent::RolledBack
-            | SessionEvent::TouchedAhead
-            | SessionEvent::Forgotten => false,
+            | SessionEvent::ActivityInFuture
+            | SessionEvent::HistoryDeleted => false,
         }
     }
 
-    /// Whether who holds one token can make it happen with every request.
+    /// Reports whether one token can cause the event with every request.
     pub(super) fn is_repeatable(self) -> bool {
         match self {
-            SessionEvent::Moved
+            SessionEvent::LocationChanged
             | SessionEvent::Theft
-            | SessionEvent::Poisoned
-            | SessionEvent::StoreWentBack
+            | SessionEvent::Undecryptable
+            | SessionEvent::GenerationAhead
             | SessionEvent::RolledBack
-            | SessionEvent::TouchedAhead
-            | SessionEvent::Forged
+            | SessionEvent::ActivityInFuture
+            | SessionEvent::TokenInvalid
             | SessionEvent::Refused(_) => true,
             SessionEvent::Login
-            | SessionEvent::LoginNewPlace
-            | SessionEvent::LoginRefused
+            | SessionEvent::LoginNewLocation
+            | SessionEvent::LoginFailed
             | SessionEvent::LoginThrottled
-            | SessionEvent::Renewed
+            | SessionEvent::TokenRotated
             | SessionEvent::Ended(_)
-            | SessionEvent::Forgotten => false,
+            | SessionEvent::HistoryDeleted => false,
         }
     }
 
-    /// Whether what somebody wanted happened.
+    /// Returns the `event.outcome` of the audit log: true is `success`.
     pub(super) fn is_success(self) -> bool {
         match self {
             SessionEvent::Login
-            | SessionEvent::LoginNewPlace
-            | SessionEvent::Renewed
-            | SessionEvent::Moved
-            | SessionEvent::Forgotten
+            | SessionEvent::LoginNewLocation
+            | SessionEvent::TokenRotated
+            | SessionEvent::LocationChanged
+            | SessionEvent::HistoryDeleted
             | SessionEvent::Ended(_) => true,
-            SessionEvent::LoginRefused
+            SessionEvent::LoginFailed
             | SessionEvent::LoginThrottled
-            | SessionEvent::Forged
+            | SessionEvent::TokenInvalid
             | SessionEvent::Refused(_)
             | SessionEvent::Theft
-            | SessionEvent::Poisoned
-            | SessionEvent::StoreWentBack
+            | SessionEvent::Undecryptable
+            | SessionEvent::GenerationAhead
             | SessionEvent::RolledBack
-            | SessionEvent::TouchedAhead => false,
+            | SessionEvent::ActivityInFuture => false,
         }
     }
 
     pub(super) fn reason(self) -> Option<&'static str> {
         match self {
-            SessionEvent::Ended(reason) => Some(reason.word()),
+            SessionEvent::Ended(reason) => Some(reason.as_str()),
             SessionEvent::Refused(reason) => Some(reason),
             SessionEvent::Login
-            | SessionEvent::LoginNewPlace
-            | SessionEvent::LoginRefused
+            | SessionEvent::LoginNewLocation
+            | SessionEvent::LoginFailed
             | SessionEvent::LoginThrottled
-            | SessionEvent::Renewed
-            | SessionEvent::Moved
+            | SessionEvent::TokenRotated
+            | SessionEvent::LocationChanged
             | SessionEvent::Theft
-            | SessionEvent::Forged
-            | SessionEvent::Poisoned
-            | SessionEvent::StoreWentBack
+            | SessionEvent::TokenInvalid
+            | SessionEvent::Undecryptable
+            | SessionEvent::GenerationAhead
             | SessionEvent::RolledBack
-            | SessionEvent::TouchedAhead
-            | SessionEvent::Forgotten => None,
+            | SessionEvent::ActivityInFuture
+            | SessionEvent::HistoryDeleted => None,
         }
     }
 
-    /// Writes the line.
-    pub fn log(self, about: About<'_>) {
-        let session = about.session.map(|id| id.handle());
-        let client = about.client.map(|address| address.to_string());
-        let (event, reason) = (self.word(), self.reason());
-        let user = (!about.user.is_empty()).then_some(about.user);
+    /// Logs the event.
+    pub fn log(self, context: EventContext<'_>) {
+        let session = context.session.map(|id| id.handle());
+        let client = context.client.map(|address| address.to_string());
+        let (event, reason) = (self.as_str(), self.reason());
+        let user = (!context.user.is_empty()).then_some(context.user);
         match self {
             SessionEvent::Theft => {
-                warn!(target: "session", event, user, session, client, "an old token was replayed: two parties held this session; tell the user, and look where this address has been");
+                warn!(target: "session", event, user, session, client, "a superseded token was replayed: two clients had this session. Inform the user, and search the logs for this address");
             }
-            SessionEvent::Poisoned => {
-                error!(target: "session", event, user, session, client, "a session record does not open: somebody wrote to the store, or the keys file is another installation's");
+            SessionEvent::Undecryptable => {
+                error!(target: "session", event, user, session, client, "a session record cannot be decrypted: the store was modified, or the keys file belongs to another installation");
             }
-            SessionEvent::StoreWentBack => {
-                error!(target: "session", event, user, session, client, "a token is newer than its record: the store lost writes (failover, restored backup); its owner has to log in again");
+            SessionEvent::GenerationAhead => {
+                error!(target: "session", event, user, session, client, "a token is newer than its session record: the store lost writes (failover, restored backup). The user must log in again");
             }
             SessionEvent::RolledBack => {
-                error!(target: "session", event, user, session, client, "the store has an older copy than was seen here: it lost writes, or somebody put an old one back; the newer one stays in force");
+                error!(target: "session", event, user, session, client, "the store returned an older record than before: it lost writes, or the record was overwritten. The newer record is used");
             }
-            SessionEvent::TouchedAhead => {
-                warn!(target: "session", event, user, session, client, "the last activity lies in the future and counts as now: a gateway's clock is ahead, or somebody wrote to the store");
+            SessionEvent::ActivityInFuture => {
+                warn!(target: "session", event, user, session, client, "the last activity of a session is in the future and is treated as now: the clock of a gateway is ahead, or the store was modified");
             }
-            SessionEvent::Moved | SessionEvent::LoginNewPlace => {
-                let moved = about.moved;
-                let signals = moved.map(|moved| moved.report.to_string());
-                let score = moved.map(|moved| moved.report.score);
-                let answer = moved.map(|moved| moved.report.answer.word());
-                let enforced = moved.map(|moved| moved.enforced);
-                let fingerprint = about.fingerprint.map(|fingerprint| fingerprint.to_string());
-                info!(target: "session", event, user, session, client, fingerprint, score, signals, answer, enforced);
+            SessionEvent::LocationChanged | SessionEvent::LoginNewLocation => {
+                let risk = context.risk;
+                let signals = risk.map(|risk| risk.report.to_string());
+                let score = risk.map(|risk| risk.report.score);
+                let action = risk.map(|risk| risk.report.action.as_str());
+                let enforced = risk.map(|risk| risk.enforced);
+                let fingerprint = context.fingerprint.map(|fingerprint| fingerprint.to_string());
+                info!(target: "session", event, user, session, client, fingerprint, score, signals, action, enforced);
             }
             SessionEvent::Login
-            | SessionEvent::LoginRefused
+            | SessionEvent::LoginFailed
             | SessionEvent::LoginThrottled
-            | SessionEvent::Renewed
+            | SessionEvent::TokenRotated
             | SessionEvent::Ended(_)
-            | SessionEvent::Forged
-            | SessionEvent::Forgotten
+            | SessionEvent::TokenInvalid
+            | SessionEvent::HistoryDeleted
             | SessionEvent::Refused(_) => {
                 info!(target: "session", event, reason, user, session, client);
             }

@@ -1,5 +1,5 @@
-//! Limits that bite: a counter for each, and one line per burst. A line per connection would make the
-//! log the next thing that a flood fills.
+//! Rejections by a limit: a counter and a throttled log entry for each limit. One entry per connection
+//! would let a flood fill the log.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
@@ -7,135 +7,133 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-/// Between two lines about the same limit.
-const PAUSE: Duration = Duration::from_secs(10);
+/// Minimum time between two log entries about the same limit.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A limit of `[limits]`, or one of HTTP/2's that has no key.
+/// A limit of `[limits]`, or one of HTTP/2 that has no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// All places taken, by clients with a session.
+    /// Too many connections, all of them with a session.
     Connections,
-    /// A connection without a session gave its place to a new one.
-    Displaced,
+    /// A connection without a session was closed for a new connection.
+    ConnectionEvicted,
     ConnectionsPerNetwork,
     ConnectionRate,
-    Handshake,
-    Header,
-    /// More of them, or longer, than a head may be.
+    HandshakeTimeout,
+    HeaderTimeout,
+    /// Too many headers, or too many bytes of them.
     Headers,
-    Write,
-    Body,
+    WriteTimeout,
+    BodyTimeout,
     MaxBody,
-    UpstreamIdle,
-    /// A WebSocket on which nothing was said.
-    TunnelIdle,
-    /// A request that was not answered whole in time.
-    Request,
-    /// Connections to one app.
+    UpstreamIdleTimeout,
+    WebSocketIdleTimeout,
+    RequestTimeout,
+    /// Too many connections to one upstream.
     UpstreamConnections,
-    /// Requests that HTTP/2 clients took back.
-    Resets,
-    /// Bytes that are neither heads nor bodies: pings, settings, empty frames.
-    Chatter,
+    /// Too many HTTP/2 streams that the client reset.
+    StreamResets,
+    /// Too many bytes of HTTP/2 control frames: pings, settings, empty frames.
+    ControlBytes,
     Requests,
     Memory,
-    /// The worker cannot keep up.
-    Lag,
+    /// The event loop of a worker is late.
+    WorkerLag,
 }
 
 impl Limit {
     const ALL: [Limit; 19] = [
         Limit::Connections,
-        Limit::Displaced,
+        Limit::ConnectionEvicted,
         Limit::ConnectionsPerNetwork,
         Limit::ConnectionRate,
-        Limit::Handshake,
-        Limit::Header,
+        Limit::HandshakeTimeout,
+        Limit::HeaderTimeout,
         Limit::Headers,
-        Limit::Write,
-        Limit::Body,
+        Limit::WriteTimeout,
+        Limit::BodyTimeout,
         Limit::MaxBody,
-        Limit::UpstreamIdle,
-        Limit::TunnelIdle,
-        Limit::Request,
+        Limit::UpstreamIdleTimeout,
+        Limit::WebSocketIdleTimeout,
+        Limit::RequestTimeout,
         Limit::UpstreamConnections,
-        Limit::Resets,
-        Limit::Chatter,
+        Limit::StreamResets,
+        Limit::ControlBytes,
         Limit::Requests,
         Limit::Memory,
-        Limit::Lag,
+        Limit::WorkerLag,
     ];
 
-    /// The label, and the word in the log.
-    pub fn word(self) -> &'static str {
+    /// Returns the value of the `limit` label and of the `limit` log field.
+    pub fn as_str(self) -> &'static str {
         match self {
             Limit::Connections => "connections",
-            Limit::Displaced => "displaced",
+            Limit::ConnectionEvicted => "connection-evicted",
             Limit::ConnectionsPerNetwork => "connections-per-network",
             Limit::ConnectionRate => "connection-rate",
-            Limit::Handshake => "handshake-timeout",
-            Limit::Header => "header-timeout",
+            Limit::HandshakeTimeout => "handshake-timeout",
+            Limit::HeaderTimeout => "header-timeout",
             Limit::Headers => "headers",
-            Limit::Write => "write-timeout",
-            Limit::Body => "body-timeout",
+            Limit::WriteTimeout => "write-timeout",
+            Limit::BodyTimeout => "body-timeout",
             Limit::MaxBody => "max-body",
-            Limit::UpstreamIdle => "upstream-idle-timeout",
-            Limit::TunnelIdle => "websocket-idle-timeout",
-            Limit::Request => "request-timeout",
+            Limit::UpstreamIdleTimeout => "upstream-idle-timeout",
+            Limit::WebSocketIdleTimeout => "websocket-idle-timeout",
+            Limit::RequestTimeout => "request-timeout",
             Limit::UpstreamConnections => "upstream-connections",
-            Limit::Resets => "resets",
-            Limit::Chatter => "chatter",
+            Limit::StreamResets => "stream-resets",
+            Limit::ControlBytes => "control-bytes",
             Limit::Requests => "requests",
             Limit::Memory => "memory",
-            Limit::Lag => "lag",
+            Limit::WorkerLag => "worker-lag",
         }
     }
 }
 
-/// What was met and not told yet, by limit.
+/// Throttles the log entries of rejections, for each limit on its own.
 #[derive(Default)]
-pub(super) struct Bursts {
-    bursts: Mutex<[Burst; Limit::ALL.len()]>,
+pub(super) struct LimitLog {
+    limits: Mutex<[Throttle; Limit::ALL.len()]>,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Burst {
-    untold: u64,
-    told: Option<Instant>,
+struct Throttle {
+    unreported: u64,
+    last_entry: Option<Instant>,
 }
 
-impl Bursts {
-    /// One more; the first of a burst is told at once.
-    pub(super) fn note(&self, limit: Limit, client: Option<IpAddr>) {
-        let mut bursts = self.bursts.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = Limit::ALL.iter().position(|known| *known == limit);
-        if let Some(burst) = place.and_then(|place| bursts.get_mut(place)) {
-            burst.untold += 1;
-            burst.tell(limit, client, Instant::now());
+impl LimitLog {
+    /// Records a rejection. The first one of a burst is logged at once.
+    pub(super) fn record(&self, limit: Limit, client: Option<IpAddr>) {
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = Limit::ALL.iter().position(|other| *other == limit);
+        if let Some(throttle) = index.and_then(|index| limits.get_mut(index)) {
+            throttle.unreported += 1;
+            throttle.log(limit, client, Instant::now());
         }
     }
 
-    /// The rest of bursts that are over, or go on.
-    pub(super) fn tell(&self) {
-        let mut bursts = self.bursts.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Logs unreported rejections whose interval is over.
+    pub(super) fn flush(&self) {
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        for (limit, burst) in Limit::ALL.iter().zip(bursts.iter_mut()) {
-            burst.tell(*limit, None, now);
+        for (limit, throttle) in Limit::ALL.iter().zip(limits.iter_mut()) {
+            throttle.log(*limit, None, now);
         }
     }
 }
 
-impl Burst {
-    /// Returns how many the line spoke of, if there was one.
-    fn tell(&mut self, limit: Limit, client: Option<IpAddr>, now: Instant) -> Option<u64> {
-        let is_due = self.told.is_none_or(|told| now.duration_since(told) >= PAUSE);
-        if self.untold == 0 || !is_due {
+impl Throttle {
+    /// Returns the count of the log entry, if one was written.
+    fn log(&mut self, limit: Limit, client: Option<IpAddr>, now: Instant) -> Option<u64> {
+        let is_due = self.last_entry.is_none_or(|last| now.duration_since(last) >= LOG_INTERVAL);
+        if self.unreported == 0 || !is_due {
             return None;
         }
-        let count = std::mem::take(&mut self.untold);
-        self.told = Some(now);
+        let count = std::mem::take(&mut self.unreported);
+        self.last_entry = Some(now);
         let client = client.map(|address| address.to_string());
-        warn!(event = "limit", limit = limit.word(), count, client);
+        warn!(event = "limit.hit", limit = limit.as_str(), count, client);
         Some(count)
     }
 }
@@ -145,22 +143,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_makes_one_line_at_its_start_and_one_each_ten_seconds() {
-        let mut burst = Burst::default();
+    fn a_burst_is_logged_at_its_start_and_every_ten_seconds() {
+        let mut throttle = Throttle::default();
         let start = Instant::now();
-        let mut lines = Vec::new();
+        let mut counts = Vec::new();
         for millis in 0..25_000 {
-            burst.untold += 1;
-            lines.extend(burst.tell(Limit::Chatter, None, start + Duration::from_millis(millis)));
+            throttle.unreported += 1;
+            let now = start + Duration::from_millis(millis);
+            counts.extend(throttle.log(Limit::ControlBytes, None, now));
         }
-        assert_eq!(lines, [1, 10_000, 10_000]);
-        assert_eq!(burst.tell(Limit::Chatter, None, start + Duration::from_secs(31)), Some(4_999));
-        assert_eq!(burst.tell(Limit::Chatter, None, start + Duration::from_secs(60)), None);
+        assert_eq!(counts, [1, 10_000, 10_000]);
+        let mut log =
+            |seconds| throttle.log(Limit::ControlBytes, None, start + Duration::from_secs(seconds));
+        assert_eq!(log(31), Some(4_999));
+        assert_eq!(log(60), None);
     }
 
     #[test]
-    fn every_limit_has_a_word_of_its_own() {
-        let words: std::collections::BTreeSet<_> = Limit::ALL.iter().map(|l| l.word()).collect();
-        assert_eq!(words.len(), Limit::ALL.len());
+    fn every_limit_has_its_own_label() {
+        let labels: std::collections::BTreeSet<_> = Limit::ALL.iter().map(|l| l.as_str()).collect();
+        assert_eq!(labels.len(), Limit::ALL.len());
     }
 }

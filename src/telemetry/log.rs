@@ -1,5 +1,5 @@
-//! Where lines go: standard error, as JSON or as text, written by a thread of its own so that a slow
-//! terminal never holds up a request. When it cannot keep up, lines are dropped, not requests.
+//! The log: JSON or text on standard error. A separate thread writes it, so a slow terminal delays no
+//! request. If that thread falls behind, log entries are dropped.
 
 use std::io::BufWriter;
 
@@ -9,21 +9,24 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Log, LogFormat, LogLevel};
 
-use super::requests::RequestLines;
+use super::access_log::AccessLogWriter;
 
-/// The writing thread empties it whenever no line waits: under load many lines make one system call.
+/// The thread flushes it when its queue is empty, so that under load one system call writes many entries.
 const BUFFER: usize = 64 * 1024;
 
-/// Keeps the writing thread; dropping it writes what is left.
+/// Maximum number of queued writes.
+const QUEUE: usize = 65_536;
+
+/// Owns the writing thread. Dropping it flushes the log.
 pub struct LogGuard {
-    lines: RequestLines,
+    access_log: AccessLogWriter,
     _writer: WorkerGuard,
 }
 
 impl LogGuard {
-    /// Where request lines go.
-    pub fn request_lines(&self) -> RequestLines {
-        self.lines.clone()
+    /// Returns the writer of the access log.
+    pub fn access_log(&self) -> AccessLogWriter {
+        self.access_log.clone()
     }
 }
 
@@ -31,9 +34,9 @@ impl LogGuard {
 pub fn start(settings: &Log) -> LogGuard {
     let (writer, thread) = NonBlockingBuilder::default()
         .lossy(true)
-        .buffered_lines_limit(65_536)
+        .buffered_lines_limit(QUEUE)
         .finish(BufWriter::with_capacity(BUFFER, std::io::stderr()));
-    let lines = RequestLines { out: writer.clone(), format: settings.format };
+    let access_log = AccessLogWriter { out: writer.clone(), format: settings.format };
     let filter = EnvFilter::try_from_env("DOORWARD_LOG").unwrap_or_else(|_| {
         EnvFilter::new(format!("warn,doorward={0},session={0}", level(settings.level)))
     });
@@ -49,7 +52,7 @@ pub fn start(settings: &Log) -> LogGuard {
         LogFormat::Text => builder.with_ansi(false).finish().try_init(),
     };
     drop(started);
-    LogGuard { lines, _writer: thread }
+    LogGuard { access_log, _writer: thread }
 }
 
 fn level(level: LogLevel) -> &'static str {

@@ -1,21 +1,22 @@
-//! What operators see: one structured line per request and per session event, and counters.
+//! The log, the access log, session events and metrics.
 //!
-//! No token, no cookie and no raw session id ever reaches a line; sessions are named by their handle.
+//! No token, cookie or session ID reaches a log; a session is identified by its handle.
+//! `docs/metrics-and-events.md` lists every metric and event.
 
 pub mod audit;
-mod counted;
+mod gauge_guard;
 pub mod events;
-pub mod hook;
+pub mod notify;
 pub mod limits;
 pub mod log;
 pub mod metrics;
-pub mod requests;
+pub mod access_log;
 mod window;
 
-pub use audit::Audit;
-pub use counted::Counted;
+pub use audit::AuditLog;
+pub use gauge_guard::GaugeGuard;
 pub use events::SessionEvent;
-pub use hook::Hook;
+pub use notify::Notifier;
 pub use limits::Limit;
-pub use metrics::{ADMIT, Metrics, StoreFigures};
-pub use requests::{RequestLine, RequestLines, RequestLog};
+pub use metrics::{ADMIT, Metrics, StoreStats};
+pub use access_log::{AccessLogFields, AccessLogWriter, AccessLog};

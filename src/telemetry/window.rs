@@ -1,30 +1,30 @@
-//! So many of something in so much time.
+//! A rate limit by fixed windows of time.
 
 use std::time::{Duration, Instant};
 
-/// A stretch of time, and how many there were in it.
+/// The current window and its count.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Window {
-    begun: Instant,
+pub(super) struct FixedWindow {
+    started: Instant,
     count: u32,
 }
 
-impl Window {
-    pub(super) fn at(now: Instant) -> Window {
-        Window { begun: now, count: 0 }
+impl FixedWindow {
+    pub(super) fn new(now: Instant) -> FixedWindow {
+        FixedWindow { started: now, count: 0 }
     }
 
-    /// Whether another one is within `most` in `every`.
-    pub(super) fn takes(&mut self, most: u32, every: Duration, now: Instant) -> bool {
-        if self.is_over(every, now) {
-            *self = Window::at(now);
+    /// Counts an event; returns whether it is within `limit` for each `period`.
+    pub(super) fn allows(&mut self, limit: u32, period: Duration, now: Instant) -> bool {
+        if self.has_ended(period, now) {
+            *self = FixedWindow::new(now);
         }
-        let takes = self.count < most;
-        self.count += u32::from(takes);
-        takes
+        let allows = self.count < limit;
+        self.count += u32::from(allows);
+        allows
     }
 
-    pub(super) fn is_over(&self, every: Duration, now: Instant) -> bool {
-        now.duration_since(self.begun) >= every
+    pub(super) fn has_ended(&self, period: Duration, now: Instant) -> bool {
+        now.duration_since(self.started) >= period
     }
 }

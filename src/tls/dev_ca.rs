@@ -1,4 +1,4 @@
-//! A certificate authority for development and the demo: never trusted by anybody but you.
+//! A certificate authority for development and the demo.
 
 use std::fs;
 use std::io::Write;
@@ -10,27 +10,27 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-/// Where the files of [`make`] lie.
+/// The files of [`make`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DevCertificate {
-    /// To be trusted by the browser of the developer alone.
+    /// For the trust store of the developer's browser only.
     pub ca: PathBuf,
     pub cert: PathBuf,
     pub key: PathBuf,
 }
 
-/// What went wrong while making certificates.
+/// Certificates that cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum DevCaError {
     #[error("{path}: {error}")]
     File { path: PathBuf, error: std::io::Error },
-    #[error("the certificate cannot be made: {0}")]
+    #[error("the certificate cannot be created: {0}")]
     Make(#[from] rcgen::Error),
 }
 
-/// Makes a CA and a certificate for `hosts` in `dir`: `ca.pem`, `doorward.pem`, `doorward.key`.
+/// Creates a CA and a certificate for `hosts` in `dir`: `ca.pem`, `doorward.pem`, `doorward.key`.
 ///
-/// The CA's key is thrown away: what is not on the disk cannot sign for another site later.
+/// The key of the CA is not stored, so it can never sign a certificate for another site.
 pub fn make(dir: &Path, hosts: &[String]) -> Result<DevCertificate, DevCaError> {
     fs::create_dir_all(dir).map_err(|error| DevCaError::File { path: dir.to_owned(), error })?;
     let ca_key = KeyPair::generate()?;
@@ -68,7 +68,7 @@ fn leaf(hosts: &[String]) -> Result<CertificateParams, rcgen::Error> {
 
 fn write(path: &Path, mode: u32, text: &str) -> Result<(), DevCaError> {
     let failed = |error| DevCaError::File { path: path.to_owned(), error };
-    // A stale file keeps its old mode when it is only truncated.
+    // A truncated file would keep its old permissions.
     fs::remove_file(path).or_else(|error| {
         let missing = error.kind() == std::io::ErrorKind::NotFound;
         if missing { Ok(()) } else { Err(failed(error)) }

@@ -1,15 +1,15 @@
-//! TLS by rustls with one provider, aws-lc-rs: certificates by SNI, reloaded when their files change.
+//! TLS with rustls and aws-lc-rs: certificates by SNI, reloaded when their files change.
 //!
-//! TLS 1.2 and 1.3, hybrid post-quantum key exchange first (X25519MLKEM768), no early data: a
-//! replayed request would be a replayed action.
+//! TLS 1.2 and 1.3, hybrid post-quantum key exchange first (X25519MLKEM768). No early data, because an
+//! attacker could replay a request.
 
 mod accept;
 pub mod dev_ca;
 pub mod hello;
 mod trust;
 
-pub use accept::{Acceptor, LONGEST_HELLO};
-pub use trust::{TrustError, system_trust, trust};
+pub use accept::{HandshakeAcceptor, MAX_CLIENT_HELLO};
+pub use trust::{TrustError, client_config_for_ca, system_client_config};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::CertificateFiles;
 
-/// Why a certificate cannot be served. Names the file and what to do.
+/// A certificate that cannot be used. The message has the file and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("{path}: cannot be read ({error}); check the path and its permissions")]
@@ -46,36 +46,36 @@ pub enum TlsError {
     Rustls(#[from] rustls::Error),
 }
 
-/// The certificates that are served now.
+/// The certificates of the listeners.
 #[derive(Debug)]
 pub struct Certificates {
     files: Vec<CertificateFiles>,
-    served: ArcSwap<Served>,
+    served: ArcSwap<ServedCertificates>,
 }
 
 #[derive(Debug)]
-struct Served {
+struct ServedCertificates {
     by_name: HashMap<String, Arc<CertifiedKey>>,
-    /// For clients that name no host, and for names that no certificate has.
-    first: Arc<CertifiedKey>,
-    /// What was read, to see a change.
+    /// For clients without SNI, and for names that no certificate has.
+    default: Arc<CertifiedKey>,
+    /// The content of the files, to detect a change.
     bytes: Vec<Vec<u8>>,
 }
 
-/// The one cryptography provider of the process.
+/// Returns the cryptography provider.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
 impl Certificates {
-    /// Reads all certificates; there must be at least one.
+    /// Reads all certificates. At least one is required.
     pub fn load(files: &[CertificateFiles]) -> Result<Arc<Certificates>, TlsError> {
         let served = ArcSwap::from_pointee(read_all(files)?);
         Ok(Arc::new(Certificates { files: files.to_vec(), served }))
     }
 
-    /// Reads the files again and serves them when they changed; a broken new file keeps the old
-    /// certificate in service.
+    /// Reads the files again. Returns whether they have changed. After an error the old certificates
+    /// stay in use.
     pub fn reload(&self) -> Result<bool, TlsError> {
         let new = read_all(&self.files)?;
         if new.bytes == self.served.load().bytes {
@@ -85,14 +85,14 @@ impl Certificates {
         Ok(true)
     }
 
-    /// Whether both hosts are served with one certificate, so that a connection for one may ask for the
-    /// other (RFC 9113 9.1.1).
-    pub fn are_one(&self, host: &str, other: &str) -> bool {
+    /// Reports whether both hosts have the same certificate, so that a client may reuse a connection to
+    /// one of them for the other (RFC 9113, section 9.1.1).
+    pub fn share_certificate(&self, host: &str, other: &str) -> bool {
         let served = self.served.load();
         Arc::ptr_eq(&served.choose(Some(host)), &served.choose(Some(other)))
     }
 
-    /// What listeners use.
+    /// Returns the TLS configuration of the listeners.
     pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
@@ -112,9 +112,9 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-impl Served {
+impl ServedCertificates {
     fn choose(&self, name: Option<&str>) -> Arc<CertifiedKey> {
-        name.and_then(|name| self.find(name)).unwrap_or_else(|| Arc::clone(&self.first))
+        name.and_then(|name| self.find(name)).unwrap_or_else(|| Arc::clone(&self.default))
     }
 
     fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
@@ -126,16 +126,16 @@ impl Served {
     }
 }
 
-/// Trust for upstreams: the system's authorities, or those of the one file that a route names.
+/// Returns a client configuration that trusts the authorities in `ca`, or else those of the system.
 pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
-    let Some(path) = ca else { return Ok(system_trust()?) };
+    let Some(path) = ca else { return Ok(system_client_config()?) };
     let unusable = |error| TlsError::Authority { path: path.to_owned(), error };
-    trust(&read(path)?).map_err(unusable)
+    client_config_for_ca(&read(path)?).map_err(unusable)
 }
 
-fn read_all(files: &[CertificateFiles]) -> Result<Served, TlsError> {
+fn read_all(files: &[CertificateFiles]) -> Result<ServedCertificates, TlsError> {
     let mut by_name = HashMap::new();
-    let mut first = None;
+    let mut default = None;
     let mut bytes = Vec::new();
     for file in files {
         let (cert, key) = (read(&file.cert)?, read(&file.key)?);
@@ -143,12 +143,12 @@ fn read_all(files: &[CertificateFiles]) -> Result<Served, TlsError> {
         for name in names(&certified) {
             by_name.entry(name).or_insert_with(|| Arc::clone(&certified));
         }
-        first.get_or_insert(certified);
+        default.get_or_insert(certified);
         bytes.extend([cert, key]);
     }
-    let first =
-        first.ok_or(TlsError::NoCertificate { path: PathBuf::from("[[tls.certificate]]") })?;
-    Ok(Served { by_name, first, bytes })
+    let default =
+        default.ok_or(TlsError::NoCertificate { path: PathBuf::from("[[tls.certificate]]") })?;
+    Ok(ServedCertificates { by_name, default, bytes })
 }
 
 fn certified(files: &CertificateFiles, cert: &[u8], key: &[u8]) -> Result<CertifiedKey, TlsError> {
@@ -166,7 +166,7 @@ fn chain(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsErr
     }
 }
 
-/// The DNS names of a certificate, `*.example.com` included.
+/// Returns the DNS names of a certificate, including wildcards.
 fn names(certified: &CertifiedKey) -> Vec<String> {
     let Some(leaf) = certified.cert.first() else { return Vec::new() };
     let Ok(parsed) = webpki::EndEntityCert::try_from(leaf) else { return Vec::new() };

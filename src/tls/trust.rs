@@ -1,4 +1,4 @@
-//! Whose certificates an `https://` upstream may show. There is no way to switch the check off.
+//! TLS client configurations. Certificate verification cannot be disabled.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-/// Why no trust could be built.
+/// Certificate authorities that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     #[error("not a PEM file of certificates: {0}")]
@@ -19,16 +19,15 @@ pub enum TrustError {
     Provider(rustls::Error),
 }
 
-/// Trusts the system's certificate authorities. A system without any trusts nobody, so every
-/// `https://` upstream is refused there.
-pub fn system_trust() -> Result<Arc<ClientConfig>, TrustError> {
+/// Trusts the certificate authorities of the system. On a system without any, every connection fails.
+pub fn system_client_config() -> Result<Arc<ClientConfig>, TrustError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     client(roots)
 }
 
-/// Trusts the authorities in a PEM file's text, and no other.
-pub fn trust(pem: &[u8]) -> Result<Arc<ClientConfig>, TrustError> {
+/// Trusts only the authorities in `pem`.
+pub fn client_config_for_ca(pem: &[u8]) -> Result<Arc<ClientConfig>, TrustError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let certificate = certificate.map_err(|error| TrustError::Pem(error.to_string()))?;
@@ -50,9 +49,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_without_a_certificate_trusts_nobody_quietly_never() {
-        assert!(matches!(trust(b""), Err(TrustError::Empty)));
+    fn a_file_without_a_certificate_is_an_error() {
+        assert!(matches!(client_config_for_ca(b""), Err(TrustError::Empty)));
         let broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        assert!(matches!(trust(broken), Err(TrustError::Certificate(_))));
+        assert!(matches!(client_config_for_ca(broken), Err(TrustError::Certificate(_))));
     }
 }

@@ -1,6 +1,6 @@
-//! The two bodies of an exchange: the client's on its way out, the upstream's on its way back.
+//! Request and response bodies of an exchange.
 //!
-//! Neither is buffered: a frame is asked for when the other side can take it.
+//! Neither is buffered: a frame is polled only when the other side can take it.
 
 use std::error::Error;
 use std::fmt;
@@ -14,34 +14,34 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::error::UpstreamError;
-use super::plain::Unread;
-use super::pool::{Held, Lease};
+use super::http1_connection::ResponseBodyState;
+use super::pool::{StreamGuard, Lease};
 
-/// What a body of a client must be to be forwarded.
+/// Requirements on a request body.
 pub trait RequestBody: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static {}
 
 impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static> RequestBody for B {}
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// An answer's body. The connection goes back to its pool when the last frame has been read, and
-/// is closed when this is dropped before: half an answer must never be in front of the next one.
+/// A response body, including trailers.
 ///
-/// Trailers are passed on.
+/// The connection returns to its pool after the last frame. If the body is dropped earlier, the
+/// connection is closed: the rest of this response would precede the next one.
 pub struct UpstreamBody<B: RequestBody> {
-    source: Source,
+    source: BodySource,
     lease: Option<Lease<B>>,
 }
 
-/// Who finds the body in the connection's bytes.
+/// Source of the body's frames.
 #[derive(Debug)]
-enum Source {
-    Library {
+enum BodySource {
+    Hyper {
         incoming: Incoming,
         progress: Option<Arc<Progress>>,
     },
-    /// The reader itself, on the connection that is lent to it.
-    Plain(Unread),
+    /// Decoded directly from the leased connection.
+    Http1(ResponseBodyState),
 }
 
 impl<B: RequestBody> UpstreamBody<B> {
@@ -50,30 +50,30 @@ impl<B: RequestBody> UpstreamBody<B> {
         lease: Lease<B>,
         progress: Option<Arc<Progress>>,
     ) -> Self {
-        UpstreamBody::from(Source::Library { incoming, progress }, lease)
+        UpstreamBody::with_source(BodySource::Hyper { incoming, progress }, lease)
     }
 
-    pub(super) fn plain(unread: Unread, lease: Lease<B>) -> Self {
-        UpstreamBody::from(Source::Plain(unread), lease)
+    pub(super) fn from_http1(state: ResponseBodyState, lease: Lease<B>) -> Self {
+        UpstreamBody::with_source(BodySource::Http1(state), lease)
     }
 
-    fn from(source: Source, lease: Lease<B>) -> Self {
+    fn with_source(source: BodySource, lease: Lease<B>) -> Self {
         let mut body = UpstreamBody { source, lease: Some(lease) };
         if body.source.is_end() {
-            body.finish();
+            body.release_lease();
         }
         body
     }
 
-    fn finish(&mut self) {
+    fn release_lease(&mut self) {
         let Some(mut lease) = self.lease.take() else { return };
-        let is_clean = match (&self.source, lease.plain()) {
-            (Source::Plain(unread), Some(plain)) => plain.is_clean(unread),
-            (Source::Plain(_), None) => false,
-            (Source::Library { .. }, _) => true,
+        let is_reusable = match (&self.source, lease.http1()) {
+            (BodySource::Http1(state), Some(connection)) => connection.is_reusable(state),
+            (BodySource::Http1(_), None) => false,
+            (BodySource::Hyper { .. }, _) => true,
         };
-        if is_clean {
-            lease.finish();
+        if is_reusable {
+            lease.release();
         }
     }
 
@@ -82,24 +82,24 @@ impl<B: RequestBody> UpstreamBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         match &mut self.source {
-            Source::Library { incoming, progress } => {
+            BodySource::Hyper { incoming, progress } => {
                 let frame = ready!(Pin::new(incoming).poll_frame(cx));
-                let blamed = |error| blame(&error, progress.as_deref());
-                Poll::Ready(frame.map(|frame| frame.map_err(blamed)))
+                let attributed = |error| attribute_error(&error, progress.as_deref());
+                Poll::Ready(frame.map(|frame| frame.map_err(attributed)))
             }
-            Source::Plain(unread) => match self.lease.as_mut().and_then(Lease::plain) {
-                Some(plain) => plain.poll_frame(cx, unread),
+            BodySource::Http1(state) => match self.lease.as_mut().and_then(Lease::http1) {
+                Some(connection) => connection.poll_frame(cx, state),
                 None => Poll::Ready(None),
             },
         }
     }
 }
 
-impl Source {
+impl BodySource {
     fn is_end(&self) -> bool {
         match self {
-            Source::Library { incoming, .. } => incoming.is_end_stream(),
-            Source::Plain(unread) => unread.content().is_done(),
+            BodySource::Hyper { incoming, .. } => incoming.is_end_stream(),
+            BodySource::Http1(state) => state.decoder().is_complete(),
         }
     }
 }
@@ -120,11 +120,11 @@ impl<B: RequestBody> Body for UpstreamBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         let frame = ready!(self.poll_next(cx));
         match &frame {
-            // A reader that knows the length, or saw trailers, does not poll again.
-            Some(Ok(frame)) if frame.is_trailers() || self.source.is_end() => self.finish(),
+            // A caller that knows the length, or has received trailers, does not poll again.
+            Some(Ok(frame)) if frame.is_trailers() || self.source.is_end() => self.release_lease(),
             Some(Ok(_)) => {}
             Some(Err(_)) => self.lease = None,
-            None => self.finish(),
+            None => self.release_lease(),
         }
         Poll::Ready(frame)
     }
@@ -135,14 +135,14 @@ impl<B: RequestBody> Body for UpstreamBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Library { incoming, .. } => incoming.size_hint(),
-            Source::Plain(unread) => unread.content().size_hint(),
+            BodySource::Hyper { incoming, .. } => incoming.size_hint(),
+            BodySource::Http1(state) => state.decoder().size_hint(),
         }
     }
 }
 
-/// The client's own body when that broke, the upstream otherwise.
-pub(super) fn blame(error: &hyper::Error, progress: Option<&Progress>) -> UpstreamError {
+/// Attributes the error to the client's body if that failed, otherwise to the upstream.
+pub(super) fn attribute_error(error: &hyper::Error, progress: Option<&Progress>) -> UpstreamError {
     if progress.is_some_and(Progress::failed) {
         UpstreamError::ClientBody
     } else {
@@ -150,26 +150,26 @@ pub(super) fn blame(error: &hyper::Error, progress: Option<&Progress>) -> Upstre
     }
 }
 
-/// A client's body as the HTTP client sees it; it notes how it fares.
-pub(super) struct Outgoing<B> {
+/// A request body as hyper polls it; records its progress.
+pub(super) struct OutgoingBody<B> {
     body: Option<(B, Arc<Progress>)>,
-    /// Kept until the last of it is sent.
-    held: Option<Held>,
+    /// Held until the whole body is sent.
+    stream_guard: Option<StreamGuard>,
 }
 
-impl<B: RequestBody> Outgoing<B> {
-    /// An empty body costs no allocation.
+impl<B: RequestBody> OutgoingBody<B> {
+    /// Wraps `body`; an empty one costs no allocation.
     pub(super) fn new(body: B) -> Self {
         let body = (!body.is_end_stream()).then(|| (body, Arc::default()));
-        Outgoing { body, held: None }
+        OutgoingBody { body, stream_guard: None }
     }
 
     pub(super) fn empty() -> Self {
-        Outgoing { body: None, held: None }
+        OutgoingBody { body: None, stream_guard: None }
     }
 
-    pub(super) fn hold(&mut self, held: Option<Held>) {
-        self.held = held;
+    pub(super) fn set_stream_guard(&mut self, stream_guard: Option<StreamGuard>) {
+        self.stream_guard = stream_guard;
     }
 
     pub(super) fn progress(&self) -> Option<Arc<Progress>> {
@@ -177,7 +177,7 @@ impl<B: RequestBody> Outgoing<B> {
     }
 }
 
-impl<B: RequestBody> Body for Outgoing<B> {
+impl<B: RequestBody> Body for OutgoingBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -190,7 +190,7 @@ impl<B: RequestBody> Body for Outgoing<B> {
         };
         let frame = ready!(Pin::new(body).poll_frame(cx));
         match &frame {
-            Some(Ok(_)) | None => progress.note_moved(),
+            Some(Ok(_)) | None => progress.record_progress(),
             Some(Err(_)) => progress.failed.store(true, Ordering::Relaxed),
         }
         Poll::Ready(frame)
@@ -208,21 +208,21 @@ impl<B: RequestBody> Body for Outgoing<B> {
     }
 }
 
-/// How the client's body fares while the HTTP client owns it.
+/// Progress of a request body that hyper owns.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    moved: AtomicBool,
+    progressed: AtomicBool,
     failed: AtomicBool,
 }
 
 impl Progress {
-    pub(super) fn note_moved(&self) {
-        self.moved.store(true, Ordering::Relaxed);
+    pub(super) fn record_progress(&self) {
+        self.progressed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether anything moved since the last call.
-    pub(super) fn take_moved(&self) -> bool {
-        self.moved.swap(false, Ordering::Relaxed)
+    /// Whether the body made progress since the last call.
+    pub(super) fn take_progress(&self) -> bool {
+        self.progressed.swap(false, Ordering::Relaxed)
     }
 
     fn failed(&self) -> bool {

@@ -1,4 +1,4 @@
-//! From an address to a connection that speaks HTTP: name, TCP, TLS, protocol.
+//! Connection establishment: DNS, TCP, TLS, protocol.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,151 +15,152 @@ use tokio_rustls::client::TlsStream;
 use crate::message::Endpoint;
 use crate::message::endpoint::Transport;
 
-use super::body::{Outgoing, RequestBody};
+use super::body::{OutgoingBody, RequestBody};
 use super::error::UpstreamError;
-use super::plain::Plain;
-use super::shared::{Http2, Stream};
-use super::socket::{Look, Socket};
+use super::http1_connection::Http1Connection;
+use super::h2_connections::{Http2Connection, Http2Stream};
+use super::liveness_probe::{LivenessProbe, ProbedSocket};
 
-/// The most bytes of an answer's head, and the most that are buffered on one connection.
-const BUFFER: usize = 64 * 1024;
+/// Maximum size of a response head, and of hyper's buffer per connection, in bytes.
+const MAX_BUFFER: usize = 64 * 1024;
 const H2: &[u8] = b"h2";
 const HTTP_1_1: &[u8] = b"http/1.1";
 
-/// TLS settings for the two ways to ask, made once.
+/// TLS connectors for the two ALPN offers.
 #[derive(Clone)]
-pub(super) struct Tls {
-    either: TlsConnector,
+pub(super) struct TlsConnectors {
+    any_version: TlsConnector,
     http1: TlsConnector,
 }
 
-impl Tls {
-    pub(super) fn new(config: &rustls::ClientConfig) -> Tls {
-        Tls { either: offering(config, &[H2, HTTP_1_1]), http1: offering(config, &[HTTP_1_1]) }
+impl TlsConnectors {
+    pub(super) fn new(config: &rustls::ClientConfig) -> TlsConnectors {
+        TlsConnectors { any_version: with_alpn(config, &[H2, HTTP_1_1]), http1: with_alpn(config, &[HTTP_1_1]) }
     }
 }
 
-fn offering(config: &rustls::ClientConfig, protocols: &[&[u8]]) -> TlsConnector {
+fn with_alpn(config: &rustls::ClientConfig, protocols: &[&[u8]]) -> TlsConnector {
     let mut config = config.clone();
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Arc::new(config).into()
 }
 
-/// What an exchange runs on.
+/// A connection for one exchange.
 pub(super) enum Connection<B: RequestBody> {
-    Plain(Box<Plain>),
-    Http1(Http1<B>),
-    Http2(Stream<B>),
+    Http1(Box<Http1Connection>),
+    HyperHttp1(HyperConnection<B>),
+    Http2(Http2Stream<B>),
 }
 
-/// A connection that stands.
-pub(super) enum Dialed<B: RequestBody> {
-    /// For one exchange at a time.
-    Alone(Connection<B>),
-    Shared(Http2<B>),
+/// A newly established connection.
+pub(super) enum NewConnection<B: RequestBody> {
+    /// Carries one exchange at a time.
+    Exclusive(Connection<B>),
+    Shared(Http2Connection<B>),
 }
 
-/// One HTTP/1.1 connection of the HTTP library's: one exchange at a time.
-pub(super) struct Http1<B: RequestBody> {
-    pub(super) sender: http1::SendRequest<Outgoing<B>>,
-    /// Aborting the driver closes the socket at once, mid-message or not.
+/// An HTTP/1.1 connection that hyper drives; it carries one exchange at a time.
+pub(super) struct HyperConnection<B: RequestBody> {
+    pub(super) sender: http1::SendRequest<OutgoingBody<B>>,
+    /// Aborting the driver closes the socket at once, even in the middle of a message.
     pub(super) driver: AbortHandle,
-    /// Before each further exchange.
-    pub(super) look: Look,
+    /// Must be requested before each further exchange.
+    pub(super) probe: LivenessProbe,
 }
 
-/// What the request needs.
+/// Requirements of a request on its connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Need {
-    /// To send a head and no body.
-    Head,
-    /// To send a body too.
+pub(super) enum ConnectionPurpose {
+    /// A request without a body.
+    HeadOnly,
+    /// A request with a body.
     Body,
-    /// An HTTP/1.1 connection that can become a tunnel.
+    /// A request for an upgrade: HTTP/1.1 only.
     Tunnel,
 }
 
-/// Opens a connection. Where it is driven by a task of its own, that ends with it.
-pub(super) async fn dial<B: RequestBody>(
+/// Opens a connection. A driver task ends together with its connection.
+pub(super) async fn connect<B: RequestBody>(
     endpoint: &Endpoint,
-    tls: &Tls,
-    need: Need,
-) -> Result<Dialed<B>, UpstreamError> {
-    let stream = Socket::new(tcp(endpoint).await?);
-    let look = stream.look();
-    match (endpoint.transport(), need) {
-        (Transport::Http1, Need::Head) => Ok(plain(Plain::tcp(stream))),
-        (Transport::Http1, Need::Body | Need::Tunnel) => over_http1(stream, need, look).await,
-        (Transport::Http2, Need::Head | Need::Body) => {
-            Http2::open(stream).await.map(Dialed::Shared)
+    tls: &TlsConnectors,
+    purpose: ConnectionPurpose,
+) -> Result<NewConnection<B>, UpstreamError> {
+    let stream = ProbedSocket::new(connect_tcp(endpoint).await?);
+    let probe = stream.probe();
+    match (endpoint.transport(), purpose) {
+        (Transport::Http1, ConnectionPurpose::HeadOnly) => Ok(exclusive_http1(Http1Connection::tcp(stream))),
+        (Transport::Http1, ConnectionPurpose::Body | ConnectionPurpose::Tunnel) => start_hyper(stream, purpose, probe).await,
+        (Transport::Http2, ConnectionPurpose::HeadOnly | ConnectionPurpose::Body) => {
+            Http2Connection::open(stream).await.map(NewConnection::Shared)
         }
-        (Transport::Http2, Need::Tunnel) => Err(UpstreamError::UpgradeUnsupported),
-        (Transport::Tls, Need::Tunnel) => {
-            over_http1(secure(endpoint, &tls.http1, stream).await?, need, look).await
+        (Transport::Http2, ConnectionPurpose::Tunnel) => Err(UpstreamError::UpgradeUnsupported),
+        (Transport::Tls, ConnectionPurpose::Tunnel) => {
+            start_hyper(handshake_tls(endpoint, &tls.http1, stream).await?, purpose, probe).await
         }
-        (Transport::Tls, Need::Head | Need::Body) => {
-            let stream = secure(endpoint, &tls.either, stream).await?;
-            match (stream.get_ref().1.alpn_protocol(), need) {
-                (Some(H2), _) => Http2::open(stream).await.map(Dialed::Shared),
-                (Some(_) | None, Need::Head) => Ok(plain(Plain::tls(stream))),
-                (Some(_) | None, Need::Body | Need::Tunnel) => over_http1(stream, need, look).await,
+        (Transport::Tls, ConnectionPurpose::HeadOnly | ConnectionPurpose::Body) => {
+            let stream = handshake_tls(endpoint, &tls.any_version, stream).await?;
+            match (stream.get_ref().1.alpn_protocol(), purpose) {
+                (Some(H2), _) => Http2Connection::open(stream).await.map(NewConnection::Shared),
+                (Some(_) | None, ConnectionPurpose::HeadOnly) => Ok(exclusive_http1(Http1Connection::tls(stream))),
+                (Some(_) | None, ConnectionPurpose::Body | ConnectionPurpose::Tunnel) => start_hyper(stream, purpose, probe).await,
             }
         }
     }
 }
 
-async fn tcp(endpoint: &Endpoint) -> Result<TcpStream, UpstreamError> {
+async fn connect_tcp(endpoint: &Endpoint) -> Result<TcpStream, UpstreamError> {
     let named = (endpoint.host(), endpoint.port());
     let addresses = tokio::net::lookup_host(named)
         .await
         .map_err(|error| UpstreamError::Dns(error.to_string()))?;
     let mut failure = UpstreamError::Dns("no address".to_owned());
     for address in addresses {
-        match tcp_to(address).await {
+        match connect_address(address).await {
             Ok(stream) => return Ok(stream),
-            Err(error) => failure = UpstreamError::connecting(&error),
+            Err(error) => failure = UpstreamError::from_connect(&error),
         }
     }
     Err(failure)
 }
 
-async fn tcp_to(address: SocketAddr) -> std::io::Result<TcpStream> {
+async fn connect_address(address: SocketAddr) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
 
-async fn secure(
+async fn handshake_tls(
     endpoint: &Endpoint,
     connector: &TlsConnector,
-    stream: Socket,
-) -> Result<TlsStream<Socket>, UpstreamError> {
+    stream: ProbedSocket,
+) -> Result<TlsStream<ProbedSocket>, UpstreamError> {
     let name = ServerName::try_from(endpoint.host().to_owned())
         .map_err(|error| UpstreamError::TlsCertificate(error.to_string()))?;
     let secured = connector.connect(name, stream).await;
-    secured.map_err(|error| UpstreamError::handshaking(&error))
+    secured.map_err(|error| UpstreamError::from_tls_handshake(&error))
 }
 
-fn plain<B: RequestBody>(plain: Plain) -> Dialed<B> {
-    Dialed::Alone(Connection::Plain(Box::new(plain)))
+fn exclusive_http1<B: RequestBody>(connection: Http1Connection) -> NewConnection<B> {
+    NewConnection::Exclusive(Connection::Http1(Box::new(connection)))
 }
 
-async fn over_http1<B, T>(stream: T, need: Need, look: Look) -> Result<Dialed<B>, UpstreamError>
+async fn start_hyper<B, T>(stream: T, purpose: ConnectionPurpose, probe: LivenessProbe) -> Result<NewConnection<B>, UpstreamError>
 where
     B: RequestBody,
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let handshake = http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(stream));
+    let handshake = http1::Builder::new().max_buf_size(MAX_BUFFER).handshake(TokioIo::new(stream));
     let (sender, connection) = handshake.await.map_err(|error| UpstreamError::from(&error))?;
-    let driver = match need {
-        Need::Head | Need::Body => tokio::spawn(drive(connection)),
-        Need::Tunnel => tokio::spawn(drive(connection.with_upgrades())),
+    let driver = match purpose {
+        ConnectionPurpose::HeadOnly | ConnectionPurpose::Body => tokio::spawn(run_connection(connection)),
+        ConnectionPurpose::Tunnel => tokio::spawn(run_connection(connection.with_upgrades())),
     };
     let driver = driver.abort_handle();
-    Ok(Dialed::Alone(Connection::Http1(Http1 { sender, driver, look })))
+    Ok(NewConnection::Exclusive(Connection::HyperHttp1(HyperConnection { sender, driver, probe })))
 }
 
-/// Whoever waits for an answer gets the connection's error; without one it has nobody to tell.
-async fn drive(connection: impl Future<Output = hyper::Result<()>>) {
+/// The caller that awaits a response receives the connection's error. An idle connection has no
+/// caller.
+async fn run_connection(connection: impl Future<Output = hyper::Result<()>>) {
     let _ = connection.await;
 }

@@ -1,52 +1,52 @@
-//! What can go wrong towards an upstream, and what to tell the client and the operator about it.
+//! Upstream failures and how they are reported to the client and the operator.
 
 use std::error::Error;
 use std::io;
 
 use http::StatusCode;
 
-/// Why there is no answer, or no whole answer. Each knows its status ([`UpstreamError::status`])
-/// and its Proxy-Status error type ([`UpstreamError::token`], RFC 9209 2.3).
+/// Reason for a missing or incomplete response. Each has a status ([`UpstreamError::status`]) and a
+/// Proxy-Status error type ([`UpstreamError::proxy_status`], RFC 9209 2.3).
 ///
-/// The texts in it are for the operator's log. They name addresses: never show them to a client.
+/// The texts are for the operator's log. They contain addresses and must never reach a client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
-    /// A route without any endpoint.
-    #[error("no upstream to send to")]
+    /// The route has no endpoint.
+    #[error("the route has no upstream")]
     NoEndpoint,
     #[error("the upstream's name did not resolve: {0}")]
     Dns(String),
     #[error("the upstream refused the connection")]
     ConnectionRefused,
-    #[error("no way to the upstream: {0}")]
+    #[error("the upstream is unreachable: {0}")]
     Unroutable(String),
     #[error("the upstream did not accept a connection in time")]
     ConnectionTimeout,
-    /// As many exchanges in flight as allowed, and none ended in time.
+    /// The endpoint's limit was reached and no exchange ended in time.
     #[error("too many requests in flight at the upstream")]
     ConnectionLimit,
     #[error("the upstream's certificate was not accepted: {0}")]
     TlsCertificate(String),
-    #[error("no TLS with the upstream: {0}")]
+    #[error("TLS with the upstream failed: {0}")]
     TlsProtocol(String),
-    /// Closed or broken before the answer was whole.
+    /// The connection closed or broke before the response was complete.
     #[error("the upstream closed the connection: {0}")]
     ConnectionTerminated(String),
-    #[error("the upstream did not answer in time")]
+    #[error("the upstream did not respond in time")]
     ResponseTimeout,
-    /// It said something that is not HTTP, or not an answer to what was asked.
-    #[error("the upstream broke the protocol: {0}")]
+    /// The upstream sent something that is not HTTP, or not a response to this request.
+    #[error("the upstream violated the protocol: {0}")]
     Protocol(String),
-    /// It cannot switch protocols: a WebSocket needs HTTP/1.1, the endpoint is `h2c://`.
-    #[error("an h2c upstream cannot be asked to switch protocols; write http:// for it")]
+    /// A WebSocket needs HTTP/1.1, but the endpoint is `h2c://`.
+    #[error("an h2c upstream cannot upgrade to WebSocket; write http:// for it")]
     UpgradeUnsupported,
-    /// Not the upstream's fault: the client's own body broke while it was forwarded.
-    #[error("the client's request body broke off")]
+    /// Not the upstream's fault: the client's request body failed while it was forwarded.
+    #[error("the client's request body ended early")]
     ClientBody,
 }
 
 impl UpstreamError {
-    /// The answer's status, when none has been sent yet.
+    /// Returns the response status to send if none has been sent yet.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::ConnectionTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -63,8 +63,8 @@ impl UpstreamError {
         }
     }
 
-    /// The error type for `Proxy-Status`.
-    pub fn token(&self) -> &'static str {
+    /// Returns the error type for `Proxy-Status`.
+    pub fn proxy_status(&self) -> &'static str {
         match self {
             Self::NoEndpoint => "destination_unavailable",
             Self::Dns(_) => "dns_error",
@@ -82,9 +82,9 @@ impl UpstreamError {
         }
     }
 
-    /// Whether it happened before a connection stood: nothing of the request was sent, so another
-    /// endpoint may be tried whatever the method.
-    pub(super) fn is_before_connection(&self) -> bool {
+    /// Whether the connection was never established. Nothing was sent, so another endpoint may be
+    /// tried for any method.
+    pub(super) fn is_connect_failure(&self) -> bool {
         match self {
             Self::Dns(_)
             | Self::ConnectionRefused
@@ -102,9 +102,9 @@ impl UpstreamError {
         }
     }
 
-    /// A TCP connection that did not come to be.
+    /// Classifies a failed TCP connection attempt.
     #[allow(clippy::wildcard_enum_match_arm, reason = "not our enum, and it grows")]
-    pub(super) fn connecting(error: &io::Error) -> UpstreamError {
+    pub(super) fn from_connect(error: &io::Error) -> UpstreamError {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::ConnectionRefused,
             io::ErrorKind::TimedOut => Self::ConnectionTimeout,
@@ -112,8 +112,8 @@ impl UpstreamError {
         }
     }
 
-    /// A TLS handshake that failed.
-    pub(super) fn handshaking(error: &io::Error) -> UpstreamError {
+    /// Classifies a failed TLS handshake.
+    pub(super) fn from_tls_handshake(error: &io::Error) -> UpstreamError {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(rustls::Error::InvalidCertificate(why)) => Self::TlsCertificate(why.to_string()),
             Some(other) => Self::TlsProtocol(other.to_string()),
@@ -123,25 +123,25 @@ impl UpstreamError {
 }
 
 impl From<&hyper::Error> for UpstreamError {
-    /// The other side left ([`UpstreamError::ConnectionTerminated`]) or spoke wrongly
-    /// ([`UpstreamError::Protocol`]).
+    /// Classifies the error as a disconnect ([`UpstreamError::ConnectionTerminated`]) or a protocol
+    /// violation ([`UpstreamError::Protocol`]).
     fn from(error: &hyper::Error) -> UpstreamError {
-        if left(error) {
-            Self::ConnectionTerminated(chain(error))
+        if is_disconnect(error) {
+            Self::ConnectionTerminated(with_source(error))
         } else {
-            Self::Protocol(chain(error))
+            Self::Protocol(with_source(error))
         }
     }
 }
 
-fn left(error: &hyper::Error) -> bool {
+fn is_disconnect(error: &hyper::Error) -> bool {
     if let Some(cause) = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()) {
         return !matches!(cause.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput);
     }
     error.is_incomplete_message() || error.is_closed() || error.is_canceled()
 }
 
-fn chain(error: &hyper::Error) -> String {
+fn with_source(error: &hyper::Error) -> String {
     match error.source() {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),

@@ -1,15 +1,15 @@
-//! One request and its answer over a lent connection, with at most one retry.
+//! One request and its response over a leased connection, with at most one retry.
 //!
-//! A retry happens in three cases only. Two are for a connection that others used before and that
-//! the upstream may therefore have been closing (RFC 9110 9.2.2):
+//! A retry happens in three cases. Two concern a reused connection that the upstream may have been
+//! closing (RFC 9110 9.2.2):
 //! - nothing of the request was written: any method;
-//! - it broke before an answer, the method is idempotent and the body empty.
+//! - the connection broke before a response, the method is idempotent and the body is empty.
 //!
-//! The third is for HTTP/2, whose upstreams say so when they did not look at a request
-//! (RFC 9113 6.8, 8.7): any method, when the body is empty. Each planned restart of an upstream
-//! would cost somebody an answer otherwise.
+//! The third concerns HTTP/2, where an upstream can state that it did not process a request (RFC
+//! 9113 6.8, 8.7): any method with an empty body. Without it, each planned restart of an upstream
+//! would fail a request.
 //!
-//! Nothing else is ever sent twice: an order must not be placed twice.
+//! No other request is sent twice: a repeated order would be placed twice.
 
 use std::error::Error;
 use std::pin::{Pin, pin};
@@ -27,151 +27,151 @@ use tokio::time::timeout;
 use crate::message::Endpoint;
 use crate::message::endpoint::Transport;
 
-use super::answer::framing;
-use super::body::{Outgoing, Progress, RequestBody, UpstreamBody, blame};
+use super::response_head::framing;
+use super::body::{OutgoingBody, Progress, RequestBody, UpstreamBody, attribute_error};
 use super::connect::Connection;
 use super::error::UpstreamError;
-use super::plain::{Question, Trouble};
+use super::http1_connection::{RequestHead, SendError};
 use super::pool::Lease;
 
-/// What to make of one exchange.
-pub(super) enum Outcome<B: RequestBody> {
-    Answered(Response<UpstreamBody<B>>),
-    /// May be sent once more, on a new connection.
-    Again(Request<Outgoing<B>>),
+/// Outcome of one exchange.
+pub(super) enum ExchangeOutcome<B: RequestBody> {
+    Response(Response<UpstreamBody<B>>),
+    /// The request may be sent once more, on a new connection.
+    Retry(Request<OutgoingBody<B>>),
     Failed(UpstreamError),
 }
 
-/// Sends a request and waits for the answer's head.
+/// Sends a request and waits for the response head.
 pub(super) async fn exchange<B: RequestBody>(
     mut lease: Lease<B>,
-    request: Request<Outgoing<B>>,
-) -> Outcome<B> {
-    if let Some(Connection::Plain(_)) = lease.connection() {
-        return ask(lease, request).await;
+    request: Request<OutgoingBody<B>>,
+) -> ExchangeOutcome<B> {
+    if let Some(Connection::Http1(_)) = lease.connection() {
+        return exchange_http1(lease, request).await;
     }
     let progress = request.body().progress();
-    let spare = spare(&request, &mut lease);
+    let copy = retry_copy(&request, &mut lease);
     let is_head = request.method() == Method::HEAD;
-    match attempt(&mut lease, request, progress.as_deref()).await {
-        Attempt::Answered(response) => accept(response, is_head, lease, progress),
-        Attempt::Unsent(request) if lease.reused() => Outcome::Again(request),
-        Attempt::Unsent(_) => Outcome::Failed(closed_at_once()),
-        Attempt::Unprocessed(error) => spare.map_or(Outcome::Failed(error), Outcome::Again),
-        Attempt::Broken(error) => match spare {
-            Some(spare) if lease.reused() && may_repeat(&spare, &error) => Outcome::Again(spare),
-            Some(_) | None => Outcome::Failed(error),
+    match send_once(&mut lease, request, progress.as_deref()).await {
+        SendOutcome::Response(response) => accept_response(response, is_head, lease, progress),
+        SendOutcome::Unsent(request) if lease.reused() => ExchangeOutcome::Retry(request),
+        SendOutcome::Unsent(_) => ExchangeOutcome::Failed(closed_before_request()),
+        SendOutcome::Unprocessed(error) => copy.map_or(ExchangeOutcome::Failed(error), ExchangeOutcome::Retry),
+        SendOutcome::Failed(error) => match copy {
+            Some(copy) if lease.reused() && is_retryable(&copy, &error) => ExchangeOutcome::Retry(copy),
+            Some(_) | None => ExchangeOutcome::Failed(error),
         },
-        Attempt::Late => {
-            lease.give_up();
-            Outcome::Failed(UpstreamError::ResponseTimeout)
+        SendOutcome::TimedOut => {
+            lease.fail();
+            ExchangeOutcome::Failed(UpstreamError::ResponseTimeout)
         }
     }
 }
 
-/// The same for a request without a body, on a connection that is driven here.
-async fn ask<B: RequestBody>(mut lease: Lease<B>, mut request: Request<Outgoing<B>>) -> Outcome<B> {
-    if let Err(error) = address(&mut request, &mut lease) {
-        return Outcome::Failed(error);
+/// As [`exchange`], for a request without a body on a connection that this task drives.
+async fn exchange_http1<B: RequestBody>(mut lease: Lease<B>, mut request: Request<OutgoingBody<B>>) -> ExchangeOutcome<B> {
+    if let Err(error) = set_target(&mut request, &mut lease) {
+        return ExchangeOutcome::Failed(error);
     }
     let limit = lease.settings().response_timeout;
     let reused = lease.reused();
-    let question = Question::new(&request);
-    let Some(plain) = lease.plain() else { return Outcome::Again(request) };
-    match timeout(limit, plain.ask(&question)).await {
-        Ok(Ok((response, unread))) => {
-            Outcome::Answered(response.map(|()| UpstreamBody::plain(unread, lease)))
+    let head = RequestHead::new(&request);
+    let Some(connection) = lease.http1() else { return ExchangeOutcome::Retry(request) };
+    match timeout(limit, connection.send(&head)).await {
+        Ok(Ok((response, state))) => {
+            ExchangeOutcome::Response(response.map(|()| UpstreamBody::from_http1(state, lease)))
         }
-        Ok(Err(Trouble::Unsent(_))) if reused => Outcome::Again(request),
-        Ok(Err(Trouble::Broken(error))) if reused && may_repeat(&request, &error) => {
-            Outcome::Again(request)
+        Ok(Err(SendError::Unsent(_))) if reused => ExchangeOutcome::Retry(request),
+        Ok(Err(SendError::Failed(error))) if reused && is_retryable(&request, &error) => {
+            ExchangeOutcome::Retry(request)
         }
-        Ok(Err(Trouble::Unsent(error) | Trouble::Broken(error))) => Outcome::Failed(error),
-        Err(_) => Outcome::Failed(UpstreamError::ResponseTimeout),
+        Ok(Err(SendError::Unsent(error) | SendError::Failed(error))) => ExchangeOutcome::Failed(error),
+        Err(_) => ExchangeOutcome::Failed(UpstreamError::ResponseTimeout),
     }
 }
 
-impl<B: RequestBody> Outcome<B> {
-    /// The end, whatever it is.
-    pub(super) fn last(self) -> Result<Response<UpstreamBody<B>>, UpstreamError> {
+impl<B: RequestBody> ExchangeOutcome<B> {
+    /// Converts the outcome of the last attempt.
+    pub(super) fn into_result(self) -> Result<Response<UpstreamBody<B>>, UpstreamError> {
         match self {
-            Outcome::Answered(response) => Ok(response),
-            Outcome::Again(_) => Err(closed_at_once()),
-            Outcome::Failed(error) => Err(error),
+            ExchangeOutcome::Response(response) => Ok(response),
+            ExchangeOutcome::Retry(_) => Err(closed_before_request()),
+            ExchangeOutcome::Failed(error) => Err(error),
         }
     }
 }
 
-/// How one sending ended.
-pub(super) enum Attempt<B> {
-    Answered(Response<Incoming>),
-    /// The connection was gone before the first byte; here is the request.
-    Unsent(Request<Outgoing<B>>),
-    /// The upstream has it, and said that it did nothing with it.
+/// Outcome of sending a request once.
+pub(super) enum SendOutcome<B> {
+    Response(Response<Incoming>),
+    /// The connection closed before the first byte was written; contains the request.
+    Unsent(Request<OutgoingBody<B>>),
+    /// The upstream received the request and reported that it did not process it.
     Unprocessed(UpstreamError),
-    Broken(UpstreamError),
-    Late,
+    Failed(UpstreamError),
+    TimedOut,
 }
 
-pub(super) async fn attempt<B: RequestBody>(
+pub(super) async fn send_once<B: RequestBody>(
     lease: &mut Lease<B>,
-    mut request: Request<Outgoing<B>>,
+    mut request: Request<OutgoingBody<B>>,
     progress: Option<&Progress>,
-) -> Attempt<B> {
+) -> SendOutcome<B> {
     let limit = lease.settings().response_timeout;
-    if let Err(error) = address(&mut request, lease) {
-        return Attempt::Broken(error);
+    if let Err(error) = set_target(&mut request, lease) {
+        return SendOutcome::Failed(error);
     }
     if progress.is_some() {
-        request.body_mut().hold(lease.share());
+        request.body_mut().set_stream_guard(lease.share_permit());
     }
     let sent = match lease.connection() {
-        Some(Connection::Http1(connection)) => {
-            in_time(pin!(connection.sender.try_send_request(request)), limit, progress).await
+        Some(Connection::HyperHttp1(connection)) => {
+            with_response_timeout(pin!(connection.sender.try_send_request(request)), limit, progress).await
         }
         Some(Connection::Http2(stream)) => {
-            in_time(pin!(stream.sender.try_send_request(request)), limit, progress).await
+            with_response_timeout(pin!(stream.sender.try_send_request(request)), limit, progress).await
         }
-        Some(Connection::Plain(_)) | None => return Attempt::Unsent(request),
+        Some(Connection::Http1(_)) | None => return SendOutcome::Unsent(request),
     };
     match sent {
-        Some(Ok(response)) => Attempt::Answered(response),
-        Some(Err(error)) => failed(error, progress),
-        None => Attempt::Late,
+        Some(Ok(response)) => SendOutcome::Response(response),
+        Some(Err(error)) => send_failed(error, progress),
+        None => SendOutcome::TimedOut,
     }
 }
 
-/// A client that uploads slowly is not a slow upstream: the wait begins anew while the body moves.
-/// (A client that stops is for whoever reads it to cut.)
-async fn in_time<F: Future>(
-    mut answer: Pin<&mut F>,
+/// Restarts the timeout while the request body makes progress: a slow upload is not a slow
+/// upstream. The proxy's body reader limits a stalled upload.
+async fn with_response_timeout<F: Future>(
+    mut response: Pin<&mut F>,
     limit: Duration,
     progress: Option<&Progress>,
 ) -> Option<F::Output> {
     loop {
-        match timeout(limit, answer.as_mut()).await {
+        match timeout(limit, response.as_mut()).await {
             Ok(output) => return Some(output),
-            Err(_) if progress.is_some_and(Progress::take_moved) => {}
+            Err(_) if progress.is_some_and(Progress::take_progress) => {}
             Err(_) => return None,
         }
     }
 }
 
-fn failed<B: RequestBody>(
-    mut error: TrySendError<Request<Outgoing<B>>>,
+fn send_failed<B: RequestBody>(
+    mut error: TrySendError<Request<OutgoingBody<B>>>,
     progress: Option<&Progress>,
-) -> Attempt<B> {
+) -> SendOutcome<B> {
     if let Some(mut request) = error.take_message() {
-        request.body_mut().hold(None);
-        return Attempt::Unsent(request);
+        request.body_mut().set_stream_guard(None);
+        return SendOutcome::Unsent(request);
     }
     let error = error.into_error();
-    let blamed = blame(&error, progress);
-    if is_unprocessed(&error) { Attempt::Unprocessed(blamed) } else { Attempt::Broken(blamed) }
+    let attributed = attribute_error(&error, progress);
+    if is_unprocessed(&error) { SendOutcome::Unprocessed(attributed) } else { SendOutcome::Failed(attributed) }
 }
 
-/// REFUSED_STREAM, or a GOAWAY that stops before our stream; streams before its end do not get it as
-/// their error.
+/// Whether the error is REFUSED_STREAM, or a GOAWAY whose last stream precedes ours. Streams at or
+/// before the last stream do not get the GOAWAY as their error.
 fn is_unprocessed(error: &hyper::Error) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
     cause.is_some_and(|cause| {
@@ -180,77 +180,77 @@ fn is_unprocessed(error: &hyper::Error) -> bool {
     })
 }
 
-/// A switch of protocols that nobody asked for would make a tunnel out of a request.
-fn accept<B: RequestBody>(
+/// Rejects an unsolicited 101, which would turn a request into a tunnel.
+fn accept_response<B: RequestBody>(
     mut response: Response<Incoming>,
     is_head: bool,
     lease: Lease<B>,
     progress: Option<Arc<Progress>>,
-) -> Outcome<B> {
+) -> ExchangeOutcome<B> {
     if let Err(error) = framing(is_head, &mut response) {
-        return Outcome::Failed(error);
+        return ExchangeOutcome::Failed(error);
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Outcome::Failed(UpstreamError::Protocol("101 without a request for it".to_owned()));
+        return ExchangeOutcome::Failed(UpstreamError::Protocol("101 without a request for it".to_owned()));
     }
-    Outcome::Answered(response.map(|incoming| UpstreamBody::new(incoming, lease, progress)))
+    ExchangeOutcome::Response(response.map(|incoming| UpstreamBody::new(incoming, lease, progress)))
 }
 
-pub(super) fn closed_at_once() -> UpstreamError {
+pub(super) fn closed_before_request() -> UpstreamError {
     UpstreamError::ConnectionTerminated("before the request was sent".to_owned())
 }
 
-fn may_repeat<B>(request: &Request<B>, error: &UpstreamError) -> bool {
+fn is_retryable<B>(request: &Request<B>, error: &UpstreamError) -> bool {
     request.method().is_idempotent() && matches!(error, UpstreamError::ConnectionTerminated(_))
 }
 
-/// The head again, for a request without a body that may have to be sent twice.
-fn spare<B: RequestBody>(
-    request: &Request<Outgoing<B>>,
+/// Returns a copy of the head of a request without a body, if a retry is possible.
+fn retry_copy<B: RequestBody>(
+    request: &Request<OutgoingBody<B>>,
     lease: &mut Lease<B>,
-) -> Option<Request<Outgoing<B>>> {
+) -> Option<Request<OutgoingBody<B>>> {
     let may_be_refused = matches!(lease.connection(), Some(Connection::Http2(_)));
     let may_be_stale = lease.reused() && request.method().is_idempotent();
     if request.body().progress().is_some() || !(may_be_refused || may_be_stale) {
         return None;
     }
-    let mut spare = Request::new(Outgoing::empty());
-    *spare.method_mut() = request.method().clone();
-    *spare.uri_mut() = request.uri().clone();
-    *spare.headers_mut() = request.headers().clone();
-    Some(spare)
+    let mut copy = Request::new(OutgoingBody::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
 }
 
-/// Puts target, host and version into the form of the connection's protocol. Applied a second time,
-/// also for the other protocol, it keeps their meaning.
-fn address<B: RequestBody>(
-    request: &mut Request<Outgoing<B>>,
+/// Sets target, host and version for the connection's protocol. Applying it again, for either
+/// protocol, keeps the meaning.
+fn set_target<B: RequestBody>(
+    request: &mut Request<OutgoingBody<B>>,
     lease: &mut Lease<B>,
 ) -> Result<(), UpstreamError> {
     match lease.connection() {
-        Some(Connection::Http2(_)) => address_http2(request, lease.endpoint()),
-        Some(Connection::Plain(_) | Connection::Http1(_)) | None => {
-            say_framing(request);
-            address_http1(request, lease.endpoint())
+        Some(Connection::Http2(_)) => set_http2_target(request, lease.endpoint()),
+        Some(Connection::Http1(_) | Connection::HyperHttp1(_)) | None => {
+            set_chunked(request);
+            set_http1_target(request, lease.endpoint())
         }
     }
 }
 
-/// hyper would leave out the body of a GET whose length it does not know, unless the head says that
-/// one comes: the app would answer another question than was asked.
-fn say_framing<B: Body>(request: &mut Request<B>) {
+/// hyper omits the body of a GET of unknown length unless the head announces one. The upstream
+/// would then receive a different request.
+fn set_chunked<B: Body>(request: &mut Request<B>) {
     let body = request.body();
     if !body.is_end_stream() && body.size_hint().exact().is_none() {
         request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 
-/// Origin form, and a Host.
-fn address_http1<B>(request: &mut Request<B>, endpoint: &Endpoint) -> Result<(), UpstreamError> {
+/// Sets origin form and `Host`.
+fn set_http1_target<B>(request: &mut Request<B>, endpoint: &Endpoint) -> Result<(), UpstreamError> {
     *request.version_mut() = Version::HTTP_11;
     if !request.headers().contains_key(HOST) {
         let host = request.uri().authority().unwrap_or(endpoint.authority());
-        let host = HeaderValue::from_str(host.as_str()).map_err(|_| unspeakable())?;
+        let host = HeaderValue::from_str(host.as_str()).map_err(|_| invalid_target())?;
         request.headers_mut().insert(HOST, host);
     }
     if request.uri().authority().is_some() {
@@ -260,12 +260,12 @@ fn address_http1<B>(request: &mut Request<B>, endpoint: &Endpoint) -> Result<(),
     Ok(())
 }
 
-/// `:scheme` and `:authority`; the authority is the Host that was set, and Host itself goes.
-fn address_http2<B>(request: &mut Request<B>, endpoint: &Endpoint) -> Result<(), UpstreamError> {
+/// Sets `:scheme` and `:authority`. The authority is the value of `Host`, which is removed.
+fn set_http2_target<B>(request: &mut Request<B>, endpoint: &Endpoint) -> Result<(), UpstreamError> {
     *request.version_mut() = Version::HTTP_2;
     request.headers_mut().remove(TRANSFER_ENCODING);
     let authority = match request.headers_mut().remove(HOST) {
-        Some(host) => Authority::try_from(host.as_bytes()).map_err(|_| unspeakable())?,
+        Some(host) => Authority::try_from(host.as_bytes()).map_err(|_| invalid_target())?,
         None => request.uri().authority().unwrap_or(endpoint.authority()).clone(),
     };
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
@@ -275,12 +275,12 @@ fn address_http2<B>(request: &mut Request<B>, endpoint: &Endpoint) -> Result<(),
         Transport::Http1 | Transport::Http2 => Scheme::HTTP,
     });
     parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
-    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| unspeakable())?;
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| invalid_target())?;
     Ok(())
 }
 
-fn unspeakable() -> UpstreamError {
-    UpstreamError::Protocol("the request's host or target cannot be written".to_owned())
+fn invalid_target() -> UpstreamError {
+    UpstreamError::Protocol("the request has an invalid host or target".to_owned())
 }
 
 #[cfg(test)]
@@ -295,21 +295,21 @@ mod tests {
     }
 
     #[test]
-    fn http1_gets_origin_form_and_keeps_the_host_that_was_set() {
+    fn http1_uses_origin_form_and_keeps_the_host() {
         let endpoint = Endpoint::parse("http://127.0.0.1:1").expect("endpoint");
         for uri in ["/a?b=1", "https://other.test/a?b=1"] {
             let mut request = request(uri);
-            address_http1(&mut request, &endpoint).expect("addressed");
+            set_http1_target(&mut request, &endpoint).expect("addressed");
             assert_eq!(request.uri(), "/a?b=1");
             assert_eq!(request.headers()[HOST], "wiki.test");
         }
     }
 
     #[test]
-    fn http2_gets_the_hosts_authority_and_the_endpoints_scheme() {
+    fn http2_uses_the_host_as_authority_and_the_endpoint_scheme() {
         for (endpoint, scheme) in [("h2c://127.0.0.1:1", "http"), ("https://app.test", "https")] {
             let mut request = request("/a?b=1");
-            address_http2(&mut request, &Endpoint::parse(endpoint).expect(endpoint))
+            set_http2_target(&mut request, &Endpoint::parse(endpoint).expect(endpoint))
                 .expect("addressed");
             assert_eq!(request.uri().to_string(), format!("{scheme}://wiki.test/a?b=1"));
             assert!(!request.headers().contains_key(HOST));
@@ -317,11 +317,11 @@ mod tests {
     }
 
     #[test]
-    fn a_request_addressed_for_http2_can_still_go_by_http1() {
+    fn a_request_prepared_for_http2_can_be_sent_over_http1() {
         let endpoint = Endpoint::parse("https://app.test").expect("endpoint");
         let mut request = request("/a?b=1");
-        address_http2(&mut request, &endpoint).expect("addressed");
-        address_http1(&mut request, &endpoint).expect("addressed");
+        set_http2_target(&mut request, &endpoint).expect("addressed");
+        set_http1_target(&mut request, &endpoint).expect("addressed");
         assert_eq!(request.uri(), "/a?b=1");
         assert_eq!(request.headers()[HOST], "wiki.test");
     }
@@ -334,13 +334,13 @@ mod tests {
         let upload = tokio::spawn(async move {
             for _ in 0..10 {
                 tokio::time::sleep(second).await;
-                uploading.note_moved();
+                uploading.record_progress();
             }
         });
-        let answer = pin!(tokio::time::sleep(11 * second));
-        assert!(in_time(answer, 2 * second, Some(&progress)).await.is_some());
+        let response = pin!(tokio::time::sleep(11 * second));
+        assert!(with_response_timeout(response, 2 * second, Some(&progress)).await.is_some());
         upload.await.expect("upload");
         let silence = pin!(tokio::time::sleep(11 * second));
-        assert!(in_time(silence, 2 * second, Some(&progress)).await.is_none());
+        assert!(with_response_timeout(silence, 2 * second, Some(&progress)).await.is_none());
     }
 }

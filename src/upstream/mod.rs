@@ -1,44 +1,45 @@
-//! The client's side towards the apps behind the gateway.
+//! HTTP client for the upstreams behind the gateway.
 //!
-//! | file | what |
+//! | file | contents |
 //! | --- | --- |
-//! | `mod` | [`Upstreams`]: an endpoint is chosen, a connection lent, the request sent |
-//! | `exchange` | one request and its answer, the one retry, the forms of HTTP/1.1 and HTTP/2 |
-//! | `plain` | an HTTP/1.1 connection for requests without a body, driven by the exchange itself |
-//! | `answer`, `content` | an HTTP/1.1 answer's head and body, as bytes |
-//! | `upgrade` | [`Switch`], [`Tunnel`]: WebSocket |
-//! | `pool` | the connections to one endpoint |
-//! | `connect` | name, TCP, TLS, protocol |
-//! | `shared` | HTTP/2 connections, and the streams that are lent of them |
-//! | `socket` | an idle connection is looked at before it is used again |
-//! | `body` | both bodies, streamed; the connection goes back at the answer's end |
-//! | `error` | [`UpstreamError`]: status and Proxy-Status token of everything that goes wrong |
+//! | `mod` | [`Upstreams`]: picks an endpoint, leases a connection, sends the request |
+//! | `exchange` | one request and its response, including the single retry |
+//! | `http1_connection` | HTTP/1.1 connection for requests without a body |
+//! | `response_head`, `body_decoder` | parser for HTTP/1.1 responses |
+//! | `upgrade` | [`UpgradeResponse`], [`Tunnel`]: WebSocket upgrades |
+//! | `pool` | connection pool of one endpoint |
+//! | `connect` | DNS, TCP, TLS, protocol selection |
+//! | `h2_connections` | HTTP/2 connections and their streams |
+//! | `liveness_probe` | check of an idle connection before reuse |
+//! | `body` | request and response bodies; the connection returns to the pool at the response's end |
+//! | `error` | [`UpstreamError`]: status and Proxy-Status error type of each failure |
 //!
-//! What holds here:
-//! - One connection carries one exchange at a time (HTTP/1.1) and is used again only when both
-//!   messages were whole and nothing was left over (see `pool`).
-//!   Bytes that come before the next request is written close the connection, seen by the runtime or
-//!   not (see `socket`). Bytes that come after it are its answer, for HTTP/1.1 has no other way to
-//!   tell.
-//! - Nothing is sent twice that must happen once (see `exchange`).
-//! - Framing is ours: the caller's head carries no connection fields, and bodies are framed anew.
-//! - Every wait has a limit, except for the bytes of a body: an event stream may last for days.
+//! Invariants:
+//! - An HTTP/1.1 connection carries one exchange at a time. It is reused only if both messages were
+//!   complete and no byte was left over (see `pool`).
+//! - Bytes that arrive before the next request is written close the connection (see
+//!   `liveness_probe`). Bytes that arrive later are its response, because HTTP/1.1 has no other
+//!   correlation.
+//! - A request that is not safe to repeat is sent at most once (see `exchange`).
+//! - The gateway does the framing: the caller's head carries no connection headers, and bodies are
+//!   framed anew.
+//! - Every wait has a limit, except between the bytes of a body: an event stream may last for days.
 //!
-//! Interim answers (1xx) of an upstream are read and dropped, 101 alone is looked at.
+//! Interim responses (1xx) are read and dropped; only 101 is examined.
 
-mod answer;
+mod response_head;
 mod body;
 mod connect;
-mod content;
+mod body_decoder;
 mod error;
 mod exchange;
-mod plain;
+mod http1_connection;
 mod pool;
-// For fuzzing and the replay of what it found; nothing else outside builds on it.
+// Public only for the fuzz targets and the corpus test.
 #[doc(hidden)]
-pub mod replay;
-mod shared;
-mod socket;
+pub mod fuzz_support;
+mod h2_connections;
+mod liveness_probe;
 mod upgrade;
 
 use std::collections::HashMap;
@@ -53,27 +54,27 @@ use crate::message::Endpoint;
 
 pub use body::{RequestBody, UpstreamBody};
 pub use error::UpstreamError;
-pub use upgrade::{PendingTunnel, Switch, Tunnel};
+pub use upgrade::{PendingTunnel, UpgradeResponse, Tunnel};
 
-use body::Outgoing;
-use connect::{Need, Tls};
-use exchange::{Outcome, exchange};
-use pool::{Lease, Pool, Want};
+use body::OutgoingBody;
+use connect::{ConnectionPurpose, TlsConnectors};
+use exchange::{ExchangeOutcome, exchange};
+use pool::{Lease, Pool, LeaseMode};
 
-/// Limits towards one endpoint, in one worker.
+/// Limits for one endpoint, per worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpstreamSettings {
-    /// Name, TCP and TLS together; also how long a request waits for others to end when
-    /// `max_connections_per_endpoint` are under way.
+    /// Limit for DNS, TCP and TLS together. Also the limit for waiting on a permit when
+    /// `max_connections_per_endpoint` exchanges are in progress.
     pub connect_timeout: Duration,
-    /// From the request's last byte that moved to the answer's head.
+    /// Limit from the last progress of the request body to the response head.
     pub response_timeout: Duration,
-    /// How long an idle connection is kept. Shorter than the upstream's own limit, so that we close
-    /// first: Node's is 5 s.
+    /// Lifetime of an idle connection. It must be shorter than the upstream's own limit (5 s in
+    /// Node.js), so that the gateway closes first.
     pub idle_timeout: Duration,
     pub max_idle_per_endpoint: usize,
-    /// Exchanges and tunnels under way. With HTTP/1.1 each has a connection of its own, with HTTP/2
-    /// they are streams, as many on one connection as the app allows.
+    /// Maximum number of exchanges and tunnels in progress. Each takes a connection with HTTP/1.1
+    /// and a stream with HTTP/2.
     pub max_connections_per_endpoint: usize,
 }
 
@@ -90,101 +91,102 @@ impl Default for UpstreamSettings {
 }
 
 impl UpstreamSettings {
-    fn strangers_per_endpoint(&self) -> usize {
+    fn anonymous_limit(&self) -> usize {
         self.max_connections_per_endpoint.saturating_sub(self.max_connections_per_endpoint / 4)
     }
 }
 
-/// Whom a request is for, where an app's connections run short.
+/// Priority of a request when an endpoint runs short of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim {
-    /// Somebody who has logged in.
-    Known,
-    /// Anybody: a quarter of the connections is not for him.
-    Stranger,
+pub enum Priority {
+    /// The request belongs to a session.
+    Authenticated,
+    /// No session. A quarter of the connections is reserved for [`Priority::Authenticated`].
+    Anonymous,
 }
 
-/// One worker's connections to all upstreams. `B` is the type of the bodies it forwards.
+/// One worker's connections to all upstreams. `B` is the type of the request bodies.
 ///
-/// Made for a runtime of one thread; there connections are reused whenever they can be. On several
-/// threads it is as safe, but closes some connections that it could have kept.
+/// Designed for a single-threaded runtime. On a multi-threaded runtime it is equally safe, but
+/// closes some connections that could be reused.
 pub struct Upstreams<B: RequestBody> {
     settings: UpstreamSettings,
-    tls: Tls,
+    tls: TlsConnectors,
     pools: Mutex<HashMap<Endpoint, Arc<Pool<B>>>>,
-    turn: AtomicUsize,
+    round_robin: AtomicUsize,
 }
 
 impl<B: RequestBody> Upstreams<B> {
-    /// `tls` decides whom to trust; the protocols offered are set here.
+    /// `tls` sets the trusted certificates. This function sets the ALPN protocols.
     pub fn new(settings: UpstreamSettings, tls: &Arc<rustls::ClientConfig>) -> Upstreams<B> {
-        let turn = AtomicUsize::new(0);
-        Upstreams { settings, tls: Tls::new(tls), pools: Mutex::default(), turn }
+        let round_robin = AtomicUsize::new(0);
+        Upstreams { settings, tls: TlsConnectors::new(tls), pools: Mutex::default(), round_robin }
     }
 
-    /// Sends a request to one of a route's endpoints, and gives the answer as soon as its head is
-    /// there.
+    /// Sends a request to one of a route's endpoints and returns once the response head has
+    /// arrived.
     ///
-    /// The request's `Host` is kept; its target may be in any form. It must carry no hop-by-hop
-    /// fields.
+    /// The request keeps its `Host`; its target may have any form. It must carry no hop-by-hop
+    /// headers.
     pub async fn send(
         &self,
-        claim: Claim,
+        priority: Priority,
         endpoints: &[Endpoint],
         request: Request<B>,
     ) -> Result<Response<UpstreamBody<B>>, UpstreamError> {
-        let need = if request.body().is_end_stream() { Need::Head } else { Need::Body };
-        let lease = self.lease(claim, endpoints, Want::Open(need)).await?;
-        match exchange(lease, request.map(Outgoing::new)).await {
-            Outcome::Again(request) => {
-                let lease = self.lease(claim, endpoints, Want::New(need)).await?;
-                Box::pin(exchange(lease, request)).await.last()
+        let purpose = if request.body().is_end_stream() { ConnectionPurpose::HeadOnly } else { ConnectionPurpose::Body };
+        let lease = self.lease(priority, endpoints, LeaseMode::Reuse(purpose)).await?;
+        match exchange(lease, request.map(OutgoingBody::new)).await {
+            ExchangeOutcome::Retry(request) => {
+                let lease = self.lease(priority, endpoints, LeaseMode::New(purpose)).await?;
+                Box::pin(exchange(lease, request)).await.into_result()
             }
-            once @ (Outcome::Answered(_) | Outcome::Failed(_)) => once.last(),
+            once @ (ExchangeOutcome::Response(_) | ExchangeOutcome::Failed(_)) => once.into_result(),
         }
     }
 
-    /// Asks for another protocol, on an HTTP/1.1 connection of its own. The request carries the
-    /// `Connection` and `Upgrade` fields; it is sent once.
+    /// Sends an upgrade request on a new HTTP/1.1 connection. The request carries the `Connection`
+    /// and `Upgrade` headers and is sent once.
     pub async fn send_upgrade(
         &self,
-        claim: Claim,
+        priority: Priority,
         endpoints: &[Endpoint],
         request: Request<()>,
-    ) -> Result<Switch<B>, UpstreamError> {
-        let lease = self.lease(claim, endpoints, Want::New(Need::Tunnel)).await?;
-        upgrade::switch(lease, request).await
+    ) -> Result<UpgradeResponse<B>, UpstreamError> {
+        let lease = self.lease(priority, endpoints, LeaseMode::New(ConnectionPurpose::Tunnel)).await?;
+        upgrade::send_upgrade_request(lease, request).await
     }
 
-    /// Forgets the idle connections of endpoints that no route names any more.
+    /// Removes the pools of endpoints that no route uses any more.
     pub fn retain(&self, mut named: impl FnMut(&Endpoint) -> bool) {
         self.pools().retain(|endpoint, _| named(endpoint));
     }
 
-    /// One that cannot be reached is passed over for the next; nothing has been sent by then.
+    /// Leases a connection, trying the next endpoint if one is unreachable. No byte of the request
+    /// has been sent by then.
     async fn lease(
         &self,
-        claim: Claim,
+        priority: Priority,
         endpoints: &[Endpoint],
-        want: Want,
+        mode: LeaseMode,
     ) -> Result<Lease<B>, UpstreamError> {
         let mut failure = UpstreamError::NoEndpoint;
         for _ in endpoints {
-            match self.choose(endpoints)?.lease(claim, want).await {
-                Err(error) if error.is_before_connection() => failure = error,
+            match self.pick_pool(endpoints)?.lease(priority, mode).await {
+                Err(error) if error.is_connect_failure() => failure = error,
                 lent => return lent,
             }
         }
         Err(failure)
     }
 
-    /// The reachable one with the fewest exchanges under way, in turn where they are equal. When
-    /// none is known to be reachable, the one that failed longest ago.
-    fn choose(&self, endpoints: &[Endpoint]) -> Result<Arc<Pool<B>>, UpstreamError> {
+    /// Returns the reachable endpoint with the fewest exchanges in progress; ties are broken
+    /// round-robin. If none is known to be reachable, returns the one that failed longest ago.
+    fn pick_pool(&self, endpoints: &[Endpoint]) -> Result<Arc<Pool<B>>, UpstreamError> {
         if let [only] = endpoints {
             return Ok(self.pool(only));
         }
-        let start = self.turn.fetch_add(1, Ordering::Relaxed) % endpoints.len().max(1);
+        let start = self.round_robin.fetch_add(1, Ordering::Relaxed) % endpoints.len().max(1);
         let (before, after) = endpoints.split_at(start);
         let pools = after.iter().chain(before).map(|endpoint| self.pool(endpoint));
         pools
@@ -202,7 +204,7 @@ impl<B: RequestBody> Upstreams<B> {
         pool
     }
 
-    /// Grows only with endpoints that a configuration names.
+    /// The map grows only with endpoints that a configuration names.
     fn pools(&self) -> std::sync::MutexGuard<'_, HashMap<Endpoint, Arc<Pool<B>>>> {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,17 +1,17 @@
-//! The connections to one endpoint.
+//! Connection pool of one endpoint.
 //!
 //! Invariants:
-//! - An HTTP/1.1 connection is lent to one exchange, and comes back only when the request was
-//!   wholly written, the answer wholly read, and no byte is left over. Anything else is closed:
-//!   a leftover would be read as the answer to somebody else's request.
-//! - The newest idle connection is used first, so the rest can grow old and close.
-//! - Permits are held by exchanges, not by connections. A connection is opened only when none of the
-//!   kind is idle, and idle ones of the other kind give way; so there are never more connections than
-//!   permits, but for one of HTTP/2 that is kept for each claim.
-//! - Strangers never have all of them: who sends bodies to a public page as slowly as he is let holds up
-//!   nobody who has logged in.
-//! - Of HTTP/1.1 there are two kinds: those that the exchange itself drives, for requests without a
-//!   body, and those of the HTTP library.
+//! - An HTTP/1.1 connection is leased to one exchange. It returns to the pool only if the request
+//!   was completely written, the response completely read, and no byte is left over. Otherwise it
+//!   is closed: leftover bytes would be read as the response to another user's request.
+//! - The most recently used idle connection is taken first, so that the others can expire.
+//! - Permits belong to exchanges, not to connections. A connection is opened only if no suitable
+//!   one is idle, and unsuitable idle ones are closed to make room. So there are never more
+//!   connections than permits, except one HTTP/2 connection that is kept per priority.
+//! - Anonymous requests never take all permits: slow uploads to a public page do not block
+//!   authenticated users.
+//! - HTTP/1.1 connections are of two types: driven by the exchange itself for requests without a
+//!   body, and driven by hyper for the others.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -24,97 +24,99 @@ use crate::message::Endpoint;
 use crate::message::endpoint::Transport;
 
 use super::body::RequestBody;
-use super::connect::{Connection, Dialed, Http1, Need, Tls, dial};
+use super::connect::{Connection, NewConnection, HyperConnection, ConnectionPurpose, TlsConnectors, connect};
 use super::error::UpstreamError;
-use super::plain::Plain;
-use super::shared::{Seat, Shared};
-use super::{Claim, UpstreamSettings};
+use super::http1_connection::Http1Connection;
+use super::h2_connections::{StreamSlot, Http2Connections};
+use super::{Priority, UpstreamSettings};
 
-/// How long an endpoint that could not be reached is asked last.
-const AVOID: Duration = Duration::from_secs(5);
+/// Time during which an unreachable endpoint is tried last.
+const COOLDOWN: Duration = Duration::from_secs(5);
 
-/// Which connection is asked for.
+/// Whether a pooled connection may be used.
 #[derive(Clone, Copy)]
-pub(super) enum Want {
-    /// One that is open already, or a new one.
-    Open(Need),
-    /// One that nobody used before. (A shared one may be opened by somebody else meanwhile.)
-    New(Need),
+pub(super) enum LeaseMode {
+    /// An open connection if available, otherwise a new one.
+    Reuse(ConnectionPurpose),
+    /// A connection that carried no exchange before. Another request may have opened a shared one
+    /// in the meantime.
+    New(ConnectionPurpose),
 }
 
 pub(super) struct Pool<B: RequestBody> {
     endpoint: Endpoint,
-    tls: Tls,
+    tls: TlsConnectors,
     settings: UpstreamSettings,
     permits: Arc<Semaphore>,
-    /// What of them [`Claim::Stranger`] may have.
-    strangers: Arc<Semaphore>,
-    /// Held while a connection is opened that others will share.
-    sharing: tokio::sync::Mutex<()>,
-    state: Mutex<State<B>>,
+    /// The part of `permits` that [`Priority::Anonymous`] may use.
+    anonymous_permits: Arc<Semaphore>,
+    /// Held while a connection is opened that other requests will share.
+    open_lock: tokio::sync::Mutex<()>,
+    state: Mutex<PoolState<B>>,
 }
 
-struct State<B: RequestBody> {
-    /// Oldest in front.
-    idle: VecDeque<Idle<B>>,
-    shared: Shared<B>,
-    /// Whether the last connection turned out to be one that can be shared (HTTP/2).
-    shares: bool,
+struct PoolState<B: RequestBody> {
+    /// Ordered by age, oldest first.
+    idle: VecDeque<IdleEntry<B>>,
+    http2: Http2Connections<B>,
+    /// Whether the endpoint's last new connection was HTTP/2.
+    is_http2: bool,
     unreachable_since: Option<Instant>,
     sweeping: bool,
 }
 
-struct Idle<B: RequestBody> {
-    connection: Kept<B>,
+struct IdleEntry<B: RequestBody> {
+    connection: IdleConnection<B>,
     since: Instant,
 }
 
-/// An HTTP/1.1 connection between two exchanges.
-enum Kept<B: RequestBody> {
-    Plain(Box<Plain>),
-    Http1(Http1<B>),
+/// An idle HTTP/1.1 connection.
+enum IdleConnection<B: RequestBody> {
+    Http1(Box<Http1Connection>),
+    HyperHttp1(HyperConnection<B>),
 }
 
-/// A connection lent to one exchange, and the permit for it.
+/// A connection leased to one exchange, with its permit.
 ///
-/// Dropped without [`Lease::finish`], it closes an HTTP/1.1 connection at once.
+/// Dropping it without [`Lease::release`] closes an HTTP/1.1 connection at once.
 pub(super) struct Lease<B: RequestBody> {
     connection: Option<Connection<B>>,
     reused: bool,
     single_use: bool,
     pool: Arc<Pool<B>>,
-    permit: Permit,
-    /// The same, where a body has it too.
-    shared: Option<Arc<Permit>>,
+    permit: ExchangePermit,
+    /// The permit once it is shared with a request body.
+    shared_permit: Option<Arc<ExchangePermit>>,
 }
 
-/// The right to one exchange; of a stranger, also one of theirs. None of both once it is shared.
+/// Permission for one exchange. An anonymous exchange also holds one of the anonymous permits.
+/// Empty once the permit is shared.
 #[derive(Default)]
-pub(super) struct Permit {
-    _strangers: Option<OwnedSemaphorePermit>,
-    _one: Option<OwnedSemaphorePermit>,
+pub(super) struct ExchangePermit {
+    _anonymous: Option<OwnedSemaphorePermit>,
+    _exchange: Option<OwnedSemaphorePermit>,
 }
 
-/// What an exchange takes of a shared connection.
-pub(super) struct Held {
-    _seat: Arc<Seat>,
-    _permit: Arc<Permit>,
+/// Stream slot and permit of an exchange on a shared connection.
+pub(super) struct StreamGuard {
+    _slot: Arc<StreamSlot>,
+    _permit: Arc<ExchangePermit>,
 }
 
 impl<B: RequestBody> Pool<B> {
-    pub(super) fn new(endpoint: Endpoint, tls: Tls, settings: UpstreamSettings) -> Arc<Pool<B>> {
-        let shares = endpoint.transport() != Transport::Http1;
+    pub(super) fn new(endpoint: Endpoint, tls: TlsConnectors, settings: UpstreamSettings) -> Arc<Pool<B>> {
+        let is_http2 = endpoint.transport() != Transport::Http1;
         Arc::new(Pool {
             endpoint,
             tls,
             permits: Arc::new(Semaphore::new(settings.max_connections_per_endpoint)),
-            strangers: Arc::new(Semaphore::new(settings.strangers_per_endpoint())),
+            anonymous_permits: Arc::new(Semaphore::new(settings.anonymous_limit())),
             settings,
-            sharing: tokio::sync::Mutex::new(()),
-            state: Mutex::new(State {
+            open_lock: tokio::sync::Mutex::new(()),
+            state: Mutex::new(PoolState {
                 idle: VecDeque::new(),
-                shared: Shared::new(),
-                shares,
+                http2: Http2Connections::new(),
+                is_http2,
                 unreachable_since: None,
                 sweeping: false,
             }),
@@ -125,50 +127,51 @@ impl<B: RequestBody> Pool<B> {
         &self.endpoint
     }
 
-    /// Lends a connection of the kind that is wanted.
+    /// Leases a connection.
     pub(super) async fn lease(
         self: &Arc<Self>,
-        claim: Claim,
-        want: Want,
+        priority: Priority,
+        mode: LeaseMode,
     ) -> Result<Lease<B>, UpstreamError> {
-        let permit = self.permit(claim).await?;
-        let (connection, reused) = match want {
-            Want::Open(need) => match self.take(claim, need) {
+        let permit = self.acquire_permit(priority).await?;
+        let (connection, reused) = match mode {
+            LeaseMode::Reuse(purpose) => match self.take_open(priority, purpose) {
                 Some(connection) => (connection, true),
-                None => (self.open(claim, need).await?, false),
+                None => (self.open_connection(priority, purpose).await?, false),
             },
-            Want::New(need) => (self.open(claim, need).await?, false),
+            LeaseMode::New(purpose) => (self.open_connection(priority, purpose).await?, false),
         };
-        Ok(self.lend(connection, reused, permit))
+        Ok(self.new_lease(connection, reused, permit))
     }
 
-    fn lend(self: &Arc<Self>, connection: Connection<B>, reused: bool, permit: Permit) -> Lease<B> {
+    fn new_lease(self: &Arc<Self>, connection: Connection<B>, reused: bool, permit: ExchangePermit) -> Lease<B> {
         let pool = Arc::clone(self);
         let connection = Some(connection);
-        Lease { connection, reused, single_use: false, pool, permit, shared: None }
+        Lease { connection, reused, single_use: false, pool, permit, shared_permit: None }
     }
 
-    /// Exchanges under way.
+    /// Number of exchanges in progress.
     pub(super) fn outstanding(&self) -> usize {
         self.settings.max_connections_per_endpoint.saturating_sub(self.permits.available_permits())
     }
 
-    /// Since when it could not be reached; `None` when it can, or when that was long ago.
+    /// Returns when the endpoint became unreachable; `None` if it is reachable or the cooldown has
+    /// passed.
     pub(super) fn unreachable_since(&self) -> Option<Instant> {
-        self.state().unreachable_since.filter(|since| since.elapsed() < AVOID)
+        self.state().unreachable_since.filter(|since| since.elapsed() < COOLDOWN)
     }
 
-    async fn permit(&self, claim: Claim) -> Result<Permit, UpstreamError> {
-        let strangers = match claim {
-            Claim::Known => None,
-            Claim::Stranger => Some(self.one_of(&self.strangers).await?),
+    async fn acquire_permit(&self, priority: Priority) -> Result<ExchangePermit, UpstreamError> {
+        let anonymous_permits = match priority {
+            Priority::Authenticated => None,
+            Priority::Anonymous => Some(self.acquire(&self.anonymous_permits).await?),
         };
-        let one = self.one_of(&self.permits).await?;
-        Ok(Permit { _strangers: strangers, _one: Some(one) })
+        let one = self.acquire(&self.permits).await?;
+        Ok(ExchangePermit { _anonymous: anonymous_permits, _exchange: Some(one) })
     }
 
-    /// Waits no longer than a connection may take.
-    async fn one_of(&self, all: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, UpstreamError> {
+    /// Waits at most for the connect timeout.
+    async fn acquire(&self, all: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, UpstreamError> {
         if let Ok(permit) = Arc::clone(all).try_acquire_owned() {
             return Ok(permit);
         }
@@ -178,139 +181,141 @@ impl<B: RequestBody> Pool<B> {
         }
     }
 
-    fn take(&self, claim: Claim, need: Need) -> Option<Connection<B>> {
+    fn take_open(&self, priority: Priority, purpose: ConnectionPurpose) -> Option<Connection<B>> {
         let mut state = self.state();
-        if let Some(stream) = state.shared.lend(claim) {
+        if let Some(stream) = state.http2.open_stream(priority) {
             return Some(Connection::Http2(stream));
         }
-        state.newest(need, self.settings.idle_timeout)
+        state.take_newest(purpose, self.settings.idle_timeout)
     }
 
-    async fn open(
+    async fn open_connection(
         self: &Arc<Self>,
-        claim: Claim,
-        need: Need,
+        priority: Priority,
+        purpose: ConnectionPurpose,
     ) -> Result<Connection<B>, UpstreamError> {
-        self.make_room();
-        let shares = need != Need::Tunnel && self.state().shares;
-        match shares {
-            true => Box::pin(self.open_shared(claim, need)).await,
-            false => self.dial(claim, need).await,
+        self.close_surplus();
+        let is_http2 = purpose != ConnectionPurpose::Tunnel && self.state().is_http2;
+        match is_http2 {
+            true => Box::pin(self.open_shared(priority, purpose)).await,
+            false => self.connect(priority, purpose).await,
         }
     }
 
-    /// An idle connection of the kind that is not asked for gives way, should there be one too many.
-    fn make_room(&self) {
-        let most = self.settings.max_connections_per_endpoint;
-        let under_way = self.outstanding();
+    /// Closes idle connections of the other type if there would be one too many.
+    fn close_surplus(&self) {
+        let max = self.settings.max_connections_per_endpoint;
+        let outstanding = self.outstanding();
         let mut state = self.state();
-        state.keep_newest(most.saturating_sub(under_way));
-        state.shared.close_unused(Duration::ZERO);
+        state.truncate_idle(max.saturating_sub(outstanding));
+        state.http2.close_idle(Duration::ZERO);
     }
 
-    /// One opens, the others wait for it and share what it opened.
+    /// One request opens a connection; the others wait and share it.
     async fn open_shared(
         self: &Arc<Self>,
-        claim: Claim,
-        need: Need,
+        priority: Priority,
+        purpose: ConnectionPurpose,
     ) -> Result<Connection<B>, UpstreamError> {
         let limit = self.settings.connect_timeout;
-        let alone = timeout(limit, self.sharing.lock())
+        let open_guard = timeout(limit, self.open_lock.lock())
             .await
             .map_err(|_| UpstreamError::ConnectionTimeout)?;
-        let stream = self.state().shared.lend(claim);
+        let stream = self.state().http2.open_stream(priority);
         if let Some(stream) = stream {
             return Ok(Connection::Http2(stream));
         }
-        // ALPN chose HTTP/1.1 meanwhile: nothing to share, no reason to queue.
-        let _alone = self.state().shares.then_some(alone);
-        self.dial(claim, need).await
+        // ALPN has selected HTTP/1.1 in the meantime: nothing is shared, so waiting is pointless.
+        let _open_guard = self.state().is_http2.then_some(open_guard);
+        self.connect(priority, purpose).await
     }
 
-    async fn dial(
+    async fn connect(
         self: &Arc<Self>,
-        claim: Claim,
-        need: Need,
+        priority: Priority,
+        purpose: ConnectionPurpose,
     ) -> Result<Connection<B>, UpstreamError> {
-        // Seldom: the space for two handshakes would otherwise lie in every request's future.
-        let dialing = Box::pin(dial(&self.endpoint, &self.tls, need));
-        let dialed = timeout(self.settings.connect_timeout, dialing)
+        // Boxed because it is rare: otherwise the state of two handshakes would enlarge every
+        // request's future.
+        let connecting = Box::pin(connect(&self.endpoint, &self.tls, purpose));
+        let opened = timeout(self.settings.connect_timeout, connecting)
             .await
             .unwrap_or(Err(UpstreamError::ConnectionTimeout));
         let mut state = self.state();
-        state.learn(&dialed, need);
-        match dialed? {
-            Dialed::Alone(connection) => Ok(connection),
-            Dialed::Shared(connection) => {
-                let stream = state.shared.add(connection, claim);
-                self.sweep(&mut state);
+        state.record_connect(&opened, purpose);
+        match opened? {
+            NewConnection::Exclusive(connection) => Ok(connection),
+            NewConnection::Shared(connection) => {
+                let stream = state.http2.add(connection, priority);
+                self.start_sweep(&mut state);
                 Ok(Connection::Http2(stream))
             }
         }
     }
 
-    /// Called with a connection that is clean.
-    fn give_back(self: &Arc<Self>, connection: Kept<B>) {
+    /// Adds a reusable connection to the pool.
+    fn return_idle(self: &Arc<Self>, connection: IdleConnection<B>) {
         let mut state = self.state();
-        state.idle.push_back(Idle { connection, since: Instant::now() });
-        state.keep_newest(self.settings.max_idle_per_endpoint);
-        self.sweep(&mut state);
+        state.idle.push_back(IdleEntry { connection, since: Instant::now() });
+        state.truncate_idle(self.settings.max_idle_per_endpoint);
+        self.start_sweep(&mut state);
     }
 
-    fn sweep(self: &Arc<Self>, state: &mut State<B>) {
-        if !state.sweeping && state.may_grow_old() {
+    fn start_sweep(self: &Arc<Self>, state: &mut PoolState<B>) {
+        if !state.sweeping && state.has_expirable() {
             state.sweeping = true;
-            tokio::spawn(sweep(Arc::downgrade(self), self.settings.idle_timeout));
+            tokio::spawn(sweep_loop(Arc::downgrade(self), self.settings.idle_timeout));
         }
     }
 
-    /// The lock is never held across an await and every worker has its own pools: no contention.
-    fn state(&self) -> MutexGuard<'_, State<B>> {
+    /// The lock is never held across an await, and every worker has its own pools: there is no
+    /// contention.
+    fn state(&self) -> MutexGuard<'_, PoolState<B>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Closes what grew old while nobody asked. Ends when nothing is idle, or with the pool.
-async fn sweep<B: RequestBody>(pool: Weak<Pool<B>>, every: Duration) {
+/// Closes expired connections periodically. Ends when nothing is idle, or with the pool.
+async fn sweep_loop<B: RequestBody>(pool: Weak<Pool<B>>, every: Duration) {
     loop {
         sleep(every).await;
         let Some(pool) = pool.upgrade() else { return };
         let mut state = pool.state();
         state.drop_older_than(every);
-        state.shared.close_unused(every);
-        state.sweeping = state.may_grow_old();
+        state.http2.close_idle(every);
+        state.sweeping = state.has_expirable();
         if !state.sweeping {
             return;
         }
     }
 }
 
-impl<B: RequestBody> State<B> {
-    fn may_grow_old(&self) -> bool {
-        !self.idle.is_empty() || self.shared.is_many()
+impl<B: RequestBody> PoolState<B> {
+    fn has_expirable(&self) -> bool {
+        !self.idle.is_empty() || self.http2.has_closable()
     }
 
-    fn newest(&mut self, need: Need, idle_timeout: Duration) -> Option<Connection<B>> {
-        while let Some(at) = self.idle.iter().rposition(|idle| idle.connection.serves(need)) {
+    fn take_newest(&mut self, purpose: ConnectionPurpose, idle_timeout: Duration) -> Option<Connection<B>> {
+        while let Some(at) = self.idle.iter().rposition(|idle| idle.connection.supports(purpose)) {
             let newest = self.idle.remove(at)?;
             if newest.since.elapsed() >= idle_timeout {
                 self.drop_older_than(idle_timeout);
                 return None;
             }
             match newest.connection {
-                Kept::Plain(plain) => return Some(Connection::Plain(plain)),
-                Kept::Http1(connection) if connection.sender.is_ready() => {
-                    connection.look.again();
-                    return Some(Connection::Http1(connection));
+                IdleConnection::Http1(connection) => return Some(Connection::Http1(connection)),
+                IdleConnection::HyperHttp1(connection) if connection.sender.is_ready() => {
+                    connection.probe.request();
+                    return Some(Connection::HyperHttp1(connection));
                 }
-                Kept::Http1(_) => {}
+                IdleConnection::HyperHttp1(_) => {}
             }
         }
         None
     }
 
-    fn keep_newest(&mut self, most: usize) {
-        let surplus = self.idle.len().saturating_sub(most);
+    fn truncate_idle(&mut self, max: usize) {
+        let surplus = self.idle.len().saturating_sub(max);
         self.idle.drain(..surplus);
     }
 
@@ -320,25 +325,25 @@ impl<B: RequestBody> State<B> {
         }
     }
 
-    fn learn(&mut self, dialed: &Result<Dialed<B>, UpstreamError>, need: Need) {
-        match dialed {
-            Ok(Dialed::Shared(_)) => self.shares = true,
-            Ok(Dialed::Alone(_)) => self.shares &= need == Need::Tunnel,
+    fn record_connect(&mut self, opened: &Result<NewConnection<B>, UpstreamError>, purpose: ConnectionPurpose) {
+        match opened {
+            Ok(NewConnection::Shared(_)) => self.is_http2 = true,
+            Ok(NewConnection::Exclusive(_)) => self.is_http2 &= purpose == ConnectionPurpose::Tunnel,
             Err(_) => {}
         }
-        self.unreachable_since = match dialed {
+        self.unreachable_since = match opened {
             Ok(_) => None,
-            Err(error) => error.is_before_connection().then(Instant::now),
+            Err(error) => error.is_connect_failure().then(Instant::now),
         };
     }
 }
 
-impl<B: RequestBody> Kept<B> {
-    fn serves(&self, need: Need) -> bool {
-        match (self, need) {
-            (Kept::Plain(_), Need::Head) | (Kept::Http1(_), Need::Body) => true,
-            (Kept::Plain(_), Need::Body | Need::Tunnel)
-            | (Kept::Http1(_), Need::Head | Need::Tunnel) => false,
+impl<B: RequestBody> IdleConnection<B> {
+    fn supports(&self, purpose: ConnectionPurpose) -> bool {
+        match (self, purpose) {
+            (IdleConnection::Http1(_), ConnectionPurpose::HeadOnly) | (IdleConnection::HyperHttp1(_), ConnectionPurpose::Body) => true,
+            (IdleConnection::Http1(_), ConnectionPurpose::Body | ConnectionPurpose::Tunnel)
+            | (IdleConnection::HyperHttp1(_), ConnectionPurpose::HeadOnly | ConnectionPurpose::Tunnel) => false,
         }
     }
 }
@@ -356,72 +361,72 @@ impl<B: RequestBody> Lease<B> {
         self.connection.as_mut()
     }
 
-    /// Whether others used the connection before: it may have been closed meanwhile.
+    /// Whether the connection carried an exchange before; the upstream may have closed it since.
     pub(super) fn reused(&self) -> bool {
         self.reused
     }
 
-    /// For a body that may be sent on when its answer is whole and this is gone: on a connection with
-    /// others its stream lasts as long as either.
-    pub(super) fn share(&mut self) -> Option<Held> {
+    /// Shares the permit with a request body that may outlive the response. On a shared connection,
+    /// the stream lasts until both are finished.
+    pub(super) fn share_permit(&mut self) -> Option<StreamGuard> {
         let Some(Connection::Http2(stream)) = &self.connection else { return None };
         let permit = Arc::new(std::mem::take(&mut self.permit));
-        self.shared = Some(Arc::clone(&permit));
-        Some(Held { _seat: Arc::clone(&stream.seat), _permit: permit })
+        self.shared_permit = Some(Arc::clone(&permit));
+        Some(StreamGuard { _slot: Arc::clone(&stream.slot), _permit: permit })
     }
 
-    /// Keeps the connection out of the pool: it was made to become a tunnel.
-    pub(super) fn never_again(mut self) -> Lease<B> {
+    /// Prevents reuse: the connection was prepared for an upgrade.
+    pub(super) fn discard_after_use(mut self) -> Lease<B> {
         self.single_use = true;
         self
     }
 
-    /// The exchange ended well: the connection goes back, when it is clean.
+    /// Ends the exchange and returns the connection to the pool if it is reusable.
     ///
-    /// The driver asks for the next request only when both messages are whole and nothing was left
-    /// over, in the same turn in which it handed out the end of the answer. On the one-thread
-    /// runtimes that workers are, that has happened when we see that end.
-    pub(super) fn finish(mut self) {
+    /// hyper's driver becomes ready only when both messages are complete and no byte is left over.
+    /// It does so in the same poll that delivers the end of the response. On a worker's
+    /// single-threaded runtime, this has happened when the caller observes that end.
+    pub(super) fn release(mut self) {
         match self.connection.take() {
-            Some(Connection::Http1(connection)) if self.is_clean(&connection) => {
-                self.pool.give_back(Kept::Http1(connection));
+            Some(Connection::HyperHttp1(connection)) if self.is_reusable(&connection) => {
+                self.pool.return_idle(IdleConnection::HyperHttp1(connection));
             }
-            Some(Connection::Http1(connection)) => connection.driver.abort(),
-            // Whoever read its answer says whether it is clean.
-            Some(Connection::Plain(mut plain)) => {
-                plain.rest();
-                self.pool.give_back(Kept::Plain(plain));
+            Some(Connection::HyperHttp1(connection)) => connection.driver.abort(),
+            // The caller has checked that it is reusable.
+            Some(Connection::Http1(mut connection)) => {
+                connection.shrink();
+                self.pool.return_idle(IdleConnection::Http1(connection));
             }
             Some(Connection::Http2(_)) | None => {}
         }
     }
 
-    /// The connection that this request alone drives.
-    pub(super) fn plain(&mut self) -> Option<&mut Plain> {
+    /// Returns the connection if this task drives it.
+    pub(super) fn http1(&mut self) -> Option<&mut Http1Connection> {
         match &mut self.connection {
-            Some(Connection::Plain(plain)) => Some(plain),
-            Some(Connection::Http1(_) | Connection::Http2(_)) | None => None,
+            Some(Connection::Http1(connection)) => Some(connection),
+            Some(Connection::HyperHttp1(_) | Connection::Http2(_)) | None => None,
         }
     }
 
-    /// No answer came. The one request's connection closes; a shared one stays with those who use
-    /// it, but nobody new gets it: it may lead nowhere.
-    pub(super) fn give_up(mut self) {
+    /// Ends an exchange without a response. An HTTP/1.1 connection closes. A shared one remains for
+    /// its current streams but accepts no new ones, because it may be dead.
+    pub(super) fn fail(mut self) {
         if let Some(Connection::Http2(stream)) = &self.connection {
-            self.pool.state().shared.forget(&stream.seat);
+            self.pool.state().http2.remove(&stream.slot);
         }
         self.close();
     }
 
-    fn is_clean(&self, connection: &Http1<B>) -> bool {
+    fn is_reusable(&self, connection: &HyperConnection<B>) -> bool {
         !self.single_use && connection.sender.is_ready()
     }
 
     fn close(&mut self) {
         match self.connection.take() {
-            Some(Connection::Http1(connection)) => connection.driver.abort(),
-            // Closed by being dropped, or shared.
-            Some(Connection::Plain(_) | Connection::Http2(_)) | None => {}
+            Some(Connection::HyperHttp1(connection)) => connection.driver.abort(),
+            // Closed by dropping, or shared.
+            Some(Connection::Http1(_) | Connection::Http2(_)) | None => {}
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Switching protocols: from a request to a tunnel (WebSocket).
+//! Protocol upgrade from a request to a tunnel (WebSocket).
 //!
-//! Each tunnel has a connection of its own. Nothing of the client's goes out before the 101: the
-//! request has no body by its type (CVE-2026-2833), and [`PendingTunnel::open`] comes after the
-//! caller has judged the 101.
+//! Each tunnel has its own connection. No client data is sent before the 101: the request has no
+//! body by its type (CVE-2026-2833), and the caller calls [`PendingTunnel::open`] only after
+//! validating the 101.
 
 use std::io;
 use std::pin::Pin;
@@ -13,66 +13,65 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::answer::framing;
-use super::body::{Outgoing, RequestBody, UpstreamBody};
+use super::response_head::framing;
+use super::body::{OutgoingBody, RequestBody, UpstreamBody};
 use super::error::UpstreamError;
-use super::exchange::{Attempt, attempt, closed_at_once};
+use super::exchange::{SendOutcome, closed_before_request, send_once};
 use super::pool::Lease;
 
-/// The answer to a request for another protocol.
-pub enum Switch<B: RequestBody> {
-    /// A 101: check what it says (`Sec-WebSocket-Accept`) before opening the tunnel; dropping the
-    /// tunnel closes the connection.
+/// Response to an upgrade request.
+pub enum UpgradeResponse<B: RequestBody> {
+    /// A 101. Validate it (`Sec-WebSocket-Accept`) before opening the tunnel; dropping the tunnel
+    /// closes the connection.
     Switched(Response<()>, PendingTunnel<B>),
-    /// Any other status: an ordinary answer, and no tunnel.
-    Answered(Response<UpstreamBody<B>>),
+    /// Any other status: an ordinary response without a tunnel.
+    Declined(Response<UpstreamBody<B>>),
 }
 
-/// A 101 was read; not a byte has been exchanged after it.
+/// A tunnel after its 101 and before its first byte.
 pub struct PendingTunnel<B: RequestBody> {
     upgrade: OnUpgrade,
     lease: Lease<B>,
 }
 
 impl<B: RequestBody> PendingTunnel<B> {
-    /// The bytes after the 101, both ways.
+    /// Opens the tunnel.
     pub async fn open(self) -> Result<Tunnel<B>, UpstreamError> {
         let upgraded = self.upgrade.await.map_err(|error| UpstreamError::from(&error))?;
         Ok(Tunnel { io: TokioIo::new(upgraded), _lease: self.lease })
     }
 }
 
-/// A connection that speaks another protocol now. It counts as a connection of its endpoint until
-/// it is dropped.
+/// An upgraded connection. It counts towards the endpoint's limit until it is dropped.
 pub struct Tunnel<B: RequestBody> {
     io: TokioIo<Upgraded>,
     _lease: Lease<B>,
 }
 
-pub(super) async fn switch<B: RequestBody>(
+pub(super) async fn send_upgrade_request<B: RequestBody>(
     mut lease: Lease<B>,
     request: Request<()>,
-) -> Result<Switch<B>, UpstreamError> {
-    match attempt(&mut lease, request.map(|()| Outgoing::empty()), None).await {
-        Attempt::Answered(response) => sort(response, lease),
-        Attempt::Unsent(_) => Err(closed_at_once()),
-        Attempt::Unprocessed(error) | Attempt::Broken(error) => Err(error),
-        Attempt::Late => Err(UpstreamError::ResponseTimeout),
+) -> Result<UpgradeResponse<B>, UpstreamError> {
+    match send_once(&mut lease, request.map(|()| OutgoingBody::empty()), None).await {
+        SendOutcome::Response(response) => classify_response(response, lease),
+        SendOutcome::Unsent(_) => Err(closed_before_request()),
+        SendOutcome::Unprocessed(error) | SendOutcome::Failed(error) => Err(error),
+        SendOutcome::TimedOut => Err(UpstreamError::ResponseTimeout),
     }
 }
 
-fn sort<B: RequestBody>(
+fn classify_response<B: RequestBody>(
     mut response: Response<hyper::body::Incoming>,
     lease: Lease<B>,
-) -> Result<Switch<B>, UpstreamError> {
+) -> Result<UpgradeResponse<B>, UpstreamError> {
     framing(false, &mut response)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let lease = lease.never_again();
-        let answer = response.map(|body| UpstreamBody::new(body, lease, None));
-        return Ok(Switch::Answered(answer));
+        let lease = lease.discard_after_use();
+        let response = response.map(|body| UpstreamBody::new(body, lease, None));
+        return Ok(UpgradeResponse::Declined(response));
     }
     let upgrade = hyper::upgrade::on(&mut response);
-    Ok(Switch::Switched(response.map(drop), PendingTunnel { upgrade, lease }))
+    Ok(UpgradeResponse::Switched(response.map(drop), PendingTunnel { upgrade, lease }))
 }
 
 impl<B: RequestBody> AsyncRead for Tunnel<B> {

@@ -132,7 +132,7 @@ def _https_port(log: str) -> int | None:
     """The port of the first https listener in a JSON log, or None while there is none."""
     for line in log.splitlines():
         fields = _json_line(line)
-        if fields.get("event") == "listening" and fields.get("scheme") == "https":
+        if fields.get("event") == "gateway.listening" and fields.get("scheme") == "https":
             return int(fields["address"].rsplit(":", 1)[1])
     return None
 

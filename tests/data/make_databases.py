@@ -5,7 +5,7 @@
 
 city.mmdb has MaxMind's layout, flat-city.mmdb that of ip-location-db with numbers as text. earth-city.mmdb
 and earth-asn.mmdb are the small Earth of the simulation of people, in networks that nobody has (10.N.0.0/16,
-fd00:N::/32); tests/people/earth.rs has the same table.
+fd00:N::/32); tests/system/people/networks.rs has the same table.
 """
 
 from netaddr import IPSet

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use doorward::app;
 use doorward::config::Config;
-use doorward::portal::forms::{keep_target, target};
+use doorward::portal::forms::{open_return_url, seal_return_url};
 use http::{Request, StatusCode};
 use http_body_util::Empty;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -16,9 +16,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::browser::{Browser, SESSION};
-use crate::gateway::{Gateway, PASSWORD, Setup, configuration, prepare, route};
-use crate::upstream::{Upstream, values};
+use test_support::browser::{Browser, SESSION};
+use test_support::gateway::{Gateway, PASSWORD, Setup, configuration, prepare_directory, session_route};
+use test_support::upstream::{Upstream, header_values};
 
 /// An app with a session, and a part of it for everybody.
 struct Stage {
@@ -34,10 +34,10 @@ impl Stage {
     /// With lines for the `[[route]]` of the session.
     async fn with(lines: &str) -> Stage {
         let upstream = Upstream::start().await;
-        let public = route(upstream.address)
+        let public = session_route(upstream.address)
             .replace("path = \"/\"", "path = \"/public\"")
             .replace("\"session\"", "\"public\"");
-        let routes = format!("{}{lines}\n{public}", route(upstream.address));
+        let routes = format!("{}{lines}\n{public}", session_route(upstream.address));
         let gateway = Gateway::start(Setup { routes, ..Setup::default() });
         Stage { upstream, gateway }
     }
@@ -48,7 +48,7 @@ impl Stage {
 
     /// The statuses of all answers to these bytes.
     async fn send(&self, bytes: impl AsRef<[u8]>) -> Vec<u16> {
-        statuses(&self.browser().raw(bytes.as_ref()).await)
+        statuses(&self.browser().send_raw(bytes.as_ref()).await)
     }
 
     /// Asserts that nobody is let through, and that the app hears nothing of it.
@@ -72,8 +72,9 @@ fn get(target: &str, fields: &str) -> String {
 
 // Who the user is
 
+/// CVE-2026-25748, CVE-2023-27488.
 #[tokio::test]
-async fn cve_2026_25748_cve_2023_27488_a_malformed_cookie_or_value_is_no_session_and_never_open() {
+async fn malformed_cookies_never_authenticate() {
     let stage = Stage::start().await;
     let junk = "A".repeat(104);
     for value in [
@@ -104,7 +105,7 @@ async fn cve_2026_25748_cve_2023_27488_a_malformed_cookie_or_value_is_no_session
 }
 
 #[tokio::test]
-async fn cookie_chaos_a_live_token_counts_only_under_our_exact_name() {
+async fn token_is_accepted_only_under_the_exact_cookie_name() {
     let stage = Stage::start().await;
     let mut alice = stage.browser();
     alice.log_in("alice").await;
@@ -126,8 +127,9 @@ async fn cookie_chaos_a_live_token_counts_only_under_our_exact_name() {
     assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
 }
 
+/// CVE-2026-33433, CVE-2026-54763.
 #[tokio::test]
-async fn cve_2026_33433_cve_2026_54763_a_field_is_ours_however_the_configuration_spells_it() {
+async fn identity_header_names_are_reserved_in_any_spelling() {
     let stage = Stage::with("identity = { \"x-TEAM-name\" = \"{user}\" }").await;
     let mut alice = stage.browser();
     alice.log_in("alice").await;
@@ -137,16 +139,17 @@ async fn cve_2026_33433_cve_2026_54763_a_field_is_ours_however_the_configuration
         let cookie = format!("Cookie: {SESSION}={}\r\n", alice.token());
         let head = format!("{cookie}{name}: evil\r\n{name}: evil\r\n");
         assert_eq!(stage.send(get("/", &head)).await, [200], "{name}");
-        assert_eq!(stage.upstream.values("x-team-name"), ["alice"], "{name}");
-        assert!(!stage.upstream.last().contains("evil"), "{}", stage.upstream.last());
+        assert_eq!(stage.upstream.last_values("x-team-name"), ["alice"], "{name}");
+        assert!(!stage.upstream.last_head().contains("evil"), "{}", stage.upstream.last_head());
         // Nobody is named on the route beside it, and nobody else names anybody.
         assert_eq!(stage.send(get("/public", &head)).await, [200], "{name}");
-        assert!(!stage.upstream.last().contains("evil"), "{}", stage.upstream.last());
+        assert!(!stage.upstream.last_head().contains("evil"), "{}", stage.upstream.last_head());
     }
 }
 
+/// CVE-2023-25725.
 #[tokio::test]
-async fn cve_2023_25725_an_empty_field_name_hides_nothing_behind_it() {
+async fn empty_header_name_does_not_hide_later_headers() {
     let stage = Stage::start().await;
     for line in [":", ": x", ":\t", " : x"] {
         let raw = format!(
@@ -157,8 +160,9 @@ async fn cve_2023_25725_an_empty_field_name_hides_nothing_behind_it() {
     assert!(stage.upstream.heads().is_empty());
 }
 
+/// CVE-2026-34454.
 #[tokio::test]
-async fn cve_2026_34454_a_login_on_a_shared_machine_leaves_nothing_of_the_one_before() {
+async fn login_replaces_all_state_of_the_previous_user() {
     let stage = Stage::start().await;
     let mut browser = stage.browser();
     browser.log_in("alice").await;
@@ -166,19 +170,20 @@ async fn cve_2026_34454_a_login_on_a_shared_machine_leaves_nothing_of_the_one_be
     browser.log_in("bob").await;
     assert_ne!(browser.token(), alices);
     browser.fetch("/").await;
-    assert_eq!(stage.upstream.values("x-forwarded-user"), ["bob"]);
+    assert_eq!(stage.upstream.last_values("x-forwarded-user"), ["bob"]);
     let old = stage.browser().with_token(&alices).fetch("/").await;
     assert_eq!(old.status, StatusCode::UNAUTHORIZED);
 }
 
+/// CVE-2025-31492, CVE-2021-32637.
 #[tokio::test]
-async fn cve_2025_31492_cve_2021_32637_an_answer_to_nobody_holds_nothing_of_the_app() {
+async fn unauthenticated_response_contains_no_upstream_data() {
     let stage = Stage::start().await;
     for method in ["GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PROPFIND", "get"] {
         let raw = format!(
             "{method} /account HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\nContent-Length: 3\r\n\r\na=b"
         );
-        let answer = stage.browser().raw(raw.as_bytes()).await;
+        let answer = stage.browser().send_raw(raw.as_bytes()).await;
         assert!(!answer.contains("hello"), "{method}: {answer}");
         assert!(matches!(statuses(&answer)[..], [303 | 400 | 401 | 403]), "{method}: {answer}");
     }
@@ -255,8 +260,9 @@ const PERSUASION: [&str; 14] = [
     "X-Forwarded-Method: OPTIONS\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Port: 80\r\n",
 ];
 
+/// CVE-2025-54576, CVE-2026-41059, CVE-2026-34457, CVE-2026-40575.
 #[tokio::test]
-async fn cve_2025_54576_cve_2026_41059_cve_2026_34457_cve_2026_40575_no_disguise_makes_a_path_public()
+async fn disguised_paths_never_become_public()
  {
     let stage = Stage::start().await;
     for target in DISGUISES {
@@ -270,29 +276,31 @@ async fn cve_2025_54576_cve_2026_41059_cve_2026_34457_cve_2026_40575_no_disguise
     assert_eq!(stage.upstream.heads().len(), 1);
 }
 
+/// CVE-2026-40575.
 #[tokio::test]
-async fn cve_2026_40575_not_even_a_trusted_proxys_fields_choose_the_route() {
+async fn forwarded_headers_never_select_the_route() {
     let upstream = Upstream::start().await;
-    let public = route(upstream.address)
+    let public = session_route(upstream.address)
         .replace("app.test", "other.test")
         .replace("\"session\"", "\"public\"");
-    let routes = format!("{}{public}", route(upstream.address));
+    let routes = format!("{}{public}", session_route(upstream.address));
     let setup = Setup { routes, ..Setup::default() };
-    let directory = prepare();
+    let directory = prepare_directory();
     let text = configuration(&setup, &directory)
         .replace("workers = 2", "workers = 1\ntrusted_proxies = [\"127.0.0.0/8\"]");
     let (config, _) = Config::parse(&text, "test.toml", directory.path()).expect("it loads");
     let running = app::start(config, setup.clock.clone(), None).expect("it starts");
-    let browser = Browser::to(running.https[0], &directory.path().join("ca.pem"));
+    let browser = Browser::at_address(running.https[0], &directory.path().join("ca.pem"));
     let fields = "X-Forwarded-Host: other.test\r\nForwarded: host=other.test\r\nX-Forwarded-Uri: /public\r\n";
-    let answer = browser.raw(get("/", fields).as_bytes()).await;
+    let answer = browser.send_raw(get("/", fields).as_bytes()).await;
     assert_eq!(statuses(&answer), [401]);
     assert!(upstream.heads().is_empty());
     running.stop();
 }
 
+/// CVE-2013-4547.
 #[tokio::test]
-async fn cve_2013_4547_a_blank_in_a_target_is_refused() {
+async fn whitespace_in_the_request_target_is_rejected() {
     let stage = Stage::start().await;
     for target in ["/public /../private", "/public\t/private", "/pub lic", " /public", "/public \0"]
     {
@@ -302,17 +310,18 @@ async fn cve_2013_4547_a_blank_in_a_target_is_refused() {
     assert!(stage.upstream.heads().is_empty());
 }
 
+/// CVE-2026-27588.
 #[tokio::test]
-async fn cve_2026_27588_the_case_of_a_host_decides_nothing_however_many_there_are() {
+async fn host_matching_ignores_case_with_many_hosts() {
     let upstream = Upstream::start().await;
-    let one = route(upstream.address);
+    let one = session_route(upstream.address);
     let mut routes: String =
         (0..150).map(|number| one.replace("app.test", &format!("h{number}.test"))).collect();
     routes.push_str(&one.replace("app.test", "*.test").replace("\"session\"", "\"public\""));
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
     for host in ["h7.test", "H7.TEST", "h149.Test", "H149.tEST.", "H0.test:8443"] {
         let raw = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        let answer = Browser::new(&gateway).raw(raw.as_bytes()).await;
+        let answer = Browser::new(&gateway).send_raw(raw.as_bytes()).await;
         assert_eq!(statuses(&answer), [401], "{host}");
     }
     assert!(upstream.heads().is_empty());
@@ -370,8 +379,9 @@ pub(crate) fn place(location: &str) -> url::Url {
     page.join(location).expect("an address")
 }
 
+/// CVE-2020-5233, CVE-2020-11053, CVE-2020-4037, CVE-2019-14857, CVE-2026-3872.
 #[tokio::test]
-async fn cve_2020_5233_cve_2020_11053_cve_2020_4037_cve_2019_14857_cve_2026_3872_no_login_ends_elsewhere()
+async fn login_redirects_only_to_the_same_host()
  {
     let stage = Stage::start().await;
     let keys = stage.gateway.shared().keys.load();
@@ -379,25 +389,26 @@ async fn cve_2020_5233_cve_2020_11053_cve_2020_4037_cve_2019_14857_cve_2026_3872
     let tricks = elsewhere();
     assert!(tricks.len() > 800, "{}", tricks.len());
     for trick in &tricks {
-        assert_eq!(target(&keys, "app.test", trick, now), None, "nothing unsealed is followed");
-        let Some(kept) = keep_target(&keys, "app.test", trick, now) else { continue };
-        let followed = target(&keys, "app.test", &kept, now).expect("kept");
+        assert_eq!(open_return_url(&keys, "app.test", trick, now), None, "nothing unsealed is followed");
+        let Some(kept) = seal_return_url(&keys, "app.test", trick, now) else { continue };
+        let followed = open_return_url(&keys, "app.test", &kept, now).expect("kept");
         assert_eq!(place(&followed).host_str(), Some("app.test"), "{trick:?}");
     }
     for trick in ["//evil.test", "https://evil.test", "/\\evil.test", "/%09/evil.test"] {
         let mut browser = stage.browser();
         let query =
             form_urlencoded::Serializer::new(String::new()).append_pair("to", trick).finish();
-        let form = browser.visit(&format!("/.doorward/login?{query}")).await;
-        let (csrf, to) = (form.field("csrf"), form.field("to"));
+        let form = browser.navigate(&format!("/.doorward/login?{query}")).await;
+        let (csrf, to) = (form.form_field("csrf"), form.form_field("to"));
         let fields = [("username", "alice"), ("password", PASSWORD), ("csrf", &csrf), ("to", &to)];
         let answer = browser.post_form("/.doorward/login", &fields).await;
         assert_eq!((answer.status, answer.header("location")), (StatusCode::SEE_OTHER, "/"));
     }
 }
 
+/// CVE-2020-15129, CVE-2024-52003.
 #[tokio::test]
-async fn cve_2020_15129_cve_2024_52003_no_field_of_a_client_moves_a_redirect() {
+async fn client_headers_never_change_a_redirect_target() {
     let stage = Stage::start().await;
     for fields in [
         "X-Forwarded-Prefix: //evil.test\r\n",
@@ -406,8 +417,8 @@ async fn cve_2020_15129_cve_2024_52003_no_field_of_a_client_moves_a_redirect() {
         "X-Forwarded-Uri: //evil.test/\r\nX-Original-URL: //evil.test/\r\n",
     ] {
         let fields = format!("{fields}Accept: text/html\r\nSec-Fetch-Mode: navigate\r\n");
-        let answer = stage.browser().raw(get("/a", &fields).as_bytes()).await;
-        let [location] = &values(&answer, "location")[..] else { panic!("{answer}") };
+        let answer = stage.browser().send_raw(get("/a", &fields).as_bytes()).await;
+        let [location] = &header_values(&answer, "location")[..] else { panic!("{answer}") };
         assert!(location.starts_with("/.doorward/login?"), "{location}");
         assert_eq!(place(location).host_str(), Some("app.test"), "{location}");
         assert!(!answer.contains("evil.test"), "{answer}");
@@ -416,11 +427,12 @@ async fn cve_2020_15129_cve_2024_52003_no_field_of_a_client_moves_a_redirect() {
 
 // What is sent on, and when
 
+/// CVE-2026-2833.
 #[tokio::test]
-async fn cve_2026_2833_what_follows_a_handshake_waits_for_the_101_and_is_judged_by_itself() {
+async fn data_after_an_upgrade_request_waits_for_the_101() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    let gateway = Gateway::start(Setup { routes: route(address), ..Setup::default() });
+    let gateway = Gateway::start(Setup { routes: session_route(address), ..Setup::default() });
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
     let mut client = alice.connect().await;
@@ -449,8 +461,9 @@ async fn read_head(stream: &mut TcpStream) -> String {
     String::from_utf8(head).expect("ASCII")
 }
 
+/// CVE-2026-71324, CVE-2025-64763.
 #[tokio::test]
-async fn cve_2026_71324_cve_2025_64763_connect_is_refused_on_http_2_and_reaches_nobody() {
+async fn connect_over_http2_is_rejected() {
     let stage = Stage::start().await;
     let tls = TokioIo::new(stage.browser().over_h2().connect().await);
     let executor = TokioExecutor::new();
@@ -468,10 +481,11 @@ async fn cve_2026_71324_cve_2025_64763_connect_is_refused_on_http_2_and_reaches_
     }
 }
 
+/// CVE-2022-3212.
 #[tokio::test]
-async fn cve_2022_3212_a_form_longer_than_its_limit_is_refused_without_being_read() {
+async fn oversized_form_is_rejected_without_reading_it() {
     let stage = Stage::start().await;
-    let form = stage.browser().visit("/.doorward/login").await;
+    let form = stage.browser().navigate("/.doorward/login").await;
     assert_eq!(form.status, StatusCode::OK);
     let mut client = stage.browser().connect().await;
     let head = "POST /.doorward/login HTTP/1.1\r\nHost: app.test\r\nOrigin: https://app.test\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000000000\r\n\r\n";
@@ -500,8 +514,9 @@ fn in_pieces(record: &[u8], length: usize) -> Vec<u8> {
     out
 }
 
+/// CVE-2024-11738, CVE-2026-32305.
 #[tokio::test]
-async fn cve_2024_11738_cve_2026_32305_a_client_hello_in_pieces_is_read_like_a_whole_one() {
+async fn fragmented_client_hello_is_parsed_like_a_whole_one() {
     let stage = Stage::start().await;
     for length in [1, 7, 100] {
         let mut tls = client(&stage.gateway);
@@ -521,8 +536,9 @@ async fn cve_2024_11738_cve_2026_32305_a_client_hello_in_pieces_is_read_like_a_w
     assert_eq!(stage.send(get("/public", "")).await, [200]);
 }
 
+/// CVE-2024-39321.
 #[tokio::test]
-async fn cve_2024_39321_a_resumed_connection_is_offered_no_early_data() {
+async fn resumed_tls_connection_is_offered_no_early_data() {
     let stage = Stage::start().await;
     let address = stage.gateway.address;
     let config = Arc::new(client_config(&stage.gateway));
@@ -579,8 +595,9 @@ fn client_config(gateway: &Gateway) -> rustls::ClientConfig {
 
 // Files that cannot be used
 
+/// CVE-2026-27586, CVE-2026-54762.
 #[test]
-fn cve_2026_27586_cve_2026_54762_a_file_that_cannot_be_used_stops_the_start_and_opens_nothing() {
+fn unusable_file_prevents_startup() {
     let broken = [
         ("users.toml", "[[user]\n"),
         ("users.toml", "[[user]]\nname = \"alice\"\npassword = \"\"\n"),
@@ -591,7 +608,7 @@ fn cve_2026_27586_cve_2026_54762_a_file_that_cannot_be_used_stops_the_start_and_
         ("upstream-ca.pem", "not a certificate"),
     ];
     for (name, text) in broken {
-        let directory = prepare();
+        let directory = prepare_directory();
         let ca = directory.path().join("upstream-ca.pem");
         std::fs::copy(directory.path().join("ca.pem"), &ca).expect("an authority");
         let ca = ca.display();

@@ -2,9 +2,9 @@
 
 use http::StatusCode;
 
-use crate::browser::{Browser, SESSION};
-use crate::gateway::{Gateway, Setup, route};
-use crate::upstream::Upstream;
+use test_support::browser::{Browser, SESSION};
+use test_support::gateway::{Gateway, Setup, session_route};
+use test_support::upstream::Upstream;
 
 struct Stage {
     upstream: Upstream,
@@ -16,7 +16,7 @@ impl Stage {
     /// A session route with these further lines, a public one below `/public`, and a user.
     async fn with(lines: &str) -> Stage {
         let upstream = Upstream::start().await;
-        let session = route(upstream.address);
+        let session = session_route(upstream.address);
         let public = session
             .replace("path = \"/\"", "path = \"/public\"")
             .replace("\"session\"", "\"public\"");
@@ -37,7 +37,7 @@ impl Stage {
         let request = format!(
             "GET / HTTP/1.1\r\nHost: app.test\r\nCookie: {SESSION}={token}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{fields}\r\n"
         );
-        let answer = self.alice.raw(request.as_bytes()).await;
+        let answer = self.alice.send_raw(request.as_bytes()).await;
         answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default()
     }
 }
@@ -47,8 +47,9 @@ const EVIL: (&str, &str) = ("origin", "https://evil.test");
 const CROSS: (&str, &str) = ("sec-fetch-site", "cross-site");
 const SIBLING: (&str, &str) = ("sec-fetch-site", "same-site");
 
+/// ASVS 3.5.
 #[tokio::test]
-async fn asvs_3_5_no_page_of_another_site_writes_with_the_session_of_its_visitor() {
+async fn cross_site_requests_cannot_write() {
     let mut stage = Stage::with("").await;
     for h2 in [false, true] {
         stage.alice.h2 = h2;
@@ -75,7 +76,7 @@ async fn asvs_3_5_no_page_of_another_site_writes_with_the_session_of_its_visitor
 }
 
 #[tokio::test]
-async fn csrf_a_refusal_says_so_and_leaves_the_session_as_it_was() {
+async fn csrf_rejection_names_the_reason_and_keeps_the_session() {
     let mut stage = Stage::with("").await;
     let token = stage.alice.token();
     let answer = stage.alice.send("POST", "/a", &[CROSS, EVIL], "").await;
@@ -89,7 +90,7 @@ async fn csrf_a_refusal_says_so_and_leaves_the_session_as_it_was() {
 }
 
 #[tokio::test]
-async fn csrf_who_has_no_session_is_asked_to_log_in_wherever_he_comes_from() {
+async fn cross_site_request_without_session_is_sent_to_login() {
     let stage = Stage::with("").await;
     let mut nobody = Browser::new(&stage.gateway);
     let navigation = [CROSS, EVIL, ("sec-fetch-mode", "navigate")];
@@ -101,14 +102,14 @@ async fn csrf_who_has_no_session_is_asked_to_log_in_wherever_he_comes_from() {
 }
 
 #[tokio::test]
-async fn csrf_a_public_route_is_for_every_site() {
+async fn public_routes_accept_cross_site_requests() {
     let mut stage = Stage::with("").await;
     assert_eq!(stage.status("POST", "/public", &[CROSS, EVIL]).await, 200);
-    assert!(stage.upstream.values("x-forwarded-user").is_empty());
+    assert!(stage.upstream.last_values("x-forwarded-user").is_empty());
 }
 
 #[tokio::test]
-async fn csrf_a_route_names_the_sites_that_may_or_lets_all() {
+async fn route_can_allow_listed_sites_or_disable_the_check() {
     let mut stage = Stage::with("origins = [\"https://Friend.test\"]").await;
     let friend = ("origin", "https://friend.test");
     assert_eq!(stage.status("POST", "/a", &[SIBLING, friend]).await, 200);
@@ -124,9 +125,10 @@ async fn csrf_a_route_names_the_sites_that_may_or_lets_all() {
     assert_eq!(open.handshake("Origin: https://evil.test\r\n").await, 200);
 }
 
+/// ASVS 4.4.2.
 /// The app here answers 200: what counts is whether it was asked.
 #[tokio::test]
-async fn asvs_4_4_2_no_page_of_another_site_opens_a_websocket() {
+async fn cross_site_pages_cannot_open_websockets() {
     let stage = Stage::with("").await;
     for fields in [
         "Origin: https://evil.test\r\n",

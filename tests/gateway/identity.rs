@@ -10,9 +10,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::browser::{Browser, SESSION};
-use crate::gateway::{Gateway, Setup, route};
-use crate::upstream::{HELLO, Upstream, values};
+use test_support::browser::{Browser, SESSION};
+use test_support::gateway::{Gateway, Setup, session_route};
+use test_support::upstream::{HELLO, Upstream, header_values};
 
 /// What nobody but the gateway may say. Kept apart from the lists in the source on purpose.
 const OURS: [&str; 42] = [
@@ -312,8 +312,9 @@ fn expected(heard: Heard) -> Vec<(String, String)> {
     fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
+/// CVE-2025-64484, CVE-2026-30851, HYP-06, HYP-18, HYP-20.
 #[test]
-fn cve_2025_64484_cve_2026_30851_hyp_06_hyp_18_hyp_20_no_upstream_ever_hears_a_clients_identity() {
+fn client_identity_headers_never_reach_an_upstream() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let (upstream, gateway, token) = runtime.block_on(async {
         let upstream = Upstream::start().await;
@@ -334,7 +335,7 @@ fn cve_2025_64484_cve_2026_30851_hyp_06_hyp_18_hyp_20_no_upstream_ever_hears_a_c
         let status = runtime.block_on(async {
             match h2 {
                 true => over_h2(&browser, path, &fields, &token).await,
-                false => status_of(&browser.raw(&bytes_of(path, &fields, &token)).await),
+                false => status_of(&browser.send_raw(&bytes_of(path, &fields, &token)).await),
             }
         });
         let (wanted, heard) = path.expected();
@@ -344,7 +345,7 @@ fn cve_2025_64484_cve_2026_30851_hyp_06_hyp_18_hyp_20_no_upstream_ever_hears_a_c
         for head in &heads {
             prop_assert!(!head.contains(EVIL), "{}", head);
             prop_assert_eq!(said(head), expected(heard), "{}", head);
-            prop_assert_eq!(values(head, "x-kept"), ["kept"]);
+            prop_assert_eq!(header_values(head, "x-kept"), ["kept"]);
         }
         let bodies = upstream.bodies().split_off(before);
         prop_assert!(bodies.iter().all(|body| !body.contains(EVIL)), "{:?}", bodies);
@@ -366,23 +367,23 @@ async fn told(routes: &str, user: &str, path: &str) -> (Upstream, Gateway) {
 }
 
 #[tokio::test]
-async fn identity_each_route_says_what_its_templates_say_and_nothing_else() {
+async fn each_route_sends_exactly_its_own_templates() {
     let (upstream, _gateway) = told(
         "[[route]]\nhost = \"app.test\"\npath = \"/\"\nupstream = \"http://UPSTREAM\"\naccess = \"session\"\nidentity = { X-Who = \"{user}/{groups}\", X-Mail = \"<{email}>\" }\n",
         "bob",
         "/",
     )
     .await;
-    assert_eq!(upstream.values("x-who"), ["bob/guests"]);
-    assert_eq!(upstream.values("x-mail"), ["<bob@example.test>"]);
-    assert!(upstream.values("x-forwarded-user").is_empty());
+    assert_eq!(upstream.last_values("x-who"), ["bob/guests"]);
+    assert_eq!(upstream.last_values("x-mail"), ["<bob@example.test>"]);
+    assert!(upstream.last_values("x-forwarded-user").is_empty());
 }
 
 #[tokio::test]
-async fn identity_a_field_without_a_value_is_absent_and_not_empty() {
+async fn identity_header_without_value_is_omitted() {
     let (upstream, _gateway) = told(&route_to_be(""), "zoë", "/").await;
-    assert_eq!(upstream.values("x-forwarded-email"), ["zoÃ«@example.test"]);
-    assert!(!upstream.last().to_ascii_lowercase().contains("groups"), "{}", upstream.last());
+    assert_eq!(upstream.last_values("x-forwarded-email"), ["zoÃ«@example.test"]);
+    assert!(!upstream.last_head().to_ascii_lowercase().contains("groups"), "{}", upstream.last_head());
 }
 
 fn route_to_be(more: &str) -> String {
@@ -392,7 +393,7 @@ fn route_to_be(more: &str) -> String {
 }
 
 #[tokio::test]
-async fn identity_names_beyond_ascii_travel_in_the_encoding_of_the_route() {
+async fn non_ascii_names_use_the_encoding_of_the_route() {
     let cases = [
         ("", "zoÃ«", "The zoÃ«"),
         ("identity_encoding = \"utf8\"\n", "zoÃ«", "The zoÃ«"),
@@ -404,27 +405,27 @@ async fn identity_names_beyond_ascii_travel_in_the_encoding_of_the_route() {
         let (upstream, _gateway) =
             told(&route_to_be(&format!("{encoding}{identity}")), "zoë", "/").await;
         // Heads are read as Latin-1: two characters for the two bytes of ë.
-        assert_eq!(upstream.values("x-user"), [user], "{encoding}");
-        assert_eq!(upstream.values("x-name"), [name], "{encoding}");
-        assert_eq!(upstream.values("x-plain"), ["ok"], "{encoding}");
+        assert_eq!(upstream.last_values("x-user"), [user], "{encoding}");
+        assert_eq!(upstream.last_values("x-name"), [name], "{encoding}");
+        assert_eq!(upstream.last_values("x-plain"), ["ok"], "{encoding}");
     }
 }
 
 #[tokio::test]
-async fn identity_groups_of_today_are_told_and_not_those_of_the_login() {
+async fn identity_headers_carry_current_groups() {
     let (upstream, gateway) = told(&route_to_be(""), "bob", "/").await;
     let token = {
         let mut browser = Browser::new(&gateway);
         browser.log_in("bob").await;
         browser.token()
     };
-    assert_eq!(upstream.values("x-forwarded-groups"), ["guests"]);
+    assert_eq!(upstream.last_values("x-forwarded-groups"), ["guests"]);
     let path = gateway.path("users.toml");
     let text = std::fs::read_to_string(&path).expect("the users file");
     assert!(text.contains("guests"));
     std::fs::write(&path, text.replace("guests", "visitors")).expect("written");
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while upstream.values("x-forwarded-groups") != ["visitors"] {
+    while upstream.last_values("x-forwarded-groups") != ["visitors"] {
         assert!(std::time::Instant::now() < deadline, "the old groups are still told");
         let answer = Browser::new(&gateway).with_token(&token).fetch("/").await;
         assert_eq!(answer.status, StatusCode::OK);
@@ -435,7 +436,7 @@ async fn identity_groups_of_today_are_told_and_not_those_of_the_login() {
 /// Connections are shared: by the tabs and the users of one browser, and by everybody behind a proxy of
 /// the operator's.
 #[tokio::test]
-async fn identity_each_request_of_one_connection_is_introduced_for_itself() {
+async fn identity_is_set_per_request_not_per_connection() {
     let upstream = Upstream::start().await;
     let server = "trusted_proxies = [\"127.0.0.1\"]".to_owned();
     let gateway = Gateway::start(Setup { routes: routes(&upstream), server, ..Setup::default() });
@@ -463,25 +464,26 @@ async fn identity_each_request_of_one_connection_is_introduced_for_itself() {
         )
         .expect("a string");
     }
-    let answers = Browser::new(&gateway).raw(bytes.as_bytes()).await;
+    let answers = Browser::new(&gateway).send_raw(bytes.as_bytes()).await;
     assert_eq!(answers.matches("HTTP/1.1 200").count(), requests.len(), "{answers}");
     let heads = upstream.heads();
     assert_eq!(heads.len(), requests.len());
     for (head, (path, host, client, _, told)) in heads.iter().zip(&requests) {
-        let heard = standard.map(|name| values(head, name).concat());
+        let heard = standard.map(|name| header_values(head, name).concat());
         assert_eq!(heard, *told, "{path} {head}");
-        assert_eq!(values(head, "host"), [*host]);
-        assert_eq!(values(head, "x-forwarded-host"), [*host]);
-        assert_eq!(values(head, "x-forwarded-for"), [*client]);
+        assert_eq!(header_values(head, "host"), [*host]);
+        assert_eq!(header_values(head, "x-forwarded-host"), [*host]);
+        assert_eq!(header_values(head, "x-forwarded-for"), [*client]);
         let forwarded = format!("for={client};host=\"{host}\";proto=https");
-        assert_eq!(values(head, "forwarded"), [forwarded]);
+        assert_eq!(header_values(head, "forwarded"), [forwarded]);
     }
 }
 
 // Cookies
 
+/// CVE-2022-39201, HYP-24.
 #[tokio::test]
-async fn cve_2022_39201_hyp_24_our_cookies_reach_no_upstream_and_the_others_do_in_one_field() {
+async fn session_cookies_are_stripped_and_others_forwarded() {
     let (upstream, gateway) = told(&route_to_be(""), "alice", "/").await;
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
@@ -495,17 +497,17 @@ async fn cve_2022_39201_hyp_24_our_cookies_reach_no_upstream_and_the_others_do_i
         "GET / HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\nCookie: {}\r\nCookie: {}\r\n\r\n",
         lines[0], lines[1]
     );
-    assert_eq!(status_of(&alice.raw(raw.as_bytes()).await), 200);
-    assert_eq!(upstream.values("cookie"), ["a=1; b=\"two; three\"; c=4"]);
+    assert_eq!(status_of(&alice.send_raw(raw.as_bytes()).await), 200);
+    assert_eq!(upstream.last_values("cookie"), ["a=1; b=\"two; three\"; c=4"]);
     // HTTP/2 crumbs.
     let mut h2 = Browser::new(&gateway).over_h2();
     let crumbs: Vec<_> = lines.iter().flat_map(|line| line.split("; ")).collect();
     let crumbs: Vec<_> = crumbs.iter().map(|crumb| ("cookie", *crumb)).collect();
     assert_eq!(h2.send("GET", "/", &crumbs, "").await.status, StatusCode::OK);
-    assert_eq!(upstream.values("cookie"), ["a=1; b=\"two; three\"; c=4"]);
+    assert_eq!(upstream.last_values("cookie"), ["a=1; b=\"two; three\"; c=4"]);
     let ours_alone = Browser::new(&gateway).with_token(&token).fetch("/").await;
     assert_eq!(ours_alone.status, StatusCode::OK);
-    assert!(upstream.values("cookie").is_empty());
+    assert!(upstream.last_values("cookie").is_empty());
     let told = upstream.heads().concat();
     assert!(
         !told.contains("dw1_") && !told.to_ascii_lowercase().contains("__host-doorward"),
@@ -521,11 +523,11 @@ fn greedy(status: &str) -> String {
 }
 
 #[tokio::test]
-async fn hygiene_an_upstream_can_neither_set_nor_delete_our_cookies() {
+async fn upstream_cannot_set_or_delete_gateway_cookies() {
     for (status, path) in
         [("200 OK", "/"), ("302 Found", "/"), ("500 No", "/"), ("200 OK", "/public")]
     {
-        let upstream = Upstream::answering(greedy(status)).await;
+        let upstream = Upstream::with_response(greedy(status)).await;
         let gateway = Gateway::start(Setup { routes: routes(&upstream), ..Setup::default() });
         let mut browser = Browser::new(&gateway);
         browser.log_in("alice").await;
@@ -544,9 +546,9 @@ async fn hygiene_an_upstream_can_neither_set_nor_delete_our_cookies() {
 }
 
 #[tokio::test]
-async fn hygiene_an_upstream_cannot_set_our_cookies_in_a_trailer_either() {
+async fn upstream_trailers_cannot_set_gateway_cookies() {
     let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Set-Cookie, Grpc-Status\r\n\r\n5\r\nhello\r\n0\r\nSet-Cookie: __Host-doorward=dw1_planted\r\nClear-Site-Data: \"cookies\"\r\nDoorward-Session: end\r\nGrpc-Status: 0\r\n\r\n";
-    let upstream = Upstream::answering(answer).await;
+    let upstream = Upstream::with_response(answer).await;
     let gateway = Gateway::start(Setup { routes: routes(&upstream), ..Setup::default() });
     let tls = TokioIo::new(Browser::new(&gateway).over_h2().connect().await);
     let (mut sender, connection) =
@@ -560,16 +562,16 @@ async fn hygiene_an_upstream_cannot_set_our_cookies_in_a_trailer_either() {
     assert_eq!(trailers.len(), 1, "{trailers:?}");
     let raw =
         "GET /public HTTP/1.1\r\nHost: app.test\r\nTE: trailers\r\nConnection: close, te\r\n\r\n";
-    let raw = Browser::new(&gateway).raw(raw.as_bytes()).await;
+    let raw = Browser::new(&gateway).send_raw(raw.as_bytes()).await;
     assert!(raw.contains("hello") && !raw.contains("planted"), "{raw}");
 }
 
 // Where the client is
 
 #[tokio::test]
-async fn forwarding_upstreams_hear_from_us_where_the_request_came_from() {
+async fn forwarded_headers_name_the_client() {
     let upstream = Upstream::start().await;
-    let gateway = Gateway::start(Setup { routes: route(upstream.address), ..Setup::default() });
+    let gateway = Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
     let mut browser = Browser::new(&gateway);
     browser.log_in("alice").await;
     let claims = [
@@ -589,17 +591,17 @@ async fn forwarding_upstreams_hear_from_us_where_the_request_came_from() {
     for (h2, via) in [(false, "1.1 doorward"), (true, "2.0 doorward")] {
         browser.h2 = h2;
         assert_eq!(browser.send("GET", "/a?b=c", &claims, "").await.status, StatusCode::OK);
-        let head = upstream.last();
+        let head = upstream.last_head();
         assert!(head.starts_with("GET /a?b=c HTTP/1.1\r\n"), "{head}");
-        assert_eq!(upstream.values("host"), ["app.test"]);
-        assert_eq!(upstream.values("x-forwarded-for"), ["127.0.0.1"]);
-        assert_eq!(upstream.values("x-forwarded-host"), ["app.test"]);
-        assert_eq!(upstream.values("x-forwarded-proto"), ["https"]);
+        assert_eq!(upstream.last_values("host"), ["app.test"]);
+        assert_eq!(upstream.last_values("x-forwarded-for"), ["127.0.0.1"]);
+        assert_eq!(upstream.last_values("x-forwarded-host"), ["app.test"]);
+        assert_eq!(upstream.last_values("x-forwarded-proto"), ["https"]);
         let forwarded = "for=127.0.0.1;host=\"app.test\";proto=https";
-        assert_eq!(upstream.values("forwarded"), [forwarded]);
-        assert_eq!(upstream.values("via"), ["1.0 squid", via]);
+        assert_eq!(upstream.last_values("forwarded"), [forwarded]);
+        assert_eq!(upstream.last_values("via"), ["1.0 squid", via]);
         // The app's own credentials are the app's.
-        assert_eq!(upstream.values("authorization"), ["Basic YXBw"]);
+        assert_eq!(upstream.last_values("authorization"), ["Basic YXBw"]);
         for claim in ["203.0.113.9", "evil", "/admin", "ZXZpbA", "x-forwarded-port"] {
             assert!(!head.to_ascii_lowercase().contains(claim), "{claim} in {head}");
         }
@@ -607,12 +609,12 @@ async fn forwarding_upstreams_hear_from_us_where_the_request_came_from() {
 }
 
 #[tokio::test]
-async fn forwarding_a_public_route_says_where_from_and_not_who() {
-    let upstream = Upstream::answering(HELLO).await;
+async fn public_route_sends_forwarded_headers_but_no_identity() {
+    let upstream = Upstream::with_response(HELLO).await;
     let gateway = Gateway::start(Setup { routes: routes(&upstream), ..Setup::default() });
     let mut browser = Browser::new(&gateway);
     browser.log_in("alice").await;
     assert_eq!(browser.fetch("/public").await.status, StatusCode::OK);
-    assert_eq!(upstream.values("x-forwarded-for"), ["127.0.0.1"]);
-    assert!(!upstream.last().contains("alice"), "{}", upstream.last());
+    assert_eq!(upstream.last_values("x-forwarded-for"), ["127.0.0.1"]);
+    assert!(!upstream.last_head().contains("alice"), "{}", upstream.last_head());
 }

@@ -14,15 +14,15 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::client::TlsStream;
 
-use crate::browser::{Browser, SESSION};
-use crate::gateway::{Gateway, Setup, route};
-use crate::upstream::Upstream;
+use test_support::browser::{Browser, SESSION};
+use test_support::gateway::{Gateway, Setup, session_route};
+use test_support::upstream::Upstream;
 
 /// Far longer than any limit here; a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 fn public(upstream: SocketAddr) -> String {
-    route(upstream).replace("\"session\"", "\"public\"")
+    session_route(upstream).replace("\"session\"", "\"public\"")
 }
 
 fn start(routes: String, limits: &str) -> Gateway {
@@ -64,7 +64,7 @@ async fn read_until(stream: &mut TlsStream<TcpStream>, mark: &str) -> String {
 /// How often a limit bit.
 fn bites(gateway: &Gateway, limit: &str) -> u64 {
     let text = gateway.shared().metrics.render();
-    let start = format!("doorward_limits_total{{limit=\"{limit}\"}} ");
+    let start = format!("doorward_limit_hits_total{{limit=\"{limit}\"}} ");
     let line = text.lines().find_map(|line| line.strip_prefix(start.as_str()));
     line.map_or(0, |count| count.parse().expect("a number"))
 }
@@ -103,7 +103,7 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n";
 // Heads
 
 #[tokio::test]
-async fn slowloris_a_head_that_does_not_end_is_given_up_and_a_connection_may_rest_longer() {
+async fn incomplete_head_times_out_before_an_idle_connection() {
     let (_upstream, gateway, browser) =
         app("header_timeout = \"400ms\"\nidle_timeout = \"2s\"").await;
     let mut silent = browser.connect().await;
@@ -128,7 +128,7 @@ async fn slowloris_a_head_that_does_not_end_is_given_up_and_a_connection_may_res
 }
 
 #[tokio::test]
-async fn a_connection_that_rests_too_long_is_closed() {
+async fn idle_connection_is_closed() {
     let (_upstream, gateway, browser) = app("idle_timeout = \"500ms\"").await;
     let mut idle = browser.connect().await;
     idle.write_all(GET.as_bytes()).await.expect("sent");
@@ -137,8 +137,9 @@ async fn a_connection_that_rests_too_long_is_closed() {
     assert_eq!(bites(&gateway, "header-timeout"), 0);
 }
 
+/// RFC 6585, section 5.
 #[tokio::test]
-async fn rfc_6585_5_too_many_fields_are_431_on_both_protocols() {
+async fn too_many_headers_are_431_on_both_protocols() {
     let (upstream, gateway, browser) = app("headers = 16").await;
     let many: Vec<(String, String)> =
         (0..16).map(|number| (format!("x-{number}"), "1".to_owned())).collect();
@@ -156,7 +157,7 @@ async fn rfc_6585_5_too_many_fields_are_431_on_both_protocols() {
 }
 
 #[tokio::test]
-async fn a_head_longer_than_its_limit_is_refused_on_both_protocols() {
+async fn oversized_head_is_rejected_on_both_protocols() {
     let (upstream, _gateway, mut browser) = app("header_bytes = \"8KiB\"").await;
     let long = "x".repeat(9 * 1024);
     let answer = browser.send("GET", "/", &[("x-long", &long)], "").await;
@@ -174,7 +175,7 @@ fn post(fields: &str) -> String {
 }
 
 #[tokio::test]
-async fn slow_body_one_that_stops_is_408_and_a_route_may_allow_it_more() {
+async fn stalled_body_is_408_and_routes_can_extend_the_timeout() {
     let upstream = Upstream::start().await;
     let patient = public(upstream.address).replace("path = \"/\"", "path = \"/patient\"");
     let patient = format!("{patient}[route.limits]\nbody_timeout = \"1h\"\n");
@@ -197,7 +198,7 @@ async fn slow_body_one_that_stops_is_408_and_a_route_may_allow_it_more() {
 }
 
 #[tokio::test]
-async fn slow_body_one_that_drips_is_408() {
+async fn slow_dripping_body_is_408() {
     let (_upstream, gateway, browser) = app("body_timeout = \"500ms\"\nmin_rate = \"1KiB\"").await;
     let mut dripping = browser.connect().await;
     dripping.write_all(post("Content-Length: 1000\r\n").as_bytes()).await.expect("sent");
@@ -218,7 +219,7 @@ async fn slow_body_one_that_drips_is_408() {
 }
 
 #[tokio::test]
-async fn a_body_without_a_length_that_grows_too_long_is_413() {
+async fn oversized_chunked_body_is_413() {
     let (_upstream, gateway, browser) = app("max_body = \"1KiB\"").await;
     for protocol in [browser.clone(), browser.clone().over_h2()] {
         let mut allowed = protocol.clone();
@@ -235,7 +236,7 @@ async fn a_body_without_a_length_that_grows_too_long_is_413() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_falls_silent_in_its_answer_is_given_up() {
+async fn stalled_upstream_response_is_aborted() {
     let (address, mut connections) = by_hand().await;
     let gateway = start(public(address), "upstream_idle_timeout = \"400ms\"");
     let mut client = Browser::new(&gateway).connect().await;
@@ -262,7 +263,7 @@ fn endless(mut upstream: TcpStream) -> JoinHandle<()> {
 }
 
 #[tokio::test]
-async fn slow_read_a_client_that_reads_nothing_frees_its_upstream() {
+async fn client_that_reads_nothing_releases_its_upstream() {
     let (address, mut connections) = by_hand().await;
     let gateway = start(public(address), "write_timeout = \"500ms\"");
     let mut client = Browser::new(&gateway).connect().await;
@@ -273,7 +274,7 @@ async fn slow_read_a_client_that_reads_nothing_frees_its_upstream() {
 }
 
 #[tokio::test]
-async fn slow_read_a_stream_without_a_window_is_reset_and_the_others_go_on() {
+async fn h2_stream_without_window_is_reset_alone() {
     let (address, mut connections) = by_hand().await;
     let other = Upstream::start().await;
     let small = public(other.address).replace("path = \"/\"", "path = \"/small\"");
@@ -294,7 +295,7 @@ async fn slow_read_a_stream_without_a_window_is_reset_and_the_others_go_on() {
 // Connections
 
 #[tokio::test]
-async fn a_network_beyond_its_share_is_turned_away_before_tls() {
+async fn connection_limit_per_network_applies_before_tls() {
     let (_upstream, gateway, browser) = app("connections_per_network = 3").await;
     let mut held = Vec::new();
     for _ in 0..3 {
@@ -304,13 +305,13 @@ async fn a_network_beyond_its_share_is_turned_away_before_tls() {
     assert_eq!(bites(&gateway, "connections-per-network"), 1);
     held.pop();
     let shared = gateway.shared();
-    until("the place is free again", || shared.metrics.render().contains("doorward_connections 2"))
+    until("the place is free again", || shared.metrics.render().contains("doorward_client_connections 2"))
         .await;
     browser.connect().await;
 }
 
 #[tokio::test]
-async fn a_network_that_connects_too_often_is_turned_away() {
+async fn connection_rate_per_network_is_limited() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::start(Setup {
         routes: public(upstream.address),
@@ -324,9 +325,9 @@ async fn a_network_that_connects_too_often_is_turned_away() {
 }
 
 #[tokio::test]
-async fn when_all_places_are_taken_strangers_go_and_sessions_stay() {
+async fn full_server_evicts_anonymous_connections_first() {
     let upstream = Upstream::start().await;
-    let gateway = start(route(upstream.address), "connections = 4");
+    let gateway = start(session_route(upstream.address), "connections = 4");
     let mut browser = Browser::new(&gateway);
     browser.log_in("alice").await;
     let get = format!(
@@ -342,7 +343,7 @@ async fn when_all_places_are_taken_strangers_go_and_sessions_stay() {
     }
     // Of the strangers the first had to go for the last.
     assert!(rest(&mut strangers[0]).await.is_empty());
-    assert!(bites(&gateway, "displaced") >= 16);
+    assert!(bites(&gateway, "connection-evicted") >= 16);
     known.write_all(get.as_bytes()).await.expect("sent");
     let answer = read_until(&mut known, "hello").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
@@ -351,12 +352,12 @@ async fn when_all_places_are_taken_strangers_go_and_sessions_stay() {
 // Overload
 
 #[tokio::test]
-async fn under_strain_sessions_are_served_and_strangers_are_asked_to_come_back() {
+async fn overload_serves_sessions_and_rejects_anonymous_requests() {
     let (address, mut connections) = by_hand().await;
     let quick = Upstream::start().await;
     let routes = format!(
         "{}{}",
-        route(quick.address),
+        session_route(quick.address),
         public(address).replace("path = \"/\"", "path = \"/slow\"")
     );
     // Two workers: four requests each, of which the last is for sessions only.
@@ -390,7 +391,7 @@ async fn under_strain_sessions_are_served_and_strangers_are_asked_to_come_back()
 }
 
 #[tokio::test]
-async fn without_memory_nobody_new_is_served_and_the_answer_says_when_to_come_back() {
+async fn memory_pressure_rejects_new_clients_with_retry_after() {
     let (upstream, _gateway, browser) = app("memory = \"1MiB\"").await;
     let deadline = Instant::now() + PATIENCE;
     // Until it is noticed they are served.
@@ -442,7 +443,7 @@ async fn tunnel(
 }
 
 #[tokio::test]
-async fn a_tunnel_that_one_side_left_ends_for_the_other_too() {
+async fn half_closed_tunnel_ends_on_both_sides() {
     let (address, mut connections) = by_hand().await;
     let gateway = start(public(address), "");
     let (mut client, upstream) = tunnel(&gateway, &mut connections).await;
@@ -450,13 +451,13 @@ async fn a_tunnel_that_one_side_left_ends_for_the_other_too() {
     // The client hears that nothing comes any more, says nothing, and holds its half.
     assert!(rest(&mut client).await.is_empty());
     until("the tunnel is gone", || {
-        gateway.shared().metrics.render().contains("doorward_tunnels 0")
+        gateway.shared().metrics.render().contains("doorward_websocket_tunnels 0")
     })
     .await;
 }
 
 #[tokio::test]
-async fn slow_read_a_tunnel_whose_client_reads_nothing_ends() {
+async fn tunnel_whose_client_reads_nothing_ends() {
     let (address, mut connections) = by_hand().await;
     let gateway = start(public(address), "write_timeout = \"500ms\"");
     let (_client, mut upstream) = tunnel(&gateway, &mut connections).await;
@@ -466,7 +467,7 @@ async fn slow_read_a_tunnel_whose_client_reads_nothing_ends() {
 }
 
 #[tokio::test]
-async fn at_a_stop_tunnels_are_told_1001_and_the_drain_waits_for_them() {
+async fn shutdown_sends_1001_to_tunnels_and_waits_for_them() {
     let (address, mut connections) = by_hand().await;
     let gateway = start(public(address), "");
     let (mut client, upstream) = tunnel(&gateway, &mut connections).await;
@@ -489,7 +490,7 @@ async fn is_turned_away(gateway: &Gateway) {
 }
 
 #[tokio::test]
-async fn tunnels_are_counted_among_their_networks_connections_until_they_end() {
+async fn tunnels_count_against_their_networks_connections() {
     let (address, mut connections) = by_hand().await;
     let gateway = start(public(address), "connections_per_network = 2");
     let (first, _app) = tunnel(&gateway, &mut connections).await;
@@ -510,14 +511,14 @@ async fn tunnels_are_counted_among_their_networks_connections_until_they_end() {
 }
 
 #[tokio::test]
-async fn when_all_places_are_taken_a_tunnel_without_a_session_is_told_1013_and_gives_up_its_own() {
+async fn full_server_closes_anonymous_tunnels_with_1013() {
     let (address, mut connections) = by_hand().await;
     let gateway = start(public(address), "connections = 2");
     let (mut first, _app) = tunnel(&gateway, &mut connections).await;
     let (mut second, mut other) = tunnel(&gateway, &mut connections).await;
     let mut third = Browser::new(&gateway).connect().await;
     assert_eq!(rest(&mut first).await, [0x88, 0x02, 0x03, 0xf5]);
-    assert_eq!(bites(&gateway, "displaced"), 1);
+    assert_eq!(bites(&gateway, "connection-evicted"), 1);
     third.write_all(GET.as_bytes()).await.expect("sent");
     connections.recv().await.expect("the new one is served");
     other.write_all(b"\x81\x02hi").await.expect("sent");
@@ -527,7 +528,7 @@ async fn when_all_places_are_taken_a_tunnel_without_a_session_is_told_1013_and_g
 }
 
 #[tokio::test]
-async fn a_tunnel_on_which_nothing_is_said_is_told_1001_and_one_on_which_something_is_goes_on() {
+async fn idle_tunnel_gets_1001_and_active_tunnel_stays_open() {
     let (address, mut connections) = by_hand().await;
     let gateway = start(public(address), "websocket_idle_timeout = \"600ms\"");
     let (mut silent, _app) = tunnel(&gateway, &mut connections).await;
@@ -545,7 +546,7 @@ async fn a_tunnel_on_which_nothing_is_said_is_told_1001_and_one_on_which_somethi
 }
 
 #[tokio::test]
-async fn on_a_public_route_too_what_is_older_than_max_connection_age_is_cut() {
+async fn max_connection_age_applies_on_public_routes() {
     let (address, mut connections) = by_hand().await;
     let aged = format!("{}max_connection_age = \"1s\"\n", public(address));
     let gateway = start(aged, "");
@@ -582,7 +583,7 @@ fn drip(mut upstream: TcpStream, fields: &'static str) -> JoinHandle<()> {
 }
 
 #[tokio::test]
-async fn a_request_that_is_not_answered_whole_within_its_time_is_ended_and_an_event_stream_goes_on()
+async fn request_timeout_aborts_requests_but_not_event_streams()
 {
     let (address, mut connections) = by_hand().await;
     let gateway = start(public(address), "request_timeout = \"700ms\"");
@@ -614,7 +615,7 @@ async fn a_request_that_is_not_answered_whole_within_its_time_is_ended_and_an_ev
 }
 
 #[tokio::test]
-async fn an_upload_that_takes_longer_than_its_requests_time_is_ended_on_both_protocols() {
+async fn upload_over_request_timeout_ends_on_both_protocols() {
     let (address, mut connections) = by_hand().await;
     let gateway = start(public(address), "request_timeout = \"600ms\"");
     let browser = Browser::new(&gateway);
@@ -662,11 +663,12 @@ async fn hello_in_drops(gateway: &Gateway) {
     panic!("it still listens");
 }
 
+/// CVE-2026-26999.
 #[tokio::test]
-async fn cve_2026_26999_a_handshake_that_comes_byte_by_byte_ends_at_its_timeout() {
+async fn byte_by_byte_tls_handshake_times_out() {
     let upstream = Upstream::start().await;
     // With and without a look at the ClientHello.
-    for routes in [public(upstream.address), route(upstream.address)] {
+    for routes in [public(upstream.address), session_route(upstream.address)] {
         let gateway = start(routes, "handshake_timeout = \"700ms\"");
         let begun = Instant::now();
         hello_in_drops(&gateway).await;
@@ -677,7 +679,7 @@ async fn cve_2026_26999_a_handshake_that_comes_byte_by_byte_ends_at_its_timeout(
 }
 
 #[tokio::test]
-async fn an_app_whose_queue_of_connections_is_full_is_a_504_that_says_connection_timeout() {
+async fn full_upstream_backlog_is_504_connection_timeout() {
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
     // Nobody accepts; the kernel answers as many as its queue holds, and drops what else knocks.
@@ -725,11 +727,12 @@ impl tracing::Subscriber for Bomb {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
+/// GHSA-4hjq-9h5c-252j.
 #[tokio::test]
-async fn ghsa_4hjq_9h5c_252j_a_panic_in_a_request_ends_its_connection_and_nothing_else() {
+async fn panic_in_a_request_ends_only_its_connection() {
     tracing::subscriber::set_global_default(Bomb).expect("the only one");
     let upstream = Upstream::start().await;
-    let gateway = start(route(upstream.address), "");
+    let gateway = start(session_route(upstream.address), "");
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
     let cookie = format!("{SESSION}={}", alice.token());
@@ -758,7 +761,7 @@ async fn ghsa_4hjq_9h5c_252j_a_panic_in_a_request_ends_its_connection_and_nothin
     drop(held);
     let shared = gateway.shared();
     until("all places are given back", || {
-        shared.metrics.render().contains("doorward_connections 0")
+        shared.metrics.render().contains("doorward_client_connections 0")
     })
     .await;
 }
@@ -766,7 +769,7 @@ async fn ghsa_4hjq_9h5c_252j_a_panic_in_a_request_ends_its_connection_and_nothin
 // The port in the clear
 
 #[tokio::test]
-async fn the_port_for_redirects_takes_no_longer_heads_than_the_other() {
+async fn redirect_listener_has_the_same_head_limit() {
     let (_upstream, gateway, _browser) = app("header_bytes = \"16KiB\"").await;
     let ask = async |length: usize| {
         let mut stream = TcpStream::connect(gateway.http).await.expect("connected");
@@ -979,7 +982,7 @@ async fn still_serves(browser: &Browser) {
 }
 
 #[tokio::test]
-async fn an_http2_connection_that_only_answers_pings_is_closed() {
+async fn h2_connection_with_only_pings_is_closed() {
     let (_upstream, _gateway, browser) = app("idle_timeout = \"1s\"").await;
     let mut wire = Frames::open(&browser).await;
     wire.get(1, "/").await;
@@ -1003,8 +1006,9 @@ async fn an_http2_connection_that_only_answers_pings_is_closed() {
     timeout(PATIENCE, living).await.expect("closed");
 }
 
+/// CVE-2023-44487.
 #[tokio::test]
-async fn cve_2023_44487_rapid_reset_ends_the_connection() {
+async fn rapid_reset_ends_the_connection() {
     let (upstream, gateway, browser, frames) = target("").await;
     let sent = frames
         .flood(20_000, |number| {
@@ -1019,12 +1023,13 @@ async fn cve_2023_44487_rapid_reset_ends_the_connection() {
     drop(gateway);
 }
 
+/// CVE-2023-44487.
 #[tokio::test]
-async fn cve_2023_44487_a_slower_rapid_reset_meets_its_limit_too() {
+async fn slow_rapid_reset_reaches_its_limit() {
     let (address, mut connections) = by_hand().await;
     let gateway = start(public(address), "");
     let mut wire = Frames::open(&Browser::new(&gateway)).await;
-    let has_bitten = || bites(&gateway, "resets") == 1;
+    let has_bitten = || bites(&gateway, "stream-resets") == 1;
     // An app that hung up would be answered for, and a request that was answered is not taken back.
     let mut under_way = Vec::new();
     for number in 0..1_000_u32 {
@@ -1041,8 +1046,9 @@ async fn cve_2023_44487_a_slower_rapid_reset_meets_its_limit_too() {
     until("the limit of requests taken back", has_bitten).await;
 }
 
+/// CVE-2025-8671.
 #[tokio::test]
-async fn cve_2025_8671_made_you_reset_ends_the_connection() {
+async fn made_you_reset_ends_the_connection() {
     let (_upstream, _gateway, browser, mut frames) = target("").await;
     // A window that grows beyond what a window may be is a mistake that we have to answer with a reset.
     let made = |stream: u32| {
@@ -1081,8 +1087,9 @@ async fn counting() -> (SocketAddr, Arc<AtomicUsize>) {
     (address, accepted)
 }
 
+/// CVE-2025-8671, CVE-2023-44487.
 #[tokio::test]
-async fn cve_2025_8671_cve_2023_44487_what_is_reset_as_it_comes_never_reaches_for_the_app() {
+async fn immediately_reset_streams_never_reach_the_upstream() {
     let (address, accepted) = counting().await;
     let gateway = start(public(address), "");
     let mut frames = Frames::open(&Browser::new(&gateway)).await;
@@ -1104,8 +1111,9 @@ async fn cve_2025_8671_cve_2023_44487_what_is_reset_as_it_comes_never_reaches_fo
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
 }
 
+/// CVE-2024-27316.
 #[tokio::test]
-async fn cve_2024_27316_headers_without_an_end_end_the_connection() {
+async fn endless_headers_frames_end_the_connection() {
     let (upstream, _gateway, browser, mut frames) = target("").await;
     frames.send(HEADERS, 0, 1, &request(METHOD_GET, "/")).await;
     let piece = frame(CONTINUATION, 0, 1, &field("x", &"y".repeat(100)));
@@ -1115,8 +1123,9 @@ async fn cve_2024_27316_headers_without_an_end_end_the_connection() {
     still_serves(&browser).await;
 }
 
+/// RUSTSEC-2026-0258.
 #[tokio::test]
-async fn rustsec_2026_0258_empty_data_frames_end_the_connection() {
+async fn empty_data_frames_end_the_connection() {
     let (_upstream, gateway, browser, mut frames) = target("").await;
     frames.send(HEADERS, END_HEADERS, 1, &request(METHOD_POST, "/")).await;
     let empty = frame(DATA, 0, 1, &[]).repeat(100);
@@ -1126,18 +1135,20 @@ async fn rustsec_2026_0258_empty_data_frames_end_the_connection() {
     drop(gateway);
 }
 
+/// CVE-2019-9512.
 #[tokio::test]
-async fn cve_2019_9512_a_flood_of_pings_ends_the_connection() {
+async fn ping_flood_ends_the_connection() {
     let (_upstream, gateway, browser, frames) = target("").await;
     let pings = frame(PING, 0, 0, &[0; 8]).repeat(100);
     let sent = frames.flood(10_000, |_| pings.clone()).await;
     assert!(sent < 10_000, "all of it was taken");
-    assert_eq!(bites(&gateway, "chatter"), 1);
+    assert_eq!(bites(&gateway, "control-bytes"), 1);
     still_serves(&browser).await;
 }
 
+/// CVE-2019-9515.
 #[tokio::test]
-async fn cve_2019_9515_a_flood_of_settings_ends_the_connection() {
+async fn settings_flood_ends_the_connection() {
     let (_upstream, gateway, browser, frames) = target("").await;
     let settings = frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]).repeat(100);
     let sent = frames.flood(10_000, |_| settings.clone()).await;
@@ -1147,19 +1158,19 @@ async fn cve_2019_9515_a_flood_of_settings_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn frames_of_unknown_kinds_end_the_connection_when_there_is_nothing_else() {
+async fn flood_of_unknown_frames_ends_the_connection() {
     let (_upstream, gateway, browser, frames) = target("").await;
     let unknown = frame(0xbb, 0, 0, &[0; 100]).repeat(10);
     let sent = frames.flood(10_000, |_| unknown.clone()).await;
     assert!(sent < 10_000, "all of it was taken");
-    assert_eq!(bites(&gateway, "chatter"), 1);
+    assert_eq!(bites(&gateway, "control-bytes"), 1);
     still_serves(&browser).await;
 }
 
 #[tokio::test]
-async fn on_http2_a_cut_is_a_reset_of_its_stream_and_the_others_of_its_connection_go_on() {
+async fn h2_cut_resets_one_stream_and_keeps_the_connection() {
     let (address, mut connections) = by_hand().await;
-    let gateway = start(route(address), "");
+    let gateway = start(session_route(address), "");
     let (mut alice, mut bob) = (Browser::new(&gateway), Browser::new(&gateway));
     alice.log_in("alice").await;
     bob.log_in("bob").await;
@@ -1188,11 +1199,11 @@ async fn on_http2_a_cut_is_a_reset_of_its_stream_and_the_others_of_its_connectio
 }
 
 #[tokio::test]
-async fn a_long_upload_on_http2_is_no_chatter() {
+async fn long_h2_upload_is_not_a_flood() {
     let (upstream, gateway, browser) = app("").await;
     let mut browser = browser.over_h2();
     let answer = browser.send("POST", "/", &[], &"x".repeat(8 << 20)).await;
     assert_eq!(answer.status, StatusCode::OK);
     assert_eq!(upstream.bodies()[0].len(), 8 << 20);
-    assert_eq!(bites(&gateway, "chatter"), 0);
+    assert_eq!(bites(&gateway, "control-bytes"), 0);
 }

@@ -4,21 +4,21 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::browser::{Answer, Browser};
-use crate::gateway::{Gateway, PASSWORD, Setup, manual_clock, route};
-use crate::upstream::Upstream;
+use test_support::browser::{Response, Browser};
+use test_support::gateway::{Gateway, PASSWORD, Setup, manual_clock, session_route};
+use test_support::upstream::Upstream;
 
 async fn one_app() -> (Upstream, Gateway) {
     let upstream = Upstream::start().await;
-    let gateway = Gateway::start(Setup { routes: route(upstream.address), ..Setup::default() });
+    let gateway = Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
     (upstream, gateway)
 }
 
 #[tokio::test]
-async fn a_navigation_without_a_session_goes_to_login_and_comes_back_to_where_it_was() {
+async fn navigation_without_session_returns_after_login() {
     let (upstream, gateway) = one_app().await;
     let mut browser = Browser::new(&gateway);
-    let answer = browser.visit("/wiki/page?x=1").await;
+    let answer = browser.navigate("/wiki/page?x=1").await;
     assert_eq!(answer.status, StatusCode::SEE_OTHER);
     assert!(answer.header("location").starts_with("/.doorward/login?"));
     let answer = browser.try_log_in("alice", PASSWORD, "/wiki/page?x=1").await;
@@ -26,12 +26,12 @@ async fn a_navigation_without_a_session_goes_to_login_and_comes_back_to_where_it
         (answer.status, answer.header("location")),
         (StatusCode::SEE_OTHER, "/wiki/page?x=1")
     );
-    assert_eq!(browser.visit("/wiki/page?x=1").await.text(), "hello");
+    assert_eq!(browser.navigate("/wiki/page?x=1").await.text(), "hello");
     assert_eq!(upstream.heads().len(), 1);
 }
 
 #[tokio::test]
-async fn a_fetch_without_a_session_gets_401_json_and_no_redirect() {
+async fn fetch_without_session_gets_401_json() {
     let (upstream, gateway) = one_app().await;
     let answer = Browser::new(&gateway).fetch("/api").await;
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
@@ -41,8 +41,9 @@ async fn a_fetch_without_a_session_gets_401_json_and_no_redirect() {
     assert!(upstream.heads().is_empty());
 }
 
+/// ASVS 7.2.4.
 #[tokio::test]
-async fn asvs_7_2_4_each_login_makes_a_new_token_and_ends_the_old_session() {
+async fn each_login_creates_a_token_and_ends_the_old_session() {
     let (_upstream, gateway) = one_app().await;
     let mut browser = Browser::new(&gateway);
     browser.log_in("alice").await;
@@ -59,9 +60,9 @@ async fn asvs_7_2_4_each_login_makes_a_new_token_and_ends_the_old_session() {
 
 /// Logs in through a page of ours, and gives where that leads.
 async fn leads_to(browser: &mut Browser, login: &str) -> String {
-    let form = browser.visit(login).await;
+    let form = browser.navigate(login).await;
     assert_eq!(form.status, StatusCode::OK, "{login}");
-    let (csrf, to) = (form.field("csrf"), form.field("to"));
+    let (csrf, to) = (form.form_field("csrf"), form.form_field("to"));
     let fields = [("username", "alice"), ("password", PASSWORD), ("csrf", &*csrf), ("to", &*to)];
     let answer = browser.post_form("/.doorward/login", &fields).await;
     assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text());
@@ -70,7 +71,7 @@ async fn leads_to(browser: &mut Browser, login: &str) -> String {
 
 /// What was sent is not fetched: a GET there is another thing, and what a script asks for is no page.
 #[tokio::test]
-async fn after_the_login_a_form_or_a_script_comes_back_to_the_page_that_sent_it() {
+async fn form_or_script_returns_to_its_page_after_login() {
     let (_upstream, gateway) = slow_clock().await;
     let page = ("referer", "https://app.test/wiki/edit?page=7");
     let navigates = [
@@ -106,13 +107,13 @@ async fn after_the_login_a_form_or_a_script_comes_back_to_the_page_that_sent_it(
 }
 
 #[tokio::test]
-async fn where_a_fresh_login_is_asked_for_the_app_sees_nothing_before_it_and_the_token_changes() {
+async fn reauthentication_precedes_the_upstream_and_rotates() {
     let (upstream, admin) = (Upstream::start().await, Upstream::start().await);
-    let strict = route(admin.address)
+    let strict = session_route(admin.address)
         .replace("path = \"/\"", "path = \"/admin\"")
         .replace("\"session\"", "{ groups = [\"staff\"], max_auth_age = \"5m\" }");
     let gateway = Gateway::start(Setup {
-        routes: format!("{}{strict}", route(upstream.address)),
+        routes: format!("{}{strict}", session_route(upstream.address)),
         clock: manual_clock(),
         ..Setup::default()
     });
@@ -126,24 +127,24 @@ async fn where_a_fresh_login_is_asked_for_the_app_sees_nothing_before_it_and_the
         (script.status, &script.json()["error"]),
         (StatusCode::UNAUTHORIZED, &"reauthenticate".into())
     );
-    let page = alice.visit("/admin/users?sort=name").await;
+    let page = alice.navigate("/admin/users?sort=name").await;
     assert_eq!(page.status, StatusCode::SEE_OTHER);
     assert_eq!(admin.heads().len(), 1, "{:?}", admin.heads());
     assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "kept elsewhere");
     assert_eq!(alice.token(), old);
     let login = page.header("location").to_owned();
-    let form = alice.visit(&login).await.text();
+    let form = alice.navigate(&login).await.text();
     assert!(form.contains("asks you to log in again"), "{form}");
     assert_eq!(leads_to(&mut alice, &login).await, "/admin/users?sort=name");
     assert_ne!(alice.token(), old);
-    assert_eq!(alice.visit("/admin/users?sort=name").await.status, StatusCode::OK);
-    assert!(admin.last().starts_with("GET /admin/users?sort=name "), "{}", admin.last());
+    assert_eq!(alice.navigate("/admin/users?sort=name").await.status, StatusCode::OK);
+    assert!(admin.last_head().starts_with("GET /admin/users?sort=name "), "{}", admin.last_head());
     let dead = Browser::new(&gateway).with_token(&old).fetch("/").await;
     assert_eq!(dead.json()["reason"], "replaced");
 }
 
 /// Twelve wrong passwords at most, one after the other; gives the first answer that is no 401.
-async fn guess(browser: &mut Browser, csrf: &str, more: &[(&str, &str)]) -> (usize, Answer) {
+async fn guess(browser: &mut Browser, csrf: &str, more: &[(&str, &str)]) -> (usize, Response) {
     let body = form_urlencoded::Serializer::new(String::new())
         .extend_pairs([("username", "alice"), ("password", "a wrong guess"), ("csrf", csrf)])
         .finish();
@@ -161,15 +162,16 @@ async fn guess(browser: &mut Browser, csrf: &str, more: &[(&str, &str)]) -> (usi
 async fn slow_clock() -> (Upstream, Gateway) {
     let upstream = Upstream::start().await;
     let setup =
-        Setup { routes: route(upstream.address), clock: manual_clock(), ..Setup::default() };
+        Setup { routes: session_route(upstream.address), clock: manual_clock(), ..Setup::default() };
     (upstream, Gateway::start(setup))
 }
 
+/// ASVS 6.3.1.
 #[tokio::test]
-async fn asvs_6_3_1_too_many_guesses_get_429_with_the_wait_and_a_form_that_says_so() {
+async fn too_many_guesses_get_429_and_a_form_with_the_wait() {
     let (_upstream, gateway) = slow_clock().await;
     let mut browser = Browser::new(&gateway);
-    let csrf = browser.visit("/.doorward/login").await.field("csrf");
+    let csrf = browser.navigate("/.doorward/login").await.form_field("csrf");
     let person = [("accept", "text/html"), ("sec-fetch-mode", "navigate")];
     let (tries, answer) = guess(&mut browser, &csrf, &person).await;
     assert_eq!((tries, answer.status), (11, StatusCode::TOO_MANY_REQUESTS));
@@ -177,7 +179,7 @@ async fn asvs_6_3_1_too_many_guesses_get_429_with_the_wait_and_a_form_that_says_
     assert_eq!(answer.header("cache-control"), "no-store");
     let page = answer.text();
     assert!(page.contains("There were too many attempts. Try again in 6 seconds."), "{page}");
-    assert_eq!((&*answer.field("username"), &*answer.field("password")), ("alice", ""));
+    assert_eq!((&*answer.form_field("username"), &*answer.form_field("password")), ("alice", ""));
     assert!(!page.contains("a wrong guess") && browser.token().is_empty());
 
     let right = [("username", "alice"), ("password", PASSWORD), ("csrf", &*csrf)];
@@ -189,11 +191,12 @@ async fn asvs_6_3_1_too_many_guesses_get_429_with_the_wait_and_a_form_that_says_
     assert_eq!(heard.status, StatusCode::SEE_OTHER, "{}", heard.text());
 }
 
+/// ASVS 6.3.1.
 #[tokio::test]
-async fn asvs_6_3_1_a_program_that_guesses_gets_429_with_the_wait_in_json() {
+async fn too_many_guesses_get_429_json_with_the_wait() {
     let (_upstream, gateway) = slow_clock().await;
     let mut browser = Browser::new(&gateway);
-    let csrf = browser.visit("/.doorward/login").await.field("csrf");
+    let csrf = browser.navigate("/.doorward/login").await.form_field("csrf");
     let (tries, answer) = guess(&mut browser, &csrf, &[("accept", "application/json")]).await;
     assert_eq!((tries, answer.status), (11, StatusCode::TOO_MANY_REQUESTS));
     assert_eq!(answer.header("retry-after"), "6");
@@ -202,16 +205,16 @@ async fn asvs_6_3_1_a_program_that_guesses_gets_429_with_the_wait_in_json() {
 }
 
 #[tokio::test]
-async fn a_failed_login_is_json_for_programs_alone_and_a_form_for_every_browser() {
+async fn failed_login_is_json_for_programs_and_html_for_browsers() {
     let (_upstream, gateway) = slow_clock().await;
     let mut browser = Browser::new(&gateway);
-    let csrf = browser.visit("/.doorward/login").await.field("csrf");
+    let csrf = browser.navigate("/.doorward/login").await.form_field("csrf");
     let wrong = format!("username=alice&password=wrong&csrf={csrf}");
     let kind = ("content-type", "application/x-www-form-urlencoded");
     // A browser of 2020 says nothing of its mode.
     let old = [kind, ("accept", "text/html,application/xhtml+xml,*/*;q=0.8")];
     let page = browser.send("POST", "/.doorward/login", &old, &wrong).await;
-    assert_eq!((page.status, page.field("csrf").is_empty()), (StatusCode::UNAUTHORIZED, false));
+    assert_eq!((page.status, page.form_field("csrf").is_empty()), (StatusCode::UNAUTHORIZED, false));
     for (body, status, reason) in [
         (&*wrong, StatusCode::UNAUTHORIZED, "wrong-password"),
         ("username=alice", StatusCode::BAD_REQUEST, "stale-form"),
@@ -224,21 +227,21 @@ async fn a_failed_login_is_json_for_programs_alone_and_a_form_for_every_browser(
 /// Logs out with a token that is refused for the moment; the session of `other` is over by that.
 async fn logs_out(refused: &mut Browser, reason: &str, other: &mut Browser) {
     assert_eq!(refused.fetch("/").await.json()["reason"], reason);
-    let form = refused.visit("/.doorward/logout").await;
+    let form = refused.navigate("/.doorward/logout").await;
     assert!(form.text().contains("<form"), "says that it is over: {}", form.text());
     let wrong = refused.post_form("/.doorward/logout", &[("csrf", "wrong")]).await;
     assert_eq!(wrong.status, StatusCode::FORBIDDEN, "from another site");
-    let csrf = form.field("csrf");
+    let csrf = form.form_field("csrf");
     let goodbye = refused.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
     assert_eq!((goodbye.status, refused.token()), (StatusCode::OK, String::new()));
     assert_eq!(other.fetch("/").await.json()["reason"], "logout", "it lives on");
 }
 
 #[tokio::test]
-async fn a_logout_with_a_token_from_before_a_crash_ends_the_session() {
+async fn logout_with_a_pre_crash_token_ends_the_session() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::start(Setup {
-        routes: route(upstream.address),
+        routes: session_route(upstream.address),
         clock: manual_clock(),
         ..Setup::default()
     });
@@ -253,10 +256,10 @@ async fn a_logout_with_a_token_from_before_a_crash_ends_the_session() {
 }
 
 #[tokio::test]
-async fn a_logout_of_a_frozen_session_ends_it() {
+async fn logout_ends_a_frozen_session() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::start(Setup {
-        routes: route(upstream.address),
+        routes: session_route(upstream.address),
         session: "on_reuse = \"reauthenticate\"".to_owned(),
         clock: manual_clock(),
         ..Setup::default()

@@ -1,50 +1,32 @@
 //! The gateway as a whole: real sockets, real TLS, upstreams that record every byte.
 
-#[path = "../support/browser.rs"]
-mod browser;
-#[path = "../chaos/chance.rs"]
-#[allow(dead_code, reason = "chaos uses the rest of it")]
-mod chance;
-#[path = "../support/gateway.rs"]
-mod gateway;
-#[path = "../chaos/proxy.rs"]
-#[allow(dead_code, reason = "chaos uses the rest of it")]
-mod proxy;
-#[path = "../support/redis.rs"]
-#[allow(dead_code, reason = "the suite of the stores uses the rest of it")]
-mod redis;
-#[path = "../support/streams.rs"]
-mod streams;
-#[path = "../support/upstream.rs"]
-#[allow(dead_code, reason = "the suite of the commands uses the rest of it")]
-mod upstream;
-
 mod advisories;
+mod client_addr;
 mod csrf;
-mod endings;
 mod framing;
-mod hyp;
+mod framing_h2;
 mod identity;
 mod limits;
-mod live;
 mod login;
 mod notify;
 mod operator;
-mod origin;
 mod outage;
 mod paths;
-mod poison;
 mod redirects;
-mod remembered;
-mod replay;
 mod responses;
 mod restarts;
-mod reuse;
 mod revocation;
+mod risk;
 mod session;
+mod session_control;
+mod session_end;
 mod shared_store;
-mod signals;
-mod steering;
+mod signals_simulate;
 mod step_up;
+mod store_tampering;
+mod streaming;
+mod token_replay;
+mod tracked_connections;
 mod two_gateways;
+mod user_history;
 mod websocket;

@@ -4,15 +4,15 @@ use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use doorward::identity::edit::UsersEdit;
+use doorward::identity::users_file_editor::UsersFileEditor;
 
-use crate::browser::Browser;
-use crate::gateway::{Gateway, Setup, route};
-use crate::upstream::Upstream;
+use test_support::browser::Browser;
+use test_support::gateway::{Gateway, Setup, session_route};
+use test_support::upstream::Upstream;
 
 async fn one_app() -> (Upstream, Gateway) {
     let upstream = Upstream::start().await;
-    let gateway = Gateway::start(Setup { routes: route(upstream.address), ..Setup::default() });
+    let gateway = Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
     (upstream, gateway)
 }
 
@@ -26,8 +26,9 @@ async fn plain(address: std::net::SocketAddr, host: &str, path: &str) -> String 
     answer
 }
 
+/// ASVS 4.1.2.
 #[tokio::test]
-async fn asvs_4_1_2_the_clear_port_redirects_known_hosts_and_does_nothing_else() {
+async fn plain_http_listener_redirects_known_hosts_only() {
     let (upstream, gateway) = one_app().await;
     let answer = plain(gateway.http, "app.test", "/wiki?x=1").await;
     assert!(answer.starts_with("HTTP/1.1 308"), "{answer}");
@@ -38,7 +39,7 @@ async fn asvs_4_1_2_the_clear_port_redirects_known_hosts_and_does_nothing_else()
 }
 
 #[tokio::test]
-async fn monitors_read_health_and_numbers_and_nothing_of_users() {
+async fn health_and_metrics_contain_no_user_data() {
     let (_upstream, gateway) = one_app().await;
     Browser::new(&gateway).log_in("alice").await;
     assert!(plain(gateway.admin, "localhost", "/live").await.starts_with("HTTP/1.1 200"));
@@ -57,21 +58,22 @@ async fn monitors_read_health_and_numbers_and_nothing_of_users() {
     }
 }
 
+/// CVE-2026-27589.
 #[tokio::test]
-async fn cve_2026_27589_a_page_that_rebinds_its_name_reads_no_metrics() {
+async fn metrics_reject_dns_rebinding() {
     let (_upstream, gateway) = one_app().await;
     let answer = plain(gateway.admin, "evil.test", "/metrics").await;
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_down_is_502_with_its_reason_and_a_page_for_people() {
+async fn upstream_failure_is_502_with_a_reason_and_a_page() {
     let upstream = Upstream::start().await;
     let address = upstream.address;
     drop(upstream);
     let closed =
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let routes = route(closed.unwrap_or(address));
+    let routes = session_route(closed.unwrap_or(address));
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
     let mut browser = Browser::new(&gateway);
     browser.log_in("alice").await;
@@ -79,17 +81,17 @@ async fn an_upstream_that_is_down_is_502_with_its_reason_and_a_page_for_people()
     assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
     assert_eq!(answer.header("proxy-status"), "doorward; error=connection_refused");
     assert_eq!(answer.json()["error"], "upstream-down");
-    let page = browser.visit("/").await;
+    let page = browser.navigate("/").await;
     assert_eq!(page.status, StatusCode::BAD_GATEWAY);
     assert!(page.text().contains("<!doctype html>") || page.text().contains("<!DOCTYPE html>"));
 }
 
 #[tokio::test]
-async fn a_user_without_the_group_is_told_so_and_the_accept_header_changes_the_form_alone() {
+async fn missing_group_is_403_and_accept_selects_the_format() {
     let upstream = Upstream::start().await;
     let routes = format!(
         "{}[[route]]\nhost = \"app.test\"\npath = \"/staff\"\nupstream = \"http://{}\"\naccess = {{ groups = [\"staff\"] }}\n",
-        route(upstream.address),
+        session_route(upstream.address),
         upstream.address
     );
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
@@ -100,7 +102,7 @@ async fn a_user_without_the_group_is_told_so_and_the_accept_header_changes_the_f
         (program.status, program.json()["reason"].as_str()),
         (StatusCode::FORBIDDEN, Some("not-allowed"))
     );
-    let person = bob.visit("/staff/x").await;
+    let person = bob.navigate("/staff/x").await;
     assert_eq!(person.status, StatusCode::FORBIDDEN);
     assert!(person.text().contains("bob"));
     assert!(upstream.heads().is_empty());
@@ -108,14 +110,14 @@ async fn a_user_without_the_group_is_told_so_and_the_accept_header_changes_the_f
 }
 
 #[tokio::test]
-async fn csrf_a_login_form_from_elsewhere_or_without_its_token_opens_nothing() {
+async fn login_form_requires_same_site_and_its_csrf_token() {
     let (_upstream, gateway) = one_app().await;
     let mut browser = Browser::new(&gateway);
-    let form = browser.visit("/.doorward/login").await;
-    let csrf = form.field("csrf");
+    let form = browser.navigate("/.doorward/login").await;
+    let csrf = form.form_field("csrf");
     let body = form_urlencoded::Serializer::new(String::new())
         .append_pair("username", "alice")
-        .append_pair("password", crate::gateway::PASSWORD)
+        .append_pair("password", test_support::gateway::PASSWORD)
         .append_pair("csrf", &csrf)
         .finish();
     let kind = ("content-type", "application/x-www-form-urlencoded");
@@ -134,17 +136,18 @@ async fn csrf_a_login_form_from_elsewhere_or_without_its_token_opens_nothing() {
     assert!(stranger.token().is_empty() && browser.token().is_empty());
 }
 
+/// ASVS 3.5.
 #[tokio::test]
-async fn asvs_3_5_a_link_does_not_log_out_and_the_sessions_page_ends_what_it_is_told_to() {
+async fn logout_needs_a_post_and_the_sessions_page_ends_sessions() {
     let (_upstream, gateway) = one_app().await;
     let (mut laptop, mut phone) = (Browser::new(&gateway), Browser::new(&gateway));
     laptop.log_in("alice").await;
     phone.log_in("alice").await;
-    assert_eq!(laptop.visit("/.doorward/logout").await.status, StatusCode::OK);
+    assert_eq!(laptop.navigate("/.doorward/logout").await.status, StatusCode::OK);
     assert_eq!(laptop.fetch("/").await.status, StatusCode::OK, "a GET ends nothing");
 
-    let page = laptop.visit("/.doorward/sessions").await;
-    let csrf = page.field("csrf");
+    let page = laptop.navigate("/.doorward/sessions").await;
+    let csrf = page.form_field("csrf");
     let fields = [("csrf", csrf.as_str()), ("do", "end-others")];
     assert_eq!(
         laptop.post_form("/.doorward/sessions", &fields).await.status,
@@ -173,13 +176,14 @@ async fn reason_becomes(browser: &mut Browser, reason: &str) {
     }
 }
 
+/// ASVS 7.4.2.
 #[tokio::test]
-async fn asvs_7_4_2_an_account_that_is_enabled_again_does_not_bring_its_sessions_back() {
+async fn reenabled_account_does_not_restore_its_sessions() {
     let (_upstream, gateway) = one_app().await;
     let mut browser = Browser::new(&gateway);
     browser.log_in("alice").await;
     let set_disabled = |disabled| {
-        let mut users = UsersEdit::open(&gateway.path("users.toml")).expect("the users file");
+        let mut users = UsersFileEditor::open(&gateway.path("users.toml")).expect("the users file");
         users.set_disabled("alice", disabled).expect("alice");
         users.save().expect("saved");
     };
@@ -196,16 +200,16 @@ async fn asvs_7_4_2_an_account_that_is_enabled_again_does_not_bring_its_sessions
 }
 
 #[tokio::test]
-async fn a_theft_stands_in_the_audit_log_with_both_parties_and_without_a_secret() {
+async fn theft_audit_entry_names_both_clients_and_no_secret() {
     let upstream = Upstream::start().await;
-    let directory = crate::gateway::prepare();
+    let directory = test_support::gateway::prepare_directory();
     let file = directory.path().join("audit.jsonl");
     let gateway = Gateway::start(Setup {
-        routes: route(upstream.address),
+        routes: session_route(upstream.address),
         session: "rotate_after = \"10m\"".to_owned(),
-        more: format!("[audit]\nfile = \"{}\"\n", file.display()),
-        clock: crate::gateway::manual_clock(),
-        shared_with: Some(std::sync::Arc::clone(&directory)),
+        extra: format!("[audit]\nfile = \"{}\"\n", file.display()),
+        clock: test_support::gateway::manual_clock(),
+        shared_directory: Some(std::sync::Arc::clone(&directory)),
         ..Setup::default()
     });
     let mut owner = Browser::new(&gateway);
@@ -235,16 +239,16 @@ async fn a_theft_stands_in_the_audit_log_with_both_parties_and_without_a_secret(
 }
 
 #[tokio::test]
-async fn a_token_that_is_replayed_for_ever_makes_a_few_lines_and_a_number() {
+async fn repeated_replay_writes_few_log_entries_and_a_count() {
     let upstream = Upstream::start().await;
-    let directory = crate::gateway::prepare();
+    let directory = test_support::gateway::prepare_directory();
     let file = directory.path().join("audit.jsonl");
     let gateway = Gateway::start(Setup {
-        routes: route(upstream.address),
+        routes: session_route(upstream.address),
         session: "rotate_after = \"10m\"\non_reuse = \"log\"".to_owned(),
-        more: format!("[audit]\nfile = \"{}\"\n", file.display()),
-        clock: crate::gateway::manual_clock(),
-        shared_with: Some(std::sync::Arc::clone(&directory)),
+        extra: format!("[audit]\nfile = \"{}\"\n", file.display()),
+        clock: test_support::gateway::manual_clock(),
+        shared_directory: Some(std::sync::Arc::clone(&directory)),
         ..Setup::default()
     });
     let mut owner = Browser::new(&gateway);
@@ -257,7 +261,7 @@ async fn a_token_that_is_replayed_for_ever_makes_a_few_lines_and_a_number() {
     }
     for number in 0..30 {
         let mut thief = Browser::new(&gateway).with_token(&stolen);
-        thief.fields.push(("user-agent", format!("Thief/{number}")));
+        thief.headers.push(("user-agent", format!("Thief/{number}")));
         assert_eq!(thief.fetch("/").await.json()["reason"], "theft");
     }
     gateway.stop();
@@ -277,18 +281,18 @@ async fn a_token_that_is_replayed_for_ever_makes_a_few_lines_and_a_number() {
 
 /// A named pipe that nobody writes to stands for a file on a disk that does not answer.
 #[tokio::test]
-async fn a_database_that_takes_long_to_read_keeps_nobody_logged_in_whose_account_is_gone() {
+async fn slow_geoip_load_does_not_delay_account_removal() {
     use std::os::unix::fs::OpenOptionsExt;
     const NONBLOCK: i32 = 0o4000;
     let upstream = Upstream::start().await;
-    let directory = crate::gateway::prepare();
+    let directory = test_support::gateway::prepare_directory();
     let database = directory.path().join("city.mmdb");
     let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/city.mmdb");
     std::fs::copy(sample, &database).expect("copied");
     let gateway = Gateway::start(Setup {
-        routes: route(upstream.address),
-        more: format!("[signals]\ncountry_db = \"{}\"\n", database.display()),
-        shared_with: Some(std::sync::Arc::clone(&directory)),
+        routes: session_route(upstream.address),
+        extra: format!("[signals]\ncountry_db = \"{}\"\n", database.display()),
+        shared_directory: Some(std::sync::Arc::clone(&directory)),
         ..Setup::default()
     });
     let mut alice = Browser::new(&gateway);
@@ -306,7 +310,7 @@ async fn a_database_that_takes_long_to_read_keeps_nobody_logged_in_whose_account
         assert!(std::time::Instant::now() < deadline, "read within 10 s");
         tokio::task::yield_now().await;
     };
-    let mut users = UsersEdit::open(&gateway.path("users.toml")).expect("the users file");
+    let mut users = UsersFileEditor::open(&gateway.path("users.toml")).expect("the users file");
     users.set_disabled("alice", true).expect("alice");
     users.save().expect("saved");
     reason_becomes(&mut alice, "account-gone").await;

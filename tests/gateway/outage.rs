@@ -7,11 +7,11 @@ use data_encoding::BASE64URL_NOPAD;
 use doorward::session::SessionId;
 use http::StatusCode;
 
-use crate::browser::{Answer, Browser};
-use crate::gateway::{Gateway, Setup, manual_clock, route};
-use crate::redis::{How, RedisServer};
-use crate::streams::{Streams, hold_websocket};
-use crate::upstream::Upstream;
+use test_support::browser::{Response, Browser};
+use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
+use test_support::redis_server::{RedisOptions, RedisServer};
+use crate::streaming::{StreamingUpstream, open_websocket};
+use test_support::upstream::Upstream;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -24,14 +24,14 @@ struct Site {
 
 impl Site {
     async fn start(store: &str) -> Site {
-        let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+        let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
         let setup = Site::setup(&upstream, &redis, store);
         Site { gateway: Gateway::start(setup), upstream, redis }
     }
 
     fn setup(upstream: &Upstream, redis: &RedisServer, store: &str) -> Setup {
         let at = |path: &str, more: &str| {
-            route(upstream.address).replace("path = \"/\"", &format!("path = \"{path}\"\n{more}"))
+            session_route(upstream.address).replace("path = \"/\"", &format!("path = \"{path}\"\n{more}"))
         };
         let public = at("/public", "").replace("\"session\"", "\"public\"");
         let routes = [at("/", ""), at("/strict", "on_outage = \"deny\""), public].concat();
@@ -49,7 +49,7 @@ impl Site {
     }
 
     /// Redis answers again, and the gateway knows.
-    async fn comes_back(&self, browser: &mut Browser) -> Answer {
+    async fn comes_back(&self, browser: &mut Browser) -> Response {
         self.redis.resume();
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -63,13 +63,13 @@ impl Site {
 }
 
 /// 503, with a time to come back, and the cookie untouched.
-fn is_away(answer: &Answer) {
+fn is_away(answer: &Response) {
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{}", answer.text());
     assert!(!answer.header("retry-after").is_empty());
     assert_eq!(answer.set_cookies(), Vec::<String>::new());
 }
 
-fn is_known(answer: &Answer) {
+fn is_known(answer: &Response) {
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
     assert_eq!(answer.header("doorward-store"), "away");
     assert_eq!(answer.set_cookies(), Vec::<String>::new());
@@ -84,17 +84,17 @@ fn handle(browser: &Browser) -> String {
 }
 
 #[tokio::test]
-async fn in_an_outage_known_sessions_read_where_the_route_says_so_and_all_else_waits() {
+async fn stale_reads_need_a_route_setting_in_an_outage() {
     let site = Site::start("").await;
     let mut alice = site.log_in("alice").await;
     let other = Gateway::start(Setup {
-        shared_with: Some(Arc::clone(&site.gateway.directory)),
+        shared_directory: Some(Arc::clone(&site.gateway.directory)),
         clock: site.gateway.clock.clone(),
         ..Site::setup(&site.upstream, &site.redis, "")
     });
     let mut elsewhere = Browser::new(&other);
     elsewhere.log_in("bob").await;
-    let mut bob = elsewhere.at(&site.gateway);
+    let mut bob = elsewhere.at_gateway(&site.gateway);
     let token = alice.token();
 
     site.redis.pause();
@@ -103,28 +103,28 @@ async fn in_an_outage_known_sessions_read_where_the_route_says_so_and_all_else_w
     is_away(&alice.send("POST", "/", &[], "x").await);
     is_away(&alice.send("DELETE", "/", &[], "").await);
     is_away(&alice.fetch("/strict").await);
-    is_away(&alice.visit("/.doorward/sessions").await);
+    is_away(&alice.navigate("/.doorward/sessions").await);
     is_away(&bob.fetch("/").await);
     assert_eq!(alice.fetch("/public").await.status, StatusCode::OK);
     assert_eq!(Browser::new(&site.gateway).fetch("/").await.status, StatusCode::UNAUTHORIZED);
     site.gateway.advance(Duration::from_secs(2));
-    is_away(&Browser::new(&site.gateway).visit("/.doorward/login").await);
+    is_away(&Browser::new(&site.gateway).navigate("/.doorward/login").await);
     let metrics = site.gateway.metrics().await;
-    assert!(metrics.contains("doorward_served_known_total 2"), "{metrics}");
-    assert!(metrics.contains("doorward_store_away 1"), "{metrics}");
+    assert!(metrics.contains("doorward_stale_sessions_served_total 2"), "{metrics}");
+    assert!(metrics.contains("doorward_store_unavailable 1"), "{metrics}");
 
     assert_eq!(site.comes_back(&mut alice).await.status, StatusCode::OK);
     assert_eq!(alice.fetch("/").await.header("doorward-store"), "");
     assert_eq!(bob.fetch("/").await.status, StatusCode::OK);
     assert_eq!(alice.token(), token, "nobody was logged out");
     let deadline = Instant::now() + PATIENCE;
-    while Browser::new(&site.gateway).visit("/.doorward/login").await.status != StatusCode::OK {
+    while Browser::new(&site.gateway).navigate("/.doorward/login").await.status != StatusCode::OK {
         assert!(Instant::now() < deadline, "nobody can log in");
     }
 }
 
 #[tokio::test]
-async fn in_an_outage_nobody_is_served_beyond_the_limit() {
+async fn stale_reads_end_at_the_outage_limit() {
     let site = Site::start("serve_known_for = \"2m\"").await;
     let mut alice = site.log_in("alice").await;
     site.redis.pause();
@@ -136,7 +136,7 @@ async fn in_an_outage_nobody_is_served_beyond_the_limit() {
 }
 
 #[tokio::test]
-async fn in_an_outage_nobody_is_served_beyond_his_timeouts_and_nobody_ends_for_them() {
+async fn stale_reads_respect_timeouts_without_ending_sessions() {
     let site = Site::start("serve_known_for = \"1h\"").await;
     let mut alice = site.log_in("alice").await;
     site.redis.pause();
@@ -150,11 +150,11 @@ async fn in_an_outage_nobody_is_served_beyond_his_timeouts_and_nobody_ends_for_t
 }
 
 #[tokio::test]
-async fn in_an_outage_a_session_that_somebody_wanted_to_end_is_not_served() {
+async fn session_with_a_failed_revocation_gets_no_stale_reads() {
     let site = Site::start("").await;
     let mut alice = site.log_in("alice").await;
     let [mut phone, mut tablet] = [site.log_in("alice").await, site.log_in("alice").await];
-    let csrf = alice.visit("/.doorward/logout").await.field("csrf");
+    let csrf = alice.navigate("/.doorward/logout").await.form_field("csrf");
     let mut bob = site.log_in("bob").await;
     site.redis.pause();
     let user = site.gateway.revoke("user=bob").await;
@@ -176,20 +176,20 @@ async fn in_an_outage_a_session_that_somebody_wanted_to_end_is_not_served() {
 
 /// What the cache knows is believed for up to three seconds, also while a revocation waits in vain.
 #[tokio::test]
-async fn in_an_outage_who_was_let_in_by_the_cache_while_his_end_failed_is_not_served_after_it() {
+async fn cached_admission_ends_after_a_failed_revocation() {
     for end in ["user=alice", "all=1"] {
         let_in_by_the_cache_while_it_fails(end).await;
     }
 }
 
 async fn let_in_by_the_cache_while_it_fails(end: &str) {
-    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
     let setup = Site::setup(&upstream, &redis, "");
     let store = setup.store.replace("local_cache = \"off\"", "");
     let gateway = Gateway::start(Setup { store, ..setup });
     let site = Site { gateway, upstream, redis };
     let mut alice = site.log_in("alice").await;
-    let known = r#"doorward_session_cache_total{found="known"}"#;
+    let known = r#"doorward_session_cache_lookups_total{result="hit"}"#;
     let hits = async || {
         let metrics = site.gateway.metrics().await;
         let hits = metrics.lines().find_map(|line| line.strip_prefix(known)?.trim().parse().ok());
@@ -210,7 +210,7 @@ async fn let_in_by_the_cache_while_it_fails(end: &str) {
 }
 
 #[tokio::test]
-async fn in_an_outage_an_old_token_gets_in_nowhere_and_ends_nothing_and_an_offered_one_reads() {
+async fn superseded_token_gets_no_stale_read_but_a_successor_does() {
     let site = Site::start("").await;
     let mut alice = site.log_in("alice").await;
     let mut thief = alice.clone();
@@ -230,11 +230,11 @@ async fn in_an_outage_an_old_token_gets_in_nowhere_and_ends_nothing_and_an_offer
 }
 
 #[tokio::test]
-async fn by_default_nobody_is_served_in_an_outage() {
-    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+async fn stale_reads_are_off_by_default() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
     let store = format!("{}\"\nlocal_cache = \"off\"\n#", redis.settings().url);
     let gateway =
-        Gateway::start(Setup { routes: route(upstream.address), store, ..Setup::default() });
+        Gateway::start(Setup { routes: session_route(upstream.address), store, ..Setup::default() });
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
     assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
@@ -244,14 +244,14 @@ async fn by_default_nobody_is_served_in_an_outage() {
 }
 
 #[tokio::test]
-async fn in_an_outage_live_connections_go_on_for_a_bounded_time_and_never_beyond_the_absolute_end()
+async fn outage_keeps_connections_for_a_bounded_time()
 {
-    let (streams, redis) = (Streams::start().await, RedisServer::start(How::default()));
+    let (streams, redis) = (StreamingUpstream::start().await, RedisServer::start(RedisOptions::default()));
     let gateway = |unchecked_for: &str| {
         Gateway::start(Setup {
             routes: streams.routes(""),
             store: redis.settings().url,
-            more: format!("[live]\nunchecked_for = \"{unchecked_for}\"\n"),
+            extra: format!("[live]\nunchecked_for = \"{unchecked_for}\"\n"),
             clock: manual_clock(),
             ..Setup::default()
         })
@@ -260,13 +260,13 @@ async fn in_an_outage_live_connections_go_on_for_a_bounded_time_and_never_beyond
     let (mut alice, mut bob) = (Browser::new(&short), Browser::new(&long));
     alice.log_in("alice").await;
     bob.log_in("bob").await;
-    let bounded = hold_websocket(&alice, "/ws/bounded".to_owned()).await;
-    let absolute = hold_websocket(&bob, "/ws/absolute".to_owned()).await;
+    let bounded = open_websocket(&alice, "/ws/bounded".to_owned()).await;
+    let absolute = open_websocket(&bob, "/ws/absolute".to_owned()).await;
     let since = Instant::now();
     redis.pause();
     long.advance(Duration::from_secs(12 * 60 * 60));
-    assert_eq!(absolute.ended().await.1, "close 1008");
-    let (at, how) = bounded.ended().await;
+    assert_eq!(absolute.wait_until_closed().await.1, "close 1008");
+    let (at, how) = bounded.wait_until_closed().await;
     assert_eq!(how, "close 1013", "try again later");
     let took = at - since;
     assert!(took > Duration::from_secs(2), "an outage is no end: {took:?}");

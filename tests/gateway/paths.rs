@@ -1,8 +1,8 @@
 //! Paths that two programs can read in two ways, where a route may bear them and where not.
 
-use crate::browser::Browser;
-use crate::gateway::{Gateway, Setup};
-use crate::upstream::Upstream;
+use test_support::browser::Browser;
+use test_support::gateway::{Gateway, Setup};
+use test_support::upstream::Upstream;
 
 /// `/git` bears paths in doubt, `/git/admin` is for somebody else, `/open` is public, `/` refuses.
 async fn stage() -> (Upstream, Gateway, Browser) {
@@ -59,15 +59,16 @@ const REFUSED: [&str; 14] = [
     "/git%2Fadmin",
 ];
 
+/// HYP-17.
 #[tokio::test]
-async fn hyp_17_a_route_may_bear_paths_in_doubt_for_who_has_a_session_and_forwards_them_as_sent() {
+async fn route_can_allow_ambiguous_paths_for_sessions() {
     let (upstream, gateway, mut alice) = stage().await;
     for h2 in [false, true] {
         alice.h2 = h2;
         for path in BORNE {
             assert_eq!(alice.fetch(path).await.status.as_u16(), 200, "{path}");
-            assert!(upstream.last().starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{path}");
-            assert_eq!(upstream.values("x-forwarded-user"), ["alice"]);
+            assert!(upstream.last_head().starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{path}");
+            assert_eq!(upstream.last_values("x-forwarded-user"), ["alice"]);
         }
         let before = upstream.heads().len();
         let mut nobody = Browser::new(&gateway);
@@ -79,8 +80,9 @@ async fn hyp_17_a_route_may_bear_paths_in_doubt_for_who_has_a_session_and_forwar
     }
 }
 
+/// HYP-17.
 #[tokio::test]
-async fn hyp_17_no_reading_of_a_path_leads_past_another_routes_rule_or_to_our_pages() {
+async fn ambiguous_path_never_bypasses_a_stricter_route() {
     let (upstream, _gateway, mut alice) = stage().await;
     for path in REFUSED {
         assert_eq!(alice.fetch(path).await.status.as_u16(), 400, "{path}");
@@ -99,8 +101,9 @@ async fn hyp_17_no_reading_of_a_path_leads_past_another_routes_rule_or_to_our_pa
     assert!(upstream.heads().is_empty());
 }
 
+/// HYP-17.
 #[tokio::test]
-async fn hyp_17_a_public_path_is_none_that_a_lenient_app_finds_behind_a_stricter_rule() {
+async fn path_is_public_only_if_every_parser_agrees() {
     let upstream = Upstream::start().await;
     let route = |path: &str, access: &str| {
         let to = upstream.address;
@@ -144,12 +147,13 @@ async fn hyp_17_a_public_path_is_none_that_a_lenient_app_finds_behind_a_stricter
     }
 }
 
+/// CVE-2026-32811.
 #[tokio::test]
-async fn cve_2026_32811_an_encoded_mark_belongs_to_a_name_and_hides_no_rule() {
+async fn encoded_delimiter_is_part_of_its_segment() {
     let (upstream, _gateway, mut alice) = stage().await;
     for path in ["/tags/C%23", "/wiki/What%3F", "/open/a%3Fb", "/git/a%23b"] {
         assert_eq!(alice.fetch(path).await.status.as_u16(), 200, "{path}");
-        assert!(upstream.last().starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{path}");
+        assert!(upstream.last_head().starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{path}");
     }
     let before = upstream.heads().len();
     for path in ["/git/admin%3Fx", "/git/admin%23", "/open%3Fx", "/open%23/../x", "/.doorward%3Fx"]

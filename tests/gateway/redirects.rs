@@ -7,15 +7,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::advisories::{elsewhere, place};
-use crate::browser::Browser;
-use crate::gateway::{Gateway, PASSWORD, Setup, manual_clock, route};
-use crate::upstream::{Upstream, values};
+use test_support::browser::Browser;
+use test_support::gateway::{Gateway, PASSWORD, Setup, manual_clock, session_route};
+use test_support::upstream::{Upstream, header_values};
 
 /// A gateway whose clock passes when it is told to: logins are slowed down by it.
 async fn one_app() -> (Upstream, Gateway) {
     let upstream = Upstream::start().await;
     let setup =
-        Setup { routes: route(upstream.address), clock: manual_clock(), ..Setup::default() };
+        Setup { routes: session_route(upstream.address), clock: manual_clock(), ..Setup::default() };
     (upstream, Gateway::start(setup))
 }
 
@@ -56,10 +56,10 @@ fn stays(location: &str, trick: &str) {
 }
 
 #[tokio::test]
-async fn open_redirect_a_login_goes_nowhere_that_a_parameter_names() {
+async fn login_ignores_redirect_parameters() {
     let (_upstream, gateway) = one_app().await;
     let mut browser = Browser::new(&gateway);
-    let csrf = browser.visit("/.doorward/login").await.field("csrf");
+    let csrf = browser.navigate("/.doorward/login").await.form_field("csrf");
     for trick in spellings() {
         gateway.advance(Duration::from_secs(6));
         let fields = [
@@ -78,14 +78,14 @@ async fn open_redirect_a_login_goes_nowhere_that_a_parameter_names() {
 }
 
 #[tokio::test]
-async fn open_redirect_a_first_visit_to_an_odd_path_comes_back_to_this_host() {
+async fn odd_path_returns_to_this_host_after_login() {
     let (_upstream, gateway) = one_app().await;
     let mut browser = Browser::new(&gateway);
-    let csrf = browser.visit("/.doorward/login").await.field("csrf");
+    let csrf = browser.navigate("/.doorward/login").await.form_field("csrf");
     let mut kept = 0;
     for trick in targets() {
-        let answer = browser.raw(head("GET", &trick, "").as_bytes()).await;
-        for location in values(&answer, "location") {
+        let answer = browser.send_raw(head("GET", &trick, "").as_bytes()).await;
+        for location in header_values(&answer, "location") {
             stays(&location, &trick);
             let query = place(&location)
                 .query_pairs()
@@ -105,15 +105,15 @@ async fn open_redirect_a_first_visit_to_an_odd_path_comes_back_to_this_host() {
 }
 
 #[tokio::test]
-async fn open_redirect_a_logout_and_the_sessions_page_follow_no_parameter() {
+async fn logout_and_sessions_page_ignore_redirect_parameters() {
     let (_upstream, gateway) = one_app().await;
     let mut browser = Browser::new(&gateway);
     browser.log_in("alice").await;
-    let sessions = browser.visit("/.doorward/sessions").await.field("csrf");
+    let sessions = browser.navigate("/.doorward/sessions").await.form_field("csrf");
     for trick in spellings() {
         let named = [("to", &*trick), ("next", &*trick), ("rd", &*trick)];
         let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(named).finish();
-        let asked = browser.visit(&format!("/.doorward/logout?{query}")).await;
+        let asked = browser.navigate(&format!("/.doorward/logout?{query}")).await;
         assert_eq!((asked.status, asked.header("location")), (StatusCode::OK, ""), "{trick:?}");
         // Without a session there is nothing to prove, and the answer is the goodbye.
         let mut nobody = Browser::new(&gateway);
@@ -123,12 +123,12 @@ async fn open_redirect_a_logout_and_the_sessions_page_follow_no_parameter() {
         let ended = browser.post_form(&format!("/.doorward/sessions?{query}"), &fields).await;
         let told = (ended.status, ended.header("location"));
         assert_eq!(told, (StatusCode::SEE_OTHER, "/.doorward/sessions"), "{trick:?}");
-        let page = browser.visit(&format!("/.doorward/sessions?{query}")).await.text();
+        let page = browser.navigate(&format!("/.doorward/sessions?{query}")).await.text();
         assert!(!page.contains("Continue") && !page.contains("name=\"to\""), "{trick:?}");
     }
-    let form = browser.visit("/.doorward/logout").await;
+    let form = browser.navigate("/.doorward/logout").await;
     let fields =
-        [("csrf", &*form.field("csrf")), ("to", "//evil.test"), ("next", "https://evil.test")];
+        [("csrf", &*form.form_field("csrf")), ("to", "//evil.test"), ("next", "https://evil.test")];
     let left = browser.post_form("/.doorward/logout", &fields).await;
     assert_eq!((left.status, left.header("location")), (StatusCode::OK, ""));
 }
@@ -163,11 +163,11 @@ fn hosts() -> Vec<String> {
 }
 
 #[tokio::test]
-async fn open_redirect_the_clear_port_sends_to_our_hosts_alone_whatever_host_is_named() {
+async fn plain_http_redirects_only_to_configured_hosts() {
     let (upstream, gateway) = one_app().await;
     let ours = format!("https://app.test:{}/", gateway.address.port());
     let sent = plain(&gateway, b"GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
-    assert_eq!(values(&sent, "location"), [ours.as_str()]);
+    assert_eq!(header_values(&sent, "location"), [ours.as_str()]);
     assert!(hosts().len() > 150);
     for host in hosts() {
         for request in [
@@ -177,14 +177,14 @@ async fn open_redirect_the_clear_port_sends_to_our_hosts_alone_whatever_host_is_
             format!("GET / HTTP/1.1\r\nHost: app.test\r\nX-Forwarded-Host: {host}\r\n\r\n"),
             format!("GET http://{host}/ HTTP/1.1\r\nHost: app.test\r\n\r\n"),
         ] {
-            for location in values(&plain(&gateway, request.as_bytes()).await, "location") {
+            for location in header_values(&plain(&gateway, request.as_bytes()).await, "location") {
                 assert!(location.starts_with(&ours), "{request:?}: {location}");
             }
         }
     }
     for target in targets() {
         let request = format!("GET {target} HTTP/1.1\r\nHost: app.test\r\n\r\n");
-        for location in values(&plain(&gateway, request.as_bytes()).await, "location") {
+        for location in header_values(&plain(&gateway, request.as_bytes()).await, "location") {
             let whole = url::Url::parse(&location).expect("an address");
             assert_eq!((whole.scheme(), whole.host_str()), ("https", Some("app.test")), "{target}");
             assert_eq!(whole.port(), Some(gateway.address.port()), "{target}");

@@ -8,15 +8,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use crate::browser::{Answer, Browser};
+use test_support::browser::{Response, Browser};
 use crate::framing::SMUGGLED;
-use crate::gateway::{Gateway, Setup, manual_clock, route};
-use crate::upstream::Upstream;
+use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
+use test_support::upstream::Upstream;
 
 /// `app.test` with a session, and the same app for everybody at `/public` and at `localhost`.
 async fn start(answer: &str, server: &str) -> (Upstream, Gateway) {
-    let upstream = Upstream::answering(answer).await;
-    let session = route(upstream.address);
+    let upstream = Upstream::with_response(answer).await;
+    let session = session_route(upstream.address);
     let public = session.replace("\"session\"", "\"public\"");
     let routes = [
         session,
@@ -32,7 +32,7 @@ async fn start(answer: &str, server: &str) -> (Upstream, Gateway) {
 const TALKATIVE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nServer: Apache/2.4.1 (Unix)\r\nX-Powered-By: PHP/5.3\r\nX-AspNet-Version: 4\r\nX-AspNetMvc-Version: 5\r\nStrict-Transport-Security: max-age=0\r\nProxy-Status: cache; hit\r\nConnection: x-one\r\nConnection: close, X-Two\r\nX-One: 1\r\nX-Two: 2\r\nX-Kept: 3\r\n\r\n";
 
 /// One answer of each kind: the app's, a login, 401, 404, a page, and 400.
-async fn kinds(gateway: &Gateway, h2: bool) -> Vec<Answer> {
+async fn kinds(gateway: &Gateway, h2: bool) -> Vec<Response> {
     let mut alice = Browser::new(gateway);
     alice.h2 = h2;
     let login = alice.log_in("alice").await;
@@ -45,18 +45,19 @@ async fn kinds(gateway: &Gateway, h2: bool) -> Vec<Answer> {
         alice.fetch("/").await,
         alice.fetch("/a//b").await,
         alice.send("POST", "/", &[("sec-fetch-site", "cross-site")], "").await,
-        alice.visit("/.doorward/sessions").await,
-        nobody.visit("/").await,
+        alice.navigate("/.doorward/sessions").await,
+        nobody.navigate("/").await,
         nobody.fetch("/").await,
         nobody.fetch("/public").await,
-        nobody.visit("/.doorward/login").await,
-        nobody.visit("/.doorward/style.css").await,
+        nobody.navigate("/.doorward/login").await,
+        nobody.navigate("/.doorward/style.css").await,
         elsewhere.fetch("/").await,
     ]
 }
 
+/// ASVS 3.4.1.
 #[tokio::test]
-async fn asvs_3_4_1_every_answer_tells_browsers_to_come_by_https() {
+async fn every_response_has_hsts() {
     let (_upstream, gateway) = start(TALKATIVE, "").await;
     for h2 in [false, true] {
         for answer in kinds(&gateway, h2).await {
@@ -77,8 +78,9 @@ async fn asvs_3_4_1_every_answer_tells_browsers_to_come_by_https() {
     }
 }
 
+/// ASVS 3.4.1.
 #[tokio::test]
-async fn asvs_3_4_1_the_operator_chooses_what_they_are_told() {
+async fn hsts_value_is_configurable() {
     let server = "hsts = \"max-age=60; includeSubDomains\"";
     let (_upstream, gateway) = start(TALKATIVE, server).await;
     let answer = Browser::new(&gateway).fetch("/public").await;
@@ -89,8 +91,9 @@ async fn asvs_3_4_1_the_operator_chooses_what_they_are_told() {
     assert_eq!(Browser::new(&gateway).fetch("/").await.header("strict-transport-security"), "");
 }
 
+/// ASVS 13.4.6.
 #[tokio::test]
-async fn asvs_13_4_6_no_answer_names_a_program_and_its_version() {
+async fn no_response_names_server_software() {
     let (_upstream, gateway) = start(TALKATIVE, "").await;
     for h2 in [false, true] {
         for answer in kinds(&gateway, h2).await {
@@ -101,8 +104,9 @@ async fn asvs_13_4_6_no_answer_names_a_program_and_its_version() {
     }
 }
 
+/// RFC 9110, section 7.6.1.
 #[tokio::test]
-async fn rfc_9110_7_6_1_fields_that_any_connection_line_of_an_answer_names_end_here() {
+async fn response_headers_named_by_connection_are_dropped() {
     let (_upstream, gateway) = start(TALKATIVE, "").await;
     for h2 in [false, true] {
         let mut browser = Browser::new(&gateway);
@@ -117,8 +121,9 @@ async fn rfc_9110_7_6_1_fields_that_any_connection_line_of_an_answer_names_end_h
     }
 }
 
+/// ASVS 14.3.2.
 #[tokio::test]
-async fn asvs_14_3_2_our_own_answers_are_stored_nowhere_and_pages_strictly_contained() {
+async fn own_pages_are_no_store_and_have_a_strict_csp() {
     let (_upstream, gateway) = start(TALKATIVE, "").await;
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
@@ -126,11 +131,11 @@ async fn asvs_14_3_2_our_own_answers_are_stored_nowhere_and_pages_strictly_conta
     let refused = nobody.fetch("/").await;
     assert_eq!((refused.status.as_u16(), refused.header("cache-control")), (401, "no-store"));
     let pages = [
-        nobody.visit("/.doorward/login").await,
-        nobody.visit("/.doorward/logout").await,
-        nobody.visit("/.doorward/none").await,
-        alice.visit("/.doorward/sessions").await,
-        alice.visit("/.doorward/logout").await,
+        nobody.navigate("/.doorward/login").await,
+        nobody.navigate("/.doorward/logout").await,
+        nobody.navigate("/.doorward/none").await,
+        alice.navigate("/.doorward/sessions").await,
+        alice.navigate("/.doorward/logout").await,
     ];
     for page in pages {
         assert_eq!(page.header("cache-control"), "no-store");
@@ -152,8 +157,9 @@ async fn asvs_14_3_2_our_own_answers_are_stored_nowhere_and_pages_strictly_conta
     }
 }
 
+/// ASVS 14.2.2.
 #[tokio::test]
-async fn asvs_14_2_2_an_answer_to_a_user_is_private_unless_the_app_says_otherwise() {
+async fn authenticated_responses_are_private_by_default() {
     let plain = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     let (_upstream, gateway) = start(plain, "").await;
     let mut alice = Browser::new(&gateway);
@@ -168,24 +174,26 @@ async fn asvs_14_2_2_an_answer_to_a_user_is_private_unless_the_app_says_otherwis
     assert_eq!(alice.fetch("/").await.header("cache-control"), "public, max-age=60");
 }
 
+/// ASVS 14.3.1.
 #[tokio::test]
-async fn asvs_14_3_1_a_logout_clears_what_the_browser_kept_of_the_site() {
+async fn logout_sends_clear_site_data() {
     let (_upstream, gateway) = start(TALKATIVE, "").await;
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
-    let asked = alice.visit("/.doorward/logout").await;
-    let out = alice.post_form("/.doorward/logout", &[("csrf", &asked.field("csrf"))]).await;
+    let asked = alice.navigate("/.doorward/logout").await;
+    let out = alice.post_form("/.doorward/logout", &[("csrf", &asked.form_field("csrf"))]).await;
     assert_eq!(out.status, StatusCode::OK);
     assert_eq!(out.header("clear-site-data"), "\"cache\", \"storage\"");
     assert!(alice.token().is_empty());
 }
 
+/// ASVS 14.3.1.
 #[tokio::test]
-async fn asvs_14_3_1_an_apps_own_logout_is_answered_like_ours_and_kept_by_no_cache() {
+async fn upstream_logout_gets_the_headers_of_our_own() {
     let cached = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nCache-Control: public, max-age=600\r\nCDN-Cache-Control: max-age=600\r\nSurrogate-Control: max-age=600\r\nClear-Site-Data: \"cookies\", \"executionContexts\"\r\n\r\n";
-    let upstream = Upstream::answering(cached).await;
+    let upstream = Upstream::with_response(cached).await;
     let rules = "[route.session]\nlogout_paths = [\"/logout\"]\n";
-    let routes = format!("{}{rules}", route(upstream.address));
+    let routes = format!("{}{rules}", session_route(upstream.address));
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
     for h2 in [false, true] {
         let mut alice = Browser::new(&gateway);
@@ -204,11 +212,12 @@ async fn asvs_14_3_1_an_apps_own_logout_is_answered_like_ours_and_kept_by_no_cac
     }
 }
 
+/// ASVS 14.3.2.
 #[tokio::test]
-async fn asvs_14_3_2_an_answer_with_a_token_is_kept_by_no_cache_whatever_the_app_says() {
+async fn response_with_a_token_is_never_cacheable() {
     let cached = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nCache-Control: public, max-age=600\r\nX-CDN-Cache-Control: max-age=600\r\nSurrogate-Control: max-age=600\r\n\r\n";
-    let upstream = Upstream::answering(cached).await;
-    let routes = route(upstream.address);
+    let upstream = Upstream::with_response(cached).await;
+    let routes = session_route(upstream.address);
     let clock = manual_clock();
     let gateway = Gateway::start(Setup { routes, clock, ..Setup::default() });
     let mut alice = Browser::new(&gateway);
@@ -222,10 +231,11 @@ async fn asvs_14_3_2_an_answer_with_a_token_is_kept_by_no_cache_whatever_the_app
     }
 }
 
+/// RFC 6585, section 5.
 #[tokio::test]
-async fn rfc_6585_5_a_head_with_too_many_fields_leaves_by_the_one_exit() {
+async fn too_many_headers_response_has_the_common_headers() {
     let upstream = Upstream::start().await;
-    let routes = route(upstream.address);
+    let routes = session_route(upstream.address);
     let limits = "headers = 16".to_owned();
     let gateway = Gateway::start(Setup { routes, limits, ..Setup::default() });
     let many: Vec<_> = (0..17).map(|number| format!("x-{number}")).collect();
@@ -240,8 +250,9 @@ async fn rfc_6585_5_a_head_with_too_many_fields_leaves_by_the_one_exit() {
     assert!(metrics.contains(counted), "{metrics}");
 }
 
+/// RFC 9110, section 15.5.6.
 #[tokio::test]
-async fn rfc_9110_15_5_6_a_method_that_is_not_served_is_told_which_are() {
+async fn unsupported_method_is_405_with_allow() {
     let (_upstream, gateway) = start(TALKATIVE, "").await;
     for h2 in [false, true] {
         let mut browser = Browser::new(&gateway);
@@ -259,8 +270,9 @@ async fn rfc_9110_15_5_6_a_method_that_is_not_served_is_told_which_are() {
     }
 }
 
+/// RFC 9209, section 4.
 #[tokio::test]
-async fn rfc_9209_4_an_operator_may_keep_to_himself_what_went_wrong_behind_the_gateway() {
+async fn proxy_status_details_can_be_disabled() {
     for (server, told) in [("", true), ("proxy_status = false", false)] {
         let (_upstream, gateway) = start(TALKATIVE, server).await;
         let mut browser = Browser::new(&gateway);
@@ -272,9 +284,10 @@ async fn rfc_9209_4_an_operator_may_keep_to_himself_what_went_wrong_behind_the_g
     }
 }
 
+/// RFC 9110, section 15.2.
 /// The HTTP library cannot send them on HTTP/1.1, so they end here; the answer behind them does not.
 #[tokio::test]
-async fn rfc_9110_15_2_early_hints_of_an_app_end_here_and_its_answer_comes_through() {
+async fn early_hints_are_dropped_and_the_response_follows() {
     let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nSet-Cookie: __Host-doorward=x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
     let (_upstream, gateway) = start(hints, "").await;
     for h2 in [false, true] {
@@ -286,15 +299,16 @@ async fn rfc_9110_15_2_early_hints_of_an_app_end_here_and_its_answer_comes_throu
     }
 }
 
+/// RFC 9110, section 7.6.2.
 #[tokio::test]
-async fn rfc_9110_7_6_2_max_forwards_counts_down_and_ends_here_at_zero() {
+async fn max_forwards_counts_down_and_stops_at_zero() {
     let (upstream, gateway) = start(TALKATIVE, "").await;
     for h2 in [false, true] {
         let mut browser = Browser::new(&gateway);
         browser.h2 = h2;
         let mut left = async |method, value| {
             let answer = browser.send(method, "/public", &[("max-forwards", value)], "").await;
-            (answer.status.as_u16(), upstream.values("max-forwards"))
+            (answer.status.as_u16(), upstream.last_values("max-forwards"))
         };
         assert_eq!(left("OPTIONS", "5").await, (200, vec!["4".to_owned()]));
         let before = upstream.heads().len();
@@ -308,8 +322,9 @@ async fn rfc_9110_7_6_2_max_forwards_counts_down_and_ends_here_at_zero() {
     }
 }
 
+/// RFC 9209, section 2.3.27.
 #[tokio::test]
-async fn rfc_9209_2_3_27_a_gateway_that_is_its_own_upstream_stops_going_round() {
+async fn proxy_loop_is_detected() {
     let (upstream, gateway) = start(TALKATIVE, "").await;
     let rounds = ["1.1 doorward"; 8].join(", ");
     let mut browser = Browser::new(&gateway);
@@ -346,10 +361,11 @@ async fn hasty() -> (std::net::SocketAddr, Arc<Mutex<String>>) {
     (address, heard)
 }
 
+/// CVE-2025-4366.
 #[tokio::test]
-async fn cve_2025_4366_an_apps_early_answer_ends_the_connection_of_the_client_too() {
+async fn early_upstream_response_closes_the_client_connection() {
     let (address, heard) = hasty().await;
-    let routes = route(address).replace("\"session\"", "\"public\"");
+    let routes = session_route(address).replace("\"session\"", "\"public\"");
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
     // What is missing of the body arrives as what looks like another request.
     let request =

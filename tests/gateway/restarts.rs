@@ -7,10 +7,10 @@ use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use crate::browser::{Answer, Browser};
-use crate::gateway::{Gateway, Setup, manual_clock, prepare, route};
-use crate::redis::{How, RedisServer};
-use crate::upstream::Upstream;
+use test_support::browser::{Response, Browser};
+use test_support::gateway::{Gateway, Setup, manual_clock, prepare_directory, session_route};
+use test_support::redis_server::{RedisOptions, RedisServer};
+use test_support::upstream::Upstream;
 
 /// Longest wait for what has to come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -33,8 +33,8 @@ async fn revoke_bob(gateway: &Gateway) {
 }
 
 async fn log_out(browser: &mut Browser) {
-    let form = browser.visit("/.doorward/logout").await;
-    let fields = [("csrf", &*form.field("csrf"))];
+    let form = browser.navigate("/.doorward/logout").await;
+    let fields = [("csrf", &*form.form_field("csrf"))];
     assert_eq!(browser.post_form("/.doorward/logout", &fields).await.status, StatusCode::OK);
 }
 
@@ -43,13 +43,13 @@ async fn stop(gateway: Gateway) {
 }
 
 #[tokio::test]
-async fn embedded_after_a_restart_the_living_live_and_the_dead_stay_dead() {
-    let (upstream, directory, clock) = (Upstream::start().await, prepare(), manual_clock());
+async fn embedded_store_keeps_sessions_and_revocations_on_restart() {
+    let (upstream, directory, clock) = (Upstream::start().await, prepare_directory(), manual_clock());
     let begin = || {
         Gateway::start(Setup {
-            routes: route(upstream.address),
+            routes: session_route(upstream.address),
             store: format!("embedded:{}", directory.path().join("state").display()),
-            shared_with: Some(Arc::clone(&directory)),
+            shared_directory: Some(Arc::clone(&directory)),
             clock: clock.clone(),
             ..Setup::default()
         })
@@ -84,7 +84,7 @@ async fn embedded_after_a_restart_the_living_live_and_the_dead_stay_dead() {
 }
 
 /// Asks until the answer has this status; each answer before it has to have the other.
-async fn until(browser: &mut Browser, wanted: StatusCode, before: StatusCode) -> Answer {
+async fn until(browser: &mut Browser, wanted: StatusCode, before: StatusCode) -> Response {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let answer = browser.fetch("/").await;
@@ -98,12 +98,12 @@ async fn until(browser: &mut Browser, wanted: StatusCode, before: StatusCode) ->
 }
 
 #[tokio::test]
-async fn redis_killed_is_503_and_back_without_its_data_401_and_never_the_loss_of_a_cookie() {
+async fn redis_outage_is_503_and_data_loss_401_keeping_the_cookie() {
     for local_cache in ["on", "off"] {
-        let (upstream, mut redis) = (Upstream::start().await, RedisServer::start(How::default()));
+        let (upstream, mut redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
         let store = format!("{}\"\nlocal_cache = \"{local_cache}", redis.settings().url);
         let gateway =
-            Gateway::start(Setup { routes: route(upstream.address), store, ..Setup::default() });
+            Gateway::start(Setup { routes: session_route(upstream.address), store, ..Setup::default() });
         let mut alice = Browser::new(&gateway);
         alice.log_in("alice").await;
         let token = alice.token();
@@ -114,19 +114,19 @@ async fn redis_killed_is_503_and_back_without_its_data_401_and_never_the_loss_of
         let answer = until(&mut alice, away, ok).await;
         assert_eq!(answer.json()["reason"], "store-unavailable");
         assert!(!answer.header("retry-after").is_empty());
-        let page = alice.visit("/").await;
+        let page = alice.navigate("/").await;
         assert_eq!((page.status, page.set_cookies()), (away, Vec::new()));
         let reached = upstream.heads().len();
         assert_eq!(alice.fetch("/").await.status, away);
         assert_eq!(upstream.heads().len(), reached, "nobody is let in unasked");
-        let login = Browser::new(&gateway).try_log_in("alice", crate::gateway::PASSWORD, "/").await;
+        let login = Browser::new(&gateway).try_log_in("alice", test_support::gateway::PASSWORD, "/").await;
         assert_eq!(login.status, away, "a login that cannot be kept is none");
 
         redis.restart();
         let answer = until(&mut alice, StatusCode::UNAUTHORIZED, away).await;
-        assert_eq!(answer.json()["reason"], "unknown");
+        assert_eq!(answer.json()["reason"], "unknown-session");
         assert_eq!(alice.token(), token);
-        let person = alice.clone().visit("/wiki").await;
+        let person = alice.clone().navigate("/wiki").await;
         assert!(person.header("location").starts_with("/.doorward/login?"));
         alice.log_in("alice").await;
         assert_eq!(alice.fetch("/").await.status, ok);

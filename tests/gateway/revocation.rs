@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use doorward::guard::Guard;
-use doorward::message::Presented;
+use doorward::message::CookieLookup;
 use doorward::session::ClientContext;
 use doorward::store::Store;
 use http::{Request, StatusCode};
@@ -19,29 +19,29 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
 
-use crate::browser::{Browser, SESSION};
-use crate::gateway::{Gateway, Setup, manual_clock, route};
-use crate::redis::{How, RedisServer};
-use crate::upstream::Upstream;
+use test_support::browser::{Browser, SESSION};
+use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
+use test_support::redis_server::{RedisOptions, RedisServer};
+use test_support::upstream::Upstream;
 
 /// Longest wait for what has to come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Gateways on one Redis with the same keys and users; each follows the changes.
 async fn several<const N: usize>(upstream: &Upstream, store: &str, more: &str) -> [Gateway; N] {
-    let mut shared_with = None;
+    let mut shared_directory = None;
     let gateways = std::array::from_fn(|_| {
         let gateway = Gateway::start(Setup {
-            routes: route(upstream.address),
+            routes: session_route(upstream.address),
             store: format!("{store}\"\n{more}\n#\""),
-            shared_with: shared_with.clone(),
+            shared_directory: shared_directory.clone(),
             ..Setup::default()
         });
-        shared_with = Some(Arc::clone(&gateway.directory));
+        shared_directory = Some(Arc::clone(&gateway.directory));
         gateway
     });
     for gateway in &gateways {
-        until(async || number(gateway, "doorward_store_changes_age_seconds").await >= 0.0).await;
+        until(async || number(gateway, "doorward_store_invalidation_age_seconds").await >= 0.0).await;
     }
     gateways
 }
@@ -69,8 +69,8 @@ fn reads(redis: &RedisServer) -> u64 {
 }
 
 #[tokio::test]
-async fn a_hot_session_costs_redis_no_round_trip() {
-    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+async fn cached_session_needs_no_redis_round_trip() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
     let [gateway] = several(&upstream, &redis.settings().url, "").await;
     let mut browser = Browser::new(&gateway);
     browser.log_in("alice").await;
@@ -84,12 +84,12 @@ async fn a_hot_session_costs_redis_no_round_trip() {
 
     let (began, before) = (Instant::now(), reads(&redis));
     let trips = number(&gateway, "doorward_store_round_trips_total").await;
-    let known = number(&gateway, "doorward_session_cache_total{found=\"known\"}").await;
+    let known = number(&gateway, "doorward_session_cache_lookups_total{result=\"hit\"}").await;
     for _ in 0..50 {
         assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
     }
     assert_eq!(reads(&redis), before, "50 requests, and Redis was not asked");
-    let known = number(&gateway, "doorward_session_cache_total{found=\"known\"}").await - known;
+    let known = number(&gateway, "doorward_session_cache_lookups_total{result=\"hit\"}").await - known;
     assert!((known - 50.0).abs() < 0.1, "{known}");
     // Housekeeping asks for the line of all users once a second.
     let trips = number(&gateway, "doorward_store_round_trips_total").await - trips;
@@ -97,8 +97,8 @@ async fn a_hot_session_costs_redis_no_round_trip() {
 }
 
 #[tokio::test]
-async fn without_the_cache_every_request_asks_redis() {
-    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+async fn without_the_cache_every_request_queries_redis() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
     let off = "local_cache = \"off\"";
     let [gateway] = several(&upstream, &redis.settings().url, off).await;
     let mut browser = Browser::new(&gateway);
@@ -111,40 +111,41 @@ async fn without_the_cache_every_request_asks_redis() {
 }
 
 #[tokio::test]
-async fn a_logout_at_one_gateway_reaches_what_the_other_knows_within_a_second() {
-    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+async fn logout_invalidates_the_other_cache_within_a_second() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
     let gateways: [Gateway; 2] = several(&upstream, &redis.settings().url, "").await;
     let mut browser = Browser::new(&gateways[0]);
     browser.log_in("alice").await;
-    let mut other = browser.at(&gateways[1]);
+    let mut other = browser.at_gateway(&gateways[1]);
     for _ in 0..3 {
         assert_eq!(other.fetch("/").await.status, StatusCode::OK);
     }
-    let form = browser.visit("/.doorward/logout").await;
-    browser.post_form("/.doorward/logout", &[("csrf", &form.field("csrf"))]).await;
+    let form = browser.navigate("/.doorward/logout").await;
+    browser.post_form("/.doorward/logout", &[("csrf", &form.form_field("csrf"))]).await;
     let began = Instant::now();
     until(async || other.fetch("/").await.status == StatusCode::UNAUTHORIZED).await;
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     assert_eq!(other.fetch("/").await.json()["reason"], "logout");
 }
 
-/// Guard: `Attempt::known` in `guard/admit.rs` can only admit, by its type. What is known of a session that
+/// Invariant S9.
+/// Guard: `AuthAttempt::known` in `guard/admit.rs` can only admit, by its type. What is known of a session that
 /// is in use elsewhere says that it idles.
 #[tokio::test]
-async fn s9_activity_at_one_gateway_keeps_a_session_alive_that_another_only_remembers() {
-    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+async fn activity_elsewhere_keeps_a_cached_session_alive() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
     let clock = manual_clock();
-    let setup = |shared_with| Setup {
-        routes: route(upstream.address),
+    let setup = |shared_directory| Setup {
+        routes: session_route(upstream.address),
         session: "idle_timeout = \"30m\"\nrotate_after = \"2h\"".to_owned(),
         store: redis.settings().url,
         clock: clock.clone(),
-        shared_with,
+        shared_directory,
         ..Setup::default()
     };
     let here = Gateway::start(setup(None));
     let there = Gateway::start(setup(Some(Arc::clone(&here.directory))));
-    let changes_age = "doorward_store_changes_age_seconds";
+    let changes_age = "doorward_store_invalidation_age_seconds";
     until(async || number(&there, changes_age).await >= 0.0).await;
     let mut browser = Browser::new(&here);
     browser.log_in("alice").await;
@@ -158,7 +159,7 @@ async fn s9_activity_at_one_gateway_keeps_a_session_alive_that_another_only_reme
         minutes(20);
         assert_eq!(browser.fetch("/").await.status, StatusCode::OK, "in use here");
     }
-    let asked = "doorward_session_cache_total{found=\"known\"}";
+    let asked = "doorward_session_cache_lookups_total{result=\"hit\"}";
     let before = number(&there, asked).await;
     minutes(20);
     // By this clock the line of everybody is old, and nothing is believed until it was read again.
@@ -181,7 +182,7 @@ struct Poller {
 
 impl Poller {
     async fn new(browser: &Browser, gateway: &Gateway) -> Poller {
-        let tls = TokioIo::new(browser.at(gateway).connect().await);
+        let tls = TokioIo::new(browser.at_gateway(gateway).connect().await);
         let (sender, connection) =
             hyper::client::conn::http1::handshake(tls).await.expect("HTTP/1.1");
         tokio::spawn(connection);
@@ -200,7 +201,7 @@ impl Poller {
 
     /// Asks until the session is known: the word of its beginning may still be on its way.
     async fn warm_up(&mut self, gateway: &Gateway) {
-        let asked = "doorward_session_cache_total{found=\"asked\"}";
+        let asked = "doorward_session_cache_lookups_total{result=\"miss\"}";
         until(async || {
             let before = number(gateway, asked).await;
             for _ in 0..10 {
@@ -236,8 +237,8 @@ impl End {
     async fn act(self, browser: &mut Browser, gateway: &Gateway) -> Instant {
         match self {
             End::Logout => {
-                let form = browser.visit("/.doorward/logout").await;
-                let fields = [("csrf", form.field("csrf"))];
+                let form = browser.navigate("/.doorward/logout").await;
+                let fields = [("csrf", form.form_field("csrf"))];
                 let fields = fields.each_ref().map(|(name, value)| (*name, value.as_str()));
                 browser.post_form("/.doorward/logout", &fields).await;
             }
@@ -270,7 +271,7 @@ async fn session(gateway: &Gateway, redis: &RedisServer) -> Browser {
     let guard = Guard::new(store, Arc::clone(gateway.shared()));
     let account = guard.shared().directory.as_ref().and_then(|users| users.find("alice"));
     let from = ClientContext::new(Ipv4Addr::LOCALHOST.into(), b"");
-    let token = guard.begin(&account.expect("alice"), &Presented::Nothing, from).await;
+    let token = guard.create_session(&account.expect("alice"), &CookieLookup::Missing, from).await;
     Browser::new(gateway).with_token(&token.expect("available").token)
 }
 
@@ -290,7 +291,7 @@ async fn one_end(gateways: &[Gateway], redis: &RedisServer, end: End) -> Vec<Dur
 }
 
 async fn measured(rounds: usize) {
-    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
     let gateways: [Gateway; 3] = several(&upstream, &redis.settings().url, "").await;
     let mut by_end = End::ALL.map(|end| (end, Vec::new()));
     for round in 0..rounds {
@@ -306,13 +307,13 @@ async fn measured(rounds: usize) {
 }
 
 #[tokio::test]
-async fn an_end_acts_at_every_other_gateway_within_a_second() {
+async fn revocation_reaches_every_gateway_within_a_second() {
     measured(50).await;
 }
 
 #[tokio::test]
 #[ignore = "the long form, two minutes: cargo nextest run --run-ignored only -- revocation::long"]
-async fn long_an_end_acts_at_every_other_gateway_within_a_second() {
+async fn long_revocation_reaches_every_gateway_within_a_second() {
     measured(1_000).await;
 }
 
@@ -369,13 +370,13 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, passes: impl Fn(&
 }
 
 async fn muffled(rounds: usize) {
-    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
     let muffler = Muffler::before(&redis).await;
     let [first] = several(&upstream, &redis.settings().url, "").await;
     let second = Gateway::start(Setup {
-        routes: route(upstream.address),
+        routes: session_route(upstream.address),
         store: format!("redis://{}", muffler.address),
-        shared_with: Some(Arc::clone(&first.directory)),
+        shared_directory: Some(Arc::clone(&first.directory)),
         ..Setup::default()
     });
     let gateways = [first, second];
@@ -383,7 +384,7 @@ async fn muffled(rounds: usize) {
     for _ in 0..rounds {
         muffler.silent.store(false, Ordering::SeqCst);
         until(async || {
-            let age = number(&gateways[1], "doorward_store_changes_age_seconds").await;
+            let age = number(&gateways[1], "doorward_store_invalidation_age_seconds").await;
             (0.0..0.9).contains(&age)
         })
         .await;
@@ -401,12 +402,12 @@ async fn muffled(rounds: usize) {
 }
 
 #[tokio::test]
-async fn an_end_that_a_gateway_is_not_told_of_acts_there_within_three_seconds() {
+async fn missed_revocation_takes_effect_within_three_seconds() {
     muffled(1).await;
 }
 
 #[tokio::test]
 #[ignore = "the long form, two minutes: cargo nextest run --run-ignored only -- revocation::long"]
-async fn long_an_end_that_a_gateway_is_not_told_of_acts_there_within_three_seconds() {
+async fn long_missed_revocation_takes_effect_within_three_seconds() {
     muffled(30).await;
 }

@@ -6,16 +6,16 @@ use data_encoding::BASE64URL_NOPAD;
 use doorward::session::SessionId;
 use http::StatusCode;
 
-use crate::browser::Browser;
-use crate::gateway::{Gateway, PASSWORD, Setup, prepare, route};
-use crate::redis::{How, RedisServer};
-use crate::upstream::Upstream;
+use test_support::browser::Browser;
+use test_support::gateway::{Gateway, PASSWORD, Setup, prepare_directory, session_route};
+use test_support::redis_server::{RedisOptions, RedisServer};
+use test_support::upstream::Upstream;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn setup(upstream: &Upstream, redis: &RedisServer, store: &str) -> Setup {
     let store = format!("{}\"\n{store}\n#", redis.settings().url);
-    Setup { routes: route(upstream.address), store, ..Setup::default() }
+    Setup { routes: session_route(upstream.address), store, ..Setup::default() }
 }
 
 /// As `doorward sessions list` shows it.
@@ -27,8 +27,8 @@ fn handle(browser: &Browser) -> String {
 }
 
 #[tokio::test]
-async fn an_operator_reads_whether_replicas_have_his_revocation() {
-    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+async fn revocation_reports_replica_acknowledgement() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
     let waits = "wait_replicas = 1\nwait_timeout = \"200ms\"";
     let gateway = Gateway::start(setup(&upstream, &redis, waits));
     let mut alice = Browser::new(&gateway);
@@ -41,7 +41,7 @@ async fn an_operator_reads_whether_replicas_have_his_revocation() {
     assert!(gateway.revoke(&query).await.starts_with("HTTP/1.1 404"), "it is over");
     let port = redis.port().to_string();
     let follow = ["--repl-diskless-sync-delay", "0", "--replicaof", "127.0.0.1", &port];
-    let _replica = RedisServer::start(How::with(&follow));
+    let _replica = RedisServer::start(RedisOptions::with_args(&follow));
     let both = r#""durable":true,"replicas":{"asked":1,"got":1}"#;
     for query in ["user=alice", "all=1"] {
         let deadline = Instant::now() + PATIENCE;
@@ -57,18 +57,18 @@ async fn an_operator_reads_whether_replicas_have_his_revocation() {
 }
 
 #[tokio::test]
-async fn a_password_in_a_file_opens_redis_and_a_wrong_one_does_not() {
-    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+async fn redis_password_file_is_used_and_checked() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
     assert_eq!(redis.command(&["CONFIG", "SET", "requirepass", "open sesame"]), "+OK");
     for (written, expected) in
         [("open sesame\n", StatusCode::SEE_OTHER), ("close", StatusCode::SERVICE_UNAVAILABLE)]
     {
-        let directory = prepare();
+        let directory = prepare_directory();
         let file = directory.path().join("redis-password");
         std::fs::write(&file, written).expect("written");
         let more = format!("password_file = \"{}\"", file.display());
         let gateway = Gateway::start(Setup {
-            shared_with: Some(directory),
+            shared_directory: Some(directory),
             ..setup(&upstream, &redis, &more)
         });
         let mut alice = Browser::new(&gateway);

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::browser::{Answer, Browser};
-use crate::gateway::{Gateway, PASSWORD, Setup, manual_clock};
-use crate::upstream::Upstream;
+use test_support::browser::{Response, Browser};
+use test_support::gateway::{Gateway, PASSWORD, Setup, manual_clock};
+use test_support::upstream::Upstream;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const RULE: &str =
@@ -38,18 +38,18 @@ impl Stage {
     }
 }
 
-async fn write(browser: &mut Browser, method: &str, path: &str) -> Answer {
+async fn write(browser: &mut Browser, method: &str, path: &str) -> Response {
     browser.send(method, path, &[("sec-fetch-site", "same-origin")], "amount=1").await
 }
 
 #[tokio::test]
-async fn reading_passes_with_an_old_login_and_writing_asks_for_a_fresh_one() {
+async fn old_login_may_read_but_writing_needs_a_fresh_login() {
     let mut stage = Stage::new().await;
     for method in ["GET", "HEAD"] {
         let answer = stage.alice.send(method, "/bank", &[], "").await;
         assert_eq!(answer.status, StatusCode::OK, "{method}");
     }
-    assert_eq!(stage.alice.visit("/bank").await.status, StatusCode::OK);
+    assert_eq!(stage.alice.navigate("/bank").await.status, StatusCode::OK);
     let seen = stage.bank.heads().len();
     assert_eq!(seen, 3);
     for method in ["POST", "PUT", "PATCH", "DELETE"] {
@@ -67,7 +67,7 @@ async fn reading_passes_with_an_old_login_and_writing_asks_for_a_fresh_one() {
 }
 
 #[tokio::test]
-async fn what_has_no_method_that_could_be_named_asks_for_a_fresh_login_too() {
+async fn unlisted_methods_need_a_fresh_login_too() {
     let mut stage = Stage::new().await;
     let handshake = [
         ("connection", "upgrade"),
@@ -84,7 +84,7 @@ async fn what_has_no_method_that_could_be_named_asks_for_a_fresh_login_too() {
 }
 
 #[tokio::test]
-async fn after_the_login_the_new_token_writes_and_the_old_one_is_dead() {
+async fn new_token_may_write_after_login_and_the_old_one_is_dead() {
     let mut stage = Stage::new().await;
     assert_eq!(
         write(&mut stage.alice, "POST", "/bank/transfer").await.status,

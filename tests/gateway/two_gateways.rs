@@ -7,15 +7,15 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::task::JoinSet;
 
-use crate::browser::{Browser, SESSION};
-use crate::gateway::{Gateway, Setup, manual_clock, route};
-use crate::redis::{How, RedisServer};
-use crate::upstream::Upstream;
+use test_support::browser::{Browser, SESSION};
+use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
+use test_support::redis_server::{RedisOptions, RedisServer};
+use test_support::upstream::Upstream;
 
 /// Both read the same clock, keys and users.
 fn two(upstream: &Upstream, redis: &RedisServer) -> [Gateway; 2] {
     let setup = Setup {
-        routes: route(upstream.address),
+        routes: session_route(upstream.address),
         store: redis.settings().url,
         clock: manual_clock(),
         ..Setup::default()
@@ -23,10 +23,10 @@ fn two(upstream: &Upstream, redis: &RedisServer) -> [Gateway; 2] {
     let clock = setup.clock.clone();
     let first = Gateway::start(setup);
     let second = Gateway::start(Setup {
-        routes: route(upstream.address),
+        routes: session_route(upstream.address),
         store: redis.settings().url,
         clock,
-        shared_with: Some(Arc::clone(&first.directory)),
+        shared_directory: Some(Arc::clone(&first.directory)),
         ..Setup::default()
     });
     [first, second]
@@ -37,9 +37,10 @@ fn offered(lines: &[String]) -> impl Iterator<Item = String> {
     ours.map(|rest| rest.split(';').next().unwrap_or_default().to_owned())
 }
 
+/// Invariant S2.
 #[tokio::test]
-async fn s2_64_parallel_requests_over_a_due_renewal_through_two_gateways_get_one_successor() {
-    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+async fn parallel_rotation_at_two_gateways_gives_one_successor() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
     let gateways = two(&upstream, &redis);
     let mut browser = Browser::new(&gateways[0]);
     browser.log_in("alice").await;
@@ -47,7 +48,7 @@ async fn s2_64_parallel_requests_over_a_due_renewal_through_two_gateways_get_one
 
     let mut all = JoinSet::new();
     for number in 0..64 {
-        let mut tab = browser.at(&gateways[number % 2]);
+        let mut tab = browser.at_gateway(&gateways[number % 2]);
         all.spawn(async move { tab.fetch("/").await });
     }
     let mut successors = BTreeSet::new();
@@ -60,9 +61,9 @@ async fn s2_64_parallel_requests_over_a_due_renewal_through_two_gateways_get_one
 
     let old = browser.token();
     let successor = successors.pop_first().expect("one");
-    let mut renewed = browser.at(&gateways[1]).with_token(&successor);
+    let mut renewed = browser.at_gateway(&gateways[1]).with_token(&successor);
     assert_eq!(renewed.fetch("/").await.status, StatusCode::OK);
-    let mut late = browser.at(&gateways[0]).with_token(&old);
+    let mut late = browser.at_gateway(&gateways[0]).with_token(&old);
     assert_eq!(late.fetch("/").await.status, StatusCode::OK, "within grace");
 
     gateways[0].advance(Duration::from_secs(100));
@@ -78,23 +79,23 @@ async fn s2_64_parallel_requests_over_a_due_renewal_through_two_gateways_get_one
 }
 
 #[tokio::test]
-async fn a_logout_at_one_gateway_is_a_logout_at_the_other() {
-    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+async fn logout_at_one_gateway_applies_at_the_other() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
     let gateways = two(&upstream, &redis);
     let mut browser = Browser::new(&gateways[0]);
     browser.log_in("alice").await;
-    let mut other = browser.at(&gateways[1]);
+    let mut other = browser.at_gateway(&gateways[1]);
     assert_eq!(other.fetch("/").await.status, StatusCode::OK);
-    let form = browser.visit("/.doorward/logout").await;
-    let goodbye = browser.post_form("/.doorward/logout", &[("csrf", &form.field("csrf"))]).await;
+    let form = browser.navigate("/.doorward/logout").await;
+    let goodbye = browser.post_form("/.doorward/logout", &[("csrf", &form.form_field("csrf"))]).await;
     assert_eq!(goodbye.status, StatusCode::OK);
     assert_eq!(browser.token(), "", "the cookie goes after the session");
     assert_eq!(other.fetch("/").await.json()["reason"], "logout");
 }
 
 #[tokio::test]
-async fn a_store_that_does_not_answer_is_503_and_logs_nobody_out() {
-    let (upstream, redis) = (Upstream::start().await, RedisServer::start(How::default()));
+async fn unresponsive_store_is_503_and_ends_no_session() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
     let [gateway, _] = two(&upstream, &redis);
     let mut browser = Browser::new(&gateway);
     browser.log_in("alice").await;
@@ -105,7 +106,7 @@ async fn a_store_that_does_not_answer_is_503_and_logs_nobody_out() {
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(answer.headers.contains_key("retry-after"));
     assert!(answer.set_cookies().is_empty());
-    let page = browser.visit("/").await;
+    let page = browser.navigate("/").await;
     assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
     let forged = Browser::new(&gateway).with_token("dw1_forged").fetch("/").await;
     assert_eq!(forged.status, StatusCode::UNAUTHORIZED, "a forged cookie asks no store");

@@ -23,10 +23,10 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-use crate::browser::{Browser, SESSION};
-use crate::gateway::{Gateway, Setup, manual_clock, route};
-use crate::redis::{How, RedisServer};
-use crate::upstream::Upstream;
+use test_support::browser::{Browser, SESSION};
+use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
+use test_support::redis_server::{RedisOptions, RedisServer};
+use test_support::upstream::Upstream;
 
 /// Longest that a connection may outlive its session.
 const CUT: Duration = Duration::from_secs(5);
@@ -121,7 +121,7 @@ fn status(result: Result<Socket, Error>) -> u16 {
 }
 
 async fn behind(upstream: SocketAddr) -> (Gateway, Browser) {
-    let setup = Setup { routes: route(upstream), clock: manual_clock(), ..Setup::default() };
+    let setup = Setup { routes: session_route(upstream), clock: manual_clock(), ..Setup::default() };
     let gateway = Gateway::start(setup);
     let browser = logged_in(&gateway, "alice").await;
     (gateway, browser)
@@ -150,7 +150,7 @@ async fn revoke(gateway: &Gateway, query: &str) {
 }
 
 async fn press(browser: &mut Browser, page: &str, button: &str) {
-    let csrf = browser.visit(page).await.field("csrf");
+    let csrf = browser.navigate(page).await.form_field("csrf");
     let answer = browser.post_form(page, &[("csrf", &csrf), ("do", button)]).await;
     assert!(!answer.status.is_client_error(), "{}", answer.text());
 }
@@ -158,7 +158,7 @@ async fn press(browser: &mut Browser, page: &str, button: &str) {
 // The handshake
 
 #[tokio::test]
-async fn a_websocket_echoes_and_its_handshake_says_who_the_user_is() {
+async fn websocket_echoes_and_its_handshake_carries_identity() {
     let echo = Echo::start().await;
     let (_gateway, browser) = behind(echo.address).await;
     let mut socket = open(&browser).await;
@@ -172,7 +172,7 @@ async fn a_websocket_echoes_and_its_handshake_says_who_the_user_is() {
 }
 
 #[tokio::test]
-async fn a_websocket_handshake_without_a_session_is_401_and_reaches_nobody() {
+async fn websocket_handshake_without_session_is_401() {
     let echo = Echo::start().await;
     let (gateway, browser) = behind(echo.address).await;
     assert_eq!(status(try_open(&Browser::new(&gateway)).await), 401);
@@ -183,26 +183,28 @@ async fn a_websocket_handshake_without_a_session_is_401_and_reaches_nobody() {
 }
 
 #[tokio::test]
-async fn an_ordinary_answer_to_a_handshake_is_passed_on_as_one() {
+async fn ordinary_response_to_a_handshake_is_forwarded() {
     let upstream = Upstream::start().await;
     let (_gateway, browser) = behind(upstream.address).await;
     assert_eq!(status(try_open(&browser).await), 200);
     assert_eq!(upstream.heads().len(), 1);
 }
 
+/// RFC 6455, section 4.1.
 #[tokio::test]
-async fn rfc_6455_4_1_a_101_with_another_accept_value_opens_nothing_and_is_502() {
+async fn wrong_sec_websocket_accept_is_502() {
     let switching =
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
     for accept in ["", "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"] {
-        let upstream = Upstream::answering(format!("{switching}{accept}\r\n")).await;
+        let upstream = Upstream::with_response(format!("{switching}{accept}\r\n")).await;
         let (_gateway, browser) = behind(upstream.address).await;
         assert_eq!(status(try_open(&browser).await), 502, "{accept:?}");
     }
 }
 
+/// RFC 6455, section 4.2.1.
 #[tokio::test]
-async fn rfc_6455_4_2_1_a_half_made_handshake_is_400_and_reaches_nobody() {
+async fn malformed_handshake_is_400() {
     let upstream = Upstream::start().await;
     let (_gateway, browser) = behind(upstream.address).await;
     let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -220,7 +222,7 @@ async fn rfc_6455_4_2_1_a_half_made_handshake_is_400_and_reaches_nobody() {
             "{method} /ws HTTP/1.1\r\nHost: app.test\r\nUpgrade: websocket\r\n{connection}{key}{version}Cookie: {SESSION}={}\r\n\r\n",
             browser.token()
         );
-        let answer = browser.raw(request.as_bytes()).await;
+        let answer = browser.send_raw(request.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 400"), "{request}{answer}");
     }
     assert!(upstream.heads().is_empty());
@@ -229,7 +231,7 @@ async fn rfc_6455_4_2_1_a_half_made_handshake_is_400_and_reaches_nobody() {
 // The end of a session is the end of its tunnels
 
 #[tokio::test]
-async fn a_tunnel_is_cut_by_logout_revocation_and_the_end_of_all_and_others_stay_open() {
+async fn logout_and_revocation_cut_only_their_own_tunnels() {
     let echo = Echo::start().await;
     let (gateway, bystander) = behind(echo.address).await;
     let mut open_all_along = open(&bystander).await;
@@ -251,7 +253,7 @@ async fn a_tunnel_is_cut_by_logout_revocation_and_the_end_of_all_and_others_stay
 }
 
 #[tokio::test]
-async fn ending_the_other_sessions_cuts_their_tunnels_and_keeps_the_own_one() {
+async fn ending_other_sessions_keeps_the_own_tunnel() {
     let echo = Echo::start().await;
     let (gateway, mut here) = behind(echo.address).await;
     let there = logged_in(&gateway, "alice").await;
@@ -262,7 +264,7 @@ async fn ending_the_other_sessions_cuts_their_tunnels_and_keeps_the_own_one() {
 }
 
 #[tokio::test]
-async fn a_tunnel_is_cut_when_its_session_was_idle_for_too_long() {
+async fn idle_timeout_cuts_a_tunnel() {
     let echo = Echo::start().await;
     let (gateway, browser) = behind(echo.address).await;
     let mut socket = open(&browser).await;
@@ -274,7 +276,7 @@ async fn a_tunnel_is_cut_when_its_session_was_idle_for_too_long() {
 }
 
 #[tokio::test]
-async fn a_tunnel_outlives_the_renewal_of_its_token() {
+async fn token_rotation_keeps_a_tunnel_open() {
     let echo = Echo::start().await;
     let (gateway, mut browser) = behind(echo.address).await;
     let mut socket = open(&browser).await;
@@ -290,23 +292,23 @@ async fn a_tunnel_outlives_the_renewal_of_its_token() {
 }
 
 #[tokio::test]
-async fn a_tunnel_is_cut_by_a_logout_at_another_gateway_on_the_same_store() {
-    let (echo, redis) = (Echo::start().await, RedisServer::start(How::default()));
-    let setup = |shared_with| Setup {
-        routes: route(echo.address),
+async fn logout_at_another_gateway_cuts_a_tunnel() {
+    let (echo, redis) = (Echo::start().await, RedisServer::start(RedisOptions::default()));
+    let setup = |shared_directory| Setup {
+        routes: session_route(echo.address),
         store: redis.settings().url,
-        shared_with,
+        shared_directory,
         ..Setup::default()
     };
     let here = Gateway::start(setup(None));
     let there = Gateway::start(setup(Some(Arc::clone(&here.directory))));
     let browser = logged_in(&here, "alice").await;
     let mut socket = open(&browser).await;
-    press(&mut browser.at(&there), "/.doorward/logout", "").await;
+    press(&mut browser.at_gateway(&there), "/.doorward/logout", "").await;
     is_cut(&mut socket, "logout elsewhere").await;
 }
 
-// Streams and large bodies
+// StreamingUpstream and large bodies
 
 /// An upstream that takes one request and hands its connection over, the head read.
 async fn by_hand() -> (SocketAddr, mpsc::Receiver<TcpStream>) {
@@ -345,7 +347,7 @@ async fn chunk(body: &mut Incoming) -> Bytes {
 }
 
 #[tokio::test]
-async fn an_event_stream_passes_event_by_event_and_is_cut_with_its_session() {
+async fn event_stream_passes_events_and_ends_with_its_session() {
     let (address, mut connections) = by_hand().await;
     let (gateway, mut browser) = behind(address).await;
     let answer = begin(&browser).await;
@@ -369,7 +371,7 @@ async fn an_event_stream_passes_event_by_event_and_is_cut_with_its_session() {
 }
 
 #[tokio::test]
-async fn an_upload_reaches_the_upstream_chunk_by_chunk() {
+async fn upload_reaches_the_upstream_chunk_by_chunk() {
     let (address, mut connections) = by_hand().await;
     let (_gateway, browser) = behind(address).await;
     let tls = TokioIo::new(browser.connect().await);
@@ -402,7 +404,7 @@ async fn an_upload_reaches_the_upstream_chunk_by_chunk() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_holds_the_upstream_back_and_loses_no_byte_of_64_mib() {
+async fn slow_reader_applies_backpressure_without_data_loss() {
     const SIZE: usize = 64 << 20;
     let (address, mut connections) = by_hand().await;
     let (_gateway, browser) = behind(address).await;
@@ -454,9 +456,9 @@ async fn h2c() -> SocketAddr {
 }
 
 #[tokio::test]
-async fn http2_parallel_streams_of_one_connection_each_get_their_own_answer() {
+async fn parallel_h2_streams_get_their_own_responses() {
     let address = h2c().await;
-    let routes = route(address).replace("http://", "h2c://");
+    let routes = session_route(address).replace("http://", "h2c://");
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
     let browser = logged_in(&gateway, "alice").await.over_h2();
     let tls = TokioIo::new(browser.connect().await);
@@ -484,11 +486,11 @@ async fn http2_parallel_streams_of_one_connection_each_get_their_own_answer() {
 // What people say in a tunnel
 
 #[tokio::test]
-async fn a_typing_user_does_not_idle_out_where_his_frames_count_and_does_where_they_do_not() {
+async fn tunnel_frames_count_as_activity_only_if_configured() {
     for (rule, lives) in [("none", false), ("client-frames", true)] {
         let echo = Echo::start().await;
         let rules = format!("[route.session]\nactivity = {{ websocket = \"{rule}\" }}\n");
-        let routes = route(echo.address) + &rules;
+        let routes = session_route(echo.address) + &rules;
         let gateway = Gateway::start(Setup { routes, clock: manual_clock(), ..Setup::default() });
         let browser = logged_in(&gateway, "alice").await;
         let mut socket = open(&browser).await;

@@ -147,7 +147,7 @@ def https_port(log: str) -> int | None:
     for line in log.splitlines():
         with contextlib.suppress(ValueError):
             fields = json.loads(line)
-            if fields.get("event") == "listening" and fields.get("scheme") == "https":
+            if fields.get("event") == "gateway.listening" and fields.get("scheme") == "https":
                 return int(fields["address"].rsplit(":", 1)[1])
     return None
 

@@ -1,5 +1,5 @@
-//! Two apps that know nothing of logins: one shows the headers it received, one ticks over a
-//! WebSocket. They listen on loopback ports of their own and read no cookie.
+//! Two demo apps without authentication. One shows the request headers, the other sends the time over a
+//! WebSocket. Both listen on loopback ports.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -19,15 +19,15 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::{Message, protocol::Role};
 
-/// Where the apps listen.
+/// Listen addresses of the apps.
 pub(super) struct Apps {
     pub(super) headers: SocketAddr,
     pub(super) clock: SocketAddr,
 }
 
-type Answer = Response<Full<Bytes>>;
+type AppResponse = Response<Full<Bytes>>;
 
-/// Starts both on a thread of their own, which ends with the process.
+/// Starts both apps on one thread that ends with the process.
 pub(super) fn start() -> std::io::Result<Apps> {
     let headers = std::net::TcpListener::bind("127.0.0.1:0")?;
     let clock = std::net::TcpListener::bind("127.0.0.1:0")?;
@@ -41,7 +41,7 @@ pub(super) fn start() -> std::io::Result<Apps> {
     Ok(apps)
 }
 
-async fn serve(listener: std::net::TcpListener, app: fn(Request<Incoming>) -> Answer) {
+async fn serve(listener: std::net::TcpListener, app: fn(Request<Incoming>) -> AppResponse) {
     listener.set_nonblocking(true).unwrap_or_default();
     let Ok(listener) = TcpListener::from_std(listener) else { return };
     while let Ok((stream, _)) = listener.accept().await {
@@ -51,8 +51,8 @@ async fn serve(listener: std::net::TcpListener, app: fn(Request<Incoming>) -> An
     }
 }
 
-/// A page that lists the request's headers as the app received them.
-fn show_headers(request: Request<Incoming>) -> Answer {
+/// Returns a page with the request headers.
+fn show_headers(request: Request<Incoming>) -> AppResponse {
     let rows: String = request
         .headers()
         .iter()
@@ -70,8 +70,8 @@ fn show_headers(request: Request<Incoming>) -> Answer {
     page(HEADERS_PAGE.replace("{user}", &user).replace("{path}", &path).replace("{rows}", &rows))
 }
 
-/// The page of the clock, or its WebSocket.
-fn clock_page(request: Request<Incoming>) -> Answer {
+/// Returns the clock page, or accepts its WebSocket.
+fn clock_page(request: Request<Incoming>) -> AppResponse {
     let user =
         request.headers().get("x-forwarded-user").map_or(&b"nobody"[..], HeaderValue::as_bytes);
     let user = String::from_utf8_lossy(user).into_owned();
@@ -91,7 +91,7 @@ fn clock_page(request: Request<Incoming>) -> Answer {
     response
 }
 
-/// Sends the time each second until the connection goes.
+/// Sends the time every second until the connection closes.
 async fn tick(request: Request<Incoming>, user: String) {
     let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
     let mut socket =
@@ -106,7 +106,7 @@ async fn tick(request: Request<Incoming>, user: String) {
     }
 }
 
-fn page(html: String) -> Answer {
+fn page(html: String) -> AppResponse {
     let mut response = Response::new(Full::from(html));
     let kind = HeaderValue::from_static("text/html; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

@@ -1,4 +1,4 @@
-//! `doorward demo`: the product in one command, with short timeouts, on this machine alone.
+//! `doorward demo`: a complete gateway with two apps, short timeouts and loopback listeners.
 
 mod apps;
 
@@ -14,7 +14,7 @@ use data_encoding::BASE32_NOPAD;
 use crate::app;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::identity::edit::UsersEdit;
+use crate::identity::users_file_editor::UsersFileEditor;
 use crate::identity::{Cost, Credential};
 use crate::secret::random_bytes;
 use crate::session::Identity;
@@ -23,51 +23,51 @@ use crate::tls::dev_ca;
 
 #[derive(Args)]
 pub struct DemoArgs {
-    /// Where to listen for browsers, on this machine
+    /// Listen address for browsers
     #[arg(long, default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
 }
 
-/// Renewal, idle end and theft can be watched within a minute.
+/// Short enough to observe rotation, idle timeout and theft verdict within a minute.
 const IDLE: Duration = Duration::from_secs(60);
 const ROTATE_AFTER: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(3);
 
 pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
-    let place = Place::make()?;
+    let directory = DemoDir::create()?;
     let apps = apps::start()?;
-    dev_ca::make(&place.0, &["localhost".to_owned(), "127.0.0.1".to_owned()])?;
-    let users = place.users()?;
-    let text = configuration(&place.0, args.listen, &apps);
-    let parsed = Config::parse(&text, "the demo's configuration", &place.0);
+    dev_ca::make(&directory.0, &["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+    let users = directory.create_users()?;
+    let text = configuration(&directory.0, args.listen, &apps);
+    let parsed = Config::parse(&text, "the demo's configuration", &directory.0);
     let (config, _) = match parsed {
         Ok(parsed) => parsed,
-        Err(problems) => return Ok(super::check::refuse(&problems)),
+        Err(error) => return Ok(super::check::print_config_error(&error)),
     };
     let log = log::start(&config.log);
-    let running = app::start(config, Clock::System, Some(log.request_lines()))?;
+    let running = app::start(config, Clock::System, Some(log.access_log()))?;
     let port = running.https.first().map_or(args.listen.port(), SocketAddr::port);
-    welcome(port, &users, &place.0);
+    welcome(port, &users, &directory.0);
     super::run::until_stopped(running)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The demo's directory; gone when the demo ends.
-struct Place(PathBuf);
+/// Temporary directory of the demo, removed on drop.
+struct DemoDir(PathBuf);
 
-impl Place {
-    fn make() -> std::io::Result<Place> {
+impl DemoDir {
+    fn create() -> std::io::Result<DemoDir> {
         let name =
             format!("doorward-demo-{}", BASE32_NOPAD.encode(&random_bytes::<5>()).to_lowercase());
         let path = std::env::temp_dir().join(name);
         fs::create_dir(&path)?;
-        Ok(Place(path))
+        Ok(DemoDir(path))
     }
 
-    /// Two users with new passwords each time: nothing to find in a manual.
-    fn users(&self) -> anyhow::Result<Vec<(String, String)>> {
-        let mut file = UsersEdit::open_or_new(&self.0.join("users.toml"))?;
-        let mut made = Vec::new();
+    /// Creates two users with random passwords, so that no default password exists.
+    fn create_users(&self) -> anyhow::Result<Vec<(String, String)>> {
+        let mut file = UsersFileEditor::open_or_new(&self.0.join("users.toml"))?;
+        let mut users = Vec::new();
         for (user, group) in [("alice", "staff"), ("bob", "guests")] {
             let password = BASE32_NOPAD.encode(&random_bytes::<10>()).to_lowercase();
             let identity = Identity {
@@ -77,22 +77,22 @@ impl Place {
                 groups: vec![group.to_owned()],
             };
             file.add(&identity, &Credential::hash(&password, Cost::DEFAULT)?)?;
-            made.push((user.to_owned(), password));
+            users.push((user.to_owned(), password));
         }
         file.save()?;
-        Ok(made)
+        Ok(users)
     }
 }
 
-impl Drop for Place {
+impl Drop for DemoDir {
     fn drop(&mut self) {
-        // It is the system's directory for such things; what cannot be removed does no harm.
+        // A leftover in the system's temporary directory is harmless.
         fs::remove_dir_all(&self.0).unwrap_or_default();
     }
 }
 
-fn configuration(place: &Path, listen: SocketAddr, apps: &apps::Apps) -> String {
-    let at = |name: &str| place.join(name).display().to_string();
+fn configuration(directory: &Path, listen: SocketAddr, apps: &apps::Apps) -> String {
+    let at = |name: &str| directory.join(name).display().to_string();
     format!(
         r#"
 [server]
@@ -153,7 +153,7 @@ access = {{ groups = ["staff"] }}
     )
 }
 
-fn welcome(port: u16, users: &[(String, String)], place: &Path) {
+fn welcome(port: u16, users: &[(String, String)], directory: &Path) {
     let (rotate, grace, idle) = (ROTATE_AFTER.as_secs(), GRACE.as_secs(), IDLE.as_secs());
     println!("\n  doorward demo: https://localhost:{port}\n");
     for (user, password) in users {
@@ -161,23 +161,23 @@ fn welcome(port: u16, users: &[(String, String)], place: &Path) {
     }
     println!(
         "
-  The certificate is made for this run alone; your browser will warn. Go on, or trust
+  The certificate is valid for this run only. Your browser shows a warning: continue, or trust
   {ca} for this run.
 
-  1  Log in as alice. The app behind the gateway shows what it received: who you are, but no cookie.
-  2  Reload after {rotate} s: the log below says session.renewed. The page noticed nothing.
-  3  Open https://localhost:{port}/clock: a WebSocket. Bob may not; he gets a page that says so.
-  4  Open https://localhost:{port}/.doorward/sessions, log in from a second browser, end one from the other.
-  5  Do nothing for {idle} s: the session ends by itself.
-  6  Be the thief: copy the cookie __Host-doorward from the browser's developer tools, reload twice
-     {rotate} s apart, wait {grace} s, and replay the old one from elsewhere:
+  1  Log in as alice. The app shows the request headers that it received: identity headers, no cookie.
+  2  Reload after {rotate} s: the log below shows session.token-rotated.
+  3  Open https://localhost:{port}/clock: a WebSocket. Bob has no access and gets an error page.
+  4  Open https://localhost:{port}/.doorward/sessions, log in with a second browser, and end one session from the other.
+  5  Wait {idle} s: the session ends by the idle timeout.
+  6  Steal the session: copy the cookie __Host-doorward from the browser's developer tools, reload twice
+     {rotate} s apart, wait {grace} s, and replay the old token:
        curl -k https://localhost:{port}/ -H 'Cookie: __Host-doorward=OLD'
-     The log says session.theft, and both of you are out.
+     The log shows session.theft, and the session has ended for both.
 
   Sessions: doorward sessions list --socket {socket}
   Ctrl-C ends the demo and removes its files.
 ",
-        ca = place.join("ca.pem").display(),
-        socket = place.join("admin.sock").display(),
+        ca = directory.join("ca.pem").display(),
+        socket = directory.join("admin.sock").display(),
     );
 }

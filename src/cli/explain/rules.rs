@@ -1,54 +1,54 @@
-//! What a route and a request do to a session, in words.
+//! Renders session rules and effects.
 
-use crate::proxy::{ActivityRules, Effects, SessionRules};
+use crate::proxy::{ActivityRules, SessionEffects, SessionRules};
 
-/// What the route says of sessions, where it says anything.
-pub(super) fn of_route(rules: &SessionRules, say: &mut impl FnMut(&str, &str)) {
+/// Renders the session settings of a route.
+pub(super) fn render_route(rules: &SessionRules, row: &mut impl FnMut(&str, &str)) {
     let activity = activity(&rules.activity);
     if !activity.is_empty() {
-        say("activity", &activity.join("; "));
+        row("activity", &activity.join("; "));
     }
     let lists = [("rotate_on", &rules.rotate_on), ("logout", &rules.logout_paths)];
     for (name, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
-        say(name, &list.join(", "));
+        row(name, &list.join(", "));
     }
-    if !rules.obey_upstream.is_empty() {
-        say("obeys", &format!("Doorward-Session: {}", rules.obey_upstream.join(", ")));
+    if !rules.upstream_control.is_empty() {
+        row("obeys", &format!("Doorward-Session: {}", rules.upstream_control.join(", ")));
     }
 }
 
 fn activity(rules: &ActivityRules) -> Vec<String> {
-    let mut said = Vec::new();
+    let mut parts = Vec::new();
     if !rules.except.is_empty() {
-        said.push(format!("not {}", rules.except.join(", ")));
+        parts.push(format!("not {}", rules.except.join(", ")));
     }
     if !rules.methods.is_empty() {
-        said.push(format!("only {}", rules.methods.join(", ")));
+        parts.push(format!("only {}", rules.methods.join(", ")));
     }
     if rules.navigations_only {
-        said.push("only pages that a person opens".to_owned());
+        parts.push("only navigations".to_owned());
     }
     if rules.websocket != "none" {
-        said.push(format!("of WebSockets {}", rules.websocket));
+        parts.push(format!("WebSocket frames: {}", rules.websocket));
     }
-    said
+    parts
 }
 
-/// What the request does, once it is let through.
-pub(super) fn of_request(effects: Effects, say: &mut impl FnMut(&str, &str)) {
+/// Renders the effects of a permitted request.
+pub(super) fn render_request(effects: SessionEffects, row: &mut impl FnMut(&str, &str)) {
     let counts = match (effects.page_counts, effects.fetch_counts) {
         (true, true) => "is activity",
         (true, false) => {
-            "is activity where a person opens a page by it, and not where a page fetches"
+            "is activity as a navigation, not as a fetch"
         }
-        (false, true) => "is activity where a page fetches, and not where a person opens it",
-        (false, false) => "is no activity: the session idles on",
+        (false, true) => "is activity as a fetch, not as a navigation",
+        (false, false) => "is no activity",
     };
-    say("request", counts);
+    row("request", counts);
     if effects.logs_out {
-        say("request", "is the app's logout: the session ends with the answer");
+        row("request", "is a logout path: the response ends the session");
     }
     if effects.rotates {
-        say("request", "renews the token once the app said that it is done (2xx or 3xx)");
+        row("request", "rotates the token after a 2xx or 3xx response");
     }
 }

@@ -1,6 +1,6 @@
-//! Sessions as a whole: begun at login, listed, ended.
+//! Creates, lists and ends sessions.
 
-mod ending;
+mod revocation;
 
 use std::cmp::Reverse;
 use std::pin::pin;
@@ -11,316 +11,315 @@ use zeroize::Zeroizing;
 
 use crate::clock::UnixMillis;
 use crate::identity::Account;
-use crate::message::Presented;
-use crate::risk::Locality;
-use crate::secret::{equal_in_constant_time, random_bytes};
-use crate::session::notice::{Id, Kind, Notice};
+use crate::message::CookieLookup;
+use crate::risk::GeoInfo;
+use crate::secret::{constant_time_eq, random_bytes};
+use crate::session::notice::{NoticeId, NoticeKind, SecurityNotice};
 use crate::session::{
-    ClientContext, EndReason, Identity, Memo, NotBefore, Record, SessionId, SessionKey, Standing,
+    ClientContext, EndReason, Identity, UserHistory, RevocationCutoff, Record, SessionId, SessionKey, SessionFacts,
     Token, TokenError, UserTag,
 };
-use crate::store::{Listed, Loaded, Slot, Unavailable};
+use crate::store::{SessionListing, Loaded, Slot, Unavailable};
 use crate::telemetry::SessionEvent;
-use crate::telemetry::events::{About, Moved};
+use crate::telemetry::events::{EventContext, RiskContext};
 
-use super::held::Held;
-use super::known::{Sealed, Seen};
-use super::recall::Whose;
-use super::{Denial, Guard, about, admit::Admitted};
+use super::rollback::VerifiedSession;
+use super::session_cache::{CachedRecord, CacheEntry};
+use super::user_history::UserRef;
+use super::{DenyReason, Guard, event_context, authenticate::AuthenticatedSession};
 
-/// How far ahead a line may lie. Clocks have been wrong by an hour.
-const LINE_AHEAD: Duration = Duration::from_hours(2);
+/// Maximum time a cutoff may lie in the future. Clocks can be wrong by an hour.
+const MAX_CUTOFF_AHEAD: Duration = Duration::from_hours(2);
 
-/// Records of a long list that are opened before others have their turn.
-const OPENED_AT_ONCE: usize = 100;
+/// Records opened before the task yields.
+const OPEN_BATCH: usize = 100;
 
-/// A live session as lists show it.
+/// A live session in a list.
 #[derive(Clone, Debug)]
-pub struct Opened {
+pub struct SessionInfo {
     pub key: SessionKey,
     pub record: Arc<Record>,
     pub last_active: UnixMillis,
 }
 
-/// A new session's token.
-pub struct Begun {
+/// A new session.
+pub struct NewSession {
     pub token: Zeroizing<String>,
-    /// Whether its user has to be told something that happened before.
-    pub told: bool,
+    /// Whether the user has unread security notices.
+    pub has_notices: bool,
 }
 
-/// A session that lives, though the token that names it is refused.
-pub struct LivesOn {
-    pub opened: Opened,
-    /// Whether the token is one that the record has the hash of.
-    proven: bool,
+/// A live session whose token is refused.
+pub struct RecoverableSession {
+    pub info: SessionInfo,
+    /// Whether the record contains the hash of the token.
+    has_secret: bool,
 }
 
-/// Time left to a session.
+/// Time until a session expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remaining {
     pub idle: Duration,
     pub absolute: Duration,
 }
 
-impl LivesOn {
-    /// Whose it is, for those who may know: keys that leaked make a MAC, and must not tell names.
+impl RecoverableSession {
+    /// Returns the user name if the token is in the record. A valid MAC alone does not reveal it,
+    /// because keys can leak.
     pub fn user(&self) -> &str {
-        if self.proven { &self.opened.record.identity.user } else { "" }
+        if self.has_secret { &self.info.record.identity.user } else { "" }
     }
 
-    /// To end it.
-    pub fn session(found: Option<LivesOn>) -> Option<Opened> {
-        found.map(|found| found.opened)
+    /// Returns the session, to end it.
+    pub fn into_info(found: Option<RecoverableSession>) -> Option<SessionInfo> {
+        found.map(|found| found.info)
     }
 }
 
 impl Guard {
-    /// Begins a session for a user who proved who he is: a new id and a new token at every login
-    /// (fixation), and the session that this browser showed before ends.
-    pub async fn begin(
+    /// Creates a session for an authenticated user. Each login gets a new session ID and token, and
+    /// ends the session of the browser's old cookie (session fixation).
+    pub async fn create_session(
         &self,
         account: &Account,
-        shown: &Presented,
+        cookie: &CookieLookup,
         from: ClientContext,
-    ) -> Result<Begun, Unavailable> {
-        self.in_time(pin!(self.begun(account, shown, from))).await
+    ) -> Result<NewSession, Unavailable> {
+        self.with_deadline(pin!(self.create(account, cookie, from))).await
     }
 
-    async fn begun(
+    async fn create(
         &self,
         account: &Account,
-        shown: &Presented,
+        cookie: &CookieLookup,
         from: ClientContext,
-    ) -> Result<Begun, Unavailable> {
+    ) -> Result<NewSession, Unavailable> {
         let keys = self.shared.keys.load_full();
         let user = &account.identity.user;
-        let key = SessionKey { tag: UserTag(keys.tag_of(user)), id: SessionId(random_bytes()) };
-        let token = Token::new(keys.newest().0, key, 0, random_bytes());
-        let line = self.counted(self.store.not_before(&key.tag).await)?;
-        // Not the one of three seconds ago: a session that begins before a line is dead at once.
-        self.counted(self.refresh_everyone().await)?;
-        let everyone = self.shared.everyone.line();
-        let at = self.now().max(after(line)).max(after(everyone));
-        self.believable_line(user, at)?;
-        let end = at.plus(self.shared.policy.absolute());
+        let key = SessionKey { tag: UserTag(keys.user_tag(user)), id: SessionId(random_bytes()) };
+        let token = Token::new(keys.signing_key().0, key, 0, random_bytes());
+        let cutoff = self.count_errors(self.store.user_cutoff(&key.tag).await)?;
+        // Read again: a session created before the cutoff would end at once.
+        self.count_errors(self.refresh_global_cutoff().await)?;
+        let global_cutoff = self.shared.global_cutoff.get();
+        let created = self.now().max(first_instant_after(cutoff)).max(first_instant_after(global_cutoff));
+        self.check_cutoff_plausible(user, created)?;
+        let end = created.plus(self.shared.policy.absolute());
         let mut record =
-            Record::begin(Identity::clone(&account.identity), &token, at, end, from.clone());
-        record.credential = account.credential;
-        let whose = Whose { tag: key.tag, user };
-        let memo = self.recall(whose).await;
-        if let Some(memo) = &memo {
-            let known = memo.known_with(account.credential);
-            record.seed(known);
+            Record::new(Identity::clone(&account.identity), &token, created, end, from.clone());
+        record.credential = account.credential_digest;
+        let user = UserRef { tag: key.tag, user };
+        let history = self.load_history(user).await;
+        if let Some(history) = &history {
+            let known = history.known_networks_for(account.credential_digest);
+            record.seed_networks(known);
         }
-        let shown = self.shown(shown).await?;
-        if let Some(before) = &shown {
-            record.inherit(&before.record);
+        let replaced_session = self.find_replaced(cookie).await?;
+        if let Some(before) = &replaced_session {
+            record.inherit_clients(&before.record);
         }
-        self.make_room(&key.tag, shown.as_ref().map(|session| session.key)).await?;
+        self.enforce_max_per_user(&key.tag, replaced_session.as_ref().map(|session| session.key)).await?;
         let sealed = record.seal(&keys, &key);
-        self.counted(self.store.create(&key, &sealed, at, end).await)?;
-        if let Some(session) = shown {
+        self.count_errors(self.store.create(&key, &sealed, created, end).await)?;
+        if let Some(session) = replaced_session {
             self.end_session(&session, EndReason::Replaced).await?;
         }
-        self.shared.event(SessionEvent::Login, about(user, key.id, &from));
-        let told = match &memo {
-            Some(memo) => self.remember_login(whose, &key, account, memo, &from).await,
+        self.shared.emit(SessionEvent::Login, event_context(&account.identity.user, key.id, &from));
+        let has_notices = match &history {
+            Some(history) => self.record_login(user, &key, account, history, &from).await,
             None => false,
         };
-        let token = token.text(&keys);
-        let token = token.ok_or_else(|| Unavailable("the newest key vanished".to_owned()))?;
-        Ok(Begun { token, told })
+        let token = token.encode(&keys);
+        let token = token.ok_or_else(|| Unavailable("the signing key was removed".to_owned()))?;
+        Ok(NewSession { token, has_notices })
     }
 
-    /// Notes where the user logged in, and tells him where that is news. Whether there is something for
-    /// him to read that he does not know yet.
-    async fn remember_login(
+    /// Records the location of a login, with a notice if it is new. Returns whether the user has
+    /// older unread notices.
+    async fn record_login(
         &self,
-        whose: Whose<'_>,
+        user: UserRef<'_>,
         key: &SessionKey,
         account: &Account,
-        memo: &Memo,
+        history: &UserHistory,
         from: &ClientContext,
     ) -> bool {
         let now = self.now();
-        let news = self.shared.signals.newcomer(&self.shared.atlas.load(), memo, from);
+        let news = self.shared.risk.assess_login(&self.shared.geoip.load(), history, from);
         if let Some(report) = &news {
-            let mut about = about(whose.user, key.id, from);
-            let (here, other) = (self.shared.atlas.load().look(from.address), Locality::default());
-            about.moved = Some(Moved { report, enforced: false, here, other });
-            self.shared.event(SessionEvent::LoginNewPlace, about);
+            let mut context = event_context(user.user, key.id, from);
+            let (here, other) = (self.shared.geoip.load().lookup(from.address), GeoInfo::default());
+            context.risk = Some(RiskContext { report, enforced: false, location: here, other_location: other });
+            self.shared.emit(SessionEvent::LoginNewLocation, context);
         }
-        let notice = news.map(|_| Notice::new(Kind::NewPlace, key.id, from, None, now));
-        let noted = self.remember(whose, |memo| {
-            memo.logged_in(from, account.credential, now);
-            notice.iter().for_each(|notice| memo.tell(notice.clone()));
+        let notice = news.map(|_| SecurityNotice::new(NoticeKind::NewLocation, key.id, from, None, now));
+        let update = self.update_history_best_effort(user, |history| {
+            history.record_login(from, account.credential_digest, now);
+            notice.iter().for_each(|notice| history.add_notice(notice.clone()));
         });
-        noted.await;
-        memo.notices().next().is_some()
+        update.await;
+        history.notices().next().is_some()
     }
 
-    /// What a user has to be told, the newest first; nothing where the store does not say.
-    pub async fn notices_of(&self, key: &SessionKey, user: &str) -> Vec<Notice> {
-        let memo = self.recall(Whose { tag: key.tag, user }).await;
-        memo.map(|memo| memo.notices().cloned().collect()).unwrap_or_default()
+    /// Returns the user's notices, newest first; none during a store outage.
+    pub async fn list_notices(&self, key: &SessionKey, user: &str) -> Vec<SecurityNotice> {
+        let history = self.load_history(UserRef { tag: key.tag, user }).await;
+        history.map(|history| history.notices().cloned().collect()).unwrap_or_default()
     }
 
-    /// The user has read a notice. Not by the session that it is about: it may be a thief's.
-    pub async fn dismiss(&self, key: &SessionKey, user: &str, id: Id) -> Result<(), Unavailable> {
-        let whose = Whose { tag: key.tag, user };
-        self.counted(self.changed(whose, |memo| memo.dismiss(id, key.id)).await)
+    /// Dismisses a notice, but not from the session that it concerns: that may be an attacker's.
+    pub async fn dismiss_notice(&self, key: &SessionKey, user: &str, id: NoticeId) -> Result<(), Unavailable> {
+        let user = UserRef { tag: key.tag, user };
+        self.count_errors(self.update_history(user, |history| history.dismiss_notice(id, key.id)).await)
     }
 
-    /// Forgets where a user was, with what, and what he has to be told, at an operator's word. Sessions
-    /// that live keep what they know until they end.
-    pub async fn forget_user(&self, user: &str) -> Result<(), Unavailable> {
-        let tag = UserTag(self.shared.keys.load().tag_of(user));
-        self.counted(self.forgotten(Whose { tag, user }).await)?;
-        self.shared.event(SessionEvent::Forgotten, About { user, ..About::default() });
+    /// Deletes a user's history. Live sessions keep their known locations until they end.
+    pub async fn delete_user_history(&self, user: &str) -> Result<(), Unavailable> {
+        let tag = UserTag(self.shared.keys.load().user_tag(user));
+        self.count_errors(self.delete_history(UserRef { tag, user }).await)?;
+        self.shared.emit(SessionEvent::HistoryDeleted, EventContext { user, ..EventContext::default() });
         Ok(())
     }
 
-    /// A user's live sessions, the most recently used first.
-    pub async fn sessions_of(&self, user: &str) -> Result<Vec<Opened>, Unavailable> {
-        let tag = UserTag(self.shared.keys.load().tag_of(user));
-        let (line, listed) = self.in_time(pin!(self.listed(&tag))).await?;
-        Ok(self.live(listed, line))
+    /// Returns a user's live sessions, most recently used first.
+    pub async fn list_user_sessions(&self, user: &str) -> Result<Vec<SessionInfo>, Unavailable> {
+        let tag = UserTag(self.shared.keys.load().user_tag(user));
+        let (cutoff, listed) = self.with_deadline(pin!(self.load_list(&tag))).await?;
+        Ok(self.open_listed(listed, cutoff))
     }
 
-    async fn listed(&self, tag: &UserTag) -> Result<(NotBefore, Vec<Listed>), Unavailable> {
-        let line = self.counted(self.store.not_before(tag).await)?;
-        let listed = self.counted(self.store.sessions_of(tag).await)?;
-        self.counted(self.everyone().await)?;
-        Ok((line, listed))
+    async fn load_list(&self, tag: &UserTag) -> Result<(RevocationCutoff, Vec<SessionListing>), Unavailable> {
+        let cutoff = self.count_errors(self.store.user_cutoff(tag).await)?;
+        let listed = self.count_errors(self.store.list_user(tag).await)?;
+        self.count_errors(self.global_cutoff().await)?;
+        Ok((cutoff, listed))
     }
 
-    /// Live sessions of everybody, at most `limit`.
-    pub async fn all_sessions(&self, limit: usize) -> Result<Vec<Opened>, Unavailable> {
-        self.counted(self.everyone().await)?;
-        let mut listed = self.counted(self.store.all(limit).await)?.into_iter();
+    /// Returns up to `limit` live sessions of all users.
+    pub async fn list_all_sessions(&self, limit: usize) -> Result<Vec<SessionInfo>, Unavailable> {
+        self.count_errors(self.global_cutoff().await)?;
+        let mut listed = self.count_errors(self.store.list_all(limit).await)?.into_iter();
         let mut out = Vec::new();
         loop {
-            let some: Vec<Listed> = listed.by_ref().take(OPENED_AT_ONCE).collect();
+            let some: Vec<SessionListing> = listed.by_ref().take(OPEN_BATCH).collect();
             if some.is_empty() {
                 break;
             }
-            out.extend(self.live(some, NotBefore::default()));
-            // Thousands of seals: who looks after live connections has his turn between.
+            out.extend(self.open_listed(some, RevocationCutoff::default()));
+            // Lets other tasks run, because decrypting thousands of records takes long.
             tokio::task::yield_now().await;
         }
         out.sort_by_key(|session| Reverse(session.last_active));
         Ok(out)
     }
 
-    /// The live session of this handle, whosever it is. Of all others nothing but their names is read.
-    pub async fn session_of(&self, handle: &str) -> Result<Option<Opened>, Unavailable> {
-        self.counted(self.everyone().await)?;
-        let found = self.store.find(|id| id.handle() == handle).await;
-        let Some(key) = self.counted(found)? else { return Ok(None) };
-        let loaded = self.counted(self.load(&key).await)?;
-        let Loaded { slot: Slot::Live { revision, sealed }, touched, not_before } = loaded else {
+    /// Returns the live session with this handle.
+    pub async fn find_session(&self, handle: &str) -> Result<Option<SessionInfo>, Unavailable> {
+        self.count_errors(self.global_cutoff().await)?;
+        let found = self.store.find_session(|id| id.handle() == handle).await;
+        let Some(key) = self.count_errors(found)? else { return Ok(None) };
+        let loaded = self.count_errors(self.load_latest(&key).await)?;
+        let Loaded { slot: Slot::Live { revision, sealed }, touched, user_cutoff } = loaded else {
             return Ok(None);
         };
-        let listed = Listed { key, revision, sealed, touched };
-        Ok(self.live(vec![listed], not_before).pop())
+        let listed = SessionListing { key, revision, sealed, touched };
+        Ok(self.open_listed(vec![listed], user_cutoff).pop())
     }
 
-    /// Time left to an admitted session.
-    pub fn remaining(&self, admitted: &Admitted) -> Remaining {
+    /// Returns the time left to an admitted session.
+    pub fn time_left(&self, admitted: &AuthenticatedSession) -> Remaining {
         let record = &admitted.record;
-        let active = record.active.max(admitted.standing.touched);
+        let active = record.last_active.max(admitted.facts.touched);
         let now = self.now().max(active);
         let idle = self.shared.policy.idle().saturating_sub(now.since(active));
         let absolute = record.absolute_end.since(now);
         Remaining { idle: idle.min(absolute), absolute }
     }
 
-    /// Opens what a store listed and leaves out what is over.
-    fn live(&self, listed: Vec<Listed>, line: NotBefore) -> Vec<Opened> {
+    /// Opens listed records and omits expired sessions.
+    fn open_listed(&self, listed: Vec<SessionListing>, cutoff: RevocationCutoff) -> Vec<SessionInfo> {
         let keys = self.shared.keys.load_full();
-        let mut out: Vec<Opened> = listed
+        let mut out: Vec<SessionInfo> = listed
             .into_iter()
             .filter_map(|entry| {
                 let record = Arc::new(Record::open(&keys, &entry.key, &entry.sealed).ok()?);
-                let last_active = record.active.max(entry.touched);
-                Some(Opened { key: entry.key, record, last_active })
+                let last_active = record.last_active.max(entry.touched);
+                Some(SessionInfo { key: entry.key, record, last_active })
             })
-            .filter(|session| !self.is_over(session, line))
+            .filter(|session| !self.is_expired(session, cutoff))
             .collect();
         out.sort_by_key(|session| Reverse(session.last_active));
         out
     }
 
-    fn is_over(&self, session: &Opened, line: NotBefore) -> bool {
-        let standing =
-            Standing { touched: session.last_active, not_before: line, ..Standing::default() };
-        self.record_is_over(&session.key, &session.record, &standing, self.now())
+    fn is_expired(&self, session: &SessionInfo, cutoff: RevocationCutoff) -> bool {
+        let facts =
+            SessionFacts { touched: session.last_active, user_cutoff: cutoff, ..SessionFacts::default() };
+        self.is_record_expired(&session.key, &session.record, &facts, self.now())
     }
 
-    /// Whether no token could be admitted any more at `now`.
-    pub(super) fn record_is_over(
+    /// Returns whether the session is revoked or expired at `now`.
+    pub(super) fn is_record_expired(
         &self,
         key: &SessionKey,
         record: &Record,
-        standing: &Standing,
+        facts: &SessionFacts,
         now: UnixMillis,
     ) -> bool {
         let created = record.created;
-        let active = record.active.max(standing.touched);
-        standing.not_before.ends(key.id, created)
-            || self.shared.everyone.line().ends(key.id, created)
+        let active = record.last_active.max(facts.touched);
+        facts.user_cutoff.revokes(key.id, created)
+            || self.shared.global_cutoff.get().revokes(key.id, created)
             || now >= record.absolute_end.min(created.plus(self.shared.policy.absolute()))
             || now.since(active) >= self.shared.policy.idle()
-            || self.account(record).is_err()
+            || self.current_identity(record).is_err()
     }
 
-    /// With a limit per user, the longest unused session makes room for the new one.
-    /// `going` ends anyway, and takes nobody else's place.
-    async fn make_room(&self, tag: &UserTag, going: Option<SessionKey>) -> Result<(), Unavailable> {
+    /// Ends the least recently used sessions beyond the limit per user. `replaced` ends anyway and
+    /// does not count.
+    async fn enforce_max_per_user(&self, tag: &UserTag, replaced: Option<SessionKey>) -> Result<(), Unavailable> {
         let limit = self.shared.max_per_user;
         if limit == 0 {
             return Ok(());
         }
-        let line = self.counted(self.store.not_before(tag).await)?;
-        let listed = self.counted(self.store.sessions_of(tag).await)?;
-        let live = self.live(listed, line);
-        let staying = live.iter().filter(|session| Some(session.key) != going);
+        let cutoff = self.count_errors(self.store.user_cutoff(tag).await)?;
+        let listed = self.count_errors(self.store.list_user(tag).await)?;
+        let live = self.open_listed(listed, cutoff);
+        let staying = live.iter().filter(|session| Some(session.key) != replaced);
         for session in staying.skip(limit.saturating_sub(1)) {
             self.end_session(session, EndReason::Replaced).await?;
         }
         Ok(())
     }
 
-    /// The session that the browser showed at login, which is over then, whoever's it was: no token
-    /// from before a login lives on. The token must prove it, or a thief of ids could end sessions; the
-    /// offered and the superseded one prove it as well as the current one.
-    async fn shown(&self, shown: &Presented) -> Result<Option<Opened>, Unavailable> {
-        let Presented::One(value) = shown else { return Ok(None) };
+    /// Returns the session of the browser's cookie at login, which ends whoever its user is. The
+    /// token must match the record, so knowing a session ID does not suffice to end a session.
+    async fn find_replaced(&self, cookie: &CookieLookup) -> Result<Option<SessionInfo>, Unavailable> {
+        let CookieLookup::One(value) = cookie else { return Ok(None) };
         let keys = self.shared.keys.load_full();
         let Ok(token) = Token::parse(&keys, value) else { return Ok(None) };
-        let asked = Instant::now();
-        let loaded = self.counted(self.load(&token.key).await)?;
-        let Ok(held) = self.hold(&keys, &token.key, loaded, asked) else { return Ok(None) };
-        let session = Opened { key: token.key, record: held.record, last_active: held.touched };
-        Ok(knows(&session.record, &token).then_some(session))
+        let requested_at = Instant::now();
+        let loaded = self.count_errors(self.load_latest(&token.key).await)?;
+        let Ok(verified) = self.verify(&keys, &token.key, loaded, requested_at) else { return Ok(None) };
+        let session = SessionInfo { key: token.key, record: verified.record, last_active: verified.touched };
+        Ok(matches_token(&session.record, &token).then_some(session))
     }
 
-    /// A session begins behind the lines, whatever the clocks say; but one that would begin hours from now
-    /// would also end that much later. Lines stand in the store unsealed: somebody may have moved one.
-    fn believable_line(&self, user: &str, begins: UnixMillis) -> Result<(), Unavailable> {
-        if begins <= self.now().plus(LINE_AHEAD) {
+    /// Rejects a cutoff in the far future. Sessions are created after it and would also expire that
+    /// much later. Cutoffs are not sealed, so an attacker may have written it.
+    fn check_cutoff_plausible(&self, user: &str, begins: UnixMillis) -> Result<(), Unavailable> {
+        if begins <= self.now().plus(MAX_CUTOFF_AHEAD) {
             return Ok(());
         }
-        self.shared.event(SessionEvent::Poisoned, About { user, ..About::default() });
-        let text = "a line of the store lies hours ahead: a clock was wrong, or somebody wrote to the store; remove it there";
+        self.shared.emit(SessionEvent::Undecryptable, EventContext { user, ..EventContext::default() });
+        let text = "a revocation cutoff in the store lies hours in the future, because of a wrong clock or a foreign write; delete it there";
         Err(Unavailable(text.to_owned()))
     }
 
-    /// The session that a refused token names, if it lives: frozen, rolled back, or with a token from
-    /// before a crash. The token's MAC is proof enough to end it; a replay ends it by no more.
-    pub async fn lives_on(&self, shown: &Presented) -> Result<Option<LivesOn>, Unavailable> {
-        let Presented::One(value) = shown else { return Ok(None) };
+    /// Returns the live session of a refused token: one that requires reauthentication, was rolled
+    /// back, or has a token from before a crash. The MAC suffices to end it, as a replay would.
+    pub async fn find_recoverable(&self, cookie: &CookieLookup) -> Result<Option<RecoverableSession>, Unavailable> {
+        let CookieLookup::One(value) = cookie else { return Ok(None) };
         let keys = self.shared.keys.load_full();
         let token = match Token::parse(&keys, value) {
             Ok(token) => token,
@@ -328,67 +327,68 @@ impl Guard {
                 let text = "the token is signed with a key that this gateway's keys file lacks";
                 return Err(Unavailable(text.to_owned()));
             }
-            Err(TokenError::Shape | TokenError::Mac) => return Ok(None),
+            Err(TokenError::Malformed | TokenError::InvalidMac) => return Ok(None),
         };
-        let (asked, now) = (Instant::now(), self.now());
-        let loaded = self.in_time(pin!(self.load(&token.key))).await;
-        let loaded = self.counted(loaded)?;
-        let held = match self.hold(&keys, &token.key, loaded, asked) {
-            Ok(held) => held,
-            Err(Denial::Unavailable(error)) => return Err(error),
+        let (requested_at, now) = (Instant::now(), self.now());
+        let loaded = self.with_deadline(pin!(self.load_latest(&token.key))).await;
+        let loaded = self.count_errors(loaded)?;
+        let verified = match self.verify(&keys, &token.key, loaded, requested_at) {
+            Ok(verified) => verified,
+            Err(DenyReason::Unavailable(error)) => return Err(error),
             Err(_) => return Ok(None),
         };
-        let Held { record, touched, not_before, .. } = held;
-        let standing = Standing { touched, not_before, ..Standing::default() };
-        if self.record_is_over(&token.key, &record, &standing, now) {
+        let VerifiedSession { record, touched, user_cutoff, .. } = verified;
+        let facts = SessionFacts { touched, user_cutoff, ..SessionFacts::default() };
+        if self.is_record_expired(&token.key, &record, &facts, now) {
             return Ok(None);
         }
-        let proven = knows(&record, &token);
-        let opened = Opened { key: token.key, record, last_active: touched };
-        Ok(Some(LivesOn { opened, proven }))
+        let has_secret = matches_token(&record, &token);
+        let info = SessionInfo { key: token.key, record, last_active: touched };
+        Ok(Some(RecoverableSession { info, has_secret }))
     }
 
-    /// The session that a token names, as it was last seen here: to end it where the store cannot be
-    /// asked. An end that fails at least keeps it from being served unasked.
-    pub fn seen_by(&self, shown: &Presented) -> Option<Opened> {
-        let Presented::One(value) = shown else { return None };
+    /// Returns the cached session of a token, to end it during an outage. If the end fails, the
+    /// session is at least not served stale.
+    pub fn cached_session(&self, cookie: &CookieLookup) -> Option<SessionInfo> {
+        let CookieLookup::One(value) = cookie else { return None };
         let token = Token::parse(&self.shared.keys.load_full(), value).ok()?;
-        match self.shared.known.get(&token.key)? {
-            Seen::Live(seen) => Some(seen.opened(token.key)),
-            Seen::Ended { .. } => None,
+        match self.shared.cache.get(&token.key)? {
+            CacheEntry::Live(cached) => Some(cached.to_info(token.key)),
+            CacheEntry::Ended { .. } => None,
         }
     }
 
-    /// The same by its handle.
-    pub fn seen_as(&self, handle: &str) -> Option<Opened> {
-        let (key, seen) = self.shared.known.find(|key| key.id.handle() == handle)?;
-        Some(seen.opened(key))
+    /// Returns the cached session with this handle.
+    pub fn cached_session_by_handle(&self, handle: &str) -> Option<SessionInfo> {
+        let (key, cached) = self.shared.cache.find(|key| key.id.handle() == handle)?;
+        Some(cached.to_info(key))
     }
 
-    pub(super) fn counted<T>(&self, result: Result<T, Unavailable>) -> Result<T, Unavailable> {
+    pub(super) fn count_errors<T>(&self, result: Result<T, Unavailable>) -> Result<T, Unavailable> {
         result.inspect_err(|error| {
-            self.store_is_away(error);
+            self.mark_store_unavailable(error);
             self.shared.metrics.store_error();
         })
     }
 }
 
-impl Sealed {
-    fn opened(&self, key: SessionKey) -> Opened {
-        Opened { key, record: Arc::clone(&self.record), last_active: self.touched() }
+impl CachedRecord {
+    fn to_info(&self, key: SessionKey) -> SessionInfo {
+        SessionInfo { key, record: Arc::clone(&self.record), last_active: self.touched() }
     }
 }
 
-/// A login after a "log out everywhere" begins after its line, whatever the clocks say.
-fn after(line: NotBefore) -> UnixMillis {
-    if line.at.0 == 0 { UnixMillis(0) } else { line.at.plus(Duration::from_millis(1)) }
+/// Returns the first time after a cutoff, so that a login after "log out everywhere" is not revoked
+/// by it.
+fn first_instant_after(cutoff: RevocationCutoff) -> UnixMillis {
+    if cutoff.at.0 == 0 { UnixMillis(0) } else { cutoff.at.plus(Duration::from_millis(1)) }
 }
 
-/// Whether the token is one that the record has the hash of.
-fn knows(record: &Record, token: &Token) -> bool {
+/// Returns whether the record contains the hash of the token.
+fn matches_token(record: &Record, token: &Token) -> bool {
     let hash = token.hash();
     let offered = record.offer.as_ref().map(|offer| &offer.hash);
     let previous = record.previous.as_ref().map(|previous| &previous.hash);
-    let known = [Some(&record.current), offered, previous];
-    known.into_iter().flatten().any(|known| equal_in_constant_time(known, &hash))
+    let known = [Some(&record.current_hash), offered, previous];
+    known.into_iter().flatten().any(|known| constant_time_eq(known, &hash))
 }

@@ -1,12 +1,12 @@
-//! The pages as text: from plain values to HTML, without I/O.
+//! Renders the portal pages to HTML, without I/O.
 //!
-//! Every value is escaped by the templates; none of them is ever marked as safe. No page has a script
-//! or an inline style, so they work without JavaScript and under the strictest content policy. No page
-//! shows anything of the inside: what went wrong is told in words of ours, chosen by kind.
+//! The templates escape every value. No page contains a script or an inline style, so all work
+//! without JavaScript and with a strict content security policy. Error pages contain only fixed
+//! texts, never internal details.
 
 mod notices;
 
-pub use notices::{NoticeRow, SpotRow};
+pub use notices::{NoticeRow, ClientRow};
 
 use std::time::Duration;
 
@@ -18,30 +18,30 @@ use crate::clock::UnixMillis;
 
 use notices::NoticeView;
 
-/// The look of all pages, served at `/.doorward/style.css`.
+/// Stylesheet of all pages, served at `/.doorward/style.css`.
 pub const STYLE: &str = include_str!("../../../templates/style.css");
 
 /// The login form.
 #[derive(Template)]
 #[template(path = "login.html")]
 pub struct LoginPage<'a> {
-    /// The operator's name for the site; may be empty.
+    /// Display name of the site; may be empty.
     pub site: &'a str,
-    /// The host that the login is for: people look at it before they type a password.
+    /// Host that the login is for, shown so that users can check it.
     pub host: &'a str,
-    /// Why the form is shown, where there is more to say than "log in".
+    /// Message above the form.
     pub notice: Option<LoginNotice>,
-    /// Where the form goes.
+    /// URL that the form posts to.
     pub action: &'a str,
-    /// Comes back in the field `csrf`.
+    /// Value of the hidden field `csrf`.
     pub csrf: &'a str,
-    /// Comes back in the field `to`; opaque here.
+    /// Value of the hidden field `to`: the sealed return URL.
     pub target: &'a str,
-    /// The name typed last time, so that nobody has to type it again.
+    /// User name of the failed attempt.
     pub username: &'a str,
 }
 
-/// Why the login form is shown.
+/// Message above the login form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoginNotice {
     SessionEnded,
@@ -49,7 +49,7 @@ pub enum LoginNotice {
     Absolute,
     Theft,
     TheftElsewhere,
-    FreshLogin,
+    Reauthenticate,
     LoggedOut,
     WrongPassword,
     Throttled { seconds: u64 },
@@ -57,62 +57,62 @@ pub enum LoginNotice {
     Stale,
 }
 
-/// The user's own sessions, each with a button that ends it.
+/// The list of a user's sessions.
 pub struct SessionsPage<'a> {
     pub site: &'a str,
     pub user: &'a str,
-    /// Comes back in the field `csrf` of every form.
+    /// Value of the hidden field `csrf` of every form.
     pub csrf: &'a str,
     pub now: UnixMillis,
-    /// What happened, the newest first.
+    /// Security notices, newest first.
     pub notices: Vec<NoticeRow>,
-    /// Where the user was going, if he comes from the login: the sealed target, and what it opens to.
-    pub onward: Option<Onward<'a>>,
-    /// In any order: the page shows this one first, then the others, last used first.
+    /// Return URL after a login.
+    pub return_link: Option<ReturnLink<'a>>,
+    /// Sessions in any order. The page shows the current one first, then the most recently used.
     pub sessions: Vec<SessionRow>,
 }
 
-/// One session of the list.
+/// One session in the list.
 pub struct SessionRow {
-    /// Comes back in the field `session`.
+    /// Value of the hidden field `session`.
     pub handle: String,
-    pub begun: UnixMillis,
+    pub created: UnixMillis,
     pub last_used: UnixMillis,
-    /// In words, see [`super::browser`].
+    /// Description by [`super::user_agent`].
     pub browser: String,
-    /// As people write it: `203.0.113.0/24`.
+    /// Client network, such as `203.0.113.0/24`.
     pub network: String,
-    /// Whether it is the session that asks.
-    pub this: bool,
+    /// Whether it is the session of this request.
+    pub is_current: bool,
 }
 
-/// A target on its way through a page.
-pub struct Onward<'a> {
-    /// Comes back in the field `to`.
+/// A return URL.
+pub struct ReturnLink<'a> {
+    /// Value of the hidden field `to`.
     pub sealed: &'a str,
-    /// A path of this site.
+    /// Path on this origin.
     pub href: String,
 }
 
-/// Something went wrong, told to a person.
+/// Renders an error page.
 #[derive(Template)]
 #[template(path = "error.html")]
 pub struct ErrorPage<'a> {
     pub site: &'a str,
     pub status: StatusCode,
     pub kind: &'a ErrorKind,
-    /// What the operator finds in the log; empty: not shown.
+    /// Request ID; hidden if empty.
     pub request: &'a str,
 }
 
-/// What went wrong.
+/// Kind of an error page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
     BadRequest,
-    TooLong,
+    BodyTooLarge,
     CrossSite,
     NotFound,
-    /// The host is none of ours (404 or 421).
+    /// No route serves the host (404 or 421).
     NoSuchSite,
     MethodNotAllowed,
     TooManyAttempts {
@@ -120,11 +120,11 @@ pub enum ErrorKind {
     },
     UpstreamSlow,
     UpstreamDown,
-    StoreAway,
-    /// Too many live connections.
-    Crowded,
-    /// More than can be served at once.
-    Busy,
+    StoreUnavailable,
+    /// A limit of tracked connections is reached.
+    TooManyConnections,
+    /// The gateway is overloaded.
+    Overloaded,
     Forbidden {
         user: String,
     },
@@ -135,28 +135,28 @@ pub fn login(page: &LoginPage<'_>) -> String {
     html(page)
 }
 
-/// The list of the user's sessions.
+/// Renders the list of a user's sessions.
 pub fn sessions(page: &SessionsPage<'_>) -> String {
     let mut rows: Vec<&SessionRow> = page.sessions.iter().collect();
-    rows.sort_by_key(|row| (!row.this, std::cmp::Reverse(row.last_used)));
-    html(&SessionsView {
+    rows.sort_by_key(|row| (!row.is_current, std::cmp::Reverse(row.last_used)));
+    html(&SessionsTemplate {
         site: page.site,
         user: page.user,
         csrf: page.csrf,
         notices: page.notices.iter().map(|row| NoticeView::new(row, page.now)).collect(),
-        onward: page.onward.as_ref(),
+        return_link: page.return_link.as_ref(),
         rows: rows.into_iter().map(|row| RowView::new(row, page.now)).collect(),
     })
 }
 
-/// Asks whether to log out: a link alone changes nothing.
+/// Renders the logout confirmation.
 pub fn logout(site: &str, user: &str, csrf: &str) -> String {
-    html(&LogoutView { site, user, csrf })
+    html(&LogoutTemplate { site, user, csrf })
 }
 
-/// No session in this browser any more.
+/// Renders the page after a logout.
 pub fn logged_out(site: &str) -> String {
-    html(&LoggedOutView { site })
+    html(&LoggedOutTemplate { site })
 }
 
 /// An error page.
@@ -164,8 +164,8 @@ pub fn error_page(page: &ErrorPage<'_>) -> String {
     html(page)
 }
 
-/// Rendering into memory fails only where a value's own formatting does, and ours are text and
-/// numbers; an empty page would still carry the status.
+/// Renders a template. Rendering text into memory does not fail; if it did, an empty page would
+/// still carry the status.
 fn html(page: &impl Template) -> String {
     page.render().unwrap_or_default()
 }
@@ -179,45 +179,45 @@ impl LoginPage<'_> {
 impl LoginNotice {
     fn text(self) -> String {
         match self {
-            LoginNotice::SessionEnded => "Your session has ended. Log in again to go on.".into(),
+            LoginNotice::SessionEnded => "Your session has ended. Log in again to continue.".into(),
             LoginNotice::Idle => {
-                "You were logged out because you had not been active for a while.".into()
+                "You were logged out because you were inactive for a while.".into()
             }
             LoginNotice::Absolute => {
-                "You were logged out because your session had reached its longest time.".into()
+                "You were logged out because your session reached its time limit.".into()
             }
             LoginNotice::Theft => {
-                "Somebody used an old copy of your session. Both were logged out, \
-                 to be safe. If that was not you, change your password after you log in."
+                "An old copy of your session was used, so both were logged out. If that was not \
+                 you, change your password after you log in."
                     .into()
             }
             LoginNotice::TheftElsewhere => {
-                "Somebody used an old copy of another session of yours. All of your sessions were \
-                 ended, to be safe. If that was not you, change your password after you log in."
+                "An old copy of another session of yours was used, so all of your sessions were \
+                 ended. If that was not you, change your password after you log in."
                     .into()
             }
-            LoginNotice::FreshLogin => "This page asks you to log in again before it opens.".into(),
+            LoginNotice::Reauthenticate => "This page asks you to log in again before it opens.".into(),
             LoginNotice::LoggedOut => "You are logged out.".into(),
-            LoginNotice::WrongPassword => "The user name or the password is wrong.".into(),
+            LoginNotice::WrongPassword => "The user name or password is wrong.".into(),
             LoginNotice::Throttled { seconds } => {
-                format!("There were too many attempts. Try again in {}.", wait(seconds))
+                format!("There were too many attempts. Try again in {}.", format_wait(seconds))
             }
             LoginNotice::Busy => {
                 "Too many people are logging in right now. Try again in a moment.".into()
             }
-            LoginNotice::Stale => "This form was too old. Please try again.".into(),
+            LoginNotice::Stale => "This form has expired. Please try again.".into(),
         }
     }
 
-    /// For programs.
-    pub fn word(self) -> &'static str {
+    /// Returns the code for JSON responses.
+    pub fn as_str(self) -> &'static str {
         match self {
             LoginNotice::SessionEnded => "session-ended",
             LoginNotice::Idle => "idle",
             LoginNotice::Absolute => "absolute",
             LoginNotice::Theft => "theft",
             LoginNotice::TheftElsewhere => "theft-elsewhere",
-            LoginNotice::FreshLogin => "reauthenticate",
+            LoginNotice::Reauthenticate => "reauthenticate",
             LoginNotice::LoggedOut => "logout",
             LoginNotice::WrongPassword => "wrong-password",
             LoginNotice::Throttled { .. } => "throttled",
@@ -238,7 +238,7 @@ impl LoginNotice {
             LoginNotice::SessionEnded
             | LoginNotice::Idle
             | LoginNotice::Absolute
-            | LoginNotice::FreshLogin
+            | LoginNotice::Reauthenticate
             | LoginNotice::LoggedOut => false,
         }
     }
@@ -247,89 +247,89 @@ impl LoginNotice {
 impl ErrorKind {
     fn title(&self) -> &'static str {
         match self {
-            ErrorKind::BadRequest => "This request could not be read",
-            ErrorKind::TooLong => "This form is too long",
+            ErrorKind::BadRequest => "This request was rejected",
+            ErrorKind::BodyTooLarge => "This form is too long",
             ErrorKind::CrossSite => "This form could not be accepted",
             ErrorKind::NotFound => "There is no such page",
             ErrorKind::NoSuchSite => "There is no such site",
-            ErrorKind::MethodNotAllowed => "This page does not work that way",
+            ErrorKind::MethodNotAllowed => "This page does not support that",
             ErrorKind::TooManyAttempts { .. } => "Too many attempts",
             ErrorKind::UpstreamSlow => "The application takes too long",
             ErrorKind::UpstreamDown => "The application does not answer",
-            ErrorKind::StoreAway | ErrorKind::Busy => "One moment, please",
-            ErrorKind::Crowded => "Too many connections",
+            ErrorKind::StoreUnavailable | ErrorKind::Overloaded => "One moment, please",
+            ErrorKind::TooManyConnections => "Too many connections",
             ErrorKind::Forbidden { .. } => "You may not open this page",
         }
     }
 
-    /// What happened. For [`ErrorKind::Forbidden`] the template says it, with the user's name.
-    fn what(&self) -> &'static str {
+    /// Returns what happened. For [`ErrorKind::Forbidden`] the template contains the text, with the
+    /// user name.
+    fn explanation(&self) -> &'static str {
         match self {
             ErrorKind::BadRequest => {
-                "Your browser sent something that is not allowed or that has two meanings, so it was \
-                 not passed on."
+                "Your browser sent a request that is invalid or ambiguous, so it was rejected."
             }
-            ErrorKind::TooLong => "The form holds more than is accepted here. Nothing was changed.",
+            ErrorKind::BodyTooLarge => "The form is larger than this site accepts. Nothing was changed.",
             ErrorKind::CrossSite => {
-                "It was opened too long ago, belongs to a session that has ended, or was sent from \
-                 another site. Nothing was changed."
+                "The form has expired, belongs to an ended session, or was sent from another site. \
+                 Nothing was changed."
             }
-            ErrorKind::NotFound => "Nothing is known under this address.",
-            ErrorKind::NoSuchSite => "No site is served under the name in this address.",
-            ErrorKind::MethodNotAllowed => "It was asked in a way that it does not understand.",
+            ErrorKind::NotFound => "Nothing exists at this address.",
+            ErrorKind::NoSuchSite => "No site exists under the name in this address.",
+            ErrorKind::MethodNotAllowed => "The page does not support this request method.",
             ErrorKind::TooManyAttempts { .. } => {
-                "There were too many attempts in a short time, from your network or for this account."
+                "There were too many attempts from your network or for this account."
             }
             ErrorKind::UpstreamSlow => {
-                "You are logged in if you were before, but the application behind this page did not \
-                 answer in time. What you sent may or may not have arrived."
+                "The application behind this page did not answer in time. What you sent may or may not \
+                 have arrived. Your login is not affected."
             }
             ErrorKind::UpstreamDown => {
-                "The login works, but the application behind this page gives no usable answer."
+                "The application behind this page sends no usable answer. Your login is not affected."
             }
-            ErrorKind::StoreAway => {
+            ErrorKind::StoreUnavailable => {
                 "Your session cannot be checked right now. Nothing is lost, and if you were logged in \
                  you still are."
             }
-            ErrorKind::Crowded => {
-                "More connections are open than this site allows. Those that are open go on."
+            ErrorKind::TooManyConnections => {
+                "More connections are open than this site allows. Open connections continue."
             }
-            ErrorKind::Busy => {
-                "More people are asking than can be answered at once. Nothing is lost, and if you were \
-                 logged in you still are."
+            ErrorKind::Overloaded => {
+                "The site has more requests than it can serve. Nothing is lost, and if you were logged \
+                 in you still are."
             }
             ErrorKind::Forbidden { .. } => "Your account may not open this page.",
         }
     }
 
-    /// What the reader can do.
-    fn todo(&self) -> String {
+    /// Returns what the user can do.
+    fn advice(&self) -> String {
         match self {
             ErrorKind::BadRequest => {
-                "Go back and try again. If it goes on, delete the cookies of this \
-                 site or use another browser."
+                "Go back and try again. If the problem persists, delete the cookies of this site or \
+                 use another browser."
                     .into()
             }
-            ErrorKind::TooLong => "Go back and shorten what you entered.".into(),
+            ErrorKind::BodyTooLarge => "Go back and shorten what you entered.".into(),
             ErrorKind::CrossSite => "Go back, reload the page and try again.".into(),
             ErrorKind::NotFound | ErrorKind::NoSuchSite => {
-                "Check the address for typing mistakes, or ask the person who gave it to you."
+                "Check the address for typing errors."
                     .into()
             }
             ErrorKind::MethodNotAllowed => {
                 "Go back, and use the links and buttons of the page.".into()
             }
-            ErrorKind::TooManyAttempts { seconds } => format!("Try again in {}.", wait(*seconds)),
+            ErrorKind::TooManyAttempts { seconds } => format!("Try again in {}.", format_wait(*seconds)),
             ErrorKind::UpstreamSlow => {
-                "Wait a moment. Before you send a form again, look whether it has arrived.".into()
+                "Wait a moment. Before you send a form again, check whether it has arrived.".into()
             }
             ErrorKind::UpstreamDown => {
-                "Try again in a few minutes. If it goes on, tell the people who run this site."
+                "Try again in a few minutes. If the problem persists, contact the people who run this site."
                     .into()
             }
-            ErrorKind::StoreAway | ErrorKind::Busy => "Try again in a moment.".into(),
-            ErrorKind::Crowded => {
-                "Close tabs of this site that you do not need, and try again in a moment.".into()
+            ErrorKind::StoreUnavailable | ErrorKind::Overloaded => "Try again in a moment.".into(),
+            ErrorKind::TooManyConnections => {
+                "Close tabs of this site that you do not need, then try again.".into()
             }
             ErrorKind::Forbidden { .. } => {
                 "If you need it, ask the people who run this site, or log in with another account."
@@ -341,46 +341,46 @@ impl ErrorKind {
 
 #[derive(Template)]
 #[template(path = "sessions.html")]
-struct SessionsView<'a> {
+struct SessionsTemplate<'a> {
     site: &'a str,
     user: &'a str,
     csrf: &'a str,
     notices: Vec<NoticeView<'a>>,
-    onward: Option<&'a Onward<'a>>,
+    return_link: Option<&'a ReturnLink<'a>>,
     rows: Vec<RowView<'a>>,
 }
 
-impl SessionsView<'_> {
+impl SessionsTemplate<'_> {
     fn has_others(&self) -> bool {
-        self.rows.iter().any(|row| !row.this)
+        self.rows.iter().any(|row| !row.is_current)
     }
 }
 
 struct RowView<'a> {
     handle: &'a str,
-    begun: Moment,
-    last_used: Moment,
+    created: DisplayTime,
+    last_used: DisplayTime,
     browser: &'a str,
     network: &'a str,
-    this: bool,
+    is_current: bool,
 }
 
 impl<'a> RowView<'a> {
     fn new(row: &'a SessionRow, now: UnixMillis) -> RowView<'a> {
         RowView {
             handle: &row.handle,
-            begun: Moment::absolute(row.begun),
-            last_used: Moment::relative(row.last_used, now),
+            created: DisplayTime::absolute(row.created),
+            last_used: DisplayTime::relative(row.last_used, now),
             browser: &row.browser,
             network: &row.network,
-            this: row.this,
+            is_current: row.is_current,
         }
     }
 }
 
 #[derive(Template)]
 #[template(path = "logout.html")]
-struct LogoutView<'a> {
+struct LogoutTemplate<'a> {
     site: &'a str,
     user: &'a str,
     csrf: &'a str,
@@ -388,28 +388,29 @@ struct LogoutView<'a> {
 
 #[derive(Template)]
 #[template(path = "logged_out.html")]
-struct LoggedOutView<'a> {
+struct LoggedOutTemplate<'a> {
     site: &'a str,
 }
 
-/// A time for people, and the same time for programs.
-struct Moment {
-    words: String,
+/// A time as text, and in the format of the `datetime` attribute.
+struct DisplayTime {
+    text: String,
     datetime: String,
 }
 
-impl Moment {
-    /// `23 Nov 2026, 14:05 UTC`: without a script nobody knows the reader's own zone.
-    fn absolute(at: UnixMillis) -> Moment {
-        Moment {
-            words: timestamp(at).strftime("%-d %b %Y, %H:%M UTC").to_string(),
+impl DisplayTime {
+    /// Formats as `23 Nov 2026, 14:05 UTC`. The time zone of the browser is unknown without a
+    /// script.
+    fn absolute(at: UnixMillis) -> DisplayTime {
+        DisplayTime {
+            text: timestamp(at).strftime("%-d %b %Y, %H:%M UTC").to_string(),
             datetime: datetime(at),
         }
     }
 
-    /// `3 minutes ago`.
-    fn relative(at: UnixMillis, now: UnixMillis) -> Moment {
-        Moment { words: ago(now.since(at)), datetime: datetime(at) }
+    /// Formats as `3 minutes ago`.
+    fn relative(at: UnixMillis, now: UnixMillis) -> DisplayTime {
+        DisplayTime { text: format_ago(now.since(at)), datetime: datetime(at) }
     }
 }
 
@@ -417,20 +418,20 @@ fn datetime(at: UnixMillis) -> String {
     timestamp(at).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// Times beyond the calendar are shown as its last day.
+/// Converts a time; values beyond the calendar become its last day.
 fn timestamp(at: UnixMillis) -> Timestamp {
     let millis = i64::try_from(at.0).ok();
     millis.and_then(|millis| Timestamp::from_millisecond(millis).ok()).unwrap_or(Timestamp::MAX)
 }
 
-fn ago(passed: Duration) -> String {
+fn format_ago(passed: Duration) -> String {
     match passed.as_secs() {
         0..60 => "less than a minute ago".to_owned(),
-        seconds => format!("{} ago", rounded_down(seconds)),
+        seconds => format!("{} ago", format_rounded_down(seconds)),
     }
 }
 
-fn rounded_down(seconds: u64) -> String {
+fn format_rounded_down(seconds: u64) -> String {
     match seconds {
         0..60 => count(seconds, "second"),
         60..3_600 => count(seconds / 60, "minute"),
@@ -439,8 +440,8 @@ fn rounded_down(seconds: u64) -> String {
     }
 }
 
-/// Rounded up: who comes back after what we said must not be told to wait again.
-fn wait(seconds: u64) -> String {
+/// Formats a duration, rounded up: a user who waits that long must not have to wait again.
+fn format_wait(seconds: u64) -> String {
     match seconds {
         0..=90 => count(seconds.max(1), "second"),
         91..=5_400 => count(seconds.div_ceil(60), "minute"),

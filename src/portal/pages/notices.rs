@@ -1,36 +1,36 @@
-//! What a user has to be told, in words.
+//! Texts of the security notices.
 
-use super::Moment;
+use super::DisplayTime;
 use crate::clock::UnixMillis;
-use crate::session::notice::Kind;
+use crate::session::notice::NoticeKind;
 
-/// One notice.
+/// One security notice.
 pub struct NoticeRow {
-    /// Comes back in the field `notice`.
+    /// Value of the hidden field `notice`.
     pub id: String,
-    pub kind: Kind,
+    pub kind: NoticeKind,
     pub at: UnixMillis,
-    pub shown: SpotRow,
-    /// Where the session is used otherwise.
-    pub owner: Option<SpotRow>,
-    /// Whether it is about the session that asks.
-    pub this: bool,
+    pub suspect: ClientRow,
+    /// Client that the session belongs to; `None` for logins.
+    pub owner: Option<ClientRow>,
+    /// Whether it concerns the session of this request, which may not dismiss it.
+    pub is_current: bool,
 }
 
-/// A program in a network, in words.
-pub struct SpotRow {
+/// A client: program and network.
+pub struct ClientRow {
     pub browser: String,
     pub network: String,
 }
 
 pub(super) struct NoticeView<'a> {
     pub(super) id: &'a str,
-    kind: Kind,
-    pub(super) at: Moment,
-    pub(super) ago: Moment,
-    pub(super) shown: &'a SpotRow,
-    pub(super) owner: Option<&'a SpotRow>,
-    pub(super) this: bool,
+    kind: NoticeKind,
+    pub(super) at: DisplayTime,
+    pub(super) ago: DisplayTime,
+    pub(super) suspect: &'a ClientRow,
+    pub(super) owner: Option<&'a ClientRow>,
+    pub(super) is_current: bool,
 }
 
 impl<'a> NoticeView<'a> {
@@ -38,79 +38,78 @@ impl<'a> NoticeView<'a> {
         NoticeView {
             id: &row.id,
             kind: row.kind,
-            at: Moment::absolute(row.at),
-            ago: Moment::relative(row.at, now),
-            shown: &row.shown,
+            at: DisplayTime::absolute(row.at),
+            ago: DisplayTime::relative(row.at, now),
+            suspect: &row.suspect,
             owner: row.owner.as_ref(),
-            this: row.this,
+            is_current: row.is_current,
         }
     }
 
-    /// Whether something was stopped, or there is only something to know.
+    /// Returns whether a session was ended or restricted.
     pub(super) fn is_error(&self) -> bool {
-        self.kind != Kind::NewPlace
+        self.kind != NoticeKind::NewLocation
     }
 
     pub(super) fn title(&self) -> &'static str {
         match self.kind {
-            Kind::Theft | Kind::TheftOfAll | Kind::TheftHeld => {
+            NoticeKind::Theft | NoticeKind::TheftAllSessions | NoticeKind::TheftReauth => {
                 "An old copy of your session was used"
             }
-            Kind::MovedEnded | Kind::MovedHeld => "Your session was used from somewhere else",
-            Kind::NewPlace => "A login from a new place",
+            NoticeKind::LocationChangeEnded | NoticeKind::LocationChangeReauth => "Your session was used from somewhere else",
+            NoticeKind::NewLocation => "A login from a new place",
         }
     }
 
-    pub(super) fn what(&self) -> &'static str {
+    pub(super) fn explanation(&self) -> &'static str {
         match self.kind {
-            Kind::Theft => {
-                "Two browsers held the same session, and nobody can tell from here which one was \
-                 yours. So it was ended for both."
+            NoticeKind::Theft => {
+                "Two browsers used the same session, and we cannot tell which one was yours. So it was \
+                 ended for both."
             }
-            Kind::TheftOfAll => {
-                "Two browsers held the same session, and nobody can tell from here which one was \
-                 yours. So all of your sessions were ended."
+            NoticeKind::TheftAllSessions => {
+                "Two browsers used the same session, and we cannot tell which one was yours. So all of \
+                 your sessions were ended."
             }
-            Kind::TheftHeld => {
-                "Two browsers held the same session, and nobody can tell from here which one was \
-                 yours. So it was stopped until a fresh login."
+            NoticeKind::TheftReauth => {
+                "Two browsers used the same session, and we cannot tell which one was yours. So it \
+                 requires a new login."
             }
-            Kind::MovedEnded => {
-                "It was used by a program or from a network that did not fit. So it was ended."
+            NoticeKind::LocationChangeEnded => {
+                "It was used by an unexpected program or from an unexpected network. So it was ended."
             }
-            Kind::MovedHeld => {
-                "It was used by a program or from a network that did not fit. So it was stopped \
-                 until a fresh login."
+            NoticeKind::LocationChangeReauth => {
+                "It was used by an unexpected program or from an unexpected network. So it requires a \
+                 new login."
             }
-            Kind::NewPlace => {
-                "Somebody logged in with your password from where you had not been seen lately."
+            NoticeKind::NewLocation => {
+                "Your password was used to log in from a place that you have not used lately."
             }
         }
     }
 
-    /// What happened there.
-    pub(super) fn shown_label(&self) -> &'static str {
+    /// Returns the label of the suspect client.
+    pub(super) fn suspect_label(&self) -> &'static str {
         match self.kind {
-            Kind::Theft | Kind::TheftOfAll | Kind::TheftHeld => "Old copy",
-            Kind::MovedEnded | Kind::MovedHeld => "Used by",
-            Kind::NewPlace => "Login",
+            NoticeKind::Theft | NoticeKind::TheftAllSessions | NoticeKind::TheftReauth => "Old copy",
+            NoticeKind::LocationChangeEnded | NoticeKind::LocationChangeReauth => "Used by",
+            NoticeKind::NewLocation => "Login",
         }
     }
 
-    pub(super) fn todo(&self) -> &'static str {
+    pub(super) fn advice(&self) -> &'static str {
         match self.kind {
-            Kind::NewPlace => {
+            NoticeKind::NewLocation => {
                 "If that was you, there is nothing to do. If not, change your password now and end \
                  all other sessions."
             }
-            Kind::Theft
-            | Kind::TheftOfAll
-            | Kind::TheftHeld
-            | Kind::MovedEnded
-            | Kind::MovedHeld => {
-                "If you know both, there is nothing to do. If not, somebody had your session: change \
-                 your password, end the sessions below that you do not know, and tell the people who \
-                 run this site."
+            NoticeKind::Theft
+            | NoticeKind::TheftAllSessions
+            | NoticeKind::TheftReauth
+            | NoticeKind::LocationChangeEnded
+            | NoticeKind::LocationChangeReauth => {
+                "If you recognise both, there is nothing to do. If not, change your password, end the \
+                 sessions below that you do not recognise, and contact the people who run this site."
             }
         }
     }

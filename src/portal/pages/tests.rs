@@ -1,5 +1,5 @@
 use super::*;
-use crate::session::notice::Kind;
+use crate::session::notice::NoticeKind;
 
 const NOW: UnixMillis = UnixMillis(1_795_442_700_000); // 2026-11-23T14:05:00Z
 
@@ -9,7 +9,7 @@ const NOTICES: [LoginNotice; 11] = [
     LoginNotice::Absolute,
     LoginNotice::Theft,
     LoginNotice::TheftElsewhere,
-    LoginNotice::FreshLogin,
+    LoginNotice::Reauthenticate,
     LoginNotice::LoggedOut,
     LoginNotice::WrongPassword,
     LoginNotice::Throttled { seconds: 30 },
@@ -17,13 +17,13 @@ const NOTICES: [LoginNotice; 11] = [
     LoginNotice::Stale,
 ];
 
-const KINDS: [Kind; 6] = [
-    Kind::Theft,
-    Kind::TheftOfAll,
-    Kind::TheftHeld,
-    Kind::MovedEnded,
-    Kind::MovedHeld,
-    Kind::NewPlace,
+const KINDS: [NoticeKind; 6] = [
+    NoticeKind::Theft,
+    NoticeKind::TheftAllSessions,
+    NoticeKind::TheftReauth,
+    NoticeKind::LocationChangeEnded,
+    NoticeKind::LocationChangeReauth,
+    NoticeKind::NewLocation,
 ];
 
 const HOSTILE: [&str; 9] = [
@@ -41,7 +41,7 @@ const HOSTILE: [&str; 9] = [
 fn errors(user: &str) -> Vec<(StatusCode, ErrorKind)> {
     vec![
         (StatusCode::BAD_REQUEST, ErrorKind::BadRequest),
-        (StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLong),
+        (StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::BodyTooLarge),
         (StatusCode::FORBIDDEN, ErrorKind::CrossSite),
         (StatusCode::NOT_FOUND, ErrorKind::NotFound),
         (StatusCode::MISDIRECTED_REQUEST, ErrorKind::NoSuchSite),
@@ -49,7 +49,7 @@ fn errors(user: &str) -> Vec<(StatusCode, ErrorKind)> {
         (StatusCode::TOO_MANY_REQUESTS, ErrorKind::TooManyAttempts { seconds: 90 }),
         (StatusCode::GATEWAY_TIMEOUT, ErrorKind::UpstreamSlow),
         (StatusCode::BAD_GATEWAY, ErrorKind::UpstreamDown),
-        (StatusCode::SERVICE_UNAVAILABLE, ErrorKind::StoreAway),
+        (StatusCode::SERVICE_UNAVAILABLE, ErrorKind::StoreUnavailable),
         (StatusCode::FORBIDDEN, ErrorKind::Forbidden { user: user.to_owned() }),
     ]
 }
@@ -70,36 +70,36 @@ fn login_page(notice: Option<LoginNotice>, text: &str) -> String {
     })
 }
 
-fn row(text: &str, minutes_ago: u64, this: bool) -> SessionRow {
+fn row(text: &str, minutes_ago: u64, is_current: bool) -> SessionRow {
     SessionRow {
         handle: text.to_owned(),
-        begun: NOW.minus(Duration::from_secs(minutes_ago * 120)),
+        created: NOW.minus(Duration::from_secs(minutes_ago * 120)),
         last_used: NOW.minus(Duration::from_secs(minutes_ago * 60)),
         browser: text.to_owned(),
         network: text.to_owned(),
-        this,
+        is_current,
     }
 }
 
 fn sessions_page(text: &str, rows: Vec<SessionRow>) -> String {
-    told_page(text, vec![], false, rows)
+    notices_page(text, vec![], false, rows)
 }
 
-fn told_page(text: &str, notices: Vec<NoticeRow>, goes_on: bool, rows: Vec<SessionRow>) -> String {
-    let onward = goes_on.then(|| Onward { sealed: text, href: format!("/{text}") });
+fn notices_page(text: &str, notices: Vec<NoticeRow>, with_return_link: bool, rows: Vec<SessionRow>) -> String {
+    let return_link = with_return_link.then(|| ReturnLink { sealed: text, href: format!("/{text}") });
     let (site, user, csrf, now) = (text, text, text, NOW);
-    sessions(&SessionsPage { site, user, csrf, now, notices, onward, sessions: rows })
+    sessions(&SessionsPage { site, user, csrf, now, notices, return_link, sessions: rows })
 }
 
-fn notice(text: &str, kind: Kind, this: bool) -> NoticeRow {
-    let spot = || SpotRow { browser: text.to_owned(), network: text.to_owned() };
-    let owner = (kind != Kind::NewPlace).then(spot);
+fn notice(text: &str, kind: NoticeKind, is_current: bool) -> NoticeRow {
+    let spot = || ClientRow { browser: text.to_owned(), network: text.to_owned() };
+    let owner = (kind != NoticeKind::NewLocation).then(spot);
     let at = NOW.minus(Duration::from_secs(7_200));
-    NoticeRow { id: text.to_owned(), kind, at, shown: spot(), owner, this }
+    NoticeRow { id: text.to_owned(), kind, at, suspect: spot(), owner, is_current }
 }
 
 fn all_notices(text: &str) -> Vec<NoticeRow> {
-    KINDS.map(|kind| notice(text, kind, kind == Kind::NewPlace)).into()
+    KINDS.map(|kind| notice(text, kind, kind == NoticeKind::NewLocation)).into()
 }
 
 /// Every page in every state, with `text` in every field that takes one.
@@ -109,7 +109,7 @@ fn all_pages(text: &str) -> Vec<String> {
         sessions_page(text, vec![]),
         sessions_page(text, vec![row(text, 0, true)]),
         sessions_page(text, vec![row(text, 0, true), row(text, 3, false)]),
-        told_page(text, all_notices(text), true, vec![row(text, 0, true)]),
+        notices_page(text, all_notices(text), true, vec![row(text, 0, true)]),
         logout(text, text, text),
         logged_out(text),
     ];
@@ -177,7 +177,7 @@ fn skeleton(html: &str) -> Vec<(String, Vec<String>)> {
 }
 
 #[test]
-fn hostile_text_in_any_field_changes_nothing_of_the_page_but_its_text() {
+fn hostile_values_do_not_change_the_page_structure() {
     let honest = all_pages("alice");
     for text in HOSTILE {
         for (page, like) in all_pages(text).iter().zip(&honest) {
@@ -187,14 +187,14 @@ fn hostile_text_in_any_field_changes_nothing_of_the_page_but_its_text() {
 }
 
 #[test]
-fn the_scanner_of_these_tests_sees_an_injected_tag_and_attribute() {
+fn the_tag_scanner_finds_injected_tags_and_attributes() {
     let honest = "<p class=\"a\">x</p>";
     assert_ne!(skeleton("<p class=\"a\"><b>x</p>"), skeleton(honest));
     assert_ne!(skeleton("<p class=\"a\" onclick=\"b\">x</p>"), skeleton(honest));
 }
 
 #[test]
-fn no_page_has_a_script_an_inline_style_or_anything_from_elsewhere() {
+fn no_page_has_scripts_inline_styles_or_external_resources() {
     for page in all_pages("alice") {
         for tag in tags(&page) {
             let banned = ["script", "style", "img", "iframe", "svg", "object", "base"];
@@ -210,7 +210,7 @@ fn no_page_has_a_script_an_inline_style_or_anything_from_elsewhere() {
 }
 
 #[test]
-fn every_form_posts_and_carries_its_token() {
+fn every_form_posts_a_csrf_token() {
     let mut forms = 0;
     for page in all_pages("alice") {
         let tags = tags(&page);
@@ -227,7 +227,7 @@ fn every_form_posts_and_carries_its_token() {
 }
 
 #[test]
-fn every_label_and_every_description_has_what_it_names() {
+fn every_label_and_description_refers_to_an_element() {
     let mut references = 0;
     for page in all_pages("alice") {
         let tags = tags(&page);
@@ -248,7 +248,7 @@ fn every_label_and_every_description_has_what_it_names() {
 }
 
 #[test]
-fn every_page_names_its_language_its_title_and_has_one_heading() {
+fn every_page_has_a_language_a_title_and_one_heading() {
     for page in all_pages("Wiki") {
         assert!(page.starts_with("<!doctype html>\n<html lang=\"en\">"), "{page}");
         assert!(page.contains(" · Wiki</title>"), "{page}");
@@ -258,14 +258,14 @@ fn every_page_names_its_language_its_title_and_has_one_heading() {
 }
 
 #[test]
-fn a_site_without_a_name_leaves_no_empty_place_for_it() {
+fn an_empty_site_name_leaves_no_empty_element() {
     for page in all_pages("") {
         assert!(!page.contains("class=\"site\"") && !page.contains(" · </title>"), "{page}");
     }
 }
 
 #[test]
-fn a_password_manager_recognises_the_login_form() {
+fn password_managers_recognise_the_login_form() {
     let page = login_page(None, "alice");
     let tags = tags(&page);
     let field = |name| tags.iter().find(|tag| tag.value("name") == Some(name)).expect("the field");
@@ -277,7 +277,7 @@ fn a_password_manager_recognises_the_login_form() {
 }
 
 #[test]
-fn the_cursor_stands_in_the_first_field_that_is_empty() {
+fn the_first_empty_field_has_the_focus() {
     for (username, field) in [("", "username"), ("alice", "password")] {
         let tags = tags(&login_page(None, username));
         let focused: Vec<_> = tags.iter().filter(|tag| tag.value("autofocus").is_some()).collect();
@@ -287,7 +287,7 @@ fn the_cursor_stands_in_the_first_field_that_is_empty() {
 }
 
 #[test]
-fn each_reason_for_the_login_form_has_its_own_words() {
+fn each_login_notice_has_its_own_text() {
     let mut texts: Vec<String> = NOTICES.map(LoginNotice::text).to_vec();
     for (notice, text) in NOTICES.iter().zip(&texts) {
         assert!(login_page(Some(*notice), "").contains(text.as_str()), "{text}");
@@ -299,30 +299,30 @@ fn each_reason_for_the_login_form_has_its_own_words() {
 }
 
 #[test]
-fn each_problem_says_what_happened_what_to_do_and_its_number() {
+fn each_error_page_has_a_text_advice_and_its_status() {
     for (status, kind) in errors("alice") {
         let page = error("Wiki", status, &kind);
-        assert!(page.contains(kind.title()) && page.contains(&kind.todo()), "{page}");
+        assert!(page.contains(kind.title()) && page.contains(&kind.advice()), "{page}");
         assert!(page.contains(&format!("Error {}", status.as_u16())), "{page}");
         assert!(!page.contains("request <code>"), "{page}");
     }
 }
 
 #[test]
-fn a_refused_user_reads_as_whom_he_is_logged_in() {
+fn a_forbidden_page_names_the_logged_in_user() {
     let kind = ErrorKind::Forbidden { user: "bob".into() };
     let page = error("Wiki", StatusCode::FORBIDDEN, &kind);
     assert_eq!(page.matches("<bdi>bob</bdi>").count(), 2);
 }
 
 #[test]
-fn an_outage_of_the_store_says_that_nobody_is_logged_out() {
-    let page = error("", StatusCode::SERVICE_UNAVAILABLE, &ErrorKind::StoreAway);
+fn the_store_outage_page_offers_no_login() {
+    let page = error("", StatusCode::SERVICE_UNAVAILABLE, &ErrorKind::StoreUnavailable);
     assert!(page.contains("you still are") && !page.contains("/.doorward/login"));
 }
 
 #[test]
-fn each_session_shows_its_times_and_the_button_that_ends_it() {
+fn each_session_has_its_times_and_an_end_button() {
     let rows = vec![row("far", 200, false), row("here", 0, true), row("near", 3, false)];
     let page = sessions_page("Wiki", rows);
     assert!(page.contains("<time datetime=\"2026-11-23T13:59:00Z\">23 Nov 2026, 13:59 UTC</time>"));
@@ -335,12 +335,12 @@ fn each_session_shows_its_times_and_the_button_that_ends_it() {
 }
 
 #[test]
-fn each_notice_says_what_happened_where_and_what_to_do_and_goes_by_a_form() {
+fn each_notice_has_its_text_clients_and_a_dismiss_button() {
     for kind in KINDS {
-        let page = told_page("", vec![notice("Curl", kind, false)], false, vec![]);
+        let page = notices_page("", vec![notice("Curl", kind, false)], false, vec![]);
         assert_eq!(
             page.matches("Curl, network Curl").count(),
-            1 + usize::from(kind != Kind::NewPlace)
+            1 + usize::from(kind != NoticeKind::NewLocation)
         );
         assert!(page.contains("23 Nov 2026, 12:05 UTC</time>, 2 hours ago"), "{page}");
         assert!(page.contains("change your password") && page.contains("value=\"dismiss\""));
@@ -354,24 +354,24 @@ fn each_notice_says_what_happened_where_and_what_to_do_and_goes_by_a_form() {
         texts.dedup();
         texts.len()
     };
-    assert_eq!((texts(|notice| notice.title()), texts(|notice| notice.what())), (3, KINDS.len()));
+    assert_eq!((texts(|notice| notice.title()), texts(|notice| notice.explanation())), (3, KINDS.len()));
 }
 
 #[test]
-fn the_session_that_a_notice_is_about_is_given_no_button_to_hide_it() {
-    let page = told_page("", vec![notice("Curl", Kind::NewPlace, true)], false, vec![]);
+fn the_suspect_session_cannot_dismiss_its_notice() {
+    let page = notices_page("", vec![notice("Curl", NoticeKind::NewLocation, true)], false, vec![]);
     assert!(page.contains("A login from a new place") && !page.contains("value=\"dismiss\""));
 }
 
 #[test]
-fn who_was_going_somewhere_is_shown_the_way_and_keeps_it_when_he_dismisses() {
-    let page = told_page("kept", vec![notice("Curl", Kind::Theft, false)], true, vec![]);
-    assert!(page.contains("href=\"/kept\">Continue</a>"), "{page}");
-    assert!(page.contains("name=\"to\" value=\"kept\""), "{page}");
+fn the_return_link_survives_a_dismissal() {
+    let page = notices_page("sealed", vec![notice("Curl", NoticeKind::Theft, false)], true, vec![]);
+    assert!(page.contains("href=\"/sealed\">Continue</a>"), "{page}");
+    assert!(page.contains("name=\"to\" value=\"sealed\""), "{page}");
 }
 
 #[test]
-fn ending_the_others_is_offered_only_where_there_are_others() {
+fn ending_other_sessions_is_offered_only_if_there_are_any() {
     let alone = sessions_page("", vec![row("here", 0, true)]);
     assert!(!alone.contains("end-others") && alone.contains("end-all"));
     let two = sessions_page("", vec![row("here", 0, true), row("there", 1, false)]);
@@ -381,7 +381,7 @@ fn ending_the_others_is_offered_only_where_there_are_others() {
 }
 
 #[test]
-fn past_times_are_rounded_down_and_future_ones_are_now() {
+fn past_times_round_down_and_future_times_show_as_now() {
     for (seconds, words) in [
         (0, "less than a minute ago"),
         (59, "less than a minute ago"),
@@ -393,14 +393,14 @@ fn past_times_are_rounded_down_and_future_ones_are_now() {
         (20 * 86_400, "20 days ago"),
     ] {
         let at = NOW.minus(Duration::from_secs(seconds));
-        assert_eq!(Moment::relative(at, NOW).words, words);
+        assert_eq!(DisplayTime::relative(at, NOW).text, words);
     }
     let future = NOW.plus(Duration::from_secs(60));
-    assert_eq!(Moment::relative(future, NOW).words, "less than a minute ago");
+    assert_eq!(DisplayTime::relative(future, NOW).text, "less than a minute ago");
 }
 
 #[test]
-fn times_to_wait_are_never_shorter_than_the_wait() {
+fn displayed_wait_times_are_rounded_up() {
     for (seconds, words) in [
         (0, "1 second"),
         (1, "1 second"),
@@ -410,14 +410,14 @@ fn times_to_wait_are_never_shorter_than_the_wait() {
         (5_400, "90 minutes"),
         (5_401, "2 hours"),
     ] {
-        assert_eq!(wait(seconds), words);
+        assert_eq!(format_wait(seconds), words);
     }
 }
 
 #[test]
-fn a_time_beyond_the_calendar_is_still_shown() {
-    assert_eq!(Moment::absolute(UnixMillis(0)).words, "1 Jan 1970, 00:00 UTC");
-    assert!(Moment::absolute(UnixMillis(u64::MAX)).datetime.starts_with("9999-12-"));
+fn times_beyond_the_calendar_are_displayed() {
+    assert_eq!(DisplayTime::absolute(UnixMillis(0)).text, "1 Jan 1970, 00:00 UTC");
+    assert!(DisplayTime::absolute(UnixMillis(u64::MAX)).datetime.starts_with("9999-12-"));
 }
 
 /// WCAG 2.2, 1.4.3 and 1.4.11, in both colour schemes.
@@ -448,7 +448,7 @@ mod contrast {
     ];
 
     #[test]
-    fn text_and_edges_are_readable_in_both_schemes() {
+    fn contrast_suffices_in_both_colour_schemes() {
         let (light, dark) = STYLE.split_once("@media (prefers-color-scheme: dark)").expect("both");
         for (scheme, name) in [(light, "light"), (dark, "dark")] {
             for (front, back, least) in PAIRS {

@@ -1,17 +1,16 @@
-//! What this gateway would do with a request, and why.
+//! Explains how the proxy would handle a request, and why.
 //!
-//! Nothing is judged twice: the request goes through the same checks, the same route table, the same
-//! guard and the same cleaning as a real one, with a session planted in a store of its own and a
-//! clock that stands still. No upstream is asked, no store of the installation is opened.
+//! The request passes the real checks, route table, guard and sanitizer, with a session seeded in a memory
+//! store and a fixed clock. No upstream is contacted and no store of the installation is opened.
 
-mod rules;
+mod session_rules;
 mod signals;
-mod told;
-mod words;
+mod report;
+mod labels;
 
-pub use rules::{ActivityRules, Effects, SessionRules};
-pub use signals::SignalsExplained;
-pub use told::{AnswerExplained, Explanation, RouteExplained};
+pub use session_rules::{ActivityRules, SessionEffects, SessionRules};
+pub use signals::RiskExplanation;
+pub use report::{ResponseExplanation, Explanation, RouteExplanation};
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,13 +24,13 @@ use zeroize::Zeroizing;
 
 use crate::clock::{Clock, UnixMillis};
 use crate::config::Config;
-use crate::guard::{Denial, Entry, Guard, Shared, SharedParts};
+use crate::guard::{DenyReason, AuthOutcome, Guard, Shared, SharedParts};
 use crate::message::{
-    Arrival, BadRequest, CookieNames, InboundHead, Intent, OwnedFields, RequestIds, SanitizedHead,
+    RequestContext, BadRequest, CookieNames, InboundHead, Intent, ReservedHeaders, RequestIds, SanitizedHead,
     TargetError,
 };
 use crate::portal::{self, Portal};
-use crate::risk::Atlas;
+use crate::risk::GeoIp;
 use crate::route::{Access, Route};
 use crate::secret::{KeyRing, random_bytes};
 use crate::session::{
@@ -40,73 +39,73 @@ use crate::session::{
 use crate::store::{Store, Unavailable};
 use crate::telemetry::Metrics;
 
-use words::{access, answer, fields, of_methods, spoken, stricter};
+use labels::{access, response, upstream_headers, of_methods, humanize, stricter};
 
-use super::{Gateway, Pressure, TrustedProxies, Tunnels, UpstreamGroups, UpstreamHead};
+use super::{Proxy, OverloadMonitor, TrustedProxies, Tunnels, UpstreamClusters, UpstreamHead};
 
-/// Longer than the planted session is needed.
-const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Lifetime of the seeded record. Longer than the simulation runs.
+const SEED_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A request that nobody made.
+/// A hypothetical request.
 #[derive(Clone, Debug)]
 pub struct Hypothesis {
     pub method: Method,
-    /// With a scheme and a host.
+    /// Absolute URL with scheme and host.
     pub url: Uri,
     pub client: IpAddr,
-    /// What it says of itself; empty where nothing.
+    /// `User-Agent`; empty omits the header.
     pub agent: String,
     pub language: String,
-    /// Without one the request carries no cookie.
+    /// `None` sends no session cookie.
     pub session: Option<HypotheticalSession>,
     pub now: UnixMillis,
 }
 
-/// A session that nobody has.
+/// A hypothetical session.
 #[derive(Clone, Debug)]
 pub struct HypotheticalSession {
     pub identity: Identity,
-    /// Since it began.
+    /// Time since the session was created.
     pub age: Duration,
-    /// Since its last activity.
+    /// Time since its last activity.
     pub idle: Duration,
-    /// Since the user last proved who he is.
+    /// Time since the user last authenticated.
     pub auth_age: Duration,
-    /// Where it was begun, and used until now.
+    /// Client that created the session and used it until now.
     pub from: ClientContext,
 }
 
-/// Plays the request through, with what `atlas` knows of addresses. It needs a runtime, and neither network nor disk.
+/// Simulates the request. Needs a runtime, but neither network nor disk.
 ///
 /// # Errors
-/// When the planted session cannot be kept, which a store in memory has no reason for.
+/// If the session cannot be seeded, which does not happen with a memory store.
 pub async fn explain(
     config: &Config,
-    atlas: Atlas,
+    geoip: GeoIp,
     hypothesis: &Hypothesis,
 ) -> Result<Explanation, Unavailable> {
-    let play = Play::new(config, atlas, hypothesis);
-    let planted = match &hypothesis.session {
-        Some(session) => Some(play.plant(session).await?),
+    let simulation = Simulation::new(config, geoip, hypothesis);
+    let seeded = match &hypothesis.session {
+        Some(session) => Some(simulation.seed(session).await?),
         None => None,
     };
-    Ok(play.run(planted.as_ref()).await)
+    Ok(simulation.run(seeded.as_ref()).await)
 }
 
-/// A session that stands in the store of a play.
-struct Planted {
+/// The hypothetical session in the store of the simulation.
+struct SeededSession {
     token: Zeroizing<String>,
     record: Record,
 }
 
-struct Play<'a> {
+struct Simulation<'a> {
     config: &'a Config,
     hypothesis: &'a Hypothesis,
-    gateway: Gateway,
+    proxy: Proxy,
 }
 
-impl<'a> Play<'a> {
-    fn new(config: &'a Config, atlas: Atlas, hypothesis: &'a Hypothesis) -> Play<'a> {
+impl<'a> Simulation<'a> {
+    fn new(config: &'a Config, geoip: GeoIp, hypothesis: &'a Hypothesis) -> Simulation<'a> {
         let clock = Clock::manual(hypothesis.now);
         let shared = Shared::new(SharedParts {
             keys: KeyRing::generate("thrown away"),
@@ -114,118 +113,118 @@ impl<'a> Play<'a> {
             policy: config.session.policy.clone(),
             max_per_user: 0,
             cookies: CookieNames::new(config.session.domain.as_deref()),
-            // The hypothesis says who the user is.
+            // The hypothesis contains the identity.
             directory: None,
             metrics: Metrics::default(),
-            live: config.live.into(),
+            connection_limits: config.long_lived.into(),
             audit: None,
-            hook: None,
-            signals: config.signals.settings.clone(),
+            notifier: None,
+            risk: config.signals.settings.clone(),
         });
-        shared.atlas.store(Arc::new(atlas));
+        shared.geoip.store(Arc::new(geoip));
         let guard = Guard::new(Store::memory(clock), Arc::new(shared));
         let routes = Arc::new(config.routes.clone());
-        let gateway = Gateway {
+        let proxy = Proxy {
             portal: Portal::new(guard.clone(), None, Arc::default(), Arc::clone(&routes)),
             guard,
             routes,
-            owned: Arc::new(OwnedFields::new(config.routes.iter().map(|route| &route.identity))),
-            upstreams: UpstreamGroups::default(),
-            trusted: Arc::new(TrustedProxies::default()),
-            most_fields: config.limits.headers,
-            pressure: Pressure::new(usize::MAX, Arc::default()),
+            reserved_headers: Arc::new(ReservedHeaders::new(config.routes.iter().map(|route| &route.identity))),
+            upstreams: UpstreamClusters::default(),
+            trusted_proxies: Arc::new(TrustedProxies::default()),
+            max_headers: config.limits.headers,
+            overload: OverloadMonitor::new(usize::MAX, Arc::default()),
             tunnels: Tunnels { tracker: TaskTracker::new(), stop: CancellationToken::new() },
             certificates: None,
-            ids: RequestIds::new(random_bytes()),
+            request_ids: RequestIds::new(random_bytes()),
             hsts: None,
             proxy_status: config.server.proxy_status,
-            log: None,
+            access_log: None,
         };
-        Play { config, hypothesis, gateway }
+        Simulation { config, hypothesis, proxy }
     }
 
-    /// A session as if it had been used until `idle` ago, with the token that it began with.
-    async fn plant(&self, session: &HypotheticalSession) -> Result<Planted, Unavailable> {
-        let shared = self.gateway.guard.shared();
+    /// Creates the record of a session last used `idle` ago, with its first token.
+    async fn seed(&self, session: &HypotheticalSession) -> Result<SeededSession, Unavailable> {
+        let shared = self.proxy.guard.shared();
         let (keys, now) = (shared.keys.load_full(), self.hypothesis.now);
-        let tag = UserTag(keys.tag_of(&session.identity.user));
+        let tag = UserTag(keys.user_tag(&session.identity.user));
         let key = SessionKey { tag, id: SessionId(random_bytes()) };
-        let token = Token::new(keys.newest().0, key, 0, random_bytes());
-        let began = now.minus(session.age);
-        let end = began.plus(shared.policy.absolute());
+        let token = Token::new(keys.signing_key().0, key, 0, random_bytes());
+        let created_at = now.minus(session.age);
+        let end = created_at.plus(shared.policy.absolute());
         let from = session.from.clone();
-        let mut record = Record::begin(session.identity.clone(), &token, began, end, from);
+        let mut record = Record::new(session.identity.clone(), &token, created_at, end, from);
         record.authenticated = now.minus(session.auth_age);
-        record.active = now.minus(session.idle);
+        record.last_active = now.minus(session.idle);
         let sealed = record.seal(&keys, &key);
-        self.gateway.guard.store().create(&key, &sealed, began, now.plus(KEPT)).await?;
-        let token = token.text(&keys);
-        let token = token.ok_or_else(|| Unavailable("the key vanished".to_owned()))?;
-        Ok(Planted { token, record })
+        self.proxy.guard.store().create(&key, &sealed, created_at, now.plus(SEED_TTL)).await?;
+        let token = token.encode(&keys);
+        let token = token.ok_or_else(|| Unavailable("the signing key is missing".to_owned()))?;
+        Ok(SeededSession { token, record })
     }
 
-    async fn run(&self, planted: Option<&Planted>) -> Explanation {
-        let token = planted.map(|planted| planted.token.as_str());
-        let (client, request) = (self.hypothesis.client, self.gateway.ids.next());
-        let arrival = Arrival { client, fingerprint: None, request };
-        let judged = InboundHead::judged(self.parts(token), arrival, |host, paths| {
-            self.gateway.bears(host, paths)
+    async fn run(&self, seeded: Option<&SeededSession>) -> Explanation {
+        let token = seeded.map(|seeded| seeded.token.as_str());
+        let (client, request) = (self.hypothesis.client, self.proxy.request_ids.next());
+        let context = RequestContext { client, fingerprint: None, request };
+        let parsed = InboundHead::parse_with(self.parts(token), context, |host, paths| {
+            self.proxy.allows_ambiguous_path(host, paths)
         });
-        let head = match judged {
+        let head = match parsed {
             Ok(head) => head,
             Err(bad) => return self.malformed(bad),
         };
-        let mut out = self.blank(&head);
-        if portal::owns(head.target.path()) && self.gateway.routes.knows(&head.host) {
-            out.verdict = "own-page";
-            out.why = "doorward answers below /.doorward/ itself, on every host of a route".into();
+        let mut out = self.empty(&head);
+        if portal::is_own_path(head.target.path()) && self.proxy.routes.serves_host(&head.host) {
+            out.verdict = "portal";
+            out.why = "doorward serves /.doorward/ itself, on every host of a route".into();
             return out;
         }
-        let Some(route) = self.gateway.routes.find(&head.host, head.target.path()) else {
+        let Some(route) = self.proxy.routes.find(&head.host, head.target.path()) else {
             return self.without_route(out, head);
         };
-        if self.gateway.routes.is_disguised(route, head.target.path()) {
-            return self.malformed(BadRequest::Target(TargetError::Disguised));
+        if self.proxy.routes.shadows_stricter_route(route, head.target.path()) {
+            return self.malformed(BadRequest::Target(TargetError::ShadowsRoute));
         }
         out.route = Some(self.explain_route(route));
-        out.effects = Effects::of(&head, route);
-        out.signals = planted
+        out.effects = SessionEffects::for_request(&head, route);
+        out.signals = seeded
             .filter(|_| route.access != Access::Public)
-            .map(|Planted { record, .. }| self.signals(record, &head, route));
-        let Entry { verdict, token } = self.gateway.enter(&head, route).await;
+            .map(|SeededSession { record, .. }| self.signals(record, &head, route));
+        let AuthOutcome { permit: verdict, token } = self.proxy.authenticate(&head, route).await;
         out.renews = token.is_some();
         match verdict {
             Ok(permit) => {
                 let public = permit.identity().is_none();
                 out.verdict = if public { "public" } else { "admit" };
-                out.why = if public { "everybody may use this route" } else { ADMITTED }.into();
-                let cookies = &self.gateway.guard.shared().cookies;
-                let head = SanitizedHead::new(head, &self.gateway.owned, cookies);
-                out.upstream_headers = fields(UpstreamHead::new(head, &permit, route));
+                out.why = if public { "the route is public" } else { ADMITTED }.into();
+                let cookies = &self.proxy.guard.shared().cookies;
+                let head = SanitizedHead::new(head, &self.proxy.reserved_headers, cookies);
+                out.upstream_headers = upstream_headers(UpstreamHead::new(head, &permit, route));
             }
             Err(denial) => {
-                out.verdict = denial.word();
+                out.verdict = denial.as_str();
                 out.why = self.why(&denial, route, out.signals.as_ref());
-                out.answers = self.answers(head, |head| self.gateway.portal.deny(head, &denial));
+                out.answers = self.responses(head, |head| self.proxy.portal.deny(head, &denial));
             }
         }
         out
     }
 
-    fn signals(&self, record: &Record, head: &InboundHead, route: &Route) -> SignalsExplained {
-        let shared = self.gateway.guard.shared();
-        let atlas = shared.atlas.load();
-        let places = signals::Places {
-            atlas: &atlas,
-            settings: &shared.signals,
+    fn signals(&self, record: &Record, head: &InboundHead, route: &Route) -> RiskExplanation {
+        let shared = self.proxy.guard.shared();
+        let geoip = shared.geoip.load();
+        let locations = signals::LocationPair {
+            geoip: &geoip,
+            settings: &shared.risk,
             record,
-            context: &super::context(head),
+            context: &super::client_context(head),
             now: self.hypothesis.now,
         };
-        places.explained(route.policy.signals)
+        locations.explanation(route.policy.signals)
     }
 
-    /// As a browser would send it, over HTTP/1.1.
+    /// The request head as a browser sends it over HTTP/1.1.
     fn parts(&self, token: Option<&str>) -> http::request::Parts {
         let (mut parts, ()) = Request::new(()).into_parts();
         let url = &self.hypothesis.url;
@@ -235,16 +234,16 @@ impl<'a> Play<'a> {
         if let Some(Ok(host)) = host {
             parts.headers.insert(header::HOST, host);
         }
-        let said = [
+        let headers = [
             (header::USER_AGENT, &self.hypothesis.agent),
             (header::ACCEPT_LANGUAGE, &self.hypothesis.language),
         ];
-        for (name, text) in said.into_iter().filter(|(_, text)| !text.is_empty()) {
+        for (name, text) in headers.into_iter().filter(|(_, text)| !text.is_empty()) {
             if let Ok(value) = HeaderValue::from_str(text) {
                 parts.headers.insert(name, value);
             }
         }
-        let name = &self.gateway.guard.shared().cookies.session;
+        let name = &self.proxy.guard.shared().cookies.session;
         let cookie = token.map(|token| HeaderValue::try_from(format!("{name}={token}")));
         if let Some(Ok(cookie)) = cookie {
             parts.headers.insert(header::COOKIE, cookie);
@@ -252,7 +251,7 @@ impl<'a> Play<'a> {
         parts
     }
 
-    fn blank(&self, head: &InboundHead) -> Explanation {
+    fn empty(&self, head: &InboundHead) -> Explanation {
         Explanation {
             method: head.method.to_string(),
             host: head.host.to_string(),
@@ -276,11 +275,11 @@ impl<'a> Play<'a> {
             path: url.path().to_owned(),
             route: None,
             verdict: "malformed",
-            why: format!("{bad}; two programs could read it in two ways"),
+            why: format!("{bad}; such a request is ambiguous"),
             renews: false,
             effects: None,
             signals: None,
-            answers: vec![answer("anybody", bad.status(), None)],
+            answers: vec![response("any client", bad.status(), None)],
             upstream_headers: Vec::new(),
         }
     }
@@ -288,38 +287,38 @@ impl<'a> Play<'a> {
     fn without_route(&self, mut out: Explanation, head: InboundHead) -> Explanation {
         out.verdict = "no-route";
         out.why = "no [[route]] has this host and path".into();
-        out.answers = self.answers(head, |head| {
-            self.gateway.portal.problem(&head.asker, portal::Problem::NoRoute)
+        out.answers = self.responses(head, |head| {
+            self.proxy.portal.problem(&head.requester, portal::Problem::NoRoute)
         });
         out
     }
 
-    fn answers<B>(
+    fn responses<B>(
         &self,
         mut head: InboundHead,
         make: impl Fn(&InboundHead) -> Response<B>,
-    ) -> Vec<AnswerExplained> {
+    ) -> Vec<ResponseExplanation> {
         [(Intent::Navigation, "a browser"), (Intent::Fetch, "a program")]
             .into_iter()
             .map(|(intent, to)| {
-                head.asker.intent = intent;
+                head.requester.intent = intent;
                 let made = make(&head);
-                answer(to, made.status(), made.headers().get(header::LOCATION))
+                response(to, made.status(), made.headers().get(header::LOCATION))
             })
             .collect()
     }
 
-    fn explain_route(&self, route: &Route) -> RouteExplained {
-        RouteExplained {
+    fn explain_route(&self, route: &Route) -> RouteExplanation {
+        RouteExplanation {
             label: route.label(),
             upstreams: route.upstreams.iter().map(ToString::to_string).collect(),
             access: access(&route.access),
             limits: self.limits(route),
-            session: SessionRules::of(route),
+            session: SessionRules::for_route(route),
         }
     }
 
-    /// The times that hold here: the route's where it is stricter.
+    /// The effective limits: the stricter of session and route.
     fn limits(&self, route: &Route) -> Vec<(&'static str, String)> {
         if route.access == Access::Public {
             return Vec::new();
@@ -330,54 +329,54 @@ impl<'a> Play<'a> {
             ("absolute_timeout", stricter(own.absolute, session.absolute())),
         ];
         if let Some(age) = own.max_auth_age {
-            limits.push(("max_auth_age", spoken(age) + &of_methods(&route.auth_age_methods)));
+            limits.push(("max_auth_age", humanize(age) + &of_methods(&route.auth_age_methods)));
         }
-        let renewal = route.renewal.then(|| spoken(session.rotate_after()));
-        limits.push(("rotate_after", renewal.unwrap_or_else(|| "never, on this route".to_owned())));
+        let rotate_after = route.rotation.then(|| humanize(session.rotate_after()));
+        limits.push(("rotate_after", rotate_after.unwrap_or_else(|| "never, on this route".to_owned())));
         limits
     }
 
-    fn why(&self, denial: &Denial, route: &Route, moved: Option<&SignalsExplained>) -> String {
+    fn why(&self, denial: &DenyReason, route: &Route, risk: Option<&RiskExplanation>) -> String {
         match denial {
-            Denial::NoSession => "the route wants a session and the request has none".to_owned(),
-            Denial::Forbidden { user } => {
-                format!("{user} has a live session; the route is for {}", access(&route.access))
+            DenyReason::NoSession => "the route requires a session and the request has none".to_owned(),
+            DenyReason::Forbidden { user } => {
+                format!("{user} has a valid session, but the route allows {}", access(&route.access))
             }
-            Denial::Refused(refusal) => self.refused(*refusal, route, moved),
-            Denial::SeveralCookies
-            | Denial::Forged
-            | Denial::Unknown
-            | Denial::Ended(_)
-            | Denial::Poisoned
-            | Denial::Unavailable(_) => denial.word().to_owned(),
+            DenyReason::Refused(refusal) => self.refused(*refusal, route, risk),
+            DenyReason::DuplicateCookie
+            | DenyReason::Forged
+            | DenyReason::UnknownSession
+            | DenyReason::Ended(_)
+            | DenyReason::Undecryptable
+            | DenyReason::Unavailable(_) => denial.as_str().to_owned(),
         }
     }
 
-    fn refused(&self, refusal: Refusal, route: &Route, moved: Option<&SignalsExplained>) -> String {
+    fn refused(&self, refusal: Refusal, route: &Route, risk: Option<&RiskExplanation>) -> String {
         let policy = &self.config.session.policy;
         match refusal {
             Refusal::Idle => {
-                format!("idle for {} or longer ends a session", spoken(policy.idle()))
+                format!("the session was idle for {} or longer", humanize(policy.idle()))
             }
             Refusal::Absolute => {
-                format!("no session lives longer than {}", spoken(policy.absolute()))
+                format!("the session reached its absolute timeout of {}", humanize(policy.absolute()))
             }
-            Refusal::Reauthenticate => self.wants_login(route, moved),
-            Refusal::Theft if moved.is_some_and(|moved| moved.answer == "end") => {
-                "its signals end the session as stolen".to_owned()
+            Refusal::Reauthenticate => self.wants_login(route, risk),
+            Refusal::Theft if risk.is_some_and(|risk| risk.answer == "end") => {
+                "its risk score ends the session as stolen".to_owned()
             }
             Refusal::Revoked
             | Refusal::Superseded
             | Refusal::Theft
-            | Refusal::AfterCrash
-            | Refusal::NotRenewing
-            | Refusal::Future
-            | Refusal::Mismatch => refusal.word().to_owned(),
+            | Refusal::RestoredAfterCrash
+            | Refusal::RotationIgnored
+            | Refusal::UnknownGeneration
+            | Refusal::SecretMismatch => refusal.as_str().to_owned(),
         }
     }
 
-    /// Which of the route's own limits was reached.
-    fn wants_login(&self, route: &Route, moved: Option<&SignalsExplained>) -> String {
+    /// Names the limit of the route that was reached.
+    fn wants_login(&self, route: &Route, risk: Option<&RiskExplanation>) -> String {
         let Some(session) = &self.hypothesis.session else { return String::new() };
         let policy = route.policy_for(&self.hypothesis.method, false);
         let limits = [
@@ -387,20 +386,20 @@ impl<'a> Play<'a> {
         ];
         let reached = limits.into_iter().find_map(|(what, is, limit)| {
             let limit = limit.filter(|limit| is >= *limit)?;
-            Some(format!("{what} is {} old; this route allows {}", spoken(is), spoken(limit)))
+            Some(format!("{what} is {} old; this route allows {}", humanize(is), humanize(limit)))
         });
         let reached =
-            reached.unwrap_or_else(|| match moved.filter(|moved| moved.answer == "login") {
-                Some(moved) => {
+            reached.unwrap_or_else(|| match risk.filter(|risk| risk.answer == "login") {
+                Some(risk) => {
                     format!(
-                        "its signals ({}) ask for a fresh login before anything else",
-                        moved.score
+                        "its risk score ({}) requires reauthentication",
+                        risk.score
                     )
                 }
-                None => "its user has to log in again".to_owned(),
+                None => "its user must log in again".to_owned(),
             });
-        format!("the session lives, but {reached}")
+        format!("the session is valid, but {reached}")
     }
 }
 
-const ADMITTED: &str = "the session lives and its user may use this route";
+const ADMITTED: &str = "the session is valid and its user may use this route";

@@ -1,116 +1,116 @@
-//! The part of an explanation about a session that is used from a new place.
+//! The risk assessment of a hypothetical request.
 
 use serde::Serialize;
 
 use crate::clock::UnixMillis;
-use crate::risk::{Answer, Arrival, Atlas, Country, Locality, Report, Settings, Software};
-use crate::session::{ClientContext, Record, Watch};
+use crate::risk::{RiskAction, Observation, GeoIp, Country, GeoInfo, RiskReport, RiskSettings, UserAgent};
+use crate::session::{ClientContext, Record, SignalsMode};
 
-/// What speaks against the place of a request, and what follows.
+/// Risk signals of a request and the resulting action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct SignalsExplained {
+pub struct RiskExplanation {
     /// The route's setting: `off`, `monitor` or `enforce`.
     pub route: &'static str,
-    /// The request's place, and that of the session.
+    /// Clients of the request and of the session.
     pub here: String,
     pub last: String,
-    /// Names and weights; none where nothing is new.
+    /// Names and weights; empty if nothing differs.
     pub signals: Vec<(&'static str, u32)>,
     pub score: u32,
-    /// The settings' names for the scores; absent where there is none.
+    /// Threshold settings and their scores; `None` disables one.
     pub thresholds: Vec<(&'static str, Option<u32>)>,
     pub answer: &'static str,
     pub in_monitor: &'static str,
     pub in_enforce: &'static str,
 }
 
-/// A session at one place and a request from another, or from the same.
-pub(super) struct Places<'a> {
-    pub(super) atlas: &'a Atlas,
-    pub(super) settings: &'a Settings,
+/// A session and the client of the current request.
+pub(super) struct LocationPair<'a> {
+    pub(super) geoip: &'a GeoIp,
+    pub(super) settings: &'a RiskSettings,
     pub(super) record: &'a Record,
     pub(super) context: &'a ClientContext,
     pub(super) now: UnixMillis,
 }
 
-impl Places<'_> {
-    pub(super) fn explained(&self, watch: Watch) -> SignalsExplained {
+impl LocationPair<'_> {
+    pub(super) fn explanation(&self, mode: SignalsMode) -> RiskExplanation {
         let thresholds = &self.settings.thresholds;
-        let nothing = Report { signals: Vec::new(), score: 0, answer: Answer::Nothing };
-        let report = self.judged().unwrap_or(nothing);
-        let from = &self.record.begun_from;
-        SignalsExplained {
-            route: word(watch),
-            here: told(self.context, &self.atlas.look(self.context.address)),
-            last: told(from, &self.atlas.look(from.address)),
+        let nothing = RiskReport { signals: Vec::new(), score: 0, action: RiskAction::None };
+        let report = self.assess().unwrap_or(nothing);
+        let from = &self.record.created_from;
+        RiskExplanation {
+            route: mode_name(mode),
+            here: describe(self.context, &self.geoip.lookup(self.context.address)),
+            last: describe(from, &self.geoip.lookup(from.address)),
             signals: report.signals.iter().map(|one| (one.name(), one.weight())).collect(),
             score: report.score,
             thresholds: vec![
                 ("log_at", thresholds.log),
-                ("renew_at", thresholds.renew),
-                ("login_at", thresholds.login),
+                ("rotate_at", thresholds.rotate),
+                ("login_at", thresholds.reauthenticate),
                 ("end_at", thresholds.end),
             ],
-            answer: report.answer.word(),
-            in_monitor: in_monitor(report.answer),
-            in_enforce: in_enforce(report.answer),
+            answer: report.action.as_str(),
+            in_monitor: in_monitor(report.action),
+            in_enforce: in_enforce(report.action),
         }
     }
 
-    /// As the guard judges, where a route enforces.
-    fn judged(&self) -> Option<Report> {
-        self.settings.judge(
-            self.atlas,
-            &Arrival {
+    /// The assessment on a route with `signals = "enforce"`.
+    fn assess(&self) -> Option<RiskReport> {
+        self.settings.assess(
+            self.geoip,
+            &Observation {
                 record: self.record,
                 context: self.context,
-                watch: Watch::Enforce,
-                active: self.record.active,
+                mode: SignalsMode::Enforce,
+                last_active: self.record.last_active,
                 now: self.now,
             },
         )
     }
 }
 
-fn word(watch: Watch) -> &'static str {
-    match watch {
-        Watch::Off => "off",
-        Watch::Monitor => "monitor",
-        Watch::Enforce => "enforce",
+fn mode_name(mode: SignalsMode) -> &'static str {
+    match mode {
+        SignalsMode::Off => "off",
+        SignalsMode::Monitor => "monitor",
+        SignalsMode::Enforce => "enforce",
     }
 }
 
-fn in_monitor(answer: Answer) -> &'static str {
-    match answer {
-        Answer::Nothing => "nothing",
-        Answer::Log | Answer::Renew | Answer::Login | Answer::End => {
-            "a line session.moved that says what would have been done, and the place is known from then on"
+fn in_monitor(action: RiskAction) -> &'static str {
+    match action {
+        RiskAction::None => "nothing",
+        RiskAction::Log | RiskAction::Rotate | RiskAction::Reauthenticate | RiskAction::End => {
+            "an event session.location-changed that names the action; the location becomes known"
         }
     }
 }
 
-fn in_enforce(answer: Answer) -> &'static str {
-    match answer {
-        Answer::Nothing => "nothing",
-        Answer::Log => "a line session.moved, and the place is known from then on",
-        Answer::Renew => "a line, and a new token goes with the answer",
-        Answer::Login => "a line, and nothing more before a fresh login",
-        Answer::End => "a line, and the session ends as stolen",
+fn in_enforce(action: RiskAction) -> &'static str {
+    match action {
+        RiskAction::None => "nothing",
+        RiskAction::Log => "an event session.location-changed; the location becomes known",
+        RiskAction::Rotate => "an event, and token rotation",
+        RiskAction::Reauthenticate => "an event, and no further request before reauthentication",
+        RiskAction::End => "an event, and the session ends as stolen",
     }
 }
 
-fn told(context: &ClientContext, place: &Locality) -> String {
-    let country = place.country.as_ref().map(Country::to_string);
-    let operator = place.operator.map(|number| format!("AS{number}"));
-    let hosting = place.hosting.then(|| "machines for rent".to_owned());
-    let Software { family, system, .. } = Software::read(&context.agent);
-    let family = family.filter(|family| !family.is_empty()).map(str::to_owned);
-    let system = system.map(|system| system.name().to_owned());
+fn describe(context: &ClientContext, geo: &GeoInfo) -> String {
+    let country = geo.country.as_ref().map(Country::to_string);
+    let asn = geo.asn.map(|number| format!("AS{number}"));
+    let hosting = geo.hosting.then(|| "hosting provider".to_owned());
+    let UserAgent { browser, os, .. } = UserAgent::parse(&context.user_agent);
+    let browser = browser.filter(|browser| !browser.is_empty()).map(str::to_owned);
+    let os = os.map(|os| os.name().to_owned());
     let language = Some(context.language.clone()).filter(|language| !language.is_empty());
-    let known = [country, operator, hosting, family, system, language];
+    let known = [country, asn, hosting, browser, os, language];
     let known: Vec<String> = known.into_iter().flatten().collect();
     match &known[..] {
-        [] => format!("{}, of which nothing is known", context.network()),
-        known => format!("{}, {}", context.network(), known.join(", ")),
+        [] => format!("{}, no further information", context.network_display()),
+        known => format!("{}, {}", context.network_display(), known.join(", ")),
     }
 }

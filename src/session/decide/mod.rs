@@ -1,29 +1,30 @@
-//! The decision: may this token pass, and what changes.
+//! The decision for one request: admit or refuse, and the change to the session.
 //!
-//! Invariants (each has a property test in `tests/session_properties.rs`):
+//! Invariants (each has a property test in `tests/session/properties.rs`):
 //! - S1 nothing extends the absolute timeout
 //! - S2 one successor per token
-//! - S3 a superseded token never renews, and dies after grace
+//! - S3 a superseded token never rotates, and is refused after the grace period
 //! - S4 a touch never undoes a revocation and never moves time back
 //! - S5 `decide` is total
-//! - S7 an honest schedule never ends in theft
-//! - S8 a thief's token used after a confirmed renewal always ends the session
-//! - S9 idle: refused never later than the timeout after the last activity, at most 1/60 of it earlier
+//! - S6 no token reaches the store or a log
+//! - S7 an honest schedule never ends in a theft verdict
+//! - S8 a stolen token used after a confirmed rotation always ends the session
+//! - S9 an idle session is refused at the idle timeout, or at most 1/60 of it earlier
 //!
-//! The caller stores [`Verdict::change`] by compare-and-swap; when the swap is lost it loads again
-//! and decides again.
+//! The caller stores [`Verdict::change`] by compare-and-swap. If the swap fails, the caller loads the
+//! record and decides again.
 
-mod presented;
-mod renewal;
+mod token_status;
+mod rotation;
 mod verdict;
 
-pub use renewal::{Renewal, renew_after_action};
+pub use rotation::{Rotation, rotate_after_action};
 pub use verdict::{Change, Outcome, Refusal, Successor, Verdict};
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::NotBefore;
+use super::RevocationCutoff;
 use super::context::ClientContext;
 use super::policy::{OnReuse, RoutePolicy, SessionPolicy};
 use super::record::{EndReason, Record};
@@ -31,108 +32,109 @@ use super::token::Token;
 use crate::clock::UnixMillis;
 use crate::secret::KeyRing;
 
-use presented::Presented;
+use token_status::TokenStatus;
 
-/// Browsers write cookies to disk every 30 s; within twice that a crash can bring an old one back.
-const SEASON: Duration = Duration::from_secs(60);
+/// Age at which every browser has written a cookie to disk. Browsers write every 30 s; until twice
+/// that, a crash can restore the previous cookie.
+const COOKIE_PERSISTED_AFTER: Duration = Duration::from_secs(60);
 
-/// Everything a decision depends on.
-pub struct Case<'a> {
+/// All inputs of a decision.
+pub struct DecisionInput<'a> {
     pub record: &'a Record,
-    pub standing: &'a Standing,
-    pub presented: &'a Token,
+    pub facts: &'a SessionFacts,
+    pub token: &'a Token,
     pub keys: &'a KeyRing,
     pub now: UnixMillis,
-    /// Random bytes; asked for only when a successor is proposed, for they cost a system call.
-    pub salt: &'a dyn Fn() -> [u8; 16],
-    pub context: &'a ClientContext,
-    pub session: &'a SessionPolicy,
+    /// Source of random bytes. Called only for a new successor, because it costs a system call.
+    pub random_salt: &'a dyn Fn() -> [u8; 16],
+    pub client: &'a ClientContext,
+    pub policy: &'a SessionPolicy,
     pub route: &'a RoutePolicy,
-    pub timing: Timing,
-    /// Whether this request keeps the session from idling out.
+    pub timing: RotationTiming,
+    /// Whether the request counts as activity for the idle timeout.
     pub activity: bool,
-    /// What the signals ask for; nothing where the session is used from where it was.
-    pub demand: Option<Demand>,
+    /// Result of the risk assessment; `None` if the location did not change.
+    pub risk: Option<RiskRequirement>,
 }
 
-/// What follows from a request's place being new to its session.
+/// Consequence of a location change, as decided by the risk assessment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Demand {
-    /// Write the place down. `passed`: an enforcing route would let it pass.
-    Note { passed: bool },
-    /// Write it down, and renew the token now.
-    Renew,
-    /// Nothing more for anybody before a fresh login.
-    Login,
-    /// End the session, as a theft.
-    End,
+pub enum RiskRequirement {
+    /// Adds the location to the record. `trusted`: a route in enforce mode accepts it.
+    RecordLocation { trusted: bool },
+    /// Adds the location and rotates the token now.
+    Rotate,
+    /// Refuses every token of the session until the user logs in again.
+    Reauthenticate,
+    /// Ends the session with a theft verdict.
+    EndSession,
 }
 
-/// What the store knows beside the record.
+/// State of a session that a store keeps outside the record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// The last activity written, when later than the record's own.
+pub struct SessionFacts {
+    /// Last stored activity; zero if there is none.
     pub touched: UnixMillis,
-    /// The user's "log out everywhere" line.
-    pub not_before: NotBefore,
-    /// The operator's "log everybody out" line.
-    pub everyone: NotBefore,
+    /// Revocation cutoff of the user ("log out everywhere").
+    pub user_cutoff: RevocationCutoff,
+    /// Revocation cutoff of all users.
+    pub global_cutoff: RevocationCutoff,
 }
 
-/// When the answer to this request may carry a new token.
+/// Whether the response to this request may carry a successor token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Timing {
-    /// Whatever the token's age: a sensitive action was done with it.
+pub enum RotationTiming {
+    /// Immediately: the request performed a sensitive action.
     Now,
-    /// As soon as the token is due, whatever the request is for: a thief who could choose a kind that
-    /// waits would live for as long as that waits.
-    Prompt,
-    /// The route renews nothing (scripts that keep one cookie).
+    /// As soon as the token is due, for every kind of request. If one kind were exempt, a thief could
+    /// use that kind only and never rotate.
+    WhenDue,
+    /// Never: rotation is off on this route, for scripts that keep one cookie.
     Never,
 }
 
-/// Decides one request. Total: every input has an answer.
-pub fn decide(case: &Case<'_>) -> Verdict {
-    let seen = Seen::new(case);
-    if let Some(over) = seen.over() {
-        return over;
+/// Decides one request. Total: every input has a verdict.
+pub fn decide(input: &DecisionInput<'_>) -> Verdict {
+    let evaluation = Evaluation::new(input);
+    if let Some(expired) = evaluation.expired() {
+        return expired;
     }
-    match seen.standing_of_token() {
-        Presented::Current => seen.current(Cow::Borrowed(case.record)),
-        Presented::Successor => seen.current(Cow::Owned(seen.promoted())),
-        Presented::Superseded => seen.superseded(),
-        Presented::Late => Verdict::refuse(Refusal::Superseded),
-        Presented::CrashedBack => Verdict::refuse(Refusal::AfterCrash),
-        Presented::Replayed => seen.theft(),
-        Presented::Future => Verdict::refuse(Refusal::Future),
-        Presented::Unproven => Verdict::refuse(Refusal::Mismatch),
+    match evaluation.token_status() {
+        TokenStatus::Current => evaluation.decide_current(Cow::Borrowed(input.record)),
+        TokenStatus::Successor => evaluation.decide_current(Cow::Owned(evaluation.confirm_successor())),
+        TokenStatus::Superseded => evaluation.decide_superseded(),
+        TokenStatus::GraceExpired => Verdict::refuse(Refusal::Superseded),
+        TokenStatus::RestoredAfterCrash => Verdict::refuse(Refusal::RestoredAfterCrash),
+        TokenStatus::Replayed => evaluation.decide_replay(),
+        TokenStatus::UnknownGeneration => Verdict::refuse(Refusal::UnknownGeneration),
+        TokenStatus::SecretMismatch => Verdict::refuse(Refusal::SecretMismatch),
     }
 }
 
-/// A case with its derived values.
-struct Seen<'a> {
-    case: &'a Case<'a>,
+/// The inputs with derived values.
+struct Evaluation<'a> {
+    input: &'a DecisionInput<'a>,
     hash: [u8; 32],
-    active: UnixMillis,
-    /// Time as far as this session has seen it: a clock that steps back does not take it along, or a
-    /// superseded token would come back to life.
+    last_active: UnixMillis,
+    /// The latest time recorded for this session, or the input's time if that is later. Without this,
+    /// a clock that steps back would make a superseded token valid again.
     now: UnixMillis,
 }
 
-impl<'a> Seen<'a> {
-    fn new(case: &'a Case<'a>) -> Seen<'a> {
-        let active = case.record.active.max(case.standing.touched);
-        let now = case.now.max(active).max(case.record.current_since);
-        Seen { case, hash: case.presented.hash(), active, now }
+impl<'a> Evaluation<'a> {
+    fn new(input: &'a DecisionInput<'a>) -> Evaluation<'a> {
+        let last_active = input.record.last_active.max(input.facts.touched);
+        let now = input.now.max(last_active).max(input.record.current_since);
+        Evaluation { input, hash: input.token.hash(), last_active, now }
     }
 
-    /// The session-wide ends, whatever token is shown.
-    fn over(&self) -> Option<Verdict> {
-        let (record, policy) = (self.case.record, self.case.session);
-        let id = self.case.presented.key.id;
-        let standing = self.case.standing;
-        if standing.not_before.ends(id, record.created)
-            || standing.everyone.ends(id, record.created)
+    /// Returns the verdict if the session is revoked or timed out, independent of the token.
+    fn expired(&self) -> Option<Verdict> {
+        let (record, policy) = (self.input.record, self.input.policy);
+        let id = self.input.token.key.id;
+        let facts = self.input.facts;
+        if facts.user_cutoff.revokes(id, record.created)
+            || facts.global_cutoff.revokes(id, record.created)
         {
             return Some(Verdict::end(Refusal::Revoked, EndReason::Revoked));
         }
@@ -140,100 +142,100 @@ impl<'a> Seen<'a> {
         if self.now >= end {
             return Some(Verdict::end(Refusal::Absolute, EndReason::Absolute));
         }
-        if self.now.since(self.active) >= policy.idle() {
+        if self.now.since(self.last_active) >= policy.idle() {
             return Some(Verdict::end(Refusal::Idle, EndReason::Idle));
         }
         None
     }
 
-    /// The holder of the current token: routes, renewal, activity. An owned record is one that changed;
-    /// most requests change nothing, and copy nothing.
-    fn current(&self, mut record: Cow<'_, Record>) -> Verdict {
+    /// Decides a request with the current token. An owned record is a changed one; most requests change
+    /// nothing, so the record is not copied.
+    fn decide_current(&self, mut record: Cow<'_, Record>) -> Verdict {
         if self.ignores_offers(&record) {
-            return Verdict::end(Refusal::NotRenewing, EndReason::NotRenewing);
+            return Verdict::end(Refusal::RotationIgnored, EndReason::RotationIgnored);
         }
-        if !record.seasoned && self.now.since(record.current_since) >= SEASON {
-            record.to_mut().seasoned = true;
+        if !record.persisted_by_browser && self.now.since(record.current_since) >= COOKIE_PERSISTED_AFTER {
+            record.to_mut().persisted_by_browser = true;
         }
-        if let Some(demanded) = self.demanded() {
-            return demanded;
+        if let Some(refusal) = self.risk_refusal() {
+            return refusal;
         }
-        if record.frozen || self.route_wants_login(&record) {
-            return Verdict::wrote(Outcome::Refuse(Refusal::Reauthenticate), record);
+        if record.reauth_required || self.route_requires_reauth(&record) {
+            return Verdict::with_record(Outcome::Refuse(Refusal::Reauthenticate), record);
         }
-        self.note_place(&mut record);
-        let offered = self.renew(&mut record);
-        // By this gateway's own clock, which is what a touch writes: where it is behind, the session's
-        // time would call every request stale and each would cost a write.
-        let stale = self.case.now.since(self.active) >= self.case.session.touch_every();
-        let mut touch = self.case.activity && stale;
+        self.record_location(&mut record);
+        let offered = self.offer_successor(&mut record);
+        // Uses this gateway's clock, because a touch writes it. With the session's time, every request
+        // to a gateway whose clock is behind would cost a write.
+        let stale = self.input.now.since(self.last_active) >= self.input.policy.touch_interval();
+        let mut touch = self.input.activity && stale;
         if let Cow::Owned(changed) = &mut record {
-            // What is written anyway carries the activity too.
+            // The write includes the activity, so a touch is not needed.
             touch = false;
-            if self.case.activity {
-                changed.active = self.now;
+            if self.input.activity {
+                changed.last_active = self.now;
             }
         }
-        Verdict { touch, ..Verdict::wrote(Outcome::Admit(offered), record) }
+        Verdict { touch, ..Verdict::with_record(Outcome::Admit(offered), record) }
     }
 
-    /// What the signals refuse. Decided on the record as stored: what the holder of a suspicious token
-    /// shows does not become the session's state.
-    fn demanded(&self) -> Option<Verdict> {
-        match self.case.demand? {
-            Demand::Note { .. } | Demand::Renew => None,
-            // Frozen already: nothing is left to write.
-            Demand::Login if self.case.record.frozen => None,
-            Demand::Login => Some(Verdict {
-                change: Change::Write(Box::new(self.frozen())),
-                demanded: true,
+    /// Returns the refusal that the risk assessment requires. It changes the stored record only, so a
+    /// suspicious client cannot confirm a successor.
+    fn risk_refusal(&self) -> Option<Verdict> {
+        match self.input.risk? {
+            RiskRequirement::RecordLocation { .. } | RiskRequirement::Rotate => None,
+            // Already required: nothing to write.
+            RiskRequirement::Reauthenticate if self.input.record.reauth_required => None,
+            RiskRequirement::Reauthenticate => Some(Verdict {
+                change: Change::Write(Box::new(self.require_reauth())),
+                refused_by_risk: true,
                 ..Verdict::refuse(Refusal::Reauthenticate)
             }),
-            Demand::End => {
-                Some(Verdict { demanded: true, ..Verdict::end(Refusal::Theft, EndReason::Theft) })
+            RiskRequirement::EndSession => {
+                Some(Verdict { refused_by_risk: true, ..Verdict::end(Refusal::Theft, EndReason::Theft) })
             }
         }
     }
 
-    fn frozen(&self) -> Record {
-        Record { frozen: true, ..self.case.record.clone() }
+    fn require_reauth(&self) -> Record {
+        Record { reauth_required: true, ..self.input.record.clone() }
     }
 
-    fn note_place(&self, record: &mut Cow<'_, Record>) {
-        let passed = match self.case.demand {
-            None | Some(Demand::Login | Demand::End) => return,
-            Some(Demand::Note { passed }) => passed,
-            Some(Demand::Renew) => true,
+    fn record_location(&self, record: &mut Cow<'_, Record>) {
+        let trusted = match self.input.risk {
+            None | Some(RiskRequirement::Reauthenticate | RiskRequirement::EndSession) => return,
+            Some(RiskRequirement::RecordLocation { trusted }) => trusted,
+            Some(RiskRequirement::Rotate) => true,
         };
-        record.to_mut().note(self.case.context, self.now, passed);
+        record.to_mut().record_location(self.input.client, self.now, trusted);
     }
 
-    fn route_wants_login(&self, record: &Record) -> bool {
-        let route = self.case.route;
+    fn route_requires_reauth(&self, record: &Record) -> bool {
+        let route = self.input.route;
         let reached = |limit: Option<Duration>, since: UnixMillis| {
             limit.is_some_and(|limit| self.now.since(since) >= limit)
         };
-        reached(route.idle, self.active)
+        reached(route.idle, self.last_active)
             || reached(route.absolute, record.created)
             || reached(route.max_auth_age, record.authenticated)
     }
 
-    /// Answered, and nothing more: no cookie, no activity, no write.
-    fn superseded(&self) -> Verdict {
-        if let Some(demanded) = self.demanded() {
-            return demanded;
+    /// Admits a superseded token without a cookie, activity or write.
+    fn decide_superseded(&self) -> Verdict {
+        if let Some(refusal) = self.risk_refusal() {
+            return refusal;
         }
-        if self.case.record.frozen || self.route_wants_login(self.case.record) {
+        if self.input.record.reauth_required || self.route_requires_reauth(self.input.record) {
             return Verdict::refuse(Refusal::Reauthenticate);
         }
-        Verdict::wrote(Outcome::Admit(None), Cow::Borrowed(self.case.record))
+        Verdict::with_record(Outcome::Admit(None), Cow::Borrowed(self.input.record))
     }
 
-    fn theft(&self) -> Verdict {
-        let change = match self.case.session.on_reuse() {
+    fn decide_replay(&self) -> Verdict {
+        let change = match self.input.policy.on_reuse() {
             OnReuse::Revoke => Change::End(EndReason::Theft),
             OnReuse::RevokeAll => Change::EndAllOfUser(EndReason::Theft),
-            OnReuse::Reauthenticate => Change::Write(Box::new(self.frozen())),
+            OnReuse::Reauthenticate => Change::Write(Box::new(self.require_reauth())),
             OnReuse::Log => Change::Keep,
         };
         Verdict { change, ..Verdict::refuse(Refusal::Theft) }

@@ -1,18 +1,18 @@
-//! What follows from a decision: the answer, and what the store must hold before it goes out.
+//! The result of a decision: the outcome, and the change to store before the response is sent.
 
 use std::borrow::Cow;
 
 use crate::session::record::{EndReason, Record};
 
-/// What follows.
+/// The result of a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     pub outcome: Outcome,
     pub change: Change,
-    /// The store should note activity at the decision's `now`.
+    /// Whether the caller must store activity at the decision's `now`.
     pub touch: bool,
-    /// Signals asked for the refusal. An old token is refused for what it is, wherever it comes from.
-    pub demanded: bool,
+    /// Whether the risk assessment caused the refusal.
+    pub refused_by_risk: bool,
 }
 
 impl Verdict {
@@ -21,7 +21,7 @@ impl Verdict {
             outcome: Outcome::Refuse(reason),
             change: Change::Keep,
             touch: false,
-            demanded: false,
+            refused_by_risk: false,
         }
     }
 
@@ -29,26 +29,26 @@ impl Verdict {
         Verdict { change: Change::End(end), ..Verdict::refuse(reason) }
     }
 
-    /// An owned record is a changed one.
-    pub(super) fn wrote(outcome: Outcome, record: Cow<'_, Record>) -> Verdict {
+    /// An owned record is a changed one and is written.
+    pub(super) fn with_record(outcome: Outcome, record: Cow<'_, Record>) -> Verdict {
         let change = match record {
             Cow::Owned(record) => Change::Write(Box::new(record)),
             Cow::Borrowed(_) => Change::Keep,
         };
-        Verdict { outcome, change, touch: false, demanded: false }
+        Verdict { outcome, change, touch: false, refused_by_risk: false }
     }
 }
 
-/// The answer to the client.
+/// Whether the request is admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Let it pass, with a successor to offer or without.
+    /// Admits the request, with a successor token to offer or without.
     Admit(Option<Successor>),
-    /// Don't.
+    /// Refuses the request.
     Refuse(Refusal),
 }
 
-/// What the store must hold before the answer goes out.
+/// The change to store before the response is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     Keep,
@@ -57,7 +57,7 @@ pub enum Change {
     EndAllOfUser(EndReason),
 }
 
-/// The next token: mint it and send it.
+/// The successor token to sign and send.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Successor {
     pub generation: u32,
@@ -70,42 +70,43 @@ impl std::fmt::Debug for Successor {
     }
 }
 
-/// Why a token does not pass.
+/// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// The user or the operator ended sessions of that age.
+    /// The session was created before a revocation cutoff.
     Revoked,
     Idle,
     Absolute,
-    /// A replayed old token.
+    /// Replay of a superseded token.
     Theft,
-    /// The token before a brief current one, from the same place: a crashed browser. No alarm.
-    AfterCrash,
-    /// The token with which a sensitive action was done, seconds after its successor was shown.
+    /// A superseded token from the same location, whose successor was in use only briefly. A crashed
+    /// browser restored it, so this is not a theft.
+    RestoredAfterCrash,
+    /// A token superseded after a sensitive action, between the shortened and the full grace period.
     Superseded,
-    /// The client ignored every offer of a new token.
-    NotRenewing,
-    /// A generation that the store does not know: it lost writes. The cookie stays.
-    Future,
-    /// An authentic MAC without the secret: somebody has our keys.
-    Mismatch,
-    /// The session lives, this route wants a fresh login.
+    /// The client ignored every offered successor.
+    RotationIgnored,
+    /// A generation newer than the record: the store lost writes. The cookie is not cleared.
+    UnknownGeneration,
+    /// A valid MAC with a wrong secret: the signing keys have leaked.
+    SecretMismatch,
+    /// The session is live, but a new login is required.
     Reauthenticate,
 }
 
 impl Refusal {
-    /// The word for logs and answers.
-    pub fn word(self) -> &'static str {
+    /// Returns the name for logs and responses.
+    pub fn as_str(self) -> &'static str {
         match self {
             Refusal::Revoked => "revoked",
             Refusal::Idle => "idle",
             Refusal::Absolute => "absolute",
             Refusal::Theft => "theft",
-            Refusal::AfterCrash => "after-crash",
+            Refusal::RestoredAfterCrash => "after-crash",
             Refusal::Superseded => "superseded",
-            Refusal::NotRenewing => "not-renewing",
-            Refusal::Future => "future-generation",
-            Refusal::Mismatch => "mismatch",
+            Refusal::RotationIgnored => "not-rotating",
+            Refusal::UnknownGeneration => "generation-ahead",
+            Refusal::SecretMismatch => "mismatch",
             Refusal::Reauthenticate => "reauthenticate",
         }
     }

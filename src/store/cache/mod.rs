@@ -1,163 +1,164 @@
-//! The local validity cache: what this gateway knows of sessions in Redis without asking again.
+//! The validity cache: sessions from Redis that this gateway may use without another load.
 //!
-//! A hot session costs no round trip, and a revocation is still prompt, because Redis tells of every
-//! change ([`super::follow`]). Invariants:
-//! - nothing is known of a session while the last proof that all changes arrive is three seconds old or
-//!   older, whatever stopped: the connection, Redis, this process, the machine
-//! - an answer from before a change is never kept, whichever arrives first ([`shard`])
-//! - a lost connection, an emptied store and a change of topology forget everything, at once
-//! - a user's sessions and line lie under one lock
+//! A hot session costs no round trip. Revocation is still prompt, because Redis pushes every change
+//! ([`super::invalidation`]). Invariants:
+//! - the cache returns nothing when the last freshness confirmation is three seconds old or older,
+//!   whatever stopped: the connection, Redis, this process or the machine
+//! - a response from before a change is never cached, whichever of the two arrives first
+//!   ([`shard`])
+//! - a lost connection, an emptied store or a topology change flushes everything at once
+//! - a user's sessions and cutoff are under one lock
 //!
-//! What is known may *admit*. The guard refuses, ends and writes only on a load.
+//! A cached session may only *admit*. Rejecting, ending or writing requires a load.
 
-mod proof;
-mod proofs;
+mod freshness;
+mod combined_freshness;
 mod shard;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub(super) use self::proof::{Moment, Proof, Stopwatch};
-pub(super) use self::proofs::{Part, Proofs};
-use self::shard::{Shard, Ticket};
+pub(super) use self::freshness::{DualInstant, Freshness, DualClock};
+pub(super) use self::combined_freshness::{PrimaryFreshness, CombinedFreshness};
+use self::shard::{CacheShard, FillToken};
 
-use super::{Change, Loaded};
+use super::{StoreChange, Loaded};
 use crate::clock::UnixMillis;
 use crate::session::{SessionKey, UserTag};
 
 const SHARDS: usize = 64;
-/// Bytes that all that is known may take, about.
-const MOST_BYTES: u64 = 64 * 1024 * 1024;
+/// Approximate size limit of the whole cache in bytes.
+const MAX_CACHE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// What is known of sessions, by all workers of this process.
-pub(super) struct Cache {
-    shards: Vec<Mutex<Shard>>,
-    /// Raised to forget everything at once: a value of another era is none.
-    era: AtomicU64,
-    nonce: AtomicU64,
-    proof: Arc<Proof>,
-    stopwatch: Arc<Stopwatch>,
-    cleared: [AtomicU64; Cleared::ALL.len()],
+/// The cache, shared by all workers of this process.
+pub(super) struct ValidityCache {
+    shards: Vec<Mutex<CacheShard>>,
+    /// Incremented by a flush. Values of an older generation are ignored.
+    generation: AtomicU64,
+    next_fill_id: AtomicU64,
+    freshness: Arc<Freshness>,
+    clock: Arc<DualClock>,
+    flush_counts: [AtomicU64; FlushCause::ALL.len()],
 }
 
-/// A load under way, to be given back with its answer.
-pub(super) struct Loading(Option<Ticket>);
+/// A load in progress, to be passed back with its response.
+pub(super) struct PendingFill(Option<FillToken>);
 
-/// Why everything was forgotten.
+/// Cause of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cleared {
-    /// A new connection: changes before it were missed.
+pub enum FlushCause {
+    /// A new connection: earlier changes were missed.
     Connected,
-    /// The connection broke or fell silent.
-    Lost,
-    /// The store was emptied, or said something that we do not understand.
-    Emptied,
-    /// The line of all users moved.
-    Everyone,
+    /// The connection broke or timed out.
+    ConnectionLost,
+    /// The store was emptied, or a push could not be parsed.
+    StoreEmptied,
+    /// The global cutoff moved.
+    GlobalCutoff,
 }
 
-impl Cleared {
+impl FlushCause {
     /// All causes.
-    pub const ALL: [Cleared; 4] =
-        [Cleared::Connected, Cleared::Lost, Cleared::Emptied, Cleared::Everyone];
+    pub const ALL: [FlushCause; 4] =
+        [FlushCause::Connected, FlushCause::ConnectionLost, FlushCause::StoreEmptied, FlushCause::GlobalCutoff];
 
-    /// The word for metrics.
-    pub fn word(self) -> &'static str {
+    /// Returns the label for metrics.
+    pub fn as_str(self) -> &'static str {
         match self {
-            Cleared::Connected => "connected",
-            Cleared::Lost => "lost",
-            Cleared::Emptied => "emptied",
-            Cleared::Everyone => "everyone",
+            FlushCause::Connected => "connected",
+            FlushCause::ConnectionLost => "lost",
+            FlushCause::StoreEmptied => "emptied",
+            FlushCause::GlobalCutoff => "everyone",
         }
     }
 }
 
-/// What the cache did since the start.
+/// Counters and gauges since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CacheFigures {
+pub struct CacheStats {
     pub hits: u64,
     pub misses: u64,
     pub entries: usize,
     pub bytes: u64,
-    /// How often everything was forgotten, by cause in the order of [`Cleared::ALL`].
-    pub cleared: [u64; Cleared::ALL.len()],
+    /// Flushes by cause, in the order of [`FlushCause::ALL`].
+    pub flushes: [u64; FlushCause::ALL.len()],
 }
 
-impl Cache {
-    pub(super) fn new(proof: Arc<Proof>, stopwatch: Arc<Stopwatch>) -> Cache {
-        let bytes = MOST_BYTES / SHARDS as u64;
-        Cache {
-            shards: std::iter::repeat_with(|| Mutex::new(Shard::new(bytes))).take(SHARDS).collect(),
-            era: AtomicU64::new(0),
-            nonce: AtomicU64::new(0),
-            proof,
-            stopwatch,
-            cleared: Default::default(),
+impl ValidityCache {
+    pub(super) fn new(freshness: Arc<Freshness>, clock: Arc<DualClock>) -> ValidityCache {
+        let bytes = MAX_CACHE_BYTES / SHARDS as u64;
+        ValidityCache {
+            shards: std::iter::repeat_with(|| Mutex::new(CacheShard::new(bytes))).take(SHARDS).collect(),
+            generation: AtomicU64::new(0),
+            next_fill_id: AtomicU64::new(0),
+            freshness,
+            clock,
+            flush_counts: Default::default(),
         }
     }
 
-    /// What is known of a session, if anything.
-    pub(super) fn known(&self, key: &SessionKey) -> Option<Loaded> {
-        let now = self.stopwatch.now();
+    /// Returns a cached session, if it is fresh.
+    pub(super) fn get(&self, key: &SessionKey) -> Option<Loaded> {
+        let now = self.clock.now();
         let mut shard = self.shard(&key.tag)?;
-        if !self.proof.holds(now) {
+        if !self.freshness.is_fresh(now) {
             shard.misses += 1;
             return None;
         }
-        shard.known(key, self.era.load(Ordering::Acquire), now.run)
+        shard.get(key, self.generation.load(Ordering::Acquire), now.monotonic)
     }
 
-    /// To be called before the store is asked.
-    pub(super) fn begin(&self, key: &SessionKey) -> Loading {
-        let now = self.stopwatch.now();
-        if !self.proof.holds(now) {
-            return Loading(None);
+    /// Starts a fill. Call it before the load is sent.
+    pub(super) fn start_fill(&self, key: &SessionKey) -> PendingFill {
+        let now = self.clock.now();
+        if !self.freshness.is_fresh(now) {
+            return PendingFill(None);
         }
-        let nonce = self.nonce.fetch_add(1, Ordering::Relaxed);
-        let ticket = Ticket { nonce, era: self.era.load(Ordering::Acquire), at: now.run };
-        self.with(&key.tag, |shard| shard.begin(key, ticket));
-        Loading(Some(ticket))
+        let id = self.next_fill_id.fetch_add(1, Ordering::Relaxed);
+        let token = FillToken { id, generation: self.generation.load(Ordering::Acquire), started: now.monotonic };
+        self.with_shard(&key.tag, |shard| shard.start_fill(key, token));
+        PendingFill(Some(token))
     }
 
-    /// To be called with the answer.
-    pub(super) fn finish(&self, key: &SessionKey, loading: &Loading, loaded: &Loaded) {
-        // One of an era that is over is kept as that era's, and so never found.
-        if let Some(ticket) = loading.0 {
-            self.with(&key.tag, |shard| shard.finish(key, ticket, loaded));
+    /// Completes a fill with the response.
+    pub(super) fn complete_fill(&self, key: &SessionKey, pending: &PendingFill, loaded: &Loaded) {
+        // A value of an older generation is stored but never returned.
+        if let Some(token) = pending.0 {
+            self.with_shard(&key.tag, |shard| shard.complete_fill(key, token, loaded));
         }
     }
 
-    /// Activity that the store has noted.
-    pub(super) fn touched(&self, key: &SessionKey, at: UnixMillis) {
-        self.with(&key.tag, |shard| shard.touched(key, at));
+    /// Updates the touch after the store recorded it.
+    pub(super) fn update_touch(&self, key: &SessionKey, at: UnixMillis) {
+        self.with_shard(&key.tag, |shard| shard.update_touch(key, at));
     }
 
-    /// Forgets what a change is about.
-    pub(super) fn forget(&self, change: Change) {
+    /// Removes what a change affects.
+    pub(super) fn invalidate(&self, change: StoreChange) {
         match change {
-            Change::Session(key) => self.with(&key.tag, |shard| shard.forget(&key)),
-            Change::User(tag) => self.with(&tag, |shard| shard.forget_line(&tag)),
-            // Who is out by it must be asked for again: the line itself is kept elsewhere.
-            Change::Everyone => self.clear(Cleared::Everyone),
-            Change::All => self.clear(Cleared::Emptied),
+            StoreChange::Session(key) => self.with_shard(&key.tag, |shard| shard.invalidate(&key)),
+            StoreChange::UserCutoff(tag) => self.with_shard(&tag, |shard| shard.invalidate_cutoff(&tag)),
+            // All sessions must be loaded again. The cutoff itself is kept elsewhere.
+            StoreChange::GlobalCutoff => self.flush(FlushCause::GlobalCutoff),
+            StoreChange::Everything => self.flush(FlushCause::StoreEmptied),
         }
     }
 
-    /// Forgets everything, and the loads that are under way.
-    pub(super) fn clear(&self, cause: Cleared) {
-        self.era.fetch_add(1, Ordering::AcqRel);
-        let place = Cleared::ALL.iter().position(|known| *known == cause);
-        if let Some(count) = place.and_then(|place| self.cleared.get(place)) {
+    /// Flushes everything, including fills in progress.
+    pub(super) fn flush(&self, cause: FlushCause) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        let index = FlushCause::ALL.iter().position(|other| *other == cause);
+        if let Some(count) = index.and_then(|index| self.flush_counts.get(index)) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    pub(super) fn figures(&self) -> CacheFigures {
-        let mut figures = CacheFigures {
-            cleared: std::array::from_fn(|at| {
-                self.cleared.get(at).map_or(0, |count| count.load(Ordering::Relaxed))
+    pub(super) fn stats(&self) -> CacheStats {
+        let mut figures = CacheStats {
+            flushes: std::array::from_fn(|at| {
+                self.flush_counts.get(at).map_or(0, |count| count.load(Ordering::Relaxed))
             }),
-            ..CacheFigures::default()
+            ..CacheStats::default()
         };
         for shard in self.shards.iter().map(lock) {
             figures.hits += shard.hits;
@@ -168,18 +169,18 @@ impl Cache {
         figures
     }
 
-    fn with(&self, tag: &UserTag, what: impl FnOnce(&mut Shard)) {
+    fn with_shard(&self, tag: &UserTag, action: impl FnOnce(&mut CacheShard)) {
         if let Some(mut shard) = self.shard(tag) {
-            what(&mut shard);
+            action(&mut shard);
         }
     }
 
-    fn shard(&self, tag: &UserTag) -> Option<MutexGuard<'_, Shard>> {
+    fn shard(&self, tag: &UserTag) -> Option<MutexGuard<'_, CacheShard>> {
         self.shards.get(usize::from(tag.0[0]) % SHARDS).map(lock)
     }
 }
 
-/// Every change under the lock is one insert or one remove: a panic cannot leave it half done.
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+/// A panic cannot leave a shard half changed: every change is one insert or one remove.
+fn lock(shard: &Mutex<CacheShard>) -> MutexGuard<'_, CacheShard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,169 +1,169 @@
-//! One lock's share of the cache: what is known of some users' sessions and lines.
+//! One shard of the cache: sessions and cutoffs of some users under one lock.
 //!
-//! Per key: absent, pending, or a value. A load marks its keys as pending *before* it asks, and its
-//! answer is kept only where that very mark still stands. A change that arrives in between removes the
-//! mark: so an answer from before the change is never kept, whichever of the two comes first.
+//! Each key is absent, pending or filled. A fill marks its keys as pending *before* the load is
+//! sent. Its response is cached only if that mark remains. A change removes the mark, so a response
+//! from before the change is never cached, whichever of the two arrives first.
 
 use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
 
 use crate::clock::UnixMillis;
-use crate::session::{NotBefore, SessionKey, UserTag};
+use crate::session::{RevocationCutoff, SessionKey, UserTag};
 use crate::store::{Loaded, Slot};
 
-/// Milliseconds that a value is believed at most, even if no change of it is told: what a fault of ours
-/// or of Redis could cost at worst.
-const BELIEVED_FOR: u64 = 60_000;
+/// Maximum age of a value in milliseconds. It limits the effect of a missed invalidation.
+const MAX_AGE_MS: u64 = 60_000;
 
-/// What an entry costs beside its sealed bytes, about: key, state, and the cache's own.
+/// Approximate overhead of an entry in bytes, in addition to its sealed bytes.
 const ENTRY_BYTES: u64 = 256;
 
-/// A load under way.
+/// A fill in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ticket {
-    pub(super) nonce: u64,
-    pub(super) era: u64,
-    /// When it began, in milliseconds.
-    pub(super) at: u64,
+pub(super) struct FillToken {
+    pub(super) id: u64,
+    pub(super) generation: u64,
+    /// Start time in milliseconds.
+    pub(super) started: u64,
 }
 
 #[derive(Clone, Debug)]
-enum State<V> {
-    Pending { nonce: u64 },
-    Value { era: u64, at: u64, value: V },
+enum CacheState<V> {
+    Pending { fill_id: u64 },
+    Filled { generation: u64, started: u64, value: V },
 }
 
 /// A live record.
 #[derive(Clone, Debug)]
-struct Known {
+struct CachedSession {
     revision: u64,
     sealed: Bytes,
     touched: UnixMillis,
 }
 
-pub(super) struct Shard {
-    records: Cache<SessionKey, State<Known>, Bytewise>,
-    lines: Cache<UserTag, State<NotBefore>, Bytewise>,
+pub(super) struct CacheShard {
+    records: Cache<SessionKey, CacheState<CachedSession>, ByteWeighter>,
+    cutoffs: Cache<UserTag, CacheState<RevocationCutoff>, ByteWeighter>,
     pub(super) hits: u64,
     pub(super) misses: u64,
 }
 
-/// Weighs by bytes, so that large records cannot fill the memory.
+/// Weighs entries by bytes, so that large records cannot exhaust memory.
 #[derive(Clone, Debug)]
-struct Bytewise;
+struct ByteWeighter;
 
-impl Weighter<SessionKey, State<Known>> for Bytewise {
-    fn weight(&self, _: &SessionKey, state: &State<Known>) -> u64 {
+impl Weighter<SessionKey, CacheState<CachedSession>> for ByteWeighter {
+    fn weight(&self, _: &SessionKey, state: &CacheState<CachedSession>) -> u64 {
         let sealed = match state {
-            State::Pending { .. } => 0,
-            State::Value { value, .. } => value.sealed.len(),
+            CacheState::Pending { .. } => 0,
+            CacheState::Filled { value, .. } => value.sealed.len(),
         };
         ENTRY_BYTES.saturating_add(u64::try_from(sealed).unwrap_or(u64::MAX))
     }
 }
 
-impl Weighter<UserTag, State<NotBefore>> for Bytewise {
-    fn weight(&self, _: &UserTag, _: &State<NotBefore>) -> u64 {
+impl Weighter<UserTag, CacheState<RevocationCutoff>> for ByteWeighter {
+    fn weight(&self, _: &UserTag, _: &CacheState<RevocationCutoff>) -> u64 {
         ENTRY_BYTES
     }
 }
 
-impl Shard {
-    /// A shard of about `bytes`, most of it for records.
-    pub(super) fn new(bytes: u64) -> Shard {
-        let lines = bytes / 8;
+impl CacheShard {
+    /// Creates a shard of about `bytes`, most of it for records.
+    pub(super) fn new(bytes: u64) -> CacheShard {
+        let cutoffs = bytes / 8;
         let entries = |bytes: u64| usize::try_from(bytes / ENTRY_BYTES / 2).unwrap_or(usize::MAX);
-        Shard {
-            records: Cache::with_weighter(entries(bytes), bytes - lines, Bytewise),
-            lines: Cache::with_weighter(entries(lines), lines, Bytewise),
+        CacheShard {
+            records: Cache::with_weighter(entries(bytes), bytes - cutoffs, ByteWeighter),
+            cutoffs: Cache::with_weighter(entries(cutoffs), cutoffs, ByteWeighter),
             hits: 0,
             misses: 0,
         }
     }
 
-    /// What is known of a session, all of it or nothing.
-    pub(super) fn known(&mut self, key: &SessionKey, era: u64, now: u64) -> Option<Loaded> {
-        let known = self.records.get(key).and_then(|state| state.value(era, now));
-        let line = self.lines.get(&key.tag).and_then(|state| state.value(era, now));
-        let (Some(known), Some(line)) = (known, line) else {
+    /// Returns a session if both its record and its cutoff are cached.
+    pub(super) fn get(&mut self, key: &SessionKey, generation: u64, now: u64) -> Option<Loaded> {
+        let record = self.records.get(key).and_then(|state| state.get(generation, now));
+        let cutoff = self.cutoffs.get(&key.tag).and_then(|state| state.get(generation, now));
+        let (Some(record), Some(cutoff)) = (record, cutoff) else {
             self.misses += 1;
             return None;
         };
         self.hits += 1;
-        let slot = Slot::Live { revision: known.revision, sealed: known.sealed.clone() };
-        Some(Loaded { slot, touched: known.touched, not_before: *line })
+        let slot = Slot::Live { revision: record.revision, sealed: record.sealed.clone() };
+        Some(Loaded { slot, touched: record.touched, user_cutoff: *cutoff })
     }
 
-    /// Marks what a load is about to ask for. A value that still stands keeps its place.
-    pub(super) fn begin(&mut self, key: &SessionKey, ticket: Ticket) {
-        let Ticket { nonce, era, at } = ticket;
-        if self.records.peek(key).and_then(|state| state.value(era, at)).is_none() {
-            self.records.insert(*key, State::Pending { nonce });
+    /// Marks the keys of a load as pending. Valid values stay in place.
+    pub(super) fn start_fill(&mut self, key: &SessionKey, token: FillToken) {
+        let FillToken { id, generation, started } = token;
+        if self.records.peek(key).and_then(|state| state.get(generation, started)).is_none() {
+            self.records.insert(*key, CacheState::Pending { fill_id: id });
         }
-        if self.lines.peek(&key.tag).and_then(|state| state.value(era, at)).is_none() {
-            self.lines.insert(key.tag, State::Pending { nonce });
+        if self.cutoffs.peek(&key.tag).and_then(|state| state.get(generation, started)).is_none() {
+            self.cutoffs.insert(key.tag, CacheState::Pending { fill_id: id });
         }
     }
 
-    /// Keeps what the load answered, where its mark still stands.
-    pub(super) fn finish(&mut self, key: &SessionKey, ticket: Ticket, loaded: &Loaded) {
-        self.finish_record(key, ticket, loaded);
-        self.finish_line(key.tag, ticket, loaded.not_before);
+    /// Caches the response where its mark remains.
+    pub(super) fn complete_fill(&mut self, key: &SessionKey, token: FillToken, loaded: &Loaded) {
+        self.complete_record(key, token, loaded);
+        self.complete_cutoff(key.tag, token, loaded.user_cutoff);
     }
 
-    fn finish_record(&mut self, key: &SessionKey, ticket: Ticket, loaded: &Loaded) {
+    fn complete_record(&mut self, key: &SessionKey, token: FillToken, loaded: &Loaded) {
         let Some(state) = self.records.peek(key) else { return };
-        // Only a live session is worth keeping: what refuses is never decided on a kept answer.
+        // Only live sessions are cached, because a rejection always requires a load.
         let Slot::Live { revision, sealed } = &loaded.slot else {
             self.records.remove(key);
             return;
         };
         let touched = match state {
-            State::Pending { nonce } if *nonce == ticket.nonce => loaded.touched,
-            State::Pending { .. } => return,
-            // It stood before this load began, or another one was faster. Only a touch can have moved.
-            State::Value { value, .. } if value.is(*revision, sealed) => {
-                self.touched(key, loaded.touched);
+            CacheState::Pending { fill_id } if *fill_id == token.id => loaded.touched,
+            CacheState::Pending { .. } => return,
+            // The value predates this load, or another load was faster. Only the touch can differ.
+            CacheState::Filled { value, .. } if value.matches(*revision, sealed) => {
+                self.update_touch(key, loaded.touched);
                 return;
             }
-            State::Value { .. } => {
+            CacheState::Filled { .. } => {
                 self.records.remove(key);
                 return;
             }
         };
-        let value = Known { revision: *revision, sealed: sealed.clone(), touched };
-        self.records.insert(*key, State::Value { era: ticket.era, at: ticket.at, value });
+        let value = CachedSession { revision: *revision, sealed: sealed.clone(), touched };
+        self.records.insert(*key, CacheState::Filled { generation: token.generation, started: token.started, value });
     }
 
-    fn finish_line(&mut self, tag: UserTag, ticket: Ticket, line: NotBefore) {
-        match self.lines.peek(&tag) {
-            Some(State::Pending { nonce }) if *nonce == ticket.nonce => {
-                let value = State::Value { era: ticket.era, at: ticket.at, value: line };
-                self.lines.insert(tag, value);
+    fn complete_cutoff(&mut self, tag: UserTag, token: FillToken, cutoff: RevocationCutoff) {
+        match self.cutoffs.peek(&tag) {
+            Some(CacheState::Pending { fill_id }) if *fill_id == token.id => {
+                let value = CacheState::Filled { generation: token.generation, started: token.started, value: cutoff };
+                self.cutoffs.insert(tag, value);
             }
-            Some(State::Value { value, .. }) if *value != line => self.forget_line(&tag),
-            Some(State::Pending { .. } | State::Value { .. }) | None => {}
+            Some(CacheState::Filled { value, .. }) if *value != cutoff => self.invalidate_cutoff(&tag),
+            Some(CacheState::Pending { .. } | CacheState::Filled { .. }) | None => {}
         }
     }
 
-    /// Activity that the store has noted. Never moves back.
-    pub(super) fn touched(&mut self, key: &SessionKey, at: UnixMillis) {
+    /// Updates the touch after the store recorded it. It never moves back.
+    pub(super) fn update_touch(&mut self, key: &SessionKey, at: UnixMillis) {
         if let Some(mut state) = self.records.peek_mut(key)
-            && let State::Value { value, .. } = &mut *state
+            && let CacheState::Filled { value, .. } = &mut *state
         {
             value.touched = value.touched.max(at);
         }
     }
 
-    /// Forgets a session, and the loads of it that are under way.
-    pub(super) fn forget(&mut self, key: &SessionKey) {
+    /// Removes a session and cancels fills of it.
+    pub(super) fn invalidate(&mut self, key: &SessionKey) {
         self.records.remove(key);
     }
 
-    /// Forgets a user's line, and with it all of his sessions: nothing is known of one without the other.
-    pub(super) fn forget_line(&mut self, tag: &UserTag) {
-        self.lines.remove(tag);
+    /// Removes a user's cutoff. This hides all their sessions, because a session is returned only
+    /// with a cutoff.
+    pub(super) fn invalidate_cutoff(&mut self, tag: &UserTag) {
+        self.cutoffs.remove(tag);
     }
 
     pub(super) fn entries(&self) -> usize {
@@ -171,25 +171,25 @@ impl Shard {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.records.weight().saturating_add(self.lines.weight())
+        self.records.weight().saturating_add(self.cutoffs.weight())
     }
 }
 
-impl<V> State<V> {
-    fn value(&self, now_era: u64, now: u64) -> Option<&V> {
+impl<V> CacheState<V> {
+    fn get(&self, now_era: u64, now: u64) -> Option<&V> {
         match self {
-            State::Value { era, at, value }
-                if *era == now_era && now.saturating_sub(*at) < BELIEVED_FOR =>
+            CacheState::Filled { generation, started, value }
+                if *generation == now_era && now.saturating_sub(*started) < MAX_AGE_MS =>
             {
                 Some(value)
             }
-            State::Value { .. } | State::Pending { .. } => None,
+            CacheState::Filled { .. } | CacheState::Pending { .. } => None,
         }
     }
 }
 
-impl Known {
-    fn is(&self, revision: u64, sealed: &Bytes) -> bool {
+impl CachedSession {
+    fn matches(&self, revision: u64, sealed: &Bytes) -> bool {
         self.revision == revision && self.sealed == *sealed
     }
 }
@@ -201,10 +201,10 @@ mod tests {
 
     const KEY: SessionKey = SessionKey { tag: UserTag([1; 8]), id: SessionId([2; 16]) };
     const OTHER: SessionKey = SessionKey { tag: UserTag([1; 8]), id: SessionId([3; 16]) };
-    const LATER: NotBefore = NotBefore { at: UnixMillis(5), except: None };
+    const LATER: RevocationCutoff = RevocationCutoff { at: UnixMillis(5), except: None };
 
-    fn ticket(nonce: u64) -> Ticket {
-        Ticket { nonce, era: 1, at: 1_000 }
+    fn token(id: u64) -> FillToken {
+        FillToken { id, generation: 1, started: 1_000 }
     }
 
     fn live(revision: u64) -> Loaded {
@@ -212,132 +212,132 @@ mod tests {
         Loaded {
             slot: Slot::Live { revision, sealed },
             touched: UnixMillis(10),
-            not_before: NotBefore::default(),
+            user_cutoff: RevocationCutoff::default(),
         }
     }
 
-    fn shard() -> Shard {
-        Shard::new(100_000)
+    fn shard() -> CacheShard {
+        CacheShard::new(100_000)
     }
 
-    fn known(shard: &mut Shard, key: &SessionKey) -> Option<Loaded> {
-        shard.known(key, 1, 1_500)
+    fn cached(shard: &mut CacheShard, key: &SessionKey) -> Option<Loaded> {
+        shard.get(key, 1, 1_500)
     }
 
-    fn load(shard: &mut Shard, key: &SessionKey, nonce: u64, loaded: &Loaded) {
-        shard.begin(key, ticket(nonce));
-        shard.finish(key, ticket(nonce), loaded);
+    fn load(shard: &mut CacheShard, key: &SessionKey, fill_id: u64, loaded: &Loaded) {
+        shard.start_fill(key, token(fill_id));
+        shard.complete_fill(key, token(fill_id), loaded);
     }
 
     #[test]
-    fn what_was_loaded_is_known_until_it_changes() {
+    fn a_loaded_session_is_cached_until_it_changes() {
         let mut shard = shard();
-        assert_eq!(known(&mut shard, &KEY), None);
+        assert_eq!(cached(&mut shard, &KEY), None);
         load(&mut shard, &KEY, 1, &live(1));
-        assert_eq!(known(&mut shard, &KEY), Some(live(1)));
-        shard.forget(&KEY);
-        assert_eq!(known(&mut shard, &KEY), None);
+        assert_eq!(cached(&mut shard, &KEY), Some(live(1)));
+        shard.invalidate(&KEY);
+        assert_eq!(cached(&mut shard, &KEY), None);
         assert_eq!((shard.hits, shard.misses), (1, 2));
     }
 
     #[test]
-    fn a_change_between_the_question_and_its_answer_keeps_the_answer_out() {
+    fn a_change_during_a_load_keeps_its_response_out_of_the_cache() {
         let mut shard = shard();
-        shard.begin(&KEY, ticket(1));
-        shard.forget(&KEY);
-        shard.finish(&KEY, ticket(1), &live(1));
-        assert_eq!(known(&mut shard, &KEY), None);
-        shard.begin(&KEY, ticket(2));
-        shard.forget_line(&KEY.tag);
-        shard.finish(&KEY, ticket(2), &live(1));
-        assert_eq!(known(&mut shard, &KEY), None, "the line was from before the change");
+        shard.start_fill(&KEY, token(1));
+        shard.invalidate(&KEY);
+        shard.complete_fill(&KEY, token(1), &live(1));
+        assert_eq!(cached(&mut shard, &KEY), None);
+        shard.start_fill(&KEY, token(2));
+        shard.invalidate_cutoff(&KEY.tag);
+        shard.complete_fill(&KEY, token(2), &live(1));
+        assert_eq!(cached(&mut shard, &KEY), None, "the cutoff predates the change");
     }
 
     #[test]
-    fn a_line_that_changes_hides_every_session_of_its_user() {
+    fn a_changed_cutoff_hides_all_sessions_of_the_user() {
         let mut shard = shard();
         load(&mut shard, &KEY, 1, &live(1));
         load(&mut shard, &OTHER, 2, &live(1));
-        shard.forget_line(&KEY.tag);
-        assert_eq!(known(&mut shard, &KEY), None);
-        assert_eq!(known(&mut shard, &OTHER), None);
-        load(&mut shard, &KEY, 3, &Loaded { not_before: LATER, ..live(1) });
-        let other = known(&mut shard, &OTHER).expect("its record did not change");
-        assert_eq!(other.not_before, LATER, "and the line is today's");
+        shard.invalidate_cutoff(&KEY.tag);
+        assert_eq!(cached(&mut shard, &KEY), None);
+        assert_eq!(cached(&mut shard, &OTHER), None);
+        load(&mut shard, &KEY, 3, &Loaded { user_cutoff: LATER, ..live(1) });
+        let other = cached(&mut shard, &OTHER).expect("its record is unchanged");
+        assert_eq!(other.user_cutoff, LATER, "with the new cutoff");
     }
 
     #[test]
-    fn of_two_loads_at_once_the_older_answer_never_replaces_the_newer() {
+    fn an_older_response_never_replaces_a_newer_one() {
         let mut shard = shard();
-        shard.begin(&KEY, ticket(1));
-        shard.forget(&KEY);
-        shard.begin(&KEY, ticket(2));
-        shard.finish(&KEY, ticket(2), &live(2));
-        shard.finish(&KEY, ticket(1), &live(1));
-        assert_ne!(known(&mut shard, &KEY), Some(live(1)));
+        shard.start_fill(&KEY, token(1));
+        shard.invalidate(&KEY);
+        shard.start_fill(&KEY, token(2));
+        shard.complete_fill(&KEY, token(2), &live(2));
+        shard.complete_fill(&KEY, token(1), &live(1));
+        assert_ne!(cached(&mut shard, &KEY), Some(live(1)));
         load(&mut shard, &KEY, 3, &live(2));
-        assert_eq!(known(&mut shard, &KEY), Some(live(2)));
+        assert_eq!(cached(&mut shard, &KEY), Some(live(2)));
     }
 
     #[test]
-    fn two_workers_that_load_the_same_thing_leave_it_known() {
+    fn two_workers_that_load_the_same_session_leave_it_cached() {
         let mut shard = shard();
-        shard.begin(&KEY, ticket(1));
-        shard.begin(&KEY, ticket(2));
-        shard.finish(&KEY, ticket(1), &live(1));
-        shard.finish(&KEY, ticket(2), &live(1));
-        assert_eq!(known(&mut shard, &KEY), Some(live(1)));
+        shard.start_fill(&KEY, token(1));
+        shard.start_fill(&KEY, token(2));
+        shard.complete_fill(&KEY, token(1), &live(1));
+        shard.complete_fill(&KEY, token(2), &live(1));
+        assert_eq!(cached(&mut shard, &KEY), Some(live(1)));
     }
 
     #[test]
-    fn what_is_gone_or_ended_is_not_kept() {
+    fn absent_and_ended_sessions_are_not_cached() {
         let mut shard = shard();
         let ended = Slot::Ended { reason: EndReason::Logout, at: UnixMillis(3) };
         for slot in [Slot::Absent, ended] {
             load(&mut shard, &KEY, 1, &live(1));
             load(&mut shard, &KEY, 2, &Loaded { slot, ..live(1) });
-            assert_eq!(known(&mut shard, &KEY), None);
+            assert_eq!(cached(&mut shard, &KEY), None);
         }
     }
 
     #[test]
-    fn an_answer_that_differs_from_what_is_known_leaves_neither() {
+    fn a_response_that_differs_from_the_cache_removes_the_entry() {
         let mut shard = shard();
         load(&mut shard, &KEY, 1, &live(1));
         load(&mut shard, &KEY, 2, &live(2));
-        assert_eq!(known(&mut shard, &KEY), None, "the change was not told yet");
+        assert_eq!(cached(&mut shard, &KEY), None, "the change has not arrived yet");
         load(&mut shard, &KEY, 3, &live(2));
-        load(&mut shard, &KEY, 4, &Loaded { not_before: LATER, ..live(2) });
-        assert_eq!(known(&mut shard, &KEY), None);
+        load(&mut shard, &KEY, 4, &Loaded { user_cutoff: LATER, ..live(2) });
+        assert_eq!(cached(&mut shard, &KEY), None);
     }
 
     #[test]
-    fn a_touch_moves_only_forward_and_makes_nothing_known() {
+    fn a_touch_only_advances_and_never_creates_an_entry() {
         let mut shard = shard();
-        shard.touched(&KEY, UnixMillis(99));
+        shard.update_touch(&KEY, UnixMillis(99));
         load(&mut shard, &KEY, 1, &live(1));
-        shard.touched(&KEY, UnixMillis(20));
-        shard.touched(&KEY, UnixMillis(15));
-        assert_eq!(known(&mut shard, &KEY).map(|known| known.touched), Some(UnixMillis(20)));
+        shard.update_touch(&KEY, UnixMillis(20));
+        shard.update_touch(&KEY, UnixMillis(15));
+        assert_eq!(cached(&mut shard, &KEY).map(|cached| cached.touched), Some(UnixMillis(20)));
         load(&mut shard, &KEY, 2, &live(1));
-        assert_eq!(known(&mut shard, &KEY).map(|known| known.touched), Some(UnixMillis(20)));
+        assert_eq!(cached(&mut shard, &KEY).map(|cached| cached.touched), Some(UnixMillis(20)));
     }
 
     #[test]
-    fn nothing_is_known_past_its_era_or_its_minute() {
+    fn a_value_expires_with_its_generation_or_after_a_minute() {
         let mut shard = shard();
         load(&mut shard, &KEY, 1, &live(1));
-        assert_eq!(shard.known(&KEY, 2, 1_500), None);
-        assert!(shard.known(&KEY, 1, 60_999).is_some());
-        assert_eq!(shard.known(&KEY, 1, 61_000), None);
-        let renewed = Ticket { nonce: 2, era: 1, at: 61_000 };
-        shard.begin(&KEY, renewed);
-        shard.finish(&KEY, renewed, &live(1));
-        assert!(shard.known(&KEY, 1, 61_001).is_some());
+        assert_eq!(shard.get(&KEY, 2, 1_500), None);
+        assert!(shard.get(&KEY, 1, 60_999).is_some());
+        assert_eq!(shard.get(&KEY, 1, 61_000), None);
+        let second = FillToken { id: 2, generation: 1, started: 61_000 };
+        shard.start_fill(&KEY, second);
+        shard.complete_fill(&KEY, second, &live(1));
+        assert!(shard.get(&KEY, 1, 61_001).is_some());
     }
 
     #[test]
-    fn a_flood_of_sessions_stays_within_its_bytes() {
+    fn the_shard_stays_within_its_byte_limit() {
         let mut shard = shard();
         for number in 0..10_000_u64 {
             let mut id = [0; 16];

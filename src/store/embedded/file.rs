@@ -1,4 +1,4 @@
-//! The file: its tables, how it is made, read and written.
+//! The database file: its tables, creation, reading and writing.
 
 use std::collections::HashMap;
 use std::fs::{DirBuilder, OpenOptions};
@@ -11,33 +11,34 @@ use redb::{
     WriteTransaction,
 };
 
-use super::writer::Staged;
+use super::writer::StagedBatch;
 use crate::clock::UnixMillis;
-use crate::session::{NotBefore, SessionId, SessionKey, UserTag};
-use crate::store::entry::{Entry, Facts, Memo, number, pack_ended, pack_live, unpack};
+use crate::session::{RevocationCutoff, SessionId, SessionKey, UserTag};
+use crate::store::entry::{SessionEntry, UserState, StoredHistory, read_u64, pack_ended, pack_live, unpack};
 use crate::store::memory::Tables;
 use crate::store::{OpenError, Slot};
 
 const FILE: &str = "sessions.redb";
 const SCHEMA: u64 = 1;
-/// Everything is read once, at start.
-const CACHE_BYTES: usize = 16 * 1024 * 1024;
-/// Files below this are not worth compacting.
-const COMPACT_FROM: u64 = 16 * 1024 * 1024;
+/// The file is read once at startup, so the cache can be small.
+const DATABASE_CACHE_BYTES: usize = 16 * 1024 * 1024;
+/// Minimum file size for compaction.
+const MIN_COMPACT_BYTES: u64 = 16 * 1024 * 1024;
 
-/// `schema` and `everyone`.
+/// `schema`, and `everyone` with the global cutoff.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
-/// `tag 8 | id 16` to `created 8 | forget_at 8 | packed slot`.
+/// `tag 8 | id 16` to `created 8 | retain_until 8 | packed slot`.
 const SESSIONS: TableDefinition<[u8; 24], &[u8]> = TableDefinition::new("sessions");
 /// `tag 8 | id 16` to the last touch.
 const TOUCHES: TableDefinition<[u8; 24], u64> = TableDefinition::new("touches");
-/// `tag` to `line 8 | greatest 8 | excepted id, 16 or none`.
+/// `tag` to `cutoff 8 | latest_created 8 | excepted id, 16 or none`.
 const USERS: TableDefinition<[u8; 8], &[u8]> = TableDefinition::new("users");
-/// `tag` to `forget_at 8 | sealed`. A gateway from before it leaves it alone.
-const MEMOS: TableDefinition<[u8; 8], &[u8]> = TableDefinition::new("memos");
+/// `tag` to `retain_until 8 | sealed`. Older versions ignore this table.
+const HISTORIES: TableDefinition<[u8; 8], &[u8]> = TableDefinition::new("memos");
 
-/// Makes the directory and the file for their owner alone: the file holds every session.
-pub(super) fn make(directory: &Path) -> Result<PathBuf, OpenError> {
+/// Creates the directory and the file with access for the owner only, because the file holds every
+/// session.
+pub(super) fn create_file(directory: &Path) -> Result<PathBuf, OpenError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |error| OpenError::Directory { path, error }
@@ -56,13 +57,13 @@ pub(super) fn make(directory: &Path) -> Result<PathBuf, OpenError> {
 
 pub(super) fn builder() -> Builder {
     let mut builder = Builder::new();
-    builder.set_cache_size(CACHE_BYTES);
-    // Without the check a damaged file can make the library panic later.
+    builder.set_cache_size(DATABASE_CACHE_BYTES);
+    // Without this check, a damaged file can make the library panic later.
     builder.set_check_integrity_on_open(true);
     builder
 }
 
-/// How the file is opened, at start and after an error.
+/// Opens the file, at startup and after an error.
 pub(super) type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
 
 pub(super) fn opener(path: PathBuf) -> Opener {
@@ -77,7 +78,7 @@ pub(super) fn open(
     now: UnixMillis,
 ) -> Result<Database, OpenError> {
     let mut database = opener().map_err(|error| open_error(path, error))?;
-    read_all(&database, tables, now).map_err(|error| error.at(path))?;
+    read_all(&database, tables, now).map_err(|error| error.into_open_error(path))?;
     compact(&mut database, path);
     Ok(database)
 }
@@ -91,7 +92,7 @@ fn open_error(path: &Path, error: DatabaseError) -> OpenError {
     }
 }
 
-/// Why the file's content cannot be used.
+/// Reason the content of the file cannot be used.
 enum ReadError {
     Redb(redb::Error),
     Schema(u64),
@@ -105,7 +106,7 @@ impl<E: Into<redb::Error>> From<E> for ReadError {
 }
 
 impl ReadError {
-    fn at(self, path: &Path) -> OpenError {
+    fn into_open_error(self, path: &Path) -> OpenError {
         let path = path.to_owned();
         let detail = match self {
             ReadError::Schema(found) => return OpenError::Schema { path, found },
@@ -116,31 +117,31 @@ impl ReadError {
     }
 }
 
-/// Reads the file into memory and drops from it what is forgotten.
+/// Reads the file into memory and deletes expired rows.
 fn read_all(database: &Database, tables: &Tables, now: UnixMillis) -> Result<(), ReadError> {
     prepare(database)?;
     let forgotten = read_sessions(database, tables, now)?;
     let reading = database.begin_read()?;
     for user in reading.open_table(USERS)?.iter()? {
         let (tag, value) = user?;
-        let facts = unpack_facts(value.value()).ok_or(ReadError::Row("users"))?;
-        tables.put_facts(UserTag(tag.value()), facts);
+        let state = unpack_user_state(value.value()).ok_or(ReadError::Row("users"))?;
+        tables.put_user_state(UserTag(tag.value()), state);
     }
-    for memo in reading.open_table(MEMOS)?.iter()? {
-        let (tag, value) = memo?;
-        let memo = unpack_memo(value.value()).ok_or(ReadError::Row("memos"))?;
-        tables.put_memo(UserTag(tag.value()), memo);
+    for history in reading.open_table(HISTORIES)?.iter()? {
+        let (tag, value) = history?;
+        let history = unpack_history(value.value()).ok_or(ReadError::Row("memos"))?;
+        tables.put_history(UserTag(tag.value()), history);
     }
-    if let Some(line) = reading.open_table(META)?.get("everyone")? {
-        tables.raise_everyone(UnixMillis(line.value()));
+    if let Some(cutoff) = reading.open_table(META)?.get("everyone")? {
+        tables.advance_global_cutoff(UnixMillis(cutoff.value()));
     }
-    let mut staged = Staged::over(tables);
+    let mut staged = StagedBatch::new(tables);
     staged.sessions = forgotten.into_iter().map(|key| (key, None)).collect();
-    transact(database, &staged, &HashMap::new())?;
+    write_batch(database, &staged, &HashMap::new())?;
     Ok(())
 }
 
-/// Makes the tables of a new file; refuses the file of another version.
+/// Creates the tables of a new file. Rejects a file with another schema version.
 fn prepare(database: &Database) -> Result<(), ReadError> {
     let transaction = database.begin_write()?;
     {
@@ -156,13 +157,13 @@ fn prepare(database: &Database) -> Result<(), ReadError> {
         transaction.open_table(SESSIONS)?;
         transaction.open_table(TOUCHES)?;
         transaction.open_table(USERS)?;
-        transaction.open_table(MEMOS)?;
+        transaction.open_table(HISTORIES)?;
     }
     transaction.commit()?;
     Ok(())
 }
 
-/// Reads sessions and touches; answers the forgotten ones, which memory does not get.
+/// Reads sessions and touches into memory. Returns the expired sessions, which are skipped.
 fn read_sessions(
     database: &Database,
     tables: &Tables,
@@ -173,8 +174,8 @@ fn read_sessions(
     for session in reading.open_table(SESSIONS)?.iter()? {
         let (row, value) = session?;
         let entry = unpack_entry(value.value()).ok_or(ReadError::Row("sessions"))?;
-        let key = key_of(&row.value());
-        if entry.forgotten(now) {
+        let key = key_from_row(&row.value());
+        if entry.is_expired(now) {
             forgotten.push(key);
         } else {
             tables.put(&key, entry);
@@ -182,47 +183,47 @@ fn read_sessions(
     }
     for touch in reading.open_table(TOUCHES)?.iter()? {
         let (row, at) = touch?;
-        tables.touch(&key_of(&row.value()), UnixMillis(at.value()));
+        tables.touch(&key_from_row(&row.value()), UnixMillis(at.value()));
     }
     Ok(forgotten)
 }
 
-/// Gives a file that is mostly empty back to the disk. Only at start: it stops all writes, for seconds
-/// where there are hundreds of thousands of sessions.
+/// Compacts a mostly empty file. Only at startup, because it blocks writes for seconds with
+/// hundreds of thousands of sessions.
 fn compact(database: &mut Database, path: &Path) {
     let length = std::fs::metadata(path).map_or(0, |found| found.len());
-    if length < COMPACT_FROM || used(database).is_none_or(|used| used >= length / 3) {
+    if length < MIN_COMPACT_BYTES || used_bytes(database).is_none_or(|used_bytes| used_bytes >= length / 3) {
         return;
     }
-    tracing::info!(file = %path.display(), bytes = length, "compacting the session file");
+    tracing::info!(event = "store.compacting", path = %path.display(), bytes = length, "compacting the session file");
     if let Err(error) = database.compact() {
-        tracing::warn!(file = %path.display(), %error, "the session file is not compacted");
+        tracing::warn!(event = "store.compaction-failed", path = %path.display(), %error, "cannot compact the session file");
     }
 }
 
-fn used(database: &Database) -> Option<u64> {
+fn used_bytes(database: &Database) -> Option<u64> {
     let stats = database.begin_write().ok()?.stats().ok()?;
     Some(stats.stored_bytes() + stats.metadata_bytes())
 }
 
-/// One durable transaction.
-pub(super) fn transact(
+/// Writes a batch in one durable transaction.
+pub(super) fn write_batch(
     database: &Database,
-    staged: &Staged<'_>,
+    staged: &StagedBatch<'_>,
     touches: &HashMap<SessionKey, UnixMillis>,
 ) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     write_sessions(&transaction, staged, touches)?;
     write_users(&transaction, staged)?;
-    write_memos(&transaction, staged)?;
+    write_histories(&transaction, staged)?;
     transaction.commit()?;
     Ok(())
 }
 
-/// The touches first: a session that ends or goes takes its touch along.
+/// Touches come first, because an ended or removed session also loses its touch.
 fn write_sessions(
     transaction: &WriteTransaction,
-    staged: &Staged<'_>,
+    staged: &StagedBatch<'_>,
     touches: &HashMap<SessionKey, UnixMillis>,
 ) -> Result<(), redb::Error> {
     let mut touched = transaction.open_table(TOUCHES)?;
@@ -231,37 +232,37 @@ fn write_sessions(
     }
     let mut sessions = transaction.open_table(SESSIONS)?;
     for (key, entry) in &staged.sessions {
-        match entry.as_ref().and_then(pack) {
+        match entry.as_ref().and_then(pack_entry) {
             Some(value) => sessions.insert(row(key), value.as_slice())?,
             None => sessions.remove(row(key))?,
         };
-        if !entry.as_ref().is_some_and(Entry::is_live) {
+        if !entry.as_ref().is_some_and(SessionEntry::is_live) {
             touched.remove(row(key))?;
         }
     }
     Ok(())
 }
 
-fn write_users(transaction: &WriteTransaction, staged: &Staged<'_>) -> Result<(), redb::Error> {
+fn write_users(transaction: &WriteTransaction, staged: &StagedBatch<'_>) -> Result<(), redb::Error> {
     let mut users = transaction.open_table(USERS)?;
-    for (tag, facts) in &staged.users {
-        match facts {
-            Some(facts) => users.insert(tag.0, pack_facts(facts).as_slice())?,
+    for (tag, state) in &staged.users {
+        match state {
+            Some(state) => users.insert(tag.0, pack_user_state(state).as_slice())?,
             None => users.remove(tag.0)?,
         };
     }
-    if let Some(line) = staged.everyone {
-        transaction.open_table(META)?.insert("everyone", line.0)?;
+    if let Some(cutoff) = staged.global_cutoff {
+        transaction.open_table(META)?.insert("everyone", cutoff.0)?;
     }
     Ok(())
 }
 
-fn write_memos(transaction: &WriteTransaction, staged: &Staged<'_>) -> Result<(), redb::Error> {
-    let mut memos = transaction.open_table(MEMOS)?;
-    for (tag, memo) in &staged.memos {
-        match memo {
-            Some(memo) => memos.insert(tag.0, pack_memo(memo).as_slice())?,
-            None => memos.remove(tag.0)?,
+fn write_histories(transaction: &WriteTransaction, staged: &StagedBatch<'_>) -> Result<(), redb::Error> {
+    let mut histories = transaction.open_table(HISTORIES)?;
+    for (tag, history) in &staged.histories {
+        match history {
+            Some(history) => histories.insert(tag.0, pack_history(history).as_slice())?,
+            None => histories.remove(tag.0)?,
         };
     }
     Ok(())
@@ -274,15 +275,15 @@ fn row(key: &SessionKey) -> [u8; 24] {
     row
 }
 
-fn key_of(row: &[u8; 24]) -> SessionKey {
+fn key_from_row(row: &[u8; 24]) -> SessionKey {
     let (mut tag, mut id) = ([0; 8], [0; 16]);
     tag.copy_from_slice(&row[..8]);
     id.copy_from_slice(&row[8..]);
     SessionKey { tag: UserTag(tag), id: SessionId(id) }
 }
 
-/// An entry as a row.
-fn pack(entry: &Entry) -> Option<Vec<u8>> {
+/// Encodes an entry as a row.
+fn pack_entry(entry: &SessionEntry) -> Option<Vec<u8>> {
     let packed = match &entry.slot {
         Slot::Live { revision, sealed } => pack_live(*revision, sealed),
         Slot::Ended { reason, at } => pack_ended(*reason, *at),
@@ -290,46 +291,46 @@ fn pack(entry: &Entry) -> Option<Vec<u8>> {
     };
     let mut value = Vec::with_capacity(16 + packed.len());
     value.extend_from_slice(&entry.created.0.to_be_bytes());
-    value.extend_from_slice(&entry.forget_at.0.to_be_bytes());
+    value.extend_from_slice(&entry.retain_until.0.to_be_bytes());
     value.extend_from_slice(&packed);
     Some(value)
 }
 
-fn unpack_entry(value: &[u8]) -> Option<Entry> {
-    Some(Entry {
-        created: UnixMillis(number(value.get(..8)?)?),
-        forget_at: UnixMillis(number(value.get(8..16)?)?),
+fn unpack_entry(value: &[u8]) -> Option<SessionEntry> {
+    Some(SessionEntry {
+        created: UnixMillis(read_u64(value.get(..8)?)?),
+        retain_until: UnixMillis(read_u64(value.get(8..16)?)?),
         slot: unpack(Bytes::copy_from_slice(value.get(16..)?))?,
     })
 }
 
-fn pack_facts(facts: &Facts) -> Vec<u8> {
+fn pack_user_state(state: &UserState) -> Vec<u8> {
     let mut value = Vec::with_capacity(32);
-    value.extend_from_slice(&facts.line.at.0.to_be_bytes());
-    value.extend_from_slice(&facts.greatest.0.to_be_bytes());
-    if let Some(except) = facts.line.except {
+    value.extend_from_slice(&state.cutoff.at.0.to_be_bytes());
+    value.extend_from_slice(&state.latest_created.0.to_be_bytes());
+    if let Some(except) = state.cutoff.except {
         value.extend_from_slice(&except.0);
     }
     value
 }
 
-fn unpack_facts(value: &[u8]) -> Option<Facts> {
+fn unpack_user_state(value: &[u8]) -> Option<UserState> {
     let except = match value.get(16..)? {
         [] => None,
         id => Some(SessionId(id.try_into().ok()?)),
     };
-    Some(Facts {
-        line: NotBefore { at: UnixMillis(number(value.get(..8)?)?), except },
-        greatest: UnixMillis(number(value.get(8..16)?)?),
+    Some(UserState {
+        cutoff: RevocationCutoff { at: UnixMillis(read_u64(value.get(..8)?)?), except },
+        latest_created: UnixMillis(read_u64(value.get(8..16)?)?),
     })
 }
 
-fn pack_memo(memo: &Memo) -> Vec<u8> {
-    [memo.forget_at.0.to_be_bytes().as_slice(), &memo.sealed].concat()
+fn pack_history(history: &StoredHistory) -> Vec<u8> {
+    [history.retain_until.0.to_be_bytes().as_slice(), &history.sealed].concat()
 }
 
-fn unpack_memo(value: &[u8]) -> Option<Memo> {
-    let (forget_at, sealed) = value.split_at_checked(8)?;
-    let forget_at = UnixMillis(number(forget_at)?);
-    Some(Memo { sealed: Bytes::copy_from_slice(sealed), forget_at })
+fn unpack_history(value: &[u8]) -> Option<StoredHistory> {
+    let (retain_until, sealed) = value.split_at_checked(8)?;
+    let retain_until = UnixMillis(read_u64(retain_until)?);
+    Some(StoredHistory { sealed: Bytes::copy_from_slice(sealed), retain_until })
 }

@@ -1,12 +1,11 @@
-//! The store of one machine: all is read from memory, all is written to one file by one thread.
+//! The store of one machine: reads are served from memory, and one thread writes one file.
 //!
 //! Invariants:
-//! - what a reader sees is on disk: a change goes to the file first and to memory after its durable
-//!   commit, so that no answer is built on something that a crash takes back. Only touches go the other
-//!   way, within [`TOUCH_DELAY`].
-//! - all that waits goes into one transaction, so that a thousand logins cost one flush of the disk
-//! - a failed write is `Unavailable` and leaves memory as it was. The file is then opened anew before the
-//!   next write, and the rows in doubt are written again as memory has them.
+//! - readers see only durable data: a change is published in memory after its commit. Touches are
+//!   the exception: they reach the file within [`TOUCH_DELAY`].
+//! - all waiting writes share one transaction, so a thousand logins cost one flush of the disk
+//! - a failed write is `Unavailable` and leaves memory unchanged. The file is reopened before the
+//!   next write, and the uncertain rows are rewritten from memory.
 
 mod file;
 mod writer;
@@ -22,55 +21,55 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use self::file::Opener;
-use self::writer::{Job, Staged, Writer};
-use super::entry::{Entry, MOST_PER_USER, Memo, too_many};
+use self::writer::{Job, StagedBatch, FileWriter};
+use super::entry::{SessionEntry, MAX_SESSIONS_PER_USER, StoredHistory, too_many_sessions};
 use super::memory::Tables;
-use super::{Commit, OpenError, Unavailable};
+use super::{CommitOutcome, OpenError, Unavailable};
 use crate::clock::{Clock, UnixMillis};
-use crate::session::{EndReason, NotBefore, SessionId, SessionKey, UserTag};
+use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
 
-/// How long a touch may wait before it is written.
+/// Maximum delay before a touch is written.
 pub(super) const TOUCH_DELAY: Duration = Duration::from_millis(200);
-/// A write that is not on disk by then may still come there; nobody is told that it did.
-const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
-/// Writes that may wait. More means that the disk has stopped.
-const QUEUE: usize = 4_096;
+/// Deadline of a write. It may still reach the disk later, but is reported as unavailable.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Capacity of the write queue. A full queue means that the disk has stalled.
+const QUEUE_CAPACITY: usize = 4_096;
 
-/// The store of `embedded:DIR`.
+/// The `embedded:DIR` store.
 #[derive(Debug)]
-pub struct Embedded {
-    shared: Arc<Shared>,
+pub struct EmbeddedStore {
+    shared: Arc<EmbeddedState>,
     queue: SyncSender<Job>,
     clock: Clock,
 }
 
-/// What readers and the writer have in common.
+/// State shared by readers and the writer.
 #[derive(Debug, Default)]
-struct Shared {
+struct EmbeddedState {
     tables: Tables,
-    /// Touches that memory has and the file has not.
+    /// Touches that are in memory but not yet in the file.
     touches: Mutex<HashMap<SessionKey, UnixMillis>>,
-    /// A sweep's findings wait in the queue.
-    sweeping: AtomicBool,
+    /// Whether the result of a sweep is in the queue.
+    is_sweep_queued: AtomicBool,
 }
 
-impl Embedded {
-    pub(super) fn open(directory: &Path, clock: Clock) -> Result<Embedded, OpenError> {
-        let path = file::make(directory)?;
+impl EmbeddedStore {
+    pub(super) fn open(directory: &Path, clock: Clock) -> Result<EmbeddedStore, OpenError> {
+        let path = file::create_file(directory)?;
         let opener = file::opener(path.clone());
-        Embedded::open_with(path, opener, clock)
+        EmbeddedStore::open_with(path, opener, clock)
     }
 
-    fn open_with(path: PathBuf, opener: Opener, clock: Clock) -> Result<Embedded, OpenError> {
-        let shared = Arc::new(Shared::default());
+    fn open_with(path: PathBuf, opener: Opener, clock: Clock) -> Result<EmbeddedStore, OpenError> {
+        let shared = Arc::new(EmbeddedState::default());
         let database = file::open(&opener, &path, &shared.tables, clock.now())?;
-        let (queue, jobs) = mpsc::sync_channel(QUEUE);
-        let writer = Writer::new(Arc::clone(&shared), jobs, opener, path.clone(), database);
+        let (queue, jobs) = mpsc::sync_channel(QUEUE_CAPACITY);
+        let writer = FileWriter::new(Arc::clone(&shared), jobs, opener, path.clone(), database);
         std::thread::Builder::new()
             .name("doorward-store".to_owned())
             .spawn(move || writer.run())
             .map_err(|error| OpenError::Directory { path, error })?;
-        Ok(Embedded { shared, queue, clock })
+        Ok(EmbeddedStore { shared, queue, clock })
     }
 
     pub(super) fn tables(&self) -> &Tables {
@@ -82,17 +81,17 @@ impl Embedded {
         key: &SessionKey,
         sealed: &[u8],
         created: UnixMillis,
-        forget_at: UnixMillis,
+        retain_until: UnixMillis,
     ) -> Result<(), Unavailable> {
         let (key, sealed) = (*key, Bytes::copy_from_slice(sealed));
         self.submit(move |staged| {
-            if staged.held(key.tag) >= MOST_PER_USER {
-                return Err(too_many());
+            if staged.add_session(key.tag) >= MAX_SESSIONS_PER_USER {
+                return Err(too_many_sessions());
             }
             let existing = staged.entry(&key);
-            let entry = Entry::create(existing.as_ref(), &sealed, created, forget_at)?;
-            let facts = staged.facts(key.tag).with(created);
-            staged.users.insert(key.tag, Some(facts));
+            let entry = SessionEntry::create(existing.as_ref(), &sealed, created, retain_until)?;
+            let state = staged.user_state(key.tag).with_created(created);
+            staged.users.insert(key.tag, Some(state));
             staged.sessions.insert(key, Some(entry));
             Ok(())
         })
@@ -104,17 +103,17 @@ impl Embedded {
         key: &SessionKey,
         expected: u64,
         sealed: &[u8],
-        forget_at: UnixMillis,
-    ) -> Result<Commit, Unavailable> {
+        retain_until: UnixMillis,
+    ) -> Result<CommitOutcome, Unavailable> {
         let (key, sealed) = (*key, Bytes::copy_from_slice(sealed));
         self.submit(move |staged| {
             let existing = staged.entry(&key);
-            match existing.and_then(|entry| entry.commit(expected, &sealed, forget_at)) {
+            match existing.and_then(|entry| entry.commit(expected, &sealed, retain_until)) {
                 Some(entry) => {
                     staged.sessions.insert(key, Some(entry));
-                    Commit::Swapped
+                    CommitOutcome::Swapped
                 }
-                None => Commit::Lost,
+                None => CommitOutcome::Conflict,
             }
         })
         .await
@@ -129,7 +128,7 @@ impl Embedded {
         touches.insert(*key, at);
         drop(touches);
         if wake {
-            // A full queue keeps the writer awake without us.
+            // A full queue keeps the writer awake anyway.
             let _ = self.queue.try_send(Box::new(|_| Box::new(|_| ())));
         }
     }
@@ -139,12 +138,12 @@ impl Embedded {
         key: &SessionKey,
         reason: EndReason,
         at: UnixMillis,
-        forget_at: UnixMillis,
+        retain_until: UnixMillis,
     ) -> Result<(), Unavailable> {
         let key = *key;
         self.submit(move |staged| {
             let existing = staged.entry(&key);
-            let tombstone = Entry::end(existing.as_ref(), reason, at, forget_at);
+            let tombstone = SessionEntry::end(existing.as_ref(), reason, at, retain_until);
             staged.sessions.insert(key, Some(tombstone));
         })
         .await
@@ -155,51 +154,51 @@ impl Embedded {
         tag: UserTag,
         now: UnixMillis,
         except: Option<SessionId>,
-    ) -> Result<NotBefore, Unavailable> {
+    ) -> Result<RevocationCutoff, Unavailable> {
         self.submit(move |staged| {
-            let facts = staged.facts(tag).revoke(now, except);
-            staged.users.insert(tag, Some(facts));
-            facts.line
+            let state = staged.user_state(tag).revoke(now, except);
+            staged.users.insert(tag, Some(state));
+            state.cutoff
         })
         .await
     }
 
-    pub(super) async fn swap_memo(
+    pub(super) async fn swap_user_history(
         &self,
         tag: UserTag,
         expected: &[u8],
         sealed: &[u8],
-        forget_at: UnixMillis,
-    ) -> Result<Commit, Unavailable> {
+        retain_until: UnixMillis,
+    ) -> Result<CommitOutcome, Unavailable> {
         let expected = Bytes::copy_from_slice(expected);
         let sealed = Bytes::copy_from_slice(sealed);
         self.submit(move |staged| {
-            let existing = staged.memo(tag);
-            match Memo::swap(existing.as_ref(), &expected, &sealed, forget_at) {
-                Some(memo) => {
-                    staged.memos.insert(tag, Some(memo));
-                    Commit::Swapped
+            let existing = staged.user_history(tag);
+            match StoredHistory::swap(existing.as_ref(), &expected, &sealed, retain_until) {
+                Some(history) => {
+                    staged.histories.insert(tag, Some(history));
+                    CommitOutcome::Swapped
                 }
-                None => Commit::Lost,
+                None => CommitOutcome::Conflict,
             }
         })
         .await
     }
 
-    pub(super) async fn revoke_everyone(&self, now: UnixMillis) -> Result<UnixMillis, Unavailable> {
+    pub(super) async fn revoke_all_users(&self, now: UnixMillis) -> Result<UnixMillis, Unavailable> {
         self.submit(move |staged| {
-            let line = staged.everyone().max(now).max(staged.greatest());
-            staged.everyone = Some(line);
-            line
+            let cutoff = staged.global_cutoff().max(now).max(staged.latest_created());
+            staged.global_cutoff = Some(cutoff);
+            cutoff
         })
         .await
     }
 
-    pub(super) async fn restore_everyone(&self, line: UnixMillis) -> Result<(), Unavailable> {
-        self.submit(move |staged| staged.everyone = Some(staged.everyone().max(line))).await
+    pub(super) async fn restore_global_cutoff(&self, cutoff: UnixMillis) -> Result<(), Unavailable> {
+        self.submit(move |staged| staged.global_cutoff = Some(staged.global_cutoff().max(cutoff))).await
     }
 
-    /// Asks the writer, who opens the file again if he lost it.
+    /// Runs an empty job. The writer reopens the file if necessary.
     pub(super) async fn ping(&self) -> Result<(), Unavailable> {
         self.submit(|_| ()).await
     }
@@ -216,63 +215,63 @@ impl Embedded {
         .await
     }
 
-    /// Hands what is forgotten to the writer, a shard at a time.
+    /// Queues the removal of expired entries, one shard at a time.
     pub(super) fn sweep(&self) {
-        if self.shared.sweeping.load(Ordering::SeqCst) {
+        if self.shared.is_sweep_queued.load(Ordering::SeqCst) {
             return;
         }
         let now = self.clock.now();
-        let found = self.shared.tables.forgotten(now);
+        let found = self.shared.tables.find_expired(now);
         if found.is_empty() {
             return;
         }
-        self.shared.sweeping.store(true, Ordering::SeqCst);
+        self.shared.is_sweep_queued.store(true, Ordering::SeqCst);
         let shared = Arc::clone(&self.shared);
         let job: Job = Box::new(move |staged| {
-            staged.forget(&found, now);
-            Box::new(move |_| shared.sweeping.store(false, Ordering::SeqCst))
+            staged.stage_expired(&found, now);
+            Box::new(move |_| shared.is_sweep_queued.store(false, Ordering::SeqCst))
         });
         if self.queue.try_send(job).is_err() {
-            self.shared.sweeping.store(false, Ordering::SeqCst);
+            self.shared.is_sweep_queued.store(false, Ordering::SeqCst);
         }
     }
 
-    /// Runs `change` in the writer's next transaction; answers when that is on disk.
+    /// Runs `change` in the next transaction and returns after its commit.
     async fn submit<T: Send + 'static>(
         &self,
-        change: impl FnOnce(&mut Staged<'_>) -> T + Send + 'static,
+        change: impl FnOnce(&mut StagedBatch<'_>) -> T + Send + 'static,
     ) -> Result<T, Unavailable> {
         let (sender, answer) = oneshot::channel();
         let job: Job = Box::new(move |staged| {
             let result = change(staged);
             Box::new(move |outcome: Result<(), Unavailable>| {
-                // Nobody waits when the request was given up; the write stands.
+                // The receiver is gone if the request was cancelled. The write stays.
                 let _ = sender.send(outcome.map(|()| result));
             })
         });
         self.queue.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => {
-                Unavailable(format!("{QUEUE} writes wait already: the disk does not keep up"))
+                Unavailable(format!("{QUEUE_CAPACITY} writes are already queued: the disk is too slow"))
             }
-            TrySendError::Disconnected(_) => ended(),
+            TrySendError::Disconnected(_) => closed(),
         })?;
-        match tokio::time::timeout(WRITTEN_WITHIN, answer).await {
-            Ok(answer) => answer.map_err(|_| ended())?,
+        match tokio::time::timeout(WRITE_TIMEOUT, answer).await {
+            Ok(answer) => answer.map_err(|_| closed())?,
             Err(_) => Err(Unavailable(format!(
-                "the disk does not answer within {} s",
-                WRITTEN_WITHIN.as_secs()
+                "the disk did not respond within {} s",
+                WRITE_TIMEOUT.as_secs()
             ))),
         }
     }
 }
 
-impl Shared {
+impl EmbeddedState {
     fn touches(&self) -> MutexGuard<'_, HashMap<SessionKey, UnixMillis>> {
         self.touches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn ended() -> Unavailable {
+fn closed() -> Unavailable {
     Unavailable("the embedded store is closed".to_owned())
 }
 
@@ -289,31 +288,31 @@ mod tests {
     use super::*;
     use crate::store::Slot;
 
-    /// A disk that is full or cannot flush when it is told so, and counts its flushes.
+    /// A disk that can be full, fail or stall its flushes, and that counts them.
     #[derive(Clone, Debug, Default)]
-    struct Disk {
-        full: Arc<AtomicBool>,
-        stuck: Arc<AtomicBool>,
+    struct FaultyDisk {
+        is_full: Arc<AtomicBool>,
+        fails_flush: Arc<AtomicBool>,
         hangs: Arc<AtomicBool>,
         flushes: Arc<AtomicU64>,
     }
 
     #[derive(Debug)]
-    struct OnDisk {
+    struct FaultyBackend {
         file: FileBackend,
-        disk: Disk,
+        disk: FaultyDisk,
     }
 
-    impl OnDisk {
+    impl FaultyBackend {
         fn check(&self) -> io::Result<()> {
-            if self.disk.full.load(Ordering::SeqCst) {
+            if self.disk.is_full.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             Ok(())
         }
     }
 
-    impl StorageBackend for OnDisk {
+    impl StorageBackend for FaultyBackend {
         fn len(&self) -> io::Result<u64> {
             self.file.len()
         }
@@ -329,7 +328,7 @@ mod tests {
             while self.disk.hangs.load(Ordering::SeqCst) {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            if self.disk.stuck.load(Ordering::SeqCst) {
+            if self.disk.fails_flush.load(Ordering::SeqCst) {
                 return Err(io::Error::other("the flush failed"));
             }
             self.disk.flushes.fetch_add(1, Ordering::SeqCst);
@@ -348,24 +347,24 @@ mod tests {
         SessionKey { tag: UserTag([number; 8]), id: SessionId([number; 16]) }
     }
 
-    fn open_on(path: &Path, disk: &Disk) -> Embedded {
+    fn open_on(path: &Path, disk: &FaultyDisk) -> EmbeddedStore {
         let (file, disk) = (path.to_owned(), disk.clone());
         let opener = move || {
             let opened = OpenOptions::new().read(true).write(true).open(&file)?;
             let disk = disk.clone();
             let file = FileBackend::new(opened)?;
-            file::builder().create_with_backend(OnDisk { file, disk })
+            file::builder().create_with_backend(FaultyBackend { file, disk })
         };
-        let opened = Embedded::open_with(path.to_owned(), Box::new(opener), Clock::manual(NOW));
+        let opened = EmbeddedStore::open_with(path.to_owned(), Box::new(opener), Clock::manual(NOW));
         opened.expect("opens")
     }
 
-    fn slot(store: &Embedded, key: &SessionKey) -> Slot {
+    fn slot(store: &EmbeddedStore, key: &SessionKey) -> Slot {
         store.tables().load(key).slot
     }
 
-    /// Asks for health until the writer has opened the file again.
-    async fn healed(store: &Embedded) {
+    /// Pings until the writer has reopened the file.
+    async fn wait_until_recovered(store: &EmbeddedStore) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while let Err(error) = store.ping().await {
             assert!(Instant::now() < deadline, "{error}");
@@ -374,29 +373,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_disk_is_unavailable_for_writes_reads_go_on_and_it_heals() {
+    async fn a_full_disk_fails_writes_serves_reads_and_recovers() {
         let directory = tempfile::TempDir::new().expect("a temporary directory");
-        let path = file::make(directory.path()).expect("a new file");
-        let disk = Disk::default();
+        let path = file::create_file(directory.path()).expect("a new file");
+        let disk = FaultyDisk::default();
         let store = open_on(&path, &disk);
         let [kept, ended, new] = [key(1), key(2), key(3)];
         for key in [&kept, &ended] {
             store.create(key, b"a", NOW, LATER).await.expect("room");
         }
-        disk.full.store(true, Ordering::SeqCst);
-        // The failing write below takes this touch along.
+        disk.is_full.store(true, Ordering::SeqCst);
+        // The failing write below includes this touch.
         store.touch(&kept, LATER);
         let end = store.end(&ended, EndReason::Logout, NOW, LATER).await;
         let text = end.expect_err("the disk is full").to_string();
         assert!(text.contains("cannot be written"), "{text}");
         assert!(store.create(&new, b"a", NOW, LATER).await.is_err());
-        assert!(store.ping().await.is_err(), "not ready while it cannot write");
+        assert!(store.ping().await.is_err(), "not ready while writes fail");
         assert_eq!(store.tables().touched(&kept), LATER);
         assert!(matches!(slot(&store, &ended), Slot::Live { .. }));
         assert_eq!(slot(&store, &new), Slot::Absent);
 
-        disk.full.store(false, Ordering::SeqCst);
-        healed(&store).await;
+        disk.is_full.store(false, Ordering::SeqCst);
+        wait_until_recovered(&store).await;
         store.create(&new, b"a", NOW, LATER).await.expect("room again");
         store.close().await.expect("closed");
         let again = open_on(&path, &disk);
@@ -407,15 +406,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_write_in_doubt_is_settled_as_readers_saw_it() {
+    async fn uncertain_rows_are_rewritten_as_readers_saw_them() {
         let directory = tempfile::TempDir::new().expect("a temporary directory");
-        let path = file::make(directory.path()).expect("a new file");
-        let disk = Disk::default();
+        let path = file::create_file(directory.path()).expect("a new file");
+        let disk = FaultyDisk::default();
         let store = open_on(&path, &disk);
         let [renewed, new] = [key(1), key(2)];
         store.create(&renewed, b"a", NOW, LATER).await.expect("room");
-        // The bytes reach the file, the flush fails: what stands there is anybody's guess.
-        disk.stuck.store(true, Ordering::SeqCst);
+        // The bytes reach the file but the flush fails, so the state on disk is unknown.
+        disk.fails_flush.store(true, Ordering::SeqCst);
         let (commit, create) = tokio::join!(
             store.commit(&renewed, 1, b"b", LATER),
             store.create(&new, b"a", NOW, LATER)
@@ -423,40 +422,40 @@ mod tests {
         assert!(commit.is_err() && create.is_err());
         let revoked = store.revoke_user(new.tag, NOW, None).await;
         assert!(revoked.is_err());
-        assert!(store.swap_memo(new.tag, b"", b"memo", LATER).await.is_err());
-        disk.stuck.store(false, Ordering::SeqCst);
-        healed(&store).await;
+        assert!(store.swap_user_history(new.tag, b"", b"history", LATER).await.is_err());
+        disk.fails_flush.store(false, Ordering::SeqCst);
+        wait_until_recovered(&store).await;
         let keys = [renewed, new];
         let seen = keys.map(|key| store.tables().load(&key));
         store.close().await.expect("closed");
         let again = open_on(&path, &disk);
         assert_eq!(keys.map(|key| again.tables().load(&key)), seen);
-        assert_eq!(again.tables().memo(new.tag), None);
+        assert_eq!(again.tables().user_history(new.tag), None);
     }
 
     #[tokio::test]
-    async fn a_disk_that_hangs_is_unavailable_in_time_and_what_it_got_stands() {
+    async fn a_stalled_disk_times_out_and_its_write_stays() {
         let directory = tempfile::TempDir::new().expect("a temporary directory");
-        let path = file::make(directory.path()).expect("a new file");
-        let disk = Disk::default();
+        let path = file::create_file(directory.path()).expect("a new file");
+        let disk = FaultyDisk::default();
         let store = open_on(&path, &disk);
         disk.hangs.store(true, Ordering::SeqCst);
         tokio::time::pause();
         let begun = tokio::time::Instant::now();
-        let hung = store.create(&key(1), b"a", NOW, LATER).await.expect_err("it hangs");
+        let hung = store.create(&key(1), b"a", NOW, LATER).await.expect_err("stalled");
         assert!(hung.0.contains("within 10 s"), "{hung}");
-        assert!(begun.elapsed() < WRITTEN_WITHIN + Duration::from_secs(1));
+        assert!(begun.elapsed() < WRITE_TIMEOUT + Duration::from_secs(1));
         tokio::time::resume();
         disk.hangs.store(false, Ordering::SeqCst);
-        healed(&store).await;
+        wait_until_recovered(&store).await;
         assert_ne!(slot(&store, &key(1)), Slot::Absent);
     }
 
     #[tokio::test]
-    async fn writes_that_wait_share_a_flush() {
+    async fn queued_writes_share_a_flush() {
         let directory = tempfile::TempDir::new().expect("a temporary directory");
-        let path = file::make(directory.path()).expect("a new file");
-        let disk = Disk::default();
+        let path = file::create_file(directory.path()).expect("a new file");
+        let disk = FaultyDisk::default();
         let store = Arc::new(open_on(&path, &disk));
         let before = disk.flushes.load(Ordering::SeqCst);
         let mut creates = tokio::task::JoinSet::new();
@@ -472,10 +471,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn touches_are_written_by_themselves_and_not_one_by_one() {
+    async fn touches_are_written_in_batches_without_other_writes() {
         let directory = tempfile::TempDir::new().expect("a temporary directory");
-        let path = file::make(directory.path()).expect("a new file");
-        let disk = Disk::default();
+        let path = file::create_file(directory.path()).expect("a new file");
+        let disk = FaultyDisk::default();
         let store = open_on(&path, &disk);
         store.create(&key(1), b"a", NOW, LATER).await.expect("room");
         let before = disk.flushes.load(Ordering::SeqCst);

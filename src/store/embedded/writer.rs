@@ -1,4 +1,4 @@
-//! The one thread that writes the file.
+//! The thread that writes the file.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -8,116 +8,116 @@ use std::time::{Duration, Instant};
 
 use redb::Database;
 
-use super::file::{Opener, transact};
-use super::{Shared, TOUCH_DELAY, ended};
+use super::file::{Opener, write_batch};
+use super::{EmbeddedState, TOUCH_DELAY, closed};
 use crate::clock::UnixMillis;
 use crate::session::{SessionKey, UserTag};
 use crate::store::Unavailable;
-use crate::store::entry::{Entry, Facts, Memo};
-use crate::store::memory::{Forgotten, Tables};
+use crate::store::entry::{SessionEntry, UserState, StoredHistory};
+use crate::store::memory::{Expired, Tables};
 
-/// Writes in one transaction.
-const BATCH: usize = 1_024;
-/// Pause between attempts to open the file after an error.
-const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+/// Maximum jobs in one transaction.
+const MAX_BATCH: usize = 1_024;
+/// Delay between attempts to reopen the file after an error.
+const REOPEN_DELAY: Duration = Duration::from_secs(1);
 
-/// A change: run against what is staged, it gives the answer that is sent after the commit.
-pub(super) type Job = Box<dyn FnOnce(&mut Staged<'_>) -> Answer + Send>;
-pub(super) type Answer = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
+/// A change. It modifies the staged batch and returns the completion to call after the commit.
+pub(super) type Job = Box<dyn FnOnce(&mut StagedBatch<'_>) -> Completion + Send>;
+pub(super) type Completion = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
 
-/// What a batch changes, over what memory holds.
-pub(super) struct Staged<'a> {
+/// The changes of one batch, on top of the state in memory.
+pub(super) struct StagedBatch<'a> {
     pub(super) tables: &'a Tables,
-    pub(super) sessions: HashMap<SessionKey, Option<Entry>>,
-    pub(super) users: HashMap<UserTag, Option<Facts>>,
-    pub(super) memos: HashMap<UserTag, Option<Memo>>,
-    pub(super) everyone: Option<UnixMillis>,
-    /// Sessions of one user that this batch adds.
+    pub(super) sessions: HashMap<SessionKey, Option<SessionEntry>>,
+    pub(super) users: HashMap<UserTag, Option<UserState>>,
+    pub(super) histories: HashMap<UserTag, Option<StoredHistory>>,
+    pub(super) global_cutoff: Option<UnixMillis>,
+    /// Sessions that this batch adds, by user.
     added: HashMap<UserTag, usize>,
-    forgotten: Vec<Forgotten>,
+    expired: Vec<Expired>,
     now: UnixMillis,
     pub(super) flush: bool,
     pub(super) close: bool,
 }
 
-impl<'a> Staged<'a> {
-    pub(super) fn over(tables: &'a Tables) -> Staged<'a> {
-        Staged {
+impl<'a> StagedBatch<'a> {
+    pub(super) fn new(tables: &'a Tables) -> StagedBatch<'a> {
+        StagedBatch {
             tables,
             sessions: HashMap::new(),
             users: HashMap::new(),
-            memos: HashMap::new(),
-            everyone: None,
+            histories: HashMap::new(),
+            global_cutoff: None,
             added: HashMap::new(),
-            forgotten: Vec::new(),
+            expired: Vec::new(),
             now: UnixMillis(0),
             flush: false,
             close: false,
         }
     }
 
-    pub(super) fn entry(&self, key: &SessionKey) -> Option<Entry> {
+    pub(super) fn entry(&self, key: &SessionKey) -> Option<SessionEntry> {
         match self.sessions.get(key) {
             Some(staged) => staged.clone(),
             None => self.tables.entry(key),
         }
     }
 
-    pub(super) fn facts(&self, tag: UserTag) -> Facts {
+    pub(super) fn user_state(&self, tag: UserTag) -> UserState {
         match self.users.get(&tag) {
             Some(staged) => staged.unwrap_or_default(),
-            None => self.tables.facts(tag),
+            None => self.tables.user_state(tag),
         }
     }
 
-    pub(super) fn memo(&self, tag: UserTag) -> Option<Memo> {
-        match self.memos.get(&tag) {
+    pub(super) fn user_history(&self, tag: UserTag) -> Option<StoredHistory> {
+        match self.histories.get(&tag) {
             Some(staged) => staged.clone(),
-            None => self.tables.memo(tag),
+            None => self.tables.user_history(tag),
         }
     }
 
-    pub(super) fn everyone(&self) -> UnixMillis {
-        self.everyone.unwrap_or_else(|| self.tables.everyone())
+    pub(super) fn global_cutoff(&self) -> UnixMillis {
+        self.global_cutoff.unwrap_or_else(|| self.tables.global_cutoff())
     }
 
-    /// When the latest session of anybody began, with those that wait here.
-    pub(super) fn greatest(&self) -> UnixMillis {
-        let waiting = self.users.values().flatten().map(|facts| facts.greatest);
-        waiting.fold(self.tables.greatest(), UnixMillis::max)
+    /// Returns the greatest `created` of all sessions, including staged ones.
+    pub(super) fn latest_created(&self) -> UnixMillis {
+        let waiting = self.users.values().flatten().map(|state| state.latest_created);
+        waiting.fold(self.tables.latest_created(), UnixMillis::max)
     }
 
-    /// Counts one more session of the user; answers how many there were.
-    pub(super) fn held(&mut self, tag: UserTag) -> usize {
+    /// Counts one more session of the user. Returns the count before it.
+    pub(super) fn add_session(&mut self, tag: UserTag) -> usize {
         let added = self.added.entry(tag).or_default();
-        let held = self.tables.held(tag) + *added;
+        let held = self.tables.session_count(tag) + *added;
         *added += 1;
         held
     }
 
-    /// Stages the removal of what is still forgotten.
-    pub(super) fn forget(&mut self, found: &[Forgotten], now: UnixMillis) {
+    /// Stages the removal of entries that are still expired.
+    pub(super) fn stage_expired(&mut self, found: &[Expired], now: UnixMillis) {
         self.now = now;
         for what in found {
             match what {
-                Forgotten::Session(key) => {
-                    if self.entry(key).is_some_and(|entry| entry.forgotten(now)) {
+                Expired::Session(key) => {
+                    if self.entry(key).is_some_and(|entry| entry.is_expired(now)) {
                         self.sessions.insert(*key, None);
-                        self.forgotten.push(*what);
+                        self.expired.push(*what);
                     }
                 }
-                Forgotten::Memo(tag) => {
-                    if self.memo(*tag).is_some_and(|memo| memo.forgotten(now)) {
-                        self.memos.insert(*tag, None);
-                        self.forgotten.push(*what);
+                Expired::History(tag) => {
+                    if self.user_history(*tag).is_some_and(|history| history.is_expired(now)) {
+                        self.histories.insert(*tag, None);
+                        self.expired.push(*what);
                     }
                 }
-                Forgotten::User(tag) => {
+                Expired::User(tag) => {
                     let busy = self.users.contains_key(tag) || self.added.contains_key(tag);
-                    let empty = self.tables.held(*tag) == 0 && self.memo(*tag).is_none();
+                    let empty = self.tables.session_count(*tag) == 0 && self.user_history(*tag).is_none();
                     if !busy && empty {
                         self.users.insert(*tag, None);
-                        self.forgotten.push(*what);
+                        self.expired.push(*what);
                     }
                 }
             }
@@ -127,90 +127,91 @@ impl<'a> Staged<'a> {
     fn is_empty(&self) -> bool {
         self.sessions.is_empty()
             && self.users.is_empty()
-            && self.memos.is_empty()
-            && self.everyone.is_none()
+            && self.histories.is_empty()
+            && self.global_cutoff.is_none()
     }
 
-    /// Shows readers what is on disk now.
+    /// Publishes the committed batch to readers.
     fn publish(self) {
         for (key, entry) in self.sessions {
             if let Some(entry) = entry {
                 self.tables.put(&key, entry);
             }
         }
-        for (tag, facts) in self.users {
-            if let Some(facts) = facts {
-                self.tables.put_facts(tag, facts);
+        for (tag, state) in self.users {
+            if let Some(state) = state {
+                self.tables.put_user_state(tag, state);
             }
         }
-        for (tag, memo) in self.memos {
-            if let Some(memo) = memo {
-                self.tables.put_memo(tag, memo);
+        for (tag, history) in self.histories {
+            if let Some(history) = history {
+                self.tables.put_history(tag, history);
             }
         }
-        if let Some(line) = self.everyone {
-            self.tables.raise_everyone(line);
+        if let Some(cutoff) = self.global_cutoff {
+            self.tables.advance_global_cutoff(cutoff);
         }
-        for what in self.forgotten {
-            self.tables.remove_forgotten(&what, self.now);
+        for what in self.expired {
+            self.tables.remove_expired(&what, self.now);
         }
     }
 }
 
 /// Rows whose state on disk is unknown after a failed commit.
 #[derive(Default)]
-struct Doubts {
+struct UncertainRows {
     sessions: HashSet<SessionKey>,
     users: HashSet<UserTag>,
-    memos: HashSet<UserTag>,
-    everyone: bool,
+    histories: HashSet<UserTag>,
+    global_cutoff: bool,
 }
 
-/// The one thread that writes.
-pub(super) struct Writer {
-    shared: Arc<Shared>,
+/// State of the writer thread.
+pub(super) struct FileWriter {
+    shared: Arc<EmbeddedState>,
     jobs: Receiver<Job>,
     opener: Opener,
     path: PathBuf,
-    /// `None` after an error, until the file opens again.
+    /// `None` after an error, until the file is reopened.
     database: Option<Database>,
-    doubts: Doubts,
-    last_try: Instant,
+    uncertain: UncertainRows,
+    last_reopen: Instant,
     touches_due: Option<Instant>,
 }
 
-impl Writer {
+impl FileWriter {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<EmbeddedState>,
         jobs: Receiver<Job>,
         opener: Opener,
         path: PathBuf,
         database: Database,
-    ) -> Writer {
-        Writer {
+    ) -> FileWriter {
+        FileWriter {
             shared,
             jobs,
             opener,
             path,
             database: Some(database),
-            doubts: Doubts::default(),
-            last_try: Instant::now(),
+            uncertain: UncertainRows::default(),
+            last_reopen: Instant::now(),
             touches_due: None,
         }
     }
 
     pub(super) fn run(mut self) {
         while let Some(batch) = self.next_batch() {
-            if self.serve(batch) {
+            if self.process_batch(batch) {
                 return;
             }
         }
-        // All handles are gone: keep the last touches.
+        // All handles are gone. Write the last touches.
         self.touches_due = Some(Instant::now());
-        self.serve(Vec::new());
+        self.process_batch(Vec::new());
     }
 
-    /// All that waits, or nothing when touches are due; `None` when nobody can ask any more.
+    /// Returns all waiting jobs, or none when touches are due. Returns `None` when all senders are
+    /// gone.
     fn next_batch(&mut self) -> Option<Vec<Job>> {
         let first = match self.touches_due {
             None => Some(self.jobs.recv().ok()?),
@@ -223,15 +224,15 @@ impl Writer {
                 }
             }
         };
-        let more = self.jobs.try_iter().take(BATCH - 1);
+        let more = self.jobs.try_iter().take(MAX_BATCH - 1);
         Some(first.into_iter().chain(more).collect())
     }
 
-    /// Writes one batch and answers it. Whether that was the last.
-    fn serve(&mut self, batch: Vec<Job>) -> bool {
+    /// Writes one batch and completes its jobs. Returns whether the store was closed.
+    fn process_batch(&mut self, batch: Vec<Job>) -> bool {
         let shared = Arc::clone(&self.shared);
-        let mut staged = Staged::over(&shared.tables);
-        let answers: Vec<Answer> = batch.into_iter().map(|job| job(&mut staged)).collect();
+        let mut staged = StagedBatch::new(&shared.tables);
+        let completions: Vec<Completion> = batch.into_iter().map(|job| job(&mut staged)).collect();
         let outcome = self.write(&staged);
         let close = staged.close;
         if outcome.is_ok() {
@@ -240,30 +241,30 @@ impl Writer {
         if close {
             self.database = None;
         }
-        for answer in answers {
-            answer(outcome.clone());
+        for completion in completions {
+            completion(outcome.clone());
         }
         close
     }
 
-    fn write(&mut self, staged: &Staged<'_>) -> Result<(), Unavailable> {
+    fn write(&mut self, staged: &StagedBatch<'_>) -> Result<(), Unavailable> {
         self.reopen()?;
         let touches = self.due_touches(staged);
         if staged.is_empty() && touches.is_empty() {
             return Ok(());
         }
         let Some(database) = &self.database else {
-            return Err(ended());
+            return Err(closed());
         };
-        transact(database, staged, &touches).map_err(|error| {
-            tracing::error!(file = %self.path.display(), %error, "sessions are not written");
-            self.doubt(staged, touches);
+        write_batch(database, staged, &touches).map_err(|error| {
+            tracing::error!(event = "store.write-failed", path = %self.path.display(), %error, "cannot write sessions");
+            self.mark_uncertain(staged, touches);
             Unavailable(format!("{} cannot be written: {error}", self.path.display()))
         })
     }
 
-    /// The touches to write with this batch: all when something is written anyway or when they are due.
-    fn due_touches(&mut self, staged: &Staged<'_>) -> HashMap<SessionKey, UnixMillis> {
+    /// Returns the touches for this batch: all, if another write happens or they are due.
+    fn due_touches(&mut self, staged: &StagedBatch<'_>) -> HashMap<SessionKey, UnixMillis> {
         let mut waiting = self.shared.touches();
         if waiting.is_empty() {
             self.touches_due = None;
@@ -278,12 +279,12 @@ impl Writer {
         std::mem::take(&mut *waiting)
     }
 
-    /// After a failed commit: nobody knows what of it is on disk, and the handle is spoilt.
-    fn doubt(&mut self, staged: &Staged<'_>, touches: HashMap<SessionKey, UnixMillis>) {
-        self.doubts.sessions.extend(staged.sessions.keys());
-        self.doubts.users.extend(staged.users.keys());
-        self.doubts.memos.extend(staged.memos.keys());
-        self.doubts.everyone |= staged.everyone.is_some();
+    /// Handles a failed commit: its state on disk is unknown, and the database handle is unusable.
+    fn mark_uncertain(&mut self, staged: &StagedBatch<'_>, touches: HashMap<SessionKey, UnixMillis>) {
+        self.uncertain.sessions.extend(staged.sessions.keys());
+        self.uncertain.users.extend(staged.users.keys());
+        self.uncertain.histories.extend(staged.histories.keys());
+        self.uncertain.global_cutoff |= staged.global_cutoff.is_some();
         let mut waiting = self.shared.touches();
         for (key, at) in touches {
             let newest = waiting.entry(key).or_insert(at);
@@ -291,48 +292,49 @@ impl Writer {
         }
         drop(waiting);
         self.database = None;
-        self.last_try = Instant::now();
-        self.touches_due = Some(self.last_try + REOPEN_PAUSE);
+        self.last_reopen = Instant::now();
+        self.touches_due = Some(self.last_reopen + REOPEN_DELAY);
     }
 
-    /// Opens the file again after an error, at most once a pause, and settles the rows in doubt.
+    /// Reopens the file after an error, at most once per [`REOPEN_DELAY`], and reconciles uncertain
+    /// rows.
     fn reopen(&mut self) -> Result<(), Unavailable> {
         if self.database.is_some() {
             return Ok(());
         }
-        if self.last_try.elapsed() < REOPEN_PAUSE {
+        if self.last_reopen.elapsed() < REOPEN_DELAY {
             return Err(Unavailable(format!("{} failed a moment ago", self.path.display())));
         }
-        self.last_try = Instant::now();
-        self.touches_due = Some(self.last_try + REOPEN_PAUSE);
-        let settled = (self.opener)()
+        self.last_reopen = Instant::now();
+        self.touches_due = Some(self.last_reopen + REOPEN_DELAY);
+        let reopened = (self.opener)()
             .map_err(redb::Error::from)
-            .and_then(|database| self.settle(&database).map(|()| database));
-        self.database = Some(settled.map_err(|error| {
-            tracing::error!(file = %self.path.display(), %error, "the session file does not open");
-            Unavailable(format!("{} does not open: {error}", self.path.display()))
+            .and_then(|database| self.reconcile(&database).map(|()| database));
+        self.database = Some(reopened.map_err(|error| {
+            tracing::error!(event = "store.open-failed", path = %self.path.display(), %error, "cannot open the session file");
+            Unavailable(format!("{} cannot be opened: {error}", self.path.display()))
         })?);
-        self.doubts = Doubts::default();
-        tracing::info!(file = %self.path.display(), "sessions are written again");
+        self.uncertain = UncertainRows::default();
+        tracing::info!(event = "store.write-recovered", path = %self.path.display(), "the session file is writable again");
         Ok(())
     }
 
-    /// Writes the rows in doubt as memory has them.
-    fn settle(&self, database: &Database) -> Result<(), redb::Error> {
+    /// Rewrites the uncertain rows from memory.
+    fn reconcile(&self, database: &Database) -> Result<(), redb::Error> {
         let tables = &self.shared.tables;
-        let mut staged = Staged::over(tables);
-        for key in &self.doubts.sessions {
+        let mut staged = StagedBatch::new(tables);
+        for key in &self.uncertain.sessions {
             staged.sessions.insert(*key, tables.entry(key));
         }
-        for tag in &self.doubts.users {
-            staged.users.insert(*tag, Some(tables.facts(*tag)));
+        for tag in &self.uncertain.users {
+            staged.users.insert(*tag, Some(tables.user_state(*tag)));
         }
-        for tag in &self.doubts.memos {
-            staged.memos.insert(*tag, tables.memo(*tag));
+        for tag in &self.uncertain.histories {
+            staged.histories.insert(*tag, tables.user_history(*tag));
         }
-        staged.everyone = self.doubts.everyone.then(|| tables.everyone());
-        let keys = self.doubts.sessions.iter();
+        staged.global_cutoff = self.uncertain.global_cutoff.then(|| tables.global_cutoff());
+        let keys = self.uncertain.sessions.iter();
         let touches = keys.map(|key| (*key, tables.touched(key))).collect();
-        transact(database, &staged, &touches)
+        write_batch(database, &staged, &touches)
     }
 }

@@ -1,15 +1,15 @@
-//! A circuit breaker: a server that does not answer is left alone for a moment.
+//! A circuit breaker per node. It rejects commands at once while the node does not respond.
 //!
 //! ```text
-//! closed   everybody asks                 → open after FAILURES failures in a row
-//! open     nobody asks, errors come at once → probing when the pause is over
-//! probing  one of all asks                → closed if it was answered, else open for twice as long
+//! closed   all commands pass                → open after FAILURE_THRESHOLD failures in a row
+//! open     all commands fail at once        → probing after the open period
+//! probing  one command passes               → closed after a reply, else open for twice as long
 //! ```
 //!
-//! One for each server and process, shared by all workers. Without it each request would wait for its
-//! deadline while Redis hangs, and all of them would fall on it in the moment it is back.
+//! All workers of the process share it. Without it every request would wait for its deadline while
+//! Redis hangs, and all requests would hit Redis at the moment of its recovery.
 //!
-//! Only silence counts: a server that answers, whatever it answers, is there.
+//! Only timeouts and failed connections count as failures. An error reply is a response.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,106 +17,107 @@ use std::time::{Duration, Instant};
 
 use crate::secret::random_bytes;
 
-/// In a row, until the server is left alone.
-const FAILURES: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(250);
-/// From a server's return to the first answer it is less than 2 s, also when the last probe began just
-/// before it, ran into the void, and took all of the time that a connection may take.
-const LONGEST_PAUSE: Duration = Duration::from_millis(600);
+/// Failures in a row that open the breaker.
+const FAILURE_THRESHOLD: u32 = 5;
+const MIN_OPEN_TIME: Duration = Duration::from_millis(250);
+/// Maximum open period. With it, the first reply comes within 2 s of a recovery, even if the last
+/// probe started just before it and used its whole connect timeout.
+const MAX_OPEN_TIME: Duration = Duration::from_millis(600);
 
 #[derive(Debug, Default)]
-pub(super) struct Breaker {
-    /// What is asked at every command, without a lock.
+pub(super) struct CircuitBreaker {
+    /// Checked at every command, without a lock.
     is_open: AtomicBool,
     failures: AtomicU32,
-    /// How often it opened: connections from before are not trusted.
-    era: AtomicU64,
-    pause: Mutex<Pause>,
+    /// Number of openings. Connections from before the last one are not reused.
+    open_count: AtomicU64,
+    period: Mutex<OpenPeriod>,
 }
 
 #[derive(Debug, Default)]
-struct Pause {
+struct OpenPeriod {
     length: Duration,
     until: Option<Instant>,
-    is_probed: bool,
+    is_probing: bool,
     cause: String,
 }
 
-/// The right to ask. Whoever has it says how it went; dropping it says nothing, and another may probe.
+/// Permission to send a command. The holder reports the result. Dropping it reports nothing and
+/// allows another probe.
 #[derive(Debug)]
-pub(super) struct Entry<'a> {
-    breaker: &'a Breaker,
+pub(super) struct BreakerPermit<'a> {
+    breaker: &'a CircuitBreaker,
     is_probe: bool,
-    is_told: bool,
+    is_reported: bool,
 }
 
-/// The server is left alone.
+/// Error: the breaker is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Open {
-    /// What was wrong when it opened.
+pub(super) struct CircuitOpen {
+    /// The error that opened it.
     pub(super) cause: String,
 }
 
-impl Breaker {
-    pub(super) fn enter(&self, now: Instant) -> Result<Entry<'_>, Open> {
+impl CircuitBreaker {
+    pub(super) fn admit(&self, now: Instant) -> Result<BreakerPermit<'_>, CircuitOpen> {
         if !self.is_open.load(Ordering::Acquire) {
-            return Ok(Entry { breaker: self, is_probe: false, is_told: false });
+            return Ok(BreakerPermit { breaker: self, is_probe: false, is_reported: false });
         }
-        let mut pause = self.pause();
-        let is_over = pause.until.is_none_or(|until| until <= now);
-        if !is_over || pause.is_probed {
-            return Err(Open { cause: pause.cause.clone() });
+        let mut period = self.period();
+        let is_over = period.until.is_none_or(|until| until <= now);
+        if !is_over || period.is_probing {
+            return Err(CircuitOpen { cause: period.cause.clone() });
         }
-        pause.is_probed = true;
-        Ok(Entry { breaker: self, is_probe: true, is_told: false })
+        period.is_probing = true;
+        Ok(BreakerPermit { breaker: self, is_probe: true, is_reported: false })
     }
 
     pub(super) fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Acquire)
     }
 
-    pub(super) fn era(&self) -> u64 {
-        self.era.load(Ordering::Acquire)
+    pub(super) fn open_count(&self) -> u64 {
+        self.open_count.load(Ordering::Acquire)
     }
 
-    /// So many asked, and the server could not be reached; said by who dialled for them.
-    pub(super) fn unreached(&self, askers: u32, cause: impl FnOnce() -> String, now: Instant) {
-        let before = self.failures.fetch_add(askers, Ordering::AcqRel);
-        if before.saturating_add(askers) >= FAILURES && !self.is_open() {
+    /// Records that a connection attempt failed for `waiters` commands.
+    pub(super) fn record_connect_failures(&self, waiters: u32, cause: impl FnOnce() -> String, now: Instant) {
+        let before = self.failures.fetch_add(waiters, Ordering::AcqRel);
+        if before.saturating_add(waiters) >= FAILURE_THRESHOLD && !self.is_open() {
             self.open(cause(), now);
         }
     }
 
     fn open(&self, cause: String, now: Instant) {
-        let mut pause = self.pause();
-        // Others fail with the one that opened it.
-        if pause.until.is_some_and(|until| until > now) && !pause.is_probed {
+        let mut period = self.period();
+        // Late failures of the same outage do not extend it.
+        if period.until.is_some_and(|until| until > now) && !period.is_probing {
             return;
         }
-        pause.length = if pause.is_probed { LONGEST_PAUSE.min(pause.length * 2) } else { PAUSE };
-        pause.until = Some(now + jittered(pause.length));
-        pause.is_probed = false;
-        pause.cause = cause;
-        self.era.fetch_add(1, Ordering::AcqRel);
+        period.length = if period.is_probing { MAX_OPEN_TIME.min(period.length * 2) } else { MIN_OPEN_TIME };
+        period.until = Some(now + jittered(period.length));
+        period.is_probing = false;
+        period.cause = cause;
+        self.open_count.fetch_add(1, Ordering::AcqRel);
         self.is_open.store(true, Ordering::Release);
     }
 
     fn close(&self) {
-        let mut pause = self.pause();
-        *pause = Pause::default();
+        let mut period = self.period();
+        *period = OpenPeriod::default();
         self.failures.store(0, Ordering::Release);
         self.is_open.store(false, Ordering::Release);
     }
 
-    fn pause(&self) -> MutexGuard<'_, Pause> {
-        self.pause.lock().unwrap_or_else(PoisonError::into_inner)
+    fn period(&self) -> MutexGuard<'_, OpenPeriod> {
+        self.period.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Entry<'_> {
-    /// The server answered.
-    pub(super) fn answered(mut self) {
-        self.is_told = true;
+impl BreakerPermit<'_> {
+    /// Reports a reply.
+    pub(super) fn succeeded(mut self) {
+        self.is_reported = true;
         if self.is_probe {
             self.breaker.close();
         } else if self.breaker.failures.load(Ordering::Relaxed) > 0 {
@@ -124,34 +125,35 @@ impl Entry<'_> {
         }
     }
 
-    /// The server could not be reached, which who dialled has counted; a probe's end is for us to say.
-    pub(super) fn unreached(mut self, cause: impl FnOnce() -> String, now: Instant) {
-        self.is_told = true;
+    /// Reports a failed connection attempt. The attempt itself was counted by
+    /// [`CircuitBreaker::record_connect_failures`], so this only ends a probe.
+    pub(super) fn connect_failed(mut self, cause: impl FnOnce() -> String, now: Instant) {
+        self.is_reported = true;
         if self.is_probe {
             self.breaker.open(cause(), now);
         }
     }
 
-    /// The server did not answer.
-    pub(super) fn silent(mut self, cause: impl FnOnce() -> String, now: Instant) {
-        self.is_told = true;
+    /// Reports a timeout.
+    pub(super) fn timed_out(mut self, cause: impl FnOnce() -> String, now: Instant) {
+        self.is_reported = true;
         let failures = self.breaker.failures.fetch_add(1, Ordering::AcqRel).saturating_add(1);
-        if self.is_probe || (failures >= FAILURES && !self.breaker.is_open()) {
+        if self.is_probe || (failures >= FAILURE_THRESHOLD && !self.breaker.is_open()) {
             self.breaker.open(cause(), now);
         }
     }
 }
 
-impl Drop for Entry<'_> {
+impl Drop for BreakerPermit<'_> {
     fn drop(&mut self) {
-        if self.is_probe && !self.is_told {
-            // Its request went away: the next one probes.
-            self.breaker.pause().is_probed = false;
+        if self.is_probe && !self.is_reported {
+            // The request was cancelled, so the next one probes.
+            self.breaker.period().is_probing = false;
         }
     }
 }
 
-/// Between three and five quarters: gateways that saw the same end do not all come back at once.
+/// Returns 75 % to 125 % of `length`, so that gateways do not return at the same moment.
 fn jittered(length: Duration) -> Duration {
     let [random] = random_bytes::<1>();
     length.mul_f64(0.75 + f64::from(random) / 510.0)
@@ -160,81 +162,81 @@ fn jittered(length: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::redis::dial::CONNECT_TIMEOUT;
+    use crate::store::redis::connector::CONNECT_TIMEOUT;
 
-    fn fail(breaker: &Breaker, now: Instant) {
-        breaker.enter(now).expect("may ask").silent(|| "silent".to_owned(), now);
+    fn fail(breaker: &CircuitBreaker, now: Instant) {
+        breaker.admit(now).expect("closed or probing").timed_out(|| "silent".to_owned(), now);
     }
 
-    fn opened(now: Instant) -> Breaker {
-        let breaker = Breaker::default();
-        (0..FAILURES).for_each(|_| fail(&breaker, now));
+    fn opened(now: Instant) -> CircuitBreaker {
+        let breaker = CircuitBreaker::default();
+        (0..FAILURE_THRESHOLD).for_each(|_| fail(&breaker, now));
         breaker
     }
 
     #[test]
-    fn it_opens_after_failures_in_a_row_and_not_before() {
-        let (breaker, now) = (Breaker::default(), Instant::now());
+    fn the_breaker_opens_after_five_failures_in_a_row() {
+        let (breaker, now) = (CircuitBreaker::default(), Instant::now());
         for _ in 0..3 {
-            (1..FAILURES).for_each(|_| fail(&breaker, now));
-            breaker.enter(now).expect("closed").answered();
+            (1..FAILURE_THRESHOLD).for_each(|_| fail(&breaker, now));
+            breaker.admit(now).expect("closed").succeeded();
         }
         let breaker = opened(now);
-        assert_eq!(breaker.enter(now).expect_err("open").cause, "silent");
+        assert_eq!(breaker.admit(now).expect_err("open").cause, "silent");
         assert!(breaker.is_open());
     }
 
     #[test]
-    fn when_the_pause_is_over_one_asks_for_all() {
+    fn after_the_open_period_one_command_probes() {
         let now = Instant::now();
         let breaker = opened(now);
-        let later = now + LONGEST_PAUSE * 2;
-        let probe = breaker.enter(later).expect("the probe");
+        let later = now + MAX_OPEN_TIME * 2;
+        let probe = breaker.admit(later).expect("the probe");
         for _ in 0..100 {
-            assert!(breaker.enter(later).is_err(), "a second probe");
+            assert!(breaker.admit(later).is_err(), "a second probe");
         }
-        probe.answered();
-        breaker.enter(later).expect("closed").answered();
+        probe.succeeded();
+        breaker.admit(later).expect("closed").succeeded();
         assert!(!breaker.is_open());
     }
 
     #[test]
-    fn a_probe_that_went_away_leaves_its_place_to_the_next() {
+    fn a_cancelled_probe_allows_the_next_one() {
         let now = Instant::now();
         let breaker = opened(now);
-        let later = now + LONGEST_PAUSE * 2;
-        drop(breaker.enter(later).expect("the probe"));
-        breaker.enter(later).expect("the next probe").answered();
+        let later = now + MAX_OPEN_TIME * 2;
+        drop(breaker.admit(later).expect("the probe"));
+        breaker.admit(later).expect("the next probe").succeeded();
     }
 
     #[test]
-    fn the_pause_grows_but_never_beyond_the_bound() {
+    fn the_open_period_grows_up_to_its_limit() {
         let mut now = Instant::now();
         let breaker = opened(now);
-        assert!(breaker.enter(now + PAUSE.mul_f64(0.74)).is_err());
+        assert!(breaker.admit(now + MIN_OPEN_TIME.mul_f64(0.74)).is_err());
         for _ in 0..10 {
-            now += LONGEST_PAUSE.mul_f64(1.26);
+            now += MAX_OPEN_TIME.mul_f64(1.26);
             fail(&breaker, now);
-            assert!(breaker.enter(now + PAUSE.mul_f64(0.74)).is_err());
+            assert!(breaker.admit(now + MIN_OPEN_TIME.mul_f64(0.74)).is_err());
         }
-        assert!(breaker.enter(now + LONGEST_PAUSE.mul_f64(0.74)).is_err());
+        assert!(breaker.admit(now + MAX_OPEN_TIME.mul_f64(0.74)).is_err());
     }
 
     #[test]
-    fn a_server_that_is_back_is_asked_within_two_seconds_whatever_the_last_probe_ran_into() {
-        let longest = (0..1_000).map(|_| jittered(LONGEST_PAUSE)).max().unwrap_or_default();
+    fn a_recovered_server_is_probed_within_two_seconds() {
+        let longest = (0..1_000).map(|_| jittered(MAX_OPEN_TIME)).max().unwrap_or_default();
         let worst = CONNECT_TIMEOUT + longest;
-        assert!(worst < Duration::from_millis(1_800), "{worst:?} and an answer's way");
+        assert!(worst < Duration::from_millis(1_800), "{worst:?} plus a round trip");
     }
 
     #[test]
-    fn a_late_failure_of_an_older_ask_does_not_prolong_the_pause() {
+    fn a_late_failure_does_not_extend_the_open_period() {
         let now = Instant::now();
-        let breaker = Breaker::default();
-        let slow = breaker.enter(now).expect("closed");
-        (0..FAILURES).for_each(|_| fail(&breaker, now));
-        let era = breaker.era();
-        slow.silent(|| "late".to_owned(), now + PAUSE * 100);
-        assert_eq!(breaker.era(), era);
+        let breaker = CircuitBreaker::default();
+        let slow = breaker.admit(now).expect("closed");
+        (0..FAILURE_THRESHOLD).for_each(|_| fail(&breaker, now));
+        let open_count = breaker.open_count();
+        slow.timed_out(|| "late".to_owned(), now + MIN_OPEN_TIME * 100);
+        assert_eq!(breaker.open_count(), open_count);
     }
 }

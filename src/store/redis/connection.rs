@@ -1,7 +1,7 @@
-//! From a target to a connection on which commands can be sent: name, TCP or a socket file, TLS.
+//! Connections to a node: name resolution, TCP or Unix socket, TLS.
 //!
-//! The client library could dial too, but then nothing would stand between the network and its memory; see
-//! [`super::bounded`].
+//! The client library could connect by itself, but then no [`super::bounded_stream`] would protect
+//! the process from oversized replies.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,33 +21,33 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::bounded::Bounded;
+use super::bounded_stream::BoundedStream;
 use crate::config::HostPort;
 
-/// How long the kernel keeps a connection whose peer acknowledges nothing.
+/// Time after which the kernel drops a connection whose peer acknowledges nothing.
 #[cfg(target_os = "linux")]
-const USER_TIMEOUT: Duration = Duration::from_secs(2);
-const KEEPALIVE: Duration = Duration::from_secs(30);
-/// Addresses of one name that are tried.
-const MOST_ADDRESSES: usize = 16;
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(2);
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+/// Maximum addresses of one name to try.
+const MAX_ADDRESSES: usize = 16;
 
-/// A server, and who we are to it. Nothing is connected by making one.
+/// A server and the credentials for it.
 #[derive(Clone)]
-pub(super) struct Target {
-    pub(super) place: Place,
+pub(super) struct ConnectTarget {
+    pub(super) address: NodeAddress,
     pub(super) redis: RedisConnectionInfo,
 }
 
-/// Where a server is.
+/// The address of a server.
 #[derive(Clone)]
-pub(super) enum Place {
+pub(super) enum NodeAddress {
     Tcp(HostPort),
-    /// Its certificate has to name the host.
+    /// The certificate must name the host.
     Tls(HostPort, TlsConnector),
     Unix(PathBuf),
 }
 
-/// A connection; its clones share it, and the last one ends it.
+/// A connection. Clones share it; dropping the last one closes it.
 #[derive(Clone)]
 pub(in crate::store) struct Connection {
     commands: MultiplexedConnection,
@@ -55,42 +55,42 @@ pub(in crate::store) struct Connection {
 }
 
 impl Connection {
-    /// Connects and introduces us. Has no deadline.
+    /// Connects and authenticates. Has no deadline.
     pub(super) async fn open(
-        target: &Target,
+        target: &ConnectTarget,
         config: AsyncConnectionConfig,
     ) -> RedisResult<Connection> {
-        match &target.place {
-            Place::Tcp(at) => Connection::over(tcp(at).await?, target, config).await,
-            Place::Tls(at, connector) => {
+        match &target.address {
+            NodeAddress::Tcp(at) => Connection::from_stream(connect_tcp(at).await?, target, config).await,
+            NodeAddress::Tls(at, connector) => {
                 let name = ServerName::try_from(at.host.clone())
                     .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-                let stream = connector.connect(name, tcp(at).await?).await?;
-                Connection::over(stream, target, config).await
+                let stream = connector.connect(name, connect_tcp(at).await?).await?;
+                Connection::from_stream(stream, target, config).await
             }
-            Place::Unix(path) => {
-                Connection::over(UnixStream::connect(path).await?, target, config).await
+            NodeAddress::Unix(path) => {
+                Connection::from_stream(UnixStream::connect(path).await?, target, config).await
             }
         }
     }
 
-    async fn over<S>(
+    async fn from_stream<S>(
         stream: S,
-        target: &Target,
+        target: &ConnectTarget,
         config: AsyncConnectionConfig,
     ) -> RedisResult<Connection>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let stream = Bounded::new(stream);
+        let stream = BoundedStream::new(stream);
         let opened = MultiplexedConnection::new_with_config(&target.redis, stream, config).await?;
         let (commands, driver) = opened;
         let driver = AbortOnDropHandle::new(tokio::spawn(driver));
         Ok(Connection { commands, _driver: Arc::new(driver) })
     }
 
-    /// Sends so many commands as one, and answers with an answer to each.
-    pub(super) async fn together(
+    /// Sends `count` commands as one and returns a reply for each.
+    pub(super) async fn send_pipeline(
         &mut self,
         pipeline: &Pipeline,
         count: usize,
@@ -118,16 +118,16 @@ impl ConnectionLike for Connection {
     }
 }
 
-/// To all addresses of the name at once; the first that answers has it.
-async fn tcp(at: &HostPort) -> io::Result<TcpStream> {
-    let mut dialing = JoinSet::new();
+/// Connects to all addresses of the name at once. The first connection wins.
+async fn connect_tcp(at: &HostPort) -> io::Result<TcpStream> {
+    let mut attempts = JoinSet::new();
     let addresses = tokio::net::lookup_host((at.host.as_str(), at.port)).await?;
-    for address in addresses.take(MOST_ADDRESSES) {
-        dialing.spawn(tcp_to(address));
+    for address in addresses.take(MAX_ADDRESSES) {
+        attempts.spawn(connect_tcp_address(address));
     }
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    while let Some(dialed) = dialing.join_next().await {
-        match dialed.map_err(io::Error::other).flatten() {
+    while let Some(connected) = attempts.join_next().await {
+        match connected.map_err(io::Error::other).flatten() {
             Ok(stream) => return Ok(stream),
             Err(error) => failure = error,
         }
@@ -135,12 +135,12 @@ async fn tcp(at: &HostPort) -> io::Result<TcpStream> {
     Err(failure)
 }
 
-async fn tcp_to(address: SocketAddr) -> io::Result<TcpStream> {
+async fn connect_tcp_address(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE))?;
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
     Ok(stream)
 }

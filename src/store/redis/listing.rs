@@ -1,76 +1,77 @@
-//! Which sessions there are: of one user by his index, of all by a walk over all indexes, and one by a walk
-//! over the names of all records.
+//! Listings: sessions of one user by index, of all users by a scan of the indexes, and a search by
+//! a scan of the record keys.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use ::redis::cmd;
 
-use super::link::{Ask, Place};
-use super::names::{ALL_INDEXES, ALL_RECORDS, Names, id_of, recorded};
-use super::server::Server;
-use super::{Redis, decimal};
+use super::executor::{CommandRef, CommandTarget};
+use super::keys::{ALL_INDEXES, ALL_RECORDS, UserKeys, parse_id, parse_record_key};
+use super::node::RedisNode;
+use super::{RedisSessions, parse_decimal};
 use crate::clock::UnixMillis;
 use crate::session::{SessionId, SessionKey, UserTag};
-use crate::store::memory::newest_first;
-use crate::store::{LISTED_MOST, Listed, Slot, Unavailable};
+use crate::store::memory::sort_newest_first;
+use crate::store::{MAX_LISTED, SessionListing, Slot, Unavailable};
 
-/// Keys that one SCAN step looks at.
+/// Keys per SCAN step.
 const SCAN_COUNT: usize = 1_000;
 
-/// Records of one listing that are asked for at once: a record may have 20 KiB, and an answer has a bound.
-const LISTED_AT_ONCE: usize = 100;
+/// Records per command. A record may have 20 KiB, and replies are limited.
+const LIST_BATCH: usize = 100;
 
-impl Redis {
-    /// The index first and the line after it: a session that a revocation in between ends is not shown.
-    pub(in crate::store) async fn sessions_of(
+impl RedisSessions {
+    /// Reads the index first and the cutoff after it, so a session revoked in between is not
+    /// listed.
+    pub(in crate::store) async fn list_user(
         &self,
         tag: &UserTag,
-    ) -> Result<Vec<Listed>, Unavailable> {
+    ) -> Result<Vec<SessionListing>, Unavailable> {
         let mut command = cmd("HGETALL");
-        command.arg(Names::of(tag).index());
+        command.arg(UserKeys::new(tag).index());
         let index: Vec<(Vec<u8>, Vec<u8>)> =
-            self.ask(self.user(tag), Ask::Command(&command)).await?;
-        let line = self.not_before(tag).await?;
+            self.query(self.user_target(tag), CommandRef::Command(&command)).await?;
+        let cutoff = self.user_cutoff(tag).await?;
         let mut dated: Vec<_> = index
             .iter()
-            .filter_map(|(field, value)| indexed(field, value))
-            .filter(|(id, created)| !line.ends(*id, *created))
+            .filter_map(|(field, value)| parse_index_entry(field, value))
+            .filter(|(id, created)| !cutoff.revokes(*id, *created))
             .collect();
         dated.sort_by_key(|(id, created)| (std::cmp::Reverse(*created), *id));
-        dated.truncate(LISTED_MOST);
-        self.listed(tag, dated).await
+        dated.truncate(MAX_LISTED);
+        self.load_listings(tag, dated).await
     }
 
-    /// Walks the users' indexes of all primaries.
-    pub(in crate::store) async fn all(&self, limit: usize) -> Result<Vec<Listed>, Unavailable> {
-        // Where they are is not known before something was asked.
+    /// Scans the indexes of all primaries.
+    pub(in crate::store) async fn list_all(&self, limit: usize) -> Result<Vec<SessionListing>, Unavailable> {
+        // The primaries are unknown before the first command.
         self.ping().await?;
-        let (mut out, mut seen) = (Vec::new(), HashSet::new());
-        for server in &self.shared.topology.map().primaries {
-            self.all_of(server, limit, &mut seen, &mut out).await?;
+        let (mut out, mut listed) = (Vec::new(), HashSet::new());
+        for node in &self.shared.topology.map().primaries {
+            self.list_node(node, limit, &mut listed, &mut out).await?;
         }
         Ok(out)
     }
 
-    /// With SCAN, which unlike KEYS lets others have their turn.
-    async fn all_of(
+    /// Uses SCAN because KEYS blocks Redis.
+    async fn list_node(
         &self,
-        server: &Arc<Server>,
+        node: &Arc<RedisNode>,
         limit: usize,
-        seen: &mut HashSet<UserTag>,
-        out: &mut Vec<Listed>,
+        listed: &mut HashSet<UserTag>,
+        out: &mut Vec<SessionListing>,
     ) -> Result<(), Unavailable> {
         let mut cursor: u64 = 0;
         loop {
-            let (next, names) = self.scan(server, ALL_INDEXES, cursor).await?;
-            for tag in names.iter().filter_map(|name| Names::tag_of_index(name)) {
+            let (next, names) = self.scan(node, ALL_INDEXES, cursor).await?;
+            for tag in names.iter().filter_map(|name| UserKeys::parse_index_key(name)) {
                 if out.len() >= limit {
                     return Ok(());
                 }
-                if seen.insert(tag) {
+                if listed.insert(tag) {
                     let room = limit - out.len();
-                    out.extend(self.sessions_of(&tag).await?.into_iter().take(room));
+                    out.extend(self.list_user(&tag).await?.into_iter().take(room));
                 }
             }
             if next == 0 {
@@ -80,14 +81,14 @@ impl Redis {
         }
     }
 
-    /// A session by its id. Nothing is read but names: a thousand in a round trip, and kept no longer.
-    pub(in crate::store) async fn find(
+    /// Finds a session by ID. Reads only keys, a thousand per round trip, without keeping them.
+    pub(in crate::store) async fn find_session(
         &self,
         is_it: impl Fn(&SessionId) -> bool + Send + Sync,
     ) -> Result<Option<SessionKey>, Unavailable> {
         self.ping().await?;
-        for server in &self.shared.topology.map().primaries {
-            let found = self.find_at(server, &is_it).await?;
+        for node in &self.shared.topology.map().primaries {
+            let found = self.find_on_node(node, &is_it).await?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -95,15 +96,15 @@ impl Redis {
         Ok(None)
     }
 
-    async fn find_at(
+    async fn find_on_node(
         &self,
-        server: &Arc<Server>,
+        node: &Arc<RedisNode>,
         is_it: &(impl Fn(&SessionId) -> bool + Send + Sync),
     ) -> Result<Option<SessionKey>, Unavailable> {
         let mut cursor = 0;
         loop {
-            let (next, names) = self.scan(server, ALL_RECORDS, cursor).await?;
-            let mut keys = names.iter().filter_map(|name| recorded(name));
+            let (next, names) = self.scan(node, ALL_RECORDS, cursor).await?;
+            let mut keys = names.iter().filter_map(|name| parse_record_key(name));
             match keys.find(|key| is_it(&key.id)) {
                 None if next == 0 => return Ok(None),
                 None => cursor = next,
@@ -114,58 +115,58 @@ impl Redis {
 
     async fn scan(
         &self,
-        server: &Arc<Server>,
+        node: &Arc<RedisNode>,
         pattern: &str,
         cursor: u64,
     ) -> Result<(u64, Vec<Vec<u8>>), Unavailable> {
         let mut command = cmd("SCAN");
         command.arg(cursor).arg("MATCH").arg(pattern);
         command.arg("COUNT").arg(SCAN_COUNT);
-        self.ask(Place::At(server), Ask::Command(&command)).await
+        self.query(CommandTarget::Node(node), CommandRef::Command(&command)).await
     }
 
-    /// The records and touches of `dated`, newest first.
-    async fn listed(
+    /// Loads the records and touches, newest first.
+    async fn load_listings(
         &self,
         tag: &UserTag,
         dated: Vec<(SessionId, UnixMillis)>,
-    ) -> Result<Vec<Listed>, Unavailable> {
+    ) -> Result<Vec<SessionListing>, Unavailable> {
         let mut out = Vec::with_capacity(dated.len());
-        for some in dated.chunks(LISTED_AT_ONCE) {
-            self.list(tag, some, &mut out).await?;
+        for batch in dated.chunks(LIST_BATCH) {
+            self.load_batch(tag, batch, &mut out).await?;
         }
-        newest_first(&mut out);
+        sort_newest_first(&mut out);
         Ok(out.into_iter().map(|(_, listed)| listed).collect())
     }
 
-    /// In one round trip.
-    async fn list(
+    /// Loads one batch in one round trip.
+    async fn load_batch(
         &self,
         tag: &UserTag,
         dated: &[(SessionId, UnixMillis)],
-        out: &mut Vec<(UnixMillis, Listed)>,
+        out: &mut Vec<(UnixMillis, SessionListing)>,
     ) -> Result<(), Unavailable> {
-        let names = Names::of(tag);
+        let names = UserKeys::new(tag);
         let mut command = cmd("MGET");
         for (id, _) in dated {
             command.arg(names.record(*id)).arg(names.touch(*id));
         }
-        let values: Vec<Option<Vec<u8>>> = self.ask(self.user(tag), Ask::Command(&command)).await?;
+        let values: Vec<Option<Vec<u8>>> = self.query(self.user_target(tag), CommandRef::Command(&command)).await?;
         for ((id, created), pair) in dated.iter().zip(values.chunks_exact(2)) {
             let [record, touch] = pair else { continue };
-            let slot = self.slot(record.clone())?;
-            let touched = self.millis(touch.clone())?;
+            let slot = self.parse_slot(record.clone())?;
+            let touched = self.parse_millis(touch.clone())?;
             if let Slot::Live { revision, sealed } = slot {
                 let key = SessionKey { tag: *tag, id: *id };
-                out.push((*created, Listed { key, revision, sealed, touched }));
+                out.push((*created, SessionListing { key, revision, sealed, touched }));
             }
         }
         Ok(())
     }
 }
 
-/// A session in the index; `None` for the two fields that are no sessions.
-fn indexed(field: &[u8], value: &[u8]) -> Option<(SessionId, UnixMillis)> {
+/// Parses a session in the index. Returns `None` for the two fields that are not sessions.
+fn parse_index_entry(field: &[u8], value: &[u8]) -> Option<(SessionId, UnixMillis)> {
     let created = value.split(|byte| *byte == b' ').next()?;
-    Some((id_of(field)?, decimal(created)?))
+    Some((parse_id(field)?, parse_decimal(created)?))
 }

@@ -1,59 +1,60 @@
 //! Sessions in Redis or Valkey, shared by several gateways.
 //!
-//! | key | holds |
+//! | key | value |
 //! | --- | --- |
-//! | `dw:s:{TAG}:ID` | the packed slot: a sealed record or a tombstone |
-//! | `dw:t:{TAG}:ID` | the last touch, in decimal |
-//! | `dw:nb:{TAG}` | the user's line: `at`, or `at id` with the excepted session |
-//! | `dw:u:{TAG}` | hash: id to `created forget_at`; `max` the greatest `created`; `kept` the entries left by the last sweep |
-//! | `dw:m:{TAG}` | the user's memo, sealed |
-//! | `dw:everyone` | the line of all users |
-//! | `dw:ahead:{dw:everyone}` | the latest `created` that was ahead of Redis' own clock |
+//! | `dw:s:{TAG}:ID` | packed slot: a sealed record or a tombstone |
+//! | `dw:t:{TAG}:ID` | last touch, decimal |
+//! | `dw:nb:{TAG}` | user's cutoff: `at`, or `at id` with the excepted session |
+//! | `dw:u:{TAG}` | hash: ID to `created retain_until`; `max`: the greatest `created`; `kept`: entries left by the last sweep |
+//! | `dw:m:{TAG}` | user's sealed history |
+//! | `dw:everyone` | global cutoff |
+//! | `dw:ahead:{dw:everyone}` | greatest `created` that was ahead of Redis' own clock |
 //!
 //! Invariants:
-//! - all keys of one user share the hash tag `{TAG}`, hence a cluster slot: every change of a user is one
-//!   script
-//! - the hot path is one MGET; a script runs only when something changes
-//! - expiry is set by Redis' clock an hour after `forget_at`, and only ever moves later
-//! - an error never shows the password
+//! - all keys of a user share the hash tag `{TAG}` and so a cluster slot: every change of a user is
+//!   one script
+//! - the hot path is one MGET; scripts run only for changes
+//! - keys expire by Redis' clock an hour after `retain_until`; an expiry only moves later
+//! - errors never contain the password
 //!
-//! Redis 6 or later, or Valkey. A user of an ACL needs the keys `~dw:*` and the commands `+mget +get +set
+//! Requires Redis 6 or Valkey. An ACL user needs the keys `~dw:*` and the commands `+mget +get +set
 //! +del +getrange +pexpire +pttl +hget +hset +hdel +hlen +hgetall +scan +time +ping +eval +evalsha
-//! +info +role +client|tracking +wait +asking +cluster|nodes`; one of a sentinel the command `sentinel|master`.
+//! +info +role +client|tracking +wait +asking +cluster|nodes`. A sentinel user needs
+//! `sentinel|master`.
 //!
-//! | part | what |
+//! | part | content |
 //! | --- | --- |
-//! | [`link`] | one question: where it goes, how often, how long |
-//! | [`topology`] | which servers there are, from [`sentinel`]s or a [`cluster`]'s nodes |
-//! | [`lanes`] | a worker's connections to one, also those on which writes wait for replicas |
-//! | [`server`] | one of them, with the server's [`breaker`] |
-//! | [`connection`] | a connection, whose answers are [`bounded`] |
-//! | [`nodes`] | the primaries, for who follows changes |
+//! | [`executor`] | one command: destination, attempts, deadline |
+//! | [`topology`] | the primaries, from [`sentinel`]s or a [`cluster`] |
+//! | [`pool`] | a worker's connections to one node |
+//! | [`node`] | a node with its circuit [`breaker`] |
+//! | [`connection`] | a connection with limited replies ([`bounded_stream`]) |
+//! | [`primaries`] | the primaries, for invalidation |
 //!
-//! A command is repeated once when the connection broke, since each can be run twice without harm. A
-//! command without an answer in time is not: Redis is slow then, and more work would not help it.
+//! A command is retried once after a broken connection, because every command is idempotent. After
+//! a timeout it is not: Redis is slow then, and a retry would add load.
 
-mod bounded;
+mod bounded_stream;
 mod breaker;
 mod cluster;
 pub(super) mod connection;
-mod dial;
-mod inspect;
-mod lanes;
-mod link;
+mod connector;
+mod diagnostics;
+mod pool;
+mod executor;
 mod listing;
-mod measure;
-pub(super) mod names;
-pub(super) mod nodes;
+mod reply_limit;
+pub(super) mod keys;
+pub(super) mod primaries;
 mod scripts;
 mod sentinel;
-mod server;
+mod node;
 mod settings;
 mod slots;
-mod tend;
+mod refresh;
 mod tls;
 mod topology;
-mod trouble;
+mod errors;
 
 use std::fmt;
 use std::sync::Arc;
@@ -62,138 +63,138 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ::redis::cmd;
 use bytes::Bytes;
 
-use self::dial::Dialer;
-pub use self::inspect::Advice;
-use self::inspect::Advised;
-use self::link::{Ask, Own, Place, Refused};
-use self::names::{AHEAD, EVERYONE, Names, hex, id_of};
-use self::scripts::{Call, Scripts};
-use self::server::Wait;
+use self::connector::Connector;
+pub use self::diagnostics::Advice;
+use self::diagnostics::AdviceFlags;
+use self::executor::{CommandRef, WorkerConnections, CommandTarget, CommandError};
+use self::keys::{LATEST_FUTURE_CREATED, GLOBAL_CUTOFF, UserKeys, encode_id, parse_id};
+use self::scripts::{ScriptCall, Scripts};
+use self::node::ReplicaWait;
 pub use self::settings::RedisSettings;
-use self::slots::Slot as HashSlot;
+use self::slots::HashSlot;
 use self::topology::Topology;
 
 use super::entry::{
-    FORGET_SLACK, LINE_KEPT, MEMO_LIMIT, MOST_PER_USER, collision, live_prefix, pack_ended,
-    pack_live, too_many, unpack,
+    RETENTION_SLACK, CUTOFF_RETENTION, MAX_HISTORY_BYTES, MAX_SESSIONS_PER_USER, id_collision, live_prefix, pack_ended,
+    pack_live, too_many_sessions, unpack,
 };
-use super::{Commit, Durability, Loaded, OpenError, Slot, Unavailable};
+use super::{CommitOutcome, Durability, Loaded, OpenError, Slot, Unavailable};
 use crate::clock::UnixMillis;
 use crate::config::RedisUrl;
-use crate::session::{EndReason, NotBefore, SessionId, SessionKey, UserTag};
+use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
 
-/// A handle with connections of its own, shared by its clones.
+/// A handle with its own connections. Clones share them.
 #[derive(Clone)]
-pub(super) struct Redis {
-    shared: Arc<Shared>,
-    own: Arc<Own>,
+pub(super) struct RedisSessions {
+    shared: Arc<RedisState>,
+    connections: Arc<WorkerConnections>,
 }
 
-impl fmt::Debug for Redis {
+impl fmt::Debug for RedisSessions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Redis({})", self.shared.name)
     }
 }
 
-/// What all workers share.
-struct Shared {
-    /// The store as a whole, for errors.
+/// State shared by all workers.
+struct RedisState {
+    /// Name of the store, for errors.
     name: String,
-    dialer: Arc<Dialer>,
+    connector: Arc<Connector>,
     topology: Topology,
     scripts: Scripts,
-    wait: Option<Wait>,
-    counters: Counters,
-    advised: Advised,
+    wait: Option<ReplicaWait>,
+    counters: CommandCounters,
+    advice: AdviceFlags,
 }
 
 #[derive(Default)]
-struct Counters {
+struct CommandCounters {
     round_trips: AtomicU64,
-    shed: AtomicU64,
+    rejected: AtomicU64,
 }
 
-impl Redis {
-    pub(super) fn new(settings: &RedisSettings) -> Result<Redis, OpenError> {
+impl RedisSessions {
+    pub(super) fn new(settings: &RedisSettings) -> Result<RedisSessions, OpenError> {
         let url = RedisUrl::parse(&settings.url).map_err(OpenError::Redis)?;
-        let dialer = Arc::new(Dialer::new(&url, settings)?);
-        let wait = Wait { replicas: settings.wait_replicas, timeout: settings.wait_timeout };
-        let shared = Shared {
-            name: dial::name(&url.servers),
-            topology: Topology::new(url.servers, &dialer),
-            dialer,
+        let connector = Arc::new(Connector::new(&url, settings)?);
+        let wait = ReplicaWait { replicas: settings.wait_replicas, timeout: settings.wait_timeout };
+        let shared = RedisState {
+            name: connector::display_name(&url.servers),
+            topology: Topology::new(url.servers, &connector),
+            connector,
             scripts: Scripts::new(),
             wait: (wait.replicas > 0).then_some(wait),
-            counters: Counters::default(),
-            advised: Advised::default(),
+            counters: CommandCounters::default(),
+            advice: AdviceFlags::default(),
         };
-        Ok(Redis { shared: Arc::new(shared), own: Arc::default() })
+        Ok(RedisSessions { shared: Arc::new(shared), connections: Arc::default() })
     }
 
-    pub(super) fn for_worker(&self) -> Redis {
-        Redis { shared: Arc::clone(&self.shared), own: Arc::default() }
+    pub(super) fn for_worker(&self) -> RedisSessions {
+        RedisSessions { shared: Arc::clone(&self.shared), connections: Arc::default() }
     }
 
     pub(super) fn round_trips(&self) -> u64 {
         self.shared.counters.round_trips.load(Ordering::Relaxed)
     }
 
-    /// Questions that were refused because too many waited.
-    pub(super) fn shed(&self) -> u64 {
-        self.shared.counters.shed.load(Ordering::Relaxed)
+    /// Returns the commands rejected because too many were in flight.
+    pub(super) fn rejected(&self) -> u64 {
+        self.shared.counters.rejected.load(Ordering::Relaxed)
     }
 
-    /// Whether there is something for an operator to change.
-    pub(super) fn advises(&self, advice: Advice) -> bool {
-        self.shared.advised.has(advice)
+    /// Reports whether an advice is active.
+    pub(super) fn has_advice(&self, advice: Advice) -> bool {
+        self.shared.advice.contains(advice)
     }
 
-    /// Primaries that are not asked for a moment.
-    pub(super) fn left_alone(&self) -> usize {
+    /// Returns the number of primaries with an open circuit.
+    pub(super) fn open_circuits(&self) -> usize {
         self.shared.topology.map().primaries.iter().filter(|one| one.breaker.is_open()).count()
     }
 
     pub(super) async fn load(&self, key: &SessionKey) -> Result<Loaded, Unavailable> {
-        let names = Names::of(&key.tag);
-        let wanted = [names.record(key.id), names.touch(key.id), names.line()];
+        let keys = UserKeys::new(&key.tag);
+        let wanted = [keys.record(key.id), keys.touch(key.id), keys.cutoff()];
         let mut command = cmd("MGET");
         command.arg(&wanted);
-        let place = self.user(&key.tag);
-        let read = match self.ask_settled(place, Ask::Command(&command)).await {
-            Err(Refused::Unsettled) => self.one_by_one(place, wanted).await?,
+        let target = self.user_target(&key.tag);
+        let read = match self.query_unless_migrating(target, CommandRef::Command(&command)).await {
+            Err(CommandError::SlotMigrating) => self.load_one_by_one(target, wanted).await?,
             read => read?,
         };
-        let [record, touched, line]: [Option<Vec<u8>>; 3] = read;
+        let [record, touched, cutoff]: [Option<Vec<u8>>; 3] = read;
         Ok(Loaded {
-            slot: self.slot(record)?,
-            touched: self.millis(touched)?,
-            not_before: self.line(line)?,
+            slot: self.parse_slot(record)?,
+            touched: self.parse_millis(touched)?,
+            user_cutoff: self.parse_cutoff(cutoff)?,
         })
     }
 
-    /// While a slot moves, keys are here and there, and Redis answers for one at a time. The line is read
-    /// last: a revocation in between is seen.
-    async fn one_by_one(
+    /// Loads a session with one command per key, for a migrating slot. The cutoff is read last, so
+    /// a revocation in between is seen.
+    async fn load_one_by_one(
         &self,
-        place: Place<'_>,
+        target: CommandTarget<'_>,
         wanted: [String; 3],
     ) -> Result<[Option<Vec<u8>>; 3], Unavailable> {
         let mut read = [None, None, None];
         for (value, name) in read.iter_mut().zip(wanted) {
             let mut command = cmd("GET");
             command.arg(name);
-            *value = self.ask(place, Ask::Command(&command)).await?;
+            *value = self.query(target, CommandRef::Command(&command)).await?;
         }
         Ok(read)
     }
 
-    /// Where a user's keys are.
-    fn user(&self, tag: &UserTag) -> Place<'static> {
-        Place::Slot(HashSlot::of_user(tag))
+    /// Returns the slot of a user's keys.
+    fn user_target(&self, tag: &UserTag) -> CommandTarget<'static> {
+        CommandTarget::Slot(HashSlot::for_user(tag))
     }
 
-    fn everyone(&self) -> Place<'static> {
-        Place::Slot(HashSlot::of_everyone())
+    fn global_target(&self) -> CommandTarget<'static> {
+        CommandTarget::Slot(HashSlot::global())
     }
 
     pub(super) async fn create(
@@ -201,43 +202,43 @@ impl Redis {
         key: &SessionKey,
         sealed: &[u8],
         created: UnixMillis,
-        forget_at: UnixMillis,
+        retain_until: UnixMillis,
     ) -> Result<Durability, Unavailable> {
-        let names = Names::of(&key.tag);
+        let keys = UserKeys::new(&key.tag);
         let mut call = self.shared.scripts.create.call();
-        call.key(names.record(key.id))
-            .key(names.touch(key.id))
-            .key(names.index())
+        call.key(keys.record(key.id))
+            .key(keys.touch(key.id))
+            .key(keys.index())
             .arg(pack_live(1, sealed))
-            .arg(expiry(forget_at))
-            .arg(hex(key.id))
-            .arg(exact(created))
-            .arg(exact(forget_at))
-            .arg(MOST_PER_USER)
-            .arg(exact(created.minus(FORGET_SLACK)));
-        match self.write(self.user(&key.tag), Ask::Script(&call)).await? {
+            .arg(expiry(retain_until))
+            .arg(encode_id(key.id))
+            .arg(to_lua_number(created))
+            .arg(to_lua_number(retain_until))
+            .arg(MAX_SESSIONS_PER_USER)
+            .arg(to_lua_number(created.minus(RETENTION_SLACK)));
+        match self.write_replicated(self.user_target(&key.tag), CommandRef::Script(&call)).await? {
             (1, durability) => Ok(durability),
-            (2, durability) => self.begun_ahead(created).await.map(|()| durability),
-            (0, _) => Err(collision()),
-            (-1, _) => Err(too_many()),
-            (other, _) => Err(self.strange(&format!("create answered {other}"))),
+            (2, durability) => self.record_future_created(created).await.map(|()| durability),
+            (0, _) => Err(id_collision()),
+            (-1, _) => Err(too_many_sessions()),
+            (other, _) => Err(self.unexpected_reply(&format!("create returned {other}"))),
         }
     }
 
-    /// Notes a session of a gateway whose clock is ahead before its login is acknowledged, so that an end
-    /// of all sessions reaches it.
-    async fn begun_ahead(&self, created: UnixMillis) -> Result<(), Unavailable> {
-        let mut call = self.shared.scripts.raise.call();
-        let kept = u64::try_from(LINE_KEPT.as_millis()).unwrap_or(u64::MAX);
-        call.key(AHEAD.to_owned()).arg(exact(created)).arg(kept);
-        self.write::<String>(self.everyone(), Ask::Script(&call)).await.map(|_| ())
+    /// Records a session with a `created` ahead of Redis' clock before its login is acknowledged,
+    /// so that [`RedisSessions::revoke_all_users`] covers it.
+    async fn record_future_created(&self, created: UnixMillis) -> Result<(), Unavailable> {
+        let mut call = self.shared.scripts.advance_time.call();
+        let kept = u64::try_from(CUTOFF_RETENTION.as_millis()).unwrap_or(u64::MAX);
+        call.key(LATEST_FUTURE_CREATED.to_owned()).arg(to_lua_number(created)).arg(kept);
+        self.write_replicated::<String>(self.global_target(), CommandRef::Script(&call)).await.map(|_| ())
     }
 
-    /// Moves the line of all users to where it was, and no further.
-    pub(super) async fn restore_everyone(&self, line: UnixMillis) -> Result<(), Unavailable> {
-        let mut call = self.shared.scripts.raise.call();
-        call.key(EVERYONE.to_owned()).arg(exact(line));
-        self.ask::<String>(self.everyone(), Ask::Script(&call)).await.map(|_| ())
+    /// Advances the global cutoff to at least `cutoff`.
+    pub(super) async fn restore_global_cutoff(&self, cutoff: UnixMillis) -> Result<(), Unavailable> {
+        let mut call = self.shared.scripts.advance_time.call();
+        call.key(GLOBAL_CUTOFF.to_owned()).arg(to_lua_number(cutoff));
+        self.query::<String>(self.global_target(), CommandRef::Script(&call)).await.map(|_| ())
     }
 
     pub(super) async fn commit(
@@ -245,21 +246,21 @@ impl Redis {
         key: &SessionKey,
         expected: u64,
         sealed: &[u8],
-        forget_at: UnixMillis,
-    ) -> Result<Commit, Unavailable> {
-        let names = Names::of(&key.tag);
+        retain_until: UnixMillis,
+    ) -> Result<CommitOutcome, Unavailable> {
+        let keys = UserKeys::new(&key.tag);
         let mut call = self.shared.scripts.commit.call();
-        call.key(names.record(key.id))
-            .key(names.index())
+        call.key(keys.record(key.id))
+            .key(keys.index())
             .arg(live_prefix(expected).as_slice())
             .arg(pack_live(expected.saturating_add(1), sealed))
-            .arg(expiry(forget_at))
-            .arg(hex(key.id))
-            .arg(exact(forget_at));
-        match self.ask(self.user(&key.tag), Ask::Script(&call)).await? {
-            1 => Ok(Commit::Swapped),
-            0 => Ok(Commit::Lost),
-            other => Err(self.strange(&format!("commit answered {other}"))),
+            .arg(expiry(retain_until))
+            .arg(encode_id(key.id))
+            .arg(to_lua_number(retain_until));
+        match self.query(self.user_target(&key.tag), CommandRef::Script(&call)).await? {
+            1 => Ok(CommitOutcome::Swapped),
+            0 => Ok(CommitOutcome::Conflict),
+            other => Err(self.unexpected_reply(&format!("commit returned {other}"))),
         }
     }
 
@@ -267,15 +268,15 @@ impl Redis {
         &self,
         key: &SessionKey,
         at: UnixMillis,
-        forget_at: UnixMillis,
+        retain_until: UnixMillis,
     ) -> Result<(), Unavailable> {
-        let names = Names::of(&key.tag);
+        let keys = UserKeys::new(&key.tag);
         let mut call = self.shared.scripts.touch.call();
-        call.key(names.record(key.id))
-            .key(names.touch(key.id))
-            .arg(exact(at))
-            .arg(expiry(forget_at));
-        self.ask::<i64>(self.user(&key.tag), Ask::Script(&call)).await.map(|_| ())
+        call.key(keys.record(key.id))
+            .key(keys.touch(key.id))
+            .arg(to_lua_number(at))
+            .arg(expiry(retain_until));
+        self.query::<i64>(self.user_target(&key.tag), CommandRef::Script(&call)).await.map(|_| ())
     }
 
     pub(super) async fn end(
@@ -283,24 +284,24 @@ impl Redis {
         key: &SessionKey,
         reason: EndReason,
         at: UnixMillis,
-        forget_at: UnixMillis,
+        retain_until: UnixMillis,
     ) -> Result<Durability, Unavailable> {
-        let call = self.tombstone(key, reason, at, forget_at);
-        let written = self.write::<i64>(self.user(&key.tag), Ask::Script(&call)).await;
+        let call = self.tombstone(key, reason, at, retain_until);
+        let written = self.write_replicated::<i64>(self.user_target(&key.tag), CommandRef::Script(&call)).await;
         written.map(|(_, durability)| durability)
     }
 
-    /// Ends a session that was ended before and whose tombstone may be lost. Nobody asks how durable that
-    /// is: thousands would wait for replicas that a failover has just taken away.
+    /// Writes a lost tombstone again. It does not wait for replicas: after a failover, thousands of
+    /// restores would wait for missing ones.
     pub(super) async fn restore_end(
         &self,
         key: &SessionKey,
         reason: EndReason,
         at: UnixMillis,
-        forget_at: UnixMillis,
+        retain_until: UnixMillis,
     ) -> Result<(), Unavailable> {
-        let call = self.tombstone(key, reason, at, forget_at);
-        self.ask::<i64>(self.user(&key.tag), Ask::Script(&call)).await.map(|_| ())
+        let call = self.tombstone(key, reason, at, retain_until);
+        self.query::<i64>(self.user_target(&key.tag), CommandRef::Script(&call)).await.map(|_| ())
     }
 
     fn tombstone(
@@ -308,16 +309,16 @@ impl Redis {
         key: &SessionKey,
         reason: EndReason,
         at: UnixMillis,
-        forget_at: UnixMillis,
-    ) -> Call<'_> {
-        let names = Names::of(&key.tag);
+        retain_until: UnixMillis,
+    ) -> ScriptCall<'_> {
+        let keys = UserKeys::new(&key.tag);
         let mut call = self.shared.scripts.end.call();
-        call.key(names.record(key.id))
-            .key(names.touch(key.id))
-            .key(names.index())
+        call.key(keys.record(key.id))
+            .key(keys.touch(key.id))
+            .key(keys.index())
             .arg(pack_ended(reason, at))
-            .arg(expiry(forget_at))
-            .arg(hex(key.id));
+            .arg(expiry(retain_until))
+            .arg(encode_id(key.id));
         call
     }
 
@@ -326,137 +327,137 @@ impl Redis {
         tag: &UserTag,
         now: UnixMillis,
         except: Option<SessionId>,
-    ) -> Result<(NotBefore, Durability), Unavailable> {
-        let names = Names::of(tag);
+    ) -> Result<(RevocationCutoff, Durability), Unavailable> {
+        let keys = UserKeys::new(tag);
         let mut call = self.shared.scripts.revoke_user.call();
-        call.key(names.line())
-            .key(names.index())
-            .arg(exact(now))
-            .arg(except.map(hex).unwrap_or_default())
-            .arg(u64::try_from(LINE_KEPT.as_millis()).unwrap_or(u64::MAX));
-        let (line, durability) = self.write(self.user(tag), Ask::Script(&call)).await?;
-        Ok((self.line(Some(line))?, durability))
+        call.key(keys.cutoff())
+            .key(keys.index())
+            .arg(to_lua_number(now))
+            .arg(except.map(encode_id).unwrap_or_default())
+            .arg(u64::try_from(CUTOFF_RETENTION.as_millis()).unwrap_or(u64::MAX));
+        let (cutoff, durability) = self.write_replicated(self.user_target(tag), CommandRef::Script(&call)).await?;
+        Ok((self.parse_cutoff(Some(cutoff))?, durability))
     }
 
-    /// Draws a line that was drawn before and may be lost. It ends what it ended then and nothing since.
-    pub(super) async fn restore_line(
+    /// Restores a user's cutoff. It revokes the same sessions as before and no newer ones.
+    pub(super) async fn restore_user_cutoff(
         &self,
         tag: &UserTag,
-        line: NotBefore,
+        cutoff: RevocationCutoff,
     ) -> Result<(), Unavailable> {
-        let mut call = self.shared.scripts.restore_line.call();
-        call.key(Names::of(tag).line())
-            .arg(exact(line.at))
-            .arg(line.except.map(hex).unwrap_or_default())
-            .arg(u64::try_from(LINE_KEPT.as_millis()).unwrap_or(u64::MAX));
-        self.ask::<i64>(self.user(tag), Ask::Script(&call)).await.map(|_| ())
+        let mut call = self.shared.scripts.restore_cutoff.call();
+        call.key(UserKeys::new(tag).cutoff())
+            .arg(to_lua_number(cutoff.at))
+            .arg(cutoff.except.map(encode_id).unwrap_or_default())
+            .arg(u64::try_from(CUTOFF_RETENTION.as_millis()).unwrap_or(u64::MAX));
+        self.query::<i64>(self.user_target(tag), CommandRef::Script(&call)).await.map(|_| ())
     }
 
-    pub(super) async fn not_before(&self, tag: &UserTag) -> Result<NotBefore, Unavailable> {
+    pub(super) async fn user_cutoff(&self, tag: &UserTag) -> Result<RevocationCutoff, Unavailable> {
         let mut command = cmd("GET");
-        command.arg(Names::of(tag).line());
-        let line = self.ask(self.user(tag), Ask::Command(&command)).await?;
-        self.line(line)
+        command.arg(UserKeys::new(tag).cutoff());
+        let cutoff = self.query(self.user_target(tag), CommandRef::Command(&command)).await?;
+        self.parse_cutoff(cutoff)
     }
 
-    pub(super) async fn memo(&self, tag: &UserTag) -> Result<Option<Bytes>, Unavailable> {
+    pub(super) async fn user_history(&self, tag: &UserTag) -> Result<Option<Bytes>, Unavailable> {
         let mut command = cmd("GETRANGE");
-        command.arg(Names::of(tag).memo()).arg(0).arg(MEMO_LIMIT);
-        let read: Vec<u8> = self.ask(self.user(tag), Ask::Command(&command)).await?;
+        command.arg(UserKeys::new(tag).history()).arg(0).arg(MAX_HISTORY_BYTES);
+        let read: Vec<u8> = self.query(self.user_target(tag), CommandRef::Command(&command)).await?;
         Ok((!read.is_empty()).then(|| Bytes::from(read)))
     }
 
-    pub(super) async fn swap_memo(
+    pub(super) async fn swap_user_history(
         &self,
         tag: &UserTag,
         expected: &[u8],
         sealed: &[u8],
-        forget_at: UnixMillis,
-    ) -> Result<Commit, Unavailable> {
-        let mut call = self.shared.scripts.swap_memo.call();
-        call.key(Names::of(tag).memo())
+        retain_until: UnixMillis,
+    ) -> Result<CommitOutcome, Unavailable> {
+        let mut call = self.shared.scripts.swap_history.call();
+        call.key(UserKeys::new(tag).history())
             .arg(expected)
             .arg(sealed)
-            .arg(expiry(forget_at))
-            .arg(MEMO_LIMIT);
-        match self.ask(self.user(tag), Ask::Script(&call)).await? {
-            1 => Ok(Commit::Swapped),
-            0 => Ok(Commit::Lost),
-            other => Err(self.strange(&format!("a memo's swap answered {other}"))),
+            .arg(expiry(retain_until))
+            .arg(MAX_HISTORY_BYTES);
+        match self.query(self.user_target(tag), CommandRef::Script(&call)).await? {
+            1 => Ok(CommitOutcome::Swapped),
+            0 => Ok(CommitOutcome::Conflict),
+            other => Err(self.unexpected_reply(&format!("the swap of a user history returned {other}"))),
         }
     }
 
-    pub(super) async fn revoke_everyone(
+    pub(super) async fn revoke_all_users(
         &self,
         now: UnixMillis,
     ) -> Result<(UnixMillis, Durability), Unavailable> {
-        let mut call = self.shared.scripts.revoke_everyone.call();
-        call.key(EVERYONE.to_owned()).key(AHEAD.to_owned()).arg(exact(now));
-        let (line, durability) = self.write(self.everyone(), Ask::Script(&call)).await?;
-        Ok((self.millis(Some(line))?, durability))
+        let mut call = self.shared.scripts.revoke_all_users.call();
+        call.key(GLOBAL_CUTOFF.to_owned()).key(LATEST_FUTURE_CREATED.to_owned()).arg(to_lua_number(now));
+        let (cutoff, durability) = self.write_replicated(self.global_target(), CommandRef::Script(&call)).await?;
+        Ok((self.parse_millis(Some(cutoff))?, durability))
     }
 
-    pub(super) async fn everyone_line(&self) -> Result<UnixMillis, Unavailable> {
+    pub(super) async fn global_cutoff(&self) -> Result<UnixMillis, Unavailable> {
         let mut command = cmd("GET");
-        command.arg(EVERYONE);
-        let line = self.ask(self.everyone(), Ask::Command(&command)).await?;
-        self.millis(line)
+        command.arg(GLOBAL_CUTOFF);
+        let cutoff = self.query(self.global_target(), CommandRef::Command(&command)).await?;
+        self.parse_millis(cutoff)
     }
 
     pub(super) async fn ping(&self) -> Result<(), Unavailable> {
-        self.ask::<String>(self.everyone(), Ask::Command(&cmd("PING"))).await.map(|_| ())
+        self.query::<String>(self.global_target(), CommandRef::Command(&cmd("PING"))).await.map(|_| ())
     }
 
-    fn slot(&self, value: Option<Vec<u8>>) -> Result<Slot, Unavailable> {
+    fn parse_slot(&self, value: Option<Vec<u8>>) -> Result<Slot, Unavailable> {
         match value {
             None => Ok(Slot::Absent),
             Some(value) => unpack(Bytes::from(value))
-                .ok_or_else(|| self.strange("a session's key holds what doorward did not write")),
+                .ok_or_else(|| self.unexpected_reply("a session key has a value that doorward did not write")),
         }
     }
 
-    fn millis(&self, value: Option<Vec<u8>>) -> Result<UnixMillis, Unavailable> {
+    fn parse_millis(&self, value: Option<Vec<u8>>) -> Result<UnixMillis, Unavailable> {
         match value {
             None => Ok(UnixMillis(0)),
-            Some(value) => decimal(&value)
-                .ok_or_else(|| self.strange("a time is not a number of milliseconds")),
+            Some(value) => parse_decimal(&value)
+                .ok_or_else(|| self.unexpected_reply("a time is not a number of milliseconds")),
         }
     }
 
-    fn line(&self, value: Option<Vec<u8>>) -> Result<NotBefore, Unavailable> {
+    fn parse_cutoff(&self, value: Option<Vec<u8>>) -> Result<RevocationCutoff, Unavailable> {
         match value {
-            None => Ok(NotBefore::default()),
-            Some(value) => not_before(&value)
-                .ok_or_else(|| self.strange("a user's line is not what doorward writes")),
+            None => Ok(RevocationCutoff::default()),
+            Some(value) => parse_cutoff_text(&value)
+                .ok_or_else(|| self.unexpected_reply("a user's cutoff has a value that doorward did not write")),
         }
     }
 
-    fn strange(&self, what: &str) -> Unavailable {
-        Unavailable(format!("Redis at {} answers strangely: {what}", self.shared.name))
+    fn unexpected_reply(&self, detail: &str) -> Unavailable {
+        Unavailable(format!("Redis at {} sent an unexpected reply: {detail}", self.shared.name))
     }
 }
 
-fn not_before(value: &[u8]) -> Option<NotBefore> {
+fn parse_cutoff_text(value: &[u8]) -> Option<RevocationCutoff> {
     let mut parts = value.splitn(2, |byte| *byte == b' ');
-    let at = decimal(parts.next()?)?;
+    let at = parse_decimal(parts.next()?)?;
     let except = match parts.next() {
         None => None,
-        Some(id) => Some(id_of(id)?),
+        Some(id) => Some(parse_id(id)?),
     };
-    Some(NotBefore { at, except })
+    Some(RevocationCutoff { at, except })
 }
 
-fn decimal(text: &[u8]) -> Option<UnixMillis> {
+fn parse_decimal(text: &[u8]) -> Option<UnixMillis> {
     std::str::from_utf8(text).ok()?.parse().ok().map(UnixMillis)
 }
 
-/// The greatest time that a script's floating-point numbers keep exact: the year 287396.
-fn exact(at: UnixMillis) -> u64 {
+/// Limits a time to the range in which Lua numbers are exact, until the year 287396.
+fn to_lua_number(at: UnixMillis) -> u64 {
     at.0.min((1 << 53) - 1)
 }
 
-fn expiry(forget_at: UnixMillis) -> u64 {
-    exact(forget_at.plus(FORGET_SLACK))
+fn expiry(retain_until: UnixMillis) -> u64 {
+    to_lua_number(retain_until.plus(RETENTION_SLACK))
 }
 
 #[cfg(test)]
@@ -476,28 +477,28 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_url_or_half_a_client_certificate_is_refused_at_start() {
+    fn an_invalid_url_or_client_certificate_is_rejected_at_startup() {
         for url in ["", "http://localhost", "redis//localhost", "rediss://"] {
-            assert!(Redis::new(&settings(url)).is_err(), "{url}");
+            assert!(RedisSessions::new(&settings(url)).is_err(), "{url}");
         }
         let half = RedisSettings {
             client_cert: Some(PathBuf::from("cert.pem")),
             ..settings("rediss://localhost:6380")
         };
-        assert!(matches!(Redis::new(&half), Err(OpenError::Redis(_))));
+        assert!(matches!(RedisSessions::new(&half), Err(OpenError::Redis(_))));
     }
 
     #[test]
-    fn no_debug_text_and_no_error_shows_the_password() {
+    fn debug_output_and_errors_never_show_the_password() {
         let inside = settings("redis://someone:hunter2@localhost:1");
-        let refused = Redis::new(&inside).expect_err("a password in an address");
+        let refused = RedisSessions::new(&inside).expect_err("a password in an address");
         let settings = settings("redis://localhost:1");
-        let redis = Redis::new(&settings).expect("a good URL");
+        let redis = RedisSessions::new(&settings).expect("a good URL");
         let quoted = "ERR unknown command, with args beginning with: `AUTH` `hunter2`".to_owned();
         let shown = [
             format!("{settings:?}"),
             format!("{redis:?}"),
-            redis.shared.dialer.without_secrets(quoted),
+            redis.shared.connector.redact(quoted),
         ];
         for text in shown.into_iter().chain([refused.to_string()]) {
             assert!(!text.contains("hunter2"), "{text}");
@@ -505,15 +506,15 @@ mod tests {
     }
 
     #[test]
-    fn foreign_text_is_no_line() {
+    fn foreign_text_is_rejected_as_a_cutoff() {
         let id = SessionId([7; 16]);
-        let line = format!("12 {}", hex(id));
+        let cutoff = format!("12 {}", encode_id(id));
         assert_eq!(
-            not_before(line.as_bytes()),
-            Some(NotBefore { at: UnixMillis(12), except: Some(id) })
+            parse_cutoff_text(cutoff.as_bytes()),
+            Some(RevocationCutoff { at: UnixMillis(12), except: Some(id) })
         );
         for foreign in ["", "x", "-1", "1 ", "1 zz", "1  ", "18446744073709551616"] {
-            assert_eq!(not_before(foreign.as_bytes()), None, "{foreign}");
+            assert_eq!(parse_cutoff_text(foreign.as_bytes()), None, "{foreign}");
         }
     }
 }

@@ -1,40 +1,40 @@
-//! What changes more than one key, or only under a condition: one atomic script each.
+//! Changes of several keys or with a condition: one atomic script each.
 //!
-//! Numbers in Lua are floating-point: times are compared as numbers and written back as the text that
-//! came, or by `%.0f`, since `tostring` would round them.
+//! Lua numbers are floating-point. Times are compared as numbers and written back as the received
+//! text or with `%.0f`, because `tostring` would round them.
 //!
-//! A full Redis (`maxmemory` without eviction) refuses a script's first write where that may need memory, and
-//! none that comes after one. What ends something begins with a `DEL` therefore: who wants to be logged out
-//! must not wait until somebody has made room. What begins or renews something is refused.
+//! A full Redis (`maxmemory` without eviction) rejects the first write of a script if it may need
+//! memory, but no later write. Scripts that end something therefore begin with a `DEL`, so logouts
+//! work on a full Redis. Scripts that create or rotate are rejected.
 
 use ::redis::{Cmd, ToRedisArgs, cmd};
 
-/// The scripts. Redis keeps them by their hash and is sent the text when it does not know one.
+/// All scripts. Redis caches them by hash, and receives the text if the hash is unknown.
 pub(super) struct Scripts {
     pub(super) create: Script,
     pub(super) commit: Script,
     pub(super) touch: Script,
     pub(super) end: Script,
     pub(super) revoke_user: Script,
-    pub(super) restore_line: Script,
-    pub(super) revoke_everyone: Script,
-    pub(super) raise: Script,
-    pub(super) swap_memo: Script,
+    pub(super) restore_cutoff: Script,
+    pub(super) revoke_all_users: Script,
+    pub(super) advance_time: Script,
+    pub(super) swap_history: Script,
 }
 
 impl Scripts {
     pub(super) fn new() -> Scripts {
-        let script = |body: &str| Script::new(format!("{LATER}\n{body}"));
+        let script = |body: &str| Script::new(format!("{EXPIRE_LATER}\n{body}"));
         Scripts {
             create: script(CREATE),
             commit: script(COMMIT),
             touch: script(TOUCH),
             end: script(END),
             revoke_user: Script::new(REVOKE_USER.to_owned()),
-            restore_line: Script::new(RESTORE_LINE.to_owned()),
-            revoke_everyone: Script::new(REVOKE_EVERYONE.to_owned()),
-            raise: Script::new(RAISE.to_owned()),
-            swap_memo: script(SWAP_MEMO),
+            restore_cutoff: Script::new(RESTORE_CUTOFF.to_owned()),
+            revoke_all_users: Script::new(REVOKE_ALL_USERS.to_owned()),
+            advance_time: Script::new(ADVANCE_TIME.to_owned()),
+            swap_history: script(SWAP_HISTORY),
         }
     }
 }
@@ -50,49 +50,49 @@ impl Script {
         Script { text, hash }
     }
 
-    pub(super) fn call(&self) -> Call<'_> {
-        Call { script: self, keys: 0, words: Vec::new() }
+    pub(super) fn call(&self) -> ScriptCall<'_> {
+        ScriptCall { script: self, keys: 0, arguments: Vec::new() }
     }
 }
 
-/// A script with its keys and arguments: keys first.
-pub(super) struct Call<'a> {
+/// A script with its keys and arguments. Keys come first.
+pub(super) struct ScriptCall<'a> {
     script: &'a Script,
     keys: usize,
-    words: Vec<Vec<u8>>,
+    arguments: Vec<Vec<u8>>,
 }
 
-impl Call<'_> {
+impl ScriptCall<'_> {
     pub(super) fn key(&mut self, key: String) -> &mut Self {
         self.keys += 1;
-        self.words.push(key.into_bytes());
+        self.arguments.push(key.into_bytes());
         self
     }
 
     pub(super) fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Self {
-        self.words.extend(argument.to_redis_args());
+        self.arguments.extend(argument.to_redis_args());
         self
     }
 
-    pub(super) fn by_hash(&self) -> Cmd {
-        self.by("EVALSHA", &self.script.hash)
+    pub(super) fn evalsha(&self) -> Cmd {
+        self.to_command("EVALSHA", &self.script.hash)
     }
 
-    /// For a server that does not know the script; it does afterwards.
-    pub(super) fn by_text(&self) -> Cmd {
-        self.by("EVAL", &self.script.text)
+    /// Returns the command with the script text, which also loads it.
+    pub(super) fn eval(&self) -> Cmd {
+        self.to_command("EVAL", &self.script.text)
     }
 
-    fn by(&self, name: &str, script: &str) -> Cmd {
+    fn to_command(&self, name: &str, script: &str) -> Cmd {
         let mut command = cmd(name);
-        command.arg(script).arg(self.keys).arg(&self.words);
+        command.arg(script).arg(self.keys).arg(&self.arguments);
         command
     }
 }
 
-/// Moves a key's expiry later, never earlier; a key without one gets it. Never sooner than in an hour: a
-/// gateway whose clock is far behind must not lose what it has just written.
-const LATER: &str = r"
+/// Moves the expiry of a key later, never earlier. It is at least an hour, so that a gateway with a
+/// slow clock does not lose its own writes.
+const EXPIRE_LATER: &str = r"
 local clock = redis.call('TIME')
 local function expire_later(key, at)
   local ttl = math.max(at - (clock[1] * 1000 + math.floor(clock[2] / 1000)), 3600000)
@@ -100,10 +100,10 @@ local function expire_later(key, at)
 end
 ";
 
-/// KEYS record touch index; ARGV value expiry id created forget_at most forgotten_before. Answers 2 for a
-/// session begun ahead of our clock.
-/// Sweeps the index when it has doubled since the last sweep, so that a user who logs in for years does
-/// not grow it, and no single login pays for it.
+/// KEYS record touch index; ARGV value expiry id created retain_until most forgotten_before.
+/// Returns 2 for a session created ahead of Redis' clock.
+/// Sweeps the index after it has doubled, so that frequent logins do not grow it and no single
+/// login is slow.
 const CREATE: &str = r"
 local now = redis.call('GET', KEYS[1])
 local begun = 1
@@ -134,7 +134,7 @@ expire_later(KEYS[3], tonumber(ARGV[2]))
 return begun
 ";
 
-/// KEYS record index; ARGV expected value expiry id forget_at.
+/// KEYS record index; ARGV expected value expiry id retain_until.
 const COMMIT: &str = r"
 if redis.call('GETRANGE', KEYS[1], 0, 8) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
@@ -170,7 +170,7 @@ redis.call('HDEL', KEYS[3], ARGV[3])
 return 1
 ";
 
-/// KEYS line index; ARGV now except kept_ms.
+/// KEYS cutoff index; ARGV now except kept_ms.
 const REVOKE_USER: &str = r"
 local before, excepted = 0, ''
 local line = redis.call('GET', KEYS[1])
@@ -196,8 +196,8 @@ end
 return line
 ";
 
-/// KEYS line; ARGV at except kept_ms.
-const RESTORE_LINE: &str = r"
+/// KEYS cutoff; ARGV at except kept_ms.
+const RESTORE_CUTOFF: &str = r"
 local before, excepted = 0, ''
 local line = redis.call('GET', KEYS[1])
 if line then
@@ -216,8 +216,8 @@ redis.call('SET', KEYS[1], line, 'PX', ARGV[3])
 return 1
 ";
 
-/// KEYS time; ARGV time kept_ms. A time that only moves forward; kept for ever without `kept_ms`.
-const RAISE: &str = r"
+/// KEYS time; ARGV time kept_ms. Only moves forward; never expires without `kept_ms`.
+const ADVANCE_TIME: &str = r"
 local before = redis.call('GET', KEYS[1])
 if before and tonumber(before) >= tonumber(ARGV[1]) then return before end
 redis.call('DEL', KEYS[1])
@@ -226,9 +226,9 @@ if ARGV[2] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return ARGV[1]
 ";
 
-/// KEYS line ahead; ARGV now. The line passes the sessions of gateways whose clocks are ahead, also when a
-/// gateway draws it whose clock is behind.
-const REVOKE_EVERYONE: &str = r"
+/// KEYS cutoff ahead; ARGV now. Covers sessions of gateways with fast clocks, also when a gateway
+/// with a slow clock revokes.
+const REVOKE_ALL_USERS: &str = r"
 local clock = redis.call('TIME')
 local at = math.max(tonumber(ARGV[1]), clock[1] * 1000 + math.floor(clock[2] / 1000))
 for i = 1, 2 do at = math.max(at, tonumber(redis.call('GET', KEYS[i]) or '0')) end
@@ -238,8 +238,9 @@ redis.call('SET', KEYS[1], line)
 return line
 ";
 
-/// KEYS memo; ARGV expected value expiry limit. Compared as far as it was read; none is empty.
-const SWAP_MEMO: &str = r"
+/// KEYS history; ARGV expected value expiry limit. Compares as much as a read returns; a missing
+/// key is empty.
+const SWAP_HISTORY: &str = r"
 local now = redis.call('GETRANGE', KEYS[1], 0, ARGV[4])
 if now ~= ARGV[1] and now ~= ARGV[2] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')

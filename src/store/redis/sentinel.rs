@@ -1,110 +1,110 @@
-//! Who the master is, as sentinels say.
+//! Discovery of the master through sentinels.
 //!
-//! All are asked at once. Of the answers of more than half of them, or of all that answered in time, the
-//! one with the greatest epoch is the last failover: a sentinel that was cut off has an older one. The
-//! master is then asked for its role, since for a moment it may still be what it was: a replica.
+//! It queries all sentinels at once. Among the responses of a majority, or of all that responded in
+//! time, the greatest epoch belongs to the last failover. A sentinel that was cut off has an older
+//! one. The role of a new master is verified, because it may still be a replica for a moment.
 
 use std::collections::HashMap;
 
 use ::redis::{Value, cmd, from_redis_value};
 use tokio::task::JoinSet;
 
-use super::connection::Target;
-use super::dial::{Dialer, Patience};
-use super::server;
-use super::topology::{Found, Map};
+use super::connection::ConnectTarget;
+use super::connector::{Connector, RedisTimeouts};
+use super::node;
+use super::topology::{DiscoveredTopology, TopologyMap};
 use crate::config::HostPort;
 use crate::store::Unavailable;
 
-/// What one sentinel says.
+/// The response of one sentinel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Named {
-    at: HostPort,
+struct ReportedMaster {
+    address: HostPort,
     epoch: u64,
 }
 
-/// Finds the master. Whether it is one is asked only if it is not the one of before.
-pub(super) async fn find(
-    dialer: &Dialer,
+/// Discovers the master. Verifies its role unless it is already known.
+pub(super) async fn discover(
+    connector: &Connector,
     sentinels: &[HostPort],
     master: &str,
-    before: &Map,
-) -> Result<Found, Unavailable> {
-    let (named, by_most) = named(dialer, sentinels, master, before.epoch).await?;
-    let address = named.at.to_string();
+    before: &TopologyMap,
+) -> Result<DiscoveredTopology, Unavailable> {
+    let (reported, has_quorum) = query_sentinels(connector, sentinels, master, before.epoch).await?;
+    let address = reported.address.to_string();
     if before.primaries.iter().all(|server| server.address != address) {
-        is_master(dialer, &named.at).await?;
+        verify_master(connector, &reported.address).await?;
     }
-    let (epoch, primaries) = (named.epoch, vec![named.at]);
-    Ok(Found { epoch, primaries, ranges: Vec::new(), names: HashMap::new(), by_most })
+    let (epoch, primaries) = (reported.epoch, vec![reported.address]);
+    Ok(DiscoveredTopology { epoch, primaries, ranges: Vec::new(), names: HashMap::new(), has_quorum })
 }
 
-/// The newest that they say, and whether more than half of them were heard.
-async fn named(
-    dialer: &Dialer,
+/// Returns the newest response, and whether a majority responded.
+async fn query_sentinels(
+    connector: &Connector,
     sentinels: &[HostPort],
     master: &str,
     epoch: u64,
-) -> Result<(Named, bool), Unavailable> {
-    let mut asked = JoinSet::new();
+) -> Result<(ReportedMaster, bool), Unavailable> {
+    let mut queries = JoinSet::new();
     for at in sentinels {
-        asked.spawn(ask(dialer.sentinel(at), dialer.patience(), at.clone(), master.to_owned()));
+        queries.spawn(query_sentinel(connector.sentinel(at), connector.timeouts(), at.clone(), master.to_owned()));
     }
-    let (mut newest, mut heard): (Option<Named>, usize) = (None, 0);
-    let mut trouble = String::new();
-    while let Some(answer) = asked.join_next().await {
-        match answer {
-            Ok(Ok(named)) => {
-                heard += 1;
-                if newest.as_ref().is_none_or(|newest| newest.epoch < named.epoch) {
-                    newest = Some(named);
+    let (mut newest, mut responses): (Option<ReportedMaster>, usize) = (None, 0);
+    let mut last_error = String::new();
+    while let Some(response) = queries.join_next().await {
+        match response {
+            Ok(Ok(reported)) => {
+                responses += 1;
+                if newest.as_ref().is_none_or(|newest| newest.epoch < reported.epoch) {
+                    newest = Some(reported);
                 }
             }
-            Ok(Err(error)) => trouble = error,
-            Err(error) => trouble = error.to_string(),
+            Ok(Err(error)) => last_error = error,
+            Err(error) => last_error = error.to_string(),
         }
-        // One that remembers less is believed only when nobody knows better.
+        // An older epoch is accepted only if no response is newer.
         let is_newest = newest.as_ref().is_some_and(|newest| newest.epoch >= epoch);
-        if is_newest && heard * 2 > sentinels.len() {
+        if is_newest && responses * 2 > sentinels.len() {
             break;
         }
     }
-    let by_most = heard * 2 > sentinels.len();
-    newest.map(|named| (named, by_most)).ok_or_else(|| {
-        let trouble = dialer.without_secrets(trouble);
-        Unavailable(format!("no sentinel names a master called {master}: {trouble}"))
+    let has_quorum = responses * 2 > sentinels.len();
+    newest.map(|newest| (newest, has_quorum)).ok_or_else(|| {
+        let last_error = connector.redact(last_error);
+        Unavailable(format!("no sentinel reports a master named {master}: {last_error}"))
     })
 }
 
-async fn ask(
-    target: Target,
-    patience: Patience,
-    at: HostPort,
+async fn query_sentinel(
+    target: ConnectTarget,
+    timeouts: RedisTimeouts,
+    address: HostPort,
     master: String,
-) -> Result<Named, String> {
-    let told = |error: ::redis::RedisError| format!("sentinel {at}: {error}");
-    let mut connection = patience.connect(&target).await.map_err(told)?;
+) -> Result<ReportedMaster, String> {
+    let describe = |error: ::redis::RedisError| format!("sentinel {address}: {error}");
+    let mut connection = timeouts.connect(&target).await.map_err(describe)?;
     let mut command = cmd("SENTINEL");
     command.arg("MASTER").arg(&master);
-    let answer: Value = command.query_async(&mut connection).await.map_err(told)?;
-    read(answer, &at.host).ok_or_else(|| format!("sentinel {at} answers strangely"))
+    let reply: Value = command.query_async(&mut connection).await.map_err(describe)?;
+    parse_master(reply, &address.host).ok_or_else(|| format!("sentinel {address} sent an unexpected reply"))
 }
 
-fn read(answer: Value, asked: &str) -> Option<Named> {
-    let fields: HashMap<String, String> = from_redis_value(answer).ok()?;
-    let host = fields.get("ip").filter(|host| !host.is_empty()).map_or(asked, String::as_str);
+fn parse_master(reply: Value, responder: &str) -> Option<ReportedMaster> {
+    let fields: HashMap<String, String> = from_redis_value(reply).ok()?;
+    let host = fields.get("ip").filter(|host| !host.is_empty()).map_or(responder, String::as_str);
     let port = fields.get("port")?.parse().ok().filter(|port| *port > 0)?;
     let epoch = fields.get("config-epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
-    Some(Named { at: HostPort { host: host.to_owned(), port }, epoch })
+    Some(ReportedMaster { address: HostPort { host: host.to_owned(), port }, epoch })
 }
 
-async fn is_master(dialer: &Dialer, at: &HostPort) -> Result<(), Unavailable> {
+async fn verify_master(connector: &Connector, at: &HostPort) -> Result<(), Unavailable> {
     let address = at.to_string();
-    let told = |error: ::redis::RedisError| dialer.told(&address, &error);
-    let mut connection = dialer.patience().connect(&dialer.target(at)).await.map_err(told)?;
-    server::is_master(&mut connection).await.map_err(|error| {
-        let Unavailable(detail) = told(error);
-        Unavailable(format!("the failover goes on: {detail}"))
+    let describe = |error: ::redis::RedisError| connector.to_unavailable(&address, &error);
+    let mut connection = connector.timeouts().connect(&connector.target(at)).await.map_err(describe)?;
+    node::verify_master(&mut connection).await.map_err(|error| {
+        let Unavailable(detail) = describe(error);
+        Unavailable(format!("the failover is still in progress: {detail}"))
     })
 }
 
@@ -117,14 +117,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sentinel_says_is_read_and_foreign_text_is_not() {
+    fn sentinel_replies_are_parsed_and_foreign_text_is_rejected() {
         let pairs = ["name", "m", "ip", "10.0.0.1", "port", "7000", "config-epoch", "4"];
-        let named = read(Value::Array(pairs.map(bulk).to_vec()), "asked").expect("read");
-        assert_eq!((named.at.to_string(), named.epoch), ("10.0.0.1:7000".to_owned(), 4));
+        let master = parse_master(Value::Array(pairs.map(bulk).to_vec()), "host").expect("valid");
+        assert_eq!((master.address.to_string(), query_sentinels.epoch), ("10.0.0.1:7000".to_owned(), 4));
         for foreign in [Value::Nil, Value::Array(vec![bulk("ip")]), bulk("x")] {
-            assert_eq!(read(foreign, "asked"), None);
+            assert_eq!(parse_master(foreign, "host"), None);
         }
         let portless = ["ip", "10.0.0.1", "port", "0"];
-        assert_eq!(read(Value::Array(portless.map(bulk).to_vec()), "asked"), None);
+        assert_eq!(parse_master(Value::Array(portless.map(bulk).to_vec()), "host"), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What an operator says of the store.
+//! Settings of the Redis store.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-/// Where Redis is and how to reach it.
+/// Addresses, credentials and deadlines of Redis.
 #[derive(Clone)]
 pub struct RedisSettings {
-    /// As the configuration reads it.
+    /// URL in the format of the configuration.
     pub url: String,
-    /// PEM file with the authorities that may vouch for the server; the system's when absent.
+    /// PEM file with trusted certificate authorities; the system's if absent.
     pub ca: Option<PathBuf>,
-    /// PEM file with our certificate chain, for a server that asks for one.
+    /// PEM file with the client certificate chain, if the server requires one.
     pub client_cert: Option<PathBuf>,
     /// PEM file with the key of `client_cert`.
     pub client_key: Option<PathBuf>,
@@ -21,13 +21,13 @@ pub struct RedisSettings {
     pub password: Option<Zeroizing<String>>,
     pub sentinel_username: Option<String>,
     pub sentinel_password: Option<Zeroizing<String>>,
-    /// Replicas that have to have a new session or a revocation; none are waited for when zero.
+    /// Replicas that must acknowledge a new session or a revocation; zero waits for none.
     pub wait_replicas: u32,
-    /// How long they are waited for.
+    /// Maximum wait for replicas.
     pub wait_timeout: Duration,
-    /// How long one command may take.
+    /// Deadline of one command.
     pub response_timeout: Duration,
-    /// Whether what Redis said of a session is believed until it tells of a change.
+    /// Whether sessions are cached until Redis reports a change.
     pub local_cache: bool,
 }
 

@@ -1,32 +1,32 @@
-//! A cluster's slots: which one a key belongs to.
+//! Hash slots of a cluster.
 
 use data_encoding::HEXLOWER;
 
-use super::names::EVERYONE;
+use super::keys::GLOBAL_CUTOFF;
 use crate::session::UserTag;
 
-pub(super) const SLOTS: usize = 16_384;
+pub(super) const SLOT_COUNT: usize = 16_384;
 
-/// The part of a cluster that a key belongs to.
+/// A hash slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Slot(pub(super) u16);
+pub(super) struct HashSlot(pub(super) u16);
 
-impl Slot {
-    /// Of all keys of one user, who share the hash tag `{TAG}`.
-    pub(super) fn of_user(tag: &UserTag) -> Slot {
-        Slot::of(HEXLOWER.encode(&tag.0).as_bytes())
+impl HashSlot {
+    /// Returns the slot of all keys of a user, who share the hash tag `{TAG}`.
+    pub(super) fn for_user(tag: &UserTag) -> HashSlot {
+        HashSlot::from_hash_tag(HEXLOWER.encode(&tag.0).as_bytes())
     }
 
-    pub(super) fn of_everyone() -> Slot {
-        Slot::of(EVERYONE.as_bytes())
+    pub(super) fn global() -> HashSlot {
+        HashSlot::from_hash_tag(GLOBAL_CUTOFF.as_bytes())
     }
 
-    fn of(hashed: &[u8]) -> Slot {
-        Slot(crc16(hashed) % 16_384)
+    fn from_hash_tag(hashed: &[u8]) -> HashSlot {
+        HashSlot(crc16(hashed) % 16_384)
     }
 }
 
-/// CRC-16/XMODEM, as the cluster specification asks.
+/// CRC-16/XMODEM, as in the cluster specification.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, byte| {
         (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
@@ -37,16 +37,16 @@ fn crc16(bytes: &[u8]) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::names::AHEAD;
+    use super::super::keys::LATEST_FUTURE_CREATED;
     use super::*;
 
     #[test]
-    fn slots_are_those_of_the_cluster_specification() {
+    fn slots_match_the_cluster_specification() {
         assert_eq!(crc16(b"123456789"), 0x31c3);
-        // As CLUSTER KEYSLOT says of {user1000} and of foo.
-        assert_eq!(Slot::of(b"user1000"), Slot(3443));
-        assert_eq!(Slot::of(b"foo"), Slot(12182));
-        let tag = AHEAD.split(['{', '}']).nth(1).expect("a hash tag");
-        assert_eq!(Slot::of(tag.as_bytes()), Slot::of_everyone());
+        // From CLUSTER KEYSLOT of {user1000} and foo.
+        assert_eq!(HashSlot::from_hash_tag(b"user1000"), HashSlot(3443));
+        assert_eq!(HashSlot::from_hash_tag(b"foo"), HashSlot(12182));
+        let tag = LATEST_FUTURE_CREATED.split(['{', '}']).nth(1).expect("a hash tag");
+        assert_eq!(HashSlot::from_hash_tag(tag.as_bytes()), HashSlot::global());
     }
 }

@@ -1,5 +1,5 @@
-//! Whose certificates a server of the store may show, and what we show it. There is no way to switch the
-//! check off.
+//! TLS to the servers of the store: trusted authorities and the client certificate. Verification
+//! cannot be disabled.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use tokio_rustls::TlsConnector;
 use super::RedisSettings;
 use crate::store::OpenError;
 
-/// One for all servers of the store, which are trusted alike. The files are read here, once.
+/// Returns the connector for all servers of the store. Reads the files once.
 pub(super) fn connector(settings: &RedisSettings) -> Result<TlsConnector, OpenError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| OpenError::Redis(format!("TLS cannot be set up: {error}")))?
-        .with_root_certificates(trusted(settings.ca.as_deref())?);
-    Ok(Arc::new(introduced(builder, settings)?).into())
+        .with_root_certificates(root_store(settings.ca.as_deref())?);
+    Ok(Arc::new(with_client_auth(builder, settings)?).into())
 }
 
-fn introduced(
+fn with_client_auth(
     builder: ConfigBuilder<ClientConfig, WantsClientCert>,
     settings: &RedisSettings,
 ) -> Result<ClientConfig, OpenError> {
@@ -33,35 +33,35 @@ fn introduced(
         (Some(cert), Some(key)) => (cert, key),
         (Some(_), None) | (None, Some(_)) => {
             return Err(OpenError::Redis(
-                "a client certificate and its key go together".to_owned(),
+                "a client certificate needs its key, and a key needs its certificate".to_owned(),
             ));
         }
     };
     let parsed = PrivateKeyDer::from_pem_slice(&read(key)?);
-    let parsed = parsed.map_err(|error| unusable(key, &error))?;
-    let config = builder.with_client_auth_cert(certificates(cert)?, parsed);
-    config.map_err(|error| unusable(cert, &error))
+    let parsed = parsed.map_err(|error| tls_error(key, &error))?;
+    let config = builder.with_client_auth_cert(read_certificates(cert)?, parsed);
+    config.map_err(|error| tls_error(cert, &error))
 }
 
-/// The authorities of the one file, or the system's.
-fn trusted(ca: Option<&Path>) -> Result<RootCertStore, OpenError> {
+/// Returns the authorities of the file, or the system's.
+fn root_store(ca: Option<&Path>) -> Result<RootCertStore, OpenError> {
     let mut roots = RootCertStore::empty();
     let Some(path) = ca else {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         return Ok(roots);
     };
-    for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|error| unusable(path, &error))?;
+    for certificate in read_certificates(path)? {
+        roots.add(certificate).map_err(|error| tls_error(path, &error))?;
     }
     Ok(roots)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, OpenError> {
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, OpenError> {
     let read = read(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read).collect();
-    let found = found.map_err(|error| unusable(path, &error))?;
+    let found = found.map_err(|error| tls_error(path, &error))?;
     if found.is_empty() {
-        Err(unusable(path, &"it holds no certificate in PEM"))
+        Err(tls_error(path, &"it contains no PEM certificate"))
     } else {
         Ok(found)
     }
@@ -71,7 +71,7 @@ fn read(path: &Path) -> Result<Vec<u8>, OpenError> {
     std::fs::read(path).map_err(|error| OpenError::Secret { path: path.to_owned(), error })
 }
 
-fn unusable(path: &Path, error: &dyn std::fmt::Display) -> OpenError {
+fn tls_error(path: &Path, error: &dyn std::fmt::Display) -> OpenError {
     OpenError::Redis(format!("{}: {error}", path.display()))
 }
 
@@ -80,14 +80,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_vouches_for_nobody_is_refused_at_start() {
+    fn a_ca_file_without_certificates_is_rejected_at_startup() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("ca.pem");
         for text in
             ["", "no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
         {
             std::fs::write(&path, text).expect("written");
-            let error = trusted(Some(&path)).expect_err("it vouches for nobody");
+            let error = root_store(Some(&path)).expect_err("no certificate");
             assert!(error.to_string().contains("ca.pem"), "{error}");
         }
     }

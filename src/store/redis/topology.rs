@@ -1,14 +1,14 @@
-//! Which server to ask: the one there is, the master that sentinels name, or a slot's primary.
+//! The topology: which node serves a command.
 //!
 //! ```text
-//! map        the primaries, and on a cluster who has which slot; replaced as a whole, read without a lock
-//! look       asks sentinels or cluster nodes for a newer map: one look at a time for the whole process
-//! moved      a primary says that a slot is elsewhere: mended at once, before the command goes there
+//! map      the primaries, and on a cluster the owner of each slot; replaced as a whole, read without a lock
+//! refresh  queries sentinels or cluster nodes for a newer map; a at a time per process
+//! MOVED    corrects a slot at once, before the command follows it
 //! ```
 //!
-//! Invariants: a map names primaries only, as far as anybody knows; what replaces it is not older than it,
-//! by the epochs that sentinels and nodes count; who follows the primaries hears of a new one before a
-//! command goes to it.
+//! Invariants: a map contains only primaries, as far as known. A map is never replaced by a with
+//! an older epoch, unless a majority reports it. Subscribers get a new primary before any command
+//! goes to it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,65 +17,65 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::dial::Dialer;
-use super::server::Server;
-use super::slots::{SLOTS, Slot};
+use super::connector::Connector;
+use super::node::RedisNode;
+use super::slots::{SLOT_COUNT, HashSlot};
 use super::{cluster, sentinel};
 use crate::config::{HostPort, RedisServers};
 use crate::store::Unavailable;
 
-/// Between two looks that failing commands ask for.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Minimum interval of refreshes caused by errors.
+const MIN_REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 
 pub(super) struct Topology {
     servers: RedisServers,
-    map: ArcSwap<Map>,
-    primaries: watch::Sender<Arc<[Arc<Server>]>>,
-    /// By address, so that a server keeps its breaker through changes of the map.
-    known: Mutex<HashMap<String, Arc<Server>>>,
-    looking: tokio::sync::Mutex<Looked>,
+    map: ArcSwap<TopologyMap>,
+    primaries: watch::Sender<Arc<[Arc<RedisNode>]>>,
+    /// Nodes by address, so that a node keeps its circuit breaker across maps.
+    nodes: Mutex<HashMap<String, Arc<RedisNode>>>,
+    last_refresh: tokio::sync::Mutex<LastRefresh>,
 }
 
-/// The last look: when, and what it was told.
+/// The last refresh: its time and its error.
 #[derive(Default)]
-struct Looked {
+struct LastRefresh {
     at: Option<Instant>,
-    trouble: Option<Unavailable>,
+    error: Option<Unavailable>,
 }
 
-/// Who serves what.
+/// The primaries and their slots.
 #[derive(Debug, Default)]
-pub(super) struct Map {
-    /// Rises with each change.
+pub(super) struct TopologyMap {
+    /// Incremented by each change.
     version: u64,
-    /// What those counted who told of it.
+    /// The epoch reported by sentinels or cluster nodes.
     pub(super) epoch: u64,
-    pub(super) primaries: Vec<Arc<Server>>,
-    /// On a cluster: for each slot an index into `primaries`, or [`NOBODY`].
+    pub(super) primaries: Vec<Arc<RedisNode>>,
+    /// On a cluster: for each slot an index into `primaries`, or [`UNASSIGNED`].
     owners: Vec<u16>,
-    /// On a cluster with TLS: what nodes announce that they are called, by address. A redirect has the
-    /// address, and a certificate the name.
+    /// On a cluster with TLS: announced names by address. Redirects contain addresses, but
+    /// certificates contain names.
     names: Arc<HashMap<HostPort, HostPort>>,
 }
 
 /// A slot without a primary.
-const NOBODY: u16 = u16::MAX;
+const UNASSIGNED: u16 = u16::MAX;
 
-/// What a look found.
-pub(super) struct Found {
+/// The result of a discovery.
+pub(super) struct DiscoveredTopology {
     pub(super) epoch: u64,
     pub(super) primaries: Vec<HostPort>,
-    /// On a cluster: first and last slot, and an index into `primaries`.
+    /// On a cluster: first slot, last slot, and an index into `primaries`.
     pub(super) ranges: Vec<(u16, u16, u16)>,
-    /// By address, of those nodes that have one, also of such as have no slots yet.
+    /// Announced names by address, also of nodes without slots.
     pub(super) names: HashMap<HostPort, HostPort>,
-    /// More than half were heard and nobody knows better: an older epoch is believed too, since those
-    /// who count may have been set up anew.
-    pub(super) by_most: bool,
+    /// Whether a majority responded and no response is newer. An older epoch is then accepted,
+    /// because the sentinels or nodes may have been reinstalled.
+    pub(super) has_quorum: bool,
 }
 
-impl Map {
-    pub(super) fn owner(&self, slot: Slot) -> Option<&Arc<Server>> {
+impl TopologyMap {
+    pub(super) fn owner(&self, slot: HashSlot) -> Option<&Arc<RedisNode>> {
         if self.owners.is_empty() {
             return self.primaries.first();
         }
@@ -87,13 +87,13 @@ impl Map {
         self.version
     }
 
-    /// What the node at an address is called, if it says so.
-    fn called<'a>(&'a self, at: &'a HostPort) -> &'a HostPort {
+    /// Returns the announced name of an address, or the address.
+    fn announced_name<'a>(&'a self, at: &'a HostPort) -> &'a HostPort {
         self.names.get(at).unwrap_or(at)
     }
 
-    fn says_as(&self, other: &Map) -> bool {
-        let same = |(one, two): (&Arc<Server>, &Arc<Server>)| one.address == two.address;
+    fn is_equivalent(&self, other: &TopologyMap) -> bool {
+        let same = |(a, b): (&Arc<RedisNode>, &Arc<RedisNode>)| a.address == b.address;
         self.primaries.len() == other.primaries.len()
             && self.primaries.iter().zip(&other.primaries).all(same)
             && self.owners == other.owners
@@ -102,30 +102,30 @@ impl Map {
 }
 
 impl Topology {
-    pub(super) fn new(servers: RedisServers, dialer: &Dialer) -> Topology {
+    pub(super) fn new(servers: RedisServers, connector: &Connector) -> Topology {
         let only = match &servers {
-            RedisServers::One(at) => Some((at.to_string(), dialer.target(at))),
-            RedisServers::Unix(path) => Some((path.display().to_string(), dialer.unix(path))),
+            RedisServers::One(at) => Some((at.to_string(), connector.target(at))),
+            RedisServers::Unix(path) => Some((path.display().to_string(), connector.unix(path))),
             RedisServers::Sentinel { .. } | RedisServers::Cluster(_) => None,
         };
-        let mut map = Map::default();
+        let mut map = TopologyMap::default();
         if let Some((address, target)) = only {
-            map.primaries.push(Server::new(address, target, false));
+            map.primaries.push(RedisNode::new(address, target, false));
         }
         Topology {
             servers,
             primaries: watch::Sender::new(Arc::from(map.primaries.as_slice())),
             map: ArcSwap::from_pointee(map),
-            known: Mutex::default(),
-            looking: tokio::sync::Mutex::default(),
+            nodes: Mutex::default(),
+            last_refresh: tokio::sync::Mutex::default(),
         }
     }
 
-    pub(super) fn map(&self) -> Arc<Map> {
+    pub(super) fn map(&self) -> Arc<TopologyMap> {
         self.map.load_full()
     }
 
-    pub(super) fn primaries(&self) -> watch::Receiver<Arc<[Arc<Server>]>> {
+    pub(super) fn primaries(&self) -> watch::Receiver<Arc<[Arc<RedisNode>]>> {
         self.primaries.subscribe()
     }
 
@@ -133,73 +133,75 @@ impl Topology {
         matches!(self.servers, RedisServers::Cluster(_))
     }
 
-    /// Whether there is nobody to ask where the primary is: it is the one that was named.
+    /// Reports whether the primary is configured and cannot change.
     pub(super) fn is_fixed(&self) -> bool {
         matches!(self.servers, RedisServers::One(_) | RedisServers::Unix(_))
     }
 
-    /// Looks for a newer map than `seen`, unless somebody just did. Says whether there is one now.
-    pub(super) async fn look(&self, dialer: &Dialer, seen: u64) -> Result<bool, Unavailable> {
+    /// Refreshes the topology unless it changed since version `since` or a refresh just ran. Returns
+    /// whether it changed.
+    pub(super) async fn refresh(&self, connector: &Connector, since: u64) -> Result<bool, Unavailable> {
         if self.is_fixed() {
             return Ok(false);
         }
-        let mut looked = self.looking.lock().await;
-        if self.map.load().version != seen {
+        let mut last = self.last_refresh.lock().await;
+        if self.map.load().version != since {
             return Ok(true);
         }
-        if looked.at.is_none_or(|at| at.elapsed() > LOOK_AGAIN) {
-            self.look_now(dialer, &mut looked).await;
+        if last.at.is_none_or(|at| at.elapsed() > MIN_REFRESH_INTERVAL) {
+            self.discover(connector, &mut last).await;
         }
-        let is_newer = self.map.load().version != seen;
-        match &looked.trouble {
-            Some(trouble) if !is_newer => Err(trouble.clone()),
+        let is_newer = self.map.load().version != since;
+        match &last.error {
+            Some(error) if !is_newer => Err(error.clone()),
             Some(_) | None => Ok(is_newer),
         }
     }
 
-    /// As [`Topology::look`], but does not wait for a look that is under way.
-    pub(super) async fn look_if_nobody_does(&self, dialer: &Dialer, seen: u64) -> bool {
-        if self.is_fixed() || self.looking.try_lock().is_err() {
+    /// As [`Topology::refresh`], but returns at once if a refresh is in progress.
+    pub(super) async fn try_refresh(&self, connector: &Connector, since: u64) -> bool {
+        if self.is_fixed() || self.last_refresh.try_lock().is_err() {
             return false;
         }
-        self.look(dialer, seen).await.unwrap_or(false)
+        self.refresh(connector, since).await.unwrap_or(false)
     }
 
-    /// Looks, whatever was seen: sentinels may name another master while the old one still answers.
-    pub(super) async fn refresh(&self, dialer: &Dialer) -> Result<(), Unavailable> {
+    /// Refreshes unconditionally: sentinels may report another master while the old a still
+    /// responds.
+    pub(super) async fn refresh_now(&self, connector: &Connector) -> Result<(), Unavailable> {
         if self.is_fixed() {
             return Ok(());
         }
-        let mut looked = self.looking.lock().await;
-        self.look_now(dialer, &mut looked).await;
-        looked.trouble.clone().map_or(Ok(()), Err)
+        let mut last = self.last_refresh.lock().await;
+        self.discover(connector, &mut last).await;
+        last.error.clone().map_or(Ok(()), Err)
     }
 
-    async fn look_now(&self, dialer: &Dialer, looked: &mut Looked) {
+    async fn discover(&self, connector: &Connector, last: &mut LastRefresh) {
         let found = match &self.servers {
             RedisServers::One(_) | RedisServers::Unix(_) => return,
             RedisServers::Sentinel { sentinels, master } => {
-                sentinel::find(dialer, sentinels, master, &self.map()).await
+                sentinel::discover(connector, sentinels, master, &self.map()).await
             }
-            RedisServers::Cluster(seeds) => cluster::find(dialer, seeds, &self.map()).await,
+            RedisServers::Cluster(seeds) => cluster::discover(connector, seeds, &self.map()).await,
         };
-        looked.trouble = found.map(|found| self.adopt(dialer, found)).err();
-        looked.at = Some(Instant::now());
+        last.error = found.map(|found| self.install(connector, found)).err();
+        last.at = Some(Instant::now());
     }
 
-    /// Takes what was found, if it is not older than what is known.
-    fn adopt(&self, dialer: &Dialer, found: Found) {
-        let known = self.map();
-        if found.epoch < known.epoch && !found.by_most {
+    /// Installs a discovered map, unless it is older.
+    fn install(&self, connector: &Connector, found: DiscoveredTopology) {
+        let current = self.map();
+        if found.epoch < current.epoch && !found.has_quorum {
             return;
         }
         let mut primaries = Vec::with_capacity(found.primaries.len());
         for at in &found.primaries {
-            primaries.push(self.server(dialer, at));
+            primaries.push(self.node(connector, at));
         }
         let mut owners = Vec::new();
         if self.is_cluster() {
-            owners = vec![NOBODY; SLOTS];
+            owners = vec![UNASSIGNED; SLOT_COUNT];
             for (first, last, owner) in found.ranges {
                 if let Some(range) = owners.get_mut(usize::from(first)..=usize::from(last)) {
                     range.fill(owner);
@@ -207,88 +209,88 @@ impl Topology {
             }
         }
         let names = Arc::new(found.names);
-        self.replace(Map { version: 0, epoch: found.epoch, primaries, owners, names });
+        self.replace(TopologyMap { version: 0, epoch: found.epoch, primaries, owners, names });
     }
 
-    /// A primary said that `slot` is at `at` now.
-    pub(super) fn moved(&self, dialer: &Dialer, slot: Slot, at: &HostPort) {
-        let known = self.map();
-        let server = self.server(dialer, known.called(at));
-        let mut primaries = known.primaries.clone();
-        let index = place(&mut primaries, &server);
-        let mut owners = known.owners.clone();
+    /// Applies a MOVED redirect.
+    pub(super) fn apply_moved(&self, connector: &Connector, slot: HashSlot, at: &HostPort) {
+        let current = self.map();
+        let node = self.node(connector, current.announced_name(at));
+        let mut primaries = current.primaries.clone();
+        let index = index_or_insert(&mut primaries, &node);
+        let mut owners = current.owners.clone();
         if let Some(owner) = owners.get_mut(usize::from(slot.0)) {
             *owner = index;
         }
-        let names = Arc::clone(&known.names);
-        self.replace(Map { version: 0, epoch: known.epoch, primaries, owners, names });
+        let names = Arc::clone(&current.names);
+        self.replace(TopologyMap { version: 0, epoch: current.epoch, primaries, owners, names });
     }
 
-    /// A primary said that `at` is taking over. The server to ask, once.
-    pub(super) fn taking_over(&self, dialer: &Dialer, at: &HostPort) -> Arc<Server> {
-        let known = self.map();
-        let server = self.server(dialer, known.called(at));
-        let mut primaries = known.primaries.clone();
-        place(&mut primaries, &server);
-        self.replace(Map {
+    /// Returns the node of an ASK redirect.
+    pub(super) fn importing_node(&self, connector: &Connector, at: &HostPort) -> Arc<RedisNode> {
+        let current = self.map();
+        let node = self.node(connector, current.announced_name(at));
+        let mut primaries = current.primaries.clone();
+        index_or_insert(&mut primaries, &node);
+        self.replace(TopologyMap {
             version: 0,
-            epoch: known.epoch,
+            epoch: current.epoch,
             primaries,
-            owners: known.owners.clone(),
-            names: Arc::clone(&known.names),
+            owners: current.owners.clone(),
+            names: Arc::clone(&current.names),
         });
-        server
+        node
     }
 
-    /// Who follows the primaries is told before any command can find the new ones.
-    fn replace(&self, mut map: Map) {
-        let mut known = self.known();
+    /// Publishes new primaries before a command can use them.
+    fn replace(&self, mut map: TopologyMap) {
+        let mut nodes = self.nodes();
         let before = self.map.load();
-        if before.says_as(&map) {
+        if before.is_equivalent(&map) {
             return;
         }
         map.version = before.version.wrapping_add(1);
-        let primaries: Arc<[Arc<Server>]> = Arc::from(map.primaries.as_slice());
-        self.primaries.send_if_modified(|told| {
-            let is_new = !same_servers(told, &primaries);
+        let primaries: Arc<[Arc<RedisNode>]> = Arc::from(map.primaries.as_slice());
+        self.primaries.send_if_modified(|current| {
+            let is_new = !same_nodes(current, &primaries);
             if is_new {
-                *told = primaries;
+                *current = primaries;
             }
             is_new
         });
-        known.retain(|address, _| map.primaries.iter().any(|one| one.address == *address));
+        nodes.retain(|address, _| map.primaries.iter().any(|other| other.address == *address));
         self.map.store(Arc::new(map));
     }
 
-    fn server(&self, dialer: &Dialer, at: &HostPort) -> Arc<Server> {
+    fn node(&self, connector: &Connector, at: &HostPort) -> Arc<RedisNode> {
         let address = at.to_string();
-        let mut known = self.known();
-        if let Some(server) = known.get(&address) {
-            return Arc::clone(server);
+        let mut nodes = self.nodes();
+        if let Some(node) = nodes.get(&address) {
+            return Arc::clone(node);
         }
-        let server = Server::new(address.clone(), dialer.target(at), self.servers.is_sentinel());
-        known.insert(address, Arc::clone(&server));
-        server
+        let node = RedisNode::new(address.clone(), connector.target(at), self.servers.is_sentinel());
+        nodes.insert(address, Arc::clone(&node));
+        node
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Server>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn nodes(&self) -> MutexGuard<'_, HashMap<String, Arc<RedisNode>>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Where `server` stands in the list, which it joins if it must.
-fn place(primaries: &mut Vec<Arc<Server>>, server: &Arc<Server>) -> u16 {
-    let at = primaries.iter().position(|one| one.address == server.address);
+/// Returns the index of `node`, and appends it if missing.
+fn index_or_insert(primaries: &mut Vec<Arc<RedisNode>>, node: &Arc<RedisNode>) -> u16 {
+    let at = primaries.iter().position(|other| other.address == node.address);
     let at = at.unwrap_or_else(|| {
-        primaries.push(Arc::clone(server));
+        primaries.push(Arc::clone(node));
         primaries.len() - 1
     });
-    u16::try_from(at).unwrap_or(NOBODY)
+    u16::try_from(at).unwrap_or(UNASSIGNED)
 }
 
-fn same_servers(one: &[Arc<Server>], two: &[Arc<Server>]) -> bool {
-    let has = |list: &[Arc<Server>], server: &Arc<Server>| {
-        list.iter().any(|other| other.address == server.address)
+fn same_nodes(a: &[Arc<RedisNode>], b: &[Arc<RedisNode>]) -> bool {
+    let has = |list: &[Arc<RedisNode>], node: &Arc<RedisNode>| {
+        list.iter().any(|other| other.address == node.address)
     };
-    one.len() == two.len() && one.iter().all(|server| has(two, server))
+    a.len() == b.len() && a.iter().all(|node| has(b, node))
 }

@@ -1,4 +1,4 @@
-//! The chain: each line's MAC covers the line and the MAC before it.
+//! The MAC chain: the MAC of each line covers the line and the MAC of the line before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
@@ -7,358 +7,355 @@ use aws_lc_rs::hmac;
 use data_encoding::HEXLOWER;
 use serde::Deserialize;
 
-use super::line::TORN;
+use super::ecs::TORN;
 
-/// What a line ends in: this, 64 hex digits, and `"}`.
-const MARK: &str = ",\"doorward.mac\":\"";
-const END: &str = "\"}";
-const MAC: usize = 64;
+/// A line ends in this, 64 hex digits, and [`SUFFIX`].
+const MAC_FIELD: &str = ",\"doorward.mac\":\"";
+const SUFFIX: &str = "\"}";
+const MAC_DIGITS: usize = 64;
 
-/// The place that a chain has reached: its name, the number of its last line, and that line's MAC.
+/// The last line of a chain: its number and MAC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     pub chain: String,
-    /// 1 is the first line.
+    /// Line number; 1 is the first line.
     pub seq: u64,
     /// 32 bytes in hex.
     pub mac: String,
 }
 
-/// What is wrong with a file.
+/// A defect of an audit file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Finding {
-    #[error("line {line}: it was changed, or put here from elsewhere")]
+pub enum AuditFinding {
+    #[error("line {line}: changed, or moved here from elsewhere")]
     Changed { line: u64 },
-    #[error("line {line}: {count} lines before it are missing")]
+    #[error("line {line}: {count} lines before this line are missing")]
     Missing { line: u64, count: u64 },
     #[error(
-        "line {line}: lines {from} to {} are not here; verify the older files too, or say --from {first} if they were deleted on purpose",
+        "line {line}: lines {from} to {} are missing; verify the older files too, or add --from {first} if they were deleted on purpose",
         first - 1
     )]
-    BeginsLate { line: u64, from: u64, first: u64 },
+    StartsLate { line: u64, from: u64, first: u64 },
     #[error(
-        "line {line}: an older version wrote it, and only the line before shows whether it was changed; verify the older file too, or give the head of that line with --heads"
+        "line {line}: written by an older version, and cannot be verified without the line before; verify the older file too, or add the head of the line before with --heads"
     )]
-    Unproved { line: u64 },
-    #[error("line {line}: it stands here again, or too late")]
-    Misplaced { line: u64 },
-    #[error("line {line}: it is no line of an audit log")]
-    Strange { line: u64 },
-    #[error("line {line}: another chain begins; an audit log is never begun anew in the same file")]
+    Unverifiable { line: u64 },
+    #[error("line {line}: repeated, or out of order")]
+    OutOfOrder { line: u64 },
+    #[error("line {line}: not a line of an audit log")]
+    Unparsable { line: u64 },
+    #[error("line {line}: another chain starts; doorward never starts a new chain in the same file")]
     OtherChain { line: u64 },
-    #[error("the end is cut off: line number {seq} was written once, and is not here")]
-    CutOff { seq: u64 },
+    #[error("the end is cut off: line number {seq} was written, and is missing")]
+    Truncated { seq: u64 },
     #[error(
-        "line number {seq} of the chain {chain} was written once, and none of that chain is here; if its files were deleted on purpose, or are another gateway's, say --without {chain}"
+        "line number {seq} of the chain {chain} was written, and the whole chain is missing; if its files were deleted on purpose, or belong to another gateway, add --without {chain}"
     )]
-    Gone { chain: String, seq: u64 },
+    ChainMissing { chain: String, seq: u64 },
     #[error(
-        "line number {seq} has another MAC than the head that was kept: the chain was written anew"
+        "line number {seq} has another MAC than the kept head: the chain was rewritten"
     )]
     Rewritten { seq: u64 },
 }
 
-/// What reading a file told.
+/// The result of reading a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct FileReport {
     pub lines: u64,
-    /// The number of the first line; more than 1 where an older file holds the beginning.
+    /// The number of the first line. More than 1 if an older file has the start of the chain.
     pub first: u64,
     pub last: Option<Head>,
-    /// Lines that a power cut broke; the log says so itself, and nothing was changed.
+    /// Lines that a crash cut off, as the log itself reports.
     pub torn: u64,
-    /// Whether another chain begins in this file than the one before had.
-    pub anew: bool,
-    pub findings: Vec<Finding>,
+    /// Whether the file starts another chain than the file before.
+    pub new_chain: bool,
+    pub findings: Vec<AuditFinding>,
 }
 
-/// What is known of a log beside its files.
+/// Facts about a log that its files cannot prove.
 #[derive(Clone, Debug)]
-pub struct Known {
-    /// Places that were kept elsewhere.
+pub struct VerifyOptions {
+    /// Heads that were kept in another place.
     pub heads: Vec<Head>,
-    /// The line that the oldest file begins with, at the latest: older ones were deleted on purpose.
-    pub from: u64,
-    /// Chains whose files are not among these, on purpose.
-    pub without: Vec<String>,
+    /// The highest permitted number of the first line; older lines were deleted on purpose.
+    pub first_seq: u64,
+    /// Chains whose files are left out on purpose.
+    pub absent_chains: Vec<String>,
 }
 
-impl Default for Known {
-    /// No head, and all lines are there.
-    fn default() -> Known {
-        Known { heads: Vec::new(), from: 1, without: Vec::new() }
+impl Default for VerifyOptions {
+    /// No kept heads, and no deleted lines.
+    fn default() -> VerifyOptions {
+        VerifyOptions { heads: Vec::new(), first_seq: 1, absent_chains: Vec::new() }
     }
 }
 
-/// What a line says of its place.
+/// The position of a line, as the line itself states it.
 #[derive(Deserialize)]
-struct Place {
+struct Position {
     #[serde(rename = "@timestamp", default)]
     timestamp: String,
     #[serde(rename = "doorward.chain")]
     chain: String,
     #[serde(rename = "doorward.seq")]
     seq: u64,
-    /// The MAC of the line before. Lines of older versions and the first of a chain have none.
+    /// The MAC of the line before. The first line, and lines of older versions, have none.
     #[serde(rename = "doorward.prev", default)]
-    before: Option<String>,
+    previous: Option<String>,
     #[serde(rename = "event.action")]
     action: String,
 }
 
-impl Place {
-    fn read(line: &str) -> Option<Place> {
-        let place: Place = serde_json::from_str(line).ok()?;
-        is_name(&place.chain).then_some(place)
+impl Position {
+    fn parse(line: &str) -> Option<Position> {
+        let position: Position = serde_json::from_str(line).ok()?;
+        is_chain_name(&position.chain).then_some(position)
     }
 }
 
-/// Whether this may be the name of a chain. Whoever wrote a file must not write to a terminal by it.
-pub(super) fn is_name(chain: &str) -> bool {
+/// Reports whether `chain` is a valid name. A forged file must not inject terminal control codes.
+pub(super) fn is_chain_name(chain: &str) -> bool {
     (1..=64).contains(&chain.len()) && chain.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// Whether this may be the MAC of a line.
+/// Reports whether `text` is formatted as a MAC.
 pub(super) fn is_mac(text: &str) -> bool {
-    text.len() == MAC && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+    text.len() == MAC_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Appends the MAC to the text of a line, which is a JSON object.
-pub(super) fn seal(key: &hmac::Key, before: &str, text: &str) -> (String, String) {
-    let open = text.strip_suffix('}').unwrap_or(text);
-    let mac = mac(key, before, open);
-    (format!("{open}{MARK}{mac}{END}\n"), mac)
+/// Appends the MAC to a line, which is a JSON object. Returns the line and its MAC.
+pub(super) fn seal(key: &hmac::Key, previous: &str, json: &str) -> (String, String) {
+    let content = json.strip_suffix('}').unwrap_or(json);
+    let mac = mac(key, previous, content);
+    (format!("{content}{MAC_FIELD}{mac}{SUFFIX}\n"), mac)
 }
 
-fn mac(key: &hmac::Key, before: &str, open: &str) -> String {
+fn mac(key: &hmac::Key, previous: &str, content: &str) -> String {
     let mut context = hmac::Context::with_key(key);
-    context.update(before.as_bytes());
-    context.update(open.as_bytes());
+    context.update(previous.as_bytes());
+    context.update(content.as_bytes());
     HEXLOWER.encode(context.sign().as_ref())
 }
 
-/// A line apart: what the MAC covers, and the MAC. `None` when it is no line of ours.
-fn apart(line: &str) -> Option<(&str, &str)> {
-    let rest = line.strip_suffix(END)?;
-    let (open, mac) = rest.split_at_checked(rest.len().checked_sub(MAC)?)?;
-    Some((open.strip_suffix(MARK)?, mac)).filter(|(_, mac)| is_mac(mac))
+/// Splits a line into its content and its MAC. `None` if it is not a line of an audit log.
+fn split_mac(line: &str) -> Option<(&str, &str)> {
+    let rest = line.strip_suffix(SUFFIX)?;
+    let (content, mac) = rest.split_at_checked(rest.len().checked_sub(MAC_DIGITS)?)?;
+    Some((content.strip_suffix(MAC_FIELD)?, mac)).filter(|(_, mac)| is_mac(mac))
 }
 
-/// Where a line stands, if it is one of ours. Says nothing about its MAC.
-pub(super) fn head_of_line(line: &str) -> Option<Head> {
-    let (_, mac) = apart(line)?;
-    let place = Place::read(line)?;
-    Some(Head { chain: place.chain, seq: place.seq, mac: mac.to_owned() })
+/// Returns the head that a line states, without verification of its MAC.
+pub(super) fn parse_head(line: &str) -> Option<Head> {
+    let (_, mac) = split_mac(line)?;
+    Position::parse(line).map(|position| position.head(mac))
 }
 
-/// Where a line stands that is sound: after the line with this MAC where that is there, else after the
-/// one that it names itself. `None` also where nobody can tell.
-pub(super) fn sound(key: &hmac::Key, before: Option<&str>, line: &str) -> Option<Head> {
-    let (open, written) = apart(line)?;
-    let place = Place::read(line)?;
-    let before = match place.seq {
+/// Returns the head of a line if its MAC is valid. Without `previous`, the MAC of the line before is
+/// taken from the line itself. `None` also if the line cannot be verified.
+pub(super) fn verified_head(key: &hmac::Key, previous: Option<&str>, line: &str) -> Option<Head> {
+    let (content, stated) = split_mac(line)?;
+    let position = Position::parse(line)?;
+    let previous = match position.seq {
         0 => None,
         1 => Some(""),
-        _ => before.or(place.before.as_deref()),
+        _ => previous.or(position.previous.as_deref()),
     };
-    (mac(key, before?, open) == written).then(|| place.head(written))
+    (mac(key, previous?, content) == stated).then(|| position.head(stated))
 }
 
-impl Place {
+impl Position {
     fn head(self, mac: &str) -> Head {
         Head { chain: self.chain, seq: self.seq, mac: mac.to_owned() }
     }
 }
 
-/// Reads a log of one file from its beginning and says everything that is wrong with it. `heads` are
-/// places that were kept elsewhere.
+/// Verifies a log that consists of one file. `heads` were kept in another place.
 ///
 /// # Errors
 /// When reading fails.
-pub fn verify(file: impl BufRead, key: &hmac::Key, heads: &[Head]) -> std::io::Result<Report> {
-    let known = Known { heads: heads.to_vec(), ..Known::default() };
-    let mut check = Verifier::new(key, &known);
-    let mut report = check.file(file)?;
-    report.findings.extend(check.conclude());
+pub fn verify(file: impl BufRead, key: &hmac::Key, heads: &[Head]) -> std::io::Result<FileReport> {
+    let options = VerifyOptions { heads: heads.to_vec(), ..VerifyOptions::default() };
+    let mut verifier = Verifier::new(key, &options);
+    let mut report = verifier.file(file)?;
+    report.findings.extend(verifier.finish());
     Ok(report)
 }
 
-/// Where a file of a rotated log belongs: files are read in the order of this.
+/// The start of a rotated file, by which files are sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Start {
-    /// When its first line was written, as it says.
+pub struct FileStart {
+    /// The timestamp of the first line.
     pub timestamp: String,
     pub chain: String,
     pub seq: u64,
 }
 
-/// What the first line that can be read says of its file. Believed for the order of files only.
+/// Returns the start that the first readable line states. It is unverified; use it only to sort files.
 ///
 /// # Errors
 /// When reading fails.
-pub fn start_of(file: impl BufRead) -> std::io::Result<Option<Start>> {
+pub fn file_start(file: impl BufRead) -> std::io::Result<Option<FileStart>> {
     for line in file.split(b'\n') {
-        if let Ok(Place { timestamp, chain, seq, .. }) = serde_json::from_slice(&line?) {
-            return Ok(Some(Start { timestamp, chain, seq }));
+        if let Ok(Position { timestamp, chain, seq, .. }) = serde_json::from_slice(&line?) {
+            return Ok(Some(FileStart { timestamp, chain, seq }));
         }
     }
     Ok(None)
 }
 
-/// Reads the files of one log, the oldest first. The chain goes on from file to file, so that a file
-/// that is gone from between two others is found like a line.
+/// Verifies the files of one log, the oldest first. The chain continues from file to file, so a missing
+/// file is found like a missing line.
 pub struct Verifier<'a> {
     key: &'a hmac::Key,
-    known: &'a Known,
-    /// Of the file at hand.
-    report: Report,
+    options: &'a VerifyOptions,
+    /// The report of the current file.
+    report: FileReport,
     /// The last line of all files so far.
     last: Option<Head>,
-    /// Those that were here.
+    /// The chains of all files so far.
     chains: BTreeSet<String>,
-    /// A line that is none, until the next one explains it.
-    strange: Option<u64>,
+    /// The number of an unparsable line, until the next line declares it torn.
+    unparsable: Option<u64>,
 }
 
 impl<'a> Verifier<'a> {
-    /// Nothing is read yet.
-    pub fn new(key: &'a hmac::Key, known: &'a Known) -> Verifier<'a> {
-        let (report, chains) = (Report::default(), BTreeSet::new());
-        Verifier { key, known, report, last: None, chains, strange: None }
+    pub fn new(key: &'a hmac::Key, options: &'a VerifyOptions) -> Verifier<'a> {
+        let (report, chains) = (FileReport::default(), BTreeSet::new());
+        Verifier { key, options, report, last: None, chains, unparsable: None }
     }
 
-    /// Reads the next file.
+    /// Verifies the next file.
     ///
     /// # Errors
     /// When reading fails.
-    pub fn file(&mut self, file: impl BufRead) -> std::io::Result<Report> {
+    pub fn file(&mut self, file: impl BufRead) -> std::io::Result<FileReport> {
         for line in file.split(b'\n') {
             self.line(&line?);
         }
-        self.say_strange();
+        self.report_unparsable();
         Ok(std::mem::take(&mut self.report))
     }
 
-    /// After the last file: what kept heads say that is not here.
-    pub fn conclude(self) -> Vec<Finding> {
-        let cut_off = self.last.as_ref().and_then(|last| self.cut_off(last));
-        cut_off.into_iter().chain(self.gone()).collect()
+    /// Returns the kept heads that no file contains. Call it after the last file.
+    pub fn finish(self) -> Vec<AuditFinding> {
+        let truncation = self.last.as_ref().and_then(|last| self.truncation(last));
+        truncation.into_iter().chain(self.missing_chains()).collect()
     }
 
     fn line(&mut self, bytes: &[u8]) {
         self.report.lines += 1;
         let number = self.report.lines;
         let read = std::str::from_utf8(bytes).ok().and_then(|text| {
-            let (open, mac) = apart(text)?;
-            Some((open, mac, Place::read(text)?))
+            let (content, mac) = split_mac(text)?;
+            Some((content, mac, Position::parse(text)?))
         });
-        let Some((open, written, place)) = read else {
-            self.say_strange();
-            self.strange = Some(number);
+        let Some((content, stated, position)) = read else {
+            self.report_unparsable();
+            self.unparsable = Some(number);
             return;
         };
         let finding =
-            self.place(number, &place).or_else(|| self.wrong(number, open, written, &place));
-        let explains = finding.is_none() && place.action == TORN;
+            self.check_position(number, &position).or_else(|| self.check_mac(number, content, stated, &position));
+        let is_torn_marker = finding.is_none() && position.action == TORN;
         self.report.findings.extend(finding);
-        if self.strange.take_if(|_| explains).is_some() {
+        if self.unparsable.take_if(|_| is_torn_marker).is_some() {
             self.report.torn += 1;
         }
-        self.say_strange();
-        self.compare_with_heads(written, &place);
-        let head = place.head(written);
+        self.report_unparsable();
+        self.compare_with_heads(stated, &position);
+        let head = position.head(stated);
         self.report.last = Some(head.clone());
         self.last = Some(head);
     }
 
-    /// Whether the line is not the one that comes next.
-    fn place(&mut self, line: u64, place: &Place) -> Option<Finding> {
+    /// Returns a finding unless the line has the next number of the chain.
+    fn check_position(&mut self, line: u64, position: &Position) -> Option<AuditFinding> {
         if self.report.last.is_none() {
-            self.report.first = place.seq;
-            self.begin_anew(place);
-            self.begin_late(line, place);
+            self.report.first = position.seq;
+            self.start_new_chain(position);
+            self.check_start(line, position);
         }
-        self.chains.insert(place.chain.clone());
+        self.chains.insert(position.chain.clone());
         let last = self.last.as_ref()?;
-        if place.chain != last.chain {
-            Some(Finding::OtherChain { line })
-        } else if place.seq <= last.seq {
-            Some(Finding::Misplaced { line })
+        if position.chain != last.chain {
+            Some(AuditFinding::OtherChain { line })
+        } else if position.seq <= last.seq {
+            Some(AuditFinding::OutOfOrder { line })
         } else {
-            let count = place.seq - last.seq - 1;
-            (count > 0).then_some(Finding::Missing { line, count })
+            let count = position.seq - last.seq - 1;
+            (count > 0).then_some(AuditFinding::Missing { line, count })
         }
     }
 
-    /// Whether a line in its place was changed.
-    fn wrong(&self, line: u64, open: &str, written: &str, place: &Place) -> Option<Finding> {
-        let Some(before) = self.before(place) else { return Some(Finding::Unproved { line }) };
-        (mac(self.key, before, open) != written).then_some(Finding::Changed { line })
+    /// Returns a finding unless the MAC of the line is valid.
+    fn check_mac(&self, line: u64, content: &str, stated: &str, position: &Position) -> Option<AuditFinding> {
+        let Some(previous) = self.previous_mac(position) else { return Some(AuditFinding::Unverifiable { line }) };
+        (mac(self.key, previous, content) != stated).then_some(AuditFinding::Changed { line })
     }
 
-    /// The MAC of the line before: as it stands there, as it was kept, or as the line says, which is
-    /// under its own MAC.
-    fn before<'b>(&'b self, place: &'b Place) -> Option<&'b str> {
+    /// Returns the MAC of the line before: from that line, from a kept head, or from the line itself,
+    /// whose MAC covers it.
+    fn previous_mac<'b>(&'b self, position: &'b Position) -> Option<&'b str> {
         let kept =
-            |head: &&Head| head.chain == place.chain && head.seq.checked_add(1) == Some(place.seq);
-        match (&self.last, place.seq) {
+            |head: &&Head| head.chain == position.chain && head.seq.checked_add(1) == Some(position.seq);
+        match (&self.last, position.seq) {
             (Some(last), _) => Some(&last.mac),
             (None, 1) => Some(""),
-            (None, _) => match self.known.heads.iter().find(kept) {
+            (None, _) => match self.options.heads.iter().find(kept) {
                 Some(head) => Some(&head.mac),
-                None => place.before.as_deref(),
+                None => position.previous.as_deref(),
             },
         }
     }
 
-    /// A file may begin another chain: the one before was moved away while no gateway ran. Nobody can
-    /// begin one without the key.
-    fn begin_anew(&mut self, place: &Place) {
-        let is_other = |last: &mut Head| place.seq == 1 && place.chain != last.chain;
-        if let Some(before) = self.last.take_if(is_other) {
-            self.report.anew = true;
-            self.report.findings.extend(self.cut_off(&before));
+    /// Accepts a new chain at the start of a file: the file before was moved away while no gateway ran.
+    /// A chain cannot be started without the key.
+    fn start_new_chain(&mut self, position: &Position) {
+        let is_other = |last: &mut Head| position.seq == 1 && position.chain != last.chain;
+        if let Some(previous) = self.last.take_if(is_other) {
+            self.report.new_chain = true;
+            self.report.findings.extend(self.truncation(&previous));
         }
     }
 
-    fn begin_late(&mut self, line: u64, place: &Place) {
-        let (from, first) = (self.known.from.max(1), place.seq);
+    fn check_start(&mut self, line: u64, position: &Position) {
+        let (from, first) = (self.options.first_seq.max(1), position.seq);
         if self.last.is_none() && first > from {
-            self.report.findings.push(Finding::BeginsLate { line, from, first });
+            self.report.findings.push(AuditFinding::StartsLate { line, from, first });
         }
     }
 
-    fn cut_off(&self, last: &Head) -> Option<Finding> {
-        let kept = self.known.heads.iter().filter(|head| head.chain == last.chain);
+    fn truncation(&self, last: &Head) -> Option<AuditFinding> {
+        let kept = self.options.heads.iter().filter(|head| head.chain == last.chain);
         let seq = kept.map(|head| head.seq).max().filter(|seq| *seq > last.seq)?;
-        Some(Finding::CutOff { seq })
+        Some(AuditFinding::Truncated { seq })
     }
 
-    /// Chains of which nothing is here but what was kept elsewhere.
-    fn gone(&self) -> Vec<Finding> {
-        let mut gone: BTreeMap<&str, u64> = BTreeMap::new();
-        for Head { chain, seq, .. } in &self.known.heads {
-            if !self.chains.contains(chain) && !self.known.without.contains(chain) {
-                let last = gone.entry(chain).or_default();
+    /// Returns the chains of which only kept heads exist.
+    fn missing_chains(&self) -> Vec<AuditFinding> {
+        let mut missing: BTreeMap<&str, u64> = BTreeMap::new();
+        for Head { chain, seq, .. } in &self.options.heads {
+            if !self.chains.contains(chain) && !self.options.absent_chains.contains(chain) {
+                let last = missing.entry(chain).or_default();
                 *last = (*last).max(*seq);
             }
         }
-        let finding = |(chain, seq): (&str, u64)| Finding::Gone { chain: chain.to_owned(), seq };
-        gone.into_iter().map(finding).collect()
+        let finding = |(chain, seq): (&str, u64)| AuditFinding::ChainMissing { chain: chain.to_owned(), seq };
+        missing.into_iter().map(finding).collect()
     }
 
-    fn compare_with_heads(&mut self, written: &str, place: &Place) {
-        let mut kept = self.known.heads.iter();
+    fn compare_with_heads(&mut self, stated: &str, position: &Position) {
+        let mut kept = self.options.heads.iter();
         let other =
-            |head: &Head| head.chain == place.chain && head.seq == place.seq && head.mac != written;
+            |head: &Head| head.chain == position.chain && head.seq == position.seq && head.mac != stated;
         if kept.any(other) {
-            self.report.findings.push(Finding::Rewritten { seq: place.seq });
+            self.report.findings.push(AuditFinding::Rewritten { seq: position.seq });
         }
     }
 
-    fn say_strange(&mut self) {
-        if let Some(line) = self.strange.take() {
-            self.report.findings.push(Finding::Strange { line });
+    fn report_unparsable(&mut self) {
+        if let Some(line) = self.unparsable.take() {
+            self.report.findings.push(AuditFinding::Unparsable { line });
         }
     }
 }
@@ -372,15 +369,15 @@ mod tests {
     }
 
     fn log(lines: u64) -> (Vec<String>, Vec<Head>) {
-        made(lines, true)
+        chain(lines, true)
     }
 
-    /// Lines of older versions do not name the one before.
-    fn made(lines: u64, names_before: bool) -> (Vec<String>, Vec<Head>) {
+    /// Lines of older versions do not state the MAC of the line before.
+    fn chain(lines: u64, states_previous: bool) -> (Vec<String>, Vec<Head>) {
         let (mut out, mut heads, mut before) = (Vec::new(), Vec::new(), String::new());
         for seq in 1..=lines {
             let named = format!(",\"doorward.prev\":\"{before}\"");
-            let named = if names_before && seq > 1 { &named } else { "" };
+            let named = if states_previous && seq > 1 { &named } else { "" };
             let text = format!(
                 r#"{{"event.action":"session.login","user.name":"user{seq}","doorward.chain":"c","doorward.seq":{seq}{named}}}"#
             );
@@ -392,21 +389,21 @@ mod tests {
         (out, heads)
     }
 
-    fn findings(lines: &[String], heads: &[Head]) -> Vec<Finding> {
+    fn findings(lines: &[String], heads: &[Head]) -> Vec<AuditFinding> {
         verify(lines.concat().as_bytes(), &key(), heads).expect("memory").findings
     }
 
-    fn findings_from(from: u64, lines: &[String], heads: &[Head]) -> Vec<Finding> {
-        let known = Known { heads: heads.to_vec(), from, ..Known::default() };
+    fn findings_from(from: u64, lines: &[String], heads: &[Head]) -> Vec<AuditFinding> {
+        let options = VerifyOptions { heads: heads.to_vec(), first_seq: from, ..VerifyOptions::default() };
         let key = key();
-        let mut verifier = Verifier::new(&key, &known);
+        let mut verifier = Verifier::new(&key, &options);
         let mut findings = verifier.file(lines.concat().as_bytes()).expect("memory").findings;
-        findings.extend(verifier.conclude());
+        findings.extend(verifier.finish());
         findings
     }
 
     #[test]
-    fn an_untouched_log_is_sound() {
+    fn an_unchanged_log_has_no_findings() {
         let (lines, heads) = log(5);
         let report = verify(lines.concat().as_bytes(), &key(), &heads).expect("memory");
         assert_eq!((report.lines, report.first, report.findings), (5, 1, vec![]));
@@ -414,135 +411,152 @@ mod tests {
     }
 
     #[test]
-    fn an_edited_line_is_found() {
+    fn a_changed_line_is_found() {
         let (mut lines, _) = log(5);
         lines[2] = lines[2].replace("user3", "user9");
-        assert_eq!(findings(&lines, &[]), [Finding::Changed { line: 3 }]);
+        assert_eq!(findings(&lines, &[]), [AuditFinding::Changed { line: 3 }]);
     }
 
     #[test]
-    fn a_line_made_with_another_key_is_found() {
+    fn a_line_with_the_mac_of_another_key_is_found() {
         let (mut lines, heads) = log(3);
         let other = hmac::Key::new(hmac::HMAC_SHA256, &[8; 32]);
         let text = r#"{"event.action":"x","doorward.chain":"c","doorward.seq":4}"#;
         lines.push(seal(&other, &heads[2].mac, text).0);
-        assert_eq!(findings(&lines, &[]), [Finding::Changed { line: 4 }]);
+        assert_eq!(findings(&lines, &[]), [AuditFinding::Changed { line: 4 }]);
     }
 
     #[test]
-    fn a_removed_a_repeated_and_a_swapped_line_are_found() {
+    fn removed_repeated_and_swapped_lines_are_found() {
         let (lines, _) = log(5);
         let removed = [&lines[..2], &lines[3..]].concat();
-        assert_eq!(findings(&removed, &[]), [Finding::Missing { line: 3, count: 1 }]);
+        assert_eq!(findings(&removed, &[]), [AuditFinding::Missing { line: 3, count: 1 }]);
         let repeated = [&lines[..3], &lines[2..]].concat();
-        assert_eq!(findings(&repeated, &[]), [Finding::Misplaced { line: 4 }]);
+        assert_eq!(findings(&repeated, &[]), [AuditFinding::OutOfOrder { line: 4 }]);
         let mut swapped = lines;
         swapped.swap(1, 2);
         assert!(!findings(&swapped, &[]).is_empty());
     }
 
     #[test]
-    fn a_cut_off_end_is_found_by_a_head_that_was_kept() {
+    fn a_truncated_log_is_found_with_a_kept_head() {
         let (lines, heads) = log(5);
         assert_eq!(findings(&lines[..3], &[]), []);
-        assert_eq!(findings(&lines[..3], &heads[4..]), [Finding::CutOff { seq: 5 }]);
+        assert_eq!(findings(&lines[..3], &heads[4..]), [AuditFinding::Truncated { seq: 5 }]);
     }
 
     #[test]
-    fn a_chain_written_anew_is_found_by_a_head_that_was_kept() {
+    fn a_rewritten_chain_is_found_with_a_kept_head() {
         let (lines, mut heads) = log(5);
         heads[1].mac = "0".repeat(64);
-        assert_eq!(findings(&lines, &heads[1..2]), [Finding::Rewritten { seq: 2 }]);
+        assert_eq!(findings(&lines, &heads[1..2]), [AuditFinding::Rewritten { seq: 2 }]);
     }
 
     #[test]
-    fn another_chain_in_the_same_file_and_a_line_that_is_none_are_found() {
+    fn a_second_chain_and_an_unparsable_line_are_found() {
         let (lines, _) = log(2);
         let other: Vec<String> = lines.iter().map(|line| line.replace("\"c\"", "\"d\"")).collect();
         assert!(
             findings(&[lines.clone(), other].concat(), &[])
-                .contains(&Finding::OtherChain { line: 3 })
+                .contains(&AuditFinding::OtherChain { line: 3 })
         );
-        let strange = [lines.as_slice(), &["nonsense\n".to_owned()]].concat();
-        assert_eq!(findings(&strange, &[]), [Finding::Strange { line: 3 }]);
+        let unparsable = [lines.as_slice(), &["nonsense\n".to_owned()]].concat();
+        assert_eq!(findings(&unparsable, &[]), [AuditFinding::Unparsable { line: 3 }]);
     }
 
     #[test]
-    fn lines_removed_from_the_beginning_are_found_unless_they_were_removed_on_purpose() {
+    fn lines_missing_at_the_start_are_found_unless_declared() {
         let (lines, heads) = log(5);
-        let late = |from| Finding::BeginsLate { line: 1, from, first: 3 };
+        let late = |from| AuditFinding::StartsLate { line: 1, from, first: 3 };
         assert_eq!(findings(&lines[2..], &[]), [late(1)]);
         assert_eq!(findings(&lines[2..], &heads[..1]), [late(1)]);
         assert_eq!(findings_from(2, &lines[2..], &[]), [late(2)]);
         assert_eq!(findings_from(3, &lines[2..], &heads), []);
-        assert_eq!(findings_from(3, &lines, &heads), [], "they are still there");
+        assert_eq!(findings_from(3, &lines, &heads), [], "the lines still exist");
     }
 
     #[test]
-    fn the_first_line_of_the_oldest_file_is_held_against_the_one_that_it_names() {
+    fn the_first_line_is_verified_with_its_stated_predecessor() {
         let (lines, heads) = log(5);
         let mut changed = lines[2..].to_vec();
         changed[0] = changed[0].replace("user3", "user9");
-        assert_eq!(findings_from(3, &changed, &[]), [Finding::Changed { line: 1 }]);
+        assert_eq!(findings_from(3, &changed, &[]), [AuditFinding::Changed { line: 1 }]);
         let elsewhere = lines[2].replace(&heads[1].mac, &heads[0].mac);
-        assert_eq!(findings_from(3, &[elsewhere], &[]), [Finding::Changed { line: 1 }]);
+        assert_eq!(findings_from(3, &[elsewhere], &[]), [AuditFinding::Changed { line: 1 }]);
     }
 
     #[test]
-    fn a_first_line_that_names_none_is_held_against_a_kept_head_and_never_believed() {
-        let (lines, heads) = made(5, false);
+    fn a_first_line_without_a_predecessor_needs_a_kept_head() {
+        let (lines, heads) = chain(5, false);
         assert_eq!(findings(&lines, &heads), [], "a whole log of an older version");
         assert_eq!(findings_from(3, &lines[2..], &heads[1..2]), []);
-        let unproved = Finding::Unproved { line: 1 };
+        let unproved = AuditFinding::Unverifiable { line: 1 };
         assert_eq!(findings_from(3, &lines[2..], &heads[..1]), [unproved]);
         let mut changed = lines[2..].to_vec();
         changed[0] = changed[0].replace("user3", "user9");
-        assert_eq!(findings_from(3, &changed, &heads[1..2]), [Finding::Changed { line: 1 }]);
+        assert_eq!(findings_from(3, &changed, &heads[1..2]), [AuditFinding::Changed { line: 1 }]);
     }
 
     #[test]
-    fn a_chain_of_which_only_a_head_is_left_is_found_unless_it_is_left_out_on_purpose() {
+    fn a_missing_chain_is_found_unless_declared_absent() {
         let (lines, _) = log(2);
         let mac = "0".repeat(64);
         let head = |seq| Head { chain: "gone".into(), seq, mac: mac.clone() };
         let heads = [head(7), head(9), head(8)];
-        let gone = Finding::Gone { chain: "gone".into(), seq: 9 };
+        let gone = AuditFinding::ChainMissing { chain: "gone".into(), seq: 9 };
         assert_eq!(findings(&lines, &heads), [gone]);
-        let known = Known { heads: heads.into(), without: vec!["gone".into()], ..Known::default() };
+        let options = VerifyOptions { heads: heads.into(), absent_chains: vec!["gone".into()], ..VerifyOptions::default() };
         let key = key();
-        let mut verifier = Verifier::new(&key, &known);
+        let mut verifier = Verifier::new(&key, &options);
         assert_eq!(verifier.file(lines.concat().as_bytes()).expect("memory").findings, []);
-        assert_eq!(verifier.conclude(), []);
+        assert_eq!(verifier.finish(), []);
     }
 
     #[test]
-    fn the_largest_number_makes_nothing_overflow() {
+    fn the_largest_line_number_does_not_overflow() {
         let (lines, _) = log(1);
         let largest =
             lines[0].replace("\"doorward.seq\":1", &format!("\"doorward.seq\":{}", u64::MAX));
         let found = findings(&[largest.clone(), largest.clone()], &[]);
-        assert_eq!(found.last(), Some(&Finding::Misplaced { line: 2 }), "{found:?}");
+        assert_eq!(found.last(), Some(&AuditFinding::OutOfOrder { line: 2 }), "{found:?}");
         let found = findings(&[lines[0].clone(), largest], &[]);
-        assert_eq!(found, [Finding::Missing { line: 2, count: u64::MAX - 2 }]);
+        assert_eq!(found, [AuditFinding::Missing { line: 2, count: u64::MAX - 2 }]);
     }
 
     #[test]
-    fn a_chain_with_a_name_that_a_terminal_would_obey_is_no_line_of_ours() {
+    fn a_chain_name_with_control_codes_is_unparsable() {
         let (lines, heads) = log(1);
         let named = lines[0].replace("\"c\"", "\"\\u001b[2J\"");
-        assert_eq!(head_of_line(&named), None);
-        assert_eq!(findings(&[named], &[]), [Finding::Strange { line: 1 }]);
+        assert_eq!(parse_head(&named), None);
+        assert_eq!(findings(&[named], &[]), [AuditFinding::Unparsable { line: 1 }]);
         let sealed = lines[0].replace(&heads[0].mac, &"\u{1b}".repeat(64));
-        assert_eq!(head_of_line(&sealed), None);
+        assert_eq!(parse_head(&sealed), None);
     }
 
     #[test]
-    fn a_line_that_a_power_cut_broke_is_told_apart_from_an_attack() {
+    fn a_torn_line_is_not_a_finding() {
         let (mut lines, heads) = log(2);
         lines.push("{\"event.action\":\"sess\n".to_owned());
         let text = format!(r#"{{"event.action":"{TORN}","doorward.chain":"c","doorward.seq":3}}"#);
         lines.push(seal(&key(), &heads[1].mac, &text).0);
         let report = verify(lines.concat().as_bytes(), &key(), &[]).expect("memory");
         assert_eq!((report.torn, report.findings), (1, vec![]));
+    }
+
+    #[test]
+    fn a_log_with_action_names_of_older_versions_is_valid() {
+        let (mut lines, mut previous) = (Vec::new(), String::new());
+        let actions = ["audit.begun", "session.moved", "session.poisoned", "audit.torn"];
+        for (seq, action) in (1..).zip(actions) {
+            let json = format!(
+                r#"{{"event.action":"{action}","doorward.chain":"c","doorward.seq":{seq}}}"#
+            );
+            let (line, mac) = seal(&key(), &previous, &json);
+            lines.push(line);
+            previous = mac;
+        }
+        lines.insert(3, "{\"event.action\":\"sess\n".to_owned());
+        let report = verify(lines.concat().as_bytes(), &key(), &[]).expect("memory");
+        assert_eq!((report.lines, report.torn, report.findings), (5, 1, vec![]));
     }
 }

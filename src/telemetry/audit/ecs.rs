@@ -1,48 +1,53 @@
-//! Where an event stands in the categories of the Elastic Common Schema (8.11).
+//! The categories of events in the Elastic Common Schema (8.11).
 
-use super::line::BEGUN;
 use crate::telemetry::events::SessionEvent;
 
-/// `event.category` and `event.type`: the rules of a SIEM look for logins and denials by these.
+/// Actions of lines about the log itself.
+pub(super) const STARTED: &str = "audit.started";
+pub(super) const TORN: &str = "audit.torn";
+pub(super) const LOST: &str = "audit.lost";
+pub(super) const SUPPRESSED: &str = "audit.suppressed";
+
+/// `event.category` and `event.type`, by which SIEM rules find logins and denials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Kind {
+pub(super) struct EcsClass {
     pub(super) category: &'static [&'static str],
     pub(super) types: &'static [&'static str],
 }
 
-const LOGIN: Kind = kind(&["authentication", "session"], &["start"]);
-/// A login that failed has begun too, and its outcome is a failure.
-const FAILED_LOGIN: Kind = kind(&["authentication"], &["start"]);
-const END: Kind = kind(&["session"], &["end"]);
-const USE: Kind = kind(&["session"], &["info"]);
-const ATTACK: Kind = kind(&["intrusion_detection", "session"], &["denied"]);
-/// Of a record that somebody may have written.
-const STORE: Kind = kind(&["database", "intrusion_detection"], &["info"]);
-const USER: Kind = kind(&["iam"], &["user", "change"]);
+const LOGIN: EcsClass = kind(&["authentication", "session"], &["start"]);
+/// ECS classifies a failed login as `start` with the outcome `failure`.
+const FAILED_LOGIN: EcsClass = kind(&["authentication"], &["start"]);
+const END: EcsClass = kind(&["session"], &["end"]);
+const USE: EcsClass = kind(&["session"], &["info"]);
+const ATTACK: EcsClass = kind(&["intrusion_detection", "session"], &["denied"]);
+/// A record that an attacker may have written.
+const STORE: EcsClass = kind(&["database", "intrusion_detection"], &["info"]);
+const USER: EcsClass = kind(&["iam"], &["user", "change"]);
 
-const fn kind(category: &'static [&'static str], types: &'static [&'static str]) -> Kind {
-    Kind { category, types }
+const fn kind(category: &'static [&'static str], types: &'static [&'static str]) -> EcsClass {
+    EcsClass { category, types }
 }
 
-impl Kind {
-    pub(super) fn of(event: SessionEvent) -> Kind {
+impl EcsClass {
+    pub(super) fn from_event(event: SessionEvent) -> EcsClass {
         match event {
-            SessionEvent::Login | SessionEvent::LoginNewPlace => LOGIN,
-            SessionEvent::LoginRefused | SessionEvent::LoginThrottled => FAILED_LOGIN,
+            SessionEvent::Login | SessionEvent::LoginNewLocation => LOGIN,
+            SessionEvent::LoginFailed | SessionEvent::LoginThrottled => FAILED_LOGIN,
             SessionEvent::Ended(_) => END,
-            SessionEvent::Renewed | SessionEvent::Moved | SessionEvent::Refused(_) => USE,
-            SessionEvent::Theft | SessionEvent::Forged => ATTACK,
-            SessionEvent::Poisoned
-            | SessionEvent::StoreWentBack
+            SessionEvent::TokenRotated | SessionEvent::LocationChanged | SessionEvent::Refused(_) => USE,
+            SessionEvent::Theft | SessionEvent::TokenInvalid => ATTACK,
+            SessionEvent::Undecryptable
+            | SessionEvent::GenerationAhead
             | SessionEvent::RolledBack
-            | SessionEvent::TouchedAhead => STORE,
-            SessionEvent::Forgotten => USER,
+            | SessionEvent::ActivityInFuture => STORE,
+            SessionEvent::HistoryDeleted => USER,
         }
     }
 
-    /// Of a line of the log about itself.
-    pub(super) fn own(action: &str) -> Kind {
-        let types: &[&str] = if action == BEGUN { &["start"] } else { &["info"] };
+    /// Returns the class of a line about the log itself.
+    pub(super) fn internal(action: &str) -> EcsClass {
+        let types: &[&str] = if action == STARTED { &["start"] } else { &["info"] };
         kind(&["process"], types)
     }
 }
@@ -52,7 +57,7 @@ mod tests {
     use super::*;
     use crate::session::EndReason;
 
-    /// What the schema expects beside each category.
+    /// The types that the schema permits for each category.
     const EXPECTED: [(&str, &[&str]); 6] = [
         ("authentication", &["start", "end", "info"]),
         ("session", &["start", "end", "info"]),
@@ -63,18 +68,18 @@ mod tests {
     ];
 
     #[test]
-    fn every_type_is_one_that_the_schema_expects_of_a_category_beside_it() {
+    fn every_type_is_permitted_for_its_category() {
         let events = [
             SessionEvent::Login,
-            SessionEvent::LoginRefused,
-            SessionEvent::Renewed,
+            SessionEvent::LoginFailed,
+            SessionEvent::TokenRotated,
             SessionEvent::Ended(EndReason::Logout),
             SessionEvent::Theft,
-            SessionEvent::Poisoned,
-            SessionEvent::Forgotten,
+            SessionEvent::Undecryptable,
+            SessionEvent::HistoryDeleted,
         ];
-        let own = ["audit.begun", "audit.lost"].map(Kind::own);
-        for Kind { category, types } in events.map(Kind::of).into_iter().chain(own) {
+        let own = ["audit.started", "audit.lost"].map(EcsClass::internal);
+        for EcsClass { category, types } in events.map(EcsClass::from_event).into_iter().chain(own) {
             let expected = |name: &&str| EXPECTED.iter().find(|(known, _)| known == name);
             let expected: Vec<&str> = category
                 .iter()
@@ -86,13 +91,13 @@ mod tests {
     }
 
     #[test]
-    fn logins_are_authentication_and_thefts_are_denied() {
-        for event in [SessionEvent::Login, SessionEvent::LoginRefused, SessionEvent::LoginThrottled]
+    fn logins_are_authentication_and_thefts_are_denials() {
+        for event in [SessionEvent::Login, SessionEvent::LoginFailed, SessionEvent::LoginThrottled]
         {
-            let Kind { category, types } = Kind::of(event);
+            let EcsClass { category, types } = EcsClass::from_event(event);
             assert!(category.contains(&"authentication") && types == ["start"], "{event:?}");
         }
-        assert_eq!(Kind::of(SessionEvent::Ended(EndReason::Idle)).types, ["end"]);
-        assert_eq!(Kind::of(SessionEvent::Theft).types, ["denied"]);
+        assert_eq!(EcsClass::from_event(SessionEvent::Ended(EndReason::Idle)).types, ["end"]);
+        assert_eq!(EcsClass::from_event(SessionEvent::Theft).types, ["denied"]);
     }
 }

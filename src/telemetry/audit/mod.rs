@@ -1,30 +1,27 @@
-//! The audit log: who was where, and what became of whose session, in a file in which an edited, a
-//! removed and a cut-off line are found.
+//! The audit log: session events in a tamper-evident file.
 //!
-//! One JSON object to a line, with the names of the Elastic Common Schema where it has one. Each line
-//! ends in a MAC over itself and the MAC of the line before (`chain`), under a key of the keys file
-//! that no rotation changes. Sessions are named by their handle, never by their id; what a client
-//! sent stands only inside JSON strings, so that it cannot make a line of its own.
+//! One JSON object per line, with the field names of the Elastic Common Schema. Each line ends in a MAC
+//! over the line and the MAC of the line before (`chain`). The key is in the keys file and is never
+//! rotated. A session is identified by its handle, not by its ID. Client data is always inside a JSON
+//! string, so it cannot start a new line.
 //!
-//! What this does and does not prove: who can write the file but has not the keys cannot change it
-//! unseen, nor take lines from its beginning or its middle. He can cut off its end, or delete it as a
-//! whole while nobody writes; and who has the keys too can write the chain anew. Those are found with a
-//! *head* (number and MAC of a line) that was kept elsewhere. Heads go to the ordinary log at the start,
-//! each hour and at the end, and `doorward audit head` prints one.
+//! An attacker who can write the file without the keys cannot change or remove a line unnoticed, except
+//! at the end: they can truncate the file, or delete it while no gateway writes. With the keys they can
+//! rewrite the chain. A *head* (number and MAC of a line) kept in another place reveals both. Heads are
+//! logged at start, every hour and at stop, and `doorward audit head` prints the current one.
 //!
 //! Invariants:
-//! - no request waits for the disk: lines go through a bounded queue; what does not fit is counted,
-//!   and the count becomes a line
-//! - what a stranger, or one token, can provoke again and again makes a few lines (`gate`); the rest
-//!   is counted before the queue, and the count becomes a line
-//! - a line is in the chain only when it is in the file
+//! - No request waits for the disk. Lines go through a bounded queue; a line reports how many did not fit.
+//! - Events that a client can repeat at will are limited (`rate_limit`) before the queue; a line reports
+//!   how many were suppressed.
+//! - A line belongs to the chain only once it is in the file.
 
 mod chain;
 mod ecs;
-mod gate;
-pub(super) mod line;
-mod reading;
-mod told;
+mod rate_limit;
+pub(super) mod entry;
+mod files;
+mod risk_fields;
 mod writer;
 
 use std::path::PathBuf;
@@ -36,72 +33,71 @@ use std::time::Instant;
 
 use aws_lc_rs::hmac;
 
-pub use chain::{Finding, Head, Known, Report, Start, Verifier, start_of, verify};
-pub use reading::{AuditFileError, head_of, read_heads};
+pub use chain::{AuditFinding, Head, VerifyOptions, FileReport, FileStart, Verifier, file_start, verify};
+pub use files::{AuditFileError, read_last_head, read_heads};
 
-use super::events::{About, SessionEvent};
+use super::events::{EventContext, SessionEvent};
 use crate::clock::{Clock, UnixMillis};
-use gate::Gate;
-use line::Entry;
-use writer::Message;
+use rate_limit::AuditRateLimit;
+use entry::AuditEntry;
+use writer::WriterCommand;
 
-/// Lines that may wait for the disk.
+/// Maximum number of lines that wait for the disk.
 const QUEUE: usize = 8_192;
 
-/// Takes lines. A clone writes to the same file.
+/// Handle of an audit log. A clone writes to the same file.
 #[derive(Clone)]
-pub struct Audit {
-    queue: SyncSender<Message>,
+pub struct AuditLog {
+    queue: SyncSender<WriterCommand>,
     lost: Arc<AtomicU64>,
-    gate: Arc<Mutex<Gate>>,
+    rate_limit: Arc<Mutex<AuditRateLimit>>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
-impl Audit {
-    /// Opens or makes the file and continues its chain.
+impl AuditLog {
+    /// Opens or creates the file and continues its chain.
     ///
     /// # Errors
-    /// When the file cannot be written, or its end is not of this chain: a log that somebody changed is
-    /// not continued as if nothing were.
-    pub fn open(path: PathBuf, key: hmac::Key, clock: Clock) -> Result<Audit, AuditFileError> {
-        let file = writer::File::open(path, key, clock)?;
-        let (lost, gate) = (Arc::new(AtomicU64::new(0)), Arc::<Mutex<Gate>>::default());
+    /// When the file cannot be written, or its last line is not valid: a modified log is not continued.
+    pub fn open(path: PathBuf, key: hmac::Key, clock: Clock) -> Result<AuditLog, AuditFileError> {
+        let file = writer::AuditFile::open(path, key, clock)?;
+        let (lost, rate_limit) = (Arc::new(AtomicU64::new(0)), Arc::<Mutex<AuditRateLimit>>::default());
         let (queue, waiting) = std::sync::mpsc::sync_channel(QUEUE);
-        let writer = writer::Writer::new(file, Arc::clone(&lost), Arc::clone(&gate));
+        let writer = writer::AuditWriter::new(file, Arc::clone(&lost), Arc::clone(&rate_limit));
         let thread = std::thread::Builder::new().name("audit".to_owned());
         let thread = thread.spawn(move || writer.run(&waiting)).map_err(AuditFileError::Thread)?;
-        Ok(Audit { queue, lost, gate, thread: Arc::new(Mutex::new(Some(thread))) })
+        Ok(AuditLog { queue, lost, rate_limit, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 
-    /// Writes an event down, soon.
-    pub fn event(&self, event: SessionEvent, about: &About<'_>, at: UnixMillis) {
-        let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        if !gate.admits(event, about.session, Instant::now()) {
+    /// Queues an event. Never blocks.
+    pub fn record(&self, event: SessionEvent, about: &EventContext<'_>, at: UnixMillis) {
+        let mut rate_limit = self.rate_limit.lock().unwrap_or_else(PoisonError::into_inner);
+        if !rate_limit.allows(event, about.session, Instant::now()) {
             return;
         }
-        drop(gate);
-        let entry = Entry::new(event, about, at);
+        drop(rate_limit);
+        let entry = AuditEntry::new(event, about, at);
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            self.queue.try_send(Message::Entry(Box::new(entry)))
+            self.queue.try_send(WriterCommand::Entry(Box::new(entry)))
         {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Writes what waits and closes the file. What comes later is lost.
+    /// Writes the queued events and closes the file. Later events are lost.
     pub fn close(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(thread) = thread else { return };
-        // It fails only when the thread is gone already.
-        if self.queue.send(Message::Close).is_ok() && thread.join().is_err() {
-            tracing::warn!("the audit log's thread ended by a panic");
+        // It fails only if the thread has already ended.
+        if self.queue.send(WriterCommand::Close).is_ok() && thread.join().is_err() {
+            tracing::warn!(event = "audit.panicked", "the thread of the audit log panicked");
         }
     }
 }
 
-impl std::fmt::Debug for Audit {
+impl std::fmt::Debug for AuditLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Audit").finish_non_exhaustive()
+        f.debug_struct("AuditLog").finish_non_exhaustive()
     }
 }
 
@@ -111,18 +107,18 @@ mod tests {
     use crate::session::SessionId;
 
     #[test]
-    fn a_flood_of_strangers_takes_no_place_in_the_queue_from_a_theft_while_the_disk_is_slow() {
+    fn unauthenticated_events_cannot_fill_the_queue() {
         let (queue, waiting) = std::sync::mpsc::sync_channel(QUEUE);
-        let (lost, gate) = (Arc::default(), Arc::default());
-        let audit = Audit { queue, lost, gate, thread: Arc::default() };
+        let (lost, rate_limit) = (Arc::default(), Arc::default());
+        let audit = AuditLog { queue, lost, rate_limit, thread: Arc::default() };
         for _ in 0..2 * QUEUE {
-            audit.event(SessionEvent::Forged, &About::default(), UnixMillis(1));
+            audit.record(SessionEvent::TokenInvalid, &EventContext::default(), UnixMillis(1));
         }
-        let about = About { session: Some(SessionId([1; 16])), ..About::default() };
-        audit.event(SessionEvent::Theft, &about, UnixMillis(2));
+        let about = EventContext { session: Some(SessionId([1; 16])), ..EventContext::default() };
+        audit.record(SessionEvent::Theft, &about, UnixMillis(2));
         let waits = |message| match message {
-            Message::Entry(entry) => entry.action == "session.theft",
-            Message::Close => false,
+            WriterCommand::Entry(entry) => entry.action == "session.theft",
+            WriterCommand::Close => false,
         };
         assert!(waiting.try_iter().any(waits));
         assert_eq!(audit.lost.load(Ordering::Relaxed), 0);

@@ -1,4 +1,4 @@
-//! The thread that writes: it alone knows the chain's place.
+//! The writing thread, the only owner of the file and of the head of its chain.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -17,87 +17,86 @@ use tracing::{error, info};
 use crate::clock::{Clock, UnixMillis};
 use crate::secret::random_bytes;
 
-use super::chain::{Head, head_of_line, seal, sound};
-use super::gate::Gate;
-use super::line::{BEGUN, Entry, LOST, SUPPRESSED, TORN};
-use super::reading::{self, AuditFileError, Tail};
+use super::chain::{Head, parse_head, seal, verified_head};
+use super::rate_limit::AuditRateLimit;
+use super::ecs::{LOST, STARTED, SUPPRESSED, TORN};
+use super::entry::AuditEntry;
+use super::files::{self, AuditFileError, HEAD_EVENT, Tail};
 
-pub(super) const HEAD_EVENT: &str = "audit-head";
-
-/// How often what was counted becomes a line, and the file is looked at.
+/// How often lost events are reported and the path of the file is checked.
 const TICK: Duration = Duration::from_secs(1);
-/// How often it is said of a kind of event how many made no line: saying it must not fill the disk either.
-const COUNT_EVERY: Duration = Duration::from_secs(60);
-const HEAD_EVERY: Duration = Duration::from_secs(60 * 60);
+/// How often suppressed events are reported, so that a flood of them does not fill the disk either.
+const SUPPRESSED_INTERVAL: Duration = Duration::from_secs(60);
+const HEAD_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
-pub(super) enum Message {
-    Entry(Box<Entry>),
+pub(super) enum WriterCommand {
+    Entry(Box<AuditEntry>),
     Close,
 }
 
 /// The file and its chain.
-pub(super) struct File {
+pub(super) struct AuditFile {
     path: PathBuf,
     key: hmac::Key,
     clock: Clock,
     file: fs::File,
-    /// Bytes that are whole lines.
+    /// Length of the complete lines in bytes.
     length: u64,
     head: Head,
 }
 
-impl File {
+impl AuditFile {
     pub(super) fn open(
         path: PathBuf,
         key: hmac::Key,
         clock: Clock,
-    ) -> Result<File, AuditFileError> {
+    ) -> Result<AuditFile, AuditFileError> {
         let failed = |error| AuditFileError::File { path: path.clone(), error };
         let mut file = open(&path).map_err(failed)?;
-        // Two chains in one file are none.
+        // Two processes would interleave their chains, and neither could be verified.
         file.try_lock().map_err(|error| match error {
             fs::TryLockError::WouldBlock => AuditFileError::InUse { path: path.clone() },
             fs::TryLockError::Error(error) => failed(error),
         })?;
-        let tail = reading::tail(&mut file).map_err(failed)?;
+        let tail = files::tail(&mut file).map_err(failed)?;
         let length = file.seek(SeekFrom::End(0)).map_err(failed)?;
         let head = match tail.lines.as_slice() {
             [] => Head { chain: HEXLOWER.encode(&random_bytes::<8>()), seq: 0, mac: String::new() },
             [.., last] => {
                 let changed = || AuditFileError::Changed { path: path.clone() };
-                continued(&key, &tail.lines, last).ok_or_else(changed)?
+                resumed_head(&key, &tail.lines, last).ok_or_else(changed)?
             }
         };
-        let mut this = File { path: path.clone(), key, clock, file, length, head };
-        this.begin(&tail).map_err(failed)?;
+        let mut this = AuditFile { path: path.clone(), key, clock, file, length, head };
+        this.write_start(&tail).map_err(failed)?;
         Ok(this)
     }
 
-    /// The log says when it begins to write, and that the line before it broke.
-    fn begin(&mut self, tail: &Tail) -> io::Result<()> {
+    /// Writes that the log starts, and whether the last line was torn.
+    fn write_start(&mut self, tail: &Tail) -> io::Result<()> {
         let now = self.clock.now();
         if tail.torn > 0 {
             self.file.write_all(b"\n")?;
             self.length += 1;
             let torn = u64::try_from(tail.torn).unwrap_or(u64::MAX);
-            self.append(&[Entry::own(
+            self.append(&[AuditEntry::internal(
                 TORN,
-                Some("the power went, or the disk was full"),
+                Some("power failure or full disk"),
                 Some(torn),
                 now,
             )])?;
         }
-        self.append(&[Entry::own(BEGUN, None, None, now)])
+        self.append(&[AuditEntry::internal(STARTED, None, None, now)])
     }
 
-    /// All of them, or none: what was written in part is taken back.
-    fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
+    /// Appends all entries or none: truncates the file after a partial write.
+    fn append(&mut self, entries: &[AuditEntry]) -> io::Result<()> {
         let mut head = self.head.clone();
         let mut out = String::new();
         for entry in entries {
             head.seq = head.seq.saturating_add(1);
             let (line, mac) =
-                seal(&self.key, &head.mac, &entry.text(&head.chain, head.seq, &head.mac));
+                seal(&self.key, &head.mac, &entry.to_chained_json(&head.chain, head.seq, &head.mac));
             out.push_str(&line);
             head.mac = mac;
         }
@@ -112,8 +111,8 @@ impl File {
         Ok(())
     }
 
-    /// Somebody moved the file away (log rotation): the chain goes on in a new one.
-    fn follow(&mut self) -> io::Result<()> {
+    /// Continues the chain in a new file if the current one was moved away (log rotation).
+    fn reopen_if_moved(&mut self) -> io::Result<()> {
         let ours = self.file.metadata()?;
         match fs::metadata(&self.path) {
             Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => return Ok(()),
@@ -128,20 +127,20 @@ impl File {
         Ok(())
     }
 
-    fn tell_head(&self) {
+    fn log_head(&self) {
         let Head { chain, seq, mac } = &self.head;
         info!(event = HEAD_EVENT, chain, seq, mac);
     }
 }
 
-/// Where the chain goes on. The last line must fit to the one before; where that is not there (after a
-/// broken line, or at the begin of a file), to the one that it names. A changed end is not continued.
-fn continued(key: &hmac::Key, lines: &[String], last: &str) -> Option<Head> {
+/// Returns the head to continue from, if the MAC of the last line is valid. The MAC before it comes from
+/// the line before, or from the last line itself (after a torn line, or at the start of a file).
+fn resumed_head(key: &hmac::Key, lines: &[String], last: &str) -> Option<Head> {
     let before = match lines {
-        [.., before, _] => head_of_line(before).map(|before| before.mac),
+        [.., before, _] => parse_head(before).map(|before| before.mac),
         _ => None,
     };
-    sound(key, before.as_deref(), last)
+    verified_head(key, before.as_deref(), last)
 }
 
 fn open(path: &Path) -> io::Result<fs::File> {
@@ -151,39 +150,39 @@ fn open(path: &Path) -> io::Result<fs::File> {
     OpenOptions::new().create(true).read(true).append(true).mode(0o600).open(path)
 }
 
-/// The loop around the file.
-pub(super) struct Writer {
-    file: File,
+/// The loop of the writing thread.
+pub(super) struct AuditWriter {
+    file: AuditFile,
     lost: Arc<AtomicU64>,
-    gate: Arc<Mutex<Gate>>,
-    waiting: Vec<Entry>,
+    rate_limit: Arc<Mutex<AuditRateLimit>>,
+    pending: Vec<AuditEntry>,
     next_tick: Instant,
     next_count: Instant,
     next_head: Instant,
     failing: bool,
 }
 
-/// Lines that are kept while the disk takes none.
-const KEPT: usize = 8_192;
+/// Maximum number of lines that are kept while writes fail.
+const MAX_PENDING: usize = 8_192;
 
-impl Writer {
-    pub(super) fn new(file: File, lost: Arc<AtomicU64>, gate: Arc<Mutex<Gate>>) -> Writer {
+impl AuditWriter {
+    pub(super) fn new(file: AuditFile, lost: Arc<AtomicU64>, rate_limit: Arc<Mutex<AuditRateLimit>>) -> AuditWriter {
         let now = Instant::now();
-        Writer {
+        AuditWriter {
             file,
             lost,
-            gate,
-            waiting: Vec::new(),
+            rate_limit,
+            pending: Vec::new(),
             next_tick: now + TICK,
             next_count: now,
-            next_head: now + HEAD_EVERY,
+            next_head: now + HEAD_INTERVAL,
             failing: false,
         }
     }
 
-    pub(super) fn run(mut self, queue: &Receiver<Message>) {
-        // At once: a log that is killed and deleted within its first hour has to have a head too.
-        self.file.tell_head();
+    pub(super) fn run(mut self, queue: &Receiver<WriterCommand>) {
+        // At once, so that a head exists if the file is deleted within the first hour.
+        self.file.log_head();
         loop {
             let left = self.next_tick.saturating_duration_since(Instant::now());
             match queue.recv_timeout(left) {
@@ -201,18 +200,18 @@ impl Writer {
         }
         self.next_count = Instant::now();
         self.tick();
-        self.file.tell_head();
+        self.file.log_head();
     }
 
-    /// Everything that waits goes in one write.
-    fn take(&mut self, first: Message, queue: &Receiver<Message>) -> ControlFlow<()> {
+    /// Writes all queued entries at once.
+    fn take(&mut self, first: WriterCommand, queue: &Receiver<WriterCommand>) -> ControlFlow<()> {
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
-                Message::Entry(entry) => self.admit(*entry),
-                Message::Close => return ControlFlow::Break(()),
+                WriterCommand::Entry(entry) => self.enqueue(*entry),
+                WriterCommand::Close => return ControlFlow::Break(()),
             }
-            next = if self.waiting.len() < KEPT { queue.try_recv().ok() } else { None };
+            next = if self.pending.len() < MAX_PENDING { queue.try_recv().ok() } else { None };
         }
         if !self.failing {
             self.write();
@@ -220,9 +219,9 @@ impl Writer {
         ControlFlow::Continue(())
     }
 
-    fn admit(&mut self, entry: Entry) {
-        if self.waiting.len() < KEPT {
-            self.waiting.push(entry);
+    fn enqueue(&mut self, entry: AuditEntry) {
+        if self.pending.len() < MAX_PENDING {
+            self.pending.push(entry);
         } else {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -231,47 +230,47 @@ impl Writer {
     fn tick(&mut self) {
         let now = Instant::now();
         self.next_tick = now + TICK;
-        if let Err(error) = self.file.follow() {
+        if let Err(error) = self.file.reopen_if_moved() {
             self.fail(&error);
         }
         let at = self.file.clock.now();
-        self.count_suppressed(now, at);
-        self.count_lost(at);
+        self.push_suppressed(now, at);
+        self.push_lost(at);
         self.write();
         if now >= self.next_head {
-            self.next_head = now + HEAD_EVERY;
-            self.file.tell_head();
+            self.next_head = now + HEAD_INTERVAL;
+            self.file.log_head();
         }
     }
 
-    fn count_suppressed(&mut self, now: Instant, at: UnixMillis) {
+    fn push_suppressed(&mut self, now: Instant, at: UnixMillis) {
         if now < self.next_count {
             return;
         }
-        let counted = self.gate.lock().unwrap_or_else(PoisonError::into_inner).take_suppressed();
+        let counted = self.rate_limit.lock().unwrap_or_else(PoisonError::into_inner).take_suppressed();
         for (action, count) in counted {
-            self.next_count = now + COUNT_EVERY;
-            self.waiting.push(Entry::own(SUPPRESSED, Some(action), Some(count), at));
+            self.next_count = now + SUPPRESSED_INTERVAL;
+            self.pending.push(AuditEntry::internal(SUPPRESSED, Some(action), Some(count), at));
         }
     }
 
-    fn count_lost(&mut self, at: UnixMillis) {
+    fn push_lost(&mut self, at: UnixMillis) {
         let lost = self.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            let reason = "more happened than the disk took";
-            self.waiting.push(Entry::own(LOST, Some(reason), Some(lost), at));
+            let reason = "the disk was slower than the events";
+            self.pending.push(AuditEntry::internal(LOST, Some(reason), Some(lost), at));
         }
     }
 
     fn write(&mut self) {
-        if self.waiting.is_empty() {
+        if self.pending.is_empty() {
             return;
         }
-        match self.file.append(&self.waiting) {
+        match self.file.append(&self.pending) {
             Ok(()) => {
-                self.waiting.clear();
+                self.pending.clear();
                 if std::mem::take(&mut self.failing) {
-                    info!(event = "audit-again", "the audit log is written again");
+                    info!(event = "audit.recovered", "writes to the audit log succeed again");
                 }
             }
             Err(error) => self.fail(&error),
@@ -281,7 +280,7 @@ impl Writer {
     fn fail(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.failing, true) {
             let path = self.file.path.display();
-            error!(event = "audit-failed", %path, %error, "the audit log cannot be written; events wait, then only their number is kept. Free the disk or mend its rights");
+            error!(event = "audit.write-failed", %path, %error, "the audit log cannot be written; events are queued, and counted once the queue is full. Free disk space or fix the permissions");
         }
     }
 }
@@ -289,43 +288,43 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::events::{About, SessionEvent};
+    use crate::telemetry::events::{EventContext, SessionEvent};
 
     #[test]
-    fn heads_go_to_the_ordinary_log_at_the_beginning_and_at_the_end() {
+    fn heads_are_logged_at_start_and_stop() {
         let directory = tempfile::tempdir().expect("a directory");
         let key = hmac::Key::new(hmac::HMAC_SHA256, &[7; 32]);
-        let file = File::open(directory.path().join("log"), key, Clock::System).expect("a log");
+        let file = AuditFile::open(directory.path().join("log"), key, Clock::System).expect("a log");
         let (queue, waiting) = std::sync::mpsc::sync_channel(1);
-        let entry = Entry::new(SessionEvent::Login, &About::default(), UnixMillis(0));
-        queue.send(Message::Entry(Box::new(entry))).expect("room");
+        let entry = AuditEntry::new(SessionEvent::Login, &EventContext::default(), UnixMillis(0));
+        queue.send(WriterCommand::Entry(Box::new(entry))).expect("room");
         drop(queue);
-        let told = directory.path().join("ordinary");
+        let log_path = directory.path().join("ordinary");
         let log = tracing_subscriber::fmt().json().flatten_event(true);
-        let log = log.with_writer(Arc::new(fs::File::create(&told).expect("a file"))).finish();
+        let log = log.with_writer(Arc::new(fs::File::create(&log_path).expect("a file"))).finish();
         tracing::subscriber::with_default(log, || {
-            Writer::new(file, Arc::default(), Arc::default()).run(&waiting);
+            AuditWriter::new(file, Arc::default(), Arc::default()).run(&waiting);
         });
-        let heads = reading::read_heads(fs::File::open(&told).expect("the file")).expect("read");
+        let heads = files::read_heads(fs::File::open(&log_path).expect("the file")).expect("read");
         let places: Vec<u64> = heads.iter().map(|head| head.seq).collect();
         assert_eq!(places, [1, 2]);
     }
 
     #[test]
-    fn how_many_made_no_line_is_said_at_once_and_then_once_a_minute() {
+    fn suppressed_events_are_reported_at_once_and_every_minute() {
         let directory = tempfile::tempdir().expect("a directory");
         let key = hmac::Key::new(hmac::HMAC_SHA256, &[7; 32]);
-        let file = File::open(directory.path().join("log"), key, Clock::System).expect("a log");
-        let gate = Arc::<Mutex<Gate>>::default();
-        let mut writer = Writer::new(file, Arc::default(), Arc::clone(&gate));
+        let file = AuditFile::open(directory.path().join("log"), key, Clock::System).expect("a log");
+        let rate_limit = Arc::<Mutex<AuditRateLimit>>::default();
+        let mut writer = AuditWriter::new(file, Arc::default(), Arc::clone(&rate_limit));
         let start = Instant::now();
-        let said = |writer: &mut Writer, after: u64| {
+        let said = |writer: &mut AuditWriter, after: u64| {
             let now = start + Duration::from_secs(after);
             for _ in 0..20 {
-                gate.lock().expect("a gate").admits(SessionEvent::Forged, None, now);
+                rate_limit.lock().expect("a rate_limit").allows(SessionEvent::TokenInvalid, None, now);
             }
-            writer.count_suppressed(now, UnixMillis(0));
-            std::mem::take(&mut writer.waiting).len()
+            writer.push_suppressed(now, UnixMillis(0));
+            std::mem::take(&mut writer.pending).len()
         };
         let lines: Vec<usize> = (1..=120).map(|after| said(&mut writer, after)).collect();
         assert_eq!(lines.iter().sum::<usize>(), 2, "{lines:?}");

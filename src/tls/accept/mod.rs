@@ -1,8 +1,7 @@
-//! The handshake with a client, and a look at how it begins.
+//! The TLS handshake with a client, and a copy of its ClientHello.
 //!
-//! rustls reads the ClientHello and judges it; what it was made of is kept on the side until then. From
-//! there on the connection is rustls' own, over the bare socket: nothing of the look is left on the way
-//! of the data.
+//! The bytes are recorded until rustls has accepted the ClientHello. Afterwards rustls reads the socket
+//! directly, so the recording costs nothing per request.
 
 use std::io;
 use std::pin::Pin;
@@ -16,25 +15,24 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsAcceptor};
 
 use super::hello::Hello;
 
-/// The longest beginning of a handshake that is looked at, in bytes as they were sent. Browsers need less
-/// than two thousand.
-pub const LONGEST_HELLO: usize = 16 * 1024;
+/// Maximum size of a ClientHello with its record headers, in bytes. Browsers send less than 2,000.
+pub const MAX_CLIENT_HELLO: usize = 16 * 1024;
 
-/// A fatal alert, `decode_error`, as a record of its own (RFC 8446 6).
+/// A record with the fatal alert `decode_error` (RFC 8446, section 6).
 const DECODE_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 50];
 
-/// Takes connections from clients. A clone shares its tickets.
+/// Accepts TLS connections. A clone shares the session tickets.
 #[derive(Clone)]
-pub struct Acceptor {
+pub struct HandshakeAcceptor {
     config: Arc<ServerConfig>,
 }
 
-impl Acceptor {
-    pub fn new(config: Arc<ServerConfig>) -> Acceptor {
-        Acceptor { config }
+impl HandshakeAcceptor {
+    pub fn new(config: Arc<ServerConfig>) -> HandshakeAcceptor {
+        HandshakeAcceptor { config }
     }
 
-    /// The handshake. Whoever calls it bounds the time.
+    /// Performs the handshake. The caller sets a deadline.
     pub async fn accept<S>(&self, stream: S) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -42,60 +40,60 @@ impl Acceptor {
         TlsAcceptor::from(Arc::clone(&self.config)).accept(stream).await
     }
 
-    /// The same, and what the client began with.
+    /// Performs the handshake and returns the ClientHello. The caller sets a deadline.
     ///
     /// # Errors
-    /// As the handshake's; and when it begins with more than [`LONGEST_HELLO`], which a client could else
-    /// do to go unlooked at.
-    pub async fn listen<S>(&self, stream: S) -> io::Result<(TlsStream<S>, Hello)>
+    /// When the handshake fails, or the ClientHello is longer than [`MAX_CLIENT_HELLO`]. Otherwise a client
+    /// could evade the fingerprint with a long one.
+    pub async fn accept_with_client_hello<S>(&self, stream: S) -> io::Result<(TlsStream<S>, Hello)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let overheard = Overheard { stream, bytes: Vec::new() };
-        let mut lazy = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), overheard);
+        let recording = RecordingStream { stream, bytes: Vec::new() };
+        let mut lazy = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), recording);
         let StartHandshake { accepted, io, .. } = match (&mut lazy).await {
-            Ok(begun) => begun,
+            Ok(handshake) => handshake,
             Err(error) => {
-                // rustls has told the client why where it is rustls that refused.
-                if let Some(io) = lazy.take_io().filter(Overheard::is_too_long) {
-                    refuse(io.stream).await;
+                // rustls sends its own alert for its own errors.
+                if let Some(io) = lazy.take_io().filter(RecordingStream::is_too_long) {
+                    send_decode_error(io.stream).await;
                 }
                 return Err(error);
             }
         };
         let Some(hello) = Hello::read(&io.bytes) else {
-            refuse(io.stream).await;
-            return Err(invalid("a ClientHello that cannot be looked at"));
+            send_decode_error(io.stream).await;
+            return Err(invalid_data("the ClientHello cannot be parsed"));
         };
-        let begun = StartHandshake::from_parts(accepted, io.stream);
-        let tls = begun.into_stream(Arc::clone(&self.config)).await?;
+        let handshake = StartHandshake::from_parts(accepted, io.stream);
+        let tls = handshake.into_stream(Arc::clone(&self.config)).await?;
         Ok((tls, hello))
     }
 }
 
-/// Says so to a client that is refused for the look alone.
-async fn refuse(mut stream: impl AsyncWrite + Unpin) {
-    // It may be gone already; then nobody needs to hear it.
+/// Sends an alert for a ClientHello that rustls accepted and [`Hello`] did not.
+async fn send_decode_error(mut stream: impl AsyncWrite + Unpin) {
+    // The client may already have disconnected.
     stream.write_all(&DECODE_ERROR).await.unwrap_or_default();
 }
 
-fn invalid(why: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why)
+fn invalid_data(message: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
-/// A stream, and what was read from it.
-struct Overheard<S> {
+/// A stream and a copy of the bytes read from it.
+struct RecordingStream<S> {
     stream: S,
     bytes: Vec<u8>,
 }
 
-impl<S> Overheard<S> {
+impl<S> RecordingStream<S> {
     fn is_too_long(&self) -> bool {
-        self.bytes.len() > LONGEST_HELLO
+        self.bytes.len() > MAX_CLIENT_HELLO
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Overheard<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for RecordingStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -105,13 +103,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Overheard<S> {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let read = buf.filled().get(before..).unwrap_or_default();
         self.bytes.extend_from_slice(read);
-        let too_long = || Err(invalid("a ClientHello is too long"));
+        let too_long = || Err(invalid_data("the ClientHello is too long"));
         Poll::Ready(if self.is_too_long() { too_long() } else { Ok(()) })
     }
 }
 
-/// For rustls' alert.
-impl<S: AsyncWrite + Unpin> AsyncWrite for Overheard<S> {
+/// rustls writes its alert through it.
+impl<S: AsyncWrite + Unpin> AsyncWrite for RecordingStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -1,24 +1,24 @@
-//! What the first message of a TLS client says of its software: JA4, the client's part (FoxIO, BSD).
+//! The TLS fingerprint of a client: JA4 of its ClientHello (FoxIO, BSD licence).
 //!
 //! Invariants:
-//! - pure and total: any bytes are a [`Hello`] or none, and what rustls takes for one is one here
-//!   (`fuzz/src/hello.rs`). A message that only one of the two understood would be a way past the other
-//! - the [`Fingerprint`] of one client is one, however often it comes back: what changes with a ticket,
-//!   a protocol or the length of a name is left out (`PASSING`); the order never counts, since browsers
-//!   shuffle it
+//! - Pure and total: any bytes are a [`Hello`] or `None`. Every ClientHello that rustls accepts is a [`Hello`]
+//!   (checked by the fuzz target `hello`); otherwise a client could evade the fingerprint.
+//! - A client has the same [`TlsFingerprint`] on every connection. Extensions that depend on a ticket, the
+//!   protocol or the length of a name do not count (`UNSTABLE_EXTENSIONS`), and neither does the order,
+//!   because browsers shuffle it.
 
 use crate::secret::sha256;
-use crate::session::Fingerprint;
+use crate::session::TlsFingerprint;
 
-/// One TLS client's first message, as far as it tells clients apart. Without GREASE (RFC 8701).
+/// The parts of a ClientHello that differ between TLS implementations, without GREASE (RFC 8701).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// Of `supported_versions` the highest, where it is sent.
+    /// The highest version of `supported_versions`, or else the legacy version.
     version: u16,
     ciphers: Vec<u16>,
     extensions: Vec<u16>,
     algorithms: Vec<u16>,
-    /// The first protocol that the client wants.
+    /// The body of the ALPN extension.
     alpn: Vec<u8>,
 }
 
@@ -30,56 +30,55 @@ const SESSION_TICKET: u16 = 35;
 const PRE_SHARED_KEY: u16 = 41;
 const EARLY_DATA: u16 = 42;
 const SUPPORTED_VERSIONS: u16 = 43;
-/// ALPS by its two numbers. Chromium sends it for HTTP/2, and so not for a WebSocket.
+/// ALPS, which has two code points. Chromium sends it for HTTP/2, but not for a WebSocket.
 const ALPS: [u16; 2] = [17_513, 17_613];
 
-/// Extensions that one client sends at one time and not at another.
-const PASSING: [u16; 7] =
+/// Extensions that a client sends on some connections only.
+const UNSTABLE_EXTENSIONS: [u16; 7] =
     [ALPN, PADDING, SESSION_TICKET, PRE_SHARED_KEY, EARLY_DATA, ALPS[0], ALPS[1]];
 
 impl Hello {
-    /// Reads the TLS records that a client begins with. `None` while they are not a whole ClientHello, and
-    /// for those that never will be.
+    /// Parses the TLS records of a ClientHello. `None` if they are incomplete or not a ClientHello.
     pub fn read(records: &[u8]) -> Option<Hello> {
         Hello::parse(&message(records)?)
     }
 
-    /// What is the same for each connection of one client.
-    pub fn fingerprint(&self) -> Fingerprint {
-        self.summary(|extension| !PASSING.contains(&extension))
+    /// Returns the fingerprint, which is the same for every connection of a client.
+    pub fn fingerprint(&self) -> TlsFingerprint {
+        self.summary(|extension| !UNSTABLE_EXTENSIONS.contains(&extension))
     }
 
-    /// The JA4 that others write, for whoever looks it up in a list of them.
+    /// Returns the standard JA4, for a search in public lists.
     pub fn ja4(&self) -> String {
-        self.summary(|_| true).with_alpn(&self.protocol())
+        self.summary(|_| true).to_ja4(&self.protocol())
     }
 
-    /// The body of the message (RFC 8446 4.1.2). Without extensions it may end before them.
+    /// Parses the body of the message (RFC 8446, section 4.1.2). The extensions are optional.
     fn parse(body: &[u8]) -> Option<Hello> {
-        let mut rest = Bytes(body);
-        let legacy_version = rest.number()?;
+        let mut rest = ByteReader(body);
+        let legacy_version = rest.u16()?;
         let _random = rest.take(32)?;
-        let _session_id = rest.short()?;
-        let ciphers = numbers(rest.long()?)?;
-        let _compression = rest.short()?;
+        let _session_id = rest.prefixed_u8()?;
+        let ciphers = u16_list(rest.prefixed_u16()?)?;
+        let _compression = rest.prefixed_u8()?;
         let (version, extensions) = (legacy_version, Vec::new());
         let (algorithms, alpn) = (Vec::new(), Vec::new());
         let mut hello = Hello { version, ciphers, extensions, algorithms, alpn };
-        let mut extensions = Bytes(if rest.0.is_empty() { &[] } else { rest.long()? });
+        let mut extensions = ByteReader(if rest.0.is_empty() { &[] } else { rest.prefixed_u16()? });
         while !extensions.0.is_empty() {
-            hello.extend(extensions.number()?, Bytes(extensions.long()?))?;
+            hello.extend(extensions.u16()?, ByteReader(extensions.prefixed_u16()?))?;
         }
         rest.0.is_empty().then_some(hello)
     }
 
-    fn extend(&mut self, extension: u16, mut body: Bytes<'_>) -> Option<()> {
+    fn extend(&mut self, extension: u16, mut body: ByteReader<'_>) -> Option<()> {
         match extension {
             SUPPORTED_VERSIONS => {
-                let highest = numbers(body.short()?)?.into_iter().max();
+                let highest = u16_list(body.prefixed_u8()?)?.into_iter().max();
                 self.version = highest.unwrap_or(self.version);
             }
-            SIGNATURE_ALGORITHMS => self.algorithms = numbers(body.long()?)?,
-            ALPN => body.long()?.clone_into(&mut self.alpn),
+            SIGNATURE_ALGORITHMS => self.algorithms = u16_list(body.prefixed_u16()?)?,
+            ALPN => body.prefixed_u16()?.clone_into(&mut self.alpn),
             _ => {}
         }
         if !is_grease(extension) {
@@ -88,21 +87,21 @@ impl Hello {
         Some(())
     }
 
-    fn summary(&self, counts: impl Fn(u16) -> bool) -> Fingerprint {
+    fn summary(&self, counts: impl Fn(u16) -> bool) -> TlsFingerprint {
         let extensions: Vec<u16> = self.extensions.iter().copied().filter(|x| counts(*x)).collect();
-        Fingerprint {
+        TlsFingerprint {
             version: short_version(self.version),
-            named: extensions.contains(&SERVER_NAME),
-            ciphers: count(&self.ciphers),
-            extensions: count(&extensions),
-            cipher_list: hash(sorted(&self.ciphers), &[]),
-            extension_list: hash(sorted(&listed(&extensions)), &self.algorithms),
+            has_sni: extensions.contains(&SERVER_NAME),
+            cipher_count: count(&self.ciphers),
+            extension_count: count(&extensions),
+            cipher_hash: hash(sorted(&self.ciphers), &[]),
+            extension_hash: hash(sorted(&without_sni_and_alpn(&extensions)), &self.algorithms),
         }
     }
 
-    /// The first and the last letter of the first protocol, or of its hexadecimal digits.
+    /// Returns the first and the last letter of the first ALPN protocol, or of its hexadecimal digits.
     fn protocol(&self) -> String {
-        let first = Bytes(&self.alpn).short().unwrap_or_default();
+        let first = ByteReader(&self.alpn).prefixed_u8().unwrap_or_default();
         let (Some(begin), Some(end)) = (first.first(), first.last()) else {
             return "00".to_owned();
         };
@@ -113,12 +112,12 @@ impl Hello {
     }
 }
 
-/// The first handshake message, put together over records (RFC 8446 5.1), without its header.
+/// Joins the records of the first handshake message (RFC 8446, section 5.1), without its header.
 fn message(records: &[u8]) -> Option<Vec<u8>> {
-    let (mut rest, mut out) = (Bytes(records), Vec::with_capacity(records.len()));
+    let (mut rest, mut out) = (ByteReader(records), Vec::with_capacity(records.len()));
     loop {
         let [HANDSHAKE, _, _] = *rest.take(3)? else { return None };
-        out.extend_from_slice(rest.long()?);
+        out.extend_from_slice(rest.prefixed_u16()?);
         match out.as_slice() {
             [CLIENT_HELLO, a, b, c, body @ ..] => {
                 let length = usize::try_from(u32::from_be_bytes([0, *a, *b, *c])).ok()?;
@@ -132,40 +131,40 @@ fn message(records: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// As a record and as a message call themselves.
+/// Content type of the record, and type of the handshake message.
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 
-/// Bytes still to be read; each way to take some says `None` when there are not enough.
-struct Bytes<'a>(&'a [u8]);
+/// A reader of bytes. Each method returns `None` if there are too few.
+struct ByteReader<'a>(&'a [u8]);
 
-impl<'a> Bytes<'a> {
+impl<'a> ByteReader<'a> {
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(taken)
     }
 
-    fn number(&mut self) -> Option<u16> {
+    fn u16(&mut self) -> Option<u16> {
         let bytes = self.take(2)?.first_chunk()?;
         Some(u16::from_be_bytes(*bytes))
     }
 
-    /// What follows its length in one byte.
-    fn short(&mut self) -> Option<&'a [u8]> {
+    /// Reads bytes with a length prefix of one byte.
+    fn prefixed_u8(&mut self) -> Option<&'a [u8]> {
         let length = *self.take(1)?.first()?;
         self.take(usize::from(length))
     }
 
-    /// What follows its length in two bytes.
-    fn long(&mut self) -> Option<&'a [u8]> {
-        let length = self.number()?;
+    /// Reads bytes with a length prefix of two bytes.
+    fn prefixed_u16(&mut self) -> Option<&'a [u8]> {
+        let length = self.u16()?;
         self.take(usize::from(length))
     }
 }
 
-/// A list of numbers, without GREASE.
-fn numbers(bytes: &[u8]) -> Option<Vec<u16>> {
+/// Parses a list of numbers and removes GREASE.
+fn u16_list(bytes: &[u8]) -> Option<Vec<u16>> {
     let (pairs, []) = bytes.as_chunks::<2>() else { return None };
     let numbers = pairs.iter().map(|pair| u16::from_be_bytes(*pair));
     Some(numbers.filter(|number| !is_grease(*number)).collect())
@@ -193,8 +192,8 @@ fn count<T>(list: &[T]) -> u8 {
     u8::try_from(list.len()).unwrap_or(u8::MAX).min(99)
 }
 
-/// Those two are told in the counts already, and change with the host and the protocol.
-fn listed(extensions: &[u16]) -> Vec<u16> {
+/// Removes SNI and ALPN. JA4 has a field for each, and they depend on the host and the protocol.
+fn without_sni_and_alpn(extensions: &[u16]) -> Vec<u16> {
     extensions
         .iter()
         .copied()
@@ -212,15 +211,15 @@ fn hash(list: Vec<u16>, then: &[u16]) -> [u8; 6] {
     if list.is_empty() {
         return [0; 6];
     }
-    let mut text = hexadecimal(&list);
+    let mut text = hex_list(&list);
     if !then.is_empty() {
         text.push('_');
-        text.push_str(&hexadecimal(then));
+        text.push_str(&hex_list(then));
     }
     sha256(text.as_bytes()).first_chunk().copied().unwrap_or_default()
 }
 
-fn hexadecimal(list: &[u16]) -> String {
+fn hex_list(list: &[u16]) -> String {
     let digits: Vec<String> = list.iter().map(|number| format!("{number:04x}")).collect();
     digits.join(",")
 }

@@ -1,4 +1,4 @@
-//! The lists and results are those of FoxIO's JA4 and of its test data.
+//! Lists and results from the specification and test data of FoxIO's JA4.
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn record(body: &[u8]) -> Vec<u8> {
     [&[HANDSHAKE, 3, 1][..], &long(body)].concat()
 }
 
-/// What a client says, in the order in which it says it.
+/// The content of a ClientHello, in wire order.
 #[derive(Clone, Copy)]
 struct Client<'a> {
     legacy_version: u16,
@@ -84,7 +84,7 @@ impl Client<'_> {
 }
 
 #[test]
-fn ja4_is_what_its_authors_publish() {
+fn ja4_equals_the_published_test_vectors() {
     let chrome = CHROME;
     let h1 = Client { protocols: &[b"http/1.1"], ..chrome };
     let odd = Client { protocols: &[b"\x9a\x01\x29"], ..chrome };
@@ -124,8 +124,8 @@ fn ja4_is_what_its_authors_publish() {
 }
 
 #[test]
-fn one_chromium_has_many_ja4_and_one_fingerprint() {
-    let ways = [
+fn variants_of_chromium_share_one_fingerprint() {
+    let variants = [
         (CHROME_EXTENSIONS, &[&b"h2"[..], b"http/1.1"][..]),
         // A WebSocket.
         (
@@ -142,7 +142,7 @@ fn one_chromium_has_many_ja4_and_one_fingerprint() {
             &[b"h2"],
         ),
     ];
-    let clients = ways.map(|(extensions, protocols)| Client { extensions, protocols, ..CHROME });
+    let clients = variants.map(|(extensions, protocols)| Client { extensions, protocols, ..CHROME });
     let ja4: Vec<String> = clients.iter().map(|client| client.hello().ja4()).collect();
     let fingerprints = clients.map(|client| client.hello().fingerprint().to_string());
     for (number, fingerprint) in fingerprints.iter().enumerate() {
@@ -153,9 +153,9 @@ fn one_chromium_has_many_ja4_and_one_fingerprint() {
     assert_ne!(other.hello().fingerprint(), CHROME.hello().fingerprint());
 }
 
-/// What Debian's Chromium sent to a test server within one second: new, with a ticket, for a WebSocket.
+/// Recorded from Debian's Chromium within one second: a new connection, a resumption, a WebSocket.
 #[test]
-fn chromium_as_it_is_has_three_ja4_and_one_fingerprint() {
+fn recorded_chromium_hellos_share_one_fingerprint() {
     let read = |name: &str| {
         let bytes = std::fs::read(format!("tests/data/hello/{name}")).expect("a file");
         Hello::read(&bytes).expect("a hello")
@@ -173,7 +173,7 @@ fn chromium_as_it_is_has_three_ja4_and_one_fingerprint() {
 }
 
 #[test]
-fn a_hello_over_many_records_is_the_same_and_its_beginning_is_none() {
+fn a_hello_in_many_records_parses_and_a_prefix_does_not() {
     let message = CHROME.message();
     let whole = CHROME.hello();
     for length in [1, 2, 3, 4, 5, 100, message.len()] {
@@ -188,7 +188,7 @@ fn a_hello_over_many_records_is_the_same_and_its_beginning_is_none() {
 }
 
 #[test]
-fn what_is_no_hello_is_none() {
+fn other_bytes_do_not_parse() {
     let message = CHROME.message();
     let with = |at: usize, byte: u8| {
         let mut other = message.clone();

@@ -2,7 +2,7 @@
 
 mod programs;
 mod receivers;
-mod teller;
+mod notifying_gateway;
 mod webhooks;
 
 use std::io::{Read, Write};
@@ -16,13 +16,13 @@ use doorward::secret::SigningSecret;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::browser::Browser;
-use crate::gateway::{Gateway, Setup, manual_clock, prepare, route};
-use crate::signals::{HOME, THIEF, VPN_ABROAD, verdict};
-use crate::upstream::Upstream;
+use test_support::browser::Browser;
+use test_support::gateway::{Gateway, Setup, manual_clock, prepare_directory, session_route};
+use crate::risk::{HOME, THIEF, VPN_ABROAD, verdict};
+use test_support::upstream::Upstream;
 
 use receivers::{Act, Documented, GOOD, Receiver};
-use teller::text;
+use notifying_gateway::text;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -42,11 +42,11 @@ impl Scene {
         std::fs::write(directory.path().join("notify-secret"), SECRET).expect("written");
         let upstream = Upstream::start().await;
         let gateway = Gateway::start(Setup {
-            routes: format!("{}signals = \"enforce\"\n", route(upstream.address)),
+            routes: format!("{}signals = \"enforce\"\n", session_route(upstream.address)),
             server: "trusted_proxies = [\"127.0.0.1\"]".to_owned(),
-            more: format!("[notify]\nsecret_file = \"notify-secret\"\n{notify}\n"),
+            extra: format!("[notify]\nsecret_file = \"notify-secret\"\n{notify}\n"),
             clock: manual_clock(),
-            shared_with: Some(directory),
+            shared_directory: Some(directory),
             ..Setup::default()
         });
         let mut alice = Browser::new(&gateway);
@@ -63,8 +63,8 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn a_theft_reaches_the_receiver_of_the_docs_with_both_parties_and_no_token() {
-    let directory = prepare();
+async fn theft_notification_names_both_clients_and_no_token() {
+    let directory = prepare_directory();
     let receiver = Documented::start(directory.path());
     let notify = format!("webhook = \"http://{}/\"", receiver.address);
     let mut scene = Scene::with(directory, &notify).await;
@@ -83,8 +83,8 @@ async fn a_theft_reaches_the_receiver_of_the_docs_with_both_parties_and_no_token
 }
 
 #[tokio::test]
-async fn who_is_stopped_by_signals_is_told_with_what_speaks_against_him() {
-    let directory = prepare();
+async fn risk_notification_lists_the_signals() {
+    let directory = prepare_directory();
     let receiver = Documented::start(directory.path());
     let notify = format!("webhook = \"http://{}/\"", receiver.address);
     let scene = Scene::with(directory, &notify).await;
@@ -94,7 +94,7 @@ async fn who_is_stopped_by_signals_is_told_with_what_speaks_against_him() {
     THIEF.at(&mut thief);
     assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
     let told: Value = serde_json::from_str(&receiver.next()).expect("JSON");
-    assert_eq!(told["event.action"], "session.moved");
+    assert_eq!(told["event.action"], "session.location-changed");
     assert_eq!(told["doorward.signals"], serde_json::json!(["network", "browser"]));
     assert_eq!(
         (&told["doorward.answer"], &told["doorward.enforced"]),
@@ -107,8 +107,8 @@ async fn who_is_stopped_by_signals_is_told_with_what_speaks_against_him() {
 }
 
 #[test]
-fn the_receiver_of_the_docs_refuses_what_was_signed_by_nobody_by_another_or_long_ago() {
-    let directory = prepare();
+fn documented_receiver_rejects_bad_or_old_signatures() {
+    let directory = prepare_directory();
     let receiver = Documented::start(directory.path());
     let now = doorward::clock::Clock::System.now().seconds();
     let sign = |secret: &str, at| SigningSecret::parse(secret).expect("one").sign("m", at, b"{}");
@@ -129,10 +129,10 @@ fn the_receiver_of_the_docs_refuses_what_was_signed_by_nobody_by_another_or_long
 }
 
 #[tokio::test]
-async fn a_receiver_that_hangs_delays_no_answer_and_not_the_stop() {
+async fn hanging_receiver_delays_neither_responses_nor_shutdown() {
     let receiver = Receiver::plain(&[Act::Hang]);
     let notify = format!("{}\ntimeout = \"60s\"", receiver.webhook());
-    let mut scene = Scene::with(prepare(), &notify).await;
+    let mut scene = Scene::with(prepare_directory(), &notify).await;
     let start = Instant::now();
     assert_eq!(verdict(&mut scene.thief).await, "401 theft");
     assert_eq!(verdict(&mut scene.thief).await, "401 theft");
@@ -142,14 +142,14 @@ async fn a_receiver_that_hangs_delays_no_answer_and_not_the_stop() {
 }
 
 #[tokio::test]
-async fn what_happened_last_arrives_before_the_gateway_is_gone() {
+async fn pending_notifications_are_sent_before_exit() {
     let receiver = Receiver::plain(&[Act::Late(Duration::from_millis(200))]);
-    let mut scene = Scene::with(prepare(), &receiver.webhook()).await;
+    let mut scene = Scene::with(prepare_directory(), &receiver.webhook()).await;
     assert_eq!(verdict(&mut scene.thief).await, "401 theft");
     let shared = Arc::clone(scene.gateway.shared());
     scene.gateway.stop();
     assert!(receiver.next().contains("session.theft"));
-    let delivered = "doorward_notify_total{outcome=\"delivered\"} 1\n";
+    let delivered = "doorward_notifications_total{outcome=\"delivered\"} 1\n";
     assert!(shared.metrics.render().contains(delivered));
 }
 
@@ -164,18 +164,18 @@ fn notify_test(directory: &TempDir, notify: &str) -> Output {
 }
 
 #[test]
-fn notify_test_says_what_came_back() {
-    let directory = prepare();
+fn notify_test_prints_the_receivers_response() {
+    let directory = prepare_directory();
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let receiver = Receiver::plain(&[GOOD, Act::Answer("302 Found")]);
     let good = notify_test(&directory, &receiver.webhook());
-    let told = format!("http://{}: told (204 No Content)\n", receiver.address);
+    let told = format!("http://{}: delivered (204 No Content)\n", receiver.address);
     assert_eq!((good.status.code(), said(&good.stdout)), (Some(0), told), "{good:?}");
     assert!(receiver.next().contains("\"event.action\":\"notify.test\""));
     let bad = notify_test(&directory, &receiver.webhook());
     assert_eq!(bad.status.code(), Some(1));
     assert!(
-        said(&bad.stderr).contains("not told: it answered 302 Found, and redirects"),
+        said(&bad.stderr).contains("not delivered: it answered 302 Found, and redirects"),
         "{bad:?}"
     );
     let script = "command = [\"/bin/sh\", \"-c\", \"echo no pager here >&2; exit 3\"]";
@@ -185,12 +185,12 @@ fn notify_test_says_what_came_back() {
     assert!(err.contains("no pager here") && err.contains("exit status: 3"), "{err}");
     let nobody = notify_test(&directory, "");
     assert_eq!(nobody.status.code(), Some(1));
-    assert!(said(&nobody.stderr).contains("[notify] names nobody"), "{nobody:?}");
+    assert!(said(&nobody.stderr).contains("[notify] has no receiver"), "{nobody:?}");
 }
 
 #[test]
-fn a_gateway_whose_alarm_cannot_ring_does_not_start() {
-    let directory = prepare();
+fn unusable_notification_channel_prevents_startup() {
+    let directory = prepare_directory();
     let missing = "command = [\"/nonexistent/tell-me\"]";
     let secret = format!("webhook = \"http://{}/\"", SocketAddr::from(([127, 0, 0, 1], 9)));
     for (notify, secret, wanted) in [

@@ -1,14 +1,14 @@
 //! A program is told: by its standard input and nothing else, and not for ever.
 
 use doorward::secret::SigningSecret;
-use doorward::telemetry::hook::{Pace, Settings};
+use doorward::telemetry::notify::{RetryPolicy, Settings};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::SECRET;
 use super::receivers::{GOOD, Receiver};
-use super::teller::{Teller, told_by, until};
-use crate::gateway::prepare;
+use super::notifying_gateway::{Teller, told_by, until};
+use test_support::gateway::prepare_directory;
 
 fn shell(script: &str, directory: &TempDir) -> String {
     let script = script.replace("$DIR", &directory.path().display().to_string());
@@ -19,9 +19,9 @@ fn shell(script: &str, directory: &TempDir) -> String {
 }
 
 #[test]
-fn a_program_reads_the_letter_has_nothing_of_ours_in_its_environment_and_no_shell_reads_its_arguments()
+fn command_gets_the_message_without_environment_or_shell()
  {
-    let directory = prepare();
+    let directory = prepare_directory();
     let script = "cat > $DIR/body; printf %s \"$1\" > $DIR/argument; env > $DIR/env";
     let teller = Teller::start(told_by(&directory, &shell(script, &directory)));
     teller.theft(1, "a\"\n$(touch x)`id`");
@@ -49,13 +49,13 @@ fn a_program_reads_the_letter_has_nothing_of_ours_in_its_environment_and_no_shel
 }
 
 #[test]
-fn a_program_that_hangs_is_killed_with_all_that_it_started() {
-    let directory = prepare();
+fn hanging_command_is_killed_with_its_children() {
+    let directory = prepare_directory();
     let script = "sleep 600 & echo $! $$ > $DIR/pids.new; mv $DIR/pids.new $DIR/pids; wait";
     let notify = format!("{}\ntimeout = \"3s\"", shell(script, &directory));
     let settings = told_by(&directory, &notify);
     let teller =
-        Teller::start(Settings { pace: Pace { attempts: 1, ..settings.pace }, ..settings });
+        Teller::start(Settings { retry: RetryPolicy { attempts: 1, ..settings.retry }, ..settings });
     teller.theft(1, "alice");
     let pids = until("process", || std::fs::read_to_string(directory.path().join("pids")).ok());
     assert!(pids.split_whitespace().all(is_alive), "{pids}");
@@ -71,8 +71,8 @@ fn is_alive(pid: &str) -> bool {
 }
 
 #[test]
-fn a_program_that_fails_is_tried_again_and_one_that_does_not_read_is_as_good_as_another() {
-    let directory = prepare();
+fn failed_command_is_retried_and_unread_stdin_is_allowed() {
+    let directory = prepare_directory();
     let script = "echo x >> $DIR/runs; test $(wc -l < $DIR/runs) = 3";
     let teller = Teller::start(told_by(&directory, &shell(script, &directory)));
     teller.theft(1, "alice");
@@ -83,8 +83,8 @@ fn a_program_that_fails_is_tried_again_and_one_that_does_not_read_is_as_good_as_
 }
 
 #[test]
-fn both_ways_are_told_and_answer_for_themselves() {
-    let directory = prepare();
+fn both_channels_deliver_and_count_separately() {
+    let directory = prepare_directory();
     let receiver = Receiver::plain(&[GOOD]);
     let notify = format!("{}\ncommand = [\"/bin/false\"]", receiver.webhook());
     let teller = Teller::start(told_by(&directory, &notify));

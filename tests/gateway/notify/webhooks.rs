@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use doorward::clock::UnixMillis;
 use doorward::secret::SigningSecret;
 use doorward::telemetry::SessionEvent;
-use doorward::telemetry::events::About;
-use doorward::telemetry::hook::{Failure, Pace, Settings, try_out};
+use doorward::telemetry::events::EventContext;
+use doorward::telemetry::notify::{DeliveryError, RetryPolicy, Settings, send_test};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
@@ -15,13 +15,13 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::receivers::{Act, GOOD, Receiver, field};
-use super::teller::{Teller, told_by};
+use super::notifying_gateway::{Teller, told_by};
 use super::{PATIENCE, SECRET};
-use crate::gateway::prepare;
+use test_support::gateway::prepare_directory;
 
 #[test]
-fn a_letter_is_a_signed_post_of_json_and_what_a_client_sent_makes_no_field_of_its_own() {
-    let directory = prepare();
+fn webhook_is_signed_json_and_client_data_adds_no_field() {
+    let directory = prepare_directory();
     let receiver = Receiver::plain(&[GOOD]);
     let teller = Teller::start(told_by(&directory, &receiver.webhook()));
     let user = "a\"\r\nwebhook-id: x\n{\"event.action\":\"y\"}\u{1b}[31m";
@@ -47,8 +47,8 @@ fn a_letter_is_a_signed_post_of_json_and_what_a_client_sent_makes_no_field_of_it
 }
 
 #[test]
-fn what_may_pass_is_tried_again_with_the_same_id_and_what_will_not_is_final() {
-    let directory = prepare();
+fn transient_failures_are_retried_and_permanent_ones_are_not() {
+    let directory = prepare_directory();
     let busy = ["500 Oops", "503 Later", "429 Too Many Requests", "408 Request Timeout"];
     for status in busy {
         let receiver = Receiver::plain(&[Act::Answer(status), Act::Answer(status), GOOD]);
@@ -67,8 +67,8 @@ fn what_may_pass_is_tried_again_with_the_same_id_and_what_will_not_is_final() {
 }
 
 #[test]
-fn a_receiver_that_asks_to_be_left_alone_is_left_alone_for_a_bounded_while() {
-    let directory = prepare();
+fn retry_after_is_honoured_within_a_bound() {
+    let directory = prepare_directory();
     let took = |answer: &'static str| {
         let receiver = Receiver::plain(&[Act::Answer(answer), GOOD]);
         let teller = Teller::start(told_by(&directory, &receiver.webhook()));
@@ -83,8 +83,8 @@ fn a_receiver_that_asks_to_be_left_alone_is_left_alone_for_a_bounded_while() {
 }
 
 #[test]
-fn a_receiver_that_stays_away_is_given_up_after_a_few_attempts() {
-    let directory = prepare();
+fn unreachable_receiver_is_abandoned_after_a_few_attempts() {
+    let directory = prepare_directory();
     let receiver = Receiver::plain(&[Act::Answer("500 Oops")]);
     let teller = Teller::start(told_by(&directory, &receiver.webhook()));
     teller.theft(1, "alice");
@@ -97,8 +97,8 @@ fn a_receiver_that_stays_away_is_given_up_after_a_few_attempts() {
 }
 
 #[test]
-fn a_redirect_is_not_followed() {
-    let directory = prepare();
+fn webhook_redirects_are_not_followed() {
+    let directory = prepare_directory();
     let elsewhere = Receiver::plain(&[GOOD]);
     for status in ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
         let moved = format!("{status}\r\nLocation: http://{}/", elsewhere.address);
@@ -111,13 +111,13 @@ fn a_redirect_is_not_followed() {
 }
 
 #[test]
-fn of_thousands_at_once_each_is_told_or_counted_and_nobody_waits() {
-    let directory = prepare();
+fn burst_of_events_is_delivered_or_counted_without_blocking() {
+    let directory = prepare_directory();
     let receiver = Receiver::plain(&[Act::Hang]);
     let notify = format!("{}\ntimeout = \"100ms\"", receiver.webhook());
     let settings = told_by(&directory, &notify);
     let teller =
-        Teller::start(Settings { pace: Pace { attempts: 1, ..settings.pace }, ..settings });
+        Teller::start(Settings { retry: RetryPolicy { attempts: 1, ..settings.retry }, ..settings });
     for session in 0..5_000 {
         teller.theft(session, "alice");
     }
@@ -125,8 +125,8 @@ fn of_thousands_at_once_each_is_told_or_counted_and_nobody_waits() {
 }
 
 #[test]
-fn the_same_event_of_one_session_is_told_once() {
-    let directory = prepare();
+fn repeated_event_of_one_session_is_sent_once() {
+    let directory = prepare_directory();
     let receiver = Receiver::plain(&[GOOD]);
     let teller = Teller::start(told_by(&directory, &receiver.webhook()));
     for session in [1, 1, 2, 1] {
@@ -136,20 +136,20 @@ fn the_same_event_of_one_session_is_told_once() {
 }
 
 #[test]
-fn events_that_nobody_chose_and_events_of_strangers_are_not_told() {
-    let directory = prepare();
+fn unselected_and_anonymous_events_are_not_sent() {
+    let directory = prepare_directory();
     let receiver = Receiver::plain(&[GOOD]);
     let teller = Teller::start(told_by(&directory, &receiver.webhook()));
     let events = [
         SessionEvent::Login,
-        SessionEvent::Moved,
-        SessionEvent::Forged,
-        SessionEvent::LoginRefused,
+        SessionEvent::LocationChanged,
+        SessionEvent::TokenInvalid,
+        SessionEvent::LoginFailed,
         SessionEvent::LoginThrottled,
         SessionEvent::Refused("theft"),
     ];
     for event in events {
-        teller.hook.event(event, &About { user: "alice", ..About::default() }, UnixMillis(0));
+        teller.notifier.event(event, &EventContext { user: "alice", ..EventContext::default() }, UnixMillis(0));
     }
     assert_eq!((teller.close(), receiver.rest()), ([0; 4], 0));
 }
@@ -169,30 +169,30 @@ fn certificate(directory: &TempDir) -> Arc<rustls::ServerConfig> {
 }
 
 #[tokio::test]
-async fn a_webhook_shows_a_certificate_of_its_authority_or_is_told_nothing() {
-    let (directory, stranger) = (prepare(), prepare());
+async fn webhook_certificate_must_match_the_configured_ca() {
+    let (directory, stranger) = (prepare_directory(), prepare_directory());
     let receiver = Receiver::start(&[GOOD], Some(certificate(&directory)));
     let webhook = format!("webhook = \"https://localhost:{}/\"", receiver.address.port());
-    let told = try_out(told_by(&directory, &format!("{webhook}\nca = \"ca.pem\""))).await;
+    let told = send_test(told_by(&directory, &format!("{webhook}\nca = \"ca.pem\""))).await;
     assert!(matches!(&told[..], [(_, Ok(answer))] if answer == "204 No Content"), "{told:?}");
     assert!(receiver.next().contains("\"event.action\":\"notify.test\""));
     let other = format!("ca = \"{}\"", stranger.path().join("ca.pem").display());
     let by_address = webhook.replace("localhost", "127.0.0.1") + "\nca = \"ca.pem\"";
     for notify in [format!("{webhook}\n{other}"), webhook.clone(), by_address] {
-        let told = try_out(told_by(&directory, &notify)).await;
-        assert!(matches!(&told[..], [(_, Err(Failure::Tls(_)))]), "{notify}: {told:?}");
+        let told = send_test(told_by(&directory, &notify)).await;
+        assert!(matches!(&told[..], [(_, Err(DeliveryError::Tls(_)))]), "{notify}: {told:?}");
     }
     assert_eq!(receiver.rest(), 0);
 }
 
 #[test]
-fn a_letter_that_nobody_takes_is_given_up_after_a_while_however_long_an_attempt_may_last() {
-    let directory = prepare();
+fn undelivered_message_is_dropped_after_its_deadline() {
+    let directory = prepare_directory();
     let receiver = Receiver::plain(&[Act::Hang]);
     let notify = format!("{}\ntimeout = \"60s\"", receiver.webhook());
     let settings = told_by(&directory, &notify);
     let longest = Duration::from_millis(200);
-    let teller = Teller::start(Settings { pace: Pace { longest, ..settings.pace }, ..settings });
+    let teller = Teller::start(Settings { retry: RetryPolicy { total_timeout: longest, ..settings.retry }, ..settings });
     let start = Instant::now();
     teller.theft(1, "alice");
     assert_eq!(teller.close(), [0, 1, 0, 0]);
@@ -200,15 +200,15 @@ fn a_letter_that_nobody_takes_is_given_up_after_a_while_however_long_an_attempt_
 }
 
 #[test]
-fn who_is_in_a_hurry_waits_for_no_receiver() {
-    let directory = prepare();
+fn forced_shutdown_does_not_wait_for_receivers() {
+    let directory = prepare_directory();
     let receiver = Receiver::plain(&[Act::Hang]);
     let notify = format!("{}\ntimeout = \"60s\"", receiver.webhook());
     let teller = Teller::start(told_by(&directory, &notify));
     teller.theft(1, "alice");
     let (hurry, start) = (CancellationToken::new(), Instant::now());
     hurry.cancel();
-    teller.hook.close(&hurry);
+    teller.notifier.close(&hurry);
     assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
     assert_eq!(teller.count("failed"), 1);
 }

@@ -1,0 +1,212 @@
+//! Maintenance thread: admin listeners, background tasks, and reloads of changed files once a second.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+use zeroize::Zeroizing;
+
+use crate::admin::{self, Admin};
+use crate::guard::Guard;
+use crate::identity::{AccountChange, ChangeKind, Directory};
+use crate::secret::sha256;
+use crate::server::listener::BindError;
+
+use super::{Components, StartError, keys, memory};
+
+const TICK: Duration = Duration::from_secs(1);
+
+/// Runs until `stop` is cancelled. Sends the address of the admin port, or the start error, on `ready`.
+pub(super) async fn run(
+    components: Arc<Components>,
+    stop: CancellationToken,
+    ready: Sender<Result<Option<SocketAddr>, StartError>>,
+) {
+    let guard = components.guard();
+    let listening = listen(&components, &guard).await;
+    let failed = listening.is_err();
+    if ready.send(listening).is_err() || failed {
+        return;
+    }
+    let mut maintenance = Maintenance {
+        components: Arc::clone(&components),
+        guard,
+        keys_hash: [0; 32],
+        pending_revocations: Vec::new(),
+        last_error: String::new(),
+        geoip_reload: None,
+    };
+    // Separate tasks: a slow file must not delay the close of a revoked session's connections.
+    let guard = maintenance.guard.clone();
+    let revalidator = tokio::spawn(async move { guard.revalidate_connections().await });
+    let guard = maintenance.guard.clone();
+    let follower = tokio::spawn(async move { guard.follow_changes().await });
+    if let Some(limit) = memory::limit(components.limits.configured.memory) {
+        let (overload, limiter) = (Arc::clone(&components.memory_load), Arc::clone(&components.limits.limiter));
+        tokio::spawn(memory::MemoryMonitor { limit, overload, limiter }.run());
+    }
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = tick.tick() => maintenance.run().await,
+        }
+    }
+    revalidator.abort();
+    follower.abort();
+    if let Err(error) = components.store.close().await {
+        error!(event = "store.close-failed", %error, "the store did not close cleanly");
+    }
+    remove_socket(&components);
+}
+
+async fn listen(components: &Components, guard: &Guard) -> Result<Option<SocketAddr>, StartError> {
+    let admin = Admin::new(guard.clone());
+    if let Some(path) = &components.config.admin.socket {
+        tokio::spawn(admin.clone().serve_socket(admin::bind_socket(path).await?));
+    }
+    let Some(address) = components.config.admin.listen else { return Ok(None) };
+    let failed = |error| BindError { address, error };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    tokio::spawn(admin.serve_port(listener));
+    Ok(Some(bound))
+}
+
+fn remove_socket(components: &Components) {
+    if let Some(path) = &components.config.admin.socket {
+        // A leftover socket is harmless: the next start replaces it.
+        std::fs::remove_file(path).unwrap_or_default();
+    }
+}
+
+/// Periodic work. If a file cannot be read, the values loaded before stay in use.
+struct Maintenance {
+    components: Arc<Components>,
+    guard: Guard,
+    /// SHA-256 of the keys file as loaded last; zeros before the first load.
+    keys_hash: [u8; 32],
+    /// Users whose sessions must be revoked.
+    pending_revocations: Vec<String>,
+    /// Errors logged last, so that a broken file is logged once and not every second.
+    last_error: String,
+    /// Reload in progress: the databases may be large or on a slow disk.
+    geoip_reload: Option<JoinHandle<()>>,
+}
+
+impl Maintenance {
+    async fn run(&mut self) {
+        let mut errors = Vec::new();
+        self.reload_users();
+        self.revoke_pending(&mut errors).await;
+        self.reload_keys(&mut errors);
+        match self.components.certificates.reload() {
+            Ok(true) => info!(event = "certificates.reloaded"),
+            Ok(false) => {}
+            Err(error) => errors.push(error.to_string()),
+        }
+        match self.guard.refresh_global_cutoff().await {
+            Ok(()) => self.guard.mark_store_available(),
+            Err(error) => {
+                self.guard.mark_store_unavailable(&error);
+                errors.push(error.to_string());
+            }
+        }
+        self.reload_geoip();
+        self.components.store.sweep();
+        self.components.shared.metrics.flush_limit_log();
+        self.report(errors.join("; "));
+    }
+
+    /// Reloads in the background, so that revocations do not wait for a large file.
+    fn reload_geoip(&mut self) {
+        if self.geoip_reload.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let components = Arc::clone(&self.components);
+        self.geoip_reload = Some(spawn_blocking(move || components.reload_geoip()));
+    }
+
+    /// Reloads the users file. The directory returns the error of a broken file only once.
+    fn reload_users(&mut self) {
+        let Some(directory) = &self.components.shared.directory else { return };
+        match Directory::reload_if_changed(directory) {
+            Ok(changes) => changes.into_iter().for_each(|change| self.on_account_change(change)),
+            Err(error) => {
+                error!(event = "reload.failed", "{error}; the accounts loaded before stay in use")
+            }
+        }
+    }
+
+    fn on_account_change(&mut self, change: AccountChange) {
+        log_account_change(&change);
+        match change.kind {
+            ChangeKind::Disabled | ChangeKind::Removed | ChangeKind::PasswordChanged => {
+                self.pending_revocations.push(change.user);
+            }
+            ChangeKind::Other => {}
+        }
+    }
+
+    /// Revokes the sessions, so that they do not return when the account is enabled again. After a store
+    /// error the next run tries again; until then every request of the user is refused.
+    async fn revoke_pending(&mut self, errors: &mut Vec<String>) {
+        for user in std::mem::take(&mut self.pending_revocations) {
+            if let Err(error) = self.guard.revoke_user_sessions(&user, None).await {
+                errors.push(error.to_string());
+                self.pending_revocations.push(user);
+            }
+        }
+    }
+
+    fn reload_keys(&mut self, errors: &mut Vec<String>) {
+        let path = &self.components.config.keys_file;
+        let Ok(text) = std::fs::read_to_string(path).map(Zeroizing::new) else {
+            errors.push(format!(
+                "{}: the keys file is missing; restore it before the next start",
+                path.display()
+            ));
+            return;
+        };
+        let hash = sha256(text.as_bytes());
+        let ring = self.components.shared.keys.load();
+        let signing_key = keys::signing_key(&ring, Timestamp::now());
+        if hash == self.keys_hash && ring.signing_key().0 == signing_key {
+            return;
+        }
+        match keys::load(path) {
+            Ok(ring) => {
+                self.components.shared.keys.store(Arc::new(ring));
+                self.keys_hash = hash;
+                info!(event = "keys.loaded", signing_key);
+            }
+            Err(error) => errors.push(error.to_string()),
+        }
+    }
+
+    fn report(&mut self, errors: String) {
+        if !errors.is_empty() && errors != self.last_error {
+            error!(event = "reload.failed", "{errors}; the values loaded before stay in use");
+        }
+        if errors.is_empty() && !self.last_error.is_empty() {
+            info!(event = "reload.recovered");
+        }
+        self.last_error = errors;
+    }
+}
+
+fn log_account_change(change: &AccountChange) {
+    let what = match change.kind {
+        ChangeKind::Disabled => "disabled",
+        ChangeKind::Removed => "removed",
+        ChangeKind::PasswordChanged => "password-changed",
+        ChangeKind::Other => "changed",
+    };
+    info!(target: "session", event = "account.changed", user = change.user, change = what);
+}

@@ -1,0 +1,111 @@
+//! Checks that involve several sections.
+
+use super::diagnostics::{Diagnostics, Span};
+use super::login::Login;
+use super::reader::Field;
+use super::route::RouteSection;
+use super::server::CertificateFiles;
+use crate::message::HostPattern;
+use crate::route::{Access, RouteConflict, RouteTable};
+
+pub(super) struct CrossChecks<'a> {
+    pub diagnostics: &'a Diagnostics<'a>,
+    /// Location of the `[server]` line.
+    pub server: Span,
+    pub routes: &'a [RouteSection],
+}
+
+impl CrossChecks<'_> {
+    pub(super) fn check_certificates(&self, certificates: Option<&[CertificateFiles]>) {
+        if certificates.is_some_and(<[_]>::is_empty) {
+            self.diagnostics.error(
+                &self.server,
+                "https needs a certificate",
+                "write [[tls.certificate]] with cert = \"…\" and key = \"…\" \
+                 (`doorward certs dev` creates one for tests)",
+            );
+        }
+    }
+
+    pub(super) fn check_login(&self, login: Option<&Login>) {
+        let protected = self.protected().next();
+        if let Some(protected) = protected.filter(|_| login.is_some_and(|login| !login.is_any())) {
+            self.diagnostics.error(
+                &protected.access,
+                "this route requires a session, but no login method is configured",
+                "write [login.password] with users = \"config/users.toml\"",
+            );
+        }
+    }
+
+    /// Rejects routes outside the cookie domain: browsers do not send the cookie there, so every login
+    /// would be followed by another one.
+    pub(super) fn check_domain(&self, domain: Option<&Option<Field<String>>>) {
+        let Some(Some(domain)) = domain else { return };
+        for section in self.protected().filter(|at| !is_within(&at.route.host, &domain.value)) {
+            let (host, domain_name) = (&section.route.host, &domain.value);
+            self.diagnostics.error_between(
+                [&domain.span, &section.host],
+                format!(
+                    "`{host}` is outside the session's domain \
+                     {domain_name}: browsers do not send the cookie there"
+                ),
+                "write a host below it, or leave `domain` out".to_owned(),
+            );
+        }
+    }
+
+    /// Warns about a public route on the host of a protected one: both share one origin and the session
+    /// cookie.
+    pub(super) fn warn_shared_host(&self) {
+        for public in self.routes.iter().filter(|section| !is_protected(section)) {
+            let mut protected = self.protected();
+            let Some(neighbour) = protected.find(|other| other.route.host == public.route.host) else {
+                continue;
+            };
+            self.diagnostics.warning(
+                &public.access,
+                format!(
+                    "scripts of this public route can act for users who are logged in to {}",
+                    neighbour.route.label()
+                ),
+                "use a separate host, unless you trust both apps equally",
+            );
+        }
+    }
+
+    pub(super) fn route_table(&self) -> Option<RouteTable> {
+        let table = RouteTable::new(self.routes.iter().map(|at| at.route.clone()).collect());
+        table.map_err(|conflicts| conflicts.iter().for_each(|conflict| self.report_conflict(conflict))).ok()
+    }
+
+    fn report_conflict(&self, conflict: &RouteConflict) {
+        let (first, second) = (&self.routes[conflict.first], &self.routes[conflict.second]);
+        let line = self.diagnostics.line(&first.span);
+        self.diagnostics.error_between(
+            [&first.span, &second.span],
+            format!("this route matches {}, like the one in line {line}", second.route.label()),
+            "write another host or path, or one route with a list of upstreams".to_owned(),
+        );
+    }
+
+    fn protected(&self) -> impl Iterator<Item = &RouteSection> {
+        self.routes.iter().filter(|section| is_protected(section))
+    }
+}
+
+fn is_protected(section: &RouteSection) -> bool {
+    match section.route.access {
+        Access::Public => false,
+        Access::Session(_) => true,
+    }
+}
+
+fn is_within(host: &HostPattern, domain: &str) -> bool {
+    let below = |name: &str| name.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
+    match host {
+        HostPattern::Exact(name) => name == domain || below(name),
+        HostPattern::Subdomain(suffix) => below(suffix),
+        HostPattern::Any => false,
+    }
+}

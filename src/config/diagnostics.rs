@@ -1,0 +1,180 @@
+//! Collects errors and warnings while the file is read, so that all of them are reported at once.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::file_checks::{FilePurpose, FileCheck};
+use super::diagnostic::{self, Diagnostic, ConfigError, Warning};
+
+/// Byte range in the file; `None` if the message concerns no line.
+pub(super) type Span = Option<Range<usize>>;
+
+const SYNTAX_ERRORS: usize = 5;
+
+/// A known key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Path such as `session.idle_timeout`, or `route.path` in a list of sections.
+    pub path: String,
+    pub default: KeyDefault,
+}
+
+/// The default of a key, as a TOML literal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyDefault {
+    Value(&'static str),
+    /// No default; the literal is an example.
+    Optional(&'static str),
+    /// The key must be set; the literal is an example.
+    Required(&'static str),
+}
+
+impl KeyDefault {
+    /// Returns the default or the example.
+    pub fn literal(self) -> &'static str {
+        match self {
+            KeyDefault::Value(literal) | KeyDefault::Optional(literal) | KeyDefault::Required(literal) => literal,
+        }
+    }
+}
+
+/// Shared by all readers of one file.
+pub(super) struct Diagnostics<'a> {
+    pub file: &'a str,
+    pub source: &'a str,
+    /// Base directory of relative paths.
+    pub base: &'a Path,
+    errors: RefCell<Vec<Diagnostic>>,
+    warnings: RefCell<Vec<Diagnostic>>,
+    keys: RefCell<Vec<Key>>,
+    files: RefCell<Vec<(Span, PathBuf, FilePurpose)>>,
+}
+
+impl<'a> Diagnostics<'a> {
+    pub(super) fn new(file: &'a str, source: &'a str, base: &'a Path) -> Diagnostics<'a> {
+        Diagnostics {
+            file,
+            source,
+            base,
+            errors: RefCell::default(),
+            warnings: RefCell::default(),
+            keys: RefCell::default(),
+            files: RefCell::default(),
+        }
+    }
+
+    /// Adds an error. `help` states what to write, and may be empty.
+    pub(super) fn error(
+        &self,
+        span: &Span,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.push(self.diagnostic(span, message.into(), help.into()));
+    }
+
+    /// Adds an error about two locations that contradict each other.
+    pub(super) fn error_between(&self, spans: [&Span; 2], message: String, help: String) {
+        let [first, second] = spans;
+        let all = first
+            .iter()
+            .chain(second)
+            .cloned()
+            .reduce(|first, second| first.start.min(second.start)..first.end.max(second.end));
+        let redact = all.is_some_and(|all| diagnostic::may_hold_secret(self.source, &all));
+        self.push(Diagnostic { related_span: first.clone(), redact, ..self.diagnostic(second, message, help) });
+    }
+
+    pub(super) fn warning(
+        &self,
+        span: &Span,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.warnings.borrow_mut().push(self.diagnostic(span, message.into(), help.into()));
+    }
+
+    /// Adds TOML syntax errors, one per line and at most five. An unclosed bracket would otherwise report
+    /// every following line.
+    pub(super) fn syntax(&self, errors: &[toml::de::Error]) {
+        let mut lines = Vec::new();
+        for error in errors {
+            let line = self.line(&error.span());
+            if lines.len() < SYNTAX_ERRORS && !lines.contains(&line) {
+                lines.push(line);
+                self.error(&error.span(), error.message(), "");
+            }
+        }
+    }
+
+    /// Registers a known key.
+    pub(super) fn register_key(&self, path: String, default: KeyDefault) {
+        let key = Key { path, default: default };
+        let mut keys = self.keys.borrow_mut();
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+
+    /// Registers a file that must exist when the gateway starts.
+    pub(super) fn register_file(&self, span: &Span, path: &Path, purpose: FilePurpose) {
+        self.files.borrow_mut().push((span.clone(), path.to_owned(), purpose));
+    }
+
+    /// Checks every registered file for its purpose.
+    pub(super) fn check_files(&self) {
+        for (span, path, purpose) in self.files.take() {
+            let path = path.as_path();
+            match purpose.check(path) {
+                FileCheck::Ok => {}
+                FileCheck::Error(message) => {
+                    self.error(&span, format!("{}: {message}", path.display()), "");
+                }
+                FileCheck::Warning { message, help } => {
+                    self.warning(&span, format!("{}: {message}", path.display()), help);
+                }
+            }
+        }
+    }
+
+    /// Returns the line, from 1; 0 without a location.
+    pub(super) fn line(&self, span: &Span) -> usize {
+        span.as_ref().map_or(0, |span| diagnostic::line_column(self.source, span.start).0)
+    }
+
+    pub(super) fn keys(self) -> Vec<Key> {
+        self.keys.into_inner()
+    }
+
+    /// Returns the value with its warnings, or the errors.
+    pub(super) fn finish<T>(self, value: Option<T>) -> Result<(T, Vec<Warning>), ConfigError> {
+        let errors = self.errors.into_inner();
+        match value {
+            Some(value) if errors.is_empty() => {
+                let mut warnings = self.warnings.into_inner();
+                diagnostic::sort_by_position(&mut warnings);
+                Ok((value, warnings.into_iter().map(Warning).collect()))
+            }
+            Some(_) | None => Err(ConfigError::new(errors, self.source)),
+        }
+    }
+
+    fn push(&self, error: Diagnostic) {
+        self.errors.borrow_mut().push(error);
+    }
+
+    fn diagnostic(&self, span: &Span, message: String, help: String) -> Diagnostic {
+        let whole = Diagnostic::for_file(self.file, escape_control(&message));
+        let help = Some(help).filter(|help| !help.is_empty()).map(|help| escape_control(&help));
+        let Some(span) = span.clone() else { return Diagnostic { help, ..whole } };
+        let (line, column) = diagnostic::line_column(self.source, span.start);
+        let redact = diagnostic::may_hold_secret(self.source, &span);
+        Diagnostic { line, column, span: Some(span), help, redact, ..whole }
+    }
+}
+
+/// Replaces control characters: quoted file content must neither break the line nor control the terminal.
+fn escape_control(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}

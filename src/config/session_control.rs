@@ -1,0 +1,75 @@
+//! `[route.session]` except its times: activity, logout paths, rotation and upstream control.
+
+use http::Method;
+
+use super::diagnostics::KeyDefault::{Value, Required};
+use super::reader::{Reader, Field};
+use super::route::prefix;
+use crate::route::{SensitiveAction, Activity, SessionCommand, ActivityFrames, Methods, SessionControlRules};
+
+pub(super) fn activity(section: &mut Reader<'_>) -> Option<Activity> {
+    let mut section = section.section("activity", "route.session.activity")?;
+    let except = section.list("except", Value("[]"), prefix);
+    let methods = methods(&mut section, "methods");
+    let navigations_only = section.flag("navigations_only", Value("false"));
+    let websocket = section.text("websocket", Value(r#""none""#), frames);
+    Some(Activity {
+        except: values(except?),
+        methods: methods?.value,
+        navigations_only: navigations_only?.value,
+        websocket: websocket?.value,
+    })
+}
+
+pub(super) fn session_control(section: &mut Reader<'_>) -> Option<SessionControlRules> {
+    let logout = section.list("logout_paths", Value("[]"), prefix);
+    let rotate = section.sections("rotate_on", "route.session.rotate_on");
+    let commands = section.list("upstream_control", Value("[]"), command);
+    let rotate: Vec<_> = rotate?.into_iter().map(action).collect();
+    let rotate: Option<_> = rotate.into_iter().collect();
+    Some(SessionControlRules { logout: values(logout?), rotate: rotate?, upstream_commands: values(commands?) })
+}
+
+fn action(mut section: Reader<'_>) -> Option<SensitiveAction> {
+    let method = section.text("method", Value(r#""POST""#), method);
+    let path = section.text("path", Required(r#""/account/password""#), prefix);
+    Some(SensitiveAction { method: method?.value, path: path?.value })
+}
+
+fn method(text: &str) -> Result<Method, String> {
+    let known = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::GET];
+    known
+        .into_iter()
+        .find(|method| method.as_str() == text)
+        .ok_or_else(|| super::unknown_value(text, &["POST", "PUT", "PATCH", "DELETE", "GET"]))
+}
+
+/// Reads the methods of a rule; an empty list means all.
+pub(super) fn methods(section: &mut Reader<'_>, key: &'static str) -> Option<Field<Methods>> {
+    let names = Methods::CONFIGURABLE.map(|method| method.to_string());
+    let list = section.list(key, Value("[]"), |text| {
+        let known = Methods::CONFIGURABLE.into_iter().find(|method| method.as_str() == text);
+        known.ok_or_else(|| match text {
+            "HEAD" => "HEAD is included in GET; write \"GET\"".to_owned(),
+            other => super::unknown_value(other, &names.each_ref().map(String::as_str)),
+        })
+    })?;
+    let Field { span, is_set, .. } = list.clone();
+    let methods = values(list);
+    let value = if methods.is_empty() { Methods::All } else { Methods::Only(methods) };
+    Some(Field { value, span, is_set })
+}
+
+fn frames(text: &str) -> Result<ActivityFrames, String> {
+    let all = [ActivityFrames::None, ActivityFrames::Client, ActivityFrames::Any];
+    let known = all.into_iter().find(|frames| frames.as_str() == text);
+    known.ok_or_else(|| super::unknown_value(text, &all.map(ActivityFrames::as_str)))
+}
+
+fn command(text: &str) -> Result<SessionCommand, String> {
+    SessionCommand::from_name(text).ok_or_else(|| super::unknown_value(text, &SessionCommand::ALL.map(SessionCommand::as_str)))
+}
+
+fn values<T>(list: Field<Vec<Field<T>>>) -> Vec<T> {
+    list.value.into_iter().map(|item| item.value).collect()
+}

@@ -1,0 +1,453 @@
+//! One attempt to authenticate a request, and the fallback during a store outage.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::clock::UnixMillis;
+use crate::guard::rollback::VerifiedSession;
+use crate::guard::session_cache::CacheEntry;
+use crate::guard::connections::EndSeq;
+use crate::guard::{CloseReason, DenyReason, Guard, event_context};
+use crate::secret::{KeyRing, random_bytes};
+use crate::session::{
+    DecisionInput, Change, EndReason, Identity, RevocationCutoff, Outcome, Record, Refusal, SessionFacts, RotationTiming,
+    Token, Verdict, decide,
+};
+use crate::store::{Loaded, Unavailable};
+use crate::telemetry::SessionEvent;
+
+use super::end_session::{EndSession, is_theft_event};
+use super::risk_assessment::RiskAssessment;
+use super::audited_write::AuditedWrite;
+use super::{AuthenticatedSession, AuthRequest};
+
+/// One attempt: load, decide, write.
+pub(super) struct AuthAttempt<'a> {
+    pub(super) guard: &'a Guard,
+    pub(super) keys: &'a Arc<KeyRing>,
+    pub(super) token: &'a Token,
+    pub(super) request: &'a AuthRequest<'a>,
+    pub(super) end_seq: EndSeq,
+}
+
+impl AuthAttempt<'_> {
+    /// Decides on cached state without a store command. It can only admit: refusals, ends and
+    /// writes need a load, because another gateway may have cached activity. `verified_at` is a time
+    /// before the cache lookup, so a stalled process does not overestimate its freshness.
+    pub(super) async fn try_cached(&self, verified_at: Instant) -> Option<AuthenticatedSession> {
+        let (guard, key) = (self.guard, &self.token.key);
+        let loaded = guard.store.cached(key)?;
+        let now = guard.now();
+        let global_cutoff = guard.global_cutoff_if_fresh(verified_at, now)?;
+        let verified = guard.verify_unchanged(key, &loaded, verified_at, now)?;
+        let VerifiedSession { record, touched, user_cutoff, .. } = verified;
+        let identity = guard.current_identity(&record).ok()?;
+        let facts = SessionFacts { touched, user_cutoff, global_cutoff: global_cutoff };
+        if self.assess_risk(&record, &facts, now).is_some() {
+            return None;
+        }
+        let verdict = self.decide(&record, &facts, now, self.request.timing, None);
+        if !only_admits(&verdict) {
+            return None;
+        }
+        if verdict.touch {
+            self.touch(&record, now).await;
+        }
+        self.finish(record, identity, facts, verdict, verified_at).ok()
+    }
+
+    /// Runs one attempt; `None` if another request wrote first.
+    pub(super) async fn run(&self, verified_at: Instant) -> Result<Option<AuthenticatedSession>, DenyReason> {
+        let key = &self.token.key;
+        let global_cutoff = self.global_cutoff(verified_at).await?;
+        let (loaded, verified, now) = self.load_verified(verified_at).await?;
+        let VerifiedSession { revision, record, touched, user_cutoff, needs_restore } = verified;
+        let identity = match self.guard.current_identity(&record) {
+            Ok(identity) => identity,
+            // Refuses only this request: the users file of this gateway may be outdated.
+            Err(reason) => {
+                self.guard.shared.connections.close_session(key, CloseReason::SessionEnded);
+                self.emit(SessionEvent::Refused(reason.as_str()), &record);
+                return Err(DenyReason::Ended(reason));
+            }
+        };
+        let facts = SessionFacts { touched, user_cutoff, global_cutoff: global_cutoff };
+        let risk = self.assess_risk(&record, &facts, now);
+        let timing = self.request.timing;
+        let mut verdict = self.decide(&record, &facts, now, timing, risk.as_ref());
+        if refuses_superseded(&verdict) && self.received_while_stalled(&record) {
+            let again =
+                "the request was received while the gateway was stalled; retry it";
+            return Err(DenyReason::Unavailable(Unavailable(again.to_owned())));
+        }
+        if let Some(reason) = self.cutoff_reason(&record, &facts, &verdict).await {
+            verdict.change = Change::End(reason);
+        }
+        if needs_restore && verdict.change == Change::Keep {
+            verdict.change = Change::Write(Box::new(Record::clone(&record)));
+        }
+        // After a stall the load may be outdated while other gateways saw activity. A timeout ends
+        // the session only if a second load returns the same.
+        if ends_by_timeout(&verdict) && self.load_latest().await? != loaded {
+            return Ok(None);
+        }
+        if !self.store_change(revision, &record, &verdict, now, risk).await? {
+            return Ok(None);
+        }
+        self.finish(record, identity, facts, verdict, verified_at).map(Some)
+    }
+
+    /// Returns whether the token was valid when this process stalled. Requests received during the
+    /// stall are handled after it, when another gateway may have rotated the token. They get a 503
+    /// instead of a theft verdict.
+    fn received_while_stalled(&self, record: &Record) -> bool {
+        let since = self.guard.shared.connections.stalled_since(Instant::now());
+        since.is_some_and(|since| record.was_in_grace_at(self.token, since))
+    }
+
+    async fn global_cutoff(&self, at: Instant) -> Result<RevocationCutoff, DenyReason> {
+        let guard = self.guard;
+        match guard.global_cutoff_if_fresh(at, guard.now()) {
+            Some(line) => Ok(line),
+            None => Box::pin(guard.global_cutoff()).await.map_err(|error| self.store_failed(error)),
+        }
+    }
+
+    /// Loads and verifies the session. Returns the time after the load as well.
+    async fn load_verified(&self, requested_at: Instant) -> Result<(Loaded, VerifiedSession, UnixMillis), DenyReason> {
+        let (guard, key) = (self.guard, &self.token.key);
+        let loaded = guard.store.load(key).await.map_err(|error| self.store_failed(error))?;
+        let now = guard.now();
+        if let Some(verified) = guard.verify_unchanged(key, &loaded, requested_at, now) {
+            return Ok((loaded, verified, now));
+        }
+        let newest = Box::pin(guard.reload_if_outdated(key, loaded)).await;
+        let loaded = newest.map_err(|error| self.store_failed(error))?;
+        let verified = guard.verify(self.keys, key, loaded.clone(), requested_at)?;
+        Ok((loaded, verified, guard.now()))
+    }
+
+    async fn load_latest(&self) -> Result<Loaded, DenyReason> {
+        let loaded = Box::pin(self.guard.load_latest(&self.token.key)).await;
+        loaded.map_err(|error| self.store_failed(error))
+    }
+
+    fn decide(
+        &self,
+        record: &Record,
+        facts: &SessionFacts,
+        now: UnixMillis,
+        timing: RotationTiming,
+        risk: Option<&RiskAssessment>,
+    ) -> Verdict {
+        decide(&DecisionInput {
+            record,
+            facts: facts,
+            token: self.token,
+            keys: self.keys,
+            now,
+            random_salt: &random_bytes,
+            client: self.request.context,
+            policy: &self.guard.shared.policy,
+            route: self.request.policy,
+            timing,
+            activity: self.request.is_activity,
+            risk: risk.map(RiskAssessment::action),
+        })
+    }
+
+    /// Stores the change before the response; false if the swap was lost.
+    async fn store_change(
+        &self,
+        revision: u64,
+        record: &Arc<Record>,
+        verdict: &Verdict,
+        now: UnixMillis,
+        risk: Option<RiskAssessment>,
+    ) -> Result<bool, DenyReason> {
+        match &verdict.change {
+            Change::Keep => {
+                if verdict.touch {
+                    self.touch(record, now).await;
+                }
+                if let Some(risk) = &risk {
+                    let (key, from) = (&self.token.key, self.request.context);
+                    risk.emit(self.guard, key, from, record, verdict);
+                }
+            }
+            Change::Write(new) if AuditedWrite::needs_audit(verdict, risk.as_ref()) => {
+                let written = self.write_audited(revision, record, new, verdict, risk);
+                return Box::pin(written).await;
+            }
+            Change::Write(new) => {
+                let swap = self.guard.write_record(self.keys, &self.token.key, revision, new);
+                return Box::pin(swap).await.map_err(|error| self.store_failed(error));
+            }
+            Change::End(reason) => {
+                Box::pin(self.end_session(record, *reason, false, verdict, risk)).await?;
+            }
+            Change::EndAllOfUser(reason) => {
+                Box::pin(self.end_session(record, *reason, true, verdict, risk)).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    async fn write_audited(
+        &self,
+        revision: u64,
+        record: &Arc<Record>,
+        after: &Record,
+        verdict: &Verdict,
+        risk: Option<RiskAssessment>,
+    ) -> Result<bool, DenyReason> {
+        let tidings = AuditedWrite {
+            guard: self.guard.clone(),
+            keys: Arc::clone(self.keys),
+            key: self.token.key,
+            revision,
+            before: Arc::clone(record),
+            after: Box::new(after.clone()),
+            verdict: verdict.clone(),
+            risk,
+            client: self.request.context.clone(),
+        };
+        self.run_detached(tidings.run()).await
+    }
+
+    /// Runs to completion even if the client disconnects.
+    async fn run_detached<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, Unavailable>> + Send + 'static,
+    ) -> Result<T, DenyReason> {
+        let changed = tokio::spawn(change).await;
+        let changed = changed.unwrap_or_else(|error| Err(Unavailable(error.to_string())));
+        changed.map_err(|error| self.store_failed(error))
+    }
+
+    /// Records activity. A failure shortens the idle timeout and does not affect the decision.
+    async fn touch(&self, record: &Record, now: UnixMillis) {
+        let store = &self.guard.store;
+        if store.touch(&self.token.key, now, record.absolute_end).await.is_err() {
+            self.guard.shared.metrics.store_error();
+        }
+    }
+
+    /// Ends the session in a task of its own. Otherwise an attacker could disconnect and cancel the
+    /// revocation and its events.
+    async fn end_session(
+        &self,
+        record: &Arc<Record>,
+        reason: EndReason,
+        all: bool,
+        verdict: &Verdict,
+        risk: Option<RiskAssessment>,
+    ) -> Result<(), DenyReason> {
+        let ending = EndSession {
+            guard: self.guard.clone(),
+            key: self.token.key,
+            reason,
+            all_of_user: all,
+            verdict: verdict.clone(),
+            risk,
+            record: Arc::clone(record),
+            client: self.request.context.clone(),
+        };
+        self.run_detached(ending.run()).await
+    }
+
+    /// Serves a stale session during an outage if the route allows it.
+    pub(super) fn serve_stale(&self, error: Unavailable) -> Result<AuthenticatedSession, DenyReason> {
+        let known = self.stale_session();
+        if known.is_none() {
+            self.guard.count_refused();
+        }
+        known.ok_or(DenyReason::Unavailable(error))
+    }
+
+    /// Decides on the cached session. Only an admission counts: a refusal may be wrong.
+    fn stale_session(&self) -> Option<AuthenticatedSession> {
+        let (guard, key) = (self.guard, self.token.key);
+        let cache = &guard.shared.cache;
+        let CacheEntry::Live(cached) = cache.get(&key)? else { return None };
+        let now = guard.now();
+        let verified_at = cache.confirmed_within(&cached, self.request.serve_stale_for?, now)?;
+        let identity = guard.current_identity(&cached.record).ok()?;
+        let (touched, user_cutoff) = (cached.touched(), cache.cutoff(&key.tag));
+        let facts = SessionFacts { touched, user_cutoff, global_cutoff: guard.shared.global_cutoff.get() };
+        let moved = self.assess_risk(&cached.record, &facts, now);
+        match self.decide(&cached.record, &facts, now, RotationTiming::Never, moved.as_ref()).outcome {
+            Outcome::Refuse(_) => None,
+            Outcome::Admit(_) => {
+                guard.count_served_stale();
+                let (record, end_seq) = (Arc::clone(&cached.record), self.end_seq);
+                let unasked = true;
+                Some(AuthenticatedSession {
+                    key,
+                    identity,
+                    record,
+                    facts: facts,
+                    token: None,
+                    end_seq: end_seq,
+                    verified_at: verified_at,
+                    stale: unasked,
+                })
+            }
+        }
+    }
+
+    /// Turns the stored decision into a result.
+    fn finish(
+        &self,
+        record: Arc<Record>,
+        identity: Arc<Identity>,
+        facts: SessionFacts,
+        verdict: Verdict,
+        verified_at: Instant,
+    ) -> Result<AuthenticatedSession, DenyReason> {
+        let before = record.generation;
+        let theft_reported = is_theft_reported(&verdict);
+        let ended_elsewhere = verdict.change == Change::End(EndReason::TheftElsewhere);
+        let record = match verdict.change {
+            Change::Write(new) => Arc::new(*new),
+            Change::Keep | Change::End(_) | Change::EndAllOfUser(_) => record,
+        };
+        if record.generation > before {
+            self.emit(SessionEvent::TokenRotated, &record);
+        }
+        match verdict.outcome {
+            Outcome::Admit(next) => {
+                let (key, end_seq) = (self.token.key, self.end_seq);
+                let token = next.and_then(|next| self.guard.issue_token(self.keys, key, &next));
+                let unasked = false;
+                Ok(AuthenticatedSession { key, identity, record, facts: facts, token, end_seq: end_seq, verified_at: verified_at, stale: unasked })
+            }
+            Outcome::Refuse(_) if ended_elsewhere => {
+                let reason = EndReason::TheftElsewhere;
+                self.emit(SessionEvent::Refused(reason.as_str()), &record);
+                Err(DenyReason::Ended(reason))
+            }
+            Outcome::Refuse(refusal) => {
+                if !theft_reported {
+                    self.emit(refusal_event(refusal), &record);
+                }
+                Err(DenyReason::Refused(refusal))
+            }
+        }
+    }
+
+    fn emit(&self, event: SessionEvent, record: &Record) {
+        let mut context = event_context(&record.identity.user, self.token.key.id, self.request.context);
+        context.other_client = is_theft_event(event).then_some(&record.rotated_from);
+        self.guard.shared.emit(event, context);
+    }
+
+    fn store_failed(&self, error: Unavailable) -> DenyReason {
+        self.guard.mark_store_unavailable(&error);
+        self.guard.unavailable(error)
+    }
+}
+
+/// Returns whether the write already reported the theft.
+fn is_theft_reported(verdict: &Verdict) -> bool {
+    match &verdict.change {
+        Change::End(reason) | Change::EndAllOfUser(reason) => *reason == EndReason::Theft,
+        Change::Write(_) => verdict.outcome == Outcome::Refuse(Refusal::Theft),
+        Change::Keep => false,
+    }
+}
+
+fn only_admits(verdict: &Verdict) -> bool {
+    matches!(verdict.outcome, Outcome::Admit(_)) && verdict.change == Change::Keep
+}
+
+/// Returns whether a token was refused because it is superseded.
+fn refuses_superseded(verdict: &Verdict) -> bool {
+    let Outcome::Refuse(refusal) = verdict.outcome else { return false };
+    match refusal {
+        Refusal::Theft | Refusal::RestoredAfterCrash | Refusal::Superseded => !verdict.refused_by_risk,
+        Refusal::Revoked
+        | Refusal::Idle
+        | Refusal::Absolute
+        | Refusal::RotationIgnored
+        | Refusal::UnknownGeneration
+        | Refusal::SecretMismatch
+        | Refusal::Reauthenticate => false,
+    }
+}
+
+fn ends_by_timeout(verdict: &Verdict) -> bool {
+    match verdict.change {
+        Change::End(EndReason::Idle | EndReason::RotationIgnored) => true,
+        Change::Keep | Change::Write(_) | Change::End(_) | Change::EndAllOfUser(_) => false,
+    }
+}
+
+fn refusal_event(refusal: Refusal) -> SessionEvent {
+    match refusal {
+        Refusal::Theft => SessionEvent::Theft,
+        Refusal::UnknownGeneration => SessionEvent::GenerationAhead,
+        Refusal::Revoked
+        | Refusal::Superseded
+        | Refusal::Idle
+        | Refusal::Absolute
+        | Refusal::RestoredAfterCrash
+        | Refusal::RotationIgnored
+        | Refusal::SecretMismatch
+        | Refusal::Reauthenticate => SessionEvent::Refused(refusal.as_str()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use crate::clock::{Clock, UnixMillis};
+    use crate::guard::global_revocation::tests::{enter, guard, log_in};
+    use crate::guard::{DenyReason, Guard};
+    use crate::message::CookieLookup;
+    use crate::session::{EndReason, Refusal};
+    use crate::store::Store;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// Returns a gateway, a token that was rotated at minute 10 and used until minute 12, and its
+    /// predecessor. If `stopped` is set, the gateway stalled then and has just resumed.
+    async fn renewed(stopped: Option<Duration>) -> (Guard, CookieLookup, CookieLookup) {
+        let begun = UnixMillis(1_000_000);
+        let clock = Clock::manual(begun);
+        let guard = guard(&Store::memory(clock.clone()), &clock);
+        let old = log_in(&guard).await;
+        clock.advance(10 * MINUTE);
+        let offered = enter(&guard, &old).await.expect("it lives").expect("an offer");
+        let new = CookieLookup::One(offered.text.as_bytes().to_vec());
+        enter(&guard, &new).await.expect("promoted");
+        clock.advance(2 * MINUTE);
+        enter(&guard, &new).await.expect("in use");
+        if let Some(stopped) = stopped {
+            let live = &guard.shared.connections;
+            live.heartbeat(Instant::now(), begun.plus(stopped));
+            live.heartbeat(Instant::now() + 2 * MINUTE, guard.now());
+        }
+        (guard, old, new)
+    }
+
+    #[tokio::test]
+    async fn a_request_received_while_stalled_is_no_replay() {
+        let (guard, old, new) = renewed(Some(10 * MINUTE + MINUTE / 2)).await;
+        let denied = enter(&guard, &old).await.map(|_| ());
+        assert!(matches!(denied, Err(DenyReason::Unavailable(_))), "{denied:?}");
+        enter(&guard, &new).await.expect("it lives on");
+    }
+
+    #[tokio::test]
+    async fn a_token_superseded_before_the_stall_is_a_replay() {
+        for stopped in [None, Some(11 * MINUTE + MINUTE / 2)] {
+            let (guard, old, new) = renewed(stopped).await;
+            let denied = enter(&guard, &old).await.map(|_| ());
+            assert_eq!(denied, Err(DenyReason::Refused(Refusal::Theft)), "{stopped:?}");
+            let ended = enter(&guard, &new).await.map(|_| ());
+            assert_eq!(ended, Err(DenyReason::Ended(EndReason::Theft)), "{stopped:?}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Risk assessment of a request from a new location.
+
+use crate::clock::UnixMillis;
+use crate::guard::{Guard, event_context};
+use crate::risk::{RiskAction, Observation, RiskReport};
+use crate::session::{
+    Change, ClientContext, RiskRequirement, Outcome, Record, SessionKey, SessionFacts, Verdict, SignalsMode,
+};
+use crate::telemetry::SessionEvent;
+use crate::telemetry::events::RiskContext;
+
+use super::attempt::AuthAttempt;
+
+/// The risk report, and the mode of the route.
+#[derive(Clone)]
+pub(super) struct RiskAssessment {
+    pub(super) report: RiskReport,
+    pub(super) watch: SignalsMode,
+}
+
+impl AuthAttempt<'_> {
+    /// Assesses a request; `None` if the client is unchanged, which takes three comparisons. A
+    /// session that requires reauthentication is not assessed.
+    pub(super) fn assess_risk(
+        &self,
+        record: &Record,
+        facts: &SessionFacts,
+        now: UnixMillis,
+    ) -> Option<RiskAssessment> {
+        if record.reauth_required {
+            return None;
+        }
+        let shared = &self.guard.shared;
+        let watch = self.request.policy.signals;
+        let arrival = Observation {
+            record,
+            context: self.request.context,
+            mode: watch,
+            last_active: record.last_active.max(facts.touched),
+            now,
+        };
+        let report = shared.risk.assess(&shared.geoip.load(), &arrival)?;
+        Some(RiskAssessment { report, watch })
+    }
+}
+
+impl RiskAssessment {
+    pub(super) fn action(&self) -> RiskRequirement {
+        match (self.watch, self.report.action) {
+            (SignalsMode::Off | SignalsMode::Monitor, answer) => {
+                RiskRequirement::RecordLocation { trusted: answer < RiskAction::Rotate }
+            }
+            (SignalsMode::Enforce, RiskAction::None | RiskAction::Log) => RiskRequirement::RecordLocation { trusted: true },
+            (SignalsMode::Enforce, RiskAction::Rotate) => RiskRequirement::Rotate,
+            (SignalsMode::Enforce, RiskAction::Reauthenticate) => RiskRequirement::Reauthenticate,
+            (SignalsMode::Enforce, RiskAction::End) => RiskRequirement::EndSession,
+        }
+    }
+
+    /// Emits the event once for each location, because a stored location is not assessed again. A
+    /// superseded token stores nothing, so its requests repeat the event.
+    pub(super) fn emit(
+        &self,
+        guard: &Guard,
+        key: &SessionKey,
+        from: &ClientContext,
+        record: &Record,
+        verdict: &Verdict,
+    ) {
+        if self.report.action == RiskAction::None || !self.is_decisive(verdict) {
+            return;
+        }
+        let atlas = guard.shared.geoip.load();
+        let moved = RiskContext {
+            report: &self.report,
+            enforced: self.watch == SignalsMode::Enforce && self.is_applied(verdict),
+            location: atlas.lookup(from.address),
+            other_location: atlas.lookup(record.rotated_from.address),
+        };
+        guard.shared.metrics.risk_assessment(moved);
+        let mut context = event_context(&record.identity.user, key.id, from);
+        context.other_client = Some(&record.rotated_from);
+        context.risk = Some(moved);
+        guard.shared.emit(SessionEvent::LocationChanged, context);
+    }
+
+    /// Returns whether the outcome follows from the risk action, not from a timeout or a superseded
+    /// token.
+    fn is_decisive(&self, verdict: &Verdict) -> bool {
+        match self.action() {
+            RiskRequirement::RecordLocation { .. } | RiskRequirement::Rotate => matches!(verdict.outcome, Outcome::Admit(_)),
+            RiskRequirement::Reauthenticate | RiskRequirement::EndSession => verdict.refused_by_risk,
+        }
+    }
+
+    /// Returns whether the action took effect. A superseded token is not rotated.
+    fn is_applied(&self, verdict: &Verdict) -> bool {
+        self.action() != RiskRequirement::Rotate || verdict.change != Change::Keep
+    }
+}

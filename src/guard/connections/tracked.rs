@@ -1,0 +1,79 @@
+//! Registry entry of one session.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::clock::UnixMillis;
+use crate::session::{Record, RoutePolicy};
+
+use super::stall_detector::{CheckedAt, StallDetector};
+use super::{SessionSnapshot, CloseState};
+
+/// A session with tracked connections.
+pub(super) struct TrackedSession {
+    pub(super) record: Arc<Record>,
+    pub(super) touched: UnixMillis,
+    /// Time of the last confirmed store command.
+    pub(super) verified_at: Instant,
+    /// The same time, shared with the connections.
+    pub(super) checked_at: CheckedAt,
+    /// Time of the last change notification without a check since.
+    pub(super) stale_since: Option<Instant>,
+    pub(super) connections: Vec<TrackedConnection>,
+}
+
+pub(super) struct TrackedConnection {
+    pub(super) id: u64,
+    pub(super) state: Arc<CloseState>,
+    pub(super) policy: RoutePolicy,
+    pub(super) max_age_at: Option<Instant>,
+}
+
+impl TrackedSession {
+    pub(super) fn new(snapshot: &SessionSnapshot, stall_detector: &StallDetector) -> TrackedSession {
+        let checked_at = CheckedAt::default();
+        stall_detector.mark_checked(&checked_at, snapshot.verified_at);
+        TrackedSession {
+            record: Arc::clone(&snapshot.record),
+            touched: snapshot.touched,
+            verified_at: snapshot.verified_at,
+            checked_at,
+            stale_since: None,
+            connections: Vec::new(),
+        }
+    }
+
+    /// Marks the session as stale. Returns whether it was not before.
+    pub(super) fn mark_stale(&mut self) -> bool {
+        self.stale_since.replace(Instant::now()).is_none()
+    }
+
+    /// Records a confirmation requested at `requested_at`. It clears only older change notifications,
+    /// because the response may precede newer ones.
+    pub(super) fn confirm(&mut self, record: &Arc<Record>, touched: UnixMillis, requested_at: Instant) {
+        self.record = Arc::clone(record);
+        self.touched = self.touched.max(touched);
+        self.verified_at = self.verified_at.max(requested_at);
+        self.stale_since = self.stale_since.filter(|stale_since| *stale_since >= requested_at);
+    }
+
+    pub(super) fn last_active(&self) -> UnixMillis {
+        self.record.last_active.max(self.touched)
+    }
+
+    /// Returns whether the session may have expired, by cached activity.
+    pub(super) fn is_due(&self, now: UnixMillis, idle: Duration) -> bool {
+        let active = self.last_active();
+        let by_route = |connection| self.route_expiry(connection, active) <= now;
+        active.plus(idle) <= now || self.connections.iter().any(by_route)
+    }
+
+    /// Returns when a connection expires under its route's policy. `max_auth_age` applies only when
+    /// a connection opens.
+    pub(super) fn route_expiry(&self, connection: &TrackedConnection, active: UnixMillis) -> UnixMillis {
+        let never = UnixMillis(u64::MAX);
+        let RoutePolicy { idle, absolute, max_auth_age: _, signals: _ } = connection.policy;
+        let idle = idle.map_or(never, |idle| active.plus(idle));
+        absolute.map_or(idle, |absolute| self.record.created.plus(absolute).min(idle))
+    }
+}

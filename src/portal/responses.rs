@@ -1,0 +1,266 @@
+//! Responses for browsers (HTML) and for scripts (JSON).
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+use crate::guard::DenyReason;
+use crate::message::{Requester, BadRequest, InboundHead, Intent};
+use crate::session::Refusal;
+
+use super::forms::{self, RETURN_URL};
+use super::pages::{self, ErrorKind, ErrorPage};
+use super::{Page, Portal};
+
+/// Reason for an error response, other than a denied session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Problem {
+    BadRequest(BadRequest),
+    MalformedForm,
+    BodyTooLarge,
+    BodyTimeout,
+    CrossSite,
+    NoRoute,
+    /// The connection is not authoritative for the host (421).
+    Misdirected,
+    /// Holds the allowed methods.
+    MethodNotAllowed(&'static str),
+    /// The session ended during the request.
+    SessionEnded,
+    /// The store was unavailable for longer than the session may go unchecked.
+    StoreUnavailable,
+    /// A connection limit is reached; holds the status.
+    TooManyConnections(StatusCode),
+    /// The gateway is overloaded.
+    Overloaded,
+    /// The upstream sent no usable response; holds the status.
+    Upstream(StatusCode),
+}
+
+const FORWARDED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+const LOGIN: &str = "/.doorward/login";
+
+/// Forbids external resources, inline code and framing.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+impl Portal {
+    /// Builds the response for a denied request. It never deletes the cookie: a request that lost a
+    /// race would log out the one that won it.
+    pub fn deny(&self, head: &InboundHead, denial: &DenyReason) -> Page {
+        match denial {
+            DenyReason::Unavailable(_) => self.unavailable(&head.requester),
+            DenyReason::Forbidden { user } => self.forbidden(&head.requester, user),
+            DenyReason::NoSession
+            | DenyReason::DuplicateCookie
+            | DenyReason::Forged
+            | DenyReason::UnknownSession
+            | DenyReason::Ended(_)
+            | DenyReason::Refused(_)
+            | DenyReason::Undecryptable => self.login_required(head, denial),
+        }
+    }
+
+    /// Builds an error response.
+    pub fn problem(&self, asker: &Requester, problem: Problem) -> Page {
+        let (status, word, kind) = match problem {
+            Problem::SessionEnded => {
+                return unauthenticated("session-ended", "unauthenticated", LOGIN);
+            }
+            Problem::StoreUnavailable => return self.unavailable(asker),
+            Problem::TooManyConnections(status) => (status, "too-many-connections", ErrorKind::TooManyConnections),
+            Problem::BadRequest(bad) => (bad.status(), "bad-request", ErrorKind::BadRequest),
+            Problem::MalformedForm => (StatusCode::BAD_REQUEST, "bad-form", ErrorKind::BadRequest),
+            Problem::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-long", ErrorKind::BodyTooLarge),
+            Problem::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "too-slow", ErrorKind::BadRequest),
+            Problem::CrossSite => (StatusCode::FORBIDDEN, "cross-site", ErrorKind::CrossSite),
+            Problem::NoRoute => (StatusCode::NOT_FOUND, "no-route", ErrorKind::NotFound),
+            Problem::Misdirected => {
+                (StatusCode::MISDIRECTED_REQUEST, "misdirected", ErrorKind::NoSuchSite)
+            }
+            Problem::MethodNotAllowed(_) => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method", ErrorKind::MethodNotAllowed)
+            }
+            Problem::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "busy", ErrorKind::Overloaded),
+            Problem::Upstream(status) if status == StatusCode::GATEWAY_TIMEOUT => {
+                (status, "upstream-slow", ErrorKind::UpstreamSlow)
+            }
+            Problem::Upstream(status) if status.is_client_error() => {
+                (status, "bad-request", ErrorKind::BadRequest)
+            }
+            Problem::Upstream(status) => (status, "upstream-down", ErrorKind::UpstreamDown),
+        };
+        let detail = match problem {
+            Problem::BadRequest(bad) => bad.to_string(),
+            Problem::MalformedForm
+            | Problem::BodyTooLarge
+            | Problem::BodyTimeout
+            | Problem::CrossSite
+            | Problem::NoRoute
+            | Problem::Misdirected
+            | Problem::MethodNotAllowed(_)
+            | Problem::SessionEnded
+            | Problem::StoreUnavailable
+            | Problem::TooManyConnections(_)
+            | Problem::Overloaded
+            | Problem::Upstream(_) => String::new(),
+        };
+        let mut page =
+            self.error_response(asker, status, &kind, json!({ "error": word, "reason": detail }));
+        if let Some(methods) = allow_header(problem) {
+            page.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+        }
+        page
+    }
+
+    /// Builds an HTML response with `no-store` and the security headers.
+    pub(super) fn page(&self, status: StatusCode, html: String) -> Page {
+        let mut page = Response::new(Full::from(html));
+        *page.status_mut() = status;
+        let headers = page.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+        headers.insert(
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static(CONTENT_SECURITY_POLICY),
+        );
+        headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+        // Isolates the page from windows that opened it, and from embedding by other sites.
+        let alone = HeaderValue::from_static("same-origin");
+        headers.insert("cross-origin-opener-policy", alone.clone());
+        headers.insert("cross-origin-resource-policy", alone);
+        set_page_headers(headers);
+        page
+    }
+
+    fn login_required(&self, head: &InboundHead, denial: &DenyReason) -> Page {
+        match head.requester.intent {
+            // 303 makes the browser fetch the form with GET, whatever the first method was (RFC
+            // 9700 4.12).
+            Intent::Navigation => see_other(&self.login_for(head, denial)),
+            Intent::Fetch => {
+                unauthenticated(denial.as_str(), error_code(denial), &self.login_for(head, denial))
+            }
+        }
+    }
+
+    /// Returns the URL of the login form, with the sealed return URL and the reason.
+    fn login_for(&self, head: &InboundHead, denial: &DenyReason) -> String {
+        let shared = self.guard.shared();
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        let (host, now) = (head.host.to_string(), shared.clock.now());
+        let target = forms::return_url(head);
+        if let Some(sealed) =
+            target.and_then(|target| forms::seal_return_url(&shared.keys.load(), &host, &target, now))
+        {
+            query.append_pair(RETURN_URL, &sealed);
+        }
+        if !matches!(denial, DenyReason::NoSession) {
+            query.append_pair("why", denial.as_str());
+        }
+        match query.finish() {
+            query if query.is_empty() => LOGIN.to_owned(),
+            query => format!("{LOGIN}?{query}"),
+        }
+    }
+
+    /// Builds the 503 response for a store outage.
+    pub fn unavailable(&self, asker: &Requester) -> Page {
+        let body = json!({ "error": "unavailable", "reason": "store-unavailable" });
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let mut page = self.error_response(asker, status, &ErrorKind::StoreUnavailable, body);
+        page.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        page
+    }
+
+    fn forbidden(&self, asker: &Requester, user: &str) -> Page {
+        let body = json!({ "error": "forbidden", "reason": "not-allowed" });
+        let kind = ErrorKind::Forbidden { user: user.to_owned() };
+        self.error_response(asker, StatusCode::FORBIDDEN, &kind, body)
+    }
+
+    /// Builds an error response as HTML or JSON. Both contain the request ID, which users can quote
+    /// to the operator.
+    fn error_response(&self, asker: &Requester, status: StatusCode, kind: &ErrorKind, mut body: Value) -> Page {
+        let (site, request) = (self.branding.name.as_str(), asker.request.as_str());
+        match asker.intent {
+            Intent::Navigation => {
+                self.page(status, pages::error_page(&ErrorPage { site, status, kind, request }))
+            }
+            Intent::Fetch => {
+                body["request"] = request.into();
+                json_page(status, &body)
+            }
+        }
+    }
+}
+
+/// Returns the `Allow` header of a 405 response (RFC 9110 15.5.6).
+fn allow_header(problem: Problem) -> Option<&'static str> {
+    match problem {
+        Problem::MethodNotAllowed(methods) => Some(methods),
+        // The upstream decides which of these it accepts.
+        Problem::BadRequest(BadRequest::Method) => Some(FORWARDED_METHODS),
+        Problem::BadRequest(_)
+        | Problem::MalformedForm
+        | Problem::BodyTooLarge
+        | Problem::BodyTimeout
+        | Problem::CrossSite
+        | Problem::NoRoute
+        | Problem::Misdirected
+        | Problem::SessionEnded
+        | Problem::StoreUnavailable
+        | Problem::TooManyConnections(_)
+        | Problem::Overloaded
+        | Problem::Upstream(_) => None,
+    }
+}
+
+/// Builds a 401 response for scripts. With a redirect they would read the login form as data.
+fn unauthenticated(reason: &str, error: &str, login: &str) -> Page {
+    let body = json!({ "error": error, "reason": reason, "login": login });
+    let mut page = json_page(StatusCode::UNAUTHORIZED, &body);
+    let challenge = HeaderValue::from_static("Doorward login=\"/.doorward/login\"");
+    page.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    page
+}
+
+fn error_code(denial: &DenyReason) -> &'static str {
+    match denial {
+        DenyReason::Refused(Refusal::Reauthenticate) => "reauthenticate",
+        DenyReason::NoSession
+        | DenyReason::DuplicateCookie
+        | DenyReason::Forged
+        | DenyReason::UnknownSession
+        | DenyReason::Ended(_)
+        | DenyReason::Refused(_)
+        | DenyReason::Undecryptable
+        | DenyReason::Forbidden { .. }
+        | DenyReason::Unavailable(_) => "unauthenticated",
+    }
+}
+
+pub(super) fn json_page(status: StatusCode, body: &Value) -> Page {
+    let mut page = Response::new(Full::from(Bytes::from(body.to_string())));
+    *page.status_mut() = status;
+    let json = HeaderValue::from_static("application/json");
+    page.headers_mut().insert(header::CONTENT_TYPE, json);
+    set_page_headers(page.headers_mut());
+    page
+}
+
+pub(super) fn see_other(target: &str) -> Page {
+    let mut page = Response::new(Full::default());
+    *page.status_mut() = StatusCode::SEE_OTHER;
+    let location = HeaderValue::from_str(target).unwrap_or_else(|_| HeaderValue::from_static("/"));
+    page.headers_mut().insert(header::LOCATION, location);
+    set_page_headers(page.headers_mut());
+    page
+}
+
+fn set_page_headers(headers: &mut http::HeaderMap) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}

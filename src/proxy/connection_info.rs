@@ -1,0 +1,93 @@
+//! Connection state shared by the server and the request handler.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use crate::message::SanitizedHead;
+use crate::session::TlsFingerprint;
+
+use super::forwarded_headers::ForwardedHeaders;
+
+/// Facts about one client connection. The server reads them to choose connections for eviction.
+#[derive(Debug)]
+pub struct ConnectionInfo {
+    pub peer: IpAddr,
+    /// SNI of the TLS handshake, in lower case.
+    server_name: OnceLock<String>,
+    fingerprint: OnceLock<TlsFingerprint>,
+    authenticated: AtomicBool,
+    body_bytes: AtomicU64,
+    /// Forwarded headers of the last request, for reuse.
+    forwarded_headers: Mutex<Option<Arc<ForwardedHeaders>>>,
+}
+
+/// Bytes of framing counted for each piece of a body.
+const FRAME_OVERHEAD: u64 = 64;
+
+impl ConnectionInfo {
+    /// A new connection, without an authenticated request.
+    pub fn new(peer: IpAddr) -> ConnectionInfo {
+        ConnectionInfo {
+            peer,
+            server_name: OnceLock::new(),
+            fingerprint: OnceLock::new(),
+            authenticated: AtomicBool::new(false),
+            body_bytes: AtomicU64::new(0),
+            forwarded_headers: Mutex::new(None),
+        }
+    }
+
+    /// Forwarded headers of a request, reused while client and host stay the same.
+    pub(super) fn forwarded_headers(&self, head: &SanitizedHead) -> Arc<ForwardedHeaders> {
+        let mut last = self.forwarded_headers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = last.as_ref().filter(|headers| headers.matches(head.client(), head.host())) {
+            return Arc::clone(same);
+        }
+        Arc::clone(last.insert(Arc::new(ForwardedHeaders::new(head.client(), head.host().clone()))))
+    }
+
+    /// Stores the SNI of the TLS handshake.
+    pub fn set_server_name(&self, server_name: Option<&str>) {
+        if let Some(name) = server_name {
+            self.server_name.get_or_init(|| name.to_ascii_lowercase());
+        }
+    }
+
+    /// Stores the TLS fingerprint.
+    pub fn set_fingerprint(&self, fingerprint: TlsFingerprint) {
+        self.fingerprint.get_or_init(|| fingerprint);
+    }
+
+    /// TLS fingerprint, if it was taken.
+    pub(super) fn fingerprint(&self) -> Option<TlsFingerprint> {
+        self.fingerprint.get().copied()
+    }
+
+    /// SNI of the TLS handshake, if any.
+    pub(super) fn server_name(&self) -> Option<&str> {
+        self.server_name.get().map(String::as_str)
+    }
+
+    /// Records that a request had a valid session.
+    pub(super) fn mark_authenticated(&self) {
+        if !self.authenticated.load(Ordering::Relaxed) {
+            self.authenticated.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether any request of this connection had a valid session.
+    pub fn is_authenticated(&self) -> bool {
+        self.authenticated.load(Ordering::Relaxed)
+    }
+
+    /// Bytes received in request bodies, framing included.
+    pub fn body_bytes(&self) -> u64 {
+        self.body_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add_body_bytes(&self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_add(FRAME_OVERHEAD);
+        self.body_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,71 @@
+//! Text for the parts of an explanation.
+
+use std::time::Duration;
+
+use http::header::HeaderValue;
+use http::{Method, StatusCode};
+
+use crate::proxy::UpstreamHead;
+use crate::route::{Access, Methods, AccessRule};
+
+use super::ResponseExplanation;
+
+pub(super) fn access(access: &Access) -> String {
+    match access {
+        Access::Public => "all clients".to_owned(),
+        Access::Session(AccessRule { users, groups }) => match (&users[..], &groups[..]) {
+            ([], []) => "every user with a session".to_owned(),
+            (users, []) => format!("the users {}", users.join(", ")),
+            ([], groups) => format!("the groups {}", groups.join(", ")),
+            (users, groups) => {
+                format!("the users {} and the groups {}", users.join(", "), groups.join(", "))
+            }
+        },
+    }
+}
+
+pub(super) fn stricter(own: Option<Duration>, session: Duration) -> String {
+    match own {
+        Some(own) if own < session => format!("{} (this route)", humanize(own)),
+        Some(_) | None => humanize(session),
+    }
+}
+
+/// The methods that a limit applies to; empty for all.
+pub(super) fn of_methods(methods: &Methods) -> String {
+    match methods {
+        Methods::All => String::new(),
+        Methods::Only(named) => {
+            let named: Vec<&str> = named.iter().map(Method::as_str).collect();
+            format!(" for {} and WebSockets", named.join(", "))
+        }
+    }
+}
+
+/// Formats a duration as in the configuration.
+pub(super) fn humanize(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let units = [("d", 86_400), ("h", 3_600), ("m", 60)];
+    let whole = units.into_iter().find(|(_, unit)| seconds > 0 && seconds.is_multiple_of(*unit));
+    match whole {
+        Some((name, unit)) => format!("{}{name}", seconds / unit),
+        None => format!("{seconds}s"),
+    }
+}
+
+pub(super) fn response(
+    to: &'static str,
+    status: StatusCode,
+    location: Option<&HeaderValue>,
+) -> ResponseExplanation {
+    // The return URL in the query is sealed and differs each time.
+    let location = location.and_then(|value| value.to_str().ok());
+    let location = location.map(|text| text.split('?').next().unwrap_or(text).to_owned());
+    ResponseExplanation { to, status: status.as_u16(), location }
+}
+
+pub(super) fn upstream_headers(head: UpstreamHead) -> Vec<(String, String)> {
+    let request = head.into_request(());
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    request.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect()
+}

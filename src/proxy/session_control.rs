@@ -1,0 +1,211 @@
+//! Session actions triggered by an upstream response: its logout, a sensitive action, or a command in the
+//! `Doorward-Session` header.
+//!
+//! Invariants:
+//! - The header never reaches a client. It takes effect only where the route allows it.
+//! - A session ends in the store before its cookie is cleared. If it cannot be ended, the response is a 503:
+//!   a user who sees a logout page leaves the device.
+//! - A failed rotation leaves the token valid, so a store outage logs out no user.
+//! - A client that disconnects cancels nothing: the upstream has processed the logout, and so must the proxy.
+
+use std::sync::Arc;
+
+use http::header::HeaderName;
+use http::{HeaderMap, Response, StatusCode};
+use hyper::body::Incoming;
+
+use tracing::warn;
+
+use crate::guard::{NewToken, Permit, SessionSnapshot};
+use crate::message::{Requester, InboundHead, CookieLookup, cookies, response_headers};
+use crate::portal::Problem;
+use crate::route::{SessionCommand, Route, is_success};
+use crate::session::ClientContext;
+use crate::store::Unavailable;
+
+use super::body::ResponseBody;
+use super::forward::{IncomingBody, Upgrade};
+use super::access_log::AccessLogEntry;
+use super::{PendingResponse, ConnectionInfo, Proxy, client_context, local_response};
+
+const CONTROL_HEADER: HeaderName = HeaderName::from_static("doorward-session");
+
+/// The command of an upstream response, kept as a response extension until it is applied.
+#[derive(Clone, Copy)]
+struct ControlHeader(SessionCommand);
+
+/// A permitted request with everything that its task needs.
+pub(super) struct PendingExchange {
+    pub(super) head: InboundHead,
+    pub(super) body: Incoming,
+    pub(super) upgrade: Option<Upgrade>,
+    pub(super) connection: Arc<ConnectionInfo>,
+    pub(super) permit: Permit,
+    /// The token to set with the response.
+    pub(super) token: Option<NewToken>,
+}
+
+/// The parts of a request that are needed when its response triggers a session action.
+pub(super) struct SessionControl {
+    accepted: Vec<SessionCommand>,
+    cookie: CookieLookup,
+    context: ClientContext,
+    requester: Requester,
+    logs_out: bool,
+    rotates: bool,
+}
+
+impl SessionControl {
+    /// `None` if no response to this request can trigger an action, which is the common case.
+    pub(super) fn for_request(proxy: &Proxy, head: &InboundHead, route: &Route) -> Option<SessionControl> {
+        let rules = &route.session_control;
+        if rules.is_empty() {
+            return None;
+        }
+        let path = head.target.path();
+        let (logs_out, rotates) = (rules.is_logout(path), rules.is_sensitive_action(&head.method, path));
+        if !logs_out && !rotates && rules.upstream_commands.is_empty() {
+            return None;
+        }
+        let name = &proxy.guard.shared().cookies.session;
+        Some(SessionControl {
+            accepted: rules.upstream_commands.clone(),
+            cookie: cookies::find(&head.headers, name),
+            context: client_context(head),
+            requester: head.requester.clone(),
+            logs_out,
+            rotates,
+        })
+    }
+
+    /// The action that the response triggers. The most severe one wins.
+    fn command(&self, response: &Response<ResponseBody>) -> Option<SessionCommand> {
+        let sent = response.extensions().get::<ControlHeader>().map(|sent| sent.0);
+        let sent = sent.filter(|command| self.accepted.contains(command));
+        if sent == Some(SessionCommand::EndAll) {
+            return sent;
+        }
+        if self.logs_out {
+            return Some(SessionCommand::End);
+        }
+        let rotates = self.rotates && is_success(response.status());
+        sent.or(rotates.then_some(SessionCommand::Rotate))
+    }
+}
+
+/// Removes the header from an upstream response and keeps a valid command as an extension.
+pub(super) fn strip_control_header<B>(response: &mut Response<B>) {
+    if !response.headers().contains_key(CONTROL_HEADER) {
+        return;
+    }
+    let command = single_value(response.headers()).and_then(|command| SessionCommand::from_name(&command));
+    response.headers_mut().remove(CONTROL_HEADER);
+    if let Some(command) = command {
+        response.extensions_mut().insert(ControlHeader(command));
+    }
+}
+
+fn single_value(headers: &HeaderMap) -> Option<String> {
+    let mut values = headers.get_all(CONTROL_HEADER).iter();
+    let value = values.next()?.to_str().ok()?.trim().to_owned();
+    values.next().is_none().then_some(value)
+}
+
+impl Proxy {
+    /// Forwards the request and applies the session action, in a task that outlives the client connection.
+    pub(super) async fn run_detached(
+        self: &Arc<Self>,
+        exchange: PendingExchange,
+        control: SessionControl,
+        entry: &mut AccessLogEntry,
+    ) -> PendingResponse {
+        let (proxy, requester, mut task_entry) = (Arc::clone(self), control.requester.clone(), entry.clone());
+        let result = self.tunnels.tracker.spawn(async move {
+            let pending = proxy.forward_and_apply(exchange, control, &mut task_entry).await;
+            (pending, task_entry)
+        });
+        match result.await {
+            Ok((pending, task_entry)) => {
+                *entry = task_entry;
+                pending
+            }
+            Err(_) => {
+                let problem = Problem::Upstream(StatusCode::BAD_GATEWAY);
+                self.without_token(self.portal.problem(&requester, problem).map(ResponseBody::Local))
+            }
+        }
+    }
+
+    async fn forward_and_apply(&self, exchange: PendingExchange, control: SessionControl, entry: &mut AccessLogEntry) -> PendingResponse {
+        let PendingExchange { head, body, upgrade, connection, permit, token } = exchange;
+        let Some(route) = self.routes.find(&head.host, head.target.path()) else {
+            return self.without_token(local_response::no_route(&self.portal, &head, entry));
+        };
+        let incoming = IncomingBody { body, upgrade, connection: &connection };
+        let response = self.forward(head, incoming, route, &permit, entry).await;
+        self.apply_command(control, &permit, PendingResponse { response, token }).await
+    }
+
+    /// Applies the session action of the response.
+    async fn apply_command(&self, control: SessionControl, permit: &Permit, pending: PendingResponse) -> PendingResponse {
+        let (Some(command), Some(session)) = (control.command(&pending.response), permit.snapshot())
+        else {
+            return pending;
+        };
+        match command {
+            SessionCommand::Rotate => self.rotate(&control, pending).await,
+            SessionCommand::Reauthenticate => {
+                let result = self.guard.require_reauthentication(session, &control.context).await;
+                self.or_unavailable(&control, pending, result)
+            }
+            SessionCommand::End => {
+                let result = self.guard.end_current(session).await;
+                self.finish_end(&control, pending, result)
+            }
+            SessionCommand::EndAll => {
+                let result = self.end_all(session).await;
+                self.finish_end(&control, pending, result)
+            }
+        }
+    }
+
+    async fn rotate(&self, control: &SessionControl, pending: PendingResponse) -> PendingResponse {
+        match self.guard.rotate(&control.cookie, &control.context).await {
+            Ok(None) => pending,
+            Ok(token) => PendingResponse { token, ..pending },
+            Err(error) => {
+                warn!(event = "session.rotation-failed", %error, "token rotation after a sensitive action failed; the token rotates by age instead");
+                pending
+            }
+        }
+    }
+
+    async fn end_all(&self, session: &SessionSnapshot) -> Result<(), Unavailable> {
+        self.guard.revoke_user_sessions(&session.record.identity.user, None).await.map(drop)
+    }
+
+    fn finish_end(&self, control: &SessionControl, pending: PendingResponse, result: Result<(), Unavailable>) -> PendingResponse {
+        let mut pending = self.or_unavailable(control, pending, result.clone());
+        if result.is_ok() {
+            pending.token = None;
+            response_headers::set_logout_headers(pending.response.headers_mut(), &self.guard.shared().cookies);
+        }
+        pending
+    }
+
+    fn or_unavailable(
+        &self,
+        control: &SessionControl,
+        pending: PendingResponse,
+        result: Result<(), Unavailable>,
+    ) -> PendingResponse {
+        match result {
+            // The response that ended the session completes; other tracked connections are closed.
+            Ok(()) => PendingResponse { response: pending.response.map(ResponseBody::untracked), ..pending },
+            Err(_) => {
+                let response = self.portal.unavailable(&control.requester).map(ResponseBody::Local);
+                PendingResponse { response, token: pending.token }
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The current primaries, and push connections to them.
+//!
+//! The list contains the nodes that receive writes: a single node, the master that sentinels
+//! report, or all primaries of a cluster. It is empty until they are discovered. It changes
+//! *before* a command goes to a new primary. Invalidation then closes its connections and opens new
+//! ones. Slots that move between known primaries do not change the list.
+
+use std::sync::Arc;
+
+use ::redis::{PushInfo, RedisError};
+use tokio::sync::watch;
+
+use super::connection::Connection;
+use super::node::RedisNode;
+use super::{RedisSessions, RedisState};
+use crate::store::Unavailable;
+
+/// A node that accepts writes.
+#[derive(Clone)]
+pub(in crate::store) struct Primary {
+    shared: Arc<RedisState>,
+    node: Arc<RedisNode>,
+}
+
+impl Primary {
+    /// Returns the address, for logs.
+    pub(in crate::store) fn address(&self) -> &str {
+        &self.node.address
+    }
+
+    /// Opens a RESP3 connection. `on_push` gets every push in order of arrival, and a
+    /// [`Disconnection`](::redis::PushKind::Disconnection) when the connection breaks. It must not
+    /// block. Commands have no deadline of their own.
+    pub(in crate::store) async fn open_push(
+        &self,
+        on_push: impl Fn(PushInfo) + Send + Sync + 'static,
+    ) -> Result<Connection, Unavailable> {
+        let connected = self.shared.connector.connect_push(&self.node.target, on_push).await;
+        connected.map_err(|error| self.to_unavailable(&error))
+    }
+
+    /// Converts an error of a command.
+    pub(in crate::store) fn to_unavailable(&self, error: &RedisError) -> Unavailable {
+        self.shared.connector.to_unavailable(&self.node.address, error)
+    }
+}
+
+/// The list of primaries and its changes.
+pub(in crate::store) struct Primaries {
+    shared: Arc<RedisState>,
+    nodes: watch::Receiver<Arc<[Arc<RedisNode>]>>,
+}
+
+impl Primaries {
+    /// Returns the current list. Later changes wake [`Primaries::changed`].
+    pub(in crate::store) fn current(&mut self) -> Vec<Primary> {
+        let nodes = Arc::clone(&self.nodes.borrow_and_update());
+        let primary = |node: &Arc<RedisNode>| Primary {
+            shared: Arc::clone(&self.shared),
+            node: Arc::clone(node),
+        };
+        nodes.iter().map(primary).collect()
+    }
+
+    /// Waits for a change; possibly forever.
+    pub(in crate::store) async fn changed(&mut self) {
+        if self.nodes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl RedisSessions {
+    pub(in crate::store) fn primaries(&self) -> Primaries {
+        Primaries { shared: Arc::clone(&self.shared), nodes: self.shared.topology.primaries() }
+    }
+}

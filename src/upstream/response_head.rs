@@ -1,0 +1,216 @@
+//! Parser for the head of an HTTP/1.1 response, including the framing of its body. Pure: no socket,
+//! no clock.
+//!
+//! It is at least as strict as hyper's client and uses the same head parser (`httparse`); a test
+//! and a fuzz target compare the two. It is stricter where two parsers could frame one response
+//! differently: both a length and a transfer coding, or codings other than `chunked`.
+
+use bytes::{Buf, BytesMut};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode, Version};
+use httparse::{Header, ParserConfig, Status};
+use hyper::ext::ReasonPhrase;
+
+use super::error::UpstreamError;
+
+/// Maximum size of a head in bytes.
+pub(super) const MAX_HEAD: usize = 64 * 1024;
+
+/// Maximum number of headers in a head, and of trailers.
+const MAX_HEADERS: usize = 100;
+
+/// Maximum number of interim responses (1xx) before the final one.
+const MAX_INTERIM: usize = 16;
+
+/// End of the body (RFC 9112 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    Length(u64),
+    Chunked,
+    /// The body ends when the connection closes.
+    UntilClose,
+}
+
+/// A parsed head with its body framing.
+#[derive(Debug)]
+pub(super) struct ResponseHead {
+    pub(super) response: Response<()>,
+    pub(super) framing: Framing,
+    /// Whether the connection may be reused once the body is complete.
+    pub(super) keep_alive: bool,
+}
+
+/// Reads the interim and final responses to one request.
+#[derive(Debug)]
+pub(super) struct ResponseHeadReader {
+    /// The request was HEAD: the response has no body.
+    is_head: bool,
+    interim: usize,
+    /// Number of buffered bytes already scanned without finding the end of a head.
+    scanned: usize,
+}
+
+impl ResponseHeadReader {
+    pub(super) fn new(is_head: bool) -> ResponseHeadReader {
+        ResponseHeadReader { is_head, interim: 0, scanned: 0 }
+    }
+
+    /// Removes the final response head from `buffer`, after any interim ones. Returns `None` while
+    /// it is incomplete.
+    pub(super) fn read(&mut self, buffer: &mut BytesMut) -> Result<Option<ResponseHead>, UpstreamError> {
+        loop {
+            // The first bytes are parsed at once, so that anything but HTTP is rejected early.
+            // After that, the parser runs only when an end of head may be present: a head that
+            // arrives byte by byte would otherwise be parsed from its start each time.
+            let may_be_whole = self.scanned == 0 || contains_head_end(buffer, self.scanned);
+            let read = if may_be_whole { self.parse_head(buffer)? } else { None };
+            let Some((head, length)) = read else {
+                self.scanned = buffer.len();
+                return match buffer.len() {
+                    0..MAX_HEAD => Ok(None),
+                    MAX_HEAD.. => Err(protocol_error("the response head is too long")),
+                };
+            };
+            buffer.advance(length);
+            self.scanned = 0;
+            match head.response.status() {
+                StatusCode::SWITCHING_PROTOCOLS => {
+                    return Err(protocol_error("101 without a request for it"));
+                }
+                status if status.is_informational() && self.interim < MAX_INTERIM => self.interim += 1,
+                status if status.is_informational() => {
+                    return Err(protocol_error("too many interim responses"));
+                }
+                _ => return Ok(Some(head)),
+            }
+        }
+    }
+
+    fn parse_head(&self, bytes: &[u8]) -> Result<Option<(ResponseHead, usize)>, UpstreamError> {
+        let mut headers = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut parsed = httparse::Response::new(&mut []);
+        let config = ParserConfig::default();
+        let status = config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut headers);
+        let length = match status.map_err(|error| protocol_error(&error.to_string()))? {
+            Status::Complete(length) => length,
+            Status::Partial => return Ok(None),
+        };
+        let code = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+        let status = code.ok_or_else(|| protocol_error("the response has no status"))?;
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        if parsed.version != Some(1) {
+            *response.version_mut() = Version::HTTP_10;
+        }
+        set_reason(&mut response, parsed.reason);
+        *response.headers_mut() = to_header_map(parsed.headers)?;
+        let framing = framing(self.is_head, &mut response)?;
+        let keep_alive = framing != Framing::UntilClose && keep_alive(&response);
+        Ok(Some((ResponseHead { response, framing, keep_alive }, length)))
+    }
+}
+
+/// Determines the body framing of a response to a request (`is_head`: to HEAD).
+///
+/// Also applied to responses that hyper parsed, because hyper picks one reading where two are
+/// possible. The gateway would then frame the body differently from the upstream, or drop a
+/// transfer coding silently.
+pub(super) fn framing<B>(is_head: bool, response: &mut Response<B>) -> Result<Framing, UpstreamError> {
+    let status = response.status();
+    if status.is_informational() {
+        return Ok(Framing::Length(0));
+    }
+    let is_http_10 = response.version() == Version::HTTP_10;
+    let headers = response.headers_mut();
+    // A client may trust the length in a response to HEAD.
+    let length = content_length(headers)?;
+    if is_head || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status) {
+        return Ok(Framing::Length(0));
+    }
+    match (headers.contains_key(header::TRANSFER_ENCODING), length) {
+        (true, Some(_)) => Err(protocol_error("both Content-Length and Transfer-Encoding")),
+        (true, None) if is_http_10 => Err(protocol_error("Transfer-Encoding in HTTP/1.0")),
+        (true, None) if is_chunked(headers) => Ok(Framing::Chunked),
+        (true, None) => Err(protocol_error("a Transfer-Encoding other than chunked")),
+        (false, Some(length)) => Ok(Framing::Length(length)),
+        (false, None) => Ok(Framing::UntilClose),
+    }
+}
+
+/// Whether an empty line ends within the bytes after `scanned`.
+fn contains_head_end(buffer: &[u8], scanned: usize) -> bool {
+    let unscanned = buffer.get(scanned.saturating_sub(2)..).unwrap_or_default();
+    unscanned.windows(2).any(|two| two == b"\n\n") || unscanned.windows(3).any(|three| three == b"\n\r\n")
+}
+
+/// Copies the headers: a value that borrowed the connection's buffer would keep all of it alive.
+pub(super) fn to_header_map(parsed: &[Header<'_>]) -> Result<HeaderMap, UpstreamError> {
+    let mut headers = HeaderMap::with_capacity(parsed.len());
+    for header in parsed {
+        let name = HeaderName::from_bytes(header.name.as_bytes());
+        let value = HeaderValue::from_bytes(header.value);
+        let (Ok(name), Ok(value)) = (name, value) else {
+            return Err(protocol_error("an invalid header"));
+        };
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+/// Forwards a non-standard reason phrase; clients on HTTP/1.1 receive it.
+fn set_reason(response: &mut Response<()>, reason: Option<&str>) {
+    let usual = response.status().canonical_reason();
+    if let Some(reason) = reason.filter(|reason| Some(*reason) != usual)
+        && let Ok(reason) = ReasonPhrase::try_from(reason.as_bytes())
+    {
+        response.extensions_mut().insert(reason);
+    }
+}
+
+/// Returns the length if all `Content-Length` values agree, and reduces them to one header (RFC
+/// 9110 8.6).
+fn content_length(headers: &mut HeaderMap) -> Result<Option<u64>, UpstreamError> {
+    let mut agreed = None;
+    let mut count = 0;
+    for line in headers.get_all(header::CONTENT_LENGTH) {
+        for text in line.as_bytes().split(|byte| *byte == b',') {
+            let length = parse_length(text.trim_ascii());
+            if length.is_none() || (count > 0 && length != agreed) {
+                return Err(protocol_error("an invalid or contradictory Content-Length"));
+            }
+            agreed = length;
+            count += 1;
+        }
+    }
+    if let Some(length) = agreed.filter(|_| count > 1) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(agreed)
+}
+
+fn parse_length(text: &[u8]) -> Option<u64> {
+    let is_plain = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let number = std::str::from_utf8(text).ok().filter(|_| is_plain)?.parse().ok()?;
+    // hyper reserves the last two values for other purposes.
+    (number < u64::MAX - 1).then_some(number)
+}
+
+fn is_chunked(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let only = (lines.next(), lines.next());
+    matches!(only, (Some(line), None) if line.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
+}
+
+/// RFC 9112 9.3: `close` in any `Connection` header wins.
+fn keep_alive(response: &Response<()>) -> bool {
+    let has_option = |option: &[u8]| {
+        let lines = response.headers().get_all(header::CONNECTION).iter();
+        let mut options = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+        options.any(|value| value.trim_ascii().eq_ignore_ascii_case(option))
+    };
+    !has_option(b"close") && (response.version() == Version::HTTP_11 || has_option(b"keep-alive"))
+}
+
+pub(super) fn protocol_error(what: &str) -> UpstreamError {
+    UpstreamError::Protocol(what.to_owned())
+}

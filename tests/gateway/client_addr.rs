@@ -1,0 +1,317 @@
+//! Where a client is and what its request is called, when somebody stands before the gateway.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use doorward::tls::dev_ca;
+use http::{Request, StatusCode};
+use http_body_util::Empty;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use test_support::browser::Browser;
+use test_support::gateway::{Gateway, Setup, prepare_directory, session_route};
+use test_support::upstream::Upstream;
+
+/// A public app behind a gateway with these lines in `[server]`.
+async fn behind(server: &str) -> (Upstream, Gateway) {
+    let upstream = Upstream::start().await;
+    let routes = session_route(upstream.address).replace("\"session\"", "\"public\"");
+    // A door that is closed is closed at once, and not when a handshake has taken too long.
+    let limits = "connection_rate = 1000000\nhandshake_timeout = \"10m\"".to_owned();
+    let server = server.to_owned();
+    let gateway = Gateway::start(Setup { routes, server, limits, ..Setup::default() });
+    (upstream, gateway)
+}
+
+const TRUSTED: &str = "trusted_proxies = [\"127.0.0.1\", \"10.0.0.0/8\"]";
+
+#[tokio::test]
+async fn trusted_proxy_headers_are_used_and_rewritten() {
+    let (upstream, gateway) = behind(TRUSTED).await;
+    let mut browser = Browser::new(&gateway);
+    for (told, heard, forwarded) in [
+        ("203.0.113.9", "203.0.113.9", "for=203.0.113.9;host=\"app.test\";proto=https"),
+        (
+            "1.1.1.1, 203.0.113.9, 10.9.9.9",
+            "203.0.113.9",
+            "for=203.0.113.9;host=\"app.test\";proto=https",
+        ),
+        ("2001:db8::9", "2001:db8::9", "for=\"[2001:db8::9]\";host=\"app.test\";proto=https"),
+        ("::ffff:203.0.113.9", "203.0.113.9", "for=203.0.113.9;host=\"app.test\";proto=https"),
+        ("nonsense", "127.0.0.1", "for=127.0.0.1;host=\"app.test\";proto=https"),
+    ] {
+        for h2 in [false, true] {
+            browser.h2 = h2;
+            let claims = [
+                ("x-forwarded-for", told),
+                ("x-forwarded-host", "evil.test"),
+                ("x-forwarded-proto", "http"),
+            ];
+            assert_eq!(browser.send("GET", "/", &claims, "").await.status.as_u16(), 200);
+            assert_eq!(upstream.last_values("x-forwarded-for"), [heard]);
+            assert_eq!(upstream.last_values("forwarded"), [forwarded]);
+            assert!(!upstream.last_head().contains("evil"), "{}", upstream.last_head());
+        }
+    }
+}
+
+/// Fields, and who the client is by them or why they are refused.
+type Told<'a> = (&'a [(&'a str, &'a str)], Result<&'a str, &'a str>);
+
+/// RFC 7239.
+#[tokio::test]
+async fn trusted_proxy_may_send_one_unambiguous_forwarded() {
+    let (upstream, gateway) = behind(TRUSTED).await;
+    let mut browser = Browser::new(&gateway);
+    let long = ["203.0.113.9"; 33].join(",");
+    let cases: [Told<'_>; 8] = [
+        (&[("forwarded", "for=1.1.1.1, for=\"[2001:db8::9]:1\", for=10.9.9.9")], Ok("2001:db8::9")),
+        (&[("forwarded", "for=1.1.1.1"), ("forwarded", "for=203.0.113.9")], Ok("203.0.113.9")),
+        (&[("forwarded", "for=1.1.1.1, for=_hidden")], Ok("127.0.0.1")),
+        (
+            &[("forwarded", "for=203.0.113.9"), ("x-forwarded-for", "203.0.113.9")],
+            Ok("203.0.113.9"),
+        ),
+        // The proxy wrote one of the two, and passed on what its client said in the other.
+        (&[("forwarded", "for=203.0.113.9"), ("x-forwarded-for", "1.1.1.1")], Err("different")),
+        // The client opened a quote, in which the proxy's own word is lost.
+        (&[("forwarded", "for=1.1.1.1;by=\"x, for=203.0.113.9")], Err("cannot be read")),
+        (&[("forwarded", "for=1.1.1.1;for=203.0.113.9")], Err("cannot be read")),
+        (&[("x-forwarded-for", &long)], Err("32 hops")),
+    ];
+    for (fields, expected) in cases {
+        for h2 in [false, true] {
+            browser.h2 = h2;
+            let before = upstream.heads().len();
+            let answer = browser.send("GET", "/", fields, "").await;
+            match expected {
+                Ok(client) => {
+                    assert_eq!(answer.status, StatusCode::OK, "{fields:?}");
+                    assert_eq!(upstream.last_values("x-forwarded-for"), [client], "{fields:?}");
+                }
+                Err(why) => {
+                    assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{fields:?}");
+                    let reason = answer.json()["reason"].to_string();
+                    assert!(reason.contains(why), "{reason}");
+                    assert_eq!(upstream.heads().len(), before, "the app was asked");
+                }
+            }
+        }
+    }
+    // Nobody else is heard, so there is nothing to doubt.
+    let (upstream, gateway) = behind("").await;
+    let fields = [("forwarded", "for=\""), ("x-forwarded-for", &*long)];
+    let answer = Browser::new(&gateway).send("GET", "/", &fields, "").await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(upstream.last_values("x-forwarded-for"), ["127.0.0.1"]);
+}
+
+#[tokio::test]
+async fn request_id_is_generated_unless_a_trusted_proxy_sent_one() {
+    let (upstream, gateway) = behind("").await;
+    let mut browser = Browser::new(&gateway);
+    let mut names = Vec::new();
+    for h2 in [false, true] {
+        browser.h2 = h2;
+        for claim in ["chosen-by-a-client", "x", "<b>"] {
+            let fields = [("x-request-id", claim), ("x_request_id", claim)];
+            browser.send("GET", "/", &fields, "").await;
+            let heard = upstream.last_values("x-request-id");
+            assert!(heard.len() == 1 && heard[0].len() == 16, "{heard:?}");
+            names.extend(heard);
+        }
+    }
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 6, "each request has a name of its own");
+    let (upstream, gateway) = behind(TRUSTED).await;
+    let mut browser = Browser::new(&gateway);
+    browser.send("GET", "/", &[("x-request-id", "from-the-edge_1.a")], "").await;
+    assert_eq!(upstream.last_values("x-request-id"), ["from-the-edge_1.a"]);
+    browser.send("GET", "/", &[("x-request-id", "not plain")], "").await;
+    assert_eq!(upstream.last_values("x-request-id")[0].len(), 16);
+}
+
+#[tokio::test]
+async fn request_id_is_shown_on_every_error_page() {
+    let (_upstream, gateway) = behind("").await;
+    let mut browser = Browser::new(&gateway);
+    browser.host = "other.test".to_owned();
+    let json = browser.fetch("/").await;
+    assert_eq!((json.status.as_u16(), json.header("x-request-id").len()), (404, 16));
+    assert_eq!(json.json()["request"], json.header("x-request-id"));
+    let page = browser.navigate("/").await;
+    let name = page.header("x-request-id").to_owned();
+    assert!(name.len() == 16 && page.text().contains(&name), "{}", page.text());
+    browser.host = "app.test".to_owned();
+    let malformed = browser.fetch("/a//b").await;
+    assert_eq!(malformed.json()["request"], malformed.header("x-request-id"));
+    assert_ne!(malformed.header("x-request-id"), name);
+}
+
+// The PROXY protocol
+
+const INTRODUCED: &str = "trusted_proxies = [\"127.0.0.1\"]\nproxy_protocol = true";
+const LINE: &[u8] = b"PROXY TCP4 203.0.113.9 192.0.2.1 32768 443\r\n";
+
+/// Version 2, TCP over IPv6, from 2001:db8::9.
+fn version_2() -> Vec<u8> {
+    let mut out = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24".to_vec();
+    for address in ["2001:db8::9", "2001:db8::1"] {
+        let address: std::net::Ipv6Addr = address.parse().expect("an address");
+        out.extend(address.octets());
+    }
+    out.extend([0x80, 0, 0x01, 0xbb]);
+    out
+}
+
+/// Sends bytes in the clear; what is said before the gateway closes.
+async fn said(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    let mut answer = Vec::new();
+    let whole = async {
+        stream.write_all(bytes).await?;
+        stream.read_to_end(&mut answer).await
+    };
+    // A reset is a closed door as well.
+    let _closed: io::Result<usize> =
+        timeout(Duration::from_secs(15), whole).await.expect("the gateway closes");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn proxy_protocol_sets_the_client_address() {
+    let (upstream, gateway) = behind(INTRODUCED).await;
+    let mut browser = Browser::new(&gateway);
+    for (introduction, client) in [(LINE.to_vec(), "203.0.113.9"), (version_2(), "2001:db8::9")] {
+        browser.proxy_header = introduction;
+        for h2 in [false, true] {
+            browser.h2 = h2;
+            let claims = [("x-forwarded-for", "198.51.100.1"), ("x-request-id", "mine")];
+            assert_eq!(browser.send("GET", "/", &claims, "").await.status, StatusCode::OK);
+            assert_eq!(upstream.last_values("x-forwarded-for"), [client]);
+            assert_ne!(upstream.last_values("x-request-id"), ["mine"], "the client is no trusted proxy");
+        }
+    }
+    browser.proxy_header = b"PROXY UNKNOWN\r\n".to_vec();
+    assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
+    assert_eq!(upstream.last_values("x-forwarded-for"), ["127.0.0.1"], "the proxy itself");
+}
+
+#[tokio::test]
+async fn proxy_protocol_header_is_required_from_trusted_proxies() {
+    let (upstream, gateway) = behind(INTRODUCED).await;
+    for bytes in [
+        &b"\x16\x03\x01\x00\xf4\x01\x00\x00\xf0\x03\x03 a ClientHello"[..],
+        b"GET / HTTP/1.1\r\n\r\n",
+    ] {
+        assert_eq!(said(gateway.address, bytes).await, "");
+    }
+    // From somebody who is no proxy of the operator's.
+    let strange = "trusted_proxies = [\"10.0.0.0/8\"]\nproxy_protocol = true";
+    let (_upstream, strange) = behind(strange).await;
+    assert_eq!(said(strange.address, LINE).await, "");
+    // Where nobody asked for it, it is no TLS.
+    let (_upstream, plain) = behind(TRUSTED).await;
+    assert!(!said(plain.address, LINE).await.contains("HTTP"));
+    assert!(upstream.heads().is_empty());
+}
+
+#[tokio::test]
+async fn missing_proxy_protocol_header_releases_its_permit() {
+    let setup = Setup {
+        routes: session_route("127.0.0.1:1".parse().expect("an address")),
+        server: INTRODUCED.to_owned(),
+        limits: "handshake_timeout = \"300ms\"".to_owned(),
+        ..Setup::default()
+    };
+    let gateway = Gateway::start(setup);
+    assert_eq!(said(gateway.address, b"PROXY TCP4 203.0").await, "");
+    assert_eq!(said(gateway.http, b"").await, "");
+}
+
+#[tokio::test]
+async fn proxy_protocol_works_on_the_plain_http_listener() {
+    let (_upstream, gateway) = behind(INTRODUCED).await;
+    let request = b"GET /a HTTP/1.1\r\nHost: app.test\r\n\r\n";
+    let answer = said(gateway.http, &[LINE, request].concat()).await;
+    assert!(answer.starts_with("HTTP/1.1 308 "), "{answer}");
+    assert_eq!(said(gateway.http, request).await, "");
+}
+
+#[tokio::test]
+async fn connection_limits_count_proxy_protocol_clients() {
+    let setup = Setup {
+        routes: session_route("127.0.0.1:1".parse().expect("an address")),
+        server: INTRODUCED.to_owned(),
+        limits: "connections_per_network = 1\nhandshake_timeout = \"10m\"".to_owned(),
+        ..Setup::default()
+    };
+    let gateway = Gateway::start(setup);
+    let mut one = Browser::new(&gateway);
+    one.proxy_header = LINE.to_vec();
+    let _held = one.connect().await;
+    assert_eq!(said(gateway.address, LINE).await, "", "a second of the same client");
+    let mut other = Browser::new(&gateway);
+    other.proxy_header = version_2();
+    let _also = other.connect().await;
+}
+
+// Which host a connection is for
+
+/// RFC 9110, section 7.4.
+#[tokio::test]
+async fn host_of_another_certificate_is_421() {
+    let upstream = Upstream::start().await;
+    let (directory, second) = (prepare_directory(), tempfile::tempdir().expect("a directory"));
+    dev_ca::make(second.path(), &["second.test".to_owned()]).expect("certificates");
+    let at = |name: &str| second.path().join(name).display().to_string();
+    let public = session_route(upstream.address).replace("\"session\"", "\"public\"");
+    let routes = ["app.test", "other.test", "second.test"]
+        .map(|host| public.replace("app.test", host))
+        .concat();
+    let gateway = Gateway::start(Setup {
+        routes,
+        extra: format!(
+            "[[tls.certificate]]\ncert = \"{}\"\nkey = \"{}\"",
+            at("doorward.pem"),
+            at("doorward.key")
+        ),
+        shared_directory: Some(directory),
+        ..Setup::default()
+    });
+    let first = Browser::new(&gateway);
+    let mut of_second = Browser::at_address(gateway.address, &second.path().join("ca.pem"));
+    of_second.host = "second.test".to_owned();
+    for (browser, host, status) in [
+        (&first, "app.test", 200),
+        // A browser may ask on one connection for all hosts of its certificate.
+        (&first, "other.test", 200),
+        (&first, "second.test", 421),
+        (&of_second, "second.test", 200),
+        (&of_second, "SECOND.test.", 200),
+        (&of_second, "app.test", 421),
+    ] {
+        let raw = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let answer = browser.send_raw(raw.as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{host}: {answer}");
+        assert_eq!(over_h2(browser, host).await, status, "{host} on HTTP/2");
+    }
+    assert_eq!(upstream.heads().len(), 8);
+}
+
+/// Asks for a host on a connection that was opened for the browser's own.
+async fn over_h2(browser: &Browser, host: &str) -> u16 {
+    let tls = TokioIo::new(browser.clone().over_h2().connect().await);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), tls).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let request = Request::get(format!("https://{host}/")).body(Empty::<Bytes>::new());
+    let answer = sender.send_request(request.expect("a request")).await;
+    answer.expect("an answer").status().as_u16()
+}

@@ -1,0 +1,581 @@
+//! Signals of a moved session, through the gateway: what is written down, and what an enforcing route does.
+//!
+//! A trusted proxy says where clients are, in the documentation networks of `tests/data`.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use doorward::tls::provider;
+use http::StatusCode;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use test_support::browser::{Browser, SESSION};
+use test_support::gateway::{Gateway, Setup, manual_clock, prepare_directory, session_route};
+use crate::streaming::{StreamingUpstream, open_websocket};
+use test_support::upstream::Upstream;
+
+const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
+const PROXIED: &str = "trusted_proxies = [\"127.0.0.1\"]";
+
+const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
+
+pub const HOME: Place = Place("192.0.2.7", FIREFOX);
+const MOBILE: Place = Place("203.0.113.200", FIREFOX);
+pub const VPN_ABROAD: Place = Place("198.51.100.9", FIREFOX);
+pub const THIEF: Place = Place("203.0.113.9", "curl/8.5.0");
+
+/// An address and a User-Agent.
+#[derive(Clone, Copy)]
+pub struct Place(pub &'static str, pub &'static str);
+
+pub struct Scene {
+    upstream: Upstream,
+    pub gateway: Gateway,
+    pub alice: Browser,
+}
+
+impl Scene {
+    /// alice logged in at home, on a route with these signals.
+    pub async fn with(signals: &str) -> Scene {
+        Scene::behind(PROXIED, signals).await
+    }
+
+    /// The same behind whoever these lines of `[server]` say.
+    async fn behind(server: &str, signals: &str) -> Scene {
+        Scene::set(server, signals, "").await
+    }
+
+    /// The same with more lines of `[signals]`.
+    async fn set(server: &str, signals: &str, settings: &str) -> Scene {
+        let databases =
+            format!("country_db = \"{DATA}/city.mmdb\"\nasn_db = \"{DATA}/asn.mmdb\"\n");
+        Scene::made(server, signals, &format!("{databases}{settings}"), prepare_directory()).await
+    }
+
+    async fn made(server: &str, signals: &str, settings: &str, directory: Arc<TempDir>) -> Scene {
+        let upstream = Upstream::start().await;
+        let routes = format!("{}signals = \"{signals}\"\n", session_route(upstream.address));
+        let kept = routes.replace("path = \"/\"", "path = \"/kept\"\nrotation = false");
+        let watching = session_route(upstream.address).replace("app.test", "other.test");
+        let gateway = Gateway::start(Setup {
+            routes: format!("{routes}{kept}{watching}"),
+            server: server.to_owned(),
+            extra: format!("[audit]\nfile = \"audit.jsonl\"\n[signals]\n{settings}"),
+            clock: manual_clock(),
+            shared_directory: Some(directory),
+            ..Setup::default()
+        });
+        let mut alice = Browser::new(&gateway);
+        if server.contains("proxy_protocol") {
+            alice.proxy_header = b"PROXY".to_vec();
+        }
+        HOME.at(&mut alice);
+        alice.log_in("alice").await;
+        gateway.advance(Duration::from_secs(120));
+        Scene { upstream, gateway, alice }
+    }
+
+    pub fn theirs(&self, place: Place) -> Browser {
+        let mut thief = self.alice.clone();
+        place.at(&mut thief);
+        thief
+    }
+
+    /// The moves that stand in the audit log.
+    fn moves(self) -> Vec<Value> {
+        self.audited("session.location-changed")
+    }
+
+    /// alice logs in elsewhere, with a browser of its own.
+    pub async fn another(&self, place: Place) -> Browser {
+        let mut browser = Browser::new(&self.gateway);
+        place.at(&mut browser);
+        browser.log_in("alice").await;
+        browser
+    }
+
+    pub fn audited(self, event: &str) -> Vec<Value> {
+        let Scene { upstream: _upstream, gateway, .. } = self;
+        let lines = audit_log(gateway).into_iter();
+        lines.filter(|line| line["event.action"] == event).collect()
+    }
+}
+
+fn audit_log(gateway: Gateway) -> Vec<Value> {
+    let directory = Arc::clone(&gateway.directory);
+    gateway.stop();
+    let text = std::fs::read_to_string(directory.path().join("audit.jsonl")).expect("an audit log");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+impl Place {
+    pub fn at(self, browser: &mut Browser) {
+        browser.headers =
+            vec![("x-forwarded-for", self.0.to_owned()), ("user-agent", self.1.to_owned())];
+        if !browser.proxy_header.is_empty() {
+            browser.proxy_header =
+                format!("PROXY TCP4 {} 192.0.2.1 32768 443\r\n", self.0).into_bytes();
+        }
+    }
+}
+
+pub async fn verdict(browser: &mut Browser) -> String {
+    let answer = browser.fetch("/").await;
+    if answer.status == StatusCode::OK {
+        return "admitted".to_owned();
+    }
+    format!("{} {}", answer.status.as_u16(), answer.json()["reason"].as_str().unwrap_or_default())
+}
+
+#[tokio::test]
+async fn monitoring_route_admits_a_thief_and_logs_once() {
+    let scene = Scene::with("monitor").await;
+    let mut thief = scene.theirs(THIEF);
+    for _ in 0..3 {
+        assert_eq!(verdict(&mut thief).await, "admitted");
+    }
+    let metrics = scene.gateway.metrics().await;
+    let counted = "doorward_risk_assessments_total{answer=\"login\",enforced=\"false\"} 1\n";
+    assert!(metrics.contains(counted), "{metrics}");
+    let moves = scene.moves();
+    assert_eq!(moves.len(), 1, "{moves:#?}");
+    let line = &moves[0];
+    assert_eq!(line["doorward.answer"], "login");
+    assert_eq!(line["doorward.enforced"], false);
+    assert_eq!(line["source.ip"], "203.0.113.9");
+    assert_eq!(line["doorward.other.ip"], "192.0.2.7");
+    let names = ["network", "country", "operator", "speed", "browser"];
+    assert_eq!(line["doorward.signals"], serde_json::json!(names));
+    assert_eq!(line["doorward.weights"], serde_json::json!([10, 25, 5, 5, 50]));
+    assert_eq!(line["doorward.score"], 95);
+    for (field, value) in [
+        ("source.geo.country_iso_code", "AU"),
+        ("user_agent.name", "curl"),
+        ("doorward.other.country", "DE"),
+        ("doorward.other.browser", "Firefox"),
+        ("doorward.other.system", "Linux or Android"),
+    ] {
+        assert_eq!(line[field], value, "{field}");
+    }
+    assert_eq!(
+        (&line["source.as.number"], &line["doorward.hosting"]),
+        (&64498.into(), &false.into())
+    );
+    assert_eq!(line["doorward.other.operator"], 64496);
+    assert!(line.get("user_agent.os.name").is_none(), "curl says nothing of it");
+}
+
+/// `language` is a signal: who reads its line has to see which two they were, and no field that a client made.
+#[tokio::test]
+async fn location_change_logs_the_first_language_of_both() {
+    let mut scene = Scene::with("monitor").await;
+    let speaks = |browser: &mut Browser, place: Place, language: &str| {
+        place.at(browser);
+        browser.headers.push(("accept-language", language.to_owned()));
+    };
+    speaks(&mut scene.alice, HOME, "de-AT,de;q=0.9");
+    scene.gateway.advance(Duration::from_secs(601));
+    for _ in 0..2 {
+        assert_eq!(verdict(&mut scene.alice).await, "admitted");
+    }
+    speaks(&mut scene.alice, THIEF, "fr\",\"doorward.score\":0");
+    assert_eq!(verdict(&mut scene.alice).await, "admitted");
+    let moves = scene.moves();
+    assert_eq!(moves.len(), 1, "{moves:#?}");
+    assert_eq!(moves[0]["doorward.language"], "fr");
+    assert_eq!(moves[0]["doorward.other.language"], "de-at");
+}
+
+#[tokio::test]
+async fn enforcing_route_stops_a_foreign_client_at_once() {
+    let mut scene = Scene::with("enforce").await;
+    let seen = scene.upstream.heads().len();
+    let mut thief = scene.theirs(THIEF);
+    assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
+    assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
+    assert_eq!(scene.upstream.heads().len(), seen, "the app saw nothing of it");
+    assert_eq!(verdict(&mut scene.alice).await, "401 reauthenticate", "nobody knows who is who");
+    let metrics = scene.gateway.metrics().await;
+    for line in [
+        "doorward_risk_assessments_total{answer=\"login\",enforced=\"true\"} 1\n",
+        "doorward_risk_signals_total{signal=\"browser\"} 1\n",
+        "doorward_risk_signals_total{signal=\"country\"} 1\n",
+    ] {
+        assert!(metrics.contains(line), "{line}{metrics}");
+    }
+    scene.alice.log_in("alice").await;
+    assert_eq!(verdict(&mut scene.alice).await, "admitted");
+    assert_eq!(verdict(&mut thief).await, "401 replaced");
+    let moves = scene.moves();
+    assert_eq!(moves.len(), 1, "{moves:#?}");
+    assert_eq!(moves[0]["doorward.enforced"], true);
+}
+
+#[tokio::test]
+async fn enforcing_route_rotates_for_an_honest_traveller() {
+    let mut scene = Scene::with("enforce").await;
+    for place in [MOBILE, VPN_ABROAD, HOME, MOBILE] {
+        place.at(&mut scene.alice);
+        let before = scene.alice.token();
+        assert_eq!(verdict(&mut scene.alice).await, "admitted", "{}", place.0);
+        let renewed = scene.alice.token() != before;
+        assert_eq!(renewed, place.0 == VPN_ABROAD.0, "{}", place.0);
+        scene.gateway.advance(Duration::from_secs(300));
+        assert_eq!(verdict(&mut scene.alice).await, "admitted", "{}", place.0);
+    }
+    let answers: Vec<Value> =
+        scene.moves().iter().map(|line| line["doorward.answer"].clone()).collect();
+    assert_eq!(answers, ["renew", "log"]);
+}
+
+#[tokio::test]
+async fn monitored_locations_stay_unknown_to_enforcing_routes() {
+    let scene = Scene::with("enforce").await;
+    let mut thief = scene.theirs(THIEF);
+    thief.fetch("/.doorward/sessions").await;
+    assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
+    let scene = Scene::with("enforce").await;
+    let mut thief = scene.theirs(THIEF);
+    thief.host = "other.test".to_owned();
+    assert_eq!(verdict(&mut thief).await, "admitted", "that route only watches");
+    thief.host = "app.test".to_owned();
+    assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
+}
+
+#[tokio::test]
+async fn route_without_signals_checks_nothing() {
+    let scene = Scene::with("off").await;
+    let mut thief = scene.theirs(THIEF);
+    assert_eq!(verdict(&mut thief).await, "admitted");
+    assert!(scene.moves().is_empty());
+}
+
+/// They show where the user is, and end his other sessions.
+#[tokio::test]
+async fn own_pages_follow_the_strictest_route_of_their_host() {
+    for path in ["/.doorward/session", "/.doorward/sessions"] {
+        let scene = Scene::with("enforce").await;
+        let answer = scene.theirs(THIEF).fetch(path).await;
+        assert_eq!(answer.json()["reason"], "reauthenticate", "{path}");
+        assert_eq!(verdict(&mut scene.alice.clone()).await, "401 reauthenticate");
+        let moves = scene.moves();
+        assert_eq!(moves.len(), 1, "{path}: {moves:#?}");
+        assert_eq!(
+            (&moves[0]["doorward.answer"], &moves[0]["source.ip"]),
+            (&"login".into(), &"203.0.113.9".into())
+        );
+    }
+    let ending = [("do", "end-others"), ("csrf", "")];
+    let scene = Scene::with("enforce").await;
+    let other = scene.another(HOME).await;
+    let answer = scene.theirs(THIEF).post_form("/.doorward/sessions", &ending).await;
+    assert!(answer.header("location").ends_with("why=reauthenticate"), "{}", answer.text());
+    assert_eq!(verdict(&mut other.clone()).await, "admitted");
+    for (signals, lines) in [("monitor", 1), ("off", 0)] {
+        let scene = Scene::with(signals).await;
+        let mut thief = scene.theirs(THIEF);
+        for _ in 0..2 {
+            assert_eq!(thief.fetch("/.doorward/sessions").await.status, StatusCode::OK);
+        }
+        assert_eq!(scene.moves().len(), lines, "{signals}");
+    }
+}
+
+#[tokio::test]
+async fn logout_is_always_allowed_and_rotates_nothing() {
+    let scene = Scene::with("enforce").await;
+    scene.gateway.advance(Duration::from_secs(601));
+    let mut thief = scene.theirs(THIEF);
+    let before = thief.token();
+    let form = thief.navigate("/.doorward/logout").await;
+    assert_eq!(thief.token(), before, "a new token, unseen");
+    let csrf = form.form_field("csrf");
+    thief.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
+    assert_eq!(verdict(&mut scene.alice.clone()).await, "401 logout");
+}
+
+#[tokio::test]
+async fn pending_rotation_happens_on_the_next_rotating_route()
+{
+    let scene = Scene::with("enforce").await;
+    let mut thief = scene.theirs(VPN_ABROAD);
+    let before = thief.token();
+    assert_eq!(thief.fetch("/kept").await.status, StatusCode::OK);
+    assert_eq!(thief.token(), before, "its clients keep one cookie");
+    assert_eq!(verdict(&mut thief).await, "admitted");
+    assert_ne!(thief.token(), before, "the place is known by now, and nothing was renewed");
+    let moves = scene.moves();
+    assert_eq!(moves.len(), 1, "{moves:#?}");
+    assert_eq!(
+        (&moves[0]["doorward.answer"], &moves[0]["doorward.enforced"]),
+        (&"renew".into(), &true.into())
+    );
+}
+
+#[tokio::test]
+async fn superseded_token_from_a_new_location_is_logged() {
+    let mut scene = Scene::with("enforce").await;
+    let mut thief = scene.theirs(VPN_ABROAD);
+    scene.gateway.advance(Duration::from_secs(601));
+    for _ in 0..2 {
+        assert_eq!(verdict(&mut scene.alice).await, "admitted");
+    }
+    let before = thief.token();
+    assert_ne!(scene.alice.token(), before, "superseded");
+    assert_eq!(verdict(&mut thief).await, "admitted", "within the grace");
+    assert_eq!(thief.token(), before);
+    let moves = scene.moves();
+    assert_eq!(moves.len(), 1, "{moves:#?}");
+    assert_eq!(
+        (&moves[0]["doorward.answer"], &moves[0]["doorward.enforced"]),
+        (&"renew".into(), &false.into())
+    );
+    assert_eq!(moves[0]["source.ip"], "198.51.100.9");
+}
+
+#[tokio::test]
+async fn replay_verdict_takes_precedence_over_risk() {
+    for end_at in ["", "end_at = 80"] {
+        let mut scene = Scene::set(PROXIED, "enforce", end_at).await;
+        let mut thief = scene.theirs(THIEF);
+        for pause in [601, 0, 120] {
+            scene.gateway.advance(Duration::from_secs(pause));
+            assert_eq!(verdict(&mut scene.alice).await, "admitted");
+        }
+        assert_eq!(verdict(&mut thief).await, "401 theft");
+        scene.alice.log_in("alice").await;
+        let text = scene.alice.navigate("/.doorward/sessions").await.text();
+        assert!(text.contains("An old copy of your session was used"), "{end_at}: {text}");
+        assert!(!text.contains("Your session was used from somewhere else"), "{end_at}: {text}");
+        assert!(scene.moves().is_empty(), "{end_at}");
+    }
+}
+
+#[tokio::test]
+async fn end_threshold_ends_the_session_as_stolen() {
+    let streams = StreamingUpstream::start().await;
+    let receiver =
+        Upstream::with_response("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
+    let extra = format!(
+        "[audit]\nfile = \"audit.jsonl\"\n[notify]\nwebhook = \"http://{}/\"\n[signals]\nlog_at = 10\nrenew_at = 10\nlogin_at = 10\nend_at = 10\n",
+        receiver.address
+    );
+    let gateway = Gateway::start(Setup {
+        routes: streams.routes("signals = \"enforce\""),
+        server: PROXIED.to_owned(),
+        extra,
+        clock: manual_clock(),
+        ..Setup::default()
+    });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let mut phone = Browser::new(&gateway);
+    phone.log_in("alice").await;
+    let held = open_websocket(&alice, "/ws/held".to_owned()).await;
+    let mut thief = alice.clone();
+    THIEF.at(&mut thief);
+    assert_eq!(thief.fetch("/small").await.json()["reason"], "theft");
+    assert_eq!(held.wait_until_closed().await.1, "close 1008");
+    assert_eq!(alice.fetch("/small").await.json()["reason"], "theft");
+    assert_eq!(phone.fetch("/small").await.status, StatusCode::OK, "another session");
+    receiver.begun(1).await;
+    alice.log_in("alice").await;
+    let text = alice.navigate("/.doorward/sessions").await.text();
+    assert!(text.contains("Your session was used from somewhere else"), "{text}");
+    let lines = audit_log(gateway);
+    let of = |event: &str| {
+        let all: Vec<&Value> = lines.iter().filter(|line| line["event.action"] == event).collect();
+        assert_eq!(all.len(), 1, "{event}: {lines:#?}");
+        all[0].clone()
+    };
+    let moved = of("session.location-changed");
+    assert_eq!(
+        (&moved["doorward.answer"], &moved["doorward.enforced"]),
+        (&"end".into(), &true.into())
+    );
+    assert_eq!(of("session.theft")["source.ip"], "203.0.113.9");
+    assert_eq!(of("session.ended")["event.reason"], "theft");
+    let told: Vec<String> = receiver.bodies();
+    assert!(told.iter().any(|body| body.contains("session.theft")), "{told:?}");
+}
+
+#[tokio::test]
+async fn allowed_network_is_never_new_but_its_software_is() {
+    let mut scene = Scene::set(PROXIED, "enforce", "allow = [\"198.51.100.0/24\"]").await;
+    let before = scene.alice.token();
+    VPN_ABROAD.at(&mut scene.alice);
+    assert_eq!(verdict(&mut scene.alice).await, "admitted");
+    assert_eq!(scene.alice.token(), before, "nothing to answer");
+    let mut other = scene.theirs(Place(VPN_ABROAD.0, "curl/8.5.0"));
+    assert_eq!(verdict(&mut other).await, "admitted");
+    assert_ne!(other.token(), before, "renewed");
+    let moves = scene.moves();
+    assert_eq!(moves.len(), 1, "{moves:#?}");
+    assert_eq!(moves[0]["doorward.signals"], serde_json::json!(["browser"]));
+}
+
+#[tokio::test]
+async fn replaced_geoip_database_is_used_without_restart() {
+    let directory = prepare_directory();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::copy(format!("{DATA}/asn.mmdb"), at("places.mmdb")).expect("copied");
+    let places = "country_db = \"places.mmdb\"\n";
+    let mut scene = Scene::made(PROXIED, "enforce", places, Arc::clone(&directory)).await;
+    let before = scene.alice.token();
+    VPN_ABROAD.at(&mut scene.alice);
+    assert_eq!(verdict(&mut scene.alice).await, "admitted");
+    assert_eq!(scene.alice.token(), before, "no country is known yet");
+    std::fs::copy(format!("{DATA}/city.mmdb"), at("newer.mmdb")).expect("copied");
+    std::fs::rename(at("newer.mmdb"), at("places.mmdb")).expect("renamed");
+    let (sydney, deadline) = ([203, 0, 113, 9].into(), Instant::now() + Duration::from_secs(20));
+    while scene.gateway.shared().geoip.load().lookup(sydney).country.is_none() {
+        assert!(Instant::now() < deadline, "it is never read");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Place("203.0.113.9", FIREFOX).at(&mut scene.alice);
+    assert_eq!(verdict(&mut scene.alice).await, "admitted");
+    assert_ne!(scene.alice.token(), before, "from another country: renewed");
+}
+
+// The TLS handshake
+
+const PASSED_ON: &str = "trusted_proxies = [\"127.0.0.1\"]\nproxy_protocol = true";
+
+/// The same profile, copied to a program whose TLS library knows but one cipher suite.
+fn with_another_handshake(scene: &Scene, suite: usize) -> Browser {
+    let mut provider = provider().as_ref().clone();
+    provider.cipher_suites = vec![provider.cipher_suites[suite]];
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = CertificateDer::from_pem_file(scene.gateway.path("ca.pem")).expect("the CA");
+    roots.add(ca).expect("a root");
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("a version")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Browser { tls: Arc::new(config), ..scene.alice.clone() }
+}
+
+fn ja4(line: &Value, name: &str) -> String {
+    let text = line[name].as_str().unwrap_or_else(|| panic!("{line:#}")).to_owned();
+    assert!(text.starts_with("t13d") && text.len() == 36, "{text}");
+    text
+}
+
+#[tokio::test]
+async fn tls_fingerprint_reveals_a_copied_user_agent() {
+    let scene = Scene::behind(PASSED_ON, "enforce").await;
+    let mut thief = with_another_handshake(&scene, 0);
+    assert_eq!(verdict(&mut thief).await, "admitted", "alone it is written down");
+    assert_eq!(verdict(&mut thief).await, "admitted", "and once");
+    let mut abroad = with_another_handshake(&scene, 1);
+    VPN_ABROAD.at(&mut abroad);
+    assert_eq!(verdict(&mut abroad).await, "401 reauthenticate");
+    let moves = scene.moves();
+    assert_eq!(moves.len(), 2, "{moves:#?}");
+    assert_eq!(moves[0]["doorward.signals"], serde_json::json!(["fingerprint"]));
+    assert_eq!(moves[0]["doorward.weights"], serde_json::json!([25]));
+    assert_eq!(moves[0]["doorward.answer"], "log");
+    let (here, there) =
+        (ja4(&moves[0], "doorward.fingerprint"), ja4(&moves[0], "doorward.other.fingerprint"));
+    assert_ne!(here, there);
+    assert_eq!(moves[1]["doorward.answer"], "login");
+    assert_eq!(ja4(&moves[1], "doorward.other.fingerprint"), there, "the login's");
+}
+
+#[tokio::test]
+async fn copied_user_agent_fails_from_another_network() {
+    let scene = Scene::behind(PASSED_ON, "enforce").await;
+    let mut thief = with_another_handshake(&scene, 0);
+    MOBILE.at(&mut thief);
+    assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
+    let moves = scene.moves();
+    assert_eq!(moves.len(), 1, "{moves:#?}");
+    let signals = ["network", "operator", "fingerprint", "masquerade"];
+    assert_eq!(moves[0]["doorward.signals"], serde_json::json!(signals));
+    assert_eq!(moves[0]["doorward.score"], 65);
+}
+
+#[tokio::test]
+async fn tls_inspection_does_not_cause_a_second_login() {
+    let scene = Scene::behind(PASSED_ON, "enforce").await;
+    let mut office = with_another_handshake(&scene, 0);
+    MOBILE.at(&mut office);
+    assert_eq!(verdict(&mut office).await, "401 reauthenticate");
+    office.log_in("alice").await;
+    assert_eq!(verdict(&mut office).await, "admitted");
+    // The login was in the same browser: it is known by both of its handshakes.
+    let mut travels = Browser { tls: Arc::clone(&scene.alice.tls), ..office };
+    VPN_ABROAD.at(&mut travels);
+    assert_eq!(verdict(&mut travels).await, "admitted");
+    let moves = scene.moves();
+    assert_eq!(moves.len(), 2, "{moves:#?}");
+    let asked = serde_json::json!(["network", "operator", "fingerprint", "masquerade"]);
+    assert_eq!(moves[0]["doorward.signals"], asked);
+    let abroad = serde_json::json!(["network", "country", "operator", "hosting", "speed"]);
+    assert_eq!(moves[1]["doorward.signals"], abroad);
+}
+
+#[tokio::test]
+async fn resumption_and_protocol_keep_the_fingerprint() {
+    let mut scene = Scene::behind(PASSED_ON, "enforce").await;
+    let mut config = (*scene.alice.tls).clone();
+    config.resumption = rustls::client::Resumption::disabled();
+    let mut fresh = Browser { tls: Arc::new(config), ..scene.alice.clone() };
+    for h2 in [true, false, true] {
+        scene.alice.h2 = h2;
+        fresh.h2 = h2;
+        assert_eq!(verdict(&mut scene.alice).await, "admitted");
+        assert_eq!(verdict(&mut fresh).await, "admitted");
+    }
+    assert!(scene.moves().is_empty());
+}
+
+#[tokio::test]
+async fn fingerprint_of_a_tls_terminating_proxy_is_ignored() {
+    let scene = Scene::with("enforce").await;
+    let mut other = with_another_handshake(&scene, 0);
+    assert_eq!(verdict(&mut other).await, "admitted");
+    assert!(scene.moves().is_empty());
+}
+
+#[tokio::test]
+async fn curl_and_openssl_have_distinct_fingerprints() {
+    let scene = Scene::behind("", "enforce").await;
+    let (port, cookie) =
+        (scene.gateway.address.port(), format!("{SESSION}={}", scene.alice.token()));
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--noproxy", "*", "-A", FIREFOX, "--resolve"]);
+    curl.arg(format!("app.test:{port}:127.0.0.1"))
+        .arg("--cacert")
+        .arg(scene.gateway.path("ca.pem"));
+    curl.args(["-H", &format!("Cookie: {cookie}"), "-o", "/dev/null", "-w", "%{http_code}"]);
+    let curl = curl.arg(format!("https://app.test:{port}/")).output().await.expect("curl runs");
+    assert_eq!(curl.stdout, b"200", "{}", String::from_utf8_lossy(&curl.stderr));
+    let mut openssl = Command::new("openssl");
+    openssl.args(["s_client", "-quiet", "-servername", "app.test", "-connect"]);
+    openssl.arg(format!("127.0.0.1:{port}")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut openssl = openssl.stderr(Stdio::null()).kill_on_drop(true).spawn().expect("it runs");
+    let request = format!(
+        "GET / HTTP/1.1\r\nHost: app.test\r\nUser-Agent: {FIREFOX}\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n"
+    );
+    let stdin = openssl.stdin.as_mut().expect("a pipe");
+    stdin.write_all(request.as_bytes()).await.expect("sent");
+    let answer = openssl.wait_with_output().await.expect("an answer").stdout;
+    assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
+    let moves = scene.moves();
+    assert_eq!(moves.len(), 2, "{moves:#?}");
+    let mut seen: Vec<String> =
+        moves.iter().map(|line| ja4(line, "doorward.fingerprint")).collect();
+    seen.push(ja4(&moves[0], "doorward.other.fingerprint"));
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 3, "{seen:?}");
+}

@@ -1,0 +1,495 @@
+//! Somebody writes to the store behind the gateways' backs, without their keys: he may end sessions, for
+//! he could delete everything, but nothing that he writes lets anybody in, and what he writes is reported.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use http::StatusCode;
+
+use test_support::browser::Browser;
+use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
+use test_support::redis_server::{RedisOptions, RedisServer};
+use test_support::upstream::Upstream;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Every rule holds whether each request asks Redis or what is known may do.
+macro_rules! rules {
+    ($($rule:ident,)*) => {
+        mod asked {
+            $(#[tokio::test] async fn $rule() { super::$rule(super::Store::start("off").await).await; })*
+        }
+        mod known {
+            $(#[tokio::test] async fn $rule() { super::$rule(super::Store::start("on").await).await; })*
+        }
+    };
+}
+
+rules! {
+    swapped_records_are_rejected_and_reported,
+    forged_or_modified_record_is_rejected_and_reported,
+    rolled_back_record_accepts_no_superseded_token,
+    rolled_back_record_keeps_the_offered_successor,
+    rollback_with_a_new_revision_is_detected_by_generation,
+    record_restored_over_a_tombstone_stays_ended,
+    removed_or_lowered_user_cutoff_stays_effective,
+    lowered_global_cutoff_stays_effective_and_is_restored,
+    user_index_cannot_move_a_cutoff_into_the_future,
+    deleted_record_ends_the_session_and_is_reported_once,
+    logout_with_a_newer_token_ends_the_session_unnamed,
+    undecryptable_user_history_is_reported_and_ignored,
+    rolled_back_user_history_is_reported_and_ignored,
+}
+
+/// A gateway on a Redis that others write to.
+struct Store {
+    upstream: Upstream,
+    redis: RedisServer,
+    gateway: Gateway,
+    local_cache: &'static str,
+}
+
+impl Store {
+    async fn start(local_cache: &'static str) -> Store {
+        let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
+        let gateway = Gateway::start(Setup {
+            routes: session_route(upstream.address),
+            store: format!("{}\"\nlocal_cache = \"{local_cache}\"\n#", redis.settings().url),
+            clock: manual_clock(),
+            ..Setup::default()
+        });
+        let store = Store { upstream, redis, gateway, local_cache };
+        store.settle();
+        store
+    }
+
+    /// Until the gateway has heard of all that was written until now. Where each request looks into Redis
+    /// itself, nothing depends on that.
+    fn settle(&self) {
+        if self.local_cache == "off" {
+            return;
+        }
+        let written = Instant::now();
+        loop {
+            // Before the question: what was proven then came after what was written.
+            let since = written.elapsed();
+            let age = self.changes_age();
+            if age >= 0.0 && Duration::from_secs_f64(age) < since {
+                return;
+            }
+            assert!(written.elapsed() < 4 * PATIENCE, "changes do not arrive: {age}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn changes_age(&self) -> f64 {
+        let mut stream = std::net::TcpStream::connect(self.gateway.admin).expect("connected");
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer");
+        let name = "doorward_store_invalidation_age_seconds ";
+        let age = text.lines().find_map(|line| line.strip_prefix(name)?.parse().ok());
+        age.expect("a number")
+    }
+
+    /// Another gateway on the same store, which has seen nothing.
+    fn fresh_gateway(&self) -> Gateway {
+        Gateway::start(Setup {
+            routes: session_route(self.upstream.address),
+            store: format!(
+                "{}\"\nlocal_cache = \"{}\"\n#",
+                self.redis.settings().url,
+                self.local_cache
+            ),
+            clock: self.gateway.clock.clone(),
+            shared_directory: Some(Arc::clone(&self.gateway.directory)),
+            ..Setup::default()
+        })
+    }
+
+    async fn log_in(&self, user: &str) -> Browser {
+        let mut browser = Browser::new(&self.gateway);
+        browser.log_in(user).await;
+        assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
+        browser
+    }
+
+    fn redis(&self, words: &[&str]) -> String {
+        let answer = self.redis.command(words);
+        assert!(!answer.starts_with('-'), "{words:?}: {answer}");
+        if !words[0].starts_with("GET") {
+            self.settle();
+        }
+        answer
+    }
+
+    /// Keeps a copy of a key, and puts it back later.
+    fn keep(&self, key: &str) {
+        self.redis(&["COPY", key, &format!("kept {key}"), "REPLACE"]);
+    }
+
+    fn put_back(&self, key: &str) {
+        self.redis(&["COPY", &format!("kept {key}"), key, "REPLACE"]);
+    }
+
+    async fn events(&self, event: &str) -> u64 {
+        let text = self.gateway.metrics().await;
+        let name = format!("doorward_session_events_total{{event=\"session.{event}\"}} ");
+        let count = text.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok());
+        count.unwrap_or(0)
+    }
+
+    /// The owner's own renewal: offered, then shown.
+    async fn renew(&self, browser: &mut Browser) {
+        let before = browser.token();
+        self.gateway.advance(Duration::from_secs(601));
+        browser.fetch("/").await;
+        assert_ne!(browser.token(), before);
+        assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
+    }
+}
+
+/// Where the session of a token lies.
+struct Place {
+    tag: String,
+    id: String,
+}
+
+impl Place {
+    fn of(browser: &Browser) -> Place {
+        let token = browser.token();
+        let bytes = token.strip_prefix("dw1_").expect("a token").as_bytes();
+        let bytes = BASE64URL_NOPAD.decode(bytes).expect("base64");
+        Place { tag: HEXLOWER.encode(&bytes[2..10]), id: HEXLOWER.encode(&bytes[10..26]) }
+    }
+
+    fn record(&self) -> String {
+        format!("dw:s:{{{}}}:{}", self.tag, self.id)
+    }
+
+    fn touch(&self) -> String {
+        format!("dw:t:{{{}}}:{}", self.tag, self.id)
+    }
+
+    fn line(&self) -> String {
+        format!("dw:nb:{{{}}}", self.tag)
+    }
+
+    fn index(&self) -> String {
+        format!("dw:u:{{{}}}", self.tag)
+    }
+}
+
+async fn revoke(gateway: &Gateway, query: &str) {
+    let answer = gateway.revoke(query).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+async fn log_out(browser: &mut Browser) {
+    let csrf = browser.navigate("/.doorward/logout").await.form_field("csrf");
+    let answer = browser.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+/// Refused, for this reason, and nobody's cookie is taken away.
+async fn refused(browser: &mut Browser, reason: &str) {
+    let answer = browser.fetch("/").await;
+    let said = (answer.status, answer.json()["reason"].as_str().unwrap_or_default().to_owned());
+    assert_eq!(said, (StatusCode::UNAUTHORIZED, reason.to_owned()));
+    assert_eq!(answer.set_cookies(), Vec::<String>::new());
+}
+
+async fn swapped_records_are_rejected_and_reported(store: Store) {
+    let [mut alice, mut phone, mut bob] =
+        [store.log_in("alice").await, store.log_in("alice").await, store.log_in("bob").await];
+    let [a, p, b] = [&alice, &phone, &bob].map(|browser| Place::of(browser).record());
+    let mut told = 0;
+    for (one, other) in [(&a, &b), (&a, &p), (&p, &b)] {
+        store.keep(one);
+        store.keep(other);
+        store.redis(&["COPY", &format!("kept {one}"), other, "REPLACE"]);
+        store.redis(&["COPY", &format!("kept {other}"), one, "REPLACE"]);
+        for (key, browser) in [(&a, &mut alice), (&p, &mut phone), (&b, &mut bob)] {
+            if key == one || key == other {
+                refused(browser, "undecryptable").await;
+                told += 1;
+            } else {
+                assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
+            }
+        }
+        assert_eq!(store.events("undecryptable").await, told);
+        store.put_back(one);
+        store.put_back(other);
+    }
+    let heads = store.upstream.heads();
+    let wrong = heads.iter().filter(|head| head.contains("bob") && head.contains("alice"));
+    assert_eq!(wrong.count(), 0, "nobody was taken for somebody else");
+}
+
+async fn forged_or_modified_record_is_rejected_and_reported(store: Store) {
+    let mut alice = store.log_in("alice").await;
+    let record = Place::of(&alice).record();
+    store.keep(&record);
+    let patches = [
+        "redis.call('SET', KEYS[1], '\\1\\0\\0\\0\\0\\0\\0\\0\\9planted')",
+        // The generation in clear, one bit of the sealed part, and its end.
+        "redis.call('SETRANGE', KEYS[1], 13, '\\7')",
+        "redis.call('SETRANGE', KEYS[1], 40, 'x')",
+        "redis.call('APPEND', KEYS[1], 'x')",
+        "redis.call('SET', KEYS[1], string.sub(redis.call('GET', KEYS[1]), 1, -2))",
+    ];
+    for (count, patch) in (1..).zip(patches) {
+        store.redis(&["EVAL", patch, "1", &record]);
+        refused(&mut alice, "undecryptable").await;
+        assert_eq!(store.events("undecryptable").await, count, "{patch}");
+        store.put_back(&record);
+        assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "put back");
+    }
+}
+
+async fn rolled_back_record_accepts_no_superseded_token(store: Store) {
+    let mut alice = store.log_in("alice").await;
+    let record = Place::of(&alice).record();
+    let mut thief = alice.clone();
+    store.keep(&record);
+    store.renew(&mut alice).await;
+    store.gateway.advance(Duration::from_secs(100));
+    assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
+
+    store.put_back(&record);
+    assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "a failover logs nobody out");
+    assert_eq!(store.events("rolled-back").await, 1);
+    let fresh = store.fresh_gateway();
+    let mut elsewhere = alice.at_gateway(&fresh);
+    assert_eq!(elsewhere.fetch("/").await.status, StatusCode::OK, "the newer copy is back");
+
+    store.put_back(&record);
+    refused(&mut thief, "theft").await;
+    assert_eq!(store.events("rolled-back").await, 2);
+    refused(&mut alice, "theft").await;
+}
+
+async fn rolled_back_record_keeps_the_offered_successor(store: Store) {
+    let mut alice = store.log_in("alice").await;
+    let (record, current) = (Place::of(&alice).record(), alice.token());
+    store.keep(&record);
+    store.gateway.advance(Duration::from_secs(601));
+    alice.fetch("/").await;
+    let offered = alice.token();
+    assert_ne!(offered, current);
+    store.put_back(&record);
+    let mut tab = alice.clone().with_token(&current);
+    tab.fetch("/").await;
+    assert_eq!(tab.token(), offered, "S2: one successor for a token");
+    assert_eq!(store.events("rolled-back").await, 1);
+    assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
+}
+
+async fn rollback_with_a_new_revision_is_detected_by_generation(
+    store: Store,
+) {
+    let mut alice = store.log_in("alice").await;
+    let record = Place::of(&alice).record();
+    store.keep(&record);
+    store.renew(&mut alice).await;
+    store.put_back(&record);
+    store.redis(&["EVAL", "redis.call('SETRANGE', KEYS[1], 1, '\\0\\0\\1')", "1", &record]);
+    assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
+    assert_eq!(store.events("rolled-back").await, 1);
+}
+
+async fn record_restored_over_a_tombstone_stays_ended(store: Store) {
+    let mut alice = store.log_in("alice").await;
+    let record = Place::of(&alice).record();
+    let mut thief = alice.clone();
+    store.keep(&record);
+    // Ended at another gateway, so that this one has only seen it.
+    log_out(&mut alice.at_gateway(&store.fresh_gateway())).await;
+    store.settle();
+    refused(&mut thief, "logout").await;
+    for take_away in [false, true] {
+        match take_away {
+            true => _ = store.redis(&["DEL", &record]),
+            false => store.put_back(&record),
+        }
+        refused(&mut thief, "logout").await;
+        let deadline = Instant::now() + PATIENCE;
+        while store.redis(&["GETRANGE", &record, "0", "0"]) != "\u{2}" {
+            assert!(Instant::now() < deadline, "no tombstone");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    assert_eq!(store.events("rolled-back").await, 2);
+    alice.log_in("alice").await;
+    assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "a new session is another one");
+}
+
+async fn removed_or_lowered_user_cutoff_stays_effective(store: Store) {
+    let (mut first, second) = (store.log_in("alice").await, store.log_in("alice").await);
+    let line = Place::of(&first).line();
+    let other = store.fresh_gateway();
+    // "End all others", at another gateway.
+    let mut there = second.at_gateway(&other);
+    let csrf = there.navigate("/.doorward/sessions").await.form_field("csrf");
+    there.post_form("/.doorward/sessions", &[("csrf", &csrf), ("do", "end-others")]).await;
+    store.settle();
+    // The one that stays brings the line here.
+    assert_eq!(second.clone().fetch("/").await.status, StatusCode::OK);
+    store.redis(&["SET", &line, "1"]);
+    refused(&mut first, "revoked").await;
+    assert_eq!(store.events("rolled-back").await, 1);
+    assert_eq!(second.clone().fetch("/").await.status, StatusCode::OK, "the excepted one");
+}
+
+async fn lowered_global_cutoff_stays_effective_and_is_restored(store: Store) {
+    let mut alice = store.log_in("alice").await;
+    let record = Place::of(&alice).record();
+    store.keep(&record);
+    store.gateway.advance(Duration::from_secs(1));
+    revoke(&store.fresh_gateway(), "all=1").await;
+    let drawn = store.redis(&["GET", "dw:everyone"]);
+    let deadline = Instant::now() + PATIENCE;
+    while alice.fetch("/").await.status == StatusCode::OK {
+        assert!(Instant::now() < deadline, "the line never arrived");
+    }
+    store.put_back(&record);
+    store.redis(&["SET", "dw:everyone", "0"]);
+    while store.redis(&["GET", "dw:everyone"]) != drawn {
+        assert!(Instant::now() < deadline, "not drawn again");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_ne!(alice.fetch("/").await.status, StatusCode::OK);
+    assert!(store.events("rolled-back").await >= 1);
+}
+
+/// Nobody is told of touches: what is known of a session does not learn of this one.
+#[tokio::test]
+async fn future_activity_time_is_clamped_and_reported() {
+    let store = Store::start("off").await;
+    let mut alice = store.log_in("alice").await;
+    let touch = Place::of(&alice).touch();
+    store.redis(&["SET", &touch, "9000000000000"]);
+    assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "not the end of its time");
+    let left = alice.fetch("/.doorward/session").await.json();
+    assert_eq!(left["absolute_seconds"], 12 * 60 * 60);
+    assert_eq!(store.events("touched-ahead").await, 1);
+}
+
+async fn user_index_cannot_move_a_cutoff_into_the_future(store: Store) {
+    let alice = store.log_in("alice").await;
+    store.redis(&["HSET", &Place::of(&alice).index(), "max", "9000000000000"]);
+    revoke(&store.gateway, "user=alice").await;
+    let mut again = Browser::new(&store.gateway);
+    let answer = again.try_log_in("alice", test_support::gateway::PASSWORD, "/").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "it would live for centuries");
+    assert_eq!(store.events("undecryptable").await, 1);
+}
+
+async fn deleted_record_ends_the_session_and_is_reported_once(store: Store) {
+    let mut alice = store.log_in("alice").await;
+    store.redis(&["DEL", &Place::of(&alice).record()]);
+    refused(&mut alice, "unknown-session").await;
+    refused(&mut alice, "unknown-session").await;
+    assert_eq!(store.events("rolled-back").await, 1);
+}
+
+async fn logout_with_a_newer_token_ends_the_session_unnamed(
+    store: Store,
+) {
+    let mut alice = store.log_in("alice").await;
+    let record = Place::of(&alice).record();
+    store.keep(&record);
+    store.renew(&mut alice).await;
+    store.put_back(&record);
+    let fresh = store.fresh_gateway();
+    let mut there = alice.at_gateway(&fresh);
+    refused(&mut there, "generation-ahead").await;
+    let form = there.navigate("/.doorward/logout").await;
+    assert!(!form.text().contains("alice"), "to whoever can make a MAC");
+    let csrf = form.form_field("csrf");
+    let goodbye = there.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
+    assert_eq!((goodbye.status, there.token()), (StatusCode::OK, String::new()));
+    assert_eq!(store.redis(&["GETRANGE", &record, "0", "0"]), "\u{2}");
+}
+
+/// The user's memo.
+fn memo(browser: &Browser) -> String {
+    format!("dw:m:{{{}}}", Place::of(browser).tag)
+}
+
+async fn undecryptable_user_history_is_reported_and_ignored(store: Store) {
+    let alice = store.log_in("alice").await;
+    let bob = store.log_in("bob").await;
+    let (hers, his) = (memo(&alice), memo(&bob));
+    for poison in ["garbage", "", "another user's"] {
+        match poison {
+            "another user's" => store.redis(&["COPY", &his, &hers, "REPLACE"]),
+            text => store.redis(&["SET", &hers, text]),
+        };
+        let before = store.events("undecryptable").await;
+        assert_eq!(store.log_in("alice").await.fetch("/").await.status, StatusCode::OK);
+        let reported = store.events("undecryptable").await - before;
+        assert_eq!(reported > 0, !poison.is_empty(), "{poison}: {reported}");
+        let before = store.events("undecryptable").await;
+        store.log_in("alice").await;
+        assert_eq!(store.events("undecryptable").await, before, "{poison}: written anew");
+    }
+    store.redis(&["DEL", &hers]);
+    store.redis(&["LPUSH", &hers, "a list"]);
+    assert_eq!(store.log_in("alice").await.fetch("/").await.status, StatusCode::OK);
+}
+
+async fn rolled_back_user_history_is_reported_and_ignored(store: Store) {
+    let alice = store.log_in("alice").await;
+    let key = memo(&alice);
+    store.keep(&key);
+    // Another program is noted in it.
+    let mut other = Browser::new(&store.gateway);
+    other.headers = vec![("user-agent", "curl/8.5.0".to_owned())];
+    other.log_in("alice").await;
+    assert_eq!(store.events("rolled-back").await, 0);
+    store.put_back(&key);
+    assert_eq!(store.log_in("alice").await.fetch("/").await.status, StatusCode::OK);
+    assert!(store.events("rolled-back").await > 0);
+    let before = store.events("rolled-back").await;
+    store.log_in("alice").await;
+    assert_eq!(store.events("rolled-back").await, before, "a newer one stands there again");
+    store.redis(&["DEL", &key]);
+    assert_eq!(store.log_in("alice").await.fetch("/").await.status, StatusCode::OK);
+    assert!(store.events("rolled-back").await > before, "taken away");
+}
+
+#[tokio::test]
+async fn store_tampering_is_audited_with_its_session() {
+    let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
+    let directory = test_support::gateway::prepare_directory();
+    let file = directory.path().join("audit.jsonl");
+    let gateway = Gateway::start(Setup {
+        routes: session_route(upstream.address),
+        store: format!("{}\"\nlocal_cache = \"off\"\n#", redis.settings().url),
+        extra: format!("[audit]\nfile = \"{}\"\n", file.display()),
+        clock: manual_clock(),
+        shared_directory: Some(Arc::clone(&directory)),
+        ..Setup::default()
+    });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let place = Place::of(&alice);
+    assert_eq!(redis.command(&["SET", &place.record(), "\u{1}planted by nobody"]), "+OK");
+    refused(&mut alice, "undecryptable").await;
+    let key = gateway.shared().keys.load().audit().clone();
+    gateway.stop();
+    let text = std::fs::read_to_string(&file).expect("the audit log");
+    let report = doorward::telemetry::audit::verify(text.as_bytes(), &key, &[]).expect("memory");
+    assert_eq!(report.findings, []);
+    let lines = || text.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+    let told: Vec<serde_json::Value> = lines()
+        .filter(|line: &serde_json::Value| line["event.action"] == "session.undecryptable")
+        .collect();
+    let [told] = told.as_slice() else { panic!("{text}") };
+    let id = HEXLOWER.decode(place.id.as_bytes()).expect("hex").try_into().expect("an id");
+    assert_eq!(told["doorward.session"], doorward::session::SessionId(id).handle(), "{told}");
+}

@@ -1,0 +1,426 @@
+//! Live connections of every kind end with their session, for whatever reason and at whichever gateway
+//! it ended: within a second, in the manner of their protocol. A renewal ends none.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use http_body_util::{BodyExt, Empty};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixStream};
+use tokio::time::timeout;
+
+use test_support::browser::{Browser, SESSION};
+use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
+use test_support::fault_proxy::{FaultMode, FaultProxy};
+use test_support::redis_server::{RedisOptions, RedisServer};
+use crate::streaming::{OpenConnection, StreamingUpstream, open_all, open_response, open_websocket, request, send};
+
+/// What is promised.
+const PROMISE: Duration = Duration::from_secs(1);
+/// For a machine that runs many tests at once.
+const MARGIN: Duration = Duration::from_millis(500);
+const BOUND: Duration = PROMISE.saturating_add(MARGIN);
+
+/// For what nothing is promised of; a test that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What ends in the manner of its protocol, not as a whole answer would.
+fn is_cut(kind: &str, how: &str) -> bool {
+    match kind {
+        "WebSocket" => how == "close 1008",
+        "wait for news" => how == "401",
+        // The refusal reaches who reads while he sends; the others find the connection closed.
+        "upload" | "h2 upload" => how == "401" || how == "broken",
+        _ => how == "broken",
+    }
+}
+
+/// Two gateways on one Redis with one clock; connections are held at the second.
+struct Two {
+    streams: StreamingUpstream,
+    redis: RedisServer,
+    here: Gateway,
+    there: Gateway,
+    alice: Browser,
+}
+
+impl Two {
+    async fn start() -> Two {
+        let redis = RedisServer::start(RedisOptions::default());
+        let url = redis.settings().url;
+        Two::with(redis, url).await
+    }
+
+    /// The second gateway reaches Redis at `road`.
+    async fn with(redis: RedisServer, road: String) -> Two {
+        let (streams, clock) = (StreamingUpstream::start().await, manual_clock());
+        let setup = |store, shared_directory| Setup {
+            routes: streams.routes(""),
+            store,
+            clock: clock.clone(),
+            shared_directory,
+            ..Setup::default()
+        };
+        let here = Gateway::start(setup(redis.settings().url, None));
+        let there = Gateway::start(setup(road, Some(Arc::clone(&here.directory))));
+        let mut alice = Browser::new(&here);
+        alice.log_in("alice").await;
+        Two { streams, redis, here, there, alice }
+    }
+
+    /// Every kind of connection of alice at the other gateway.
+    async fn hold(&self, tag: &str) -> Vec<OpenConnection> {
+        let before = metric(&self.there, "doorward_tracked_connections").await;
+        let held = open_all(&self.alice.at_gateway(&self.there), &self.streams, tag).await;
+        // Who waits for an answer is registered once he has waited a while.
+        let deadline = Instant::now() + PATIENCE;
+        while metric(&self.there, "doorward_tracked_connections").await < before + held.len() as u64 {
+            assert!(Instant::now() < deadline, "not all of them are registered");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        held
+    }
+
+    /// All of them end soon after `since`, and the upstream hears of it.
+    async fn all_end(&self, held: Vec<OpenConnection>, since: Instant, why: &str) {
+        let mut slowest = Duration::ZERO;
+        for held in held {
+            let (kind, path) = (held.kind, held.path.clone());
+            let (at, how) = held.wait_until_closed().await;
+            let took = at.saturating_duration_since(since);
+            assert!(is_cut(kind, &how), "{why}, {kind}: {how}");
+            assert!(took < BOUND, "{why}, {kind}: after {took:?}");
+            slowest = slowest.max(took);
+            if kind != "WebSocket" {
+                self.streams.wait_until_seen(&format!("gone {path}")).await;
+            }
+        }
+        println!("{why}: the slowest of all kinds ended after {slowest:?}");
+    }
+}
+
+fn all_open(held: &[OpenConnection], why: &str) {
+    let closed: Vec<_> = held.iter().filter(|held| !held.is_open()).map(|held| held.kind).collect();
+    assert_eq!(closed, Vec::<&str>::new(), "{why}");
+}
+
+/// Asks the operator's socket; gives the answer's body.
+async fn operator(gateway: &Gateway, line: &str) -> String {
+    let socket = gateway.socket();
+    let mut stream = UnixStream::connect(socket).await.expect("connected");
+    let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
+}
+
+async fn log_out(browser: &mut Browser) {
+    let csrf = browser.navigate("/.doorward/logout").await.form_field("csrf");
+    let answer = browser.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+/// The value of a counter or gauge of the admin port.
+async fn metric(gateway: &Gateway, name: &str) -> u64 {
+    let text = gateway.metrics().await;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+/// Asks until the gauge shows the number.
+async fn reaches(gateway: &Gateway, name: &str, number: u64) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let now = metric(gateway, name).await;
+        if now == number {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{name} is {now}, not {number}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn logout_cuts_all_connection_kinds_at_the_other_gateway() {
+    let mut two = Two::start().await;
+    let held = two.hold("logout").await;
+    reaches(&two.there, "doorward_tracked_connections", 9).await;
+    log_out(&mut two.alice).await;
+    two.all_end(held, Instant::now(), "logout").await;
+    reaches(&two.there, "doorward_tracked_connections", 0).await;
+    let cut = "doorward_tracked_connections_closed_total{reason=\"session-ended\"}";
+    assert_eq!(metric(&two.there, cut).await, 9);
+}
+
+#[tokio::test]
+async fn revocation_cuts_all_kinds_at_the_other_gateway() {
+    let mut two = Two::start().await;
+    let mut bob = Browser::new(&two.here);
+    bob.log_in("bob").await;
+    for what in ["session", "user", "all"] {
+        // Behind the line of the round before.
+        two.here.advance(MINUTE);
+        two.alice = Browser::new(&two.here);
+        two.alice.log_in("alice").await;
+        let bystander = open_websocket(&bob.at_gateway(&two.there), "/ws/bob".to_owned()).await;
+        let held = two.hold(what).await;
+        let list = operator(&two.here, "GET /sessions?user=alice").await;
+        let list: serde_json::Value = serde_json::from_str(&list).expect("JSON");
+        let session = list[0]["session"].as_str().expect("a session");
+        let query = match what {
+            "session" => format!("session={session}"),
+            "user" => "user=alice".to_owned(),
+            _ => "all=1".to_owned(),
+        };
+        operator(&two.here, &format!("POST /revoke?{query}")).await;
+        two.all_end(held, Instant::now(), what).await;
+        assert_eq!(bystander.is_open(), what != "all", "{what} is whose end");
+    }
+}
+
+#[tokio::test]
+async fn theft_verdict_cuts_all_kinds_at_the_other_gateway() {
+    let mut two = Two::start().await;
+    let stolen = two.alice.token();
+    two.here.advance(10 * MINUTE);
+    two.alice.fetch("/x/small").await;
+    two.alice.fetch("/x/small").await;
+    assert_ne!(two.alice.token(), stolen);
+    two.here.advance(2 * MINUTE);
+    two.alice.fetch("/x/small").await;
+    let held = two.hold("theft").await;
+    let mut thief = Browser::new(&two.here).with_token(&stolen);
+    assert_eq!(thief.fetch("/x/small").await.json()["reason"], "theft");
+    two.all_end(held, Instant::now(), "theft").await;
+}
+
+#[tokio::test]
+async fn idle_timeout_cuts_all_connection_kinds_on_time() {
+    let two = Two::start().await;
+    let held = two.hold("idle").await;
+    two.here.advance(30 * MINUTE - Duration::from_secs(1));
+    // A while in which a mistake would show.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    all_open(&held, "a second is left");
+    two.here.advance(Duration::from_secs(1));
+    two.all_end(held, Instant::now(), "idle").await;
+}
+
+#[tokio::test]
+async fn remote_activity_keeps_connections_until_absolute_timeout()
+ {
+    let mut two = Two::start().await;
+    let held = two.hold("absolute").await;
+    let first = two.alice.token();
+    for _ in 0..(12 * 60 / 20 - 1) {
+        two.here.advance(20 * MINUTE);
+        assert_eq!(two.alice.fetch("/x/small").await.status, StatusCode::OK);
+    }
+    assert_ne!(two.alice.token(), first, "renewed on the way");
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    all_open(&held, "20 minutes are left");
+    two.here.advance(20 * MINUTE);
+    two.all_end(held, Instant::now(), "absolute").await;
+}
+
+/// Waits until Redis was asked for a record so many times more.
+async fn looks(redis: &RedisServer, more: u64) {
+    let asked = || {
+        let told = redis.command(&["INFO", "commandstats"]);
+        let calls = told.split_once("cmdstat_mget:calls=").map(|(_, rest)| rest.split(',').next());
+        calls.flatten().and_then(|calls| calls.parse::<u64>().ok()).expect("a number")
+    };
+    let (enough, deadline) = (asked() + more, Instant::now() + PATIENCE);
+    while asked() < enough {
+        assert!(Instant::now() < deadline, "nobody looks");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn late_store_response_does_not_idle_out_an_active_session() {
+    let redis = RedisServer::start(RedisOptions::default());
+    let road = FaultProxy::start(([127, 0, 0, 1], redis.port()).into(), 1).await;
+    let mut two = Two::with(redis, format!("redis://{}", road.address)).await;
+    let held = two.hold("late").await;
+    road.set(FaultMode::HoldReplies);
+    looks(&two.redis, 1).await;
+    // Redis has told of a session that was not used for 40 minutes when the answer comes.
+    for _ in 0..2 {
+        two.here.advance(20 * MINUTE);
+        assert_eq!(two.alice.fetch("/x/small").await.status, StatusCode::OK);
+    }
+    road.set(FaultMode::Pass);
+    looks(&two.redis, 3).await;
+    all_open(&held, "never 30 minutes without a request");
+    two.here.advance(30 * MINUTE);
+    two.all_end(held, Instant::now(), "idle").await;
+}
+
+#[tokio::test]
+async fn route_with_stricter_timeouts_cuts_only_its_connections() {
+    let (streams, clock) = (StreamingUpstream::start().await, manual_clock());
+    let strict = "[route.session]\nabsolute_timeout = \"10m\"\n";
+    let routes = streams.routes("").replacen(
+        "[[route]]\nhost = \"app.test\"\npath = \"/ws\"",
+        &format!("{strict}[[route]]\nhost = \"app.test\"\npath = \"/ws\""),
+        1,
+    );
+    let gateway = Gateway::start(Setup { routes, clock, ..Setup::default() });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let strictly = open_response(&alice.clone().over_h2(), "h2", "/h2/x/events".to_owned()).await;
+    streams.wait_until_seen("/h2/x/events").await;
+    let usually = open_websocket(&alice, "/ws/x".to_owned()).await;
+    gateway.advance(10 * MINUTE);
+    assert_eq!(strictly.wait_until_closed().await.1, "broken");
+    assert!(usually.is_open());
+}
+
+#[tokio::test]
+async fn response_in_progress_at_logout_never_starts_streaming() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let upstream = listener.local_addr().expect("an address");
+    let gateway = Gateway::start(Setup { routes: session_route(upstream), ..Setup::default() });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let mut client = alice.connect().await;
+    let head =
+        format!("GET / HTTP/1.1\r\nHost: app.test\r\nCookie: {SESSION}={}\r\n\r\n", alice.token());
+    client.write_all(head.as_bytes()).await.expect("sent");
+    let (mut upstream, _) = listener.accept().await.expect("a connection");
+    upstream.read_u8().await.expect("a head");
+    log_out(&mut alice).await;
+    let secret = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nsecret\r\n";
+    upstream.write_all(secret).await.expect("sent");
+    let mut seen = Vec::new();
+    // However it ends: a reset is an end too.
+    let end = timeout(BOUND, client.read_to_end(&mut seen)).await;
+    assert!(end.is_ok(), "still open");
+    assert!(!String::from_utf8_lossy(&seen).contains("secret"), "told after the logout");
+}
+
+#[tokio::test]
+async fn slow_short_response_ends_with_its_session() {
+    for drips in [true, false] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let upstream = listener.local_addr().expect("an address");
+        let gateway = Gateway::start(Setup { routes: session_route(upstream), ..Setup::default() });
+        let mut alice = Browser::new(&gateway);
+        alice.log_in("alice").await;
+        let mut client = alice.connect().await;
+        let token = alice.token();
+        let head = format!("GET / HTTP/1.1\r\nHost: app.test\r\nCookie: {SESSION}={token}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.expect("sent");
+        let (mut upstream, _) = listener.accept().await.expect("a connection");
+        upstream.read_u8().await.expect("a head");
+        let begun = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\nx";
+        upstream.write_all(begun).await.expect("sent");
+        let app = tokio::spawn(async move {
+            while drips && upstream.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            upstream
+        });
+        client.read_u8().await.expect("an answer");
+        reaches(&gateway, "doorward_tracked_connections", 1).await;
+        gateway.revoke("user=alice").await;
+        let mut seen = Vec::new();
+        // However it ends: a reset is an end too.
+        let end = timeout(BOUND, client.read_to_end(&mut seen)).await;
+        assert!(end.is_ok() && seen.len() < 5000, "still served, dripping: {drips}");
+        reaches(&gateway, "doorward_tracked_connections", 0).await;
+        app.abort();
+    }
+}
+
+#[tokio::test]
+async fn upload_ends_with_its_session_when_client_reads_nothing() {
+    let streams = StreamingUpstream::start().await;
+    let gateway = Gateway::start(Setup { routes: streams.routes(""), ..Setup::default() });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let (mut reader, mut writer) = tokio::io::split(alice.connect().await);
+    let head = format!(
+        "POST /flood HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\nCookie: {SESSION}={}\r\n\r\n",
+        alice.token()
+    );
+    writer.write_all(head.as_bytes()).await.expect("sent");
+    let writing = tokio::spawn(async move {
+        while writer.write_all(b"4\r\nmore\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    reader.read_u8().await.expect("an answer");
+    // The answer fills every buffer on its way, and nobody asks it for more.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    log_out(&mut alice).await;
+    timeout(BOUND, streams.wait_until_seen("gone /flood")).await.expect("the upload goes on");
+    writing.abort();
+}
+
+#[tokio::test]
+async fn grpc_trailers_pass_from_h2c_upstream_to_h2_client() {
+    let streams = StreamingUpstream::start().await;
+    let gateway = Gateway::start(Setup { routes: streams.routes(""), ..Setup::default() });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let alice = alice.over_h2();
+    let call = request(&alice, "/h2/x/short", Empty::new().boxed_unsync());
+    let answer = send(&alice, call).await.await.expect("no panic").expect("an answer");
+    let whole = answer.into_body().collect().await.expect("whole");
+    assert_eq!(whole.trailers().expect("trailers")["grpc-status"], "0");
+    assert_eq!(whole.to_bytes(), "all of it");
+}
+
+#[tokio::test]
+async fn max_connection_age_cuts_connections_and_allows_reconnect() {
+    let streams = StreamingUpstream::start().await;
+    let routes = streams.routes("max_connection_age = \"1s\"");
+    let gateway = Gateway::start(Setup { routes, ..Setup::default() });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    let begun = Instant::now();
+    let held = open_all(&alice, &streams, "age").await;
+    for held in held {
+        let kind = held.kind;
+        let (at, how) = held.wait_until_closed().await;
+        let took = at.saturating_duration_since(begun);
+        assert!(took >= Duration::from_secs(1), "{kind}: after {took:?}");
+        assert!(kind != "WebSocket" || how == "close 1001", "{kind}: {how}");
+        assert_ne!(how, "whole", "{kind}");
+    }
+    assert_eq!(alice.fetch("/x/small").await.status, StatusCode::OK, "the session goes on");
+}
+
+#[tokio::test]
+async fn connection_limits_are_429_per_session_and_503_per_gateway() {
+    let streams = StreamingUpstream::start().await;
+    let gateway = Gateway::start(Setup {
+        routes: streams.routes(""),
+        extra: "[live]\nmax_connections = 3\nmax_per_session = 2\n".to_owned(),
+        ..Setup::default()
+    });
+    let (mut alice, mut bob) = (Browser::new(&gateway), Browser::new(&gateway));
+    alice.log_in("alice").await;
+    bob.log_in("bob").await;
+    let _first = open_websocket(&alice, "/ws/1".to_owned()).await;
+    let second = open_response(&alice, "event stream", "/2/events".to_owned()).await;
+    streams.wait_until_seen("/2/events").await;
+    let refused = alice.send("POST", "/3/upload", &[], "body").await;
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.json()["error"], "too-many-connections");
+    assert!(!refused.header("retry-after").is_empty());
+    assert_eq!(alice.fetch("/x/small").await.status, StatusCode::OK, "short answers go on");
+    let _third = open_websocket(&bob, "/ws/4".to_owned()).await;
+    let refused = bob.send("POST", "/5/upload", &[], "body").await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(second.is_open());
+    let refused = "doorward_tracked_connections_rejected_total{limit=\"total\"}";
+    assert_eq!(metric(&gateway, refused).await, 1);
+}

@@ -1,0 +1,161 @@
+//! A rollback of the store: a restart from an old snapshot, a flush, a deleted key. Revoked
+//! sessions stay revoked: at once at the gateway that revoked them, and soon elsewhere.
+
+
+use std::time::{Duration, Instant};
+
+use doorward::clock::{Clock, UnixMillis};
+use doorward::session::{EndReason, RevocationCutoff, SessionId, SessionKey};
+use doorward::store::{Slot, Store};
+use crate::gateway_store::{GatewayStore, random_key, wait_until};
+use test_support::redis_server::{RedisOptions, RedisServer};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const LATER: UnixMillis = UnixMillis(u64::MAX);
+
+/// A gateway that revokes, and a store without invalidation that reads the plain state of Redis.
+struct Two {
+    server: RedisServer,
+    here: GatewayStore,
+    elsewhere: Store,
+    now: UnixMillis,
+}
+
+impl Two {
+    async fn start() -> Two {
+        let server = RedisServer::start(RedisOptions::default());
+        let here = GatewayStore::connect(&server.settings()).await;
+        let elsewhere = Store::redis(&server.settings()).expect("good settings");
+        Two { server, here, elsewhere, now: Clock::System.now() }
+    }
+
+    async fn session(&self, of: SessionKey, created: UnixMillis) -> SessionKey {
+        self.here.store.create(&of, b"sealed", created, LATER).await.expect("available");
+        of
+    }
+
+    /// Returns the state in Redis.
+    async fn slot(&self, key: &SessionKey) -> Option<Slot> {
+        self.elsewhere.load(key).await.ok().map(|loaded| loaded.slot)
+    }
+
+    async fn cutoff(&self, key: &SessionKey) -> Option<RevocationCutoff> {
+        self.elsewhere.load(key).await.ok().map(|loaded| loaded.user_cutoff)
+    }
+
+    async fn wait_until_ended(&self, key: &SessionKey) -> Duration {
+        let began = Instant::now();
+        while !matches!(self.slot(key).await, Some(Slot::Ended { .. })) {
+            assert!(began.elapsed() < PATIENCE, "the tombstone is not restored");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        began.elapsed()
+    }
+
+    /// Saves a snapshot, from which a restart loads.
+    fn snapshot(&self) {
+        assert_eq!(self.server.command(&["SAVE"]), "+OK");
+    }
+}
+
+/// Guard: `RevocationLog::apply` in `RedisStore::load_uncached`, and
+/// `InvalidationListener::check_server_identity` for other gateways.
+#[tokio::test]
+async fn a_revoked_session_stays_revoked_after_an_old_snapshot() {
+    let mut two = Two::start().await;
+    let key = two.session(random_key(), two.now).await;
+    let other = two.session(crate::gateway_store::random_key(), two.now).await;
+    two.snapshot();
+    two.here.store.end(&key, EndReason::Revoked, two.now, LATER).await.expect("available");
+    two.server.restart();
+    assert!(matches!(two.slot(&key).await, Some(Slot::Live { .. })), "the snapshot is older");
+    let here = two.here.load(&key).await.slot;
+    assert_eq!(here, Slot::Ended { reason: EndReason::Revoked, at: two.now });
+    println!("restored {:?} after the restart", two.wait_until_ended(&key).await);
+    assert!(matches!(two.slot(&other).await, Some(Slot::Live { .. })), "other sessions stay live");
+}
+
+/// Guard: the script that restores a cutoff revokes the same sessions as before and no newer ones.
+#[tokio::test]
+async fn a_lost_cutoff_is_restored_without_revoking_newer_logins() {
+    let mut two = Two::start().await;
+    let old = two.session(random_key(), two.now).await;
+    let kept = two.session(SessionKey { id: SessionId([7; 16]), ..old }, two.now).await;
+    let cutoff = two.here.store.revoke_user(&old.tag, two.now, Some(kept.id)).await;
+    let cutoff = cutoff.expect("available").cutoff;
+    let since = two.now.plus(Duration::from_secs(60));
+    let new = two.session(SessionKey { id: SessionId([8; 16]), ..old }, since).await;
+    let name = format!("dw:nb:{{{}}}", data_encoding::HEXLOWER.encode(&old.tag.0));
+    assert_eq!(two.server.command(&["DEL", &name]), ":1");
+    two.snapshot();
+    two.server.restart();
+    assert_eq!(two.here.load(&old).await.user_cutoff, cutoff, "applied to each load");
+    let deadline = Instant::now() + PATIENCE;
+    while two.cutoff(&old).await != Some(cutoff) {
+        assert!(Instant::now() < deadline, "the cutoff is not restored");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(cutoff.revokes(old.id, two.now) && !cutoff.revokes(kept.id, two.now));
+    assert!(!cutoff.revokes(new.id, since), "a newer login is not revoked");
+}
+
+/// Guard: a push without keys counts as a rollback, and so does a missing heartbeat. Either is
+/// enough; the push is faster.
+#[tokio::test]
+async fn tombstones_are_restored_after_a_flush() {
+    let two = Two::start().await;
+    let key = two.session(random_key(), two.now).await;
+    two.here.store.end(&key, EndReason::Theft, two.now, LATER).await.expect("available");
+    let cutoff = two.here.store.revoke_all_users(two.now).await.expect("available").cutoff;
+    assert_eq!(two.server.command(&["FLUSHALL"]), "+OK");
+    two.wait_until_ended(&key).await;
+    assert_eq!(two.elsewhere.global_cutoff().await, Ok(cutoff), "the global cutoff too");
+}
+
+/// Guard: a missing heartbeat.
+#[tokio::test]
+async fn a_missing_heartbeat_counts_as_a_rollback() {
+    let two = Two::start().await;
+    let key = two.session(random_key(), two.now).await;
+    two.here.store.end(&key, EndReason::Logout, two.now, LATER).await.expect("available");
+    let lose = "for _, key in ipairs(redis.call('KEYS', 'dw:*')) do redis.call('DEL', key) end";
+    two.server.command(&["EVAL", lose, "0"]);
+    two.wait_until_ended(&key).await;
+}
+
+/// Guard: `run_restore` continues after a failure and retries it.
+#[tokio::test]
+async fn a_corrupted_cutoff_does_not_block_other_restores() {
+    let two = Two::start().await;
+    let spoiled = two.session(random_key(), two.now).await;
+    let key = two.session(crate::gateway_store::random_key(), two.now).await;
+    let cutoff = two.here.store.revoke_user(&spoiled.tag, two.now, None).await;
+    let cutoff = cutoff.expect("available").cutoff;
+    two.here.store.end(&key, EndReason::Revoked, two.now, LATER).await.expect("available");
+    let name = format!("dw:nb:{{{}}}", data_encoding::HEXLOWER.encode(&spoiled.tag.0));
+    let lose = "for _, key in ipairs(redis.call('KEYS', 'dw:*')) do redis.call('DEL', key) end";
+    let spoil = format!("{lose} redis.call('SET', KEYS[1], 'no cutoff')");
+    two.server.command(&["EVAL", &spoil, "1", &name]);
+    two.wait_until_ended(&key).await;
+    two.server.command(&["DEL", &name]);
+    let deadline = Instant::now() + PATIENCE;
+    while two.cutoff(&spoiled).await != Some(cutoff) {
+        assert!(Instant::now() < deadline, "the cutoff is not restored");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Guard: `RevocationLog::record` runs after the reply.
+#[tokio::test]
+async fn an_unacknowledged_revocation_is_not_recorded() {
+    let mut two = Two::start().await;
+    let key = two.session(random_key(), two.now).await;
+    two.snapshot();
+    two.server.pause();
+    let ended = two.here.store.end(&key, EndReason::Logout, two.now, LATER).await;
+    assert!(ended.is_err(), "Redis is paused");
+    two.server.kill();
+    two.server.restart();
+    wait_until(|| two.here.store.stats().is_some_and(|figures| figures.staleness.is_some())).await;
+    assert!(matches!(two.here.load(&key).await.slot, Slot::Live { .. }));
+}

@@ -1,0 +1,285 @@
+//! A server that speaks enough of Redis' protocol to be read and followed, and does when a test asks what
+//! a real one does only by bad luck: answers late, tells late, tells nothing, goes away.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use doorward::store::RedisSettings;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinSet;
+
+type Sender = UnboundedSender<Vec<u8>>;
+
+/// The server; dropping it closes everything.
+pub struct ScriptedRedis {
+    pub address: SocketAddr,
+    state: Arc<State>,
+    _tasks: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct State {
+    inner: Mutex<Inner>,
+    read_arrived: Notify,
+    disconnect: Notify,
+}
+
+#[derive(Default)]
+struct Inner {
+    values: HashMap<String, Vec<u8>>,
+    subscribers: Vec<Sender>,
+    /// Followers hear nothing more, not even answers.
+    is_silent: bool,
+    /// As a primary of a cluster: only names with this hash tag.
+    accepted_tag: Option<&'static str>,
+    /// How late the word of a beat goes out.
+    heartbeat_delay: Duration,
+    /// Answers to readers wait here.
+    held_replies: Option<Vec<(Sender, Vec<u8>)>>,
+}
+
+impl ScriptedRedis {
+    pub async fn start() -> ScriptedRedis {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let state = Arc::<State>::default();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, Arc::clone(&state)));
+        ScriptedRedis { address, state, _tasks: tasks }
+    }
+
+    pub fn settings(&self) -> RedisSettings {
+        RedisSettings { url: format!("redis://{}", self.address), ..RedisSettings::default() }
+    }
+
+    /// A value, set without telling anybody.
+    pub fn put(&self, name: &str, value: &[u8]) {
+        self.state.lock().values.insert(name.to_owned(), value.to_vec());
+    }
+
+    /// One push to every follower, with all these names in it.
+    pub fn push_invalidation(&self, names: &[&str]) {
+        self.state.lock().push(&invalidation(names));
+    }
+
+    /// What FLUSHALL sends.
+    pub fn push_flush(&self) {
+        self.state.lock().push(b">2\r\n$10\r\ninvalidate\r\n_\r\n");
+    }
+
+    /// From here on, questions are looked up at once and answered later.
+    pub fn hold_replies(&self) {
+        self.state.lock().held_replies = Some(Vec::new());
+    }
+
+    /// Waits until as many answers are held.
+    pub async fn wait_for_held(&self, count: usize) {
+        loop {
+            let arrived = self.state.read_arrived.notified();
+            if self.state.lock().held_replies.as_ref().is_some_and(|held| held.len() >= count) {
+                return;
+            }
+            arrived.await;
+        }
+    }
+
+    /// Lets the held answers go, and the next ones at once.
+    pub fn release_replies(&self) {
+        for (to, answer) in self.state.lock().held_replies.take().unwrap_or_default() {
+            let _gone = to.send(answer);
+        }
+    }
+
+    /// Takes the held answers away to be released one by one, in the order of their questions.
+    pub fn take_held_replies(&self) -> Vec<impl FnOnce() + use<>> {
+        let held = self.state.lock().held_replies.take().unwrap_or_default();
+        held.into_iter().map(|(to, answer)| move || drop(to.send(answer))).collect()
+    }
+
+    /// Connections of subscribers stay open, and nothing comes on them any more.
+    pub fn stop_pushing(&self) {
+        self.state.lock().is_silent = true;
+    }
+
+    /// As a primary of a cluster, takes only names with this hash tag.
+    pub fn accept_only(&self, tag: &'static str) {
+        self.state.lock().accepted_tag = Some(tag);
+    }
+
+    /// The word of every beat comes later from here on.
+    pub fn delay_heartbeats(&self, heartbeat_delay: Duration) {
+        self.state.lock().heartbeat_delay = heartbeat_delay;
+    }
+
+    /// Ends the connections of all subscribers, and answers no new one.
+    pub fn disconnect_subscribers(&self) {
+        self.state.lock().is_silent = true;
+        self.state.disconnect.notify_waiters();
+    }
+}
+
+impl State {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no test panics under it")
+    }
+}
+
+impl Inner {
+    fn push(&mut self, bytes: &[u8]) {
+        if !self.is_silent {
+            self.subscribers.retain(|follower| follower.send(bytes.to_vec()).is_ok());
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, state: Arc<State>) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        connections.spawn(serve(stream, Arc::clone(&state)));
+    }
+}
+
+async fn serve(stream: TcpStream, state: Arc<State>) {
+    let (reader, writer) = stream.into_split();
+    let (sender, receiver) = unbounded_channel();
+    let mut writing = JoinSet::new();
+    writing.spawn(write(writer, receiver));
+    let connection = Connection { state, sender, is_subscriber: false };
+    tokio::select! {
+        () = connection.serve(BufReader::new(reader)) => {}
+        _ = writing.join_next() => {}
+    }
+}
+
+/// Ends when nobody can send any more.
+async fn write(mut writer: OwnedWriteHalf, mut receiver: UnboundedReceiver<Vec<u8>>) {
+    while let Some(bytes) = receiver.recv().await {
+        if writer.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+struct Connection {
+    state: Arc<State>,
+    sender: Sender,
+    is_subscriber: bool,
+}
+
+impl Connection {
+    async fn serve(mut self, mut reader: BufReader<OwnedReadHalf>) {
+        while let Some(words) = self.next(&mut reader).await {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            if words.starts_with(&["CLIENT", "TRACKING"]) {
+                self.subscribe();
+            }
+            let answer = self.reply(&words);
+            self.send(answer);
+            if self.is_subscriber
+                && let ["SET", name, ..] = words[..]
+                && self.accepts(name)
+            {
+                self.push_heartbeat(name);
+            }
+        }
+    }
+
+    fn subscribe(&mut self) {
+        self.is_subscriber = true;
+        self.state.lock().subscribers.push(self.sender.clone());
+    }
+
+    async fn next(&self, reader: &mut BufReader<OwnedReadHalf>) -> Option<Vec<String>> {
+        tokio::select! {
+            words = command(reader) => words,
+            () = self.state.disconnect.notified(), if self.is_subscriber => None,
+        }
+    }
+
+    fn send(&self, answer: Vec<u8>) {
+        let mut inner = self.state.lock();
+        if self.is_subscriber && inner.is_silent {
+            return;
+        }
+        if !self.is_subscriber
+            && let Some(held) = &mut inner.held_replies
+        {
+            held.push((self.sender.clone(), answer));
+            self.state.read_arrived.notify_waiters();
+            return;
+        }
+        let _gone = self.sender.send(answer);
+    }
+
+    fn push_heartbeat(&self, name: &str) {
+        let (push, heartbeat_delay) = (invalidation(&[name]), self.state.lock().heartbeat_delay);
+        let (state, sender) = (Arc::clone(&self.state), self.sender.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(heartbeat_delay).await;
+            if !state.lock().is_silent {
+                let _gone = sender.send(push);
+            }
+        });
+    }
+
+    fn reply(&self, words: &[&str]) -> Vec<u8> {
+        match words {
+            ["HELLO", ..] => b"%1\r\n$5\r\nproto\r\n:3\r\n".to_vec(),
+            ["INFO", "server"] => bulk(b"run_id:one\r\n"),
+            ["INFO", ..] => bulk(b"master_replid:first\r\n"),
+            ["SET" | "DEL", name, ..] if !self.accepts(name) => b"-MOVED 1 127.0.0.1:1\r\n".to_vec(),
+            ["MGET", names @ ..] => self.values(names),
+            ["DEL" | "EVALSHA" | "EVAL", ..] => b":1\r\n".to_vec(),
+            _ => b"+OK\r\n".to_vec(),
+        }
+    }
+
+    fn accepts(&self, name: &str) -> bool {
+        self.state.lock().accepted_tag.is_none_or(|tag| name.contains(tag))
+    }
+
+    fn values(&self, names: &[&str]) -> Vec<u8> {
+        let inner = self.state.lock();
+        let mut answer = format!("*{}\r\n", names.len()).into_bytes();
+        for name in names {
+            let value = inner.values.get(*name);
+            answer.extend(value.map_or_else(|| b"$-1\r\n".to_vec(), |value| bulk(value)));
+        }
+        answer
+    }
+}
+
+fn bulk(value: &[u8]) -> Vec<u8> {
+    [format!("${}\r\n", value.len()).as_bytes(), value, b"\r\n"].concat()
+}
+
+fn invalidation(names: &[&str]) -> Vec<u8> {
+    let mut push = format!(">2\r\n$10\r\ninvalidate\r\n*{}\r\n", names.len()).into_bytes();
+    names.iter().for_each(|name| push.extend(bulk(name.as_bytes())));
+    push
+}
+
+/// One command: an array of texts.
+async fn command(reader: &mut BufReader<OwnedReadHalf>) -> Option<Vec<String>> {
+    let count = number(reader, '*').await?;
+    let mut words = Vec::new();
+    for _ in 0..count {
+        let mut word = vec![0; number(reader, '$').await? + 2];
+        reader.read_exact(&mut word).await.ok()?;
+        word.truncate(word.len() - 2);
+        words.push(String::from_utf8_lossy(&word).into_owned());
+    }
+    Some(words)
+}
+
+async fn number(reader: &mut BufReader<OwnedReadHalf>, kind: char) -> Option<usize> {
+    let mut line = String::new();
+    reader.read_line(&mut line).await.ok()?;
+    line.strip_prefix(kind)?.trim_end().parse().ok()
+}

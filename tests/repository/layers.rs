@@ -1,0 +1,216 @@
+//! The house keeps its floors: a module names only modules below it, and siblings never name each
+//! other. The table at the top of `src/lib.rs` is the law; this reads it, so that the map and the
+//! house cannot drift apart.
+//!
+//! Why it matters: a rule that reaches up to a socket or a store cannot be tested without one, and a
+//! gateway whose rules cannot be tested fails in ways that nobody has seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Counted by hand. A new module has to be given its floor in the table, and this number changed.
+const MODULES: usize = 19;
+
+/// References between modules when this was written were more than a hundred; a scanner that sees
+/// fewer than this has gone blind.
+const REFERENCES_AT_LEAST: usize = 60;
+
+#[test]
+fn modules_reference_only_lower_layers() {
+    let layers = layers();
+    let references = references(&modules());
+    assert!(references.len() >= REFERENCES_AT_LEAST, "only {} references seen", references.len());
+    let wrong: Vec<String> = references
+        .iter()
+        .filter(|found| !found.is_downward(&layers))
+        .map(Reference::told)
+        .collect();
+    assert!(wrong.is_empty(), "these reach up or sideways:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn layer_table_lists_every_module_once() {
+    let listed: BTreeSet<String> = layers().into_keys().collect();
+    let modules = modules();
+    assert_eq!(listed, modules, "the table (left) and the `pub mod` lines (right) differ");
+    assert_eq!(modules.len(), MODULES);
+}
+
+#[test]
+fn every_source_file_belongs_to_a_module() {
+    let modules = modules();
+    for file in source_files() {
+        let module = module_of(&file);
+        let known = modules.contains(&module) || module == "lib" || module == "main";
+        assert!(known, "{}: `{module}` stands in no `pub mod` line of lib.rs", file.display());
+    }
+}
+
+#[test]
+fn binary_uses_only_the_cli() {
+    let text = without_comments(&read(&source().join("main.rs")));
+    let named = text.matches("doorward::").count();
+    assert_eq!(named, text.matches("doorward::cli::").count(), "main.rs names more than `cli`");
+    assert_eq!(named, 1);
+}
+
+#[test]
+fn scanner_finds_every_reference_form() {
+    let modules: BTreeSet<String> = ["app", "http", "store", "tls"].map(str::to_owned).into();
+    let seen = |depth: usize, text: &str| -> Vec<String> {
+        names_in(text, depth, &modules).into_iter().map(|(_, name)| name).collect()
+    };
+    assert_eq!(seen(2, "use crate::store::Store;"), ["store"]);
+    assert_eq!(seen(2, "fn f(x: &crate::app::Running) {}"), ["app"]);
+    assert_eq!(seen(2, "use crate::{\n    http::{Host, tls},\n    store,\n};"), ["http", "store"]);
+    assert_eq!(seen(1, "use super::tls::Certificates;"), ["tls"]);
+    assert_eq!(seen(2, "use super::super::tls::Certificates;"), ["tls"]);
+    assert!(seen(2, "use super::store::Entry; use ::http::Method; use http::Uri;").is_empty());
+    assert!(seen(2, "/// as in [`crate::app`]\nlet x = 1; // crate::app").is_empty());
+    assert!(seen(2, "use crate::storekeeper::X; macrocrate::app!()").is_empty());
+}
+
+/// One place where a module names another.
+struct Reference {
+    file: PathBuf,
+    line: usize,
+    from: String,
+    to: String,
+}
+
+impl Reference {
+    fn is_downward(&self, layers: &BTreeMap<String, u32>) -> bool {
+        // `lib` only declares, and `main` has a test of its own.
+        self.from == "lib" || self.from == "main" || layers[&self.to] < layers[&self.from]
+    }
+
+    fn told(&self) -> String {
+        let Reference { file, line, from, to } = self;
+        format!("  {}:{line}: `{from}` names `{to}`", file.display())
+    }
+}
+
+fn references(modules: &BTreeSet<String>) -> Vec<Reference> {
+    source_files().iter().flat_map(|file| references_of(file, modules)).collect()
+}
+
+fn references_of(file: &Path, modules: &BTreeSet<String>) -> Vec<Reference> {
+    let from = module_of(file);
+    names_in(&read(file), depth(file), modules)
+        .into_iter()
+        .filter(|(_, to)| *to != from)
+        .map(|(line, to)| Reference { file: file.to_owned(), line, from: from.clone(), to })
+        .collect()
+}
+
+/// Lines and names of the modules that `text` refers to; `depth` says how many `super::` lead from
+/// this file to the crate.
+fn names_in(text: &str, depth: usize, modules: &BTreeSet<String>) -> Vec<(usize, String)> {
+    let text = without_comments(text);
+    let mut found = Vec::new();
+    for root in ["crate::".to_owned(), "super::".repeat(depth)] {
+        for (at, _) in text.match_indices(&root).filter(|(at, _)| starts_a_path(&text, *at)) {
+            let line = text[..at].matches('\n').count() + 1;
+            let names = first_names(&text[at + root.len()..]);
+            let known = names.into_iter().filter(|name| modules.contains(name));
+            found.extend(known.map(|name| (line, name)));
+        }
+    }
+    found
+}
+
+fn starts_a_path(text: &str, at: usize) -> bool {
+    let before = text[..at].chars().next_back();
+    before.is_none_or(|before| !is_name(before) && before != ':' && before != '$')
+}
+
+/// The name after `crate::`, or the names in the braces after it.
+fn first_names(rest: &str) -> Vec<String> {
+    let Some(group) = rest.strip_prefix('{') else { return vec![leading_name(rest)] };
+    let mut open = 0_usize;
+    let mut names = vec![leading_name(group)];
+    for (at, letter) in group.char_indices() {
+        match letter {
+            '{' => open += 1,
+            '}' if open == 0 => break,
+            '}' => open -= 1,
+            ',' if open == 0 => names.push(leading_name(&group[at + 1..])),
+            _ => {}
+        }
+    }
+    names
+}
+
+fn leading_name(text: &str) -> String {
+    text.trim_start().chars().take_while(|letter| is_name(*letter)).collect()
+}
+
+fn is_name(letter: char) -> bool {
+    letter.is_alphanumeric() || letter == '_'
+}
+
+fn without_comments(text: &str) -> String {
+    text.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned() + "\n").collect()
+}
+
+/// The table: `//! | 3 | [`store`], [`tls`] | adapters |`.
+fn layers() -> BTreeMap<String, u32> {
+    let text = read(&source().join("lib.rs"));
+    let rows = text.lines().filter_map(|line| line.strip_prefix("//! |"));
+    let mut layers = BTreeMap::new();
+    for row in rows {
+        let mut cells = row.split('|').map(str::trim);
+        let (Some(number), Some(names)) = (cells.next(), cells.next()) else { continue };
+        let Ok(number) = number.parse() else { continue };
+        for name in names.split('`').skip(1).step_by(2).filter(|name| *name != "main") {
+            let before = layers.insert(name.to_owned(), number);
+            assert_eq!(before, None, "`{name}` stands twice in the table");
+        }
+    }
+    layers
+}
+
+fn modules() -> BTreeSet<String> {
+    let text = read(&source().join("lib.rs"));
+    let declared = text.lines().filter_map(|line| line.strip_prefix("pub mod "));
+    declared.map(|name| name.trim_end_matches(';').to_owned()).collect()
+}
+
+/// The top-level module that a file belongs to.
+fn module_of(file: &Path) -> String {
+    let below = file.strip_prefix(source()).expect("a file below src");
+    let first = below.components().next().expect("a name").as_os_str().to_string_lossy();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// How many `super::` lead from a file to the crate.
+fn depth(file: &Path) -> usize {
+    let below = file.strip_prefix(source()).expect("a file below src");
+    let folders = below.components().count() - 1;
+    if below.file_name().is_some_and(|name| name == "mod.rs") { folders } else { folders + 1 }
+}
+
+fn source_files() -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![source()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a readable folder") {
+            let path = entry.expect("a readable entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files
+}
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}

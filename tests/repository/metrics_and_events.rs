@@ -1,0 +1,206 @@
+//! `docs/metrics-and-events.md` lists every metric and event of the source, and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use doorward::risk::{GeoInfo, RiskAction, RiskReport, Signal};
+use doorward::session::EndReason;
+use doorward::telemetry::events::RiskContext;
+use doorward::telemetry::metrics::NotificationOutcome;
+use doorward::telemetry::{Limit, Metrics, SessionEvent, StoreStats};
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn sources() -> Vec<(String, String)> {
+    fn walk(directory: &Path, out: &mut Vec<(String, String)>) {
+        for entry in std::fs::read_dir(directory).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                walk(&path, out);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).expect("a source file");
+                let code = text.split("#[cfg(test)]").next().unwrap_or_default().to_owned();
+                out.push((path.display().to_string(), code));
+            }
+        }
+    }
+    let mut out = Vec::new();
+    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut out);
+    assert!(out.len() > 200, "{} source files", out.len());
+    out
+}
+
+/// The cells of the table rows in a section of the page, or in all of it.
+fn rows(section: &str) -> Vec<Vec<String>> {
+    let page = read("docs/metrics-and-events.md");
+    let start = page.find(&format!("\n## {section}\n")).unwrap_or_else(|| panic!("no {section}"));
+    let rest = &page[start + 4..];
+    let text = &rest[..rest.find("\n## ").unwrap_or(rest.len())];
+    let cells = |line: &str| -> Vec<String> {
+        line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
+    };
+    text.lines().filter(|line| line.starts_with("| `")).map(cells).collect()
+}
+
+fn names(cell: &str) -> BTreeSet<String> {
+    let names = cell.split(',').map(|name| name.trim().trim_matches('`').to_owned());
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+/// Metrics with at least one sample each.
+fn exercised() -> Metrics {
+    let metrics = Metrics::default();
+    metrics.request("admit", 200);
+    metrics.event(SessionEvent::Ended(EndReason::Logout));
+    let signals = vec![Signal::Network];
+    let report = RiskReport { signals, score: 10, action: RiskAction::Log };
+    let (location, other_location) = (GeoInfo::default(), GeoInfo::default());
+    metrics.risk_assessment(RiskContext {
+        report: &report,
+        enforced: true,
+        location,
+        other_location,
+    });
+    metrics.notification(NotificationOutcome::Delivered, 1);
+    metrics.update_store(&StoreStats {
+        config_warnings: vec![("clock", true)],
+        flushes: vec![("subscribed", 1)],
+        ..StoreStats::default()
+    });
+    metrics.tracked_connection_closed("session-ended");
+    metrics.tracked_connection_rejected("total");
+    metrics.limit(Limit::Headers, None);
+    metrics
+}
+
+/// Type and labels by name, from the text that Prometheus reads.
+fn encoded() -> BTreeMap<String, (String, BTreeSet<String>)> {
+    let text = exercised().render();
+    let mut types = BTreeMap::new();
+    let mut metrics = BTreeMap::new();
+    for line in text.lines() {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|r| r.split_once(' ')) {
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            types.insert(format!("{name}{suffix}"), kind.to_owned());
+        } else if !line.starts_with('#') {
+            let name = line.split(['{', ' ']).next().expect("a name").to_owned();
+            let labels = line.split_once('{').map_or("", |(_, rest)| rest);
+            let labels = labels.split_once('}').map_or("", |(labels, _)| labels);
+            let labels = labels.split(',').filter_map(|label| label.split_once('='));
+            let labels = labels.map(|(label, _)| label.to_owned()).collect();
+            let kind = types.get(&name).cloned().unwrap_or_default();
+            metrics.insert(name, (kind, labels));
+        }
+    }
+    assert_eq!(metrics.len(), types.len(), "a metric without a sample: {types:?} {metrics:?}");
+    metrics
+}
+
+#[test]
+fn the_page_lists_every_metric_with_type_and_labels() {
+    let documented: BTreeMap<String, (String, BTreeSet<String>)> = rows("Metrics")
+        .into_iter()
+        .filter(|row| row[0].starts_with("`doorward_"))
+        .map(|row| (row[0].trim_matches('`').to_owned(), (row[1].clone(), names(&row[3]))))
+        .collect();
+    assert_eq!(documented, encoded());
+    assert_eq!(documented.len(), 23);
+}
+
+/// The arguments of each logging macro, with its level.
+fn log_entries(code: &str) -> Vec<(&'static str, &str)> {
+    let levels = ["error", "warn", "info", "debug"];
+    let calls = levels.into_iter().flat_map(|level| {
+        let call = format!("{level}!(");
+        let starts: Vec<usize> =
+            code.match_indices(&call).map(|(at, call)| at + call.len()).collect();
+        starts.into_iter().map(move |start| (level, arguments(&code[start..])))
+    });
+    calls.collect()
+}
+
+/// The text up to the parenthesis that closes a call.
+fn arguments(text: &str) -> &str {
+    let (mut depth, mut in_string, mut escaped) = (1, false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'(' if !in_string => depth += 1,
+            b')' if !in_string => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return &text[..at];
+        }
+    }
+    panic!("a call without an end: {text}");
+}
+
+/// The string after `prefix`, up to the next quote.
+fn quoted_after<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(prefix)?;
+    rest.strip_prefix('"')?.split('"').next()
+}
+
+/// The level of each operational event, by the macro that logs it.
+fn logged_events() -> BTreeMap<String, String> {
+    let mut events = BTreeMap::new();
+    let sources = sources();
+    for (path, code) in &sources {
+        for (level, arguments) in log_entries(code) {
+            let Some((_, event)) = arguments.split_once("event = ") else {
+                let is_session_event = path.ends_with("telemetry/events.rs");
+                assert!(level == "debug" || is_session_event, "{path}: no event in {arguments}");
+                continue;
+            };
+            let constant = event.split(',').next().unwrap_or_default();
+            let name = quoted_after(arguments, "event = ")
+                .or_else(|| quoted_after(code, &format!("const {constant}: &str = ")))
+                .or_else(|| {
+                    let value = format!("const {constant}: &str = ");
+                    sources.iter().find_map(|(_, code)| quoted_after(code, &value))
+                });
+            let name = name.unwrap_or_else(|| panic!("{path}: {event}")).to_owned();
+            let other = events.insert(name.clone(), level.to_owned());
+            assert!(other.is_none_or(|other| other == level), "{name} has two levels");
+        }
+    }
+    events
+}
+
+fn documented_events(section: &str) -> BTreeMap<String, String> {
+    rows(section).into_iter().map(|row| (row[0].trim_matches('`').to_owned(), row[1].clone())).collect()
+}
+
+#[test]
+fn the_page_lists_every_operational_event_with_its_level() {
+    let documented = documented_events("Operational events");
+    assert_eq!(documented, logged_events());
+    assert_eq!(documented.len(), 47);
+}
+
+#[test]
+fn the_page_lists_every_session_event() {
+    let source = read("src/telemetry/events.rs");
+    let names = source.lines().filter_map(|line| quoted_after(line, "=> "));
+    let events: BTreeSet<String> = names.map(str::to_owned).collect();
+    let documented: BTreeSet<String> = documented_events("Session events").into_keys().collect();
+    assert_eq!(documented, events);
+    assert_eq!(documented.len(), 15);
+}
+
+#[test]
+fn the_page_lists_every_action_of_the_audit_log() {
+    let sources = sources();
+    let (_, code) = sources.iter().find(|(path, _)| path.ends_with("audit/ecs.rs")).expect("it");
+    let names = code.lines().filter_map(|line| quoted_after(line, ": &str = "));
+    let actions: BTreeSet<String> = names.map(str::to_owned).collect();
+    let documented: BTreeSet<String> = documented_events("Audit log").into_keys().collect();
+    assert_eq!(documented, actions);
+    assert_eq!(documented.len(), 4);
+}

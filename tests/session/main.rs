@@ -1,0 +1,4 @@
+//! Session decisions: properties of the pure functions, and a seeded simulation.
+
+mod properties;
+mod simulation;

@@ -1,0 +1,203 @@
+//! What the gateways keep their sessions in: a file, a Redis behind wires that fail, sentinels, a cluster.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use test_support::fault_proxy::{FaultMode, FaultProxy};
+use test_support::redis_fleet::{Cluster, SentinelGroup};
+use test_support::redis_server::{RedisOptions, RedisServer};
+
+/// One gateway with a file, or three that share something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    Embedded,
+    Redis,
+    Sentinel,
+    Cluster,
+}
+
+/// How many gateways share a Redis.
+pub const GATEWAYS: usize = 3;
+
+/// The store, running.
+pub enum Backend {
+    Embedded,
+    Redis(Redis),
+    Sentinel(Arc<Mutex<SentinelGroup>>),
+    Cluster(Arc<Mutex<Cluster>>),
+}
+
+impl Backend {
+    pub async fn start(store: Store, seed: u64) -> Backend {
+        match store {
+            Store::Embedded => Backend::Embedded,
+            Store::Redis => Backend::Redis(Redis::start(seed).await),
+            Store::Sentinel => Backend::Sentinel(shared(blocking(SentinelGroup::start).await)),
+            Store::Cluster => Backend::Cluster(shared(blocking(Cluster::start).await)),
+        }
+    }
+
+    /// What a gateway is told; nothing, when it has a file of its own.
+    pub fn url(&self, gateway: usize) -> Option<String> {
+        match self {
+            Backend::Embedded => None,
+            Backend::Redis(redis) => Some(format!("redis://{}", redis.links[gateway].address)),
+            Backend::Sentinel(watched) => Some(lock(watched).settings().url),
+            Backend::Cluster(cluster) => Some(lock(cluster).settings().url),
+        }
+    }
+
+    /// The single Redis and its wires.
+    pub fn redis(&self) -> &Redis {
+        let Backend::Redis(redis) = self else { panic!("this fault is for a single Redis") };
+        redis
+    }
+
+    /// Another master, chosen while the old one is well, or after it was lost.
+    pub async fn change_master(&self, lost: bool) {
+        let Backend::Sentinel(watched) = self else { panic!("this fault is for sentinels") };
+        let watched = Arc::clone(watched);
+        blocking(move || match lost {
+            true => lock(&watched).kill_master(),
+            false => lock(&watched).force_failover(),
+        })
+        .await;
+    }
+
+    /// The primary is lost that has the line of all users.
+    pub async fn kill_primary(&self) {
+        let Backend::Cluster(cluster) = self else { panic!("this fault is for a cluster") };
+        let cluster = Arc::clone(cluster);
+        blocking(move || {
+            let mut cluster = lock(&cluster);
+            let slot = cluster.slot("dw:everyone");
+            cluster.kill_primary(slot)
+        })
+        .await;
+    }
+}
+
+fn shared<T>(value: T) -> Arc<Mutex<T>> {
+    Arc::new(Mutex::new(value))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs what blocks beside the runtime.
+pub async fn blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(act).await.expect("no panic")
+}
+
+/// A master and its replica, and the wires between them and the gateways.
+pub struct Redis {
+    /// The master first.
+    servers: Arc<Mutex<[RedisServer; 2]>>,
+    links: Vec<FaultProxy>,
+    replication: FaultProxy,
+}
+
+impl Redis {
+    async fn start(seed: u64) -> Redis {
+        // What is written is handed to the kernel before it is answered: a killed process loses nothing.
+        let how = RedisOptions::with_args(&[
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "no",
+            "--enable-debug-command",
+            "yes",
+            "--repl-diskless-sync-delay",
+            "0",
+        ]);
+        let servers = [RedisServer::start(how.clone()), RedisServer::start(how)];
+        let master = address(&servers[0]);
+        let replication = FaultProxy::start(master, seed).await;
+        let port = replication.address.port().to_string();
+        let servers = blocking(move || {
+            servers[1].command(&["REPLICAOF", "127.0.0.1", &port]);
+            servers
+        });
+        let servers = shared(servers.await);
+        let mut links = Vec::new();
+        for gateway in 0..GATEWAYS as u64 {
+            links.push(FaultProxy::start(master, seed.wrapping_add(gateway)).await);
+        }
+        Redis { servers, links, replication }
+    }
+
+    pub fn all_links(&self, mode: FaultMode) {
+        self.links.iter().for_each(|link| link.set(mode));
+    }
+
+    pub fn link(&self, gateway: usize, mode: FaultMode) {
+        self.links[gateway].set(mode);
+    }
+
+    /// Something that blocks, done to the master.
+    pub async fn master(&self, act: impl FnOnce(&mut RedisServer) + Send + 'static) {
+        let servers = Arc::clone(&self.servers);
+        blocking(move || act(&mut lock(&servers)[0])).await;
+    }
+
+    /// Commands for the master, one a line; returns when all are answered.
+    pub async fn command_master(&self, lines: String) {
+        self.command_busy_master(lines, Duration::ZERO).await;
+    }
+
+    /// The same with commands that keep it busy for so long.
+    pub async fn command_busy_master(&self, lines: String, busy: Duration) {
+        let address = self.master_address();
+        let patience = Duration::from_secs(20) + busy * 2;
+        let told = blocking(move || send_inline(address, &lines, patience)).await;
+        told.expect("the master answers");
+    }
+
+    /// The replica hears nothing for a while, then takes over.
+    pub async fn fail_over(&self, lasts: Duration) {
+        self.replication.set(FaultMode::Blackhole);
+        tokio::time::sleep(lasts).await;
+        self.master(RedisServer::kill).await;
+        lock(&self.servers).swap(0, 1);
+        self.command_master("REPLICAOF NO ONE".to_owned()).await;
+        let address = self.master_address();
+        self.links.iter().for_each(|link| link.retarget(address));
+        self.replication.set(FaultMode::Pass);
+        self.replication.retarget(address);
+        let (servers, port) = (Arc::clone(&self.servers), self.replication.address.port());
+        blocking(move || {
+            let mut servers = lock(&servers);
+            servers[1].restart();
+            servers[1].command(&["REPLICAOF", "127.0.0.1", &port.to_string()]);
+        })
+        .await;
+    }
+
+    fn master_address(&self) -> SocketAddr {
+        address(&lock(&self.servers)[0])
+    }
+}
+
+fn address(server: &RedisServer) -> SocketAddr {
+    let url = server.settings().url;
+    url.trim_start_matches("redis://").parse().expect("an address")
+}
+
+/// Inline commands, one a line.
+fn send_inline(to: SocketAddr, lines: &str, patience: Duration) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(to)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.write_all(format!("{lines}\r\n").as_bytes())?;
+    let (mut answers, mut byte) = (0, [0]);
+    while answers < lines.split("\r\n").count() {
+        // A command may kill the connection that it came on.
+        if stream.read(&mut byte)? == 0 {
+            break;
+        }
+        answers += usize::from(byte == *b"\n");
+    }
+    Ok(())
+}

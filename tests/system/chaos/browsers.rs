@@ -1,0 +1,343 @@
+//! Who uses the gateways: honest browsers with several tabs, and a thief with a copy of a cookie.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Request as HttpRequest;
+use http_body_util::Full;
+
+use test_support::seeded_rng::SeededRng;
+use crate::chaos::gateway_process::{GatewayProcess, SessionTime};
+use crate::chaos::history::{Actor, RecordedResponse, RequestKind, Millis, EndTarget, Event, RequestOutcome, Recorder, Request, Session};
+use crate::chaos::upstream::REQUEST_ID_HEADER;
+use crate::chaos::client::{COOKIE, HOST, Jar, HttpResponse, Client, parse_token};
+
+pub const PASSWORD: &str = "correct horse battery staple";
+
+/// Where the route is that serves who is known.
+pub const STALE_READ_PATH: &str = "/known/";
+
+/// How late an honest request may be sent: with the time that a decision takes, well within the grace.
+const MAX_SEND_DELAY: Duration = Duration::from_millis(1_200);
+
+/// How long nobody is sent to a gateway that had no answer.
+const AVOID_FOR: Duration = Duration::from_secs(3);
+
+/// What everybody shares.
+pub struct Scenario {
+    pub fleet: Vec<GatewayProcess>,
+    pub time: SessionTime,
+    pub recorder: Recorder,
+    pub trust: Arc<rustls::ClientConfig>,
+    pub profiles: Vec<Profile>,
+    pub finished: AtomicBool,
+    pub last_id: AtomicU64,
+}
+
+impl Scenario {
+    pub fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::SeqCst)
+    }
+}
+
+/// One browser profile: all of its tabs share the jar.
+pub struct Profile {
+    pub number: usize,
+    pub user: String,
+    pub agent: String,
+    pub from: Ipv4Addr,
+    jar: Mutex<Jar>,
+    /// One tab logs in, the others wait for it.
+    login: tokio::sync::Mutex<()>,
+}
+
+impl Profile {
+    pub fn new(number: usize, user: String) -> Profile {
+        let last = u8::try_from(number).unwrap_or(u8::MAX);
+        Profile {
+            number,
+            user,
+            agent: format!("Browser/{number}"),
+            from: Ipv4Addr::new(127, 1, last, 1),
+            jar: Mutex::default(),
+            login: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn jar(&self) -> MutexGuard<'_, Jar> {
+        self.jar.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The session's cookie.
+    pub fn cookie(&self) -> Option<String> {
+        self.jar().get(COOKIE).cloned()
+    }
+
+    pub fn session(&self) -> Option<Session> {
+        Some(parse_token(&self.cookie()?)?.session)
+    }
+
+    fn cookies(&self) -> String {
+        let jar = self.jar();
+        let pairs: Vec<_> = jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        pairs.join("; ")
+    }
+
+    /// Forgets a session, unless the jar has another by now.
+    fn drop_session(&self, session: Session) {
+        let mut jar = self.jar();
+        let current = jar.get(COOKIE).and_then(|text| parse_token(text));
+        if current.is_some_and(|current| current.session == session) {
+            jar.remove(COOKIE);
+        }
+    }
+}
+
+/// Who kind, and with what.
+pub struct RequestSource<'a> {
+    pub actor: Actor,
+    pub agent: &'a str,
+    /// The text of a session's cookie.
+    pub cookie: &'a str,
+    pub gateway: usize,
+    pub kind: RequestKind,
+}
+
+/// One tab, or one program that asks.
+pub struct Tab {
+    scenario: Arc<Scenario>,
+    client: Client,
+    chance: SeededRng,
+    /// Until when it goes to other gateways than this one.
+    avoided: Option<(usize, Instant)>,
+}
+
+impl Tab {
+    pub fn new(scenario: &Arc<Scenario>, from: Ipv4Addr, chance: SeededRng) -> Tab {
+        let client = Client::new(Arc::clone(&scenario.trust), from);
+        Tab { scenario: Arc::clone(scenario), client, chance, avoided: None }
+    }
+
+    /// One request for the app, written into the history.
+    pub async fn request(&mut self, source: &RequestSource<'_>, patience: Duration) -> Option<HttpResponse> {
+        let recorder = self.scenario.recorder.clone();
+        let id = self.scenario.last_id.fetch_add(1, Ordering::SeqCst);
+        let sent = recorder.now();
+        let request = app_request(path(source.kind), id, source);
+        let response = match self.scenario.fleet[source.gateway].address() {
+            Some(to) => tokio::time::timeout(patience, self.client.send(to, request)).await,
+            None => Ok(Err("it is not running".to_owned())),
+        };
+        let (outcome, response) = match response {
+            Ok(Ok(response)) => (RequestOutcome::Response(record_response(&response)), Some(response)),
+            Ok(Err(error)) => (RequestOutcome::NoResponse(error), None),
+            Err(_) => (RequestOutcome::Abandoned, None),
+        };
+        if let RequestOutcome::NoResponse(_) = outcome {
+            self.avoided = Some((source.gateway, Instant::now() + AVOID_FOR));
+        }
+        let (actor, gateway, kind) = (source.actor, source.gateway, source.kind);
+        let (token, done) = (parse_token(source.cookie), recorder.now());
+        recorder.add(Event::Requested(Request { id, actor, gateway, kind, token, sent, done, outcome }));
+        response
+    }
+
+    /// As a load balancer chooses.
+    fn any_gateway(&mut self) -> usize {
+        let number = self.scenario.fleet.len();
+        let chosen = usize::try_from(self.chance.below(number as u64)).unwrap_or(0);
+        match self.avoided {
+            Some((avoided_gateway, until)) if avoided_gateway == chosen && Instant::now() < until => {
+                (chosen + 1) % number
+            }
+            Some(_) | None => chosen,
+        }
+    }
+
+    /// Mostly pages; some of the other route, and some changes there.
+    pub fn any_kind(&mut self) -> RequestKind {
+        match self.chance.below(100) {
+            0..70 => RequestKind::Page,
+            70..92 => RequestKind::StaleReadable,
+            _ => RequestKind::Write,
+        }
+    }
+
+    /// A person in front of one tab, until the scenario is over. A page is one request, or several at once
+    /// through any gateways.
+    pub async fn browse(mut self, profile: usize) {
+        let scenario = Arc::clone(&self.scenario);
+        let profile = &scenario.profiles[profile];
+        let parallel_tab = |number| Tab::new(&scenario, profile.from, self.chance.fork(number));
+        let mut parallel_tabs = [1, 2, 3].map(parallel_tab);
+        while !scenario.is_finished() {
+            let pause = self.chance.between(Duration::from_millis(40), Duration::from_millis(280));
+            tokio::time::sleep(pause).await;
+            match profile.cookie() {
+                None => self.log_in(profile).await,
+                Some(cookie) if self.chance.percent(30) => {
+                    let [one, two, three] = parallel_tabs.each_mut().map(|tab| tab.load_page(profile, &cookie));
+                    tokio::join!(self.load_page(profile, &cookie), one, two, three);
+                }
+                Some(cookie) => self.load_page(profile, &cookie).await,
+            }
+        }
+    }
+
+    /// One request. Some are slow to leave, so that they come with a cookie that was renewed meanwhile;
+    /// some answers are lost: nobody waits for them, or their cookies are not kept.
+    async fn load_page(&mut self, profile: &Profile, cookie: &str) {
+        if self.chance.percent(6) {
+            let late = self.chance.between(Duration::from_millis(200), MAX_SEND_DELAY);
+            tokio::time::sleep(late).await;
+        }
+        let gateway = self.any_gateway();
+        let impatient = self.chance.percent(5);
+        let patience = match impatient {
+            true => self.chance.between(Duration::ZERO, Duration::from_millis(30)),
+            false => Duration::from_secs(60),
+        };
+        let (actor, kind) = (Actor::Browser(profile.number), self.any_kind());
+        let source = RequestSource { actor, agent: &profile.agent, cookie, gateway, kind };
+        let Some(response) = self.request(&source, patience).await else { return };
+        if !self.chance.percent(8) {
+            response.store_cookies(&mut profile.jar());
+        }
+        if response.status == 401
+            && let Some(token) = parse_token(cookie)
+        {
+            profile.drop_session(token.session);
+        }
+    }
+
+    async fn log_in(&mut self, profile: &Profile) {
+        let _turn = profile.login.lock().await;
+        if profile.cookie().is_some() {
+            return;
+        }
+        let gateway = self.any_gateway();
+        let recorder = self.scenario.recorder.clone();
+        let sent = recorder.now();
+        let Some(form) = self.page(profile, gateway, "/.doorward/login", None).await else {
+            return;
+        };
+        let (Some(csrf), Some(to)) = (form.form_field("csrf"), form.form_field("to")) else { return };
+        let fields = [
+            ("username", profile.user.as_str()),
+            ("password", PASSWORD),
+            ("csrf", &csrf),
+            ("to", &to),
+        ];
+        let answer = self.page(profile, gateway, "/.doorward/login", Some(&fields)).await;
+        let begun =
+            answer.filter(|answer| answer.status == 303).and_then(|answer| answer.new_token());
+        if let Some(token) = begun {
+            let (session, user) = (token.session, profile.user.clone());
+            let done = recorder.now();
+            recorder.add(Event::LoggedIn { session, user, gateway, sent, done });
+        }
+    }
+
+    /// Logs out as a person does. Answers when that was acknowledged, and the cookie it ended.
+    pub async fn log_out(&mut self, profile: &Profile) -> Option<(Millis, String)> {
+        let recorder = self.scenario.recorder.clone();
+        let gateway = self.any_gateway();
+        let form = self.page(profile, gateway, "/.doorward/logout", None).await?;
+        let csrf = form.form_field("csrf")?;
+        let (session, cookie) = (profile.session()?, profile.cookie()?);
+        let sent = recorder.now();
+        let fields = [("csrf", csrf.as_str())];
+        let answer = self.page(profile, gateway, "/.doorward/logout", Some(&fields)).await;
+        let is_finished = answer.is_some_and(|answer| answer.status == 200 && answer.deletes_cookie());
+        let done = recorder.now();
+        let acked = is_finished.then_some(done);
+        recorder.add(Event::Ended { what: EndTarget::Session(session), gateway, sent, acked, done });
+        Some((acked?, cookie))
+    }
+
+    /// One of the gateway's own pages; cookies go and come.
+    async fn page(
+        &mut self,
+        profile: &Profile,
+        gateway: usize,
+        path: &str,
+        form: Option<&[(&str, &str)]>,
+    ) -> Option<HttpResponse> {
+        let request = page_request(profile, path, form);
+        let to: SocketAddr = self.scenario.fleet[gateway].address()?;
+        let (session, sent) = (profile.session(), self.scenario.recorder.now());
+        let response = self.client.send(to, request).await;
+        let done = self.scenario.recorder.now();
+        if let Some(session) = session {
+            self.scenario.recorder.add(Event::OwnPage { session, gateway, sent, done });
+        }
+        let response = response.ok()?;
+        response.store_cookies(&mut profile.jar());
+        Some(response)
+    }
+}
+
+fn record_response(response: &HttpResponse) -> RecordedResponse {
+    let own = response.headers.contains_key("retry-after");
+    let echo = (200..300).contains(&response.status).then(|| response.text());
+    RecordedResponse {
+        status: response.status,
+        reason: response.reason(),
+        retry_after: own,
+        new_token: response.new_token(),
+        deletes_cookie: response.deletes_cookie(),
+        is_stale: response.is_stale(),
+        echo: echo.map(|text| {
+            let (id, user) = text.split_once(' ').unwrap_or_default();
+            (id.parse().unwrap_or(u64::MAX), user.to_owned())
+        }),
+    }
+}
+
+fn path(kind: RequestKind) -> &'static str {
+    match kind {
+        RequestKind::Page => "/page",
+        RequestKind::StaleReadable | RequestKind::Write => STALE_READ_PATH,
+    }
+}
+
+/// What a page asks its app for.
+pub fn app_request(path: &str, id: u64, source: &RequestSource<'_>) -> HttpRequest<Full<Bytes>> {
+    HttpRequest::builder()
+        .method(if source.kind == RequestKind::Write { "POST" } else { "GET" })
+        .uri(path)
+        .header("host", HOST)
+        .header("user-agent", source.agent)
+        .header("sec-fetch-mode", "cors")
+        .header("sec-fetch-site", "same-origin")
+        .header("cookie", format!("{COOKIE}={}", source.cookie))
+        .header(REQUEST_ID_HEADER, id)
+        .body(Full::default())
+        .expect("a request")
+}
+
+fn page_request(
+    profile: &Profile,
+    path: &str,
+    form: Option<&[(&str, &str)]>,
+) -> HttpRequest<Full<Bytes>> {
+    let request = HttpRequest::builder()
+        .method(if form.is_some() { "POST" } else { "GET" })
+        .uri(path)
+        .header("host", HOST)
+        .header("user-agent", &profile.agent)
+        .header("accept", "text/html")
+        .header("sec-fetch-mode", "navigate")
+        .header("sec-fetch-site", "same-origin")
+        .header("origin", format!("https://{HOST}"))
+        .header("content-type", "application/x-www-form-urlencoded");
+    let cookies = profile.cookies();
+    let request = if cookies.is_empty() { request } else { request.header("cookie", cookies) };
+    let body = form.map(|fields| {
+        form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish()
+    });
+    request.body(Full::from(body.unwrap_or_default())).expect("a request")
+}

@@ -1,0 +1,54 @@
+//! Nobody honest is logged out: each refusal needs a reason that the history knows.
+
+use std::collections::HashSet;
+
+use super::{Findings, Invariant, Checker};
+use crate::chaos::history::{Request, Session, Token};
+
+impl Checker<'_> {
+    /// The first refusal of each session counts; what follows from it does not.
+    pub(super) fn check_logouts(&self, findings: &mut Findings) {
+        let mut honest: Vec<_> =
+            self.requests.values().filter(|request| request.is_honest()).collect();
+        honest.sort_by_key(|request| request.done);
+        let mut over: HashSet<Session> = HashSet::new();
+        for request in honest {
+            let Some(token) = &request.token else { continue };
+            let Some(reason) = request.refused() else {
+                if request.passed() {
+                    findings.check(Invariant::Honest, request.done, true, String::new);
+                }
+                continue;
+            };
+            if over.insert(token.session) {
+                findings.check(
+                    Invariant::Honest,
+                    request.done,
+                    self.excused(request, token, reason),
+                    || {
+                        format!(
+                            "request {} with generation {} of session {} was refused at gateway {}: {reason}",
+                            request.id, token.generation, token.session, request.gateway
+                        )
+                    },
+                );
+            }
+        }
+    }
+
+    fn excused(&self, request: &Request, token: &Token, reason: &str) -> bool {
+        let (sessions, session) = (&self.sessions, token.session);
+        let before = |at: Option<u64>| at.is_some_and(|at| at <= request.done);
+        before(sessions.end_requested(session))
+            || before(sessions.stolen(session))
+            || sessions.data_lost(session)
+            || before(sessions.wrong_clock_since(session))
+            || (reason == "absolute" && self.end_was_near(request, session))
+    }
+
+    /// It was told an end, and that has come: by the clock of a gateway that is a little ahead, too.
+    fn end_was_near(&self, request: &Request, session: Session) -> bool {
+        let now = self.bounds.session_time(request.done + self.bounds.slack);
+        self.sessions.absolute_end(session).is_none_or(|end| now >= end)
+    }
+}

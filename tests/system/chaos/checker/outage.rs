@@ -1,0 +1,107 @@
+//! An outage is a 503 in time, over soon after its cause is, and touches no cookie.
+
+use super::{Findings, Invariant, Checker};
+use crate::chaos::history::{RecordedResponse, Millis, RequestOutcome, AllowedEffects, Request, FaultWindow};
+
+impl Checker<'_> {
+    /// What came back is the answer to this request, for this user.
+    pub(super) fn check_response(&self, findings: &mut Findings, request: &Request) {
+        let Some((id, user)) = request.answer().and_then(|answer| answer.echo.as_ref()) else {
+            return;
+        };
+        let owner = request.token.and_then(|token| self.sessions.user(token.session));
+        let right = *id == request.id && owner == Some(user.as_str());
+        findings.check(Invariant::Identity, request.done, right, || {
+            format!("request {} of {owner:?} was given the answer to {id} of {user:?}", request.id)
+        });
+    }
+
+    pub(super) fn check_deadline(&self, findings: &mut Findings, request: &Request) {
+        if self.permits(request, |allowed| allowed.gateway_down) {
+            return;
+        }
+        let took = request.done - request.sent;
+        match &request.outcome {
+            RequestOutcome::Response(answer) => {
+                findings.check(
+                    Invariant::Deadline,
+                    request.sent,
+                    took <= self.bounds.deadline,
+                    || {
+                        format!(
+                            "request {} at gateway {} took {took} ms",
+                            request.id, request.gateway
+                        )
+                    },
+                );
+                self.refused_for_a_cause(findings, request, answer);
+            }
+            RequestOutcome::NoResponse(error) => {
+                findings.check(Invariant::Deadline, request.sent, false, || {
+                    format!(
+                        "request {} at gateway {} had no answer: {error}",
+                        request.id, request.gateway
+                    )
+                });
+            }
+            RequestOutcome::Abandoned => {}
+        }
+    }
+
+    fn refused_for_a_cause(&self, findings: &mut Findings, request: &Request, answer: &RecordedResponse) {
+        match answer.status {
+            503 => {
+                findings.check(Invariant::Deadline, request.sent, answer.retry_after, || {
+                    format!("request {} was answered 503 without Retry-After", request.id)
+                });
+                let cause = self.permits(request, |allowed| allowed.unavailable);
+                findings.check(Invariant::Recovery, request.sent, cause, || {
+                    format!(
+                        "request {} at gateway {} was answered 503, {}",
+                        request.id,
+                        request.gateway,
+                        self.last_fault(request.sent)
+                    )
+                });
+            }
+            200..300 | 401 => findings.check(Invariant::Recovery, request.sent, true, String::new),
+            status => findings.check(Invariant::Deadline, request.sent, false, || {
+                format!("request {} was answered {status} {}", request.id, answer.reason)
+            }),
+        }
+    }
+
+    /// Whether a fault that may do so was at work, or only just over, at the request's gateway.
+    pub(super) fn permits(&self, request: &Request, what: impl Fn(&AllowedEffects) -> bool) -> bool {
+        let from = request.sent.saturating_sub(self.bounds.recovery);
+        self.disturbed(request.gateway, from, request.done, what)
+    }
+
+    pub(super) fn disturbed(
+        &self,
+        gateway: usize,
+        from: Millis,
+        until: Millis,
+        what: impl Fn(&AllowedEffects) -> bool,
+    ) -> bool {
+        let strikes = |window: &&FaultWindow| {
+            what(&window.allowed) && window.strikes(gateway) && window.overlaps(from, until)
+        };
+        self.windows.iter().copied().any(|window| strikes(&window))
+    }
+
+    pub(super) fn last_fault(&self, at: Millis) -> String {
+        let last = self.windows.iter().filter(|window| window.ended <= at).max_by_key(|w| w.ended);
+        last.map_or("without any fault".to_owned(), |window| {
+            format!("{} ms after the end of {}", at - window.ended, window.fault)
+        })
+    }
+
+    pub(super) fn check_cookie(&self, findings: &mut Findings, request: &Request) {
+        if let Some(answer) = request.answer() {
+            findings.check(Invariant::Cookie, request.done, !answer.deletes_cookie, || {
+                format!("the answer {} to request {} deletes the cookie", answer.status, request.id)
+            });
+        }
+    }
+}

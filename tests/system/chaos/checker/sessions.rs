@@ -1,0 +1,324 @@
+//! What a history knows of each session.
+
+use std::collections::HashMap;
+
+use super::Bounds;
+use crate::chaos::history::{Actor, RecordedResponse, Millis, EndTarget, Event, RequestOutcome, Request, Session, FaultWindow};
+
+/// Words of a refusal after which a session never lives again.
+const FINAL_REASONS: [&str; 9] = [
+    "logout",
+    "revoked",
+    "replaced",
+    "idle",
+    "absolute",
+    "theft",
+    "not-rotating",
+    "account-gone",
+    "credential-changed",
+];
+
+impl Request {
+    pub fn answer(&self) -> Option<&RecordedResponse> {
+        match &self.outcome {
+            RequestOutcome::Response(answer) => Some(answer),
+            RequestOutcome::Abandoned | RequestOutcome::NoResponse(_) => None,
+        }
+    }
+
+    pub fn passed(&self) -> bool {
+        self.answer().is_some_and(|answer| (200..300).contains(&answer.status))
+    }
+
+    /// The gateway's word, when it refused the session.
+    pub(super) fn refused(&self) -> Option<&str> {
+        self.answer().filter(|answer| answer.status == 401).map(|answer| answer.reason.as_str())
+    }
+
+    pub(super) fn is_honest(&self) -> bool {
+        match self.actor {
+            Actor::Browser(_) => true,
+            Actor::Thief | Actor::Prober | Actor::FailedEndProber => false,
+        }
+    }
+}
+
+impl FaultWindow {
+    pub(super) fn overlaps(&self, from: Millis, until: Millis) -> bool {
+        self.began <= until && from <= self.ended
+    }
+
+    pub(super) fn strikes(&self, gateway: usize) -> bool {
+        self.gateway.is_none_or(|only| only == gateway)
+    }
+}
+
+/// A session at a gateway.
+struct Visit {
+    session: Session,
+    gateway: usize,
+    from: Millis,
+    until: Millis,
+}
+
+impl Visit {
+    fn from_event(event: &Event) -> Option<Visit> {
+        let visit = |session, gateway, from, until| Visit { session, gateway, from, until };
+        Some(match event {
+            Event::Requested(request) => {
+                visit(request.token?.session, request.gateway, request.sent, request.done)
+            }
+            Event::LoggedIn { session, gateway, sent, done, .. }
+            | Event::OwnPage { session, gateway, sent, done }
+            | Event::Ended { what: EndTarget::Session(session), gateway, sent, done, .. } => {
+                visit(*session, *gateway, *sent, *done)
+            }
+            Event::StreamLine { session, gateway, written_at: at, .. }
+            | Event::StreamCut { session, gateway, at } => visit(*session, *gateway, *at, *at),
+            Event::Ended { what: EndTarget::User(_) | EndTarget::All, .. }
+            | Event::ReachedUpstream { .. }
+            | Event::Stolen { .. }
+            | Event::Listed { .. }
+            | Event::Fault(_) => return None,
+        })
+    }
+}
+
+impl SessionFacts<'_> {
+    fn logged_in_before(&self, at: Millis) -> bool {
+        self.began.is_some_and(|began| began < at)
+    }
+
+    fn logged_in_after(&self, at: Millis) -> bool {
+        self.login.is_some_and(|login| at < login)
+    }
+}
+
+#[derive(Default)]
+struct SessionFacts<'a> {
+    user: Option<&'a str>,
+    /// When its login was asked for, and answered.
+    login: Option<Millis>,
+    began: Option<Millis>,
+    absolute_end: Option<u64>,
+    /// When the first acknowledged revocation was acknowledged, and when the first was asked for.
+    revoked: Option<Millis>,
+    end_requested: Option<Millis>,
+    stolen: Option<Millis>,
+    /// The ends of it that failed.
+    failed_ends: Vec<FailedEnd>,
+    reported_ended: Option<(Millis, &'a str)>,
+    /// The same by each gateway.
+    reported_ended_by: HashMap<usize, Millis>,
+    /// When each generation was first let in.
+    first_use: HashMap<u32, Millis>,
+    /// Since when a wrong clock may have had its hands on it.
+    wrong_clock_since: Option<Millis>,
+    data_lost: bool,
+}
+
+/// Somebody asked a gateway to end a session, and was not told that it did.
+#[derive(Clone, Copy)]
+pub(super) struct FailedEnd {
+    pub(super) gateway: usize,
+    pub(super) sent: Millis,
+    pub(super) done: Millis,
+}
+
+pub(super) struct Sessions<'a> {
+    lives: HashMap<Session, SessionFacts<'a>>,
+}
+
+impl<'a> Sessions<'a> {
+    pub(super) fn from_history(history: &'a [Event], bounds: &Bounds) -> Sessions<'a> {
+        let mut sessions = Sessions { lives: HashMap::new() };
+        // Who is whose must be known before "all of this user" means something.
+        history.iter().for_each(|event| sessions.record_login(event));
+        history.iter().for_each(|event| sessions.record(event, bounds));
+        let windows = history.iter().filter_map(Event::window);
+        let bending: Vec<_> = windows.filter(|window| window.allowed.wrong_clock).collect();
+        history.iter().for_each(|event| sessions.record_wrong_clock(event, &bending, bounds));
+        sessions
+    }
+
+    fn record_login(&mut self, event: &'a Event) {
+        if let Event::LoggedIn { session, user, sent, done, .. } = event {
+            let facts = self.lives.entry(*session).or_default();
+            facts.user = Some(user.as_str());
+            (facts.login, facts.began) = (Some(*sent), Some(*done));
+        }
+    }
+
+    fn record(&mut self, event: &'a Event, bounds: &Bounds) {
+        match event {
+            Event::Requested(request) => self.record_request(request),
+            Event::Ended { what, sent, acked: acked @ Some(_), .. } => {
+                self.record_end(what, *sent, *acked);
+            }
+            Event::Ended { what, gateway, sent, acked: None, done } => {
+                self.record_end(what, *sent, None);
+                self.record_failed_end(what, FailedEnd { gateway: *gateway, sent: *sent, done: *done });
+            }
+            Event::Stolen { session, at } => earliest(&mut self.facts_mut(*session).stolen, Some(*at)),
+            Event::Listed { session, absolute_end, .. } => {
+                self.facts_mut(*session).absolute_end.get_or_insert(*absolute_end);
+            }
+            Event::Fault(window) => self.record_data_loss(window, bounds),
+            Event::LoggedIn { .. }
+            | Event::OwnPage { .. }
+            | Event::ReachedUpstream { .. }
+            | Event::StreamLine { .. }
+            | Event::StreamCut { .. } => {}
+        }
+    }
+
+    fn record_request(&mut self, request: &'a Request) {
+        let Some(token) = request.token else { return };
+        let facts = self.facts_mut(token.session);
+        if request.passed() {
+            let shown = facts.first_use.entry(token.generation).or_insert(request.done);
+            *shown = request.done.min(*shown);
+        }
+        let Some(reason) = request.refused().filter(|reason| FINAL_REASONS.contains(reason)) else {
+            return;
+        };
+        if facts.reported_ended.is_none_or(|(at, _)| request.done < at) {
+            facts.reported_ended = Some((request.done, reason));
+        }
+        let there = facts.reported_ended_by.entry(request.gateway).or_insert(request.done);
+        *there = request.done.min(*there);
+    }
+
+    fn record_end(&mut self, what: &EndTarget, sent: Millis, acked: Option<Millis>) {
+        self.for_each_target(what, |facts| {
+            // One that began at the same time may lie on either side of the line; and what nobody
+            // acknowledged may happen at any time.
+            if acked.is_none_or(|acked| !facts.logged_in_after(acked)) {
+                earliest(&mut facts.end_requested, Some(sent));
+            }
+            if facts.logged_in_before(sent) {
+                earliest(&mut facts.revoked, acked);
+            }
+        });
+    }
+
+    fn record_failed_end(&mut self, what: &EndTarget, kept: FailedEnd) {
+        self.for_each_target(what, |facts| {
+            if facts.logged_in_before(kept.sent) {
+                facts.failed_ends.push(kept);
+            }
+        });
+    }
+
+    fn for_each_target(&mut self, what: &EndTarget, tell: impl Fn(&mut SessionFacts<'a>)) {
+        for (session, facts) in &mut self.lives {
+            let is_meant = match what {
+                EndTarget::Session(one) => one == session,
+                EndTarget::User(user) => facts.user == Some(user),
+                EndTarget::All => true,
+            };
+            if is_meant {
+                tell(facts);
+            }
+        }
+    }
+
+    /// A store that forgets may reach into all sessions that began before it was well again.
+    fn record_data_loss(&mut self, window: &FaultWindow, bounds: &Bounds) {
+        let over = window.ended + bounds.recovery;
+        for facts in self.lives.values_mut().filter(|facts| facts.began.is_none_or(|at| at < over)) {
+            facts.data_lost |= window.allowed.data_loss;
+        }
+    }
+
+    /// A wrong clock reaches into the sessions that come to its gateway, and into those that begin behind
+    /// a line that was drawn by it.
+    fn record_wrong_clock(&mut self, event: &'a Event, bending: &[&FaultWindow], bounds: &Bounds) {
+        let by_wrong_clock = |gateway: usize, from: Millis, until: Millis| {
+            let (from, until) = (from.saturating_sub(bounds.slack), until + bounds.slack);
+            bending.iter().any(|window| window.strikes(gateway) && window.overlaps(from, until))
+        };
+        if let Some(visit) = Visit::from_event(event)
+            && by_wrong_clock(visit.gateway, visit.from, visit.until)
+        {
+            earliest(&mut self.facts_mut(visit.session).wrong_clock_since, Some(visit.from));
+        }
+        if let Event::Ended { what, gateway, sent, done, .. } = event
+            && by_wrong_clock(*gateway, *sent, *done)
+        {
+            self.for_each_target(what, |facts| {
+                if !facts.logged_in_before(*sent) {
+                    earliest(&mut facts.wrong_clock_since, Some(*sent));
+                }
+            });
+        }
+    }
+
+    fn facts_mut(&mut self, session: Session) -> &mut SessionFacts<'a> {
+        self.lives.entry(session).or_default()
+    }
+
+    fn facts(&self, session: Session) -> Option<&SessionFacts<'a>> {
+        self.lives.get(&session)
+    }
+
+    pub(super) fn user(&self, session: Session) -> Option<&'a str> {
+        self.facts(session)?.user
+    }
+
+    /// As first written_at, in session time.
+    pub(super) fn absolute_end(&self, session: Session) -> Option<u64> {
+        self.facts(session)?.absolute_end
+    }
+
+    /// When the first revocation was acknowledged.
+    pub(super) fn revoked(&self, session: Session) -> Option<Millis> {
+        self.facts(session)?.revoked
+    }
+
+    /// When somebody first asked to end it.
+    pub(super) fn end_requested(&self, session: Session) -> Option<Millis> {
+        self.facts(session)?.end_requested
+    }
+
+    pub(super) fn stolen(&self, session: Session) -> Option<Millis> {
+        self.facts(session)?.stolen
+    }
+
+    /// The first answer that said that it is over for good.
+    pub(super) fn reported_ended(&self, session: Session) -> Option<(Millis, &'a str)> {
+        self.facts(session)?.reported_ended
+    }
+
+    /// The first answer of one gateway that said so.
+    pub(super) fn reported_ended_by(&self, session: Session, gateway: usize) -> Option<Millis> {
+        self.facts(session)?.reported_ended_by.get(&gateway).copied()
+    }
+
+    /// When a token of this generation was first let in.
+    pub(super) fn first_use(&self, session: Session, generation: u32) -> Option<Millis> {
+        self.facts(session)?.first_use.get(&generation).copied()
+    }
+
+    /// Since when a wrong clock may have had its hands on it.
+    pub(super) fn wrong_clock_since(&self, session: Session) -> Option<Millis> {
+        self.facts(session)?.wrong_clock_since
+    }
+
+    /// The ends of it that failed.
+    pub(super) fn failed_ends(&self, session: Session) -> &[FailedEnd] {
+        self.facts(session).map_or(&[], |facts| &facts.failed_ends)
+    }
+
+    /// The store may have lost what was written of it.
+    pub(super) fn data_lost(&self, session: Session) -> bool {
+        self.facts(session).is_some_and(|facts| facts.data_lost)
+    }
+}
+
+fn earliest(known: &mut Option<Millis>, new: Option<Millis>) {
+    *known = match (*known, new) {
+        (Some(known), Some(new)) => Some(known.min(new)),
+        (known, new) => known.or(new),
+    };
+}

@@ -1,0 +1,99 @@
+//! The store is away: nobody passes unasked but where a route says so; there to read, and for a while.
+
+use super::{Findings, Invariant, Checker};
+use crate::chaos::history::{RecordedResponse, RequestKind, Millis, RequestOutcome, Request, FaultWindow};
+
+impl Checker<'_> {
+    pub(super) fn check_stale_read(&self, findings: &mut Findings, request: &Request) {
+        let Some(answer) = request.answer().filter(|_| request.passed()) else { return };
+        if answer.is_stale {
+            self.only_reads(findings, request, answer);
+        }
+        let blind = self.windows.iter().filter(|window| {
+            window.strikes(request.gateway)
+                && window.blind_from(request.sent).is_some_and(|until| request.done <= until)
+        });
+        for window in blind {
+            self.not_for_long(findings, request, answer, window);
+            self.nobody_wanted_it_gone(findings, request, window);
+        }
+    }
+
+    /// It says that the store was away: so it was, and nothing was changed for this request.
+    fn only_reads(&self, findings: &mut Findings, request: &Request, answer: &RecordedResponse) {
+        let away = self.permits(request, |allowed| allowed.unavailable || allowed.gateway_down);
+        let reads = request.kind == RequestKind::StaleReadable && answer.new_token.is_none();
+        findings.check(Invariant::StaleRead, request.sent, away && reads, || {
+            format!(
+                "request {} for {:?} passed unasked at gateway {} with {:?}, {}",
+                request.id,
+                request.kind,
+                request.gateway,
+                answer.new_token,
+                self.last_fault(request.sent)
+            )
+        });
+    }
+
+    /// What was heard before the store went away is believed so long; where a route says so, longer.
+    fn not_for_long(
+        &self,
+        findings: &mut Findings,
+        request: &Request,
+        answer: &RecordedResponse,
+        window: &FaultWindow,
+    ) {
+        let believed = self.bounds.revocation_bound_in_fault.max(self.stale_read_bound(request)) + self.bounds.slack;
+        let within = request.sent <= window.began + believed;
+        if within && !answer.is_stale {
+            return;
+        }
+        findings.check(Invariant::StaleRead, request.sent, within, || {
+            format!(
+                "request {} for {:?} passed at gateway {} {} ms after {} began (allowed: {believed})",
+                request.id,
+                request.kind,
+                request.gateway,
+                request.sent - window.began,
+                window.fault
+            )
+        });
+    }
+
+    /// A gateway that could not end a session at least serves it to nobody until it can ask again.
+    fn nobody_wanted_it_gone(&self, findings: &mut Findings, request: &Request, window: &FaultWindow) {
+        let Some(token) = request.token else { return };
+        let kept = self.sessions.failed_ends(token.session).iter().find(|kept| {
+            kept.gateway == request.gateway && window.began <= kept.sent && kept.done < request.sent
+        });
+        let Some(kept) = kept else { return };
+        findings.check(Invariant::StaleRead, request.sent, false, || {
+            format!(
+                "request {} of session {} passed at gateway {}, which was asked to end it {} ms before",
+                request.id,
+                token.session,
+                request.gateway,
+                request.sent - kept.sent
+            )
+        });
+    }
+
+    /// For how long after it happened elsewhere an end may be unknown where this request passed, because
+    /// nobody was asked; zero where somebody was.
+    pub(super) fn stale_read_bound(&self, request: &Request) -> u64 {
+        let unasked = match &request.outcome {
+            RequestOutcome::Response(answer) => answer.is_stale,
+            RequestOutcome::Abandoned | RequestOutcome::NoResponse(_) => {
+                request.kind == RequestKind::StaleReadable && self.permits(request, |allowed| allowed.unavailable)
+            }
+        };
+        if unasked { self.bounds.revocation_bound_in_fault + self.bounds.serve_stale_for } else { 0 }
+    }
+}
+
+impl FaultWindow {
+    /// If its gateways heard nothing from the store at this time: until when.
+    fn blind_from(&self, at: Millis) -> Option<Millis> {
+        self.store_silent_until.filter(|_| self.began <= at)
+    }
+}

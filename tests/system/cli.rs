@@ -1,0 +1,549 @@
+//! The commands of the real program: output, exit code and shutdown.
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use test_support::browser::{Browser, SESSION};
+use test_support::gateway::{Gateway, Setup, configuration, prepare_directory, session_route};
+use crate::program::{Program, command};
+use test_support::upstream::Upstream;
+
+// doorward sessions
+
+/// A gateway with an upstream.
+struct Fixture {
+    _upstream: Upstream,
+    gateway: Gateway,
+}
+
+impl Fixture {
+    async fn start() -> Fixture {
+        let upstream = Upstream::start().await;
+        let gateway = Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
+        Fixture { _upstream: upstream, gateway }
+    }
+
+    async fn log_in(&self, user: &str) -> Browser {
+        let mut browser = Browser::new(&self.gateway);
+        browser.log_in(user).await;
+        browser
+    }
+
+    /// Runs `doorward sessions …` on the gateway's socket.
+    fn sessions(&self, arguments: &[&str]) -> crate::program::CommandOutput {
+        let socket = self.gateway.socket();
+        let socket = socket.to_str().expect("a path of letters");
+        let arguments = [&["sessions", "--socket", socket], arguments].concat();
+        command(self.gateway.directory.path(), &arguments, "")
+    }
+
+    fn listed(&self, arguments: &[&str]) -> Vec<Value> {
+        let list = self.sessions(&[&["list", "--json"], arguments].concat()).expect_success();
+        serde_json::from_str(&list).expect("a list")
+    }
+
+    /// Returns the handle of the user's only session.
+    fn handle(&self, user: &str) -> String {
+        let list = self.listed(&["--user", user]);
+        assert_eq!(list.len(), 1, "{list:?}");
+        list[0]["session"].as_str().expect("a handle").to_owned()
+    }
+}
+
+fn socket_in(directory: &Path) -> PathBuf {
+    let files = std::fs::read_dir(directory).expect("a directory");
+    let mut paths = files.map(|file| file.expect("a file").path());
+    paths.find(|path| path.extension().is_some_and(|end| end == "sock")).expect("a socket")
+}
+
+async fn reason(browser: &mut Browser) -> String {
+    let answer = browser.fetch("/").await;
+    if answer.status == StatusCode::OK {
+        return "admitted".to_owned();
+    }
+    answer.json()["reason"].as_str().expect("a reason").to_owned()
+}
+
+#[tokio::test]
+async fn sessions_list_prints_every_session_as_text_and_json() {
+    let fixture = Fixture::start().await;
+    assert_eq!(fixture.sessions(&["list"]).expect_success(), "", "an empty list has no heading in a pipe");
+    assert_eq!(fixture.listed(&[]), Vec::<Value>::new());
+    let (_alice, _bob) = (fixture.log_in("alice").await, fixture.log_in("bob").await);
+    let (alice, bob) = (fixture.handle("alice"), fixture.handle("bob"));
+    let text = fixture.sessions(&["list"]).expect_success();
+    let mut lines: Vec<Vec<&str>> =
+        text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines.remove(0), ["SESSION", "USER", "CREATED", "LAST", "USED", "FROM"]);
+    lines.sort_by_key(|line| line[1]);
+    assert_eq!(
+        (lines.len(), &lines[0][..2], &lines[1][..2]),
+        (2, &[&*alice, "alice"][..], &[&*bob, "bob"][..])
+    );
+    assert!(lines[0][2].ends_with('Z') && lines[0][4] == "127.0.0.1", "{text}");
+    let users: Vec<Value> = fixture.listed(&[]).into_iter().map(|row| row["user"].clone()).collect();
+    assert!(users.len() == 2 && users.contains(&"alice".into()), "{users:?}");
+    assert_eq!(fixture.listed(&["--user", "zoë"]), Vec::<Value>::new());
+}
+
+#[tokio::test]
+async fn sessions_show_prints_a_session_without_its_token() {
+    let fixture = Fixture::start().await;
+    let browser = fixture.log_in("alice").await;
+    let handle = fixture.handle("alice");
+    let text = fixture.sessions(&["show", &handle]).expect_success();
+    for (name, value) in [
+        ("session", handle.as_str()),
+        ("user", "alice"),
+        ("token", "rotated 0 times, last from 127.0.0.1"),
+    ] {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        assert_eq!(line, Some(value), "{text}");
+    }
+    let json = fixture.sessions(&["show", &handle, "--json"]).expect_success();
+    let one: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((&one["session"], &one["user"]), (&handle.into(), &"alice".into()));
+    assert!(one["created"].as_u64() < one["absolute_end"].as_u64(), "{one}");
+    for output in [text, json] {
+        assert!(!output.contains(&browser.token()[5..20]), "{output}");
+    }
+}
+
+#[tokio::test]
+async fn sessions_revoke_ends_only_the_selected_sessions() {
+    let fixture = Fixture::start().await;
+    let (mut desk, mut bob) = (fixture.log_in("alice").await, fixture.log_in("bob").await);
+    let handle = fixture.handle("alice");
+    let mut phone = fixture.log_in("alice").await;
+    assert_eq!(fixture.sessions(&["revoke", &handle]).expect_success(), format!("revoked {handle}\n"));
+    assert_eq!((&*reason(&mut desk).await, &*reason(&mut phone).await), ("revoked", "admitted"));
+    assert_eq!(fixture.sessions(&["revoke", "--user", "alice"]).expect_success(), "revoked alice\n");
+    assert_eq!((&*reason(&mut phone).await, &*reason(&mut bob).await), ("revoked", "admitted"));
+    let json = fixture.sessions(&["revoke", "--all", "--json"]).expect_success();
+    assert_eq!(serde_json::from_str::<Value>(&json).expect("JSON")["revoked"], "all");
+    assert_eq!(reason(&mut bob).await, "revoked");
+    assert_eq!(fixture.listed(&[]), Vec::<Value>::new());
+}
+
+#[tokio::test]
+async fn sessions_accept_only_a_complete_handle() {
+    let fixture = Fixture::start().await;
+    let mut alice = fixture.log_in("alice").await;
+    let handle = fixture.handle("alice");
+    let prefix = &handle[..4];
+    for (name, wanted) in [
+        (
+            prefix,
+            format!("doorward: no live session {prefix}; `doorward sessions list` shows them\n"),
+        ),
+        (
+            "nonsense",
+            "doorward: no live session nonsense; `doorward sessions list` shows them\n".to_owned(),
+        ),
+    ] {
+        for verb in ["show", "revoke"] {
+            assert_eq!(fixture.sessions(&[verb, name]).expect_failure(), (1, wanted.clone()), "{verb} {name}");
+        }
+    }
+    for odd in ["", " ", "../revoke?all=1", "a b", "a\nb", "?", "#", "é", "%00"] {
+        for verb in ["show", "revoke"] {
+            let (code, why) = fixture.sessions(&[verb, odd]).expect_failure();
+            assert_eq!(code, 1, "{verb} {odd:?}: {why}");
+            assert!(why.contains("session"), "{verb} {odd:?}: {why}");
+        }
+    }
+    assert_eq!(reason(&mut alice).await, "admitted");
+}
+
+#[tokio::test]
+async fn sessions_revoke_requires_exactly_one_selector() {
+    let fixture = Fixture::start().await;
+    let mut alice = fixture.log_in("alice").await;
+    let handle = fixture.handle("alice");
+    for wrong in [
+        vec!["revoke"],
+        vec!["revoke", &handle, "--all"],
+        vec!["revoke", &handle, "--user", "bob"],
+        vec!["revoke", "--user", "bob", "--all"],
+        vec!["show"],
+        vec!["end", &handle],
+    ] {
+        let (code, why) = fixture.sessions(&wrong).expect_failure();
+        assert_eq!((code, why.contains("Usage: doorward sessions")), (2, true), "{wrong:?} {why}");
+    }
+    assert_eq!(reason(&mut alice).await, "admitted");
+}
+
+#[test]
+fn sessions_without_a_gateway_report_the_socket() {
+    let empty = tempfile::tempdir().expect("a directory");
+    let left_over = empty.path().join("left-over.sock");
+    drop(std::os::unix::net::UnixListener::bind(&left_over).expect("a socket"));
+    for socket in ["none.sock", "left-over.sock"] {
+        let output = command(empty.path(), &["sessions", "--socket", socket, "revoke", "--all"], "");
+        let (code, why) = output.expect_failure();
+        assert_eq!(code, 1);
+        let start = format!("doorward: {socket}: no gateway listens on this socket");
+        assert!(why.starts_with(&start), "{why}");
+    }
+}
+
+// doorward demo
+
+/// A demo on a free port, with its own temporary directory.
+struct Demo {
+    program: Program,
+    welcome: String,
+}
+
+impl Demo {
+    fn start() -> Demo {
+        let directory = Arc::new(tempfile::tempdir().expect("a directory"));
+        let program = Program::start(["demo", "--listen", "127.0.0.1:0"], directory, "info");
+        let welcome = program.wait_for("welcome", || {
+            Some(program.stdout()).filter(|out| out.contains("removes its files"))
+        });
+        Demo { program, welcome }
+    }
+
+    /// Returns the word after `before`.
+    fn word(&self, before: &str) -> &str {
+        let at = self.welcome.find(before).unwrap_or_else(|| panic!("{before}: {}", self.welcome));
+        self.welcome[at + before.len()..].split_whitespace().next().expect("a word")
+    }
+
+    fn browser(&self) -> Browser {
+        let port = self.word("https://localhost:").parse().expect("a port");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut browser =
+            Browser::at_address(address, Path::new(self.word("continue, or trust")));
+        browser.host = "localhost".to_owned();
+        browser
+    }
+
+    async fn log_in(&self, user: &str) -> Browser {
+        let mut browser = self.browser();
+        let password = self.word(&format!("{user:<6} password"));
+        let answer = browser.try_log_in(user, password, "/").await;
+        assert_eq!((answer.status, answer.header("location")), (StatusCode::SEE_OTHER, "/"));
+        browser
+    }
+
+    /// Returns the files left in the temporary directory.
+    fn leftovers(&self) -> Vec<String> {
+        leftovers_in(self.program.directory.path())
+    }
+}
+
+fn leftovers_in(directory: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(directory).expect("a directory");
+    let names = files.map(|file| file.expect("a file").file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("doorward-demo-")).collect()
+}
+
+#[tokio::test]
+async fn demo_instructions_work_and_no_file_is_left() {
+    let mut demo = Demo::start();
+    assert_eq!(demo.leftovers().len(), 1);
+    let mut alice = demo.log_in("alice").await;
+    let page = alice.navigate("/").await.text();
+    assert!(page.contains("alice@example.com") && !page.contains(SESSION), "{page}");
+    let mut bob = demo.log_in("bob").await;
+    assert_eq!(bob.navigate("/").await.status, StatusCode::OK);
+    assert_eq!(bob.navigate("/clock").await.status, StatusCode::FORBIDDEN);
+    assert_eq!(alice.navigate("/clock").await.status, StatusCode::OK);
+    assert!(first_tick(&alice).await.contains("alice, it is "));
+    assert_eq!(alice.navigate("/.doorward/sessions").await.status, StatusCode::OK);
+    let socket = demo.word("doorward sessions list --socket").to_owned();
+    let list =
+        command(demo.program.directory.path(), &["sessions", "list", "--socket", &socket], "")
+            .expect_success();
+    assert_eq!(list.lines().count(), 3, "{list}");
+
+    assert_eq!(demo.program.stop(), Some(0), "{}", demo.program.log());
+    assert_eq!(demo.leftovers(), Vec::<String>::new());
+}
+
+/// Returns the first message of the clock WebSocket.
+async fn first_tick(browser: &Browser) -> String {
+    let mut socket = browser.connect().await;
+    let handshake = format!(
+        "GET /clock HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: https://localhost\r\nCookie: {SESSION}={}\r\n\r\n",
+        browser.token()
+    );
+    socket.write_all(handshake.as_bytes()).await.expect("sent");
+    read_until(&mut socket, "it is ").await
+}
+
+#[tokio::test]
+async fn demo_uses_new_passwords_and_stops_on_ctrl_c() {
+    let (mut one, other) = (Demo::start(), Demo::start());
+    for user in ["alice ", "bob   "] {
+        let before = format!("{user} password");
+        assert_ne!(one.word(&before), other.word(&before));
+    }
+    one.program.signal("-INT");
+    assert_eq!(one.program.wait_for_exit(), Some(0));
+    assert_eq!(one.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn demo_reports_a_port_in_use_and_leaves_no_file() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("bound").to_string();
+    let directory = Arc::new(tempfile::tempdir().expect("a directory"));
+    let mut program =
+        Program::start(["demo", "--listen", &address], Arc::clone(&directory), "info");
+    assert_eq!(program.wait_for_exit(), Some(1));
+    assert!(program.log().contains(&address), "{}", program.log());
+    assert_eq!(program.stdout(), "", "no welcome text");
+    assert_eq!(leftovers_in(directory.path()), Vec::<String>::new());
+}
+
+// Stopping
+
+/// Starts `doorward run` in front of a slow upstream.
+async fn start_with_drain(drain: &str) -> (Upstream, Program, Browser) {
+    let upstream = Upstream::start().await;
+    let setup = Setup {
+        routes: session_route(upstream.address),
+        extra: "[log]\nformat = \"json\"\n".to_owned(),
+        ..Setup::default()
+    };
+    let directory = prepare_directory();
+    let text = configuration(&setup, &directory)
+        .replace("drain = \"2s\"", &format!("drain = \"{drain}\""));
+    let program = Program::run(&text, directory, "info");
+    let mut browser = Browser::at_address(program.address(), &program.path("ca.pem"));
+    browser.log_in("alice").await;
+    (upstream, program, browser)
+}
+
+/// Sends a request and waits until the upstream has received it. The upstream holds its response.
+async fn pending_request(upstream: &Upstream, browser: &Browser) -> TlsStream<TcpStream> {
+    upstream.hold_responses();
+    let before = upstream.heads().len();
+    let mut stream = browser.connect().await;
+    let request = format!(
+        "GET /slow HTTP/1.1\r\nHost: app.test\r\nCookie: {SESSION}={}\r\n\r\n",
+        browser.token()
+    );
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    upstream.begun(before + 1).await;
+    stream
+}
+
+async fn read_until(stream: &mut TlsStream<TcpStream>, mark: &str) -> String {
+    let mut received = String::new();
+    while !received.contains(mark) {
+        let mut buffer = [0; 4096];
+        let read = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut buffer));
+        let read = read.await.expect("in time").expect("open");
+        assert_ne!(read, 0, "closed after {received:?}");
+        received.push_str(&String::from_utf8_lossy(&buffer[..read]));
+    }
+    received
+}
+
+/// Waits until the listener is closed.
+async fn until_closed(address: SocketAddr) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match TcpStream::connect(address).await {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return,
+            Ok(_) | Err(_) => assert!(Instant::now() < deadline, "the listener still accepts"),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn drain_completes_requests_and_accepts_no_connection() {
+    for signal in ["-TERM", "-INT"] {
+        let (upstream, mut program, browser) = start_with_drain("30s").await;
+        let mut idle = browser.connect().await;
+        let mut stream = pending_request(&upstream, &browser).await;
+        program.signal(signal);
+        until_closed(browser.address).await;
+        assert_eq!(idle.read(&mut [0; 16]).await.ok(), Some(0), "an idle connection is closed");
+        assert!(program.is_running(), "the drain waits for the request");
+        upstream.release_responses();
+        let answer = read_until(&mut stream, "hello").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.to_ascii_lowercase().contains("connection: close"), "{answer}");
+        assert_eq!(program.wait_for_exit(), Some(0), "{}", program.log());
+        program.wait_for_line("end", |line| line["event"] == "gateway.stopped");
+        assert!(!program.log().contains("gateway.drain-timed-out"), "{}", program.log());
+        assert!(!program.path("out").metadata().is_ok_and(|file| file.len() > 0));
+    }
+}
+
+#[tokio::test]
+async fn drain_closes_requests_after_server_drain() {
+    let (upstream, mut program, browser) = start_with_drain("1s").await;
+    let mut stream = pending_request(&upstream, &browser).await;
+    assert_eq!(program.stop(), Some(0), "{}", program.log());
+    program.wait_for_line("cut", |line| line["event"] == "gateway.drain-timed-out");
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.ok();
+    assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+}
+
+#[tokio::test]
+async fn drain_ends_at_once_on_a_second_signal() {
+    for second in ["-TERM", "-INT"] {
+        let (upstream, mut program, browser) = start_with_drain("1h").await;
+        let socket = socket_in(program.directory.path());
+        let mut stream = pending_request(&upstream, &browser).await;
+        program.signal("-TERM");
+        until_closed(browser.address).await;
+        assert!(program.is_running(), "the drain waits for the request");
+        program.signal(second);
+        assert_eq!(program.wait_for_exit(), Some(0), "{}", program.log());
+        program.wait_for_line("forced shutdown", |line| line["event"] == "gateway.shutdown-forced");
+        program.wait_for_line("end", |line| line["event"] == "gateway.stopped");
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.ok();
+        assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+        assert!(!socket.exists(), "the socket is removed");
+    }
+}
+
+#[tokio::test]
+async fn upstream_page_and_log_share_the_request_id() {
+    let (upstream, program, mut browser) = start_with_drain("1s").await;
+    browser.fetch("/").await;
+    let head = upstream.last_head().to_ascii_lowercase();
+    let id = head.lines().find_map(|line| line.strip_prefix("x-request-id: ")).expect("an id");
+    let line = program.wait_for_line("the request", |line| line["request_id"] == id);
+    assert_eq!((&line["status"], &line["verdict"]), (&200.into(), &"admit".into()), "{line}");
+    browser.jar.clear();
+    let refused = browser.fetch("/").await;
+    let id = refused.header("x-request-id").to_owned();
+    assert!(!id.is_empty());
+    let line = program.wait_for_line("the refusal", |line| line["request_id"] == id.as_str());
+    assert_eq!(line["status"], 401, "{line}");
+}
+
+#[tokio::test]
+async fn drain_removes_the_admin_socket() {
+    let (_upstream, mut program, _browser) = start_with_drain("1s").await;
+    let socket = socket_in(program.directory.path());
+    assert_eq!(program.stop(), Some(0));
+    assert!(!socket.exists());
+}
+
+// Setting up
+
+fn empty_directory() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a directory")
+}
+
+#[test]
+fn check_and_run_accept_the_generated_files() {
+    let home = empty_directory();
+    let run = |arguments: &[&str], input: &str| command(home.path(), arguments, input);
+    std::fs::create_dir(home.path().join("config")).expect("a directory");
+    let printed = run(&["print-config"], "").expect_success();
+    std::fs::write(home.path().join("config/doorward.toml"), printed).expect("written");
+    let missing = run(&["check"], "");
+    assert_eq!(missing.status.code(), Some(1), "its files are missing");
+    assert!(missing.stdout.contains("certs/doorward.pem"), "{}", missing.stdout);
+    let (code, why) = run(&["run"], "").expect_failure();
+    assert_eq!(code, 1, "{why}");
+
+    let made = run(&["certs", "dev", "--host", "wiki.localhost"], "").expect_success();
+    assert!(made.contains("certs/doorward.pem") && made.contains("certs/ca.pem"), "{made}");
+    let added =
+        run(&["user", "add", "alice", "--password-stdin"], "correct horse battery\n").expect_success();
+    assert_eq!(added, "", "no message in a pipe");
+    let good = run(&["check"], "").expect_success();
+    assert!(good.ends_with("config/doorward.toml: valid: 1 route, 0 warnings\n"), "{good}");
+    let json = run(&["check", "--json"], "").expect_success();
+    let output: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(output["problems"].as_array().map(Vec::len), Some(0), "{output}");
+}
+
+#[test]
+fn user_and_keys_report_failure_by_exit_code() {
+    let home = empty_directory();
+    let run = |arguments: &[&str], input: &str| command(home.path(), arguments, input);
+    let (users, keys) = (["--users", "users.toml"], ["--keys", "keys.toml"]);
+    let user =
+        |arguments: &[&str], input: &str| run(&[&["user"][..], arguments, &users].concat(), input);
+    let key = |arguments: &[&str]| run(&[&["keys"][..], arguments, &keys].concat(), "");
+    let good = "correct horse battery\n";
+    user(&["add", "alice", "--password-stdin"], good).expect_success();
+    for (arguments, input, code, why) in [
+        (vec!["add", "alice", "--password-stdin"], good, 1, "exists already"),
+        (vec!["add", "bob", "--password-stdin"], "short\n", 1, "shorter than"),
+        (vec!["add", "a\nb", "--password-stdin"], good, 2, "a\nb"),
+        (vec!["passwd", "bob", "--password-stdin"], good, 1, "no user \"bob\""),
+        (vec!["remove", "bob"], "", 1, "bob"),
+        (vec!["disable", "bob"], "", 1, "bob"),
+        (vec!["import", "none.htpasswd"], "", 1, "none.htpasswd"),
+        (vec!["promote", "alice"], "", 2, "promote"),
+    ] {
+        let output = user(&arguments, input).expect_failure();
+        assert_eq!(output.0, code, "{arguments:?}: {}", output.1);
+        assert!(output.1.contains(why), "{arguments:?}: {}", output.1);
+    }
+    let listed = user(&["list"], "").expect_success();
+    assert!(listed.starts_with("alice\tenabled\t") && listed.lines().count() == 1, "{listed}");
+
+    let (code, why) = key(&["rotate"]).expect_failure();
+    assert!(code == 1 && why.contains("doorward keys init --keys keys.toml"), "{why}");
+    key(&["init"]).expect_success();
+    let before = std::fs::read(home.path().join("keys.toml")).expect("the keys");
+    assert_eq!(key(&["init"]).expect_failure().0, 1);
+    assert_eq!(std::fs::read(home.path().join("keys.toml")).expect("the keys"), before);
+    key(&["rotate"]).expect_success();
+    let listed = key(&["list"]).expect_success();
+    let works: Vec<_> = listed.lines().filter_map(|line| line.rsplit('\t').next()).collect();
+    assert_eq!(works, ["verifies", "signs"], "{listed}");
+}
+
+#[test]
+fn missing_and_unknown_commands_are_usage_errors() {
+    let home = empty_directory();
+    for wrong in [&[][..], &["serve"], &["run", "--no-such"], &["check", "file.toml"]] {
+        let (code, why) = command(home.path(), wrong, "").expect_failure();
+        assert_eq!((code, why.contains("Usage: doorward")), (2, true), "{wrong:?} {why}");
+    }
+    let help = command(home.path(), &["--help"], "").expect_success();
+    for name in
+        ["run", "demo", "check", "explain", "print-config", "user", "keys", "sessions", "signals", "certs"]
+    {
+        assert!(help.contains(&format!("\n  {name} ")), "{name}: {help}");
+    }
+    assert!(!help.contains("replay"), "{help}");
+    assert_eq!(
+        command(home.path(), &["--version"], "").expect_success(),
+        concat!("doorward ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
+
+#[test]
+fn the_former_name_of_signals_simulate_runs_with_a_note() {
+    let home = empty_directory();
+    let run = |arguments: &[&str], input: &str| command(home.path(), arguments, input);
+    std::fs::create_dir(home.path().join("config")).expect("a directory");
+    let config = run(&["print-config"], "").expect_success();
+    std::fs::write(home.path().join("config/doorward.toml"), config).expect("written");
+    std::fs::write(home.path().join("audit.jsonl"), "").expect("written");
+    let former = run(&["replay", "audit.jsonl"], "");
+    let current = run(&["signals", "simulate", "audit.jsonl"], "");
+    assert_eq!((former.status.code(), current.status.code()), (Some(0), Some(0)));
+    assert_eq!(former.stdout, current.stdout);
+    assert!(former.stderr.contains("doorward signals simulate"), "{}", former.stderr);
+    assert_eq!(current.stderr, "");
+}

@@ -1,0 +1,165 @@
+//! The real guard over a store in memory, with a clock that the simulation turns.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use doorward::clock::{Clock, UnixMillis};
+use doorward::config;
+use doorward::guard::{Guard, Shared, SharedParts, AuthRequest};
+use doorward::identity::{Account, Cost, Credential};
+use doorward::message::{CookieNames, CookieLookup};
+use doorward::risk::{RiskSettings, Thresholds};
+use doorward::route::AccessRule;
+use doorward::secret::KeyRing;
+use doorward::session::{
+    ClientContext, Identity, OnReuse, RoutePolicy, SessionPolicy, RotationTiming, SignalsMode,
+};
+use doorward::store::Store;
+use doorward::telemetry::Metrics;
+
+use super::networks;
+use super::location_log::{LocationChangeEntry, LocationChangeLog};
+
+/// A token as a jar holds it.
+pub type Cookie = Rc<str>;
+
+/// How long sessions last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionLifetime {
+    /// Half an hour idle, twelve hours in all: the defaults.
+    Workday,
+    /// A week idle, thirty days in all: "remember me".
+    Month,
+}
+
+/// ActionKind a gateway is set to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    pub mode: SignalsMode,
+    pub thresholds: Thresholds,
+    pub lifetime: SessionLifetime,
+}
+
+/// ActionKind came back.
+pub struct GuardResponse {
+    /// Why not, in the word of the logs.
+    pub denied: Option<&'static str>,
+    pub token: Option<Cookie>,
+    /// ActionKind the log said of a new place.
+    pub location_change: Option<LocationChangeEntry>,
+}
+
+pub const ROTATE_AFTER: Duration = Duration::from_mins(10);
+pub const GRACE: Duration = Duration::from_secs(30);
+
+/// The simulation's midnight of the first day.
+const START: u64 = 1_800_000_000_000;
+
+pub struct GuardUnderTest {
+    guard: Guard,
+    clock: Clock,
+    route: RoutePolicy,
+    moves: LocationChangeLog,
+    password: Credential,
+    midnight: u64,
+    account: RefCell<Option<Account>>,
+}
+
+impl GuardUnderTest {
+    pub fn new(rules: &Policy, moves: LocationChangeLog) -> GuardUnderTest {
+        let clock = Clock::manual(UnixMillis(START));
+        let shared = shared(rules, &clock);
+        shared.geoip.store(Arc::new(networks::geoip()));
+        let guard = Guard::new(Store::memory(clock.clone()), Arc::new(shared));
+        let route = RoutePolicy { signals: rules.mode, ..RoutePolicy::default() };
+        let cheap = Cost::Argon2id { m: 256, t: 1, p: 1 };
+        let password = Credential::hash("correct horse battery staple", cheap).expect("a hash");
+        let (midnight, account) = (START, RefCell::default());
+        GuardUnderTest { guard, clock, route, moves, password, midnight, account }
+    }
+
+    /// Somebody else's days begin, after all of those before.
+    pub fn start_person(&mut self, number: u64, days: u64) {
+        self.midnight += (days + 10) * 24 * 60 * 60 * 1000;
+        let identity = Identity { user: format!("person {number}"), ..Identity::default() };
+        self.account = RefCell::new(Some(Account::new(identity, self.password.clone(), false)));
+        self.guard.store().sweep();
+    }
+
+    /// It is now so many milliseconds after the person's first midnight.
+    pub fn set_time(&self, time: u64) {
+        match &self.clock {
+            Clock::Manual(now) => now.store(self.midnight + time, Ordering::SeqCst),
+            Clock::System => {}
+        }
+    }
+
+    pub async fn request(
+        &self,
+        cookie: Option<&Cookie>,
+        from: &ClientContext,
+        timing: RotationTiming,
+    ) -> GuardResponse {
+        let presented = presented(cookie);
+        let entry = self
+            .guard
+            .authorize(&AuthRequest {
+                cookie: &presented,
+                context: from,
+                policy: &self.route,
+                requirement: &AccessRule::default(),
+                timing,
+                is_activity: true,
+                serve_stale_for: None,
+            })
+            .await;
+        GuardResponse {
+            denied: entry.permit.err().map(|denial| denial.as_str()),
+            token: entry.token.map(|token| Cookie::from(token.text.as_str())),
+            location_change: self.moves.take(),
+        }
+    }
+
+    pub async fn log_in(&self, shown: Option<&Cookie>, from: ClientContext) -> Cookie {
+        let account = self.account.borrow().clone().expect("somebody is here");
+        let begun = self.guard.create_session(&account, &presented(shown), from).await;
+        Cookie::from(begun.expect("a store in memory").token.as_str())
+    }
+}
+
+fn presented(cookie: Option<&Cookie>) -> CookieLookup {
+    cookie.map_or(CookieLookup::Missing, |text| CookieLookup::One(text.as_bytes().to_vec()))
+}
+
+fn shared(rules: &Policy, clock: &Clock) -> Shared {
+    let live = config::LongLived {
+        max_connections: 1,
+        max_per_session: 1,
+        unchecked_for: Duration::from_secs(60),
+    };
+    Shared::new(SharedParts {
+        keys: KeyRing::generate("now"),
+        clock: clock.clone(),
+        policy: policy(rules.lifetime),
+        max_per_user: 0,
+        cookies: CookieNames::new(None),
+        directory: None,
+        metrics: Metrics::default(),
+        connection_limits: live.into(),
+        audit: None,
+        notifier: None,
+        risk: RiskSettings { thresholds: rules.thresholds, ..RiskSettings::default() },
+    })
+}
+
+fn policy(lifetime: SessionLifetime) -> SessionPolicy {
+    let (idle, absolute) = match lifetime {
+        SessionLifetime::Workday => (Duration::from_mins(30), Duration::from_hours(12)),
+        SessionLifetime::Month => (Duration::from_hours(7 * 24), Duration::from_hours(30 * 24)),
+    };
+    let policy = SessionPolicy::new(idle, absolute, ROTATE_AFTER, GRACE, OnReuse::Revoke);
+    policy.expect("times in order")
+}

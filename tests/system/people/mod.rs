@@ -1,0 +1,152 @@
+//! People for thirty days, and thieves among them, at the real guard over a store in memory.
+//!
+//! The short form, in every run of the tests, holds its promises for a few people; `tests/system/people/run`
+//! plays many. All of it is seeded: the same figures each time.
+
+mod parallel;
+mod schedule;
+mod device;
+mod seeded_rng;
+mod guard_under_test;
+mod networks;
+mod figures;
+mod user_simulation;
+mod location_log;
+mod person;
+mod rates;
+mod theft;
+mod software;
+mod table;
+mod tally;
+mod thief;
+
+use doorward::risk::Thresholds;
+use doorward::session::SignalsMode;
+
+use guard_under_test::{GRACE, SessionLifetime, ROTATE_AFTER, Policy};
+use theft::{UseTime, Outcome, TheftScenario};
+use tally::UserTally;
+use thief::{TheftOutcome, TokenUse, ThiefLocation, ThiefSoftware};
+
+/// ActionKind a gateway does that enforces, with the default thresholds.
+const ENFORCED: Policy = rules(SignalsMode::Enforce, SessionLifetime::Workday);
+
+/// Renewal alone.
+const OFF: Policy = rules(SignalsMode::Off, SessionLifetime::Workday);
+
+const fn rules(mode: SignalsMode, lifetime: SessionLifetime) -> Policy {
+    let thresholds = Thresholds { log: Some(20), rotate: Some(35), reauthenticate: Some(60), end: None };
+    Policy { mode, thresholds, lifetime }
+}
+
+#[test]
+fn simulation_uses_the_default_thresholds() {
+    assert_eq!(ENFORCED.thresholds, Thresholds::default());
+}
+
+#[test]
+fn honest_users_see_under_one_false_login_in_1000_days() {
+    assert_few_false_logins(&parallel::simulate_users(&ENFORCED, 0..34));
+}
+
+#[test]
+fn foreign_thief_is_stopped_at_the_first_request() {
+    for (location, software) in OUTSIDE {
+        let scenario = TheftScenario { location, software, token_use: TokenUse::FollowsRotation, use_time: UseTime::Immediately };
+        assert_stopped_at_first_request(&theft::play(&ENFORCED, 0..12, scenario), &scenario);
+    }
+}
+
+#[test]
+fn rotating_thief_is_detected_at_the_owners_next_request() {
+    let long = rules(SignalsMode::Off, SessionLifetime::Month);
+    let played = [(OFF, UseTime::Immediately), (ENFORCED, UseTime::Immediately), (long, UseTime::WhileVictimSleeps)];
+    for (rules, use_time) in played {
+        let (location, software) = (ThiefLocation::Inside, ThiefSoftware::Same);
+        let scenario = TheftScenario { location, software, token_use: TokenUse::FollowsRotation, use_time };
+        assert_detected_at_next_request(&theft::play(&rules, 0..12, scenario), &scenario);
+    }
+}
+
+#[test]
+fn passive_thief_is_rejected_after_three_grace_periods() {
+    for use_time in [UseTime::Immediately, UseTime::WhileVictimSleeps] {
+        let (location, software) = (ThiefLocation::Inside, ThiefSoftware::Same);
+        let scenario = TheftScenario { location, software, token_use: TokenUse::KeepsToken, use_time };
+        let outcome = theft::play(&OFF, 0..12, scenario);
+        assert!(outcome.share(TheftOutcome::Detected) > 0.5, "{scenario:?}: {outcome:?}");
+        assert_denied_after_grace(&outcome, &scenario);
+    }
+}
+
+#[test]
+fn table_shows_outcomes_and_detection_times() {
+    let outcome = |rules, location, software| {
+        let scenario = TheftScenario { location, software, token_use: TokenUse::FollowsRotation, use_time: UseTime::Immediately };
+        theft::play(&rules, 0..12, scenario)
+    };
+    let abroad = outcome(ENFORCED, ThiefLocation::Abroad, ThiefSoftware::OtherBrowser);
+    assert_eq!(table::cell(&abroad), "at the door");
+    let inside = outcome(OFF, ThiefLocation::Inside, ThiefSoftware::Same);
+    let found = inside.fates[TheftOutcome::Detected.as_str()];
+    assert_eq!(inside.detected_after.len(), found, "those who were found, and no other");
+    let cell = table::cell(&inside);
+    let rest = cell.strip_prefix(&format!("found {found} (")).expect("found first");
+    let (times, rest) = rest.split_once(')').expect("closed");
+    assert_eq!(times.split(", ").count(), 2, "{cell}");
+    assert_eq!(rest, format!(", over {}", inside.fates[TheftOutcome::SessionEnded.as_str()]));
+    let mut table = table::Table::new(&["off", "enforce"]);
+    table.row(ThiefLocation::Inside, ThiefSoftware::Same, vec![cell.clone(), "at the door".to_owned()]);
+    let row = format!("| victim's address | the same | {cell} | at the door |");
+    assert_eq!(table.to_string().lines().nth(2), Some(row.as_str()));
+}
+
+/// Thieves who are in no network of the victim's, with software that is not theirs.
+const OUTSIDE: [(ThiefLocation, ThiefSoftware); 7] = [
+    (ThiefLocation::Abroad, ThiefSoftware::Program),
+    (ThiefLocation::CloudAbroad, ThiefSoftware::OtherBrowser),
+    (ThiefLocation::CloudAbroad, ThiefSoftware::Disguised),
+    (ThiefLocation::Country, ThiefSoftware::Program),
+    (ThiefLocation::Country, ThiefSoftware::OtherBrowser),
+    (ThiefLocation::Country, ThiefSoftware::Disguised),
+    (ThiefLocation::Country, ThiefSoftware::Newer),
+];
+
+fn assert_few_false_logins(tally: &UserTally) {
+    assert!(tally.requests > 100 * tally.days, "people do little: {tally:#?}");
+    assert!(tally.crashes > 0 && tally.location_changes.contains_key("renew"), "{tally:#?}");
+    assert!(tally.per_thousand(tally.all_false()) < 1.0, "{tally:#?}");
+}
+
+fn assert_stopped_at_first_request(outcome: &Outcome, scenario: &TheftScenario) {
+    assert!(outcome.tried > 5, "{scenario:?}: {outcome:?}");
+    assert_eq!(outcome.worst_requests(), 0, "{scenario:?}: {outcome:?}");
+}
+
+/// And nobody is in for good: he is found, or the session is over.
+fn assert_detected_at_next_request(outcome: &Outcome, scenario: &TheftScenario) {
+    assert!(outcome.share(TheftOutcome::Detected) > 0.5, "{scenario:?}: {outcome:?}");
+    assert_eq!(outcome.undetected_forks, 0, "{scenario:?}: {outcome:?}");
+    assert!(outcome.detected_forks > 0, "{scenario:?}: {outcome:?}");
+    assert_eq!(outcome.share(TheftOutcome::NeverStopped), 0.0, "{scenario:?}: {outcome:?}");
+}
+
+/// Each grace ends with his first request after it.
+fn assert_denied_after_grace(outcome: &Outcome, scenario: &TheftScenario) {
+    let bound = ROTATE_AFTER + 3 * (GRACE + thief::REQUEST_INTERVAL);
+    assert!(u128::from(outcome.worst_use()) <= bound.as_millis(), "{scenario:?}: {outcome:?}");
+}
+
+/// The same promises and more, with as many people as `PEOPLE` says.
+#[test]
+#[ignore = "minutes; tests/system/people/run plays it"]
+fn many_users() {
+    figures::Figures::open().all(figures::number("PEOPLE", 680));
+}
+
+/// One table of it.
+#[test]
+#[ignore = "minutes; tests/system/people/run --thieves plays it"]
+fn thieves_by_location() {
+    figures::Figures::open().thieves_by_location(figures::number("PEOPLE", 680));
+}

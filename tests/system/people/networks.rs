@@ -1,0 +1,82 @@
+//! A small Earth: operators, their networks, and the databases that know them.
+//!
+//! `tests/data/make_databases.py` has the same table. The networks are nobody's: 10.N.0.0/16 and
+//! fd00:N::/32.
+
+use std::net::IpAddr;
+
+use doorward::risk::{GeoIp, Database};
+
+/// An operator's N.
+pub type Operator = u8;
+
+pub const KABEL: Operator = 10;
+pub const DSL: Operator = 11;
+pub const MOBIL_EINS: Operator = 12;
+/// The same operator; databases put some of its networks into another town.
+pub const MOBIL_EINS_ELSEWHERE: Operator = 13;
+pub const MOBIL_ZWEI: Operator = 14;
+pub const FIRM: Operator = 15;
+pub const HOTEL: Operator = 16;
+pub const CAFE: Operator = 17;
+pub const DATA_CENTRE: Operator = 18;
+/// A company's web filter, in two countries.
+pub const FILTER: Operator = 19;
+pub const FILTER_ABROAD: Operator = 20;
+pub const VPN_FR: Operator = 21;
+pub const VPN_NL: Operator = 22;
+/// A telephone card for travellers, which goes through one country wherever they are.
+pub const TRAVEL_SIM: Operator = 23;
+pub const MOBILE_FR: Operator = 24;
+pub const HOTEL_FR: Operator = 25;
+pub const HOTEL_US: Operator = 30;
+pub const MOBILE_US: Operator = 31;
+/// The network of aeroplanes.
+pub const IN_FLIGHT: Operator = 32;
+pub const CLOUD_US: Operator = 33;
+pub const HOTEL_JP: Operator = 40;
+pub const MOBILE_JP: Operator = 41;
+pub const CABLE_AU: Operator = 50;
+
+/// Networks (third octets) from here on are thieves'; no honest person is ever in them.
+pub const FIRST_THIEF_NETWORK: u8 = 200;
+
+/// ActionKind a machine is seen as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Egress {
+    pub operator: Operator,
+    /// The third octet, and the third group of IPv6.
+    pub network: u8,
+    /// The last octet.
+    pub host: u8,
+    /// Whether the machine has IPv6 too, and uses it as often as browsers do.
+    pub dual_stack: bool,
+    /// Over the mobile: slower, and answers get lost.
+    pub mobile: bool,
+    /// Somebody opens TLS on the way, whose handshake it is then.
+    pub inspected: bool,
+}
+
+impl Egress {
+    pub fn wired(operator: Operator, network: u8, host: u8) -> Egress {
+        Egress { operator, network, host, dual_stack: false, mobile: false, inspected: false }
+    }
+
+    pub fn v4(&self) -> IpAddr {
+        IpAddr::from([10, self.operator, self.network, self.host])
+    }
+
+    pub fn v6(&self) -> IpAddr {
+        let (operator, network) = (u16::from(self.operator), u16::from(self.network));
+        IpAddr::from([0xfd00, operator, network, 0, 0, 0, 0, u16::from(self.host)])
+    }
+}
+
+/// The databases.
+pub fn geoip() -> GeoIp {
+    let read = |name: &str| {
+        let bytes = std::fs::read(format!("tests/data/{name}")).expect("a file");
+        Some(Database::from_bytes(bytes).expect("a database"))
+    };
+    GeoIp::new(read("earth-city.mmdb"), read("earth-asn.mmdb"))
+}

@@ -1,0 +1,58 @@
+//! Many people over all cores. Each has days of their own, so that who runs where changes nothing.
+
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::runtime::Runtime;
+
+use super::schedule;
+use super::guard_under_test::{GuardUnderTest, Policy};
+use super::user_simulation::UserSimulation;
+use super::location_log::LocationChangeLog;
+use super::person::Person;
+use super::tally::UserTally;
+
+/// Another seed is another town.
+pub const SEED: u64 = 1;
+
+/// Thirty days of honest people.
+pub fn simulate_users(rules: &Policy, people: Range<u64>) -> UserTally {
+    const DAYS: u64 = 30;
+    let tallies = run_parallel(rules, people, |runtime, guard, number| {
+        let person = Person::new(SEED, number);
+        guard.start_person(number, DAYS);
+        let mut simulation = UserSimulation::new(guard, person.rng.fork(3), schedule::schedule(&person, DAYS));
+        runtime.block_on(simulation.run());
+        simulation.tally
+    });
+    let mut sum = UserTally::default();
+    tallies.iter().for_each(|tally| sum.add(tally));
+    sum
+}
+
+/// Does something for each number, at doors with these rules; in the order of the numbers.
+pub fn run_parallel<T: Send>(
+    rules: &Policy,
+    numbers: Range<u64>,
+    work: impl Fn(&Runtime, &mut GuardUnderTest, u64) -> T + Sync,
+) -> Vec<T> {
+    let (next, done) = (AtomicU64::new(numbers.start), Mutex::new(Vec::new()));
+    let worker = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let mut guard = GuardUnderTest::new(rules, LocationChangeLog::capture());
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= numbers.end {
+                return;
+            }
+            let result = work(&runtime, &mut guard, number);
+            done.lock().expect("no poison").push((number, result));
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(worker))));
+    let mut done = done.into_inner().expect("no poison");
+    done.sort_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, result)| result).collect()
+}

@@ -1,0 +1,193 @@
+"""The pictures of docs/people.md, drawn from the figures that tests/system/people/run wrote.
+
+    python3 tests/system/people/plots.py target/people.jsonl docs
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+PAGE = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {height}" role="img" aria-labelledby="t d">
+  <title id="t">{title}</title>
+  <desc id="d">{description}</desc>
+  <style>
+    text {{ font: 15px system-ui, sans-serif; fill: #1b2430; }}
+    .head {{ font-weight: 600; font-size: 17px; }} .quiet {{ fill: #55606e; font-size: 13px; }}
+    .grid {{ stroke: #d5dae1; }} .limit {{ stroke: #b3261e; stroke-width: 1.5; stroke-dasharray: 3 4; }}
+    .a {{ fill: #1d5fa8; }} .b {{ fill: #d98c21; }} .c {{ fill: #7a4fa3; }} .d {{ fill: #8893a1; }}
+    polyline {{ fill: none; stroke-width: 2.5; }}
+    polyline.a {{ fill: none; stroke: #1d5fa8; }} polyline.b {{ fill: none; stroke: #d98c21; }}
+    polyline.c {{ fill: none; stroke: #7a4fa3; }} polyline.d {{ fill: none; stroke: #8893a1; }}
+    .paper {{ fill: #ffffff; }}
+    @media (prefers-color-scheme: dark) {{
+      text {{ fill: #e6eaf0; }} .quiet {{ fill: #a3adba; }} .paper {{ fill: #10161d; }}
+      .grid {{ stroke: #2c3642; }} .limit {{ stroke: #f2857c; }}
+      .a {{ fill: #6aa9ee; }} .b {{ fill: #f0b35c; }} .c {{ fill: #b48ee0; }} .d {{ fill: #6c7886; }}
+      polyline.a {{ stroke: #6aa9ee; }} polyline.b {{ stroke: #f0b35c; }}
+      polyline.c {{ stroke: #b48ee0; }} polyline.d {{ stroke: #6c7886; }}
+    }}
+  </style>
+  <rect class="paper" width="760" height="{height}" rx="8"/>
+  <text class="head" x="24" y="34">{title}</text>
+  <text class="quiet" x="24" y="55">{note}</text>
+{body}
+</svg>
+"""
+
+
+def page(title, note, height, body, description):
+    return PAGE.format(title=title, note=note, height=height, body="\n".join(body), description=description)
+
+
+def text(x, y, words, anchor="start", kind=""):
+    return f'  <text class="{kind}" x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}">{words}</text>'
+
+
+def line(x1, y1, x2, y2, kind="grid"):
+    return f'  <line class="{kind}" x1="{x1:.0f}" y1="{y1:.0f}" x2="{x2:.0f}" y2="{y2:.0f}"/>'
+
+
+# False logins, by what asked for them.
+
+CAUSES = [("after-crash", "a", "crashed browser"), ("theft", "b", "false alarm of theft"),
+          ("signals", "c", "signals")]
+LASTING = {"Workday": "12 h sessions", "Month": "30 d sessions"}
+
+
+def cause(name):
+    return name if name in ("after-crash", "theft") else "signals"
+
+
+def honest(figures):
+    every = [row for row in figures if row["figure"] == "honest"]
+    rows = [row for row in every if row["false_each_thousand"] <= 10]
+    most = max(1.0, *(row["false_each_thousand"] for row in rows)) * 1.05
+    left, width, y = 190, 480, 112
+    body, said = [], []
+    for number, (_, kind, words) in enumerate(CAUSES):
+        body.append(f'  <rect class="{kind}" x="{190 + number * 180}" y="70" width="14" height="14" rx="2"/>')
+        body.append(text(210 + number * 180, 82, words, kind="quiet"))
+    for lasting, words in LASTING.items():
+        body.append(text(24, y, words, kind="head"))
+        y += 14
+        for row in (row for row in rows if row["lasting"] == lasting):
+            body.append(text(left - 12, y + 16, row["policy"], "end"))
+            x = left
+            for name, kind, _ in CAUSES:
+                count = sum(n for why, n in row["false"].items() if cause(why) == name)
+                wide = count * 1000 / row["days"] / most * width
+                body.append(f'  <rect class="{kind}" x="{x:.1f}" y="{y}" width="{wide:.1f}" height="22"/>')
+                x += wide
+            rate = row["false_each_thousand"]
+            # Beside the goal's line, not across it.
+            body.append(text(max(x, left + width / most) + 8, y + 16, f"{rate:.2f}"))
+            said.append(f"{words}, {row['policy']}: {rate:.2f}.")
+            y += 30
+        y += 26
+    goal = left + width / most
+    body.insert(0, line(goal, 96, goal, y - 34, "limit"))
+    body.append(text(goal, y - 18, "goal: below 1", "middle", "quiet"))
+    days = rows[0]["days"]
+    left_out = sorted({row["policy"] for row in every} - {row["policy"] for row in rows})
+    note = f"In 1,000 user-days, by cause. {days:,} user-days a row. Far more, and not drawn: {', '.join(left_out)}."
+    return page("Logins that honest people are asked for without need", note, y + 4, body, " ".join(said))
+
+
+# What the operator chooses between.
+
+KINDS = {("Abroad", "OtherBrowser"): ("abroad, another browser", "a"),
+         ("Country", "Disguised"): ("same country, a copied User-Agent", "c"),
+         ("Country", "Same"): ("same country, same browser", "b")}
+
+
+def threshold(figures):
+    false = {row["login_at"]: row["honest"]["false_each_thousand"]
+             for row in figures if row["figure"] == "threshold"}
+    stopped = {}
+    for row in figures:
+        if row["figure"] == "stopped":
+            stopped.setdefault((row["place"], row["tool"]), {})[row["login_at"]] = row["share"]
+    at = sorted(false)
+    top, low, left, right = 100, 340, 70, 640
+    x = lambda value: left + (value - at[0]) / (at[-1] - at[0]) * (right - left)
+    height = lambda rate: low - (math.log10(max(rate, 0.1)) + 1) / 5 * (low - top)
+    body, said = [], []
+    for power in range(6):
+        y = height(10 ** (power - 1))
+        body += [line(left, y, right, y), text(left - 8, y + 5, f"{10 ** (power - 1):,g}", "end", "quiet"),
+                 text(right + 8, y + 5, f"{power * 20} %", "start", "quiet")]
+    for value in at:
+        if value not in (15, 40, 55, 65):
+            body.append(text(x(value), low + 20, value, "middle", "quiet"))
+    points = " ".join(f"{x(v):.1f},{height(false[v]):.1f}" for v in at)
+    body.append(f'  <polyline class="d" points="{points}" stroke-dasharray="6 4"/>')
+    for (key, (words, kind)) in KINDS.items():
+        share = stopped[key]
+        points = " ".join(f"{x(v):.1f},{low - share[v] * (low - top):.1f}" for v in at)
+        body.append(f'  <polyline class="{kind}" points="{points}"/>')
+        said.append(f"{words}: " + ", ".join(f"{v}: {share[v]:.0%}" for v in at) + ".")
+    body += [line(x(60), top - 10, x(60), low, "limit"), text(x(60), top - 16, "default: 60", "middle", "quiet")]
+    legend = [("d", "false logins in 1,000 days (left, logarithmic)")]
+    legend += [(kind, f"thieves stopped at once: {words} (right)") for words, kind in KINDS.values()]
+    for number, (kind, words) in enumerate(legend):
+        y = low + 52 + number * 22
+        body += [f'  <rect class="{kind}" x="70" y="{y - 12}" width="14" height="14" rx="2"/>', text(92, y, words)]
+    said.append("False logins: " + ", ".join(f"{v}: {false[v]:.2f}" for v in at) + ".")
+    note = "A fresh login is asked for from this score on (login_at)."
+    return page("What each threshold costs and stops", note, low + 146, body, " ".join(said))
+
+
+# How long a thief lasts who sits in the victim's network with the same browser.
+
+MANNERS = {"FollowsRotation": "follows renewals", "KeepsToken": "ignores them",
+           "InStepWithOwner": "in step with the owner"}
+MOMENTS = {"Immediately": "at once", "HoursLater": "hours later", "DaysLater": "days later", "WhileVictimSleeps": "owner asleep"}
+TIMES = [(1, "1 s"), (60, "1 min"), (600, "10 min"), (3600, "1 h"), (12 * 3600, "12 h")]
+
+
+def lasting(figures):
+    rows = [row for row in figures if row["figure"] == "thief" and row["table"] == "manner"
+            and row["lasting"] == "Workday"]
+    left, width, y = 250, 470, 104
+    x = lambda seconds: left + math.log10(max(seconds, 1)) / math.log10(16 * 3600) * width
+    body, said, top = [], [], y - 14
+    for manner, words in MANNERS.items():
+        body.append(text(24, y, words, kind="head"))
+        y += 12
+        for moment, when in MOMENTS.items():
+            row = next((r for r in rows if (r["manner"], r["moment"]) == (manner, moment)), None)
+            if row is None or row["seconds"][0] is None:
+                continue
+            middle, worst = row["seconds"]
+            if worst == 0:
+                body += [text(left - 12, y + 14, when, "end"), text(left + 8, y + 14, "refused at once", kind="quiet")]
+                said.append(f"{words}, {when}: refused at once.")
+                y += 23
+                continue
+            body += [text(left - 12, y + 14, when, "end"),
+                     f'  <rect class="d" x="{left}" y="{y + 1}" width="{x(worst) - left:.1f}" height="16" rx="2"/>',
+                     f'  <rect class="a" x="{left}" y="{y + 1}" width="{x(middle) - left:.1f}" height="16" rx="2"/>']
+            said.append(f"{words}, {when}: median {middle} s, worst {worst} s.")
+            y += 23
+        y += 22
+    for seconds, words in TIMES:
+        body.insert(0, line(x(seconds), top, x(seconds), y - 18))
+        body.append(text(x(seconds), y, words, "middle", "quiet"))
+    note = "From his first request to the refusal; blue is the median, grey the worst. Signals off, logarithmic."
+    title = "How long a thief lasts in the victim's network with the same browser"
+    return page(title, note, y + 18, body, " ".join(said))
+
+
+def main():
+    source, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    figures = [json.loads(row) for row in source.read_text().splitlines()]
+    for name, draw in [("people-honest", honest), ("people-threshold", threshold), ("people-thieves", lasting)]:
+        try:
+            (folder / f"{name}.svg").write_text(draw(figures))
+        except (IndexError, KeyError, ValueError) as missing:
+            print(f"{name}.svg: the figures for it are not there ({missing!r})", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

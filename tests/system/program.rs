@@ -1,0 +1,167 @@
+//! The real program in a process of its own, killed when dropped; and commands that end by themselves.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Longest wait for what has to come.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A program that runs until it is told to stop. What it writes goes to files.
+pub struct Program {
+    pub directory: Arc<TempDir>,
+    child: Child,
+}
+
+impl Program {
+    /// `doorward run` with this configuration, on a directory that a test prepared.
+    pub fn run(configuration: &str, directory: Arc<TempDir>, level: &str) -> Program {
+        let config = directory.path().join("doorward.toml");
+        std::fs::write(&config, configuration).expect("written");
+        let arguments = [OsStr::new("run"), OsStr::new("--config"), config.as_os_str()];
+        Program::start(arguments, directory, level)
+    }
+
+    /// Any command that goes on; its temporary files lie in `directory` too.
+    pub fn start(
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        directory: Arc<TempDir>,
+        level: &str,
+    ) -> Program {
+        let file = |name: &str| File::create(directory.path().join(name)).expect("a file");
+        let child = Command::new(env!("CARGO_BIN_EXE_doorward"))
+            .args(arguments)
+            .env("DOORWARD_LOG", level)
+            .env("TMPDIR", directory.path())
+            .stdin(Stdio::null())
+            .stdout(file("out"))
+            .stderr(file("log"))
+            .spawn()
+            .expect("the program starts");
+        Program { directory, child }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// What it wrote to standard error so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// What it wrote to standard output so far.
+    pub fn stdout(&self) -> String {
+        std::fs::read_to_string(self.path("out")).unwrap_or_default()
+    }
+
+    /// Where it listens for browsers; its log has to be JSON.
+    pub fn address(&self) -> SocketAddr {
+        let line = self.wait_for_line("the listener", |line| {
+            line["event"] == "gateway.listening" && line["scheme"] == "https"
+        });
+        line["address"].as_str().expect("an address").parse().expect("an address")
+    }
+
+    /// Waits for a line of a JSON log.
+    pub fn wait_for_line(
+        &self,
+        what: &str,
+        wanted: impl Fn(&serde_json::Value) -> bool,
+    ) -> serde_json::Value {
+        self.wait_for(what, || {
+            let log = self.log();
+            let mut lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
+            lines.find(&wanted)
+        })
+    }
+
+    /// Asks again and again, for at most half a minute.
+    pub fn wait_for<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "no {what} in:\n{}\n{}", self.stdout(), self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Sends a signal, as in `-TERM`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().expect("kill").success());
+    }
+
+    /// The exit code, once it has ended by itself.
+    pub fn wait_for_exit(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "it does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child of ours").is_none()
+    }
+
+    /// SIGTERM; the exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        self.signal("-TERM");
+        self.wait_for_exit()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.child.kill().unwrap_or_default();
+        self.child.wait().ok();
+    }
+}
+
+/// What a command said, and how it ended.
+#[derive(Debug)]
+pub struct CommandOutput {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl CommandOutput {
+    /// What it wrote, after a success.
+    pub fn expect_success(self) -> String {
+        assert_eq!(self.status.code(), Some(0), "{}{}", self.stdout, self.stderr);
+        self.stdout
+    }
+
+    /// The exit code and the reason, after a failure that wrote nothing else.
+    pub fn expect_failure(self) -> (i32, String) {
+        assert_eq!(self.stdout, "", "a failure writes to standard error");
+        (self.status.code().expect("no signal"), self.stderr)
+    }
+}
+
+/// Runs a command to its end, in `directory`, with `input`.
+pub fn command(directory: &Path, arguments: &[&str], input: &str) -> CommandOutput {
+    let path = directory.join(format!("input-{}", std::process::id()));
+    std::fs::write(&path, input).expect("written");
+    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_doorward"))
+        .args(arguments)
+        .current_dir(directory)
+        .stdin(File::open(&path).expect("readable"))
+        .output()
+        .expect("the program runs");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    CommandOutput { status, stdout: text(stdout), stderr: text(stderr) }
+}

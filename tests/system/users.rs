@@ -1,0 +1,778 @@
+//! Password login, changes of the users file, and the user and keys commands.
+
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Command, FromArgMatches};
+use doorward::cli::{keys, user};
+use doorward::clock::{Clock, UnixMillis};
+use doorward::identity::users_file_editor::UsersFileEditor;
+use doorward::identity::throttle::{LoginLimits, Rate};
+use doorward::identity::{
+    LoginOutcome, ChangeKind, Cost, Credential, Directory, PasswordLogin, PasswordSettings, UsersError,
+};
+use doorward::secret::{KeyRing, sha256};
+use doorward::session::Identity;
+use tempfile::TempDir;
+use zeroize::Zeroizing;
+
+const CHEAP: Cost = Cost::Argon2id { m: 8, t: 1, p: 1 };
+/// At least half a second on any machine.
+const SLOW: Cost = Cost::Argon2id { m: 131_072, t: 6, p: 1 };
+
+struct Users {
+    home: TempDir,
+}
+
+impl Users {
+    /// alice may log in, dora is disabled; both with the password "right".
+    fn with_cost(cost: Cost) -> Users {
+        let users = Users { home: tempfile::tempdir().expect("a directory") };
+        users.add("alice", "right", cost);
+        users.add("dora", "right", cost);
+        users.edit(|edit| edit.set_disabled("dora", true).map(|_| ()));
+        users
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.home.path().join("users.toml")
+    }
+
+    fn add(&self, name: &str, password: &str, cost: Cost) {
+        let password = Credential::hash(password, cost).expect("hashes");
+        self.edit(|edit| edit.add(&identity(name), &password));
+    }
+
+    fn edit<E: std::fmt::Debug>(&self, change: impl FnOnce(&mut UsersFileEditor) -> Result<(), E>) {
+        let mut edit = UsersFileEditor::open_or_new(&self.path()).expect("a good file");
+        change(&mut edit).expect("a good change");
+        edit.save().expect("writes");
+    }
+
+    fn directory(&self) -> Arc<Directory> {
+        Arc::new(Directory::open(&self.path()).expect("a good file"))
+    }
+
+    fn login(&self, settings: PasswordSettings) -> Arc<PasswordLogin> {
+        login_over(self.directory(), settings)
+    }
+}
+
+fn identity(name: &str) -> Identity {
+    Identity { user: name.to_owned(), ..Identity::default() }
+}
+
+fn login_over(directory: Arc<Directory>, settings: PasswordSettings) -> Arc<PasswordLogin> {
+    Arc::new(PasswordLogin::new(directory, settings, &Clock::System).expect("good settings"))
+}
+
+/// No rate limits, and a queue for every attempt.
+fn open_settings(concurrent_hashes: usize) -> PasswordSettings {
+    let free = Rate::new(1_000_000, Duration::from_nanos(1));
+    PasswordSettings {
+        limits: LoginLimits { network: free, pair: free, failures: u32::MAX, pause_max: Duration::ZERO },
+        concurrent_hashes: NonZeroUsize::new(concurrent_hashes).expect("one or more"),
+        queue_length: 1_000,
+        queue_wait: Duration::from_secs(120),
+        decoy_cost: CHEAP,
+    }
+}
+
+fn here() -> IpAddr {
+    IpAddr::from([192, 0, 2, 1])
+}
+
+async fn attempt(login: &PasswordLogin, name: &str, password: &str) -> LoginOutcome {
+    let password = Zeroizing::new(password.to_owned());
+    login.verify(name, password, here()).await
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn every_failed_login_has_the_same_outcome() {
+    let users = Users::with_cost(CHEAP);
+    let login = users.login(open_settings(2));
+    for name in ["alice", "ALICE", "Alice"] {
+        let LoginOutcome::Accept(account) = attempt(&login, name, "right").await else {
+            panic!("{name} is refused");
+        };
+        assert_eq!(account.identity.user, "alice");
+    }
+    for (name, password) in [
+        ("alice", "wrong"),
+        ("alice", ""),
+        ("alice", "right "),
+        ("alice ", "right"),
+        ("dora", "right"),
+        ("dora", "wrong"),
+        ("nobody", "right"),
+        ("", ""),
+        ("a\0:,\n", "right"),
+    ] {
+        let answer = attempt(&login, name, password).await;
+        assert_eq!(answer, LoginOutcome::Refuse, "{name:?} {password:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_costs_one_hash_and_an_overlong_password_none() {
+    let users = Users::with_cost(CHEAP);
+    let login = users.login(open_settings(2));
+    for (index, name) in ["alice", "dora", "nobody"].into_iter().enumerate() {
+        attempt(&login, name, "wrong").await;
+        assert_eq!(login.total_hashes(), index + 1, "{name}");
+    }
+    let long = "x".repeat(1_025);
+    for name in ["alice", "dora", "nobody"] {
+        assert_eq!(attempt(&login, name, &long).await, LoginOutcome::Refuse);
+    }
+    assert_eq!(login.total_hashes(), 3);
+    assert_eq!(attempt(&login, "alice", &long[..1_024]).await, LoginOutcome::Refuse);
+    assert_eq!(login.total_hashes(), 4);
+}
+
+/// Returns the median difference relative to the median time. Half of the pairs run in each order.
+async fn paired_difference(login: &PasswordLogin, one: &str, other: &str) -> f64 {
+    let (mut differences, mut times) = (Vec::new(), Vec::new());
+    for pair in 0..1_000 {
+        let (first, second) = if pair % 2 == 0 { (one, other) } else { (other, one) };
+        let a = time_of(login, first).await;
+        let b = time_of(login, second).await;
+        differences.push(if pair % 2 == 0 { a - b } else { b - a });
+        times.push(a);
+    }
+    median(differences).abs() / median(times)
+}
+
+async fn time_of(login: &PasswordLogin, name: &str) -> f64 {
+    let begin = Instant::now();
+    assert_eq!(attempt(login, name, "wrong").await, LoginOutcome::Refuse);
+    begin.elapsed().as_secs_f64()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+#[tokio::test]
+async fn unknown_and_disabled_names_take_the_same_time() {
+    // One hash takes most of a millisecond, far more than the rest of the attempt.
+    let cost = Cost::Argon2id { m: 512, t: 2, p: 1 };
+    let users = Users::with_cost(cost);
+    let login = users.login(open_settings(1));
+    for other in ["nobody", "dora"] {
+        let share = paired_difference(&login, "alice", other).await;
+        assert!(share < 0.2, "{other}: the medians differ by {share:.3}");
+    }
+}
+
+#[tokio::test]
+async fn unknown_names_cost_as_much_as_imported_bcrypt_accounts() {
+    let users = Users::with_cost(Cost::Bcrypt { cost: 5 });
+    let login = users.login(open_settings(1));
+    let share = paired_difference(&login, "alice", "nobody").await;
+    assert!(share < 0.2, "the medians differ by {share:.3}");
+    assert!(matches!(attempt(&login, "alice", "right").await, LoginOutcome::Accept(_)));
+}
+
+#[tokio::test]
+async fn a_throttled_attempt_is_not_hashed_and_has_a_retry_time() {
+    let users = Users::with_cost(CHEAP);
+    let clock = Clock::manual(UnixMillis(1_000_000));
+    let settings = PasswordSettings { limits: LoginLimits::default(), ..open_settings(2) };
+    let login = PasswordLogin::new(users.directory(), settings, &clock).expect("good settings");
+    for _ in 0..10 {
+        assert_eq!(attempt(&login, "alice", "wrong").await, LoginOutcome::Refuse);
+    }
+    let retry_after = Duration::from_secs(6);
+    for name in ["alice", "ALICE"] {
+        let answer = attempt(&login, name, "right").await;
+        assert_eq!(answer, LoginOutcome::Throttle { retry_after }, "{name}");
+    }
+    assert_eq!(login.total_hashes(), 10);
+    clock.advance(retry_after);
+    assert!(matches!(attempt(&login, "alice", "right").await, LoginOutcome::Accept(_)));
+}
+
+#[tokio::test]
+async fn unknown_and_disabled_names_are_throttled_like_known_ones() {
+    let users = Users::with_cost(CHEAP);
+    for name in ["alice", "dora", "nobody"] {
+        let clock = Clock::manual(UnixMillis(1_000_000));
+        let settings = PasswordSettings { limits: LoginLimits::default(), ..open_settings(2) };
+        let login = PasswordLogin::new(users.directory(), settings, &clock).expect("good");
+        let mut answers = Vec::new();
+        for _ in 0..12 {
+            answers.push(attempt(&login, name, "wrong").await);
+        }
+        let retry_after = Duration::from_secs(6);
+        assert_eq!(answers[9], LoginOutcome::Refuse, "{name}");
+        assert_eq!(answers[10], LoginOutcome::Throttle { retry_after }, "{name}");
+    }
+}
+
+#[test]
+fn concurrent_hashes_never_exceed_the_limit() {
+    let users = Users::with_cost(Cost::Argon2id { m: 1_024, t: 1, p: 1 });
+    let login = users.login(open_settings(2));
+    let runtimes: Vec<_> = (0..2)
+        .map(|_| {
+            let login = Arc::clone(&login);
+            std::thread::spawn(move || run_attempts(login, 100))
+        })
+        .collect();
+    for runtime in runtimes {
+        let answers = runtime.join().expect("no panic");
+        assert!(answers.iter().all(|answer| *answer == LoginOutcome::Refuse));
+    }
+    assert_eq!(login.total_hashes(), 200);
+    assert_eq!(login.peak_hashes(), 2);
+}
+
+/// Clients without a session decide how many hashes run, and must not delay requests with one.
+#[tokio::test]
+async fn hashes_run_at_low_priority_and_never_on_all_cores() {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let permits = PasswordSettings::default().concurrent_hashes.get();
+    assert_eq!(permits, cores.saturating_sub(1).max(1));
+    let login = Users::with_cost(SLOW).login(open_settings(1));
+    let normal = nice_values().into_iter().min().expect("a thread");
+    assert!(normal < 10, "run the test at normal priority");
+    let attempt = spawn_attempt(&login, "wrong");
+    until("the hash runs at low priority", || nice_values().contains(&10)).await;
+    assert_eq!(attempt.await.expect("no panic"), LoginOutcome::Refuse);
+    assert_eq!(nice_values().iter().filter(|nice| **nice == normal).count() + 1, nice_values().len());
+}
+
+/// Returns the nice values of all threads (proc(5), `stat`, field 19).
+fn nice_values() -> Vec<i32> {
+    let threads = std::fs::read_dir("/proc/self/task").expect("threads");
+    let stats =
+        threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("stat")).ok());
+    let nice = |stat: String| stat.rsplit_once(')')?.1.split_whitespace().nth(16)?.parse().ok();
+    stats.filter_map(nice).collect()
+}
+
+fn run_attempts(login: Arc<PasswordLogin>, count: usize) -> Vec<LoginOutcome> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async move {
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..count {
+            let login = Arc::clone(&login);
+            tasks.spawn(async move { attempt(&login, "alice", "wrong").await });
+        }
+        tasks.join_all().await
+    })
+}
+
+#[tokio::test]
+async fn a_full_queue_is_busy_at_once_and_a_queued_attempt_later() {
+    let users = Users::with_cost(SLOW);
+    let settings =
+        PasswordSettings { queue_length: 1, queue_wait: Duration::from_millis(100), ..open_settings(1) };
+    let login = users.login(settings);
+    let first = spawn_attempt(&login, "right");
+    until("the first hash runs", || login.running_hashes() == 1).await;
+    let queued = spawn_attempt(&login, "right");
+    until("the second waits", || login.queued_attempts() == 1).await;
+    let beyond = attempt(&login, "alice", "right").await;
+    let retry_after = Duration::from_secs(1);
+    assert_eq!(beyond, LoginOutcome::Busy { retry_after });
+    assert_eq!(login.queued_attempts(), 1, "the rejected attempt did not wait");
+    assert_eq!(queued.await.expect("no panic"), LoginOutcome::Busy { retry_after });
+    assert!(matches!(first.await.expect("no panic"), LoginOutcome::Accept(_)));
+    assert_eq!(login.total_hashes(), 1);
+}
+
+fn spawn_attempt(
+    login: &Arc<PasswordLogin>,
+    password: &'static str,
+) -> tokio::task::JoinHandle<LoginOutcome> {
+    let login = Arc::clone(login);
+    tokio::spawn(async move { attempt(&login, "alice", password).await })
+}
+
+#[tokio::test]
+async fn a_cancelled_attempt_keeps_its_permit_until_its_hash_ends() {
+    let users = Users::with_cost(SLOW);
+    let login = users.login(open_settings(1));
+    let first = spawn_attempt(&login, "wrong");
+    until("the first hash runs", || login.running_hashes() == 1).await;
+    first.abort();
+    assert!(first.await.expect_err("aborted").is_cancelled());
+    assert_eq!(login.running_hashes(), 1, "the hash ends with the request");
+    assert_eq!(attempt(&login, "alice", "wrong").await, LoginOutcome::Refuse);
+    assert_eq!((login.total_hashes(), login.peak_hashes()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_cancelled_attempt_counts_as_a_failure() {
+    let users = Users::with_cost(SLOW);
+    let mut settings = open_settings(1);
+    settings.limits.failures = 1;
+    settings.limits.pause_max = Duration::from_secs(3_600);
+    let login = users.login(settings);
+    let first = spawn_attempt(&login, "wrong");
+    until("the first hash runs", || login.running_hashes() == 1).await;
+    first.abort();
+    until("it ends", || login.running_hashes() == 0).await;
+    // The next attempt runs and starts the pause, which rejects the one after it.
+    let next = spawn_attempt(&login, "wrong");
+    until("the second hash runs", || login.running_hashes() == 1).await;
+    let answer = attempt(&login, "alice", "right").await;
+    assert!(matches!(answer, LoginOutcome::Throttle { .. }), "{answer:?}");
+    assert_eq!(next.await.expect("no panic"), LoginOutcome::Refuse);
+}
+
+#[tokio::test]
+async fn an_account_disabled_while_its_hash_runs_does_not_log_in() {
+    let users = Users::with_cost(SLOW);
+    let directory = users.directory();
+    let login = login_over(Arc::clone(&directory), open_settings(1));
+    let running = spawn_attempt(&login, "right");
+    until("the hash runs", || login.running_hashes() == 1).await;
+    users.edit(|edit| edit.set_disabled("alice", true).map(|_| ()));
+    directory.reload_if_changed().expect("a good file");
+    assert_eq!(login.running_hashes(), 1, "the hash was too fast for this test");
+    assert_eq!(running.await.expect("no panic"), LoginOutcome::Refuse);
+}
+
+#[test]
+fn each_account_change_is_reported_once() {
+    let users = Users::with_cost(CHEAP);
+    for name in ["bob", "carol", "erin"] {
+        users.add(name, "right", CHEAP);
+    }
+    let directory = users.directory();
+    assert_eq!(directory.reload_if_changed().expect("unchanged"), []);
+    let new = Credential::hash("new", CHEAP).expect("hashes");
+    users.edit(|edit| edit.set_disabled("alice", true).map(|_| ()));
+    users.edit(|edit| edit.remove("bob"));
+    users.edit(|edit| edit.set_password("carol", &new));
+    users.edit(|edit| edit.set_disabled("dora", false).map(|_| ()));
+    users.add("fred", "right", CHEAP);
+    let changes = directory.reload_if_changed().expect("a good file");
+    let reported: Vec<_> = changes.iter().map(|c| (c.user.as_str(), c.kind)).collect();
+    assert_eq!(
+        reported,
+        [
+            ("alice", ChangeKind::Disabled),
+            ("bob", ChangeKind::Removed),
+            ("carol", ChangeKind::PasswordChanged),
+            ("dora", ChangeKind::Other),
+        ]
+    );
+    assert_eq!(directory.reload_if_changed().expect("unchanged"), []);
+    assert!(directory.find("FRED").is_some() && directory.find("bob").is_none());
+}
+
+#[test]
+fn the_credential_is_the_digest_of_the_stored_password() {
+    let users = Users::with_cost(CHEAP);
+    let alice = users.directory().find("alice").expect("alice exists");
+    assert_eq!(alice.credential_digest, sha256(alice.password.stored().as_bytes())[..8]);
+}
+
+#[test]
+fn a_broken_file_keeps_the_accounts_and_is_reported_once() {
+    let users = Users::with_cost(CHEAP);
+    let directory = users.directory();
+    let good = std::fs::read_to_string(users.path()).expect("reads");
+    std::fs::write(users.path(), format!("{good}\n[[user]]\nname = 'x'\n")).expect("writes");
+    assert!(matches!(directory.reload_if_changed(), Err(UsersError::Invalid { .. })));
+    assert_eq!(directory.reload_if_changed().expect("reported already"), []);
+    std::fs::remove_file(users.path()).expect("removes");
+    assert!(matches!(directory.reload_if_changed(), Err(UsersError::Missing { .. })));
+    assert_eq!(directory.reload_if_changed().expect("reported already"), []);
+    assert!(directory.find("alice").is_some());
+    std::fs::write(users.path(), &good).expect("writes");
+    assert_eq!(directory.reload_if_changed().expect("good again"), []);
+    std::fs::write(users.path(), "").expect("writes");
+    let changes = directory.reload_if_changed().expect("nobody, but good");
+    assert_eq!(changes.len(), 2);
+    assert!(directory.is_empty());
+}
+
+#[test]
+fn a_directory_needs_a_valid_file() {
+    let home = tempfile::tempdir().expect("a directory");
+    let path = home.path().join("users.toml");
+    let error = Directory::open(&path).expect_err("missing").to_string();
+    assert!(error.contains("doorward user add"), "{error}");
+    std::fs::write(&path, "[[user]]\nname = 'a'\npassword = 'clear'\n").expect("writes");
+    let error = Directory::open(&path).expect_err("a clear password").to_string();
+    assert!(error.contains("users.toml:3: password: "), "{error}");
+    assert!(!error.contains("'clear'"), "{error}");
+}
+
+#[test]
+fn concurrent_writers_lose_no_user() {
+    let users = Users::with_cost(CHEAP);
+    let path = users.path();
+    std::thread::scope(|scope| {
+        for writer in 0..8 {
+            let users = &users;
+            scope.spawn(move || {
+                for number in 0..5 {
+                    users.add(&format!("user-{writer}-{number}"), "right", CHEAP);
+                }
+            });
+        }
+        // A concurrent reader always gets a complete file.
+        for _ in 0..200 {
+            Directory::open(&path).expect("a complete file");
+        }
+    });
+    assert_eq!(users.directory().len(), 42);
+    assert_eq!(std::fs::read_dir(users.home.path()).expect("lists").count(), 1);
+}
+
+#[derive(Debug)]
+struct Output {
+    code: u8,
+    out: String,
+    err: String,
+}
+
+struct Home(TempDir);
+
+impl Home {
+    fn new() -> Home {
+        Home(tempfile::tempdir().expect("a directory"))
+    }
+
+    fn users(&self) -> String {
+        self.0.path().join("config/users.toml").display().to_string()
+    }
+
+    fn file(&self, name: &str, content: &str) -> String {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, content).expect("writes");
+        path.display().to_string()
+    }
+
+    /// `doorward user ARGS --users FILE`, with `input` on standard input.
+    fn user(&self, args: &[&str], input: &str) -> Output {
+        let mut prompt = |_: &str| -> std::io::Result<String> { panic!("unexpected prompt") };
+        self.user_on(args, input.as_bytes(), false, &mut prompt)
+    }
+
+    fn user_on(
+        &self,
+        args: &[&str],
+        mut input: &[u8],
+        terminal: bool,
+        prompt: &mut dyn FnMut(&str) -> std::io::Result<String>,
+    ) -> Output {
+        let users = self.users();
+        let args = parse::<user::UserArgs>(args, &["--users", &users]).expect("good usage");
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let mut console =
+            user::Console { input: &mut input, out: &mut out, err: &mut err, prompt, terminal };
+        let code = user::run_on(&mut console, args).expect("memory takes every write");
+        output(code, out, err)
+    }
+
+    fn add(&self, name: &str, more: &[&str]) -> Output {
+        let args = [&["add", name, "--password-stdin"], more].concat();
+        self.user(&args, "a long enough password\n")
+    }
+
+    fn account(&self, name: &str) -> Option<Arc<doorward::identity::Account>> {
+        Directory::open(Path::new(&self.users())).expect("a good file").find(name)
+    }
+
+    fn keys(&self, args: &[&str]) -> Output {
+        let path = self.keys_path();
+        let args = parse::<keys::KeysArgs>(args, &["--keys", &path]).expect("good usage");
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = keys::run_on(&mut out, &mut err, true, args).expect("memory");
+        output(code, out, err)
+    }
+
+    fn keys_path(&self) -> String {
+        self.0.path().join("state/keys.toml").display().to_string()
+    }
+}
+
+fn output(code: u8, out: Vec<u8>, err: Vec<u8>) -> Output {
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    Output { code, out: text(out), err: text(err) }
+}
+
+fn parse<A: Args + FromArgMatches>(args: &[&str], more: &[&str]) -> Result<A, clap::Error> {
+    let command = A::augment_args(Command::new("test").no_binary_name(true));
+    command.clone().debug_assert();
+    let matches = command.try_get_matches_from(args.iter().chain(more))?;
+    A::from_arg_matches(&matches)
+}
+
+fn mode(path: &str) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+}
+
+#[test]
+fn user_add_creates_the_file_with_all_fields() {
+    let home = Home::new();
+    let more = ["--groups", "staff,ops", "--email", "a@example.com", "--name", "Alice Smith"];
+    let output = home.add("alice", &more);
+    assert_eq!((output.code, output.out.as_str(), output.err.as_str()), (0, "", ""));
+    assert_eq!(mode(&home.users()), 0o600);
+    let alice = home.account("alice").expect("alice exists");
+    assert_eq!(alice.identity.groups, ["staff", "ops"]);
+    assert_eq!(alice.identity.email.as_deref(), Some("a@example.com"));
+    assert_eq!(alice.identity.name.as_deref(), Some("Alice Smith"));
+    assert_eq!(alice.password.cost(), Cost::DEFAULT);
+    assert!(alice.password.verify("a long enough password"));
+}
+
+#[test]
+fn user_add_rejects_an_existing_name_before_the_prompt() {
+    let home = Home::new();
+    home.add("alice", &[]);
+    let output = home.user(&["add", "ALICE"], "");
+    assert_eq!(output.code, 1);
+    assert!(output.err.contains("doorward user passwd alice"), "{output:?}");
+}
+
+#[test]
+fn invalid_names_groups_and_addresses_are_usage_errors() {
+    for args in [
+        &["add", "a:b"][..],
+        &["add", " a"],
+        &["add", "a", "--groups", "x,,y"],
+        &["add", "a", "--email", "nobody"],
+        &["add", "a", "--name", "x\ny"],
+        &["add", "a", "--password", "secret"],
+        &["add"],
+        &[],
+    ] {
+        let error = parse::<user::UserArgs>(args, &[]).expect_err("wrong");
+        assert_eq!(error.exit_code(), 2, "{args:?}");
+    }
+}
+
+#[test]
+fn the_default_users_file_is_in_config() {
+    let args = parse::<user::UserArgs>(&["list"], &[]).expect("good usage");
+    let user::UserCommand::List(list) = args.command else { panic!("{args:?}") };
+    assert_eq!(list.file.users, Path::new("config/users.toml"));
+}
+
+#[test]
+fn weak_passwords_are_rejected_and_short_ones_noted() {
+    let home = Home::new();
+    for (password, reason) in [
+        ("short", "8 characters"),
+        ("", "8 characters"),
+        ("Password", "most common"),
+        ("alicealice", "user name"),
+        ("eight\0chars", "NUL"),
+        (&"x".repeat(1_025), "1024"),
+    ] {
+        let output = home.user(&["add", "alicealice", "--password-stdin"], password);
+        assert_eq!(output.code, 1, "{password:?}");
+        assert!(output.err.contains(reason), "{output:?}");
+    }
+    assert!(!Path::new(&home.users()).exists());
+    let output = home.user(&["add", "bob", "--password-stdin"], "ten_chars!\r\n");
+    assert_eq!(output.code, 0);
+    assert!(output.err.contains("15 characters"), "{output:?}");
+    assert!(home.account("bob").expect("bob exists").password.verify("ten_chars!"));
+}
+
+#[test]
+fn a_terminal_prompts_for_the_password_twice() {
+    let home = Home::new();
+    let mut answers = vec!["a long enough password", "a different password"];
+    let mut prompt =
+        |_: &str| answers.pop().map(str::to_owned).ok_or(std::io::ErrorKind::NotFound.into());
+    let output = home.user_on(&["add", "alice"], b"", true, &mut prompt);
+    assert_eq!(output.code, 1);
+    assert!(output.err.contains("differ"), "{output:?}");
+    let mut prompts = Vec::new();
+    let mut prompt = |text: &str| {
+        prompts.push(text.to_owned());
+        Ok("a long enough password".to_owned())
+    };
+    let output = home.user_on(&["add", "alice"], b"", true, &mut prompt);
+    assert_eq!(output.code, 0);
+    assert!(output.out.starts_with("added alice in "), "{output:?}");
+    assert_eq!(prompts.len(), 2);
+    let mut prompt = |_: &str| Err(std::io::ErrorKind::NotFound.into());
+    let output = home.user_on(&["passwd", "alice"], b"", false, &mut prompt);
+    assert!(output.err.contains("--password-stdin"), "{output:?}");
+}
+
+#[test]
+fn user_passwd_changes_the_password_of_an_existing_user_only() {
+    let home = Home::new();
+    home.add("alice", &[]);
+    let before = home.account("alice").expect("alice exists").credential_digest;
+    let output = home.user(&["passwd", "Alice", "--password-stdin"], "an even longer password\n");
+    assert_eq!(output.code, 0, "{output:?}");
+    let alice = home.account("alice").expect("alice exists");
+    assert!(alice.password.verify("an even longer password"));
+    assert_ne!(alice.credential_digest, before);
+    let output = home.user(&["passwd", "nobody"], "");
+    assert_eq!(output.code, 1);
+    assert!(output.err.contains("no user \"nobody\""), "{output:?}");
+}
+
+#[test]
+fn user_disable_enable_and_remove_change_the_account() {
+    let home = Home::new();
+    home.add("alice", &[]);
+    let disabled = || home.account("alice").map(|account| account.disabled);
+    for (command, after) in [("disable", true), ("disable", true), ("enable", false)] {
+        assert_eq!(home.user(&[command, "alice"], "").code, 0);
+        assert_eq!(disabled(), Some(after), "{command}");
+    }
+    assert_eq!(home.user(&["remove", "alice"], "").code, 0);
+    assert_eq!(disabled(), None);
+    for command in ["disable", "enable", "remove"] {
+        let output = home.user(&[command, "alice"], "");
+        assert_eq!(output.code, 1, "{command}");
+        assert!(output.err.contains("no user"), "{output:?}");
+    }
+}
+
+#[test]
+fn user_list_omits_the_hash() {
+    let home = Home::new();
+    home.add("alice", &["--groups", "staff,ops", "--email", "a@b"]);
+    home.add("bob", &[]);
+    home.user(&["disable", "bob"], "");
+    let piped = home.user(&["list"], "").out;
+    assert_eq!(
+        piped,
+        "alice\tenabled\tstaff,ops\ta@b\t\targon2id\nbob\tdisabled\t\t\t\targon2id\n"
+    );
+    let mut prompt = |_: &str| -> std::io::Result<String> { panic!("unexpected prompt") };
+    let table = home.user_on(&["list"], b"", true, &mut prompt).out;
+    assert!(table.starts_with("NAME   STATE "), "{table}");
+    let json = home.user(&["list", "--json"], "").out;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json[0]["groups"], serde_json::json!(["staff", "ops"]));
+    assert_eq!(json[1]["disabled"], true);
+    assert!(!format!("{piped}{table}{json}").contains("$argon2id$"));
+}
+
+#[test]
+fn commands_on_a_missing_or_broken_file_state_what_to_do() {
+    let home = Home::new();
+    for args in [&["list"][..], &["disable", "a"], &["passwd", "a"]] {
+        let output = home.user(args, "");
+        assert_eq!(output.code, 1);
+        assert!(output.err.contains("doorward user add"), "{output:?}");
+    }
+    home.add("alice", &[]);
+    std::fs::write(home.users(), "[[user]]\nnam = 'a'\n").expect("writes");
+    for args in [&["list"][..], &["add", "b", "--password-stdin"], &["remove", "alice"]] {
+        let output = home.user(args, "a long enough password\n");
+        assert_eq!(output.code, 1);
+        assert!(output.err.contains("users.toml:"), "{output:?}");
+    }
+    assert_eq!(std::fs::read(home.users()).expect("reads"), b"[[user]]\nnam = 'a'\n");
+}
+
+fn bcrypt(password: &str) -> String {
+    let hash = Credential::hash(password, Cost::Bcrypt { cost: 4 }).expect("hashes");
+    hash.stored().replacen("$2b$", "$2y$", 1)
+}
+
+#[tokio::test]
+async fn an_imported_bcrypt_user_can_log_in() {
+    let home = Home::new();
+    let lines = format!("alice:{}\nbob:{}\n", bcrypt("pass-a"), bcrypt("pass-b"));
+    let source = home.file("htpasswd", &lines);
+    let output = home.user(&["import", &source, "--groups", "staff"], "");
+    assert_eq!((output.code, output.err.as_str()), (0, ""));
+    let directory = Directory::open(Path::new(&home.users())).expect("a good file");
+    let login = login_over(Arc::new(directory), open_settings(1));
+    let LoginOutcome::Accept(bob) = attempt(&login, "bob", "pass-b").await else {
+        panic!("bob is refused")
+    };
+    assert_eq!(bob.identity.groups, ["staff"]);
+    assert_eq!(attempt(&login, "bob", "pass-a").await, LoginOutcome::Refuse);
+}
+
+#[test]
+fn user_import_writes_nothing_after_an_unsupported_line() {
+    let home = Home::new();
+    home.add("bob", &[]);
+    let lines = format!("alice:{0}\nbob:{0}\ncarol:$apr1$x$y\nALICE:{0}\n", bcrypt("x"));
+    let source = home.file("htpasswd", &lines);
+    let output = home.user(&["import", &source], "");
+    assert_eq!(output.code, 1);
+    for part in ["htpasswd:2: ", "htpasswd:3: ", "htpasswd:4: ", "nothing was imported"] {
+        assert!(output.err.contains(part), "{part}: {output:?}");
+    }
+    assert!(home.account("alice").is_none());
+    let output = home.user(&["import", &source, "--skip-unsupported"], "");
+    assert_eq!(output.code, 0);
+    assert!(output.err.contains("htpasswd:3: "), "{output:?}");
+    assert!(home.account("alice").is_some() && home.account("carol").is_none());
+    let bob = home.account("bob").expect("bob exists");
+    assert!(bob.password.verify("a long enough password"), "import replaced a password");
+}
+
+#[test]
+fn keys_commands_print_no_key() {
+    let home = Home::new();
+    let missing = home.keys(&["rotate"]);
+    assert_eq!(missing.code, 1);
+    assert!(missing.err.contains("doorward keys init"), "{missing:?}");
+    let mut all = home.keys(&["init"]).out;
+    assert_eq!(mode(&home.keys_path()), 0o600);
+    let first = KeyRing::parse(&read(&home.keys_path())).expect("a good file");
+    assert_eq!(home.keys(&["init"]).code, 1);
+    let output = home.keys(&["rotate"]);
+    assert_eq!(output.code, 0, "{output:?}");
+    let second = KeyRing::parse(&read(&home.keys_path())).expect("a good file");
+    assert_eq!(second.signing_key().0, 2);
+    assert!(second.key(1).is_some(), "the old key is gone");
+    assert_eq!(first.user_tag("alice"), second.user_tag("alice"));
+    assert_eq!(mode(&home.keys_path()), 0o600);
+    all += &output.out;
+    let plain = home.keys(&["list"]).out;
+    assert!(plain.starts_with("1\t20") && plain.ends_with("Z\tsigns\n"), "{plain}");
+    let json = home.keys(&["list", "--json"]).out;
+    let rows: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((&rows[1]["id"], &rows[1]["signs"]), (&2.into(), &true.into()));
+    all += &(plain + &json);
+    for line in read(&home.keys_path()).lines() {
+        if let Some((_, secret)) = line.split_once(" = \"").filter(|(key, _)| *key != "created") {
+            assert!(!all.contains(secret.trim_end_matches('"')), "{line} is shown");
+        }
+    }
+}
+
+#[test]
+fn a_broken_keys_file_is_never_replaced() {
+    let home = Home::new();
+    home.keys(&["init"]);
+    std::fs::write(home.keys_path(), "tag = 'broken'").expect("writes");
+    for command in ["init", "rotate", "list"] {
+        let output = home.keys(&[command]);
+        assert_eq!(output.code, 1, "{command}");
+        assert!(output.err.contains("keys.toml"), "{output:?}");
+    }
+    assert_eq!(read(&home.keys_path()), "tag = 'broken'");
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).expect("reads")
+}
