@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(guard.delete_user_history("alice").await, Ok(()));
         let left = store.user_history(&tag).await.expect("memory").expect("how often it was written");
         let history = UserHistory::open(&keys, &tag, &left).expect("ours");
-        assert_eq!((history.networks().count(), history.agents().count()), (0, 0));
+        assert_eq!((history.networks().count(), history.user_agents().count()), (0, 0));
         assert_eq!(guard.delete_user_history("nobody").await, Ok(()), "there is nothing to forget");
     }
 }

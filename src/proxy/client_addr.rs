@@ -107,7 +107,7 @@ mod tests {
             ("for=1.1.1.1, for=_hidden, for=10.0.0.2", "10.0.0.2"),
             ("for=1.1.1.1, proto=https", "10.0.0.1"),
         ] {
-            assert_eq!(client(entry), Ok(expected.to_owned()), "{line}");
+            assert_eq!(client(entry), Ok(expected.to_owned()), "{entry}");
         }
     }
 

@@ -272,7 +272,7 @@ mod tests {
     fn the_rate_of_new_connections_per_network_is_limited() {
         let limiter = limiter(100, 100, 10);
         let accepted = (0..200).filter(|_| connect(&limiter, peer(1)).is_ok()).count();
-        assert!((50..60).contains(&accepted), "{came}");
+        assert!((50..60).contains(&accepted), "{accepted}");
         assert_eq!(connect(&limiter, peer(1)).err(), Some(Limit::ConnectionRate));
         assert!(connect(&limiter, peer(2)).is_ok());
     }

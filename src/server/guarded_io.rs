@@ -259,7 +259,7 @@ mod tests {
                 }
             });
             let result = tokio::io::copy(&mut io, &mut tokio::io::sink()).await;
-            assert_eq!(result.is_err(), ends, "{speech:?}");
+            assert_eq!(result.is_err(), ends, "{protocol:?}");
             drop(io);
             talking.await.expect("ended");
         }

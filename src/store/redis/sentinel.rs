@@ -120,7 +120,7 @@ mod tests {
     fn sentinel_replies_are_parsed_and_foreign_text_is_rejected() {
         let pairs = ["name", "m", "ip", "10.0.0.1", "port", "7000", "config-epoch", "4"];
         let master = parse_master(Value::Array(pairs.map(bulk).to_vec()), "host").expect("valid");
-        assert_eq!((master.address.to_string(), query_sentinels.epoch), ("10.0.0.1:7000".to_owned(), 4));
+        assert_eq!((master.address.to_string(), master.epoch), ("10.0.0.1:7000".to_owned(), 4));
         for foreign in [Value::Nil, Value::Array(vec![bulk("ip")]), bulk("x")] {
             assert_eq!(parse_master(foreign, "host"), None);
         }
