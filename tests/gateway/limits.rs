@@ -720,7 +720,7 @@ impl tracing::Subscriber for Bomb {
         event.record(&mut |_: &tracing::field::Field, value: &dyn std::fmt::Debug| {
             words.push_str(&format!("{value:?} "));
         });
-        let is_lit = words.contains(FUSE) && words.contains("login-refused");
+        let is_lit = words.contains(FUSE) && words.contains("login-failed");
         assert!(!is_lit, "as the test wants");
     }
     fn enter(&self, _: &tracing::span::Id) {}

@@ -135,7 +135,7 @@ async fn path_is_public_only_if_every_parser_agrees() {
         ] {
             let answer = nobody.fetch(path).await;
             assert_eq!(answer.status.as_u16(), 400, "{path}");
-            assert!(answer.json()["reason"].to_string().contains("another route's"), "{path}");
+            assert!(answer.json()["reason"].to_string().contains("another route"), "{path}");
         }
         assert_eq!(alice.fetch("/admin/STAFF").await.status.as_u16(), 400);
         assert_eq!(upstream.heads().len(), asked, "the app was asked");

@@ -142,7 +142,7 @@ async fn monitoring_route_admits_a_thief_and_logs_once() {
         assert_eq!(verdict(&mut thief).await, "admitted");
     }
     let metrics = scene.gateway.metrics().await;
-    let counted = "doorward_risk_assessments_total{answer=\"login\",enforced=\"false\"} 1\n";
+    let counted = "doorward_risk_assessments_total{action=\"login\",enforced=\"false\"} 1\n";
     assert!(metrics.contains(counted), "{metrics}");
     let moves = scene.moves();
     assert_eq!(moves.len(), 1, "{moves:#?}");
@@ -204,7 +204,7 @@ async fn enforcing_route_stops_a_foreign_client_at_once() {
     assert_eq!(verdict(&mut scene.alice).await, "401 reauthenticate", "nobody knows who is who");
     let metrics = scene.gateway.metrics().await;
     for line in [
-        "doorward_risk_assessments_total{answer=\"login\",enforced=\"true\"} 1\n",
+        "doorward_risk_assessments_total{action=\"login\",enforced=\"true\"} 1\n",
         "doorward_risk_signals_total{signal=\"browser\"} 1\n",
         "doorward_risk_signals_total{signal=\"country\"} 1\n",
     ] {

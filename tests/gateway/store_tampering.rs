@@ -375,7 +375,7 @@ async fn future_activity_time_is_clamped_and_reported() {
     assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "not the end of its time");
     let left = alice.fetch("/.doorward/session").await.json();
     assert_eq!(left["absolute_seconds"], 12 * 60 * 60);
-    assert_eq!(store.events("touched-ahead").await, 1);
+    assert_eq!(store.events("activity-in-future").await, 1);
 }
 
 async fn user_index_cannot_move_a_cutoff_into_the_future(store: Store) {

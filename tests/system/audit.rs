@@ -351,7 +351,7 @@ fn a_log_moved_away_while_stopped_starts_a_new_chain() {
     std::fs::rename(installation.path("audit.jsonl"), installation.path("audit.1")).expect("moved");
     installation.run(1);
     let (code, text) = verify_files(&installation, &["audit.jsonl", "audit.1"], &["--heads", "heads"]);
-    assert!(code == Some(0) && text.contains("another log begins"), "{text}");
+    assert!(code == Some(0) && text.contains("a new chain starts"), "{text}");
     let old = std::fs::read_to_string(installation.path("audit.1")).expect("the old log");
     let kept: Vec<&str> = old.lines().take(2).collect();
     std::fs::write(installation.path("audit.1"), kept.join("\n") + "\n").expect("written");

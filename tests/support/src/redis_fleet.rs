@@ -113,7 +113,7 @@ impl SentinelGroup {
 
 impl Sentinel {
     fn master(&self) -> Option<HashMap<String, String>> {
-        query(self.port, &["SENTINEL", "MASTER_NAME", MASTER_NAME])
+        query(self.port, &["SENTINEL", "MASTER", MASTER_NAME])
     }
 }
 

@@ -75,7 +75,7 @@ impl Visit for EventFields {
         match field.name() {
             "event" => value.clone_into(&mut self.event),
             "signals" => value.clone_into(&mut self.entry.signals),
-            "answer" => value.clone_into(&mut self.entry.answer),
+            "action" => value.clone_into(&mut self.entry.answer),
             _ => {}
         }
     }
