@@ -18,10 +18,7 @@
 //! | 0 | [`clock`], [`secret`] | pure: clock; keys, sealing, hashes |
 
 #![forbid(unsafe_code)]
-#![deny(
-    unreachable_pub,
-    reason = "an item is `pub` only if other crates can reach it"
-)]
+#![deny(unreachable_pub, reason = "an item is `pub` only if other crates can reach it")]
 #![deny(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -12,10 +12,10 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
+use crate::tell;
 use test_support::browser::Browser;
 use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
 use test_support::redis_server::{RedisOptions, RedisServer};
-use crate::tell;
 use test_support::upstream::Upstream;
 
 /// As many as may log in from one address at once.

@@ -10,9 +10,9 @@ use tokio::task::JoinSet;
 
 use doorward::store::Store;
 
-use test_support::redis_server::{RedisOptions, RedisServer};
 use crate::sessions::Sessions;
 use crate::tell;
+use test_support::redis_server::{RedisOptions, RedisServer};
 
 const GATEWAYS: [u64; 4] = [0, 1, 10, 100];
 const SESSIONS: u64 = 10_000;

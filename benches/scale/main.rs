@@ -15,7 +15,6 @@ mod fanout;
 mod memory;
 mod sessions;
 
-
 use std::path::Path;
 
 use serde_json::Value;

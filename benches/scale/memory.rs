@@ -4,9 +4,9 @@ use serde_json::json;
 
 use doorward::store::Store;
 
-use test_support::redis_server::{RedisOptions, RedisServer};
 use crate::sessions::Sessions;
 use crate::tell;
+use test_support::redis_server::{RedisOptions, RedisServer};
 
 /// Fills an empty Redis with `count` sessions, then touches each.
 pub async fn measure(count: u64) {

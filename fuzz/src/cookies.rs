@@ -1,7 +1,7 @@
 //! `Cookie` headers: the gateway's cookies are found and never forwarded, others are forwarded
 //! unchanged.
 
-use doorward::message::{CookieNames, CookieLookup, cookies};
+use doorward::message::{CookieLookup, CookieNames, cookies};
 use http::header::{self, HeaderMap, HeaderValue};
 
 const OURS: [&[u8]; 3] = [b"__host-doorward", b"__secure-doorward", b"__host-doorward-login"];

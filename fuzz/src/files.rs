@@ -33,7 +33,8 @@ pub fn users(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match users_file::parse(Path::new("users.toml"), text) {
         Ok(accounts) => {
-            let names = accounts.iter().map(|account| account::normalize_name(&account.identity.user));
+            let names =
+                accounts.iter().map(|account| account::normalize_name(&account.identity.user));
             let mut names: Vec<String> = names.collect();
             names.sort_unstable();
             names.dedup();

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use doorward::clock::UnixMillis;
-use doorward::portal::user_agent::describe;
 use doorward::portal::forms::{FormFields, open_return_url, seal_return_url, verify_csrf_token};
+use doorward::portal::user_agent::describe;
 
 use super::keys::KEYS;
 
@@ -23,7 +23,11 @@ pub fn form(bytes: &[u8]) {
         !verify_csrf_token(&KEYS, "login form", b"nonce", fields.text("csrf"), NOW),
         "unsealed values are rejected"
     );
-    assert_eq!(open_return_url(&KEYS, HOST, fields.text("to"), NOW), None, "unsealed values are rejected");
+    assert_eq!(
+        open_return_url(&KEYS, HOST, fields.text("to"), NOW),
+        None,
+        "unsealed values are rejected"
+    );
     redirect(fields.text("to"));
 }
 

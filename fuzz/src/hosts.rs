@@ -95,7 +95,8 @@ fn assert_last_entry_wins(peer: IpAddr, headers: &HeaderMap) {
         (X_FORWARDED_FOR, "203.0.113.99", "203.0.113.99"),
     ] {
         let client: IpAddr = client.parse().expect("an address");
-        for longer in [in_its_own_header(headers, &name, entry), at_the_end(headers, &name, entry)] {
+        for longer in [in_its_own_header(headers, &name, entry), at_the_end(headers, &name, entry)]
+        {
             let result = client_of(peer, &longer);
             assert!(result.is_err() || result == Ok(client), "{result:?} of {longer:?}");
         }

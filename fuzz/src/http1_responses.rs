@@ -36,7 +36,10 @@ fn assert_framed_once(parsed: &ParsedResponse) {
 
 type Headers = Vec<(String, Vec<u8>)>;
 
-fn parse_with_hyper(bytes: &[u8], is_head: bool) -> Option<(u16, Headers, Vec<u8>, Option<Headers>)> {
+fn parse_with_hyper(
+    bytes: &[u8],
+    is_head: bool,
+) -> Option<(u16, Headers, Vec<u8>, Option<Headers>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     runtime.expect("a runtime").block_on(async {
         let (near, mut far) = duplex(1 << 20);

@@ -19,7 +19,11 @@ pub fn path(bytes: &[u8]) {
     let sent = bytes.split(|byte| *byte == b'#').next().unwrap_or_default();
     let sent = if sent.is_empty() { b"/" } else { sent };
     assert_eq!(target.raw().to_string().as_bytes(), sent, "forwarded is what was sent");
-    assert_eq!(path, once_decoded(target.raw().path()), "the decoded path equals the sent one, decoded once");
+    assert_eq!(
+        path,
+        once_decoded(target.raw().path()),
+        "the decoded path equals the sent one, decoded once"
+    );
     for reader in NORMALIZATIONS {
         assert_eq!(reader(path), path, "{path:?} is another path to another reader");
     }

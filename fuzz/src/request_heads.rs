@@ -6,7 +6,9 @@ use std::sync::LazyLock;
 
 use doorward::config::Config;
 use doorward::guard::Permit;
-use doorward::message::{RequestContext, CookieNames, InboundHead, ReservedHeaders, RequestId, SanitizedHead};
+use doorward::message::{
+    CookieNames, InboundHead, RequestContext, RequestId, ReservedHeaders, SanitizedHead,
+};
 use doorward::proxy::UpstreamHead;
 use doorward::route::RouteTable;
 use http::header::{HeaderMap, HeaderName, HeaderValue};

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use doorward::message::{RequestContext, CookieNames, InboundHead, RequestId, SanitizedHead};
+use doorward::message::{CookieNames, InboundHead, RequestContext, RequestId, SanitizedHead};
 use doorward::proxy::{ConnectionInfo, RequestBody};
 use doorward::route::BodyLimits;
 use http::{Request, Response, StatusCode};
@@ -131,7 +131,10 @@ fn assert_valid_requests(bytes: &[u8]) {
     // Set by the gateway.
     assert_eq!(count("forwarded"), 1, "{shown}");
     for name in names.iter().filter(|name| *name != "forwarded") {
-        assert!(!request_heads::TRUSTED.contains(&name.replace(['.', '~', '+'], "-").as_str()), "{shown}");
+        assert!(
+            !request_heads::TRUSTED.contains(&name.replace(['.', '~', '+'], "-").as_str()),
+            "{shown}"
+        );
         assert!(!name.contains('_'), "{shown}");
     }
     if let Some(end) = end_of(bytes) {

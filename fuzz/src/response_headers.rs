@@ -17,7 +17,10 @@ pub fn response_headers(bytes: &[u8]) {
     }
     if !nominated {
         let kept: Vec<_> = set_cookies(&headers).collect();
-        assert!(foreign.iter().all(|line| kept.contains(line)), "the upstream's own cookies are kept");
+        assert!(
+            foreign.iter().all(|line| kept.contains(line)),
+            "the upstream's own cookies are kept"
+        );
     }
     for value in headers.get_all("clear-site-data") {
         let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::guard::SessionInfo;
 use crate::session::EndReason;
-use crate::store::{Advice, FlushCause, RedisStats, Durability, Unavailable};
+use crate::store::{Advice, Durability, FlushCause, RedisStats, Unavailable};
 use crate::telemetry::StoreStats;
 
 use super::{Admin, Scope};
@@ -75,9 +75,7 @@ impl Admin {
             }
             (&Method::POST, "/revoke", Scope::Operator) => self.revoke(&query).await,
             (&Method::POST, "/forget", Scope::Operator) => self.forget(&query).await,
-            (_, _, Scope::Monitor | Scope::Operator) => {
-                text(StatusCode::NOT_FOUND, "not found\n")
-            }
+            (_, _, Scope::Monitor | Scope::Operator) => text(StatusCode::NOT_FOUND, "not found\n"),
         }
     }
 
@@ -104,7 +102,9 @@ impl Admin {
             Some(user) => self.guard.list_user_sessions(&self.account(user)).await,
             None => self.guard.list_all_sessions(LIST_LIMIT).await,
         };
-        json_response(sessions.map(|list| json!(list.iter().map(SessionView::from).collect::<Vec<_>>())))
+        json_response(
+            sessions.map(|list| json!(list.iter().map(SessionView::from).collect::<Vec<_>>())),
+        )
     }
 
     async fn show(&self, handle: &str) -> TextResponse {
@@ -124,16 +124,23 @@ impl Admin {
             (Some(user), None, None) => RevokeTarget::User(user),
             (None, Some(handle), None) => RevokeTarget::Session(handle),
             (None, None, Some(_)) => RevokeTarget::All,
-            (_, _, _) => return text(StatusCode::BAD_REQUEST, "set exactly one of user, session, all\n"),
+            (_, _, _) => {
+                return text(StatusCode::BAD_REQUEST, "set exactly one of user, session, all\n");
+            }
         };
         match target {
             RevokeTarget::User(user) => {
                 let user = self.account(user);
-                json_response(self.guard.revoke_user_sessions(&user, None).await.map(|durability| revoked(&user, durability)))
+                json_response(
+                    self.guard
+                        .revoke_user_sessions(&user, None)
+                        .await
+                        .map(|durability| revoked(&user, durability)),
+                )
             }
-            RevokeTarget::All => {
-                json_response(self.guard.revoke_all_sessions().await.map(|durability| revoked("all", durability)))
-            }
+            RevokeTarget::All => json_response(
+                self.guard.revoke_all_sessions().await.map(|durability| revoked("all", durability)),
+            ),
             RevokeTarget::Session(handle) => self.revoke_one(&handle).await,
         }
     }
@@ -144,7 +151,9 @@ impl Admin {
             return text(StatusCode::BAD_REQUEST, "set user\n");
         };
         let user = self.account(user);
-        json_response(self.guard.delete_user_history(&user).await.map(|()| json!({ "forgotten": user })))
+        json_response(
+            self.guard.delete_user_history(&user).await.map(|()| json!({ "forgotten": user })),
+        )
     }
 
     /// Returns the name in the spelling of the account, which session records have: `Alice` may be `alice`.
@@ -220,14 +229,18 @@ fn json_response(result: Result<serde_json::Value, Unavailable>) -> TextResponse
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, json!({ "error": error.to_string() })),
     };
     let mut response = text(status, &body.to_string());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
 fn not_found(handle: &str) -> TextResponse {
     let error = format!("no live session {handle}; `doorward sessions list` shows them");
     let mut response = text(StatusCode::NOT_FOUND, &json!({ "error": error }).to_string());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use tracing::{info, warn};
 
 use crate::config::Signals;
-use crate::risk::{GeoIp, Database, DatabaseError};
+use crate::risk::{Database, DatabaseError, GeoIp};
 
 /// Larger than any published database, and small enough to fit into memory.
 const MAX_DATABASE_BYTES: u64 = 1 << 30;

@@ -22,7 +22,9 @@ pub enum KeysError {
 /// Loads the keys, or creates the file if it is missing.
 pub(super) fn load_or_create(path: &Path) -> Result<KeyRing, KeysError> {
     match load(path) {
-        Err(KeysError::File { error, .. }) if error.kind() == io::ErrorKind::NotFound => create(path),
+        Err(KeysError::File { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+            create(path)
+        }
         other => other,
     }
 }

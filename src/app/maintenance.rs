@@ -48,7 +48,8 @@ pub(super) async fn run(
     let guard = maintenance.guard.clone();
     let follower = tokio::spawn(async move { guard.follow_changes().await });
     if let Some(limit) = memory::limit(components.limits.configured.memory) {
-        let (overload, limiter) = (Arc::clone(&components.memory_load), Arc::clone(&components.limits.limiter));
+        let (overload, limiter) =
+            (Arc::clone(&components.memory_load), Arc::clone(&components.limits.limiter));
         tokio::spawn(memory::MemoryMonitor { limit, overload, limiter }.run());
     }
     let mut tick = tokio::time::interval(TICK);

@@ -12,7 +12,7 @@ use tokio::time::{Instant, interval};
 use tracing::info;
 
 use crate::config::Memory;
-use crate::proxy::{MemoryLoad, LoadLevel};
+use crate::proxy::{LoadLevel, MemoryLoad};
 use crate::server::ConnectionLimiter;
 
 /// Short, because an attacker on a fast network fills some 100 MB within one interval.
@@ -51,7 +51,9 @@ impl MemoryMonitor {
             tick.tick().await;
             let level = level(rss().unwrap_or_default(), self.limit);
             self.overload.set(level);
-            if level == LoadLevel::Overloaded && last_eviction.is_none_or(|at| at.elapsed() >= EVICT_INTERVAL) {
+            if level == LoadLevel::Overloaded
+                && last_eviction.is_none_or(|at| at.elapsed() >= EVICT_INTERVAL)
+            {
                 self.limiter.evict_tenth();
                 last_eviction = Some(Instant::now());
             }
@@ -117,7 +119,10 @@ mod tests {
     #[test]
     fn auto_is_between_rss_and_machine_memory_and_zero_is_none() {
         let auto = limit(Memory::Auto).expect("Linux reports it");
-        assert!(auto < machine_memory().expect("Linux reports it") && auto > rss().expect("Linux reports it"));
+        assert!(
+            auto < machine_memory().expect("Linux reports it")
+                && auto > rss().expect("Linux reports it")
+        );
         assert_eq!(limit(Memory::Bytes(0)), None);
         assert_eq!(limit(Memory::Bytes(7)), Some(7));
     }

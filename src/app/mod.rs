@@ -9,11 +9,11 @@
 //! ```
 
 mod geoip_files;
-mod rlimit;
-mod maintenance;
 mod keys;
+mod maintenance;
 mod memory;
 pub mod notify;
+mod rlimit;
 
 pub use geoip_files::read_geoip_databases;
 pub use keys::KeysError;
@@ -38,16 +38,16 @@ use crate::clock::Clock;
 use crate::config::{Config, RedisLocation, StoreLocation};
 use crate::guard::{Guard, Shared, SharedParts};
 use crate::identity::{Directory, PasswordLogin, PasswordSettings};
-use crate::message::{CookieNames, ReservedHeaders, RequestIds};
+use crate::message::{CookieNames, RequestIds, ReservedHeaders};
 use crate::portal::{Branding, Portal};
-use crate::proxy::{Proxy, MemoryLoad, OverloadMonitor, TrustedProxies, Tunnels, UpstreamClusters};
+use crate::proxy::{MemoryLoad, OverloadMonitor, Proxy, TrustedProxies, Tunnels, UpstreamClusters};
 use crate::secret::random_bytes;
-use crate::server::{self, ServerLimits, ConnectionLimiter, Redirect, ConnectionLimits, Sockets};
+use crate::server::{self, ConnectionLimiter, ConnectionLimits, Redirect, ServerLimits, Sockets};
 use crate::session::SignalsMode;
 use crate::store::{RedisSettings, Store};
-use crate::telemetry::audit::AuditFileError;
 use crate::telemetry::access_log::FLUSH_INTERVAL;
-use crate::telemetry::{AuditLog, Metrics, AccessLogWriter, AccessLog};
+use crate::telemetry::audit::AuditFileError;
+use crate::telemetry::{AccessLog, AccessLogWriter, AuditLog, Metrics};
 use crate::tls::{Certificates, HandshakeAcceptor};
 
 /// Environment variables that hold the store passwords if no file is configured.
@@ -283,7 +283,9 @@ impl Components {
             certificates,
             login,
             branding: Arc::new(branding(&config)?),
-            reserved_headers: Arc::new(ReservedHeaders::new(config.routes.iter().map(|route| &route.identity))),
+            reserved_headers: Arc::new(ReservedHeaders::new(
+                config.routes.iter().map(|route| &route.identity),
+            )),
             trusted_proxies: Arc::new(TrustedProxies::new(config.server.trusted_proxies.clone())),
             limits: Arc::new(limits(&config)),
             memory_load: Arc::default(),
@@ -322,7 +324,12 @@ fn limits(config: &Config) -> ServerLimits {
     };
     let proxy_protocol = config.server.proxy_protocol;
     let fingerprints = config.routes.iter().any(|route| route.policy.signals != SignalsMode::Off);
-    ServerLimits { limiter: Arc::new(ConnectionLimiter::new(connection_limits)), configured, proxy_protocol, fingerprints }
+    ServerLimits {
+        limiter: Arc::new(ConnectionLimiter::new(connection_limits)),
+        configured,
+        proxy_protocol,
+        fingerprints,
+    }
 }
 
 fn branding(config: &Config) -> Result<Branding, StartError> {
@@ -476,7 +483,10 @@ impl Worker {
             upstreams,
             trusted_proxies: Arc::clone(&components.trusted_proxies),
             max_headers: components.limits.configured.headers,
-            overload: OverloadMonitor::new(self.max_requests(), Arc::clone(&components.memory_load)),
+            overload: OverloadMonitor::new(
+                self.max_requests(),
+                Arc::clone(&components.memory_load),
+            ),
             tunnels,
             certificates: Some(Arc::clone(&components.certificates)),
             request_ids: RequestIds::new(random_bytes()),

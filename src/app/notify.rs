@@ -27,7 +27,8 @@ pub fn settings(notify: &Notify) -> Result<Option<Settings>, StartError> {
         return Ok(None);
     }
     if let Some(command) = &notify.command {
-        config::check_executable(&command.program).map_err(|error| unusable(&command.program, error))?;
+        config::check_executable(&command.program)
+            .map_err(|error| unusable(&command.program, error))?;
     }
     Ok(Some(Settings {
         events: notify.events.clone(),

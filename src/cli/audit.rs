@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::secret::KeyRing;
 use crate::telemetry::audit::{
-    Head, VerifyOptions, FileReport, FileStart, Verifier, read_last_head, read_heads, file_start,
+    FileReport, FileStart, Head, Verifier, VerifyOptions, file_start, read_heads, read_last_head,
 };
 
 #[derive(Args)]
@@ -77,11 +77,13 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         Some(path) => read_heads(open(path)?).with_context(|| path.display().to_string())?,
         None => Vec::new(),
     };
-    let options = VerifyOptions { heads, first_seq: args.from, absent_chains: args.without.clone() };
+    let options =
+        VerifyOptions { heads, first_seq: args.from, absent_chains: args.without.clone() };
     let mut verifier = Verifier::new(keys.audit(), &options);
     let mut verified = Vec::new();
     for path in oldest_first(&args.files)? {
-        let report = verifier.file(BufReader::new(open(&path)?)).with_context(|| read_error(&path))?;
+        let report =
+            verifier.file(BufReader::new(open(&path)?)).with_context(|| read_error(&path))?;
         verified.push(VerifiedFile { path, report });
     }
     if let Some(last) = verified.last_mut() {

@@ -32,10 +32,7 @@ pub(super) fn run(args: &CertsArgs) -> anyhow::Result<ExitCode> {
             let files = dev_ca::make(dir, hosts)?;
             println!("certificate  {}", files.cert.display());
             println!("key          {}", files.key.display());
-            println!(
-                "authority    {} (trust it in your own browser only)",
-                files.ca.display()
-            );
+            println!("authority    {} (trust it in your own browser only)", files.ca.display());
         }
     }
     Ok(ExitCode::SUCCESS)

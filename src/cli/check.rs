@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use crate::config::{Config, Diagnostic, ConfigError, RenderStyle, Warning};
+use crate::config::{Config, ConfigError, Diagnostic, RenderStyle, Warning};
 
 /// The reference configuration: every key with its default.
 const REFERENCE_CONFIG: &str = include_str!("../../config/doorward.toml");

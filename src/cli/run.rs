@@ -85,10 +85,7 @@ impl ShutdownSignals {
                     _ = poll.tick() => if !running.all_threads_alive() { break },
                 }
             }
-            info!(
-                event = "gateway.stopping",
-                "draining; a second signal closes all connections"
-            );
+            info!(event = "gateway.stopping", "draining; a second signal closes all connections");
         });
     }
 

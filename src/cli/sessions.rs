@@ -99,7 +99,11 @@ fn request(command: &SessionsCommand) -> (Method, String) {
     }
 }
 
-async fn send(socket: &PathBuf, method: Method, path: &str) -> anyhow::Result<(StatusCode, String)> {
+async fn send(
+    socket: &PathBuf,
+    method: Method,
+    path: &str,
+) -> anyhow::Result<(StatusCode, String)> {
     let stream = tokio::net::UnixStream::connect(socket).await.with_context(|| {
         format!(
             "{}: no gateway listens on this socket; check that it runs and that admin.socket is this path",
@@ -127,7 +131,9 @@ fn show(command: &SessionsCommand, body: &str) -> anyhow::Result<()> {
         SessionsCommand::Forget { .. } => {
             let response: serde_json::Value = serde_json::from_str(body)?;
             let user = response["forgotten"].as_str().unwrap_or_default();
-            println!("deleted the history of {user}; current sessions keep their part until they end");
+            println!(
+                "deleted the history of {user}; current sessions keep their part until they end"
+            );
         }
         SessionsCommand::Revoke { .. } => {
             let response: serde_json::Value = serde_json::from_str(body)?;
@@ -198,7 +204,8 @@ mod tests {
         for durable in [both, r#"{"durable":false}"#, r#"{"durable":null}"#, "{}"] {
             assert_eq!(warning(durable), None);
         }
-        let few = warning(r#"{"durable":false,"replicas":{"asked":2,"got":1}}"#).expect("a warning");
+        let few =
+            warning(r#"{"durable":false,"replicas":{"asked":2,"got":1}}"#).expect("a warning");
         assert!(few.contains("1 of 2 replicas"), "{few}");
     }
 }

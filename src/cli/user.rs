@@ -13,8 +13,8 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::identity::account::{self, FieldError};
-use crate::identity::users_file_editor::UsersFileEditor;
 use crate::identity::password::PASSWORD_MAX;
+use crate::identity::users_file_editor::UsersFileEditor;
 use crate::identity::{Account, Cost, Credential, htpasswd, users_file};
 use crate::session::Identity;
 
@@ -263,7 +263,8 @@ fn new_password(
     args: &PasswordArgs,
     user: &str,
 ) -> anyhow::Result<Credential> {
-    let password = if args.password_stdin { read_password(console)? } else { prompt_twice(console)? };
+    let password =
+        if args.password_stdin { read_password(console)? } else { prompt_twice(console)? };
     check_password(&password, user)?;
     if password.chars().count() < LENGTH_ADVISED {
         writeln!(
@@ -286,9 +287,9 @@ fn read_password(console: &mut Console<'_>) -> anyhow::Result<Zeroizing<String>>
 
 fn prompt_twice(console: &mut Console<'_>) -> anyhow::Result<Zeroizing<String>> {
     let mut read = |prompt: &str| {
-        (console.prompt)(prompt).map(Zeroizing::new).context(
-            "no terminal for the password prompt; use --password-stdin",
-        )
+        (console.prompt)(prompt)
+            .map(Zeroizing::new)
+            .context("no terminal for the password prompt; use --password-stdin")
     };
     let first = read("New password: ")?;
     let second = read("Repeat the password: ")?;
@@ -300,9 +301,7 @@ fn prompt_twice(console: &mut Console<'_>) -> anyhow::Result<Zeroizing<String>> 
 
 fn check_password(password: &str, user: &str) -> anyhow::Result<()> {
     if password.chars().count() < LENGTH_MIN {
-        bail!(
-            "the password is shorter than {LENGTH_MIN} characters (NIST SP 800-63B-4)"
-        );
+        bail!("the password is shorter than {LENGTH_MIN} characters (NIST SP 800-63B-4)");
     }
     if password.len() > PASSWORD_MAX {
         bail!("the password is longer than {PASSWORD_MAX} bytes, the limit of a login");
@@ -462,7 +461,8 @@ fn import_entries(
         let identity =
             Identity { user: entry.name.clone(), groups: groups.to_vec(), ..Identity::default() };
         if let Err(error) = edit.add(&identity, &entry.password) {
-            unsupported.push(htpasswd::UnsupportedLine { line: entry.line, message: error.to_string() });
+            unsupported
+                .push(htpasswd::UnsupportedLine { line: entry.line, message: error.to_string() });
         }
     }
     let added = entries.len() - (unsupported.len() - before);

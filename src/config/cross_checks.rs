@@ -60,7 +60,8 @@ impl CrossChecks<'_> {
     pub(super) fn warn_shared_host(&self) {
         for public in self.routes.iter().filter(|section| !is_protected(section)) {
             let mut protected = self.protected();
-            let Some(neighbour) = protected.find(|other| other.route.host == public.route.host) else {
+            let Some(neighbour) = protected.find(|other| other.route.host == public.route.host)
+            else {
                 continue;
             };
             self.diagnostics.warning(
@@ -76,7 +77,11 @@ impl CrossChecks<'_> {
 
     pub(super) fn route_table(&self) -> Option<RouteTable> {
         let table = RouteTable::new(self.routes.iter().map(|at| at.route.clone()).collect());
-        table.map_err(|conflicts| conflicts.iter().for_each(|conflict| self.report_conflict(conflict))).ok()
+        table
+            .map_err(|conflicts| {
+                conflicts.iter().for_each(|conflict| self.report_conflict(conflict))
+            })
+            .ok()
     }
 
     fn report_conflict(&self, conflict: &RouteConflict) {

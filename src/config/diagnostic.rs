@@ -57,9 +57,11 @@ impl ConfigError {
     pub fn render(&self, style: RenderStyle) -> String {
         match style {
             RenderStyle::Plain => self.to_string(),
-            RenderStyle::Terminal => {
-                self.diagnostics.iter().map(|error| error.render_for_terminal(Level::ERROR, &self.source)).collect()
-            }
+            RenderStyle::Terminal => self
+                .diagnostics
+                .iter()
+                .map(|error| error.render_for_terminal(Level::ERROR, &self.source))
+                .collect(),
         }
     }
 }
@@ -216,7 +218,9 @@ mod tests {
         let shown = error(false).render(RenderStyle::Terminal);
         assert!(shown.contains("hunter2"), "{shown}");
         let hidden = error(true);
-        for text in [hidden.render(RenderStyle::Terminal), hidden.to_string(), format!("{hidden:?}")] {
+        for text in
+            [hidden.render(RenderStyle::Terminal), hidden.to_string(), format!("{hidden:?}")]
+        {
             assert!(!text.contains("hunter2"), "{text}");
             assert!(text.contains("a password") && text.contains("write password_file"), "{text}");
         }

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::file_checks::{FilePurpose, FileCheck};
-use super::diagnostic::{self, Diagnostic, ConfigError, Warning};
+use super::diagnostic::{self, ConfigError, Diagnostic, Warning};
+use super::file_checks::{FileCheck, FilePurpose};
 
 /// Byte range in the file; `None` if the message concerns no line.
 pub(super) type Span = Option<Range<usize>>;
@@ -34,7 +34,9 @@ impl KeyDefault {
     /// Returns the default or the example.
     pub fn literal(self) -> &'static str {
         match self {
-            KeyDefault::Value(literal) | KeyDefault::Optional(literal) | KeyDefault::Required(literal) => literal,
+            KeyDefault::Value(literal)
+            | KeyDefault::Optional(literal)
+            | KeyDefault::Required(literal) => literal,
         }
     }
 }
@@ -65,12 +67,7 @@ impl<'a> Diagnostics<'a> {
     }
 
     /// Adds an error. `help` states what to write, and may be empty.
-    pub(super) fn error(
-        &self,
-        span: &Span,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
+    pub(super) fn error(&self, span: &Span, message: impl Into<String>, help: impl Into<String>) {
         self.push(self.diagnostic(span, message.into(), help.into()));
     }
 
@@ -83,15 +80,14 @@ impl<'a> Diagnostics<'a> {
             .cloned()
             .reduce(|first, second| first.start.min(second.start)..first.end.max(second.end));
         let redact = all.is_some_and(|all| diagnostic::may_hold_secret(self.source, &all));
-        self.push(Diagnostic { related_span: first.clone(), redact, ..self.diagnostic(second, message, help) });
+        self.push(Diagnostic {
+            related_span: first.clone(),
+            redact,
+            ..self.diagnostic(second, message, help)
+        });
     }
 
-    pub(super) fn warning(
-        &self,
-        span: &Span,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
+    pub(super) fn warning(&self, span: &Span, message: impl Into<String>, help: impl Into<String>) {
         self.warnings.borrow_mut().push(self.diagnostic(span, message.into(), help.into()));
     }
 

@@ -28,9 +28,13 @@ pub(super) enum FileCheck {
 impl FilePurpose {
     pub(super) fn check(self, path: &Path) -> FileCheck {
         let result = match self {
-            FilePurpose::Read => fs::File::open(path).map(|_| FileCheck::Ok).map_err(|e| e.to_string()),
+            FilePurpose::Read => {
+                fs::File::open(path).map(|_| FileCheck::Ok).map_err(|e| e.to_string())
+            }
             FilePurpose::Sign => check_secret(path),
-            FilePurpose::Run => check_executable(path).map(|file| check_not_world_writable(&file)).map_err(|e| e.to_string()),
+            FilePurpose::Run => check_executable(path)
+                .map(|file| check_not_world_writable(&file))
+                .map_err(|e| e.to_string()),
         };
         result.unwrap_or_else(FileCheck::Error)
     }

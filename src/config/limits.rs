@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::diagnostics::KeyDefault::Value;
-use super::reader::{Reader, Field};
+use super::reader::{Field, Reader};
 use super::{duration, size};
 use crate::route::BodyLimits;
 
@@ -61,7 +61,8 @@ pub(super) fn limits(mut section: Reader<'_>) -> Option<Limits> {
     let body_timeout = section.quantity("body_timeout", Value(r#""30s""#), duration::parse);
     let min_rate = section.quantity("min_rate", Value(r#""500B""#), size::parse);
     let max_body = section.quantity("max_body", Value(r#""0""#), size::parse);
-    let upstream_idle = section.quantity("upstream_idle_timeout", Value(r#""5m""#), duration::parse);
+    let upstream_idle =
+        section.quantity("upstream_idle_timeout", Value(r#""5m""#), duration::parse);
     let request = section.quantity("request_timeout", Value(r#""0s""#), duration::parse);
     let tunnel = section.quantity("websocket_idle_timeout", Value(r#""1h""#), duration::parse);
     Some(Limits {

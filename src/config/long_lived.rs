@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::duration;
 use super::diagnostics::KeyDefault::Value;
+use super::duration;
 use super::reader::Reader;
 
 /// Limits of tracked connections.

@@ -7,28 +7,28 @@
 //! A configuration contains no secrets: it names files, which are read at start.
 
 mod audit;
+mod cross_checks;
+mod diagnostic;
+mod diagnostics;
 mod duration;
 mod file_checks;
-mod diagnostics;
 mod limits;
-mod long_lived;
 mod log;
 mod login;
+mod long_lived;
 mod notify;
 mod outage;
 mod portal;
-mod diagnostic;
 mod reader;
 mod redis_keys;
 mod redis_url;
 mod route;
 mod server;
 mod session;
+mod session_control;
 mod signals;
 mod size;
-mod session_control;
 mod store;
-mod cross_checks;
 mod unknown;
 
 use std::net::IpAddr;
@@ -40,22 +40,22 @@ use toml::de::DeTable;
 use crate::route::RouteTable;
 use crate::session::SessionPolicy;
 
+use cross_checks::CrossChecks;
 use diagnostics::Diagnostics;
 use reader::Reader;
 use route::{RouteDefaults, RouteSection};
-use cross_checks::CrossChecks;
 
 pub use audit::Audit;
-pub use file_checks::check_executable;
+pub use diagnostic::{ConfigError, Diagnostic, RenderStyle, Warning};
 pub use diagnostics::{Key, KeyDefault};
+pub use file_checks::check_executable;
 pub use limits::{Limits, Memory};
-pub use long_lived::LongLived;
 pub use log::{Log, LogFormat, LogLevel};
 pub use login::{Login, PasswordLogin};
+pub use long_lived::LongLived;
 pub use notify::{Notify, NotifyCommand, NotifyEvent, Webhook};
 pub use outage::{OnOutage, Outage};
 pub use portal::Portal;
-pub use diagnostic::{Diagnostic, ConfigError, RenderStyle, Warning};
 pub use redis_url::{HostPort, RedisServers, RedisUrl};
 pub use server::{Admin, CertificateFiles, Server};
 pub use session::Session;
@@ -95,7 +95,11 @@ impl Config {
     }
 
     /// Parses a text. Relative paths start at `base`; `file` is the name in messages.
-    pub fn parse(text: &str, file: &str, base: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
+    pub fn parse(
+        text: &str,
+        file: &str,
+        base: &Path,
+    ) -> Result<(Config, Vec<Warning>), ConfigError> {
         let diagnostics = Diagnostics::new(file, text, base);
         let config = parse(&diagnostics);
         diagnostics.finish(config)

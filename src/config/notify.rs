@@ -7,10 +7,10 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::PathAndQuery;
 
+use super::diagnostics::KeyDefault::Value;
 use super::duration;
 use super::file_checks::FilePurpose;
-use super::diagnostics::KeyDefault::Value;
-use super::reader::{Reader, Field};
+use super::reader::{Field, Reader};
 use crate::message::Endpoint;
 use crate::message::endpoint::Transport;
 
@@ -75,8 +75,12 @@ impl NotifyEvent {
 }
 
 /// Default of `events`, in the same order.
-const DEFAULT_EVENTS: [NotifyEvent; 4] =
-    [NotifyEvent::Theft, NotifyEvent::LocationChanged, NotifyEvent::Undecryptable, NotifyEvent::RolledBack];
+const DEFAULT_EVENTS: [NotifyEvent; 4] = [
+    NotifyEvent::Theft,
+    NotifyEvent::LocationChanged,
+    NotifyEvent::Undecryptable,
+    NotifyEvent::RolledBack,
+];
 
 /// Former and current names of events. A former name still loads, with a warning.
 static RENAMED_EVENTS: [(&str, &str); 5] = [
@@ -157,7 +161,7 @@ fn event(text: &str) -> Result<EventName, String> {
     }
     if text == "session.token-rotated" {
         return Err(
-            "`session.token-rotated` is the ordinary course of every session; leave it out".into()
+            "`session.token-rotated` is the ordinary course of every session; leave it out".into(),
         );
     }
     let renamed = RENAMED_EVENTS.iter().find(|(former, _)| *former == text);
@@ -223,7 +227,8 @@ fn warn_no_receiver(
     secret: Option<&Field<PathBuf>>,
     events: Option<&Field<Vec<Field<EventName>>>>,
 ) {
-    let chosen = events.filter(|events| !events.value.iter().map(|event| event.value.0).eq(DEFAULT_EVENTS));
+    let chosen =
+        events.filter(|events| !events.value.iter().map(|event| event.value.0).eq(DEFAULT_EVENTS));
     let secret_span = secret.map(|secret| &secret.span);
     if let Some(span) = secret_span.or(chosen.map(|events| &events.span)) {
         let help = "write webhook = \"https://…\" or command = [\"/…\"]";

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::duration;
 use super::diagnostics::KeyDefault::Value;
-use super::reader::{Reader, Field};
+use super::duration;
+use super::reader::{Field, Reader};
 
 /// Default for all routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,8 @@ pub struct Portal {
 }
 
 pub(super) fn portal(mut section: Reader<'_>) -> Option<Portal> {
-    let name = section.text("name", Value(r#""doorward""#), |text| non_empty(text).map(str::to_owned));
+    let name =
+        section.text("name", Value(r#""doorward""#), |text| non_empty(text).map(str::to_owned));
     let style = section.optional_file("style", r#""config/portal.css""#);
     Some(Portal { name: name?.value, style: style?.map(|file| file.value) })
 }

@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::diagnostics::{Diagnostics, KeyDefault, Span};
 use super::file_checks::FilePurpose;
-use super::diagnostics::{Diagnostics, Span, KeyDefault};
 use super::unknown;
 
 /// A value and its location.
@@ -160,13 +160,21 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a path. Relative paths start at the base directory.
-    pub(super) fn path(&mut self, key: &'static str, default: KeyDefault) -> Option<Field<PathBuf>> {
+    pub(super) fn path(
+        &mut self,
+        key: &'static str,
+        default: KeyDefault,
+    ) -> Option<Field<PathBuf>> {
         let base = self.diagnostics.base;
         self.text(key, default, |text| non_empty(text).map(|text| base.join(text)))
     }
 
     /// Reads the path of a file that must exist when the gateway starts.
-    pub(super) fn file(&mut self, key: &'static str, default: KeyDefault) -> Option<Field<PathBuf>> {
+    pub(super) fn file(
+        &mut self,
+        key: &'static str,
+        default: KeyDefault,
+    ) -> Option<Field<PathBuf>> {
         let file = self.path(key, default)?;
         self.diagnostics.register_file(&file.span, &file.value, FilePurpose::Read);
         Some(file)
@@ -227,7 +235,8 @@ impl<'a> Reader<'a> {
             DeValue::Table(table) => TextOrSection::Section(self.child(path, span, Some(table))),
             other => {
                 let (diagnostics, literal) = (self.diagnostics, default.literal());
-                let reader = ValueReader { diagnostics, key: key.into(), literal, span, default_span: None };
+                let reader =
+                    ValueReader { diagnostics, key: key.into(), literal, span, default_span: None };
                 reader.wrong_type::<()>(other, "text or a table");
                 TextOrSection::Invalid
             }
@@ -303,12 +312,7 @@ impl<'a> Reader<'a> {
         );
     }
 
-    fn child(
-        &self,
-        path: &'static str,
-        span: Span,
-        table: Option<&'a DeTable<'a>>,
-    ) -> Reader<'a> {
+    fn child(&self, path: &'static str, span: Span, table: Option<&'a DeTable<'a>>) -> Reader<'a> {
         Reader { diagnostics: self.diagnostics, span, table, path, known_keys: Vec::new() }
     }
 
@@ -352,13 +356,23 @@ impl<'a> Reader<'a> {
     ) -> Option<Field<T>> {
         let (diagnostics, literal) = (self.diagnostics, default.literal());
         if let Some(written) = self.take(key, default) {
-            let reader =
-                ValueReader { diagnostics, key: key.into(), literal, span: Some(written.span()), default_span: None };
+            let reader = ValueReader {
+                diagnostics,
+                key: key.into(),
+                literal,
+                span: Some(written.span()),
+                default_span: None,
+            };
             return convert(&reader, written.get_ref()).map(|value| reader.field(value));
         }
         let section = &self.span;
-        let reader =
-            ValueReader { diagnostics, key: key.into(), literal, span: section.clone(), default_span: Some(section) };
+        let reader = ValueReader {
+            diagnostics,
+            key: key.into(),
+            literal,
+            span: section.clone(),
+            default_span: Some(section),
+        };
         match default {
             KeyDefault::Value(literal) => reader.default(literal, convert),
             KeyDefault::Optional(_) | KeyDefault::Required(_) => reader.invalid("is missing"),
@@ -459,7 +473,8 @@ impl ValueReader<'_> {
             .into_iter()
             .map(|(name, value)| {
                 let key = format!("{}.{}", self.key, name.get_ref()).into();
-                let reader = ValueReader { key, literal: "\"{user}\"", ..self.element(value.span()) };
+                let reader =
+                    ValueReader { key, literal: "\"{user}\"", ..self.element(value.span()) };
                 let text = reader.text(value.get_ref())?;
                 Some(reader.field(reader.parsed(text, |text| parse(name.get_ref(), text))?))
             })
@@ -488,7 +503,8 @@ impl ValueReader<'_> {
     }
 
     fn wrong_item_type<T>(&self, value: &DeValue<'_>) -> Option<T> {
-        let message = format!("`{}` contains {}, and may contain text only", self.key, type_name(value));
+        let message =
+            format!("`{}` contains {}, and may contain text only", self.key, type_name(value));
         self.diagnostics.error(&self.span, message, "write it in quotes");
         None
     }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::duration;
 use super::diagnostics::Span;
-use super::reader::{Reader, Field, non_empty};
+use super::duration;
+use super::reader::{Field, Reader, non_empty};
 use super::redis_url::RedisUrl;
 use super::store::RedisLocation;
 
@@ -111,7 +111,12 @@ impl RedisKeys {
         }
         if !url.servers.is_sentinel() {
             let help = "leave it out, or write url = \"redis+sentinel://…\"";
-            self.reject(section, |requires| requires == Requires::Sentinel, "needs sentinels", help);
+            self.reject(
+                section,
+                |requires| requires == Requires::Sentinel,
+                "needs sentinels",
+                help,
+            );
         }
         if !url.tls && !url.is_local() {
             section.diagnostics.warning(
@@ -144,7 +149,13 @@ impl RedisKeys {
         }
     }
 
-    fn reject(&self, section: &Reader<'_>, applies: impl Fn(Requires) -> bool, what: &str, help: &str) {
+    fn reject(
+        &self,
+        section: &Reader<'_>,
+        applies: impl Fn(Requires) -> bool,
+        what: &str,
+        help: &str,
+    ) {
         for (key, requires, span) in self.dependencies() {
             if let Some(span) = span.filter(|_| applies(requires)) {
                 section.diagnostics.error(span, format!("`{key}` {what}"), help);

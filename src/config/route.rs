@@ -3,19 +3,19 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::diagnostics::KeyDefault::{Required, Value};
 use super::diagnostics::Span;
-use super::diagnostics::KeyDefault::{Value, Required};
 use super::outage::{self, Outage};
-use super::reader::{Reader, Field, TextOrSection, non_empty};
+use super::reader::{Field, Reader, TextOrSection, non_empty};
 use super::{duration, limits, session_control};
 use crate::message::endpoint::Transport;
 use crate::message::host::HostError;
 use crate::message::{
-    Endpoint, HostPattern, IdentityHeader, IdentityHeaders, Origin, CrossOriginPolicy, PathPrefix,
+    CrossOriginPolicy, Endpoint, HostPattern, IdentityHeader, IdentityHeaders, Origin, PathPrefix,
     ValueEncoding,
 };
 use crate::route::{
-    Access, Activity, AmbiguousPaths, BodyLimits, Methods, AccessRule, Route, SessionControlRules,
+    Access, AccessRule, Activity, AmbiguousPaths, BodyLimits, Methods, Route, SessionControlRules,
 };
 use crate::session::{RoutePolicy, SessionPolicy, SignalsMode};
 
@@ -196,9 +196,8 @@ fn rule_from_table(mut section: Reader<'_>) -> Option<AccessConfig> {
         );
         return None;
     }
-    let names = |list: Field<Vec<Field<String>>>| {
-        list.value.into_iter().map(|item| item.value).collect()
-    };
+    let names =
+        |list: Field<Vec<Field<String>>>| list.value.into_iter().map(|item| item.value).collect();
     let rule = AccessRule { users: names(users), groups: names(groups) };
     Some(AccessConfig {
         access: Access::Session(rule),
@@ -227,7 +226,10 @@ fn identity(section: &mut Reader<'_>) -> Option<IdentityHeaders> {
 }
 
 /// Reads `csrf` and `origins`.
-fn cross_origin(section: &mut Reader<'_>, rule: Option<&AccessConfig>) -> Option<CrossOriginPolicy> {
+fn cross_origin(
+    section: &mut Reader<'_>,
+    rule: Option<&AccessConfig>,
+) -> Option<CrossOriginPolicy> {
     let enabled = section.text("csrf", Value(r#""on""#), super::on_or_off);
     let allowed = section.list("origins", Value("[]"), origin);
     let (enabled, allowed) = (enabled?, allowed?);
@@ -290,10 +292,7 @@ struct RouteSession {
     session_control: SessionControlRules,
 }
 
-fn route_session(
-    mut section: Reader<'_>,
-    session: Option<&SessionPolicy>,
-) -> Option<RouteSession> {
+fn route_session(mut section: Reader<'_>, session: Option<&SessionPolicy>) -> Option<RouteSession> {
     let times = times(&mut section, session);
     let activity = session_control::activity(&mut section);
     let session_control = session_control::session_control(&mut section);
@@ -319,7 +318,12 @@ fn times(section: &mut Reader<'_>, session: Option<&SessionPolicy>) -> Option<Ro
 }
 
 /// Rejects a longer time: the session would end first, by `[session]`.
-fn require_stricter(section: &Reader<'_>, key: &str, time: Option<&Field<Duration>>, session: Duration) {
+fn require_stricter(
+    section: &Reader<'_>,
+    key: &str,
+    time: Option<&Field<Duration>>,
+    session: Duration,
+) {
     if let Some(time) = time.filter(|time| time.value > session) {
         section.diagnostics.error(
             &time.span,

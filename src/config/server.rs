@@ -7,9 +7,9 @@ use std::time::Duration;
 use http::HeaderValue;
 use ipnet::IpNet;
 
+use super::diagnostics::KeyDefault::{Required, Value};
 use super::duration;
-use super::diagnostics::KeyDefault::{Value, Required};
-use super::reader::{Reader, Field};
+use super::reader::{Field, Reader};
 
 /// The public listeners.
 #[derive(Clone, Debug)]

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::duration;
 use super::diagnostics::KeyDefault::Value;
-use super::reader::{Reader, Field};
+use super::duration;
+use super::reader::{Field, Reader};
 use crate::message::Host;
 use crate::session::{OnReuse, PolicyError, SessionPolicy};
 
@@ -120,7 +120,9 @@ fn on_reuse(text: &str) -> Result<OnReuse, String> {
         "revoke-all" => Ok(OnReuse::RevokeAll),
         "reauthenticate" => Ok(OnReuse::Reauthenticate),
         "log" => Ok(OnReuse::Log),
-        other => Err(super::unknown_value(other, &["revoke", "revoke-all", "reauthenticate", "log"])),
+        other => {
+            Err(super::unknown_value(other, &["revoke", "revoke-all", "reauthenticate", "log"]))
+        }
     }
 }
 

@@ -2,10 +2,12 @@
 
 use http::Method;
 
-use super::diagnostics::KeyDefault::{Value, Required};
-use super::reader::{Reader, Field};
+use super::diagnostics::KeyDefault::{Required, Value};
+use super::reader::{Field, Reader};
 use super::route::prefix;
-use crate::route::{SensitiveAction, Activity, SessionCommand, ActivityFrames, Methods, SessionControlRules};
+use crate::route::{
+    Activity, ActivityFrames, Methods, SensitiveAction, SessionCommand, SessionControlRules,
+};
 
 pub(super) fn activity(section: &mut Reader<'_>) -> Option<Activity> {
     let mut section = section.section("activity", "route.session.activity")?;
@@ -27,7 +29,11 @@ pub(super) fn session_control(section: &mut Reader<'_>) -> Option<SessionControl
     let commands = section.list("upstream_control", Value("[]"), command);
     let rotate: Vec<_> = rotate?.into_iter().map(action).collect();
     let rotate: Option<_> = rotate.into_iter().collect();
-    Some(SessionControlRules { logout: values(logout?), rotate: rotate?, upstream_commands: values(commands?) })
+    Some(SessionControlRules {
+        logout: values(logout?),
+        rotate: rotate?,
+        upstream_commands: values(commands?),
+    })
 }
 
 fn action(mut section: Reader<'_>) -> Option<SensitiveAction> {
@@ -67,7 +73,8 @@ fn frames(text: &str) -> Result<ActivityFrames, String> {
 }
 
 fn command(text: &str) -> Result<SessionCommand, String> {
-    SessionCommand::from_name(text).ok_or_else(|| super::unknown_value(text, &SessionCommand::ALL.map(SessionCommand::as_str)))
+    SessionCommand::from_name(text)
+        .ok_or_else(|| super::unknown_value(text, &SessionCommand::ALL.map(SessionCommand::as_str)))
 }
 
 fn values<T>(list: Field<Vec<Field<T>>>) -> Vec<T> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::diagnostics::KeyDefault::Value;
-use super::reader::{Reader, Field};
+use super::reader::{Field, Reader};
 use super::{duration, server};
 use crate::risk::{RiskSettings, Thresholds};
 
@@ -56,5 +56,10 @@ fn thresholds(section: &mut Reader<'_>) -> Option<Thresholds> {
         previous = Some(next);
     }
     let some = |score: Field<usize>| u32::try_from(score.value).ok().filter(|score| *score > 0);
-    Some(Thresholds { log: some(log), rotate: some(rotate), reauthenticate: some(login), end: some(end) })
+    Some(Thresholds {
+        log: some(log),
+        rotate: some(rotate),
+        reauthenticate: some(login),
+        end: some(end),
+    })
 }

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::duration;
 use super::diagnostics::KeyDefault::Value;
+use super::duration;
 use super::outage::{Outage, outage};
-use super::reader::{Reader, Field};
+use super::reader::{Field, Reader};
 use super::redis_keys::{RedisKeys, redis_keys};
 use super::redis_url::RedisUrl;
 
@@ -59,7 +59,8 @@ enum ParsedUrl {
 pub(super) fn store(mut section: Reader<'_>) -> Option<StoreConfig> {
     let url = section.text("url", Value(r#""embedded:state""#), parse_url);
     let keys = redis_keys(&mut section);
-    let timeout = section.quantity("response_timeout", Value(r#""500ms""#), duration::parse_positive);
+    let timeout =
+        section.quantity("response_timeout", Value(r#""500ms""#), duration::parse_positive);
     let outage = outage(&mut section);
     let location = location(&section, url?, keys?);
     Some(StoreConfig { location: location?, response_timeout: timeout?.value, outage: outage? })

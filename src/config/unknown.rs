@@ -35,7 +35,9 @@ pub(super) fn report(section: &str, key: &str, known: &[&str]) -> (String, Strin
             format!("write {now} below [limits]"),
         );
     }
-    if let Some((_, _, name)) = RENAMED.iter().find(|(at, former, _)| *at == section && *former == key) {
+    if let Some((_, _, name)) =
+        RENAMED.iter().find(|(at, former, _)| *at == section && *former == key)
+    {
         return (format!("`{key}` is the former name of `{name}`"), format!("leave out `{key}`"));
     }
     if PLANNED.contains(&path.as_str()) {

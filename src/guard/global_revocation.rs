@@ -93,7 +93,11 @@ impl Guard {
     }
 
     /// Returns the cutoff if it is fresh by the monotonic clock at `at` and by the wall clock.
-    pub(super) fn global_cutoff_if_fresh(&self, at: Instant, now: UnixMillis) -> Option<RevocationCutoff> {
+    pub(super) fn global_cutoff_if_fresh(
+        &self,
+        at: Instant,
+        now: UnixMillis,
+    ) -> Option<RevocationCutoff> {
         let cutoff = &self.shared.global_cutoff;
         cutoff.is_fresh(at, now).then(|| cutoff.get())
     }
@@ -135,13 +139,14 @@ pub(super) mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::config;
-    use crate::guard::{DenyReason, NewToken, Shared, SharedParts, AuthRequest};
+    use crate::guard::{AuthRequest, DenyReason, NewToken, Shared, SharedParts};
     use crate::identity::{Account, Cost, Credential};
-    use crate::message::{CookieNames, CookieLookup};
+    use crate::message::{CookieLookup, CookieNames};
     use crate::route::AccessRule;
     use crate::secret::KeyRing;
     use crate::session::{
-        ClientContext, EndReason, Identity, OnReuse, Refusal, RoutePolicy, SessionPolicy, RotationTiming,
+        ClientContext, EndReason, Identity, OnReuse, Refusal, RotationTiming, RoutePolicy,
+        SessionPolicy,
     };
     use crate::store::{RedisSettings, Store};
     use crate::telemetry::Metrics;
@@ -184,7 +189,8 @@ pub(super) mod tests {
         let cost = Cost::Argon2id { m: 256, t: 1, p: 1 };
         let password = Credential::hash("correct horse battery staple", cost).expect("a hash");
         let account = Account::new(identity, password, false);
-        let created = guard.create_session(&account, &CookieLookup::Missing, here()).await.expect("created");
+        let created =
+            guard.create_session(&account, &CookieLookup::Missing, here()).await.expect("created");
         CookieLookup::One(created.token.as_bytes().to_vec())
     }
 

@@ -6,23 +6,26 @@
 //! no request and deletes no cookie.
 
 mod authenticate;
+mod connections;
 mod deny_reason;
 mod global_revocation;
-mod rollback;
-mod session_cache;
-mod connections;
 mod outage;
-mod revalidator;
 mod permit;
-mod user_history;
-mod sessions;
+mod revalidator;
+mod rollback;
 mod session_actions;
+mod session_cache;
+mod sessions;
+mod user_history;
 
-pub use authenticate::{AuthenticatedSession, AuthOutcome, AuthRequest};
+pub use authenticate::{AuthOutcome, AuthRequest, AuthenticatedSession};
+pub use connections::{
+    CloseHandle, CloseReason, ConnectionGuard, ConnectionPolicy, ConnectionRegistry, LimitExceeded,
+    SessionSnapshot, TrackingLimits,
+};
 pub use deny_reason::DenyReason;
-pub use connections::{CloseReason, CloseHandle, LimitExceeded, ConnectionRegistry, TrackingLimits, SessionSnapshot, ConnectionPolicy, ConnectionGuard};
 pub use permit::{NewToken, Permit};
-pub use sessions::{NewSession, RecoverableSession, SessionInfo, Remaining};
+pub use sessions::{NewSession, RecoverableSession, Remaining, SessionInfo};
 
 use std::sync::Arc;
 
@@ -36,11 +39,11 @@ use crate::secret::KeyRing;
 use crate::session::{ClientContext, RevocationCutoff, SessionId, SessionPolicy};
 use crate::store::{Store, Unavailable};
 use crate::telemetry::events::EventContext;
-use crate::telemetry::{AuditLog, Notifier, Metrics, SessionEvent};
+use crate::telemetry::{AuditLog, Metrics, Notifier, SessionEvent};
 
 use global_revocation::GlobalCutoff;
-use session_cache::SessionCache;
 use outage::Outage;
+use session_cache::SessionCache;
 
 /// Session operations of one worker, over its own store connection.
 #[derive(Clone)]
@@ -86,7 +89,8 @@ pub struct SharedParts {
 impl Shared {
     /// Creates the state of a process.
     pub fn new(parts: SharedParts) -> Shared {
-        let connections = ConnectionRegistry::new(parts.connection_limits, &parts.policy, parts.metrics.clone());
+        let connections =
+            ConnectionRegistry::new(parts.connection_limits, &parts.policy, parts.metrics.clone());
         Shared {
             keys: ArcSwap::from_pointee(parts.keys),
             clock: parts.clock,
@@ -152,7 +156,11 @@ impl Guard {
     }
 }
 
-fn event_context<'a>(user: &'a str, session: SessionId, from: &'a ClientContext) -> EventContext<'a> {
+fn event_context<'a>(
+    user: &'a str,
+    session: SessionId,
+    from: &'a ClientContext,
+) -> EventContext<'a> {
     let (client, agent) = (Some(from.address), from.user_agent.as_str());
     let (session, fingerprint) = (Some(session), from.fingerprint);
     let language = from.language.as_str();

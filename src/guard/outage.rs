@@ -39,7 +39,8 @@ impl Guard {
         let answer = Box::pin(timeout(deadline, operation)).await;
         answer.unwrap_or_else(|_| {
             let millis = deadline.as_millis();
-            let error = Unavailable(format!("the store did not complete the operation within {millis} ms"));
+            let error =
+                Unavailable(format!("the store did not complete the operation within {millis} ms"));
             self.mark_store_unavailable(&error);
             self.shared.metrics.store_error();
             Err(error.into())
@@ -80,7 +81,12 @@ impl Guard {
         let seconds = self.now().since(UnixMillis(since)).as_secs();
         let refused = outage.refused.swap(0, Ordering::Relaxed);
         let served = outage.served.swap(0, Ordering::Relaxed);
-        info!(event = "store.recovered", outage_seconds = seconds, requests_refused = refused, requests_served_stale = served);
+        info!(
+            event = "store.recovered",
+            outage_seconds = seconds,
+            requests_refused = refused,
+            requests_served_stale = served
+        );
     }
 
     /// Returns whether an outage prevents logins.

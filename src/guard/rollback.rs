@@ -15,12 +15,12 @@ use crate::clock::UnixMillis;
 use crate::secret::KeyRing;
 use crate::secret::seal::OpenError;
 use crate::session::record::RecordError;
-use crate::session::{EndReason, RevocationCutoff, Record, SessionKey};
+use crate::session::{EndReason, Record, RevocationCutoff, SessionKey};
 use crate::store::{Loaded, Slot, Unavailable};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
 
-use super::session_cache::{CachedRecord, CacheEntry};
+use super::session_cache::{CacheEntry, CachedRecord};
 use super::{DenyReason, Guard};
 
 /// Maximum clock difference between gateways. A later activity time is not trusted.
@@ -76,7 +76,9 @@ impl Guard {
             Slot::Live { revision, sealed } => (revision, sealed),
         };
         let (cached, needs_restore) = match self.shared.cache.get(key) {
-            Some(CacheEntry::Ended { reason, until }) => return Err(self.restore_end(key, reason, until)),
+            Some(CacheEntry::Ended { reason, until }) => {
+                return Err(self.restore_end(key, reason, until));
+            }
             Some(CacheEntry::Live(cached)) if cached.is_same(revision, &bytes) => (cached, false),
             Some(CacheEntry::Live(cached)) => {
                 let record = self.open_record(keys, key, &bytes)?;
@@ -94,7 +96,13 @@ impl Guard {
         };
         let touched = self.clamp_touch(key, &cached, touched);
         self.shared.cache.confirm(&cached, requested_at, self.now(), touched);
-        Ok(VerifiedSession { revision, record: Arc::clone(&cached.record), touched, user_cutoff, needs_restore })
+        Ok(VerifiedSession {
+            revision,
+            record: Arc::clone(&cached.record),
+            touched,
+            user_cutoff,
+            needs_restore,
+        })
     }
 
     /// Verifies a session that is unchanged since the last load, as most are; `None` in any other
@@ -209,7 +217,12 @@ impl Guard {
     }
 
     /// Limits a future activity time to now. Otherwise it would prevent the idle timeout.
-    fn clamp_touch(&self, key: &SessionKey, cached: &CachedRecord, touched: UnixMillis) -> UnixMillis {
+    fn clamp_touch(
+        &self,
+        key: &SessionKey,
+        cached: &CachedRecord,
+        touched: UnixMillis,
+    ) -> UnixMillis {
         let now = self.now();
         if touched <= now.plus(MAX_CLOCK_SKEW) {
             return touched;
@@ -222,7 +235,10 @@ impl Guard {
     fn emit_once(&self, event: SessionEvent, key: &SessionKey, cached: &CachedRecord) {
         if cached.mark_reported() {
             let user = &cached.record.identity.user;
-            self.shared.emit(event, EventContext { user, session: Some(key.id), ..EventContext::default() });
+            self.shared.emit(
+                event,
+                EventContext { user, session: Some(key.id), ..EventContext::default() },
+            );
         }
     }
 }
@@ -241,9 +257,11 @@ mod tests {
         let clock = Clock::manual(UnixMillis(1_000_000));
         let guard = guard(&Store::memory(clock.clone()), &clock);
         let shown = log_in(&guard).await;
-        let lives = RecoverableSession::into_info(guard.find_recoverable(&shown).await.expect("available"));
+        let lives =
+            RecoverableSession::into_info(guard.find_recoverable(&shown).await.expect("available"));
         let key = lives.expect("it lives").key;
-        let (requested_at, loaded) = (Instant::now(), guard.load_latest(&key).await.expect("available"));
+        let (requested_at, loaded) =
+            (Instant::now(), guard.load_latest(&key).await.expect("available"));
         let cache = &guard.shared.cache;
         cache.suspend(&key);
         // Times are compared in whole milliseconds.

@@ -7,8 +7,8 @@ use std::time::Instant;
 use crate::message::CookieLookup;
 use crate::secret::{KeyRing, random_bytes};
 use crate::session::{
-    DecisionInput, ClientContext, EndReason, Record, Rotation, RoutePolicy, SessionKey, SessionFacts, RotationTiming,
-    Token, rotate_after_action,
+    ClientContext, DecisionInput, EndReason, Record, Rotation, RotationTiming, RoutePolicy,
+    SessionFacts, SessionKey, Token, rotate_after_action,
 };
 use crate::store::{CommitOutcome, Unavailable};
 use crate::telemetry::SessionEvent;
@@ -45,7 +45,8 @@ impl Guard {
         let key = &token.key;
         for _ in 0..MAX_ATTEMPTS {
             let Some(verified) = self.load_live(key).await? else { return Ok(None) };
-            let Rotation { successor: next, write: written } = self.rotation(keys, token, &verified, from);
+            let Rotation { successor: next, write: written } =
+                self.rotation(keys, token, &verified, from);
             let stored = match written {
                 None => true,
                 Some(record) => {
@@ -60,10 +61,20 @@ impl Guard {
         Err(contention_error())
     }
 
-    fn rotation(&self, keys: &KeyRing, token: &Token, verified: &VerifiedSession, from: &ClientContext) -> Rotation {
+    fn rotation(
+        &self,
+        keys: &KeyRing,
+        token: &Token,
+        verified: &VerifiedSession,
+        from: &ClientContext,
+    ) -> Rotation {
         let VerifiedSession { record, touched, user_cutoff, .. } = verified;
         let global_cutoff = self.shared.global_cutoff.get();
-        let facts = SessionFacts { touched: *touched, user_cutoff: *user_cutoff, global_cutoff: global_cutoff };
+        let facts = SessionFacts {
+            touched: *touched,
+            user_cutoff: *user_cutoff,
+            global_cutoff: global_cutoff,
+        };
         rotate_after_action(&DecisionInput {
             record,
             facts: &facts,
@@ -89,15 +100,25 @@ impl Guard {
     }
 
     /// Requires reauthentication before the session is used again.
-    pub async fn require_reauthentication(&self, snapshot: &SessionSnapshot, from: &ClientContext) -> Result<(), Unavailable> {
+    pub async fn require_reauthentication(
+        &self,
+        snapshot: &SessionSnapshot,
+        from: &ClientContext,
+    ) -> Result<(), Unavailable> {
         self.with_deadline(pin!(self.require_reauthentication_with_retry(snapshot, from))).await
     }
 
-    async fn require_reauthentication_with_retry(&self, snapshot: &SessionSnapshot, from: &ClientContext) -> Result<(), Unavailable> {
+    async fn require_reauthentication_with_retry(
+        &self,
+        snapshot: &SessionSnapshot,
+        from: &ClientContext,
+    ) -> Result<(), Unavailable> {
         let keys = self.shared.keys.load_full();
         for _ in 0..MAX_ATTEMPTS {
             let Some(verified) = self.load_live(&snapshot.key).await? else { return Ok(()) };
-            if verified.record.reauth_required || self.write_reauth_required(&keys, &snapshot.key, &verified).await? {
+            if verified.record.reauth_required
+                || self.write_reauth_required(&keys, &snapshot.key, &verified).await?
+            {
                 let context = event_context(&verified.record.identity.user, snapshot.key.id, from);
                 self.shared.emit(SessionEvent::Refused("reauthenticate"), context);
                 return Ok(());

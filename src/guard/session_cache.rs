@@ -12,7 +12,7 @@ use bytes::Bytes;
 use quick_cache::sync::{Cache, EntryAction, EntryResult};
 
 use crate::clock::UnixMillis;
-use crate::session::{EndReason, RevocationCutoff, Record, SessionKey, UserTag};
+use crate::session::{EndReason, Record, RevocationCutoff, SessionKey, UserTag};
 use crate::store::{Loaded, Slot};
 
 /// Maximum number of cached sessions.
@@ -140,7 +140,13 @@ impl SessionCache {
     }
 
     /// Records that the store confirmed the record. `at` is a time before the command.
-    pub(super) fn confirm(&self, cached: &CachedRecord, at: Instant, now: UnixMillis, touched: UnixMillis) {
+    pub(super) fn confirm(
+        &self,
+        cached: &CachedRecord,
+        at: Instant,
+        now: UnixMillis,
+        touched: UnixMillis,
+    ) {
         cached.touched.fetch_max(touched.0, Ordering::Relaxed);
         cached.confirmed.store(self.elapsed_millis(at), Ordering::Relaxed);
         cached.confirmed_wall.store(now.0, Ordering::Relaxed);
@@ -165,7 +171,9 @@ impl SessionCache {
             (Some(CacheEntry::Ended { until, .. }), Slot::Absent) => now < until,
             (Some(CacheEntry::Ended { .. }), Slot::Live { .. }) => true,
             (Some(CacheEntry::Live(cached)), Slot::Absent) => now < cached.record.absolute_end,
-            (Some(CacheEntry::Live(cached)), Slot::Live { revision, .. }) => *revision < cached.revision,
+            (Some(CacheEntry::Live(cached)), Slot::Live { revision, .. }) => {
+                *revision < cached.revision
+            }
         }
     }
 
@@ -222,7 +230,8 @@ impl SessionCache {
         now: UnixMillis,
     ) -> Option<Instant> {
         let confirmed = cached.confirmed.load(Ordering::Relaxed);
-        let age = Duration::from_millis(self.elapsed_millis(Instant::now()).saturating_sub(confirmed));
+        let age =
+            Duration::from_millis(self.elapsed_millis(Instant::now()).saturating_sub(confirmed));
         let by_wall = now.since(UnixMillis(cached.confirmed_wall.load(Ordering::Relaxed)));
         let is_suspended = confirmed <= cached.suspended.load(Ordering::Relaxed);
         (confirmed > 0 && age.max(by_wall) <= limit && !is_suspended)

@@ -45,7 +45,11 @@ impl Guard {
     }
 
     /// Updates the history, and ignores a store outage. `change` may run more than once.
-    pub(super) async fn update_history_best_effort(&self, user: UserRef<'_>, change: impl Fn(&mut UserHistory)) {
+    pub(super) async fn update_history_best_effort(
+        &self,
+        user: UserRef<'_>,
+        change: impl Fn(&mut UserHistory),
+    ) {
         if let Err(error) = self.update_history(user, change).await {
             self.history_failed(&error);
         }
@@ -62,7 +66,9 @@ impl Guard {
             let LoadedHistory { history, stored } = self.load_for_update(&keys, user).await?;
             let mut wanted = history.clone();
             change(&mut wanted);
-            if wanted == history || self.swap(&keys, user, stored, wanted).await? == CommitOutcome::Swapped {
+            if wanted == history
+                || self.swap(&keys, user, stored, wanted).await? == CommitOutcome::Swapped
+            {
                 return Ok(());
             }
         }
@@ -95,14 +101,19 @@ impl Guard {
         let next = wanted.next_revision(self.now());
         let forget_at = next.expires_at(self.shared.risk.known_for);
         let sealed = next.seal(keys, &user.tag);
-        let swap = self.store.swap_user_history(&user.tag, stored.as_deref(), &sealed, forget_at).await?;
+        let swap =
+            self.store.swap_user_history(&user.tag, stored.as_deref(), &sealed, forget_at).await?;
         if swap == CommitOutcome::Swapped {
             self.shared.cache.observe_history(&user.tag, next.revision(), forget_at);
         }
         Ok(swap)
     }
 
-    async fn load_for_update(&self, keys: &KeyRing, user: UserRef<'_>) -> Result<LoadedHistory, Unavailable> {
+    async fn load_for_update(
+        &self,
+        keys: &KeyRing,
+        user: UserRef<'_>,
+    ) -> Result<LoadedHistory, Unavailable> {
         let first = self.read(keys, user).await?;
         if !self.is_rolled_back(user, &first) {
             return Ok(self.validate(user, first));
@@ -113,7 +124,9 @@ impl Guard {
     }
 
     async fn read(&self, keys: &KeyRing, user: UserRef<'_>) -> Result<StoredHistory, Unavailable> {
-        let Some(stored) = self.store.user_history(&user.tag).await? else { return Ok(StoredHistory::Missing) };
+        let Some(stored) = self.store.user_history(&user.tag).await? else {
+            return Ok(StoredHistory::Missing);
+        };
         match UserHistory::open(keys, &user.tag, &stored) {
             Ok(history) => Ok(StoredHistory::UserHistory(history, stored)),
             Err(UserHistoryError::Open(OpenError::UnknownKey)) => Err(Unavailable(
@@ -143,8 +156,12 @@ impl Guard {
         }
         let (mut history, stored) = match read {
             StoredHistory::Missing => (UserHistory::default().without_locations(seen), None),
-            StoredHistory::UserHistory(history, stored) if rolled_back => (history.without_locations(seen), Some(stored)),
-            StoredHistory::UserHistory(history, stored) => (self.accept(user, history), Some(stored)),
+            StoredHistory::UserHistory(history, stored) if rolled_back => {
+                (history.without_locations(seen), Some(stored))
+            }
+            StoredHistory::UserHistory(history, stored) => {
+                (self.accept(user, history), Some(stored))
+            }
             StoredHistory::Poisoned(stored) => {
                 self.report(SessionEvent::Undecryptable, user);
                 (UserHistory::default().without_locations(seen), Some(stored))
@@ -199,7 +216,8 @@ mod tests {
     fn guard(store: &Store, clock: &Clock) -> Guard {
         let [day, minute] = [Duration::from_hours(24), Duration::from_mins(1)];
         let policy = SessionPolicy::new(day, day, minute * 10, minute, OnReuse::Revoke);
-        let live = config::LongLived { max_connections: 1, max_per_session: 1, unchecked_for: minute };
+        let live =
+            config::LongLived { max_connections: 1, max_per_session: 1, unchecked_for: minute };
         let shared = Shared::new(SharedParts {
             keys: KeyRing::generate("now"),
             clock: clock.clone(),
@@ -228,7 +246,8 @@ mod tests {
         let stored = store.swap_user_history(&tag, None, b"alice was in Paris", until).await;
         assert_eq!(stored, Ok(CommitOutcome::Swapped));
         assert_eq!(guard.delete_user_history("alice").await, Ok(()));
-        let left = store.user_history(&tag).await.expect("memory").expect("how often it was written");
+        let left =
+            store.user_history(&tag).await.expect("memory").expect("how often it was written");
         let history = UserHistory::open(&keys, &tag, &left).expect("ours");
         assert_eq!((history.networks().count(), history.user_agents().count()), (0, 0));
         assert_eq!(guard.delete_user_history("nobody").await, Ok(()), "there is nothing to forget");

@@ -142,7 +142,8 @@ impl FileState {
 impl Snapshot {
     fn new(accounts: Vec<Account>) -> Snapshot {
         let decoys = decoys(&accounts);
-        let by_name = |account: Account| (normalize_name(&account.identity.user), Arc::new(account));
+        let by_name =
+            |account: Account| (normalize_name(&account.identity.user), Arc::new(account));
         Snapshot { accounts: accounts.into_iter().map(by_name).collect(), decoys }
     }
 
@@ -182,7 +183,9 @@ fn change_kind(old: &Account, new: Option<&Account>) -> Option<ChangeKind> {
         None => Some(ChangeKind::Removed),
         Some(new) if new.identity.user != old.identity.user => Some(ChangeKind::Removed),
         Some(new) if new.disabled && !old.disabled => Some(ChangeKind::Disabled),
-        Some(new) if new.credential_digest != old.credential_digest => Some(ChangeKind::PasswordChanged),
+        Some(new) if new.credential_digest != old.credential_digest => {
+            Some(ChangeKind::PasswordChanged)
+        }
         Some(new) if new != old => Some(ChangeKind::Other),
         Some(_) => None,
     }

@@ -23,12 +23,12 @@
 pub mod account;
 pub mod credential;
 pub mod directory;
-pub mod users_file_editor;
 pub mod htpasswd;
 pub mod password;
 pub mod private_file;
 pub mod throttle;
 pub mod users_file;
+pub mod users_file_editor;
 
 pub use account::Account;
 pub use credential::{Cost, Credential};

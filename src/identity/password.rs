@@ -21,7 +21,7 @@ use crate::secret::constant_time_eq;
 use super::account::{Account, normalize_name};
 use super::credential::{Cost, Credential, CredentialError};
 use super::directory::Directory;
-use super::throttle::{LoginLimits, Throttle, AttemptKey};
+use super::throttle::{AttemptKey, LoginLimits, Throttle};
 
 /// Maximum length of a password in bytes, as protection against resource exhaustion.
 pub const PASSWORD_MAX: usize = 1_024;
@@ -125,7 +125,12 @@ impl PasswordLogin {
 
     /// Makes one attempt from the address `from`. Dropping the future abandons the result, not the
     /// attempt: a started hash runs to its end, keeps its permit and is counted.
-    pub async fn verify(&self, name: &str, password: Zeroizing<String>, from: IpAddr) -> LoginOutcome {
+    pub async fn verify(
+        &self,
+        name: &str,
+        password: Zeroizing<String>,
+        from: IpAddr,
+    ) -> LoginOutcome {
         // Before any lookup, so that the response reveals nothing about the name.
         if password.len() > PASSWORD_MAX {
             return LoginOutcome::Refuse;
@@ -216,7 +221,9 @@ impl PasswordLogin {
     /// Its sessions were already ended; a session created now would escape that.
     fn recheck_account(&self, account: Arc<Account>) -> LoginOutcome {
         match self.directory.find(&account.identity.user) {
-            Some(now) if !now.disabled && same_credential(&now, &account) => LoginOutcome::Accept(now),
+            Some(now) if !now.disabled && same_credential(&now, &account) => {
+                LoginOutcome::Accept(now)
+            }
             Some(_) | None => LoginOutcome::Refuse,
         }
     }

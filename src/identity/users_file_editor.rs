@@ -45,8 +45,7 @@ impl UsersFileEditor {
     /// Opens the file at `path`. A missing file starts empty, and its directory is created.
     pub fn open_or_new(path: &Path) -> Result<UsersFileEditor, EditError> {
         let file = AtomicFile::lock_new(path).map_err(|source| write_error(path, source))?;
-        let text =
-            if file.exists() { users_file::read_text(path)? } else { FILE_HEAD.to_owned() };
+        let text = if file.exists() { users_file::read_text(path)? } else { FILE_HEAD.to_owned() };
         UsersFileEditor::from_text(file, path, &text)
     }
 

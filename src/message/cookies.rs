@@ -158,7 +158,10 @@ mod tests {
     #[test]
     fn the_cookie_is_found_by_exact_name_and_only_once() {
         let found = |lines: &[&str]| find(&headers(lines), "__Host-doorward");
-        assert_eq!(found(&["a=1; __Host-doorward=dw1_x; b=2"]), CookieLookup::One(b"dw1_x".to_vec()));
+        assert_eq!(
+            found(&["a=1; __Host-doorward=dw1_x; b=2"]),
+            CookieLookup::One(b"dw1_x".to_vec())
+        );
         assert_eq!(found(&["a=1", "__Host-doorward=x"]), CookieLookup::One(b"x".to_vec()));
         assert_eq!(found(&["__Host-doorward=x; __Host-doorward=y"]), CookieLookup::Duplicate);
         assert_eq!(found(&["__Host-doorward=x", "__Host-doorward=x"]), CookieLookup::Duplicate);

@@ -101,7 +101,11 @@ impl Origin {
 mod tests {
     use super::*;
 
-    fn allows(origins: &CrossOriginPolicy, method: &Method, pairs: &[(&'static str, &'static str)]) -> bool {
+    fn allows(
+        origins: &CrossOriginPolicy,
+        method: &Method,
+        pairs: &[(&'static str, &'static str)],
+    ) -> bool {
         let headers = pairs
             .iter()
             .map(|(name, value)| {

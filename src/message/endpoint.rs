@@ -49,7 +49,9 @@ pub enum EndpointError {
     Path(String),
     #[error("an upstream has no user name or password in its address")]
     Userinfo,
-    #[error("`{0}` has an invalid port; write a number from 1 to 65535, or omit it for the default")]
+    #[error(
+        "`{0}` has an invalid port; write a number from 1 to 65535, or omit it for the default"
+    )]
     Port(String),
 }
 

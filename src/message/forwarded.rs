@@ -32,8 +32,10 @@ pub enum ChainError {
 /// Returns the hops of each header that is present, from the first to the last.
 pub fn chains(headers: &HeaderMap) -> Result<Vec<Vec<Hop>>, ChainError> {
     let mut chains = Vec::new();
-    for (name, read) in [(header::FORWARDED, parse_forwarded as ParseLine), (X_FORWARDED_FOR, parse_x_forwarded_for)]
-    {
+    for (name, read) in [
+        (header::FORWARDED, parse_forwarded as ParseLine),
+        (X_FORWARDED_FOR, parse_x_forwarded_for),
+    ] {
         let lines: Vec<&[u8]> =
             headers.get_all(&name).iter().map(http::HeaderValue::as_bytes).collect();
         if !lines.is_empty() {
@@ -104,7 +106,9 @@ impl ForwardedReader<'_> {
                     self.skip_whitespace();
                     return Ok((from.and_then(|from| parse_node(&from)), ElementEnd::Comma));
                 }
-                None => return Ok((from.and_then(|from| parse_node(&from)), ElementEnd::EndOfValue)),
+                None => {
+                    return Ok((from.and_then(|from| parse_node(&from)), ElementEnd::EndOfValue));
+                }
                 Some(_) => return Err(ChainError::Malformed),
             }
         }

@@ -50,7 +50,9 @@ pub enum TemplateError {
     Unclosed,
     #[error("only printable ASCII is allowed outside placeholders")]
     Character,
-    #[error("`{0}` is not a valid header name here; use only letters, digits and -, as in X-Remote-User")]
+    #[error(
+        "`{0}` is not a valid header name here; use only letters, digits and -, as in X-Remote-User"
+    )]
     HeaderName(String),
     #[error("`{0}` belongs to the connection or the message, not to the user; choose another name")]
     Reserved(String),

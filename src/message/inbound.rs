@@ -10,7 +10,7 @@ use http::{Method, StatusCode, Uri, Version, request};
 
 use super::forwarded::ChainError;
 use super::host::{Host, HostError};
-use super::intent::{Requester, Intent};
+use super::intent::{Intent, Requester};
 use super::path_ambiguity::{Ambiguity, Interpretations};
 use super::request_id::RequestId;
 use super::target::{Target, TargetError};
@@ -103,10 +103,15 @@ impl BadRequest {
 
 impl InboundHead {
     /// Validates a head that arrived over TLS. Rejects paths with ambiguous segments.
-    pub fn parse(parts: request::Parts, context: RequestContext) -> Result<InboundHead, BadRequest> {
-        InboundHead::parse_with(parts, context, |_, interpretations| match interpretations.ambiguity {
-            Ambiguity::Delimiter => true,
-            Ambiguity::Segments => false,
+    pub fn parse(
+        parts: request::Parts,
+        context: RequestContext,
+    ) -> Result<InboundHead, BadRequest> {
+        InboundHead::parse_with(parts, context, |_, interpretations| {
+            match interpretations.ambiguity {
+                Ambiguity::Delimiter => true,
+                Ambiguity::Segments => false,
+            }
         })
     }
 
@@ -127,7 +132,8 @@ impl InboundHead {
         let websocket = is_websocket_handshake(&method, version, &headers)?;
         check_loop(&headers)?;
         let intent = Intent::from_request(&method, &headers);
-        let target = parse_target(&method, uri, |interpretations| is_allowed(&host, interpretations))?;
+        let target =
+            parse_target(&method, uri, |interpretations| is_allowed(&host, interpretations))?;
         let RequestContext { client, fingerprint, request } = context;
         let asker = Requester { intent, request };
         Ok(InboundHead {
@@ -182,7 +188,8 @@ fn check_headers(headers: &HeaderMap) -> Result<(), BadRequest> {
 /// RFC 9112 3.2: exactly one Host; 3.2.2: an absolute target must agree with it.
 fn parse_host(uri: &Uri, headers: &HeaderMap) -> Result<Host, BadRequest> {
     let header = single(headers, &header::HOST).map_err(|_| BadRequest::DuplicateHost)?;
-    let header = header.map(|value| value.to_str().map_err(|_| HostError::Character)).transpose()?;
+    let header =
+        header.map(|value| value.to_str().map_err(|_| HostError::Character)).transpose()?;
     let header = header.map(Host::parse).transpose()?;
     let target = uri.authority().map(|authority| Host::parse(authority.as_str())).transpose()?;
     match (header, target) {
@@ -215,7 +222,11 @@ fn parse_target(
 }
 
 /// RFC 6455 4.2.1. An incomplete handshake is rejected because it can smuggle a tunnel.
-fn is_websocket_handshake(method: &Method, version: Version, headers: &HeaderMap) -> Result<bool, BadRequest> {
+fn is_websocket_handshake(
+    method: &Method,
+    version: Version,
+    headers: &HeaderMap,
+) -> Result<bool, BadRequest> {
     let requested = headers
         .get(header::UPGRADE)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));

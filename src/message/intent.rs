@@ -77,6 +77,9 @@ mod tests {
         assert_eq!(Intent::from_request(&Method::GET, &fetch), Intent::Fetch);
         let form = headers(&[("sec-fetch-mode", "navigate")]);
         assert_eq!(Intent::from_request(&Method::POST, &form), Intent::Navigation);
-        assert_eq!(Intent::from_request(&Method::GET, &headers(&[("accept", "*/*")])), Intent::Fetch);
+        assert_eq!(
+            Intent::from_request(&Method::GET, &headers(&[("accept", "*/*")])),
+            Intent::Fetch
+        );
     }
 }

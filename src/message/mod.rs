@@ -18,27 +18,27 @@
 //! | [`endpoint`] | address of an upstream |
 
 pub mod cookies;
+pub mod csrf;
 pub mod endpoint;
 pub mod forwarded;
 pub mod hop;
 pub mod host;
-pub mod response_headers;
 pub mod identity_headers;
 pub mod inbound;
 pub mod intent;
-pub mod csrf;
 pub mod path_ambiguity;
 pub mod request_id;
+pub mod response_headers;
 pub mod sanitize;
 pub mod target;
 
-pub use cookies::{CookieNames, CookieLookup};
+pub use cookies::{CookieLookup, CookieNames};
+pub use csrf::{CrossOriginPolicy, Origin};
 pub use endpoint::Endpoint;
 pub use host::{Host, HostPattern};
 pub use identity_headers::{IdentityHeader, IdentityHeaders, ValueEncoding};
-pub use inbound::{RequestContext, BadRequest, InboundHead};
-pub use intent::{Requester, Intent};
-pub use csrf::{Origin, CrossOriginPolicy};
+pub use inbound::{BadRequest, InboundHead, RequestContext};
+pub use intent::{Intent, Requester};
 pub use path_ambiguity::{Ambiguity, Interpretations};
 pub use request_id::{RequestId, RequestIds};
 pub use sanitize::{ReservedHeaders, SanitizedHead};

@@ -58,7 +58,10 @@ impl Interpretations {
             if !is_plain_path(&path) || paths.len() > MAX_INTERPRETATIONS {
                 return None;
             }
-            let read = NORMALIZATIONS.iter().map(|normalize| normalize(&path)).collect::<Option<Vec<_>>>()?;
+            let read = NORMALIZATIONS
+                .iter()
+                .map(|normalize| normalize(&path))
+                .collect::<Option<Vec<_>>>()?;
             paths.extend(read.into_iter().filter(|read| seen.insert(read.clone())));
             at += 1;
         }

@@ -72,8 +72,12 @@ fn remove_own_cookies(headers: &mut HeaderMap, cookies: &CookieNames) {
     if !headers.get_all(header::SET_COOKIE).iter().any(is_own) {
         return;
     }
-    let kept: Vec<HeaderValue> =
-        headers.get_all(header::SET_COOKIE).iter().filter(|value| !is_own(value)).cloned().collect();
+    let kept: Vec<HeaderValue> = headers
+        .get_all(header::SET_COOKIE)
+        .iter()
+        .filter(|value| !is_own(value))
+        .cloned()
+        .collect();
     headers.remove(header::SET_COOKIE);
     for value in kept {
         headers.append(header::SET_COOKIE, value);

@@ -103,7 +103,9 @@ impl ReservedHeaders {
         };
         let mut names: BTreeSet<String> = routes.flat_map(names_of).collect();
         names.extend(names_of(&IdentityHeaders::standard()));
-        names.extend(FORWARDING_HEADERS.iter().chain(&IDENTITY_HEADERS).map(|name| (*name).to_owned()));
+        names.extend(
+            FORWARDING_HEADERS.iter().chain(&IDENTITY_HEADERS).map(|name| (*name).to_owned()),
+        );
         ReservedHeaders { names: names.iter().filter_map(|name| name.parse().ok()).collect() }
     }
 
@@ -186,7 +188,11 @@ pub(crate) struct SanitizedParts {
 
 impl SanitizedHead {
     /// Sanitizes the head. The headers of a validated WebSocket handshake are kept.
-    pub fn new(head: InboundHead, reserved: &ReservedHeaders, cookies: &CookieNames) -> SanitizedHead {
+    pub fn new(
+        head: InboundHead,
+        reserved: &ReservedHeaders,
+        cookies: &CookieNames,
+    ) -> SanitizedHead {
         let InboundHead {
             method,
             version,

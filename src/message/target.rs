@@ -35,7 +35,9 @@ pub enum TargetError {
     DoubleEncoding,
     #[error("the path contains a % without two hex digits, or bytes that are not UTF-8")]
     Encoding,
-    #[error("the path contains a percent-encoded ? or #, and its part before that belongs to another route")]
+    #[error(
+        "the path contains a percent-encoded ? or #, and its part before that belongs to another route"
+    )]
     EncodedDelimiter,
     #[error(
         "the path belongs to another route for an upstream that ignores case, or dots, spaces and colons in names"
@@ -85,9 +87,9 @@ impl Target {
         is_allowed: impl Fn(&Interpretations) -> bool,
     ) -> Result<Target, TargetError> {
         let path = decoded.as_deref().filter(|path| path.contains(['?', '#']));
-        if path
-            .is_some_and(|path| !Interpretations::from_encoded_delimiter(path).is_some_and(|read| is_allowed(&read)))
-        {
+        if path.is_some_and(|path| {
+            !Interpretations::from_encoded_delimiter(path).is_some_and(|read| is_allowed(&read))
+        }) {
             return Err(TargetError::EncodedDelimiter);
         }
         Ok(Target { raw, decoded })
@@ -110,7 +112,8 @@ impl Target {
             | TargetError::ShadowsRoute
             | TargetError::Query => return Err(error),
         }
-        let interpretations = Interpretations::enumerate(raw.path()).filter(&is_allowed).ok_or(error)?;
+        let interpretations =
+            Interpretations::enumerate(raw.path()).filter(&is_allowed).ok_or(error)?;
         // Any interpretation serves: all lead to the same route.
         let decoded = interpretations.paths.into_iter().next();
         Ok(Target { raw, decoded })

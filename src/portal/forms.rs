@@ -99,14 +99,25 @@ pub(super) fn csrf_token(keys: &KeyRing, purpose: &str, subject: &[u8], now: Uni
 
 /// Returns whether `text` is a CSRF token for this purpose and subject, created less than a day
 /// ago.
-pub fn verify_csrf_token(keys: &KeyRing, purpose: &str, subject: &[u8], text: &str, now: UnixMillis) -> bool {
+pub fn verify_csrf_token(
+    keys: &KeyRing,
+    purpose: &str,
+    subject: &[u8],
+    text: &str,
+    now: UnixMillis,
+) -> bool {
     let Ok(sealed) = BASE64URL_NOPAD.decode(text.as_bytes()) else { return false };
     let opened = seal::open(keys, purpose.as_bytes(), subject, &sealed).ok();
     opened.and_then(decode_time).is_some_and(|made| now.since(made) < DAY)
 }
 
 /// Seals a return URL for one host. Returns `None` for URLs that are too long or leave the site.
-pub fn seal_return_url(keys: &KeyRing, host: &str, target: &str, now: UnixMillis) -> Option<String> {
+pub fn seal_return_url(
+    keys: &KeyRing,
+    host: &str,
+    target: &str,
+    now: UnixMillis,
+) -> Option<String> {
     if target.len() > MAX_TARGET_BYTES || !is_local(target) {
         return None;
     }
@@ -146,7 +157,10 @@ mod tests {
     fn a_return_url_opens_for_its_host_and_for_one_day() {
         let keys = KeyRing::generate("now");
         let sealed = seal_return_url(&keys, "a.test", "/wiki?x=1&y=%2F", NOW).expect("local");
-        assert_eq!(open_return_url(&keys, "a.test", &sealed, NOW).as_deref(), Some("/wiki?x=1&y=%2F"));
+        assert_eq!(
+            open_return_url(&keys, "a.test", &sealed, NOW).as_deref(),
+            Some("/wiki?x=1&y=%2F")
+        );
         assert_eq!(open_return_url(&keys, "b.test", &sealed, NOW), None);
         assert_eq!(open_return_url(&keys, "a.test", &sealed, NOW.plus(DAY)), None);
         assert_eq!(open_return_url(&KeyRing::generate("other"), "a.test", &sealed, NOW), None);

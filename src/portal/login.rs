@@ -9,15 +9,15 @@ use serde_json::json;
 
 use crate::guard::{AuthenticatedSession, DenyReason, RecoverableSession, SessionInfo};
 use crate::identity::{Account, LoginOutcome};
-use crate::message::{InboundHead, Intent, CookieLookup, cookies, response_headers, intent};
+use crate::message::{CookieLookup, InboundHead, Intent, cookies, intent, response_headers};
 use crate::secret::random_bytes;
 use crate::session::{EndReason, SessionKey};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
 
-use super::responses::{json_page, see_other};
 use super::forms::{self, CSRF, FormFields, RETURN_URL};
 use super::pages::{self, LoginNotice, LoginPage};
+use super::responses::{json_page, see_other};
 use super::{Page, Portal, Problem, client_context};
 
 /// Purpose of the login form's CSRF token.
@@ -45,7 +45,8 @@ impl Portal {
     ) -> Page {
         let shared = self.guard.shared();
         let (nonce, fresh) = self.nonce(head);
-        let csrf = forms::csrf_token(&shared.keys.load(), PURPOSE, nonce.as_bytes(), shared.clock.now());
+        let csrf =
+            forms::csrf_token(&shared.keys.load(), PURPOSE, nonce.as_bytes(), shared.clock.now());
         let html = pages::login(&LoginPage {
             site: &self.branding.name,
             host: head.host.name(),
@@ -81,8 +82,15 @@ impl Portal {
         let (nonce, fresh) = self.nonce(head);
         let now = shared.clock.now();
         let token = fields.text(CSRF);
-        if fresh || !forms::verify_csrf_token(&shared.keys.load(), PURPOSE, nonce.as_bytes(), token, now) {
-            return self.show_login_error(head, &fields, StatusCode::BAD_REQUEST, LoginNotice::Stale);
+        if fresh
+            || !forms::verify_csrf_token(&shared.keys.load(), PURPOSE, nonce.as_bytes(), token, now)
+        {
+            return self.show_login_error(
+                head,
+                &fields,
+                StatusCode::BAD_REQUEST,
+                LoginNotice::Stale,
+            );
         }
         let Some(login) = &self.login else {
             return self.problem(&head.requester, Problem::NoRoute);
@@ -92,31 +100,50 @@ impl Portal {
             LoginOutcome::Accept(account) => self.complete_login(head, &fields, &account).await,
             LoginOutcome::Refuse => {
                 self.login_event(SessionEvent::LoginFailed, head, &fields);
-                self.show_login_error(head, &fields, StatusCode::UNAUTHORIZED, LoginNotice::WrongPassword)
+                self.show_login_error(
+                    head,
+                    &fields,
+                    StatusCode::UNAUTHORIZED,
+                    LoginNotice::WrongPassword,
+                )
             }
             LoginOutcome::Throttle { retry_after } => {
                 self.login_event(SessionEvent::LoginThrottled, head, &fields);
                 let seconds = whole_seconds(retry_after);
                 let notice = LoginNotice::Throttled { seconds };
-                let page = self.show_login_error(head, &fields, StatusCode::TOO_MANY_REQUESTS, notice);
+                let page =
+                    self.show_login_error(head, &fields, StatusCode::TOO_MANY_REQUESTS, notice);
                 with_retry_after(page, seconds)
             }
             LoginOutcome::Busy { retry_after } => {
-                let page =
-                    self.show_login_error(head, &fields, StatusCode::SERVICE_UNAVAILABLE, LoginNotice::Busy);
+                let page = self.show_login_error(
+                    head,
+                    &fields,
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    LoginNotice::Busy,
+                );
                 with_retry_after(page, whole_seconds(retry_after))
             }
         }
     }
 
-    async fn complete_login(&self, head: &InboundHead, fields: &FormFields, account: &Account) -> Page {
+    async fn complete_login(
+        &self,
+        head: &InboundHead,
+        fields: &FormFields,
+        account: &Account,
+    ) -> Page {
         let shared = self.guard.shared();
-        let created = self.guard.create_session(account, &self.session_cookie(head), client_context(head)).await;
+        let created = self
+            .guard
+            .create_session(account, &self.session_cookie(head), client_context(head))
+            .await;
         let created = match created {
             Ok(created) => created,
             Err(error) => return self.deny(head, &DenyReason::Unavailable(error)),
         };
-        let is_person = head.requester.intent == Intent::Navigation || intent::accepts_html(&head.headers);
+        let is_person =
+            head.requester.intent == Intent::Navigation || intent::accepts_html(&head.headers);
         let mut page = if created.has_notices && is_person {
             see_other(&self.sessions_page(head, fields))
         } else {
@@ -148,7 +175,13 @@ impl Portal {
         if head.requester.intent == Intent::Fetch && !intent::accepts_html(&head.headers) {
             return json_page(status, &json!({ "error": "login", "reason": notice.as_str() }));
         }
-        self.login_page(head, status, Some(notice), fields.text(RETURN_URL), fields.text("username"))
+        self.login_page(
+            head,
+            status,
+            Some(notice),
+            fields.text(RETURN_URL),
+            fields.text("username"),
+        )
     }
 
     /// Logs the user name only if the account exists, because people type passwords into the wrong
@@ -160,7 +193,15 @@ impl Portal {
         let user = known.map(|account| account.identity.user.clone()).unwrap_or_default();
         let from = client_context(head);
         let client = Some(head.client);
-        shared.emit(event, EventContext { user: &user, client, agent: &from.user_agent, ..EventContext::default() });
+        shared.emit(
+            event,
+            EventContext {
+                user: &user,
+                client,
+                agent: &from.user_agent,
+                ..EventContext::default()
+            },
+        );
     }
 
     /// Shows the logout confirmation. A GET must not log anyone out, because any site can link to
@@ -190,7 +231,11 @@ impl Portal {
             Err(DenyReason::Unavailable(error)) => {
                 self.guard.cached_session(&self.session_cookie(head)).map(Some).ok_or(error)
             }
-            Err(_) => self.guard.find_recoverable(&self.session_cookie(head)).await.map(RecoverableSession::into_info),
+            Err(_) => self
+                .guard
+                .find_recoverable(&self.session_cookie(head))
+                .await
+                .map(RecoverableSession::into_info),
         };
         match session {
             Ok(Some(session)) if self.verify_session_csrf(&session.key, &fields) => {

@@ -29,11 +29,11 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use zeroize::Zeroizing;
 
-use crate::guard::{AuthenticatedSession, DenyReason, Guard, AuthRequest};
+use crate::guard::{AuthRequest, AuthenticatedSession, DenyReason, Guard};
 use crate::identity::PasswordLogin;
-use crate::message::{InboundHead, CookieLookup, cookies};
+use crate::message::{CookieLookup, InboundHead, cookies};
 use crate::route::{AccessRule, RouteTable};
-use crate::session::{ClientContext, RoutePolicy, RotationTiming, SignalsMode};
+use crate::session::{ClientContext, RotationTiming, RoutePolicy, SignalsMode};
 
 /// Path prefix of the portal. Routes below it are rejected.
 pub const PREFIX: &str = "/.doorward";
@@ -85,7 +85,8 @@ impl Portal {
         let path = head.target.path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
         let post = head.method == Method::POST;
         if !post && head.method != Method::GET && head.method != Method::HEAD {
-            return self.problem(&head.requester, Problem::MethodNotAllowed(allowed_methods(&path)));
+            return self
+                .problem(&head.requester, Problem::MethodNotAllowed(allowed_methods(&path)));
         }
         match (path.as_str(), post) {
             ("/login", false) => self.show_login(&head),
@@ -129,14 +130,21 @@ impl Portal {
 
     /// Authenticates a portal request. The risk checks use the strictest mode of any route of this
     /// host, because these pages list and end sessions.
-    async fn authenticate(&self, head: &InboundHead, activity: bool) -> Result<AuthenticatedSession, DenyReason> {
+    async fn authenticate(
+        &self,
+        head: &InboundHead,
+        activity: bool,
+    ) -> Result<AuthenticatedSession, DenyReason> {
         let signals = self.routes.strictest_signals_mode(&head.host);
         self.authenticate_with(head, signals, RotationTiming::WhenDue, activity).await
     }
 
     /// Authenticates a logout. Risk checks are off so that they cannot block it, and no token is
     /// rotated, so an attacker cannot rotate here unnoticed.
-    async fn authenticate_for_logout(&self, head: &InboundHead) -> Result<AuthenticatedSession, DenyReason> {
+    async fn authenticate_for_logout(
+        &self,
+        head: &InboundHead,
+    ) -> Result<AuthenticatedSession, DenyReason> {
         self.authenticate_with(head, SignalsMode::Off, RotationTiming::Never, false).await
     }
 

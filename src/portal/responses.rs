@@ -7,7 +7,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 
 use crate::guard::DenyReason;
-use crate::message::{Requester, BadRequest, InboundHead, Intent};
+use crate::message::{BadRequest, InboundHead, Intent, Requester};
 use crate::session::Refusal;
 
 use super::forms::{self, RETURN_URL};
@@ -70,11 +70,17 @@ impl Portal {
                 return unauthenticated("session-ended", "unauthenticated", LOGIN);
             }
             Problem::StoreUnavailable => return self.unavailable(asker),
-            Problem::TooManyConnections(status) => (status, "too-many-connections", ErrorKind::TooManyConnections),
+            Problem::TooManyConnections(status) => {
+                (status, "too-many-connections", ErrorKind::TooManyConnections)
+            }
             Problem::BadRequest(bad) => (bad.status(), "bad-request", ErrorKind::BadRequest),
             Problem::MalformedForm => (StatusCode::BAD_REQUEST, "bad-form", ErrorKind::BadRequest),
-            Problem::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-long", ErrorKind::BodyTooLarge),
-            Problem::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "too-slow", ErrorKind::BadRequest),
+            Problem::BodyTooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "too-long", ErrorKind::BodyTooLarge)
+            }
+            Problem::BodyTimeout => {
+                (StatusCode::REQUEST_TIMEOUT, "too-slow", ErrorKind::BadRequest)
+            }
             Problem::CrossSite => (StatusCode::FORBIDDEN, "cross-site", ErrorKind::CrossSite),
             Problem::NoRoute => (StatusCode::NOT_FOUND, "no-route", ErrorKind::NotFound),
             Problem::Misdirected => {
@@ -152,8 +158,8 @@ impl Portal {
         let mut query = form_urlencoded::Serializer::new(String::new());
         let (host, now) = (head.host.to_string(), shared.clock.now());
         let target = forms::return_url(head);
-        if let Some(sealed) =
-            target.and_then(|target| forms::seal_return_url(&shared.keys.load(), &host, &target, now))
+        if let Some(sealed) = target
+            .and_then(|target| forms::seal_return_url(&shared.keys.load(), &host, &target, now))
         {
             query.append_pair(RETURN_URL, &sealed);
         }
@@ -183,7 +189,13 @@ impl Portal {
 
     /// Builds an error response as HTML or JSON. Both contain the request ID, which users can quote
     /// to the operator.
-    fn error_response(&self, asker: &Requester, status: StatusCode, kind: &ErrorKind, mut body: Value) -> Page {
+    fn error_response(
+        &self,
+        asker: &Requester,
+        status: StatusCode,
+        kind: &ErrorKind,
+        mut body: Value,
+    ) -> Page {
         let (site, request) = (self.branding.name.as_str(), asker.request.as_str());
         match asker.intent {
             Intent::Navigation => {

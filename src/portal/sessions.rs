@@ -8,12 +8,12 @@ use serde_json::json;
 use crate::guard::{AuthenticatedSession, DenyReason, SessionInfo};
 use crate::message::InboundHead;
 use crate::session::context::network_display;
-use crate::session::notice::{NoticeId, SecurityNotice, ClientSummary};
+use crate::session::notice::{ClientSummary, NoticeId, SecurityNotice};
 use crate::session::{EndReason, SessionKey};
 
-use super::responses::{json_page, see_other};
 use super::forms::{self, CSRF, FormFields, RETURN_URL};
-use super::pages::{self, NoticeRow, ReturnLink, SessionRow, SessionsPage, ClientRow};
+use super::pages::{self, ClientRow, NoticeRow, ReturnLink, SessionRow, SessionsPage};
+use super::responses::{json_page, see_other};
 use super::{Page, Portal, Problem, user_agent, with_token};
 
 const PURPOSE: &str = "session form";
@@ -41,7 +41,12 @@ impl Portal {
         }
     }
 
-    async fn list(&self, head: &InboundHead, session: &AuthenticatedSession, sessions: &[SessionInfo]) -> Page {
+    async fn list(
+        &self,
+        head: &InboundHead,
+        session: &AuthenticatedSession,
+        sessions: &[SessionInfo],
+    ) -> Page {
         let user = &session.record.identity.user;
         let notices = self.guard.list_notices(&session.key, user).await;
         let query = FormFields::parse(head.target.query().unwrap_or_default().to_owned().into());
@@ -85,18 +90,25 @@ impl Portal {
             return self.problem(&head.requester, Problem::MalformedForm);
         };
         match self.apply(&session, action).await {
-            Ok(true) => self.with_session_token(see_other(&self.sessions_page(head, &fields)), &session),
+            Ok(true) => {
+                self.with_session_token(see_other(&self.sessions_page(head, &fields)), &session)
+            }
             Ok(false) => self.logout_response(),
             Err(denial) => self.deny(head, &denial),
         }
     }
 
     /// Applies the action. Returns false if the user's own session ended too.
-    async fn apply(&self, session: &AuthenticatedSession, action: SessionAction<'_>) -> Result<bool, DenyReason> {
+    async fn apply(
+        &self,
+        session: &AuthenticatedSession,
+        action: SessionAction<'_>,
+    ) -> Result<bool, DenyReason> {
         let user = &session.record.identity.user;
         match action {
             SessionAction::One(handle) => {
-                let sessions = self.guard.list_user_sessions(user).await.map_err(DenyReason::Unavailable)?;
+                let sessions =
+                    self.guard.list_user_sessions(user).await.map_err(DenyReason::Unavailable)?;
                 let found = sessions.iter().find(|session| session.key.id.handle() == handle);
                 let Some(session) = found else { return Ok(true) };
                 let ended = self.guard.end_session(session, EndReason::Revoked).await;
@@ -187,7 +199,10 @@ fn notice_row(notice: &SecurityNotice, session: &AuthenticatedSession) -> Notice
 }
 
 fn client_row(client: &ClientSummary) -> ClientRow {
-    ClientRow { browser: user_agent::describe(&client.user_agent), network: network_display(client.network) }
+    ClientRow {
+        browser: user_agent::describe(&client.user_agent),
+        network: network_display(client.network),
+    }
 }
 
 fn session_row(listed: &SessionInfo, session: &AuthenticatedSession) -> SessionRow {

@@ -6,9 +6,9 @@ use std::time::Instant;
 use http::{Method, Request, StatusCode};
 
 use crate::guard::Permit;
-use crate::message::{RequestContext, Requester, Host, Intent, RequestId};
+use crate::message::{Host, Intent, RequestContext, RequestId, Requester};
 use crate::session::SessionId;
-use crate::telemetry::{ADMIT, AccessLogFields, AccessLog};
+use crate::telemetry::{ADMIT, AccessLog, AccessLogFields};
 
 /// Maximum length of host and path in bytes. The query is never logged because it may contain tokens.
 const MAX_FIELD_BYTES: usize = 512;
@@ -34,9 +34,16 @@ pub(super) struct AccessLogEntry {
 
 impl AccessLogEntry {
     /// If the access log is not `enabled`, the entry copies no text and serves the metrics only.
-    pub(super) fn new<B>(request: &Request<B>, context: &RequestContext, enabled: bool) -> AccessLogEntry {
+    pub(super) fn new<B>(
+        request: &Request<B>,
+        context: &RequestContext,
+        enabled: bool,
+    ) -> AccessLogEntry {
         let (host, path) = if enabled {
-            (requested_host(request).map(truncate).unwrap_or_default(), truncate(request.uri().path()))
+            (
+                requested_host(request).map(truncate).unwrap_or_default(),
+                truncate(request.uri().path()),
+            )
         } else {
             Default::default()
         };

@@ -13,7 +13,10 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::guard::{CloseReason, CloseHandle, LimitExceeded as NoRoom, ConnectionRegistry, SessionSnapshot, ConnectionPolicy, ConnectionGuard};
+use crate::guard::{
+    CloseHandle, CloseReason, ConnectionGuard, ConnectionPolicy, ConnectionRegistry,
+    LimitExceeded as NoRoom, SessionSnapshot,
+};
 use crate::message::response_headers;
 use crate::route::BodyLimits;
 use crate::session::RoutePolicy;
@@ -142,7 +145,9 @@ impl Body for RequestBody {
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) => Poll::Ready(Some(limiter.record_data(&data).map(|()| Frame::data(data)))),
+                Ok(data) => {
+                    Poll::Ready(Some(limiter.record_data(&data).map(|()| Frame::data(data))))
+                }
                 // Trailers are the last frame and end the body here.
                 Err(_) => Poll::Ready(None),
             },
@@ -222,9 +227,17 @@ pub enum ResponseBodyError {
 pub struct ConnectionClosed(pub CloseReason);
 
 impl TimedBody {
-    pub(super) fn new(body: UpstreamBody, idle_timeout: Duration, deadline: Option<Deadline>) -> TimedBody {
-        let deadline =
-            deadline.map(|deadline| Box::new(BodyDeadline { timer: Box::pin(sleep_until(deadline.at)), kind: deadline.kind }));
+    pub(super) fn new(
+        body: UpstreamBody,
+        idle_timeout: Duration,
+        deadline: Option<Deadline>,
+    ) -> TimedBody {
+        let deadline = deadline.map(|deadline| {
+            Box::new(BodyDeadline {
+                timer: Box::pin(sleep_until(deadline.at)),
+                kind: deadline.kind,
+            })
+        });
         TimedBody { body, idle_timeout, progress: None, deadline }
     }
 
@@ -261,7 +274,9 @@ impl TimedBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
-        let progress = self.progress.get_or_insert_with(|| Box::new(ProgressTimeout::new(self.idle_timeout, 0)));
+        let progress = self
+            .progress
+            .get_or_insert_with(|| Box::new(ProgressTimeout::new(self.idle_timeout, 0)));
         progress.poll_expired(cx).map(|()| Some(Err(ResponseBodyError::UpstreamIdle)))
     }
 }
@@ -275,7 +290,9 @@ impl Tracking {
             *self = Tracking::Now(delayed.register()?);
         }
         match self {
-            Tracking::Now(tracked) => tracked.poll_allowed(cx).map_err(|reason| ConnectionClosed(reason).into()),
+            Tracking::Now(tracked) => {
+                tracked.poll_allowed(cx).map_err(|reason| ConnectionClosed(reason).into())
+            }
             Tracking::Delayed(_) => Poll::Ready(Ok(())),
         }
     }
@@ -348,9 +365,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             ResponseBody::Local(body) => body.size_hint(),
-            ResponseBody::Upstream(body) | ResponseBody::Tracked(body, _) => {
-                body.body.size_hint()
-            }
+            ResponseBody::Upstream(body) | ResponseBody::Tracked(body, _) => body.body.size_hint(),
         }
     }
 }

@@ -83,7 +83,10 @@ mod tests {
         assert_eq!(client(&["10.0.0.0/8"], "198.51.100.1", &["203.0.113.9"]), "198.51.100.1");
         // Headers of an untrusted peer are not parsed.
         let nonsense = [("forwarded", "for=\""), ("x-forwarded-for", "1.1.1.1")];
-        assert_eq!(resolve(&["10.0.0.0/8"], "198.51.100.1", &nonsense), Ok("198.51.100.1".to_owned()));
+        assert_eq!(
+            resolve(&["10.0.0.0/8"], "198.51.100.1", &nonsense),
+            Ok("198.51.100.1".to_owned())
+        );
     }
 
     #[test]

@@ -41,7 +41,9 @@ impl ConnectionInfo {
     /// Forwarded headers of a request, reused while client and host stay the same.
     pub(super) fn forwarded_headers(&self, head: &SanitizedHead) -> Arc<ForwardedHeaders> {
         let mut last = self.forwarded_headers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(same) = last.as_ref().filter(|headers| headers.matches(head.client(), head.host())) {
+        if let Some(same) =
+            last.as_ref().filter(|headers| headers.matches(head.client(), head.host()))
+        {
             return Arc::clone(same);
         }
         Arc::clone(last.insert(Arc::new(ForwardedHeaders::new(head.client(), head.host().clone()))))

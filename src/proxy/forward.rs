@@ -10,16 +10,18 @@ use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::guard::{CloseReason, Permit, SessionSnapshot, ConnectionPolicy, ConnectionGuard};
+use crate::guard::{CloseReason, ConnectionGuard, ConnectionPolicy, Permit, SessionSnapshot};
 use crate::message::{InboundHead, SanitizedHead, response_headers};
 use crate::portal::Problem;
 use crate::route::Route;
 use crate::telemetry::Limit;
 use crate::upstream::Priority;
 
-use super::local_response::{self, ForwardError};
-use super::body::{BodyOutcome, TimedBody, RequestBody, ResponseBody, DelayedTracking, UpstreamBody, Tracking};
 use super::access_log::AccessLogEntry;
+use super::body::{
+    BodyOutcome, DelayedTracking, RequestBody, ResponseBody, TimedBody, Tracking, UpstreamBody,
+};
+use super::local_response::{self, ForwardError};
 use super::progress_timeout::{Deadline, TimeoutKind};
 use super::{ConnectionInfo, Proxy, TunnelPermit, UpstreamHead, session_control};
 
@@ -73,7 +75,10 @@ impl Proxy {
         let max = route.limits.max_bytes;
         if max > 0 && incoming.body.size_hint().lower() > max {
             self.guard.shared().metrics.limit(Limit::MaxBody, None);
-            return self.portal.problem(&head.requester, Problem::BodyTooLarge).map(ResponseBody::Local);
+            return self
+                .portal
+                .problem(&head.requester, Problem::BodyTooLarge)
+                .map(ResponseBody::Local);
         }
         if head.max_forwards_exhausted() {
             return local_response::max_forwards_reached();
@@ -84,7 +89,10 @@ impl Proxy {
         let head = SanitizedHead::new(head, &self.reserved_headers, cookies);
         let websocket = head.is_websocket();
         let forwarded_headers = incoming.connection.forwarded_headers(&head);
-        let outgoing = OutgoingRequest { head: UpstreamHead::with_forwarded(&forwarded_headers, head, permit, route), priority };
+        let outgoing = OutgoingRequest {
+            head: UpstreamHead::with_forwarded(&forwarded_headers, head, permit, route),
+            priority,
+        };
         let sent = match incoming.upgrade {
             Some(upgrade) if websocket => {
                 Box::pin(self.tunnel(outgoing, upgrade, route, permit, entry)).await
@@ -128,12 +136,13 @@ impl Proxy {
         // Pinned here because a move into either arm would store it in the future twice.
         let sent = pin!(self.send(request, outgoing.priority, route, permit, tracked));
         let sent = match deadlines.earliest() {
-            Some(deadline) => {
-                Box::pin(timeout_at(deadline.at, sent)).await.unwrap_or_else(|_| Err(deadline.into()))
-            }
+            Some(deadline) => Box::pin(timeout_at(deadline.at, sent))
+                .await
+                .unwrap_or_else(|_| Err(deadline.into())),
             None => sent.await,
         };
-        let (mut response, tracked) = sent.map_err(|error| client_fault(error, outcome.as_deref()))?;
+        let (mut response, tracked) =
+            sent.map_err(|error| client_fault(error, outcome.as_deref()))?;
         entry.record_upstream_time();
         self.sanitize_response(&mut response);
         default_to_private(&mut response, permit);
@@ -144,7 +153,11 @@ impl Proxy {
             None if response.body().is_end_stream() => None,
             None => self.track_delayed(permit, route),
         };
-        let deadline = if is_event_stream(&response) { deadlines.connection_age } else { deadlines.earliest() };
+        let deadline = if is_event_stream(&response) {
+            deadlines.connection_age
+        } else {
+            deadlines.earliest()
+        };
         Ok(response.map(|body| response_body(body, route, tracking, deadline)))
     }
 
@@ -188,7 +201,8 @@ impl Proxy {
         permit: &Permit,
         route: &Route,
     ) -> Result<Option<ConnectionGuard>, ForwardError> {
-        let policy = ConnectionPolicy { policy: Some(&route.policy), max_age: route.max_connection_age };
+        let policy =
+            ConnectionPolicy { policy: Some(&route.policy), max_age: route.max_connection_age };
         let registry = &self.guard.shared().connections;
         Ok(permit.snapshot().map(|session| registry.register(session, policy)).transpose()?)
     }
@@ -277,8 +291,12 @@ fn is_long<B: hyper::body::Body>(response: &Response<B>) -> bool {
 /// Event streams are endless by design: only `max_connection_age` limits them.
 fn is_event_stream<B>(response: &Response<B>) -> bool {
     const EVENTS: &str = "text/event-stream";
-    let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|content_type| content_type.to_str().ok());
-    let content_type = content_type.and_then(|content_type| content_type.split(';').next()).unwrap_or_default();
+    let content_type = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|content_type| content_type.to_str().ok());
+    let content_type =
+        content_type.and_then(|content_type| content_type.split(';').next()).unwrap_or_default();
     content_type.trim().eq_ignore_ascii_case(EVENTS)
 }
 

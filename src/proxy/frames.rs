@@ -45,7 +45,8 @@ impl FrameScanner {
     }
 
     fn skip_payload<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let skipped = usize::try_from(self.remaining).map_or(bytes.len(), |remaining| remaining.min(bytes.len()));
+        let skipped = usize::try_from(self.remaining)
+            .map_or(bytes.len(), |remaining| remaining.min(bytes.len()));
         self.remaining -= skipped as u64;
         &bytes[skipped..]
     }

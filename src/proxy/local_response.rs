@@ -3,13 +3,13 @@
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::guard::{CloseReason, LimitExceeded};
-use crate::message::{Requester, BadRequest, InboundHead, Intent};
+use crate::message::{BadRequest, InboundHead, Intent, Requester};
 use crate::portal::{Portal, Problem};
 use crate::telemetry::Limit;
 use crate::upstream::UpstreamError;
 
-use super::body::ResponseBody;
 use super::access_log::AccessLogEntry;
+use super::body::ResponseBody;
 use super::progress_timeout::{Deadline, TimeoutKind};
 
 /// RFC 9209.
@@ -74,7 +74,8 @@ pub(super) fn bad_request(
 ) -> Response<ResponseBody> {
     entry.set_detail(bad.to_string());
     let requester = entry.requester(Intent::Fetch);
-    let mut response = portal.problem(&requester, Problem::BadRequest(bad)).map(ResponseBody::Local);
+    let mut response =
+        portal.problem(&requester, Problem::BadRequest(bad)).map(ResponseBody::Local);
     if bad == BadRequest::Loop {
         let status = HeaderValue::from_static("doorward; error=proxy_loop_detected");
         response.headers_mut().insert(PROXY_STATUS, status);
@@ -139,14 +140,19 @@ pub(super) fn upstream_failed(
         }
         ForwardError::BodyTooLong => (Problem::BodyTooLarge, "http_request_error"),
         ForwardError::BodyTooSlow => (Problem::BodyTimeout, "http_request_error"),
-        ForwardError::Closed(CloseReason::SessionEnded) => (Problem::SessionEnded, "http_request_denied"),
+        ForwardError::Closed(CloseReason::SessionEnded) => {
+            (Problem::SessionEnded, "http_request_denied")
+        }
         ForwardError::Closed(CloseReason::MaxAge) | ForwardError::TimedOut => {
             (Problem::Upstream(StatusCode::GATEWAY_TIMEOUT), "http_response_timeout")
         }
-        ForwardError::Closed(CloseReason::Unchecked) => (Problem::StoreUnavailable, "http_request_denied"),
-        ForwardError::LimitExceeded(LimitExceeded::Total) => {
-            (Problem::TooManyConnections(StatusCode::SERVICE_UNAVAILABLE), "connection_limit_reached")
+        ForwardError::Closed(CloseReason::Unchecked) => {
+            (Problem::StoreUnavailable, "http_request_denied")
         }
+        ForwardError::LimitExceeded(LimitExceeded::Total) => (
+            Problem::TooManyConnections(StatusCode::SERVICE_UNAVAILABLE),
+            "connection_limit_reached",
+        ),
         ForwardError::LimitExceeded(LimitExceeded::Session) => {
             (Problem::TooManyConnections(StatusCode::TOO_MANY_REQUESTS), "connection_limit_reached")
         }

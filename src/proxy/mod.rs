@@ -6,35 +6,35 @@
 //!              sanitize request ─ identity headers ─ forward ─ sanitize response ─ finish: cookie, log entry, metrics
 //! ```
 
-mod local_response;
 mod body;
 mod connection_info;
 mod explain;
 mod forward;
+mod local_response;
 // Public for fuzzing and for the regression tests of its findings only.
-#[doc(hidden)]
-pub mod frames;
 mod access_log;
 mod client_addr;
-mod progress_timeout;
-mod overload;
-mod session_control;
-mod upstream_head;
-mod upstream_clusters;
 mod forwarded_headers;
+#[doc(hidden)]
+pub mod frames;
+mod overload;
+mod progress_timeout;
+mod session_control;
+mod upstream_clusters;
+mod upstream_head;
 mod websocket;
 
-pub use body::{RequestBody, RequestBodyError, ResponseBody, ResponseBodyError, ConnectionClosed};
+pub use body::{ConnectionClosed, RequestBody, RequestBodyError, ResponseBody, ResponseBodyError};
+pub use client_addr::TrustedProxies;
 pub use connection_info::ConnectionInfo;
 pub use explain::{
-    ActivityRules, ResponseExplanation, SessionEffects, Explanation, Hypothesis, HypotheticalSession,
-    RouteExplanation, SessionRules, RiskExplanation, explain,
+    ActivityRules, Explanation, Hypothesis, HypotheticalSession, ResponseExplanation,
+    RiskExplanation, RouteExplanation, SessionEffects, SessionRules, explain,
 };
-pub use client_addr::TrustedProxies;
+pub use overload::{LoadLevel, MemoryLoad, OverloadMonitor};
 pub use progress_timeout::ProgressTimeout;
-pub use overload::{MemoryLoad, OverloadMonitor, LoadLevel};
-pub use upstream_head::UpstreamHead;
 pub use upstream_clusters::UpstreamClusters;
+pub use upstream_head::UpstreamHead;
 pub use websocket::{Evictable, TunnelPermit, Tunnels};
 
 use std::net::IpAddr;
@@ -45,21 +45,21 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use crate::guard::{DenyReason, AuthOutcome, Guard, NewToken, Permit, AuthRequest};
+use crate::guard::{AuthOutcome, AuthRequest, DenyReason, Guard, NewToken, Permit};
 use crate::message::forwarded::ChainError;
 use crate::message::request_id::X_REQUEST_ID;
 use crate::message::{
-    RequestContext, BadRequest, Host, InboundHead, ReservedHeaders, CookieLookup, Interpretations, RequestId,
-    RequestIds, TargetError, cookies, response_headers,
+    BadRequest, CookieLookup, Host, InboundHead, Interpretations, RequestContext, RequestId,
+    RequestIds, ReservedHeaders, TargetError, cookies, response_headers,
 };
 use crate::portal::{self, Portal, Problem};
 use crate::route::{Access, AccessRule, Route, RouteTable};
 use crate::session::{ClientContext, RotationTiming};
-use crate::telemetry::{Limit, AccessLog};
+use crate::telemetry::{AccessLog, Limit};
 use crate::tls::Certificates;
 
-use forward::{IncomingBody, Upgrade};
 use access_log::AccessLogEntry;
+use forward::{IncomingBody, Upgrade};
 use session_control::{PendingExchange, SessionControl};
 
 /// The request handler of one worker.
@@ -103,10 +103,13 @@ impl Proxy {
         connection: &Arc<ConnectionInfo>,
     ) -> Response<ResponseBody> {
         let client = self.trusted_proxies.client(connection.peer, request.headers());
-        let context = self.request_context(connection, client.unwrap_or(connection.peer), request.headers());
+        let context =
+            self.request_context(connection, client.unwrap_or(connection.peer), request.headers());
         let mut entry = AccessLogEntry::new(&request, &context, self.access_log.is_some());
         let pending = match self.reject_early(request.headers(), client) {
-            Some(bad) => self.without_token(local_response::bad_request(&self.portal, bad, &mut entry)),
+            Some(bad) => {
+                self.without_token(local_response::bad_request(&self.portal, bad, &mut entry))
+            }
             None => self.process(request, context, connection, &mut entry).await,
         };
         self.finish(pending, entry).await
@@ -130,8 +133,17 @@ impl Proxy {
     }
 
     /// Client address, fingerprint and request ID. The ID of a trusted proxy is kept.
-    fn request_context(&self, connection: &ConnectionInfo, client: IpAddr, headers: &HeaderMap) -> RequestContext {
-        let from_proxy = self.trusted_proxies.trusts(connection.peer).then(|| RequestId::from_trusted_proxy(headers)).flatten();
+    fn request_context(
+        &self,
+        connection: &ConnectionInfo,
+        client: IpAddr,
+        headers: &HeaderMap,
+    ) -> RequestContext {
+        let from_proxy = self
+            .trusted_proxies
+            .trusts(connection.peer)
+            .then(|| RequestId::from_trusted_proxy(headers))
+            .flatten();
         RequestContext {
             client,
             fingerprint: connection.fingerprint(),
@@ -148,10 +160,14 @@ impl Proxy {
     ) -> PendingResponse {
         let (mut parts, body) = request.into_parts();
         let upgrade = Upgrade::from_extensions(&mut parts.extensions);
-        let parsed = InboundHead::parse_with(parts, context, |host, paths| self.allows_ambiguous_path(host, paths));
+        let parsed = InboundHead::parse_with(parts, context, |host, paths| {
+            self.allows_ambiguous_path(host, paths)
+        });
         let head = match parsed {
             Ok(head) => head,
-            Err(bad) => return self.without_token(local_response::bad_request(&self.portal, bad, entry)),
+            Err(bad) => {
+                return self.without_token(local_response::bad_request(&self.portal, bad, entry));
+            }
         };
         entry.set_host(&head.host);
         if !self.is_authoritative(&head.host, connection) {
@@ -199,7 +215,9 @@ impl Proxy {
     /// Whether the certificate of this connection is also the one for `host` (RFC 9110 7.4). Otherwise
     /// the request would be served under the rules of a host that the TLS handshake did not select.
     fn is_authoritative(&self, host: &Host, connection: &ConnectionInfo) -> bool {
-        let (Some(certificates), Some(server_name)) = (&self.certificates, connection.server_name()) else {
+        let (Some(certificates), Some(server_name)) =
+            (&self.certificates, connection.server_name())
+        else {
             return true;
         };
         server_name == host.name() || certificates.share_certificate(server_name, host.name())
@@ -208,7 +226,8 @@ impl Proxy {
     /// Whether an ambiguous path is harmless: no interpretation is one of our own pages, and the route
     /// table allows all of them.
     fn allows_ambiguous_path(&self, host: &Host, interpretations: &Interpretations) -> bool {
-        !interpretations.paths.iter().any(|path| portal::is_own_path(path)) && self.routes.allows_ambiguous(host, interpretations)
+        !interpretations.paths.iter().any(|path| portal::is_own_path(path))
+            && self.routes.allows_ambiguous(host, interpretations)
     }
 
     /// Whether the request is safe from cross-site request forgery. A request without a session cookie
@@ -230,7 +249,9 @@ impl Proxy {
     /// Authenticates and authorizes the request. Public routes skip the session.
     async fn authenticate(&self, head: &InboundHead, route: &Route) -> AuthOutcome {
         let requirement = match (&route.access, Permit::public(route)) {
-            (Access::Public, Some(permit)) => return AuthOutcome { permit: Ok(permit), token: None },
+            (Access::Public, Some(permit)) => {
+                return AuthOutcome { permit: Ok(permit), token: None };
+            }
             (Access::Session(requirement), _) => requirement,
             (Access::Public, None) => &AccessRule::default(),
         };
@@ -245,7 +266,11 @@ impl Proxy {
             policy: &route.policy_for(&head.method, head.websocket),
             requirement,
             timing,
-            is_activity: route.activity.counts(&head.method, head.target.path(), head.requester.intent),
+            is_activity: route.activity.counts(
+                &head.method,
+                head.target.path(),
+                head.requester.intent,
+            ),
             // A safe request changes nothing if its session has ended on another instance.
             serve_stale_for: route
                 .serve_stale_for
@@ -254,7 +279,12 @@ impl Proxy {
         self.guard.authorize(&auth_request).await
     }
 
-    fn deny(&self, head: &InboundHead, denial: DenyReason, entry: &mut AccessLogEntry) -> Response<ResponseBody> {
+    fn deny(
+        &self,
+        head: &InboundHead,
+        denial: DenyReason,
+        entry: &mut AccessLogEntry,
+    ) -> Response<ResponseBody> {
         entry.set_verdict(denial.as_str());
         self.portal.deny(head, &denial).map(ResponseBody::Local)
     }
@@ -270,11 +300,17 @@ impl Proxy {
         (level == LoadLevel::Overloaded || !has_valid_cookie()).then_some(limit)
     }
 
-    fn shed_response(&self, head: &InboundHead, limit: Limit, entry: &mut AccessLogEntry) -> Response<ResponseBody> {
+    fn shed_response(
+        &self,
+        head: &InboundHead,
+        limit: Limit,
+        entry: &mut AccessLogEntry,
+    ) -> Response<ResponseBody> {
         entry.set_verdict("overloaded");
         entry.set_detail(limit.as_str().to_owned());
         self.guard.shared().metrics.limit(limit, Some(head.client));
-        let mut response = self.portal.problem(&head.requester, Problem::Overloaded).map(ResponseBody::Local);
+        let mut response =
+            self.portal.problem(&head.requester, Problem::Overloaded).map(ResponseBody::Local);
         let headers = response.headers_mut();
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
         // Frees the connection for another client. HTTP/2 has no such header; its idle timeout applies.
@@ -287,7 +323,11 @@ impl Proxy {
     }
 
     /// Writes the cookie, the common headers, the log entry and the metrics of every response.
-    async fn finish(&self, pending: PendingResponse, entry: AccessLogEntry) -> Response<ResponseBody> {
+    async fn finish(
+        &self,
+        pending: PendingResponse,
+        entry: AccessLogEntry,
+    ) -> Response<ResponseBody> {
         let PendingResponse { mut response, token } = pending;
         if let Some(token) = token
             && self.is_token_current(&token, &response).await
@@ -336,7 +376,8 @@ impl Proxy {
         }
         let shared = self.guard.shared();
         let elapsed = shared.clock.now().since(token.issued_at);
-        elapsed < shared.policy.grace().min(RECHECK_AFTER) || self.guard.is_successor_current(token).await
+        elapsed < shared.policy.grace().min(RECHECK_AFTER)
+            || self.guard.is_successor_current(token).await
     }
 
     fn set_session_cookie(&self, response: &mut Response<ResponseBody>, token: &NewToken) {

@@ -62,7 +62,12 @@ pub struct OverloadMonitor {
 impl OverloadMonitor {
     /// `most` requests of this worker in flight.
     pub fn new(max_in_flight: usize, memory: Arc<MemoryLoad>) -> OverloadMonitor {
-        OverloadMonitor { in_flight: AtomicUsize::new(0), max_in_flight, lagging: AtomicBool::new(false), memory }
+        OverloadMonitor {
+            in_flight: AtomicUsize::new(0),
+            max_in_flight,
+            lagging: AtomicBool::new(false),
+            memory,
+        }
     }
 
     /// Counts a request as in flight.
@@ -83,9 +88,13 @@ impl OverloadMonitor {
             count if count > self.max_in_flight - self.max_in_flight / 4 => LoadLevel::High,
             _ => LoadLevel::Normal,
         };
-        let lagging = if self.lagging.load(Ordering::Relaxed) { LoadLevel::High } else { LoadLevel::Normal };
-        let signals =
-            [(self.memory.get(), Limit::Memory), (requests, Limit::Requests), (lagging, Limit::WorkerLag)];
+        let lagging =
+            if self.lagging.load(Ordering::Relaxed) { LoadLevel::High } else { LoadLevel::Normal };
+        let signals = [
+            (self.memory.get(), Limit::Memory),
+            (requests, Limit::Requests),
+            (lagging, Limit::WorkerLag),
+        ];
         let highest = signals.into_iter().max_by_key(|(level, _)| *level)?;
         (highest.0 != LoadLevel::Normal).then_some(highest)
     }

@@ -59,12 +59,19 @@ impl ProgressTimeout {
     /// An `idle_timeout` of zero disables both limits. A `min_rate` in bytes per second of zero disables the
     /// second one.
     pub fn new(idle_timeout: Duration, min_rate: u64) -> ProgressTimeout {
-        ProgressTimeout { idle_timeout, min_rate, bytes_moved: 0, waited: Duration::ZERO, stall: None }
+        ProgressTimeout {
+            idle_timeout,
+            min_rate,
+            bytes_moved: 0,
+            waited: Duration::ZERO,
+            stall: None,
+        }
     }
 
     /// Records `bytes` of progress and ends the current wait.
     pub fn record_progress(&mut self, bytes: usize) {
-        self.bytes_moved = self.bytes_moved.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        self.bytes_moved =
+            self.bytes_moved.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
         if let Some(stall) = self.stall.take() {
             self.waited += stall.since.elapsed();
         }
@@ -85,7 +92,9 @@ impl ProgressTimeout {
 
     /// Longest duration of the next wait.
     fn allowed_wait(&self) -> Duration {
-        let Some(earned_secs) = self.bytes_moved.checked_div(self.min_rate) else { return self.idle_timeout };
+        let Some(earned_secs) = self.bytes_moved.checked_div(self.min_rate) else {
+            return self.idle_timeout;
+        };
         let allowed = self.idle_timeout.saturating_add(Duration::from_secs(earned_secs));
         allowed.saturating_sub(self.waited).min(self.idle_timeout)
     }

@@ -17,16 +17,16 @@ use hyper::body::Incoming;
 use tracing::warn;
 
 use crate::guard::{NewToken, Permit, SessionSnapshot};
-use crate::message::{Requester, InboundHead, CookieLookup, cookies, response_headers};
+use crate::message::{CookieLookup, InboundHead, Requester, cookies, response_headers};
 use crate::portal::Problem;
-use crate::route::{SessionCommand, Route, is_success};
+use crate::route::{Route, SessionCommand, is_success};
 use crate::session::ClientContext;
 use crate::store::Unavailable;
 
+use super::access_log::AccessLogEntry;
 use super::body::ResponseBody;
 use super::forward::{IncomingBody, Upgrade};
-use super::access_log::AccessLogEntry;
-use super::{PendingResponse, ConnectionInfo, Proxy, client_context, local_response};
+use super::{ConnectionInfo, PendingResponse, Proxy, client_context, local_response};
 
 const CONTROL_HEADER: HeaderName = HeaderName::from_static("doorward-session");
 
@@ -57,13 +57,18 @@ pub(super) struct SessionControl {
 
 impl SessionControl {
     /// `None` if no response to this request can trigger an action, which is the common case.
-    pub(super) fn for_request(proxy: &Proxy, head: &InboundHead, route: &Route) -> Option<SessionControl> {
+    pub(super) fn for_request(
+        proxy: &Proxy,
+        head: &InboundHead,
+        route: &Route,
+    ) -> Option<SessionControl> {
         let rules = &route.session_control;
         if rules.is_empty() {
             return None;
         }
         let path = head.target.path();
-        let (logs_out, rotates) = (rules.is_logout(path), rules.is_sensitive_action(&head.method, path));
+        let (logs_out, rotates) =
+            (rules.is_logout(path), rules.is_sensitive_action(&head.method, path));
         if !logs_out && !rotates && rules.upstream_commands.is_empty() {
             return None;
         }
@@ -98,7 +103,8 @@ pub(super) fn strip_control_header<B>(response: &mut Response<B>) {
     if !response.headers().contains_key(CONTROL_HEADER) {
         return;
     }
-    let command = single_value(response.headers()).and_then(|command| SessionCommand::from_name(&command));
+    let command =
+        single_value(response.headers()).and_then(|command| SessionCommand::from_name(&command));
     response.headers_mut().remove(CONTROL_HEADER);
     if let Some(command) = command {
         response.extensions_mut().insert(ControlHeader(command));
@@ -119,7 +125,8 @@ impl Proxy {
         control: SessionControl,
         entry: &mut AccessLogEntry,
     ) -> PendingResponse {
-        let (proxy, requester, mut task_entry) = (Arc::clone(self), control.requester.clone(), entry.clone());
+        let (proxy, requester, mut task_entry) =
+            (Arc::clone(self), control.requester.clone(), entry.clone());
         let result = self.tunnels.tracker.spawn(async move {
             let pending = proxy.forward_and_apply(exchange, control, &mut task_entry).await;
             (pending, task_entry)
@@ -131,12 +138,19 @@ impl Proxy {
             }
             Err(_) => {
                 let problem = Problem::Upstream(StatusCode::BAD_GATEWAY);
-                self.without_token(self.portal.problem(&requester, problem).map(ResponseBody::Local))
+                self.without_token(
+                    self.portal.problem(&requester, problem).map(ResponseBody::Local),
+                )
             }
         }
     }
 
-    async fn forward_and_apply(&self, exchange: PendingExchange, control: SessionControl, entry: &mut AccessLogEntry) -> PendingResponse {
+    async fn forward_and_apply(
+        &self,
+        exchange: PendingExchange,
+        control: SessionControl,
+        entry: &mut AccessLogEntry,
+    ) -> PendingResponse {
         let PendingExchange { head, body, upgrade, connection, permit, token } = exchange;
         let Some(route) = self.routes.find(&head.host, head.target.path()) else {
             return self.without_token(local_response::no_route(&self.portal, &head, entry));
@@ -147,8 +161,14 @@ impl Proxy {
     }
 
     /// Applies the session action of the response.
-    async fn apply_command(&self, control: SessionControl, permit: &Permit, pending: PendingResponse) -> PendingResponse {
-        let (Some(command), Some(session)) = (control.command(&pending.response), permit.snapshot())
+    async fn apply_command(
+        &self,
+        control: SessionControl,
+        permit: &Permit,
+        pending: PendingResponse,
+    ) -> PendingResponse {
+        let (Some(command), Some(session)) =
+            (control.command(&pending.response), permit.snapshot())
         else {
             return pending;
         };
@@ -184,11 +204,19 @@ impl Proxy {
         self.guard.revoke_user_sessions(&session.record.identity.user, None).await.map(drop)
     }
 
-    fn finish_end(&self, control: &SessionControl, pending: PendingResponse, result: Result<(), Unavailable>) -> PendingResponse {
+    fn finish_end(
+        &self,
+        control: &SessionControl,
+        pending: PendingResponse,
+        result: Result<(), Unavailable>,
+    ) -> PendingResponse {
         let mut pending = self.or_unavailable(control, pending, result.clone());
         if result.is_ok() {
             pending.token = None;
-            response_headers::set_logout_headers(pending.response.headers_mut(), &self.guard.shared().cookies);
+            response_headers::set_logout_headers(
+                pending.response.headers_mut(),
+                &self.guard.shared().cookies,
+            );
         }
         pending
     }
@@ -201,7 +229,10 @@ impl Proxy {
     ) -> PendingResponse {
         match result {
             // The response that ended the session completes; other tracked connections are closed.
-            Ok(()) => PendingResponse { response: pending.response.map(ResponseBody::untracked), ..pending },
+            Ok(()) => PendingResponse {
+                response: pending.response.map(ResponseBody::untracked),
+                ..pending
+            },
             Err(_) => {
                 let response = self.portal.unavailable(&control.requester).map(ResponseBody::Local);
                 PendingResponse { response, token: pending.token }

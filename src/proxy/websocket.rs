@@ -19,18 +19,18 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::clock::UnixMillis;
-use crate::guard::{CloseReason, CloseHandle, Guard, Permit, ConnectionGuard};
+use crate::guard::{CloseHandle, CloseReason, ConnectionGuard, Guard, Permit};
 use crate::route::{ActivityFrames, Route};
 use crate::session::SessionKey;
 use crate::telemetry::{GaugeGuard, Limit};
 use crate::upstream::{PendingTunnel, UpgradeResponse};
 
 use super::Proxy;
-use super::local_response::ForwardError;
-use super::body::{RequestBody, ResponseBody, Tracking};
-use super::forward::{self, OutgoingRequest, Upgrade, default_to_private, response_body, closed};
-use super::frames::FrameScanner;
 use super::access_log::AccessLogEntry;
+use super::body::{RequestBody, ResponseBody, Tracking};
+use super::forward::{self, OutgoingRequest, Upgrade, closed, default_to_private, response_body};
+use super::frames::FrameScanner;
+use super::local_response::ForwardError;
 
 /// RFC 6455 1.3.
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -98,7 +98,8 @@ impl Proxy {
                 self.sanitize_response(&mut response);
                 default_to_private(&mut response, permit);
                 let deadline = forward::Deadlines::new(route, permit).connection_age;
-                return Ok(response.map(|body| response_body(body, route, tracked.map(Tracking::Now), deadline)));
+                return Ok(response
+                    .map(|body| response_body(body, route, tracked.map(Tracking::Now), deadline)));
             }
         };
         if accept.is_none()
@@ -286,11 +287,23 @@ async fn relay(
         [(); 2].map(|()| limits.tracked.as_ref().map(ConnectionGuard::close_handle));
     let idle_timer = Arc::clone(&limits.idle_timer);
     let mut client_frames = FrameScanner::default();
-    let upstream_copy =
-        copy(&mut from_client, &mut to_upstream, &mut client_frames, client_handle, &idle_timer, reporter);
+    let upstream_copy = copy(
+        &mut from_client,
+        &mut to_upstream,
+        &mut client_frames,
+        client_handle,
+        &idle_timer,
+        reporter,
+    );
     let upstream_reporter = reporter.filter(|reporter| reporter.count_upstream);
-    let client_copy =
-        copy(&mut from_upstream, &mut to_client, &mut upstream_frames, upstream_handle, &idle_timer, upstream_reporter);
+    let client_copy = copy(
+        &mut from_upstream,
+        &mut to_client,
+        &mut upstream_frames,
+        upstream_handle,
+        &idle_timer,
+        upstream_reporter,
+    );
     let cause = tokio::select! {
         result = relay_both(upstream_copy, client_copy) => {
             debug!(clean = result.is_ok(), "tunnel closed");

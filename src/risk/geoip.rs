@@ -138,7 +138,8 @@ impl CityRecord<'_> {
 
     fn coordinates(&self) -> Option<Coordinates> {
         let nested = self.location.as_ref();
-        let nested = nested.and_then(|at| coordinates_from(at.latitude.as_ref(), at.longitude.as_ref()));
+        let nested =
+            nested.and_then(|at| coordinates_from(at.latitude.as_ref(), at.longitude.as_ref()));
         let flat = || coordinates_from(self.latitude.as_ref(), self.longitude.as_ref());
         let (north, east) = nested.or_else(flat)?;
         ((-90.0..=90.0).contains(&north) && (-180.0..=180.0).contains(&east))

@@ -11,16 +11,16 @@
 //! - missing data is no signal: without a database there are no country signals
 //! - nothing is computed while the location does not change ([`Record::location_status`])
 
-mod rescore;
-mod geoip;
 mod distance;
+mod geoip;
 mod new_location;
-mod user_agent;
+mod rescore;
 mod scoring;
+mod user_agent;
 
-pub use geoip::{GeoIp, Country, Database, DatabaseError, GeoInfo};
-pub use user_agent::{UserAgent, OperatingSystem};
+pub use geoip::{Country, Database, DatabaseError, GeoInfo, GeoIp};
 pub use scoring::{RiskAction, RiskReport, Signal, Thresholds};
+pub use user_agent::{OperatingSystem, UserAgent};
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -75,7 +75,9 @@ impl RiskSettings {
     pub fn assess(&self, geoip: &GeoIp, observation: &Observation<'_>) -> Option<RiskReport> {
         let signals = match observation.location_status(self.known_for) {
             LocationStatus::Current => return None,
-            LocationStatus::Returned => Comparison::new(self, geoip, observation).concurrent_country_signals(),
+            LocationStatus::Returned => {
+                Comparison::new(self, geoip, observation).concurrent_country_signals()
+            }
             LocationStatus::New => Comparison::new(self, geoip, observation).new_location_signals(),
         };
         Some(RiskReport::new(signals, &self.thresholds))
@@ -109,7 +111,11 @@ struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    fn new(settings: &RiskSettings, geoip: &GeoIp, observation: &'a Observation<'a>) -> Comparison<'a> {
+    fn new(
+        settings: &RiskSettings,
+        geoip: &GeoIp,
+        observation: &'a Observation<'a>,
+    ) -> Comparison<'a> {
         let record = observation.record;
         let oldest = observation.now.minus(settings.known_for);
         let known: Vec<IpAddr> = record.known_addresses(observation.mode, oldest).collect();
@@ -179,7 +185,8 @@ impl<'a> Comparison<'a> {
     /// Returns whether a client with a new TLS fingerprint claims to be a known browser, and no update
     /// explains the fingerprint: the version is not newer, or the pause was too short.
     fn is_spoofed(&self, here: &UserAgent<'_>, known: &[UserAgent<'_>]) -> bool {
-        let may_be_updated = self.observation.now.since(self.observation.last_active) >= MIN_UPDATE_PAUSE;
+        let may_be_updated =
+            self.observation.now.since(self.observation.last_active) >= MIN_UPDATE_PAUSE;
         let mut same = known.iter().filter(|known| known.browser == here.browser);
         here.browser.is_some() && same.any(|known| !may_be_updated || here.version <= known.version)
     }
@@ -190,7 +197,11 @@ impl<'a> Comparison<'a> {
         let (_, entered) = self.observation.record.current_network();
         let is_recent = self.observation.now.since(entered) < CONCURRENT_WINDOW;
         let other_country = differs(self.here.country, std::iter::once(self.last.country));
-        if is_recent && other_country && !self.is_allowed { vec![Signal::ConcurrentCountries] } else { Vec::new() }
+        if is_recent && other_country && !self.is_allowed {
+            vec![Signal::ConcurrentCountries]
+        } else {
+            Vec::new()
+        }
     }
 }
 

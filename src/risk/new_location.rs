@@ -1,8 +1,8 @@
 //! Comparison of a login with the recent locations of its user.
 
-use super::geoip::{GeoIp, GeoInfo};
-use super::user_agent::UserAgent;
+use super::geoip::{GeoInfo, GeoIp};
 use super::scoring::{RiskAction, RiskReport, Signal};
+use super::user_agent::UserAgent;
 use super::{RiskSettings, differs, new_network_signals};
 use crate::session::context::network_of;
 use crate::session::{ClientContext, UserHistory};
@@ -12,7 +12,12 @@ impl RiskSettings {
     /// new network. Returns `None` for a known network and for a user without history.
     ///
     /// A login never requires an action: a user with the password may come from anywhere.
-    pub fn assess_login(&self, geoip: &GeoIp, history: &UserHistory, from: &ClientContext) -> Option<RiskReport> {
+    pub fn assess_login(
+        &self,
+        geoip: &GeoIp,
+        history: &UserHistory,
+        from: &ClientContext,
+    ) -> Option<RiskReport> {
         let own = network_of(from.address);
         let is_allowed = self.allow.iter().any(|network| network.contains(&from.address));
         let is_known = history.networks().any(|network| network_of(network) == own);
@@ -25,7 +30,10 @@ impl RiskSettings {
         user_agent_signals(history, from, &mut signals);
         let notable = [Signal::Country, Signal::Browser, Signal::OperatingSystem];
         let is_notable = signals.iter().any(|signal| notable.contains(signal));
-        is_notable.then(|| RiskReport { action: RiskAction::Log, ..RiskReport::new(signals, &self.thresholds) })
+        is_notable.then(|| RiskReport {
+            action: RiskAction::Log,
+            ..RiskReport::new(signals, &self.thresholds)
+        })
     }
 }
 

@@ -31,7 +31,9 @@ impl Signal {
             | Signal::ImpossibleTravel
             | Signal::ConcurrentCountries
             | Signal::SpoofedUserAgent => true,
-            Signal::Browser | Signal::OperatingSystem | Signal::Language | Signal::Fingerprint => false,
+            Signal::Browser | Signal::OperatingSystem | Signal::Language | Signal::Fingerprint => {
+                false
+            }
         }
     }
 }

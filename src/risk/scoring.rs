@@ -60,7 +60,10 @@ impl Signal {
         match self {
             Signal::Asn | Signal::ImpossibleTravel => 5,
             Signal::Network | Signal::Hosting | Signal::Language => 10,
-            Signal::Country | Signal::ConcurrentCountries | Signal::Fingerprint | Signal::SpoofedUserAgent => 25,
+            Signal::Country
+            | Signal::ConcurrentCountries
+            | Signal::Fingerprint
+            | Signal::SpoofedUserAgent => 25,
             Signal::Browser | Signal::OperatingSystem => 50,
         }
     }
@@ -82,8 +85,13 @@ pub enum RiskAction {
 
 impl RiskAction {
     /// All actions, the mildest first.
-    pub const ALL: [RiskAction; 5] =
-        [RiskAction::None, RiskAction::Log, RiskAction::Rotate, RiskAction::Reauthenticate, RiskAction::End];
+    pub const ALL: [RiskAction; 5] = [
+        RiskAction::None,
+        RiskAction::Log,
+        RiskAction::Rotate,
+        RiskAction::Reauthenticate,
+        RiskAction::End,
+    ];
 
     /// Returns the name in logs.
     pub fn as_str(self) -> &'static str {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::secret::{KeyRing, random_bytes};
-use crate::session::{TlsFingerprint, Identity, SessionId, SessionKey, Token, UserTag};
+use crate::session::{Identity, SessionId, SessionKey, TlsFingerprint, Token, UserTag};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const FIREFOX: &str = "Mozilla/5.0 (Windows NT 10.0; rv:145.0) Gecko/20100101 Firefox/145.0";
@@ -24,7 +24,8 @@ fn geoip(city: &str) -> GeoIp {
 }
 
 fn from(address: &str, user_agent: &str) -> ClientContext {
-    ClientContext::new(address.parse().expect("an address"), user_agent.as_bytes()).with_language(b"de-DE,de")
+    ClientContext::new(address.parse().expect("an address"), user_agent.as_bytes())
+        .with_language(b"de-DE,de")
 }
 
 fn record() -> Record {
@@ -39,7 +40,8 @@ const USED: UnixMillis = UnixMillis(1_000_000_000);
 
 fn report(record: &Record, context: &ClientContext, later: Duration) -> Option<RiskReport> {
     let now = USED.plus(later);
-    let observation = Observation { record, context, mode: SignalsMode::Enforce, last_active: USED, now };
+    let observation =
+        Observation { record, context, mode: SignalsMode::Enforce, last_active: USED, now };
     RiskSettings::default().assess(&geoip("city.mmdb"), &observation)
 }
 
@@ -117,7 +119,8 @@ fn a_media_player_of_the_phone_is_not_a_new_browser() {
     let player = "AppleCoreMedia/1.0.0.22F76 (iPhone; U; CPU OS 18_5 like Mac OS X; de_de)";
     let mut record = record();
     record.created_from = from(HOME, phone);
-    let signals = |user_agent| report(&record, &from(MOBILE, user_agent), HOUR).expect("new").to_string();
+    let signals =
+        |user_agent| report(&record, &from(MOBILE, user_agent), HOUR).expect("new").to_string();
     assert_eq!(signals(player), "network 10, operator 5");
     assert_eq!(signals("curl/8.5.0"), "network 10, operator 5, browser 50");
     record.created_from = from(HOME, FIREFOX);
@@ -127,7 +130,10 @@ fn a_media_player_of_the_phone_is_not_a_new_browser() {
 
 #[test]
 fn a_new_client_requires_reauthentication_on_a_new_network_only() {
-    assert_eq!(assessed(&from(HOME, "curl/8.5.0"), HOUR), ("browser 50".to_owned(), RiskAction::Rotate));
+    assert_eq!(
+        assessed(&from(HOME, "curl/8.5.0"), HOUR),
+        ("browser 50".to_owned(), RiskAction::Rotate)
+    );
     let (_, near) = assessed(&from("192.0.3.7", "curl/8.5.0"), HOUR);
     assert_eq!(near, RiskAction::Reauthenticate, "no GeoIP data, but a new network");
     let (_, far) = assessed(&from(FAR, "curl/8.5.0"), HOUR);
@@ -142,7 +148,8 @@ fn impossible_travel_depends_on_the_elapsed_time() {
 
 #[test]
 fn a_new_language_is_a_weak_signal_and_a_missing_one_is_none() {
-    let signals = |language: &[u8]| assessed(&from(MOBILE, FIREFOX).with_language(language), HOUR).0;
+    let signals =
+        |language: &[u8]| assessed(&from(MOBILE, FIREFOX).with_language(language), HOUR).0;
     assert_eq!(signals(b"ru-RU"), "network 10, operator 5, language 10");
     assert_eq!(signals(b""), "network 10, operator 5");
 }
@@ -151,7 +158,14 @@ fn a_new_language_is_a_weak_signal_and_a_missing_one_is_none() {
 fn with_ciphers(address: &str, user_agent: &str, cipher_count: u8) -> ClientContext {
     let (cipher_hash, extension_hash) = ([1; 6], [2; 6]);
     let (version, has_sni, extension_count) = (13, true, 12);
-    let hello = TlsFingerprint { version, has_sni, cipher_count, extension_count, cipher_hash, extension_hash };
+    let hello = TlsFingerprint {
+        version,
+        has_sni,
+        cipher_count,
+        extension_count,
+        cipher_hash,
+        extension_hash,
+    };
     from(address, user_agent).with_fingerprint(Some(hello))
 }
 
@@ -180,7 +194,11 @@ fn a_spoofed_user_agent_on_a_new_network_requires_reauth() {
     let day = 24 * HOUR;
     for (user_agent, later) in [(UPDATED, day), (FIREFOX, day), (NEWEST, MIN_UPDATE_PAUSE / 2)] {
         let result = assessed(&with_ciphers(MOBILE, user_agent, 16), later);
-        assert_eq!(result, (spoofed.to_owned(), RiskAction::Reauthenticate), "{user_agent} after {later:?}");
+        assert_eq!(
+            result,
+            (spoofed.to_owned(), RiskAction::Reauthenticate),
+            "{user_agent} after {later:?}"
+        );
     }
     let updated = assessed(&with_ciphers(MOBILE, NEWEST, 16), MIN_UPDATE_PAUSE);
     assert_eq!(updated, ("network 10, operator 5, fingerprint 25".to_owned(), RiskAction::Rotate));
@@ -195,8 +213,11 @@ fn media_players_and_other_browsers_are_not_spoofed() {
     let mut record = record();
     record.created_from = with_ciphers(HOME, phone, 15);
     record.record_location(&with_ciphers(HOME, player, 14), USED, true);
-    let signals =
-        |user_agent| report(&record, &with_ciphers(MOBILE, user_agent, 16), MIN_UPDATE_PAUSE / 2).expect("new").to_string();
+    let signals = |user_agent| {
+        report(&record, &with_ciphers(MOBILE, user_agent, 16), MIN_UPDATE_PAUSE / 2)
+            .expect("new")
+            .to_string()
+    };
     assert_eq!(signals(player), "network 10, operator 5, fingerprint 25");
     let other = "network 10, operator 5, browser 50, system 50, fingerprint 25";
     assert_eq!(signals(FIREFOX), other);
@@ -209,7 +230,10 @@ fn alternating_countries_are_a_signal_but_a_journey_home_is_not() {
     record.record_location(&abroad, USED, true);
     assert_eq!(report(&record, &home, Duration::from_secs(30)), None, "again within a minute");
     let alternating = report(&record, &home, Duration::from_secs(90)).expect("back");
-    assert_eq!((alternating.to_string().as_str(), alternating.action), ("two-countries 25", RiskAction::Log));
+    assert_eq!(
+        (alternating.to_string().as_str(), alternating.action),
+        ("two-countries 25", RiskAction::Log)
+    );
     let later = report(&record, &home, HOUR).expect("back");
     assert_eq!((later.score, later.action), (0, RiskAction::None));
     record.record_location(&from(MOBILE, FIREFOX), USED, true);
@@ -244,8 +268,13 @@ fn a_network_unused_for_longer_than_known_for_is_new() {
     let context = from(OTHER_MOBILE, FIREFOX);
     let names = |later: Duration| {
         let now = UnixMillis(0).plus(later);
-        let observation =
-            Observation { record: &record, context: &context, mode: SignalsMode::Enforce, last_active: now, now };
+        let observation = Observation {
+            record: &record,
+            context: &context,
+            mode: SignalsMode::Enforce,
+            last_active: now,
+            now,
+        };
         let report = RiskSettings::default().assess(&geoip("city.mmdb"), &observation);
         report.map(|report| report.to_string())
     };
@@ -265,7 +294,9 @@ fn without_databases_only_network_and_client_are_signals() {
             last_active: USED,
             now: USED,
         };
-        let report = RiskSettings::default().assess(&GeoIp::default(), &observation).expect("a new location");
+        let report = RiskSettings::default()
+            .assess(&GeoIp::default(), &observation)
+            .expect("a new location");
         (report.score, report.action)
     };
     assert_eq!(score(FIREFOX), (10, RiskAction::None));

@@ -109,7 +109,10 @@ mod tests {
         };
         assert_eq!(read(&chrome("142.0.0.0")), ("Chrome", Some(OperatingSystem::Windows)));
         assert_eq!(read(&chrome("142.0.0.0")), read(&chrome("143.0.0.0")));
-        assert_eq!(read(&(chrome("142.0.0.0") + " Edg/142.0")), ("Edge", Some(OperatingSystem::Windows)));
+        assert_eq!(
+            read(&(chrome("142.0.0.0") + " Edg/142.0")),
+            ("Edge", Some(OperatingSystem::Windows))
+        );
         let firefox = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
         assert_eq!(read(firefox), ("Firefox", Some(OperatingSystem::Linux)));
         let safari = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.5 Mobile/15E148 Safari/604.1";
@@ -149,9 +152,11 @@ mod tests {
     #[test]
     fn a_media_player_has_an_operating_system_and_no_browser() {
         let player = "AppleCoreMedia/1.0.0.22F76 (iPhone; U; CPU OS 18_5 like Mac OS X; de_de)";
-        let expected = UserAgent { browser: None, version: (0, 0), os: Some(OperatingSystem::Apple) };
+        let expected =
+            UserAgent { browser: None, version: (0, 0), os: Some(OperatingSystem::Apple) };
         assert_eq!(UserAgent::parse(player), expected);
-        let expected = UserAgent { browser: None, version: (0, 0), os: Some(OperatingSystem::Linux) };
+        let expected =
+            UserAgent { browser: None, version: (0, 0), os: Some(OperatingSystem::Linux) };
         assert_eq!(UserAgent::parse("stagefright/1.2 (Linux;Android 9)"), expected);
     }
 }

@@ -56,6 +56,8 @@ mod tests {
         let propfind = Method::from_bytes(b"PROPFIND").expect("a method");
         assert!(writing.applies_to(&propfind, false) && !writing.contains(&propfind));
         assert!(writing.applies_to(&Method::GET, true), "a WebSocket");
-        assert!(!writing.applies_to(&Method::GET, false) && !writing.applies_to(&Method::HEAD, false));
+        assert!(
+            !writing.applies_to(&Method::GET, false) && !writing.applies_to(&Method::HEAD, false)
+        );
     }
 }

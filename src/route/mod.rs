@@ -20,7 +20,8 @@ use http::Method;
 
 use crate::message::path_ambiguity::fold_filesystem_name;
 use crate::message::{
-    Ambiguity, Endpoint, Host, HostPattern, IdentityHeaders, CrossOriginPolicy, PathPrefix, Interpretations,
+    Ambiguity, CrossOriginPolicy, Endpoint, Host, HostPattern, IdentityHeaders, Interpretations,
+    PathPrefix,
 };
 use crate::session::{Identity, RoutePolicy, SignalsMode};
 
@@ -65,7 +66,8 @@ impl Route {
 
     /// Returns the session limits that apply to a request.
     pub fn policy_for(&self, method: &Method, websocket: bool) -> Cow<'_, RoutePolicy> {
-        if self.policy.max_auth_age.is_none() || self.auth_age_methods.applies_to(method, websocket) {
+        if self.policy.max_auth_age.is_none() || self.auth_age_methods.applies_to(method, websocket)
+        {
             return Cow::Borrowed(&self.policy);
         }
         Cow::Owned(RoutePolicy { max_auth_age: None, ..self.policy.clone() })
@@ -221,8 +223,9 @@ impl RouteTable {
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         });
-        let shadows = first
-            .is_some_and(|found| interpretations.paths.iter().any(|path| self.shadows_stricter_route(found, path)));
+        let shadows = first.is_some_and(|found| {
+            interpretations.paths.iter().any(|path| self.shadows_stricter_route(found, path))
+        });
         same_route
             && !shadows
             && match interpretations.ambiguity {
@@ -236,10 +239,12 @@ impl RouteTable {
     ///
     /// Costs nothing if no route is stricter than one with a shorter path.
     pub fn shadows_stricter_route(&self, found: &Route, path: &str) -> bool {
-        let mut stricter = self.shadowable.iter().zip(&self.routes).filter_map(|(shadowable, route)| {
-            let shadowable = shadowable.as_deref()?;
-            (route.has_longer_path_than(found) && route.is_stricter_than(found)).then_some(shadowable)
-        });
+        let mut stricter =
+            self.shadowable.iter().zip(&self.routes).filter_map(|(shadowable, route)| {
+                let shadowable = shadowable.as_deref()?;
+                (route.has_longer_path_than(found) && route.is_stricter_than(found))
+                    .then_some(shadowable)
+            });
         let Some(first) = stricter.next() else { return false };
         let name = fold_filesystem_name(path);
         let mut all = std::iter::once(first).chain(stricter);
@@ -347,7 +352,8 @@ mod tests {
             policy: RoutePolicy { signals, ..RoutePolicy::default() },
             ..route(host, path)
         };
-        let public = Route { access: Access::Public, ..route_with("b.test", "/", SignalsMode::Enforce) };
+        let public =
+            Route { access: Access::Public, ..route_with("b.test", "/", SignalsMode::Enforce) };
         let table = RouteTable::new(vec![
             route_with("a.test", "/", SignalsMode::Monitor),
             route_with("a.test", "/admin", SignalsMode::Enforce),
@@ -357,9 +363,11 @@ mod tests {
             route_with("*", "/", SignalsMode::Off),
         ])
         .expect("no conflict");
-        for (host, mode) in
-            [("a.test", SignalsMode::Enforce), ("b.test", SignalsMode::Monitor), ("c.test", SignalsMode::Off)]
-        {
+        for (host, mode) in [
+            ("a.test", SignalsMode::Enforce),
+            ("b.test", SignalsMode::Monitor),
+            ("c.test", SignalsMode::Off),
+        ] {
             let host = Host::parse(host).expect("a host");
             assert_eq!(table.strictest_signals_mode(&host), mode, "{host}");
         }
@@ -386,9 +394,14 @@ mod tests {
         ])
         .expect("no conflict");
         let host = Host::parse("a.test").expect("a host");
-        let allows = |paths: &[&str]| table.allows_ambiguous(&host, &interpretations(Ambiguity::Segments, paths));
+        let allows = |paths: &[&str]| {
+            table.allows_ambiguous(&host, &interpretations(Ambiguity::Segments, paths))
+        };
         assert!(allows(&["/git/a%2Fb", "/git/a/b"]));
-        assert!(!allows(&["/git/x", "/git/admin/x"]), "one interpretation leads to a stricter route");
+        assert!(
+            !allows(&["/git/x", "/git/admin/x"]),
+            "one interpretation leads to a stricter route"
+        );
         assert!(!allows(&["/git/x", "/plain/x"]) && !allows(&["/git/x", "/elsewhere"]));
         assert!(!allows(&["/open/a", "/open/b"]), "never public");
         assert!(!allows(&["/plain/a", "/plain/b"]), "not allowed by the route");
@@ -400,7 +413,9 @@ mod tests {
     fn an_encoded_delimiter_passes_within_one_route() {
         let table = RouteTable::new(vec![route("a.test", "/"), route("a.test", "/admin")]);
         let (table, host) = (table.expect("no conflict"), Host::parse("a.test").expect("a host"));
-        let allows = |paths: &[&str]| table.allows_ambiguous(&host, &interpretations(Ambiguity::Delimiter, paths));
+        let allows = |paths: &[&str]| {
+            table.allows_ambiguous(&host, &interpretations(Ambiguity::Delimiter, paths))
+        };
         assert!(allows(&["/tags/C#", "/tags/C"]) && allows(&["/admin/a?", "/admin/a"]));
         assert!(!allows(&["/admin?x", "/admin"]));
     }
@@ -446,7 +461,9 @@ mod tests {
             },
         ]);
         let (table, host) = (table.expect("no conflict"), Host::parse("a.test").expect("a host"));
-        let allows = |paths: &[&str]| table.allows_ambiguous(&host, &interpretations(Ambiguity::Segments, paths));
+        let allows = |paths: &[&str]| {
+            table.allows_ambiguous(&host, &interpretations(Ambiguity::Segments, paths))
+        };
         assert!(allows(&["/x%2Fb", "/x/b"]) && !allows(&["/ADMIN%2Fb", "/ADMIN/b"]));
     }
 

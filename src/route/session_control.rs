@@ -53,8 +53,12 @@ impl SessionControlRules {
 }
 
 impl SessionCommand {
-    pub const ALL: [SessionCommand; 4] =
-        [SessionCommand::Rotate, SessionCommand::End, SessionCommand::EndAll, SessionCommand::Reauthenticate];
+    pub const ALL: [SessionCommand; 4] = [
+        SessionCommand::Rotate,
+        SessionCommand::End,
+        SessionCommand::EndAll,
+        SessionCommand::Reauthenticate,
+    ];
 
     /// Returns the name in the configuration and in the response header.
     pub fn as_str(self) -> &'static str {

@@ -62,7 +62,8 @@ pub fn open(
         return Err(OpenError::Malformed);
     }
     let root = keys.key(sealed[1]).ok_or(OpenError::UnknownKey)?;
-    let nonce = Nonce::try_assume_unique_for_key(&sealed[2..HEADER_LENGTH]).map_err(|_| OpenError::Malformed)?;
+    let nonce = Nonce::try_assume_unique_for_key(&sealed[2..HEADER_LENGTH])
+        .map_err(|_| OpenError::Malformed)?;
     let mut text = sealed[HEADER_LENGTH..].to_vec();
     let length = cipher(root, subject)
         .open_in_place(nonce, Aad::from(binding), &mut text)

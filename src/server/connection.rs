@@ -19,17 +19,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::config;
-use crate::proxy::{ConnectionInfo, Proxy, ProgressTimeout};
+use crate::proxy::{ConnectionInfo, ProgressTimeout, Proxy};
 use crate::telemetry::{GaugeGuard, Limit, Metrics};
 use crate::tls::HandshakeAcceptor;
 
-use super::scheduling::{HandshakeGate, run_exclusive};
+use super::connection_activity::{ConnectionActivity, ConnectionTimeouts, DisconnectReason};
+use super::connection_limiter::{ConnectionLimiter, ConnectionPermit, UpgradePermit};
+use super::guarded_io::{GuardedIo, Protocol};
+use super::h2_executor::{H2Executor, StreamLimits};
+use super::in_flight::{InFlightRequest, TrackedBody};
 use super::read_proxy_header;
-use super::connection_limiter::{ConnectionPermit, ConnectionLimiter, UpgradePermit};
-use super::connection_activity::{DisconnectReason, ConnectionTimeouts, ConnectionActivity};
-use super::h2_executor::{StreamLimits, H2Executor};
-use super::in_flight::{TrackedBody, InFlightRequest};
-use super::guarded_io::{Protocol, GuardedIo};
+use super::scheduling::{HandshakeGate, run_exclusive};
 
 /// Limits and settings of the listeners.
 pub struct ServerLimits {
@@ -224,9 +224,15 @@ impl Connection {
                 // An idle client may never complete the close, so the wait is limited.
                 timeout(CLOSE_TIMEOUT, served).await.unwrap_or(Ok(())).unwrap_or_default();
             }
-            DisconnectReason::HeaderTimeout => self.metrics().limit(Limit::HeaderTimeout, Some(self.connection.peer)),
-            DisconnectReason::Evicted => self.metrics().limit(Limit::ConnectionEvicted, Some(self.connection.peer)),
-            DisconnectReason::ResetFlood => self.metrics().limit(Limit::StreamResets, Some(self.connection.peer)),
+            DisconnectReason::HeaderTimeout => {
+                self.metrics().limit(Limit::HeaderTimeout, Some(self.connection.peer))
+            }
+            DisconnectReason::Evicted => {
+                self.metrics().limit(Limit::ConnectionEvicted, Some(self.connection.peer))
+            }
+            DisconnectReason::ResetFlood => {
+                self.metrics().limit(Limit::StreamResets, Some(self.connection.peer))
+            }
         }
     }
 
@@ -235,7 +241,8 @@ impl Connection {
     fn handle_request(
         &self,
         mut request: Request<Incoming>,
-    ) -> Pin<Box<impl Future<Output = Result<Response<TrackedBody>, Infallible>> + Send + use<>>> {
+    ) -> Pin<Box<impl Future<Output = Result<Response<TrackedBody>, Infallible>> + Send + use<>>>
+    {
         let in_flight = InFlightRequest::start(&self.proxy, &self.activity);
         let (proxy, connection) = (Arc::clone(&self.proxy), Arc::clone(&self.connection));
         let permit = Arc::clone(&self.permit);
@@ -254,7 +261,11 @@ impl Connection {
         Box::into_pin(future)
     }
 
-    fn guarded_io(&self, tls: TlsStream<TcpStream>, protocol: Protocol) -> GuardedIo<TlsStream<TcpStream>> {
+    fn guarded_io(
+        &self,
+        tls: TlsStream<TcpStream>,
+        protocol: Protocol,
+    ) -> GuardedIo<TlsStream<TcpStream>> {
         let limits = &self.limits.configured;
         let progress = ProgressTimeout::new(limits.write_timeout, limits.bodies.min_rate);
         let (activity, connection) = (Arc::clone(&self.activity), Arc::clone(&self.connection));

@@ -14,7 +14,8 @@ use super::gcra::{Gcra, Rate};
 
 /// Stream resets by the client: a burst of 200, then 10 per second. Leaving a page full of images is a
 /// burst; a rapid reset attack goes on (CVE-2023-44487).
-const RESET_RATE: Rate = Rate { interval: Duration::from_millis(100), burst: Duration::from_secs(20) };
+const RESET_RATE: Rate =
+    Rate { interval: Duration::from_millis(100), burst: Duration::from_secs(20) };
 
 /// Counters and timestamps of one connection.
 #[derive(Debug)]
@@ -148,7 +149,11 @@ impl ConnectionActivity {
     ///
     /// # Errors
     /// The reason to close the connection now.
-    fn check(&self, timeouts: ConnectionTimeouts, now: Duration) -> Result<Duration, DisconnectReason> {
+    fn check(
+        &self,
+        timeouts: ConnectionTimeouts,
+        now: Duration,
+    ) -> Result<Duration, DisconnectReason> {
         if self.is_evicted() {
             return Err(DisconnectReason::Evicted);
         }
@@ -165,7 +170,10 @@ impl ConnectionActivity {
 
     fn next_timeout(&self, timeouts: ConnectionTimeouts) -> (Duration, DisconnectReason) {
         if let Some(since) = self.head_started_at.load(Ordering::Relaxed).checked_sub(1) {
-            return (Duration::from_millis(since) + timeouts.header, DisconnectReason::HeaderTimeout);
+            return (
+                Duration::from_millis(since) + timeouts.header,
+                DisconnectReason::HeaderTimeout,
+            );
         }
         // Browsers open spare connections. They get the header timeout.
         if self.requests() == 0 {

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use crate::proxy::{Evictable, TunnelPermit};
 use crate::telemetry::Limit;
 
-use super::gcra::{Gcra, Rate};
 use super::connection_activity::ConnectionActivity;
+use super::gcra::{Gcra, Rate};
 
 /// Burst of new connections per network, in seconds of its rate.
 const BURST_WINDOW: Duration = Duration::from_secs(5);
@@ -98,7 +98,12 @@ impl ConnectionLimiter {
             return Err(Limit::Connections);
         }
         let id = state.insert(EvictionCandidate { network, activity: Arc::clone(activity) });
-        Ok(ConnectionPermit { limiter: Arc::clone(self), id, network, protected: AtomicBool::new(false) })
+        Ok(ConnectionPermit {
+            limiter: Arc::clone(self),
+            id,
+            network,
+            protected: AtomicBool::new(false),
+        })
     }
 
     /// Evicts the oldest tenth of the unauthenticated connections, to free memory. Returns their number.
@@ -137,10 +142,16 @@ pub(super) struct UpgradePermit {
 }
 
 impl UpgradePermit {
-    pub(super) fn tunnel_permit(permit: &Arc<ConnectionPermit>, activity: &Arc<ConnectionActivity>) -> TunnelPermit {
+    pub(super) fn tunnel_permit(
+        permit: &Arc<ConnectionPermit>,
+        activity: &Arc<ConnectionActivity>,
+    ) -> TunnelPermit {
         // A tunnel is not idle; idle connections are evicted first.
         activity.hold();
-        TunnelPermit(Arc::new(UpgradePermit { _permit: Arc::clone(permit), activity: Arc::clone(activity) }))
+        TunnelPermit(Arc::new(UpgradePermit {
+            _permit: Arc::clone(permit),
+            activity: Arc::clone(activity),
+        }))
     }
 }
 
@@ -167,11 +178,18 @@ impl Drop for ConnectionPermit {
 
 impl LimiterState {
     /// Checks the limits of a network. Rejected connections do not consume its rate.
-    fn check_network(&mut self, network: IpAddr, limits: ConnectionLimits, now: Instant) -> Result<(), Limit> {
+    fn check_network(
+        &mut self,
+        network: IpAddr,
+        limits: ConnectionLimits,
+        now: Instant,
+    ) -> Result<(), Limit> {
         if self.networks.len() > self.count + MAX_IDLE_NETWORKS {
-            self.networks.retain(|_, network| network.open > 0 || !network.opens.is_replenished(now));
+            self.networks
+                .retain(|_, network| network.open > 0 || !network.opens.is_replenished(now));
         }
-        let rate = Rate { interval: Duration::from_secs(1) / limits.rate.max(1), burst: BURST_WINDOW };
+        let rate =
+            Rate { interval: Duration::from_secs(1) / limits.rate.max(1), burst: BURST_WINDOW };
         let opens = Gcra::new(now);
         let existing = self.networks.entry(network).or_insert(NetworkUsage { open: 0, opens });
         if existing.open >= limits.per_network {
@@ -184,7 +202,9 @@ impl LimiterState {
         let id = self.next_id;
         self.next_id += 1;
         self.count += 1;
-        if let Some(network) = candidate.network.and_then(|existing| self.networks.get_mut(&existing)) {
+        if let Some(network) =
+            candidate.network.and_then(|existing| self.networks.get_mut(&existing))
+        {
             network.open += 1;
         }
         self.candidates.insert(id, candidate);
@@ -195,8 +215,7 @@ impl LimiterState {
     fn evict_one(&mut self) -> bool {
         let oldest = self.candidates.iter().take(MAX_SCAN);
         let idle = oldest.clone().find(|(_, candidate)| candidate.activity.is_idle());
-        let Some(id) = idle.or(self.candidates.iter().next()).map(|(id, _)| *id)
-        else {
+        let Some(id) = idle.or(self.candidates.iter().next()).map(|(id, _)| *id) else {
             return false;
         };
         if let Some(candidate) = self.candidates.remove(&id) {
@@ -253,7 +272,8 @@ mod tests {
     #[test]
     fn the_limit_of_one_network_does_not_affect_others() {
         let limiter = limiter(100, 3, 1000);
-        let mut first: Vec<_> = (0..3).map(|_| connect(&limiter, peer(1)).expect("a permit")).collect();
+        let mut first: Vec<_> =
+            (0..3).map(|_| connect(&limiter, peer(1)).expect("a permit")).collect();
         assert_eq!(connect(&limiter, peer(1)).err(), Some(Limit::ConnectionsPerNetwork));
         assert!(connect(&limiter, peer(2)).is_ok());
         first.pop();
@@ -324,7 +344,8 @@ mod tests {
     #[test]
     fn evict_tenth_evicts_a_tenth_of_the_candidates() {
         let limiter = limiter(100, 100, 1000);
-        let permits: Vec<_> = (0..25).map(|_| connect(&limiter, peer(1)).expect("a permit")).collect();
+        let permits: Vec<_> =
+            (0..25).map(|_| connect(&limiter, peer(1)).expect("a permit")).collect();
         assert_eq!(limiter.evict_tenth(), 3);
         assert_eq!(permits.iter().filter(|client| client.activity.is_evicted()).count(), 3);
     }

@@ -17,8 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::proxy::{ConnectionInfo, ProgressTimeout};
 use crate::telemetry::{Limit, Metrics};
 
-use super::scheduling::IoBudget;
 use super::connection_activity::ConnectionActivity;
+use super::scheduling::IoBudget;
 
 /// Bytes that a client may send besides heads and bodies: a burst, then a rate per second. Browsers need a
 /// few hundred.
@@ -68,14 +68,27 @@ impl<S> GuardedIo<S> {
     ) -> GuardedIo<S> {
         let (read_budget, write_budget) = (IoBudget::new(READ_BUDGET), IoBudget::new(WRITE_BUDGET));
         let (bytes_read, bytes_written, write_blocked) = (0, 0, false);
-        GuardedIo { stream, protocol, activity, connection, metrics, progress, read_budget, write_budget, bytes_read, bytes_written, write_blocked }
+        GuardedIo {
+            stream,
+            protocol,
+            activity,
+            connection,
+            metrics,
+            progress,
+            read_budget,
+            write_budget,
+            bytes_read,
+            bytes_written,
+            write_blocked,
+        }
     }
 
     fn record_read(&mut self, bytes: usize) -> io::Result<()> {
         match self.protocol {
             Protocol::Http1 => self.activity.head_started(),
             Protocol::Http2 => {
-                self.bytes_read = self.bytes_read.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+                self.bytes_read =
+                    self.bytes_read.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
                 if self.bytes_read > CONTROL_BYTES && self.bytes_read > self.read_allowance() {
                     self.metrics.limit(Limit::ControlBytes, Some(self.connection.peer));
                     return Err(io::Error::other("too many HTTP/2 control bytes"));
@@ -200,7 +213,14 @@ mod tests {
     fn io<S>(stream: S, protocol: Protocol) -> GuardedIo<S> {
         let connection = Arc::new(ConnectionInfo::new(IpAddr::from([192, 0, 2, 1])));
         let progress = ProgressTimeout::new(Duration::from_secs(60), 500);
-        GuardedIo::new(stream, protocol, Arc::new(ConnectionActivity::new()), connection, Metrics::default(), progress)
+        GuardedIo::new(
+            stream,
+            protocol,
+            Arc::new(ConnectionActivity::new()),
+            connection,
+            Metrics::default(),
+            progress,
+        )
     }
 
     #[tokio::test(start_paused = true)]
@@ -284,8 +304,7 @@ mod tests {
     /// tokio's cooperative budget counts calls, not bytes.
     #[tokio::test]
     async fn a_busy_connection_yields_after_its_budget() {
-        let mut io =
-            io(tokio::io::join(tokio::io::repeat(0), tokio::io::sink()), Protocol::Http2);
+        let mut io = io(tokio::io::join(tokio::io::repeat(0), tokio::io::sink()), Protocol::Http2);
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let (mut bytes_read, mut buffer) = (0, [0; 4096]);
         while Pin::new(&mut io).poll_read(&mut cx, &mut ReadBuf::new(&mut buffer)).is_ready() {

@@ -24,7 +24,11 @@ impl InFlightRequest {
     pub(super) fn start(proxy: &Arc<Proxy>, activity: &Arc<ConnectionActivity>) -> InFlightRequest {
         activity.request_started();
         proxy.overload.request_started();
-        InFlightRequest { proxy: Arc::clone(proxy), activity: Arc::clone(activity), responded: false }
+        InFlightRequest {
+            proxy: Arc::clone(proxy),
+            activity: Arc::clone(activity),
+            responded: false,
+        }
     }
 
     /// Records the response head. The request ends with the response body.

@@ -15,23 +15,23 @@
 //! | `h2_executor`, `in_flight` | its requests |
 //! | `redirect` | redirects from HTTP to HTTPS |
 
-mod gcra;
 pub mod connection;
-mod scheduling;
-pub mod listener;
 mod connection_limiter;
+mod gcra;
+pub mod listener;
+mod scheduling;
 // Public for fuzzing and for the regression tests of its findings only.
-#[doc(hidden)]
-pub mod proxy_protocol;
 mod connection_activity;
-pub mod redirect;
+mod guarded_io;
 mod h2_executor;
 mod in_flight;
-mod guarded_io;
+#[doc(hidden)]
+pub mod proxy_protocol;
+pub mod redirect;
 
 pub use connection::ServerLimits;
-pub use listener::{Sockets, bind};
 pub use connection_limiter::{ConnectionLimiter, ConnectionLimits};
+pub use listener::{Sockets, bind};
 pub use redirect::Redirect;
 
 use std::net::IpAddr;
@@ -49,8 +49,8 @@ use crate::proxy::{ConnectionInfo, Proxy};
 use crate::telemetry::{Limit, Metrics};
 use crate::tls::HandshakeAcceptor;
 
-use connection_limiter::ConnectionPermit;
 use connection_activity::ConnectionActivity;
+use connection_limiter::ConnectionPermit;
 
 /// Serves HTTPS on one listener until `stop` is cancelled. Open connections then drain by themselves.
 pub async fn serve_https(
@@ -61,7 +61,8 @@ pub async fn serve_https(
     stop: CancellationToken,
     tracker: TaskTracker,
 ) {
-    let incoming = LimitedListener { listener, proxy: Arc::clone(&proxy), limits: Arc::clone(&limits) };
+    let incoming =
+        LimitedListener { listener, proxy: Arc::clone(&proxy), limits: Arc::clone(&limits) };
     let handshake_gate = scheduling::handshake_gate();
     while let Some(accepted) = incoming.next(&stop).await {
         let task = connection::Connection {
@@ -105,7 +106,10 @@ pub async fn serve_redirects(
 
 /// Reads the PROXY protocol header. Returns `None` if it is required and missing or invalid, `Some(None)` if
 /// the peer is the client.
-async fn read_proxy_header(limits: &ServerLimits, stream: &mut TcpStream) -> Option<Option<IpAddr>> {
+async fn read_proxy_header(
+    limits: &ServerLimits,
+    stream: &mut TcpStream,
+) -> Option<Option<IpAddr>> {
     if !limits.proxy_protocol {
         return Some(None);
     }

@@ -28,7 +28,9 @@ pub enum ProxyHeaderError {
 }
 
 /// Reads exactly the header. Returns `None` if the proxy itself is the client, as in a health check.
-pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<IpAddr>, ProxyHeaderError> {
+pub async fn read(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> Result<Option<IpAddr>, ProxyHeaderError> {
     let mut header = vec![0; SIGNATURE.len()];
     stream.read_exact(&mut header).await?;
     if header == SIGNATURE {

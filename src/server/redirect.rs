@@ -52,8 +52,9 @@ impl Redirect {
     /// open redirector.
     fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
-        let host =
-            host.and_then(|host| Host::parse(host).ok()).filter(|host| self.routes.serves_host(host));
+        let host = host
+            .and_then(|host| Host::parse(host).ok())
+            .filter(|host| self.routes.serves_host(host));
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let Some(location) = host.and_then(|host| self.location(&host, path)) else {
             return close_with(StatusCode::BAD_REQUEST);

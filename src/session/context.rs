@@ -28,7 +28,8 @@ impl ClientContext {
     /// Creates a context. Drops every byte of `user_agent` that is unsafe to log or display.
     pub fn new(address: IpAddr, user_agent: &[u8]) -> ClientContext {
         let printable = user_agent.iter().filter(|byte| (0x20..0x7f).contains(*byte));
-        let user_agent = printable.take(MAX_USER_AGENT_BYTES).map(|byte| char::from(*byte)).collect();
+        let user_agent =
+            printable.take(MAX_USER_AGENT_BYTES).map(|byte| char::from(*byte)).collect();
         // An IPv4-mapped IPv6 address is that IPv4 address (GHSA-7jmw-8259-q9jx).
         ClientContext {
             address: address.to_canonical(),

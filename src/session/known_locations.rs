@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::context::{ClientContext, network_of};
 use super::fingerprint::TlsFingerprint;
-use super::user_history::{self, UserNetwork};
 use super::policy::SignalsMode;
 use super::record::Record;
+use super::user_history::{self, UserNetwork};
 use crate::clock::UnixMillis;
 
 /// Maximum number of networks beside the one of the login.
@@ -81,13 +81,20 @@ impl Record {
         if network == network_of(current) {
             return LocationStatus::Current;
         }
-        if now.since(since) < RETURN_INTERVAL { LocationStatus::Current } else { LocationStatus::Returned }
+        if now.since(since) < RETURN_INTERVAL {
+            LocationStatus::Current
+        } else {
+            LocationStatus::Returned
+        }
     }
 
     /// Returns an address in the current network, and when the session entered it.
     pub fn current_network(&self) -> (IpAddr, UnixMillis) {
         let login = (self.created_from.address, self.created);
-        self.known_locations.networks.last().map_or(login, |network| (network.address, network.last_used))
+        self.known_locations
+            .networks
+            .last()
+            .map_or(login, |network| (network.address, network.last_used))
     }
 
     /// Returns one address of each known network: the one of the login, the current one, and those last
@@ -100,7 +107,8 @@ impl Record {
         let networks = &self.known_locations.networks;
         let current = networks.len().saturating_sub(1);
         let known = networks.iter().enumerate().filter(move |(number, network)| {
-            is_known_in(network.trusted, mode) && (*number == current || network.last_used >= oldest)
+            is_known_in(network.trusted, mode)
+                && (*number == current || network.last_used >= oldest)
         });
         let known = known.map(|(_, network)| network.address);
         std::iter::once(self.created_from.address).chain(known)
@@ -127,10 +135,8 @@ impl Record {
         let here = self.created_from.network_address();
         let elsewhere = known.filter(|known| network_of(known.network) != here);
         let networks = &mut self.known_locations.networks;
-        networks.extend(elsewhere.map(|UserNetwork { network, last_used: at, trusted }| KnownNetwork {
-            address: network,
-            last_used: at,
-            trusted,
+        networks.extend(elsewhere.map(|UserNetwork { network, last_used: at, trusted }| {
+            KnownNetwork { address: network, last_used: at, trusted }
         }));
         if networks.is_empty() {
             return;
@@ -171,7 +177,11 @@ impl Record {
         }
         let before = networks.iter().position(|known| network_of(known.address) == network);
         let known = before.map(|at| networks.remove(at)).is_some_and(|known| known.trusted);
-        networks.push(KnownNetwork { address: from.address, last_used: at, trusted: trusted || known || is_login });
+        networks.push(KnownNetwork {
+            address: from.address,
+            last_used: at,
+            trusted: trusted || known || is_login,
+        });
         retain_last(networks, MAX_NETWORKS);
         if !client_matches(from, &self.created_from.user_agent, self.created_from.fingerprint) {
             self.record_client(from, trusted);
@@ -209,7 +219,11 @@ impl KnownClient {
 }
 
 /// An unknown TLS fingerprint matches any other.
-fn client_matches(from: &ClientContext, user_agent: &str, fingerprint: Option<TlsFingerprint>) -> bool {
+fn client_matches(
+    from: &ClientContext,
+    user_agent: &str,
+    fingerprint: Option<TlsFingerprint>,
+) -> bool {
     from.user_agent == user_agent && from.matches_fingerprint(fingerprint)
 }
 
@@ -253,12 +267,28 @@ mod tests {
         let mut record = record();
         let (home, cafe) = (from("192.0.2.99", "Firefox"), from("198.51.100.7", "Firefox"));
         let at = UnixMillis(1_000_000);
-        assert_eq!(record.location_status(&home, SignalsMode::Enforce, OLDEST, at), LocationStatus::Current);
-        assert_eq!(record.location_status(&cafe, SignalsMode::Enforce, OLDEST, at), LocationStatus::New);
+        assert_eq!(
+            record.location_status(&home, SignalsMode::Enforce, OLDEST, at),
+            LocationStatus::Current
+        );
+        assert_eq!(
+            record.location_status(&cafe, SignalsMode::Enforce, OLDEST, at),
+            LocationStatus::New
+        );
         record.record_location(&cafe, at, true);
-        assert_eq!(record.location_status(&cafe, SignalsMode::Enforce, OLDEST, at), LocationStatus::Current);
-        assert_eq!(record.location_status(&home, SignalsMode::Enforce, OLDEST, at), LocationStatus::Current, "used a moment ago");
-        assert_eq!(record.location_status(&home, SignalsMode::Enforce, OLDEST, at.plus(MINUTE)), LocationStatus::Returned);
+        assert_eq!(
+            record.location_status(&cafe, SignalsMode::Enforce, OLDEST, at),
+            LocationStatus::Current
+        );
+        assert_eq!(
+            record.location_status(&home, SignalsMode::Enforce, OLDEST, at),
+            LocationStatus::Current,
+            "used a moment ago"
+        );
+        assert_eq!(
+            record.location_status(&home, SignalsMode::Enforce, OLDEST, at.plus(MINUTE)),
+            LocationStatus::Returned
+        );
     }
 
     fn fingerprint(number: u8) -> Option<TlsFingerprint> {
@@ -279,11 +309,18 @@ mod tests {
         let (home, at) = (from("192.0.2.7", "Firefox"), UnixMillis(1));
         let mut record = record();
         record.created_from = home.clone().with_fingerprint(fingerprint(1));
-        for (number, status) in
-            [(1, LocationStatus::Current), (2, LocationStatus::New), (1, LocationStatus::Current), (3, LocationStatus::New)]
-        {
+        for (number, status) in [
+            (1, LocationStatus::Current),
+            (2, LocationStatus::New),
+            (1, LocationStatus::Current),
+            (3, LocationStatus::New),
+        ] {
             let here = home.clone().with_fingerprint(fingerprint(number));
-            assert_eq!(record.location_status(&here, SignalsMode::Enforce, OLDEST, at), status, "{number}");
+            assert_eq!(
+                record.location_status(&here, SignalsMode::Enforce, OLDEST, at),
+                status,
+                "{number}"
+            );
             record.record_location(&here, at, true);
             assert_eq!(
                 record.location_status(&here, SignalsMode::Enforce, OLDEST, at),
@@ -304,12 +341,24 @@ mod tests {
         let mut record = record();
         let thief = from("203.0.113.9", "curl");
         record.record_location(&thief, UnixMillis(1), false);
-        assert_eq!(record.location_status(&thief, SignalsMode::Monitor, OLDEST, UnixMillis(2)), LocationStatus::Current);
-        assert_eq!(record.location_status(&thief, SignalsMode::Enforce, OLDEST, UnixMillis(2)), LocationStatus::New);
+        assert_eq!(
+            record.location_status(&thief, SignalsMode::Monitor, OLDEST, UnixMillis(2)),
+            LocationStatus::Current
+        );
+        assert_eq!(
+            record.location_status(&thief, SignalsMode::Enforce, OLDEST, UnixMillis(2)),
+            LocationStatus::New
+        );
         let home = from("192.0.2.7", "Firefox");
-        assert_eq!(record.location_status(&home, SignalsMode::Enforce, OLDEST, UnixMillis(2)), LocationStatus::Current);
+        assert_eq!(
+            record.location_status(&home, SignalsMode::Enforce, OLDEST, UnixMillis(2)),
+            LocationStatus::Current
+        );
         record.record_location(&thief, UnixMillis(3), true);
-        assert_eq!(record.location_status(&thief, SignalsMode::Enforce, OLDEST, UnixMillis(4)), LocationStatus::Current);
+        assert_eq!(
+            record.location_status(&thief, SignalsMode::Enforce, OLDEST, UnixMillis(4)),
+            LocationStatus::Current
+        );
     }
 
     #[test]
@@ -326,19 +375,39 @@ mod tests {
         let (home, cafe) = (from("192.0.2.99", "Firefox"), from("198.51.100.7", "Firefox"));
         let monitored = from("203.0.113.9", "Firefox");
         assert_eq!(record.current_network(), (record.created_from.address, at));
-        assert_eq!(record.location_status(&home, SignalsMode::Enforce, OLDEST, at), LocationStatus::Current);
-        assert_eq!(record.location_status(&cafe, SignalsMode::Enforce, OLDEST, at.plus(MINUTE)), LocationStatus::Returned);
-        assert_eq!(record.location_status(&monitored, SignalsMode::Enforce, OLDEST, at), LocationStatus::New);
-        assert_eq!(record.location_status(&monitored, SignalsMode::Monitor, OLDEST, at), LocationStatus::Current);
+        assert_eq!(
+            record.location_status(&home, SignalsMode::Enforce, OLDEST, at),
+            LocationStatus::Current
+        );
+        assert_eq!(
+            record.location_status(&cafe, SignalsMode::Enforce, OLDEST, at.plus(MINUTE)),
+            LocationStatus::Returned
+        );
+        assert_eq!(
+            record.location_status(&monitored, SignalsMode::Enforce, OLDEST, at),
+            LocationStatus::New
+        );
+        assert_eq!(
+            record.location_status(&monitored, SignalsMode::Monitor, OLDEST, at),
+            LocationStatus::Current
+        );
         let curl = from("198.51.100.7", "curl");
-        assert_eq!(record.location_status(&curl, SignalsMode::Monitor, OLDEST, at), LocationStatus::New);
-        assert_eq!(record.known_addresses(SignalsMode::Enforce, UnixMillis(600_000)).count(), 2, "too old");
+        assert_eq!(
+            record.location_status(&curl, SignalsMode::Monitor, OLDEST, at),
+            LocationStatus::New
+        );
+        assert_eq!(
+            record.known_addresses(SignalsMode::Enforce, UnixMillis(600_000)).count(),
+            2,
+            "too old"
+        );
     }
 
     #[test]
     fn a_new_session_inherits_the_clients_of_the_replaced_one() {
         let at = UnixMillis(1);
-        let client_with = |number| from("192.0.2.7", "Firefox").with_fingerprint(fingerprint(number));
+        let client_with =
+            |number| from("192.0.2.7", "Firefox").with_fingerprint(fingerprint(number));
         let record_from = |number| Record { created_from: client_with(number), ..record() };
         let mut before = record_from(1);
         before.record_location(&client_with(2), at, true);
@@ -381,12 +450,24 @@ mod tests {
         let location_status = |record: &Record, from: &ClientContext, oldest: u64, now: u64| {
             record.location_status(from, SignalsMode::Enforce, at(oldest), at(now))
         };
-        assert_eq!(location_status(&record, &cafe, 60, 90), LocationStatus::Current, "it never left");
+        assert_eq!(
+            location_status(&record, &cafe, 60, 90),
+            LocationStatus::Current,
+            "it never left"
+        );
         record.record_location(&train, at(90), true);
-        assert_eq!(location_status(&record, &cafe, 89, 119), LocationStatus::Returned, "left a moment ago");
+        assert_eq!(
+            location_status(&record, &cafe, 89, 119),
+            LocationStatus::Returned,
+            "left a moment ago"
+        );
         assert_eq!(location_status(&record, &cafe, 91, 121), LocationStatus::New);
         let home = from("192.0.2.7", "Firefox");
-        assert_eq!(location_status(&record, &home, 500, 600), LocationStatus::Returned, "the login location");
+        assert_eq!(
+            location_status(&record, &home, 500, 600),
+            LocationStatus::Returned,
+            "the login location"
+        );
     }
 
     #[test]
@@ -403,7 +484,10 @@ mod tests {
             let place = from(&format!("10.0.{number}.1"), &format!("agent {number}"));
             record.record_location(&place, UnixMillis(number), true);
         }
-        assert_eq!((record.known_locations.networks.len(), record.known_locations.clients.len()), (MAX_NETWORKS, MAX_CLIENTS));
+        assert_eq!(
+            (record.known_locations.networks.len(), record.known_locations.clients.len()),
+            (MAX_NETWORKS, MAX_CLIENTS)
+        );
         assert_eq!(record.current_network().0, from("10.0.199.1", "").address);
         assert_eq!(
             record.location_status(

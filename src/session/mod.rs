@@ -16,25 +16,25 @@
 pub mod context;
 pub mod decide;
 pub mod fingerprint;
-pub mod user_history;
+pub mod known_locations;
 pub mod notice;
 pub mod policy;
 pub mod record;
-pub mod known_locations;
 pub mod token;
+pub mod user_history;
 
 pub use context::ClientContext;
 pub use decide::{
-    DecisionInput, Change, RiskRequirement, Outcome, Refusal, Rotation, SessionFacts, Successor, RotationTiming, Verdict, decide,
-    rotate_after_action,
+    Change, DecisionInput, Outcome, Refusal, RiskRequirement, Rotation, RotationTiming,
+    SessionFacts, Successor, Verdict, decide, rotate_after_action,
 };
 pub use fingerprint::TlsFingerprint;
-pub use user_history::UserHistory;
+pub use known_locations::LocationStatus;
 pub use notice::SecurityNotice;
 pub use policy::{OnReuse, PolicyError, RoutePolicy, SessionPolicy, SignalsMode};
 pub use record::{EndReason, Identity, Record, Superseded};
-pub use known_locations::LocationStatus;
 pub use token::{Token, TokenError};
+pub use user_history::UserHistory;
 
 use std::fmt;
 

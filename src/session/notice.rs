@@ -62,7 +62,14 @@ impl SecurityNotice {
         at: UnixMillis,
     ) -> SecurityNotice {
         let (suspect, owner) = (ClientSummary::new(suspect), owner.map(ClientSummary::new));
-        SecurityNotice { id: random_bytes(), kind, at, session: session_hash(session), suspect, owner }
+        SecurityNotice {
+            id: random_bytes(),
+            kind,
+            at,
+            session: session_hash(session),
+            suspect,
+            owner,
+        }
     }
 
     /// Returns whether the notice is about this session.
@@ -78,6 +85,9 @@ impl SecurityNotice {
 
 impl ClientSummary {
     fn new(context: &ClientContext) -> ClientSummary {
-        ClientSummary { network: network_of(context.address), user_agent: context.user_agent.clone() }
+        ClientSummary {
+            network: network_of(context.address),
+            user_agent: context.user_agent.clone(),
+        }
     }
 }

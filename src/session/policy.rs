@@ -123,8 +123,11 @@ pub enum SignalsMode {
 
 impl SignalsMode {
     /// All modes with their configuration values.
-    pub const ALL: [(SignalsMode, &'static str); 3] =
-        [(SignalsMode::Off, "off"), (SignalsMode::Monitor, "monitor"), (SignalsMode::Enforce, "enforce")];
+    pub const ALL: [(SignalsMode, &'static str); 3] = [
+        (SignalsMode::Off, "off"),
+        (SignalsMode::Monitor, "monitor"),
+        (SignalsMode::Enforce, "enforce"),
+    ];
 
     /// Returns the configuration value, also used in logs and pages.
     pub fn as_str(self) -> &'static str {

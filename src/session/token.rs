@@ -102,7 +102,8 @@ impl Token {
     }
 
     fn from_bytes(bytes: &[u8; LENGTH]) -> Token {
-        let key = SessionKey { tag: UserTag(read_array(bytes, 2)), id: SessionId(read_array(bytes, 10)) };
+        let key =
+            SessionKey { tag: UserTag(read_array(bytes, 2)), id: SessionId(read_array(bytes, 10)) };
         Token::new(bytes[1], key, u32::from_be_bytes(read_array(bytes, 26)), read_array(bytes, 30))
     }
 }
@@ -135,7 +136,8 @@ mod tests {
     use crate::secret::random_bytes;
 
     fn token(keys: &KeyRing) -> Token {
-        let key = SessionKey { tag: UserTag(keys.user_tag("alice")), id: SessionId(random_bytes()) };
+        let key =
+            SessionKey { tag: UserTag(keys.user_tag("alice")), id: SessionId(random_bytes()) };
         Token::new(keys.signing_key().0, key, 7, random_bytes())
     }
 
@@ -158,7 +160,10 @@ mod tests {
             let mut changed = text.as_bytes().to_vec();
             changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
             assert!(Token::parse(&keys, &changed).is_err(), "character {at}");
-            assert_eq!(Token::parse(&keys, &text.as_bytes()[..at]).err(), Some(TokenError::Malformed));
+            assert_eq!(
+                Token::parse(&keys, &text.as_bytes()[..at]).err(),
+                Some(TokenError::Malformed)
+            );
         }
         let longer = format!("{}A", text.as_str());
         assert_eq!(Token::parse(&keys, longer.as_bytes()).err(), Some(TokenError::Malformed));

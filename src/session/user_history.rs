@@ -16,8 +16,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::context::ClientContext;
-use super::notice::{self, SecurityNotice};
 use super::known_locations::retain_last;
+use super::notice::{self, SecurityNotice};
 use super::{SessionId, UserTag};
 use crate::clock::UnixMillis;
 use crate::secret::seal::{self, OpenError};
@@ -165,7 +165,10 @@ impl UserHistory {
 
     /// Returns the networks that a new session knows, longest unused first. Empty if the credential is
     /// not the one of the last login.
-    pub fn known_networks_for(&self, credential: [u8; 8]) -> impl Iterator<Item = UserNetwork> + '_ {
+    pub fn known_networks_for(
+        &self,
+        credential: [u8; 8],
+    ) -> impl Iterator<Item = UserNetwork> + '_ {
         self.known_networks().filter(move |_| credential == self.credential)
     }
 
@@ -234,27 +237,47 @@ impl UserHistory {
         let plain = postcard::to_allocvec(self).unwrap_or_default();
         let mut out = vec![FORMAT];
         out.extend_from_slice(&self.revision.to_be_bytes());
-        out.extend_from_slice(&seal::seal(keys, SUBJECT, &associated_data(tag, self.revision), &plain));
+        out.extend_from_slice(&seal::seal(
+            keys,
+            SUBJECT,
+            &associated_data(tag, self.revision),
+            &plain,
+        ));
         out
     }
 
     /// Opens a history that [`UserHistory::seal`] sealed for the same user.
-    pub fn open(keys: &KeyRing, tag: &UserTag, stored: &[u8]) -> Result<UserHistory, UserHistoryError> {
+    pub fn open(
+        keys: &KeyRing,
+        tag: &UserTag,
+        stored: &[u8],
+    ) -> Result<UserHistory, UserHistoryError> {
         let (head, sealed) = stored.split_first_chunk::<9>().ok_or(UserHistoryError::Format)?;
         let [FORMAT, revision @ ..] = *head else {
             return Err(UserHistoryError::Format);
         };
         let revision = u64::from_be_bytes(revision);
         let plain = seal::open(keys, SUBJECT, &associated_data(tag, revision), sealed)?;
-        let history: UserHistory = postcard::from_bytes(&plain).map_err(|_| UserHistoryError::Format)?;
+        let history: UserHistory =
+            postcard::from_bytes(&plain).map_err(|_| UserHistoryError::Format)?;
         if history.revision == revision { Ok(history) } else { Err(UserHistoryError::Format) }
     }
 
-    fn observe(&mut self, from: &ClientContext, trust: Trust, confirmed_by: ConfirmedBy, now: UnixMillis) {
+    fn observe(
+        &mut self,
+        from: &ClientContext,
+        trust: Trust,
+        confirmed_by: ConfirmedBy,
+        now: UnixMillis,
+    ) {
         let day = day_of(now);
         let network = Observed { value: from.network_address(), day, trust, confirmed_by };
         observe(&mut self.networks, network, MAX_NETWORKS);
-        observe(&mut self.user_agents, Observed { value: from.user_agent.clone(), day, trust, confirmed_by }, MAX_USER_AGENTS);
+        observe(
+            &mut self.user_agents,
+            Observed { value: from.user_agent.clone(), day, trust, confirmed_by },
+            MAX_USER_AGENTS,
+        );
     }
 
     fn mark_previous_credential(&mut self) {
@@ -391,7 +414,11 @@ mod tests {
         assert_eq!(known(&history), [("192.0.2.0".to_owned(), true)]);
         assert_eq!(history.networks().count(), 2);
         history.record_location(ONE, &cafe(), false, NOW);
-        assert_eq!(history.known_networks().count(), 2, "used again, by a session of the new password");
+        assert_eq!(
+            history.known_networks().count(),
+            2,
+            "used again, by a session of the new password"
+        );
         history.remove_stolen_session(ONE);
         assert_eq!(history.known_networks().count(), 1);
     }
@@ -419,9 +446,16 @@ mod tests {
                 from(&format!("2001:db8:{number}::1"), &format!("{number}{}", "x".repeat(300)));
             history.record_location(SessionId([number; 16]), &place, true, NOW);
             let session = SessionId([number; 16]);
-            history.add_notice(SecurityNotice::new(NoticeKind::Theft, session, &place, Some(&place), NOW));
+            history.add_notice(SecurityNotice::new(
+                NoticeKind::Theft,
+                session,
+                &place,
+                Some(&place),
+                NOW,
+            ));
         }
-        let counts = (history.networks().count(), history.user_agents().count(), history.notices().count());
+        let counts =
+            (history.networks().count(), history.user_agents().count(), history.notices().count());
         assert_eq!(counts, (MAX_NETWORKS, MAX_USER_AGENTS, MAX_NOTICES));
         let sealed = history.seal(&keys, &TAG);
         assert!(sealed.len() < 8 * 1024, "{}", sealed.len());
@@ -439,7 +473,10 @@ mod tests {
         history.dismiss_notice(id, ONE);
         assert_eq!(history.notices().count(), 2, "the session that it is about cannot dismiss it");
         history.dismiss_notice(id, TWO);
-        assert_eq!(history.notices().map(|notice| notice.kind).collect::<Vec<_>>(), [NoticeKind::Theft]);
+        assert_eq!(
+            history.notices().map(|notice| notice.kind).collect::<Vec<_>>(),
+            [NoticeKind::Theft]
+        );
     }
 
     #[test]

@@ -56,8 +56,11 @@ impl SessionEntry {
         created: UnixMillis,
         retain_until: UnixMillis,
     ) -> Result<SessionEntry, Unavailable> {
-        let entry =
-            SessionEntry { created, retain_until, slot: Slot::Live { revision: 1, sealed: sealed.clone() } };
+        let entry = SessionEntry {
+            created,
+            retain_until,
+            slot: Slot::Live { revision: 1, sealed: sealed.clone() },
+        };
         match existing {
             None => Ok(entry),
             Some(existing) if existing.slot == entry.slot => Ok(entry),
@@ -146,7 +149,10 @@ impl StoredHistory {
         };
         // The same bytes again are a retry of the same call.
         let swaps = current == expected || current == sealed;
-        swaps.then(|| StoredHistory { sealed: sealed.clone(), retain_until: current_retain.max(retain_until) })
+        swaps.then(|| StoredHistory {
+            sealed: sealed.clone(),
+            retain_until: current_retain.max(retain_until),
+        })
     }
 
     /// Reports whether the retention time, including the slack, has passed.
@@ -177,7 +183,9 @@ impl UserState {
 /// Error for two sessions with the same ID. 128 random bits do not collide, so the random generator
 /// is broken.
 pub(super) fn id_collision() -> Unavailable {
-    Unavailable("a session with this ID exists already: the random generator repeats itself".to_owned())
+    Unavailable(
+        "a session with this ID exists already: the random generator repeats itself".to_owned(),
+    )
 }
 
 /// Error for a user at [`MAX_SESSIONS_PER_USER`].
@@ -213,7 +221,9 @@ pub fn pack_ended(reason: EndReason, at: UnixMillis) -> Vec<u8> {
 /// Decodes a packed value. Returns `None` for bytes that doorward did not write.
 pub fn unpack(value: Bytes) -> Option<Slot> {
     match *value.first()? {
-        LIVE => Some(Slot::Live { revision: read_u64(value.get(1..9)?)?, sealed: value.slice(9..) }),
+        LIVE => {
+            Some(Slot::Live { revision: read_u64(value.get(1..9)?)?, sealed: value.slice(9..) })
+        }
         ENDED => Some(Slot::Ended {
             reason: EndReason::from_code(*value.get(1)?),
             at: UnixMillis(read_u64(value.get(2..10)?)?),
@@ -261,7 +271,8 @@ mod tests {
     fn the_greatest_times_do_not_overflow() {
         let facts = UserState::default().revoke(UnixMillis(u64::MAX), None);
         assert!(!facts.is_expired(UnixMillis(u64::MAX)));
-        let entry = SessionEntry::end(None, EndReason::Logout, UnixMillis(u64::MAX), UnixMillis(u64::MAX));
+        let entry =
+            SessionEntry::end(None, EndReason::Logout, UnixMillis(u64::MAX), UnixMillis(u64::MAX));
         assert!(!entry.is_expired(UnixMillis(u64::MAX)));
     }
 }

@@ -9,8 +9,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::entry::{SessionEntry, UserState, MAX_SESSIONS_PER_USER, StoredHistory, too_many_sessions};
-use super::{CommitOutcome, MAX_LISTED, SessionListing, Loaded, Slot, Unavailable};
+use super::entry::{
+    MAX_SESSIONS_PER_USER, SessionEntry, StoredHistory, UserState, too_many_sessions,
+};
+use super::{CommitOutcome, Loaded, MAX_LISTED, SessionListing, Slot, Unavailable};
 use crate::clock::{Clock, UnixMillis};
 use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
 
@@ -63,7 +65,8 @@ impl MemoryStore {
             return CommitOutcome::Conflict;
         };
         let sealed = Bytes::copy_from_slice(sealed);
-        let next = user.entry(key.id).and_then(|entry| entry.commit(expected, &sealed, retain_until));
+        let next =
+            user.entry(key.id).and_then(|entry| entry.commit(expected, &sealed, retain_until));
         match next {
             Some(entry) => {
                 user.put(key.id, entry);
@@ -166,7 +169,8 @@ impl UserEntry {
         }
         let cutoff = self.state.cutoff;
         let live = |(id, stored): &(&SessionId, &TouchedEntry)| {
-            matches!(stored.entry.slot, Slot::Live { .. }) && !cutoff.revokes(**id, stored.entry.created)
+            matches!(stored.entry.slot, Slot::Live { .. })
+                && !cutoff.revokes(**id, stored.entry.created)
         };
         self.sessions.iter().filter(live).count()
     }
@@ -252,8 +256,9 @@ impl Tables {
     /// Returns the greatest `created` of all sessions of all users.
     pub(super) fn latest_created(&self) -> UnixMillis {
         let shards = self.shards.iter().map(lock);
-        let latest =
-            |shard: MutexGuard<'_, Shard>| shard.values().map(|user| user.state.latest_created).max();
+        let latest = |shard: MutexGuard<'_, Shard>| {
+            shard.values().map(|user| user.state.latest_created).max()
+        };
         shards.filter_map(latest).max().unwrap_or_default()
     }
 
@@ -412,7 +417,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::store::entry::{RETENTION_SLACK, CUTOFF_RETENTION};
+    use crate::store::entry::{CUTOFF_RETENTION, RETENTION_SLACK};
 
     const TAG: UserTag = UserTag([3; 8]);
 
@@ -449,7 +454,10 @@ mod tests {
     fn an_expired_history_is_removed_together_with_its_user() {
         let clock = Clock::manual(UnixMillis(1_000));
         let store = MemoryStore::new(clock.clone());
-        assert_eq!(store.swap_user_history(&TAG, b"", b"history", UnixMillis(2_000)), CommitOutcome::Swapped);
+        assert_eq!(
+            store.swap_user_history(&TAG, b"", b"history", UnixMillis(2_000)),
+            CommitOutcome::Swapped
+        );
         clock.advance(RETENTION_SLACK);
         sweep_all(&store);
         assert!(store.tables.user_history(TAG).is_some(), "not removed before its retention ends");

@@ -18,15 +18,15 @@
 //! without harm.
 
 mod cache;
-mod redis_store;
 mod embedded;
+mod redis_store;
 // Public for fuzzing and its regression tests only.
 #[doc(hidden)]
 pub mod entry;
 mod invalidation;
-mod revocation_log;
 mod memory;
 mod redis;
+mod revocation_log;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,10 +36,10 @@ use bytes::Bytes;
 use tokio::sync::broadcast;
 
 pub use self::cache::{CacheStats, FlushCause};
-pub use self::redis_store::{RedisStore, RedisStats};
 pub use self::embedded::EmbeddedStore;
 pub use self::memory::MemoryStore;
 pub use self::redis::{Advice, RedisSettings};
+pub use self::redis_store::{RedisStats, RedisStore};
 use crate::clock::{Clock, UnixMillis};
 use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
 
@@ -294,7 +294,9 @@ impl Store {
         match self {
             Store::Memory(memory) => Ok(memory.commit(key, expected, sealed, retain_until)),
             Store::Embedded(embedded) => embedded.commit(key, expected, sealed, retain_until).await,
-            Store::Redis(redis) => Box::pin(redis.commit(key, expected, sealed, retain_until)).await,
+            Store::Redis(redis) => {
+                Box::pin(redis.commit(key, expected, sealed, retain_until)).await
+            }
         }
     }
 
@@ -394,11 +396,16 @@ impl Store {
         retain_until: UnixMillis,
     ) -> Result<CommitOutcome, Unavailable> {
         if sealed.is_empty() || sealed.len() > entry::MAX_HISTORY_BYTES {
-            return Err(Unavailable(format!("a user history of {} bytes cannot be stored", sealed.len())));
+            return Err(Unavailable(format!(
+                "a user history of {} bytes cannot be stored",
+                sealed.len()
+            )));
         }
         let expected = expected.unwrap_or_default();
         match self {
-            Store::Memory(memory) => Ok(memory.swap_user_history(tag, expected, sealed, retain_until)),
+            Store::Memory(memory) => {
+                Ok(memory.swap_user_history(tag, expected, sealed, retain_until))
+            }
             Store::Embedded(embedded) => {
                 embedded.swap_user_history(*tag, expected, sealed, retain_until).await
             }
@@ -410,10 +417,15 @@ impl Store {
 
     /// Advances the global cutoff past every session created so far; it never moves back. As with a
     /// user's cutoff, this includes sessions from gateways with fast clocks.
-    pub async fn revoke_all_users(&self, now: UnixMillis) -> Result<Revoked<UnixMillis>, Unavailable> {
+    pub async fn revoke_all_users(
+        &self,
+        now: UnixMillis,
+    ) -> Result<Revoked<UnixMillis>, Unavailable> {
         let (cutoff, durability) = match self {
             Store::Memory(memory) => (memory.revoke_all_users(now), Durability::InMemory),
-            Store::Embedded(embedded) => (embedded.revoke_all_users(now).await?, Durability::OnDisk),
+            Store::Embedded(embedded) => {
+                (embedded.revoke_all_users(now).await?, Durability::OnDisk)
+            }
             Store::Redis(redis) => redis.revoke_all_users(now).await?,
         };
         Ok(Revoked { cutoff, durability })

@@ -13,10 +13,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{Notify, broadcast};
 
-use super::cache::{ValidityCache, CacheStats, Freshness, DualClock};
-use super::revocation_log::{Revocation, RevocationLog};
+use super::cache::{CacheStats, DualClock, Freshness, ValidityCache};
 use super::redis::{Advice, RedisSessions, RedisSettings};
-use super::{StoreChange, CommitOutcome, Durability, SessionListing, Loaded, OpenError, Unavailable, invalidation};
+use super::revocation_log::{Revocation, RevocationLog};
+use super::{
+    CommitOutcome, Durability, Loaded, OpenError, SessionListing, StoreChange, Unavailable,
+    invalidation,
+};
 use crate::clock::UnixMillis;
 use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
 
@@ -50,8 +53,9 @@ impl std::fmt::Debug for RedisStore {
 impl RedisStore {
     pub(super) fn new(settings: &RedisSettings) -> Result<RedisStore, OpenError> {
         let (freshness, clock) = (Arc::new(Freshness::default()), Arc::new(DualClock::start()));
-        let cache =
-            settings.local_cache.then(|| ValidityCache::new(Arc::clone(&freshness), Arc::clone(&clock)));
+        let cache = settings
+            .local_cache
+            .then(|| ValidityCache::new(Arc::clone(&freshness), Arc::clone(&clock)));
         let shared = SharedState {
             cache,
             revocation_log: RevocationLog::default(),
@@ -201,7 +205,10 @@ impl RedisStore {
         Ok((cutoff, durability))
     }
 
-    pub(super) async fn restore_global_cutoff(&self, cutoff: UnixMillis) -> Result<(), Unavailable> {
+    pub(super) async fn restore_global_cutoff(
+        &self,
+        cutoff: UnixMillis,
+    ) -> Result<(), Unavailable> {
         let _own = self.invalidate_on_drop(StoreChange::GlobalCutoff);
         self.redis.restore_global_cutoff(cutoff).await
     }
@@ -210,7 +217,10 @@ impl RedisStore {
         Ok(self.shared.revocation_log.global_cutoff(self.redis.global_cutoff().await?))
     }
 
-    pub(super) async fn list_user(&self, tag: &UserTag) -> Result<Vec<SessionListing>, Unavailable> {
+    pub(super) async fn list_user(
+        &self,
+        tag: &UserTag,
+    ) -> Result<Vec<SessionListing>, Unavailable> {
         self.redis.list_user(tag).await
     }
 

@@ -59,7 +59,8 @@ impl RevocationLog {
                 inner.users.record(tag, cutoff, now);
             }
             Revocation::GlobalCutoff { cutoff } => {
-                let cutoff = inner.global_cutoff.get(&()).map_or(cutoff, |before| cutoff.max(*before));
+                let cutoff =
+                    inner.global_cutoff.get(&()).map_or(cutoff, |before| cutoff.max(*before));
                 inner.global_cutoff.record((), cutoff, now);
             }
         }
@@ -96,14 +97,17 @@ impl RevocationLog {
     /// Returns all recorded revocations.
     pub(super) fn entries(&self) -> Vec<Revocation> {
         let inner = self.lock();
-        let sessions = inner.sessions.iter().map(|(key, (reason, at, retain_until))| Revocation::Session {
-            key: *key,
-            reason: *reason,
-            at: *at,
-            retain_until: *retain_until,
+        let sessions = inner.sessions.iter().map(|(key, (reason, at, retain_until))| {
+            Revocation::Session { key: *key, reason: *reason, at: *at, retain_until: *retain_until }
         });
-        let users = inner.users.iter().map(|(tag, cutoff)| Revocation::UserCutoff { tag: *tag, cutoff: *cutoff });
-        let global_cutoff = inner.global_cutoff.iter().map(|((), cutoff)| Revocation::GlobalCutoff { cutoff: *cutoff });
+        let users = inner
+            .users
+            .iter()
+            .map(|(tag, cutoff)| Revocation::UserCutoff { tag: *tag, cutoff: *cutoff });
+        let global_cutoff = inner
+            .global_cutoff
+            .iter()
+            .map(|((), cutoff)| Revocation::GlobalCutoff { cutoff: *cutoff });
         global_cutoff.chain(users).chain(sessions).collect()
     }
 

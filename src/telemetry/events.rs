@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use tracing::{error, info, warn};
 
 use crate::risk::{GeoInfo, RiskReport};
-use crate::session::{ClientContext, EndReason, TlsFingerprint, SessionId};
+use crate::session::{ClientContext, EndReason, SessionId, TlsFingerprint};
 
 /// A session event. Each is one log entry with the target `session`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 
 use super::error::UpstreamError;
 use super::http1_connection::ResponseBodyState;
-use super::pool::{StreamGuard, Lease};
+use super::pool::{Lease, StreamGuard};
 
 /// Requirements on a request body.
 pub trait RequestBody: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static {}

@@ -6,8 +6,8 @@ use http::HeaderMap;
 use http_body::SizeHint;
 use httparse::{EMPTY_HEADER, Status};
 
-use super::response_head::{self, Framing, protocol_error};
 use super::error::UpstreamError;
+use super::response_head::{self, Framing, protocol_error};
 
 /// Maximum length of a chunk-size line in bytes.
 const MAX_SIZE_LINE: usize = 4 * 1024;
@@ -90,22 +90,27 @@ impl BodyDecoder {
         loop {
             match self.state {
                 DecoderState::Done => return Ok(Decoded::End),
-                DecoderState::UntilClose => return Ok(take_data(buffer, u64::MAX).map_or(Decoded::NeedMore, Decoded::Data)),
+                DecoderState::UntilClose => {
+                    return Ok(take_data(buffer, u64::MAX).map_or(Decoded::NeedMore, Decoded::Data));
+                }
                 DecoderState::Length(left) => {
                     let Some(data) = take_data(buffer, left) else { return Ok(Decoded::NeedMore) };
                     let left = left.saturating_sub(byte_count(&data));
-                    self.state = if left == 0 { DecoderState::Done } else { DecoderState::Length(left) };
+                    self.state =
+                        if left == 0 { DecoderState::Done } else { DecoderState::Length(left) };
                     return Ok(Decoded::Data(data));
                 }
                 DecoderState::Chunk(left) => {
                     let Some(data) = take_data(buffer, left) else { return Ok(Decoded::NeedMore) };
                     let left = left.saturating_sub(byte_count(&data));
-                    self.state = if left == 0 { DecoderState::ChunkEnd } else { DecoderState::Chunk(left) };
+                    self.state =
+                        if left == 0 { DecoderState::ChunkEnd } else { DecoderState::Chunk(left) };
                     return Ok(Decoded::Data(data));
                 }
                 DecoderState::ChunkSize => {
                     let Some(size) = self.chunk_size(buffer)? else { return Ok(Decoded::NeedMore) };
-                    self.state = if size == 0 { DecoderState::Trailers } else { DecoderState::Chunk(size) };
+                    self.state =
+                        if size == 0 { DecoderState::Trailers } else { DecoderState::Chunk(size) };
                 }
                 DecoderState::ChunkEnd => match buffer.first_chunk() {
                     Some(b"\r\n") => {
@@ -130,7 +135,8 @@ impl BodyDecoder {
                 Err(protocol_error("a chunk size line that is too long"))
             };
         };
-        let (size, extension) = line.get(..end).and_then(parse_chunk_size).ok_or_else(invalid_chunk_size)?;
+        let (size, extension) =
+            line.get(..end).and_then(parse_chunk_size).ok_or_else(invalid_chunk_size)?;
         self.extensions += extension;
         if self.extensions > MAX_EXTENSIONS {
             return Err(protocol_error("too many chunk extensions"));

@@ -17,8 +17,8 @@ use crate::message::endpoint::Transport;
 
 use super::body::{OutgoingBody, RequestBody};
 use super::error::UpstreamError;
-use super::http1_connection::Http1Connection;
 use super::h2_connections::{Http2Connection, Http2Stream};
+use super::http1_connection::Http1Connection;
 use super::liveness_probe::{LivenessProbe, ProbedSocket};
 
 /// Maximum size of a response head, and of hyper's buffer per connection, in bytes.
@@ -35,7 +35,10 @@ pub(super) struct TlsConnectors {
 
 impl TlsConnectors {
     pub(super) fn new(config: &rustls::ClientConfig) -> TlsConnectors {
-        TlsConnectors { any_version: with_alpn(config, &[H2, HTTP_1_1]), http1: with_alpn(config, &[HTTP_1_1]) }
+        TlsConnectors {
+            any_version: with_alpn(config, &[H2, HTTP_1_1]),
+            http1: with_alpn(config, &[HTTP_1_1]),
+        }
     }
 }
 
@@ -88,8 +91,12 @@ pub(super) async fn connect<B: RequestBody>(
     let stream = ProbedSocket::new(connect_tcp(endpoint).await?);
     let probe = stream.probe();
     match (endpoint.transport(), purpose) {
-        (Transport::Http1, ConnectionPurpose::HeadOnly) => Ok(exclusive_http1(Http1Connection::tcp(stream))),
-        (Transport::Http1, ConnectionPurpose::Body | ConnectionPurpose::Tunnel) => start_hyper(stream, purpose, probe).await,
+        (Transport::Http1, ConnectionPurpose::HeadOnly) => {
+            Ok(exclusive_http1(Http1Connection::tcp(stream)))
+        }
+        (Transport::Http1, ConnectionPurpose::Body | ConnectionPurpose::Tunnel) => {
+            start_hyper(stream, purpose, probe).await
+        }
         (Transport::Http2, ConnectionPurpose::HeadOnly | ConnectionPurpose::Body) => {
             Http2Connection::open(stream).await.map(NewConnection::Shared)
         }
@@ -101,8 +108,12 @@ pub(super) async fn connect<B: RequestBody>(
             let stream = handshake_tls(endpoint, &tls.any_version, stream).await?;
             match (stream.get_ref().1.alpn_protocol(), purpose) {
                 (Some(H2), _) => Http2Connection::open(stream).await.map(NewConnection::Shared),
-                (Some(_) | None, ConnectionPurpose::HeadOnly) => Ok(exclusive_http1(Http1Connection::tls(stream))),
-                (Some(_) | None, ConnectionPurpose::Body | ConnectionPurpose::Tunnel) => start_hyper(stream, purpose, probe).await,
+                (Some(_) | None, ConnectionPurpose::HeadOnly) => {
+                    Ok(exclusive_http1(Http1Connection::tls(stream)))
+                }
+                (Some(_) | None, ConnectionPurpose::Body | ConnectionPurpose::Tunnel) => {
+                    start_hyper(stream, purpose, probe).await
+                }
             }
         }
     }
@@ -144,7 +155,11 @@ fn exclusive_http1<B: RequestBody>(connection: Http1Connection) -> NewConnection
     NewConnection::Exclusive(Connection::Http1(Box::new(connection)))
 }
 
-async fn start_hyper<B, T>(stream: T, purpose: ConnectionPurpose, probe: LivenessProbe) -> Result<NewConnection<B>, UpstreamError>
+async fn start_hyper<B, T>(
+    stream: T,
+    purpose: ConnectionPurpose,
+    probe: LivenessProbe,
+) -> Result<NewConnection<B>, UpstreamError>
 where
     B: RequestBody,
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -152,7 +167,9 @@ where
     let handshake = http1::Builder::new().max_buf_size(MAX_BUFFER).handshake(TokioIo::new(stream));
     let (sender, connection) = handshake.await.map_err(|error| UpstreamError::from(&error))?;
     let driver = match purpose {
-        ConnectionPurpose::HeadOnly | ConnectionPurpose::Body => tokio::spawn(run_connection(connection)),
+        ConnectionPurpose::HeadOnly | ConnectionPurpose::Body => {
+            tokio::spawn(run_connection(connection))
+        }
         ConnectionPurpose::Tunnel => tokio::spawn(run_connection(connection.with_upgrades())),
     };
     let driver = driver.abort_handle();

@@ -27,12 +27,12 @@ use tokio::time::timeout;
 use crate::message::Endpoint;
 use crate::message::endpoint::Transport;
 
-use super::response_head::framing;
 use super::body::{OutgoingBody, Progress, RequestBody, UpstreamBody, attribute_error};
 use super::connect::Connection;
 use super::error::UpstreamError;
 use super::http1_connection::{RequestHead, SendError};
 use super::pool::Lease;
+use super::response_head::framing;
 
 /// Outcome of one exchange.
 pub(super) enum ExchangeOutcome<B: RequestBody> {
@@ -57,9 +57,13 @@ pub(super) async fn exchange<B: RequestBody>(
         SendOutcome::Response(response) => accept_response(response, is_head, lease, progress),
         SendOutcome::Unsent(request) if lease.reused() => ExchangeOutcome::Retry(request),
         SendOutcome::Unsent(_) => ExchangeOutcome::Failed(closed_before_request()),
-        SendOutcome::Unprocessed(error) => copy.map_or(ExchangeOutcome::Failed(error), ExchangeOutcome::Retry),
+        SendOutcome::Unprocessed(error) => {
+            copy.map_or(ExchangeOutcome::Failed(error), ExchangeOutcome::Retry)
+        }
         SendOutcome::Failed(error) => match copy {
-            Some(copy) if lease.reused() && is_retryable(&copy, &error) => ExchangeOutcome::Retry(copy),
+            Some(copy) if lease.reused() && is_retryable(&copy, &error) => {
+                ExchangeOutcome::Retry(copy)
+            }
             Some(_) | None => ExchangeOutcome::Failed(error),
         },
         SendOutcome::TimedOut => {
@@ -70,7 +74,10 @@ pub(super) async fn exchange<B: RequestBody>(
 }
 
 /// As [`exchange`], for a request without a body on a connection that this task drives.
-async fn exchange_http1<B: RequestBody>(mut lease: Lease<B>, mut request: Request<OutgoingBody<B>>) -> ExchangeOutcome<B> {
+async fn exchange_http1<B: RequestBody>(
+    mut lease: Lease<B>,
+    mut request: Request<OutgoingBody<B>>,
+) -> ExchangeOutcome<B> {
     if let Err(error) = set_target(&mut request, &mut lease) {
         return ExchangeOutcome::Failed(error);
     }
@@ -86,7 +93,9 @@ async fn exchange_http1<B: RequestBody>(mut lease: Lease<B>, mut request: Reques
         Ok(Err(SendError::Failed(error))) if reused && is_retryable(&request, &error) => {
             ExchangeOutcome::Retry(request)
         }
-        Ok(Err(SendError::Unsent(error) | SendError::Failed(error))) => ExchangeOutcome::Failed(error),
+        Ok(Err(SendError::Unsent(error) | SendError::Failed(error))) => {
+            ExchangeOutcome::Failed(error)
+        }
         Err(_) => ExchangeOutcome::Failed(UpstreamError::ResponseTimeout),
     }
 }
@@ -127,10 +136,16 @@ pub(super) async fn send_once<B: RequestBody>(
     }
     let sent = match lease.connection() {
         Some(Connection::HyperHttp1(connection)) => {
-            with_response_timeout(pin!(connection.sender.try_send_request(request)), limit, progress).await
+            with_response_timeout(
+                pin!(connection.sender.try_send_request(request)),
+                limit,
+                progress,
+            )
+            .await
         }
         Some(Connection::Http2(stream)) => {
-            with_response_timeout(pin!(stream.sender.try_send_request(request)), limit, progress).await
+            with_response_timeout(pin!(stream.sender.try_send_request(request)), limit, progress)
+                .await
         }
         Some(Connection::Http1(_)) | None => return SendOutcome::Unsent(request),
     };
@@ -167,7 +182,11 @@ fn send_failed<B: RequestBody>(
     }
     let error = error.into_error();
     let attributed = attribute_error(&error, progress);
-    if is_unprocessed(&error) { SendOutcome::Unprocessed(attributed) } else { SendOutcome::Failed(attributed) }
+    if is_unprocessed(&error) {
+        SendOutcome::Unprocessed(attributed)
+    } else {
+        SendOutcome::Failed(attributed)
+    }
 }
 
 /// Whether the error is REFUSED_STREAM, or a GOAWAY whose last stream precedes ours. Streams at or
@@ -191,7 +210,9 @@ fn accept_response<B: RequestBody>(
         return ExchangeOutcome::Failed(error);
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return ExchangeOutcome::Failed(UpstreamError::Protocol("101 without a request for it".to_owned()));
+        return ExchangeOutcome::Failed(UpstreamError::Protocol(
+            "101 without a request for it".to_owned(),
+        ));
     }
     ExchangeOutcome::Response(response.map(|incoming| UpstreamBody::new(incoming, lease, progress)))
 }

@@ -4,8 +4,8 @@
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, StatusCode};
 
-use super::response_head::ResponseHeadReader;
 use super::body_decoder::{BodyDecoder, Decoded};
+use super::response_head::ResponseHeadReader;
 
 /// A complete response.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,5 +46,11 @@ pub fn parse_in_chunks(bytes: &[u8], size: usize, is_head: bool) -> Option<Parse
     }
     let is_reusable = head.keep_alive && buffer.is_empty() && chunks.next().is_none();
     let (parts, ()) = head.response.into_parts();
-    Some(ParsedResponse { status: parts.status, headers: parts.headers, body, trailers, is_reusable })
+    Some(ParsedResponse {
+        status: parts.status,
+        headers: parts.headers,
+        body,
+        trailers,
+        is_reusable,
+    })
 }

@@ -143,9 +143,14 @@ impl<B: RequestBody> Http2Connections<B> {
 
     /// Adds a connection and opens its first stream, whatever the stream limit. If the connection
     /// has already closed, the exchange receives the error.
-    pub(super) fn add(&mut self, connection: Http2Connection<B>, priority: Priority) -> Http2Stream<B> {
+    pub(super) fn add(
+        &mut self,
+        connection: Http2Connection<B>,
+        priority: Priority,
+    ) -> Http2Stream<B> {
         let active_streams = Arc::default();
-        let mut entry = PooledConnection { connection, priority, active_streams, last_used: Instant::now() };
+        let mut entry =
+            PooledConnection { connection, priority, active_streams, last_used: Instant::now() };
         let stream = entry.open_stream();
         self.connections.push(entry);
         stream

@@ -19,10 +19,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::client::TlsStream;
 use tokio_util::io::poll_read_buf;
 
-use super::response_head::{ResponseHead, ResponseHeadReader, protocol_error};
 use super::body_decoder::{BodyDecoder, Decoded};
 use super::error::UpstreamError;
 use super::liveness_probe::ProbedSocket;
+use super::response_head::{ResponseHead, ResponseHeadReader, protocol_error};
 
 /// Initial and maximum size of one read, in bytes.
 const MIN_READ: usize = 4 * 1024;
@@ -120,7 +120,9 @@ impl Http1Connection {
         Poll::Ready(match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
             Poll::Pending => Ok(()),
             Poll::Ready(Err(error)) => Err(io_failure(&error)),
-            Poll::Ready(Ok(())) if buffer.filled().is_empty() => Err(connection_closed("while it was idle")),
+            Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+                Err(connection_closed("while it was idle"))
+            }
             Poll::Ready(Ok(())) => Err(protocol_error("data outside of any response")),
         })
     }
@@ -131,7 +133,9 @@ impl Http1Connection {
         let mut left = bytes;
         while !left.is_empty() {
             match poll_fn(|cx| self.poll_write_or_read(cx, left)).await {
-                Ok(WriteResult::Written(0)) => return Err(SendError::Failed(connection_closed("before the request was sent"))),
+                Ok(WriteResult::Written(0)) => {
+                    return Err(SendError::Failed(connection_closed("before the request was sent")));
+                }
                 Ok(WriteResult::Written(taken)) => left = left.get(taken..).unwrap_or_default(),
                 Ok(WriteResult::Interrupted) => return Ok(false),
                 // TLS may have sent part of a write that it reports as failed.
@@ -186,7 +190,9 @@ impl Http1Connection {
         loop {
             match state.decoder.next(&mut self.buffer)? {
                 Decoded::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                Decoded::Trailers(headers) => return Poll::Ready(Some(Ok(Frame::trailers(headers)))),
+                Decoded::Trailers(headers) => {
+                    return Poll::Ready(Some(Ok(Frame::trailers(headers))));
+                }
                 Decoded::End => return Poll::Ready(None),
                 Decoded::NeedMore => {}
             }

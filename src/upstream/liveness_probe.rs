@@ -83,7 +83,11 @@ impl AsyncRead for ProbedSocket {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if read.is_pending() && self.probe.is_requested() { self.read_from_kernel(buf) } else { read }
+        if read.is_pending() && self.probe.is_requested() {
+            self.read_from_kernel(buf)
+        } else {
+            read
+        }
     }
 }
 

@@ -27,14 +27,14 @@
 //!
 //! Interim responses (1xx) are read and dropped; only 101 is examined.
 
-mod response_head;
 mod body;
-mod connect;
 mod body_decoder;
+mod connect;
 mod error;
 mod exchange;
 mod http1_connection;
 mod pool;
+mod response_head;
 // Public only for the fuzz targets and the corpus test.
 #[doc(hidden)]
 pub mod fuzz_support;
@@ -54,12 +54,12 @@ use crate::message::Endpoint;
 
 pub use body::{RequestBody, UpstreamBody};
 pub use error::UpstreamError;
-pub use upgrade::{PendingTunnel, UpgradeResponse, Tunnel};
+pub use upgrade::{PendingTunnel, Tunnel, UpgradeResponse};
 
 use body::OutgoingBody;
 use connect::{ConnectionPurpose, TlsConnectors};
 use exchange::{ExchangeOutcome, exchange};
-use pool::{Lease, Pool, LeaseMode};
+use pool::{Lease, LeaseMode, Pool};
 
 /// Limits for one endpoint, per worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,14 +134,20 @@ impl<B: RequestBody> Upstreams<B> {
         endpoints: &[Endpoint],
         request: Request<B>,
     ) -> Result<Response<UpstreamBody<B>>, UpstreamError> {
-        let purpose = if request.body().is_end_stream() { ConnectionPurpose::HeadOnly } else { ConnectionPurpose::Body };
+        let purpose = if request.body().is_end_stream() {
+            ConnectionPurpose::HeadOnly
+        } else {
+            ConnectionPurpose::Body
+        };
         let lease = self.lease(priority, endpoints, LeaseMode::Reuse(purpose)).await?;
         match exchange(lease, request.map(OutgoingBody::new)).await {
             ExchangeOutcome::Retry(request) => {
                 let lease = self.lease(priority, endpoints, LeaseMode::New(purpose)).await?;
                 Box::pin(exchange(lease, request)).await.into_result()
             }
-            once @ (ExchangeOutcome::Response(_) | ExchangeOutcome::Failed(_)) => once.into_result(),
+            once @ (ExchangeOutcome::Response(_) | ExchangeOutcome::Failed(_)) => {
+                once.into_result()
+            }
         }
     }
 
@@ -153,7 +159,8 @@ impl<B: RequestBody> Upstreams<B> {
         endpoints: &[Endpoint],
         request: Request<()>,
     ) -> Result<UpgradeResponse<B>, UpstreamError> {
-        let lease = self.lease(priority, endpoints, LeaseMode::New(ConnectionPurpose::Tunnel)).await?;
+        let lease =
+            self.lease(priority, endpoints, LeaseMode::New(ConnectionPurpose::Tunnel)).await?;
         upgrade::send_upgrade_request(lease, request).await
     }
 

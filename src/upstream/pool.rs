@@ -24,10 +24,12 @@ use crate::message::Endpoint;
 use crate::message::endpoint::Transport;
 
 use super::body::RequestBody;
-use super::connect::{Connection, NewConnection, HyperConnection, ConnectionPurpose, TlsConnectors, connect};
+use super::connect::{
+    Connection, ConnectionPurpose, HyperConnection, NewConnection, TlsConnectors, connect,
+};
 use super::error::UpstreamError;
+use super::h2_connections::{Http2Connections, StreamSlot};
 use super::http1_connection::Http1Connection;
-use super::h2_connections::{StreamSlot, Http2Connections};
 use super::{Priority, UpstreamSettings};
 
 /// Time during which an unreachable endpoint is tried last.
@@ -104,7 +106,11 @@ pub(super) struct StreamGuard {
 }
 
 impl<B: RequestBody> Pool<B> {
-    pub(super) fn new(endpoint: Endpoint, tls: TlsConnectors, settings: UpstreamSettings) -> Arc<Pool<B>> {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        tls: TlsConnectors,
+        settings: UpstreamSettings,
+    ) -> Arc<Pool<B>> {
         let is_http2 = endpoint.transport() != Transport::Http1;
         Arc::new(Pool {
             endpoint,
@@ -144,7 +150,12 @@ impl<B: RequestBody> Pool<B> {
         Ok(self.new_lease(connection, reused, permit))
     }
 
-    fn new_lease(self: &Arc<Self>, connection: Connection<B>, reused: bool, permit: ExchangePermit) -> Lease<B> {
+    fn new_lease(
+        self: &Arc<Self>,
+        connection: Connection<B>,
+        reused: bool,
+        permit: ExchangePermit,
+    ) -> Lease<B> {
         let pool = Arc::clone(self);
         let connection = Some(connection);
         Lease { connection, reused, single_use: false, pool, permit, shared_permit: None }
@@ -295,7 +306,11 @@ impl<B: RequestBody> PoolState<B> {
         !self.idle.is_empty() || self.http2.has_closable()
     }
 
-    fn take_newest(&mut self, purpose: ConnectionPurpose, idle_timeout: Duration) -> Option<Connection<B>> {
+    fn take_newest(
+        &mut self,
+        purpose: ConnectionPurpose,
+        idle_timeout: Duration,
+    ) -> Option<Connection<B>> {
         while let Some(at) = self.idle.iter().rposition(|idle| idle.connection.supports(purpose)) {
             let newest = self.idle.remove(at)?;
             if newest.since.elapsed() >= idle_timeout {
@@ -325,10 +340,16 @@ impl<B: RequestBody> PoolState<B> {
         }
     }
 
-    fn record_connect(&mut self, opened: &Result<NewConnection<B>, UpstreamError>, purpose: ConnectionPurpose) {
+    fn record_connect(
+        &mut self,
+        opened: &Result<NewConnection<B>, UpstreamError>,
+        purpose: ConnectionPurpose,
+    ) {
         match opened {
             Ok(NewConnection::Shared(_)) => self.is_http2 = true,
-            Ok(NewConnection::Exclusive(_)) => self.is_http2 &= purpose == ConnectionPurpose::Tunnel,
+            Ok(NewConnection::Exclusive(_)) => {
+                self.is_http2 &= purpose == ConnectionPurpose::Tunnel
+            }
             Err(_) => {}
         }
         self.unreachable_since = match opened {
@@ -341,9 +362,13 @@ impl<B: RequestBody> PoolState<B> {
 impl<B: RequestBody> IdleConnection<B> {
     fn supports(&self, purpose: ConnectionPurpose) -> bool {
         match (self, purpose) {
-            (IdleConnection::Http1(_), ConnectionPurpose::HeadOnly) | (IdleConnection::HyperHttp1(_), ConnectionPurpose::Body) => true,
+            (IdleConnection::Http1(_), ConnectionPurpose::HeadOnly)
+            | (IdleConnection::HyperHttp1(_), ConnectionPurpose::Body) => true,
             (IdleConnection::Http1(_), ConnectionPurpose::Body | ConnectionPurpose::Tunnel)
-            | (IdleConnection::HyperHttp1(_), ConnectionPurpose::HeadOnly | ConnectionPurpose::Tunnel) => false,
+            | (
+                IdleConnection::HyperHttp1(_),
+                ConnectionPurpose::HeadOnly | ConnectionPurpose::Tunnel,
+            ) => false,
         }
     }
 }

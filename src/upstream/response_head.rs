@@ -57,7 +57,10 @@ impl ResponseHeadReader {
 
     /// Removes the final response head from `buffer`, after any interim ones. Returns `None` while
     /// it is incomplete.
-    pub(super) fn read(&mut self, buffer: &mut BytesMut) -> Result<Option<ResponseHead>, UpstreamError> {
+    pub(super) fn read(
+        &mut self,
+        buffer: &mut BytesMut,
+    ) -> Result<Option<ResponseHead>, UpstreamError> {
         loop {
             // The first bytes are parsed at once, so that anything but HTTP is rejected early.
             // After that, the parser runs only when an end of head may be present: a head that
@@ -77,7 +80,9 @@ impl ResponseHeadReader {
                 StatusCode::SWITCHING_PROTOCOLS => {
                     return Err(protocol_error("101 without a request for it"));
                 }
-                status if status.is_informational() && self.interim < MAX_INTERIM => self.interim += 1,
+                status if status.is_informational() && self.interim < MAX_INTERIM => {
+                    self.interim += 1
+                }
                 status if status.is_informational() => {
                     return Err(protocol_error("too many interim responses"));
                 }
@@ -115,7 +120,10 @@ impl ResponseHeadReader {
 /// Also applied to responses that hyper parsed, because hyper picks one reading where two are
 /// possible. The gateway would then frame the body differently from the upstream, or drop a
 /// transfer coding silently.
-pub(super) fn framing<B>(is_head: bool, response: &mut Response<B>) -> Result<Framing, UpstreamError> {
+pub(super) fn framing<B>(
+    is_head: bool,
+    response: &mut Response<B>,
+) -> Result<Framing, UpstreamError> {
     let status = response.status();
     if status.is_informational() {
         return Ok(Framing::Length(0));
@@ -140,7 +148,8 @@ pub(super) fn framing<B>(is_head: bool, response: &mut Response<B>) -> Result<Fr
 /// Whether an empty line ends within the bytes after `scanned`.
 fn contains_head_end(buffer: &[u8], scanned: usize) -> bool {
     let unscanned = buffer.get(scanned.saturating_sub(2)..).unwrap_or_default();
-    unscanned.windows(2).any(|two| two == b"\n\n") || unscanned.windows(3).any(|three| three == b"\n\r\n")
+    unscanned.windows(2).any(|two| two == b"\n\n")
+        || unscanned.windows(3).any(|three| three == b"\n\r\n")
 }
 
 /// Copies the headers: a value that borrowed the connection's buffer would keep all of it alive.

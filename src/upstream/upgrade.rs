@@ -13,11 +13,11 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::response_head::framing;
 use super::body::{OutgoingBody, RequestBody, UpstreamBody};
 use super::error::UpstreamError;
 use super::exchange::{SendOutcome, closed_before_request, send_once};
 use super::pool::Lease;
+use super::response_head::framing;
 
 /// Response to an upgrade request.
 pub enum UpgradeResponse<B: RequestBody> {

@@ -17,7 +17,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use test_support::browser::{Browser, SESSION};
-use test_support::gateway::{Gateway, PASSWORD, Setup, configuration, prepare_directory, session_route};
+use test_support::gateway::{
+    Gateway, PASSWORD, Setup, configuration, prepare_directory, session_route,
+};
 use test_support::upstream::{Upstream, header_values};
 
 /// An app with a session, and a part of it for everybody.
@@ -262,8 +264,7 @@ const PERSUASION: [&str; 14] = [
 
 /// CVE-2025-54576, CVE-2026-41059, CVE-2026-34457, CVE-2026-40575.
 #[tokio::test]
-async fn disguised_paths_never_become_public()
- {
+async fn disguised_paths_never_become_public() {
     let stage = Stage::start().await;
     for target in DISGUISES {
         stage.keeps_out(get(target, "")).await;
@@ -381,15 +382,18 @@ pub(crate) fn place(location: &str) -> url::Url {
 
 /// CVE-2020-5233, CVE-2020-11053, CVE-2020-4037, CVE-2019-14857, CVE-2026-3872.
 #[tokio::test]
-async fn login_redirects_only_to_the_same_host()
- {
+async fn login_redirects_only_to_the_same_host() {
     let stage = Stage::start().await;
     let keys = stage.gateway.shared().keys.load();
     let now = stage.gateway.clock.now();
     let tricks = elsewhere();
     assert!(tricks.len() > 800, "{}", tricks.len());
     for trick in &tricks {
-        assert_eq!(open_return_url(&keys, "app.test", trick, now), None, "nothing unsealed is followed");
+        assert_eq!(
+            open_return_url(&keys, "app.test", trick, now),
+            None,
+            "nothing unsealed is followed"
+        );
         let Some(kept) = seal_return_url(&keys, "app.test", trick, now) else { continue };
         let followed = open_return_url(&keys, "app.test", &kept, now).expect("kept");
         assert_eq!(place(&followed).host_str(), Some("app.test"), "{trick:?}");

@@ -195,7 +195,11 @@ async fn proxy_protocol_sets_the_client_address() {
             let claims = [("x-forwarded-for", "198.51.100.1"), ("x-request-id", "mine")];
             assert_eq!(browser.send("GET", "/", &claims, "").await.status, StatusCode::OK);
             assert_eq!(upstream.last_values("x-forwarded-for"), [client]);
-            assert_ne!(upstream.last_values("x-request-id"), ["mine"], "the client is no trusted proxy");
+            assert_ne!(
+                upstream.last_values("x-request-id"),
+                ["mine"],
+                "the client is no trusted proxy"
+            );
         }
     }
     browser.proxy_header = b"PROXY UNKNOWN\r\n".to_vec();

@@ -85,7 +85,8 @@ async fn content_length_with_chunked_closes_the_connection() {
         assert_eq!(answers.len(), 1, "{answers:?}");
     }
     for head in front.upstream.heads() {
-        let both = header_values(&head, "content-length").len() + header_values(&head, "transfer-encoding").len();
+        let both = header_values(&head, "content-length").len()
+            + header_values(&head, "transfer-encoding").len();
         assert!(both <= 1 && !head.contains("/smuggled"), "{head}");
     }
 }
@@ -193,7 +194,11 @@ async fn fragment_in_target_never_reaches_the_upstream() {
     }
     // Nothing is left of it, which HTTP/2's library reads as the root.
     assert_eq!(front.block(&with(":path", "#/a")).await, H2::Ok);
-    assert!(front.upstream.last_head().starts_with("GET / HTTP/1.1"), "{}", front.upstream.last_head());
+    assert!(
+        front.upstream.last_head().starts_with("GET / HTTP/1.1"),
+        "{}",
+        front.upstream.last_head()
+    );
 }
 
 /// HYP-15, HYP-23.
@@ -400,8 +405,8 @@ async fn unknown_expect_is_rejected_and_get_bodies_stay_framed() {
     ] {
         let request = format!("{}{body}", get("/", length));
         let head = front.passes(request).await;
-        let framing =
-            header_values(&head, "content-length").len() + header_values(&head, "transfer-encoding").len();
+        let framing = header_values(&head, "content-length").len()
+            + header_values(&head, "transfer-encoding").len();
         assert_eq!(framing, 1, "{head}");
     }
     assert!(front.upstream.bodies().iter().all(|body| body.contains("body")));

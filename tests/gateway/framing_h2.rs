@@ -67,7 +67,11 @@ async fn h2_hop_by_hop_headers_are_rejected_or_dropped() {
         [("te", "trailers"), ("http2-settings", "AAMAAABk"), ("proxy-authorization", "Basic eA==")]
     {
         assert_eq!(front.block(&plus(name, value)).await, H2::Ok, "{name}");
-        assert!(header_values(&front.upstream.last_head(), name).is_empty(), "{}", front.upstream.last_head());
+        assert!(
+            header_values(&front.upstream.last_head(), name).is_empty(),
+            "{}",
+            front.upstream.last_head()
+        );
     }
 }
 
@@ -118,7 +122,8 @@ async fn h2_trace_connect_and_unknown_expect_are_rejected() {
     let get = [headers(&PSEUDO), data("GET /smuggled HTTP/1.1", END_STREAM)];
     assert_eq!(front.frames(&get.concat()).await, H2::Ok);
     let head = front.upstream.last_head();
-    let framing = header_values(&head, "content-length").len() + header_values(&head, "transfer-encoding").len();
+    let framing = header_values(&head, "content-length").len()
+        + header_values(&head, "transfer-encoding").len();
     assert_eq!(framing, 1, "{head}");
     assert_eq!(front.upstream.heads().len(), 1);
 }

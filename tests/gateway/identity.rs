@@ -383,7 +383,11 @@ async fn each_route_sends_exactly_its_own_templates() {
 async fn identity_header_without_value_is_omitted() {
     let (upstream, _gateway) = told(&route_to_be(""), "zoë", "/").await;
     assert_eq!(upstream.last_values("x-forwarded-email"), ["zoÃ«@example.test"]);
-    assert!(!upstream.last_head().to_ascii_lowercase().contains("groups"), "{}", upstream.last_head());
+    assert!(
+        !upstream.last_head().to_ascii_lowercase().contains("groups"),
+        "{}",
+        upstream.last_head()
+    );
 }
 
 fn route_to_be(more: &str) -> String {
@@ -571,7 +575,8 @@ async fn upstream_trailers_cannot_set_gateway_cookies() {
 #[tokio::test]
 async fn forwarded_headers_name_the_client() {
     let upstream = Upstream::start().await;
-    let gateway = Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
+    let gateway =
+        Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
     let mut browser = Browser::new(&gateway);
     browser.log_in("alice").await;
     let claims = [

@@ -305,8 +305,10 @@ async fn connection_limit_per_network_applies_before_tls() {
     assert_eq!(bites(&gateway, "connections-per-network"), 1);
     held.pop();
     let shared = gateway.shared();
-    until("the place is free again", || shared.metrics.render().contains("doorward_client_connections 2"))
-        .await;
+    until("the place is free again", || {
+        shared.metrics.render().contains("doorward_client_connections 2")
+    })
+    .await;
     browser.connect().await;
 }
 
@@ -583,8 +585,7 @@ fn drip(mut upstream: TcpStream, fields: &'static str) -> JoinHandle<()> {
 }
 
 #[tokio::test]
-async fn request_timeout_aborts_requests_but_not_event_streams()
-{
+async fn request_timeout_aborts_requests_but_not_event_streams() {
     let (address, mut connections) = by_hand().await;
     let gateway = start(public(address), "request_timeout = \"700ms\"");
     let browser = Browser::new(&gateway);

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use test_support::browser::{Response, Browser};
+use test_support::browser::{Browser, Response};
 use test_support::gateway::{Gateway, PASSWORD, Setup, manual_clock, session_route};
 use test_support::upstream::Upstream;
 
 async fn one_app() -> (Upstream, Gateway) {
     let upstream = Upstream::start().await;
-    let gateway = Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
+    let gateway =
+        Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
     (upstream, gateway)
 }
 
@@ -161,8 +162,11 @@ async fn guess(browser: &mut Browser, csrf: &str, more: &[(&str, &str)]) -> (usi
 
 async fn slow_clock() -> (Upstream, Gateway) {
     let upstream = Upstream::start().await;
-    let setup =
-        Setup { routes: session_route(upstream.address), clock: manual_clock(), ..Setup::default() };
+    let setup = Setup {
+        routes: session_route(upstream.address),
+        clock: manual_clock(),
+        ..Setup::default()
+    };
     (upstream, Gateway::start(setup))
 }
 
@@ -214,7 +218,10 @@ async fn failed_login_is_json_for_programs_and_html_for_browsers() {
     // A browser of 2020 says nothing of its mode.
     let old = [kind, ("accept", "text/html,application/xhtml+xml,*/*;q=0.8")];
     let page = browser.send("POST", "/.doorward/login", &old, &wrong).await;
-    assert_eq!((page.status, page.form_field("csrf").is_empty()), (StatusCode::UNAUTHORIZED, false));
+    assert_eq!(
+        (page.status, page.form_field("csrf").is_empty()),
+        (StatusCode::UNAUTHORIZED, false)
+    );
     for (body, status, reason) in [
         (&*wrong, StatusCode::UNAUTHORIZED, "wrong-password"),
         ("username=alice", StatusCode::BAD_REQUEST, "stale-form"),

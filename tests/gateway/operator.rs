@@ -12,7 +12,8 @@ use test_support::upstream::Upstream;
 
 async fn one_app() -> (Upstream, Gateway) {
     let upstream = Upstream::start().await;
-    let gateway = Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
+    let gateway =
+        Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
     (upstream, gateway)
 }
 

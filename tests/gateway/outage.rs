@@ -7,10 +7,10 @@ use data_encoding::BASE64URL_NOPAD;
 use doorward::session::SessionId;
 use http::StatusCode;
 
-use test_support::browser::{Response, Browser};
+use crate::streaming::{StreamingUpstream, open_websocket};
+use test_support::browser::{Browser, Response};
 use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
 use test_support::redis_server::{RedisOptions, RedisServer};
-use crate::streaming::{StreamingUpstream, open_websocket};
 use test_support::upstream::Upstream;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,14 +24,16 @@ struct Site {
 
 impl Site {
     async fn start(store: &str) -> Site {
-        let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
+        let (upstream, redis) =
+            (Upstream::start().await, RedisServer::start(RedisOptions::default()));
         let setup = Site::setup(&upstream, &redis, store);
         Site { gateway: Gateway::start(setup), upstream, redis }
     }
 
     fn setup(upstream: &Upstream, redis: &RedisServer, store: &str) -> Setup {
         let at = |path: &str, more: &str| {
-            session_route(upstream.address).replace("path = \"/\"", &format!("path = \"{path}\"\n{more}"))
+            session_route(upstream.address)
+                .replace("path = \"/\"", &format!("path = \"{path}\"\n{more}"))
         };
         let public = at("/public", "").replace("\"session\"", "\"public\"");
         let routes = [at("/", ""), at("/strict", "on_outage = \"deny\""), public].concat();
@@ -233,8 +235,11 @@ async fn superseded_token_gets_no_stale_read_but_a_successor_does() {
 async fn stale_reads_are_off_by_default() {
     let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
     let store = format!("{}\"\nlocal_cache = \"off\"\n#", redis.settings().url);
-    let gateway =
-        Gateway::start(Setup { routes: session_route(upstream.address), store, ..Setup::default() });
+    let gateway = Gateway::start(Setup {
+        routes: session_route(upstream.address),
+        store,
+        ..Setup::default()
+    });
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
     assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
@@ -244,9 +249,9 @@ async fn stale_reads_are_off_by_default() {
 }
 
 #[tokio::test]
-async fn outage_keeps_connections_for_a_bounded_time()
-{
-    let (streams, redis) = (StreamingUpstream::start().await, RedisServer::start(RedisOptions::default()));
+async fn outage_keeps_connections_for_a_bounded_time() {
+    let (streams, redis) =
+        (StreamingUpstream::start().await, RedisServer::start(RedisOptions::default()));
     let gateway = |unchecked_for: &str| {
         Gateway::start(Setup {
             routes: streams.routes(""),

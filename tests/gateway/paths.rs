@@ -67,7 +67,10 @@ async fn route_can_allow_ambiguous_paths_for_sessions() {
         alice.h2 = h2;
         for path in BORNE {
             assert_eq!(alice.fetch(path).await.status.as_u16(), 200, "{path}");
-            assert!(upstream.last_head().starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{path}");
+            assert!(
+                upstream.last_head().starts_with(&format!("GET {path} HTTP/1.1\r\n")),
+                "{path}"
+            );
             assert_eq!(upstream.last_values("x-forwarded-user"), ["alice"]);
         }
         let before = upstream.heads().len();

@@ -14,8 +14,11 @@ use test_support::upstream::{Upstream, header_values};
 /// A gateway whose clock passes when it is told to: logins are slowed down by it.
 async fn one_app() -> (Upstream, Gateway) {
     let upstream = Upstream::start().await;
-    let setup =
-        Setup { routes: session_route(upstream.address), clock: manual_clock(), ..Setup::default() };
+    let setup = Setup {
+        routes: session_route(upstream.address),
+        clock: manual_clock(),
+        ..Setup::default()
+    };
     (upstream, Gateway::start(setup))
 }
 

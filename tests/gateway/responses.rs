@@ -8,8 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use test_support::browser::{Response, Browser};
 use crate::framing::SMUGGLED;
+use test_support::browser::{Browser, Response};
 use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
 use test_support::upstream::Upstream;
 

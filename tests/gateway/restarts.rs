@@ -7,7 +7,7 @@ use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use test_support::browser::{Response, Browser};
+use test_support::browser::{Browser, Response};
 use test_support::gateway::{Gateway, Setup, manual_clock, prepare_directory, session_route};
 use test_support::redis_server::{RedisOptions, RedisServer};
 use test_support::upstream::Upstream;
@@ -44,7 +44,8 @@ async fn stop(gateway: Gateway) {
 
 #[tokio::test]
 async fn embedded_store_keeps_sessions_and_revocations_on_restart() {
-    let (upstream, directory, clock) = (Upstream::start().await, prepare_directory(), manual_clock());
+    let (upstream, directory, clock) =
+        (Upstream::start().await, prepare_directory(), manual_clock());
     let begin = || {
         Gateway::start(Setup {
             routes: session_route(upstream.address),
@@ -100,10 +101,14 @@ async fn until(browser: &mut Browser, wanted: StatusCode, before: StatusCode) ->
 #[tokio::test]
 async fn redis_outage_is_503_and_data_loss_401_keeping_the_cookie() {
     for local_cache in ["on", "off"] {
-        let (upstream, mut redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
+        let (upstream, mut redis) =
+            (Upstream::start().await, RedisServer::start(RedisOptions::default()));
         let store = format!("{}\"\nlocal_cache = \"{local_cache}", redis.settings().url);
-        let gateway =
-            Gateway::start(Setup { routes: session_route(upstream.address), store, ..Setup::default() });
+        let gateway = Gateway::start(Setup {
+            routes: session_route(upstream.address),
+            store,
+            ..Setup::default()
+        });
         let mut alice = Browser::new(&gateway);
         alice.log_in("alice").await;
         let token = alice.token();
@@ -119,7 +124,8 @@ async fn redis_outage_is_503_and_data_loss_401_keeping_the_cookie() {
         let reached = upstream.heads().len();
         assert_eq!(alice.fetch("/").await.status, away);
         assert_eq!(upstream.heads().len(), reached, "nobody is let in unasked");
-        let login = Browser::new(&gateway).try_log_in("alice", test_support::gateway::PASSWORD, "/").await;
+        let login =
+            Browser::new(&gateway).try_log_in("alice", test_support::gateway::PASSWORD, "/").await;
         assert_eq!(login.status, away, "a login that cannot be kept is none");
 
         redis.restart();

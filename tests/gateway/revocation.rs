@@ -41,7 +41,8 @@ async fn several<const N: usize>(upstream: &Upstream, store: &str, more: &str) -
         gateway
     });
     for gateway in &gateways {
-        until(async || number(gateway, "doorward_store_invalidation_age_seconds").await >= 0.0).await;
+        until(async || number(gateway, "doorward_store_invalidation_age_seconds").await >= 0.0)
+            .await;
     }
     gateways
 }
@@ -89,7 +90,8 @@ async fn cached_session_needs_no_redis_round_trip() {
         assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
     }
     assert_eq!(reads(&redis), before, "50 requests, and Redis was not asked");
-    let known = number(&gateway, "doorward_session_cache_lookups_total{result=\"hit\"}").await - known;
+    let known =
+        number(&gateway, "doorward_session_cache_lookups_total{result=\"hit\"}").await - known;
     assert!((known - 50.0).abs() < 0.1, "{known}");
     // Housekeeping asks for the line of all users once a second.
     let trips = number(&gateway, "doorward_store_round_trips_total").await - trips;

@@ -16,9 +16,9 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use crate::streaming::{StreamingUpstream, open_websocket};
 use test_support::browser::{Browser, SESSION};
 use test_support::gateway::{Gateway, Setup, manual_clock, prepare_directory, session_route};
-use crate::streaming::{StreamingUpstream, open_websocket};
 use test_support::upstream::Upstream;
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
@@ -302,8 +302,7 @@ async fn logout_is_always_allowed_and_rotates_nothing() {
 }
 
 #[tokio::test]
-async fn pending_rotation_happens_on_the_next_rotating_route()
-{
+async fn pending_rotation_happens_on_the_next_rotating_route() {
     let scene = Scene::with("enforce").await;
     let mut thief = scene.theirs(VPN_ABROAD);
     let before = thief.token();

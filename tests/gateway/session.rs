@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use test_support::browser::{Response, Browser, SESSION};
+use test_support::browser::{Browser, Response, SESSION};
 use test_support::gateway::{Gateway, PASSWORD, Setup, manual_clock, session_route};
 use test_support::upstream::Upstream;
 
@@ -453,7 +453,8 @@ async fn forged_cookie_is_rejected_without_a_store_query() {
     let real = show(&blind, &token).await;
     assert_eq!(refused(&real), (503, "store-unavailable".to_owned()));
     assert_eq!(real.header("retry-after"), "2");
-    let stranger = Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
+    let stranger =
+        Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
     let mut forged = forgeries(&token);
     forged.push(alice(&stranger).await.token());
     for cookie in &forged {
@@ -617,7 +618,8 @@ async fn rotate_keys(gateway: &Gateway) {
     let mut ring = KeyRing::parse(&std::fs::read_to_string(&file).expect("a file")).expect("keys");
     ring.rotate("now").expect("room for one more");
     std::fs::write(&file, ring.to_file().as_bytes()).expect("written");
-    eventually("the new key mints", async || gateway.shared().keys.load().signing_key().0 == 2).await;
+    eventually("the new key mints", async || gateway.shared().keys.load().signing_key().0 == 2)
+        .await;
 }
 
 #[tokio::test]
@@ -733,8 +735,11 @@ async fn account_change_cuts_websockets_within_5_seconds() {
     );
     for (change, _) in CHANGES {
         let upstream = Upstream::with_response(&*switching).await;
-        let setup =
-            Setup { routes: session_route(upstream.address), clock: Clock::System, ..Setup::default() };
+        let setup = Setup {
+            routes: session_route(upstream.address),
+            clock: Clock::System,
+            ..Setup::default()
+        };
         let gateway = Gateway::start(setup);
         let browser = alice(&gateway).await;
         let mut tunnel = browser.connect().await;

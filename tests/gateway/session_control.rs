@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use test_support::browser::{Response, Browser, SESSION};
+use test_support::browser::{Browser, Response, SESSION};
 use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
 use test_support::redis_server::{RedisOptions, RedisServer};
 use test_support::upstream::Upstream;
@@ -197,7 +197,8 @@ async fn control_header_needs_upstream_control_and_is_stripped() {
     for (word, allowed) in
         [("rotate", true), ("end", true), ("reauthenticate", true), ("end", false)]
     {
-        let rules = if allowed { format!("upstream_control = [\"{word}\"]") } else { String::new() };
+        let rules =
+            if allowed { format!("upstream_control = [\"{word}\"]") } else { String::new() };
         let stage =
             Stage::new("/say", &format!("200 OK\r\nDoorward-Session: {word}"), &rules).await;
         let mut browser = stage.alice().await;
@@ -255,8 +256,7 @@ async fn client_disconnect_does_not_prevent_upstream_logout() {
 }
 
 #[tokio::test]
-async fn disconnect_during_sensitive_action_rotates_next_time()
-{
+async fn disconnect_during_sensitive_action_rotates_next_time() {
     let stage = Stage::new(
         "/password",
         "200 OK",
@@ -281,7 +281,8 @@ async fn long_response_is_not_cut_by_its_own_reauthentication() {
         "HTTP/1.1 200 OK\r\nDoorward-Session: reauthenticate\r\nContent-Length: 100000\r\n\r\n{body}"
     ))
     .await;
-    let routes = session_route(says.address) + "[route.session]\nobey_upstream = [\"reauthenticate\"]\n";
+    let routes =
+        session_route(says.address) + "[route.session]\nobey_upstream = [\"reauthenticate\"]\n";
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
@@ -291,9 +292,12 @@ async fn long_response_is_not_cut_by_its_own_reauthentication() {
 
 #[tokio::test]
 async fn upstream_may_end_all_sessions_of_its_user_only() {
-    let stage =
-        Stage::new("/say", "200 OK\r\nDoorward-Session: end-all", "upstream_control = [\"end-all\"]")
-            .await;
+    let stage = Stage::new(
+        "/say",
+        "200 OK\r\nDoorward-Session: end-all",
+        "upstream_control = [\"end-all\"]",
+    )
+    .await;
     let (mut here, elsewhere) = (stage.alice().await, stage.alice().await);
     let mut bob = Browser::new(&stage.gateway);
     bob.log_in("bob").await;

@@ -51,7 +51,8 @@ async fn status_of(gateway: &Gateway, token: &str) -> u16 {
 async fn download_is_cut_when_its_session_ends() {
     let endless = "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
     let upstream = Upstream::with_response(endless).await;
-    let gateway = Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
+    let gateway =
+        Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
     let mut alice = Browser::new(&gateway);
     log_in_again(&mut alice, "alice").await;
     let mut stream = alice.connect().await;
@@ -66,7 +67,8 @@ async fn download_is_cut_when_its_session_ends() {
 #[tokio::test]
 async fn upload_is_cut_when_its_session_ends() {
     let upstream = Upstream::start().await;
-    let gateway = Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
+    let gateway =
+        Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
     let mut stream = alice.connect().await;
@@ -91,7 +93,8 @@ async fn login_in_progress_at_shutdown_succeeds() {
     });
     let mut alice = Browser::new(&gateway);
     let form = alice.navigate("/.doorward/login").await;
-    let fields = [("username", "alice"), ("password", PASSWORD), ("csrf", &form.form_field("csrf"))];
+    let fields =
+        [("username", "alice"), ("password", PASSWORD), ("csrf", &form.form_field("csrf"))];
     let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
     let (name, nonce) = alice.jar.iter().next().expect("the login cookie");
     let head = format!(
@@ -113,7 +116,8 @@ async fn login_in_progress_at_shutdown_succeeds() {
 #[tokio::test]
 async fn form_without_body_releases_its_permit() {
     let upstream = Upstream::start().await;
-    let gateway = Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
+    let gateway =
+        Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
     let mut stream = Browser::new(&gateway).connect().await;
     let head = "POST /.doorward/login HTTP/1.1\r\nHost: app.test\r\nContent-Length: 10\r\n\r\n";
     stream.write_all(head.as_bytes()).await.expect("sent");
@@ -176,7 +180,8 @@ async fn ask_socket(gateway: &Gateway, request: &str) -> String {
 #[tokio::test]
 async fn revocation_by_login_name_ends_the_users_sessions() {
     let upstream = Upstream::start().await;
-    let gateway = Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
+    let gateway =
+        Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
     let mut alice = Browser::new(&gateway);
     let answer = alice.try_log_in("ALICE", PASSWORD, "/").await;
     assert_eq!(answer.status, 303, "names fold at login");

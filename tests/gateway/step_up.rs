@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use test_support::browser::{Response, Browser};
+use test_support::browser::{Browser, Response};
 use test_support::gateway::{Gateway, PASSWORD, Setup, manual_clock};
 use test_support::upstream::Upstream;
 

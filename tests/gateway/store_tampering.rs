@@ -53,7 +53,8 @@ struct Store {
 
 impl Store {
     async fn start(local_cache: &'static str) -> Store {
-        let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
+        let (upstream, redis) =
+            (Upstream::start().await, RedisServer::start(RedisOptions::default()));
         let gateway = Gateway::start(Setup {
             routes: session_route(upstream.address),
             store: format!("{}\"\nlocal_cache = \"{local_cache}\"\n#", redis.settings().url),
@@ -288,9 +289,7 @@ async fn rolled_back_record_keeps_the_offered_successor(store: Store) {
     assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
 }
 
-async fn rollback_with_a_new_revision_is_detected_by_generation(
-    store: Store,
-) {
+async fn rollback_with_a_new_revision_is_detected_by_generation(store: Store) {
     let mut alice = store.log_in("alice").await;
     let record = Place::of(&alice).record();
     store.keep(&record);
@@ -396,9 +395,7 @@ async fn deleted_record_ends_the_session_and_is_reported_once(store: Store) {
     assert_eq!(store.events("rolled-back").await, 1);
 }
 
-async fn logout_with_a_newer_token_ends_the_session_unnamed(
-    store: Store,
-) {
+async fn logout_with_a_newer_token_ends_the_session_unnamed(store: Store) {
     let mut alice = store.log_in("alice").await;
     let record = Place::of(&alice).record();
     store.keep(&record);

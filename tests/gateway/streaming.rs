@@ -128,7 +128,10 @@ impl Drop for EndRecorder {
     }
 }
 
-async fn respond(request: Request<Incoming>, seen: Observed) -> Result<Response<Stream>, Infallible> {
+async fn respond(
+    request: Request<Incoming>,
+    seen: Observed,
+) -> Result<Response<Stream>, Infallible> {
     let path = request.uri().path().to_owned();
     let gone = EndRecorder { seen: seen.clone(), path: path.clone() };
     let note = move || seen.send_modify(|seen| _ = seen.insert(path.clone()));
@@ -222,7 +225,11 @@ impl OpenConnection {
 
 /// Opens one connection of every kind for the session of `browser`; all of them are in full swing when
 /// this returns.
-pub async fn open_all(browser: &Browser, streams: &StreamingUpstream, tag: &str) -> Vec<OpenConnection> {
+pub async fn open_all(
+    browser: &Browser,
+    streams: &StreamingUpstream,
+    tag: &str,
+) -> Vec<OpenConnection> {
     let held = vec![
         open_websocket(browser, format!("/ws/{tag}")).await,
         open_response(browser, "event stream", format!("/{tag}/events")).await,
@@ -230,7 +237,8 @@ pub async fn open_all(browser: &Browser, streams: &StreamingUpstream, tag: &str)
         open_response(browser, "wait for news", format!("/{tag}/poll")).await,
         open_upload(browser, "upload", format!("/{tag}/upload")).await,
         open_response(&browser.clone().over_h2(), "h2 stream", format!("/h2/{tag}/events")).await,
-        open_response(&browser.clone().over_h2(), "h2 download", format!("/{tag}/2/download")).await,
+        open_response(&browser.clone().over_h2(), "h2 download", format!("/{tag}/2/download"))
+            .await,
         open_upload(&browser.clone().over_h2(), "h2 upload", format!("/h2/{tag}/upload")).await,
         open_upload(&browser.clone().over_h2(), "gRPC", format!("/h2/{tag}/call")).await,
     ];

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
+use crate::risk::THIEF;
+use crate::streaming::{StreamingUpstream, open_response, open_websocket};
 use test_support::browser::Browser;
 use test_support::gateway::{Gateway, PASSWORD, Setup, manual_clock, session_route};
 use test_support::redis_server::{RedisOptions, RedisServer};
-use crate::risk::THIEF;
-use crate::streaming::{StreamingUpstream, open_response, open_websocket};
 use test_support::upstream::Upstream;
 
 const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
@@ -232,7 +232,8 @@ struct Two {
 
 impl Two {
     async fn start() -> Two {
-        let (streams, redis) = (StreamingUpstream::start().await, RedisServer::start(RedisOptions::default()));
+        let (streams, redis) =
+            (StreamingUpstream::start().await, RedisServer::start(RedisOptions::default()));
         let says =
             "HTTP/1.1 200 OK\r\nDoorward-Session: reauthenticate\r\nContent-Length: 0\r\n\r\n";
         let (says, clock) = (Upstream::with_response(says).await, manual_clock());

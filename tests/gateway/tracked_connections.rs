@@ -10,11 +10,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::time::timeout;
 
+use crate::streaming::{
+    OpenConnection, StreamingUpstream, open_all, open_response, open_websocket, request, send,
+};
 use test_support::browser::{Browser, SESSION};
-use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
 use test_support::fault_proxy::{FaultMode, FaultProxy};
+use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
 use test_support::redis_server::{RedisOptions, RedisServer};
-use crate::streaming::{OpenConnection, StreamingUpstream, open_all, open_response, open_websocket, request, send};
 
 /// What is promised.
 const PROMISE: Duration = Duration::from_secs(1);
@@ -77,7 +79,8 @@ impl Two {
         let held = open_all(&self.alice.at_gateway(&self.there), &self.streams, tag).await;
         // Who waits for an answer is registered once he has waited a while.
         let deadline = Instant::now() + PATIENCE;
-        while metric(&self.there, "doorward_tracked_connections").await < before + held.len() as u64 {
+        while metric(&self.there, "doorward_tracked_connections").await < before + held.len() as u64
+        {
             assert!(Instant::now() < deadline, "not all of them are registered");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -212,8 +215,7 @@ async fn idle_timeout_cuts_all_connection_kinds_on_time() {
 }
 
 #[tokio::test]
-async fn remote_activity_keeps_connections_until_absolute_timeout()
- {
+async fn remote_activity_keeps_connections_until_absolute_timeout() {
     let mut two = Two::start().await;
     let held = two.hold("absolute").await;
     let first = two.alice.token();

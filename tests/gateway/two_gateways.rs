@@ -87,7 +87,8 @@ async fn logout_at_one_gateway_applies_at_the_other() {
     let mut other = browser.at_gateway(&gateways[1]);
     assert_eq!(other.fetch("/").await.status, StatusCode::OK);
     let form = browser.navigate("/.doorward/logout").await;
-    let goodbye = browser.post_form("/.doorward/logout", &[("csrf", &form.form_field("csrf"))]).await;
+    let goodbye =
+        browser.post_form("/.doorward/logout", &[("csrf", &form.form_field("csrf"))]).await;
     assert_eq!(goodbye.status, StatusCode::OK);
     assert_eq!(browser.token(), "", "the cookie goes after the session");
     assert_eq!(other.fetch("/").await.json()["reason"], "logout");

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use test_support::browser::Browser;
 use crate::risk::{HOME, Place, Scene, THIEF, VPN_ABROAD, verdict};
+use test_support::browser::Browser;
 
 const CHROME: &str = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36";
 const MONTH: Duration = Duration::from_secs(30 * 24 * 3_600);
@@ -50,7 +50,10 @@ async fn forgetting_a_user_clears_the_history_and_is_logged() {
     let mut third = scene.another(Place("203.0.113.9", CHROME)).await;
     assert!(notices(&mut third).await.contains("A login from a new place"));
     let said = forget(&scene, "Alice");
-    assert_eq!(said, "deleted the history of alice; current sessions keep their part until they end\n");
+    assert_eq!(
+        said,
+        "deleted the history of alice; current sessions keep their part until they end\n"
+    );
     assert!(!notices(&mut third).await.contains("A login from a new place"));
     let mut elsewhere = scene.another(Place("100.64.0.9", "curl/8.5.0")).await;
     assert!(!notices(&mut elsewhere).await.contains("new place"), "no news, as the first login");
@@ -81,8 +84,7 @@ async fn location_unused_for_a_month_expires() {
 }
 
 #[tokio::test]
-async fn monitoring_route_does_not_make_a_location_known()
-{
+async fn monitoring_route_does_not_make_a_location_known() {
     let scene = Scene::with("enforce").await;
     let mut thief = scene.theirs(VPN_ABROAD);
     thief.host = "other.test".to_owned();
@@ -115,8 +117,7 @@ async fn location_of_an_attacker_is_removed_after_theft() {
 }
 
 #[tokio::test]
-async fn login_from_a_new_country_is_audited_and_shown()
- {
+async fn login_from_a_new_country_is_audited_and_shown() {
     let mut scene = Scene::with("off").await;
     assert!(!notices(&mut scene.alice).await.contains("new place"), "the first login is no news");
     let mut newcomer = Browser::new(&scene.gateway);

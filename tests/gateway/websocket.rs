@@ -121,7 +121,8 @@ fn status(result: Result<Socket, Error>) -> u16 {
 }
 
 async fn behind(upstream: SocketAddr) -> (Gateway, Browser) {
-    let setup = Setup { routes: session_route(upstream), clock: manual_clock(), ..Setup::default() };
+    let setup =
+        Setup { routes: session_route(upstream), clock: manual_clock(), ..Setup::default() };
     let gateway = Gateway::start(setup);
     let browser = logged_in(&gateway, "alice").await;
     (gateway, browser)

@@ -1,13 +1,12 @@
 //! A rollback of the store: a restart from an old snapshot, a flush, a deleted key. Revoked
 //! sessions stay revoked: at once at the gateway that revoked them, and soon elsewhere.
 
-
 use std::time::{Duration, Instant};
 
+use crate::gateway_store::{GatewayStore, random_key, wait_until};
 use doorward::clock::{Clock, UnixMillis};
 use doorward::session::{EndReason, RevocationCutoff, SessionId, SessionKey};
 use doorward::store::{Slot, Store};
-use crate::gateway_store::{GatewayStore, random_key, wait_until};
 use test_support::redis_server::{RedisOptions, RedisServer};
 
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -3,16 +3,15 @@
 //!
 //! Each test names the code in `src/store` without which it fails.
 
-
 use std::time::{Duration, Instant};
 
+use crate::gateway_store::{GatewayStore, MAX_STALENESS, live_revision, random_key, wait_until};
+use crate::scripted_redis::ScriptedRedis;
 use data_encoding::HEXLOWER;
 use doorward::clock::{Clock, UnixMillis};
 use doorward::session::{EndReason, RevocationCutoff, SessionKey, UserTag};
-use doorward::store::{StoreChange, Loaded, Slot, Store};
-use crate::gateway_store::{MAX_STALENESS, GatewayStore, random_key, live_revision, wait_until};
+use doorward::store::{Loaded, Slot, Store, StoreChange};
 use test_support::redis_server::{RedisOptions, RedisServer};
-use crate::scripted_redis::ScriptedRedis;
 use tokio::task::JoinSet;
 
 fn record(key: &SessionKey) -> String {
@@ -37,7 +36,11 @@ async fn scripted() -> (ScriptedRedis, GatewayStore, SessionKey) {
 }
 
 /// Starts a load whose reply the server delays. The task returns the reply after its release.
-async fn start_delayed_load(server: &ScriptedRedis, gateway: &GatewayStore, key: SessionKey) -> JoinSet<Loaded> {
+async fn start_delayed_load(
+    server: &ScriptedRedis,
+    gateway: &GatewayStore,
+    key: SessionKey,
+) -> JoinSet<Loaded> {
     let store = gateway.store.for_worker();
     // The first command of a worker connects, so it must not be delayed.
     store.ping().await.expect("available");
@@ -94,7 +97,12 @@ async fn every_key_of_a_push_is_invalidated() {
     let stays = random_key();
     server.put(&record(&stays), &packed(1));
     gateway.load_until_cached(&stays).await;
-    server.push_invalidation(&[&record(&keys[0]), "dw:s:not-ours", &record(&keys[1]), &cutoff_key(&keys[2].tag)]);
+    server.push_invalidation(&[
+        &record(&keys[0]),
+        "dw:s:not-ours",
+        &record(&keys[1]),
+        &cutoff_key(&keys[2].tag),
+    ]);
     gateway.wait_for_change(StoreChange::UserCutoff(keys[2].tag)).await;
     for key in &keys {
         assert_eq!(gateway.cached(key), None);
@@ -142,7 +150,11 @@ async fn a_half_open_connection_is_trusted_for_at_most_3_s() {
         assert!(began.elapsed() < MAX_STALENESS, "{:?}", began.elapsed());
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    assert_eq!(live_revision(Some(gateway.load(&key).await)), Some(2), "and Redis is start_delayed_load");
+    assert_eq!(
+        live_revision(Some(gateway.load(&key).await)),
+        Some(2),
+        "and Redis is start_delayed_load"
+    );
     assert_eq!(gateway.cached(&key), None, "not cached while unconfirmed");
 }
 
@@ -168,7 +180,10 @@ async fn a_late_push_confirms_only_the_time_of_sending() {
     // After two pushes, the last confirmation comes from a late push.
     for _ in 0..2 {
         let before = gateway.staleness().expect("confirmed");
-        wait_until(|| gateway.staleness().is_some_and(|age| age < before) || gateway.staleness() > Some(late)).await;
+        wait_until(|| {
+            gateway.staleness().is_some_and(|age| age < before) || gateway.staleness() > Some(late)
+        })
+        .await;
         wait_until(|| gateway.staleness().is_some_and(|age| age >= late)).await;
     }
     let began = Instant::now();
@@ -320,14 +335,17 @@ async fn touches_of_another_gateway_are_not_pushed() {
     other.touch(&key, now, later).await.expect("available");
     let marker = crate::gateway_store::random_key();
     other.create(&marker, b"sealed", now, later).await.expect("available");
-    assert_eq!(gateway.changes.recv().await, Ok(StoreChange::Session(marker)), "no change before it");
+    assert_eq!(
+        gateway.changes.recv().await,
+        Ok(StoreChange::Session(marker)),
+        "no change before it"
+    );
     assert!(gateway.cached(&key).is_some());
 }
 
 /// Guard: the heartbeat timeout or the freshness, because a stopped server closes no connection.
 #[tokio::test]
-async fn a_stopped_redis_is_trusted_for_3_s_and_then_followed_again()
-{
+async fn a_stopped_redis_is_trusted_for_3_s_and_then_followed_again() {
     let server = RedisServer::start(RedisOptions::default());
     let gateway = GatewayStore::connect(&server.settings()).await;
     let (key, now, later) = (random_key(), Clock::System.now(), UnixMillis(u64::MAX));

@@ -1,15 +1,14 @@
 //! Invalidation with a cluster and with sentinels: on every primary, while slots move and servers
 //! fail.
 
-
 use std::time::{Duration, Instant};
 
+use crate::gateway_store::{GatewayStore, random_key};
 use data_encoding::HEXLOWER;
 use doorward::clock::{Clock, UnixMillis};
 use doorward::session::{EndReason, SessionKey};
-use doorward::store::{StoreChange, Slot, Store};
-use crate::gateway_store::{GatewayStore, random_key};
-use test_support::redis_fleet::{Cluster, SentinelGroup, query, eventually, execute};
+use doorward::store::{Slot, Store, StoreChange};
+use test_support::redis_fleet::{Cluster, SentinelGroup, eventually, execute, query};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const LATER: UnixMillis = UnixMillis(u64::MAX);

@@ -2,7 +2,6 @@
 //! another user's data (CVE-2023-28858, CVE-2023-28859). Their failures must still count for the
 //! circuit breaker.
 
-
 use std::time::{Duration, Instant};
 
 use doorward::clock::UnixMillis;

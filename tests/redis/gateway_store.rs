@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use doorward::secret::random_bytes;
 use doorward::session::{SessionId, SessionKey, UserTag};
-use doorward::store::{StoreChange, Loaded, RedisSettings, Slot, Store};
+use doorward::store::{Loaded, RedisSettings, Slot, Store, StoreChange};
 use tokio::sync::broadcast::Receiver;
 use tokio::task::JoinSet;
 

@@ -233,7 +233,9 @@ impl Connection {
             ["HELLO", ..] => b"%1\r\n$5\r\nproto\r\n:3\r\n".to_vec(),
             ["INFO", "server"] => bulk(b"run_id:one\r\n"),
             ["INFO", ..] => bulk(b"master_replid:first\r\n"),
-            ["SET" | "DEL", name, ..] if !self.accepts(name) => b"-MOVED 1 127.0.0.1:1\r\n".to_vec(),
+            ["SET" | "DEL", name, ..] if !self.accepts(name) => {
+                b"-MOVED 1 127.0.0.1:1\r\n".to_vec()
+            }
             ["MGET", names @ ..] => self.values(names),
             ["DEL" | "EVALSHA" | "EVAL", ..] => b":1\r\n".to_vec(),
             _ => b"+OK\r\n".to_vec(),

@@ -23,7 +23,8 @@ impl TlsCluster {
         let mut servers: Vec<RedisServer> = Vec::new();
         for _ in 0..3 {
             let bus = test_support::redis_server::free_port().to_string();
-            let mut how = RedisOptions::with_args(&["--cluster-enabled", "yes", "--tls-cluster", "yes"]);
+            let mut how =
+                RedisOptions::with_args(&["--cluster-enabled", "yes", "--tls-cluster", "yes"]);
             how.args.extend(["--cluster-port".to_owned(), bus]);
             if name.parse::<std::net::IpAddr>().is_err() {
                 how.args.extend(["--cluster-announce-hostname".to_owned(), name.to_owned()]);
@@ -84,7 +85,12 @@ pub struct TlsSentinelGroup {
 impl TlsSentinelGroup {
     pub fn start() -> TlsSentinelGroup {
         let address = "127.0.0.1";
-        let how = RedisOptions::with_args(&["--tls-replication", "yes", "--repl-diskless-sync-delay", "0"]);
+        let how = RedisOptions::with_args(&[
+            "--tls-replication",
+            "yes",
+            "--repl-diskless-sync-delay",
+            "0",
+        ]);
         let master = RedisServer::start(with_shared_ca(how.clone(), address, None));
         let port = master.port().to_string();
         let mut follows = how;

@@ -1,20 +1,19 @@
 //! The store on every supported Redis topology, while servers fail and slots move. The tests start
 //! real redis-server processes on free ports and stop them at the end.
 
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::tls_redis::{TlsCluster, TlsSentinelGroup};
 use data_encoding::HEXLOWER;
 use doorward::clock::{Clock, UnixMillis};
 use doorward::secret::random_bytes;
 use doorward::session::{EndReason, SessionId, SessionKey, UserTag};
 use doorward::store::{Advice, CommitOutcome, Durability, RedisSettings, Slot, Store, Unavailable};
-use test_support::redis_fleet::{Cluster, SentinelGroup, query, eventually};
+use test_support::redis_fleet::{Cluster, SentinelGroup, eventually, query};
 use test_support::redis_server::{RedisOptions, RedisServer};
-use crate::tls_redis::{TlsCluster, TlsSentinelGroup};
 use tokio::task::JoinSet;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -235,7 +234,8 @@ async fn logins_succeed_and_block_no_loads_while_replicas_are_missing() {
 
 #[tokio::test]
 async fn an_evicting_redis_is_reported() {
-    let server = RedisServer::start(RedisOptions::with_args(&["--maxmemory-policy", "allkeys-lru"]));
+    let server =
+        RedisServer::start(RedisOptions::with_args(&["--maxmemory-policy", "allkeys-lru"]));
     is_advised(&server.settings(), Advice::Eviction).await;
 }
 
@@ -517,11 +517,17 @@ async fn failovers_by_sentinels_need_no_restart() {
 
     let chosen = watched.force_failover();
     println!("the master is {chosen}");
-    println!("after a change: {:?}", wait_until_available(&store, &probe, Duration::from_secs(5)).await);
+    println!(
+        "after a change: {:?}",
+        wait_until_available(&store, &probe, Duration::from_secs(5)).await
+    );
     eventually_writes(&store, chosen).await;
     let chosen = watched.kill_master();
     println!("the master is {chosen}");
-    println!("after a loss: {:?}", wait_until_available(&store, &probe, Duration::from_secs(2)).await);
+    println!(
+        "after a loss: {:?}",
+        wait_until_available(&store, &probe, Duration::from_secs(2)).await
+    );
     eventually_writes(&store, chosen).await;
     // Invalidation works with the new master.
     wait_until_cached(&store, &probe).await;
@@ -718,7 +724,11 @@ async fn a_login_waits_for_a_migrating_slot(cluster: &Cluster, store: &Store) {
     let slot = slot_of(cluster, &first.tag);
     let (from, to) = (cluster.owner(slot), cluster.other_primary(slot));
     cluster.begin_migration(slot, from, to);
-    assert_eq!(cluster.move_keys(slot, from, to, 1), 1, "a record and an index, of which one moved");
+    assert_eq!(
+        cluster.move_keys(slot, from, to, 1),
+        1,
+        "a record and an index, of which one moved"
+    );
     let begun = Instant::now();
     let error = create(store, &second).await.expect_err("the slot is migrating");
     let gave_up = begun.elapsed();
@@ -734,7 +744,10 @@ async fn a_login_waits_for_a_migrating_slot(cluster: &Cluster, store: &Store) {
     let (created, ()) = tokio::join!(create(store, &second), stopped);
     server.resume();
     let error = created.expect_err("the slot is migrating").0;
-    assert!(error.contains("is moving these sessions"), "although a command was in flight: {error}");
+    assert!(
+        error.contains("is moving these sessions"),
+        "although a command was in flight: {error}"
+    );
     let waiting = tokio::spawn({
         let store = store.clone();
         async move { create(&store, &second).await }
@@ -757,7 +770,8 @@ async fn a_login_waits_for_a_migrating_slot(cluster: &Cluster, store: &Store) {
 async fn a_slot_moves_under_load(cluster: &Cluster, store: &Store, users: &[UserTag]) {
     let working = Worker::start(store, users, false);
     eventually("all users have sessions", || {
-        let sizes = cluster.servers.iter().filter_map(|one| query::<usize>(one.port(), &["DBSIZE"]));
+        let sizes =
+            cluster.servers.iter().filter_map(|one| query::<usize>(one.port(), &["DBSIZE"]));
         sizes.sum::<usize>() > 400
     });
     for tag in &users[..5] {
@@ -767,7 +781,8 @@ async fn a_slot_moves_under_load(cluster: &Cluster, store: &Store, users: &[User
         cluster.move_keys(slot, from, to, 5);
         // Some keys of the user have moved, and each can still be read.
         let held: Vec<String> =
-            query(from, &["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "100"]).expect("an answer");
+            query(from, &["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "100"])
+                .expect("an answer");
         assert!(!held.is_empty());
         let cutoff = store.user_cutoff(tag).await.expect("single keys are readable");
         assert_eq!(cutoff.at, UnixMillis(0));
@@ -800,7 +815,10 @@ async fn a_primary_fails_under_load(cluster: &mut Cluster, store: &Store, users:
     let slot = slot_of(cluster, &probe.tag);
     let global_slot = cluster.slot("dw:everyone");
     cluster.kill_primary(slot);
-    println!("after a loss: {:?}", wait_until_available(store, &probe, Duration::from_secs(2)).await);
+    println!(
+        "after a loss: {:?}",
+        wait_until_available(store, &probe, Duration::from_secs(2)).await
+    );
     assert!(store.revoke_all_users(UnixMillis(7)).await.is_ok(), "slot {global_slot}");
     let (book, failed) = working.stop().await;
     println!("a primary failed: {} sessions, {failed} failed", book.len());

@@ -174,7 +174,10 @@ fn logged_events() -> BTreeMap<String, String> {
 }
 
 fn documented_events(section: &str) -> BTreeMap<String, String> {
-    rows(section).into_iter().map(|row| (row[0].trim_matches('`').to_owned(), row[1].clone())).collect()
+    rows(section)
+        .into_iter()
+        .map(|row| (row[0].trim_matches('`').to_owned(), row[1].clone()))
+        .collect()
 }
 
 #[test]

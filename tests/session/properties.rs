@@ -8,9 +8,10 @@ use doorward::clock::UnixMillis;
 use doorward::secret::{KeyRing, random_bytes, sha256};
 use doorward::session::record::{Offer, RecordError, Superseded};
 use doorward::session::{
-    DecisionInput, Change, ClientContext, RiskRequirement, EndReason, Identity, RevocationCutoff, OnReuse, Outcome, Record,
-    Refusal, RoutePolicy, SessionId, SessionKey, SessionPolicy, SessionFacts, Successor, RotationTiming, Token,
-    TokenError, UserTag, Verdict, decide, rotate_after_action,
+    Change, ClientContext, DecisionInput, EndReason, Identity, OnReuse, Outcome, Record, Refusal,
+    RevocationCutoff, RiskRequirement, RotationTiming, RoutePolicy, SessionFacts, SessionId,
+    SessionKey, SessionPolicy, Successor, Token, TokenError, UserTag, Verdict, decide,
+    rotate_after_action,
 };
 use proptest::prelude::*;
 
@@ -392,7 +393,8 @@ fn a_token_stays_due_until_its_successor_is_presented() {
         Outcome::Admit(offered) => offered,
         Outcome::Refuse(why) => panic!("{why:?}"),
     };
-    let at_once = offered(server.request(&first, Request { timing: RotationTiming::Now, ..Request::home() }));
+    let at_once =
+        offered(server.request(&first, Request { timing: RotationTiming::Now, ..Request::home() }));
     assert_eq!(at_once, None, "too young to rotate, but due");
     server.wait(60);
     let at_once = offered(server.request(&first, Request::home()));
@@ -411,7 +413,8 @@ fn a_sensitive_action_halves_the_grace_period() {
         // Used for long enough that a crash does not explain an older token.
         server.wait(120);
         server.request(&first, Request::home());
-        let verdict = server.request(&first, Request { timing: RotationTiming::Now, ..Request::home() });
+        let verdict =
+            server.request(&first, Request { timing: RotationTiming::Now, ..Request::home() });
         let Outcome::Admit(Some(second)) = verdict.outcome else { panic!("no successor") };
         server.request(&second, Request::home());
         server.wait(seconds);
@@ -478,7 +481,10 @@ fn three_ignored_offers_pass_on_a_route_without_rotation() {
     }
     let never = Request { timing: RotationTiming::Never, ..Request::home() };
     assert_eq!(refusal(&server.request(&ignoring, never)), None);
-    assert_eq!(refusal(&server.request(&ignoring, Request::home())), Some(Refusal::RotationIgnored));
+    assert_eq!(
+        refusal(&server.request(&ignoring, Request::home())),
+        Some(Refusal::RotationIgnored)
+    );
 }
 
 #[test]
@@ -620,7 +626,11 @@ fn a_stricter_route_refuses_there_and_ends_nothing() {
         server.wait(1);
         assert_eq!(refusal(&server.request(&token, strict())), Some(Refusal::Reauthenticate));
         assert_eq!(server.record.last_active, before.last_active, "a refusal is not activity");
-        assert_eq!(refusal(&server.request(&token, Request::home())), None, "other routes admit it");
+        assert_eq!(
+            refusal(&server.request(&token, Request::home())),
+            None,
+            "other routes admit it"
+        );
     }
 }
 
@@ -635,7 +645,9 @@ fn s2_two_encodings_of_one_token_get_one_successor() {
     let other_encoding = server.request(&token, Request::home());
     let Outcome::Admit(Some(first)) = offered.outcome else { panic!("the first offer") };
     match other_encoding.outcome {
-        Outcome::Admit(Some(second)) => assert_eq!(second, first, "another one could never be confirmed"),
+        Outcome::Admit(Some(second)) => {
+            assert_eq!(second, first, "another one could never be confirmed")
+        }
         Outcome::Admit(None) => panic!("an honest client gets no successor"),
         Outcome::Refuse(why) => panic!("an honest client was refused: {why:?}"),
     }
@@ -677,9 +689,16 @@ fn attack_with_the_keys_and_the_source_makes_no_live_token() {
         let parsed = Token::parse(&server.keys, text.as_bytes());
         assert!(parsed.is_ok(), "the attacker can compute the MAC");
         let why = refusal(&server.request(&forged, Request::home()));
-        assert!(matches!(why, Some(Refusal::SecretMismatch | Refusal::UnknownGeneration)), "{generation}: {why:?}");
+        assert!(
+            matches!(why, Some(Refusal::SecretMismatch | Refusal::UnknownGeneration)),
+            "{generation}: {why:?}"
+        );
     }
-    assert_eq!(refusal(&server.request(&mine, Request::home())), None, "the honest session is unaffected");
+    assert_eq!(
+        refusal(&server.request(&mine, Request::home())),
+        None,
+        "the honest session is unaffected"
+    );
 }
 
 #[test]
@@ -691,8 +710,13 @@ fn attack_with_a_copy_of_redis_finds_neither_token_nor_name() {
     let Outcome::Admit(Some(successor)) = verdict.outcome else { panic!("due") };
     let copy = server.sealed.clone();
     assert!(!contains_secret(&copy, &token.secret) && !contains_secret(&copy, &successor.secret));
-    assert!(!contains_secret(&copy, &server.record.current_hash), "not even the hash is in plain text");
-    assert!(!contains(&copy, b"alice") && !contains(&copy, b"192.0.2") && !contains(&copy, b"Firefox"));
+    assert!(
+        !contains_secret(&copy, &server.record.current_hash),
+        "not even the hash is in plain text"
+    );
+    assert!(
+        !contains(&copy, b"alice") && !contains(&copy, b"192.0.2") && !contains(&copy, b"Firefox")
+    );
     let without_keys = KeyRing::generate("elsewhere");
     assert!(Record::open(&without_keys, &server.key, &copy).is_err());
 }
@@ -710,10 +734,14 @@ fn attack_with_the_keys_and_a_copy_of_redis_needs_the_preimage() {
     // Everything that can be derived: the hashes as secrets, and successors of the hashes.
     let from_hash = server.token(&Successor { generation: 0, secret: copy.current_hash });
     let ratcheted = from_hash.successor_secret(root.ratchet(), &offer.salt);
-    let guesses = [(0, copy.current_hash), (1, offer.hash), (1, ratcheted), (1, sha256(&copy.current_hash))];
+    let guesses =
+        [(0, copy.current_hash), (1, offer.hash), (1, ratcheted), (1, sha256(&copy.current_hash))];
     for (generation, secret) in guesses {
         let why = refusal(&server.request(&Successor { generation, secret }, Request::home()));
-        assert!(matches!(why, Some(Refusal::SecretMismatch | Refusal::UnknownGeneration)), "{why:?}");
+        assert!(
+            matches!(why, Some(Refusal::SecretMismatch | Refusal::UnknownGeneration)),
+            "{why:?}"
+        );
     }
 }
 
@@ -736,8 +764,11 @@ fn attack_by_writing_to_redis_a_swap_does_not_open() {
     let server = Server::new(usual());
     let (victim, own) = (server.key, Server::key_of(&server.keys, "mallory"));
     let token = Token::new(server.keys.signing_key().0, own, 0, random_bytes());
-    let record =
-        Record { identity: identity("mallory"), current_hash: token.hash(), ..server.record.clone() };
+    let record = Record {
+        identity: identity("mallory"),
+        current_hash: token.hash(),
+        ..server.record.clone()
+    };
     let sealed = record.seal(&server.keys, &own);
     assert!(Record::open(&server.keys, &own, &sealed).is_ok());
     let same_user = SessionKey { tag: victim.tag, id: own.id };
@@ -784,7 +815,11 @@ fn attack_with_a_stolen_cookie_victim_first_is_detected() {
     let stolen = server.first.clone();
     let fresh = server.rotated(&stolen);
     server.wait(29);
-    assert_eq!(refusal(&server.request(&stolen, Request::away())), None, "within the grace period, without a cookie");
+    assert_eq!(
+        refusal(&server.request(&stolen, Request::away())),
+        None,
+        "within the grace period, without a cookie"
+    );
     server.wait(1);
     assert_eq!(refusal(&server.request(&stolen, Request::away())), Some(Refusal::Theft));
     assert_eq!(server.ended, Some(EndReason::Theft));
@@ -973,7 +1008,8 @@ impl Server {
         self.now = self.now.plus(self.policy.rotate_after());
         let mut fresh = cookie.clone();
         for _ in 0..2 {
-            let verdict = self.request(&fresh, Request { context: from.clone(), ..Request::home() });
+            let verdict =
+                self.request(&fresh, Request { context: from.clone(), ..Request::home() });
             store_cookie(&mut fresh, &verdict);
         }
         assert_eq!(self.record.generation, cookie.generation + 1);
@@ -1120,7 +1156,18 @@ fn case() -> impl Strategy<Value = ArbitraryCase> {
     (token, time, offer, durations, route).prop_map(|(token, time, offer, durations, route)| {
         let (presented, flags, timing, salt, reuse) = token;
         let (times, back) = time;
-        ArbitraryCase { presented, times, back, flags, offer, durations, route, timing, salt, reuse }
+        ArbitraryCase {
+            presented,
+            times,
+            back,
+            flags,
+            offer,
+            durations,
+            route,
+            timing,
+            salt,
+            reuse,
+        }
     })
 }
 

@@ -1,6 +1,5 @@
 //! One suite of rules for every store, and the rules of specific stores.
 
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -8,10 +7,10 @@ use doorward::clock::{Clock, UnixMillis};
 use doorward::secret::random_bytes;
 use doorward::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
 use doorward::store::{
-    CommitOutcome, MAX_LISTED, Loaded, OpenError, RedisSettings, Slot, Store, Unavailable,
+    CommitOutcome, Loaded, MAX_LISTED, OpenError, RedisSettings, Slot, Store, Unavailable,
 };
-use test_support::redis_server::{RedisOptions, RedisServer};
 use tempfile::TempDir;
+use test_support::redis_server::{RedisOptions, RedisServer};
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
@@ -188,8 +187,11 @@ async fn every_rule_holds_on_a_cluster() {
 }
 
 async fn an_unknown_session_is_absent(store: Store) {
-    let absent =
-        Loaded { slot: Slot::Absent, touched: UnixMillis(0), user_cutoff: RevocationCutoff::default() };
+    let absent = Loaded {
+        slot: Slot::Absent,
+        touched: UnixMillis(0),
+        user_cutoff: RevocationCutoff::default(),
+    };
     assert_eq!(load(&store, &key()).await, absent);
     assert_eq!(store.user_cutoff(&user()).await, Ok(RevocationCutoff::default()));
     assert_eq!(listed(&store, &user()).await, []);
@@ -433,7 +435,11 @@ async fn a_listing_stops_at_its_limit(store: Store) {
     let found = listed(&store, &tag).await;
     assert_eq!((found.len(), found[0]), (MAX_LISTED, newest.id));
     assert!(!found.contains(&oldest.id));
-    assert_eq!(store.find_session(|id| *id == oldest.id).await, Ok(Some(oldest)), "it is still live");
+    assert_eq!(
+        store.find_session(|id| *id == oldest.id).await,
+        Ok(Some(oldest)),
+        "it is still live"
+    );
     assert_eq!(store.find_session(|id| *id == key().id).await, Ok(None));
 }
 
@@ -472,7 +478,11 @@ async fn the_global_cutoff_never_moves_back(store: Store) {
 async fn a_lost_global_cutoff_is_restored_unchanged(store: Store) {
     for (restored, cutoff) in [(7, 7), (3, 7), (9, 9)] {
         store.restore_global_cutoff(UnixMillis(restored)).await.expect("available");
-        assert_eq!(store.global_cutoff().await, Ok(UnixMillis(cutoff)), "no newer session is revoked");
+        assert_eq!(
+            store.global_cutoff().await,
+            Ok(UnixMillis(cutoff)),
+            "no newer session is revoked"
+        );
     }
 }
 
@@ -497,7 +507,11 @@ async fn a_user_history_swaps_only_from_its_current_bytes(store: Store) {
     assert_eq!(history(&store, &tag).await, None);
     assert_eq!(swap(Some(b"x"), b"first\0").await, CommitOutcome::Conflict);
     assert_eq!(swap(None, b"first\0\xff").await, CommitOutcome::Swapped);
-    assert_eq!(swap(None, b"first\0\xff").await, CommitOutcome::Swapped, "a retry of the same call");
+    assert_eq!(
+        swap(None, b"first\0\xff").await,
+        CommitOutcome::Swapped,
+        "a retry of the same call"
+    );
     assert_eq!(swap(None, b"second").await, CommitOutcome::Conflict);
     assert_eq!(swap(Some(b"first"), b"second").await, CommitOutcome::Conflict);
     assert_eq!(history(&store, &tag).await.as_deref(), Some(b"first\0\xff".as_slice()));
@@ -525,7 +539,10 @@ async fn a_user_history_and_sessions_are_independent(store: Store) {
     store.revoke_user(&key.tag, NOW, None).await.expect("available");
     store.end(&key, EndReason::Theft, NOW, LATER).await.expect("available");
     assert_eq!(history(&store, &key.tag).await.as_deref(), Some(b"history".as_slice()));
-    store.swap_user_history(&key.tag, Some(b"history"), b"another", LATER).await.expect("available");
+    store
+        .swap_user_history(&key.tag, Some(b"history"), b"another", LATER)
+        .await
+        .expect("available");
     let loaded = load(&store, &key).await;
     assert_eq!(loaded.slot, Slot::Ended { reason: EndReason::Theft, at: NOW });
     assert_eq!(loaded.user_cutoff.at, NOW);
@@ -534,12 +551,19 @@ async fn a_user_history_and_sessions_are_independent(store: Store) {
 async fn an_oversized_user_history_is_rejected(store: Store) {
     let tag = user();
     for sealed in [&[][..], &[7; 16 * 1024 + 1]] {
-        assert!(store.swap_user_history(&tag, None, sealed, LATER).await.is_err(), "{}", sealed.len());
+        assert!(
+            store.swap_user_history(&tag, None, sealed, LATER).await.is_err(),
+            "{}",
+            sealed.len()
+        );
     }
     let longest = [7; 16 * 1024];
     let swapped = store.swap_user_history(&tag, None, &longest, LATER).await;
     assert_eq!(swapped, Ok(CommitOutcome::Swapped));
-    assert_eq!(store.swap_user_history(&tag, Some(&longest), b"short", LATER).await, Ok(CommitOutcome::Swapped));
+    assert_eq!(
+        store.swap_user_history(&tag, Some(&longest), b"short", LATER).await,
+        Ok(CommitOutcome::Swapped)
+    );
 }
 
 async fn workers_share_one_store(store: Store) {
@@ -711,7 +735,10 @@ mod redis_only {
             let tag = data_encoding::HEXLOWER.encode(&key.tag.0);
             let id = data_encoding::HEXLOWER.encode(&key.id.0);
             let of_session = ["s", "t"].map(|kind| format!("dw:{kind}:{{{tag}}}:{id}"));
-            store.swap_user_history(&key.tag, None, b"history", forget_at).await.expect("available");
+            store
+                .swap_user_history(&key.tag, None, b"history", forget_at)
+                .await
+                .expect("available");
             let of_user = ["u", "m"].map(|kind| format!("dw:{kind}:{{{tag}}}"));
             for name in of_session.into_iter().chain(of_user) {
                 let left = server.command(&["PTTL", &name]);
@@ -850,7 +877,8 @@ mod redis_only {
 
     #[tokio::test]
     async fn tls_requires_the_right_authority_and_client_certificate() {
-        let (server, other) = (RedisServer::start(RedisOptions::tls()), RedisServer::start(RedisOptions::tls()));
+        let (server, other) =
+            (RedisServer::start(RedisOptions::tls()), RedisServer::start(RedisOptions::tls()));
         let mut stranger = server.settings();
         stranger.ca = other.settings().ca;
         let mut anonymous = server.settings();
@@ -911,7 +939,10 @@ mod file_only {
         let soon = UnixMillis(NOW.0 + 1_000);
         for (key, forget_at) in [(&short, soon), (&long, LATER)] {
             store.create(key, b"a", NOW, forget_at).await.expect("available");
-            store.swap_user_history(&key.tag, None, b"history", forget_at).await.expect("available");
+            store
+                .swap_user_history(&key.tag, None, b"history", forget_at)
+                .await
+                .expect("available");
         }
         clock.advance(Duration::from_secs(3_700));
         for _ in 0..64 {

@@ -224,7 +224,8 @@ async fn write_on(store: Store, mut rng: SeededRng, begun: Instant) {
                 print("ended", &key, 0);
             }
             1 => {
-                let cutoff = store.revoke_user(&key.tag, created, None).await.expect("revoked").cutoff;
+                let cutoff =
+                    store.revoke_user(&key.tag, created, None).await.expect("revoked").cutoff;
                 print("revoked", &key, cutoff.at.0);
             }
             _ => {}

@@ -8,7 +8,9 @@ use aws_lc_rs::hmac;
 use doorward::clock::{Clock, UnixMillis};
 use doorward::secret::KeyRing;
 use doorward::session::{EndReason, SessionId};
-use doorward::telemetry::audit::{AuditFileError, AuditFinding, Head, VerifyOptions, FileReport, Verifier, verify};
+use doorward::telemetry::audit::{
+    AuditFileError, AuditFinding, FileReport, Head, Verifier, VerifyOptions, verify,
+};
 use doorward::telemetry::events::EventContext;
 use doorward::telemetry::{AuditLog, SessionEvent};
 use proptest::prelude::*;
@@ -104,7 +106,8 @@ fn a_log_with_a_modified_end_is_not_continued() {
     installation.run(1);
     let changed = installation.text().replace("alice", "mallo");
     std::fs::write(installation.path("audit.jsonl"), changed).expect("written");
-    let refused = AuditLog::open(installation.path("audit.jsonl"), installation.key(), Clock::System);
+    let refused =
+        AuditLog::open(installation.path("audit.jsonl"), installation.key(), Clock::System);
     assert!(matches!(refused, Err(AuditFileError::Changed { .. })), "{refused:?}");
 }
 
@@ -112,7 +115,8 @@ fn a_log_with_a_modified_end_is_not_continued() {
 fn a_second_process_cannot_open_the_log() {
     let installation = Installation::new();
     let first = installation.open();
-    let second = AuditLog::open(installation.path("audit.jsonl"), installation.key(), Clock::System);
+    let second =
+        AuditLog::open(installation.path("audit.jsonl"), installation.key(), Clock::System);
     assert!(matches!(second, Err(AuditFileError::InUse { .. })), "{second:?}");
     first.close();
 }
@@ -127,8 +131,8 @@ fn a_rotated_log_continues_in_a_new_file() {
     wait_until(|| installation.path("audit.jsonl").exists());
     audit.record(SessionEvent::Ended(EndReason::Logout), &alice(), UnixMillis(2));
     audit.close();
-    let whole =
-        std::fs::read_to_string(installation.path("audit.1")).expect("the old log") + &installation.text();
+    let whole = std::fs::read_to_string(installation.path("audit.1")).expect("the old log")
+        + &installation.text();
     let report = verify(whole.as_bytes(), &installation.key(), &[]).expect("memory");
     assert_eq!((report.lines, report.findings), (3, vec![]));
     let report = installation.report();
@@ -185,7 +189,8 @@ fn the_file_is_readable_by_its_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let installation = Installation::new();
     installation.run(1);
-    let mode = std::fs::metadata(installation.path("audit.jsonl")).expect("there").permissions().mode();
+    let mode =
+        std::fs::metadata(installation.path("audit.jsonl")).expect("there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
 
@@ -195,8 +200,8 @@ fn verify_finds_changed_removed_and_truncated_lines() {
     installation.run(4);
     let whole = installation.text();
     let verify = |more: &[&str]| {
-        let output =
-            installation.doorward(&[&["verify", "audit.jsonl", "--keys", "keys.toml"], more].concat());
+        let output = installation
+            .doorward(&[&["verify", "audit.jsonl", "--keys", "keys.toml"], more].concat());
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
     assert_eq!(verify(&[]), (Some(0), "audit.jsonl: intact: lines 1 to 5\n".to_owned()));
@@ -213,7 +218,10 @@ fn verify_finds_changed_removed_and_truncated_lines() {
     lines.remove(2);
     std::fs::write(installation.path("audit.jsonl"), lines.join("\n") + "\n").expect("written");
     let (code, text) = verify(&[]);
-    assert!(code == Some(1) && text.contains("line 3: 1 lines before this line are missing"), "{text}");
+    assert!(
+        code == Some(1) && text.contains("line 3: 1 lines before this line are missing"),
+        "{text}"
+    );
 
     std::fs::write(installation.path("audit.jsonl"), whole.replacen("alice", "carol", 1))
         .expect("written");
@@ -237,7 +245,11 @@ fn rotated() -> Installation {
     installation
 }
 
-fn verify_files(installation: &Installation, files: &[&str], more: &[&str]) -> (Option<i32>, String) {
+fn verify_files(
+    installation: &Installation,
+    files: &[&str],
+    more: &[&str],
+) -> (Option<i32>, String) {
     let arguments = [&["verify", "--keys", "keys.toml"], files, more].concat();
     let output = installation.doorward(&arguments);
     (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
@@ -269,7 +281,8 @@ fn verify_checks_the_first_line_of_a_later_file() {
     let installation = rotated();
     let changed = installation.text().replacen("alice", "mallo", 1);
     std::fs::write(installation.path("audit.jsonl"), changed).expect("written");
-    let (code, text) = verify_files(&installation, &["audit.2", "audit.1", "audit.jsonl"], &["--json"]);
+    let (code, text) =
+        verify_files(&installation, &["audit.2", "audit.1", "audit.jsonl"], &["--json"]);
     let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!((code, &report["intact"]), (Some(1), &false.into()), "{text}");
     let finding = "line 1: changed, or moved here from elsewhere";
@@ -304,7 +317,11 @@ fn verify_finds_a_deleted_log_with_a_kept_head() {
     std::fs::write(installation.path("heads"), &head).expect("written");
     std::fs::remove_file(installation.path("audit.jsonl")).expect("removed");
     installation.run(1);
-    assert_eq!(verify_files(&installation, &["audit.jsonl"], &[]).0, Some(0), "a deletion needs a head");
+    assert_eq!(
+        verify_files(&installation, &["audit.jsonl"], &[]).0,
+        Some(0),
+        "a deletion needs a head"
+    );
     let (code, text) = verify_files(&installation, &["audit.jsonl"], &["--heads", "heads"]);
     assert!(code == Some(1) && text.contains("line number 3 of the chain"), "{text}");
     let head = String::from_utf8(head).expect("text");
@@ -323,8 +340,10 @@ fn an_unverifiable_last_line_is_not_continued() {
             "{{\"event.action\":\"x\",\"doorward.chain\":\"c\",\"doorward.seq\":{seq},\"doorward.mac\":\"{mac}\"}}\n"
         );
         for before in ["", "torn\n"] {
-            std::fs::write(installation.path("audit.jsonl"), before.to_owned() + &line).expect("written");
-            let refused = AuditLog::open(installation.path("audit.jsonl"), installation.key(), Clock::System);
+            std::fs::write(installation.path("audit.jsonl"), before.to_owned() + &line)
+                .expect("written");
+            let refused =
+                AuditLog::open(installation.path("audit.jsonl"), installation.key(), Clock::System);
             assert!(matches!(refused, Err(AuditFileError::Changed { .. })), "{seq}: {refused:?}");
         }
     }
@@ -350,12 +369,14 @@ fn a_log_moved_away_while_stopped_starts_a_new_chain() {
     std::fs::write(installation.path("heads"), head.stdout).expect("written");
     std::fs::rename(installation.path("audit.jsonl"), installation.path("audit.1")).expect("moved");
     installation.run(1);
-    let (code, text) = verify_files(&installation, &["audit.jsonl", "audit.1"], &["--heads", "heads"]);
+    let (code, text) =
+        verify_files(&installation, &["audit.jsonl", "audit.1"], &["--heads", "heads"]);
     assert!(code == Some(0) && text.contains("a new chain starts"), "{text}");
     let old = std::fs::read_to_string(installation.path("audit.1")).expect("the old log");
     let kept: Vec<&str> = old.lines().take(2).collect();
     std::fs::write(installation.path("audit.1"), kept.join("\n") + "\n").expect("written");
-    let (code, text) = verify_files(&installation, &["audit.jsonl", "audit.1"], &["--heads", "heads"]);
+    let (code, text) =
+        verify_files(&installation, &["audit.jsonl", "audit.1"], &["--heads", "heads"]);
     assert!(code == Some(1) && text.contains("the end is cut off: line number 3"), "{text}");
 }
 
@@ -374,7 +395,8 @@ fn seven() -> &'static (String, hmac::Key, Head) {
 /// Verifies a log that starts at line `from`.
 fn verify_from(from: u64, text: &[u8]) -> Vec<AuditFinding> {
     let (_, key, head) = seven();
-    let known = VerifyOptions { heads: vec![head.clone()], first_seq: from, ..VerifyOptions::default() };
+    let known =
+        VerifyOptions { heads: vec![head.clone()], first_seq: from, ..VerifyOptions::default() };
     let mut verifier = Verifier::new(key, &known);
     let mut findings = verifier.file(text).expect("memory").findings;
     findings.extend(verifier.finish());

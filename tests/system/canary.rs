@@ -1,6 +1,5 @@
 //! Secrets never reach the log of the real program, even at trace level.
 
-
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,9 +8,9 @@ use doorward::secret::KeyRing;
 use doorward::session::Token;
 use http::StatusCode;
 
+use crate::program::Program;
 use test_support::browser::Browser;
 use test_support::gateway::{PASSWORD, Setup, configuration, prepare_directory, session_route};
-use crate::program::Program;
 use test_support::upstream::Upstream;
 
 fn start(upstream: SocketAddr) -> Program {
@@ -71,7 +70,9 @@ async fn no_secret_reaches_the_log() {
     let page = alice.navigate("/.doorward/sessions").await;
     secrets.push(page.form_field("csrf"));
     let mut attacker = Browser::at_address(address, &ca).with_token(&first);
-    while attacker.send("GET", "/", &[("user-agent", "attacker")], "").await.status == StatusCode::OK {
+    while attacker.send("GET", "/", &[("user-agent", "attacker")], "").await.status
+        == StatusCode::OK
+    {
         assert!(Instant::now() < deadline, "the superseded token is rejected");
     }
     assert_eq!(alice.fetch("/").await.json()["reason"], "theft");

@@ -12,9 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::program::{Program, command};
 use test_support::browser::{Browser, SESSION};
 use test_support::gateway::{Gateway, Setup, configuration, prepare_directory, session_route};
-use crate::program::{Program, command};
 use test_support::upstream::Upstream;
 
 // doorward sessions
@@ -28,7 +28,8 @@ struct Fixture {
 impl Fixture {
     async fn start() -> Fixture {
         let upstream = Upstream::start().await;
-        let gateway = Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
+        let gateway =
+            Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
         Fixture { _upstream: upstream, gateway }
     }
 
@@ -76,7 +77,11 @@ async fn reason(browser: &mut Browser) -> String {
 #[tokio::test]
 async fn sessions_list_prints_every_session_as_text_and_json() {
     let fixture = Fixture::start().await;
-    assert_eq!(fixture.sessions(&["list"]).expect_success(), "", "an empty list has no heading in a pipe");
+    assert_eq!(
+        fixture.sessions(&["list"]).expect_success(),
+        "",
+        "an empty list has no heading in a pipe"
+    );
     assert_eq!(fixture.listed(&[]), Vec::<Value>::new());
     let (_alice, _bob) = (fixture.log_in("alice").await, fixture.log_in("bob").await);
     let (alice, bob) = (fixture.handle("alice"), fixture.handle("bob"));
@@ -90,7 +95,8 @@ async fn sessions_list_prints_every_session_as_text_and_json() {
         (2, &[&*alice, "alice"][..], &[&*bob, "bob"][..])
     );
     assert!(lines[0][2].ends_with('Z') && lines[0][4] == "127.0.0.1", "{text}");
-    let users: Vec<Value> = fixture.listed(&[]).into_iter().map(|row| row["user"].clone()).collect();
+    let users: Vec<Value> =
+        fixture.listed(&[]).into_iter().map(|row| row["user"].clone()).collect();
     assert!(users.len() == 2 && users.contains(&"alice".into()), "{users:?}");
     assert_eq!(fixture.listed(&["--user", "zoë"]), Vec::<Value>::new());
 }
@@ -124,9 +130,15 @@ async fn sessions_revoke_ends_only_the_selected_sessions() {
     let (mut desk, mut bob) = (fixture.log_in("alice").await, fixture.log_in("bob").await);
     let handle = fixture.handle("alice");
     let mut phone = fixture.log_in("alice").await;
-    assert_eq!(fixture.sessions(&["revoke", &handle]).expect_success(), format!("revoked {handle}\n"));
+    assert_eq!(
+        fixture.sessions(&["revoke", &handle]).expect_success(),
+        format!("revoked {handle}\n")
+    );
     assert_eq!((&*reason(&mut desk).await, &*reason(&mut phone).await), ("revoked", "admitted"));
-    assert_eq!(fixture.sessions(&["revoke", "--user", "alice"]).expect_success(), "revoked alice\n");
+    assert_eq!(
+        fixture.sessions(&["revoke", "--user", "alice"]).expect_success(),
+        "revoked alice\n"
+    );
     assert_eq!((&*reason(&mut phone).await, &*reason(&mut bob).await), ("revoked", "admitted"));
     let json = fixture.sessions(&["revoke", "--all", "--json"]).expect_success();
     assert_eq!(serde_json::from_str::<Value>(&json).expect("JSON")["revoked"], "all");
@@ -151,7 +163,11 @@ async fn sessions_accept_only_a_complete_handle() {
         ),
     ] {
         for verb in ["show", "revoke"] {
-            assert_eq!(fixture.sessions(&[verb, name]).expect_failure(), (1, wanted.clone()), "{verb} {name}");
+            assert_eq!(
+                fixture.sessions(&[verb, name]).expect_failure(),
+                (1, wanted.clone()),
+                "{verb} {name}"
+            );
         }
     }
     for odd in ["", " ", "../revoke?all=1", "a b", "a\nb", "?", "#", "é", "%00"] {
@@ -189,7 +205,8 @@ fn sessions_without_a_gateway_report_the_socket() {
     let left_over = empty.path().join("left-over.sock");
     drop(std::os::unix::net::UnixListener::bind(&left_over).expect("a socket"));
     for socket in ["none.sock", "left-over.sock"] {
-        let output = command(empty.path(), &["sessions", "--socket", socket, "revoke", "--all"], "");
+        let output =
+            command(empty.path(), &["sessions", "--socket", socket, "revoke", "--all"], "");
         let (code, why) = output.expect_failure();
         assert_eq!(code, 1);
         let start = format!("doorward: {socket}: no gateway listens on this socket");
@@ -224,8 +241,7 @@ impl Demo {
     fn browser(&self) -> Browser {
         let port = self.word("https://localhost:").parse().expect("a port");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut browser =
-            Browser::at_address(address, Path::new(self.word("continue, or trust")));
+        let mut browser = Browser::at_address(address, Path::new(self.word("continue, or trust")));
         browser.host = "localhost".to_owned();
         browser
     }
@@ -463,8 +479,8 @@ fn check_and_run_accept_the_generated_files() {
 
     let made = run(&["certs", "dev", "--host", "wiki.localhost"], "").expect_success();
     assert!(made.contains("certs/doorward.pem") && made.contains("certs/ca.pem"), "{made}");
-    let added =
-        run(&["user", "add", "alice", "--password-stdin"], "correct horse battery\n").expect_success();
+    let added = run(&["user", "add", "alice", "--password-stdin"], "correct horse battery\n")
+        .expect_success();
     assert_eq!(added, "", "no message in a pipe");
     let good = run(&["check"], "").expect_success();
     assert!(good.ends_with("config/doorward.toml: valid: 1 route, 0 warnings\n"), "{good}");
@@ -520,9 +536,18 @@ fn missing_and_unknown_commands_are_usage_errors() {
         assert_eq!((code, why.contains("Usage: doorward")), (2, true), "{wrong:?} {why}");
     }
     let help = command(home.path(), &["--help"], "").expect_success();
-    for name in
-        ["run", "demo", "check", "explain", "print-config", "user", "keys", "sessions", "signals", "certs"]
-    {
+    for name in [
+        "run",
+        "demo",
+        "check",
+        "explain",
+        "print-config",
+        "user",
+        "keys",
+        "sessions",
+        "signals",
+        "certs",
+    ] {
         assert!(help.contains(&format!("\n  {name} ")), "{name}: {help}");
     }
     assert!(!help.contains("replay"), "{help}");

@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use doorward::config::{
-    Config, LogFormat, LogLevel, Memory, ConfigError, StoreLocation, RenderStyle, KeyDefault, known_keys,
+    Config, ConfigError, KeyDefault, LogFormat, LogLevel, Memory, RenderStyle, StoreLocation,
+    known_keys,
 };
 use doorward::route::BodyLimits;
 use proptest::prelude::*;
@@ -109,7 +110,8 @@ fn no_message_format_shows_a_password_in_a_url() {
         assert!(text.contains("hunter2"), "{file}");
         let problems = parse(&text).expect_err("rejected");
         let json = problems.diagnostics[0].json().to_string();
-        let forms = [problems.render(RenderStyle::Plain), problems.render(RenderStyle::Terminal), json];
+        let forms =
+            [problems.render(RenderStyle::Plain), problems.render(RenderStyle::Terminal), json];
         for form in forms.into_iter().chain([format!("{problems:?}")]) {
             assert!(!form.contains("hunter2") && form.len() > 20, "{form}");
         }
@@ -180,9 +182,15 @@ fn check_verifies_the_notify_secret_and_program() {
     assert_eq!(check(good, [0o600, 0o755]), "");
     assert_eq!(check(good, [0o640, 0o700]), "");
     let output = check(good, [0o604, 0o755]);
-    assert!(output.contains(":2: ") && output.contains("may read or write this secret"), "{output}");
+    assert!(
+        output.contains(":2: ") && output.contains("may read or write this secret"),
+        "{output}"
+    );
     let output = check("hunter2", [0o600, 0o755]);
-    assert!(output.contains("does not begin with whsec_") && !output.contains("hunter2"), "{output}");
+    assert!(
+        output.contains("does not begin with whsec_") && !output.contains("hunter2"),
+        "{output}"
+    );
     let output = check(good, [0o600, 0o644]);
     assert!(output.contains(":3: ") && output.contains("is not executable"), "{output}");
     let output = check(good, [0o600, 0o777]);

@@ -109,7 +109,10 @@ fn verdicts_have_the_names_of_the_access_log() {
 #[test]
 fn reauthentication_names_the_limit_that_was_reached() {
     let stale = explained("https://wiki.test/admin", Some([60, 0, 7]));
-    assert_eq!(stale.why, "the session is valid, but its last login is 7m old; this route allows 5m");
+    assert_eq!(
+        stale.why,
+        "the session is valid, but its last login is 7m old; this route allows 5m"
+    );
     let idle = explained("https://wiki.test/admin", Some([60, 12, 4]));
     assert_eq!(
         idle.why,
@@ -126,7 +129,10 @@ fn auth_age_methods_limit_reauthentication_to_methods() {
     assert!(read.route.expect("a route").limits.contains(&asked));
     let write = explained_for(http::Method::POST, "https://wiki.test/bank", old);
     assert_eq!(write.verdict, "reauthenticate");
-    assert_eq!(write.why, "the session is valid, but its last login is 7m old; this route allows 5m");
+    assert_eq!(
+        write.why,
+        "the session is valid, but its last login is 7m old; this route allows 5m"
+    );
 }
 
 #[test]
@@ -283,7 +289,10 @@ fn a_location_change_is_scored_with_the_geoip_databases() {
     assert_eq!(told["why"], why);
     let watched = moved("monitor", true, &thief);
     assert_eq!((&watched["verdict"], &watched["signals"]["score"]), (&"admit".into(), &95.into()));
-    assert_eq!(watched["signals"]["in_enforce"], "an event, and no further request before reauthentication");
+    assert_eq!(
+        watched["signals"]["in_enforce"],
+        "an event, and no further request before reauthentication"
+    );
 }
 
 #[test]

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use clap::{Args, Command, FromArgMatches};
 use doorward::cli::{keys, user};
 use doorward::clock::{Clock, UnixMillis};
-use doorward::identity::users_file_editor::UsersFileEditor;
 use doorward::identity::throttle::{LoginLimits, Rate};
+use doorward::identity::users_file_editor::UsersFileEditor;
 use doorward::identity::{
-    LoginOutcome, ChangeKind, Cost, Credential, Directory, PasswordLogin, PasswordSettings, UsersError,
+    ChangeKind, Cost, Credential, Directory, LoginOutcome, PasswordLogin, PasswordSettings,
+    UsersError,
 };
 use doorward::secret::{KeyRing, sha256};
 use doorward::session::Identity;
@@ -73,7 +74,12 @@ fn login_over(directory: Arc<Directory>, settings: PasswordSettings) -> Arc<Pass
 fn open_settings(concurrent_hashes: usize) -> PasswordSettings {
     let free = Rate::new(1_000_000, Duration::from_nanos(1));
     PasswordSettings {
-        limits: LoginLimits { network: free, pair: free, failures: u32::MAX, pause_max: Duration::ZERO },
+        limits: LoginLimits {
+            network: free,
+            pair: free,
+            failures: u32::MAX,
+            pause_max: Duration::ZERO,
+        },
         concurrent_hashes: NonZeroUsize::new(concurrent_hashes).expect("one or more"),
         queue_length: 1_000,
         queue_wait: Duration::from_secs(120),
@@ -252,7 +258,10 @@ async fn hashes_run_at_low_priority_and_never_on_all_cores() {
     let attempt = spawn_attempt(&login, "wrong");
     until("the hash runs at low priority", || nice_values().contains(&10)).await;
     assert_eq!(attempt.await.expect("no panic"), LoginOutcome::Refuse);
-    assert_eq!(nice_values().iter().filter(|nice| **nice == normal).count() + 1, nice_values().len());
+    assert_eq!(
+        nice_values().iter().filter(|nice| **nice == normal).count() + 1,
+        nice_values().len()
+    );
 }
 
 /// Returns the nice values of all threads (proc(5), `stat`, field 19).
@@ -279,8 +288,11 @@ fn run_attempts(login: Arc<PasswordLogin>, count: usize) -> Vec<LoginOutcome> {
 #[tokio::test]
 async fn a_full_queue_is_busy_at_once_and_a_queued_attempt_later() {
     let users = Users::with_cost(SLOW);
-    let settings =
-        PasswordSettings { queue_length: 1, queue_wait: Duration::from_millis(100), ..open_settings(1) };
+    let settings = PasswordSettings {
+        queue_length: 1,
+        queue_wait: Duration::from_millis(100),
+        ..open_settings(1)
+    };
     let login = users.login(settings);
     let first = spawn_attempt(&login, "right");
     until("the first hash runs", || login.running_hashes() == 1).await;

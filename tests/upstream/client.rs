@@ -13,7 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use doorward::message::Endpoint;
 use doorward::tls::client_config_for_ca;
-use doorward::upstream::{Priority, UpgradeResponse, UpstreamBody, UpstreamError, UpstreamSettings, Upstreams};
+use doorward::upstream::{
+    Priority, UpgradeResponse, UpstreamBody, UpstreamError, UpstreamSettings, Upstreams,
+};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
@@ -129,7 +131,10 @@ fn upstreams() -> TestUpstreams {
 }
 
 fn upstreams_with(settings: UpstreamSettings) -> TestUpstreams {
-    Upstreams::new(settings, &client_config_for_ca(Authority::new().pem().as_bytes()).expect("trust"))
+    Upstreams::new(
+        settings,
+        &client_config_for_ca(Authority::new().pem().as_bytes()).expect("trust"),
+    )
 }
 
 fn request(method: Method, body: TestBody) -> Request<TestBody> {
@@ -192,8 +197,10 @@ async fn one_connection_carries_consecutive_exchanges() {
     within(async {
         let upstreams = upstreams();
         for expected in ["ok", "", "ok", "", "ok"] {
-            let response =
-                upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("a response");
+            let response = upstreams
+                .send(Priority::Authenticated, upstream.only(), get())
+                .await
+                .expect("a response");
             assert_eq!(text(response).await, expected);
         }
         assert_eq!(upstream.accepted(), 1);
@@ -208,8 +215,10 @@ async fn a_response_to_head_has_no_body_whatever_its_length() {
         let upstreams = upstreams();
         for _ in 0..2 {
             let request = request(Method::HEAD, empty());
-            let response =
-                upstreams.send(Priority::Authenticated, upstream.only(), request).await.expect("a response");
+            let response = upstreams
+                .send(Priority::Authenticated, upstream.only(), request)
+                .await
+                .expect("a response");
             assert_eq!(response.headers()["content-length"], "5");
             assert_eq!(text(response).await, "");
         }
@@ -233,7 +242,10 @@ async fn the_request_is_sent_in_origin_form_with_its_host() {
     within(async {
         let mut request = get();
         *request.uri_mut() = "https://app.test/path?query".parse().expect("uri");
-        upstreams().send(Priority::Authenticated, upstream.only(), request).await.expect("a response");
+        upstreams()
+            .send(Priority::Authenticated, upstream.only(), request)
+            .await
+            .expect("a response");
         let head = received.recv().await.expect("head");
         assert_eq!(head, "GET /path?query HTTP/1.1\r\nhost: app.test\r\n\r\n");
     })
@@ -255,7 +267,10 @@ async fn a_connection_with_an_unread_response_is_closed() {
     .await;
     within(async {
         let upstreams = upstreams();
-        let response = upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("a response");
+        let response = upstreams
+            .send(Priority::Authenticated, upstream.only(), get())
+            .await
+            .expect("a response");
         let mut body = response.into_body();
         frame(&mut body).await.expect("frame").expect("first half");
         let silence = tokio::time::timeout(Duration::from_millis(20), frame(&mut body)).await;
@@ -285,11 +300,15 @@ async fn an_early_response_closes_the_connection() {
     within(async {
         let upstreams = upstreams();
         let (_feeding, body) = fed();
-        let early =
-            upstreams.send(Priority::Authenticated, upstream.only(), request(Method::POST, body)).await;
+        let early = upstreams
+            .send(Priority::Authenticated, upstream.only(), request(Method::POST, body))
+            .await;
         assert_eq!(text(early.expect("early answer")).await, "ok");
         assert_eq!(received.recv().await, Some("closed"));
-        let next = upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("a response");
+        let next = upstreams
+            .send(Priority::Authenticated, upstream.only(), get())
+            .await
+            .expect("a response");
         assert_eq!((text(next).await.as_str(), upstream.accepted()), ("ok", 2));
     })
     .await;
@@ -308,8 +327,10 @@ async fn a_second_response_in_the_same_bytes_is_discarded() {
     within(async {
         let upstreams = upstreams();
         for _ in 0..3 {
-            let response =
-                upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("a response");
+            let response = upstreams
+                .send(Priority::Authenticated, upstream.only(), get())
+                .await
+                .expect("a response");
             assert_eq!(text(response).await, "ok");
         }
         assert_eq!(upstream.accepted(), 2);
@@ -354,11 +375,17 @@ async fn an_idle_connection_that_receives_bytes_is_closed() {
     .await;
     within(async {
         let upstreams = upstreams();
-        let first = upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("a response");
+        let first = upstreams
+            .send(Priority::Authenticated, upstream.only(), get())
+            .await
+            .expect("a response");
         assert_eq!(text(first).await, "ok");
         assert_eq!(received.recv().await, Some("answered"));
         assert_eq!(received.recv().await, Some("closed"));
-        let second = upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("a response");
+        let second = upstreams
+            .send(Priority::Authenticated, upstream.only(), get())
+            .await
+            .expect("a response");
         assert_eq!((text(second).await.as_str(), upstream.accepted()), ("ok", 2));
     })
     .await;
@@ -380,7 +407,10 @@ async fn an_expired_idle_connection_is_closed_by_the_sweep() {
     within(async {
         let idle_timeout = Duration::from_millis(20);
         let upstreams = upstreams_with(UpstreamSettings { idle_timeout, ..Default::default() });
-        let response = upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("a response");
+        let response = upstreams
+            .send(Priority::Authenticated, upstream.only(), get())
+            .await
+            .expect("a response");
         assert_eq!(text(response).await, "ok");
         assert_eq!(received.recv().await, Some("closed"));
     })
@@ -391,7 +421,10 @@ async fn an_expired_idle_connection_is_closed_by_the_sweep() {
 async fn an_expired_idle_connection_is_never_reused() {
     let upstream = Upstream::answering(OK).await;
     let exchange = async |upstreams: &TestUpstreams| {
-        let response = upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("a response");
+        let response = upstreams
+            .send(Priority::Authenticated, upstream.only(), get())
+            .await
+            .expect("a response");
         assert_eq!(text(response).await, "ok");
     };
     within(async {
@@ -434,8 +467,10 @@ async fn a_reader_that_stops_at_the_known_end_keeps_the_connection() {
     within(async {
         let upstreams = upstreams();
         for _ in 0..6 {
-            let response =
-                upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("a response");
+            let response = upstreams
+                .send(Priority::Authenticated, upstream.only(), get())
+                .await
+                .expect("a response");
             let mut body = response.into_body();
             let mut ended = body.is_end_stream();
             while !ended {
@@ -454,7 +489,13 @@ async fn an_exchange_can_run_in_its_own_task() {
     within(async {
         let (upstreams, endpoints) = (upstreams(), upstream.only().to_vec());
         let exchange = tokio::spawn(async move {
-            text(upstreams.send(Priority::Authenticated, &endpoints, get()).await.expect("a response")).await
+            text(
+                upstreams
+                    .send(Priority::Authenticated, &endpoints, get())
+                    .await
+                    .expect("a response"),
+            )
+            .await
         });
         assert_eq!(exchange.await.expect("task"), "ok");
     })
@@ -505,7 +546,10 @@ async fn error_of(kind: Kind, upstream: &Upstream) -> Option<UpstreamError> {
         Kind::Head => request(Method::HEAD, empty()),
         Kind::Post => post("order=1"),
         Kind::Upgrade => {
-            return upstreams.send_upgrade(Priority::Authenticated, upstream.only(), upgrade()).await.err();
+            return upstreams
+                .send_upgrade(Priority::Authenticated, upstream.only(), upgrade())
+                .await
+                .err();
         }
     };
     upstreams.send(Priority::Authenticated, upstream.only(), request).await.err()
@@ -576,8 +620,10 @@ async fn a_response_in_single_bytes_keeps_its_connection() {
     within(async {
         let upstreams = upstreams();
         for _ in 0..3 {
-            let response =
-                upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("a response");
+            let response = upstreams
+                .send(Priority::Authenticated, upstream.only(), get())
+                .await
+                .expect("a response");
             assert!(response.headers().get("link").is_none());
             let body = response.into_body().collect().await.expect("whole body");
             assert_eq!(body.trailers().expect("trailers")["sum"], "7");
@@ -607,11 +653,17 @@ async fn a_response_to_a_partial_request_prevents_reuse() {
         // More than the buffers of both sockets hold.
         let value = "a".repeat(32 << 20).parse().expect("a value");
         long.headers_mut().insert("x-long", value);
-        let response = upstreams.send(Priority::Authenticated, upstream.only(), long).await.expect("a response");
+        let response = upstreams
+            .send(Priority::Authenticated, upstream.only(), long)
+            .await
+            .expect("a response");
         assert_eq!((text(response).await.as_str(), received.recv().await), ("ok", Some(1)));
         let mut next = get();
         next.headers_mut().insert("x-short", "a".repeat(64).parse().expect("a value"));
-        let response = upstreams.send(Priority::Authenticated, upstream.only(), next).await.expect("a response");
+        let response = upstreams
+            .send(Priority::Authenticated, upstream.only(), next)
+            .await
+            .expect("a response");
         assert_eq!((text(response).await.as_str(), received.recv().await), ("ok", Some(2)));
     })
     .await;
@@ -627,8 +679,10 @@ async fn a_response_without_length_ends_with_its_connection() {
     within(async {
         let upstreams = upstreams();
         for number in 1..=2 {
-            let response =
-                upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("a response");
+            let response = upstreams
+                .send(Priority::Authenticated, upstream.only(), get())
+                .await
+                .expect("a response");
             assert_eq!((text(response).await.as_str(), upstream.accepted()), ("ok", number));
         }
     })
@@ -651,8 +705,10 @@ async fn both_connection_types_share_one_limit() {
     within(async {
         let upstreams = single_connection(Duration::from_secs(10));
         for (number, request) in [(1, get()), (2, post("order=1")), (3, get())] {
-            let response =
-                upstreams.send(Priority::Authenticated, upstream.only(), request).await.expect("a response");
+            let response = upstreams
+                .send(Priority::Authenticated, upstream.only(), request)
+                .await
+                .expect("a response");
             assert_eq!((text(response).await.as_str(), upstream.accepted()), ("ok", number));
             if number > 1 {
                 assert_eq!(received.recv().await, Some(number - 1), "the other type was closed");
@@ -728,8 +784,10 @@ async fn a_get_is_retried_when_a_reused_connection_breaks() {
     within(async {
         let upstreams = upstreams();
         for _ in 0..2 {
-            let response =
-                upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("a response");
+            let response = upstreams
+                .send(Priority::Authenticated, upstream.only(), get())
+                .await
+                .expect("a response");
             assert_eq!(text(response).await, "ok");
         }
         assert_eq!((upstream.accepted(), requests.load(Ordering::SeqCst)), (2, 3));
@@ -744,11 +802,15 @@ async fn a_post_is_never_retried_when_its_connection_breaks() {
         let upstream = closing_on_second(Arc::clone(&requests)).await;
         within(async {
             let upstreams = upstreams();
-            let first =
-                upstreams.send(Priority::Authenticated, upstream.only(), post(body)).await.expect("a response");
+            let first = upstreams
+                .send(Priority::Authenticated, upstream.only(), post(body))
+                .await
+                .expect("a response");
             assert_eq!(text(first).await, "ok");
-            let error =
-                upstreams.send(Priority::Authenticated, upstream.only(), post(body)).await.expect_err("error");
+            let error = upstreams
+                .send(Priority::Authenticated, upstream.only(), post(body))
+                .await
+                .expect_err("error");
             assert!(matches!(error, UpstreamError::ConnectionTerminated(_)), "{error:?}");
             assert_eq!((upstream.accepted(), requests.load(Ordering::SeqCst)), (1, 2));
         })
@@ -768,9 +830,15 @@ async fn a_get_is_not_retried_after_an_invalid_response() {
     .await;
     within(async {
         let upstreams = upstreams();
-        let first = upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("a response");
+        let first = upstreams
+            .send(Priority::Authenticated, upstream.only(), get())
+            .await
+            .expect("a response");
         assert_eq!(text(first).await, "ok");
-        let error = upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect_err("error");
+        let error = upstreams
+            .send(Priority::Authenticated, upstream.only(), get())
+            .await
+            .expect_err("error");
         assert_eq!((error.proxy_status(), upstream.accepted()), ("http_protocol_error", 1));
     })
     .await;
@@ -783,8 +851,10 @@ async fn a_get_is_not_retried_when_a_new_connection_breaks() {
     })
     .await;
     within(async {
-        let error =
-            upstreams().send(Priority::Authenticated, upstream.only(), get()).await.expect_err("error");
+        let error = upstreams()
+            .send(Priority::Authenticated, upstream.only(), get())
+            .await
+            .expect_err("error");
         assert!(matches!(error, UpstreamError::ConnectionTerminated(_)), "{error:?}");
         assert_eq!((error.status(), upstream.accepted()), (StatusCode::BAD_GATEWAY, 1));
     })
@@ -808,15 +878,20 @@ async fn a_post_avoids_a_connection_that_closed_while_idle() {
         within(async {
             let upstreams = upstreams();
             let endpoints = [endpoint("http", "127.0.0.1", port)];
-            let first = upstreams.send(Priority::Authenticated, &endpoints, post(body)).await.expect("a response");
+            let first = upstreams
+                .send(Priority::Authenticated, &endpoints, post(body))
+                .await
+                .expect("a response");
             assert_eq!(text(first).await, "ok");
             close.send(()).expect("sent");
             is_closed.recv().expect("closed");
             // tokio polls its sockets once, so it observes the close only after the request is
             // sent.
             tokio::task::yield_now().await;
-            let second =
-                upstreams.send(Priority::Authenticated, &endpoints, post(body)).await.expect("a response");
+            let second = upstreams
+                .send(Priority::Authenticated, &endpoints, post(body))
+                .await
+                .expect("a response");
             assert_eq!(text(second).await, "ok");
         })
         .await;
@@ -844,8 +919,10 @@ fn answer_blocking(listener: &std::net::TcpListener, body: usize) -> std::net::T
 #[tokio::test]
 async fn a_refused_connection_is_a_502() {
     within(async {
-        let error =
-            upstreams().send(Priority::Authenticated, &[unreachable().await], get()).await.expect_err("error");
+        let error = upstreams()
+            .send(Priority::Authenticated, &[unreachable().await], get())
+            .await
+            .expect_err("error");
         assert_eq!(error, UpstreamError::ConnectionRefused);
         assert_eq!(
             (error.status(), error.proxy_status()),
@@ -861,8 +938,10 @@ async fn a_name_that_does_not_resolve_is_a_dns_error() {
         let nowhere = [endpoint("http", "no-such-host.invalid", 80)];
         let settings =
             UpstreamSettings { connect_timeout: Duration::from_secs(15), ..Default::default() };
-        let error =
-            upstreams_with(settings).send(Priority::Authenticated, &nowhere, get()).await.expect_err("error");
+        let error = upstreams_with(settings)
+            .send(Priority::Authenticated, &nowhere, get())
+            .await
+            .expect_err("error");
         assert_eq!(error.proxy_status(), "dns_error", "{error:?}");
     })
     .await;
@@ -884,7 +963,10 @@ async fn a_response_timeout_is_a_504_and_closes_the_connection() {
     within(async {
         let response_timeout = Duration::from_millis(50);
         let upstreams = upstreams_with(UpstreamSettings { response_timeout, ..Default::default() });
-        let error = upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect_err("error");
+        let error = upstreams
+            .send(Priority::Authenticated, upstream.only(), get())
+            .await
+            .expect_err("error");
         assert_eq!(error, UpstreamError::ResponseTimeout);
         assert_eq!(error.status(), StatusCode::GATEWAY_TIMEOUT);
         assert_eq!(received.recv().await, Some("closed"));
@@ -896,8 +978,10 @@ async fn a_response_timeout_is_a_504_and_closes_the_connection() {
 async fn an_upstream_that_does_not_speak_http_is_a_protocol_error() {
     let upstream = Upstream::answering(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").await;
     within(async {
-        let error =
-            upstreams().send(Priority::Authenticated, upstream.only(), get()).await.expect_err("error");
+        let error = upstreams()
+            .send(Priority::Authenticated, upstream.only(), get())
+            .await
+            .expect_err("error");
         assert_eq!(error.proxy_status(), "http_protocol_error", "{error:?}");
     })
     .await;
@@ -911,7 +995,8 @@ async fn a_truncated_response_is_an_error_of_its_body() {
     })
     .await;
     within(async {
-        let response = upstreams().send(Priority::Authenticated, upstream.only(), get()).await.expect("head");
+        let response =
+            upstreams().send(Priority::Authenticated, upstream.only(), get()).await.expect("head");
         let error = response.into_body().collect().await.expect_err("cut short");
         assert!(matches!(error, UpstreamError::ConnectionTerminated(_)), "{error:?}");
     })
@@ -939,8 +1024,10 @@ async fn a_failed_request_body_is_attributed_to_the_client() {
             feeding.send(Err(io::ErrorKind::InvalidData.into())).await.expect("fed");
         };
         let request = request(Method::POST, body);
-        let (answer, ()) =
-            tokio::join!(upstreams.send(Priority::Authenticated, upstream.only(), request), breaking);
+        let (answer, ()) = tokio::join!(
+            upstreams.send(Priority::Authenticated, upstream.only(), request),
+            breaking
+        );
         let error = answer.expect_err("error");
         assert_eq!((&error, error.status()), (&UpstreamError::ClientBody, StatusCode::BAD_REQUEST));
         assert_eq!(received.recv().await, Some("closed"));
@@ -954,8 +1041,10 @@ async fn an_unsolicited_101_is_rejected() {
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n";
     let upstream = Upstream::answering(switching).await;
     within(async {
-        let error =
-            upstreams().send(Priority::Authenticated, upstream.only(), get()).await.expect_err("error");
+        let error = upstreams()
+            .send(Priority::Authenticated, upstream.only(), get())
+            .await
+            .expect_err("error");
         assert_eq!(error.proxy_status(), "http_protocol_error", "{error:?}");
     })
     .await;
@@ -973,8 +1062,12 @@ async fn a_request_above_the_limit_waits_for_a_connection() {
     let upstream = Upstream::answering(OK).await;
     within(async {
         let upstreams = single_connection(Duration::from_secs(10));
-        let held = upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("a response");
-        let mut waiting = std::pin::pin!(upstreams.send(Priority::Authenticated, upstream.only(), get()));
+        let held = upstreams
+            .send(Priority::Authenticated, upstream.only(), get())
+            .await
+            .expect("a response");
+        let mut waiting =
+            std::pin::pin!(upstreams.send(Priority::Authenticated, upstream.only(), get()));
         let early = tokio::time::timeout(Duration::from_millis(20), waiting.as_mut()).await;
         assert!(early.is_err(), "above the limit");
         assert_eq!(text(held).await, "ok");
@@ -997,12 +1090,15 @@ async fn slow_anonymous_bodies_leave_a_quarter_of_the_connections() {
         });
         let mut held = Vec::new();
         for _ in 0..3 {
-            held.push(upstreams.send(Priority::Anonymous, upstream.only(), get()).await.expect("room"));
+            held.push(
+                upstreams.send(Priority::Anonymous, upstream.only(), get()).await.expect("room"),
+            );
         }
         let error =
             upstreams.send(Priority::Anonymous, upstream.only(), get()).await.expect_err("full");
         assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
-        let known = upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("room");
+        let known =
+            upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("room");
         assert_eq!(text(known).await, "ok");
         held.pop();
         upstreams.send(Priority::Anonymous, upstream.only(), get()).await.expect("room again");
@@ -1015,8 +1111,14 @@ async fn a_request_that_waits_too_long_for_a_permit_is_a_503() {
     let upstream = Upstream::answering(OK).await;
     within(async {
         let upstreams = single_connection(Duration::from_millis(20));
-        let _held = upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("a response");
-        let error = upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect_err("error");
+        let _held = upstreams
+            .send(Priority::Authenticated, upstream.only(), get())
+            .await
+            .expect("a response");
+        let error = upstreams
+            .send(Priority::Authenticated, upstream.only(), get())
+            .await
+            .expect_err("error");
         assert_eq!(error, UpstreamError::ConnectionLimit);
         assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
     })
@@ -1041,8 +1143,9 @@ async fn request_and_response_bodies_stream_independently() {
     within(async {
         let (feeding, body) = fed();
         let upstreams = upstreams();
-        let response =
-            upstreams.send(Priority::Authenticated, upstream.only(), request(Method::POST, body)).await;
+        let response = upstreams
+            .send(Priority::Authenticated, upstream.only(), request(Method::POST, body))
+            .await;
         let mut body = response.expect("head").into_body();
         let first = frame(&mut body).await.expect("frame").expect("data").into_data();
         assert_eq!(first.expect("data"), "ping");
@@ -1064,8 +1167,10 @@ async fn response_trailers_are_forwarded_and_the_connection_kept() {
         for _ in 0..2 {
             let mut request = get();
             request.headers_mut().insert("te", http::HeaderValue::from_static("trailers"));
-            let response =
-                upstreams.send(Priority::Authenticated, upstream.only(), request).await.expect("a response");
+            let response = upstreams
+                .send(Priority::Authenticated, upstream.only(), request)
+                .await
+                .expect("a response");
             let body = response.into_body().collect().await.expect("body");
             let sum = body.trailers().and_then(|trailers: &HeaderMap| trailers.get("sum"));
             assert_eq!(sum.expect("trailer"), "7");
@@ -1098,8 +1203,10 @@ async fn a_101_opens_a_tunnel_without_losing_early_bytes() {
     .await;
     within(async {
         let upstreams = upstreams();
-        let switch =
-            upstreams.send_upgrade(Priority::Authenticated, upstream.only(), upgrade()).await.expect("a response");
+        let switch = upstreams
+            .send_upgrade(Priority::Authenticated, upstream.only(), upgrade())
+            .await
+            .expect("a response");
         let UpgradeResponse::Switched(response, pending) = switch else { panic!("no tunnel") };
         assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
         let mut tunnel = pending.open().await.expect("tunnel");
@@ -1171,7 +1278,10 @@ async fn a_declined_upgrade_is_a_response_without_reuse() {
 async fn an_h2c_upstream_cannot_open_a_tunnel() {
     let upstream = http2(Arc::new(Barrier::new(1))).await;
     within(async {
-        let error = upstreams().send_upgrade(Priority::Authenticated, upstream.only(), upgrade()).await.err();
+        let error = upstreams()
+            .send_upgrade(Priority::Authenticated, upstream.only(), upgrade())
+            .await
+            .err();
         assert_eq!(error, Some(UpstreamError::UpgradeUnsupported));
     })
     .await;
@@ -1212,8 +1322,8 @@ async fn h2c_requests_share_one_connection_concurrently() {
     let upstream = http2(Arc::new(Barrier::new(TOGETHER))).await;
     within(async {
         let upstreams = upstreams();
-        let kind =
-            (0..TOGETHER).map(|_| upstreams.send(Priority::Authenticated, upstream.only(), post("order=1")));
+        let kind = (0..TOGETHER)
+            .map(|_| upstreams.send(Priority::Authenticated, upstream.only(), post("order=1")));
         for response in futures_util::future::join_all(kind).await {
             assert_eq!(text(response.expect("a response")).await, "app.test 7");
         }
@@ -1245,8 +1355,10 @@ async fn a_closed_http2_connection_is_replaced() {
     within(async {
         let upstreams = upstreams();
         for _ in 0..4 {
-            let response =
-                upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("a response");
+            let response = upstreams
+                .send(Priority::Authenticated, upstream.only(), get())
+                .await
+                .expect("a response");
             assert_eq!(text(response).await, "ok");
         }
         assert!(upstream.accepted() > 1);
@@ -1327,7 +1439,10 @@ async fn an_http2_body_that_outlives_its_response_keeps_its_permit() {
         let upstreams = single_connection(Duration::from_millis(50));
         let (feeder, body) = fed();
         let upload = request(Method::POST, body);
-        let answer = upstreams.send(Priority::Authenticated, upstream.only(), upload).await.expect("a response");
+        let answer = upstreams
+            .send(Priority::Authenticated, upstream.only(), upload)
+            .await
+            .expect("a response");
         assert_eq!(text(answer).await, "xx");
         let other = upstreams.send(Priority::Authenticated, upstream.only(), get()).await;
         assert_eq!(other.expect_err("no place"), UpstreamError::ConnectionLimit);
@@ -1370,7 +1485,10 @@ async fn surplus_idle_http2_connections_are_closed() {
         let mut closed = [received.recv().await, received.recv().await];
         closed.sort_unstable();
         assert_eq!(closed, [Some(2), Some(3)]);
-        let again = upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("a response");
+        let again = upstreams
+            .send(Priority::Authenticated, upstream.only(), get())
+            .await
+            .expect("a response");
         assert_eq!(text(again).await, "xx");
         assert_eq!(upstream.accepted(), 3, "the first one is kept");
     })
@@ -1436,8 +1554,10 @@ async fn an_https_upstream_is_verified_and_alpn_selects_http2() {
             let upstream = authority.upstream("localhost", protocol).await;
             let upstreams = TestUpstreams::new(UpstreamSettings::default(), &tls);
             for _ in 0..2 {
-                let response =
-                    upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect("a response");
+                let response = upstreams
+                    .send(Priority::Authenticated, upstream.only(), get())
+                    .await
+                    .expect("a response");
                 assert_eq!(text(response).await, answer);
             }
             assert_eq!(upstream.accepted(), 1);
@@ -1455,8 +1575,10 @@ async fn a_wrong_certificate_name_or_authority_is_rejected() {
         for (host, tls) in [("127.0.0.1", &known), ("localhost", &unknown)] {
             let upstream = authority.upstream(host, "http/1.1").await;
             let upstreams = TestUpstreams::new(UpstreamSettings::default(), tls);
-            let error =
-                upstreams.send(Priority::Authenticated, upstream.only(), get()).await.expect_err("error");
+            let error = upstreams
+                .send(Priority::Authenticated, upstream.only(), get())
+                .await
+                .expect_err("error");
             assert!(matches!(error, UpstreamError::TlsCertificate(_)), "{error:?}");
             assert_eq!(error.proxy_status(), "tls_certificate_error");
         }
@@ -1472,7 +1594,10 @@ async fn a_cleartext_upstream_behind_https_is_a_tls_error() {
     })
     .await;
     within(async {
-        let error = upstreams().send(Priority::Authenticated, plain.only(), get()).await.expect_err("error");
+        let error = upstreams()
+            .send(Priority::Authenticated, plain.only(), get())
+            .await
+            .expect_err("error");
         assert_eq!(error.proxy_status(), "tls_protocol_error", "{error:?}");
     })
     .await;
@@ -1491,9 +1616,11 @@ async fn endpoints_rotate_and_a_busy_one_is_avoided() {
             upstreams.send(Priority::Authenticated, &both, get()).await.expect("a response"),
         ];
         assert_eq!((one.accepted(), two.accepted()), (1, 1));
-        let busy = upstreams.send(Priority::Authenticated, one.only(), get()).await.expect("a response");
+        let busy =
+            upstreams.send(Priority::Authenticated, one.only(), get()).await.expect("a response");
         let [first, second] = held;
-        let spared = upstreams.send(Priority::Authenticated, &both, get()).await.expect("a response");
+        let spared =
+            upstreams.send(Priority::Authenticated, &both, get()).await.expect("a response");
         assert_eq!((one.accepted(), two.accepted()), (2, 2));
         for response in [first, second, busy, spared] {
             assert_eq!(text(response).await, "ok");
@@ -1509,11 +1636,16 @@ async fn a_refusing_endpoint_is_skipped_without_losing_a_request() {
     within(async {
         let upstreams = upstreams();
         for _ in 0..4 {
-            let response =
-                upstreams.send(Priority::Authenticated, &both, post("order=1")).await.expect("a response");
+            let response = upstreams
+                .send(Priority::Authenticated, &both, post("order=1"))
+                .await
+                .expect("a response");
             drop(response);
         }
-        let error = upstreams.send(Priority::Authenticated, &[unreachable().await, unreachable().await], get()).await.err();
+        let error = upstreams
+            .send(Priority::Authenticated, &[unreachable().await, unreachable().await], get())
+            .await
+            .err();
         assert_eq!(error, Some(UpstreamError::ConnectionRefused));
     })
     .await;
@@ -1530,7 +1662,8 @@ async fn an_unreachable_endpoint_is_not_retried_during_its_cooldown() {
     within(async {
         let upstreams = upstreams();
         for _ in 0..6 {
-            let response = upstreams.send(Priority::Authenticated, &both, get()).await.expect("a response");
+            let response =
+                upstreams.send(Priority::Authenticated, &both, get()).await.expect("a response");
             assert_eq!(text(response).await, "ok");
         }
         assert_eq!((broken.accepted(), live.accepted()), (1, 1));

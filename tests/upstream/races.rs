@@ -95,12 +95,15 @@ async fn after_unseen(
         respond(&mut second, body.len(), "second");
     });
     let upstreams = upstreams();
-    let first = upstreams.send(Priority::Authenticated, &endpoints, request(method.clone(), "/", body)).await;
+    let first = upstreams
+        .send(Priority::Authenticated, &endpoints, request(method.clone(), "/", body))
+        .await;
     assert_eq!(text(first.expect("answer")).await, "first");
     go.send(()).expect("told");
     is_done.recv().expect("done");
     // Loopback delivers before write and close return, so no wait is needed.
-    Ok(text(upstreams.send(Priority::Authenticated, &endpoints, request(method, "/", body)).await?).await)
+    Ok(text(upstreams.send(Priority::Authenticated, &endpoints, request(method, "/", body)).await?)
+        .await)
 }
 
 #[tokio::test]
@@ -220,7 +223,8 @@ async fn second_of_two(port: u16, method: Method, body: &'static str) -> Result<
         .await
         .expect("answer");
     assert_eq!(text(first).await, "");
-    text(upstreams.send(Priority::Authenticated, &endpoints, request(method, "/", body)).await?).await;
+    text(upstreams.send(Priority::Authenticated, &endpoints, request(method, "/", body)).await?)
+        .await;
     Ok(())
 }
 

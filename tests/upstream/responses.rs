@@ -121,7 +121,11 @@ fn request(method: &Method) -> Request<TestBody> {
     request.body(nothing()).expect("a request")
 }
 
-async fn parsed_by_gateway(upstreams: &Upstreams<TestBody>, to: &[Endpoint], method: &Method) -> Parsed {
+async fn parsed_by_gateway(
+    upstreams: &Upstreams<TestBody>,
+    to: &[Endpoint],
+    method: &Method,
+) -> Parsed {
     match upstreams.send(Priority::Authenticated, to, request(method)).await {
         Ok(response) => collected(response).await,
         Err(_) => Parsed::Nothing,

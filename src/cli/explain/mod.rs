@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::identity::Directory;
 use crate::proxy::{Explanation, Hypothesis, HypotheticalSession, RiskExplanation, explain};
-use crate::risk::{GeoIp, Country};
+use crate::risk::{Country, GeoIp};
 use crate::session::{ClientContext, Identity};
 
 use super::check;
@@ -206,7 +206,8 @@ fn account(users: &Path, user: &str) -> Option<Identity> {
 }
 
 fn render(explanation: &Explanation) -> String {
-    let mut lines = vec![format!("{} https://{}{}", explanation.method, explanation.host, explanation.path)];
+    let mut lines =
+        vec![format!("{} https://{}{}", explanation.method, explanation.host, explanation.path)];
     let mut row = |name: &str, text: &str| lines.push(format!("  {name:<10}{text}"));
     if let Some(route) = &explanation.route {
         row("route", &format!("{} → {}", route.label, route.upstreams.join(", ")));
@@ -247,7 +248,10 @@ fn render(explanation: &Explanation) -> String {
 /// Renders the risk assessment.
 fn render_risk(explanation: &RiskExplanation, row: &mut impl FnMut(&str, &str)) {
     if explanation.signals.is_empty() {
-        return row("signals", &format!("none, nothing is new (this route: {})", explanation.route));
+        return row(
+            "signals",
+            &format!("none, nothing is new (this route: {})", explanation.route),
+        );
     }
     let weighed: Vec<String> =
         explanation.signals.iter().map(|(name, weight)| format!("{name} {weight}")).collect();
@@ -261,7 +265,10 @@ fn render_risk(explanation: &RiskExplanation, row: &mut impl FnMut(&str, &str)) 
     row("here", &explanation.here);
     row("last", &explanation.last);
     row("signals", &weighed.join(", "));
-    row("score", &format!("{} of {}: {}", explanation.score, thresholds.join(", "), explanation.answer));
+    row(
+        "score",
+        &format!("{} of {}: {}", explanation.score, thresholds.join(", "), explanation.answer),
+    );
     row("monitor", explanation.in_monitor);
     row("enforce", explanation.in_enforce);
     row("setting", &format!("signals = \"{}\" on this route", explanation.route));

@@ -38,9 +38,7 @@ fn activity(rules: &ActivityRules) -> Vec<String> {
 pub(super) fn render_request(effects: SessionEffects, row: &mut impl FnMut(&str, &str)) {
     let counts = match (effects.page_counts, effects.fetch_counts) {
         (true, true) => "is activity",
-        (true, false) => {
-            "is activity as a navigation, not as a fetch"
-        }
+        (true, false) => "is activity as a navigation, not as a fetch",
         (false, true) => "is activity as a fetch, not as a navigation",
         (false, false) => "is no activity",
     };

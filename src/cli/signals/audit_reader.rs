@@ -63,7 +63,8 @@ impl<R: BufRead> AuditReader<R> {
             self.reader.skip_until(b'\n')?;
             return Ok(Some((self.number, ParsedLine::Invalid)));
         }
-        let parsed = parse(&bytes).map_or(ParsedLine::Invalid, |line| ParsedLine::Line(Box::new(line)));
+        let parsed =
+            parse(&bytes).map_or(ParsedLine::Invalid, |line| ParsedLine::Line(Box::new(line)));
         Ok(Some((self.number, parsed)))
     }
 }
@@ -126,7 +127,8 @@ impl RawLine {
 
     /// Returns `None` for an unknown signal: the line comes from a newer version.
     fn location_change(&self) -> Option<LocationChange> {
-        let signals = self.signals.iter().map(|name| Signal::from_name(name)).collect::<Option<_>>()?;
+        let signals =
+            self.signals.iter().map(|name| Signal::from_name(name)).collect::<Option<_>>()?;
         Some(LocationChange {
             signals,
             score: self.score?,

@@ -38,10 +38,7 @@ fn settings(report: &Report, text: &mut String) {
 /// Limits of the result.
 fn limitations(report: &Report, text: &mut String) {
     push_line(text, "The audit log is not verified; use `doorward audit verify`.");
-    push_line(
-        text,
-        "Scores below the log_at of that time were not logged and are missing here.",
-    );
+    push_line(text, "Scores below the log_at of that time were not logged and are missing here.");
     let log = report.thresholds.get("log_at").copied().flatten();
     let (Some(log), Some(lowest)) = (log, report.lowest_score) else { return };
     if log < lowest {
@@ -67,7 +64,10 @@ fn counts(report: &Report, text: &mut String) {
         push_line(text, &format!("invalid lines: {invalid_lines}: {positions}{more}"));
     }
     if *after_stop > 0 {
-        push_line(text, &format!("location changes after the session was stopped, not scored: {after_stop}"));
+        push_line(
+            text,
+            &format!("location changes after the session was stopped, not scored: {after_stop}"),
+        );
     }
 }
 
@@ -75,7 +75,8 @@ fn actions(report: &Report, text: &mut String) {
     push_line(text, &format!("\n{:<10}{:>12}{:>14}", "action", "recorded", "simulated"));
     for action in RiskAction::ALL {
         let action = action.as_str();
-        let (recorded, simulated) = (count(&report.recorded, action), count(&report.simulated, action));
+        let (recorded, simulated) =
+            (count(&report.recorded, action), count(&report.simulated, action));
         push_line(text, &format!("{action:<10}{recorded:>12}{simulated:>14}"));
     }
 }

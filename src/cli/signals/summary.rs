@@ -110,7 +110,8 @@ impl<'a> Summary<'a> {
     pub(super) fn new(settings: &'a RiskSettings, absolute: Duration) -> Summary<'a> {
         let Thresholds { log, rotate, reauthenticate, end } = settings.thresholds;
         let thresholds =
-            [("log_at", log), ("rotate_at", rotate), ("login_at", reauthenticate), ("end_at", end)].into();
+            [("log_at", log), ("rotate_at", rotate), ("login_at", reauthenticate), ("end_at", end)]
+                .into();
         Summary {
             settings,
             max_days: absolute.as_secs() / DAY + 2,
@@ -144,7 +145,9 @@ impl<'a> Summary<'a> {
     /// session, such as refused logins, do not count.
     fn record_day(&mut self, line: &AuditLine, day: Date) {
         let counted = ["session.login", "session.location-changed", "session.ended"];
-        if line.user.is_empty() || line.session.is_empty() || !counted.contains(&line.action.as_str())
+        if line.user.is_empty()
+            || line.session.is_empty()
+            || !counted.contains(&line.action.as_str())
         {
             return;
         }
@@ -244,7 +247,12 @@ fn most_affected(users: HashMap<String, ActionCounts>) -> Vec<UserReport> {
         users.into_iter().map(|(user, actions)| UserReport { user, actions }).collect();
     users.sort_by_key(|user| {
         let of = |action: RiskAction| user.actions.get(action.as_str()).copied().unwrap_or(0);
-        let severity = [of(RiskAction::End), of(RiskAction::Reauthenticate), of(RiskAction::Rotate), of(RiskAction::Log)];
+        let severity = [
+            of(RiskAction::End),
+            of(RiskAction::Reauthenticate),
+            of(RiskAction::Rotate),
+            of(RiskAction::Log),
+        ];
         (std::cmp::Reverse(severity), user.user.clone())
     });
     users.truncate(MAX_USERS);

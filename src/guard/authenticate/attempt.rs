@@ -4,22 +4,22 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::clock::UnixMillis;
+use crate::guard::connections::EndSeq;
 use crate::guard::rollback::VerifiedSession;
 use crate::guard::session_cache::CacheEntry;
-use crate::guard::connections::EndSeq;
 use crate::guard::{CloseReason, DenyReason, Guard, event_context};
 use crate::secret::{KeyRing, random_bytes};
 use crate::session::{
-    DecisionInput, Change, EndReason, Identity, RevocationCutoff, Outcome, Record, Refusal, SessionFacts, RotationTiming,
-    Token, Verdict, decide,
+    Change, DecisionInput, EndReason, Identity, Outcome, Record, Refusal, RevocationCutoff,
+    RotationTiming, SessionFacts, Token, Verdict, decide,
 };
 use crate::store::{Loaded, Unavailable};
 use crate::telemetry::SessionEvent;
 
+use super::audited_write::AuditedWrite;
 use super::end_session::{EndSession, is_theft_event};
 use super::risk_assessment::RiskAssessment;
-use super::audited_write::AuditedWrite;
-use super::{AuthenticatedSession, AuthRequest};
+use super::{AuthRequest, AuthenticatedSession};
 
 /// One attempt: load, decide, write.
 pub(super) struct AuthAttempt<'a> {
@@ -57,7 +57,10 @@ impl AuthAttempt<'_> {
     }
 
     /// Runs one attempt; `None` if another request wrote first.
-    pub(super) async fn run(&self, verified_at: Instant) -> Result<Option<AuthenticatedSession>, DenyReason> {
+    pub(super) async fn run(
+        &self,
+        verified_at: Instant,
+    ) -> Result<Option<AuthenticatedSession>, DenyReason> {
         let key = &self.token.key;
         let global_cutoff = self.global_cutoff(verified_at).await?;
         let (loaded, verified, now) = self.load_verified(verified_at).await?;
@@ -76,8 +79,7 @@ impl AuthAttempt<'_> {
         let timing = self.request.timing;
         let mut verdict = self.decide(&record, &facts, now, timing, risk.as_ref());
         if refuses_superseded(&verdict) && self.received_while_stalled(&record) {
-            let again =
-                "the request was received while the gateway was stalled; retry it";
+            let again = "the request was received while the gateway was stalled; retry it";
             return Err(DenyReason::Unavailable(Unavailable(again.to_owned())));
         }
         if let Some(reason) = self.cutoff_reason(&record, &facts, &verdict).await {
@@ -114,7 +116,10 @@ impl AuthAttempt<'_> {
     }
 
     /// Loads and verifies the session. Returns the time after the load as well.
-    async fn load_verified(&self, requested_at: Instant) -> Result<(Loaded, VerifiedSession, UnixMillis), DenyReason> {
+    async fn load_verified(
+        &self,
+        requested_at: Instant,
+    ) -> Result<(Loaded, VerifiedSession, UnixMillis), DenyReason> {
         let (guard, key) = (self.guard, &self.token.key);
         let loaded = guard.store.load(key).await.map_err(|error| self.store_failed(error))?;
         let now = guard.now();
@@ -257,7 +262,10 @@ impl AuthAttempt<'_> {
     }
 
     /// Serves a stale session during an outage if the route allows it.
-    pub(super) fn serve_stale(&self, error: Unavailable) -> Result<AuthenticatedSession, DenyReason> {
+    pub(super) fn serve_stale(
+        &self,
+        error: Unavailable,
+    ) -> Result<AuthenticatedSession, DenyReason> {
         let known = self.stale_session();
         if known.is_none() {
             self.guard.count_refused();
@@ -274,9 +282,13 @@ impl AuthAttempt<'_> {
         let verified_at = cache.confirmed_within(&cached, self.request.serve_stale_for?, now)?;
         let identity = guard.current_identity(&cached.record).ok()?;
         let (touched, user_cutoff) = (cached.touched(), cache.cutoff(&key.tag));
-        let facts = SessionFacts { touched, user_cutoff, global_cutoff: guard.shared.global_cutoff.get() };
+        let facts =
+            SessionFacts { touched, user_cutoff, global_cutoff: guard.shared.global_cutoff.get() };
         let moved = self.assess_risk(&cached.record, &facts, now);
-        match self.decide(&cached.record, &facts, now, RotationTiming::Never, moved.as_ref()).outcome {
+        match self
+            .decide(&cached.record, &facts, now, RotationTiming::Never, moved.as_ref())
+            .outcome
+        {
             Outcome::Refuse(_) => None,
             Outcome::Admit(_) => {
                 guard.count_served_stale();
@@ -320,7 +332,16 @@ impl AuthAttempt<'_> {
                 let (key, end_seq) = (self.token.key, self.end_seq);
                 let token = next.and_then(|next| self.guard.issue_token(self.keys, key, &next));
                 let unasked = false;
-                Ok(AuthenticatedSession { key, identity, record, facts: facts, token, end_seq: end_seq, verified_at: verified_at, stale: unasked })
+                Ok(AuthenticatedSession {
+                    key,
+                    identity,
+                    record,
+                    facts: facts,
+                    token,
+                    end_seq: end_seq,
+                    verified_at: verified_at,
+                    stale: unasked,
+                })
             }
             Outcome::Refuse(_) if ended_elsewhere => {
                 let reason = EndReason::TheftElsewhere;
@@ -337,7 +358,8 @@ impl AuthAttempt<'_> {
     }
 
     fn emit(&self, event: SessionEvent, record: &Record) {
-        let mut context = event_context(&record.identity.user, self.token.key.id, self.request.context);
+        let mut context =
+            event_context(&record.identity.user, self.token.key.id, self.request.context);
         context.other_client = is_theft_event(event).then_some(&record.rotated_from);
         self.guard.shared.emit(event, context);
     }
@@ -365,7 +387,9 @@ fn only_admits(verdict: &Verdict) -> bool {
 fn refuses_superseded(verdict: &Verdict) -> bool {
     let Outcome::Refuse(refusal) = verdict.outcome else { return false };
     match refusal {
-        Refusal::Theft | Refusal::RestoredAfterCrash | Refusal::Superseded => !verdict.refused_by_risk,
+        Refusal::Theft | Refusal::RestoredAfterCrash | Refusal::Superseded => {
+            !verdict.refused_by_risk
+        }
         Refusal::Revoked
         | Refusal::Idle
         | Refusal::Absolute

@@ -10,8 +10,8 @@ use crate::guard::{Guard, event_context};
 use crate::secret::KeyRing;
 use crate::session::notice::{NoticeKind, SecurityNotice};
 use crate::session::{
-    Change, ClientContext, RiskRequirement, EndReason, LocationStatus, Outcome, Record, Refusal, SessionKey,
-    SessionFacts, Verdict,
+    Change, ClientContext, EndReason, LocationStatus, Outcome, Record, Refusal, RiskRequirement,
+    SessionFacts, SessionKey, Verdict,
 };
 use crate::store::Unavailable;
 use crate::telemetry::SessionEvent;
@@ -80,10 +80,14 @@ impl AuditedWrite {
         };
         let (now, session) = (self.guard.now(), self.key.id);
         let oldest = now.minus(self.guard.shared.risk.known_for);
-        if self.before.location_status(&self.client, risk.watch, oldest, now) != LocationStatus::New {
+        if self.before.location_status(&self.client, risk.watch, oldest, now) != LocationStatus::New
+        {
             return;
         }
-        self.guard.update_history_best_effort(self.user_ref(), |history| history.record_location(session, &self.client, passed, now))
+        self.guard
+            .update_history_best_effort(self.user_ref(), |history| {
+                history.record_location(session, &self.client, passed, now)
+            })
             .await;
     }
 

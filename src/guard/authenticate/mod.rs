@@ -1,9 +1,9 @@
 //! Authenticates a request: cookie, record, decision, write.
 
 mod attempt;
+mod audited_write;
 mod end_session;
 mod risk_assessment;
-mod audited_write;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::message::CookieLookup;
 use crate::route::AccessRule;
 use crate::secret::KeyRing;
 use crate::session::{
-    ClientContext, EndReason, Identity, Record, RoutePolicy, SessionKey, SessionFacts, Successor,
-    RotationTiming, Token,
+    ClientContext, EndReason, Identity, Record, RotationTiming, RoutePolicy, SessionFacts,
+    SessionKey, Successor, Token,
 };
 use crate::store::Unavailable;
 use crate::telemetry::SessionEvent;
@@ -73,12 +73,21 @@ impl Guard {
     }
 
     /// Authenticates a request, without an access rule.
-    pub async fn authenticate(&self, request: &AuthRequest<'_>) -> Result<AuthenticatedSession, DenyReason> {
+    pub async fn authenticate(
+        &self,
+        request: &AuthRequest<'_>,
+    ) -> Result<AuthenticatedSession, DenyReason> {
         let keys = self.shared.keys.load_full();
         let token = self.parse_token(&keys, request)?;
         // Taken before the store command, so that a later end closes the connection.
         let end_seq = self.shared.connections.end_seq();
-        let attempt = AuthAttempt { guard: self, keys: &keys, token: &token, request: request, end_seq: end_seq };
+        let attempt = AuthAttempt {
+            guard: self,
+            keys: &keys,
+            token: &token,
+            request: request,
+            end_seq: end_seq,
+        };
         let verified_at = Instant::now();
         if let Some(session) = attempt.try_cached(verified_at).await {
             return Ok(session);
@@ -110,15 +119,32 @@ impl Guard {
     /// must not overwrite a newer one.
     pub async fn is_successor_current(&self, token: &NewToken) -> bool {
         let (keys, requested_at) = (self.shared.keys.load_full(), Instant::now());
-        let Ok(loaded) = self.with_deadline(pin!(self.load_latest(&token.key))).await else { return false };
-        let Ok(verified) = self.verify(&keys, &token.key, loaded, requested_at) else { return false };
+        let Ok(loaded) = self.with_deadline(pin!(self.load_latest(&token.key))).await else {
+            return false;
+        };
+        let Ok(verified) = self.verify(&keys, &token.key, loaded, requested_at) else {
+            return false;
+        };
         let record = verified.record;
         let offered = record.offer.as_ref().is_some_and(|offer| offer.hash == token.hash);
         offered || record.current_hash == token.hash
     }
 
-    fn check_access(&self, request: &AuthRequest<'_>, session: AuthenticatedSession) -> AuthOutcome {
-        let AuthenticatedSession { identity, record, key, facts, token, end_seq, verified_at, stale } = session;
+    fn check_access(
+        &self,
+        request: &AuthRequest<'_>,
+        session: AuthenticatedSession,
+    ) -> AuthOutcome {
+        let AuthenticatedSession {
+            identity,
+            record,
+            key,
+            facts,
+            token,
+            end_seq,
+            verified_at,
+            stale,
+        } = session;
         let verdict = if request.requirement.allows(&identity) {
             let touched = facts.touched;
             let snapshot = SessionSnapshot { key, record, touched, end_seq, verified_at, stale };
@@ -151,14 +177,19 @@ impl Guard {
     }
 
     /// Parses the cookie. A forged token is refused without a lookup.
-    pub(super) fn parse_token(&self, keys: &KeyRing, request: &AuthRequest<'_>) -> Result<Token, DenyReason> {
+    pub(super) fn parse_token(
+        &self,
+        keys: &KeyRing,
+        request: &AuthRequest<'_>,
+    ) -> Result<Token, DenyReason> {
         let value = match request.cookie {
             CookieLookup::Missing => return Err(DenyReason::NoSession),
             CookieLookup::Duplicate => return Err(DenyReason::DuplicateCookie),
             CookieLookup::One(value) => value,
         };
         Token::parse(keys, value).map_err(|_| {
-            let (client, agent) = (Some(request.context.address), request.context.user_agent.as_str());
+            let (client, agent) =
+                (Some(request.context.address), request.context.user_agent.as_str());
             let context = EventContext { client, agent, ..EventContext::default() };
             self.shared.emit(SessionEvent::TokenInvalid, context);
             DenyReason::Forged

@@ -2,9 +2,10 @@
 
 use crate::clock::UnixMillis;
 use crate::guard::{Guard, event_context};
-use crate::risk::{RiskAction, Observation, RiskReport};
+use crate::risk::{Observation, RiskAction, RiskReport};
 use crate::session::{
-    Change, ClientContext, RiskRequirement, Outcome, Record, SessionKey, SessionFacts, Verdict, SignalsMode,
+    Change, ClientContext, Outcome, Record, RiskRequirement, SessionFacts, SessionKey, SignalsMode,
+    Verdict,
 };
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::RiskContext;
@@ -50,7 +51,9 @@ impl RiskAssessment {
             (SignalsMode::Off | SignalsMode::Monitor, answer) => {
                 RiskRequirement::RecordLocation { trusted: answer < RiskAction::Rotate }
             }
-            (SignalsMode::Enforce, RiskAction::None | RiskAction::Log) => RiskRequirement::RecordLocation { trusted: true },
+            (SignalsMode::Enforce, RiskAction::None | RiskAction::Log) => {
+                RiskRequirement::RecordLocation { trusted: true }
+            }
             (SignalsMode::Enforce, RiskAction::Rotate) => RiskRequirement::Rotate,
             (SignalsMode::Enforce, RiskAction::Reauthenticate) => RiskRequirement::Reauthenticate,
             (SignalsMode::Enforce, RiskAction::End) => RiskRequirement::EndSession,
@@ -88,8 +91,12 @@ impl RiskAssessment {
     /// token.
     fn is_decisive(&self, verdict: &Verdict) -> bool {
         match self.action() {
-            RiskRequirement::RecordLocation { .. } | RiskRequirement::Rotate => matches!(verdict.outcome, Outcome::Admit(_)),
-            RiskRequirement::Reauthenticate | RiskRequirement::EndSession => verdict.refused_by_risk,
+            RiskRequirement::RecordLocation { .. } | RiskRequirement::Rotate => {
+                matches!(verdict.outcome, Outcome::Admit(_))
+            }
+            RiskRequirement::Reauthenticate | RiskRequirement::EndSession => {
+                verdict.refused_by_risk
+            }
         }
     }
 

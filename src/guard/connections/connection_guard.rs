@@ -9,7 +9,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::stall_detector::CheckedAt;
-use super::{CloseReason, Inner, ConnectionRegistry};
+use super::{CloseReason, ConnectionRegistry, Inner};
 use crate::session::SessionKey;
 
 /// Interval of checks for the end of a stall.

@@ -10,10 +10,10 @@
 //! - A rotation closes no connection, because connections belong to the session and not to a token.
 //! - Limits apply in total and per session.
 
-mod end_log;
-mod tracked;
-mod stall_detector;
 mod connection_guard;
+mod end_log;
+mod stall_detector;
+mod tracked;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -25,14 +25,14 @@ use tokio::sync::Notify;
 
 use crate::clock::UnixMillis;
 use crate::config;
-use crate::session::{RevocationCutoff, Record, RoutePolicy, SessionKey, SessionPolicy, UserTag};
+use crate::session::{Record, RevocationCutoff, RoutePolicy, SessionKey, SessionPolicy, UserTag};
 use crate::telemetry::Metrics;
 
-use end_log::{EndEvent, EndLog, Missed};
-use tracked::{TrackedConnection, TrackedSession};
-use stall_detector::StallDetector;
 use connection_guard::CloseState;
 pub use connection_guard::{CloseHandle, ConnectionGuard};
+use end_log::{EndEvent, EndLog, Missed};
+use stall_detector::StallDetector;
+use tracked::{TrackedConnection, TrackedSession};
 
 /// Number of shards, so that a sweep does not block all workers.
 const SHARDS: usize = 16;
@@ -122,7 +122,11 @@ pub struct ConnectionPolicy<'a> {
 
 impl ConnectionRegistry {
     /// Creates an empty registry. `policy` supplies the idle timeout.
-    pub fn new(limits: TrackingLimits, policy: &SessionPolicy, metrics: Metrics) -> ConnectionRegistry {
+    pub fn new(
+        limits: TrackingLimits,
+        policy: &SessionPolicy,
+        metrics: Metrics,
+    ) -> ConnectionRegistry {
         let inner = Inner {
             limits,
             idle: policy.idle(),
@@ -144,12 +148,18 @@ impl ConnectionRegistry {
     }
 
     /// Registers a connection of a session that was checked after `snapshot.end_seq`.
-    pub fn register(&self, snapshot: &SessionSnapshot, terms: ConnectionPolicy<'_>) -> Result<ConnectionGuard, LimitExceeded> {
+    pub fn register(
+        &self,
+        snapshot: &SessionSnapshot,
+        terms: ConnectionPolicy<'_>,
+    ) -> Result<ConnectionGuard, LimitExceeded> {
         let slot = OpenSlot::acquire(self)?;
         let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);
         let mut shard = self.shard(&snapshot.key);
         let stall_detector = &self.inner.stall_detector;
-        let entry = shard.entry(snapshot.key).or_insert_with(|| TrackedSession::new(snapshot, stall_detector));
+        let entry = shard
+            .entry(snapshot.key)
+            .or_insert_with(|| TrackedSession::new(snapshot, stall_detector));
         let state = Arc::new(CloseState::new(entry.checked_at.clone()));
         let connection = TrackedConnection {
             id,
@@ -319,7 +329,11 @@ impl ConnectionRegistry {
             return self.close_all(entry, CloseReason::Unchecked);
         }
         let old = |c: &&TrackedConnection| c.max_age_at.is_some_and(|end| end <= clock);
-        entry.connections.iter().filter(old).for_each(|c| self.inner.close(&c.state, CloseReason::MaxAge));
+        entry
+            .connections
+            .iter()
+            .filter(old)
+            .for_each(|c| self.inner.close(&c.state, CloseReason::MaxAge));
     }
 
     fn release(&self, key: &SessionKey, id: u64) {

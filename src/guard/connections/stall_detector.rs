@@ -33,7 +33,8 @@ pub(super) struct CheckedAt(Arc<AtomicU64>);
 
 impl StallDetector {
     pub(super) fn new(start: Instant) -> StallDetector {
-        let [last_heartbeat, resumed, wall, wall_before_stall] = std::array::from_fn(|_| AtomicU64::new(0));
+        let [last_heartbeat, resumed, wall, wall_before_stall] =
+            std::array::from_fn(|_| AtomicU64::new(0));
         StallDetector { start, last_heartbeat, resumed, wall, wall_before_stall }
     }
 
@@ -55,11 +56,13 @@ impl StallDetector {
 
     /// Returns when the process stalled, if input from during the stall may still be unread.
     pub(super) fn stalled_since(&self, now: Instant) -> Option<UnixMillis> {
-        let (now, last_heartbeat) = (self.running(now), self.last_heartbeat.load(Ordering::Acquire));
+        let (now, last_heartbeat) =
+            (self.running(now), self.last_heartbeat.load(Ordering::Acquire));
         let resumed = self.resumed.load(Ordering::Acquire);
         let since = if is_stall(last_heartbeat, now) {
             self.wall.load(Ordering::Acquire)
-        } else if resumed > 0 && Duration::from_millis(now.saturating_sub(resumed)) < BACKLOG_WINDOW {
+        } else if resumed > 0 && Duration::from_millis(now.saturating_sub(resumed)) < BACKLOG_WINDOW
+        {
             self.wall_before_stall.load(Ordering::Acquire)
         } else {
             0

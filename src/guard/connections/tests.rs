@@ -51,7 +51,11 @@ fn an_end_between_check_and_registration_closes_at_once() {
     let line = RevocationCutoff { at: UnixMillis(1_000), except: Some(other.key.id) };
     live.revoked(Some(UserTag([1; 8])), line);
     let third = SessionSnapshot { end_seq: other.end_seq, ..snapshot(&live, 3) };
-    assert_eq!(close_reason(&mut open(&live, &third)), Some(CloseReason::SessionEnded), "a line of its user");
+    assert_eq!(
+        close_reason(&mut open(&live, &third)),
+        Some(CloseReason::SessionEnded),
+        "a line of its user"
+    );
     assert_eq!(close_reason(&mut open(&live, &other)), None, "the line excepts it");
 }
 
@@ -97,9 +101,15 @@ fn slots_are_limited_in_total_and_per_session_and_released() {
     let live = live(3, 2);
     let (first, second) = (snapshot(&live, 1), snapshot(&live, 2));
     let (a, _b) = (open(&live, &first), open(&live, &first));
-    assert_eq!(live.register(&first, ConnectionPolicy::default()).err(), Some(LimitExceeded::Session));
+    assert_eq!(
+        live.register(&first, ConnectionPolicy::default()).err(),
+        Some(LimitExceeded::Session)
+    );
     let _c = open(&live, &second);
-    assert_eq!(live.register(&second, ConnectionPolicy::default()).err(), Some(LimitExceeded::Total));
+    assert_eq!(
+        live.register(&second, ConnectionPolicy::default()).err(),
+        Some(LimitExceeded::Total)
+    );
     assert_eq!(live.open(), 3);
     drop(a);
     assert_eq!(live.open(), 2);
@@ -126,7 +136,11 @@ fn expiry_closes_without_the_store_and_routes_may_be_stricter() {
     live.confirm(&seen.key, &seen.record, half, Instant::now());
     assert_eq!(live.due_for_check(seen.record.created.plus(HOUR), long_ago), [], "used elsewhere");
     live.due_for_check(seen.record.absolute_end, long_ago);
-    assert_eq!(close_reason(&mut usually), Some(CloseReason::SessionEnded), "the absolute end needs no store");
+    assert_eq!(
+        close_reason(&mut usually),
+        Some(CloseReason::SessionEnded),
+        "the absolute end needs no store"
+    );
 }
 
 #[test]
@@ -137,8 +151,10 @@ fn age_and_store_outage_have_their_own_close_reasons() {
     let mut old = live.register(&seen, terms).expect("a slot");
     live.due_for_check(UnixMillis(2_000), seen.verified_at);
     assert_eq!(close_reason(&mut old), Some(CloseReason::MaxAge));
-    let unseen =
-        SessionSnapshot { verified_at: seen.verified_at.checked_sub(HOUR).expect("a time"), ..snapshot(&live, 2) };
+    let unseen = SessionSnapshot {
+        verified_at: seen.verified_at.checked_sub(HOUR).expect("a time"),
+        ..snapshot(&live, 2)
+    };
     let mut unchecked = open(&live, &unseen);
     live.due_for_check(UnixMillis(2_000), seen.verified_at);
     assert_eq!(close_reason(&mut unchecked), Some(CloseReason::Unchecked));
@@ -173,7 +189,11 @@ async fn after_a_stall_each_session_is_checked_before_it_forwards() {
     live.heartbeat(resumed + stall_detector::STALL_THRESHOLD / 2, UnixMillis(9));
     assert!(passes(&mut one), "a last_heartbeat is no stop");
     live.close_session(&other.key, CloseReason::Unchecked);
-    assert_eq!(close_reason(&mut two), Some(CloseReason::Unchecked), "who waits is cut like others");
+    assert_eq!(
+        close_reason(&mut two),
+        Some(CloseReason::Unchecked),
+        "who waits is cut like others"
+    );
     let mut new = open(&live, &SessionSnapshot { verified_at: resumed, ..snapshot(&live, 3) });
     assert!(passes(&mut new));
 }
@@ -181,10 +201,14 @@ async fn after_a_stall_each_session_is_checked_before_it_forwards() {
 #[test]
 fn a_process_without_heartbeats_forwards_nothing() {
     let start = Instant::now();
-    let (stall_detector, checked_at) = (stall_detector::StallDetector::new(start), stall_detector::CheckedAt::default());
+    let (stall_detector, checked_at) =
+        (stall_detector::StallDetector::new(start), stall_detector::CheckedAt::default());
     stall_detector.mark_checked(&checked_at, start);
     assert!(!stall_detector.needs_check(&checked_at, start + stall_detector::STALL_THRESHOLD));
-    assert!(stall_detector.needs_check(&checked_at, start + stall_detector::STALL_THRESHOLD * 2), "not noticed by a last_heartbeat yet");
+    assert!(
+        stall_detector.needs_check(&checked_at, start + stall_detector::STALL_THRESHOLD * 2),
+        "not noticed by a last_heartbeat yet"
+    );
 }
 
 #[test]
@@ -195,11 +219,19 @@ fn stalled_since_is_reported_for_two_seconds_after_a_stall() {
     assert_eq!(stall_detector.stalled_since(at(9)), None, "it has yet to begin");
     stall_detector.heartbeat(at(1), UnixMillis(1_000));
     assert_eq!(stall_detector.stalled_since(at(2)), None);
-    assert_eq!(stall_detector.stalled_since(at(61)), Some(UnixMillis(1_000)), "not noticed by a last_heartbeat yet");
+    assert_eq!(
+        stall_detector.stalled_since(at(61)),
+        Some(UnixMillis(1_000)),
+        "not noticed by a last_heartbeat yet"
+    );
     stall_detector.heartbeat(at(61), UnixMillis(61_000));
     assert_eq!(stall_detector.stalled_since(at(62)), Some(UnixMillis(1_000)));
     stall_detector.heartbeat(at(62), UnixMillis(62_000));
-    assert_eq!(stall_detector.stalled_since(at(62)), Some(UnixMillis(1_000)), "a last_heartbeat is no end of it");
+    assert_eq!(
+        stall_detector.stalled_since(at(62)),
+        Some(UnixMillis(1_000)),
+        "a last_heartbeat is no end of it"
+    );
     stall_detector.heartbeat(at(63), UnixMillis(63_000));
     assert_eq!(stall_detector.stalled_since(at(63)), None);
 }
@@ -236,7 +268,10 @@ fn a_response_confirms_only_as_of_its_request() {
     assert!(wants(later), "vouched for by an answer that is as old as the question");
     live.mark_stale(&seen.key);
     live.confirm(&seen.key, &seen.record, UnixMillis(0), requested_at);
-    assert!(wants(requested_at), "what was heard after the question is still to be checked_at into");
+    assert!(
+        wants(requested_at),
+        "what was heard after the question is still to be checked_at into"
+    );
     live.confirm(&seen.key, &seen.record, UnixMillis(0), later);
     assert!(!wants(later));
 }

@@ -7,7 +7,7 @@ use crate::clock::UnixMillis;
 use crate::session::{Record, RoutePolicy};
 
 use super::stall_detector::{CheckedAt, StallDetector};
-use super::{SessionSnapshot, CloseState};
+use super::{CloseState, SessionSnapshot};
 
 /// A session with tracked connections.
 pub(super) struct TrackedSession {
@@ -30,7 +30,10 @@ pub(super) struct TrackedConnection {
 }
 
 impl TrackedSession {
-    pub(super) fn new(snapshot: &SessionSnapshot, stall_detector: &StallDetector) -> TrackedSession {
+    pub(super) fn new(
+        snapshot: &SessionSnapshot,
+        stall_detector: &StallDetector,
+    ) -> TrackedSession {
         let checked_at = CheckedAt::default();
         stall_detector.mark_checked(&checked_at, snapshot.verified_at);
         TrackedSession {
@@ -50,7 +53,12 @@ impl TrackedSession {
 
     /// Records a confirmation requested at `requested_at`. It clears only older change notifications,
     /// because the response may precede newer ones.
-    pub(super) fn confirm(&mut self, record: &Arc<Record>, touched: UnixMillis, requested_at: Instant) {
+    pub(super) fn confirm(
+        &mut self,
+        record: &Arc<Record>,
+        touched: UnixMillis,
+        requested_at: Instant,
+    ) {
         self.record = Arc::clone(record);
         self.touched = self.touched.max(touched);
         self.verified_at = self.verified_at.max(requested_at);
@@ -70,7 +78,11 @@ impl TrackedSession {
 
     /// Returns when a connection expires under its route's policy. `max_auth_age` applies only when
     /// a connection opens.
-    pub(super) fn route_expiry(&self, connection: &TrackedConnection, active: UnixMillis) -> UnixMillis {
+    pub(super) fn route_expiry(
+        &self,
+        connection: &TrackedConnection,
+        active: UnixMillis,
+    ) -> UnixMillis {
         let never = UnixMillis(u64::MAX);
         let RoutePolicy { idle, absolute, max_auth_age: _, signals: _ } = connection.policy;
         let idle = idle.map_or(never, |idle| active.plus(idle));

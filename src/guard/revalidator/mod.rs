@@ -13,11 +13,11 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::clock::UnixMillis;
-use crate::session::{RevocationCutoff, Record, SessionKey, SessionFacts};
-use crate::store::{StoreChange, Loaded};
+use crate::session::{Record, RevocationCutoff, SessionFacts, SessionKey};
+use crate::store::{Loaded, StoreChange};
 
 use super::rollback::VerifiedSession;
-use super::{CloseReason, Guard, ConnectionRegistry};
+use super::{CloseReason, ConnectionRegistry, Guard};
 
 /// Interval of sweeps, and so the precision of timeouts.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(200);
@@ -97,15 +97,23 @@ impl Guard {
         }
     }
 
-    fn evaluate(&self, key: &SessionKey, loaded: Loaded, requested_at: Instant, now: UnixMillis) -> CheckOutcome {
+    fn evaluate(
+        &self,
+        key: &SessionKey,
+        loaded: Loaded,
+        requested_at: Instant,
+        now: UnixMillis,
+    ) -> CheckOutcome {
         let keys = self.shared.keys.load_full();
-        let VerifiedSession { record, touched, user_cutoff, .. } = match self.verify(&keys, key, loaded, requested_at) {
-            Ok(verified) => verified,
-            Err(reason) if reason.is_transient() => return CheckOutcome::Unreadable,
-            Err(_) => return CheckOutcome::Ended,
-        };
+        let VerifiedSession { record, touched, user_cutoff, .. } =
+            match self.verify(&keys, key, loaded, requested_at) {
+                Ok(verified) => verified,
+                Err(reason) if reason.is_transient() => return CheckOutcome::Unreadable,
+                Err(_) => return CheckOutcome::Ended,
+            };
         // The global cutoff closes connections when it is read.
-        let facts = SessionFacts { touched, user_cutoff, global_cutoff: RevocationCutoff::default() };
+        let facts =
+            SessionFacts { touched, user_cutoff, global_cutoff: RevocationCutoff::default() };
         // Reauthentication creates another session, so these connections must end.
         match record.reauth_required || self.is_record_expired(key, &record, &facts, now) {
             true => CheckOutcome::Ended,
@@ -159,7 +167,8 @@ impl CheckQueue {
     fn next(&mut self, live: &ConnectionRegistry) -> Option<SessionKey> {
         // Also during a check: its response may precede the change.
         live.next_stale().or_else(|| {
-            std::iter::from_fn(|| self.round.pop_front()).find(|key| !self.in_progress.contains(key))
+            std::iter::from_fn(|| self.round.pop_front())
+                .find(|key| !self.in_progress.contains(key))
         })
     }
 }

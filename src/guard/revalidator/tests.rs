@@ -6,7 +6,7 @@ use tokio::time::sleep;
 use super::super::global_revocation::tests::guard;
 use super::*;
 use crate::clock::Clock;
-use crate::guard::{TrackingLimits, SessionSnapshot, ConnectionPolicy, ConnectionGuard};
+use crate::guard::{ConnectionGuard, ConnectionPolicy, SessionSnapshot, TrackingLimits};
 use crate::session::{ClientContext, Identity, OnReuse, SessionId, SessionPolicy, Token, UserTag};
 use crate::store::{RedisSettings, Store};
 use crate::telemetry::Metrics;
@@ -43,7 +43,9 @@ fn crowd(sessions: usize) -> (ConnectionRegistry, Vec<ConnectionGuard>) {
     let policy = SessionPolicy::new(HOUR, HOUR * 2, minute * 10, minute, OnReuse::Revoke);
     let limits = TrackingLimits { total: sessions, per_session: 1, unchecked_for: HOUR };
     let live = ConnectionRegistry::new(limits, &policy.expect("a policy"), Metrics::default());
-    let open = |number| live.register(&snapshot(&live, number), ConnectionPolicy::default()).expect("a place");
+    let open = |number| {
+        live.register(&snapshot(&live, number), ConnectionPolicy::default()).expect("a place")
+    };
     let watched = (0..sessions).map(open).collect();
     (live, watched)
 }

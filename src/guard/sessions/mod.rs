@@ -16,17 +16,17 @@ use crate::risk::GeoInfo;
 use crate::secret::{constant_time_eq, random_bytes};
 use crate::session::notice::{NoticeId, NoticeKind, SecurityNotice};
 use crate::session::{
-    ClientContext, EndReason, Identity, UserHistory, RevocationCutoff, Record, SessionId, SessionKey, SessionFacts,
-    Token, TokenError, UserTag,
+    ClientContext, EndReason, Identity, Record, RevocationCutoff, SessionFacts, SessionId,
+    SessionKey, Token, TokenError, UserHistory, UserTag,
 };
-use crate::store::{SessionListing, Loaded, Slot, Unavailable};
+use crate::store::{Loaded, SessionListing, Slot, Unavailable};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::{EventContext, RiskContext};
 
 use super::rollback::VerifiedSession;
-use super::session_cache::{CachedRecord, CacheEntry};
+use super::session_cache::{CacheEntry, CachedRecord};
 use super::user_history::UserRef;
-use super::{DenyReason, Guard, event_context, authenticate::AuthenticatedSession};
+use super::{DenyReason, Guard, authenticate::AuthenticatedSession, event_context};
 
 /// Maximum time a cutoff may lie in the future. Clocks can be wrong by an hour.
 const MAX_CUTOFF_AHEAD: Duration = Duration::from_hours(2);
@@ -102,7 +102,8 @@ impl Guard {
         // Read again: a session created before the cutoff would end at once.
         self.count_errors(self.refresh_global_cutoff().await)?;
         let global_cutoff = self.shared.global_cutoff.get();
-        let created = self.now().max(first_instant_after(cutoff)).max(first_instant_after(global_cutoff));
+        let created =
+            self.now().max(first_instant_after(cutoff)).max(first_instant_after(global_cutoff));
         self.check_cutoff_plausible(user, created)?;
         let end = created.plus(self.shared.policy.absolute());
         let mut record =
@@ -118,7 +119,8 @@ impl Guard {
         if let Some(before) = &replaced_session {
             record.inherit_clients(&before.record);
         }
-        self.enforce_max_per_user(&key.tag, replaced_session.as_ref().map(|session| session.key)).await?;
+        self.enforce_max_per_user(&key.tag, replaced_session.as_ref().map(|session| session.key))
+            .await?;
         let sealed = record.seal(&keys, &key);
         self.count_errors(self.store.create(&key, &sealed, created, end).await)?;
         if let Some(session) = replaced_session {
@@ -149,10 +151,16 @@ impl Guard {
         if let Some(report) = &news {
             let mut context = event_context(user.user, key.id, from);
             let (here, other) = (self.shared.geoip.load().lookup(from.address), GeoInfo::default());
-            context.risk = Some(RiskContext { report, enforced: false, location: here, other_location: other });
+            context.risk = Some(RiskContext {
+                report,
+                enforced: false,
+                location: here,
+                other_location: other,
+            });
             self.shared.emit(SessionEvent::LoginNewLocation, context);
         }
-        let notice = news.map(|_| SecurityNotice::new(NoticeKind::NewLocation, key.id, from, None, now));
+        let notice =
+            news.map(|_| SecurityNotice::new(NoticeKind::NewLocation, key.id, from, None, now));
         let update = self.update_history_best_effort(user, |history| {
             history.record_login(from, account.credential_digest, now);
             notice.iter().for_each(|notice| history.add_notice(notice.clone()));
@@ -168,16 +176,24 @@ impl Guard {
     }
 
     /// Dismisses a notice, but not from the session that it concerns: that may be an attacker's.
-    pub async fn dismiss_notice(&self, key: &SessionKey, user: &str, id: NoticeId) -> Result<(), Unavailable> {
+    pub async fn dismiss_notice(
+        &self,
+        key: &SessionKey,
+        user: &str,
+        id: NoticeId,
+    ) -> Result<(), Unavailable> {
         let user = UserRef { tag: key.tag, user };
-        self.count_errors(self.update_history(user, |history| history.dismiss_notice(id, key.id)).await)
+        self.count_errors(
+            self.update_history(user, |history| history.dismiss_notice(id, key.id)).await,
+        )
     }
 
     /// Deletes a user's history. Live sessions keep their known locations until they end.
     pub async fn delete_user_history(&self, user: &str) -> Result<(), Unavailable> {
         let tag = UserTag(self.shared.keys.load().user_tag(user));
         self.count_errors(self.delete_history(UserRef { tag, user }).await)?;
-        self.shared.emit(SessionEvent::HistoryDeleted, EventContext { user, ..EventContext::default() });
+        self.shared
+            .emit(SessionEvent::HistoryDeleted, EventContext { user, ..EventContext::default() });
         Ok(())
     }
 
@@ -188,7 +204,10 @@ impl Guard {
         Ok(self.open_listed(listed, cutoff))
     }
 
-    async fn load_list(&self, tag: &UserTag) -> Result<(RevocationCutoff, Vec<SessionListing>), Unavailable> {
+    async fn load_list(
+        &self,
+        tag: &UserTag,
+    ) -> Result<(RevocationCutoff, Vec<SessionListing>), Unavailable> {
         let cutoff = self.count_errors(self.store.user_cutoff(tag).await)?;
         let listed = self.count_errors(self.store.list_user(tag).await)?;
         self.count_errors(self.global_cutoff().await)?;
@@ -237,7 +256,11 @@ impl Guard {
     }
 
     /// Opens listed records and omits expired sessions.
-    fn open_listed(&self, listed: Vec<SessionListing>, cutoff: RevocationCutoff) -> Vec<SessionInfo> {
+    fn open_listed(
+        &self,
+        listed: Vec<SessionListing>,
+        cutoff: RevocationCutoff,
+    ) -> Vec<SessionInfo> {
         let keys = self.shared.keys.load_full();
         let mut out: Vec<SessionInfo> = listed
             .into_iter()
@@ -253,8 +276,11 @@ impl Guard {
     }
 
     fn is_expired(&self, session: &SessionInfo, cutoff: RevocationCutoff) -> bool {
-        let facts =
-            SessionFacts { touched: session.last_active, user_cutoff: cutoff, ..SessionFacts::default() };
+        let facts = SessionFacts {
+            touched: session.last_active,
+            user_cutoff: cutoff,
+            ..SessionFacts::default()
+        };
         self.is_record_expired(&session.key, &session.record, &facts, self.now())
     }
 
@@ -277,7 +303,11 @@ impl Guard {
 
     /// Ends the least recently used sessions beyond the limit per user. `replaced` ends anyway and
     /// does not count.
-    async fn enforce_max_per_user(&self, tag: &UserTag, replaced: Option<SessionKey>) -> Result<(), Unavailable> {
+    async fn enforce_max_per_user(
+        &self,
+        tag: &UserTag,
+        replaced: Option<SessionKey>,
+    ) -> Result<(), Unavailable> {
         let limit = self.shared.max_per_user;
         if limit == 0 {
             return Ok(());
@@ -294,14 +324,20 @@ impl Guard {
 
     /// Returns the session of the browser's cookie at login, which ends whoever its user is. The
     /// token must match the record, so knowing a session ID does not suffice to end a session.
-    async fn find_replaced(&self, cookie: &CookieLookup) -> Result<Option<SessionInfo>, Unavailable> {
+    async fn find_replaced(
+        &self,
+        cookie: &CookieLookup,
+    ) -> Result<Option<SessionInfo>, Unavailable> {
         let CookieLookup::One(value) = cookie else { return Ok(None) };
         let keys = self.shared.keys.load_full();
         let Ok(token) = Token::parse(&keys, value) else { return Ok(None) };
         let requested_at = Instant::now();
         let loaded = self.count_errors(self.load_latest(&token.key).await)?;
-        let Ok(verified) = self.verify(&keys, &token.key, loaded, requested_at) else { return Ok(None) };
-        let session = SessionInfo { key: token.key, record: verified.record, last_active: verified.touched };
+        let Ok(verified) = self.verify(&keys, &token.key, loaded, requested_at) else {
+            return Ok(None);
+        };
+        let session =
+            SessionInfo { key: token.key, record: verified.record, last_active: verified.touched };
         Ok(matches_token(&session.record, &token).then_some(session))
     }
 
@@ -311,14 +347,18 @@ impl Guard {
         if begins <= self.now().plus(MAX_CUTOFF_AHEAD) {
             return Ok(());
         }
-        self.shared.emit(SessionEvent::Undecryptable, EventContext { user, ..EventContext::default() });
+        self.shared
+            .emit(SessionEvent::Undecryptable, EventContext { user, ..EventContext::default() });
         let text = "a revocation cutoff in the store lies hours in the future, because of a wrong clock or a foreign write; delete it there";
         Err(Unavailable(text.to_owned()))
     }
 
     /// Returns the live session of a refused token: one that requires reauthentication, was rolled
     /// back, or has a token from before a crash. The MAC suffices to end it, as a replay would.
-    pub async fn find_recoverable(&self, cookie: &CookieLookup) -> Result<Option<RecoverableSession>, Unavailable> {
+    pub async fn find_recoverable(
+        &self,
+        cookie: &CookieLookup,
+    ) -> Result<Option<RecoverableSession>, Unavailable> {
         let CookieLookup::One(value) = cookie else { return Ok(None) };
         let keys = self.shared.keys.load_full();
         let token = match Token::parse(&keys, value) {

@@ -6,7 +6,7 @@
 
 mod notices;
 
-pub use notices::{NoticeRow, ClientRow};
+pub use notices::{ClientRow, NoticeRow};
 
 use std::time::Duration;
 
@@ -196,7 +196,9 @@ impl LoginNotice {
                  ended. If that was not you, change your password after you log in."
                     .into()
             }
-            LoginNotice::Reauthenticate => "This page asks you to log in again before it opens.".into(),
+            LoginNotice::Reauthenticate => {
+                "This page asks you to log in again before it opens.".into()
+            }
             LoginNotice::LoggedOut => "You are logged out.".into(),
             LoginNotice::WrongPassword => "The user name or password is wrong.".into(),
             LoginNotice::Throttled { seconds } => {
@@ -269,7 +271,9 @@ impl ErrorKind {
             ErrorKind::BadRequest => {
                 "Your browser sent a request that is invalid or ambiguous, so it was rejected."
             }
-            ErrorKind::BodyTooLarge => "The form is larger than this site accepts. Nothing was changed.",
+            ErrorKind::BodyTooLarge => {
+                "The form is larger than this site accepts. Nothing was changed."
+            }
             ErrorKind::CrossSite => {
                 "The form has expired, belongs to an ended session, or was sent from another site. \
                  Nothing was changed."

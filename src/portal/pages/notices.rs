@@ -56,7 +56,9 @@ impl<'a> NoticeView<'a> {
             NoticeKind::Theft | NoticeKind::TheftAllSessions | NoticeKind::TheftReauth => {
                 "An old copy of your session was used"
             }
-            NoticeKind::LocationChangeEnded | NoticeKind::LocationChangeReauth => "Your session was used from somewhere else",
+            NoticeKind::LocationChangeEnded | NoticeKind::LocationChangeReauth => {
+                "Your session was used from somewhere else"
+            }
             NoticeKind::NewLocation => "A login from a new place",
         }
     }
@@ -91,7 +93,9 @@ impl<'a> NoticeView<'a> {
     /// Returns the label of the suspect client.
     pub(super) fn suspect_label(&self) -> &'static str {
         match self.kind {
-            NoticeKind::Theft | NoticeKind::TheftAllSessions | NoticeKind::TheftReauth => "Old copy",
+            NoticeKind::Theft | NoticeKind::TheftAllSessions | NoticeKind::TheftReauth => {
+                "Old copy"
+            }
             NoticeKind::LocationChangeEnded | NoticeKind::LocationChangeReauth => "Used by",
             NoticeKind::NewLocation => "Login",
         }

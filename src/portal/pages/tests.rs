@@ -85,8 +85,14 @@ fn sessions_page(text: &str, rows: Vec<SessionRow>) -> String {
     notices_page(text, vec![], false, rows)
 }
 
-fn notices_page(text: &str, notices: Vec<NoticeRow>, with_return_link: bool, rows: Vec<SessionRow>) -> String {
-    let return_link = with_return_link.then(|| ReturnLink { sealed: text, href: format!("/{text}") });
+fn notices_page(
+    text: &str,
+    notices: Vec<NoticeRow>,
+    with_return_link: bool,
+    rows: Vec<SessionRow>,
+) -> String {
+    let return_link =
+        with_return_link.then(|| ReturnLink { sealed: text, href: format!("/{text}") });
     let (site, user, csrf, now) = (text, text, text, NOW);
     sessions(&SessionsPage { site, user, csrf, now, notices, return_link, sessions: rows })
 }
@@ -354,7 +360,10 @@ fn each_notice_has_its_text_clients_and_a_dismiss_button() {
         texts.dedup();
         texts.len()
     };
-    assert_eq!((texts(|notice| notice.title()), texts(|notice| notice.explanation())), (3, KINDS.len()));
+    assert_eq!(
+        (texts(|notice| notice.title()), texts(|notice| notice.explanation())),
+        (3, KINDS.len())
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ use http::header::HeaderValue;
 use http::{Method, StatusCode};
 
 use crate::proxy::UpstreamHead;
-use crate::route::{Access, Methods, AccessRule};
+use crate::route::{Access, AccessRule, Methods};
 
 use super::ResponseExplanation;
 

@@ -3,14 +3,14 @@
 //! The request passes the real checks, route table, guard and sanitizer, with a session seeded in a memory
 //! store and a fixed clock. No upstream is contacted and no store of the installation is opened.
 
+mod labels;
+mod report;
 mod session_rules;
 mod signals;
-mod report;
-mod labels;
 
+pub use report::{Explanation, ResponseExplanation, RouteExplanation};
 pub use session_rules::{ActivityRules, SessionEffects, SessionRules};
 pub use signals::RiskExplanation;
-pub use report::{ResponseExplanation, Explanation, RouteExplanation};
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use zeroize::Zeroizing;
 
 use crate::clock::{Clock, UnixMillis};
 use crate::config::Config;
-use crate::guard::{DenyReason, AuthOutcome, Guard, Shared, SharedParts};
+use crate::guard::{AuthOutcome, DenyReason, Guard, Shared, SharedParts};
 use crate::message::{
-    RequestContext, BadRequest, CookieNames, InboundHead, Intent, ReservedHeaders, RequestIds, SanitizedHead,
-    TargetError,
+    BadRequest, CookieNames, InboundHead, Intent, RequestContext, RequestIds, ReservedHeaders,
+    SanitizedHead, TargetError,
 };
 use crate::portal::{self, Portal};
 use crate::risk::GeoIp;
@@ -39,9 +39,9 @@ use crate::session::{
 use crate::store::{Store, Unavailable};
 use crate::telemetry::Metrics;
 
-use labels::{access, response, upstream_headers, of_methods, humanize, stricter};
+use labels::{access, humanize, of_methods, response, stricter, upstream_headers};
 
-use super::{Proxy, OverloadMonitor, TrustedProxies, Tunnels, UpstreamClusters, UpstreamHead};
+use super::{OverloadMonitor, Proxy, TrustedProxies, Tunnels, UpstreamClusters, UpstreamHead};
 
 /// Lifetime of the seeded record. Longer than the simulation runs.
 const SEED_TTL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -128,7 +128,9 @@ impl<'a> Simulation<'a> {
             portal: Portal::new(guard.clone(), None, Arc::default(), Arc::clone(&routes)),
             guard,
             routes,
-            reserved_headers: Arc::new(ReservedHeaders::new(config.routes.iter().map(|route| &route.identity))),
+            reserved_headers: Arc::new(ReservedHeaders::new(
+                config.routes.iter().map(|route| &route.identity),
+            )),
             upstreams: UpstreamClusters::default(),
             trusted_proxies: Arc::new(TrustedProxies::default()),
             max_headers: config.limits.headers,
@@ -332,15 +334,23 @@ impl<'a> Simulation<'a> {
             limits.push(("max_auth_age", humanize(age) + &of_methods(&route.auth_age_methods)));
         }
         let rotate_after = route.rotation.then(|| humanize(session.rotate_after()));
-        limits.push(("rotate_after", rotate_after.unwrap_or_else(|| "never, on this route".to_owned())));
+        limits.push((
+            "rotate_after",
+            rotate_after.unwrap_or_else(|| "never, on this route".to_owned()),
+        ));
         limits
     }
 
     fn why(&self, denial: &DenyReason, route: &Route, risk: Option<&RiskExplanation>) -> String {
         match denial {
-            DenyReason::NoSession => "the route requires a session and the request has none".to_owned(),
+            DenyReason::NoSession => {
+                "the route requires a session and the request has none".to_owned()
+            }
             DenyReason::Forbidden { user } => {
-                format!("{user} has a valid session, but the route allows {}", access(&route.access))
+                format!(
+                    "{user} has a valid session, but the route allows {}",
+                    access(&route.access)
+                )
             }
             DenyReason::Refused(refusal) => self.refused(*refusal, route, risk),
             DenyReason::DuplicateCookie
@@ -359,7 +369,10 @@ impl<'a> Simulation<'a> {
                 format!("the session was idle for {} or longer", humanize(policy.idle()))
             }
             Refusal::Absolute => {
-                format!("the session reached its absolute timeout of {}", humanize(policy.absolute()))
+                format!(
+                    "the session reached its absolute timeout of {}",
+                    humanize(policy.absolute())
+                )
             }
             Refusal::Reauthenticate => self.wants_login(route, risk),
             Refusal::Theft if risk.is_some_and(|risk| risk.answer == "end") => {
@@ -388,16 +401,12 @@ impl<'a> Simulation<'a> {
             let limit = limit.filter(|limit| is >= *limit)?;
             Some(format!("{what} is {} old; this route allows {}", humanize(is), humanize(limit)))
         });
-        let reached =
-            reached.unwrap_or_else(|| match risk.filter(|risk| risk.answer == "login") {
-                Some(risk) => {
-                    format!(
-                        "its risk score ({}) requires reauthentication",
-                        risk.score
-                    )
-                }
-                None => "its user must log in again".to_owned(),
-            });
+        let reached = reached.unwrap_or_else(|| match risk.filter(|risk| risk.answer == "login") {
+            Some(risk) => {
+                format!("its risk score ({}) requires reauthentication", risk.score)
+            }
+            None => "its user must log in again".to_owned(),
+        });
         format!("the session is valid, but {reached}")
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{SessionEffects, SessionRules, RiskExplanation};
+use super::{RiskExplanation, SessionEffects, SessionRules};
 
 /// How the proxy would handle a request.
 #[derive(Clone, Debug, Serialize)]

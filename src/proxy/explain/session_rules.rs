@@ -4,7 +4,7 @@ use http::Method;
 use serde::Serialize;
 
 use crate::message::{InboundHead, Intent, PathPrefix};
-use crate::route::{Access, SensitiveAction, Methods, Route};
+use crate::route::{Access, Methods, Route, SensitiveAction};
 
 /// `[route.session]` as configured. Empty lists are unset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -53,7 +53,11 @@ impl SessionRules {
             },
             rotate_on: steering.rotate.iter().map(action_text).collect(),
             logout_paths: paths(&steering.logout),
-            upstream_control: steering.upstream_commands.iter().map(|command| command.as_str()).collect(),
+            upstream_control: steering
+                .upstream_commands
+                .iter()
+                .map(|command| command.as_str())
+                .collect(),
         };
         (route.access != Access::Public).then_some(rules)
     }

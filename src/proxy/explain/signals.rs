@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use crate::clock::UnixMillis;
-use crate::risk::{RiskAction, Observation, GeoIp, Country, GeoInfo, RiskReport, RiskSettings, UserAgent};
+use crate::risk::{
+    Country, GeoInfo, GeoIp, Observation, RiskAction, RiskReport, RiskSettings, UserAgent,
+};
 use crate::session::{ClientContext, Record, SignalsMode};
 
 /// Risk signals of a request and the resulting action.

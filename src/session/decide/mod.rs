@@ -14,8 +14,8 @@
 //! The caller stores [`Verdict::change`] by compare-and-swap. If the swap fails, the caller loads the
 //! record and decides again.
 
-mod token_status;
 mod rotation;
+mod token_status;
 mod verdict;
 
 pub use rotation::{Rotation, rotate_after_action};
@@ -101,7 +101,9 @@ pub fn decide(input: &DecisionInput<'_>) -> Verdict {
     }
     match evaluation.token_status() {
         TokenStatus::Current => evaluation.decide_current(Cow::Borrowed(input.record)),
-        TokenStatus::Successor => evaluation.decide_current(Cow::Owned(evaluation.confirm_successor())),
+        TokenStatus::Successor => {
+            evaluation.decide_current(Cow::Owned(evaluation.confirm_successor()))
+        }
         TokenStatus::Superseded => evaluation.decide_superseded(),
         TokenStatus::GraceExpired => Verdict::refuse(Refusal::Superseded),
         TokenStatus::RestoredAfterCrash => Verdict::refuse(Refusal::RestoredAfterCrash),
@@ -154,7 +156,9 @@ impl<'a> Evaluation<'a> {
         if self.ignores_offers(&record) {
             return Verdict::end(Refusal::RotationIgnored, EndReason::RotationIgnored);
         }
-        if !record.persisted_by_browser && self.now.since(record.current_since) >= COOKIE_PERSISTED_AFTER {
+        if !record.persisted_by_browser
+            && self.now.since(record.current_since) >= COOKIE_PERSISTED_AFTER
+        {
             record.to_mut().persisted_by_browser = true;
         }
         if let Some(refusal) = self.risk_refusal() {
@@ -191,9 +195,10 @@ impl<'a> Evaluation<'a> {
                 refused_by_risk: true,
                 ..Verdict::refuse(Refusal::Reauthenticate)
             }),
-            RiskRequirement::EndSession => {
-                Some(Verdict { refused_by_risk: true, ..Verdict::end(Refusal::Theft, EndReason::Theft) })
-            }
+            RiskRequirement::EndSession => Some(Verdict {
+                refused_by_risk: true,
+                ..Verdict::end(Refusal::Theft, EndReason::Theft)
+            }),
         }
     }
 

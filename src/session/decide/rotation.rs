@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::token_status::TokenStatus;
-use super::{DecisionInput, RiskRequirement, Evaluation, Successor, RotationTiming};
+use super::{DecisionInput, Evaluation, RiskRequirement, RotationTiming, Successor};
 use crate::secret::{KeyId, sha256};
 use crate::session::record::{Offer, Record, Superseded};
 
@@ -68,7 +68,9 @@ impl Evaluation<'_> {
     /// Returns the successor if the token is due. Every call for one token returns the same successor.
     pub(super) fn offer_successor(&self, record: &mut Cow<'_, Record>) -> Option<Successor> {
         // The token also becomes due on a route without rotation; another route rotates it.
-        if self.input.timing == RotationTiming::Now || self.input.risk == Some(RiskRequirement::Rotate) {
+        if self.input.timing == RotationTiming::Now
+            || self.input.risk == Some(RiskRequirement::Rotate)
+        {
             mark_rotation_due(record);
         }
         let after = match self.timing() {
@@ -120,9 +122,7 @@ impl Evaluation<'_> {
     ) {
         let (hash, count) = match &record.offer {
             None => (sha256(secret), 1),
-            Some(offer) if self.grace_elapsed(offer) => {
-                (offer.hash, offer.count.saturating_add(1))
-            }
+            Some(offer) if self.grace_elapsed(offer) => (offer.hash, offer.count.saturating_add(1)),
             Some(_) => return,
         };
         let last_counted = self.now;

@@ -71,7 +71,8 @@ mod tests {
     fn the_combined_freshness_is_that_of_the_slowest_primary() {
         let combined = Arc::new(Freshness::default());
         let primaries = Arc::new(CombinedFreshness::new(2, Arc::clone(&combined)));
-        let [one, two] = [0, 1].map(|index| PrimaryFreshness { primaries: Arc::clone(&primaries), index });
+        let [one, two] =
+            [0, 1].map(|index| PrimaryFreshness { primaries: Arc::clone(&primaries), index });
         one.confirm(at(9_000));
         assert_eq!(combined.age(at(9_000)), None, "one of two is unconfirmed");
         two.confirm(at(6_500));

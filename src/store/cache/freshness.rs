@@ -28,7 +28,10 @@ impl DualClock {
     pub(in crate::store) fn now(&self) -> DualInstant {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // Starts at one, because zero marks an unconfirmed state.
-        DualInstant { monotonic: millis(self.start.elapsed()).saturating_add(1), wall: millis(wall) }
+        DualInstant {
+            monotonic: millis(self.start.elapsed()).saturating_add(1),
+            wall: millis(wall),
+        }
     }
 }
 

@@ -11,18 +11,18 @@
 //!
 //! A cached session may only *admit*. Rejecting, ending or writing requires a load.
 
-mod freshness;
 mod combined_freshness;
+mod freshness;
 mod shard;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub(super) use self::freshness::{DualInstant, Freshness, DualClock};
-pub(super) use self::combined_freshness::{PrimaryFreshness, CombinedFreshness};
+pub(super) use self::combined_freshness::{CombinedFreshness, PrimaryFreshness};
+pub(super) use self::freshness::{DualClock, DualInstant, Freshness};
 use self::shard::{CacheShard, FillToken};
 
-use super::{StoreChange, Loaded};
+use super::{Loaded, StoreChange};
 use crate::clock::UnixMillis;
 use crate::session::{SessionKey, UserTag};
 
@@ -59,8 +59,12 @@ pub enum FlushCause {
 
 impl FlushCause {
     /// All causes.
-    pub const ALL: [FlushCause; 4] =
-        [FlushCause::Connected, FlushCause::ConnectionLost, FlushCause::StoreEmptied, FlushCause::GlobalCutoff];
+    pub const ALL: [FlushCause; 4] = [
+        FlushCause::Connected,
+        FlushCause::ConnectionLost,
+        FlushCause::StoreEmptied,
+        FlushCause::GlobalCutoff,
+    ];
 
     /// Returns the label for metrics.
     pub fn as_str(self) -> &'static str {
@@ -88,7 +92,9 @@ impl ValidityCache {
     pub(super) fn new(freshness: Arc<Freshness>, clock: Arc<DualClock>) -> ValidityCache {
         let bytes = MAX_CACHE_BYTES / SHARDS as u64;
         ValidityCache {
-            shards: std::iter::repeat_with(|| Mutex::new(CacheShard::new(bytes))).take(SHARDS).collect(),
+            shards: std::iter::repeat_with(|| Mutex::new(CacheShard::new(bytes)))
+                .take(SHARDS)
+                .collect(),
             generation: AtomicU64::new(0),
             next_fill_id: AtomicU64::new(0),
             freshness,
@@ -115,7 +121,11 @@ impl ValidityCache {
             return PendingFill(None);
         }
         let id = self.next_fill_id.fetch_add(1, Ordering::Relaxed);
-        let token = FillToken { id, generation: self.generation.load(Ordering::Acquire), started: now.monotonic };
+        let token = FillToken {
+            id,
+            generation: self.generation.load(Ordering::Acquire),
+            started: now.monotonic,
+        };
         self.with_shard(&key.tag, |shard| shard.start_fill(key, token));
         PendingFill(Some(token))
     }
@@ -137,7 +147,9 @@ impl ValidityCache {
     pub(super) fn invalidate(&self, change: StoreChange) {
         match change {
             StoreChange::Session(key) => self.with_shard(&key.tag, |shard| shard.invalidate(&key)),
-            StoreChange::UserCutoff(tag) => self.with_shard(&tag, |shard| shard.invalidate_cutoff(&tag)),
+            StoreChange::UserCutoff(tag) => {
+                self.with_shard(&tag, |shard| shard.invalidate_cutoff(&tag))
+            }
             // All sessions must be loaded again. The cutoff itself is kept elsewhere.
             StoreChange::GlobalCutoff => self.flush(FlushCause::GlobalCutoff),
             StoreChange::Everything => self.flush(FlushCause::StoreEmptied),

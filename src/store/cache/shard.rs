@@ -132,16 +132,25 @@ impl CacheShard {
             }
         };
         let value = CachedSession { revision: *revision, sealed: sealed.clone(), touched };
-        self.records.insert(*key, CacheState::Filled { generation: token.generation, started: token.started, value });
+        self.records.insert(
+            *key,
+            CacheState::Filled { generation: token.generation, started: token.started, value },
+        );
     }
 
     fn complete_cutoff(&mut self, tag: UserTag, token: FillToken, cutoff: RevocationCutoff) {
         match self.cutoffs.peek(&tag) {
             Some(CacheState::Pending { fill_id }) if *fill_id == token.id => {
-                let value = CacheState::Filled { generation: token.generation, started: token.started, value: cutoff };
+                let value = CacheState::Filled {
+                    generation: token.generation,
+                    started: token.started,
+                    value: cutoff,
+                };
                 self.cutoffs.insert(tag, value);
             }
-            Some(CacheState::Filled { value, .. }) if *value != cutoff => self.invalidate_cutoff(&tag),
+            Some(CacheState::Filled { value, .. }) if *value != cutoff => {
+                self.invalidate_cutoff(&tag)
+            }
             Some(CacheState::Pending { .. } | CacheState::Filled { .. }) | None => {}
         }
     }

@@ -14,7 +14,9 @@ use redb::{
 use super::writer::StagedBatch;
 use crate::clock::UnixMillis;
 use crate::session::{RevocationCutoff, SessionId, SessionKey, UserTag};
-use crate::store::entry::{SessionEntry, UserState, StoredHistory, read_u64, pack_ended, pack_live, unpack};
+use crate::store::entry::{
+    SessionEntry, StoredHistory, UserState, pack_ended, pack_live, read_u64, unpack,
+};
 use crate::store::memory::Tables;
 use crate::store::{OpenError, Slot};
 
@@ -192,7 +194,9 @@ fn read_sessions(
 /// hundreds of thousands of sessions.
 fn compact(database: &mut Database, path: &Path) {
     let length = std::fs::metadata(path).map_or(0, |found| found.len());
-    if length < MIN_COMPACT_BYTES || used_bytes(database).is_none_or(|used_bytes| used_bytes >= length / 3) {
+    if length < MIN_COMPACT_BYTES
+        || used_bytes(database).is_none_or(|used_bytes| used_bytes >= length / 3)
+    {
         return;
     }
     tracing::info!(event = "store.compacting", path = %path.display(), bytes = length, "compacting the session file");
@@ -243,7 +247,10 @@ fn write_sessions(
     Ok(())
 }
 
-fn write_users(transaction: &WriteTransaction, staged: &StagedBatch<'_>) -> Result<(), redb::Error> {
+fn write_users(
+    transaction: &WriteTransaction,
+    staged: &StagedBatch<'_>,
+) -> Result<(), redb::Error> {
     let mut users = transaction.open_table(USERS)?;
     for (tag, state) in &staged.users {
         match state {
@@ -257,7 +264,10 @@ fn write_users(transaction: &WriteTransaction, staged: &StagedBatch<'_>) -> Resu
     Ok(())
 }
 
-fn write_histories(transaction: &WriteTransaction, staged: &StagedBatch<'_>) -> Result<(), redb::Error> {
+fn write_histories(
+    transaction: &WriteTransaction,
+    staged: &StagedBatch<'_>,
+) -> Result<(), redb::Error> {
     let mut histories = transaction.open_table(HISTORIES)?;
     for (tag, history) in &staged.histories {
         match history {

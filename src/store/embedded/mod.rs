@@ -21,8 +21,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use self::file::Opener;
-use self::writer::{Job, StagedBatch, FileWriter};
-use super::entry::{SessionEntry, MAX_SESSIONS_PER_USER, StoredHistory, too_many_sessions};
+use self::writer::{FileWriter, Job, StagedBatch};
+use super::entry::{MAX_SESSIONS_PER_USER, SessionEntry, StoredHistory, too_many_sessions};
 use super::memory::Tables;
 use super::{CommitOutcome, OpenError, Unavailable};
 use crate::clock::{Clock, UnixMillis};
@@ -185,7 +185,10 @@ impl EmbeddedStore {
         .await
     }
 
-    pub(super) async fn revoke_all_users(&self, now: UnixMillis) -> Result<UnixMillis, Unavailable> {
+    pub(super) async fn revoke_all_users(
+        &self,
+        now: UnixMillis,
+    ) -> Result<UnixMillis, Unavailable> {
         self.submit(move |staged| {
             let cutoff = staged.global_cutoff().max(now).max(staged.latest_created());
             staged.global_cutoff = Some(cutoff);
@@ -194,8 +197,12 @@ impl EmbeddedStore {
         .await
     }
 
-    pub(super) async fn restore_global_cutoff(&self, cutoff: UnixMillis) -> Result<(), Unavailable> {
-        self.submit(move |staged| staged.global_cutoff = Some(staged.global_cutoff().max(cutoff))).await
+    pub(super) async fn restore_global_cutoff(
+        &self,
+        cutoff: UnixMillis,
+    ) -> Result<(), Unavailable> {
+        self.submit(move |staged| staged.global_cutoff = Some(staged.global_cutoff().max(cutoff)))
+            .await
     }
 
     /// Runs an empty job. The writer reopens the file if necessary.
@@ -250,9 +257,9 @@ impl EmbeddedStore {
             })
         });
         self.queue.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => {
-                Unavailable(format!("{QUEUE_CAPACITY} writes are already queued: the disk is too slow"))
-            }
+            TrySendError::Full(_) => Unavailable(format!(
+                "{QUEUE_CAPACITY} writes are already queued: the disk is too slow"
+            )),
             TrySendError::Disconnected(_) => closed(),
         })?;
         match tokio::time::timeout(WRITE_TIMEOUT, answer).await {
@@ -355,7 +362,8 @@ mod tests {
             let file = FileBackend::new(opened)?;
             file::builder().create_with_backend(FaultyBackend { file, disk })
         };
-        let opened = EmbeddedStore::open_with(path.to_owned(), Box::new(opener), Clock::manual(NOW));
+        let opened =
+            EmbeddedStore::open_with(path.to_owned(), Box::new(opener), Clock::manual(NOW));
         opened.expect("opens")
     }
 

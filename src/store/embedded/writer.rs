@@ -13,7 +13,7 @@ use super::{EmbeddedState, TOUCH_DELAY, closed};
 use crate::clock::UnixMillis;
 use crate::session::{SessionKey, UserTag};
 use crate::store::Unavailable;
-use crate::store::entry::{SessionEntry, UserState, StoredHistory};
+use crate::store::entry::{SessionEntry, StoredHistory, UserState};
 use crate::store::memory::{Expired, Tables};
 
 /// Maximum jobs in one transaction.
@@ -114,7 +114,8 @@ impl<'a> StagedBatch<'a> {
                 }
                 Expired::User(tag) => {
                     let busy = self.users.contains_key(tag) || self.added.contains_key(tag);
-                    let empty = self.tables.session_count(*tag) == 0 && self.user_history(*tag).is_none();
+                    let empty =
+                        self.tables.session_count(*tag) == 0 && self.user_history(*tag).is_none();
                     if !busy && empty {
                         self.users.insert(*tag, None);
                         self.expired.push(*what);
@@ -280,7 +281,11 @@ impl FileWriter {
     }
 
     /// Handles a failed commit: its state on disk is unknown, and the database handle is unusable.
-    fn mark_uncertain(&mut self, staged: &StagedBatch<'_>, touches: HashMap<SessionKey, UnixMillis>) {
+    fn mark_uncertain(
+        &mut self,
+        staged: &StagedBatch<'_>,
+        touches: HashMap<SessionKey, UnixMillis>,
+    ) {
         self.uncertain.sessions.extend(staged.sessions.keys());
         self.uncertain.users.extend(staged.users.keys());
         self.uncertain.histories.extend(staged.histories.keys());

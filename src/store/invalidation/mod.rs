@@ -31,14 +31,14 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 
-use self::push::{PushHandler, LostOnDrop};
-use super::cache::{FlushCause, PrimaryFreshness, CombinedFreshness};
-use super::redis_store::SharedState;
-use super::revocation_log::{Revocation, RETENTION};
+use self::push::{LostOnDrop, PushHandler};
+use super::cache::{CombinedFreshness, FlushCause, PrimaryFreshness};
 use super::redis::RedisSessions;
 use super::redis::connection::Connection;
 use super::redis::keys::TRACKED_PREFIXES;
 use super::redis::primaries::Primary;
+use super::redis_store::SharedState;
+use super::revocation_log::{RETENTION, Revocation};
 use super::{StoreChange, Unavailable};
 use crate::secret::random_bytes;
 
@@ -100,7 +100,11 @@ async fn follow_primary(primary: Primary, shared: Arc<SharedState>, freshness: P
         let began = Instant::now();
         let Err(error) = listener.run_connection().await;
         listener.report_error(error);
-        pause = if began.elapsed() > HEARTBEAT_INTERVAL { RECONNECT_DELAY } else { MAX_RECONNECT_DELAY.min(pause * 2) };
+        pause = if began.elapsed() > HEARTBEAT_INTERVAL {
+            RECONNECT_DELAY
+        } else {
+            MAX_RECONNECT_DELAY.min(pause * 2)
+        };
         // Jitter, so that gateways do not reconnect at the same moment.
         let [random] = random_bytes::<1>();
         sleep(pause.mul_f64(0.5 + f64::from(random) / 510.0)).await;
@@ -131,7 +135,11 @@ enum Never {}
 impl InvalidationListener {
     /// Connects and sends heartbeats until an error occurs.
     async fn run_connection(&mut self) -> Result<Never, Unavailable> {
-        let handler = Arc::new(PushHandler::new(Arc::clone(&self.shared), self.freshness.clone(), self.prefix()));
+        let handler = Arc::new(PushHandler::new(
+            Arc::clone(&self.shared),
+            self.freshness.clone(),
+            self.prefix(),
+        ));
         let push_handler = Arc::clone(&handler);
         let connection = self.primary.open_push(move |push| push_handler.on_push(push)).await?;
         // Every end of this function, also an abort, invalidates what the connection confirmed.
@@ -169,7 +177,8 @@ impl InvalidationListener {
 
     /// Suspects a rollback if the server or its replication history changed, or is unknown.
     async fn check_server_identity(&mut self, connection: &mut Connection) {
-        let server = timeout(HEARTBEAT_TIMEOUT, query_identity(connection)).await.unwrap_or_default();
+        let server =
+            timeout(HEARTBEAT_TIMEOUT, query_identity(connection)).await.unwrap_or_default();
         if server.is_none() || server != self.server_identity {
             self.shared.rollback_suspected.notify_one();
         }
@@ -177,7 +186,11 @@ impl InvalidationListener {
     }
 
     /// Sends a heartbeat and waits for its push.
-    async fn heartbeat(&mut self, connection: &mut Connection, handler: &PushHandler) -> Result<(), Unavailable> {
+    async fn heartbeat(
+        &mut self,
+        connection: &mut Connection,
+        handler: &PushHandler,
+    ) -> Result<(), Unavailable> {
         let was_written = std::mem::replace(&mut self.is_heartbeat_written, false);
         let tag = self.tag;
         let sent = tokio::select! {
@@ -195,7 +208,11 @@ impl InvalidationListener {
 
     /// Returns whether Redis had lost the previous heartbeat. A cluster primary accepts keys of its
     /// own slots only, so several hash tags are tried.
-    async fn send_heartbeat(&mut self, connection: &mut Connection, handler: &PushHandler) -> RedisResult<bool> {
+    async fn send_heartbeat(
+        &mut self,
+        connection: &mut Connection,
+        handler: &PushHandler,
+    ) -> RedisResult<bool> {
         for _ in 0..MAX_TAG_ATTEMPTS {
             let before = self.heartbeat_key();
             self.epoch += 1;

@@ -7,9 +7,9 @@ use ::redis::{FromRedisValue, PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 
 use super::super::StoreChange;
-use super::super::cache::{FlushCause, DualInstant, PrimaryFreshness};
-use super::super::redis_store::SharedState;
+use super::super::cache::{DualInstant, FlushCause, PrimaryFreshness};
 use super::super::redis::keys::parse_change;
+use super::super::redis_store::SharedState;
 
 /// The push handler of one connection.
 pub(super) struct PushHandler {
@@ -29,7 +29,11 @@ struct PendingHeartbeat {
 }
 
 impl PushHandler {
-    pub(super) fn new(shared: Arc<SharedState>, freshness: PrimaryFreshness, prefix: String) -> PushHandler {
+    pub(super) fn new(
+        shared: Arc<SharedState>,
+        freshness: PrimaryFreshness,
+        prefix: String,
+    ) -> PushHandler {
         PushHandler {
             shared,
             freshness,

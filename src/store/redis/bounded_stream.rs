@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::reply_limit::{ReplyMeter, ReplyLimitError};
+use super::reply_limit::{ReplyLimitError, ReplyMeter};
 
 /// A connection to Redis with limited replies.
 pub(super) struct BoundedStream<S> {
@@ -65,8 +65,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for BoundedStream<S> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::reply_limit::MAX_REPLY_BYTES;
     use super::super::errors::is_over_limit;
+    use super::super::reply_limit::MAX_REPLY_BYTES;
     use super::*;
     use ::redis::RedisError;
     use tokio::io::AsyncReadExt;

@@ -81,7 +81,12 @@ impl CircuitBreaker {
     }
 
     /// Records that a connection attempt failed for `waiters` commands.
-    pub(super) fn record_connect_failures(&self, waiters: u32, cause: impl FnOnce() -> String, now: Instant) {
+    pub(super) fn record_connect_failures(
+        &self,
+        waiters: u32,
+        cause: impl FnOnce() -> String,
+        now: Instant,
+    ) {
         let before = self.failures.fetch_add(waiters, Ordering::AcqRel);
         if before.saturating_add(waiters) >= FAILURE_THRESHOLD && !self.is_open() {
             self.open(cause(), now);
@@ -94,7 +99,8 @@ impl CircuitBreaker {
         if period.until.is_some_and(|until| until > now) && !period.is_probing {
             return;
         }
-        period.length = if period.is_probing { MAX_OPEN_TIME.min(period.length * 2) } else { MIN_OPEN_TIME };
+        period.length =
+            if period.is_probing { MAX_OPEN_TIME.min(period.length * 2) } else { MIN_OPEN_TIME };
         period.until = Some(now + jittered(period.length));
         period.is_probing = false;
         period.cause = cause;

@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 
 use super::connection::ConnectTarget;
 use super::connector::{Connector, RedisTimeouts};
-use super::topology::{DiscoveredTopology, TopologyMap};
 use super::errors::parse_redirect;
+use super::topology::{DiscoveredTopology, TopologyMap};
 use crate::config::HostPort;
 use crate::store::Unavailable;
 
@@ -59,7 +59,11 @@ pub(super) async fn discover(
 }
 
 /// Returns the nodes to query, each once.
-fn nodes_to_query(connector: &Connector, seeds: &[HostPort], before: &TopologyMap) -> Vec<(String, ConnectTarget)> {
+fn nodes_to_query(
+    connector: &Connector,
+    seeds: &[HostPort],
+    before: &TopologyMap,
+) -> Vec<(String, ConnectTarget)> {
     let known =
         before.primaries.iter().map(|server| (server.address.clone(), server.target.clone()));
     let configured = seeds.iter().map(|at| (at.to_string(), connector.target(at)));

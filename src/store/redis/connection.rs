@@ -61,7 +61,9 @@ impl Connection {
         config: AsyncConnectionConfig,
     ) -> RedisResult<Connection> {
         match &target.address {
-            NodeAddress::Tcp(at) => Connection::from_stream(connect_tcp(at).await?, target, config).await,
+            NodeAddress::Tcp(at) => {
+                Connection::from_stream(connect_tcp(at).await?, target, config).await
+            }
             NodeAddress::Tls(at, connector) => {
                 let name = ServerName::try_from(at.host.clone())
                     .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;

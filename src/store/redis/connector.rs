@@ -8,7 +8,7 @@ use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
 use super::RedisSettings;
-use super::connection::{Connection, NodeAddress, ConnectTarget};
+use super::connection::{ConnectTarget, Connection, NodeAddress};
 use super::tls;
 use crate::config::{HostPort, RedisServers, RedisUrl};
 use crate::store::OpenError;

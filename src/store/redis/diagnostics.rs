@@ -38,8 +38,13 @@ pub enum Advice {
 }
 
 impl Advice {
-    pub const ALL: [Advice; 5] =
-        [Advice::Eviction, Advice::OutdatedVersion, Advice::Replica, Advice::ClockSkew, Advice::MinReplicas];
+    pub const ALL: [Advice; 5] = [
+        Advice::Eviction,
+        Advice::OutdatedVersion,
+        Advice::Replica,
+        Advice::ClockSkew,
+        Advice::MinReplicas,
+    ];
 
     /// Returns the label for metrics.
     pub fn as_str(self) -> &'static str {
@@ -116,7 +121,8 @@ impl RedisSessions {
             let servers = self.shared.topology.map().primaries.clone();
             primaries.current();
             let found = self.inspect(&servers).await;
-            let pause = if found.is_ok() && !servers.is_empty() { INTERVAL } else { RETRY_INTERVAL };
+            let pause =
+                if found.is_ok() && !servers.is_empty() { INTERVAL } else { RETRY_INTERVAL };
             if let Ok(found) = found {
                 self.report_findings(&found, &mut reported);
             }
@@ -127,7 +133,10 @@ impl RedisSessions {
         }
     }
 
-    async fn inspect(&self, servers: &[Arc<RedisNode>]) -> Result<Vec<(String, Finding)>, Unavailable> {
+    async fn inspect(
+        &self,
+        servers: &[Arc<RedisNode>],
+    ) -> Result<Vec<(String, Finding)>, Unavailable> {
         let mut out = Vec::new();
         for node in servers {
             let report = self.query_report(node).await?;
@@ -141,14 +150,16 @@ impl RedisSessions {
         let value: Value = self.query(target, CommandRef::Command(&cmd("INFO"))).await?;
         let info = InfoDict::from_redis_value(value).map_err(|_| self.unexpected_reply("INFO"))?;
         let before = Clock::System.now();
-        let (seconds, micros): (u64, u64) = self.query(target, CommandRef::Command(&cmd("TIME"))).await?;
+        let (seconds, micros): (u64, u64) =
+            self.query(target, CommandRef::Command(&cmd("TIME"))).await?;
         let theirs = UnixMillis(seconds.saturating_mul(1_000).saturating_add(micros / 1_000));
         Ok(ServerReport {
             version: info_field(&info, "redis_version").unwrap_or_default(),
             policy: info_field(&info, "maxmemory_policy"),
             role: info_field(&info, "role"),
             clock_skew: clock_skew(theirs, before, Clock::System.now()),
-            unfenced_replicas: unfenced_replicas(&info).filter(|_| !self.shared.topology.is_fixed()),
+            unfenced_replicas: unfenced_replicas(&info)
+                .filter(|_| !self.shared.topology.is_fixed()),
         })
     }
 
@@ -156,7 +167,8 @@ impl RedisSessions {
     fn report_findings(&self, found: &[(String, Finding)], reported: &mut Vec<String>) {
         let bits = found.iter().fold(0, |bits, (_, found)| bits | found.advice.bit());
         self.shared.advice.0.store(bits, Ordering::Relaxed);
-        let key = |(address, found): &(String, Finding)| format!("{address} {}", found.advice.as_str());
+        let key =
+            |(address, found): &(String, Finding)| format!("{address} {}", found.advice.as_str());
         for new in found.iter().filter(|finding| !reported.contains(&key(finding))) {
             let (redis, check) = (&new.0, new.1.advice.as_str());
             let value = &new.1.value;
@@ -237,7 +249,8 @@ mod tests {
             unfenced_replicas: Some("2".to_owned()),
         };
         assert_eq!(advice(&misconfigured), Advice::ALL);
-        let incomplete = ServerReport { version: String::new(), policy: None, role: None, ..healthy() };
+        let incomplete =
+            ServerReport { version: String::new(), policy: None, role: None, ..healthy() };
         assert_eq!(advice(&incomplete), [], "missing values are no finding");
     }
 

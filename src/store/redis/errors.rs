@@ -62,10 +62,15 @@ pub(super) enum ErrorAction {
 /// `responder` is the host that responded: a node that does not have its own address omits it.
 #[allow(clippy::wildcard_enum_match_arm, reason = "not our enum, and it grows")]
 pub(super) fn action_for(error: &RedisError, responder: &str) -> ErrorAction {
-    let target = || parse_redirect(error.redirect_node().map_or("", |(address, _)| address), responder);
+    let target =
+        || parse_redirect(error.redirect_node().map_or("", |(address, _)| address), responder);
     match error.kind() {
-        ErrorKind::Server(ServerErrorKind::Moved) => target().map_or(ErrorAction::RefreshTopology, ErrorAction::Moved),
-        ErrorKind::Server(ServerErrorKind::Ask) => target().map_or(ErrorAction::RefreshTopology, ErrorAction::Ask),
+        ErrorKind::Server(ServerErrorKind::Moved) => {
+            target().map_or(ErrorAction::RefreshTopology, ErrorAction::Moved)
+        }
+        ErrorKind::Server(ServerErrorKind::Ask) => {
+            target().map_or(ErrorAction::RefreshTopology, ErrorAction::Ask)
+        }
         ErrorKind::Server(ServerErrorKind::TryAgain) => ErrorAction::Wait,
         ErrorKind::Server(
             ServerErrorKind::ReadOnly
@@ -166,7 +171,10 @@ mod tests {
             ("MISCONF", "disk"),
             ("NOREPLICAS", "min-replicas-to-write"),
         ] {
-            assert!(describe(&make_extension_error(code.to_owned(), None)).contains(help), "{code}");
+            assert!(
+                describe(&make_extension_error(code.to_owned(), None)).contains(help),
+                "{code}"
+            );
         }
     }
 }

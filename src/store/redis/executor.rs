@@ -16,12 +16,12 @@ use tokio::sync::Semaphore;
 
 use super::RedisSessions;
 use super::breaker::CircuitOpen;
+use super::errors::{ErrorAction, action_for, parse_redirect};
+use super::node::{NodeError, NodeReply, NodeRequest, RedisNode, ReplicaWait};
 use super::pool::NodePool;
 use super::scripts::ScriptCall;
-use super::node::{NodeReply, NodeError, NodeRequest, RedisNode, ReplicaWait};
 use super::slots::HashSlot;
 use super::topology::TopologyMap;
-use super::errors::{ErrorAction, parse_redirect, action_for};
 use crate::store::{Durability, Unavailable};
 
 /// Maximum commands of one worker in flight.
@@ -110,7 +110,8 @@ impl RedisSessions {
         target: CommandTarget<'_>,
         command: CommandRef<'_>,
     ) -> Result<T, CommandError> {
-        let pending = PendingCommand { waits_for_migration: false, ..PendingCommand::new(target, command) };
+        let pending =
+            PendingCommand { waits_for_migration: false, ..PendingCommand::new(target, command) };
         let reply = self.execute(pending).await?;
         self.parse_reply(reply).map_err(CommandError::Unavailable)
     }
@@ -122,7 +123,8 @@ impl RedisSessions {
         command: CommandRef<'_>,
     ) -> Result<(T, Durability), Unavailable> {
         let wait = self.shared.wait;
-        let reply = self.execute(PendingCommand { wait, ..PendingCommand::new(target, command) }).await?;
+        let reply =
+            self.execute(PendingCommand { wait, ..PendingCommand::new(target, command) }).await?;
         let durability = match (wait, reply.replicas) {
             (Some(ReplicaWait { replicas: asked, .. }), got) => {
                 Durability::Replicated { requested: asked, acknowledged: got.unwrap_or(0) }
@@ -169,7 +171,10 @@ impl RedisSessions {
         connector.connect_timeout().saturating_add(replies).saturating_add(wait.saturating_mul(3))
     }
 
-    async fn run_attempts(&self, pending: &mut PendingCommand<'_>) -> Result<NodeReply, CommandError> {
+    async fn run_attempts(
+        &self,
+        pending: &mut PendingCommand<'_>,
+    ) -> Result<NodeReply, CommandError> {
         let mut last = None;
         while pending.attempts < MAX_ATTEMPTS {
             pending.attempts += 1;
@@ -195,10 +200,16 @@ impl RedisSessions {
             }
         }
         let error = last.map(|(node, error)| self.to_unavailable(&node, &error));
-        Err(CommandError::Unavailable(error.unwrap_or_else(|| self.unexpected_reply("a redirect cycle"))))
+        Err(CommandError::Unavailable(
+            error.unwrap_or_else(|| self.unexpected_reply("a redirect cycle")),
+        ))
     }
 
-    fn select_node(&self, map: &TopologyMap, pending: &mut PendingCommand<'_>) -> Option<Arc<RedisNode>> {
+    fn select_node(
+        &self,
+        map: &TopologyMap,
+        pending: &mut PendingCommand<'_>,
+    ) -> Option<Arc<RedisNode>> {
         match (&pending.ask_redirect, pending.target) {
             (Some(node), _) => Some(Arc::clone(node)),
             (None, CommandTarget::Node(node)) => Some(Arc::clone(node)),
@@ -245,7 +256,9 @@ impl RedisSessions {
             (ErrorAction::Ask(at), CommandTarget::Slot(_)) if topology.is_cluster() => {
                 pending.ask_redirect = Some(topology.importing_node(connector, &at));
             }
-            (ErrorAction::Wait, _) if !pending.waits_for_migration => return Err(CommandError::SlotMigrating),
+            (ErrorAction::Wait, _) if !pending.waits_for_migration => {
+                return Err(CommandError::SlotMigrating);
+            }
             (ErrorAction::Wait, _) => {
                 pending.migration_error = Some(self.to_unavailable(node, error));
                 tokio::time::sleep(MIGRATION_RETRY_DELAY).await;
@@ -256,14 +269,24 @@ impl RedisSessions {
             (ErrorAction::RefreshTopology | ErrorAction::Retry, CommandTarget::Slot(_)) => {
                 self.refresh_topology(map, Some(failed())).await?;
             }
-            (ErrorAction::Moved(_) | ErrorAction::Ask(_) | ErrorAction::RefreshTopology | ErrorAction::Retry, _)
+            (
+                ErrorAction::Moved(_)
+                | ErrorAction::Ask(_)
+                | ErrorAction::RefreshTopology
+                | ErrorAction::Retry,
+                _,
+            )
             | (ErrorAction::Fail, _) => return Err(failed()),
         }
         Ok(())
     }
 
     /// Refreshes the topology. Returns an error unless it changed.
-    async fn refresh_topology(&self, map: &TopologyMap, failed: Option<CommandError>) -> Result<(), CommandError> {
+    async fn refresh_topology(
+        &self,
+        map: &TopologyMap,
+        failed: Option<CommandError>,
+    ) -> Result<(), CommandError> {
         match (self.shared.topology.refresh(&self.shared.connector, map.version()).await, failed) {
             (Ok(true), _) => Ok(()),
             (_, Some(failed)) => Err(failed),
@@ -276,7 +299,12 @@ impl RedisSessions {
     }
 
     /// Handles an open circuit: one caller checks for a failover.
-    async fn failover(&self, map: &TopologyMap, node: &RedisNode, open: &CircuitOpen) -> Result<(), CommandError> {
+    async fn failover(
+        &self,
+        map: &TopologyMap,
+        node: &RedisNode,
+        open: &CircuitOpen,
+    ) -> Result<(), CommandError> {
         let topology = &self.shared.topology;
         if topology.try_refresh(&self.shared.connector, map.version()).await {
             return Ok(());
@@ -296,9 +324,8 @@ impl RedisSessions {
         let mut pools = self.connections.pools.lock().unwrap_or_else(PoisonError::into_inner);
         if pools.version < map.version() {
             pools.version = map.version();
-            let stays = |pool: &NodePool| {
-                map.primaries.iter().any(|node| Arc::ptr_eq(node, pool.node()))
-            };
+            let stays =
+                |pool: &NodePool| map.primaries.iter().any(|node| Arc::ptr_eq(node, pool.node()));
             pools.by_node.retain(|_, pool| stays(pool));
         }
         let entry = pools.by_node.entry(Arc::as_ptr(node).addr());

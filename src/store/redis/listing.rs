@@ -44,7 +44,10 @@ impl RedisSessions {
     }
 
     /// Scans the indexes of all primaries.
-    pub(in crate::store) async fn list_all(&self, limit: usize) -> Result<Vec<SessionListing>, Unavailable> {
+    pub(in crate::store) async fn list_all(
+        &self,
+        limit: usize,
+    ) -> Result<Vec<SessionListing>, Unavailable> {
         // The primaries are unknown before the first command.
         self.ping().await?;
         let (mut out, mut listed) = (Vec::new(), HashSet::new());
@@ -151,7 +154,8 @@ impl RedisSessions {
         for (id, _) in dated {
             command.arg(names.record(*id)).arg(names.touch(*id));
         }
-        let values: Vec<Option<Vec<u8>>> = self.query(self.user_target(tag), CommandRef::Command(&command)).await?;
+        let values: Vec<Option<Vec<u8>>> =
+            self.query(self.user_target(tag), CommandRef::Command(&command)).await?;
         for ((id, created), pair) in dated.iter().zip(values.chunks_exact(2)) {
             let [record, touch] = pair else { continue };
             let slot = self.parse_slot(record.clone())?;

@@ -40,21 +40,21 @@ mod cluster;
 pub(super) mod connection;
 mod connector;
 mod diagnostics;
-mod pool;
+mod errors;
 mod executor;
-mod listing;
-mod reply_limit;
 pub(super) mod keys;
+mod listing;
+mod node;
+mod pool;
 pub(super) mod primaries;
+mod refresh;
+mod reply_limit;
 mod scripts;
 mod sentinel;
-mod node;
 mod settings;
 mod slots;
-mod refresh;
 mod tls;
 mod topology;
-mod errors;
 
 use std::fmt;
 use std::sync::Arc;
@@ -66,17 +66,17 @@ use bytes::Bytes;
 use self::connector::Connector;
 pub use self::diagnostics::Advice;
 use self::diagnostics::AdviceFlags;
-use self::executor::{CommandRef, WorkerConnections, CommandTarget, CommandError};
-use self::keys::{LATEST_FUTURE_CREATED, GLOBAL_CUTOFF, UserKeys, encode_id, parse_id};
-use self::scripts::{ScriptCall, Scripts};
+use self::executor::{CommandError, CommandRef, CommandTarget, WorkerConnections};
+use self::keys::{GLOBAL_CUTOFF, LATEST_FUTURE_CREATED, UserKeys, encode_id, parse_id};
 use self::node::ReplicaWait;
+use self::scripts::{ScriptCall, Scripts};
 pub use self::settings::RedisSettings;
 use self::slots::HashSlot;
 use self::topology::Topology;
 
 use super::entry::{
-    RETENTION_SLACK, CUTOFF_RETENTION, MAX_HISTORY_BYTES, MAX_SESSIONS_PER_USER, id_collision, live_prefix, pack_ended,
-    pack_live, too_many_sessions, unpack,
+    CUTOFF_RETENTION, MAX_HISTORY_BYTES, MAX_SESSIONS_PER_USER, RETENTION_SLACK, id_collision,
+    live_prefix, pack_ended, pack_live, too_many_sessions, unpack,
 };
 use super::{CommitOutcome, Durability, Loaded, OpenError, Slot, Unavailable};
 use crate::clock::UnixMillis;
@@ -231,11 +231,16 @@ impl RedisSessions {
         let mut call = self.shared.scripts.advance_time.call();
         let kept = u64::try_from(CUTOFF_RETENTION.as_millis()).unwrap_or(u64::MAX);
         call.key(LATEST_FUTURE_CREATED.to_owned()).arg(to_lua_number(created)).arg(kept);
-        self.write_replicated::<String>(self.global_target(), CommandRef::Script(&call)).await.map(|_| ())
+        self.write_replicated::<String>(self.global_target(), CommandRef::Script(&call))
+            .await
+            .map(|_| ())
     }
 
     /// Advances the global cutoff to at least `cutoff`.
-    pub(super) async fn restore_global_cutoff(&self, cutoff: UnixMillis) -> Result<(), Unavailable> {
+    pub(super) async fn restore_global_cutoff(
+        &self,
+        cutoff: UnixMillis,
+    ) -> Result<(), Unavailable> {
         let mut call = self.shared.scripts.advance_time.call();
         call.key(GLOBAL_CUTOFF.to_owned()).arg(to_lua_number(cutoff));
         self.query::<String>(self.global_target(), CommandRef::Script(&call)).await.map(|_| ())
@@ -287,7 +292,9 @@ impl RedisSessions {
         retain_until: UnixMillis,
     ) -> Result<Durability, Unavailable> {
         let call = self.tombstone(key, reason, at, retain_until);
-        let written = self.write_replicated::<i64>(self.user_target(&key.tag), CommandRef::Script(&call)).await;
+        let written = self
+            .write_replicated::<i64>(self.user_target(&key.tag), CommandRef::Script(&call))
+            .await;
         written.map(|(_, durability)| durability)
     }
 
@@ -335,7 +342,8 @@ impl RedisSessions {
             .arg(to_lua_number(now))
             .arg(except.map(encode_id).unwrap_or_default())
             .arg(u64::try_from(CUTOFF_RETENTION.as_millis()).unwrap_or(u64::MAX));
-        let (cutoff, durability) = self.write_replicated(self.user_target(tag), CommandRef::Script(&call)).await?;
+        let (cutoff, durability) =
+            self.write_replicated(self.user_target(tag), CommandRef::Script(&call)).await?;
         Ok((self.parse_cutoff(Some(cutoff))?, durability))
     }
 
@@ -363,7 +371,8 @@ impl RedisSessions {
     pub(super) async fn user_history(&self, tag: &UserTag) -> Result<Option<Bytes>, Unavailable> {
         let mut command = cmd("GETRANGE");
         command.arg(UserKeys::new(tag).history()).arg(0).arg(MAX_HISTORY_BYTES);
-        let read: Vec<u8> = self.query(self.user_target(tag), CommandRef::Command(&command)).await?;
+        let read: Vec<u8> =
+            self.query(self.user_target(tag), CommandRef::Command(&command)).await?;
         Ok((!read.is_empty()).then(|| Bytes::from(read)))
     }
 
@@ -383,7 +392,9 @@ impl RedisSessions {
         match self.query(self.user_target(tag), CommandRef::Script(&call)).await? {
             1 => Ok(CommitOutcome::Swapped),
             0 => Ok(CommitOutcome::Conflict),
-            other => Err(self.unexpected_reply(&format!("the swap of a user history returned {other}"))),
+            other => {
+                Err(self.unexpected_reply(&format!("the swap of a user history returned {other}")))
+            }
         }
     }
 
@@ -392,8 +403,11 @@ impl RedisSessions {
         now: UnixMillis,
     ) -> Result<(UnixMillis, Durability), Unavailable> {
         let mut call = self.shared.scripts.revoke_all_users.call();
-        call.key(GLOBAL_CUTOFF.to_owned()).key(LATEST_FUTURE_CREATED.to_owned()).arg(to_lua_number(now));
-        let (cutoff, durability) = self.write_replicated(self.global_target(), CommandRef::Script(&call)).await?;
+        call.key(GLOBAL_CUTOFF.to_owned())
+            .key(LATEST_FUTURE_CREATED.to_owned())
+            .arg(to_lua_number(now));
+        let (cutoff, durability) =
+            self.write_replicated(self.global_target(), CommandRef::Script(&call)).await?;
         Ok((self.parse_millis(Some(cutoff))?, durability))
     }
 
@@ -405,14 +419,17 @@ impl RedisSessions {
     }
 
     pub(super) async fn ping(&self) -> Result<(), Unavailable> {
-        self.query::<String>(self.global_target(), CommandRef::Command(&cmd("PING"))).await.map(|_| ())
+        self.query::<String>(self.global_target(), CommandRef::Command(&cmd("PING")))
+            .await
+            .map(|_| ())
     }
 
     fn parse_slot(&self, value: Option<Vec<u8>>) -> Result<Slot, Unavailable> {
         match value {
             None => Ok(Slot::Absent),
-            Some(value) => unpack(Bytes::from(value))
-                .ok_or_else(|| self.unexpected_reply("a session key has a value that doorward did not write")),
+            Some(value) => unpack(Bytes::from(value)).ok_or_else(|| {
+                self.unexpected_reply("a session key has a value that doorward did not write")
+            }),
         }
     }
 
@@ -427,8 +444,9 @@ impl RedisSessions {
     fn parse_cutoff(&self, value: Option<Vec<u8>>) -> Result<RevocationCutoff, Unavailable> {
         match value {
             None => Ok(RevocationCutoff::default()),
-            Some(value) => parse_cutoff_text(&value)
-                .ok_or_else(|| self.unexpected_reply("a user's cutoff has a value that doorward did not write")),
+            Some(value) => parse_cutoff_text(&value).ok_or_else(|| {
+                self.unexpected_reply("a user's cutoff has a value that doorward did not write")
+            }),
         }
     }
 
@@ -495,11 +513,8 @@ mod tests {
         let settings = settings("redis://localhost:1");
         let redis = RedisSessions::new(&settings).expect("a good URL");
         let quoted = "ERR unknown command, with args beginning with: `AUTH` `hunter2`".to_owned();
-        let shown = [
-            format!("{settings:?}"),
-            format!("{redis:?}"),
-            redis.shared.connector.redact(quoted),
-        ];
+        let shown =
+            [format!("{settings:?}"), format!("{redis:?}"), redis.shared.connector.redact(quoted)];
         for text in shown.into_iter().chain([refused.to_string()]) {
             assert!(!text.contains("hunter2"), "{text}");
         }

@@ -14,7 +14,7 @@ use ::redis::{
 use tokio::sync::watch;
 
 use super::breaker::{CircuitBreaker, CircuitOpen};
-use super::connection::{Connection, ConnectTarget};
+use super::connection::{ConnectTarget, Connection};
 use super::connector::{Connector, RedisTimeouts};
 use super::errors::{is_timeout_error, must_reconnect};
 
@@ -29,7 +29,11 @@ pub(super) struct RedisNode {
 }
 
 impl RedisNode {
-    pub(super) fn new(address: String, target: ConnectTarget, verifies_role: bool) -> Arc<RedisNode> {
+    pub(super) fn new(
+        address: String,
+        target: ConnectTarget,
+        verifies_role: bool,
+    ) -> Arc<RedisNode> {
         Arc::new(RedisNode { address, target, breaker: CircuitBreaker::default(), verifies_role })
     }
 }
@@ -128,7 +132,9 @@ impl NodeConnection {
             Err(error) if id.is_none() && error.is_io_error() => {
                 permit.connect_failed(|| describe(error), Instant::now());
             }
-            Err(error) if is_timeout_error(error) => permit.timed_out(|| describe(error), Instant::now()),
+            Err(error) if is_timeout_error(error) => {
+                permit.timed_out(|| describe(error), Instant::now())
+            }
             // A broken connection is inconclusive; the next attempt decides.
             Err(error) if !error.is_io_error() => permit.succeeded(),
             Err(_) => {}
@@ -187,10 +193,14 @@ impl NodeConnection {
             return;
         }
         match reply {
-            Err(error) if is_timeout_error(error) => state.consecutive_timeouts = state.consecutive_timeouts.saturating_add(1),
+            Err(error) if is_timeout_error(error) => {
+                state.consecutive_timeouts = state.consecutive_timeouts.saturating_add(1)
+            }
             Ok(_) | Err(_) => state.consecutive_timeouts = 0,
         }
-        if state.consecutive_timeouts >= MAX_CONSECUTIVE_TIMEOUTS || reply.as_ref().is_err_and(must_reconnect) {
+        if state.consecutive_timeouts >= MAX_CONSECUTIVE_TIMEOUTS
+            || reply.as_ref().is_err_and(must_reconnect)
+        {
             state.connection = None;
         }
     }
@@ -239,7 +249,12 @@ impl ConnectTask {
         }
         let mut state = lock(&self.state);
         let id = state.id.wrapping_add(1);
-        *state = ConnectionState { connection: Some(connection.clone()), id, open_count, consecutive_timeouts: 0 };
+        *state = ConnectionState {
+            connection: Some(connection.clone()),
+            id,
+            open_count,
+            consecutive_timeouts: 0,
+        };
         Ok((connection, id))
     }
 }
@@ -254,13 +269,17 @@ pub(super) async fn verify_master(connection: &mut Connection) -> RedisResult<()
     let role: Vec<Value> = cmd("ROLE").query_async(connection).await?;
     match role.first() {
         Some(Value::BulkString(role)) if role == b"master" => Ok(()),
-        Some(_) | None => {
-            Err((ErrorKind::Server(ServerErrorKind::ReadOnly), "ROLE reports that it is not a master"))?
-        }
+        Some(_) | None => Err((
+            ErrorKind::Server(ServerErrorKind::ReadOnly),
+            "ROLE reports that it is not a master",
+        ))?,
     }
 }
 
-async fn send_request(connection: &mut Connection, sent: NodeRequest<'_>) -> RedisResult<NodeReply> {
+async fn send_request(
+    connection: &mut Connection,
+    sent: NodeRequest<'_>,
+) -> RedisResult<NodeReply> {
     sent.round_trips.fetch_add(1, Ordering::Relaxed);
     if !sent.asking && sent.wait.is_none() {
         let value = sent.command.query_async(connection).await?;

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::connector::{Connector, RedisTimeouts};
-use super::node::{NodeReply, NodeError, NodeRequest, RedisNode, ReplicaWait, NodeConnection};
+use super::node::{NodeConnection, NodeError, NodeReply, NodeRequest, RedisNode, ReplicaWait};
 
 /// Maximum writes of one worker that wait for the replicas of one node.
 const MAX_WAITING_WRITES: usize = 4;
@@ -32,7 +32,12 @@ pub(super) struct NodePool {
 impl NodePool {
     pub(super) fn new(node: Arc<RedisNode>, timeouts: RedisTimeouts) -> NodePool {
         let shared = NodeConnection::new(node, timeouts);
-        NodePool { shared, permits: Semaphore::new(MAX_WAITING_WRITES), idle: Mutex::default(), timeouts }
+        NodePool {
+            shared,
+            permits: Semaphore::new(MAX_WAITING_WRITES),
+            idle: Mutex::default(),
+            timeouts,
+        }
     }
 
     pub(super) fn node(&self) -> &Arc<RedisNode> {
@@ -61,7 +66,10 @@ impl NodePool {
 
     /// Returns a connection for a waiting write. The caller returns it after the reply. If the
     /// caller is cancelled, it is dropped, because the node may still wait for replicas.
-    async fn checkout(&self, wait: ReplicaWait) -> Result<PooledConnection<'_>, tokio::sync::AcquireError> {
+    async fn checkout(
+        &self,
+        wait: ReplicaWait,
+    ) -> Result<PooledConnection<'_>, tokio::sync::AcquireError> {
         let permit = self.permits.acquire().await?;
         let idle = self.idle().pop();
         let connection = idle.unwrap_or_else(|| {

@@ -22,7 +22,10 @@ impl RedisSessions {
             let result = topology.refresh_now(connector).await.err();
             if result.is_some() && result != last_error {
                 let error = result.as_ref().map(ToString::to_string).unwrap_or_default();
-                warn!(event = "store.primaries-unknown", error, "the last known primaries stay in use");
+                warn!(
+                    event = "store.primaries-unknown",
+                    error, "the last known primaries stay in use"
+                );
             }
             last_error = result;
             let map = topology.map();

@@ -130,7 +130,12 @@ impl ReplyMeter {
         Ok(())
     }
 
-    fn scan_line(&mut self, byte: u8, length: usize, returned: bool) -> Result<(), ReplyLimitError> {
+    fn scan_line(
+        &mut self,
+        byte: u8,
+        length: usize,
+        returned: bool,
+    ) -> Result<(), ReplyLimitError> {
         if returned && byte == b'\n' {
             self.end_element();
         } else if length >= MAX_LINE_BYTES {
@@ -141,13 +146,20 @@ impl ReplyMeter {
         Ok(())
     }
 
-    fn scan_length(&mut self, byte: u8, of: Prefixed, length: LengthPrefix) -> Result<(), ReplyLimitError> {
+    fn scan_length(
+        &mut self,
+        byte: u8,
+        of: Prefixed,
+        length: LengthPrefix,
+    ) -> Result<(), ReplyLimitError> {
         if !(length.returned && byte == b'\n') {
             self.state = ParseState::Length { of, length: length.push(byte)? };
             return Ok(());
         }
         match (of, length.is_negative) {
-            (Prefixed::NullableString | Prefixed::Aggregate { each: 1, .. }, true) if length.value == 1 => {
+            (Prefixed::NullableString | Prefixed::Aggregate { each: 1, .. }, true)
+                if length.value == 1 =>
+            {
                 self.end_element();
             }
             // The library would treat this length as unbounded.
@@ -299,12 +311,20 @@ mod tests {
     fn an_excessive_length_is_rejected_before_its_payload() {
         for kind in ["$", "!", "="] {
             let too_long = format!("{kind}{}\r\n", MAX_REPLY_BYTES + 1);
-            assert_eq!(limit_error(too_long.as_bytes()), Some(ReplyLimitError::TooLarge), "{too_long}");
+            assert_eq!(
+                limit_error(too_long.as_bytes()),
+                Some(ReplyLimitError::TooLarge),
+                "{too_long}"
+            );
         }
         for (kind, elements) in [("*", 1), ("~", 1), (">", 1), ("%", 2), ("|", 2)] {
             let most = MAX_REPLY_ELEMENTS / elements;
             let too_many_sessions = format!("{kind}{}\r\n", most + 1);
-            assert_eq!(limit_error(too_many_sessions.as_bytes()), Some(ReplyLimitError::TooLarge), "{too_many_sessions}");
+            assert_eq!(
+                limit_error(too_many_sessions.as_bytes()),
+                Some(ReplyLimitError::TooLarge),
+                "{too_many_sessions}"
+            );
         }
         let endless = format!("*{}\r\n", u64::MAX);
         assert_eq!(limit_error(endless.as_bytes()), Some(ReplyLimitError::TooLarge));
@@ -312,14 +332,21 @@ mod tests {
 
     #[test]
     fn limits_apply_to_the_sum_of_all_elements() {
-        let half =
-            [format!("${}\r\n", MAX_REPLY_BYTES / 2).as_bytes(), &vec![b'x'; MAX_REPLY_BYTES / 2], b"\r\n"]
-                .concat();
+        let half = [
+            format!("${}\r\n", MAX_REPLY_BYTES / 2).as_bytes(),
+            &vec![b'x'; MAX_REPLY_BYTES / 2],
+            b"\r\n",
+        ]
+        .concat();
         assert_eq!(limit_error(&[b"*1\r\n".as_slice(), &half].concat()), None);
         let two = [b"*2\r\n".as_slice(), &half, &half].concat();
         assert_eq!(limit_error(&two), Some(ReplyLimitError::TooLarge), "bytes of several elements");
         let lists = format!("*300\r\n{}", format!("*300\r\n{}", ":1\r\n".repeat(300)).repeat(300));
-        assert_eq!(limit_error(lists.as_bytes()), Some(ReplyLimitError::TooLarge), "elements of several lists");
+        assert_eq!(
+            limit_error(lists.as_bytes()),
+            Some(ReplyLimitError::TooLarge),
+            "elements of several lists"
+        );
         let one_by_one = half.repeat(3);
         assert_eq!(limit_error(&one_by_one), None, "several replies");
     }
@@ -330,7 +357,10 @@ mod tests {
         assert_eq!(limit_error(&line), Some(ReplyLimitError::TooLarge));
         let digits = [b"$".as_slice(), &[b'0'; MAX_LENGTH_DIGITS + 1]].concat();
         assert_eq!(limit_error(&digits), Some(ReplyLimitError::Malformed));
-        assert_eq!(limit_error("*1\r\n".repeat(MAX_DEPTH + 1).as_bytes()), Some(ReplyLimitError::TooLarge));
+        assert_eq!(
+            limit_error("*1\r\n".repeat(MAX_DEPTH + 1).as_bytes()),
+            Some(ReplyLimitError::TooLarge)
+        );
     }
 
     #[test]
@@ -348,7 +378,11 @@ mod tests {
             "$?\r\n",
             "$1-\r\n",
         ] {
-            assert_eq!(limit_error(foreign.as_bytes()), Some(ReplyLimitError::Malformed), "{foreign:?}");
+            assert_eq!(
+                limit_error(foreign.as_bytes()),
+                Some(ReplyLimitError::Malformed),
+                "{foreign:?}"
+            );
         }
     }
 

@@ -30,13 +30,20 @@ pub(super) async fn discover(
     master: &str,
     before: &TopologyMap,
 ) -> Result<DiscoveredTopology, Unavailable> {
-    let (reported, has_quorum) = query_sentinels(connector, sentinels, master, before.epoch).await?;
+    let (reported, has_quorum) =
+        query_sentinels(connector, sentinels, master, before.epoch).await?;
     let address = reported.address.to_string();
     if before.primaries.iter().all(|server| server.address != address) {
         verify_master(connector, &reported.address).await?;
     }
     let (epoch, primaries) = (reported.epoch, vec![reported.address]);
-    Ok(DiscoveredTopology { epoch, primaries, ranges: Vec::new(), names: HashMap::new(), has_quorum })
+    Ok(DiscoveredTopology {
+        epoch,
+        primaries,
+        ranges: Vec::new(),
+        names: HashMap::new(),
+        has_quorum,
+    })
 }
 
 /// Returns the newest response, and whether a majority responded.
@@ -48,7 +55,12 @@ async fn query_sentinels(
 ) -> Result<(ReportedMaster, bool), Unavailable> {
     let mut queries = JoinSet::new();
     for at in sentinels {
-        queries.spawn(query_sentinel(connector.sentinel(at), connector.timeouts(), at.clone(), master.to_owned()));
+        queries.spawn(query_sentinel(
+            connector.sentinel(at),
+            connector.timeouts(),
+            at.clone(),
+            master.to_owned(),
+        ));
     }
     let (mut newest, mut responses): (Option<ReportedMaster>, usize) = (None, 0);
     let mut last_error = String::new();
@@ -87,7 +99,8 @@ async fn query_sentinel(
     let mut command = cmd("SENTINEL");
     command.arg("MASTER").arg(&master);
     let reply: Value = command.query_async(&mut connection).await.map_err(describe)?;
-    parse_master(reply, &address.host).ok_or_else(|| format!("sentinel {address} sent an unexpected reply"))
+    parse_master(reply, &address.host)
+        .ok_or_else(|| format!("sentinel {address} sent an unexpected reply"))
 }
 
 fn parse_master(reply: Value, responder: &str) -> Option<ReportedMaster> {
@@ -101,7 +114,8 @@ fn parse_master(reply: Value, responder: &str) -> Option<ReportedMaster> {
 async fn verify_master(connector: &Connector, at: &HostPort) -> Result<(), Unavailable> {
     let address = at.to_string();
     let describe = |error: ::redis::RedisError| connector.to_unavailable(&address, &error);
-    let mut connection = connector.timeouts().connect(&connector.target(at)).await.map_err(describe)?;
+    let mut connection =
+        connector.timeouts().connect(&connector.target(at)).await.map_err(describe)?;
     node::verify_master(&mut connection).await.map_err(|error| {
         let Unavailable(detail) = describe(error);
         Unavailable(format!("the failover is still in progress: {detail}"))

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use super::connector::Connector;
 use super::node::RedisNode;
-use super::slots::{SLOT_COUNT, HashSlot};
+use super::slots::{HashSlot, SLOT_COUNT};
 use super::{cluster, sentinel};
 use crate::config::{HostPort, RedisServers};
 use crate::store::Unavailable;
@@ -140,7 +140,11 @@ impl Topology {
 
     /// Refreshes the topology unless it changed since version `since` or a refresh just ran. Returns
     /// whether it changed.
-    pub(super) async fn refresh(&self, connector: &Connector, since: u64) -> Result<bool, Unavailable> {
+    pub(super) async fn refresh(
+        &self,
+        connector: &Connector,
+        since: u64,
+    ) -> Result<bool, Unavailable> {
         if self.is_fixed() {
             return Ok(false);
         }
@@ -268,7 +272,8 @@ impl Topology {
         if let Some(node) = nodes.get(&address) {
             return Arc::clone(node);
         }
-        let node = RedisNode::new(address.clone(), connector.target(at), self.servers.is_sentinel());
+        let node =
+            RedisNode::new(address.clone(), connector.target(at), self.servers.is_sentinel());
         nodes.insert(address, Arc::clone(&node));
         node
     }

@@ -44,7 +44,9 @@ pub enum AuditFinding {
     OutOfOrder { line: u64 },
     #[error("line {line}: not a line of an audit log")]
     Unparsable { line: u64 },
-    #[error("line {line}: another chain starts; doorward never starts a new chain in the same file")]
+    #[error(
+        "line {line}: another chain starts; doorward never starts a new chain in the same file"
+    )]
     OtherChain { line: u64 },
     #[error("the end is cut off: line number {seq} was written, and is missing")]
     Truncated { seq: u64 },
@@ -52,9 +54,7 @@ pub enum AuditFinding {
         "line number {seq} of the chain {chain} was written, and the whole chain is missing; if its files were deleted on purpose, or belong to another gateway, add --without {chain}"
     )]
     ChainMissing { chain: String, seq: u64 },
-    #[error(
-        "line number {seq} has another MAC than the kept head: the chain was rewritten"
-    )]
+    #[error("line number {seq} has another MAC than the kept head: the chain was rewritten")]
     Rewritten { seq: u64 },
 }
 
@@ -254,8 +254,9 @@ impl<'a> Verifier<'a> {
             self.unparsable = Some(number);
             return;
         };
-        let finding =
-            self.check_position(number, &position).or_else(|| self.check_mac(number, content, stated, &position));
+        let finding = self
+            .check_position(number, &position)
+            .or_else(|| self.check_mac(number, content, stated, &position));
         let is_torn_marker = finding.is_none() && position.action == TORN;
         self.report.findings.extend(finding);
         if self.unparsable.take_if(|_| is_torn_marker).is_some() {
@@ -288,16 +289,25 @@ impl<'a> Verifier<'a> {
     }
 
     /// Returns a finding unless the MAC of the line is valid.
-    fn check_mac(&self, line: u64, content: &str, stated: &str, position: &Position) -> Option<AuditFinding> {
-        let Some(previous) = self.previous_mac(position) else { return Some(AuditFinding::Unverifiable { line }) };
+    fn check_mac(
+        &self,
+        line: u64,
+        content: &str,
+        stated: &str,
+        position: &Position,
+    ) -> Option<AuditFinding> {
+        let Some(previous) = self.previous_mac(position) else {
+            return Some(AuditFinding::Unverifiable { line });
+        };
         (mac(self.key, previous, content) != stated).then_some(AuditFinding::Changed { line })
     }
 
     /// Returns the MAC of the line before: from that line, from a kept head, or from the line itself,
     /// whose MAC covers it.
     fn previous_mac<'b>(&'b self, position: &'b Position) -> Option<&'b str> {
-        let kept =
-            |head: &&Head| head.chain == position.chain && head.seq.checked_add(1) == Some(position.seq);
+        let kept = |head: &&Head| {
+            head.chain == position.chain && head.seq.checked_add(1) == Some(position.seq)
+        };
         match (&self.last, position.seq) {
             (Some(last), _) => Some(&last.mac),
             (None, 1) => Some(""),
@@ -340,14 +350,16 @@ impl<'a> Verifier<'a> {
                 *last = (*last).max(*seq);
             }
         }
-        let finding = |(chain, seq): (&str, u64)| AuditFinding::ChainMissing { chain: chain.to_owned(), seq };
+        let finding =
+            |(chain, seq): (&str, u64)| AuditFinding::ChainMissing { chain: chain.to_owned(), seq };
         missing.into_iter().map(finding).collect()
     }
 
     fn compare_with_heads(&mut self, stated: &str, position: &Position) {
         let mut kept = self.options.heads.iter();
-        let other =
-            |head: &Head| head.chain == position.chain && head.seq == position.seq && head.mac != stated;
+        let other = |head: &Head| {
+            head.chain == position.chain && head.seq == position.seq && head.mac != stated
+        };
         if kept.any(other) {
             self.report.findings.push(AuditFinding::Rewritten { seq: position.seq });
         }
@@ -394,7 +406,8 @@ mod tests {
     }
 
     fn findings_from(from: u64, lines: &[String], heads: &[Head]) -> Vec<AuditFinding> {
-        let options = VerifyOptions { heads: heads.to_vec(), first_seq: from, ..VerifyOptions::default() };
+        let options =
+            VerifyOptions { heads: heads.to_vec(), first_seq: from, ..VerifyOptions::default() };
         let key = key();
         let mut verifier = Verifier::new(&key, &options);
         let mut findings = verifier.file(lines.concat().as_bytes()).expect("memory").findings;
@@ -505,7 +518,11 @@ mod tests {
         let heads = [head(7), head(9), head(8)];
         let gone = AuditFinding::ChainMissing { chain: "gone".into(), seq: 9 };
         assert_eq!(findings(&lines, &heads), [gone]);
-        let options = VerifyOptions { heads: heads.into(), absent_chains: vec!["gone".into()], ..VerifyOptions::default() };
+        let options = VerifyOptions {
+            heads: heads.into(),
+            absent_chains: vec!["gone".into()],
+            ..VerifyOptions::default()
+        };
         let key = key();
         let mut verifier = Verifier::new(&key, &options);
         assert_eq!(verifier.file(lines.concat().as_bytes()).expect("memory").findings, []);

@@ -35,7 +35,9 @@ impl EcsClass {
             SessionEvent::Login | SessionEvent::LoginNewLocation => LOGIN,
             SessionEvent::LoginFailed | SessionEvent::LoginThrottled => FAILED_LOGIN,
             SessionEvent::Ended(_) => END,
-            SessionEvent::TokenRotated | SessionEvent::LocationChanged | SessionEvent::Refused(_) => USE,
+            SessionEvent::TokenRotated
+            | SessionEvent::LocationChanged
+            | SessionEvent::Refused(_) => USE,
             SessionEvent::Theft | SessionEvent::TokenInvalid => ATTACK,
             SessionEvent::Undecryptable
             | SessionEvent::GenerationAhead
@@ -79,7 +81,8 @@ mod tests {
             SessionEvent::HistoryDeleted,
         ];
         let own = ["audit.started", "audit.lost"].map(EcsClass::internal);
-        for EcsClass { category, types } in events.map(EcsClass::from_event).into_iter().chain(own) {
+        for EcsClass { category, types } in events.map(EcsClass::from_event).into_iter().chain(own)
+        {
             let expected = |name: &&str| EXPECTED.iter().find(|(known, _)| known == name);
             let expected: Vec<&str> = category
                 .iter()

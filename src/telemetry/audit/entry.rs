@@ -112,7 +112,11 @@ impl AuditEntry {
             session: self.session.as_deref(),
             other_client: self.other.as_ref().map(|other| other.address),
             other_agent: self.other.as_ref().map_or("", |other| &other.user_agent),
-            other_fingerprint: self.other.as_ref().and_then(|other| other.fingerprint).map(format_fingerprint),
+            other_fingerprint: self
+                .other
+                .as_ref()
+                .and_then(|other| other.fingerprint)
+                .map(format_fingerprint),
             moved: self.moved.as_ref(),
             count: self.count,
             id: None,
@@ -199,7 +203,8 @@ mod tests {
             ..EventContext::default()
         };
         let event = SessionEvent::Ended(EndReason::Logout);
-        let text = AuditEntry::new(event, &about, UnixMillis(1_800_000_000_123)).to_chained_json("c", 7, "ab");
+        let text = AuditEntry::new(event, &about, UnixMillis(1_800_000_000_123))
+            .to_chained_json("c", 7, "ab");
         assert_eq!(
             text,
             format!(
@@ -212,8 +217,12 @@ mod tests {
     /// CVE-2009-4487.
     #[test]
     fn client_data_cannot_start_a_new_line() {
-        let about = EventContext { user: "a\n{\"event.action\":\"x\"}\u{1b}[31m", ..EventContext::default() };
-        let text = AuditEntry::new(SessionEvent::LoginFailed, &about, UnixMillis(0)).to_chained_json("c", 1, "");
+        let about = EventContext {
+            user: "a\n{\"event.action\":\"x\"}\u{1b}[31m",
+            ..EventContext::default()
+        };
+        let text = AuditEntry::new(SessionEvent::LoginFailed, &about, UnixMillis(0))
+            .to_chained_json("c", 1, "");
         assert!(!text.bytes().any(|byte| byte.is_ascii_control()), "{text}");
         assert_eq!(text.matches("\"event.action\"").count(), 1);
     }

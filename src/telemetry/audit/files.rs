@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::chain::{Head, parse_head, is_mac, is_chain_name};
+use super::chain::{Head, is_chain_name, is_mac, parse_head};
 
 /// The event that logs a head.
 pub(super) const HEAD_EVENT: &str = "audit.head";

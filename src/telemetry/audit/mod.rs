@@ -18,9 +18,9 @@
 
 mod chain;
 mod ecs;
-mod rate_limit;
 pub(super) mod entry;
 mod files;
+mod rate_limit;
 mod risk_fields;
 mod writer;
 
@@ -33,13 +33,15 @@ use std::time::Instant;
 
 use aws_lc_rs::hmac;
 
-pub use chain::{AuditFinding, Head, VerifyOptions, FileReport, FileStart, Verifier, file_start, verify};
-pub use files::{AuditFileError, read_last_head, read_heads};
+pub use chain::{
+    AuditFinding, FileReport, FileStart, Head, Verifier, VerifyOptions, file_start, verify,
+};
+pub use files::{AuditFileError, read_heads, read_last_head};
 
 use super::events::{EventContext, SessionEvent};
 use crate::clock::{Clock, UnixMillis};
-use rate_limit::AuditRateLimit;
 use entry::AuditEntry;
+use rate_limit::AuditRateLimit;
 use writer::WriterCommand;
 
 /// Maximum number of lines that wait for the disk.
@@ -61,7 +63,8 @@ impl AuditLog {
     /// When the file cannot be written, or its last line is not valid: a modified log is not continued.
     pub fn open(path: PathBuf, key: hmac::Key, clock: Clock) -> Result<AuditLog, AuditFileError> {
         let file = writer::AuditFile::open(path, key, clock)?;
-        let (lost, rate_limit) = (Arc::new(AtomicU64::new(0)), Arc::<Mutex<AuditRateLimit>>::default());
+        let (lost, rate_limit) =
+            (Arc::new(AtomicU64::new(0)), Arc::<Mutex<AuditRateLimit>>::default());
         let (queue, waiting) = std::sync::mpsc::sync_channel(QUEUE);
         let writer = writer::AuditWriter::new(file, Arc::clone(&lost), Arc::clone(&rate_limit));
         let thread = std::thread::Builder::new().name("audit".to_owned());

@@ -37,7 +37,8 @@ impl AuditRateLimit {
         session: Option<SessionId>,
         now: Instant,
     ) -> bool {
-        let allowed = self.within_session_limit(event, session, now) && self.within_event_limit(event, now);
+        let allowed =
+            self.within_session_limit(event, session, now) && self.within_event_limit(event, now);
         if !allowed {
             let suppressed = self.suppressed.entry(event.as_str()).or_default();
             *suppressed = suppressed.saturating_add(1);
@@ -70,7 +71,8 @@ impl AuditRateLimit {
 
     fn within_event_limit(&mut self, event: SessionEvent, now: Instant) -> bool {
         !event.is_unauthenticated() || {
-            let window = self.by_event.entry(event.as_str()).or_insert_with(|| FixedWindow::new(now));
+            let window =
+                self.by_event.entry(event.as_str()).or_insert_with(|| FixedWindow::new(now));
             window.allows(UNAUTHENTICATED_PER_SECOND, SECOND, now)
         }
     }
@@ -87,7 +89,12 @@ mod tests {
         Some(SessionId(id))
     }
 
-    fn admitted(limit: &mut AuditRateLimit, event: SessionEvent, session: u32, at: Instant) -> usize {
+    fn admitted(
+        limit: &mut AuditRateLimit,
+        event: SessionEvent,
+        session: u32,
+        at: Instant,
+    ) -> usize {
         (0..100).filter(|_| limit.allows(event, id(session), at)).count()
     }
 

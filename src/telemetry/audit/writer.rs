@@ -18,10 +18,10 @@ use crate::clock::{Clock, UnixMillis};
 use crate::secret::random_bytes;
 
 use super::chain::{Head, parse_head, seal, verified_head};
-use super::rate_limit::AuditRateLimit;
 use super::ecs::{LOST, STARTED, SUPPRESSED, TORN};
 use super::entry::AuditEntry;
 use super::files::{self, AuditFileError, HEAD_EVENT, Tail};
+use super::rate_limit::AuditRateLimit;
 
 /// How often lost events are reported and the path of the file is checked.
 const TICK: Duration = Duration::from_secs(1);
@@ -95,8 +95,11 @@ impl AuditFile {
         let mut out = String::new();
         for entry in entries {
             head.seq = head.seq.saturating_add(1);
-            let (line, mac) =
-                seal(&self.key, &head.mac, &entry.to_chained_json(&head.chain, head.seq, &head.mac));
+            let (line, mac) = seal(
+                &self.key,
+                &head.mac,
+                &entry.to_chained_json(&head.chain, head.seq, &head.mac),
+            );
             out.push_str(&line);
             head.mac = mac;
         }
@@ -166,7 +169,11 @@ pub(super) struct AuditWriter {
 const MAX_PENDING: usize = 8_192;
 
 impl AuditWriter {
-    pub(super) fn new(file: AuditFile, lost: Arc<AtomicU64>, rate_limit: Arc<Mutex<AuditRateLimit>>) -> AuditWriter {
+    pub(super) fn new(
+        file: AuditFile,
+        lost: Arc<AtomicU64>,
+        rate_limit: Arc<Mutex<AuditRateLimit>>,
+    ) -> AuditWriter {
         let now = Instant::now();
         AuditWriter {
             file,
@@ -247,7 +254,8 @@ impl AuditWriter {
         if now < self.next_count {
             return;
         }
-        let counted = self.rate_limit.lock().unwrap_or_else(PoisonError::into_inner).take_suppressed();
+        let counted =
+            self.rate_limit.lock().unwrap_or_else(PoisonError::into_inner).take_suppressed();
         for (action, count) in counted {
             self.next_count = now + SUPPRESSED_INTERVAL;
             self.pending.push(AuditEntry::internal(SUPPRESSED, Some(action), Some(count), at));
@@ -294,7 +302,8 @@ mod tests {
     fn heads_are_logged_at_start_and_stop() {
         let directory = tempfile::tempdir().expect("a directory");
         let key = hmac::Key::new(hmac::HMAC_SHA256, &[7; 32]);
-        let file = AuditFile::open(directory.path().join("log"), key, Clock::System).expect("a log");
+        let file =
+            AuditFile::open(directory.path().join("log"), key, Clock::System).expect("a log");
         let (queue, waiting) = std::sync::mpsc::sync_channel(1);
         let entry = AuditEntry::new(SessionEvent::Login, &EventContext::default(), UnixMillis(0));
         queue.send(WriterCommand::Entry(Box::new(entry))).expect("room");
@@ -314,14 +323,19 @@ mod tests {
     fn suppressed_events_are_reported_at_once_and_every_minute() {
         let directory = tempfile::tempdir().expect("a directory");
         let key = hmac::Key::new(hmac::HMAC_SHA256, &[7; 32]);
-        let file = AuditFile::open(directory.path().join("log"), key, Clock::System).expect("a log");
+        let file =
+            AuditFile::open(directory.path().join("log"), key, Clock::System).expect("a log");
         let rate_limit = Arc::<Mutex<AuditRateLimit>>::default();
         let mut writer = AuditWriter::new(file, Arc::default(), Arc::clone(&rate_limit));
         let start = Instant::now();
         let said = |writer: &mut AuditWriter, after: u64| {
             let now = start + Duration::from_secs(after);
             for _ in 0..20 {
-                rate_limit.lock().expect("a rate_limit").allows(SessionEvent::TokenInvalid, None, now);
+                rate_limit.lock().expect("a rate_limit").allows(
+                    SessionEvent::TokenInvalid,
+                    None,
+                    now,
+                );
             }
             writer.push_suppressed(now, UnixMillis(0));
             std::mem::take(&mut writer.pending).len()

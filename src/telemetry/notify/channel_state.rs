@@ -8,10 +8,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{info, warn};
 
 use super::Settings;
-use super::log_throttle::LogThrottle;
+use super::channel::{Channel, DeliveryError};
 use super::delivery::Delivery;
+use super::log_throttle::LogThrottle;
 use super::message::Message;
-use super::channel::{DeliveryError, Channel};
 
 /// Letters that are under channel, those that wait for another attempt among them.
 const MAX_IN_FLIGHT: usize = 128;

@@ -7,22 +7,30 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{self, Child};
 
-use super::message::SignedMessage;
 use super::channel::{DeliveryError, Stderr};
+use super::message::SignedMessage;
 use crate::config::NotifyCommand;
 
 pub(super) struct Command(pub(super) NotifyCommand);
 
 impl Command {
     /// Exit code 0 says that it was told. Cancelled, it kills the program and all that it started.
-    pub(super) async fn run(&self, message: &SignedMessage, stderr: Stderr) -> Result<String, DeliveryError> {
+    pub(super) async fn run(
+        &self,
+        message: &SignedMessage,
+        stderr: Stderr,
+    ) -> Result<String, DeliveryError> {
         let mut group = Group(self.start(message, stderr).map_err(DeliveryError::Start)?);
         if let Some(mut input) = group.0.stdin.take() {
             // Who does not read to the end says by its exit code whether that was all right.
             input.write_all(&message.body).await.unwrap_or_default();
         }
         let status = group.0.wait().await.map_err(DeliveryError::Start)?;
-        if status.success() { Ok(status.to_string()) } else { Err(DeliveryError::ExitStatus(status)) }
+        if status.success() {
+            Ok(status.to_string())
+        } else {
+            Err(DeliveryError::ExitStatus(status))
+        }
     }
 
     fn start(&self, message: &SignedMessage, stderr: Stderr) -> std::io::Result<Child> {

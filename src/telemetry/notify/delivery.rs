@@ -7,8 +7,8 @@ use tokio::sync::Semaphore;
 use tracing::debug;
 
 use super::RetryPolicy;
+use super::channel::{Channel, DeliveryError, Stderr};
 use super::message::Message;
-use super::channel::{DeliveryError, Stderr, Channel};
 use crate::secret::random_bytes;
 
 /// Of one pause to the next.

@@ -12,11 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::Settings;
-use super::log_throttle::LogThrottle;
+use super::channel::{Channel, DeliveryError};
 use super::channel_state::ChannelState;
-use super::message::Message;
 use super::filter::{Decision, Filter};
-use super::channel::{DeliveryError, Channel};
+use super::log_throttle::LogThrottle;
+use super::message::Message;
 use crate::telemetry::audit::entry::AuditEntry;
 use crate::telemetry::metrics::{Metrics, NotificationOutcome};
 
@@ -121,7 +121,11 @@ impl Dispatcher {
         let Ok(Outcome { channel, result }) = done else {
             return self.metrics.notification(NotificationOutcome::Failed, 1);
         };
-        let outcome = if result.is_ok() { NotificationOutcome::Delivered } else { NotificationOutcome::Failed };
+        let outcome = if result.is_ok() {
+            NotificationOutcome::Delivered
+        } else {
+            NotificationOutcome::Failed
+        };
         self.metrics.notification(outcome, 1);
         if let Some(channel) = self.channels.get_mut(channel) {
             channel.note(result);

@@ -22,7 +22,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub(super) fn kind(event: SessionEvent, about: &EventContext<'_>) -> Option<NotifyEvent> {
     match event {
         SessionEvent::Theft => Some(NotifyEvent::Theft),
-        SessionEvent::LocationChanged => is_risk_enforced(about).then_some(NotifyEvent::LocationChanged),
+        SessionEvent::LocationChanged => {
+            is_risk_enforced(about).then_some(NotifyEvent::LocationChanged)
+        }
         SessionEvent::Undecryptable => Some(NotifyEvent::Undecryptable),
         SessionEvent::RolledBack => Some(NotifyEvent::RolledBack),
         SessionEvent::GenerationAhead => Some(NotifyEvent::GenerationAhead),
@@ -114,7 +116,11 @@ mod tests {
 
     fn of(event: SessionEvent, session: u8) -> AuditEntry {
         let session = Some(SessionId([session; 16]));
-        AuditEntry::new(event, &EventContext { user: "alice", session, ..EventContext::default() }, UnixMillis(0))
+        AuditEntry::new(
+            event,
+            &EventContext { user: "alice", session, ..EventContext::default() },
+            UnixMillis(0),
+        )
     }
 
     #[test]
@@ -139,7 +145,9 @@ mod tests {
         let (mut filter, start) = (Filter::default(), Instant::now());
         let told = |filter: &mut Filter, from: u8, at| {
             (from..from + 100)
-                .filter(|session| filter.check(&of(SessionEvent::LocationChanged, *session), at) == Decision::Send)
+                .filter(|session| {
+                    filter.check(&of(SessionEvent::LocationChanged, *session), at) == Decision::Send
+                })
                 .count()
         };
         assert_eq!(told(&mut filter, 0, start), 30);
@@ -158,9 +166,19 @@ mod tests {
                 location: GeoInfo::default(),
                 other_location: GeoInfo::default(),
             });
-            kind(SessionEvent::LocationChanged, &EventContext { risk: moved, ..EventContext::default() }).is_some()
+            kind(
+                SessionEvent::LocationChanged,
+                &EventContext { risk: moved, ..EventContext::default() },
+            )
+            .is_some()
         };
-        let all = [RiskAction::None, RiskAction::Log, RiskAction::Rotate, RiskAction::Reauthenticate, RiskAction::End];
+        let all = [
+            RiskAction::None,
+            RiskAction::Log,
+            RiskAction::Rotate,
+            RiskAction::Reauthenticate,
+            RiskAction::End,
+        ];
         assert_eq!(all.map(|answer| told(answer, true)), [false, false, false, true, true]);
         assert_eq!(all.map(|answer| told(answer, false)), [false; 5]);
     }
@@ -198,6 +216,9 @@ mod tests {
             let kind = kind(event, &EventContext::default()).expect("told");
             assert!(known.contains(&(kind, event.as_str())), "{event:?}");
         }
-        assert!(NotifyEvent::ALL.contains(&(NotifyEvent::LocationChanged, SessionEvent::LocationChanged.as_str())));
+        assert!(
+            NotifyEvent::ALL
+                .contains(&(NotifyEvent::LocationChanged, SessionEvent::LocationChanged.as_str()))
+        );
     }
 }

@@ -13,14 +13,14 @@
 //!   within minutes and then given up, which the log says
 //! - no token and no session id is in a message; what a client sent stands only inside JSON strings
 
-mod log_throttle;
-mod command;
+mod channel;
 mod channel_state;
+mod command;
 mod delivery;
-mod message;
 mod dispatcher;
 mod filter;
-mod channel;
+mod log_throttle;
+mod message;
 mod webhook;
 
 use std::collections::BTreeSet;
@@ -42,9 +42,9 @@ use crate::clock::{Clock, UnixMillis};
 use crate::config::{self, NotifyCommand, NotifyEvent};
 use crate::secret::SigningSecret;
 
-use message::Message;
-use dispatcher::Dispatcher;
 use channel::Channel;
+use dispatcher::Dispatcher;
+use message::Message;
 
 pub use channel::DeliveryError;
 
@@ -86,7 +86,8 @@ impl Default for RetryPolicy {
     /// Six attempts, the last about two minutes after the first, seven where each was put off.
     fn default() -> RetryPolicy {
         let (initial_delay, drain_timeout) = (Duration::from_secs(1), Duration::from_secs(5));
-        let (max_retry_after, total_timeout) = (Duration::from_secs(60), Duration::from_secs(10 * 60));
+        let (max_retry_after, total_timeout) =
+            (Duration::from_secs(60), Duration::from_secs(10 * 60));
         RetryPolicy { attempts: 6, initial_delay, max_retry_after, total_timeout, drain_timeout }
     }
 }
@@ -143,7 +144,10 @@ impl Notifier {
         // It is not heard only where the thread is gone, which its end says.
         closing.send(hurry.clone()).unwrap_or_default();
         if handle.join().is_err() {
-            tracing::warn!(event = "notify.panicked", "the thread that tells of events ended by a panic");
+            tracing::warn!(
+                event = "notify.panicked",
+                "the thread that tells of events ended by a panic"
+            );
         }
     }
 }
@@ -162,7 +166,8 @@ pub async fn send_test(settings: Settings) -> Vec<(String, Result<String, Delive
     let message = Message::new(&entry, settings.secret.clone());
     let mut told = Vec::new();
     for channel in Channel::all(&settings) {
-        let answer = channel.tell(&message.signed(), settings.timeout, channel::Stderr::Inherit).await;
+        let answer =
+            channel.tell(&message.signed(), settings.timeout, channel::Stderr::Inherit).await;
         told.push((channel.to_string(), answer));
     }
     told

@@ -18,8 +18,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
-use super::message::SignedMessage;
 use super::channel::DeliveryError;
+use super::message::SignedMessage;
 use crate::clock::{Clock, UnixMillis};
 use crate::config;
 use crate::message::endpoint::Transport;

@@ -43,7 +43,8 @@ impl Fixture {
         let (near, far) = duplex(1 << 16);
         let near = SlowReader { stream: near, chunk };
         let server = async {
-            let (mut tls, hello) = self.acceptor.accept_with_client_hello(near).await.expect("a handshake");
+            let (mut tls, hello) =
+                self.acceptor.accept_with_client_hello(near).await.expect("a handshake");
             let mut word = [0; 4];
             tls.read_exact(&mut word).await.expect("a word");
             tls.write_all(&word).await.expect("sent");
@@ -68,7 +69,12 @@ impl Fixture {
     async fn reject(&self, bytes: &[u8]) -> (io::Error, Vec<u8>) {
         let (near, mut far) = duplex(1 << 20);
         far.write_all(bytes).await.expect("sent");
-        let error = self.acceptor.accept_with_client_hello(near).await.map(|_| ()).expect_err("no handshake");
+        let error = self
+            .acceptor
+            .accept_with_client_hello(near)
+            .await
+            .map(|_| ())
+            .expect_err("no handshake");
         (error, all(&mut far).await)
     }
 }
@@ -177,6 +183,11 @@ async fn a_disconnect_during_the_hello_is_an_unexpected_eof() {
     let (near, mut far) = duplex(1 << 16);
     far.write_all(&[22, 3, 1, 2, 0, 1]).await.expect("sent");
     drop(far);
-    let error = fixture.acceptor.accept_with_client_hello(near).await.map(|_| ()).expect_err("no handshake");
+    let error = fixture
+        .acceptor
+        .accept_with_client_hello(near)
+        .await
+        .map(|_| ())
+        .expect_err("no handshake");
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
 }

@@ -142,7 +142,8 @@ fn variants_of_chromium_share_one_fingerprint() {
             &[b"h2"],
         ),
     ];
-    let clients = variants.map(|(extensions, protocols)| Client { extensions, protocols, ..CHROME });
+    let clients =
+        variants.map(|(extensions, protocols)| Client { extensions, protocols, ..CHROME });
     let ja4: Vec<String> = clients.iter().map(|client| client.hello().ja4()).collect();
     let fingerprints = clients.map(|client| client.hello().fingerprint().to_string());
     for (number, fingerprint) in fingerprints.iter().enumerate() {

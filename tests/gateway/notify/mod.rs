@@ -1,8 +1,8 @@
 //! `[notify]`: a theft reaches who has to know, and no receiver, however it behaves, reaches the gateway.
 
+mod notifying_gateway;
 mod programs;
 mod receivers;
-mod notifying_gateway;
 mod webhooks;
 
 use std::io::{Read, Write};
@@ -16,13 +16,13 @@ use doorward::secret::SigningSecret;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::risk::{HOME, THIEF, VPN_ABROAD, verdict};
 use test_support::browser::Browser;
 use test_support::gateway::{Gateway, Setup, manual_clock, prepare_directory, session_route};
-use crate::risk::{HOME, THIEF, VPN_ABROAD, verdict};
 use test_support::upstream::Upstream;
 
-use receivers::{Act, Documented, GOOD, Receiver};
 use notifying_gateway::text;
+use receivers::{Act, Documented, GOOD, Receiver};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 

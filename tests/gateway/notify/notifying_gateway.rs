@@ -30,7 +30,16 @@ pub(super) fn told_by(directory: &TempDir, notify: &str) -> Settings {
     let settings = settings(&config.notify).expect("usable").expect("somebody to tell");
     let (attempts, pause, drain) = (3, Duration::from_millis(10), PATIENCE);
     let (asked, longest) = (Duration::from_secs(2), 10 * PATIENCE);
-    Settings { retry: RetryPolicy { attempts, initial_delay: pause, max_retry_after: asked, total_timeout: longest, drain_timeout: drain }, ..settings }
+    Settings {
+        retry: RetryPolicy {
+            attempts,
+            initial_delay: pause,
+            max_retry_after: asked,
+            total_timeout: longest,
+            drain_timeout: drain,
+        },
+        ..settings
+    }
 }
 
 /// A notifier and its counters.

@@ -6,8 +6,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::SECRET;
-use super::receivers::{GOOD, Receiver};
 use super::notifying_gateway::{Teller, told_by, until};
+use super::receivers::{GOOD, Receiver};
 use test_support::gateway::prepare_directory;
 
 fn shell(script: &str, directory: &TempDir) -> String {
@@ -19,8 +19,7 @@ fn shell(script: &str, directory: &TempDir) -> String {
 }
 
 #[test]
-fn command_gets_the_message_without_environment_or_shell()
- {
+fn command_gets_the_message_without_environment_or_shell() {
     let directory = prepare_directory();
     let script = "cat > $DIR/body; printf %s \"$1\" > $DIR/argument; env > $DIR/env";
     let teller = Teller::start(told_by(&directory, &shell(script, &directory)));
@@ -54,8 +53,10 @@ fn hanging_command_is_killed_with_its_children() {
     let script = "sleep 600 & echo $! $$ > $DIR/pids.new; mv $DIR/pids.new $DIR/pids; wait";
     let notify = format!("{}\ntimeout = \"3s\"", shell(script, &directory));
     let settings = told_by(&directory, &notify);
-    let teller =
-        Teller::start(Settings { retry: RetryPolicy { attempts: 1, ..settings.retry }, ..settings });
+    let teller = Teller::start(Settings {
+        retry: RetryPolicy { attempts: 1, ..settings.retry },
+        ..settings
+    });
     teller.theft(1, "alice");
     let pids = until("process", || std::fs::read_to_string(directory.path().join("pids")).ok());
     assert!(pids.split_whitespace().all(is_alive), "{pids}");

@@ -14,8 +14,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::receivers::{Act, GOOD, Receiver, field};
 use super::notifying_gateway::{Teller, told_by};
+use super::receivers::{Act, GOOD, Receiver, field};
 use super::{PATIENCE, SECRET};
 use test_support::gateway::prepare_directory;
 
@@ -116,8 +116,10 @@ fn burst_of_events_is_delivered_or_counted_without_blocking() {
     let receiver = Receiver::plain(&[Act::Hang]);
     let notify = format!("{}\ntimeout = \"100ms\"", receiver.webhook());
     let settings = told_by(&directory, &notify);
-    let teller =
-        Teller::start(Settings { retry: RetryPolicy { attempts: 1, ..settings.retry }, ..settings });
+    let teller = Teller::start(Settings {
+        retry: RetryPolicy { attempts: 1, ..settings.retry },
+        ..settings
+    });
     for session in 0..5_000 {
         teller.theft(session, "alice");
     }
@@ -149,7 +151,11 @@ fn unselected_and_anonymous_events_are_not_sent() {
         SessionEvent::Refused("theft"),
     ];
     for event in events {
-        teller.notifier.event(event, &EventContext { user: "alice", ..EventContext::default() }, UnixMillis(0));
+        teller.notifier.event(
+            event,
+            &EventContext { user: "alice", ..EventContext::default() },
+            UnixMillis(0),
+        );
     }
     assert_eq!((teller.close(), receiver.rest()), ([0; 4], 0));
 }
@@ -192,7 +198,10 @@ fn undelivered_message_is_dropped_after_its_deadline() {
     let notify = format!("{}\ntimeout = \"60s\"", receiver.webhook());
     let settings = told_by(&directory, &notify);
     let longest = Duration::from_millis(200);
-    let teller = Teller::start(Settings { retry: RetryPolicy { total_timeout: longest, ..settings.retry }, ..settings });
+    let teller = Teller::start(Settings {
+        retry: RetryPolicy { total_timeout: longest, ..settings.retry },
+        ..settings
+    });
     let start = Instant::now();
     teller.theft(1, "alice");
     assert_eq!(teller.close(), [0, 1, 0, 0]);

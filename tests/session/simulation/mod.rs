@@ -26,8 +26,15 @@ fn honest_schedules_are_never_refused_and_keep_every_invariant() {
     let statistics = run_seeds(Plan::honest);
     println!("{statistics:?}");
     if is_full_run() {
-        assert!(statistics.rotations > 1_000 && statistics.lost_swaps > 10 && statistics.crashes > 10);
-        assert!(statistics.after_crash > 0 && statistics.idle > 0 && statistics.absolute > 0 && statistics.revoked > 0);
+        assert!(
+            statistics.rotations > 1_000 && statistics.lost_swaps > 10 && statistics.crashes > 10
+        );
+        assert!(
+            statistics.after_crash > 0
+                && statistics.idle > 0
+                && statistics.absolute > 0
+                && statistics.revoked > 0
+        );
         assert!(statistics.superseded > 0, "no late request was admitted within the grace period");
         assert!(statistics.rotation_ignored > 0, "no client ever lost three offers");
     }

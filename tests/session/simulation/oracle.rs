@@ -3,10 +3,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use doorward::session::{Change, Outcome, Record, Refusal, SessionKey, SessionFacts};
+use doorward::session::{Change, Outcome, Record, Refusal, SessionFacts, SessionKey};
 
 use super::plan::{Plan, Thief};
-use super::world::{Sender, Request, Decision};
+use super::world::{Decision, Request, Sender};
 
 /// The simulation's model of one session. A reading is the time on a gateway's clock; a moment is true
 /// time. Both are in milliseconds.
@@ -115,7 +115,10 @@ impl DecisionCheck<'_> {
             return Ok(());
         };
         let end = confirmed + plan.grace + 2 * plan.skew + 1;
-        check(self.decision.loaded_at <= end, "S3: a superseded token is admitted after the grace period")
+        check(
+            self.decision.loaded_at <= end,
+            "S3: a superseded token is admitted after the grace period",
+        )
     }
 
     /// Checks that a thief who ignores every successor is refused in time. If the victim confirms at the
@@ -131,17 +134,26 @@ impl DecisionCheck<'_> {
         let since = self.thief_since.unwrap_or(self.decision.loaded_at);
         let counted = 3 * (plan.grace + self.thief_every) + self.thief_every;
         let bound = plan.rotate + counted + 2 * plan.skew + self.stepped_back + 1_000;
-        check(self.decision.loaded_at <= since + bound, "S8: a thief who ignores rotation is still admitted")
+        check(
+            self.decision.loaded_at <= since + bound,
+            "S8: a thief who ignores rotation is still admitted",
+        )
     }
 
     fn check_refused(&self, model: &SessionModel, why: Refusal) -> Fault {
         match why {
             Refusal::Idle => self.check_not_early(),
             Refusal::Absolute => self.check_absolute(model),
-            Refusal::Revoked => check(model.revoked.is_some(), "refused as revoked without a revocation"),
+            Refusal::Revoked => {
+                check(model.revoked.is_some(), "refused as revoked without a revocation")
+            }
             Refusal::Reauthenticate => Err("no route requires reauthentication".to_owned()),
-            Refusal::SecretMismatch => self.check_false_alarm(model, "S7: an honest token has a wrong secret"),
-            Refusal::UnknownGeneration => self.check_false_alarm(model, "S7: an honest token has an unknown generation"),
+            Refusal::SecretMismatch => {
+                self.check_false_alarm(model, "S7: an honest token has a wrong secret")
+            }
+            Refusal::UnknownGeneration => {
+                self.check_false_alarm(model, "S7: an honest token has an unknown generation")
+            }
             Refusal::Theft => self.check_false_alarm(model, "S7: an honest client is a thief"),
             Refusal::Superseded => self.check_past_grace(),
             Refusal::RestoredAfterCrash => self.check_crash(model),
@@ -152,7 +164,8 @@ impl DecisionCheck<'_> {
     fn check_not_early(&self) -> Fault {
         let policy = &self.plan.policy;
         let exact = (policy.idle() - policy.touch_interval()).as_millis() as u64;
-        let idle_time = self.decision.passed.saturating_sub(self.decision.active_at) + 2 * self.plan.skew;
+        let idle_time =
+            self.decision.passed.saturating_sub(self.decision.active_at) + 2 * self.plan.skew;
         check(idle_time >= exact, "S9: idle more than a sixtieth early")
     }
 
@@ -226,7 +239,9 @@ impl DecisionCheck<'_> {
             return self.check_past_grace();
         }
         let same_location = record.rotated_from.is_same_location(&self.request.context);
-        if behind == 1 && same_location && self.decision.verdict.outcome == Outcome::Refuse(Refusal::RestoredAfterCrash)
+        if behind == 1
+            && same_location
+            && self.decision.verdict.outcome == Outcome::Refuse(Refusal::RestoredAfterCrash)
         {
             return Ok(());
         }
@@ -254,7 +269,12 @@ impl DecisionCheck<'_> {
 }
 
 /// Checks S4: no write and no touch moves the session back.
-pub fn check_monotonic(model: &mut SessionModel, before: &Record, facts: &SessionFacts, next: &Record) -> Fault {
+pub fn check_monotonic(
+    model: &mut SessionModel,
+    before: &Record,
+    facts: &SessionFacts,
+    next: &Record,
+) -> Fault {
     let active = next.last_active.max(facts.touched).0;
     check(active >= model.active, "S4: activity moved back")?;
     model.active = active;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use doorward::clock::UnixMillis;
-use doorward::session::{EndReason, RevocationCutoff, SessionKey, SessionFacts, UserTag};
+use doorward::session::{EndReason, RevocationCutoff, SessionFacts, SessionKey, UserTag};
 
 #[derive(Clone)]
 pub enum Slot {

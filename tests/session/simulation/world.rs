@@ -8,12 +8,14 @@ use std::time::Duration;
 use doorward::clock::UnixMillis;
 use doorward::secret::KeyRing;
 use doorward::session::{
-    DecisionInput, Change, ClientContext, Identity, Outcome, Record, Refusal, RoutePolicy, SessionId,
-    SessionKey, SessionFacts, Successor, RotationTiming, Token, UserTag, Verdict, decide,
+    Change, ClientContext, DecisionInput, Identity, Outcome, Record, Refusal, RotationTiming,
+    RoutePolicy, SessionFacts, SessionId, SessionKey, Successor, Token, UserTag, Verdict, decide,
 };
 
 use super::browser::{Browser, Cookie, location, thief_location};
-use super::oracle::{Delivery, Fault, SessionModel, DecisionCheck, Offered, check_monotonic, check_no_secret};
+use super::oracle::{
+    DecisionCheck, Delivery, Fault, Offered, SessionModel, check_monotonic, check_no_secret,
+};
 use super::plan::{Plan, Rng, Thief};
 use super::store::{Slot, Store};
 
@@ -175,8 +177,12 @@ struct ThiefState {
 impl World {
     pub fn new(plan: Plan) -> World {
         let mut rng = Rng::new(plan.seed ^ 0x5eed);
-        let thief =
-            ThiefState { cookie: None, copied: 0, first_used: None, every: rng.between(1_000, 45_000) };
+        let thief = ThiefState {
+            cookie: None,
+            copied: 0,
+            first_used: None,
+            every: rng.between(1_000, 45_000),
+        };
         let browsers = (0..plan.browsers).map(Browser::new).collect();
         World {
             rng,
@@ -228,7 +234,8 @@ impl World {
         self.now = self.plan.rotate + 1;
         for number in 0..count {
             let context = self.browsers[0].context.clone();
-            let id = self.send(Sender::Burst, cookie.clone(), context, RotationTiming::WhenDue, true);
+            let id =
+                self.send(Sender::Burst, cookie.clone(), context, RotationTiming::WhenDue, true);
             if let Some(request) = self.requests.get_mut(&id) {
                 request.gateway = number % GATEWAYS;
             }
@@ -366,7 +373,8 @@ impl World {
         };
         let context = it.context.clone();
         // Some requests are sensitive actions.
-        let timing = if self.rng.percent(3) { RotationTiming::Now } else { RotationTiming::WhenDue };
+        let timing =
+            if self.rng.percent(3) { RotationTiming::Now } else { RotationTiming::WhenDue };
         let id = self.send(Sender::Browser(browser), cookie, context, timing, activity);
         let late = self.rng.percent(10);
         let pause = self.rng.between(5, if late { self.plan.uplink } else { 150 });
@@ -388,8 +396,17 @@ impl World {
         };
         let gateway = self.any_gateway();
         let sent_at = self.now;
-        let request =
-            Request { by, cookie, context, sent_at, life, gateway, timing, activity, decision: None };
+        let request = Request {
+            by,
+            cookie,
+            context,
+            sent_at,
+            life,
+            gateway,
+            timing,
+            activity,
+            decision: None,
+        };
         self.requests.insert(self.serial, request);
         self.serial
     }
@@ -457,8 +474,7 @@ impl World {
         let token = Token::new(self.keys.signing_key().0, key, 0, first.secret);
         let end = at.plus(self.plan.policy.absolute());
         let identity = Identity { user, ..Identity::default() };
-        let record =
-            Record::new(identity, &token, at, end, self.browsers[browser].context.clone());
+        let record = Record::new(identity, &token, at, end, self.browsers[browser].context.clone());
         self.store.create(key, record.seal(&self.keys, &key));
         self.models.push(SessionModel::new(key, at.0, self.now + self.stepped_forward));
         let cookie = self.sign(self.models.len() - 1, &first);
@@ -578,7 +594,12 @@ impl World {
         Ok(())
     }
 
-    fn swap(&mut self, request: &Request, decision: &Decision, next: &Record) -> Result<bool, String> {
+    fn swap(
+        &mut self,
+        request: &Request,
+        decision: &Decision,
+        next: &Record,
+    ) -> Result<bool, String> {
         let session = request.cookie.session;
         let key = self.models[session].key;
         let sealed = next.seal(&self.keys, &key);
@@ -657,7 +678,10 @@ impl World {
             Outcome::Refuse(Refusal::Revoked) => statistics.revoked += 1,
             Outcome::Refuse(Refusal::RotationIgnored) => statistics.rotation_ignored += 1,
             Outcome::Refuse(
-                Refusal::UnknownGeneration | Refusal::SecretMismatch | Refusal::Reauthenticate | Refusal::Superseded,
+                Refusal::UnknownGeneration
+                | Refusal::SecretMismatch
+                | Refusal::Reauthenticate
+                | Refusal::Superseded,
             ) => {}
         }
         let stolen = self.thief.cookie.as_ref();
@@ -687,9 +711,7 @@ impl World {
     }
 
     fn finish_refused(&mut self, id: u64, request: &Request, why: &str) {
-        self.log(|| {
-            format!("{:?} session {}: refused, {why}", request.by, request.cookie.session)
-        });
+        self.log(|| format!("{:?} session {}: refused, {why}", request.by, request.cookie.session));
         self.reply(id, request, Response::LoginPage);
         // The response needs the request again.
         let again = Request {

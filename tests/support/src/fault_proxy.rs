@@ -156,7 +156,8 @@ impl Pipe {
                 tokio::time::sleep(self.chance.between(least, most)).await;
             }
             (FaultMode::LateReplies(by), Direction::Replies) => tokio::time::sleep(by).await,
-            (FaultMode::HoldReplies, Direction::Replies) | (FaultMode::HoldRequests, Direction::Requests) => {
+            (FaultMode::HoldReplies, Direction::Replies)
+            | (FaultMode::HoldRequests, Direction::Requests) => {
                 let _ = self.control.wait_for(|now| now.mode != mode).await;
             }
             (FaultMode::Throttle(rate), _) => {

@@ -42,7 +42,8 @@ impl Drop for Sentinel {
 impl SentinelGroup {
     /// Starts the servers and waits until every sentinel has found all others.
     pub fn start() -> SentinelGroup {
-        let master = RedisServer::start(RedisOptions::with_args(&["--repl-diskless-sync-delay", "0"]));
+        let master =
+            RedisServer::start(RedisOptions::with_args(&["--repl-diskless-sync-delay", "0"]));
         let port = master.port().to_string();
         let follow = ["--repl-diskless-sync-delay", "0", "--replicaof", "127.0.0.1", &port];
         let mut servers = vec![master];
@@ -104,7 +105,8 @@ impl SentinelGroup {
     pub fn force_failover(&self) -> u16 {
         let old = self.master();
         eventually("a failover begins", || {
-            query::<String>(self.sentinels[0].port, &["SENTINEL", "FAILOVER", MASTER_NAME]).is_some()
+            query::<String>(self.sentinels[0].port, &["SENTINEL", "FAILOVER", MASTER_NAME])
+                .is_some()
         });
         eventually("a failover", || self.master() != old);
         self.master()

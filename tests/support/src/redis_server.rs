@@ -49,7 +49,10 @@ impl RedisOptions {
 
     /// Options with additional command-line arguments.
     pub fn with_args(args: &[&str]) -> RedisOptions {
-        RedisOptions { args: args.iter().map(|text| (*text).to_owned()).collect(), ..RedisOptions::default() }
+        RedisOptions {
+            args: args.iter().map(|text| (*text).to_owned()).collect(),
+            ..RedisOptions::default()
+        }
     }
 }
 

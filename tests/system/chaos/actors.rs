@@ -13,10 +13,10 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use test_support::seeded_rng::SeededRng;
-use crate::chaos::history::{Actor, RequestKind, EndTarget, Event, Session};
-use crate::chaos::browsers::{Profile, Scenario, Tab, RequestSource};
+use crate::chaos::browsers::{Profile, RequestSource, Scenario, Tab};
 use crate::chaos::client::{Jar, parse_token};
+use crate::chaos::history::{Actor, EndTarget, Event, RequestKind, Session};
+use test_support::seeded_rng::SeededRng;
 
 /// How long an operator waits for a gateway.
 const TIMEOUT: Duration = Duration::from_secs(8);
@@ -119,7 +119,10 @@ async fn log_out(scenario: &Arc<Scenario>, victim: usize, chance: SeededRng) -> 
     }
     let mut tab = Tab::new(scenario, profile.from, chance);
     let ended = tab.log_out(profile).await;
-    EndAttempt { is_acked: true, cookies: ended.map(|(_, cookie)| (victim, cookie)).into_iter().collect() }
+    EndAttempt {
+        is_acked: true,
+        cookies: ended.map(|(_, cookie)| (victim, cookie)).into_iter().collect(),
+    }
 }
 
 /// The cookie of a session that was to end, probe again.
@@ -149,7 +152,10 @@ impl Probe {
     }
 
     /// At every gateway; the history judges what passes.
-    fn at_all_gateways(mut self, chance: &mut SeededRng) -> impl Future<Output = ()> + Send + 'static {
+    fn at_all_gateways(
+        mut self,
+        chance: &mut SeededRng,
+    ) -> impl Future<Output = ()> + Send + 'static {
         // Some come back only when gateways and Redis had time to forget.
         let late = if chance.percent(40) { LATE_PROBE_DELAY } else { Duration::ZERO };
         async move {
@@ -175,7 +181,8 @@ impl Probe {
     }
 
     async fn send(&mut self, actor: Actor, gateway: usize, kind: RequestKind) {
-        let source = RequestSource { actor, agent: &self.agent, cookie: &self.cookie, gateway, kind };
+        let source =
+            RequestSource { actor, agent: &self.agent, cookie: &self.cookie, gateway, kind };
         self.tab.request(&source, Duration::from_secs(60)).await;
     }
 }
@@ -197,13 +204,20 @@ pub async fn steal(scenario: Arc<Scenario>, mut chance: SeededRng) {
         let victim = chance.choose(&scenario.profiles);
         let Some(cookie) = victim.cookie() else { continue };
         let Some(stolen) = parse_token(&cookie) else { continue };
-        scenario.recorder.add(Event::Stolen { session: stolen.session, at: scenario.recorder.now() });
+        scenario
+            .recorder
+            .add(Event::Stolen { session: stolen.session, at: scenario.recorder.now() });
         let token_use = *chance.choose(&[TokenUse::KeepsToken, TokenUse::FollowsRotation]);
         use_stolen(&scenario, cookie, token_use, &mut chance).await;
     }
 }
 
-async fn use_stolen(scenario: &Arc<Scenario>, mut cookie: String, token_use: TokenUse, chance: &mut SeededRng) {
+async fn use_stolen(
+    scenario: &Arc<Scenario>,
+    mut cookie: String,
+    token_use: TokenUse,
+    chance: &mut SeededRng,
+) {
     let mut tab = Tab::new(scenario, Ipv4Addr::new(127, 2, 0, 1), chance.clone());
     for _ in 0..40 {
         if scenario.is_finished() {
@@ -239,7 +253,12 @@ pub async fn replay_superseded(scenario: Arc<Scenario>, mut chance: SeededRng) {
             if let (Some(old), Some(new)) = (before, now)
                 && is_older(&old, &new)
             {
-                thefts.spawn(replay_after_grace(Arc::clone(&scenario), victim.number, old, chance.fork(7)));
+                thefts.spawn(replay_after_grace(
+                    Arc::clone(&scenario),
+                    victim.number,
+                    old,
+                    chance.fork(7),
+                ));
                 // The next one is another thief.
                 chance.below(2);
             }
@@ -253,7 +272,12 @@ fn is_older(old: &str, new: &str) -> bool {
     old.session == new.session && old.generation < new.generation
 }
 
-async fn replay_after_grace(scenario: Arc<Scenario>, victim: usize, cookie: String, mut chance: SeededRng) {
+async fn replay_after_grace(
+    scenario: Arc<Scenario>,
+    victim: usize,
+    cookie: String,
+    mut chance: SeededRng,
+) {
     tokio::time::sleep(AFTER_GRACE).await;
     let session = parse_token(&cookie).map(|token| token.session);
     if scenario.is_finished() || session != scenario.profiles[victim].session() {
@@ -273,12 +297,15 @@ pub async fn poll_session_lists(scenario: Arc<Scenario>) {
         }
         tokio::time::sleep(Duration::from_millis(400)).await;
         let member = &scenario.fleet[turn % scenario.fleet.len()];
-        let Some((200, body)) = admin_request(&member.socket, Method::GET, "/sessions").await else {
+        let Some((200, body)) = admin_request(&member.socket, Method::GET, "/sessions").await
+        else {
             continue;
         };
         let list: Vec<serde_json::Value> = serde_json::from_str(&body).unwrap_or_default();
         for session in &list {
-            scenario.recorder.add(listed_event(session, scenario.recorder.now()).expect("a listed session"));
+            scenario
+                .recorder
+                .add(listed_event(session, scenario.recorder.now()).expect("a listed session"));
         }
     }
 }

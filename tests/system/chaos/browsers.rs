@@ -9,11 +9,14 @@ use bytes::Bytes;
 use http::Request as HttpRequest;
 use http_body_util::Full;
 
-use test_support::seeded_rng::SeededRng;
+use crate::chaos::client::{COOKIE, Client, HOST, HttpResponse, Jar, parse_token};
 use crate::chaos::gateway_process::{GatewayProcess, SessionTime};
-use crate::chaos::history::{Actor, RecordedResponse, RequestKind, Millis, EndTarget, Event, RequestOutcome, Recorder, Request, Session};
+use crate::chaos::history::{
+    Actor, EndTarget, Event, Millis, RecordedResponse, Recorder, Request, RequestKind,
+    RequestOutcome, Session,
+};
 use crate::chaos::upstream::REQUEST_ID_HEADER;
-use crate::chaos::client::{COOKIE, HOST, Jar, HttpResponse, Client, parse_token};
+use test_support::seeded_rng::SeededRng;
 
 pub const PASSWORD: &str = "correct horse battery staple";
 
@@ -122,7 +125,11 @@ impl Tab {
     }
 
     /// One request for the app, written into the history.
-    pub async fn request(&mut self, source: &RequestSource<'_>, patience: Duration) -> Option<HttpResponse> {
+    pub async fn request(
+        &mut self,
+        source: &RequestSource<'_>,
+        patience: Duration,
+    ) -> Option<HttpResponse> {
         let recorder = self.scenario.recorder.clone();
         let id = self.scenario.last_id.fetch_add(1, Ordering::SeqCst);
         let sent = recorder.now();
@@ -132,7 +139,9 @@ impl Tab {
             None => Ok(Err("it is not running".to_owned())),
         };
         let (outcome, response) = match response {
-            Ok(Ok(response)) => (RequestOutcome::Response(record_response(&response)), Some(response)),
+            Ok(Ok(response)) => {
+                (RequestOutcome::Response(record_response(&response)), Some(response))
+            }
             Ok(Err(error)) => (RequestOutcome::NoResponse(error), None),
             Err(_) => (RequestOutcome::Abandoned, None),
         };
@@ -141,7 +150,16 @@ impl Tab {
         }
         let (actor, gateway, kind) = (source.actor, source.gateway, source.kind);
         let (token, done) = (parse_token(source.cookie), recorder.now());
-        recorder.add(Event::Requested(Request { id, actor, gateway, kind, token, sent, done, outcome }));
+        recorder.add(Event::Requested(Request {
+            id,
+            actor,
+            gateway,
+            kind,
+            token,
+            sent,
+            done,
+            outcome,
+        }));
         response
     }
 
@@ -150,7 +168,9 @@ impl Tab {
         let number = self.scenario.fleet.len();
         let chosen = usize::try_from(self.chance.below(number as u64)).unwrap_or(0);
         match self.avoided {
-            Some((avoided_gateway, until)) if avoided_gateway == chosen && Instant::now() < until => {
+            Some((avoided_gateway, until))
+                if avoided_gateway == chosen && Instant::now() < until =>
+            {
                 (chosen + 1) % number
             }
             Some(_) | None => chosen,
@@ -179,7 +199,8 @@ impl Tab {
             match profile.cookie() {
                 None => self.log_in(profile).await,
                 Some(cookie) if self.chance.percent(30) => {
-                    let [one, two, three] = parallel_tabs.each_mut().map(|tab| tab.load_page(profile, &cookie));
+                    let [one, two, three] =
+                        parallel_tabs.each_mut().map(|tab| tab.load_page(profile, &cookie));
                     tokio::join!(self.load_page(profile, &cookie), one, two, three);
                 }
                 Some(cookie) => self.load_page(profile, &cookie).await,
@@ -224,7 +245,9 @@ impl Tab {
         let Some(form) = self.page(profile, gateway, "/.doorward/login", None).await else {
             return;
         };
-        let (Some(csrf), Some(to)) = (form.form_field("csrf"), form.form_field("to")) else { return };
+        let (Some(csrf), Some(to)) = (form.form_field("csrf"), form.form_field("to")) else {
+            return;
+        };
         let fields = [
             ("username", profile.user.as_str()),
             ("password", PASSWORD),
@@ -251,10 +274,17 @@ impl Tab {
         let sent = recorder.now();
         let fields = [("csrf", csrf.as_str())];
         let answer = self.page(profile, gateway, "/.doorward/logout", Some(&fields)).await;
-        let is_finished = answer.is_some_and(|answer| answer.status == 200 && answer.deletes_cookie());
+        let is_finished =
+            answer.is_some_and(|answer| answer.status == 200 && answer.deletes_cookie());
         let done = recorder.now();
         let acked = is_finished.then_some(done);
-        recorder.add(Event::Ended { what: EndTarget::Session(session), gateway, sent, acked, done });
+        recorder.add(Event::Ended {
+            what: EndTarget::Session(session),
+            gateway,
+            sent,
+            acked,
+            done,
+        });
         Some((acked?, cookie))
     }
 

@@ -1,8 +1,9 @@
 //! The checker itself: for each invariant a history that breaks it, and one beside it that does not.
 
-use crate::chaos::checker::{Invariant, Bounds, check};
+use crate::chaos::checker::{Bounds, Invariant, check};
 use crate::chaos::history::{
-    Actor, RecordedResponse, RequestKind, EndTarget, Event, RequestOutcome, AllowedEffects, Request, Session, Token, FaultWindow,
+    Actor, AllowedEffects, EndTarget, Event, FaultWindow, RecordedResponse, Request, RequestKind,
+    RequestOutcome, Session, Token,
 };
 
 const TERMS: Bounds = Bounds {
@@ -63,7 +64,11 @@ fn ask(id: u64, sent: u64, answer: RecordedResponse) -> Request {
 }
 
 fn hello(id: u64) -> RecordedResponse {
-    RecordedResponse { status: 200, echo: Some((id, "ada".to_owned())), ..RecordedResponse::default() }
+    RecordedResponse {
+        status: 200,
+        echo: Some((id, "ada".to_owned())),
+        ..RecordedResponse::default()
+    }
 }
 
 fn refusal(reason: &str) -> RecordedResponse {
@@ -77,7 +82,10 @@ fn away() -> RecordedResponse {
 /// A request that passes, and its arrival at the upstream.
 fn pass(request: Request) -> [Event; 2] {
     let (request_id, at) = (request.id, request.sent + 2);
-    [Event::Requested(request), Event::ReachedUpstream { request: request_id, user: "ada".to_owned(), at }]
+    [
+        Event::Requested(request),
+        Event::ReachedUpstream { request: request_id, user: "ada".to_owned(), at },
+    ]
 }
 
 fn passes(id: u64, sent: u64) -> [Event; 2] {
@@ -89,7 +97,14 @@ fn refused(id: u64, sent: u64, reason: &str) -> Event {
 }
 
 fn fault(began: u64, ended: u64, allowed: AllowedEffects) -> Event {
-    Event::Fault(FaultWindow { fault: "a fault", gateway: None, began, ended, allowed, store_silent_until: None })
+    Event::Fault(FaultWindow {
+        fault: "a fault",
+        gateway: None,
+        began,
+        ended,
+        allowed,
+        store_silent_until: None,
+    })
 }
 
 fn outage(began: u64, ended: u64) -> Event {
@@ -141,7 +156,8 @@ fn identity_flags_a_session_listed_under_another_user() {
 
 #[test]
 fn live_flags_access_without_a_cookie() {
-    let nobody = Request { token: None, ..ask(1, 100, RecordedResponse { echo: None, ..hello(1) }) };
+    let nobody =
+        Request { token: None, ..ask(1, 100, RecordedResponse { echo: None, ..hello(1) }) };
     flags(Invariant::Live, pass(nobody).to_vec());
 }
 
@@ -166,7 +182,11 @@ fn live_flags_a_gateway_that_loses_its_own_revocation() {
         [told.to_vec(), passes(2, 200).to_vec()].concat()
     };
     flags(Invariant::Live, again(fault(110, 150, lost)));
-    accepts(again(fault(110, 150, AllowedEffects { gateway_down: true, ..AllowedEffects::default() })));
+    accepts(again(fault(
+        110,
+        150,
+        AllowedEffects { gateway_down: true, ..AllowedEffects::default() },
+    )));
 }
 
 #[test]
@@ -188,8 +208,14 @@ fn revoked_flags_a_fault_of_another_gateway_as_excuse() {
     let trouble = || {
         let allowed = AllowedEffects { unavailable: true, ..AllowedEffects::default() };
         let fault = "trouble elsewhere";
-        let window =
-            FaultWindow { fault, gateway: Some(1), began: 50, ended: 3_500, allowed, store_silent_until: None };
+        let window = FaultWindow {
+            fault,
+            gateway: Some(1),
+            began: 50,
+            ended: 3_500,
+            allowed,
+            store_silent_until: None,
+        };
         vec![Event::Fault(window), revoked(100)]
     };
     flags(Invariant::Revoked, [trouble(), passes(1, 1_101).to_vec()].concat());
@@ -199,7 +225,11 @@ fn revoked_flags_a_fault_of_another_gateway_as_excuse() {
 
 #[test]
 fn revoked_flags_an_end_not_restored_after_a_failover() {
-    let failover = fault(150, 6_000, AllowedEffects { data_loss: true, unavailable: true, ..AllowedEffects::default() });
+    let failover = fault(
+        150,
+        6_000,
+        AllowedEffects { data_loss: true, unavailable: true, ..AllowedEffects::default() },
+    );
     let late = |sent| [vec![failover.clone(), revoked(100)], passes(1, sent).to_vec()].concat();
     flags(Invariant::Revoked, late(7_001));
     accepts(late(7_000));
@@ -238,7 +268,8 @@ fn revoked_flags_a_stream_that_continues() {
 
 #[test]
 fn identity_flags_a_stream_for_another_user() {
-    let told = Event::StreamLine { session: ADAS, gateway: 0, user: "bea".to_owned(), written_at: 50 };
+    let told =
+        Event::StreamLine { session: ADAS, gateway: 0, user: "bea".to_owned(), written_at: 50 };
     flags(Invariant::Identity, vec![told]);
 }
 
@@ -247,7 +278,8 @@ fn honest_flags_a_stream_cut_without_a_reason() {
     let cut = || Event::StreamCut { session: ADAS, gateway: 0, at: 100 };
     flags(Invariant::Honest, vec![told(2_000_000, 50), cut()]);
     flags(Invariant::Honest, vec![told(2_000_000, 50), outage(50, 150), cut()]);
-    let restart = fault(50, 150, AllowedEffects { gateway_down: true, ..AllowedEffects::default() });
+    let restart =
+        fault(50, 150, AllowedEffects { gateway_down: true, ..AllowedEffects::default() });
     accepts(vec![told(2_000_000, 50), restart, cut()]);
     accepts(vec![told(2_000_000, 50), revoked(90), cut()]);
 }
@@ -297,10 +329,16 @@ fn grace_flags_late_use_of_a_superseded_token() {
 
 #[test]
 fn honest_flags_every_unexplained_rejection() {
-    for reason in ["theft", "after-crash", "not-rotating", "unknown-session", "idle", "generation-ahead"] {
+    for reason in
+        ["theft", "after-crash", "not-rotating", "unknown-session", "idle", "generation-ahead"]
+    {
         flags(Invariant::Honest, vec![refused(1, 100, reason)]);
         // A restart or an outage is none.
-        let restart = fault(80, 90, AllowedEffects { gateway_down: true, unavailable: true, ..AllowedEffects::default() });
+        let restart = fault(
+            80,
+            90,
+            AllowedEffects { gateway_down: true, unavailable: true, ..AllowedEffects::default() },
+        );
         flags(Invariant::Honest, vec![restart, refused(1, 100, reason)]);
     }
 }
@@ -348,7 +386,10 @@ fn honest_flags_an_early_absolute_end() {
 fn deadline_flags_slow_missing_and_odd_responses() {
     let slow = Request { done: 3_101, ..ask(1, 100, hello(1)) };
     flags(Invariant::Deadline, vec![Event::Requested(slow)]);
-    let none = Request { outcome: RequestOutcome::NoResponse("reset".to_owned()), ..ask(1, 100, hello(1)) };
+    let none = Request {
+        outcome: RequestOutcome::NoResponse("reset".to_owned()),
+        ..ask(1, 100, hello(1))
+    };
     flags(Invariant::Deadline, vec![Event::Requested(none.clone())]);
     let restart = fault(50, 90, AllowedEffects { gateway_down: true, ..AllowedEffects::default() });
     accepts(vec![restart, Event::Requested(none)]);
@@ -385,7 +426,8 @@ fn wrong_clock_excuses_only_its_own_clients() {
     flags(Invariant::Honest, vec![wrong_clock(100, 200), there(1_000), out()]);
     let page = Event::OwnPage { session: ADAS, gateway: 1, sent: 150, done: 160 };
     accepts(vec![wrong_clock(100, 200), page, out()]);
-    let stream = Event::StreamLine { session: ADAS, gateway: 1, user: "ada".to_owned(), written_at: 150 };
+    let stream =
+        Event::StreamLine { session: ADAS, gateway: 1, user: "ada".to_owned(), written_at: 150 };
     accepts(vec![wrong_clock(100, 200), stream, out()]);
 }
 
@@ -421,7 +463,14 @@ fn absolute_allows_late_access_only_at_a_wrong_clock() {
 fn wrong_clock(began: u64, ended: u64) -> Event {
     let allowed = AllowedEffects { wrong_clock: true, ..AllowedEffects::default() };
     let fault = "a wrong clock";
-    Event::Fault(FaultWindow { fault, gateway: Some(1), began, ended, allowed, store_silent_until: None })
+    Event::Fault(FaultWindow {
+        fault,
+        gateway: Some(1),
+        began,
+        ended,
+        allowed,
+        store_silent_until: None,
+    })
 }
 
 /// Nothing comes from the store.
@@ -484,7 +533,8 @@ fn known_flags_a_session_with_a_failed_revocation() {
 
 #[test]
 fn revoked_allows_bounded_stale_reads() {
-    let late = |sent| [vec![blind(50, 9_000), revoked(100)], pass(stale_read(sent)).to_vec()].concat();
+    let late =
+        |sent| [vec![blind(50, 9_000), revoked(100)], pass(stale_read(sent)).to_vec()].concat();
     accepts(late(4_050));
     flags(Invariant::Revoked, late(4_101));
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::chaos::history::{Millis, AllowedEffects};
-use test_support::fault_proxy::FaultMode;
+use crate::chaos::history::{AllowedEffects, Millis};
 use crate::chaos::testbed::Testbed;
+use test_support::fault_proxy::FaultMode;
 
 /// An hour of session time.
 const HOUR: i64 = 3_600_000;

@@ -7,19 +7,19 @@
 //!
 //! The tests here are the short form. `tests/system/chaos/run` plays as many seeds as you like and shows a table.
 
+mod actors;
 mod backend;
+mod browsers;
 mod checker;
-mod faults;
 mod checker_tests;
+mod client;
+mod faults;
 mod gateway_process;
 mod history;
-mod browsers;
-mod streams;
 mod report;
-mod actors;
-mod upstream;
-mod client;
+mod streams;
 mod testbed;
+mod upstream;
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use crate::chaos::checker::{self, Findings, Invariant, Violation};
 use crate::chaos::faults::{
     ALONE, ASLEEP, CLUSTER, Fault, GATEWAY, LOSS, NETWORK, REAL, SENTINELS, SERVER,
 };
-use crate::chaos::history::{Actor, Millis, Event, FaultWindow};
+use crate::chaos::history::{Actor, Event, FaultWindow, Millis};
 use crate::chaos::testbed::{self, Pace, Plan};
 
 /// How often an invariant was judged around a fault, and how often it did not hold.

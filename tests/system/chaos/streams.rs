@@ -13,11 +13,11 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::chaos::browsers::{Profile, RequestSource, Scenario, app_request};
+use crate::chaos::client::{COOKIE, Client, HOST, WebSocket, parse_token};
+use crate::chaos::history::{Actor, Event, RequestKind, Session};
+use crate::chaos::upstream::{SEND_INTERVAL, SOCKET, STREAM, UPLOAD};
 use test_support::seeded_rng::SeededRng;
-use crate::chaos::history::{Actor, RequestKind, Event, Session};
-use crate::chaos::browsers::{Profile, Scenario, RequestSource, app_request};
-use crate::chaos::upstream::{SOCKET, STREAM, SEND_INTERVAL, UPLOAD};
-use crate::chaos::client::{COOKIE, HOST, WebSocket, Client, parse_token};
 
 /// Who hears nothing for so long opens another one, as browsers do not: it keeps the history going.
 const READ_TIMEOUT: Duration = Duration::from_secs(4);
@@ -55,7 +55,11 @@ struct StreamClient<'a> {
 }
 
 impl StreamClient<'_> {
-    fn new<'a>(scenario: &'a Arc<Scenario>, profile: &'a Profile, gateway: usize) -> Option<StreamClient<'a>> {
+    fn new<'a>(
+        scenario: &'a Arc<Scenario>,
+        profile: &'a Profile,
+        gateway: usize,
+    ) -> Option<StreamClient<'a>> {
         let cookie = profile.cookie()?;
         let session = parse_token(&cookie)?.session;
         Some(StreamClient { scenario, profile, cookie, session, gateway })
@@ -64,9 +68,11 @@ impl StreamClient<'_> {
     async fn stream(&self, client: &Client) -> Option<()> {
         let actor = Actor::Browser(self.profile.number);
         let (agent, gateway) = (self.profile.agent.as_str(), self.gateway);
-        let source = RequestSource { actor, agent, cookie: &self.cookie, gateway, kind: RequestKind::Page };
+        let source =
+            RequestSource { actor, agent, cookie: &self.cookie, gateway, kind: RequestKind::Page };
         let request = app_request(STREAM, 0, &source);
-        let answer = client.open_stream(self.scenario.fleet[gateway].address()?, request).await.ok()?;
+        let answer =
+            client.open_stream(self.scenario.fleet[gateway].address()?, request).await.ok()?;
         if answer.status() == 200 {
             self.read_stream(answer.into_body()).await;
         }
@@ -75,7 +81,9 @@ impl StreamClient<'_> {
 
     async fn read_stream(&self, mut stream: Incoming) {
         while !self.scenario.is_finished() {
-            let Ok(frame) = tokio::time::timeout(READ_TIMEOUT, stream.frame()).await else { return };
+            let Ok(frame) = tokio::time::timeout(READ_TIMEOUT, stream.frame()).await else {
+                return;
+            };
             let Some(Ok(frame)) = frame else { return self.record_cut() };
             let data = frame.into_data().unwrap_or_default();
             self.record_lines(&String::from_utf8_lossy(&data));
@@ -91,14 +99,17 @@ impl StreamClient<'_> {
             .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
             .body(())
             .expect("a request");
-        let socket = client.open_websocket(self.scenario.fleet[self.gateway].address()?, request).await?;
+        let socket =
+            client.open_websocket(self.scenario.fleet[self.gateway].address()?, request).await?;
         self.read_socket(socket).await;
         Some(())
     }
 
     async fn read_socket(&self, mut socket: WebSocket) {
         while !self.scenario.is_finished() {
-            let Ok(message) = tokio::time::timeout(READ_TIMEOUT, socket.next()).await else { return };
+            let Ok(message) = tokio::time::timeout(READ_TIMEOUT, socket.next()).await else {
+                return;
+            };
             match message {
                 Some(Ok(Message::Text(text))) => self.record_lines(&text),
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
@@ -111,7 +122,8 @@ impl StreamClient<'_> {
     async fn upload(&self, client: &Client) -> Option<()> {
         let line = Bytes::from(format!("{} {:<400}\n", self.session.0, self.gateway));
         let request = self.request("POST", UPLOAD);
-        let request = request.body(repeated_lines(Arc::clone(self.scenario), line)).expect("a request");
+        let request =
+            request.body(repeated_lines(Arc::clone(self.scenario), line)).expect("a request");
         let to = self.scenario.fleet[self.gateway].address()?;
         let longest = SEND_INTERVAL * u32::try_from(LINES).ok()? + READ_TIMEOUT;
         tokio::time::timeout(longest, client.upload(to, request)).await.ok()?.ok().map(drop)
@@ -133,7 +145,12 @@ impl StreamClient<'_> {
         for (written_at, user) in text.lines().filter_map(|line| line.split_once(' ')) {
             if let Ok(written_at) = written_at.parse() {
                 let (session, gateway, user) = (self.session, self.gateway, user.to_owned());
-                self.scenario.recorder.add(Event::StreamLine { session, gateway, user, written_at });
+                self.scenario.recorder.add(Event::StreamLine {
+                    session,
+                    gateway,
+                    user,
+                    written_at,
+                });
             }
         }
     }

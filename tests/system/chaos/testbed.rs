@@ -13,17 +13,17 @@ use doorward::tls::dev_ca;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
+use crate::chaos::actors;
 use crate::chaos::backend::{Backend, GATEWAYS, Store, blocking};
-use test_support::seeded_rng::SeededRng;
+use crate::chaos::browsers::{PASSWORD, Profile, STALE_READ_PATH, Scenario, Tab};
 use crate::chaos::checker::Bounds;
+use crate::chaos::client;
 use crate::chaos::faults::Fault;
 use crate::chaos::gateway_process::{self, GatewayProcess, SessionTime};
-use crate::chaos::history::{Millis, Event, Recorder, FaultWindow};
-use crate::chaos::browsers::{STALE_READ_PATH, PASSWORD, Profile, Scenario, Tab};
+use crate::chaos::history::{Event, FaultWindow, Millis, Recorder};
 use crate::chaos::streams;
-use crate::chaos::actors;
 use crate::chaos::upstream::RecordingUpstream;
-use crate::chaos::client;
+use test_support::seeded_rng::SeededRng;
 
 const USERS: [&str; 6] = ["ada", "bea", "cyd", "dan", "eve", "fay"];
 /// Profiles of the first users, beside the one that everybody has.
@@ -188,7 +188,14 @@ impl Testbed {
         let gateway = fault.gateway().map(|number| number % self.scenario.fleet.len());
         let ended = recorder.now();
         let (fault, allowed) = (fault.as_str(), fault.allowed());
-        recorder.add(Event::Fault(FaultWindow { fault, gateway, began, ended, allowed, store_silent_until }));
+        recorder.add(Event::Fault(FaultWindow {
+            fault,
+            gateway,
+            began,
+            ended,
+            allowed,
+            store_silent_until,
+        }));
     }
 
     pub fn now(&self) -> Millis {
@@ -220,7 +227,12 @@ impl Times {
     }
 }
 
-fn start_fleet(directory: &Path, app: SocketAddr, backend: &Backend, times: &Times) -> Vec<GatewayProcess> {
+fn start_fleet(
+    directory: &Path,
+    app: SocketAddr,
+    backend: &Backend,
+    times: &Times,
+) -> Vec<GatewayProcess> {
     let number = if let Backend::Embedded = backend { 1 } else { GATEWAYS };
     let member = |number: usize| {
         let embedded = || format!("embedded:{}", directory.join("state").display());
@@ -299,7 +311,8 @@ on_outage = "serve-known"
 /// Certificates and users. The passwords are hashed cheaply: these tests are not about argon2.
 fn prepare(directory: &Path) {
     dev_ca::make(directory, &[client::HOST.to_owned()]).expect("certificates");
-    let mut users = UsersFileEditor::open_or_new(&directory.join("users.toml")).expect("a users file");
+    let mut users =
+        UsersFileEditor::open_or_new(&directory.join("users.toml")).expect("a users file");
     let hash = Credential::hash(PASSWORD, Cost::Argon2id { m: 256, t: 1, p: 1 }).expect("a hash");
     for user in USERS {
         let identity = Identity { user: user.to_owned(), ..Identity::default() };

@@ -143,7 +143,12 @@ async fn upload(request: Request<Incoming>, recorder: &Recorder) -> Response<Bod
         for line in String::from_utf8_lossy(&data).lines() {
             speaker = parse_upload_line(line).or(speaker);
             if let Some((session, gateway)) = speaker {
-                recorder.add(Event::StreamLine { session, gateway, user: user.clone(), written_at: at });
+                recorder.add(Event::StreamLine {
+                    session,
+                    gateway,
+                    user: user.clone(),
+                    written_at: at,
+                });
             }
         }
     }

@@ -2,10 +2,10 @@
 
 use doorward::session::ClientContext;
 
-use super::seeded_rng::SeededRng;
 use super::guard_under_test::Cookie;
 use super::networks::Egress;
 use super::rates;
+use super::seeded_rng::SeededRng;
 use super::software::{Kind, Software};
 
 /// Browsers write cookies to disk every 30 s.

@@ -9,17 +9,22 @@ use doorward::risk::Thresholds;
 use doorward::session::SignalsMode;
 use serde_json::{Value, json};
 
-use super::guard_under_test::{SessionLifetime, Policy};
+use super::guard_under_test::{Policy, SessionLifetime};
 use super::rates;
-use super::theft::{self, UseTime, Outcome, TheftScenario};
 use super::table::{self, Table};
 use super::tally::UserTally;
-use super::thief::{TheftOutcome, TokenUse, ThiefLocation, ThiefSoftware};
+use super::theft::{self, Outcome, TheftScenario, UseTime};
+use super::thief::{TheftOutcome, ThiefLocation, ThiefSoftware, TokenUse};
 use super::{ENFORCED, OFF, OUTSIDE, parallel, rules};
 
 const LIFETIMES: [SessionLifetime; 2] = [SessionLifetime::Workday, SessionLifetime::Month];
-const LOCATIONS: [ThiefLocation; 5] =
-    [ThiefLocation::Abroad, ThiefLocation::CloudAbroad, ThiefLocation::Country, ThiefLocation::Neighbour, ThiefLocation::Inside];
+const LOCATIONS: [ThiefLocation; 5] = [
+    ThiefLocation::Abroad,
+    ThiefLocation::CloudAbroad,
+    ThiefLocation::Country,
+    ThiefLocation::Neighbour,
+    ThiefLocation::Inside,
+];
 const SOFTWARE: [ThiefSoftware; 6] = [
     ThiefSoftware::Program,
     ThiefSoftware::OtherBrowser,
@@ -28,7 +33,8 @@ const SOFTWARE: [ThiefSoftware; 6] = [
     ThiefSoftware::Newer,
     ThiefSoftware::Same,
 ];
-const TOKEN_USES: [TokenUse; 3] = [TokenUse::FollowsRotation, TokenUse::KeepsToken, TokenUse::InStepWithOwner];
+const TOKEN_USES: [TokenUse; 3] =
+    [TokenUse::FollowsRotation, TokenUse::KeepsToken, TokenUse::InStepWithOwner];
 const USE_TIMES: [UseTime; 4] =
     [UseTime::Immediately, UseTime::HoursLater, UseTime::DaysLater, UseTime::WhileVictimSleeps];
 
@@ -98,7 +104,9 @@ impl Figures {
     fn by_location_and_software(&mut self, victims: &Range<u64>) {
         let (token_use, use_time) = (TokenUse::FollowsRotation, UseTime::Immediately);
         let mut table = Table::new(&BY_LOCATION);
-        for (location, software) in LOCATIONS.into_iter().flat_map(|location| SOFTWARE.map(|software| (location, software))) {
+        for (location, software) in
+            LOCATIONS.into_iter().flat_map(|location| SOFTWARE.map(|software| (location, software)))
+        {
             let scenario = TheftScenario { location, software, token_use, use_time };
             let mut cells = Vec::new();
             for (name, rules) in policies(SessionLifetime::Workday) {
@@ -118,12 +126,15 @@ impl Figures {
         for lifetime in LIFETIMES {
             for (token_use, use_time) in pairs() {
                 let scenario = TheftScenario { location, software, token_use, use_time };
-                let outcome = theft::play(&rules(SignalsMode::Off, lifetime), victims.clone(), scenario);
+                let outcome =
+                    theft::play(&rules(SignalsMode::Off, lifetime), victims.clone(), scenario);
                 match (token_use, use_time) {
                     (TokenUse::FollowsRotation, UseTime::Immediately) => {
                         super::assert_detected_at_next_request(&outcome, &scenario);
                     }
-                    (TokenUse::KeepsToken, _) => super::assert_denied_after_grace(&outcome, &scenario),
+                    (TokenUse::KeepsToken, _) => {
+                        super::assert_denied_after_grace(&outcome, &scenario)
+                    }
                     (TokenUse::FollowsRotation | TokenUse::InStepWithOwner, _) => {
                         assert_eq!(outcome.undetected_forks, 0, "{scenario:?}: {outcome:?}");
                     }
@@ -140,7 +151,13 @@ impl Figures {
                 let scenario = TheftScenario { location, software, token_use, use_time };
                 let outcome = theft::play(&ENFORCED, some.clone(), scenario);
                 super::assert_stopped_at_first_request(&outcome, &scenario);
-                self.line(&thief("outside", "enforce", SessionLifetime::Workday, scenario, &outcome));
+                self.line(&thief(
+                    "outside",
+                    "enforce",
+                    SessionLifetime::Workday,
+                    scenario,
+                    &outcome,
+                ));
             }
         }
     }
@@ -200,8 +217,12 @@ fn policies(lifetime: SessionLifetime) -> [(&'static str, Policy); 7] {
 fn with_login_at(rules: Policy, login_at: u32) -> Policy {
     let at_most = |score: Option<u32>| score.map(|score| score.min(login_at));
     let Thresholds { log, rotate: renew, end, .. } = rules.thresholds;
-    let thresholds =
-        Thresholds { log: at_most(log), rotate: at_most(renew), reauthenticate: Some(login_at), end };
+    let thresholds = Thresholds {
+        log: at_most(log),
+        rotate: at_most(renew),
+        reauthenticate: Some(login_at),
+        end,
+    };
     Policy { thresholds, ..rules }
 }
 
@@ -221,7 +242,13 @@ fn honest(policy: &str, lifetime: SessionLifetime, tally: &UserTally) -> Value {
     })
 }
 
-fn thief(table: &str, policy: &str, lifetime: SessionLifetime, scenario: TheftScenario, outcome: &Outcome) -> Value {
+fn thief(
+    table: &str,
+    policy: &str,
+    lifetime: SessionLifetime,
+    scenario: TheftScenario,
+    outcome: &Outcome,
+) -> Value {
     let middle = outcome.tried / 2;
     json!({
         "figure": "thief",

@@ -8,20 +8,20 @@ use std::time::Duration;
 
 use doorward::clock::{Clock, UnixMillis};
 use doorward::config;
-use doorward::guard::{Guard, Shared, SharedParts, AuthRequest};
+use doorward::guard::{AuthRequest, Guard, Shared, SharedParts};
 use doorward::identity::{Account, Cost, Credential};
-use doorward::message::{CookieNames, CookieLookup};
+use doorward::message::{CookieLookup, CookieNames};
 use doorward::risk::{RiskSettings, Thresholds};
 use doorward::route::AccessRule;
 use doorward::secret::KeyRing;
 use doorward::session::{
-    ClientContext, Identity, OnReuse, RoutePolicy, SessionPolicy, RotationTiming, SignalsMode,
+    ClientContext, Identity, OnReuse, RotationTiming, RoutePolicy, SessionPolicy, SignalsMode,
 };
 use doorward::store::Store;
 use doorward::telemetry::Metrics;
 
-use super::networks;
 use super::location_log::{LocationChangeEntry, LocationChangeLog};
+use super::networks;
 
 /// A token as a jar holds it.
 pub type Cookie = Rc<str>;

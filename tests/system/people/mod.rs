@@ -3,30 +3,30 @@
 //! The short form, in every run of the tests, holds its promises for a few people; `tests/system/people/run`
 //! plays many. All of it is seeded: the same figures each time.
 
-mod parallel;
-mod schedule;
 mod device;
-mod seeded_rng;
-mod guard_under_test;
-mod networks;
 mod figures;
-mod user_simulation;
+mod guard_under_test;
 mod location_log;
+mod networks;
+mod parallel;
 mod person;
 mod rates;
-mod theft;
+mod schedule;
+mod seeded_rng;
 mod software;
 mod table;
 mod tally;
+mod theft;
 mod thief;
+mod user_simulation;
 
 use doorward::risk::Thresholds;
 use doorward::session::SignalsMode;
 
-use guard_under_test::{GRACE, SessionLifetime, ROTATE_AFTER, Policy};
-use theft::{UseTime, Outcome, TheftScenario};
+use guard_under_test::{GRACE, Policy, ROTATE_AFTER, SessionLifetime};
 use tally::UserTally;
-use thief::{TheftOutcome, TokenUse, ThiefLocation, ThiefSoftware};
+use theft::{Outcome, TheftScenario, UseTime};
+use thief::{TheftOutcome, ThiefLocation, ThiefSoftware, TokenUse};
 
 /// ActionKind a gateway does that enforces, with the default thresholds.
 const ENFORCED: Policy = rules(SignalsMode::Enforce, SessionLifetime::Workday);
@@ -35,7 +35,8 @@ const ENFORCED: Policy = rules(SignalsMode::Enforce, SessionLifetime::Workday);
 const OFF: Policy = rules(SignalsMode::Off, SessionLifetime::Workday);
 
 const fn rules(mode: SignalsMode, lifetime: SessionLifetime) -> Policy {
-    let thresholds = Thresholds { log: Some(20), rotate: Some(35), reauthenticate: Some(60), end: None };
+    let thresholds =
+        Thresholds { log: Some(20), rotate: Some(35), reauthenticate: Some(60), end: None };
     Policy { mode, thresholds, lifetime }
 }
 
@@ -52,7 +53,12 @@ fn honest_users_see_under_one_false_login_in_1000_days() {
 #[test]
 fn foreign_thief_is_stopped_at_the_first_request() {
     for (location, software) in OUTSIDE {
-        let scenario = TheftScenario { location, software, token_use: TokenUse::FollowsRotation, use_time: UseTime::Immediately };
+        let scenario = TheftScenario {
+            location,
+            software,
+            token_use: TokenUse::FollowsRotation,
+            use_time: UseTime::Immediately,
+        };
         assert_stopped_at_first_request(&theft::play(&ENFORCED, 0..12, scenario), &scenario);
     }
 }
@@ -60,10 +66,15 @@ fn foreign_thief_is_stopped_at_the_first_request() {
 #[test]
 fn rotating_thief_is_detected_at_the_owners_next_request() {
     let long = rules(SignalsMode::Off, SessionLifetime::Month);
-    let played = [(OFF, UseTime::Immediately), (ENFORCED, UseTime::Immediately), (long, UseTime::WhileVictimSleeps)];
+    let played = [
+        (OFF, UseTime::Immediately),
+        (ENFORCED, UseTime::Immediately),
+        (long, UseTime::WhileVictimSleeps),
+    ];
     for (rules, use_time) in played {
         let (location, software) = (ThiefLocation::Inside, ThiefSoftware::Same);
-        let scenario = TheftScenario { location, software, token_use: TokenUse::FollowsRotation, use_time };
+        let scenario =
+            TheftScenario { location, software, token_use: TokenUse::FollowsRotation, use_time };
         assert_detected_at_next_request(&theft::play(&rules, 0..12, scenario), &scenario);
     }
 }
@@ -72,7 +83,8 @@ fn rotating_thief_is_detected_at_the_owners_next_request() {
 fn passive_thief_is_rejected_after_three_grace_periods() {
     for use_time in [UseTime::Immediately, UseTime::WhileVictimSleeps] {
         let (location, software) = (ThiefLocation::Inside, ThiefSoftware::Same);
-        let scenario = TheftScenario { location, software, token_use: TokenUse::KeepsToken, use_time };
+        let scenario =
+            TheftScenario { location, software, token_use: TokenUse::KeepsToken, use_time };
         let outcome = theft::play(&OFF, 0..12, scenario);
         assert!(outcome.share(TheftOutcome::Detected) > 0.5, "{scenario:?}: {outcome:?}");
         assert_denied_after_grace(&outcome, &scenario);
@@ -82,7 +94,12 @@ fn passive_thief_is_rejected_after_three_grace_periods() {
 #[test]
 fn table_shows_outcomes_and_detection_times() {
     let outcome = |rules, location, software| {
-        let scenario = TheftScenario { location, software, token_use: TokenUse::FollowsRotation, use_time: UseTime::Immediately };
+        let scenario = TheftScenario {
+            location,
+            software,
+            token_use: TokenUse::FollowsRotation,
+            use_time: UseTime::Immediately,
+        };
         theft::play(&rules, 0..12, scenario)
     };
     let abroad = outcome(ENFORCED, ThiefLocation::Abroad, ThiefSoftware::OtherBrowser);
@@ -96,7 +113,11 @@ fn table_shows_outcomes_and_detection_times() {
     assert_eq!(times.split(", ").count(), 2, "{cell}");
     assert_eq!(rest, format!(", over {}", inside.fates[TheftOutcome::SessionEnded.as_str()]));
     let mut table = table::Table::new(&["off", "enforce"]);
-    table.row(ThiefLocation::Inside, ThiefSoftware::Same, vec![cell.clone(), "at the door".to_owned()]);
+    table.row(
+        ThiefLocation::Inside,
+        ThiefSoftware::Same,
+        vec![cell.clone(), "at the door".to_owned()],
+    );
     let row = format!("| victim's address | the same | {cell} | at the door |");
     assert_eq!(table.to_string().lines().nth(2), Some(row.as_str()));
 }

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use doorward::risk::{GeoIp, Database};
+use doorward::risk::{Database, GeoIp};
 
 /// An operator's N.
 pub type Operator = u8;

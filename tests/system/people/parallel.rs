@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::runtime::Runtime;
 
-use super::schedule;
 use super::guard_under_test::{GuardUnderTest, Policy};
-use super::user_simulation::UserSimulation;
 use super::location_log::LocationChangeLog;
 use super::person::Person;
+use super::schedule;
 use super::tally::UserTally;
+use super::user_simulation::UserSimulation;
 
 /// Another seed is another town.
 pub const SEED: u64 = 1;
@@ -22,7 +22,8 @@ pub fn simulate_users(rules: &Policy, people: Range<u64>) -> UserTally {
     let tallies = run_parallel(rules, people, |runtime, guard, number| {
         let person = Person::new(SEED, number);
         guard.start_person(number, DAYS);
-        let mut simulation = UserSimulation::new(guard, person.rng.fork(3), schedule::schedule(&person, DAYS));
+        let mut simulation =
+            UserSimulation::new(guard, person.rng.fork(3), schedule::schedule(&person, DAYS));
         runtime.block_on(simulation.run());
         simulation.tally
     });

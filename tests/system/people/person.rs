@@ -1,11 +1,11 @@
 //! A person: where they live and work, what they use, and what will happen to them.
 
-use super::seeded_rng::SeededRng;
 use super::networks::{
-    DSL, Egress, FILTER, FILTER_ABROAD, FIRM, KABEL, MOBIL_EINS, MOBIL_EINS_ELSEWHERE, MOBIL_ZWEI,
-    Operator, FIRST_THIEF_NETWORK, VPN_FR, VPN_NL,
+    DSL, Egress, FILTER, FILTER_ABROAD, FIRM, FIRST_THIEF_NETWORK, KABEL, MOBIL_EINS,
+    MOBIL_EINS_ELSEWHERE, MOBIL_ZWEI, Operator, VPN_FR, VPN_NL,
 };
 use super::rates;
+use super::seeded_rng::SeededRng;
 use super::software::{Kind, Software};
 
 pub const DAY: u64 = 24 * 60 * 60 * 1000;
@@ -52,7 +52,8 @@ impl Person {
         let once = |own: &mut SeededRng, rate: &rates::Rate| {
             own.happens(rate.value).then(|| own.between(1, 26))
         };
-        let abroad = [Destination::France, Destination::France, Destination::America, Destination::Japan];
+        let abroad =
+            [Destination::France, Destination::France, Destination::America, Destination::Japan];
         Person {
             office: own.happens(rates::OFFICE.value),
             has_polling_tab: own.happens(rates::POLLS.value),
@@ -125,7 +126,11 @@ pub fn carrier_egress(operator: Operator, rng: &mut SeededRng) -> Egress {
 pub fn vpn_egress(rng: &mut SeededRng) -> Egress {
     let operator =
         rng.choose(&[super::networks::DATA_CENTRE, VPN_FR, VPN_NL, super::networks::DATA_CENTRE]);
-    Egress::wired(operator, rng.between(0, 9) as u8, rng.between(1, u64::from(FIRST_THIEF_NETWORK)) as u8)
+    Egress::wired(
+        operator,
+        rng.between(0, 9) as u8,
+        rng.between(1, u64::from(FIRST_THIEF_NETWORK)) as u8,
+    )
 }
 
 /// As many of each as about are in use.

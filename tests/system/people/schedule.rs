@@ -1,11 +1,13 @@
 //! ActionKind a person does, day by day: a list that does not depend on what any gateway answers, so that all
 //! policies meet the same days.
 
-use super::seeded_rng::SeededRng;
-use super::networks::{CAFE, Egress, HOTEL_FR, HOTEL_JP, HOTEL_US, MOBILE_FR, MOBILE_JP, MOBILE_US};
+use super::networks::{
+    CAFE, Egress, HOTEL_FR, HOTEL_JP, HOTEL_US, MOBILE_FR, MOBILE_JP, MOBILE_US,
+};
 use super::networks::{HOTEL, IN_FLIGHT, TRAVEL_SIM};
-use super::person::{Destination, DAY, LAPTOP, PHONE, Person, carrier_egress, vpn_egress};
+use super::person::{DAY, Destination, LAPTOP, PHONE, Person, carrier_egress, vpn_egress};
 use super::rates;
+use super::seeded_rng::SeededRng;
 use super::software::{Kind, Software};
 
 const MINUTE: u64 = 60 * 1000;
@@ -143,7 +145,10 @@ impl ScheduleBuilder<'_> {
         let lounge = Egress::wired(HOTEL, self.rng.between(20, 29) as u8, 4);
         self.add_period(LAPTOP, start, HOUR, lounge);
         if self.rng.happens(0.5) {
-            let sky = Egress { mobile: true, ..Egress::wired(IN_FLIGHT, self.rng.between(0, 3) as u8, 5) };
+            let sky = Egress {
+                mobile: true,
+                ..Egress::wired(IN_FLIGHT, self.rng.between(0, 3) as u8, 5)
+            };
             self.add_period(LAPTOP, start + 90 * MINUTE, HOUR, sky);
         }
         self.add_period(PHONE, start + (hours + 2) * HOUR, 20 * MINUTE, after);
@@ -177,7 +182,11 @@ impl ScheduleBuilder<'_> {
         let mut software = self.person.software(device, day);
         if device == PHONE && self.rng.happens(rates::DESKTOP_PAGE.value) {
             let later = from + 3 * MINUTE;
-            self.push(later, device, ActionKind::ChangeSoftware(Software { desktop_page: true, ..software }));
+            self.push(
+                later,
+                device,
+                ActionKind::ChangeSoftware(Software { desktop_page: true, ..software }),
+            );
         }
         if device == LAPTOP && self.person.emulation_day == Some(day) {
             software.claims_to_be = Some(Kind::SafariPhone);
@@ -219,7 +228,11 @@ impl ScheduleBuilder<'_> {
         let mut at = period.from + self.rng.wait(every);
         while at < period.until {
             let other = carrier_egress(period.at.operator, &mut self.rng);
-            self.push(at, period.device, ActionKind::ChangeNetwork(Egress { dual_stack: period.at.dual_stack, ..other }));
+            self.push(
+                at,
+                period.device,
+                ActionKind::ChangeNetwork(Egress { dual_stack: period.at.dual_stack, ..other }),
+            );
             at += self.rng.wait(every);
         }
     }
@@ -231,7 +244,11 @@ impl ScheduleBuilder<'_> {
         }
         let on = self.within(period);
         let out = vpn_egress(&mut self.rng);
-        self.push(on, period.device, ActionKind::ChangeNetwork(Egress { mobile: period.at.mobile, ..out }));
+        self.push(
+            on,
+            period.device,
+            ActionKind::ChangeNetwork(Egress { mobile: period.at.mobile, ..out }),
+        );
         if self.rng.happens(0.5) {
             let off = on + (period.until - on) / 2;
             self.push(off, period.device, ActionKind::ChangeNetwork(period.at));

@@ -40,7 +40,9 @@ impl Software {
 
     pub fn context(&self, address: IpAddr, inspected: bool) -> ClientContext {
         let context = ClientContext::new(address, self.user_agent().as_bytes());
-        context.with_language(self.language.as_bytes()).with_fingerprint(Some(self.handshake(inspected)))
+        context
+            .with_language(self.language.as_bytes())
+            .with_fingerprint(Some(self.handshake(inspected)))
     }
 
     /// A browser's handshake does not depend on the system, but on the engine: all of Apple's are one.
@@ -52,10 +54,18 @@ impl Software {
             Kind::PhoneMedia => 4,
             Kind::Curl => 5,
         };
-        let (cipher_count, extension_count) = if inspected { (90, 0) } else { (engine, self.handshake) };
+        let (cipher_count, extension_count) =
+            if inspected { (90, 0) } else { (engine, self.handshake) };
         let (version, has_sni) = (13, true);
         let (cipher_hash, extension_hash) = ([cipher_count; 6], [extension_count; 6]);
-        TlsFingerprint { version, has_sni, cipher_count, extension_count, cipher_hash, extension_hash }
+        TlsFingerprint {
+            version,
+            has_sni,
+            cipher_count,
+            extension_count,
+            cipher_hash,
+            extension_hash,
+        }
     }
 
     pub fn user_agent(&self) -> String {

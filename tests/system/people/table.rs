@@ -27,7 +27,13 @@ impl fmt::Display for Table {
         writeln!(f, "| network | software | {} |", heads.collect::<Vec<_>>().join(" | "))?;
         writeln!(f, "| --- | --- |{}", " --- |".repeat(self.policies.len()))?;
         for (location, software, cells) in &self.rows {
-            writeln!(f, "| {} | {} | {} |", location_label(*location), software_label(*software), cells.join(" | "))?;
+            writeln!(
+                f,
+                "| {} | {} | {} |",
+                location_label(*location),
+                software_label(*software),
+                cells.join(" | ")
+            )?;
         }
         Ok(())
     }
@@ -46,9 +52,16 @@ pub fn cell(outcome: &Outcome) -> String {
     }
     if let [.., worst] = outcome.detected_after[..] {
         let middle = outcome.detected_after[outcome.detected_after.len() / 2];
-        said.push(format!("found {} ({}, {})", of(TheftOutcome::Detected), span(middle), span(worst)));
+        said.push(format!(
+            "found {} ({}, {})",
+            of(TheftOutcome::Detected),
+            span(middle),
+            span(worst)
+        ));
     }
-    for (fate, word) in [(TheftOutcome::SessionEnded, "over"), (TheftOutcome::NeverStopped, "never")] {
+    for (fate, word) in
+        [(TheftOutcome::SessionEnded, "over"), (TheftOutcome::NeverStopped, "never")]
+    {
         if of(fate) > 0 {
             said.push(format!("{word} {}", of(fate)));
         }

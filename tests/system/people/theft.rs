@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::guard_under_test::Policy;
 use super::parallel::{self, SEED};
+use super::person::{DAY, LAPTOP, Person};
 use super::schedule::{self, Action, ActionKind};
 use super::seeded_rng::SeededRng;
-use super::guard_under_test::Policy;
+use super::thief::{Plan, TheftOutcome, Thief, ThiefLocation, ThiefSoftware, TokenUse};
 use super::user_simulation::UserSimulation;
-use super::person::{DAY, LAPTOP, Person};
-use super::thief::{TheftOutcome, TokenUse, ThiefLocation, Plan, Thief, ThiefSoftware};
 
 /// When he uses what he copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +129,9 @@ impl Outcome {
             *outcome.refused.entry(refused).or_default() += 1;
             outcome.requests.push(theft.requests);
             outcome.used.push(theft.used);
-            outcome.detected_after.extend((theft.outcome == TheftOutcome::Detected).then_some(theft.used));
+            outcome
+                .detected_after
+                .extend((theft.outcome == TheftOutcome::Detected).then_some(theft.used));
             outcome.undetected_forks += theft.undetected_forks;
             outcome.detected_forks += theft.detected_forks;
         }

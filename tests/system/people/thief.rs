@@ -5,9 +5,9 @@ use std::time::Duration;
 use doorward::session::{ClientContext, RotationTiming};
 
 use super::device::Device;
-use super::seeded_rng::SeededRng;
-use super::guard_under_test::{Cookie, GuardUnderTest, GRACE};
+use super::guard_under_test::{Cookie, GRACE, GuardUnderTest};
 use super::networks::{CABLE_AU, CAFE, CLOUD_US, Egress, FIRST_THIEF_NETWORK};
+use super::seeded_rng::SeededRng;
 use super::software::{Kind, Software};
 
 /// Where he is.
@@ -133,8 +133,14 @@ impl Thief {
     }
 
     /// Returns when he asks again.
-    pub async fn request(&mut self, guard: &GuardUnderTest, owners: Option<&Cookie>, now: u64) -> Option<u64> {
-        let response = guard.request(self.cookie.as_ref(), self.from.as_ref()?, RotationTiming::WhenDue).await;
+    pub async fn request(
+        &mut self,
+        guard: &GuardUnderTest,
+        owners: Option<&Cookie>,
+        now: u64,
+    ) -> Option<u64> {
+        let response =
+            guard.request(self.cookie.as_ref(), self.from.as_ref()?, RotationTiming::WhenDue).await;
         self.denied = response.denied;
         if response.denied.is_some() {
             return None;
@@ -173,7 +179,12 @@ impl Thief {
     }
 
     /// The owner's next request after the grace has to end it, if it shows the token of before.
-    pub fn owner_requested(&mut self, shown: Option<&Cookie>, denied: Option<&'static str>, now: u64) {
+    pub fn owner_requested(
+        &mut self,
+        shown: Option<&Cookie>,
+        denied: Option<&'static str>,
+        now: u64,
+    ) {
         let Some((since, owners)) = &self.fork else { return };
         let is_late = now >= since + GRACE.as_millis() as u64;
         if shown == Some(owners) && is_late {
@@ -216,8 +227,12 @@ fn thief_software(software: ThiefSoftware, victims: &Software) -> Software {
         }
         ThiefSoftware::OtherBrowser => Software::new(Kind::FirefoxLinux),
         ThiefSoftware::Disguised => Software { handshake: 77, ..*victims },
-        ThiefSoftware::OtherVersion => Software { version: victims.version - 3, handshake: 50, ..*victims },
-        ThiefSoftware::Newer => Software { version: victims.version + 1, handshake: 77, ..*victims },
+        ThiefSoftware::OtherVersion => {
+            Software { version: victims.version - 3, handshake: 50, ..*victims }
+        }
+        ThiefSoftware::Newer => {
+            Software { version: victims.version + 1, handshake: 77, ..*victims }
+        }
         ThiefSoftware::Same => *victims,
     }
 }

@@ -5,13 +5,13 @@ use std::collections::BinaryHeap;
 
 use doorward::session::{ClientContext, RotationTiming};
 
-use super::schedule::{Action, ActionKind};
 use super::device::Device;
-use super::seeded_rng::SeededRng;
 use super::guard_under_test::{Cookie, GuardUnderTest};
 use super::networks::{Egress, KABEL};
 use super::person::DAY;
 use super::rates;
+use super::schedule::{Action, ActionKind};
+use super::seeded_rng::SeededRng;
 use super::software::{Kind, Software};
 use super::tally::UserTally;
 use super::thief::Thief;
@@ -70,7 +70,11 @@ struct Request {
 }
 
 impl<'a> UserSimulation<'a> {
-    pub fn new(guard: &'a GuardUnderTest, rng: SeededRng, actions: Vec<Action>) -> UserSimulation<'a> {
+    pub fn new(
+        guard: &'a GuardUnderTest,
+        rng: SeededRng,
+        actions: Vec<Action>,
+    ) -> UserSimulation<'a> {
         let days = actions.last().map_or(0, |action| action.at / DAY + 1);
         let mut simulation = UserSimulation {
             guard,
@@ -105,8 +109,12 @@ impl<'a> UserSimulation<'a> {
                 Event::UserAction(action) => self.perform(&action),
                 Event::Subresources { device, process } => self.load_subresources(device, process),
                 Event::RequestArrives(request) => self.request_arrives(request).await,
-                Event::ResponseArrives { device, process, cookie } => self.response_arrives(device, process, cookie),
-                Event::LoginCompletes { device, process } => self.complete_login(device, process).await,
+                Event::ResponseArrives { device, process, cookie } => {
+                    self.response_arrives(device, process, cookie)
+                }
+                Event::LoginCompletes { device, process } => {
+                    self.complete_login(device, process).await
+                }
                 Event::ThiefCopiesCookie => self.thief_copies(),
                 Event::ThiefRequests => self.thief_requests().await,
             }

@@ -24,7 +24,8 @@ async fn counts(guard: &Guard, times: usize) {
 
 async fn opened(guard: &Guard) -> SessionInfo {
     let shown = log_in(guard).await;
-    RecoverableSession::into_info(guard.find_recoverable(&shown).await.expect("available")).expect("it lives")
+    RecoverableSession::into_info(guard.find_recoverable(&shown).await.expect("available"))
+        .expect("it lives")
 }
 
 #[tokio::test]

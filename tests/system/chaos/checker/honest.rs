@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Findings, Invariant, Checker};
+use super::{Checker, Findings, Invariant};
 use crate::chaos::history::{Request, Session, Token};
 
 impl Checker<'_> {

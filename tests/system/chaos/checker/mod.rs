@@ -54,15 +54,15 @@
 //! A fault excuses what its [`AllowedEffects`](crate::chaos::history::AllowedEffects) says and nothing else.
 
 mod honest;
-mod stale_reads;
 mod outage;
 mod sessions;
+mod stale_reads;
 mod streams;
 
 use std::collections::HashMap;
 use std::fmt;
 
-use crate::chaos::history::{Millis, Event, Request, Session, Token, FaultWindow};
+use crate::chaos::history::{Event, FaultWindow, Millis, Request, Session, Token};
 use sessions::Sessions;
 
 /// What must hold.
@@ -165,7 +165,13 @@ pub struct Findings {
 
 impl Findings {
     /// Judges one fact.
-    fn check(&mut self, invariant: Invariant, at: Millis, holds: bool, what: impl FnOnce() -> String) {
+    fn check(
+        &mut self,
+        invariant: Invariant,
+        at: Millis,
+        holds: bool,
+        what: impl FnOnce() -> String,
+    ) {
         self.judged.push((invariant, at));
         if !holds {
             self.violations.push(Violation { invariant, at, what: what() });
@@ -197,7 +203,9 @@ pub fn check(history: &[Event], bounds: &Bounds) -> Findings {
             Event::StreamLine { session, gateway, user, written_at } => {
                 checker.check_stream_line(&mut findings, *session, *gateway, user, *written_at);
             }
-            Event::StreamCut { session, gateway, at } => checker.check_stream_cut(&mut findings, *session, *gateway, *at),
+            Event::StreamCut { session, gateway, at } => {
+                checker.check_stream_cut(&mut findings, *session, *gateway, *at)
+            }
             Event::LoggedIn { .. }
             | Event::OwnPage { .. }
             | Event::Ended { .. }
@@ -253,8 +261,9 @@ impl<'a> Checker<'a> {
     fn check_live(&self, findings: &mut Findings, request: &Request, token: &Token) {
         let reported = self.sessions.reported_ended(token.session);
         let bound = self.bounds.revocation_bound_in_fault.max(self.stale_read_bound(request));
-        let late =
-            |(at, _): (Millis, &str)| request.sent > (at + bound).max(self.data_loss_until(at, request.sent));
+        let late = |(at, _): (Millis, &str)| {
+            request.sent > (at + bound).max(self.data_loss_until(at, request.sent))
+        };
         findings.check(Invariant::Live, request.sent, !reported.is_some_and(late), || {
             format!(
                 "request {} of session {} passed at gateway {} though {reported:?} said that it had ended",
@@ -283,7 +292,8 @@ impl<'a> Checker<'a> {
         let Some(acked) = self.sessions.revoked(token.session) else { return };
         let from = acked.saturating_sub(self.bounds.recovery);
         let calm = self.is_undisturbed(request.gateway, from, request.sent);
-        let bound = if calm { self.bounds.revocation_bound } else { self.bounds.revocation_bound_in_fault };
+        let bound =
+            if calm { self.bounds.revocation_bound } else { self.bounds.revocation_bound_in_fault };
         let bound = bound.max(self.stale_read_bound(request));
         let until = (acked + bound).max(self.data_loss_until(acked, request.sent));
         findings.check(Invariant::Revoked, request.sent, request.sent <= until, || {
@@ -296,7 +306,8 @@ impl<'a> Checker<'a> {
 
     /// Until when a store that forgot an end may revive it: who ended it writes it again within a second.
     fn data_loss_until(&self, ended: Millis, until: Millis) -> Millis {
-        let forgets = |window: &&&FaultWindow| window.allowed.data_loss && window.overlaps(ended, until);
+        let forgets =
+            |window: &&&FaultWindow| window.allowed.data_loss && window.overlaps(ended, until);
         let windows = self.windows.iter().filter(forgets);
         windows.map(|window| window.ended + self.bounds.revocation_bound).max().unwrap_or(0)
     }
@@ -320,7 +331,9 @@ impl<'a> Checker<'a> {
     }
 
     fn check_grace(&self, findings: &mut Findings, request: &Request, token: &Token) {
-        if self.sessions.wrong_clock_since(token.session).is_some() || self.sessions.data_lost(token.session) {
+        if self.sessions.wrong_clock_since(token.session).is_some()
+            || self.sessions.data_lost(token.session)
+        {
             return;
         }
         let Some(shown) = self.sessions.first_use(token.session, token.generation + 1) else {
@@ -341,7 +354,14 @@ impl<'a> Checker<'a> {
     }
 
     /// What a gateway tells the operator never changes.
-    fn check_listed(&self, findings: &mut Findings, session: Session, user: &str, end: u64, at: Millis) {
+    fn check_listed(
+        &self,
+        findings: &mut Findings,
+        session: Session,
+        user: &str,
+        end: u64,
+        at: Millis,
+    ) {
         let first = self.sessions.absolute_end(session);
         findings.check(Invariant::Absolute, at, first == Some(end), || {
             format!("session {session} ends at {end}, first told {first:?}")

@@ -1,7 +1,9 @@
 //! An outage is a 503 in time, over soon after its cause is, and touches no cookie.
 
-use super::{Findings, Invariant, Checker};
-use crate::chaos::history::{RecordedResponse, Millis, RequestOutcome, AllowedEffects, Request, FaultWindow};
+use super::{Checker, Findings, Invariant};
+use crate::chaos::history::{
+    AllowedEffects, FaultWindow, Millis, RecordedResponse, Request, RequestOutcome,
+};
 
 impl Checker<'_> {
     /// What came back is the answer to this request, for this user.
@@ -48,7 +50,12 @@ impl Checker<'_> {
         }
     }
 
-    fn refused_for_a_cause(&self, findings: &mut Findings, request: &Request, answer: &RecordedResponse) {
+    fn refused_for_a_cause(
+        &self,
+        findings: &mut Findings,
+        request: &Request,
+        answer: &RecordedResponse,
+    ) {
         match answer.status {
             503 => {
                 findings.check(Invariant::Deadline, request.sent, answer.retry_after, || {
@@ -72,7 +79,11 @@ impl Checker<'_> {
     }
 
     /// Whether a fault that may do so was at work, or only just over, at the request's gateway.
-    pub(super) fn permits(&self, request: &Request, what: impl Fn(&AllowedEffects) -> bool) -> bool {
+    pub(super) fn permits(
+        &self,
+        request: &Request,
+        what: impl Fn(&AllowedEffects) -> bool,
+    ) -> bool {
         let from = request.sent.saturating_sub(self.bounds.recovery);
         self.disturbed(request.gateway, from, request.done, what)
     }

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 
 use super::Bounds;
-use crate::chaos::history::{Actor, RecordedResponse, Millis, EndTarget, Event, RequestOutcome, Request, Session, FaultWindow};
+use crate::chaos::history::{
+    Actor, EndTarget, Event, FaultWindow, Millis, RecordedResponse, Request, RequestOutcome,
+    Session,
+};
 
 /// Words of a refusal after which a session never lives again.
 const FINAL_REASONS: [&str; 9] = [
@@ -157,9 +160,14 @@ impl<'a> Sessions<'a> {
             }
             Event::Ended { what, gateway, sent, acked: None, done } => {
                 self.record_end(what, *sent, None);
-                self.record_failed_end(what, FailedEnd { gateway: *gateway, sent: *sent, done: *done });
+                self.record_failed_end(
+                    what,
+                    FailedEnd { gateway: *gateway, sent: *sent, done: *done },
+                );
             }
-            Event::Stolen { session, at } => earliest(&mut self.facts_mut(*session).stolen, Some(*at)),
+            Event::Stolen { session, at } => {
+                earliest(&mut self.facts_mut(*session).stolen, Some(*at))
+            }
             Event::Listed { session, absolute_end, .. } => {
                 self.facts_mut(*session).absolute_end.get_or_insert(*absolute_end);
             }
@@ -226,7 +234,8 @@ impl<'a> Sessions<'a> {
     /// A store that forgets may reach into all sessions that began before it was well again.
     fn record_data_loss(&mut self, window: &FaultWindow, bounds: &Bounds) {
         let over = window.ended + bounds.recovery;
-        for facts in self.lives.values_mut().filter(|facts| facts.began.is_none_or(|at| at < over)) {
+        for facts in self.lives.values_mut().filter(|facts| facts.began.is_none_or(|at| at < over))
+        {
             facts.data_lost |= window.allowed.data_loss;
         }
     }

@@ -1,7 +1,9 @@
 //! The store is away: nobody passes unasked but where a route says so; there to read, and for a while.
 
-use super::{Findings, Invariant, Checker};
-use crate::chaos::history::{RecordedResponse, RequestKind, Millis, RequestOutcome, Request, FaultWindow};
+use super::{Checker, Findings, Invariant};
+use crate::chaos::history::{
+    FaultWindow, Millis, RecordedResponse, Request, RequestKind, RequestOutcome,
+};
 
 impl Checker<'_> {
     pub(super) fn check_stale_read(&self, findings: &mut Findings, request: &Request) {
@@ -43,7 +45,8 @@ impl Checker<'_> {
         answer: &RecordedResponse,
         window: &FaultWindow,
     ) {
-        let believed = self.bounds.revocation_bound_in_fault.max(self.stale_read_bound(request)) + self.bounds.slack;
+        let believed = self.bounds.revocation_bound_in_fault.max(self.stale_read_bound(request))
+            + self.bounds.slack;
         let within = request.sent <= window.began + believed;
         if within && !answer.is_stale {
             return;
@@ -61,7 +64,12 @@ impl Checker<'_> {
     }
 
     /// A gateway that could not end a session at least serves it to nobody until it can ask again.
-    fn nobody_wanted_it_gone(&self, findings: &mut Findings, request: &Request, window: &FaultWindow) {
+    fn nobody_wanted_it_gone(
+        &self,
+        findings: &mut Findings,
+        request: &Request,
+        window: &FaultWindow,
+    ) {
         let Some(token) = request.token else { return };
         let kept = self.sessions.failed_ends(token.session).iter().find(|kept| {
             kept.gateway == request.gateway && window.began <= kept.sent && kept.done < request.sent
@@ -84,10 +92,15 @@ impl Checker<'_> {
         let unasked = match &request.outcome {
             RequestOutcome::Response(answer) => answer.is_stale,
             RequestOutcome::Abandoned | RequestOutcome::NoResponse(_) => {
-                request.kind == RequestKind::StaleReadable && self.permits(request, |allowed| allowed.unavailable)
+                request.kind == RequestKind::StaleReadable
+                    && self.permits(request, |allowed| allowed.unavailable)
             }
         };
-        if unasked { self.bounds.revocation_bound_in_fault + self.bounds.serve_stale_for } else { 0 }
+        if unasked {
+            self.bounds.revocation_bound_in_fault + self.bounds.serve_stale_for
+        } else {
+            0
+        }
     }
 }
 

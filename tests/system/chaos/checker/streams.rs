@@ -1,6 +1,6 @@
 //! Event streams end with their session, and with nothing else.
 
-use super::{Findings, Invariant, Checker};
+use super::{Checker, Findings, Invariant};
 use crate::chaos::history::{Millis, Session};
 
 impl Checker<'_> {
@@ -18,7 +18,9 @@ impl Checker<'_> {
             format!("a stream of {owner:?} at gateway {gateway} carries lines for {user:?}")
         });
         let Some(acked) = self.sessions.revoked(session) else { return };
-        let until = self.reachable_since(gateway, acked, written_at) + self.bounds.revocation_bound + self.bounds.slack;
+        let until = self.reachable_since(gateway, acked, written_at)
+            + self.bounds.revocation_bound
+            + self.bounds.slack;
         findings.check(Invariant::Revoked, written_at, written_at <= until, || {
             format!(
                 "a stream of session {session} went on at gateway {gateway} {} ms after the revocation",
@@ -38,7 +40,13 @@ impl Checker<'_> {
     }
 
     /// A stream ended: for a reason, or somebody honest lost his work.
-    pub(super) fn check_stream_cut(&self, findings: &mut Findings, session: Session, gateway: usize, at: Millis) {
+    pub(super) fn check_stream_cut(
+        &self,
+        findings: &mut Findings,
+        session: Session,
+        gateway: usize,
+        at: Millis,
+    ) {
         let (sessions, bounds) = (&self.sessions, self.bounds);
         let before = |when: Option<Millis>| when.is_some_and(|when| when <= at);
         let from = at.saturating_sub(bounds.recovery);
