@@ -105,6 +105,7 @@ impl Portal {
         action: SessionAction<'_>,
     ) -> Result<bool, DenyReason> {
         let user = &session.record.identity.user;
+        let current = session.key;
         match action {
             SessionAction::One(handle) => {
                 let sessions =
@@ -113,7 +114,7 @@ impl Portal {
                 let Some(session) = found else { return Ok(true) };
                 let ended = self.guard.end_session(session, EndReason::Revoked).await;
                 ended.map_err(DenyReason::Unavailable)?;
-                Ok(session.key != session.key)
+                Ok(session.key != current)
             }
             SessionAction::Others => {
                 let ended = self.guard.revoke_user_sessions(user, Some(session.key.id)).await;
