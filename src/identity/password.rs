@@ -63,7 +63,7 @@ fn all_cores_but_one() -> NonZeroUsize {
     NonZeroUsize::new(cores.saturating_sub(1)).unwrap_or(NonZeroUsize::MIN)
 }
 
-/// Lowers the priority of this thread for good, so that requests precede hashes on every core.
+/// Lowers the priority of this thread permanently, so that requests precede hashes on every core.
 /// Linux sets it per thread; if it is not permitted, hashes compete equally.
 fn lower_priority() {
     if getpriority_process(None).is_ok_and(|nice| nice < HASH_NICE) {

@@ -83,7 +83,7 @@ enum ConfirmedBy {
     Session([u8; 8]),
 }
 
-/// A network that a new session knows from the start.
+/// A network that a new session inherits as known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UserNetwork {
     pub network: IpAddr,
@@ -163,7 +163,7 @@ impl UserHistory {
         self.notices.iter().rev()
     }
 
-    /// Returns the networks that a new session knows, longest unused first. Empty if the credential is
+    /// Returns the networks that a new session inherits, longest unused first. Empty if the credential is
     /// not the one of the last login.
     pub fn known_networks_for(
         &self,

@@ -120,7 +120,7 @@ impl<B: RequestBody> Body for UpstreamBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         let frame = ready!(self.poll_next(cx));
         match &frame {
-            // A caller that knows the length, or has received trailers, does not poll again.
+            // A caller with a known length, or after trailers, does not poll again.
             Some(Ok(frame)) if frame.is_trailers() || self.source.is_end() => self.release_lease(),
             Some(Ok(_)) => {}
             Some(Err(_)) => self.lease = None,

@@ -1,32 +1,27 @@
-//! The house keeps its floors: a module names only modules below it, and siblings never name each
-//! other. The table at the top of `src/lib.rs` is the law; this reads it, so that the map and the
-//! house cannot drift apart.
-//!
-//! Why it matters: a rule that reaches up to a socket or a store cannot be tested without one, and a
-//! gateway whose rules cannot be tested fails in ways that nobody has seen.
+//! Layers: a module uses only modules of lower layers, as listed in the table at the top of `src/lib.rs`.
+//! Otherwise a rule would depend on sockets and stores, and could not be tested without them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Counted by hand. A new module has to be given its floor in the table, and this number changed.
+/// Number of top-level modules. A new one needs a row in the table and a change here.
 const MODULES: usize = 19;
 
-/// References between modules when this was written were more than a hundred; a scanner that sees
-/// fewer than this has gone blind.
+/// Fewest references between modules; if the scanner finds fewer, it is broken.
 const REFERENCES_AT_LEAST: usize = 60;
 
 #[test]
 fn modules_reference_only_lower_layers() {
     let layers = layers();
     let references = references(&modules());
-    assert!(references.len() >= REFERENCES_AT_LEAST, "only {} references seen", references.len());
+    assert!(references.len() >= REFERENCES_AT_LEAST, "only {} references found", references.len());
     let wrong: Vec<String> = references
         .iter()
         .filter(|found| !found.is_downward(&layers))
-        .map(Reference::told)
+        .map(Reference::to_string)
         .collect();
-    assert!(wrong.is_empty(), "these reach up or sideways:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "references to the same or a higher layer:\n{}", wrong.join("\n"));
 }
 
 #[test]
@@ -43,7 +38,7 @@ fn every_source_file_belongs_to_a_module() {
     for file in source_files() {
         let module = module_of(&file);
         let known = modules.contains(&module) || module == "lib" || module == "main";
-        assert!(known, "{}: `{module}` stands in no `pub mod` line of lib.rs", file.display());
+        assert!(known, "{}: `{module}` has no `pub mod` line in lib.rs", file.display());
     }
 }
 
@@ -51,27 +46,27 @@ fn every_source_file_belongs_to_a_module() {
 fn binary_uses_only_the_cli() {
     let text = without_comments(&read(&source().join("main.rs")));
     let named = text.matches("doorward::").count();
-    assert_eq!(named, text.matches("doorward::cli::").count(), "main.rs names more than `cli`");
+    assert_eq!(named, text.matches("doorward::cli::").count(), "main.rs uses more than `cli`");
     assert_eq!(named, 1);
 }
 
 #[test]
 fn scanner_finds_every_reference_form() {
     let modules: BTreeSet<String> = ["app", "http", "store", "tls"].map(str::to_owned).into();
-    let seen = |depth: usize, text: &str| -> Vec<String> {
+    let found = |depth: usize, text: &str| -> Vec<String> {
         names_in(text, depth, &modules).into_iter().map(|(_, name)| name).collect()
     };
-    assert_eq!(seen(2, "use crate::store::Store;"), ["store"]);
-    assert_eq!(seen(2, "fn f(x: &crate::app::Running) {}"), ["app"]);
-    assert_eq!(seen(2, "use crate::{\n    http::{Host, tls},\n    store,\n};"), ["http", "store"]);
-    assert_eq!(seen(1, "use super::tls::Certificates;"), ["tls"]);
-    assert_eq!(seen(2, "use super::super::tls::Certificates;"), ["tls"]);
-    assert!(seen(2, "use super::store::Entry; use ::http::Method; use http::Uri;").is_empty());
-    assert!(seen(2, "/// as in [`crate::app`]\nlet x = 1; // crate::app").is_empty());
-    assert!(seen(2, "use crate::storekeeper::X; macrocrate::app!()").is_empty());
+    assert_eq!(found(2, "use crate::store::Store;"), ["store"]);
+    assert_eq!(found(2, "fn f(x: &crate::app::Running) {}"), ["app"]);
+    assert_eq!(found(2, "use crate::{\n    http::{Host, tls},\n    store,\n};"), ["http", "store"]);
+    assert_eq!(found(1, "use super::tls::Certificates;"), ["tls"]);
+    assert_eq!(found(2, "use super::super::tls::Certificates;"), ["tls"]);
+    assert!(found(2, "use super::store::Entry; use ::http::Method; use http::Uri;").is_empty());
+    assert!(found(2, "/// as in [`crate::app`]\nlet x = 1; // crate::app").is_empty());
+    assert!(found(2, "use crate::storekeeper::X; macrocrate::app!()").is_empty());
 }
 
-/// One place where a module names another.
+/// A reference from one top-level module to another.
 struct Reference {
     file: PathBuf,
     line: usize,
@@ -81,13 +76,13 @@ struct Reference {
 
 impl Reference {
     fn is_downward(&self, layers: &BTreeMap<String, u32>) -> bool {
-        // `lib` only declares, and `main` has a test of its own.
+        // `lib` only declares modules, and another test checks `main`.
         self.from == "lib" || self.from == "main" || layers[&self.to] < layers[&self.from]
     }
 
-    fn told(&self) -> String {
+    fn to_string(&self) -> String {
         let Reference { file, line, from, to } = self;
-        format!("  {}:{line}: `{from}` names `{to}`", file.display())
+        format!("  {}:{line}: `{from}` uses `{to}`", file.display())
     }
 }
 
@@ -104,8 +99,8 @@ fn references_of(file: &Path, modules: &BTreeSet<String>) -> Vec<Reference> {
         .collect()
 }
 
-/// Lines and names of the modules that `text` refers to; `depth` says how many `super::` lead from
-/// this file to the crate.
+/// Returns lines and names of the modules that `text` refers to. `depth` is the number of `super::` from the file
+/// to the crate root.
 fn names_in(text: &str, depth: usize, modules: &BTreeSet<String>) -> Vec<(usize, String)> {
     let text = without_comments(text);
     let mut found = Vec::new();
@@ -125,7 +120,7 @@ fn starts_a_path(text: &str, at: usize) -> bool {
     before.is_none_or(|before| !is_name(before) && before != ':' && before != '$')
 }
 
-/// The name after `crate::`, or the names in the braces after it.
+/// Returns the name after `crate::`, or the names in the braces after it.
 fn first_names(rest: &str) -> Vec<String> {
     let Some(group) = rest.strip_prefix('{') else { return vec![leading_name(rest)] };
     let mut open = 0_usize;
@@ -146,15 +141,15 @@ fn leading_name(text: &str) -> String {
     text.trim_start().chars().take_while(|letter| is_name(*letter)).collect()
 }
 
-fn is_name(letter: char) -> bool {
+pub(super) fn is_name(letter: char) -> bool {
     letter.is_alphanumeric() || letter == '_'
 }
 
-fn without_comments(text: &str) -> String {
+pub(super) fn without_comments(text: &str) -> String {
     text.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned() + "\n").collect()
 }
 
-/// The table: `//! | 3 | [`store`], [`tls`] | adapters |`.
+/// Parses the rows `//! | 3 | [`store`], [`tls`] | adapters |` of the table.
 fn layers() -> BTreeMap<String, u32> {
     let text = read(&source().join("lib.rs"));
     let rows = text.lines().filter_map(|line| line.strip_prefix("//! |"));
@@ -165,7 +160,7 @@ fn layers() -> BTreeMap<String, u32> {
         let Ok(number) = number.parse() else { continue };
         for name in names.split('`').skip(1).step_by(2).filter(|name| *name != "main") {
             let before = layers.insert(name.to_owned(), number);
-            assert_eq!(before, None, "`{name}` stands twice in the table");
+            assert_eq!(before, None, "`{name}` is in the table twice");
         }
     }
     layers
@@ -177,21 +172,21 @@ fn modules() -> BTreeSet<String> {
     declared.map(|name| name.trim_end_matches(';').to_owned()).collect()
 }
 
-/// The top-level module that a file belongs to.
-fn module_of(file: &Path) -> String {
+/// Returns the top-level module of a file.
+pub(super) fn module_of(file: &Path) -> String {
     let below = file.strip_prefix(source()).expect("a file below src");
     let first = below.components().next().expect("a name").as_os_str().to_string_lossy();
     first.trim_end_matches(".rs").to_owned()
 }
 
-/// How many `super::` lead from a file to the crate.
+/// Returns the number of `super::` from a file to the crate root.
 fn depth(file: &Path) -> usize {
     let below = file.strip_prefix(source()).expect("a file below src");
     let folders = below.components().count() - 1;
     if below.file_name().is_some_and(|name| name == "mod.rs") { folders } else { folders + 1 }
 }
 
-fn source_files() -> Vec<PathBuf> {
+pub(super) fn source_files() -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![source()];
     while let Some(folder) = folders.pop() {
@@ -207,10 +202,10 @@ fn source_files() -> Vec<PathBuf> {
     files
 }
 
-fn source() -> PathBuf {
+pub(super) fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-fn read(path: &Path) -> String {
+pub(super) fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
