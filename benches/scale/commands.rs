@@ -1,7 +1,7 @@
-//! How many commands a gateway sends to Redis for the requests that it serves.
+//! Measures the Redis commands per request.
 //!
-//! Half an hour of session time by a manual clock: people with an app open, each asking now and then through
-//! two gateways in turn, or through the same one; renewals, touches and reloads happen as they fall due.
+//! Simulates half an hour with a manual clock. Users send occasional requests through one gateway or through two in
+//! turn; rotations, touches and reloads happen when they are due.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,10 +18,10 @@ use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
 use test_support::redis_server::{RedisOptions, RedisServer};
 use test_support::upstream::Upstream;
 
-/// As many as may log in from one address at once.
+/// Number of users; limited by logins per address.
 const PEOPLE: usize = 24;
 const MINUTES: u64 = 30;
-/// Seconds between two requests of one person.
+/// Seconds between two requests of a user.
 const EVERY: [u64; 2] = [2, 20];
 
 pub async fn measure() {
@@ -58,7 +58,7 @@ async fn one(cache: &str, sticky: bool, every: u64) -> serde_json::Value {
             }
         }
     }
-    // What the gateways do by themselves runs by the wall clock.
+    // Background work of the gateways runs by the wall clock.
     let by_themselves = quiet * begun.elapsed().as_secs_f64();
     let sent = (watch.commands() - before) as f64 - by_themselves;
     json!({
@@ -70,7 +70,7 @@ async fn one(cache: &str, sticky: bool, every: u64) -> serde_json::Value {
 
 fn two(upstream: &Upstream, redis: &RedisServer, cache: &str) -> [Gateway; 2] {
     let clock = manual_clock();
-    // The next line of the same table.
+    // The next row of the table.
     let store = format!("{}\"\nlocal_cache = \"{cache}", redis.settings().url);
     let setup = |shared_directory| Setup {
         routes: session_route(upstream.address),
@@ -84,7 +84,7 @@ fn two(upstream: &Upstream, redis: &RedisServer, cache: &str) -> [Gateway; 2] {
     [first, second]
 }
 
-/// Commands a second that both gateways send while nobody asks for anything.
+/// Commands per second of two idle gateways.
 async fn idle(watch: &Watch) -> f64 {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before = watch.commands();
@@ -92,7 +92,7 @@ async fn idle(watch: &Watch) -> f64 {
     (watch.commands() - before) as f64 / 8.0
 }
 
-/// Counts what clients send; what a script does inside Redis is no command of theirs.
+/// Returns the number of client commands, without commands inside scripts.
 struct Watch {
     seen: Arc<AtomicU64>,
     task: JoinHandle<()>,

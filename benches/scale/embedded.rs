@@ -1,6 +1,6 @@
-//! What sessions take in the embedded store: memory of the process, the file, the time to open it.
+//! Measures memory, file size and opening time of the embedded store.
 //!
-//! Each step is a process of its own, so that its memory is its own.
+//! Each step runs in a separate process, so that memory is measured separately.
 
 use std::path::Path;
 use std::process::Command;
@@ -28,7 +28,7 @@ pub fn measure(count: u64) {
     }));
 }
 
-/// Runs a step in a process of its own; its last line is what it found.
+/// Runs a step in a separate process and parses its last line of output.
 fn child(words: &[&str]) -> Value {
     let this = std::env::current_exe().expect("this program");
     let output = Command::new(this).args(words).output().expect("this program starts");
@@ -37,7 +37,7 @@ fn child(words: &[&str]) -> Value {
     serde_json::from_str(text.lines().last().unwrap_or_default()).expect("JSON")
 }
 
-/// The step that writes.
+/// Step: writes the sessions.
 pub async fn fill(directory: &Path, count: u64) {
     let begun = Instant::now();
     let store = Store::embedded(directory, Clock::System).expect("opens");
@@ -54,7 +54,7 @@ pub async fn fill(directory: &Path, count: u64) {
     tell(&json!({ "seconds": begun.elapsed().as_secs_f64() }));
 }
 
-/// The step that a gateway does when it starts.
+/// Step: opens the store as a gateway does at startup.
 pub fn open(directory: &Path) {
     let (before, begun) = (resident(), Instant::now());
     let store = Store::embedded(directory, Clock::System).expect("opens");
@@ -63,7 +63,7 @@ pub fn open(directory: &Path) {
     drop(store);
 }
 
-/// This process' resident memory in bytes.
+/// Returns the resident memory of this process in bytes.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

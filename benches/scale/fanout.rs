@@ -1,4 +1,4 @@
-//! What it costs Redis to tell gateways of each change, by broadcast tracking.
+//! Measures the cost of invalidations by broadcast tracking in Redis.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use test_support::redis_server::{RedisOptions, RedisServer};
 
 const GATEWAYS: [u64; 4] = [0, 1, 10, 100];
 const SESSIONS: u64 = 10_000;
-/// Sessions renewed for each figure, in rounds over all of them.
+/// Number of rotations per measurement, in rounds over all sessions.
 const ROUNDS: u64 = 5;
 
 pub async fn measure() {
@@ -54,7 +54,7 @@ pub async fn measure() {
     }
 }
 
-/// What one look-up costs Redis: record, touch and line in one command.
+/// Measures one load: record, touch and cutoff in one command.
 async fn loads(redis: &RedisServer, store: &Store, sessions: &Sessions) {
     let before = cpu(redis);
     for _ in 0..ROUNDS {
@@ -69,7 +69,7 @@ async fn loads(redis: &RedisServer, store: &Store, sessions: &Sessions) {
     tell(&json!({ "figure": "load", "redis": each }));
 }
 
-/// Connections that follow all changes of records, as gateways do.
+/// Opens connections that receive all invalidations, as gateways do.
 async fn listen(redis: &RedisServer, gateways: u64, heard: &Arc<AtomicU64>) -> JoinSet<()> {
     let mut all = JoinSet::new();
     for _ in 0..gateways {
@@ -88,7 +88,7 @@ async fn listen(redis: &RedisServer, gateways: u64, heard: &Arc<AtomicU64>) -> J
     all
 }
 
-/// Redis' own CPU seconds.
+/// Returns the CPU seconds that Redis reports.
 fn cpu(redis: &RedisServer) -> f64 {
     let text = redis.command(&["INFO", "cpu"]);
     let of = |name: &str| -> f64 {

@@ -1,7 +1,7 @@
-//! What a session costs, measured: memory in Redis and in the embedded store, commands for each request,
-//! and what it costs Redis to tell many gateways of each change.
+//! Measures the cost of sessions: memory in Redis and in the embedded store, Redis commands per request, and the
+//! cost of invalidations for many gateways.
 //!
-//! `benches/scale/run` builds and runs it. One line of JSON for each figure, on standard output.
+//! Run by `benches/scale/run`. Writes one JSON line per figure to standard output.
 
 #![allow(
     clippy::print_stdout,
@@ -19,12 +19,12 @@ use std::path::Path;
 
 use serde_json::Value;
 
-// As the gateway's own, or the memory would be another allocator's.
+// The allocator of the gateway, so that memory figures are comparable.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() {
-    // Cargo adds an argument of its own.
+    // Cargo adds `--bench`.
     let words: Vec<_> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -50,7 +50,7 @@ async fn all(counts: &[u64]) {
     commands::measure().await;
 }
 
-/// One figure.
+/// Prints one figure.
 fn tell(figure: &Value) {
     println!("{figure}");
 }

@@ -1,4 +1,4 @@
-//! What sessions take in Redis' memory.
+//! Measures the memory of sessions in Redis.
 
 use serde_json::json;
 
@@ -37,7 +37,7 @@ pub async fn measure(count: u64) {
     }));
 }
 
-/// One number of `INFO`.
+/// Returns a number from `INFO`.
 fn info(redis: &RedisServer, section: &str, name: &str) -> u64 {
     let text = redis.command(&["INFO", section]);
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));

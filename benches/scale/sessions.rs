@@ -1,4 +1,4 @@
-//! Sessions as a gateway writes them: sealed records of real people, each with an app open.
+//! Realistic sessions: sealed records as a gateway writes them.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use tokio::task::JoinSet;
 
 const ABSOLUTE: Duration = Duration::from_hours(12);
 const AGENT: &[u8] = b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36";
-/// Writes that wait for the store at the same time.
+/// Number of concurrent writes.
 const AT_ONCE: u64 = 256;
 
-/// The sessions of a measurement, by number: everybody has one.
+/// The sessions of a measurement, one per user.
 #[derive(Clone)]
 pub struct Sessions {
     keys: Arc<KeyRing>,
@@ -31,7 +31,7 @@ impl Sessions {
         Sessions { keys, now: Clock::System.now(), ids: Arc::new(random_bytes()) }
     }
 
-    /// The key of the session of this number.
+    /// Returns the key of a session by number.
     pub fn key(&self, number: u64) -> SessionKey {
         let mut id = [0; 16];
         id[..8].copy_from_slice(self.ids.as_slice());
@@ -39,7 +39,7 @@ impl Sessions {
         SessionKey { tag: UserTag(self.keys.user_tag(&user(number))), id: SessionId(id) }
     }
 
-    /// A record that was renewed before, as most are.
+    /// Returns a record after a rotation, like most records.
     pub fn sealed(&self, number: u64) -> Vec<u8> {
         let key = self.key(number);
         let token = Token::new(1, key, 5, random_bytes());
@@ -73,7 +73,7 @@ impl Sessions {
         store.commit(&self.key(number), revision, &sealed, self.end()).await.expect("renewed");
     }
 
-    /// Does something for each number below `count`, many at a time.
+    /// Runs `work` for each number below `count`, many concurrently.
     pub async fn each<F>(count: u64, act: impl Fn(u64) -> F + Clone + Send + 'static)
     where
         F: Future<Output = ()> + Send,

@@ -1,5 +1,5 @@
-//! What went wrong in other gateways, tried on this one. Each test is named after the advisories it
-//! answers; `docs/proxy-vulnerabilities.md` says what they were about.
+//! Vulnerabilities of other gateways, tested against this one. `docs/proxy-vulnerabilities.md` describes the
+//! advisories named above each test.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,39 +22,39 @@ use test_support::gateway::{
 };
 use test_support::upstream::{Upstream, header_values};
 
-/// An app with a session, and a part of it for everybody.
-struct Stage {
+/// A gateway with a session route and a public route to the same upstream.
+struct AdvisoryTest {
     upstream: Upstream,
     gateway: Gateway,
 }
 
-impl Stage {
-    async fn start() -> Stage {
-        Stage::with("").await
+impl AdvisoryTest {
+    async fn start() -> AdvisoryTest {
+        AdvisoryTest::with("").await
     }
 
-    /// With lines for the `[[route]]` of the session.
-    async fn with(lines: &str) -> Stage {
+    /// Starts a gateway with these keys in the `[[route]]` of the session.
+    async fn with(lines: &str) -> AdvisoryTest {
         let upstream = Upstream::start().await;
         let public = session_route(upstream.address)
             .replace("path = \"/\"", "path = \"/public\"")
             .replace("\"session\"", "\"public\"");
         let routes = format!("{}{lines}\n{public}", session_route(upstream.address));
         let gateway = Gateway::start(Setup { routes, ..Setup::default() });
-        Stage { upstream, gateway }
+        AdvisoryTest { upstream, gateway }
     }
 
     fn browser(&self) -> Browser {
         Browser::new(&self.gateway)
     }
 
-    /// The statuses of all answers to these bytes.
+    /// Sends bytes and returns the statuses of all responses.
     async fn send(&self, bytes: impl AsRef<[u8]>) -> Vec<u16> {
         statuses(&self.browser().send_raw(bytes.as_ref()).await)
     }
 
-    /// Asserts that nobody is let through, and that the app hears nothing of it.
-    async fn keeps_out(&self, bytes: impl AsRef<[u8]>) {
+    /// Asserts that a request is rejected and does not reach the upstream.
+    async fn assert_rejected(&self, bytes: impl AsRef<[u8]>) {
         let shown = String::from_utf8_lossy(bytes.as_ref()).into_owned();
         let answers = self.send(bytes).await;
         let out = |status: &u16| matches!(status, 303 | 400 | 401 | 404 | 405 | 431);
@@ -72,12 +72,12 @@ fn get(target: &str, fields: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n{fields}\r\n")
 }
 
-// Who the user is
+// Identity
 
 /// CVE-2026-25748, CVE-2023-27488.
 #[tokio::test]
 async fn malformed_cookies_never_authenticate() {
-    let stage = Stage::start().await;
+    let test = AdvisoryTest::start().await;
     let junk = "A".repeat(104);
     for value in [
         "",
@@ -96,20 +96,20 @@ async fn malformed_cookies_never_authenticate() {
         &format!("\"dw1_{junk}\""),
         &"x".repeat(20_000),
     ] {
-        stage.keeps_out(get("/", &format!("Cookie: {SESSION}={value}\r\n"))).await;
+        test.assert_rejected(get("/", &format!("Cookie: {SESSION}={value}\r\n"))).await;
     }
     for raw in [&b"\xff\xfe\x80"[..], b"dw1_\xc3\x28", b"\xe2\x80\xa8", b"a\tb"] {
         let start = format!("GET / HTTP/1.1\r\nHost: app.test\r\nCookie: {SESSION}=");
         let end = b"\r\nX-A: \xff\xfe\r\nConnection: close\r\n\r\n";
-        stage.keeps_out([start.as_bytes(), raw, end].concat()).await;
+        test.assert_rejected([start.as_bytes(), raw, end].concat()).await;
     }
-    stage.keeps_out(get("/", &format!("Cookie: {SESSION}\r\n"))).await;
+    test.assert_rejected(get("/", &format!("Cookie: {SESSION}\r\n"))).await;
 }
 
 #[tokio::test]
 async fn token_is_accepted_only_under_the_exact_cookie_name() {
-    let stage = Stage::start().await;
-    let mut alice = stage.browser();
+    let test = AdvisoryTest::start().await;
+    let mut alice = test.browser();
     alice.log_in("alice").await;
     let token = alice.token();
     for pair in [
@@ -124,7 +124,7 @@ async fn token_is_accepted_only_under_the_exact_cookie_name() {
         format!("{SESSION}={token}, a=b"),
         format!("{SESSION}={token}; {SESSION}={token}"),
     ] {
-        stage.keeps_out(get("/", &format!("Cookie: {pair}\r\n"))).await;
+        test.assert_rejected(get("/", &format!("Cookie: {pair}\r\n"))).await;
     }
     assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
 }
@@ -132,69 +132,69 @@ async fn token_is_accepted_only_under_the_exact_cookie_name() {
 /// CVE-2026-33433, CVE-2026-54763.
 #[tokio::test]
 async fn identity_header_names_are_reserved_in_any_spelling() {
-    let stage = Stage::with("identity = { \"x-TEAM-name\" = \"{user}\" }").await;
-    let mut alice = stage.browser();
+    let test = AdvisoryTest::with("identity = { \"x-TEAM-name\" = \"{user}\" }").await;
+    let mut alice = test.browser();
     alice.log_in("alice").await;
     for name in
         ["X-Team-Name", "x-team-name", "X-TEAM-NAME", "X_Team_Name", "x_team-name", "X.Team.Name"]
     {
         let cookie = format!("Cookie: {SESSION}={}\r\n", alice.token());
         let head = format!("{cookie}{name}: evil\r\n{name}: evil\r\n");
-        assert_eq!(stage.send(get("/", &head)).await, [200], "{name}");
-        assert_eq!(stage.upstream.last_values("x-team-name"), ["alice"], "{name}");
-        assert!(!stage.upstream.last_head().contains("evil"), "{}", stage.upstream.last_head());
-        // Nobody is named on the route beside it, and nobody else names anybody.
-        assert_eq!(stage.send(get("/public", &head)).await, [200], "{name}");
-        assert!(!stage.upstream.last_head().contains("evil"), "{}", stage.upstream.last_head());
+        assert_eq!(test.send(get("/", &head)).await, [200], "{name}");
+        assert_eq!(test.upstream.last_values("x-team-name"), ["alice"], "{name}");
+        assert!(!test.upstream.last_head().contains("evil"), "{}", test.upstream.last_head());
+        // The other route sends no identity, and a client cannot set one.
+        assert_eq!(test.send(get("/public", &head)).await, [200], "{name}");
+        assert!(!test.upstream.last_head().contains("evil"), "{}", test.upstream.last_head());
     }
 }
 
 /// CVE-2023-25725.
 #[tokio::test]
 async fn empty_header_name_does_not_hide_later_headers() {
-    let stage = Stage::start().await;
+    let test = AdvisoryTest::start().await;
     for line in [":", ": x", ":\t", " : x"] {
         let raw = format!(
             "GET /public HTTP/1.1\r\nHost: app.test\r\n{line}\r\nX-Forwarded-User: evil\r\n\r\n"
         );
-        assert_eq!(stage.send(raw).await, [400], "{line:?}");
+        assert_eq!(test.send(raw).await, [400], "{line:?}");
     }
-    assert!(stage.upstream.heads().is_empty());
+    assert!(test.upstream.heads().is_empty());
 }
 
 /// CVE-2026-34454.
 #[tokio::test]
 async fn login_replaces_all_state_of_the_previous_user() {
-    let stage = Stage::start().await;
-    let mut browser = stage.browser();
+    let test = AdvisoryTest::start().await;
+    let mut browser = test.browser();
     browser.log_in("alice").await;
     let alices = browser.token();
     browser.log_in("bob").await;
     assert_ne!(browser.token(), alices);
     browser.fetch("/").await;
-    assert_eq!(stage.upstream.last_values("x-forwarded-user"), ["bob"]);
-    let old = stage.browser().with_token(&alices).fetch("/").await;
+    assert_eq!(test.upstream.last_values("x-forwarded-user"), ["bob"]);
+    let old = test.browser().with_token(&alices).fetch("/").await;
     assert_eq!(old.status, StatusCode::UNAUTHORIZED);
 }
 
 /// CVE-2025-31492, CVE-2021-32637.
 #[tokio::test]
 async fn unauthenticated_response_contains_no_upstream_data() {
-    let stage = Stage::start().await;
+    let test = AdvisoryTest::start().await;
     for method in ["GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PROPFIND", "get"] {
         let raw = format!(
             "{method} /account HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\nContent-Length: 3\r\n\r\na=b"
         );
-        let answer = stage.browser().send_raw(raw.as_bytes()).await;
+        let answer = test.browser().send_raw(raw.as_bytes()).await;
         assert!(!answer.contains("hello"), "{method}: {answer}");
         assert!(matches!(statuses(&answer)[..], [303 | 400 | 401 | 403]), "{method}: {answer}");
     }
-    assert!(stage.upstream.heads().is_empty());
+    assert!(test.upstream.heads().is_empty());
 }
 
-// Which rule decides
+// Route selection
 
-/// Targets with which others' public rules were passed, under a public `/public`.
+/// Targets that bypassed the rules of other gateways, given a public route `/public`.
 const DISGUISES: [&str; 46] = [
     "/private?x=/public",
     "/private?/public",
@@ -244,7 +244,7 @@ const DISGUISES: [&str; 46] = [
     "/oauth2/auth",
 ];
 
-/// What others let decide beside the path.
+/// Headers that other gateways used for route selection.
 const PERSUASION: [&str; 14] = [
     "",
     "User-Agent: GoogleHC/1.0\r\n",
@@ -265,16 +265,16 @@ const PERSUASION: [&str; 14] = [
 /// CVE-2025-54576, CVE-2026-41059, CVE-2026-34457, CVE-2026-40575.
 #[tokio::test]
 async fn disguised_paths_never_become_public() {
-    let stage = Stage::start().await;
+    let test = AdvisoryTest::start().await;
     for target in DISGUISES {
-        stage.keeps_out(get(target, "")).await;
+        test.assert_rejected(get(target, "")).await;
     }
     for fields in PERSUASION {
-        stage.keeps_out(get("/private", fields)).await;
+        test.assert_rejected(get("/private", fields)).await;
     }
-    // The same place is public under its one name, so the rule does work.
-    assert_eq!(stage.send(get("/public", "")).await, [200]);
-    assert_eq!(stage.upstream.heads().len(), 1);
+    // The plain path is public, so the route works.
+    assert_eq!(test.send(get("/public", "")).await, [200]);
+    assert_eq!(test.upstream.heads().len(), 1);
 }
 
 /// CVE-2026-40575.
@@ -302,13 +302,13 @@ async fn forwarded_headers_never_select_the_route() {
 /// CVE-2013-4547.
 #[tokio::test]
 async fn whitespace_in_the_request_target_is_rejected() {
-    let stage = Stage::start().await;
+    let test = AdvisoryTest::start().await;
     for target in ["/public /../private", "/public\t/private", "/pub lic", " /public", "/public \0"]
     {
         let raw = format!("GET {target} HTTP/1.1\r\nHost: app.test\r\n\r\n");
-        assert_eq!(stage.send(raw).await, [400], "{target:?}");
+        assert_eq!(test.send(raw).await, [400], "{target:?}");
     }
-    assert!(stage.upstream.heads().is_empty());
+    assert!(test.upstream.heads().is_empty());
 }
 
 /// CVE-2026-27588.
@@ -328,10 +328,10 @@ async fn host_matching_ignores_case_with_many_hosts() {
     assert!(upstream.heads().is_empty());
 }
 
-// Where a browser is sent
+// Redirects
 
-/// Ways to write an address elsewhere so that it looks like a path, for each of some beginnings.
-pub(crate) fn elsewhere() -> Vec<String> {
+/// Returns addresses of other hosts that look like paths.
+pub(crate) fn other_hosts() -> Vec<String> {
     let marks =
         ["/", "\\", "\t", "\n", "\r", " ", "\u{0}", "\u{b}", "\u{a0}", "\u{2028}", "%09", "%5c"];
     let mut out: Vec<String> = [
@@ -374,8 +374,8 @@ pub(crate) fn elsewhere() -> Vec<String> {
     out
 }
 
-/// Where a browser ends up that was at our login page.
-pub(crate) fn place(location: &str) -> url::Url {
+/// Resolves a `Location` against the login page, as a browser does.
+pub(crate) fn location_url(location: &str) -> url::Url {
     let page = url::Url::parse("https://app.test/.doorward/login").expect("our page");
     page.join(location).expect("an address")
 }
@@ -383,10 +383,10 @@ pub(crate) fn place(location: &str) -> url::Url {
 /// CVE-2020-5233, CVE-2020-11053, CVE-2020-4037, CVE-2019-14857, CVE-2026-3872.
 #[tokio::test]
 async fn login_redirects_only_to_the_same_host() {
-    let stage = Stage::start().await;
-    let keys = stage.gateway.shared().keys.load();
-    let now = stage.gateway.clock.now();
-    let tricks = elsewhere();
+    let test = AdvisoryTest::start().await;
+    let keys = test.gateway.shared().keys.load();
+    let now = test.gateway.clock.now();
+    let tricks = other_hosts();
     assert!(tricks.len() > 800, "{}", tricks.len());
     for trick in &tricks {
         assert_eq!(
@@ -396,10 +396,10 @@ async fn login_redirects_only_to_the_same_host() {
         );
         let Some(kept) = seal_return_url(&keys, "app.test", trick, now) else { continue };
         let followed = open_return_url(&keys, "app.test", &kept, now).expect("kept");
-        assert_eq!(place(&followed).host_str(), Some("app.test"), "{trick:?}");
+        assert_eq!(location_url(&followed).host_str(), Some("app.test"), "{trick:?}");
     }
     for trick in ["//evil.test", "https://evil.test", "/\\evil.test", "/%09/evil.test"] {
-        let mut browser = stage.browser();
+        let mut browser = test.browser();
         let query =
             form_urlencoded::Serializer::new(String::new()).append_pair("to", trick).finish();
         let form = browser.navigate(&format!("/.doorward/login?{query}")).await;
@@ -413,7 +413,7 @@ async fn login_redirects_only_to_the_same_host() {
 /// CVE-2020-15129, CVE-2024-52003.
 #[tokio::test]
 async fn client_headers_never_change_a_redirect_target() {
-    let stage = Stage::start().await;
+    let test = AdvisoryTest::start().await;
     for fields in [
         "X-Forwarded-Prefix: //evil.test\r\n",
         "X-Forwarded-Host: evil.test\r\nX-Forwarded-Proto: javascript\r\nX-Forwarded-Port: 1\r\n",
@@ -421,15 +421,15 @@ async fn client_headers_never_change_a_redirect_target() {
         "X-Forwarded-Uri: //evil.test/\r\nX-Original-URL: //evil.test/\r\n",
     ] {
         let fields = format!("{fields}Accept: text/html\r\nSec-Fetch-Mode: navigate\r\n");
-        let answer = stage.browser().send_raw(get("/a", &fields).as_bytes()).await;
+        let answer = test.browser().send_raw(get("/a", &fields).as_bytes()).await;
         let [location] = &header_values(&answer, "location")[..] else { panic!("{answer}") };
         assert!(location.starts_with("/.doorward/login?"), "{location}");
-        assert_eq!(place(location).host_str(), Some("app.test"), "{location}");
+        assert_eq!(location_url(location).host_str(), Some("app.test"), "{location}");
         assert!(!answer.contains("evil.test"), "{answer}");
     }
 }
 
-// What is sent on, and when
+// Forwarding
 
 /// CVE-2026-2833.
 #[tokio::test]
@@ -468,8 +468,8 @@ async fn read_head(stream: &mut TcpStream) -> String {
 /// CVE-2026-71324, CVE-2025-64763.
 #[tokio::test]
 async fn connect_over_http2_is_rejected() {
-    let stage = Stage::start().await;
-    let tls = TokioIo::new(stage.browser().over_h2().connect().await);
+    let test = AdvisoryTest::start().await;
+    let tls = TokioIo::new(test.browser().over_h2().connect().await);
     let executor = TokioExecutor::new();
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(executor, tls).await.expect("HTTP/2");
@@ -477,8 +477,8 @@ async fn connect_over_http2_is_rejected() {
     let tunnel = Request::connect("app.test:443").body(Empty::<Bytes>::new()).expect("a request");
     let answer = sender.send_request(tunnel).await;
     let refused = answer.map_or(true, |answer| answer.status() == StatusCode::METHOD_NOT_ALLOWED);
-    assert!(refused && stage.upstream.heads().is_empty());
-    // The connection, where it goes on, serves no one else's bytes as answers.
+    assert!(refused && test.upstream.heads().is_empty());
+    // A connection that stays open must not deliver these bytes as a response.
     let after = Request::get("https://app.test/public").body(Empty::new()).expect("a request");
     if let Ok(answer) = sender.send_request(after).await {
         assert_eq!(answer.status(), StatusCode::OK);
@@ -488,10 +488,10 @@ async fn connect_over_http2_is_rejected() {
 /// CVE-2022-3212.
 #[tokio::test]
 async fn oversized_form_is_rejected_without_reading_it() {
-    let stage = Stage::start().await;
-    let form = stage.browser().navigate("/.doorward/login").await;
+    let test = AdvisoryTest::start().await;
+    let form = test.browser().navigate("/.doorward/login").await;
     assert_eq!(form.status, StatusCode::OK);
-    let mut client = stage.browser().connect().await;
+    let mut client = test.browser().connect().await;
     let head = "POST /.doorward/login HTTP/1.1\r\nHost: app.test\r\nOrigin: https://app.test\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000000000\r\n\r\n";
     client.write_all(head.as_bytes()).await.expect("sent");
     client.write_all(&[b'a'; 10 * 1024]).await.expect("sent");
@@ -503,8 +503,8 @@ async fn oversized_form_is_rejected_without_reading_it() {
 
 // TLS
 
-/// Cuts the first record of a handshake into records of a few bytes each.
-fn in_pieces(record: &[u8], length: usize) -> Vec<u8> {
+/// Splits the first handshake record into records of a few bytes.
+fn fragmented(record: &[u8], length: usize) -> Vec<u8> {
     let (head, rest) = record.split_at(5);
     let size = usize::from(u16::from_be_bytes([head[3], head[4]]));
     let (hello, after) = rest.split_at(size);
@@ -521,14 +521,14 @@ fn in_pieces(record: &[u8], length: usize) -> Vec<u8> {
 /// CVE-2024-11738, CVE-2026-32305.
 #[tokio::test]
 async fn fragmented_client_hello_is_parsed_like_a_whole_one() {
-    let stage = Stage::start().await;
+    let test = AdvisoryTest::start().await;
     for length in [1, 7, 100] {
-        let mut tls = client(&stage.gateway);
-        let mut stream = std::net::TcpStream::connect(stage.gateway.address).expect("a connection");
+        let mut tls = client(&test.gateway);
+        let mut stream = std::net::TcpStream::connect(test.gateway.address).expect("a connection");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket");
         let mut hello = Vec::new();
         tls.write_tls(&mut hello).expect("a hello");
-        let pieces = in_pieces(&hello, length);
+        let pieces = fragmented(&hello, length);
         let worked = tokio::task::spawn_blocking(move || {
             std::io::Write::write_all(&mut stream, &pieces)?;
             tls.complete_io(&mut stream).map(|_| tls.is_handshaking())
@@ -536,16 +536,16 @@ async fn fragmented_client_hello_is_parsed_like_a_whole_one() {
         let handshaking = worked.await.expect("no panic");
         assert!(matches!(handshaking, Ok(false)), "pieces of {length}: {handshaking:?}");
     }
-    // And whoever was served meanwhile still is.
-    assert_eq!(stage.send(get("/public", "")).await, [200]);
+    // Other clients are still served.
+    assert_eq!(test.send(get("/public", "")).await, [200]);
 }
 
 /// CVE-2024-39321.
 #[tokio::test]
 async fn resumed_tls_connection_is_offered_no_early_data() {
-    let stage = Stage::start().await;
-    let address = stage.gateway.address;
-    let config = Arc::new(client_config(&stage.gateway));
+    let test = AdvisoryTest::start().await;
+    let address = test.gateway.address;
+    let config = Arc::new(client_config(&test.gateway));
     let asked = tokio::task::spawn_blocking(move || {
         (0..8).map(|_| visit(address, &config)).collect::<Vec<_>>()
     });
@@ -553,12 +553,12 @@ async fn resumed_tls_connection_is_offered_no_early_data() {
     assert!(asked.iter().all(|(status, _, _)| *status == 200), "{asked:?}");
     let (first, later) = asked.split_first().expect("eight visits");
     assert_eq!(first.1, Some(HandshakeKind::Full));
-    // Whichever worker gave the ticket: each takes those of all.
+    // Each worker accepts the session tickets of all workers.
     assert!(later.iter().all(|(_, kind, _)| *kind == Some(HandshakeKind::Resumed)), "{asked:?}");
     assert!(asked.iter().all(|(_, _, early)| !early), "early data could be sent: {asked:?}");
 }
 
-/// One request; its status, how the handshake went, and whether early data could be sent.
+/// Sends a request; returns its status, the kind of handshake and whether early data was possible.
 fn visit(
     address: std::net::SocketAddr,
     config: &Arc<rustls::ClientConfig>,
@@ -571,7 +571,7 @@ fn visit(
     let mut both = rustls::Stream::new(&mut tls, &mut stream);
     both.write_all(get("/public", "").as_bytes()).expect("sent");
     let mut answer = Vec::new();
-    // The end of the stream, with a close_notify or without.
+    // The stream ends with or without a close_notify.
     let _ended = both.read_to_end(&mut answer);
     let status = statuses(&String::from_utf8_lossy(&answer)).first().copied().unwrap_or_default();
     (status, tls.handshake_kind(), early)
@@ -597,7 +597,7 @@ fn client_config(gateway: &Gateway) -> rustls::ClientConfig {
     config
 }
 
-// Files that cannot be used
+// Unusable files
 
 /// CVE-2026-27586, CVE-2026-54762.
 #[test]
@@ -629,7 +629,7 @@ fn unusable_file_prevents_startup() {
         let started = app::start(config(&text_of_config), setup.clock.clone(), None);
         assert!(started.is_err(), "{name} with {text:?}");
         std::fs::remove_file(directory.path().join(name)).expect("removed");
-        // Keys are made at the first start; whatever else is missing stops it.
+        // Missing keys are created at the first start; any other missing file prevents it.
         if name != "keys.toml" {
             let started = app::start(config(&text_of_config), setup.clock.clone(), None);
             assert!(started.is_err(), "no {name}");

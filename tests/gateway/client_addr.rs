@@ -1,4 +1,4 @@
-//! Where a client is and what its request is called, when somebody stands before the gateway.
+//! Client address and request ID behind a trusted proxy, and the PROXY protocol.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,11 +17,11 @@ use test_support::browser::Browser;
 use test_support::gateway::{Gateway, Setup, prepare_directory, session_route};
 use test_support::upstream::Upstream;
 
-/// A public app behind a gateway with these lines in `[server]`.
+/// Starts a gateway with a public route and these keys in `[server]`.
 async fn behind(server: &str) -> (Upstream, Gateway) {
     let upstream = Upstream::start().await;
     let routes = session_route(upstream.address).replace("\"session\"", "\"public\"");
-    // A door that is closed is closed at once, and not when a handshake has taken too long.
+    // The connection is closed at once, not at the handshake timeout.
     let limits = "connection_rate = 1000000\nhandshake_timeout = \"10m\"".to_owned();
     let server = server.to_owned();
     let gateway = Gateway::start(Setup { routes, server, limits, ..Setup::default() });
@@ -60,7 +60,7 @@ async fn trusted_proxy_headers_are_used_and_rewritten() {
     }
 }
 
-/// Fields, and who the client is by them or why they are refused.
+/// Headers and the client address they give, or the reason for their rejection.
 type Told<'a> = (&'a [(&'a str, &'a str)], Result<&'a str, &'a str>);
 
 /// RFC 7239.
@@ -77,9 +77,9 @@ async fn trusted_proxy_may_send_one_unambiguous_forwarded() {
             &[("forwarded", "for=203.0.113.9"), ("x-forwarded-for", "203.0.113.9")],
             Ok("203.0.113.9"),
         ),
-        // The proxy wrote one of the two, and passed on what its client said in the other.
+        // The proxy set one of the two headers and forwarded its client's other one.
         (&[("forwarded", "for=203.0.113.9"), ("x-forwarded-for", "1.1.1.1")], Err("different")),
-        // The client opened a quote, in which the proxy's own word is lost.
+        // The client opened a quoted string that swallows the proxy's own element.
         (&[("forwarded", "for=1.1.1.1;by=\"x, for=203.0.113.9")], Err("malformed")),
         (&[("forwarded", "for=1.1.1.1;for=203.0.113.9")], Err("malformed")),
         (&[("x-forwarded-for", &long)], Err("32 hops")),
@@ -103,7 +103,7 @@ async fn trusted_proxy_may_send_one_unambiguous_forwarded() {
             }
         }
     }
-    // Nobody else is heard, so there is nothing to doubt.
+    // Headers of untrusted clients are ignored, so they are not ambiguous.
     let (upstream, gateway) = behind("").await;
     let fields = [("forwarded", "for=\""), ("x-forwarded-for", &*long)];
     let answer = Browser::new(&gateway).send("GET", "/", &fields, "").await;
@@ -170,7 +170,7 @@ fn version_2() -> Vec<u8> {
     out
 }
 
-/// Sends bytes in the clear; what is said before the gateway closes.
+/// Sends bytes without TLS and returns the response until the gateway closes.
 async fn said(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
     let mut answer = Vec::new();
@@ -178,7 +178,7 @@ async fn said(address: SocketAddr, bytes: &[u8]) -> String {
         stream.write_all(bytes).await?;
         stream.read_to_end(&mut answer).await
     };
-    // A reset is a closed door as well.
+    // A reset also counts as closed.
     let _closed: io::Result<usize> =
         timeout(Duration::from_secs(15), whole).await.expect("the gateway closes");
     String::from_utf8_lossy(&answer).into_owned()
@@ -216,11 +216,11 @@ async fn proxy_protocol_header_is_required_from_trusted_proxies() {
     ] {
         assert_eq!(said(gateway.address, bytes).await, "");
     }
-    // From somebody who is no proxy of the operator's.
+    // From an address that is not a trusted proxy.
     let strange = "trusted_proxies = [\"10.0.0.0/8\"]\nproxy_protocol = true";
     let (_upstream, strange) = behind(strange).await;
     assert_eq!(said(strange.address, LINE).await, "");
-    // Where nobody asked for it, it is no TLS.
+    // Without `proxy_protocol`, the header is invalid TLS.
     let (_upstream, plain) = behind(TRUSTED).await;
     assert!(!said(plain.address, LINE).await.contains("HTTP"));
     assert!(upstream.heads().is_empty());
@@ -266,7 +266,7 @@ async fn connection_limits_count_proxy_protocol_clients() {
     let _also = other.connect().await;
 }
 
-// Which host a connection is for
+// Hosts and certificates
 
 /// RFC 9110, section 7.4.
 #[tokio::test]
@@ -294,7 +294,7 @@ async fn host_of_another_certificate_is_421() {
     of_second.host = "second.test".to_owned();
     for (browser, host, status) in [
         (&first, "app.test", 200),
-        // A browser may ask on one connection for all hosts of its certificate.
+        // A browser may reuse a connection for all hosts of its certificate.
         (&first, "other.test", 200),
         (&first, "second.test", 421),
         (&of_second, "second.test", 200),
@@ -309,7 +309,7 @@ async fn host_of_another_certificate_is_421() {
     assert_eq!(upstream.heads().len(), 8);
 }
 
-/// Asks for a host on a connection that was opened for the browser's own.
+/// Requests a host on a connection opened for the browser's own host.
 async fn over_h2(browser: &Browser, host: &str) -> u16 {
     let tls = TokioIo::new(browser.clone().over_h2().connect().await);
     let (mut sender, connection) =

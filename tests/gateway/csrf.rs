@@ -1,4 +1,4 @@
-//! Pages of other sites, and what they make a visitor's browser send here.
+//! Cross-site requests.
 
 use http::StatusCode;
 
@@ -6,15 +6,15 @@ use test_support::browser::{Browser, SESSION};
 use test_support::gateway::{Gateway, Setup, session_route};
 use test_support::upstream::Upstream;
 
-struct Stage {
+struct CsrfTest {
     upstream: Upstream,
     gateway: Gateway,
     alice: Browser,
 }
 
-impl Stage {
-    /// A session route with these further lines, a public one below `/public`, and a user.
-    async fn with(lines: &str) -> Stage {
+impl CsrfTest {
+    /// Starts a gateway with a session route that has these keys, a public route `/public`, and a logged-in user.
+    async fn with(lines: &str) -> CsrfTest {
         let upstream = Upstream::start().await;
         let session = session_route(upstream.address);
         let public = session
@@ -24,14 +24,14 @@ impl Stage {
         let gateway = Gateway::start(Setup { routes, ..Setup::default() });
         let mut alice = Browser::new(&gateway);
         alice.log_in("alice").await;
-        Stage { upstream, gateway, alice }
+        CsrfTest { upstream, gateway, alice }
     }
 
     async fn status(&mut self, method: &str, path: &str, fields: &[(&str, &str)]) -> u16 {
         self.alice.send(method, path, fields, "").await.status.as_u16()
     }
 
-    /// The status of a WebSocket's handshake.
+    /// Returns the status of a WebSocket handshake.
     async fn handshake(&self, fields: &str) -> u16 {
         let token = self.alice.token();
         let request = format!(
@@ -50,49 +50,49 @@ const SIBLING: (&str, &str) = ("sec-fetch-site", "same-site");
 /// ASVS 3.5.
 #[tokio::test]
 async fn cross_site_requests_cannot_write() {
-    let mut stage = Stage::with("").await;
+    let mut test = CsrfTest::with("").await;
     for h2 in [false, true] {
-        stage.alice.h2 = h2;
-        let before = stage.upstream.heads().len();
+        test.alice.h2 = h2;
+        let before = test.upstream.heads().len();
         for method in ["POST", "PUT", "PATCH", "DELETE", "PURGE"] {
             for fields in [&[CROSS][..], &[SIBLING], &[EVIL], &[CROSS, EVIL], &[SIBLING, OWN]] {
-                assert_eq!(stage.status(method, "/a", fields).await, 403, "{method} {fields:?}");
+                assert_eq!(test.status(method, "/a", fields).await, 403, "{method} {fields:?}");
             }
-            assert_eq!(stage.status(method, "/a", &[("origin", "null")]).await, 403);
+            assert_eq!(test.status(method, "/a", &[("origin", "null")]).await, 403);
         }
-        assert_eq!(stage.upstream.heads().len(), before, "the app heard of it");
+        assert_eq!(test.upstream.heads().len(), before, "the app heard of it");
         for fields in [
             &[][..],
             &[OWN],
             &[("sec-fetch-site", "same-origin"), OWN],
             &[("sec-fetch-site", "none")],
         ] {
-            assert_eq!(stage.status("POST", "/a", fields).await, 200, "{fields:?}");
+            assert_eq!(test.status("POST", "/a", fields).await, 200, "{fields:?}");
         }
         for method in ["GET", "HEAD", "OPTIONS"] {
-            assert_eq!(stage.status(method, "/a", &[CROSS, EVIL]).await, 200, "{method} reads");
+            assert_eq!(test.status(method, "/a", &[CROSS, EVIL]).await, 200, "{method} reads");
         }
     }
 }
 
 #[tokio::test]
 async fn csrf_rejection_names_the_reason_and_keeps_the_session() {
-    let mut stage = Stage::with("").await;
-    let token = stage.alice.token();
-    let answer = stage.alice.send("POST", "/a", &[CROSS, EVIL], "").await;
+    let mut test = CsrfTest::with("").await;
+    let token = test.alice.token();
+    let answer = test.alice.send("POST", "/a", &[CROSS, EVIL], "").await;
     assert_eq!(answer.json()["error"], "cross-site");
     assert!(answer.set_cookies().is_empty());
     assert_eq!(answer.header("cache-control"), "no-store");
-    let page = stage.alice.send("POST", "/a", &[CROSS, ("sec-fetch-mode", "navigate")], "").await;
+    let page = test.alice.send("POST", "/a", &[CROSS, ("sec-fetch-mode", "navigate")], "").await;
     assert!(page.text().contains("<h1>"), "{}", page.text());
-    assert_eq!(stage.alice.token(), token);
-    assert_eq!(stage.alice.fetch("/a").await.status, StatusCode::OK);
+    assert_eq!(test.alice.token(), token);
+    assert_eq!(test.alice.fetch("/a").await.status, StatusCode::OK);
 }
 
 #[tokio::test]
 async fn cross_site_request_without_session_is_sent_to_login() {
-    let stage = Stage::with("").await;
-    let mut nobody = Browser::new(&stage.gateway);
+    let test = CsrfTest::with("").await;
+    let mut nobody = Browser::new(&test.gateway);
     let navigation = [CROSS, EVIL, ("sec-fetch-mode", "navigate")];
     assert_eq!(nobody.send("POST", "/a", &navigation, "").await.status, StatusCode::SEE_OTHER);
     assert_eq!(
@@ -103,33 +103,33 @@ async fn cross_site_request_without_session_is_sent_to_login() {
 
 #[tokio::test]
 async fn public_routes_accept_cross_site_requests() {
-    let mut stage = Stage::with("").await;
-    assert_eq!(stage.status("POST", "/public", &[CROSS, EVIL]).await, 200);
-    assert!(stage.upstream.last_values("x-forwarded-user").is_empty());
+    let mut test = CsrfTest::with("").await;
+    assert_eq!(test.status("POST", "/public", &[CROSS, EVIL]).await, 200);
+    assert!(test.upstream.last_values("x-forwarded-user").is_empty());
 }
 
 #[tokio::test]
 async fn route_can_allow_listed_sites_or_disable_the_check() {
-    let mut stage = Stage::with("origins = [\"https://Friend.test\"]").await;
+    let mut test = CsrfTest::with("origins = [\"https://Friend.test\"]").await;
     let friend = ("origin", "https://friend.test");
-    assert_eq!(stage.status("POST", "/a", &[SIBLING, friend]).await, 200);
-    assert_eq!(stage.status("POST", "/a", &[CROSS, friend]).await, 200);
+    assert_eq!(test.status("POST", "/a", &[SIBLING, friend]).await, 200);
+    assert_eq!(test.status("POST", "/a", &[CROSS, friend]).await, 200);
     for other in ["http://friend.test", "https://friend.test:444", "https://friend.test.evil.test"]
     {
-        assert_eq!(stage.status("POST", "/a", &[SIBLING, ("origin", other)]).await, 403, "{other}");
+        assert_eq!(test.status("POST", "/a", &[SIBLING, ("origin", other)]).await, 403, "{other}");
     }
-    assert_eq!(stage.handshake("Origin: https://friend.test\r\n").await, 200);
-    assert_eq!(stage.handshake("Origin: https://evil.test\r\n").await, 403);
-    let mut open = Stage::with("csrf = \"off\"").await;
+    assert_eq!(test.handshake("Origin: https://friend.test\r\n").await, 200);
+    assert_eq!(test.handshake("Origin: https://evil.test\r\n").await, 403);
+    let mut open = CsrfTest::with("csrf = \"off\"").await;
     assert_eq!(open.status("POST", "/a", &[CROSS, EVIL]).await, 200);
     assert_eq!(open.handshake("Origin: https://evil.test\r\n").await, 200);
 }
 
 /// ASVS 4.4.2.
-/// The app here answers 200: what counts is whether it was asked.
+/// The upstream returns 200, so the status shows whether the request reached it.
 #[tokio::test]
 async fn cross_site_pages_cannot_open_websockets() {
-    let stage = Stage::with("").await;
+    let test = CsrfTest::with("").await;
     for fields in [
         "Origin: https://evil.test\r\n",
         "Origin: https://app.test.evil.test\r\n",
@@ -139,10 +139,10 @@ async fn cross_site_pages_cannot_open_websockets() {
         "Origin: https://app.test\r\nSec-Fetch-Site: cross-site\r\n",
         "Sec-Fetch-Site: same-site\r\n",
     ] {
-        assert_eq!(stage.handshake(fields).await, 403, "{fields}");
+        assert_eq!(test.handshake(fields).await, 403, "{fields}");
     }
-    assert_eq!(stage.upstream.heads().len(), 0, "the app heard of it");
+    assert_eq!(test.upstream.heads().len(), 0, "the app heard of it");
     for fields in ["", "Origin: https://app.test\r\n", "Origin: https://APP.test:443\r\n"] {
-        assert_eq!(stage.handshake(fields).await, 200, "{fields}");
+        assert_eq!(test.handshake(fields).await, 200, "{fields}");
     }
 }

@@ -1,5 +1,5 @@
-//! What our HTTP library lets through and we must not: raw bytes in, and a look at what the upstream
-//! received. The numbers are those of the review of proxy vulnerabilities.
+//! Request framing: raw bytes in, and the request that the upstream received. The HYP numbers are those of the
+//! review in `docs/proxy-vulnerabilities.md`.
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -15,18 +15,18 @@ use test_support::browser::Browser;
 use test_support::gateway::{Gateway, Setup};
 use test_support::upstream::{Upstream, header_values};
 
-/// A public app: nothing but framing decides.
-pub(super) struct Front {
+/// A gateway with a public route, so that only framing can cause a rejection.
+pub(super) struct FramingTest {
     pub(super) upstream: Upstream,
-    // Ends when dropped.
+    // Stops when dropped.
     _gateway: Gateway,
     pub(super) browser: Browser,
 }
 
-/// Sent behind a request in doubt: whoever answers it, or lets it through, was fooled.
+/// Sent after an ambiguous request; a response to it, or its arrival at the upstream, is request smuggling.
 pub(super) const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: app.test\r\n\r\n";
 
-pub(super) async fn front() -> Front {
+pub(super) async fn framing_test() -> FramingTest {
     let upstream = Upstream::start().await;
     let routes = format!(
         "[[route]]\nhost = \"app.test\"\npath = \"/\"\nupstream = \"http://{}\"\naccess = \"public\"\n",
@@ -34,19 +34,19 @@ pub(super) async fn front() -> Front {
     );
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
     let browser = Browser::new(&gateway);
-    Front { upstream, _gateway: gateway, browser }
+    FramingTest { upstream, _gateway: gateway, browser }
 }
 
-impl Front {
-    /// Sends bytes; gives the statuses of all answers.
+impl FramingTest {
+    /// Sends bytes and returns the statuses of all responses.
     pub(super) async fn send(&self, bytes: impl AsRef<[u8]>) -> Vec<u16> {
         let answer = self.browser.send_raw(bytes.as_ref()).await;
         let heads = answer.split("HTTP/1.").skip(1);
         heads.map(|head| head[2..5].parse().expect("a status")).collect()
     }
 
-    /// Asserts that a request is refused, reaches no upstream, and is the last of its connection.
-    pub(super) async fn refuses(&self, status: u16, bytes: impl AsRef<[u8]>) {
+    /// Asserts that a request is rejected, does not reach the upstream and ends its connection.
+    pub(super) async fn assert_rejected(&self, status: u16, bytes: impl AsRef<[u8]>) {
         let shown = String::from_utf8_lossy(bytes.as_ref()).into_owned();
         let before = self.upstream.heads().len();
         let answers = self.send([bytes.as_ref(), SMUGGLED.as_bytes()].concat()).await;
@@ -54,8 +54,8 @@ impl Front {
         assert_eq!(self.upstream.heads().len(), before, "{shown}");
     }
 
-    /// Sends a request that is served; gives the head that reached the upstream.
-    pub(super) async fn passes(&self, bytes: impl AsRef<[u8]>) -> String {
+    /// Sends a request, asserts that it is served and returns the head that reached the upstream.
+    pub(super) async fn assert_forwarded(&self, bytes: impl AsRef<[u8]>) -> String {
         let shown = String::from_utf8_lossy(bytes.as_ref()).into_owned();
         let before = self.upstream.heads().len();
         assert_eq!(self.send(bytes).await, [200], "{shown}");
@@ -64,7 +64,7 @@ impl Front {
     }
 }
 
-/// A GET with more fields; the connection ends after it.
+/// Builds a GET with additional headers that closes the connection.
 pub(super) fn get(target: &str, fields: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n{fields}\r\n")
 }
@@ -76,15 +76,15 @@ pub(super) fn post(fields: &str, body: &str) -> String {
 /// HYP-01.
 #[tokio::test]
 async fn content_length_with_chunked_closes_the_connection() {
-    let front = front().await;
+    let test = framing_test().await;
     let body = format!("0\r\n\r\n{SMUGGLED}");
     let length = format!("Content-Length: {}\r\n", body.len());
     let chunked = "Transfer-Encoding: chunked\r\n";
     for fields in [format!("{length}{chunked}"), format!("{chunked}{length}")] {
-        let answers = front.send(post(&fields, &body)).await;
+        let answers = test.send(post(&fields, &body)).await;
         assert_eq!(answers.len(), 1, "{answers:?}");
     }
-    for head in front.upstream.heads() {
+    for head in test.upstream.heads() {
         let both = header_values(&head, "content-length").len()
             + header_values(&head, "transfer-encoding").len();
         assert!(both <= 1 && !head.contains("/smuggled"), "{head}");
@@ -94,10 +94,10 @@ async fn content_length_with_chunked_closes_the_connection() {
 /// HYP-02, HYP-03, HYP-04.
 #[tokio::test]
 async fn transfer_codings_other_than_chunked_are_rejected() {
-    let front = front().await;
+    let test = framing_test().await;
     let chunks = "4\r\nbody\r\n0\r\n\r\n";
     for value in ["gzip, chunked", "chunked, chunked", "identity, chunked", "chunked, identity"] {
-        front.refuses(400, post(&format!("Transfer-Encoding: {value}\r\n"), chunks)).await;
+        test.assert_rejected(400, post(&format!("Transfer-Encoding: {value}\r\n"), chunks)).await;
     }
     for lines in [
         "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
@@ -106,26 +106,26 @@ async fn transfer_codings_other_than_chunked_are_rejected() {
         "Transfer-Encoding: \u{b}chunked\r\n",
         "Transfer-Encoding: xchunked\r\n",
     ] {
-        front.refuses(400, post(lines, chunks)).await;
+        test.assert_rejected(400, post(lines, chunks)).await;
     }
 }
 
 /// HYP-05, HYP-06.
 #[tokio::test]
 async fn headers_with_underscores_carry_no_framing_or_identity() {
-    let front = front().await;
+    let test = framing_test().await;
     let fields = "Transfer_Encoding: chunked\r\nContent_Length: 50\r\nX_Forwarded_User: evil\r\nConnection: close\r\n";
-    let head = front.passes(post(fields, "")).await;
+    let head = test.assert_forwarded(post(fields, "")).await;
     assert!(!head.contains('_') && !head.contains("evil"), "{head}");
-    let answers = front.send(post(fields, &format!("0\r\n\r\n{SMUGGLED}"))).await;
+    let answers = test.send(post(fields, &format!("0\r\n\r\n{SMUGGLED}"))).await;
     assert_eq!(answers.len(), 1, "{answers:?}");
-    assert!(!front.upstream.heads().concat().contains("/smuggled"));
+    assert!(!test.upstream.heads().concat().contains("/smuggled"));
 }
 
 /// HYP-07, HYP-08, HYP-09.
 #[tokio::test]
 async fn exactly_one_valid_host_is_required() {
-    let front = front().await;
+    let test = framing_test().await;
     for lines in [
         "",
         "Host: app.test\r\nHost: app.test\r\n",
@@ -143,35 +143,35 @@ async fn exactly_one_valid_host_is_required() {
         "Host: \r\n",
         "Host:\r\n",
     ] {
-        front.refuses(400, format!("GET / HTTP/1.1\r\n{lines}\r\n")).await;
+        test.assert_rejected(400, format!("GET / HTTP/1.1\r\n{lines}\r\n")).await;
     }
-    front.refuses(400, b"GET / HTTP/1.1\r\nHost: app.t\xc3\xa9st\r\n\r\n").await;
+    test.assert_rejected(400, b"GET / HTTP/1.1\r\nHost: app.t\xc3\xa9st\r\n\r\n").await;
 }
 
 /// HYP-10.
 #[tokio::test]
 async fn absolute_target_must_match_host() {
-    let front = front().await;
+    let test = framing_test().await;
     let request = |target: &str, host: &str| {
         format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
     };
-    front.refuses(400, request("https://evil.test/", "app.test")).await;
-    front.refuses(400, request("https://app.test/", "evil.test")).await;
-    front.refuses(400, request("https://app.test:444/", "app.test")).await;
-    front.refuses(400, request("https://user@app.test/", "app.test")).await;
-    let head = front.passes(request("https://app.test/a?b", "app.test")).await;
+    test.assert_rejected(400, request("https://evil.test/", "app.test")).await;
+    test.assert_rejected(400, request("https://app.test/", "evil.test")).await;
+    test.assert_rejected(400, request("https://app.test:444/", "app.test")).await;
+    test.assert_rejected(400, request("https://user@app.test/", "app.test")).await;
+    let head = test.assert_forwarded(request("https://app.test/a?b", "app.test")).await;
     assert!(head.starts_with("GET /a?b HTTP/1.1\r\n"), "{head}");
     assert_eq!(header_values(&head, "host"), ["app.test"]);
-    let head = front.passes(request("https://app.test", "app.test")).await;
+    let head = test.assert_forwarded(request("https://app.test", "app.test")).await;
     assert!(head.starts_with("GET / HTTP/1.1\r\n"), "{head}");
 }
 
 /// HYP-14.
-/// The library cuts a fragment off before anybody sees it, on both protocols. So it is not refused, and
-/// what is judged and what is forwarded are the same bytes: nothing behind a `#` takes part in either.
+/// The HTTP library removes fragments on both protocols, so they cannot be rejected. Route selection and forwarding
+/// use the same bytes without the fragment.
 #[tokio::test]
 async fn fragment_in_target_never_reaches_the_upstream() {
-    let front = front().await;
+    let test = framing_test().await;
     for (target, line) in [
         ("/a#b", "GET /a HTTP/1.1"),
         ("/a#/../admin", "GET /a HTTP/1.1"),
@@ -179,45 +179,45 @@ async fn fragment_in_target_never_reaches_the_upstream() {
         ("/a?b#c", "GET /a?b HTTP/1.1"),
         ("https://app.test/a#@evil.test/", "GET /a HTTP/1.1"),
     ] {
-        let head = front.passes(get(target, "")).await;
+        let head = test.assert_forwarded(get(target, "")).await;
         assert_eq!(head.lines().next(), Some(line), "{target}");
         if target.starts_with('/') {
-            assert_eq!(front.block(&with(":path", target)).await, H2::Ok, "{target}");
-            assert_eq!(front.upstream.last_head().lines().next(), Some(line), "{target} on HTTP/2");
+            assert_eq!(test.block(&with(":path", target)).await, H2::Ok, "{target}");
+            assert_eq!(test.upstream.last_head().lines().next(), Some(line), "{target} on HTTP/2");
         }
     }
     for target in ["/a/..#b", "/a//b#c", "#", "#/a"] {
-        front.refuses(400, get(target, "")).await;
+        test.assert_rejected(400, get(target, "")).await;
     }
     for target in ["/a/..#b", "/a//b#c"] {
-        front.h2_refuses(&with(":path", target)).await;
+        test.assert_h2_rejected(&with(":path", target)).await;
     }
-    // Nothing is left of it, which HTTP/2's library reads as the root.
-    assert_eq!(front.block(&with(":path", "#/a")).await, H2::Ok);
+    // The rest is empty, which the HTTP/2 library reads as the root path.
+    assert_eq!(test.block(&with(":path", "#/a")).await, H2::Ok);
     assert!(
-        front.upstream.last_head().starts_with("GET / HTTP/1.1"),
+        test.upstream.last_head().starts_with("GET / HTTP/1.1"),
         "{}",
-        front.upstream.last_head()
+        test.upstream.last_head()
     );
 }
 
 /// HYP-15, HYP-23.
 #[tokio::test]
 async fn target_must_be_a_path_and_connect_trace_are_rejected() {
-    let front = front().await;
+    let test = framing_test().await;
     for target in ["foo", "app.test:443", "app.test", "http://app.test/", "ftp://app.test/", "*"] {
-        front.refuses(400, get(target, "")).await;
+        test.assert_rejected(400, get(target, "")).await;
     }
-    front.refuses(400, "OPTIONS * HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
-    front.refuses(405, "TRACE / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
-    front.refuses(405, "CONNECT app.test:443 HTTP/1.1\r\nHost: app.test:443\r\n\r\n").await;
-    front.refuses(405, "CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: 127.0.0.1:22\r\n\r\n").await;
+    test.assert_rejected(400, "OPTIONS * HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
+    test.assert_rejected(405, "TRACE / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
+    test.assert_rejected(405, "CONNECT app.test:443 HTTP/1.1\r\nHost: app.test:443\r\n\r\n").await;
+    test.assert_rejected(405, "CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: 127.0.0.1:22\r\n\r\n").await;
 }
 
 /// HYP-16, HYP-17.
 #[tokio::test]
 async fn ambiguous_paths_are_rejected() {
-    let front = front().await;
+    let test = framing_test().await;
     for target in [
         "/a\\b",
         "/a%5cb",
@@ -246,20 +246,22 @@ async fn ambiguous_paths_are_rejected() {
         "/a%7f",
         "//evil.test/%2e%2e",
     ] {
-        front.refuses(400, get(target, "")).await;
+        test.assert_rejected(400, get(target, "")).await;
     }
     for raw in ["/\u{e9}", "/\u{ff0f}b", "/a?\u{e9}", "/a?b=\u{ff0f}"] {
-        front.refuses(400, get(raw, "")).await;
+        test.assert_rejected(400, get(raw, "")).await;
     }
-    // As browsers send them.
+    // Encoded as browsers do.
     let query = "/a?path=C:\\x&q={[1|2]}^`";
-    assert!(front.passes(get(query, "")).await.starts_with(&format!("GET {query} HTTP/1.1")));
+    assert!(
+        test.assert_forwarded(get(query, "")).await.starts_with(&format!("GET {query} HTTP/1.1"))
+    );
 }
 
 /// HYP-17.
 #[tokio::test]
 async fn path_bytes_are_forwarded_unchanged() {
-    let front = front().await;
+    let test = framing_test().await;
     for target in [
         "/",
         "/a/",
@@ -270,7 +272,7 @@ async fn path_bytes_are_forwarded_unchanged() {
         "/a?b?c",
         "/%41~!$&'()*+,=:@",
     ] {
-        let head = front.passes(get(target, "")).await;
+        let head = test.assert_forwarded(get(target, "")).await;
         assert!(head.starts_with(&format!("GET {target} HTTP/1.1\r\n")), "{target}: {head}");
     }
 }
@@ -278,9 +280,9 @@ async fn path_bytes_are_forwarded_unchanged() {
 /// HYP-18.
 #[tokio::test]
 async fn headers_named_by_any_connection_header_are_dropped() {
-    let front = front().await;
+    let test = framing_test().await;
     let fields = "Connection: x-one, X-Forwarded-For, x-forwarded-proto\r\nConnection: X-Two,host , via\r\nX-One: 1\r\nX-Two: 2\r\nX-Kept: 3\r\n";
-    let head = front.passes(get("/", fields)).await;
+    let head = test.assert_forwarded(get("/", fields)).await;
     assert!(!head.to_ascii_lowercase().contains("x-one") && !head.contains("x-two"), "{head}");
     assert!(header_values(&head, "connection").is_empty(), "{head}");
     assert_eq!(header_values(&head, "x-kept"), ["3"]);
@@ -292,12 +294,12 @@ async fn headers_named_by_any_connection_header_are_dropped() {
 /// HYP-19.
 #[tokio::test]
 async fn hop_by_hop_headers_and_other_upgrades_are_dropped() {
-    let front = front().await;
+    let test = framing_test().await;
     for upgrade in ["h2c", "h2c, websocket", "websocket, h2c", "TLS/1.0", "websocket2"] {
         let fields = format!(
             "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {upgrade}\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\nKeep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nTE: trailers\r\nProxy-Authorization: Basic ZXZpbA==\r\nTrailer: x-a\r\n"
         );
-        let head = front.passes(get("/", &fields)).await;
+        let head = test.assert_forwarded(get("/", &fields)).await;
         for name in [
             "connection",
             "upgrade",
@@ -316,15 +318,17 @@ async fn hop_by_hop_headers_and_other_upgrades_are_dropped() {
 /// HYP-20.
 #[tokio::test]
 async fn client_trailers_are_dropped() {
-    let front = front().await;
+    let test = framing_test().await;
     let trailers =
         "X-Forwarded-User: evil\r\nHost: evil.test\r\nContent-Length: 9\r\nX-A: evil\r\n";
     for declared in ["", "Trailer: X-Forwarded-User, X-A\r\n"] {
         let fields = format!("Connection: close\r\nTransfer-Encoding: chunked\r\n{declared}");
-        let head = front.passes(post(&fields, &format!("4\r\nbody\r\n0\r\n{trailers}\r\n"))).await;
+        let head = test
+            .assert_forwarded(post(&fields, &format!("4\r\nbody\r\n0\r\n{trailers}\r\n")))
+            .await;
         assert!(!head.contains("evil"), "{head}");
     }
-    assert_eq!(front.upstream.bodies(), ["4\r\nbody\r\n0\r\n\r\n"; 2]);
+    assert_eq!(test.upstream.bodies(), ["4\r\nbody\r\n0\r\n\r\n"; 2]);
 }
 
 /// HYP-20.
@@ -364,16 +368,15 @@ async fn client_trailers_are_dropped_for_http2_upstreams() {
 /// HYP-21.
 #[tokio::test]
 async fn bare_line_feeds_never_reach_the_upstream() {
-    let front = front().await;
-    let answers =
-        front.send("GET /a HTTP/1.1\nHost: app.test\nConnection: close\nX-A: b\n\n").await;
+    let test = framing_test().await;
+    let answers = test.send("GET /a HTTP/1.1\nHost: app.test\nConnection: close\nX-A: b\n\n").await;
     assert!(answers == [200] || answers == [400], "{answers:?}");
-    for head in front.upstream.heads() {
+    for head in test.upstream.heads() {
         assert_eq!(head.matches('\n').count(), head.matches("\r\n").count(), "{head:?}");
     }
-    // A bare LF inside a chunk's size or extension is where parsers disagree (CVE-2025-55315).
+    // Parsers disagree about a bare LF in a chunk size or extension (CVE-2025-55315).
     for body in ["4;a\nb\r\nbody\r\n0\r\n\r\n", "4\nbody\r\n0\r\n\r\n", "4\r\nbody\n0\r\n\r\n"] {
-        let answers = front.send(post("Transfer-Encoding: chunked\r\n", body)).await;
+        let answers = test.send(post("Transfer-Encoding: chunked\r\n", body)).await;
         assert_eq!(answers, [400], "{body:?}");
     }
 }
@@ -381,55 +384,56 @@ async fn bare_line_feeds_never_reach_the_upstream() {
 /// HYP-22.
 #[tokio::test]
 async fn content_length_must_be_one_plain_number() {
-    let front = front().await;
-    let head = front.passes(post("Connection: close\r\nContent-Length: 002\r\n", "hi")).await;
+    let test = framing_test().await;
+    let head =
+        test.assert_forwarded(post("Connection: close\r\nContent-Length: 002\r\n", "hi")).await;
     assert_eq!(header_values(&head, "content-length"), ["2"]);
-    assert_eq!(front.upstream.bodies(), ["hi"]);
+    assert_eq!(test.upstream.bodies(), ["hi"]);
     for length in
         ["+2", "2, 2", "-2", "", "0x2", "2 2", "99999999999999999999", "2\r\nContent-Length: 3"]
     {
-        front.refuses(400, post(&format!("Content-Length: {length}\r\n"), "hi")).await;
+        test.assert_rejected(400, post(&format!("Content-Length: {length}\r\n"), "hi")).await;
     }
 }
 
 /// HYP-23.
 #[tokio::test]
 async fn unknown_expect_is_rejected_and_get_bodies_stay_framed() {
-    let front = front().await;
+    let test = framing_test().await;
     for expect in ["foo", "100-continue, foo", "200-ok"] {
-        front.refuses(417, get("/", &format!("Expect: {expect}\r\n"))).await;
+        test.assert_rejected(417, get("/", &format!("Expect: {expect}\r\n"))).await;
     }
     for (length, body) in [
         ("Content-Length: 4\r\n", "body"),
         ("Transfer-Encoding: chunked\r\n", "4\r\nbody\r\n0\r\n\r\n"),
     ] {
         let request = format!("{}{body}", get("/", length));
-        let head = front.passes(request).await;
+        let head = test.assert_forwarded(request).await;
         let framing = header_values(&head, "content-length").len()
             + header_values(&head, "transfer-encoding").len();
         assert_eq!(framing, 1, "{head}");
     }
-    assert!(front.upstream.bodies().iter().all(|body| body.contains("body")));
-    // A smuggled request inside the body of a GET stays a body.
+    assert!(test.upstream.bodies().iter().all(|body| body.contains("body")));
+    // A request inside the body of a GET stays a body.
     let request =
         format!("{}{SMUGGLED}", get("/", &format!("Content-Length: {}\r\n", SMUGGLED.len())));
-    let head = front.passes(request).await;
+    let head = test.assert_forwarded(request).await;
     assert!(head.starts_with("GET / "), "{head}");
-    assert_eq!(front.upstream.bodies().last().map(String::as_str), Some(SMUGGLED));
+    assert_eq!(test.upstream.bodies().last().map(String::as_str), Some(SMUGGLED));
 }
 
 /// HYP-24.
 #[tokio::test]
 async fn cookie_headers_are_merged_into_one() {
-    let front = front().await;
-    let head = front.passes(get("/", "Cookie: a=1\r\nCookie: b=2; c=3\r\n")).await;
+    let test = framing_test().await;
+    let head = test.assert_forwarded(get("/", "Cookie: a=1\r\nCookie: b=2; c=3\r\n")).await;
     assert_eq!(header_values(&head, "cookie"), ["a=1; b=2; c=3"]);
 }
 
 /// HYP-27.
 #[tokio::test]
 async fn broken_chunked_body_is_a_client_error() {
-    let front = front().await;
+    let test = framing_test().await;
     for body in [
         "x\r\nbody\r\n0\r\n\r\n",
         "-4\r\nbody\r\n0\r\n\r\n",
@@ -439,75 +443,75 @@ async fn broken_chunked_body_is_a_client_error() {
         "fffffffffffffffff\r\nbody\r\n0\r\n\r\n",
         "10000000000000004\r\nbody\r\n0\r\n\r\n",
     ] {
-        let answers = front.send(post("Transfer-Encoding: chunked\r\n", body)).await;
+        let answers = test.send(post("Transfer-Encoding: chunked\r\n", body)).await;
         assert_eq!(answers, [400], "{body:?}");
     }
-    // What had come before the fault may be under way; the end is never said.
-    let bodies = front.upstream.bodies();
+    // The data before the error may reach the upstream, but never as a complete body.
+    let bodies = test.upstream.bodies();
     assert!(bodies.iter().all(|body| !body.ends_with("0\r\n\r\n")), "{bodies:?}");
 }
 
 /// CVE-2025-4366, CVE-2024-24791.
 #[tokio::test]
 async fn bytes_after_an_early_response_are_not_a_request() {
-    let front = front().await;
+    let test = framing_test().await;
     let length = format!("Content-Length: {}\r\n", SMUGGLED.len());
     for target in ["/.doorward/none", "/.doorward/style.css", "/a//b"] {
         for expect in ["", "Expect: 100-continue\r\n"] {
             let head = format!("POST {target} HTTP/1.1\r\nHost: app.test\r\n{length}{expect}\r\n");
-            let answers = front.send(format!("{head}{SMUGGLED}")).await;
+            let answers = test.send(format!("{head}{SMUGGLED}")).await;
             let last: Vec<_> = answers.into_iter().filter(|status| *status != 100).collect();
             assert!(matches!(last[..], [status] if status >= 400), "{head}: {last:?}");
         }
     }
-    assert!(front.upstream.heads().is_empty());
+    assert!(test.upstream.heads().is_empty());
 }
 
 /// CVE-2026-2835.
 #[tokio::test]
 async fn http10_request_without_length_has_no_body() {
-    let front = front().await;
+    let test = framing_test().await;
     let old = format!("POST / HTTP/1.0\r\nHost: app.test\r\n\r\n{SMUGGLED}");
-    assert_eq!(front.send(old).await.len(), 1);
-    assert!(!front.upstream.heads().concat().contains("/smuggled"));
-    assert!(front.upstream.bodies().iter().all(String::is_empty));
+    assert_eq!(test.send(old).await.len(), 1);
+    assert!(!test.upstream.heads().concat().contains("/smuggled"));
+    assert!(test.upstream.bodies().iter().all(String::is_empty));
     let chunked =
         "POST / HTTP/1.0\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
-    front.refuses(400, chunked).await;
+    test.assert_rejected(400, chunked).await;
 }
 
 #[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
-    let front = front().await;
+    let test = framing_test().await;
     let two = format!("{}{}", get("/1", "").replace("Connection: close\r\n", ""), get("/2", ""));
-    assert_eq!(front.send(two).await, [200, 200]);
-    let lines: Vec<_> = front.upstream.heads().iter().map(|head| head[..6].to_owned()).collect();
+    assert_eq!(test.send(two).await, [200, 200]);
+    let lines: Vec<_> = test.upstream.heads().iter().map(|head| head[..6].to_owned()).collect();
     assert_eq!(lines, ["GET /1", "GET /2"]);
 }
 
 // HTTP/2, block by block
 
-/// How the gateway answered one stream.
+/// The gateway's response to a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum H2 {
     Ok,
     BadRequest,
     OtherStatus,
     /// RST_STREAM or GOAWAY.
-    Refused,
+    Rejected,
 }
 
 pub(super) const PSEUDO: [(&str, &str); 4] =
     [(":method", "GET"), (":scheme", "https"), (":authority", "app.test"), (":path", "/a")];
 
-impl Front {
-    /// Sends one header block, field by field as given.
+impl FramingTest {
+    /// Sends one header block with exactly these fields.
     pub(super) async fn block(&self, fields: &[(&str, &str)]) -> H2 {
         // END_HEADERS and END_STREAM.
         self.frames(&frame(1, 5, 1, &literal(fields))).await
     }
 
-    /// Sends frames of stream 1 behind the preface; gives the first thing that is said to it.
+    /// Sends frames of stream 1 after the preface and returns the first response to it.
     pub(super) async fn frames(&self, frames: &[u8]) -> H2 {
         let mut stream = self.browser.clone().over_h2().connect().await;
         let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
@@ -517,7 +521,7 @@ impl Front {
         loop {
             let mut head = [0; 9];
             if stream.read_exact(&mut head).await.is_err() {
-                return H2::Refused;
+                return H2::Rejected;
             }
             let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
             let mut payload = vec![0; length.try_into().expect("a length")];
@@ -527,16 +531,16 @@ impl Front {
                 1 if payload[0] == 0x88 => return H2::Ok,
                 1 if payload[0] == 0x8c => return H2::BadRequest,
                 1 => return H2::OtherStatus,
-                3 | 7 => return H2::Refused,
+                3 | 7 => return H2::Rejected,
                 _ => {}
             }
         }
     }
 
-    pub(super) async fn h2_refuses(&self, fields: &[(&str, &str)]) {
+    pub(super) async fn assert_h2_rejected(&self, fields: &[(&str, &str)]) {
         let before = self.upstream.heads().len();
         let answer = self.block(fields).await;
-        assert!(matches!(answer, H2::BadRequest | H2::Refused), "{answer:?}: {fields:?}");
+        assert!(matches!(answer, H2::BadRequest | H2::Rejected), "{answer:?}: {fields:?}");
         assert_eq!(self.upstream.heads().len(), before, "{fields:?}");
     }
 }
@@ -550,7 +554,7 @@ pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     out
 }
 
-/// HPACK: literal fields without indexing, not compressed.
+/// Encodes fields in HPACK as literals without indexing and without Huffman coding.
 pub(super) fn literal(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in fields {
@@ -563,7 +567,7 @@ pub(super) fn literal(fields: &[(&str, &str)]) -> Vec<u8> {
     out
 }
 
-/// The plain request with one pseudo-header changed.
+/// Returns the plain request with one pseudo-header changed.
 pub(super) fn with<'a>(name: &str, value: &'a str) -> Vec<(&'a str, &'a str)> {
     let change = |(key, old): &(&'static str, &'static str)| {
         if *key == name { (*key, value) } else { (*key, *old) }
@@ -578,24 +582,24 @@ pub(super) fn plus<'a>(name: &'a str, value: &'a str) -> Vec<(&'a str, &'a str)>
 /// HYP-11, HYP-12, HYP-13.
 #[tokio::test]
 async fn h2_authority_must_be_single_and_match_host() {
-    let front = front().await;
-    assert_eq!(front.block(&PSEUDO).await, H2::Ok);
-    assert_eq!(front.block(&plus("host", "app.test")).await, H2::Ok);
-    assert_eq!(header_values(&front.upstream.last_head(), "host"), ["app.test"]);
-    front.h2_refuses(&plus("host", "evil.test")).await;
+    let test = framing_test().await;
+    assert_eq!(test.block(&PSEUDO).await, H2::Ok);
+    assert_eq!(test.block(&plus("host", "app.test")).await, H2::Ok);
+    assert_eq!(header_values(&test.upstream.last_head(), "host"), ["app.test"]);
+    test.assert_h2_rejected(&plus("host", "evil.test")).await;
     let without: Vec<_> = PSEUDO.into_iter().filter(|(name, _)| *name != ":authority").collect();
-    front.h2_refuses(&without).await;
+    test.assert_h2_rejected(&without).await;
     for authority in ["user@app.test", "", "app.test/x", "app.test, evil.test", "app.test:99999"] {
-        front.h2_refuses(&with(":authority", authority)).await;
+        test.assert_h2_rejected(&with(":authority", authority)).await;
     }
     let twice: Vec<_> = PSEUDO.into_iter().chain([(":authority", "evil.test")]).collect();
-    front.h2_refuses(&twice).await;
+    test.assert_h2_rejected(&twice).await;
 }
 
 /// HYP-14, HYP-16, HYP-17.
 #[tokio::test]
 async fn h2_paths_follow_the_http1_rules() {
-    let front = front().await;
+    let test = framing_test().await;
     for path in [
         "/a/../b",
         "/a//b",
@@ -613,18 +617,18 @@ async fn h2_paths_follow_the_http1_rules() {
         "https://app.test/",
         "/a?\u{e9}",
     ] {
-        front.h2_refuses(&with(":path", path)).await;
+        test.assert_h2_rejected(&with(":path", path)).await;
     }
 }
 
 /// HYP-25.
 #[tokio::test]
 async fn h2_whitespace_around_values_is_stripped() {
-    let front = front().await;
+    let test = framing_test().await;
     for value in [" x", "x ", "\tx\t", "  x  "] {
-        let answer = front.block(&plus("x-padded", value)).await;
+        let answer = test.block(&plus("x-padded", value)).await;
         assert_eq!(answer, H2::Ok, "{value:?}");
-        let head = front.upstream.last_head();
+        let head = test.upstream.last_head();
         let line = head.lines().find(|line| line.starts_with("x-padded")).expect("forwarded");
         assert_eq!(line, "x-padded: x");
     }
@@ -633,16 +637,16 @@ async fn h2_whitespace_around_values_is_stripped() {
 /// HYP-26.
 #[tokio::test]
 async fn h2_scheme_must_match_the_transport() {
-    let front = front().await;
+    let test = framing_test().await;
     for scheme in ["http", "ftp", "", "https://evil.test/?"] {
-        front.h2_refuses(&with(":scheme", scheme)).await;
+        test.assert_h2_rejected(&with(":scheme", scheme)).await;
     }
 }
 
 /// CVE-2023-27491.
 #[tokio::test]
 async fn h2_framing_headers_are_rejected_or_dropped() {
-    let front = front().await;
+    let test = framing_test().await;
     for (name, value) in [
         ("transfer-encoding", "chunked"),
         ("connection", "close"),
@@ -654,15 +658,15 @@ async fn h2_framing_headers_are_rejected_or_dropped() {
         ("x a", "b"),
         ("content-length", "5"),
     ] {
-        front.h2_refuses(&plus(name, value)).await;
+        test.assert_h2_rejected(&plus(name, value)).await;
     }
     for (name, value) in
         [("x_forwarded_user", "evil"), ("proxy-connection", "x"), ("te", "trailers")]
     {
-        let answer = front.block(&plus(name, value)).await;
-        assert!(matches!(answer, H2::Ok | H2::Refused), "{name}: {answer:?}");
+        let answer = test.block(&plus(name, value)).await;
+        assert!(matches!(answer, H2::Ok | H2::Rejected), "{name}: {answer:?}");
     }
-    let told = front.upstream.heads().concat();
+    let told = test.upstream.heads().concat();
     for word in ["evil", "proxy-connection", "te:", "_"] {
         assert!(!told.contains(&format!("\n{word}")) && !told.contains("evil"), "{word} in {told}");
     }

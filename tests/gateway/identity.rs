@@ -1,4 +1,4 @@
-//! Who the user is, as upstreams hear it: from us alone, on every path, in every spelling.
+//! Identity headers: upstreams receive them only from the gateway, on every path and in every spelling.
 
 use std::fmt::Write;
 
@@ -14,7 +14,7 @@ use test_support::browser::{Browser, SESSION};
 use test_support::gateway::{Gateway, Setup, session_route};
 use test_support::upstream::{HELLO, Upstream, header_values};
 
-/// What nobody but the gateway may say. Kept apart from the lists in the source on purpose.
+/// Headers that only the gateway may set. Deliberately independent of the lists in the source.
 const OURS: [&str; 42] = [
     "X-Forwarded-User",
     "X-Forwarded-Email",
@@ -56,15 +56,15 @@ const OURS: [&str; 42] = [
     "X-Goog-Authenticated-User-Email",
     "X-Amzn-OIDC-Data",
     "Remote-Anything",
-    // Of one route only, and not on the others either.
+    // Set on one route only, but reserved on all.
     "X-Team",
     "X-Full-Name",
 ];
 
-/// Stands in every value that the client sends under such a name.
+/// Part of every value that the client sends in such a header.
 const EVIL: &str = "evil-";
 
-/// One field of the client's.
+/// One header of the client.
 #[derive(Clone, Debug)]
 struct Field {
     name: String,
@@ -74,12 +74,12 @@ struct Field {
 #[derive(Clone, Copy, Debug)]
 enum Channel {
     Head,
-    /// In the head, and named by `Connection` so that a proxy drops the field of that name.
+    /// In the head, and named by `Connection`, so that proxies drop it as hop-by-hop.
     Nominated,
     Trailer,
 }
 
-/// Where the request goes and what for.
+/// Route and purpose of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Path {
     Session,
@@ -146,27 +146,27 @@ impl Path {
         !matches!(self, Path::Public | Path::Unauthenticated)
     }
 
-    /// Status of the answer, and what the upstream hears of who it is.
-    fn expected(self) -> (u16, Heard) {
+    /// Status of the response and the identity that the upstream receives.
+    fn expected(self) -> (u16, UpstreamRequest) {
         match self {
-            Path::Session | Path::Options | Path::Upgrade => (200, Heard::Standard),
-            Path::Custom => (200, Heard::Custom),
-            Path::Public | Path::PublicWithSession => (200, Heard::Nobody),
-            Path::Unauthenticated => (401, Heard::Nothing),
-            Path::Forbidden => (403, Heard::Nothing),
-            Path::NoRoute => (404, Heard::Nothing),
-            Path::Ambiguous | Path::OwnPage => (400, Heard::Nothing),
+            Path::Session | Path::Options | Path::Upgrade => (200, UpstreamRequest::Standard),
+            Path::Custom => (200, UpstreamRequest::Custom),
+            Path::Public | Path::PublicWithSession => (200, UpstreamRequest::Nobody),
+            Path::Unauthenticated => (401, UpstreamRequest::Nothing),
+            Path::Forbidden => (403, UpstreamRequest::Nothing),
+            Path::NoRoute => (404, UpstreamRequest::Nothing),
+            Path::Ambiguous | Path::OwnPage => (400, UpstreamRequest::Nothing),
         }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Heard {
+enum UpstreamRequest {
     Standard,
     Custom,
-    /// A request, and no user.
+    /// A request without a user.
     Nobody,
-    /// No request at all.
+    /// No request.
     Nothing,
 }
 
@@ -189,7 +189,7 @@ fn routes(upstream: &Upstream) -> String {
     .concat()
 }
 
-/// A name as a client may write it: any case, and any of the marks that upstreams fold together.
+/// A header name in any case, with any of the separators that upstreams treat alike.
 fn spelling() -> impl Strategy<Value = String> {
     let plain = (0..OURS.len(), vec((any::<bool>(), 0..6_usize), 32));
     plain.prop_map(|(at, choices)| {
@@ -209,7 +209,7 @@ fn fields() -> impl Strategy<Value = Vec<Field>> {
     vec((spelling(), channel).prop_map(|(name, channel)| Field { name, channel }), 1..6)
 }
 
-/// The request as HTTP/1.1 bytes.
+/// Returns the request as HTTP/1.1 bytes.
 fn bytes_of(path: Path, fields: &[Field], token: &str) -> Vec<u8> {
     let mut out = format!(
         "{} {} HTTP/1.1\r\nHost: {}\r\nX-Kept: kept\r\n",
@@ -224,7 +224,7 @@ fn bytes_of(path: Path, fields: &[Field], token: &str) -> Vec<u8> {
             Channel::Head => out.push_str(&line),
             Channel::Nominated => {
                 out.push_str(&line);
-                // Both the client's spelling and ours: a proxy that adds first loses its own field.
+                // The client's spelling and ours: a proxy that adds its header first would drop it.
                 write!(connection, ", {name}, x-forwarded-user").expect("a string");
             }
             Channel::Trailer => trailer.push_str(&line),
@@ -247,7 +247,7 @@ fn bytes_of(path: Path, fields: &[Field], token: &str) -> Vec<u8> {
     out.into_bytes()
 }
 
-/// The same request on HTTP/2; gives the status.
+/// Sends the same request over HTTP/2 and returns the status.
 async fn over_h2(browser: &Browser, path: Path, fields: &[Field], token: &str) -> u16 {
     let uri = format!("https://{}{}", path.host(), path.target());
     let mut request = Request::builder().method(path.method()).uri(uri).header("x-kept", "kept");
@@ -279,35 +279,38 @@ fn status_of(answer: &str) -> u16 {
     answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default()
 }
 
-/// A field name as CGI, WSGI and the like come to see it.
+/// Normalises a header name as CGI and WSGI do.
 fn folded(name: &str) -> String {
     let fold = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     name.chars().map(fold).collect()
 }
 
-/// All that a head says under a name of ours, but for where the client is.
-fn said(head: &str) -> Vec<(String, String)> {
-    let where_it_is = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+/// Returns the reserved headers of a head, except forwarded headers.
+fn identity_headers_in(head: &str) -> Vec<(String, String)> {
+    let forwarding_headers =
+        ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
     let ours: Vec<String> = OURS.iter().map(|name| folded(name)).collect();
     let lines = head.lines().skip(1).filter_map(|line| line.split_once(':'));
     let mut out: Vec<_> = lines
         .map(|(name, value)| (folded(name), value.trim().to_owned()))
-        .filter(|(name, _)| ours.contains(name) && !where_it_is.contains(&name.as_str()))
+        .filter(|(name, _)| ours.contains(name) && !forwarding_headers.contains(&name.as_str()))
         .collect();
     out.sort();
     out
 }
 
-fn expected(heard: Heard) -> Vec<(String, String)> {
+fn expected(heard: UpstreamRequest) -> Vec<(String, String)> {
     let fields: &[(&str, &str)] = match heard {
-        Heard::Standard => &[
+        UpstreamRequest::Standard => &[
             ("x-forwarded-email", "alice@example.test"),
             ("x-forwarded-groups", "staff"),
             ("x-forwarded-preferred-username", "alice"),
             ("x-forwarded-user", "alice"),
         ],
-        Heard::Custom => &[("x-full-name", "The alice <alice@example.test>"), ("x-team", "staff")],
-        Heard::Nobody | Heard::Nothing => &[],
+        UpstreamRequest::Custom => {
+            &[("x-full-name", "The alice <alice@example.test>"), ("x-team", "staff")]
+        }
+        UpstreamRequest::Nobody | UpstreamRequest::Nothing => &[],
     };
     fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
@@ -341,10 +344,10 @@ fn client_identity_headers_never_reach_an_upstream() {
         let (wanted, heard) = path.expected();
         prop_assert_eq!(status, wanted, "{:?} h2: {}", path, h2);
         let heads = upstream.heads().split_off(before);
-        prop_assert_eq!(heads.len(), usize::from(heard != Heard::Nothing));
+        prop_assert_eq!(heads.len(), usize::from(heard != UpstreamRequest::Nothing));
         for head in &heads {
             prop_assert!(!head.contains(EVIL), "{}", head);
-            prop_assert_eq!(said(head), expected(heard), "{}", head);
+            prop_assert_eq!(identity_headers_in(head), expected(heard), "{}", head);
             prop_assert_eq!(header_values(head, "x-kept"), ["kept"]);
         }
         let bodies = upstream.bodies().split_off(before);
@@ -356,7 +359,7 @@ fn client_identity_headers_never_reach_an_upstream() {
     assert!(upstream.heads().len() > 100, "few requests reached the upstream");
 }
 
-async fn told(routes: &str, user: &str, path: &str) -> (Upstream, Gateway) {
+async fn started(routes: &str, user: &str, path: &str) -> (Upstream, Gateway) {
     let upstream = Upstream::start().await;
     let routes = routes.replace("UPSTREAM", &upstream.address.to_string());
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
@@ -368,7 +371,7 @@ async fn told(routes: &str, user: &str, path: &str) -> (Upstream, Gateway) {
 
 #[tokio::test]
 async fn each_route_sends_exactly_its_own_templates() {
-    let (upstream, _gateway) = told(
+    let (upstream, _gateway) = started(
         "[[route]]\nhost = \"app.test\"\npath = \"/\"\nupstream = \"http://UPSTREAM\"\naccess = \"session\"\nidentity = { X-Who = \"{user}/{groups}\", X-Mail = \"<{email}>\" }\n",
         "bob",
         "/",
@@ -381,7 +384,7 @@ async fn each_route_sends_exactly_its_own_templates() {
 
 #[tokio::test]
 async fn identity_header_without_value_is_omitted() {
-    let (upstream, _gateway) = told(&route_to_be(""), "zoë", "/").await;
+    let (upstream, _gateway) = started(&route_with(""), "zoë", "/").await;
     assert_eq!(upstream.last_values("x-forwarded-email"), ["zoÃ«@example.test"]);
     assert!(
         !upstream.last_head().to_ascii_lowercase().contains("groups"),
@@ -390,7 +393,7 @@ async fn identity_header_without_value_is_omitted() {
     );
 }
 
-fn route_to_be(more: &str) -> String {
+fn route_with(more: &str) -> String {
     format!(
         "[[route]]\nhost = \"app.test\"\npath = \"/\"\nupstream = \"http://UPSTREAM\"\naccess = \"session\"\n{more}\n"
     )
@@ -407,8 +410,8 @@ async fn non_ascii_names_use_the_encoding_of_the_route() {
     for (encoding, user, name) in cases {
         let identity = "identity = { X-User = \"{user}\", X-Name = \"{name}\", X-Plain = \"ok\" }";
         let (upstream, _gateway) =
-            told(&route_to_be(&format!("{encoding}{identity}")), "zoë", "/").await;
-        // Heads are read as Latin-1: two characters for the two bytes of ë.
+            started(&route_with(&format!("{encoding}{identity}")), "zoë", "/").await;
+        // Heads are decoded as Latin-1: two characters for the two bytes of ë.
         assert_eq!(upstream.last_values("x-user"), [user], "{encoding}");
         assert_eq!(upstream.last_values("x-name"), [name], "{encoding}");
         assert_eq!(upstream.last_values("x-plain"), ["ok"], "{encoding}");
@@ -417,7 +420,7 @@ async fn non_ascii_names_use_the_encoding_of_the_route() {
 
 #[tokio::test]
 async fn identity_headers_carry_current_groups() {
-    let (upstream, gateway) = told(&route_to_be(""), "bob", "/").await;
+    let (upstream, gateway) = started(&route_with(""), "bob", "/").await;
     let token = {
         let mut browser = Browser::new(&gateway);
         browser.log_in("bob").await;
@@ -437,8 +440,7 @@ async fn identity_headers_carry_current_groups() {
     }
 }
 
-/// Connections are shared: by the tabs and the users of one browser, and by everybody behind a proxy of
-/// the operator's.
+/// Tabs and users of one browser share connections, and so do all clients of a trusted proxy.
 #[tokio::test]
 async fn identity_is_set_per_request_not_per_connection() {
     let upstream = Upstream::start().await;
@@ -449,7 +451,7 @@ async fn identity_is_set_per_request_not_per_connection() {
     bob.log_in("bob").await;
     let (alice, bob) = (alice.token(), bob.token());
     let standard = ["x-forwarded-email", "x-forwarded-user", "x-team", "x-full-name"];
-    // Path, host, client, token, and what is told under the standard names.
+    // Path, host, client, token, and the standard identity headers.
     let requests = [
         ("/", "app.test", "1.1.1.1", &alice, ["alice@example.test", "alice", "", ""]),
         ("/", "app.test", "1.1.1.1", &bob, ["bob@example.test", "bob", "", ""]),
@@ -488,7 +490,7 @@ async fn identity_is_set_per_request_not_per_connection() {
 /// CVE-2022-39201, HYP-24.
 #[tokio::test]
 async fn session_cookies_are_stripped_and_others_forwarded() {
-    let (upstream, gateway) = told(&route_to_be(""), "alice", "/").await;
+    let (upstream, gateway) = started(&route_with(""), "alice", "/").await;
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
     let token = alice.token();
@@ -519,8 +521,8 @@ async fn session_cookies_are_stripped_and_others_forwarded() {
     );
 }
 
-/// An answer that wants to set, replace, shadow and delete our cookies in every way.
-fn greedy(status: &str) -> String {
+/// Returns a response that tries to set, replace, shadow and delete the gateway's cookies.
+fn cookie_setting_response(status: &str) -> String {
     format!(
         "HTTP/1.1 {status}\r\nContent-Length: 0\r\nSet-Cookie: app=1; Path=/\r\nSet-Cookie: __Host-doorward=dw1_planted; Path=/; Secure\r\nset-cookie: __host-doorward=; Max-Age=0; Path=/; Secure\r\nSet-Cookie:   __Host-doorward =x\r\nSet-Cookie: __HOST-DOORWARD-LOGIN=x; Path=/; Secure\r\nSet-Cookie: other=2\r\nClear-Site-Data: \"*\"\r\nClear-Site-Data: \"cookies\"\r\nConnection: close, x-hop\r\nX-Hop: 1\r\n\r\n"
     )
@@ -531,7 +533,7 @@ async fn upstream_cannot_set_or_delete_gateway_cookies() {
     for (status, path) in
         [("200 OK", "/"), ("302 Found", "/"), ("500 No", "/"), ("200 OK", "/public")]
     {
-        let upstream = Upstream::with_response(greedy(status)).await;
+        let upstream = Upstream::with_response(cookie_setting_response(status)).await;
         let gateway = Gateway::start(Setup { routes: routes(&upstream), ..Setup::default() });
         let mut browser = Browser::new(&gateway);
         browser.log_in("alice").await;
@@ -570,7 +572,7 @@ async fn upstream_trailers_cannot_set_gateway_cookies() {
     assert!(raw.contains("hello") && !raw.contains("planted"), "{raw}");
 }
 
-// Where the client is
+// Forwarded headers
 
 #[tokio::test]
 async fn forwarded_headers_name_the_client() {
@@ -605,7 +607,7 @@ async fn forwarded_headers_name_the_client() {
         let forwarded = "for=127.0.0.1;host=\"app.test\";proto=https";
         assert_eq!(upstream.last_values("forwarded"), [forwarded]);
         assert_eq!(upstream.last_values("via"), ["1.0 squid", via]);
-        // The app's own credentials are the app's.
+        // Credentials for the app are forwarded unchanged.
         assert_eq!(upstream.last_values("authorization"), ["Basic YXBw"]);
         for claim in ["203.0.113.9", "evil", "/admin", "ZXZpbA", "x-forwarded-port"] {
             assert!(!head.to_ascii_lowercase().contains(claim), "{claim} in {head}");

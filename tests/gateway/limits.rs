@@ -1,5 +1,4 @@
-//! Limits as clients meet them: each is reached on purpose, with times made short, and others are
-//! served meanwhile.
+//! Limits and timeouts: each one is reached with short times while other clients are served.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,8 +17,8 @@ use test_support::browser::{Browser, SESSION};
 use test_support::gateway::{Gateway, Setup, session_route};
 use test_support::upstream::Upstream;
 
-/// Far longer than any limit here; a test that waits so long has failed.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Longest wait of a test; far longer than any limit here.
+const TIMEOUT: Duration = Duration::from_secs(15);
 
 fn public(upstream: SocketAddr) -> String {
     session_route(upstream).replace("\"session\"", "\"public\"")
@@ -30,7 +29,7 @@ fn start(routes: String, limits: &str) -> Gateway {
     Gateway::start(Setup { routes, limits, ..Setup::default() })
 }
 
-/// A public app behind a gateway with these lines in `[limits]`.
+/// Returns a setup with a public route and these keys in `[limits]`.
 async fn app(limits: &str) -> (Upstream, Gateway, Browser) {
     let upstream = Upstream::start().await;
     let gateway = start(public(upstream.address), limits);
@@ -38,15 +37,15 @@ async fn app(limits: &str) -> (Upstream, Gateway, Browser) {
     (upstream, gateway, browser)
 }
 
-/// Everything until the gateway closes; panics when it does not.
-async fn rest(stream: &mut TlsStream<TcpStream>) -> Vec<u8> {
+/// Reads until the gateway closes; panics if it does not.
+async fn read_to_end(stream: &mut TlsStream<TcpStream>) -> Vec<u8> {
     let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
     let reading = async {
         while let Ok(read @ 1..) = stream.read(&mut buffer).await {
             all.extend_from_slice(&buffer[..read]);
         }
     };
-    timeout(PATIENCE, reading).await.expect("the gateway closes");
+    timeout(TIMEOUT, reading).await.expect("the gateway closes");
     all
 }
 
@@ -57,12 +56,12 @@ async fn read_until(stream: &mut TlsStream<TcpStream>, mark: &str) -> String {
             all.push(stream.read_u8().await.expect("open"));
         }
     };
-    timeout(PATIENCE, reading).await.expect("in time");
+    timeout(TIMEOUT, reading).await.expect("in time");
     String::from_utf8_lossy(&all).into_owned()
 }
 
-/// How often a limit bit.
-fn bites(gateway: &Gateway, limit: &str) -> u64 {
+/// Returns how often a limit was hit.
+fn limit_hits(gateway: &Gateway, limit: &str) -> u64 {
     let text = gateway.shared().metrics.render();
     let start = format!("doorward_limit_hits_total{{limit=\"{limit}\"}} ");
     let line = text.lines().find_map(|line| line.strip_prefix(start.as_str()));
@@ -70,15 +69,15 @@ fn bites(gateway: &Gateway, limit: &str) -> u64 {
 }
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !holds() {
         assert!(Instant::now() < deadline, "{what}");
         sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// An upstream that hands its connections over once it has read a head.
-async fn by_hand() -> (SocketAddr, Receiver<TcpStream>) {
+/// An upstream that passes on its connections after reading a head.
+async fn raw_upstream() -> (SocketAddr, Receiver<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let (sender, receiver) = tokio::sync::mpsc::channel(16);
@@ -113,18 +112,18 @@ async fn incomplete_head_times_out_before_an_idle_connection() {
     read_until(&mut idle, "hello").await;
     let start = Instant::now();
     slow.write_all(b"GET / HTTP/1.1\r\nHost: app.test\r\nX: ").await.expect("sent");
-    assert!(rest(&mut silent).await.is_empty());
-    assert!(rest(&mut slow).await.is_empty());
+    assert!(read_to_end(&mut silent).await.is_empty());
+    assert!(read_to_end(&mut slow).await.is_empty());
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-    // The silent one is no more than a browser that opened it ahead of need.
-    assert_eq!(bites(&gateway, "header-timeout"), 1);
-    // Longer than a head may take, and asked again.
+    // A silent connection can be a browser's preconnect.
+    assert_eq!(limit_hits(&gateway, "header-timeout"), 1);
+    // Longer than the head timeout, then a request.
     sleep(Duration::from_millis(800)).await;
     idle.write_all(GET.as_bytes()).await.expect("sent");
     read_until(&mut idle, "hello").await;
     idle.write_all(b"GET /half").await.expect("sent");
-    assert!(rest(&mut idle).await.is_empty());
-    assert_eq!(bites(&gateway, "header-timeout"), 2);
+    assert!(read_to_end(&mut idle).await.is_empty());
+    assert_eq!(limit_hits(&gateway, "header-timeout"), 2);
 }
 
 #[tokio::test]
@@ -133,8 +132,8 @@ async fn idle_connection_is_closed() {
     let mut idle = browser.connect().await;
     idle.write_all(GET.as_bytes()).await.expect("sent");
     read_until(&mut idle, "hello").await;
-    assert!(rest(&mut idle).await.is_empty());
-    assert_eq!(bites(&gateway, "header-timeout"), 0);
+    assert!(read_to_end(&mut idle).await.is_empty());
+    assert_eq!(limit_hits(&gateway, "header-timeout"), 0);
 }
 
 /// RFC 6585, section 5.
@@ -148,12 +147,12 @@ async fn too_many_headers_are_431_on_both_protocols() {
     for mut browser in [browser.clone(), browser.clone().over_h2()] {
         let few = browser.send("GET", "/", &many[..10], "").await;
         assert_eq!(few.status, StatusCode::OK);
-        // Host, or its HTTP/2 form beside one more.
+        // Host, or its HTTP/2 form with one more.
         let answer = browser.send("GET", "/", &[&many[..], &[("x-more", "1")]].concat(), "").await;
         assert_eq!(answer.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     }
     assert_eq!(upstream.heads().len(), 2);
-    until("both are counted", || bites(&gateway, "headers") == 2).await;
+    until("both are counted", || limit_hits(&gateway, "headers") == 2).await;
 }
 
 #[tokio::test]
@@ -188,9 +187,9 @@ async fn stalled_body_is_408_and_routes_can_extend_the_timeout() {
     stopped.write_all(half.as_bytes()).await.expect("sent");
     let half = half.replace("POST /", "POST /patient");
     allowed.write_all(half.as_bytes()).await.expect("sent");
-    let answer = String::from_utf8_lossy(&rest(&mut stopped).await).into_owned();
+    let answer = String::from_utf8_lossy(&read_to_end(&mut stopped).await).into_owned();
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-    assert_eq!(bites(&gateway, "body-timeout"), 1);
+    assert_eq!(limit_hits(&gateway, "body-timeout"), 1);
     sleep(Duration::from_millis(600)).await;
     allowed.write_all(b"there").await.expect("sent");
     let answer = read_until(&mut allowed, "hello").await;
@@ -203,7 +202,7 @@ async fn slow_dripping_body_is_408() {
     let mut dripping = browser.connect().await;
     dripping.write_all(post("Content-Length: 1000\r\n").as_bytes()).await.expect("sent");
     let start = Instant::now();
-    // A byte each 50 ms is never silent for as long as the timeout.
+    // A byte every 50 ms never reaches the idle timeout of the body.
     let (mut reading, mut writing) = tokio::io::split(dripping);
     let drip = tokio::spawn(async move {
         while writing.write_all(b"x").await.is_ok() {
@@ -211,10 +210,10 @@ async fn slow_dripping_body_is_408() {
         }
     });
     let mut answer = vec![0; 12];
-    timeout(PATIENCE, reading.read_exact(&mut answer)).await.expect("in time").expect("an answer");
+    timeout(TIMEOUT, reading.read_exact(&mut answer)).await.expect("in time").expect("an answer");
     assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 408");
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-    assert_eq!(bites(&gateway, "body-timeout"), 1);
+    assert_eq!(limit_hits(&gateway, "body-timeout"), 1);
     drip.abort();
 }
 
@@ -230,28 +229,28 @@ async fn oversized_chunked_body_is_413() {
     let chunk = format!("200\r\n{}\r\n", "x".repeat(512));
     let request = post("Transfer-Encoding: chunked\r\n") + &chunk + &chunk + &chunk;
     chunked.write_all(request.as_bytes()).await.expect("sent");
-    let answer = String::from_utf8_lossy(&rest(&mut chunked).await).into_owned();
+    let answer = String::from_utf8_lossy(&read_to_end(&mut chunked).await).into_owned();
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
-    assert_eq!(bites(&gateway, "max-body"), 1);
+    assert_eq!(limit_hits(&gateway, "max-body"), 1);
 }
 
 #[tokio::test]
 async fn stalled_upstream_response_is_aborted() {
-    let (address, mut connections) = by_hand().await;
+    let (address, mut connections) = raw_upstream().await;
     let gateway = start(public(address), "upstream_idle_timeout = \"400ms\"");
     let mut client = Browser::new(&gateway).connect().await;
     client.write_all(GET.as_bytes()).await.expect("sent");
     let mut upstream = connections.recv().await.expect("a request");
     upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello").await.expect("sent");
-    let answer = String::from_utf8_lossy(&rest(&mut client).await).into_owned();
+    let answer = String::from_utf8_lossy(&read_to_end(&mut client).await).into_owned();
     assert!(answer.ends_with("hello"), "{answer}");
-    assert_eq!(bites(&gateway, "upstream-idle-timeout"), 1);
-    assert!(timeout(PATIENCE, upstream.read_u8()).await.expect("it hears of it").is_err());
+    assert_eq!(limit_hits(&gateway, "upstream-idle-timeout"), 1);
+    assert!(timeout(TIMEOUT, upstream.read_u8()).await.expect("it hears of it").is_err());
 }
 
 // Slow readers
 
-/// Writes for ever; ends when the gateway closes.
+/// Writes until the gateway closes.
 fn endless(mut upstream: TcpStream) -> JoinHandle<()> {
     tokio::spawn(async move {
         let head = "HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n";
@@ -264,29 +263,29 @@ fn endless(mut upstream: TcpStream) -> JoinHandle<()> {
 
 #[tokio::test]
 async fn client_that_reads_nothing_releases_its_upstream() {
-    let (address, mut connections) = by_hand().await;
+    let (address, mut connections) = raw_upstream().await;
     let gateway = start(public(address), "write_timeout = \"500ms\"");
     let mut client = Browser::new(&gateway).connect().await;
     client.write_all(GET.as_bytes()).await.expect("sent");
     let upstream = endless(connections.recv().await.expect("a request"));
-    timeout(PATIENCE, upstream).await.expect("given up").expect("no panic");
-    assert_eq!(bites(&gateway, "write-timeout"), 1);
+    timeout(TIMEOUT, upstream).await.expect("given up").expect("no panic");
+    assert_eq!(limit_hits(&gateway, "write-timeout"), 1);
 }
 
 #[tokio::test]
 async fn h2_stream_without_window_is_reset_alone() {
-    let (address, mut connections) = by_hand().await;
+    let (address, mut connections) = raw_upstream().await;
     let other = Upstream::start().await;
     let small = public(other.address).replace("path = \"/\"", "path = \"/small\"");
     let gateway = start(format!("{}{small}", public(address)), "write_timeout = \"500ms\"");
     let mut wire = Frames::open(&Browser::new(&gateway)).await;
     wire.get(1, "/").await;
     let upstream = endless(connections.recv().await.expect("a request"));
-    // Its window of 65,535 bytes is used up and not opened again.
+    // The window of 65,535 bytes is used up and not extended.
     let reset = wire.expect(|frame| frame.kind == RST_STREAM && frame.stream == 1).await;
     assert_eq!(reset.kind, RST_STREAM);
-    timeout(PATIENCE, upstream).await.expect("given up").expect("no panic");
-    assert_eq!(bites(&gateway, "write-timeout"), 1);
+    timeout(TIMEOUT, upstream).await.expect("given up").expect("no panic");
+    assert_eq!(limit_hits(&gateway, "write-timeout"), 1);
     wire.send(WINDOW_UPDATE, 0, 0, &100_000_u32.to_be_bytes()).await;
     wire.get(3, "/small").await;
     assert_eq!(wire.status(3).await, 200);
@@ -302,7 +301,7 @@ async fn connection_limit_per_network_applies_before_tls() {
         held.push(browser.connect().await);
     }
     is_turned_away(&gateway).await;
-    assert_eq!(bites(&gateway, "connections-per-network"), 1);
+    assert_eq!(limit_hits(&gateway, "connections-per-network"), 1);
     held.pop();
     let shared = gateway.shared();
     until("the place is free again", || {
@@ -323,7 +322,7 @@ async fn connection_rate_per_network_is_limited() {
     for _ in 0..30 {
         drop(TcpStream::connect(gateway.address).await);
     }
-    until("some are turned away", || bites(&gateway, "connection-rate") >= 10).await;
+    until("some are turned away", || limit_hits(&gateway, "connection-rate") >= 10).await;
 }
 
 #[tokio::test]
@@ -343,9 +342,9 @@ async fn full_server_evicts_anonymous_connections_first() {
     for _ in 0..20 {
         strangers.push(browser.connect().await);
     }
-    // Of the strangers the first had to go for the last.
-    assert!(rest(&mut strangers[0]).await.is_empty());
-    assert!(bites(&gateway, "connection-evicted") >= 16);
+    // The first anonymous connection was evicted for the last one.
+    assert!(read_to_end(&mut strangers[0]).await.is_empty());
+    assert!(limit_hits(&gateway, "connection-evicted") >= 16);
     known.write_all(get.as_bytes()).await.expect("sent");
     let answer = read_until(&mut known, "hello").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
@@ -355,14 +354,14 @@ async fn full_server_evicts_anonymous_connections_first() {
 
 #[tokio::test]
 async fn overload_serves_sessions_and_rejects_anonymous_requests() {
-    let (address, mut connections) = by_hand().await;
+    let (address, mut connections) = raw_upstream().await;
     let quick = Upstream::start().await;
     let routes = format!(
         "{}{}",
         session_route(quick.address),
         public(address).replace("path = \"/\"", "path = \"/slow\"")
     );
-    // Two workers: four requests each, of which the last is for sessions only.
+    // Two workers with four requests each; the last one is reserved for sessions.
     let gateway = start(routes, "requests = 8");
     let mut browser = Browser::new(&gateway);
     browser.log_in("alice").await;
@@ -383,7 +382,7 @@ async fn overload_serves_sessions_and_rejects_anonymous_requests() {
     let cookie = field("cookie", &format!("{SESSION}={}", browser.token()));
     wire.head(11, END_STREAM | END_HEADERS, &[cookie]).await;
     assert_eq!(wire.status(11).await, 200);
-    assert_eq!(bites(&gateway, "requests"), 2);
+    assert_eq!(limit_hits(&gateway, "requests"), 2);
     drop(held);
     for stream in [1, 3, 5] {
         assert_eq!(wire.status(stream).await, 502);
@@ -395,8 +394,8 @@ async fn overload_serves_sessions_and_rejects_anonymous_requests() {
 #[tokio::test]
 async fn memory_pressure_rejects_new_clients_with_retry_after() {
     let (upstream, _gateway, browser) = app("memory = \"1MiB\"").await;
-    let deadline = Instant::now() + PATIENCE;
-    // Until it is noticed they are served.
+    let deadline = Instant::now() + TIMEOUT;
+    // Requests are served until the overload is detected.
     let answer = loop {
         match one_get(&browser).await {
             Some(answer) if answer.starts_with("HTTP/1.1 503 ") => break answer,
@@ -410,15 +409,14 @@ async fn memory_pressure_rejects_new_clients_with_retry_after() {
     assert_eq!(upstream.heads().len(), before);
 }
 
-/// The beginning of an answer on a new connection; nothing when the connection was closed to make room,
-/// at whatever moment.
+/// Returns the start of a response on a new connection, or nothing if the connection was evicted.
 async fn one_get(browser: &Browser) -> Option<String> {
     let browser = browser.clone();
     let asked = tokio::spawn(async move {
         let mut client = browser.connect().await;
         client.write_all(GET.as_bytes()).await.expect("sent");
         let mut answer = vec![0; 4096];
-        let read = timeout(PATIENCE, client.read(&mut answer)).await.expect("in time");
+        let read = timeout(TIMEOUT, client.read(&mut answer)).await.expect("in time");
         answer.truncate(read.expect("an answer"));
         String::from_utf8_lossy(&answer).into_owned()
     });
@@ -427,7 +425,7 @@ async fn one_get(browser: &Browser) -> Option<String> {
 
 // Tunnels
 
-/// A tunnel, both ends in hand.
+/// Returns both ends of a tunnel.
 async fn tunnel(
     gateway: &Gateway,
     connections: &mut Receiver<TcpStream>,
@@ -446,12 +444,12 @@ async fn tunnel(
 
 #[tokio::test]
 async fn half_closed_tunnel_ends_on_both_sides() {
-    let (address, mut connections) = by_hand().await;
+    let (address, mut connections) = raw_upstream().await;
     let gateway = start(public(address), "");
     let (mut client, upstream) = tunnel(&gateway, &mut connections).await;
     drop(upstream);
-    // The client hears that nothing comes any more, says nothing, and holds its half.
-    assert!(rest(&mut client).await.is_empty());
+    // The client receives the end of the stream, sends nothing and keeps its half open.
+    assert!(read_to_end(&mut client).await.is_empty());
     until("the tunnel is gone", || {
         gateway.shared().metrics.render().contains("doorward_websocket_tunnels 0")
     })
@@ -460,48 +458,48 @@ async fn half_closed_tunnel_ends_on_both_sides() {
 
 #[tokio::test]
 async fn tunnel_whose_client_reads_nothing_ends() {
-    let (address, mut connections) = by_hand().await;
+    let (address, mut connections) = raw_upstream().await;
     let gateway = start(public(address), "write_timeout = \"500ms\"");
     let (_client, mut upstream) = tunnel(&gateway, &mut connections).await;
     let writing = async { while upstream.write_all(&[0x82; 16 * 1024]).await.is_ok() {} };
-    timeout(PATIENCE, writing).await.expect("given up");
-    assert_eq!(bites(&gateway, "write-timeout"), 1);
+    timeout(TIMEOUT, writing).await.expect("given up");
+    assert_eq!(limit_hits(&gateway, "write-timeout"), 1);
 }
 
 #[tokio::test]
 async fn shutdown_sends_1001_to_tunnels_and_waits_for_them() {
-    let (address, mut connections) = by_hand().await;
+    let (address, mut connections) = raw_upstream().await;
     let gateway = start(public(address), "");
     let (mut client, upstream) = tunnel(&gateway, &mut connections).await;
     let start = Instant::now();
     let stopping = tokio::task::spawn_blocking(move || gateway.stop());
-    assert_eq!(rest(&mut client).await, [0x88, 0x02, 0x03, 0xe9]);
+    assert_eq!(read_to_end(&mut client).await, [0x88, 0x02, 0x03, 0xe9]);
     drop(client);
     stopping.await.expect("stopped");
     assert!(start.elapsed() < Duration::from_secs(2), "the drain was cut short of its two seconds");
     drop(upstream);
 }
 
-/// Asserts that the network of this machine has no place left.
+/// Asserts that a new connection from this network is rejected.
 async fn is_turned_away(gateway: &Gateway) {
-    // The reset may come before we have looked.
+    // The reset can arrive before the first read.
     if let Ok(mut refused) = TcpStream::connect(gateway.address).await {
-        let read = timeout(PATIENCE, refused.read_u8()).await.expect("at once");
+        let read = timeout(TIMEOUT, refused.read_u8()).await.expect("at once");
         assert!(read.is_err());
     }
 }
 
 #[tokio::test]
 async fn tunnels_count_against_their_networks_connections() {
-    let (address, mut connections) = by_hand().await;
+    let (address, mut connections) = raw_upstream().await;
     let gateway = start(public(address), "connections_per_network = 2");
     let (first, _app) = tunnel(&gateway, &mut connections).await;
     let (_second, _other) = tunnel(&gateway, &mut connections).await;
     is_turned_away(&gateway).await;
-    assert_eq!(bites(&gateway, "connections-per-network"), 1);
+    assert_eq!(limit_hits(&gateway, "connections-per-network"), 1);
     drop(first);
     let browser = Browser::new(&gateway);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let asked = loop {
         let browser = browser.clone();
         if let Ok(client) = tokio::spawn(async move { browser.connect().await }).await {
@@ -514,24 +512,24 @@ async fn tunnels_count_against_their_networks_connections() {
 
 #[tokio::test]
 async fn full_server_closes_anonymous_tunnels_with_1013() {
-    let (address, mut connections) = by_hand().await;
+    let (address, mut connections) = raw_upstream().await;
     let gateway = start(public(address), "connections = 2");
     let (mut first, _app) = tunnel(&gateway, &mut connections).await;
     let (mut second, mut other) = tunnel(&gateway, &mut connections).await;
     let mut third = Browser::new(&gateway).connect().await;
-    assert_eq!(rest(&mut first).await, [0x88, 0x02, 0x03, 0xf5]);
-    assert_eq!(bites(&gateway, "connection-evicted"), 1);
+    assert_eq!(read_to_end(&mut first).await, [0x88, 0x02, 0x03, 0xf5]);
+    assert_eq!(limit_hits(&gateway, "connection-evicted"), 1);
     third.write_all(GET.as_bytes()).await.expect("sent");
     connections.recv().await.expect("the new one is served");
     other.write_all(b"\x81\x02hi").await.expect("sent");
     let mut said = [0; 4];
-    timeout(PATIENCE, second.read_exact(&mut said)).await.expect("in time").expect("still open");
+    timeout(TIMEOUT, second.read_exact(&mut said)).await.expect("in time").expect("still open");
     assert_eq!(&said, b"\x81\x02hi");
 }
 
 #[tokio::test]
 async fn idle_tunnel_gets_1001_and_active_tunnel_stays_open() {
-    let (address, mut connections) = by_hand().await;
+    let (address, mut connections) = raw_upstream().await;
     let gateway = start(public(address), "websocket_idle_timeout = \"600ms\"");
     let (mut silent, _app) = tunnel(&gateway, &mut connections).await;
     let (mut lively, mut app) = tunnel(&gateway, &mut connections).await;
@@ -540,16 +538,16 @@ async fn idle_tunnel_gets_1001_and_active_tunnel_stays_open() {
             sleep(Duration::from_millis(50)).await;
         }
     });
-    assert_eq!(rest(&mut silent).await, [0x88, 0x02, 0x03, 0xe9]);
-    assert_eq!(bites(&gateway, "websocket-idle-timeout"), 1);
+    assert_eq!(read_to_end(&mut silent).await, [0x88, 0x02, 0x03, 0xe9]);
+    assert_eq!(limit_hits(&gateway, "websocket-idle-timeout"), 1);
     let mut said = [0; 2 * 20];
-    timeout(PATIENCE, lively.read_exact(&mut said)).await.expect("in time").expect("still open");
+    timeout(TIMEOUT, lively.read_exact(&mut said)).await.expect("in time").expect("still open");
     talking.abort();
 }
 
 #[tokio::test]
 async fn max_connection_age_applies_on_public_routes() {
-    let (address, mut connections) = by_hand().await;
+    let (address, mut connections) = raw_upstream().await;
     let aged = format!("{}max_connection_age = \"1s\"\n", public(address));
     let gateway = start(aged, "");
     let begun = Instant::now();
@@ -561,8 +559,8 @@ async fn max_connection_age_applies_on_public_routes() {
     let mut waiting = Browser::new(&gateway).connect().await;
     waiting.write_all(GET.as_bytes()).await.expect("sent");
     let _silent = connections.recv().await.expect("a request");
-    assert_eq!(rest(&mut tunnelled).await, [0x88, 0x02, 0x03, 0xe9]);
-    let stream = String::from_utf8_lossy(&rest(&mut streaming).await).into_owned();
+    assert_eq!(read_to_end(&mut tunnelled).await, [0x88, 0x02, 0x03, 0xe9]);
+    let stream = String::from_utf8_lossy(&read_to_end(&mut streaming).await).into_owned();
     assert!(stream.contains("\r\n1\r\n.") && !stream.ends_with("0\r\n\r\n"), "{stream}");
     let refused = read_until(&mut waiting, "\r\n\r\n").await;
     assert!(refused.starts_with("HTTP/1.1 504 "), "{refused}");
@@ -572,7 +570,7 @@ async fn max_connection_age_applies_on_public_routes() {
 
 // Whole requests
 
-/// An answer of one byte each 50 ms, until the gateway closes.
+/// Sends a response of one byte every 50 ms until the gateway closes.
 fn drip(mut upstream: TcpStream, fields: &'static str) -> JoinHandle<()> {
     tokio::spawn(async move {
         let head = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n");
@@ -586,7 +584,7 @@ fn drip(mut upstream: TcpStream, fields: &'static str) -> JoinHandle<()> {
 
 #[tokio::test]
 async fn request_timeout_aborts_requests_but_not_event_streams() {
-    let (address, mut connections) = by_hand().await;
+    let (address, mut connections) = raw_upstream().await;
     let gateway = start(public(address), "request_timeout = \"700ms\"");
     let browser = Browser::new(&gateway);
     let mut begun = Vec::new();
@@ -605,19 +603,19 @@ async fn request_timeout_aborts_requests_but_not_event_streams() {
     assert!(refused.starts_with("HTTP/1.1 504 "), "{refused}");
     assert!(refused.contains("proxy-status: doorward; error=http_response_timeout"), "{refused}");
     let (mut dripped, app) = begun.pop().expect("the answer");
-    let answer = String::from_utf8_lossy(&rest(&mut dripped).await).into_owned();
+    let answer = String::from_utf8_lossy(&read_to_end(&mut dripped).await).into_owned();
     assert!(answer.contains("\r\n1\r\n.") && !answer.ends_with("0\r\n\r\n"), "{answer}");
-    timeout(PATIENCE, app).await.expect("it hears of it").expect("no panic");
-    assert_eq!(bites(&gateway, "request-timeout"), 2);
+    timeout(TIMEOUT, app).await.expect("it hears of it").expect("no panic");
+    assert_eq!(limit_hits(&gateway, "request-timeout"), 2);
     let (mut events, talking) = begun.pop().expect("the events");
     let mut more = [0; 6 * 40];
-    timeout(PATIENCE, events.read_exact(&mut more)).await.expect("in time").expect("it goes on");
+    timeout(TIMEOUT, events.read_exact(&mut more)).await.expect("in time").expect("it goes on");
     talking.abort();
 }
 
 #[tokio::test]
 async fn upload_over_request_timeout_ends_on_both_protocols() {
-    let (address, mut connections) = by_hand().await;
+    let (address, mut connections) = raw_upstream().await;
     let gateway = start(public(address), "request_timeout = \"600ms\"");
     let browser = Browser::new(&gateway);
     let mut slow = browser.connect().await;
@@ -630,25 +628,25 @@ async fn upload_over_request_timeout_ends_on_both_protocols() {
         }
     });
     let mut answer = Vec::new();
-    // However it ends: a reset is an end too.
-    let _ = timeout(PATIENCE, reader.read_to_end(&mut answer)).await.expect("the gateway closes");
+    // A reset also counts as an end.
+    let _ = timeout(TIMEOUT, reader.read_to_end(&mut answer)).await.expect("the gateway closes");
     assert!(answer.starts_with(b"HTTP/1.1 504 "), "{}", String::from_utf8_lossy(&answer));
     let mut rest = Vec::new();
-    let _ = timeout(PATIENCE, app.read_to_end(&mut rest)).await.expect("the app hears of it");
+    let _ = timeout(TIMEOUT, app.read_to_end(&mut rest)).await.expect("the app hears of it");
     writing.abort();
-    assert_eq!(bites(&gateway, "request-timeout"), 1);
+    assert_eq!(limit_hits(&gateway, "request-timeout"), 1);
     let mut wire = Frames::open(&browser).await;
     wire.get(1, "/").await;
     let app = connections.recv().await.expect("a request");
     let talking = drip(app, "Transfer-Encoding: chunked");
     wire.expect(|frame| frame.kind == RST_STREAM && frame.stream == 1).await;
-    timeout(PATIENCE, talking).await.expect("the app hears of it").expect("no panic");
+    timeout(TIMEOUT, talking).await.expect("the app hears of it").expect("no panic");
 }
 
-// Handshakes and apps that do not come to be
+// Failed handshakes and connections
 
-/// The beginning of a ClientHello, one byte at a time; until the gateway closes.
-async fn hello_in_drops(gateway: &Gateway) {
+/// Sends the start of a ClientHello byte by byte until the gateway closes.
+async fn client_hello_byte_by_byte(gateway: &Gateway) {
     let mut stream = TcpStream::connect(gateway.address).await.expect("connected");
     stream.set_nodelay(true).expect("set");
     for byte in [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3].into_iter().chain([7; 500]) {
@@ -668,14 +666,14 @@ async fn hello_in_drops(gateway: &Gateway) {
 #[tokio::test]
 async fn byte_by_byte_tls_handshake_times_out() {
     let upstream = Upstream::start().await;
-    // With and without a look at the ClientHello.
+    // With and without parsing the ClientHello.
     for routes in [public(upstream.address), session_route(upstream.address)] {
         let gateway = start(routes, "handshake_timeout = \"700ms\"");
         let begun = Instant::now();
-        hello_in_drops(&gateway).await;
+        client_hello_byte_by_byte(&gateway).await;
         let took = begun.elapsed();
         assert!(took >= Duration::from_millis(650) && took < Duration::from_secs(5), "{took:?}");
-        until("it is counted", || bites(&gateway, "handshake-timeout") == 1).await;
+        until("it is counted", || limit_hits(&gateway, "handshake-timeout") == 1).await;
     }
 }
 
@@ -683,7 +681,7 @@ async fn byte_by_byte_tls_handshake_times_out() {
 async fn full_upstream_backlog_is_504_connection_timeout() {
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
-    // Nobody accepts; the kernel answers as many as its queue holds, and drops what else knocks.
+    // Without accept calls, the kernel completes as many handshakes as the backlog holds and drops the rest.
     let listener = socket.listen(1).expect("listens");
     let address = listener.local_addr().expect("an address");
     let mut queue = Vec::new();
@@ -702,12 +700,12 @@ async fn full_upstream_backlog_is_504_connection_timeout() {
 
 // Panics
 
-/// Panics where the line about her wrong password is written: in the middle of a request.
-struct Bomb;
+/// A tracing layer that panics on the log entry of a wrong password, in the middle of a request.
+struct PanicLayer;
 
 const FUSE: &str = "zoë";
 
-impl tracing::Subscriber for Bomb {
+impl tracing::Subscriber for PanicLayer {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
         metadata.target() == "session"
     }
@@ -731,14 +729,14 @@ impl tracing::Subscriber for Bomb {
 /// GHSA-4hjq-9h5c-252j.
 #[tokio::test]
 async fn panic_in_a_request_ends_only_its_connection() {
-    tracing::subscriber::set_global_default(Bomb).expect("the only one");
+    tracing::subscriber::set_global_default(PanicLayer).expect("the only one");
     let upstream = Upstream::start().await;
     let gateway = start(session_route(upstream.address), "");
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
     let cookie = format!("{SESSION}={}", alice.token());
     let get = format!("GET / HTTP/1.1\r\nHost: app.test\r\nCookie: {cookie}\r\n\r\n");
-    // One at either worker, with luck.
+    // Most likely one at each worker.
     let mut held = Vec::new();
     for _ in 0..4 {
         held.push(alice.connect().await);
@@ -767,7 +765,7 @@ async fn panic_in_a_request_ends_only_its_connection() {
     .await;
 }
 
-// The port in the clear
+// Plain HTTP listener
 
 #[tokio::test]
 async fn redirect_listener_has_the_same_head_limit() {
@@ -776,10 +774,10 @@ async fn redirect_listener_has_the_same_head_limit() {
         let mut stream = TcpStream::connect(gateway.http).await.expect("connected");
         let head =
             format!("GET / HTTP/1.1\r\nHost: app.test\r\nX-Long: {}\r\n\r\n", "x".repeat(length));
-        // It may be closed before all of it is taken.
+        // The gateway can close before it has read everything.
         let _ = stream.write_all(head.as_bytes()).await;
         let mut answer = [0; 12];
-        let read = timeout(PATIENCE, stream.read_exact(&mut answer)).await.expect("in time");
+        let read = timeout(TIMEOUT, stream.read_exact(&mut answer)).await.expect("in time");
         read.map(|_| String::from_utf8_lossy(&answer).into_owned())
     };
     assert_eq!(ask(12 * 1024).await.expect("an answer"), "HTTP/1.1 308");
@@ -805,7 +803,7 @@ const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
 
-/// A client that writes any frames.
+/// An HTTP/2 client that can send any frames.
 struct Frames {
     stream: TlsStream<TcpStream>,
     seen: Vec<Frame>,
@@ -830,7 +828,7 @@ fn request(method: u8, path: &str) -> Vec<u8> {
 const METHOD_GET: u8 = 0x82;
 const METHOD_POST: u8 = 0x83;
 
-/// A field that no table holds.
+/// A header that no HPACK table contains.
 fn field(name: &str, value: &str) -> Vec<u8> {
     literal(&literal(&[0x00], name), value)
 }
@@ -867,7 +865,7 @@ impl Frames {
         let mut stream = browser.clone().over_h2().connect().await;
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("sent");
         let mut frames = Frames { stream, seen: Vec::new() };
-        // No dynamic table: heads can be read one by one.
+        // No dynamic table, so heads can be decoded independently.
         frames.send(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0]).await;
         frames
     }
@@ -895,7 +893,7 @@ impl Frames {
         Ok(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
-    /// The first frame that is wanted, from those seen or to come.
+    /// Returns the first matching frame, received or to come.
     async fn expect(&mut self, wanted: impl Fn(&Frame) -> bool) -> Frame {
         if let Some(frame) = self.seen.iter().find(|frame| wanted(frame)) {
             return frame.clone();
@@ -909,19 +907,19 @@ impl Frames {
                 }
             }
         };
-        timeout(PATIENCE, reading).await.expect("in time")
+        timeout(TIMEOUT, reading).await.expect("in time")
     }
 
-    /// The status of an answer: its first byte is an index of the static table, or a literal.
+    /// Returns the status of a response. Its first byte is an index of the static table or a literal.
     async fn status(&mut self, stream: u32) -> u16 {
         let head =
             self.expect(|frame| frame.kind == HEADERS && frame.stream == stream).await.payload;
-        // The table's new size comes first, once.
+        // The first block starts with a table size update.
         match head.strip_prefix(&[0x20]).unwrap_or(&head) {
             [indexed @ 0x88..=0x8e, ..] => {
                 [200, 204, 206, 304, 400, 404, 500][usize::from(indexed - 0x88)]
             }
-            // `:status` with a value of three digits, plain or in Huffman's code.
+            // `:status` with a value of three digits, plain or Huffman-coded.
             [_, 0x03, digits @ ..] => {
                 std::str::from_utf8(&digits[..3]).expect("digits").parse().expect("a status")
             }
@@ -930,7 +928,7 @@ impl Frames {
         }
     }
 
-    /// Sends until the gateway has enough; panics when it takes all. How many it took.
+    /// Sends frames until the gateway closes; panics if it accepts all. Returns their number.
     async fn flood(mut self, most: usize, mut bytes: impl FnMut(usize) -> Vec<u8>) -> usize {
         let (mut reading, mut writing) = tokio::io::split(self.stream);
         self.seen.clear();
@@ -944,15 +942,15 @@ impl Frames {
                     return number;
                 }
             }
-            // What was written may still lie between: the end decides.
-            timeout(PATIENCE, draining).await.expect("the gateway closes").expect("no panic");
+            // Written frames can still be in flight; only the close counts.
+            timeout(TIMEOUT, draining).await.expect("the gateway closes").expect("no panic");
             most
         };
-        timeout(4 * PATIENCE, sending).await.expect("in time")
+        timeout(4 * TIMEOUT, sending).await.expect("in time")
     }
 }
 
-/// Three digits in the code of RFC 7541, appendix B.
+/// Encodes three digits in the Huffman code of RFC 7541, appendix B.
 fn huffman_digits(code: &[u8]) -> u16 {
     let bits: String = code.iter().take(3).map(|byte| format!("{byte:08b}")).collect();
     let (mut at, mut value) = (0, 0);
@@ -969,7 +967,7 @@ fn huffman_digits(code: &[u8]) -> u16 {
     value
 }
 
-/// A gateway, a client that has been served there, and a connection to be abused.
+/// Returns a gateway, a client that was served, and a connection for the attack.
 async fn target(limits: &str) -> (Upstream, Gateway, Browser, Frames) {
     let (upstream, gateway, browser) = app(limits).await;
     let frames = Frames::open(&browser).await;
@@ -1004,7 +1002,7 @@ async fn h2_connection_with_only_pings_is_closed() {
             }
         }
     };
-    timeout(PATIENCE, living).await.expect("closed");
+    timeout(TIMEOUT, living).await.expect("closed");
 }
 
 /// CVE-2023-44487.
@@ -1027,11 +1025,11 @@ async fn rapid_reset_ends_the_connection() {
 /// CVE-2023-44487.
 #[tokio::test]
 async fn slow_rapid_reset_reaches_its_limit() {
-    let (address, mut connections) = by_hand().await;
+    let (address, mut connections) = raw_upstream().await;
     let gateway = start(public(address), "");
     let mut wire = Frames::open(&Browser::new(&gateway)).await;
-    let has_bitten = || bites(&gateway, "stream-resets") == 1;
-    // An app that hung up would be answered for, and a request that was answered is not taken back.
+    let has_bitten = || limit_hits(&gateway, "stream-resets") == 1;
+    // If the upstream closed, the gateway would respond, and a completed request is not counted as a reset.
     let mut under_way = Vec::new();
     for number in 0..1_000_u32 {
         wire.get(number * 2 + 1, "/").await;
@@ -1051,14 +1049,14 @@ async fn slow_rapid_reset_reaches_its_limit() {
 #[tokio::test]
 async fn made_you_reset_ends_the_connection() {
     let (_upstream, _gateway, browser, mut frames) = target("").await;
-    // A window that grows beyond what a window may be is a mistake that we have to answer with a reset.
+    // A window beyond the maximum is a protocol error that requires a reset.
     let made = |stream: u32| {
         let head = frame(HEADERS, END_STREAM | END_HEADERS, stream, &request(METHOD_GET, "/"));
         let window = frame(WINDOW_UPDATE, 0, stream, &0x7fff_ffff_u32.to_be_bytes());
         [head, window].concat()
     };
     frames.stream.write_all(&made(1)).await.expect("sent");
-    // One of them costs the stream and not the connection.
+    // A single error resets the stream, not the connection.
     let reset = frames.expect(|frame| matches!(frame.kind, RST_STREAM | GOAWAY)).await;
     assert_eq!((reset.kind, reset.stream), (RST_STREAM, 1));
     let flood = |number| made(u32::try_from(number).expect("few") * 2 + 3);
@@ -1067,7 +1065,7 @@ async fn made_you_reset_ends_the_connection() {
     still_serves(&browser).await;
 }
 
-/// An app that counts its connections and answers what it is asked.
+/// An upstream that counts its connections.
 async fn counting() -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -1103,7 +1101,7 @@ async fn immediately_reset_streams_never_reach_the_upstream() {
         let undone = if stream % 12 == 1 { taken_back(stream) } else { made(stream) };
         [asked(stream), undone].concat()
     });
-    // All of it in one piece, and behind it a request that is meant.
+    // All frames in one write, followed by a regular request.
     let mut bytes: Vec<u8> = pairs.flatten().collect();
     bytes.extend(asked(121));
     frames.stream.write_all(&bytes).await.expect("sent");
@@ -1143,7 +1141,7 @@ async fn ping_flood_ends_the_connection() {
     let pings = frame(PING, 0, 0, &[0; 8]).repeat(100);
     let sent = frames.flood(10_000, |_| pings.clone()).await;
     assert!(sent < 10_000, "all of it was taken");
-    assert_eq!(bites(&gateway, "control-bytes"), 1);
+    assert_eq!(limit_hits(&gateway, "control-bytes"), 1);
     still_serves(&browser).await;
 }
 
@@ -1164,13 +1162,13 @@ async fn flood_of_unknown_frames_ends_the_connection() {
     let unknown = frame(0xbb, 0, 0, &[0; 100]).repeat(10);
     let sent = frames.flood(10_000, |_| unknown.clone()).await;
     assert!(sent < 10_000, "all of it was taken");
-    assert_eq!(bites(&gateway, "control-bytes"), 1);
+    assert_eq!(limit_hits(&gateway, "control-bytes"), 1);
     still_serves(&browser).await;
 }
 
 #[tokio::test]
 async fn h2_cut_resets_one_stream_and_keeps_the_connection() {
-    let (address, mut connections) = by_hand().await;
+    let (address, mut connections) = raw_upstream().await;
     let gateway = start(session_route(address), "");
     let (mut alice, mut bob) = (Browser::new(&gateway), Browser::new(&gateway));
     alice.log_in("alice").await;
@@ -1187,7 +1185,7 @@ async fn h2_cut_resets_one_stream_and_keeps_the_connection() {
     gateway.revoke("user=alice").await;
     wire.expect(|frame| frame.kind == RST_STREAM && frame.stream == 1).await;
     for _ in 0..20 {
-        let frame = timeout(PATIENCE, wire.next()).await.expect("in time").expect("open");
+        let frame = timeout(TIMEOUT, wire.next()).await.expect("in time").expect("open");
         assert!(![RST_STREAM, GOAWAY].contains(&frame.kind), "{frame:?}");
         assert!(frame.stream != 1, "after its reset: {frame:?}");
     }
@@ -1206,5 +1204,5 @@ async fn long_h2_upload_is_not_a_flood() {
     let answer = browser.send("POST", "/", &[], &"x".repeat(8 << 20)).await;
     assert_eq!(answer.status, StatusCode::OK);
     assert_eq!(upstream.bodies()[0].len(), 8 << 20);
-    assert_eq!(bites(&gateway, "control-bytes"), 0);
+    assert_eq!(limit_hits(&gateway, "control-bytes"), 0);
 }

@@ -1,4 +1,4 @@
-//! Logging in and out, and the answers to those who have not.
+//! Login, logout, and responses without a session.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ async fn each_login_creates_a_token_and_ends_the_old_session() {
     );
 }
 
-/// Logs in through a page of ours, and gives where that leads.
+/// Logs in and returns the redirect target.
 async fn leads_to(browser: &mut Browser, login: &str) -> String {
     let form = browser.navigate(login).await;
     assert_eq!(form.status, StatusCode::OK, "{login}");
@@ -70,7 +70,7 @@ async fn leads_to(browser: &mut Browser, login: &str) -> String {
     answer.header("location").to_owned()
 }
 
-/// What was sent is not fetched: a GET there is another thing, and what a script asks for is no page.
+/// A form or script request is not repeated as a GET after login; the page that sent it is loaded instead.
 #[tokio::test]
 async fn form_or_script_returns_to_its_page_after_login() {
     let (_upstream, gateway) = slow_clock().await;
@@ -144,7 +144,7 @@ async fn reauthentication_precedes_the_upstream_and_rotates() {
     assert_eq!(dead.json()["reason"], "replaced");
 }
 
-/// Twelve wrong passwords at most, one after the other; gives the first answer that is no 401.
+/// Sends up to twelve wrong passwords and returns the first response other than 401.
 async fn guess(browser: &mut Browser, csrf: &str, more: &[(&str, &str)]) -> (usize, Response) {
     let body = form_urlencoded::Serializer::new(String::new())
         .extend_pairs([("username", "alice"), ("password", "a wrong guess"), ("csrf", csrf)])
@@ -215,7 +215,7 @@ async fn failed_login_is_json_for_programs_and_html_for_browsers() {
     let csrf = browser.navigate("/.doorward/login").await.form_field("csrf");
     let wrong = format!("username=alice&password=wrong&csrf={csrf}");
     let kind = ("content-type", "application/x-www-form-urlencoded");
-    // A browser of 2020 says nothing of its mode.
+    // Browsers before 2020 send no `Sec-Fetch-Mode`.
     let old = [kind, ("accept", "text/html,application/xhtml+xml,*/*;q=0.8")];
     let page = browser.send("POST", "/.doorward/login", &old, &wrong).await;
     assert_eq!(
@@ -231,7 +231,7 @@ async fn failed_login_is_json_for_programs_and_html_for_browsers() {
     }
 }
 
-/// Logs out with a token that is refused for the moment; the session of `other` is over by that.
+/// Logs out with a rejected token and asserts that this ends the session of `other`.
 async fn logs_out(refused: &mut Browser, reason: &str, other: &mut Browser) {
     assert_eq!(refused.fetch("/").await.json()["reason"], reason);
     let form = refused.navigate("/.doorward/logout").await;

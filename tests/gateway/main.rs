@@ -1,4 +1,4 @@
-//! The gateway as a whole: real sockets, real TLS, upstreams that record every byte.
+//! The complete gateway with real sockets and TLS, and upstreams that record every byte.
 
 mod advisories;
 mod client_addr;

@@ -1,4 +1,4 @@
-//! What is not for browsers: the redirect port, the admin port, the answers an operator reads.
+//! Operator interfaces: the redirect listener, the admin listener, error responses and the audit log.
 
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,7 +17,7 @@ async fn one_app() -> (Upstream, Gateway) {
     (upstream, gateway)
 }
 
-/// One request in the clear; the whole answer.
+/// Sends a request without TLS and returns the raw response.
 async fn plain(address: std::net::SocketAddr, host: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
@@ -165,7 +165,7 @@ async fn logout_needs_a_post_and_the_sessions_page_ends_sessions() {
     assert_eq!(phone.fetch("/").await.status, StatusCode::UNAUTHORIZED);
 }
 
-/// Waits until a request of the browser gets this reason.
+/// Waits until a request of the browser is rejected for this reason.
 async fn reason_becomes(browser: &mut Browser, reason: &str) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
     loop {
@@ -190,7 +190,7 @@ async fn reenabled_account_does_not_restore_its_sessions() {
     };
     set_disabled(true);
     reason_becomes(&mut browser, "account-gone").await;
-    // Her sessions are ended for good within a second; only then is she let in again.
+    // Her sessions end within a second; only then may she log in again.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
     while !gateway.shared().metrics.render().contains("event=\"session.ended\"} 1") {
         assert!(std::time::Instant::now() < deadline, "ended within 5 s");
@@ -273,14 +273,14 @@ async fn repeated_replay_writes_few_log_entries_and_a_count() {
         lines.iter().filter(move |line| line["event.action"] == action).collect::<Vec<_>>()
     };
     let thefts = of("session.theft").len() as u64;
-    // A minute may have turned meanwhile.
+    // A new minute can have started since.
     assert!((5..=10).contains(&thefts), "{text}");
     let counted = of("audit.suppressed");
     let counted: u64 = counted.iter().filter_map(|line| line["doorward.count"].as_u64()).sum();
     assert_eq!(thefts + counted, 30, "{text}");
 }
 
-/// A named pipe that nobody writes to stands for a file on a disk that does not answer.
+/// A named pipe without a writer simulates a file on a disk that hangs.
 #[tokio::test]
 async fn slow_geoip_load_does_not_delay_account_removal() {
     use std::os::unix::fs::OpenOptionsExt;
@@ -303,7 +303,7 @@ async fn slow_geoip_load_does_not_delay_account_removal() {
     std::fs::rename(&pipe, &database).expect("renamed");
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     let writer = loop {
-        // It opens once the gateway reads.
+        // Blocks until the gateway opens the pipe.
         let mut options = std::fs::OpenOptions::new();
         if let Ok(writer) = options.write(true).custom_flags(NONBLOCK).open(&database) {
             break writer;

@@ -1,4 +1,4 @@
-//! Redis is away: who is served, who waits, and that nobody is logged out.
+//! Store outages: stale reads, 503 responses, and no lost sessions.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,21 +13,21 @@ use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
 use test_support::redis_server::{RedisOptions, RedisServer};
 use test_support::upstream::Upstream;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The route at `/` bridges outages, `/strict` does not, `/public` needs nobody.
-struct Site {
+/// A gateway whose route `/` allows stale reads; `/strict` does not, and `/public` needs no session.
+struct OutageTest {
     upstream: Upstream,
     redis: RedisServer,
     gateway: Gateway,
 }
 
-impl Site {
-    async fn start(store: &str) -> Site {
+impl OutageTest {
+    async fn start(store: &str) -> OutageTest {
         let (upstream, redis) =
             (Upstream::start().await, RedisServer::start(RedisOptions::default()));
-        let setup = Site::setup(&upstream, &redis, store);
-        Site { gateway: Gateway::start(setup), upstream, redis }
+        let setup = OutageTest::setup(&upstream, &redis, store);
+        OutageTest { gateway: Gateway::start(setup), upstream, redis }
     }
 
     fn setup(upstream: &Upstream, redis: &RedisServer, store: &str) -> Setup {
@@ -37,7 +37,7 @@ impl Site {
         };
         let public = at("/public", "").replace("\"session\"", "\"public\"");
         let routes = [at("/", ""), at("/strict", "on_outage = \"deny\""), public].concat();
-        // The cache would bridge three seconds by itself.
+        // The cache alone would cover three seconds.
         let keys = format!("local_cache = \"off\"\non_outage = \"serve-known\"\n{store}");
         let store = format!("{}\"\n{keys}\n#", redis.settings().url);
         Setup { routes, store, clock: manual_clock(), ..Setup::default() }
@@ -50,10 +50,10 @@ impl Site {
         browser
     }
 
-    /// Redis answers again, and the gateway knows.
-    async fn comes_back(&self, browser: &mut Browser) -> Response {
+    /// Resumes Redis and waits until the gateway uses it.
+    async fn restore_store(&self, browser: &mut Browser) -> Response {
         self.redis.resume();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let answer = browser.fetch("/strict").await;
             if answer.status != StatusCode::SERVICE_UNAVAILABLE {
@@ -64,20 +64,20 @@ impl Site {
     }
 }
 
-/// 503, with a time to come back, and the cookie untouched.
-fn is_away(answer: &Response) {
+/// Asserts a 503 with `Retry-After` and without cookie changes.
+fn assert_unavailable(answer: &Response) {
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{}", answer.text());
     assert!(!answer.header("retry-after").is_empty());
     assert_eq!(answer.set_cookies(), Vec::<String>::new());
 }
 
-fn is_known(answer: &Response) {
+fn assert_stale_read(answer: &Response) {
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
     assert_eq!(answer.header("doorward-store"), "away");
     assert_eq!(answer.set_cookies(), Vec::<String>::new());
 }
 
-/// The name by which the operator ends a session.
+/// Returns the session handle for admin commands.
 fn handle(browser: &Browser) -> String {
     let token = browser.token();
     let bytes = BASE64URL_NOPAD.decode(token.trim_start_matches("dw1_").as_bytes());
@@ -87,12 +87,12 @@ fn handle(browser: &Browser) -> String {
 
 #[tokio::test]
 async fn stale_reads_need_a_route_setting_in_an_outage() {
-    let site = Site::start("").await;
+    let site = OutageTest::start("").await;
     let mut alice = site.log_in("alice").await;
     let other = Gateway::start(Setup {
         shared_directory: Some(Arc::clone(&site.gateway.directory)),
         clock: site.gateway.clock.clone(),
-        ..Site::setup(&site.upstream, &site.redis, "")
+        ..OutageTest::setup(&site.upstream, &site.redis, "")
     });
     let mut elsewhere = Browser::new(&other);
     elsewhere.log_in("bob").await;
@@ -100,26 +100,26 @@ async fn stale_reads_need_a_route_setting_in_an_outage() {
     let token = alice.token();
 
     site.redis.pause();
-    is_known(&alice.fetch("/").await);
-    is_known(&alice.send("HEAD", "/", &[], "").await);
-    is_away(&alice.send("POST", "/", &[], "x").await);
-    is_away(&alice.send("DELETE", "/", &[], "").await);
-    is_away(&alice.fetch("/strict").await);
-    is_away(&alice.navigate("/.doorward/sessions").await);
-    is_away(&bob.fetch("/").await);
+    assert_stale_read(&alice.fetch("/").await);
+    assert_stale_read(&alice.send("HEAD", "/", &[], "").await);
+    assert_unavailable(&alice.send("POST", "/", &[], "x").await);
+    assert_unavailable(&alice.send("DELETE", "/", &[], "").await);
+    assert_unavailable(&alice.fetch("/strict").await);
+    assert_unavailable(&alice.navigate("/.doorward/sessions").await);
+    assert_unavailable(&bob.fetch("/").await);
     assert_eq!(alice.fetch("/public").await.status, StatusCode::OK);
     assert_eq!(Browser::new(&site.gateway).fetch("/").await.status, StatusCode::UNAUTHORIZED);
     site.gateway.advance(Duration::from_secs(2));
-    is_away(&Browser::new(&site.gateway).navigate("/.doorward/login").await);
+    assert_unavailable(&Browser::new(&site.gateway).navigate("/.doorward/login").await);
     let metrics = site.gateway.metrics().await;
     assert!(metrics.contains("doorward_stale_sessions_served_total 2"), "{metrics}");
     assert!(metrics.contains("doorward_store_unavailable 1"), "{metrics}");
 
-    assert_eq!(site.comes_back(&mut alice).await.status, StatusCode::OK);
+    assert_eq!(site.restore_store(&mut alice).await.status, StatusCode::OK);
     assert_eq!(alice.fetch("/").await.header("doorward-store"), "");
     assert_eq!(bob.fetch("/").await.status, StatusCode::OK);
     assert_eq!(alice.token(), token, "nobody was logged out");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while Browser::new(&site.gateway).navigate("/.doorward/login").await.status != StatusCode::OK {
         assert!(Instant::now() < deadline, "nobody can log in");
     }
@@ -127,33 +127,33 @@ async fn stale_reads_need_a_route_setting_in_an_outage() {
 
 #[tokio::test]
 async fn stale_reads_end_at_the_outage_limit() {
-    let site = Site::start("serve_known_for = \"2m\"").await;
+    let site = OutageTest::start("serve_known_for = \"2m\"").await;
     let mut alice = site.log_in("alice").await;
     site.redis.pause();
     site.gateway.advance(Duration::from_secs(2 * 60));
-    is_known(&alice.fetch("/").await);
+    assert_stale_read(&alice.fetch("/").await);
     site.gateway.advance(Duration::from_secs(1));
-    is_away(&alice.fetch("/").await);
-    assert_eq!(site.comes_back(&mut alice).await.status, StatusCode::OK, "it lives on");
+    assert_unavailable(&alice.fetch("/").await);
+    assert_eq!(site.restore_store(&mut alice).await.status, StatusCode::OK, "it lives on");
 }
 
 #[tokio::test]
 async fn stale_reads_respect_timeouts_without_ending_sessions() {
-    let site = Site::start("serve_known_for = \"1h\"").await;
+    let site = OutageTest::start("serve_known_for = \"1h\"").await;
     let mut alice = site.log_in("alice").await;
     site.redis.pause();
     site.gateway.advance(Duration::from_secs(30 * 60 - 1));
-    is_known(&alice.fetch("/").await);
+    assert_stale_read(&alice.fetch("/").await);
     site.gateway.advance(Duration::from_secs(1));
-    // Another gateway may have seen him meanwhile: whether he idled is not known here.
-    is_away(&alice.fetch("/").await);
-    let answer = site.comes_back(&mut alice).await;
+    // Another gateway can have recorded activity, so this one cannot decide on the idle timeout.
+    assert_unavailable(&alice.fetch("/").await);
+    let answer = site.restore_store(&mut alice).await;
     assert_eq!(answer.json()["reason"], "idle", "serving him was no activity");
 }
 
 #[tokio::test]
 async fn session_with_a_failed_revocation_gets_no_stale_reads() {
-    let site = Site::start("").await;
+    let site = OutageTest::start("").await;
     let mut alice = site.log_in("alice").await;
     let [mut phone, mut tablet] = [site.log_in("alice").await, site.log_in("alice").await];
     let csrf = alice.navigate("/.doorward/logout").await.form_field("csrf");
@@ -161,35 +161,35 @@ async fn session_with_a_failed_revocation_gets_no_stale_reads() {
     site.redis.pause();
     let user = site.gateway.revoke("user=bob").await;
     assert!(user.starts_with("HTTP/1.1 503"), "{user}");
-    is_away(&bob.fetch("/").await);
-    is_known(&alice.fetch("/").await);
-    is_away(&alice.post_form("/.doorward/logout", &[("csrf", &csrf)]).await);
-    is_away(&alice.fetch("/").await);
-    is_known(&phone.fetch("/").await);
+    assert_unavailable(&bob.fetch("/").await);
+    assert_stale_read(&alice.fetch("/").await);
+    assert_unavailable(&alice.post_form("/.doorward/logout", &[("csrf", &csrf)]).await);
+    assert_unavailable(&alice.fetch("/").await);
+    assert_stale_read(&phone.fetch("/").await);
     let one = site.gateway.revoke(&format!("session={}", handle(&tablet))).await;
     assert!(one.starts_with("HTTP/1.1 503"), "{one}");
-    is_away(&tablet.fetch("/").await);
+    assert_unavailable(&tablet.fetch("/").await);
     let all = site.gateway.revoke("all=1").await;
     assert!(all.starts_with("HTTP/1.1 503"), "{all}");
-    is_away(&phone.fetch("/").await);
-    // Nobody was told that it was done, and it was not.
-    assert_eq!(site.comes_back(&mut bob).await.status, StatusCode::OK);
+    assert_unavailable(&phone.fetch("/").await);
+    // The revocation was not acknowledged and did not happen.
+    assert_eq!(site.restore_store(&mut bob).await.status, StatusCode::OK);
 }
 
-/// What the cache knows is believed for up to three seconds, also while a revocation waits in vain.
+/// The cache serves sessions for up to three seconds, even while a revocation is failing.
 #[tokio::test]
 async fn cached_admission_ends_after_a_failed_revocation() {
     for end in ["user=alice", "all=1"] {
-        let_in_by_the_cache_while_it_fails(end).await;
+        admit_from_cache_during_failed_revocation(end).await;
     }
 }
 
-async fn let_in_by_the_cache_while_it_fails(end: &str) {
+async fn admit_from_cache_during_failed_revocation(end: &str) {
     let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
-    let setup = Site::setup(&upstream, &redis, "");
+    let setup = OutageTest::setup(&upstream, &redis, "");
     let store = setup.store.replace("local_cache = \"off\"", "");
     let gateway = Gateway::start(Setup { store, ..setup });
-    let site = Site { gateway, upstream, redis };
+    let site = OutageTest { gateway, upstream, redis };
     let mut alice = site.log_in("alice").await;
     let known = r#"doorward_session_cache_lookups_total{result="hit"}"#;
     let hits = async || {
@@ -197,7 +197,7 @@ async fn let_in_by_the_cache_while_it_fails(end: &str) {
         let hits = metrics.lines().find_map(|line| line.strip_prefix(known)?.trim().parse().ok());
         hits.unwrap_or(0_u64)
     };
-    let (before, deadline) = (hits().await, Instant::now() + PATIENCE);
+    let (before, deadline) = (hits().await, Instant::now() + TIMEOUT);
     while hits().await == before {
         assert!(Instant::now() < deadline, "nothing is ever known");
         assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
@@ -207,13 +207,13 @@ async fn let_in_by_the_cache_while_it_fails(end: &str) {
     let (ended, let_in) = tokio::join!(site.gateway.revoke(end), meanwhile.fetch("/"));
     assert!(ended.starts_with("HTTP/1.1 503"), "{end}: {ended}");
     assert_eq!((let_in.status, let_in.header("doorward-store")), (StatusCode::OK, ""));
-    is_away(&alice.fetch("/").await);
-    assert_eq!(site.comes_back(&mut alice).await.status, StatusCode::OK);
+    assert_unavailable(&alice.fetch("/").await);
+    assert_eq!(site.restore_store(&mut alice).await.status, StatusCode::OK);
 }
 
 #[tokio::test]
 async fn superseded_token_gets_no_stale_read_but_a_successor_does() {
-    let site = Site::start("").await;
+    let site = OutageTest::start("").await;
     let mut alice = site.log_in("alice").await;
     let mut thief = alice.clone();
     site.gateway.advance(Duration::from_secs(601));
@@ -226,9 +226,9 @@ async fn superseded_token_gets_no_stale_read_but_a_successor_does() {
     alice.fetch("/").await;
     assert_ne!(alice.token(), before, "an offer is in the jar");
     site.redis.pause();
-    is_known(&alice.fetch("/").await);
-    is_away(&thief.fetch("/").await);
-    assert_eq!(site.comes_back(&mut alice).await.status, StatusCode::OK);
+    assert_stale_read(&alice.fetch("/").await);
+    assert_unavailable(&thief.fetch("/").await);
+    assert_eq!(site.restore_store(&mut alice).await.status, StatusCode::OK);
 }
 
 #[tokio::test]
@@ -244,7 +244,7 @@ async fn stale_reads_are_off_by_default() {
     alice.log_in("alice").await;
     assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
     redis.pause();
-    is_away(&alice.fetch("/").await);
+    assert_unavailable(&alice.fetch("/").await);
     redis.resume();
 }
 

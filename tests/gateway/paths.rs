@@ -1,10 +1,10 @@
-//! Paths that two programs can read in two ways, where a route may bear them and where not.
+//! Ambiguous paths, and routes that allow them.
 
 use test_support::browser::Browser;
 use test_support::gateway::{Gateway, Setup};
 use test_support::upstream::Upstream;
 
-/// `/git` bears paths in doubt, `/git/admin` is for somebody else, `/open` is public, `/` refuses.
+/// `/git` allows ambiguous paths, `/git/admin` has another access rule, `/open` is public, `/` rejects them.
 async fn stage() -> (Upstream, Gateway, Browser) {
     let upstream = Upstream::start().await;
     let to = upstream.address;
@@ -29,7 +29,7 @@ async fn stage() -> (Upstream, Gateway, Browser) {
     (upstream, gateway, alice)
 }
 
-/// Ways to write a path below `/git` that the route bears.
+/// Ambiguous paths below `/git` that its route allows.
 const BORNE: [&str; 7] = [
     "/git/group%2Fproject",
     "/git/a//b",
@@ -40,7 +40,7 @@ const BORNE: [&str; 7] = [
     "/git/a%2Fb?x=/../y",
 ];
 
-/// And such that no route bears.
+/// Paths that no route allows.
 const REFUSED: [&str; 14] = [
     "/git/../open",
     "/git/%2e%2e/open",
@@ -51,7 +51,7 @@ const REFUSED: [&str; 14] = [
     "/git/a%00",
     "/git/a%ff%2f",
     "/git/%2f%zz",
-    // Another route in one of the readings.
+    // Another route for one of the interpretations.
     "/git//admin/x",
     "/git/%61dmin%2Fx",
     "/git;x/admin/x",

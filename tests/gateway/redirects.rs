@@ -1,4 +1,4 @@
-//! Every place that answers with a `Location`, tried with every spelling of "elsewhere".
+//! Open redirects: every response with a `Location`, tested with every spelling of another host.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::advisories::{elsewhere, place};
+use crate::advisories::{location_url, other_hosts};
 use test_support::browser::Browser;
 use test_support::gateway::{Gateway, PASSWORD, Setup, manual_clock, session_route};
 use test_support::upstream::{Upstream, header_values};
 
-/// A gateway whose clock passes when it is told to: logins are slowed down by it.
+/// A gateway with a manual clock, because login throttling depends on time.
 async fn one_app() -> (Upstream, Gateway) {
     let upstream = Upstream::start().await;
     let setup = Setup {
@@ -22,16 +22,16 @@ async fn one_app() -> (Upstream, Gateway) {
     (upstream, Gateway::start(setup))
 }
 
-/// The spellings by name, and every fifth of those that are put together.
+/// Returns the named spellings and every fifth of the combined ones.
 fn spellings() -> Vec<String> {
-    let all = elsewhere();
+    let all = other_hosts();
     let (named, made) = all.split_at(24);
     let some = named.iter().chain(made.iter().step_by(5)).cloned().collect::<Vec<_>>();
     assert!(some.len() > 150, "{}", some.len());
     some
 }
 
-/// Those that can stand in the first line of a request, alone and behind a path that is ours.
+/// Returns the spellings that are valid in a request line, alone and after one of our paths.
 fn targets() -> Vec<String> {
     let sendable = |trick: &String| trick.bytes().all(|byte| byte > b' ');
     let tricks: Vec<_> = spellings().into_iter().filter(sendable).collect();
@@ -48,9 +48,9 @@ fn head(method: &str, target: &str, more: &str) -> String {
     )
 }
 
-/// A page of ours at app.test; anything else fails.
+/// Asserts that a location is one of our pages at app.test.
 fn stays(location: &str, trick: &str) {
-    let place = place(location);
+    let place = location_url(location);
     assert_eq!(
         (place.scheme(), place.host_str()),
         ("https", Some("app.test")),
@@ -90,7 +90,7 @@ async fn odd_path_returns_to_this_host_after_login() {
         let answer = browser.send_raw(head("GET", &trick, "").as_bytes()).await;
         for location in header_values(&answer, "location") {
             stays(&location, &trick);
-            let query = place(&location)
+            let query = location_url(&location)
                 .query_pairs()
                 .find(|(name, _)| name == "to")
                 .map(|(_, to)| to.into_owned());
@@ -118,7 +118,7 @@ async fn logout_and_sessions_page_ignore_redirect_parameters() {
         let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(named).finish();
         let asked = browser.navigate(&format!("/.doorward/logout?{query}")).await;
         assert_eq!((asked.status, asked.header("location")), (StatusCode::OK, ""), "{trick:?}");
-        // Without a session there is nothing to prove, and the answer is the goodbye.
+        // Without a session, logout needs no CSRF token and returns the logout page.
         let mut nobody = Browser::new(&gateway);
         let left = nobody.post_form(&format!("/.doorward/logout?{query}"), &named).await;
         assert_eq!((left.status, left.header("location")), (StatusCode::OK, ""), "{trick:?}");
@@ -136,7 +136,7 @@ async fn logout_and_sessions_page_ignore_redirect_parameters() {
     assert_eq!((left.status, left.header("location")), (StatusCode::OK, ""));
 }
 
-/// One request in the clear; the whole answer.
+/// Sends a request without TLS and returns the raw response.
 async fn plain(gateway: &Gateway, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(gateway.http).await.expect("a connection");
     stream.write_all(bytes).await.expect("sent");
@@ -145,7 +145,7 @@ async fn plain(gateway: &Gateway, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Ways to write a host so that it begins, ends or looks like ours.
+/// Hosts that start with, end with or resemble ours.
 fn hosts() -> Vec<String> {
     let joints = [
         ".", "@", ":", "/", "\\", "#", "?", "%", "%00", "%2e", "%2f", "%40", " ", "\t", ",", ";",

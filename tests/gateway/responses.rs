@@ -1,4 +1,4 @@
-//! What answers say, and what they keep to themselves.
+//! Response headers.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use test_support::browser::{Browser, Response};
 use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
 use test_support::upstream::Upstream;
 
-/// `app.test` with a session, and the same app for everybody at `/public` and at `localhost`.
+/// A session route at `app.test` and public routes at `/public` and at `localhost`.
 async fn start(answer: &str, server: &str) -> (Upstream, Gateway) {
     let upstream = Upstream::with_response(answer).await;
     let session = session_route(upstream.address);
@@ -28,10 +28,10 @@ async fn start(answer: &str, server: &str) -> (Upstream, Gateway) {
     (upstream, gateway)
 }
 
-/// An app that tells everything about itself, and says nothing of https but to forget it.
+/// A response with server software headers and an HSTS header that disables HSTS.
 const TALKATIVE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nServer: Apache/2.4.1 (Unix)\r\nX-Powered-By: PHP/5.3\r\nX-AspNet-Version: 4\r\nX-AspNetMvc-Version: 5\r\nStrict-Transport-Security: max-age=0\r\nProxy-Status: cache; hit\r\nConnection: x-one\r\nConnection: close, X-Two\r\nX-One: 1\r\nX-Two: 2\r\nX-Kept: 3\r\n\r\n";
 
-/// One answer of each kind: the app's, a login, 401, 404, a page, and 400.
+/// One response of each kind: upstream, login, 401, 404, own page and 400.
 async fn kinds(gateway: &Gateway, h2: bool) -> Vec<Response> {
     let mut alice = Browser::new(gateway);
     alice.h2 = h2;
@@ -66,7 +66,7 @@ async fn every_response_has_hsts() {
             assert_eq!(lines, ["max-age=31536000"], "{}", answer.status);
         }
     }
-    // There it would turn http into https for every other program of the developer's.
+    // On localhost, HSTS would affect every other program of the developer.
     let mut local = Browser::new(&gateway);
     local.host = "localhost".to_owned();
     assert_eq!(local.fetch("/").await.header("strict-transport-security"), "max-age=0");
@@ -116,7 +116,7 @@ async fn response_headers_named_by_connection_are_dropped() {
             assert!(!answer.headers.contains_key(name), "{name}");
         }
         assert_eq!(answer.header("x-kept"), "3");
-        // RFC 9209 2: what others said of the way stays.
+        // RFC 9209, section 2: earlier `Proxy-Status` members are kept.
         assert_eq!(answer.header("proxy-status"), "cache; hit");
     }
 }
@@ -285,7 +285,7 @@ async fn proxy_status_details_can_be_disabled() {
 }
 
 /// RFC 9110, section 15.2.
-/// The HTTP library cannot send them on HTTP/1.1, so they end here; the answer behind them does not.
+/// The HTTP library cannot send informational responses on HTTP/1.1, so the gateway drops them.
 #[tokio::test]
 async fn early_hints_are_dropped_and_the_response_follows() {
     let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nSet-Cookie: __Host-doorward=x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
@@ -334,7 +334,7 @@ async fn proxy_loop_is_detected() {
     assert!(upstream.heads().is_empty());
 }
 
-/// An app that answers before it has read anything of the body, and keeps its connection open.
+/// An upstream that responds before it reads the body and keeps its connection open.
 async fn hasty() -> (std::net::SocketAddr, Arc<Mutex<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -367,7 +367,7 @@ async fn early_upstream_response_closes_the_client_connection() {
     let (address, heard) = hasty().await;
     let routes = session_route(address).replace("\"session\"", "\"public\"");
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
-    // What is missing of the body arrives as what looks like another request.
+    // The rest of the body looks like another request.
     let request =
         format!("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100000\r\n\r\n{SMUGGLED}");
     let mut stream = Browser::new(&gateway).connect().await;
@@ -378,7 +378,7 @@ async fn early_upstream_response_closes_the_client_connection() {
     let answer = String::from_utf8_lossy(&answer).into_owned();
     assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
-    // The next client gets a connection of its own, and not the one in the middle of a body.
+    // The next client must not get the connection with the unfinished body.
     let next = Browser::new(&gateway).fetch("/next").await;
     assert_eq!(next.status.as_u16(), 413);
     let heard = heard.lock().expect("no panic").clone();

@@ -1,4 +1,4 @@
-//! What is left of sessions when the gateway or its store was gone meanwhile.
+//! Sessions across restarts of the gateway and its store.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use test_support::gateway::{Gateway, Setup, manual_clock, prepare_directory, ses
 use test_support::redis_server::{RedisOptions, RedisServer};
 use test_support::upstream::Upstream;
 
-/// Longest wait for what has to come.
+/// Longest wait for an expected event.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn verdict(gateway: &Gateway, token: &str) -> String {
@@ -84,7 +84,7 @@ async fn embedded_store_keeps_sessions_and_revocations_on_restart() {
     assert_eq!(verdict(&gateway, &desk.token()).await, "401 theft");
 }
 
-/// Asks until the answer has this status; each answer before it has to have the other.
+/// Sends requests until the status changes from `before` to `after`; any other status fails.
 async fn until(browser: &mut Browser, wanted: StatusCode, before: StatusCode) -> Response {
     let deadline = Instant::now() + PATIENCE;
     loop {

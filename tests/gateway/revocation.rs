@@ -1,4 +1,4 @@
-//! What several gateways on one Redis know without asking, and how soon they hear of an end.
+//! The session cache of several gateways with one Redis, and the delay of revocations.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
 use test_support::redis_server::{RedisOptions, RedisServer};
 use test_support::upstream::Upstream;
 
-/// Longest wait for what has to come.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest wait for an expected event.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Gateways on one Redis with the same keys and users; each follows the changes.
+/// Starts gateways with one Redis, the same keys and users, and invalidation.
 async fn several<const N: usize>(upstream: &Upstream, store: &str, more: &str) -> [Gateway; N] {
     let mut shared_directory = None;
     let gateways = std::array::from_fn(|_| {
@@ -48,21 +48,21 @@ async fn several<const N: usize>(upstream: &Upstream, store: &str, more: &str) -
 }
 
 async fn until(mut done: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !done().await {
         assert!(Instant::now() < deadline, "it does not happen");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// One number of a gateway's metrics.
+/// Returns a value of a gateway's metrics.
 async fn number(gateway: &Gateway, name: &str) -> f64 {
     let metrics = gateway.metrics().await;
     let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().expect("a number")
 }
 
-/// How often Redis was asked for sessions, by its own count.
+/// Returns the number of session reads that Redis counted.
 fn reads(redis: &RedisServer) -> u64 {
     let stats = redis.command(&["INFO", "commandstats"]);
     let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_mget:calls="));
@@ -76,7 +76,7 @@ async fn cached_session_needs_no_redis_round_trip() {
     let mut browser = Browser::new(&gateway);
     browser.log_in("alice").await;
     assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
-    // The word of the login may come after that, and then the next one asks again.
+    // The invalidation of the login can arrive after that and cause another read.
     until(async || {
         let before = reads(&redis);
         browser.fetch("/").await.status == StatusCode::OK && reads(&redis) == before
@@ -93,7 +93,7 @@ async fn cached_session_needs_no_redis_round_trip() {
     let known =
         number(&gateway, "doorward_session_cache_lookups_total{result=\"hit\"}").await - known;
     assert!((known - 50.0).abs() < 0.1, "{known}");
-    // Housekeeping asks for the line of all users once a second.
+    // The gateway reads the global cutoff once a second.
     let trips = number(&gateway, "doorward_store_round_trips_total").await - trips;
     assert!(trips <= began.elapsed().as_secs_f64() + 2.0, "{trips}");
 }
@@ -131,8 +131,7 @@ async fn logout_invalidates_the_other_cache_within_a_second() {
 }
 
 /// Invariant S9.
-/// Guard: `AuthAttempt::known` in `guard/admit.rs` can only admit, by its type. What is known of a session that
-/// is in use elsewhere says that it idles.
+/// The cache can only admit a session, never reject it: its copy of a session in use elsewhere looks idle.
 #[tokio::test]
 async fn activity_elsewhere_keeps_a_cached_session_alive() {
     let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
@@ -152,7 +151,7 @@ async fn activity_elsewhere_keeps_a_cached_session_alive() {
     let mut browser = Browser::new(&here);
     browser.log_in("alice").await;
     let minutes = |minutes: u64| clock.advance(Duration::from_secs(60 * minutes));
-    // Past the minute after which a browser is sure to have its token on disk, which is noted once.
+    // After a minute the browser has written its token to disk, which is recorded once.
     minutes(2);
     let mut poller = Poller::new(&browser, &there).await;
     poller.warm_up(&there).await;
@@ -164,7 +163,7 @@ async fn activity_elsewhere_keeps_a_cached_session_alive() {
     let asked = "doorward_session_cache_lookups_total{result=\"hit\"}";
     let before = number(&there, asked).await;
     minutes(20);
-    // By this clock the line of everybody is old, and nothing is believed until it was read again.
+    // By this clock the cached global cutoff is too old, so it must be read again first.
     let trips = "doorward_store_round_trips_total";
     let read = number(&there, trips).await + 3.0;
     until(async || number(&there, trips).await >= read).await;
@@ -176,7 +175,7 @@ async fn activity_elsewhere_keeps_a_cached_session_alive() {
     assert_eq!(browser.fetch("/").await.json()["reason"], "idle");
 }
 
-/// A connection on which one session is asked about without pause.
+/// A connection that sends requests for one session without pause.
 struct Poller {
     sender: SendRequest<Empty<Bytes>>,
     token: String,
@@ -201,7 +200,7 @@ impl Poller {
         status
     }
 
-    /// Asks until the session is known: the word of its beginning may still be on its way.
+    /// Sends requests until the session is cached; the invalidation of its creation can still be in flight.
     async fn warm_up(&mut self, gateway: &Gateway) {
         let asked = "doorward_session_cache_lookups_total{result=\"miss\"}";
         until(async || {
@@ -214,9 +213,9 @@ impl Poller {
         .await;
     }
 
-    /// Asks until the first refusal; when that came.
+    /// Sends requests until the first rejection and returns its time.
     async fn refused(mut self) -> Instant {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while self.status().await == StatusCode::OK {
             assert!(Instant::now() < deadline, "it is never refused");
         }
@@ -224,34 +223,34 @@ impl Poller {
     }
 }
 
-/// The ways to end a session of alice at a gateway.
+/// Ways to end alice's session at a gateway.
 #[derive(Clone, Copy, Debug)]
-enum End {
+enum EndKind {
     Logout,
     One,
     User,
     Everybody,
 }
 
-impl End {
-    const ALL: [End; 4] = [End::Logout, End::One, End::User, End::Everybody];
+impl EndKind {
+    const ALL: [EndKind; 4] = [EndKind::Logout, EndKind::One, EndKind::User, EndKind::Everybody];
 
     async fn act(self, browser: &mut Browser, gateway: &Gateway) -> Instant {
         match self {
-            End::Logout => {
+            EndKind::Logout => {
                 let form = browser.navigate("/.doorward/logout").await;
                 let fields = [("csrf", form.form_field("csrf"))];
                 let fields = fields.each_ref().map(|(name, value)| (*name, value.as_str()));
                 browser.post_form("/.doorward/logout", &fields).await;
             }
-            End::One => {
+            EndKind::One => {
                 let list = operator(gateway, "GET /sessions?user=alice").await;
                 let list: serde_json::Value = serde_json::from_str(&list).expect("JSON");
                 let session = list[0]["session"].as_str().expect("one session");
                 operator(gateway, &format!("POST /revoke?session={session}")).await;
             }
-            End::User => drop(operator(gateway, "POST /revoke?user=alice").await),
-            End::Everybody => drop(operator(gateway, "POST /revoke?all=1").await),
+            EndKind::User => drop(operator(gateway, "POST /revoke?user=alice").await),
+            EndKind::Everybody => drop(operator(gateway, "POST /revoke?all=1").await),
         }
         Instant::now()
     }
@@ -267,7 +266,7 @@ async fn operator(gateway: &Gateway, line: &str) -> String {
     answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
 }
 
-/// A session of alice, begun at a gateway as a login does: the brakes on guessing would stop so many.
+/// Creates a session of alice directly, because login throttling would reject so many logins.
 async fn session(gateway: &Gateway, redis: &RedisServer) -> Browser {
     let store = Store::redis(&redis.settings()).expect("good settings");
     let guard = Guard::new(store, Arc::clone(gateway.shared()));
@@ -277,9 +276,9 @@ async fn session(gateway: &Gateway, redis: &RedisServer) -> Browser {
     Browser::new(gateway).with_token(&token.expect("available").token)
 }
 
-/// One session ended at the first gateway while the others are asked about it without pause: how long
-/// after the end was acknowledged each of them refused.
-async fn one_end(gateways: &[Gateway], redis: &RedisServer, end: End) -> Vec<Duration> {
+/// Ends a session at the first gateway while the others serve requests for it. Returns the time from the
+/// acknowledgement to the rejection at each of them.
+async fn measure_one_end(gateways: &[Gateway], redis: &RedisServer, end: EndKind) -> Vec<Duration> {
     let mut browser = session(&gateways[0], redis).await;
     let mut polls = JoinSet::new();
     for gateway in &gateways[1..] {
@@ -295,10 +294,10 @@ async fn one_end(gateways: &[Gateway], redis: &RedisServer, end: End) -> Vec<Dur
 async fn measured(rounds: usize) {
     let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
     let gateways: [Gateway; 3] = several(&upstream, &redis.settings().url, "").await;
-    let mut by_end = End::ALL.map(|end| (end, Vec::new()));
+    let mut by_end = EndKind::ALL.map(|end| (end, Vec::new()));
     for round in 0..rounds {
-        let (end, took) = &mut by_end[round % End::ALL.len()];
-        took.extend(one_end(&gateways, &redis, *end).await);
+        let (end, took) = &mut by_end[round % EndKind::ALL.len()];
+        took.extend(measure_one_end(&gateways, &redis, *end).await);
     }
     for (end, mut took) in by_end {
         took.sort();
@@ -319,30 +318,30 @@ async fn long_revocation_reaches_every_gateway_within_a_second() {
     measured(1_000).await;
 }
 
-/// Stands before Redis and can swallow what it tells its followers: connections stay, words do not come.
-struct Muffler {
+/// A proxy in front of Redis that can drop invalidations while connections stay open.
+struct InvalidationFilter {
     address: SocketAddr,
     silent: Arc<AtomicBool>,
     _task: JoinSet<()>,
 }
 
-impl Muffler {
-    async fn before(redis: &RedisServer) -> Muffler {
+impl InvalidationFilter {
+    async fn in_front_of(redis: &RedisServer) -> InvalidationFilter {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let target = redis.settings().url.trim_start_matches("redis://").to_owned();
         let silent = Arc::<AtomicBool>::default();
         let mut task = JoinSet::new();
-        task.spawn(muffle(listener, target, Arc::clone(&silent)));
-        Muffler { address, silent, _task: task }
+        task.spawn(filter_pushes(listener, target, Arc::clone(&silent)));
+        InvalidationFilter { address, silent, _task: task }
     }
 }
 
-async fn muffle(listener: TcpListener, target: String, silent: Arc<AtomicBool>) {
+async fn filter_pushes(listener: TcpListener, target: String, silent: Arc<AtomicBool>) {
     let mut pumps = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         let server = TcpStream::connect(&target).await.expect("Redis is there");
-        // Or the kernel keeps small words back while others are on their way.
+        // Otherwise the kernel delays small writes (Nagle's algorithm).
         client.set_nodelay(true).and_then(|()| server.set_nodelay(true)).expect("sockets");
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
@@ -360,7 +359,7 @@ async fn muffle(listener: TcpListener, target: String, silent: Arc<AtomicBool>) 
     }
 }
 
-/// Passes on what `passes` says.
+/// Forwards the messages that `passes` selects.
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, passes: impl Fn(&[u8]) -> bool) {
     let mut buffer = vec![0; 65_536];
     while let Ok(count) = from.read(&mut buffer).await {
@@ -371,9 +370,9 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, passes: impl Fn(&
     }
 }
 
-async fn muffled(rounds: usize) {
+async fn filtered_gateway(rounds: usize) {
     let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
-    let muffler = Muffler::before(&redis).await;
+    let muffler = InvalidationFilter::in_front_of(&redis).await;
     let [first] = several(&upstream, &redis.settings().url, "").await;
     let second = Gateway::start(Setup {
         routes: session_route(upstream.address),
@@ -394,22 +393,22 @@ async fn muffled(rounds: usize) {
         let mut poller = Poller::new(&browser, &gateways[1]).await;
         poller.warm_up(&gateways[1]).await;
         muffler.silent.store(true, Ordering::SeqCst);
-        let acknowledged = End::Logout.act(&mut browser, &gateways[0]).await;
+        let acknowledged = EndKind::Logout.act(&mut browser, &gateways[0]).await;
         let took = poller.refused().await.saturating_duration_since(acknowledged);
         assert!(took < Duration::from_millis(3_100), "{took:?}");
         worst = worst.max(took);
     }
     println!("{rounds} ends that nobody was told of: the latest refusal came after {worst:?}");
-    assert!(worst > Duration::from_millis(500), "nothing was muffled: {worst:?}");
+    assert!(worst > Duration::from_millis(500), "nothing was filtered_gateway: {worst:?}");
 }
 
 #[tokio::test]
 async fn missed_revocation_takes_effect_within_three_seconds() {
-    muffled(1).await;
+    filtered_gateway(1).await;
 }
 
 #[tokio::test]
 #[ignore = "the long form, two minutes: cargo nextest run --run-ignored only -- revocation::long"]
 async fn long_missed_revocation_takes_effect_within_three_seconds() {
-    muffled(30).await;
+    filtered_gateway(30).await;
 }

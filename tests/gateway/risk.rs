@@ -1,6 +1,6 @@
-//! Signals of a moved session, through the gateway: what is written down, and what an enforcing route does.
+//! Risk signals of location changes: audit entries, and the actions of an enforcing route.
 //!
-//! A trusted proxy says where clients are, in the documentation networks of `tests/data`.
+//! A trusted proxy header sets the client address, in the documentation networks of `tests/data`.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -26,40 +26,46 @@ const PROXIED: &str = "trusted_proxies = [\"127.0.0.1\"]";
 
 const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
 
-pub const HOME: Place = Place("192.0.2.7", FIREFOX);
-const MOBILE: Place = Place("203.0.113.200", FIREFOX);
-pub const VPN_ABROAD: Place = Place("198.51.100.9", FIREFOX);
-pub const THIEF: Place = Place("203.0.113.9", "curl/8.5.0");
+pub const HOME: ClientOrigin = ClientOrigin("192.0.2.7", FIREFOX);
+const MOBILE: ClientOrigin = ClientOrigin("203.0.113.200", FIREFOX);
+pub const VPN_ABROAD: ClientOrigin = ClientOrigin("198.51.100.9", FIREFOX);
+pub const THIEF: ClientOrigin = ClientOrigin("203.0.113.9", "curl/8.5.0");
 
-/// An address and a User-Agent.
+/// Client address and User-Agent.
 #[derive(Clone, Copy)]
-pub struct Place(pub &'static str, pub &'static str);
+pub struct ClientOrigin(pub &'static str, pub &'static str);
 
-pub struct Scene {
+pub struct RiskTest {
     upstream: Upstream,
     pub gateway: Gateway,
     pub alice: Browser,
 }
 
-impl Scene {
-    /// alice logged in at home, on a route with these signals.
-    pub async fn with(signals: &str) -> Scene {
-        Scene::behind(PROXIED, signals).await
+impl RiskTest {
+    /// Logs alice in at home, on a route with this `signals` mode.
+    pub async fn with(signals: &str) -> RiskTest {
+        RiskTest::with_server(PROXIED, signals).await
     }
 
-    /// The same behind whoever these lines of `[server]` say.
-    async fn behind(server: &str, signals: &str) -> Scene {
-        Scene::set(server, signals, "").await
+    /// Logs alice in with these keys in `[server]`.
+    async fn with_server(server: &str, signals: &str) -> RiskTest {
+        RiskTest::with_settings(server, signals, "").await
     }
 
-    /// The same with more lines of `[signals]`.
-    async fn set(server: &str, signals: &str, settings: &str) -> Scene {
+    /// Logs alice in with these keys in `[server]` and `[signals]`.
+    async fn with_settings(server: &str, signals: &str, settings: &str) -> RiskTest {
         let databases =
             format!("country_db = \"{DATA}/city.mmdb\"\nasn_db = \"{DATA}/asn.mmdb\"\n");
-        Scene::made(server, signals, &format!("{databases}{settings}"), prepare_directory()).await
+        RiskTest::start(server, signals, &format!("{databases}{settings}"), prepare_directory())
+            .await
     }
 
-    async fn made(server: &str, signals: &str, settings: &str, directory: Arc<TempDir>) -> Scene {
+    async fn start(
+        server: &str,
+        signals: &str,
+        settings: &str,
+        directory: Arc<TempDir>,
+    ) -> RiskTest {
         let upstream = Upstream::start().await;
         let routes = format!("{}signals = \"{signals}\"\n", session_route(upstream.address));
         let kept = routes.replace("path = \"/\"", "path = \"/kept\"\nrotation = false");
@@ -76,33 +82,33 @@ impl Scene {
         if server.contains("proxy_protocol") {
             alice.proxy_header = b"PROXY".to_vec();
         }
-        HOME.at(&mut alice);
+        HOME.apply_to(&mut alice);
         alice.log_in("alice").await;
         gateway.advance(Duration::from_secs(120));
-        Scene { upstream, gateway, alice }
+        RiskTest { upstream, gateway, alice }
     }
 
-    pub fn theirs(&self, place: Place) -> Browser {
+    pub fn thief(&self, place: ClientOrigin) -> Browser {
         let mut thief = self.alice.clone();
-        place.at(&mut thief);
+        place.apply_to(&mut thief);
         thief
     }
 
-    /// The moves that stand in the audit log.
+    /// Returns the location changes in the audit log.
     fn moves(self) -> Vec<Value> {
         self.audited("session.location-changed")
     }
 
-    /// alice logs in elsewhere, with a browser of its own.
-    pub async fn another(&self, place: Place) -> Browser {
+    /// Logs alice in at another location with a new browser profile.
+    pub async fn new_profile(&self, place: ClientOrigin) -> Browser {
         let mut browser = Browser::new(&self.gateway);
-        place.at(&mut browser);
+        place.apply_to(&mut browser);
         browser.log_in("alice").await;
         browser
     }
 
     pub fn audited(self, event: &str) -> Vec<Value> {
-        let Scene { upstream: _upstream, gateway, .. } = self;
+        let RiskTest { upstream: _upstream, gateway, .. } = self;
         let lines = audit_log(gateway).into_iter();
         lines.filter(|line| line["event.action"] == event).collect()
     }
@@ -115,8 +121,8 @@ fn audit_log(gateway: Gateway) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
-impl Place {
-    pub fn at(self, browser: &mut Browser) {
+impl ClientOrigin {
+    pub fn apply_to(self, browser: &mut Browser) {
         browser.headers =
             vec![("x-forwarded-for", self.0.to_owned()), ("user-agent", self.1.to_owned())];
         if !browser.proxy_header.is_empty() {
@@ -136,8 +142,8 @@ pub async fn verdict(browser: &mut Browser) -> String {
 
 #[tokio::test]
 async fn monitoring_route_admits_a_thief_and_logs_once() {
-    let scene = Scene::with("monitor").await;
-    let mut thief = scene.theirs(THIEF);
+    let scene = RiskTest::with("monitor").await;
+    let mut thief = scene.thief(THIEF);
     for _ in 0..3 {
         assert_eq!(verdict(&mut thief).await, "admitted");
     }
@@ -172,12 +178,12 @@ async fn monitoring_route_admits_a_thief_and_logs_once() {
     assert!(line.get("user_agent.os.name").is_none(), "curl says nothing of it");
 }
 
-/// `language` is a signal: who reads its line has to see which two they were, and no field that a client made.
+/// `language` is a signal: the audit entry shows both languages, without other client data.
 #[tokio::test]
 async fn location_change_logs_the_first_language_of_both() {
-    let mut scene = Scene::with("monitor").await;
-    let speaks = |browser: &mut Browser, place: Place, language: &str| {
-        place.at(browser);
+    let mut scene = RiskTest::with("monitor").await;
+    let speaks = |browser: &mut Browser, place: ClientOrigin, language: &str| {
+        place.apply_to(browser);
         browser.headers.push(("accept-language", language.to_owned()));
     };
     speaks(&mut scene.alice, HOME, "de-AT,de;q=0.9");
@@ -195,9 +201,9 @@ async fn location_change_logs_the_first_language_of_both() {
 
 #[tokio::test]
 async fn enforcing_route_stops_a_foreign_client_at_once() {
-    let mut scene = Scene::with("enforce").await;
+    let mut scene = RiskTest::with("enforce").await;
     let seen = scene.upstream.heads().len();
-    let mut thief = scene.theirs(THIEF);
+    let mut thief = scene.thief(THIEF);
     assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
     assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
     assert_eq!(scene.upstream.heads().len(), seen, "the app saw nothing of it");
@@ -220,9 +226,9 @@ async fn enforcing_route_stops_a_foreign_client_at_once() {
 
 #[tokio::test]
 async fn enforcing_route_rotates_for_an_honest_traveller() {
-    let mut scene = Scene::with("enforce").await;
+    let mut scene = RiskTest::with("enforce").await;
     for place in [MOBILE, VPN_ABROAD, HOME, MOBILE] {
-        place.at(&mut scene.alice);
+        place.apply_to(&mut scene.alice);
         let before = scene.alice.token();
         assert_eq!(verdict(&mut scene.alice).await, "admitted", "{}", place.0);
         let renewed = scene.alice.token() != before;
@@ -237,12 +243,12 @@ async fn enforcing_route_rotates_for_an_honest_traveller() {
 
 #[tokio::test]
 async fn monitored_locations_stay_unknown_to_enforcing_routes() {
-    let scene = Scene::with("enforce").await;
-    let mut thief = scene.theirs(THIEF);
+    let scene = RiskTest::with("enforce").await;
+    let mut thief = scene.thief(THIEF);
     thief.fetch("/.doorward/sessions").await;
     assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
-    let scene = Scene::with("enforce").await;
-    let mut thief = scene.theirs(THIEF);
+    let scene = RiskTest::with("enforce").await;
+    let mut thief = scene.thief(THIEF);
     thief.host = "other.test".to_owned();
     assert_eq!(verdict(&mut thief).await, "admitted", "that route only watches");
     thief.host = "app.test".to_owned();
@@ -251,18 +257,18 @@ async fn monitored_locations_stay_unknown_to_enforcing_routes() {
 
 #[tokio::test]
 async fn route_without_signals_checks_nothing() {
-    let scene = Scene::with("off").await;
-    let mut thief = scene.theirs(THIEF);
+    let scene = RiskTest::with("off").await;
+    let mut thief = scene.thief(THIEF);
     assert_eq!(verdict(&mut thief).await, "admitted");
     assert!(scene.moves().is_empty());
 }
 
-/// They show where the user is, and end his other sessions.
+/// The gateway's own pages show the user's locations and end other sessions.
 #[tokio::test]
 async fn own_pages_follow_the_strictest_route_of_their_host() {
     for path in ["/.doorward/session", "/.doorward/sessions"] {
-        let scene = Scene::with("enforce").await;
-        let answer = scene.theirs(THIEF).fetch(path).await;
+        let scene = RiskTest::with("enforce").await;
+        let answer = scene.thief(THIEF).fetch(path).await;
         assert_eq!(answer.json()["reason"], "reauthenticate", "{path}");
         assert_eq!(verdict(&mut scene.alice.clone()).await, "401 reauthenticate");
         let moves = scene.moves();
@@ -273,14 +279,14 @@ async fn own_pages_follow_the_strictest_route_of_their_host() {
         );
     }
     let ending = [("do", "end-others"), ("csrf", "")];
-    let scene = Scene::with("enforce").await;
-    let other = scene.another(HOME).await;
-    let answer = scene.theirs(THIEF).post_form("/.doorward/sessions", &ending).await;
+    let scene = RiskTest::with("enforce").await;
+    let other = scene.new_profile(HOME).await;
+    let answer = scene.thief(THIEF).post_form("/.doorward/sessions", &ending).await;
     assert!(answer.header("location").ends_with("why=reauthenticate"), "{}", answer.text());
     assert_eq!(verdict(&mut other.clone()).await, "admitted");
     for (signals, lines) in [("monitor", 1), ("off", 0)] {
-        let scene = Scene::with(signals).await;
-        let mut thief = scene.theirs(THIEF);
+        let scene = RiskTest::with(signals).await;
+        let mut thief = scene.thief(THIEF);
         for _ in 0..2 {
             assert_eq!(thief.fetch("/.doorward/sessions").await.status, StatusCode::OK);
         }
@@ -290,9 +296,9 @@ async fn own_pages_follow_the_strictest_route_of_their_host() {
 
 #[tokio::test]
 async fn logout_is_always_allowed_and_rotates_nothing() {
-    let scene = Scene::with("enforce").await;
+    let scene = RiskTest::with("enforce").await;
     scene.gateway.advance(Duration::from_secs(601));
-    let mut thief = scene.theirs(THIEF);
+    let mut thief = scene.thief(THIEF);
     let before = thief.token();
     let form = thief.navigate("/.doorward/logout").await;
     assert_eq!(thief.token(), before, "a new token, unseen");
@@ -303,8 +309,8 @@ async fn logout_is_always_allowed_and_rotates_nothing() {
 
 #[tokio::test]
 async fn pending_rotation_happens_on_the_next_rotating_route() {
-    let scene = Scene::with("enforce").await;
-    let mut thief = scene.theirs(VPN_ABROAD);
+    let scene = RiskTest::with("enforce").await;
+    let mut thief = scene.thief(VPN_ABROAD);
     let before = thief.token();
     assert_eq!(thief.fetch("/kept").await.status, StatusCode::OK);
     assert_eq!(thief.token(), before, "its clients keep one cookie");
@@ -320,8 +326,8 @@ async fn pending_rotation_happens_on_the_next_rotating_route() {
 
 #[tokio::test]
 async fn superseded_token_from_a_new_location_is_logged() {
-    let mut scene = Scene::with("enforce").await;
-    let mut thief = scene.theirs(VPN_ABROAD);
+    let mut scene = RiskTest::with("enforce").await;
+    let mut thief = scene.thief(VPN_ABROAD);
     scene.gateway.advance(Duration::from_secs(601));
     for _ in 0..2 {
         assert_eq!(verdict(&mut scene.alice).await, "admitted");
@@ -342,8 +348,8 @@ async fn superseded_token_from_a_new_location_is_logged() {
 #[tokio::test]
 async fn replay_verdict_takes_precedence_over_risk() {
     for end_at in ["", "end_at = 80"] {
-        let mut scene = Scene::set(PROXIED, "enforce", end_at).await;
-        let mut thief = scene.theirs(THIEF);
+        let mut scene = RiskTest::with_settings(PROXIED, "enforce", end_at).await;
+        let mut thief = scene.thief(THIEF);
         for pause in [601, 0, 120] {
             scene.gateway.advance(Duration::from_secs(pause));
             assert_eq!(verdict(&mut scene.alice).await, "admitted");
@@ -379,7 +385,7 @@ async fn end_threshold_ends_the_session_as_stolen() {
     phone.log_in("alice").await;
     let held = open_websocket(&alice, "/ws/held".to_owned()).await;
     let mut thief = alice.clone();
-    THIEF.at(&mut thief);
+    THIEF.apply_to(&mut thief);
     assert_eq!(thief.fetch("/small").await.json()["reason"], "theft");
     assert_eq!(held.wait_until_closed().await.1, "close 1008");
     assert_eq!(alice.fetch("/small").await.json()["reason"], "theft");
@@ -407,12 +413,13 @@ async fn end_threshold_ends_the_session_as_stolen() {
 
 #[tokio::test]
 async fn allowed_network_is_never_new_but_its_software_is() {
-    let mut scene = Scene::set(PROXIED, "enforce", "allow = [\"198.51.100.0/24\"]").await;
+    let mut scene =
+        RiskTest::with_settings(PROXIED, "enforce", "allow = [\"198.51.100.0/24\"]").await;
     let before = scene.alice.token();
-    VPN_ABROAD.at(&mut scene.alice);
+    VPN_ABROAD.apply_to(&mut scene.alice);
     assert_eq!(verdict(&mut scene.alice).await, "admitted");
     assert_eq!(scene.alice.token(), before, "nothing to answer");
-    let mut other = scene.theirs(Place(VPN_ABROAD.0, "curl/8.5.0"));
+    let mut other = scene.thief(ClientOrigin(VPN_ABROAD.0, "curl/8.5.0"));
     assert_eq!(verdict(&mut other).await, "admitted");
     assert_ne!(other.token(), before, "renewed");
     let moves = scene.moves();
@@ -426,9 +433,9 @@ async fn replaced_geoip_database_is_used_without_restart() {
     let at = |name: &str| directory.path().join(name);
     std::fs::copy(format!("{DATA}/asn.mmdb"), at("places.mmdb")).expect("copied");
     let places = "country_db = \"places.mmdb\"\n";
-    let mut scene = Scene::made(PROXIED, "enforce", places, Arc::clone(&directory)).await;
+    let mut scene = RiskTest::start(PROXIED, "enforce", places, Arc::clone(&directory)).await;
     let before = scene.alice.token();
-    VPN_ABROAD.at(&mut scene.alice);
+    VPN_ABROAD.apply_to(&mut scene.alice);
     assert_eq!(verdict(&mut scene.alice).await, "admitted");
     assert_eq!(scene.alice.token(), before, "no country is known yet");
     std::fs::copy(format!("{DATA}/city.mmdb"), at("newer.mmdb")).expect("copied");
@@ -438,17 +445,17 @@ async fn replaced_geoip_database_is_used_without_restart() {
         assert!(Instant::now() < deadline, "it is never read");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    Place("203.0.113.9", FIREFOX).at(&mut scene.alice);
+    ClientOrigin("203.0.113.9", FIREFOX).apply_to(&mut scene.alice);
     assert_eq!(verdict(&mut scene.alice).await, "admitted");
     assert_ne!(scene.alice.token(), before, "from another country: renewed");
 }
 
-// The TLS handshake
+// TLS fingerprints
 
 const PASSED_ON: &str = "trusted_proxies = [\"127.0.0.1\"]\nproxy_protocol = true";
 
-/// The same profile, copied to a program whose TLS library knows but one cipher suite.
-fn with_another_handshake(scene: &Scene, suite: usize) -> Browser {
+/// Returns the profile with a TLS library that offers one cipher suite only.
+fn with_another_handshake(scene: &RiskTest, suite: usize) -> Browser {
     let mut provider = provider().as_ref().clone();
     provider.cipher_suites = vec![provider.cipher_suites[suite]];
     let mut roots = rustls::RootCertStore::empty();
@@ -470,12 +477,12 @@ fn ja4(line: &Value, name: &str) -> String {
 
 #[tokio::test]
 async fn tls_fingerprint_reveals_a_copied_user_agent() {
-    let scene = Scene::behind(PASSED_ON, "enforce").await;
+    let scene = RiskTest::with_server(PASSED_ON, "enforce").await;
     let mut thief = with_another_handshake(&scene, 0);
     assert_eq!(verdict(&mut thief).await, "admitted", "alone it is written down");
     assert_eq!(verdict(&mut thief).await, "admitted", "and once");
     let mut abroad = with_another_handshake(&scene, 1);
-    VPN_ABROAD.at(&mut abroad);
+    VPN_ABROAD.apply_to(&mut abroad);
     assert_eq!(verdict(&mut abroad).await, "401 reauthenticate");
     let moves = scene.moves();
     assert_eq!(moves.len(), 2, "{moves:#?}");
@@ -491,9 +498,9 @@ async fn tls_fingerprint_reveals_a_copied_user_agent() {
 
 #[tokio::test]
 async fn copied_user_agent_fails_from_another_network() {
-    let scene = Scene::behind(PASSED_ON, "enforce").await;
+    let scene = RiskTest::with_server(PASSED_ON, "enforce").await;
     let mut thief = with_another_handshake(&scene, 0);
-    MOBILE.at(&mut thief);
+    MOBILE.apply_to(&mut thief);
     assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
     let moves = scene.moves();
     assert_eq!(moves.len(), 1, "{moves:#?}");
@@ -504,15 +511,15 @@ async fn copied_user_agent_fails_from_another_network() {
 
 #[tokio::test]
 async fn tls_inspection_does_not_cause_a_second_login() {
-    let scene = Scene::behind(PASSED_ON, "enforce").await;
+    let scene = RiskTest::with_server(PASSED_ON, "enforce").await;
     let mut office = with_another_handshake(&scene, 0);
-    MOBILE.at(&mut office);
+    MOBILE.apply_to(&mut office);
     assert_eq!(verdict(&mut office).await, "401 reauthenticate");
     office.log_in("alice").await;
     assert_eq!(verdict(&mut office).await, "admitted");
-    // The login was in the same browser: it is known by both of its handshakes.
+    // The login came from the same browser, so both of its fingerprints are known.
     let mut travels = Browser { tls: Arc::clone(&scene.alice.tls), ..office };
-    VPN_ABROAD.at(&mut travels);
+    VPN_ABROAD.apply_to(&mut travels);
     assert_eq!(verdict(&mut travels).await, "admitted");
     let moves = scene.moves();
     assert_eq!(moves.len(), 2, "{moves:#?}");
@@ -524,7 +531,7 @@ async fn tls_inspection_does_not_cause_a_second_login() {
 
 #[tokio::test]
 async fn resumption_and_protocol_keep_the_fingerprint() {
-    let mut scene = Scene::behind(PASSED_ON, "enforce").await;
+    let mut scene = RiskTest::with_server(PASSED_ON, "enforce").await;
     let mut config = (*scene.alice.tls).clone();
     config.resumption = rustls::client::Resumption::disabled();
     let mut fresh = Browser { tls: Arc::new(config), ..scene.alice.clone() };
@@ -539,7 +546,7 @@ async fn resumption_and_protocol_keep_the_fingerprint() {
 
 #[tokio::test]
 async fn fingerprint_of_a_tls_terminating_proxy_is_ignored() {
-    let scene = Scene::with("enforce").await;
+    let scene = RiskTest::with("enforce").await;
     let mut other = with_another_handshake(&scene, 0);
     assert_eq!(verdict(&mut other).await, "admitted");
     assert!(scene.moves().is_empty());
@@ -547,7 +554,7 @@ async fn fingerprint_of_a_tls_terminating_proxy_is_ignored() {
 
 #[tokio::test]
 async fn curl_and_openssl_have_distinct_fingerprints() {
-    let scene = Scene::behind("", "enforce").await;
+    let scene = RiskTest::with_server("", "enforce").await;
     let (port, cookie) =
         (scene.gateway.address.port(), format!("{SESSION}={}", scene.alice.token()));
     let mut curl = Command::new("curl");

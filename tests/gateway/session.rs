@@ -1,4 +1,4 @@
-//! The life of a session as a browser sees it: renewed, ended, never lost. All times by a manual clock.
+//! The session life cycle: rotation, timeouts, logout, cookies and keys. All times use a manual clock.
 
 use std::time::{Duration, Instant};
 
@@ -20,12 +20,12 @@ const MINUTE: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// The defaults: renewed after 10 min, grace 30 s, idle 30 min, absolute 12 h.
+/// The defaults: rotation after 10 min, grace period 30 s, idle timeout 30 min, absolute timeout 12 h.
 const ROTATE: Duration = Duration::from_secs(600);
 const GRACE: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(30 * 60);
 
-/// An app that would like its answers cached, behind a gateway whose clock stands still.
+/// An upstream with cacheable responses behind a gateway with a manual clock.
 async fn app(session: &str) -> (Upstream, Gateway) {
     let answer =
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nCache-Control: public, max-age=60\r\n\r\nhello";
@@ -45,12 +45,12 @@ async fn alice(gateway: &Gateway) -> Browser {
     browser
 }
 
-/// One request with a token, by a client that keeps nothing.
+/// Sends a request with a token from a client without a jar.
 async fn show(gateway: &Gateway, token: &str) -> Response {
     Browser::new(gateway).with_token(token).fetch("/").await
 }
 
-/// The session token that an answer brings.
+/// Returns the session token of a response.
 fn offered(answer: &Response) -> Option<String> {
     let lines = answer.set_cookies();
     let value = lines.iter().find_map(|line| line.strip_prefix(SESSION)?.strip_prefix('='))?;
@@ -73,7 +73,7 @@ fn counted(gateway: &Gateway, event: &str) -> u64 {
     value.map_or(0, |value| value.parse().expect("a number"))
 }
 
-/// Tries until it holds: for what the housekeeping thread brings about within a second or so.
+/// Polls until the condition holds; for work of the maintenance thread, which takes about a second.
 async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !holds().await {
@@ -82,7 +82,7 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
-// Renewal
+// Rotation
 
 /// Rotation rule 1.
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn parallel_requests_get_one_successor() {
 }
 
 /// Rotation rule 5.
-/// Who asks chooses these fields himself: none of them may buy a thief time.
+/// Clients choose these headers, so none of them may extend the use of a stolen token.
 #[tokio::test]
 async fn image_requests_do_not_extend_a_stolen_token() {
     let kinds: [&[(&str, &str)]; 5] = [
@@ -161,7 +161,7 @@ async fn only_use_of_the_successor_starts_the_grace_period() {
     let old = alice(&gateway).await.token();
     gateway.advance(ROTATE);
     let new = offered(&show(&gateway, &old).await).expect("due");
-    // The offer was lost on its way: it is made again, and the old token is still the current one.
+    // The successor was lost: it is sent again, and the old token is still current.
     gateway.advance(GRACE + SECOND);
     assert_eq!(offered(&show(&gateway, &old).await).as_ref(), Some(&new));
     assert_eq!(counted(&gateway, "session.token-rotated"), 0);
@@ -172,7 +172,7 @@ async fn only_use_of_the_successor_starts_the_grace_period() {
     assert_eq!((late.status, offered(&late)), (StatusCode::OK, None));
 }
 
-/// Renews once; gives the old token and the new one, which was used.
+/// Rotates once; returns the old token and the new one, which was used.
 async fn renewed(gateway: &Gateway) -> (String, String) {
     let old = alice(gateway).await.token();
     gateway.advance(ROTATE);
@@ -232,14 +232,14 @@ async fn slow_response_never_restores_a_superseded_token() {
     let mut download = browser.clone();
     let slow = tokio::spawn(async move { download.fetch("/slow").await });
     is_waiting(&gate).await;
-    // Meanwhile two renewals pass by in another tab.
+    // Two rotations happen in another tab in the meantime.
     let mut tab = browser;
     for _ in 0..2 {
         assert!(offered(&tab.fetch("/").await).is_some());
         assert_eq!(tab.fetch("/").await.status, StatusCode::OK);
         gateway.advance(ROTATE);
     }
-    gate.send_replace(Gate::Open);
+    gate.send_replace(ResponseGate::Open);
     let answer = slow.await.expect("no panic");
     assert_eq!((answer.status, offered(&answer)), (StatusCode::OK, None));
 }
@@ -255,32 +255,32 @@ async fn slow_response_carries_the_current_successor() {
     let slow = tokio::spawn(async move { download.fetch("/slow").await });
     is_waiting(&gate).await;
     gateway.advance(GRACE);
-    gate.send_replace(Gate::Open);
+    gate.send_replace(ResponseGate::Open);
     let answer = slow.await.expect("no panic");
     assert_eq!(offered(&answer), offered(&browser.fetch("/").await));
     assert!(offered(&answer).is_some());
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Gate {
+enum ResponseGate {
     Closed,
     Waiting,
     Open,
 }
 
-/// Waits until `/slow` was asked for.
-async fn is_waiting(gate: &watch::Sender<Gate>) {
+/// Waits for a request to `/slow`.
+async fn is_waiting(gate: &watch::Sender<ResponseGate>) {
     let mut gate = gate.subscribe();
-    let waiting = gate.wait_for(|gate| *gate == Gate::Waiting);
+    let waiting = gate.wait_for(|gate| *gate == ResponseGate::Waiting);
     let waiting = tokio::time::timeout(20 * SECOND, waiting).await;
     waiting.expect("the slow request arrives").expect("held");
 }
 
-/// Answers at once, but `/slow` only when the gate opens.
-async fn slow_app() -> (std::net::SocketAddr, watch::Sender<Gate>) {
+/// Responds at once, except to `/slow`, which waits for the gate.
+async fn slow_app() -> (std::net::SocketAddr, watch::Sender<ResponseGate>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    let gate = watch::Sender::new(Gate::Closed);
+    let gate = watch::Sender::new(ResponseGate::Closed);
     let opener = gate.clone();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
@@ -289,9 +289,9 @@ async fn slow_app() -> (std::net::SocketAddr, watch::Sender<Gate>) {
                 let mut head = [0; 4096];
                 let read = stream.read(&mut head).await.unwrap_or(0);
                 if head[..read].starts_with(b"GET /slow") {
-                    gate.send_replace(Gate::Waiting);
+                    gate.send_replace(ResponseGate::Waiting);
                     let mut opened = gate.subscribe();
-                    opened.wait_for(|gate| *gate == Gate::Open).await.expect("held");
+                    opened.wait_for(|gate| *gate == ResponseGate::Open).await.expect("held");
                 }
                 let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
                 stream.write_all(answer).await.unwrap_or_default();
@@ -301,7 +301,7 @@ async fn slow_app() -> (std::net::SocketAddr, watch::Sender<Gate>) {
     (address, gate)
 }
 
-// The ends
+// End of a session
 
 /// Invariant S9.
 #[tokio::test]
@@ -408,7 +408,7 @@ async fn duplicate_session_cookies_are_rejected() {
     assert_eq!(show(&gateway, &token).await.status, StatusCode::OK);
 }
 
-/// A gateway with the keys of another one and a store that nobody answers for.
+/// A gateway with the keys of another one and an unreachable store.
 fn without_store(beside: &Gateway, upstream: &Upstream) -> Gateway {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = closed.local_addr().expect("an address").port();
@@ -422,7 +422,7 @@ fn without_store(beside: &Gateway, upstream: &Upstream) -> Gateway {
     })
 }
 
-/// What no gateway with these keys made: cut, altered, another installation's.
+/// Tokens that no gateway with these keys issued: truncated, altered, or of another installation.
 fn forgeries(token: &str) -> Vec<String> {
     let mut altered: Vec<String> = [4, 5, 20, 40, 60, 107]
         .into_iter()
@@ -449,7 +449,7 @@ async fn forged_cookie_is_rejected_without_a_store_query() {
     let (upstream, gateway) = app("").await;
     let token = alice(&gateway).await.token();
     let blind = without_store(&gateway, &upstream);
-    // The store is away: whoever is sent to it gets 503.
+    // The store is unavailable, so a request that queries it gets a 503.
     let real = show(&blind, &token).await;
     assert_eq!(refused(&real), (503, "store-unavailable".to_owned()));
     assert_eq!(real.header("retry-after"), "2");
@@ -463,7 +463,7 @@ async fn forged_cookie_is_rejected_without_a_store_query() {
     assert_eq!(counted(&blind, "session.token-invalid"), forged.len() as u64);
 }
 
-/// Whether an answer takes the session cookie away.
+/// Returns true if a response deletes the session cookie.
 fn deletes(answer: &Response) -> bool {
     answer.set_cookies().iter().any(|line| {
         let line = line.to_ascii_lowercase();
@@ -492,7 +492,7 @@ async fn only_logout_deletes_the_cookie() {
     let live = alice(&gateway).await.token();
     let elsewhere = alice(&narrow).await.token();
     let forged = format!("dw1_{}", "A".repeat(104));
-    // Who shows what, where, and what comes of it for a person and a program.
+    // Client, token, path, and the expected status for a browser and for a program.
     let cases = [
         (&gateway, &forged, "/", 303, 401),
         (&gateway, &elsewhere, "/", 303, 401),
@@ -517,7 +517,7 @@ async fn only_logout_deletes_the_cookie() {
     }
 }
 
-/// Answers to tokens of sessions that ended in every way.
+/// Returns responses to tokens of sessions that ended in every way.
 async fn ended_sessions(gateway: &Gateway) -> Vec<Response> {
     let mut answers = Vec::new();
     let mut browser = alice(gateway).await;
@@ -548,7 +548,7 @@ async fn logout_ends_the_session_before_deleting_the_cookie() {
     let csrf = browser.navigate("/.doorward/logout").await.form_field("csrf");
     let answer = browser.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
     assert_eq!(answer.status, StatusCode::OK);
-    // Deleted by the same name, path and guards, or browsers keep it (CVE-2025-55162).
+    // Browsers delete a cookie only with the same name, path and attributes (CVE-2025-55162).
     let line = format!("{SESSION}=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0");
     assert_eq!(answer.set_cookies(), [line]);
     assert_eq!(refused(&show(&gateway, &token).await), unauthorized("logout"));
@@ -597,7 +597,7 @@ async fn session_limit_evicts_the_least_recently_used() {
     assert_eq!(other.fetch("/").await.status, StatusCode::OK);
 }
 
-// Keys and accounts, changed while the gateway runs
+// Changes of keys and accounts at run time
 
 /// `version 1 | key id 1 | tag 8 | session id 16 | …`
 fn bytes_of(token: &str) -> Vec<u8> {
@@ -612,7 +612,7 @@ fn key_id(token: &str) -> u8 {
     bytes_of(token)[1]
 }
 
-/// What `doorward keys rotate` does to the file, and the wait until the gateway has seen it.
+/// Rotates the keys file as `doorward keys rotate` does and waits until the gateway has reloaded it.
 async fn rotate_keys(gateway: &Gateway) {
     let file = gateway.path("keys.toml");
     let mut ring = KeyRing::parse(&std::fs::read_to_string(&file).expect("a file")).expect("keys");
@@ -647,7 +647,7 @@ async fn key_rotation_between_offer_and_use_keeps_the_session() {
     rotate_keys(&gateway).await;
     let after = offered(&show(&gateway, &old).await).expect("due");
     assert_eq!((key_id(&before), key_id(&after)), (1, 2));
-    // The jar keeps the later spelling; a request under way still shows the earlier one.
+    // The jar has the token of the new key; a pending request still sends the one of the old key.
     let mut browser = Browser::new(&gateway).with_token(&after);
     assert_eq!(show(&gateway, &before).await.status, StatusCode::OK);
     for _ in 0..3 {

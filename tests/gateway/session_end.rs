@@ -1,4 +1,4 @@
-//! What ends ends everywhere and for good, and nothing else ends.
+//! The end of a session, and what it does not affect.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use test_support::browser::{Browser, SESSION};
 use test_support::gateway::{Gateway, PASSWORD, Setup, manual_clock, session_route};
 use test_support::upstream::Upstream;
 
-/// A second to cut, and one for a busy machine.
+/// Bound of one second, plus one for a busy machine.
 const CUT: Duration = Duration::from_secs(3);
 
 async fn read_until(stream: &mut TlsStream<TcpStream>, mark: &str) {

@@ -1,4 +1,4 @@
-//! What an operator writes under `[store]` for a Redis, from the file to what he is answered.
+//! The `[store]` section for Redis, from the configuration to the output of commands.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ fn setup(upstream: &Upstream, redis: &RedisServer, store: &str) -> Setup {
     Setup { routes: session_route(upstream.address), store, ..Setup::default() }
 }
 
-/// As `doorward sessions list` shows it.
+/// Returns the session handle as in `doorward sessions list`.
 fn handle(browser: &Browser) -> String {
     let token = browser.token();
     let token = token.strip_prefix("dw1_").expect("a token").as_bytes();

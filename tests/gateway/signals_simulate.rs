@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::risk::{HOME, Place, Scene, THIEF, VPN_ABROAD, verdict};
+use crate::risk::{ClientOrigin, HOME, RiskTest, THIEF, VPN_ABROAD, verdict};
 
 const CONFIG: &str = r#"
 [server]
@@ -23,27 +23,27 @@ upstream = "http://127.0.0.1:3000"
 access = "session"
 "#;
 
-/// The log of a watched month: alice travels, and then a thief uses her session from two places.
-struct Month {
+/// The audit log of a month in monitor mode: alice travels, then a thief uses her session from two locations.
+struct RecordedMonth {
     directory: Arc<tempfile::TempDir>,
 }
 
-impl Month {
-    async fn watched() -> Month {
-        let mut scene = Scene::with("monitor").await;
-        VPN_ABROAD.at(&mut scene.alice);
+impl RecordedMonth {
+    async fn watched() -> RecordedMonth {
+        let mut scene = RiskTest::with("monitor").await;
+        VPN_ABROAD.apply_to(&mut scene.alice);
         assert_eq!(verdict(&mut scene.alice).await, "admitted");
         scene.gateway.advance(Duration::from_secs(600));
-        for place in [THIEF, Place("100.64.0.9", "python-requests/2.32")] {
-            assert_eq!(verdict(&mut scene.theirs(place)).await, "admitted");
+        for place in [THIEF, ClientOrigin("100.64.0.9", "python-requests/2.32")] {
+            assert_eq!(verdict(&mut scene.thief(place)).await, "admitted");
         }
-        let mut second = scene.another(HOME).await;
+        let mut second = scene.new_profile(HOME).await;
         scene.gateway.advance(Duration::from_secs(600));
-        Place(HOME.0, "curl/8.5.0").at(&mut second);
+        ClientOrigin(HOME.0, "curl/8.5.0").apply_to(&mut second);
         assert_eq!(verdict(&mut second).await, "admitted");
-        let month = Month { directory: Arc::clone(&scene.gateway.directory) };
+        let recorded = RecordedMonth { directory: Arc::clone(&scene.gateway.directory) };
         scene.gateway.stop();
-        month
+        recorded
     }
 
     fn log(&self) -> PathBuf {
@@ -68,8 +68,8 @@ impl Month {
 
 #[tokio::test]
 async fn simulation_counts_logins_and_stops_a_session_once() {
-    let month = Month::watched().await;
-    let told = month.told("");
+    let recorded = RecordedMonth::watched().await;
+    let told = recorded.told("");
     assert_eq!(told["recorded"], serde_json::json!({"renew": 2, "login": 2}), "{told:#}");
     assert_eq!(told["simulated"], serde_json::json!({"renew": 2, "login": 1}), "{told:#}");
     assert_eq!((&told["after_stop"], &told["verified"]), (&1.into(), &false.into()));
@@ -90,11 +90,11 @@ async fn simulation_counts_logins_and_stops_a_session_once() {
 
 #[tokio::test]
 async fn simulation_applies_thresholds_and_allowed_networks() {
-    let month = Month::watched().await;
-    let told = month.told("rotate_at = 101\nlogin_at = 102\n");
+    let recorded = RecordedMonth::watched().await;
+    let told = recorded.told("rotate_at = 101\nlogin_at = 102\n");
     assert_eq!(told["simulated"], serde_json::json!({"log": 4}), "{told:#}");
     assert_eq!(told["users_affected"], 0);
-    let told = month.told("login_at = 50\nallow = [\"203.0.113.0/24\", \"198.51.100.0/24\"]\n");
+    let told = recorded.told("login_at = 50\nallow = [\"203.0.113.0/24\", \"198.51.100.0/24\"]\n");
     assert_eq!(told["simulated"], serde_json::json!({"nothing": 1, "login": 2}), "{told:#}");
     for stop in told["stops"].as_array().expect("a list") {
         assert_eq!(
@@ -103,22 +103,22 @@ async fn simulation_applies_thresholds_and_allowed_networks() {
             "of an office, software alone"
         );
     }
-    let told = month.told("end_at = 60\n");
+    let told = recorded.told("end_at = 60\n");
     assert_eq!(told["stops"][0]["action"], "end");
 }
 
 #[tokio::test]
 async fn simulation_reads_rotated_files_and_names_bad_lines() {
-    let month = Month::watched().await;
-    let text = std::fs::read_to_string(month.log()).expect("a log");
+    let recorded = RecordedMonth::watched().await;
+    let text = std::fs::read_to_string(recorded.log()).expect("a log");
     let lines: Vec<&str> = text.lines().collect();
     let (first, second) = lines.split_at(4);
     let [older, newer] =
-        ["older.jsonl", "newer.jsonl"].map(|name| month.directory.path().join(name));
+        ["older.jsonl", "newer.jsonl"].map(|name| recorded.directory.path().join(name));
     std::fs::write(&older, first.join("\n")).expect("written");
     std::fs::write(&newer, format!("\u{1b}[2Jtorn\n{}\n{{\"half\":", second.join("\n")))
         .expect("written");
-    let said = month.said(&[&newer, &older], "", &[]);
+    let said = recorded.said(&[&newer, &older], "", &[]);
     let bad = format!("{0}:1, {0}:{1}", newer.display(), second.len() + 2);
     assert!(said.contains(&bad), "{bad}\n{said}");
     for line in [
@@ -130,6 +130,6 @@ async fn simulation_reads_rotated_files_and_names_bad_lines() {
     }
     assert!(!said.contains('\u{1b}'));
     let whole: Value =
-        serde_json::from_str(&month.said(&[&newer, &older], "", &["--json"])).expect("JSON");
-    assert_eq!(whole["stops"], month.told("")["stops"], "the thief who came first");
+        serde_json::from_str(&recorded.said(&[&newer, &older], "", &["--json"])).expect("JSON");
+    assert_eq!(whole["stops"], recorded.told("")["stops"], "the thief who came first");
 }

@@ -1,4 +1,4 @@
-//! A route that lets everybody read who is logged in, and asks for a fresh login before a change.
+//! Step-up authentication: reading needs any login, writing needs a recent one.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ const MINUTE: Duration = Duration::from_secs(60);
 const RULE: &str =
     "{ max_auth_age = \"5m\", auth_age_methods = [\"POST\", \"PUT\", \"PATCH\", \"DELETE\"] }";
 
-/// A bank below `/bank` and a wiki beside it, and alice's login of ten minutes ago.
-struct Stage {
+/// A route `/bank` with step-up, a route without, and alice's login of ten minutes ago.
+struct StepUpTest {
     bank: Upstream,
     _wiki: Upstream,
     gateway: Gateway,
     alice: Browser,
 }
 
-impl Stage {
-    async fn new() -> Stage {
+impl StepUpTest {
+    async fn new() -> StepUpTest {
         let (bank, wiki) = (Upstream::start().await, Upstream::start().await);
         let route = |path: &str, upstream: &Upstream, access: &str| {
             format!(
@@ -34,7 +34,7 @@ impl Stage {
         let mut alice = Browser::new(&gateway);
         alice.log_in("alice").await;
         gateway.advance(10 * MINUTE);
-        Stage { bank, _wiki: wiki, gateway, alice }
+        StepUpTest { bank, _wiki: wiki, gateway, alice }
     }
 }
 
@@ -44,31 +44,31 @@ async fn write(browser: &mut Browser, method: &str, path: &str) -> Response {
 
 #[tokio::test]
 async fn old_login_may_read_but_writing_needs_a_fresh_login() {
-    let mut stage = Stage::new().await;
+    let mut test = StepUpTest::new().await;
     for method in ["GET", "HEAD"] {
-        let answer = stage.alice.send(method, "/bank", &[], "").await;
+        let answer = test.alice.send(method, "/bank", &[], "").await;
         assert_eq!(answer.status, StatusCode::OK, "{method}");
     }
-    assert_eq!(stage.alice.navigate("/bank").await.status, StatusCode::OK);
-    let seen = stage.bank.heads().len();
+    assert_eq!(test.alice.navigate("/bank").await.status, StatusCode::OK);
+    let seen = test.bank.heads().len();
     assert_eq!(seen, 3);
     for method in ["POST", "PUT", "PATCH", "DELETE"] {
-        let answer = write(&mut stage.alice, method, "/bank/transfer").await;
+        let answer = write(&mut test.alice, method, "/bank/transfer").await;
         assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{method}");
         assert_eq!(answer.json()["error"], "reauthenticate", "{method}");
         assert!(answer.set_cookies().is_empty(), "{:?}", answer.set_cookies());
     }
-    let page = stage.alice.post_form("/bank/transfer", &[("amount", "1")]).await;
+    let page = test.alice.post_form("/bank/transfer", &[("amount", "1")]).await;
     assert_eq!(page.status, StatusCode::SEE_OTHER);
     let login = page.header("location");
     assert!(login.starts_with("/.doorward/login") && login.ends_with("why=reauthenticate"));
-    assert_eq!(stage.bank.heads().len(), seen, "the bank sees nothing of them");
-    assert_eq!(write(&mut stage.alice, "POST", "/edit").await.status, StatusCode::OK);
+    assert_eq!(test.bank.heads().len(), seen, "the bank sees nothing of them");
+    assert_eq!(write(&mut test.alice, "POST", "/edit").await.status, StatusCode::OK);
 }
 
 #[tokio::test]
 async fn unlisted_methods_need_a_fresh_login_too() {
-    let mut stage = Stage::new().await;
+    let mut test = StepUpTest::new().await;
     let handshake = [
         ("connection", "upgrade"),
         ("upgrade", "websocket"),
@@ -76,30 +76,30 @@ async fn unlisted_methods_need_a_fresh_login_too() {
         ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
         ("origin", "https://app.test"),
     ];
-    let answer = stage.alice.send("GET", "/bank/live", &handshake, "").await;
+    let answer = test.alice.send("GET", "/bank/live", &handshake, "").await;
     assert_eq!(answer.json()["error"], "reauthenticate", "a WebSocket may write anything");
-    let answer = write(&mut stage.alice, "MKCOL", "/bank/new").await;
+    let answer = write(&mut test.alice, "MKCOL", "/bank/new").await;
     assert_eq!(answer.json()["error"], "reauthenticate");
-    assert!(stage.bank.heads().is_empty());
+    assert!(test.bank.heads().is_empty());
 }
 
 #[tokio::test]
 async fn new_token_may_write_after_login_and_the_old_one_is_dead() {
-    let mut stage = Stage::new().await;
+    let mut test = StepUpTest::new().await;
     assert_eq!(
-        write(&mut stage.alice, "POST", "/bank/transfer").await.status,
+        write(&mut test.alice, "POST", "/bank/transfer").await.status,
         StatusCode::UNAUTHORIZED
     );
-    let old = stage.alice.token();
-    let answer = stage.alice.try_log_in("alice", PASSWORD, "/bank").await;
+    let old = test.alice.token();
+    let answer = test.alice.try_log_in("alice", PASSWORD, "/bank").await;
     assert_eq!(answer.status, StatusCode::SEE_OTHER);
-    assert_ne!(stage.alice.token(), old);
-    assert_eq!(write(&mut stage.alice, "POST", "/bank/transfer").await.status, StatusCode::OK);
-    let copy = Browser::new(&stage.gateway).with_token(&old).fetch("/").await;
+    assert_ne!(test.alice.token(), old);
+    assert_eq!(write(&mut test.alice, "POST", "/bank/transfer").await.status, StatusCode::OK);
+    let copy = Browser::new(&test.gateway).with_token(&old).fetch("/").await;
     assert_eq!(copy.status, StatusCode::UNAUTHORIZED);
     assert_eq!(copy.json()["reason"], "replaced");
-    assert_eq!(stage.alice.fetch("/bank").await.status, StatusCode::OK, "and takes nothing along");
-    stage.gateway.advance(5 * MINUTE);
-    let late = write(&mut stage.alice, "POST", "/bank/transfer").await;
+    assert_eq!(test.alice.fetch("/bank").await.status, StatusCode::OK, "and takes nothing along");
+    test.gateway.advance(5 * MINUTE);
+    let late = write(&mut test.alice, "POST", "/bank/transfer").await;
     assert_eq!(late.json()["error"], "reauthenticate", "five minutes and not longer");
 }

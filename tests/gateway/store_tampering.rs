@@ -1,5 +1,5 @@
-//! Somebody writes to the store behind the gateways' backs, without their keys: he may end sessions, for
-//! he could delete everything, but nothing that he writes lets anybody in, and what he writes is reported.
+//! An attacker with write access to the store, but without the gateway's keys. They can end sessions, as by
+//! deleting data, but cannot gain access, and tampering is reported.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
 use test_support::redis_server::{RedisOptions, RedisServer};
 use test_support::upstream::Upstream;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Every rule holds whether each request asks Redis or what is known may do.
+/// Runs every test without and with the session cache.
 macro_rules! rules {
     ($($rule:ident,)*) => {
-        mod asked {
-            $(#[tokio::test] async fn $rule() { super::$rule(super::Store::start("off").await).await; })*
+        mod without_cache {
+            $(#[tokio::test] async fn $rule() { super::$rule(super::TamperedStore::start("off").await).await; })*
         }
-        mod known {
-            $(#[tokio::test] async fn $rule() { super::$rule(super::Store::start("on").await).await; })*
+        mod with_cache {
+            $(#[tokio::test] async fn $rule() { super::$rule(super::TamperedStore::start("on").await).await; })*
         }
     };
 }
@@ -43,16 +43,16 @@ rules! {
     rolled_back_user_history_is_reported_and_ignored,
 }
 
-/// A gateway on a Redis that others write to.
-struct Store {
+/// A gateway with a Redis that the test modifies.
+struct TamperedStore {
     upstream: Upstream,
     redis: RedisServer,
     gateway: Gateway,
     local_cache: &'static str,
 }
 
-impl Store {
-    async fn start(local_cache: &'static str) -> Store {
+impl TamperedStore {
+    async fn start(local_cache: &'static str) -> TamperedStore {
         let (upstream, redis) =
             (Upstream::start().await, RedisServer::start(RedisOptions::default()));
         let gateway = Gateway::start(Setup {
@@ -61,31 +61,30 @@ impl Store {
             clock: manual_clock(),
             ..Setup::default()
         });
-        let store = Store { upstream, redis, gateway, local_cache };
-        store.settle();
+        let store = TamperedStore { upstream, redis, gateway, local_cache };
+        store.wait_for_invalidation();
         store
     }
 
-    /// Until the gateway has heard of all that was written until now. Where each request looks into Redis
-    /// itself, nothing depends on that.
-    fn settle(&self) {
+    /// Waits until the gateway has received the invalidations of all writes so far. Without the cache, returns at once.
+    fn wait_for_invalidation(&self) {
         if self.local_cache == "off" {
             return;
         }
         let written = Instant::now();
         loop {
-            // Before the question: what was proven then came after what was written.
+            // Measured before the request: a heartbeat younger than this came after the writes.
             let since = written.elapsed();
-            let age = self.changes_age();
+            let age = self.invalidation_age();
             if age >= 0.0 && Duration::from_secs_f64(age) < since {
                 return;
             }
-            assert!(written.elapsed() < 4 * PATIENCE, "changes do not arrive: {age}");
+            assert!(written.elapsed() < 4 * TIMEOUT, "changes do not arrive: {age}");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    fn changes_age(&self) -> f64 {
+    fn invalidation_age(&self) -> f64 {
         let mut stream = std::net::TcpStream::connect(self.gateway.admin).expect("connected");
         let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         stream.write_all(request.as_bytes()).expect("sent");
@@ -96,7 +95,7 @@ impl Store {
         age.expect("a number")
     }
 
-    /// Another gateway on the same store, which has seen nothing.
+    /// Starts another gateway with the same store and an empty cache.
     fn fresh_gateway(&self) -> Gateway {
         Gateway::start(Setup {
             routes: session_route(self.upstream.address),
@@ -122,17 +121,17 @@ impl Store {
         let answer = self.redis.command(words);
         assert!(!answer.starts_with('-'), "{words:?}: {answer}");
         if !words[0].starts_with("GET") {
-            self.settle();
+            self.wait_for_invalidation();
         }
         answer
     }
 
-    /// Keeps a copy of a key, and puts it back later.
-    fn keep(&self, key: &str) {
+    /// Saves a copy of a key for `restore_copy`.
+    fn save_copy(&self, key: &str) {
         self.redis(&["COPY", key, &format!("kept {key}"), "REPLACE"]);
     }
 
-    fn put_back(&self, key: &str) {
+    fn restore_copy(&self, key: &str) {
         self.redis(&["COPY", &format!("kept {key}"), key, "REPLACE"]);
     }
 
@@ -143,8 +142,8 @@ impl Store {
         count.unwrap_or(0)
     }
 
-    /// The owner's own renewal: offered, then shown.
-    async fn renew(&self, browser: &mut Browser) {
+    /// Rotates the owner's token and uses the successor.
+    async fn rotate(&self, browser: &mut Browser) {
         let before = browser.token();
         self.gateway.advance(Duration::from_secs(601));
         browser.fetch("/").await;
@@ -153,18 +152,18 @@ impl Store {
     }
 }
 
-/// Where the session of a token lies.
-struct Place {
+/// The Redis keys of the session of a token.
+struct SessionKeys {
     tag: String,
     id: String,
 }
 
-impl Place {
-    fn of(browser: &Browser) -> Place {
+impl SessionKeys {
+    fn from_token(browser: &Browser) -> SessionKeys {
         let token = browser.token();
         let bytes = token.strip_prefix("dw1_").expect("a token").as_bytes();
         let bytes = BASE64URL_NOPAD.decode(bytes).expect("base64");
-        Place { tag: HEXLOWER.encode(&bytes[2..10]), id: HEXLOWER.encode(&bytes[10..26]) }
+        SessionKeys { tag: HEXLOWER.encode(&bytes[2..10]), id: HEXLOWER.encode(&bytes[10..26]) }
     }
 
     fn record(&self) -> String {
@@ -175,7 +174,7 @@ impl Place {
         format!("dw:t:{{{}}}:{}", self.tag, self.id)
     }
 
-    fn line(&self) -> String {
+    fn cutoff(&self) -> String {
         format!("dw:nb:{{{}}}", self.tag)
     }
 
@@ -195,7 +194,7 @@ async fn log_out(browser: &mut Browser) {
     assert_eq!(answer.status, StatusCode::OK);
 }
 
-/// Refused, for this reason, and nobody's cookie is taken away.
+/// Asserts a rejection for this reason that keeps the cookie.
 async fn refused(browser: &mut Browser, reason: &str) {
     let answer = browser.fetch("/").await;
     let said = (answer.status, answer.json()["reason"].as_str().unwrap_or_default().to_owned());
@@ -203,14 +202,14 @@ async fn refused(browser: &mut Browser, reason: &str) {
     assert_eq!(answer.set_cookies(), Vec::<String>::new());
 }
 
-async fn swapped_records_are_rejected_and_reported(store: Store) {
+async fn swapped_records_are_rejected_and_reported(store: TamperedStore) {
     let [mut alice, mut phone, mut bob] =
         [store.log_in("alice").await, store.log_in("alice").await, store.log_in("bob").await];
-    let [a, p, b] = [&alice, &phone, &bob].map(|browser| Place::of(browser).record());
+    let [a, p, b] = [&alice, &phone, &bob].map(|browser| SessionKeys::from_token(browser).record());
     let mut told = 0;
     for (one, other) in [(&a, &b), (&a, &p), (&p, &b)] {
-        store.keep(one);
-        store.keep(other);
+        store.save_copy(one);
+        store.save_copy(other);
         store.redis(&["COPY", &format!("kept {one}"), other, "REPLACE"]);
         store.redis(&["COPY", &format!("kept {other}"), one, "REPLACE"]);
         for (key, browser) in [(&a, &mut alice), (&p, &mut phone), (&b, &mut bob)] {
@@ -222,21 +221,21 @@ async fn swapped_records_are_rejected_and_reported(store: Store) {
             }
         }
         assert_eq!(store.events("undecryptable").await, told);
-        store.put_back(one);
-        store.put_back(other);
+        store.restore_copy(one);
+        store.restore_copy(other);
     }
     let heads = store.upstream.heads();
     let wrong = heads.iter().filter(|head| head.contains("bob") && head.contains("alice"));
     assert_eq!(wrong.count(), 0, "nobody was taken for somebody else");
 }
 
-async fn forged_or_modified_record_is_rejected_and_reported(store: Store) {
+async fn forged_or_modified_record_is_rejected_and_reported(store: TamperedStore) {
     let mut alice = store.log_in("alice").await;
-    let record = Place::of(&alice).record();
-    store.keep(&record);
+    let record = SessionKeys::from_token(&alice).record();
+    store.save_copy(&record);
     let patches = [
         "redis.call('SET', KEYS[1], '\\1\\0\\0\\0\\0\\0\\0\\0\\9planted')",
-        // The generation in clear, one bit of the sealed part, and its end.
+        // Changes the plaintext generation, one bit of the ciphertext, and its last byte.
         "redis.call('SETRANGE', KEYS[1], 13, '\\7')",
         "redis.call('SETRANGE', KEYS[1], 40, 'x')",
         "redis.call('APPEND', KEYS[1], 'x')",
@@ -246,42 +245,42 @@ async fn forged_or_modified_record_is_rejected_and_reported(store: Store) {
         store.redis(&["EVAL", patch, "1", &record]);
         refused(&mut alice, "undecryptable").await;
         assert_eq!(store.events("undecryptable").await, count, "{patch}");
-        store.put_back(&record);
+        store.restore_copy(&record);
         assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "put back");
     }
 }
 
-async fn rolled_back_record_accepts_no_superseded_token(store: Store) {
+async fn rolled_back_record_accepts_no_superseded_token(store: TamperedStore) {
     let mut alice = store.log_in("alice").await;
-    let record = Place::of(&alice).record();
+    let record = SessionKeys::from_token(&alice).record();
     let mut thief = alice.clone();
-    store.keep(&record);
-    store.renew(&mut alice).await;
+    store.save_copy(&record);
+    store.rotate(&mut alice).await;
     store.gateway.advance(Duration::from_secs(100));
     assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
 
-    store.put_back(&record);
+    store.restore_copy(&record);
     assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "a failover logs nobody out");
     assert_eq!(store.events("rolled-back").await, 1);
     let fresh = store.fresh_gateway();
     let mut elsewhere = alice.at_gateway(&fresh);
     assert_eq!(elsewhere.fetch("/").await.status, StatusCode::OK, "the newer copy is back");
 
-    store.put_back(&record);
+    store.restore_copy(&record);
     refused(&mut thief, "theft").await;
     assert_eq!(store.events("rolled-back").await, 2);
     refused(&mut alice, "theft").await;
 }
 
-async fn rolled_back_record_keeps_the_offered_successor(store: Store) {
+async fn rolled_back_record_keeps_the_offered_successor(store: TamperedStore) {
     let mut alice = store.log_in("alice").await;
-    let (record, current) = (Place::of(&alice).record(), alice.token());
-    store.keep(&record);
+    let (record, current) = (SessionKeys::from_token(&alice).record(), alice.token());
+    store.save_copy(&record);
     store.gateway.advance(Duration::from_secs(601));
     alice.fetch("/").await;
     let offered = alice.token();
     assert_ne!(offered, current);
-    store.put_back(&record);
+    store.restore_copy(&record);
     let mut tab = alice.clone().with_token(&current);
     tab.fetch("/").await;
     assert_eq!(tab.token(), offered, "S2: one successor for a token");
@@ -289,33 +288,33 @@ async fn rolled_back_record_keeps_the_offered_successor(store: Store) {
     assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
 }
 
-async fn rollback_with_a_new_revision_is_detected_by_generation(store: Store) {
+async fn rollback_with_a_new_revision_is_detected_by_generation(store: TamperedStore) {
     let mut alice = store.log_in("alice").await;
-    let record = Place::of(&alice).record();
-    store.keep(&record);
-    store.renew(&mut alice).await;
-    store.put_back(&record);
+    let record = SessionKeys::from_token(&alice).record();
+    store.save_copy(&record);
+    store.rotate(&mut alice).await;
+    store.restore_copy(&record);
     store.redis(&["EVAL", "redis.call('SETRANGE', KEYS[1], 1, '\\0\\0\\1')", "1", &record]);
     assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
     assert_eq!(store.events("rolled-back").await, 1);
 }
 
-async fn record_restored_over_a_tombstone_stays_ended(store: Store) {
+async fn record_restored_over_a_tombstone_stays_ended(store: TamperedStore) {
     let mut alice = store.log_in("alice").await;
-    let record = Place::of(&alice).record();
+    let record = SessionKeys::from_token(&alice).record();
     let mut thief = alice.clone();
-    store.keep(&record);
-    // Ended at another gateway, so that this one has only seen it.
+    store.save_copy(&record);
+    // Ended at another gateway, so this one only observed the end.
     log_out(&mut alice.at_gateway(&store.fresh_gateway())).await;
-    store.settle();
+    store.wait_for_invalidation();
     refused(&mut thief, "logout").await;
     for take_away in [false, true] {
         match take_away {
             true => _ = store.redis(&["DEL", &record]),
-            false => store.put_back(&record),
+            false => store.restore_copy(&record),
         }
         refused(&mut thief, "logout").await;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while store.redis(&["GETRANGE", &record, "0", "0"]) != "\u{2}" {
             assert!(Instant::now() < deadline, "no tombstone");
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -326,16 +325,16 @@ async fn record_restored_over_a_tombstone_stays_ended(store: Store) {
     assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "a new session is another one");
 }
 
-async fn removed_or_lowered_user_cutoff_stays_effective(store: Store) {
+async fn removed_or_lowered_user_cutoff_stays_effective(store: TamperedStore) {
     let (mut first, second) = (store.log_in("alice").await, store.log_in("alice").await);
-    let line = Place::of(&first).line();
+    let line = SessionKeys::from_token(&first).cutoff();
     let other = store.fresh_gateway();
     // "End all others", at another gateway.
     let mut there = second.at_gateway(&other);
     let csrf = there.navigate("/.doorward/sessions").await.form_field("csrf");
     there.post_form("/.doorward/sessions", &[("csrf", &csrf), ("do", "end-others")]).await;
-    store.settle();
-    // The one that stays brings the line here.
+    store.wait_for_invalidation();
+    // A request of the remaining session makes this gateway observe the cutoff.
     assert_eq!(second.clone().fetch("/").await.status, StatusCode::OK);
     store.redis(&["SET", &line, "1"]);
     refused(&mut first, "revoked").await;
@@ -343,18 +342,18 @@ async fn removed_or_lowered_user_cutoff_stays_effective(store: Store) {
     assert_eq!(second.clone().fetch("/").await.status, StatusCode::OK, "the excepted one");
 }
 
-async fn lowered_global_cutoff_stays_effective_and_is_restored(store: Store) {
+async fn lowered_global_cutoff_stays_effective_and_is_restored(store: TamperedStore) {
     let mut alice = store.log_in("alice").await;
-    let record = Place::of(&alice).record();
-    store.keep(&record);
+    let record = SessionKeys::from_token(&alice).record();
+    store.save_copy(&record);
     store.gateway.advance(Duration::from_secs(1));
     revoke(&store.fresh_gateway(), "all=1").await;
     let drawn = store.redis(&["GET", "dw:everyone"]);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while alice.fetch("/").await.status == StatusCode::OK {
         assert!(Instant::now() < deadline, "the line never arrived");
     }
-    store.put_back(&record);
+    store.restore_copy(&record);
     store.redis(&["SET", "dw:everyone", "0"]);
     while store.redis(&["GET", "dw:everyone"]) != drawn {
         assert!(Instant::now() < deadline, "not drawn again");
@@ -364,12 +363,12 @@ async fn lowered_global_cutoff_stays_effective_and_is_restored(store: Store) {
     assert!(store.events("rolled-back").await >= 1);
 }
 
-/// Nobody is told of touches: what is known of a session does not learn of this one.
+/// Touches send no invalidation, so the cached session does not contain this one.
 #[tokio::test]
 async fn future_activity_time_is_clamped_and_reported() {
-    let store = Store::start("off").await;
+    let store = TamperedStore::start("off").await;
     let mut alice = store.log_in("alice").await;
-    let touch = Place::of(&alice).touch();
+    let touch = SessionKeys::from_token(&alice).touch();
     store.redis(&["SET", &touch, "9000000000000"]);
     assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "not the end of its time");
     let left = alice.fetch("/.doorward/session").await.json();
@@ -377,9 +376,9 @@ async fn future_activity_time_is_clamped_and_reported() {
     assert_eq!(store.events("activity-in-future").await, 1);
 }
 
-async fn user_index_cannot_move_a_cutoff_into_the_future(store: Store) {
+async fn user_index_cannot_move_a_cutoff_into_the_future(store: TamperedStore) {
     let alice = store.log_in("alice").await;
-    store.redis(&["HSET", &Place::of(&alice).index(), "max", "9000000000000"]);
+    store.redis(&["HSET", &SessionKeys::from_token(&alice).index(), "max", "9000000000000"]);
     revoke(&store.gateway, "user=alice").await;
     let mut again = Browser::new(&store.gateway);
     let answer = again.try_log_in("alice", test_support::gateway::PASSWORD, "/").await;
@@ -387,20 +386,20 @@ async fn user_index_cannot_move_a_cutoff_into_the_future(store: Store) {
     assert_eq!(store.events("undecryptable").await, 1);
 }
 
-async fn deleted_record_ends_the_session_and_is_reported_once(store: Store) {
+async fn deleted_record_ends_the_session_and_is_reported_once(store: TamperedStore) {
     let mut alice = store.log_in("alice").await;
-    store.redis(&["DEL", &Place::of(&alice).record()]);
+    store.redis(&["DEL", &SessionKeys::from_token(&alice).record()]);
     refused(&mut alice, "unknown-session").await;
     refused(&mut alice, "unknown-session").await;
     assert_eq!(store.events("rolled-back").await, 1);
 }
 
-async fn logout_with_a_newer_token_ends_the_session_unnamed(store: Store) {
+async fn logout_with_a_newer_token_ends_the_session_unnamed(store: TamperedStore) {
     let mut alice = store.log_in("alice").await;
-    let record = Place::of(&alice).record();
-    store.keep(&record);
-    store.renew(&mut alice).await;
-    store.put_back(&record);
+    let record = SessionKeys::from_token(&alice).record();
+    store.save_copy(&record);
+    store.rotate(&mut alice).await;
+    store.restore_copy(&record);
     let fresh = store.fresh_gateway();
     let mut there = alice.at_gateway(&fresh);
     refused(&mut there, "generation-ahead").await;
@@ -412,15 +411,15 @@ async fn logout_with_a_newer_token_ends_the_session_unnamed(store: Store) {
     assert_eq!(store.redis(&["GETRANGE", &record, "0", "0"]), "\u{2}");
 }
 
-/// The user's memo.
-fn memo(browser: &Browser) -> String {
-    format!("dw:m:{{{}}}", Place::of(browser).tag)
+/// Returns the Redis key of the user's history.
+fn user_history(browser: &Browser) -> String {
+    format!("dw:m:{{{}}}", SessionKeys::from_token(browser).tag)
 }
 
-async fn undecryptable_user_history_is_reported_and_ignored(store: Store) {
+async fn undecryptable_user_history_is_reported_and_ignored(store: TamperedStore) {
     let alice = store.log_in("alice").await;
     let bob = store.log_in("bob").await;
-    let (hers, his) = (memo(&alice), memo(&bob));
+    let (hers, his) = (user_history(&alice), user_history(&bob));
     for poison in ["garbage", "", "another user's"] {
         match poison {
             "another user's" => store.redis(&["COPY", &his, &hers, "REPLACE"]),
@@ -439,16 +438,16 @@ async fn undecryptable_user_history_is_reported_and_ignored(store: Store) {
     assert_eq!(store.log_in("alice").await.fetch("/").await.status, StatusCode::OK);
 }
 
-async fn rolled_back_user_history_is_reported_and_ignored(store: Store) {
+async fn rolled_back_user_history_is_reported_and_ignored(store: TamperedStore) {
     let alice = store.log_in("alice").await;
-    let key = memo(&alice);
-    store.keep(&key);
-    // Another program is noted in it.
+    let key = user_history(&alice);
+    store.save_copy(&key);
+    // A request of another program is recorded in it.
     let mut other = Browser::new(&store.gateway);
     other.headers = vec![("user-agent", "curl/8.5.0".to_owned())];
     other.log_in("alice").await;
     assert_eq!(store.events("rolled-back").await, 0);
-    store.put_back(&key);
+    store.restore_copy(&key);
     assert_eq!(store.log_in("alice").await.fetch("/").await.status, StatusCode::OK);
     assert!(store.events("rolled-back").await > 0);
     let before = store.events("rolled-back").await;
@@ -474,7 +473,7 @@ async fn store_tampering_is_audited_with_its_session() {
     });
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
-    let place = Place::of(&alice);
+    let place = SessionKeys::from_token(&alice);
     assert_eq!(redis.command(&["SET", &place.record(), "\u{1}planted by nobody"]), "+OK");
     refused(&mut alice, "undecryptable").await;
     let key = gateway.shared().keys.load().audit().clone();

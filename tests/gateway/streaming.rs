@@ -1,5 +1,4 @@
-//! An upstream whose answers go on, and clients that hold every kind of connection open and say how
-//! and when each ended.
+//! An upstream with endless responses, and clients that keep every kind of connection open and report its end.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -23,20 +22,19 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use test_support::browser::{Browser, SESSION};
 
-/// Longest wait for something that has to come.
+/// Longest wait for an expected event.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Between two pieces of what goes on.
+/// Interval between two chunks.
 const SEND_INTERVAL: Duration = Duration::from_millis(20);
 
 type Stream = UnsyncBoxBody<Bytes, Infallible>;
 
-/// What an upstream saw: paths whose body has begun, and paths whose exchange is gone.
+/// Observed events: `PATH` for the start of a body and `gone PATH` for the end of an exchange.
 type Observed = watch::Sender<BTreeSet<String>>;
 
-/// The upstream. `/ws` echoes, `/poll` never answers, `/short` ends with trailers, `/small` has a
-/// length, and all else goes
-/// on for ever in both directions.
+/// The upstream. `/ws` echoes, `/poll` never responds, `/short` ends with trailers, `/small` has a length, and all
+/// other paths send and receive without end.
 pub struct StreamingUpstream {
     pub http1: SocketAddr,
     pub http2: SocketAddr,
@@ -60,7 +58,7 @@ impl StreamingUpstream {
         StreamingUpstream { http1, http2, websocket, seen, tasks }
     }
 
-    /// Routes of host `app.test` to all three.
+    /// Returns routes of host `app.test` to the three listeners.
     pub fn routes(&self, more: &str) -> String {
         let route = |path: &str, scheme: &str, address: SocketAddr| {
             format!(
@@ -75,7 +73,7 @@ impl StreamingUpstream {
         .concat()
     }
 
-    /// Waits until the upstream saw the beginning, or `gone PATH`, the end of an exchange.
+    /// Waits for an observed event: the start of an exchange, or its end with `gone PATH`.
     pub async fn wait_until_seen(&self, what: &str) {
         let mut seen = self.seen.subscribe();
         let saw = seen.wait_for(|seen| seen.contains(what));
@@ -100,7 +98,7 @@ async fn serve(listener: TcpListener, seen: Observed, http2: bool) {
         let service = hyper::service::service_fn(move |request| respond(request, seen.clone()));
         let io = TokioIo::new(stream);
         tokio::spawn(async move {
-            // How a connection ends is what the tests are about.
+            // Connections are expected to end with errors.
             let _ = match http2 {
                 true => {
                     let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
@@ -115,7 +113,7 @@ async fn serve(listener: TcpListener, seen: Observed, http2: bool) {
     }
 }
 
-/// Notes the end of an exchange, however it ends.
+/// Records the end of an exchange when dropped.
 struct EndRecorder {
     seen: Observed,
     path: String,
@@ -165,7 +163,7 @@ async fn respond(
         true => (Bytes::from_static(&[b'x'; 64 * 1024]), Duration::ZERO),
         false => (Bytes::from_static(b"data: on\n\n"), SEND_INTERVAL),
     };
-    // What the client sends is read beside the answer.
+    // The request body is read concurrently.
     tokio::spawn(async move { while let Some(Ok(_)) = body.frame().await {} });
     tokio::spawn(async move {
         while sender.send(piece.clone()).await.is_ok() {
@@ -203,7 +201,7 @@ async fn echo_all(listener: TcpListener) {
     }
 }
 
-/// One connection that a client holds open.
+/// A connection that a client keeps open.
 pub struct OpenConnection {
     pub kind: &'static str,
     pub path: String,
@@ -211,7 +209,7 @@ pub struct OpenConnection {
 }
 
 impl OpenConnection {
-    /// When it ended, and how: `close CODE`, a status, `broken`, or `whole`.
+    /// Waits for the end; returns its time and kind: `close CODE`, a status, `broken` or `whole`.
     pub async fn wait_until_closed(self) -> (Instant, String) {
         let end = timeout(TIMEOUT, self.end).await;
         let end = end.unwrap_or_else(|_| panic!("{} is still open after {TIMEOUT:?}", self.kind));
@@ -223,8 +221,7 @@ impl OpenConnection {
     }
 }
 
-/// Opens one connection of every kind for the session of `browser`; all of them are in full swing when
-/// this returns.
+/// Opens one connection of every kind for the session of `browser` and waits until data flows on all of them.
 pub async fn open_all(
     browser: &Browser,
     streams: &StreamingUpstream,
@@ -248,7 +245,7 @@ pub async fn open_all(
     held
 }
 
-/// A WebSocket that says something all the time.
+/// Opens a WebSocket that sends messages continuously.
 pub async fn open_websocket(browser: &Browser, path: String) -> OpenConnection {
     let uri = format!("wss://{}{path}", browser.host);
     let mut request = uri.into_client_request().expect("a request");
@@ -273,12 +270,12 @@ pub async fn open_websocket(browser: &Browser, path: String) -> OpenConnection {
     OpenConnection { kind: "WebSocket", path, end }
 }
 
-/// A GET whose answer goes on, or does not come.
+/// Sends a GET with an endless or missing response.
 pub async fn open_response(browser: &Browser, kind: &'static str, path: String) -> OpenConnection {
     open(browser, kind, path, Empty::new().boxed_unsync()).await
 }
 
-/// A POST whose body goes on.
+/// Sends a POST with an endless body.
 pub async fn open_upload(browser: &Browser, kind: &'static str, path: String) -> OpenConnection {
     let frames = futures_util::stream::unfold((), async |()| {
         tokio::time::sleep(SEND_INTERVAL).await;
@@ -311,7 +308,7 @@ async fn read_to_end(mut body: Incoming) -> String {
     }
 }
 
-/// A request with the session's cookie, in the form of the browser's protocol.
+/// Builds a request with the session cookie for the browser's protocol version.
 pub fn request(browser: &Browser, path: &str, body: Stream) -> Request<Stream> {
     let uri = match browser.h2 {
         true => format!("https://{}{path}", browser.host),
@@ -330,7 +327,7 @@ pub fn request(browser: &Browser, path: &str, body: Stream) -> Request<Stream> {
 
 type ResponseResult = Result<Response<Incoming>, hyper::Error>;
 
-/// Sends it on a connection of its own.
+/// Sends a request on a new connection.
 pub async fn send(browser: &Browser, request: Request<Stream>) -> JoinHandle<ResponseResult> {
     let tls = TokioIo::new(browser.connect().await);
     if browser.h2 {

@@ -1,4 +1,4 @@
-//! `session.on_reuse`: what else ends when a token is used after its grace, and how it is said.
+//! `session.on_reuse`: the consequences of a replayed token, and the notice to the user.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,8 +14,8 @@ use test_support::upstream::Upstream;
 
 const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
 
-/// alice with a session that was renewed once, her phone, bob, and who found her old token.
-struct Scene {
+/// alice with a session that was rotated once, her phone, bob, and a thief with her old token.
+struct ReplayTest {
     _upstream: Upstream,
     gateway: Gateway,
     desk: Browser,
@@ -24,9 +24,9 @@ struct Scene {
     thief: Browser,
 }
 
-impl Scene {
-    /// Up to the moment at which the old token is shown again.
-    async fn with(on_reuse: &str) -> Scene {
+impl ReplayTest {
+    /// Starts everything up to the replay of the old token.
+    async fn with(on_reuse: &str) -> ReplayTest {
         let upstream = Upstream::start().await;
         let gateway = Gateway::start(Setup {
             routes: session_route(upstream.address),
@@ -45,10 +45,10 @@ impl Scene {
         bob.log_in("bob").await;
         gateway.advance(Duration::from_secs(120));
         assert_eq!(verdict(&mut desk).await, "admitted");
-        Scene { _upstream: upstream, gateway, desk, phone, bob, thief }
+        ReplayTest { _upstream: upstream, gateway, desk, phone, bob, thief }
     }
 
-    /// The old token is never let in, whatever is configured, and no cookie is taken away.
+    /// Replays the old token; asserts that it is rejected and that the cookie is kept.
     async fn steal(&mut self) {
         let token = self.thief.token();
         assert_eq!(verdict(&mut self.thief).await, "401 theft");
@@ -73,7 +73,7 @@ async fn verdict(browser: &mut Browser) -> String {
 
 #[tokio::test]
 async fn revoke_ends_the_session_for_both_clients() {
-    let mut scene = Scene::with("revoke").await;
+    let mut scene = ReplayTest::with("revoke").await;
     scene.steal().await;
     assert_eq!(verdict(&mut scene.desk).await, "401 theft");
     assert_eq!(verdict(&mut scene.phone).await, "admitted");
@@ -83,7 +83,7 @@ async fn revoke_ends_the_session_for_both_clients() {
 
 #[tokio::test]
 async fn revoke_all_ends_every_session_of_the_user() {
-    let mut scene = Scene::with("revoke-all").await;
+    let mut scene = ReplayTest::with("revoke-all").await;
     scene.steal().await;
     assert_eq!(verdict(&mut scene.desk).await, "401 theft");
     for _ in 0..2 {
@@ -100,7 +100,7 @@ async fn revoke_all_ends_every_session_of_the_user() {
 
 #[tokio::test]
 async fn reauthenticate_blocks_both_clients_until_a_login() {
-    let mut scene = Scene::with("reauthenticate").await;
+    let mut scene = ReplayTest::with("reauthenticate").await;
     scene.steal().await;
     let answer = scene.desk.clone().fetch("/").await;
     assert_eq!(
@@ -120,7 +120,7 @@ async fn reauthenticate_blocks_both_clients_until_a_login() {
 
 #[tokio::test]
 async fn log_rejects_the_old_token_and_ends_nothing() {
-    let mut scene = Scene::with("log").await;
+    let mut scene = ReplayTest::with("log").await;
     for seen in 1..=2 {
         scene.steal().await;
         assert_eq!(scene.thefts(), seen);
@@ -132,7 +132,7 @@ async fn log_rejects_the_old_token_and_ends_nothing() {
 
 #[tokio::test]
 async fn only_a_theft_cutoff_is_reported_as_theft() {
-    let mut scene = Scene::with("revoke-all").await;
+    let mut scene = ReplayTest::with("revoke-all").await;
     scene.steal().await;
     scene.phone.log_in("alice").await;
     scene.gateway.advance(Duration::from_secs(1));
@@ -140,7 +140,7 @@ async fn only_a_theft_cutoff_is_reported_as_theft() {
     assert_eq!(verdict(&mut scene.phone).await, "401 revoked");
 }
 
-/// The page where the user's notices stand.
+/// Returns the page with the user's notices.
 async fn page(browser: &mut Browser) -> String {
     let answer = browser.navigate("/.doorward/sessions").await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
@@ -149,7 +149,7 @@ async fn page(browser: &mut Browser) -> String {
 
 #[tokio::test]
 async fn theft_notice_is_shown_at_login_until_dismissed() {
-    let mut scene = Scene::with("revoke").await;
+    let mut scene = ReplayTest::with("revoke").await;
     scene.desk.headers = vec![("user-agent", FIREFOX.to_owned())];
     scene.thief.headers = vec![("user-agent", "curl/8.5.0".to_owned())];
     scene.steal().await;
@@ -180,7 +180,7 @@ async fn theft_notice_is_shown_at_login_until_dismissed() {
 
 #[tokio::test]
 async fn unread_theft_notice_expires_after_a_month() {
-    let mut scene = Scene::with("revoke").await;
+    let mut scene = ReplayTest::with("revoke").await;
     scene.steal().await;
     scene.gateway.advance(Duration::from_secs(29 * 24 * 3_600));
     scene.desk.log_in("alice").await;
@@ -192,7 +192,7 @@ async fn unread_theft_notice_expires_after_a_month() {
 
 #[tokio::test]
 async fn replay_that_requires_a_login_shows_one_notice() {
-    let mut scene = Scene::with("reauthenticate").await;
+    let mut scene = ReplayTest::with("reauthenticate").await;
     for _ in 0..3 {
         scene.thief.fetch("/").await;
     }
@@ -203,14 +203,14 @@ async fn replay_that_requires_a_login_shows_one_notice() {
 
 #[tokio::test]
 async fn logged_replay_shows_no_notice() {
-    let mut scene = Scene::with("log").await;
+    let mut scene = ReplayTest::with("log").await;
     scene.steal().await;
     assert_eq!(scene.phone.log_in("alice").await.header("location"), "/");
 }
 
 #[tokio::test]
 async fn program_reaches_its_target_after_login() {
-    let mut scene = Scene::with("revoke").await;
+    let mut scene = ReplayTest::with("revoke").await;
     scene.steal().await;
     let form = scene.desk.navigate("/.doorward/login").await;
     let (csrf, to) = (form.form_field("csrf"), form.form_field("to"));
@@ -221,8 +221,8 @@ async fn program_reaches_its_target_after_login() {
     assert_eq!(answer.header("location"), "/");
 }
 
-/// Two gateways on one Redis, on which a session can be frozen in each of the ways.
-struct Two {
+/// Two gateways with one Redis.
+struct TwoGateways {
     streams: StreamingUpstream,
     says: Upstream,
     redis: RedisServer,
@@ -230,8 +230,8 @@ struct Two {
     there: Gateway,
 }
 
-impl Two {
-    async fn start() -> Two {
+impl TwoGateways {
+    async fn start() -> TwoGateways {
         let (streams, redis) =
             (StreamingUpstream::start().await, RedisServer::start(RedisOptions::default()));
         let says =
@@ -244,7 +244,7 @@ impl Two {
             server: "trusted_proxies = [\"127.0.0.1\"]".to_owned(),
             session: "on_reuse = \"reauthenticate\"".to_owned(),
             extra: "[signals]\nlog_at = 10\nrenew_at = 10\nlogin_at = 10\n".to_owned(),
-            // Long enough for a busy machine to see who waits.
+            // Long enough for a busy machine.
             store: format!("{}\"\nresponse_timeout = \"10s\"\n#", redis.settings().url),
             clock: clock.clone(),
             shared_directory,
@@ -252,10 +252,10 @@ impl Two {
         };
         let here = Gateway::start(setup(None));
         let there = Gateway::start(setup(Some(Arc::clone(&here.directory))));
-        Two { streams, says, redis, here, there }
+        TwoGateways { streams, says, redis, here, there }
     }
 
-    /// alice with a token that was renewed once, and a copy of the one before.
+    /// Returns alice with a token that was rotated once, and a copy of the superseded token.
     async fn alice_and_a_copy(&self) -> (Browser, Browser) {
         let mut alice = Browser::new(&self.here);
         alice.log_in("alice").await;
@@ -270,7 +270,7 @@ impl Two {
 
 #[tokio::test]
 async fn frozen_session_loses_connections_at_every_gateway() {
-    let two = Two::start().await;
+    let two = TwoGateways::start().await;
     for cause in ["replay", "signals", "the app's word"] {
         let (mut alice, mut thief) = two.alice_and_a_copy().await;
         let tag = cause.replace([' ', '\''], "-");
@@ -286,7 +286,7 @@ async fn frozen_session_loses_connections_at_every_gateway() {
             "replay" => assert_eq!(thief.fetch("/small").await.json()["reason"], "theft"),
             "signals" => {
                 thief = alice.clone();
-                THIEF.at(&mut thief);
+                THIEF.apply_to(&mut thief);
                 assert_eq!(thief.fetch("/small").await.json()["reason"], "reauthenticate");
             }
             _ => assert_eq!(alice.fetch("/say").await.status, StatusCode::OK),
@@ -300,7 +300,7 @@ async fn frozen_session_loses_connections_at_every_gateway() {
             let cut = if kind == "WebSocket" { "close 1008" } else { "broken" };
             assert_eq!(how, cut, "{cause}, {kind} {at}");
         }
-        // The fresh login is another session, and its connections stay.
+        // The new login is another session, so its connections stay.
         alice.log_in("alice").await;
         let fresh = open_websocket(&alice.at_gateway(&two.there), format!("/ws/{tag}/fresh")).await;
         tokio::time::sleep(Duration::from_millis(700)).await;
@@ -309,10 +309,10 @@ async fn frozen_session_loses_connections_at_every_gateway() {
     assert_eq!(two.says.heads().len(), 1);
 }
 
-/// The write waits in Redis, whose answer comes when the thief has long gone.
+/// The write hangs in Redis until after the thief has disconnected.
 #[tokio::test]
 async fn disconnecting_thief_is_still_stopped_and_reported() {
-    let two = Two::start().await;
+    let two = TwoGateways::start().await;
     for (cause, event, notice) in [
         ("replay", "session.theft", "An old copy of your session was used"),
         ("signals", "session.location-changed", "Your session was used from somewhere else"),
@@ -320,7 +320,7 @@ async fn disconnecting_thief_is_still_stopped_and_reported() {
         let (mut alice, mut thief) = two.alice_and_a_copy().await;
         if cause == "signals" {
             thief = alice.clone();
-            THIEF.at(&mut thief);
+            THIEF.apply_to(&mut thief);
         }
         assert_eq!(two.redis.command(&["CLIENT", "PAUSE", "20000", "WRITE"]), "+OK");
         let asking = tokio::spawn(async move { thief.fetch("/small").await });

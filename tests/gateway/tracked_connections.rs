@@ -1,5 +1,5 @@
-//! Live connections of every kind end with their session, for whatever reason and at whichever gateway
-//! it ended: within a second, in the manner of their protocol. A renewal ends none.
+//! Tracked connections of every kind end within a second of their session, for every reason and at every gateway,
+//! with the close signal of their protocol. Token rotation ends none.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,30 +18,30 @@ use test_support::fault_proxy::{FaultMode, FaultProxy};
 use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
 use test_support::redis_server::{RedisOptions, RedisServer};
 
-/// What is promised.
-const PROMISE: Duration = Duration::from_secs(1);
-/// For a machine that runs many tests at once.
+/// The documented bound.
+const REVOCATION_BOUND: Duration = Duration::from_secs(1);
+/// Tolerance for a busy machine.
 const MARGIN: Duration = Duration::from_millis(500);
-const BOUND: Duration = PROMISE.saturating_add(MARGIN);
+const BOUND: Duration = REVOCATION_BOUND.saturating_add(MARGIN);
 
-/// For what nothing is promised of; a test that waits so long has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest wait where no bound is documented.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What ends in the manner of its protocol, not as a whole answer would.
+/// Returns true if the connection was cut with the signal of its protocol.
 fn is_cut(kind: &str, how: &str) -> bool {
     match kind {
         "WebSocket" => how == "close 1008",
         "wait for news" => how == "401",
-        // The refusal reaches who reads while he sends; the others find the connection closed.
+        // A client that reads while sending gets the rejection; others see a closed connection.
         "upload" | "h2 upload" => how == "401" || how == "broken",
         _ => how == "broken",
     }
 }
 
-/// Two gateways on one Redis with one clock; connections are held at the second.
-struct Two {
+/// Two gateways with one Redis and one clock; connections are opened at the second.
+struct TwoGateways {
     streams: StreamingUpstream,
     redis: RedisServer,
     here: Gateway,
@@ -49,15 +49,15 @@ struct Two {
     alice: Browser,
 }
 
-impl Two {
-    async fn start() -> Two {
+impl TwoGateways {
+    async fn start() -> TwoGateways {
         let redis = RedisServer::start(RedisOptions::default());
         let url = redis.settings().url;
-        Two::with(redis, url).await
+        TwoGateways::with(redis, url).await
     }
 
-    /// The second gateway reaches Redis at `road`.
-    async fn with(redis: RedisServer, road: String) -> Two {
+    /// Starts both gateways; the second uses Redis at `road`.
+    async fn with(redis: RedisServer, road: String) -> TwoGateways {
         let (streams, clock) = (StreamingUpstream::start().await, manual_clock());
         let setup = |store, shared_directory| Setup {
             routes: streams.routes(""),
@@ -70,15 +70,15 @@ impl Two {
         let there = Gateway::start(setup(road, Some(Arc::clone(&here.directory))));
         let mut alice = Browser::new(&here);
         alice.log_in("alice").await;
-        Two { streams, redis, here, there, alice }
+        TwoGateways { streams, redis, here, there, alice }
     }
 
-    /// Every kind of connection of alice at the other gateway.
-    async fn hold(&self, tag: &str) -> Vec<OpenConnection> {
+    /// Opens every kind of connection of alice at the second gateway.
+    async fn open_all_kinds(&self, tag: &str) -> Vec<OpenConnection> {
         let before = metric(&self.there, "doorward_tracked_connections").await;
         let held = open_all(&self.alice.at_gateway(&self.there), &self.streams, tag).await;
-        // Who waits for an answer is registered once he has waited a while.
-        let deadline = Instant::now() + PATIENCE;
+        // Pending requests are registered only after a short delay.
+        let deadline = Instant::now() + TIMEOUT;
         while metric(&self.there, "doorward_tracked_connections").await < before + held.len() as u64
         {
             assert!(Instant::now() < deadline, "not all of them are registered");
@@ -87,8 +87,8 @@ impl Two {
         held
     }
 
-    /// All of them end soon after `since`, and the upstream hears of it.
-    async fn all_end(&self, held: Vec<OpenConnection>, since: Instant, why: &str) {
+    /// Asserts that all connections end soon after `since`, at the upstream too.
+    async fn assert_all_closed(&self, held: Vec<OpenConnection>, since: Instant, why: &str) {
         let mut slowest = Duration::ZERO;
         for held in held {
             let (kind, path) = (held.kind, held.path.clone());
@@ -105,12 +105,12 @@ impl Two {
     }
 }
 
-fn all_open(held: &[OpenConnection], why: &str) {
+fn assert_all_open(held: &[OpenConnection], why: &str) {
     let closed: Vec<_> = held.iter().filter(|held| !held.is_open()).map(|held| held.kind).collect();
     assert_eq!(closed, Vec::<&str>::new(), "{why}");
 }
 
-/// Asks the operator's socket; gives the answer's body.
+/// Sends a request to the admin socket and returns the response body.
 async fn operator(gateway: &Gateway, line: &str) -> String {
     let socket = gateway.socket();
     let mut stream = UnixStream::connect(socket).await.expect("connected");
@@ -128,16 +128,16 @@ async fn log_out(browser: &mut Browser) {
     assert_eq!(answer.status, StatusCode::OK);
 }
 
-/// The value of a counter or gauge of the admin port.
+/// Returns the value of a metric.
 async fn metric(gateway: &Gateway, name: &str) -> u64 {
     let text = gateway.metrics().await;
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
-/// Asks until the gauge shows the number.
+/// Polls until the gauge has this value.
 async fn reaches(gateway: &Gateway, name: &str, number: u64) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let now = metric(gateway, name).await;
         if now == number {
@@ -150,11 +150,11 @@ async fn reaches(gateway: &Gateway, name: &str, number: u64) {
 
 #[tokio::test]
 async fn logout_cuts_all_connection_kinds_at_the_other_gateway() {
-    let mut two = Two::start().await;
-    let held = two.hold("logout").await;
+    let mut two = TwoGateways::start().await;
+    let held = two.open_all_kinds("logout").await;
     reaches(&two.there, "doorward_tracked_connections", 9).await;
     log_out(&mut two.alice).await;
-    two.all_end(held, Instant::now(), "logout").await;
+    two.assert_all_closed(held, Instant::now(), "logout").await;
     reaches(&two.there, "doorward_tracked_connections", 0).await;
     let cut = "doorward_tracked_connections_closed_total{reason=\"session-ended\"}";
     assert_eq!(metric(&two.there, cut).await, 9);
@@ -162,16 +162,16 @@ async fn logout_cuts_all_connection_kinds_at_the_other_gateway() {
 
 #[tokio::test]
 async fn revocation_cuts_all_kinds_at_the_other_gateway() {
-    let mut two = Two::start().await;
+    let mut two = TwoGateways::start().await;
     let mut bob = Browser::new(&two.here);
     bob.log_in("bob").await;
     for what in ["session", "user", "all"] {
-        // Behind the line of the round before.
+        // After the cutoff of the previous round.
         two.here.advance(MINUTE);
         two.alice = Browser::new(&two.here);
         two.alice.log_in("alice").await;
         let bystander = open_websocket(&bob.at_gateway(&two.there), "/ws/bob".to_owned()).await;
-        let held = two.hold(what).await;
+        let held = two.open_all_kinds(what).await;
         let list = operator(&two.here, "GET /sessions?user=alice").await;
         let list: serde_json::Value = serde_json::from_str(&list).expect("JSON");
         let session = list[0]["session"].as_str().expect("a session");
@@ -181,14 +181,14 @@ async fn revocation_cuts_all_kinds_at_the_other_gateway() {
             _ => "all=1".to_owned(),
         };
         operator(&two.here, &format!("POST /revoke?{query}")).await;
-        two.all_end(held, Instant::now(), what).await;
+        two.assert_all_closed(held, Instant::now(), what).await;
         assert_eq!(bystander.is_open(), what != "all", "{what} is whose end");
     }
 }
 
 #[tokio::test]
 async fn theft_verdict_cuts_all_kinds_at_the_other_gateway() {
-    let mut two = Two::start().await;
+    let mut two = TwoGateways::start().await;
     let stolen = two.alice.token();
     two.here.advance(10 * MINUTE);
     two.alice.fetch("/x/small").await;
@@ -196,28 +196,28 @@ async fn theft_verdict_cuts_all_kinds_at_the_other_gateway() {
     assert_ne!(two.alice.token(), stolen);
     two.here.advance(2 * MINUTE);
     two.alice.fetch("/x/small").await;
-    let held = two.hold("theft").await;
+    let held = two.open_all_kinds("theft").await;
     let mut thief = Browser::new(&two.here).with_token(&stolen);
     assert_eq!(thief.fetch("/x/small").await.json()["reason"], "theft");
-    two.all_end(held, Instant::now(), "theft").await;
+    two.assert_all_closed(held, Instant::now(), "theft").await;
 }
 
 #[tokio::test]
 async fn idle_timeout_cuts_all_connection_kinds_on_time() {
-    let two = Two::start().await;
-    let held = two.hold("idle").await;
+    let two = TwoGateways::start().await;
+    let held = two.open_all_kinds("idle").await;
     two.here.advance(30 * MINUTE - Duration::from_secs(1));
-    // A while in which a mistake would show.
+    // Time in which a wrong cut would happen.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
-    all_open(&held, "a second is left");
+    assert_all_open(&held, "a second is left");
     two.here.advance(Duration::from_secs(1));
-    two.all_end(held, Instant::now(), "idle").await;
+    two.assert_all_closed(held, Instant::now(), "idle").await;
 }
 
 #[tokio::test]
 async fn remote_activity_keeps_connections_until_absolute_timeout() {
-    let mut two = Two::start().await;
-    let held = two.hold("absolute").await;
+    let mut two = TwoGateways::start().await;
+    let held = two.open_all_kinds("absolute").await;
     let first = two.alice.token();
     for _ in 0..(12 * 60 / 20 - 1) {
         two.here.advance(20 * MINUTE);
@@ -225,19 +225,19 @@ async fn remote_activity_keeps_connections_until_absolute_timeout() {
     }
     assert_ne!(two.alice.token(), first, "renewed on the way");
     tokio::time::sleep(Duration::from_millis(1_200)).await;
-    all_open(&held, "20 minutes are left");
+    assert_all_open(&held, "20 minutes are left");
     two.here.advance(20 * MINUTE);
-    two.all_end(held, Instant::now(), "absolute").await;
+    two.assert_all_closed(held, Instant::now(), "absolute").await;
 }
 
-/// Waits until Redis was asked for a record so many times more.
+/// Waits until Redis has received this many more reads.
 async fn looks(redis: &RedisServer, more: u64) {
     let asked = || {
         let told = redis.command(&["INFO", "commandstats"]);
         let calls = told.split_once("cmdstat_mget:calls=").map(|(_, rest)| rest.split(',').next());
         calls.flatten().and_then(|calls| calls.parse::<u64>().ok()).expect("a number")
     };
-    let (enough, deadline) = (asked() + more, Instant::now() + PATIENCE);
+    let (enough, deadline) = (asked() + more, Instant::now() + TIMEOUT);
     while asked() < enough {
         assert!(Instant::now() < deadline, "nobody looks");
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -248,20 +248,20 @@ async fn looks(redis: &RedisServer, more: u64) {
 async fn late_store_response_does_not_idle_out_an_active_session() {
     let redis = RedisServer::start(RedisOptions::default());
     let road = FaultProxy::start(([127, 0, 0, 1], redis.port()).into(), 1).await;
-    let mut two = Two::with(redis, format!("redis://{}", road.address)).await;
-    let held = two.hold("late").await;
+    let mut two = TwoGateways::with(redis, format!("redis://{}", road.address)).await;
+    let held = two.open_all_kinds("late").await;
     road.set(FaultMode::HoldReplies);
     looks(&two.redis, 1).await;
-    // Redis has told of a session that was not used for 40 minutes when the answer comes.
+    // The delayed reply reports a session without activity for 40 minutes.
     for _ in 0..2 {
         two.here.advance(20 * MINUTE);
         assert_eq!(two.alice.fetch("/x/small").await.status, StatusCode::OK);
     }
     road.set(FaultMode::Pass);
     looks(&two.redis, 3).await;
-    all_open(&held, "never 30 minutes without a request");
+    assert_all_open(&held, "never 30 minutes without a request");
     two.here.advance(30 * MINUTE);
-    two.all_end(held, Instant::now(), "idle").await;
+    two.assert_all_closed(held, Instant::now(), "idle").await;
 }
 
 #[tokio::test]
@@ -301,7 +301,7 @@ async fn response_in_progress_at_logout_never_starts_streaming() {
     let secret = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nsecret\r\n";
     upstream.write_all(secret).await.expect("sent");
     let mut seen = Vec::new();
-    // However it ends: a reset is an end too.
+    // A reset also counts as an end.
     let end = timeout(BOUND, client.read_to_end(&mut seen)).await;
     assert!(end.is_ok(), "still open");
     assert!(!String::from_utf8_lossy(&seen).contains("secret"), "told after the logout");
@@ -333,7 +333,7 @@ async fn slow_short_response_ends_with_its_session() {
         reaches(&gateway, "doorward_tracked_connections", 1).await;
         gateway.revoke("user=alice").await;
         let mut seen = Vec::new();
-        // However it ends: a reset is an end too.
+        // A reset also counts as an end.
         let end = timeout(BOUND, client.read_to_end(&mut seen)).await;
         assert!(end.is_ok() && seen.len() < 5000, "still served, dripping: {drips}");
         reaches(&gateway, "doorward_tracked_connections", 0).await;
@@ -359,7 +359,7 @@ async fn upload_ends_with_its_session_when_client_reads_nothing() {
         }
     });
     reader.read_u8().await.expect("an answer");
-    // The answer fills every buffer on its way, and nobody asks it for more.
+    // The response fills all buffers, because the client does not read.
     tokio::time::sleep(Duration::from_secs(1)).await;
     log_out(&mut alice).await;
     timeout(BOUND, streams.wait_until_seen("gone /flood")).await.expect("the upload goes on");

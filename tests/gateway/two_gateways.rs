@@ -1,4 +1,4 @@
-//! Two gateways on one Redis: one session, one decision, wherever a request comes in.
+//! Two gateways with one Redis make the same decisions about a session.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
 use test_support::redis_server::{RedisOptions, RedisServer};
 use test_support::upstream::Upstream;
 
-/// Both read the same clock, keys and users.
+/// Starts two gateways with the same clock, keys and users.
 fn two(upstream: &Upstream, redis: &RedisServer) -> [Gateway; 2] {
     let setup = Setup {
         routes: session_route(upstream.address),

@@ -1,8 +1,8 @@
-//! What is remembered of a user beyond his sessions: where he was lately, and what he has to be told.
+//! User history: known locations and notices that outlive sessions.
 
 use std::time::Duration;
 
-use crate::risk::{HOME, Place, Scene, THIEF, VPN_ABROAD, verdict};
+use crate::risk::{ClientOrigin, HOME, RiskTest, THIEF, VPN_ABROAD, verdict};
 use test_support::browser::Browser;
 
 const CHROME: &str = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36";
@@ -14,27 +14,27 @@ async fn notices(browser: &mut Browser) -> String {
 
 #[tokio::test]
 async fn known_locations_apply_to_new_sessions() {
-    let mut scene = Scene::with("enforce").await;
-    VPN_ABROAD.at(&mut scene.alice);
+    let mut scene = RiskTest::with("enforce").await;
+    VPN_ABROAD.apply_to(&mut scene.alice);
     let before = scene.alice.token();
     assert_eq!(verdict(&mut scene.alice).await, "admitted");
     assert_ne!(scene.alice.token(), before, "new to the first session: renewed");
-    let mut second = scene.another(HOME).await;
+    let mut second = scene.new_profile(HOME).await;
     scene.gateway.advance(Duration::from_secs(120));
-    VPN_ABROAD.at(&mut second);
+    VPN_ABROAD.apply_to(&mut second);
     let before = second.token();
     assert_eq!(verdict(&mut second).await, "admitted");
     assert_eq!(second.token(), before, "and not to the second");
-    let curl = Place(VPN_ABROAD.0, "curl/8.5.0");
-    curl.at(&mut second);
+    let curl = ClientOrigin(VPN_ABROAD.0, "curl/8.5.0");
+    curl.apply_to(&mut second);
     assert_eq!(verdict(&mut second).await, "admitted");
     scene.gateway.advance(Duration::from_secs(120));
     assert_eq!(verdict(&mut second).await, "admitted");
     assert_ne!(second.token(), before, "other software still is: renewed");
 }
 
-/// `doorward sessions forget …` on the gateway's socket.
-fn forget(scene: &Scene, user: &str) -> String {
+/// Runs `doorward sessions forget` on the gateway's socket.
+fn forget(scene: &RiskTest, user: &str) -> String {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_doorward"));
     command.args(["sessions", "--socket"]).arg(scene.gateway.socket()).args(["forget", user]);
     let out = command.output().expect("the program runs");
@@ -44,10 +44,10 @@ fn forget(scene: &Scene, user: &str) -> String {
 
 #[tokio::test]
 async fn forgetting_a_user_clears_the_history_and_is_logged() {
-    let mut scene = Scene::with("enforce").await;
-    VPN_ABROAD.at(&mut scene.alice);
+    let mut scene = RiskTest::with("enforce").await;
+    VPN_ABROAD.apply_to(&mut scene.alice);
     assert_eq!(verdict(&mut scene.alice).await, "admitted");
-    let mut third = scene.another(Place("203.0.113.9", CHROME)).await;
+    let mut third = scene.new_profile(ClientOrigin("203.0.113.9", CHROME)).await;
     assert!(notices(&mut third).await.contains("A login from a new place"));
     let said = forget(&scene, "Alice");
     assert_eq!(
@@ -55,11 +55,11 @@ async fn forgetting_a_user_clears_the_history_and_is_logged() {
         "deleted the history of alice; current sessions keep their part until they end\n"
     );
     assert!(!notices(&mut third).await.contains("A login from a new place"));
-    let mut elsewhere = scene.another(Place("100.64.0.9", "curl/8.5.0")).await;
+    let mut elsewhere = scene.new_profile(ClientOrigin("100.64.0.9", "curl/8.5.0")).await;
     assert!(!notices(&mut elsewhere).await.contains("new place"), "no news, as the first login");
-    let mut later = scene.another(HOME).await;
+    let mut later = scene.new_profile(HOME).await;
     scene.gateway.advance(Duration::from_secs(120));
-    VPN_ABROAD.at(&mut later);
+    VPN_ABROAD.apply_to(&mut later);
     let before = later.token();
     assert_eq!(verdict(&mut later).await, "admitted");
     assert_ne!(later.token(), before, "new to a session that begins after it: renewed");
@@ -71,13 +71,13 @@ async fn forgetting_a_user_clears_the_history_and_is_logged() {
 
 #[tokio::test]
 async fn location_unused_for_a_month_expires() {
-    let mut scene = Scene::with("enforce").await;
-    VPN_ABROAD.at(&mut scene.alice);
+    let mut scene = RiskTest::with("enforce").await;
+    VPN_ABROAD.apply_to(&mut scene.alice);
     assert_eq!(verdict(&mut scene.alice).await, "admitted");
     scene.gateway.advance(MONTH + Duration::from_secs(24 * 3_600));
-    let mut later = scene.another(HOME).await;
+    let mut later = scene.new_profile(HOME).await;
     scene.gateway.advance(Duration::from_secs(120));
-    VPN_ABROAD.at(&mut later);
+    VPN_ABROAD.apply_to(&mut later);
     let before = later.token();
     assert_eq!(verdict(&mut later).await, "admitted");
     assert_ne!(later.token(), before, "renewed");
@@ -85,13 +85,13 @@ async fn location_unused_for_a_month_expires() {
 
 #[tokio::test]
 async fn monitoring_route_does_not_make_a_location_known() {
-    let scene = Scene::with("enforce").await;
-    let mut thief = scene.theirs(VPN_ABROAD);
+    let scene = RiskTest::with("enforce").await;
+    let mut thief = scene.thief(VPN_ABROAD);
     thief.host = "other.test".to_owned();
     assert_eq!(verdict(&mut thief).await, "admitted", "that route only watches");
-    let mut second = scene.another(HOME).await;
+    let mut second = scene.new_profile(HOME).await;
     scene.gateway.advance(Duration::from_secs(120));
-    VPN_ABROAD.at(&mut second);
+    VPN_ABROAD.apply_to(&mut second);
     let before = second.token();
     assert_eq!(verdict(&mut second).await, "admitted");
     assert_ne!(second.token(), before, "new there");
@@ -99,9 +99,9 @@ async fn monitoring_route_does_not_make_a_location_known() {
 
 #[tokio::test]
 async fn location_of_an_attacker_is_removed_after_theft() {
-    let mut scene = Scene::with("enforce").await;
-    // He follows renewals; then the owner shows what he superseded.
-    let mut thief = scene.theirs(VPN_ABROAD);
+    let mut scene = RiskTest::with("enforce").await;
+    // The thief accepts successors; then the owner uses the superseded token.
+    let mut thief = scene.thief(VPN_ABROAD);
     for _ in 0..3 {
         assert_eq!(verdict(&mut thief).await, "admitted");
     }
@@ -110,7 +110,7 @@ async fn location_of_an_attacker_is_removed_after_theft() {
     assert_eq!(verdict(&mut scene.alice).await, "401 theft");
     scene.alice.log_in("alice").await;
     scene.gateway.advance(Duration::from_secs(120));
-    let mut again = scene.theirs(VPN_ABROAD);
+    let mut again = scene.thief(VPN_ABROAD);
     let before = again.token();
     assert_eq!(verdict(&mut again).await, "admitted");
     assert_ne!(again.token(), before, "as new as the first time");
@@ -118,10 +118,10 @@ async fn location_of_an_attacker_is_removed_after_theft() {
 
 #[tokio::test]
 async fn login_from_a_new_country_is_audited_and_shown() {
-    let mut scene = Scene::with("off").await;
+    let mut scene = RiskTest::with("off").await;
     assert!(!notices(&mut scene.alice).await.contains("new place"), "the first login is no news");
     let mut newcomer = Browser::new(&scene.gateway);
-    VPN_ABROAD.at(&mut newcomer);
+    VPN_ABROAD.apply_to(&mut newcomer);
     let login = newcomer.log_in("alice").await;
     assert_eq!(login.header("location"), "/", "he knows it");
     let text = notices(&mut scene.alice).await;
@@ -139,7 +139,7 @@ async fn login_from_a_new_country_is_audited_and_shown() {
     let fields = [("csrf", csrf.as_str()), ("do", "dismiss"), ("notice", &id)];
     scene.alice.post_form("/.doorward/sessions", &fields).await;
     assert!(!notices(&mut scene.alice).await.contains("A login from a new place"));
-    let again = scene.another(VPN_ABROAD).await;
+    let again = scene.new_profile(VPN_ABROAD).await;
     drop(again);
     let lines = scene.audited("session.login-new-location");
     assert_eq!(lines.len(), 1, "{lines:#?}");
@@ -152,17 +152,17 @@ async fn login_from_a_new_country_is_audited_and_shown() {
 
 #[tokio::test]
 async fn new_user_agent_in_a_new_network_is_a_new_location() {
-    let mut scene = Scene::with("off").await;
-    scene.another(Place(HOME.0, CHROME)).await;
+    let mut scene = RiskTest::with("off").await;
+    scene.new_profile(ClientOrigin(HOME.0, CHROME)).await;
     assert!(!notices(&mut scene.alice).await.contains("new place"));
-    scene.another(Place("203.0.113.9", "curl/8.5.0")).await;
+    scene.new_profile(ClientOrigin("203.0.113.9", "curl/8.5.0")).await;
     assert!(notices(&mut scene.alice).await.contains("A login from a new place"));
 }
 
 #[tokio::test]
 async fn risk_rejection_is_explained_after_login() {
-    let mut scene = Scene::with("enforce").await;
-    let mut thief = scene.theirs(THIEF);
+    let mut scene = RiskTest::with("enforce").await;
+    let mut thief = scene.thief(THIEF);
     assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
     let login = scene.alice.log_in("alice").await;
     assert!(login.header("location").starts_with("/.doorward/sessions"));

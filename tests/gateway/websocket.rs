@@ -1,5 +1,4 @@
-//! What outlives a request: WebSocket tunnels, event streams and large bodies. They pass unbuffered,
-//! and end with their session.
+//! WebSocket tunnels, event streams and large bodies: unbuffered, and ended with their session.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -28,12 +27,12 @@ use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
 use test_support::redis_server::{RedisOptions, RedisServer};
 use test_support::upstream::Upstream;
 
-/// Longest that a connection may outlive its session.
+/// Longest time between the end of a session and of its connections.
 const CUT: Duration = Duration::from_secs(5);
 
 const IDLE: Duration = Duration::from_secs(30 * 60);
 
-/// An upstream that sends every message back, and keeps the heads of the handshakes.
+/// An upstream that echoes every message and records the handshake heads.
 struct Echo {
     address: SocketAddr,
     heads: Arc<Mutex<Vec<HeaderMap>>>,
@@ -97,14 +96,14 @@ async fn open(browser: &Browser) -> Socket {
     socket
 }
 
-/// Asserts that a word comes back.
+/// Asserts that a message is echoed.
 async fn answers(socket: &mut Socket) {
     socket.send(Message::text("still there?")).await.expect("sent");
     let word = timeout(CUT, socket.next()).await.expect("in time").expect("open").expect("a frame");
     assert_eq!(word, Message::text("still there?"));
 }
 
-/// Asserts that the tunnel is closed in time, with the code for policy.
+/// Asserts that the tunnel is closed in time with code 1008 (policy violation).
 async fn is_cut(socket: &mut Socket, why: &str) {
     let end = timeout(CUT, socket.next()).await;
     let end = end.unwrap_or_else(|_| panic!("{why}: still open after {CUT:?}"));
@@ -134,7 +133,7 @@ async fn logged_in(gateway: &Gateway, user: &str) -> Browser {
     browser
 }
 
-/// What `doorward sessions revoke` asks. It answers after a look at every live connection.
+/// Sends the request of `doorward sessions revoke`, which returns after all tracked connections were checked.
 async fn revoke(gateway: &Gateway, query: &str) {
     let mut files = std::fs::read_dir(gateway.directory.path()).expect("a directory");
     let socket = files.find_map(|file| {
@@ -150,7 +149,7 @@ async fn revoke(gateway: &Gateway, query: &str) {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
-async fn press(browser: &mut Browser, page: &str, button: &str) {
+async fn send_key(browser: &mut Browser, page: &str, button: &str) {
     let csrf = browser.navigate(page).await.form_field("csrf");
     let answer = browser.post_form(page, &[("csrf", &csrf), ("do", button)]).await;
     assert!(!answer.status.is_client_error(), "{}", answer.text());
@@ -229,7 +228,7 @@ async fn malformed_handshake_is_400() {
     assert!(upstream.heads().is_empty());
 }
 
-// The end of a session is the end of its tunnels
+// Tunnels end with their session
 
 #[tokio::test]
 async fn logout_and_revocation_cut_only_their_own_tunnels() {
@@ -244,7 +243,7 @@ async fn logout_and_revocation_cut_only_their_own_tunnels() {
         let mut browser = logged_in(&gateway, "bob").await;
         let mut socket = open(&browser).await;
         match page.starts_with('/') {
-            true => press(&mut browser, page, button).await,
+            true => send_key(&mut browser, page, button).await,
             false => revoke(&gateway, button).await,
         }
         is_cut(&mut socket, page).await;
@@ -259,7 +258,7 @@ async fn ending_other_sessions_keeps_the_own_tunnel() {
     let (gateway, mut here) = behind(echo.address).await;
     let there = logged_in(&gateway, "alice").await;
     let (mut own, mut other) = (open(&here).await, open(&there).await);
-    press(&mut here, "/.doorward/sessions", "end-others").await;
+    send_key(&mut here, "/.doorward/sessions", "end-others").await;
     is_cut(&mut other, "end-others").await;
     answers(&mut own).await;
 }
@@ -305,14 +304,14 @@ async fn logout_at_another_gateway_cuts_a_tunnel() {
     let there = Gateway::start(setup(Some(Arc::clone(&here.directory))));
     let browser = logged_in(&here, "alice").await;
     let mut socket = open(&browser).await;
-    press(&mut browser.at_gateway(&there), "/.doorward/logout", "").await;
+    send_key(&mut browser.at_gateway(&there), "/.doorward/logout", "").await;
     is_cut(&mut socket, "logout elsewhere").await;
 }
 
-// StreamingUpstream and large bodies
+// Streams and large bodies
 
-/// An upstream that takes one request and hands its connection over, the head read.
-async fn by_hand() -> (SocketAddr, mpsc::Receiver<TcpStream>) {
+/// An upstream that reads one request head and passes on its connection.
+async fn raw_handshake() -> (SocketAddr, mpsc::Receiver<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let (sender, receiver) = mpsc::channel(1);
@@ -349,7 +348,7 @@ async fn chunk(body: &mut Incoming) -> Bytes {
 
 #[tokio::test]
 async fn event_stream_passes_events_and_ends_with_its_session() {
-    let (address, mut connections) = by_hand().await;
+    let (address, mut connections) = raw_handshake().await;
     let (gateway, mut browser) = behind(address).await;
     let answer = begin(&browser).await;
     let mut upstream = connections.recv().await.expect("a request");
@@ -364,7 +363,7 @@ async fn event_stream_passes_events_and_ends_with_its_session() {
     revoke(&gateway, "user=bob").await;
     upstream.write_all(b"data: on\n\n").await.expect("sent");
     assert_eq!(chunk(&mut body).await, "data: on\n\n");
-    press(&mut browser, "/.doorward/logout", "").await;
+    send_key(&mut browser, "/.doorward/logout", "").await;
     let end = timeout(CUT, body.frame()).await.expect("cut in time");
     assert!(!matches!(end, Some(Ok(_))), "{end:?}");
     let gone = timeout(CUT, upstream.read_u8()).await.expect("the upstream hears of it");
@@ -373,7 +372,7 @@ async fn event_stream_passes_events_and_ends_with_its_session() {
 
 #[tokio::test]
 async fn upload_reaches_the_upstream_chunk_by_chunk() {
-    let (address, mut connections) = by_hand().await;
+    let (address, mut connections) = raw_handshake().await;
     let (_gateway, browser) = behind(address).await;
     let tls = TokioIo::new(browser.connect().await);
     let (mut client, connection) = hyper::client::conn::http1::handshake(tls).await.expect("HTTP");
@@ -407,7 +406,7 @@ async fn upload_reaches_the_upstream_chunk_by_chunk() {
 #[tokio::test]
 async fn slow_reader_applies_backpressure_without_data_loss() {
     const SIZE: usize = 64 << 20;
-    let (address, mut connections) = by_hand().await;
+    let (address, mut connections) = raw_handshake().await;
     let (_gateway, browser) = behind(address).await;
     let answer = begin(&browser).await;
     let mut upstream = connections.recv().await.expect("a request");
@@ -415,7 +414,7 @@ async fn slow_reader_applies_backpressure_without_data_loss() {
     upstream.write_all(head.as_bytes()).await.expect("sent");
     let mut body = answer.await.expect("no panic").into_body();
 
-    // Nobody reads: what is taken now is what stands in buffers.
+    // The client does not read, so all accepted bytes are in buffers.
     let data: Vec<u8> = (0..SIZE).map(|at| (at / 4096 % 251) as u8).collect();
     let mut taken = 0;
     while let Ok(wrote) = timeout(Duration::from_secs(2), upstream.write(&data[taken..])).await {
@@ -437,7 +436,7 @@ async fn slow_reader_applies_backpressure_without_data_loss() {
 
 // HTTP/2
 
-/// An upstream that speaks HTTP/2 in the clear and answers with the path.
+/// An h2c upstream that responds with the path.
 async fn h2c() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -484,7 +483,7 @@ async fn parallel_h2_streams_get_their_own_responses() {
     assert_eq!(done.len(), 100);
 }
 
-// What people say in a tunnel
+// Activity in tunnels
 
 #[tokio::test]
 async fn tunnel_frames_count_as_activity_only_if_configured() {
@@ -497,7 +496,7 @@ async fn tunnel_frames_count_as_activity_only_if_configured() {
         let mut socket = open(&browser).await;
         gateway.advance(IDLE - Duration::from_secs(60));
         answers(&mut socket).await;
-        // The note is written beside the frame: wait until the session page knows, where it shall.
+        // Activity is written asynchronously: wait until the session page shows it, if expected.
         let mut other = browser.clone();
         let left = async |browser: &mut Browser| {
             let answer = browser.fetch("/.doorward/session").await;

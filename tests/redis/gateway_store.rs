@@ -1,4 +1,4 @@
-//! A gateway's store that follows its Redis, and what tests ask of it.
+//! The Redis store of a gateway with invalidation, and helpers for its tests.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,12 @@ use doorward::store::{Loaded, RedisSettings, Slot, Store, StoreChange};
 use tokio::sync::broadcast::Receiver;
 use tokio::task::JoinSet;
 
-/// What the design promises: nothing is believed for longer.
+/// The documented bound on staleness of the cache.
 pub const MAX_STALENESS: Duration = Duration::from_secs(3);
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A gateway's store, following its server until it is dropped.
+/// The store of a gateway, with invalidation until dropped.
 pub struct GatewayStore {
     pub store: Store,
     pub changes: Receiver<StoreChange>,
@@ -32,7 +32,7 @@ impl GatewayStore {
         gateway
     }
 
-    /// Waits until a proof has come.
+    /// Waits until a heartbeat has arrived.
     pub async fn wait_for_heartbeat(&self) {
         wait_until(|| self.staleness().is_some_and(|age| age < MAX_STALENESS)).await;
     }
@@ -49,7 +49,7 @@ impl GatewayStore {
         self.store.load(key).await.expect("available")
     }
 
-    /// Loads until it stays known: the word of what was done before may still be on its way.
+    /// Loads until the session stays cached; the invalidation of an earlier write can still be in flight.
     pub async fn load_until_cached(&self, key: &SessionKey) {
         let deadline = Instant::now() + TIMEOUT;
         while self.cached(key).is_none() {
@@ -58,12 +58,12 @@ impl GatewayStore {
         }
     }
 
-    /// What was told so far is not what is waited for from here on.
+    /// Discards the changes received so far.
     pub fn discard_changes(&mut self) {
         while self.changes.try_recv().is_ok() {}
     }
 
-    /// Waits for the word of a change; by then it has been taken in.
+    /// Waits until a change has been received and applied.
     pub async fn wait_for_change(&mut self, change: StoreChange) {
         let heard = async { while self.changes.recv().await.expect("not that many") != change {} };
         tokio::time::timeout(TIMEOUT, heard).await.expect("the word comes");

@@ -1,5 +1,5 @@
-//! A server that speaks enough of Redis' protocol to be read and followed, and does when a test asks what
-//! a real one does only by bad luck: answers late, tells late, tells nothing, goes away.
+//! A scripted server with the part of the Redis protocol that the store needs. It reproduces rare timing of real
+//! servers on demand: late replies, late or missing invalidations, closed connections.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 type Sender = UnboundedSender<Vec<u8>>;
 
-/// The server; dropping it closes everything.
+/// A running server. Dropping it closes all connections.
 pub struct ScriptedRedis {
     pub address: SocketAddr,
     state: Arc<State>,
@@ -34,13 +34,13 @@ struct State {
 struct Inner {
     values: HashMap<String, Vec<u8>>,
     subscribers: Vec<Sender>,
-    /// Followers hear nothing more, not even answers.
+    /// Whether subscribers receive nothing, not even replies.
     is_silent: bool,
-    /// As a primary of a cluster: only names with this hash tag.
+    /// As a primary of a cluster, accepts only keys with this hash tag.
     accepted_tag: Option<&'static str>,
-    /// How late the word of a beat goes out.
+    /// Delay of the push for a heartbeat.
     heartbeat_delay: Duration,
-    /// Answers to readers wait here.
+    /// Held replies to readers.
     held_replies: Option<Vec<(Sender, Vec<u8>)>>,
 }
 
@@ -58,27 +58,27 @@ impl ScriptedRedis {
         RedisSettings { url: format!("redis://{}", self.address), ..RedisSettings::default() }
     }
 
-    /// A value, set without telling anybody.
+    /// Sets a value without an invalidation.
     pub fn put(&self, name: &str, value: &[u8]) {
         self.state.lock().values.insert(name.to_owned(), value.to_vec());
     }
 
-    /// One push to every follower, with all these names in it.
+    /// Pushes one invalidation of these keys to every subscriber.
     pub fn push_invalidation(&self, names: &[&str]) {
         self.state.lock().push(&invalidation(names));
     }
 
-    /// What FLUSHALL sends.
+    /// Pushes the invalidation of FLUSHALL.
     pub fn push_flush(&self) {
         self.state.lock().push(b">2\r\n$10\r\ninvalidate\r\n_\r\n");
     }
 
-    /// From here on, questions are looked up at once and answered later.
+    /// From here on, reads are executed at once and their replies are held.
     pub fn hold_replies(&self) {
         self.state.lock().held_replies = Some(Vec::new());
     }
 
-    /// Waits until as many answers are held.
+    /// Waits until this many replies are held.
     pub async fn wait_for_held(&self, count: usize) {
         loop {
             let arrived = self.state.read_arrived.notified();
@@ -89,35 +89,35 @@ impl ScriptedRedis {
         }
     }
 
-    /// Lets the held answers go, and the next ones at once.
+    /// Sends all held replies and stops holding.
     pub fn release_replies(&self) {
         for (to, answer) in self.state.lock().held_replies.take().unwrap_or_default() {
             let _gone = to.send(answer);
         }
     }
 
-    /// Takes the held answers away to be released one by one, in the order of their questions.
+    /// Returns the held replies, to be sent one by one in the order of the reads.
     pub fn take_held_replies(&self) -> Vec<impl FnOnce() + use<>> {
         let held = self.state.lock().held_replies.take().unwrap_or_default();
         held.into_iter().map(|(to, answer)| move || drop(to.send(answer))).collect()
     }
 
-    /// Connections of subscribers stay open, and nothing comes on them any more.
+    /// Sends nothing more to subscribers, whose connections stay open.
     pub fn stop_pushing(&self) {
         self.state.lock().is_silent = true;
     }
 
-    /// As a primary of a cluster, takes only names with this hash tag.
+    /// As a primary of a cluster, accepts only keys with this hash tag.
     pub fn accept_only(&self, tag: &'static str) {
         self.state.lock().accepted_tag = Some(tag);
     }
 
-    /// The word of every beat comes later from here on.
+    /// Delays the push for every heartbeat from here on.
     pub fn delay_heartbeats(&self, heartbeat_delay: Duration) {
         self.state.lock().heartbeat_delay = heartbeat_delay;
     }
 
-    /// Ends the connections of all subscribers, and answers no new one.
+    /// Closes the connections of all subscribers and does not reply to new ones.
     pub fn disconnect_subscribers(&self) {
         self.state.lock().is_silent = true;
         self.state.disconnect.notify_waiters();
@@ -157,7 +157,7 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
     }
 }
 
-/// Ends when nobody can send any more.
+/// Writes until all senders are dropped.
 async fn write(mut writer: OwnedWriteHalf, mut receiver: UnboundedReceiver<Vec<u8>>) {
     while let Some(bytes) = receiver.recv().await {
         if writer.write_all(&bytes).await.is_err() {
@@ -267,7 +267,7 @@ fn invalidation(names: &[&str]) -> Vec<u8> {
     push
 }
 
-/// One command: an array of texts.
+/// Reads one command: an array of strings.
 async fn command(reader: &mut BufReader<OwnedReadHalf>) -> Option<Vec<String>> {
     let count = number(reader, '*').await?;
     let mut words = Vec::new();

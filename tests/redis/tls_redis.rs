@@ -1,5 +1,5 @@
-//! Servers that belong with_shared_ca and speak nothing but TLS, also among themselves: of one authority, and each
-//! asks for a client's certificate.
+//! Groups of TLS-only servers, which also use TLS among themselves. All share a CA and require client
+//! certificates.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use doorward::store::RedisSettings;
 use test_support::redis_fleet::eventually;
 use test_support::redis_server::{RedisOptions, RedisServer};
 
-/// How sentinels call the master.
+/// The name under which the sentinel monitors the master.
 const MASTER_NAME: &str = "gate";
 
 /// Three primaries without replicas.
@@ -18,7 +18,7 @@ pub struct TlsCluster {
 }
 
 impl TlsCluster {
-    /// All certificates name `name`. A node announces it if it is no address.
+    /// Starts a cluster whose certificates have this name. Nodes announce it unless it is an address.
     pub fn start(name: &'static str) -> TlsCluster {
         let mut servers: Vec<RedisServer> = Vec::new();
         for _ in 0..3 {
@@ -54,13 +54,13 @@ impl TlsCluster {
         });
     }
 
-    /// Names one of the three: the others are found.
+    /// Returns settings that list one of the three nodes; the store discovers the others.
     pub fn settings(&self) -> RedisSettings {
         let url = format!("rediss+cluster://{}:{}", self.name, self.servers[0].port());
         RedisSettings { url, ..self.servers[0].settings() }
     }
 
-    /// Gives a slot to the next server, without its keys.
+    /// Moves a slot to the next server, without its keys.
     pub fn move_slot(&self, slot: u16, from: usize) -> usize {
         let to = (from + 1) % self.servers.len();
         let id = |at: usize| self.servers[at].command(&["CLUSTER", "MYID"]);
@@ -76,7 +76,7 @@ impl TlsCluster {
     }
 }
 
-/// A master, a replica, and a sentinel that is asked for by all.
+/// A master, a replica and one sentinel.
 pub struct TlsSentinelGroup {
     pub servers: Vec<RedisServer>,
     sentinel: RedisServer,
@@ -96,7 +96,7 @@ impl TlsSentinelGroup {
         let mut follows = how;
         follows.args.extend(["--replicaof", address, &port].map(str::to_owned));
         let replica = RedisServer::start(with_shared_ca(follows, address, Some(&master)));
-        // A file of its own, which it writes to.
+        // The sentinel rewrites its configuration file.
         let file = replica.directory().join("sentinel.conf");
         std::fs::write(&file, "").expect("a writable directory");
         let sentinel = RedisServer::start(with_shared_ca(sentinel(&file), address, Some(&master)));
@@ -120,7 +120,7 @@ impl TlsSentinelGroup {
         RedisSettings { url, ..self.sentinel.settings() }
     }
 
-    /// Makes the replica the master.
+    /// Fails over to the replica.
     pub fn force_failover(&self) {
         eventually("a failover begins", || {
             self.sentinel.command(&["SENTINEL", "FAILOVER", MASTER_NAME]) == "+OK"

@@ -1,4 +1,4 @@
-//! The real program in a process of its own, killed when dropped; and commands that end by themselves.
+//! The doorward binary: long-running processes, killed when dropped, and commands.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// Longest wait for what has to come.
+/// Longest wait for an expected event.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A program that runs until it is told to stop. What it writes goes to files.
+/// A running process. Its output goes to files.
 pub struct Program {
     pub directory: Arc<TempDir>,
     child: Child,
 }
 
 impl Program {
-    /// `doorward run` with this configuration, on a directory that a test prepared.
+    /// Starts `doorward run` with this configuration in a prepared directory.
     pub fn run(configuration: &str, directory: Arc<TempDir>, level: &str) -> Program {
         let config = directory.path().join("doorward.toml");
         std::fs::write(&config, configuration).expect("written");
@@ -28,7 +28,7 @@ impl Program {
         Program::start(arguments, directory, level)
     }
 
-    /// Any command that goes on; its temporary files lie in `directory` too.
+    /// Starts a long-running command; `directory` also holds its temporary files.
     pub fn start(
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
         directory: Arc<TempDir>,
@@ -51,17 +51,17 @@ impl Program {
         self.directory.path().join(name)
     }
 
-    /// What it wrote to standard error so far.
+    /// Returns the standard error output so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    /// What it wrote to standard output so far.
+    /// Returns the standard output so far.
     pub fn stdout(&self) -> String {
         std::fs::read_to_string(self.path("out")).unwrap_or_default()
     }
 
-    /// Where it listens for browsers; its log has to be JSON.
+    /// Returns the HTTPS address; the log format must be JSON.
     pub fn address(&self) -> SocketAddr {
         let line = self.wait_for_line("the listener", |line| {
             line["event"] == "gateway.listening" && line["scheme"] == "https"
@@ -69,7 +69,7 @@ impl Program {
         line["address"].as_str().expect("an address").parse().expect("an address")
     }
 
-    /// Waits for a line of a JSON log.
+    /// Waits for an entry of a JSON log.
     pub fn wait_for_line(
         &self,
         what: &str,
@@ -82,7 +82,7 @@ impl Program {
         })
     }
 
-    /// Asks again and again, for at most half a minute.
+    /// Polls for at most half a minute.
     pub fn wait_for<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         let deadline = Instant::now() + TIMEOUT;
         loop {
@@ -100,7 +100,7 @@ impl Program {
         assert!(Command::new("kill").args([name, &pid]).status().expect("kill").success());
     }
 
-    /// The exit code, once it has ended by itself.
+    /// Waits for the process to exit and returns its exit code.
     pub fn wait_for_exit(&mut self) -> Option<i32> {
         let deadline = Instant::now() + TIMEOUT;
         loop {
@@ -116,7 +116,7 @@ impl Program {
         self.child.try_wait().expect("a child of ours").is_none()
     }
 
-    /// SIGTERM; the exit code.
+    /// Sends SIGTERM and returns the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.signal("-TERM");
         self.wait_for_exit()
@@ -130,7 +130,7 @@ impl Drop for Program {
     }
 }
 
-/// What a command said, and how it ended.
+/// Output and exit status of a command.
 #[derive(Debug)]
 pub struct CommandOutput {
     pub status: ExitStatus,
@@ -139,20 +139,20 @@ pub struct CommandOutput {
 }
 
 impl CommandOutput {
-    /// What it wrote, after a success.
+    /// Asserts success and returns the standard output.
     pub fn expect_success(self) -> String {
         assert_eq!(self.status.code(), Some(0), "{}{}", self.stdout, self.stderr);
         self.stdout
     }
 
-    /// The exit code and the reason, after a failure that wrote nothing else.
+    /// Asserts that standard output is empty; returns the exit code and the standard error output.
     pub fn expect_failure(self) -> (i32, String) {
         assert_eq!(self.stdout, "", "a failure writes to standard error");
         (self.status.code().expect("no signal"), self.stderr)
     }
 }
 
-/// Runs a command to its end, in `directory`, with `input`.
+/// Runs a command in `directory` with `input` on standard input.
 pub fn command(directory: &Path, arguments: &[&str], input: &str) -> CommandOutput {
     let path = directory.join(format!("input-{}", std::process::id()));
     std::fs::write(&path, input).expect("written");

@@ -322,8 +322,8 @@ impl Guard {
         Ok(())
     }
 
-    /// Returns the session of the browser's cookie at login, which ends whoever its user is. The
-    /// token must match the record, so knowing a session ID does not suffice to end a session.
+    /// Returns the session of the browser's cookie at login; the login ends it, even if it belongs to
+    /// another user. The token must match the record, so a session ID alone cannot end a session.
     async fn find_replaced(
         &self,
         cookie: &CookieLookup,

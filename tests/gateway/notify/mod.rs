@@ -1,4 +1,4 @@
-//! `[notify]`: a theft reaches who has to know, and no receiver, however it behaves, reaches the gateway.
+//! Notifications: thefts are delivered, and no receiver can affect the gateway.
 
 mod notifying_gateway;
 mod programs;
@@ -22,23 +22,23 @@ use test_support::gateway::{Gateway, Setup, manual_clock, prepare_directory, ses
 use test_support::upstream::Upstream;
 
 use notifying_gateway::text;
-use receivers::{Act, Documented, GOOD, Receiver};
+use receivers::{ACCEPTS, DocumentedReceiver, Receiver, ReceiverBehavior};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// Longest wait for what has to come.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest wait for an expected event.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// alice at home, whose token somebody elsewhere shows after its grace.
-struct Scene {
+/// alice at home, and a thief elsewhere who replays her superseded token.
+struct NotifyTest {
     _upstream: Upstream,
     gateway: Gateway,
     alice: Browser,
     thief: Browser,
 }
 
-impl Scene {
-    async fn with(directory: Arc<TempDir>, notify: &str) -> Scene {
+impl NotifyTest {
+    async fn with(directory: Arc<TempDir>, notify: &str) -> NotifyTest {
         std::fs::write(directory.path().join("notify-secret"), SECRET).expect("written");
         let upstream = Upstream::start().await;
         let gateway = Gateway::start(Setup {
@@ -50,24 +50,24 @@ impl Scene {
             ..Setup::default()
         });
         let mut alice = Browser::new(&gateway);
-        HOME.at(&mut alice);
+        HOME.apply_to(&mut alice);
         alice.log_in("alice").await;
         let mut thief = alice.clone();
-        THIEF.at(&mut thief);
+        THIEF.apply_to(&mut thief);
         gateway.advance(Duration::from_secs(601));
         alice.fetch("/").await;
         assert_eq!(verdict(&mut alice).await, "admitted");
         gateway.advance(Duration::from_secs(120));
-        Scene { _upstream: upstream, gateway, alice, thief }
+        NotifyTest { _upstream: upstream, gateway, alice, thief }
     }
 }
 
 #[tokio::test]
 async fn theft_notification_names_both_clients_and_no_token() {
     let directory = prepare_directory();
-    let receiver = Documented::start(directory.path());
+    let receiver = DocumentedReceiver::start(directory.path());
     let notify = format!("webhook = \"http://{}/\"", receiver.address);
-    let mut scene = Scene::with(directory, &notify).await;
+    let mut scene = NotifyTest::with(directory, &notify).await;
     assert_eq!(verdict(&mut scene.thief).await, "401 theft");
     let line = receiver.next();
     assert!(!line.contains(&scene.thief.token()), "{line}");
@@ -85,13 +85,13 @@ async fn theft_notification_names_both_clients_and_no_token() {
 #[tokio::test]
 async fn risk_notification_lists_the_signals() {
     let directory = prepare_directory();
-    let receiver = Documented::start(directory.path());
+    let receiver = DocumentedReceiver::start(directory.path());
     let notify = format!("webhook = \"http://{}/\"", receiver.address);
-    let scene = Scene::with(directory, &notify).await;
+    let scene = NotifyTest::with(directory, &notify).await;
     let mut thief = scene.alice.clone();
-    VPN_ABROAD.at(&mut thief);
+    VPN_ABROAD.apply_to(&mut thief);
     assert_eq!(verdict(&mut thief).await, "admitted", "another network is no reason to tell");
-    THIEF.at(&mut thief);
+    THIEF.apply_to(&mut thief);
     assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
     let told: Value = serde_json::from_str(&receiver.next()).expect("JSON");
     assert_eq!(told["event.action"], "session.location-changed");
@@ -109,7 +109,7 @@ async fn risk_notification_lists_the_signals() {
 #[test]
 fn documented_receiver_rejects_bad_or_old_signatures() {
     let directory = prepare_directory();
-    let receiver = Documented::start(directory.path());
+    let receiver = DocumentedReceiver::start(directory.path());
     let now = doorward::clock::Clock::System.now().seconds();
     let sign = |secret: &str, at| SigningSecret::parse(secret).expect("one").sign("m", at, b"{}");
     let other = format!("whsec_{}", "A".repeat(32));
@@ -130,21 +130,21 @@ fn documented_receiver_rejects_bad_or_old_signatures() {
 
 #[tokio::test]
 async fn hanging_receiver_delays_neither_responses_nor_shutdown() {
-    let receiver = Receiver::plain(&[Act::Hang]);
+    let receiver = Receiver::plain(&[ReceiverBehavior::Hang]);
     let notify = format!("{}\ntimeout = \"60s\"", receiver.webhook());
-    let mut scene = Scene::with(prepare_directory(), &notify).await;
+    let mut scene = NotifyTest::with(prepare_directory(), &notify).await;
     let start = Instant::now();
     assert_eq!(verdict(&mut scene.thief).await, "401 theft");
     assert_eq!(verdict(&mut scene.thief).await, "401 theft");
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     scene.gateway.stop();
-    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+    assert!(start.elapsed() < TIMEOUT, "{:?}", start.elapsed());
 }
 
 #[tokio::test]
 async fn pending_notifications_are_sent_before_exit() {
-    let receiver = Receiver::plain(&[Act::Late(Duration::from_millis(200))]);
-    let mut scene = Scene::with(prepare_directory(), &receiver.webhook()).await;
+    let receiver = Receiver::plain(&[ReceiverBehavior::Late(Duration::from_millis(200))]);
+    let mut scene = NotifyTest::with(prepare_directory(), &receiver.webhook()).await;
     assert_eq!(verdict(&mut scene.thief).await, "401 theft");
     let shared = Arc::clone(scene.gateway.shared());
     scene.gateway.stop();
@@ -153,7 +153,7 @@ async fn pending_notifications_are_sent_before_exit() {
     assert!(shared.metrics.render().contains(delivered));
 }
 
-// The command
+// The command `notify test`
 
 fn notify_test(directory: &TempDir, notify: &str) -> Output {
     let config = directory.path().join("doorward.toml");
@@ -167,7 +167,7 @@ fn notify_test(directory: &TempDir, notify: &str) -> Output {
 fn notify_test_prints_the_receivers_response() {
     let directory = prepare_directory();
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let receiver = Receiver::plain(&[GOOD, Act::Answer("302 Found")]);
+    let receiver = Receiver::plain(&[ACCEPTS, ReceiverBehavior::Answer("302 Found")]);
     let good = notify_test(&directory, &receiver.webhook());
     let told = format!("http://{}: delivered (204 No Content)\n", receiver.address);
     assert_eq!((good.status.code(), said(&good.stdout)), (Some(0), told), "{good:?}");

@@ -1,4 +1,4 @@
-//! Who tells: the notifier alone, with shorter pauses and its own counters.
+//! The notifier alone, with shorter pauses and separate counters.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use doorward::telemetry::{Metrics, SessionEvent};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::{PATIENCE, SECRET};
+use super::{SECRET, TIMEOUT};
 use test_support::gateway::{Setup, configuration, session_route};
 
-/// The text of a configuration with these lines of `[notify]`; the secret is `notify-secret`.
+/// Returns a configuration with these keys in `[notify]`; the secret file is `notify-secret`.
 pub(super) fn text(directory: &TempDir, notify: &str) -> String {
     std::fs::write(directory.path().join("notify-secret"), SECRET).expect("written");
     let more = format!("[notify]\nsecret_file = \"notify-secret\"\n{notify}\n");
@@ -23,13 +23,13 @@ pub(super) fn text(directory: &TempDir, notify: &str) -> String {
     configuration(&Setup { extra: more, routes, ..Setup::default() }, directory)
 }
 
-/// What that configuration makes, with shorter pauses.
-pub(super) fn told_by(directory: &TempDir, notify: &str) -> Settings {
+/// Starts a notifier from such a configuration, with shorter pauses.
+pub(super) fn notify_config(directory: &TempDir, notify: &str) -> Settings {
     let text = text(directory, notify);
     let (config, _) = Config::parse(&text, "test.toml", directory.path()).expect("loads");
     let settings = settings(&config.notify).expect("usable").expect("somebody to tell");
-    let (attempts, pause, drain) = (3, Duration::from_millis(10), PATIENCE);
-    let (asked, longest) = (Duration::from_secs(2), 10 * PATIENCE);
+    let (attempts, pause, drain) = (3, Duration::from_millis(10), TIMEOUT);
+    let (asked, longest) = (Duration::from_secs(2), 10 * TIMEOUT);
     Settings {
         retry: RetryPolicy {
             attempts,
@@ -42,17 +42,17 @@ pub(super) fn told_by(directory: &TempDir, notify: &str) -> Settings {
     }
 }
 
-/// A notifier and its counters.
-pub(super) struct Teller {
+/// A running notifier and its counters.
+pub(super) struct NotifyingGateway {
     pub(super) notifier: Notifier,
     metrics: Metrics,
 }
 
-impl Teller {
-    pub(super) fn start(settings: Settings) -> Teller {
+impl NotifyingGateway {
+    pub(super) fn start(settings: Settings) -> NotifyingGateway {
         let metrics = Metrics::default();
         let notifier = Notifier::start(settings, metrics.clone()).expect("a thread");
-        Teller { notifier, metrics }
+        NotifyingGateway { notifier, metrics }
     }
 
     pub(super) fn theft(&self, session: u16, user: &str) {
@@ -69,7 +69,7 @@ impl Teller {
         count.map_or(0, |count| count.parse().expect("a number"))
     }
 
-    /// Waits for what is under way: delivered, failed, duplicate, dropped.
+    /// Waits for pending deliveries; returns the counts of delivered, failed, duplicate and dropped messages.
     pub(super) fn close(&self) -> [u64; 4] {
         self.notifier.close(&CancellationToken::new());
         ["delivered", "failed", "duplicate", "dropped"].map(|outcome| self.count(outcome))
@@ -77,7 +77,7 @@ impl Teller {
 }
 
 pub(super) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         if let Some(found) = look() {
             return found;

@@ -1,4 +1,4 @@
-//! A program is told: by its standard input and nothing else, and not for ever.
+//! The command channel: messages on standard input, with a time limit.
 
 use doorward::secret::SigningSecret;
 use doorward::telemetry::notify::{RetryPolicy, Settings};
@@ -6,8 +6,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::SECRET;
-use super::notifying_gateway::{Teller, told_by, until};
-use super::receivers::{GOOD, Receiver};
+use super::notifying_gateway::{NotifyingGateway, notify_config, until};
+use super::receivers::{ACCEPTS, Receiver};
 use test_support::gateway::prepare_directory;
 
 fn shell(script: &str, directory: &TempDir) -> String {
@@ -22,9 +22,9 @@ fn shell(script: &str, directory: &TempDir) -> String {
 fn command_gets_the_message_without_environment_or_shell() {
     let directory = prepare_directory();
     let script = "cat > $DIR/body; printf %s \"$1\" > $DIR/argument; env > $DIR/env";
-    let teller = Teller::start(told_by(&directory, &shell(script, &directory)));
-    teller.theft(1, "a\"\n$(touch x)`id`");
-    assert_eq!(teller.close(), [1, 0, 0, 0]);
+    let notifier = NotifyingGateway::start(notify_config(&directory, &shell(script, &directory)));
+    notifier.theft(1, "a\"\n$(touch x)`id`");
+    assert_eq!(notifier.close(), [1, 0, 0, 0]);
     let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).expect(name);
     let told: Value = serde_json::from_str(&read("body")).expect("JSON");
     assert_eq!(told["user.name"], "a\"\n$(touch x)`id`");
@@ -33,7 +33,7 @@ fn command_gets_the_message_without_environment_or_shell() {
     let env = read("env");
     let mut names: Vec<&str> =
         env.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
-    // The shell's own.
+    // Set by the shell itself.
     names.retain(|name| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name));
     names.sort_unstable();
     assert_eq!(names, ["PATH", "WEBHOOK_ID", "WEBHOOK_SIGNATURE", "WEBHOOK_TIMESTAMP"]);
@@ -52,19 +52,19 @@ fn hanging_command_is_killed_with_its_children() {
     let directory = prepare_directory();
     let script = "sleep 600 & echo $! $$ > $DIR/pids.new; mv $DIR/pids.new $DIR/pids; wait";
     let notify = format!("{}\ntimeout = \"3s\"", shell(script, &directory));
-    let settings = told_by(&directory, &notify);
-    let teller = Teller::start(Settings {
+    let settings = notify_config(&directory, &notify);
+    let notifier = NotifyingGateway::start(Settings {
         retry: RetryPolicy { attempts: 1, ..settings.retry },
         ..settings
     });
-    teller.theft(1, "alice");
+    notifier.theft(1, "alice");
     let pids = until("process", || std::fs::read_to_string(directory.path().join("pids")).ok());
     assert!(pids.split_whitespace().all(is_alive), "{pids}");
-    assert_eq!(teller.close(), [0, 1, 0, 0]);
+    assert_eq!(notifier.close(), [0, 1, 0, 0]);
     until("end of them", || (!pids.split_whitespace().any(is_alive)).then_some(()));
 }
 
-/// A process that was killed may wait for somebody to ask how it ended.
+/// Returns true if the process runs; a killed process can remain as a zombie.
 fn is_alive(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
@@ -75,20 +75,20 @@ fn is_alive(pid: &str) -> bool {
 fn failed_command_is_retried_and_unread_stdin_is_allowed() {
     let directory = prepare_directory();
     let script = "echo x >> $DIR/runs; test $(wc -l < $DIR/runs) = 3";
-    let teller = Teller::start(told_by(&directory, &shell(script, &directory)));
-    teller.theft(1, "alice");
-    assert_eq!(teller.close(), [1, 0, 0, 0]);
-    let teller = Teller::start(told_by(&directory, "command = [\"/bin/false\"]"));
-    teller.theft(1, "alice");
-    assert_eq!(teller.close(), [0, 1, 0, 0]);
+    let notifier = NotifyingGateway::start(notify_config(&directory, &shell(script, &directory)));
+    notifier.theft(1, "alice");
+    assert_eq!(notifier.close(), [1, 0, 0, 0]);
+    let notifier = NotifyingGateway::start(notify_config(&directory, "command = [\"/bin/false\"]"));
+    notifier.theft(1, "alice");
+    assert_eq!(notifier.close(), [0, 1, 0, 0]);
 }
 
 #[test]
 fn both_channels_deliver_and_count_separately() {
     let directory = prepare_directory();
-    let receiver = Receiver::plain(&[GOOD]);
+    let receiver = Receiver::plain(&[ACCEPTS]);
     let notify = format!("{}\ncommand = [\"/bin/false\"]", receiver.webhook());
-    let teller = Teller::start(told_by(&directory, &notify));
-    teller.theft(1, "alice");
-    assert_eq!((teller.close(), receiver.rest()), ([1, 1, 0, 0], 1));
+    let notifier = NotifyingGateway::start(notify_config(&directory, &notify));
+    notifier.theft(1, "alice");
+    assert_eq!((notifier.close(), receiver.rest()), ([1, 1, 0, 0], 1));
 }

@@ -1,4 +1,4 @@
-//! Who is told: webhooks that answer from a script, and the receiver that stands in the docs.
+//! Receivers: scripted webhooks, and the receiver from the docs.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,21 +8,21 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
-use super::{PATIENCE, SECRET};
+use super::{SECRET, TIMEOUT};
 
-/// What a receiver does with a request.
+/// Behavior of a receiver.
 #[derive(Clone)]
-pub(super) enum Act {
+pub(super) enum ReceiverBehavior {
     Answer(&'static str),
-    /// Says nothing until it is dropped.
+    /// Sends no response until dropped.
     Hang,
-    /// Answers after a while.
+    /// Responds after a delay.
     Late(Duration),
 }
 
-pub(super) const GOOD: Act = Act::Answer("204 No Content");
+pub(super) const ACCEPTS: ReceiverBehavior = ReceiverBehavior::Answer("204 No Content");
 
-/// A webhook on a thread of its own, for the end of a gateway blocks the test's.
+/// A webhook on a separate thread, because the shutdown of a gateway blocks the test thread.
 pub(super) struct Receiver {
     pub(super) address: SocketAddr,
     posts: mpsc::Receiver<String>,
@@ -30,8 +30,11 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// Does what stands in `script`, a step for each request, and the last step from then on.
-    pub(super) fn start(script: &[Act], tls: Option<Arc<rustls::ServerConfig>>) -> Receiver {
+    /// Starts a webhook that performs one step of `script` per request and then repeats the last one.
+    pub(super) fn start(
+        script: &[ReceiverBehavior],
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let (told, posts) = mpsc::channel();
@@ -46,7 +49,7 @@ impl Receiver {
                 let stream = stream.expect("a connection");
                 let act = script.get(number).or(script.last()).expect("a step").clone();
                 match (&tls, act) {
-                    (_, Act::Hang) => held.push(stream),
+                    (_, ReceiverBehavior::Hang) => held.push(stream),
                     (None, act) => serve(stream, &act, &told).unwrap_or_default(),
                     (Some(tls), act) => {
                         let session = rustls::ServerConnection::new(Arc::clone(tls));
@@ -60,7 +63,7 @@ impl Receiver {
         Receiver { address, posts, _hanging: hanging }
     }
 
-    pub(super) fn plain(script: &[Act]) -> Receiver {
+    pub(super) fn plain(script: &[ReceiverBehavior]) -> Receiver {
         Receiver::start(script, None)
     }
 
@@ -68,12 +71,12 @@ impl Receiver {
         format!("webhook = \"http://{}/doorward?x=y\"", self.address)
     }
 
-    /// The next request, head and body.
+    /// Returns the next request, head and body.
     pub(super) fn next(&self) -> String {
-        self.posts.recv_timeout(PATIENCE).expect("a request")
+        self.posts.recv_timeout(TIMEOUT).expect("a request")
     }
 
-    /// How many came since.
+    /// Returns the number of further requests.
     pub(super) fn rest(&self) -> usize {
         self.posts.try_iter().count()
     }
@@ -86,9 +89,13 @@ impl Drop for Receiver {
     }
 }
 
-fn serve(mut stream: impl Read + Write, act: &Act, told: &Sender<String>) -> io::Result<()> {
+fn serve(
+    mut stream: impl Read + Write,
+    act: &ReceiverBehavior,
+    told: &Sender<String>,
+) -> io::Result<()> {
     let mut request = Vec::new();
-    while !is_whole(&request) {
+    while !is_complete(&request) {
         let mut piece = [0; 4096];
         match stream.read(&mut piece)? {
             0 => return Ok(()),
@@ -97,39 +104,39 @@ fn serve(mut stream: impl Read + Write, act: &Act, told: &Sender<String>) -> io:
     }
     told.send(String::from_utf8(request).expect("text")).unwrap_or_default();
     let status = match act {
-        Act::Answer(status) => status,
-        Act::Late(time) => {
+        ReceiverBehavior::Answer(status) => status,
+        ReceiverBehavior::Late(time) => {
             std::thread::sleep(*time);
             "200 OK"
         }
-        Act::Hang => return Ok(()),
+        ReceiverBehavior::Hang => return Ok(()),
     };
     write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
     stream.flush()
 }
 
-fn is_whole(request: &[u8]) -> bool {
+fn is_complete(request: &[u8]) -> bool {
     let text = String::from_utf8_lossy(request);
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
-    let length = field(head, "content-length").parse().expect("a number");
+    let length = header(head, "content-length").parse().expect("a number");
     body.len() >= length
 }
 
-pub(super) fn field<'a>(head: &'a str, name: &str) -> &'a str {
+pub(super) fn header<'a>(head: &'a str, name: &str) -> &'a str {
     let mut fields = head.lines().filter_map(|line| line.split_once(": "));
     let found = fields.find(|(key, _)| key.eq_ignore_ascii_case(name));
     found.map(|(_, value)| value).unwrap_or_else(|| panic!("no {name} in {head}"))
 }
 
-/// The receiver that stands in docs/notify.md, on any port.
-pub(super) struct Documented {
+/// The receiver from docs/notify.md on a free port.
+pub(super) struct DocumentedReceiver {
     child: Child,
     lines: mpsc::Receiver<String>,
     pub(super) address: SocketAddr,
 }
 
-impl Documented {
-    pub(super) fn start(directory: &Path) -> Documented {
+impl DocumentedReceiver {
+    pub(super) fn start(directory: &Path) -> DocumentedReceiver {
         std::fs::write(directory.join("notify-secret"), SECRET).expect("written");
         let docs = include_str!("../../../docs/notify.md");
         let (_, code) = docs.split_once("```python\n").expect("a receiver in the docs");
@@ -149,17 +156,17 @@ impl Documented {
         std::thread::spawn(move || {
             out.lines().map_while(Result::ok).try_for_each(|line| told.send(line))
         });
-        let mut this = Documented { child, lines, address: ([127, 0, 0, 1], 0).into() };
+        let mut this = DocumentedReceiver { child, lines, address: ([127, 0, 0, 1], 0).into() };
         this.address.set_port(this.next().parse().expect("a port"));
         this
     }
 
     pub(super) fn next(&self) -> String {
-        self.lines.recv_timeout(PATIENCE).expect("a line")
+        self.lines.recv_timeout(TIMEOUT).expect("a line")
     }
 }
 
-impl Drop for Documented {
+impl Drop for DocumentedReceiver {
     fn drop(&mut self) {
         self.child.kill().unwrap_or_default();
         self.child.wait().ok();

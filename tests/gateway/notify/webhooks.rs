@@ -1,4 +1,4 @@
-//! A webhook is told: signed, verified, tried again, and never beyond bounds.
+//! The webhook channel: signatures, certificates, retries and limits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,24 +14,24 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::notifying_gateway::{Teller, told_by};
-use super::receivers::{Act, GOOD, Receiver, field};
-use super::{PATIENCE, SECRET};
+use super::notifying_gateway::{NotifyingGateway, notify_config};
+use super::receivers::{ACCEPTS, Receiver, ReceiverBehavior, header};
+use super::{SECRET, TIMEOUT};
 use test_support::gateway::prepare_directory;
 
 #[test]
 fn webhook_is_signed_json_and_client_data_adds_no_field() {
     let directory = prepare_directory();
-    let receiver = Receiver::plain(&[GOOD]);
-    let teller = Teller::start(told_by(&directory, &receiver.webhook()));
+    let receiver = Receiver::plain(&[ACCEPTS]);
+    let notifier = NotifyingGateway::start(notify_config(&directory, &receiver.webhook()));
     let user = "a\"\r\nwebhook-id: x\n{\"event.action\":\"y\"}\u{1b}[31m";
-    teller.theft(1, user);
+    notifier.theft(1, user);
     let post = receiver.next();
-    assert_eq!(teller.close(), [1, 0, 0, 0]);
+    assert_eq!(notifier.close(), [1, 0, 0, 0]);
     let (head, body) = post.split_once("\r\n\r\n").expect("a head");
     assert!(head.starts_with("POST /doorward?x=y HTTP/1.1\r\n"), "{head}");
-    assert_eq!(field(head, "host"), receiver.address.to_string());
-    assert_eq!(field(head, "content-type"), "application/json");
+    assert_eq!(header(head, "host"), receiver.address.to_string());
+    assert_eq!(header(head, "content-type"), "application/json");
     assert_eq!(head.matches("webhook-id").count(), 1);
     assert!(!body.bytes().any(|byte| byte.is_ascii_control()), "{body}");
     let told: Value = serde_json::from_str(body).expect("JSON");
@@ -39,10 +39,10 @@ fn webhook_is_signed_json_and_client_data_adds_no_field() {
         (&told["user.name"], &told["event.action"]),
         (&user.into(), &"session.theft".into())
     );
-    let (id, seconds) = (field(head, "webhook-id"), field(head, "webhook-timestamp"));
+    let (id, seconds) = (header(head, "webhook-id"), header(head, "webhook-timestamp"));
     let secret = SigningSecret::parse(SECRET).expect("a secret");
     let signed = secret.sign(id, seconds.parse().expect("a number"), body.as_bytes());
-    assert_eq!(field(head, "webhook-signature"), signed);
+    assert_eq!(header(head, "webhook-signature"), signed);
     assert_eq!(told["event.id"], id);
 }
 
@@ -51,18 +51,22 @@ fn transient_failures_are_retried_and_permanent_ones_are_not() {
     let directory = prepare_directory();
     let busy = ["500 Oops", "503 Later", "429 Too Many Requests", "408 Request Timeout"];
     for status in busy {
-        let receiver = Receiver::plain(&[Act::Answer(status), Act::Answer(status), GOOD]);
-        let teller = Teller::start(told_by(&directory, &receiver.webhook()));
-        teller.theft(1, "alice");
-        assert_eq!(teller.close(), [1, 0, 0, 0], "{status}");
-        let ids = [(); 3].map(|()| field(&receiver.next(), "webhook-id").to_owned());
+        let receiver = Receiver::plain(&[
+            ReceiverBehavior::Answer(status),
+            ReceiverBehavior::Answer(status),
+            ACCEPTS,
+        ]);
+        let notifier = NotifyingGateway::start(notify_config(&directory, &receiver.webhook()));
+        notifier.theft(1, "alice");
+        assert_eq!(notifier.close(), [1, 0, 0, 0], "{status}");
+        let ids = [(); 3].map(|()| header(&receiver.next(), "webhook-id").to_owned());
         assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
     }
     for status in ["400 Bad Request", "401 Unauthorized", "404 Not Found", "410 Gone"] {
-        let receiver = Receiver::plain(&[Act::Answer(status)]);
-        let teller = Teller::start(told_by(&directory, &receiver.webhook()));
-        teller.theft(1, "alice");
-        assert_eq!((teller.close(), receiver.rest()), ([0, 1, 0, 0], 1), "{status}");
+        let receiver = Receiver::plain(&[ReceiverBehavior::Answer(status)]);
+        let notifier = NotifyingGateway::start(notify_config(&directory, &receiver.webhook()));
+        notifier.theft(1, "alice");
+        assert_eq!((notifier.close(), receiver.rest()), ([0, 1, 0, 0], 1), "{status}");
     }
 }
 
@@ -70,42 +74,42 @@ fn transient_failures_are_retried_and_permanent_ones_are_not() {
 fn retry_after_is_honoured_within_a_bound() {
     let directory = prepare_directory();
     let took = |answer: &'static str| {
-        let receiver = Receiver::plain(&[Act::Answer(answer), GOOD]);
-        let teller = Teller::start(told_by(&directory, &receiver.webhook()));
+        let receiver = Receiver::plain(&[ReceiverBehavior::Answer(answer), ACCEPTS]);
+        let notifier = NotifyingGateway::start(notify_config(&directory, &receiver.webhook()));
         let start = Instant::now();
-        teller.theft(1, "alice");
-        assert_eq!((teller.close(), receiver.rest()), ([1, 0, 0, 0], 2), "{answer}");
+        notifier.theft(1, "alice");
+        assert_eq!((notifier.close(), receiver.rest()), ([1, 0, 0, 0], 2), "{answer}");
         start.elapsed()
     };
     assert!(took("429 Too Many Requests\r\nRetry-After: 1") >= Duration::from_secs(1));
     let day = took("503 Later\r\nRetry-After: 86400");
-    assert!((Duration::from_secs(2)..PATIENCE / 2).contains(&day), "{day:?}");
+    assert!((Duration::from_secs(2)..TIMEOUT / 2).contains(&day), "{day:?}");
 }
 
 #[test]
 fn unreachable_receiver_is_abandoned_after_a_few_attempts() {
     let directory = prepare_directory();
-    let receiver = Receiver::plain(&[Act::Answer("500 Oops")]);
-    let teller = Teller::start(told_by(&directory, &receiver.webhook()));
-    teller.theft(1, "alice");
-    assert_eq!((teller.close(), receiver.rest()), ([0, 1, 0, 0], 3));
+    let receiver = Receiver::plain(&[ReceiverBehavior::Answer("500 Oops")]);
+    let notifier = NotifyingGateway::start(notify_config(&directory, &receiver.webhook()));
+    notifier.theft(1, "alice");
+    assert_eq!((notifier.close(), receiver.rest()), ([0, 1, 0, 0], 3));
     let gone = receiver.webhook();
     drop(receiver);
-    let teller = Teller::start(told_by(&directory, &gone));
-    teller.theft(1, "alice");
-    assert_eq!(teller.close(), [0, 1, 0, 0]);
+    let notifier = NotifyingGateway::start(notify_config(&directory, &gone));
+    notifier.theft(1, "alice");
+    assert_eq!(notifier.close(), [0, 1, 0, 0]);
 }
 
 #[test]
 fn webhook_redirects_are_not_followed() {
     let directory = prepare_directory();
-    let elsewhere = Receiver::plain(&[GOOD]);
+    let elsewhere = Receiver::plain(&[ACCEPTS]);
     for status in ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
         let moved = format!("{status}\r\nLocation: http://{}/", elsewhere.address);
-        let receiver = Receiver::plain(&[Act::Answer(moved.leak())]);
-        let teller = Teller::start(told_by(&directory, &receiver.webhook()));
-        teller.theft(1, "alice");
-        assert_eq!((teller.close(), receiver.rest()), ([0, 1, 0, 0], 1), "{status}");
+        let receiver = Receiver::plain(&[ReceiverBehavior::Answer(moved.leak())]);
+        let notifier = NotifyingGateway::start(notify_config(&directory, &receiver.webhook()));
+        notifier.theft(1, "alice");
+        assert_eq!((notifier.close(), receiver.rest()), ([0, 1, 0, 0], 1), "{status}");
     }
     assert_eq!(elsewhere.rest(), 0);
 }
@@ -113,35 +117,35 @@ fn webhook_redirects_are_not_followed() {
 #[test]
 fn burst_of_events_is_delivered_or_counted_without_blocking() {
     let directory = prepare_directory();
-    let receiver = Receiver::plain(&[Act::Hang]);
+    let receiver = Receiver::plain(&[ReceiverBehavior::Hang]);
     let notify = format!("{}\ntimeout = \"100ms\"", receiver.webhook());
-    let settings = told_by(&directory, &notify);
-    let teller = Teller::start(Settings {
+    let settings = notify_config(&directory, &notify);
+    let notifier = NotifyingGateway::start(Settings {
         retry: RetryPolicy { attempts: 1, ..settings.retry },
         ..settings
     });
     for session in 0..5_000 {
-        teller.theft(session, "alice");
+        notifier.theft(session, "alice");
     }
-    assert_eq!(teller.close(), [0, 30, 0, 4_970]);
+    assert_eq!(notifier.close(), [0, 30, 0, 4_970]);
 }
 
 #[test]
 fn repeated_event_of_one_session_is_sent_once() {
     let directory = prepare_directory();
-    let receiver = Receiver::plain(&[GOOD]);
-    let teller = Teller::start(told_by(&directory, &receiver.webhook()));
+    let receiver = Receiver::plain(&[ACCEPTS]);
+    let notifier = NotifyingGateway::start(notify_config(&directory, &receiver.webhook()));
     for session in [1, 1, 2, 1] {
-        teller.theft(session, "alice");
+        notifier.theft(session, "alice");
     }
-    assert_eq!((teller.close(), receiver.rest()), ([2, 0, 2, 0], 2));
+    assert_eq!((notifier.close(), receiver.rest()), ([2, 0, 2, 0], 2));
 }
 
 #[test]
 fn unselected_and_anonymous_events_are_not_sent() {
     let directory = prepare_directory();
-    let receiver = Receiver::plain(&[GOOD]);
-    let teller = Teller::start(told_by(&directory, &receiver.webhook()));
+    let receiver = Receiver::plain(&[ACCEPTS]);
+    let notifier = NotifyingGateway::start(notify_config(&directory, &receiver.webhook()));
     let events = [
         SessionEvent::Login,
         SessionEvent::LocationChanged,
@@ -151,13 +155,13 @@ fn unselected_and_anonymous_events_are_not_sent() {
         SessionEvent::Refused("theft"),
     ];
     for event in events {
-        teller.notifier.event(
+        notifier.notifier.event(
             event,
             &EventContext { user: "alice", ..EventContext::default() },
             UnixMillis(0),
         );
     }
-    assert_eq!((teller.close(), receiver.rest()), ([0; 4], 0));
+    assert_eq!((notifier.close(), receiver.rest()), ([0; 4], 0));
 }
 
 /// The certificate of a test gateway, for localhost.
@@ -177,15 +181,15 @@ fn certificate(directory: &TempDir) -> Arc<rustls::ServerConfig> {
 #[tokio::test]
 async fn webhook_certificate_must_match_the_configured_ca() {
     let (directory, stranger) = (prepare_directory(), prepare_directory());
-    let receiver = Receiver::start(&[GOOD], Some(certificate(&directory)));
+    let receiver = Receiver::start(&[ACCEPTS], Some(certificate(&directory)));
     let webhook = format!("webhook = \"https://localhost:{}/\"", receiver.address.port());
-    let told = send_test(told_by(&directory, &format!("{webhook}\nca = \"ca.pem\""))).await;
+    let told = send_test(notify_config(&directory, &format!("{webhook}\nca = \"ca.pem\""))).await;
     assert!(matches!(&told[..], [(_, Ok(answer))] if answer == "204 No Content"), "{told:?}");
     assert!(receiver.next().contains("\"event.action\":\"notify.test\""));
     let other = format!("ca = \"{}\"", stranger.path().join("ca.pem").display());
     let by_address = webhook.replace("localhost", "127.0.0.1") + "\nca = \"ca.pem\"";
     for notify in [format!("{webhook}\n{other}"), webhook.clone(), by_address] {
-        let told = send_test(told_by(&directory, &notify)).await;
+        let told = send_test(notify_config(&directory, &notify)).await;
         assert!(matches!(&told[..], [(_, Err(DeliveryError::Tls(_)))]), "{notify}: {told:?}");
     }
     assert_eq!(receiver.rest(), 0);
@@ -194,30 +198,30 @@ async fn webhook_certificate_must_match_the_configured_ca() {
 #[test]
 fn undelivered_message_is_dropped_after_its_deadline() {
     let directory = prepare_directory();
-    let receiver = Receiver::plain(&[Act::Hang]);
+    let receiver = Receiver::plain(&[ReceiverBehavior::Hang]);
     let notify = format!("{}\ntimeout = \"60s\"", receiver.webhook());
-    let settings = told_by(&directory, &notify);
+    let settings = notify_config(&directory, &notify);
     let longest = Duration::from_millis(200);
-    let teller = Teller::start(Settings {
+    let notifier = NotifyingGateway::start(Settings {
         retry: RetryPolicy { total_timeout: longest, ..settings.retry },
         ..settings
     });
     let start = Instant::now();
-    teller.theft(1, "alice");
-    assert_eq!(teller.close(), [0, 1, 0, 0]);
-    assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
+    notifier.theft(1, "alice");
+    assert_eq!(notifier.close(), [0, 1, 0, 0]);
+    assert!(start.elapsed() < TIMEOUT / 2, "{:?}", start.elapsed());
 }
 
 #[test]
 fn forced_shutdown_does_not_wait_for_receivers() {
     let directory = prepare_directory();
-    let receiver = Receiver::plain(&[Act::Hang]);
+    let receiver = Receiver::plain(&[ReceiverBehavior::Hang]);
     let notify = format!("{}\ntimeout = \"60s\"", receiver.webhook());
-    let teller = Teller::start(told_by(&directory, &notify));
-    teller.theft(1, "alice");
+    let notifier = NotifyingGateway::start(notify_config(&directory, &notify));
+    notifier.theft(1, "alice");
     let (hurry, start) = (CancellationToken::new(), Instant::now());
     hurry.cancel();
-    teller.notifier.close(&hurry);
-    assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
-    assert_eq!(teller.count("failed"), 1);
+    notifier.notifier.close(&hurry);
+    assert!(start.elapsed() < TIMEOUT / 2, "{:?}", start.elapsed());
+    assert_eq!(notifier.count("failed"), 1);
 }

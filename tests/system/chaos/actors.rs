@@ -1,4 +1,4 @@
-//! Who ends sessions, steals cookies, and looks over the operator's shoulder.
+//! Actors that revoke sessions, steal cookies and poll the admin API.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -18,19 +18,19 @@ use crate::chaos::client::{Jar, parse_token};
 use crate::chaos::history::{Actor, EndTarget, Event, RequestKind, Session};
 use test_support::seeded_rng::SeededRng;
 
-/// How long an operator waits for a gateway.
+/// Longest wait for a response on the admin socket.
 const TIMEOUT: Duration = Duration::from_secs(8);
-/// How long the cookie of an ended session is probe everywhere: beyond every bound.
+/// How long the cookie of an ended session is probed at all gateways; longer than every bound.
 const PROBE_FOR: Duration = Duration::from_millis(4_500);
 
-/// As long as one that nobody could end is still the same.
+/// How long a session is probed at a gateway that failed to end it.
 const PROBE_FAILED_END_FOR: Duration = Duration::from_millis(1_500);
 
 const LATE_PROBE_DELAY: Duration = Duration::from_secs(4);
-/// Longer than a superseded token is answered.
+/// Longer than the grace period.
 const AFTER_GRACE: Duration = Duration::from_millis(3_700);
 
-/// EndTarget sessions in every way there is, and shows their cookies everywhere afterwards.
+/// Ends sessions in every way and probes their cookies afterwards.
 pub async fn revoke(scenario: Arc<Scenario>, mut chance: SeededRng) {
     let mut probes = JoinSet::new();
     let mut turn = 0;
@@ -57,8 +57,8 @@ pub async fn revoke(scenario: Arc<Scenario>, mut chance: SeededRng) {
     probes.join_all().await;
 }
 
-/// Between two ends. What is wrong with a cache shows where one session ends and its owner does not come
-/// back at once: in real time that has to happen often, or it would not happen at all.
+/// Returns the shortest and longest pause between two ends. Real-time histories need short pauses: cache errors
+/// show only if a session ends and its owner does not return at once.
 fn pauses(scenario: &Scenario) -> [Duration; 2] {
     match scenario.time.scale {
         1 => [400, 1_000].map(Duration::from_millis),
@@ -66,10 +66,10 @@ fn pauses(scenario: &Scenario) -> [Duration; 2] {
     }
 }
 
-/// What somebody wanted to end.
+/// The result of one attempt to end sessions.
 #[derive(Default)]
 struct EndAttempt {
-    /// With the number of the profile that each is of.
+    /// Cookies of the sessions with the numbers of their profiles.
     cookies: Vec<(usize, String)>,
     is_acked: bool,
 }
@@ -125,7 +125,7 @@ async fn log_out(scenario: &Arc<Scenario>, victim: usize, chance: SeededRng) -> 
     }
 }
 
-/// The cookie of a session that was to end, probe again.
+/// Repeated requests with the cookie of a session that should have ended.
 struct Probe {
     scenario: Arc<Scenario>,
     tab: Tab,
@@ -134,7 +134,7 @@ struct Probe {
 }
 
 impl Probe {
-    /// Mostly by its browser: who comes from elsewhere is never let in by what is known.
+    /// Creates a probe, mostly with the owner's address and user agent: the cache never serves other clients.
     fn new(
         scenario: &Arc<Scenario>,
         owner: usize,
@@ -151,12 +151,12 @@ impl Probe {
         Probe { scenario: Arc::clone(scenario), tab, agent: agent.to_owned(), cookie }
     }
 
-    /// At every gateway; the history judges what passes.
+    /// Sends requests to all gateways; the checker judges the responses.
     fn at_all_gateways(
         mut self,
         chance: &mut SeededRng,
     ) -> impl Future<Output = ()> + Send + 'static {
-        // Some come back only when gateways and Redis had time to forget.
+        // Some probes start late, after caches and logs have expired.
         let late = if chance.percent(40) { LATE_PROBE_DELAY } else { Duration::ZERO };
         async move {
             tokio::time::sleep(late).await;
@@ -171,7 +171,7 @@ impl Probe {
         }
     }
 
-    /// Where the end failed.
+    /// Sends requests to the gateway that failed to end the session.
     async fn at_gateway(mut self, gateway: usize) {
         let until = Instant::now() + PROBE_FAILED_END_FOR;
         while Instant::now() < until {
@@ -187,16 +187,16 @@ impl Probe {
     }
 }
 
-/// What a thief does with a copy of a cookie.
+/// How a thief uses a copied cookie.
 #[derive(Clone, Copy)]
 enum TokenUse {
-    /// Uses it as it is.
+    /// Ignores successor tokens.
     KeepsToken,
-    /// Takes the successors that he is offered.
+    /// Accepts successor tokens.
     FollowsRotation,
 }
 
-/// Steals a cookie now and then, and uses it from elsewhere until it is refused.
+/// Copies a cookie now and then and uses it from another address until it is rejected.
 pub async fn steal(scenario: Arc<Scenario>, mut chance: SeededRng) {
     while !scenario.is_finished() {
         let pause = chance.between(Duration::from_secs(1), Duration::from_secs(3));
@@ -241,7 +241,8 @@ async fn use_stolen(
     }
 }
 
-/// Has an eye on every second jar (the others shall live on), keeps what was superseded, and shows it when its grace is over.
+/// Watches every second jar, keeps superseded tokens and replays them after their grace period. The other jars
+/// stay untouched, so that some sessions survive.
 pub async fn replay_superseded(scenario: Arc<Scenario>, mut chance: SeededRng) {
     let mut held: Vec<Option<String>> = vec![None; scenario.profiles.len()];
     let mut thefts = JoinSet::new();
@@ -259,7 +260,7 @@ pub async fn replay_superseded(scenario: Arc<Scenario>, mut chance: SeededRng) {
                     old,
                     chance.fork(7),
                 ));
-                // The next one is another thief.
+                // Advance the generator, so that the next thief differs.
                 chance.below(2);
             }
         }
@@ -289,7 +290,7 @@ async fn replay_after_grace(
     }
 }
 
-/// RequestKind each gateway in turn what it knows of all sessions.
+/// Requests the session list of each gateway in turn.
 pub async fn poll_session_lists(scenario: Arc<Scenario>) {
     for turn in 0.. {
         if scenario.is_finished() {
@@ -319,7 +320,7 @@ fn listed_event(listed: &serde_json::Value, at: u64) -> Option<Event> {
     })
 }
 
-/// RequestKind a gateway's admin socket. Nothing, when there is no answer.
+/// Sends a request to an admin socket; returns `None` without a response.
 async fn admin_request(socket: &Path, method: Method, path: &str) -> Option<(u16, String)> {
     let exchange = async {
         let stream = UnixStream::connect(socket).await.ok()?;

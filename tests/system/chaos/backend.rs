@@ -1,4 +1,4 @@
-//! What the gateways keep their sessions in: a file, a Redis behind wires that fail, sentinels, a cluster.
+//! Session stores of the gateways: a file, Redis behind fault proxies, sentinels or a cluster.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,7 +9,7 @@ use test_support::fault_proxy::{FaultMode, FaultProxy};
 use test_support::redis_fleet::{Cluster, SentinelGroup};
 use test_support::redis_server::{RedisOptions, RedisServer};
 
-/// One gateway with a file, or three that share something.
+/// Kind of store: one gateway with a file, or three gateways with a shared store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Store {
     Embedded,
@@ -18,10 +18,10 @@ pub enum Store {
     Cluster,
 }
 
-/// How many gateways share a Redis.
+/// Number of gateways that share a Redis.
 pub const GATEWAYS: usize = 3;
 
-/// The store, running.
+/// A running store.
 pub enum Backend {
     Embedded,
     Redis(Redis),
@@ -39,7 +39,7 @@ impl Backend {
         }
     }
 
-    /// What a gateway is told; nothing, when it has a file of its own.
+    /// Returns the store URL of a gateway; `None` for the embedded store.
     pub fn url(&self, gateway: usize) -> Option<String> {
         match self {
             Backend::Embedded => None,
@@ -49,13 +49,13 @@ impl Backend {
         }
     }
 
-    /// The single Redis and its wires.
+    /// Returns the single Redis; panics for other stores.
     pub fn redis(&self) -> &Redis {
         let Backend::Redis(redis) = self else { panic!("this fault is for a single Redis") };
         redis
     }
 
-    /// Another master, chosen while the old one is well, or after it was lost.
+    /// Fails over to another master, with the old one killed or healthy.
     pub async fn change_master(&self, lost: bool) {
         let Backend::Sentinel(watched) = self else { panic!("this fault is for sentinels") };
         let watched = Arc::clone(watched);
@@ -66,7 +66,7 @@ impl Backend {
         .await;
     }
 
-    /// The primary is lost that has the line of all users.
+    /// Kills the primary that stores the global revocation cutoff.
     pub async fn kill_primary(&self) {
         let Backend::Cluster(cluster) = self else { panic!("this fault is for a cluster") };
         let cluster = Arc::clone(cluster);
@@ -87,14 +87,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs what blocks beside the runtime.
+/// Runs a blocking function outside the async runtime.
 pub async fn blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(act).await.expect("no panic")
 }
 
-/// A master and its replica, and the wires between them and the gateways.
+/// A master and its replica with fault proxies between them and to the gateways.
 pub struct Redis {
-    /// The master first.
+    /// The master is first.
     servers: Arc<Mutex<[RedisServer; 2]>>,
     links: Vec<FaultProxy>,
     replication: FaultProxy,
@@ -102,7 +102,7 @@ pub struct Redis {
 
 impl Redis {
     async fn start(seed: u64) -> Redis {
-        // What is written is handed to the kernel before it is answered: a killed process loses nothing.
+        // The append-only file reaches the kernel before the reply, so a killed process loses no write.
         let how = RedisOptions::with_args(&[
             "--appendonly",
             "yes",
@@ -137,18 +137,18 @@ impl Redis {
         self.links[gateway].set(mode);
     }
 
-    /// Something that blocks, done to the master.
+    /// Runs a blocking function on the master.
     pub async fn master(&self, act: impl FnOnce(&mut RedisServer) + Send + 'static) {
         let servers = Arc::clone(&self.servers);
         blocking(move || act(&mut lock(&servers)[0])).await;
     }
 
-    /// Commands for the master, one a line; returns when all are answered.
+    /// Sends commands to the master, one per line, and waits for all replies.
     pub async fn command_master(&self, lines: String) {
         self.command_busy_master(lines, Duration::ZERO).await;
     }
 
-    /// The same with commands that keep it busy for so long.
+    /// Sends commands that keep the master busy for this long and waits for all replies.
     pub async fn command_busy_master(&self, lines: String, busy: Duration) {
         let address = self.master_address();
         let patience = Duration::from_secs(20) + busy * 2;
@@ -156,7 +156,7 @@ impl Redis {
         told.expect("the master answers");
     }
 
-    /// The replica hears nothing for a while, then takes over.
+    /// Cuts replication for a while, kills the master and promotes the replica.
     pub async fn fail_over(&self, lasts: Duration) {
         self.replication.set(FaultMode::Blackhole);
         tokio::time::sleep(lasts).await;
@@ -186,14 +186,14 @@ fn address(server: &RedisServer) -> SocketAddr {
     url.trim_start_matches("redis://").parse().expect("an address")
 }
 
-/// Inline commands, one a line.
+/// Sends inline commands, one per line.
 fn send_inline(to: SocketAddr, lines: &str, patience: Duration) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(to)?;
     stream.set_read_timeout(Some(patience))?;
     stream.write_all(format!("{lines}\r\n").as_bytes())?;
     let (mut answers, mut byte) = (0, [0]);
     while answers < lines.split("\r\n").count() {
-        // A command may kill the connection that it came on.
+        // A command can close its own connection.
         if stream.read(&mut byte)? == 0 {
             break;
         }

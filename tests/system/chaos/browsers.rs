@@ -1,4 +1,4 @@
-//! Who uses the gateways: honest browsers with several tabs, and a thief with a copy of a cookie.
+//! Honest browsers with several tabs.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,16 +20,16 @@ use test_support::seeded_rng::SeededRng;
 
 pub const PASSWORD: &str = "correct horse battery staple";
 
-/// Where the route is that serves who is known.
+/// Path of the route that allows stale reads.
 pub const STALE_READ_PATH: &str = "/known/";
 
-/// How late an honest request may be sent: with the time that a decision takes, well within the grace.
+/// Longest delay before an honest request is sent; well within the grace period.
 const MAX_SEND_DELAY: Duration = Duration::from_millis(1_200);
 
-/// How long nobody is sent to a gateway that had no answer.
+/// How long clients avoid a gateway that did not respond.
 const AVOID_FOR: Duration = Duration::from_secs(3);
 
-/// What everybody shares.
+/// State shared by all actors.
 pub struct Scenario {
     pub fleet: Vec<GatewayProcess>,
     pub time: SessionTime,
@@ -46,14 +46,14 @@ impl Scenario {
     }
 }
 
-/// One browser profile: all of its tabs share the jar.
+/// A browser profile; its tabs share the jar.
 pub struct Profile {
     pub number: usize,
     pub user: String,
     pub agent: String,
     pub from: Ipv4Addr,
     jar: Mutex<Jar>,
-    /// One tab logs in, the others wait for it.
+    /// Held by the tab that logs in; the other tabs wait.
     login: tokio::sync::Mutex<()>,
 }
 
@@ -74,7 +74,7 @@ impl Profile {
         self.jar.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The session's cookie.
+    /// Returns the session token, if any.
     pub fn cookie(&self) -> Option<String> {
         self.jar().get(COOKIE).cloned()
     }
@@ -89,7 +89,7 @@ impl Profile {
         pairs.join("; ")
     }
 
-    /// Forgets a session, unless the jar has another by now.
+    /// Removes a session from the jar, unless another one has replaced it.
     fn drop_session(&self, session: Session) {
         let mut jar = self.jar();
         let current = jar.get(COOKIE).and_then(|text| parse_token(text));
@@ -99,22 +99,22 @@ impl Profile {
     }
 }
 
-/// Who kind, and with what.
+/// The sender and the cookie of a request.
 pub struct RequestSource<'a> {
     pub actor: Actor,
     pub agent: &'a str,
-    /// The text of a session's cookie.
+    /// The session token.
     pub cookie: &'a str,
     pub gateway: usize,
     pub kind: RequestKind,
 }
 
-/// One tab, or one program that asks.
+/// A tab, or a program that sends requests.
 pub struct Tab {
     scenario: Arc<Scenario>,
     client: Client,
     chance: SeededRng,
-    /// Until when it goes to other gateways than this one.
+    /// A gateway to avoid and the end of that period.
     avoided: Option<(usize, Instant)>,
 }
 
@@ -124,7 +124,7 @@ impl Tab {
         Tab { scenario: Arc::clone(scenario), client, chance, avoided: None }
     }
 
-    /// One request for the app, written into the history.
+    /// Sends a request for the upstream and records it in the history.
     pub async fn request(
         &mut self,
         source: &RequestSource<'_>,
@@ -163,7 +163,7 @@ impl Tab {
         response
     }
 
-    /// As a load balancer chooses.
+    /// Returns a random gateway, as a load balancer would.
     fn any_gateway(&mut self) -> usize {
         let number = self.scenario.fleet.len();
         let chosen = usize::try_from(self.chance.below(number as u64)).unwrap_or(0);
@@ -177,7 +177,7 @@ impl Tab {
         }
     }
 
-    /// Mostly pages; some of the other route, and some changes there.
+    /// Returns a random kind: mostly pages, some stale-readable pages and some writes.
     pub fn any_kind(&mut self) -> RequestKind {
         match self.chance.below(100) {
             0..70 => RequestKind::Page,
@@ -186,8 +186,7 @@ impl Tab {
         }
     }
 
-    /// A person in front of one tab, until the scenario is over. A page is one request, or several at once
-    /// through any gateways.
+    /// Loads pages until the scenario ends. A page is one request, or several in parallel at any gateways.
     pub async fn browse(mut self, profile: usize) {
         let scenario = Arc::clone(&self.scenario);
         let profile = &scenario.profiles[profile];
@@ -208,8 +207,8 @@ impl Tab {
         }
     }
 
-    /// One request. Some are slow to leave, so that they come with a cookie that was renewed meanwhile;
-    /// some answers are lost: nobody waits for them, or their cookies are not kept.
+    /// Sends one request. Some are delayed, so that their token is superseded on arrival. Some responses are lost, or
+    /// their cookies are.
     async fn load_page(&mut self, profile: &Profile, cookie: &str) {
         if self.chance.percent(6) {
             let late = self.chance.between(Duration::from_millis(200), MAX_SEND_DELAY);
@@ -264,7 +263,7 @@ impl Tab {
         }
     }
 
-    /// Logs out as a person does. Answers when that was acknowledged, and the cookie it ended.
+    /// Logs out through the logout page; returns the time of the acknowledgement and the ended token.
     pub async fn log_out(&mut self, profile: &Profile) -> Option<(Millis, String)> {
         let recorder = self.scenario.recorder.clone();
         let gateway = self.any_gateway();
@@ -288,7 +287,7 @@ impl Tab {
         Some((acked?, cookie))
     }
 
-    /// One of the gateway's own pages; cookies go and come.
+    /// Requests one of the gateway's own pages with the cookies of the jar.
     async fn page(
         &mut self,
         profile: &Profile,
@@ -334,7 +333,7 @@ fn path(kind: RequestKind) -> &'static str {
     }
 }
 
-/// What a page asks its app for.
+/// Builds a request for the upstream.
 pub fn app_request(path: &str, id: u64, source: &RequestSource<'_>) -> HttpRequest<Full<Bytes>> {
     HttpRequest::builder()
         .method(if source.kind == RequestKind::Write { "POST" } else { "GET" })

@@ -1,4 +1,4 @@
-//! The checker itself: for each invariant a history that breaks it, and one beside it that does not.
+//! Tests of the checker: for each invariant a history that violates it and a similar one that does not.
 
 use crate::chaos::checker::{Bounds, Invariant, check};
 use crate::chaos::history::{
@@ -36,7 +36,7 @@ fn accepts(history: Vec<Event>) {
     assert_eq!(broken(&begun(history)), []);
 }
 
-/// After Ada and Bea logged in.
+/// A history in which Ada and Bea have logged in.
 fn begun(history: Vec<Event>) -> Vec<Event> {
     let login = |session, user: &str| {
         let user = user.to_owned();
@@ -49,7 +49,7 @@ fn generation(generation: u32) -> Token {
     Token { session: ADAS, generation, secret: u64::from(generation) }
 }
 
-/// Ada's browser, at gateway 0; answered after 5 ms.
+/// A request of Ada's browser at gateway 0 with a response after 5 ms.
 fn ask(id: u64, sent: u64, answer: RecordedResponse) -> Request {
     Request {
         id,
@@ -79,7 +79,7 @@ fn away() -> RecordedResponse {
     RecordedResponse { status: 503, retry_after: true, ..RecordedResponse::default() }
 }
 
-/// A request that passes, and its arrival at the upstream.
+/// An allowed request and its arrival at the upstream.
 fn pass(request: Request) -> [Event; 2] {
     let (request_id, at) = (request.id, request.sent + 2);
     [
@@ -115,7 +115,7 @@ fn revoked(acked: u64) -> Event {
     ends(EndTarget::Session(ADAS), acked - 5, Some(acked))
 }
 
-/// Asked of gateway 0.
+/// Sent to gateway 0.
 fn ends(what: EndTarget, sent: u64, acked: Option<u64>) -> Event {
     Event::Ended { what, gateway: 0, sent, acked, done: sent + 5 }
 }
@@ -170,7 +170,7 @@ fn live_flags_a_session_revived_after_its_end() {
     };
     flags(Invariant::Live, again("theft", 3_200));
     accepts(again("theft", 3_000));
-    // This one asks for a login and ends nothing.
+    // This reason requires a login and does not end the session.
     accepts(again("after-crash", 3_200));
 }
 
@@ -261,7 +261,7 @@ fn heard(written_at: u64) -> Event {
 fn revoked_flags_a_stream_that_continues() {
     flags(Invariant::Revoked, vec![revoked(100), heard(1_201)]);
     accepts(vec![revoked(100), heard(1_200)]);
-    // Nobody can hear of it while Redis is away.
+    // No gateway can receive the revocation while Redis is unavailable.
     accepts(vec![outage(50, 5_000), revoked(100), heard(8_100)]);
     flags(Invariant::Revoked, vec![outage(50, 5_000), revoked(100), heard(8_101)]);
 }
@@ -293,7 +293,7 @@ fn absolute_flags_a_moving_end() {
 
 #[test]
 fn absolute_flags_access_after_the_end() {
-    // 1,000,000 + 20 * 50,000 is the end; 100 ms are slack.
+    // The absolute end is 1,000,000 + 20 * 50,000; the slack is 100 ms.
     let late = |sent| [vec![told(2_000_000, 50)], passes(1, sent).to_vec()].concat();
     flags(Invariant::Absolute, late(50_101));
     accepts(late(50_099));
@@ -333,7 +333,7 @@ fn honest_flags_every_unexplained_rejection() {
         ["theft", "after-crash", "not-rotating", "unknown-session", "idle", "generation-ahead"]
     {
         flags(Invariant::Honest, vec![refused(1, 100, reason)]);
-        // A restart or an outage is none.
+        // A restart or an outage is no excuse.
         let restart = fault(
             80,
             90,
@@ -459,7 +459,7 @@ fn absolute_allows_late_access_only_at_a_wrong_clock() {
     flags(Invariant::Absolute, late(1, 55_200));
 }
 
-/// Of gateway 1.
+/// A fault of gateway 1.
 fn wrong_clock(began: u64, ended: u64) -> Event {
     let allowed = AllowedEffects { wrong_clock: true, ..AllowedEffects::default() };
     let fault = "a wrong clock";
@@ -473,7 +473,7 @@ fn wrong_clock(began: u64, ended: u64) -> Event {
     })
 }
 
-/// Nothing comes from the store.
+/// A fault during which the store sends nothing.
 fn blind(began: u64, ended: u64) -> Event {
     let allowed = AllowedEffects { unavailable: true, ..AllowedEffects::default() };
     let (fault, store_silent_until) = ("an outage", Some(ended));
@@ -490,7 +490,7 @@ fn known_flags_access_three_seconds_into_an_outage() {
     let late = |sent| [vec![blind(100, 9_000)], passes(1, sent).to_vec()].concat();
     flags(Invariant::StaleRead, late(3_201));
     accepts(late(3_200));
-    // It may have been asked when that was over.
+    // The fault can have ended before the store was queried.
     accepts(late(8_996));
 }
 

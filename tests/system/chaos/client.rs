@@ -1,4 +1,4 @@
-//! How a client speaks: kept connections, each from the client's own address; every failure is a value.
+//! An HTTP client with kept connections from a fixed source address. It returns every failure as a value.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -28,13 +28,13 @@ use crate::chaos::history::{Session, Token};
 pub const HOST: &str = "app.test";
 /// The name of the session's cookie.
 pub const COOKIE: &str = "__Host-doorward";
-/// How long a client waits. Twice every bound: who is not answered by then never will be.
+/// Longest wait for a response: twice the largest bound.
 const TIMEOUT: Duration = Duration::from_secs(6);
 
 /// A WebSocket through a gateway.
 pub type WebSocket = WebSocketStream<TlsStream<TcpStream>>;
 
-/// A whole answer.
+/// A complete response.
 pub struct HttpResponse {
     pub status: u16,
     pub headers: HeaderMap,
@@ -44,7 +44,7 @@ pub struct HttpResponse {
 /// The cookies of one browser profile.
 pub type Jar = BTreeMap<String, String>;
 
-/// The connections of one tab.
+/// The connections of a tab.
 pub struct Client {
     trust: Arc<rustls::ClientConfig>,
     from: Ipv4Addr,
@@ -56,8 +56,7 @@ impl Client {
         Client { trust, from, open: HashMap::new() }
     }
 
-    /// One request. On a connection that was used before and turns out to be gone, once more on a new
-    /// one, as browsers do.
+    /// Sends a request. If a kept connection turns out to be closed, retries on a new one, as browsers do.
     pub async fn send(
         &mut self,
         to: SocketAddr,
@@ -72,7 +71,7 @@ impl Client {
         to: SocketAddr,
         request: Request<Full<Bytes>>,
     ) -> Result<HttpResponse, String> {
-        // Taken out while it is in use: a request given up half-way takes its connection along.
+        // Taken out while in use, so that a cancelled request also drops its connection.
         if let Some(mut kept) = self.open.remove(&to)
             && kept.ready().await.is_ok()
             && let Ok(response) = kept.send_request(request.clone()).await
@@ -85,7 +84,7 @@ impl Client {
         self.read_body(to, fresh, response).await
     }
 
-    /// The beginning of an answer that may never end, on a connection of its own.
+    /// Sends a request on a new connection and returns the response with an unread body.
     pub async fn open_stream(
         &self,
         to: SocketAddr,
@@ -99,7 +98,7 @@ impl Client {
         answer.unwrap_or_else(|_| Err(format!("nothing within {TIMEOUT:?}")))
     }
 
-    /// A WebSocket, once the gateway has opened it.
+    /// Opens a WebSocket.
     pub async fn open_websocket(&self, to: SocketAddr, request: Request<()>) -> Option<WebSocket> {
         let opening = async {
             let stream = self.connect_tls(to).await.ok()?;
@@ -108,7 +107,7 @@ impl Client {
         tokio::time::timeout(TIMEOUT, opening).await.ok().flatten()
     }
 
-    /// A request whose body is sent for as long as it goes; ends with its answer, or without.
+    /// Sends a request with a long body and returns the response status.
     pub async fn upload<B>(&self, to: SocketAddr, request: Request<B>) -> Result<u16, String>
     where
         B: http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
@@ -157,13 +156,13 @@ impl HttpResponse {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The gateway's word for a refusal.
+    /// The deny reason.
     pub fn reason(&self) -> String {
         let json: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
         json["reason"].as_str().unwrap_or_default().to_owned()
     }
 
-    /// The value of a hidden field of a form.
+    /// Returns the value of a hidden form field.
     pub fn form_field(&self, name: &str) -> Option<String> {
         let text = self.text();
         let tag = text.split('<').find(|tag| tag.contains(&format!("name=\"{name}\"")))?;
@@ -171,25 +170,25 @@ impl HttpResponse {
         Some(value.split('"').next()?.to_owned())
     }
 
-    /// Each cookie that it sets; `None` deletes.
+    /// Returns the cookies of the response; the value `None` deletes one.
     pub fn cookies(&self) -> Vec<(String, Option<String>)> {
         let lines = self.headers.get_all("set-cookie").iter();
         lines.filter_map(|line| parse_set_cookie(line.to_str().ok()?)).collect()
     }
 
-    /// The session's token, if it brings one.
+    /// Returns the new session token, if the response sets one.
     pub fn new_token(&self) -> Option<Token> {
         let cookies = self.cookies();
         let value = cookies.iter().find(|(name, _)| name == COOKIE)?.1.as_deref()?;
         parse_token(value)
     }
 
-    /// Whether it deletes the session's cookie.
+    /// Returns true if the response deletes the session cookie.
     pub fn deletes_cookie(&self) -> bool {
         self.cookies().iter().any(|(name, value)| name == COOKIE && value.is_none())
     }
 
-    /// Whether it says that the store was away, and nobody asked it.
+    /// Returns true if the response is marked as a stale read.
     pub fn is_stale(&self) -> bool {
         self.headers.get("doorward-store").is_some_and(|state| state == "away")
     }
@@ -210,7 +209,7 @@ fn parse_set_cookie(line: &str) -> Option<(String, Option<String>)> {
     Some((name.to_owned(), (!deletes).then(|| value.to_owned())))
 }
 
-/// What a cookie says: `version 1 | key id 1 | tag 8 | session id 16 | generation 4 | secret 32 | mac 16`.
+/// Parses a token: `version 1 | key id 1 | tag 8 | session id 16 | generation 4 | secret 32 | mac 16`.
 pub fn parse_token(text: &str) -> Option<Token> {
     let bytes = BASE64URL_NOPAD.decode(text.strip_prefix("dw1_")?.as_bytes()).ok()?;
     let id = SessionId(bytes.get(10..26)?.try_into().ok()?);
@@ -220,7 +219,7 @@ pub fn parse_token(text: &str) -> Option<Token> {
     Some(Token { session, generation, secret })
 }
 
-/// A client's trust in the authority of the test.
+/// Returns a TLS configuration that trusts the CA of the test.
 pub fn trust(ca: &Path) -> Arc<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca).expect("the CA")).expect("a root");

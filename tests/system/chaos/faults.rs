@@ -1,4 +1,4 @@
-//! Everything that goes wrong, how it is brought about, and what it may cost honest people.
+//! The injected faults, and the effects on honest users that each one may have.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use test_support::fault_proxy::FaultMode;
 
 /// An hour of session time.
 const HOUR: i64 = 3_600_000;
-/// The gateway that is cut off, killed, stopped or wrong alone.
+/// The gateway that single-gateway faults affect.
 const ONE: usize = 1;
 
-/// One thing that goes wrong.
+/// An injected fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    // The network between all gateways and Redis.
+    // Network between all gateways and Redis.
     Reset,
-    /// And who connects again hears nothing.
+    /// New connections are accepted and get no replies.
     ResetThenMute,
     HalfOpen,
     Jitter,
@@ -24,7 +24,7 @@ pub enum Fault {
     RepliesHeld,
     RequestsHeld,
     Throttle,
-    /// Between one gateway and Redis, for longer than anything may be believed unheard.
+    /// Between one gateway and Redis, for longer than the staleness bound of the cache.
     OneCutOff,
     // Redis.
     Stopped,
@@ -36,12 +36,12 @@ pub enum Fault {
     ReadOnly,
     Loading,
     NoAuth,
-    /// Everything is gone.
+    /// All data is lost.
     Flushed,
-    /// A replica that was cut off becomes the master: what it did not hear of is gone.
+    /// A disconnected replica becomes the master; writes that it missed are lost.
     Failover,
-    // A Redis of several servers.
-    /// The sentinels are told to choose another master.
+    // Redis with several servers.
+    /// The sentinels fail over to another master on command.
     MasterChanged,
     MasterLost,
     PrimaryLost,
@@ -49,20 +49,20 @@ pub enum Fault {
     GatewayKilled,
     GatewayRestarted,
     GatewayStopped,
-    /// For a minute.
+    /// Suspended for a minute.
     GatewayAsleep,
     ClockAhead,
     ClockBehind,
 }
 
-/// How a fault goes.
+/// Course of a fault.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum FaultKind {
-    /// It is over when it has been brought about.
+    /// Ends with its injection.
     Momentary,
-    /// It stays until it is taken away.
+    /// Lasts until it is removed.
     UntilCleared,
-    /// It stays, and from its first moment to its last nothing at all comes from the store.
+    /// Lasts until it is removed; the store sends nothing in the meantime.
     BlocksStore,
 }
 
@@ -103,11 +103,11 @@ pub const LOSS: [Fault; 2] = [Fault::Flushed, Fault::Failover];
 pub const SENTINELS: [Fault; 2] = [Fault::MasterChanged, Fault::MasterLost];
 pub const CLUSTER: [Fault; 1] = [Fault::PrimaryLost];
 
-/// What can happen to a gateway with a store of its own.
+/// Faults of a gateway with an embedded store.
 pub const ALONE: [Fault; 3] =
     [Fault::GatewayKilled, Fault::GatewayRestarted, Fault::GatewayStopped];
 
-/// In real time: what is known without asking is known for as long as it is elsewhere.
+/// Faults for real-time histories, in which cache lifetimes have their normal length.
 pub const REAL: [Fault; 4] =
     [Fault::OneCutOff, Fault::HalfOpen, Fault::Stopped, Fault::GatewayStopped];
 pub const ASLEEP: [Fault; 1] = [Fault::GatewayAsleep];
@@ -147,7 +147,7 @@ impl Fault {
         }
     }
 
-    /// What is excused. A fault that is not named in a line of this excuses nothing.
+    /// Returns the effects that this fault may have on honest users.
     pub fn allowed(self) -> AllowedEffects {
         let none = AllowedEffects::default();
         match self {
@@ -181,7 +181,7 @@ impl Fault {
         }
     }
 
-    /// The only gateway that notices.
+    /// Returns the only affected gateway; `None` if all are.
     pub fn gateway(self) -> Option<usize> {
         match self {
             Fault::OneCutOff
@@ -216,10 +216,10 @@ impl Fault {
         }
     }
 
-    /// How long it lasts, where it is asked to last so long.
+    /// Returns the duration of the fault for a requested duration.
     pub fn duration(self, asked: Duration) -> Duration {
         match self {
-            // Longer than a gateway may go on without hearing of a revocation, and serve who is known.
+            // Longer than the staleness bound plus the time of stale reads.
             Fault::OneCutOff => asked.max(Duration::from_millis(5_500)),
             Fault::GatewayAsleep => asked.max(Duration::from_mins(1)),
             Fault::Reset
@@ -286,8 +286,8 @@ impl Fault {
         }
     }
 
-    /// Brings it about, lets it last, and takes it away. Answers until when nothing at all came from the
-    /// store, if it is a fault of that kind.
+    /// Injects the fault, waits and removes it. Returns the time until which the store was silent, for faults that
+    /// silence it.
     pub async fn inject(self, testbed: &Testbed, lasts: Duration) -> Option<Millis> {
         self.begin(testbed, lasts).await;
         let course = self.course();
@@ -416,7 +416,7 @@ async fn kill_clients(testbed: &Testbed, lasts: Duration) {
     }
 }
 
-/// Redis reads its own data again, slowly: until then it answers LOADING.
+/// Makes Redis reload its data slowly; it replies LOADING until then.
 async fn load_slowly(testbed: &Testbed, lasts: Duration) {
     let keys = 2_000;
     let delay = lasts.as_micros() / keys;

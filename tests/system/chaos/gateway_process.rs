@@ -1,7 +1,7 @@
-//! Gateways as processes of their own, so that they can be killed, stopped and set to a wrong clock.
+//! Gateways in separate processes, which can be killed, suspended and given a wrong clock.
 //!
-//! A gateway is this test program started again. It ends when its standard input does, so none is left
-//! behind whatever becomes of the test.
+//! A gateway process is the test binary started again. It exits when its standard input closes, so no process
+//! outlives the test.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -18,20 +18,20 @@ use doorward::config::Config;
 const CONFIG: &str = "DOORWARD_CHAOS_CONFIG";
 const EPOCH: &str = "DOORWARD_CHAOS_EPOCH";
 const SCALE: &str = "DOORWARD_CHAOS_SCALE";
-/// The ignored test that is a gateway.
+/// Name of the ignored test that runs a gateway.
 const CHILD: &str = "chaos::gateway_process";
 const READY: &str = "chaos-ready ";
 
-/// The time of sessions.
+/// The clock of sessions.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionTime {
-    /// At the beginning of the history.
+    /// Unix time at the start of the history, in milliseconds.
     pub epoch: u64,
-    /// Its milliseconds in one of the history.
+    /// Milliseconds of session time per millisecond of history.
     pub scale: u64,
 }
 
-/// One gateway, running or not.
+/// A gateway process, running or not.
 pub struct GatewayProcess {
     config: PathBuf,
     pub socket: PathBuf,
@@ -52,14 +52,14 @@ impl Drop for Process {
     }
 }
 
-/// Unix time in milliseconds.
+/// Returns the Unix time in milliseconds.
 pub fn unix_millis() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl GatewayProcess {
-    /// A gateway on this configuration.
+    /// Starts a gateway with this configuration.
     pub fn start(config: PathBuf, socket: PathBuf, time: SessionTime) -> GatewayProcess {
         let (process, address) = (Mutex::default(), Mutex::default());
         let member = GatewayProcess { config, socket, time, process, address };
@@ -67,12 +67,12 @@ impl GatewayProcess {
         member
     }
 
-    /// Where it listens; another port after each start.
+    /// Returns the listening address, which changes with each start; `None` while stopped.
     pub fn address(&self) -> Option<SocketAddr> {
         *lock(&self.address)
     }
 
-    /// Starts it again; what runs is killed before.
+    /// Kills the process, if running, and starts a new one.
     pub fn restart(&self) {
         self.kill();
         let mut command = Command::new(std::env::current_exe().expect("this program"));
@@ -87,20 +87,20 @@ impl GatewayProcess {
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
         *lock(&self.process) = Some(Process { child, stdin });
         let mut lines = stdout.lines().map_while(Result::ok);
-        // The test harness writes on the same line before us.
+        // The test harness writes its own text on the same line.
         let ready = lines.find_map(|line| Some(line.split_once(READY)?.1.to_owned()));
         let ready = ready.unwrap_or_else(|| panic!("no gateway: {}", self.log()));
         *lock(&self.address) = Some(ready.parse().expect("an address"));
         std::thread::spawn(move || lines.count());
     }
 
-    /// kill -9.
+    /// Kills the process with SIGKILL.
     pub fn kill(&self) {
         *lock(&self.address) = None;
         drop(lock(&self.process).take());
     }
 
-    /// As after SIGTERM: what is under way may end.
+    /// Shuts down gracefully, as after SIGTERM.
     pub fn stop_gracefully(&self) {
         self.send_command("stop");
         let deadline = std::time::Instant::now() + Duration::from_secs(20);
@@ -115,7 +115,7 @@ impl GatewayProcess {
         *lock(&self.address) = None;
     }
 
-    /// Stops the process without ending it, or lets it go on.
+    /// Sends a signal, such as STOP or CONT.
     pub fn signal(&self, name: &str) {
         let process = lock(&self.process);
         let id = process.as_ref().expect("a running gateway").child.id().to_string();
@@ -123,12 +123,12 @@ impl GatewayProcess {
         assert!(status.expect("kill runs").success());
     }
 
-    /// Sets its clock this many milliseconds of session time wrong.
+    /// Shifts the clock by this many milliseconds of session time.
     pub fn skew(&self, offset: i64) {
         self.send_command(&format!("skew {offset}"));
     }
 
-    /// What it wrote to standard error.
+    /// Returns the standard error output.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.config.with_extension("log")).unwrap_or_default()
     }
@@ -144,7 +144,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the child does: a gateway until standard input says otherwise.
+/// Runs a gateway in the child process until standard input closes.
 pub fn run_gateway() {
     let Ok(config) = std::env::var(CONFIG) else { return };
     let number = |name| std::env::var(name).ok()?.parse().ok();
@@ -169,7 +169,7 @@ pub fn run_gateway() {
     running.stop();
 }
 
-/// Session time, the same in every gateway of a history.
+/// Returns a clock with session time, which is the same in every gateway.
 fn clock(time: SessionTime, skew: Arc<AtomicU64>) -> Clock {
     let clock = Clock::manual(UnixMillis(time.now()));
     let Clock::Manual(hand) = clock.clone() else { return clock };

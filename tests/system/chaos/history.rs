@@ -1,16 +1,16 @@
-//! What happened, with the times at which it was asked for and answered.
+//! The recorded events of a history with their times.
 //!
-//! Times are milliseconds since the history began. The time before an action starts is taken as its
-//! beginning, the time after its answer is in hand as its end: what truly happened lies in between.
+//! Times are milliseconds since the start of the history. An action is recorded with a time before it starts and
+//! a time after its response has arrived; it took effect in between.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-/// Milliseconds since the history began.
+/// Milliseconds since the start of the history.
 pub type Millis = u64;
 
-/// A session, by the handle under which logs and the operator's commands know it.
+/// The handle of a session, as in logs and admin commands.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Session(pub u64);
 
@@ -26,40 +26,40 @@ impl fmt::Debug for Session {
     }
 }
 
-/// What a cookie says, without what would make it one.
+/// The parsed content of a token, without what is needed to forge one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
     pub session: Session,
     pub generation: u32,
-    /// Eight bytes of the secret: tells two successors apart.
+    /// The first eight bytes of the secret; they distinguish two successors.
     pub secret: u64,
 }
 
-/// Who asks.
+/// The sender of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Actor {
-    /// An honest browser: it must never be refused without a reason.
+    /// An honest browser; it must never be rejected without a reason.
     Browser(usize),
-    /// Has a copy of a browser's cookie, and uses it from elsewhere.
+    /// A thief with a copied cookie at another address.
     Thief,
-    /// Shows the cookie of a session that was just ended, at every gateway.
+    /// Sends the cookie of a recently ended session to every gateway.
     Prober,
-    /// Shows the cookie of a session that somebody failed to end, at the gateway that could not.
+    /// Sends the cookie of a session to the gateway that failed to end it.
     FailedEndProber,
 }
 
-/// What a request is for.
+/// Route and effect of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestKind {
-    /// A page of a route where an outage is a 503.
+    /// A page of a route without stale reads.
     Page,
-    /// A page of a route that says `on_outage = "serve-known"`.
+    /// A page of a route with `on_outage = "serve-known"`.
     StaleReadable,
-    /// A change there.
+    /// A write on the route with `on_outage = "serve-known"`.
     Write,
 }
 
-/// One request.
+/// A request and its outcome.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub id: u64,
@@ -72,34 +72,34 @@ pub struct Request {
     pub outcome: RequestOutcome,
 }
 
-/// What became of a request.
+/// Outcome of a request.
 #[derive(Clone, Debug)]
 pub enum RequestOutcome {
     Response(RecordedResponse),
-    /// The client hung up; whatever the answer was, nobody saw it.
+    /// The client disconnected before the response.
     Abandoned,
-    /// No connection, or none that lasted.
+    /// The connection failed or broke.
     NoResponse(String),
 }
 
-/// What an answer said.
+/// The recorded parts of a response.
 #[derive(Clone, Debug, Default)]
 pub struct RecordedResponse {
     pub status: u16,
-    /// The gateway's word for a refusal.
+    /// The deny reason.
     pub reason: String,
     pub retry_after: bool,
-    /// The token that came with it.
+    /// The new token in the response, if any.
     pub new_token: Option<Token>,
-    /// It deleted the session's cookie.
+    /// Whether the response deletes the session cookie.
     pub deletes_cookie: bool,
-    /// It says of itself that the store was not asked.
+    /// Whether the response is marked as a stale read.
     pub is_stale: bool,
-    /// What the upstream said: which request it answered, and for whom.
+    /// Request ID and user that the upstream received.
     pub echo: Option<(u64, String)>,
 }
 
-/// Which sessions an operator or a user ends.
+/// The sessions that an operator or user ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndTarget {
     Session(Session),
@@ -107,37 +107,36 @@ pub enum EndTarget {
     All,
 }
 
-/// What a fault may do to honest people. What it may not is never excused.
+/// Effects on honest users that a fault may have; all others are violations.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AllowedEffects {
-    /// 503, until a moment after it is over.
+    /// 503 responses, until shortly after the end of the fault.
     pub unavailable: bool,
-    /// The gateway itself is away: no answer, or a late one.
+    /// Missing or late responses, because the gateway itself is down.
     pub gateway_down: bool,
-    /// What was written is gone: sessions may be, and renewals.
+    /// Lost writes: sessions and rotations may disappear.
     pub data_loss: bool,
-    /// A wrong clock: sessions end early, and the grace of a token is as long as the clock is wrong; those
-    /// alone that came to its gateway.
+    /// A wrong clock: at the affected gateway, sessions may end early and grace periods may be longer.
     pub wrong_clock: bool,
 }
 
-/// A fault while it lasted.
+/// The time during which a fault was present.
 #[derive(Clone, Debug)]
 pub struct FaultWindow {
     pub fault: &'static str,
-    /// Only this gateway's; all when `None`.
+    /// The affected gateway; `None` if all are.
     pub gateway: Option<usize>,
     pub began: Millis,
     pub ended: Millis,
     pub allowed: AllowedEffects,
-    /// From the beginning until then its gateways heard nothing from the store.
+    /// End of the period, from `began` on, in which the store sent nothing to these gateways.
     pub store_silent_until: Option<Millis>,
 }
 
-/// One line of a history.
+/// An event of a history.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A login was answered: the session exists.
+    /// A successful login.
     LoggedIn {
         session: Session,
         user: String,
@@ -146,48 +145,48 @@ pub enum Event {
         done: Millis,
     },
     Requested(Request),
-    /// One of the gateway's own pages was asked for with a session's cookie.
+    /// A request with a session cookie for one of the gateway's own pages.
     OwnPage {
         session: Session,
         gateway: usize,
         sent: Millis,
         done: Millis,
     },
-    /// A request came to the upstream in the name of this user; empty when it named none.
+    /// A request reached the upstream with this user name; empty if it had none.
     ReachedUpstream {
         request: u64,
         user: String,
         at: Millis,
     },
-    /// Sessions were ended; without `acked` nobody knows whether.
+    /// A request to end sessions; without `acked` its result is unknown.
     Ended {
         what: EndTarget,
         gateway: usize,
         sent: Millis,
         acked: Option<Millis>,
-        /// When it was answered, or nobody waited for that any longer.
+        /// Time of the response or of the client's timeout.
         done: Millis,
     },
-    /// A thief has the cookie.
+    /// A thief copied the cookie.
     Stolen {
         session: Session,
         at: Millis,
     },
-    /// What a gateway told the operator about a session. `absolute_end` is in session time.
+    /// A session in the list of a gateway's admin API. `absolute_end` is in session time.
     Listed {
         session: Session,
         user: String,
         absolute_end: u64,
         at: Millis,
     },
-    /// A line of an event stream reached its reader; `told` is when the upstream wrote it.
+    /// A line of a stream was received; `written_at` is the time of its writing.
     StreamLine {
         session: Session,
         gateway: usize,
         user: String,
         written_at: Millis,
     },
-    /// An event stream ended, and not by its reader.
+    /// A stream ended, but not by its reader.
     StreamCut {
         session: Session,
         gateway: usize,
@@ -206,7 +205,7 @@ impl Event {
     }
 }
 
-/// Where everybody writes.
+/// Collects events from all actors.
 #[derive(Clone)]
 pub struct Recorder {
     began: Instant,
@@ -218,7 +217,7 @@ impl Recorder {
         Recorder { began: Instant::now(), events: Arc::default() }
     }
 
-    /// Milliseconds since the history began.
+    /// Milliseconds since the start of the history.
     pub fn now(&self) -> Millis {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -227,7 +226,7 @@ impl Recorder {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
 
-    /// All of it, as far as it goes.
+    /// Returns all events recorded so far.
     pub fn history(&self) -> Vec<Event> {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,11 +1,10 @@
-//! The whole gateway from outside, while everything around it fails.
+//! Fault injection: complete gateways while their network, store, processes and clocks fail.
 //!
-//! Honest browsers with several tabs, an operator who ends sessions and a thief use three gateways that
-//! share a Redis (or one with a file), through a proxy that fails on purpose. Everything asked and answered
-//! is recorded, and `chaos/checker/mod.rs` judges the record: eleven invariants that no fault may break, but in
-//! the ways that `chaos/faults.rs` says it allowed.
+//! Honest browsers with several tabs, an operator who ends sessions and a thief use three gateways with a shared
+//! Redis, or one gateway with an embedded store. All requests and responses are recorded. The `checker` module
+//! then checks eleven invariants; `faults` lists the effects that each fault may have.
 //!
-//! The tests here are the short form. `tests/system/chaos/run` plays as many seeds as you like and shows a table.
+//! The tests here are the short form. `tests/system/chaos/run` plays any number of seeds and prints a table.
 
 mod actors;
 mod backend;
@@ -28,7 +27,7 @@ use checker::Invariant;
 use faults::{ALONE, Fault, GATEWAY, LOSS, NETWORK, REAL, SERVER};
 use testbed::{Pace, Plan};
 
-/// How long a fault lasts in the short form.
+/// Duration of a fault in the short form.
 const SHORT: Duration = Duration::from_millis(1_000);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -41,16 +40,16 @@ async fn redis_faults_cause_no_violation() {
     short(Store::Redis, Pace::Fast, &SERVER, &[]).await;
 }
 
-/// What a gateway knows without asking is known for as long as it is elsewhere.
+/// Runs in real time, so cached sessions live as long as in production.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn invalidation_faults_cause_no_violation() {
-    // Who is known is let in by the cache for most of an outage that is as short as here.
+    // In such a short outage, the cache serves almost all requests, so stale reads are rare.
     short(Store::Redis, Pace::Real, &REAL, &[Invariant::StaleRead]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gateway_faults_and_data_loss_cost_at_most_a_login() {
-    // A wrong clock bends the times of many sessions, a lost store those of all before it.
+    // A wrong clock affects the times of many sessions, and data loss those of all earlier ones.
     let bent = [Invariant::Successor, Invariant::Grace, Invariant::StaleRead];
     short(Store::Redis, Pace::Fast, &[GATEWAY.as_slice(), &LOSS].concat(), &bent).await;
 }
@@ -60,7 +59,7 @@ async fn embedded_store_survives_gateway_crashes_and_stops() {
     short(Store::Embedded, Pace::Fast, &ALONE, &[Invariant::StaleRead]).await;
 }
 
-/// `rarely` names what may have nothing to judge in so short a time.
+/// Plays a short history. The invariants in `rarely` may have nothing to check in it.
 async fn short(store: Store, pace: Pace, faults: &[Fault], rarely: &[Invariant]) {
     let plan = Plan { seed: 1, store, pace, faults: faults.to_vec(), lasts: SHORT };
     let mut table = report::Table::default();
@@ -70,7 +69,7 @@ async fn short(store: Store, pace: Pace, faults: &[Fault], rarely: &[Invariant])
     table.assert_all_judged(rarely);
 }
 
-/// `tests/system/chaos/run` starts it, with its choices in the environment.
+/// Started by `tests/system/chaos/run` with options in environment variables.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "as long as you like; `tests/system/chaos/run` runs it"]
 async fn many_seeds() {

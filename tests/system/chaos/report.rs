@@ -1,4 +1,4 @@
-//! The table of faults and invariants, the story of a failure, and the long form.
+//! The table of faults and invariants, the report of violations, and the long form.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,29 +13,29 @@ use crate::chaos::faults::{
 use crate::chaos::history::{Actor, Event, FaultWindow, Millis};
 use crate::chaos::testbed::{self, Pace, Plan};
 
-/// How often an invariant was judged around a fault, and how often it did not hold.
+/// Number of checks of an invariant around a fault, and number of violations.
 #[derive(Clone, Copy, Default)]
 struct Cell {
     judged: u64,
     broken: u64,
 }
 
-/// What was found, by fault.
+/// Results by fault.
 #[derive(Default)]
 pub struct Table {
     rows: BTreeMap<String, BTreeMap<Invariant, Cell>>,
-    /// Milliseconds between an acknowledged revocation and the last pass that was sent after it.
+    /// Milliseconds from each acknowledged revocation to the last allowed request sent after it.
     used_after_end: Vec<u64>,
-    /// Milliseconds that each answer response_times.
+    /// Response times in milliseconds.
     response_times: Vec<u64>,
     histories: u64,
 }
 
-/// What was found wrong in one history, with the fault that it belongs to.
+/// The violations in one history with the fault of each.
 pub type Played = Vec<(&'static str, Violation)>;
 
 impl Table {
-    /// Plays a history, judges it and adds it.
+    /// Plays a history, checks it and adds the results.
     pub async fn play(&mut self, plan: &Plan) -> Played {
         let (history, bounds) = testbed::play(plan, &|fault| print_progress(plan, fault)).await;
         let findings = checker::check(&history, &bounds);
@@ -91,7 +91,7 @@ impl Table {
         self.rows.values().filter_map(|row| row.get(&invariant)).map(|cell| cell.judged).sum()
     }
 
-    /// A suite that judged nothing has shown nothing.
+    /// Asserts that every invariant was checked at least once.
     pub fn assert_all_judged(&self, rarely: &[Invariant]) {
         for invariant in Invariant::ALL {
             let judged = self.total(invariant) > 0 || rarely.contains(&invariant);
@@ -130,7 +130,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// Median, ninety-ninth percentile and worst.
+/// Median, 99th percentile and maximum.
 struct Percentiles([u64; 3]);
 
 impl Percentiles {
@@ -151,13 +151,13 @@ impl fmt::Display for Percentiles {
     }
 }
 
-/// The fault that was at work, or the last one before.
+/// Returns the name of the current fault, or of the last one before this time.
 fn fault_at(windows: &[&FaultWindow], at: Millis) -> &'static str {
     let begun = windows.iter().filter(|window| window.began <= at);
     begun.max_by_key(|window| window.began).map_or("(before the first)", |window| window.fault)
 }
 
-/// What went wrong, and how to see it again.
+/// Formats the violations with the command that reproduces them.
 pub fn failure_report(plan: &Plan, played: &Played) -> String {
     let mut text = format!(
         "seed {}, {:?}, {:?}: {} violations\n",
@@ -181,7 +181,7 @@ pub fn failure_report(plan: &Plan, played: &Played) -> String {
 fn print_progress(plan: &Plan, fault: Fault) {
     let mut out = std::io::stderr().lock();
     let end = if out.is_terminal() { '\r' } else { '\n' };
-    // Whether anybody reads this is of no importance.
+    // Progress output is best effort.
     let Plan { seed, store, pace, .. } = plan;
     let _ = write!(out, "seed {seed} {store:?} {pace:?}: {:40}{end}", fault.as_str());
     let _ = out.flush();
@@ -191,7 +191,7 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Seeds until their number or the time is up; all faults with each.
+/// Plays all faults with each seed until the number of seeds or the time limit is reached.
 pub async fn many_seeds() {
     let first = number("CHAOS_SEED").unwrap_or(1);
     let seeds = number("CHAOS_SEEDS").unwrap_or(3);

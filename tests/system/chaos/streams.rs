@@ -1,5 +1,4 @@
-//! Pages that stay with their app: an event stream, a WebSocket or an upload for each browser, begun again
-//! when it ends.
+//! Long-lived connections: an event stream, a WebSocket or an upload per browser, reopened when it ends.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,13 +18,13 @@ use crate::chaos::history::{Actor, Event, RequestKind, Session};
 use crate::chaos::upstream::{SEND_INTERVAL, SOCKET, STREAM, UPLOAD};
 use test_support::seeded_rng::SeededRng;
 
-/// Who hears nothing for so long opens another one, as browsers do not: it keeps the history going.
+/// A stream without data for this long is reopened, so that the history continues.
 const READ_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Lines of an upload; then another one begins.
+/// Number of lines in an upload.
 const LINES: usize = 60;
 
-/// Stays with the app until the scenario is over.
+/// Keeps one long-lived connection open until the scenario ends.
 pub async fn hold_streams(scenario: Arc<Scenario>, profile: usize, mut chance: SeededRng) {
     let profile = &scenario.profiles[profile];
     let client = Client::new(Arc::clone(&scenario.trust), profile.from);
@@ -118,7 +117,7 @@ impl StreamClient<'_> {
         }
     }
 
-    /// Speaks; what the app hears of it, it writes down itself.
+    /// Uploads lines; the upstream records their arrival.
     async fn upload(&self, client: &Client) -> Option<()> {
         let line = Bytes::from(format!("{} {:<400}\n", self.session.0, self.gateway));
         let request = self.request("POST", UPLOAD);
@@ -140,7 +139,7 @@ impl StreamClient<'_> {
             .header("cookie", format!("{COOKIE}={}", self.cookie))
     }
 
-    /// Lines of when they were written, and for whom.
+    /// Records lines of time and user name.
     fn record_lines(&self, text: &str) {
         for (written_at, user) in text.lines().filter_map(|line| line.split_once(' ')) {
             if let Ok(written_at) = written_at.parse() {
@@ -164,7 +163,7 @@ impl StreamClient<'_> {
     }
 }
 
-/// A body of one line again and again, until it was said often enough.
+/// Returns a body that repeats a line.
 fn repeated_lines(scenario: Arc<Scenario>, line: Bytes) -> UnsyncBoxBody<Bytes, Infallible> {
     let lines = stream::unfold((scenario, line, LINES), |(scenario, line, left)| async move {
         tokio::time::sleep(SEND_INTERVAL).await;

@@ -1,4 +1,4 @@
-//! Redis or a file, gateways, browsers, a thief, and the faults, one after another.
+//! Starts a store, gateways and actors, and injects one fault after another.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -26,35 +26,35 @@ use crate::chaos::upstream::RecordingUpstream;
 use test_support::seeded_rng::SeededRng;
 
 const USERS: [&str; 6] = ["ada", "bea", "cyd", "dan", "eve", "fay"];
-/// Profiles of the first users, beside the one that everybody has.
+/// Number of users with a second profile.
 const USERS_WITH_TWO_PROFILES: usize = 2;
 const TABS: usize = 2;
-/// The answers of Redis that a gateway waits for.
+/// Longest wait of a gateway for a reply of Redis.
 const TIMEOUT: &str = "300ms";
 
-/// This and what follows is time of the history.
+/// The following durations are in history time.
 const ROTATE_AFTER: Duration = Duration::from_secs(6);
 const GRACE: Duration = Duration::from_secs(3);
-/// For how long a session is served that the store cannot vouch for.
+/// How long sessions are served from the cache in an outage.
 const SERVE_STALE_FOR: Duration = Duration::from_secs(1);
 
-/// How a history is made.
+/// Parameters of a history.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
     pub store: Store,
     pub pace: Pace,
     pub faults: Vec<Fault>,
-    /// How long a fault lasts, where it is not the fault's own affair.
+    /// Duration of each fault without a fixed duration.
     pub lasts: Duration,
 }
 
-/// How session time runs.
+/// Speed of session time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// Twenty times as fast as time: as if hours went by between a fault and the next.
+    /// Session time runs twenty times as fast, as if faults were hours apart.
     Fast,
-    /// As time does. What is kept for seconds is kept as long as it is elsewhere.
+    /// Session time is real time, so caches behave as in production.
     Real,
 }
 
@@ -66,35 +66,35 @@ impl Pace {
         }
     }
 
-    /// How long a session lives, if no fault lasts long.
+    /// Session lifetime, before the duration of faults is added.
     fn life(self) -> Duration {
         match self {
             Pace::Fast => Duration::from_secs(24),
-            // Activity is noted 60 times in an idle time. Each note ends what is known of a session that is
-            // over: it has to come as seldom as elsewhere.
+            // Activity is written 60 times per idle timeout. Each write invalidates the cached session, so it must be as
+            // rare as in production.
             Pace::Real => Duration::from_mins(10),
         }
     }
 
-    /// Before the first fault.
+    /// Time before the first fault.
     fn warm_up(self) -> Duration {
         match self {
-            // Logins, and a first round of pages.
+            // Time for logins and a first round of pages.
             Pace::Fast => Duration::from_secs(1),
-            // And ends, while nothing keeps their word from arriving.
+            // Time for revocations that invalidations can reach undisturbed.
             Pace::Real => Duration::from_secs(4),
         }
     }
 }
 
 impl Plan {
-    /// The longest that one of the faults lasts.
+    /// Returns the longest duration of the planned faults.
     fn longest(&self) -> Duration {
         self.faults.iter().map(|fault| fault.duration(self.lasts)).max().unwrap_or_default()
     }
 }
 
-/// What is running.
+/// The running store, gateways and upstream.
 pub struct Testbed {
     scenario: Arc<Scenario>,
     pub backend: Backend,
@@ -102,7 +102,7 @@ pub struct Testbed {
     _directory: TempDir,
 }
 
-/// Plays one history.
+/// Plays a history and returns its events and bounds.
 pub async fn play(plan: &Plan, report: &(dyn Fn(Fault) + Sync)) -> (Vec<Event>, Bounds) {
     let mut chance = SeededRng::new(plan.seed, 0);
     let testbed = Testbed::build(plan).await;
@@ -113,7 +113,7 @@ pub async fn play(plan: &Plan, report: &(dyn Fn(Fault) + Sync)) -> (Vec<Event>, 
     for fault in faults {
         report(fault);
         testbed.apply_fault(fault, plan.lasts).await;
-        // Two seconds to recover, where there is something to, and a while in which all has to work.
+        // Two seconds to recover from an outage, and some time in which everything has to work.
         let allowed = fault.allowed();
         let outage = allowed.unavailable || allowed.gateway_down;
         let pause = if outage { 2_400 } else { 1_000 };
@@ -162,7 +162,7 @@ impl Testbed {
         Testbed { scenario: Arc::new(scenario), backend, _app: app, _directory: directory }
     }
 
-    /// Everybody who does something by himself.
+    /// Spawns all actors.
     fn spawn_actors(&self, seed: u64) -> JoinSet<()> {
         let mut all = JoinSet::new();
         for profile in &self.scenario.profiles {
@@ -202,17 +202,17 @@ impl Testbed {
         self.scenario.recorder.now()
     }
 
-    /// Something that blocks, done to one gateway.
+    /// Runs a blocking function on one gateway.
     pub async fn gateway(&self, number: usize, act: impl FnOnce(&GatewayProcess) + Send + 'static) {
         let scenario = Arc::clone(&self.scenario);
         blocking(move || act(&scenario.fleet[number % scenario.fleet.len()])).await;
     }
 }
 
-/// The times of a history as a gateway is told them.
+/// Durations for the configuration of a gateway.
 struct Times {
     session: SessionTime,
-    /// Of a session: what a fault takes from it is given back.
+    /// Session lifetime, extended by the longest fault.
     life: Duration,
 }
 
@@ -221,7 +221,7 @@ impl Times {
         Times { session, life: plan.pace.life() + plan.longest() }
     }
 
-    /// A time of the history, in session time.
+    /// Formats a duration of history time in session time.
     fn text(&self, time: Duration) -> String {
         format!("{}s", time.as_secs() * self.session.scale)
     }
@@ -308,7 +308,7 @@ on_outage = "serve-known"
     )
 }
 
-/// Certificates and users. The passwords are hashed cheaply: these tests are not about argon2.
+/// Creates certificates and users. Passwords use a cheap Argon2 cost to save time.
 fn prepare(directory: &Path) {
     dev_ca::make(directory, &[client::HOST.to_owned()]).expect("certificates");
     let mut users =

@@ -1,4 +1,4 @@
-//! The app behind the gateways: writes down who asked for what, and answers with it.
+//! The upstream behind the gateways. It records every request and echoes its ID and user.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -22,21 +22,21 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::chaos::history::{Event, Recorder, Session};
 
-/// By which a client marks its request, and finds the answer to be its own.
+/// Header with the request ID, by which a client recognises its response.
 pub const REQUEST_ID_HEADER: &str = "x-chaos-request";
 
-/// Where the app speaks for as long as somebody listens.
+/// Path of an endless event stream.
 pub const STREAM: &str = "/stream";
-/// Where it does so over a WebSocket.
+/// Path of a WebSocket with the same lines.
 pub const SOCKET: &str = "/socket";
-/// Where it listens for as long as somebody speaks, in lines of `session gateway`.
+/// Path for uploads of lines `session gateway`.
 pub const UPLOAD: &str = "/upload";
-/// How often either says something.
+/// Interval between two lines.
 pub const SEND_INTERVAL: Duration = Duration::from_millis(150);
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// The app. Dropping it closes everything.
+/// A running upstream. Dropping it closes all connections.
 pub struct RecordingUpstream {
     pub address: SocketAddr,
     task: JoinHandle<()>,
@@ -77,14 +77,14 @@ async fn serve(stream: TcpStream, recorder: Recorder) {
             })
         }
     });
-    // A gateway that is killed leaves in the middle of things.
+    // A killed gateway breaks connections at any point.
     let _ = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await;
 }
 
-/// Lines that say when they were written, and for whom.
+/// Sends lines of time and user name.
 fn event_stream(headers: &HeaderMap, recorder: Recorder) -> Response<Body> {
     let user = text(headers, "x-forwarded-user").to_owned();
     let lines = futures_util::stream::unfold((recorder, user), |(recorder, user)| async {
@@ -98,7 +98,7 @@ fn event_stream(headers: &HeaderMap, recorder: Recorder) -> Response<Body> {
     answer
 }
 
-/// As [`event_stream`], over a WebSocket.
+/// Sends the lines of [`event_stream`] over a WebSocket.
 fn websocket(mut request: Request<Incoming>, recorder: Recorder) -> Response<Body> {
     let user = text(request.headers(), "x-forwarded-user").to_owned();
     let key = request.headers().get("sec-websocket-key").map(HeaderValue::as_bytes);
@@ -127,7 +127,7 @@ fn websocket(mut request: Request<Incoming>, recorder: Recorder) -> Response<Bod
     answer
 }
 
-/// Writes down each line in the moment it arrives.
+/// Records each line on arrival.
 async fn upload(request: Request<Incoming>, recorder: &Recorder) -> Response<Body> {
     let user = text(request.headers(), "x-forwarded-user").to_owned();
     let mut body = request.into_body();

@@ -1,4 +1,4 @@
-//! A device: where it is, what it runs, and the one jar of its browser.
+//! A device: its network, its software and the cookie jar of its browser.
 
 use doorward::session::ClientContext;
 
@@ -8,15 +8,15 @@ use super::rates;
 use super::seeded_rng::SeededRng;
 use super::software::{Kind, Software};
 
-/// Browsers write cookies to disk every 30 s.
+/// Interval in which browsers write cookies to disk, in milliseconds.
 const COOKIE_FLUSH_INTERVAL: u64 = 30_000;
 
 pub struct Device {
     pub jar: Option<Cookie>,
-    /// ActionKind was in the jar before, and when it was replaced.
+    /// The previous cookie of the jar.
     previous: Option<Cookie>,
     changed: u64,
-    /// Answers to a process that is gone reach nobody.
+    /// Number of the browser process; responses to an earlier process are lost.
     pub process: u32,
     pub logging_in: bool,
     pub at: Egress,
@@ -43,7 +43,7 @@ impl Device {
         }
     }
 
-    /// The process dies. ActionKind came in since the last writing is lost.
+    /// Ends the process. A cookie newer than the last write to disk is lost.
     pub fn crash(&mut self, now: u64, rng: &mut SeededRng) {
         self.kill_process();
         if now - self.changed < rng.between(0, COOKIE_FLUSH_INTERVAL) {
@@ -51,7 +51,7 @@ impl Device {
         }
     }
 
-    /// Whatever is under way is for nobody.
+    /// Ends the process and with it all pending requests.
     pub fn kill_process(&mut self) {
         self.process += 1;
         self.logging_in = false;
@@ -63,7 +63,7 @@ impl Device {
         software.context(address, self.at.inspected)
     }
 
-    /// The time that a message takes one way.
+    /// Returns the one-way latency in milliseconds.
     pub fn latency(&self, rng: &mut SeededRng) -> u64 {
         if self.at.mobile { rng.between(30, 600) } else { rng.between(5, 60) }
     }

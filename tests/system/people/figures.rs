@@ -1,5 +1,4 @@
-//! The long form: many people and thieves under several policies, as JSON lines in the file that
-//! `FIGURES` names.
+//! The long form: many users and thieves under several policies. Writes JSON lines to the file in `FIGURES`.
 
 use std::fs::File;
 use std::io::Write;
@@ -38,13 +37,13 @@ const TOKEN_USES: [TokenUse; 3] =
 const USE_TIMES: [UseTime; 4] =
     [UseTime::Immediately, UseTime::HoursLater, UseTime::DaysLater, UseTime::WhileVictimSleeps];
 
-/// The policies of the table of thieves by place.
+/// The policies in the table of thieves by location.
 const BY_LOCATION: [&str; 3] = ["off", "enforce", "login_at = 40"];
 
-/// Every score that some set of signals adds up to where it matters.
+/// Thresholds to plot: every score that a relevant set of signals adds up to.
 const LOGIN_AT: [u32; 14] = [10, 15, 20, 25, 35, 40, 45, 50, 55, 60, 65, 75, 85, 100];
 
-/// ActionKind the curve shows of thieves.
+/// The thieves in the threshold plot.
 const CURVE: [(ThiefLocation, ThiefSoftware); 6] = [
     (ThiefLocation::Abroad, ThiefSoftware::OtherBrowser),
     (ThiefLocation::Abroad, ThiefSoftware::Disguised),
@@ -54,14 +53,14 @@ const CURVE: [(ThiefLocation, ThiefSoftware); 6] = [
     (ThiefLocation::Inside, ThiefSoftware::OtherBrowser),
 ];
 
-/// People of whom the promise for honest ones can be asked.
+/// Fewest users for which the bound on false logins is asserted.
 const MIN_USERS: u64 = 600;
 
 pub fn number(name: &str, usual: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
-/// Where the lines go; the goals are held on the way.
+/// The output file and the number of lines written. Bounds are asserted along the way.
 pub struct Figures(File, usize);
 
 impl Figures {
@@ -83,7 +82,7 @@ impl Figures {
         self.curve(people);
     }
 
-    /// The table of thieves by place alone.
+    /// Writes only the table of thieves by location.
     pub fn thieves_by_location(&mut self, people: u64) {
         self.by_location_and_software(&victims(people));
     }
@@ -93,7 +92,7 @@ impl Figures {
             for (name, rules) in policies(lifetime) {
                 let tally = parallel::simulate_users(&rules, 0..people);
                 self.line(&honest(name, lifetime, &tally));
-                // Among fewer, two or three unlucky ones are more than the promise.
+                // With fewer users, two or three false logins exceed the bound.
                 if name == "enforce" && people >= MIN_USERS {
                     super::assert_few_false_logins(&tally);
                 }
@@ -162,7 +161,7 @@ impl Figures {
         }
     }
 
-    /// ActionKind the operator chooses between.
+    /// Writes false logins and stopped thieves by login threshold.
     fn curve(&mut self, people: u64) {
         for login_at in LOGIN_AT {
             let rules = with_login_at(ENFORCED, login_at);
@@ -213,7 +212,7 @@ fn policies(lifetime: SessionLifetime) -> [(&'static str, Policy); 7] {
     ]
 }
 
-/// The milder answers are never dearer than it.
+/// Sets the login threshold and caps the lower ones at it.
 fn with_login_at(rules: Policy, login_at: u32) -> Policy {
     let at_most = |score: Option<u32>| score.map(|score| score.min(login_at));
     let Thresholds { log, rotate: renew, end, .. } = rules.thresholds;

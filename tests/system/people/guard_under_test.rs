@@ -1,4 +1,4 @@
-//! The real guard over a store in memory, with a clock that the simulation turns.
+//! The real guard with a memory store and a manual clock.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -23,19 +23,19 @@ use doorward::telemetry::Metrics;
 use super::location_log::{LocationChangeEntry, LocationChangeLog};
 use super::networks;
 
-/// A token as a jar holds it.
+/// The text of a session token.
 pub type Cookie = Rc<str>;
 
-/// How long sessions last.
+/// Session timeouts of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionLifetime {
-    /// Half an hour idle, twelve hours in all: the defaults.
+    /// Idle timeout 30 minutes, absolute timeout 12 hours: the defaults.
     Workday,
-    /// A week idle, thirty days in all: "remember me".
+    /// Idle timeout a week, absolute timeout 30 days: "remember me".
     Month,
 }
 
-/// ActionKind a gateway is set to.
+/// The settings of a simulated gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     pub mode: SignalsMode,
@@ -43,19 +43,19 @@ pub struct Policy {
     pub lifetime: SessionLifetime,
 }
 
-/// ActionKind came back.
+/// The guard's response to a request.
 pub struct GuardResponse {
-    /// Why not, in the word of the logs.
+    /// The deny reason as in the logs; `None` if the request was allowed.
     pub denied: Option<&'static str>,
     pub token: Option<Cookie>,
-    /// ActionKind the log said of a new place.
+    /// The location change that was logged, if any.
     pub location_change: Option<LocationChangeEntry>,
 }
 
 pub const ROTATE_AFTER: Duration = Duration::from_mins(10);
 pub const GRACE: Duration = Duration::from_secs(30);
 
-/// The simulation's midnight of the first day.
+/// Unix time of the first midnight, in milliseconds.
 const START: u64 = 1_800_000_000_000;
 
 pub struct GuardUnderTest {
@@ -81,7 +81,7 @@ impl GuardUnderTest {
         GuardUnderTest { guard, clock, route, moves, password, midnight, account }
     }
 
-    /// Somebody else's days begin, after all of those before.
+    /// Starts the days of another user, after those of all previous users.
     pub fn start_person(&mut self, number: u64, days: u64) {
         self.midnight += (days + 10) * 24 * 60 * 60 * 1000;
         let identity = Identity { user: format!("person {number}"), ..Identity::default() };
@@ -89,7 +89,7 @@ impl GuardUnderTest {
         self.guard.store().sweep();
     }
 
-    /// It is now so many milliseconds after the person's first midnight.
+    /// Sets the clock to this many milliseconds after the user's first midnight.
     pub fn set_time(&self, time: u64) {
         match &self.clock {
             Clock::Manual(now) => now.store(self.midnight + time, Ordering::SeqCst),

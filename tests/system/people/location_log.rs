@@ -1,4 +1,4 @@
-//! ActionKind the log says of sessions that were used from a new place: `session.location-changed`.
+//! Captures the log entries `session.location-changed`.
 
 use std::cell::RefCell;
 use std::fmt::Debug;
@@ -9,12 +9,12 @@ use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-/// One fields.
+/// One log entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocationChangeEntry {
     pub signals: String,
     pub score: u64,
-    /// ActionKind was done, or would have been.
+    /// The risk action that was taken, or would have been in monitor mode.
     pub answer: String,
 }
 
@@ -22,7 +22,7 @@ thread_local! {
     static LAST: RefCell<Option<LocationChangeEntry>> = const { RefCell::new(None) };
 }
 
-/// Listens on this thread, for as long as it lives.
+/// Captures log entries of the current thread until dropped.
 #[derive(Clone)]
 pub struct LocationChangeLog {
     _subscriber: Rc<DefaultGuard>,
@@ -34,7 +34,7 @@ impl LocationChangeLog {
         LocationChangeLog { _subscriber: Rc::new(tracing::subscriber::set_default(subscriber)) }
     }
 
-    /// The line that was written since this was asked last.
+    /// Returns the entry logged since the last call, if any.
     pub fn take(&self) -> Option<LocationChangeEntry> {
         LAST.take()
     }

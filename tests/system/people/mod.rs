@@ -1,7 +1,7 @@
-//! People for thirty days, and thieves among them, at the real guard over a store in memory.
+//! Simulates users and cookie thieves over thirty days against the real guard with a memory store.
 //!
-//! The short form, in every run of the tests, holds its promises for a few people; `tests/system/people/run`
-//! plays many. All of it is seeded: the same figures each time.
+//! The short form runs with the other tests and asserts the bounds for a few users. `tests/system/people/run`
+//! simulates many. The simulation is seeded, so the figures are reproducible.
 
 mod device;
 mod figures;
@@ -28,10 +28,10 @@ use tally::UserTally;
 use theft::{Outcome, TheftScenario, UseTime};
 use thief::{TheftOutcome, ThiefLocation, ThiefSoftware, TokenUse};
 
-/// ActionKind a gateway does that enforces, with the default thresholds.
+/// Signals enforced with the default thresholds.
 const ENFORCED: Policy = rules(SignalsMode::Enforce, SessionLifetime::Workday);
 
-/// Renewal alone.
+/// Token rotation without signals.
 const OFF: Policy = rules(SignalsMode::Off, SessionLifetime::Workday);
 
 const fn rules(mode: SignalsMode, lifetime: SessionLifetime) -> Policy {
@@ -122,7 +122,7 @@ fn table_shows_outcomes_and_detection_times() {
     assert_eq!(table.to_string().lines().nth(2), Some(row.as_str()));
 }
 
-/// Thieves who are in no network of the victim's, with software that is not theirs.
+/// Thieves outside the victim's networks who use other software.
 const OUTSIDE: [(ThiefLocation, ThiefSoftware); 7] = [
     (ThiefLocation::Abroad, ThiefSoftware::Program),
     (ThiefLocation::CloudAbroad, ThiefSoftware::OtherBrowser),
@@ -144,7 +144,7 @@ fn assert_stopped_at_first_request(outcome: &Outcome, scenario: &TheftScenario) 
     assert_eq!(outcome.worst_requests(), 0, "{scenario:?}: {outcome:?}");
 }
 
-/// And nobody is in for good: he is found, or the session is over.
+/// Asserts that every theft is detected at the owner's next request or ends with the session.
 fn assert_detected_at_next_request(outcome: &Outcome, scenario: &TheftScenario) {
     assert!(outcome.share(TheftOutcome::Detected) > 0.5, "{scenario:?}: {outcome:?}");
     assert_eq!(outcome.undetected_forks, 0, "{scenario:?}: {outcome:?}");
@@ -152,20 +152,20 @@ fn assert_detected_at_next_request(outcome: &Outcome, scenario: &TheftScenario) 
     assert_eq!(outcome.share(TheftOutcome::NeverStopped), 0.0, "{scenario:?}: {outcome:?}");
 }
 
-/// Each grace ends with his first request after it.
+/// Asserts that a thief who never rotates is denied after three grace periods.
 fn assert_denied_after_grace(outcome: &Outcome, scenario: &TheftScenario) {
     let bound = ROTATE_AFTER + 3 * (GRACE + thief::REQUEST_INTERVAL);
     assert!(u128::from(outcome.worst_use()) <= bound.as_millis(), "{scenario:?}: {outcome:?}");
 }
 
-/// The same promises and more, with as many people as `PEOPLE` says.
+/// Asserts the bounds for `PEOPLE` users and writes all figures.
 #[test]
 #[ignore = "minutes; tests/system/people/run plays it"]
 fn many_users() {
     figures::Figures::open().all(figures::number("PEOPLE", 680));
 }
 
-/// One table of it.
+/// Writes only the table of thieves by location.
 #[test]
 #[ignore = "minutes; tests/system/people/run --thieves plays it"]
 fn thieves_by_location() {

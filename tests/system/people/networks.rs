@@ -1,59 +1,59 @@
-//! A small Earth: operators, their networks, and the databases that know them.
+//! Network operators, their networks and the GeoIP databases that list them.
 //!
-//! `tests/data/make_databases.py` has the same table. The networks are nobody's: 10.N.0.0/16 and
+//! `tests/data/make_databases.py` has the same table. Operator N uses the private networks 10.N.0.0/16 and
 //! fd00:N::/32.
 
 use std::net::IpAddr;
 
 use doorward::risk::{Database, GeoIp};
 
-/// An operator's N.
+/// Number of an operator.
 pub type Operator = u8;
 
 pub const KABEL: Operator = 10;
 pub const DSL: Operator = 11;
 pub const MOBIL_EINS: Operator = 12;
-/// The same operator; databases put some of its networks into another town.
+/// Networks of the same operator that the databases place in another city.
 pub const MOBIL_EINS_ELSEWHERE: Operator = 13;
 pub const MOBIL_ZWEI: Operator = 14;
 pub const FIRM: Operator = 15;
 pub const HOTEL: Operator = 16;
 pub const CAFE: Operator = 17;
 pub const DATA_CENTRE: Operator = 18;
-/// A company's web filter, in two countries.
+/// A cloud web filter with egress in two countries.
 pub const FILTER: Operator = 19;
 pub const FILTER_ABROAD: Operator = 20;
 pub const VPN_FR: Operator = 21;
 pub const VPN_NL: Operator = 22;
-/// A telephone card for travellers, which goes through one country wherever they are.
+/// A travel SIM that routes all traffic through one country.
 pub const TRAVEL_SIM: Operator = 23;
 pub const MOBILE_FR: Operator = 24;
 pub const HOTEL_FR: Operator = 25;
 pub const HOTEL_US: Operator = 30;
 pub const MOBILE_US: Operator = 31;
-/// The network of aeroplanes.
+/// In-flight Wi-Fi.
 pub const IN_FLIGHT: Operator = 32;
 pub const CLOUD_US: Operator = 33;
 pub const HOTEL_JP: Operator = 40;
 pub const MOBILE_JP: Operator = 41;
 pub const CABLE_AU: Operator = 50;
 
-/// Networks (third octets) from here on are thieves'; no honest person is ever in them.
+/// First third octet reserved for thieves; no honest user has one from here on.
 pub const FIRST_THIEF_NETWORK: u8 = 200;
 
-/// ActionKind a machine is seen as.
+/// The network location of a device as the gateway observes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Egress {
     pub operator: Operator,
-    /// The third octet, and the third group of IPv6.
+    /// The third octet of IPv4 and the third group of IPv6.
     pub network: u8,
-    /// The last octet.
+    /// The last octet of IPv4 and the last group of IPv6.
     pub host: u8,
-    /// Whether the machine has IPv6 too, and uses it as often as browsers do.
+    /// Whether the device has IPv6 and prefers it.
     pub dual_stack: bool,
-    /// Over the mobile: slower, and answers get lost.
+    /// Whether the connection is mobile: slower, with lost responses.
     pub mobile: bool,
-    /// Somebody opens TLS on the way, whose handshake it is then.
+    /// Whether a proxy inspects TLS; its handshake then replaces the browser's.
     pub inspected: bool,
 }
 
@@ -72,7 +72,7 @@ impl Egress {
     }
 }
 
-/// The databases.
+/// Loads the GeoIP databases of the simulation.
 pub fn geoip() -> GeoIp {
     let read = |name: &str| {
         let bytes = std::fs::read(format!("tests/data/{name}")).expect("a file");

@@ -1,4 +1,4 @@
-//! Many people over all cores. Each has days of their own, so that who runs where changes nothing.
+//! Runs simulations on all cores. Each user has a separate timeline, so the distribution over cores changes nothing.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -13,10 +13,10 @@ use super::schedule;
 use super::tally::UserTally;
 use super::user_simulation::UserSimulation;
 
-/// Another seed is another town.
+/// The seed of all users.
 pub const SEED: u64 = 1;
 
-/// Thirty days of honest people.
+/// Simulates honest users for thirty days.
 pub fn simulate_users(rules: &Policy, people: Range<u64>) -> UserTally {
     const DAYS: u64 = 30;
     let tallies = run_parallel(rules, people, |runtime, guard, number| {
@@ -32,7 +32,7 @@ pub fn simulate_users(rules: &Policy, people: Range<u64>) -> UserTally {
     sum
 }
 
-/// Does something for each number, at doors with these rules; in the order of the numbers.
+/// Runs `work` for each number with a guard of this policy and returns the results in order.
 pub fn run_parallel<T: Send>(
     rules: &Policy,
     numbers: Range<u64>,

@@ -1,4 +1,4 @@
-//! A person: where they live and work, what they use, and what will happen to them.
+//! A user: home, workplace, devices and the events of the month.
 
 use super::networks::{
     DSL, Egress, FILTER, FILTER_ABROAD, FIRM, FIRST_THIEF_NETWORK, KABEL, MOBIL_EINS,
@@ -10,20 +10,20 @@ use super::software::{Kind, Software};
 
 pub const DAY: u64 = 24 * 60 * 60 * 1000;
 
-/// ActionKind a person holds in the hand. Each has a browser, a jar and a session of its own.
+/// Indices of the devices. Each has a separate browser, jar and session.
 pub const LAPTOP: usize = 0;
 pub const PHONE: usize = 1;
 
-/// Fixed for 30 days.
+/// The properties of a user, fixed for 30 days.
 pub struct Person {
     pub rng: SeededRng,
     pub office: bool,
     pub has_polling_tab: bool,
     pub vpn: bool,
-    /// The day of a flight, and to where.
+    /// Day and destination of a trip, if any.
     pub trip: Option<(u64, Destination)>,
     pub travel_card: bool,
-    /// The day on which the laptop says that it is a phone.
+    /// Day on which developer tools make the laptop claim to be a phone, if any.
     pub emulation_day: Option<u64>,
     filtered: bool,
     home: Operator,
@@ -32,9 +32,9 @@ pub struct Person {
     carrier: Operator,
     dual_carrier: bool,
     kinds: [Kind; 2],
-    /// Day of the first update of each browser.
+    /// Day of the first update of each device's browser.
     updates: [u64; 2],
-    /// The day from which on both browsers ask for English.
+    /// First day on which both browsers prefer English, if any.
     english: Option<u64>,
 }
 
@@ -74,7 +74,7 @@ impl Person {
         }
     }
 
-    /// ActionKind a device runs on a day.
+    /// Returns the software of a device on a day.
     pub fn software(&self, device: usize, day: u64) -> Software {
         let mut software = Software::new(self.kinds[device]);
         let every = rates::UPDATE_DAYS.value as u64;
@@ -98,7 +98,7 @@ impl Person {
         Egress { dual_stack: self.dual_home, ..home }
     }
 
-    /// The office has one address, and where a filter stands in front of it, one of a few elsewhere.
+    /// Returns the office's address, or an address of its web filter.
     pub fn at_work(&self, rng: &mut SeededRng) -> Egress {
         if !self.filtered {
             return Egress::wired(FIRM, 1, 7);
@@ -108,7 +108,7 @@ impl Person {
         Egress { inspected: true, ..Egress::wired(operator, network, 9) }
     }
 
-    /// The carrier's network of the moment; databases put some of it into another town.
+    /// Returns a network of the user's carrier; the databases place some of them in another city.
     pub fn on_carrier(&self, rng: &mut SeededRng) -> Egress {
         let elsewhere = self.carrier == MOBIL_EINS && rng.happens(0.3);
         let operator = if elsewhere { MOBIL_EINS_ELSEWHERE } else { self.carrier };
@@ -116,13 +116,13 @@ impl Person {
     }
 }
 
-/// Somewhere in a carrier's 24 networks.
+/// Returns an address in one of a carrier's 24 networks.
 pub fn carrier_egress(operator: Operator, rng: &mut SeededRng) -> Egress {
     let network = rng.between(0, 23) as u8;
     Egress { mobile: true, ..Egress::wired(operator, network, rng.between(1, 250) as u8) }
 }
 
-/// Half of the ways out of a VPN are abroad.
+/// Returns a VPN egress; half of them are abroad.
 pub fn vpn_egress(rng: &mut SeededRng) -> Egress {
     let operator =
         rng.choose(&[super::networks::DATA_CENTRE, VPN_FR, VPN_NL, super::networks::DATA_CENTRE]);
@@ -133,7 +133,7 @@ pub fn vpn_egress(rng: &mut SeededRng) -> Egress {
     )
 }
 
-/// As many of each as about are in use.
+/// Returns the browsers of both devices, weighted by market share.
 fn kinds(rng: &mut SeededRng) -> [Kind; 2] {
     let laptops = [
         Kind::ChromeWindows,

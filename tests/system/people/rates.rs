@@ -1,7 +1,6 @@
-//! How often things happen to people, and why these numbers. The report prints this table.
+//! The rates of events in a user's life with their sources. The report prints this table.
 //!
-//! Where no figure is known the number is assumed, rather too high: what follows is meant to be an upper
-//! bound of what honest people meet.
+//! Unknown rates are assumed and rather too high, so that the results are an upper bound for honest users.
 
 pub struct Rate {
     pub value: f64,

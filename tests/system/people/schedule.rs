@@ -1,5 +1,5 @@
-//! ActionKind a person does, day by day: a list that does not depend on what any gateway answers, so that all
-//! policies meet the same days.
+//! The actions of a user, day by day. They do not depend on the gateway's responses, so every policy is tested
+//! with the same days.
 
 use super::networks::{
     CAFE, Egress, HOTEL_FR, HOTEL_JP, HOTEL_US, MOBILE_FR, MOBILE_JP, MOBILE_US,
@@ -13,7 +13,7 @@ use super::software::{Kind, Software};
 const MINUTE: u64 = 60 * 1000;
 const HOUR: u64 = 60 * MINUTE;
 
-/// Between two looks at a page, on average.
+/// Mean time between two page views, in milliseconds.
 const MEAN_PAGE_INTERVAL: u64 = 150_000;
 
 #[derive(Clone, Copy, Debug)]
@@ -25,22 +25,22 @@ pub struct Action {
 
 #[derive(Clone, Copy, Debug)]
 pub enum ActionKind {
-    /// The machine is in another network.
+    /// The device changes to this network.
     ChangeNetwork(Egress),
-    /// The browser was restarted as this.
+    /// The browser restarts as this software.
     ChangeSoftware(Software),
-    /// Pages are asked for, all at once.
+    /// The browser loads this many pages at once.
     LoadPages(u8),
-    /// A page asks by itself.
+    /// A page polls in the background.
     Poll,
-    /// A video is fetched, by another program.
+    /// Another program on the device fetches a video.
     PlayMedia,
     Crash,
-    /// The lid closes on answers that are under way.
+    /// The lid closes while responses are pending.
     CloseLid,
 }
 
-/// A stay at one device.
+/// A period of use of one device in one network.
 #[derive(Clone, Copy)]
 struct UsagePeriod {
     device: usize,
@@ -55,7 +55,7 @@ struct ScheduleBuilder<'a> {
     actions: Vec<Action>,
 }
 
-/// All that happens in these days, in order.
+/// Returns all actions of these days in order.
 pub fn schedule(person: &Person, days: u64) -> Vec<Action> {
     let mut builder = ScheduleBuilder { person, rng: person.rng.fork(2), actions: Vec::new() };
     for day in 0..days {
@@ -85,7 +85,7 @@ impl ScheduleBuilder<'_> {
         self.add_period(PHONE, start + 12 * HOUR, 20 * MINUTE, home);
     }
 
-    /// From the house into the train.
+    /// Uses the phone at home and then on the train.
     fn on_the_way(&mut self, day: u64, at: u64) {
         let home = self.person.home(day);
         self.add_period(PHONE, at, 5 * MINUTE, home);
@@ -116,7 +116,7 @@ impl ScheduleBuilder<'_> {
         self.add_period(LAPTOP, start + 9 * HOUR, HOUR, home);
     }
 
-    /// A day of flight, two days there, and a day of flight back.
+    /// Adds a day of a trip: a flight, two days there, and a flight back.
     fn abroad(&mut self, day: u64, trip: u64, where_to: Destination) {
         let start = day * DAY + 7 * HOUR;
         let (hours, hotel, there) = match where_to {
@@ -175,7 +175,7 @@ impl ScheduleBuilder<'_> {
         }
     }
 
-    /// The browser as it is today, the network, and the tabs of yesterday.
+    /// Adds the software and network of the day and restores tabs.
     fn add_start(&mut self, period: &UsagePeriod) {
         let UsagePeriod { device, from, at, .. } = *period;
         let day = from / DAY;
@@ -209,7 +209,7 @@ impl ScheduleBuilder<'_> {
     fn add_page_views(&mut self, period: &UsagePeriod) {
         let mut at = period.from;
         loop {
-            // Somebody rings, or the meeting begins.
+            // A longer break, such as a call or a meeting.
             let away = self.rng.happens(0.04);
             at += 1_000 + self.rng.wait(if away { 20 * MINUTE } else { MEAN_PAGE_INTERVAL });
             if at >= period.until {
@@ -219,7 +219,7 @@ impl ScheduleBuilder<'_> {
         }
     }
 
-    /// Carriers give other addresses.
+    /// Adds address changes within the carrier's networks.
     fn add_roaming(&mut self, period: &UsagePeriod) {
         if !period.at.mobile {
             return;
@@ -238,7 +238,7 @@ impl ScheduleBuilder<'_> {
     }
 
     fn add_vpn(&mut self, period: &UsagePeriod) {
-        // A company's filter lets no tunnel through.
+        // A web filter blocks VPN connections.
         if !self.person.vpn || period.at.inspected || !self.rng.happens(rates::VPN_ON.value) {
             return;
         }

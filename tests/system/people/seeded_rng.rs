@@ -1,4 +1,4 @@
-//! A small seeded generator (splitmix64). The same seed throws the same numbers on every machine.
+//! A small seeded random number generator (splitmix64) with the same output on every machine.
 
 #[derive(Clone, Debug)]
 pub struct SeededRng(u64);
@@ -8,7 +8,7 @@ impl SeededRng {
         SeededRng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0xd1b5_4a32_d192_ed03)
     }
 
-    /// Others, for something that must not depend on how often these were thrown.
+    /// Derives an independent generator.
     pub fn fork(&self, number: u64) -> SeededRng {
         SeededRng::new(self.0 ^ number.wrapping_mul(0xa24b_aed4_963e_e407))
     }
@@ -20,27 +20,27 @@ impl SeededRng {
         b ^ (b >> 31)
     }
 
-    /// A number in `[0, 1)`.
+    /// Returns a number in `[0, 1)`.
     pub fn fraction(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Whether something of this likelihood happens.
+    /// Returns true with probability `likely`.
     pub fn happens(&mut self, likely: f64) -> bool {
         self.fraction() < likely
     }
 
-    /// A number from `low` to `high`, both included.
+    /// Returns a number in `[low, high]`.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.next() % (high - low + 1)
     }
 
-    /// One of a list that is not empty.
+    /// Returns an element of a non-empty slice.
     pub fn choose<T: Copy>(&mut self, all: &[T]) -> T {
         all[self.between(0, all.len() as u64 - 1) as usize]
     }
 
-    /// How long until something comes that comes once in `mean` on average.
+    /// Returns an exponentially distributed waiting time with this mean.
     pub fn wait(&mut self, mean: u64) -> u64 {
         (-(1.0 - self.fraction()).ln() * mean as f64) as u64
     }

@@ -1,10 +1,10 @@
-//! ActionKind browsers say of themselves.
+//! User agents and TLS fingerprints of browsers and programs.
 
 use std::net::IpAddr;
 
 use doorward::session::{ClientContext, TlsFingerprint};
 
-/// A browser on a system. Its version is counted in updates.
+/// A browser on an operating system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     ChromeWindows,
@@ -13,20 +13,20 @@ pub enum Kind {
     SafariMac,
     ChromeAndroid,
     SafariPhone,
-    /// ActionKind plays videos for Safari on a phone.
+    /// The media player of Safari on a phone.
     PhoneMedia,
-    /// A thief's tool.
+    /// A command-line client used by thieves.
     Curl,
 }
 
-/// One that runs.
+/// A running program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Software {
     pub kind: Kind,
-    /// ActionKind it says that it is, where that is something else.
+    /// The browser that it claims to be, if it is another one.
     pub claims_to_be: Option<Kind>,
     pub version: u16,
-    /// Counted in updates that changed it.
+    /// Number of updates that changed the TLS handshake.
     pub handshake: u8,
     pub desktop_page: bool,
     pub language: &'static str,
@@ -45,7 +45,7 @@ impl Software {
             .with_fingerprint(Some(self.handshake(inspected)))
     }
 
-    /// A browser's handshake does not depend on the system, but on the engine: all of Apple's are one.
+    /// Returns the TLS fingerprint. It depends on the browser engine, not on the operating system.
     fn handshake(&self, inspected: bool) -> TlsFingerprint {
         let engine = match self.kind {
             Kind::ChromeWindows | Kind::EdgeWindows | Kind::ChromeAndroid => 1,

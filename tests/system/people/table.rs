@@ -1,11 +1,11 @@
-//! The table of docs/people.md that says how far a thief gets by where he is and what he uses.
+//! The table of theft outcomes by location and software in docs/people.md.
 
 use std::fmt;
 
 use super::theft::Outcome;
 use super::thief::{TheftOutcome, ThiefLocation, ThiefSoftware};
 
-/// A row for each place and software, a column for each policy.
+/// A table with a row per location and software and a column per policy.
 pub struct Table {
     policies: Vec<&'static str>,
     rows: Vec<(ThiefLocation, ThiefSoftware, Vec<String>)>,
@@ -39,8 +39,8 @@ impl fmt::Display for Table {
     }
 }
 
-/// ActionKind came of one kind of thief under one policy: how many of each fate, and how long those lasted who
-/// were found: half of them at most the first time, none longer than the second.
+/// Formats the outcomes of one kind of thief under one policy. Detected thieves are shown with the median and the
+/// maximum time of use.
 pub fn cell(outcome: &Outcome) -> String {
     let of = |fate: TheftOutcome| outcome.fates.get(fate.as_str()).copied().unwrap_or_default();
     if of(TheftOutcome::AtFirstRequest) == outcome.tried {

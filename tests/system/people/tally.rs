@@ -1,26 +1,26 @@
-//! ActionKind happened to honest people.
+//! Counts of the logins and denials of honest users.
 
 use std::collections::BTreeMap;
 
-/// Counts over many people; the order in which they are added does not matter.
+/// Counts over many users, independent of the order of addition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserTally {
     pub days: u64,
     pub requests: u64,
-    /// Logins that nobody would call false: no session yet, idle, at the end of its life.
+    /// Expected logins: without a session, or after the idle or absolute timeout.
     pub logins: u64,
-    /// Logins that the gateway asked for and should not have, by cause.
+    /// False logins by cause.
     pub false_logins: BTreeMap<String, u64>,
-    /// Lines `session.location-changed` by what was done, or would have been.
+    /// Log entries `session.location-changed` by risk action.
     pub location_changes: BTreeMap<String, u64>,
-    /// Crashes that brought an older cookie back, or none.
+    /// Browser crashes; each can restore an older cookie or none.
     pub crashes: u64,
 }
 
-/// Refusals that are the ordinary course.
+/// Deny reasons that honest users expect.
 const EXPECTED_REASONS: [&str; 4] = ["no-session", "idle", "absolute", "unknown-session"];
 
-/// Ends that came for a theft that was none.
+/// Deny reasons of a theft verdict.
 const THEFT_REASONS: [&str; 2] = ["theft", "not-rotating"];
 
 impl UserTally {
@@ -53,7 +53,7 @@ impl UserTally {
         }
     }
 
-    /// For each 1,000 days of a person.
+    /// Converts a count to a rate per 1,000 user days.
     pub fn per_thousand(&self, count: u64) -> f64 {
         count as f64 * 1_000.0 / self.days.max(1) as f64
     }
@@ -62,7 +62,7 @@ impl UserTally {
         self.false_logins.values().sum()
     }
 
-    /// Sessions that ended as stolen and were not.
+    /// Returns the number of sessions that ended as stolen by mistake.
     pub fn false_ends(&self) -> u64 {
         THEFT_REASONS.iter().filter_map(|end| self.false_logins.get(*end)).sum()
     }

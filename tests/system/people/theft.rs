@@ -1,4 +1,4 @@
-//! A cookie is stolen: who, when, and what came of it, over many victims.
+//! Cookie thefts: scenario, time and outcome over many victims.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,13 +11,13 @@ use super::seeded_rng::SeededRng;
 use super::thief::{Plan, TheftOutcome, Thief, ThiefLocation, ThiefSoftware, TokenUse};
 use super::user_simulation::UserSimulation;
 
-/// When he uses what he copied.
+/// When the thief uses the copied cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UseTime {
     Immediately,
     HoursLater,
     DaysLater,
-    /// Copied as the victim leaves for the day, and used while they sleep.
+    /// The cookie is copied in the evening and used at night.
     WhileVictimSleeps,
 }
 
@@ -29,22 +29,22 @@ pub struct TheftScenario {
     pub use_time: UseTime,
 }
 
-/// ActionKind came of one scenario with many victims.
+/// The outcome of one scenario with many victims.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// With something to copy.
+    /// Victims that had a cookie to copy.
     pub tried: usize,
     pub fates: BTreeMap<&'static str, usize>,
-    /// Why his last request was refused.
+    /// Deny reasons of the thieves' last requests.
     pub refused: BTreeMap<&'static str, usize>,
-    /// Answered requests of each thief, the fewest first; and for how long, in ms.
+    /// Allowed requests of each thief and the time of use in milliseconds, both sorted.
     pub requests: Vec<u32>,
     pub used: Vec<u64>,
-    /// For how long those who were found later had used it, in ms, the shortest first.
+    /// Time of use by thieves who were detected later, in milliseconds, sorted.
     pub detected_after: Vec<u64>,
-    /// Requests of owners that should have ended it and did not.
+    /// Owner requests that should have ended the session and did not.
     pub undetected_forks: u32,
-    /// Requests of owners that ended it.
+    /// Owner requests that ended the session.
     pub detected_forks: u32,
 }
 
@@ -57,7 +57,7 @@ struct TheftResult {
     detected_forks: u32,
 }
 
-/// Plays one scenario with each of these people.
+/// Simulates one scenario with each of these victims.
 pub fn play(rules: &Policy, victims: Range<u64>, scenario: TheftScenario) -> Outcome {
     let thefts = parallel::run_parallel(rules, victims, |runtime, guard, number| {
         let person = Person::new(SEED, number);
@@ -84,7 +84,7 @@ pub fn play(rules: &Policy, victims: Range<u64>, scenario: TheftScenario) -> Out
     Outcome::new(&thefts)
 }
 
-/// The day of the theft and three more.
+/// Returns the actions on the day of the theft and the next three days.
 fn theft_days(person: &Person, day: u64) -> Vec<Action> {
     let mut actions = schedule::schedule(person, day + 4);
     actions.retain(|action| action.at >= day * DAY);

@@ -1,4 +1,4 @@
-//! A thief with a copy of somebody's cookie.
+//! A thief with a copy of a session cookie.
 
 use std::time::Duration;
 
@@ -10,39 +10,39 @@ use super::networks::{CABLE_AU, CAFE, CLOUD_US, Egress, FIRST_THIEF_NETWORK};
 use super::seeded_rng::SeededRng;
 use super::software::{Kind, Software};
 
-/// Where he is.
+/// Network location of the thief.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ThiefLocation {
     Abroad,
     CloudAbroad,
-    /// In the country, at another operator.
+    /// In the victim's country, at another operator.
     Country,
-    /// In the victim's /24.
+    /// In the victim's /24 network.
     Neighbour,
-    /// Behind the victim's own address.
+    /// At the victim's own address.
     Inside,
 }
 
-/// ActionKind he uses.
+/// Software of the thief.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ThiefSoftware {
     Program,
     OtherBrowser,
-    /// A program that says that it is the victim's browser.
+    /// A program with the User-Agent of the victim's browser.
     Disguised,
-    /// The same browser on the same system, of an older version.
+    /// An older version of the victim's browser on the same system.
     OtherVersion,
-    /// A program that says that it is a newer version of the victim's browser.
+    /// A program that claims to be a newer version of the victim's browser.
     Newer,
     Same,
 }
 
-/// ActionKind he does with new tokens.
+/// How the thief handles successor tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenUse {
     FollowsRotation,
     KeepsToken,
-    /// Takes one and keeps quiet until its owner must have it too.
+    /// Accepts a successor and pauses until the owner has it too.
     InStepWithOwner,
 }
 
@@ -63,46 +63,46 @@ pub struct Thief {
     first: Option<u64>,
     last: u64,
     pub admitted: u32,
-    /// Why his last request was refused.
+    /// Deny reason of the last request; `None` if it was allowed.
     pub denied: Option<&'static str>,
-    /// The token before the one that he shows, if he followed a renewal.
+    /// The token before the current one, if the thief accepted a successor.
     previous: Option<Cookie>,
-    /// Since he shows a token that the owner was not offered: when, and what the owner has.
+    /// Since when the thief's token is newer than the owner's, and the owner's token.
     fork: Option<(u64, Cookie)>,
-    /// Requests of the owner that showed the token of before after the grace, and were answered.
+    /// Owner requests with the superseded token after the grace period that were allowed.
     pub undetected_forks: u32,
-    /// Requests of the owner that did so and ended it.
+    /// Owner requests of this kind that ended the session.
     pub detected_forks: u32,
 }
 
-/// How it went.
+/// Outcome of a theft.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TheftOutcome {
-    /// There was nothing to copy.
+    /// The victim had no cookie to copy.
     NoCookie,
-    /// His first request was refused, and somebody was told.
+    /// The first request was denied.
     AtFirstRequest,
-    /// Found out later.
+    /// Detected after at least one allowed request.
     Detected,
-    /// The session had ended by itself, or ended with him in it.
+    /// The session ended by logout or timeout.
     SessionEnded,
-    /// Still in when the simulation ended.
+    /// Still allowed when the simulation ended.
     NeverStopped,
 }
 
-/// Refusals that follow from a theft.
+/// Deny reasons that follow from a detected theft.
 const THEFT_REASONS: [&str; 4] = ["theft", "reauthenticate", "not-rotating", "superseded"];
 
-/// Between two of his requests, in the first hour and later.
+/// Milliseconds between two requests in the first hour, and later.
 const FREQUENT_INTERVAL: u64 = 20_000;
 pub const REQUEST_INTERVAL: Duration = Duration::from_millis(FREQUENT_INTERVAL);
 const RARE_INTERVAL: u64 = 5 * 60_000;
 const HOUR: u64 = 60 * 60_000;
 
-/// A quiet that outlasts the owner's pauses, and not the token.
+/// A pause longer than the owner's pauses and shorter than the token lifetime.
 const QUIET: u64 = 4 * 60_000;
 
-/// He gives up after a day and a half.
+/// The thief stops after this many milliseconds.
 const GIVE_UP_AFTER: u64 = 36 * HOUR;
 
 impl Thief {
@@ -123,7 +123,7 @@ impl Thief {
         }
     }
 
-    /// Returns when he uses it.
+    /// Copies the victim's cookie and returns the time of the first use.
     pub fn copy_cookie(&mut self, victim: &Device, now: u64) -> Option<u64> {
         self.cookie = Some(victim.jar.clone()?);
         let software = thief_software(self.plan.software, &victim.software);
@@ -132,7 +132,7 @@ impl Thief {
         Some(now + self.plan.waits)
     }
 
-    /// Returns when he asks again.
+    /// Sends a request and returns the time of the next one.
     pub async fn request(
         &mut self,
         guard: &GuardUnderTest,
@@ -154,7 +154,7 @@ impl Thief {
         (now - first < GIVE_UP_AFTER).then_some(now + gap)
     }
 
-    /// How long he keeps quiet, if he does.
+    /// Handles a successor token and returns the pause before the next request, if any.
     fn use_new_token(&mut self, token: Option<Cookie>) -> Option<u64> {
         let token = token?;
         let quiet = match self.plan.token_use {
@@ -166,7 +166,7 @@ impl Thief {
         quiet
     }
 
-    /// He has shown a token while the owner's jar has the one before it.
+    /// Records whether the thief's token is newer than the owner's.
     fn track_fork(&mut self, owners: Option<&Cookie>, now: u64) {
         let owners = owners.filter(|owners| {
             let is_old = self.fork.as_ref().is_some_and(|(_, old)| old == *owners);
@@ -178,7 +178,7 @@ impl Thief {
         }
     }
 
-    /// The owner's next request after the grace has to end it, if it shows the token of before.
+    /// Counts owner requests that reveal the theft: those with the superseded token after the grace period.
     pub fn owner_requested(
         &mut self,
         shown: Option<&Cookie>,
@@ -203,7 +203,7 @@ impl Thief {
         }
     }
 
-    /// From his first request to his last that was answered.
+    /// Returns the time from the first to the last allowed request, in milliseconds.
     pub fn used_for(&self) -> u64 {
         self.first.map_or(0, |first| self.last - first)
     }

@@ -1,4 +1,4 @@
-//! A person's days at the guard, request by request, with a thief among them or without.
+//! Simulates the days of one user, request by request, with or without a thief.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -16,7 +16,7 @@ use super::software::{Kind, Software};
 use super::tally::UserTally;
 use super::thief::Thief;
 
-/// How long it takes to type a password.
+/// Time to type a password, in milliseconds.
 const LOGIN: u64 = 20_000;
 
 pub struct UserSimulation<'a> {
@@ -26,13 +26,13 @@ pub struct UserSimulation<'a> {
     queue: BinaryHeap<Reverse<Due>>,
     queued: u64,
     now: u64,
-    /// ActionKind the last new place of each device was told with.
+    /// Signals of the last location change of each device.
     last_signals: [Option<String>; 2],
     pub tally: UserTally,
     pub thief: Option<Thief>,
 }
 
-/// Something that happens at a time; what was queued first happens first.
+/// A queued event. Events at the same time run in the order of queuing.
 struct Due {
     at: u64,
     number: u64,
@@ -41,7 +41,7 @@ struct Due {
 
 enum Event {
     UserAction(Action),
-    /// A page fetches its parts.
+    /// A page loads its subresources.
     Subresources {
         device: usize,
         process: u32,
@@ -65,7 +65,7 @@ struct Request {
     process: u32,
     cookie: Option<Cookie>,
     from: ClientContext,
-    /// A page, whose refusal somebody sees.
+    /// Whether it is a page view; its denial leads to the login page.
     page: bool,
 }
 
@@ -79,7 +79,7 @@ impl<'a> UserSimulation<'a> {
         let mut simulation = UserSimulation {
             guard,
             rng,
-            // Where they are stands in the first action of each.
+            // The first action of each device sets its network.
             devices: [(); 2].map(|()| Device::at(Egress::wired(KABEL, 0, 1))),
             queue: BinaryHeap::new(),
             queued: 0,
@@ -100,7 +100,7 @@ impl<'a> UserSimulation<'a> {
         self
     }
 
-    /// Until nothing is left to happen.
+    /// Runs until the event queue is empty.
     pub async fn run(&mut self) {
         while let Some(Reverse(due)) = self.queue.pop() {
             self.now = due.at;
@@ -146,7 +146,7 @@ impl<'a> UserSimulation<'a> {
         }
     }
 
-    /// Tabs ask at once, and a moment later each page for two of its parts.
+    /// Loads pages in all tabs at once and two subresources of each page shortly after.
     fn load_pages(&mut self, device: usize, tabs: u8) {
         let process = self.devices[device].process;
         for _ in 0..tabs {
@@ -207,7 +207,7 @@ impl<'a> UserSimulation<'a> {
         }
     }
 
-    /// The login page, unless another tab has it already or the jar holds something newer.
+    /// Opens the login page, unless another tab has it open or the jar has a newer cookie.
     fn handle_denial(&mut self, device: usize, shown: Option<&Cookie>, refused: &'static str) {
         let it = &mut self.devices[device];
         if it.logging_in {

@@ -1,4 +1,4 @@
-//! Nobody honest is logged out: each refusal needs a reason that the history knows.
+//! Honest users are not logged out: each rejection needs a reason in the history.
 
 use std::collections::HashSet;
 
@@ -6,7 +6,7 @@ use super::{Checker, Findings, Invariant};
 use crate::chaos::history::{Request, Session, Token};
 
 impl Checker<'_> {
-    /// The first refusal of each session counts; what follows from it does not.
+    /// Checks the first rejection of each session; later ones follow from it.
     pub(super) fn check_logouts(&self, findings: &mut Findings) {
         let mut honest: Vec<_> =
             self.requests.values().filter(|request| request.is_honest()).collect();
@@ -46,7 +46,7 @@ impl Checker<'_> {
             || (reason == "absolute" && self.end_was_near(request, session))
     }
 
-    /// It was told an end, and that has come: by the clock of a gateway that is a little ahead, too.
+    /// Returns true if the listed absolute end has passed, with slack for clock differences.
     fn end_was_near(&self, request: &Request, session: Session) -> bool {
         let now = self.bounds.session_time(request.done + self.bounds.slack);
         self.sessions.absolute_end(session).is_none_or(|end| now >= end)

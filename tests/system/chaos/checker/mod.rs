@@ -1,57 +1,56 @@
-//! Judges a history: a pure function over what was recorded, without clock or socket.
+//! Checks a history: a pure function over the recorded events, without clock or socket.
 //!
-//! | invariant | nothing may ever |
+//! | invariant | rule |
 //! | --- | --- |
-//! | identity | reach an upstream, or come back, in another user's name |
-//! | live | pass without a session, or after an answer said that it had ended |
-//! | revoked | pass that was sent more than 1 s (3 s around a fault) after an acknowledged revocation; nor may a stream go on |
-//! | absolute | move the absolute end, or pass after it |
-//! | successor | be offered as a second successor of one token |
-//! | grace | pass with a token whose successor was shown more than a grace before |
-//! | honest | log an honest browser out: by an outage, a restart, a lost `Set-Cookie`, parallel tabs; nor cut a stream |
-//! | deadline | take longer than the deadline, or fail in another way than by 503 with `Retry-After` |
-//! | recovery | be refused for an outage 2 s after its end |
-//! | known | pass unasked more than 3 s into an outage but on a route of `serve-known`: to read, for `serve_known_for` more, never a session that somebody there failed to end |
-//! | cookie | delete the session's cookie, but the logout that the user asked for |
+//! | identity | No request or response carries another user's name. |
+//! | live | No request is allowed without a session, or after a response reported its end. |
+//! | revoked | No request sent more than 1 s (3 s around a fault) after an acknowledged revocation is allowed, and no stream continues. |
+//! | absolute | The absolute timeout never moves, and no request is allowed after it. |
+//! | successor | A token has at most one successor. |
+//! | grace | No token is allowed after the grace period that starts with the use of its successor. |
+//! | honest | Outages, restarts, lost `Set-Cookie` headers and parallel tabs neither log out an honest browser nor cut a stream. |
+//! | deadline | Every response arrives within the deadline; failures are 503 with `Retry-After`. |
+//! | recovery | No request gets a 503 more than 2 s after an outage. |
+//! | known | Beyond 3 s into an outage, stale reads happen only on `serve-known` routes, for `serve_known_for` more, and never for a session that this gateway failed to end. |
+//! | cookie | Only a logout deletes the session cookie. |
 //!
-//! Broken gateways are caught. With one fault planted in the source of each gateway, the short form's
-//! histories with a failing network (seed 1) broke:
+//! The checker detects broken gateways. With one bug planted in the source, the short histories with network
+//! faults (seed 1) had these violations:
 //!
-//! | planted | violations of |
+//! | planted bug | violations |
 //! | --- | --- |
-//! | every 50th request passes as the user before | identity 54 |
-//! | a theft is refused and its end not written | live 138 |
+//! | every 50th request has the identity of the previous user | identity 54 |
+//! | a theft verdict does not end the session | live 138 |
 //! | a revocation's tombstone is not written | revoked 219, live 137 |
 //! | a revocation is acknowledged 2 s before it is written | revoked 85, live 6 |
-//! | live connections are not cut | revoked 39 |
+//! | tracked connections are not closed | revoked 39 |
 //! | a write of the record moves its absolute end | absolute 264 |
-//! | an offer is not stored | successor 46, honest 5 |
-//! | an offer has a new salt each time | successor 39, honest 3 |
-//! | a superseded token passes for ever | grace 4 |
-//! | there is no grace | honest 1 |
-//! | an outage is told as an unknown session | honest 32 |
-//! | an outage cuts live connections | honest 21 |
+//! | a successor is not stored | successor 46, honest 5 |
+//! | a successor has a new salt each time | successor 39, honest 3 |
+//! | a superseded token is always accepted | grace 4 |
+//! | there is no grace period | honest 1 |
+//! | an outage is reported as an unknown session | honest 32 |
+//! | an outage closes tracked connections | honest 21 |
 //! | an outage is a 500 | deadline 782 |
-//! | Redis has twenty times as long to answer, and a request no deadline | deadline 57 |
+//! | the Redis timeout is twenty times longer and requests have no deadline | deadline 57 |
 //! | a circuit breaker stays open for 8 s | recovery 549 |
 //! | a 503 deletes the cookie | cookie 405 |
 //!
-//! These counts are of the day on which each fault was planted: what people do has changed since, and with
-//! it how often they meet one.
+//! The counts are from the time of planting; the simulated traffic has changed since.
 //!
-//! In the histories in real time (seed 1):
+//! In the real-time histories (seed 1):
 //!
-//! | planted | violations of |
+//! | planted bug | violations |
 //! | --- | --- |
-//! | a cache that is told of changes forgets nothing for it | revoked 14, live 14 |
-//! | `serve-known` serves whom somebody there failed to end | known 2 |
-//! | `serve-known` serves for as long as it lasts | known, live and revoked, 14 together (with a failing network: known 6) |
-//! | an end that cannot be looked up withholds nothing | known 1 (with a failing network: 8) |
+//! | invalidations do not evict cache entries | revoked 14, live 14 |
+//! | `serve-known` serves sessions that this gateway failed to end | known 2 |
+//! | `serve-known` has no time limit | known, live and revoked, 14 together (with network faults: known 6) |
+//! | a failed revocation does not suspend the cached session | known 1 (with network faults: 8) |
 //!
-//! Not caught by the short form, but by other suites: a token whose MAC is not checked (`session::token`;
-//! nobody here can make one whose secret fits), ends that are not remembered over a failover (`cache_journal`).
+//! The short form does not detect an unchecked token MAC (`session::token` does) or revocations lost in a
+//! failover (`cache_journal` does).
 //!
-//! A fault excuses what its [`AllowedEffects`](crate::chaos::history::AllowedEffects) says and nothing else.
+//! A fault excuses exactly its [`AllowedEffects`](crate::chaos::history::AllowedEffects).
 
 mod honest;
 mod outage;
@@ -65,7 +64,7 @@ use std::fmt;
 use crate::chaos::history::{Event, FaultWindow, Millis, Request, Session, Token};
 use sessions::Sessions;
 
-/// What must hold.
+/// The checked invariants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Invariant {
     Identity,
@@ -113,25 +112,25 @@ impl Invariant {
     }
 }
 
-/// The bounds, in milliseconds, and how session time runs.
+/// Time bounds in milliseconds, and the speed of session time.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Session time at the beginning of the history.
+    /// Session time at the start of the history.
     pub epoch: u64,
-    /// Milliseconds of session time in one of the history.
+    /// Milliseconds of session time per millisecond of history.
     pub scale: u64,
     pub grace: u64,
-    /// For how long a session is served that the store cannot vouch for.
+    /// How long sessions are served from the cache in an outage.
     pub serve_stale_for: u64,
-    /// A revocation acts within this while all is well.
+    /// Longest delay of a revocation without faults.
     pub revocation_bound: u64,
-    /// And within this in any case.
+    /// Longest delay of a revocation in any case.
     pub revocation_bound_in_fault: u64,
-    /// The longest that any answer may take.
+    /// Longest response time.
     pub deadline: u64,
-    /// Everything works again this long after a fault.
+    /// Time to recover after a fault.
     pub recovery: u64,
-    /// What a busy machine may add to what one process measures of another.
+    /// Tolerance for scheduling delays between processes.
     pub slack: u64,
 }
 
@@ -141,7 +140,7 @@ impl Bounds {
     }
 }
 
-/// Something that must not have happened.
+/// A violation of an invariant.
 #[derive(Clone, Debug)]
 pub struct Violation {
     pub invariant: Invariant,
@@ -155,16 +154,16 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What was looked at, and what was wrong.
+/// The checks that were made, and the violations.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// When each invariant had something to judge.
+    /// The time of each check.
     pub judged: Vec<(Invariant, Millis)>,
     pub violations: Vec<Violation>,
 }
 
 impl Findings {
-    /// Judges one fact.
+    /// Records one check and its violation, if any.
     fn check(
         &mut self,
         invariant: Invariant,
@@ -179,7 +178,7 @@ impl Findings {
     }
 }
 
-/// A history with what is looked up often.
+/// A history with indices for frequent lookups.
 struct Checker<'a> {
     bounds: &'a Bounds,
     requests: HashMap<u64, &'a Request>,
@@ -187,7 +186,7 @@ struct Checker<'a> {
     windows: Vec<&'a FaultWindow>,
 }
 
-/// Judges all of it.
+/// Checks a complete history.
 pub fn check(history: &[Event], bounds: &Bounds) -> Findings {
     let checker = Checker::new(history, bounds);
     let mut findings = Findings::default();
@@ -238,9 +237,9 @@ impl<'a> Checker<'a> {
         self.check_cookie(findings, request);
     }
 
-    /// What the upstream saw: somebody must have been let in, and rightly.
+    /// Checks a request that reached the upstream.
     fn check_reached_upstream(&self, findings: &mut Findings, id: u64, user: &str, at: Millis) {
-        // A history may be cut off before a client told of its request.
+        // The history can end before the client has recorded its request.
         let Some(request) = self.requests.get(&id) else { return };
         let Some(token) = &request.token else {
             return findings.check(Invariant::Live, at, false, || {
@@ -272,7 +271,7 @@ impl<'a> Checker<'a> {
         });
     }
 
-    /// A gateway knows what it has said, whatever its store forgets; a process that was killed does not.
+    /// A gateway remembers the ends that it reported, even after data loss, unless its process was killed.
     fn check_own_end(&self, findings: &mut Findings, request: &Request, token: &Token) {
         let Some(reported) = self.sessions.reported_ended_by(token.session, request.gateway) else {
             return;
@@ -304,7 +303,7 @@ impl<'a> Checker<'a> {
         });
     }
 
-    /// Until when a store that forgot an end may revive it: who ended it writes it again within a second.
+    /// Returns the time until which data loss may revive an ended session; gateways restore ends within a second.
     fn data_loss_until(&self, ended: Millis, until: Millis) -> Millis {
         let forgets =
             |window: &&&FaultWindow| window.allowed.data_loss && window.overlaps(ended, until);
@@ -312,7 +311,7 @@ impl<'a> Checker<'a> {
         windows.map(|window| window.ended + self.bounds.revocation_bound).max().unwrap_or(0)
     }
 
-    /// Whether nothing kept a gateway from hearing.
+    /// Returns true if no fault affected the gateway.
     fn is_undisturbed(&self, gateway: usize, from: Millis, until: Millis) -> bool {
         !self.disturbed(gateway, from, until, |_| true)
     }
@@ -339,7 +338,7 @@ impl<'a> Checker<'a> {
         let Some(shown) = self.sessions.first_use(token.session, token.generation + 1) else {
             return;
         };
-        // A gateway that a fault kept from hearing may take the old token for the current one a while.
+        // A gateway that missed an invalidation may accept the old token for a while.
         let stale = match self.is_undisturbed(request.gateway, shown, request.sent) {
             true => 0,
             false => self.bounds.revocation_bound_in_fault.max(self.stale_read_bound(request)),
@@ -353,7 +352,7 @@ impl<'a> Checker<'a> {
         });
     }
 
-    /// What a gateway tells the operator never changes.
+    /// Checks that user and absolute end in session lists never change.
     fn check_listed(
         &self,
         findings: &mut Findings,
@@ -372,7 +371,7 @@ impl<'a> Checker<'a> {
         });
     }
 
-    /// All who show one token are offered one successor.
+    /// Checks that each token has one successor.
     fn check_successors(&self, findings: &mut Findings) {
         let mut known: HashMap<Token, Token> = HashMap::new();
         let mut all: Vec<_> = self.requests.values().collect();

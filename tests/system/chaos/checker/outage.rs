@@ -1,4 +1,4 @@
-//! An outage is a 503 in time, over soon after its cause is, and touches no cookie.
+//! Outages: 503 within the deadline, fast recovery, and no change of cookies.
 
 use super::{Checker, Findings, Invariant};
 use crate::chaos::history::{
@@ -6,7 +6,7 @@ use crate::chaos::history::{
 };
 
 impl Checker<'_> {
-    /// What came back is the answer to this request, for this user.
+    /// Checks that the response belongs to this request and user.
     pub(super) fn check_response(&self, findings: &mut Findings, request: &Request) {
         let Some((id, user)) = request.answer().and_then(|answer| answer.echo.as_ref()) else {
             return;
@@ -78,7 +78,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Whether a fault that may do so was at work, or only just over, at the request's gateway.
+    /// Returns true if a fault with this effect was present, or ended recently, at the request's gateway.
     pub(super) fn permits(
         &self,
         request: &Request,

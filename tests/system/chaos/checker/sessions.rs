@@ -1,4 +1,4 @@
-//! What a history knows of each session.
+//! Facts about each session, collected from a history.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use crate::chaos::history::{
     Session,
 };
 
-/// Words of a refusal after which a session never lives again.
+/// Deny reasons after which a session never becomes active again.
 const FINAL_REASONS: [&str; 9] = [
     "logout",
     "revoked",
@@ -33,7 +33,7 @@ impl Request {
         self.answer().is_some_and(|answer| (200..300).contains(&answer.status))
     }
 
-    /// The gateway's word, when it refused the session.
+    /// Returns the deny reason, if the session was rejected.
     pub(super) fn refused(&self) -> Option<&str> {
         self.answer().filter(|answer| answer.status == 401).map(|answer| answer.reason.as_str())
     }
@@ -56,7 +56,7 @@ impl FaultWindow {
     }
 }
 
-/// A session at a gateway.
+/// A period in which a session was used at a gateway.
 struct Visit {
     session: Session,
     gateway: usize,
@@ -100,27 +100,27 @@ impl SessionFacts<'_> {
 #[derive(Default)]
 struct SessionFacts<'a> {
     user: Option<&'a str>,
-    /// When its login was asked for, and answered.
+    /// Time of the login request.
     login: Option<Millis>,
     began: Option<Millis>,
     absolute_end: Option<u64>,
-    /// When the first acknowledged revocation was acknowledged, and when the first was asked for.
+    /// Time of the first acknowledgement of a revocation.
     revoked: Option<Millis>,
     end_requested: Option<Millis>,
     stolen: Option<Millis>,
-    /// The ends of it that failed.
+    /// Attempts to end the session that failed.
     failed_ends: Vec<FailedEnd>,
     reported_ended: Option<(Millis, &'a str)>,
-    /// The same by each gateway.
+    /// Time of the first reported end by gateway.
     reported_ended_by: HashMap<usize, Millis>,
-    /// When each generation was first let in.
+    /// First allowed use of each generation.
     first_use: HashMap<u32, Millis>,
-    /// Since when a wrong clock may have had its hands on it.
+    /// Time of the first possible effect of a wrong clock.
     wrong_clock_since: Option<Millis>,
     data_lost: bool,
 }
 
-/// Somebody asked a gateway to end a session, and was not told that it did.
+/// An unacknowledged request to end a session.
 #[derive(Clone, Copy)]
 pub(super) struct FailedEnd {
     pub(super) gateway: usize,
@@ -135,7 +135,7 @@ pub(super) struct Sessions<'a> {
 impl<'a> Sessions<'a> {
     pub(super) fn from_history(history: &'a [Event], bounds: &Bounds) -> Sessions<'a> {
         let mut sessions = Sessions { lives: HashMap::new() };
-        // Who is whose must be known before "all of this user" means something.
+        // The sessions of a user must be known before user-wide revocations are evaluated.
         history.iter().for_each(|event| sessions.record_login(event));
         history.iter().for_each(|event| sessions.record(event, bounds));
         let windows = history.iter().filter_map(Event::window);
@@ -199,8 +199,8 @@ impl<'a> Sessions<'a> {
 
     fn record_end(&mut self, what: &EndTarget, sent: Millis, acked: Option<Millis>) {
         self.for_each_target(what, |facts| {
-            // One that began at the same time may lie on either side of the line; and what nobody
-            // acknowledged may happen at any time.
+            // A session that started at the same time can be on either side of the cutoff, and an unacknowledged end can
+            // take effect at any time.
             if acked.is_none_or(|acked| !facts.logged_in_after(acked)) {
                 earliest(&mut facts.end_requested, Some(sent));
             }
@@ -231,7 +231,7 @@ impl<'a> Sessions<'a> {
         }
     }
 
-    /// A store that forgets may reach into all sessions that began before it was well again.
+    /// Marks all sessions that data loss can have affected: those that started before recovery.
     fn record_data_loss(&mut self, window: &FaultWindow, bounds: &Bounds) {
         let over = window.ended + bounds.recovery;
         for facts in self.lives.values_mut().filter(|facts| facts.began.is_none_or(|at| at < over))
@@ -240,8 +240,8 @@ impl<'a> Sessions<'a> {
         }
     }
 
-    /// A wrong clock reaches into the sessions that come to its gateway, and into those that begin behind
-    /// a line that was drawn by it.
+    /// Marks sessions that a wrong clock can have affected: those used at its gateway, and those that started before
+    /// a cutoff set by it.
     fn record_wrong_clock(&mut self, event: &'a Event, bending: &[&FaultWindow], bounds: &Bounds) {
         let by_wrong_clock = |gateway: usize, from: Millis, until: Millis| {
             let (from, until) = (from.saturating_sub(bounds.slack), until + bounds.slack);
@@ -275,17 +275,17 @@ impl<'a> Sessions<'a> {
         self.facts(session)?.user
     }
 
-    /// As first written_at, in session time.
+    /// Returns the absolute end as first listed, in session time.
     pub(super) fn absolute_end(&self, session: Session) -> Option<u64> {
         self.facts(session)?.absolute_end
     }
 
-    /// When the first revocation was acknowledged.
+    /// Returns the time of the first acknowledged revocation.
     pub(super) fn revoked(&self, session: Session) -> Option<Millis> {
         self.facts(session)?.revoked
     }
 
-    /// When somebody first asked to end it.
+    /// Returns the time of the first request to end the session.
     pub(super) fn end_requested(&self, session: Session) -> Option<Millis> {
         self.facts(session)?.end_requested
     }
@@ -294,32 +294,32 @@ impl<'a> Sessions<'a> {
         self.facts(session)?.stolen
     }
 
-    /// The first answer that said that it is over for good.
+    /// Returns time and reason of the first response that reported the end.
     pub(super) fn reported_ended(&self, session: Session) -> Option<(Millis, &'a str)> {
         self.facts(session)?.reported_ended
     }
 
-    /// The first answer of one gateway that said so.
+    /// Returns the time of the first response of this gateway that reported the end.
     pub(super) fn reported_ended_by(&self, session: Session, gateway: usize) -> Option<Millis> {
         self.facts(session)?.reported_ended_by.get(&gateway).copied()
     }
 
-    /// When a token of this generation was first let in.
+    /// Returns the time of the first allowed request with this generation.
     pub(super) fn first_use(&self, session: Session, generation: u32) -> Option<Millis> {
         self.facts(session)?.first_use.get(&generation).copied()
     }
 
-    /// Since when a wrong clock may have had its hands on it.
+    /// Time of the first possible effect of a wrong clock.
     pub(super) fn wrong_clock_since(&self, session: Session) -> Option<Millis> {
         self.facts(session)?.wrong_clock_since
     }
 
-    /// The ends of it that failed.
+    /// Attempts to end the session that failed.
     pub(super) fn failed_ends(&self, session: Session) -> &[FailedEnd] {
         self.facts(session).map_or(&[], |facts| &facts.failed_ends)
     }
 
-    /// The store may have lost what was written of it.
+    /// Returns true if the store can have lost writes of the session.
     pub(super) fn data_lost(&self, session: Session) -> bool {
         self.facts(session).is_some_and(|facts| facts.data_lost)
     }

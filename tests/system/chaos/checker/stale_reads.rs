@@ -1,4 +1,4 @@
-//! The store is away: nobody passes unasked but where a route says so; there to read, and for a while.
+//! Stale reads: in an outage, only on routes that allow them, only for reads, and for a limited time.
 
 use super::{Checker, Findings, Invariant};
 use crate::chaos::history::{
@@ -21,7 +21,7 @@ impl Checker<'_> {
         }
     }
 
-    /// It says that the store was away: so it was, and nothing was changed for this request.
+    /// Checks that a stale read happened in an outage and changed nothing.
     fn only_reads(&self, findings: &mut Findings, request: &Request, answer: &RecordedResponse) {
         let away = self.permits(request, |allowed| allowed.unavailable || allowed.gateway_down);
         let reads = request.kind == RequestKind::StaleReadable && answer.new_token.is_none();
@@ -37,7 +37,7 @@ impl Checker<'_> {
         });
     }
 
-    /// What was heard before the store went away is believed so long; where a route says so, longer.
+    /// Checks the time limit of stale reads.
     fn not_for_long(
         &self,
         findings: &mut Findings,
@@ -63,7 +63,7 @@ impl Checker<'_> {
         });
     }
 
-    /// A gateway that could not end a session at least serves it to nobody until it can ask again.
+    /// Checks that a gateway gives no stale reads to a session that it failed to end.
     fn nobody_wanted_it_gone(
         &self,
         findings: &mut Findings,
@@ -86,8 +86,7 @@ impl Checker<'_> {
         });
     }
 
-    /// For how long after it happened elsewhere an end may be unknown where this request passed, because
-    /// nobody was asked; zero where somebody was.
+    /// Returns how long a stale read may miss an end at another gateway; zero if the store was queried.
     pub(super) fn stale_read_bound(&self, request: &Request) -> u64 {
         let unasked = match &request.outcome {
             RequestOutcome::Response(answer) => answer.is_stale,
@@ -105,7 +104,7 @@ impl Checker<'_> {
 }
 
 impl FaultWindow {
-    /// If its gateways heard nothing from the store at this time: until when.
+    /// Returns the end of the store's silence at this time, if it was silent.
     fn blind_from(&self, at: Millis) -> Option<Millis> {
         self.store_silent_until.filter(|_| self.began <= at)
     }

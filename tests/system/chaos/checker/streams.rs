@@ -1,10 +1,10 @@
-//! Event streams end with their session, and with nothing else.
+//! Streams end with their session, and for no other reason.
 
 use super::{Checker, Findings, Invariant};
 use crate::chaos::history::{Millis, Session};
 
 impl Checker<'_> {
-    /// A line that an upstream wrote at `told` came through.
+    /// Checks a line of a stream that the upstream wrote at `written_at`.
     pub(super) fn check_stream_line(
         &self,
         findings: &mut Findings,
@@ -29,8 +29,8 @@ impl Checker<'_> {
         });
     }
 
-    /// While Redis is away no gateway hears of an end, and a stream of somebody honest is not cut for
-    /// that: it counts from when all is well again.
+    /// Returns the time from which the gateway could learn of the revocation. An outage delays it, because streams
+    /// are not cut in an outage.
     fn reachable_since(&self, gateway: usize, acked: Millis, until: Millis) -> Millis {
         let from = acked.saturating_sub(self.bounds.recovery);
         let deaf = self.windows.iter().filter(|window| {
@@ -39,7 +39,7 @@ impl Checker<'_> {
         deaf.map(|window| window.ended + self.bounds.recovery).fold(acked, Millis::max)
     }
 
-    /// A stream ended: for a reason, or somebody honest lost his work.
+    /// Checks that a cut stream had a reason.
     pub(super) fn check_stream_cut(
         &self,
         findings: &mut Findings,
