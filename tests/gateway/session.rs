@@ -760,3 +760,16 @@ async fn account_change_cuts_websockets_within_5_seconds() {
         assert!(end.is_ok(), "{change:?}: the tunnel is still open after 5 s");
     }
 }
+
+#[tokio::test]
+async fn ending_another_session_keeps_the_own_cookie() {
+    let (_upstream, gateway) = app("").await;
+    let (mut here, mut there) = (alice(&gateway).await, alice(&gateway).await);
+    let page = here.navigate("/.doorward/sessions").await;
+    let (csrf, session) = (page.form_field("csrf"), page.form_field("session"));
+    let fields = [("csrf", &*csrf), ("session", &session), ("do", "end-one")];
+    let response = here.post_form("/.doorward/sessions", &fields).await;
+    assert_eq!(response.header("location"), "/.doorward/sessions");
+    assert_eq!(here.fetch("/").await.status, StatusCode::OK);
+    assert_eq!(there.fetch("/").await.status, StatusCode::UNAUTHORIZED);
+}
