@@ -4,12 +4,14 @@
 //!
 //! | layer | modules | content |
 //! | --- | --- | --- |
-//! | 11 | `cli` (and `main`) | the commands |
-//! | 10 | [`app`] | composition root: builds the gateway, contains no rules |
-//! | 9 | [`server`] | sockets: listener, TLS handshake, connection, drain, redirect |
-//! | 8 | [`proxy`] | request pipeline: route, authenticate, forward, respond |
-//! | 7 | [`portal`], [`admin`] | login and session pages; admin API |
-//! | 6 | [`guard`] | authentication: from the cookie to a permit; session service; tracked connections |
+//! | 13 | `cli` (and `main`) | the commands |
+//! | 12 | [`app`] | composition root: builds the gateway, contains no rules |
+//! | 11 | [`server`] | sockets: listener, TLS handshake, connection, drain, redirect |
+//! | 10 | [`proxy`] | request pipeline: route, authenticate, forward, respond |
+//! | 9 | [`portal`], [`admin`] | login and session pages; admin API |
+//! | 8 | [`auth`] | authentication: from the cookie to a permit |
+//! | 7 | [`sessions`] | session service: create, list, rotate, restrict, end |
+//! | 6 | [`connections`] | tracked connections, which end with their session |
 //! | 5 | [`store`], [`upstream`], [`tls`], [`identity`], [`telemetry`] | adapters |
 //! | 4 | [`config`] | configuration file to checked values |
 //! | 3 | [`route`], [`risk`] | pure: route table and access rules; risk signals and scores |
@@ -45,10 +47,11 @@
 
 pub mod admin;
 pub mod app;
+pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod guard;
+pub mod connections;
 pub mod identity;
 pub mod message;
 pub mod portal;
@@ -58,6 +61,7 @@ pub mod route;
 pub mod secret;
 pub mod server;
 pub mod session;
+pub mod sessions;
 pub mod store;
 pub mod telemetry;
 pub mod tls;

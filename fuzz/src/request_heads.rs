@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::LazyLock;
 
+use doorward::auth::Permit;
 use doorward::config::Config;
-use doorward::guard::Permit;
 use doorward::message::{
     CookieNames, InboundHead, RequestContext, RequestId, ReservedHeaders, SanitizedHead,
 };

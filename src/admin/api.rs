@@ -8,8 +8,8 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::guard::SessionInfo;
 use crate::session::EndReason;
+use crate::sessions::SessionInfo;
 use crate::store::{Advice, Durability, FlushCause, RedisStats, Unavailable};
 use crate::telemetry::StoreStats;
 
@@ -80,15 +80,15 @@ impl Admin {
     }
 
     async fn ready(&self) -> TextResponse {
-        match self.guard.store().ping().await {
+        match self.sessions.store().ping().await {
             Ok(()) => text(StatusCode::OK, "ready\n"),
             Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {error}\n")),
         }
     }
 
     fn metrics(&self) -> TextResponse {
-        let metrics = &self.guard.shared().metrics;
-        if let Some(stats) = self.guard.store().stats() {
+        let metrics = &self.sessions.shared().metrics;
+        if let Some(stats) = self.sessions.store().stats() {
             metrics.update_store(&store_stats(stats));
         }
         let mut response = text(StatusCode::OK, &metrics.render());
@@ -99,8 +99,8 @@ impl Admin {
 
     async fn list(&self, query: &str) -> TextResponse {
         let sessions = match query_parameter(query, "user") {
-            Some(user) => self.guard.list_user_sessions(&self.account(user)).await,
-            None => self.guard.list_all_sessions(LIST_LIMIT).await,
+            Some(user) => self.sessions.list_user_sessions(&self.account(user)).await,
+            None => self.sessions.list_all_sessions(LIST_LIMIT).await,
         };
         json_response(
             sessions.map(|list| json!(list.iter().map(SessionView::from).collect::<Vec<_>>())),
@@ -108,7 +108,7 @@ impl Admin {
     }
 
     async fn show(&self, handle: &str) -> TextResponse {
-        match self.guard.find_session(handle).await {
+        match self.sessions.find_session(handle).await {
             Ok(Some(session)) => json_response(Ok(json!(SessionView::from(&session)))),
             Ok(None) => not_found(handle),
             Err(error) => json_response(Err(error)),
@@ -132,14 +132,19 @@ impl Admin {
             RevokeTarget::User(user) => {
                 let user = self.account(user);
                 json_response(
-                    self.guard
+                    self.sessions
+                        .revoker
                         .revoke_user_sessions(&user, None)
                         .await
                         .map(|durability| revoked(&user, durability)),
                 )
             }
             RevokeTarget::All => json_response(
-                self.guard.revoke_all_sessions().await.map(|durability| revoked("all", durability)),
+                self.sessions
+                    .revoker
+                    .revoke_all_sessions()
+                    .await
+                    .map(|durability| revoked("all", durability)),
             ),
             RevokeTarget::Session(handle) => self.revoke_one(&handle).await,
         }
@@ -152,26 +157,26 @@ impl Admin {
         };
         let user = self.account(user);
         json_response(
-            self.guard.delete_user_history(&user).await.map(|()| json!({ "forgotten": user })),
+            self.sessions.histories.delete(&user).await.map(|()| json!({ "forgotten": user })),
         )
     }
 
     /// Returns the name in the spelling of the account, which session records have: `Alice` may be `alice`.
     /// A name without an account is unchanged, because sessions of a deleted account may still exist.
     fn account(&self, name: String) -> String {
-        let directory = self.guard.shared().directory.as_ref();
+        let directory = self.sessions.shared().directory.as_ref();
         let account = directory.and_then(|directory| directory.find(&name));
         account.map_or(name, |account| account.identity.user.clone())
     }
 
     async fn revoke_one(&self, handle: &str) -> TextResponse {
-        let found = match self.guard.find_session(handle).await {
-            Err(error) => self.guard.cached_session_by_handle(handle).map(Some).ok_or(error),
+        let found = match self.sessions.find_session(handle).await {
+            Err(error) => self.sessions.cached_session_by_handle(handle).map(Some).ok_or(error),
             found => found,
         };
         match found {
             Ok(Some(session)) => {
-                let ended = self.guard.end_session(&session, EndReason::Revoked).await;
+                let ended = self.sessions.revoker.end_session(&session, EndReason::Revoked).await;
                 json_response(ended.map(|durability| revoked(handle, durability)))
             }
             Ok(None) => not_found(handle),

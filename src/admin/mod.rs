@@ -23,14 +23,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tracing::{debug, warn};
 
-use crate::guard::Guard;
+use crate::sessions::Sessions;
 
 pub use api::SessionView;
 
 /// The admin API.
 #[derive(Clone)]
 pub struct Admin {
-    guard: Guard,
+    sessions: Sessions,
 }
 
 /// The requests that a listener permits.
@@ -54,8 +54,8 @@ pub enum SocketError {
 }
 
 impl Admin {
-    pub fn new(guard: Guard) -> Admin {
-        Admin { guard }
+    pub fn new(sessions: Sessions) -> Admin {
+        Admin { sessions }
     }
 
     /// Serves monitors on a port until the task is dropped.

@@ -13,10 +13,10 @@ use tracing::{error, info};
 use zeroize::Zeroizing;
 
 use crate::admin::{self, Admin};
-use crate::guard::Guard;
 use crate::identity::{AccountChange, ChangeKind, Directory};
 use crate::secret::sha256;
 use crate::server::listener::BindError;
+use crate::sessions::Sessions;
 
 use super::{Components, StartError, keys, memory};
 
@@ -28,25 +28,25 @@ pub(super) async fn run(
     stop: CancellationToken,
     ready: Sender<Result<Option<SocketAddr>, StartError>>,
 ) {
-    let guard = components.guard();
-    let listening = listen(&components, &guard).await;
+    let sessions = components.sessions();
+    let listening = listen(&components, &sessions).await;
     let failed = listening.is_err();
     if ready.send(listening).is_err() || failed {
         return;
     }
     let mut maintenance = Maintenance {
         components: Arc::clone(&components),
-        guard,
+        sessions,
         keys_hash: [0; 32],
         pending_revocations: Vec::new(),
         last_error: String::new(),
         geoip_reload: None,
     };
     // Separate tasks: a slow file must not delay the close of a revoked session's connections.
-    let guard = maintenance.guard.clone();
-    let revalidator = tokio::spawn(async move { guard.revalidate_connections().await });
-    let guard = maintenance.guard.clone();
-    let follower = tokio::spawn(async move { guard.follow_changes().await });
+    let sessions = maintenance.sessions.clone();
+    let revalidator = tokio::spawn(async move { sessions.revalidate_connections().await });
+    let sessions = maintenance.sessions.clone();
+    let follower = tokio::spawn(async move { sessions.follow_changes().await });
     if let Some(limit) = memory::limit(components.limits.configured.memory) {
         let (overload, limiter) =
             (Arc::clone(&components.memory_load), Arc::clone(&components.limits.limiter));
@@ -67,8 +67,11 @@ pub(super) async fn run(
     remove_socket(&components);
 }
 
-async fn listen(components: &Components, guard: &Guard) -> Result<Option<SocketAddr>, StartError> {
-    let admin = Admin::new(guard.clone());
+async fn listen(
+    components: &Components,
+    sessions: &Sessions,
+) -> Result<Option<SocketAddr>, StartError> {
+    let admin = Admin::new(sessions.clone());
     if let Some(path) = &components.config.admin.socket {
         tokio::spawn(admin.clone().serve_socket(admin::bind_socket(path).await?));
     }
@@ -90,7 +93,7 @@ fn remove_socket(components: &Components) {
 /// Periodic work. If a file cannot be read, the values loaded before stay in use.
 struct Maintenance {
     components: Arc<Components>,
-    guard: Guard,
+    sessions: Sessions,
     /// SHA-256 of the keys file as loaded last; zeros before the first load.
     keys_hash: [u8; 32],
     /// Users whose sessions must be revoked.
@@ -112,10 +115,10 @@ impl Maintenance {
             Ok(false) => {}
             Err(error) => errors.push(error.to_string()),
         }
-        match self.guard.refresh_global_cutoff().await {
-            Ok(()) => self.guard.mark_store_available(),
+        match self.sessions.refresh_global_cutoff().await {
+            Ok(()) => self.sessions.shared().outage.end(),
             Err(error) => {
-                self.guard.mark_store_unavailable(&error);
+                self.sessions.shared().outage.begin(&error);
                 errors.push(error.to_string());
             }
         }
@@ -159,7 +162,7 @@ impl Maintenance {
     /// error the next run tries again; until then every request of the user is refused.
     async fn revoke_pending(&mut self, errors: &mut Vec<String>) {
         for user in std::mem::take(&mut self.pending_revocations) {
-            if let Err(error) = self.guard.revoke_user_sessions(&user, None).await {
+            if let Err(error) = self.sessions.revoker.revoke_user_sessions(&user, None).await {
                 errors.push(error.to_string());
                 self.pending_revocations.push(user);
             }

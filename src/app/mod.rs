@@ -34,9 +34,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
+use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::{Config, RedisLocation, StoreLocation};
-use crate::guard::{Guard, Shared, SharedParts};
 use crate::identity::{Directory, PasswordLogin, PasswordSettings};
 use crate::message::{CookieNames, RequestIds, ReservedHeaders};
 use crate::portal::{Branding, Portal};
@@ -44,6 +44,7 @@ use crate::proxy::{MemoryLoad, OverloadMonitor, Proxy, TrustedProxies, Tunnels, 
 use crate::secret::random_bytes;
 use crate::server::{self, ConnectionLimiter, ConnectionLimits, Redirect, ServerLimits, Sockets};
 use crate::session::SignalsMode;
+use crate::sessions::{Sessions, Shared, SharedParts};
 use crate::store::{RedisSettings, Store};
 use crate::telemetry::access_log::FLUSH_INTERVAL;
 use crate::telemetry::audit::AuditFileError;
@@ -166,10 +167,10 @@ impl Running {
         for thread in self.maintenance.take().into_iter().chain(self.invalidation.take()) {
             join(thread);
         }
-        if let Some(audit) = &self.shared.audit {
+        if let Some(audit) = &self.shared.events.audit {
             audit.close();
         }
-        if let Some(notifier) = &self.shared.notifier {
+        if let Some(notifier) = &self.shared.events.notifier {
             notifier.close(&self.force_shutdown);
         }
     }
@@ -274,7 +275,7 @@ impl Components {
             risk: config.signals.settings.clone(),
         }));
         let mut geoip_files = GeoIpFiles::new(&config.signals);
-        shared.geoip.store(Arc::new(geoip_files.reload_if_changed().unwrap_or_default()));
+        shared.risk.geoip.store(Arc::new(geoip_files.reload_if_changed().unwrap_or_default()));
         let login = directory.map(|users| password_login(users, &clock)).transpose()?;
         let certificates = Certificates::load(&config.certificates)?;
         Ok(Components {
@@ -300,13 +301,13 @@ impl Components {
     fn reload_geoip(&self) {
         let mut files = self.geoip_files.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(geoip) = files.reload_if_changed() {
-            self.shared.geoip.store(Arc::new(geoip));
+            self.shared.risk.geoip.store(Arc::new(geoip));
         }
     }
 
-    /// Returns a guard with a store handle for the calling runtime.
-    fn guard(&self) -> Guard {
-        Guard::new(self.store.for_worker(), Arc::clone(&self.shared))
+    /// Returns session services with a store handle for the calling runtime.
+    fn sessions(&self) -> Sessions {
+        Sessions::new(self.store.for_worker(), Arc::clone(&self.shared))
     }
 }
 
@@ -473,11 +474,12 @@ impl Worker {
 
     fn proxy(&self, upstreams: UpstreamClusters, tunnels: Tunnels) -> Proxy {
         let components = &self.components;
-        let (guard, routes) = (components.guard(), Arc::new(components.config.routes.clone()));
+        let (auth, routes) =
+            (Auth::new(components.sessions()), Arc::new(components.config.routes.clone()));
         let (login, branding) = (components.login.clone(), Arc::clone(&components.branding));
         Proxy {
-            portal: Portal::new(guard.clone(), login, branding, Arc::clone(&routes)),
-            guard,
+            portal: Portal::new(auth.clone(), login, branding, Arc::clone(&routes)),
+            auth,
             routes,
             reserved_headers: Arc::clone(&components.reserved_headers),
             upstreams,

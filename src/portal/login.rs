@@ -7,11 +7,12 @@ use http::StatusCode;
 use http::header::{self, HeaderValue};
 use serde_json::json;
 
-use crate::guard::{AuthenticatedSession, DenyReason, RecoverableSession, SessionInfo};
+use crate::auth::{AuthenticatedSession, DenyReason};
 use crate::identity::{Account, LoginOutcome};
 use crate::message::{CookieLookup, InboundHead, Intent, cookies, intent, response_headers};
 use crate::secret::random_bytes;
 use crate::session::{EndReason, SessionKey};
+use crate::sessions::{RecoverableSession, SessionInfo};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
 
@@ -27,7 +28,7 @@ impl Portal {
     /// Shows the login form, with the reason for it.
     pub(super) fn show_login(&self, head: &InboundHead) -> Page {
         // A login would fail after the user has typed the password.
-        if self.guard.is_store_unavailable() {
+        if self.auth.shared().outage.prevents_login() {
             return self.problem(&head.requester, Problem::StoreUnavailable);
         }
         let query = FormFields::parse(head.target.query().unwrap_or_default().to_owned().into());
@@ -43,7 +44,7 @@ impl Portal {
         target: &str,
         username: &str,
     ) -> Page {
-        let shared = self.guard.shared();
+        let shared = self.auth.shared();
         let (nonce, fresh) = self.nonce(head);
         let csrf =
             forms::csrf_token(&shared.keys.load(), PURPOSE, nonce.as_bytes(), shared.clock.now());
@@ -66,7 +67,7 @@ impl Portal {
     /// Returns the nonce that binds the form to this browser, and whether it is new.
     fn nonce(&self, head: &InboundHead) -> (String, bool) {
         if let CookieLookup::One(value) =
-            cookies::find(&head.headers, &self.guard.shared().cookies.login)
+            cookies::find(&head.headers, &self.auth.shared().cookies.login)
             && BASE64URL_NOPAD.decode(&value).is_ok_and(|bytes| bytes.len() == 16)
             && let Ok(text) = String::from_utf8(value)
         {
@@ -78,7 +79,7 @@ impl Portal {
     /// Handles a login attempt. Unknown users get the same response after the same work as known
     /// ones.
     pub(super) async fn try_login(&self, head: &InboundHead, fields: FormFields) -> Page {
-        let shared = self.guard.shared();
+        let shared = self.auth.shared();
         let (nonce, fresh) = self.nonce(head);
         let now = shared.clock.now();
         let token = fields.text(CSRF);
@@ -133,9 +134,10 @@ impl Portal {
         fields: &FormFields,
         account: &Account,
     ) -> Page {
-        let shared = self.guard.shared();
+        let shared = self.auth.shared();
         let created = self
-            .guard
+            .auth
+            .sessions()
             .create_session(account, &self.session_cookie(head), client_context(head))
             .await;
         let created = match created {
@@ -158,7 +160,7 @@ impl Portal {
 
     /// Opens a sealed return URL; `None` if the gateway did not seal it.
     pub(super) fn return_url(&self, head: &InboundHead, sealed: &str) -> Option<String> {
-        let shared = self.guard.shared();
+        let shared = self.auth.shared();
         let host = head.host.to_string();
         forms::open_return_url(&shared.keys.load(), &host, sealed, shared.clock.now())
     }
@@ -187,7 +189,7 @@ impl Portal {
     /// Logs the user name only if the account exists, because people type passwords into the wrong
     /// field.
     fn login_event(&self, event: SessionEvent, head: &InboundHead, fields: &FormFields) {
-        let shared = self.guard.shared();
+        let shared = self.auth.shared();
         let name = fields.text("username");
         let known = shared.directory.as_ref().and_then(|users| users.find(name));
         let user = known.map(|account| account.identity.user.clone()).unwrap_or_default();
@@ -210,7 +212,8 @@ impl Portal {
         match self.authenticate_for_logout(head).await {
             Ok(session) => self.logout_form(&session.key, &session.record.identity.user),
             Err(DenyReason::Unavailable(error)) => self.deny(head, &DenyReason::Unavailable(error)),
-            Err(_) => match self.guard.find_recoverable(&self.session_cookie(head)).await {
+            Err(_) => match self.auth.sessions().find_recoverable(&self.session_cookie(head)).await
+            {
                 Ok(Some(session)) => self.logout_form(&session.info.key, session.user()),
                 Ok(None) => self.page(StatusCode::OK, pages::logged_out(&self.branding.name)),
                 Err(error) => self.deny(head, &DenyReason::Unavailable(error)),
@@ -228,11 +231,15 @@ impl Portal {
     pub(super) async fn logout(&self, head: &InboundHead, fields: FormFields) -> Page {
         let session = match self.authenticate_for_logout(head).await {
             Ok(session) => Ok(Some(session_info(session))),
-            Err(DenyReason::Unavailable(error)) => {
-                self.guard.cached_session(&self.session_cookie(head)).map(Some).ok_or(error)
-            }
+            Err(DenyReason::Unavailable(error)) => self
+                .auth
+                .sessions()
+                .cached_session(&self.session_cookie(head))
+                .map(Some)
+                .ok_or(error),
             Err(_) => self
-                .guard
+                .auth
+                .sessions()
                 .find_recoverable(&self.session_cookie(head))
                 .await
                 .map(RecoverableSession::into_info),
@@ -248,7 +255,7 @@ impl Portal {
     }
 
     async fn end_this(&self, head: &InboundHead, session: &SessionInfo) -> Page {
-        match self.guard.end_session(session, EndReason::Logout).await {
+        match self.auth.sessions().revoker.end_session(session, EndReason::Logout).await {
             Ok(_) => self.logout_response(),
             Err(error) => self.deny(head, &DenyReason::Unavailable(error)),
         }
@@ -257,7 +264,7 @@ impl Portal {
     /// Deletes the session cookie. Sent only after the session has ended on the server.
     pub(super) fn logout_response(&self) -> Page {
         let mut page = self.page(StatusCode::OK, pages::logged_out(&self.branding.name));
-        response_headers::set_logout_headers(page.headers_mut(), &self.guard.shared().cookies);
+        response_headers::set_logout_headers(page.headers_mut(), &self.auth.shared().cookies);
         page
     }
 }

@@ -29,7 +29,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use zeroize::Zeroizing;
 
-use crate::guard::{AuthRequest, AuthenticatedSession, DenyReason, Guard};
+use crate::auth::{Auth, AuthRequest, AuthenticatedSession, DenyReason};
 use crate::identity::PasswordLogin;
 use crate::message::{CookieLookup, InboundHead, cookies};
 use crate::route::{AccessRule, RouteTable};
@@ -47,7 +47,7 @@ const FORM_TIME: Duration = Duration::from_secs(10);
 /// The portal of one worker.
 #[derive(Clone)]
 pub struct Portal {
-    guard: Guard,
+    auth: Auth,
     login: Option<Arc<PasswordLogin>>,
     branding: Arc<Branding>,
     routes: Arc<RouteTable>,
@@ -72,12 +72,12 @@ type Page = Response<Full<Bytes>>;
 impl Portal {
     /// Creates the portal of one worker.
     pub fn new(
-        guard: Guard,
+        auth: Auth,
         login: Option<Arc<PasswordLogin>>,
         branding: Arc<Branding>,
         routes: Arc<RouteTable>,
     ) -> Portal {
-        Portal { guard, login, branding, routes }
+        Portal { auth, login, branding, routes }
     }
 
     /// Handles a request below [`PREFIX`].
@@ -165,11 +165,11 @@ impl Portal {
             // Portal pages change sessions, so they require the store.
             serve_stale_for: None,
         };
-        self.guard.authenticate(&visit).await
+        self.auth.authenticate(&visit).await
     }
 
     fn session_cookie(&self, head: &InboundHead) -> CookieLookup {
-        cookies::find(&head.headers, &self.guard.shared().cookies.session)
+        cookies::find(&head.headers, &self.auth.shared().cookies.session)
     }
 
     fn stylesheet(&self) -> Page {
@@ -206,8 +206,8 @@ fn client_context(head: &InboundHead) -> ClientContext {
 }
 
 /// Adds the session cookie for a rotated token.
-fn with_token(guard: &Guard, mut page: Page, token: Option<&Zeroizing<String>>) -> Page {
-    if let Some(cookie) = token.and_then(|text| guard.shared().cookies.set_session(text)) {
+fn with_token(auth: &Auth, mut page: Page, token: Option<&Zeroizing<String>>) -> Page {
+    if let Some(cookie) = token.and_then(|text| auth.shared().cookies.set_session(text)) {
         page.headers_mut().append(header::SET_COOKIE, cookie);
     }
     page

@@ -6,7 +6,7 @@ use http::{Response, StatusCode};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use crate::guard::DenyReason;
+use crate::auth::DenyReason;
 use crate::message::{BadRequest, InboundHead, Intent, Requester};
 use crate::session::Refusal;
 
@@ -154,7 +154,7 @@ impl Portal {
 
     /// Returns the URL of the login form, with the sealed return URL and the reason.
     fn login_for(&self, head: &InboundHead, denial: &DenyReason) -> String {
-        let shared = self.guard.shared();
+        let shared = self.auth.shared();
         let mut query = form_urlencoded::Serializer::new(String::new());
         let (host, now) = (head.host.to_string(), shared.clock.now());
         let target = forms::return_url(head);

@@ -5,11 +5,12 @@ use http::StatusCode;
 use http::header::{self, HeaderValue};
 use serde_json::json;
 
-use crate::guard::{AuthenticatedSession, DenyReason, SessionInfo};
+use crate::auth::{AuthenticatedSession, DenyReason};
 use crate::message::InboundHead;
 use crate::session::context::network_display;
 use crate::session::notice::{ClientSummary, NoticeId, SecurityNotice};
 use crate::session::{EndReason, SessionKey};
+use crate::sessions::SessionInfo;
 
 use super::forms::{self, CSRF, FormFields, RETURN_URL};
 use super::pages::{self, ClientRow, NoticeRow, ReturnLink, SessionRow, SessionsPage};
@@ -35,7 +36,7 @@ impl Portal {
             Ok(session) => session,
             Err(denial) => return self.deny(head, &denial),
         };
-        match self.guard.list_user_sessions(&session.record.identity.user).await {
+        match self.auth.sessions().list_user_sessions(&session.record.identity.user).await {
             Ok(sessions) => self.list(head, &session, &sessions).await,
             Err(error) => self.deny(head, &DenyReason::Unavailable(error)),
         }
@@ -48,14 +49,14 @@ impl Portal {
         sessions: &[SessionInfo],
     ) -> Page {
         let user = &session.record.identity.user;
-        let notices = self.guard.list_notices(&session.key, user).await;
+        let notices = self.auth.sessions().histories.list_notices(&session.key, user).await;
         let query = FormFields::parse(head.target.query().unwrap_or_default().to_owned().into());
         let sealed = query.one(RETURN_URL).map(|sealed| sealed.as_str());
         let html = pages::sessions(&SessionsPage {
             site: &self.branding.name,
             user,
             csrf: &self.session_csrf(&session.key),
-            now: self.guard.shared().clock.now(),
+            now: self.auth.shared().clock.now(),
             notices: notices.iter().map(|notice| notice_row(notice, session)).collect(),
             return_link: sealed.and_then(|sealed| self.return_link(head, sealed)),
             sessions: sessions.iter().map(|listed| session_row(listed, session)).collect(),
@@ -108,24 +109,35 @@ impl Portal {
         let current = session.key;
         match action {
             SessionAction::One(handle) => {
-                let sessions =
-                    self.guard.list_user_sessions(user).await.map_err(DenyReason::Unavailable)?;
+                let sessions = self
+                    .auth
+                    .sessions()
+                    .list_user_sessions(user)
+                    .await
+                    .map_err(DenyReason::Unavailable)?;
                 let found = sessions.iter().find(|session| session.key.id.handle() == handle);
                 let Some(session) = found else { return Ok(true) };
-                let ended = self.guard.end_session(session, EndReason::Revoked).await;
+                let ended =
+                    self.auth.sessions().revoker.end_session(session, EndReason::Revoked).await;
                 ended.map_err(DenyReason::Unavailable)?;
                 Ok(session.key != current)
             }
             SessionAction::Others => {
-                let ended = self.guard.revoke_user_sessions(user, Some(session.key.id)).await;
+                let ended = self
+                    .auth
+                    .sessions()
+                    .revoker
+                    .revoke_user_sessions(user, Some(session.key.id))
+                    .await;
                 ended.map(|_| true).map_err(DenyReason::Unavailable)
             }
             SessionAction::All => {
-                let ended = self.guard.revoke_user_sessions(user, None).await;
+                let ended = self.auth.sessions().revoker.revoke_user_sessions(user, None).await;
                 ended.map(|_| false).map_err(DenyReason::Unavailable)
             }
             SessionAction::Dismiss(id) => {
-                let dismissed = self.guard.dismiss_notice(&session.key, user, id).await;
+                let dismissed =
+                    self.auth.sessions().histories.dismiss_notice(&session.key, user, id).await;
                 dismissed.map(|()| true).map_err(DenyReason::Unavailable)
             }
         }
@@ -137,7 +149,7 @@ impl Portal {
             Ok(session) => session,
             Err(denial) => return self.deny(head, &denial),
         };
-        let left = self.guard.time_left(&session);
+        let left = self.auth.sessions().time_left(&session.record, &session.facts);
         let page = json_page(
             StatusCode::OK,
             &json!({
@@ -151,12 +163,12 @@ impl Portal {
 
     /// Creates a CSRF token bound to a session.
     pub(super) fn session_csrf(&self, key: &SessionKey) -> String {
-        let shared = self.guard.shared();
+        let shared = self.auth.shared();
         forms::csrf_token(&shared.keys.load(), PURPOSE, &key.id.0, shared.clock.now())
     }
 
     pub(super) fn verify_session_csrf(&self, key: &SessionKey, fields: &FormFields) -> bool {
-        let shared = self.guard.shared();
+        let shared = self.auth.shared();
         forms::verify_csrf_token(
             &shared.keys.load(),
             PURPOSE,
@@ -169,7 +181,7 @@ impl Portal {
     /// Adds the rotated token and `no-store` to a response.
     pub(super) fn with_session_token(&self, page: Page, session: &AuthenticatedSession) -> Page {
         let mut page =
-            with_token(&self.guard, page, session.token.as_ref().map(|token| &token.text));
+            with_token(&self.auth, page, session.token.as_ref().map(|token| &token.text));
         page.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         page
     }

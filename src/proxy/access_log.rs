@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use http::{Method, Request, StatusCode};
 
-use crate::guard::Permit;
+use crate::auth::Permit;
 use crate::message::{Host, Intent, RequestContext, RequestId, Requester};
 use crate::session::SessionId;
 use crate::telemetry::{ADMIT, AccessLog, AccessLogFields};

@@ -13,7 +13,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::guard::{
+use crate::connections::{
     CloseHandle, CloseReason, ConnectionGuard, ConnectionPolicy, ConnectionRegistry,
     LimitExceeded as NoRoom, SessionSnapshot,
 };

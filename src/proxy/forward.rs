@@ -10,7 +10,8 @@ use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::guard::{CloseReason, ConnectionGuard, ConnectionPolicy, Permit, SessionSnapshot};
+use crate::auth::Permit;
+use crate::connections::{CloseReason, ConnectionGuard, ConnectionPolicy, SessionSnapshot};
 use crate::message::{InboundHead, SanitizedHead, response_headers};
 use crate::portal::Problem;
 use crate::route::Route;
@@ -74,7 +75,7 @@ impl Proxy {
         entry.set_permit(permit);
         let max = route.limits.max_bytes;
         if max > 0 && incoming.body.size_hint().lower() > max {
-            self.guard.shared().metrics.limit(Limit::MaxBody, None);
+            self.auth.shared().metrics.limit(Limit::MaxBody, None);
             return self
                 .portal
                 .problem(&head.requester, Problem::BodyTooLarge)
@@ -83,7 +84,7 @@ impl Proxy {
         if head.max_forwards_exhausted() {
             return local_response::max_forwards_reached();
         }
-        let cookies = &self.guard.shared().cookies;
+        let cookies = &self.auth.shared().cookies;
         let requester = head.requester.clone();
         let priority = self.priority(&head, permit);
         let head = SanitizedHead::new(head, &self.reserved_headers, cookies);
@@ -101,7 +102,7 @@ impl Proxy {
         };
         sent.unwrap_or_else(|error| {
             if let Some(limit) = error.limit() {
-                self.guard.shared().metrics.limit(limit, None);
+                self.auth.shared().metrics.limit(limit, None);
             }
             local_response::upstream_failed(&self.portal, &requester, &error, entry)
         })
@@ -109,7 +110,7 @@ impl Proxy {
 
     /// Public routes do not load the session, so a valid cookie MAC suffices for priority.
     fn priority(&self, head: &InboundHead, permit: &Permit) -> Priority {
-        match permit.session().is_some() || self.guard.has_valid_mac(&self.session_cookie(head)) {
+        match permit.session().is_some() || self.auth.has_valid_mac(&self.session_cookie(head)) {
             true => Priority::Authenticated,
             false => Priority::Anonymous,
         }
@@ -192,7 +193,7 @@ impl Proxy {
     /// Removes the headers that an upstream must not send to a client.
     pub(super) fn sanitize_response<B>(&self, response: &mut Response<B>) {
         session_control::strip_control_header(response);
-        response_headers::sanitize(response.headers_mut(), &self.guard.shared().cookies);
+        response_headers::sanitize(response.headers_mut(), &self.auth.shared().cookies);
     }
 
     /// Registers a tracked connection. `None` on a public route, which has no session.
@@ -203,14 +204,14 @@ impl Proxy {
     ) -> Result<Option<ConnectionGuard>, ForwardError> {
         let policy =
             ConnectionPolicy { policy: Some(&route.policy), max_age: route.max_connection_age };
-        let registry = &self.guard.shared().connections;
+        let registry = &self.auth.shared().connections;
         Ok(permit.snapshot().map(|session| registry.register(session, policy)).transpose()?)
     }
 
     /// Registers a short response later, if its body takes longer than [`TRACK_AFTER`].
     fn track_delayed(&self, permit: &Permit, route: &Route) -> Option<Tracking> {
         let delayed = |session: &SessionSnapshot| DelayedTracking {
-            registry: self.guard.shared().connections.clone(),
+            registry: self.auth.shared().connections.clone(),
             session: session.clone(),
             policy: route.policy.clone(),
             max_age: route.max_connection_age,

@@ -2,7 +2,7 @@
 
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
-use crate::guard::{CloseReason, LimitExceeded};
+use crate::connections::{CloseReason, LimitExceeded};
 use crate::message::{BadRequest, InboundHead, Intent, Requester};
 use crate::portal::{Portal, Problem};
 use crate::telemetry::Limit;

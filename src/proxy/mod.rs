@@ -45,7 +45,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use crate::guard::{AuthOutcome, AuthRequest, DenyReason, Guard, NewToken, Permit};
+use crate::auth::{Auth, AuthOutcome, AuthRequest, DenyReason, Permit};
 use crate::message::forwarded::ChainError;
 use crate::message::request_id::X_REQUEST_ID;
 use crate::message::{
@@ -55,6 +55,7 @@ use crate::message::{
 use crate::portal::{self, Portal, Problem};
 use crate::route::{Access, AccessRule, Route, RouteTable};
 use crate::session::{ClientContext, RotationTiming};
+use crate::sessions::NewToken;
 use crate::telemetry::{AccessLog, Limit};
 use crate::tls::Certificates;
 
@@ -64,7 +65,7 @@ use session_control::{PendingExchange, SessionControl};
 
 /// The request handler of one worker.
 pub struct Proxy {
-    pub guard: Guard,
+    pub auth: Auth,
     pub portal: Portal,
     pub routes: Arc<RouteTable>,
     pub reserved_headers: Arc<ReservedHeaders>,
@@ -124,7 +125,7 @@ impl Proxy {
         match client {
             // hyper enforces this limit on HTTP/1.1 only.
             _ if headers.len() > self.max_headers => {
-                self.guard.shared().metrics.limit(Limit::Headers, client.ok());
+                self.auth.shared().metrics.limit(Limit::Headers, client.ok());
                 Some(BadRequest::TooManyHeaders)
             }
             Ok(_) => None,
@@ -243,7 +244,7 @@ impl Proxy {
     }
 
     fn session_cookie(&self, head: &InboundHead) -> CookieLookup {
-        cookies::find(&head.headers, &self.guard.shared().cookies.session)
+        cookies::find(&head.headers, &self.auth.shared().cookies.session)
     }
 
     /// Authenticates and authorizes the request. Public routes skip the session.
@@ -276,7 +277,7 @@ impl Proxy {
                 .serve_stale_for
                 .filter(|_| head.method.is_safe() && !head.websocket),
         };
-        self.guard.authorize(&auth_request).await
+        self.auth.authorize(&auth_request).await
     }
 
     fn deny(
@@ -294,8 +295,8 @@ impl Proxy {
     fn shed_reason(&self, head: &InboundHead) -> Option<Limit> {
         let (level, limit) = self.overload.level()?;
         let has_valid_cookie = || {
-            let name = &self.guard.shared().cookies.session;
-            self.guard.has_valid_mac(&cookies::find(&head.headers, name))
+            let name = &self.auth.shared().cookies.session;
+            self.auth.has_valid_mac(&cookies::find(&head.headers, name))
         };
         (level == LoadLevel::Overloaded || !has_valid_cookie()).then_some(limit)
     }
@@ -308,7 +309,7 @@ impl Proxy {
     ) -> Response<ResponseBody> {
         entry.set_verdict("overloaded");
         entry.set_detail(limit.as_str().to_owned());
-        self.guard.shared().metrics.limit(limit, Some(head.client));
+        self.auth.shared().metrics.limit(limit, Some(head.client));
         let mut response =
             self.portal.problem(&head.requester, Problem::Overloaded).map(ResponseBody::Local);
         let headers = response.headers_mut();
@@ -335,7 +336,7 @@ impl Proxy {
             self.set_session_cookie(&mut response, &token);
         }
         self.set_common_headers(&mut response, &entry);
-        let shared = self.guard.shared();
+        let shared = self.auth.shared();
         shared.metrics.request(entry.verdict(), response.status().as_u16());
         if let Some(log) = &self.access_log {
             entry.write(log, response.status());
@@ -374,14 +375,14 @@ impl Proxy {
         {
             return false;
         }
-        let shared = self.guard.shared();
+        let shared = self.auth.shared();
         let elapsed = shared.clock.now().since(token.issued_at);
         elapsed < shared.policy.grace().min(RECHECK_AFTER)
-            || self.guard.is_successor_current(token).await
+            || self.auth.is_successor_current(token).await
     }
 
     fn set_session_cookie(&self, response: &mut Response<ResponseBody>, token: &NewToken) {
-        let Some(cookie) = self.guard.shared().cookies.set_session(&token.text) else { return };
+        let Some(cookie) = self.auth.shared().cookies.set_session(&token.text) else { return };
         response.headers_mut().append(header::SET_COOKIE, cookie);
         // A cached copy would hand this user's token to another client.
         response_headers::set_no_store(response.headers_mut());

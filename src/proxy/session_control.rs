@@ -16,11 +16,13 @@ use hyper::body::Incoming;
 
 use tracing::warn;
 
-use crate::guard::{NewToken, Permit, SessionSnapshot};
+use crate::auth::Permit;
+use crate::connections::SessionSnapshot;
 use crate::message::{CookieLookup, InboundHead, Requester, cookies, response_headers};
 use crate::portal::Problem;
 use crate::route::{Route, SessionCommand, is_success};
 use crate::session::ClientContext;
+use crate::sessions::NewToken;
 use crate::store::Unavailable;
 
 use super::access_log::AccessLogEntry;
@@ -72,7 +74,7 @@ impl SessionControl {
         if !logs_out && !rotates && rules.upstream_commands.is_empty() {
             return None;
         }
-        let name = &proxy.guard.shared().cookies.session;
+        let name = &proxy.auth.shared().cookies.session;
         Some(SessionControl {
             accepted: rules.upstream_commands.clone(),
             cookie: cookies::find(&head.headers, name),
@@ -175,11 +177,16 @@ impl Proxy {
         match command {
             SessionCommand::Rotate => self.rotate(&control, pending).await,
             SessionCommand::Reauthenticate => {
-                let result = self.guard.require_reauthentication(session, &control.context).await;
+                let result = self
+                    .auth
+                    .sessions()
+                    .updater
+                    .require_reauthentication(session, &control.context)
+                    .await;
                 self.or_unavailable(&control, pending, result)
             }
             SessionCommand::End => {
-                let result = self.guard.end_current(session).await;
+                let result = self.auth.sessions().revoker.end_current(session).await;
                 self.finish_end(&control, pending, result)
             }
             SessionCommand::EndAll => {
@@ -190,7 +197,7 @@ impl Proxy {
     }
 
     async fn rotate(&self, control: &SessionControl, pending: PendingResponse) -> PendingResponse {
-        match self.guard.rotate(&control.cookie, &control.context).await {
+        match self.auth.sessions().updater.rotate(&control.cookie, &control.context).await {
             Ok(None) => pending,
             Ok(token) => PendingResponse { token, ..pending },
             Err(error) => {
@@ -201,7 +208,12 @@ impl Proxy {
     }
 
     async fn end_all(&self, session: &SessionSnapshot) -> Result<(), Unavailable> {
-        self.guard.revoke_user_sessions(&session.record.identity.user, None).await.map(drop)
+        self.auth
+            .sessions()
+            .revoker
+            .revoke_user_sessions(&session.record.identity.user, None)
+            .await
+            .map(drop)
     }
 
     fn finish_end(
@@ -215,7 +227,7 @@ impl Proxy {
             pending.token = None;
             response_headers::set_logout_headers(
                 pending.response.headers_mut(),
-                &self.guard.shared().cookies,
+                &self.auth.shared().cookies,
             );
         }
         pending

@@ -6,27 +6,27 @@
 //! ```
 //!
 //! ```
-//! # fn f(head: doorward::message::SanitizedHead, permit: &doorward::guard::Permit, route: &doorward::route::Route) {
+//! # fn f(head: doorward::message::SanitizedHead, permit: &doorward::auth::Permit, route: &doorward::route::Route) {
 //! let head = doorward::proxy::UpstreamHead::new(head, permit, route);
 //! # }
 //! ```
 //!
 //! ```compile_fail,E0451
-//! # fn f(other: doorward::guard::Permit) {
-//! let permit = doorward::guard::Permit { ..other };
+//! # fn f(other: doorward::auth::Permit) {
+//! let permit = doorward::auth::Permit { ..other };
 //! # }
 //! ```
 //!
 //! ```compile_fail,E0624
-//! # fn f(user: std::sync::Arc<doorward::session::Identity>, sight: doorward::guard::Sight) {
-//! let permit = doorward::guard::Permit::user(user, sight);
+//! # fn f(user: std::sync::Arc<doorward::session::Identity>, snapshot: doorward::connections::SessionSnapshot) {
+//! let permit = doorward::auth::Permit::for_user(user, snapshot);
 //! # }
 //! ```
 
 use http::header::{self, HeaderValue};
 use http::{Request, Uri, Version, request};
 
-use crate::guard::Permit;
+use crate::auth::Permit;
 use crate::message::SanitizedHead;
 use crate::message::request_id::X_REQUEST_ID;
 use crate::message::sanitize::SanitizedParts;

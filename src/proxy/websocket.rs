@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use crate::auth::{Auth, Permit};
 use crate::clock::UnixMillis;
-use crate::guard::{CloseHandle, CloseReason, ConnectionGuard, Guard, Permit};
+use crate::connections::{CloseHandle, CloseReason, ConnectionGuard};
 use crate::route::{ActivityFrames, Route};
 use crate::session::SessionKey;
 use crate::telemetry::{GaugeGuard, Limit};
@@ -83,7 +84,7 @@ impl Proxy {
     ) -> Result<Response<ResponseBody>, ForwardError> {
         let request = outgoing.head.into_request(());
         let accept = request.headers().get(header::SEC_WEBSOCKET_KEY).map(accept_key);
-        let shared = self.guard.shared();
+        let shared = self.auth.shared();
         // Registered before the handshake, so that a session end during the handshake is not missed.
         let mut tracked = self.track(permit, route)?;
         let switch = tokio::select! {
@@ -117,7 +118,7 @@ impl Proxy {
             stop: self.tunnels.stop.clone(),
             connection_permit: client.connection_permit,
             idle_timer: Arc::new(IdleTimer::new(route.limits.tunnel_idle)),
-            guard: self.guard.clone(),
+            auth: self.auth.clone(),
         };
         self.tunnels.tracker.spawn(async move {
             let _open = open;
@@ -129,7 +130,7 @@ impl Proxy {
 
 /// Reports tunnel traffic as session activity.
 struct ActivityReporter {
-    guard: Guard,
+    auth: Auth,
     session: SessionKey,
     /// Whether frames of the upstream count as activity too.
     count_upstream: bool,
@@ -145,22 +146,24 @@ impl ActivityReporter {
             ActivityFrames::Client => false,
             ActivityFrames::Any => true,
         };
-        let (guard, session) = (proxy.guard.clone(), permit.session()?);
-        let interval = guard.shared().policy.touch_interval();
-        Some(ActivityReporter { guard, session, count_upstream, interval, last: AtomicU64::new(0) })
+        let (auth, session) = (proxy.auth.clone(), permit.session()?);
+        let interval = auth.shared().policy.touch_interval();
+        Some(ActivityReporter { auth, session, count_upstream, interval, last: AtomicU64::new(0) })
     }
 
     /// Records activity at most once per `interval`, the same interval as for requests.
     fn touch(&self) {
-        let now = self.guard.shared().clock.now();
+        let now = self.auth.shared().clock.now();
         let last = UnixMillis(self.last.load(Ordering::Relaxed));
         if now.since(last) < self.interval {
             return;
         }
         self.last.store(now.0, Ordering::Relaxed);
-        let (guard, session) = (self.guard.clone(), self.session);
-        // The guard counts failures; the next frame retries.
-        tokio::spawn(async move { guard.touch(&session).await.unwrap_or_default() });
+        let (auth, session) = (self.auth.clone(), self.session);
+        // The session service counts failures; the next frame retries.
+        tokio::spawn(
+            async move { auth.sessions().updater.touch(&session).await.unwrap_or_default() },
+        );
     }
 }
 
@@ -202,7 +205,7 @@ struct TunnelLimits {
     connection_permit: Option<TunnelPermit>,
     idle_timer: Arc<IdleTimer>,
     age: Option<Duration>,
-    guard: Guard,
+    auth: Auth,
 }
 
 impl TunnelLimits {
@@ -215,7 +218,7 @@ impl TunnelLimits {
             () = self.idle_timer.expired() => CloseCause::Idle,
         };
         if let Some(limit) = cause.limit() {
-            self.guard.shared().metrics.limit(limit, None);
+            self.auth.shared().metrics.limit(limit, None);
         }
         cause
     }

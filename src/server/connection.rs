@@ -273,7 +273,7 @@ impl Connection {
     }
 
     fn metrics(&self) -> &Metrics {
-        &self.proxy.guard.shared().metrics
+        &self.proxy.auth.shared().metrics
     }
 
     fn log_end(&self, result: Result<(), hyper::Error>) {

@@ -48,7 +48,7 @@ impl InFlightRequest {
             | ResponseBodyError::Closed(_)
             | ResponseBodyError::LimitExceeded(_) => return,
         };
-        self.proxy.guard.shared().metrics.limit(limit, None);
+        self.proxy.auth.shared().metrics.limit(limit, None);
     }
 }
 

@@ -179,6 +179,6 @@ impl LimitedListener {
     }
 
     fn metrics(&self) -> &Metrics {
-        &self.proxy.guard.shared().metrics
+        &self.proxy.auth.shared().metrics
     }
 }

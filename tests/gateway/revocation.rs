@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use doorward::guard::Guard;
 use doorward::message::CookieLookup;
 use doorward::session::ClientContext;
+use doorward::sessions::Sessions;
 use doorward::store::Store;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
@@ -269,10 +269,11 @@ async fn operator(gateway: &Gateway, line: &str) -> String {
 /// Creates a session of alice directly, because login throttling would reject so many logins.
 async fn session(gateway: &Gateway, redis: &RedisServer) -> Browser {
     let store = Store::redis(&redis.settings()).expect("good settings");
-    let guard = Guard::new(store, Arc::clone(gateway.shared()));
-    let account = guard.shared().directory.as_ref().and_then(|users| users.find("alice"));
+    let sessions = Sessions::new(store, Arc::clone(gateway.shared()));
+    let account = sessions.shared().directory.as_ref().and_then(|users| users.find("alice"));
     let from = ClientContext::new(Ipv4Addr::LOCALHOST.into(), b"");
-    let token = guard.create_session(&account.expect("alice"), &CookieLookup::Missing, from).await;
+    let token =
+        sessions.create_session(&account.expect("alice"), &CookieLookup::Missing, from).await;
     Browser::new(gateway).with_token(&token.expect("available").token)
 }
 

@@ -1,6 +1,6 @@
 //! Explains how the proxy would handle a request, and why.
 //!
-//! The request passes the real checks, route table, guard and sanitizer, with a session seeded in a memory
+//! The request passes the real checks, route table, authentication and sanitizer, with a session seeded in a memory
 //! store and a fixed clock. No upstream is contacted and no store of the installation is opened.
 
 mod labels;
@@ -22,9 +22,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
+use crate::auth::{Auth, AuthOutcome, DenyReason};
 use crate::clock::{Clock, UnixMillis};
 use crate::config::Config;
-use crate::guard::{AuthOutcome, DenyReason, Guard, Shared, SharedParts};
 use crate::message::{
     BadRequest, CookieNames, InboundHead, Intent, RequestContext, RequestIds, ReservedHeaders,
     SanitizedHead, TargetError,
@@ -36,6 +36,7 @@ use crate::secret::{KeyRing, random_bytes};
 use crate::session::{
     ClientContext, Identity, Record, Refusal, SessionId, SessionKey, Token, UserTag,
 };
+use crate::sessions::{Sessions, Shared, SharedParts};
 use crate::store::{Store, Unavailable};
 use crate::telemetry::Metrics;
 
@@ -121,12 +122,12 @@ impl<'a> Simulation<'a> {
             notifier: None,
             risk: config.signals.settings.clone(),
         });
-        shared.geoip.store(Arc::new(geoip));
-        let guard = Guard::new(Store::memory(clock), Arc::new(shared));
+        shared.risk.geoip.store(Arc::new(geoip));
+        let auth = Auth::new(Sessions::new(Store::memory(clock), Arc::new(shared)));
         let routes = Arc::new(config.routes.clone());
         let proxy = Proxy {
-            portal: Portal::new(guard.clone(), None, Arc::default(), Arc::clone(&routes)),
-            guard,
+            portal: Portal::new(auth.clone(), None, Arc::default(), Arc::clone(&routes)),
+            auth,
             routes,
             reserved_headers: Arc::new(ReservedHeaders::new(
                 config.routes.iter().map(|route| &route.identity),
@@ -147,7 +148,7 @@ impl<'a> Simulation<'a> {
 
     /// Creates the record of a session last used `idle` ago, with its first token.
     async fn seed(&self, session: &HypotheticalSession) -> Result<SeededSession, Unavailable> {
-        let shared = self.proxy.guard.shared();
+        let shared = self.proxy.auth.shared();
         let (keys, now) = (shared.keys.load_full(), self.hypothesis.now);
         let tag = UserTag(keys.user_tag(&session.identity.user));
         let key = SessionKey { tag, id: SessionId(random_bytes()) };
@@ -159,7 +160,12 @@ impl<'a> Simulation<'a> {
         record.authenticated = now.minus(session.auth_age);
         record.last_active = now.minus(session.idle);
         let sealed = record.seal(&keys, &key);
-        self.proxy.guard.store().create(&key, &sealed, created_at, now.plus(SEED_TTL)).await?;
+        self.proxy
+            .auth
+            .sessions()
+            .store()
+            .create(&key, &sealed, created_at, now.plus(SEED_TTL))
+            .await?;
         let token = token.encode(&keys);
         let token = token.ok_or_else(|| Unavailable("the signing key is missing".to_owned()))?;
         Ok(SeededSession { token, record })
@@ -200,7 +206,7 @@ impl<'a> Simulation<'a> {
                 let public = permit.identity().is_none();
                 out.verdict = if public { "public" } else { "admit" };
                 out.why = if public { "the route is public" } else { ADMITTED }.into();
-                let cookies = &self.proxy.guard.shared().cookies;
+                let cookies = &self.proxy.auth.shared().cookies;
                 let head = SanitizedHead::new(head, &self.proxy.reserved_headers, cookies);
                 out.upstream_headers = upstream_headers(UpstreamHead::new(head, &permit, route));
             }
@@ -214,11 +220,11 @@ impl<'a> Simulation<'a> {
     }
 
     fn signals(&self, record: &Record, head: &InboundHead, route: &Route) -> RiskExplanation {
-        let shared = self.proxy.guard.shared();
-        let geoip = shared.geoip.load();
+        let shared = self.proxy.auth.shared();
+        let geoip = shared.risk.geoip.load();
         let locations = signals::LocationPair {
             geoip: &geoip,
-            settings: &shared.risk,
+            settings: &shared.risk.settings,
             record,
             context: &super::client_context(head),
             now: self.hypothesis.now,
@@ -245,7 +251,7 @@ impl<'a> Simulation<'a> {
                 parts.headers.insert(name, value);
             }
         }
-        let name = &self.proxy.guard.shared().cookies.session;
+        let name = &self.proxy.auth.shared().cookies.session;
         let cookie = token.map(|token| HeaderValue::try_from(format!("{name}={token}")));
         if let Some(Ok(cookie)) = cookie {
             parts.headers.insert(header::COOKIE, cookie);

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use doorward::auth::{Auth, AuthRequest};
 use doorward::clock::{Clock, UnixMillis};
 use doorward::config;
-use doorward::guard::{AuthRequest, Guard, Shared, SharedParts};
 use doorward::identity::{Account, Cost, Credential};
 use doorward::message::{CookieLookup, CookieNames};
 use doorward::risk::{RiskSettings, Thresholds};
@@ -17,6 +17,7 @@ use doorward::secret::KeyRing;
 use doorward::session::{
     ClientContext, Identity, OnReuse, RotationTiming, RoutePolicy, SessionPolicy, SignalsMode,
 };
+use doorward::sessions::{Sessions, Shared, SharedParts};
 use doorward::store::Store;
 use doorward::telemetry::Metrics;
 
@@ -59,7 +60,7 @@ pub const GRACE: Duration = Duration::from_secs(30);
 const START: u64 = 1_800_000_000_000;
 
 pub struct GuardUnderTest {
-    guard: Guard,
+    auth: Auth,
     clock: Clock,
     route: RoutePolicy,
     moves: LocationChangeLog,
@@ -72,13 +73,13 @@ impl GuardUnderTest {
     pub fn new(rules: &Policy, moves: LocationChangeLog) -> GuardUnderTest {
         let clock = Clock::manual(UnixMillis(START));
         let shared = shared(rules, &clock);
-        shared.geoip.store(Arc::new(networks::geoip()));
-        let guard = Guard::new(Store::memory(clock.clone()), Arc::new(shared));
+        shared.risk.geoip.store(Arc::new(networks::geoip()));
+        let auth = Auth::new(Sessions::new(Store::memory(clock.clone()), Arc::new(shared)));
         let route = RoutePolicy { signals: rules.mode, ..RoutePolicy::default() };
         let cheap = Cost::Argon2id { m: 256, t: 1, p: 1 };
         let password = Credential::hash("correct horse battery staple", cheap).expect("a hash");
         let (midnight, account) = (START, RefCell::default());
-        GuardUnderTest { guard, clock, route, moves, password, midnight, account }
+        GuardUnderTest { auth, clock, route, moves, password, midnight, account }
     }
 
     /// Starts the days of another user, after those of all previous users.
@@ -86,7 +87,7 @@ impl GuardUnderTest {
         self.midnight += (days + 10) * 24 * 60 * 60 * 1000;
         let identity = Identity { user: format!("person {number}"), ..Identity::default() };
         self.account = RefCell::new(Some(Account::new(identity, self.password.clone(), false)));
-        self.guard.store().sweep();
+        self.auth.sessions().store().sweep();
     }
 
     /// Sets the clock to this many milliseconds after the user's first midnight.
@@ -105,7 +106,7 @@ impl GuardUnderTest {
     ) -> GuardResponse {
         let presented = presented(cookie);
         let entry = self
-            .guard
+            .auth
             .authorize(&AuthRequest {
                 cookie: &presented,
                 context: from,
@@ -125,7 +126,7 @@ impl GuardUnderTest {
 
     pub async fn log_in(&self, shown: Option<&Cookie>, from: ClientContext) -> Cookie {
         let account = self.account.borrow().clone().expect("somebody is here");
-        let begun = self.guard.create_session(&account, &presented(shown), from).await;
+        let begun = self.auth.sessions().create_session(&account, &presented(shown), from).await;
         Cookie::from(begun.expect("a store in memory").token.as_str())
     }
 }

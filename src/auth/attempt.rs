@@ -1,0 +1,440 @@
+//! One attempt to authenticate a request, and the fallback during a store outage.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::clock::UnixMillis;
+use crate::connections::{CloseReason, EndSeq};
+use crate::secret::{KeyRing, random_bytes};
+use crate::session::{
+    Change, DecisionInput, EndReason, Identity, Outcome, Record, Refusal, RevocationCutoff,
+    RotationTiming, SessionFacts, Token, Verdict, decide,
+};
+use crate::sessions::events::event_context;
+use crate::sessions::session_cache::CacheEntry;
+use crate::sessions::verified_store::{VerifiedSession, VerifiedStore};
+use crate::sessions::{NewToken, UserHistories, global_revocation};
+use crate::store::{Loaded, Unavailable};
+use crate::telemetry::SessionEvent;
+
+use super::audited_write::{AuditedWrite, cutoff_reason};
+use super::deny_reason::DenyReason;
+use super::end_session::{EndSession, is_theft_event};
+use super::request::{AuthRequest, AuthenticatedSession};
+use super::risk_assessment::RiskAssessment;
+
+/// One attempt: load, decide, write.
+pub(super) struct AuthAttempt<'a> {
+    pub(super) store: &'a VerifiedStore,
+    pub(super) histories: &'a UserHistories,
+    pub(super) keys: &'a Arc<KeyRing>,
+    pub(super) token: &'a Token,
+    pub(super) request: &'a AuthRequest<'a>,
+    pub(super) end_seq: EndSeq,
+}
+
+impl AuthAttempt<'_> {
+    /// Decides on cached state without a store command. It can only admit: refusals, ends and
+    /// writes need a load, because another gateway may have seen activity. `verified_at` is a time
+    /// before the cache lookup, so a stalled process does not overestimate its freshness.
+    pub(super) async fn try_cached(&self, verified_at: Instant) -> Option<AuthenticatedSession> {
+        let (store, key) = (self.store, &self.token.key);
+        let loaded = store.raw.cached(key)?;
+        let now = store.now();
+        let global_cutoff = global_revocation::if_fresh(store, verified_at, now)?;
+        let verified = store.verify_unchanged(key, &loaded, verified_at, now)?;
+        let VerifiedSession { record, touched, user_cutoff, .. } = verified;
+        let identity = store.shared.current_identity(&record).ok()?;
+        let facts = SessionFacts { touched, user_cutoff, global_cutoff };
+        if self.assess_risk(&record, &facts, now).is_some() {
+            return None;
+        }
+        let verdict = self.decide(&record, &facts, now, self.request.timing, None);
+        if !only_admits(&verdict) {
+            return None;
+        }
+        if verdict.touch {
+            self.touch(&record, now).await;
+        }
+        self.finish(record, identity, facts, verdict, verified_at).ok()
+    }
+
+    /// Runs one attempt; `None` if another request wrote first.
+    pub(super) async fn run(
+        &self,
+        verified_at: Instant,
+    ) -> Result<Option<AuthenticatedSession>, DenyReason> {
+        let key = &self.token.key;
+        let global_cutoff = self.global_cutoff(verified_at).await?;
+        let (loaded, verified, now) = self.load_verified(verified_at).await?;
+        let VerifiedSession { revision, record, touched, user_cutoff, needs_restore } = verified;
+        let identity = match self.store.shared.current_identity(&record) {
+            Ok(identity) => identity,
+            // Refuses only this request: the users file of this gateway may be outdated.
+            Err(reason) => {
+                self.store.shared.connections.close_session(key, CloseReason::SessionEnded);
+                self.emit(SessionEvent::Refused(reason.as_str()), &record);
+                return Err(DenyReason::Ended(reason));
+            }
+        };
+        let facts = SessionFacts { touched, user_cutoff, global_cutoff };
+        let risk = self.assess_risk(&record, &facts, now);
+        let timing = self.request.timing;
+        let mut verdict = self.decide(&record, &facts, now, timing, risk.as_ref());
+        if refuses_superseded(&verdict) && self.received_while_stalled(&record) {
+            let again = "the request was received while the gateway was stalled; retry it";
+            return Err(DenyReason::Unavailable(Unavailable(again.to_owned())));
+        }
+        if let Some(reason) =
+            cutoff_reason(self.histories, &self.token.key, &record, &facts, &verdict).await
+        {
+            verdict.change = Change::End(reason);
+        }
+        if needs_restore && verdict.change == Change::Keep {
+            verdict.change = Change::Write(Box::new(Record::clone(&record)));
+        }
+        // After a stall the load may be outdated while other gateways saw activity. A timeout ends
+        // the session only if a second load returns the same.
+        if ends_by_timeout(&verdict) && self.load_latest().await? != loaded {
+            return Ok(None);
+        }
+        if !self.store_change(revision, &record, &verdict, now, risk).await? {
+            return Ok(None);
+        }
+        self.finish(record, identity, facts, verdict, verified_at).map(Some)
+    }
+
+    /// Returns whether the token was valid when this process stalled. Requests received during the
+    /// stall are handled after it, when another gateway may have rotated the token. They get a 503
+    /// instead of a theft verdict.
+    fn received_while_stalled(&self, record: &Record) -> bool {
+        let since = self.store.shared.connections.stalled_since(Instant::now());
+        since.is_some_and(|since| record.was_in_grace_at(self.token, since))
+    }
+
+    async fn global_cutoff(&self, at: Instant) -> Result<RevocationCutoff, DenyReason> {
+        let store = self.store;
+        match global_revocation::if_fresh(store, at, store.now()) {
+            Some(cutoff) => Ok(cutoff),
+            None => Box::pin(global_revocation::read_fresh(store))
+                .await
+                .map_err(|error| self.store_failed(error)),
+        }
+    }
+
+    /// Loads and verifies the session. Returns the time after the load as well.
+    async fn load_verified(
+        &self,
+        requested_at: Instant,
+    ) -> Result<(Loaded, VerifiedSession, UnixMillis), DenyReason> {
+        let (store, key) = (self.store, &self.token.key);
+        let loaded = store.raw.load(key).await.map_err(|error| self.store_failed(error))?;
+        let now = store.now();
+        if let Some(verified) = store.verify_unchanged(key, &loaded, requested_at, now) {
+            return Ok((loaded, verified, now));
+        }
+        let newest = Box::pin(store.reload_if_outdated(key, loaded)).await;
+        let loaded = newest.map_err(|error| self.store_failed(error))?;
+        let verified = store.verify(self.keys, key, loaded.clone(), requested_at)?;
+        Ok((loaded, verified, store.now()))
+    }
+
+    async fn load_latest(&self) -> Result<Loaded, DenyReason> {
+        let loaded = Box::pin(self.store.load_latest(&self.token.key)).await;
+        loaded.map_err(|error| self.store_failed(error))
+    }
+
+    fn decide(
+        &self,
+        record: &Record,
+        facts: &SessionFacts,
+        now: UnixMillis,
+        timing: RotationTiming,
+        risk: Option<&RiskAssessment>,
+    ) -> Verdict {
+        decide(&DecisionInput {
+            record,
+            facts,
+            token: self.token,
+            keys: self.keys,
+            now,
+            random_salt: &random_bytes,
+            client: self.request.context,
+            policy: &self.store.shared.policy,
+            route: self.request.policy,
+            timing,
+            activity: self.request.is_activity,
+            risk: risk.map(RiskAssessment::action),
+        })
+    }
+
+    /// Stores the change before the response; false if the swap was lost.
+    async fn store_change(
+        &self,
+        revision: u64,
+        record: &Arc<Record>,
+        verdict: &Verdict,
+        now: UnixMillis,
+        risk: Option<RiskAssessment>,
+    ) -> Result<bool, DenyReason> {
+        match &verdict.change {
+            Change::Keep => {
+                if verdict.touch {
+                    self.touch(record, now).await;
+                }
+                if let Some(risk) = &risk {
+                    let (key, from) = (&self.token.key, self.request.context);
+                    risk.emit(&self.store.shared, key, from, record, verdict);
+                }
+            }
+            Change::Write(new) if AuditedWrite::needs_audit(verdict, risk.as_ref()) => {
+                let written = self.write_audited(revision, record, new, verdict, risk);
+                return Box::pin(written).await;
+            }
+            Change::Write(new) => {
+                let swap = self.store.write_record(self.keys, &self.token.key, revision, new);
+                return Box::pin(swap).await.map_err(|error| self.store_failed(error));
+            }
+            Change::End(reason) => {
+                Box::pin(self.end_session(record, *reason, false, verdict, risk)).await?;
+            }
+            Change::EndAllOfUser(reason) => {
+                Box::pin(self.end_session(record, *reason, true, verdict, risk)).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    async fn write_audited(
+        &self,
+        revision: u64,
+        record: &Arc<Record>,
+        after: &Record,
+        verdict: &Verdict,
+        risk: Option<RiskAssessment>,
+    ) -> Result<bool, DenyReason> {
+        let write = AuditedWrite {
+            store: self.store.clone(),
+            histories: self.histories.clone(),
+            keys: Arc::clone(self.keys),
+            key: self.token.key,
+            revision,
+            before: Arc::clone(record),
+            after: Box::new(after.clone()),
+            verdict: verdict.clone(),
+            risk,
+            client: self.request.context.clone(),
+        };
+        self.run_detached(write.run()).await
+    }
+
+    /// Runs to completion even if the client disconnects.
+    async fn run_detached<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, Unavailable>> + Send + 'static,
+    ) -> Result<T, DenyReason> {
+        let changed = tokio::spawn(change).await;
+        let changed = changed.unwrap_or_else(|error| Err(Unavailable(error.to_string())));
+        changed.map_err(|error| self.store_failed(error))
+    }
+
+    /// Records activity. A failure shortens the idle timeout and does not affect the decision.
+    async fn touch(&self, record: &Record, now: UnixMillis) {
+        let store = &self.store.raw;
+        if store.touch(&self.token.key, now, record.absolute_end).await.is_err() {
+            self.store.shared.metrics.store_error();
+        }
+    }
+
+    /// Ends the session in a task of its own. Otherwise an attacker could disconnect and cancel the
+    /// revocation and its events.
+    async fn end_session(
+        &self,
+        record: &Arc<Record>,
+        reason: EndReason,
+        all: bool,
+        verdict: &Verdict,
+        risk: Option<RiskAssessment>,
+    ) -> Result<(), DenyReason> {
+        let ending = EndSession {
+            store: self.store.clone(),
+            histories: self.histories.clone(),
+            key: self.token.key,
+            reason,
+            all_of_user: all,
+            verdict: verdict.clone(),
+            risk,
+            record: Arc::clone(record),
+            client: self.request.context.clone(),
+        };
+        self.run_detached(ending.run()).await
+    }
+
+    /// Serves a stale session during an outage if the route allows it.
+    pub(super) fn serve_stale(
+        &self,
+        error: Unavailable,
+    ) -> Result<AuthenticatedSession, DenyReason> {
+        let stale = self.stale_session();
+        if stale.is_none() {
+            self.store.shared.outage.count_refused();
+        }
+        stale.ok_or(DenyReason::Unavailable(error))
+    }
+
+    /// Decides on the cached session. Only an admission counts: a refusal may be wrong.
+    fn stale_session(&self) -> Option<AuthenticatedSession> {
+        let (store, key) = (self.store, self.token.key);
+        let cache = &store.shared.cache;
+        let CacheEntry::Live(cached) = cache.get(&key)? else { return None };
+        let now = store.now();
+        let verified_at = cache.confirmed_within(&cached, self.request.serve_stale_for?, now)?;
+        let identity = store.shared.current_identity(&cached.record).ok()?;
+        let (touched, user_cutoff) = (cached.touched(), cache.cutoff(&key.tag));
+        let facts =
+            SessionFacts { touched, user_cutoff, global_cutoff: store.shared.global_cutoff.get() };
+        let risk = self.assess_risk(&cached.record, &facts, now);
+        match self.decide(&cached.record, &facts, now, RotationTiming::Never, risk.as_ref()).outcome
+        {
+            Outcome::Refuse(_) => None,
+            Outcome::Admit(_) => {
+                store.shared.outage.count_served_stale();
+                let (record, end_seq) = (Arc::clone(&cached.record), self.end_seq);
+                Some(AuthenticatedSession {
+                    key,
+                    identity,
+                    record,
+                    facts,
+                    token: None,
+                    end_seq,
+                    verified_at,
+                    stale: true,
+                })
+            }
+        }
+    }
+
+    /// Turns the stored decision into a result.
+    fn finish(
+        &self,
+        record: Arc<Record>,
+        identity: Arc<Identity>,
+        facts: SessionFacts,
+        verdict: Verdict,
+        verified_at: Instant,
+    ) -> Result<AuthenticatedSession, DenyReason> {
+        let before = record.generation;
+        let theft_reported = is_theft_reported(&verdict);
+        let ended_elsewhere = verdict.change == Change::End(EndReason::TheftElsewhere);
+        let record = match verdict.change {
+            Change::Write(new) => Arc::new(*new),
+            Change::Keep | Change::End(_) | Change::EndAllOfUser(_) => record,
+        };
+        if record.generation > before {
+            self.emit(SessionEvent::TokenRotated, &record);
+        }
+        match verdict.outcome {
+            Outcome::Admit(next) => {
+                let (key, end_seq) = (self.token.key, self.end_seq);
+                let token =
+                    next.and_then(|next| NewToken::issue(self.keys, key, &next, self.store.now()));
+                Ok(AuthenticatedSession {
+                    key,
+                    identity,
+                    record,
+                    facts,
+                    token,
+                    end_seq,
+                    verified_at,
+                    stale: false,
+                })
+            }
+            Outcome::Refuse(_) if ended_elsewhere => {
+                let reason = EndReason::TheftElsewhere;
+                self.emit(SessionEvent::Refused(reason.as_str()), &record);
+                Err(DenyReason::Ended(reason))
+            }
+            Outcome::Refuse(refusal) => {
+                if !theft_reported {
+                    self.emit(refusal_event(refusal), &record);
+                }
+                Err(DenyReason::Refused(refusal))
+            }
+        }
+    }
+
+    /// Assesses the risk of the request; `None` if there is nothing to assess.
+    fn assess_risk(
+        &self,
+        record: &Record,
+        facts: &SessionFacts,
+        now: UnixMillis,
+    ) -> Option<RiskAssessment> {
+        let (state, mode) = (&self.store.shared.risk, self.request.policy.signals);
+        RiskAssessment::new(state, mode, self.request.context, record, facts, now)
+    }
+
+    fn emit(&self, event: SessionEvent, record: &Record) {
+        let mut context =
+            event_context(&record.identity.user, self.token.key.id, self.request.context);
+        context.other_client = is_theft_event(event).then_some(&record.rotated_from);
+        self.store.shared.emit(event, context);
+    }
+
+    fn store_failed(&self, error: Unavailable) -> DenyReason {
+        self.store.shared.outage.record_failure(&error);
+        DenyReason::Unavailable(error)
+    }
+}
+
+/// Returns whether the write already reported the theft.
+fn is_theft_reported(verdict: &Verdict) -> bool {
+    match &verdict.change {
+        Change::End(reason) | Change::EndAllOfUser(reason) => *reason == EndReason::Theft,
+        Change::Write(_) => verdict.outcome == Outcome::Refuse(Refusal::Theft),
+        Change::Keep => false,
+    }
+}
+
+fn only_admits(verdict: &Verdict) -> bool {
+    matches!(verdict.outcome, Outcome::Admit(_)) && verdict.change == Change::Keep
+}
+
+/// Returns whether a token was refused because it is superseded.
+fn refuses_superseded(verdict: &Verdict) -> bool {
+    let Outcome::Refuse(refusal) = verdict.outcome else { return false };
+    match refusal {
+        Refusal::Theft | Refusal::RestoredAfterCrash | Refusal::Superseded => {
+            !verdict.refused_by_risk
+        }
+        Refusal::Revoked
+        | Refusal::Idle
+        | Refusal::Absolute
+        | Refusal::RotationIgnored
+        | Refusal::UnknownGeneration
+        | Refusal::SecretMismatch
+        | Refusal::Reauthenticate => false,
+    }
+}
+
+fn ends_by_timeout(verdict: &Verdict) -> bool {
+    match verdict.change {
+        Change::End(EndReason::Idle | EndReason::RotationIgnored) => true,
+        Change::Keep | Change::Write(_) | Change::End(_) | Change::EndAllOfUser(_) => false,
+    }
+}
+
+fn refusal_event(refusal: Refusal) -> SessionEvent {
+    match refusal {
+        Refusal::Theft => SessionEvent::Theft,
+        Refusal::UnknownGeneration => SessionEvent::GenerationAhead,
+        Refusal::Revoked
+        | Refusal::Superseded
+        | Refusal::Idle
+        | Refusal::Absolute
+        | Refusal::RestoredAfterCrash
+        | Refusal::RotationIgnored
+        | Refusal::SecretMismatch
+        | Refusal::Reauthenticate => SessionEvent::Refused(refusal.as_str()),
+    }
+}

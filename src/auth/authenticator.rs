@@ -1,0 +1,171 @@
+//! Entry points of the authentication.
+
+use std::pin::pin;
+use std::time::Instant;
+
+use crate::connections::SessionSnapshot;
+use crate::message::CookieLookup;
+use crate::secret::KeyRing;
+use crate::session::Token;
+use crate::sessions::verified_store::VerifiedStore;
+use crate::sessions::{NewToken, Sessions, Shared};
+use crate::store::Unavailable;
+use crate::telemetry::SessionEvent;
+use crate::telemetry::events::EventContext;
+
+use super::attempt::AuthAttempt;
+use super::deny_reason::DenyReason;
+use super::permit::Permit;
+use super::request::{AuthOutcome, AuthRequest, AuthenticatedSession};
+
+/// Lost compare-and-swaps before the store counts as unavailable. Each means that another request
+/// won.
+const MAX_ATTEMPTS: usize = 32;
+
+/// Authentication of one worker.
+#[derive(Clone)]
+pub struct Auth {
+    sessions: Sessions,
+}
+
+impl Auth {
+    /// Creates the authentication of one worker.
+    pub fn new(sessions: Sessions) -> Auth {
+        Auth { sessions }
+    }
+
+    /// Returns the session services.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Returns the state that all workers share.
+    pub fn shared(&self) -> &Shared {
+        self.sessions.shared()
+    }
+
+    fn store(&self) -> &VerifiedStore {
+        self.sessions.verified_store()
+    }
+
+    /// Authenticates a request and applies the access rule of its route.
+    pub async fn authorize(&self, request: &AuthRequest<'_>) -> AuthOutcome {
+        match self.authenticate(request).await {
+            Ok(session) => self.check_access(request, session),
+            Err(reason) => AuthOutcome { permit: Err(reason), token: None },
+        }
+    }
+
+    /// Authenticates a request, without an access rule.
+    pub async fn authenticate(
+        &self,
+        request: &AuthRequest<'_>,
+    ) -> Result<AuthenticatedSession, DenyReason> {
+        let keys = self.shared().keys.load_full();
+        let token = self.parse_token(&keys, request)?;
+        // Taken before the store command, so that a later end closes the connection.
+        let end_seq = self.shared().connections.end_seq();
+        let attempt = AuthAttempt {
+            store: self.store(),
+            histories: &self.sessions.histories,
+            keys: &keys,
+            token: &token,
+            request,
+            end_seq,
+        };
+        let verified_at = Instant::now();
+        if let Some(session) = attempt.try_cached(verified_at).await {
+            return Ok(session);
+        }
+        match self.store().with_deadline(pin!(self.decide_with_retry(&attempt, verified_at))).await
+        {
+            Err(DenyReason::Unavailable(error)) => attempt.serve_stale(error),
+            decided => decided,
+        }
+    }
+
+    /// Retries until no other request wrote first.
+    async fn decide_with_retry(
+        &self,
+        attempt: &AuthAttempt<'_>,
+        mut verified_at: Instant,
+    ) -> Result<AuthenticatedSession, DenyReason> {
+        for _ in 0..MAX_ATTEMPTS {
+            if let Some(session) = attempt.run(verified_at).await? {
+                return Ok(session);
+            }
+            tokio::task::yield_now().await;
+            verified_at = Instant::now();
+        }
+        let busy = "every write was overtaken by another; does a script or a clock loop?";
+        self.shared().metrics.store_error();
+        Err(DenyReason::Unavailable(Unavailable(busy.to_owned())))
+    }
+
+    /// Returns whether a rotated token is still current when a slow response ends. A late cookie
+    /// must not overwrite a newer one.
+    pub async fn is_successor_current(&self, token: &NewToken) -> bool {
+        let (keys, requested_at) = (self.shared().keys.load_full(), Instant::now());
+        let Ok(loaded) =
+            self.store().with_deadline(pin!(self.store().load_latest(&token.key))).await
+        else {
+            return false;
+        };
+        let Ok(verified) = self.store().verify(&keys, &token.key, loaded, requested_at) else {
+            return false;
+        };
+        let record = verified.record;
+        let offered = record.offer.as_ref().is_some_and(|offer| offer.hash == token.hash);
+        offered || record.current_hash == token.hash
+    }
+
+    fn check_access(
+        &self,
+        request: &AuthRequest<'_>,
+        session: AuthenticatedSession,
+    ) -> AuthOutcome {
+        let AuthenticatedSession {
+            identity,
+            record,
+            key,
+            facts,
+            token,
+            end_seq,
+            verified_at,
+            stale,
+        } = session;
+        let permit = if request.requirement.allows(&identity) {
+            let touched = facts.touched;
+            let snapshot = SessionSnapshot { key, record, touched, end_seq, verified_at, stale };
+            Ok(Permit::for_user(identity, snapshot))
+        } else {
+            Err(DenyReason::Forbidden { user: identity.user.clone() })
+        };
+        AuthOutcome { permit, token }
+    }
+
+    /// Returns whether the cookie is a token with a valid MAC, live or not. Runs no lookup and
+    /// emits no event.
+    pub fn has_valid_mac(&self, cookie: &CookieLookup) -> bool {
+        match cookie {
+            CookieLookup::Missing | CookieLookup::Duplicate => false,
+            CookieLookup::One(value) => Token::parse(&self.shared().keys.load(), value).is_ok(),
+        }
+    }
+
+    /// Parses the cookie. A forged token is refused without a lookup.
+    fn parse_token(&self, keys: &KeyRing, request: &AuthRequest<'_>) -> Result<Token, DenyReason> {
+        let value = match request.cookie {
+            CookieLookup::Missing => return Err(DenyReason::NoSession),
+            CookieLookup::Duplicate => return Err(DenyReason::DuplicateCookie),
+            CookieLookup::One(value) => value,
+        };
+        Token::parse(keys, value).map_err(|_| {
+            let (client, agent) =
+                (Some(request.context.address), request.context.user_agent.as_str());
+            let context = EventContext { client, agent, ..EventContext::default() };
+            self.shared().emit(SessionEvent::TokenInvalid, context);
+            DenyReason::Forged
+        })
+    }
+}

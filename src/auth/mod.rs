@@ -1,0 +1,23 @@
+//! Authenticates requests: cookie, record, decision, write.
+//!
+//! Only this module creates a [`Permit`], and only a permit lets a request reach an upstream. It
+//! does so for public routes, and after [`decide`](crate::session::decide()) admitted a live
+//! session and the store holds the change. A store outage is [`DenyReason::Unavailable`]: it admits
+//! no request and deletes no cookie.
+
+mod attempt;
+mod audited_write;
+mod authenticator;
+mod deny_reason;
+mod end_session;
+mod permit;
+mod request;
+mod risk_assessment;
+
+pub use authenticator::Auth;
+pub use deny_reason::DenyReason;
+pub use permit::Permit;
+pub use request::{AuthOutcome, AuthRequest, AuthenticatedSession};
+
+#[cfg(test)]
+mod tests;

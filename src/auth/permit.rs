@@ -1,0 +1,57 @@
+//! The permit to forward a request.
+
+use std::sync::Arc;
+
+use crate::connections::SessionSnapshot;
+use crate::route::{Access, Route};
+use crate::session::{Identity, SessionKey};
+
+/// Permission to forward one request. Only this module can create one.
+#[derive(Clone, Debug)]
+pub struct Permit {
+    principal: Principal,
+}
+
+#[derive(Clone, Debug)]
+enum Principal {
+    Anonymous,
+    User { identity: Arc<Identity>, snapshot: SessionSnapshot },
+}
+
+impl Permit {
+    /// Creates a permit for a public route; `None` for any other route.
+    pub fn public(route: &Route) -> Option<Permit> {
+        match route.access {
+            Access::Public => Some(Permit { principal: Principal::Anonymous }),
+            Access::Session(_) => None,
+        }
+    }
+
+    pub(super) fn for_user(identity: Arc<Identity>, snapshot: SessionSnapshot) -> Permit {
+        Permit { principal: Principal::User { identity, snapshot } }
+    }
+
+    /// Returns the identity for the upstream; `None` on public routes.
+    pub fn identity(&self) -> Option<&Identity> {
+        match &self.principal {
+            Principal::Anonymous => None,
+            Principal::User { identity, .. } => Some(identity),
+        }
+    }
+
+    /// Returns the key of the admitted session.
+    pub fn session(&self) -> Option<SessionKey> {
+        match &self.principal {
+            Principal::Anonymous => None,
+            Principal::User { snapshot, .. } => Some(snapshot.key),
+        }
+    }
+
+    /// Returns the verified session, for connections that outlive their request.
+    pub fn snapshot(&self) -> Option<&SessionSnapshot> {
+        match &self.principal {
+            Principal::Anonymous => None,
+            Principal::User { snapshot, .. } => Some(snapshot),
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Session service: creates, lists, rotates, restricts and ends sessions.
+//!
+//! [`VerifiedStore`](verified_store::VerifiedStore) wraps the store of one worker and checks each
+//! loaded session against the cache. The services above it have one noun each: [`Sessions`],
+//! [`Revoker`], [`SessionUpdater`] and [`UserHistories`]. All workers share [`Shared`].
+
+mod connection_check;
+pub(crate) mod events;
+mod global_cutoff;
+pub(crate) mod global_revocation;
+mod new_token;
+mod outage;
+mod revocation;
+mod service;
+pub(crate) mod session_cache;
+mod shared;
+#[cfg(test)]
+pub(crate) mod test_support;
+mod updater;
+mod user_history;
+pub(crate) mod verified_store;
+
+pub use events::Events;
+pub use new_token::NewToken;
+pub use outage::Outage;
+pub use revocation::{Revoker, SessionInfo};
+pub use service::{NewSession, RecoverableSession, Remaining, Sessions};
+pub use shared::{RiskState, Shared, SharedParts};
+pub use updater::SessionUpdater;
+pub use user_history::{UserHistories, UserRef};

@@ -1,0 +1,430 @@
+//! Creates, lists and finds sessions.
+
+use std::cmp::Reverse;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use zeroize::Zeroizing;
+
+use crate::clock::UnixMillis;
+use crate::identity::Account;
+use crate::message::CookieLookup;
+use crate::risk::GeoInfo;
+use crate::secret::{constant_time_eq, random_bytes};
+use crate::session::notice::{NoticeKind, SecurityNotice};
+use crate::session::{
+    ClientContext, EndReason, Identity, Record, RevocationCutoff, SessionFacts, SessionId,
+    SessionKey, Token, TokenError, UserHistory, UserTag,
+};
+use crate::store::{Loaded, SessionListing, Slot, Store, Unavailable};
+use crate::telemetry::SessionEvent;
+use crate::telemetry::events::{EventContext, RiskContext};
+
+use super::events::event_context;
+use super::revocation::{Revoker, SessionInfo};
+use super::session_cache::CacheEntry;
+use super::shared::Shared;
+use super::updater::SessionUpdater;
+use super::user_history::{UserHistories, UserRef};
+use super::verified_store::{LoadError, VerifiedSession, VerifiedStore};
+use super::{connection_check, global_revocation};
+
+/// Maximum time a cutoff may lie in the future. Clocks can be wrong by an hour.
+const MAX_CUTOFF_AHEAD: Duration = Duration::from_hours(2);
+
+/// Records opened before the task yields.
+const OPEN_BATCH: usize = 100;
+
+/// A new session.
+pub struct NewSession {
+    pub token: Zeroizing<String>,
+    /// Whether the user has unread security notices.
+    pub has_notices: bool,
+}
+
+/// A live session whose token is refused.
+pub struct RecoverableSession {
+    pub info: SessionInfo,
+    /// Whether the record contains the hash of the token.
+    has_secret: bool,
+}
+
+/// Time until a session expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remaining {
+    pub idle: Duration,
+    pub absolute: Duration,
+}
+
+impl RecoverableSession {
+    /// Returns the user name if the token is in the record. A valid MAC alone does not reveal it,
+    /// because keys can leak.
+    pub fn user(&self) -> &str {
+        if self.has_secret { &self.info.record.identity.user } else { "" }
+    }
+
+    /// Returns the session, to end it.
+    pub fn into_info(found: Option<RecoverableSession>) -> Option<SessionInfo> {
+        found.map(|found| found.info)
+    }
+}
+
+/// Sessions of one worker.
+#[derive(Clone)]
+pub struct Sessions {
+    store: VerifiedStore,
+    pub revoker: Revoker,
+    pub updater: SessionUpdater,
+    pub histories: UserHistories,
+}
+
+impl Sessions {
+    /// Creates the services of one worker.
+    pub fn new(store: Store, shared: Arc<Shared>) -> Sessions {
+        let store = VerifiedStore { raw: store, shared };
+        Sessions {
+            revoker: Revoker::new(store.clone()),
+            updater: SessionUpdater::new(store.clone()),
+            histories: UserHistories::new(store.clone()),
+            store,
+        }
+    }
+
+    /// Returns the state that all workers share.
+    pub fn shared(&self) -> &Shared {
+        &self.store.shared
+    }
+
+    /// Returns the store, for readiness checks and maintenance.
+    pub fn store(&self) -> &Store {
+        &self.store.raw
+    }
+
+    /// Returns the store with verification.
+    pub(crate) fn verified_store(&self) -> &VerifiedStore {
+        &self.store
+    }
+
+    /// Reads the global cutoff; called every second.
+    pub async fn refresh_global_cutoff(&self) -> Result<(), Unavailable> {
+        global_revocation::refresh(&self.store).await
+    }
+
+    /// Checks sessions with tracked connections. Never returns.
+    pub async fn revalidate_connections(&self) {
+        connection_check::run(&self.store).await;
+    }
+
+    /// Receives change notifications of other gateways. Never returns.
+    pub async fn follow_changes(&self) {
+        connection_check::follow_changes(&self.store).await;
+    }
+
+    /// Creates a session for an authenticated user. Each login gets a new session ID and token, and
+    /// ends the session of the browser's old cookie (session fixation).
+    pub async fn create_session(
+        &self,
+        account: &Account,
+        cookie: &CookieLookup,
+        from: ClientContext,
+    ) -> Result<NewSession, Unavailable> {
+        self.store.with_deadline(pin!(self.create(account, cookie, from))).await
+    }
+
+    async fn create(
+        &self,
+        account: &Account,
+        cookie: &CookieLookup,
+        from: ClientContext,
+    ) -> Result<NewSession, Unavailable> {
+        let keys = self.store.shared.keys.load_full();
+        let user = &account.identity.user;
+        let key = SessionKey { tag: UserTag(keys.user_tag(user)), id: SessionId(random_bytes()) };
+        let token = Token::new(keys.signing_key().0, key, 0, random_bytes());
+        let cutoff = self.store.track_errors(self.store.raw.user_cutoff(&key.tag).await)?;
+        // Read again: a session created before the cutoff would end at once.
+        self.store.track_errors(global_revocation::refresh(&self.store).await)?;
+        let global_cutoff = self.store.shared.global_cutoff.get();
+        let created = self
+            .store
+            .now()
+            .max(first_instant_after(cutoff))
+            .max(first_instant_after(global_cutoff));
+        self.check_cutoff_plausible(user, created)?;
+        let end = created.plus(self.store.shared.policy.absolute());
+        let mut record =
+            Record::new(Identity::clone(&account.identity), &token, created, end, from.clone());
+        record.credential = account.credential_digest;
+        let user = UserRef { tag: key.tag, user };
+        let history = self.histories.load(user).await;
+        if let Some(history) = &history {
+            let known = history.known_networks_for(account.credential_digest);
+            record.seed_networks(known);
+        }
+        let replaced_session = self.find_replaced(cookie).await?;
+        if let Some(before) = &replaced_session {
+            record.inherit_clients(&before.record);
+        }
+        self.enforce_max_per_user(&key.tag, replaced_session.as_ref().map(|session| session.key))
+            .await?;
+        let sealed = record.seal(&keys, &key);
+        self.store.track_errors(self.store.raw.create(&key, &sealed, created, end).await)?;
+        if let Some(session) = replaced_session {
+            self.revoker.end_session(&session, EndReason::Replaced).await?;
+        }
+        self.store
+            .shared
+            .emit(SessionEvent::Login, event_context(&account.identity.user, key.id, &from));
+        let has_notices = match &history {
+            Some(history) => self.record_login(user, &key, account, history, &from).await,
+            None => false,
+        };
+        let token = token.encode(&keys);
+        let token = token.ok_or_else(|| Unavailable("the signing key was removed".to_owned()))?;
+        Ok(NewSession { token, has_notices })
+    }
+
+    /// Records the location of a login, with a notice if it is new. Returns whether the user has
+    /// older unread notices.
+    async fn record_login(
+        &self,
+        user: UserRef<'_>,
+        key: &SessionKey,
+        account: &Account,
+        history: &UserHistory,
+        from: &ClientContext,
+    ) -> bool {
+        let now = self.store.now();
+        let news = self.store.shared.risk.settings.assess_login(
+            &self.store.shared.risk.geoip.load(),
+            history,
+            from,
+        );
+        if let Some(report) = &news {
+            let mut context = event_context(user.user, key.id, from);
+            let (here, other) =
+                (self.store.shared.risk.geoip.load().lookup(from.address), GeoInfo::default());
+            context.risk = Some(RiskContext {
+                report,
+                enforced: false,
+                location: here,
+                other_location: other,
+            });
+            self.store.shared.emit(SessionEvent::LoginNewLocation, context);
+        }
+        let notice =
+            news.map(|_| SecurityNotice::new(NoticeKind::NewLocation, key.id, from, None, now));
+        let update = self.histories.update_best_effort(user, |history| {
+            history.record_login(from, account.credential_digest, now);
+            notice.iter().for_each(|notice| history.add_notice(notice.clone()));
+        });
+        update.await;
+        history.notices().next().is_some()
+    }
+
+    /// Returns a user's live sessions, most recently used first.
+    pub async fn list_user_sessions(&self, user: &str) -> Result<Vec<SessionInfo>, Unavailable> {
+        let tag = UserTag(self.store.shared.keys.load().user_tag(user));
+        let (cutoff, listed) = self.store.with_deadline(pin!(self.load_list(&tag))).await?;
+        Ok(self.open_listed(listed, cutoff))
+    }
+
+    async fn load_list(
+        &self,
+        tag: &UserTag,
+    ) -> Result<(RevocationCutoff, Vec<SessionListing>), Unavailable> {
+        let cutoff = self.store.track_errors(self.store.raw.user_cutoff(tag).await)?;
+        let listed = self.store.track_errors(self.store.raw.list_user(tag).await)?;
+        self.store.track_errors(global_revocation::read_fresh(&self.store).await)?;
+        Ok((cutoff, listed))
+    }
+
+    /// Returns up to `limit` live sessions of all users.
+    pub async fn list_all_sessions(&self, limit: usize) -> Result<Vec<SessionInfo>, Unavailable> {
+        self.store.track_errors(global_revocation::read_fresh(&self.store).await)?;
+        let mut listed = self.store.track_errors(self.store.raw.list_all(limit).await)?.into_iter();
+        let mut out = Vec::new();
+        loop {
+            let some: Vec<SessionListing> = listed.by_ref().take(OPEN_BATCH).collect();
+            if some.is_empty() {
+                break;
+            }
+            out.extend(self.open_listed(some, RevocationCutoff::default()));
+            // Lets other tasks run, because decrypting thousands of records takes long.
+            tokio::task::yield_now().await;
+        }
+        out.sort_by_key(|session| Reverse(session.last_active));
+        Ok(out)
+    }
+
+    /// Returns the live session with this handle.
+    pub async fn find_session(&self, handle: &str) -> Result<Option<SessionInfo>, Unavailable> {
+        self.store.track_errors(global_revocation::read_fresh(&self.store).await)?;
+        let found = self.store.raw.find_session(|id| id.handle() == handle).await;
+        let Some(key) = self.store.track_errors(found)? else { return Ok(None) };
+        let loaded = self.store.track_errors(self.store.load_latest(&key).await)?;
+        let Loaded { slot: Slot::Live { revision, sealed }, touched, user_cutoff } = loaded else {
+            return Ok(None);
+        };
+        let listed = SessionListing { key, revision, sealed, touched };
+        Ok(self.open_listed(vec![listed], user_cutoff).pop())
+    }
+
+    /// Returns the time left to an admitted session.
+    pub fn time_left(&self, record: &Record, facts: &SessionFacts) -> Remaining {
+        let active = record.last_active.max(facts.touched);
+        let now = self.store.now().max(active);
+        let idle = self.store.shared.policy.idle().saturating_sub(now.since(active));
+        let absolute = record.absolute_end.since(now);
+        Remaining { idle: idle.min(absolute), absolute }
+    }
+
+    /// Opens listed records and omits expired sessions.
+    fn open_listed(
+        &self,
+        listed: Vec<SessionListing>,
+        cutoff: RevocationCutoff,
+    ) -> Vec<SessionInfo> {
+        let keys = self.store.shared.keys.load_full();
+        let mut out: Vec<SessionInfo> = listed
+            .into_iter()
+            .filter_map(|entry| {
+                let record = Arc::new(Record::open(&keys, &entry.key, &entry.sealed).ok()?);
+                let last_active = record.last_active.max(entry.touched);
+                Some(SessionInfo { key: entry.key, record, last_active })
+            })
+            .filter(|session| !self.is_expired(session, cutoff))
+            .collect();
+        out.sort_by_key(|session| Reverse(session.last_active));
+        out
+    }
+
+    fn is_expired(&self, session: &SessionInfo, cutoff: RevocationCutoff) -> bool {
+        let facts = SessionFacts {
+            touched: session.last_active,
+            user_cutoff: cutoff,
+            ..SessionFacts::default()
+        };
+        self.store.shared.is_record_expired(&session.key, &session.record, &facts, self.store.now())
+    }
+
+    /// Ends the least recently used sessions beyond the limit per user. `replaced` ends anyway and
+    /// does not count.
+    async fn enforce_max_per_user(
+        &self,
+        tag: &UserTag,
+        replaced: Option<SessionKey>,
+    ) -> Result<(), Unavailable> {
+        let limit = self.store.shared.max_per_user;
+        if limit == 0 {
+            return Ok(());
+        }
+        let cutoff = self.store.track_errors(self.store.raw.user_cutoff(tag).await)?;
+        let listed = self.store.track_errors(self.store.raw.list_user(tag).await)?;
+        let live = self.open_listed(listed, cutoff);
+        let staying = live.iter().filter(|session| Some(session.key) != replaced);
+        for session in staying.skip(limit.saturating_sub(1)) {
+            self.revoker.end_session(session, EndReason::Replaced).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns the session of the browser's cookie at login; the login ends it, even if it belongs to
+    /// another user. The token must match the record, so a session ID alone cannot end a session.
+    async fn find_replaced(
+        &self,
+        cookie: &CookieLookup,
+    ) -> Result<Option<SessionInfo>, Unavailable> {
+        let CookieLookup::One(value) = cookie else { return Ok(None) };
+        let keys = self.store.shared.keys.load_full();
+        let Ok(token) = Token::parse(&keys, value) else { return Ok(None) };
+        let requested_at = Instant::now();
+        let loaded = self.store.track_errors(self.store.load_latest(&token.key).await)?;
+        let Ok(verified) = self.store.verify(&keys, &token.key, loaded, requested_at) else {
+            return Ok(None);
+        };
+        let session =
+            SessionInfo { key: token.key, record: verified.record, last_active: verified.touched };
+        Ok(matches_token(&session.record, &token).then_some(session))
+    }
+
+    /// Rejects a cutoff in the far future. Sessions are created after it and would also expire that
+    /// much later. Cutoffs are not sealed, so an attacker may have written it.
+    fn check_cutoff_plausible(&self, user: &str, begins: UnixMillis) -> Result<(), Unavailable> {
+        if begins <= self.store.now().plus(MAX_CUTOFF_AHEAD) {
+            return Ok(());
+        }
+        self.store
+            .shared
+            .emit(SessionEvent::Undecryptable, EventContext { user, ..EventContext::default() });
+        let text = "a revocation cutoff in the store lies hours in the future, because of a wrong clock or a foreign write; delete it there";
+        Err(Unavailable(text.to_owned()))
+    }
+
+    /// Returns the live session of a refused token: one that requires reauthentication, was rolled
+    /// back, or has a token from before a crash. The MAC suffices to end it, as a replay would.
+    pub async fn find_recoverable(
+        &self,
+        cookie: &CookieLookup,
+    ) -> Result<Option<RecoverableSession>, Unavailable> {
+        let CookieLookup::One(value) = cookie else { return Ok(None) };
+        let keys = self.store.shared.keys.load_full();
+        let token = match Token::parse(&keys, value) {
+            Ok(token) => token,
+            Err(TokenError::UnknownKey) => {
+                let text = "the token is signed with a key that this gateway's keys file lacks";
+                return Err(Unavailable(text.to_owned()));
+            }
+            Err(TokenError::Malformed | TokenError::InvalidMac) => return Ok(None),
+        };
+        let (requested_at, now) = (Instant::now(), self.store.now());
+        let loaded = self.store.with_deadline(pin!(self.store.load_latest(&token.key))).await;
+        let loaded = self.store.track_errors(loaded)?;
+        let verified = match self.store.verify(&keys, &token.key, loaded, requested_at) {
+            Ok(verified) => verified,
+            Err(LoadError::Unavailable(error)) => return Err(error),
+            Err(_) => return Ok(None),
+        };
+        let VerifiedSession { record, touched, user_cutoff, .. } = verified;
+        let facts = SessionFacts { touched, user_cutoff, ..SessionFacts::default() };
+        if self.store.shared.is_record_expired(&token.key, &record, &facts, now) {
+            return Ok(None);
+        }
+        let has_secret = matches_token(&record, &token);
+        let info = SessionInfo { key: token.key, record, last_active: touched };
+        Ok(Some(RecoverableSession { info, has_secret }))
+    }
+
+    /// Returns the cached session of a token, to end it during an outage. If the end fails, the
+    /// session is at least not served stale.
+    pub fn cached_session(&self, cookie: &CookieLookup) -> Option<SessionInfo> {
+        let CookieLookup::One(value) = cookie else { return None };
+        let token = Token::parse(&self.store.shared.keys.load_full(), value).ok()?;
+        match self.store.shared.cache.get(&token.key)? {
+            CacheEntry::Live(cached) => Some(SessionInfo::from_cached(token.key, &cached)),
+            CacheEntry::Ended { .. } => None,
+        }
+    }
+
+    /// Returns the cached session with this handle.
+    pub fn cached_session_by_handle(&self, handle: &str) -> Option<SessionInfo> {
+        let (key, cached) = self.store.shared.cache.find(|key| key.id.handle() == handle)?;
+        Some(SessionInfo::from_cached(key, &cached))
+    }
+}
+
+/// Returns the first time after a cutoff, so that a login after "log out everywhere" is not revoked
+/// by it.
+fn first_instant_after(cutoff: RevocationCutoff) -> UnixMillis {
+    if cutoff.at.0 == 0 { UnixMillis(0) } else { cutoff.at.plus(Duration::from_millis(1)) }
+}
+
+/// Returns whether the record contains the hash of the token.
+fn matches_token(record: &Record, token: &Token) -> bool {
+    let hash = token.hash();
+    let offered = record.offer.as_ref().map(|offer| &offer.hash);
+    let previous = record.previous.as_ref().map(|previous| &previous.hash);
+    let known = [Some(&record.current_hash), offered, previous];
+    known.into_iter().flatten().any(|known| constant_time_eq(known, &hash))
+}

@@ -1,0 +1,134 @@
+//! State that all workers of a process share.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::clock::{Clock, UnixMillis};
+use crate::connections::{ConnectionRegistry, TrackingLimits};
+use crate::identity::Directory;
+use crate::message::CookieNames;
+use crate::risk::{GeoIp, RiskSettings};
+use crate::secret::KeyRing;
+use crate::session::{
+    EndReason, Identity, Record, RevocationCutoff, SessionFacts, SessionKey, SessionPolicy,
+};
+use crate::telemetry::events::EventContext;
+use crate::telemetry::{AuditLog, Metrics, Notifier, SessionEvent};
+
+use super::events::Events;
+use super::global_cutoff::GlobalCutoff;
+use super::outage::Outage;
+use super::session_cache::SessionCache;
+
+/// State that all workers share.
+pub struct Shared {
+    pub keys: ArcSwap<KeyRing>,
+    pub clock: Clock,
+    pub policy: SessionPolicy,
+    /// Maximum number of sessions per user; zero for no limit.
+    pub max_per_user: usize,
+    pub cookies: CookieNames,
+    pub directory: Option<Arc<Directory>>,
+    pub metrics: Metrics,
+    pub events: Events,
+    pub connections: ConnectionRegistry,
+    pub risk: RiskState,
+    pub outage: Outage,
+    pub(crate) cache: SessionCache,
+    pub(crate) global_cutoff: GlobalCutoff,
+}
+
+/// Settings and databases of the risk assessment.
+pub struct RiskState {
+    pub settings: RiskSettings,
+    pub geoip: ArcSwap<GeoIp>,
+}
+
+/// Parts of [`Shared`].
+pub struct SharedParts {
+    pub keys: KeyRing,
+    pub clock: Clock,
+    pub policy: SessionPolicy,
+    pub max_per_user: usize,
+    pub cookies: CookieNames,
+    pub directory: Option<Arc<Directory>>,
+    pub metrics: Metrics,
+    pub connection_limits: TrackingLimits,
+    pub audit: Option<AuditLog>,
+    pub notifier: Option<Notifier>,
+    pub risk: RiskSettings,
+}
+
+impl Shared {
+    /// Creates the state of a process.
+    pub fn new(parts: SharedParts) -> Shared {
+        let (metrics, clock) = (parts.metrics, parts.clock);
+        let limits = parts.connection_limits;
+        Shared {
+            connections: ConnectionRegistry::new(limits, &parts.policy, metrics.clone()),
+            events: Events {
+                audit: parts.audit,
+                notifier: parts.notifier,
+                metrics: metrics.clone(),
+                clock: clock.clone(),
+            },
+            risk: RiskState { settings: parts.risk, geoip: ArcSwap::default() },
+            outage: Outage::new(metrics.clone(), clock.clone()),
+            cache: SessionCache::new(),
+            global_cutoff: GlobalCutoff::new(),
+            keys: ArcSwap::from_pointee(parts.keys),
+            policy: parts.policy,
+            max_per_user: parts.max_per_user,
+            cookies: parts.cookies,
+            directory: parts.directory,
+            metrics,
+            clock,
+        }
+    }
+
+    /// Counts, audits, notifies and logs a session event.
+    pub fn emit(&self, event: SessionEvent, context: EventContext<'_>) {
+        self.events.emit(event, context);
+    }
+
+    /// Advances the global cutoff and closes the connections of revoked sessions.
+    pub(super) fn advance_global_cutoff(&self, at: UnixMillis) {
+        if self.global_cutoff.advance(at) {
+            self.connections.revoked(None, RevocationCutoff { at, except: None });
+        }
+    }
+
+    /// Returns the current groups and address from the users file, not those at login. A removed or
+    /// disabled account, or a changed password, ends its sessions at their next request.
+    pub(crate) fn current_identity(&self, record: &Record) -> Result<Arc<Identity>, EndReason> {
+        let Some(directory) = &self.directory else {
+            return Ok(Arc::new(record.identity.clone()));
+        };
+        match directory.find(&record.identity.user) {
+            None => Err(EndReason::AccountGone),
+            Some(account) if account.disabled => Err(EndReason::AccountGone),
+            Some(account) if account.credential_digest != record.credential => {
+                Err(EndReason::CredentialChanged)
+            }
+            Some(account) => Ok(Arc::clone(&account.identity)),
+        }
+    }
+
+    /// Returns whether the session is revoked or expired at `now`.
+    pub(super) fn is_record_expired(
+        &self,
+        key: &SessionKey,
+        record: &Record,
+        facts: &SessionFacts,
+        now: UnixMillis,
+    ) -> bool {
+        let created = record.created;
+        let active = record.last_active.max(facts.touched);
+        facts.user_cutoff.revokes(key.id, created)
+            || self.global_cutoff.get().revokes(key.id, created)
+            || now >= record.absolute_end.min(created.plus(self.policy.absolute()))
+            || now.since(active) >= self.policy.idle()
+            || self.current_identity(record).is_err()
+    }
+}
