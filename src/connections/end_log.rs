@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::clock::UnixMillis;
 use crate::session::{RevocationCutoff, SessionKey, UserTag};
 
-use super::{EndSeq, SessionSnapshot};
+use super::snapshot::{EndSeq, SessionSnapshot};
 
 /// Number of retained ends. A connection that missed more is checked again.
 pub(super) const CAPACITY: usize = 1024;
@@ -16,7 +16,7 @@ pub(super) const CAPACITY: usize = 1024;
 #[derive(Default)]
 pub(super) struct EndLog {
     last: Mutex<VecDeque<EndEvent>>,
-    noted: AtomicU64,
+    total: AtomicU64,
 }
 
 /// One end.
@@ -37,7 +37,7 @@ pub(super) enum Missed {
 impl EndLog {
     /// Returns the current position.
     pub(super) fn end_seq(&self) -> EndSeq {
-        EndSeq(self.noted.load(Ordering::Acquire))
+        EndSeq(self.total.load(Ordering::Acquire))
     }
 
     pub(super) fn record(&self, end: EndEvent) {
@@ -46,7 +46,7 @@ impl EndLog {
             last.pop_front();
         }
         last.push_back(end);
-        self.noted.fetch_add(1, Ordering::AcqRel);
+        self.total.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Returns whether the session ended since its check.

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use crate::clock::UnixMillis;
 use crate::session::{Record, RoutePolicy};
 
+use super::close_handle::CloseState;
+use super::snapshot::SessionSnapshot;
 use super::stall_detector::{CheckedAt, StallDetector};
-use super::{CloseState, SessionSnapshot};
 
 /// A session with tracked connections.
 pub(super) struct TrackedSession {

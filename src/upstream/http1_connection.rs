@@ -134,7 +134,9 @@ impl Http1Connection {
         while !left.is_empty() {
             match poll_fn(|cx| self.poll_write_or_read(cx, left)).await {
                 Ok(WriteResult::Written(0)) => {
-                    return Err(SendError::Failed(connection_closed("before the request was sent")));
+                    return Err(SendError::Failed(connection_closed(
+                        "before the request was sent",
+                    )));
                 }
                 Ok(WriteResult::Written(taken)) => left = left.get(taken..).unwrap_or_default(),
                 Ok(WriteResult::Interrupted) => return Ok(false),

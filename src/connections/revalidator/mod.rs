@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::clock::UnixMillis;
 use crate::session::SessionKey;
 
-use super::ConnectionRegistry;
+use super::registry::ConnectionRegistry;
 
 /// Interval of sweeps, and so the precision of timeouts.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(200);

@@ -1,7 +1,8 @@
 use std::net::IpAddr;
-use std::task::{Context, Poll};
 
 use super::*;
+use crate::connections::end_log::CAPACITY;
+use crate::connections::stall_detector::{CheckedAt, STALL_THRESHOLD};
 use crate::session::{ClientContext, Identity, OnReuse, SessionId, Token};
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -71,7 +72,7 @@ fn an_end_before_the_check_does_not_close_a_registration() {
 fn a_registration_that_missed_too_many_ends_is_checked() {
     let live = live(10, 10);
     let seen = snapshot(&live, 1);
-    for _ in 0..=end_log::CAPACITY {
+    for _ in 0..=CAPACITY {
         live.session_ended(&snapshot(&live, 2).key);
     }
     let _watched = open(&live, &seen);
@@ -168,7 +169,7 @@ fn passes(guard: &mut ConnectionGuard) -> bool {
 /// A time that implies a stall.
 fn stopped(live: &ConnectionRegistry) -> Instant {
     let start = live.inner.stall_detector.start();
-    start + stall_detector::STALL_THRESHOLD * 2
+    start + STALL_THRESHOLD * 2
 }
 
 /// A check counts for its own session only, and a failed check for none.
@@ -181,12 +182,12 @@ async fn after_a_stall_each_session_is_checked_before_it_forwards() {
     let resumed = stopped(&live);
     live.heartbeat(resumed, UnixMillis(9));
     assert!(!passes(&mut one), "nobody checked_at");
-    live.confirm(&seen.key, &seen.record, UnixMillis(0), resumed - stall_detector::STALL_THRESHOLD);
+    live.confirm(&seen.key, &seen.record, UnixMillis(0), resumed - STALL_THRESHOLD);
     assert!(!passes(&mut one), "what was requested_at before is no answer");
     live.confirm(&seen.key, &seen.record, UnixMillis(0), resumed);
     assert!(passes(&mut one));
     assert!(!passes(&mut two), "nobody checked_at at this one");
-    live.heartbeat(resumed + stall_detector::STALL_THRESHOLD / 2, UnixMillis(9));
+    live.heartbeat(resumed + STALL_THRESHOLD / 2, UnixMillis(9));
     assert!(passes(&mut one), "a last_heartbeat is no stop");
     live.close_session(&other.key, CloseReason::Unchecked);
     assert_eq!(
@@ -201,12 +202,11 @@ async fn after_a_stall_each_session_is_checked_before_it_forwards() {
 #[test]
 fn a_process_without_heartbeats_forwards_nothing() {
     let start = Instant::now();
-    let (stall_detector, checked_at) =
-        (stall_detector::StallDetector::new(start), stall_detector::CheckedAt::default());
+    let (stall_detector, checked_at) = (StallDetector::new(start), CheckedAt::default());
     stall_detector.mark_checked(&checked_at, start);
-    assert!(!stall_detector.needs_check(&checked_at, start + stall_detector::STALL_THRESHOLD));
+    assert!(!stall_detector.needs_check(&checked_at, start + STALL_THRESHOLD));
     assert!(
-        stall_detector.needs_check(&checked_at, start + stall_detector::STALL_THRESHOLD * 2),
+        stall_detector.needs_check(&checked_at, start + STALL_THRESHOLD * 2),
         "not noticed by a last_heartbeat yet"
     );
 }
@@ -214,7 +214,7 @@ fn a_process_without_heartbeats_forwards_nothing() {
 #[test]
 fn stalled_since_is_reported_for_two_seconds_after_a_stall() {
     let start = Instant::now();
-    let stall_detector = stall_detector::StallDetector::new(start);
+    let stall_detector = StallDetector::new(start);
     let at = |seconds| start + Duration::from_secs(seconds);
     assert_eq!(stall_detector.stalled_since(at(9)), None, "it has yet to begin");
     stall_detector.heartbeat(at(1), UnixMillis(1_000));
@@ -262,7 +262,7 @@ fn a_response_confirms_only_as_of_its_request() {
     let seen = snapshot(&live, 1);
     let _open = open(&live, &seen);
     let requested_at = Instant::now();
-    let later = requested_at + stall_detector::STALL_THRESHOLD * 2;
+    let later = requested_at + STALL_THRESHOLD * 2;
     let wants = |before| live.due_for_check(UnixMillis(2_000), before).contains(&seen.key);
     live.confirm(&seen.key, &seen.record, UnixMillis(0), requested_at);
     assert!(wants(later), "vouched for by an answer that is as old as the question");

@@ -1,4 +1,4 @@
-//! The connection's side of the registry.
+//! Reports to a connection whether it may continue.
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -8,24 +8,16 @@ use std::time::{Duration, Instant};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::stall_detector::CheckedAt;
-use super::{CloseReason, ConnectionRegistry, Inner};
-use crate::session::SessionKey;
+use super::snapshot::CloseReason;
+use super::stall_detector::{CheckedAt, StallDetector};
+use crate::telemetry::Metrics;
 
 /// Interval of checks for the end of a stall.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A registered connection. Dropping it removes it from the registry.
-pub struct ConnectionGuard {
-    pub(super) live: ConnectionRegistry,
-    pub(super) key: SessionKey,
-    pub(super) id: u64,
-    pub(super) end: CloseHandle,
-}
-
 /// Reports whether a connection may continue; a connection can have several handles.
 pub struct CloseHandle {
-    live: ConnectionRegistry,
+    stall_detector: Arc<StallDetector>,
     state: Arc<CloseState>,
     cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Timer for the next check, while the session is unchecked since a stall.
@@ -38,45 +30,22 @@ pub(super) struct CloseState {
     checked_at: CheckedAt,
 }
 
-impl ConnectionGuard {
-    /// As [`CloseHandle::poll_allowed`].
-    pub fn poll_allowed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
-        self.end.poll_allowed(cx)
-    }
-
-    /// As [`CloseHandle::allowed`].
-    pub async fn allowed(&mut self) -> Result<(), CloseReason> {
-        self.end.allowed().await
-    }
-
-    /// Waits until the connection must close.
-    pub async fn closed(&mut self) -> CloseReason {
-        std::future::poll_fn(|cx| self.end.poll_closed(cx)).await
+impl CloseHandle {
+    pub(super) fn new(stall_detector: Arc<StallDetector>, state: Arc<CloseState>) -> CloseHandle {
+        let cancelled = Box::pin(state.cancelled.clone().cancelled_owned());
+        CloseHandle { stall_detector, state, cancelled, recheck: None }
     }
 
     /// Creates another handle of the same connection.
-    pub fn close_handle(&self) -> CloseHandle {
-        CloseHandle::new(&self.live, Arc::clone(&self.end.state))
-    }
-}
-
-impl Drop for ConnectionGuard {
-    fn drop(&mut self) {
-        self.live.release(&self.key, self.id);
-    }
-}
-
-impl CloseHandle {
-    pub(super) fn new(live: &ConnectionRegistry, state: Arc<CloseState>) -> CloseHandle {
-        let cancelled = Box::pin(state.cancelled.clone().cancelled_owned());
-        CloseHandle { live: live.clone(), state, cancelled, recheck: None }
+    pub(super) fn another(&self) -> CloseHandle {
+        CloseHandle::new(Arc::clone(&self.stall_detector), Arc::clone(&self.state))
     }
 
     /// Returns whether data may be forwarded. Call it before a read, or between a read and the
     /// write. After a stall it is pending until the session was checked, because the user may have
     /// logged out. If the store stays silent, the connection is closed as unchecked.
     pub fn poll_allowed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
-        while self.state.needs_check(&self.live) {
+        while self.needs_check() {
             if let Poll::Ready(reason) = self.poll_closed(cx) {
                 return Poll::Ready(Err(reason));
             }
@@ -96,9 +65,13 @@ impl CloseHandle {
     }
 
     /// Ready when the connection must close.
-    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+    pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         std::task::ready!(self.cancelled.as_mut().poll(cx));
         Poll::Ready(self.state.reason.get().copied().unwrap_or(CloseReason::SessionEnded))
+    }
+
+    fn needs_check(&self) -> bool {
+        self.stall_detector.needs_check(&self.state.checked_at, Instant::now())
     }
 }
 
@@ -107,16 +80,11 @@ impl CloseState {
         CloseState { cancelled: CancellationToken::new(), reason: OnceLock::new(), checked_at }
     }
 
-    fn needs_check(&self, live: &ConnectionRegistry) -> bool {
-        live.inner.stall_detector.needs_check(&self.checked_at, Instant::now())
-    }
-}
-
-impl Inner {
-    pub(super) fn close(&self, state: &CloseState, reason: CloseReason) {
-        if state.reason.set(reason).is_ok() {
-            self.metrics.tracked_connection_closed(reason.as_str());
-            state.cancelled.cancel();
+    /// Closes the connection, unless it is closed.
+    pub(super) fn close(&self, reason: CloseReason, metrics: &Metrics) {
+        if self.reason.set(reason).is_ok() {
+            metrics.tracked_connection_closed(reason.as_str());
+            self.cancelled.cancel();
         }
     }
 }
