@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use super::*;
 use crate::connections::end_log::CAPACITY;
 use crate::connections::stall_detector::{CheckedAt, STALL_THRESHOLD};
-use crate::session::{ClientContext, Identity, OnReuse, SessionId, Token};
+use crate::session::{ClientContext, Identity, OnReuse, RoutePolicy, SessionId, Token};
 
 const HOUR: Duration = Duration::from_hours(1);
 
