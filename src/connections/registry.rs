@@ -4,12 +4,14 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
 use crate::clock::UnixMillis;
-use crate::session::{Record, RevocationCutoff, SessionKey, SessionPolicy, UserTag};
+use crate::session::{
+    Expiry, Record, RevocationCutoff, SessionDeadlines, SessionKey, SessionPolicy, UserTag,
+};
 use crate::telemetry::Metrics;
 
 use super::close_handle::{CloseHandle, CloseState};
@@ -31,7 +33,7 @@ pub struct ConnectionRegistry {
 
 struct Inner {
     limits: TrackingLimits,
-    idle: Duration,
+    policy: SessionPolicy,
     metrics: Metrics,
     shards: [Mutex<HashMap<SessionKey, TrackedSession>>; SHARDS],
     open: AtomicUsize,
@@ -52,7 +54,7 @@ pub struct ConnectionGuard {
 }
 
 impl ConnectionRegistry {
-    /// Creates an empty registry. `policy` supplies the idle timeout.
+    /// Creates an empty registry. `policy` supplies the session timeouts.
     pub fn new(
         limits: TrackingLimits,
         policy: &SessionPolicy,
@@ -60,7 +62,7 @@ impl ConnectionRegistry {
     ) -> ConnectionRegistry {
         let inner = Inner {
             limits,
-            idle: policy.idle(),
+            policy: policy.clone(),
             metrics,
             shards: std::array::from_fn(|_| Mutex::default()),
             open: AtomicUsize::new(0),
@@ -188,10 +190,11 @@ impl ConnectionRegistry {
         let (mut due, clock) = (Vec::new(), Instant::now());
         for shard in &self.inner.shards {
             for (key, entry) in shard.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-                self.close_expired(entry, now, clock);
+                let deadlines = entry.deadlines(key.id, &self.inner.policy);
+                self.close_expired(entry, &deadlines, now, clock);
                 if entry.stale_since.is_some()
                     || entry.verified_at < before
-                    || entry.is_due(now, self.inner.idle)
+                    || entry.is_due(&deadlines, now)
                 {
                     due.push((entry.stale_since.is_none(), entry.verified_at, *key));
                 }
@@ -228,13 +231,9 @@ impl ConnectionRegistry {
     /// Closes the connections of a live session that expired under their route's policy.
     pub(crate) fn close_by_route(&self, key: &SessionKey, now: UnixMillis) {
         if let Some(entry) = self.shard(key).get(key) {
-            let active = entry.last_active();
-            let over = |c: &&TrackedConnection| entry.route_expiry(c, active) <= now;
-            entry
-                .connections
-                .iter()
-                .filter(over)
-                .for_each(|c| c.state.close(CloseReason::SessionEnded, &self.inner.metrics));
+            let deadlines = entry.deadlines(key.id, &self.inner.policy);
+            let expired = entry.expired_by_route(&deadlines, now);
+            expired.for_each(|it| it.state.close(CloseReason::SessionEnded, &self.inner.metrics));
         }
     }
 
@@ -255,9 +254,19 @@ impl ConnectionRegistry {
 
     /// Closes connections for reasons that need no store: their age, the absolute timeout, and a
     /// long outage.
-    fn close_expired(&self, entry: &TrackedSession, now: UnixMillis, clock: Instant) {
-        if entry.record.absolute_end <= now {
-            return self.close_all(entry, CloseReason::SessionEnded);
+    fn close_expired(
+        &self,
+        entry: &TrackedSession,
+        deadlines: &SessionDeadlines,
+        now: UnixMillis,
+        clock: Instant,
+    ) {
+        match deadlines.expiry(now) {
+            Some(Expiry::Absolute | Expiry::Revoked) => {
+                return self.close_all(entry, CloseReason::SessionEnded);
+            }
+            // The session may be in use on another gateway.
+            Some(Expiry::Idle) | None => {}
         }
         if clock.duration_since(entry.verified_at) >= self.inner.limits.unchecked_for {
             return self.close_all(entry, CloseReason::Unchecked);

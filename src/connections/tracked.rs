@@ -1,10 +1,12 @@
 //! Registry entry of one session.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::clock::UnixMillis;
-use crate::session::{Record, RoutePolicy};
+use crate::session::{
+    Record, RoutePolicy, SessionDeadlines, SessionFacts, SessionId, SessionPolicy,
+};
 
 use super::close_handle::CloseState;
 use super::snapshot::SessionSnapshot;
@@ -66,27 +68,25 @@ impl TrackedSession {
         self.stale_since = self.stale_since.filter(|stale_since| *stale_since >= requested_at);
     }
 
-    pub(super) fn last_active(&self) -> UnixMillis {
-        self.record.last_active.max(self.touched)
+    /// Returns the deadlines by cached activity. Another gateway may have stored a later activity.
+    pub(super) fn deadlines(&self, id: SessionId, policy: &SessionPolicy) -> SessionDeadlines {
+        let facts = SessionFacts { touched: self.touched, ..SessionFacts::default() };
+        SessionDeadlines::new(id, &self.record, &facts, policy)
     }
 
     /// Returns whether the session may have expired, by cached activity.
-    pub(super) fn is_due(&self, now: UnixMillis, idle: Duration) -> bool {
-        let active = self.last_active();
-        let by_route = |connection| self.route_expiry(connection, active) <= now;
-        active.plus(idle) <= now || self.connections.iter().any(by_route)
+    pub(super) fn is_due(&self, deadlines: &SessionDeadlines, now: UnixMillis) -> bool {
+        deadlines.expiry(now).is_some() || self.expired_by_route(deadlines, now).next().is_some()
     }
 
-    /// Returns when a connection expires under its route's policy. `max_auth_age` applies only when
-    /// a connection opens.
-    pub(super) fn route_expiry(
+    /// Returns the connections that their routes no longer allow. `max_auth_age` is not among the
+    /// reasons: it applies only when a connection opens.
+    pub(super) fn expired_by_route(
         &self,
-        connection: &TrackedConnection,
-        active: UnixMillis,
-    ) -> UnixMillis {
-        let never = UnixMillis(u64::MAX);
-        let RoutePolicy { idle, absolute, max_auth_age: _, signals: _ } = connection.policy;
-        let idle = idle.map_or(never, |idle| active.plus(idle));
-        absolute.map_or(idle, |absolute| self.record.created.plus(absolute).min(idle))
+        deadlines: &SessionDeadlines,
+        now: UnixMillis,
+    ) -> impl Iterator<Item = &TrackedConnection> {
+        let (deadlines, now) = (*deadlines, deadlines.session_time(now));
+        self.connections.iter().filter(move |it| deadlines.on_route(&it.policy) <= now)
     }
 }

@@ -149,7 +149,7 @@ impl Portal {
             Ok(session) => session,
             Err(denial) => return self.deny(head, &denial),
         };
-        let left = self.auth.sessions().time_left(&session.record, &session.facts);
+        let left = self.auth.sessions().time_left(&session.key, &session.record, &session.facts);
         let page = json_page(
             StatusCode::OK,
             &json!({

@@ -15,6 +15,7 @@
 
 pub mod context;
 pub mod decide;
+pub mod expiry;
 pub mod fingerprint;
 pub mod known_locations;
 pub mod notice;
@@ -25,9 +26,10 @@ pub mod user_history;
 
 pub use context::ClientContext;
 pub use decide::{
-    Change, DecisionInput, Outcome, Refusal, RiskRequirement, Rotation, RotationTiming,
-    SessionFacts, Successor, Verdict, decide, rotate_after_action,
+    Change, DecisionInput, Outcome, Refusal, RiskRequirement, Rotation, RotationTiming, Successor,
+    Verdict, decide, rotate_after_action,
 };
+pub use expiry::{Expiry, Remaining, SessionDeadlines, SessionFacts};
 pub use fingerprint::TlsFingerprint;
 pub use known_locations::LocationStatus;
 pub use notice::SecurityNotice;

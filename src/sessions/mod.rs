@@ -24,7 +24,7 @@ pub use events::Events;
 pub use new_token::NewToken;
 pub use outage::Outage;
 pub use revocation::{Revoker, SessionInfo};
-pub use service::{NewSession, RecoverableSession, Remaining, Sessions};
+pub use service::{NewSession, RecoverableSession, Sessions};
 pub use shared::{RiskState, Shared, SharedParts};
 pub use updater::SessionUpdater;
 pub use user_history::{UserHistories, UserRef};

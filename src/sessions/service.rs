@@ -14,8 +14,8 @@ use crate::risk::GeoInfo;
 use crate::secret::{constant_time_eq, random_bytes};
 use crate::session::notice::{NoticeKind, SecurityNotice};
 use crate::session::{
-    ClientContext, EndReason, Identity, Record, RevocationCutoff, SessionFacts, SessionId,
-    SessionKey, Token, TokenError, UserHistory, UserTag,
+    ClientContext, EndReason, Identity, Record, Remaining, RevocationCutoff, SessionDeadlines,
+    SessionFacts, SessionId, SessionKey, Token, TokenError, UserHistory, UserTag,
 };
 use crate::store::{Loaded, SessionListing, Slot, Store, Unavailable};
 use crate::telemetry::SessionEvent;
@@ -48,13 +48,6 @@ pub struct RecoverableSession {
     pub info: SessionInfo,
     /// Whether the record contains the hash of the token.
     has_secret: bool,
-}
-
-/// Time until a session expires.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Remaining {
-    pub idle: Duration,
-    pub absolute: Duration,
 }
 
 impl RecoverableSession {
@@ -272,12 +265,9 @@ impl Sessions {
     }
 
     /// Returns the time left to an admitted session.
-    pub fn time_left(&self, record: &Record, facts: &SessionFacts) -> Remaining {
-        let active = record.last_active.max(facts.touched);
-        let now = self.store.now().max(active);
-        let idle = self.store.shared.policy.idle().saturating_sub(now.since(active));
-        let absolute = record.absolute_end.since(now);
-        Remaining { idle: idle.min(absolute), absolute }
+    pub fn time_left(&self, key: &SessionKey, record: &Record, facts: &SessionFacts) -> Remaining {
+        let policy = &self.store.shared.policy;
+        SessionDeadlines::new(key.id, record, facts, policy).remaining(self.store.now())
     }
 
     /// Opens listed records and omits expired sessions.

@@ -11,7 +11,8 @@ use crate::message::CookieNames;
 use crate::risk::{GeoIp, RiskSettings};
 use crate::secret::KeyRing;
 use crate::session::{
-    EndReason, Identity, Record, RevocationCutoff, SessionFacts, SessionKey, SessionPolicy,
+    EndReason, Identity, Record, RevocationCutoff, SessionDeadlines, SessionFacts, SessionKey,
+    SessionPolicy,
 };
 use crate::telemetry::events::EventContext;
 use crate::telemetry::{AuditLog, Metrics, Notifier, SessionEvent};
@@ -123,12 +124,8 @@ impl Shared {
         facts: &SessionFacts,
         now: UnixMillis,
     ) -> bool {
-        let created = record.created;
-        let active = record.last_active.max(facts.touched);
-        facts.user_cutoff.revokes(key.id, created)
-            || self.global_cutoff.get().revokes(key.id, created)
-            || now >= record.absolute_end.min(created.plus(self.policy.absolute()))
-            || now.since(active) >= self.policy.idle()
-            || self.current_identity(record).is_err()
+        let facts = SessionFacts { global_cutoff: self.global_cutoff.get(), ..*facts };
+        let deadlines = SessionDeadlines::new(key.id, record, &facts, &self.policy);
+        deadlines.expiry(now).is_some() || self.current_identity(record).is_err()
     }
 }

@@ -8,10 +8,10 @@ use doorward::clock::UnixMillis;
 use doorward::secret::{KeyRing, random_bytes, sha256};
 use doorward::session::record::{Offer, RecordError, Superseded};
 use doorward::session::{
-    Change, ClientContext, DecisionInput, EndReason, Identity, OnReuse, Outcome, Record, Refusal,
-    RevocationCutoff, RiskRequirement, RotationTiming, RoutePolicy, SessionFacts, SessionId,
-    SessionKey, SessionPolicy, Successor, Token, TokenError, UserTag, Verdict, decide,
-    rotate_after_action,
+    Change, ClientContext, DecisionInput, EndReason, Expiry, Identity, OnReuse, Outcome, Record,
+    Refusal, Remaining, RevocationCutoff, RiskRequirement, RotationTiming, RoutePolicy,
+    SessionDeadlines, SessionFacts, SessionId, SessionKey, SessionPolicy, Successor, Token,
+    TokenError, UserTag, Verdict, decide, rotate_after_action,
 };
 use proptest::prelude::*;
 
@@ -22,7 +22,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn s1_nothing_extends_the_absolute_timeout(case in case(), longer in 0_u64..100_000_000) {
+    fn s1_nothing_extends_the_absolute_timeout(case in arbitrary_case(), longer in 0_u64..100_000_000) {
         let fixture = case.fixture();
         let verdict = fixture.decide();
         let end = fixture.record.absolute_end.min(fixture.record.created.plus(fixture.policy.absolute()));
@@ -59,7 +59,42 @@ proptest! {
     }
 
     #[test]
-    fn s2_one_successor_per_token(mut case in case(), salts in prop::collection::vec(any::<[u8; 16]>(), 1..6)) {
+    fn s1_s4_s9_decisions_and_deadlines_agree(case in arbitrary_case()) {
+        let fixture = case.fixture();
+        let deadlines = fixture.deadlines();
+        let expected = deadlines.expiry(fixture.now).map(|expiry| match expiry {
+            Expiry::Revoked => Refusal::Revoked,
+            Expiry::Absolute => Refusal::Absolute,
+            Expiry::Idle => Refusal::Idle,
+        });
+        let refused = refusal(&fixture.decide());
+        let by_time = [Refusal::Revoked, Refusal::Absolute, Refusal::Idle];
+        prop_assert_eq!(refused.filter(|why| by_time.contains(why)), expected);
+        let ignores_offers = refused == Some(Refusal::RotationIgnored);
+        if let (None, Presented::Current, false) = (expected, case.presented, ignores_offers) {
+            let login = fixture.route.max_auth_age.map(|age| fixture.record.authenticated.plus(age));
+            let route = deadlines.on_route(&fixture.route).min(login.unwrap_or(UnixMillis(u64::MAX)));
+            let needs_login = fixture.record.reauth_required || route <= fixture.session_time();
+            prop_assert_eq!(refused, needs_login.then_some(Refusal::Reauthenticate));
+        }
+    }
+
+    #[test]
+    fn s1_s9_a_session_expires_exactly_when_no_time_remains(case in arbitrary_case()) {
+        let fixture = case.fixture();
+        let deadlines = fixture.deadlines();
+        let now = deadlines.session_time(fixture.now);
+        let Remaining { idle, absolute } = deadlines.remaining(now);
+        prop_assert!(idle <= absolute);
+        prop_assert_eq!(idle.is_zero(), deadlines.expiry(now).is_some());
+        prop_assert!(deadlines.expiry(now.plus(idle)).is_some());
+        if !idle.is_zero() {
+            prop_assert_eq!(deadlines.expiry(now.plus(idle - ms(1))), None);
+        }
+    }
+
+    #[test]
+    fn s2_one_successor_per_token(mut case in arbitrary_case(), salts in prop::collection::vec(any::<[u8; 16]>(), 1..6)) {
         case.presented = Presented::Current;
         let mut fixture = case.fixture();
         let mut first: Option<Successor> = None;
@@ -77,7 +112,7 @@ proptest! {
     }
 
     #[test]
-    fn s2_every_offered_successor_can_be_confirmed(mut case in case(), later in 0_u64..5_000) {
+    fn s2_every_offered_successor_can_be_confirmed(mut case in arbitrary_case(), later in 0_u64..5_000) {
         case.presented = Presented::Current;
         let mut fixture = case.fixture();
         let verdict = fixture.decide();
@@ -100,7 +135,7 @@ proptest! {
     }
 
     #[test]
-    fn a_risk_rotation_makes_the_token_due_on_every_route(mut case in case()) {
+    fn a_risk_rotation_makes_the_token_due_on_every_route(mut case in arbitrary_case()) {
         case.presented = Presented::Current;
         let mut fixture = case.fixture();
         fixture.timing = RotationTiming::Never;
@@ -115,7 +150,7 @@ proptest! {
     }
 
     #[test]
-    fn s7_rotation_after_an_action_ends_nothing(case in case()) {
+    fn s7_rotation_after_an_action_ends_nothing(case in arbitrary_case()) {
         let mut fixture = case.fixture();
         fixture.timing = RotationTiming::Now;
         let rotation = rotate_after_action(&fixture.input(&|| fixture.salt));
@@ -135,7 +170,7 @@ proptest! {
     }
 
     #[test]
-    fn s3_a_superseded_token_never_rotates_and_dies_after_grace(mut case in case()) {
+    fn s3_a_superseded_token_never_rotates_and_dies_after_grace(mut case in arbitrary_case()) {
         case.presented = Presented::Previous;
         let fixture = case.fixture();
         let verdict = fixture.decide();
@@ -164,7 +199,7 @@ proptest! {
     }
 
     #[test]
-    fn s4_a_revocation_is_never_undone(case in case(), cutoff in 0_u64..400_000_000, global in any::<bool>()) {
+    fn s4_a_revocation_is_never_undone(case in arbitrary_case(), cutoff in 0_u64..400_000_000, global in any::<bool>()) {
         let mut fixture = case.fixture();
         let at = fixture.record.created.plus(ms(cutoff));
         let dead = RevocationCutoff { at, except: None };
@@ -183,7 +218,7 @@ proptest! {
     }
 
     #[test]
-    fn s4_no_write_moves_time_back(case in case()) {
+    fn s4_no_write_moves_time_back(case in arbitrary_case()) {
         let fixture = case.fixture();
         let verdict = fixture.decide();
         if let Change::Write(next) = verdict.change {
@@ -198,7 +233,7 @@ proptest! {
     }
 
     #[test]
-    fn s5_decide_is_total(case in case(), numbers in any::<[u64; 8]>(), generations in any::<[u32; 2]>(), end in 0_usize..4) {
+    fn s5_decide_is_total(case in arbitrary_case(), numbers in any::<[u64; 8]>(), generations in any::<[u32; 2]>(), end in 0_usize..4) {
         let mut fixture = case.fixture();
         let extreme = |n: u64| UnixMillis(if n.is_multiple_of(5) { u64::MAX - n % 3 } else { n });
         fixture.record.created = extreme(numbers[0]);
@@ -281,7 +316,7 @@ proptest! {
     }
 
     #[test]
-    fn s8_a_wrong_token_is_refused_and_only_a_replay_ends_a_session(case in case(), by in -2_i8..=2, kind in 0_u8..3) {
+    fn s8_a_wrong_token_is_refused_and_only_a_replay_ends_a_session(case in arbitrary_case(), by in -2_i8..=2, kind in 0_u8..3) {
         let presented = match kind {
             0 => Presented::Forged(by),
             1 => Presented::Future,
@@ -302,7 +337,7 @@ proptest! {
     }
 
     #[test]
-    fn s9_a_refusal_is_not_activity(case in case()) {
+    fn s9_a_refusal_is_not_activity(case in arbitrary_case()) {
         let fixture = case.fixture();
         let verdict = fixture.decide();
         if refusal(&verdict).is_none() { return Ok(()) }
@@ -1145,7 +1180,7 @@ struct ArbitraryCase {
     reuse: usize,
 }
 
-fn case() -> impl Strategy<Value = ArbitraryCase> {
+fn arbitrary_case() -> impl Strategy<Value = ArbitraryCase> {
     let limit = || prop::option::weighted(0.2, 60_u64..4_000);
     let token = (presented(), any::<[bool; 6]>(), timing(), any::<[u8; 16]>(), 0_usize..4);
     let time = (prop::array::uniform6(0_u64..3_000_000), prop_oneof![Just(0), 0_u64..400_000]);
@@ -1266,6 +1301,10 @@ impl ArbitraryCase {
 }
 
 impl Fixture {
+    fn deadlines(&self) -> SessionDeadlines {
+        SessionDeadlines::new(self.key.id, &self.record, &self.facts, &self.policy)
+    }
+
     fn decide(&self) -> Verdict {
         decide(&self.input(&|| self.salt))
     }

@@ -1,9 +1,12 @@
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::*;
 use crate::connections::end_log::CAPACITY;
 use crate::connections::stall_detector::{CheckedAt, STALL_THRESHOLD};
-use crate::session::{ClientContext, Identity, OnReuse, RoutePolicy, SessionId, Token};
+use crate::session::{
+    ClientContext, Identity, OnReuse, RoutePolicy, SessionFacts, SessionId, Token,
+};
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -142,6 +145,54 @@ fn expiry_closes_without_the_store_and_routes_may_be_stricter() {
         Some(CloseReason::SessionEnded),
         "the absolute end needs no store"
     );
+}
+
+#[test]
+fn a_stricter_absolute_timeout_closes_sessions_of_an_older_policy() {
+    let live = live(10, 10);
+    let seen = snapshot(&live, 1);
+    // The login was under a policy of three hours; the current one allows two.
+    let record =
+        Record { absolute_end: seen.record.created.plus(HOUR * 3), ..Record::clone(&seen.record) };
+    let end = record.created.plus(HOUR * 2);
+    let touched = UnixMillis(end.0 - 1);
+    let seen = SessionSnapshot { record: Arc::new(record), touched, ..seen };
+    let mut connection = open(&live, &seen);
+    live.due_for_check(touched, Instant::now());
+    assert_eq!(close_reason(&mut connection), None);
+    live.due_for_check(end, Instant::now());
+    assert_eq!(close_reason(&mut connection), Some(CloseReason::SessionEnded));
+}
+
+/// The registry closes on its own only at an end that no later activity can prevent.
+#[test]
+fn the_registry_agrees_with_the_deadlines() {
+    let times =
+        [1_000, 2_000, 1_000 + 3_599_999, 1_000 + 3_600_000, 1_000 + 7_199_999, 1_000 + 7_200_000];
+    let times = times.map(UnixMillis);
+    let points = times.into_iter().flat_map(|touched| times.map(|since| (touched, since)));
+    for (touched, current_since) in points {
+        for now in times {
+            let live = live(10, 10);
+            let seen = snapshot(&live, 1);
+            let record = Arc::new(Record { current_since, ..Record::clone(&seen.record) });
+            let seen = SessionSnapshot { record, touched, ..seen };
+            let facts = SessionFacts { touched, ..SessionFacts::default() };
+            let deadlines =
+                SessionDeadlines::new(seen.key.id, &seen.record, &facts, &live.inner.policy);
+            let mut connection = open(&live, &seen);
+            let long_ago = seen.verified_at.checked_sub(HOUR / 2).expect("a time");
+            let due = live.due_for_check(now, long_ago);
+            let expiry = deadlines.expiry(now);
+            assert_eq!(!due.is_empty(), expiry.is_some(), "{touched:?} {current_since:?} {now:?}");
+            let closed = close_reason(&mut connection) == Some(CloseReason::SessionEnded);
+            assert_eq!(
+                closed,
+                expiry == Some(Expiry::Absolute),
+                "{touched:?} {current_since:?} {now:?}"
+            );
+        }
+    }
 }
 
 #[test]

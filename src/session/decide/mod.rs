@@ -24,8 +24,8 @@ pub use verdict::{Change, Outcome, Refusal, Successor, Verdict};
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::RevocationCutoff;
 use super::context::ClientContext;
+use super::expiry::{Expiry, SessionDeadlines, SessionFacts, deadline};
 use super::policy::{OnReuse, RoutePolicy, SessionPolicy};
 use super::record::{EndReason, Record};
 use super::token::Token;
@@ -70,17 +70,6 @@ pub enum RiskRequirement {
     EndSession,
 }
 
-/// State of a session that a store keeps outside the record.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SessionFacts {
-    /// Last stored activity; zero if there is none.
-    pub touched: UnixMillis,
-    /// Revocation cutoff of the user ("log out everywhere").
-    pub user_cutoff: RevocationCutoff,
-    /// Revocation cutoff of all users.
-    pub global_cutoff: RevocationCutoff,
-}
-
 /// Whether the response to this request may carry a successor token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RotationTiming {
@@ -117,7 +106,7 @@ pub fn decide(input: &DecisionInput<'_>) -> Verdict {
 struct Evaluation<'a> {
     input: &'a DecisionInput<'a>,
     hash: [u8; 32],
-    last_active: UnixMillis,
+    deadlines: SessionDeadlines,
     /// The latest time recorded for this session, or the input's time if that is later. Without this,
     /// a clock that steps back would make a superseded token valid again.
     now: UnixMillis,
@@ -125,29 +114,19 @@ struct Evaluation<'a> {
 
 impl<'a> Evaluation<'a> {
     fn new(input: &'a DecisionInput<'a>) -> Evaluation<'a> {
-        let last_active = input.record.last_active.max(input.facts.touched);
-        let now = input.now.max(last_active).max(input.record.current_since);
-        Evaluation { input, hash: input.token.hash(), last_active, now }
+        let id = input.token.key.id;
+        let deadlines = SessionDeadlines::new(id, input.record, input.facts, input.policy);
+        let now = deadlines.session_time(input.now);
+        Evaluation { input, hash: input.token.hash(), deadlines, now }
     }
 
     /// Returns the verdict if the session is revoked or timed out, independent of the token.
     fn expired(&self) -> Option<Verdict> {
-        let (record, policy) = (self.input.record, self.input.policy);
-        let id = self.input.token.key.id;
-        let facts = self.input.facts;
-        if facts.user_cutoff.revokes(id, record.created)
-            || facts.global_cutoff.revokes(id, record.created)
-        {
-            return Some(Verdict::end(Refusal::Revoked, EndReason::Revoked));
-        }
-        let end = record.absolute_end.min(record.created.plus(policy.absolute()));
-        if self.now >= end {
-            return Some(Verdict::end(Refusal::Absolute, EndReason::Absolute));
-        }
-        if self.now.since(self.last_active) >= policy.idle() {
-            return Some(Verdict::end(Refusal::Idle, EndReason::Idle));
-        }
-        None
+        Some(match self.deadlines.expiry(self.now)? {
+            Expiry::Revoked => Verdict::end(Refusal::Revoked, EndReason::Revoked),
+            Expiry::Absolute => Verdict::end(Refusal::Absolute, EndReason::Absolute),
+            Expiry::Idle => Verdict::end(Refusal::Idle, EndReason::Idle),
+        })
     }
 
     /// Decides a request with the current token. An owned record is a changed one; most requests change
@@ -164,14 +143,15 @@ impl<'a> Evaluation<'a> {
         if let Some(refusal) = self.risk_refusal() {
             return refusal;
         }
-        if record.reauth_required || self.route_requires_reauth(&record) {
+        if record.reauth_required || self.route_requires_reauth() {
             return Verdict::with_record(Outcome::Refuse(Refusal::Reauthenticate), record);
         }
         self.record_location(&mut record);
         let offered = self.offer_successor(&mut record);
         // Uses this gateway's clock, because a touch writes it. With the session's time, every request
         // to a gateway whose clock is behind would cost a write.
-        let stale = self.input.now.since(self.last_active) >= self.input.policy.touch_interval();
+        let stale =
+            self.input.now.since(self.deadlines.last_active) >= self.input.policy.touch_interval();
         let mut touch = self.input.activity && stale;
         if let Cow::Owned(changed) = &mut record {
             // The write includes the activity, so a touch is not needed.
@@ -215,14 +195,10 @@ impl<'a> Evaluation<'a> {
         record.to_mut().record_location(self.input.client, self.now, trusted);
     }
 
-    fn route_requires_reauth(&self, record: &Record) -> bool {
+    fn route_requires_reauth(&self) -> bool {
         let route = self.input.route;
-        let reached = |limit: Option<Duration>, since: UnixMillis| {
-            limit.is_some_and(|limit| self.now.since(since) >= limit)
-        };
-        reached(route.idle, self.last_active)
-            || reached(route.absolute, record.created)
-            || reached(route.max_auth_age, record.authenticated)
+        let login = deadline(route.max_auth_age, self.input.record.authenticated);
+        self.now >= self.deadlines.on_route(route).min(login)
     }
 
     /// Admits a superseded token without a cookie, activity or write.
@@ -230,7 +206,7 @@ impl<'a> Evaluation<'a> {
         if let Some(refusal) = self.risk_refusal() {
             return refusal;
         }
-        if self.input.record.reauth_required || self.route_requires_reauth(self.input.record) {
+        if self.input.record.reauth_required || self.route_requires_reauth() {
             return Verdict::refuse(Refusal::Reauthenticate);
         }
         Verdict::with_record(Outcome::Admit(None), Cow::Borrowed(self.input.record))
