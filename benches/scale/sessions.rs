@@ -101,5 +101,6 @@ fn identity(number: u64) -> Identity {
         name: Some(format!("Someone Number {number}")),
         email: Some(format!("user{number:09}@example.com")),
         groups: vec!["staff".to_owned(), "wiki-editors".to_owned()],
+        ..Identity::default()
     }
 }

@@ -39,12 +39,14 @@ pub fn record(bytes: &[u8]) {
     opens_whole_or_not(&key, rest);
     // Only a holder of the keys can produce this: the format itself must never panic.
     let Some((head, plain)) = rest.split_first_chunk::<4>() else { return };
-    let stored = sealed(&key, *head, plain);
-    let Ok(record) = Record::open(&KEYS, &key, &stored) else { return };
-    assert_eq!(record.generation, u32::from_be_bytes(*head));
-    let again = Record::open(&KEYS, &key, &record.seal(&KEYS, &key));
-    assert_eq!(again.as_ref(), Ok(&record), "it reads back");
-    opens_whole_or_not(&key, &stored);
+    for format in [4, 5] {
+        let stored = sealed(&key, format, *head, plain);
+        let Ok(record) = Record::open(&KEYS, &key, &stored) else { continue };
+        assert_eq!(record.generation, u32::from_be_bytes(*head));
+        let again = Record::open(&KEYS, &key, &record.seal(&KEYS, &key));
+        assert_eq!(again.as_ref(), Ok(&record), "it reads back");
+        opens_whole_or_not(&key, &stored);
+    }
 }
 
 /// A valid record does not open under another session, nor with a bit changed. The corpus contains
@@ -63,10 +65,11 @@ fn opens_whole_or_not(key: &SessionKey, stored: &[u8]) {
 }
 
 /// Seals any plaintext in the layout of `Record::seal`.
-fn sealed(key: &SessionKey, generation: [u8; 4], plain: &[u8]) -> Vec<u8> {
-    let binding = [&key.tag.0[..], &key.id.0, &generation].concat();
+fn sealed(key: &SessionKey, format: u8, generation: [u8; 4], plain: &[u8]) -> Vec<u8> {
+    let authenticated = if format == 4 { &[][..] } else { &[format] };
+    let binding = [&key.tag.0[..], &key.id.0, &generation, authenticated].concat();
     let sealed = seal::seal(&KEYS, &key.id.0, &binding, plain);
-    [&[1][..], &generation, &sealed].concat()
+    [&[format][..], &generation, &sealed].concat()
 }
 
 /// A slot round-trips; foreign bytes are rejected.

@@ -178,6 +178,7 @@ fn add(console: &mut Console<'_>, args: AddArgs) -> anyhow::Result<()> {
         name: args.display_name,
         email: args.email,
         groups: args.groups,
+        ..Identity::default()
     };
     account::check_groups(&identity.groups)?;
     // Checked before the password prompt, so that a duplicate name is reported first. The file is opened

@@ -182,6 +182,7 @@ impl UserEntry {
             name: self.display_name.map(Spanned::into_inner),
             email: self.email.map(Spanned::into_inner),
             groups: self.groups.map(Spanned::into_inner).unwrap_or_default(),
+            ..Identity::default()
         };
         Account::new(identity, password, self.disabled)
     }

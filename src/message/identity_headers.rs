@@ -203,6 +203,7 @@ mod tests {
             name: Some("Aliçe\r\nX-Admin: 1".to_owned()),
             email: None,
             groups: vec!["staff".to_owned(), "it".to_owned()],
+            ..Identity::default()
         }
     }
 

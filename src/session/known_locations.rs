@@ -153,7 +153,8 @@ impl Record {
     /// Clients of another user, or from before a password change, are not added: the thief of the old
     /// password may be among them.
     pub fn inherit_clients(&mut self, before: &Record) {
-        let is_same_user = before.identity.user == self.identity.user;
+        let (old, new) = (&before.identity, &self.identity);
+        let is_same_user = (&old.provider, &old.user) == (&new.provider, &new.user);
         if !is_same_user || before.credential != self.credential {
             return;
         }

@@ -34,7 +34,7 @@ pub use fingerprint::TlsFingerprint;
 pub use known_locations::LocationStatus;
 pub use notice::SecurityNotice;
 pub use policy::{OnReuse, PolicyError, RoutePolicy, SessionPolicy, SignalsMode};
-pub use record::{EndReason, Identity, Record, Superseded};
+pub use record::{EndReason, Identity, Provider, Record, Superseded};
 pub use token::{Token, TokenError};
 pub use user_history::UserHistory;
 

@@ -1,4 +1,12 @@
 //! The session record: hashes, times and the user's identity. No token can be derived from it.
+//!
+//! Formats:
+//! - 4: the fields in order, as Postcard writes them. It is written whenever it suffices, so gateways
+//!   that know only format 4 share all such sessions.
+//! - 5: the same, followed by [`Extension`]s. An extension adds a field without a new format.
+//!
+//! A field that an older gateway must not ignore needs a new format. `docs/decisions/record-format.md`
+//! describes upgrades and downgrades.
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +53,16 @@ pub struct Record {
     pub rotated_from: ClientContext,
     /// Other locations from which the session was used.
     pub known_locations: KnownLocations,
+    /// Extensions of format 5 that this version does not know, by ascending ID. They are written back.
+    #[serde(skip)]
+    pub extensions: Vec<Extension>,
+}
+
+/// A field that format 5 adds to the record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extension {
+    pub id: u16,
+    pub value: Vec<u8>,
 }
 
 /// The user of a session, as established at login.
@@ -55,6 +73,19 @@ pub struct Identity {
     pub name: Option<String>,
     pub email: Option<String>,
     pub groups: Vec<String>,
+    /// Extension 1 of format 5; absent for the password provider.
+    #[serde(skip)]
+    pub provider: Provider,
+}
+
+/// The identity provider that authenticated the user.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Provider {
+    /// The users file.
+    #[default]
+    Password,
+    /// An external provider, by its configured name.
+    External(String),
 }
 
 /// The token before the current one.
@@ -151,9 +182,15 @@ pub enum RecordError {
     Format,
     #[error("the session record belongs to another user")]
     User,
+    #[error("a newer version wrote the session record, in format {0}; upgrade this gateway")]
+    Newer(u8),
 }
 
-const FORMAT: u8 = 4;
+const FORMAT_4: u8 = 4;
+const FORMAT_5: u8 = 5;
+
+/// ID of the extension with the name of an external provider.
+const PROVIDER: u16 = 1;
 
 impl Record {
     /// Creates the record of a new session with its first token.
@@ -182,6 +219,7 @@ impl Record {
             created_from: from.clone(),
             rotated_from: from,
             known_locations: KnownLocations::default(),
+            extensions: Vec::new(),
         }
     }
 
@@ -202,10 +240,11 @@ impl Record {
     ///
     /// Layout: `format 1 | generation 4 | sealed`.
     pub fn seal(&self, keys: &KeyRing, key: &SessionKey) -> Vec<u8> {
-        let plain = postcard::to_allocvec(self).unwrap_or_default();
-        let sealed = seal::seal(keys, &key.id.0, &associated_data(key, self.generation), &plain);
+        let (format, plain) = self.encode();
+        let data = AssociatedData::new(format, key, self.generation);
+        let sealed = seal::seal(keys, &key.id.0, data.as_slice(), &plain);
         let mut out = Vec::with_capacity(5 + sealed.len());
-        out.push(FORMAT);
+        out.push(format);
         out.extend_from_slice(&self.generation.to_be_bytes());
         out.extend_from_slice(&sealed);
         out
@@ -214,12 +253,18 @@ impl Record {
     /// Opens a record that [`Record::seal`] sealed for the same session.
     pub fn open(keys: &KeyRing, key: &SessionKey, stored: &[u8]) -> Result<Record, RecordError> {
         let (head, sealed) = stored.split_at_checked(5).ok_or(RecordError::Format)?;
-        let [FORMAT, a, b, c, d] = *head else {
+        let [format, a, b, c, d] = *head else {
             return Err(RecordError::Format);
         };
+        match format {
+            FORMAT_4 | FORMAT_5 => {}
+            0..FORMAT_4 => return Err(RecordError::Format),
+            newer => return Err(RecordError::Newer(newer)),
+        }
         let generation = u32::from_be_bytes([a, b, c, d]);
-        let plain = seal::open(keys, &key.id.0, &associated_data(key, generation), sealed)?;
-        let record: Record = postcard::from_bytes(&plain).map_err(|_| RecordError::Format)?;
+        let data = AssociatedData::new(format, key, generation);
+        let plain = seal::open(keys, &key.id.0, data.as_slice(), sealed)?;
+        let record = Record::decode(format, &plain)?;
         if record.generation != generation {
             return Err(RecordError::Format);
         }
@@ -228,14 +273,71 @@ impl Record {
         }
         Ok(record)
     }
+
+    /// Encodes the record in the oldest format that can represent it.
+    fn encode(&self) -> (u8, Vec<u8>) {
+        let mut plain = postcard::to_allocvec(self).unwrap_or_default();
+        let provider = match &self.identity.provider {
+            Provider::Password => None,
+            Provider::External(name) => {
+                Some(Extension { id: PROVIDER, value: name.clone().into_bytes() })
+            }
+        };
+        let mut extensions: Vec<_> = provider.iter().chain(&self.extensions).collect();
+        extensions.sort_by_key(|extension| extension.id);
+        if extensions.is_empty() {
+            return (FORMAT_4, plain);
+        }
+        plain.extend(postcard::to_allocvec(&extensions).unwrap_or_default());
+        (FORMAT_5, plain)
+    }
+
+    fn decode(format: u8, plain: &[u8]) -> Result<Record, RecordError> {
+        let (mut record, rest): (Record, _) =
+            postcard::take_from_bytes(plain).map_err(|_| RecordError::Format)?;
+        if format == FORMAT_4 {
+            return if rest.is_empty() { Ok(record) } else { Err(RecordError::Format) };
+        }
+        let (extensions, rest): (Vec<Extension>, _) =
+            postcard::take_from_bytes(rest).map_err(|_| RecordError::Format)?;
+        if !rest.is_empty() || !extensions.is_sorted_by(|one, next| one.id < next.id) {
+            return Err(RecordError::Format);
+        }
+        for extension in extensions {
+            record.apply_extension(extension)?;
+        }
+        Ok(record)
+    }
+
+    fn apply_extension(&mut self, extension: Extension) -> Result<(), RecordError> {
+        match extension.id {
+            PROVIDER => {
+                let name = String::from_utf8(extension.value).map_err(|_| RecordError::Format)?;
+                self.identity.provider = Provider::External(name);
+            }
+            _ => self.extensions.push(extension),
+        }
+        Ok(())
+    }
 }
 
-fn associated_data(key: &SessionKey, generation: u32) -> [u8; 28] {
-    let mut out = [0; 28];
-    out[..8].copy_from_slice(&key.tag.0);
-    out[8..24].copy_from_slice(&key.id.0);
-    out[24..].copy_from_slice(&generation.to_be_bytes());
-    out
+/// The data that a seal authenticates. Format 5 includes the format: otherwise an attacker with write
+/// access to the store could turn a record into one of format 4, without its extensions.
+struct AssociatedData([u8; 29]);
+
+impl AssociatedData {
+    fn new(format: u8, key: &SessionKey, generation: u32) -> AssociatedData {
+        let mut out = [0; 29];
+        out[..8].copy_from_slice(&key.tag.0);
+        out[8..24].copy_from_slice(&key.id.0);
+        out[24..28].copy_from_slice(&generation.to_be_bytes());
+        out[28] = format;
+        AssociatedData(out)
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        if self.0[28] == FORMAT_4 { &self.0[..28] } else { &self.0 }
+    }
 }
 
 #[cfg(test)]
@@ -281,6 +383,80 @@ mod tests {
         let (key, record) = sample(&keys, "alice-in-the-clear");
         let stored = record.seal(&keys, &key);
         assert!(!stored.windows(5).any(|window| window == b"alice"));
+    }
+
+    fn external(record: &Record) -> Record {
+        let provider = Provider::External("example".to_owned());
+        Record { identity: Identity { provider, ..record.identity.clone() }, ..record.clone() }
+    }
+
+    #[test]
+    fn only_a_record_with_extensions_has_format_5() {
+        let keys = KeyRing::generate("now");
+        let (key, record) = sample(&keys, "alice");
+        assert_eq!(record.seal(&keys, &key)[0], FORMAT_4);
+        let extended = external(&record);
+        let stored = extended.seal(&keys, &key);
+        assert_eq!(stored[0], FORMAT_5);
+        assert_eq!(Record::open(&keys, &key, &stored), Ok(extended));
+    }
+
+    #[test]
+    fn unknown_extensions_are_written_back() {
+        let keys = KeyRing::generate("now");
+        let (key, record) = sample(&keys, "alice");
+        let extension = |id| Extension { id, value: vec![1, 2, 3] };
+        let extensions = vec![extension(2), extension(u16::MAX)];
+        for record in [external(&record), record] {
+            let record = Record { extensions: extensions.clone(), ..record };
+            let read = Record::open(&keys, &key, &record.seal(&keys, &key)).expect("a record");
+            assert_eq!(read, record);
+            let touched = Record { last_active: UnixMillis(9), ..read };
+            let written = Record::open(&keys, &key, &touched.seal(&keys, &key)).expect("a record");
+            assert_eq!(written.extensions, extensions);
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_format_is_refused() {
+        let keys = KeyRing::generate("now");
+        let (key, record) = sample(&keys, "alice");
+        let open = |stored: &[u8], format: u8| {
+            let mut stored = stored.to_vec();
+            stored[0] = format;
+            Record::open(&keys, &key, &stored)
+        };
+        let forged = Err(RecordError::Open(OpenError::Forged));
+        let stored = external(&record).seal(&keys, &key);
+        assert_eq!(open(&stored, FORMAT_4), forged, "its extensions would be lost");
+        assert_eq!(open(&record.seal(&keys, &key), FORMAT_5), forged);
+        for format in [0, 1, 3] {
+            assert_eq!(open(&stored, format), Err(RecordError::Format));
+        }
+        for format in [6, 255] {
+            assert_eq!(open(&stored, format), Err(RecordError::Newer(format)));
+        }
+    }
+
+    #[test]
+    fn malformed_extensions_are_refused() {
+        let (_, record) = sample(&KeyRing::generate("now"), "alice");
+        let decode = |extensions: &[Extension]| {
+            let mut plain = postcard::to_allocvec(&record).expect("a record");
+            plain.extend(postcard::to_allocvec(extensions).expect("extensions"));
+            Record::decode(FORMAT_5, &plain)
+        };
+        let extension = |id, value: &[u8]| Extension { id, value: value.to_vec() };
+        assert!(decode(&[extension(1, b"example"), extension(7, b"")]).is_ok());
+        let twice = [extension(7, b""), extension(7, b"")];
+        let unordered = [extension(7, b""), extension(1, b"example")];
+        for extensions in [&twice[..], &unordered, &[extension(1, &[0xff])]] {
+            assert_eq!(decode(extensions), Err(RecordError::Format));
+        }
+        let mut plain = postcard::to_allocvec(&record).expect("a record");
+        assert_eq!(Record::decode(FORMAT_4, &plain), Ok(record.clone()));
+        plain.push(0);
+        assert_eq!(Record::decode(FORMAT_4, &plain), Err(RecordError::Format), "trailing bytes");
     }
 
     #[test]

@@ -75,6 +75,7 @@ impl DemoDir {
                 name: None,
                 email: Some(format!("{user}@example.com")),
                 groups: vec![group.to_owned()],
+                ..Identity::default()
             };
             file.add(&identity, &Credential::hash(&password, Cost::DEFAULT)?)?;
             users.push((user.to_owned(), password));

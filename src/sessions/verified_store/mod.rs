@@ -233,6 +233,11 @@ impl VerifiedStore {
                 self.shared.metrics.store_error();
                 LoadError::Unavailable(Unavailable(text.to_owned()))
             }
+            RecordError::Newer(_) => {
+                self.shared.cache.remove(key);
+                self.shared.metrics.store_error();
+                LoadError::Unavailable(Unavailable(error.to_string()))
+            }
             RecordError::Open(OpenError::Malformed | OpenError::Forged)
             | RecordError::Format
             | RecordError::User => {

@@ -20,3 +20,19 @@ async fn a_read_before_a_requested_end_is_not_served_stale() {
     let Some(CacheEntry::Live(cached)) = cache.get(&key) else { panic!("it lives") };
     assert_eq!(cache.confirmed_within(&cached, MAX_CLOCK_SKEW, clock.now()), None);
 }
+
+/// Otherwise an upgrade of one gateway would log out users at the others.
+#[tokio::test]
+async fn a_record_of_a_newer_version_is_unavailable() {
+    let clock = Clock::manual(UnixMillis(1_000_000));
+    let sessions = sessions(&Store::memory(clock.clone()), &clock);
+    let key = live_session(&sessions).await.key;
+    let store = sessions.verified_store();
+    let mut loaded = store.load_latest(&key).await.expect("available");
+    let Slot::Live { revision, sealed } = loaded.slot else { panic!("it lives") };
+    let newer = [&[6], &sealed[1..]].concat();
+    loaded.slot = Slot::Live { revision: revision + 1, sealed: newer.into() };
+    let keys = store.shared.keys.load_full();
+    let Err(error) = store.verify(&keys, &key, loaded, Instant::now()) else { panic!("opened") };
+    assert!(matches!(error, LoadError::Unavailable(_)));
+}

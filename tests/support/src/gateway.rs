@@ -174,6 +174,7 @@ pub fn prepare_directory() -> Arc<TempDir> {
             name: Some(format!("The {user}")),
             email: Some(format!("{user}@example.test")),
             groups: groups.into_iter().map(str::to_owned).collect(),
+            ..Identity::default()
         };
         users.add(&identity, &hash).expect("a new user");
     }
