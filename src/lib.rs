@@ -11,12 +11,12 @@
 //! | 9 | [`portal`], [`admin`] | login and session pages; admin API |
 //! | 8 | [`auth`] | authentication: from the cookie to a permit |
 //! | 7 | [`sessions`] | session service: create, list, rotate, restrict, end |
-//! | 6 | [`connections`] | tracked connections, which end with their session |
-//! | 5 | [`store`], [`upstream`], [`tls`], [`identity`], [`telemetry`] | adapters |
+//! | 6 | [`connections`], [`audit`], [`notify`] | tracked connections, which end with their session; audit log; notifications |
+//! | 5 | [`store`], [`upstream`], [`tls`], [`identity`], [`telemetry`], [`http_client`] | adapters |
 //! | 4 | [`config`] | configuration file to checked values |
 //! | 3 | [`route`], [`risk`] | pure: route table and access rules; risk signals and scores |
 //! | 2 | [`message`] | pure: request heads, hop-by-hop headers, identity headers, cookies, targets |
-//! | 1 | [`session`] | pure: token, session record, policy, decision |
+//! | 1 | [`session`], [`rate_limit`] | pure: token, session record, policy, decision; rate limits |
 //! | 0 | [`clock`], [`secret`] | pure: clock; keys, sealing, hashes |
 
 #![forbid(unsafe_code)]
@@ -47,15 +47,19 @@
 
 pub mod admin;
 pub mod app;
+pub mod audit;
 pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connections;
+pub mod http_client;
 pub mod identity;
 pub mod message;
+pub mod notify;
 pub mod portal;
 pub mod proxy;
+pub mod rate_limit;
 pub mod risk;
 pub mod route;
 pub mod secret;

@@ -34,6 +34,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
+use crate::audit::{AuditFileError, AuditLog};
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::{Config, RedisLocation, StoreLocation};
@@ -47,8 +48,7 @@ use crate::session::SignalsMode;
 use crate::sessions::{Sessions, Shared, SharedParts};
 use crate::store::{RedisSettings, Store};
 use crate::telemetry::access_log::FLUSH_INTERVAL;
-use crate::telemetry::audit::AuditFileError;
-use crate::telemetry::{AccessLog, AccessLogWriter, AuditLog, Metrics};
+use crate::telemetry::{AccessLog, AccessLogWriter, Metrics};
 use crate::tls::{Certificates, HandshakeAcceptor};
 
 /// Environment variables that hold the store passwords if no file is configured.

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::{self, Config, Notify};
+use crate::notify::{Notifier, RetryPolicy, Settings, Webhook};
 use crate::secret::SigningSecret;
 use crate::telemetry::Metrics;
-use crate::telemetry::notify::{Notifier, RetryPolicy, Settings, Webhook};
 use crate::tls;
 
 use super::{StartError, read_secret};

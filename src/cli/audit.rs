@@ -11,10 +11,10 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::secret::KeyRing;
-use crate::telemetry::audit::{
+use crate::audit::{
     FileReport, FileStart, Head, Verifier, VerifyOptions, file_start, read_heads, read_last_head,
 };
+use crate::secret::KeyRing;
 
 #[derive(Args)]
 pub struct AuditArgs {

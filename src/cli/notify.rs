@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use crate::app;
 use crate::config::Config;
-use crate::telemetry::notify;
+use crate::notify;
 
 #[derive(Args)]
 pub struct NotifyArgs {

@@ -17,17 +17,16 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
-use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use governor::clock::Clock as GovernorClock;
+use governor::clock::Clock as _;
 use governor::nanos::Nanos;
-use governor::state::keyed::HashMapStateStore;
-use governor::{Quota, RateLimiter};
 
-use crate::clock::{Clock, UnixMillis};
+use crate::clock::Clock;
+pub use crate::rate_limit::Rate;
+use crate::rate_limit::{RateLimit, SteadyClock};
 
 /// Maximum number of entries per table.
 pub const BUCKETS: u64 = 1 << 18;
@@ -45,13 +44,6 @@ pub struct LoginLimits {
     pub pause_max: Duration,
 }
 
-/// A burst of `burst` attempts, then one per `every`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    pub burst: NonZeroU32,
-    pub every: Duration,
-}
-
 impl Default for LoginLimits {
     fn default() -> LoginLimits {
         LoginLimits {
@@ -63,35 +55,13 @@ impl Default for LoginLimits {
     }
 }
 
-impl Rate {
-    /// Creates a rate; a burst of 0 counts as 1.
-    pub fn new(burst: u32, every: Duration) -> Rate {
-        let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
-        Rate { burst, every }
-    }
-
-    fn quota(self) -> Quota {
-        // A zero period means no limit; governor's minimum is a nanosecond.
-        let every = self.every.max(Duration::from_nanos(1));
-        let quota = Quota::with_period(every).unwrap_or_else(|| Quota::per_second(self.burst));
-        quota.allow_burst(self.burst)
-    }
-}
-
-type Limiter = RateLimiter<
-    u64,
-    HashMapStateStore<u64>,
-    SteadyClock,
-    governor::middleware::NoOpMiddleware<Nanos>,
->;
-
 /// Rate limits of one gateway.
 pub struct Throttle {
     limits: LoginLimits,
     clock: SteadyClock,
     hasher: RandomState,
-    network: Limiter,
-    pair: Limiter,
+    network: RateLimit<u64>,
+    pair: RateLimit<u64>,
     names: Mutex<HashMap<u64, FailureStreak>>,
     /// Pairs of name and network with a successful login, and the time of the last one.
     trusted_pairs: Mutex<HashMap<u64, Nanos>>,
@@ -115,13 +85,12 @@ pub struct AttemptKey {
 impl Throttle {
     /// Creates the limits without any recorded attempt.
     pub fn new(limits: LoginLimits, clock: &Clock) -> Throttle {
-        let clock = SteadyClock::new(clock);
-        let limiter = |rate: Rate| Limiter::hashmap_with_clock(rate.quota(), clock.clone());
+        let limiter = |rate: Rate| RateLimit::new(rate, clock);
         Throttle {
             limits,
             network: limiter(limits.network),
             pair: limiter(limits.pair),
-            clock,
+            clock: SteadyClock::new(clock),
             hasher: RandomState::new(),
             names: Mutex::default(),
             trusted_pairs: Mutex::default(),
@@ -134,8 +103,8 @@ impl Throttle {
         self.sweep_periodically();
         let network = network_of(from);
         let key = AttemptKey { name: self.bucket(folded), pair: self.bucket((folded, network)) };
-        self.check_limit(&self.network, self.bucket(network))?;
-        self.check_limit(&self.pair, key.pair)?;
+        self.network.check(&self.bucket(network))?;
+        self.pair.check(&key.pair)?;
         self.check_pause(key)?;
         Ok(key)
     }
@@ -151,11 +120,6 @@ impl Throttle {
     pub fn record_success(&self, key: AttemptKey) {
         lock(&self.names).remove(&key.name);
         lock(&self.trusted_pairs).insert(key.pair, self.clock.now());
-    }
-
-    fn check_limit(&self, limiter: &Limiter, bucket: u64) -> Result<(), Duration> {
-        let checked = limiter.check_key(&bucket);
-        checked.map_err(|not_until| not_until.wait_time_from(self.clock.now()))
     }
 
     fn check_pause(&self, key: AttemptKey) -> Result<(), Duration> {
@@ -182,8 +146,8 @@ impl Throttle {
 
     fn sweep_periodically(&self) {
         if self.attempts.fetch_add(1, Ordering::Relaxed) % SWEEP_INTERVAL == SWEEP_INTERVAL - 1 {
-            self.network.retain_recent();
-            self.pair.retain_recent();
+            self.network.remove_idle();
+            self.pair.remove_idle();
         }
     }
 }
@@ -207,37 +171,10 @@ fn network_of(from: IpAddr) -> IpAddr {
     }
 }
 
-/// Monotonic time, or the manual clock of a test: a corrected wall clock must not change the
-/// limits.
-#[derive(Clone, Debug)]
-enum SteadyClock {
-    Monotonic(Arc<Instant>),
-    Manual(Clock, UnixMillis),
-}
-
-impl SteadyClock {
-    fn new(clock: &Clock) -> SteadyClock {
-        match clock {
-            Clock::System => SteadyClock::Monotonic(Arc::new(Instant::now())),
-            Clock::Manual(_) => SteadyClock::Manual(clock.clone(), clock.now()),
-        }
-    }
-}
-
-impl GovernorClock for SteadyClock {
-    type Instant = Nanos;
-
-    fn now(&self) -> Nanos {
-        match self {
-            SteadyClock::Monotonic(start) => start.elapsed().into(),
-            SteadyClock::Manual(clock, start) => clock.now().since(*start).into(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::UnixMillis;
 
     const HERE: [u8; 4] = [192, 0, 2, 1];
 

@@ -1,9 +1,11 @@
 //! Emission of session events.
 
+use crate::audit::AuditLog;
 use crate::clock::Clock;
+use crate::notify::Notifier;
 use crate::session::{ClientContext, SessionId};
 use crate::telemetry::events::EventContext;
-use crate::telemetry::{AuditLog, Metrics, Notifier, SessionEvent};
+use crate::telemetry::{Metrics, SessionEvent};
 
 /// Sinks of session events.
 pub struct Events {

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use crate::audit::AuditLog;
 use crate::clock::{Clock, UnixMillis};
 use crate::connections::{ConnectionRegistry, TrackingLimits};
 use crate::identity::Directory;
 use crate::message::CookieNames;
+use crate::notify::Notifier;
 use crate::risk::{GeoIp, RiskSettings};
 use crate::secret::KeyRing;
 use crate::session::{
@@ -15,7 +17,7 @@ use crate::session::{
     SessionPolicy,
 };
 use crate::telemetry::events::EventContext;
-use crate::telemetry::{AuditLog, Metrics, Notifier, SessionEvent};
+use crate::telemetry::{Metrics, SessionEvent};
 
 use super::events::Events;
 use super::global_cutoff::GlobalCutoff;

@@ -3,12 +3,11 @@
 
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tracing::warn;
 
-/// Minimum time between two log entries about the same limit.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
+use super::log_throttle::LogThrottle;
 
 /// A limit of `[limits]`, or one of HTTP/2 that has no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,13 +92,7 @@ impl Limit {
 /// Throttles the log entries of rejections, for each limit on its own.
 #[derive(Default)]
 pub(super) struct LimitLog {
-    limits: Mutex<[Throttle; Limit::ALL.len()]>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Throttle {
-    unreported: u64,
-    last_entry: Option<Instant>,
+    limits: Mutex<[LogThrottle; Limit::ALL.len()]>,
 }
 
 impl LimitLog {
@@ -108,8 +101,8 @@ impl LimitLog {
         let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         let index = Limit::ALL.iter().position(|other| *other == limit);
         if let Some(throttle) = index.and_then(|index| limits.get_mut(index)) {
-            throttle.unreported += 1;
-            throttle.log(limit, client, Instant::now());
+            throttle.record(1);
+            log(limit, throttle.due(Instant::now()), client);
         }
     }
 
@@ -118,46 +111,21 @@ impl LimitLog {
         let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         for (limit, throttle) in Limit::ALL.iter().zip(limits.iter_mut()) {
-            throttle.log(*limit, None, now);
+            log(*limit, throttle.due(now), None);
         }
     }
 }
 
-impl Throttle {
-    /// Returns the count of the log entry, if one was written.
-    fn log(&mut self, limit: Limit, client: Option<IpAddr>, now: Instant) -> Option<u64> {
-        let is_due = self.last_entry.is_none_or(|last| now.duration_since(last) >= LOG_INTERVAL);
-        if self.unreported == 0 || !is_due {
-            return None;
-        }
-        let count = std::mem::take(&mut self.unreported);
-        self.last_entry = Some(now);
+fn log(limit: Limit, count: Option<u64>, client: Option<IpAddr>) {
+    if let Some(count) = count {
         let client = client.map(|address| address.to_string());
         warn!(event = "limit.hit", limit = limit.as_str(), count, client);
-        Some(count)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_burst_is_logged_at_its_start_and_every_ten_seconds() {
-        let mut throttle = Throttle::default();
-        let start = Instant::now();
-        let mut counts = Vec::new();
-        for millis in 0..25_000 {
-            throttle.unreported += 1;
-            let now = start + Duration::from_millis(millis);
-            counts.extend(throttle.log(Limit::ControlBytes, None, now));
-        }
-        assert_eq!(counts, [1, 10_000, 10_000]);
-        let mut log =
-            |seconds| throttle.log(Limit::ControlBytes, None, start + Duration::from_secs(seconds));
-        assert_eq!(log(31), Some(4_999));
-        assert_eq!(log(60), None);
-    }
 
     #[test]
     fn every_limit_has_its_own_label() {

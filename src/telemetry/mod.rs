@@ -4,19 +4,16 @@
 //! `docs/metrics-and-events.md` lists every metric and event.
 
 pub mod access_log;
-pub mod audit;
 pub mod events;
 mod gauge_guard;
 pub mod limits;
 pub mod log;
+pub mod log_throttle;
 pub mod metrics;
-pub mod notify;
-mod window;
 
 pub use access_log::{AccessLog, AccessLogFields, AccessLogWriter};
-pub use audit::AuditLog;
 pub use events::SessionEvent;
 pub use gauge_guard::GaugeGuard;
 pub use limits::Limit;
+pub use log_throttle::LogThrottle;
 pub use metrics::{ADMIT, Metrics, StoreStats};
-pub use notify::Notifier;

@@ -226,7 +226,7 @@ async fn theft_audit_entry_names_both_clients_and_no_secret() {
     let key = gateway.shared().keys.load().audit().clone();
     gateway.stop();
     let text = std::fs::read_to_string(&file).expect("the audit log");
-    let report = doorward::telemetry::audit::verify(text.as_bytes(), &key, &[]).expect("memory");
+    let report = doorward::audit::verify(text.as_bytes(), &key, &[]).expect("memory");
     assert_eq!(report.findings, []);
     let theft = text.lines().find(|line| line.contains("session.theft")).expect("the theft");
     let theft: serde_json::Value = serde_json::from_str(theft).expect("JSON");

@@ -479,7 +479,7 @@ async fn store_tampering_is_audited_with_its_session() {
     let key = gateway.shared().keys.load().audit().clone();
     gateway.stop();
     let text = std::fs::read_to_string(&file).expect("the audit log");
-    let report = doorward::telemetry::audit::verify(text.as_bytes(), &key, &[]).expect("memory");
+    let report = doorward::audit::verify(text.as_bytes(), &key, &[]).expect("memory");
     assert_eq!(report.findings, []);
     let lines = || text.lines().map(|line| serde_json::from_str(line).expect("JSON"));
     let told: Vec<serde_json::Value> = lines()

@@ -5,14 +5,14 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use aws_lc_rs::hmac;
+use doorward::audit::{
+    AuditFileError, AuditFinding, AuditLog, FileReport, Head, Verifier, VerifyOptions, verify,
+};
 use doorward::clock::{Clock, UnixMillis};
 use doorward::secret::KeyRing;
 use doorward::session::{EndReason, SessionId};
-use doorward::telemetry::audit::{
-    AuditFileError, AuditFinding, FileReport, Head, Verifier, VerifyOptions, verify,
-};
+use doorward::telemetry::SessionEvent;
 use doorward::telemetry::events::EventContext;
-use doorward::telemetry::{AuditLog, SessionEvent};
 use proptest::prelude::*;
 use tempfile::TempDir;
 

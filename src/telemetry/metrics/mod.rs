@@ -3,6 +3,7 @@
 //! `docs/metrics-and-events.md` is the reference; a test keeps it complete.
 
 mod notifications;
+mod register;
 mod risk;
 
 use std::net::IpAddr;
@@ -15,11 +16,12 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Metric, Registry};
+use prometheus_client::registry::Registry;
 
 use super::events::{RiskContext, SessionEvent};
 use super::limits::{Limit, LimitLog};
 use notifications::NotificationMetrics;
+use register::register;
 use risk::RiskMetrics;
 
 pub use notifications::NotificationOutcome;
@@ -125,13 +127,6 @@ struct RedisMetrics {
     entries: Gauge,
     bytes: Gauge,
     invalidation_age: Gauge<f64, AtomicU64>,
-}
-
-/// Registers a metric under `doorward_` and `name`.
-fn register<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
-    let metric = M::default();
-    registry.register(name, help, metric.clone());
-    metric
 }
 
 impl RedisMetrics {

@@ -174,10 +174,7 @@ fn notify_test_prints_the_receivers_response() {
     assert!(receiver.next().contains("\"event.action\":\"notify.test\""));
     let bad = notify_test(&directory, &receiver.webhook());
     assert_eq!(bad.status.code(), Some(1));
-    assert!(
-        said(&bad.stderr).contains("not delivered: it answered 302 Found, and redirects"),
-        "{bad:?}"
-    );
+    assert!(said(&bad.stderr).contains("not delivered: response 302 Found; redirects"), "{bad:?}");
     let script = "command = [\"/bin/sh\", \"-c\", \"echo no pager here >&2; exit 3\"]";
     let bad = notify_test(&directory, script);
     assert_eq!(bad.status.code(), Some(1));

@@ -1,7 +1,7 @@
 //! The command channel: messages on standard input, with a time limit.
 
+use doorward::notify::{RetryPolicy, Settings};
 use doorward::secret::SigningSecret;
-use doorward::telemetry::notify::{RetryPolicy, Settings};
 use serde_json::Value;
 use tempfile::TempDir;
 

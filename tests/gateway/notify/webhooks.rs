@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use doorward::clock::UnixMillis;
+use doorward::http_client::HttpClientError;
+use doorward::notify::{DeliveryError, RetryPolicy, Settings, send_test};
 use doorward::secret::SigningSecret;
 use doorward::telemetry::SessionEvent;
 use doorward::telemetry::events::EventContext;
-use doorward::telemetry::notify::{DeliveryError, RetryPolicy, Settings, send_test};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
@@ -127,7 +128,10 @@ fn burst_of_events_is_delivered_or_counted_without_blocking() {
     for session in 0..5_000 {
         notifier.theft(session, "alice");
     }
-    assert_eq!(notifier.close(), [0, 30, 0, 4_970]);
+    let [delivered, failed, duplicate, dropped] = notifier.close();
+    // Thirty at once, and one more for each two seconds that the events take.
+    assert!((30..=35).contains(&failed), "{failed}");
+    assert_eq!((delivered, duplicate, failed + dropped), (0, 0, 5_000));
 }
 
 #[test]
@@ -190,7 +194,10 @@ async fn webhook_certificate_must_match_the_configured_ca() {
     let by_address = webhook.replace("localhost", "127.0.0.1") + "\nca = \"ca.pem\"";
     for notify in [format!("{webhook}\n{other}"), webhook.clone(), by_address] {
         let told = send_test(notify_config(&directory, &notify)).await;
-        assert!(matches!(&told[..], [(_, Err(DeliveryError::Tls(_)))]), "{notify}: {told:?}");
+        assert!(
+            matches!(&told[..], [(_, Err(DeliveryError::Http(HttpClientError::Tls(_))))]),
+            "{notify}: {told:?}"
+        );
     }
     assert_eq!(receiver.rest(), 0);
 }

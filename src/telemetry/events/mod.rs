@@ -1,11 +1,17 @@
 //! Session events and the context that they are logged with.
 
+mod ecs_class;
+mod ecs_event;
+mod risk_fields;
+
 use std::net::IpAddr;
 
 use tracing::{error, info, warn};
 
 use crate::risk::{GeoInfo, RiskReport};
 use crate::session::{ClientContext, EndReason, SessionId, TlsFingerprint};
+
+pub use ecs_event::EcsEvent;
 
 /// A session event. Each is one log entry with the target `session`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +96,7 @@ impl SessionEvent {
     }
 
     /// Reports whether a client without a session can cause the event at any rate.
-    pub(super) fn is_unauthenticated(self) -> bool {
+    pub fn is_unauthenticated(self) -> bool {
         match self {
             SessionEvent::LoginFailed
             | SessionEvent::LoginThrottled
@@ -111,7 +117,7 @@ impl SessionEvent {
     }
 
     /// Reports whether one token can cause the event with every request.
-    pub(super) fn is_repeatable(self) -> bool {
+    pub fn is_repeatable(self) -> bool {
         match self {
             SessionEvent::LocationChanged
             | SessionEvent::Theft
@@ -132,7 +138,7 @@ impl SessionEvent {
     }
 
     /// Returns the `event.outcome` of the audit log: true is `success`.
-    pub(super) fn is_success(self) -> bool {
+    fn is_success(self) -> bool {
         match self {
             SessionEvent::Login
             | SessionEvent::LoginNewLocation
@@ -152,7 +158,7 @@ impl SessionEvent {
         }
     }
 
-    pub(super) fn reason(self) -> Option<&'static str> {
+    fn reason(self) -> Option<&'static str> {
         match self {
             SessionEvent::Ended(reason) => Some(reason.as_str()),
             SessionEvent::Refused(reason) => Some(reason),

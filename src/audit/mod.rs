@@ -17,11 +17,8 @@
 //! - A line belongs to the chain only once it is in the file.
 
 mod chain;
-mod ecs;
-pub(super) mod entry;
 mod files;
 mod rate_limit;
-mod risk_fields;
 mod writer;
 
 use std::path::PathBuf;
@@ -29,7 +26,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use aws_lc_rs::hmac;
 
@@ -38,9 +34,8 @@ pub use chain::{
 };
 pub use files::{AuditFileError, read_heads, read_last_head};
 
-use super::events::{EventContext, SessionEvent};
 use crate::clock::{Clock, UnixMillis};
-use entry::AuditEntry;
+use crate::telemetry::events::{EcsEvent, EventContext, SessionEvent};
 use rate_limit::AuditRateLimit;
 use writer::WriterCommand;
 
@@ -62,9 +57,9 @@ impl AuditLog {
     /// # Errors
     /// When the file cannot be written, or its last line is not valid: a modified log is not continued.
     pub fn open(path: PathBuf, key: hmac::Key, clock: Clock) -> Result<AuditLog, AuditFileError> {
+        let rate_limit = Arc::new(Mutex::new(AuditRateLimit::new(&clock)));
         let file = writer::AuditFile::open(path, key, clock)?;
-        let (lost, rate_limit) =
-            (Arc::new(AtomicU64::new(0)), Arc::<Mutex<AuditRateLimit>>::default());
+        let lost = Arc::new(AtomicU64::new(0));
         let (queue, waiting) = std::sync::mpsc::sync_channel(QUEUE);
         let writer = writer::AuditWriter::new(file, Arc::clone(&lost), Arc::clone(&rate_limit));
         let thread = std::thread::Builder::new().name("audit".to_owned());
@@ -75,11 +70,11 @@ impl AuditLog {
     /// Queues an event. Never blocks.
     pub fn record(&self, event: SessionEvent, about: &EventContext<'_>, at: UnixMillis) {
         let mut rate_limit = self.rate_limit.lock().unwrap_or_else(PoisonError::into_inner);
-        if !rate_limit.allows(event, about.session, Instant::now()) {
+        if !rate_limit.allows(event, about.session) {
             return;
         }
         drop(rate_limit);
-        let entry = AuditEntry::new(event, about, at);
+        let entry = EcsEvent::new(event, about, at);
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             self.queue.try_send(WriterCommand::Entry(Box::new(entry)))
         {
@@ -112,7 +107,8 @@ mod tests {
     #[test]
     fn unauthenticated_events_cannot_fill_the_queue() {
         let (queue, waiting) = std::sync::mpsc::sync_channel(QUEUE);
-        let (lost, rate_limit) = (Arc::default(), Arc::default());
+        let lost = Arc::default();
+        let rate_limit = Arc::new(Mutex::new(AuditRateLimit::new(&Clock::System)));
         let audit = AuditLog { queue, lost, rate_limit, thread: Arc::default() };
         for _ in 0..2 * QUEUE {
             audit.record(SessionEvent::TokenInvalid, &EventContext::default(), UnixMillis(1));
@@ -120,7 +116,7 @@ mod tests {
         let about = EventContext { session: Some(SessionId([1; 16])), ..EventContext::default() };
         audit.record(SessionEvent::Theft, &about, UnixMillis(2));
         let waits = |message| match message {
-            WriterCommand::Entry(entry) => entry.action == "session.theft",
+            WriterCommand::Entry(entry) => entry.action() == "session.theft",
             WriterCommand::Close => false,
         };
         assert!(waiting.try_iter().any(waits));

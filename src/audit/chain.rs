@@ -7,7 +7,8 @@ use aws_lc_rs::hmac;
 use data_encoding::HEXLOWER;
 use serde::Deserialize;
 
-use super::ecs::TORN;
+/// The action of a line that declares the line before as torn.
+pub(super) const TORN: &str = "audit.torn";
 
 /// A line ends in this, 64 hex digits, and [`SUFFIX`].
 const MAC_FIELD: &str = ",\"doorward.mac\":\"";

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::risk::{Country, GeoInfo, UserAgent};
 use crate::session::ClientContext;
 
-use super::super::events::{EventContext, RiskContext};
+use super::{EventContext, RiskContext};
 
 /// A risk assessment. `signals` and `weights` have the same order.
 #[derive(Clone, Debug, Serialize)]

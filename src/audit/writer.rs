@@ -16,12 +16,15 @@ use tracing::{error, info};
 
 use crate::clock::{Clock, UnixMillis};
 use crate::secret::random_bytes;
+use crate::telemetry::events::EcsEvent;
 
-use super::chain::{Head, parse_head, seal, verified_head};
-use super::ecs::{LOST, STARTED, SUPPRESSED, TORN};
-use super::entry::AuditEntry;
+use super::chain::{Head, TORN, parse_head, seal, verified_head};
 use super::files::{self, AuditFileError, HEAD_EVENT, Tail};
 use super::rate_limit::AuditRateLimit;
+
+const STARTED: &str = "audit.started";
+const LOST: &str = "audit.lost";
+const SUPPRESSED: &str = "audit.suppressed";
 
 /// How often lost events are reported and the path of the file is checked.
 const TICK: Duration = Duration::from_secs(1);
@@ -30,7 +33,7 @@ const SUPPRESSED_INTERVAL: Duration = Duration::from_secs(60);
 const HEAD_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 pub(super) enum WriterCommand {
-    Entry(Box<AuditEntry>),
+    Entry(Box<EcsEvent>),
     Close,
 }
 
@@ -79,18 +82,18 @@ impl AuditFile {
             self.file.write_all(b"\n")?;
             self.length += 1;
             let torn = u64::try_from(tail.torn).unwrap_or(u64::MAX);
-            self.append(&[AuditEntry::internal(
+            self.append(&[EcsEvent::process_info(
                 TORN,
-                Some("power failure or full disk"),
+                "power failure or full disk",
                 Some(torn),
                 now,
             )])?;
         }
-        self.append(&[AuditEntry::internal(STARTED, None, None, now)])
+        self.append(&[EcsEvent::process_start(STARTED, now)])
     }
 
     /// Appends all entries or none: truncates the file after a partial write.
-    fn append(&mut self, entries: &[AuditEntry]) -> io::Result<()> {
+    fn append(&mut self, entries: &[EcsEvent]) -> io::Result<()> {
         let mut head = self.head.clone();
         let mut out = String::new();
         for entry in entries {
@@ -158,7 +161,7 @@ pub(super) struct AuditWriter {
     file: AuditFile,
     lost: Arc<AtomicU64>,
     rate_limit: Arc<Mutex<AuditRateLimit>>,
-    pending: Vec<AuditEntry>,
+    pending: Vec<EcsEvent>,
     next_tick: Instant,
     next_count: Instant,
     next_head: Instant,
@@ -226,7 +229,7 @@ impl AuditWriter {
         ControlFlow::Continue(())
     }
 
-    fn enqueue(&mut self, entry: AuditEntry) {
+    fn enqueue(&mut self, entry: EcsEvent) {
         if self.pending.len() < MAX_PENDING {
             self.pending.push(entry);
         } else {
@@ -258,7 +261,7 @@ impl AuditWriter {
             self.rate_limit.lock().unwrap_or_else(PoisonError::into_inner).take_suppressed();
         for (action, count) in counted {
             self.next_count = now + SUPPRESSED_INTERVAL;
-            self.pending.push(AuditEntry::internal(SUPPRESSED, Some(action), Some(count), at));
+            self.pending.push(EcsEvent::process_info(SUPPRESSED, action, Some(count), at));
         }
     }
 
@@ -266,7 +269,7 @@ impl AuditWriter {
         let lost = self.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let reason = "the disk was slower than the events";
-            self.pending.push(AuditEntry::internal(LOST, Some(reason), Some(lost), at));
+            self.pending.push(EcsEvent::process_info(LOST, reason, Some(lost), at));
         }
     }
 
@@ -305,18 +308,19 @@ mod tests {
         let file =
             AuditFile::open(directory.path().join("log"), key, Clock::System).expect("a log");
         let (queue, waiting) = std::sync::mpsc::sync_channel(1);
-        let entry = AuditEntry::new(SessionEvent::Login, &EventContext::default(), UnixMillis(0));
+        let entry = EcsEvent::new(SessionEvent::Login, &EventContext::default(), UnixMillis(0));
         queue.send(WriterCommand::Entry(Box::new(entry))).expect("room");
         drop(queue);
         let log_path = directory.path().join("ordinary");
         let log = tracing_subscriber::fmt().json().flatten_event(true);
         let log = log.with_writer(Arc::new(fs::File::create(&log_path).expect("a file"))).finish();
         tracing::subscriber::with_default(log, || {
-            AuditWriter::new(file, Arc::default(), Arc::default()).run(&waiting);
+            let rate_limit = Arc::new(Mutex::new(AuditRateLimit::new(&Clock::System)));
+            AuditWriter::new(file, Arc::default(), rate_limit).run(&waiting);
         });
         let heads = files::read_heads(fs::File::open(&log_path).expect("the file")).expect("read");
-        let places: Vec<u64> = heads.iter().map(|head| head.seq).collect();
-        assert_eq!(places, [1, 2]);
+        let numbers: Vec<u64> = heads.iter().map(|head| head.seq).collect();
+        assert_eq!(numbers, [1, 2]);
     }
 
     #[test]
@@ -325,22 +329,19 @@ mod tests {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &[7; 32]);
         let file =
             AuditFile::open(directory.path().join("log"), key, Clock::System).expect("a log");
-        let rate_limit = Arc::<Mutex<AuditRateLimit>>::default();
+        let limit_clock = Clock::manual(UnixMillis(0));
+        let rate_limit = Arc::new(Mutex::new(AuditRateLimit::new(&limit_clock)));
         let mut writer = AuditWriter::new(file, Arc::default(), Arc::clone(&rate_limit));
         let start = Instant::now();
-        let said = |writer: &mut AuditWriter, after: u64| {
+        let report = |writer: &mut AuditWriter, after: u64| {
             let now = start + Duration::from_secs(after);
             for _ in 0..20 {
-                rate_limit.lock().expect("a rate_limit").allows(
-                    SessionEvent::TokenInvalid,
-                    None,
-                    now,
-                );
+                rate_limit.lock().expect("a rate_limit").allows(SessionEvent::TokenInvalid, None);
             }
             writer.push_suppressed(now, UnixMillis(0));
             std::mem::take(&mut writer.pending).len()
         };
-        let lines: Vec<usize> = (1..=120).map(|after| said(&mut writer, after)).collect();
+        let lines: Vec<usize> = (1..=120).map(|after| report(&mut writer, after)).collect();
         assert_eq!(lines.iter().sum::<usize>(), 2, "{lines:?}");
         assert_eq!((lines[0], lines[60]), (1, 1));
     }

@@ -1,4 +1,4 @@
-//! An audit event as JSON, with the field names of the Elastic Common Schema (8.11).
+//! An event as JSON, with the field names of the Elastic Common Schema (8.11).
 
 use std::net::IpAddr;
 
@@ -8,16 +8,16 @@ use serde::Serialize;
 use crate::clock::UnixMillis;
 use crate::session::{ClientContext, TlsFingerprint};
 
-use super::super::events::{EventContext, SessionEvent};
-use super::ecs::EcsClass;
+use super::ecs_class::{EcsClass, PROCESS_INFO, PROCESS_START};
 use super::risk_fields::RiskFields;
+use super::{EventContext, SessionEvent};
 
-/// An event before it has a position in the chain.
+/// An event of the audit log or a notification.
 #[derive(Clone, Debug)]
-pub(in crate::telemetry) struct AuditEntry {
-    pub(super) at: UnixMillis,
-    pub(in crate::telemetry) action: &'static str,
-    kind: EcsClass,
+pub struct EcsEvent {
+    at: UnixMillis,
+    action: &'static str,
+    class: EcsClass,
     outcome: &'static str,
     reason: Option<&'static str>,
     user: String,
@@ -26,45 +26,61 @@ pub(in crate::telemetry) struct AuditEntry {
     agent: String,
     fingerprint: Option<TlsFingerprint>,
     other: Option<ClientContext>,
-    moved: Option<RiskFields>,
+    risk: Option<RiskFields>,
     /// Number of events, for lines that report a count.
     count: Option<u64>,
 }
 
-impl AuditEntry {
-    pub(in crate::telemetry) fn new(
-        event: SessionEvent,
-        about: &EventContext<'_>,
-        at: UnixMillis,
-    ) -> AuditEntry {
-        AuditEntry {
+impl EcsEvent {
+    pub fn new(event: SessionEvent, context: &EventContext<'_>, at: UnixMillis) -> EcsEvent {
+        EcsEvent {
             at,
             action: event.as_str(),
-            kind: EcsClass::from_event(event),
+            class: EcsClass::from_event(event),
             outcome: if event.is_success() { "success" } else { "failure" },
             reason: event.reason(),
-            user: about.user.to_owned(),
-            session: about.session.map(|id| id.handle()),
-            client: about.client,
-            agent: about.agent.to_owned(),
-            fingerprint: about.fingerprint,
-            other: about.other_client.cloned(),
-            moved: about.risk.map(|moved| RiskFields::new(moved, about)),
+            user: context.user.to_owned(),
+            session: context.session.map(|id| id.handle()),
+            client: context.client,
+            agent: context.agent.to_owned(),
+            fingerprint: context.fingerprint,
+            other: context.other_client.cloned(),
+            risk: context.risk.map(|risk| RiskFields::new(risk, context)),
             count: None,
         }
     }
 
-    /// Returns a line about the log itself.
-    pub(in crate::telemetry) fn internal(
+    /// Returns the event that the process starts something.
+    pub fn process_start(action: &'static str, at: UnixMillis) -> EcsEvent {
+        EcsEvent::process(PROCESS_START, action, None, None, at)
+    }
+
+    /// Returns an event of the process itself. `count` is the number of things that it reports.
+    pub fn process_info(
+        action: &'static str,
+        reason: &'static str,
+        count: Option<u64>,
+        at: UnixMillis,
+    ) -> EcsEvent {
+        EcsEvent::process(PROCESS_INFO, action, Some(reason), count, at)
+    }
+
+    /// Returns the value of `event.action`.
+    pub fn action(&self) -> &'static str {
+        self.action
+    }
+
+    fn process(
+        class: EcsClass,
         action: &'static str,
         reason: Option<&'static str>,
         count: Option<u64>,
         at: UnixMillis,
-    ) -> AuditEntry {
-        AuditEntry {
+    ) -> EcsEvent {
+        EcsEvent {
             at,
             action,
-            kind: EcsClass::internal(action),
+            class,
             outcome: "unknown",
             reason,
             user: String::new(),
@@ -73,25 +89,25 @@ impl AuditEntry {
             agent: String::new(),
             fingerprint: None,
             other: None,
-            moved: None,
+            risk: None,
             count,
         }
     }
 
     /// Returns the handle of the session, or the user if the event has no session.
-    pub(in crate::telemetry) fn subject(&self) -> String {
+    pub fn subject(&self) -> String {
         self.session.clone().unwrap_or_else(|| self.user.clone())
     }
 
     /// Returns the line without its MAC. `previous` is the MAC of the line before, empty for the first.
     /// The serialization of these fields cannot fail.
-    pub(super) fn to_chained_json(&self, chain: &str, seq: u64, previous: &str) -> String {
+    pub fn to_chained_json(&self, chain: &str, seq: u64, previous: &str) -> String {
         let line = EntryJson { chain: Some(chain), seq: Some(seq), previous, ..self.json() };
         serde_json::to_string(&line).unwrap_or_default()
     }
 
     /// Returns the event as a notification.
-    pub(in crate::telemetry) fn to_json(&self, id: &str) -> String {
+    pub fn to_json(&self, id: &str) -> String {
         serde_json::to_string(&EntryJson { id: Some(id), ..self.json() }).unwrap_or_default()
     }
 
@@ -100,8 +116,8 @@ impl AuditEntry {
             timestamp: timestamp(self.at),
             version: "8.11",
             kind: "event",
-            category: self.kind.category,
-            types: self.kind.types,
+            category: self.class.category,
+            types: self.class.types,
             action: self.action,
             outcome: self.outcome,
             reason: self.reason,
@@ -117,7 +133,7 @@ impl AuditEntry {
                 .as_ref()
                 .and_then(|other| other.fingerprint)
                 .map(format_fingerprint),
-            moved: self.moved.as_ref(),
+            risk: self.risk.as_ref(),
             count: self.count,
             id: None,
             chain: None,
@@ -162,7 +178,7 @@ struct EntryJson<'a> {
     #[serde(rename = "doorward.other.fingerprint", skip_serializing_if = "Option::is_none")]
     other_fingerprint: Option<String>,
     #[serde(flatten)]
-    moved: Option<&'a RiskFields>,
+    risk: Option<&'a RiskFields>,
     #[serde(rename = "doorward.count", skip_serializing_if = "Option::is_none")]
     count: Option<u64>,
     /// Of a notification only.
@@ -195,7 +211,7 @@ mod tests {
     #[test]
     fn a_line_has_ecs_names_and_no_session_id() {
         let id = SessionId([9; 16]);
-        let about = EventContext {
+        let context = EventContext {
             user: "alice",
             session: Some(id),
             client: Some([192, 0, 2, 1].into()),
@@ -203,7 +219,7 @@ mod tests {
             ..EventContext::default()
         };
         let event = SessionEvent::Ended(EndReason::Logout);
-        let text = AuditEntry::new(event, &about, UnixMillis(1_800_000_000_123))
+        let text = EcsEvent::new(event, &context, UnixMillis(1_800_000_000_123))
             .to_chained_json("c", 7, "ab");
         assert_eq!(
             text,
@@ -217,11 +233,11 @@ mod tests {
     /// CVE-2009-4487.
     #[test]
     fn client_data_cannot_start_a_new_line() {
-        let about = EventContext {
+        let context = EventContext {
             user: "a\n{\"event.action\":\"x\"}\u{1b}[31m",
             ..EventContext::default()
         };
-        let text = AuditEntry::new(SessionEvent::LoginFailed, &about, UnixMillis(0))
+        let text = EcsEvent::new(SessionEvent::LoginFailed, &context, UnixMillis(0))
             .to_chained_json("c", 1, "");
         assert!(!text.bytes().any(|byte| byte.is_ascii_control()), "{text}");
         assert_eq!(text.matches("\"event.action\"").count(), 1);

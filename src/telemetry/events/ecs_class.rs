@@ -1,12 +1,6 @@
 //! The categories of events in the Elastic Common Schema (8.11).
 
-use crate::telemetry::events::SessionEvent;
-
-/// Actions of lines about the log itself.
-pub(super) const STARTED: &str = "audit.started";
-pub(super) const TORN: &str = "audit.torn";
-pub(super) const LOST: &str = "audit.lost";
-pub(super) const SUPPRESSED: &str = "audit.suppressed";
+use super::SessionEvent;
 
 /// `event.category` and `event.type`, by which SIEM rules find logins and denials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +18,8 @@ const ATTACK: EcsClass = kind(&["intrusion_detection", "session"], &["denied"]);
 /// A record that an attacker may have written.
 const STORE: EcsClass = kind(&["database", "intrusion_detection"], &["info"]);
 const USER: EcsClass = kind(&["iam"], &["user", "change"]);
+pub(super) const PROCESS_START: EcsClass = kind(&["process"], &["start"]);
+pub(super) const PROCESS_INFO: EcsClass = kind(&["process"], &["info"]);
 
 const fn kind(category: &'static [&'static str], types: &'static [&'static str]) -> EcsClass {
     EcsClass { category, types }
@@ -45,12 +41,6 @@ impl EcsClass {
             | SessionEvent::ActivityInFuture => STORE,
             SessionEvent::HistoryDeleted => USER,
         }
-    }
-
-    /// Returns the class of a line about the log itself.
-    pub(super) fn internal(action: &str) -> EcsClass {
-        let types: &[&str] = if action == STARTED { &["start"] } else { &["info"] };
-        kind(&["process"], types)
     }
 }
 
@@ -80,7 +70,7 @@ mod tests {
             SessionEvent::Undecryptable,
             SessionEvent::HistoryDeleted,
         ];
-        let own = ["audit.started", "audit.lost"].map(EcsClass::internal);
+        let own = [PROCESS_START, PROCESS_INFO];
         for EcsClass { category, types } in events.map(EcsClass::from_event).into_iter().chain(own)
         {
             let expected = |name: &&str| EXPECTED.iter().find(|(known, _)| known == name);
