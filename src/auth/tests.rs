@@ -104,7 +104,7 @@ async fn concurrent_requests_each_have_one_deadline() {
     let before = auth(&Store::memory(clock.clone()), &clock);
     let token = log_in(before.sessions()).await;
     let store = Store::redis(&settings).expect("settings");
-    let patience = store.request_deadline().expect("a network lies between");
+    let deadline = store.request_deadline().expect("a network lies between");
     let auth = with_keys_of(&before, auth(&store, &clock));
     let created = Instant::now();
     let all = (0..4).map(|_| verdict(&auth, &token));
@@ -112,14 +112,14 @@ async fn concurrent_requests_each_have_one_deadline() {
         assert!(matches!(denied, Err(DenyReason::Unavailable(_))), "{denied:?}");
     }
     let took = created.elapsed();
-    assert!(took < patience + Duration::from_secs(1), "{took:?} of {patience:?}");
+    assert!(took < deadline + Duration::from_secs(1), "{took:?} of {deadline:?}");
 }
 
 /// Returns a gateway, a token that was rotated at minute 10 and used until minute 12, and its
 /// predecessor. If `stopped` is set, the gateway stalled then and has just resumed.
-async fn renewed(stopped: Option<Duration>) -> (Auth, CookieLookup, CookieLookup) {
-    let begun = UnixMillis(1_000_000);
-    let clock = Clock::manual(begun);
+async fn rotated_session(stopped: Option<Duration>) -> (Auth, CookieLookup, CookieLookup) {
+    let started = UnixMillis(1_000_000);
+    let clock = Clock::manual(started);
     let auth = auth(&Store::memory(clock.clone()), &clock);
     let old = log_in(auth.sessions()).await;
     clock.advance(10 * MINUTE);
@@ -129,16 +129,16 @@ async fn renewed(stopped: Option<Duration>) -> (Auth, CookieLookup, CookieLookup
     clock.advance(2 * MINUTE);
     authenticate(&auth, &new).await.expect("in use");
     if let Some(stopped) = stopped {
-        let live = &auth.shared().connections;
-        live.heartbeat(Instant::now(), begun.plus(stopped));
-        live.heartbeat(Instant::now() + 2 * MINUTE, clock.now());
+        let connections = &auth.shared().connections;
+        connections.heartbeat(Instant::now(), started.plus(stopped));
+        connections.heartbeat(Instant::now() + 2 * MINUTE, clock.now());
     }
     (auth, old, new)
 }
 
 #[tokio::test]
 async fn a_request_received_while_stalled_is_no_replay() {
-    let (auth, old, new) = renewed(Some(10 * MINUTE + MINUTE / 2)).await;
+    let (auth, old, new) = rotated_session(Some(10 * MINUTE + MINUTE / 2)).await;
     let denied = authenticate(&auth, &old).await.map(|_| ());
     assert!(matches!(denied, Err(DenyReason::Unavailable(_))), "{denied:?}");
     authenticate(&auth, &new).await.expect("it lives on");
@@ -147,7 +147,7 @@ async fn a_request_received_while_stalled_is_no_replay() {
 #[tokio::test]
 async fn a_token_superseded_before_the_stall_is_a_replay() {
     for stopped in [None, Some(11 * MINUTE + MINUTE / 2)] {
-        let (auth, old, new) = renewed(stopped).await;
+        let (auth, old, new) = rotated_session(stopped).await;
         let denied = authenticate(&auth, &old).await.map(|_| ());
         assert_eq!(denied, Err(DenyReason::Refused(Refusal::Theft)), "{stopped:?}");
         let ended = authenticate(&auth, &new).await.map(|_| ());

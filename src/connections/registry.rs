@@ -337,30 +337,30 @@ impl Drop for ConnectionGuard {
 
 /// A slot of the total limit, released on drop unless retained.
 struct OpenSlot<'a> {
-    live: Option<&'a ConnectionRegistry>,
+    registry: Option<&'a ConnectionRegistry>,
 }
 
 impl<'a> OpenSlot<'a> {
-    fn acquire(live: &'a ConnectionRegistry) -> Result<OpenSlot<'a>, LimitExceeded> {
-        let open = live.inner.open.fetch_add(1, Ordering::Relaxed);
-        live.inner.metrics.tracked_connections.inc();
-        let slot = OpenSlot { live: Some(live) };
-        if open >= live.inner.limits.total {
-            live.inner.metrics.tracked_connection_rejected("total");
+    fn acquire(registry: &'a ConnectionRegistry) -> Result<OpenSlot<'a>, LimitExceeded> {
+        let open = registry.inner.open.fetch_add(1, Ordering::Relaxed);
+        registry.inner.metrics.tracked_connections.inc();
+        let slot = OpenSlot { registry: Some(registry) };
+        if open >= registry.inner.limits.total {
+            registry.inner.metrics.tracked_connection_rejected("total");
             return Err(LimitExceeded::Total);
         }
         Ok(slot)
     }
 
     fn retain(mut self) {
-        self.live = None;
+        self.registry = None;
     }
 }
 
 impl Drop for OpenSlot<'_> {
     fn drop(&mut self) {
-        if let Some(live) = self.live {
-            live.decrement_open();
+        if let Some(registry) = self.registry {
+            registry.decrement_open();
         }
     }
 }

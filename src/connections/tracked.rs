@@ -54,8 +54,8 @@ impl TrackedSession {
         self.stale_since.replace(Instant::now()).is_none()
     }
 
-    /// Records a confirmation requested at `requested_at`. It clears only older change notifications,
-    /// because the response may precede newer ones.
+    /// Records a confirmation requested at `requested_at`. It clears only older change
+    /// notifications, because the response may precede newer ones.
     pub(super) fn confirm(
         &mut self,
         record: &Arc<Record>,

@@ -1,8 +1,8 @@
 //! Session service: creates, lists, rotates, restricts and ends sessions.
 //!
-//! [`VerifiedStore`](verified_store::VerifiedStore) wraps the store of one worker and checks each
-//! loaded session against the cache. The services above it have one noun each: [`Sessions`],
-//! [`Revoker`], [`SessionUpdater`] and [`UserHistories`]. All workers share [`Shared`].
+//! A verified store wraps the store of one worker and checks each loaded session against the cache.
+//! The services above it have one noun each: [`Sessions`], [`Revoker`], [`SessionUpdater`] and
+//! [`UserHistories`]. All workers share [`Shared`].
 
 mod connection_check;
 pub(crate) mod events;

@@ -10,24 +10,24 @@ use crate::session::{
 
 const HOUR: Duration = Duration::from_hours(1);
 
-fn live(total: usize, per_session: usize) -> ConnectionRegistry {
+fn registry(total: usize, per_session: usize) -> ConnectionRegistry {
     let second = Duration::from_secs(1);
     let policy = SessionPolicy::new(HOUR, HOUR * 2, second * 600, second * 30, OnReuse::Revoke);
     let limits = TrackingLimits { total, per_session, unchecked_for: HOUR };
     ConnectionRegistry::new(limits, &policy.expect("a policy"), Metrics::default())
 }
 
-fn snapshot(live: &ConnectionRegistry, id: u8) -> SessionSnapshot {
+fn snapshot(registry: &ConnectionRegistry, id: u8) -> SessionSnapshot {
     let key = SessionKey { tag: UserTag([1; 8]), id: SessionId([id; 16]) };
     let token = Token::new(1, key, 0, [7; 32]);
     let from = ClientContext::new(IpAddr::from([127, 0, 0, 1]), b"test");
-    let (begun, end) = (UnixMillis(1_000), UnixMillis(1_000).plus(HOUR * 2));
-    let record = Arc::new(Record::new(Identity::default(), &token, begun, end, from));
+    let (created, end) = (UnixMillis(1_000), UnixMillis(1_000).plus(HOUR * 2));
+    let record = Arc::new(Record::new(Identity::default(), &token, created, end, from));
     SessionSnapshot {
         key,
         record,
-        touched: begun,
-        end_seq: live.end_seq(),
+        touched: created,
+        end_seq: registry.end_seq(),
         verified_at: Instant::now(),
         stale: false,
     }
@@ -41,105 +41,113 @@ fn close_reason(guard: &mut ConnectionGuard) -> Option<CloseReason> {
     }
 }
 
-fn open(live: &ConnectionRegistry, snapshot: &SessionSnapshot) -> ConnectionGuard {
-    live.register(snapshot, ConnectionPolicy::default()).expect("a slot")
+fn open(registry: &ConnectionRegistry, snapshot: &SessionSnapshot) -> ConnectionGuard {
+    registry.register(snapshot, ConnectionPolicy::default()).expect("a slot")
 }
 
 #[test]
 fn an_end_between_check_and_registration_closes_at_once() {
-    let live = live(10, 10);
-    let (seen, other) = (snapshot(&live, 1), snapshot(&live, 2));
-    live.session_ended(&seen.key);
-    assert_eq!(close_reason(&mut open(&live, &seen)), Some(CloseReason::SessionEnded));
-    assert_eq!(close_reason(&mut open(&live, &other)), None, "another session");
+    let registry = registry(10, 10);
+    let (session, other) = (snapshot(&registry, 1), snapshot(&registry, 2));
+    registry.session_ended(&session.key);
+    assert_eq!(close_reason(&mut open(&registry, &session)), Some(CloseReason::SessionEnded));
+    assert_eq!(close_reason(&mut open(&registry, &other)), None, "another session");
     let line = RevocationCutoff { at: UnixMillis(1_000), except: Some(other.key.id) };
-    live.revoked(Some(UserTag([1; 8])), line);
-    let third = SessionSnapshot { end_seq: other.end_seq, ..snapshot(&live, 3) };
+    registry.revoked(Some(UserTag([1; 8])), line);
+    let third = SessionSnapshot { end_seq: other.end_seq, ..snapshot(&registry, 3) };
     assert_eq!(
-        close_reason(&mut open(&live, &third)),
+        close_reason(&mut open(&registry, &third)),
         Some(CloseReason::SessionEnded),
-        "a line of its user"
+        "a cutoff of its user"
     );
-    assert_eq!(close_reason(&mut open(&live, &other)), None, "the line excepts it");
+    assert_eq!(close_reason(&mut open(&registry, &other)), None, "exempt from the cutoff");
 }
 
 #[test]
 fn an_end_before_the_check_does_not_close_a_registration() {
-    let live = live(10, 10);
-    let key = snapshot(&live, 1).key;
-    live.session_ended(&key);
-    assert_eq!(close_reason(&mut open(&live, &snapshot(&live, 1))), None);
+    let registry = registry(10, 10);
+    let key = snapshot(&registry, 1).key;
+    registry.session_ended(&key);
+    assert_eq!(close_reason(&mut open(&registry, &snapshot(&registry, 1))), None);
 }
 
 #[test]
 fn a_registration_that_missed_too_many_ends_is_checked() {
-    let live = live(10, 10);
-    let seen = snapshot(&live, 1);
+    let registry = registry(10, 10);
+    let session = snapshot(&registry, 1);
     for _ in 0..=CAPACITY {
-        live.session_ended(&snapshot(&live, 2).key);
+        registry.session_ended(&snapshot(&registry, 2).key);
     }
-    let _watched = open(&live, &seen);
-    let long_ago = seen.verified_at.checked_sub(HOUR).expect("a time");
-    assert_eq!(live.due_for_check(UnixMillis(2_000), long_ago), [seen.key]);
-    live.confirm(&seen.key, &seen.record, UnixMillis(0), Instant::now());
-    assert_eq!(live.due_for_check(UnixMillis(2_000), long_ago), []);
+    let _guard = open(&registry, &session);
+    let long_ago = session.verified_at.checked_sub(HOUR).expect("a time");
+    assert_eq!(registry.due_for_check(UnixMillis(2_000), long_ago), [session.key]);
+    registry.confirm(&session.key, &session.record, UnixMillis(0), Instant::now());
+    assert_eq!(registry.due_for_check(UnixMillis(2_000), long_ago), []);
 }
 
 #[test]
 fn each_end_closes_only_the_connections_it_affects() {
-    let live = live(10, 10);
-    let (first, second) = (snapshot(&live, 1), snapshot(&live, 2));
+    let registry = registry(10, 10);
+    let (first, second) = (snapshot(&registry, 1), snapshot(&registry, 2));
     let (mut a, mut b, mut other) =
-        (open(&live, &first), open(&live, &first), open(&live, &second));
-    live.session_ended(&first.key);
+        (open(&registry, &first), open(&registry, &first), open(&registry, &second));
+    registry.session_ended(&first.key);
     assert_eq!(close_reason(&mut a).and(close_reason(&mut b)), Some(CloseReason::SessionEnded));
     assert_eq!(close_reason(&mut other), None);
-    live.revoked(None, RevocationCutoff { at: UnixMillis(999), except: None });
-    assert_eq!(close_reason(&mut other), None, "it began after the line");
-    live.revoked(None, RevocationCutoff { at: UnixMillis(1_000), except: None });
+    registry.revoked(None, RevocationCutoff { at: UnixMillis(999), except: None });
+    assert_eq!(close_reason(&mut other), None, "created after the cutoff");
+    registry.revoked(None, RevocationCutoff { at: UnixMillis(1_000), except: None });
     assert_eq!(close_reason(&mut other), Some(CloseReason::SessionEnded));
 }
 
 #[test]
 fn slots_are_limited_in_total_and_per_session_and_released() {
-    let live = live(3, 2);
-    let (first, second) = (snapshot(&live, 1), snapshot(&live, 2));
-    let (a, _b) = (open(&live, &first), open(&live, &first));
+    let registry = registry(3, 2);
+    let (first, second) = (snapshot(&registry, 1), snapshot(&registry, 2));
+    let (a, _b) = (open(&registry, &first), open(&registry, &first));
     assert_eq!(
-        live.register(&first, ConnectionPolicy::default()).err(),
+        registry.register(&first, ConnectionPolicy::default()).err(),
         Some(LimitExceeded::Session)
     );
-    let _c = open(&live, &second);
+    let _c = open(&registry, &second);
     assert_eq!(
-        live.register(&second, ConnectionPolicy::default()).err(),
+        registry.register(&second, ConnectionPolicy::default()).err(),
         Some(LimitExceeded::Total)
     );
-    assert_eq!(live.open(), 3);
+    assert_eq!(registry.open(), 3);
     drop(a);
-    assert_eq!(live.open(), 2);
-    open(&live, &second);
+    assert_eq!(registry.open(), 2);
+    open(&registry, &second);
 }
 
 #[test]
 fn expiry_closes_without_the_store_and_routes_may_be_stricter() {
-    let live = live(10, 10);
-    let seen = snapshot(&live, 1);
-    let long_ago = seen.verified_at.checked_sub(HOUR).expect("a time");
+    let registry = registry(10, 10);
+    let session = snapshot(&registry, 1);
+    let long_ago = session.verified_at.checked_sub(HOUR).expect("a time");
     let strict = RoutePolicy { absolute: Some(HOUR / 2), ..RoutePolicy::default() };
     let terms = ConnectionPolicy { policy: Some(&strict), max_age: None };
-    let mut strictly = live.register(&seen, terms).expect("a slot");
-    let mut usually = open(&live, &seen);
-    let half = seen.record.created.plus(HOUR / 2);
-    assert_eq!(live.due_for_check(half, long_ago), [seen.key], "due by its route");
-    live.close_by_route(&seen.key, half);
+    let mut strictly = registry.register(&session, terms).expect("a slot");
+    let mut usually = open(&registry, &session);
+    let half = session.record.created.plus(HOUR / 2);
+    assert_eq!(registry.due_for_check(half, long_ago), [session.key], "due by its route");
+    registry.close_by_route(&session.key, half);
     assert_eq!(close_reason(&mut strictly), Some(CloseReason::SessionEnded));
     assert_eq!(close_reason(&mut usually), None);
     drop(strictly);
-    assert_eq!(live.due_for_check(half, long_ago), []);
-    assert_eq!(live.due_for_check(seen.record.created.plus(HOUR), long_ago), [seen.key], "idle");
-    live.confirm(&seen.key, &seen.record, half, Instant::now());
-    assert_eq!(live.due_for_check(seen.record.created.plus(HOUR), long_ago), [], "used elsewhere");
-    live.due_for_check(seen.record.absolute_end, long_ago);
+    assert_eq!(registry.due_for_check(half, long_ago), []);
+    assert_eq!(
+        registry.due_for_check(session.record.created.plus(HOUR), long_ago),
+        [session.key],
+        "idle"
+    );
+    registry.confirm(&session.key, &session.record, half, Instant::now());
+    assert_eq!(
+        registry.due_for_check(session.record.created.plus(HOUR), long_ago),
+        [],
+        "used elsewhere"
+    );
+    registry.due_for_check(session.record.absolute_end, long_ago);
     assert_eq!(
         close_reason(&mut usually),
         Some(CloseReason::SessionEnded),
@@ -197,18 +205,18 @@ fn the_registry_agrees_with_the_deadlines() {
 
 #[test]
 fn age_and_store_outage_have_their_own_close_reasons() {
-    let live = live(10, 10);
-    let seen = snapshot(&live, 1);
+    let registry = registry(10, 10);
+    let session = snapshot(&registry, 1);
     let terms = ConnectionPolicy { policy: None, max_age: Some(Duration::ZERO) };
-    let mut old = live.register(&seen, terms).expect("a slot");
-    live.due_for_check(UnixMillis(2_000), seen.verified_at);
+    let mut old = registry.register(&session, terms).expect("a slot");
+    registry.due_for_check(UnixMillis(2_000), session.verified_at);
     assert_eq!(close_reason(&mut old), Some(CloseReason::MaxAge));
-    let unseen = SessionSnapshot {
-        verified_at: seen.verified_at.checked_sub(HOUR).expect("a time"),
-        ..snapshot(&live, 2)
+    let unchecked_session = SessionSnapshot {
+        verified_at: session.verified_at.checked_sub(HOUR).expect("a time"),
+        ..snapshot(&registry, 2)
     };
-    let mut unchecked = open(&live, &unseen);
-    live.due_for_check(UnixMillis(2_000), seen.verified_at);
+    let mut unchecked = open(&registry, &unchecked_session);
+    registry.due_for_check(UnixMillis(2_000), session.verified_at);
     assert_eq!(close_reason(&mut unchecked), Some(CloseReason::Unchecked));
 }
 
@@ -218,35 +226,36 @@ fn passes(guard: &mut ConnectionGuard) -> bool {
 }
 
 /// A time that implies a stall.
-fn stopped(live: &ConnectionRegistry) -> Instant {
-    let start = live.inner.stall_detector.start();
+fn stopped(registry: &ConnectionRegistry) -> Instant {
+    let start = registry.inner.stall_detector.start();
     start + STALL_THRESHOLD * 2
 }
 
 /// A check counts for its own session only, and a failed check for none.
 #[tokio::test]
 async fn after_a_stall_each_session_is_checked_before_it_forwards() {
-    let live = live(10, 10);
-    let (seen, other) = (snapshot(&live, 1), snapshot(&live, 2));
-    let (mut one, mut two) = (open(&live, &seen), open(&live, &other));
-    assert!(passes(&mut one), "it has just begun");
-    let resumed = stopped(&live);
-    live.heartbeat(resumed, UnixMillis(9));
-    assert!(!passes(&mut one), "nobody checked_at");
-    live.confirm(&seen.key, &seen.record, UnixMillis(0), resumed - STALL_THRESHOLD);
-    assert!(!passes(&mut one), "what was requested_at before is no answer");
-    live.confirm(&seen.key, &seen.record, UnixMillis(0), resumed);
+    let registry = registry(10, 10);
+    let (session, other) = (snapshot(&registry, 1), snapshot(&registry, 2));
+    let (mut one, mut two) = (open(&registry, &session), open(&registry, &other));
+    assert!(passes(&mut one), "just registered");
+    let resumed = stopped(&registry);
+    registry.heartbeat(resumed, UnixMillis(9));
+    assert!(!passes(&mut one), "unchecked");
+    registry.confirm(&session.key, &session.record, UnixMillis(0), resumed - STALL_THRESHOLD);
+    assert!(!passes(&mut one), "requested before the stall");
+    registry.confirm(&session.key, &session.record, UnixMillis(0), resumed);
     assert!(passes(&mut one));
-    assert!(!passes(&mut two), "nobody checked_at at this one");
-    live.heartbeat(resumed + STALL_THRESHOLD / 2, UnixMillis(9));
-    assert!(passes(&mut one), "a last_heartbeat is no stop");
-    live.close_session(&other.key, CloseReason::Unchecked);
+    assert!(!passes(&mut two), "this one is unchecked");
+    registry.heartbeat(resumed + STALL_THRESHOLD / 2, UnixMillis(9));
+    assert!(passes(&mut one), "a heartbeat is no stall");
+    registry.close_session(&other.key, CloseReason::Unchecked);
     assert_eq!(
         close_reason(&mut two),
         Some(CloseReason::Unchecked),
-        "who waits is cut like others"
+        "a waiting connection closes too"
     );
-    let mut new = open(&live, &SessionSnapshot { verified_at: resumed, ..snapshot(&live, 3) });
+    let mut new =
+        open(&registry, &SessionSnapshot { verified_at: resumed, ..snapshot(&registry, 3) });
     assert!(passes(&mut new));
 }
 
@@ -258,7 +267,7 @@ fn a_process_without_heartbeats_forwards_nothing() {
     assert!(!stall_detector.needs_check(&checked_at, start + STALL_THRESHOLD));
     assert!(
         stall_detector.needs_check(&checked_at, start + STALL_THRESHOLD * 2),
-        "not noticed by a last_heartbeat yet"
+        "no heartbeat since"
     );
 }
 
@@ -267,21 +276,17 @@ fn stalled_since_is_reported_for_two_seconds_after_a_stall() {
     let start = Instant::now();
     let stall_detector = StallDetector::new(start);
     let at = |seconds| start + Duration::from_secs(seconds);
-    assert_eq!(stall_detector.stalled_since(at(9)), None, "it has yet to begin");
+    assert_eq!(stall_detector.stalled_since(at(9)), None, "no heartbeat so far");
     stall_detector.heartbeat(at(1), UnixMillis(1_000));
     assert_eq!(stall_detector.stalled_since(at(2)), None);
-    assert_eq!(
-        stall_detector.stalled_since(at(61)),
-        Some(UnixMillis(1_000)),
-        "not noticed by a last_heartbeat yet"
-    );
+    assert_eq!(stall_detector.stalled_since(at(61)), Some(UnixMillis(1_000)), "no heartbeat since");
     stall_detector.heartbeat(at(61), UnixMillis(61_000));
     assert_eq!(stall_detector.stalled_since(at(62)), Some(UnixMillis(1_000)));
     stall_detector.heartbeat(at(62), UnixMillis(62_000));
     assert_eq!(
         stall_detector.stalled_since(at(62)),
         Some(UnixMillis(1_000)),
-        "a last_heartbeat is no end of it"
+        "heartbeats continue"
     );
     stall_detector.heartbeat(at(63), UnixMillis(63_000));
     assert_eq!(stall_detector.stalled_since(at(63)), None);
@@ -290,39 +295,38 @@ fn stalled_since_is_reported_for_two_seconds_after_a_stall() {
 /// A flood of changes must not hide one of them.
 #[test]
 fn stale_sessions_are_checked_before_all_others() {
-    let live = live(300, 1);
-    let all: Vec<SessionSnapshot> = (0..200).map(|id| snapshot(&live, id)).collect();
+    let registry = registry(300, 1);
+    let all: Vec<SessionSnapshot> = (0..200).map(|id| snapshot(&registry, id)).collect();
     let long_ago = Instant::now().checked_sub(HOUR / 2).expect("a time");
-    let old = |seen: &SessionSnapshot| SessionSnapshot { verified_at: long_ago, ..seen.clone() };
-    let _open: Vec<ConnectionGuard> = all.iter().map(|seen| open(&live, &old(seen))).collect();
-    let late = SessionSnapshot { verified_at: Instant::now(), ..snapshot(&live, 250) };
-    let _late = open(&live, &late);
-    live.mark_stale(&late.key);
-    let due = live.due_for_check(UnixMillis(2_000), long_ago + HOUR / 4);
+    let old =
+        |session: &SessionSnapshot| SessionSnapshot { verified_at: long_ago, ..session.clone() };
+    let _open: Vec<ConnectionGuard> =
+        all.iter().map(|session| open(&registry, &old(session))).collect();
+    let late = SessionSnapshot { verified_at: Instant::now(), ..snapshot(&registry, 250) };
+    let _late = open(&registry, &late);
+    registry.mark_stale(&late.key);
+    let due = registry.due_for_check(UnixMillis(2_000), long_ago + HOUR / 4);
     assert_eq!((due.len(), due[0]), (201, late.key));
-    assert_eq!(live.next_stale(), Some(late.key));
-    assert_eq!(live.next_stale(), None, "once");
-    live.mark_stale(&late.key);
-    assert_eq!(live.next_stale(), None, "its answer is not here yet: the next round has it");
+    assert_eq!(registry.next_stale(), Some(late.key));
+    assert_eq!(registry.next_stale(), None, "once");
+    registry.mark_stale(&late.key);
+    assert_eq!(registry.next_stale(), None, "checked already: the next sweep has it");
 }
 
 /// A process may stall between the command and the response.
 #[test]
 fn a_response_confirms_only_as_of_its_request() {
-    let live = live(10, 10);
-    let seen = snapshot(&live, 1);
-    let _open = open(&live, &seen);
+    let registry = registry(10, 10);
+    let session = snapshot(&registry, 1);
+    let _open = open(&registry, &session);
     let requested_at = Instant::now();
     let later = requested_at + STALL_THRESHOLD * 2;
-    let wants = |before| live.due_for_check(UnixMillis(2_000), before).contains(&seen.key);
-    live.confirm(&seen.key, &seen.record, UnixMillis(0), requested_at);
-    assert!(wants(later), "vouched for by an answer that is as old as the question");
-    live.mark_stale(&seen.key);
-    live.confirm(&seen.key, &seen.record, UnixMillis(0), requested_at);
-    assert!(
-        wants(requested_at),
-        "what was heard after the question is still to be checked_at into"
-    );
-    live.confirm(&seen.key, &seen.record, UnixMillis(0), later);
+    let wants = |before| registry.due_for_check(UnixMillis(2_000), before).contains(&session.key);
+    registry.confirm(&session.key, &session.record, UnixMillis(0), requested_at);
+    assert!(wants(later), "confirmed only as of the request");
+    registry.mark_stale(&session.key);
+    registry.confirm(&session.key, &session.record, UnixMillis(0), requested_at);
+    assert!(wants(requested_at), "a later change is still unchecked");
+    registry.confirm(&session.key, &session.record, UnixMillis(0), later);
     assert!(!wants(later));
 }

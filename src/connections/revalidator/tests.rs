@@ -21,38 +21,40 @@ fn key(number: usize) -> SessionKey {
     SessionKey { tag: UserTag([1; 8]), id: SessionId(id) }
 }
 
-fn snapshot(live: &ConnectionRegistry, number: usize) -> SessionSnapshot {
+fn snapshot(registry: &ConnectionRegistry, number: usize) -> SessionSnapshot {
     let key = key(number);
     let token = Token::new(1, key, 0, [7; 32]);
     let from = ClientContext::new(IpAddr::from([127, 0, 0, 1]), b"test");
-    let begun = UnixMillis(1_000);
-    let record = Record::new(Identity::default(), &token, begun, begun.plus(HOUR * 2), from);
+    let created = UnixMillis(1_000);
+    let record = Record::new(Identity::default(), &token, created, created.plus(HOUR * 2), from);
     SessionSnapshot {
         key,
         record: Arc::new(record),
-        touched: begun,
-        end_seq: live.end_seq(),
+        touched: created,
+        end_seq: registry.end_seq(),
         verified_at: Instant::now() - CHECK_INTERVAL * 2,
         stale: false,
     }
 }
 
 /// Creates a registry with this many sessions, all due for a check.
-fn crowd(sessions: usize) -> (ConnectionRegistry, Vec<ConnectionGuard>) {
+fn crowded_registry(sessions: usize) -> (ConnectionRegistry, Vec<ConnectionGuard>) {
     let minute = Duration::from_mins(1);
     let policy = SessionPolicy::new(HOUR, HOUR * 2, minute * 10, minute, OnReuse::Revoke);
     let limits = TrackingLimits { total: sessions, per_session: 1, unchecked_for: HOUR };
-    let live = ConnectionRegistry::new(limits, &policy.expect("a policy"), Metrics::default());
+    let registry = ConnectionRegistry::new(limits, &policy.expect("a policy"), Metrics::default());
     let open = |number| {
-        live.register(&snapshot(&live, number), ConnectionPolicy::default()).expect("a place")
+        registry
+            .register(&snapshot(&registry, number), ConnectionPolicy::default())
+            .expect("a place")
     };
     let watched = (0..sessions).map(open).collect();
-    (live, watched)
+    (registry, watched)
 }
 
 #[tokio::test]
 async fn a_stale_session_is_checked_before_5000_due_ones() {
-    let (live, _watched) = crowd(5_000);
+    let (registry, _guards) = crowded_registry(5_000);
     let order = RefCell::new(Vec::new());
     let doubted = Cell::new(None);
     let check = async |requested_at: SessionKey| {
@@ -61,22 +63,22 @@ async fn a_stale_session_is_checked_before_5000_due_ones() {
         sleep(Duration::from_millis(2)).await;
         // In the middle of a sweep, a session near its end.
         if number == 1_000 {
-            live.confirm(&requested_at, &snapshot(&live, 0).record, NOW, Instant::now());
-            live.mark_stale(&requested_at);
+            registry.confirm(&requested_at, &snapshot(&registry, 0).record, NOW, Instant::now());
+            registry.mark_stale(&requested_at);
             doubted.set(Some(requested_at));
         }
         requested_at
     };
-    let seen = async {
-        let begun = Instant::now();
+    let done = async {
+        let started = Instant::now();
         while order.borrow().len() < 2_000 {
-            assert!(begun.elapsed() < Duration::from_secs(60), "nobody is looked at");
+            assert!(started.elapsed() < Duration::from_secs(60), "no session is checked");
             sleep(Duration::from_millis(1)).await;
         }
     };
     tokio::select! {
-        () = run_checks(&live, || NOW, check) => {}
-        () = seen => {}
+        () = run_checks(&registry, || NOW, check) => {}
+        () = done => {}
     }
     let (order, doubted) = (order.into_inner(), doubted.get().expect("one was"));
     let again = order.iter().skip(1_001).position(|requested_at| *requested_at == doubted);
@@ -86,7 +88,7 @@ async fn a_stale_session_is_checked_before_5000_due_ones() {
 /// If the sweep cancelled it, the circuit breaker would not count the failure.
 #[tokio::test]
 async fn a_hanging_check_continues_without_delaying_others() {
-    let (live, _watched) = crowd(MAX_CONCURRENT_CHECKS * 2);
+    let (registry, _guards) = crowded_registry(MAX_CONCURRENT_CHECKS * 2);
     let (hung, others) = (Cell::new(0_usize), Cell::new(0_usize));
     let hangs = |requested_at: &SessionKey| requested_at.id.0[0] < 8;
     let answered = Cell::new(0_usize);
@@ -101,17 +103,17 @@ async fn a_hanging_check_continues_without_delaying_others() {
         }
         requested_at
     };
-    let seen = async {
-        let begun = Instant::now();
+    let done = async {
+        let started = Instant::now();
         while answered.get() < 8 {
-            assert!(begun.elapsed() < Duration::from_secs(10), "{} of 8", answered.get());
+            assert!(started.elapsed() < Duration::from_secs(10), "{} of 8", answered.get());
             sleep(Duration::from_millis(5)).await;
         }
     };
     tokio::select! {
-        () = run_checks(&live, || NOW, check) => {}
-        () = seen => {}
+        () = run_checks(&registry, || NOW, check) => {}
+        () = done => {}
     }
     assert!(others.get() >= 2 * (MAX_CONCURRENT_CHECKS * 2 - 8), "{}", others.get());
-    assert!(hung.get() <= 16, "{} questions about 8 sessions", hung.get());
+    assert!(hung.get() <= 16, "{} checks of 8 sessions", hung.get());
 }

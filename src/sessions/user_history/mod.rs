@@ -181,30 +181,30 @@ impl UserHistories {
     }
 
     fn is_rolled_back(&self, user: UserRef<'_>, read: &StoredHistory) -> bool {
-        let seen = self.store.shared.cache.history_revision(&user.tag, self.store.now());
+        let latest = self.store.shared.cache.history_revision(&user.tag, self.store.now());
         match read {
-            StoredHistory::Missing => seen > 0,
-            StoredHistory::Found(history, _) => history.revision() < seen,
+            StoredHistory::Missing => latest > 0,
+            StoredHistory::Found(history, _) => history.revision() < latest,
             StoredHistory::Undecryptable(_) => false,
         }
     }
 
     /// Discards the parts that cannot be trusted.
     fn validate(&self, user: UserRef<'_>, read: StoredHistory) -> LoadedHistory {
-        let seen = self.store.shared.cache.history_revision(&user.tag, self.store.now());
+        let latest = self.store.shared.cache.history_revision(&user.tag, self.store.now());
         let rolled_back = self.is_rolled_back(user, &read);
         if rolled_back {
             self.report(SessionEvent::RolledBack, user);
         }
         let (mut history, stored) = match read {
-            StoredHistory::Missing => (UserHistory::default().without_locations(seen), None),
+            StoredHistory::Missing => (UserHistory::default().without_locations(latest), None),
             StoredHistory::Found(history, stored) if rolled_back => {
-                (history.without_locations(seen), Some(stored))
+                (history.without_locations(latest), Some(stored))
             }
             StoredHistory::Found(history, stored) => (self.accept(user, history), Some(stored)),
             StoredHistory::Undecryptable(stored) => {
                 self.report(SessionEvent::Undecryptable, user);
-                (UserHistory::default().without_locations(seen), Some(stored))
+                (UserHistory::default().without_locations(latest), Some(stored))
             }
         };
         history.prune(self.store.shared.risk.settings.known_for, self.store.now());

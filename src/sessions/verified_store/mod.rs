@@ -102,8 +102,8 @@ impl VerifiedStore {
         Ok(loaded)
     }
 
-    /// Verifies a loaded session. `requested_at` is a time before the load: an end requested since then
-    /// prevents the confirmation.
+    /// Verifies a loaded session. `requested_at` is a time before the load: an end requested since
+    /// then prevents the confirmation.
     pub(crate) fn verify(
         &self,
         keys: &KeyRing,

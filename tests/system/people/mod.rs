@@ -1,4 +1,4 @@
-//! Simulates users and cookie thieves over thirty days against the real guard with a memory store.
+//! Simulates users and cookie thieves over thirty days against the real authentication with a memory store.
 //!
 //! The short form runs with the other tests and asserts the bounds for a few users. `tests/system/people/run`
 //! simulates many. The simulation is seeded, so the figures are reproducible.

@@ -32,7 +32,7 @@ pub fn simulate_users(rules: &Policy, people: Range<u64>) -> UserTally {
     sum
 }
 
-/// Runs `work` for each number with a guard of this policy and returns the results in order.
+/// Runs `work` for each number with an authentication of this policy and returns the results in order.
 pub fn run_parallel<T: Send>(
     rules: &Policy,
     numbers: Range<u64>,
