@@ -117,13 +117,15 @@ async fn incomplete_head_times_out_before_an_idle_connection() {
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     // A silent connection can be a browser's preconnect.
     assert_eq!(limit_hits(&gateway, "header-timeout"), 1);
-    // Longer than the head timeout, then a request.
-    sleep(Duration::from_millis(800)).await;
+    // A head that starts now times out before the idle connection does.
+    let mut control = browser.connect().await;
+    control.write_all(b"GET /half").await.expect("sent");
+    assert!(read_to_end(&mut control).await.is_empty());
     idle.write_all(GET.as_bytes()).await.expect("sent");
     read_until(&mut idle, "hello").await;
     idle.write_all(b"GET /half").await.expect("sent");
     assert!(read_to_end(&mut idle).await.is_empty());
-    assert_eq!(limit_hits(&gateway, "header-timeout"), 2);
+    assert_eq!(limit_hits(&gateway, "header-timeout"), 3);
 }
 
 #[tokio::test]
@@ -185,12 +187,15 @@ async fn stalled_body_is_408_and_routes_can_extend_the_timeout() {
     let mut allowed = browser.connect().await;
     let half = post("Content-Length: 10\r\n") + "hello";
     stopped.write_all(half.as_bytes()).await.expect("sent");
-    let half = half.replace("POST /", "POST /patient");
-    allowed.write_all(half.as_bytes()).await.expect("sent");
+    let patient_half = half.replace("POST /", "POST /patient");
+    allowed.write_all(patient_half.as_bytes()).await.expect("sent");
     let answer = String::from_utf8_lossy(&read_to_end(&mut stopped).await).into_owned();
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     assert_eq!(limit_hits(&gateway, "body-timeout"), 1);
-    sleep(Duration::from_millis(600)).await;
+    // A body that starts now times out before the one with the longer timeout does.
+    let mut control = browser.connect().await;
+    control.write_all(half.as_bytes()).await.expect("sent");
+    assert!(read_to_end(&mut control).await.starts_with(b"HTTP/1.1 408 "));
     allowed.write_all(b"there").await.expect("sent");
     let answer = read_until(&mut allowed, "hello").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");

@@ -7,6 +7,7 @@ use http::StatusCode;
 
 use crate::risk::THIEF;
 use crate::streaming::{StreamingUpstream, open_response, open_websocket};
+use crate::tracked_connections::{CHECKED_BY_BOTH, wait_for_reads};
 use test_support::browser::Browser;
 use test_support::gateway::{Gateway, PASSWORD, Setup, manual_clock, session_route};
 use test_support::redis_server::{RedisOptions, RedisServer};
@@ -303,7 +304,7 @@ async fn frozen_session_loses_connections_at_every_gateway() {
         // The new login is another session, so its connections stay.
         alice.log_in("alice").await;
         let fresh = open_websocket(&alice.at_gateway(&two.there), format!("/ws/{tag}/fresh")).await;
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        wait_for_reads(&two.redis, CHECKED_BY_BOTH).await;
         assert!(fresh.is_open(), "{cause}");
     }
     assert_eq!(two.says.heads().len(), 1);

@@ -207,8 +207,8 @@ async fn idle_timeout_cuts_all_connection_kinds_on_time() {
     let two = TwoGateways::start().await;
     let held = two.open_all_kinds("idle").await;
     two.here.advance(30 * MINUTE - Duration::from_secs(1));
-    // Time in which a wrong cut would happen.
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    // By then, every connection was checked with the new time.
+    wait_for_reads(&two.redis, CHECKED_BY_BOTH).await;
     assert_all_open(&held, "a second is left");
     two.here.advance(Duration::from_secs(1));
     two.assert_all_closed(held, Instant::now(), "idle").await;
@@ -223,23 +223,27 @@ async fn remote_activity_keeps_connections_until_absolute_timeout() {
         two.here.advance(20 * MINUTE);
         assert_eq!(two.alice.fetch("/x/small").await.status, StatusCode::OK);
     }
-    assert_ne!(two.alice.token(), first, "renewed on the way");
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    assert_ne!(two.alice.token(), first, "rotated on the way");
+    wait_for_reads(&two.redis, CHECKED_BY_BOTH).await;
     assert_all_open(&held, "20 minutes are left");
     two.here.advance(20 * MINUTE);
     two.assert_all_closed(held, Instant::now(), "absolute").await;
 }
 
-/// Waits until Redis has received this many more reads.
-async fn looks(redis: &RedisServer, more: u64) {
-    let asked = || {
-        let told = redis.command(&["INFO", "commandstats"]);
-        let calls = told.split_once("cmdstat_mget:calls=").map(|(_, rest)| rest.split(',').next());
+/// Reads of a session and its cutoffs, after which both gateways have checked their connections at least once.
+pub(crate) const CHECKED_BY_BOTH: u64 = 6;
+
+/// Waits until Redis has received this many more reads. Gateways read each session with tracked connections twice
+/// per second.
+pub(crate) async fn wait_for_reads(redis: &RedisServer, more: u64) {
+    let reads = || {
+        let stats = redis.command(&["INFO", "commandstats"]);
+        let calls = stats.split_once("cmdstat_mget:calls=").map(|(_, rest)| rest.split(',').next());
         calls.flatten().and_then(|calls| calls.parse::<u64>().ok()).expect("a number")
     };
-    let (enough, deadline) = (asked() + more, Instant::now() + TIMEOUT);
-    while asked() < enough {
-        assert!(Instant::now() < deadline, "nobody looks");
+    let (enough, deadline) = (reads() + more, Instant::now() + TIMEOUT);
+    while reads() < enough {
+        assert!(Instant::now() < deadline, "Redis receives no reads");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -251,14 +255,14 @@ async fn late_store_response_does_not_idle_out_an_active_session() {
     let mut two = TwoGateways::with(redis, format!("redis://{}", road.address)).await;
     let held = two.open_all_kinds("late").await;
     road.set(FaultMode::HoldReplies);
-    looks(&two.redis, 1).await;
+    wait_for_reads(&two.redis, 1).await;
     // The delayed reply reports a session without activity for 40 minutes.
     for _ in 0..2 {
         two.here.advance(20 * MINUTE);
         assert_eq!(two.alice.fetch("/x/small").await.status, StatusCode::OK);
     }
     road.set(FaultMode::Pass);
-    looks(&two.redis, 3).await;
+    wait_for_reads(&two.redis, 3).await;
     assert_all_open(&held, "never 30 minutes without a request");
     two.here.advance(30 * MINUTE);
     two.assert_all_closed(held, Instant::now(), "idle").await;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
 use doorward::audit::{
@@ -39,8 +40,17 @@ impl Installation {
         self.keys.audit().clone()
     }
 
+    /// Opens the log. A process that another test spawns can hold the lock of an earlier log between fork and exec.
     fn open(&self) -> AuditLog {
-        AuditLog::open(self.path("audit.jsonl"), self.key(), Clock::System).expect("an audit log")
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let opened = AuditLog::open(self.path("audit.jsonl"), self.key(), Clock::System);
+            let is_in_use = matches!(opened, Err(AuditFileError::InUse { .. }));
+            if !is_in_use || Instant::now() >= deadline {
+                return opened.expect("an audit log");
+            }
+            std::thread::yield_now();
+        }
     }
 
     fn text(&self) -> String {
