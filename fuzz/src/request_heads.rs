@@ -93,7 +93,7 @@ pub fn request_head(bytes: &[u8]) {
 pub fn upstream_head(clean: SanitizedHead) -> UpstreamHead {
     let route = ROUTES.iter().find(|route| Permit::public(route).is_some());
     let route = route.expect("a public route");
-    UpstreamHead::new(clean, &Permit::public(route).expect("a public route"), route)
+    UpstreamHead::new(clean, &Permit::public(route).expect("a public route"))
 }
 
 fn assert_unambiguous(head: &InboundHead) {

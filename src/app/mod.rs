@@ -41,7 +41,9 @@ use crate::config::{Config, RedisLocation, StoreLocation};
 use crate::identity::{Directory, PasswordLogin, PasswordSettings};
 use crate::message::{CookieNames, RequestIds, ReservedHeaders};
 use crate::portal::{Branding, Portal};
-use crate::proxy::{MemoryLoad, OverloadMonitor, Proxy, TrustedProxies, Tunnels, UpstreamClusters};
+use crate::proxy::{
+    Authorizer, MemoryLoad, OverloadMonitor, Proxy, TrustedProxies, Tunnels, UpstreamClusters,
+};
 use crate::secret::random_bytes;
 use crate::server::{self, ConnectionLimiter, ConnectionLimits, Redirect, ServerLimits, Sockets};
 use crate::session::SignalsMode;
@@ -446,8 +448,9 @@ impl Worker {
         let tunnels = Tunnels { tracker: tracker.clone(), stop: self.stop.clone() };
         let proxy = Arc::new(self.proxy(upstreams, tunnels));
         let monitored = Arc::clone(&proxy);
-        tokio::spawn(async move { monitored.overload.watch_lag().await });
-        let redirect = Arc::new(Redirect { routes: Arc::clone(&proxy.routes), port: self.port });
+        tokio::spawn(async move { monitored.authorizer.overload.watch_lag().await });
+        let routes = Arc::clone(&proxy.authorizer.routes);
+        let redirect = Arc::new(Redirect { routes, port: self.port });
         if let Some(log) = proxy.access_log.clone() {
             tokio::spawn(flush_periodically(log));
         }
@@ -477,20 +480,18 @@ impl Worker {
         let (auth, routes) =
             (Auth::new(components.sessions()), Arc::new(components.config.routes.clone()));
         let (login, branding) = (components.login.clone(), Arc::clone(&components.branding));
+        let overload =
+            OverloadMonitor::new(self.max_requests(), Arc::clone(&components.memory_load));
+        let certificates = Some(Arc::clone(&components.certificates));
         Proxy {
             portal: Portal::new(auth.clone(), login, branding, Arc::clone(&routes)),
+            authorizer: Authorizer { auth: auth.clone(), routes, certificates, overload },
             auth,
-            routes,
             reserved_headers: Arc::clone(&components.reserved_headers),
             upstreams,
             trusted_proxies: Arc::clone(&components.trusted_proxies),
             max_headers: components.limits.configured.headers,
-            overload: OverloadMonitor::new(
-                self.max_requests(),
-                Arc::clone(&components.memory_load),
-            ),
             tunnels,
-            certificates: Some(Arc::clone(&components.certificates)),
             request_ids: RequestIds::new(random_bytes()),
             hsts: components.config.server.hsts.clone(),
             proxy_status: components.config.server.proxy_status,

@@ -1,10 +1,12 @@
 //! Entry points of the authentication.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::connections::SessionSnapshot;
 use crate::message::CookieLookup;
+use crate::route::Route;
 use crate::secret::KeyRing;
 use crate::session::Token;
 use crate::sessions::verified_store::VerifiedStore;
@@ -49,9 +51,9 @@ impl Auth {
     }
 
     /// Authenticates a request and applies the access rule of its route.
-    pub async fn authorize(&self, request: &AuthRequest<'_>) -> AuthOutcome {
+    pub async fn authorize(&self, route: &Arc<Route>, request: &AuthRequest<'_>) -> AuthOutcome {
         match self.authenticate(request).await {
-            Ok(session) => self.check_access(request, session),
+            Ok(session) => check_access(route, session),
             Err(reason) => AuthOutcome { permit: Err(reason), token: None },
         }
     }
@@ -119,31 +121,6 @@ impl Auth {
         offered || record.current_hash == token.hash
     }
 
-    fn check_access(
-        &self,
-        request: &AuthRequest<'_>,
-        session: AuthenticatedSession,
-    ) -> AuthOutcome {
-        let AuthenticatedSession {
-            identity,
-            record,
-            key,
-            facts,
-            token,
-            end_seq,
-            verified_at,
-            stale,
-        } = session;
-        let permit = if request.requirement.allows(&identity) {
-            let touched = facts.touched;
-            let snapshot = SessionSnapshot { key, record, touched, end_seq, verified_at, stale };
-            Ok(Permit::for_user(identity, snapshot))
-        } else {
-            Err(DenyReason::Forbidden { user: identity.user.clone() })
-        };
-        AuthOutcome { permit, token }
-    }
-
     /// Returns whether the cookie is a token with a valid MAC, live or not. Runs no lookup and
     /// emits no event.
     pub fn has_valid_mac(&self, cookie: &CookieLookup) -> bool {
@@ -168,4 +145,18 @@ impl Auth {
             DenyReason::Forged
         })
     }
+}
+
+/// Applies the access rule of the route to an authenticated session.
+fn check_access(route: &Arc<Route>, session: AuthenticatedSession) -> AuthOutcome {
+    let AuthenticatedSession { identity, record, key, facts, token, end_seq, verified_at, stale } =
+        session;
+    let permit = if route.admits(&identity) {
+        let touched = facts.touched;
+        let snapshot = SessionSnapshot { key, record, touched, end_seq, verified_at, stale };
+        Ok(Permit::for_user(Arc::clone(route), identity, snapshot))
+    } else {
+        Err(DenyReason::Forbidden { user: identity.user.clone() })
+    };
+    AuthOutcome { permit, token }
 }

@@ -6,9 +6,10 @@ use crate::connections::SessionSnapshot;
 use crate::route::{Access, Route};
 use crate::session::{Identity, SessionKey};
 
-/// Permission to forward one request. Only this module can create one.
+/// Permission to forward one request on one route. Only this module can create one.
 #[derive(Clone, Debug)]
 pub struct Permit {
+    route: Arc<Route>,
     principal: Principal,
 }
 
@@ -20,15 +21,26 @@ enum Principal {
 
 impl Permit {
     /// Creates a permit for a public route; `None` for any other route.
-    pub fn public(route: &Route) -> Option<Permit> {
+    pub fn public(route: &Arc<Route>) -> Option<Permit> {
         match route.access {
-            Access::Public => Some(Permit { principal: Principal::Anonymous }),
+            Access::Public => {
+                Some(Permit { route: Arc::clone(route), principal: Principal::Anonymous })
+            }
             Access::Session(_) => None,
         }
     }
 
-    pub(super) fn for_user(identity: Arc<Identity>, snapshot: SessionSnapshot) -> Permit {
-        Permit { principal: Principal::User { identity, snapshot } }
+    pub(super) fn for_user(
+        route: Arc<Route>,
+        identity: Arc<Identity>,
+        snapshot: SessionSnapshot,
+    ) -> Permit {
+        Permit { route, principal: Principal::User { identity, snapshot } }
+    }
+
+    /// Returns the route that the request was authorized for.
+    pub fn route(&self) -> &Arc<Route> {
+        &self.route
     }
 
     /// Returns the identity for the upstream; `None` on public routes.

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use crate::connections::EndSeq;
 use crate::message::CookieLookup;
-use crate::route::AccessRule;
 use crate::session::{
     ClientContext, Identity, Record, RotationTiming, RoutePolicy, SessionFacts, SessionKey,
 };
@@ -19,7 +18,6 @@ pub struct AuthRequest<'a> {
     pub cookie: &'a CookieLookup,
     pub context: &'a ClientContext,
     pub policy: &'a RoutePolicy,
-    pub requirement: &'a AccessRule,
     pub timing: RotationTiming,
     /// Whether it counts as activity for the idle timeout.
     pub is_activity: bool,

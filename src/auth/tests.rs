@@ -3,7 +3,6 @@ use std::time::{Duration, Instant};
 use super::{Auth, AuthRequest, DenyReason};
 use crate::clock::{Clock, UnixMillis};
 use crate::message::CookieLookup;
-use crate::route::AccessRule;
 use crate::session::{EndReason, Refusal, RotationTiming, RoutePolicy};
 use crate::sessions::NewToken;
 use crate::sessions::test_support::{client, log_in, sessions};
@@ -30,7 +29,6 @@ async fn authenticate(auth: &Auth, cookie: &CookieLookup) -> Result<Option<NewTo
         cookie,
         context: &client(),
         policy: &RoutePolicy::default(),
-        requirement: &AccessRule::default(),
         timing: RotationTiming::WhenDue,
         is_activity: true,
         serve_stale_for: None,

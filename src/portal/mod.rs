@@ -32,7 +32,7 @@ use zeroize::Zeroizing;
 use crate::auth::{Auth, AuthRequest, AuthenticatedSession, DenyReason};
 use crate::identity::PasswordLogin;
 use crate::message::{CookieLookup, InboundHead, cookies};
-use crate::route::{AccessRule, RouteTable};
+use crate::route::RouteTable;
 use crate::session::{ClientContext, RotationTiming, RoutePolicy, SignalsMode};
 
 /// Path prefix of the portal. Routes below it are rejected.
@@ -159,7 +159,6 @@ impl Portal {
             cookie: &self.session_cookie(head),
             context: &client_context(head),
             policy: &RoutePolicy { signals, ..RoutePolicy::default() },
-            requirement: &AccessRule::default(),
             timing,
             is_activity: activity,
             // Portal pages change sessions, so they require the store.

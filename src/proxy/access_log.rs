@@ -80,19 +80,13 @@ impl AccessLogEntry {
         self.local
     }
 
-    pub(super) fn set_verdict(&mut self, verdict: &'static str) {
+    /// Sets the verdict, and the session and user of a permit.
+    pub(super) fn set_verdict(&mut self, verdict: &'static str, permit: Option<&Permit>) {
         self.verdict = verdict;
-    }
-
-    pub(super) fn set_permit(&mut self, permit: &Permit) {
-        self.verdict = match permit.snapshot() {
-            None => "public",
-            Some(sight) if sight.stale => "admit-stale",
-            Some(_) => ADMIT,
-        };
+        let Some(permit) = permit else { return };
         self.session = permit.session().map(|key| key.id);
-        let user = permit.identity().filter(|_| self.started.is_some()).map(|who| who.user.clone());
-        self.user = user.unwrap_or_default();
+        let identity = permit.identity().filter(|_| self.started.is_some());
+        self.user = identity.map(|identity| identity.user.clone()).unwrap_or_default();
     }
 
     pub(super) fn record_upstream_time(&mut self) {
@@ -124,6 +118,15 @@ impl AccessLogEntry {
             duration_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
             detail: &self.detail,
         });
+    }
+}
+
+/// Verdict of a permitted request.
+pub(super) fn permit_verdict(permit: &Permit) -> &'static str {
+    match permit.snapshot() {
+        None => "public",
+        Some(session) if session.stale => "admit-stale",
+        Some(_) => ADMIT,
     }
 }
 

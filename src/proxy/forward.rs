@@ -68,21 +68,16 @@ impl Proxy {
         &self,
         head: InboundHead,
         incoming: IncomingBody<'_>,
-        route: &Route,
         permit: &Permit,
         entry: &mut AccessLogEntry,
     ) -> Response<ResponseBody> {
-        entry.set_permit(permit);
-        let max = route.limits.max_bytes;
+        let max = permit.route().limits.max_bytes;
         if max > 0 && incoming.body.size_hint().lower() > max {
             self.auth.shared().metrics.limit(Limit::MaxBody, None);
             return self
                 .portal
                 .problem(&head.requester, Problem::BodyTooLarge)
                 .map(ResponseBody::Local);
-        }
-        if head.max_forwards_exhausted() {
-            return local_response::max_forwards_reached();
         }
         let cookies = &self.auth.shared().cookies;
         let requester = head.requester.clone();
@@ -91,14 +86,14 @@ impl Proxy {
         let websocket = head.is_websocket();
         let forwarded_headers = incoming.connection.forwarded_headers(&head);
         let outgoing = OutgoingRequest {
-            head: UpstreamHead::with_forwarded(&forwarded_headers, head, permit, route),
+            head: UpstreamHead::with_forwarded(&forwarded_headers, head, permit),
             priority,
         };
         let sent = match incoming.upgrade {
             Some(upgrade) if websocket => {
-                Box::pin(self.tunnel(outgoing, upgrade, route, permit, entry)).await
+                Box::pin(self.tunnel(outgoing, upgrade, permit, entry)).await
             }
-            Some(_) | None => self.fetch(outgoing, incoming, route, permit, entry).await,
+            Some(_) | None => self.fetch(outgoing, incoming, permit, entry).await,
         };
         sent.unwrap_or_else(|error| {
             if let Some(limit) = error.limit() {
@@ -110,7 +105,9 @@ impl Proxy {
 
     /// Public routes do not load the session, so a valid cookie MAC suffices for priority.
     fn priority(&self, head: &InboundHead, permit: &Permit) -> Priority {
-        match permit.session().is_some() || self.auth.has_valid_mac(&self.session_cookie(head)) {
+        match permit.session().is_some()
+            || self.auth.has_valid_mac(&self.authorizer.session_cookie(head))
+        {
             true => Priority::Authenticated,
             false => Priority::Anonymous,
         }
@@ -120,22 +117,22 @@ impl Proxy {
         &self,
         outgoing: OutgoingRequest,
         incoming: IncomingBody<'_>,
-        route: &Route,
         permit: &Permit,
         entry: &mut AccessLogEntry,
     ) -> Result<Response<ResponseBody>, ForwardError> {
         let IncomingBody { body, connection, .. } = incoming;
+        let route = permit.route();
         let tracked = match body.is_end_stream() {
             true => None,
-            false => self.track(permit, route)?,
+            false => self.track(permit)?,
         };
         let close = tracked.as_ref().map(ConnectionGuard::close_handle);
         let body = RequestBody::new(body, &route.limits, connection, close);
         let outcome = body.outcome();
         let request = outgoing.head.into_request(body);
-        let deadlines = Deadlines::new(route, permit);
+        let deadlines = Deadlines::new(permit);
         // Pinned here because a move into either arm would store it in the future twice.
-        let sent = pin!(self.send(request, outgoing.priority, route, permit, tracked));
+        let sent = pin!(self.send(request, outgoing.priority, permit, tracked));
         let sent = match deadlines.earliest() {
             Some(deadline) => Box::pin(timeout_at(deadline.at, sent))
                 .await
@@ -150,9 +147,9 @@ impl Proxy {
         mark_stale(&mut response, permit);
         let tracking = match tracked {
             Some(tracked) => Some(Tracking::Now(tracked)),
-            None if is_long(&response) => self.track(permit, route)?.map(Tracking::Now),
+            None if is_long(&response) => self.track(permit)?.map(Tracking::Now),
             None if response.body().is_end_stream() => None,
-            None => self.track_delayed(permit, route),
+            None => self.track_delayed(permit),
         };
         let deadline = if is_event_stream(&response) {
             deadlines.connection_age
@@ -168,16 +165,16 @@ impl Proxy {
         &self,
         request: Request<RequestBody>,
         priority: Priority,
-        route: &Route,
         permit: &Permit,
         mut tracked: Option<ConnectionGuard>,
     ) -> Result<(Response<UpstreamBody>, Option<ConnectionGuard>), ForwardError> {
+        let route = permit.route();
         let mut sent = pin!(self.upstreams.get(route)?.send(priority, &route.upstreams, request));
         if tracked.is_none() && permit.snapshot().is_some() {
             if let Ok(sent) = timeout(TRACK_AFTER, sent.as_mut()).await {
                 return Ok((sent?, None));
             }
-            tracked = self.track(permit, route)?;
+            tracked = self.track(permit)?;
         }
         let sent = tokio::select! {
             biased;
@@ -197,11 +194,8 @@ impl Proxy {
     }
 
     /// Registers a tracked connection. `None` on a public route, which has no session.
-    pub(super) fn track(
-        &self,
-        permit: &Permit,
-        route: &Route,
-    ) -> Result<Option<ConnectionGuard>, ForwardError> {
+    pub(super) fn track(&self, permit: &Permit) -> Result<Option<ConnectionGuard>, ForwardError> {
+        let route = permit.route();
         let policy =
             ConnectionPolicy { policy: Some(&route.policy), max_age: route.max_connection_age };
         let registry = &self.auth.shared().connections;
@@ -209,7 +203,8 @@ impl Proxy {
     }
 
     /// Registers a short response later, if its body takes longer than [`TRACK_AFTER`].
-    fn track_delayed(&self, permit: &Permit, route: &Route) -> Option<Tracking> {
+    fn track_delayed(&self, permit: &Permit) -> Option<Tracking> {
+        let route = permit.route();
         let delayed = |session: &SessionSnapshot| DelayedTracking {
             registry: self.auth.shared().connections.clone(),
             session: session.clone(),
@@ -240,7 +235,8 @@ pub(super) struct Deadlines {
 
 impl Deadlines {
     /// Deadlines of an exchange that starts now.
-    pub(super) fn new(route: &Route, permit: &Permit) -> Deadlines {
+    pub(super) fn new(permit: &Permit) -> Deadlines {
+        let route = permit.route();
         // The registry limits the age of connections with a session.
         let age = route.max_connection_age.filter(|_| permit.snapshot().is_none());
         Deadlines {

@@ -1,20 +1,24 @@
-//! The request pipeline. Every response leaves through `Proxy::finish`.
+//! The request pipeline. A request passes four phases:
 //!
-//! ```text
-//! parse head ─ own page? ─ route ─ authenticate (cookie → record → decide → swap) ─ permit
-//!      └ 400      └ portal   └ 404      └ login, 401, 403, 503                         │
-//!              sanitize request ─ identity headers ─ forward ─ sanitize response ─ finish: cookie, log entry, metrics
-//! ```
+//! | phase | function | result |
+//! | --- | --- | --- |
+//! | admit | `Authorizer::admit` | a checked head, or a 400 |
+//! | authorize | `Authorizer::authorize` | a permit, a local response, or a page of the portal |
+//! | forward | `Proxy::forward` | the sanitized response of the upstream |
+//! | respond | `Proxy::respond` | cookie, common headers, access log entry, metrics |
+//!
+//! Every response leaves through `Proxy::respond`.
 
+mod access_log;
+mod authorize;
 mod body;
+mod client_addr;
 mod connection_info;
 mod explain;
 mod forward;
+mod forwarded_headers;
 mod local_response;
 // Public for fuzzing and for the regression tests of its findings only.
-mod access_log;
-mod client_addr;
-mod forwarded_headers;
 #[doc(hidden)]
 pub mod frames;
 mod overload;
@@ -24,6 +28,7 @@ mod upstream_clusters;
 mod upstream_head;
 mod websocket;
 
+pub use authorize::Authorizer;
 pub use body::{ConnectionClosed, RequestBody, RequestBodyError, ResponseBody, ResponseBodyError};
 pub use client_addr::TrustedProxies;
 pub use connection_info::ConnectionInfo;
@@ -45,38 +50,34 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use crate::auth::{Auth, AuthOutcome, AuthRequest, DenyReason, Permit};
+use crate::auth::Auth;
 use crate::message::forwarded::ChainError;
 use crate::message::request_id::X_REQUEST_ID;
 use crate::message::{
-    BadRequest, CookieLookup, Host, InboundHead, Interpretations, RequestContext, RequestId,
-    RequestIds, ReservedHeaders, TargetError, cookies, response_headers,
+    BadRequest, InboundHead, Intent, RequestContext, RequestId, RequestIds, ReservedHeaders,
+    response_headers,
 };
-use crate::portal::{self, Portal, Problem};
-use crate::route::{Access, AccessRule, Route, RouteTable};
-use crate::session::{ClientContext, RotationTiming};
+use crate::portal::Portal;
 use crate::sessions::NewToken;
 use crate::telemetry::{AccessLog, Limit};
-use crate::tls::Certificates;
 
 use access_log::AccessLogEntry;
+use authorize::{Action, Authorization};
 use forward::{IncomingBody, Upgrade};
+use local_response::LocalResponse;
 use session_control::{PendingExchange, SessionControl};
 
 /// The request handler of one worker.
 pub struct Proxy {
+    pub authorizer: Authorizer,
     pub auth: Auth,
     pub portal: Portal,
-    pub routes: Arc<RouteTable>,
     pub reserved_headers: Arc<ReservedHeaders>,
     pub upstreams: UpstreamClusters,
     pub trusted_proxies: Arc<TrustedProxies>,
     /// Maximum number of headers in a request.
     pub max_headers: usize,
-    pub overload: OverloadMonitor,
     pub tunnels: Tunnels,
-    /// Certificates of the listeners; `None` disables the 421 check.
-    pub certificates: Option<Arc<Certificates>>,
     /// Generates request IDs.
     pub request_ids: RequestIds,
     /// Value of `Strict-Transport-Security`; `None` omits the header.
@@ -87,7 +88,7 @@ pub struct Proxy {
     pub access_log: Option<Arc<AccessLog>>,
 }
 
-/// A response before `Proxy::finish`.
+/// A response before `Proxy::respond`.
 struct PendingResponse {
     response: Response<ResponseBody>,
     /// The token to set as the session cookie.
@@ -108,12 +109,10 @@ impl Proxy {
             self.request_context(connection, client.unwrap_or(connection.peer), request.headers());
         let mut entry = AccessLogEntry::new(&request, &context, self.access_log.is_some());
         let pending = match self.reject_early(request.headers(), client) {
-            Some(bad) => {
-                self.without_token(local_response::bad_request(&self.portal, bad, &mut entry))
-            }
+            Some(bad) => self.malformed(bad, &mut entry),
             None => self.process(request, context, connection, &mut entry).await,
         };
-        self.finish(pending, entry).await
+        self.respond(pending, entry).await
     }
 
     /// Rejects a request by its headers alone, before its target is parsed.
@@ -161,162 +160,58 @@ impl Proxy {
     ) -> PendingResponse {
         let (mut parts, body) = request.into_parts();
         let upgrade = Upgrade::from_extensions(&mut parts.extensions);
-        let parsed = InboundHead::parse_with(parts, context, |host, paths| {
-            self.allows_ambiguous_path(host, paths)
-        });
-        let head = match parsed {
+        let head = match self.authorizer.admit(parts, context) {
             Ok(head) => head,
-            Err(bad) => {
-                return self.without_token(local_response::bad_request(&self.portal, bad, entry));
-            }
+            Err(bad) => return self.malformed(bad, entry),
         };
         entry.set_host(&head.host);
-        if !self.is_authoritative(&head.host, connection) {
-            return self.without_token(local_response::misdirected(&self.portal, &head, entry));
-        }
-        if let Some(limit) = self.shed_reason(&head) {
-            return self.without_token(self.shed_response(&head, limit, entry));
-        }
-        if portal::is_own_path(head.target.path()) && self.routes.serves_host(&head.host) {
-            entry.set_verdict("portal");
-            let page = Box::pin(self.portal.serve(head, body)).await;
-            return self.without_token(page.map(ResponseBody::Local));
-        }
-        let Some(route) = self.routes.find(&head.host, head.target.path()) else {
-            return self.without_token(local_response::no_route(&self.portal, &head, entry));
-        };
-        if self.routes.shadows_stricter_route(route, head.target.path()) {
-            let bad = BadRequest::Target(TargetError::ShadowsRoute);
-            return self.without_token(local_response::bad_request(&self.portal, bad, entry));
-        }
-        if !self.passes_csrf(&head, route) {
-            return self.without_token(local_response::cross_site(&self.portal, &head, entry));
-        }
-        let auth = self.authenticate(&head, route).await;
-        let permit = match auth.permit {
-            Ok(permit) => permit,
-            Err(denial) => {
-                let response = self.deny(&head, denial, entry);
-                return PendingResponse { response, token: auth.token };
-            }
-        };
-        if permit.session().is_some() {
+        let authorization = self.authorizer.authorize(&head, connection).await;
+        entry.set_verdict(authorization.verdict(), authorization.permit());
+        if authorization.permit().is_some_and(|permit| permit.session().is_some()) {
             connection.mark_authenticated();
         }
-        if let Some(control) = SessionControl::for_request(self, &head, route) {
-            let (connection, token) = (Arc::clone(connection), auth.token);
+        let Authorization { action, token } = authorization;
+        let permit = match action {
+            Action::Forward(permit) => permit,
+            Action::Respond(response, _) => {
+                let response = self.respond_locally(&head, &response, entry);
+                return PendingResponse { response, token };
+            }
+            Action::ServePortal => {
+                let page = Box::pin(self.portal.serve(head, body)).await;
+                return self.without_token(page.map(ResponseBody::Local));
+            }
+        };
+        if let Some(control) = SessionControl::for_request(self, &head, permit.route()) {
+            let connection = Arc::clone(connection);
             let exchange = PendingExchange { head, body, upgrade, connection, permit, token };
             return Box::pin(self.run_detached(exchange, control, entry)).await;
         }
         let incoming = IncomingBody { body, upgrade, connection };
-        let response = self.forward(head, incoming, route, &permit, entry).await;
-        PendingResponse { response, token: auth.token }
+        let response = self.forward(head, incoming, &permit, entry).await;
+        PendingResponse { response, token }
     }
 
-    /// Whether the certificate of this connection is also the one for `host` (RFC 9110 7.4). Otherwise
-    /// the request would be served under the rules of a host that the TLS handshake did not select.
-    fn is_authoritative(&self, host: &Host, connection: &ConnectionInfo) -> bool {
-        let (Some(certificates), Some(server_name)) =
-            (&self.certificates, connection.server_name())
-        else {
-            return true;
-        };
-        server_name == host.name() || certificates.share_certificate(server_name, host.name())
-    }
-
-    /// Whether an ambiguous path is harmless: no interpretation is one of our own pages, and the route
-    /// table allows all of them.
-    fn allows_ambiguous_path(&self, host: &Host, interpretations: &Interpretations) -> bool {
-        !interpretations.paths.iter().any(|path| portal::is_own_path(path))
-            && self.routes.allows_ambiguous(host, interpretations)
-    }
-
-    /// Whether the request is safe from cross-site request forgery. A request without a session cookie
-    /// passes: it cannot act for a user and gets the login response.
-    fn passes_csrf(&self, head: &InboundHead, route: &Route) -> bool {
-        match &route.access {
-            Access::Public => true,
-            Access::Session(_) => {
-                route.cross_origin.allows(&head.method, head.websocket, &head.headers, &head.host)
-                    || self.session_cookie(head) == CookieLookup::Missing
-            }
+    fn respond_locally(
+        &self,
+        head: &InboundHead,
+        response: &LocalResponse,
+        entry: &mut AccessLogEntry,
+    ) -> Response<ResponseBody> {
+        if let Some(detail) = response.detail(head) {
+            entry.set_detail(detail);
         }
+        if let LocalResponse::Overloaded(limit) = response {
+            self.auth.shared().metrics.limit(*limit, Some(head.client));
+        }
+        response.render(&self.portal, head)
     }
 
-    fn session_cookie(&self, head: &InboundHead) -> CookieLookup {
-        cookies::find(&head.headers, &self.auth.shared().cookies.session)
-    }
-
-    /// Authenticates and authorizes the request. Public routes skip the session.
-    async fn authenticate(&self, head: &InboundHead, route: &Route) -> AuthOutcome {
-        let requirement = match (&route.access, Permit::public(route)) {
-            (Access::Public, Some(permit)) => {
-                return AuthOutcome { permit: Ok(permit), token: None };
-            }
-            (Access::Session(requirement), _) => requirement,
-            (Access::Public, None) => &AccessRule::default(),
-        };
-        let cookie = self.session_cookie(head);
-        let timing = match route.rotation {
-            true => RotationTiming::WhenDue,
-            false => RotationTiming::Never,
-        };
-        let auth_request = AuthRequest {
-            cookie: &cookie,
-            context: &client_context(head),
-            policy: &route.policy_for(&head.method, head.websocket),
-            requirement,
-            timing,
-            is_activity: route.activity.counts(
-                &head.method,
-                head.target.path(),
-                head.requester.intent,
-            ),
-            // A safe request changes nothing if its session has ended on another instance.
-            serve_stale_for: route
-                .serve_stale_for
-                .filter(|_| head.method.is_safe() && !head.websocket),
-        };
-        self.auth.authorize(&auth_request).await
-    }
-
-    fn deny(
-        &self,
-        head: &InboundHead,
-        denial: DenyReason,
-        entry: &mut AccessLogEntry,
-    ) -> Response<ResponseBody> {
-        entry.set_verdict(denial.as_str());
-        self.portal.deny(head, &denial).map(ResponseBody::Local)
-    }
-
-    /// Returns the limit for which this request is shed, if any. Under high load, requests with a
-    /// validly signed session cookie pass; the MAC check needs no store.
-    fn shed_reason(&self, head: &InboundHead) -> Option<Limit> {
-        let (level, limit) = self.overload.level()?;
-        let has_valid_cookie = || {
-            let name = &self.auth.shared().cookies.session;
-            self.auth.has_valid_mac(&cookies::find(&head.headers, name))
-        };
-        (level == LoadLevel::Overloaded || !has_valid_cookie()).then_some(limit)
-    }
-
-    fn shed_response(
-        &self,
-        head: &InboundHead,
-        limit: Limit,
-        entry: &mut AccessLogEntry,
-    ) -> Response<ResponseBody> {
-        entry.set_verdict("overloaded");
-        entry.set_detail(limit.as_str().to_owned());
-        self.auth.shared().metrics.limit(limit, Some(head.client));
-        let mut response =
-            self.portal.problem(&head.requester, Problem::Overloaded).map(ResponseBody::Local);
-        let headers = response.headers_mut();
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
-        // Frees the connection for another client. HTTP/2 has no such header; its idle timeout applies.
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        response
+    /// Responds to a request whose head was not accepted.
+    fn malformed(&self, bad: BadRequest, entry: &mut AccessLogEntry) -> PendingResponse {
+        entry.set_detail(bad.to_string());
+        let requester = entry.requester(Intent::Fetch);
+        self.without_token(local_response::bad_request(&self.portal, &requester, bad))
     }
 
     fn without_token(&self, response: Response<ResponseBody>) -> PendingResponse {
@@ -324,7 +219,7 @@ impl Proxy {
     }
 
     /// Writes the cookie, the common headers, the log entry and the metrics of every response.
-    async fn finish(
+    async fn respond(
         &self,
         pending: PendingResponse,
         entry: AccessLogEntry,
@@ -391,11 +286,3 @@ impl Proxy {
 
 /// A token older than this is checked against the store before it is sent.
 const RECHECK_AFTER: Duration = Duration::from_secs(5);
-
-fn client_context(head: &InboundHead) -> ClientContext {
-    let agent = head.headers.get(header::USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
-    let language = head.headers.get(header::ACCEPT_LANGUAGE);
-    ClientContext::new(head.client, agent)
-        .with_language(language.map_or(&b""[..], HeaderValue::as_bytes))
-        .with_fingerprint(head.fingerprint)
-}

@@ -26,9 +26,10 @@ use crate::sessions::NewToken;
 use crate::store::Unavailable;
 
 use super::access_log::AccessLogEntry;
+use super::authorize::client_context;
 use super::body::ResponseBody;
 use super::forward::{IncomingBody, Upgrade};
-use super::{ConnectionInfo, PendingResponse, Proxy, client_context, local_response};
+use super::{ConnectionInfo, PendingResponse, Proxy};
 
 const CONTROL_HEADER: HeaderName = HeaderName::from_static("doorward-session");
 
@@ -154,11 +155,8 @@ impl Proxy {
         entry: &mut AccessLogEntry,
     ) -> PendingResponse {
         let PendingExchange { head, body, upgrade, connection, permit, token } = exchange;
-        let Some(route) = self.routes.find(&head.host, head.target.path()) else {
-            return self.without_token(local_response::no_route(&self.portal, &head, entry));
-        };
         let incoming = IncomingBody { body, upgrade, connection: &connection };
-        let response = self.forward(head, incoming, route, &permit, entry).await;
+        let response = self.forward(head, incoming, &permit, entry).await;
         self.apply_command(control, &permit, PendingResponse { response, token }).await
     }
 

@@ -1,6 +1,7 @@
 //! Connection pools of one worker, one for each set of connection settings.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::route::Route;
@@ -23,7 +24,9 @@ struct Cluster {
 
 impl UpstreamClusters {
     /// Reads the CA files of the routes.
-    pub fn new<'a>(routes: impl Iterator<Item = &'a Route>) -> Result<UpstreamClusters, TlsError> {
+    pub fn new<'a>(
+        routes: impl Iterator<Item = &'a Arc<Route>>,
+    ) -> Result<UpstreamClusters, TlsError> {
         let mut clusters = UpstreamClusters::default();
         for route in routes {
             if clusters.find(route).is_none() {

@@ -6,20 +6,28 @@
 //! ```
 //!
 //! ```
+//! # fn f(head: doorward::message::SanitizedHead, permit: &doorward::auth::Permit) {
+//! let head = doorward::proxy::UpstreamHead::new(head, permit);
+//! # }
+//! ```
+//!
+//! The route comes from the permit, so a permit for a public route cannot build the head for another route:
+//!
+//! ```compile_fail,E0061
 //! # fn f(head: doorward::message::SanitizedHead, permit: &doorward::auth::Permit, route: &doorward::route::Route) {
 //! let head = doorward::proxy::UpstreamHead::new(head, permit, route);
 //! # }
 //! ```
 //!
 //! ```compile_fail,E0451
-//! # fn f(other: doorward::auth::Permit) {
-//! let permit = doorward::auth::Permit { ..other };
+//! # fn f(other: doorward::auth::Permit, route: std::sync::Arc<doorward::route::Route>) {
+//! let permit = doorward::auth::Permit { route, ..other };
 //! # }
 //! ```
 //!
 //! ```compile_fail,E0624
-//! # fn f(user: std::sync::Arc<doorward::session::Identity>, snapshot: doorward::connections::SessionSnapshot) {
-//! let permit = doorward::auth::Permit::for_user(user, snapshot);
+//! # fn f(route: std::sync::Arc<doorward::route::Route>, user: std::sync::Arc<doorward::session::Identity>, session: doorward::connections::SessionSnapshot) {
+//! let permit = doorward::auth::Permit::for_user(route, user, session);
 //! # }
 //! ```
 
@@ -30,7 +38,6 @@ use crate::auth::Permit;
 use crate::message::SanitizedHead;
 use crate::message::request_id::X_REQUEST_ID;
 use crate::message::sanitize::SanitizedParts;
-use crate::route::Route;
 
 use super::forwarded_headers::ForwardedHeaders;
 
@@ -45,9 +52,9 @@ pub struct UpstreamHead {
 
 impl UpstreamHead {
     /// Adds forwarded headers and identity headers.
-    pub fn new(head: SanitizedHead, permit: &Permit, route: &Route) -> UpstreamHead {
+    pub fn new(head: SanitizedHead, permit: &Permit) -> UpstreamHead {
         let forwarded_headers = ForwardedHeaders::new(head.client(), head.host().clone());
-        UpstreamHead::with_forwarded(&forwarded_headers, head, permit, route)
+        UpstreamHead::with_forwarded(&forwarded_headers, head, permit)
     }
 
     /// As [`UpstreamHead::new`], with forwarded headers that are already rendered.
@@ -55,10 +62,10 @@ impl UpstreamHead {
         forwarded_headers: &ForwardedHeaders,
         head: SanitizedHead,
         permit: &Permit,
-        route: &Route,
     ) -> UpstreamHead {
         let SanitizedParts { method, version, target, headers, request, websocket, .. } =
             head.into_parts();
+        let route = permit.route();
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.method = method;
         // The target as received, byte for byte (RFC 9110 7.7).

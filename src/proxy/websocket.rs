@@ -21,7 +21,7 @@ use tracing::debug;
 use crate::auth::{Auth, Permit};
 use crate::clock::UnixMillis;
 use crate::connections::{CloseHandle, CloseReason, ConnectionGuard};
-use crate::route::{ActivityFrames, Route};
+use crate::route::ActivityFrames;
 use crate::session::SessionKey;
 use crate::telemetry::{GaugeGuard, Limit};
 use crate::upstream::{PendingTunnel, UpgradeResponse};
@@ -78,15 +78,15 @@ impl Proxy {
         &self,
         outgoing: OutgoingRequest,
         client: Upgrade,
-        route: &Route,
         permit: &Permit,
         entry: &mut AccessLogEntry,
     ) -> Result<Response<ResponseBody>, ForwardError> {
+        let route = permit.route();
         let request = outgoing.head.into_request(());
         let accept = request.headers().get(header::SEC_WEBSOCKET_KEY).map(accept_key);
         let shared = self.auth.shared();
         // Registered before the handshake, so that a session end during the handshake is not missed.
-        let mut tracked = self.track(permit, route)?;
+        let mut tracked = self.track(permit)?;
         let switch = tokio::select! {
             biased;
             reason = closed(&mut tracked) => return Err(ForwardError::Closed(reason)),
@@ -98,7 +98,7 @@ impl Proxy {
             UpgradeResponse::Declined(mut response) => {
                 self.sanitize_response(&mut response);
                 default_to_private(&mut response, permit);
-                let deadline = forward::Deadlines::new(route, permit).connection_age;
+                let deadline = forward::Deadlines::new(permit).connection_age;
                 return Ok(response
                     .map(|body| response_body(body, route, tracked.map(Tracking::Now), deadline)));
             }
@@ -110,7 +110,7 @@ impl Proxy {
         }
         self.sanitize_response(&mut response);
         let open = GaugeGuard::new(&shared.metrics.websocket_tunnels);
-        let reporter = ActivityReporter::new(self, permit, route);
+        let reporter = ActivityReporter::new(self, permit);
         let limits = TunnelLimits {
             // The registry limits the age of tracked connections.
             age: route.max_connection_age.filter(|_| tracked.is_none()),
@@ -140,8 +140,8 @@ struct ActivityReporter {
 
 impl ActivityReporter {
     /// `None` if no frame counts as activity.
-    fn new(proxy: &Proxy, permit: &Permit, route: &Route) -> Option<ActivityReporter> {
-        let count_upstream = match route.activity.websocket {
+    fn new(proxy: &Proxy, permit: &Permit) -> Option<ActivityReporter> {
+        let count_upstream = match permit.route().activity.websocket {
             ActivityFrames::None => return None,
             ActivityFrames::Client => false,
             ActivityFrames::Any => true,
@@ -160,7 +160,7 @@ impl ActivityReporter {
         }
         self.last.store(now.0, Ordering::Relaxed);
         let (auth, session) = (self.auth.clone(), self.session);
-        // The session service counts failures; the next frame retries.
+        // The auth counts failures; the next frame retries.
         tokio::spawn(
             async move { auth.sessions().updater.touch(&session).await.unwrap_or_default() },
         );

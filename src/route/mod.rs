@@ -14,6 +14,7 @@ pub use session_control::{SensitiveAction, SessionCommand, SessionControlRules, 
 
 use std::borrow::Cow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
@@ -57,6 +58,14 @@ pub struct Route {
 }
 
 impl Route {
+    /// Returns whether the access rule admits a user.
+    pub fn admits(&self, identity: &Identity) -> bool {
+        match &self.access {
+            Access::Public => true,
+            Access::Session(rule) => rule.allows(identity),
+        }
+    }
+
     fn allows_ambiguous_paths(&self) -> bool {
         match (&self.access, self.ambiguous_paths) {
             (Access::Session(_), AmbiguousPaths::RequireSession) => true,
@@ -151,9 +160,10 @@ impl AccessRule {
 }
 
 /// All routes in matching order.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct RouteTable {
-    routes: Vec<Route>,
+    /// Shared with the permits of requests in flight.
+    routes: Vec<Arc<Route>>,
     /// For each route its path as a lenient file system resolves it; `None` if the route is not stricter
     /// than the routes with shorter paths.
     shadowable: Vec<Option<String>>,
@@ -186,17 +196,18 @@ impl RouteTable {
             Some(name).filter(|name| !name.is_empty())
         });
         let shadowable = shadowable.collect();
+        let routes = routes.into_iter().map(Arc::new).collect();
         Ok(RouteTable { routes, shadowable })
     }
 
     /// Returns the route for a host and a canonical path: first the most specific host that matches, then
     /// the longest path prefix on it.
-    pub fn find(&self, host: &Host, path: &str) -> Option<&Route> {
+    pub fn find(&self, host: &Host, path: &str) -> Option<&Arc<Route>> {
         self.for_host(host).find(|route| route.path.covers(path))
     }
 
     /// Returns the routes of the most specific host that matches.
-    fn for_host(&self, host: &Host) -> impl Iterator<Item = &Route> {
+    fn for_host(&self, host: &Host) -> impl Iterator<Item = &Arc<Route>> {
         let mut all = self.routes.iter().filter(|route| route.host.matches(host.name()));
         let rank = all.next().map(|first| host_rank(&first.host));
         let matching = self.routes.iter().filter(|route| route.host.matches(host.name()));
@@ -219,7 +230,7 @@ impl RouteTable {
         let mut found = interpretations.paths.iter().map(|path| self.find(host, path));
         let Some(first) = found.next() else { return false };
         let same_route = found.all(|other| match (first, other) {
-            (Some(first), Some(other)) => std::ptr::eq(first, other),
+            (Some(first), Some(other)) => Arc::ptr_eq(first, other),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         });
@@ -230,7 +241,7 @@ impl RouteTable {
             && !shadows
             && match interpretations.ambiguity {
                 Ambiguity::Delimiter => true,
-                Ambiguity::Segments => first.is_some_and(Route::allows_ambiguous_paths),
+                Ambiguity::Segments => first.is_some_and(|route| route.allows_ambiguous_paths()),
             }
     }
 
@@ -259,8 +270,16 @@ impl RouteTable {
     }
 
     /// Returns the routes in matching order.
-    pub fn iter(&self) -> std::slice::Iter<'_, Route> {
+    pub fn iter(&self) -> std::slice::Iter<'_, Arc<Route>> {
         self.routes.iter()
+    }
+}
+
+/// Copies the routes too: workers on different cores must not share the reference count of a route.
+impl Clone for RouteTable {
+    fn clone(&self) -> RouteTable {
+        let routes = self.iter().map(|route| Arc::new(Route::clone(route))).collect();
+        RouteTable { routes, shadowable: self.shadowable.clone() }
     }
 }
 
@@ -311,7 +330,7 @@ mod tests {
     }
 
     fn found(table: &RouteTable, host: &str, path: &str) -> Option<String> {
-        table.find(&Host::parse(host).expect("a host"), path).map(Route::label)
+        table.find(&Host::parse(host).expect("a host"), path).map(|route| route.label())
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) struct InFlightRequest {
 impl InFlightRequest {
     pub(super) fn start(proxy: &Arc<Proxy>, activity: &Arc<ConnectionActivity>) -> InFlightRequest {
         activity.request_started();
-        proxy.overload.request_started();
+        proxy.authorizer.overload.request_started();
         InFlightRequest {
             proxy: Arc::clone(proxy),
             activity: Arc::clone(activity),
@@ -55,7 +55,7 @@ impl InFlightRequest {
 impl Drop for InFlightRequest {
     fn drop(&mut self) {
         self.activity.release();
-        self.proxy.overload.request_finished();
+        self.proxy.authorizer.overload.request_finished();
         if !self.responded {
             self.activity.reset_by_client();
         }

@@ -1,6 +1,7 @@
 //! The complete gateway with real sockets and TLS, and upstreams that record every byte.
 
 mod advisories;
+mod authorize;
 mod client_addr;
 mod csrf;
 mod framing;

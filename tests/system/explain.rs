@@ -9,6 +9,7 @@ use doorward::config::Config;
 use doorward::proxy::{Explanation, Hypothesis, HypotheticalSession, explain};
 use doorward::risk::GeoIp;
 use doorward::session::{ClientContext, Identity};
+use http::HeaderMap;
 
 const CONFIG: &str = r#"
 [server]
@@ -75,8 +76,7 @@ fn explained_for(method: http::Method, url: &str, session: Option<[u32; 3]>) -> 
         method,
         url: url.parse().expect("a URL"),
         client: [192, 0, 2, 1].into(),
-        agent: String::new(),
-        language: String::new(),
+        headers: HeaderMap::new(),
         session,
         now: UnixMillis(1_800_000_000_000),
     };

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Uri};
 
 use crate::app::read_geoip_databases;
@@ -98,6 +99,13 @@ impl LocationArgs {
         self.last_from.unwrap_or(if abroad { OTHER_PLACEHOLDER_ADDR } else { from })
     }
 
+    /// `User-Agent` and `Accept-Language` of the request.
+    fn headers(&self) -> anyhow::Result<HeaderMap> {
+        let values = [(header::USER_AGENT, &self.agent), (header::ACCEPT_LANGUAGE, &self.language)];
+        let given = values.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?)));
+        given.map(|(name, text)| Ok((name, HeaderValue::from_str(text)?))).collect()
+    }
+
     /// The client of the session until now.
     fn last(&self, from: IpAddr) -> ClientContext {
         let agent = self.last_agent.as_ref().or(self.agent.as_ref());
@@ -165,8 +173,7 @@ fn hypothesis(args: &ExplainArgs, config: &Config) -> anyhow::Result<Hypothesis>
         method: args.method.clone(),
         url: args.url.clone(),
         client: args.from,
-        agent: args.location.agent.clone().unwrap_or_default(),
-        language: args.location.language.clone().unwrap_or_default(),
+        headers: args.location.headers()?,
         session: session(args, config)?,
         now: Clock::System.now(),
     })

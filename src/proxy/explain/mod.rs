@@ -1,6 +1,6 @@
 //! Explains how the proxy would handle a request, and why.
 //!
-//! The request passes the real checks, route table, authentication and sanitizer, with a session seeded in a memory
+//! The request passes the real checks, route table, auth and sanitizer, with a session seeded in a memory
 //! store and a fixed clock. No upstream is contacted and no store of the installation is opened.
 
 mod labels;
@@ -16,20 +16,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, Uri};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Uri};
 use zeroize::Zeroizing;
 
-use crate::auth::{Auth, AuthOutcome, DenyReason};
+use crate::auth::{Auth, DenyReason};
 use crate::clock::{Clock, UnixMillis};
 use crate::config::Config;
 use crate::message::{
     BadRequest, CookieNames, InboundHead, Intent, RequestContext, RequestIds, ReservedHeaders,
-    SanitizedHead, TargetError,
+    SanitizedHead,
 };
-use crate::portal::{self, Portal};
+use crate::portal::Portal;
 use crate::risk::GeoIp;
 use crate::route::{Access, Route};
 use crate::secret::{KeyRing, random_bytes};
@@ -42,7 +40,9 @@ use crate::telemetry::Metrics;
 
 use labels::{access, humanize, of_methods, response, stricter, upstream_headers};
 
-use super::{OverloadMonitor, Proxy, TrustedProxies, Tunnels, UpstreamClusters, UpstreamHead};
+use super::authorize::{Action, Authorizer, client_context};
+use super::local_response::LocalResponse;
+use super::{ConnectionInfo, OverloadMonitor, UpstreamHead};
 
 /// Lifetime of the seeded record. Longer than the simulation runs.
 const SEED_TTL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -54,9 +54,8 @@ pub struct Hypothesis {
     /// Absolute URL with scheme and host.
     pub url: Uri,
     pub client: IpAddr,
-    /// `User-Agent`; empty omits the header.
-    pub agent: String,
-    pub language: String,
+    /// Request headers besides `Host` and the session cookie.
+    pub headers: HeaderMap,
     /// `None` sends no session cookie.
     pub session: Option<HypotheticalSession>,
     pub now: UnixMillis,
@@ -102,7 +101,9 @@ struct SeededSession {
 struct Simulation<'a> {
     config: &'a Config,
     hypothesis: &'a Hypothesis,
-    proxy: Proxy,
+    authorizer: Authorizer,
+    portal: Portal,
+    reserved_headers: ReservedHeaders,
 }
 
 impl<'a> Simulation<'a> {
@@ -125,30 +126,21 @@ impl<'a> Simulation<'a> {
         shared.risk.geoip.store(Arc::new(geoip));
         let auth = Auth::new(Sessions::new(Store::memory(clock), Arc::new(shared)));
         let routes = Arc::new(config.routes.clone());
-        let proxy = Proxy {
-            portal: Portal::new(auth.clone(), None, Arc::default(), Arc::clone(&routes)),
+        let portal = Portal::new(auth.clone(), None, Arc::default(), Arc::clone(&routes));
+        let authorizer = Authorizer {
             auth,
             routes,
-            reserved_headers: Arc::new(ReservedHeaders::new(
-                config.routes.iter().map(|route| &route.identity),
-            )),
-            upstreams: UpstreamClusters::default(),
-            trusted_proxies: Arc::new(TrustedProxies::default()),
-            max_headers: config.limits.headers,
-            overload: OverloadMonitor::new(usize::MAX, Arc::default()),
-            tunnels: Tunnels { tracker: TaskTracker::new(), stop: CancellationToken::new() },
             certificates: None,
-            request_ids: RequestIds::new(random_bytes()),
-            hsts: None,
-            proxy_status: config.server.proxy_status,
-            access_log: None,
+            overload: OverloadMonitor::new(usize::MAX, Arc::default()),
         };
-        Simulation { config, hypothesis, proxy }
+        let identity_headers = config.routes.iter().map(|route| &route.identity);
+        let reserved_headers = ReservedHeaders::new(identity_headers);
+        Simulation { config, hypothesis, authorizer, portal, reserved_headers }
     }
 
     /// Creates the record of a session last used `idle` ago, with its first token.
     async fn seed(&self, session: &HypotheticalSession) -> Result<SeededSession, Unavailable> {
-        let shared = self.proxy.auth.shared();
+        let shared = self.authorizer.auth.shared();
         let (keys, now) = (shared.keys.load_full(), self.hypothesis.now);
         let tag = UserTag(keys.user_tag(&session.identity.user));
         let key = SessionKey { tag, id: SessionId(random_bytes()) };
@@ -160,7 +152,7 @@ impl<'a> Simulation<'a> {
         record.authenticated = now.minus(session.auth_age);
         record.last_active = now.minus(session.idle);
         let sealed = record.seal(&keys, &key);
-        self.proxy
+        self.authorizer
             .auth
             .sessions()
             .store()
@@ -173,60 +165,61 @@ impl<'a> Simulation<'a> {
 
     async fn run(&self, seeded: Option<&SeededSession>) -> Explanation {
         let token = seeded.map(|seeded| seeded.token.as_str());
-        let (client, request) = (self.hypothesis.client, self.proxy.request_ids.next());
+        let (client, request) = (self.hypothesis.client, RequestIds::new(random_bytes()).next());
         let context = RequestContext { client, fingerprint: None, request };
-        let parsed = InboundHead::parse_with(self.parts(token), context, |host, paths| {
-            self.proxy.allows_ambiguous_path(host, paths)
-        });
-        let head = match parsed {
+        let head = match self.authorizer.admit(self.parts(token), context) {
             Ok(head) => head,
             Err(bad) => return self.malformed(bad),
         };
         let mut out = self.empty(&head);
-        if portal::is_own_path(head.target.path()) && self.proxy.routes.serves_host(&head.host) {
-            out.verdict = "portal";
-            out.why = "doorward serves /.doorward/ itself, on every host of a route".into();
-            return out;
+        let decision = self.authorizer.authorize(&head, &ConnectionInfo::new(client)).await;
+        out.verdict = decision.verdict();
+        out.renews = decision.token.is_some();
+        if let Some(route) = decision.route() {
+            self.add_route(&mut out, &head, route, seeded);
         }
-        let Some(route) = self.proxy.routes.find(&head.host, head.target.path()) else {
-            return self.without_route(out, head);
-        };
-        if self.proxy.routes.shadows_stricter_route(route, head.target.path()) {
-            return self.malformed(BadRequest::Target(TargetError::ShadowsRoute));
-        }
-        out.route = Some(self.explain_route(route));
-        out.effects = SessionEffects::for_request(&head, route);
-        out.signals = seeded
-            .filter(|_| route.access != Access::Public)
-            .map(|SeededSession { record, .. }| self.signals(record, &head, route));
-        let AuthOutcome { permit: verdict, token } = self.proxy.authenticate(&head, route).await;
-        out.renews = token.is_some();
-        match verdict {
-            Ok(permit) => {
+        match decision.action {
+            Action::Forward(permit) => {
                 let public = permit.identity().is_none();
-                out.verdict = if public { "public" } else { "admit" };
                 out.why = if public { "the route is public" } else { ADMITTED }.into();
-                let cookies = &self.proxy.auth.shared().cookies;
-                let head = SanitizedHead::new(head, &self.proxy.reserved_headers, cookies);
-                out.upstream_headers = upstream_headers(UpstreamHead::new(head, &permit, route));
+                let cookies = &self.authorizer.auth.shared().cookies;
+                let head = SanitizedHead::new(head, &self.reserved_headers, cookies);
+                out.upstream_headers = upstream_headers(UpstreamHead::new(head, &permit));
             }
-            Err(denial) => {
-                out.verdict = denial.as_str();
-                out.why = self.why(&denial, route, out.signals.as_ref());
-                out.answers = self.responses(head, |head| self.proxy.portal.deny(head, &denial));
+            Action::Respond(response, route) => {
+                out.why = self.why(&response, &head, route.as_deref(), out.signals.as_ref());
+                out.answers = self.responses(head, &response);
+            }
+            Action::ServePortal => {
+                out.why = "doorward serves /.doorward/ itself, on every host of a route".into();
             }
         }
         out
     }
 
+    /// Adds the route and its effects on the session.
+    fn add_route(
+        &self,
+        out: &mut Explanation,
+        head: &InboundHead,
+        route: &Route,
+        seeded: Option<&SeededSession>,
+    ) {
+        out.route = Some(self.explain_route(route));
+        out.effects = SessionEffects::for_request(head, route);
+        out.signals = seeded
+            .filter(|_| route.access != Access::Public)
+            .map(|SeededSession { record, .. }| self.signals(record, head, route));
+    }
+
     fn signals(&self, record: &Record, head: &InboundHead, route: &Route) -> RiskExplanation {
-        let shared = self.proxy.auth.shared();
+        let shared = self.authorizer.auth.shared();
         let geoip = shared.risk.geoip.load();
         let locations = signals::LocationPair {
             geoip: &geoip,
             settings: &shared.risk.settings,
             record,
-            context: &super::client_context(head),
+            context: &client_context(head),
             now: self.hypothesis.now,
         };
         locations.explanation(route.policy.signals)
@@ -237,24 +230,16 @@ impl<'a> Simulation<'a> {
         let (mut parts, ()) = Request::new(()).into_parts();
         let url = &self.hypothesis.url;
         parts.method = self.hypothesis.method.clone();
+        parts.headers = self.hypothesis.headers.clone();
         parts.uri = url.path_and_query().cloned().map(Uri::from).unwrap_or_default();
         let host = url.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
         if let Some(Ok(host)) = host {
             parts.headers.insert(header::HOST, host);
         }
-        let headers = [
-            (header::USER_AGENT, &self.hypothesis.agent),
-            (header::ACCEPT_LANGUAGE, &self.hypothesis.language),
-        ];
-        for (name, text) in headers.into_iter().filter(|(_, text)| !text.is_empty()) {
-            if let Ok(value) = HeaderValue::from_str(text) {
-                parts.headers.insert(name, value);
-            }
-        }
-        let name = &self.proxy.auth.shared().cookies.session;
+        let name = &self.authorizer.auth.shared().cookies.session;
         let cookie = token.map(|token| HeaderValue::try_from(format!("{name}={token}")));
         if let Some(Ok(cookie)) = cookie {
-            parts.headers.insert(header::COOKIE, cookie);
+            parts.headers.append(header::COOKIE, cookie);
         }
         parts
     }
@@ -283,7 +268,7 @@ impl<'a> Simulation<'a> {
             path: url.path().to_owned(),
             route: None,
             verdict: "malformed",
-            why: format!("{bad}; such a request is ambiguous"),
+            why: malformed_because(bad),
             renews: false,
             effects: None,
             signals: None,
@@ -292,28 +277,25 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    fn without_route(&self, mut out: Explanation, head: InboundHead) -> Explanation {
-        out.verdict = "no-route";
-        out.why = "no [[route]] has this host and path".into();
-        out.answers = self.responses(head, |head| {
-            self.proxy.portal.problem(&head.requester, portal::Problem::NoRoute)
+    /// The response to a browser and to a program. A 400 is the same for both.
+    fn responses(&self, mut head: InboundHead, local: &LocalResponse) -> Vec<ResponseExplanation> {
+        let intents = match local {
+            LocalResponse::BadRequest(_) => &[(Intent::Fetch, "any client")][..],
+            LocalResponse::Misdirected
+            | LocalResponse::Overloaded(_)
+            | LocalResponse::NoRoute
+            | LocalResponse::CrossSite
+            | LocalResponse::Denied(_)
+            | LocalResponse::MaxForwardsExhausted(_) => {
+                &[(Intent::Navigation, "a browser"), (Intent::Fetch, "a program")][..]
+            }
+        };
+        let explained = intents.iter().map(|(intent, to)| {
+            head.requester.intent = *intent;
+            let rendered = local.render(&self.portal, &head);
+            response(to, rendered.status(), rendered.headers().get(header::LOCATION))
         });
-        out
-    }
-
-    fn responses<B>(
-        &self,
-        mut head: InboundHead,
-        make: impl Fn(&InboundHead) -> Response<B>,
-    ) -> Vec<ResponseExplanation> {
-        [(Intent::Navigation, "a browser"), (Intent::Fetch, "a program")]
-            .into_iter()
-            .map(|(intent, to)| {
-                head.requester.intent = intent;
-                let made = make(&head);
-                response(to, made.status(), made.headers().get(header::LOCATION))
-            })
-            .collect()
+        explained.collect()
     }
 
     fn explain_route(&self, route: &Route) -> RouteExplanation {
@@ -347,8 +329,37 @@ impl<'a> Simulation<'a> {
         limits
     }
 
-    fn why(&self, denial: &DenyReason, route: &Route, risk: Option<&RiskExplanation>) -> String {
-        match denial {
+    fn why(
+        &self,
+        response: &LocalResponse,
+        head: &InboundHead,
+        route: Option<&Route>,
+        risk: Option<&RiskExplanation>,
+    ) -> String {
+        match (response, route) {
+            (LocalResponse::Denied(reason), Some(route)) => self.why_denied(reason, route, risk),
+            (LocalResponse::BadRequest(bad), _) => malformed_because(*bad),
+            (LocalResponse::NoRoute, _) => "no [[route]] has this host and path".to_owned(),
+            (LocalResponse::MaxForwardsExhausted(_), _) => {
+                "Max-Forwards is exhausted, so the request ends here".to_owned()
+            }
+            (
+                LocalResponse::Misdirected
+                | LocalResponse::Overloaded(_)
+                | LocalResponse::CrossSite
+                | LocalResponse::Denied(_),
+                _,
+            ) => response.detail(head).unwrap_or_default(),
+        }
+    }
+
+    fn why_denied(
+        &self,
+        reason: &DenyReason,
+        route: &Route,
+        risk: Option<&RiskExplanation>,
+    ) -> String {
+        match reason {
             DenyReason::NoSession => {
                 "the route requires a session and the request has none".to_owned()
             }
@@ -364,7 +375,7 @@ impl<'a> Simulation<'a> {
             | DenyReason::UnknownSession
             | DenyReason::Ended(_)
             | DenyReason::Undecryptable
-            | DenyReason::Unavailable(_) => denial.as_str().to_owned(),
+            | DenyReason::Unavailable(_) => reason.as_str().to_owned(),
         }
     }
 
@@ -415,6 +426,10 @@ impl<'a> Simulation<'a> {
         });
         format!("the session is valid, but {reached}")
     }
+}
+
+fn malformed_because(bad: BadRequest) -> String {
+    format!("{bad}; such a request is ambiguous")
 }
 
 const ADMITTED: &str = "the session is valid and its user may use this route";

@@ -12,7 +12,6 @@ use doorward::config;
 use doorward::identity::{Account, Cost, Credential};
 use doorward::message::{CookieLookup, CookieNames};
 use doorward::risk::{RiskSettings, Thresholds};
-use doorward::route::AccessRule;
 use doorward::secret::KeyRing;
 use doorward::session::{
     ClientContext, Identity, OnReuse, RotationTiming, RoutePolicy, SessionPolicy, SignalsMode,
@@ -105,21 +104,24 @@ impl GuardUnderTest {
         timing: RotationTiming,
     ) -> GuardResponse {
         let presented = presented(cookie);
-        let entry = self
+        let authenticated = self
             .auth
-            .authorize(&AuthRequest {
+            .authenticate(&AuthRequest {
                 cookie: &presented,
                 context: from,
                 policy: &self.route,
-                requirement: &AccessRule::default(),
                 timing,
                 is_activity: true,
                 serve_stale_for: None,
             })
             .await;
+        let (denied, token) = match authenticated {
+            Ok(session) => (None, session.token),
+            Err(reason) => (Some(reason.as_str()), None),
+        };
         GuardResponse {
-            denied: entry.permit.err().map(|denial| denial.as_str()),
-            token: entry.token.map(|token| Cookie::from(token.text.as_str())),
+            denied,
+            token: token.map(|token| Cookie::from(token.text.as_str())),
             location_change: self.moves.take(),
         }
     }

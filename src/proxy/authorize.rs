@@ -1,0 +1,225 @@
+//! Authorizes a request: one function from a checked head to a decision.
+//!
+//! The request handler and `doorward explain` both call [`Authorizer::authorize`], so they cannot disagree. It
+//! contacts no upstream and sends no response. The checks, in their order:
+//!
+//! 1. 421 if the TLS certificate of the connection is not the one of the host.
+//! 2. 503 if the worker sheds load.
+//! 3. A page of the portal, which authenticates its own requests.
+//! 4. 404 without a route; 400 if the path could also mean a stricter route.
+//! 5. 403 for cross-site requests.
+//! 6. The session and the access rule of the route.
+//! 7. 204 if `Max-Forwards` is exhausted.
+
+use std::sync::Arc;
+
+use http::header::{self, HeaderValue};
+
+use crate::auth::{Auth, AuthOutcome, AuthRequest, Permit};
+use crate::message::{
+    BadRequest, CookieLookup, Host, InboundHead, Interpretations, RequestContext, TargetError,
+    cookies,
+};
+use crate::portal;
+use crate::route::{Access, Route, RouteTable};
+use crate::session::{ClientContext, RotationTiming};
+use crate::sessions::NewToken;
+use crate::telemetry::Limit;
+use crate::tls::Certificates;
+
+use super::access_log::permit_verdict;
+use super::connection_info::ConnectionInfo;
+use super::local_response::LocalResponse;
+use super::overload::{LoadLevel, OverloadMonitor};
+
+/// Authorizes requests with the state that follows from the configuration.
+pub struct Authorizer {
+    pub auth: Auth,
+    pub routes: Arc<RouteTable>,
+    /// Certificates of the listeners; `None` disables the 421 check.
+    pub certificates: Option<Arc<Certificates>>,
+    pub overload: OverloadMonitor,
+}
+
+/// The result of [`Authorizer::authorize`].
+pub(super) struct Authorization {
+    pub(super) action: Action,
+    /// The token to set with the response.
+    pub(super) token: Option<NewToken>,
+}
+
+/// What to do with a request.
+pub(super) enum Action {
+    /// Forwards it to the upstream of the permit's route.
+    Forward(Permit),
+    /// Sends a response of the proxy. The route is `None` if none was selected.
+    Respond(LocalResponse, Option<Arc<Route>>),
+    /// Serves a page of the portal.
+    ServePortal,
+}
+
+impl Authorization {
+    /// Name of the decision in the access log.
+    pub(super) fn verdict(&self) -> &'static str {
+        match &self.action {
+            Action::Forward(permit) => permit_verdict(permit),
+            Action::Respond(response, _) => response.verdict(),
+            Action::ServePortal => "portal",
+        }
+    }
+
+    /// The permit, even if it was not needed because `Max-Forwards` is exhausted.
+    pub(super) fn permit(&self) -> Option<&Permit> {
+        match &self.action {
+            Action::Forward(permit)
+            | Action::Respond(LocalResponse::MaxForwardsExhausted(permit), _) => Some(permit),
+            Action::Respond(..) | Action::ServePortal => None,
+        }
+    }
+
+    /// The selected route.
+    pub(super) fn route(&self) -> Option<&Arc<Route>> {
+        match &self.action {
+            Action::Forward(permit) => Some(permit.route()),
+            Action::Respond(_, route) => route.as_ref(),
+            Action::ServePortal => None,
+        }
+    }
+}
+
+impl From<Action> for Authorization {
+    fn from(action: Action) -> Authorization {
+        Authorization { action, token: None }
+    }
+}
+
+impl Authorizer {
+    /// Checks the syntax of a request head.
+    pub(super) fn admit(
+        &self,
+        parts: http::request::Parts,
+        context: RequestContext,
+    ) -> Result<InboundHead, BadRequest> {
+        InboundHead::parse_with(parts, context, |host, paths| {
+            self.allows_ambiguous_path(host, paths)
+        })
+    }
+
+    /// Decides what to do with a request. See the module documentation for the order of the checks.
+    pub(super) async fn authorize(
+        &self,
+        head: &InboundHead,
+        connection: &ConnectionInfo,
+    ) -> Authorization {
+        if !self.is_authoritative(&head.host, connection) {
+            return Action::Respond(LocalResponse::Misdirected, None).into();
+        }
+        if let Some(limit) = self.shed_reason(head) {
+            return Action::Respond(LocalResponse::Overloaded(limit), None).into();
+        }
+        let path = head.target.path();
+        if portal::is_own_path(path) && self.routes.serves_host(&head.host) {
+            return Action::ServePortal.into();
+        }
+        let Some(route) = self.routes.find(&head.host, path) else {
+            return Action::Respond(LocalResponse::NoRoute, None).into();
+        };
+        let respond = |response| Action::Respond(response, Some(Arc::clone(route)));
+        if self.routes.shadows_stricter_route(route, path) {
+            let bad = BadRequest::Target(TargetError::ShadowsRoute);
+            return respond(LocalResponse::BadRequest(bad)).into();
+        }
+        if !self.passes_csrf(head, route) {
+            return respond(LocalResponse::CrossSite).into();
+        }
+        let AuthOutcome { permit, token } = self.authenticate(head, route).await;
+        let action = match permit {
+            Ok(permit) if head.max_forwards_exhausted() => {
+                respond(LocalResponse::MaxForwardsExhausted(permit))
+            }
+            Ok(permit) => Action::Forward(permit),
+            Err(reason) => respond(LocalResponse::Denied(reason)),
+        };
+        Authorization { action, token }
+    }
+
+    /// Whether the certificate of this connection is also the one for `host` (RFC 9110 7.4). Otherwise
+    /// the request would be served under the rules of a host that the TLS handshake did not select.
+    fn is_authoritative(&self, host: &Host, connection: &ConnectionInfo) -> bool {
+        let (Some(certificates), Some(server_name)) =
+            (&self.certificates, connection.server_name())
+        else {
+            return true;
+        };
+        server_name == host.name() || certificates.share_certificate(server_name, host.name())
+    }
+
+    /// Whether an ambiguous path is harmless: no interpretation is one of our own pages, and the route
+    /// table allows all of them.
+    fn allows_ambiguous_path(&self, host: &Host, interpretations: &Interpretations) -> bool {
+        !interpretations.paths.iter().any(|path| portal::is_own_path(path))
+            && self.routes.allows_ambiguous(host, interpretations)
+    }
+
+    /// Whether the request is safe from cross-site request forgery. A request without a session cookie
+    /// passes: it cannot act for a user and gets the login response.
+    fn passes_csrf(&self, head: &InboundHead, route: &Route) -> bool {
+        match &route.access {
+            Access::Public => true,
+            Access::Session(_) => {
+                route.cross_origin.allows(&head.method, head.websocket, &head.headers, &head.host)
+                    || self.session_cookie(head) == CookieLookup::Missing
+            }
+        }
+    }
+
+    /// Returns the limit for which this request is shed, if any. Under high load, requests with a
+    /// validly signed session cookie pass; the MAC check needs no store.
+    fn shed_reason(&self, head: &InboundHead) -> Option<Limit> {
+        let (level, limit) = self.overload.level()?;
+        let has_valid_cookie = || self.auth.has_valid_mac(&self.session_cookie(head));
+        (level == LoadLevel::Overloaded || !has_valid_cookie()).then_some(limit)
+    }
+
+    /// Authenticates and authorizes the request. Public routes skip the session.
+    async fn authenticate(&self, head: &InboundHead, route: &Arc<Route>) -> AuthOutcome {
+        if let Some(permit) = Permit::public(route) {
+            return AuthOutcome { permit: Ok(permit), token: None };
+        }
+        let cookie = self.session_cookie(head);
+        let timing = match route.rotation {
+            true => RotationTiming::WhenDue,
+            false => RotationTiming::Never,
+        };
+        let auth_request = AuthRequest {
+            cookie: &cookie,
+            context: &client_context(head),
+            policy: &route.policy_for(&head.method, head.websocket),
+            timing,
+            is_activity: route.activity.counts(
+                &head.method,
+                head.target.path(),
+                head.requester.intent,
+            ),
+            // A safe request changes nothing if its session has ended on another instance.
+            serve_stale_for: route
+                .serve_stale_for
+                .filter(|_| head.method.is_safe() && !head.websocket),
+        };
+        self.auth.authorize(route, &auth_request).await
+    }
+
+    /// Looks up the session cookie.
+    pub(super) fn session_cookie(&self, head: &InboundHead) -> CookieLookup {
+        cookies::find(&head.headers, &self.auth.shared().cookies.session)
+    }
+}
+
+/// The client as the session decision sees it.
+pub(super) fn client_context(head: &InboundHead) -> ClientContext {
+    let agent = head.headers.get(header::USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
+    let language = head.headers.get(header::ACCEPT_LANGUAGE);
+    ClientContext::new(head.client, agent)
+        .with_language(language.map_or(&b""[..], HeaderValue::as_bytes))
+        .with_fingerprint(head.fingerprint)
+}
