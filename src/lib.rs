@@ -4,15 +4,16 @@
 //!
 //! | layer | modules | content |
 //! | --- | --- | --- |
-//! | 13 | `cli` (and `main`) | the commands |
-//! | 12 | [`app`] | composition root: builds the gateway, contains no rules |
-//! | 11 | [`server`] | sockets: listener, TLS handshake, connection, drain, redirect |
-//! | 10 | [`proxy`] | request pipeline: route, authenticate, forward, respond |
-//! | 9 | [`portal`], [`admin`] | login and session pages; admin API |
-//! | 8 | [`auth`] | authentication: from the cookie to a permit |
-//! | 7 | [`sessions`] | session service: create, list, rotate, restrict, end |
-//! | 6 | [`connections`], [`audit`], [`notify`] | tracked connections, which end with their session; audit log; notifications |
-//! | 5 | [`store`], [`upstream`], [`tls`], [`identity`], [`telemetry`], [`http_client`] | adapters |
+//! | 14 | `cli` (and `main`) | the commands |
+//! | 13 | [`app`] | composition root: builds the gateway, contains no rules |
+//! | 12 | [`server`] | sockets: listener, TLS handshake, connection, drain, redirect |
+//! | 11 | [`proxy`] | request pipeline: route, authenticate, forward, respond |
+//! | 10 | [`portal`], [`admin`] | login and session pages; admin API |
+//! | 9 | [`auth`] | authentication: from the cookie to a permit |
+//! | 8 | [`sessions`] | session service: create, list, rotate, restrict, end |
+//! | 7 | [`connections`], [`audit`], [`notify`] | tracked connections, which end with their session; audit log; notifications |
+//! | 6 | [`store`], [`upstream`], [`tls`], [`identity`], [`telemetry`], [`http_client`] | adapters |
+//! | 5 | [`redis`] | Redis client: topology, connections, reply limits, circuit breaker |
 //! | 4 | [`config`] | configuration file to checked values |
 //! | 3 | [`route`], [`risk`] | pure: route table and access rules; risk signals and scores |
 //! | 2 | [`message`] | pure: request heads, hop-by-hop headers, identity headers, cookies, targets |
@@ -60,6 +61,7 @@ pub mod notify;
 pub mod portal;
 pub mod proxy;
 pub mod rate_limit;
+pub mod redis;
 pub mod risk;
 pub mod route;
 pub mod secret;

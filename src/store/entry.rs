@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{SessionListing, Slot, Unavailable};
+use super::types::{SessionListing, Slot, Unavailable};
 use crate::clock::UnixMillis;
 use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey};
 

@@ -12,7 +12,9 @@ use bytes::Bytes;
 use super::entry::{
     MAX_SESSIONS_PER_USER, SessionEntry, StoredHistory, UserState, too_many_sessions,
 };
-use super::{CommitOutcome, Loaded, MAX_LISTED, SessionListing, Slot, Unavailable};
+use super::types::{
+    CommitOutcome, Durability, Loaded, MAX_LISTED, Revoked, SessionListing, Slot, Unavailable,
+};
 use crate::clock::{Clock, UnixMillis};
 use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
 
@@ -40,7 +42,7 @@ impl MemoryStore {
         sealed: &[u8],
         created: UnixMillis,
         retain_until: UnixMillis,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<Durability, Unavailable> {
         let mut shard = self.tables.shard(key.tag);
         let user = shard.entry(key.tag).or_default();
         if user.session_count() >= MAX_SESSIONS_PER_USER {
@@ -50,7 +52,7 @@ impl MemoryStore {
         let entry = SessionEntry::create(user.entry(key.id), &sealed, created, retain_until)?;
         user.state = user.state.with_created(created);
         user.put(key.id, entry);
-        Ok(())
+        Ok(Durability::InMemory)
     }
 
     pub(super) fn commit(
@@ -59,10 +61,10 @@ impl MemoryStore {
         expected: u64,
         sealed: &[u8],
         retain_until: UnixMillis,
-    ) -> CommitOutcome {
+    ) -> Result<CommitOutcome, Unavailable> {
         let mut shard = self.tables.shard(key.tag);
         let Some(user) = shard.get_mut(&key.tag) else {
-            return CommitOutcome::Conflict;
+            return Ok(CommitOutcome::Conflict);
         };
         let sealed = Bytes::copy_from_slice(sealed);
         let next =
@@ -70,10 +72,20 @@ impl MemoryStore {
         match next {
             Some(entry) => {
                 user.put(key.id, entry);
-                CommitOutcome::Swapped
+                Ok(CommitOutcome::Swapped)
             }
-            None => CommitOutcome::Conflict,
+            None => Ok(CommitOutcome::Conflict),
         }
+    }
+
+    pub(super) fn touch(
+        &self,
+        key: &SessionKey,
+        at: UnixMillis,
+        _: UnixMillis,
+    ) -> Result<(), Unavailable> {
+        self.tables.touch(key, at);
+        Ok(())
     }
 
     pub(super) fn end(
@@ -82,11 +94,12 @@ impl MemoryStore {
         reason: EndReason,
         at: UnixMillis,
         retain_until: UnixMillis,
-    ) {
+    ) -> Result<Durability, Unavailable> {
         let mut shard = self.tables.shard(key.tag);
         let user = shard.entry(key.tag).or_default();
         let tombstone = SessionEntry::end(user.entry(key.id), reason, at, retain_until);
         user.put(key.id, tombstone);
+        Ok(Durability::InMemory)
     }
 
     pub(super) fn revoke_user(
@@ -94,11 +107,11 @@ impl MemoryStore {
         tag: &UserTag,
         now: UnixMillis,
         except: Option<SessionId>,
-    ) -> RevocationCutoff {
+    ) -> Result<Revoked<RevocationCutoff>, Unavailable> {
         let mut shard = self.tables.shard(*tag);
         let user = shard.entry(*tag).or_default();
         user.state = user.state.revoke(now, except);
-        user.state.cutoff
+        Ok(Revoked { cutoff: user.state.cutoff, durability: Durability::InMemory })
     }
 
     pub(super) fn swap_user_history(
@@ -107,22 +120,31 @@ impl MemoryStore {
         expected: &[u8],
         sealed: &[u8],
         retain_until: UnixMillis,
-    ) -> CommitOutcome {
+    ) -> Result<CommitOutcome, Unavailable> {
         let mut shard = self.tables.shard(*tag);
         let user = shard.entry(*tag).or_default();
         let sealed = Bytes::copy_from_slice(sealed);
         match StoredHistory::swap(user.history.as_ref(), expected, &sealed, retain_until) {
             Some(history) => {
                 user.history = Some(history);
-                CommitOutcome::Swapped
+                Ok(CommitOutcome::Swapped)
             }
-            None => CommitOutcome::Conflict,
+            None => Ok(CommitOutcome::Conflict),
         }
     }
 
     /// See [`super::Store::revoke_all_users`].
-    pub(super) fn revoke_all_users(&self, now: UnixMillis) -> UnixMillis {
-        self.tables.advance_global_cutoff(now.max(self.tables.latest_created()))
+    pub(super) fn revoke_all_users(
+        &self,
+        now: UnixMillis,
+    ) -> Result<Revoked<UnixMillis>, Unavailable> {
+        let cutoff = self.tables.advance_global_cutoff(now.max(self.tables.latest_created()));
+        Ok(Revoked { cutoff, durability: Durability::InMemory })
+    }
+
+    pub(super) fn restore_global_cutoff(&self, cutoff: UnixMillis) -> Result<(), Unavailable> {
+        self.tables.advance_global_cutoff(cutoff);
+        Ok(())
     }
 
     /// Removes the expired entries of one shard. Call it about once a second.
@@ -240,9 +262,17 @@ impl Tables {
         shard.get(&tag).map(|user| user.state).unwrap_or_default()
     }
 
-    pub(super) fn user_history(&self, tag: UserTag) -> Option<StoredHistory> {
+    pub(super) fn stored_history(&self, tag: UserTag) -> Option<StoredHistory> {
         let shard = self.shard(tag);
         shard.get(&tag)?.history.clone()
+    }
+
+    pub(super) fn user_history(&self, tag: &UserTag) -> Option<Bytes> {
+        self.stored_history(*tag).map(|history| history.sealed)
+    }
+
+    pub(super) fn user_cutoff(&self, tag: &UserTag) -> RevocationCutoff {
+        self.user_state(*tag).cutoff
     }
 
     pub(super) fn put_history(&self, tag: UserTag, history: StoredHistory) {
@@ -268,16 +298,16 @@ impl Tables {
         UnixMillis(before.max(now.0))
     }
 
-    pub(super) fn list_user(&self, tag: UserTag) -> Vec<SessionListing> {
-        let shard = self.shard(tag);
-        let Some(user) = shard.get(&tag) else {
+    pub(super) fn list_user(&self, tag: &UserTag) -> Vec<SessionListing> {
+        let shard = self.shard(*tag);
+        let Some(user) = shard.get(tag) else {
             return Vec::new();
         };
         let mut dated: Vec<_> = user
             .sessions
             .iter()
             .filter_map(|(id, stored)| {
-                let key = SessionKey { tag, id: *id };
+                let key = SessionKey { tag: *tag, id: *id };
                 let listed = stored.entry.to_listing(key, user.state.cutoff, stored.touched)?;
                 Some((stored.entry.created, listed))
             })
@@ -296,7 +326,7 @@ impl Tables {
                 if room == 0 {
                     return out;
                 }
-                out.extend(self.list_user(tag).into_iter().take(room));
+                out.extend(self.list_user(&tag).into_iter().take(room));
             }
         }
         out
@@ -440,7 +470,7 @@ mod tests {
         let (short, long) = (UnixMillis(2_000), UnixMillis(2_000_000_000));
         store.create(&key(1), b"a", UnixMillis(1_000), short).expect("room");
         store.create(&key(2), b"b", UnixMillis(1_000), long).expect("room");
-        store.end(&key(3), EndReason::Logout, UnixMillis(1_000), short);
+        store.end(&key(3), EndReason::Logout, UnixMillis(1_000), short).expect("memory");
         clock.advance(RETENTION_SLACK);
         sweep_all(&store);
         assert_eq!(store.tables.session_count(TAG), 3, "not removed before its retention ends");
@@ -456,14 +486,17 @@ mod tests {
         let store = MemoryStore::new(clock.clone());
         assert_eq!(
             store.swap_user_history(&TAG, b"", b"history", UnixMillis(2_000)),
-            CommitOutcome::Swapped
+            Ok(CommitOutcome::Swapped)
         );
         clock.advance(RETENTION_SLACK);
         sweep_all(&store);
-        assert!(store.tables.user_history(TAG).is_some(), "not removed before its retention ends");
+        assert!(
+            store.tables.stored_history(TAG).is_some(),
+            "not removed before its retention ends"
+        );
         clock.advance(Duration::from_secs(2));
         sweep_all(&store);
-        assert_eq!(store.tables.user_history(TAG), None);
+        assert_eq!(store.tables.stored_history(TAG), None);
         sweep_all(&store);
         assert!(lock(&store.tables.shards[3]).is_empty());
     }
@@ -476,12 +509,12 @@ mod tests {
             let key = key(number);
             store.create(&key, b"a", UnixMillis(1_000), later).expect("room");
             if number < 9_999 {
-                store.end(&key, EndReason::Logout, UnixMillis(1_000), later);
+                store.end(&key, EndReason::Logout, UnixMillis(1_000), later).expect("memory");
             }
         }
         store.create(&key(10_000), b"a", UnixMillis(2_000), later).expect("room");
         assert_eq!(store.tables.session_count(TAG), 2);
-        store.revoke_user(&TAG, UnixMillis(2_000), None);
+        store.revoke_user(&TAG, UnixMillis(2_000), None).expect("memory");
         assert_eq!(store.tables.session_count(TAG), 0, "older than the cutoff");
     }
 
@@ -489,7 +522,7 @@ mod tests {
     fn a_cutoff_is_kept_longer_than_any_session_it_revokes() {
         let clock = Clock::manual(UnixMillis(1_000));
         let store = MemoryStore::new(clock.clone());
-        store.revoke_user(&TAG, UnixMillis(1_000), None);
+        store.revoke_user(&TAG, UnixMillis(1_000), None).expect("memory");
         clock.advance(CUTOFF_RETENTION);
         sweep_all(&store);
         assert_eq!(store.tables.user_state(TAG).cutoff.at, UnixMillis(1_000));

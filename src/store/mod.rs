@@ -19,7 +19,6 @@
 
 mod cache;
 mod embedded;
-mod redis_store;
 // Public for fuzzing and its regression tests only.
 #[doc(hidden)]
 pub mod entry;
@@ -27,8 +26,9 @@ mod invalidation;
 mod memory;
 mod redis;
 mod revocation_log;
+mod types;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,13 +38,14 @@ use tokio::sync::broadcast;
 pub use self::cache::{CacheStats, FlushCause};
 pub use self::embedded::EmbeddedStore;
 pub use self::memory::MemoryStore;
-pub use self::redis::{Advice, RedisSettings};
-pub use self::redis_store::{RedisStats, RedisStore};
+pub use self::redis::{Advice, RedisStats, RedisStore};
+pub use self::types::{
+    CommitOutcome, Durability, Loaded, MAX_LISTED, OpenError, Revoked, SessionListing, Slot,
+    StoreChange, Unavailable,
+};
 use crate::clock::{Clock, UnixMillis};
+pub use crate::redis::RedisSettings;
 use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
-
-/// Maximum sessions in the listing of one user.
-pub const MAX_LISTED: usize = 1_000;
 
 /// A store. Clones are handles to the same store.
 #[derive(Clone, Debug)]
@@ -57,117 +58,26 @@ pub enum Store {
     Redis(RedisStore),
 }
 
-/// The value under a session key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Slot {
-    /// Nothing: never written, or removed after `retain_until`.
-    Absent,
-    /// A sealed record. `revision` starts at 1 and increases by one with each commit.
-    Live { revision: u64, sealed: Bytes },
-    /// A tombstone. No commit can revive the session.
-    Ended { reason: EndReason, at: UnixMillis },
-}
-
-/// The result of a load.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Loaded {
-    pub slot: Slot,
-    /// The last touch; zero if there was none.
-    pub touched: UnixMillis,
-    /// The user's revocation cutoff.
-    pub user_cutoff: RevocationCutoff,
-}
-
-/// The result of a compare-and-swap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CommitOutcome {
-    Swapped,
-    /// Another write was first, or the session ended. Load and decide again.
-    Conflict,
-}
-
-/// Durability of an acknowledged write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// Lost when the process ends ([`Store::Memory`]).
-    InMemory,
-    /// On this machine's disk.
-    OnDisk,
-    /// As configured in Redis, without waiting for replicas.
-    NotRequested,
-    /// `acknowledged` replicas confirmed the write in time. With fewer than `requested`, a failover
-    /// may lose it.
-    Replicated { requested: u32, acknowledged: u32 },
-}
-
-impl Durability {
-    /// Reports whether the write survives the loss of its server; `None` if no replica was waited
-    /// for.
-    pub fn is_durable(self) -> Option<bool> {
-        match self {
-            Durability::InMemory => Some(false),
-            Durability::OnDisk => Some(true),
-            Durability::NotRequested => None,
-            Durability::Replicated { requested, acknowledged } => Some(acknowledged >= requested),
+/// Calls a read method: of the tables of a local store, or of Redis.
+macro_rules! dispatch_read {
+    ($store:ident . $method:ident ( $($argument:expr),* )) => {
+        match $store {
+            Store::Memory(memory) => Ok(memory.tables().$method($($argument),*)),
+            Store::Embedded(embedded) => Ok(embedded.tables().$method($($argument),*)),
+            Store::Redis(redis) => Box::pin(redis.$method($($argument),*)).await,
         }
-    }
+    };
 }
 
-/// A revocation that was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Revoked<L> {
-    pub cutoff: L,
-    pub durability: Durability,
-}
-
-/// A session in a listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionListing {
-    pub key: SessionKey,
-    pub revision: u64,
-    pub sealed: Bytes,
-    pub touched: UnixMillis,
-}
-
-/// A change in the store, made here or by another gateway. Data loaded before it may be outdated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StoreChange {
-    /// A session was rotated or ended.
-    Session(SessionKey),
-    /// A user's cutoff moved.
-    UserCutoff(UserTag),
-    /// The global cutoff moved.
-    GlobalCutoff,
-    /// Changes were missed, or the store was emptied: everything may have changed.
-    Everything,
-}
-
-/// The store did not respond in time. The caller must not conclude anything.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the session store is unavailable: {0}")]
-pub struct Unavailable(pub String);
-
-/// Reason a store cannot be opened, for the operator at startup.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("the store's directory {}: {error}", path.display())]
-    Directory { path: PathBuf, error: std::io::Error },
-    #[error(
-        "{} is in use by another doorward process; give each its own directory, or use Redis",
-        path.display()
-    )]
-    InUse { path: PathBuf },
-    #[error(
-        "{} was written by another version of doorward (schema {found}); start that version, or delete the file, which ends all sessions",
-        path.display()
-    )]
-    Schema { path: PathBuf, found: u64 },
-    #[error("{} cannot be read as a session store: {detail}", path.display())]
-    Damaged { path: PathBuf, detail: String },
-    #[error("{}: {error}", path.display())]
-    Secret { path: PathBuf, error: std::io::Error },
-    #[error("the Redis settings: {0}")]
-    Redis(String),
+/// Calls a write method of the store.
+macro_rules! dispatch_write {
+    ($store:ident . $method:ident ( $($argument:expr),* )) => {
+        match $store {
+            Store::Memory(memory) => memory.$method($($argument),*),
+            Store::Embedded(embedded) => embedded.$method($($argument),*).await,
+            Store::Redis(redis) => Box::pin(redis.$method($($argument),*)).await,
+        }
+    };
 }
 
 /// Futures of network operations are boxed. Otherwise they would enlarge the future of every
@@ -205,23 +115,25 @@ impl Store {
         }
     }
 
+    fn as_redis(&self) -> Option<&RedisStore> {
+        match self {
+            Store::Memory(_) | Store::Embedded(_) => None,
+            Store::Redis(redis) => Some(redis),
+        }
+    }
+
     /// Returns a session from the cache: complete, and at most three seconds old. It may admit. To
     /// reject, end or write, call [`Store::load`] first, because activity at other gateways is not
     /// cached here.
     pub fn cached(&self, key: &SessionKey) -> Option<Loaded> {
-        match self {
-            // A load is a memory access.
-            Store::Memory(_) | Store::Embedded(_) => None,
-            Store::Redis(redis) => redis.cached(key),
-        }
+        self.as_redis()?.cached(key)
     }
 
     /// Receives changes from the store; it never returns on Redis. Until it runs, [`Store::cached`]
     /// returns nothing and [`Store::subscribe`] receives nothing. Returns at once for other stores.
     pub async fn run_invalidation(&self) {
-        match self {
-            Store::Memory(_) | Store::Embedded(_) => {}
-            Store::Redis(redis) => redis.run_invalidation().await,
+        if let Some(redis) = self.as_redis() {
+            invalidation::run(redis.for_worker()).await;
         }
     }
 
@@ -229,35 +141,22 @@ impl Store {
     /// other process can change the store. A receiver that lags must recheck everything, as after
     /// [`StoreChange::Everything`].
     pub fn subscribe(&self) -> Option<broadcast::Receiver<StoreChange>> {
-        match self {
-            Store::Memory(_) | Store::Embedded(_) => None,
-            Store::Redis(redis) => Some(redis.subscribe()),
-        }
+        self.as_redis().map(RedisStore::subscribe)
     }
 
     /// Returns the statistics of Redis since the start.
     pub fn stats(&self) -> Option<RedisStats> {
-        match self {
-            Store::Memory(_) | Store::Embedded(_) => None,
-            Store::Redis(redis) => Some(redis.stats()),
-        }
+        self.as_redis().map(RedisStore::stats)
     }
 
     /// Returns the maximum total time of several dependent commands; `None` for local stores.
     pub fn request_deadline(&self) -> Option<Duration> {
-        match self {
-            Store::Memory(_) | Store::Embedded(_) => None,
-            Store::Redis(redis) => Some(redis.request_deadline()),
-        }
+        self.as_redis().map(RedisStore::request_deadline)
     }
 
     /// Loads a session with its last touch and its user's cutoff.
     pub async fn load(&self, key: &SessionKey) -> Result<Loaded, Unavailable> {
-        match self {
-            Store::Memory(memory) => Ok(memory.tables().load(key)),
-            Store::Embedded(embedded) => Ok(embedded.tables().load(key)),
-            Store::Redis(redis) => Box::pin(redis.load(key)).await,
-        }
+        dispatch_read!(self.load(key))
     }
 
     /// Creates a session with revision 1 and adds it to the user's index.
@@ -271,16 +170,7 @@ impl Store {
         created: UnixMillis,
         retain_until: UnixMillis,
     ) -> Result<Durability, Unavailable> {
-        match self {
-            Store::Memory(memory) => {
-                memory.create(key, sealed, created, retain_until).map(|()| Durability::InMemory)
-            }
-            Store::Embedded(embedded) => {
-                let created = embedded.create(key, sealed, created, retain_until).await;
-                created.map(|()| Durability::OnDisk)
-            }
-            Store::Redis(redis) => Box::pin(redis.create(key, sealed, created, retain_until)).await,
-        }
+        dispatch_write!(self.create(key, sealed, created, retain_until))
     }
 
     /// Replaces the record if its revision is `expected`.
@@ -291,13 +181,7 @@ impl Store {
         sealed: &[u8],
         retain_until: UnixMillis,
     ) -> Result<CommitOutcome, Unavailable> {
-        match self {
-            Store::Memory(memory) => Ok(memory.commit(key, expected, sealed, retain_until)),
-            Store::Embedded(embedded) => embedded.commit(key, expected, sealed, retain_until).await,
-            Store::Redis(redis) => {
-                Box::pin(redis.commit(key, expected, sealed, retain_until)).await
-            }
-        }
+        dispatch_write!(self.commit(key, expected, sealed, retain_until))
     }
 
     /// Records activity. Never moves back, and never creates or revives a session.
@@ -307,17 +191,7 @@ impl Store {
         at: UnixMillis,
         retain_until: UnixMillis,
     ) -> Result<(), Unavailable> {
-        match self {
-            Store::Memory(memory) => {
-                memory.tables().touch(key, at);
-                Ok(())
-            }
-            Store::Embedded(embedded) => {
-                embedded.touch(key, at);
-                Ok(())
-            }
-            Store::Redis(redis) => Box::pin(redis.touch(key, at, retain_until)).await,
-        }
+        dispatch_write!(self.touch(key, at, retain_until))
     }
 
     /// Ends the session permanently. A missing session gets a tombstone too, because a failover may
@@ -329,16 +203,7 @@ impl Store {
         at: UnixMillis,
         retain_until: UnixMillis,
     ) -> Result<Durability, Unavailable> {
-        match self {
-            Store::Memory(memory) => {
-                memory.end(key, reason, at, retain_until);
-                Ok(Durability::InMemory)
-            }
-            Store::Embedded(embedded) => {
-                embedded.end(key, reason, at, retain_until).await.map(|()| Durability::OnDisk)
-            }
-            Store::Redis(redis) => Box::pin(redis.end(key, reason, at, retain_until)).await,
-        }
+        dispatch_write!(self.end(key, reason, at, retain_until))
     }
 
     /// Advances the user's cutoff past every session created so far, except `except`. One atomic
@@ -353,34 +218,18 @@ impl Store {
         now: UnixMillis,
         except: Option<SessionId>,
     ) -> Result<Revoked<RevocationCutoff>, Unavailable> {
-        let (cutoff, durability) = match self {
-            Store::Memory(memory) => (memory.revoke_user(tag, now, except), Durability::InMemory),
-            Store::Embedded(embedded) => {
-                (embedded.revoke_user(*tag, now, except).await?, Durability::OnDisk)
-            }
-            Store::Redis(redis) => redis.revoke_user(tag, now, except).await?,
-        };
-        Ok(Revoked { cutoff, durability })
+        dispatch_write!(self.revoke_user(tag, now, except))
     }
 
     /// Returns the user's cutoff. A new login must be created at least 1 ms after it.
     pub async fn user_cutoff(&self, tag: &UserTag) -> Result<RevocationCutoff, Unavailable> {
-        match self {
-            Store::Memory(memory) => Ok(memory.tables().user_state(*tag).cutoff),
-            Store::Embedded(embedded) => Ok(embedded.tables().user_state(*tag).cutoff),
-            Store::Redis(redis) => Box::pin(redis.user_cutoff(tag)).await,
-        }
+        dispatch_read!(self.user_cutoff(tag))
     }
 
     /// Returns the user's sealed history as [`Store::swap_user_history`] wrote it. Foreign data is
     /// returned too, truncated.
     pub async fn user_history(&self, tag: &UserTag) -> Result<Option<Bytes>, Unavailable> {
-        let sealed = |user_history: entry::StoredHistory| user_history.sealed;
-        match self {
-            Store::Memory(memory) => Ok(memory.tables().user_history(*tag).map(sealed)),
-            Store::Embedded(embedded) => Ok(embedded.tables().user_history(*tag).map(sealed)),
-            Store::Redis(redis) => Box::pin(redis.user_history(tag)).await,
-        }
+        dispatch_read!(self.user_history(tag))
     }
 
     /// Replaces the user's history if it still is `expected`; `None` expects no history. Two
@@ -402,17 +251,7 @@ impl Store {
             )));
         }
         let expected = expected.unwrap_or_default();
-        match self {
-            Store::Memory(memory) => {
-                Ok(memory.swap_user_history(tag, expected, sealed, retain_until))
-            }
-            Store::Embedded(embedded) => {
-                embedded.swap_user_history(*tag, expected, sealed, retain_until).await
-            }
-            Store::Redis(redis) => {
-                Box::pin(redis.swap_user_history(tag, expected, sealed, retain_until)).await
-            }
-        }
+        dispatch_write!(self.swap_user_history(tag, expected, sealed, retain_until))
     }
 
     /// Advances the global cutoff past every session created so far; it never moves back. As with a
@@ -421,56 +260,30 @@ impl Store {
         &self,
         now: UnixMillis,
     ) -> Result<Revoked<UnixMillis>, Unavailable> {
-        let (cutoff, durability) = match self {
-            Store::Memory(memory) => (memory.revoke_all_users(now), Durability::InMemory),
-            Store::Embedded(embedded) => {
-                (embedded.revoke_all_users(now).await?, Durability::OnDisk)
-            }
-            Store::Redis(redis) => redis.revoke_all_users(now).await?,
-        };
-        Ok(Revoked { cutoff, durability })
+        dispatch_write!(self.revoke_all_users(now))
     }
 
     /// Restores a global cutoff that the store has lost. It revokes the same sessions as before and
     /// no newer ones.
     pub async fn restore_global_cutoff(&self, cutoff: UnixMillis) -> Result<(), Unavailable> {
-        match self {
-            Store::Memory(memory) => {
-                memory.tables().advance_global_cutoff(cutoff);
-                Ok(())
-            }
-            Store::Embedded(embedded) => embedded.restore_global_cutoff(cutoff).await,
-            Store::Redis(redis) => redis.restore_global_cutoff(cutoff).await,
-        }
+        dispatch_write!(self.restore_global_cutoff(cutoff))
     }
 
     /// Returns the global cutoff; zero if there is none.
     pub async fn global_cutoff(&self) -> Result<UnixMillis, Unavailable> {
-        match self {
-            Store::Memory(memory) => Ok(memory.tables().global_cutoff()),
-            Store::Embedded(embedded) => Ok(embedded.tables().global_cutoff()),
-            Store::Redis(redis) => Box::pin(redis.global_cutoff()).await,
-        }
+        dispatch_read!(self.global_cutoff())
     }
 
     /// Lists the user's live sessions that their cutoff does not revoke, newest first, at most
     /// [`MAX_LISTED`]. The caller applies timeouts and the global cutoff.
     pub async fn list_user(&self, tag: &UserTag) -> Result<Vec<SessionListing>, Unavailable> {
-        match self {
-            Store::Memory(memory) => Ok(memory.tables().list_user(*tag)),
-            Store::Embedded(embedded) => Ok(embedded.tables().list_user(*tag)),
-            Store::Redis(redis) => redis.list_user(tag).await,
-        }
+        dispatch_read!(self.list_user(tag))
     }
 
     /// Lists live sessions of all users, at most `limit`. Scans the whole store: for operators, not
     /// for requests.
     pub async fn list_all(&self, limit: usize) -> Result<Vec<SessionListing>, Unavailable> {
-        match self {
-            Store::Memory(memory) => Ok(memory.tables().list_all(limit)),
-            Store::Embedded(embedded) => Ok(embedded.tables().list_all(limit)),
-            Store::Redis(redis) => redis.list_all(limit).await,
-        }
+        dispatch_read!(self.list_all(limit))
     }
 
     /// Finds a session by ID, live or ended. Scans the keys of the whole store.
@@ -478,11 +291,7 @@ impl Store {
         &self,
         is_it: impl Fn(&SessionId) -> bool + Send + Sync,
     ) -> Result<Option<SessionKey>, Unavailable> {
-        match self {
-            Store::Memory(memory) => Ok(memory.tables().find_session(is_it)),
-            Store::Embedded(embedded) => Ok(embedded.tables().find_session(is_it)),
-            Store::Redis(redis) => redis.find_session(is_it).await,
-        }
+        dispatch_read!(self.find_session(is_it))
     }
 
     /// Checks that the store accepts writes and answers reads.
@@ -521,9 +330,6 @@ impl Store {
 
     /// Returns the round trips to Redis since the start, of all workers.
     pub fn round_trips(&self) -> u64 {
-        match self {
-            Store::Memory(_) | Store::Embedded(_) => 0,
-            Store::Redis(redis) => redis.round_trips(),
-        }
+        self.as_redis().map_or(0, |redis| redis.stats().round_trips)
     }
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Loaded, Slot};
+use super::types::{Loaded, Slot};
 use crate::clock::UnixMillis;
 use crate::session::{EndReason, RevocationCutoff, SessionKey, UserTag};
 

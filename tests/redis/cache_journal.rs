@@ -57,7 +57,7 @@ impl Two {
     }
 }
 
-/// Guard: `RevocationLog::apply` in `RedisStore::load_uncached`, and
+/// Guard: `RevocationLog::apply` in `RedisStore::load`, and
 /// `InvalidationListener::check_server_identity` for other gateways.
 #[tokio::test]
 async fn a_revoked_session_stays_revoked_after_an_old_snapshot() {

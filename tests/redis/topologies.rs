@@ -732,7 +732,7 @@ async fn a_login_waits_for_a_migrating_slot(cluster: &Cluster, store: &Store) {
     let begun = Instant::now();
     let error = create(store, &second).await.expect_err("the slot is migrating");
     let gave_up = begun.elapsed();
-    assert!(error.0.contains("is moving these sessions"), "{error}");
+    assert!(error.0.contains("is moving these keys"), "{error}");
     // One second to connect and half a second for the reply.
     let deadline = Duration::from_millis(1_500);
     assert!((deadline - deadline / 5..deadline * 2).contains(&gave_up), "{gave_up:?}");
@@ -744,10 +744,7 @@ async fn a_login_waits_for_a_migrating_slot(cluster: &Cluster, store: &Store) {
     let (created, ()) = tokio::join!(create(store, &second), stopped);
     server.resume();
     let error = created.expect_err("the slot is migrating").0;
-    assert!(
-        error.contains("is moving these sessions"),
-        "although a command was in flight: {error}"
-    );
+    assert!(error.contains("is moving these keys"), "although a command was in flight: {error}");
     let waiting = tokio::spawn({
         let store = store.clone();
         async move { create(&store, &second).await }

@@ -22,7 +22,7 @@ pub(super) use self::combined_freshness::{CombinedFreshness, PrimaryFreshness};
 pub(super) use self::freshness::{DualClock, DualInstant, Freshness};
 use self::shard::{CacheShard, FillToken};
 
-use super::{Loaded, StoreChange};
+use super::types::{Loaded, StoreChange};
 use crate::clock::UnixMillis;
 use crate::session::{SessionKey, UserTag};
 

@@ -10,7 +10,7 @@ use quick_cache::unsync::Cache;
 
 use crate::clock::UnixMillis;
 use crate::session::{RevocationCutoff, SessionKey, UserTag};
-use crate::store::{Loaded, Slot};
+use crate::store::types::{Loaded, Slot};
 
 /// Maximum age of a value in milliseconds. It limits the effect of a missed invalidation.
 const MAX_AGE_MS: u64 = 60_000;

@@ -11,14 +11,14 @@ use redb::{
     WriteTransaction,
 };
 
-use super::writer::StagedBatch;
+use super::batch::StagedBatch;
 use crate::clock::UnixMillis;
 use crate::session::{RevocationCutoff, SessionId, SessionKey, UserTag};
 use crate::store::entry::{
     SessionEntry, StoredHistory, UserState, pack_ended, pack_live, read_u64, unpack,
 };
 use crate::store::memory::Tables;
-use crate::store::{OpenError, Slot};
+use crate::store::types::{OpenError, Slot};
 
 const FILE: &str = "sessions.redb";
 const SCHEMA: u64 = 1;

@@ -2,34 +2,35 @@
 //!
 //! Invariants:
 //! - readers see only durable data: a change is published in memory after its commit. Touches are
-//!   the exception: they reach the file within [`TOUCH_DELAY`].
+//!   the exception: they reach the file within [`writer::TOUCH_DELAY`].
 //! - all waiting writes share one transaction, so a thousand logins cost one flush of the disk
 //! - a failed write is `Unavailable` and leaves memory unchanged. The file is reopened before the
 //!   next write, and the uncertain rows are rewritten from memory.
 
+mod batch;
 mod file;
+mod state;
 mod writer;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use self::batch::{Job, StagedBatch};
 use self::file::Opener;
-use self::writer::{FileWriter, Job, StagedBatch};
+use self::state::EmbeddedState;
+use self::writer::{FileWriter, closed};
 use super::entry::{MAX_SESSIONS_PER_USER, SessionEntry, StoredHistory, too_many_sessions};
 use super::memory::Tables;
-use super::{CommitOutcome, OpenError, Unavailable};
+use super::types::{CommitOutcome, Durability, OpenError, Revoked, Unavailable};
 use crate::clock::{Clock, UnixMillis};
 use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
 
-/// Maximum delay before a touch is written.
-pub(super) const TOUCH_DELAY: Duration = Duration::from_millis(200);
 /// Deadline of a write. It may still reach the disk later, but is reported as unavailable.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Capacity of the write queue. A full queue means that the disk has stalled.
@@ -41,16 +42,6 @@ pub struct EmbeddedStore {
     shared: Arc<EmbeddedState>,
     queue: SyncSender<Job>,
     clock: Clock,
-}
-
-/// State shared by readers and the writer.
-#[derive(Debug, Default)]
-struct EmbeddedState {
-    tables: Tables,
-    /// Touches that are in memory but not yet in the file.
-    touches: Mutex<HashMap<SessionKey, UnixMillis>>,
-    /// Whether the result of a sweep is in the queue.
-    is_sweep_queued: AtomicBool,
 }
 
 impl EmbeddedStore {
@@ -82,7 +73,7 @@ impl EmbeddedStore {
         sealed: &[u8],
         created: UnixMillis,
         retain_until: UnixMillis,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<Durability, Unavailable> {
         let (key, sealed) = (*key, Bytes::copy_from_slice(sealed));
         self.submit(move |staged| {
             if staged.add_session(key.tag) >= MAX_SESSIONS_PER_USER {
@@ -93,7 +84,7 @@ impl EmbeddedStore {
             let state = staged.user_state(key.tag).with_created(created);
             staged.users.insert(key.tag, Some(state));
             staged.sessions.insert(key, Some(entry));
-            Ok(())
+            Ok(Durability::OnDisk)
         })
         .await?
     }
@@ -119,9 +110,14 @@ impl EmbeddedStore {
         .await
     }
 
-    pub(super) fn touch(&self, key: &SessionKey, at: UnixMillis) {
+    pub(super) async fn touch(
+        &self,
+        key: &SessionKey,
+        at: UnixMillis,
+        _: UnixMillis,
+    ) -> Result<(), Unavailable> {
         if !self.shared.tables.touch(key, at) {
-            return;
+            return Ok(());
         }
         let mut touches = self.shared.touches();
         let wake = touches.is_empty();
@@ -131,6 +127,7 @@ impl EmbeddedStore {
             // A full queue keeps the writer awake anyway.
             let _ = self.queue.try_send(Box::new(|_| Box::new(|_| ())));
         }
+        Ok(())
     }
 
     pub(super) async fn end(
@@ -139,37 +136,40 @@ impl EmbeddedStore {
         reason: EndReason,
         at: UnixMillis,
         retain_until: UnixMillis,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<Durability, Unavailable> {
         let key = *key;
         self.submit(move |staged| {
             let existing = staged.entry(&key);
             let tombstone = SessionEntry::end(existing.as_ref(), reason, at, retain_until);
             staged.sessions.insert(key, Some(tombstone));
+            Durability::OnDisk
         })
         .await
     }
 
     pub(super) async fn revoke_user(
         &self,
-        tag: UserTag,
+        tag: &UserTag,
         now: UnixMillis,
         except: Option<SessionId>,
-    ) -> Result<RevocationCutoff, Unavailable> {
+    ) -> Result<Revoked<RevocationCutoff>, Unavailable> {
+        let tag = *tag;
         self.submit(move |staged| {
             let state = staged.user_state(tag).revoke(now, except);
             staged.users.insert(tag, Some(state));
-            state.cutoff
+            Revoked { cutoff: state.cutoff, durability: Durability::OnDisk }
         })
         .await
     }
 
     pub(super) async fn swap_user_history(
         &self,
-        tag: UserTag,
+        tag: &UserTag,
         expected: &[u8],
         sealed: &[u8],
         retain_until: UnixMillis,
     ) -> Result<CommitOutcome, Unavailable> {
+        let tag = *tag;
         let expected = Bytes::copy_from_slice(expected);
         let sealed = Bytes::copy_from_slice(sealed);
         self.submit(move |staged| {
@@ -188,11 +188,11 @@ impl EmbeddedStore {
     pub(super) async fn revoke_all_users(
         &self,
         now: UnixMillis,
-    ) -> Result<UnixMillis, Unavailable> {
+    ) -> Result<Revoked<UnixMillis>, Unavailable> {
         self.submit(move |staged| {
             let cutoff = staged.global_cutoff().max(now).max(staged.latest_created());
             staged.global_cutoff = Some(cutoff);
-            cutoff
+            Revoked { cutoff, durability: Durability::OnDisk }
         })
         .await
     }
@@ -272,28 +272,18 @@ impl EmbeddedStore {
     }
 }
 
-impl EmbeddedState {
-    fn touches(&self) -> MutexGuard<'_, HashMap<SessionKey, UnixMillis>> {
-        self.touches.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn closed() -> Unavailable {
-    Unavailable("the embedded store is closed".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::OpenOptions;
     use std::io;
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicBool, AtomicU64};
     use std::time::Instant;
 
     use redb::StorageBackend;
     use redb::backends::FileBackend;
 
     use super::*;
-    use crate::store::Slot;
+    use crate::store::types::Slot;
 
     /// A disk that can be full, fail or stall its flushes, and that counts them.
     #[derive(Clone, Debug, Default)]
@@ -392,7 +382,7 @@ mod tests {
         }
         disk.is_full.store(true, Ordering::SeqCst);
         // The failing write below includes this touch.
-        store.touch(&kept, LATER);
+        store.touch(&kept, LATER, LATER).await.expect("in memory");
         let end = store.end(&ended, EndReason::Logout, NOW, LATER).await;
         let text = end.expect_err("the disk is full").to_string();
         assert!(text.contains("cannot be written"), "{text}");
@@ -428,9 +418,9 @@ mod tests {
             store.create(&new, b"a", NOW, LATER)
         );
         assert!(commit.is_err() && create.is_err());
-        let revoked = store.revoke_user(new.tag, NOW, None).await;
+        let revoked = store.revoke_user(&new.tag, NOW, None).await;
         assert!(revoked.is_err());
-        assert!(store.swap_user_history(new.tag, b"", b"history", LATER).await.is_err());
+        assert!(store.swap_user_history(&new.tag, b"", b"history", LATER).await.is_err());
         disk.fails_flush.store(false, Ordering::SeqCst);
         wait_until_recovered(&store).await;
         let keys = [renewed, new];
@@ -438,7 +428,7 @@ mod tests {
         store.close().await.expect("closed");
         let again = open_on(&path, &disk);
         assert_eq!(keys.map(|key| again.tables().load(&key)), seen);
-        assert_eq!(again.tables().user_history(new.tag), None);
+        assert_eq!(again.tables().user_history(&new.tag), None);
     }
 
     #[tokio::test]
@@ -472,7 +462,7 @@ mod tests {
             creates.spawn(async move { store.create(&key(number), b"a", NOW, LATER).await });
         }
         for created in creates.join_all().await {
-            assert_eq!(created, Ok(()));
+            assert_eq!(created, Ok(Durability::OnDisk));
         }
         let flushes = disk.flushes.load(Ordering::SeqCst) - before;
         assert!((1..=50).contains(&flushes), "{flushes} flushes for 200 writes");
@@ -488,7 +478,7 @@ mod tests {
         let before = disk.flushes.load(Ordering::SeqCst);
         let begun = Instant::now();
         for later in 1..500 {
-            store.touch(&key(1), UnixMillis(NOW.0 + later));
+            store.touch(&key(1), UnixMillis(NOW.0 + later), LATER).await.expect("in memory");
         }
         while !store.shared.touches().is_empty() {
             assert!(begun.elapsed() < Duration::from_secs(5), "never written");

@@ -33,13 +33,11 @@ use tracing::{info, warn};
 
 use self::push::{LostOnDrop, PushHandler};
 use super::cache::{CombinedFreshness, FlushCause, PrimaryFreshness};
-use super::redis::RedisSessions;
-use super::redis::connection::Connection;
 use super::redis::keys::TRACKED_PREFIXES;
-use super::redis::primaries::Primary;
-use super::redis_store::SharedState;
+use super::redis::{RedisStore, SharedState};
 use super::revocation_log::{RETENTION, Revocation};
-use super::{StoreChange, Unavailable};
+use super::types::{StoreChange, Unavailable};
+use crate::redis::{Connection, Primary};
 use crate::secret::random_bytes;
 
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
@@ -61,20 +59,21 @@ const RESTORE_BATCH: usize = 64;
 const MAX_TAG_ATTEMPTS: u32 = 2_048;
 
 /// Follows all primaries; never returns.
-pub(super) async fn run(redis: RedisSessions, shared: Arc<SharedState>) {
+pub(super) async fn run(redis: RedisStore) {
+    let shared = Arc::clone(redis.shared());
     let mut primaries = redis.primaries();
-    let (tending, inspecting) = (redis.clone(), redis.clone());
+    let (refreshing, inspecting) = (redis.clone(), redis.clone());
     let mut tasks = JoinSet::new();
-    tasks.spawn(run_restore(redis, Arc::clone(&shared)));
-    tasks.spawn(async move { tending.run_topology_refresh().await });
+    tasks.spawn(run_restore(redis));
+    tasks.spawn(async move { refreshing.run_topology_refresh().await });
     tasks.spawn(async move { inspecting.run_diagnostics().await });
     loop {
         let now = primaries.current();
-        let proofs = Arc::new(CombinedFreshness::new(now.len(), Arc::clone(&shared.freshness)));
+        let combined = Arc::new(CombinedFreshness::new(now.len(), Arc::clone(&shared.freshness)));
         let mut listeners = JoinSet::new();
         for (index, primary) in now.into_iter().enumerate() {
-            let part = PrimaryFreshness { primaries: Arc::clone(&proofs), index };
-            listeners.spawn(follow_primary(primary, Arc::clone(&shared), part));
+            let freshness = PrimaryFreshness { primaries: Arc::clone(&combined), index };
+            listeners.spawn(follow_primary(primary, Arc::clone(&shared), freshness));
         }
         primaries.changed().await;
         // The freshness of the old primaries ends before the new ones can confirm any.
@@ -241,7 +240,7 @@ impl InvalidationListener {
     }
 
     fn or_unavailable<T>(&self, result: RedisResult<T>) -> Result<T, Unavailable> {
-        result.map_err(|error| self.primary.to_unavailable(&error))
+        result.map_err(|error| self.primary.to_unavailable(&error).into())
     }
 
     fn timeout_error(&self) -> Unavailable {
@@ -303,7 +302,8 @@ async fn query_identity(connection: &mut Connection) -> Option<String> {
 /// Restores the revocation log after each suspected rollback. A failed write is retried while it is
 /// recorded and does not delay the others. Otherwise a corrupted cutoff of one user could block
 /// every restore.
-async fn run_restore(redis: RedisSessions, shared: Arc<SharedState>) {
+async fn run_restore(redis: RedisStore) {
+    let shared = redis.shared();
     let mut queue = VecDeque::new();
     loop {
         if queue.is_empty() {
@@ -342,7 +342,7 @@ impl SharedState {
 
 /// # Errors
 /// The revocation that was not written.
-async fn restore(redis: &RedisSessions, revocation: Revocation) -> Result<(), Revocation> {
+async fn restore(redis: &RedisStore, revocation: Revocation) -> Result<(), Revocation> {
     let written = match revocation {
         Revocation::Session { key, reason, at, retain_until } => {
             redis.restore_end(&key, reason, at, retain_until).await

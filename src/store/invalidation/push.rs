@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ::redis::{FromRedisValue, PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 
-use super::super::StoreChange;
-use super::super::cache::{DualInstant, FlushCause, PrimaryFreshness};
-use super::super::redis::keys::parse_change;
-use super::super::redis_store::SharedState;
+use crate::store::cache::{DualInstant, FlushCause, PrimaryFreshness};
+use crate::store::redis::SharedState;
+use crate::store::redis::keys::parse_change;
+use crate::store::types::StoreChange;
 
 /// The push handler of one connection.
 pub(super) struct PushHandler {

@@ -9,11 +9,8 @@ use std::time::Duration;
 use ::redis::{FromRedisValue, InfoDict, Value, cmd, from_redis_value};
 use tracing::{info, warn};
 
-use super::RedisSessions;
-use super::executor::{CommandRef, CommandTarget};
-use super::node::RedisNode;
 use crate::clock::{Clock, UnixMillis};
-use crate::store::Unavailable;
+use crate::redis::{Client, CommandRef, CommandTarget, RedisNode, RedisUnavailable};
 
 const INTERVAL: Duration = Duration::from_hours(1);
 /// Interval after a node did not respond.
@@ -112,73 +109,71 @@ struct Finding {
     value: String,
 }
 
-impl RedisSessions {
-    /// Runs diagnostics; never returns.
-    pub(in crate::store) async fn run_diagnostics(&self) {
-        let mut reported = Vec::new();
-        let mut primaries = self.primaries();
-        loop {
-            let servers = self.shared.topology.map().primaries.clone();
-            primaries.current();
-            let found = self.inspect(&servers).await;
-            let pause =
-                if found.is_ok() && !servers.is_empty() { INTERVAL } else { RETRY_INTERVAL };
-            if let Ok(found) = found {
-                self.report_findings(&found, &mut reported);
-            }
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = primaries.changed() => {}
-            }
+/// Runs diagnostics; never returns.
+pub(super) async fn run(client: &Client, flags: &AdviceFlags) {
+    let mut reported = Vec::new();
+    let mut primaries = client.primaries();
+    loop {
+        let nodes = client.nodes();
+        primaries.current();
+        let found = inspect(client, &nodes).await;
+        let pause = if found.is_ok() && !nodes.is_empty() { INTERVAL } else { RETRY_INTERVAL };
+        if let Ok(found) = found {
+            report_findings(flags, &found, &mut reported);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = primaries.changed() => {}
         }
     }
+}
 
-    async fn inspect(
-        &self,
-        servers: &[Arc<RedisNode>],
-    ) -> Result<Vec<(String, Finding)>, Unavailable> {
-        let mut out = Vec::new();
-        for node in servers {
-            let report = self.query_report(node).await?;
-            out.extend(evaluate(&report).into_iter().map(|found| (node.address.clone(), found)));
-        }
-        Ok(out)
+async fn inspect(
+    client: &Client,
+    nodes: &[Arc<RedisNode>],
+) -> Result<Vec<(String, Finding)>, RedisUnavailable> {
+    let mut out = Vec::new();
+    for node in nodes {
+        let report = query_report(client, node).await?;
+        out.extend(evaluate(&report).into_iter().map(|found| (node.address.clone(), found)));
     }
+    Ok(out)
+}
 
-    async fn query_report(&self, node: &Arc<RedisNode>) -> Result<ServerReport, Unavailable> {
-        let target = CommandTarget::Node(node);
-        let value: Value = self.query(target, CommandRef::Command(&cmd("INFO"))).await?;
-        let info = InfoDict::from_redis_value(value).map_err(|_| self.unexpected_reply("INFO"))?;
-        let before = Clock::System.now();
-        let (seconds, micros): (u64, u64) =
-            self.query(target, CommandRef::Command(&cmd("TIME"))).await?;
-        let theirs = UnixMillis(seconds.saturating_mul(1_000).saturating_add(micros / 1_000));
-        Ok(ServerReport {
-            version: info_field(&info, "redis_version").unwrap_or_default(),
-            policy: info_field(&info, "maxmemory_policy"),
-            role: info_field(&info, "role"),
-            clock_skew: clock_skew(theirs, before, Clock::System.now()),
-            unfenced_replicas: unfenced_replicas(&info)
-                .filter(|_| !self.shared.topology.is_fixed()),
-        })
-    }
+async fn query_report(
+    client: &Client,
+    node: &Arc<RedisNode>,
+) -> Result<ServerReport, RedisUnavailable> {
+    let target = CommandTarget::Node(node);
+    let value: Value = client.query(target, CommandRef::Command(&cmd("INFO"))).await?;
+    let info = InfoDict::from_redis_value(value).map_err(|_| client.unexpected_reply("INFO"))?;
+    let before = Clock::System.now();
+    let (seconds, micros): (u64, u64) =
+        client.query(target, CommandRef::Command(&cmd("TIME"))).await?;
+    let theirs = UnixMillis(seconds.saturating_mul(1_000).saturating_add(micros / 1_000));
+    Ok(ServerReport {
+        version: info_field(&info, "redis_version").unwrap_or_default(),
+        policy: info_field(&info, "maxmemory_policy"),
+        role: info_field(&info, "role"),
+        clock_skew: clock_skew(theirs, before, Clock::System.now()),
+        unfenced_replicas: unfenced_replicas(&info).filter(|_| !client.is_fixed()),
+    })
+}
 
-    /// Logs new findings once.
-    fn report_findings(&self, found: &[(String, Finding)], reported: &mut Vec<String>) {
-        let bits = found.iter().fold(0, |bits, (_, found)| bits | found.advice.bit());
-        self.shared.advice.0.store(bits, Ordering::Relaxed);
-        let key =
-            |(address, found): &(String, Finding)| format!("{address} {}", found.advice.as_str());
-        for new in found.iter().filter(|finding| !reported.contains(&key(finding))) {
-            let (redis, check) = (&new.0, new.1.advice.as_str());
-            let value = &new.1.value;
-            warn!(event = "store.config-warning", redis, check, value, "{}", new.1.advice.remedy());
-        }
-        if found.is_empty() && !reported.is_empty() {
-            info!(event = "store.config-recovered");
-        }
-        *reported = found.iter().map(key).collect();
+/// Logs new findings once.
+fn report_findings(flags: &AdviceFlags, found: &[(String, Finding)], reported: &mut Vec<String>) {
+    let bits = found.iter().fold(0, |bits, (_, found)| bits | found.advice.bit());
+    flags.0.store(bits, Ordering::Relaxed);
+    let key = |(address, found): &(String, Finding)| format!("{address} {}", found.advice.as_str());
+    for new in found.iter().filter(|finding| !reported.contains(&key(finding))) {
+        let (redis, check) = (&new.0, new.1.advice.as_str());
+        let value = &new.1.value;
+        warn!(event = "store.config-warning", redis, check, value, "{}", new.1.advice.remedy());
     }
+    if found.is_empty() && !reported.is_empty() {
+        info!(event = "store.config-recovered");
+    }
+    *reported = found.iter().map(key).collect();
 }
 
 fn evaluate(report: &ServerReport) -> Vec<Finding> {

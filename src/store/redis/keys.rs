@@ -5,11 +5,12 @@
 
 use data_encoding::HEXLOWER;
 
+use crate::redis::{CommandTarget, HashSlot};
 use crate::session::{SessionId, SessionKey, UserTag};
-use crate::store::StoreChange;
+use crate::store::types::StoreChange;
 
 /// The global cutoff.
-pub(in crate::store) const GLOBAL_CUTOFF: &str = "dw:everyone";
+pub(super) const GLOBAL_CUTOFF: &str = "dw:everyone";
 /// The greatest `created` that was ahead of Redis' own clock, in the slot of [`GLOBAL_CUTOFF`].
 pub(super) const LATEST_FUTURE_CREATED: &str = "dw:ahead:{dw:everyone}";
 /// Prefixes of all keys that decide whether a session is live. Redis requires that none is a prefix
@@ -61,6 +62,16 @@ impl UserKeys {
     }
 }
 
+/// Returns the slot of all keys of a user.
+pub(super) fn user_target(tag: &UserTag) -> CommandTarget<'static> {
+    CommandTarget::Slot(HashSlot::from_hash_tag(HEXLOWER.encode(&tag.0).as_bytes()))
+}
+
+/// Returns the slot of the keys that concern all users.
+pub(super) fn global_target() -> CommandTarget<'static> {
+    CommandTarget::Slot(HashSlot::from_hash_tag(GLOBAL_CUTOFF.as_bytes()))
+}
+
 /// Returns the change that a tracked key represents, or `None` for a foreign key.
 pub(in crate::store) fn parse_change(name: &[u8]) -> Option<StoreChange> {
     if name == GLOBAL_CUTOFF.as_bytes() {
@@ -108,6 +119,8 @@ mod tests {
             let (_, rest) = name.split_once('{').expect("a hash tag");
             assert!(rest.starts_with("abababababababab}"), "{name}");
         }
+        let tag = LATEST_FUTURE_CREATED.split(['{', '}']).nth(1);
+        assert_eq!(tag, Some(GLOBAL_CUTOFF), "one slot for all users' keys");
         assert_eq!(UserKeys::parse_index_key(names.index().as_bytes()), Some(KEY.tag));
     }
 

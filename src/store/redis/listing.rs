@@ -6,14 +6,13 @@ use std::sync::Arc;
 
 use ::redis::cmd;
 
-use super::executor::{CommandRef, CommandTarget};
-use super::keys::{ALL_INDEXES, ALL_RECORDS, UserKeys, parse_id, parse_record_key};
-use super::node::RedisNode;
-use super::{RedisSessions, parse_decimal};
+use super::commands::{RedisStore, parse_decimal};
+use super::keys::{ALL_INDEXES, ALL_RECORDS, UserKeys, parse_id, parse_record_key, user_target};
 use crate::clock::UnixMillis;
+use crate::redis::{CommandTarget, RedisNode};
 use crate::session::{SessionId, SessionKey, UserTag};
 use crate::store::memory::sort_newest_first;
-use crate::store::{MAX_LISTED, SessionListing, Slot, Unavailable};
+use crate::store::types::{MAX_LISTED, SessionListing, Slot, Unavailable};
 
 /// Keys per SCAN step.
 const SCAN_COUNT: usize = 1_000;
@@ -21,7 +20,7 @@ const SCAN_COUNT: usize = 1_000;
 /// Records per command. A record may have 20 KiB, and replies are limited.
 const LIST_BATCH: usize = 100;
 
-impl RedisSessions {
+impl RedisStore {
     /// Reads the index first and the cutoff after it, so a session revoked in between is not
     /// listed.
     pub(in crate::store) async fn list_user(
@@ -30,8 +29,7 @@ impl RedisSessions {
     ) -> Result<Vec<SessionListing>, Unavailable> {
         let mut command = cmd("HGETALL");
         command.arg(UserKeys::new(tag).index());
-        let index: Vec<(Vec<u8>, Vec<u8>)> =
-            self.query(self.user_target(tag), CommandRef::Command(&command)).await?;
+        let index: Vec<(Vec<u8>, Vec<u8>)> = self.query(user_target(tag), &command).await?;
         let cutoff = self.user_cutoff(tag).await?;
         let mut dated: Vec<_> = index
             .iter()
@@ -51,7 +49,7 @@ impl RedisSessions {
         // The primaries are unknown before the first command.
         self.ping().await?;
         let (mut out, mut listed) = (Vec::new(), HashSet::new());
-        for node in &self.shared.topology.map().primaries {
+        for node in &self.client.nodes() {
             self.list_node(node, limit, &mut listed, &mut out).await?;
         }
         Ok(out)
@@ -90,7 +88,7 @@ impl RedisSessions {
         is_it: impl Fn(&SessionId) -> bool + Send + Sync,
     ) -> Result<Option<SessionKey>, Unavailable> {
         self.ping().await?;
-        for node in &self.shared.topology.map().primaries {
+        for node in &self.client.nodes() {
             let found = self.find_on_node(node, &is_it).await?;
             if found.is_some() {
                 return Ok(found);
@@ -125,7 +123,7 @@ impl RedisSessions {
         let mut command = cmd("SCAN");
         command.arg(cursor).arg("MATCH").arg(pattern);
         command.arg("COUNT").arg(SCAN_COUNT);
-        self.query(CommandTarget::Node(node), CommandRef::Command(&command)).await
+        self.query(CommandTarget::Node(node), &command).await
     }
 
     /// Loads the records and touches, newest first.
@@ -154,8 +152,7 @@ impl RedisSessions {
         for (id, _) in dated {
             command.arg(names.record(*id)).arg(names.touch(*id));
         }
-        let values: Vec<Option<Vec<u8>>> =
-            self.query(self.user_target(tag), CommandRef::Command(&command)).await?;
+        let values: Vec<Option<Vec<u8>>> = self.query(user_target(tag), &command).await?;
         for ((id, created), pair) in dated.iter().zip(values.chunks_exact(2)) {
             let [record, touch] = pair else { continue };
             let slot = self.parse_slot(record.clone())?;

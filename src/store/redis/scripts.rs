@@ -7,7 +7,7 @@
 //! memory, but no later write. Scripts that end something therefore begin with a `DEL`, so logouts
 //! work on a full Redis. Scripts that create or rotate are rejected.
 
-use ::redis::{Cmd, ToRedisArgs, cmd};
+use crate::redis::Script;
 
 /// All scripts. Redis caches them by hash, and receives the text if the hash is unknown.
 pub(super) struct Scripts {
@@ -36,57 +36,6 @@ impl Scripts {
             advance_time: Script::new(ADVANCE_TIME.to_owned()),
             swap_history: script(SWAP_HISTORY),
         }
-    }
-}
-
-pub(super) struct Script {
-    text: String,
-    hash: String,
-}
-
-impl Script {
-    fn new(text: String) -> Script {
-        let hash = ::redis::Script::new(&text).get_hash().to_owned();
-        Script { text, hash }
-    }
-
-    pub(super) fn call(&self) -> ScriptCall<'_> {
-        ScriptCall { script: self, keys: 0, arguments: Vec::new() }
-    }
-}
-
-/// A script with its keys and arguments. Keys come first.
-pub(super) struct ScriptCall<'a> {
-    script: &'a Script,
-    keys: usize,
-    arguments: Vec<Vec<u8>>,
-}
-
-impl ScriptCall<'_> {
-    pub(super) fn key(&mut self, key: String) -> &mut Self {
-        self.keys += 1;
-        self.arguments.push(key.into_bytes());
-        self
-    }
-
-    pub(super) fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Self {
-        self.arguments.extend(argument.to_redis_args());
-        self
-    }
-
-    pub(super) fn evalsha(&self) -> Cmd {
-        self.to_command("EVALSHA", &self.script.hash)
-    }
-
-    /// Returns the command with the script text, which also loads it.
-    pub(super) fn eval(&self) -> Cmd {
-        self.to_command("EVAL", &self.script.text)
-    }
-
-    fn to_command(&self, name: &str, script: &str) -> Cmd {
-        let mut command = cmd(name);
-        command.arg(script).arg(self.keys).arg(&self.arguments);
-        command
     }
 }
 

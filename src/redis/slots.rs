@@ -1,27 +1,14 @@
 //! Hash slots of a cluster.
 
-use data_encoding::HEXLOWER;
-
-use super::keys::GLOBAL_CUTOFF;
-use crate::session::UserTag;
-
 pub(super) const SLOT_COUNT: usize = 16_384;
 
 /// A hash slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct HashSlot(pub(super) u16);
+pub(crate) struct HashSlot(pub(super) u16);
 
 impl HashSlot {
-    /// Returns the slot of all keys of a user, who share the hash tag `{TAG}`.
-    pub(super) fn for_user(tag: &UserTag) -> HashSlot {
-        HashSlot::from_hash_tag(HEXLOWER.encode(&tag.0).as_bytes())
-    }
-
-    pub(super) fn global() -> HashSlot {
-        HashSlot::from_hash_tag(GLOBAL_CUTOFF.as_bytes())
-    }
-
-    fn from_hash_tag(hashed: &[u8]) -> HashSlot {
+    /// Returns the slot of all keys with this hash tag.
+    pub(crate) fn from_hash_tag(hashed: &[u8]) -> HashSlot {
         HashSlot(crc16(hashed) % 16_384)
     }
 }
@@ -37,7 +24,6 @@ fn crc16(bytes: &[u8]) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::keys::LATEST_FUTURE_CREATED;
     use super::*;
 
     #[test]
@@ -46,7 +32,5 @@ mod tests {
         // From CLUSTER KEYSLOT of {user1000} and foo.
         assert_eq!(HashSlot::from_hash_tag(b"user1000"), HashSlot(3443));
         assert_eq!(HashSlot::from_hash_tag(b"foo"), HashSlot(12182));
-        let tag = LATEST_FUTURE_CREATED.split(['{', '}']).nth(1).expect("a hash tag");
-        assert_eq!(HashSlot::from_hash_tag(tag.as_bytes()), HashSlot::global());
     }
 }

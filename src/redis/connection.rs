@@ -49,7 +49,7 @@ pub(super) enum NodeAddress {
 
 /// A connection. Clones share it; dropping the last one closes it.
 #[derive(Clone)]
-pub(in crate::store) struct Connection {
+pub(crate) struct Connection {
     commands: MultiplexedConnection,
     _driver: Arc<AbortOnDropHandle<()>>,
 }

@@ -168,7 +168,7 @@ fn jittered(length: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::redis::connector::CONNECT_TIMEOUT;
+    use crate::redis::connector::CONNECT_TIMEOUT;
 
     fn fail(breaker: &CircuitBreaker, now: Instant) {
         breaker.admit(now).expect("closed or probing").timed_out(|| "silent".to_owned(), now);

@@ -5,11 +5,10 @@
 
 use std::io;
 
-/// Maximum bytes of one reply. The largest legitimate replies are below 3 MiB: 100 records of a
-/// user with many groups, or the index of a user with 10,000 sessions.
+/// Maximum bytes of one reply. The largest legitimate replies are below 3 MiB.
 pub(super) const MAX_REPLY_BYTES: usize = 8 * 1024 * 1024;
-/// Maximum elements of one reply; each costs memory. The largest legitimate reply has two per
-/// session, for 10,000 sessions.
+/// Maximum elements of one reply; each costs memory. The largest legitimate reply is a hash with
+/// 10,000 entries.
 pub(super) const MAX_REPLY_ELEMENTS: usize = 64 * 1024;
 /// Maximum bytes of a line. The library rescans a partial line at every read.
 const MAX_LINE_BYTES: usize = 64 * 1024;
@@ -319,11 +318,11 @@ mod tests {
         }
         for (kind, elements) in [("*", 1), ("~", 1), (">", 1), ("%", 2), ("|", 2)] {
             let most = MAX_REPLY_ELEMENTS / elements;
-            let too_many_sessions = format!("{kind}{}\r\n", most + 1);
+            let too_many = format!("{kind}{}\r\n", most + 1);
             assert_eq!(
-                limit_error(too_many_sessions.as_bytes()),
+                limit_error(too_many.as_bytes()),
                 Some(ReplyLimitError::TooLarge),
-                "{too_many_sessions}"
+                "{too_many}"
             );
         }
         let endless = format!("*{}\r\n", u64::MAX);

@@ -54,13 +54,13 @@ impl NodePool {
             return self.shared.send(connector, sent).await;
         };
         let deadline = Instant::now() + wait.timeout;
-        let Ok(Ok(lane)) = tokio::time::timeout_at(deadline, self.checkout(wait)).await else {
+        let Ok(Ok(pooled)) = tokio::time::timeout_at(deadline, self.checkout(wait)).await else {
             return self.shared.send(connector, NodeRequest { wait: None, ..sent }).await;
         };
         let left = deadline.saturating_duration_since(Instant::now()).max(MIN_REPLICA_WAIT);
         let wait = Some(ReplicaWait { timeout: left, ..wait });
-        let reply = lane.connection.send(connector, NodeRequest { wait, ..sent }).await;
-        self.idle().push(lane.connection);
+        let reply = pooled.connection.send(connector, NodeRequest { wait, ..sent }).await;
+        self.idle().push(pooled.connection);
         reply
     }
 

@@ -3,15 +3,17 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ::redis::{AsyncConnectionConfig, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisResult};
+use ::redis::{
+    AsyncConnectionConfig, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, RedisResult,
+};
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
-use super::RedisSettings;
 use super::connection::{ConnectTarget, Connection, NodeAddress};
+use super::errors::{InvalidSettings, RedisUnavailable, describe};
+use super::settings::RedisSettings;
 use super::tls;
 use crate::config::{HostPort, RedisServers, RedisUrl};
-use crate::store::OpenError;
 
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Commands that may be queued on one connection.
@@ -29,7 +31,10 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(url: &RedisUrl, settings: &RedisSettings) -> Result<Connector, OpenError> {
+    pub(super) fn new(
+        url: &RedisUrl,
+        settings: &RedisSettings,
+    ) -> Result<Connector, InvalidSettings> {
         let credentials = |user: &Option<String>, password: &Option<Zeroizing<String>>| {
             let mut info = RedisConnectionInfo::default();
             if let Some(user) = user {
@@ -104,6 +109,22 @@ impl Connector {
         );
         let redis = target.redis.clone().set_protocol(ProtocolVersion::RESP3);
         self.timeouts().open(&ConnectTarget { redis, ..target.clone() }, config).await
+    }
+
+    pub(super) fn timeout_error(&self, address: &str, limit: Duration) -> RedisUnavailable {
+        RedisUnavailable(format!(
+            "Redis at {address} did not respond within {} ms",
+            limit.as_millis()
+        ))
+    }
+
+    /// Returns an error that an operator can act on.
+    pub(super) fn to_unavailable(&self, address: &str, error: &RedisError) -> RedisUnavailable {
+        if error.is_timeout() {
+            return self.timeout_error(address, self.response_timeout);
+        }
+        let detail = self.redact(error.to_string());
+        RedisUnavailable(format!("Redis at {address} {}: {detail}", describe(error)))
     }
 
     /// Removes secrets from an error text. A server quotes the arguments of unknown commands,

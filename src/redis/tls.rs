@@ -1,4 +1,4 @@
-//! TLS to the servers of the store: trusted authorities and the client certificate. Verification
+//! TLS to the servers of the client: trusted authorities and the client certificate. Verification
 //! cannot be disabled.
 
 use std::path::Path;
@@ -11,15 +11,15 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsConnector;
 
-use super::RedisSettings;
-use crate::store::OpenError;
+use super::errors::InvalidSettings;
+use super::settings::RedisSettings;
 
-/// Returns the connector for all servers of the store. Reads the files once.
-pub(super) fn connector(settings: &RedisSettings) -> Result<TlsConnector, OpenError> {
+/// Returns the connector for all servers of the client. Reads the files once.
+pub(super) fn connector(settings: &RedisSettings) -> Result<TlsConnector, InvalidSettings> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| OpenError::Redis(format!("TLS cannot be set up: {error}")))?
+        .map_err(|error| InvalidSettings(format!("TLS cannot be set up: {error}")))?
         .with_root_certificates(root_store(settings.ca.as_deref())?);
     Ok(Arc::new(with_client_auth(builder, settings)?).into())
 }
@@ -27,12 +27,12 @@ pub(super) fn connector(settings: &RedisSettings) -> Result<TlsConnector, OpenEr
 fn with_client_auth(
     builder: ConfigBuilder<ClientConfig, WantsClientCert>,
     settings: &RedisSettings,
-) -> Result<ClientConfig, OpenError> {
+) -> Result<ClientConfig, InvalidSettings> {
     let (cert, key) = match (&settings.client_cert, &settings.client_key) {
         (None, None) => return Ok(builder.with_no_client_auth()),
         (Some(cert), Some(key)) => (cert, key),
         (Some(_), None) | (None, Some(_)) => {
-            return Err(OpenError::Redis(
+            return Err(InvalidSettings(
                 "a client certificate needs its key, and a key needs its certificate".to_owned(),
             ));
         }
@@ -44,7 +44,7 @@ fn with_client_auth(
 }
 
 /// Returns the authorities of the file, or the system's.
-fn root_store(ca: Option<&Path>) -> Result<RootCertStore, OpenError> {
+fn root_store(ca: Option<&Path>) -> Result<RootCertStore, InvalidSettings> {
     let mut roots = RootCertStore::empty();
     let Some(path) = ca else {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -56,7 +56,7 @@ fn root_store(ca: Option<&Path>) -> Result<RootCertStore, OpenError> {
     Ok(roots)
 }
 
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, OpenError> {
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, InvalidSettings> {
     let read = read(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read).collect();
     let found = found.map_err(|error| tls_error(path, &error))?;
@@ -67,12 +67,12 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, OpenEr
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, OpenError> {
-    std::fs::read(path).map_err(|error| OpenError::Secret { path: path.to_owned(), error })
+fn read(path: &Path) -> Result<Vec<u8>, InvalidSettings> {
+    std::fs::read(path).map_err(|error| tls_error(path, &error))
 }
 
-fn tls_error(path: &Path, error: &dyn std::fmt::Display) -> OpenError {
-    OpenError::Redis(format!("{}: {error}", path.display()))
+fn tls_error(path: &Path, error: &dyn std::fmt::Display) -> InvalidSettings {
+    InvalidSettings(format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]

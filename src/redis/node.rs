@@ -18,9 +18,9 @@ use super::connection::{ConnectTarget, Connection};
 use super::connector::{Connector, RedisTimeouts};
 use super::errors::{is_timeout_error, must_reconnect};
 
-/// A server that stores sessions.
-pub(super) struct RedisNode {
-    pub(super) address: String,
+/// A server that stores data.
+pub(crate) struct RedisNode {
+    pub(crate) address: String,
     pub(super) target: ConnectTarget,
     pub(super) breaker: CircuitBreaker,
     /// Whether sentinels chose the node. Each new connection then checks its role, because a

@@ -1,4 +1,4 @@
-//! Settings of the Redis store.
+//! Settings of the client.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -21,13 +21,13 @@ pub struct RedisSettings {
     pub password: Option<Zeroizing<String>>,
     pub sentinel_username: Option<String>,
     pub sentinel_password: Option<Zeroizing<String>>,
-    /// Replicas that must acknowledge a new session or a revocation; zero waits for none.
+    /// Replicas that must acknowledge a replicated write; zero waits for none.
     pub wait_replicas: u32,
     /// Maximum wait for replicas.
     pub wait_timeout: Duration,
     /// Deadline of one command.
     pub response_timeout: Duration,
-    /// Whether sessions are cached until Redis reports a change.
+    /// Whether values may be cached until Redis reports a change.
     pub local_cache: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Execution of one command until its reply or its deadline.
+//! The client: executes each command until its reply or its deadline.
 //!
 //! Each attempt selects the node from the current topology. An error may change the topology
 //! ([`ErrorAction`]), and the command follows it. Invariants:
@@ -7,22 +7,27 @@
 //! - a command that may have been applied is repeated only because every command is idempotent
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ::redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, from_redis_value};
 use tokio::sync::Semaphore;
 
-use super::RedisSessions;
 use super::breaker::CircuitOpen;
-use super::errors::{ErrorAction, action_for, parse_redirect};
+use super::connector::{self, Connector};
+use super::errors::{ErrorAction, InvalidSettings, RedisUnavailable, action_for, parse_redirect};
 use super::node::{NodeError, NodeReply, NodeRequest, RedisNode, ReplicaWait};
 use super::pool::NodePool;
-use super::scripts::ScriptCall;
+use super::primaries::Primaries;
+use super::refresh;
+use super::script::ScriptCall;
+use super::settings::RedisSettings;
 use super::slots::HashSlot;
-use super::topology::TopologyMap;
-use crate::store::{Durability, Unavailable};
+use super::topology::Topology;
+use super::topology_map::TopologyMap;
+use crate::config::RedisUrl;
 
 /// Maximum commands of one worker in flight.
 const MAX_IN_FLIGHT: usize = 1_024;
@@ -31,8 +36,26 @@ const MAX_ATTEMPTS: usize = 64;
 /// Delay between attempts while a slot is migrating.
 const MIGRATION_RETRY_DELAY: Duration = Duration::from_millis(15);
 
+/// A handle with its own connections. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Client {
+    shared: Arc<ClientState>,
+    connections: Arc<WorkerConnections>,
+}
+
+/// State shared by all workers.
+struct ClientState {
+    /// Name of the servers, for errors.
+    name: String,
+    connector: Arc<Connector>,
+    topology: Topology,
+    wait: Option<ReplicaWait>,
+    round_trips: AtomicU64,
+    rejected: AtomicU64,
+}
+
 /// The connections of one worker.
-pub(super) struct WorkerConnections {
+struct WorkerConnections {
     in_flight: Semaphore,
     pools: Mutex<Pools>,
 }
@@ -52,7 +75,7 @@ impl Default for WorkerConnections {
 
 /// The destination of a command.
 #[derive(Clone, Copy)]
-pub(super) enum CommandTarget<'a> {
+pub(crate) enum CommandTarget<'a> {
     /// The owner of a slot.
     Slot(HashSlot),
     /// A specific node.
@@ -61,7 +84,7 @@ pub(super) enum CommandTarget<'a> {
 
 /// A command or a script call.
 #[derive(Clone, Copy)]
-pub(super) enum CommandRef<'a> {
+pub(crate) enum CommandRef<'a> {
     Command(&'a Cmd),
     Script(&'a ScriptCall<'a>),
 }
@@ -76,36 +99,110 @@ impl CommandRef<'_> {
     }
 }
 
-/// Error of a command.
-#[derive(Debug)]
-pub(super) enum CommandError {
-    /// Some keys of the slot have moved and others have not.
-    SlotMigrating,
-    Unavailable(Unavailable),
+/// Replicas that acknowledged a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Replication {
+    pub(crate) requested: u32,
+    pub(crate) acknowledged: u32,
 }
 
-impl From<CommandError> for Unavailable {
-    fn from(refused: CommandError) -> Unavailable {
-        match refused {
-            CommandError::SlotMigrating => Unavailable("Redis is moving these keys".to_owned()),
+/// Error of a command.
+#[derive(Debug)]
+pub(crate) enum CommandError {
+    /// Some keys of the slot have moved and others have not.
+    SlotMigrating,
+    Unavailable(RedisUnavailable),
+}
+
+impl From<CommandError> for RedisUnavailable {
+    fn from(error: CommandError) -> RedisUnavailable {
+        match error {
+            CommandError::SlotMigrating => {
+                RedisUnavailable("Redis is moving these keys".to_owned())
+            }
             CommandError::Unavailable(unavailable) => unavailable,
         }
     }
 }
 
-impl RedisSessions {
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Redis({})", self.shared.name)
+    }
+}
+
+impl Client {
+    /// Creates a client. The first command connects.
+    ///
+    /// # Errors
+    /// If the URL or a certificate file is invalid.
+    pub(crate) fn new(settings: &RedisSettings) -> Result<Client, InvalidSettings> {
+        let url = RedisUrl::parse(&settings.url).map_err(InvalidSettings)?;
+        let connector = Arc::new(Connector::new(&url, settings)?);
+        let wait = ReplicaWait { replicas: settings.wait_replicas, timeout: settings.wait_timeout };
+        let shared = ClientState {
+            name: connector::display_name(&url.servers),
+            topology: Topology::new(url.servers, &connector),
+            connector,
+            wait: (wait.replicas > 0).then_some(wait),
+            round_trips: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
+        };
+        Ok(Client { shared: Arc::new(shared), connections: Arc::default() })
+    }
+
+    /// Returns a handle with its own connections.
+    pub(crate) fn for_worker(&self) -> Client {
+        Client { shared: Arc::clone(&self.shared), connections: Arc::default() }
+    }
+
+    pub(crate) fn round_trips(&self) -> u64 {
+        self.shared.round_trips.load(Ordering::Relaxed)
+    }
+
+    /// Returns the commands rejected because too many were in flight.
+    pub(crate) fn rejected(&self) -> u64 {
+        self.shared.rejected.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of primaries with an open circuit.
+    pub(crate) fn open_circuits(&self) -> usize {
+        self.nodes().iter().filter(|node| node.breaker.is_open()).count()
+    }
+
+    /// Returns the current primaries; none before the first discovery.
+    pub(crate) fn nodes(&self) -> Vec<Arc<RedisNode>> {
+        self.shared.topology.map().primaries.clone()
+    }
+
+    /// Returns the primaries with their changes.
+    pub(crate) fn primaries(&self) -> Primaries {
+        let connector = Arc::clone(&self.shared.connector);
+        Primaries::new(connector, self.shared.topology.primaries())
+    }
+
+    /// Reports whether the primary is configured and cannot change.
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.shared.topology.is_fixed()
+    }
+
+    /// Refreshes the topology periodically. Never returns, except for a fixed topology.
+    pub(crate) async fn run_topology_refresh(&self) {
+        refresh::run(&self.shared.topology, &self.shared.connector).await;
+    }
+
     /// Sends a command and parses its reply.
-    pub(super) async fn query<T: FromRedisValue>(
+    pub(crate) async fn query<T: FromRedisValue>(
         &self,
         target: CommandTarget<'_>,
         command: CommandRef<'_>,
-    ) -> Result<T, Unavailable> {
+    ) -> Result<T, RedisUnavailable> {
         let reply = self.execute(PendingCommand::new(target, command)).await?;
         self.parse_reply(reply)
     }
 
-    /// As [`RedisSessions::query`], but fails at once if the slot is migrating.
-    pub(super) async fn query_unless_migrating<T: FromRedisValue>(
+    /// As [`Client::query`], but fails at once if the slot is migrating.
+    pub(crate) async fn query_unless_migrating<T: FromRedisValue>(
         &self,
         target: CommandTarget<'_>,
         command: CommandRef<'_>,
@@ -116,32 +213,28 @@ impl RedisSessions {
         self.parse_reply(reply).map_err(CommandError::Unavailable)
     }
 
-    /// Sends a write and returns its durability.
-    pub(super) async fn write_replicated<T: FromRedisValue>(
+    /// Sends a write. Returns the replicas that acknowledged it, if any were requested.
+    pub(crate) async fn write_replicated<T: FromRedisValue>(
         &self,
         target: CommandTarget<'_>,
         command: CommandRef<'_>,
-    ) -> Result<(T, Durability), Unavailable> {
+    ) -> Result<(T, Option<Replication>), RedisUnavailable> {
         let wait = self.shared.wait;
-        let reply =
-            self.execute(PendingCommand { wait, ..PendingCommand::new(target, command) }).await?;
-        let durability = match (wait, reply.replicas) {
-            (Some(ReplicaWait { replicas: asked, .. }), got) => {
-                Durability::Replicated { requested: asked, acknowledged: got.unwrap_or(0) }
-            }
-            (None, _) => Durability::NotRequested,
-        };
-        Ok((self.parse_reply(reply)?, durability))
+        let pending = PendingCommand { wait, ..PendingCommand::new(target, command) };
+        let reply = self.execute(pending).await?;
+        let acknowledged = reply.replicas.unwrap_or(0);
+        let replication = wait.map(|wait| Replication { requested: wait.replicas, acknowledged });
+        Ok((self.parse_reply(reply)?, replication))
     }
 
-    fn parse_reply<T: FromRedisValue>(&self, reply: NodeReply) -> Result<T, Unavailable> {
+    fn parse_reply<T: FromRedisValue>(&self, reply: NodeReply) -> Result<T, RedisUnavailable> {
         from_redis_value(reply.value).map_err(|error| self.unexpected_reply(&error.to_string()))
     }
 
     async fn execute(&self, mut pending: PendingCommand<'_>) -> Result<NodeReply, CommandError> {
         let Ok(_permit) = self.connections.in_flight.try_acquire() else {
-            self.shared.counters.rejected.fetch_add(1, Ordering::Relaxed);
-            return Err(CommandError::Unavailable(Unavailable(format!(
+            self.shared.rejected.fetch_add(1, Ordering::Relaxed);
+            return Err(CommandError::Unavailable(RedisUnavailable(format!(
                 "{MAX_IN_FLIGHT} commands of this worker are already in flight to Redis at {}",
                 self.shared.name
             ))));
@@ -162,13 +255,30 @@ impl RedisSessions {
         connector.connect_timeout().saturating_add(connector.response_timeout).saturating_add(wait)
     }
 
-    /// Returns the total deadline of dependent commands: one connection, two slow replies, and up
-    /// to three waits for replicas, because a login may also end older sessions.
-    pub(in crate::store) fn request_deadline(&self) -> Duration {
+    /// Returns the total deadline of dependent commands: one connection attempt, `replies` slow
+    /// replies, and `waits` waits for replicas.
+    pub(crate) fn total_deadline(&self, replies: u32, waits: u32) -> Duration {
         let connector = &self.shared.connector;
         let wait = self.shared.wait.map_or(Duration::ZERO, |wait| wait.timeout);
-        let replies = connector.response_timeout.saturating_mul(2);
-        connector.connect_timeout().saturating_add(replies).saturating_add(wait.saturating_mul(3))
+        let replies = connector.response_timeout.saturating_mul(replies);
+        connector
+            .connect_timeout()
+            .saturating_add(replies)
+            .saturating_add(wait.saturating_mul(waits))
+    }
+
+    /// Returns an error for a reply with foreign content.
+    pub(crate) fn unexpected_reply(&self, detail: &str) -> RedisUnavailable {
+        RedisUnavailable(format!(
+            "Redis at {} sent an unexpected reply: {detail}",
+            self.shared.name
+        ))
+    }
+
+    /// Removes secrets from a text.
+    #[cfg(test)]
+    pub(crate) fn redact(&self, text: String) -> String {
+        self.shared.connector.redact(text)
     }
 
     async fn run_attempts(
@@ -228,7 +338,7 @@ impl RedisSessions {
             command: &command,
             asking: pending.ask_redirect.is_some(),
             wait: pending.wait,
-            round_trips: &self.shared.counters.round_trips,
+            round_trips: &self.shared.round_trips,
         };
         let pool = self.pool(map, node);
         pool.send(&self.shared.connector, sent).await
@@ -287,10 +397,10 @@ impl RedisSessions {
         map: &TopologyMap,
         failed: Option<CommandError>,
     ) -> Result<(), CommandError> {
-        match (self.shared.topology.refresh(&self.shared.connector, map.version()).await, failed) {
+        match (self.shared.topology.refresh(&self.shared.connector, map.version).await, failed) {
             (Ok(true), _) => Ok(()),
             (_, Some(failed)) => Err(failed),
-            (Ok(false), None) => Err(CommandError::Unavailable(Unavailable(format!(
+            (Ok(false), None) => Err(CommandError::Unavailable(RedisUnavailable(format!(
                 "Redis at {} has no primary for these keys; check CLUSTER INFO",
                 self.shared.name
             )))),
@@ -306,24 +416,24 @@ impl RedisSessions {
         open: &CircuitOpen,
     ) -> Result<(), CommandError> {
         let topology = &self.shared.topology;
-        if topology.try_refresh(&self.shared.connector, map.version()).await {
+        if topology.try_refresh(&self.shared.connector, map.version).await {
             return Ok(());
         }
-        Err(CommandError::Unavailable(Unavailable(format!(
+        Err(CommandError::Unavailable(RedisUnavailable(format!(
             "{} (circuit open: {})",
             open.cause, node.address
         ))))
     }
 
-    fn to_unavailable(&self, node: &RedisNode, error: &RedisError) -> Unavailable {
+    fn to_unavailable(&self, node: &RedisNode, error: &RedisError) -> RedisUnavailable {
         self.shared.connector.to_unavailable(&node.address, error)
     }
 
     /// Returns the worker's connections to a node.
     fn pool(&self, map: &TopologyMap, node: &Arc<RedisNode>) -> Arc<NodePool> {
         let mut pools = self.connections.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if pools.version < map.version() {
-            pools.version = map.version();
+        if pools.version < map.version {
+            pools.version = map.version;
             let stays =
                 |pool: &NodePool| map.primaries.iter().any(|node| Arc::ptr_eq(node, pool.node()));
             pools.by_node.retain(|_, pool| stays(pool));
@@ -349,7 +459,7 @@ struct PendingCommand<'a> {
     /// Attempts since the last wait.
     attempts: usize,
     /// The reason of the last wait, reported after the deadline.
-    migration_error: Option<Unavailable>,
+    migration_error: Option<RedisUnavailable>,
 }
 
 impl<'a> PendingCommand<'a> {

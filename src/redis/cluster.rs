@@ -10,10 +10,9 @@ use tokio::task::JoinSet;
 
 use super::connection::ConnectTarget;
 use super::connector::{Connector, RedisTimeouts};
-use super::errors::parse_redirect;
-use super::topology::{DiscoveredTopology, TopologyMap};
+use super::errors::{RedisUnavailable, parse_redirect};
+use super::topology_map::{DiscoveredTopology, TopologyMap};
 use crate::config::HostPort;
-use crate::store::Unavailable;
 
 /// Nodes queried by one discovery.
 const MAX_QUERIED_NODES: usize = 6;
@@ -26,7 +25,7 @@ pub(super) async fn discover(
     connector: &Connector,
     seeds: &[HostPort],
     before: &TopologyMap,
-) -> Result<DiscoveredTopology, Unavailable> {
+) -> Result<DiscoveredTopology, RedisUnavailable> {
     let mut queries = JoinSet::new();
     for (address, target) in nodes_to_query(connector, seeds, before) {
         queries.spawn(query_node(target, connector.timeouts(), address, connector.is_tls()));
@@ -54,7 +53,7 @@ pub(super) async fn discover(
     let has_quorum = responses * 2 > total;
     newest.map(|found| DiscoveredTopology { has_quorum, ..found }).ok_or_else(|| {
         let last_error = connector.redact(last_error);
-        Unavailable(format!("no node of the cluster responds: {last_error}"))
+        RedisUnavailable(format!("no node of the cluster responds: {last_error}"))
     })
 }
 

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! map      the primaries, and on a cluster the owner of each slot; replaced as a whole, read without a lock
-//! refresh  queries sentinels or cluster nodes for a newer map; a at a time per process
-//! MOVED    corrects a slot at once, before the command follows it
+//! refresh  queries sentinels or cluster nodes for a newer map; one at a time per process
+//! MOVED    corrects one slot at once, before the command follows it
 //! ```
 //!
-//! Invariants: a map contains only primaries, as far as known. A map is never replaced by a with
+//! Invariants: a map contains only primaries, as far as known. A map is never replaced by one with
 //! an older epoch, unless a majority reports it. Subscribers get a new primary before any command
 //! goes to it.
 
@@ -18,11 +18,12 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::connector::Connector;
+use super::errors::RedisUnavailable;
 use super::node::RedisNode;
 use super::slots::{HashSlot, SLOT_COUNT};
+use super::topology_map::{DiscoveredTopology, TopologyMap, UNASSIGNED};
 use super::{cluster, sentinel};
 use crate::config::{HostPort, RedisServers};
-use crate::store::Unavailable;
 
 /// Minimum interval of refreshes caused by errors.
 const MIN_REFRESH_INTERVAL: Duration = Duration::from_millis(250);
@@ -40,65 +41,7 @@ pub(super) struct Topology {
 #[derive(Default)]
 struct LastRefresh {
     at: Option<Instant>,
-    error: Option<Unavailable>,
-}
-
-/// The primaries and their slots.
-#[derive(Debug, Default)]
-pub(super) struct TopologyMap {
-    /// Incremented by each change.
-    version: u64,
-    /// The epoch reported by sentinels or cluster nodes.
-    pub(super) epoch: u64,
-    pub(super) primaries: Vec<Arc<RedisNode>>,
-    /// On a cluster: for each slot an index into `primaries`, or [`UNASSIGNED`].
-    owners: Vec<u16>,
-    /// On a cluster with TLS: announced names by address. Redirects contain addresses, but
-    /// certificates contain names.
-    names: Arc<HashMap<HostPort, HostPort>>,
-}
-
-/// A slot without a primary.
-const UNASSIGNED: u16 = u16::MAX;
-
-/// The result of a discovery.
-pub(super) struct DiscoveredTopology {
-    pub(super) epoch: u64,
-    pub(super) primaries: Vec<HostPort>,
-    /// On a cluster: first slot, last slot, and an index into `primaries`.
-    pub(super) ranges: Vec<(u16, u16, u16)>,
-    /// Announced names by address, also of nodes without slots.
-    pub(super) names: HashMap<HostPort, HostPort>,
-    /// Whether a majority responded and no response is newer. An older epoch is then accepted,
-    /// because the sentinels or nodes may have been reinstalled.
-    pub(super) has_quorum: bool,
-}
-
-impl TopologyMap {
-    pub(super) fn owner(&self, slot: HashSlot) -> Option<&Arc<RedisNode>> {
-        if self.owners.is_empty() {
-            return self.primaries.first();
-        }
-        let owner = *self.owners.get(usize::from(slot.0))?;
-        self.primaries.get(usize::from(owner))
-    }
-
-    pub(super) fn version(&self) -> u64 {
-        self.version
-    }
-
-    /// Returns the announced name of an address, or the address.
-    fn announced_name<'a>(&'a self, at: &'a HostPort) -> &'a HostPort {
-        self.names.get(at).unwrap_or(at)
-    }
-
-    fn is_equivalent(&self, other: &TopologyMap) -> bool {
-        let same = |(a, b): (&Arc<RedisNode>, &Arc<RedisNode>)| a.address == b.address;
-        self.primaries.len() == other.primaries.len()
-            && self.primaries.iter().zip(&other.primaries).all(same)
-            && self.owners == other.owners
-            && self.names == other.names
-    }
+    error: Option<RedisUnavailable>,
 }
 
 impl Topology {
@@ -144,7 +87,7 @@ impl Topology {
         &self,
         connector: &Connector,
         since: u64,
-    ) -> Result<bool, Unavailable> {
+    ) -> Result<bool, RedisUnavailable> {
         if self.is_fixed() {
             return Ok(false);
         }
@@ -172,7 +115,7 @@ impl Topology {
 
     /// Refreshes unconditionally: sentinels may report another master while the old a still
     /// responds.
-    pub(super) async fn refresh_now(&self, connector: &Connector) -> Result<(), Unavailable> {
+    pub(super) async fn refresh_now(&self, connector: &Connector) -> Result<(), RedisUnavailable> {
         if self.is_fixed() {
             return Ok(());
         }

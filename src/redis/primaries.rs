@@ -11,67 +11,68 @@ use ::redis::{PushInfo, RedisError};
 use tokio::sync::watch;
 
 use super::connection::Connection;
+use super::connector::Connector;
+use super::errors::RedisUnavailable;
 use super::node::RedisNode;
-use super::{RedisSessions, RedisState};
-use crate::store::Unavailable;
 
 /// A node that accepts writes.
 #[derive(Clone)]
-pub(in crate::store) struct Primary {
-    shared: Arc<RedisState>,
+pub(crate) struct Primary {
+    connector: Arc<Connector>,
     node: Arc<RedisNode>,
 }
 
 impl Primary {
     /// Returns the address, for logs.
-    pub(in crate::store) fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         &self.node.address
     }
 
     /// Opens a RESP3 connection. `on_push` gets every push in order of arrival, and a
     /// [`Disconnection`](::redis::PushKind::Disconnection) when the connection breaks. It must not
     /// block. Commands have no deadline of their own.
-    pub(in crate::store) async fn open_push(
+    pub(crate) async fn open_push(
         &self,
         on_push: impl Fn(PushInfo) + Send + Sync + 'static,
-    ) -> Result<Connection, Unavailable> {
-        let connected = self.shared.connector.connect_push(&self.node.target, on_push).await;
+    ) -> Result<Connection, RedisUnavailable> {
+        let connected = self.connector.connect_push(&self.node.target, on_push).await;
         connected.map_err(|error| self.to_unavailable(&error))
     }
 
     /// Converts an error of a command.
-    pub(in crate::store) fn to_unavailable(&self, error: &RedisError) -> Unavailable {
-        self.shared.connector.to_unavailable(&self.node.address, error)
+    pub(crate) fn to_unavailable(&self, error: &RedisError) -> RedisUnavailable {
+        self.connector.to_unavailable(&self.node.address, error)
     }
 }
 
 /// The list of primaries and its changes.
-pub(in crate::store) struct Primaries {
-    shared: Arc<RedisState>,
+pub(crate) struct Primaries {
+    connector: Arc<Connector>,
     nodes: watch::Receiver<Arc<[Arc<RedisNode>]>>,
 }
 
 impl Primaries {
+    pub(super) fn new(
+        connector: Arc<Connector>,
+        nodes: watch::Receiver<Arc<[Arc<RedisNode>]>>,
+    ) -> Primaries {
+        Primaries { connector, nodes }
+    }
+
     /// Returns the current list. Later changes wake [`Primaries::changed`].
-    pub(in crate::store) fn current(&mut self) -> Vec<Primary> {
+    pub(crate) fn current(&mut self) -> Vec<Primary> {
         let nodes = Arc::clone(&self.nodes.borrow_and_update());
         let primary = |node: &Arc<RedisNode>| Primary {
-            shared: Arc::clone(&self.shared),
+            connector: Arc::clone(&self.connector),
             node: Arc::clone(node),
         };
         nodes.iter().map(primary).collect()
     }
 
     /// Waits for a change; possibly forever.
-    pub(in crate::store) async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         if self.nodes.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
-    }
-}
-
-impl RedisSessions {
-    pub(in crate::store) fn primaries(&self) -> Primaries {
-        Primaries { shared: Arc::clone(&self.shared), nodes: self.shared.topology.primaries() }
     }
 }

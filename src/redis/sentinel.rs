@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 
 use super::connection::ConnectTarget;
 use super::connector::{Connector, RedisTimeouts};
+use super::errors::RedisUnavailable;
 use super::node;
-use super::topology::{DiscoveredTopology, TopologyMap};
+use super::topology_map::{DiscoveredTopology, TopologyMap};
 use crate::config::HostPort;
-use crate::store::Unavailable;
 
 /// The response of one sentinel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(super) async fn discover(
     sentinels: &[HostPort],
     master: &str,
     before: &TopologyMap,
-) -> Result<DiscoveredTopology, Unavailable> {
+) -> Result<DiscoveredTopology, RedisUnavailable> {
     let (reported, has_quorum) =
         query_sentinels(connector, sentinels, master, before.epoch).await?;
     let address = reported.address.to_string();
@@ -52,7 +52,7 @@ async fn query_sentinels(
     sentinels: &[HostPort],
     master: &str,
     epoch: u64,
-) -> Result<(ReportedMaster, bool), Unavailable> {
+) -> Result<(ReportedMaster, bool), RedisUnavailable> {
     let mut queries = JoinSet::new();
     for at in sentinels {
         queries.spawn(query_sentinel(
@@ -84,7 +84,7 @@ async fn query_sentinels(
     let has_quorum = responses * 2 > sentinels.len();
     newest.map(|newest| (newest, has_quorum)).ok_or_else(|| {
         let last_error = connector.redact(last_error);
-        Unavailable(format!("no sentinel reports a master named {master}: {last_error}"))
+        RedisUnavailable(format!("no sentinel reports a master named {master}: {last_error}"))
     })
 }
 
@@ -111,14 +111,14 @@ fn parse_master(reply: Value, responder: &str) -> Option<ReportedMaster> {
     Some(ReportedMaster { address: HostPort { host: host.to_owned(), port }, epoch })
 }
 
-async fn verify_master(connector: &Connector, at: &HostPort) -> Result<(), Unavailable> {
+async fn verify_master(connector: &Connector, at: &HostPort) -> Result<(), RedisUnavailable> {
     let address = at.to_string();
     let describe = |error: ::redis::RedisError| connector.to_unavailable(&address, &error);
     let mut connection =
         connector.timeouts().connect(&connector.target(at)).await.map_err(describe)?;
     node::verify_master(&mut connection).await.map_err(|error| {
-        let Unavailable(detail) = describe(error);
-        Unavailable(format!("the failover is still in progress: {detail}"))
+        let RedisUnavailable(detail) = describe(error);
+        RedisUnavailable(format!("the failover is still in progress: {detail}"))
     })
 }
 

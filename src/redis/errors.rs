@@ -2,14 +2,21 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ::redis::{ErrorKind, RedisError, ServerErrorKind};
 
-use super::connector::Connector;
 use super::reply_limit::ReplyLimitError;
 use crate::config::HostPort;
-use crate::store::Unavailable;
+
+/// Redis did not respond, or not in time. The caller must not conclude anything.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("Redis is unavailable: {0}")]
+pub(crate) struct RedisUnavailable(pub(crate) String);
+
+/// The settings cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct InvalidSettings(pub(crate) String);
 
 /// Reports whether the response timed out. The circuit breaker counts it.
 pub(super) fn is_timeout_error(error: &RedisError) -> bool {
@@ -94,23 +101,9 @@ pub(super) fn parse_redirect(address: &str, responder: &str) -> Option<HostPort>
     Some(HostPort { host: host.to_owned(), port })
 }
 
-impl Connector {
-    pub(super) fn timeout_error(&self, address: &str, limit: Duration) -> Unavailable {
-        Unavailable(format!("Redis at {address} did not respond within {} ms", limit.as_millis()))
-    }
-
-    /// Returns an error that an operator can act on.
-    pub(super) fn to_unavailable(&self, address: &str, error: &RedisError) -> Unavailable {
-        if error.is_timeout() {
-            return self.timeout_error(address, self.response_timeout);
-        }
-        let detail = self.redact(error.to_string());
-        Unavailable(format!("Redis at {address} {}: {detail}", describe(error)))
-    }
-}
-
+/// Describes an error to an operator, after the name of the server.
 #[allow(clippy::wildcard_enum_match_arm, reason = "not our enum, and it grows")]
-fn describe(error: &RedisError) -> &'static str {
+pub(super) fn describe(error: &RedisError) -> &'static str {
     match error.kind() {
         ErrorKind::Server(ServerErrorKind::ReadOnly) => {
             "is a read-only replica; the store must name the master"
@@ -123,9 +116,7 @@ fn describe(error: &RedisError) -> &'static str {
         ErrorKind::Server(ServerErrorKind::ClusterDown) => {
             "reports that its cluster is down; check CLUSTER INFO"
         }
-        ErrorKind::Server(ServerErrorKind::TryAgain) => {
-            "is moving these sessions to another server"
-        }
+        ErrorKind::Server(ServerErrorKind::TryAgain) => "is moving these keys to another server",
         ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask) => {
             "redirects repeatedly; or it is a cluster, and the store URL must start with \
              redis+cluster://"
