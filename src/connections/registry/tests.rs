@@ -157,7 +157,7 @@ fn expiry_closes_without_the_store_and_routes_may_be_stricter() {
 
 #[test]
 fn a_stricter_absolute_timeout_closes_sessions_of_an_older_policy() {
-    let live = live(10, 10);
+    let live = registry(10, 10);
     let seen = snapshot(&live, 1);
     // The login was under a policy of three hours; the current one allows two.
     let record =
@@ -181,7 +181,7 @@ fn the_registry_agrees_with_the_deadlines() {
     let points = times.into_iter().flat_map(|touched| times.map(|since| (touched, since)));
     for (touched, current_since) in points {
         for now in times {
-            let live = live(10, 10);
+            let live = registry(10, 10);
             let seen = snapshot(&live, 1);
             let record = Arc::new(Record { current_since, ..Record::clone(&seen.record) });
             let seen = SessionSnapshot { record, touched, ..seen };
