@@ -5,7 +5,7 @@
 //!   that know only format 4 share all such sessions.
 //! - 5: the same, followed by [`Extension`]s. An extension adds a field without a new format.
 //!
-//! A field that an older gateway must not ignore needs a new format. `docs/decisions/record-format.md`
+//! A field that an older gateway must not ignore needs a new format. `docs/decisions/036-record-format.md`
 //! describes upgrades and downgrades.
 
 use serde::{Deserialize, Serialize};
