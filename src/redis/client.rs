@@ -38,7 +38,7 @@ const MIGRATION_RETRY_DELAY: Duration = Duration::from_millis(15);
 
 /// A handle with its own connections. Clones share them.
 #[derive(Clone)]
-pub(crate) struct Client {
+pub(crate) struct RedisClient {
     shared: Arc<ClientState>,
     connections: Arc<WorkerConnections>,
 }
@@ -60,7 +60,7 @@ struct WorkerConnections {
     pools: Mutex<Pools>,
 }
 
-/// Connection pools by node, keyed by the address of its `Arc`, which the pool keeps alive.
+/// RedisConnection pools by node, keyed by the address of its `Arc`, which the pool keeps alive.
 #[derive(Default)]
 struct Pools {
     version: u64,
@@ -125,18 +125,18 @@ impl From<CommandError> for RedisUnavailable {
     }
 }
 
-impl fmt::Debug for Client {
+impl fmt::Debug for RedisClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Redis({})", self.shared.name)
     }
 }
 
-impl Client {
+impl RedisClient {
     /// Creates a client. The first command connects.
     ///
     /// # Errors
     /// If the URL or a certificate file is invalid.
-    pub(crate) fn new(settings: &RedisSettings) -> Result<Client, InvalidSettings> {
+    pub(crate) fn new(settings: &RedisSettings) -> Result<RedisClient, InvalidSettings> {
         let url = RedisUrl::parse(&settings.url).map_err(InvalidSettings)?;
         let connector = Arc::new(Connector::new(&url, settings)?);
         let wait = ReplicaWait { replicas: settings.wait_replicas, timeout: settings.wait_timeout };
@@ -148,12 +148,12 @@ impl Client {
             round_trips: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
         };
-        Ok(Client { shared: Arc::new(shared), connections: Arc::default() })
+        Ok(RedisClient { shared: Arc::new(shared), connections: Arc::default() })
     }
 
     /// Returns a handle with its own connections.
-    pub(crate) fn for_worker(&self) -> Client {
-        Client { shared: Arc::clone(&self.shared), connections: Arc::default() }
+    pub(crate) fn for_worker(&self) -> RedisClient {
+        RedisClient { shared: Arc::clone(&self.shared), connections: Arc::default() }
     }
 
     pub(crate) fn round_trips(&self) -> u64 {
@@ -201,7 +201,7 @@ impl Client {
         self.parse_reply(reply)
     }
 
-    /// As [`Client::query`], but fails at once if the slot is migrating.
+    /// As [`RedisClient::query`], but fails at once if the slot is migrating.
     pub(crate) async fn query_unless_migrating<T: FromRedisValue>(
         &self,
         target: CommandTarget<'_>,

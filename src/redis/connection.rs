@@ -49,29 +49,29 @@ pub(super) enum NodeAddress {
 
 /// A connection. Clones share it; dropping the last one closes it.
 #[derive(Clone)]
-pub(crate) struct Connection {
+pub(crate) struct RedisConnection {
     commands: MultiplexedConnection,
     _driver: Arc<AbortOnDropHandle<()>>,
 }
 
-impl Connection {
+impl RedisConnection {
     /// Connects and authenticates. Has no deadline.
     pub(super) async fn open(
         target: &ConnectTarget,
         config: AsyncConnectionConfig,
-    ) -> RedisResult<Connection> {
+    ) -> RedisResult<RedisConnection> {
         match &target.address {
             NodeAddress::Tcp(at) => {
-                Connection::from_stream(connect_tcp(at).await?, target, config).await
+                RedisConnection::from_stream(connect_tcp(at).await?, target, config).await
             }
             NodeAddress::Tls(at, connector) => {
                 let name = ServerName::try_from(at.host.clone())
                     .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
                 let stream = connector.connect(name, connect_tcp(at).await?).await?;
-                Connection::from_stream(stream, target, config).await
+                RedisConnection::from_stream(stream, target, config).await
             }
             NodeAddress::Unix(path) => {
-                Connection::from_stream(UnixStream::connect(path).await?, target, config).await
+                RedisConnection::from_stream(UnixStream::connect(path).await?, target, config).await
             }
         }
     }
@@ -80,7 +80,7 @@ impl Connection {
         stream: S,
         target: &ConnectTarget,
         config: AsyncConnectionConfig,
-    ) -> RedisResult<Connection>
+    ) -> RedisResult<RedisConnection>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -88,7 +88,7 @@ impl Connection {
         let opened = MultiplexedConnection::new_with_config(&target.redis, stream, config).await?;
         let (commands, driver) = opened;
         let driver = AbortOnDropHandle::new(tokio::spawn(driver));
-        Ok(Connection { commands, _driver: Arc::new(driver) })
+        Ok(RedisConnection { commands, _driver: Arc::new(driver) })
     }
 
     /// Sends `count` commands as one and returns a reply for each.
@@ -101,7 +101,7 @@ impl Connection {
     }
 }
 
-impl ConnectionLike for Connection {
+impl ConnectionLike for RedisConnection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         self.commands.req_packed_command(command)
     }

@@ -9,7 +9,7 @@ use ::redis::{
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
-use super::connection::{ConnectTarget, Connection, NodeAddress};
+use super::connection::{ConnectTarget, NodeAddress, RedisConnection};
 use super::errors::{InvalidSettings, RedisUnavailable, describe};
 use super::settings::RedisSettings;
 use super::tls;
@@ -100,7 +100,7 @@ impl Connector {
         &self,
         target: &ConnectTarget,
         on_push: impl Fn(PushInfo) + Send + Sync + 'static,
-    ) -> RedisResult<Connection> {
+    ) -> RedisResult<RedisConnection> {
         let config = AsyncConnectionConfig::new().set_response_timeout(None).set_push_sender(
             move |push| -> Result<(), ()> {
                 on_push(push);
@@ -143,7 +143,7 @@ pub(super) struct RedisTimeouts {
 
 impl RedisTimeouts {
     /// Opens a connection whose commands have a deadline.
-    pub(super) async fn connect(self, target: &ConnectTarget) -> RedisResult<Connection> {
+    pub(super) async fn connect(self, target: &ConnectTarget) -> RedisResult<RedisConnection> {
         let config = AsyncConnectionConfig::new()
             .set_response_timeout(Some(self.response))
             .set_pipeline_buffer_size(PIPELINE_CAPACITY);
@@ -155,8 +155,8 @@ impl RedisTimeouts {
         self,
         target: &ConnectTarget,
         config: AsyncConnectionConfig,
-    ) -> RedisResult<Connection> {
-        match tokio::time::timeout(self.connect, Connection::open(target, config)).await {
+    ) -> RedisResult<RedisConnection> {
+        match tokio::time::timeout(self.connect, RedisConnection::open(target, config)).await {
             Ok(connected) => connected,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
         }

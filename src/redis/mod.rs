@@ -32,8 +32,8 @@ mod tls;
 mod topology;
 mod topology_map;
 
-pub(crate) use self::client::{Client, CommandError, CommandRef, CommandTarget, Replication};
-pub(crate) use self::connection::Connection;
+pub(crate) use self::client::{CommandError, CommandRef, CommandTarget, RedisClient, Replication};
+pub(crate) use self::connection::RedisConnection;
 pub(crate) use self::errors::RedisUnavailable;
 pub(crate) use self::node::RedisNode;
 pub(crate) use self::primaries::{Primaries, Primary};

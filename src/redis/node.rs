@@ -14,7 +14,7 @@ use ::redis::{
 use tokio::sync::watch;
 
 use super::breaker::{CircuitBreaker, CircuitOpen};
-use super::connection::{ConnectTarget, Connection};
+use super::connection::{ConnectTarget, RedisConnection};
 use super::connector::{Connector, RedisTimeouts};
 use super::errors::{is_timeout_error, must_reconnect};
 
@@ -90,7 +90,7 @@ pub(super) struct NodeConnection {
 /// The connection, its number, and the breaker's open count at its creation.
 #[derive(Default)]
 struct ConnectionState {
-    connection: Option<Connection>,
+    connection: Option<RedisConnection>,
     id: u64,
     open_count: u64,
     /// Timeouts in a row.
@@ -98,7 +98,7 @@ struct ConnectionState {
 }
 
 /// A connection with its number, or the error.
-type ConnectResult = RedisResult<(Connection, u64)>;
+type ConnectResult = RedisResult<(RedisConnection, u64)>;
 
 /// A connection attempt and the number of its waiters.
 #[derive(Clone)]
@@ -180,7 +180,7 @@ impl NodeConnection {
 
     /// Returns the connection unless the breaker opened after its creation. Its peer may be gone
     /// without a notice.
-    fn current(&self) -> Option<(Connection, u64)> {
+    fn current(&self) -> Option<(RedisConnection, u64)> {
         let state = lock(&self.state);
         let connection = state.connection.as_ref()?;
         (state.open_count == self.node.breaker.open_count()).then(|| (connection.clone(), state.id))
@@ -265,7 +265,7 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// # Errors
 /// READONLY, as a write to a replica would return.
-pub(super) async fn verify_master(connection: &mut Connection) -> RedisResult<()> {
+pub(super) async fn verify_master(connection: &mut RedisConnection) -> RedisResult<()> {
     let role: Vec<Value> = cmd("ROLE").query_async(connection).await?;
     match role.first() {
         Some(Value::BulkString(role)) if role == b"master" => Ok(()),
@@ -277,7 +277,7 @@ pub(super) async fn verify_master(connection: &mut Connection) -> RedisResult<()
 }
 
 async fn send_request(
-    connection: &mut Connection,
+    connection: &mut RedisConnection,
     sent: NodeRequest<'_>,
 ) -> RedisResult<NodeReply> {
     sent.round_trips.fetch_add(1, Ordering::Relaxed);

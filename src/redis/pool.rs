@@ -69,7 +69,7 @@ impl NodePool {
     async fn checkout(
         &self,
         wait: ReplicaWait,
-    ) -> Result<PooledConnection<'_>, tokio::sync::AcquireError> {
+    ) -> Result<WaitingConnection<'_>, tokio::sync::AcquireError> {
         let permit = self.permits.acquire().await?;
         let idle = self.idle().pop();
         let connection = idle.unwrap_or_else(|| {
@@ -77,7 +77,7 @@ impl NodePool {
             timeouts.response = timeouts.response.saturating_add(wait.timeout);
             NodeConnection::new(Arc::clone(self.node()), timeouts)
         });
-        Ok(PooledConnection { connection, _permit: permit })
+        Ok(WaitingConnection { connection, _permit: permit })
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<NodeConnection>> {
@@ -85,7 +85,7 @@ impl NodePool {
     }
 }
 
-struct PooledConnection<'a> {
+struct WaitingConnection<'a> {
     connection: NodeConnection,
     _permit: SemaphorePermit<'a>,
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ::redis::{PushInfo, RedisError};
 use tokio::sync::watch;
 
-use super::connection::Connection;
+use super::connection::RedisConnection;
 use super::connector::Connector;
 use super::errors::RedisUnavailable;
 use super::node::RedisNode;
@@ -34,7 +34,7 @@ impl Primary {
     pub(crate) async fn open_push(
         &self,
         on_push: impl Fn(PushInfo) + Send + Sync + 'static,
-    ) -> Result<Connection, RedisUnavailable> {
+    ) -> Result<RedisConnection, RedisUnavailable> {
         let connected = self.connector.connect_push(&self.node.target, on_push).await;
         connected.map_err(|error| self.to_unavailable(&error))
     }

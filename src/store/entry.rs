@@ -27,7 +27,7 @@ pub(super) const MAX_HISTORY_BYTES: usize = 16 * 1024;
 
 /// A user's sealed history. The store does not interpret it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct StoredHistory {
+pub(super) struct HistoryEntry {
     pub(super) sealed: Bytes,
     pub(super) retain_until: UnixMillis,
 }
@@ -135,21 +135,21 @@ impl SessionEntry {
     }
 }
 
-impl StoredHistory {
+impl HistoryEntry {
     /// Returns the history after a compare-and-swap of its bytes, or `None` on a conflict.
     pub(super) fn swap(
-        existing: Option<&StoredHistory>,
+        existing: Option<&HistoryEntry>,
         expected: &[u8],
         sealed: &Bytes,
         retain_until: UnixMillis,
-    ) -> Option<StoredHistory> {
+    ) -> Option<HistoryEntry> {
         let (current, current_retain) = match existing {
             Some(memo) => (&memo.sealed[..], memo.retain_until),
             None => (&[][..], UnixMillis(0)),
         };
         // The same bytes again are a retry of the same call.
         let swaps = current == expected || current == sealed;
-        swaps.then(|| StoredHistory {
+        swaps.then(|| HistoryEntry {
             sealed: sealed.clone(),
             retain_until: current_retain.max(retain_until),
         })

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::entry::{
-    MAX_SESSIONS_PER_USER, SessionEntry, StoredHistory, UserState, too_many_sessions,
+    HistoryEntry, MAX_SESSIONS_PER_USER, SessionEntry, UserState, too_many_sessions,
 };
 use super::types::{
     CommitOutcome, Durability, Loaded, MAX_LISTED, Revoked, SessionListing, Slot, Unavailable,
@@ -124,7 +124,7 @@ impl MemoryStore {
         let mut shard = self.tables.shard(*tag);
         let user = shard.entry(*tag).or_default();
         let sealed = Bytes::copy_from_slice(sealed);
-        match StoredHistory::swap(user.history.as_ref(), expected, &sealed, retain_until) {
+        match HistoryEntry::swap(user.history.as_ref(), expected, &sealed, retain_until) {
             Some(history) => {
                 user.history = Some(history);
                 Ok(CommitOutcome::Swapped)
@@ -165,12 +165,12 @@ pub(super) struct Tables {
     next_sweep: AtomicUsize,
 }
 
-type Shard = HashMap<UserTag, UserEntry>;
+type Shard = HashMap<UserTag, StoredUser>;
 
 #[derive(Debug, Default)]
-struct UserEntry {
+struct StoredUser {
     state: UserState,
-    history: Option<StoredHistory>,
+    history: Option<HistoryEntry>,
     sessions: HashMap<SessionId, TouchedEntry>,
 }
 
@@ -181,7 +181,7 @@ struct TouchedEntry {
     touched: UnixMillis,
 }
 
-impl UserEntry {
+impl StoredUser {
     /// Counts the sessions that count against [`MAX_SESSIONS_PER_USER`]. Ended sessions do not:
     /// frequent logins and logouts must not lock a user out. Below the limit the result includes
     /// them, because counting is slow.
@@ -262,7 +262,7 @@ impl Tables {
         shard.get(&tag).map(|user| user.state).unwrap_or_default()
     }
 
-    pub(super) fn stored_history(&self, tag: UserTag) -> Option<StoredHistory> {
+    pub(super) fn stored_history(&self, tag: UserTag) -> Option<HistoryEntry> {
         let shard = self.shard(tag);
         shard.get(&tag)?.history.clone()
     }
@@ -275,7 +275,7 @@ impl Tables {
         self.user_state(*tag).cutoff
     }
 
-    pub(super) fn put_history(&self, tag: UserTag, history: StoredHistory) {
+    pub(super) fn put_history(&self, tag: UserTag, history: HistoryEntry) {
         self.shard(tag).entry(tag).or_default().history = Some(history);
     }
 
@@ -350,7 +350,7 @@ impl Tables {
     /// Counts the sessions of a user against the limit.
     pub(super) fn session_count(&self, tag: UserTag) -> usize {
         let shard = self.shard(tag);
-        shard.get(&tag).map_or(0, UserEntry::session_count)
+        shard.get(&tag).map_or(0, StoredUser::session_count)
     }
 
     pub(super) fn put(&self, key: &SessionKey, entry: SessionEntry) {

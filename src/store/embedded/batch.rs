@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::clock::UnixMillis;
 use crate::session::{SessionKey, UserTag};
-use crate::store::entry::{SessionEntry, StoredHistory, UserState};
+use crate::store::entry::{HistoryEntry, SessionEntry, UserState};
 use crate::store::memory::{Expired, Tables};
 use crate::store::types::Unavailable;
 
@@ -17,7 +17,7 @@ pub(super) struct StagedBatch<'a> {
     pub(super) tables: &'a Tables,
     pub(super) sessions: HashMap<SessionKey, Option<SessionEntry>>,
     pub(super) users: HashMap<UserTag, Option<UserState>>,
-    pub(super) histories: HashMap<UserTag, Option<StoredHistory>>,
+    pub(super) histories: HashMap<UserTag, Option<HistoryEntry>>,
     pub(super) global_cutoff: Option<UnixMillis>,
     /// Sessions that this batch adds, by user.
     added: HashMap<UserTag, usize>,
@@ -57,7 +57,7 @@ impl<'a> StagedBatch<'a> {
         }
     }
 
-    pub(super) fn user_history(&self, tag: UserTag) -> Option<StoredHistory> {
+    pub(super) fn user_history(&self, tag: UserTag) -> Option<HistoryEntry> {
         match self.histories.get(&tag) {
             Some(staged) => staged.clone(),
             None => self.tables.stored_history(tag),

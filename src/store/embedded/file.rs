@@ -15,7 +15,7 @@ use super::batch::StagedBatch;
 use crate::clock::UnixMillis;
 use crate::session::{RevocationCutoff, SessionId, SessionKey, UserTag};
 use crate::store::entry::{
-    SessionEntry, StoredHistory, UserState, pack_ended, pack_live, read_u64, unpack,
+    HistoryEntry, SessionEntry, UserState, pack_ended, pack_live, read_u64, unpack,
 };
 use crate::store::memory::Tables;
 use crate::store::types::{OpenError, Slot};
@@ -335,12 +335,12 @@ fn unpack_user_state(value: &[u8]) -> Option<UserState> {
     })
 }
 
-fn pack_history(history: &StoredHistory) -> Vec<u8> {
+fn pack_history(history: &HistoryEntry) -> Vec<u8> {
     [history.retain_until.0.to_be_bytes().as_slice(), &history.sealed].concat()
 }
 
-fn unpack_history(value: &[u8]) -> Option<StoredHistory> {
+fn unpack_history(value: &[u8]) -> Option<HistoryEntry> {
     let (retain_until, sealed) = value.split_at_checked(8)?;
     let retain_until = UnixMillis(read_u64(retain_until)?);
-    Some(StoredHistory { sealed: Bytes::copy_from_slice(sealed), retain_until })
+    Some(HistoryEntry { sealed: Bytes::copy_from_slice(sealed), retain_until })
 }

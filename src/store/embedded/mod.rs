@@ -25,7 +25,7 @@ use self::batch::{Job, StagedBatch};
 use self::file::Opener;
 use self::state::EmbeddedState;
 use self::writer::{FileWriter, closed};
-use super::entry::{MAX_SESSIONS_PER_USER, SessionEntry, StoredHistory, too_many_sessions};
+use super::entry::{HistoryEntry, MAX_SESSIONS_PER_USER, SessionEntry, too_many_sessions};
 use super::memory::Tables;
 use super::types::{CommitOutcome, Durability, OpenError, Revoked, Unavailable};
 use crate::clock::{Clock, UnixMillis};
@@ -174,7 +174,7 @@ impl EmbeddedStore {
         let sealed = Bytes::copy_from_slice(sealed);
         self.submit(move |staged| {
             let existing = staged.user_history(tag);
-            match StoredHistory::swap(existing.as_ref(), &expected, &sealed, retain_until) {
+            match HistoryEntry::swap(existing.as_ref(), &expected, &sealed, retain_until) {
                 Some(history) => {
                     staged.histories.insert(tag, Some(history));
                     CommitOutcome::Swapped

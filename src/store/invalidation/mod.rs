@@ -37,7 +37,7 @@ use super::redis::keys::TRACKED_PREFIXES;
 use super::redis::{RedisStore, SharedState};
 use super::revocation_log::{RETENTION, Revocation};
 use super::types::{StoreChange, Unavailable};
-use crate::redis::{Connection, Primary};
+use crate::redis::{Primary, RedisConnection};
 use crate::secret::random_bytes;
 
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
@@ -164,7 +164,7 @@ impl InvalidationListener {
     }
 
     /// Enables tracking. From the reply on, all changes arrive.
-    async fn enable_tracking(&self, connection: &mut Connection) -> Result<(), Unavailable> {
+    async fn enable_tracking(&self, connection: &mut RedisConnection) -> Result<(), Unavailable> {
         let mut command = cmd("CLIENT");
         command.arg("TRACKING").arg("ON").arg("BCAST");
         for prefix in TRACKED_PREFIXES {
@@ -175,7 +175,7 @@ impl InvalidationListener {
     }
 
     /// Suspects a rollback if the server or its replication history changed, or is unknown.
-    async fn check_server_identity(&mut self, connection: &mut Connection) {
+    async fn check_server_identity(&mut self, connection: &mut RedisConnection) {
         let server =
             timeout(HEARTBEAT_TIMEOUT, query_identity(connection)).await.unwrap_or_default();
         if server.is_none() || server != self.server_identity {
@@ -187,7 +187,7 @@ impl InvalidationListener {
     /// Sends a heartbeat and waits for its push.
     async fn heartbeat(
         &mut self,
-        connection: &mut Connection,
+        connection: &mut RedisConnection,
         handler: &PushHandler,
     ) -> Result<(), Unavailable> {
         let was_written = std::mem::replace(&mut self.is_heartbeat_written, false);
@@ -209,7 +209,7 @@ impl InvalidationListener {
     /// own slots only, so several hash tags are tried.
     async fn send_heartbeat(
         &mut self,
-        connection: &mut Connection,
+        connection: &mut RedisConnection,
         handler: &PushHandler,
     ) -> RedisResult<bool> {
         for _ in 0..MAX_TAG_ATTEMPTS {
@@ -287,7 +287,7 @@ fn heartbeat_pipeline(name: &str, before: &str) -> Pipeline {
 
 /// Identifies a server and its history. It differs after a restart, a promotion or a full
 /// resynchronization.
-async fn query_identity(connection: &mut Connection) -> Option<String> {
+async fn query_identity(connection: &mut RedisConnection) -> Option<String> {
     let mut command = cmd("INFO");
     let value: Value = command.arg("server").query_async(connection).await.ok()?;
     let server = InfoDict::from_redis_value(value).ok()?;

@@ -19,8 +19,8 @@ use super::scripts::Scripts;
 use super::shared_state::{InvalidateOnDrop, SharedState};
 use crate::clock::UnixMillis;
 use crate::redis::{
-    Client, CommandError, CommandRef, CommandTarget, Primaries, RedisSettings, RedisUnavailable,
-    ScriptCall,
+    CommandError, CommandRef, CommandTarget, Primaries, RedisClient, RedisSettings,
+    RedisUnavailable, ScriptCall,
 };
 use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
 use crate::store::cache::{CacheStats, ValidityCache};
@@ -36,7 +36,7 @@ use crate::store::types::{
 /// Redis and the process-local state. Clones share a connection; each worker has its own.
 #[derive(Clone)]
 pub struct RedisStore {
-    pub(super) client: Client,
+    pub(super) client: RedisClient,
     scripts: Arc<Scripts>,
     advice: Arc<AdviceFlags>,
     shared: Arc<SharedState>,
@@ -50,7 +50,8 @@ impl fmt::Debug for RedisStore {
 
 impl RedisStore {
     pub(in crate::store) fn new(settings: &RedisSettings) -> Result<RedisStore, OpenError> {
-        let client = Client::new(settings).map_err(|error| OpenError::Redis(error.to_string()))?;
+        let client =
+            RedisClient::new(settings).map_err(|error| OpenError::Redis(error.to_string()))?;
         let shared = Arc::new(SharedState::new(settings.local_cache));
         Ok(RedisStore { client, scripts: Arc::new(Scripts::new()), advice: Arc::default(), shared })
     }

@@ -10,7 +10,7 @@ use ::redis::{FromRedisValue, InfoDict, Value, cmd, from_redis_value};
 use tracing::{info, warn};
 
 use crate::clock::{Clock, UnixMillis};
-use crate::redis::{Client, CommandRef, CommandTarget, RedisNode, RedisUnavailable};
+use crate::redis::{CommandRef, CommandTarget, RedisClient, RedisNode, RedisUnavailable};
 
 const INTERVAL: Duration = Duration::from_hours(1);
 /// Interval after a node did not respond.
@@ -110,7 +110,7 @@ struct Finding {
 }
 
 /// Runs diagnostics; never returns.
-pub(super) async fn run(client: &Client, flags: &AdviceFlags) {
+pub(super) async fn run(client: &RedisClient, flags: &AdviceFlags) {
     let mut reported = Vec::new();
     let mut primaries = client.primaries();
     loop {
@@ -129,7 +129,7 @@ pub(super) async fn run(client: &Client, flags: &AdviceFlags) {
 }
 
 async fn inspect(
-    client: &Client,
+    client: &RedisClient,
     nodes: &[Arc<RedisNode>],
 ) -> Result<Vec<(String, Finding)>, RedisUnavailable> {
     let mut out = Vec::new();
@@ -141,7 +141,7 @@ async fn inspect(
 }
 
 async fn query_report(
-    client: &Client,
+    client: &RedisClient,
     node: &Arc<RedisNode>,
 ) -> Result<ServerReport, RedisUnavailable> {
     let target = CommandTarget::Node(node);
