@@ -33,7 +33,7 @@ pub fn path(bytes: &[u8]) {
 }
 
 /// Normalizations of an upstream, in any order and repeatedly.
-const HABITS: [fn(&str) -> String; 5] =
+const COMBINED: [fn(&str) -> String; 5] =
     [decoded_again, backslashes, without_parameters, merged_slashes, cut_at_marks];
 
 /// An ambiguous path is accepted only if all its interpretations were checked.
@@ -45,17 +45,17 @@ pub fn path_interpretations(bytes: &[u8]) {
         true
     });
     let Ok(target) = result else { return };
-    let Some((doubt, paths)) = checked.into_inner() else { return path(bytes) };
+    let Some((ambiguity, paths)) = checked.into_inner() else { return path(bytes) };
     // A path that is ambiguous only by an encoded delimiter is decoded like all others.
-    let start = match doubt {
+    let start = match ambiguity {
         Ambiguity::Delimiter => once_decoded(target.raw().path()),
         Ambiguity::Segments => target.raw().path().to_owned(),
     };
-    for first in HABITS {
-        for second in HABITS {
-            for third in HABITS {
+    for first in COMBINED {
+        for second in COMBINED {
+            for third in COMBINED {
                 let read = third(&second(&first(&start)));
-                assert!(paths.contains(&read), "nobody checked about {read:?}: {paths:?}");
+                assert!(paths.contains(&read), "unchecked interpretation {read:?}: {paths:?}");
                 assert!(!read.split('/').any(|segment| matches!(segment, "." | "..")), "{read:?}");
             }
         }
