@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use doorward::clock::UnixMillis;
 use doorward::portal::forms::{FormFields, open_return_url, seal_return_url, verify_csrf_token};
-use doorward::portal::user_agent::describe;
+use doorward::risk::describe_user_agent;
 
 use super::keys::KEYS;
 
@@ -44,7 +44,7 @@ fn redirect(url: &str) {
 
 /// The description of a user agent contains only fixed words.
 pub fn user_agent(bytes: &[u8]) {
-    let text = describe(&String::from_utf8_lossy(bytes));
+    let text = describe_user_agent(&String::from_utf8_lossy(bytes));
     assert!(!text.is_empty() && text.len() < 60, "{text:?}");
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b" .".contains(&byte);
     assert!(text.bytes().all(is_plain), "{text:?}");

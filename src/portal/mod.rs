@@ -9,7 +9,6 @@
 //! | `style.css` | stylesheet, followed by the operator's |
 
 mod responses;
-pub mod user_agent;
 // Public for the fuzz targets and their corpus tests only.
 #[doc(hidden)]
 pub mod forms;
@@ -33,7 +32,7 @@ use crate::auth::{Auth, AuthRequest, AuthenticatedSession, DenyReason};
 use crate::identity::PasswordLogin;
 use crate::message::{CookieLookup, InboundHead, cookies};
 use crate::route::RouteTable;
-use crate::session::{ClientContext, RotationTiming, RoutePolicy, SignalsMode};
+use crate::session::{RotationTiming, RoutePolicy, SignalsMode};
 
 /// Path prefix of the portal. Routes below it are rejected.
 pub const PREFIX: &str = "/.doorward";
@@ -157,7 +156,7 @@ impl Portal {
     ) -> Result<AuthenticatedSession, DenyReason> {
         let visit = AuthRequest {
             cookie: &self.session_cookie(head),
-            context: &client_context(head),
+            context: &head.client_context(),
             policy: &RoutePolicy { signals, ..RoutePolicy::default() },
             timing,
             is_activity: activity,
@@ -194,14 +193,6 @@ enum Form {
     Login,
     Logout,
     Sessions,
-}
-
-fn client_context(head: &InboundHead) -> ClientContext {
-    let agent = head.headers.get(header::USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
-    let language = head.headers.get(header::ACCEPT_LANGUAGE);
-    ClientContext::new(head.client, agent)
-        .with_language(language.map_or(&b""[..], HeaderValue::as_bytes))
-        .with_fingerprint(head.fingerprint)
 }
 
 /// Adds the session cookie for a rotated token.

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::auth::{AuthenticatedSession, DenyReason};
 use crate::message::InboundHead;
+use crate::risk::describe_user_agent;
 use crate::session::context::network_display;
 use crate::session::notice::{ClientSummary, NoticeId, SecurityNotice};
 use crate::session::{EndReason, SessionKey};
@@ -15,7 +16,7 @@ use crate::sessions::SessionInfo;
 use super::forms::{self, CSRF, FormFields, RETURN_URL};
 use super::pages::{self, ClientRow, NoticeRow, ReturnLink, SessionRow, SessionsPage};
 use super::responses::{json_page, see_other};
-use super::{Page, Portal, Problem, user_agent, with_token};
+use super::{Page, Portal, Problem, with_token};
 
 const PURPOSE: &str = "session form";
 const SESSIONS: &str = "/.doorward/sessions";
@@ -213,7 +214,7 @@ fn notice_row(notice: &SecurityNotice, session: &AuthenticatedSession) -> Notice
 
 fn client_row(client: &ClientSummary) -> ClientRow {
     ClientRow {
-        browser: user_agent::describe(&client.user_agent),
+        browser: describe_user_agent(&client.user_agent),
         network: network_display(client.network),
     }
 }
@@ -224,7 +225,7 @@ fn session_row(listed: &SessionInfo, session: &AuthenticatedSession) -> SessionR
         handle: listed.key.id.handle(),
         created: listed.record.created,
         last_used: listed.last_active,
-        browser: user_agent::describe(&created_from.user_agent),
+        browser: describe_user_agent(&created_from.user_agent),
         network: listed.record.rotated_from.network_display(),
         is_current: listed.key == session.key,
     }

@@ -20,7 +20,7 @@ mod user_agent;
 
 pub use geoip::{Country, Database, DatabaseError, GeoInfo, GeoIp};
 pub use scoring::{RiskAction, RiskReport, Signal, Thresholds};
-pub use user_agent::{OperatingSystem, UserAgent};
+pub use user_agent::{OperatingSystem, UserAgent, describe as describe_user_agent};
 
 use std::net::IpAddr;
 use std::time::Duration;

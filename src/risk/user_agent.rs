@@ -1,4 +1,5 @@
-//! Parses a `User-Agent` header into browser, version and operating system. A new version is not a signal.
+//! Parses a `User-Agent` header into browser, version and operating system, for risk signals and for
+//! the list of sessions. A new version is not a signal.
 
 /// The client software according to its `User-Agent` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,33 +22,62 @@ pub enum OperatingSystem {
     ChromeOs,
 }
 
-/// Markers of browsers, the most specific first, because each browser also names those it is compatible with.
-const BROWSERS: [(&str, &str); 13] = [
+/// Browsers by marker, the most specific first, because each browser also names those it is
+/// compatible with.
+const BROWSERS: [(&str, &str); 18] = [
     ("Edg", "Edge"),
     ("OPR/", "Opera"),
-    ("SamsungBrowser/", "Samsung"),
+    ("OPT/", "Opera"),
+    ("SamsungBrowser/", "Samsung Internet"),
     ("Vivaldi/", "Vivaldi"),
-    ("YaBrowser/", "Yandex"),
+    ("YaBrowser/", "Yandex Browser"),
+    ("DuckDuckGo/", "DuckDuckGo"),
+    ("Ddg/", "DuckDuckGo"),
     ("FxiOS/", "Firefox"),
     ("Firefox/", "Firefox"),
+    ("Epiphany/", "GNOME Web"),
     ("CriOS/", "Chrome"),
-    ("HeadlessChrome/", "HeadlessChrome"),
-    ("Chromium/", "Chrome"),
+    ("HeadlessChrome/", "Headless Chrome"),
+    ("Chromium/", "Chromium"),
     ("Chrome/", "Chrome"),
+    ("Trident/", "Internet Explorer"),
     ("Safari/", "Safari"),
     ("AppleWebKit/", "Safari"),
 ];
 
-const SYSTEMS: [(&str, OperatingSystem); 8] = [
-    ("Windows", OperatingSystem::Windows),
-    ("iPhone", OperatingSystem::Apple),
-    ("iPad", OperatingSystem::Apple),
-    ("Macintosh", OperatingSystem::Apple),
-    ("Android", OperatingSystem::Linux),
-    ("CrOS", OperatingSystem::ChromeOs),
-    ("Linux", OperatingSystem::Linux),
-    ("X11", OperatingSystem::Linux),
+/// Systems by marker: name and group. Android also sends Linux. An iPad that requests the desktop
+/// site sends Macintosh.
+const SYSTEMS: [(&str, &str, OperatingSystem); 10] = [
+    ("iPhone", "iPhone", OperatingSystem::Apple),
+    ("iPad", "iPad", OperatingSystem::Apple),
+    ("Android", "Android", OperatingSystem::Linux),
+    ("CrOS", "ChromeOS", OperatingSystem::ChromeOs),
+    ("Windows", "Windows", OperatingSystem::Windows),
+    ("Macintosh", "Mac", OperatingSystem::Apple),
+    ("FreeBSD", "FreeBSD", OperatingSystem::Linux),
+    ("OpenBSD", "OpenBSD", OperatingSystem::Linux),
+    ("Linux", "Linux", OperatingSystem::Linux),
+    ("X11", "Unix", OperatingSystem::Linux),
 ];
+
+/// Programs that begin the header with their own name.
+const PROGRAMS: [(&str, &str); 12] = [
+    ("curl/", "curl"),
+    ("Wget/", "Wget"),
+    ("HTTPie/", "HTTPie"),
+    ("git/", "Git"),
+    ("python-requests/", "A Python script"),
+    ("python-httpx/", "A Python script"),
+    ("Python-urllib/", "A Python script"),
+    ("Go-http-client/", "A Go program"),
+    ("Java/", "A Java program"),
+    ("okhttp/", "An Android or Java app"),
+    ("node", "A Node.js program"),
+    ("PostmanRuntime/", "Postman"),
+];
+
+/// Description of a program that is in none of the tables.
+const UNKNOWN: &str = "An unknown program";
 
 /// System media players, which fetch audio and video with the browser's cookies and their own user agent.
 const MEDIA_PLAYERS: [&str; 2] = ["AppleCoreMedia/", "stagefright/"];
@@ -68,8 +98,8 @@ impl UserAgent<'_> {
     /// Parses a `User-Agent` header. Total: every text has a result.
     pub fn parse(user_agent: &str) -> UserAgent<'_> {
         let is_player = MEDIA_PLAYERS.iter().any(|player| user_agent.starts_with(player));
-        let os = SYSTEMS.iter().find(|(marker, _)| user_agent.contains(marker));
-        let os = os.map(|(_, os)| *os);
+        let os = SYSTEMS.iter().find(|(marker, ..)| user_agent.contains(marker));
+        let os = os.map(|(_, _, os)| *os);
         if is_player {
             return UserAgent { browser: None, version: (0, 0), os };
         }
@@ -79,6 +109,20 @@ impl UserAgent<'_> {
         // The number after `Safari/` is the WebKit version.
         let marker = if browser == "Safari" { "Version/" } else { marker };
         UserAgent { browser: Some(browser), version: version(user_agent, marker), os }
+    }
+}
+
+/// Describes a client for its user: "Firefox on Linux". Contains only fixed words, so a hostile
+/// header cannot reach the page.
+pub fn describe(user_agent: &str) -> String {
+    if let Some((_, program)) = PROGRAMS.iter().find(|(start, _)| user_agent.starts_with(start)) {
+        return (*program).to_owned();
+    }
+    let browser = BROWSERS.iter().find(|(marker, _)| user_agent.contains(marker));
+    let browser = browser.map_or(UNKNOWN, |(_, name)| *name);
+    match SYSTEMS.iter().find(|(marker, ..)| user_agent.contains(marker)) {
+        Some((_, system, _)) => format!("{browser} on {system}"),
+        None => browser.to_owned(),
     }
 }
 
@@ -158,5 +202,90 @@ mod tests {
         let expected =
             UserAgent { browser: None, version: (0, 0), os: Some(OperatingSystem::Linux) };
         assert_eq!(UserAgent::parse("stagefright/1.2 (Linux;Android 9)"), expected);
+    }
+
+    /// Headers of real browsers, and their descriptions.
+    const KNOWN: [(&str, &str); 17] = [
+        (
+            "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0",
+            "Firefox on Linux",
+        ),
+        (
+            "Mozilla/5.0 (Android 16; Mobile; rv:145.0) Gecko/145.0 Firefox/145.0",
+            "Firefox on Android",
+        ),
+        (
+            "Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) FxiOS/145.0 Mobile/15E148 Safari/604.1",
+            "Firefox on iPhone",
+        ),
+        (
+            "Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Mobile Safari/537.36",
+            "Chrome on Android",
+        ),
+        (
+            "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36",
+            "Chrome on Windows",
+        ),
+        (
+            "Mozilla/5.0 (X11; CrOS x86_64 14541.0.0) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36",
+            "Chrome on ChromeOS",
+        ),
+        (
+            "Mozilla/5.0 (iPad; CPU OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) CriOS/142.0.0.0 Mobile/15E148 Safari/604.1",
+            "Chrome on iPad",
+        ),
+        (
+            "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) HeadlessChrome/142.0.0.0 Safari/537.36",
+            "Headless Chrome on Linux",
+        ),
+        (
+            "Mozilla/5.0 (iPhone; CPU iPhone OS 18_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.6 Mobile/15E148 Safari/604.1",
+            "Safari on iPhone",
+        ),
+        (
+            "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.6 Safari/605.1.15",
+            "Safari on Mac",
+        ),
+        (
+            "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36 Edg/142.0.0.0",
+            "Edge on Windows",
+        ),
+        (
+            "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36 OPR/125.0.0.0",
+            "Opera on Mac",
+        ),
+        (
+            "Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) SamsungBrowser/28.0 Chrome/130.0.0.0 Mobile Safari/537.36",
+            "Samsung Internet on Android",
+        ),
+        ("curl/8.14.1", "curl"),
+        ("python-requests/2.32.5", "A Python script"),
+        ("Mozilla/5.0 (X11; Linux x86_64)", "An unknown program on Linux"),
+        ("", "An unknown program"),
+    ];
+
+    #[test]
+    fn real_headers_are_described_by_browser_and_system() {
+        for (agent, description) in KNOWN {
+            assert_eq!(describe(agent), description, "{agent}");
+        }
+    }
+
+    #[test]
+    fn unknown_headers_are_not_echoed() {
+        for agent in ["<script>alert(1)</script>", "My own curl/8", "'\"\n\r\0", "\u{202e}evil"] {
+            assert_eq!(describe(agent), UNKNOWN, "{agent:?}");
+        }
+    }
+
+    #[test]
+    fn no_table_entry_is_shadowed_by_an_earlier_one() {
+        let systems = SYSTEMS.map(|(marker, name, _)| (marker, name));
+        for table in [&BROWSERS[..], &systems, &PROGRAMS[..]] {
+            for (at, (marker, name)) in table.iter().enumerate() {
+                let shadowing = table[..at].iter().find(|(earlier, _)| marker.contains(earlier));
+                assert!(shadowing.is_none(), "{marker} ({name}) is never reached");
+            }
+        }
     }
 }
