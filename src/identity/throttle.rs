@@ -16,7 +16,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -27,6 +27,7 @@ use governor::nanos::Nanos;
 use crate::clock::Clock;
 pub use crate::rate_limit::Rate;
 use crate::rate_limit::{RateLimit, SteadyClock};
+use crate::session::context::subscriber_network;
 
 /// Maximum number of entries per table.
 pub const BUCKETS: u64 = 1 << 18;
@@ -101,7 +102,7 @@ impl Throttle {
     /// Admits one attempt on the normalized name, or returns the time to wait.
     pub fn admit(&self, folded: &str, from: IpAddr) -> Result<AttemptKey, Duration> {
         self.sweep_periodically();
-        let network = network_of(from);
+        let network = subscriber_network(from);
         let key = AttemptKey { name: self.bucket(folded), pair: self.bucket((folded, network)) };
         self.network.check(&self.bucket(network))?;
         self.pair.check(&key.pair)?;
@@ -162,15 +163,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns the network that one subscriber controls: an IPv4 address (also in IPv6 notation) or an
-/// IPv6 /64.
-fn network_of(from: IpAddr) -> IpAddr {
-    match from.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,14 +205,6 @@ mod tests {
         clock.advance(Duration::from_secs(2));
         throttle.admit("other", HERE.into()).expect("two seconds later");
         throttle.admit("alice", network(1)).expect("another network is free");
-    }
-
-    #[test]
-    fn an_ipv6_network_is_a_64_and_mapped_addresses_are_ipv4() {
-        let address = |text: &str| network_of(text.parse().expect("an address"));
-        assert_eq!(address("2001:db8::1"), address("2001:db8::ffff:0:0:1"));
-        assert_ne!(address("2001:db8::1"), address("2001:db8:0:1::1"));
-        assert_eq!(address("::ffff:192.0.2.1"), IpAddr::from(HERE));
     }
 
     fn fail_from_many_networks(throttle: &Throttle, failures: u32) {

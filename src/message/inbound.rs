@@ -14,7 +14,7 @@ use super::intent::{Intent, Requester};
 use super::path_ambiguity::{Ambiguity, Interpretations};
 use super::request_id::RequestId;
 use super::target::{Target, TargetError};
-use crate::session::TlsFingerprint;
+use crate::session::{ClientContext, TlsFingerprint};
 
 /// An unambiguous request head. Its headers are not sanitized yet.
 #[derive(Debug)]
@@ -147,6 +147,14 @@ impl InboundHead {
             requester: asker,
             websocket,
         })
+    }
+
+    /// Returns the client's address and software as sessions record them.
+    pub fn client_context(&self) -> ClientContext {
+        let bytes = |name| self.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
+        ClientContext::new(self.client, bytes(header::USER_AGENT))
+            .with_language(bytes(header::ACCEPT_LANGUAGE))
+            .with_fingerprint(self.fingerprint)
     }
 
     /// Whether `Max-Forwards` forbids forwarding the request (RFC 9110 7.6.2).

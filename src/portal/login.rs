@@ -19,7 +19,7 @@ use crate::telemetry::events::EventContext;
 use super::forms::{self, CSRF, FormFields, RETURN_URL};
 use super::pages::{self, LoginNotice, LoginPage};
 use super::responses::{json_page, see_other};
-use super::{Page, Portal, Problem, client_context};
+use super::{Page, Portal, Problem};
 
 /// Purpose of the login form's CSRF token.
 const PURPOSE: &str = "login form";
@@ -138,7 +138,7 @@ impl Portal {
         let created = self
             .auth
             .sessions()
-            .create_session(account, &self.session_cookie(head), client_context(head))
+            .create_session(account, &self.session_cookie(head), head.client_context())
             .await;
         let created = match created {
             Ok(created) => created,
@@ -193,7 +193,7 @@ impl Portal {
         let name = fields.text("username");
         let known = shared.directory.as_ref().and_then(|users| users.find(name));
         let user = known.map(|account| account.identity.user.clone()).unwrap_or_default();
-        let from = client_context(head);
+        let from = head.client_context();
         let client = Some(head.client);
         shared.emit(
             event,

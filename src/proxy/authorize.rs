@@ -13,8 +13,6 @@
 
 use std::sync::Arc;
 
-use http::header::{self, HeaderValue};
-
 use crate::auth::{Auth, AuthOutcome, AuthRequest, Permit};
 use crate::message::{
     BadRequest, CookieLookup, Host, InboundHead, Interpretations, RequestContext, TargetError,
@@ -22,7 +20,7 @@ use crate::message::{
 };
 use crate::portal;
 use crate::route::{Access, Route, RouteTable};
-use crate::session::{ClientContext, RotationTiming};
+use crate::session::RotationTiming;
 use crate::sessions::NewToken;
 use crate::telemetry::Limit;
 use crate::tls::Certificates;
@@ -193,7 +191,7 @@ impl Authorizer {
         };
         let auth_request = AuthRequest {
             cookie: &cookie,
-            context: &client_context(head),
+            context: &head.client_context(),
             policy: &route.policy_for(&head.method, head.websocket),
             timing,
             is_activity: route.activity.counts(
@@ -213,13 +211,4 @@ impl Authorizer {
     pub(super) fn session_cookie(&self, head: &InboundHead) -> CookieLookup {
         cookies::find(&head.headers, &self.auth.shared().cookies.session)
     }
-}
-
-/// The client as the session decision sees it.
-pub(super) fn client_context(head: &InboundHead) -> ClientContext {
-    let agent = head.headers.get(header::USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
-    let language = head.headers.get(header::ACCEPT_LANGUAGE);
-    ClientContext::new(head.client, agent)
-        .with_language(language.map_or(&b""[..], HeaderValue::as_bytes))
-        .with_fingerprint(head.fingerprint)
 }

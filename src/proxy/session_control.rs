@@ -26,7 +26,6 @@ use crate::sessions::NewToken;
 use crate::store::Unavailable;
 
 use super::access_log::AccessLogEntry;
-use super::authorize::client_context;
 use super::body::ResponseBody;
 use super::forward::{IncomingBody, Upgrade};
 use super::{ConnectionInfo, PendingResponse, Proxy};
@@ -79,7 +78,7 @@ impl SessionControl {
         Some(SessionControl {
             accepted: rules.upstream_commands.clone(),
             cookie: cookies::find(&head.headers, name),
-            context: client_context(head),
+            context: head.client_context(),
             requester: head.requester.clone(),
             logs_out,
             rotates,

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aws_lc_rs::digest;
-use data_encoding::BASE64;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::Full;
@@ -14,6 +12,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{self, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -32,9 +31,6 @@ use super::body::{RequestBody, ResponseBody, Tracking};
 use super::forward::{self, OutgoingRequest, Upgrade, closed, default_to_private, response_body};
 use super::frames::FrameScanner;
 use super::local_response::ForwardError;
-
-/// RFC 6455 1.3.
-const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// Size in bytes of the relay buffer of each direction.
 const BUFFER_SIZE: usize = 8 * 1024;
@@ -83,7 +79,7 @@ impl Proxy {
     ) -> Result<Response<ResponseBody>, ForwardError> {
         let route = permit.route();
         let request = outgoing.head.into_request(());
-        let accept = request.headers().get(header::SEC_WEBSOCKET_KEY).map(accept_key);
+        let accept = request.headers().get(header::SEC_WEBSOCKET_KEY).and_then(accept_key);
         let shared = self.auth.shared();
         // Registered before the handshake, so that a session end during the handshake is not missed.
         let mut tracked = self.track(permit)?;
@@ -419,12 +415,8 @@ fn switching_protocols<B>(from: Response<B>) -> Response<ResponseBody> {
     response
 }
 
-fn accept_key(key: &HeaderValue) -> HeaderValue {
-    let mut context = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
-    context.update(key.as_bytes());
-    context.update(ACCEPT_GUID);
-    let text = BASE64.encode(context.finish().as_ref());
-    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+fn accept_key(key: &HeaderValue) -> Option<HeaderValue> {
+    HeaderValue::try_from(derive_accept_key(key.as_bytes())).ok()
 }
 
 #[cfg(test)]
@@ -434,7 +426,7 @@ mod tests {
     #[test]
     fn rfc_6455_1_3_accept_key_of_the_sample_nonce() {
         let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
-        assert_eq!(accept_key(&key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(accept_key(&key).expect("ASCII"), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]

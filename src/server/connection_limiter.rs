@@ -9,13 +9,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::proxy::{Evictable, TunnelPermit};
+use crate::session::context::subscriber_network;
 use crate::telemetry::Limit;
 
 use super::connection_activity::ConnectionActivity;
@@ -89,7 +90,7 @@ impl ConnectionLimiter {
         counted: bool,
         activity: &Arc<ConnectionActivity>,
     ) -> Result<ConnectionPermit, Limit> {
-        let network = counted.then(|| network_of(peer));
+        let network = counted.then(|| subscriber_network(peer));
         let mut state = self.state();
         if let Some(network) = network {
             state.check_network(network, self.limits, Instant::now())?;
@@ -237,14 +238,6 @@ impl LimiterState {
     }
 }
 
-/// The unit of per-network limits. One subscriber controls a whole IPv6 /64.
-fn network_of(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,14 +271,6 @@ mod tests {
         assert!(connect(&limiter, peer(2)).is_ok());
         first.pop();
         assert!(connect(&limiter, peer(1)).is_ok());
-    }
-
-    #[test]
-    fn ipv6_networks_are_64_bits_and_mapped_addresses_are_ipv4() {
-        let address = |text: &str| network_of(text.parse().expect("an address"));
-        assert_eq!(address("2001:db8::1"), address("2001:db8::ffff:0:0:1"));
-        assert_ne!(address("2001:db8::1"), address("2001:db8:0:1::1"));
-        assert_eq!(address("::ffff:192.0.2.1"), peer(1));
     }
 
     #[test]

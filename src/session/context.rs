@@ -1,6 +1,6 @@
 //! The network and the software of a client, as kept with a session.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +95,15 @@ pub fn network_display(address: IpAddr) -> String {
     }
 }
 
+/// Returns the network that one subscriber controls, the unit of rate limits: an IPv4 address (also in
+/// IPv6 notation) or an IPv6 /64.
+pub fn subscriber_network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+    }
+}
+
 /// Returns the first address of the /24 (IPv4) or /48 (IPv6) that contains the address.
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address {
@@ -115,6 +124,15 @@ mod tests {
 
     fn context(address: &str, user_agent: &str) -> ClientContext {
         ClientContext::new(address.parse().expect("an address"), user_agent.as_bytes())
+    }
+
+    #[test]
+    fn a_subscriber_network_is_an_ipv4_address_or_an_ipv6_64() {
+        let network = |text: &str| subscriber_network(text.parse().expect("an address"));
+        assert_eq!(network("2001:db8::1"), network("2001:db8::ffff:0:0:1"));
+        assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
+        assert_eq!(network("::ffff:192.0.2.1"), network("192.0.2.1"));
+        assert_ne!(network("192.0.2.1"), network("192.0.2.2"));
     }
 
     #[test]

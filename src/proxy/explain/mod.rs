@@ -40,7 +40,7 @@ use crate::telemetry::Metrics;
 
 use labels::{access, humanize, of_methods, response, stricter, upstream_headers};
 
-use super::authorize::{Action, Authorizer, client_context};
+use super::authorize::{Action, Authorizer};
 use super::local_response::LocalResponse;
 use super::{ConnectionInfo, OverloadMonitor, UpstreamHead};
 
@@ -219,7 +219,7 @@ impl<'a> Simulation<'a> {
             geoip: &geoip,
             settings: &shared.risk.settings,
             record,
-            context: &client_context(head),
+            context: &head.client_context(),
             now: self.hypothesis.now,
         };
         locations.explanation(route.policy.signals)
