@@ -3,7 +3,6 @@
 use http::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::sanitize;
 use crate::session::Identity;
 
 /// The identity headers of one route, in order.
@@ -115,7 +114,7 @@ impl IdentityHeader {
     pub fn parse(name: &str, template: &str) -> Result<IdentityHeader, TemplateError> {
         let invalid_name = || TemplateError::HeaderName(name.to_owned());
         let parsed: HeaderName = name.parse().map_err(|_| invalid_name())?;
-        if !name.bytes().all(sanitize::is_plain_byte) {
+        if !name.bytes().all(is_plain_byte) {
             return Err(invalid_name());
         }
         if RESERVED.contains(&parsed.as_str()) {
@@ -138,6 +137,11 @@ impl IdentityHeader {
         }
         Some(out)
     }
+}
+
+/// Letters, digits and `-`: upstreams fold only their case.
+pub(super) fn is_plain_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-'
 }
 
 fn parse_template(template: &str) -> Result<Vec<TemplatePart>, TemplateError> {

@@ -11,7 +11,7 @@ use http::{Method, Version};
 use super::cookies::CookieNames;
 use super::hop;
 use super::host::Host;
-use super::identity_headers::IdentityHeaders;
+use super::identity_headers::{IdentityHeaders, is_plain_byte};
 use super::inbound::{self, InboundHead};
 use super::request_id::RequestId;
 use super::target::Target;
@@ -125,11 +125,6 @@ impl ReservedHeaders {
     fn contains(&self, folded: &str) -> bool {
         self.names.binary_search_by(|name| name.as_str().cmp(folded)).is_ok()
     }
-}
-
-/// Letters, digits and `-`: upstreams fold only their case.
-pub(super) fn is_plain_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'-'
 }
 
 fn fold_name(name: &str) -> String {

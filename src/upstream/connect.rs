@@ -15,11 +15,11 @@ use tokio_rustls::client::TlsStream;
 use crate::message::Endpoint;
 use crate::message::endpoint::Transport;
 
-use super::body::{OutgoingBody, RequestBody};
 use super::error::UpstreamError;
 use super::h2_connections::{Http2Connection, Http2Stream};
 use super::http1_connection::Http1Connection;
 use super::liveness_probe::{LivenessProbe, ProbedSocket};
+use super::request_body::{OutgoingBody, RequestBody};
 
 /// Maximum size of a response head, and of hyper's buffer per connection, in bytes.
 const MAX_BUFFER: usize = 64 * 1024;

@@ -27,11 +27,12 @@ use tokio::time::timeout;
 use crate::message::Endpoint;
 use crate::message::endpoint::Transport;
 
-use super::body::{OutgoingBody, Progress, RequestBody, UpstreamBody, attribute_error};
 use super::connect::Connection;
 use super::error::UpstreamError;
 use super::http1_connection::{RequestHead, SendError};
 use super::pool::Lease;
+use super::request_body::{OutgoingBody, Progress, RequestBody, attribute_error};
+use super::response_body::UpstreamBody;
 use super::response_head::framing;
 
 /// Outcome of one exchange.

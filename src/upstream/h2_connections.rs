@@ -22,9 +22,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Priority;
-use super::body::{OutgoingBody, RequestBody};
 use super::error::UpstreamError;
+use super::permit::StreamSlot;
+use super::request_body::{OutgoingBody, RequestBody};
+use super::settings::Priority;
 
 /// Maximum number of concurrent streams per connection; upstreams usually allow 100 to 250.
 const MAX_STREAMS: u32 = 100;
@@ -63,9 +64,6 @@ pub(super) struct Http2Stream<B: RequestBody> {
     pub(super) sender: Sender<B>,
     pub(super) slot: Arc<StreamSlot>,
 }
-
-/// The slot that a stream occupies.
-pub(super) struct StreamSlot(Arc<AtomicUsize>);
 
 impl<B: RequestBody> Http2Connection<B> {
     /// Completes once the upstream has announced its stream limit. A request beyond that limit
@@ -158,7 +156,7 @@ impl<B: RequestBody> Http2Connections<B> {
 
     /// Removes the connection of this stream from the pool.
     pub(super) fn remove(&mut self, slot: &StreamSlot) {
-        self.connections.retain(|entry| !Arc::ptr_eq(&entry.active_streams, &slot.0));
+        self.connections.retain(|entry| !slot.is_counted_in(&entry.active_streams));
     }
 
     /// Closes connections idle for at least `after`, except the oldest of each priority.
@@ -205,14 +203,7 @@ impl<B: RequestBody> PooledConnection<B> {
 
     fn open_stream(&mut self) -> Http2Stream<B> {
         self.last_used = Instant::now();
-        self.active_streams.fetch_add(1, Ordering::Relaxed);
-        let slot = Arc::new(StreamSlot(Arc::clone(&self.active_streams)));
+        let slot = Arc::new(StreamSlot::new(&self.active_streams));
         Http2Stream { sender: self.connection.sender.clone(), slot }
-    }
-}
-
-impl Drop for StreamSlot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

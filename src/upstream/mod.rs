@@ -11,7 +11,9 @@
 //! | `connect` | DNS, TCP, TLS, protocol selection |
 //! | `h2_connections` | HTTP/2 connections and their streams |
 //! | `liveness_probe` | check of an idle connection before reuse |
-//! | `body` | request and response bodies; the connection returns to the pool at the response's end |
+//! | `request_body`, `response_body` | streamed bodies |
+//! | `settings` | limits per endpoint, priority of a request |
+//! | `permit` | permits of exchanges, slots of streams |
 //! | `error` | [`UpstreamError`]: status and Proxy-Status error type of each failure |
 //!
 //! Invariants:
@@ -27,14 +29,17 @@
 //!
 //! Interim responses (1xx) are read and dropped; only 101 is examined.
 
-mod body;
 mod body_decoder;
 mod connect;
 mod error;
 mod exchange;
 mod http1_connection;
+mod permit;
 mod pool;
+mod request_body;
+mod response_body;
 mod response_head;
+mod settings;
 // Public only for the fuzz targets and the corpus test.
 #[doc(hidden)]
 pub mod fuzz_support;
@@ -46,64 +51,21 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use http::{Request, Response};
 
 use crate::message::Endpoint;
 
-pub use body::{RequestBody, UpstreamBody};
 pub use error::UpstreamError;
+pub use request_body::RequestBody;
+pub use response_body::UpstreamBody;
+pub use settings::{Priority, UpstreamSettings};
 pub use upgrade::{PendingTunnel, Tunnel, UpgradeResponse};
 
-use body::OutgoingBody;
 use connect::{ConnectionPurpose, TlsConnectors};
 use exchange::{ExchangeOutcome, exchange};
 use pool::{Lease, LeaseMode, Pool};
-
-/// Limits for one endpoint, per worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UpstreamSettings {
-    /// Limit for DNS, TCP and TLS together. Also the limit for waiting on a permit when
-    /// `max_connections_per_endpoint` exchanges are in progress.
-    pub connect_timeout: Duration,
-    /// Limit from the last progress of the request body to the response head.
-    pub response_timeout: Duration,
-    /// Lifetime of an idle connection. It must be shorter than the upstream's own limit (5 s in
-    /// Node.js), so that the gateway closes first.
-    pub idle_timeout: Duration,
-    pub max_idle_per_endpoint: usize,
-    /// Maximum number of exchanges and tunnels in progress. Each takes a connection with HTTP/1.1
-    /// and a stream with HTTP/2.
-    pub max_connections_per_endpoint: usize,
-}
-
-impl Default for UpstreamSettings {
-    fn default() -> UpstreamSettings {
-        UpstreamSettings {
-            connect_timeout: Duration::from_secs(5),
-            response_timeout: Duration::from_secs(60),
-            idle_timeout: Duration::from_secs(4),
-            max_idle_per_endpoint: 64,
-            max_connections_per_endpoint: 1024,
-        }
-    }
-}
-
-impl UpstreamSettings {
-    fn anonymous_limit(&self) -> usize {
-        self.max_connections_per_endpoint.saturating_sub(self.max_connections_per_endpoint / 4)
-    }
-}
-
-/// Priority of a request when an endpoint runs short of connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Priority {
-    /// The request belongs to a session.
-    Authenticated,
-    /// No session. A quarter of the connections is reserved for [`Priority::Authenticated`].
-    Anonymous,
-}
+use request_body::OutgoingBody;
 
 /// One worker's connections to all upstreams. `B` is the type of the request bodies.
 ///

@@ -23,14 +23,15 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::message::Endpoint;
 use crate::message::endpoint::Transport;
 
-use super::body::RequestBody;
 use super::connect::{
     Connection, ConnectionPurpose, HyperConnection, NewConnection, TlsConnectors, connect,
 };
 use super::error::UpstreamError;
-use super::h2_connections::{Http2Connections, StreamSlot};
+use super::h2_connections::Http2Connections;
 use super::http1_connection::Http1Connection;
-use super::{Priority, UpstreamSettings};
+use super::permit::{ExchangePermit, StreamGuard};
+use super::request_body::RequestBody;
+use super::settings::{Priority, UpstreamSettings};
 
 /// Time during which an unreachable endpoint is tried last.
 const COOLDOWN: Duration = Duration::from_secs(5);
@@ -89,20 +90,6 @@ pub(super) struct Lease<B: RequestBody> {
     permit: ExchangePermit,
     /// The permit once it is shared with a request body.
     shared_permit: Option<Arc<ExchangePermit>>,
-}
-
-/// Permission for one exchange. An anonymous exchange also holds one of the anonymous permits.
-/// Empty once the permit is shared.
-#[derive(Default)]
-pub(super) struct ExchangePermit {
-    _anonymous: Option<OwnedSemaphorePermit>,
-    _exchange: Option<OwnedSemaphorePermit>,
-}
-
-/// Stream slot and permit of an exchange on a shared connection.
-pub(super) struct StreamGuard {
-    _slot: Arc<StreamSlot>,
-    _permit: Arc<ExchangePermit>,
 }
 
 impl<B: RequestBody> Pool<B> {
@@ -178,7 +165,7 @@ impl<B: RequestBody> Pool<B> {
             Priority::Anonymous => Some(self.acquire(&self.anonymous_permits).await?),
         };
         let one = self.acquire(&self.permits).await?;
-        Ok(ExchangePermit { _anonymous: anonymous_permits, _exchange: Some(one) })
+        Ok(ExchangePermit::new(anonymous_permits, one))
     }
 
     /// Waits at most for the connect timeout.
@@ -397,7 +384,7 @@ impl<B: RequestBody> Lease<B> {
         let Some(Connection::Http2(stream)) = &self.connection else { return None };
         let permit = Arc::new(std::mem::take(&mut self.permit));
         self.shared_permit = Some(Arc::clone(&permit));
-        Some(StreamGuard { _slot: Arc::clone(&stream.slot), _permit: permit })
+        Some(StreamGuard::new(Arc::clone(&stream.slot), permit))
     }
 
     /// Prevents reuse: the connection was prepared for an upgrade.

@@ -13,10 +13,11 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::body::{OutgoingBody, RequestBody, UpstreamBody};
 use super::error::UpstreamError;
 use super::exchange::{SendOutcome, closed_before_request, send_once};
 use super::pool::Lease;
+use super::request_body::{OutgoingBody, RequestBody};
+use super::response_body::UpstreamBody;
 use super::response_head::framing;
 
 /// Response to an upgrade request.

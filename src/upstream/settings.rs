@@ -1,0 +1,48 @@
+//! Limits per endpoint and the priority of a request.
+
+use std::time::Duration;
+
+/// Limits for one endpoint, per worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpstreamSettings {
+    /// Limit for DNS, TCP and TLS together. Also the limit for waiting on a permit when
+    /// `max_connections_per_endpoint` exchanges are in progress.
+    pub connect_timeout: Duration,
+    /// Limit from the last progress of the request body to the response head.
+    pub response_timeout: Duration,
+    /// Lifetime of an idle connection. It must be shorter than the upstream's own limit (5 s in
+    /// Node.js), so that the gateway closes first.
+    pub idle_timeout: Duration,
+    pub max_idle_per_endpoint: usize,
+    /// Maximum number of exchanges and tunnels in progress. Each takes a connection with HTTP/1.1
+    /// and a stream with HTTP/2.
+    pub max_connections_per_endpoint: usize,
+}
+
+impl Default for UpstreamSettings {
+    fn default() -> UpstreamSettings {
+        UpstreamSettings {
+            connect_timeout: Duration::from_secs(5),
+            response_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(4),
+            max_idle_per_endpoint: 64,
+            max_connections_per_endpoint: 1024,
+        }
+    }
+}
+
+impl UpstreamSettings {
+    /// Returns the number of permits that anonymous requests may use.
+    pub(super) fn anonymous_limit(&self) -> usize {
+        self.max_connections_per_endpoint.saturating_sub(self.max_connections_per_endpoint / 4)
+    }
+}
+
+/// Priority of a request when an endpoint runs short of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// The request belongs to a session.
+    Authenticated,
+    /// No session. A quarter of the connections is reserved for [`Priority::Authenticated`].
+    Anonymous,
+}
