@@ -164,9 +164,7 @@ impl Admin {
     /// Returns the name in the spelling of the account, which session records have: `Alice` may be `alice`.
     /// A name without an account is unchanged, because sessions of a deleted account may still exist.
     fn account(&self, name: String) -> String {
-        let directory = self.sessions.shared().directory.as_ref();
-        let account = directory.and_then(|directory| directory.find(&name));
-        account.map_or(name, |account| account.identity.user.clone())
+        self.sessions.shared().login_methods.user(&name).unwrap_or(name)
     }
 
     async fn revoke_one(&self, handle: &str) -> TextResponse {

@@ -13,7 +13,7 @@ use tracing::{error, info};
 use zeroize::Zeroizing;
 
 use crate::admin::{self, Admin};
-use crate::identity::{AccountChange, ChangeKind, Directory};
+use crate::identity::{AccountChange, ChangeKind};
 use crate::secret::sha256;
 use crate::server::listener::BindError;
 use crate::sessions::Sessions;
@@ -139,8 +139,8 @@ impl Maintenance {
 
     /// Reloads the users file. The directory returns the error of a broken file only once.
     fn reload_users(&mut self) {
-        let Some(directory) = &self.components.shared.directory else { return };
-        match Directory::reload_if_changed(directory) {
+        let Some(login) = self.components.shared.login_methods.password() else { return };
+        match login.directory().reload_if_changed() {
             Ok(changes) => changes.into_iter().for_each(|change| self.on_account_change(change)),
             Err(error) => {
                 error!(event = "reload.failed", "{error}; the accounts loaded before stay in use")

@@ -38,7 +38,7 @@ use crate::audit::{AuditFileError, AuditLog};
 use crate::auth::Auth;
 use crate::clock::Clock;
 use crate::config::{Config, RedisLocation, StoreLocation};
-use crate::identity::{Directory, PasswordLogin, PasswordSettings};
+use crate::identity::{Directory, LoginMethod, LoginMethods, PasswordLogin, PasswordSettings};
 use crate::message::{CookieNames, RequestIds, ReservedHeaders};
 use crate::portal::{Branding, Portal};
 use crate::proxy::{
@@ -252,8 +252,8 @@ impl Components {
         clock: Clock,
         access_log: Option<AccessLogWriter>,
     ) -> Result<Components, StartError> {
-        let directory = match &config.login.password {
-            Some(login) => Some(Arc::new(Directory::open(&login.users)?)),
+        let login = match &config.login.password {
+            Some(login) => Some(password_login(Arc::new(Directory::open(&login.users)?), &clock)?),
             None => None,
         };
         let keys = keys::load_or_create(&config.keys_file)?;
@@ -269,7 +269,9 @@ impl Components {
             policy: config.session.policy.clone(),
             max_per_user: config.session.max_per_user,
             cookies: CookieNames::new(config.session.domain.as_deref()),
-            directory: directory.clone(),
+            login_methods: LoginMethods::new(
+                login.clone().map(LoginMethod::Password).into_iter().collect(),
+            ),
             metrics,
             connection_limits: config.long_lived.into(),
             audit,
@@ -278,7 +280,6 @@ impl Components {
         }));
         let mut geoip_files = GeoIpFiles::new(&config.signals);
         shared.risk.geoip.store(Arc::new(geoip_files.reload_if_changed().unwrap_or_default()));
-        let login = directory.map(|users| password_login(users, &clock)).transpose()?;
         let certificates = Certificates::load(&config.certificates)?;
         Ok(Components {
             store: open_store(&config, clock)?,

@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use std::hash::{BuildHasher, RandomState};
 
 use crate::secret::sha256;
+use crate::session::{EndReason, Identity, Record};
 
 use super::account::{Account, normalize_name};
 use super::credential::{Cost, Credential};
@@ -87,6 +88,19 @@ impl Directory {
         match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
             false => snapshot.accounts.get(name).cloned(),
             true => snapshot.accounts.get(&normalize_name(name)).cloned(),
+        }
+    }
+
+    /// Returns the current identity of a session's user, or the reason why the session must end: the
+    /// account was removed or disabled, or its password changed.
+    pub(super) fn current_identity(&self, record: &Record) -> Result<Arc<Identity>, EndReason> {
+        match self.find(&record.identity.user) {
+            None => Err(EndReason::AccountGone),
+            Some(account) if account.disabled => Err(EndReason::AccountGone),
+            Some(account) if account.credential_digest != record.credential => {
+                Err(EndReason::CredentialChanged)
+            }
+            Some(account) => Ok(Arc::clone(&account.identity)),
         }
     }
 

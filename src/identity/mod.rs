@@ -1,7 +1,8 @@
-//! Login with a password: the users file, password verification and rate limits.
+//! Login methods. So far there is one: passwords of a users file, with rate limits.
 //!
 //! | module | contents |
 //! | --- | --- |
+//! | [`login_method`] | [`LoginMethod`]: the configured login methods; [`VerifiedLogin`]: their result |
 //! | [`password`] | [`PasswordLogin`]: one login attempt |
 //! | [`throttle`] | rate limits on login attempts |
 //! | [`directory`] | [`Directory`]: the accounts in the current users file |
@@ -24,6 +25,7 @@ pub mod account;
 pub mod credential;
 pub mod directory;
 pub mod htpasswd;
+pub mod login_method;
 pub mod password;
 pub mod private_file;
 pub mod throttle;
@@ -33,5 +35,6 @@ pub mod users_file_editor;
 pub use account::Account;
 pub use credential::{Cost, Credential};
 pub use directory::{AccountChange, ChangeKind, Directory};
+pub use login_method::{LoginMethod, LoginMethods, VerifiedLogin};
 pub use password::{LoginOutcome, PasswordLogin, PasswordSettings};
 pub use users_file::UsersError;

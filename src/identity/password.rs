@@ -150,6 +150,11 @@ impl PasswordLogin {
         }
     }
 
+    /// Returns the accounts that can log in.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
     /// Returns the maximum number of concurrent hashes so far.
     pub fn peak_hashes(&self) -> usize {
         self.running.peak.load(Ordering::SeqCst)

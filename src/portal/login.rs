@@ -8,7 +8,7 @@ use http::header::{self, HeaderValue};
 use serde_json::json;
 
 use crate::auth::{AuthenticatedSession, DenyReason};
-use crate::identity::{Account, LoginOutcome};
+use crate::identity::{LoginOutcome, VerifiedLogin};
 use crate::message::{CookieLookup, InboundHead, Intent, cookies, intent, response_headers};
 use crate::secret::random_bytes;
 use crate::session::{EndReason, SessionKey};
@@ -98,7 +98,9 @@ impl Portal {
         };
         let password = fields.one("password").cloned().unwrap_or_default();
         match login.verify(fields.text("username"), password, head.client).await {
-            LoginOutcome::Accept(account) => self.complete_login(head, &fields, &account).await,
+            LoginOutcome::Accept(account) => {
+                self.complete_login(head, &fields, &account.as_ref().into()).await
+            }
             LoginOutcome::Refuse => {
                 self.login_event(SessionEvent::LoginFailed, head, &fields);
                 self.show_login_error(
@@ -132,13 +134,13 @@ impl Portal {
         &self,
         head: &InboundHead,
         fields: &FormFields,
-        account: &Account,
+        login: &VerifiedLogin,
     ) -> Page {
         let shared = self.auth.shared();
         let created = self
             .auth
             .sessions()
-            .create_session(account, &self.session_cookie(head), head.client_context())
+            .create_session(login, &self.session_cookie(head), head.client_context())
             .await;
         let created = match created {
             Ok(created) => created,
@@ -191,8 +193,7 @@ impl Portal {
     fn login_event(&self, event: SessionEvent, head: &InboundHead, fields: &FormFields) {
         let shared = self.auth.shared();
         let name = fields.text("username");
-        let known = shared.directory.as_ref().and_then(|users| users.find(name));
-        let user = known.map(|account| account.identity.user.clone()).unwrap_or_default();
+        let user = shared.login_methods.user(name).unwrap_or_default();
         let from = head.client_context();
         let client = Some(head.client);
         shared.emit(

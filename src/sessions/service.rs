@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use crate::clock::UnixMillis;
-use crate::identity::Account;
+use crate::identity::VerifiedLogin;
 use crate::message::CookieLookup;
 use crate::risk::GeoInfo;
 use crate::secret::{constant_time_eq, random_bytes};
@@ -118,21 +118,21 @@ impl Sessions {
     /// ends the session of the browser's old cookie (session fixation).
     pub async fn create_session(
         &self,
-        account: &Account,
+        login: &VerifiedLogin,
         cookie: &CookieLookup,
         from: ClientContext,
     ) -> Result<NewSession, Unavailable> {
-        self.store.with_deadline(pin!(self.create(account, cookie, from))).await
+        self.store.with_deadline(pin!(self.create(login, cookie, from))).await
     }
 
     async fn create(
         &self,
-        account: &Account,
+        login: &VerifiedLogin,
         cookie: &CookieLookup,
         from: ClientContext,
     ) -> Result<NewSession, Unavailable> {
         let keys = self.store.shared.keys.load_full();
-        let user = &account.identity.user;
+        let user = &login.identity.user;
         let key = SessionKey { tag: UserTag(keys.user_tag(user)), id: SessionId(random_bytes()) };
         let token = Token::new(keys.signing_key().0, key, 0, random_bytes());
         let cutoff = self.store.track_errors(self.store.raw.user_cutoff(&key.tag).await)?;
@@ -147,12 +147,12 @@ impl Sessions {
         self.check_cutoff_plausible(user, created)?;
         let end = created.plus(self.store.shared.policy.absolute());
         let mut record =
-            Record::new(Identity::clone(&account.identity), &token, created, end, from.clone());
-        record.credential = account.credential_digest;
+            Record::new(Identity::clone(&login.identity), &token, created, end, from.clone());
+        record.credential = login.credential_digest;
         let user = UserRef { tag: key.tag, user };
         let history = self.histories.load(user).await;
         if let Some(history) = &history {
-            let known = history.known_networks_for(account.credential_digest);
+            let known = history.known_networks_for(login.credential_digest);
             record.seed_networks(known);
         }
         let replaced_session = self.find_replaced(cookie).await?;
@@ -168,9 +168,9 @@ impl Sessions {
         }
         self.store
             .shared
-            .emit(SessionEvent::Login, event_context(&account.identity.user, key.id, &from));
+            .emit(SessionEvent::Login, event_context(&login.identity.user, key.id, &from));
         let has_notices = match &history {
-            Some(history) => self.record_login(user, &key, account, history, &from).await,
+            Some(history) => self.record_login(user, &key, login, history, &from).await,
             None => false,
         };
         let token = token.encode(&keys);
@@ -184,7 +184,7 @@ impl Sessions {
         &self,
         user: UserRef<'_>,
         key: &SessionKey,
-        account: &Account,
+        login: &VerifiedLogin,
         history: &UserHistory,
         from: &ClientContext,
     ) -> bool {
@@ -209,7 +209,7 @@ impl Sessions {
         let notice =
             news.map(|_| SecurityNotice::new(NoticeKind::NewLocation, key.id, from, None, now));
         let update = self.histories.update_best_effort(user, |history| {
-            history.record_login(from, account.credential_digest, now);
+            history.record_login(from, login.credential_digest, now);
             notice.iter().for_each(|notice| history.add_notice(notice.clone()));
         });
         update.await;

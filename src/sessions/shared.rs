@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use crate::audit::AuditLog;
 use crate::clock::{Clock, UnixMillis};
 use crate::connections::{ConnectionRegistry, TrackingLimits};
-use crate::identity::Directory;
+use crate::identity::LoginMethods;
 use crate::message::CookieNames;
 use crate::notify::Notifier;
 use crate::risk::{GeoIp, RiskSettings};
@@ -32,7 +32,7 @@ pub struct Shared {
     /// Maximum number of sessions per user; zero for no limit.
     pub max_per_user: usize,
     pub cookies: CookieNames,
-    pub directory: Option<Arc<Directory>>,
+    pub login_methods: LoginMethods,
     pub metrics: Metrics,
     pub events: Events,
     pub connections: ConnectionRegistry,
@@ -55,7 +55,7 @@ pub struct SharedParts {
     pub policy: SessionPolicy,
     pub max_per_user: usize,
     pub cookies: CookieNames,
-    pub directory: Option<Arc<Directory>>,
+    pub login_methods: LoginMethods,
     pub metrics: Metrics,
     pub connection_limits: TrackingLimits,
     pub audit: Option<AuditLog>,
@@ -84,7 +84,7 @@ impl Shared {
             policy: parts.policy,
             max_per_user: parts.max_per_user,
             cookies: parts.cookies,
-            directory: parts.directory,
+            login_methods: parts.login_methods,
             metrics,
             clock,
         }
@@ -105,17 +105,7 @@ impl Shared {
     /// Returns the current groups and address from the users file, not those at login. A removed or
     /// disabled account, or a changed password, ends its sessions at their next request.
     pub(crate) fn current_identity(&self, record: &Record) -> Result<Arc<Identity>, EndReason> {
-        let Some(directory) = &self.directory else {
-            return Ok(Arc::new(record.identity.clone()));
-        };
-        match directory.find(&record.identity.user) {
-            None => Err(EndReason::AccountGone),
-            Some(account) if account.disabled => Err(EndReason::AccountGone),
-            Some(account) if account.credential_digest != record.credential => {
-                Err(EndReason::CredentialChanged)
-            }
-            Some(account) => Ok(Arc::clone(&account.identity)),
-        }
+        self.login_methods.current_identity(record)
     }
 
     /// Returns whether the session is revoked or expired at `now`.

@@ -31,7 +31,7 @@ pub(crate) fn sessions(store: &Store, clock: &Clock) -> Sessions {
         policy: policy.expect("a policy"),
         max_per_user: 0,
         cookies: CookieNames::new(None),
-        directory: None,
+        login_methods: crate::identity::LoginMethods::default(),
         metrics: Metrics::default(),
         connection_limits: limits.into(),
         audit: None,
@@ -50,7 +50,8 @@ pub(crate) async fn log_in(sessions: &Sessions) -> CookieLookup {
     let cost = Cost::Argon2id { m: 256, t: 1, p: 1 };
     let password = Credential::hash("correct horse battery staple", cost).expect("a hash");
     let account = Account::new(identity, password, false);
-    let created = sessions.create_session(&account, &CookieLookup::Missing, client()).await;
+    let created =
+        sessions.create_session(&(&account).into(), &CookieLookup::Missing, client()).await;
     CookieLookup::One(created.expect("created").token.as_bytes().to_vec())
 }
 

@@ -270,10 +270,15 @@ async fn operator(gateway: &Gateway, line: &str) -> String {
 async fn session(gateway: &Gateway, redis: &RedisServer) -> Browser {
     let store = Store::redis(&redis.settings()).expect("good settings");
     let sessions = Sessions::new(store, Arc::clone(gateway.shared()));
-    let account = sessions.shared().directory.as_ref().and_then(|users| users.find("alice"));
+    let account = sessions
+        .shared()
+        .login_methods
+        .password()
+        .and_then(|login| login.directory().find("alice"));
     let from = ClientContext::new(Ipv4Addr::LOCALHOST.into(), b"");
-    let token =
-        sessions.create_session(&account.expect("alice"), &CookieLookup::Missing, from).await;
+    let token = sessions
+        .create_session(&account.expect("alice").as_ref().into(), &CookieLookup::Missing, from)
+        .await;
     Browser::new(gateway).with_token(&token.expect("available").token)
 }
 

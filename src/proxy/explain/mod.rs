@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 use crate::auth::{Auth, DenyReason};
 use crate::clock::{Clock, UnixMillis};
 use crate::config::Config;
+use crate::identity::LoginMethods;
 use crate::message::{
     BadRequest, CookieNames, InboundHead, Intent, RequestContext, RequestIds, ReservedHeaders,
     SanitizedHead,
@@ -116,7 +117,7 @@ impl<'a> Simulation<'a> {
             max_per_user: 0,
             cookies: CookieNames::new(config.session.domain.as_deref()),
             // The hypothesis contains the identity.
-            directory: None,
+            login_methods: LoginMethods::default(),
             metrics: Metrics::default(),
             connection_limits: config.long_lived.into(),
             audit: None,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use doorward::auth::{Auth, AuthRequest};
 use doorward::clock::{Clock, UnixMillis};
 use doorward::config;
-use doorward::identity::{Account, Cost, Credential};
+use doorward::identity::{Account, Cost, Credential, LoginMethods};
 use doorward::message::{CookieLookup, CookieNames};
 use doorward::risk::{RiskSettings, Thresholds};
 use doorward::secret::KeyRing;
@@ -128,7 +128,8 @@ impl GuardUnderTest {
 
     pub async fn log_in(&self, shown: Option<&Cookie>, from: ClientContext) -> Cookie {
         let account = self.account.borrow().clone().expect("somebody is here");
-        let begun = self.auth.sessions().create_session(&account, &presented(shown), from).await;
+        let begun =
+            self.auth.sessions().create_session(&(&account).into(), &presented(shown), from).await;
         Cookie::from(begun.expect("a store in memory").token.as_str())
     }
 }
@@ -149,7 +150,7 @@ fn shared(rules: &Policy, clock: &Clock) -> Shared {
         policy: policy(rules.lifetime),
         max_per_user: 0,
         cookies: CookieNames::new(None),
-        directory: None,
+        login_methods: LoginMethods::default(),
         metrics: Metrics::default(),
         connection_limits: live.into(),
         audit: None,
