@@ -55,7 +55,7 @@ impl<K: Hash + Eq + Clone> RateLimit<K> {
             .map_err(|not_until| not_until.wait_time_from(governor::clock::Clock::now(&self.clock)))
     }
 
-    /// Removes the keys whose limit is fully replenished.
+    /// Removes the keys whose limit has been fully replenished for one interval.
     pub fn remove_idle(&self) {
         self.limiter.retain_recent();
     }
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(limit.check(&1), Err(Duration::from_secs(2)));
         clock.advance(Duration::from_secs(4));
         assert_eq!(allowed(1), 2);
-        clock.advance(Duration::from_secs(3));
+        clock.advance(Duration::from_secs(5));
         limit.remove_idle();
         assert_eq!(limit.len(), 1, "the second key is replenished");
     }

@@ -144,7 +144,7 @@ mod tests {
             limit.allows(SessionEvent::RolledBack, id(session));
         }
         assert!(limit.by_session.len() as u64 <= BUCKETS);
-        clock.advance(Duration::from_secs(61));
+        clock.advance(Duration::from_secs(73));
         limit.take_suppressed();
         assert!(limit.by_session.is_empty());
     }

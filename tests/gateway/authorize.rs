@@ -12,7 +12,7 @@ use doorward::session::{ClientContext, Identity};
 use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
 
 use test_support::browser::{Browser, SESSION};
-use test_support::gateway::{Gateway, Setup, configuration, prepare_directory};
+use test_support::gateway::{Gateway, Setup, configuration, manual_clock, prepare_directory};
 use test_support::seeded_rng::SeededRng;
 use test_support::upstream::Upstream;
 
@@ -169,7 +169,7 @@ fn verdict(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> Str
 #[tokio::test]
 async fn explain_and_the_handler_agree_on_generated_requests() {
     let upstream = Upstream::start().await;
-    let setup = || Setup { routes: routes(&upstream), ..Setup::default() };
+    let setup = || Setup { routes: routes(&upstream), clock: manual_clock(), ..Setup::default() };
     let directory = prepare_directory();
     let text = configuration(&setup(), &directory);
     let (config, _) = Config::parse(&text, "test.toml", directory.path()).expect("a configuration");
@@ -196,6 +196,8 @@ async fn explain_and_the_handler_agree_on_generated_requests() {
         *seen.entry(handled).or_insert(0) += 1;
         // A logout path ends the session of the browser.
         if case.path == "/staff/logout" {
+            // The login rate limit permits one login every six seconds.
+            gateway.advance(Duration::from_secs(6));
             alice = Browser::new(&gateway);
             alice.log_in("alice").await;
         }

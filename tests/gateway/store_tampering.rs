@@ -30,6 +30,7 @@ macro_rules! rules {
 rules! {
     swapped_records_are_rejected_and_reported,
     forged_or_modified_record_is_rejected_and_reported,
+    record_of_a_newer_format_is_unavailable,
     rolled_back_record_accepts_no_superseded_token,
     rolled_back_record_keeps_the_offered_successor,
     rollback_with_a_new_revision_is_detected_by_generation,
@@ -234,7 +235,7 @@ async fn forged_or_modified_record_is_rejected_and_reported(store: TamperedStore
     let record = SessionKeys::from_token(&alice).record();
     store.save_copy(&record);
     let patches = [
-        "redis.call('SET', KEYS[1], '\\1\\0\\0\\0\\0\\0\\0\\0\\9planted')",
+        "redis.call('SET', KEYS[1], '\\1\\0\\0\\0\\0\\0\\0\\0\\9\\5planted')",
         // Changes the plaintext generation, one bit of the ciphertext, and its last byte.
         "redis.call('SETRANGE', KEYS[1], 13, '\\7')",
         "redis.call('SETRANGE', KEYS[1], 40, 'x')",
@@ -248,6 +249,19 @@ async fn forged_or_modified_record_is_rejected_and_reported(store: TamperedStore
         store.restore_copy(&record);
         assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "put back");
     }
+}
+
+async fn record_of_a_newer_format_is_unavailable(store: TamperedStore) {
+    let mut alice = store.log_in("alice").await;
+    let record = SessionKeys::from_token(&alice).record();
+    store.save_copy(&record);
+    let patch = "redis.call('SET', KEYS[1], '\\1\\0\\0\\0\\0\\0\\0\\0\\9\\6planted')";
+    store.redis(&["EVAL", patch, "1", &record]);
+    let response = alice.fetch("/").await;
+    assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(response.set_cookies(), Vec::<String>::new());
+    store.restore_copy(&record);
+    assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "put back");
 }
 
 async fn rolled_back_record_accepts_no_superseded_token(store: TamperedStore) {
@@ -474,7 +488,7 @@ async fn store_tampering_is_audited_with_its_session() {
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
     let place = SessionKeys::from_token(&alice);
-    assert_eq!(redis.command(&["SET", &place.record(), "\u{1}planted by nobody"]), "+OK");
+    assert_eq!(redis.command(&["SET", &place.record(), "\u{1}planted \u{5}by an attacker"]), "+OK");
     refused(&mut alice, "undecryptable").await;
     let key = gateway.shared().keys.load().audit().clone();
     gateway.stop();
