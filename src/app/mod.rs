@@ -42,7 +42,8 @@ use crate::identity::{Directory, LoginMethod, LoginMethods, PasswordLogin, Passw
 use crate::message::{CookieNames, RequestIds, ReservedHeaders};
 use crate::portal::{Branding, Portal};
 use crate::proxy::{
-    Authorizer, MemoryLoad, OverloadMonitor, Proxy, TrustedProxies, Tunnels, UpstreamClusters,
+    Authorizer, MemoryLoad, OverloadMonitor, Proxy, Responder, TrustedProxies, Tunnels,
+    UpstreamClusters,
 };
 use crate::secret::random_bytes;
 use crate::server::{self, ConnectionLimiter, ConnectionLimits, Redirect, ServerLimits, Sockets};
@@ -452,7 +453,7 @@ impl Worker {
         tokio::spawn(async move { monitored.authorizer.overload.watch_lag().await });
         let routes = Arc::clone(&proxy.authorizer.routes);
         let redirect = Arc::new(Redirect { routes, port: self.port });
-        if let Some(log) = proxy.access_log.clone() {
+        if let Some(log) = proxy.responder.access_log.clone() {
             tokio::spawn(flush_periodically(log));
         }
         let limits = &self.components.limits;
@@ -484,6 +485,12 @@ impl Worker {
         let overload =
             OverloadMonitor::new(self.max_requests(), Arc::clone(&components.memory_load));
         let certificates = Some(Arc::clone(&components.certificates));
+        let responder = Responder {
+            auth: auth.clone(),
+            hsts: components.config.server.hsts.clone(),
+            proxy_status: components.config.server.proxy_status,
+            access_log: components.access_log.clone().map(|lines| Arc::new(AccessLog::new(lines))),
+        };
         Proxy {
             portal: Portal::new(auth.clone(), login, branding, Arc::clone(&routes)),
             authorizer: Authorizer { auth: auth.clone(), routes, certificates, overload },
@@ -494,9 +501,7 @@ impl Worker {
             max_headers: components.limits.configured.headers,
             tunnels,
             request_ids: RequestIds::new(random_bytes()),
-            hsts: components.config.server.hsts.clone(),
-            proxy_status: components.config.server.proxy_status,
-            access_log: components.access_log.clone().map(|lines| Arc::new(AccessLog::new(lines))),
+            responder,
         }
     }
 

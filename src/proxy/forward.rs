@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{self, HeaderName, HeaderValue};
+use http::header;
 use http::{Extensions, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::auth::Permit;
 use crate::connections::{CloseReason, ConnectionGuard, ConnectionPolicy, SessionSnapshot};
-use crate::message::{InboundHead, SanitizedHead, response_headers};
+use crate::message::{InboundHead, SanitizedHead};
 use crate::portal::Problem;
 use crate::route::Route;
 use crate::telemetry::Limit;
@@ -24,10 +24,8 @@ use super::body::{
 };
 use super::local_response::{self, ForwardError};
 use super::progress_timeout::{Deadline, TimeoutKind};
-use super::{ConnectionInfo, Proxy, TunnelPermit, UpstreamHead, session_control};
-
-/// Set on responses that were authorized by a cached session during a store outage.
-const STORE_STATE: HeaderName = HeaderName::from_static("doorward-store");
+use super::respond::{LocalHeaders, PendingResponse};
+use super::{ConnectionInfo, Proxy, TunnelPermit, UpstreamHead};
 
 /// Delay before an exchange is registered as a tracked connection: once for the response head, once more
 /// for the body. Shorter exchanges never touch the registry.
@@ -63,21 +61,19 @@ impl Upgrade {
 }
 
 impl Proxy {
-    /// Sends a permitted request upstream and sanitizes the response.
+    /// Sends a permitted request upstream.
     pub(super) async fn forward(
         &self,
         head: InboundHead,
         incoming: IncomingBody<'_>,
         permit: &Permit,
         entry: &mut AccessLogEntry,
-    ) -> Response<ResponseBody> {
+    ) -> PendingResponse {
         let max = permit.route().limits.max_bytes;
         if max > 0 && incoming.body.size_hint().lower() > max {
             self.auth.shared().metrics.limit(Limit::MaxBody, None);
-            return self
-                .portal
-                .problem(&head.requester, Problem::BodyTooLarge)
-                .map(ResponseBody::Local);
+            let page = self.portal.problem(&head.requester, Problem::BodyTooLarge);
+            return PendingResponse::local(page.map(ResponseBody::Local), LocalHeaders::default());
         }
         let cookies = &self.auth.shared().cookies;
         let requester = head.requester.clone();
@@ -119,7 +115,7 @@ impl Proxy {
         incoming: IncomingBody<'_>,
         permit: &Permit,
         entry: &mut AccessLogEntry,
-    ) -> Result<Response<ResponseBody>, ForwardError> {
+    ) -> Result<PendingResponse, ForwardError> {
         let IncomingBody { body, connection, .. } = incoming;
         let route = permit.route();
         let tracked = match body.is_end_stream() {
@@ -139,12 +135,8 @@ impl Proxy {
                 .unwrap_or_else(|_| Err(deadline.into())),
             None => sent.await,
         };
-        let (mut response, tracked) =
-            sent.map_err(|error| client_fault(error, outcome.as_deref()))?;
+        let (response, tracked) = sent.map_err(|error| client_fault(error, outcome.as_deref()))?;
         entry.record_upstream_time();
-        self.sanitize_response(&mut response);
-        default_to_private(&mut response, permit);
-        mark_stale(&mut response, permit);
         let tracking = match tracked {
             Some(tracked) => Some(Tracking::Now(tracked)),
             None if is_long(&response) => self.track(permit)?.map(Tracking::Now),
@@ -156,7 +148,8 @@ impl Proxy {
         } else {
             deadlines.earliest()
         };
-        Ok(response.map(|body| response_body(body, route, tracking, deadline)))
+        let response = response.map(|body| response_body(body, route, tracking, deadline));
+        Ok(PendingResponse::from_upstream(response, permit))
     }
 
     /// Waits for the response head. A slow exchange becomes a tracked connection: a long poll must not
@@ -185,12 +178,6 @@ impl Proxy {
             tracked.allowed().await.map_err(ForwardError::Closed)?;
         }
         Ok((sent, tracked))
-    }
-
-    /// Removes the headers that an upstream must not send to a client.
-    pub(super) fn sanitize_response<B>(&self, response: &mut Response<B>) {
-        session_control::strip_control_header(response);
-        response_headers::sanitize(response.headers_mut(), &self.auth.shared().cookies);
     }
 
     /// Registers a tracked connection. `None` on a public route, which has no session.
@@ -261,20 +248,6 @@ pub(super) fn response_body(
     match tracking {
         Some(tracking) => ResponseBody::Tracked(timed, tracking),
         None => ResponseBody::Upstream(timed),
-    }
-}
-
-/// Defaults to `Cache-Control: private` for responses to an authenticated user.
-pub(super) fn default_to_private<B>(response: &mut Response<B>, permit: &Permit) {
-    if permit.session().is_some() && !response.headers().contains_key(header::CACHE_CONTROL) {
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
-    }
-}
-
-/// Marks responses that were authorized without the store.
-fn mark_stale<B>(response: &mut Response<B>, permit: &Permit) {
-    if permit.snapshot().is_some_and(|session| session.stale) {
-        response.headers_mut().insert(STORE_STATE, HeaderValue::from_static("away"));
     }
 }
 

@@ -4,10 +4,10 @@
 //! | --- | --- | --- |
 //! | admit | `Authorizer::admit` | a checked head, or a 400 |
 //! | authorize | `Authorizer::authorize` | a permit, a local response, or a page of the portal |
-//! | forward | `Proxy::forward` | the sanitized response of the upstream |
-//! | respond | `Proxy::respond` | cookie, common headers, access log entry, metrics |
+//! | forward | `Proxy::forward` | the response of the upstream |
+//! | respond | `Responder::respond` | all response headers, access log entry, metrics |
 //!
-//! Every response leaves through `Proxy::respond`.
+//! Every response leaves through `Responder::respond`.
 
 mod access_log;
 mod authorize;
@@ -23,6 +23,7 @@ mod local_response;
 pub mod frames;
 mod overload;
 mod progress_timeout;
+mod respond;
 mod session_control;
 mod upstream_clusters;
 mod upstream_head;
@@ -38,33 +39,31 @@ pub use explain::{
 };
 pub use overload::{LoadLevel, MemoryLoad, OverloadMonitor};
 pub use progress_timeout::ProgressTimeout;
+pub use respond::Responder;
 pub use upstream_clusters::UpstreamClusters;
 pub use upstream_head::UpstreamHead;
 pub use websocket::{Evictable, TunnelPermit, Tunnels};
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::header::{self, HeaderMap, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::header::HeaderMap;
+use http::{Request, Response};
 use hyper::body::Incoming;
 
 use crate::auth::Auth;
 use crate::message::forwarded::ChainError;
-use crate::message::request_id::X_REQUEST_ID;
 use crate::message::{
     BadRequest, InboundHead, Intent, RequestContext, RequestId, RequestIds, ReservedHeaders,
-    response_headers,
 };
 use crate::portal::Portal;
-use crate::sessions::NewToken;
-use crate::telemetry::{AccessLog, Limit};
+use crate::telemetry::Limit;
 
 use access_log::AccessLogEntry;
 use authorize::{Action, Authorization};
 use forward::{IncomingBody, Upgrade};
 use local_response::LocalResponse;
+use respond::{LocalHeaders, PendingResponse};
 use session_control::{PendingExchange, SessionControl};
 
 /// The request handler of one worker.
@@ -80,19 +79,7 @@ pub struct Proxy {
     pub tunnels: Tunnels,
     /// Generates request IDs.
     pub request_ids: RequestIds,
-    /// Value of `Strict-Transport-Security`; `None` omits the header.
-    pub hsts: Option<HeaderValue>,
-    /// Whether responses carry `Proxy-Status`.
-    pub proxy_status: bool,
-    /// Access log; `None` disables it.
-    pub access_log: Option<Arc<AccessLog>>,
-}
-
-/// A response before `Proxy::respond`.
-struct PendingResponse {
-    response: Response<ResponseBody>,
-    /// The token to set as the session cookie.
-    token: Option<NewToken>,
+    pub responder: Responder,
 }
 
 /// Each request allocates the future of [`Proxy::handle`] once (`server/connection.rs`). Rarely awaited
@@ -107,12 +94,13 @@ impl Proxy {
         let client = self.trusted_proxies.client(connection.peer, request.headers());
         let context =
             self.request_context(connection, client.unwrap_or(connection.peer), request.headers());
-        let mut entry = AccessLogEntry::new(&request, &context, self.access_log.is_some());
+        let mut entry =
+            AccessLogEntry::new(&request, &context, self.responder.access_log.is_some());
         let pending = match self.reject_early(request.headers(), client) {
             Some(bad) => self.malformed(bad, &mut entry),
             None => self.process(request, context, connection, &mut entry).await,
         };
-        self.respond(pending, entry).await
+        self.responder.respond(pending, entry).await
     }
 
     /// Rejects a request by its headers alone, before its target is parsed.
@@ -174,12 +162,14 @@ impl Proxy {
         let permit = match action {
             Action::Forward(permit) => permit,
             Action::Respond(response, _) => {
-                let response = self.respond_locally(&head, &response, entry);
-                return PendingResponse { response, token };
+                return self.respond_locally(&head, &response, entry).with_token(token);
             }
             Action::ServePortal => {
                 let page = Box::pin(self.portal.serve(head, body)).await;
-                return self.without_token(page.map(ResponseBody::Local));
+                return PendingResponse::local(
+                    page.map(ResponseBody::Local),
+                    LocalHeaders::default(),
+                );
             }
         };
         if let Some(control) = SessionControl::for_request(self, &head, permit.route()) {
@@ -188,8 +178,7 @@ impl Proxy {
             return Box::pin(self.run_detached(exchange, control, entry)).await;
         }
         let incoming = IncomingBody { body, upgrade, connection };
-        let response = self.forward(head, incoming, &permit, entry).await;
-        PendingResponse { response, token }
+        self.forward(head, incoming, &permit, entry).await.with_token(token)
     }
 
     fn respond_locally(
@@ -197,92 +186,21 @@ impl Proxy {
         head: &InboundHead,
         response: &LocalResponse,
         entry: &mut AccessLogEntry,
-    ) -> Response<ResponseBody> {
+    ) -> PendingResponse {
         if let Some(detail) = response.detail(head) {
             entry.set_detail(detail);
         }
         if let LocalResponse::Overloaded(limit) = response {
             self.auth.shared().metrics.limit(*limit, Some(head.client));
         }
-        response.render(&self.portal, head)
+        PendingResponse::local(response.render(&self.portal, head), response.headers())
     }
 
     /// Responds to a request whose head was not accepted.
     fn malformed(&self, bad: BadRequest, entry: &mut AccessLogEntry) -> PendingResponse {
         entry.set_detail(bad.to_string());
         let requester = entry.requester(Intent::Fetch);
-        self.without_token(local_response::bad_request(&self.portal, &requester, bad))
-    }
-
-    fn without_token(&self, response: Response<ResponseBody>) -> PendingResponse {
-        PendingResponse { response, token: None }
-    }
-
-    /// Writes the cookie, the common headers, the log entry and the metrics of every response.
-    async fn respond(
-        &self,
-        pending: PendingResponse,
-        entry: AccessLogEntry,
-    ) -> Response<ResponseBody> {
-        let PendingResponse { mut response, token } = pending;
-        if let Some(token) = token
-            && self.is_token_current(&token, &response).await
-        {
-            self.set_session_cookie(&mut response, &token);
-        }
-        self.set_common_headers(&mut response, &entry);
-        let shared = self.auth.shared();
-        shared.metrics.request(entry.verdict(), response.status().as_u16());
-        if let Some(log) = &self.access_log {
-            entry.write(log, response.status());
-        }
-        response
-    }
-
-    /// Sets the headers that do not depend on the request's outcome.
-    fn set_common_headers(&self, response: &mut Response<ResponseBody>, entry: &AccessLogEntry) {
-        let own = match response.body() {
-            ResponseBody::Local(_) => true,
-            ResponseBody::Upstream(_) | ResponseBody::Tracked(..) => false,
-        };
-        if own {
-            let headers = response.headers_mut();
-            headers.insert(X_REQUEST_ID, entry.request_id().value().clone());
-            // Defaults to `no-store`.
-            headers
-                .entry(header::CACHE_CONTROL)
-                .or_insert(const { HeaderValue::from_static("no-store") });
-        }
-        if !self.proxy_status {
-            response.headers_mut().remove(local_response::PROXY_STATUS);
-        }
-        // HSTS ignores ports: on localhost it would break plain HTTP on every other port.
-        if let Some(hsts) = self.hsts.as_ref().filter(|_| !entry.is_local()) {
-            response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
-        }
-    }
-
-    /// Whether `token` is still the one to send. After a slow response a newer token may exist, and an
-    /// older cookie would overwrite it in the browser.
-    async fn is_token_current(&self, token: &NewToken, response: &Response<ResponseBody>) -> bool {
-        if response.status().is_informational()
-            && response.status() != StatusCode::SWITCHING_PROTOCOLS
-        {
-            return false;
-        }
-        let shared = self.auth.shared();
-        let elapsed = shared.clock.now().since(token.issued_at);
-        elapsed < shared.policy.grace().min(RECHECK_AFTER)
-            || self.auth.is_successor_current(token).await
-    }
-
-    fn set_session_cookie(&self, response: &mut Response<ResponseBody>, token: &NewToken) {
-        let Some(cookie) = self.auth.shared().cookies.set_session(&token.text) else { return };
-        response.headers_mut().append(header::SET_COOKIE, cookie);
-        // A cached copy would hand this user's token to another client.
-        response_headers::set_no_store(response.headers_mut());
+        let response = local_response::bad_request(&self.portal, &requester, bad);
+        PendingResponse::local(response, local_response::bad_request_headers(bad))
     }
 }
-
-/// A token older than this is checked against the store before it is sent.
-const RECHECK_AFTER: Duration = Duration::from_secs(5);

@@ -18,7 +18,7 @@ use tracing::warn;
 
 use crate::auth::Permit;
 use crate::connections::SessionSnapshot;
-use crate::message::{CookieLookup, InboundHead, Requester, cookies, response_headers};
+use crate::message::{CookieLookup, InboundHead, Requester, cookies};
 use crate::portal::Problem;
 use crate::route::{Route, SessionCommand, is_success};
 use crate::session::ClientContext;
@@ -28,13 +28,10 @@ use crate::store::Unavailable;
 use super::access_log::AccessLogEntry;
 use super::body::ResponseBody;
 use super::forward::{IncomingBody, Upgrade};
-use super::{ConnectionInfo, PendingResponse, Proxy};
+use super::respond::{LocalHeaders, PendingResponse};
+use super::{ConnectionInfo, Proxy};
 
 const CONTROL_HEADER: HeaderName = HeaderName::from_static("doorward-session");
-
-/// The command of an upstream response, kept as a response extension until it is applied.
-#[derive(Clone, Copy)]
-struct ControlHeader(SessionCommand);
 
 /// A permitted request with everything that its task needs.
 pub(super) struct PendingExchange {
@@ -87,7 +84,7 @@ impl SessionControl {
 
     /// The action that the response triggers. The most severe one wins.
     fn command(&self, response: &Response<ResponseBody>) -> Option<SessionCommand> {
-        let sent = response.extensions().get::<ControlHeader>().map(|sent| sent.0);
+        let sent = upstream_command(response.headers());
         let sent = sent.filter(|command| self.accepted.contains(command));
         if sent == Some(SessionCommand::EndAll) {
             return sent;
@@ -100,23 +97,11 @@ impl SessionControl {
     }
 }
 
-/// Removes the header from an upstream response and keeps a valid command as an extension.
-pub(super) fn strip_control_header<B>(response: &mut Response<B>) {
-    if !response.headers().contains_key(CONTROL_HEADER) {
-        return;
-    }
-    let command =
-        single_value(response.headers()).and_then(|command| SessionCommand::from_name(&command));
-    response.headers_mut().remove(CONTROL_HEADER);
-    if let Some(command) = command {
-        response.extensions_mut().insert(ControlHeader(command));
-    }
-}
-
-fn single_value(headers: &HeaderMap) -> Option<String> {
+/// The command of an upstream response. Local responses never have the header.
+fn upstream_command(headers: &HeaderMap) -> Option<SessionCommand> {
     let mut values = headers.get_all(CONTROL_HEADER).iter();
-    let value = values.next()?.to_str().ok()?.trim().to_owned();
-    values.next().is_none().then_some(value)
+    let value = values.next()?.to_str().ok()?.trim();
+    values.next().is_none().then(|| SessionCommand::from_name(value)).flatten()
 }
 
 impl Proxy {
@@ -140,9 +125,8 @@ impl Proxy {
             }
             Err(_) => {
                 let problem = Problem::Upstream(StatusCode::BAD_GATEWAY);
-                self.without_token(
-                    self.portal.problem(&requester, problem).map(ResponseBody::Local),
-                )
+                let page = self.portal.problem(&requester, problem);
+                PendingResponse::local(page.map(ResponseBody::Local), LocalHeaders::default())
             }
         }
     }
@@ -155,8 +139,8 @@ impl Proxy {
     ) -> PendingResponse {
         let PendingExchange { head, body, upgrade, connection, permit, token } = exchange;
         let incoming = IncomingBody { body, upgrade, connection: &connection };
-        let response = self.forward(head, incoming, &permit, entry).await;
-        self.apply_command(control, &permit, PendingResponse { response, token }).await
+        let pending = self.forward(head, incoming, &permit, entry).await.with_token(token);
+        self.apply_command(control, &permit, pending).await
     }
 
     /// Applies the session action of the response.
@@ -222,10 +206,7 @@ impl Proxy {
         let mut pending = self.or_unavailable(control, pending, result.clone());
         if result.is_ok() {
             pending.token = None;
-            response_headers::set_logout_headers(
-                pending.response.headers_mut(),
-                &self.auth.shared().cookies,
-            );
+            pending.session_ended = true;
         }
         pending
     }
@@ -244,7 +225,7 @@ impl Proxy {
             },
             Err(_) => {
                 let response = self.portal.unavailable(&control.requester).map(ResponseBody::Local);
-                PendingResponse { response, token: pending.token }
+                PendingResponse::local(response, LocalHeaders::default()).with_token(pending.token)
             }
         }
     }

@@ -28,9 +28,10 @@ use crate::upstream::{PendingTunnel, UpgradeResponse};
 use super::Proxy;
 use super::access_log::AccessLogEntry;
 use super::body::{RequestBody, ResponseBody, Tracking};
-use super::forward::{self, OutgoingRequest, Upgrade, closed, default_to_private, response_body};
+use super::forward::{self, OutgoingRequest, Upgrade, closed, response_body};
 use super::frames::FrameScanner;
 use super::local_response::ForwardError;
+use super::respond::PendingResponse;
 
 /// Size in bytes of the relay buffer of each direction.
 const BUFFER_SIZE: usize = 8 * 1024;
@@ -76,7 +77,7 @@ impl Proxy {
         client: Upgrade,
         permit: &Permit,
         entry: &mut AccessLogEntry,
-    ) -> Result<Response<ResponseBody>, ForwardError> {
+    ) -> Result<PendingResponse, ForwardError> {
         let route = permit.route();
         let request = outgoing.head.into_request(());
         let accept = request.headers().get(header::SEC_WEBSOCKET_KEY).and_then(accept_key);
@@ -89,14 +90,13 @@ impl Proxy {
             sent = self.upstreams.get(route)?.send_upgrade(outgoing.priority, &route.upstreams, request) => sent?,
         };
         entry.record_upstream_time();
-        let (mut response, upstream) = match switch {
+        let (response, upstream) = match switch {
             UpgradeResponse::Switched(response, upstream) => (response, upstream),
-            UpgradeResponse::Declined(mut response) => {
-                self.sanitize_response(&mut response);
-                default_to_private(&mut response, permit);
+            UpgradeResponse::Declined(response) => {
                 let deadline = forward::Deadlines::new(permit).connection_age;
-                return Ok(response
-                    .map(|body| response_body(body, route, tracked.map(Tracking::Now), deadline)));
+                let tracking = tracked.map(Tracking::Now);
+                let response = response.map(|body| response_body(body, route, tracking, deadline));
+                return Ok(PendingResponse::from_upstream(response, permit));
             }
         };
         if accept.is_none()
@@ -104,7 +104,6 @@ impl Proxy {
         {
             return Err(ForwardError::BadHandshake);
         }
-        self.sanitize_response(&mut response);
         let open = GaugeGuard::new(&shared.metrics.websocket_tunnels);
         let reporter = ActivityReporter::new(self, permit);
         let limits = TunnelLimits {
@@ -120,7 +119,7 @@ impl Proxy {
             let _open = open;
             relay(client.upgrade, upstream, limits, reporter).await;
         });
-        Ok(switching_protocols(response))
+        Ok(PendingResponse::upgrade(switching_protocols(response)))
     }
 }
 
@@ -407,11 +406,6 @@ fn switching_protocols<B>(from: Response<B>) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::Local(Full::default()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = parts.headers;
-    let headers = response.headers_mut();
-    // A 101 response has no content (RFC 9110 8.6).
-    headers.remove(header::CONTENT_LENGTH);
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     response
 }
 
@@ -427,14 +421,5 @@ mod tests {
     fn rfc_6455_1_3_accept_key_of_the_sample_nonce() {
         let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
         assert_eq!(accept_key(&key).expect("ASCII"), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-    }
-
-    #[test]
-    fn rfc_9110_8_6_a_101_response_has_no_content_length() {
-        let upstream =
-            Response::builder().status(101).header("Content-Length", "5").header("X-App", "1");
-        let response = switching_protocols(upstream.body(()).expect("a response"));
-        assert_eq!(response.headers().get(header::CONTENT_LENGTH), None);
-        assert_eq!(response.headers().get("x-app"), Some(&HeaderValue::from_static("1")));
     }
 }
