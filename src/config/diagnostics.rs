@@ -106,7 +106,7 @@ impl<'a> Diagnostics<'a> {
 
     /// Registers a known key.
     pub(super) fn register_key(&self, path: String, default: KeyDefault) {
-        let key = Key { path, default: default };
+        let key = Key { path, default };
         let mut keys = self.keys.borrow_mut();
         if !keys.contains(&key) {
             keys.push(key);

@@ -73,6 +73,7 @@ impl LoginMethods {
     }
 
     /// Returns the login with a password, if configured.
+    #[expect(clippy::unnecessary_find_map, reason = "login methods without a password will follow")]
     pub fn password(&self) -> Option<&Arc<PasswordLogin>> {
         self.0.iter().find_map(|method| match method {
             LoginMethod::Password(login) => Some(login),

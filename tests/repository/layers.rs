@@ -19,7 +19,7 @@ fn modules_reference_only_lower_layers() {
     let wrong: Vec<String> = references
         .iter()
         .filter(|found| !found.is_downward(&layers))
-        .map(Reference::to_string)
+        .map(Reference::describe)
         .collect();
     assert!(wrong.is_empty(), "references to the same or a higher layer:\n{}", wrong.join("\n"));
 }
@@ -80,7 +80,7 @@ impl Reference {
         self.from == "lib" || self.from == "main" || layers[&self.to] < layers[&self.from]
     }
 
-    fn to_string(&self) -> String {
+    fn describe(&self) -> String {
         let Reference { file, line, from, to } = self;
         format!("  {}:{line}: `{from}` uses `{to}`", file.display())
     }

@@ -62,13 +62,16 @@ struct RecordV4 {
     current_since: u64,
     seasoned: bool,
     previous: Option<([u8; 32], u64, u64)>,
-    offer: Option<(u8, [u8; 16], [u8; 32], u8, u64)>,
+    offer: Option<OfferV4>,
     credential: [u8; 8],
     flags: (bool, bool),
     contexts: (ContextV4, ContextV4),
-    seen: (Vec<(IpAddr, u64, bool)>, Vec<(String, Option<FingerprintV4>, bool)>),
+    seen: (Vec<NetworkV4>, Vec<ProgramV4>),
 }
 
+type OfferV4 = (u8, [u8; 16], [u8; 32], u8, u64);
+type NetworkV4 = (IpAddr, u64, bool);
+type ProgramV4 = (String, Option<FingerprintV4>, bool);
 type ContextV4 = (IpAddr, String, String, Option<FingerprintV4>);
 type FingerprintV4 = (u8, bool, u8, u8, [u8; 6], [u8; 6]);
 

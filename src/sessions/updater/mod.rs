@@ -85,7 +85,7 @@ impl SessionUpdater {
         let facts = SessionFacts {
             touched: *touched,
             user_cutoff: *user_cutoff,
-            global_cutoff: global_cutoff,
+            global_cutoff,
         };
         rotate_after_action(&DecisionInput {
             record,
