@@ -18,24 +18,28 @@ use crate::secret::sha256;
 use crate::server::listener::BindError;
 use crate::sessions::Sessions;
 
-use super::{Components, StartError, keys, memory};
+use super::components::Components;
+use super::snapshot::Snapshot;
+use super::{StartError, keys, memory};
 
 const TICK: Duration = Duration::from_secs(1);
 
 /// Runs until `stop` is cancelled. Sends the address of the admin port, or the start error, on `ready`.
 pub(super) async fn run(
     components: Arc<Components>,
+    snapshot: Arc<Snapshot>,
     stop: CancellationToken,
     ready: Sender<Result<Option<SocketAddr>, StartError>>,
 ) {
     let sessions = components.sessions();
-    let listening = listen(&components, &sessions).await;
+    let listening = listen(&snapshot, &sessions).await;
     let failed = listening.is_err();
     if ready.send(listening).is_err() || failed {
         return;
     }
     let mut maintenance = Maintenance {
         components: Arc::clone(&components),
+        snapshot: Arc::clone(&snapshot),
         sessions,
         keys_hash: [0; 32],
         pending_revocations: Vec::new(),
@@ -47,7 +51,7 @@ pub(super) async fn run(
     let revalidator = tokio::spawn(async move { sessions.revalidate_connections().await });
     let sessions = maintenance.sessions.clone();
     let follower = tokio::spawn(async move { sessions.follow_changes().await });
-    if let Some(limit) = memory::limit(components.limits.configured.memory) {
+    if let Some(limit) = memory::limit(snapshot.config.limits.memory) {
         let (overload, limiter) =
             (Arc::clone(&components.memory_load), Arc::clone(&components.limits.limiter));
         tokio::spawn(memory::MemoryMonitor { limit, overload, limiter }.run());
@@ -64,18 +68,18 @@ pub(super) async fn run(
     if let Err(error) = components.store.close().await {
         error!(event = "store.close-failed", %error, "the store did not close cleanly");
     }
-    remove_socket(&components);
+    remove_socket(&snapshot);
 }
 
 async fn listen(
-    components: &Components,
+    snapshot: &Snapshot,
     sessions: &Sessions,
 ) -> Result<Option<SocketAddr>, StartError> {
     let admin = Admin::new(sessions.clone());
-    if let Some(path) = &components.config.admin.socket {
+    if let Some(path) = &snapshot.config.admin.socket {
         tokio::spawn(admin.clone().serve_socket(admin::bind_socket(path).await?));
     }
-    let Some(address) = components.config.admin.listen else { return Ok(None) };
+    let Some(address) = snapshot.config.admin.listen else { return Ok(None) };
     let failed = |error| BindError { address, error };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
@@ -83,8 +87,8 @@ async fn listen(
     Ok(Some(bound))
 }
 
-fn remove_socket(components: &Components) {
-    if let Some(path) = &components.config.admin.socket {
+fn remove_socket(snapshot: &Snapshot) {
+    if let Some(path) = &snapshot.config.admin.socket {
         // A leftover socket is harmless: the next start replaces it.
         std::fs::remove_file(path).unwrap_or_default();
     }
@@ -93,6 +97,7 @@ fn remove_socket(components: &Components) {
 /// Periodic work. If a file cannot be read, the values loaded before stay in use.
 struct Maintenance {
     components: Arc<Components>,
+    snapshot: Arc<Snapshot>,
     sessions: Sessions,
     /// SHA-256 of the keys file as loaded last; zeros before the first load.
     keys_hash: [u8; 32],
@@ -170,7 +175,7 @@ impl Maintenance {
     }
 
     fn reload_keys(&mut self, errors: &mut Vec<String>) {
-        let path = &self.components.config.keys_file;
+        let path = &self.snapshot.config.keys_file;
         let Ok(text) = std::fs::read_to_string(path).map(Zeroizing::new) else {
             errors.push(format!(
                 "{}: the keys file is missing; restore it before the next start",

@@ -10,7 +10,7 @@ use crate::secret::SigningSecret;
 use crate::telemetry::Metrics;
 use crate::tls;
 
-use super::{StartError, read_secret};
+use super::{StartError, secrets};
 
 /// Starts the notifier thread; `None` without a receiver.
 pub(super) fn start(config: &Config, metrics: &Metrics) -> Result<Option<Notifier>, StartError> {
@@ -45,7 +45,7 @@ fn webhook(target: &config::Webhook) -> Result<Webhook, StartError> {
 }
 
 fn secret(path: &Path) -> Result<Arc<SigningSecret>, StartError> {
-    let secret = SigningSecret::parse(&read_secret(path)?);
+    let secret = SigningSecret::parse(&secrets::read_file(path)?);
     secret.map(Arc::new).map_err(|error| unusable(path, io::Error::other(error)))
 }
 

@@ -68,9 +68,9 @@ impl Case {
             headers.insert(name, value);
         }
         Case {
-            method: rng.choose(&METHODS),
+            method: rng.choose::<&str>(&METHODS),
             host: if rng.percent(90) { HOSTS[0] } else { HOSTS[1] },
-            path: rng.choose(&PATHS),
+            path: rng.choose::<&str>(&PATHS),
             headers: headers.into_iter().collect(),
             cookie: *rng.choose(&[
                 Cookie::None,

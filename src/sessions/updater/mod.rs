@@ -82,11 +82,7 @@ impl SessionUpdater {
     ) -> Rotation {
         let VerifiedSession { record, touched, user_cutoff, .. } = verified;
         let global_cutoff = self.store.shared.global_cutoff.get();
-        let facts = SessionFacts {
-            touched: *touched,
-            user_cutoff: *user_cutoff,
-            global_cutoff,
-        };
+        let facts = SessionFacts { touched: *touched, user_cutoff: *user_cutoff, global_cutoff };
         rotate_after_action(&DecisionInput {
             record,
             facts: &facts,

@@ -1,0 +1,155 @@
+//! Long-lived components: they keep their state when the configuration is reloaded.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::audit::AuditLog;
+use crate::clock::Clock;
+use crate::config::{Config, RedisLocation, StoreLocation};
+use crate::identity::{Directory, LoginMethod, LoginMethods, PasswordLogin, PasswordSettings};
+use crate::message::CookieNames;
+use crate::proxy::MemoryLoad;
+use crate::server::{ConnectionLimiter, ConnectionLimits, ServerLimits};
+use crate::sessions::{Sessions, Shared, SharedParts};
+use crate::store::{RedisSettings, Store};
+use crate::telemetry::{AccessLogWriter, Metrics};
+use crate::tls::{Certificates, HandshakeAcceptor};
+
+use super::geoip_files::GeoIpFiles;
+use super::snapshot::Snapshot;
+use super::{StartError, keys, notify, rlimit, secrets};
+
+/// Environment variables that hold the store passwords if no file is configured.
+const STORE_PASSWORD: &str = "DOORWARD_STORE_PASSWORD";
+const SENTINEL_PASSWORD: &str = "DOORWARD_SENTINEL_PASSWORD";
+
+/// The parts that all workers share.
+pub(super) struct Components {
+    pub(super) shared: Arc<Shared>,
+    pub(super) store: Store,
+    pub(super) certificates: Arc<Certificates>,
+    /// Shared, so that every worker resumes the TLS sessions of the others.
+    pub(super) acceptor: HandshakeAcceptor,
+    pub(super) login: Option<Arc<PasswordLogin>>,
+    pub(super) limits: Arc<ServerLimits>,
+    pub(super) memory_load: Arc<MemoryLoad>,
+    pub(super) access_log: Option<AccessLogWriter>,
+    geoip_files: Mutex<GeoIpFiles>,
+}
+
+impl Components {
+    /// Opens files and stores, and loads keys and certificates.
+    pub(super) fn build(
+        snapshot: &Snapshot,
+        clock: Clock,
+        access_log: Option<AccessLogWriter>,
+    ) -> Result<Components, StartError> {
+        let config = &snapshot.config;
+        let login = match &config.login.password {
+            Some(login) => Some(password_login(Arc::new(Directory::open(&login.users)?), &clock)?),
+            None => None,
+        };
+        let keys = keys::load_or_create(&config.keys_file)?;
+        let audit = match &config.audit.file {
+            Some(path) => Some(AuditLog::open(path.clone(), keys.audit().clone(), clock.clone())?),
+            None => None,
+        };
+        let metrics = Metrics::default();
+        let notifier = notify::start(config, &metrics)?;
+        let shared = Arc::new(Shared::new(SharedParts {
+            keys,
+            clock: clock.clone(),
+            policy: config.session.policy.clone(),
+            max_per_user: config.session.max_per_user,
+            cookies: CookieNames::new(config.session.domain.as_deref()),
+            login_methods: LoginMethods::new(
+                login.clone().map(LoginMethod::Password).into_iter().collect(),
+            ),
+            metrics,
+            connection_limits: config.long_lived.into(),
+            audit,
+            notifier,
+            risk: config.signals.settings.clone(),
+        }));
+        let mut geoip_files = GeoIpFiles::new(&config.signals);
+        shared.risk.geoip.store(Arc::new(geoip_files.reload_if_changed().unwrap_or_default()));
+        let certificates = Certificates::load(&config.certificates)?;
+        Ok(Components {
+            store: open_store(config, clock)?,
+            acceptor: HandshakeAcceptor::new(certificates.server_config()?),
+            certificates,
+            login,
+            limits: Arc::new(limits(snapshot)),
+            memory_load: Arc::default(),
+            access_log: access_log.filter(|_| config.log.requests),
+            geoip_files: Mutex::new(geoip_files),
+            shared,
+        })
+    }
+
+    /// Reloads the GeoIP databases that changed.
+    pub(super) fn reload_geoip(&self) {
+        let mut files = self.geoip_files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(geoip) = files.reload_if_changed() {
+            self.shared.risk.geoip.store(Arc::new(geoip));
+        }
+    }
+
+    /// Returns session services with a store handle for the calling runtime.
+    pub(super) fn sessions(&self) -> Sessions {
+        Sessions::new(self.store.for_worker(), Arc::clone(&self.shared))
+    }
+}
+
+fn password_login(users: Arc<Directory>, clock: &Clock) -> Result<Arc<PasswordLogin>, StartError> {
+    let login = PasswordLogin::new(users, PasswordSettings::default(), clock);
+    login.map(Arc::new).map_err(|error| StartError::Login(error.to_string()))
+}
+
+fn limits(snapshot: &Snapshot) -> ServerLimits {
+    let configured = snapshot.config.limits.clone();
+    let connection_limits = ConnectionLimits {
+        connections: rlimit::max_connections(configured.connections),
+        per_network: configured.connections_per_network,
+        rate: configured.connection_rate,
+    };
+    ServerLimits {
+        limiter: Arc::new(ConnectionLimiter::new(connection_limits)),
+        proxy_protocol: snapshot.config.server.proxy_protocol,
+        fingerprints: snapshot.fingerprints,
+        configured,
+    }
+}
+
+fn open_store(config: &Config, clock: Clock) -> Result<Store, StartError> {
+    match &config.store.location {
+        StoreLocation::Memory => Ok(Store::memory(clock)),
+        StoreLocation::Embedded(directory) => Ok(Store::embedded(directory, clock)?),
+        StoreLocation::Redis(location) => {
+            Ok(Store::redis(&redis_settings(location, config.store.response_timeout)?)?)
+        }
+    }
+}
+
+fn redis_settings(
+    location: &RedisLocation,
+    response_timeout: Duration,
+) -> Result<RedisSettings, StartError> {
+    let secret =
+        |file: &Option<PathBuf>, variable| secrets::read_file_or_variable(file.as_ref(), variable);
+    Ok(RedisSettings {
+        url: location.url.clone(),
+        ca: location.ca.clone(),
+        client_cert: location.client_cert.clone(),
+        client_key: location.client_key.clone(),
+        username: location.username.clone(),
+        password: secret(&location.password_file, STORE_PASSWORD)?,
+        sentinel_username: location.sentinel_username.clone(),
+        sentinel_password: secret(&location.sentinel_password_file, SENTINEL_PASSWORD)?,
+        wait_replicas: location.wait_replicas,
+        wait_timeout: location.wait_timeout,
+        response_timeout,
+        local_cache: location.local_cache,
+    })
+}
