@@ -18,7 +18,8 @@ use crate::tls::{Certificates, HandshakeAcceptor};
 
 use super::geoip_files::GeoIpFiles;
 use super::snapshot::Snapshot;
-use super::{StartError, keys, notify, rlimit, secrets};
+use super::start_error::StartError;
+use super::{keys, notify, rlimit, secrets};
 
 /// Environment variables that hold the store passwords if no file is configured.
 const STORE_PASSWORD: &str = "DOORWARD_STORE_PASSWORD";

@@ -20,7 +20,8 @@ use crate::sessions::Sessions;
 
 use super::components::Components;
 use super::snapshot::Snapshot;
-use super::{StartError, keys, memory};
+use super::start_error::StartError;
+use super::{keys, memory};
 
 const TICK: Duration = Duration::from_secs(1);
 

@@ -17,21 +17,20 @@ pub mod notify;
 mod rlimit;
 mod secrets;
 mod snapshot;
+mod start_error;
 mod worker;
 
 pub use geoip_files::read_geoip_databases;
 pub use keys::KeysError;
+pub use start_error::StartError;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::audit::AuditFileError;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::server::{self, Sockets};
@@ -41,32 +40,7 @@ use crate::telemetry::AccessLogWriter;
 
 use components::Components;
 use snapshot::Snapshot;
-use worker::{Worker, WorkerSockets};
-
-/// Start error. The text names the file or address, and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error(transparent)]
-    Keys(#[from] KeysError),
-    #[error(transparent)]
-    Tls(#[from] crate::tls::TlsError),
-    #[error(transparent)]
-    Users(#[from] crate::identity::UsersError),
-    #[error("the password login cannot be set up: {0}")]
-    Login(String),
-    #[error(transparent)]
-    Store(#[from] crate::store::OpenError),
-    #[error(transparent)]
-    Audit(#[from] AuditFileError),
-    #[error(transparent)]
-    Bind(#[from] server::listener::BindError),
-    #[error(transparent)]
-    Socket(#[from] crate::admin::SocketError),
-    #[error("{path}: {error}")]
-    File { path: PathBuf, error: std::io::Error },
-    #[error("a thread or runtime cannot be started: {0}")]
-    Runtime(#[from] std::io::Error),
-}
+use worker::{Worker, WorkerSockets, runtime};
 
 /// A running gateway. Dropping it stops it at once; [`Running::stop`] drains first.
 pub struct Running {
@@ -224,12 +198,4 @@ fn join(thread: JoinHandle<()>) {
     if thread.join().is_err() {
         warn!(event = "worker.panicked", "a thread panicked");
     }
-}
-
-/// Tasks that a worker polls before it polls its sockets. With tokio's default of 61 and thousands of ready
-/// tasks, a newly readable socket waits too long for its turn.
-const EVENT_INTERVAL: u32 = 8;
-
-fn runtime() -> Result<Runtime, std::io::Error> {
-    Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()
 }

@@ -10,7 +10,8 @@ use crate::secret::SigningSecret;
 use crate::telemetry::Metrics;
 use crate::tls;
 
-use super::{StartError, secrets};
+use super::secrets;
+use super::start_error::StartError;
 
 /// Starts the notifier thread; `None` without a receiver.
 pub(super) fn start(config: &Config, metrics: &Metrics) -> Result<Option<Notifier>, StartError> {

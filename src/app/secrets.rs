@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::StartError;
+use super::start_error::StartError;
 
 /// Reads a secret from its file, or else from an environment variable.
 pub(super) fn read_file_or_variable(

@@ -9,7 +9,7 @@ use crate::proxy::TrustedProxies;
 use crate::route::RouteTable;
 use crate::session::SignalsMode;
 
-use super::StartError;
+use super::start_error::StartError;
 
 /// An immutable set of values. A reload replaces all of them at once.
 pub(super) struct Snapshot {
