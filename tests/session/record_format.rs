@@ -137,7 +137,7 @@ fn sessions_of_format_4_authenticate_and_continue() {
 }
 
 #[test]
-fn a_password_session_is_written_for_gateways_that_know_only_format_4() {
+fn a_password_session_is_written_in_format_4() {
     let (keys, fixtures) = fixtures();
     for fixture in fixtures {
         let (key, stored) = (fixture.key(), fixture.sealed());
@@ -149,7 +149,7 @@ fn a_password_session_is_written_for_gateways_that_know_only_format_4() {
 }
 
 #[test]
-fn a_gateway_that_knows_only_format_4_cannot_open_format_5() {
+fn an_older_gateway_cannot_open_format_5() {
     let (keys, fixtures) = fixtures();
     for fixture in fixtures {
         let key = fixture.key();
