@@ -78,7 +78,7 @@ pub struct SessionRow {
     pub handle: String,
     pub created: UnixMillis,
     pub last_used: UnixMillis,
-    /// Description by [`super::user_agent`].
+    /// Description by [`UserAgent`](crate::risk::UserAgent).
     pub browser: String,
     /// Client network, such as `203.0.113.0/24`.
     pub network: String,

@@ -50,7 +50,7 @@ def line(x1, y1, x2, y2, kind="grid"):
 
 # False logins, by what asked for them.
 
-CAUSES = [("after-crash", "a", "crashed browser"), ("theft", "b", "false alarm of theft"),
+CAUSES = [("after-crash", "a", "browser crash"), ("theft", "b", "false theft verdict"),
           ("signals", "c", "signals")]
 LASTING = {"Workday": "12 h sessions", "Month": "30 d sessions"}
 
@@ -87,17 +87,17 @@ def honest(figures):
         y += 26
     goal = left + width / most
     body.insert(0, line(goal, 96, goal, y - 34, "limit"))
-    body.append(text(goal, y - 18, "goal: below 1", "middle", "quiet"))
+    body.append(text(goal, y - 18, "target: below 1", "middle", "quiet"))
     days = rows[0]["days"]
     left_out = sorted({row["policy"] for row in every} - {row["policy"] for row in rows})
-    note = f"In 1,000 user-days, by cause. {days:,} user-days a row. Far more, and not drawn: {', '.join(left_out)}."
-    return page("Logins that honest people are asked for without need", note, y + 4, body, " ".join(said))
+    note = f"Per 1,000 user-days, by cause. {days:,} user-days per row. Not drawn: {', '.join(left_out)}."
+    return page("False logins of honest users", note, y + 4, body, " ".join(said))
 
 
 # What the operator chooses between.
 
 KINDS = {("Abroad", "OtherBrowser"): ("abroad, another browser", "a"),
-         ("Country", "Disguised"): ("same country, a copied User-Agent", "c"),
+         ("Country", "Disguised"): ("same country, copied user agent", "c"),
          ("Country", "Same"): ("same country, same browser", "b")}
 
 
@@ -128,21 +128,21 @@ def threshold(figures):
         body.append(f'  <polyline class="{kind}" points="{points}"/>')
         said.append(f"{words}: " + ", ".join(f"{v}: {share[v]:.0%}" for v in at) + ".")
     body += [line(x(60), top - 10, x(60), low, "limit"), text(x(60), top - 16, "default: 60", "middle", "quiet")]
-    legend = [("d", "false logins in 1,000 days (left, logarithmic)")]
-    legend += [(kind, f"thieves stopped at once: {words} (right)") for words, kind in KINDS.values()]
+    legend = [("d", "false logins per 1,000 days (left, logarithmic)")]
+    legend += [(kind, f"attackers without access: {words} (right)") for words, kind in KINDS.values()]
     for number, (kind, words) in enumerate(legend):
         y = low + 52 + number * 22
         body += [f'  <rect class="{kind}" x="70" y="{y - 12}" width="14" height="14" rx="2"/>', text(92, y, words)]
     said.append("False logins: " + ", ".join(f"{v}: {false[v]:.2f}" for v in at) + ".")
-    note = "A fresh login is asked for from this score on (login_at)."
-    return page("What each threshold costs and stops", note, low + 146, body, " ".join(said))
+    note = "Score that requires a login (login_at)."
+    return page("Cost and effect of each threshold", note, low + 146, body, " ".join(said))
 
 
-# How long a thief lasts who sits in the victim's network with the same browser.
+# How long an attacker in the user's network with the same browser has access.
 
-MANNERS = {"FollowsRotation": "follows renewals", "KeepsToken": "ignores them",
-           "InStepWithOwner": "in step with the owner"}
-MOMENTS = {"Immediately": "at once", "HoursLater": "hours later", "DaysLater": "days later", "WhileVictimSleeps": "owner asleep"}
+MANNERS = {"FollowsRotation": "follows rotations", "KeepsToken": "ignores rotations",
+           "InStepWithOwner": "follows the owner"}
+MOMENTS = {"Immediately": "immediately", "HoursLater": "hours later", "DaysLater": "days later", "WhileVictimSleeps": "owner asleep"}
 TIMES = [(1, "1 s"), (60, "1 min"), (600, "10 min"), (3600, "1 h"), (12 * 3600, "12 h")]
 
 
@@ -159,23 +159,23 @@ def lasting(figures):
             row = next((r for r in rows if (r["manner"], r["moment"]) == (manner, moment)), None)
             if row is None or row["seconds"][0] is None:
                 continue
-            middle, worst = row["seconds"]
+            middle, maximum = row["seconds"]
             if worst == 0:
-                body += [text(left - 12, y + 14, when, "end"), text(left + 8, y + 14, "refused at once", kind="quiet")]
-                said.append(f"{words}, {when}: refused at once.")
+                body += [text(left - 12, y + 14, when, "end"), text(left + 8, y + 14, "refused", kind="quiet")]
+                said.append(f"{words}, {when}: refused.")
                 y += 23
                 continue
             body += [text(left - 12, y + 14, when, "end"),
                      f'  <rect class="d" x="{left}" y="{y + 1}" width="{x(worst) - left:.1f}" height="16" rx="2"/>',
                      f'  <rect class="a" x="{left}" y="{y + 1}" width="{x(middle) - left:.1f}" height="16" rx="2"/>']
-            said.append(f"{words}, {when}: median {middle} s, worst {worst} s.")
+            said.append(f"{words}, {when}: median {middle} s, maximum {worst} s.")
             y += 23
         y += 22
     for seconds, words in TIMES:
         body.insert(0, line(x(seconds), top, x(seconds), y - 18))
         body.append(text(x(seconds), y, words, "middle", "quiet"))
-    note = "From his first request to the refusal; blue is the median, grey the worst. Signals off, logarithmic."
-    title = "How long a thief lasts in the victim's network with the same browser"
+    note = "From the first request to the refusal. Blue: median. Gray: maximum. Signals off, logarithmic."
+    title = "Access of an attacker in the user's network with the same browser"
     return page(title, note, y + 18, body, " ".join(said))
 
 
