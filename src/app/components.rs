@@ -1,8 +1,10 @@
 //! Long-lived components: they keep their state when the configuration is reloaded.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::audit::AuditLog;
 use crate::clock::Clock;
@@ -91,7 +93,7 @@ impl Components {
 
     /// Reloads the GeoIP databases that changed.
     pub(super) fn reload_geoip(&self) {
-        let mut files = self.geoip_files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = self.geoip_files.lock();
         if let Some(geoip) = files.reload_if_changed() {
             self.shared.risk.geoip.store(Arc::new(geoip));
         }

@@ -22,12 +22,13 @@ mod rate_limit;
 mod writer;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use aws_lc_rs::hmac;
+use parking_lot::Mutex;
 
 pub use chain::{
     AuditFinding, FileReport, FileStart, Head, Verifier, VerifyOptions, file_start, verify,
@@ -69,7 +70,7 @@ impl AuditLog {
 
     /// Queues an event. Never blocks.
     pub fn record(&self, event: SessionEvent, about: &EventContext<'_>, at: UnixMillis) {
-        let mut rate_limit = self.rate_limit.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rate_limit = self.rate_limit.lock();
         if !rate_limit.allows(event, about.session) {
             return;
         }
@@ -84,7 +85,7 @@ impl AuditLog {
 
     /// Writes the queued events and closes the file. Later events are lost.
     pub fn close(&self) {
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self.thread.lock().take();
         let Some(thread) = thread else { return };
         // It fails only if the thread has already ended.
         if self.queue.send(WriterCommand::Close).is_ok() && thread.join().is_err() {

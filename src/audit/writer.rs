@@ -5,13 +5,14 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
 use data_encoding::HEXLOWER;
+use parking_lot::Mutex;
 use tracing::{error, info};
 
 use crate::clock::{Clock, UnixMillis};
@@ -257,8 +258,7 @@ impl AuditWriter {
         if now < self.next_count {
             return;
         }
-        let counted =
-            self.rate_limit.lock().unwrap_or_else(PoisonError::into_inner).take_suppressed();
+        let counted = self.rate_limit.lock().take_suppressed();
         for (action, count) in counted {
             self.next_count = now + SUPPRESSED_INTERVAL;
             self.pending.push(EcsEvent::process_info(SUPPRESSED, action, Some(count), at));
@@ -336,7 +336,7 @@ mod tests {
         let report = |writer: &mut AuditWriter, after: u64| {
             let now = start + Duration::from_secs(after);
             for _ in 0..20 {
-                rate_limit.lock().expect("a rate_limit").allows(SessionEvent::TokenInvalid, None);
+                rate_limit.lock().allows(SessionEvent::TokenInvalid, None);
             }
             writer.push_suppressed(now, UnixMillis(0));
             std::mem::take(&mut writer.pending).len()

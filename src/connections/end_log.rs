@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::clock::UnixMillis;
 use crate::session::{RevocationCutoff, SessionKey, UserTag};
@@ -41,7 +42,7 @@ impl EndLog {
     }
 
     pub(super) fn record(&self, end: EndEvent) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock();
         if last.len() == CAPACITY {
             last.pop_front();
         }
@@ -54,7 +55,7 @@ impl EndLog {
         if self.end_seq() == snapshot.end_seq {
             return Missed::None;
         }
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.last.lock();
         let new = self.end_seq().0.saturating_sub(snapshot.end_seq.0);
         let new = usize::try_from(new).unwrap_or(usize::MAX);
         let created = snapshot.record.created;

@@ -1,11 +1,12 @@
 //! Registry of tracked connections.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::clock::UnixMillis;
@@ -130,7 +131,7 @@ impl ConnectionRegistry {
         let end = EndEvent::Cutoff(tag, line);
         self.inner.end_log.record(end);
         for shard in &self.inner.shards {
-            for (key, entry) in shard.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            for (key, entry) in shard.lock().iter() {
                 if end.affects(key, entry.record.created) {
                     self.close_all(entry, CloseReason::SessionEnded);
                 }
@@ -147,7 +148,7 @@ impl ConnectionRegistry {
     /// Marks all matching sessions as stale.
     pub(crate) fn mark_stale_matching(&self, matches: impl Fn(&SessionKey) -> bool) {
         for shard in &self.inner.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut shard = shard.lock();
             let meant = shard.iter_mut().filter(|(key, _)| matches(key));
             let new = meant.filter_map(|(key, entry)| entry.mark_stale().then_some(*key));
             self.queue_checks(new.collect::<Vec<_>>());
@@ -157,7 +158,7 @@ impl ConnectionRegistry {
     /// Queues checks. A session that becomes stale again during its check is found by
     /// [`ConnectionRegistry::due_for_check`].
     fn queue_checks(&self, keys: impl IntoIterator<Item = SessionKey>) {
-        let mut stale = self.stale_queue();
+        let mut stale = self.inner.stale.lock();
         stale.extend(keys);
         if !stale.is_empty() {
             self.inner.check_needed.notify_one();
@@ -172,7 +173,7 @@ impl ConnectionRegistry {
     /// Returns the next stale session that was not confirmed since, oldest first.
     pub(crate) fn next_stale(&self) -> Option<SessionKey> {
         loop {
-            let key = self.stale_queue().pop_front()?;
+            let key = self.inner.stale.lock().pop_front()?;
             if self.shard(&key).get(&key).is_some_and(|entry| entry.stale_since.is_some()) {
                 return Some(key);
             }
@@ -189,7 +190,7 @@ impl ConnectionRegistry {
     pub(crate) fn due_for_check(&self, now: UnixMillis, before: Instant) -> Vec<SessionKey> {
         let (mut due, clock) = (Vec::new(), Instant::now());
         for shard in &self.inner.shards {
-            for (key, entry) in shard.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            for (key, entry) in shard.lock().iter() {
                 let deadlines = entry.deadlines(key.id, &self.inner.policy);
                 self.close_expired(entry, &deadlines, now, clock);
                 if entry.stale_since.is_some()
@@ -296,14 +297,10 @@ impl ConnectionRegistry {
         self.inner.metrics.tracked_connections.dec();
     }
 
-    fn stale_queue(&self) -> MutexGuard<'_, VecDeque<SessionKey>> {
-        self.inner.stale.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn shard(&self, key: &SessionKey) -> MutexGuard<'_, HashMap<SessionKey, TrackedSession>> {
         // Session IDs are random, so the first byte spreads evenly.
         let at = usize::from(key.id.0[0]) % SHARDS;
-        self.inner.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.shards[at].lock()
     }
 }
 

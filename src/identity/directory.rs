@@ -7,9 +7,10 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use std::hash::{BuildHasher, RandomState};
 
 use crate::secret::sha256;
@@ -124,7 +125,7 @@ impl Directory {
         let now = FileState::from_read(&read);
         // Held until the swap: otherwise a concurrent call could replace a newer snapshot with an
         // older one.
-        let mut file_state = self.file_state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file_state = self.file_state.lock();
         if *file_state == now {
             return Ok(Vec::new());
         }

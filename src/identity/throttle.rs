@@ -18,11 +18,11 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use governor::clock::Clock as _;
 use governor::nanos::Nanos;
+use parking_lot::Mutex;
 
 use crate::clock::Clock;
 pub use crate::rate_limit::Rate;
@@ -112,22 +112,22 @@ impl Throttle {
 
     /// Records a failed attempt.
     pub fn record_failure(&self, key: AttemptKey) {
-        let mut names = lock(&self.names);
+        let mut names = self.names.lock();
         let streak = names.entry(key.name).or_default();
         streak.failures = streak.failures.saturating_add(1);
     }
 
     /// Records a successful attempt: clears the name's failures and trusts its network.
     pub fn record_success(&self, key: AttemptKey) {
-        lock(&self.names).remove(&key.name);
-        lock(&self.trusted_pairs).insert(key.pair, self.clock.now());
+        self.names.lock().remove(&key.name);
+        self.trusted_pairs.lock().insert(key.pair, self.clock.now());
     }
 
     fn check_pause(&self, key: AttemptKey) -> Result<(), Duration> {
-        if lock(&self.trusted_pairs).contains_key(&key.pair) {
+        if self.trusted_pairs.lock().contains_key(&key.pair) {
             return Ok(());
         }
-        let mut names = lock(&self.names);
+        let mut names = self.names.lock();
         let Some(streak) = names.get_mut(&key.name) else {
             return Ok(());
         };
@@ -157,10 +157,6 @@ impl std::fmt::Debug for Throttle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Throttle({:?})", self.limits)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -261,9 +261,8 @@ impl ChannelState {
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
     use std::io::{self, Write};
-    use std::sync::Mutex;
-
     use tokio::sync::mpsc;
 
     use super::*;
@@ -277,7 +276,7 @@ mod tests {
 
     impl Write for CapturedLog {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("no panic").write(bytes)
+            self.0.lock().write(bytes)
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -295,7 +294,7 @@ mod tests {
 
         /// Returns the event and the count of each entry, in order.
         fn entries(&self) -> Vec<(String, u64)> {
-            let text = self.0.lock().expect("no panic").clone();
+            let text = self.0.lock().clone();
             let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
             let entries = lines.map(|line| {
                 let line: serde_json::Value = serde_json::from_slice(line).expect("JSON");

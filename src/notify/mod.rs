@@ -19,10 +19,11 @@ mod filter;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use parking_lot::Mutex;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{self, Sender};
 use tokio::sync::oneshot;
@@ -92,7 +93,7 @@ impl Notifier {
 
     /// Waits a few seconds for pending deliveries, or until `force_shutdown`. Later events are lost.
     pub fn close(&self, force_shutdown: &CancellationToken) {
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self.thread.lock().take();
         let Some(Thread { handle, closing }) = thread else { return };
         // It fails only if the thread has already ended.
         closing.send(force_shutdown.clone()).unwrap_or_default();

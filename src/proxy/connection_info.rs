@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
 
 use crate::message::SanitizedHead;
 use crate::session::TlsFingerprint;
@@ -40,7 +42,7 @@ impl ConnectionInfo {
 
     /// Forwarded headers of a request, reused while client and host stay the same.
     pub(super) fn forwarded_headers(&self, head: &SanitizedHead) -> Arc<ForwardedHeaders> {
-        let mut last = self.forwarded_headers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.forwarded_headers.lock();
         if let Some(same) =
             last.as_ref().filter(|headers| headers.matches(head.client(), head.host()))
         {

@@ -12,8 +12,9 @@
 //! Only timeouts and failed connections count as failures. An error reply is a response.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::secret::random_bytes;
 
@@ -63,7 +64,7 @@ impl CircuitBreaker {
         if !self.is_open.load(Ordering::Acquire) {
             return Ok(BreakerPermit { breaker: self, is_probe: false, is_reported: false });
         }
-        let mut period = self.period();
+        let mut period = self.period.lock();
         let is_over = period.until.is_none_or(|until| until <= now);
         if !is_over || period.is_probing {
             return Err(CircuitOpen { cause: period.cause.clone() });
@@ -94,7 +95,7 @@ impl CircuitBreaker {
     }
 
     fn open(&self, cause: String, now: Instant) {
-        let mut period = self.period();
+        let mut period = self.period.lock();
         // Late failures of the same outage do not extend it.
         if period.until.is_some_and(|until| until > now) && !period.is_probing {
             return;
@@ -109,14 +110,10 @@ impl CircuitBreaker {
     }
 
     fn close(&self) {
-        let mut period = self.period();
+        let mut period = self.period.lock();
         *period = OpenPeriod::default();
         self.failures.store(0, Ordering::Release);
         self.is_open.store(false, Ordering::Release);
-    }
-
-    fn period(&self) -> MutexGuard<'_, OpenPeriod> {
-        self.period.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -154,7 +151,7 @@ impl Drop for BreakerPermit<'_> {
     fn drop(&mut self) {
         if self.is_probe && !self.is_reported {
             // The request was cancelled, so the next one probes.
-            self.breaker.period().is_probing = false;
+            self.breaker.period.lock().is_probing = false;
         }
     }
 }

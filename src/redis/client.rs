@@ -8,11 +8,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ::redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, from_redis_value};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::breaker::CircuitOpen;
@@ -431,7 +432,7 @@ impl RedisClient {
 
     /// Returns the worker's connections to a node.
     fn pool(&self, map: &TopologyMap, node: &Arc<RedisNode>) -> Arc<NodePool> {
-        let mut pools = self.connections.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pools = self.connections.pools.lock();
         if pools.version < map.version {
             pools.version = map.version;
             let stays =

@@ -3,14 +3,15 @@
 //! All workers share a [`RedisNode`] with its circuit breaker. A [`NodeConnection`] belongs to one
 //! worker. It connects at the first command and after a failure, with one attempt at a time.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use ::redis::{
     Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, cmd, pipe,
 };
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::breaker::{CircuitBreaker, CircuitOpen};
@@ -160,7 +161,7 @@ impl NodeConnection {
     /// Joins the attempt in progress or starts one. It is a task of its own with its own deadline:
     /// callers may be cancelled before the failure is certain, and the breaker must count it.
     fn join_connect(&self, connector: &Arc<Connector>) -> PendingConnect {
-        let mut current = lock(&self.pending);
+        let mut current = self.pending.lock();
         if let Some(pending) = current.as_ref().filter(|pending| pending.is_under_way()) {
             pending.waiters.fetch_add(1, Ordering::AcqRel);
             return pending.clone();
@@ -181,14 +182,14 @@ impl NodeConnection {
     /// Returns the connection unless the breaker opened after its creation. Its peer may be gone
     /// without a notice.
     fn current(&self) -> Option<(RedisConnection, u64)> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let connection = state.connection.as_ref()?;
         (state.open_count == self.node.breaker.open_count()).then(|| (connection.clone(), state.id))
     }
 
     /// Keeps or drops the connection, unless it was already replaced.
     fn update_state(&self, id: u64, reply: &RedisResult<NodeReply>) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.id != id {
             return;
         }
@@ -230,7 +231,7 @@ impl ConnectTask {
     ) {
         let result = self.connect().await;
         // From here on, callers find the connection or start a new attempt.
-        *lock(&self.pending) = None;
+        *self.pending.lock() = None;
         if let Err(error) = &result
             && error.is_io_error()
         {
@@ -247,7 +248,7 @@ impl ConnectTask {
         if self.node.verifies_role {
             verify_master(&mut connection).await?;
         }
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let id = state.id.wrapping_add(1);
         *state = ConnectionState {
             connection: Some(connection.clone()),
@@ -257,10 +258,6 @@ impl ConnectTask {
         };
         Ok((connection, id))
     }
-}
-
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// # Errors

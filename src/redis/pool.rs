@@ -5,9 +5,10 @@
 //! replica timeout is sent without a wait. With missing replicas, a burst of logins thus costs each
 //! login that timeout once, and the queue does not look like an unresponsive node.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
@@ -60,7 +61,7 @@ impl NodePool {
         let left = deadline.saturating_duration_since(Instant::now()).max(MIN_REPLICA_WAIT);
         let wait = Some(ReplicaWait { timeout: left, ..wait });
         let reply = pooled.connection.send(connector, NodeRequest { wait, ..sent }).await;
-        self.idle().push(pooled.connection);
+        self.idle.lock().push(pooled.connection);
         reply
     }
 
@@ -71,17 +72,13 @@ impl NodePool {
         wait: ReplicaWait,
     ) -> Result<WaitingConnection<'_>, tokio::sync::AcquireError> {
         let permit = self.permits.acquire().await?;
-        let idle = self.idle().pop();
+        let idle = self.idle.lock().pop();
         let connection = idle.unwrap_or_else(|| {
             let mut timeouts = self.timeouts;
             timeouts.response = timeouts.response.saturating_add(wait.timeout);
             NodeConnection::new(Arc::clone(self.node()), timeouts)
         });
         Ok(WaitingConnection { connection, _permit: permit })
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<NodeConnection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

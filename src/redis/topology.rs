@@ -11,10 +11,11 @@
 //! goes to it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::connector::Connector;
@@ -191,7 +192,7 @@ impl Topology {
 
     /// Publishes new primaries before a command can use them.
     fn replace(&self, mut map: TopologyMap) {
-        let mut nodes = self.nodes();
+        let mut nodes = self.nodes.lock();
         let before = self.map.load();
         if before.is_equivalent(&map) {
             return;
@@ -211,7 +212,7 @@ impl Topology {
 
     fn node(&self, connector: &Connector, at: &HostPort) -> Arc<RedisNode> {
         let address = at.to_string();
-        let mut nodes = self.nodes();
+        let mut nodes = self.nodes.lock();
         if let Some(node) = nodes.get(&address) {
             return Arc::clone(node);
         }
@@ -219,10 +220,6 @@ impl Topology {
             RedisNode::new(address.clone(), connector.target(at), self.servers.is_sentinel());
         nodes.insert(address, Arc::clone(&node));
         node
-    }
-
-    fn nodes(&self) -> MutexGuard<'_, HashMap<String, Arc<RedisNode>>> {
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

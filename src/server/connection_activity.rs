@@ -4,9 +4,9 @@
 //! then checks.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -95,7 +95,7 @@ impl ConnectionActivity {
 
     /// Records a request that the client reset before its response.
     pub(super) fn reset_by_client(&self) {
-        let mut resets = self.resets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut resets = self.resets.lock();
         if !resets.try_acquire(RESET_RATE, Instant::now()) {
             self.reset_flood.store(true, Ordering::Relaxed);
             self.wake.notify_one();

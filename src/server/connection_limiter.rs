@@ -11,9 +11,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::proxy::{Evictable, TunnelPermit};
 use crate::session::context::subscriber_network;
@@ -91,7 +93,7 @@ impl ConnectionLimiter {
         activity: &Arc<ConnectionActivity>,
     ) -> Result<ConnectionPermit, Limit> {
         let network = counted.then(|| subscriber_network(peer));
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if let Some(network) = network {
             state.check_network(network, self.limits, Instant::now())?;
         }
@@ -109,13 +111,9 @@ impl ConnectionLimiter {
 
     /// Evicts the oldest tenth of the unauthenticated connections, to free memory. Returns their number.
     pub fn evict_tenth(&self) -> usize {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let tenth = state.candidates.len().div_ceil(10);
         (0..tenth).filter(|_| state.evict_one()).count()
-    }
-
-    fn state(&self) -> MutexGuard<'_, LimiterState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -129,7 +127,7 @@ impl ConnectionPermit {
     /// Exempts the connection from eviction, because a request had a valid session.
     pub(super) fn protect(&self) {
         if !self.protected.load(Ordering::Relaxed) {
-            let left = self.limiter.state().candidates.remove(&self.id);
+            let left = self.limiter.state.lock().candidates.remove(&self.id);
             // An eviction that already happened is not undone.
             self.protected.store(left.is_some(), Ordering::Relaxed);
         }
@@ -170,7 +168,7 @@ impl Drop for UpgradePermit {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut state = self.limiter.state();
+        let mut state = self.limiter.state.lock();
         if state.candidates.remove(&self.id).is_some() || self.protected.load(Ordering::Relaxed) {
             state.release(self.network);
         }
@@ -320,7 +318,7 @@ mod tests {
             assert!(second.activity.is_evicted());
             second.permit.protect();
             drop((first, second, third));
-            let state = limiter.state();
+            let state = limiter.state.lock();
             assert_eq!((state.count, state.candidates.len()), (0, 0));
             assert!(state.networks.values().all(|network| network.open == 0));
         }
@@ -342,6 +340,6 @@ mod tests {
             let address = IpAddr::from(id.to_be_bytes());
             drop(connect(&limiter, address));
         }
-        assert!(limiter.state().networks.len() <= MAX_IDLE_NETWORKS + 1);
+        assert!(limiter.state.lock().networks.len() <= MAX_IDLE_NETWORKS + 1);
     }
 }

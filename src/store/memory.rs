@@ -5,9 +5,9 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::entry::{
     HistoryEntry, MAX_SESSIONS_PER_USER, SessionEntry, UserState, too_many_sessions,
@@ -285,7 +285,7 @@ impl Tables {
 
     /// Returns the greatest `created` of all sessions of all users.
     pub(super) fn latest_created(&self) -> UnixMillis {
-        let shards = self.shards.iter().map(lock);
+        let shards = self.shards.iter().map(Mutex::lock);
         let latest = |shard: MutexGuard<'_, Shard>| {
             shard.values().map(|user| user.state.latest_created).max()
         };
@@ -320,7 +320,7 @@ impl Tables {
     pub(super) fn list_all(&self, limit: usize) -> Vec<SessionListing> {
         let mut out = Vec::new();
         for shard in &self.shards {
-            let tags: Vec<UserTag> = lock(shard).keys().copied().collect();
+            let tags: Vec<UserTag> = shard.lock().keys().copied().collect();
             for tag in tags {
                 let room = limit.saturating_sub(out.len());
                 if room == 0 {
@@ -334,7 +334,7 @@ impl Tables {
 
     pub(super) fn find_session(&self, is_it: impl Fn(&SessionId) -> bool) -> Option<SessionKey> {
         self.shards.iter().find_map(|shard| {
-            let shard = lock(shard);
+            let shard = shard.lock();
             shard.iter().find_map(|(tag, user)| {
                 let id = user.sessions.keys().copied().find(|id| is_it(id))?;
                 Some(SessionKey { tag: *tag, id })
@@ -369,7 +369,7 @@ impl Tables {
     /// Returns the expired entries of the next shard. One shard per call keeps each lock short.
     pub(super) fn find_expired(&self, now: UnixMillis) -> Vec<Expired> {
         let turn = self.next_sweep.fetch_add(1, Ordering::Relaxed) % SHARDS;
-        let Some(shard) = self.shards.get(turn).map(lock) else {
+        let Some(shard) = self.shards.get(turn).map(Mutex::lock) else {
             return Vec::new();
         };
         let mut out = Vec::new();
@@ -419,7 +419,7 @@ impl Tables {
     }
 
     fn shard(&self, tag: UserTag) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[usize::from(tag.0[0]) % SHARDS])
+        self.shards[usize::from(tag.0[0]) % SHARDS].lock()
     }
 }
 
@@ -435,11 +435,6 @@ pub(super) enum Expired {
 pub(super) fn sort_newest_first(dated: &mut Vec<(UnixMillis, SessionListing)>) {
     dated.sort_by_key(|(created, listed)| (std::cmp::Reverse(*created), listed.key.id));
     dated.truncate(MAX_LISTED);
-}
-
-/// A panic cannot leave a map half changed: every change is one insert or one remove.
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -498,7 +493,7 @@ mod tests {
         sweep_all(&store);
         assert_eq!(store.tables.stored_history(TAG), None);
         sweep_all(&store);
-        assert!(lock(&store.tables.shards[3]).is_empty());
+        assert!(store.tables.shards[3].lock().is_empty());
     }
 
     #[test]
@@ -528,7 +523,7 @@ mod tests {
         assert_eq!(store.tables.user_state(TAG).cutoff.at, UnixMillis(1_000));
         clock.advance(Duration::from_secs(1));
         sweep_all(&store);
-        assert!(lock(&store.tables.shards[3]).is_empty());
+        assert!(store.tables.shards[3].lock().is_empty());
     }
 
     #[test]

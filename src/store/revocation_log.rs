@@ -10,8 +10,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::types::{Loaded, Slot};
 use crate::clock::UnixMillis;
@@ -49,7 +50,7 @@ struct LogState {
 impl RevocationLog {
     /// Records a revocation that the store acknowledged.
     pub(super) fn record(&self, revocation: Revocation, now: Instant) {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         match revocation {
             Revocation::Session { key, reason, at, retain_until } => {
                 inner.sessions.record(key, (reason, at, retain_until), now);
@@ -72,7 +73,7 @@ impl RevocationLog {
         if self.is_empty() {
             return loaded;
         }
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let user_cutoff = inner.user_cutoff(&key.tag, loaded.user_cutoff);
         let slot = match (loaded.slot, inner.sessions.get(key)) {
             (Slot::Live { .. }, Some((reason, at, _))) => Slot::Ended { reason: *reason, at: *at },
@@ -83,7 +84,7 @@ impl RevocationLog {
 
     /// Returns the later of the store's cutoff and the recorded one.
     pub(super) fn user_cutoff(&self, tag: &UserTag, cutoff: RevocationCutoff) -> RevocationCutoff {
-        if self.is_empty() { cutoff } else { self.lock().user_cutoff(tag, cutoff) }
+        if self.is_empty() { cutoff } else { self.inner.lock().user_cutoff(tag, cutoff) }
     }
 
     /// Returns the later of the store's global cutoff and the recorded one.
@@ -91,12 +92,12 @@ impl RevocationLog {
         if self.is_empty() {
             return cutoff;
         }
-        self.lock().global_cutoff.get(&()).map_or(cutoff, |recorded| cutoff.max(*recorded))
+        self.inner.lock().global_cutoff.get(&()).map_or(cutoff, |recorded| cutoff.max(*recorded))
     }
 
     /// Returns all recorded revocations.
     pub(super) fn entries(&self) -> Vec<Revocation> {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let sessions = inner.sessions.iter().map(|(key, (reason, at, retain_until))| {
             Revocation::Session { key: *key, reason: *reason, at: *at, retain_until: *retain_until }
         });
@@ -113,7 +114,7 @@ impl RevocationLog {
 
     /// Reports whether exactly this revocation is recorded.
     pub(super) fn contains(&self, revocation: &Revocation) -> bool {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         match revocation {
             Revocation::Session { key, .. } => inner.sessions.get(key).is_some(),
             Revocation::UserCutoff { tag, cutoff } => inner.users.get(tag) == Some(cutoff),
@@ -124,7 +125,7 @@ impl RevocationLog {
     /// Removes entries older than [`RETENTION`]. Call it about once a second.
     pub(super) fn sweep(&self, now: Instant) {
         if !self.is_empty() {
-            let mut inner = self.lock();
+            let mut inner = self.inner.lock();
             inner.sessions.sweep(now);
             inner.users.sweep(now);
             inner.global_cutoff.sweep(now);
@@ -134,10 +135,6 @@ impl RevocationLog {
 
     fn is_empty(&self) -> bool {
         self.count.load(Ordering::Acquire) == 0
-    }
-
-    fn lock(&self) -> MutexGuard<'_, LogState> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

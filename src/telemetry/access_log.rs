@@ -5,9 +5,9 @@
 
 use std::io::Write;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use tracing_appender::non_blocking::NonBlocking;
 
@@ -73,7 +73,7 @@ impl AccessLog {
 
     /// Buffers an entry.
     pub fn write(&self, fields: &AccessLogFields<'_>) {
-        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buffer = self.buffer.lock();
         match self.writer.format {
             LogFormat::Json => json(&mut buffer, fields),
             LogFormat::Text => text(&mut buffer, fields),
@@ -85,7 +85,7 @@ impl AccessLog {
 
     /// Writes the buffered entries.
     pub fn flush(&self) {
-        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buffer = self.buffer.lock();
         if !buffer.is_empty() {
             self.write_out(&mut buffer);
         }

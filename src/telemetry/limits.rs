@@ -2,9 +2,9 @@
 //! would let a flood fill the log.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tracing::warn;
 
 use super::log_throttle::LogThrottle;
@@ -98,7 +98,7 @@ pub(super) struct LimitLog {
 impl LimitLog {
     /// Records a rejection. The first one of a burst is logged at once.
     pub(super) fn record(&self, limit: Limit, client: Option<IpAddr>) {
-        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut limits = self.limits.lock();
         let index = Limit::ALL.iter().position(|other| *other == limit);
         if let Some(throttle) = index.and_then(|index| limits.get_mut(index)) {
             throttle.record(1);
@@ -108,7 +108,7 @@ impl LimitLog {
 
     /// Logs unreported rejections whose interval is over.
     pub(super) fn flush(&self) {
-        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut limits = self.limits.lock();
         let now = Instant::now();
         for (limit, throttle) in Limit::ALL.iter().zip(limits.iter_mut()) {
             log(*limit, throttle.due(now), None);

@@ -12,12 +12,13 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hyper::client::conn::http2;
 use hyper::rt::Executor;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -84,21 +85,16 @@ impl<B: RequestBody> Http2Connection<B> {
         let connection = Arc::new(Mutex::new(connection));
         let weak = Arc::downgrade(&connection);
         let stream_limit: StreamLimit = Arc::new(move || {
-            weak.upgrade().map_or(0, |connection| lock(&connection).current_max_send_streams())
+            weak.upgrade().map_or(0, |connection| connection.lock().current_max_send_streams())
         });
         // The caller that awaits a response receives the connection's error. An idle connection has
         // no caller.
-        runner.execute(poll_fn(move |cx| Pin::new(&mut *lock(&connection)).poll(cx)));
+        runner.execute(poll_fn(move |cx| Pin::new(&mut *connection.lock()).poll(cx)));
         while stream_limit() == 0 && !sender.is_closed() {
             activity.notified().await;
         }
         Ok(Http2Connection { sender, stream_limit })
     }
-}
-
-/// Locked only for one poll or one check, on the worker's single thread.
-fn lock<T>(connection: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    connection.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Spawns hyper's tasks and notifies the waiting opener after each poll.

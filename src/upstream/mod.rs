@@ -49,10 +49,11 @@ mod upgrade;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{Request, Response};
+use parking_lot::Mutex;
 
 use crate::message::Endpoint;
 
@@ -74,6 +75,7 @@ use request_body::OutgoingBody;
 pub struct Upstreams<B: RequestBody> {
     settings: UpstreamSettings,
     tls: TlsConnectors,
+    /// Grows only with endpoints that a configuration names.
     pools: Mutex<HashMap<Endpoint, Arc<Pool<B>>>>,
     round_robin: AtomicUsize,
 }
@@ -128,7 +130,7 @@ impl<B: RequestBody> Upstreams<B> {
 
     /// Removes the pools of endpoints that no route uses any more.
     pub fn retain(&self, mut named: impl FnMut(&Endpoint) -> bool) {
-        self.pools().retain(|endpoint, _| named(endpoint));
+        self.pools.lock().retain(|endpoint, _| named(endpoint));
     }
 
     /// Leases a connection, trying the next endpoint if one is unreachable. No byte of the request
@@ -164,18 +166,13 @@ impl<B: RequestBody> Upstreams<B> {
     }
 
     fn pool(&self, endpoint: &Endpoint) -> Arc<Pool<B>> {
-        let mut pools = self.pools();
+        let mut pools = self.pools.lock();
         if let Some(pool) = pools.get(endpoint) {
             return Arc::clone(pool);
         }
         let pool = Pool::new(endpoint.clone(), self.tls.clone(), self.settings);
         pools.insert(endpoint.clone(), Arc::clone(&pool));
         pool
-    }
-
-    /// The map grows only with endpoints that a configuration names.
-    fn pools(&self) -> std::sync::MutexGuard<'_, HashMap<Endpoint, Arc<Pool<B>>>> {
-        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -14,9 +14,10 @@
 //!   body, and driven by hyper for the others.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -55,6 +56,7 @@ pub(super) struct Pool<B: RequestBody> {
     anonymous_permits: Arc<Semaphore>,
     /// Held while a connection is opened that other requests will share.
     open_lock: tokio::sync::Mutex<()>,
+    /// Without contention: never held across an await, and every worker has its own pools.
     state: Mutex<PoolState<B>>,
 }
 
@@ -156,7 +158,7 @@ impl<B: RequestBody> Pool<B> {
     /// Returns when the endpoint became unreachable; `None` if it is reachable or the cooldown has
     /// passed.
     pub(super) fn unreachable_since(&self) -> Option<Instant> {
-        self.state().unreachable_since.filter(|since| since.elapsed() < COOLDOWN)
+        self.state.lock().unreachable_since.filter(|since| since.elapsed() < COOLDOWN)
     }
 
     async fn acquire_permit(&self, priority: Priority) -> Result<ExchangePermit, UpstreamError> {
@@ -180,7 +182,7 @@ impl<B: RequestBody> Pool<B> {
     }
 
     fn take_open(&self, priority: Priority, purpose: ConnectionPurpose) -> Option<Connection<B>> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if let Some(stream) = state.http2.open_stream(priority) {
             return Some(Connection::Http2(stream));
         }
@@ -193,7 +195,7 @@ impl<B: RequestBody> Pool<B> {
         purpose: ConnectionPurpose,
     ) -> Result<Connection<B>, UpstreamError> {
         self.close_surplus();
-        let is_http2 = purpose != ConnectionPurpose::Tunnel && self.state().is_http2;
+        let is_http2 = purpose != ConnectionPurpose::Tunnel && self.state.lock().is_http2;
         match is_http2 {
             true => Box::pin(self.open_shared(priority, purpose)).await,
             false => self.connect(priority, purpose).await,
@@ -204,7 +206,7 @@ impl<B: RequestBody> Pool<B> {
     fn close_surplus(&self) {
         let max = self.settings.max_connections_per_endpoint;
         let outstanding = self.outstanding();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.truncate_idle(max.saturating_sub(outstanding));
         state.http2.close_idle(Duration::ZERO);
     }
@@ -219,12 +221,12 @@ impl<B: RequestBody> Pool<B> {
         let open_guard = timeout(limit, self.open_lock.lock())
             .await
             .map_err(|_| UpstreamError::ConnectionTimeout)?;
-        let stream = self.state().http2.open_stream(priority);
+        let stream = self.state.lock().http2.open_stream(priority);
         if let Some(stream) = stream {
             return Ok(Connection::Http2(stream));
         }
         // ALPN has selected HTTP/1.1 in the meantime: nothing is shared, so waiting is pointless.
-        let _open_guard = self.state().is_http2.then_some(open_guard);
+        let _open_guard = self.state.lock().is_http2.then_some(open_guard);
         self.connect(priority, purpose).await
     }
 
@@ -239,7 +241,7 @@ impl<B: RequestBody> Pool<B> {
         let opened = timeout(self.settings.connect_timeout, connecting)
             .await
             .unwrap_or(Err(UpstreamError::ConnectionTimeout));
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.record_connect(&opened, purpose);
         match opened? {
             NewConnection::Exclusive(connection) => Ok(connection),
@@ -253,7 +255,7 @@ impl<B: RequestBody> Pool<B> {
 
     /// Adds a reusable connection to the pool.
     fn return_idle(self: &Arc<Self>, connection: IdleConnection<B>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.idle.push_back(IdleEntry { connection, since: Instant::now() });
         state.truncate_idle(self.settings.max_idle_per_endpoint);
         self.start_sweep(&mut state);
@@ -265,12 +267,6 @@ impl<B: RequestBody> Pool<B> {
             tokio::spawn(sweep_loop(Arc::downgrade(self), self.settings.idle_timeout));
         }
     }
-
-    /// The lock is never held across an await, and every worker has its own pools: there is no
-    /// contention.
-    fn state(&self) -> MutexGuard<'_, PoolState<B>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Closes expired connections periodically. Ends when nothing is idle, or with the pool.
@@ -278,7 +274,7 @@ async fn sweep_loop<B: RequestBody>(pool: Weak<Pool<B>>, every: Duration) {
     loop {
         sleep(every).await;
         let Some(pool) = pool.upgrade() else { return };
-        let mut state = pool.state();
+        let mut state = pool.state.lock();
         state.drop_older_than(every);
         state.http2.close_idle(every);
         state.sweeping = state.has_expirable();
@@ -425,7 +421,7 @@ impl<B: RequestBody> Lease<B> {
     /// its current streams but accepts no new ones, because it may be dead.
     pub(super) fn fail(mut self) {
         if let Some(Connection::Http2(stream)) = &self.connection {
-            self.pool.state().http2.remove(&stream.slot);
+            self.pool.state.lock().http2.remove(&stream.slot);
         }
         self.close();
     }

@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use doorward::store::RedisSettings;
+use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -60,29 +61,30 @@ impl ScriptedRedis {
 
     /// Sets a value without an invalidation.
     pub fn put(&self, name: &str, value: &[u8]) {
-        self.state.lock().values.insert(name.to_owned(), value.to_vec());
+        self.state.inner.lock().values.insert(name.to_owned(), value.to_vec());
     }
 
     /// Pushes one invalidation of these keys to every subscriber.
     pub fn push_invalidation(&self, names: &[&str]) {
-        self.state.lock().push(&invalidation(names));
+        self.state.inner.lock().push(&invalidation(names));
     }
 
     /// Pushes the invalidation of FLUSHALL.
     pub fn push_flush(&self) {
-        self.state.lock().push(b">2\r\n$10\r\ninvalidate\r\n_\r\n");
+        self.state.inner.lock().push(b">2\r\n$10\r\ninvalidate\r\n_\r\n");
     }
 
     /// From here on, reads are executed at once and their replies are held.
     pub fn hold_replies(&self) {
-        self.state.lock().held_replies = Some(Vec::new());
+        self.state.inner.lock().held_replies = Some(Vec::new());
     }
 
     /// Waits until this many replies are held.
     pub async fn wait_for_held(&self, count: usize) {
         loop {
             let arrived = self.state.read_arrived.notified();
-            if self.state.lock().held_replies.as_ref().is_some_and(|held| held.len() >= count) {
+            if self.state.inner.lock().held_replies.as_ref().is_some_and(|held| held.len() >= count)
+            {
                 return;
             }
             arrived.await;
@@ -91,42 +93,36 @@ impl ScriptedRedis {
 
     /// Sends all held replies and stops holding.
     pub fn release_replies(&self) {
-        for (to, answer) in self.state.lock().held_replies.take().unwrap_or_default() {
+        for (to, answer) in self.state.inner.lock().held_replies.take().unwrap_or_default() {
             let _gone = to.send(answer);
         }
     }
 
     /// Returns the held replies, to be sent one by one in the order of the reads.
     pub fn take_held_replies(&self) -> Vec<impl FnOnce() + use<>> {
-        let held = self.state.lock().held_replies.take().unwrap_or_default();
+        let held = self.state.inner.lock().held_replies.take().unwrap_or_default();
         held.into_iter().map(|(to, answer)| move || drop(to.send(answer))).collect()
     }
 
     /// Sends nothing more to subscribers, whose connections stay open.
     pub fn stop_pushing(&self) {
-        self.state.lock().is_silent = true;
+        self.state.inner.lock().is_silent = true;
     }
 
     /// As a primary of a cluster, accepts only keys with this hash tag.
     pub fn accept_only(&self, tag: &'static str) {
-        self.state.lock().accepted_tag = Some(tag);
+        self.state.inner.lock().accepted_tag = Some(tag);
     }
 
     /// Delays the push for every heartbeat from here on.
     pub fn delay_heartbeats(&self, heartbeat_delay: Duration) {
-        self.state.lock().heartbeat_delay = heartbeat_delay;
+        self.state.inner.lock().heartbeat_delay = heartbeat_delay;
     }
 
     /// Closes the connections of all subscribers and does not reply to new ones.
     pub fn disconnect_subscribers(&self) {
-        self.state.lock().is_silent = true;
+        self.state.inner.lock().is_silent = true;
         self.state.disconnect.notify_waiters();
-    }
-}
-
-impl State {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().expect("no test panics under it")
     }
 }
 
@@ -192,7 +188,7 @@ impl Connection {
 
     fn subscribe(&mut self) {
         self.is_subscriber = true;
-        self.state.lock().subscribers.push(self.sender.clone());
+        self.state.inner.lock().subscribers.push(self.sender.clone());
     }
 
     async fn next(&self, reader: &mut BufReader<OwnedReadHalf>) -> Option<Vec<String>> {
@@ -203,7 +199,7 @@ impl Connection {
     }
 
     fn send(&self, answer: Vec<u8>) {
-        let mut inner = self.state.lock();
+        let mut inner = self.state.inner.lock();
         if self.is_subscriber && inner.is_silent {
             return;
         }
@@ -218,11 +214,12 @@ impl Connection {
     }
 
     fn push_heartbeat(&self, name: &str) {
-        let (push, heartbeat_delay) = (invalidation(&[name]), self.state.lock().heartbeat_delay);
+        let (push, heartbeat_delay) =
+            (invalidation(&[name]), self.state.inner.lock().heartbeat_delay);
         let (state, sender) = (Arc::clone(&self.state), self.sender.clone());
         tokio::spawn(async move {
             tokio::time::sleep(heartbeat_delay).await;
-            if !state.lock().is_silent {
+            if !state.inner.lock().is_silent {
                 let _gone = sender.send(push);
             }
         });
@@ -243,11 +240,11 @@ impl Connection {
     }
 
     fn accepts(&self, name: &str) -> bool {
-        self.state.lock().accepted_tag.is_none_or(|tag| name.contains(tag))
+        self.state.inner.lock().accepted_tag.is_none_or(|tag| name.contains(tag))
     }
 
     fn values(&self, names: &[&str]) -> Vec<u8> {
-        let inner = self.state.lock();
+        let inner = self.state.inner.lock();
         let mut answer = format!("*{}\r\n", names.len()).into_bytes();
         for name in names {
             let value = inner.values.get(*name);

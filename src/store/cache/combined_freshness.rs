@@ -1,6 +1,8 @@
 //! Combined freshness of several primaries: as old as the oldest confirmation.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::freshness::{DualInstant, Freshness};
 
@@ -25,7 +27,7 @@ impl CombinedFreshness {
     }
 
     fn update(&self, index: usize, confirmation: Option<DualInstant>) {
-        let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut confirmed = self.confirmed.lock();
         if let Some(slot) = confirmed.get_mut(index) {
             *slot = confirmation;
         }

@@ -15,8 +15,10 @@ mod combined_freshness;
 mod freshness;
 mod shard;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 pub(super) use self::combined_freshness::{CombinedFreshness, PrimaryFreshness};
 pub(super) use self::freshness::{DualClock, DualInstant, Freshness};
@@ -172,7 +174,7 @@ impl ValidityCache {
             }),
             ..CacheStats::default()
         };
-        for shard in self.shards.iter().map(lock) {
+        for shard in self.shards.iter().map(Mutex::lock) {
             figures.hits += shard.hits;
             figures.misses += shard.misses;
             figures.entries += shard.entries();
@@ -188,11 +190,6 @@ impl ValidityCache {
     }
 
     fn shard(&self, tag: &UserTag) -> Option<MutexGuard<'_, CacheShard>> {
-        self.shards.get(usize::from(tag.0[0]) % SHARDS).map(lock)
+        self.shards.get(usize::from(tag.0[0]) % SHARDS).map(Mutex::lock)
     }
-}
-
-/// A panic cannot leave a shard half changed: every change is one insert or one remove.
-fn lock(shard: &Mutex<CacheShard>) -> MutexGuard<'_, CacheShard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }

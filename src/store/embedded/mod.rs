@@ -119,7 +119,7 @@ impl EmbeddedStore {
         if !self.shared.tables.touch(key, at) {
             return Ok(());
         }
-        let mut touches = self.shared.touches();
+        let mut touches = self.shared.touches.lock();
         let wake = touches.is_empty();
         touches.insert(*key, at);
         drop(touches);
@@ -480,7 +480,7 @@ mod tests {
         for later in 1..500 {
             store.touch(&key(1), UnixMillis(NOW.0 + later), LATER).await.expect("in memory");
         }
-        while !store.shared.touches().is_empty() {
+        while !store.shared.touches.lock().is_empty() {
             assert!(begun.elapsed() < Duration::from_secs(5), "never written");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -130,7 +130,7 @@ impl FileWriter {
 
     /// Returns the touches for this batch: all, if another write happens or they are due.
     fn due_touches(&mut self, staged: &StagedBatch<'_>) -> HashMap<SessionKey, UnixMillis> {
-        let mut waiting = self.shared.touches();
+        let mut waiting = self.shared.touches.lock();
         if waiting.is_empty() {
             self.touches_due = None;
             return HashMap::new();
@@ -154,7 +154,7 @@ impl FileWriter {
         self.uncertain.users.extend(staged.users.keys());
         self.uncertain.histories.extend(staged.histories.keys());
         self.uncertain.global_cutoff |= staged.global_cutoff.is_some();
-        let mut waiting = self.shared.touches();
+        let mut waiting = self.shared.touches.lock();
         for (key, at) in touches {
             let newest = waiting.entry(key).or_insert(at);
             *newest = at.max(*newest);

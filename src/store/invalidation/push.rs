@@ -1,9 +1,10 @@
 //! Push messages of an invalidation connection, and what they invalidate or confirm.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::redis::{FromRedisValue, PushInfo, PushKind, Value};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::store::cache::{DualInstant, FlushCause, PrimaryFreshness};
@@ -49,7 +50,7 @@ impl PushHandler {
     /// confirms.
     pub(super) fn expect_heartbeat(&self, name: Vec<u8>) {
         let sent = self.shared.clock.now();
-        *self.pending() = Some(PendingHeartbeat { name, sent });
+        *self.pending.lock() = Some(PendingHeartbeat { name, sent });
     }
 
     pub(super) async fn heartbeat_received(&self) {
@@ -86,7 +87,7 @@ impl PushHandler {
     }
 
     fn on_heartbeat(&self, name: &[u8]) {
-        let mut pending = self.pending();
+        let mut pending = self.pending.lock();
         if let Some(beat) = pending.take_if(|beat| beat.name == name) {
             self.freshness.confirm(beat.sent);
             self.heartbeat_received.notify_one();
@@ -102,10 +103,6 @@ impl PushHandler {
             }
             self.broken.notify_one();
         }
-    }
-
-    fn pending(&self) -> MutexGuard<'_, Option<PendingHeartbeat>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

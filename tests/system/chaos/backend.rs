@@ -2,9 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use test_support::fault_proxy::{FaultMode, FaultProxy};
 use test_support::redis_fleet::{Cluster, SentinelGroup};
 use test_support::redis_server::{RedisOptions, RedisServer};
@@ -44,8 +45,8 @@ impl Backend {
         match self {
             Backend::Embedded => None,
             Backend::Redis(redis) => Some(format!("redis://{}", redis.links[gateway].address)),
-            Backend::Sentinel(watched) => Some(lock(watched).settings().url),
-            Backend::Cluster(cluster) => Some(lock(cluster).settings().url),
+            Backend::Sentinel(watched) => Some(watched.lock().settings().url),
+            Backend::Cluster(cluster) => Some(cluster.lock().settings().url),
         }
     }
 
@@ -60,8 +61,8 @@ impl Backend {
         let Backend::Sentinel(watched) = self else { panic!("this fault is for sentinels") };
         let watched = Arc::clone(watched);
         blocking(move || match lost {
-            true => lock(&watched).kill_master(),
-            false => lock(&watched).force_failover(),
+            true => watched.lock().kill_master(),
+            false => watched.lock().force_failover(),
         })
         .await;
     }
@@ -71,7 +72,7 @@ impl Backend {
         let Backend::Cluster(cluster) = self else { panic!("this fault is for a cluster") };
         let cluster = Arc::clone(cluster);
         blocking(move || {
-            let mut cluster = lock(&cluster);
+            let mut cluster = cluster.lock();
             let slot = cluster.slot("dw:everyone");
             cluster.kill_primary(slot)
         })
@@ -81,10 +82,6 @@ impl Backend {
 
 fn shared<T>(value: T) -> Arc<Mutex<T>> {
     Arc::new(Mutex::new(value))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs a blocking function outside the async runtime.
@@ -140,7 +137,7 @@ impl Redis {
     /// Runs a blocking function on the master.
     pub async fn master(&self, act: impl FnOnce(&mut RedisServer) + Send + 'static) {
         let servers = Arc::clone(&self.servers);
-        blocking(move || act(&mut lock(&servers)[0])).await;
+        blocking(move || act(&mut servers.lock()[0])).await;
     }
 
     /// Sends commands to the master, one per line, and waits for all replies.
@@ -161,7 +158,7 @@ impl Redis {
         self.replication.set(FaultMode::Blackhole);
         tokio::time::sleep(lasts).await;
         self.master(RedisServer::kill).await;
-        lock(&self.servers).swap(0, 1);
+        self.servers.lock().swap(0, 1);
         self.command_master("REPLICAOF NO ONE".to_owned()).await;
         let address = self.master_address();
         self.links.iter().for_each(|link| link.retarget(address));
@@ -169,7 +166,7 @@ impl Redis {
         self.replication.retarget(address);
         let (servers, port) = (Arc::clone(&self.servers), self.replication.address.port());
         blocking(move || {
-            let mut servers = lock(&servers);
+            let mut servers = servers.lock();
             servers[1].restart();
             servers[1].command(&["REPLICAOF", "127.0.0.1", &port.to_string()]);
         })
@@ -177,7 +174,7 @@ impl Redis {
     }
 
     fn master_address(&self) -> SocketAddr {
-        address(&lock(&self.servers)[0])
+        address(&self.servers.lock()[0])
     }
 }
 

@@ -1,13 +1,14 @@
 //! Honest browsers with several tabs.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Request as HttpRequest;
 use http_body_util::Full;
+use parking_lot::Mutex;
 
 use crate::chaos::client::{COOKIE, Client, HOST, HttpResponse, Jar, parse_token};
 use crate::chaos::gateway_process::{GatewayProcess, SessionTime};
@@ -70,13 +71,9 @@ impl Profile {
         }
     }
 
-    fn jar(&self) -> MutexGuard<'_, Jar> {
-        self.jar.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Returns the session token, if any.
     pub fn cookie(&self) -> Option<String> {
-        self.jar().get(COOKIE).cloned()
+        self.jar.lock().get(COOKIE).cloned()
     }
 
     pub fn session(&self) -> Option<Session> {
@@ -84,14 +81,14 @@ impl Profile {
     }
 
     fn cookies(&self) -> String {
-        let jar = self.jar();
+        let jar = self.jar.lock();
         let pairs: Vec<_> = jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
         pairs.join("; ")
     }
 
     /// Removes a session from the jar, unless another one has replaced it.
     fn drop_session(&self, session: Session) {
-        let mut jar = self.jar();
+        let mut jar = self.jar.lock();
         let current = jar.get(COOKIE).and_then(|text| parse_token(text));
         if current.is_some_and(|current| current.session == session) {
             jar.remove(COOKIE);
@@ -224,7 +221,7 @@ impl Tab {
         let source = RequestSource { actor, agent: &profile.agent, cookie, gateway, kind };
         let Some(response) = self.request(&source, patience).await else { return };
         if !self.chance.percent(8) {
-            response.store_cookies(&mut profile.jar());
+            response.store_cookies(&mut profile.jar.lock());
         }
         if response.status == 401
             && let Some(token) = parse_token(cookie)
@@ -304,7 +301,7 @@ impl Tab {
             self.scenario.recorder.add(Event::OwnPage { session, gateway, sent, done });
         }
         let response = response.ok()?;
-        response.store_cookies(&mut profile.jar());
+        response.store_cookies(&mut profile.jar.lock());
         Some(response)
     }
 }

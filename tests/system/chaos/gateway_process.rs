@@ -7,13 +7,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use doorward::app;
 use doorward::clock::{Clock, UnixMillis};
 use doorward::config::Config;
+use parking_lot::Mutex;
 
 const CONFIG: &str = "DOORWARD_CHAOS_CONFIG";
 const EPOCH: &str = "DOORWARD_CHAOS_EPOCH";
@@ -69,7 +70,7 @@ impl GatewayProcess {
 
     /// Returns the listening address, which changes with each start; `None` while stopped.
     pub fn address(&self) -> Option<SocketAddr> {
-        *lock(&self.address)
+        *self.address.lock()
     }
 
     /// Kills the process, if running, and starts a new one.
@@ -85,26 +86,26 @@ impl GatewayProcess {
         let mut child = command.spawn().expect("this program starts");
         let stdin = child.stdin.take().expect("piped");
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
-        *lock(&self.process) = Some(Process { child, stdin });
+        *self.process.lock() = Some(Process { child, stdin });
         let mut lines = stdout.lines().map_while(Result::ok);
         // The test harness writes its own text on the same line.
         let ready = lines.find_map(|line| Some(line.split_once(READY)?.1.to_owned()));
         let ready = ready.unwrap_or_else(|| panic!("no gateway: {}", self.log()));
-        *lock(&self.address) = Some(ready.parse().expect("an address"));
+        *self.address.lock() = Some(ready.parse().expect("an address"));
         std::thread::spawn(move || lines.count());
     }
 
     /// Kills the process with SIGKILL.
     pub fn kill(&self) {
-        *lock(&self.address) = None;
-        drop(lock(&self.process).take());
+        *self.address.lock() = None;
+        drop(self.process.lock().take());
     }
 
     /// Shuts down gracefully, as after SIGTERM.
     pub fn stop_gracefully(&self) {
         self.send_command("stop");
         let deadline = std::time::Instant::now() + Duration::from_secs(20);
-        let mut process = lock(&self.process);
+        let mut process = self.process.lock();
         while let Some(running) = process.as_mut() {
             match running.child.try_wait().expect("a child of ours") {
                 Some(_) => *process = None,
@@ -112,12 +113,12 @@ impl GatewayProcess {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        *lock(&self.address) = None;
+        *self.address.lock() = None;
     }
 
     /// Sends a signal, such as STOP or CONT.
     pub fn signal(&self, name: &str) {
-        let process = lock(&self.process);
+        let process = self.process.lock();
         let id = process.as_ref().expect("a running gateway").child.id().to_string();
         let status = Command::new("kill").args([name, &id]).status();
         assert!(status.expect("kill runs").success());
@@ -134,14 +135,10 @@ impl GatewayProcess {
     }
 
     fn send_command(&self, line: &str) {
-        if let Some(process) = lock(&self.process).as_mut() {
+        if let Some(process) = self.process.lock().as_mut() {
             writeln!(process.stdin, "{line}").expect("the gateway listens");
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs a gateway in the child process until standard input closes.

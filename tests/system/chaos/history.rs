@@ -4,8 +4,10 @@
 //! a time after its response has arrived; it took effect in between.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 /// Milliseconds since the start of the history.
 pub type Millis = u64;
@@ -223,11 +225,11 @@ impl Recorder {
     }
 
     pub fn add(&self, event: Event) {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        self.events.lock().push(event);
     }
 
     /// Returns all events recorded so far.
     pub fn history(&self) -> Vec<Event> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.events.lock().clone()
     }
 }
