@@ -60,9 +60,11 @@ impl Components {
         };
         let metrics = Metrics::default();
         let notifier = notify::start(config, &metrics)?;
+        let store = open_store(config, clock.clone())?;
         let shared = Arc::new(Shared::new(SharedParts {
+            cache: store.session_cache(),
             keys,
-            clock: clock.clone(),
+            clock,
             policy: config.session.policy.clone(),
             max_per_user: config.session.max_per_user,
             cookies: CookieNames::new(config.session.domain.as_deref()),
@@ -79,7 +81,7 @@ impl Components {
         shared.risk.geoip.store(Arc::new(geoip_files.reload_if_changed().unwrap_or_default()));
         let certificates = Certificates::load(&config.certificates)?;
         Ok(Components {
-            store: open_store(config, clock)?,
+            store,
             acceptor: HandshakeAcceptor::new(certificates.server_config()?),
             certificates,
             login,

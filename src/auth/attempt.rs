@@ -11,10 +11,9 @@ use crate::session::{
     RotationTiming, SessionFacts, Token, Verdict, decide,
 };
 use crate::sessions::events::event_context;
-use crate::sessions::session_cache::CacheEntry;
-use crate::sessions::verified_store::{VerifiedSession, VerifiedStore};
+use crate::sessions::verified_store::VerifiedStore;
 use crate::sessions::{NewToken, UserHistories, global_revocation};
-use crate::store::{Loaded, Unavailable};
+use crate::store::{DualInstant, Loaded, PendingLoad, Unavailable, VerifiedSession};
 use crate::telemetry::SessionEvent;
 
 use super::audited_write::{AuditedWrite, cutoff_reason};
@@ -39,11 +38,10 @@ impl AuthAttempt<'_> {
     /// before the cache lookup, so a stalled process does not overestimate its freshness.
     pub(super) async fn try_cached(&self, verified_at: Instant) -> Option<AuthenticatedSession> {
         let (store, key) = (self.store, &self.token.key);
-        let loaded = store.raw.cached(key)?;
         let now = store.now();
-        let global_cutoff = global_revocation::if_fresh(store, verified_at, now)?;
-        let verified = store.verify_unchanged(key, &loaded, verified_at, now)?;
-        let VerifiedSession { record, touched, user_cutoff, .. } = verified;
+        let (cache, at) = (&store.shared.cache, DualInstant::new(verified_at, now));
+        let VerifiedSession { record, touched, user_cutoff, .. } = cache.lookup(key, at)?;
+        let global_cutoff = cache.fresh_global_cutoff(at)?;
         let identity = store.shared.current_identity(&record).ok()?;
         let facts = SessionFacts { touched, user_cutoff, global_cutoff };
         if self.assess_risk(&record, &facts, now).is_some() {
@@ -65,8 +63,9 @@ impl AuthAttempt<'_> {
         verified_at: Instant,
     ) -> Result<Option<AuthenticatedSession>, DenyReason> {
         let key = &self.token.key;
-        let global_cutoff = self.global_cutoff(verified_at).await?;
-        let (loaded, verified, now) = self.load_verified(verified_at).await?;
+        let at = DualInstant::new(verified_at, self.store.now());
+        let global_cutoff = self.global_cutoff(at).await?;
+        let (loaded, verified, now) = self.load_verified(at).await?;
         let VerifiedSession { revision, record, touched, user_cutoff, needs_restore } = verified;
         let identity = match self.store.shared.current_identity(&record) {
             Ok(identity) => identity,
@@ -95,7 +94,7 @@ impl AuthAttempt<'_> {
         }
         // After a stall the load may be outdated while other gateways saw activity. A timeout ends
         // the session only if a second load returns the same.
-        if ends_by_timeout(&verdict) && self.load_latest().await? != loaded {
+        if ends_by_timeout(&verdict) && self.load_latest().await?.1 != loaded {
             return Ok(None);
         }
         if !self.store_change(revision, &record, &verdict, now, risk).await? {
@@ -112,11 +111,11 @@ impl AuthAttempt<'_> {
         since.is_some_and(|since| record.was_in_grace_at(self.token, since))
     }
 
-    async fn global_cutoff(&self, at: Instant) -> Result<RevocationCutoff, DenyReason> {
+    async fn global_cutoff(&self, at: DualInstant) -> Result<RevocationCutoff, DenyReason> {
         let store = self.store;
-        match global_revocation::if_fresh(store, at, store.now()) {
+        match store.shared.cache.fresh_global_cutoff(at) {
             Some(cutoff) => Ok(cutoff),
-            None => Box::pin(global_revocation::read_fresh(store))
+            None => Box::pin(global_revocation::read_fresh(store, at))
                 .await
                 .map_err(|error| self.store_failed(error)),
         }
@@ -125,21 +124,21 @@ impl AuthAttempt<'_> {
     /// Loads and verifies the session. Returns the time after the load as well.
     async fn load_verified(
         &self,
-        requested_at: Instant,
+        at: DualInstant,
     ) -> Result<(Loaded, VerifiedSession, UnixMillis), DenyReason> {
         let (store, key) = (self.store, &self.token.key);
-        let loaded = store.raw.load(key).await.map_err(|error| self.store_failed(error))?;
-        let now = store.now();
-        if let Some(verified) = store.verify_unchanged(key, &loaded, requested_at, now) {
-            return Ok((loaded, verified, now));
+        let loaded = store.load_at(key, at).await;
+        let (load, loaded) = loaded.map_err(|error| self.store_failed(error))?;
+        if let Some(verified) = store.shared.cache.confirm_unchanged(key, &load, &loaded) {
+            return Ok((loaded, verified, store.now()));
         }
-        let newest = Box::pin(store.reload_if_outdated(key, loaded)).await;
-        let loaded = newest.map_err(|error| self.store_failed(error))?;
-        let verified = store.verify(self.keys, key, loaded.clone(), requested_at)?;
+        let newest = Box::pin(store.reload_if_outdated(key, load, loaded)).await;
+        let (load, loaded) = newest.map_err(|error| self.store_failed(error))?;
+        let verified = store.verify(self.keys, key, &load, loaded.clone())?;
         Ok((loaded, verified, store.now()))
     }
 
-    async fn load_latest(&self) -> Result<Loaded, DenyReason> {
+    async fn load_latest(&self) -> Result<(PendingLoad, Loaded), DenyReason> {
         let loaded = Box::pin(self.store.load_latest(&self.token.key)).await;
         loaded.map_err(|error| self.store_failed(error))
     }
@@ -285,21 +284,18 @@ impl AuthAttempt<'_> {
     /// Decides on the cached session. Only an admission counts: a refusal may be wrong.
     fn stale_session(&self) -> Option<AuthenticatedSession> {
         let (store, key) = (self.store, self.token.key);
-        let cache = &store.shared.cache;
-        let CacheEntry::Live(cached) = cache.get(&key)? else { return None };
-        let now = store.now();
-        let verified_at = cache.confirmed_within(&cached, self.request.serve_stale_for?, now)?;
-        let identity = store.shared.current_identity(&cached.record).ok()?;
-        let (touched, user_cutoff) = (cached.touched(), cache.cutoff(&key.tag));
-        let facts =
-            SessionFacts { touched, user_cutoff, global_cutoff: store.shared.global_cutoff.get() };
-        let risk = self.assess_risk(&cached.record, &facts, now);
-        match self.decide(&cached.record, &facts, now, RotationTiming::Never, risk.as_ref()).outcome
-        {
+        let (cache, now) = (&store.shared.cache, store.now());
+        let at = DualInstant::new(Instant::now(), now);
+        let (session, verified_at) = cache.stale(&key, self.request.serve_stale_for?, at)?;
+        let VerifiedSession { record, touched, user_cutoff, .. } = session;
+        let identity = store.shared.current_identity(&record).ok()?;
+        let facts = SessionFacts { touched, user_cutoff, global_cutoff: cache.global_cutoff() };
+        let risk = self.assess_risk(&record, &facts, now);
+        match self.decide(&record, &facts, now, RotationTiming::Never, risk.as_ref()).outcome {
             Outcome::Refuse(_) => None,
             Outcome::Admit(_) => {
                 store.shared.outage.count_served_stale();
-                let (record, end_seq) = (Arc::clone(&cached.record), self.end_seq);
+                let (end_seq, verified_at) = (self.end_seq, verified_at.instant());
                 Some(AuthenticatedSession {
                     key,
                     identity,

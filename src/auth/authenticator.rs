@@ -107,13 +107,13 @@ impl Auth {
     /// Returns whether a rotated token is still current when a slow response ends. A late cookie
     /// must not overwrite a newer one.
     pub async fn is_successor_current(&self, token: &NewToken) -> bool {
-        let (keys, requested_at) = (self.shared().keys.load_full(), Instant::now());
-        let Ok(loaded) =
+        let keys = self.shared().keys.load_full();
+        let Ok((load, loaded)) =
             self.store().with_deadline(pin!(self.store().load_latest(&token.key))).await
         else {
             return false;
         };
-        let Ok(verified) = self.store().verify(&keys, &token.key, loaded, requested_at) else {
+        let Ok(verified) = self.store().verify(&keys, &token.key, &load, loaded) else {
             return false;
         };
         let record = verified.record;

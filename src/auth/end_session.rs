@@ -60,7 +60,7 @@ impl EndSession {
         // The cutoff comes first: after the tombstone, no later request would retry it.
         if self.all_of_user {
             let revoked = store.revoke_user(&self.key.tag, now, None).await?;
-            cache.observe_cutoff(&self.key.tag, revoked.cutoff);
+            cache.insert_cutoff(&self.key.tag, revoked.cutoff);
             self.store.shared.connections.revoked(Some(self.key.tag), revoked.cutoff);
             cutoff = Some(revoked.cutoff.at);
         }

@@ -7,10 +7,10 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use crate::clock::UnixMillis;
 use crate::connections::{CloseReason, run_checks};
 use crate::session::{RevocationCutoff, SessionFacts, SessionKey};
-use crate::store::{Loaded, StoreChange};
+use crate::store::{Loaded, PendingLoad, StoreChange, VerifiedSession};
 
 use super::global_revocation;
-use super::verified_store::{LoadError, VerifiedSession, VerifiedStore};
+use super::verified_store::{LoadError, VerifiedStore};
 
 /// Result of a check.
 enum CheckOutcome {
@@ -58,7 +58,7 @@ fn on_change(store: &VerifiedStore, change: StoreChange) {
         StoreChange::Session(key) => connections.mark_stale(&key),
         StoreChange::UserCutoff(tag) => connections.mark_stale_matching(|key| key.tag == tag),
         StoreChange::GlobalCutoff | StoreChange::Everything => {
-            store.shared.global_cutoff.invalidate();
+            store.shared.global_cutoff_changed.notify_one();
             connections.mark_stale_matching(|_| true);
         }
     }
@@ -68,9 +68,9 @@ async fn check(store: &VerifiedStore, key: &SessionKey) {
     // The response reflects the time of the command. A later time could expire a session that was
     // active at another gateway.
     let (requested_at, now) = (Instant::now(), store.now());
-    let Ok(loaded) = store.load_latest(key).await else { return };
+    let Ok((load, loaded)) = store.load_latest(key).await else { return };
     let connections = &store.shared.connections;
-    match evaluate(store, key, loaded, requested_at, now) {
+    match evaluate(store, key, &load, loaded, now) {
         CheckOutcome::Ended => connections.close_session(key, CloseReason::SessionEnded),
         CheckOutcome::Alive(session) => {
             connections.confirm(key, &session.record, session.touched, requested_at);
@@ -83,12 +83,12 @@ async fn check(store: &VerifiedStore, key: &SessionKey) {
 fn evaluate(
     store: &VerifiedStore,
     key: &SessionKey,
+    load: &PendingLoad,
     loaded: Loaded,
-    requested_at: Instant,
     now: UnixMillis,
 ) -> CheckOutcome {
     let keys = store.shared.keys.load_full();
-    let session = match store.verify(&keys, key, loaded, requested_at) {
+    let session = match store.verify(&keys, key, load, loaded) {
         Ok(session) => session,
         Err(LoadError::Unavailable(_)) => return CheckOutcome::Unreadable,
         Err(LoadError::Missing | LoadError::Ended(_) | LoadError::Undecryptable) => {

@@ -1,18 +1,17 @@
 //! Session service: creates, lists, rotates, restricts and ends sessions.
 //!
-//! A verified store wraps the store of one worker and checks each loaded session against the cache.
+//! A verified store wraps the store of one worker and checks each loaded session against the
+//! [session cache](crate::store::SessionCache).
 //! The services above it have one noun each: [`Sessions`], [`Revoker`], [`SessionUpdater`] and
 //! [`UserHistories`]. All workers share [`Shared`].
 
 mod connection_check;
 pub(crate) mod events;
-mod global_cutoff;
 pub(crate) mod global_revocation;
 mod new_token;
 mod outage;
 mod revocation;
 mod service;
-pub(crate) mod session_cache;
 mod shared;
 #[cfg(test)]
 pub(crate) mod test_support;

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -17,17 +17,16 @@ use crate::session::{
     ClientContext, EndReason, Identity, Record, Remaining, RevocationCutoff, SessionDeadlines,
     SessionFacts, SessionId, SessionKey, Token, TokenError, UserHistory, UserTag,
 };
-use crate::store::{Loaded, SessionListing, Slot, Store, Unavailable};
+use crate::store::{Loaded, SessionListing, Slot, Store, Unavailable, VerifiedSession};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::{EventContext, RiskContext};
 
 use super::events::event_context;
 use super::revocation::{Revoker, SessionInfo};
-use super::session_cache::CacheEntry;
 use super::shared::Shared;
 use super::updater::SessionUpdater;
 use super::user_history::{UserHistories, UserRef};
-use super::verified_store::{LoadError, VerifiedSession, VerifiedStore};
+use super::verified_store::{LoadError, VerifiedStore};
 use super::{connection_check, global_revocation};
 
 /// Maximum time a cutoff may lie in the future. Clocks can be wrong by an hour.
@@ -138,7 +137,7 @@ impl Sessions {
         let cutoff = self.store.track_errors(self.store.raw.user_cutoff(&key.tag).await)?;
         // Read again: a session created before the cutoff would end at once.
         self.store.track_errors(global_revocation::refresh(&self.store).await)?;
-        let global_cutoff = self.store.shared.global_cutoff.get();
+        let global_cutoff = self.store.shared.cache.global_cutoff();
         let created = self
             .store
             .now()
@@ -229,13 +228,15 @@ impl Sessions {
     ) -> Result<(RevocationCutoff, Vec<SessionListing>), Unavailable> {
         let cutoff = self.store.track_errors(self.store.raw.user_cutoff(tag).await)?;
         let listed = self.store.track_errors(self.store.raw.list_user(tag).await)?;
-        self.store.track_errors(global_revocation::read_fresh(&self.store).await)?;
+        self.store
+            .track_errors(global_revocation::read_fresh(&self.store, self.store.instant()).await)?;
         Ok((cutoff, listed))
     }
 
     /// Returns up to `limit` live sessions of all users.
     pub async fn list_all_sessions(&self, limit: usize) -> Result<Vec<SessionInfo>, Unavailable> {
-        self.store.track_errors(global_revocation::read_fresh(&self.store).await)?;
+        self.store
+            .track_errors(global_revocation::read_fresh(&self.store, self.store.instant()).await)?;
         let mut listed = self.store.track_errors(self.store.raw.list_all(limit).await)?.into_iter();
         let mut out = Vec::new();
         loop {
@@ -253,10 +254,11 @@ impl Sessions {
 
     /// Returns the live session with this handle.
     pub async fn find_session(&self, handle: &str) -> Result<Option<SessionInfo>, Unavailable> {
-        self.store.track_errors(global_revocation::read_fresh(&self.store).await)?;
+        self.store
+            .track_errors(global_revocation::read_fresh(&self.store, self.store.instant()).await)?;
         let found = self.store.raw.find_session(|id| id.handle() == handle).await;
         let Some(key) = self.store.track_errors(found)? else { return Ok(None) };
-        let loaded = self.store.track_errors(self.store.load_latest(&key).await)?;
+        let (_, loaded) = self.store.track_errors(self.store.load_latest(&key).await)?;
         let Loaded { slot: Slot::Live { revision, sealed }, touched, user_cutoff } = loaded else {
             return Ok(None);
         };
@@ -329,9 +331,8 @@ impl Sessions {
         let CookieLookup::One(value) = cookie else { return Ok(None) };
         let keys = self.store.shared.keys.load_full();
         let Ok(token) = Token::parse(&keys, value) else { return Ok(None) };
-        let requested_at = Instant::now();
-        let loaded = self.store.track_errors(self.store.load_latest(&token.key).await)?;
-        let Ok(verified) = self.store.verify(&keys, &token.key, loaded, requested_at) else {
+        let (load, loaded) = self.store.track_errors(self.store.load_latest(&token.key).await)?;
+        let Ok(verified) = self.store.verify(&keys, &token.key, &load, loaded) else {
             return Ok(None);
         };
         let session =
@@ -368,10 +369,10 @@ impl Sessions {
             }
             Err(TokenError::Malformed | TokenError::InvalidMac) => return Ok(None),
         };
-        let (requested_at, now) = (Instant::now(), self.store.now());
+        let now = self.store.now();
         let loaded = self.store.with_deadline(pin!(self.store.load_latest(&token.key))).await;
-        let loaded = self.store.track_errors(loaded)?;
-        let verified = match self.store.verify(&keys, &token.key, loaded, requested_at) {
+        let (load, loaded) = self.store.track_errors(loaded)?;
+        let verified = match self.store.verify(&keys, &token.key, &load, loaded) {
             Ok(verified) => verified,
             Err(LoadError::Unavailable(error)) => return Err(error),
             Err(_) => return Ok(None),
@@ -391,16 +392,15 @@ impl Sessions {
     pub fn cached_session(&self, cookie: &CookieLookup) -> Option<SessionInfo> {
         let CookieLookup::One(value) = cookie else { return None };
         let token = Token::parse(&self.store.shared.keys.load_full(), value).ok()?;
-        match self.store.shared.cache.get(&token.key)? {
-            CacheEntry::Live(cached) => Some(SessionInfo::from_cached(token.key, &cached)),
-            CacheEntry::Ended { .. } => None,
-        }
+        let VerifiedSession { record, touched, .. } = self.store.shared.cache.live(&token.key)?;
+        Some(SessionInfo { key: token.key, record, last_active: touched })
     }
 
     /// Returns the cached session with this handle.
     pub fn cached_session_by_handle(&self, handle: &str) -> Option<SessionInfo> {
-        let (key, cached) = self.store.shared.cache.find(|key| key.id.handle() == handle)?;
-        Some(SessionInfo::from_cached(key, &cached))
+        let (key, record, last_active) =
+            self.store.shared.cache.find(|key| key.id.handle() == handle)?;
+        Some(SessionInfo { key, record, last_active })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::{Mutex, Notify};
 
 use crate::audit::AuditLog;
 use crate::clock::{Clock, UnixMillis};
@@ -16,13 +17,12 @@ use crate::session::{
     EndReason, Identity, Record, RevocationCutoff, SessionDeadlines, SessionFacts, SessionKey,
     SessionPolicy,
 };
+use crate::store::SessionCache;
 use crate::telemetry::events::EventContext;
 use crate::telemetry::{Metrics, SessionEvent};
 
 use super::events::Events;
-use super::global_cutoff::GlobalCutoff;
 use super::outage::Outage;
-use super::session_cache::SessionCache;
 
 /// State that all workers share.
 pub struct Shared {
@@ -38,8 +38,11 @@ pub struct Shared {
     pub connections: ConnectionRegistry,
     pub risk: RiskState,
     pub outage: Outage,
-    pub(crate) cache: SessionCache,
-    pub(crate) global_cutoff: GlobalCutoff,
+    pub(crate) cache: Arc<SessionCache>,
+    /// Held during a read of the global cutoff, so that concurrent requests share one.
+    pub(super) global_cutoff_read: Mutex<()>,
+    /// Requests a read, because another gateway may have advanced the global cutoff.
+    pub(super) global_cutoff_changed: Notify,
 }
 
 /// Settings and databases of the risk assessment.
@@ -50,6 +53,8 @@ pub struct RiskState {
 
 /// Parts of [`Shared`].
 pub struct SharedParts {
+    /// [`crate::store::Store::session_cache`] of the store.
+    pub cache: Arc<SessionCache>,
     pub keys: KeyRing,
     pub clock: Clock,
     pub policy: SessionPolicy,
@@ -78,8 +83,9 @@ impl Shared {
             },
             risk: RiskState { settings: parts.risk, geoip: ArcSwap::default() },
             outage: Outage::new(metrics.clone(), clock.clone()),
-            cache: SessionCache::new(),
-            global_cutoff: GlobalCutoff::new(),
+            cache: parts.cache,
+            global_cutoff_read: Mutex::default(),
+            global_cutoff_changed: Notify::new(),
             keys: ArcSwap::from_pointee(parts.keys),
             policy: parts.policy,
             max_per_user: parts.max_per_user,
@@ -97,7 +103,7 @@ impl Shared {
 
     /// Advances the global cutoff and closes the connections of revoked sessions.
     pub(super) fn advance_global_cutoff(&self, at: UnixMillis) {
-        if self.global_cutoff.advance(at) {
+        if self.cache.advance_global_cutoff(at) {
             self.connections.revoked(None, RevocationCutoff { at, except: None });
         }
     }
@@ -116,7 +122,7 @@ impl Shared {
         facts: &SessionFacts,
         now: UnixMillis,
     ) -> bool {
-        let facts = SessionFacts { global_cutoff: self.global_cutoff.get(), ..*facts };
+        let facts = SessionFacts { global_cutoff: self.cache.global_cutoff(), ..*facts };
         let deadlines = SessionDeadlines::new(key.id, record, &facts, &self.policy);
         deadlines.expiry(now).is_some() || self.current_identity(record).is_err()
     }

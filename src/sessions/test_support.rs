@@ -26,6 +26,7 @@ pub(crate) fn sessions(store: &Store, clock: &Clock) -> Sessions {
     let limits =
         config::LongLived { max_connections: 1, max_per_session: 1, unchecked_for: minute };
     let shared = Shared::new(SharedParts {
+        cache: store.session_cache(),
         keys: KeyRing::generate("now"),
         clock: clock.clone(),
         policy: policy.expect("a policy"),

@@ -35,7 +35,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
-pub use self::cache::{CacheStats, FlushCause};
+pub use self::cache::{
+    CacheStats, CachedRecord, DualInstant, FlushCause, PendingLoad, SessionCache, VerifiedSession,
+};
+pub(crate) use self::cache::{MAX_CLOCK_SKEW, SessionState};
 pub use self::embedded::EmbeddedStore;
 pub use self::memory::MemoryStore;
 pub use self::redis::{Advice, RedisStats, RedisStore};
@@ -122,15 +125,17 @@ impl Store {
         }
     }
 
-    /// Returns a session from the cache: complete, and at most three seconds old. It may admit. To
-    /// reject, end or write, call [`Store::load`] first, because activity at other gateways is not
-    /// cached here.
-    pub fn cached(&self, key: &SessionKey) -> Option<Loaded> {
-        self.as_redis()?.cached(key)
+    /// Returns the cache of this gateway: the one that invalidations reach, or a new one if no other
+    /// process can change the store.
+    pub fn session_cache(&self) -> Arc<SessionCache> {
+        self.as_redis().map_or_else(
+            || Arc::new(SessionCache::new(false)),
+            |redis| Arc::clone(&redis.shared().cache),
+        )
     }
 
-    /// Receives changes from the store; it never returns on Redis. Until it runs, [`Store::cached`]
-    /// returns nothing and [`Store::subscribe`] receives nothing. Returns at once for other stores.
+    /// Receives changes from the store; it never returns on Redis. Until it runs, no cached session
+    /// is proven and [`Store::subscribe`] receives nothing. Returns at once for other stores.
     pub async fn run_invalidation(&self) {
         if let Some(redis) = self.as_redis() {
             invalidation::run(redis.for_worker()).await;

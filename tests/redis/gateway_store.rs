@@ -1,10 +1,15 @@
 //! The Redis store of a gateway with invalidation, and helpers for its tests.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use doorward::clock::UnixMillis;
 use doorward::secret::random_bytes;
-use doorward::session::{SessionId, SessionKey, UserTag};
-use doorward::store::{Loaded, RedisSettings, Slot, Store, StoreChange};
+use doorward::session::{ClientContext, Identity, Record, SessionId, SessionKey, Token, UserTag};
+use doorward::store::{
+    CachedRecord, DualInstant, Loaded, RedisSettings, Slot, Store, StoreChange, Unavailable,
+    VerifiedSession,
+};
 use tokio::sync::broadcast::Receiver;
 use tokio::task::JoinSet;
 
@@ -41,12 +46,12 @@ impl GatewayStore {
         self.store.stats().expect("a shared store").staleness
     }
 
-    pub fn cached(&self, key: &SessionKey) -> Option<Loaded> {
-        self.store.cached(key)
+    pub fn cached(&self, key: &SessionKey) -> Option<VerifiedSession> {
+        self.store.session_cache().lookup(key, DualInstant::now())
     }
 
     pub async fn load(&self, key: &SessionKey) -> Loaded {
-        self.store.load(key).await.expect("available")
+        load_and_cache(&self.store, key).await.expect("available")
     }
 
     /// Loads until the session stays cached; the invalidation of an earlier write can still be in flight.
@@ -70,6 +75,30 @@ impl GatewayStore {
     }
 }
 
+/// Loads a session and caches it, as a request does. The record is not verified, so that tests can store any
+/// bytes.
+pub async fn load_and_cache(store: &Store, key: &SessionKey) -> Result<Loaded, Unavailable> {
+    let cache = store.session_cache();
+    let load = cache.start_load(key, DualInstant::now());
+    let loaded = store.load(key).await?;
+    cache.insert_loaded_cutoff(&key.tag, &load, loaded.user_cutoff);
+    match loaded.slot.clone() {
+        Slot::Live { revision, sealed } => {
+            let cached = CachedRecord { revision, sealed, record: any_record(*key) };
+            cache.insert_loaded(key, &load, cached, loaded.touched);
+        }
+        Slot::Ended { reason, .. } => cache.insert_end(key, reason, UnixMillis(u64::MAX)),
+        Slot::Absent => cache.remove_proof(key),
+    }
+    Ok(loaded)
+}
+
+fn any_record(key: SessionKey) -> Arc<Record> {
+    let (from, token) =
+        (ClientContext::new([127, 0, 0, 1].into(), b"test"), Token::new(1, key, 0, [3; 32]));
+    Arc::new(Record::new(Identity::default(), &token, UnixMillis(1), UnixMillis(u64::MAX), from))
+}
+
 pub async fn wait_until(mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + TIMEOUT;
     while !done() {
@@ -82,8 +111,12 @@ pub fn random_key() -> SessionKey {
     SessionKey { tag: UserTag(random_bytes()), id: SessionId(random_bytes()) }
 }
 
-pub fn live_revision(loaded: Option<Loaded>) -> Option<u64> {
-    match loaded?.slot {
+pub fn cached_revision(cached: Option<VerifiedSession>) -> Option<u64> {
+    cached.map(|session| session.revision)
+}
+
+pub fn live_revision(loaded: Loaded) -> Option<u64> {
+    match loaded.slot {
         Slot::Live { revision, .. } => Some(revision),
         Slot::Absent | Slot::Ended { .. } => None,
     }

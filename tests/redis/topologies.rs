@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::gateway_store::load_and_cache;
 use crate::tls_redis::{TlsCluster, TlsSentinelGroup};
 use data_encoding::HEXLOWER;
 use doorward::clock::{Clock, UnixMillis};
 use doorward::secret::random_bytes;
 use doorward::session::{EndReason, SessionId, SessionKey, UserTag};
-use doorward::store::{Advice, CommitOutcome, Durability, RedisSettings, Slot, Store, Unavailable};
+use doorward::store::{
+    Advice, CommitOutcome, DualInstant, Durability, RedisSettings, Slot, Store, Unavailable,
+};
 use test_support::redis_fleet::{Cluster, SentinelGroup, eventually, query};
 use test_support::redis_server::{RedisOptions, RedisServer};
 use tokio::task::JoinSet;
@@ -598,9 +601,9 @@ impl Drop for InvalidationTask {
 /// Loads until the session is cached.
 async fn wait_until_cached(store: &Store, key: &SessionKey) {
     let deadline = Instant::now() + Duration::from_secs(20);
-    while store.cached(key).is_none() {
+    while store.session_cache().lookup(key, DualInstant::now()).is_none() {
         assert!(Instant::now() < deadline, "never cached");
-        load(store, key).await.unwrap_or(Slot::Absent);
+        load_and_cache(store, key).await.ok();
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -609,7 +612,7 @@ async fn wait_until_cached(store: &Store, key: &SessionKey) {
 async fn wait_until_invalidated(store: &Store, other: &Store, key: &SessionKey) {
     end(other, key).await.expect("available");
     let begun = Instant::now();
-    while store.cached(key).is_some_and(|known| is_live(&known.slot)) {
+    while store.session_cache().lookup(key, DualInstant::now()).is_some() {
         assert!(begun.elapsed() < Duration::from_secs(3), "still cached");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

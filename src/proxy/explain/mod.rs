@@ -110,9 +110,11 @@ struct Simulation<'a> {
 impl<'a> Simulation<'a> {
     fn new(config: &'a Config, geoip: GeoIp, hypothesis: &'a Hypothesis) -> Simulation<'a> {
         let clock = Clock::manual(hypothesis.now);
+        let store = Store::memory(clock.clone());
         let shared = Shared::new(SharedParts {
+            cache: store.session_cache(),
             keys: KeyRing::generate("thrown away"),
-            clock: clock.clone(),
+            clock,
             policy: config.session.policy.clone(),
             max_per_user: 0,
             cookies: CookieNames::new(config.session.domain.as_deref()),
@@ -125,7 +127,7 @@ impl<'a> Simulation<'a> {
             risk: config.signals.settings.clone(),
         });
         shared.risk.geoip.store(Arc::new(geoip));
-        let auth = Auth::new(Sessions::new(Store::memory(clock), Arc::new(shared)));
+        let auth = Auth::new(Sessions::new(store, Arc::new(shared)));
         let routes = Arc::new(config.routes.clone());
         let portal = Portal::new(auth.clone(), None, Arc::default(), Arc::clone(&routes));
         let authorizer = Authorizer {

@@ -12,7 +12,6 @@ use crate::store::{Durability, Unavailable};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
 
-use super::session_cache::CachedRecord;
 use super::verified_store::VerifiedStore;
 
 /// A live session in a list.
@@ -21,13 +20,6 @@ pub struct SessionInfo {
     pub key: SessionKey,
     pub record: Arc<Record>,
     pub last_active: UnixMillis,
-}
-
-impl SessionInfo {
-    pub(super) fn from_cached(key: SessionKey, cached: &CachedRecord) -> SessionInfo {
-        let record = Arc::clone(&cached.record);
-        SessionInfo { key, record, last_active: cached.touched() }
-    }
 }
 
 /// Ends sessions.
@@ -103,7 +95,7 @@ impl Revoker {
         suspend();
         let revoked = self.store.raw.revoke_user(&tag, self.store.now(), except).await;
         let revoked = self.store.track_errors(revoked).inspect_err(|_| suspend())?;
-        self.store.shared.cache.observe_cutoff(&tag, revoked.cutoff);
+        self.store.shared.cache.insert_cutoff(&tag, revoked.cutoff);
         self.store.shared.connections.revoked(Some(tag), revoked.cutoff);
         let context = EventContext { user, ..EventContext::default() };
         self.store.shared.emit(SessionEvent::Ended(EndReason::Revoked), context);

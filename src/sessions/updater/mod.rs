@@ -9,12 +9,12 @@ use crate::session::{
     ClientContext, DecisionInput, Record, Rotation, RotationTiming, RoutePolicy, SessionFacts,
     SessionKey, Token, rotate_after_action,
 };
-use crate::store::Unavailable;
+use crate::store::{Unavailable, VerifiedSession};
 use crate::telemetry::SessionEvent;
 
 use super::events::event_context;
 use super::new_token::NewToken;
-use super::verified_store::{VerifiedSession, VerifiedStore};
+use super::verified_store::VerifiedStore;
 
 /// Lost compare-and-swaps before the store counts as unavailable.
 const MAX_ATTEMPTS: usize = 32;
@@ -81,7 +81,7 @@ impl SessionUpdater {
         from: &ClientContext,
     ) -> Rotation {
         let VerifiedSession { record, touched, user_cutoff, .. } = verified;
-        let global_cutoff = self.store.shared.global_cutoff.get();
+        let global_cutoff = self.store.shared.cache.global_cutoff();
         let facts = SessionFacts { touched: *touched, user_cutoff: *user_cutoff, global_cutoff };
         rotate_after_action(&DecisionInput {
             record,

@@ -10,8 +10,9 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use bytes::Bytes;
 use tokio::time::timeout;
 
 use crate::clock::UnixMillis;
@@ -19,26 +20,14 @@ use crate::secret::KeyRing;
 use crate::secret::seal::OpenError;
 use crate::session::record::RecordError;
 use crate::session::{EndReason, Record, RevocationCutoff, SessionKey};
-use crate::store::{CommitOutcome, Loaded, Slot, Store, Unavailable};
+use crate::store::{
+    CachedRecord, CommitOutcome, DualInstant, Loaded, MAX_CLOCK_SKEW, PendingLoad, SessionState,
+    Slot, Store, Unavailable, VerifiedSession,
+};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
 
-use super::session_cache::{CacheEntry, CachedRecord};
 use super::shared::Shared;
-
-/// Maximum clock difference between gateways. A later activity time is not trusted.
-const MAX_CLOCK_SKEW: Duration = Duration::from_mins(2);
-
-/// A session after verification.
-pub(crate) struct VerifiedSession {
-    /// Revision in the store, for the next compare-and-swap.
-    pub(crate) revision: u64,
-    pub(crate) record: Arc<Record>,
-    pub(crate) touched: UnixMillis,
-    pub(crate) user_cutoff: RevocationCutoff,
-    /// The store has an older copy, so the record must be written.
-    pub(crate) needs_restore: bool,
-}
 
 /// The store of one worker, with verification of loaded sessions.
 #[derive(Clone)]
@@ -60,6 +49,11 @@ pub(crate) enum LoadError {
 impl VerifiedStore {
     pub(crate) fn now(&self) -> UnixMillis {
         self.shared.clock.now()
+    }
+
+    /// Returns the current time by both clocks.
+    pub(crate) fn instant(&self) -> DualInstant {
+        DualInstant::new(Instant::now(), self.now())
     }
 
     /// Limits a sequence of store commands to the store's deadline. Each command has a deadline of
@@ -84,36 +78,49 @@ impl VerifiedStore {
         result.inspect_err(|error| self.shared.outage.record_failure(error))
     }
 
+    /// Loads a session. `at` is a time before the call.
+    pub(crate) async fn load_at(
+        &self,
+        key: &SessionKey,
+        at: DualInstant,
+    ) -> Result<(PendingLoad, Loaded), Unavailable> {
+        let load = self.shared.cache.start_load(key, at);
+        Ok((load, self.raw.load(key).await?))
+    }
+
     /// Loads a session, again if the result may precede a write of another worker.
-    pub(crate) async fn load_latest(&self, key: &SessionKey) -> Result<Loaded, Unavailable> {
-        let loaded = self.raw.load(key).await?;
-        self.reload_if_outdated(key, loaded).await
+    pub(crate) async fn load_latest(
+        &self,
+        key: &SessionKey,
+    ) -> Result<(PendingLoad, Loaded), Unavailable> {
+        let (load, loaded) = self.load_at(key, self.instant()).await?;
+        self.reload_if_outdated(key, load, loaded).await
     }
 
     /// Loads again if the result may precede a write of another worker.
     pub(crate) async fn reload_if_outdated(
         &self,
         key: &SessionKey,
+        load: PendingLoad,
         loaded: Loaded,
-    ) -> Result<Loaded, Unavailable> {
-        if self.shared.cache.is_newer_than(key, &loaded, self.now()) {
-            return self.raw.load(key).await;
+    ) -> Result<(PendingLoad, Loaded), Unavailable> {
+        match self.shared.cache.is_newer_than(key, &loaded, self.now()) {
+            true => self.load_at(key, self.instant()).await,
+            false => Ok((load, loaded)),
         }
-        Ok(loaded)
     }
 
-    /// Verifies a loaded session. `requested_at` is a time before the load: an end requested since
-    /// then prevents the confirmation.
+    /// Verifies a loaded session: compares it with the newest state seen, and caches it.
     pub(crate) fn verify(
         &self,
         keys: &KeyRing,
         key: &SessionKey,
+        load: &PendingLoad,
         loaded: Loaded,
-        requested_at: Instant,
     ) -> Result<VerifiedSession, LoadError> {
         let Loaded { slot, touched, user_cutoff } = loaded;
-        let user_cutoff = self.verified_cutoff(key, user_cutoff);
-        let (revision, bytes) = match slot {
+        let user_cutoff = self.verified_cutoff(key, load, user_cutoff);
+        let (revision, sealed) = match slot {
             Slot::Absent => return Err(self.missing(key)),
             Slot::Ended { reason, .. } => {
                 self.cache_end(key, reason);
@@ -121,57 +128,48 @@ impl VerifiedStore {
             }
             Slot::Live { revision, sealed } => (revision, sealed),
         };
-        let (cached, needs_restore) = match self.shared.cache.get(key) {
-            Some(CacheEntry::Ended { reason, until }) => {
-                return Err(self.restore_end(key, reason, until));
-            }
-            Some(CacheEntry::Live(cached)) if cached.is_same(revision, &bytes) => (cached, false),
-            Some(CacheEntry::Live(cached)) => {
-                let record = self.open_record(keys, key, &bytes)?;
-                if revision < cached.revision || record.is_older_than(&cached.record) {
-                    self.emit_once(SessionEvent::RolledBack, key, &cached);
-                    (cached, true)
-                } else {
-                    (self.shared.cache.insert(key, revision, bytes, record), false)
-                }
-            }
-            None => {
-                let record = self.open_record(keys, key, &bytes)?;
-                (self.shared.cache.insert(key, revision, bytes, record), false)
-            }
-        };
-        let touched = self.clamp_touch(key, &cached, touched);
-        self.shared.cache.confirm(&cached, requested_at, self.now(), touched);
-        Ok(VerifiedSession {
-            revision,
-            record: Arc::clone(&cached.record),
-            touched,
-            user_cutoff,
-            needs_restore,
-        })
+        let (cached, needs_restore) = self.newer_record(keys, key, revision, sealed)?;
+        let (record, trusted) = (Arc::clone(&cached.record), self.clamp_touch(touched));
+        if needs_restore {
+            self.shared.cache.keep_newer(key, load, trusted);
+            self.emit_once(SessionEvent::RolledBack, key, &record);
+        } else {
+            self.shared.cache.insert_loaded(key, load, cached, trusted);
+        }
+        if trusted < touched {
+            self.emit_once(SessionEvent::ActivityInFuture, key, &record);
+        }
+        Ok(VerifiedSession { revision, record, touched: trusted, user_cutoff, needs_restore })
     }
 
-    /// Verifies a session that is unchanged since the last load, as most are; `None` in any other
-    /// case.
-    pub(crate) fn verify_unchanged(
+    /// Returns the newer of the loaded and the cached record, and whether the store has the older
+    /// one.
+    fn newer_record(
         &self,
+        keys: &KeyRing,
         key: &SessionKey,
-        loaded: &Loaded,
-        requested_at: Instant,
-        now: UnixMillis,
-    ) -> Option<VerifiedSession> {
-        let Loaded { slot: Slot::Live { revision, sealed }, touched, user_cutoff } = loaded else {
-            return None;
+        revision: u64,
+        sealed: Bytes,
+    ) -> Result<(CachedRecord, bool), LoadError> {
+        let cached = match self.shared.cache.get(key) {
+            SessionState::Ended { reason, until } => {
+                return Err(self.restore_end(key, reason, until));
+            }
+            SessionState::Live(cached) if cached.is_same(revision, &sealed) => {
+                return Ok((cached, false));
+            }
+            SessionState::Live(cached) => Some(cached),
+            SessionState::Unknown => None,
         };
-        let (revision, touched, user_cutoff) = (*revision, *touched, *user_cutoff);
-        let cache = &self.shared.cache;
-        let cached = cache.get_unchanged(key, revision, sealed)?;
-        if cache.cutoff(&key.tag) != user_cutoff || touched > now.plus(MAX_CLOCK_SKEW) {
-            return None;
-        }
-        cache.confirm(&cached, requested_at, now, touched);
-        let record = Arc::clone(&cached.record);
-        Some(VerifiedSession { revision, record, touched, user_cutoff, needs_restore: false })
+        let record = Record::open(keys, key, &sealed);
+        let record = record.map(Arc::new).map_err(|error| self.open_failed(key, error))?;
+        let is_newer = |cached: &CachedRecord| {
+            revision < cached.revision || record.is_older_than(&cached.record)
+        };
+        Ok(match cached.filter(is_newer) {
+            Some(cached) => (cached, true),
+            None => (CachedRecord { revision, sealed, record }, false),
+        })
     }
 
     /// Loads a session that has not ended.
@@ -179,9 +177,8 @@ impl VerifiedStore {
         &self,
         key: &SessionKey,
     ) -> Result<Option<VerifiedSession>, Unavailable> {
-        let requested_at = Instant::now();
-        let loaded = self.track_errors(self.load_latest(key).await)?;
-        match self.verify(&self.shared.keys.load_full(), key, loaded, requested_at) {
+        let (load, loaded) = self.track_errors(self.load_latest(key).await)?;
+        match self.verify(&self.shared.keys.load_full(), key, &load, loaded) {
             Ok(verified) => Ok(Some(verified)),
             Err(LoadError::Unavailable(error)) => Err(error),
             Err(_) => Ok(None),
@@ -197,29 +194,19 @@ impl VerifiedStore {
         revision: u64,
         new: &Record,
     ) -> Result<bool, Unavailable> {
-        let (sealed, requested_at) = (new.seal(keys, key), Instant::now());
+        let (sealed, requested_at) = (new.seal(keys, key), self.instant());
         let commit = self.raw.commit(key, revision, &sealed, new.absolute_end).await?;
         if commit != CommitOutcome::Swapped {
             return Ok(false);
         }
-        let (cache, record) = (&self.shared.cache, Arc::new(new.clone()));
-        let cached = cache.insert(key, revision.saturating_add(1), sealed.into(), record);
-        cache.confirm(&cached, requested_at, self.now(), cached.touched());
+        let (revision, record) = (revision.saturating_add(1), Arc::new(new.clone()));
+        let written = CachedRecord { revision, sealed: sealed.into(), record };
+        self.shared.cache.insert_written(key, written, requested_at);
         // Reauthentication creates another session, so these connections must end.
         if new.reauth_required {
             self.shared.connections.session_ended(key);
         }
         Ok(true)
-    }
-
-    fn open_record(
-        &self,
-        keys: &KeyRing,
-        key: &SessionKey,
-        bytes: &[u8],
-    ) -> Result<Arc<Record>, LoadError> {
-        let record = Record::open(keys, key, bytes);
-        record.map(Arc::new).map_err(|error| self.open_failed(key, error))
     }
 
     /// Maps a record that cannot be opened. A missing key is this gateway's fault, so the session
@@ -250,16 +237,16 @@ impl VerifiedStore {
 
     /// Handles a missing record. If the cache has one with time left, the store lost it.
     fn missing(&self, key: &SessionKey) -> LoadError {
-        let cached = self.shared.cache.get(key);
-        match cached {
-            None => LoadError::Missing,
-            Some(CacheEntry::Ended { reason, until }) if self.now() < until => {
+        self.shared.cache.remove_proof(key);
+        match self.shared.cache.get(key) {
+            SessionState::Unknown => LoadError::Missing,
+            SessionState::Ended { reason, until } if self.now() < until => {
                 self.restore_end(key, reason, until)
             }
-            Some(CacheEntry::Ended { reason, .. }) => LoadError::Ended(reason),
-            Some(CacheEntry::Live(cached)) => {
+            SessionState::Ended { reason, .. } => LoadError::Ended(reason),
+            SessionState::Live(cached) => {
                 if self.now() < cached.record.absolute_end {
-                    self.emit_once(SessionEvent::RolledBack, key, &cached);
+                    self.emit_once(SessionEvent::RolledBack, key, &cached.record);
                 }
                 LoadError::Missing
             }
@@ -283,9 +270,8 @@ impl VerifiedStore {
 
     /// Caches an end for as long as the session could have lived.
     fn cache_end(&self, key: &SessionKey, reason: EndReason) {
-        let until = match self.shared.cache.get(key) {
-            Some(CacheEntry::Live(cached)) => cached.record.absolute_end,
-            Some(CacheEntry::Ended { .. }) => return,
+        let until = match self.shared.cache.live(key) {
+            Some(cached) => cached.record.absolute_end,
             None => self.now().plus(self.shared.policy.absolute()),
         };
         self.shared.cache.insert_end(key, reason, until);
@@ -293,38 +279,30 @@ impl VerifiedStore {
 
     /// Returns the later of the stored and the cached cutoff. A rollback is reported for each
     /// request, because it concerns that request.
-    fn verified_cutoff(&self, key: &SessionKey, cutoff: RevocationCutoff) -> RevocationCutoff {
-        let cached = self.shared.cache.cutoff(&key.tag);
-        if cached.at > cutoff.at {
+    fn verified_cutoff(
+        &self,
+        key: &SessionKey,
+        load: &PendingLoad,
+        cutoff: RevocationCutoff,
+    ) -> RevocationCutoff {
+        let latest = self.shared.cache.insert_loaded_cutoff(&key.tag, load, cutoff);
+        if latest != cutoff {
             let context = EventContext { session: Some(key.id), ..EventContext::default() };
             self.shared.emit(SessionEvent::RolledBack, context);
-            return cached.later(cutoff);
         }
-        if cutoff.at.0 > 0 {
-            self.shared.cache.observe_cutoff(&key.tag, cutoff);
-        }
-        cutoff
+        latest
     }
 
     /// Limits a future activity time to now. Otherwise it would prevent the idle timeout.
-    fn clamp_touch(
-        &self,
-        key: &SessionKey,
-        cached: &CachedRecord,
-        touched: UnixMillis,
-    ) -> UnixMillis {
+    fn clamp_touch(&self, touched: UnixMillis) -> UnixMillis {
         let now = self.now();
-        if touched <= now.plus(MAX_CLOCK_SKEW) {
-            return touched;
-        }
-        self.emit_once(SessionEvent::ActivityInFuture, key, cached);
-        now
+        if touched > now.plus(MAX_CLOCK_SKEW) { now } else { touched }
     }
 
     /// Emits an event once for each copy of a record.
-    fn emit_once(&self, event: SessionEvent, key: &SessionKey, cached: &CachedRecord) {
-        if cached.mark_reported() {
-            let user = &cached.record.identity.user;
+    fn emit_once(&self, event: SessionEvent, key: &SessionKey, record: &Record) {
+        if self.shared.cache.mark_reported(key) {
+            let user = &record.identity.user;
             self.shared.emit(
                 event,
                 EventContext { user, session: Some(key.id), ..EventContext::default() },

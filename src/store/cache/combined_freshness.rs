@@ -65,8 +65,10 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    use crate::clock::UnixMillis;
+
     fn at(monotonic: u64) -> DualInstant {
-        DualInstant { monotonic, wall: 1_000_000 + monotonic }
+        DualInstant { monotonic, wall: UnixMillis(1_000_000 + monotonic) }
     }
 
     #[test]

@@ -1,45 +1,47 @@
-//! Freshness: the time since Redis last confirmed that no change is outstanding.
+//! Freshness: the time since the store last confirmed a state, by two clocks.
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-/// Maximum age of a freshness confirmation: the bound on an unseen revocation.
+use crate::clock::{Clock, UnixMillis};
+
+/// Maximum age of a confirmation: the bound on an unseen revocation.
 pub(in crate::store) const MAX_STALENESS: Duration = Duration::from_secs(3);
 
-/// Source of [`DualInstant`]s.
-#[derive(Debug)]
-pub(in crate::store) struct DualClock {
-    start: Instant,
-}
+/// Start of the monotonic milliseconds: the first use in this process.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// A point in time on two clocks, in milliseconds. The monotonic clock may stop while the machine
 /// sleeps; the wall clock may be set back. The greater difference counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) struct DualInstant {
+pub struct DualInstant {
+    /// Milliseconds since the start of the process, plus one: zero marks an unconfirmed state.
     pub(in crate::store) monotonic: u64,
-    pub(in crate::store) wall: u64,
-}
-
-impl DualClock {
-    pub(in crate::store) fn start() -> DualClock {
-        DualClock { start: Instant::now() }
-    }
-
-    pub(in crate::store) fn now(&self) -> DualInstant {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        // Starts at one, because zero marks an unconfirmed state.
-        DualInstant {
-            monotonic: millis(self.start.elapsed()).saturating_add(1),
-            wall: millis(wall),
-        }
-    }
+    pub(in crate::store) wall: UnixMillis,
 }
 
 impl DualInstant {
+    /// Combines the readings of both clocks.
+    pub fn new(instant: Instant, wall: UnixMillis) -> DualInstant {
+        let monotonic = instant.saturating_duration_since(*START).as_millis();
+        DualInstant { monotonic: u64::try_from(monotonic).unwrap_or(u64::MAX).max(1), wall }
+    }
+
+    /// Reads the system's clocks.
+    pub fn now() -> DualInstant {
+        DualInstant::new(Instant::now(), Clock::System.now())
+    }
+
+    /// Returns the reading of the monotonic clock.
+    pub(crate) fn instant(self) -> Instant {
+        *START + Duration::from_millis(self.monotonic)
+    }
+
     /// Returns the time from `earlier` to `self`.
     pub(in crate::store) fn since(self, earlier: DualInstant) -> Duration {
         let monotonic = self.monotonic.saturating_sub(earlier.monotonic);
-        Duration::from_millis(monotonic.max(self.wall.saturating_sub(earlier.wall)))
+        Duration::from_millis(monotonic).max(self.wall.since(earlier.wall))
     }
 }
 
@@ -54,7 +56,7 @@ impl Freshness {
     /// Confirms that all changes made before `at` have arrived.
     pub(in crate::store) fn confirm(&self, at: DualInstant) {
         // A reader between the two stores sees one older value, and so a greater age.
-        self.wall.store(at.wall, Ordering::Release);
+        self.wall.store(at.wall.0, Ordering::Release);
         self.monotonic.store(at.monotonic, Ordering::Release);
     }
 
@@ -66,7 +68,7 @@ impl Freshness {
     /// Returns the age of the confirmation, or `None` if there is none.
     pub(in crate::store) fn age(&self, now: DualInstant) -> Option<Duration> {
         let monotonic = self.monotonic.load(Ordering::Acquire);
-        let wall = self.wall.load(Ordering::Acquire);
+        let wall = UnixMillis(self.wall.load(Ordering::Acquire));
         (monotonic > 0).then(|| now.since(DualInstant { monotonic, wall }))
     }
 
@@ -75,18 +77,15 @@ impl Freshness {
     }
 }
 
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const AT: DualInstant = DualInstant { monotonic: 10_000, wall: 50_000 };
+    const AT: DualInstant = DualInstant { monotonic: 10_000, wall: UnixMillis(50_000) };
 
     fn later(monotonic: u64, wall: u64) -> DualInstant {
-        DualInstant { monotonic: AT.monotonic + monotonic, wall: AT.wall + wall }
+        let wall = UnixMillis(AT.wall.0 + wall);
+        DualInstant { monotonic: AT.monotonic + monotonic, wall }
     }
 
     #[test]
@@ -97,7 +96,8 @@ mod tests {
         assert!(freshness.is_fresh(later(2_999, 2_999)));
         assert!(!freshness.is_fresh(later(3_000, 0)), "the wall clock was set back or stopped");
         assert!(!freshness.is_fresh(later(0, 3_000)), "the machine slept");
-        assert!(freshness.is_fresh(DualInstant { monotonic: AT.monotonic + 5, wall: 0 }));
+        let set_back = DualInstant { monotonic: AT.monotonic + 5, wall: UnixMillis(0) };
+        assert!(freshness.is_fresh(set_back));
     }
 
     #[test]
@@ -111,9 +111,10 @@ mod tests {
 
     #[test]
     fn the_first_instant_is_a_valid_confirmation() {
-        let (clock, freshness) = (DualClock::start(), Freshness::default());
-        let now = clock.now();
-        freshness.confirm(now);
-        assert!(freshness.is_fresh(now));
+        let (start, freshness) = (Instant::now(), Freshness::default());
+        let first = DualInstant::new(start, UnixMillis(0));
+        freshness.confirm(first);
+        assert!(freshness.is_fresh(first));
+        assert!(first.instant() <= Instant::now() + Duration::from_millis(1));
     }
 }

@@ -69,7 +69,8 @@ pub(super) async fn run(redis: RedisStore) {
     tasks.spawn(async move { inspecting.run_diagnostics().await });
     loop {
         let now = primaries.current();
-        let combined = Arc::new(CombinedFreshness::new(now.len(), Arc::clone(&shared.freshness)));
+        let combined =
+            Arc::new(CombinedFreshness::new(now.len(), Arc::clone(&shared.cache.freshness)));
         let mut listeners = JoinSet::new();
         for (index, primary) in now.into_iter().enumerate() {
             let freshness = PrimaryFreshness { primaries: Arc::clone(&combined), index };
@@ -146,9 +147,7 @@ impl InvalidationListener {
         let mut connection = connection;
         let tracked = timeout(HEARTBEAT_TIMEOUT, self.enable_tracking(&mut connection)).await;
         tracked.map_err(|_| self.timeout_error())??;
-        if let Some(cache) = &self.shared.cache {
-            cache.flush(FlushCause::Connected);
-        }
+        self.shared.cache.flush(FlushCause::Connected);
         self.shared.notify(StoreChange::Everything);
         self.check_server_identity(&mut connection).await;
         let mut tick = interval(HEARTBEAT_INTERVAL);

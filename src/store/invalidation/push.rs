@@ -49,7 +49,7 @@ impl PushHandler {
     /// Registers a heartbeat. Call it before sending: the time of this call is what its push
     /// confirms.
     pub(super) fn expect_heartbeat(&self, name: Vec<u8>) {
-        let sent = self.shared.clock.now();
+        let sent = DualInstant::now();
         *self.pending.lock() = Some(PendingHeartbeat { name, sent });
     }
 
@@ -98,9 +98,7 @@ impl PushHandler {
     fn connection_lost(&self) {
         if !self.is_broken.swap(true, Ordering::AcqRel) {
             self.freshness.reset();
-            if let Some(cache) = &self.shared.cache {
-                cache.flush(FlushCause::ConnectionLost);
-            }
+            self.shared.cache.flush(FlushCause::ConnectionLost);
             self.broken.notify_one();
         }
     }

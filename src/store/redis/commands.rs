@@ -1,6 +1,6 @@
 //! The commands of the Redis store.
 //!
-//! Invariant: when a write returns, with any result, no cached value from before it remains. A
+//! Invariant: when a write returns, with any result, no proof from before it remains. A
 //! failed write may have been applied.
 
 use std::fmt;
@@ -23,7 +23,7 @@ use crate::redis::{
     RedisUnavailable, ScriptCall,
 };
 use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
-use crate::store::cache::{CacheStats, ValidityCache};
+use crate::store::cache::{CacheStats, DualInstant};
 use crate::store::entry::{
     CUTOFF_RETENTION, MAX_HISTORY_BYTES, MAX_SESSIONS_PER_USER, RETENTION_SLACK, id_collision,
     live_prefix, pack_ended, pack_live, too_many_sessions, unpack,
@@ -60,11 +60,6 @@ impl RedisStore {
         RedisStore { client: self.client.for_worker(), ..self.clone() }
     }
 
-    /// Returns a session from the cache.
-    pub(in crate::store) fn cached(&self, key: &SessionKey) -> Option<Loaded> {
-        self.shared.cache.as_ref()?.get(key)
-    }
-
     pub(in crate::store) fn subscribe(&self) -> broadcast::Receiver<StoreChange> {
         self.shared.subscribe()
     }
@@ -91,8 +86,8 @@ impl RedisStore {
             rejected: self.client.rejected(),
             open_circuits: self.client.open_circuits(),
             advice: Advice::ALL.map(|advice| self.advice.contains(advice)),
-            cache: self.shared.cache.as_ref().map(ValidityCache::stats),
-            staleness: self.shared.freshness.age(self.shared.clock.now()),
+            cache: self.shared.cache.stats(),
+            staleness: self.shared.cache.freshness.age(DualInstant::now()),
         }
     }
 
@@ -102,17 +97,12 @@ impl RedisStore {
         self.client.total_deadline(2, 3)
     }
 
-    /// Loads a session, fills the cache, and applies the revocation log.
+    /// Loads a session, and applies the revocation log.
     pub(in crate::store) async fn load(&self, key: &SessionKey) -> Result<Loaded, Unavailable> {
-        let fill = self.shared.cache.as_ref().map(|cache| (cache, cache.start_fill(key)));
-        let loaded = self.shared.revocation_log.apply(key, self.load_uncached(key).await?);
-        if let Some((cache, fill)) = fill {
-            cache.complete_fill(key, &fill, &loaded);
-        }
-        Ok(loaded)
+        Ok(self.shared.revocation_log.apply(key, self.load_stored(key).await?))
     }
 
-    async fn load_uncached(&self, key: &SessionKey) -> Result<Loaded, Unavailable> {
+    async fn load_stored(&self, key: &SessionKey) -> Result<Loaded, Unavailable> {
         let keys = UserKeys::new(&key.tag);
         let wanted = [keys.record(key.id), keys.touch(key.id), keys.cutoff()];
         let mut command = cmd("MGET");
@@ -220,7 +210,7 @@ impl RedisStore {
         }
     }
 
-    /// Updates the cached touch. After a failure the entry is removed instead: a cached touch must
+    /// Updates the cached touch. After a failure the proof is removed instead: a proven touch must
     /// not be later than the stored one.
     pub(in crate::store) async fn touch(
         &self,
@@ -237,9 +227,7 @@ impl RedisStore {
             .arg(expiry(retain_until));
         self.run::<i64>(user_target(&key.tag), &call).await?;
         guard.disarm();
-        if let Some(cache) = &self.shared.cache {
-            cache.update_touch(key, at);
-        }
+        self.shared.cache.update_touch(key, at);
         Ok(())
     }
 

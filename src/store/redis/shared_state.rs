@@ -1,6 +1,6 @@
 //! The state that a process keeps in addition to Redis.
 //!
-//! - the [validity cache](crate::store::cache) avoids repeated loads
+//! - the [session cache](crate::store::cache) avoids repeated loads
 //! - the [revocation log](crate::store::revocation_log) protects against a rollback of Redis
 //! - the [invalidation](crate::store::invalidation) receives changes from Redis
 
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Notify, broadcast};
 
-use crate::store::cache::{DualClock, Freshness, ValidityCache};
+use crate::store::cache::SessionCache;
 use crate::store::revocation_log::RevocationLog;
 use crate::store::types::StoreChange;
 
@@ -17,10 +17,8 @@ const CHANGE_CHANNEL_CAPACITY: usize = 4_096;
 
 /// State that all workers of this process share.
 pub(in crate::store) struct SharedState {
-    pub(in crate::store) cache: Option<ValidityCache>,
+    pub(in crate::store) cache: Arc<SessionCache>,
     pub(in crate::store) revocation_log: RevocationLog,
-    pub(in crate::store) freshness: Arc<Freshness>,
-    pub(in crate::store) clock: Arc<DualClock>,
     /// Notified when Redis may have rolled back, so the revocation log must be restored.
     pub(in crate::store) rollback_suspected: Notify,
     changes: broadcast::Sender<StoreChange>,
@@ -28,14 +26,9 @@ pub(in crate::store) struct SharedState {
 
 impl SharedState {
     pub(super) fn new(has_cache: bool) -> SharedState {
-        let (freshness, clock) = (Arc::new(Freshness::default()), Arc::new(DualClock::start()));
-        let cache =
-            has_cache.then(|| ValidityCache::new(Arc::clone(&freshness), Arc::clone(&clock)));
         SharedState {
-            cache,
+            cache: Arc::new(SessionCache::new(has_cache)),
             revocation_log: RevocationLog::default(),
-            freshness,
-            clock,
             rollback_suspected: Notify::new(),
             changes: broadcast::Sender::new(CHANGE_CHANNEL_CAPACITY),
         }
@@ -45,11 +38,9 @@ impl SharedState {
         self.changes.subscribe()
     }
 
-    /// Removes the changed entry from the cache and notifies subscribers.
+    /// Removes the proofs that the change concerns and notifies subscribers.
     pub(in crate::store) fn invalidate(&self, change: StoreChange) {
-        if let Some(cache) = &self.cache {
-            cache.invalidate(change);
-        }
+        self.cache.invalidate(change);
         self.notify(change);
     }
 
@@ -60,7 +51,7 @@ impl SharedState {
 }
 
 /// Guard of a local write in progress. On drop, also when the request was cancelled, it removes the
-/// cached value: the push from Redis arrives after the response.
+/// proof: the push from Redis arrives after the response.
 pub(super) struct InvalidateOnDrop<'a> {
     shared: &'a SharedState,
     change: Option<StoreChange>,
@@ -71,7 +62,7 @@ impl<'a> InvalidateOnDrop<'a> {
         InvalidateOnDrop { shared, change: Some(change) }
     }
 
-    /// Keeps the cached value.
+    /// Keeps the proof.
     pub(super) fn disarm(mut self) {
         self.change = None;
     }
@@ -79,8 +70,8 @@ impl<'a> InvalidateOnDrop<'a> {
 
 impl Drop for InvalidateOnDrop<'_> {
     fn drop(&mut self) {
-        if let (Some(cache), Some(change)) = (&self.shared.cache, self.change) {
-            cache.invalidate(change);
+        if let Some(change) = self.change {
+            self.shared.cache.invalidate(change);
         }
     }
 }

@@ -17,7 +17,7 @@ use doorward::session::{
     ClientContext, Identity, OnReuse, RotationTiming, RoutePolicy, SessionPolicy, SignalsMode,
 };
 use doorward::sessions::{Sessions, Shared, SharedParts};
-use doorward::store::Store;
+use doorward::store::{SessionCache, Store};
 use doorward::telemetry::Metrics;
 
 use super::location_log::{LocationChangeEntry, LocationChangeLog};
@@ -145,6 +145,7 @@ fn shared(rules: &Policy, clock: &Clock) -> Shared {
         unchecked_for: Duration::from_secs(60),
     };
     Shared::new(SharedParts {
+        cache: Arc::new(SessionCache::new(false)),
         keys: KeyRing::generate("now"),
         clock: clock.clone(),
         policy: policy(rules.lifetime),
