@@ -9,13 +9,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::context::{ClientContext, network_of};
 use super::fingerprint::TlsFingerprint;
 use super::policy::SignalsMode;
-use super::record::Record;
-use super::user_history::{self, UserNetwork};
+use super::record::{KnownClient, KnownNetwork, Record};
+use super::user_history::{self, UserNetwork, retain_last};
 use crate::clock::UnixMillis;
 
 /// Maximum number of networks beside the one of the login.
@@ -26,31 +24,6 @@ pub const MAX_CLIENTS: usize = 4;
 
 /// Shortest interval between two writes for a session that alternates between networks.
 const RETURN_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Networks and clients beside those of the login. Empty for most sessions.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KnownLocations {
-    /// The current network is at the end.
-    networks: Vec<KnownNetwork>,
-    clients: Vec<KnownClient>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct KnownNetwork {
-    address: IpAddr,
-    /// When the session last entered or left the network.
-    last_used: UnixMillis,
-    /// Whether a route in enforce mode accepts it.
-    trusted: bool,
-}
-
-/// A client, identified by user agent and TLS fingerprint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct KnownClient {
-    user_agent: String,
-    fingerprint: Option<TlsFingerprint>,
-    trusted: bool,
-}
 
 /// Whether the location of a request is new to its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,16 +208,11 @@ fn is_known_in(trusted: bool, mode: SignalsMode) -> bool {
     }
 }
 
-/// Removes the first entries of a list that is longer than `limit`.
-pub(super) fn retain_last<T>(list: &mut Vec<T>, limit: usize) {
-    let over = list.len().saturating_sub(limit);
-    list.drain(..over);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::secret::{KeyRing, random_bytes};
+    use crate::session::record::KnownLocations;
     use crate::session::{Identity, SessionId, SessionKey, Token, UserTag};
 
     const MINUTE: Duration = Duration::from_secs(60);

@@ -6,9 +6,8 @@ use std::net::IpAddr;
 
 use super::SessionId;
 use super::context::{ClientContext, network_of};
-use super::user_history::session_hash;
 use crate::clock::UnixMillis;
-use crate::secret::random_bytes;
+use crate::secret::{random_bytes, sha256};
 
 /// Identifies a notice. Not a secret: dismissing one takes a session of the user and its CSRF token.
 pub type NoticeId = [u8; 8];
@@ -90,4 +89,10 @@ impl ClientSummary {
             user_agent: context.user_agent.clone(),
         }
     }
+}
+
+pub(super) fn session_hash(session: SessionId) -> [u8; 8] {
+    let mut out = [0; 8];
+    out.copy_from_slice(&sha256(&session.0)[..8]);
+    out
 }

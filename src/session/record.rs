@@ -8,10 +8,12 @@
 //! A field that an older gateway must not ignore needs a new format. `docs/decisions/036-record-format.md`
 //! describes upgrades and downgrades.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::context::ClientContext;
-use super::known_locations::KnownLocations;
+use super::fingerprint::TlsFingerprint;
 use super::{SessionKey, Token};
 use crate::clock::UnixMillis;
 use crate::secret::seal::{self, OpenError};
@@ -63,6 +65,31 @@ pub struct Record {
 pub struct Extension {
     pub id: u16,
     pub value: Vec<u8>,
+}
+
+/// Networks and clients beside those of the login. Empty for most sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownLocations {
+    /// The current network is at the end.
+    pub(super) networks: Vec<KnownNetwork>,
+    pub(super) clients: Vec<KnownClient>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KnownNetwork {
+    pub(super) address: IpAddr,
+    /// When the session last entered or left the network.
+    pub(super) last_used: UnixMillis,
+    /// Whether a route in enforce mode accepts it.
+    pub(super) trusted: bool,
+}
+
+/// A client, identified by user agent and TLS fingerprint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KnownClient {
+    pub(super) user_agent: String,
+    pub(super) fingerprint: Option<TlsFingerprint>,
+    pub(super) trusted: bool,
 }
 
 /// The user of a session, as established at login.

@@ -16,12 +16,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::context::ClientContext;
-use super::known_locations::retain_last;
-use super::notice::{self, SecurityNotice};
+use super::notice::{self, SecurityNotice, session_hash};
 use super::{SessionId, UserTag};
 use crate::clock::UnixMillis;
+use crate::secret::KeyRing;
 use crate::secret::seal::{self, OpenError};
-use crate::secret::{KeyRing, sha256};
 
 /// Maximum number of networks per user.
 pub const MAX_NETWORKS: usize = 16;
@@ -310,10 +309,10 @@ fn associated_data(tag: &UserTag, revision: u64) -> [u8; 16] {
     out
 }
 
-pub(super) fn session_hash(session: SessionId) -> [u8; 8] {
-    let mut out = [0; 8];
-    out.copy_from_slice(&sha256(&session.0)[..8]);
-    out
+/// Removes the first entries of a list that is longer than `limit`.
+pub(super) fn retain_last<T>(list: &mut Vec<T>, limit: usize) {
+    let over = list.len().saturating_sub(limit);
+    list.drain(..over);
 }
 
 fn day_of(at: UnixMillis) -> u64 {

@@ -14,73 +14,28 @@
 //! The caller stores [`Verdict::change`] by compare-and-swap. If the swap fails, the caller loads the
 //! record and decides again.
 
+mod input;
 mod rotation;
 mod token_status;
 mod verdict;
 
+pub use input::{DecisionInput, RiskRequirement, RotationTiming};
 pub use rotation::{Rotation, rotate_after_action};
 pub use verdict::{Change, Outcome, Refusal, Successor, Verdict};
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::context::ClientContext;
-use super::expiry::{Expiry, SessionDeadlines, SessionFacts, deadline};
-use super::policy::{OnReuse, RoutePolicy, SessionPolicy};
+use super::expiry::{Expiry, deadline};
+use super::policy::OnReuse;
 use super::record::{EndReason, Record};
-use super::token::Token;
-use crate::clock::UnixMillis;
-use crate::secret::KeyRing;
 
+use input::Evaluation;
 use token_status::TokenStatus;
 
 /// Age at which every browser has written a cookie to disk. Browsers write every 30 s; until twice
 /// that, a crash can restore the previous cookie.
 const COOKIE_PERSISTED_AFTER: Duration = Duration::from_secs(60);
-
-/// All inputs of a decision.
-pub struct DecisionInput<'a> {
-    pub record: &'a Record,
-    pub facts: &'a SessionFacts,
-    pub token: &'a Token,
-    pub keys: &'a KeyRing,
-    pub now: UnixMillis,
-    /// Source of random bytes. Called only for a new successor, because it costs a system call.
-    pub random_salt: &'a dyn Fn() -> [u8; 16],
-    pub client: &'a ClientContext,
-    pub policy: &'a SessionPolicy,
-    pub route: &'a RoutePolicy,
-    pub timing: RotationTiming,
-    /// Whether the request counts as activity for the idle timeout.
-    pub activity: bool,
-    /// Result of the risk assessment; `None` if the location did not change.
-    pub risk: Option<RiskRequirement>,
-}
-
-/// Consequence of a location change, as decided by the risk assessment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RiskRequirement {
-    /// Adds the location to the record. `trusted`: a route in enforce mode accepts it.
-    RecordLocation { trusted: bool },
-    /// Adds the location and rotates the token now.
-    Rotate,
-    /// Refuses every token of the session until the user logs in again.
-    Reauthenticate,
-    /// Ends the session with a theft verdict.
-    EndSession,
-}
-
-/// Whether the response to this request may carry a successor token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RotationTiming {
-    /// Immediately: the request performed a sensitive action.
-    Now,
-    /// As soon as the token is due, for every kind of request. If one kind were exempt, a thief could
-    /// use that kind only and never rotate.
-    WhenDue,
-    /// Never: rotation is off on this route, for scripts that keep one cookie.
-    Never,
-}
 
 /// Decides one request. Total: every input has a verdict.
 pub fn decide(input: &DecisionInput<'_>) -> Verdict {
@@ -102,24 +57,7 @@ pub fn decide(input: &DecisionInput<'_>) -> Verdict {
     }
 }
 
-/// The inputs with derived values.
-struct Evaluation<'a> {
-    input: &'a DecisionInput<'a>,
-    hash: [u8; 32],
-    deadlines: SessionDeadlines,
-    /// The latest time recorded for this session, or the input's time if that is later. Without this,
-    /// a clock that steps back would make a superseded token valid again.
-    now: UnixMillis,
-}
-
-impl<'a> Evaluation<'a> {
-    fn new(input: &'a DecisionInput<'a>) -> Evaluation<'a> {
-        let id = input.token.key.id;
-        let deadlines = SessionDeadlines::new(id, input.record, input.facts, input.policy);
-        let now = deadlines.session_time(input.now);
-        Evaluation { input, hash: input.token.hash(), deadlines, now }
-    }
-
+impl Evaluation<'_> {
     /// Returns the verdict if the session is revoked or timed out, independent of the token.
     fn expired(&self) -> Option<Verdict> {
         Some(match self.deadlines.expiry(self.now)? {

@@ -6,8 +6,9 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use super::input::{DecisionInput, Evaluation, RiskRequirement, RotationTiming};
 use super::token_status::TokenStatus;
-use super::{DecisionInput, Evaluation, RiskRequirement, RotationTiming, Successor};
+use super::verdict::Successor;
 use crate::secret::{KeyId, sha256};
 use crate::session::record::{Offer, Record, Superseded};
 

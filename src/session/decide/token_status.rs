@@ -3,7 +3,7 @@
 //! Implements S3 and S8: a token one generation behind is accepted within the grace period only; a
 //! token two generations behind is a replay.
 
-use super::Evaluation;
+use super::input::Evaluation;
 use crate::secret::constant_time_eq;
 
 /// The presented token in relation to the record.
