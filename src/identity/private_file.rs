@@ -7,15 +7,11 @@
 //! - An existing file keeps its owner and its group's read permission: a gateway under another
 //!   account must still be able to read it after root edited it. No other permission is granted.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-use data_encoding::HEXLOWER;
-
-use crate::secret::random_bytes;
 
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 const LOCK_POLL: Duration = Duration::from_millis(10);
@@ -66,10 +62,17 @@ impl AtomicFile {
     /// # Errors
     /// If any step fails; the old file is then unchanged and no temporary file remains.
     pub fn replace(&self, content: &[u8]) -> io::Result<()> {
-        let temp = TempFile::create(&self.target)?;
-        temp.write(&self.target, content)?;
-        temp.rename_to(&self.target)?;
-        File::open(parent_directory(&self.target))?.sync_all()
+        let directory = parent_directory(&self.target);
+        let owner_only = fs::Permissions::from_mode(0o600);
+        let mut temp = tempfile::Builder::new();
+        let mut temp = temp.prefix(".doorward-").permissions(owner_only).tempfile_in(&directory)?;
+        if let Ok(old) = fs::metadata(&self.target) {
+            copy_owner(temp.as_file(), &old)?;
+        }
+        temp.write_all(content)?;
+        temp.as_file().sync_all()?;
+        temp.persist(&self.target)?;
+        File::open(directory)?.sync_all()
     }
 }
 
@@ -95,52 +98,13 @@ fn parent_directory(path: &Path) -> PathBuf {
     }
 }
 
-/// A temporary file in the same directory; removed on drop unless it was renamed.
-struct TempFile {
-    path: Option<PathBuf>,
-    file: File,
-}
-
-impl TempFile {
-    fn create(target: &Path) -> io::Result<TempFile> {
-        let name = format!(".doorward-{}", HEXLOWER.encode(&random_bytes::<8>()));
-        let path = parent_directory(target).join(name);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        Ok(TempFile { path: Some(path), file })
+fn copy_owner(file: &File, old: &fs::Metadata) -> io::Result<()> {
+    let new = file.metadata()?;
+    if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
+        std::os::unix::fs::fchown(file, Some(old.uid()), Some(old.gid()))?;
     }
-
-    fn write(&self, target: &Path, content: &[u8]) -> io::Result<()> {
-        if let Ok(old) = fs::metadata(target) {
-            self.copy_owner(&old)?;
-        }
-        (&self.file).write_all(content)?;
-        self.file.sync_all()
-    }
-
-    fn copy_owner(&self, old: &fs::Metadata) -> io::Result<()> {
-        let new = self.file.metadata()?;
-        if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
-            std::os::unix::fs::fchown(&self.file, Some(old.uid()), Some(old.gid()))?;
-        }
-        let mode = 0o600 | (old.mode() & 0o040);
-        self.file.set_permissions(fs::Permissions::from_mode(mode))
-    }
-
-    fn rename_to(mut self, target: &Path) -> io::Result<()> {
-        if let Some(path) = &self.path {
-            fs::rename(path, target)?;
-            self.path = None;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for TempFile {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            let _ = fs::remove_file(path);
-        }
-    }
+    let mode = 0o600 | (old.mode() & 0o040);
+    file.set_permissions(fs::Permissions::from_mode(mode))
 }
 
 #[cfg(test)]
