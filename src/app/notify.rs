@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::{self, Config, Notify};
-use crate::notify::{Notifier, RetryPolicy, Settings, Webhook};
+use crate::notify::{Notifier, RetryPolicy, Settings, WebhookReceiver};
 use crate::secret::SigningSecret;
 use crate::telemetry::Metrics;
 use crate::tls;
@@ -41,8 +41,8 @@ pub fn settings(notify: &Notify) -> Result<Option<Settings>, StartError> {
     }))
 }
 
-fn webhook(target: &config::Webhook) -> Result<Webhook, StartError> {
-    Ok(Webhook { target: target.clone(), tls: tls::client_config(target.ca.as_deref())? })
+fn webhook(target: &config::Webhook) -> Result<WebhookReceiver, StartError> {
+    Ok(WebhookReceiver { target: target.clone(), tls: tls::client_config(target.ca.as_deref())? })
 }
 
 fn secret(path: &Path) -> Result<Arc<SigningSecret>, StartError> {

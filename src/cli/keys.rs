@@ -115,7 +115,7 @@ fn rotate(path: &Path) -> anyhow::Result<Output> {
 }
 
 #[derive(Serialize)]
-struct Row<'a> {
+struct KeyRow<'a> {
     id: KeyId,
     created: &'a str,
     signs: bool,
@@ -124,15 +124,15 @@ struct Row<'a> {
 fn list(args: &KeysListArgs) -> anyhow::Result<Output> {
     let ring = read(&args.file.keys)?;
     let (newest, _) = ring.signing_key();
-    let rows: Vec<Row<'_>> =
-        ring.ids().map(|(id, created)| Row { id, created, signs: id == newest }).collect();
+    let rows: Vec<KeyRow<'_>> =
+        ring.ids().map(|(id, created)| KeyRow { id, created, signs: id == newest }).collect();
     if args.json {
         return Ok(Output::Data(format!("{}\n", serde_json::to_string_pretty(&rows)?)));
     }
-    Ok(Output::Data(rows.iter().map(Row::line).collect()))
+    Ok(Output::Data(rows.iter().map(KeyRow::line).collect()))
 }
 
-impl Row<'_> {
+impl KeyRow<'_> {
     fn line(&self) -> String {
         let role = if self.signs { "signs" } else { "verifies" };
         format!("{}\t{}\t{role}\n", self.id, self.created.escape_debug())

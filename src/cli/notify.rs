@@ -13,11 +13,11 @@ use crate::notify;
 #[derive(Args)]
 pub struct NotifyArgs {
     #[command(subcommand)]
-    command: NotifyCommand,
+    command: NotifySubcommand,
 }
 
 #[derive(Subcommand)]
-enum NotifyCommand {
+enum NotifySubcommand {
     /// Send the test event notify.test once to every channel and print the results
     Test {
         /// Configuration file
@@ -27,7 +27,7 @@ enum NotifyCommand {
 }
 
 pub(super) fn run(args: &NotifyArgs) -> anyhow::Result<ExitCode> {
-    let NotifyCommand::Test { config } = &args.command;
+    let NotifySubcommand::Test { config } = &args.command;
     let config = match Config::load(config) {
         Ok((config, _)) => config,
         Err(error) => return Ok(super::check::print_config_error(&error)),

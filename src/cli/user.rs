@@ -348,7 +348,7 @@ const COMMON_PASSWORDS: [&str; 24] = [
 ];
 
 #[derive(Serialize)]
-struct Row<'a> {
+struct AccountRow<'a> {
     name: &'a str,
     display_name: Option<&'a str>,
     email: Option<&'a str>,
@@ -357,10 +357,10 @@ struct Row<'a> {
     password: &'static str,
 }
 
-impl<'a> Row<'a> {
-    fn new(account: &'a Account) -> Row<'a> {
+impl<'a> AccountRow<'a> {
+    fn new(account: &'a Account) -> AccountRow<'a> {
         let identity = &account.identity;
-        Row {
+        AccountRow {
             name: &identity.user,
             display_name: identity.name.as_deref(),
             email: identity.email.as_deref(),
@@ -391,12 +391,12 @@ const COLUMNS: [&str; 6] = ["NAME", "STATE", "GROUPS", "EMAIL", "DISPLAY NAME", 
 fn list(console: &mut Console<'_>, args: &ListArgs) -> anyhow::Result<()> {
     let path = &args.file.users;
     let accounts = users_file::parse(path, &users_file::read_text(path)?)?;
-    let rows: Vec<Row<'_>> = accounts.iter().map(Row::new).collect();
+    let rows: Vec<AccountRow<'_>> = accounts.iter().map(AccountRow::new).collect();
     if args.json {
         writeln!(console.out, "{}", serde_json::to_string_pretty(&rows)?)?;
         return Ok(());
     }
-    let cells: Vec<[String; 6]> = rows.iter().map(Row::cells).collect();
+    let cells: Vec<[String; 6]> = rows.iter().map(AccountRow::cells).collect();
     if console.terminal {
         print_table(console.out, &cells)?;
     } else {

@@ -24,7 +24,7 @@ use super::users_file::{self, UsersError};
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
-    snapshot: ArcSwap<Snapshot>,
+    snapshot: ArcSwap<AccountTable>,
     /// State of the file at the last check, valid or not.
     file_state: Mutex<FileState>,
     /// Selects decoys. A name always gets the same kind of decoy, and the choice cannot be
@@ -53,7 +53,7 @@ pub enum ChangeKind {
 }
 
 #[derive(Debug)]
-struct Snapshot {
+struct AccountTable {
     accounts: HashMap<String, Arc<Account>>,
     /// One decoy per account, of the account's cost: unknown names have the same distribution of
     /// costs as existing ones.
@@ -73,7 +73,7 @@ impl Directory {
     /// If it is missing or invalid; a gateway does not start without its users.
     pub fn open(path: &Path) -> Result<Directory, UsersError> {
         let text = users_file::read_text(path)?;
-        let snapshot = Snapshot::new(users_file::parse(path, &text)?);
+        let snapshot = AccountTable::new(users_file::parse(path, &text)?);
         Ok(Directory {
             path: path.to_owned(),
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -130,7 +130,7 @@ impl Directory {
             return Ok(Vec::new());
         }
         *file_state = now;
-        let next = Snapshot::new(users_file::parse(&self.path, &read?)?);
+        let next = AccountTable::new(users_file::parse(&self.path, &read?)?);
         let before = self.snapshot.swap(Arc::new(next));
         Ok(before.changes_to(&self.snapshot.load()))
     }
@@ -154,15 +154,15 @@ impl FileState {
     }
 }
 
-impl Snapshot {
-    fn new(accounts: Vec<Account>) -> Snapshot {
+impl AccountTable {
+    fn new(accounts: Vec<Account>) -> AccountTable {
         let decoys = decoys(&accounts);
         let by_name =
             |account: Account| (normalize_name(&account.identity.user), Arc::new(account));
-        Snapshot { accounts: accounts.into_iter().map(by_name).collect(), decoys }
+        AccountTable { accounts: accounts.into_iter().map(by_name).collect(), decoys }
     }
 
-    fn changes_to(&self, next: &Snapshot) -> Vec<AccountChange> {
+    fn changes_to(&self, next: &AccountTable) -> Vec<AccountChange> {
         let mut changes: Vec<AccountChange> = self
             .accounts
             .iter()

@@ -24,7 +24,7 @@ pub(super) enum Channel {
 }
 
 /// A webhook and the certificate authorities that it may use.
-pub struct Webhook {
+pub struct WebhookReceiver {
     pub target: config::Webhook,
     pub tls: Arc<rustls::ClientConfig>,
 }
@@ -97,7 +97,7 @@ impl DeliveryError {
 
 impl Channel {
     /// `timeout` applies to one attempt.
-    pub(super) fn webhook(webhook: &Webhook, timeout: Duration) -> Channel {
+    pub(super) fn webhook(webhook: &WebhookReceiver, timeout: Duration) -> Channel {
         Channel::Webhook(webhook.target.clone(), HttpClient::new(&webhook.tls, timeout, 0))
     }
 

@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::channel::{Channel, DeliveryError, Webhook};
+use super::channel::{Channel, DeliveryError, WebhookReceiver};
 use super::delivery::{Delivery, Message, RetryPolicy};
 use super::filter::{Decision, Filter};
 use crate::clock::Clock;
@@ -34,7 +34,7 @@ const MAX_ATTEMPTS: usize = 4;
 pub struct Settings {
     pub events: BTreeSet<NotifyEvent>,
     pub command: Option<NotifyCommand>,
-    pub webhook: Option<Webhook>,
+    pub webhook: Option<WebhookReceiver>,
     pub secret: Option<Arc<SigningSecret>>,
     /// For one attempt.
     pub timeout: Duration,
@@ -58,10 +58,10 @@ pub(super) struct Dispatcher {
     /// Events that found no room in the queue.
     lost: Arc<AtomicU64>,
     dropped: LogThrottle,
-    pending: JoinSet<Outcome>,
+    pending: JoinSet<FinishedDelivery>,
 }
 
-struct Outcome {
+struct FinishedDelivery {
     /// Index of the channel.
     channel: usize,
     result: Result<String, DeliveryError>,
@@ -124,7 +124,7 @@ impl Dispatcher {
             self.pending.spawn(async move {
                 let result = delivery.run().await;
                 drop(permit);
-                Outcome { channel, result }
+                FinishedDelivery { channel, result }
             });
         }
         self.drop_events(dropped);
@@ -143,9 +143,9 @@ impl Dispatcher {
         self.channels.iter_mut().for_each(ChannelState::log_failures);
     }
 
-    fn finish(&mut self, done: Result<Outcome, JoinError>) {
+    fn finish(&mut self, done: Result<FinishedDelivery, JoinError>) {
         // Deliveries are only cancelled after the drain, so an error here is a panic.
-        let Ok(Outcome { channel, result }) = done else {
+        let Ok(FinishedDelivery { channel, result }) = done else {
             return self.metrics.notification(NotificationOutcome::Failed, 1);
         };
         let is_delivered = result.is_ok();

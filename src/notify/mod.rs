@@ -38,7 +38,7 @@ use channel::Stderr;
 use delivery::Message;
 use dispatcher::Dispatcher;
 
-pub use channel::{DeliveryError, Webhook};
+pub use channel::{DeliveryError, WebhookReceiver};
 pub use delivery::RetryPolicy;
 pub use dispatcher::Settings;
 
