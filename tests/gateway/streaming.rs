@@ -28,6 +28,9 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// Interval between two chunks.
 const SEND_INTERVAL: Duration = Duration::from_millis(20);
 
+/// Time without progress after which a response counts as stalled.
+const STALLED_AFTER: Duration = Duration::from_millis(250);
+
 type Stream = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Observed events: `PATH` for the start of a body and `gone PATH` for the end of an exchange.
@@ -73,7 +76,8 @@ impl StreamingUpstream {
         .concat()
     }
 
-    /// Waits for an observed event: the start of an exchange, or its end with `gone PATH`.
+    /// Waits for an observed event: the start of an exchange, its end with `gone PATH`, or a full buffer with
+    /// `stalled PATH`.
     pub async fn wait_until_seen(&self, what: &str) {
         let mut seen = self.seen.subscribe();
         let saw = seen.wait_for(|seen| seen.contains(what));
@@ -119,10 +123,16 @@ struct EndRecorder {
     path: String,
 }
 
+impl EndRecorder {
+    fn record(&self, event: &str) {
+        let what = format!("{event} {}", self.path);
+        self.seen.send_modify(|seen| _ = seen.insert(what));
+    }
+}
+
 impl Drop for EndRecorder {
     fn drop(&mut self) {
-        let what = format!("gone {}", self.path);
-        self.seen.send_modify(|seen| _ = seen.insert(what));
+        self.record("gone");
     }
 }
 
@@ -166,8 +176,12 @@ async fn respond(
     // The request body is read concurrently.
     tokio::spawn(async move { while let Some(Ok(_)) = body.frame().await {} });
     tokio::spawn(async move {
-        while sender.send(piece.clone()).await.is_ok() {
-            note();
+        loop {
+            match timeout(STALLED_AFTER, sender.send(piece.clone())).await {
+                Ok(Ok(())) => note(),
+                Ok(Err(_)) => break,
+                Err(_) => gone.record("stalled"),
+            }
             tokio::time::sleep(beat).await;
         }
         drop(gone);

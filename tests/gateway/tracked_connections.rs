@@ -364,7 +364,7 @@ async fn upload_ends_with_its_session_when_client_reads_nothing() {
     });
     reader.read_u8().await.expect("an answer");
     // The response fills all buffers, because the client does not read.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    streams.wait_until_seen("stalled /flood").await;
     log_out(&mut alice).await;
     timeout(BOUND, streams.wait_until_seen("gone /flood")).await.expect("the upload goes on");
     writing.abort();

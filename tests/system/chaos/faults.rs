@@ -183,73 +183,25 @@ impl Fault {
 
     /// Returns the only affected gateway; `None` if all are.
     pub fn gateway(self) -> Option<usize> {
-        match self {
+        let is_one = matches!(
+            self,
             Fault::OneCutOff
-            | Fault::GatewayKilled
-            | Fault::GatewayRestarted
-            | Fault::GatewayStopped
-            | Fault::GatewayAsleep
-            | Fault::ClockAhead
-            | Fault::ClockBehind => Some(ONE),
-            Fault::Reset
-            | Fault::ResetThenMute
-            | Fault::HalfOpen
-            | Fault::Jitter
-            | Fault::LateReplies
-            | Fault::RepliesHeld
-            | Fault::RequestsHeld
-            | Fault::Throttle
-            | Fault::Stopped
-            | Fault::Killed
-            | Fault::ClientsKilled
-            | Fault::ClientsPaused
-            | Fault::Asleep
-            | Fault::OutOfMemory
-            | Fault::ReadOnly
-            | Fault::Loading
-            | Fault::NoAuth
-            | Fault::Flushed
-            | Fault::Failover
-            | Fault::MasterChanged
-            | Fault::MasterLost
-            | Fault::PrimaryLost => None,
-        }
+                | Fault::GatewayKilled
+                | Fault::GatewayRestarted
+                | Fault::GatewayStopped
+                | Fault::GatewayAsleep
+                | Fault::ClockAhead
+                | Fault::ClockBehind
+        );
+        is_one.then_some(ONE)
     }
 
     /// Returns the duration of the fault for a requested duration.
     pub fn duration(self, asked: Duration) -> Duration {
-        match self {
-            // Longer than the staleness bound plus the time of stale reads.
-            Fault::OneCutOff => asked.max(Duration::from_millis(5_500)),
-            Fault::GatewayAsleep => asked.max(Duration::from_mins(1)),
-            Fault::Reset
-            | Fault::ResetThenMute
-            | Fault::HalfOpen
-            | Fault::Jitter
-            | Fault::LateReplies
-            | Fault::RepliesHeld
-            | Fault::RequestsHeld
-            | Fault::Throttle
-            | Fault::Stopped
-            | Fault::Killed
-            | Fault::ClientsKilled
-            | Fault::ClientsPaused
-            | Fault::Asleep
-            | Fault::OutOfMemory
-            | Fault::ReadOnly
-            | Fault::Loading
-            | Fault::NoAuth
-            | Fault::Flushed
-            | Fault::Failover
-            | Fault::MasterChanged
-            | Fault::MasterLost
-            | Fault::PrimaryLost
-            | Fault::GatewayKilled
-            | Fault::GatewayRestarted
-            | Fault::GatewayStopped
-            | Fault::ClockAhead
-            | Fault::ClockBehind => asked,
-        }
+        // Longer than the staleness bound plus the time of stale reads.
+        let cut_off = (self == Fault::OneCutOff).then_some(Duration::from_millis(5_500));
+        let asleep = (self == Fault::GatewayAsleep).then_some(Duration::from_mins(1));
+        cut_off.or(asleep).map_or(asked, |least| asked.max(least))
     }
 
     fn course(self) -> FaultKind {
