@@ -40,9 +40,9 @@ const COMBINED: [fn(&str) -> String; 5] =
 pub fn path_interpretations(bytes: &[u8]) {
     let Ok(raw) = PathAndQuery::try_from(bytes) else { return };
     let checked = RefCell::new(None);
-    let result = Target::parse_with(raw, |interpretations| {
-        *checked.borrow_mut() = Some((interpretations.ambiguity, interpretations.paths.clone()));
-        true
+    let result = Target::parse_with(raw, |path| {
+        *checked.borrow_mut() = path.interpret().map(|read| (read.ambiguity, read.paths));
+        checked.borrow().is_some()
     });
     let Ok(target) = result else { return };
     let Some((ambiguity, paths)) = checked.into_inner() else { return path(bytes) };
@@ -124,7 +124,12 @@ fn backslashes(path: &str) -> String {
 
 /// Two programs in a row that both decode.
 fn decoded_again(path: &str) -> String {
-    String::from_utf8_lossy(&percent_decode(path.as_bytes()).collect::<Vec<_>>()).into_owned()
+    let bytes: Vec<u8> = percent_decode(path.as_bytes()).collect();
+    let chunks = bytes.utf8_chunks().map(|chunk| {
+        let latin_1 = chunk.invalid().iter().map(|byte| char::from(*byte));
+        chunk.valid().chars().chain(latin_1).collect::<String>()
+    });
+    chunks.collect()
 }
 
 /// Software written in C.

@@ -262,18 +262,25 @@ fn ambiguous(section: &mut Reader<'_>, rule: Option<&AccessConfig>) -> Option<Am
     let paths = section.text("ambiguous_paths", Value(r#""refuse""#), |text| match text {
         "refuse" => Ok(AmbiguousPaths::Refuse),
         "require-session" => Ok(AmbiguousPaths::RequireSession),
-        other => Err(super::unknown_value(other, &["refuse", "require-session"])),
+        "allow" => Ok(AmbiguousPaths::Allow),
+        other => Err(super::unknown_value(other, &["refuse", "require-session", "allow"])),
     })?;
     let is_public = rule.is_some_and(|rule| rule.access == Access::Public);
-    if is_public && paths.value == AmbiguousPaths::RequireSession {
-        section.diagnostics.error(
-            &paths.span,
+    let (message, help) = match (paths.value, is_public) {
+        (AmbiguousPaths::Refuse, _)
+        | (AmbiguousPaths::RequireSession, false)
+        | (AmbiguousPaths::Allow, true) => return Some(paths.value),
+        (AmbiguousPaths::RequireSession, true) => (
             "\"require-session\" needs a session, and this route is public",
-            "write access = \"session\", or leave `ambiguous_paths` out",
-        );
-        return None;
-    }
-    Some(paths.value)
+            "write \"allow\", or access = \"session\"",
+        ),
+        (AmbiguousPaths::Allow, false) => (
+            "\"allow\" is for public routes, and this route requires a session",
+            "write \"require-session\"",
+        ),
+    };
+    section.diagnostics.error(&paths.span, message, help);
+    None
 }
 
 fn encoding(text: &str) -> Result<ValueEncoding, String> {

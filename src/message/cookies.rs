@@ -121,14 +121,18 @@ pub fn find(headers: &HeaderMap, name: &str) -> CookieLookup {
 }
 
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    let lines = headers.get_all(header::COOKIE).into_iter();
-    let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-    pairs.map(skip_whitespace).filter(|pair| !pair.is_empty())
+    headers.get_all(header::COOKIE).into_iter().flat_map(|line| pairs_of(line.as_bytes()))
 }
 
-fn skip_whitespace(pair: &[u8]) -> &[u8] {
-    let whitespace = pair.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
-    &pair[whitespace..]
+/// Empty pairs are skipped in one step, because a client may send thousands of them.
+fn pairs_of(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let start = rest.iter().position(|byte| !matches!(byte, b';' | b' ' | b'\t'))?;
+        let length = rest[start..].iter().position(|byte| *byte == b';');
+        let (pair, after) = rest[start..].split_at(length.unwrap_or(rest.len() - start));
+        rest = after;
+        Some(pair)
+    })
 }
 
 fn name_of(pair: &[u8]) -> &[u8] {

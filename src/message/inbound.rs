@@ -11,7 +11,7 @@ use http::{Method, StatusCode, Uri, Version, request};
 use super::forwarded::ChainError;
 use super::host::{Host, HostError};
 use super::intent::{Intent, Requester};
-use super::path_ambiguity::{Ambiguity, Interpretations};
+use super::path_ambiguity::{Ambiguity, AmbiguousPath};
 use super::request_id::RequestId;
 use super::target::{Target, TargetError};
 use crate::session::{ClientContext, TlsFingerprint};
@@ -107,20 +107,18 @@ impl InboundHead {
         parts: request::Parts,
         context: RequestContext,
     ) -> Result<InboundHead, BadRequest> {
-        InboundHead::parse_with(parts, context, |_, interpretations| {
-            match interpretations.ambiguity {
-                Ambiguity::Delimiter => true,
-                Ambiguity::Segments => false,
-            }
+        InboundHead::parse_with(parts, context, |_, path| match path.ambiguity {
+            Ambiguity::Delimiter => path.interpret().is_some(),
+            Ambiguity::Segments => false,
         })
     }
 
-    /// As [`InboundHead::parse`], but accepts an ambiguous path if `is_allowed` returns true for
-    /// its interpretations on that host.
+    /// As [`InboundHead::parse`], but accepts an ambiguous path if `is_allowed` returns true for it
+    /// on that host.
     pub fn parse_with(
         parts: request::Parts,
         context: RequestContext,
-        is_allowed: impl Fn(&Host, &Interpretations) -> bool,
+        is_allowed: impl Fn(&Host, &AmbiguousPath<'_>) -> bool,
     ) -> Result<InboundHead, BadRequest> {
         let request::Parts { method, uri, version, headers, .. } = parts;
         if method == Method::CONNECT || method == Method::TRACE {
@@ -132,8 +130,7 @@ impl InboundHead {
         let websocket = is_websocket_handshake(&method, version, &headers)?;
         check_loop(&headers)?;
         let intent = Intent::from_request(&method, &headers);
-        let target =
-            parse_target(&method, uri, |interpretations| is_allowed(&host, interpretations))?;
+        let target = parse_target(&method, uri, |path| is_allowed(&host, path))?;
         let RequestContext { client, fingerprint, request } = context;
         let asker = Requester { intent, request };
         Ok(InboundHead {
@@ -220,7 +217,7 @@ fn check_loop(headers: &HeaderMap) -> Result<(), BadRequest> {
 fn parse_target(
     method: &Method,
     uri: Uri,
-    is_allowed: impl Fn(&Interpretations) -> bool,
+    is_allowed: impl Fn(&AmbiguousPath<'_>) -> bool,
 ) -> Result<Target, BadRequest> {
     let path = uri.into_parts().path_and_query.ok_or(TargetError::NotAPath)?;
     if path.as_str() == "*" && *method == Method::OPTIONS {

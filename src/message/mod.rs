@@ -39,7 +39,7 @@ pub use host::{Host, HostPattern};
 pub use identity_headers::{IdentityHeader, IdentityHeaders, ValueEncoding};
 pub use inbound::{BadRequest, InboundHead, RequestContext};
 pub use intent::{Intent, Requester};
-pub use path_ambiguity::{Ambiguity, Interpretations};
+pub use path_ambiguity::{Ambiguity, AmbiguousPath, Interpretations};
 pub use request_id::{RequestId, RequestIds};
 pub use sanitize::{ReservedHeaders, SanitizedHead};
 pub use target::{PathPrefix, Target, TargetError};

@@ -6,7 +6,7 @@
 use http::uri::PathAndQuery;
 use percent_encoding::percent_decode;
 
-use super::path_ambiguity::{Ambiguity, Interpretations};
+use super::path_ambiguity::{Ambiguity, AmbiguousPath, contains_escape};
 
 /// A path with its query. The canonical path is never forwarded; the raw bytes are.
 #[derive(Clone, Debug)]
@@ -33,8 +33,10 @@ pub enum TargetError {
     EncodedSlash,
     #[error("the path is percent-encoded twice")]
     DoubleEncoding,
-    #[error("the path contains a % without two hex digits, or bytes that are not UTF-8")]
+    #[error("the path contains a % without two hex digits")]
     Encoding,
+    #[error("the path contains bytes that are not UTF-8")]
+    NotUtf8,
     #[error(
         "the path contains a percent-encoded ? or #, and its part before that belongs to another route"
     )]
@@ -48,19 +50,18 @@ pub enum TargetError {
 }
 
 impl Target {
-    /// Validates the path, and that the query is ASCII.
+    /// Validates the path, and that the query is ASCII. Interprets no ambiguous segments.
     pub fn new(raw: PathAndQuery) -> Result<Target, TargetError> {
-        Target::parse_with(raw, |interpretations| match interpretations.ambiguity {
-            Ambiguity::Delimiter => true,
+        Target::parse_with(raw, |path| match path.ambiguity {
+            Ambiguity::Delimiter => path.interpret().is_some(),
             Ambiguity::Segments => false,
         })
     }
 
-    /// As [`Target::new`], but accepts an ambiguous path if `is_allowed` returns true for its
-    /// interpretations.
+    /// As [`Target::new`], but accepts an ambiguous path if `is_allowed` returns true for it.
     pub fn parse_with(
         raw: PathAndQuery,
-        is_allowed: impl Fn(&Interpretations) -> bool,
+        is_allowed: impl Fn(&AmbiguousPath<'_>) -> bool,
     ) -> Result<Target, TargetError> {
         // The `http` crate returns `/` for a missing path but forwards the original bytes.
         if !raw.as_str().starts_with('/') {
@@ -84,12 +85,10 @@ impl Target {
     fn accept_delimiters(
         raw: PathAndQuery,
         decoded: Option<String>,
-        is_allowed: impl Fn(&Interpretations) -> bool,
+        is_allowed: impl Fn(&AmbiguousPath<'_>) -> bool,
     ) -> Result<Target, TargetError> {
         let path = decoded.as_deref().filter(|path| path.contains(['?', '#']));
-        if path.is_some_and(|path| {
-            !Interpretations::from_encoded_delimiter(path).is_some_and(|read| is_allowed(&read))
-        }) {
+        if path.is_some_and(|path| !is_allowed(&AmbiguousPath::with_delimiter(path))) {
             return Err(TargetError::EncodedDelimiter);
         }
         Ok(Target { raw, decoded })
@@ -98,13 +97,14 @@ impl Target {
     fn accept_ambiguous(
         raw: PathAndQuery,
         error: TargetError,
-        is_allowed: impl Fn(&Interpretations) -> bool,
+        is_allowed: impl Fn(&AmbiguousPath<'_>) -> bool,
     ) -> Result<Target, TargetError> {
         match error {
             TargetError::EmptySegment
             | TargetError::Character
             | TargetError::EncodedSlash
-            | TargetError::DoubleEncoding => {}
+            | TargetError::DoubleEncoding
+            | TargetError::NotUtf8 => {}
             TargetError::NotAPath
             | TargetError::DotSegment
             | TargetError::Encoding
@@ -112,11 +112,11 @@ impl Target {
             | TargetError::ShadowsRoute
             | TargetError::Query => return Err(error),
         }
-        let interpretations =
-            Interpretations::enumerate(raw.path()).filter(&is_allowed).ok_or(error)?;
-        // Any interpretation serves: all lead to the same route.
-        let decoded = interpretations.paths.into_iter().next();
-        Ok(Target { raw, decoded })
+        if !is_allowed(&AmbiguousPath::with_segments(raw.path())) {
+            return Err(error);
+        }
+        // Any interpretation serves, the raw path too: all lead to the same route.
+        Ok(Target { raw, decoded: None })
     }
 
     /// Returns the path for routing and access rules: decoded once, unambiguous.
@@ -160,7 +160,9 @@ fn decode(path: &str) -> Result<Option<String>, TargetError> {
         return Err(TargetError::EncodedSlash);
     }
     let decoded =
-        percent_decode(path.as_bytes()).decode_utf8().map_err(|_| TargetError::Encoding)?;
+        percent_decode(path.as_bytes()).decode_utf8().map_err(|_| TargetError::NotUtf8)?;
+    // Checked on the decoded path: no part of `%25%32%66` looks like an encoded escape, but it decodes
+    // to `%2f`.
     if contains_escape(decoded.as_bytes()) {
         return Err(TargetError::DoubleEncoding);
     }
@@ -175,13 +177,6 @@ fn check_escapes(path: &[u8]) -> Result<(), TargetError> {
         }
     }
     Ok(())
-}
-
-/// Whether decoding again would change the path. Checked on the decoded path: no part of
-/// `%25%32%66` looks like an encoded escape, but it decodes to `%2f`.
-fn contains_escape(decoded: &[u8]) -> bool {
-    let mut triples = decoded.windows(3);
-    triples.any(|triple| triple[0] == b'%' && is_hex_pair(&triple[1..]))
 }
 
 fn is_hex_pair(digits: &[u8]) -> bool {
@@ -274,7 +269,7 @@ mod tests {
             ("/a%25%32%66b", TargetError::DoubleEncoding),
             ("/%25%32%65%25%32%65/b", TargetError::DoubleEncoding),
             ("/a%25%34%31", TargetError::DoubleEncoding),
-            ("/a%ff", TargetError::Encoding),
+            ("/a%ff", TargetError::NotUtf8),
             ("/a%", TargetError::Encoding),
             ("/a%2", TargetError::Encoding),
             ("/a%zz", TargetError::Encoding),
@@ -301,7 +296,8 @@ mod tests {
     #[test]
     fn an_encoded_delimiter_truncates_one_interpretation() {
         let raw: PathAndQuery = "/tags/C%23?x".parse().expect("a target");
-        let parsed = Target::parse_with(raw.clone(), |interpretations| {
+        let parsed = Target::parse_with(raw.clone(), |path| {
+            let interpretations = path.interpret().expect("plain");
             assert_eq!(interpretations.paths, ["/tags/C#", "/tags/C"]);
             false
         });
@@ -312,12 +308,15 @@ mod tests {
     /// HYP-17.
     #[test]
     fn an_ambiguous_path_needs_approval_and_some_get_none() {
-        let parsed = |text: &str| Target::parse_with(text.parse().expect("a target"), |_| true);
-        for text in ["/a%2Fb", "/a//b", "/a;x", "/a%5cb", "/a%252fb"] {
+        let parsed = |text: &str| {
+            Target::parse_with(text.parse().expect("a target"), |path| path.interpret().is_some())
+        };
+        for text in ["/a%2Fb", "/a//b", "/a;x", "/a%5cb", "/a%252fb", "/a%ff%2f", "/%83%5c"] {
             assert_eq!(parsed(text).expect("one place").raw().as_str(), text);
             assert!(target(text).is_err(), "{text}");
         }
-        for text in ["/a%2f..%2fb", "/a/..;/b", "/a%00", "/a%2fb%zz", "/a%ff%2f", "/a/../b", "*"] {
+        for text in ["/a%2f..%2fb", "/a/..;/b", "/a%00", "/a%2fb%zz", "/a%25252fb", "/a/../b", "*"]
+        {
             assert!(parsed(text).is_err(), "{text}");
         }
     }

@@ -68,7 +68,7 @@ pub(super) fn same_origin(head: &InboundHead) -> bool {
 
 /// Returns the page to return to after a login. For a form post or a script request this is the
 /// page from the `Referer` header, because repeating the request as a GET would do something else.
-pub(super) fn return_url(head: &InboundHead) -> Option<String> {
+pub fn return_url(head: &InboundHead) -> Option<String> {
     match head.requester.intent {
         Intent::Navigation if head.method.is_safe() => Some(head.target.raw().as_str().to_owned()),
         Intent::Navigation | Intent::Fetch => referer_target(&head.headers, &head.host),

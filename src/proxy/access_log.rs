@@ -68,6 +68,10 @@ impl AccessLogEntry {
         Requester { intent, request: self.request_id.clone() }
     }
 
+    pub(super) fn client(&self) -> IpAddr {
+        self.client
+    }
+
     pub(super) fn request_id(&self) -> &RequestId {
         &self.request_id
     }

@@ -1,22 +1,23 @@
 //! Authorizes a request: one function from a checked head to a decision.
 //!
 //! The request handler and `doorward explain` both call [`Authorizer::authorize`], so they cannot disagree. It
-//! contacts no upstream and sends no response. The checks, in their order:
+//! contacts no upstream and sends no response. A worker that sheds load does so before the head is parsed.
+//! The checks, in their order:
 //!
 //! 1. 421 if the TLS certificate of the connection is not the one of the host.
-//! 2. 503 if the worker sheds load.
-//! 3. A page of the portal, which authenticates its own requests.
-//! 4. 404 without a route; 400 if the path could also mean a stricter route.
-//! 5. 403 for cross-site requests.
-//! 6. The session and the access rule of the route.
-//! 7. 204 if `Max-Forwards` is exhausted.
+//! 2. A page of the portal, which authenticates its own requests.
+//! 3. 404 without a route; 400 if the path could also mean a stricter route.
+//! 4. 403 for cross-site requests.
+//! 5. The session and the access rule of the route.
+//! 6. 204 if `Max-Forwards` is exhausted.
 
 use std::sync::Arc;
 
+use http::header::HeaderMap;
+
 use crate::auth::{Auth, AuthOutcome, AuthRequest, Permit};
 use crate::message::{
-    BadRequest, CookieLookup, Host, InboundHead, Interpretations, RequestContext, TargetError,
-    cookies,
+    BadRequest, CookieLookup, Host, InboundHead, RequestContext, TargetError, cookies,
 };
 use crate::portal;
 use crate::route::{Access, Route, RouteTable};
@@ -98,8 +99,8 @@ impl Authorizer {
         parts: http::request::Parts,
         context: RequestContext,
     ) -> Result<InboundHead, BadRequest> {
-        InboundHead::parse_with(parts, context, |host, paths| {
-            self.allows_ambiguous_path(host, paths)
+        InboundHead::parse_with(parts, context, |host, path| {
+            self.routes.allows_ambiguous(host, path, portal::is_own_path)
         })
     }
 
@@ -111,9 +112,6 @@ impl Authorizer {
     ) -> Authorization {
         if !self.is_authoritative(&head.host, connection) {
             return Action::Respond(LocalResponse::Misdirected, None).into();
-        }
-        if let Some(limit) = self.shed_reason(head) {
-            return Action::Respond(LocalResponse::Overloaded(limit), None).into();
         }
         let path = head.target.path();
         if portal::is_own_path(path) && self.routes.serves_host(&head.host) {
@@ -152,13 +150,6 @@ impl Authorizer {
         server_name == host.name() || certificates.share_certificate(server_name, host.name())
     }
 
-    /// Whether an ambiguous path is harmless: no interpretation is one of our own pages, and the route
-    /// table allows all of them.
-    fn allows_ambiguous_path(&self, host: &Host, interpretations: &Interpretations) -> bool {
-        !interpretations.paths.iter().any(|path| portal::is_own_path(path))
-            && self.routes.allows_ambiguous(host, interpretations)
-    }
-
     /// Whether the request is safe from cross-site request forgery. A request without a session cookie
     /// passes: it cannot act for a user and gets the login response.
     fn passes_csrf(&self, head: &InboundHead, route: &Route) -> bool {
@@ -173,9 +164,10 @@ impl Authorizer {
 
     /// Returns the limit for which this request is shed, if any. Under high load, requests with a
     /// validly signed session cookie pass; the MAC check needs no store.
-    fn shed_reason(&self, head: &InboundHead) -> Option<Limit> {
+    pub(super) fn shed_reason(&self, headers: &HeaderMap) -> Option<Limit> {
         let (level, limit) = self.overload.level()?;
-        let has_valid_cookie = || self.auth.has_valid_mac(&self.session_cookie(head));
+        let session = &self.auth.shared().cookies.session;
+        let has_valid_cookie = || self.auth.has_valid_mac(&cookies::find(headers, session));
         (level == LoadLevel::Overloaded || !has_valid_cookie()).then_some(limit)
     }
 

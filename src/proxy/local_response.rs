@@ -71,8 +71,6 @@ pub(super) enum LocalResponse {
     BadRequest(BadRequest),
     /// The TLS handshake was for another host (RFC 9110 15.5.20). The client may retry on a new connection.
     Misdirected,
-    /// The request is shed because of this limit.
-    Overloaded(Limit),
     NoRoute,
     CrossSite,
     Denied(DenyReason),
@@ -86,7 +84,6 @@ impl LocalResponse {
         match self {
             LocalResponse::BadRequest(_) => "malformed",
             LocalResponse::Misdirected => "misdirected",
-            LocalResponse::Overloaded(_) => "overloaded",
             LocalResponse::NoRoute => "no-route",
             LocalResponse::CrossSite => "cross-site",
             LocalResponse::Denied(reason) => reason.as_str(),
@@ -101,7 +98,6 @@ impl LocalResponse {
             LocalResponse::Misdirected => {
                 Some("the TLS handshake was for a host with another certificate".to_owned())
             }
-            LocalResponse::Overloaded(limit) => Some(limit.as_str().to_owned()),
             LocalResponse::CrossSite => {
                 let origin =
                     head.headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
@@ -118,10 +114,6 @@ impl LocalResponse {
     pub(super) fn headers(&self) -> LocalHeaders {
         match self {
             LocalResponse::BadRequest(bad) => bad_request_headers(*bad),
-            // Frees the connection for another client. On HTTP/2 its idle timeout does.
-            LocalResponse::Overloaded(_) => {
-                LocalHeaders { retry_after: Some(2), close: true, ..LocalHeaders::default() }
-            }
             LocalResponse::Misdirected
             | LocalResponse::NoRoute
             | LocalResponse::CrossSite
@@ -138,7 +130,6 @@ impl LocalResponse {
                 bad_request(portal, &Requester { intent: Intent::Fetch, request }, *bad)
             }
             LocalResponse::Misdirected => problem(Problem::Misdirected),
-            LocalResponse::Overloaded(_) => problem(Problem::Overloaded),
             LocalResponse::NoRoute => problem(Problem::NoRoute),
             LocalResponse::CrossSite => problem(Problem::CrossSite),
             LocalResponse::Denied(reason) => portal.deny(head, reason).map(ResponseBody::Local),
@@ -159,6 +150,14 @@ pub(super) fn bad_request(
 pub(super) fn bad_request_headers(bad: BadRequest) -> LocalHeaders {
     let proxy_status = (bad == BadRequest::Loop).then_some("proxy_loop_detected");
     LocalHeaders { proxy_status, close: true, ..LocalHeaders::default() }
+}
+
+/// Response to a request that is shed.
+pub(super) fn overloaded(portal: &Portal, requester: &Requester) -> PendingResponse {
+    let response = portal.problem(requester, Problem::Overloaded).map(ResponseBody::Local);
+    // Frees the connection for another client. On HTTP/2 its idle timeout does.
+    let headers = LocalHeaders { retry_after: Some(2), close: true, ..LocalHeaders::default() };
+    PendingResponse::local(response, headers)
 }
 
 /// Reveals nothing about the upstream.

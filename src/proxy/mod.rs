@@ -147,6 +147,10 @@ impl Proxy {
         entry: &mut AccessLogEntry,
     ) -> PendingResponse {
         let (mut parts, body) = request.into_parts();
+        // Before the target is parsed, which costs the most of all that a stranger can send.
+        if let Some(limit) = self.authorizer.shed_reason(&parts.headers) {
+            return self.shed(limit, &parts, entry);
+        }
         let upgrade = Upgrade::from_extensions(&mut parts.extensions);
         let head = match self.authorizer.admit(parts, context) {
             Ok(head) => head,
@@ -190,10 +194,20 @@ impl Proxy {
         if let Some(detail) = response.detail(head) {
             entry.set_detail(detail);
         }
-        if let LocalResponse::Overloaded(limit) = response {
-            self.auth.shared().metrics.limit(*limit, Some(head.client));
-        }
         PendingResponse::local(response.render(&self.portal, head), response.headers())
+    }
+
+    fn shed(
+        &self,
+        limit: Limit,
+        parts: &http::request::Parts,
+        entry: &mut AccessLogEntry,
+    ) -> PendingResponse {
+        entry.set_verdict("overloaded", None);
+        entry.set_detail(limit.as_str().to_owned());
+        self.auth.shared().metrics.limit(limit, Some(entry.client()));
+        let intent = Intent::from_request(&parts.method, &parts.headers);
+        local_response::overloaded(&self.portal, &entry.requester(intent))
     }
 
     /// Responds to a request whose head was not accepted.

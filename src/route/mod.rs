@@ -5,6 +5,7 @@
 //! CVE-2026-40575).
 
 mod activity;
+mod disguise;
 mod methods;
 mod session_control;
 
@@ -19,12 +20,13 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::message::path_ambiguity::fold_filesystem_name;
 use crate::message::{
-    Ambiguity, CrossOriginPolicy, Endpoint, Host, HostPattern, IdentityHeaders, Interpretations,
-    PathPrefix,
+    Ambiguity, AmbiguousPath, CrossOriginPolicy, Endpoint, Host, HostPattern, IdentityHeaders,
+    Interpretations, PathPrefix,
 };
 use crate::session::{Identity, RoutePolicy, SignalsMode};
+
+use disguise::{FoldLimits, FoldedPath, FoldedPrefix};
 
 /// One validated `[[route]]`.
 #[derive(Clone, Debug)]
@@ -68,8 +70,10 @@ impl Route {
 
     fn allows_ambiguous_paths(&self) -> bool {
         match (&self.access, self.ambiguous_paths) {
-            (Access::Session(_), AmbiguousPaths::RequireSession) => true,
-            (Access::Public, _) | (Access::Session(_), AmbiguousPaths::Refuse) => false,
+            (Access::Session(_), AmbiguousPaths::RequireSession)
+            | (Access::Public, AmbiguousPaths::Allow) => true,
+            (Access::Public, AmbiguousPaths::Refuse | AmbiguousPaths::RequireSession)
+            | (Access::Session(_), AmbiguousPaths::Refuse | AmbiguousPaths::Allow) => false,
         }
     }
 
@@ -134,6 +138,8 @@ pub enum AmbiguousPaths {
     /// Forwards requests with a session if every interpretation leads to this route. Has no effect on
     /// public routes.
     RequireSession,
+    /// As `RequireSession`, on a public route.
+    Allow,
 }
 
 /// Access to a route. There is no default: a route without it is a configuration error.
@@ -164,9 +170,10 @@ impl AccessRule {
 pub struct RouteTable {
     /// Shared with the permits of requests in flight.
     routes: Vec<Arc<Route>>,
-    /// For each route its path as a lenient file system resolves it; `None` if the route is not stricter
+    /// For each route its path as a lenient upstream resolves it; `None` if the route is not stricter
     /// than the routes with shorter paths.
-    shadowable: Vec<Option<String>>,
+    shadowable: Vec<Option<FoldedPrefix>>,
+    fold_limits: FoldLimits,
 }
 
 /// Two routes with the same host and path, as indices into the given list.
@@ -191,13 +198,12 @@ impl RouteTable {
         let shadowable = routes.iter().map(|route| {
             let mut others = routes.iter().filter(|other| route.has_longer_path_than(other));
             let is_shadowable = others.any(|other| route.is_stricter_than(other));
-            let name = is_shadowable.then(|| fold_filesystem_name(route.path.as_str()))?;
-            // A path of dots only folds to the empty name, which is a prefix of every path.
-            Some(name).filter(|name| !name.is_empty())
+            is_shadowable.then(|| FoldedPrefix::new(route.path.as_str())).flatten()
         });
-        let shadowable = shadowable.collect();
+        let shadowable: Vec<_> = shadowable.collect();
+        let fold_limits = FoldLimits::new(shadowable.iter().flatten());
         let routes = routes.into_iter().map(Arc::new).collect();
-        Ok(RouteTable { routes, shadowable })
+        Ok(RouteTable { routes, shadowable, fold_limits })
     }
 
     /// Returns the route for a host and a canonical path: first the most specific host that matches, then
@@ -223,11 +229,32 @@ impl RouteTable {
         session_routes.map(|route| route.policy.signals).max().unwrap_or(SignalsMode::Off)
     }
 
-    /// Returns whether an ambiguous path may be forwarded. All interpretations must lead to the same
-    /// route, or a request could bypass the rules of another route. If the segments are ambiguous, that
-    /// route must also require a session and allow such paths.
-    pub fn allows_ambiguous(&self, host: &Host, interpretations: &Interpretations) -> bool {
-        let mut found = interpretations.paths.iter().map(|path| self.find(host, path));
+    /// Returns whether an ambiguous path may be forwarded. `is_reserved` returns true for the gateway's
+    /// own paths, which no interpretation may be.
+    ///
+    /// Computes interpretations only if a route of the host allows them.
+    pub fn allows_ambiguous(
+        &self,
+        host: &Host,
+        path: &AmbiguousPath<'_>,
+        is_reserved: impl Fn(&str) -> bool,
+    ) -> bool {
+        let is_possible = match path.ambiguity {
+            Ambiguity::Delimiter => true,
+            Ambiguity::Segments => self.for_host(host).any(|route| route.allows_ambiguous_paths()),
+        };
+        is_possible
+            && path.interpret().is_some_and(|read| {
+                !read.paths.iter().any(|path| is_reserved(path)) && self.agrees(host, &read)
+            })
+    }
+
+    /// Returns whether all interpretations lead to the same route, or a request could bypass the rules
+    /// of another route. If the segments are ambiguous, that route must also allow such paths.
+    fn agrees(&self, host: &Host, interpretations: &Interpretations) -> bool {
+        let routes: Vec<_> = self.for_host(host).collect();
+        let find = |path: &String| routes.iter().find(|route| route.path.covers(path)).copied();
+        let mut found = interpretations.paths.iter().map(find);
         let Some(first) = found.next() else { return false };
         let same_route = found.all(|other| match (first, other) {
             (Some(first), Some(other)) => Arc::ptr_eq(first, other),
@@ -245,23 +272,20 @@ impl RouteTable {
             }
     }
 
-    /// Returns whether a lenient file system resolves the path to one of a stricter route. For example
-    /// `/ADMIN` on the route `/`, beside a stricter route `/admin`.
+    /// Returns whether a lenient upstream resolves the path to one of a stricter route. For example
+    /// `/ADMIN` or `/admin.json` on the route `/`, beside a stricter route `/admin`.
     ///
     /// Costs nothing if no route is stricter than one with a shorter path.
     pub fn shadows_stricter_route(&self, found: &Route, path: &str) -> bool {
         let mut stricter =
             self.shadowable.iter().zip(&self.routes).filter_map(|(shadowable, route)| {
-                let shadowable = shadowable.as_deref()?;
+                let shadowable = shadowable.as_ref()?;
                 (route.has_longer_path_than(found) && route.is_stricter_than(found))
                     .then_some(shadowable)
             });
         let Some(first) = stricter.next() else { return false };
-        let name = fold_filesystem_name(path);
-        let mut all = std::iter::once(first).chain(stricter);
-        all.any(|prefix| {
-            name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })
+        let path = FoldedPath::new(path, self.fold_limits);
+        std::iter::once(first).chain(stricter).any(|prefix| prefix.covers(&path))
     }
 
     /// Returns whether any route serves the host. The gateway's own pages exist only on such hosts.
@@ -279,7 +303,7 @@ impl RouteTable {
 impl Clone for RouteTable {
     fn clone(&self) -> RouteTable {
         let routes = self.iter().map(|route| Arc::new(Route::clone(route))).collect();
-        RouteTable { routes, shadowable: self.shadowable.clone() }
+        RouteTable { routes, shadowable: self.shadowable.clone(), fold_limits: self.fold_limits }
     }
 }
 
@@ -413,9 +437,8 @@ mod tests {
         ])
         .expect("no conflict");
         let host = Host::parse("a.test").expect("a host");
-        let allows = |paths: &[&str]| {
-            table.allows_ambiguous(&host, &interpretations(Ambiguity::Segments, paths))
-        };
+        let allows =
+            |paths: &[&str]| table.agrees(&host, &interpretations(Ambiguity::Segments, paths));
         assert!(allows(&["/git/a%2Fb", "/git/a/b"]));
         assert!(
             !allows(&["/git/x", "/git/admin/x"]),
@@ -432,9 +455,8 @@ mod tests {
     fn an_encoded_delimiter_passes_within_one_route() {
         let table = RouteTable::new(vec![route("a.test", "/"), route("a.test", "/admin")]);
         let (table, host) = (table.expect("no conflict"), Host::parse("a.test").expect("a host"));
-        let allows = |paths: &[&str]| {
-            table.allows_ambiguous(&host, &interpretations(Ambiguity::Delimiter, paths))
-        };
+        let allows =
+            |paths: &[&str]| table.agrees(&host, &interpretations(Ambiguity::Delimiter, paths));
         assert!(allows(&["/tags/C#", "/tags/C"]) && allows(&["/admin/a?", "/admin/a"]));
         assert!(!allows(&["/admin?x", "/admin"]));
     }
@@ -480,9 +502,8 @@ mod tests {
             },
         ]);
         let (table, host) = (table.expect("no conflict"), Host::parse("a.test").expect("a host"));
-        let allows = |paths: &[&str]| {
-            table.allows_ambiguous(&host, &interpretations(Ambiguity::Segments, paths))
-        };
+        let allows =
+            |paths: &[&str]| table.agrees(&host, &interpretations(Ambiguity::Segments, paths));
         assert!(allows(&["/x%2Fb", "/x/b"]) && !allows(&["/ADMIN%2Fb", "/ADMIN/b"]));
     }
 

@@ -30,7 +30,7 @@ async fn stage() -> (Upstream, Gateway, Browser) {
 }
 
 /// Ambiguous paths below `/git` that its route allows.
-const BORNE: [&str; 7] = [
+const BORNE: [&str; 11] = [
     "/git/group%2Fproject",
     "/git/a//b",
     "/git/a;v=1/b",
@@ -38,10 +38,15 @@ const BORNE: [&str; 7] = [
     "/git/a%252Fb",
     "/git/a%3Bb",
     "/git/a%2Fb?x=/../y",
+    // Latin-1, Shift-JIS with a backslash as second byte, and a per cent sign before hex digits.
+    "/git/caf%E9",
+    "/git/%83%5C.txt",
+    "/git/50%25ab.txt",
+    "/git/a%ff%2f",
 ];
 
 /// Paths that no route allows.
-const REFUSED: [&str; 14] = [
+const REFUSED: [&str; 16] = [
     "/git/../open",
     "/git/%2e%2e/open",
     "/git/..%2fopen",
@@ -49,8 +54,10 @@ const REFUSED: [&str; 14] = [
     "/git/a%5c..%5c..%5copen",
     "/git/%252e%252e/open",
     "/git/a%00",
-    "/git/a%ff%2f",
     "/git/%2f%zz",
+    "/git/a%25252Fb",
+    "/git/%25%32%35%32%46",
+    "/git/%83%5C..%5Copen",
     // Another route for one of the interpretations.
     "/git//admin/x",
     "/git/%61dmin%2Fx",
@@ -164,4 +171,97 @@ async fn encoded_delimiter_is_part_of_its_segment() {
         assert_eq!(alice.fetch(path).await.status.as_u16(), 400, "{path}");
     }
     assert_eq!(upstream.heads().len(), before);
+}
+
+fn route(upstream: &Upstream, path: &str, keys: &str) -> String {
+    let to = upstream.address;
+    format!(
+        "[[route]]\nhost = \"app.test\"\npath = \"{path}\"\nupstream = \"http://{to}\"\n{keys}\n"
+    )
+}
+
+/// HYP-17.
+#[tokio::test]
+async fn public_route_can_allow_ambiguous_paths() {
+    let upstream = Upstream::start().await;
+    let routes = [
+        route(&upstream, "/", "access = \"public\"\nambiguous_paths = \"allow\""),
+        route(&upstream, "/admin", "access = \"session\""),
+        route(&upstream, "/old", "access = \"public\""),
+    ];
+    let gateway = Gateway::start(Setup { routes: routes.concat(), ..Setup::default() });
+    let mut nobody = Browser::new(&gateway);
+    for h2 in [false, true] {
+        nobody.h2 = h2;
+        for path in
+            ["/@scope%2fname", "/api/queues/%2F/jobs", "/a//b", "/a;v=1", "/caf%E9", "/x%5Cy"]
+        {
+            assert_eq!(nobody.fetch(path).await.status.as_u16(), 200, "{path}");
+            assert!(
+                upstream.last_head().starts_with(&format!("GET {path} HTTP/1.1\r\n")),
+                "{path}"
+            );
+        }
+        let asked = upstream.heads().len();
+        for path in [
+            "/x%2f..%2fadmin",
+            "//admin",
+            "/admin%2fx",
+            "/admin;x",
+            "/ADMIN%2fx",
+            "/old/a%2fb",
+            "/x%2f%252e%252e%2fadmin",
+            "/;/admin",
+            "/.doorward%2flogin",
+            "/a%25252fb",
+        ] {
+            assert_eq!(nobody.fetch(path).await.status.as_u16(), 400, "{path}");
+        }
+        assert_eq!(upstream.heads().len(), asked, "the app was asked");
+    }
+}
+
+/// HYP-17.
+#[tokio::test]
+async fn disguised_path_never_bypasses_a_stricter_route() {
+    let upstream = Upstream::start().await;
+    let routes = [
+        route(&upstream, "/", "access = \"public\""),
+        route(&upstream, "/admin", "access = \"session\""),
+        route(&upstream, "/admin.js", "access = \"public\""),
+    ];
+    let gateway = Gateway::start(Setup { routes: routes.concat(), ..Setup::default() });
+    let mut nobody = Browser::new(&gateway);
+    for path in [
+        "/admin.json",
+        "/admin.php/x",
+        "/Admin.XML",
+        // Full-width, ligature-like, invisible and right-to-left characters.
+        "/%EF%BD%81%EF%BD%84%EF%BD%8D%EF%BD%89%EF%BD%8E",
+        "/%F0%9D%90%9Admin",
+        "/ad%E2%80%8Bmin",
+        "/ad%C2%ADmin",
+        "/adm%E2%80%AEin",
+        // Spaces, dots, colons and slashes outside ASCII.
+        "/admin%C2%A0",
+        "/admin%C2%85",
+        "/admin%EF%BC%8E",
+        "/admin%EF%BC%9A$DATA",
+        "/admin%EF%BC%8Fx",
+        "/admin%E2%88%95x",
+        "/admin%C2%A5x",
+        "/x/%EF%BC%8E%EF%BC%8E/admin",
+        "/x%E2%88%95%E2%80%A5%E2%88%95admin",
+    ] {
+        for h2 in [false, true] {
+            nobody.h2 = h2;
+            assert_eq!(nobody.fetch(path).await.status.as_u16(), 400, "{path}");
+        }
+    }
+    assert!(upstream.heads().is_empty(), "the app was asked");
+    for path in
+        ["/admin.js", "/%C3%A1dmin", "/x.admin", "/%E6%97%A5%E6%9C%AC", "/administrator.json"]
+    {
+        assert_eq!(nobody.fetch(path).await.status.as_u16(), 200, "{path}");
+    }
 }

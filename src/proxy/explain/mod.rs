@@ -285,7 +285,6 @@ impl<'a> Simulation<'a> {
         let intents = match local {
             LocalResponse::BadRequest(_) => &[(Intent::Fetch, "any client")][..],
             LocalResponse::Misdirected
-            | LocalResponse::Overloaded(_)
             | LocalResponse::NoRoute
             | LocalResponse::CrossSite
             | LocalResponse::Denied(_)
@@ -347,10 +346,7 @@ impl<'a> Simulation<'a> {
                 "Max-Forwards is exhausted, so the request ends here".to_owned()
             }
             (
-                LocalResponse::Misdirected
-                | LocalResponse::Overloaded(_)
-                | LocalResponse::CrossSite
-                | LocalResponse::Denied(_),
+                LocalResponse::Misdirected | LocalResponse::CrossSite | LocalResponse::Denied(_),
                 _,
             ) => response.detail(head).unwrap_or_default(),
         }
