@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use doorward::auth::Permit;
 use doorward::config::Config;
@@ -10,7 +10,7 @@ use doorward::message::{
     CookieNames, InboundHead, RequestContext, RequestId, ReservedHeaders, SanitizedHead,
 };
 use doorward::proxy::UpstreamHead;
-use doorward::route::RouteTable;
+use doorward::route::{Route, RouteTable};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Uri, Version, request};
 
@@ -41,7 +41,7 @@ static ROUTES: LazyLock<RouteTable> = LazyLock::new(|| {
 
 /// Headers that clients may not set.
 pub static RESERVED: LazyLock<ReservedHeaders> =
-    LazyLock::new(|| ReservedHeaders::new(ROUTES.iter().map(|route| &route.identity)));
+    LazyLock::new(|| public_route().headers.reserved().clone());
 
 const CLIENT: &str = "192.0.2.7";
 
@@ -91,9 +91,12 @@ pub fn request_head(bytes: &[u8]) {
 
 /// Builds the upstream head for the public route.
 pub fn upstream_head(clean: SanitizedHead) -> UpstreamHead {
+    UpstreamHead::new(clean, &Permit::public(public_route()).expect("a public route"))
+}
+
+fn public_route() -> &'static Arc<Route> {
     let route = ROUTES.iter().find(|route| Permit::public(route).is_some());
-    let route = route.expect("a public route");
-    UpstreamHead::new(clean, &Permit::public(route).expect("a public route"))
+    route.expect("a public route")
 }
 
 fn assert_unambiguous(head: &InboundHead) {

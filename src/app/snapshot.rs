@@ -1,11 +1,14 @@
 //! Configuration snapshot: every value that is derived from the configuration.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use http::HeaderValue;
+use zeroize::Zeroizing;
+
 use crate::config::Config;
-use crate::message::ReservedHeaders;
 use crate::portal::Branding;
-use crate::proxy::TrustedProxies;
+use crate::proxy::{DroppedHeaders, TrustedProxies};
 use crate::route::RouteTable;
 use crate::session::SignalsMode;
 
@@ -15,7 +18,7 @@ use super::start_error::StartError;
 pub(super) struct Snapshot {
     pub(super) config: Config,
     pub(super) routes: Arc<RouteTable>,
-    pub(super) reserved_headers: Arc<ReservedHeaders>,
+    pub(super) dropped_headers: Arc<DroppedHeaders>,
     pub(super) trusted_proxies: Arc<TrustedProxies>,
     pub(super) branding: Arc<Branding>,
     /// Whether any route needs TLS fingerprints.
@@ -29,10 +32,11 @@ impl Snapshot {
     /// # Errors
     /// A configured file cannot be read.
     pub(super) fn build(config: Config) -> Result<Snapshot, StartError> {
-        let routes = Arc::new(config.routes.clone());
-        let reserved_headers = ReservedHeaders::new(routes.iter().map(|route| &route.identity));
+        let mut routes = config.routes.clone();
+        routes.read_header_files(header_file)?;
+        let routes = Arc::new(routes);
         Ok(Snapshot {
-            reserved_headers: Arc::new(reserved_headers),
+            dropped_headers: Arc::default(),
             trusted_proxies: Arc::new(TrustedProxies::new(config.server.trusted_proxies.clone())),
             branding: Arc::new(branding(&config)?),
             fingerprints: routes.iter().any(|route| route.policy.signals != SignalsMode::Off),
@@ -46,6 +50,17 @@ impl Snapshot {
     pub(super) fn requests_per_worker(&self) -> usize {
         self.config.limits.requests.div_ceil(self.workers)
     }
+}
+
+/// Reads the value of a header. A line end after it is not part of it.
+fn header_file(path: &Path) -> Result<HeaderValue, StartError> {
+    let failed = |error| StartError::File { path: path.to_owned(), error };
+    let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(failed)?;
+    let invalid =
+        |_| failed(std::io::Error::other("not a header value: one line of printable ASCII"));
+    let mut value = HeaderValue::from_str(text.trim_end()).map_err(invalid)?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn branding(config: &Config) -> Result<Branding, StartError> {

@@ -137,7 +137,7 @@ impl Worker {
             portal: Portal::new(auth.clone(), login, branding, Arc::clone(&routes)),
             authorizer: Authorizer { auth: auth.clone(), routes, certificates, overload },
             auth,
-            reserved_headers: Arc::clone(&snapshot.reserved_headers),
+            dropped_headers: Arc::clone(&snapshot.dropped_headers),
             upstreams,
             trusted_proxies: Arc::clone(&snapshot.trusted_proxies),
             max_headers: snapshot.config.limits.headers,

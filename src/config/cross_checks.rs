@@ -6,6 +6,7 @@ use super::reader::Field;
 use super::route::RouteSection;
 use super::server::CertificateFiles;
 use crate::message::HostPattern;
+use crate::message::reserved_headers::fold;
 use crate::route::{Access, RouteConflict, RouteTable};
 
 pub(super) struct CrossChecks<'a> {
@@ -72,6 +73,23 @@ impl CrossChecks<'_> {
                 ),
                 "use a separate host, unless you trust both apps equally",
             );
+        }
+    }
+
+    /// Rejects passing an identity header of any route: an app behind two routes would trust it.
+    pub(super) fn check_passed_headers(&self) {
+        let identity = self.routes.iter().flat_map(|section| &section.route.identity.headers);
+        let identity: Vec<&str> = identity.map(|header| header.name.as_str()).collect();
+        for section in self.routes {
+            let mut passed = section.route.headers.pass.iter();
+            if let Some(name) = passed.find(|name| identity.contains(&fold(name.as_str()).as_str()))
+            {
+                self.diagnostics.error(
+                    &section.span,
+                    format!("`pass_headers` passes {name}, which is an identity header of a route"),
+                    "leave it out, or choose another name in `identity`",
+                );
+            }
         }
     }
 

@@ -23,6 +23,7 @@ mod reader;
 mod redis_keys;
 mod redis_url;
 mod route;
+mod route_headers;
 mod server;
 mod session;
 mod session_control;
@@ -176,6 +177,7 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
     checks.check_certificates(certificates.as_deref());
     checks.check_login(login.as_ref());
     checks.check_domain(session.domain.as_ref());
+    checks.check_passed_headers();
     checks.warn_shared_host();
     let table = checks.route_table();
     Some(Config {

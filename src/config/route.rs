@@ -7,7 +7,7 @@ use super::diagnostics::KeyDefault::{Required, Value};
 use super::diagnostics::Span;
 use super::outage::{self, Outage};
 use super::reader::{Field, Reader, TextOrSection, non_empty};
-use super::{duration, limits, session_control};
+use super::{duration, limits, route_headers, session_control};
 use crate::message::endpoint::Transport;
 use crate::message::host::HostError;
 use crate::message::{
@@ -60,6 +60,7 @@ pub(super) fn route(
         section.one_or_more("upstream", Required(r#""http://127.0.0.1:3000""#), Endpoint::parse);
     let rule = rule(&mut section);
     let identity = identity(&mut section);
+    let headers = route_headers::headers(&mut section, identity.as_ref());
     let cross_origin = cross_origin(&mut section, rule.as_ref());
     let ambiguous = ambiguous(&mut section, rule.as_ref());
     let rotation = section.flag("rotation", Value("true"));
@@ -95,6 +96,7 @@ pub(super) fn route(
             upstreams: upstreams.collect(),
             access: rule.access,
             identity: identity?,
+            headers: headers?,
             cross_origin: cross_origin?,
             ambiguous_paths: ambiguous?,
             policy: RoutePolicy {
@@ -212,6 +214,7 @@ fn identity(section: &mut Reader<'_>) -> Option<IdentityHeaders> {
     let encoding = section.text("identity_encoding", Value(r#""utf8""#), encoding);
     let fields = fields?;
     for (index, field) in fields.value.iter().enumerate() {
+        warn_constant(section, field);
         let mut earlier = fields.value[..index].iter();
         if let Some(duplicate) = earlier.find(|other| other.value.name == field.value.name) {
             section.diagnostics.error_between(
@@ -223,6 +226,16 @@ fn identity(section: &mut Reader<'_>) -> Option<IdentityHeaders> {
     }
     let fields = fields.value.into_iter().map(|field| field.value).collect();
     Some(IdentityHeaders { headers: fields, encoding: encoding?.value })
+}
+
+fn warn_constant(section: &Reader<'_>, field: &Field<IdentityHeader>) {
+    if field.value.is_constant() {
+        section.diagnostics.warning(
+            &field.span,
+            format!("the value of {} is the same for every user", field.value.name),
+            "write it in `set_headers`, or a secret in `set_header_files`",
+        );
+    }
 }
 
 /// Reads `csrf` and `origins`.

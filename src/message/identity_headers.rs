@@ -53,7 +53,7 @@ pub enum TemplateError {
         "`{0}` is not a valid header name here; use only letters, digits and -, as in X-Remote-User"
     )]
     HeaderName(String),
-    #[error("`{0}` belongs to the connection or the message, not to the user; choose another name")]
+    #[error("`{0}` belongs to the connection or the message; choose another name")]
     Reserved(String),
 }
 
@@ -112,15 +112,12 @@ impl IdentityHeader {
     /// Only letters, digits and `-` are allowed: upstreams fold other characters to `-`, so a
     /// client's header could not be distinguished from ours.
     pub fn parse(name: &str, template: &str) -> Result<IdentityHeader, TemplateError> {
-        let invalid_name = || TemplateError::HeaderName(name.to_owned());
-        let parsed: HeaderName = name.parse().map_err(|_| invalid_name())?;
-        if !name.bytes().all(is_plain_byte) {
-            return Err(invalid_name());
-        }
-        if RESERVED.contains(&parsed.as_str()) {
-            return Err(TemplateError::Reserved(name.to_owned()));
-        }
-        Ok(IdentityHeader { name: parsed, template: parse_template(template)? })
+        Ok(IdentityHeader { name: parse_name(name)?, template: parse_template(template)? })
+    }
+
+    /// Whether the value is the same for every user.
+    pub fn is_constant(&self) -> bool {
+        self.template.iter().all(|part| matches!(part, TemplatePart::Text(_)))
     }
 
     fn render(&self, identity: &Identity) -> Option<String> {
@@ -136,6 +133,20 @@ impl IdentityHeader {
             }
         }
         Some(out)
+    }
+}
+
+/// Parses the name of a header that the gateway sets: letters, digits and `-`, and none that frames or
+/// routes the message.
+pub fn parse_name(name: &str) -> Result<HeaderName, TemplateError> {
+    let invalid_name = || TemplateError::HeaderName(name.to_owned());
+    let parsed: HeaderName = name.parse().map_err(|_| invalid_name())?;
+    if !name.bytes().all(is_plain_byte) {
+        return Err(invalid_name());
+    }
+    match RESERVED.contains(&parsed.as_str()) {
+        true => Err(TemplateError::Reserved(name.to_owned())),
+        false => Ok(parsed),
     }
 }
 

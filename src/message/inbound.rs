@@ -11,6 +11,7 @@ use http::{Method, StatusCode, Uri, Version, request};
 use super::forwarded::ChainError;
 use super::host::{Host, HostError};
 use super::intent::{Intent, Requester};
+use super::method_override;
 use super::path_ambiguity::{Ambiguity, AmbiguousPath};
 use super::request_id::RequestId;
 use super::target::{Target, TargetError};
@@ -30,6 +31,8 @@ pub struct InboundHead {
     pub requester: Requester,
     /// Whether the request is a valid WebSocket handshake.
     pub websocket: bool,
+    /// Methods that the request names beside its own, by a header, a parameter or a form.
+    pub overrides: Vec<Method>,
 }
 
 /// Reason for rejecting a request that is ambiguous or not supported.
@@ -131,6 +134,7 @@ impl InboundHead {
         check_loop(&headers)?;
         let intent = Intent::from_request(&method, &headers);
         let target = parse_target(&method, uri, |path| is_allowed(&host, path))?;
+        let overrides = method_override::named_methods(&method, &headers, target.query());
         let RequestContext { client, fingerprint, request } = context;
         let asker = Requester { intent, request };
         Ok(InboundHead {
@@ -143,7 +147,13 @@ impl InboundHead {
             fingerprint,
             requester: asker,
             websocket,
+            overrides,
         })
+    }
+
+    /// Returns every method as which the app may execute the request. Its own is the first.
+    pub fn methods(&self) -> impl Iterator<Item = &Method> {
+        std::iter::once(&self.method).chain(&self.overrides)
     }
 
     /// Returns the client's address and software as sessions record them.

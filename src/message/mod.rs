@@ -9,6 +9,8 @@
 //! | [`forwarded`] | parser for `Forwarded` and `X-Forwarded-For` |
 //! | [`cookies`] | lookup of the gateway's cookies, and their removal before forwarding |
 //! | [`identity_headers`] | headers that carry the user's identity to an upstream |
+//! | [`method_override`] | methods that a request names beside its own |
+//! | [`reserved_headers`] | headers that a client may not send to an upstream |
 //! | [`sanitize`] | `InboundHead` without reserved headers: `SanitizedHead` |
 //! | [`csrf`] | check of cross-origin requests |
 //! | [`path_ambiguity`] | interpretations of an ambiguous path |
@@ -26,8 +28,10 @@ pub mod host;
 pub mod identity_headers;
 pub mod inbound;
 pub mod intent;
+pub mod method_override;
 pub mod path_ambiguity;
 pub mod request_id;
+pub mod reserved_headers;
 pub mod response_headers;
 pub mod sanitize;
 pub mod target;
@@ -41,5 +45,6 @@ pub use inbound::{BadRequest, InboundHead, RequestContext};
 pub use intent::{Intent, Requester};
 pub use path_ambiguity::{Ambiguity, AmbiguousPath, Interpretations};
 pub use request_id::{RequestId, RequestIds};
-pub use sanitize::{ReservedHeaders, SanitizedHead};
+pub use reserved_headers::{HeaderRules, ReservedHeaders};
+pub use sanitize::SanitizedHead;
 pub use target::{PathPrefix, Target, TargetError};

@@ -2,7 +2,6 @@
 //!
 //! Applies on every path (public routes, upgrades, errors), before the gateway adds a header.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -11,131 +10,10 @@ use http::{Method, Version};
 use super::cookies::CookieNames;
 use super::hop;
 use super::host::Host;
-use super::identity_headers::{IdentityHeaders, is_plain_byte};
 use super::inbound::{self, InboundHead};
 use super::request_id::RequestId;
+use super::reserved_headers::{ReservedHeaders, is_forwarding};
 use super::target::Target;
-
-/// Headers that only the gateway may set, on any route.
-#[derive(Clone, Debug)]
-pub struct ReservedHeaders {
-    /// Folded names, sorted.
-    names: Vec<HeaderName>,
-}
-
-/// Headers about a request's origin. The gateway sets them itself and drops the client's, including
-/// those of other proxies, none of which is between the gateway and the upstream.
-const FORWARDING_HEADERS: [&str; 27] = [
-    "cf-connecting-ip",
-    "cf-connecting-ipv6",
-    "client-ip",
-    // RFC 9440: a client must not assert its own certificate.
-    "client-cert",
-    "client-cert-chain",
-    "fastly-client-ip",
-    "forwarded",
-    "forwarded-for",
-    "front-end-https",
-    "proxy-authorization",
-    // CGI exposes it as HTTP_PROXY, which many libraries use as their outgoing proxy (httpoxy).
-    "proxy",
-    "true-client-ip",
-    "x-client-cert",
-    "x-client-ip",
-    "x-client-verify",
-    "x-cluster-client-ip",
-    "x-envoy-external-address",
-    "x-forwarded",
-    "x-original-host",
-    "x-original-method",
-    "x-original-uri",
-    "x-original-url",
-    "x-proxyuser-ip",
-    "x-real-ip",
-    "x-request-id",
-    "x-rewrite-url",
-    "x-url-scheme",
-];
-
-/// Common identity headers, reserved even if a route uses others.
-const IDENTITY_HEADERS: [&str; 12] = [
-    "auth-user",
-    "proxy-user",
-    "sm-user",
-    "x-auth-email",
-    "x-auth-user",
-    "x-auth-username",
-    "x-user",
-    "x-user-email",
-    "x-user-groups",
-    "x-user-id",
-    "x-user-name",
-    "x-username",
-];
-
-/// Prefixes of headers that gateways and proxies set. Sorted, and none is a prefix of another.
-const RESERVED_PREFIXES: [&str; 17] = [
-    "cf-access-authenticated-user-",
-    "oidc-",
-    "remote-",
-    "ssl-client-",
-    "tailscale-user-",
-    "x-amzn-oidc-",
-    "x-auth-request-",
-    "x-authenticated-",
-    "x-authentik-",
-    "x-forwarded-",
-    "x-goog-authenticated-user-",
-    "x-ms-client-principal",
-    "x-pomerium-",
-    "x-remote-",
-    "x-ssl-client-",
-    "x-vouch-",
-    "x-webauth-",
-];
-
-impl ReservedHeaders {
-    /// Reserves the identity headers of all routes, the standard ones and those that upstreams
-    /// commonly trust.
-    pub fn new<'a>(routes: impl Iterator<Item = &'a IdentityHeaders>) -> ReservedHeaders {
-        let names_of = |identity: &IdentityHeaders| -> Vec<String> {
-            identity.headers.iter().map(|header| fold_name(header.name.as_str())).collect()
-        };
-        let mut names: BTreeSet<String> = routes.flat_map(names_of).collect();
-        names.extend(names_of(&IdentityHeaders::standard()));
-        names.extend(
-            FORWARDING_HEADERS.iter().chain(&IDENTITY_HEADERS).map(|name| (*name).to_owned()),
-        );
-        ReservedHeaders { names: names.iter().filter_map(|name| name.parse().ok()).collect() }
-    }
-
-    /// Whether the header is reserved, in any spelling.
-    ///
-    /// A name with `_` is always dropped: CGI, WSGI and PHP upstreams read it as `-`
-    /// (CVE-2025-64484). Other characters are folded to `-` first: lighttpd and older Apache fold
-    /// all of them (`X~Forwarded~User`), PHP folds the dot.
-    fn is_reserved(&self, name: &str) -> bool {
-        if name.bytes().all(is_plain_byte) {
-            return self.contains(name) || has_reserved_prefix(name);
-        }
-        let folded = fold_name(name);
-        name.contains('_') || self.contains(&folded) || has_reserved_prefix(&folded)
-    }
-
-    fn contains(&self, folded: &str) -> bool {
-        self.names.binary_search_by(|name| name.as_str().cmp(folded)).is_ok()
-    }
-}
-
-fn fold_name(name: &str) -> String {
-    name.bytes().map(|byte| if is_plain_byte(byte) { char::from(byte) } else { '-' }).collect()
-}
-
-fn has_reserved_prefix(name: &str) -> bool {
-    // Only the last prefix that sorts before the name can match.
-    let before = RESERVED_PREFIXES.partition_point(|prefix| *prefix <= name);
-    RESERVED_PREFIXES[..before].last().is_some_and(|prefix| name.starts_with(prefix))
-}
 
 /// A request head without any client-supplied identity, origin, connection or session data. Only
 /// [`SanitizedHead::new`] creates one, and it cannot be modified.
@@ -179,6 +57,7 @@ pub(crate) struct SanitizedParts {
     pub(crate) client: IpAddr,
     pub(crate) request: RequestId,
     pub(crate) websocket: bool,
+    dropped: Vec<HeaderName>,
 }
 
 impl SanitizedHead {
@@ -198,9 +77,15 @@ impl SanitizedHead {
             requester: asker,
             websocket,
             fingerprint: _,
+            overrides: _,
         } = head;
+        let mut dropped = Vec::new();
         hop::strip_with(&mut headers, |name| {
-            is_framing(name, websocket) || reserved.is_reserved(name.as_str())
+            let is_reserved = reserved.is_reserved(name.as_str());
+            if is_reserved && !is_forwarding(name.as_str()) {
+                dropped.push(name.clone());
+            }
+            is_reserved || is_framing(name, websocket)
         });
         cookies.strip(&mut headers);
         trim_values(&mut headers);
@@ -208,8 +93,17 @@ impl SanitizedHead {
             decrement_max_forwards(&mut headers);
         }
         let request = asker.request;
-        let parts =
-            SanitizedParts { method, version, host, target, headers, client, request, websocket };
+        let parts = SanitizedParts {
+            method,
+            version,
+            host,
+            target,
+            headers,
+            client,
+            request,
+            websocket,
+            dropped,
+        };
         SanitizedHead { parts }
     }
 
@@ -226,6 +120,12 @@ impl SanitizedHead {
     /// Returns the client's address.
     pub fn client(&self) -> IpAddr {
         self.parts.client
+    }
+
+    /// Returns the names of the removed headers that an app may miss: reserved ones, but none about the
+    /// connection or the origin of the request.
+    pub fn dropped(&self) -> &[HeaderName] {
+        &self.parts.dropped
     }
 
     /// Whether the request is a valid WebSocket handshake.
@@ -269,16 +169,17 @@ fn trim_values(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::identity_headers::{IdentityHeader, ValueEncoding};
+    use crate::message::identity_headers::IdentityHeader;
     use crate::message::inbound::RequestContext;
+    use crate::message::reserved_headers::HeaderRules;
     use http::Request;
     use proptest::prelude::*;
 
     fn sanitized(headers: &[(&str, &str)]) -> SanitizedHead {
-        sanitized_for(&IdentityHeaders::standard(), headers)
+        sanitized_by(&HeaderRules::default(), headers)
     }
 
-    fn sanitized_for(identity: &IdentityHeaders, headers: &[(&str, &str)]) -> SanitizedHead {
+    fn sanitized_by(rules: &HeaderRules, headers: &[(&str, &str)]) -> SanitizedHead {
         let mut build = Request::get("/").header("host", "a.test");
         for (name, value) in headers {
             build = build.header(*name, *value);
@@ -287,8 +188,7 @@ mod tests {
         let client = IpAddr::from([127, 0, 0, 1]);
         let context = RequestContext { client, fingerprint: None, request: RequestId::from(1) };
         let head = InboundHead::parse(parts, context).expect("unambiguous");
-        let reserved = ReservedHeaders::new([identity].into_iter());
-        SanitizedHead::new(head, &reserved, &CookieNames::new(None))
+        SanitizedHead::new(head, &ReservedHeaders::new(rules), &CookieNames::new(None))
     }
 
     /// CVE-2025-64484.
@@ -332,14 +232,14 @@ mod tests {
             marks in proptest::collection::vec(0..MARKS.len(), 12),
         ) {
             let Ok(header) = IdentityHeader::parse(&name, "{email}") else { return Ok(()) };
-            let identity = IdentityHeaders { headers: vec![header], encoding: ValueEncoding::Utf8 };
+            let rules = HeaderRules { identity: vec![header.name], ..HeaderRules::default() };
             let spelt = |(c, mark): (char, &usize)| match c {
                 '-' => MARKS[*mark],
                 c => c.to_ascii_uppercase(),
             };
             let other: String = name.chars().zip(&marks).map(spelt).collect();
             for spelling in [&name, &other] {
-                let head = sanitized_for(&identity, &[(spelling, "evil")]);
+                let head = sanitized_by(&rules, &[(spelling, "evil")]);
                 prop_assert!(head.headers().is_empty(), "{} of {}", spelling, name);
             }
         }
@@ -355,23 +255,18 @@ mod tests {
     }
 
     #[test]
-    fn names_beside_the_reserved_prefixes_pass() {
-        for name in
-            ["remote", "oidc", "x-authent", "x-remot-e", "x-webauthn", "a", "z", "x-auth-token"]
-        {
-            assert_eq!(sanitized(&[(name, "1")]).headers().len(), 1, "{name}");
-        }
-        assert!(RESERVED_PREFIXES.is_sorted());
-        let pairs = RESERVED_PREFIXES.iter().zip(&RESERVED_PREFIXES[1..]);
-        assert!(pairs.clone().count() > 10);
-        assert!(pairs.into_iter().all(|(one, next)| !next.starts_with(one)));
-    }
-
-    #[test]
-    fn forwarding_headers_of_a_client_are_dropped() {
-        for name in FORWARDING_HEADERS {
-            assert!(sanitized(&[(name, "evil")]).headers().is_empty(), "{name}");
-        }
+    fn dropped_headers_are_reported_unless_about_the_origin() {
+        let head = sanitized(&[
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-real-ip", "192.0.2.1"),
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+            ("x-user-id", "7"),
+            ("api_key", "k"),
+            ("x-kept", "1"),
+        ]);
+        let dropped: Vec<&str> = head.dropped().iter().map(HeaderName::as_str).collect();
+        assert_eq!(dropped, ["x-user-id", "api_key"]);
     }
 
     /// httpoxy.

@@ -13,6 +13,7 @@
 
 use std::sync::Arc;
 
+use http::Method;
 use http::header::HeaderMap;
 
 use crate::auth::{Auth, AuthOutcome, AuthRequest, Permit};
@@ -156,8 +157,10 @@ impl Authorizer {
         match &route.access {
             Access::Public => true,
             Access::Session(_) => {
-                route.cross_origin.allows(&head.method, head.websocket, &head.headers, &head.host)
-                    || self.session_cookie(head) == CookieLookup::Missing
+                let allows = |method| {
+                    route.cross_origin.allows(method, head.websocket, &head.headers, &head.host)
+                };
+                head.methods().all(allows) || self.session_cookie(head) == CookieLookup::Missing
             }
         }
     }
@@ -184,7 +187,7 @@ impl Authorizer {
         let auth_request = AuthRequest {
             cookie: &cookie,
             context: &head.client_context(),
-            policy: &route.policy_for(&head.method, head.websocket),
+            policy: &route.policy_for(head.methods(), head.websocket),
             timing,
             is_activity: route.activity.counts(
                 &head.method,
@@ -194,7 +197,7 @@ impl Authorizer {
             // A safe request changes nothing if its session has ended on another instance.
             serve_stale_for: route
                 .serve_stale_for
-                .filter(|_| head.method.is_safe() && !head.websocket),
+                .filter(|_| head.methods().all(Method::is_safe) && !head.websocket),
         };
         self.auth.authorize(route, &auth_request).await
     }

@@ -78,7 +78,8 @@ impl Proxy {
         let cookies = &self.auth.shared().cookies;
         let requester = head.requester.clone();
         let priority = self.priority(&head, permit);
-        let head = SanitizedHead::new(head, &self.reserved_headers, cookies);
+        let head = SanitizedHead::new(head, permit.route().headers.reserved(), cookies);
+        self.dropped_headers.report(permit.route(), head.dropped());
         let websocket = head.is_websocket();
         let forwarded_headers = incoming.connection.forwarded_headers(&head);
         let outgoing = OutgoingRequest {

@@ -14,6 +14,7 @@ mod authorize;
 mod body;
 mod client_addr;
 mod connection_info;
+mod dropped_headers;
 mod explain;
 mod forward;
 mod forwarded_headers;
@@ -33,6 +34,7 @@ pub use authorize::Authorizer;
 pub use body::{ConnectionClosed, RequestBody, RequestBodyError, ResponseBody, ResponseBodyError};
 pub use client_addr::TrustedProxies;
 pub use connection_info::ConnectionInfo;
+pub use dropped_headers::DroppedHeaders;
 pub use explain::{
     ActivityRules, Explanation, Hypothesis, HypotheticalSession, ResponseExplanation,
     RiskExplanation, RouteExplanation, SessionEffects, SessionRules, explain,
@@ -53,9 +55,7 @@ use hyper::body::Incoming;
 
 use crate::auth::Auth;
 use crate::message::forwarded::ChainError;
-use crate::message::{
-    BadRequest, InboundHead, Intent, RequestContext, RequestId, RequestIds, ReservedHeaders,
-};
+use crate::message::{BadRequest, InboundHead, Intent, RequestContext, RequestId, RequestIds};
 use crate::portal::Portal;
 use crate::telemetry::Limit;
 
@@ -71,7 +71,7 @@ pub struct Proxy {
     pub authorizer: Authorizer,
     pub auth: Auth,
     pub portal: Portal,
-    pub reserved_headers: Arc<ReservedHeaders>,
+    pub dropped_headers: Arc<DroppedHeaders>,
     pub upstreams: UpstreamClusters,
     pub trusted_proxies: Arc<TrustedProxies>,
     /// Maximum number of headers in a request.

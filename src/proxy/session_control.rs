@@ -67,7 +67,7 @@ impl SessionControl {
         }
         let path = head.target.path();
         let (logs_out, rotates) =
-            (rules.is_logout(path), rules.is_sensitive_action(&head.method, path));
+            (rules.is_logout(path), rules.is_sensitive_action(head.methods(), path));
         if !logs_out && !rotates && rules.upstream_commands.is_empty() {
             return None;
         }

@@ -72,7 +72,7 @@ impl UpstreamHead {
         parts.uri = Uri::from(target.raw().clone());
         parts.headers = headers;
         // One reservation: each growth of the map rehashes every name.
-        parts.headers.reserve(MAX_ADDED + route.identity.headers.len());
+        parts.headers.reserve(MAX_ADDED + route.identity.headers.len() + route.headers.set.len());
         forwarded_headers.write_to(&mut parts.headers);
         parts.headers.insert(X_REQUEST_ID, request.value().clone());
         parts.headers.append(header::VIA, via(version));
@@ -80,6 +80,9 @@ impl UpstreamHead {
             for (name, value) in route.identity.values(identity) {
                 parts.headers.insert(name.clone(), value);
             }
+        }
+        for (name, value) in &route.headers.set {
+            parts.headers.insert(name, value.clone());
         }
         if websocket {
             parts.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));

@@ -6,19 +6,21 @@
 
 mod activity;
 mod disguise;
+mod headers;
 mod methods;
 mod session_control;
 
 pub use activity::{Activity, ActivityFrames};
+pub use headers::RouteHeaders;
 pub use methods::Methods;
 pub use session_control::{SensitiveAction, SessionCommand, SessionControlRules, is_success};
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
+use http::{HeaderValue, Method};
 
 use crate::message::{
     Ambiguity, AmbiguousPath, CrossOriginPolicy, Endpoint, Host, HostPattern, IdentityHeaders,
@@ -37,6 +39,7 @@ pub struct Route {
     pub upstreams: Vec<Endpoint>,
     pub access: Access,
     pub identity: IdentityHeaders,
+    pub headers: RouteHeaders,
     pub policy: RoutePolicy,
     /// Methods to which `max_auth_age` applies.
     pub auth_age_methods: Methods,
@@ -77,9 +80,15 @@ impl Route {
         }
     }
 
-    /// Returns the session limits that apply to a request.
-    pub fn policy_for(&self, method: &Method, websocket: bool) -> Cow<'_, RoutePolicy> {
-        if self.policy.max_auth_age.is_none() || self.auth_age_methods.applies_to(method, websocket)
+    /// Returns the session limits that apply to a request which the upstream may execute as any of
+    /// these methods.
+    pub fn policy_for<'a>(
+        &self,
+        mut methods: impl Iterator<Item = &'a Method>,
+        websocket: bool,
+    ) -> Cow<'_, RoutePolicy> {
+        if self.policy.max_auth_age.is_none()
+            || methods.any(|method| self.auth_age_methods.applies_to(method, websocket))
         {
             return Cow::Borrowed(&self.policy);
         }
@@ -193,6 +202,7 @@ impl RouteTable {
         if !conflicts.is_empty() {
             return Err(conflicts);
         }
+        headers::reserve(&mut routes);
         routes
             .sort_by_key(|route| (host_rank(&route.host), std::cmp::Reverse(route.path.length())));
         let shadowable = routes.iter().map(|route| {
@@ -293,6 +303,17 @@ impl RouteTable {
         self.routes.iter().any(|route| route.host.matches(host.name()))
     }
 
+    /// Reads the files of `set_header_files`.
+    ///
+    /// # Errors
+    /// The first error of `read`.
+    pub fn read_header_files<E>(
+        &mut self,
+        read: impl Fn(&Path) -> Result<HeaderValue, E>,
+    ) -> Result<(), E> {
+        self.routes.iter_mut().try_for_each(|route| Arc::make_mut(route).headers.read_files(&read))
+    }
+
     /// Returns the routes in matching order.
     pub fn iter(&self) -> std::slice::Iter<'_, Arc<Route>> {
         self.routes.iter()
@@ -338,6 +359,7 @@ mod tests {
             upstreams: vec![],
             access: Access::Session(AccessRule::default()),
             identity: IdentityHeaders::standard(),
+            headers: RouteHeaders::default(),
             policy: RoutePolicy::default(),
             auth_age_methods: Methods::All,
             limits: BodyLimits::default(),

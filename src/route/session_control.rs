@@ -46,9 +46,16 @@ impl SessionControlRules {
         self.logout.iter().any(|logout| logout.covers(path))
     }
 
-    /// Returns whether the request is a sensitive action.
-    pub fn is_sensitive_action(&self, method: &Method, path: &str) -> bool {
-        self.rotate.iter().any(|action| action.method == *method && action.path.covers(path))
+    /// Returns whether a request, executed as one of these methods, is a sensitive action.
+    pub fn is_sensitive_action<'a>(
+        &self,
+        mut methods: impl Iterator<Item = &'a Method>,
+        path: &str,
+    ) -> bool {
+        let is_action = |method: &Method| {
+            self.rotate.iter().any(|action| action.method == *method && action.path.covers(path))
+        };
+        methods.any(is_action)
     }
 }
 

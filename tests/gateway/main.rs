@@ -14,6 +14,7 @@ mod operator;
 mod outage;
 mod paths;
 mod redirects;
+mod removed_headers;
 mod responses;
 mod restarts;
 mod revocation;

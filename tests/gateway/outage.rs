@@ -126,6 +126,20 @@ async fn stale_reads_need_a_route_setting_in_an_outage() {
 }
 
 #[tokio::test]
+async fn stale_read_never_executes_a_named_method() {
+    let site = OutageTest::start("").await;
+    let mut alice = site.log_in("alice").await;
+    site.redis.pause();
+    assert_stale_read(&alice.fetch("/?a=1").await);
+    let before = site.upstream.heads().len();
+    assert_unavailable(&alice.fetch("/?_method=DELETE").await);
+    for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
+        assert_unavailable(&alice.send("GET", "/", &[(name, "DELETE")], "").await);
+    }
+    assert_eq!(site.upstream.heads().len(), before);
+}
+
+#[tokio::test]
 async fn stale_reads_end_at_the_outage_limit() {
     let site = OutageTest::start("serve_known_for = \"2m\"").await;
     let mut alice = site.log_in("alice").await;

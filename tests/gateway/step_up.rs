@@ -103,3 +103,62 @@ async fn new_token_may_write_after_login_and_the_old_one_is_dead() {
     let late = write(&mut test.alice, "POST", "/bank/transfer").await;
     assert_eq!(late.json()["error"], "reauthenticate", "five minutes and not longer");
 }
+
+/// A request may name another method, and a form may do so in its body.
+#[tokio::test]
+async fn named_method_needs_a_fresh_login_like_the_real_one() {
+    let mut test = StepUpTest::new().await;
+    let seen = test.bank.heads().len();
+    for h2 in [false, true] {
+        test.alice.h2 = h2;
+        for name in ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"] {
+            for method in ["DELETE", "post", "GET, PATCH", "MERGE"] {
+                for own in ["GET", "HEAD", "OPTIONS"] {
+                    let answer = test.alice.send(own, "/bank", &[(name, method)], "").await;
+                    assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{own} {name} {method}");
+                }
+            }
+        }
+        for query in ["_method=DELETE", "a=b&_METHOD=put", "%5fmethod=p%6fst", "x-http-method=PUT"]
+        {
+            let answer = test.alice.fetch(&format!("/bank?{query}")).await;
+            assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{query}");
+        }
+    }
+    assert_eq!(test.bank.heads().len(), seen, "the bank sees nothing of them");
+    for (path, name) in [("/bank?method=DELETE", "X-Method"), ("/bank?_method=GET", "X-Other")] {
+        assert_eq!(
+            test.alice.send("GET", path, &[(name, "DELETE")], "").await.status,
+            StatusCode::OK
+        );
+    }
+    // Other spellings are removed.
+    for name in ["X_HTTP_Method_Override", "X.HTTP.Method.Override", "X~Method~Override"] {
+        assert_eq!(
+            test.alice.send("GET", "/bank", &[(name, "DELETE")], "").await.status,
+            StatusCode::OK
+        );
+        assert!(!test.bank.last_head().contains("DELETE"), "{}", test.bank.last_head());
+    }
+}
+
+#[tokio::test]
+async fn posted_form_needs_a_fresh_login_if_any_writing_method_does() {
+    let bank = Upstream::start().await;
+    let routes = format!(
+        "[[route]]\nhost = \"app.test\"\nupstream = \"http://{}\"\naccess = {{ max_auth_age = \"5m\", auth_age_methods = [\"DELETE\"] }}\n",
+        bank.address
+    );
+    let gateway = Gateway::start(Setup { routes, clock: manual_clock(), ..Setup::default() });
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    gateway.advance(10 * MINUTE);
+    let origin = ("sec-fetch-site", "same-origin");
+    for kind in ["application/x-www-form-urlencoded", "Multipart/Form-Data; boundary=x"] {
+        let answer =
+            alice.send("POST", "/", &[origin, ("content-type", kind)], "_method=delete").await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{kind}");
+    }
+    let json = [origin, ("content-type", "application/json")];
+    assert_eq!(alice.send("POST", "/", &json, "{}").await.status, StatusCode::OK);
+}

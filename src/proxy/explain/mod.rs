@@ -25,8 +25,7 @@ use crate::clock::{Clock, UnixMillis};
 use crate::config::Config;
 use crate::identity::LoginMethods;
 use crate::message::{
-    BadRequest, CookieNames, InboundHead, Intent, RequestContext, RequestIds, ReservedHeaders,
-    SanitizedHead,
+    BadRequest, CookieNames, InboundHead, Intent, RequestContext, RequestIds, SanitizedHead,
 };
 use crate::portal::Portal;
 use crate::risk::GeoIp;
@@ -104,7 +103,6 @@ struct Simulation<'a> {
     hypothesis: &'a Hypothesis,
     authorizer: Authorizer,
     portal: Portal,
-    reserved_headers: ReservedHeaders,
 }
 
 impl<'a> Simulation<'a> {
@@ -136,9 +134,7 @@ impl<'a> Simulation<'a> {
             certificates: None,
             overload: OverloadMonitor::new(usize::MAX, Arc::default()),
         };
-        let identity_headers = config.routes.iter().map(|route| &route.identity);
-        let reserved_headers = ReservedHeaders::new(identity_headers);
-        Simulation { config, hypothesis, authorizer, portal, reserved_headers }
+        Simulation { config, hypothesis, authorizer, portal }
     }
 
     /// Creates the record of a session last used `idle` ago, with its first token.
@@ -186,7 +182,7 @@ impl<'a> Simulation<'a> {
                 let public = permit.identity().is_none();
                 out.why = if public { "the route is public" } else { ADMITTED }.into();
                 let cookies = &self.authorizer.auth.shared().cookies;
-                let head = SanitizedHead::new(head, &self.reserved_headers, cookies);
+                let head = SanitizedHead::new(head, permit.route().headers.reserved(), cookies);
                 out.upstream_headers = upstream_headers(UpstreamHead::new(head, &permit));
             }
             Action::Respond(response, route) => {
@@ -407,7 +403,7 @@ impl<'a> Simulation<'a> {
     /// Names the limit of the route that was reached.
     fn wants_login(&self, route: &Route, risk: Option<&RiskExplanation>) -> String {
         let Some(session) = &self.hypothesis.session else { return String::new() };
-        let policy = route.policy_for(&self.hypothesis.method, false);
+        let policy = route.policy_for(std::iter::once(&self.hypothesis.method), false);
         let limits = [
             ("its last activity", session.idle, policy.idle),
             ("it", session.age, policy.absolute),

@@ -70,7 +70,7 @@ impl SessionEffects {
         let effects = SessionEffects {
             page_counts: counts(Intent::Navigation),
             fetch_counts: counts(Intent::Fetch),
-            rotates: route.session_control.is_sensitive_action(&head.method, path),
+            rotates: route.session_control.is_sensitive_action(head.methods(), path),
             logs_out: route.session_control.is_logout(path),
         };
         (route.access != Access::Public).then_some(effects)
