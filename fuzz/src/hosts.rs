@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use doorward::message::forwarded::ChainError;
 use doorward::message::{Endpoint, Host, HostPattern};
-use doorward::proxy::TrustedProxies;
+use doorward::proxy::{ClientSource, TrustedProxies};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// A host round-trips, has one spelling and contains no delimiter.
@@ -79,7 +79,7 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 fn proxies() -> TrustedProxies {
     let networks = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().expect("a network"));
-    TrustedProxies::new(networks.to_vec())
+    TrustedProxies::new(networks.to_vec(), ClientSource::Headers)
 }
 
 fn client_of(peer: IpAddr, headers: &HeaderMap) -> Result<IpAddr, ChainError> {

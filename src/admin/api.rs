@@ -65,7 +65,12 @@ impl Admin {
         if scope == Scope::Monitor && !has_local_host(&request) {
             return text(StatusCode::FORBIDDEN, "use a loopback name or address in the URL\n");
         }
-        match (request.method(), path.as_str(), scope) {
+        let method = match request.method() {
+            // hyper sends no body to a HEAD (RFC 9110 9.3.2).
+            &Method::HEAD => &Method::GET,
+            method => method,
+        };
+        match (method, path.as_str(), scope) {
             (&Method::GET, "/live", _) => text(StatusCode::OK, "live\n"),
             (&Method::GET, "/ready", _) => self.ready().await,
             (&Method::GET, "/metrics", _) => self.metrics(),

@@ -33,7 +33,7 @@ use tracing::{info, warn};
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::server::{self, Sockets};
+use crate::server::{self, RedirectPort, Sockets};
 use crate::sessions::Shared;
 use crate::store::Store;
 use crate::telemetry::AccessLogWriter;
@@ -84,7 +84,14 @@ pub fn start(
         invalidation: None,
         shared: Arc::clone(&components.shared),
     };
-    let port = running.https.first().map_or(443, SocketAddr::port);
+    let server = &snapshot.config.server;
+    let listeners = running.https.iter().map(SocketAddr::port);
+    let public_ports: Arc<[u16]> = listeners.chain(server.public_port).collect();
+    let redirect_port = RedirectPort {
+        public: server.public_port,
+        https: running.https.first().map_or(443, SocketAddr::port),
+        has_http_80: running.http.iter().any(|address| address.port() == 80),
+    };
     let sockets = WorkerSockets::per_worker(https, http, snapshot.workers);
     for (number, sockets) in sockets.into_iter().enumerate() {
         // One child token for each worker: every connection polls it at every wake-up, and a shared token
@@ -94,7 +101,8 @@ pub fn start(
             snapshot: Arc::clone(&snapshot),
             stop: running.stop.child_token(),
             force_shutdown: running.force_shutdown.clone(),
-            port,
+            public_ports: Arc::clone(&public_ports),
+            redirect_port,
         };
         running.workers.push(worker.start(number, sockets)?);
     }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
-use crate::config::Config;
+use crate::config::{Config, ForwardedHeader, Server};
 use crate::portal::Branding;
-use crate::proxy::{DroppedHeaders, TrustedProxies};
+use crate::proxy::{ClientSource, DroppedHeaders, TrustedProxies};
 use crate::route::RouteTable;
 use crate::session::SignalsMode;
 
@@ -37,7 +37,7 @@ impl Snapshot {
         let routes = Arc::new(routes);
         Ok(Snapshot {
             dropped_headers: Arc::default(),
-            trusted_proxies: Arc::new(TrustedProxies::new(config.server.trusted_proxies.clone())),
+            trusted_proxies: Arc::new(trusted_proxies(&config.server)),
             branding: Arc::new(branding(&config)?),
             fingerprints: routes.iter().any(|route| route.policy.signals != SignalsMode::Off),
             workers: workers(&config),
@@ -61,6 +61,16 @@ fn header_file(path: &Path) -> Result<HeaderValue, StartError> {
     let mut value = HeaderValue::from_str(text.trim_end()).map_err(invalid)?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+fn trusted_proxies(server: &Server) -> TrustedProxies {
+    let source = match (server.proxy_protocol, server.forwarded_header) {
+        (true, _) => ClientSource::Connection,
+        (false, ForwardedHeader::Either) => ClientSource::Headers,
+        (false, ForwardedHeader::Forwarded) => ClientSource::Forwarded,
+        (false, ForwardedHeader::XForwardedFor) => ClientSource::XForwardedFor,
+    };
+    TrustedProxies::new(server.trusted_proxies.clone(), source)
 }
 
 fn branding(config: &Config) -> Result<Branding, StartError> {

@@ -17,7 +17,7 @@ use crate::portal::Portal;
 use crate::proxy::{Authorizer, OverloadMonitor, Proxy, Responder, Tunnels, UpstreamClusters};
 use crate::route::RouteTable;
 use crate::secret::random_bytes;
-use crate::server::{self, Redirect, Sockets};
+use crate::server::{self, Redirect, RedirectPort, Sockets};
 use crate::telemetry::AccessLog;
 use crate::telemetry::access_log::FLUSH_INTERVAL;
 
@@ -59,8 +59,9 @@ pub(super) struct Worker {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) stop: CancellationToken,
     pub(super) force_shutdown: CancellationToken,
-    /// Port of the first HTTPS listener.
-    pub(super) port: u16,
+    /// Ports of https URLs.
+    pub(super) public_ports: Arc<[u16]>,
+    pub(super) redirect_port: RedirectPort,
 }
 
 impl Worker {
@@ -91,7 +92,7 @@ impl Worker {
         let monitored = Arc::clone(&proxy);
         tokio::spawn(async move { monitored.authorizer.overload.watch_lag().await });
         let routes = Arc::clone(&self.snapshot.routes);
-        let redirect = Arc::new(Redirect { routes, port: self.port });
+        let redirect = Arc::new(Redirect { routes, port: self.redirect_port });
         if let Some(log) = proxy.responder.access_log.clone() {
             tokio::spawn(flush_periodically(log));
         }
@@ -140,6 +141,7 @@ impl Worker {
             dropped_headers: Arc::clone(&snapshot.dropped_headers),
             upstreams,
             trusted_proxies: Arc::clone(&snapshot.trusted_proxies),
+            public_ports: Arc::clone(&self.public_ports),
             max_headers: snapshot.config.limits.headers,
             tunnels,
             request_ids: RequestIds::new(random_bytes()),

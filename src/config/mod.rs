@@ -58,7 +58,7 @@ pub use notify::{Notify, NotifyCommand, NotifyEvent, Webhook};
 pub use outage::{OnOutage, Outage};
 pub use portal::Portal;
 pub use redis_url::{HostPort, RedisServers, RedisUrl};
-pub use server::{Admin, CertificateFiles, Server};
+pub use server::{Admin, CertificateFiles, ForwardedHeader, Server};
 pub use session::Session;
 pub use signals::Signals;
 pub use store::{RedisLocation, StoreConfig, StoreLocation};

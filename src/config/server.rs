@@ -18,8 +18,12 @@ pub struct Server {
     pub https: Vec<SocketAddr>,
     /// Listeners that redirect to https.
     pub http: Vec<SocketAddr>,
+    /// The port of https URLs, if a port mapping publishes another one.
+    pub public_port: Option<u16>,
     /// Proxies whose forwarded headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
+    /// The header in which trusted proxies report the client.
+    pub forwarded_header: ForwardedHeader,
     /// Whether every connection starts with a PROXY header of a trusted proxy.
     pub proxy_protocol: bool,
     /// Zero: one per core.
@@ -30,6 +34,22 @@ pub struct Server {
     pub proxy_status: bool,
     /// Time limit of the drain after a stop.
     pub drain: Duration,
+}
+
+/// The header in which trusted proxies report the client. Any other one is ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardedHeader {
+    /// `Forwarded` or `X-Forwarded-For`. If both are present, they must agree.
+    Either,
+    Forwarded,
+    XForwardedFor,
+}
+
+impl Server {
+    /// Returns the ports of https URLs.
+    pub fn public_ports(&self) -> Vec<u16> {
+        self.https.iter().map(SocketAddr::port).chain(self.public_port).collect()
+    }
 }
 
 /// The admin listeners; `None` disables one.
@@ -50,6 +70,8 @@ pub(super) fn server(mut section: Reader<'_>) -> Option<Server> {
     let https = section.list("https", Value(r#"["0.0.0.0:8443"]"#), address);
     let http = section.list("http", Value("[]"), address);
     let trusted = section.list("trusted_proxies", Value("[]"), network);
+    let public_port = section.optional_number("public_port", "443", 1..=65_535);
+    let forwarded = section.text("forwarded_header", Value(r#""either""#), forwarded_header);
     let proxy_protocol = section.flag("proxy_protocol", Value("false"));
     let workers = section.number("workers", Value("0"), 0..=1024);
     let hsts = section.text("hsts", Value(r#""max-age=31536000""#), parse_hsts);
@@ -69,9 +91,14 @@ pub(super) fn server(mut section: Reader<'_>) -> Option<Server> {
     if let Some(trusted) = &trusted {
         trusted.value.iter().for_each(|network| warn_trusts_everyone(&section, network));
     }
+    let (https, http) = (require_listener(&section, https?)?, http?);
+    let public_port = public_port?.and_then(|port| u16::try_from(port.value).ok());
+    warn_redirect_port(&section, &https, &http, public_port);
     Some(Server {
-        https: values(require_listener(&section, https?)?),
-        http: values(http?),
+        https: values(https),
+        http: values(http),
+        public_port,
+        forwarded_header: forwarded?.value,
         trusted_proxies: values(trusted?),
         proxy_protocol: proxy_protocol?.value,
         workers: workers?.value,
@@ -130,6 +157,32 @@ fn require_listener(
         return None;
     }
     Some(https)
+}
+
+/// Redirects lead to the port of the listener, which is wrong if a port mapping publishes another one.
+fn warn_redirect_port(
+    section: &Reader<'_>,
+    https: &Field<Vec<Field<SocketAddr>>>,
+    http: &Field<Vec<Field<SocketAddr>>>,
+    public_port: Option<u16>,
+) {
+    let port = https.value.first().map_or(443, |address| address.value.port());
+    if let Some(first) = http.value.first().filter(|_| public_port.is_none() && port != 443) {
+        section.diagnostics.warning(
+            &first.span,
+            format!("the public port of https is unknown: its listener has port {port}"),
+            format!("write public_port = 443 behind a port mapping, or public_port = {port}"),
+        );
+    }
+}
+
+fn forwarded_header(text: &str) -> Result<ForwardedHeader, String> {
+    match text {
+        "either" => Ok(ForwardedHeader::Either),
+        "forwarded" => Ok(ForwardedHeader::Forwarded),
+        "x-forwarded-for" => Ok(ForwardedHeader::XForwardedFor),
+        other => Err(super::unknown_value(other, &["either", "forwarded", "x-forwarded-for"])),
+    }
 }
 
 fn warn_trusts_everyone(section: &Reader<'_>, network: &Field<IpNet>) {

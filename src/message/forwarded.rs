@@ -29,13 +29,17 @@ pub enum ChainError {
     Disagree,
 }
 
-/// Returns the hops of each header that is present, from the first to the last.
-pub fn chains(headers: &HeaderMap) -> Result<Vec<Vec<Hop>>, ChainError> {
+/// Returns the hops of each header that is present and `is_read`, from the first to the last.
+pub fn chains(
+    headers: &HeaderMap,
+    is_read: impl Fn(&HeaderName) -> bool,
+) -> Result<Vec<Vec<Hop>>, ChainError> {
     let mut chains = Vec::new();
-    for (name, read) in [
+    let parsers = [
         (header::FORWARDED, parse_forwarded as ParseLine),
         (X_FORWARDED_FOR, parse_x_forwarded_for),
-    ] {
+    ];
+    for (name, read) in parsers.into_iter().filter(|(name, _)| is_read(name)) {
         let lines: Vec<&[u8]> =
             headers.get_all(&name).iter().map(http::HeaderValue::as_bytes).collect();
         if !lines.is_empty() {
@@ -206,7 +210,7 @@ mod tests {
         for line in lines {
             headers.append(name, HeaderValue::from_str(line).expect("a value"));
         }
-        let hops = chains(&headers)?.concat();
+        let hops = chains(&headers, |_| true)?.concat();
         Ok(hops.iter().map(|hop| hop.map_or("-".to_owned(), |hop| hop.to_string())).collect())
     }
 

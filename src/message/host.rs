@@ -52,6 +52,12 @@ impl Host {
         last.trim().eq_ignore_ascii_case("localhost")
     }
 
+    /// Removes a port that is not one of these. A client may write any port, and apps build links from
+    /// it.
+    pub fn retain_port(&mut self, known: &[u16]) {
+        self.port = self.port.filter(|port| known.contains(port));
+    }
+
     /// Returns the port that the client sent.
     pub fn port(&self) -> Option<u16> {
         self.port

@@ -2,21 +2,37 @@
 
 use std::net::IpAddr;
 
-use http::HeaderMap;
+use http::header::{self, HeaderMap};
 use ipnet::IpNet;
 
 use crate::message::forwarded::{self, ChainError, Hop};
 
-/// Networks of the proxies whose forwarded headers are trusted. Empty by default.
+/// Networks of the proxies that report the client. Empty by default.
 #[derive(Clone, Debug, Default)]
 pub struct TrustedProxies {
     networks: Vec<IpNet>,
+    source: ClientSource,
+}
+
+/// Where trusted proxies report the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientSource {
+    /// In either header.
+    #[default]
+    Headers,
+    /// In `Forwarded` only.
+    Forwarded,
+    /// In `X-Forwarded-For` only.
+    XForwardedFor,
+    /// In the PROXY header of the connection. The request passes them unread, so its headers are the
+    /// client's own.
+    Connection,
 }
 
 impl TrustedProxies {
     /// From `server.trusted_proxies`.
-    pub fn new(networks: Vec<IpNet>) -> TrustedProxies {
-        TrustedProxies { networks }
+    pub fn new(networks: Vec<IpNet>, source: ClientSource) -> TrustedProxies {
+        TrustedProxies { networks, source }
     }
 
     /// Returns the rightmost address of `Forwarded` or `X-Forwarded-For` that is not a trusted proxy. Returns
@@ -27,10 +43,15 @@ impl TrustedProxies {
     /// the other.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Result<IpAddr, ChainError> {
         let peer = peer.to_canonical();
-        if !self.trusts(peer) {
+        if !self.trusts_headers(peer) {
             return Ok(peer);
         }
-        let chains = forwarded::chains(headers)?;
+        let chains = forwarded::chains(headers, |name| match self.source {
+            ClientSource::Headers => true,
+            ClientSource::Forwarded => *name == header::FORWARDED,
+            ClientSource::XForwardedFor => *name != header::FORWARDED,
+            ClientSource::Connection => false,
+        })?;
         let mut clients = chains.iter().map(|hops| self.first_untrusted(peer, hops));
         let Some(client) = clients.next() else { return Ok(peer) };
         if clients.all(|other| other == client) { Ok(client) } else { Err(ChainError::Disagree) }
@@ -43,6 +64,11 @@ impl TrustedProxies {
             client = hop;
         }
         client
+    }
+
+    /// Whether the headers of a request from `peer` are those of a trusted proxy.
+    pub fn trusts_headers(&self, peer: IpAddr) -> bool {
+        self.source != ClientSource::Connection && self.trusts(peer)
     }
 
     /// Whether `address` belongs to a trusted proxy.
@@ -69,7 +95,29 @@ mod tests {
             headers.append(HeaderName::from_static(name), value);
         }
         let peer = peer.parse().expect("a peer");
-        TrustedProxies::new(networks).client(peer, &headers).map(|client| client.to_string())
+        let proxies = TrustedProxies::new(networks, ClientSource::Headers);
+        proxies.client(peer, &headers).map(|client| client.to_string())
+    }
+
+    /// The client that each source reports for these headers of a trusted proxy.
+    fn by_source(source: ClientSource, lines: &[(&'static str, &'static str)]) -> String {
+        let headers = lines
+            .iter()
+            .map(|(name, line)| (HeaderName::from_static(name), HeaderValue::from_static(line)));
+        let proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().expect("a network")], source);
+        let client = proxies.client(IpAddr::from([10, 0, 0, 1]), &headers.collect());
+        client.map_or_else(|error| error.to_string(), |client| client.to_string())
+    }
+
+    #[test]
+    fn only_the_header_of_the_proxy_is_read() {
+        let both = [("forwarded", "for=1.1.1.1"), ("x-forwarded-for", "203.0.113.9")];
+        assert_eq!(by_source(ClientSource::XForwardedFor, &both), "203.0.113.9");
+        assert_eq!(by_source(ClientSource::Forwarded, &both), "1.1.1.1");
+        assert_eq!(by_source(ClientSource::Connection, &both), "10.0.0.1");
+        let broken = [("forwarded", "for=\""), ("x-forwarded-for", "203.0.113.9")];
+        assert_eq!(by_source(ClientSource::XForwardedFor, &broken), "203.0.113.9");
+        assert_eq!(by_source(ClientSource::XForwardedFor, &both[..1]), "10.0.0.1");
     }
 
     fn client(trusted: &[&str], peer: &str, lines: &[&str]) -> String {

@@ -64,11 +64,12 @@ impl Proxy {
     /// Sends a permitted request upstream.
     pub(super) async fn forward(
         &self,
-        head: InboundHead,
+        mut head: InboundHead,
         incoming: IncomingBody<'_>,
         permit: &Permit,
         entry: &mut AccessLogEntry,
     ) -> PendingResponse {
+        head.host.retain_port(&self.public_ports);
         let max = permit.route().limits.max_bytes;
         if max > 0 && incoming.body.size_hint().lower() > max {
             self.auth.shared().metrics.limit(Limit::MaxBody, None);

@@ -32,7 +32,7 @@ mod websocket;
 
 pub use authorize::Authorizer;
 pub use body::{ConnectionClosed, RequestBody, RequestBodyError, ResponseBody, ResponseBodyError};
-pub use client_addr::TrustedProxies;
+pub use client_addr::{ClientSource, TrustedProxies};
 pub use connection_info::ConnectionInfo;
 pub use dropped_headers::DroppedHeaders;
 pub use explain::{
@@ -74,6 +74,8 @@ pub struct Proxy {
     pub dropped_headers: Arc<DroppedHeaders>,
     pub upstreams: UpstreamClusters,
     pub trusted_proxies: Arc<TrustedProxies>,
+    /// Ports of https URLs; an upstream sees no other.
+    pub public_ports: Arc<[u16]>,
     /// Maximum number of headers in a request.
     pub max_headers: usize,
     pub tunnels: Tunnels,
@@ -129,7 +131,7 @@ impl Proxy {
     ) -> RequestContext {
         let from_proxy = self
             .trusted_proxies
-            .trusts(connection.peer)
+            .trusts_headers(connection.peer)
             .then(|| RequestId::from_trusted_proxy(headers))
             .flatten();
         RequestContext {

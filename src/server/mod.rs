@@ -32,7 +32,7 @@ pub mod redirect;
 pub use connection::ServerLimits;
 pub use connection_limiter::{ConnectionLimiter, ConnectionLimits};
 pub use listener::{Sockets, bind};
-pub use redirect::Redirect;
+pub use redirect::{Redirect, RedirectPort};
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -23,8 +23,39 @@ use super::ServerLimits;
 /// Redirects clients of the plain HTTP listeners.
 pub struct Redirect {
     pub routes: Arc<RouteTable>,
+    pub port: RedirectPort,
+}
+
+/// The port of https URLs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RedirectPort {
+    /// `server.public_port`.
+    pub public: Option<u16>,
     /// The port of the first HTTPS listener.
-    pub port: u16,
+    pub https: u16,
+    /// Whether a listener redirects from port 80.
+    pub has_http_80: bool,
+}
+
+const HTTPS: u16 = 443;
+
+impl RedirectPort {
+    /// Returns the port for a client that used this port in its URL.
+    ///
+    /// A client on port 80 that arrives at another port comes through a port mapping, which publishes
+    /// https on its own port too.
+    fn for_client(self, port: Option<u16>) -> u16 {
+        let is_mapped = matches!(port, None | Some(80)) && !self.has_http_80;
+        self.public.unwrap_or(if is_mapped { HTTPS } else { self.https })
+    }
+
+    /// Browsers store a 308 without an end, so only a port that cannot change gets one.
+    fn status(self, port: u16) -> StatusCode {
+        match port == HTTPS && self.public.unwrap_or(self.https) == HTTPS {
+            true => StatusCode::PERMANENT_REDIRECT,
+            false => StatusCode::TEMPORARY_REDIRECT,
+        }
+    }
 }
 
 impl Redirect {
@@ -48,27 +79,29 @@ impl Redirect {
         }
     }
 
-    /// Returns a 308 to the same host and path, or a 400 for an unknown host: the server must not become an
-    /// open redirector.
+    /// Returns a redirect to the same host and path, or a 400 for an unknown host: the server must not
+    /// become an open redirector.
     fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
         let host = host
             .and_then(|host| Host::parse(host).ok())
             .filter(|host| self.routes.serves_host(host));
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-        let Some(location) = host.and_then(|host| self.location(&host, path)) else {
+        let Some(host) = host else { return close_with(StatusCode::BAD_REQUEST) };
+        let port = self.port.for_client(host.port());
+        let Some(location) = location(&host, port, path) else {
             return close_with(StatusCode::BAD_REQUEST);
         };
-        let mut response = close_with(StatusCode::PERMANENT_REDIRECT);
+        let mut response = close_with(self.port.status(port));
         response.headers_mut().insert(header::LOCATION, location);
         response
     }
+}
 
-    fn location(&self, host: &Host, path: &str) -> Option<HeaderValue> {
-        let path = if path.starts_with('/') { path } else { "/" };
-        let port = if self.port == 443 { String::new() } else { format!(":{}", self.port) };
-        HeaderValue::from_str(&format!("https://{}{port}{path}", host.name())).ok()
-    }
+fn location(host: &Host, port: u16, path: &str) -> Option<HeaderValue> {
+    let path = if path.starts_with('/') { path } else { "/" };
+    let port = if port == HTTPS { String::new() } else { format!(":{port}") };
+    HeaderValue::from_str(&format!("https://{}{port}{path}", host.name())).ok()
 }
 
 fn close_with(status: StatusCode) -> Response<Full<Bytes>> {
@@ -76,4 +109,31 @@ fn close_with(status: StatusCode) -> Response<Full<Bytes>> {
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_has_a_port_only_where_https_has_another() {
+        let port = |public, https, has_http_80| RedirectPort { public, https, has_http_80 };
+        let (permanent, temporary) =
+            (StatusCode::PERMANENT_REDIRECT, StatusCode::TEMPORARY_REDIRECT);
+        for (ports, client, expected) in [
+            (port(None, 443, true), None, (443, permanent)),
+            // Listeners behind a port mapping 80:8080, 443:8443.
+            (port(None, 8443, false), None, (443, temporary)),
+            (port(None, 8443, false), Some(80), (443, temporary)),
+            (port(Some(443), 8443, false), None, (443, permanent)),
+            (port(Some(443), 8443, false), Some(8080), (443, permanent)),
+            (port(Some(9443), 8443, false), None, (9443, temporary)),
+            // No mapping.
+            (port(None, 8443, false), Some(8080), (8443, temporary)),
+            (port(None, 8443, true), None, (8443, temporary)),
+        ] {
+            let to = ports.for_client(client);
+            assert_eq!((to, ports.status(to)), expected, "{ports:?} {client:?}");
+        }
+    }
 }

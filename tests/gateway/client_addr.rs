@@ -226,6 +226,64 @@ async fn proxy_protocol_header_is_required_from_trusted_proxies() {
     assert!(upstream.heads().is_empty());
 }
 
+/// Every request of such a connection comes from the client, also that of a proxy's own health check.
+#[tokio::test]
+async fn proxy_protocol_leaves_forwarded_headers_unread() {
+    let (upstream, gateway) = behind(INTRODUCED).await;
+    let unknown: &[u8] = b"PROXY UNKNOWN\r\n";
+    let local: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
+    let trusted: &[u8] = b"PROXY TCP4 10.1.2.3 10.0.0.1 1 2\r\n";
+    for (header, client) in [(unknown, "127.0.0.1"), (local, "127.0.0.1"), (trusted, "10.1.2.3")] {
+        for h2 in [false, true] {
+            let mut browser = Browser::new(&gateway);
+            (browser.h2, browser.proxy_header) = (h2, header.to_vec());
+            let claims = [
+                ("x-forwarded-for", "203.0.113.9"),
+                ("forwarded", "for=203.0.113.8"),
+                ("x-request-id", "00000000000000aa"),
+            ];
+            assert_eq!(browser.send("GET", "/", &claims, "").await.status.as_u16(), 200);
+            assert_eq!(upstream.last_values("x-forwarded-for"), [client]);
+            assert_ne!(upstream.last_values("x-request-id"), ["00000000000000aa"]);
+        }
+    }
+}
+
+/// A balancer that writes one header may pass the client's other one.
+#[tokio::test]
+async fn forwarded_header_names_the_header_that_is_read() {
+    for (header, client) in [("x-forwarded-for", "203.0.113.9"), ("forwarded", "198.51.100.7")] {
+        let (upstream, gateway) =
+            behind(&format!("{TRUSTED}\nforwarded_header = \"{header}\"")).await;
+        let mut browser = Browser::new(&gateway);
+        let told = [("x-forwarded-for", "203.0.113.9"), ("forwarded", "for=198.51.100.7")];
+        assert_eq!(browser.send("GET", "/", &told, "").await.status.as_u16(), 200);
+        assert_eq!(upstream.last_values("x-forwarded-for"), [client]);
+    }
+}
+
+#[tokio::test]
+async fn upstream_sees_only_ports_of_the_gateway() {
+    let (upstream, gateway) = behind("public_port = 9443").await;
+    let own = format!("app.test:{}", gateway.address.port());
+    for (host, seen) in [
+        ("app.test", "app.test"),
+        ("app.test:9443", "app.test:9443"),
+        (&*own, &*own),
+        ("app.test:1", "app.test"),
+        ("app.test:443", "app.test"),
+    ] {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let answer = Browser::new(&gateway).send_raw(request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        for name in ["host", "x-forwarded-host"] {
+            assert_eq!(upstream.last_values(name), [seen], "{name}");
+        }
+        let forwarded = format!("for=127.0.0.1;host=\"{seen}\";proto=https");
+        assert_eq!(upstream.last_values("forwarded"), [forwarded]);
+    }
+}
+
 #[tokio::test]
 async fn missing_proxy_protocol_header_releases_its_permit() {
     let setup = Setup {
@@ -244,7 +302,7 @@ async fn proxy_protocol_works_on_the_plain_http_listener() {
     let (_upstream, gateway) = behind(INTRODUCED).await;
     let request = b"GET /a HTTP/1.1\r\nHost: app.test\r\n\r\n";
     let answer = said(gateway.http, &[LINE, request].concat()).await;
-    assert!(answer.starts_with("HTTP/1.1 308 "), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 307 "), "{answer}");
     assert_eq!(said(gateway.http, request).await, "");
 }
 

@@ -444,7 +444,7 @@ async fn identity_headers_carry_current_groups() {
 #[tokio::test]
 async fn identity_is_set_per_request_not_per_connection() {
     let upstream = Upstream::start().await;
-    let server = "trusted_proxies = [\"127.0.0.1\"]".to_owned();
+    let server = "trusted_proxies = [\"127.0.0.1\"]\npublic_port = 8443".to_owned();
     let gateway = Gateway::start(Setup { routes: routes(&upstream), server, ..Setup::default() });
     let (mut alice, mut bob) = (Browser::new(&gateway), Browser::new(&gateway));
     alice.log_in("alice").await;

@@ -785,7 +785,7 @@ async fn redirect_listener_has_the_same_head_limit() {
         let read = timeout(TIMEOUT, stream.read_exact(&mut answer)).await.expect("in time");
         read.map(|_| String::from_utf8_lossy(&answer).into_owned())
     };
-    assert_eq!(ask(12 * 1024).await.expect("an answer"), "HTTP/1.1 308");
+    assert_eq!(ask(12 * 1024).await.expect("an answer"), "HTTP/1.1 307");
     let long = ask(64 * 1024).await;
     assert!(
         long.as_ref().is_err() || long.as_ref().is_ok_and(|told| told == "HTTP/1.1 431"),

@@ -167,8 +167,13 @@ fn hosts() -> Vec<String> {
 
 #[tokio::test]
 async fn plain_http_redirects_only_to_configured_hosts() {
-    let (upstream, gateway) = one_app().await;
-    let ours = format!("https://app.test:{}/", gateway.address.port());
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::start(Setup {
+        routes: session_route(upstream.address),
+        server: "public_port = 9443".to_owned(),
+        ..Setup::default()
+    });
+    let ours = "https://app.test:9443/".to_owned();
     let sent = plain(&gateway, b"GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
     assert_eq!(header_values(&sent, "location"), [ours.as_str()]);
     assert!(hosts().len() > 150);
@@ -190,7 +195,7 @@ async fn plain_http_redirects_only_to_configured_hosts() {
         for location in header_values(&plain(&gateway, request.as_bytes()).await, "location") {
             let whole = url::Url::parse(&location).expect("an address");
             assert_eq!((whole.scheme(), whole.host_str()), ("https", Some("app.test")), "{target}");
-            assert_eq!(whole.port(), Some(gateway.address.port()), "{target}");
+            assert_eq!(whole.port(), Some(9443), "{target}");
         }
     }
     assert!(upstream.heads().is_empty());

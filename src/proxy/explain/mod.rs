@@ -166,7 +166,7 @@ impl<'a> Simulation<'a> {
         let token = seeded.map(|seeded| seeded.token.as_str());
         let (client, request) = (self.hypothesis.client, RequestIds::new(random_bytes()).next());
         let context = RequestContext { client, fingerprint: None, request };
-        let head = match self.authorizer.admit(self.parts(token), context) {
+        let mut head = match self.authorizer.admit(self.parts(token), context) {
             Ok(head) => head,
             Err(bad) => return self.malformed(bad),
         };
@@ -182,6 +182,7 @@ impl<'a> Simulation<'a> {
                 let public = permit.identity().is_none();
                 out.why = if public { "the route is public" } else { ADMITTED }.into();
                 let cookies = &self.authorizer.auth.shared().cookies;
+                head.host.retain_port(&self.config.server.public_ports());
                 let head = SanitizedHead::new(head, permit.route().headers.reserved(), cookies);
                 out.upstream_headers = upstream_headers(UpstreamHead::new(head, &permit));
             }
