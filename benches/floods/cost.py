@@ -24,6 +24,7 @@ from front import Gateway, Route, gateway
 
 HELLO = pathlib.Path(__file__).parents[2] / "tests/data/hello/chromium-fresh"
 REQUESTS = 20_000
+NESTED = "/%" + "25" * 70 + "/a" * 950
 
 
 def main() -> None:
@@ -39,6 +40,9 @@ def main() -> None:
         big = [f"x: {'y' * 3900}"] * 7
         tell(front, "a head of 27 KiB in some bytes of HPACK", lambda front: h2load(front, *big))
         tell(front, "the same at its full length, HTTP/1.1", lambda front: h2load(front, "--h1", *big))
+        tell(front, "a path of nested escapes in some bytes of HPACK", paths)
+        referer = f"referer: https://localhost:{front.port}{NESTED}"
+        tell(front, "the same as Referer", lambda front: h2load(front, referer))
         tell(front, "a connection with 150 requests taken back", resets)
         tell(front, "a password", passwords)
 
@@ -84,6 +88,24 @@ def h2load(front: Gateway, *words: str) -> tuple[int, float]:
     out, spent = of_children([*argv, f"https://localhost:{front.port}/"])
     assert f"{REQUESTS} done" in out, out
     return REQUESTS, spent
+
+
+def paths(front: Gateway) -> tuple[int, float]:
+    """The first request puts the path into the table of HPACK; the others name its entry."""
+    host, length = b"\x82\x87\x01\x09localhost", len(NESTED) - 127
+    size = bytes([0x7F, length % 128 | 0x80, length // 128])
+    heads = [host + b"\x44" + size + NESTED.encode()] + [host + b"\xbe"] * 99
+    frames = [attack.frame(attack.HEADERS, 5, 2 * at + 1, block) for at, block in enumerate(heads)]
+    flood = attack.PREFACE + attack.frame(attack.SETTINGS, 0, 0) + b"".join(frames)
+    tls, before, count = attack.context("h2"), time.process_time(), 100
+    for _ in range(count):
+        plain = socket.create_connection(("127.0.0.1", front.port))
+        with tls.wrap_socket(plain, server_hostname=HOST) as stream, contextlib.suppress(OSError):
+            stream.settimeout(0.2)
+            stream.sendall(flood)
+            while stream.recv(65536):
+                pass
+    return count * len(heads), time.process_time() - before
 
 
 def resets(front: Gateway) -> tuple[int, float]:
