@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http::header::{AUTHORIZATION, HeaderMap};
+
 use crate::connections::SessionSnapshot;
 use crate::route::{Access, Route};
 use crate::session::{Identity, SessionKey};
@@ -23,11 +25,20 @@ impl Permit {
     /// Creates a permit for a public route; `None` for any other route.
     pub fn public(route: &Arc<Route>) -> Option<Permit> {
         match route.access {
-            Access::Public => {
-                Some(Permit { route: Arc::clone(route), principal: Principal::Anonymous })
-            }
+            Access::Public => Some(Permit::anonymous(route)),
             Access::Session(_) => None,
         }
+    }
+
+    /// Creates a permit for a request that the upstream authenticates itself: it has an `Authorization`
+    /// header and no session cookie. `None` if the route does not accept such requests.
+    pub fn for_app_credentials(route: &Arc<Route>, headers: &HeaderMap) -> Option<Permit> {
+        let has_credentials = headers.contains_key(AUTHORIZATION);
+        (route.accepts_app_credentials && has_credentials).then(|| Permit::anonymous(route))
+    }
+
+    fn anonymous(route: &Arc<Route>) -> Permit {
+        Permit { route: Arc::clone(route), principal: Principal::Anonymous }
     }
 
     pub(super) fn for_user(

@@ -45,6 +45,7 @@ use cross_checks::CrossChecks;
 use diagnostics::Diagnostics;
 use reader::Reader;
 use route::{RouteDefaults, RouteSection};
+use unknown::unknown_value;
 
 pub use audit::Audit;
 pub use diagnostic::{ConfigError, Diagnostic, RenderStyle, Warning};
@@ -225,9 +226,4 @@ fn on_or_off(text: &str) -> Result<bool, String> {
         "off" => Ok(false),
         other => Err(unknown_value(other, &["on", "off"])),
     }
-}
-
-fn unknown_value(text: &str, known: &[&str]) -> String {
-    let known: Vec<String> = known.iter().map(|value| format!("\"{value}\"")).collect();
-    format!("`{text}` is unknown; write {}", known.join(" or "))
 }

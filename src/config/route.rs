@@ -25,6 +25,9 @@ const STANDARD_IDENTITY: &str = concat!(
     r#""X-Forwarded-Groups" = "{groups}", "X-Forwarded-Preferred-Username" = "{user}" }"#
 );
 
+/// A session, or credentials that the app checks itself.
+const SESSION_OR_PUBLIC: &str = "session-or-public";
+
 /// A route with the locations that cross checks need.
 pub(super) struct RouteSection {
     pub route: Route,
@@ -46,6 +49,7 @@ struct AccessConfig {
     access: Access,
     max_auth_age: Option<Duration>,
     auth_age_methods: Methods,
+    accepts_app_credentials: bool,
     span: Span,
 }
 
@@ -95,6 +99,7 @@ pub(super) fn route(
             path: path?.value,
             upstreams: upstreams.collect(),
             access: rule.access,
+            accepts_app_credentials: rule.accepts_app_credentials,
             identity: identity?,
             headers: headers?,
             cross_origin: cross_origin?,
@@ -157,18 +162,24 @@ fn rule(section: &mut Reader<'_>) -> Option<AccessConfig> {
 fn rule_from_text(section: &Reader<'_>, text: Field<String>) -> Option<AccessConfig> {
     let access = match text.value.as_str() {
         "public" => Access::Public,
-        "session" => Access::Session(AccessRule::default()),
+        "session" | SESSION_OR_PUBLIC => Access::Session(AccessRule::default()),
         other => {
             section.diagnostics.error(
                 &text.span,
                 format!("`access`: `{other}` is unknown"),
-                "write \"session\", \"public\", or { groups = [\"staff\"] }",
+                "write \"session\", \"session-or-public\", \"public\", or { groups = [\"staff\"] }",
             );
             return None;
         }
     };
     let auth_age_methods = Methods::All;
-    Some(AccessConfig { access, max_auth_age: None, auth_age_methods, span: text.span })
+    Some(AccessConfig {
+        access,
+        max_auth_age: None,
+        auth_age_methods,
+        accepts_app_credentials: text.value == SESSION_OR_PUBLIC,
+        span: text.span,
+    })
 }
 
 /// Rejects an empty table: it would admit every user, which is rarely intended.
@@ -205,6 +216,7 @@ fn rule_from_table(mut section: Reader<'_>) -> Option<AccessConfig> {
         access: Access::Session(rule),
         max_auth_age: max_auth_age.map(|age| age.value),
         auth_age_methods: methods.value,
+        accepts_app_credentials: false,
         span: section.span.clone(),
     })
 }

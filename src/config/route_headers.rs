@@ -103,7 +103,7 @@ fn passed_header(name: &str) -> Result<HeaderName, String> {
     // The check of names that only the gateway sets accepts no underscore.
     parse_name(&fold(parsed.as_str())).map_err(|error| error.to_string())?;
     match is_forwarding(&fold(parsed.as_str())) {
-        true => Err(format!("`{name}` tells where a request comes from; only the gateway sets it")),
+        true => Err(format!("`{name}` is about the origin of a request; only the gateway sets it")),
         false => Ok(parsed),
     }
 }

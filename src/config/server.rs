@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::diagnostics::KeyDefault::{Required, Value};
 use super::duration;
 use super::reader::{Field, Reader};
+use super::unknown::unknown_value;
 
 /// The public listeners.
 #[derive(Clone, Debug)]
@@ -181,7 +182,7 @@ fn forwarded_header(text: &str) -> Result<ForwardedHeader, String> {
         "either" => Ok(ForwardedHeader::Either),
         "forwarded" => Ok(ForwardedHeader::Forwarded),
         "x-forwarded-for" => Ok(ForwardedHeader::XForwardedFor),
-        other => Err(super::unknown_value(other, &["either", "forwarded", "x-forwarded-for"])),
+        other => Err(unknown_value(other, &["either", "forwarded", "x-forwarded-for"])),
     }
 }
 

@@ -6,7 +6,8 @@ use super::diagnostics::KeyDefault::{Required, Value};
 use super::reader::{Field, Reader};
 use super::route::prefix;
 use crate::route::{
-    Activity, ActivityFrames, Methods, SensitiveAction, SessionCommand, SessionControlRules,
+    Activity, ActivityFrames, LogoutPage, Methods, SensitiveAction, SessionCommand,
+    SessionControlRules,
 };
 
 pub(super) fn activity(section: &mut Reader<'_>) -> Option<Activity> {
@@ -24,7 +25,7 @@ pub(super) fn activity(section: &mut Reader<'_>) -> Option<Activity> {
 }
 
 pub(super) fn session_control(section: &mut Reader<'_>) -> Option<SessionControlRules> {
-    let logout = section.list("logout_paths", Value("[]"), prefix);
+    let logout = section.list("logout_paths", Value("[]"), logout_page);
     let rotate = section.sections("rotate_on", "route.session.rotate_on");
     let commands = section.list("upstream_control", Value("[]"), command);
     let rotate: Vec<_> = rotate?.into_iter().map(action).collect();
@@ -34,6 +35,13 @@ pub(super) fn session_control(section: &mut Reader<'_>) -> Option<SessionControl
         rotate: rotate?,
         upstream_commands: values(commands?),
     })
+}
+
+/// A path, and after `?` the query parameters that a logout has.
+fn logout_page(text: &str) -> Result<LogoutPage, String> {
+    let (path, query) = text.split_once('?').unwrap_or((text, ""));
+    let parameters = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    Ok(LogoutPage { path: prefix(path)?, parameters })
 }
 
 fn action(mut section: Reader<'_>) -> Option<SensitiveAction> {

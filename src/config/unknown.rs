@@ -26,6 +26,12 @@ pub(super) fn former_name(section: &str, key: &str) -> Option<&'static str> {
     renamed.map(|(_, former, _)| *former)
 }
 
+/// Returns the error about an unknown value, with the known ones.
+pub(super) fn unknown_value(text: &str, known: &[&str]) -> String {
+    let known: Vec<String> = known.iter().map(|value| format!("\"{value}\"")).collect();
+    format!("`{text}` is unknown; write {}", known.join(" or "))
+}
+
 /// Returns the error about an unknown key, and what to write.
 pub(super) fn report(section: &str, key: &str, known: &[&str]) -> (String, String) {
     let path = key_path(section, key);

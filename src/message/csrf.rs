@@ -56,8 +56,21 @@ impl CrossOriginPolicy {
     }
 
     fn lists_origin(&self, headers: &HeaderMap) -> bool {
-        let origin = headers.get(header::ORIGIN).and_then(Origin::from_header);
-        origin.is_some_and(|origin| self.allowed.contains(&origin))
+        self.listed_origin(headers).is_some()
+    }
+
+    /// Returns the `Origin` header if it names a listed origin.
+    pub fn listed_origin<'a>(&self, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
+        let origin = headers.get(header::ORIGIN).filter(|_| !self.allowed.is_empty())?;
+        Origin::from_header(origin).is_some_and(|own| self.allowed.contains(&own)).then_some(origin)
+    }
+
+    /// Whether a browser asks on behalf of a listed origin if it may send a request. It sends no cookie
+    /// with the question (Fetch, 4.8).
+    pub fn is_preflight(&self, method: &Method, headers: &HeaderMap) -> bool {
+        *method == Method::OPTIONS
+            && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+            && self.listed_origin(headers).is_some()
     }
 }
 
@@ -175,6 +188,25 @@ mod tests {
         assert!(allows(&origins, &Method::POST, &[friend, ("sec-fetch-site", "same-site")]));
         assert!(!allows(&origins, &Method::POST, &[OTHER, ("sec-fetch-site", "same-site")]));
         assert!(allows(&CrossOriginPolicy { enabled: false, ..origins }, &Method::POST, &[OTHER]));
+    }
+
+    #[test]
+    fn a_preflight_is_an_options_request_of_a_listed_origin() {
+        let allowed = vec![Origin::parse("https://friend.test").expect("an origin")];
+        let policy = CrossOriginPolicy { enabled: true, allowed };
+        let is_preflight = |method, pairs: &[(&'static str, &'static str)]| {
+            let pairs = pairs.iter().map(|(name, value)| {
+                ((*name).parse().expect("a name"), HeaderValue::from_static(value))
+            });
+            policy.is_preflight(&method, &pairs.collect())
+        };
+        let (friend, asks) =
+            (("origin", "https://friend.test"), ("access-control-request-method", "PUT"));
+        assert!(is_preflight(Method::OPTIONS, &[friend, asks]));
+        assert!(!is_preflight(Method::GET, &[friend, asks]));
+        assert!(!is_preflight(Method::OPTIONS, &[friend]));
+        assert!(!is_preflight(Method::OPTIONS, &[OTHER, asks]));
+        assert!(!is_preflight(Method::OPTIONS, &[asks]));
     }
 
     #[test]

@@ -240,7 +240,7 @@ fn add_siblings(name: &str, names: &mut Vec<String>, prefixes: &mut Vec<String>)
     }
 }
 
-/// Whether the header tells the origin of a request, which the gateway does itself.
+/// Whether the header is about the origin of a request. The gateway sets such headers itself.
 pub fn is_forwarding(name: &str) -> bool {
     name.starts_with(FORWARDED_PREFIX) || FORWARDING_HEADERS.contains(&name)
 }

@@ -6,6 +6,7 @@
 //! | `logout` | confirmation; POST logs out |
 //! | `sessions` | the user's live sessions; POST ends one, the others, or all |
 //! | `session` | JSON with the seconds left; not counted as activity |
+//! | `health` | 204 for load balancers, on any host; answered by the proxy |
 //! | `style.css` | stylesheet, followed by the operator's |
 
 mod responses;
@@ -36,6 +37,9 @@ use crate::session::{RotationTiming, RoutePolicy, SignalsMode};
 
 /// Path prefix of the portal. Routes below it are rejected.
 pub const PREFIX: &str = "/.doorward";
+
+/// Path of the health check on the traffic listeners, for any host.
+pub const HEALTH: &str = "/.doorward/health";
 
 /// Maximum size of a form body, in bytes.
 const FORM_LIMIT: usize = 8 * 1024;

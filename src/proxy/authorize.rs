@@ -7,9 +7,10 @@
 //! 1. 421 if the TLS certificate of the connection is not the one of the host.
 //! 2. A page of the portal, which authenticates its own requests.
 //! 3. 404 without a route; 400 if the path could also mean a stricter route.
-//! 4. 403 for cross-site requests.
-//! 5. The session and the access rule of the route.
-//! 6. 204 if `Max-Forwards` is exhausted.
+//! 4. 204 for the CORS preflight of a listed origin.
+//! 5. 403 for cross-site requests.
+//! 6. The session and the access rule of the route.
+//! 7. 204 if `Max-Forwards` is exhausted.
 
 use std::sync::Arc;
 
@@ -126,6 +127,10 @@ impl Authorizer {
             let bad = BadRequest::Target(TargetError::ShadowsRoute);
             return respond(LocalResponse::BadRequest(bad)).into();
         }
+        if route.requires_session() && route.cross_origin.is_preflight(&head.method, &head.headers)
+        {
+            return respond(LocalResponse::Preflight).into();
+        }
         if !self.passes_csrf(head, route) {
             return respond(LocalResponse::CrossSite).into();
         }
@@ -180,6 +185,11 @@ impl Authorizer {
             return AuthOutcome { permit: Ok(permit), token: None };
         }
         let cookie = self.session_cookie(head);
+        if cookie == CookieLookup::Missing
+            && let Some(permit) = Permit::for_app_credentials(route, &head.headers)
+        {
+            return AuthOutcome { permit: Ok(permit), token: None };
+        }
         let timing = match route.rotation {
             true => RotationTiming::WhenDue,
             false => RotationTiming::Never,

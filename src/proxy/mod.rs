@@ -14,6 +14,7 @@ mod authorize;
 mod body;
 mod client_addr;
 mod connection_info;
+mod cors;
 mod dropped_headers;
 mod explain;
 mod forward;
@@ -50,13 +51,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::HeaderMap;
-use http::{Request, Response};
+use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 
 use crate::auth::Auth;
 use crate::message::forwarded::ChainError;
 use crate::message::{BadRequest, InboundHead, Intent, RequestContext, RequestId, RequestIds};
-use crate::portal::Portal;
+use crate::portal::{self, Portal};
+use crate::route::Route;
 use crate::telemetry::Limit;
 
 use access_log::AccessLogEntry;
@@ -96,13 +98,15 @@ impl Proxy {
         let client = self.trusted_proxies.client(connection.peer, request.headers());
         let context =
             self.request_context(connection, client.unwrap_or(connection.peer), request.headers());
+        let is_h2_head = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
         let mut entry =
             AccessLogEntry::new(&request, &context, self.responder.access_log.is_some());
         let pending = match self.reject_early(request.headers(), client) {
             Some(bad) => self.malformed(bad, &mut entry),
             None => self.process(request, context, connection, &mut entry).await,
         };
-        self.responder.respond(pending, entry).await
+        let response = self.responder.respond(pending, entry).await;
+        if is_h2_head { local_response::without_content(response) } else { response }
     }
 
     /// Rejects a request by its headers alone, before its target is parsed.
@@ -149,6 +153,10 @@ impl Proxy {
         entry: &mut AccessLogEntry,
     ) -> PendingResponse {
         let (mut parts, body) = request.into_parts();
+        if is_health_check(&parts) {
+            entry.set_verdict("health", None);
+            return PendingResponse::local(local_response::no_content(), LocalHeaders::default());
+        }
         // Before the target is parsed, which costs the most of all that a stranger can send.
         if let Some(limit) = self.authorizer.shed_reason(&parts.headers) {
             return self.shed(limit, &parts, entry);
@@ -167,8 +175,13 @@ impl Proxy {
         let Authorization { action, token } = authorization;
         let permit = match action {
             Action::Forward(permit) => permit,
-            Action::Respond(response, _) => {
-                return self.respond_locally(&head, &response, entry).with_token(token);
+            Action::Respond(response, route) => {
+                let mut pending = self.respond_locally(&head, &response, route.as_deref(), entry);
+                if let Some(route) = route {
+                    let headers = pending.response.headers_mut();
+                    cors::allow_origin(&route.cross_origin, &head.headers, headers);
+                }
+                return pending.with_token(token);
             }
             Action::ServePortal => {
                 let page = Box::pin(self.portal.serve(head, body)).await;
@@ -191,12 +204,13 @@ impl Proxy {
         &self,
         head: &InboundHead,
         response: &LocalResponse,
+        route: Option<&Route>,
         entry: &mut AccessLogEntry,
     ) -> PendingResponse {
         if let Some(detail) = response.detail(head) {
             entry.set_detail(detail);
         }
-        PendingResponse::local(response.render(&self.portal, head), response.headers())
+        PendingResponse::local(response.render(&self.portal, head, route), response.headers())
     }
 
     fn shed(
@@ -219,4 +233,9 @@ impl Proxy {
         let response = local_response::bad_request(&self.portal, &requester, bad);
         PendingResponse::local(response, local_response::bad_request_headers(bad))
     }
+}
+
+/// Whether a load balancer checks this listener. It may send its own address as the host, or none.
+fn is_health_check(parts: &http::request::Parts) -> bool {
+    parts.uri.path() == portal::HEALTH && matches!(parts.method, Method::GET | Method::HEAD)
 }

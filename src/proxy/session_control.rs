@@ -66,8 +66,10 @@ impl SessionControl {
             return None;
         }
         let path = head.target.path();
-        let (logs_out, rotates) =
-            (rules.is_logout(path), rules.is_sensitive_action(head.methods(), path));
+        let (logs_out, rotates) = (
+            rules.is_logout(path, head.target.query()),
+            rules.is_sensitive_action(head.methods(), path),
+        );
         if !logs_out && !rotates && rules.upstream_commands.is_empty() {
             return None;
         }

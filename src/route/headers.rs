@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 
-use super::Route;
 use crate::message::{HeaderRules, ReservedHeaders};
 
 /// Headers that a route removes, passes and sets.
@@ -49,37 +48,14 @@ impl RouteHeaders {
         Ok(())
     }
 
-    fn names_set(&self) -> impl Iterator<Item = &HeaderName> {
+    /// Reserves client headers by these rules, in addition to the families.
+    pub(super) fn reserve(&mut self, rules: &HeaderRules) {
+        self.reserved = Arc::new(ReservedHeaders::new(rules));
+    }
+
+    /// Returns the names of `set` and `set_files`.
+    pub(super) fn names_set(&self) -> impl Iterator<Item = &HeaderName> {
         let (fixed, files) = (self.set.iter(), self.set_files.iter());
         fixed.map(|(name, _)| name).chain(files.map(|(name, _)| name))
     }
-}
-
-/// Derives the reserved headers of each route. A header that one route sets is reserved on all routes to
-/// the same upstream, which would trust it from there too.
-pub(super) fn reserve(routes: &mut [Route]) {
-    let reserved: Vec<_> = routes.iter().map(|route| reserved_for(route, routes)).collect();
-    for (route, reserved) in routes.iter_mut().zip(reserved) {
-        route.headers.reserved = Arc::new(reserved);
-    }
-}
-
-fn reserved_for(route: &Route, routes: &[Route]) -> ReservedHeaders {
-    let neighbours = || routes.iter().filter(|other| shares_upstream(route, other));
-    let identity = neighbours().flat_map(|route| &route.identity.headers);
-    let set = neighbours().flat_map(|route| route.headers.names_set());
-    ReservedHeaders::new(&HeaderRules {
-        identity: identity.map(|header| header.name.clone()).collect(),
-        removed: set.chain(&route.headers.strip).cloned().collect(),
-        passed: route.headers.pass.clone(),
-    })
-}
-
-/// Whether both routes lead to one endpoint, by any protocol. A route always does to itself.
-fn shares_upstream(route: &Route, other: &Route) -> bool {
-    let is_shared = |endpoint: &crate::message::Endpoint| {
-        let mut others = other.upstreams.iter();
-        others.any(|other| (other.host(), other.port()) == (endpoint.host(), endpoint.port()))
-    };
-    std::ptr::eq(route, other) || route.upstreams.iter().any(is_shared)
 }

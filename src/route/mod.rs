@@ -13,7 +13,9 @@ mod session_control;
 pub use activity::{Activity, ActivityFrames};
 pub use headers::RouteHeaders;
 pub use methods::Methods;
-pub use session_control::{SensitiveAction, SessionCommand, SessionControlRules, is_success};
+pub use session_control::{
+    LogoutPage, SensitiveAction, SessionCommand, SessionControlRules, is_success,
+};
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -23,8 +25,8 @@ use std::time::Duration;
 use http::{HeaderValue, Method};
 
 use crate::message::{
-    Ambiguity, AmbiguousPath, CrossOriginPolicy, Endpoint, Host, HostPattern, IdentityHeaders,
-    Interpretations, PathPrefix,
+    Ambiguity, AmbiguousPath, CrossOriginPolicy, Endpoint, HeaderRules, Host, HostPattern,
+    IdentityHeaders, Interpretations, PathPrefix,
 };
 use crate::session::{Identity, RoutePolicy, SignalsMode};
 
@@ -38,6 +40,8 @@ pub struct Route {
     /// Endpoints of the upstream cluster; at least one.
     pub upstreams: Vec<Endpoint>,
     pub access: Access,
+    /// Whether a request without a session cookie passes if it has credentials for the upstream.
+    pub accepts_app_credentials: bool,
     pub identity: IdentityHeaders,
     pub headers: RouteHeaders,
     pub policy: RoutePolicy,
@@ -68,6 +72,14 @@ impl Route {
         match &self.access {
             Access::Public => true,
             Access::Session(rule) => rule.allows(identity),
+        }
+    }
+
+    /// Returns whether the access rule requires a session.
+    pub fn requires_session(&self) -> bool {
+        match &self.access {
+            Access::Public => false,
+            Access::Session(_) => true,
         }
     }
 
@@ -108,6 +120,7 @@ impl Route {
             (Access::Session(here), Access::Session(there)) => {
                 let admits_all_users = *here == AccessRule::default();
                 !(admits_all_users || here == there)
+                    || (other.accepts_app_credentials && !self.accepts_app_credentials)
                     || self.policy != other.policy
                     || self.auth_age_methods != other.auth_age_methods
                     || self.cross_origin != other.cross_origin
@@ -202,7 +215,7 @@ impl RouteTable {
         if !conflicts.is_empty() {
             return Err(conflicts);
         }
-        headers::reserve(&mut routes);
+        reserve_headers(&mut routes);
         routes
             .sort_by_key(|route| (host_rank(&route.host), std::cmp::Reverse(route.path.length())));
         let shadowable = routes.iter().map(|route| {
@@ -320,6 +333,35 @@ impl RouteTable {
     }
 }
 
+/// Derives the reserved headers of each route. A header that one route sets is reserved on all routes to
+/// the same upstream, which would trust it from there too.
+fn reserve_headers(routes: &mut [Route]) {
+    let rules: Vec<_> = routes.iter().map(|route| header_rules(route, routes)).collect();
+    for (route, rules) in routes.iter_mut().zip(rules) {
+        route.headers.reserve(&rules);
+    }
+}
+
+fn header_rules(route: &Route, routes: &[Route]) -> HeaderRules {
+    let neighbours = || routes.iter().filter(|other| shares_upstream(route, other));
+    let identity = neighbours().flat_map(|route| &route.identity.headers);
+    let set = neighbours().flat_map(|route| route.headers.names_set());
+    HeaderRules {
+        identity: identity.map(|header| header.name.clone()).collect(),
+        removed: set.chain(&route.headers.strip).cloned().collect(),
+        passed: route.headers.pass.clone(),
+    }
+}
+
+/// Whether both routes lead to one endpoint, by any protocol. A route always does to itself.
+fn shares_upstream(route: &Route, other: &Route) -> bool {
+    let is_shared = |endpoint: &Endpoint| {
+        let mut others = other.upstreams.iter();
+        others.any(|other| (other.host(), other.port()) == (endpoint.host(), endpoint.port()))
+    };
+    std::ptr::eq(route, other) || route.upstreams.iter().any(is_shared)
+}
+
 /// Copies the routes too: workers on different cores must not share the reference count of a route.
 impl Clone for RouteTable {
     fn clone(&self) -> RouteTable {
@@ -358,6 +400,7 @@ mod tests {
             path: PathPrefix::parse(path).expect("a path"),
             upstreams: vec![],
             access: Access::Session(AccessRule::default()),
+            accepts_app_credentials: false,
             identity: IdentityHeaders::standard(),
             headers: RouteHeaders::default(),
             policy: RoutePolicy::default(),

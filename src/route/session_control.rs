@@ -1,5 +1,7 @@
 //! Session control: effects of a request and its response on the session, beyond admission.
 
+use std::fmt;
+
 use http::{Method, StatusCode};
 
 use crate::message::PathPrefix;
@@ -8,11 +10,19 @@ use crate::message::PathPrefix;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionControlRules {
     /// Logout paths of the upstream: a request to one also ends the session.
-    pub logout: Vec<PathPrefix>,
+    pub logout: Vec<LogoutPage>,
     /// Sensitive actions: the token is rotated after a successful response.
     pub rotate: Vec<SensitiveAction>,
     /// Commands that the upstream may send in `Doorward-Session`.
     pub upstream_commands: Vec<SessionCommand>,
+}
+
+/// A logout path of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogoutPage {
+    pub path: PathPrefix,
+    /// Query parameters that must all be present, decoded; empty for any query.
+    pub parameters: Vec<(String, String)>,
 }
 
 /// A sensitive action.
@@ -41,9 +51,9 @@ impl SessionControlRules {
         self.logout.is_empty() && self.rotate.is_empty() && self.upstream_commands.is_empty()
     }
 
-    /// Returns whether the path is a logout path of the upstream.
-    pub fn is_logout(&self, path: &str) -> bool {
-        self.logout.iter().any(|logout| logout.covers(path))
+    /// Returns whether path and query are a logout of the upstream.
+    pub fn is_logout(&self, path: &str, query: Option<&str>) -> bool {
+        self.logout.iter().any(|logout| logout.matches(path, query.unwrap_or_default()))
     }
 
     /// Returns whether a request, executed as one of these methods, is a sensitive action.
@@ -56,6 +66,26 @@ impl SessionControlRules {
             self.rotate.iter().any(|action| action.method == *method && action.path.covers(path))
         };
         methods.any(is_action)
+    }
+}
+
+impl LogoutPage {
+    fn matches(&self, path: &str, query: &str) -> bool {
+        let is_sent = |(name, value): &(String, String)| {
+            form_urlencoded::parse(query.as_bytes()).any(|sent| sent.0 == *name && sent.1 == *value)
+        };
+        self.path.covers(path) && self.parameters.iter().all(is_sent)
+    }
+}
+
+impl fmt::Display for LogoutPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        f.write_str(self.path.as_str())?;
+        match query.extend_pairs(&self.parameters).finish() {
+            query if query.is_empty() => Ok(()),
+            query => write!(f, "?{query}"),
+        }
     }
 }
 
@@ -86,4 +116,49 @@ impl SessionCommand {
 /// Returns whether a response reports success. Forms often respond with a redirect instead of 200.
 pub fn is_success(status: StatusCode) -> bool {
     status.is_success() || status.is_redirection()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logout_page_matches_by_path_and_query_parameters() {
+        let page = |path: &str, parameters: &[(&str, &str)]| LogoutPage {
+            path: PathPrefix::parse(path).expect("a path"),
+            parameters: parameters
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+        };
+        let rules = SessionControlRules {
+            logout: vec![
+                page("/logout", &[]),
+                page("/", &[("do", "logout")]),
+                page("/w", &[("title", "Special:UserLogout"), ("a", "b c")]),
+            ],
+            ..SessionControlRules::default()
+        };
+        for (path, query) in [
+            ("/logout", None),
+            ("/logout/x", Some("y=z")),
+            ("/start", Some("id=a&do=logout&sectok=1")),
+            ("/start", Some("%64o=log%6Fut")),
+            ("/start", Some("do=login&do=logout")),
+            ("/w/index.php", Some("a=b+c&title=Special%3AUserLogout")),
+        ] {
+            assert!(rules.is_logout(path, query), "{path} {query:?}");
+        }
+        for (path, query) in [
+            ("/start", None),
+            ("/start", Some("do=logout2")),
+            ("/start", Some("undo=logout")),
+            ("/start", Some("do")),
+            ("/w", Some("title=Special:UserLogout")),
+            ("/start", Some("q=do%3Dlogout")),
+        ] {
+            assert!(!rules.is_logout(path, query), "{path} {query:?}");
+        }
+        assert_eq!(rules.logout[2].to_string(), "/w?title=Special%3AUserLogout&a=b+c");
+    }
 }

@@ -217,3 +217,49 @@ async fn explain_and_the_handler_agree_on_generated_requests() {
     ];
     assert_eq!(verdicts, expected, "{seen:?}");
 }
+
+/// Programs such as git authenticate to the app itself.
+#[tokio::test]
+async fn app_credentials_pass_without_a_session_where_allowed() {
+    let upstream = Upstream::start().await;
+    let route = |path: &str, access: &str| {
+        format!(
+            "[[route]]\nhost = \"app.test\"\npath = \"{path}\"\nupstream = \"http://{}\"\naccess = \"{access}\"\n",
+            upstream.address
+        )
+    };
+    let routes = route("/", "session") + &route("/git", "session-or-public");
+    let gateway = Gateway::start(Setup { routes, ..Setup::default() });
+    let mut program = Browser::new(&gateway);
+    let credentials = ("authorization", "Basic YWxpY2U6eA==");
+    for h2 in [false, true] {
+        program.h2 = h2;
+        for method in ["GET", "POST", "PROPFIND"] {
+            let claims = [credentials, ("x-forwarded-user", "evil")];
+            assert_eq!(program.send(method, "/git/a", &claims, "").await.status.as_u16(), 200);
+            assert_eq!(upstream.last_values("authorization"), [credentials.1]);
+            assert!(upstream.last_values("x-forwarded-user").is_empty());
+        }
+        let heads = upstream.heads().len();
+        let challenge = program.fetch("/git/a").await;
+        assert_eq!(challenge.status.as_u16(), 401);
+        let challenges = challenge.headers.get_all("www-authenticate").iter();
+        assert!(challenges.into_iter().any(|value| value == "Basic realm=\"app\""));
+        for headers in [&[credentials][..], &[]] {
+            let answer = program.send("GET", "/a", headers, "").await;
+            assert_eq!(answer.status.as_u16(), 401, "another route");
+            assert!(!answer.header("www-authenticate").contains("Basic"));
+        }
+        // A browser would show a dialog of its own.
+        let script = program.send("GET", "/git/a", &[("sec-fetch-mode", "cors")], "").await;
+        assert!(!script.header("www-authenticate").contains("Basic"));
+        assert_eq!(program.navigate("/git/a").await.status.as_u16(), 303);
+        assert_eq!(upstream.heads().len(), heads, "the app was asked");
+    }
+    let mut alice = Browser::new(&gateway);
+    alice.log_in("alice").await;
+    assert_eq!(alice.send("GET", "/git/a", &[credentials], "").await.status.as_u16(), 200);
+    assert_eq!(upstream.last_values("x-forwarded-user"), ["alice"]);
+    let mut forged = Browser::new(&gateway).with_token("dw1_forged");
+    assert_eq!(forged.send("GET", "/git/a", &[credentials], "").await.status.as_u16(), 401);
+}

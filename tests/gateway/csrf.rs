@@ -75,6 +75,29 @@ async fn cross_site_requests_cannot_write() {
     }
 }
 
+/// A request may name another method for the app to execute.
+#[tokio::test]
+async fn cross_site_requests_cannot_name_a_writing_method() {
+    let mut test = CsrfTest::with("").await;
+    for h2 in [false, true] {
+        test.alice.h2 = h2;
+        let before = test.upstream.heads().len();
+        for path in ["/a?_method=DELETE", "/a?x=1&_METHOD=put", "/a?%5Fmethod=%50OST"] {
+            assert_eq!(test.status("GET", path, &[CROSS, EVIL]).await, 403, "{path}");
+        }
+        for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
+            assert_eq!(
+                test.status("GET", "/a", &[CROSS, EVIL, (name, "PUT")]).await,
+                403,
+                "{name}"
+            );
+        }
+        assert_eq!(test.upstream.heads().len(), before, "the app heard of it");
+        assert_eq!(test.status("GET", "/a?_method=DELETE", &[OWN]).await, 200);
+        assert_eq!(test.status("GET", "/a?_method=get&method=PUT", &[CROSS, EVIL]).await, 200);
+    }
+}
+
 #[tokio::test]
 async fn csrf_rejection_names_the_reason_and_keeps_the_session() {
     let mut test = CsrfTest::with("").await;
@@ -145,4 +168,59 @@ async fn cross_site_pages_cannot_open_websockets() {
     for fields in ["", "Origin: https://app.test\r\n", "Origin: https://APP.test:443\r\n"] {
         assert_eq!(test.handshake(fields).await, 200, "{fields}");
     }
+}
+
+/// A preflight has no cookie, so it can have no session.
+#[tokio::test]
+async fn preflight_of_a_listed_origin_is_answered() {
+    let test = CsrfTest::with("origins = [\"https://friend.test\"]").await;
+    let before = test.upstream.heads().len();
+    let mut nobody = Browser::new(&test.gateway);
+    let friend = ("origin", "https://friend.test");
+    let asks = [
+        ("access-control-request-method", "DELETE"),
+        ("access-control-request-headers", "content-type,x-a"),
+    ];
+    for h2 in [false, true] {
+        nobody.h2 = h2;
+        let answer = nobody.send("OPTIONS", "/a", &[friend, asks[0], asks[1], CROSS], "").await;
+        assert_eq!(answer.status, StatusCode::NO_CONTENT);
+        for (name, value) in [
+            ("access-control-allow-origin", "https://friend.test"),
+            ("access-control-allow-credentials", "true"),
+            ("access-control-allow-methods", "DELETE"),
+            ("access-control-allow-headers", "content-type,x-a"),
+            ("vary", "Origin"),
+        ] {
+            assert_eq!(answer.header(name), value, "{name}");
+        }
+        assert!(answer.set_cookies().is_empty());
+        for fields in [&[EVIL, asks[0]][..], &[asks[0]], &[friend]] {
+            let answer = nobody.send("OPTIONS", "/a", fields, "").await;
+            assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{fields:?}");
+        }
+    }
+    assert_eq!(test.upstream.heads().len(), before, "the app is not asked");
+    // A public app answers its own.
+    let answer = nobody.send("OPTIONS", "/public", &[friend, asks[0]], "").await;
+    assert_eq!(answer.text(), "hello");
+}
+
+#[tokio::test]
+async fn listed_origin_can_read_local_responses() {
+    let mut test = CsrfTest::with("origins = [\"https://friend.test\"]").await;
+    let mut nobody = Browser::new(&test.gateway);
+    let friend = ("origin", "https://friend.test");
+    for method in ["GET", "PUT"] {
+        let answer = nobody.send(method, "/a", &[friend, CROSS], "").await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+        assert_eq!(answer.header("access-control-allow-origin"), "https://friend.test");
+        assert_eq!(answer.header("access-control-allow-credentials"), "true");
+        let answer = nobody.send(method, "/a", &[EVIL, CROSS], "").await;
+        assert_eq!(answer.header("access-control-allow-origin"), "");
+    }
+    let answer = test.alice.send("PUT", "/a", &[EVIL, CROSS], "").await;
+    assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (403, ""));
+    let answer = test.alice.send("PUT", "/a", &[friend, CROSS], "").await;
+    assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (200, ""));
 }

@@ -31,12 +31,47 @@ async fn plain(address: std::net::SocketAddr, host: &str, path: &str) -> String 
 #[tokio::test]
 async fn plain_http_listener_redirects_known_hosts_only() {
     let (upstream, gateway) = one_app().await;
-    let answer = plain(gateway.http, "app.test", "/wiki?x=1").await;
-    assert!(answer.starts_with("HTTP/1.1 308"), "{answer}");
+    let host = format!("app.test:{}", gateway.http.port());
+    let answer = plain(gateway.http, &host, "/wiki?x=1").await;
+    assert!(answer.starts_with("HTTP/1.1 307"), "{answer}");
     let location = format!("location: https://app.test:{}/wiki?x=1\r\n", gateway.address.port());
     assert!(answer.contains(&location), "{answer}");
     assert!(plain(gateway.http, "evil.test", "/").await.starts_with("HTTP/1.1 400"));
     assert!(upstream.heads().is_empty());
+}
+
+/// A container publishes 80 and 443 for the listeners 8080 and 8443.
+#[tokio::test]
+async fn redirect_behind_a_port_mapping_has_no_port() {
+    let upstream = Upstream::start().await;
+    let gateway = |server: &str| {
+        let (routes, server) = (session_route(upstream.address), server.to_owned());
+        Gateway::start(Setup { routes, server, ..Setup::default() })
+    };
+    let (unset, set) = (gateway(""), gateway("public_port = 443"));
+    let answer = plain(unset.http, "app.test", "/wiki").await;
+    assert!(answer.starts_with("HTTP/1.1 307"), "{answer}");
+    assert!(answer.contains("location: https://app.test/wiki\r\n"), "{answer}");
+    for host in ["app.test", "app.test:8080"] {
+        let answer = plain(set.http, host, "/wiki").await;
+        assert!(answer.starts_with("HTTP/1.1 308"), "{answer}");
+        assert!(answer.contains("location: https://app.test/wiki\r\n"), "{answer}");
+    }
+}
+
+/// RFC 9110 9.3.2.
+#[tokio::test]
+async fn health_pages_answer_head_like_get() {
+    let (_upstream, gateway) = one_app().await;
+    for path in ["/live", "/ready"] {
+        let mut stream = TcpStream::connect(gateway.admin).await.expect("a connection");
+        let request =
+            format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"), "{answer}");
+    }
 }
 
 #[tokio::test]
@@ -316,4 +351,22 @@ async fn slow_geoip_load_does_not_delay_account_removal() {
     users.save().expect("saved");
     reason_becomes(&mut alice, "account-gone").await;
     drop(writer);
+}
+
+/// A load balancer sends its own address as the host, or none.
+#[tokio::test]
+async fn health_check_needs_no_host() {
+    let (upstream, gateway) = one_app().await;
+    let browser = test_support::browser::Browser::new(&gateway);
+    for host in ["", "Host: 10.0.0.7:8443\r\n", "Host: app.test\r\n", "Host: unknown.test\r\n"] {
+        for method in ["GET", "HEAD"] {
+            let request =
+                format!("{method} /.doorward/health HTTP/1.1\r\n{host}Connection: close\r\n\r\n");
+            let answer = browser.send_raw(request.as_bytes()).await;
+            assert!(answer.starts_with("HTTP/1.1 204"), "{host}: {answer}");
+        }
+    }
+    let request = "POST /.doorward/health HTTP/1.1\r\nHost: app.test\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    assert!(browser.send_raw(request.as_bytes()).await.starts_with("HTTP/1.1 404"));
+    assert!(upstream.heads().is_empty());
 }

@@ -385,3 +385,24 @@ async fn early_upstream_response_closes_the_client_connection() {
     assert_eq!(heard.matches("GET /next HTTP/1.1").count(), 1, "{heard}");
     assert_eq!(heard.matches(" HTTP/1.1\r\n").count() - heard.matches("/smuggled").count(), 2);
 }
+
+/// RFC 9110 9.3.2.
+#[tokio::test]
+async fn local_response_to_head_has_no_content() {
+    let upstream = Upstream::start().await;
+    let gateway =
+        Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
+    let mut nobody = Browser::new(&gateway);
+    for h2 in [false, true] {
+        nobody.h2 = h2;
+        for (path, status) in
+            [("/", 401), ("/.doorward/login", 200), ("/.doorward/none", 404), ("/a/../b", 400)]
+        {
+            let answer = nobody.send("HEAD", path, &[], "").await;
+            assert_eq!(answer.status.as_u16(), status, "{path}");
+            assert!(answer.body.is_empty());
+            let length: u64 = answer.header("content-length").parse().expect("a length");
+            assert!(length > 10, "{path}: {length}");
+        }
+    }
+}

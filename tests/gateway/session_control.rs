@@ -125,6 +125,40 @@ async fn sensitive_action_rotates_the_token_at_once() {
 }
 
 #[tokio::test]
+async fn logout_page_can_be_a_query_parameter() {
+    let rules = "logout_paths = [\"/doku.php?do=logout\"]";
+    let test = SessionControlTest::new("/doku.php", "200 OK", rules).await;
+    let mut browser = test.alice().await;
+    for path in ["/doku.php", "/doku.php?do=login", "/doku.php?undo=logout"] {
+        browser.fetch(path).await;
+        assert!(test.lives(&browser.token()).await, "{path}");
+    }
+    let token = browser.token();
+    browser.fetch("/doku.php?id=start&%64o=logout&sectok=x").await;
+    assert!(!test.lives(&token).await);
+}
+
+#[tokio::test]
+async fn sensitive_action_by_a_named_method_rotates_the_token() {
+    let rules = "rotate_on = [{ method = \"DELETE\", path = \"/password\" }]";
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    for (path, header, rotates) in [
+        ("/password", ("x-http-method-override", "DELETE"), true),
+        ("/password?_method=delete", ("x-other", "DELETE"), true),
+        ("/password", form, true),
+        ("/password", ("content-type", "application/json"), false),
+        ("/other", form, false),
+    ] {
+        let test = SessionControlTest::new("/password", "200 OK", rules).await;
+        let mut browser = test.alice().await;
+        test.gateway.advance(MINUTE);
+        let headers = [("sec-fetch-site", "same-origin"), header];
+        let answer = browser.send("POST", path, &headers, "_method=DELETE").await;
+        assert_eq!(new_token(&answer).is_some(), rotates, "{path} {header:?}");
+    }
+}
+
+#[tokio::test]
 async fn lost_rotation_after_sensitive_action_is_repeated() {
     let rules = "rotate_on = [{ path = \"/password\" }]";
     let test = SessionControlTest::new("/password", "200 OK", rules).await;

@@ -179,8 +179,12 @@ impl<'a> Simulation<'a> {
         }
         match decision.action {
             Action::Forward(permit) => {
-                let public = permit.identity().is_none();
-                out.why = if public { "the route is public" } else { ADMITTED }.into();
+                out.why = match (permit.identity(), permit.route().requires_session()) {
+                    (Some(_), _) => ADMITTED,
+                    (None, false) => "the route is public",
+                    (None, true) => "the app checks the credentials in Authorization",
+                }
+                .into();
                 let cookies = &self.authorizer.auth.shared().cookies;
                 head.host.retain_port(&self.config.server.public_ports());
                 let head = SanitizedHead::new(head, permit.route().headers.reserved(), cookies);
@@ -283,6 +287,7 @@ impl<'a> Simulation<'a> {
             LocalResponse::BadRequest(_) => &[(Intent::Fetch, "any client")][..],
             LocalResponse::Misdirected
             | LocalResponse::NoRoute
+            | LocalResponse::Preflight
             | LocalResponse::CrossSite
             | LocalResponse::Denied(_)
             | LocalResponse::MaxForwardsExhausted(_) => {
@@ -291,7 +296,7 @@ impl<'a> Simulation<'a> {
         };
         let explained = intents.iter().map(|(intent, to)| {
             head.requester.intent = *intent;
-            let rendered = local.render(&self.portal, &head);
+            let rendered = local.render(&self.portal, &head, None);
             response(to, rendered.status(), rendered.headers().get(header::LOCATION))
         });
         explained.collect()
@@ -338,6 +343,9 @@ impl<'a> Simulation<'a> {
         match (response, route) {
             (LocalResponse::Denied(reason), Some(route)) => self.why_denied(reason, route, risk),
             (LocalResponse::BadRequest(bad), _) => malformed_because(*bad),
+            (LocalResponse::Preflight, _) => {
+                "a preflight of a site in `origins` is answered without a session".to_owned()
+            }
             (LocalResponse::NoRoute, _) => "no [[route]] has this host and path".to_owned(),
             (LocalResponse::MaxForwardsExhausted(_), _) => {
                 "Max-Forwards is exhausted, so the request ends here".to_owned()

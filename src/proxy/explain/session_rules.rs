@@ -52,7 +52,7 @@ impl SessionRules {
                 websocket: activity.websocket.as_str(),
             },
             rotate_on: steering.rotate.iter().map(action_text).collect(),
-            logout_paths: paths(&steering.logout),
+            logout_paths: steering.logout.iter().map(ToString::to_string).collect(),
             upstream_control: steering
                 .upstream_commands
                 .iter()
@@ -71,7 +71,7 @@ impl SessionEffects {
             page_counts: counts(Intent::Navigation),
             fetch_counts: counts(Intent::Fetch),
             rotates: route.session_control.is_sensitive_action(head.methods(), path),
-            logs_out: route.session_control.is_logout(path),
+            logs_out: route.session_control.is_logout(path, head.target.query()),
         };
         (route.access != Access::Public).then_some(effects)
     }
