@@ -15,6 +15,7 @@ use tokio_rustls::client::TlsStream;
 use crate::message::Endpoint;
 use crate::message::endpoint::Transport;
 
+use super::early_response::EarlyResponseStream;
 use super::error::UpstreamError;
 use super::h2_connections::{Http2Connection, Http2Stream};
 use super::http1_connection::Http1Connection;
@@ -164,7 +165,8 @@ where
     B: RequestBody,
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let handshake = http1::Builder::new().max_buf_size(MAX_BUFFER).handshake(TokioIo::new(stream));
+    let stream = TokioIo::new(EarlyResponseStream::new(stream));
+    let handshake = http1::Builder::new().max_buf_size(MAX_BUFFER).handshake(stream);
     let (sender, connection) = handshake.await.map_err(|error| UpstreamError::from(&error))?;
     let driver = match purpose {
         ConnectionPurpose::HeadOnly | ConnectionPurpose::Body => {

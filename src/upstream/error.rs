@@ -29,9 +29,12 @@ pub enum UpstreamError {
     TlsCertificate(String),
     #[error("TLS with the upstream failed: {0}")]
     TlsProtocol(String),
-    /// The connection closed or broke before the response was complete.
+    /// The connection closed or broke before the response head.
     #[error("the upstream closed the connection: {0}")]
     ConnectionTerminated(String),
+    /// The connection or the stream ended after the response head and before the end of the body.
+    #[error("the upstream's response is incomplete: {0}")]
+    ResponseIncomplete(String),
     #[error("the upstream did not respond in time")]
     ResponseTimeout,
     /// The upstream sent something that is not HTTP, or not a response to this request.
@@ -58,6 +61,7 @@ impl UpstreamError {
             | Self::TlsCertificate(_)
             | Self::TlsProtocol(_)
             | Self::ConnectionTerminated(_)
+            | Self::ResponseIncomplete(_)
             | Self::Protocol(_)
             | Self::UpgradeUnsupported => StatusCode::BAD_GATEWAY,
         }
@@ -75,6 +79,7 @@ impl UpstreamError {
             Self::TlsCertificate(_) => "tls_certificate_error",
             Self::TlsProtocol(_) => "tls_protocol_error",
             Self::ConnectionTerminated(_) => "connection_terminated",
+            Self::ResponseIncomplete(_) => "http_response_incomplete",
             Self::ResponseTimeout => "http_response_timeout",
             Self::Protocol(_) => "http_protocol_error",
             Self::UpgradeUnsupported => "http_upgrade_failed",
@@ -95,10 +100,27 @@ impl UpstreamError {
             Self::NoEndpoint
             | Self::ConnectionLimit
             | Self::ConnectionTerminated(_)
+            | Self::ResponseIncomplete(_)
             | Self::ResponseTimeout
             | Self::Protocol(_)
             | Self::UpgradeUnsupported
             | Self::ClientBody => false,
+        }
+    }
+
+    /// Classifies an error of a response body that hyper reads.
+    pub(super) fn of_body(error: &hyper::Error) -> UpstreamError {
+        match UpstreamError::from(error) {
+            Self::Protocol(why) if is_stream_end(error) => Self::ResponseIncomplete(why),
+            other => other.in_body(),
+        }
+    }
+
+    /// Converts an error that occurred after the response head.
+    pub(super) fn in_body(self) -> UpstreamError {
+        match self {
+            Self::ConnectionTerminated(why) => Self::ResponseIncomplete(why),
+            other => other,
         }
     }
 
@@ -139,6 +161,12 @@ fn is_disconnect(error: &hyper::Error) -> bool {
         return !matches!(cause.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput);
     }
     error.is_incomplete_message() || error.is_closed() || error.is_canceled()
+}
+
+/// Whether the upstream reset the stream, or its connection ended (HTTP/2).
+fn is_stream_end(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.is_remote() || cause.is_io())
 }
 
 fn with_source(error: &hyper::Error) -> String {

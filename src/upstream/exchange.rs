@@ -14,6 +14,7 @@
 use std::error::Error;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::header::{HOST, TRANSFER_ENCODING};
@@ -31,9 +32,9 @@ use super::connect::Connection;
 use super::error::UpstreamError;
 use super::http1_connection::{RequestHead, SendError};
 use super::pool::Lease;
-use super::request_body::{OutgoingBody, Progress, RequestBody, attribute_error};
+use super::request_body::{LenientClose, OutgoingBody, Progress, RequestBody, attribute_error};
 use super::response_body::UpstreamBody;
-use super::response_head::framing;
+use super::response_head::{Framing, MAX_INTERIM, framing};
 
 /// Outcome of one exchange.
 pub(super) enum ExchangeOutcome<B: RequestBody> {
@@ -53,9 +54,13 @@ pub(super) async fn exchange<B: RequestBody>(
     }
     let progress = request.body().progress();
     let copy = retry_copy(&request, &mut lease);
-    let is_head = request.method() == Method::HEAD;
+    let expected = Expected {
+        is_head: request.method() == Method::HEAD,
+        is_lenient: is_lenient(&request),
+        progress: progress.clone(),
+    };
     match send_once(&mut lease, request, progress.as_deref()).await {
-        SendOutcome::Response(response) => accept_response(response, is_head, lease, progress),
+        SendOutcome::Response(response) => accept_response(response, expected, lease).await,
         SendOutcome::Unsent(request) if lease.reused() => ExchangeOutcome::Retry(request),
         SendOutcome::Unsent(_) => ExchangeOutcome::Failed(closed_before_request()),
         SendOutcome::Unprocessed(error) => {
@@ -86,18 +91,25 @@ async fn exchange_http1<B: RequestBody>(
     let reused = lease.reused();
     let head = RequestHead::new(&request);
     let Some(connection) = lease.http1() else { return ExchangeOutcome::Retry(request) };
-    match timeout(limit, connection.send(&head)).await {
-        Ok(Ok((response, state))) => {
-            ExchangeOutcome::Response(response.map(|()| UpstreamBody::from_http1(state, lease)))
+    let progress = Progress::default();
+    let sent =
+        with_response_timeout(pin!(connection.send(&head, &progress)), limit, Some(&progress))
+            .await;
+    match sent {
+        Some(Ok((response, mut state))) => {
+            if is_lenient(&request) {
+                state.accept_truncation();
+            }
+            with_first_bytes(response.map(|()| UpstreamBody::from_http1(state, lease))).await
         }
-        Ok(Err(SendError::Unsent(_))) if reused => ExchangeOutcome::Retry(request),
-        Ok(Err(SendError::Failed(error))) if reused && is_retryable(&request, &error) => {
+        Some(Err(SendError::Unsent(_))) if reused => ExchangeOutcome::Retry(request),
+        Some(Err(SendError::Failed(error))) if reused && is_retryable(&request, &error) => {
             ExchangeOutcome::Retry(request)
         }
-        Ok(Err(SendError::Unsent(error) | SendError::Failed(error))) => {
+        Some(Err(SendError::Unsent(error) | SendError::Failed(error))) => {
             ExchangeOutcome::Failed(error)
         }
-        Err(_) => ExchangeOutcome::Failed(UpstreamError::ResponseTimeout),
+        None => ExchangeOutcome::Failed(UpstreamError::ResponseTimeout),
     }
 }
 
@@ -132,7 +144,8 @@ pub(super) async fn send_once<B: RequestBody>(
     if let Err(error) = set_target(&mut request, lease) {
         return SendOutcome::Failed(error);
     }
-    if progress.is_some() {
+    if let Some(progress) = request.body().progress() {
+        extend_timeout(&mut request, progress);
         request.body_mut().set_stream_guard(lease.share_permit());
     }
     let sent = match lease.connection() {
@@ -157,8 +170,19 @@ pub(super) async fn send_once<B: RequestBody>(
     }
 }
 
-/// Restarts the timeout while the request body makes progress: a slow upload is not a slow
-/// upstream. The proxy's body reader limits a stalled upload.
+/// Counts interim responses as progress, up to the limit of the other connections. hyper reports
+/// them for HTTP/1.1 only.
+fn extend_timeout<B>(request: &mut Request<B>, progress: Arc<Progress>) {
+    let interim = AtomicUsize::new(0);
+    hyper::ext::on_informational(request, move |_| {
+        if interim.fetch_add(1, Ordering::Relaxed) < MAX_INTERIM {
+            progress.record_progress();
+        }
+    });
+}
+
+/// Restarts the timeout while the request body makes progress or interim responses arrive: a slow upload
+/// is not a slow upstream. The proxy's body reader limits a stalled upload.
 async fn with_response_timeout<F: Future>(
     mut response: Pin<&mut F>,
     limit: Duration,
@@ -182,7 +206,7 @@ fn send_failed<B: RequestBody>(
         return SendOutcome::Unsent(request);
     }
     let error = error.into_error();
-    let attributed = attribute_error(&error, progress);
+    let attributed = attribute_error(progress, || UpstreamError::from(&error));
     if is_unprocessed(&error) {
         SendOutcome::Unprocessed(attributed)
     } else {
@@ -200,22 +224,49 @@ fn is_unprocessed(error: &hyper::Error) -> bool {
     })
 }
 
-/// Rejects an unsolicited 101, which would turn a request into a tunnel.
-fn accept_response<B: RequestBody>(
-    mut response: Response<Incoming>,
+/// Facts about a request that its response depends on.
+struct Expected {
     is_head: bool,
-    lease: Lease<B>,
+    is_lenient: bool,
     progress: Option<Arc<Progress>>,
+}
+
+fn is_lenient<B>(request: &Request<B>) -> bool {
+    request.extensions().get::<LenientClose>().is_some()
+}
+
+/// Rejects an unsolicited 101, which would turn a request into a tunnel.
+async fn accept_response<B: RequestBody>(
+    mut response: Response<Incoming>,
+    expected: Expected,
+    lease: Lease<B>,
 ) -> ExchangeOutcome<B> {
-    if let Err(error) = framing(is_head, &mut response) {
-        return ExchangeOutcome::Failed(error);
-    }
+    let framing = match framing(expected.is_head, &mut response) {
+        Ok(framing) => framing,
+        Err(error) => return ExchangeOutcome::Failed(error),
+    };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return ExchangeOutcome::Failed(UpstreamError::Protocol(
             "101 without a request for it".to_owned(),
         ));
     }
-    ExchangeOutcome::Response(response.map(|incoming| UpstreamBody::new(incoming, lease, progress)))
+    let is_lenient = expected.is_lenient && framing == Framing::UntilClose;
+    let progress = expected.progress;
+    with_first_bytes(
+        response.map(|incoming| UpstreamBody::new(incoming, lease, progress, is_lenient)),
+    )
+    .await
+}
+
+/// Reads the body as far as it arrived together with the head. No retry if it is broken: the
+/// upstream has processed the request.
+async fn with_first_bytes<B: RequestBody>(
+    mut response: Response<UpstreamBody<B>>,
+) -> ExchangeOutcome<B> {
+    match response.body_mut().prefetch().await {
+        Ok(()) => ExchangeOutcome::Response(response),
+        Err(error) => ExchangeOutcome::Failed(error),
+    }
 }
 
 pub(super) fn closed_before_request() -> UpstreamError {
@@ -240,6 +291,7 @@ fn retry_copy<B: RequestBody>(
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
     Some(copy)
 }
 

@@ -22,6 +22,7 @@ use tokio_util::io::poll_read_buf;
 use super::body_decoder::{BodyDecoder, Decoded};
 use super::error::UpstreamError;
 use super::liveness_probe::ProbedSocket;
+use super::request_body::Progress;
 use super::response_head::{ResponseHead, ResponseHeadReader, protocol_error};
 
 /// Initial and maximum size of one read, in bytes.
@@ -70,6 +71,8 @@ pub(super) enum SendError {
 pub(super) struct ResponseBodyState {
     decoder: BodyDecoder,
     keep_alive: bool,
+    /// Whether a TLS connection may end the body without close_notify.
+    lenient_close: bool,
 }
 
 impl Http1Connection {
@@ -85,23 +88,31 @@ impl Http1Connection {
         Http1Connection { stream, buffer: BytesMut::new(), read_size: MIN_READ }
     }
 
-    /// Sends a request head and waits for the response head.
+    /// Sends a request head and waits for the response head. Interim responses are progress.
     pub(super) async fn send(
         &mut self,
         head: &RequestHead,
+        progress: &Progress,
     ) -> Result<(Response<()>, ResponseBodyState), SendError> {
         poll_fn(|cx| self.poll_unexpected_data(cx)).await.map_err(SendError::Unsent)?;
         let is_written = self.write_head(&head.bytes).await?;
         let mut reader = ResponseHeadReader::new(head.is_head);
-        let parsed = poll_fn(|cx| self.poll_head(cx, &mut reader)).await;
+        let parsed = poll_fn(|cx| self.poll_head(cx, &mut reader, progress)).await;
         let ResponseHead { response, framing, keep_alive } = parsed.map_err(SendError::Failed)?;
         let keep_alive = keep_alive && is_written;
-        Ok((response, ResponseBodyState { decoder: BodyDecoder::new(framing), keep_alive }))
+        let decoder = BodyDecoder::new(framing);
+        Ok((response, ResponseBodyState { decoder, keep_alive, lenient_close: false }))
     }
 
     /// Whether the connection may carry another exchange.
     pub(super) fn is_reusable(&self, state: &ResponseBodyState) -> bool {
         state.keep_alive && state.decoder.is_complete() && self.buffer.is_empty()
+    }
+
+    /// Whether the rest of the body is known to be complete in the buffer.
+    pub(super) fn has_buffered(&self, state: &ResponseBodyState) -> bool {
+        let buffered = u64::try_from(self.buffer.len()).unwrap_or(u64::MAX);
+        state.decoder.size_hint().exact().is_some_and(|left| left <= buffered)
     }
 
     /// Releases buffer memory that an idle connection does not need.
@@ -170,12 +181,17 @@ impl Http1Connection {
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut ResponseHeadReader,
+        progress: &Progress,
     ) -> Poll<Result<ResponseHead, UpstreamError>> {
         loop {
+            let interim = reader.interim();
             if !self.buffer.is_empty()
                 && let Some(head) = reader.read(&mut self.buffer)?
             {
                 return Poll::Ready(Ok(head));
+            }
+            if reader.interim() > interim {
+                progress.record_progress();
             }
             if ready!(self.poll_fill(cx)).map_err(|error| io_failure(&error))? == 0 {
                 return Poll::Ready(Err(connection_closed("before its response")));
@@ -198,7 +214,11 @@ impl Http1Connection {
                 Decoded::End => return Poll::Ready(None),
                 Decoded::NeedMore => {}
             }
-            if ready!(self.poll_fill(cx)).map_err(|error| io_failure(&error))? == 0 {
+            let filled = match ready!(self.poll_fill(cx)) {
+                Err(error) if state.lenient_close && is_truncation(&error) => 0,
+                filled => filled.map_err(|error| io_failure(&error))?,
+            };
+            if filled == 0 {
                 return Poll::Ready(match state.decoder.ends_with_connection() {
                     true => None,
                     false => Some(Err(connection_closed("in the middle of its response"))),
@@ -221,6 +241,11 @@ impl Http1Connection {
 impl ResponseBodyState {
     pub(super) fn decoder(&self) -> &BodyDecoder {
         &self.decoder
+    }
+
+    /// Accepts the end of a TLS connection without close_notify as the end of the body.
+    pub(super) fn accept_truncation(&mut self) {
+        self.lenient_close = true;
     }
 }
 
@@ -309,6 +334,12 @@ fn write_header(head: &mut Vec<u8>, name: &str, value: &[u8]) {
 /// Whether upstreams expect a `Content-Length` for this method even without a body (RFC 9110 8.6).
 fn needs_content_length(method: &Method) -> bool {
     [Method::POST, Method::PUT, Method::PATCH].contains(method)
+}
+
+/// Whether a TLS connection ended without close_notify (RFC 8446 6.1). An attacker on the network
+/// can cause that too.
+pub(super) fn is_truncation(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof
 }
 
 fn connection_closed(when: &str) -> UpstreamError {

@@ -6,6 +6,7 @@
 //! | `exchange` | one request and its response, including the single retry |
 //! | `http1_connection` | HTTP/1.1 connection for requests without a body |
 //! | `response_head`, `body_decoder` | parser for HTTP/1.1 responses |
+//! | `early_response` | byte stream to an upstream that responds before it has read the request |
 //! | `upgrade` | [`UpgradeResponse`], [`Tunnel`]: WebSocket upgrades |
 //! | `pool` | connection pool of one endpoint |
 //! | `connect` | DNS, TCP, TLS, protocol selection |
@@ -27,10 +28,12 @@
 //!   framed anew.
 //! - Every wait has a limit, except between the bytes of a body: an event stream may last for days.
 //!
-//! Interim responses (1xx) are read and dropped; only 101 is examined.
+//! Interim responses (1xx) are read and dropped; they extend the response timeout. Only 101 is
+//! examined.
 
 mod body_decoder;
 mod connect;
+mod early_response;
 mod error;
 mod exchange;
 mod http1_connection;
@@ -58,7 +61,7 @@ use parking_lot::Mutex;
 use crate::message::Endpoint;
 
 pub use error::UpstreamError;
-pub use request_body::RequestBody;
+pub use request_body::{LenientClose, RequestBody};
 pub use response_body::UpstreamBody;
 pub use settings::{Priority, UpstreamSettings};
 pub use upgrade::{PendingTunnel, Tunnel, UpgradeResponse};

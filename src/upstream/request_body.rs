@@ -19,12 +19,20 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static> Requ
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
+/// Request extension: over TLS, the upstream may end a response of unknown length without
+/// close_notify (RFC 9112 9.8). The response may then be truncated unnoticed.
+#[derive(Clone, Copy, Debug)]
+pub struct LenientClose;
+
 /// Attributes the error to the client's body if that failed, otherwise to the upstream.
-pub(super) fn attribute_error(error: &hyper::Error, progress: Option<&Progress>) -> UpstreamError {
+pub(super) fn attribute_error(
+    progress: Option<&Progress>,
+    upstream_error: impl FnOnce() -> UpstreamError,
+) -> UpstreamError {
     if progress.is_some_and(Progress::failed) {
         UpstreamError::ClientBody
     } else {
-        UpstreamError::from(error)
+        upstream_error()
     }
 }
 

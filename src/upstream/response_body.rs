@@ -1,6 +1,9 @@
-//! Response bodies. They are not buffered: a frame is polled only when the client can take it.
+//! Response bodies. Apart from the first bytes, a frame is polled only when the client can take it.
 
+use std::collections::VecDeque;
+use std::error::Error;
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -9,10 +12,15 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::message::Endpoint;
+
 use super::error::UpstreamError;
-use super::http1_connection::ResponseBodyState;
+use super::http1_connection::{ResponseBodyState, is_truncation};
 use super::pool::Lease;
 use super::request_body::{Progress, RequestBody, attribute_error};
+
+/// Bytes of a body that are read before its head is passed on.
+const PREFETCH_MAX: usize = 16 * 1024;
 
 /// A response body, including trailers.
 ///
@@ -21,6 +29,11 @@ use super::request_body::{Progress, RequestBody, attribute_error};
 pub struct UpstreamBody<B: RequestBody> {
     source: BodySource,
     lease: Option<Lease<B>>,
+    endpoint: Endpoint,
+    /// Frames that were read together with the head.
+    prefetched: VecDeque<Frame<Bytes>>,
+    /// Whether the last frame was read.
+    received_all: bool,
 }
 
 /// Source of the body's frames.
@@ -29,6 +42,8 @@ enum BodySource {
     Hyper {
         incoming: Incoming,
         progress: Option<Arc<Progress>>,
+        /// Whether a TLS connection may end the body without close_notify.
+        lenient_close: bool,
     },
     /// Decoded directly from the leased connection.
     Http1(ResponseBodyState),
@@ -39,8 +54,9 @@ impl<B: RequestBody> UpstreamBody<B> {
         incoming: Incoming,
         lease: Lease<B>,
         progress: Option<Arc<Progress>>,
+        lenient_close: bool,
     ) -> Self {
-        UpstreamBody::with_source(BodySource::Hyper { incoming, progress }, lease)
+        UpstreamBody::with_source(BodySource::Hyper { incoming, progress, lenient_close }, lease)
     }
 
     pub(super) fn from_http1(state: ResponseBodyState, lease: Lease<B>) -> Self {
@@ -48,11 +64,58 @@ impl<B: RequestBody> UpstreamBody<B> {
     }
 
     fn with_source(source: BodySource, lease: Lease<B>) -> Self {
-        let mut body = UpstreamBody { source, lease: Some(lease) };
-        if body.source.is_end() {
+        let endpoint = lease.endpoint().clone();
+        let prefetched = VecDeque::new();
+        let received_all = source.is_end();
+        let lease = Some(lease);
+        let mut body = UpstreamBody { source, lease, endpoint, prefetched, received_all };
+        if received_all {
             body.release_lease();
         }
         body
+    }
+
+    /// Returns the endpoint that sent the response.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Reads what the upstream has sent together with the head. A response that is already broken
+    /// then becomes an error while another response can still be sent. Never waits for the
+    /// upstream: an event stream may send its first event hours later.
+    pub(super) async fn prefetch(&mut self) -> Result<(), UpstreamError> {
+        if self.is_buffered() {
+            return Ok(());
+        }
+        let mut bytes = 0;
+        let mut was_pending = false;
+        while bytes < PREFETCH_MAX && !self.received_all {
+            match poll_fn(|cx| Poll::Ready(self.poll_received(cx))).await {
+                Poll::Ready(Some(Ok(frame))) => {
+                    bytes += frame.data_ref().map_or(0, Bytes::len);
+                    self.prefetched.push_back(frame);
+                    was_pending = false;
+                }
+                Poll::Ready(Some(Err(error))) => return Err(error),
+                Poll::Ready(None) => break,
+                Poll::Pending if was_pending => break,
+                // The task that drives the connection, and the sockets, get one turn.
+                Poll::Pending => {
+                    was_pending = true;
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the whole body arrived together with the head, which is the common case.
+    fn is_buffered(&mut self) -> bool {
+        match (&self.source, self.lease.as_mut().and_then(Lease::http1)) {
+            (BodySource::Http1(state), Some(connection)) => connection.has_buffered(state),
+            (BodySource::Http1(_), None) => true,
+            (BodySource::Hyper { .. }, _) => self.received_all,
+        }
     }
 
     fn release_lease(&mut self) {
@@ -67,18 +130,46 @@ impl<B: RequestBody> UpstreamBody<B> {
         }
     }
 
+    /// Reads the next frame from the connection and releases it after the last one.
+    fn poll_received(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        let frame = ready!(self.poll_next(cx));
+        self.received_all = match &frame {
+            // A caller with a known length, or after trailers, does not poll again.
+            Some(Ok(frame)) => frame.is_trailers() || self.source.is_end(),
+            Some(Err(_)) => {
+                self.lease = None;
+                false
+            }
+            None => true,
+        };
+        if self.received_all {
+            self.release_lease();
+        }
+        Poll::Ready(frame)
+    }
+
     fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         match &mut self.source {
-            BodySource::Hyper { incoming, progress } => {
+            BodySource::Hyper { incoming, progress, lenient_close } => {
                 let frame = ready!(Pin::new(incoming).poll_frame(cx));
-                let attributed = |error| attribute_error(&error, progress.as_deref());
+                if *lenient_close && frame.as_ref().is_some_and(is_truncated) {
+                    return Poll::Ready(None);
+                }
+                let attributed =
+                    |error| attribute_error(progress.as_deref(), || UpstreamError::of_body(&error));
                 Poll::Ready(frame.map(|frame| frame.map_err(attributed)))
             }
             BodySource::Http1(state) => match self.lease.as_mut().and_then(Lease::http1) {
-                Some(connection) => connection.poll_frame(cx, state),
+                Some(connection) => {
+                    let frame = ready!(connection.poll_frame(cx, state));
+                    Poll::Ready(frame.map(|frame| frame.map_err(UpstreamError::in_body)))
+                }
                 None => Poll::Ready(None),
             },
         }
@@ -90,6 +181,13 @@ impl BodySource {
         match self {
             BodySource::Hyper { incoming, .. } => incoming.is_end_stream(),
             BodySource::Http1(state) => state.decoder().is_complete(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            BodySource::Hyper { incoming, .. } => incoming.size_hint(),
+            BodySource::Http1(state) => state.decoder().size_hint(),
         }
     }
 }
@@ -108,25 +206,39 @@ impl<B: RequestBody> Body for UpstreamBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
-        let frame = ready!(self.poll_next(cx));
-        match &frame {
-            // A caller with a known length, or after trailers, does not poll again.
-            Some(Ok(frame)) if frame.is_trailers() || self.source.is_end() => self.release_lease(),
-            Some(Ok(_)) => {}
-            Some(Err(_)) => self.lease = None,
-            None => self.release_lease(),
+        match self.prefetched.pop_front() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => self.poll_received(cx),
         }
-        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.source.is_end()
+        self.prefetched.is_empty() && self.received_all
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            BodySource::Hyper { incoming, .. } => incoming.size_hint(),
-            BodySource::Http1(state) => state.decoder().size_hint(),
+        if self.received_all {
+            return total_size(&self.prefetched, 0);
+        }
+        let left = self.source.size_hint();
+        match left.exact() {
+            Some(left) if !self.prefetched.is_empty() => total_size(&self.prefetched, left),
+            Some(_) | None => left,
         }
     }
+}
+
+/// Whether TLS ended without close_notify.
+fn is_truncated(frame: &Result<Frame<Bytes>, hyper::Error>) -> bool {
+    let cause = frame.as_ref().err().and_then(Error::source);
+    cause.and_then(|cause| cause.downcast_ref()).is_some_and(is_truncation)
+}
+
+/// The size of a body with these frames and `left` further bytes. Unknown with trailers, because a
+/// length forbids them.
+fn total_size(frames: &VecDeque<Frame<Bytes>>, left: u64) -> SizeHint {
+    let length = |frame: &Frame<Bytes>| u64::try_from(frame.data_ref()?.len()).ok();
+    let total: Option<u64> = frames.iter().map(length).sum();
+    let total = total.and_then(|bytes| bytes.checked_add(left));
+    total.map_or_else(SizeHint::default, SizeHint::with_exact)
 }

@@ -19,8 +19,9 @@ pub(super) const MAX_HEAD: usize = 64 * 1024;
 /// Maximum number of headers in a head, and of trailers.
 const MAX_HEADERS: usize = 100;
 
-/// Maximum number of interim responses (1xx) before the final one.
-const MAX_INTERIM: usize = 16;
+/// Maximum number of interim responses (1xx) before the final one. Each one extends the response
+/// timeout: WebDAV servers send a 102 every 20 seconds while they copy.
+pub(super) const MAX_INTERIM: usize = 1_000;
 
 /// End of the body (RFC 9112 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +90,11 @@ impl ResponseHeadReader {
                 _ => return Ok(Some(head)),
             }
         }
+    }
+
+    /// Number of interim responses so far.
+    pub(super) fn interim(&self) -> usize {
+        self.interim
     }
 
     fn parse_head(&self, bytes: &[u8]) -> Result<Option<(ResponseHead, usize)>, UpstreamError> {

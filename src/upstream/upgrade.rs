@@ -13,6 +13,8 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::message::Endpoint;
+
 use super::error::UpstreamError;
 use super::exchange::{SendOutcome, closed_before_request, send_once};
 use super::pool::Lease;
@@ -35,6 +37,16 @@ pub struct PendingTunnel<B: RequestBody> {
     lease: Lease<B>,
 }
 
+impl<B: RequestBody> UpgradeResponse<B> {
+    /// Returns the endpoint that sent the response.
+    pub fn endpoint(&self) -> &Endpoint {
+        match self {
+            UpgradeResponse::Switched(_, tunnel) => tunnel.lease.endpoint(),
+            UpgradeResponse::Declined(response) => response.body().endpoint(),
+        }
+    }
+}
+
 impl<B: RequestBody> PendingTunnel<B> {
     /// Opens the tunnel.
     pub async fn open(self) -> Result<Tunnel<B>, UpstreamError> {
@@ -54,21 +66,22 @@ pub(super) async fn send_upgrade_request<B: RequestBody>(
     request: Request<()>,
 ) -> Result<UpgradeResponse<B>, UpstreamError> {
     match send_once(&mut lease, request.map(|()| OutgoingBody::empty()), None).await {
-        SendOutcome::Response(response) => classify_response(response, lease),
+        SendOutcome::Response(response) => classify_response(response, lease).await,
         SendOutcome::Unsent(_) => Err(closed_before_request()),
         SendOutcome::Unprocessed(error) | SendOutcome::Failed(error) => Err(error),
         SendOutcome::TimedOut => Err(UpstreamError::ResponseTimeout),
     }
 }
 
-fn classify_response<B: RequestBody>(
+async fn classify_response<B: RequestBody>(
     mut response: Response<hyper::body::Incoming>,
     lease: Lease<B>,
 ) -> Result<UpgradeResponse<B>, UpstreamError> {
     framing(false, &mut response)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let lease = lease.discard_after_use();
-        let response = response.map(|body| UpstreamBody::new(body, lease, None));
+        let mut response = response.map(|body| UpstreamBody::new(body, lease, None, false));
+        response.body_mut().prefetch().await?;
         return Ok(UpgradeResponse::Declined(response));
     }
     let upgrade = hyper::upgrade::on(&mut response);

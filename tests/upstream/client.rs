@@ -989,16 +989,82 @@ async fn an_upstream_that_does_not_speak_http_is_a_protocol_error() {
 
 #[tokio::test]
 async fn a_truncated_response_is_an_error_of_its_body() {
-    let upstream = Upstream::start(|mut stream, _| async move {
-        head(&mut stream).await;
-        send(&mut stream, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf").await;
+    let head_received = Arc::new(tokio::sync::Notify::new());
+    let received = Arc::clone(&head_received);
+    let upstream = Upstream::start(move |mut stream, _| {
+        let received = Arc::clone(&received);
+        async move {
+            head(&mut stream).await;
+            send(&mut stream, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf").await;
+            received.notified().await;
+        }
     })
     .await;
     within(async {
         let response =
             upstreams().send(Priority::Authenticated, upstream.only(), get()).await.expect("head");
+        head_received.notify_one();
         let error = response.into_body().collect().await.expect_err("cut short");
-        assert!(matches!(error, UpstreamError::ConnectionTerminated(_)), "{error:?}");
+        assert!(matches!(error, UpstreamError::ResponseIncomplete(_)), "{error:?}");
+    })
+    .await;
+}
+
+/// RFC 9110, section 15.2: a WebDAV server sends a 102 every 20 seconds while it copies.
+#[tokio::test]
+async fn interim_responses_extend_the_response_timeout() {
+    let upstream = Upstream::start(|mut stream, _| async move {
+        head(&mut stream).await;
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            send(&mut stream, b"HTTP/1.1 102 Processing\r\n\r\n").await;
+        }
+        send(&mut stream, b"HTTP/1.1 201 Created\r\nContent-Length: 4\r\n\r\ndone").await;
+        until_closed(&mut stream).await;
+    })
+    .await;
+    let response_timeout = Duration::from_millis(300);
+    let settings = UpstreamSettings { response_timeout, ..Default::default() };
+    within(async {
+        for request in [get(), post("order=1")] {
+            let upstreams = upstreams_with(settings);
+            let response = upstreams.send(Priority::Authenticated, upstream.only(), request).await;
+            assert_eq!(text(response.expect("a response")).await, "done");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn endless_interim_responses_end_in_an_error() {
+    let upstream = Upstream::start(|mut stream, _| async move {
+        head(&mut stream).await;
+        while stream.write_all(b"HTTP/1.1 102 Processing\r\n\r\n").await.is_ok() {}
+    })
+    .await;
+    within(async {
+        let response = upstreams().send(Priority::Authenticated, upstream.only(), get()).await;
+        assert!(matches!(response.err(), Some(UpstreamError::Protocol(_))));
+    })
+    .await;
+}
+
+/// RFC 9112, section 9.5: the upstream closes with unread data, which resets the connection.
+#[tokio::test]
+async fn an_early_response_survives_the_reset_of_its_connection() {
+    let upstream = Upstream::start(|mut stream, _| async move {
+        head(&mut stream).await;
+        send(&mut stream, b"HTTP/1.1 413 No\r\nContent-Length: 5\r\n\r\nlarge").await;
+    })
+    .await;
+    let upstreams = upstreams();
+    within(async {
+        for _ in 0..20 {
+            let body = Full::from(vec![b'x'; 4_000_000]).map_err(|never| match never {});
+            let request = request(Method::POST, body.boxed_unsync());
+            let response = upstreams.send(Priority::Authenticated, upstream.only(), request).await;
+            assert_eq!(text(response.expect("a response")).await, "large");
+        }
     })
     .await;
 }
@@ -1460,12 +1526,14 @@ async fn an_http2_body_that_outlives_its_response_keeps_its_permit() {
 
 #[tokio::test]
 async fn surplus_idle_http2_connections_are_closed() {
+    const LENGTH: usize = 100_000;
     let (events, mut received) = mpsc::channel(8);
     let upstream = Upstream::start_at("h2c", "127.0.0.1", move |stream, number| {
         let events = events.clone();
         async move {
             let service = hyper::service::service_fn(|_: Request<Incoming>| async {
-                Ok::<_, hyper::Error>(Response::new(Full::<Bytes>::from("xx")))
+                // Longer than the part that is read together with the head.
+                Ok::<_, hyper::Error>(Response::new(Full::<Bytes>::from("x".repeat(LENGTH))))
             });
             let mut http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
             http2.max_concurrent_streams(1);
@@ -1480,7 +1548,7 @@ async fn surplus_idle_http2_connections_are_closed() {
         let kind = (0..3).map(|_| upstreams.send(Priority::Authenticated, upstream.only(), get()));
         let answers = futures_util::future::join_all(kind).await;
         for answer in answers {
-            assert_eq!(text(answer.expect("a response")).await, "xx");
+            assert_eq!(text(answer.expect("a response")).await.len(), LENGTH);
         }
         let mut closed = [received.recv().await, received.recv().await];
         closed.sort_unstable();
@@ -1489,7 +1557,7 @@ async fn surplus_idle_http2_connections_are_closed() {
             .send(Priority::Authenticated, upstream.only(), get())
             .await
             .expect("a response");
-        assert_eq!(text(again).await, "xx");
+        assert_eq!(text(again).await.len(), LENGTH);
         assert_eq!(upstream.accepted(), 3, "the first one is kept");
     })
     .await;
