@@ -25,11 +25,16 @@ pub fn strip(headers: &mut HeaderMap) {
     strip_with(headers, |_| false);
 }
 
-/// As [`strip`], and also removes the headers for which `also` returns true. One pass over the
-/// headers that are present, because every request and response is checked and most have none of
-/// them.
+/// As [`strip`], and also removes the headers for which `also` returns true.
 pub(super) fn strip_with(headers: &mut HeaderMap, mut also: impl FnMut(&HeaderName) -> bool) {
-    let goes = |name: &&HeaderName| is_hop_by_hop(name) || also(name);
+    strip_where(headers, |name| is_hop_by_hop(name) || also(name));
+}
+
+/// Removes the headers that any `Connection` header nominates, and those for which `goes` returns
+/// true. One pass over the headers that are present, because every request and response is checked
+/// and most have none of them.
+pub(super) fn strip_where(headers: &mut HeaderMap, mut goes: impl FnMut(&HeaderName) -> bool) {
+    let goes = |name: &&HeaderName| goes(name);
     let gone: Vec<HeaderName> = headers.keys().filter(goes).cloned().collect();
     if gone.contains(&header::CONNECTION) {
         for name in nominated(headers) {

@@ -11,10 +11,13 @@ const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 /// Removes hop-by-hop headers and every attempt to set or delete the gateway's cookies.
 pub fn sanitize(headers: &mut HeaderMap, cookies: &CookieNames) {
     let (mut sets, mut clears) = (false, false);
-    hop::strip_with(headers, |name| {
+    hop::strip_where(headers, |name| {
         sets |= *name == header::SET_COOKIE;
         clears |= *name == CLEAR_SITE_DATA;
-        is_server_banner(name) || is_internal(name)
+        // `Trailer` announces the trailers, which are forwarded too.
+        (hop::is_hop_by_hop(name) && *name != header::TRAILER)
+            || is_server_banner(name)
+            || is_internal(name)
     });
     if sets {
         remove_own_cookies(headers, cookies);
