@@ -7,7 +7,7 @@ use super::diagnostics::KeyDefault::{Required, Value};
 use super::diagnostics::Span;
 use super::outage::{self, Outage};
 use super::reader::{Field, Reader, TextOrSection, non_empty};
-use super::{duration, limits, route_headers, session_control};
+use super::{duration, limits, route_headers, session_control, size};
 use crate::message::endpoint::Transport;
 use crate::message::host::HostError;
 use crate::message::{
@@ -75,6 +75,8 @@ pub(super) fn route(
         section.optional_quantity("max_connection_age", r#""4h""#, duration::parse_positive);
     let on_outage = outage::for_route(&mut section);
     let upstream_ca = section.optional_file("upstream_ca", r#""certs/upstream-ca.pem""#);
+    let close_notify = section.flag("require_close_notify", Value("true"));
+    let buffer = section.optional_quantity("buffer_requests", r#""1MiB""#, buffer_size);
     let own_session = section.section("session", "route.session");
     let own_session = own_session.and_then(|section| route_session(section, session));
     let limits = section.section("limits", "route.limits");
@@ -86,6 +88,7 @@ pub(super) fn route(
     if let Some(upstreams) = &upstreams {
         upstreams.value.iter().for_each(|upstream| warn_clear_text(&section, upstream));
         check_upstream_ca(&section, &upstreams.value, upstream_ca.as_ref()?.as_ref());
+        check_close_notify(&section, &upstreams.value, close_notify.as_ref()?);
     }
     let (host, rule, on_outage) = (host?, rule?, on_outage?);
     let RouteSession { times, activity, session_control } = own_session?;
@@ -118,8 +121,19 @@ pub(super) fn route(
             activity,
             session_control,
             upstream_ca: upstream_ca?.map(|file| file.value),
+            requires_close_notify: close_notify?.value,
+            buffer_requests: buffer?.map(|size| size.value),
         },
     })
+}
+
+/// Largest `buffer_requests` in bytes. Each request of unknown length may occupy as much memory.
+const MAX_BUFFER: u64 = 64 * 1024 * 1024;
+
+fn buffer_size(text: &str) -> Result<usize, String> {
+    let bytes = size::parse(text).map_err(|error| error.to_string())?;
+    let fits = usize::try_from(bytes).ok().filter(|_| bytes <= MAX_BUFFER);
+    fits.ok_or_else(|| format!("`{text}` must be at most 64MiB; write \"1MiB\""))
 }
 
 fn pattern(text: &str) -> Result<HostPattern, String> {
@@ -379,16 +393,29 @@ fn check_upstream_ca(
     upstreams: &[Field<Endpoint>],
     ca: Option<&Field<PathBuf>>,
 ) {
-    let is_tls = |upstream: &Field<Endpoint>| match upstream.value.transport() {
-        Transport::Tls => true,
-        Transport::Http1 | Transport::Http2 => false,
-    };
     if let Some(ca) = ca.filter(|_| !upstreams.iter().any(is_tls)) {
         section.diagnostics.error(
             &ca.span,
             "`upstream_ca` has no effect without an https upstream",
             "write an https:// upstream, or leave upstream_ca out",
         );
+    }
+}
+
+fn check_close_notify(section: &Reader<'_>, upstreams: &[Field<Endpoint>], field: &Field<bool>) {
+    if !field.value && !upstreams.iter().any(is_tls) {
+        section.diagnostics.error(
+            &field.span,
+            "`require_close_notify` has no effect without an https upstream",
+            "write an https:// upstream, or leave require_close_notify out",
+        );
+    }
+}
+
+fn is_tls(upstream: &Field<Endpoint>) -> bool {
+    match upstream.value.transport() {
+        Transport::Tls => true,
+        Transport::Http1 | Transport::Http2 => false,
     }
 }
 

@@ -15,11 +15,13 @@ pub(super) fn activity(section: &mut Reader<'_>) -> Option<Activity> {
     let except = section.list("except", Value("[]"), prefix);
     let methods = methods(&mut section, "methods");
     let navigations_only = section.flag("navigations_only", Value("false"));
+    let transfers = section.flag("transfers", Value("true"));
     let websocket = section.text("websocket", Value(r#""none""#), frames);
     Some(Activity {
         except: values(except?),
         methods: methods?.value,
         navigations_only: navigations_only?.value,
+        transfers: transfers?.value,
         websocket: websocket?.value,
     })
 }

@@ -5,8 +5,9 @@ use http::Method;
 use super::Methods;
 use crate::message::{Intent, PathPrefix};
 
-/// What counts as activity on one route. By default every request, and no WebSocket frame.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What counts as activity on one route. By default every request, the transfer of its bodies, and no WebSocket
+/// frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Activity {
     /// Requests below these paths do not count.
     pub except: Vec<PathPrefix>,
@@ -14,7 +15,21 @@ pub struct Activity {
     pub methods: Methods,
     /// Whether only navigations count, that is, opened or reloaded pages.
     pub navigations_only: bool,
+    /// Whether the transfer of the bodies of a request counts, if the request does. Event streams never do.
+    pub transfers: bool,
     pub websocket: ActivityFrames,
+}
+
+impl Default for Activity {
+    fn default() -> Activity {
+        Activity {
+            except: Vec::new(),
+            methods: Methods::default(),
+            navigations_only: false,
+            transfers: true,
+            websocket: ActivityFrames::default(),
+        }
+    }
 }
 
 /// Which WebSocket data frames count as activity. Control frames never do, because programs send them.

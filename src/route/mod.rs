@@ -64,6 +64,11 @@ pub struct Route {
     pub session_control: SessionControlRules,
     /// CA certificates for https upstreams; `None` uses the system's.
     pub upstream_ca: Option<PathBuf>,
+    /// Whether an https upstream must end a response of unknown length with close_notify.
+    pub requires_close_notify: bool,
+    /// Size in bytes up to which request bodies of unknown length are read before they are forwarded; `None`
+    /// reads what arrives at once.
+    pub buffer_requests: Option<usize>,
 }
 
 impl Route {
@@ -415,6 +420,8 @@ mod tests {
             activity: Activity::default(),
             session_control: SessionControlRules::default(),
             upstream_ca: None,
+            requires_close_notify: true,
+            buffer_requests: None,
         }
     }
 
