@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use doorward::connections::ClientBody;
 use doorward::message::{CookieNames, InboundHead, RequestContext, RequestId, SanitizedHead};
 use doorward::proxy::{ConnectionInfo, RequestBody};
 use doorward::route::BodyLimits;
@@ -87,6 +88,7 @@ async fn serve(
 async fn forward(head: InboundHead, body: Incoming, received: Received) -> StatusCode {
     let clean = SanitizedHead::new(head, &request_heads::RESERVED, &CookieNames::new(None));
     let connection = Arc::new(ConnectionInfo::new(IpAddr::from([192, 0, 2, 7])));
+    let body = ClientBody::new(body, || Box::new(drop));
     let body = RequestBody::new(body, &BodyLimits::default(), &connection, None);
     let request = request_heads::upstream_head(clean).into_request(body);
     let (near, far) = duplex(1 << 16);

@@ -10,6 +10,7 @@
 //! - A rotation closes no connection, because connections belong to the session and not to a token.
 //! - Limits apply in total and per session.
 
+mod client_body;
 mod close_handle;
 mod end_log;
 mod registry;
@@ -18,6 +19,7 @@ mod snapshot;
 mod stall_detector;
 mod tracked;
 
+pub use client_body::{ClientBody, OnUnread};
 pub use close_handle::CloseHandle;
 pub use registry::{ConnectionGuard, ConnectionRegistry};
 pub(crate) use revalidator::run_checks;

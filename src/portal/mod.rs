@@ -26,10 +26,10 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Response};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
 use zeroize::Zeroizing;
 
 use crate::auth::{Auth, AuthRequest, AuthenticatedSession, DenyReason};
+use crate::connections::ClientBody;
 use crate::identity::PasswordLogin;
 use crate::message::{CookieLookup, InboundHead, cookies};
 use crate::route::RouteTable;
@@ -84,7 +84,7 @@ impl Portal {
     }
 
     /// Handles a request below [`PREFIX`].
-    pub async fn serve(&self, head: InboundHead, body: Incoming) -> Page {
+    pub async fn serve(&self, head: InboundHead, body: ClientBody) -> Page {
         let path = head.target.path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
         let post = head.method == Method::POST;
         if !post && head.method != Method::GET && head.method != Method::HEAD {
@@ -109,7 +109,7 @@ impl Portal {
 
     /// Reads a form and dispatches it. The form must be complete, within the size limit, and from
     /// this origin.
-    async fn with_form(&self, head: &InboundHead, body: Incoming, form: Form) -> Page {
+    async fn with_form(&self, head: &InboundHead, body: ClientBody, form: Form) -> Page {
         if !forms::same_origin(head) {
             return self.problem(&head.requester, Problem::CrossSite);
         }

@@ -1,17 +1,104 @@
 //! The access log entry of a request.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, StatusCode, Version};
 
 use crate::auth::Permit;
-use crate::message::{Host, Intent, RequestContext, RequestId, Requester};
+use crate::message::{Endpoint, Host, Intent, RequestContext, RequestId, Requester};
+use crate::route::Route;
 use crate::session::SessionId;
 use crate::telemetry::{ADMIT, AccessLog, AccessLogFields};
 
+use super::Proxy;
+use super::authorize::Authorization;
+use super::body::ResponseBodyError;
+
 /// Maximum length of host and path in bytes. The query is never logged because it may contain tokens.
 const MAX_FIELD_BYTES: usize = 512;
+
+/// Status of a request whose client was gone before the response, as in the logs of nginx.
+const CLIENT_GONE_STATUS: u16 = 499;
+const CLIENT_GONE: &str = "client_gone";
+
+/// A request from its head to the end of its response. Dropping it writes the access log entry, so each request
+/// has one, however it ends.
+pub struct ExchangeRecord {
+    proxy: Arc<Proxy>,
+    pub(super) entry: AccessLogEntry,
+    end: ExchangeEnd,
+    bytes: u64,
+}
+
+/// How far an exchange got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ExchangeEnd {
+    /// No response yet.
+    Pending,
+    /// The response head was returned, and not yet the end of the body.
+    Responded(StatusCode),
+    Completed(StatusCode),
+    /// The gateway ended the body early, for this cause.
+    Cut(StatusCode, &'static str),
+}
+
+impl ExchangeRecord {
+    pub(super) fn new(proxy: &Arc<Proxy>, entry: AccessLogEntry) -> ExchangeRecord {
+        ExchangeRecord { proxy: Arc::clone(proxy), entry, end: ExchangeEnd::Pending, bytes: 0 }
+    }
+
+    pub(super) fn respond(&mut self, status: StatusCode) {
+        // The body of a response to HEAD is not read to its end.
+        self.end = match self.entry.is_head() {
+            true => ExchangeEnd::Completed(status),
+            false => ExchangeEnd::Responded(status),
+        };
+    }
+
+    /// Records bytes of the response body that the client connection has taken.
+    pub fn record_data(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    /// Records the end of the response body.
+    pub fn record_end(&mut self) {
+        if let ExchangeEnd::Responded(status) = self.end {
+            self.end = ExchangeEnd::Completed(status);
+        }
+    }
+
+    /// Records that the gateway ends the response body early.
+    pub fn record_failure(&mut self, error: &ResponseBodyError) {
+        if let ExchangeEnd::Responded(status) = self.end {
+            self.end = ExchangeEnd::Cut(status, error.cause());
+            self.entry.set_detail(error.to_string());
+            self.entry.upstream_failed |= error.is_upstream_failure();
+        }
+    }
+}
+
+impl Drop for ExchangeRecord {
+    fn drop(&mut self) {
+        let metrics = &self.proxy.auth.shared().metrics;
+        let (status, cut) = match self.end {
+            ExchangeEnd::Completed(status) => (status.as_u16(), None),
+            ExchangeEnd::Responded(status) => (status.as_u16(), Some(CLIENT_GONE)),
+            ExchangeEnd::Cut(status, cause) => (status.as_u16(), Some(cause)),
+            ExchangeEnd::Pending => {
+                metrics.request(self.entry.verdict, CLIENT_GONE_STATUS);
+                (CLIENT_GONE_STATUS, Some(CLIENT_GONE))
+            }
+        };
+        if let Some(cause) = cut {
+            metrics.exchange_cut(cause);
+        }
+        if let Some(log) = &self.proxy.responder.access_log {
+            self.entry.write(log, status, self.bytes, cut);
+        }
+    }
+}
 
 /// Collects the fields of an entry while the request is processed.
 #[derive(Clone)]
@@ -20,6 +107,7 @@ pub(super) struct AccessLogEntry {
     started: Option<Instant>,
     request_id: RequestId,
     method: Method,
+    protocol: Version,
     host: String,
     path: String,
     client: IpAddr,
@@ -28,7 +116,12 @@ pub(super) struct AccessLogEntry {
     verdict: &'static str,
     user: String,
     session: Option<SessionId>,
+    route: Option<Arc<Route>>,
+    /// The endpoint that responded.
+    upstream: Option<Endpoint>,
     upstream_us: Option<u64>,
+    /// Whether the upstream is the cause of an error.
+    upstream_failed: bool,
     detail: String,
 }
 
@@ -51,6 +144,7 @@ impl AccessLogEntry {
             started: enabled.then(Instant::now),
             request_id: context.request.clone(),
             method: request.method().clone(),
+            protocol: request.version(),
             host,
             path,
             local: requested_host(request).is_some_and(Host::is_localhost_header),
@@ -58,7 +152,10 @@ impl AccessLogEntry {
             verdict: "malformed",
             user: String::new(),
             session: None,
+            route: None,
+            upstream: None,
             upstream_us: None,
+            upstream_failed: false,
             detail: String::new(),
         }
     }
@@ -80,48 +177,95 @@ impl AccessLogEntry {
         self.local = host.is_localhost();
     }
 
+    /// Whether the request is HEAD.
+    pub(super) fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
+    /// Whether the client speaks HTTP/1.0.
+    pub(super) fn is_http_10(&self) -> bool {
+        self.protocol == Version::HTTP_10
+    }
+
     pub(super) fn is_local(&self) -> bool {
         self.local
     }
 
-    /// Sets the verdict, and the session and user of a permit.
-    pub(super) fn set_verdict(&mut self, verdict: &'static str, permit: Option<&Permit>) {
+    /// Sets the verdict of a request that needs no authorization.
+    pub(super) fn set_verdict(&mut self, verdict: &'static str) {
         self.verdict = verdict;
-        let Some(permit) = permit else { return };
-        self.session = permit.session().map(|key| key.id);
-        let identity = permit.identity().filter(|_| self.started.is_some());
-        self.user = identity.map(|identity| identity.user.clone()).unwrap_or_default();
     }
 
-    pub(super) fn record_upstream_time(&mut self) {
+    /// Sets the verdict, the route, the session and the user.
+    pub(super) fn set_authorization(&mut self, authorization: &Authorization) {
+        self.verdict = authorization.verdict();
+        self.route = authorization.route().cloned();
+        self.session = authorization.permit().and_then(Permit::session).map(|key| key.id);
+        let user = authorization.user().filter(|_| self.started.is_some());
+        self.user = user.unwrap_or_default().to_owned();
+    }
+
+    /// Records that a response head arrived from this endpoint.
+    pub(super) fn record_upstream_response(&mut self, endpoint: &Endpoint) {
+        self.upstream = Some(endpoint.clone());
         let elapsed = self.started.map(|started| started.elapsed());
         self.upstream_us = elapsed.and_then(|elapsed| u64::try_from(elapsed.as_micros()).ok());
+    }
+
+    /// Marks the entry as a warning: the upstream failed.
+    pub(super) fn set_upstream_failed(&mut self) {
+        self.upstream_failed = true;
     }
 
     pub(super) fn set_detail(&mut self, detail: String) {
         self.detail = detail;
     }
 
+    /// The endpoint that responded. If none did, all that the request may have been sent to.
+    fn upstreams(&self) -> &[Endpoint] {
+        match (&self.upstream, &self.route) {
+            (Some(endpoint), _) => std::slice::from_ref(endpoint),
+            (None, Some(route)) if self.upstream_failed => &route.upstreams,
+            (None, _) => &[],
+        }
+    }
+
     pub(super) fn verdict(&self) -> &'static str {
         self.verdict
     }
 
-    pub(super) fn write(&self, log: &AccessLog, status: StatusCode) {
+    fn write(&self, log: &AccessLog, status: u16, bytes: u64, cut: Option<&'static str>) {
         let Some(started) = self.started else { return };
+        let route = self.route.as_ref();
         log.write(&AccessLogFields {
+            is_warning: self.upstream_failed,
             request_id: self.request_id.as_str(),
             client: self.client,
+            protocol: protocol_name(self.protocol),
             method: self.method.as_str(),
             host: &self.host,
             path: &self.path,
+            route: route.map(|route| (&route.host, &route.path)),
             verdict: self.verdict,
             user: &self.user,
             session: self.session.map(|id| id.handle()),
-            status: status.as_u16(),
+            status,
+            bytes,
+            cut,
+            upstreams: self.upstreams(),
             upstream_us: self.upstream_us,
             duration_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
             detail: &self.detail,
         });
+    }
+}
+
+/// Name of the protocol version in the access log.
+fn protocol_name(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
     }
 }
 
@@ -134,11 +278,38 @@ pub(super) fn permit_verdict(permit: &Permit) -> &'static str {
     }
 }
 
+/// The requested host without its port, on either protocol.
 fn requested_host<B>(request: &Request<B>) -> Option<&str> {
     let header = || request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok());
-    request.uri().host().or_else(header)
+    request.uri().host().or_else(|| header().map(without_port))
+}
+
+fn without_port(host: &str) -> &str {
+    // The colons of an IPv6 address are in brackets.
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => name,
+        Some(_) | None => host,
+    }
 }
 
 fn truncate(text: &str) -> String {
     text.get(..text.floor_char_boundary(MAX_FIELD_BYTES)).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logged_host_has_no_port() {
+        for (host, name) in [
+            ("app.test:8443", "app.test"),
+            ("app.test", "app.test"),
+            ("[::1]:8443", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("", ""),
+        ] {
+            assert_eq!(without_port(host), name);
+        }
+    }
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use http::Method;
 use http::header::HeaderMap;
 
-use crate::auth::{Auth, AuthOutcome, AuthRequest, Permit};
+use crate::auth::{Auth, AuthOutcome, AuthRequest, DenyReason, Permit};
 use crate::message::{
     BadRequest, CookieLookup, Host, InboundHead, RequestContext, TargetError, cookies,
 };
@@ -75,6 +75,16 @@ impl Authorization {
             Action::Forward(permit)
             | Action::Respond(LocalResponse::MaxForwardsExhausted(permit), _) => Some(permit),
             Action::Respond(..) | Action::ServePortal => None,
+        }
+    }
+
+    /// The user, where known.
+    pub(super) fn user(&self) -> Option<&str> {
+        match &self.action {
+            Action::Respond(LocalResponse::Denied(DenyReason::Forbidden { user }), _) => Some(user),
+            Action::Forward(_) | Action::Respond(..) | Action::ServePortal => {
+                self.permit()?.identity().map(|identity| identity.user.as_str())
+            }
         }
     }
 

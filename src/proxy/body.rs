@@ -1,5 +1,8 @@
-//! Request and response bodies. Streamed, never buffered; request trailers are dropped.
+//! Request and response bodies. Streamed, except the start of a request body of unknown length; request trailers
+//! are dropped.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,18 +13,18 @@ use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::connections::{
-    CloseHandle, CloseReason, ConnectionGuard, ConnectionPolicy, ConnectionRegistry,
+    ClientBody, CloseHandle, CloseReason, ConnectionGuard, ConnectionPolicy, ConnectionRegistry,
     LimitExceeded as NoRoom, SessionSnapshot,
 };
 use crate::message::response_headers;
 use crate::route::BodyLimits;
 use crate::session::RoutePolicy;
-use crate::upstream;
+use crate::upstream::{self, UpstreamError};
 
+use super::activity_reporter::ActivityReporter;
 use super::connection_info::ConnectionInfo;
 use super::progress_timeout::{Deadline, ProgressTimeout, TimeoutKind};
 
@@ -31,7 +34,7 @@ pub(super) type UpstreamBody = upstream::UpstreamBody<RequestBody>;
 /// The body of a client's request. Trailers are dropped: an upstream may merge them into the head
 /// (RFC 9110 6.5.1), where they would bypass the header checks.
 pub struct RequestBody {
-    inner: Incoming,
+    inner: ClientBody,
     /// `None` for an empty body.
     limiter: Option<Box<BodyLimiter>>,
 }
@@ -44,6 +47,20 @@ struct BodyLimiter {
     outcome: Arc<BodyOutcome>,
     /// Checked here too: an upload could go on while the client does not read the response.
     close: Option<CloseHandle>,
+    /// `None` if the upload is no activity.
+    activity: Option<ActivityReporter>,
+    /// Data read before the request was forwarded.
+    buffered: VecDeque<Bytes>,
+    /// Whether the end was reached while buffering.
+    is_buffered: bool,
+}
+
+/// How much of a body of unknown length is read before the request is forwarded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BufferLimits {
+    pub(super) bytes: usize,
+    /// `None`: as long as the limits of the body allow.
+    pub(super) time: Option<Duration>,
 }
 
 /// Why a request body was aborted.
@@ -79,7 +96,7 @@ impl BodyOutcome {
 impl RequestBody {
     /// Applies the limits of the route to `inner`.
     pub fn new(
-        inner: Incoming,
+        inner: ClientBody,
         limits: &BodyLimits,
         connection: &Arc<ConnectionInfo>,
         close: Option<CloseHandle>,
@@ -91,9 +108,52 @@ impl RequestBody {
                 connection: Arc::clone(connection),
                 outcome: Arc::default(),
                 close,
+                activity: None,
+                buffered: VecDeque::new(),
+                is_buffered: false,
             })
         });
         RequestBody { inner, limiter }
+    }
+
+    /// Reports received data as activity. An empty body needs no reporter.
+    pub(super) fn with_activity(
+        mut self,
+        reporter: impl FnOnce() -> Option<ActivityReporter>,
+    ) -> RequestBody {
+        if let Some(limiter) = &mut self.limiter {
+            limiter.activity = reporter();
+        }
+        self
+    }
+
+    /// Reads the start of the body. If it ends within the limits, its length is known, and the request is
+    /// forwarded with a `Content-Length`.
+    pub(super) async fn buffer(&mut self, limits: BufferLimits) -> Result<(), RequestBodyError> {
+        let time = limits.time.unwrap_or(Duration::MAX);
+        match timeout(time, self.buffer_bytes(limits.bytes)).await {
+            Ok(result) => result,
+            // The rest is streamed.
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn buffer_bytes(&mut self, max: usize) -> Result<(), RequestBodyError> {
+        let mut bytes = 0;
+        while bytes <= max {
+            let Some(frame) = poll_fn(|cx| self.poll_received(cx)).await else {
+                if let Some(limiter) = &mut self.limiter {
+                    limiter.is_buffered = true;
+                }
+                return Ok(());
+            };
+            let data = frame?.into_data().unwrap_or_default();
+            bytes += data.len();
+            if let Some(limiter) = &mut self.limiter {
+                limiter.buffered.push_back(data);
+            }
+        }
+        Ok(())
     }
 
     /// Handle to read later how the body ended; `None` for an empty body.
@@ -102,11 +162,41 @@ impl RequestBody {
     }
 }
 
+impl RequestBody {
+    /// Reads the next piece from the client, within the limits.
+    fn poll_received(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        let Some(limiter) = &mut self.limiter else { return Poll::Ready(None) };
+        if let Some(close) = &mut limiter.close
+            && let Err(reason) = std::task::ready!(close.poll_allowed(cx))
+        {
+            return Poll::Ready(Some(Err(ConnectionClosed(reason).into())));
+        }
+        match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Pending => limiter.poll_expired(cx).map(|error| Some(Err(error))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => {
+                    Poll::Ready(Some(limiter.record_data(&data).map(|()| Frame::data(data))))
+                }
+                // Trailers are the last frame and end the body here.
+                Err(_) => Poll::Ready(None),
+            },
+        }
+    }
+}
+
 impl BodyLimiter {
     fn record_data(&mut self, data: &Bytes) -> Result<(), RequestBodyError> {
         self.progress.record_progress(data.len());
         if !data.is_empty() {
             self.connection.add_body_bytes(data.len());
+            if let Some(activity) = &self.activity {
+                activity.touch();
+            }
         }
         let Some(remaining) = &mut self.remaining else { return Ok(()) };
         let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
@@ -133,33 +223,31 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        let me = &mut *self;
-        let Some(limiter) = &mut me.limiter else { return Poll::Ready(None) };
-        if let Some(close) = &mut limiter.close
-            && let Err(reason) = std::task::ready!(close.poll_allowed(cx))
-        {
-            return Poll::Ready(Some(Err(ConnectionClosed(reason).into())));
-        }
-        match Pin::new(&mut me.inner).poll_frame(cx) {
-            Poll::Pending => limiter.poll_expired(cx).map(|error| Some(Err(error))),
-            Poll::Ready(None) => Poll::Ready(None),
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
-            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                Ok(data) => {
-                    Poll::Ready(Some(limiter.record_data(&data).map(|()| Frame::data(data))))
-                }
-                // Trailers are the last frame and end the body here.
-                Err(_) => Poll::Ready(None),
-            },
+        let Some(limiter) = &mut self.limiter else { return Poll::Ready(None) };
+        match limiter.buffered.pop_front() {
+            Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            None if limiter.is_buffered => Poll::Ready(None),
+            None => self.poll_received(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match &self.limiter {
+            Some(limiter) if limiter.is_buffered => limiter.buffered.is_empty(),
+            Some(limiter) => limiter.buffered.is_empty() && self.inner.is_end_stream(),
+            None => self.inner.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &self.limiter {
+            Some(limiter) if limiter.is_buffered => {
+                let bytes: usize = limiter.buffered.iter().map(Bytes::len).sum();
+                SizeHint::with_exact(u64::try_from(bytes).unwrap_or(u64::MAX))
+            }
+            // With a known length nothing is buffered.
+            Some(_) | None => self.inner.size_hint(),
+        }
     }
 }
 
@@ -175,9 +263,16 @@ pub enum ResponseBody {
 
 /// Registration of a response as a tracked connection.
 pub enum Tracking {
-    Now(ConnectionGuard),
+    Now(TrackedTransfer),
     /// Registered after a delay. Most short responses complete before that and never touch the registry.
     Delayed(Box<DelayedTracking>),
+}
+
+/// A registered response.
+pub struct TrackedTransfer {
+    guard: ConnectionGuard,
+    /// `None` if the download is no activity.
+    activity: Option<ActivityReporter>,
 }
 
 /// The arguments of a delayed registration.
@@ -186,6 +281,7 @@ pub struct DelayedTracking {
     pub(super) session: SessionSnapshot,
     pub(super) policy: RoutePolicy,
     pub(super) max_age: Option<Duration>,
+    pub(super) activity: Option<ActivityReporter>,
     pub(super) due: Instant,
     /// Created on the first wait.
     pub(super) timer: Option<Pin<Box<Sleep>>>,
@@ -209,8 +305,8 @@ struct BodyDeadline {
 /// Why a response body was aborted.
 #[derive(Debug, thiserror::Error)]
 pub enum ResponseBodyError {
-    #[error("the upstream's body was aborted: {0}")]
-    Upstream(String),
+    #[error("{0}")]
+    Upstream(#[from] UpstreamError),
     #[error("the upstream stalled in the middle of its response")]
     UpstreamIdle,
     #[error("the response did not complete within request_timeout")]
@@ -219,6 +315,31 @@ pub enum ResponseBodyError {
     Closed(#[from] ConnectionClosed),
     #[error("the response became a tracked connection, and {0}")]
     LimitExceeded(#[from] NoRoom),
+}
+
+impl ResponseBodyError {
+    /// Name of the cause in the access log and in the metrics: an error type of RFC 9209, or a close reason.
+    pub(super) fn cause(&self) -> &'static str {
+        match self {
+            ResponseBodyError::Upstream(error) => error.proxy_status(),
+            ResponseBodyError::UpstreamIdle | ResponseBodyError::TimedOut => {
+                "http_response_timeout"
+            }
+            ResponseBodyError::Closed(ConnectionClosed(reason)) => reason.as_str(),
+            ResponseBodyError::LimitExceeded(_) => "connection_limit_reached",
+        }
+    }
+
+    /// Whether the upstream is the cause, which an operator must look at.
+    pub(super) fn is_upstream_failure(&self) -> bool {
+        match self {
+            ResponseBodyError::Upstream(error) => *error != UpstreamError::ClientBody,
+            ResponseBodyError::UpstreamIdle => true,
+            ResponseBodyError::TimedOut
+            | ResponseBodyError::Closed(_)
+            | ResponseBodyError::LimitExceeded(_) => false,
+        }
+    }
 }
 
 /// A tracked connection was closed.
@@ -263,9 +384,7 @@ impl TimedBody {
                     progress.record_progress(0);
                 }
                 let frame = frame.map(|frame| frame.map(sanitize_trailers));
-                Poll::Ready(frame.map(|frame| {
-                    frame.map_err(|error| ResponseBodyError::Upstream(error.to_string()))
-                }))
+                Poll::Ready(frame.map(|frame| frame.map_err(ResponseBodyError::from)))
             }
         }
     }
@@ -282,18 +401,29 @@ impl TimedBody {
 }
 
 impl Tracking {
+    pub(super) fn now(guard: ConnectionGuard, activity: Option<ActivityReporter>) -> Tracking {
+        Tracking::Now(TrackedTransfer { guard, activity })
+    }
+
     /// Ready once data may be passed on, or with the reason why not.
     fn poll_allowed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ResponseBodyError>> {
         if let Tracking::Delayed(delayed) = self
             && delayed.due <= Instant::now()
         {
-            *self = Tracking::Now(delayed.register()?);
+            *self = Tracking::now(delayed.register()?, delayed.activity.take());
         }
         match self {
             Tracking::Now(tracked) => {
-                tracked.poll_allowed(cx).map_err(|reason| ConnectionClosed(reason).into())
+                tracked.guard.poll_allowed(cx).map_err(|reason| ConnectionClosed(reason).into())
             }
             Tracking::Delayed(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Records that the client has taken data. A shorter response than the delay counts as its request does.
+    fn record_data(&self) {
+        if let Tracking::Now(TrackedTransfer { activity: Some(activity), .. }) = self {
+            activity.touch();
         }
     }
 
@@ -347,7 +477,10 @@ impl Body for ResponseBody {
                 }
                 match body.poll_frame(cx) {
                     Poll::Pending => std::task::ready!(tracking.poll_recheck(cx)),
-                    frame @ Poll::Ready(_) => return frame,
+                    frame @ Poll::Ready(_) => {
+                        tracking.record_data();
+                        return frame;
+                    }
                 }
             },
         }

@@ -90,7 +90,8 @@ impl ConnectionInfo {
         self.body_bytes.load(Ordering::Relaxed)
     }
 
-    pub(super) fn add_body_bytes(&self, bytes: usize) {
+    /// Counts one piece of a request body.
+    pub fn add_body_bytes(&self, bytes: usize) {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_add(FRAME_OVERHEAD);
         self.body_bytes.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -5,22 +5,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header;
-use http::{Extensions, Request, Response, StatusCode};
-use hyper::body::{Body as _, Incoming};
+use http::{Extensions, HeaderMap, Request, Response, StatusCode};
+use http_body::Body;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::auth::Permit;
-use crate::connections::{CloseReason, ConnectionGuard, ConnectionPolicy, SessionSnapshot};
+use crate::connections::{
+    ClientBody, CloseReason, ConnectionGuard, ConnectionPolicy, SessionSnapshot,
+};
+use crate::message::endpoint::{Endpoint, Transport};
 use crate::message::{InboundHead, SanitizedHead};
 use crate::portal::Problem;
 use crate::route::Route;
 use crate::telemetry::Limit;
-use crate::upstream::Priority;
+use crate::upstream::{LenientClose, Priority};
 
 use super::access_log::AccessLogEntry;
+use super::activity_reporter::ActivityReporter;
 use super::body::{
-    BodyOutcome, DelayedTracking, RequestBody, ResponseBody, TimedBody, Tracking, UpstreamBody,
+    BodyOutcome, BufferLimits, DelayedTracking, RequestBody, ResponseBody, TimedBody, Tracking,
+    UpstreamBody,
 };
 use super::local_response::{self, ForwardError};
 use super::progress_timeout::{Deadline, TimeoutKind};
@@ -34,15 +39,23 @@ const TRACK_AFTER: Duration = Duration::from_millis(500);
 /// Largest response body in bytes that is not tracked from its head on. Most fit into the socket buffer.
 const UNTRACKED_MAX: u64 = 64 * 1024;
 
+/// The start of a request body of unknown length that is read before the request is forwarded, in bytes, and the
+/// longest time for it. Programs send small bodies at once; a longer time would delay those that wait for a
+/// response before they go on.
+const BUFFERED_BYTES: usize = 64 * 1024;
+const BUFFERING_TIME: Duration = Duration::from_millis(250);
+
 /// A request ready for the upstream.
 pub(super) struct OutgoingRequest {
     pub(super) head: UpstreamHead,
     pub(super) priority: Priority,
+    /// Whether the transfer of its bodies is activity of the session.
+    pub(super) is_activity: bool,
 }
 
 /// The client's side of an exchange, apart from the request head.
 pub(super) struct IncomingBody<'a> {
-    pub(super) body: Incoming,
+    pub(super) body: ClientBody,
     pub(super) upgrade: Option<Upgrade>,
     pub(super) connection: &'a Arc<ConnectionInfo>,
 }
@@ -79,6 +92,9 @@ impl Proxy {
         let cookies = &self.auth.shared().cookies;
         let requester = head.requester.clone();
         let priority = self.priority(&head, permit);
+        let activity = &permit.route().activity;
+        let (path, intent) = (head.target.path(), head.requester.intent);
+        let is_activity = activity.transfers && activity.counts(&head.method, path, intent);
         let head = SanitizedHead::new(head, permit.route().headers.reserved(), cookies);
         self.dropped_headers.report(permit.route(), head.dropped());
         let websocket = head.is_websocket();
@@ -86,6 +102,7 @@ impl Proxy {
         let outgoing = OutgoingRequest {
             head: UpstreamHead::with_forwarded(&forwarded_headers, head, permit),
             priority,
+            is_activity,
         };
         let sent = match incoming.upgrade {
             Some(upgrade) if websocket => {
@@ -125,9 +142,13 @@ impl Proxy {
             false => self.track(permit)?,
         };
         let close = tracked.as_ref().map(ConnectionGuard::close_handle);
-        let body = RequestBody::new(body, &route.limits, connection, close);
+        let reporter = || outgoing.is_activity.then(|| self.activity_reporter(permit)).flatten();
+        let body = RequestBody::new(body, &route.limits, connection, close).with_activity(reporter);
         let outcome = body.outcome();
-        let request = outgoing.head.into_request(body);
+        let mut request = outgoing.head.into_request(body);
+        if !route.requires_close_notify {
+            request.extensions_mut().insert(LenientClose);
+        }
         let deadlines = Deadlines::new(permit);
         // Pinned here because a move into either arm would store it in the future twice.
         let sent = pin!(self.send(request, outgoing.priority, permit, tracked));
@@ -138,17 +159,20 @@ impl Proxy {
             None => sent.await,
         };
         let (response, tracked) = sent.map_err(|error| client_fault(error, outcome.as_deref()))?;
-        entry.record_upstream_time();
-        let tracking = match tracked {
-            Some(tracked) => Some(Tracking::Now(tracked)),
-            None if is_long(&response) => self.track(permit)?.map(Tracking::Now),
-            None if response.body().is_end_stream() => None,
-            None => self.track_delayed(permit),
+        entry.record_upstream_response(response.body().endpoint());
+        let (deadline, is_activity) = match is_event_stream(&response) {
+            // Programs keep event streams open without any action of the user.
+            true => (deadlines.connection_age, false),
+            false => (deadlines.earliest(), outgoing.is_activity),
         };
-        let deadline = if is_event_stream(&response) {
-            deadlines.connection_age
-        } else {
-            deadlines.earliest()
+        let reporter = || is_activity.then(|| self.activity_reporter(permit)).flatten();
+        let tracking = match tracked {
+            Some(tracked) => Some(Tracking::now(tracked, reporter())),
+            None if is_long(&response) => {
+                self.track(permit)?.map(|tracked| Tracking::now(tracked, reporter()))
+            }
+            None if response.body().is_end_stream() => None,
+            None => self.track_delayed(permit, reporter),
         };
         let response = response.map(|body| response_body(body, route, tracking, deadline));
         Ok(PendingResponse::from_upstream(response, permit))
@@ -158,12 +182,17 @@ impl Proxy {
     /// deliver data after its session has ended.
     async fn send(
         &self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         priority: Priority,
         permit: &Permit,
         mut tracked: Option<ConnectionGuard>,
     ) -> Result<(Response<UpstreamBody>, Option<ConnectionGuard>), ForwardError> {
         let route = permit.route();
+        if request.body().size_hint().exact().is_none()
+            && let Some(limits) = buffer_limits(route, request.headers())
+        {
+            Box::pin(request.body_mut().buffer(limits)).await?;
+        }
         let mut sent = pin!(self.upstreams.get(route)?.send(priority, &route.upstreams, request));
         if tracked.is_none() && permit.snapshot().is_some() {
             if let Ok(sent) = timeout(TRACK_AFTER, sent.as_mut()).await {
@@ -192,18 +221,45 @@ impl Proxy {
     }
 
     /// Registers a short response later, if its body takes longer than [`TRACK_AFTER`].
-    fn track_delayed(&self, permit: &Permit) -> Option<Tracking> {
+    fn track_delayed(
+        &self,
+        permit: &Permit,
+        reporter: impl FnOnce() -> Option<ActivityReporter>,
+    ) -> Option<Tracking> {
         let route = permit.route();
         let delayed = |session: &SessionSnapshot| DelayedTracking {
             registry: self.auth.shared().connections.clone(),
             session: session.clone(),
             policy: route.policy.clone(),
             max_age: route.max_connection_age,
+            activity: reporter(),
             due: Instant::now() + TRACK_AFTER,
             timer: None,
         };
         permit.snapshot().map(|session| Tracking::Delayed(Box::new(delayed(session))))
     }
+
+    /// `None` on a public route.
+    fn activity_reporter(&self, permit: &Permit) -> Option<ActivityReporter> {
+        let session = permit.snapshot()?;
+        Some(ActivityReporter::new(&self.auth, session.key, session.touched))
+    }
+}
+
+/// Returns how much of a body of unknown length to read before the request is forwarded. Many HTTP/1.1 apps
+/// (WSGI, CGI) take such a body for an empty one. `None` where a length has no use, or the parts of the body are
+/// answered one by one.
+fn buffer_limits(route: &Route, headers: &HeaderMap) -> Option<BufferLimits> {
+    let is_http2 = |upstream: &Endpoint| upstream.transport() == Transport::Http2;
+    let content_type = headers.get(header::CONTENT_TYPE);
+    let is_grpc = content_type.is_some_and(|it| it.as_bytes().starts_with(b"application/grpc"));
+    if is_grpc || route.upstreams.iter().all(is_http2) {
+        return None;
+    }
+    Some(match route.buffer_requests {
+        Some(bytes) => BufferLimits { bytes, time: None },
+        None => BufferLimits { bytes: BUFFERED_BYTES, time: Some(BUFFERING_TIME) },
+    })
 }
 
 /// Replaces an upstream error that the request body caused by the limit that the body exceeded.
@@ -255,7 +311,7 @@ pub(super) fn response_body(
 
 /// Whether the response may outlast its session by far. Decided by length: an upstream may stream with any
 /// content type.
-fn is_long<B: hyper::body::Body>(response: &Response<B>) -> bool {
+fn is_long<B: Body>(response: &Response<B>) -> bool {
     let body = response.body();
     !body.is_end_stream() && body.size_hint().exact().is_none_or(|length| length > UNTRACKED_MAX)
 }

@@ -13,7 +13,7 @@ use crate::telemetry::Limit;
 use crate::upstream::UpstreamError;
 
 use super::access_log::{AccessLogEntry, permit_verdict};
-use super::body::ResponseBody;
+use super::body::{ConnectionClosed, RequestBodyError, ResponseBody};
 use super::cors;
 use super::progress_timeout::{Deadline, TimeoutKind};
 use super::respond::{LocalHeaders, PendingResponse};
@@ -47,6 +47,18 @@ impl From<Deadline> for ForwardError {
     }
 }
 
+impl From<RequestBodyError> for ForwardError {
+    /// For a body that failed before the request was forwarded.
+    fn from(error: RequestBodyError) -> ForwardError {
+        match error {
+            RequestBodyError::Client(_) => UpstreamError::ClientBody.into(),
+            RequestBodyError::TooLong => ForwardError::BodyTooLong,
+            RequestBodyError::TooSlow => ForwardError::BodyTooSlow,
+            RequestBodyError::Closed(ConnectionClosed(reason)) => ForwardError::Closed(reason),
+        }
+    }
+}
+
 impl ForwardError {
     /// The limit to count in the metrics, if any.
     pub(super) fn limit(&self) -> Option<Limit> {
@@ -61,6 +73,18 @@ impl ForwardError {
             | ForwardError::BadHandshake
             | ForwardError::Closed(_)
             | ForwardError::LimitExceeded(_) => None,
+        }
+    }
+
+    /// Whether the upstream is the cause, which an operator must look at.
+    fn is_upstream_failure(&self) -> bool {
+        match self {
+            ForwardError::Upstream(error) => *error != UpstreamError::ClientBody,
+            ForwardError::BadHandshake | ForwardError::TimedOut => true,
+            ForwardError::BodyTooLong
+            | ForwardError::BodyTooSlow
+            | ForwardError::Closed(_)
+            | ForwardError::LimitExceeded(_) => false,
         }
     }
 
@@ -220,6 +244,9 @@ pub(super) fn upstream_failed(
     entry: &mut AccessLogEntry,
 ) -> PendingResponse {
     entry.set_detail(error.to_string());
+    if error.is_upstream_failure() {
+        entry.set_upstream_failed();
+    }
     let (problem, token) = match error {
         ForwardError::Upstream(error) => (Problem::Upstream(error.status()), error.proxy_status()),
         ForwardError::BadHandshake => {

@@ -5,11 +5,13 @@
 //! | admit | `Authorizer::admit` | a checked head, or a 400 |
 //! | authorize | `Authorizer::authorize` | a permit, a local response, or a page of the portal |
 //! | forward | `Proxy::forward` | the response of the upstream |
-//! | respond | `Responder::respond` | all response headers, access log entry, metrics |
+//! | respond | `Responder::respond` | all response headers, metrics |
 //!
-//! Every response leaves through `Responder::respond`.
+//! Every response leaves through `Responder::respond`. The access log entry is written when the exchange has
+//! ended, by [`ExchangeRecord`].
 
 mod access_log;
+mod activity_reporter;
 mod authorize;
 mod body;
 mod client_addr;
@@ -52,9 +54,9 @@ use std::sync::Arc;
 
 use http::header::HeaderMap;
 use http::{Method, Request, Response, Version};
-use hyper::body::Incoming;
 
 use crate::auth::Auth;
+use crate::connections::ClientBody;
 use crate::message::forwarded::ChainError;
 use crate::message::{BadRequest, InboundHead, Intent, RequestContext, RequestId, RequestIds};
 use crate::portal::{self, Portal};
@@ -62,6 +64,7 @@ use crate::route::Route;
 use crate::telemetry::Limit;
 
 use access_log::AccessLogEntry;
+pub use access_log::ExchangeRecord;
 use authorize::{Action, Authorization};
 use forward::{IncomingBody, Upgrade};
 use local_response::LocalResponse;
@@ -89,24 +92,27 @@ pub struct Proxy {
 /// Each request allocates the future of [`Proxy::handle`] once (`server/connection.rs`). Rarely awaited
 /// futures are boxed, here and in the layers below, to keep it small.
 impl Proxy {
-    /// Handles one request received over TLS.
+    /// Handles one request received over TLS. The record must live as long as the response body.
     pub async fn handle(
         self: &Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
         connection: &Arc<ConnectionInfo>,
-    ) -> Response<ResponseBody> {
+    ) -> (Response<ResponseBody>, ExchangeRecord) {
         let client = self.trusted_proxies.client(connection.peer, request.headers());
         let context =
             self.request_context(connection, client.unwrap_or(connection.peer), request.headers());
         let is_h2_head = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
-        let mut entry =
-            AccessLogEntry::new(&request, &context, self.responder.access_log.is_some());
+        let entry = AccessLogEntry::new(&request, &context, self.responder.access_log.is_some());
+        let mut record = ExchangeRecord::new(self, entry);
         let pending = match self.reject_early(request.headers(), client) {
-            Some(bad) => self.malformed(bad, &mut entry),
-            None => self.process(request, context, connection, &mut entry).await,
+            Some(bad) => self.malformed(bad, &mut record.entry),
+            None => self.process(request, context, connection, &mut record.entry).await,
         };
-        let response = self.responder.respond(pending, entry).await;
-        if is_h2_head { local_response::without_content(response) } else { response }
+        let response = self.responder.respond(pending, &record.entry).await;
+        record.respond(response.status());
+        let response =
+            if is_h2_head { local_response::without_content(response) } else { response };
+        (response, record)
     }
 
     /// Rejects a request by its headers alone, before its target is parsed.
@@ -147,14 +153,14 @@ impl Proxy {
 
     async fn process(
         self: &Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
         context: RequestContext,
         connection: &Arc<ConnectionInfo>,
         entry: &mut AccessLogEntry,
     ) -> PendingResponse {
         let (mut parts, body) = request.into_parts();
         if is_health_check(&parts) {
-            entry.set_verdict("health", None);
+            entry.set_verdict("health");
             return PendingResponse::local(local_response::no_content(), LocalHeaders::default());
         }
         // Before the target is parsed, which costs the most of all that a stranger can send.
@@ -168,7 +174,7 @@ impl Proxy {
         };
         entry.set_host(&head.host);
         let authorization = self.authorizer.authorize(&head, connection).await;
-        entry.set_verdict(authorization.verdict(), authorization.permit());
+        entry.set_authorization(&authorization);
         if authorization.permit().is_some_and(|permit| permit.session().is_some()) {
             connection.mark_authenticated();
         }
@@ -219,7 +225,7 @@ impl Proxy {
         parts: &http::request::Parts,
         entry: &mut AccessLogEntry,
     ) -> PendingResponse {
-        entry.set_verdict("overloaded", None);
+        entry.set_verdict("overloaded");
         entry.set_detail(limit.as_str().to_owned());
         self.auth.shared().metrics.limit(limit, Some(entry.client()));
         let intent = Intent::from_request(&parts.method, &parts.headers);

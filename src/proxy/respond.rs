@@ -1,4 +1,4 @@
-//! Writes the headers of every response, then its access log entry and its metrics.
+//! Writes the headers of every response, then its metrics.
 //!
 //! A new response header belongs into `Responder::write_headers`. Its steps, in their order:
 //!
@@ -22,7 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, Version};
+use http_body::Body;
 
 use crate::auth::{Auth, Permit};
 use crate::message::request_id::X_REQUEST_ID;
@@ -80,6 +81,9 @@ impl PendingResponse {
         response: Response<ResponseBody>,
         permit: &Permit,
     ) -> PendingResponse {
+        let mut response = response;
+        // An HTTP/1.0 app would otherwise lower the version of the response, which ends keep-alive.
+        *response.version_mut() = Version::HTTP_11;
         let is_stale = permit.snapshot().is_some_and(|session| session.stale);
         let source = Source::Upstream { has_session: permit.session().is_some(), is_stale };
         PendingResponse { response, source, token: None, session_ended: false }
@@ -102,7 +106,7 @@ impl PendingResponse {
     }
 }
 
-/// Writes the headers, the access log entry and the metrics of responses.
+/// Writes the headers and the metrics of responses.
 pub struct Responder {
     pub auth: Auth,
     /// Value of `Strict-Transport-Security`; `None` omits the header.
@@ -118,18 +122,15 @@ impl Responder {
     pub(super) async fn respond(
         &self,
         mut pending: PendingResponse,
-        entry: AccessLogEntry,
+        entry: &AccessLogEntry,
     ) -> Response<ResponseBody> {
         if let Some(token) = &pending.token
             && !self.is_token_current(token, &pending.response).await
         {
             pending.token = None;
         }
-        let response = self.write_headers(pending, &entry);
+        let response = self.write_headers(pending, entry);
         self.auth.shared().metrics.request(entry.verdict(), response.status().as_u16());
-        if let Some(log) = &self.access_log {
-            entry.write(log, response.status());
-        }
         response
     }
 
@@ -161,6 +162,10 @@ impl Responder {
                 set_own_headers(headers, entry);
             }
         }
+        if entry.is_http_10() {
+            end_with_connection(&mut response);
+        }
+        let headers = response.headers_mut();
         if !self.proxy_status {
             headers.remove(PROXY_STATUS);
         }
@@ -206,6 +211,14 @@ impl LocalHeaders {
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+    }
+}
+
+/// HTTP/1.0 has no chunks: a body of unknown length ends with the connection. hyper closes the connection after a
+/// response of this version, and otherwise keeps it if the client asks for it.
+fn end_with_connection(response: &mut Response<ResponseBody>) {
+    if response.body().size_hint().exact().is_none() {
+        *response.version_mut() = Version::HTTP_10;
     }
 }
 

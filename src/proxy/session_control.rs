@@ -12,12 +12,11 @@ use std::sync::Arc;
 
 use http::header::HeaderName;
 use http::{HeaderMap, Response, StatusCode};
-use hyper::body::Incoming;
 
 use tracing::warn;
 
 use crate::auth::Permit;
-use crate::connections::SessionSnapshot;
+use crate::connections::{ClientBody, SessionSnapshot};
 use crate::message::{CookieLookup, InboundHead, Requester, cookies};
 use crate::portal::Problem;
 use crate::route::{Route, SessionCommand, is_success};
@@ -36,7 +35,7 @@ const CONTROL_HEADER: HeaderName = HeaderName::from_static("doorward-session");
 /// A permitted request with everything that its task needs.
 pub(super) struct PendingExchange {
     pub(super) head: InboundHead,
-    pub(super) body: Incoming,
+    pub(super) body: ClientBody,
     pub(super) upgrade: Option<Upgrade>,
     pub(super) connection: Arc<ConnectionInfo>,
     pub(super) permit: Permit,

@@ -21,12 +21,12 @@ use crate::auth::{Auth, Permit};
 use crate::clock::UnixMillis;
 use crate::connections::{CloseHandle, CloseReason, ConnectionGuard};
 use crate::route::ActivityFrames;
-use crate::session::SessionKey;
 use crate::telemetry::{GaugeGuard, Limit};
 use crate::upstream::{PendingTunnel, UpgradeResponse};
 
 use super::Proxy;
 use super::access_log::AccessLogEntry;
+use super::activity_reporter::ActivityReporter;
 use super::body::{RequestBody, ResponseBody, Tracking};
 use super::forward::{self, OutgoingRequest, Upgrade, closed, response_body};
 use super::frames::FrameScanner;
@@ -89,12 +89,12 @@ impl Proxy {
             reason = closed(&mut tracked) => return Err(ForwardError::Closed(reason)),
             sent = self.upstreams.get(route)?.send_upgrade(outgoing.priority, &route.upstreams, request) => sent?,
         };
-        entry.record_upstream_time();
+        entry.record_upstream_response(switch.endpoint());
         let (response, upstream) = match switch {
             UpgradeResponse::Switched(response, upstream) => (response, upstream),
             UpgradeResponse::Declined(response) => {
                 let deadline = forward::Deadlines::new(permit).connection_age;
-                let tracking = tracked.map(Tracking::Now);
+                let tracking = tracked.map(|guard| Tracking::now(guard, None));
                 let response = response.map(|body| response_body(body, route, tracking, deadline));
                 return Ok(PendingResponse::from_upstream(response, permit));
             }
@@ -105,7 +105,7 @@ impl Proxy {
             return Err(ForwardError::BadHandshake);
         }
         let open = GaugeGuard::new(&shared.metrics.websocket_tunnels);
-        let reporter = ActivityReporter::new(self, permit);
+        let reporter = FrameActivity::new(self, permit);
         let limits = TunnelLimits {
             // The registry limits the age of tracked connections.
             age: route.max_connection_age.filter(|_| tracked.is_none()),
@@ -123,42 +123,23 @@ impl Proxy {
     }
 }
 
-/// Reports tunnel traffic as session activity.
-struct ActivityReporter {
-    auth: Auth,
-    session: SessionKey,
+/// Reports the frames of a tunnel as activity.
+struct FrameActivity {
+    reporter: ActivityReporter,
     /// Whether frames of the upstream count as activity too.
     count_upstream: bool,
-    interval: Duration,
-    last: AtomicU64,
 }
 
-impl ActivityReporter {
+impl FrameActivity {
     /// `None` if no frame counts as activity.
-    fn new(proxy: &Proxy, permit: &Permit) -> Option<ActivityReporter> {
+    fn new(proxy: &Proxy, permit: &Permit) -> Option<FrameActivity> {
         let count_upstream = match permit.route().activity.websocket {
             ActivityFrames::None => return None,
             ActivityFrames::Client => false,
             ActivityFrames::Any => true,
         };
-        let (auth, session) = (proxy.auth.clone(), permit.session()?);
-        let interval = auth.shared().policy.touch_interval();
-        Some(ActivityReporter { auth, session, count_upstream, interval, last: AtomicU64::new(0) })
-    }
-
-    /// Records activity at most once per `interval`, the same interval as for requests.
-    fn touch(&self) {
-        let now = self.auth.shared().clock.now();
-        let last = UnixMillis(self.last.load(Ordering::Relaxed));
-        if now.since(last) < self.interval {
-            return;
-        }
-        self.last.store(now.0, Ordering::Relaxed);
-        let (auth, session) = (self.auth.clone(), self.session);
-        // The auth counts failures; the next frame retries.
-        tokio::spawn(
-            async move { auth.sessions().updater.touch(&session).await.unwrap_or_default() },
-        );
+        let reporter = ActivityReporter::new(&proxy.auth, permit.session()?, UnixMillis(0));
+        Some(FrameActivity { reporter, count_upstream })
     }
 }
 
@@ -273,14 +254,15 @@ async fn relay(
     client: OnUpgrade,
     upstream: PendingTunnel<RequestBody>,
     mut limits: TunnelLimits,
-    reporter: Option<ActivityReporter>,
+    activity: Option<FrameActivity>,
 ) {
     let Ok(client) = client.await else { return };
     let Ok(upstream) = upstream.open().await else { return };
     let (mut from_client, mut to_client) = io::split(TokioIo::new(client));
     let (mut from_upstream, mut to_upstream) = io::split(upstream);
     let mut upstream_frames = FrameScanner::default();
-    let reporter = reporter.as_ref();
+    let activity = activity.as_ref();
+    let reporter = activity.map(|activity| &activity.reporter);
     let [client_handle, upstream_handle] =
         [(); 2].map(|()| limits.tracked.as_ref().map(ConnectionGuard::close_handle));
     let idle_timer = Arc::clone(&limits.idle_timer);
@@ -293,7 +275,8 @@ async fn relay(
         &idle_timer,
         reporter,
     );
-    let upstream_reporter = reporter.filter(|reporter| reporter.count_upstream);
+    let upstream_reporter =
+        activity.filter(|activity| activity.count_upstream).map(|activity| &activity.reporter);
     let client_copy = copy(
         &mut from_upstream,
         &mut to_client,

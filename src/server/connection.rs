@@ -13,12 +13,14 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::config;
+use crate::connections::{ClientBody, OnUnread};
 use crate::proxy::{ConnectionInfo, ProgressTimeout, Proxy};
 use crate::telemetry::{GaugeGuard, Limit, Metrics};
 use crate::tls::HandshakeAcceptor;
@@ -30,6 +32,7 @@ use super::h2_executor::{H2Executor, StreamLimits};
 use super::in_flight::{InFlightRequest, TrackedBody};
 use super::read_proxy_header;
 use super::scheduling::{HandshakeGate, run_exclusive};
+use super::unread_body::discard;
 
 /// Limits and settings of the listeners.
 pub struct ServerLimits {
@@ -46,8 +49,8 @@ pub struct ServerLimits {
 const MAX_STREAMS: u32 = 100;
 /// HTTP/2 flow control windows in bytes, per stream and per connection. Data that the upstream has not read
 /// yet occupies our memory.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 /// Bytes buffered for the client per stream.
 const SEND_BUFFER: usize = 64 * 1024;
 /// Streams reset because of client errors before the connection closes (CVE-2025-8671). Streams beyond
@@ -153,7 +156,7 @@ impl Connection {
 
     async fn http1(self, tls: TlsStream<TcpStream>) {
         let guarded_io = self.guarded_io(tls, Protocol::Http1);
-        let service = service_fn(|request| self.handle_request(request));
+        let service = service_fn(|request| self.handle_request(request, Protocol::Http1));
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
@@ -170,7 +173,7 @@ impl Connection {
         let limits = &self.limits.configured;
         let guarded_io = self.guarded_io(tls, Protocol::Http2);
         let service = service_fn(|request| {
-            let response = self.handle_request(request);
+            let response = self.handle_request(request, Protocol::Http2);
             async move {
                 // A reset may be in the same read. Yielding first avoids all work for such a stream
                 // (CVE-2023-44487, CVE-2025-8671).
@@ -240,10 +243,12 @@ impl Connection {
     /// or reserves its size in each idle connection (HTTP/1.1).
     fn handle_request(
         &self,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
+        protocol: Protocol,
     ) -> Pin<Box<impl Future<Output = Result<Response<TrackedBody>, Infallible>> + Send + use<>>>
     {
         let in_flight = InFlightRequest::start(&self.proxy, &self.activity);
+        let mut request = request.map(|body| ClientBody::new(body, || self.on_unread(protocol)));
         let (proxy, connection) = (Arc::clone(&self.proxy), Arc::clone(&self.connection));
         let permit = Arc::clone(&self.permit);
         if request.headers().contains_key(UPGRADE) {
@@ -252,13 +257,32 @@ impl Connection {
         // Allocated first, so that the future is built in place instead of copied.
         let slot = Box::new_uninit();
         let future = Box::write(slot, async move {
-            let response = proxy.handle(request, &connection).await;
+            let (response, record) = proxy.handle(request, &connection).await;
             if connection.is_authenticated() {
                 permit.protect();
             }
-            Ok(response.map(|body| in_flight.respond(body)))
+            Ok(response.map(|body| in_flight.respond(body, record)))
         });
         Box::into_pin(future)
+    }
+
+    /// What happens to the rest of a request body that the response did not wait for.
+    fn on_unread(&self, protocol: Protocol) -> OnUnread {
+        let (activity, connection) = (Arc::clone(&self.activity), Arc::clone(&self.connection));
+        match protocol {
+            // hyper then closes the connection, and `GuardedIo` discards the rest.
+            Protocol::Http1 => Box::new(move |_| activity.leave_unread_body()),
+            Protocol::Http2 => {
+                // The client may send that much before the first byte is read and counted.
+                connection.add_body_bytes(STREAM_WINDOW as usize);
+                Box::new(move |rest| {
+                    // Absent only while the runtime shuts down.
+                    if let Ok(runtime) = Handle::try_current() {
+                        runtime.spawn(discard(rest, connection));
+                    }
+                })
+            }
+        }
     }
 
     fn guarded_io(

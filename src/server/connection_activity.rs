@@ -28,6 +28,8 @@ pub(super) struct ConnectionActivity {
     idle_since: AtomicU64,
     /// Milliseconds from `opened_at` to the first byte of a head, plus one; zero if no head is being received.
     head_started_at: AtomicU64,
+    /// Whether the last request left part of its body unread.
+    unread_body: AtomicBool,
     resets: Mutex<Gcra>,
     evicted: AtomicBool,
     reset_flood: AtomicBool,
@@ -61,6 +63,7 @@ impl ConnectionActivity {
             requests: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             head_started_at: AtomicU64::new(0),
+            unread_body: AtomicBool::new(false),
             resets: Mutex::new(Gcra::new(now)),
             evicted: AtomicBool::new(false),
             reset_flood: AtomicBool::new(false),
@@ -78,8 +81,21 @@ impl ConnectionActivity {
     /// Records a complete request head.
     pub(super) fn request_started(&self) {
         self.head_started_at.store(0, Ordering::Relaxed);
+        self.unread_body.store(false, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Records that the rest of a request body has no reader.
+    pub(super) fn leave_unread_body(&self) {
+        self.unread_body.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client may be sending something that will not be read: the rest of a body, or a head that was
+    /// rejected.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread_body.load(Ordering::Relaxed)
+            || self.head_started_at.load(Ordering::Relaxed) != 0
     }
 
     /// Marks the connection as busy with a blocked write or a tunnel, until `release`.

@@ -1,5 +1,7 @@
 //! Limits on the byte stream of a connection, between TLS and HTTP.
 //!
+//! - If the client may still be sending when the connection closes, the rest is discarded first (HTTP/1.1), because
+//!   a close with unread data resets the connection and the client loses the response.
 //! - A client that does not read is disconnected after `write_timeout`, and one that reads byte by byte
 //!   by `min_rate`. Both apply to tunnels too.
 //! - The first byte of a head starts the header timeout (HTTP/1.1).
@@ -19,6 +21,7 @@ use crate::telemetry::{Limit, Metrics};
 
 use super::connection_activity::ConnectionActivity;
 use super::scheduling::IoBudget;
+use super::unread_body::LingeringClose;
 
 /// Bytes that a client may send besides heads and bodies: a burst, then a rate per second. Browsers need a
 /// few hundred.
@@ -55,6 +58,8 @@ pub(super) struct GuardedIo<S> {
     bytes_written: u64,
     /// Whether the last write is pending.
     write_blocked: bool,
+    /// Set once the connection is half-closed.
+    lingering: Option<Box<LingeringClose>>,
 }
 
 impl<S> GuardedIo<S> {
@@ -80,6 +85,7 @@ impl<S> GuardedIo<S> {
             bytes_read,
             bytes_written,
             write_blocked,
+            lingering: None,
         }
     }
 
@@ -166,7 +172,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardedIo<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedIo<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for GuardedIo<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -197,8 +203,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedIo<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.record_write(cx, shut, |()| 0)
+        let me = &mut *self;
+        if me.lingering.is_none() {
+            let shut = Pin::new(&mut me.stream).poll_shutdown(cx);
+            ready!(me.record_write(cx, shut, |()| 0))?;
+            if me.protocol == Protocol::Http2 || !me.activity.is_unread() {
+                return Poll::Ready(Ok(()));
+            }
+            // Not idle: the limits of `LingeringClose` apply instead.
+            me.activity.hold();
+        }
+        let lingering = me.lingering.get_or_insert_with(|| Box::new(LingeringClose::new()));
+        lingering.poll(cx, Pin::new(&mut me.stream)).map(Ok)
     }
 }
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::proxy::{Proxy, ResponseBody, ResponseBodyError};
+use crate::proxy::{ExchangeRecord, Proxy, ResponseBody, ResponseBodyError};
 use crate::telemetry::Limit;
 
 use super::connection_activity::ConnectionActivity;
@@ -32,9 +32,12 @@ impl InFlightRequest {
     }
 
     /// Records the response head. The request ends with the response body.
-    pub(super) fn respond(mut self, body: ResponseBody) -> TrackedBody {
+    pub(super) fn respond(mut self, body: ResponseBody, mut record: ExchangeRecord) -> TrackedBody {
         self.responded = true;
-        TrackedBody { body, request: self }
+        if body.is_end_stream() {
+            record.record_end();
+        }
+        TrackedBody { body, record, failure: None, request: self }
     }
 }
 
@@ -65,7 +68,28 @@ impl Drop for InFlightRequest {
 /// A response body that ends its request when dropped.
 pub(super) struct TrackedBody {
     body: ResponseBody,
+    record: ExchangeRecord,
+    /// An error that the next poll returns. hyper discards what it has not yet written when the body fails, so
+    /// an error at the first poll would discard the head: the client would not see that a response had begun,
+    /// and might send its request again.
+    failure: Option<ResponseBodyError>,
     request: InFlightRequest,
+}
+
+impl TrackedBody {
+    fn record_frame(&mut self, bytes: usize) {
+        self.record.record_data(bytes);
+        // A body of known length is not polled after its last frame.
+        if self.body.is_end_stream() {
+            self.record.record_end();
+        }
+    }
+
+    fn record_failure(&mut self, error: ResponseBodyError) {
+        self.request.count_limit(&error);
+        self.record.record_failure(&error);
+        self.failure = Some(error);
+    }
 }
 
 /// What a response waits for, according to the last poll of its body.
@@ -91,16 +115,26 @@ impl Body for TrackedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
+        if let Some(error) = self.failure.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let frame = Pin::new(&mut self.body).poll_frame(cx);
-        let state = match &frame {
+        let (frame, state) = match frame {
             Poll::Ready(Some(Ok(frame))) => {
-                WaitState::ForClient(frame.data_ref().map_or(0, Bytes::len))
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                self.record_frame(bytes);
+                (Poll::Ready(Some(Ok(frame))), WaitState::ForClient(bytes))
             }
             Poll::Ready(Some(Err(error))) => {
-                self.request.count_limit(error);
-                WaitState::ForProxy
+                self.record_failure(error);
+                cx.waker().wake_by_ref();
+                (Poll::Pending, WaitState::ForProxy)
             }
-            Poll::Ready(_) | Poll::Pending => WaitState::ForProxy,
+            Poll::Ready(None) => {
+                self.record.record_end();
+                (Poll::Ready(None), WaitState::ForProxy)
+            }
+            Poll::Pending => (Poll::Pending, WaitState::ForProxy),
         };
         // Unset on HTTP/1.1, where `GuardedIo` applies the write timeout.
         WAIT_STATE.try_with(|cell| cell.set(state)).unwrap_or_default();

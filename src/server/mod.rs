@@ -20,6 +20,7 @@ mod connection_limiter;
 mod gcra;
 pub mod listener;
 mod scheduling;
+mod unread_body;
 // Public for fuzzing and for the regression tests of its findings only.
 mod connection_activity;
 mod guarded_io;

@@ -1,13 +1,15 @@
 //! Redirects plain HTTP to HTTPS. Reads no cookie and contacts no upstream.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,7 +20,7 @@ use tracing::debug;
 use crate::message::Host;
 use crate::route::RouteTable;
 
-use super::ServerLimits;
+use super::{ServerLimits, unread_body};
 
 /// Redirects clients of the plain HTTP listeners.
 pub struct Redirect {
@@ -61,11 +63,12 @@ impl RedirectPort {
 impl Redirect {
     /// Serves one connection.
     pub(super) async fn run(self: Arc<Self>, stream: TcpStream, limits: &ServerLimits) {
-        let service = service_fn(|request| {
-            let response = self.respond(&request);
-            async move { Ok::<_, Infallible>(response) }
+        let has_body = AtomicBool::new(false);
+        let service = service_fn(|request: Request<Incoming>| {
+            has_body.store(!request.body().is_end_stream(), Ordering::Relaxed);
+            std::future::ready(Ok::<_, Infallible>(self.respond(&request)))
         });
-        let served = http1::Builder::new()
+        let mut served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.configured.header_timeout)
             .max_headers(limits.configured.headers)
@@ -73,10 +76,17 @@ impl Redirect {
             // Enough for the longest head; bodies are not read.
             .max_buf_size(limits.configured.header_bytes)
             .serve_connection(TokioIo::new(stream), service);
+        let serving = async {
+            match poll_fn(|cx| served.poll_without_shutdown(cx)).await {
+                Ok(()) if has_body.load(Ordering::Relaxed) => {
+                    unread_body::close(served.into_parts().io.into_inner()).await;
+                }
+                Ok(()) => {}
+                Err(error) => debug!(%error, "redirect connection ended"),
+            }
+        };
         // Limits the whole connection, as one small request and response need no longer.
-        if let Ok(Err(error)) = timeout(2 * limits.configured.header_timeout, served).await {
-            debug!(%error, "redirect connection ended");
-        }
+        timeout(2 * limits.configured.header_timeout, serving).await.unwrap_or_default();
     }
 
     /// Returns a redirect to the same host and path, or a 400 for an unknown host: the server must not

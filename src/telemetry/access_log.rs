@@ -8,10 +8,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use serde::Serialize;
-use tracing_appender::non_blocking::NonBlocking;
+use serde::{Serialize, Serializer};
+use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};
 
 use crate::config::LogFormat;
+use crate::message::{Endpoint, HostPattern, PathPrefix};
 
 /// Maximum time that an entry is buffered.
 pub const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
@@ -26,6 +27,17 @@ pub struct AccessLogWriter {
     pub(super) format: LogFormat,
 }
 
+impl AccessLogWriter {
+    /// Writes to `out` in a thread of its own, until the guard is dropped.
+    pub fn new(
+        out: impl Write + Send + 'static,
+        format: LogFormat,
+    ) -> (AccessLogWriter, WorkerGuard) {
+        let (out, guard) = tracing_appender::non_blocking(out);
+        (AccessLogWriter { out, format }, guard)
+    }
+}
+
 /// The access log of one worker.
 pub struct AccessLog {
     writer: AccessLogWriter,
@@ -35,11 +47,18 @@ pub struct AccessLog {
 /// The fields of an entry. Empty ones are omitted.
 #[derive(Debug, Serialize)]
 pub struct AccessLogFields<'a> {
+    /// Whether the entry has the level WARN instead of INFO.
+    #[serde(skip)]
+    pub is_warning: bool,
     pub request_id: &'a str,
     pub client: IpAddr,
+    pub protocol: &'static str,
     pub method: &'a str,
     pub host: &'a str,
     pub path: &'a str,
+    /// Host pattern and path prefix.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "route_name")]
+    pub route: Option<(&'a HostPattern, &'a PathPrefix)>,
     pub verdict: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     pub user: &'a str,
@@ -47,10 +66,17 @@ pub struct AccessLogFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
     pub status: u16,
+    /// Bytes of the response body that the client connection has taken.
+    pub bytes: u64,
+    /// Why the exchange ended early.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut: Option<&'static str>,
+    #[serde(rename = "upstream", skip_serializing_if = "is_none", serialize_with = "addresses")]
+    pub upstreams: &'a [Endpoint],
     /// Time until the response head of the upstream, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_us: Option<u64>,
-    /// Time until the response head was sent, in microseconds.
+    /// Time until the end of the response, in microseconds.
     pub duration_us: u64,
     #[serde(skip_serializing_if = "str::is_empty")]
     pub detail: &'a str,
@@ -109,9 +135,38 @@ fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
 }
 
+fn level(fields: &AccessLogFields<'_>) -> &'static str {
+    if fields.is_warning { "WARN" } else { "INFO" }
+}
+
+fn route_name<S: Serializer>(
+    route: &Option<(&HostPattern, &PathPrefix)>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match route {
+        Some((host, path)) => serializer.collect_str(&format_args!("{host}{}", path.as_str())),
+        None => serializer.serialize_none(),
+    }
+}
+
+fn is_none(endpoints: &[Endpoint]) -> bool {
+    endpoints.is_empty()
+}
+
+fn addresses<S: Serializer>(endpoints: &[Endpoint], serializer: S) -> Result<S::Ok, S::Error> {
+    match endpoints {
+        [only] => serializer.collect_str(only),
+        several => {
+            let names: Vec<String> = several.iter().map(Endpoint::to_string).collect();
+            serializer.serialize_str(&names.join(", "))
+        }
+    }
+}
+
 fn json(out: &mut Vec<u8>, fields: &AccessLogFields<'_>) {
     let start = out.len();
-    let entry = TimestampedEntry { timestamp: now(), level: "INFO", target: "access", fields };
+    let level = level(fields);
+    let entry = TimestampedEntry { timestamp: now(), level, target: "access", fields };
     match serde_json::to_writer(&mut *out, &entry) {
         Ok(()) => {
             escape_unprintable(out, start);
@@ -147,21 +202,26 @@ fn text(out: &mut Vec<u8>, fields: &AccessLogFields<'_>) {
     let AccessLogFields {
         request_id,
         client,
+        protocol,
         method,
         host,
         path,
         verdict,
         user,
         status,
+        bytes,
         duration_us,
         detail,
         ..
     } = fields;
     let session = fields.session.as_deref().unwrap_or("-");
+    let (level, cut) = (level(fields), fields.cut.unwrap_or("-"));
+    let upstreams: Vec<String> = fields.upstreams.iter().map(Endpoint::to_string).collect();
+    let upstream = if upstreams.is_empty() { "-".to_owned() } else { upstreams.join(",") };
     let user = if user.is_empty() { "-" } else { user };
     let written = writeln!(
         out,
-        "{}  INFO access: {status} {verdict} {method:?} {host:?} {path:?} user={user:?} session={session} client={client} request_id={request_id} duration_us={duration_us} {detail:?}",
+        "{}  {level} access: {status} {verdict} {method:?} {host:?} {path:?} {protocol} user={user:?} session={session} client={client} upstream={upstream} request_id={request_id} bytes={bytes} cut={cut} duration_us={duration_us} {detail:?}",
         now(),
     );
     // Writing to a vector cannot fail.
@@ -174,15 +234,21 @@ mod tests {
 
     fn fields<'a>(path: &'a str, user: &'a str) -> AccessLogFields<'a> {
         AccessLogFields {
+            is_warning: false,
             request_id: "00000000000000a1",
             client: IpAddr::from([127, 0, 0, 1]),
+            protocol: "HTTP/1.1",
             method: "GET",
             host: "a.test",
             path,
+            route: None,
             verdict: "admit",
             user,
             session: None,
             status: 200,
+            bytes: 0,
+            cut: None,
+            upstreams: &[],
             upstream_us: None,
             duration_us: 12,
             detail: "",
@@ -228,7 +294,7 @@ mod tests {
         json(&mut out, &fields("/", ""));
         let read: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
         assert_eq!(read["status"], 200);
-        for field in ["user", "session", "upstream_us", "detail"] {
+        for field in ["user", "session", "route", "cut", "upstream", "upstream_us", "detail"] {
             assert!(read.get(field).is_none(), "{field}");
         }
     }

@@ -110,18 +110,18 @@ impl UpstreamError {
 
     /// Classifies an error of a response body that hyper reads.
     pub(super) fn of_body(error: &hyper::Error) -> UpstreamError {
-        match UpstreamError::from(error) {
-            Self::Protocol(why) if is_stream_end(error) => Self::ResponseIncomplete(why),
-            other => other.in_body(),
+        if is_stream_end(error) {
+            return Self::ResponseIncomplete(with_source(error));
         }
+        UpstreamError::from(error).in_body()
     }
 
     /// Converts an error that occurred after the response head.
     pub(super) fn in_body(self) -> UpstreamError {
-        match self {
-            Self::ConnectionTerminated(why) => Self::ResponseIncomplete(why),
-            other => other,
+        if let Self::ConnectionTerminated(why) = self {
+            return Self::ResponseIncomplete(why);
         }
+        self
     }
 
     /// Classifies a failed TCP connection attempt.

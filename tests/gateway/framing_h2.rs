@@ -87,7 +87,7 @@ async fn h2_client_trailers_are_dropped() {
     ];
     assert_eq!(test.frames(&frames.concat()).await, H2::Ok);
     assert!(!test.upstream.last_head().contains("evil"), "{}", test.upstream.last_head());
-    assert_eq!(test.upstream.bodies(), ["4\r\nbody\r\n0\r\n\r\n"]);
+    assert_eq!(test.upstream.bodies(), ["body"]);
 }
 
 /// HYP-22.

@@ -60,7 +60,8 @@ impl TwoGateways {
     async fn with(redis: RedisServer, road: String) -> TwoGateways {
         let (streams, clock) = (StreamingUpstream::start().await, manual_clock());
         let setup = |store, shared_directory| Setup {
-            routes: streams.routes(""),
+            // The transfers alone would keep the session alive.
+            routes: streams.routes("[route.session.activity]\ntransfers = false"),
             store,
             clock: clock.clone(),
             shared_directory,

@@ -33,6 +33,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     /// Counters of [`ADMIT`] by status. Most requests use them, without a lock or a hash.
     admitted: Arc<[OnceLock<Counter>; MAX_STATUS]>,
+    exchanges_cut: Family<CauseLabels, Counter>,
     events: Family<EventLabels, Counter>,
     risk: RiskMetrics,
     notifications: NotificationMetrics,
@@ -188,6 +189,11 @@ impl Default for Metrics {
         Metrics {
             requests: register(r, "requests", "Requests by verdict and status"),
             admitted: Arc::new([const { OnceLock::new() }; MAX_STATUS]),
+            exchanges_cut: register(
+                r,
+                "exchanges_cut",
+                "Exchanges that ended before the end of the response, by cause",
+            ),
             events: register(r, "session_events", "Session events"),
             risk: RiskMetrics::register(r),
             notifications: NotificationMetrics::register(r),
@@ -231,6 +237,11 @@ impl Metrics {
             Some(cached) if verdict == ADMIT => cached.get_or_init(counter).inc(),
             Some(_) | None => counter().inc(),
         };
+    }
+
+    /// Counts an exchange that ended before the end of its response.
+    pub fn exchange_cut(&self, cause: &'static str) {
+        self.exchanges_cut.get_or_create(&CauseLabels { cause }).inc();
     }
 
     /// Counts a session event.

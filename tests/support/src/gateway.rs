@@ -1,16 +1,18 @@
 //! A complete gateway inside the test process, with real sockets and TLS on port 0. Dropping it stops it.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use doorward::app::{self, Running};
 use doorward::clock::{Clock, UnixMillis};
-use doorward::config::Config;
+use doorward::config::{Config, LogFormat};
 use doorward::identity::users_file_editor::UsersFileEditor;
 use doorward::identity::{Cost, Credential};
 use doorward::session::Identity;
 use doorward::sessions::Shared;
+use doorward::telemetry::AccessLogWriter;
 use doorward::tls::dev_ca;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,6 +20,9 @@ use tokio::net::{TcpStream, UnixStream};
 
 /// The password of every user of a test gateway.
 pub const PASSWORD: &str = "correct horse battery staple";
+
+/// File name of the access log.
+const ACCESS_LOG: &str = "access.log";
 
 /// Configuration of a test gateway. Every field has a working default.
 pub struct Setup {
@@ -34,6 +39,8 @@ pub struct Setup {
     /// Further TOML tables.
     pub extra: String,
     pub clock: Clock,
+    /// Whether the access log is written.
+    pub access_log: bool,
     /// Directory with keys and users, shared with another gateway.
     pub shared_directory: Option<Arc<TempDir>>,
 }
@@ -48,6 +55,7 @@ impl Default for Setup {
             store: String::new(),
             extra: String::new(),
             clock: Clock::System,
+            access_log: false,
             shared_directory: None,
         }
     }
@@ -62,6 +70,8 @@ pub struct Gateway {
     pub clock: Clock,
     socket: std::path::PathBuf,
     running: Option<Running>,
+    /// Ends the thread of the access log.
+    _log: Option<Box<dyn Send + Sync>>,
 }
 
 /// Returns a manual clock set to noon of today, UTC. A fixed hour keeps tests independent of the time of day:
@@ -91,7 +101,12 @@ impl Gateway {
             Err(problems) => panic!("{problems}\n{text}"),
         };
         let socket = config.admin.socket.clone().expect("a socket");
-        let running = app::start(config, setup.clock.clone(), None).expect("the gateway starts");
+        let log = setup.access_log.then(|| {
+            let file = File::create(directory.path().join(ACCESS_LOG)).expect("a file");
+            AccessLogWriter::new(file, LogFormat::Json)
+        });
+        let (writer, log) = log.unzip();
+        let running = app::start(config, setup.clock.clone(), writer).expect("the gateway starts");
         Gateway {
             address: running.https[0],
             http: running.http[0],
@@ -100,7 +115,21 @@ impl Gateway {
             directory,
             clock: setup.clock,
             running: Some(running),
+            _log: log.map(|guard| Box::new(guard) as Box<dyn Send + Sync>),
         }
+    }
+
+    /// Waits for the access log entry of a path and returns it.
+    pub async fn access_log_entry(&self, path: &str) -> serde_json::Value {
+        for _ in 0..1_000 {
+            let log = std::fs::read_to_string(self.path(ACCESS_LOG)).expect("a log");
+            let mut entries = log.lines().filter_map(|line| serde_json::from_str(line).ok());
+            if let Some(entry) = entries.find(|entry: &serde_json::Value| entry["path"] == path) {
+                return entry;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("no access log entry of {path}");
     }
 
     /// Returns the state that all workers share.
