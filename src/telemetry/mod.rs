@@ -10,6 +10,7 @@ pub mod limits;
 pub mod log;
 pub mod log_throttle;
 pub mod metrics;
+mod printable;
 
 pub use access_log::{AccessLog, AccessLogFields, AccessLogWriter};
 pub use events::SessionEvent;
