@@ -1,7 +1,8 @@
 //! Connection limits and eviction.
 //!
-//! - Each network (an IPv4 address or an IPv6 /64) has a limit of open connections and a rate of new ones.
-//!   Connections over a limit are closed before TLS, at the cost of one accept.
+//! - Each network (an IPv4 address or an IPv6 /64) has a limit of open connections and a rate of new ones;
+//!   an IPv6 /56 has twice as many, and a /48 four times. Connections over a limit are closed before TLS, at
+//!   the cost of one accept.
 //! - When the total limit is reached, a new connection evicts the oldest unauthenticated one, preferably an
 //!   idle one. Connections with a session are never evicted, so holding connections open denies no service.
 //!
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::proxy::{Evictable, TunnelPermit};
-use crate::session::context::subscriber_network;
+use crate::session::context::{IPV6_NETWORKS, prefix, subscriber_network};
 use crate::telemetry::Limit;
 
 use super::connection_activity::ConnectionActivity;
@@ -61,7 +62,8 @@ pub(super) struct ConnectionPermit {
 struct LimiterState {
     count: usize,
     next_id: u64,
-    networks: HashMap<IpAddr, NetworkUsage>,
+    /// By first address and prefix length.
+    networks: HashMap<(IpAddr, u32), NetworkUsage>,
     /// Connections without a session, oldest first.
     candidates: BTreeMap<u64, EvictionCandidate>,
 }
@@ -176,35 +178,43 @@ impl Drop for ConnectionPermit {
 }
 
 impl LimiterState {
-    /// Checks the limits of a network. Rejected connections do not consume its rate.
+    /// Checks the limits of a network and of the wider ones around it. A rejected connection does not
+    /// consume the rate of the network that rejected it, or of a wider one.
     fn check_network(
         &mut self,
         network: IpAddr,
         limits: ConnectionLimits,
         now: Instant,
     ) -> Result<(), Limit> {
-        if self.networks.len() > self.count + MAX_IDLE_NETWORKS {
+        let open = self.count.saturating_mul(IPV6_NETWORKS.len());
+        if self.networks.len() > open + MAX_IDLE_NETWORKS {
             self.networks
                 .retain(|_, network| network.open > 0 || !network.opens.is_replenished(now));
         }
-        let rate =
-            Rate { interval: Duration::from_secs(1) / limits.rate.max(1), burst: BURST_WINDOW };
         let opens = Gcra::new(now);
-        let existing = self.networks.entry(network).or_insert(NetworkUsage { open: 0, opens });
-        if existing.open >= limits.per_network {
-            return Err(Limit::ConnectionsPerNetwork);
+        for (key, factor) in networks_around(network) {
+            let rate = limits.rate.max(1).saturating_mul(factor);
+            let rate = Rate { interval: Duration::from_secs(1) / rate, burst: BURST_WINDOW };
+            let factor = usize::try_from(factor).unwrap_or(usize::MAX);
+            let existing = self.networks.entry(key).or_insert(NetworkUsage { open: 0, opens });
+            if existing.open >= limits.per_network.saturating_mul(factor) {
+                return Err(Limit::ConnectionsPerNetwork);
+            }
+            if !existing.opens.try_acquire(rate, now) {
+                return Err(Limit::ConnectionRate);
+            }
         }
-        if existing.opens.try_acquire(rate, now) { Ok(()) } else { Err(Limit::ConnectionRate) }
+        Ok(())
     }
 
     fn insert(&mut self, candidate: EvictionCandidate) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
         self.count += 1;
-        if let Some(network) =
-            candidate.network.and_then(|existing| self.networks.get_mut(&existing))
-        {
-            network.open += 1;
+        for (key, _) in candidate.network.into_iter().flat_map(networks_around) {
+            if let Some(network) = self.networks.get_mut(&key) {
+                network.open += 1;
+            }
         }
         self.candidates.insert(id, candidate);
         id
@@ -226,14 +236,24 @@ impl LimiterState {
 
     fn release(&mut self, network: Option<IpAddr>) {
         self.count -= 1;
-        let Some(address) = network else { return };
-        if let Some(network) = self.networks.get_mut(&address) {
+        for (key, _) in network.into_iter().flat_map(networks_around) {
+            let Some(network) = self.networks.get_mut(&key) else { continue };
             network.open -= 1;
             if network.open == 0 && network.opens.is_replenished(Instant::now()) {
-                self.networks.remove(&address);
+                self.networks.remove(&key);
             }
         }
     }
+}
+
+/// Returns the networks that count a connection, with the multiple of the limits. An IPv4 /24 is not among
+/// them: mobile networks share one between many thousand users.
+fn networks_around(network: IpAddr) -> impl Iterator<Item = ((IpAddr, u32), u32)> {
+    let lengths: &[(u32, u32)] = match network {
+        IpAddr::V4(_) => &[(32, 1)],
+        IpAddr::V6(_) => &IPV6_NETWORKS,
+    };
+    lengths.iter().map(move |(length, factor)| ((prefix(network, *length), *length), *factor))
 }
 
 #[cfg(test)]
@@ -278,6 +298,20 @@ mod tests {
         assert!((50..60).contains(&accepted), "{accepted}");
         assert_eq!(connect(&limiter, peer(1)).err(), Some(Limit::ConnectionRate));
         assert!(connect(&limiter, peer(2)).is_ok());
+    }
+
+    #[test]
+    fn an_ipv6_48_cannot_multiply_its_limits() {
+        let address = |n: u128| IpAddr::from((0x2001_0db8_0001_u128 << 80 | n << 64).to_be_bytes());
+        let limiter = limiter(1_000, 5, 1_000);
+        let open: Vec<_> = (0..100).map(|n| connect(&limiter, address(n * 0x100))).collect();
+        let accepted = open.iter().filter(|opened| opened.is_ok()).count();
+        assert_eq!(accepted, 20, "four times the limit of a network");
+        let elsewhere = IpAddr::from((0x2001_0db8_0002_u128 << 80).to_be_bytes());
+        assert!(connect(&limiter, elsewhere).is_ok());
+        drop(open);
+        assert!(connect(&limiter, address(0)).is_ok());
+        assert!(limiter.state.lock().networks.values().all(|network| network.open == 0));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The network and the software of a client, as kept with a session.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -100,7 +100,26 @@ pub fn network_display(address: IpAddr) -> String {
 pub fn subscriber_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        IpAddr::V6(address) => prefix(IpAddr::V6(address), 64),
+    }
+}
+
+/// Networks around an address that one attacker may control, narrow to wide: prefix length, and the
+/// multiple of a subscriber's limits that the network has.
+pub const IPV4_NETWORKS: [(u32, u32); 2] = [(32, 1), (24, 4)];
+pub const IPV6_NETWORKS: [(u32, u32); 3] = [(64, 1), (56, 2), (48, 4)];
+
+/// Returns the first address of the network with this prefix length.
+pub fn prefix(address: IpAddr, length: u32) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(32_u32.saturating_sub(length)).unwrap_or(0);
+            IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & mask))
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(128_u32.saturating_sub(length)).unwrap_or(0);
+            IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask))
+        }
     }
 }
 
@@ -133,6 +152,15 @@ mod tests {
         assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
         assert_eq!(network("::ffff:192.0.2.1"), network("192.0.2.1"));
         assert_ne!(network("192.0.2.1"), network("192.0.2.2"));
+    }
+
+    #[test]
+    fn a_prefix_keeps_the_leading_bits() {
+        let first = |text: &str, length| prefix(text.parse().expect("an address"), length);
+        assert_eq!(first("192.0.2.77", 24), IpAddr::from([192, 0, 2, 0]));
+        assert_eq!(first("192.0.2.77", 32), IpAddr::from([192, 0, 2, 77]));
+        assert_eq!(first("2001:db8:1:2fff::1", 56), first("2001:db8:1:2f00::", 128));
+        assert_eq!(first("2001:db8:1:2fff::1", 48), first("2001:db8:1::", 128));
     }
 
     #[test]
