@@ -1,5 +1,8 @@
-//! Rate limits by the generic cell rate algorithm, one limit per key. A thin layer over `governor`, whose
-//! clock here is monotonic time or the manual clock of a test.
+//! Rate limits by the generic cell rate algorithm, one limit per key.
+//!
+//! [`RateLimit`] is a thin layer over `governor`, whose clock here is monotonic time or the manual clock of
+//! a test. [`Rate::charge`] is the same rule as a function of one stored time, for counters that several
+//! gateways share.
 
 use std::hash::Hash;
 use std::num::NonZeroU32;
@@ -27,11 +30,54 @@ impl Rate {
         Rate { burst, every }
     }
 
+    /// Returns the time in which an exhausted key is replenished completely.
+    pub fn window(self) -> Duration {
+        self.every.saturating_mul(self.burst.get())
+    }
+
+    /// Returns the rate of `factor` such sources together.
+    #[must_use]
+    pub fn times(self, factor: u32) -> Rate {
+        Rate::new(self.burst.get().saturating_mul(factor), self.every / factor.max(1))
+    }
+
+    /// Charges one event to a key that is replenished at `full_at`. Returns the new value of `full_at`.
+    ///
+    /// # Errors
+    /// The time to wait if the key is exhausted. A `full_at` beyond the window of the rate, from a wrong
+    /// clock, counts as an exhausted key.
+    pub fn charge(self, full_at: UnixMillis, now: UnixMillis) -> Result<UnixMillis, Duration> {
+        let latest = now.plus(self.window());
+        let next = full_at.clamp(now, latest).plus(self.every);
+        if next <= latest { Ok(next) } else { Err(next.since(latest)) }
+    }
+
     fn quota(self) -> Quota {
         // A zero period means no limit; governor's minimum is a nanosecond.
         let every = self.every.max(Duration::from_nanos(1));
         let quota = Quota::with_period(every).unwrap_or_else(|| Quota::per_second(self.burst));
         quota.allow_burst(self.burst)
+    }
+}
+
+/// Limits on failed logins. docs/login.md explains the figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoginLimits {
+    /// Failures on one account from one IPv4 address or IPv6 /64.
+    pub pair: Rate,
+    /// Failures on one account from all places that it does not know.
+    pub account: Rate,
+    /// Failures from one IPv4 address or IPv6 /64. Wider networks have multiples.
+    pub network: Rate,
+}
+
+impl Default for LoginLimits {
+    fn default() -> LoginLimits {
+        LoginLimits {
+            pair: Rate::new(10, Duration::from_secs(6)),
+            account: Rate::new(100, Duration::from_secs(30)),
+            network: Rate::new(30, Duration::from_secs(2)),
+        }
     }
 }
 
@@ -101,6 +147,22 @@ impl governor::clock::Clock for SteadyClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_charge_is_one_event_of_the_burst_and_then_of_the_rate() {
+        let rate = Rate::new(3, Duration::from_secs(2));
+        let (mut full_at, mut now) = (UnixMillis(0), UnixMillis(1_000_000));
+        for _ in 0..3 {
+            full_at = rate.charge(full_at, now).expect("within the burst");
+        }
+        assert_eq!(rate.charge(full_at, now), Err(Duration::from_secs(2)));
+        now = now.plus(Duration::from_secs(2));
+        full_at = rate.charge(full_at, now).expect("one is replenished");
+        assert_eq!(rate.charge(full_at, now), Err(Duration::from_secs(2)));
+        // A clock that was an hour fast when the value was written.
+        let future = now.plus(Duration::from_hours(1));
+        assert_eq!(rate.charge(future, now), Err(Duration::from_secs(2)));
+    }
 
     #[test]
     fn a_key_has_its_burst_and_then_its_rate() {

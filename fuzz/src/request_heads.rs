@@ -81,7 +81,7 @@ pub fn request_head(bytes: &[u8]) {
     let context = RequestContext { client, fingerprint: None, request: RequestId::from(1) };
     let Ok(head) = InboundHead::parse(parts, context) else { return };
     assert_unambiguous(&head);
-    let clean = SanitizedHead::new(head, &RESERVED, &CookieNames::new(None));
+    let clean = SanitizedHead::new(head, &RESERVED, &CookieNames::default());
     assert_no_reserved(clean.headers());
     let request = upstream_head(clean).into_request(());
     let path = |uri: &Uri| uri.path_and_query().map(|path| path.as_str().to_owned());

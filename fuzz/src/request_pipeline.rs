@@ -86,7 +86,7 @@ async fn serve(
 }
 
 async fn forward(head: InboundHead, body: Incoming, received: Received) -> StatusCode {
-    let clean = SanitizedHead::new(head, &request_heads::RESERVED, &CookieNames::new(None));
+    let clean = SanitizedHead::new(head, &request_heads::RESERVED, &CookieNames::default());
     let connection = Arc::new(ConnectionInfo::new(IpAddr::from([192, 0, 2, 7])));
     let body = ClientBody::new(body, || Box::new(drop));
     let body = RequestBody::new(body, &BodyLimits::default(), &connection, None);

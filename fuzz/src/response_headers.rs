@@ -1,5 +1,6 @@
 //! Response headers of an upstream cannot set or delete the gateway's cookies.
 
+use doorward::message::cookies::CookieSettings;
 use doorward::message::{CookieNames, response_headers};
 use http::header::{self, HeaderMap};
 
@@ -9,7 +10,10 @@ use super::request_heads::fields;
 pub fn response_headers(bytes: &[u8]) {
     let mut headers = fields(bytes);
     let foreign: Vec<_> = set_cookies(&headers).filter(|line| !sets_own_cookie(line)).collect();
-    let names = CookieNames::new(Some("example.com"));
+    let names = CookieNames::new(CookieSettings {
+        domain: Some("example.com".to_owned()),
+        ..CookieSettings::default()
+    });
     let nominated = nominates(&headers, "set-cookie");
     response_headers::sanitize(&mut headers, &names);
     for line in set_cookies(&headers) {

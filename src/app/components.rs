@@ -8,10 +8,11 @@ use parking_lot::Mutex;
 
 use crate::audit::AuditLog;
 use crate::clock::Clock;
-use crate::config::{Config, RedisLocation, StoreLocation};
+use crate::config::{self, Config, RedisLocation, StoreLocation};
 use crate::identity::{Directory, LoginMethod, LoginMethods, PasswordLogin, PasswordSettings};
 use crate::message::CookieNames;
 use crate::proxy::MemoryLoad;
+use crate::secret::KeyRing;
 use crate::server::{ConnectionLimiter, ConnectionLimits, ServerLimits};
 use crate::sessions::{Sessions, Shared, SharedParts};
 use crate::store::{RedisSettings, Store};
@@ -49,11 +50,13 @@ impl Components {
         access_log: Option<AccessLogWriter>,
     ) -> Result<Components, StartError> {
         let config = &snapshot.config;
-        let login = match &config.login.password {
-            Some(login) => Some(password_login(Arc::new(Directory::open(&login.users)?), &clock)?),
-            None => None,
-        };
+        let users = config.login.password.as_ref().map(|login| Directory::open(&login.users));
+        let users = users.transpose()?;
         let keys = keys::load_or_create(&config.keys_file)?;
+        let login = match (users, &config.login.password) {
+            (Some(users), Some(login)) => Some(password_login(users, login, &keys)?),
+            (_, _) => None,
+        };
         let audit = match &config.audit.file {
             Some(path) => Some(AuditLog::open(path.clone(), keys.audit().clone(), clock.clone())?),
             None => None,
@@ -67,10 +70,11 @@ impl Components {
             clock,
             policy: config.session.policy.clone(),
             max_per_user: config.session.max_per_user,
-            cookies: CookieNames::new(config.session.domain.as_deref()),
+            cookies: CookieNames::new(config.session.cookie.clone()),
             login_methods: LoginMethods::new(
                 login.clone().map(LoginMethod::Password).into_iter().collect(),
             ),
+            login_limits: config.login.limits,
             metrics,
             connection_limits: config.long_lived.into(),
             audit,
@@ -107,8 +111,14 @@ impl Components {
     }
 }
 
-fn password_login(users: Arc<Directory>, clock: &Clock) -> Result<Arc<PasswordLogin>, StartError> {
-    let login = PasswordLogin::new(users, PasswordSettings::default(), clock);
+fn password_login(
+    users: Directory,
+    config: &config::PasswordLogin,
+    keys: &KeyRing,
+) -> Result<Arc<PasswordLogin>, StartError> {
+    let (min_length, is_changeable) = (config.min_length, config.change);
+    let settings = PasswordSettings { min_length, is_changeable, ..PasswordSettings::default() };
+    let login = PasswordLogin::new(Arc::new(users), settings, keys.login().clone());
     login.map(Arc::new).map_err(|error| StartError::Login(error.to_string()))
 }
 

@@ -7,7 +7,7 @@ use http::HeaderValue;
 use zeroize::Zeroizing;
 
 use crate::config::{Config, ForwardedHeader, Server};
-use crate::portal::Branding;
+use crate::portal::{Branding, Help};
 use crate::proxy::{ClientSource, DroppedHeaders, TrustedProxies};
 use crate::route::RouteTable;
 use crate::session::SignalsMode;
@@ -79,7 +79,9 @@ fn branding(config: &Config) -> Result<Branding, StartError> {
         Some(path) => std::fs::read_to_string(path)
             .map_err(|error| StartError::File { path: path.clone(), error })?,
     };
-    Ok(Branding { name: config.portal.name.clone(), style })
+    let portal = &config.portal;
+    let (name, help, start) = (portal.name.clone(), portal.help.clone(), portal.start.clone());
+    Ok(Branding { name, style, help: help.map(Help::new), start })
 }
 
 fn workers(config: &Config) -> usize {

@@ -332,8 +332,10 @@ impl AuthAttempt<'_> {
         match verdict.outcome {
             Outcome::Admit(next) => {
                 let (key, end_seq) = (self.token.key, self.end_seq);
-                let token =
-                    next.and_then(|next| NewToken::issue(self.keys, key, &next, self.store.now()));
+                let token = next.and_then(|next| {
+                    let (now, end) = (self.store.now(), record.absolute_end);
+                    NewToken::issue(self.keys, key, &next, now, end)
+                });
                 Ok(AuthenticatedSession {
                     key,
                     identity,

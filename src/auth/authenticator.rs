@@ -4,8 +4,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::HeaderMap;
+
 use crate::connections::SessionSnapshot;
-use crate::message::CookieLookup;
+use crate::message::{CookieLookup, cookies};
 use crate::route::Route;
 use crate::secret::KeyRing;
 use crate::session::Token;
@@ -19,6 +21,7 @@ use super::attempt::AuthAttempt;
 use super::deny_reason::DenyReason;
 use super::permit::Permit;
 use super::request::{AuthOutcome, AuthRequest, AuthenticatedSession};
+use super::session_cookie;
 
 /// Lost compare-and-swaps before the store counts as unavailable. Each means that another request
 /// won.
@@ -125,8 +128,21 @@ impl Auth {
     /// emits no event.
     pub fn has_valid_mac(&self, cookie: &CookieLookup) -> bool {
         match cookie {
-            CookieLookup::Missing | CookieLookup::Duplicate => false,
+            CookieLookup::Missing => false,
             CookieLookup::One(value) => Token::parse(&self.shared().keys.load(), value).is_ok(),
+            // Chosen by their MACs.
+            CookieLookup::Several(_) => true,
+        }
+    }
+
+    /// Returns the session cookie of a request. Values that the gateway did not issue do not count beside
+    /// one that it did.
+    pub fn session_cookie(&self, headers: &HeaderMap) -> CookieLookup {
+        match cookies::find(headers, &self.shared().cookies.session) {
+            CookieLookup::Several(values) => {
+                session_cookie::select(&self.shared().keys.load(), values)
+            }
+            found @ (CookieLookup::Missing | CookieLookup::One(_)) => found,
         }
     }
 
@@ -134,7 +150,7 @@ impl Auth {
     fn parse_token(&self, keys: &KeyRing, request: &AuthRequest<'_>) -> Result<Token, DenyReason> {
         let value = match request.cookie {
             CookieLookup::Missing => return Err(DenyReason::NoSession),
-            CookieLookup::Duplicate => return Err(DenyReason::DuplicateCookie),
+            CookieLookup::Several(_) => return Err(DenyReason::DuplicateCookie),
             CookieLookup::One(value) => value,
         };
         Token::parse(keys, value).map_err(|_| {

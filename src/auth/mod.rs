@@ -13,6 +13,7 @@ mod end_session;
 mod permit;
 mod request;
 mod risk_assessment;
+mod session_cookie;
 
 pub use authenticator::Auth;
 pub use deny_reason::DenyReason;

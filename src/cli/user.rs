@@ -15,12 +15,8 @@ use zeroize::Zeroizing;
 use crate::identity::account::{self, FieldError};
 use crate::identity::password::PASSWORD_MAX;
 use crate::identity::users_file_editor::UsersFileEditor;
-use crate::identity::{Account, Cost, Credential, htpasswd, users_file};
+use crate::identity::{Account, Cost, Credential, htpasswd, password_policy, users_file};
 use crate::session::Identity;
-
-/// NIST SP 800-63B-4, 3.1.1.2: at least 8 characters, 15 if the password is the only factor.
-const LENGTH_MIN: usize = 8;
-const LENGTH_ADVISED: usize = 15;
 
 /// Add, change and list users with a password
 #[derive(Debug, Args)]
@@ -122,6 +118,16 @@ pub struct PasswordArgs {
     /// Read the password from the first line of standard input
     #[arg(long)]
     pub password_stdin: bool,
+    /// Minimum number of characters, at least 8 [default: 15, as NIST SP 800-63B-4 requires where the
+    /// password is the only factor]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(8..=64))]
+    pub min_length: Option<u8>,
+}
+
+impl PasswordArgs {
+    fn min_length(&self) -> usize {
+        self.min_length.map_or(password_policy::LENGTH_MIN, usize::from)
+    }
 }
 
 /// Input and output of a command. Tests pass their own.
@@ -266,12 +272,9 @@ fn new_password(
 ) -> anyhow::Result<Credential> {
     let password =
         if args.password_stdin { read_password(console)? } else { prompt_twice(console)? };
-    check_password(&password, user)?;
-    if password.chars().count() < LENGTH_ADVISED {
-        writeln!(
-            console.err,
-            "note: use {LENGTH_ADVISED} characters or more if the password is the only factor (NIST SP 800-63B-4)"
-        )?;
+    let password = account::normalize_password(&password);
+    if let Err(error) = password_policy::check(&password, user, args.min_length()) {
+        bail!("{error}");
     }
     Ok(Credential::hash(&password, Cost::DEFAULT)?)
 }
@@ -299,53 +302,6 @@ fn prompt_twice(console: &mut Console<'_>) -> anyhow::Result<Zeroizing<String>> 
     }
     Ok(first)
 }
-
-fn check_password(password: &str, user: &str) -> anyhow::Result<()> {
-    if password.chars().count() < LENGTH_MIN {
-        bail!("the password is shorter than {LENGTH_MIN} characters (NIST SP 800-63B-4)");
-    }
-    if password.len() > PASSWORD_MAX {
-        bail!("the password is longer than {PASSWORD_MAX} bytes, the limit of a login");
-    }
-    if password.contains(['\0', '\r', '\n']) {
-        bail!("the password contains a line break or NUL, which a login form cannot send");
-    }
-    if account::normalize_name(password) == account::normalize_name(user) {
-        bail!("the password is the user name");
-    }
-    if COMMON_PASSWORDS.contains(&account::normalize_name(password).as_str()) {
-        bail!("the password is one of the most common passwords");
-    }
-    Ok(())
-}
-
-/// The most frequent leaked passwords of eight characters or more.
-const COMMON_PASSWORDS: [&str; 24] = [
-    "12345678",
-    "123456789",
-    "1234567890",
-    "password",
-    "password1",
-    "password123",
-    "passw0rd",
-    "p@ssw0rd",
-    "p@ssword",
-    "qwertyuiop",
-    "qwerty123",
-    "qwerty12345",
-    "1q2w3e4r",
-    "1q2w3e4r5t",
-    "iloveyou",
-    "sunshine",
-    "princess",
-    "football",
-    "baseball",
-    "welcome1",
-    "admin123",
-    "administrator",
-    "changeme",
-    "letmein1",
-];
 
 #[derive(Serialize)]
 struct AccountRow<'a> {
@@ -472,6 +428,7 @@ fn import_entries(
 }
 
 fn user_name(text: &str) -> Result<String, FieldError> {
+    let text = &*account::composed(text);
     account::check_user_name(text).map(|()| text.to_owned())
 }
 

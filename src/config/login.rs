@@ -1,13 +1,16 @@
-//! `[login]`: login methods.
+//! `[login]`: login methods and the limits on failed logins.
 
 use std::path::PathBuf;
 
-use super::diagnostics::KeyDefault::Required;
+use super::diagnostics::KeyDefault::{Required, Value};
+use super::duration;
 use super::reader::Reader;
+use crate::rate_limit::{LoginLimits, Rate};
 
 #[derive(Clone, Debug)]
 pub struct Login {
     pub password: Option<PasswordLogin>,
+    pub limits: LoginLimits,
 }
 
 impl Login {
@@ -21,16 +24,39 @@ impl Login {
 #[derive(Clone, Debug)]
 pub struct PasswordLogin {
     pub users: PathBuf,
+    /// Minimum number of characters of a new password.
+    pub min_length: usize,
+    /// Whether users can change their password.
+    pub change: bool,
 }
 
 pub(super) fn login(mut section: Reader<'_>) -> Option<Login> {
-    match section.section_if_written("password", "login.password")? {
-        Some(section) => password(section).map(|login| Login { password: Some(login) }),
-        None => Some(Login { password: None }),
-    }
+    let pair = rate(&mut section, ["pair_failures", "pair_interval"], ["10", r#""6s""#]);
+    let account = rate(&mut section, ["account_failures", "account_interval"], ["100", r#""30s""#]);
+    let network = rate(&mut section, ["network_failures", "network_interval"], ["30", r#""2s""#]);
+    let password = section.section_if_written("password", "login.password")?;
+    let password = match password {
+        Some(section) => Some(self::password(section)?),
+        None => None,
+    };
+    let limits = LoginLimits { pair: pair?, account: account?, network: network? };
+    Some(Login { password, limits })
+}
+
+fn rate(
+    section: &mut Reader<'_>,
+    [burst, every]: [&'static str; 2],
+    defaults: [&'static str; 2],
+) -> Option<Rate> {
+    let burst = section.number(burst, Value(defaults[0]), 1..=1_000_000);
+    let every = section.quantity(every, Value(defaults[1]), duration::parse_positive);
+    Some(Rate::new(u32::try_from(burst?.value).unwrap_or(u32::MAX), every?.value))
 }
 
 fn password(mut section: Reader<'_>) -> Option<PasswordLogin> {
     let users = section.file("users", Required(r#""config/users.toml""#));
-    Some(PasswordLogin { users: users?.value })
+    let min_length = section.number("min_length", Value("15"), 8..=64);
+    let change = section.flag("change", Value("true"));
+    let (users, min_length) = (users?.value, min_length?.value);
+    Some(PasswordLogin { users, min_length, change: change?.value })
 }

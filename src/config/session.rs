@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::diagnostics::KeyDefault::Value;
 use super::duration;
 use super::reader::{Field, Reader};
-use crate::message::Host;
+use crate::message::cookies::SameSite;
+use crate::message::{CookieSettings, Host};
 use crate::session::{OnReuse, PolicyError, SessionPolicy};
 
 #[derive(Clone, Debug)]
@@ -13,8 +14,7 @@ pub struct Session {
     pub policy: SessionPolicy,
     /// Zero: no limit.
     pub max_per_user: usize,
-    /// Cookie domain: shares one session between all hosts at and below it.
-    pub domain: Option<String>,
+    pub cookie: CookieSettings,
 }
 
 /// The section with the locations that cross checks need.
@@ -24,6 +24,8 @@ pub(super) struct SessionSection {
     pub policy: Option<SessionPolicy>,
     pub max_per_user: Option<usize>,
     pub domain: Option<Option<Field<String>>>,
+    /// The cookie without its domain.
+    pub cookie: Option<CookieSettings>,
 }
 
 impl SessionSection {
@@ -31,7 +33,10 @@ impl SessionSection {
         Some(Session {
             policy: self.policy?,
             max_per_user: self.max_per_user?,
-            domain: self.domain?.map(|domain| domain.value),
+            cookie: CookieSettings {
+                domain: self.domain?.map(|domain| domain.value),
+                ..self.cookie?
+            },
         })
     }
 }
@@ -61,8 +66,50 @@ pub(super) fn session(mut section: Reader<'_>) -> SessionSection {
             "leave `domain` out unless several hosts share one login",
         );
     }
+    let cookie = cookie(&mut section);
     let policy = times.zip(on_reuse).and_then(|(times, reuse)| times.policy(&section, reuse.value));
-    SessionSection { policy, max_per_user: max_per_user.map(|number| number.value), domain }
+    let max_per_user = max_per_user.map(|number| number.value);
+    SessionSection { policy, max_per_user, domain, cookie }
+}
+
+fn cookie(section: &mut Reader<'_>) -> Option<CookieSettings> {
+    let name = section.text("cookie_name", Value(r#""doorward""#), cookie_name);
+    let persistent = section.flag("persistent", Value("false"));
+    let same_site = section.text("same_site", Value(r#""lax""#), same_site);
+    if let Some(same_site) = same_site.as_ref().filter(|value| value.value == SameSite::None) {
+        section.diagnostics.warning(
+            &same_site.span,
+            "browsers send this cookie with requests that other sites make",
+            "write same_site = \"lax\", unless users post forms from other sites to an app",
+        );
+    }
+    let (name, persistent, same_site) = (name?.value, persistent?.value, same_site?.value);
+    Some(CookieSettings { name, domain: None, same_site, persistent })
+}
+
+fn cookie_name(text: &str) -> Result<String, String> {
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if text.to_ascii_lowercase().starts_with("__") {
+        return Err(format!("`{text}` has a prefix, which is added by itself; write \"doorward\""));
+    }
+    if text.is_empty() || text.len() > 64 || !text.bytes().all(is_valid) {
+        return Err(format!(
+            "`{text}` is not 1 to 64 letters, digits, `-`, `_` or `.`; write \"doorward\""
+        ));
+    }
+    if text.ends_with("-login") {
+        return Err(format!("`{text}` ends like the cookie of the login form; write \"doorward\""));
+    }
+    Ok(text.to_owned())
+}
+
+fn same_site(text: &str) -> Result<SameSite, String> {
+    match text {
+        "lax" => Ok(SameSite::Lax),
+        "strict" => Ok(SameSite::Strict),
+        "none" => Ok(SameSite::None),
+        other => Err(super::unknown_value(other, &["lax", "strict", "none"])),
+    }
 }
 
 fn times(section: &mut Reader<'_>) -> Option<Times> {

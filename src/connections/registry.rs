@@ -120,6 +120,11 @@ impl ConnectionRegistry {
         Ok(ConnectionGuard { registry: self.clone(), key: snapshot.key, id, end })
     }
 
+    /// Returns whether the session has open connections.
+    pub fn is_tracked(&self, key: &SessionKey) -> bool {
+        self.shard(key).get(key).is_some_and(|entry| !entry.connections.is_empty())
+    }
+
     /// Closes the connections of an ended session, including those about to register.
     pub fn session_ended(&self, key: &SessionKey) {
         self.inner.end_log.record(EndEvent::Session(*key));

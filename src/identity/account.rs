@@ -1,6 +1,10 @@
 //! One account and the validation of its fields.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+
+use icu_normalizer::ComposingNormalizerBorrowed;
+use zeroize::Zeroizing;
 
 use crate::secret::sha256;
 use crate::session::Identity;
@@ -53,7 +57,7 @@ pub enum FieldError {
     TooManyGroups,
 }
 
-/// Validates a user name. Nothing is trimmed: two spellings are two names, or invalid.
+/// Validates a user name as it is stored. White space around it is invalid.
 pub fn check_user_name(name: &str) -> Result<(), FieldError> {
     check_name("user name", name)
 }
@@ -82,10 +86,28 @@ pub fn check_display_name(name: &str) -> Result<(), FieldError> {
     check_text("display name", name, DISPLAY_NAME_MAX)
 }
 
-/// Returns the form in which names are compared. Only ASCII is folded, so that all programs agree
-/// on it.
+/// Returns the form in which names are compared: without surrounding white space, which phone keyboards
+/// add, and composed (NFC), because keyboards type `é` in two ways. Only the case of ASCII is folded, so that
+/// all programs agree on it.
 pub fn normalize_name(name: &str) -> String {
-    name.to_ascii_lowercase()
+    composed(name.trim()).to_ascii_lowercase()
+}
+
+/// Returns the form in which passwords are hashed (RFC 8265, OpaqueString): composed, and every space as
+/// an ASCII space.
+pub fn normalize_password(password: &str) -> Zeroizing<String> {
+    let is_space = |c: char| c.is_whitespace() && !c.is_control();
+    let spaced: Zeroizing<String> =
+        Zeroizing::new(password.chars().map(|c| if is_space(c) { ' ' } else { c }).collect());
+    Zeroizing::new(composed(&spaced).into_owned())
+}
+
+/// Returns the text in the composed form NFC.
+pub fn composed(text: &str) -> Cow<'_, str> {
+    match text.is_ascii() {
+        true => Cow::Borrowed(text),
+        false => ComposingNormalizerBorrowed::new_nfc().normalize(text),
+    }
 }
 
 fn check_name(what: &'static str, name: &str) -> Result<(), FieldError> {
@@ -123,6 +145,20 @@ mod tests {
         for bad in ["", " a", "a ", "a\u{a0}", "a:b", "a,b", "a\n", "a\0b", "\u{85}", &long] {
             assert!(check_user_name(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn spellings_of_one_name_are_equal() {
+        for spelling in ["zoë", "zoe\u{308}", " zoë ", "ZOë", "zoë\u{a0}", "zoe\u{308}\n"] {
+            assert_eq!(normalize_name(spelling), "zoë", "{spelling:?}");
+        }
+        assert_ne!(normalize_name("zoe"), "zoë");
+    }
+
+    #[test]
+    fn passwords_are_composed_and_have_ascii_spaces() {
+        assert_eq!(*normalize_password("pass\u{a0}e\u{301} "), "pass é ");
+        assert_eq!(*normalize_password("a\u{3000}b\tc"), "a b\tc");
     }
 
     #[test]

@@ -5,15 +5,14 @@
 //! missing or invalid file is reported once and changes nothing: an editing mistake must neither
 //! admit anyone nor lock everyone out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use std::hash::{BuildHasher, RandomState};
 
-use crate::secret::sha256;
+use crate::secret::{LoginKey, sha256};
 use crate::session::{EndReason, Identity, Record};
 
 use super::account::{Account, normalize_name};
@@ -27,9 +26,6 @@ pub struct Directory {
     snapshot: ArcSwap<AccountTable>,
     /// State of the file at the last check, valid or not.
     file_state: Mutex<FileState>,
-    /// Selects decoys. A name always gets the same kind of decoy, and the choice cannot be
-    /// predicted from outside.
-    decoy_hasher: RandomState,
 }
 
 /// One changed account. Its sessions may have to end.
@@ -55,8 +51,7 @@ pub enum ChangeKind {
 #[derive(Debug)]
 struct AccountTable {
     accounts: HashMap<String, Arc<Account>>,
-    /// One decoy per account, of the account's cost: unknown names have the same distribution of
-    /// costs as existing ones.
+    /// One decoy for each cost of the accounts.
     decoys: Vec<Credential>,
 }
 
@@ -78,17 +73,16 @@ impl Directory {
             path: path.to_owned(),
             snapshot: ArcSwap::from_pointee(snapshot),
             file_state: Mutex::new(FileState::Content(sha256(text.as_bytes()))),
-            decoy_hasher: RandomState::new(),
         })
     }
 
-    /// Returns the account for a login name. ASCII case is ignored.
+    /// Returns the account for a login name, in any spelling that [`normalize_name`] makes equal.
     pub fn find(&self, name: &str) -> Option<Arc<Account>> {
         let snapshot = self.snapshot.load();
-        // Most names, such as those from sessions, are already lower case.
-        match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            false => snapshot.accounts.get(name).cloned(),
-            true => snapshot.accounts.get(&normalize_name(name)).cloned(),
+        // Most names, such as those from sessions, are already in the normal form.
+        match name.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase()) {
+            true => snapshot.accounts.get(name).cloned(),
+            false => snapshot.accounts.get(&normalize_name(name)).cloned(),
         }
     }
 
@@ -103,6 +97,11 @@ impl Directory {
             }
             Some(account) => Ok(Arc::clone(&account.identity)),
         }
+    }
+
+    /// Returns the path of the users file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Returns the number of accounts.
@@ -136,12 +135,12 @@ impl Directory {
     }
 
     /// Returns the hash against which an unknown name is verified.
-    pub(super) fn decoy(&self, name: &str) -> Option<Credential> {
-        let snapshot = self.snapshot.load();
-        let count = u64::try_from(snapshot.decoys.len()).ok()?;
-        let at = self.decoy_hasher.hash_one(normalize_name(name)).checked_rem(count)?;
-        let at = usize::try_from(at).ok()?;
-        snapshot.decoys.get(at).cloned()
+    ///
+    /// The choice is the cost with the greatest keyed hash of name and cost. It is equal at all
+    /// gateways and after a restart. When accounts come and go it stays the same, unless the first account
+    /// of a cost comes or the last one goes; then only the names of that cost change.
+    pub(super) fn decoy(&self, key: &LoginKey, name: &str) -> Option<Credential> {
+        self.snapshot.load().decoy(key, name)
     }
 }
 
@@ -162,6 +161,12 @@ impl AccountTable {
         AccountTable { accounts: accounts.into_iter().map(by_name).collect(), decoys }
     }
 
+    fn decoy(&self, key: &LoginKey, name: &str) -> Option<Credential> {
+        let name = normalize_name(name);
+        let score = |decoy: &&Credential| key.tag("decoy", &format!("{:?} {name}", decoy.cost()));
+        self.decoys.iter().max_by_key(score).cloned()
+    }
+
     fn changes_to(&self, next: &AccountTable) -> Vec<AccountChange> {
         let mut changes: Vec<AccountChange> = self
             .accounts
@@ -178,19 +183,8 @@ impl AccountTable {
 }
 
 fn decoys(accounts: &[Account]) -> Vec<Credential> {
-    let mut made: HashMap<Cost, Credential> = HashMap::new();
-    accounts
-        .iter()
-        .filter_map(|account| {
-            let cost = account.password.cost();
-            if let Some(decoy) = made.get(&cost) {
-                return Some(decoy.clone());
-            }
-            let decoy = Credential::decoy(cost).ok()?;
-            made.insert(cost, decoy.clone());
-            Some(decoy)
-        })
-        .collect()
+    let costs: HashSet<Cost> = accounts.iter().map(|account| account.password.cost()).collect();
+    costs.into_iter().filter_map(|cost| Credential::decoy(cost).ok()).collect()
 }
 
 fn change_kind(old: &Account, new: Option<&Account>) -> Option<ChangeKind> {
@@ -203,5 +197,60 @@ fn change_kind(old: &Account, new: Option<&Account>) -> Option<ChangeKind> {
         }
         Some(new) if new != old => Some(ChangeKind::Other),
         Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::KeyRing;
+    use crate::session::Identity;
+
+    const COSTS: [Cost; 2] = [Cost::Argon2id { m: 8, t: 1, p: 1 }, Cost::Bcrypt { cost: 4 }];
+
+    fn snapshot(costs: impl IntoIterator<Item = Cost>) -> AccountTable {
+        let account = |(number, cost)| {
+            let identity = Identity { user: format!("user{number}"), ..Identity::default() };
+            Account::new(identity, Credential::decoy(cost).expect("a hash"), false)
+        };
+        AccountTable::new(costs.into_iter().enumerate().map(account).collect())
+    }
+
+    fn costs_of_unknown_names(snapshot: &AccountTable, key: &LoginKey) -> Vec<Cost> {
+        let cost = |number| snapshot.decoy(key, &format!("nobody{number}")).expect("one").cost();
+        (0..200).map(cost).collect()
+    }
+
+    /// Otherwise existing names would be those whose time never changes.
+    #[test]
+    fn unknown_names_keep_their_cost_over_all_changes() {
+        let keys = KeyRing::parse(&KeyRing::generate("now").to_file()).expect("a keys file");
+        let key = keys.login();
+        let [argon2, bcrypt] = COSTS;
+        let before = costs_of_unknown_names(&snapshot([argon2, bcrypt]), key);
+        let share = before.iter().filter(|cost| **cost == bcrypt).count();
+        assert!((60..140).contains(&share), "both costs occur: {share} of 200");
+        for accounts in [vec![bcrypt, argon2], vec![argon2; 20], vec![bcrypt; 20]] {
+            let more = snapshot([argon2, bcrypt].into_iter().chain(accounts));
+            assert_eq!(costs_of_unknown_names(&more, key), before);
+        }
+        // Another gateway, or the same one after a restart.
+        let again = KeyRing::parse(&keys.to_file()).expect("our own file");
+        assert_eq!(costs_of_unknown_names(&snapshot([bcrypt, argon2]), again.login()), before);
+        // A third cost changes only the names that get it.
+        let third = Cost::Bcrypt { cost: 5 };
+        let after = costs_of_unknown_names(&snapshot([argon2, bcrypt, third]), key);
+        let changed = before.iter().zip(&after).filter(|(old, new)| old != new);
+        assert!(changed.into_iter().all(|(_, new)| *new == third));
+    }
+
+    #[test]
+    fn spellings_of_an_unknown_name_have_one_cost() {
+        let (keys, accounts) = (KeyRing::generate("now"), snapshot(COSTS));
+        let cost = |name: &str| accounts.decoy(keys.login(), name).expect("one").cost();
+        for number in 0..50 {
+            let (name, spelling) = (format!("zo\u{eb}{number}"), format!(" ZOe\u{308}{number}"));
+            assert_eq!(cost(&name), cost(&spelling));
+        }
     }
 }

@@ -80,6 +80,17 @@ impl LoginMethods {
         })
     }
 
+    /// Whether users can change their password.
+    pub fn is_changeable(&self) -> bool {
+        self.password().is_some_and(|login| login.settings().is_changeable)
+    }
+
+    /// Returns the credential digest of a name's account; zero if there is no account.
+    pub fn credential_digest(&self, name: &str) -> [u8; 8] {
+        let account = self.password().and_then(|login| login.directory().find(name));
+        account.map_or([0; 8], |account| account.credential_digest)
+    }
+
     /// Returns a user's name in the spelling of their account, if they have one.
     pub fn user(&self, name: &str) -> Option<String> {
         let account = self.password()?.directory().find(name)?;
@@ -90,7 +101,7 @@ impl LoginMethods {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock, UnixMillis};
+    use crate::clock::UnixMillis;
     use crate::identity::{Cost, Credential, Directory, PasswordSettings};
     use crate::secret::{KeyRing, random_bytes};
     use crate::session::{ClientContext, SessionId, SessionKey, Token, UserTag};
@@ -112,7 +123,8 @@ mod tests {
         let text = format!("[[user]]\nname = \"alice\"\npassword = \"{}\"\n", stored.stored());
         std::fs::write(&path, text).expect("written");
         let users = Arc::new(Directory::open(&path).expect("a users file"));
-        let login = PasswordLogin::new(users, PasswordSettings::default(), &Clock::System);
+        let keys = KeyRing::generate("now");
+        let login = PasswordLogin::new(users, PasswordSettings::default(), keys.login().clone());
         LoginMethods::new(vec![LoginMethod::Password(Arc::new(login.expect("settings")))])
     }
 

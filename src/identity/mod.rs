@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | [`login_method`] | [`LoginMethod`]: the configured login methods; [`VerifiedLogin`]: their result |
 //! | [`password`] | [`PasswordLogin`]: one login attempt |
-//! | [`throttle`] | rate limits on login attempts |
+//! | [`hash_queue`] | the fair queue for password hashing |
+//! | [`password_policy`] | rules for new passwords |
 //! | [`directory`] | [`Directory`]: the accounts in the current users file |
 //! | [`account`] | one account and the validation of its fields |
 //! | [`credential`] | a stored password hash: argon2id or bcrypt, with bounded cost |
@@ -24,17 +25,19 @@
 pub mod account;
 pub mod credential;
 pub mod directory;
+mod hash_queue;
 pub mod htpasswd;
 pub mod login_method;
 pub mod password;
+pub mod password_policy;
 pub mod private_file;
-pub mod throttle;
 pub mod users_file;
 pub mod users_file_editor;
 
 pub use account::Account;
 pub use credential::{Cost, Credential};
 pub use directory::{AccountChange, ChangeKind, Directory};
+pub use hash_queue::QueuePlace;
 pub use login_method::{LoginMethod, LoginMethods, VerifiedLogin};
 pub use password::{LoginOutcome, PasswordLogin, PasswordSettings};
 pub use users_file::UsersError;

@@ -1,27 +1,26 @@
-//! One login attempt with a password: rate limits, queue, hash, result.
+//! One login attempt with a password: queue, limits, hash, result.
 //!
 //! Unknown and disabled names take the same path as existing ones, against a decoy of the same
 //! cost, and end in the same [`LoginOutcome::Refuse`]. If accounts have different costs (bcrypt
-//! from an htpasswd file beside argon2id), unknown names are spread over the costs in proportion.
-//! The time of an attempt reveals the kind of hash, not whether the name exists.
+//! from an htpasswd file beside argon2id), a keyed hash assigns each unknown name one of them. The time
+//! of an attempt reveals the kind of hash, not whether the name exists.
 
-use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::process::{getpriority_process, setpriority_process};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zeroize::Zeroizing;
 
-use crate::clock::Clock;
-use crate::secret::constant_time_eq;
+use crate::secret::{LoginKey, constant_time_eq};
 
-use super::account::{Account, normalize_name};
+use super::account::{Account, normalize_password};
 use super::credential::{Cost, Credential, CredentialError};
 use super::directory::Directory;
-use super::throttle::{AttemptKey, LoginLimits, Throttle};
+use super::hash_queue::{HashPermit, HashQueue, QueuePlace};
+use super::password_policy;
+use super::users_file_editor::{EditError, UsersFileEditor};
 
 /// Maximum length of a password in bytes, as protection against resource exhaustion.
 pub const PASSWORD_MAX: usize = 1_024;
@@ -32,27 +31,31 @@ const HASH_NICE: i32 = 10;
 /// Settings of password verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PasswordSettings {
-    pub limits: LoginLimits,
     /// Maximum number of concurrent hashes across all runtimes. Each takes a core and its memory.
     pub concurrent_hashes: NonZeroUsize,
-    /// Maximum number of attempts that wait for a permit.
+    /// Maximum number of attempts that wait for a permit, in each of the two lanes.
     pub queue_length: usize,
     /// Maximum wait for a permit.
     pub queue_wait: Duration,
     /// Cost of an attempt while the directory has no account.
     pub decoy_cost: Cost,
+    /// Minimum number of characters of a new password.
+    pub min_length: usize,
+    /// Whether users can change their password.
+    pub is_changeable: bool,
 }
 
 impl Default for PasswordSettings {
     fn default() -> PasswordSettings {
         let permits = all_cores_but_one();
         PasswordSettings {
-            limits: LoginLimits::default(),
             concurrent_hashes: permits,
             // A hash takes about 60 ms: attempts further back could not start within two seconds.
             queue_length: permits.get().saturating_mul(32),
             queue_wait: Duration::from_secs(2),
             decoy_cost: Cost::DEFAULT,
+            min_length: password_policy::LENGTH_MIN,
+            is_changeable: true,
         }
     }
 }
@@ -84,16 +87,27 @@ pub enum LoginOutcome {
     Busy { retry_after: Duration },
 }
 
+/// Why a new password was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum SetPasswordError {
+    #[error(transparent)]
+    Hash(#[from] CredentialError),
+    #[error(transparent)]
+    File(#[from] EditError),
+    #[error("the task was interrupted")]
+    Interrupted,
+}
+
 /// Verifies passwords for all runtimes of a gateway. Shared behind an [`Arc`].
 #[derive(Debug)]
 pub struct PasswordLogin {
     directory: Arc<Directory>,
     settings: PasswordSettings,
-    throttle: Arc<Throttle>,
-    permits: Arc<Semaphore>,
-    waiting: Arc<AtomicUsize>,
+    queue: Arc<HashQueue>,
     running: Arc<HashCounts>,
     decoy: Credential,
+    /// Selects decoys, equally at all gateways.
+    key: LoginKey,
 }
 
 /// Counters of hashes, for metrics and tests.
@@ -110,44 +124,74 @@ impl PasswordLogin {
     pub fn new(
         directory: Arc<Directory>,
         settings: PasswordSettings,
-        clock: &Clock,
+        key: LoginKey,
     ) -> Result<PasswordLogin, CredentialError> {
+        let permits = settings.concurrent_hashes.get();
         Ok(PasswordLogin {
             directory,
             settings,
-            throttle: Arc::new(Throttle::new(settings.limits, clock)),
-            permits: Arc::new(Semaphore::new(settings.concurrent_hashes.get())),
-            waiting: Arc::default(),
+            queue: Arc::new(HashQueue::new(permits, settings.queue_length)),
             running: Arc::default(),
             decoy: Credential::decoy(settings.decoy_cost)?,
+            key,
         })
     }
 
-    /// Makes one attempt from the address `from`. Dropping the future abandons the result, not the
-    /// attempt: a started hash runs to its end, keeps its permit and is counted.
+    /// Makes one attempt. `charge` counts it and runs once the attempt may be hashed, so that attempts in
+    /// progress alone exhaust no limit; its error is the time to wait.
+    ///
+    /// Dropping the future abandons the result, not the attempt: a started hash runs to its end, keeps
+    /// its permit and remains charged.
     pub async fn verify(
         &self,
         name: &str,
         password: Zeroizing<String>,
-        from: IpAddr,
+        place: QueuePlace,
+        charge: impl Future<Output = Result<(), Duration>>,
     ) -> LoginOutcome {
         // Before any lookup, so that the response reveals nothing about the name.
         if password.len() > PASSWORD_MAX {
             return LoginOutcome::Refuse;
         }
-        let key = match self.throttle.admit(&normalize_name(name), from) {
-            Ok(key) => key,
-            Err(retry_after) => return LoginOutcome::Throttle { retry_after },
-        };
-        let Some(permit) = self.acquire_permit().await else {
+        let permit =
+            tokio::time::timeout(self.settings.queue_wait, self.queue.acquire(place)).await;
+        let Ok(Some(permit)) = permit else {
             return self.busy();
         };
-        let matches = self.run_hash(self.credential_check(name), password, key, permit).await;
-        match matches {
+        if let Err(retry_after) = charge.await {
+            return LoginOutcome::Throttle { retry_after };
+        }
+        match self.run_hash(self.credential_check(name), password, permit).await {
             Some(Some(account)) => self.recheck_account(account),
             Some(None) => LoginOutcome::Refuse,
             None => self.busy(),
         }
+    }
+
+    /// Returns the settings.
+    pub fn settings(&self) -> &PasswordSettings {
+        &self.settings
+    }
+
+    /// Writes a new password, which was checked, to the users file.
+    ///
+    /// # Errors
+    /// If the file cannot be written; the old password stays.
+    pub async fn set_password(
+        &self,
+        user: &str,
+        password: Zeroizing<String>,
+    ) -> Result<(), SetPasswordError> {
+        let (path, user) = (self.directory.path().to_owned(), user.to_owned());
+        let work = move || {
+            lower_priority();
+            let credential = Credential::hash(&normalize_password(&password), Cost::DEFAULT)?;
+            let mut edit = UsersFileEditor::open(&path)?;
+            edit.set_password(&user, &credential)?;
+            Ok(edit.save()?)
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        done.unwrap_or(Err(SetPasswordError::Interrupted))
     }
 
     /// Returns the accounts that can log in.
@@ -172,17 +216,7 @@ impl PasswordLogin {
 
     /// Returns the number of attempts that wait for a permit.
     pub fn queued_attempts(&self) -> usize {
-        self.waiting.load(Ordering::SeqCst)
-    }
-
-    async fn acquire_permit(&self) -> Option<OwnedSemaphorePermit> {
-        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
-            return Some(permit);
-        }
-        let _slot = QueueSlot::take(&self.waiting, self.settings.queue_length)?;
-        let turn = Arc::clone(&self.permits).acquire_owned();
-        let turn = tokio::time::timeout(self.settings.queue_wait, turn).await;
-        turn.ok()?.ok()
+        self.queue.waiting()
     }
 
     fn credential_check(&self, name: &str) -> CredentialCheck {
@@ -192,7 +226,10 @@ impl PasswordLogin {
                 account: Some(account).filter(|account| !account.disabled),
             },
             None => CredentialCheck {
-                credential: self.directory.decoy(name).unwrap_or_else(|| self.decoy.clone()),
+                credential: self
+                    .directory
+                    .decoy(&self.key, name)
+                    .unwrap_or_else(|| self.decoy.clone()),
                 account: None,
             },
         }
@@ -203,21 +240,14 @@ impl PasswordLogin {
         &self,
         check: CredentialCheck,
         password: Zeroizing<String>,
-        key: AttemptKey,
-        permit: OwnedSemaphorePermit,
+        permit: HashPermit,
     ) -> Option<Option<Arc<Account>>> {
-        let throttle = Arc::clone(&self.throttle);
         let running = Arc::clone(&self.running);
         let work = move || {
             let _permit = permit;
             let _running = RunningHash::begin(running);
             lower_priority();
-            let account = check.run(&password);
-            match account {
-                Some(_) => throttle.record_success(key),
-                None => throttle.record_failure(key),
-            }
-            account
+            check.run(&password)
         };
         tokio::task::spawn_blocking(work).await.ok()
     }
@@ -250,25 +280,14 @@ struct CredentialCheck {
 }
 
 impl CredentialCheck {
+    /// Verifies the normalized password. Hashes from before the normalization, or from another program, may
+    /// be of the password as typed. A second hash runs only for passwords that the normalization changes, for
+    /// every account alike.
     fn run(self, password: &str) -> Option<Arc<Account>> {
-        let matches = self.credential.verify(password);
+        let normalized = normalize_password(password);
+        let matches = self.credential.verify(&normalized)
+            || (*normalized != *password && self.credential.verify(password));
         self.account.filter(|_| matches)
-    }
-}
-
-/// A slot in the queue, released on drop.
-struct QueueSlot(Arc<AtomicUsize>);
-
-impl QueueSlot {
-    fn take(waiting: &Arc<AtomicUsize>, max: usize) -> Option<QueueSlot> {
-        let slot = QueueSlot(Arc::clone(waiting));
-        (waiting.fetch_add(1, Ordering::SeqCst) < max).then_some(slot)
-    }
-}
-
-impl Drop for QueueSlot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

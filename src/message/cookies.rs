@@ -4,8 +4,32 @@
 //! that folds names more than browsers protect them lets a sibling host plant cookies ("Cookie
 //! Chaos", 2025).
 
-use cookie::{Cookie, CookieBuilder, SameSite, time::Duration};
+use cookie::{Cookie, CookieBuilder};
 use http::header::{self, HeaderMap, HeaderValue};
+
+pub use cookie::SameSite;
+
+/// Settings of the session cookie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CookieSettings {
+    /// Name without prefix.
+    pub name: String,
+    /// Domain whose subdomains share the session cookie; `None` for one host.
+    pub domain: Option<String>,
+    pub same_site: SameSite,
+    /// Whether the cookie outlives the browser, until the absolute end of the session.
+    pub persistent: bool,
+}
+
+/// Default of [`CookieSettings::name`].
+pub const DEFAULT_NAME: &str = "doorward";
+
+impl Default for CookieSettings {
+    fn default() -> CookieSettings {
+        let (name, same_site) = (DEFAULT_NAME.to_owned(), SameSite::Lax);
+        CookieSettings { name, domain: None, same_site, persistent: false }
+    }
+}
 
 /// Names of the gateway's cookies, on every host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,63 +38,145 @@ pub struct CookieNames {
     pub session: String,
     /// Binds a login form to the browser that requested it.
     pub login: String,
-    /// Domain whose subdomains share the session cookie; `None` for one host.
-    domain: Option<String>,
+    settings: CookieSettings,
+    /// Every name of the gateway's cookies, also under other settings.
+    own: Vec<String>,
 }
 
-const LOGIN: &str = "__Host-doorward-login";
-const HOST_ONLY: &str = "__Host-doorward";
-const SHARED: &str = "__Secure-doorward";
-const OWN_NAMES: [&str; 3] = [HOST_ONLY, SHARED, LOGIN];
+/// First characters of every token. A cookie with such a value is never forwarded: it may be the session
+/// cookie of another gateway on this host.
+const TOKEN_PREFIX: &[u8] = b"dw1_";
+
+/// Maximum number of different values that a lookup returns.
+const MAX_VALUES: usize = 16;
 
 /// Result of a cookie lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CookieLookup {
     Missing,
     One(Vec<u8>),
-    /// Two or more, one of which an attacker may have planted. Treated as no session.
-    Duplicate,
+    /// Two or more different values, one of which an attacker may have planted.
+    Several(Vec<Vec<u8>>),
+}
+
+impl CookieLookup {
+    /// Returns the values found.
+    pub fn values(&self) -> &[Vec<u8>] {
+        match self {
+            CookieLookup::Missing => &[],
+            CookieLookup::One(value) => std::slice::from_ref(value),
+            CookieLookup::Several(values) => values,
+        }
+    }
+}
+
+impl Default for CookieNames {
+    fn default() -> CookieNames {
+        CookieNames::new(CookieSettings::default())
+    }
 }
 
 impl CookieNames {
     /// Uses `__Host-` names, or `__Secure-` for a session cookie shared by a parent domain.
-    pub fn new(domain: Option<&str>) -> CookieNames {
-        CookieNames {
-            session: if domain.is_some() { SHARED } else { HOST_ONLY }.to_owned(),
-            login: LOGIN.to_owned(),
-            domain: domain.map(str::to_owned),
+    pub fn new(settings: CookieSettings) -> CookieNames {
+        let [host, shared] =
+            ["__Host-", "__Secure-"].map(|prefix| format!("{prefix}{}", settings.name));
+        let login = format!("{host}-login");
+        let defaults = ["__Host-", "__Secure-"].map(|prefix| format!("{prefix}{DEFAULT_NAME}"));
+        let default_login = format!("{}-login", defaults[0]);
+        let session = if settings.domain.is_some() { &shared } else { &host }.clone();
+        let mut own = vec![host, shared, login.clone(), default_login];
+        own.extend(defaults);
+        own.sort();
+        own.dedup();
+        CookieNames { session, login, settings, own }
+    }
+
+    /// Returns a `Set-Cookie` with a session token. `left` is the time to the absolute end of the session.
+    /// The cookie has a lifetime only if it is persistent; the server decides when a session ends.
+    pub fn set_session(&self, token: &str, left: std::time::Duration) -> Option<HeaderValue> {
+        let cookie = Cookie::build((self.session.as_str(), token));
+        let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
+        self.with_domain(match self.settings.persistent {
+            true => cookie.max_age(cookie::time::Duration::seconds(seconds)),
+            false => cookie,
+        })
+    }
+
+    /// Returns every `Set-Cookie` that deletes a session token at this host: for the host itself and for
+    /// every domain above it, where an earlier configuration or another site may have set one. Only for
+    /// a logout that the user requested.
+    pub fn clear_session(&self, host: &str) -> Vec<HeaderValue> {
+        let domains = self.domains(host).into_iter().map(Some);
+        let all = std::iter::once(None).chain(domains);
+        all.filter_map(|domain| self.expired(domain)).collect()
+    }
+
+    /// Returns the deletions that must precede [`CookieNames::set_session`] at a login, so that the new
+    /// cookie is the only one.
+    pub fn clear_others(&self, host: &str) -> Vec<HeaderValue> {
+        if self.is_host_only() {
+            return Vec::new();
         }
+        let own = self.settings.domain.as_deref();
+        let domains =
+            self.domains(host).into_iter().filter(|domain| Some(*domain) != own).map(Some);
+        std::iter::once(None).chain(domains).filter_map(|domain| self.expired(domain)).collect()
     }
 
-    /// Returns a `Set-Cookie` with a session token. It has no lifetime: only the server decides
-    /// when a session ends.
-    pub fn set_session(&self, token: &str) -> Option<HeaderValue> {
-        self.with_domain(Cookie::build((self.session.as_str(), token)))
+    /// Returns the domains of which a cookie reaches this host. Browsers accept no other cookie with the
+    /// `__Host-` prefix than that of the host.
+    fn domains<'a>(&self, host: &'a str) -> Vec<&'a str> {
+        let is_address = host.parse::<std::net::IpAddr>().is_ok() || host.starts_with('[');
+        if self.is_host_only() || is_address {
+            return Vec::new();
+        }
+        let starts = host.match_indices('.').map(|(at, _)| at + 1);
+        let domains = std::iter::once(0).chain(starts).filter_map(|at| host.get(at..));
+        domains.filter(|domain| domain.contains('.')).collect()
     }
 
-    /// Returns a `Set-Cookie` that deletes the session token; only for a logout that the user
-    /// requested.
-    pub fn clear_session(&self) -> Option<HeaderValue> {
-        self.with_domain(Cookie::build((self.session.as_str(), "")).max_age(Duration::ZERO))
+    fn is_host_only(&self) -> bool {
+        self.settings.domain.is_none()
+    }
+
+    fn expired(&self, domain: Option<&str>) -> Option<HeaderValue> {
+        let cookie =
+            Cookie::build((self.session.as_str(), "")).max_age(cookie::time::Duration::ZERO);
+        self.with_attributes(match domain {
+            Some(domain) => cookie.domain(domain),
+            None => cookie,
+        })
     }
 
     /// Returns a `Set-Cookie` with the value that binds a login form to this browser.
     pub fn set_login(&self, value: &str) -> Option<HeaderValue> {
-        with_attributes(Cookie::build((self.login.as_str(), value)))
+        let cookie = Cookie::build((self.login.as_str(), value)).same_site(SameSite::Lax);
+        to_header(cookie)
     }
 
     fn with_domain(&self, cookie: CookieBuilder<'_>) -> Option<HeaderValue> {
-        match &self.domain {
-            Some(domain) => with_attributes(cookie.domain(domain.as_str())),
-            None => with_attributes(cookie),
+        match &self.settings.domain {
+            Some(domain) => self.with_attributes(cookie.domain(domain.as_str())),
+            None => self.with_attributes(cookie),
         }
+    }
+
+    fn with_attributes(&self, cookie: CookieBuilder<'_>) -> Option<HeaderValue> {
+        to_header(cookie.same_site(self.settings.same_site))
     }
 
     /// Whether the name belongs to the gateway, in any spelling and under any setting of `domain`.
     /// Browsers fold the case of prefixes and keep cookies of an earlier configuration.
     fn is_own(&self, name: &[u8]) -> bool {
         let name = name.trim_ascii();
-        OWN_NAMES.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
+        self.own.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
+    }
+
+    /// Whether a cookie of a request must not reach an upstream.
+    fn is_withheld(&self, pair: &[u8]) -> bool {
+        let value = pair.iter().position(|byte| *byte == b'=').map(|at| &pair[at + 1..]);
+        value.is_some_and(|value| value.starts_with(TOKEN_PREFIX)) || self.is_own(name_of(pair))
     }
 
     /// Removes the gateway's cookies from the request and joins the others into one header (RFC
@@ -80,7 +186,7 @@ impl CookieNames {
             return;
         }
         let mut kept = Vec::new();
-        for pair in pairs(headers).filter(|pair| !self.is_own(name_of(pair))) {
+        for pair in pairs(headers).filter(|pair| !self.is_withheld(pair)) {
             if !kept.is_empty() {
                 kept.extend_from_slice(b"; ");
             }
@@ -105,19 +211,30 @@ impl CookieNames {
     }
 }
 
-fn with_attributes(cookie: CookieBuilder<'_>) -> Option<HeaderValue> {
-    let cookie = cookie.path("/").secure(true).http_only(true).same_site(SameSite::Lax).build();
+fn to_header(cookie: CookieBuilder<'_>) -> Option<HeaderValue> {
+    let cookie = cookie.path("/").secure(true).http_only(true).build();
     HeaderValue::from_str(&cookie.to_string()).ok()
 }
 
-/// Returns the value of the cookie `name`, byte for byte.
+/// Returns the values of the cookie `name`, byte for byte. Equal values are one.
 pub fn find(headers: &HeaderMap, name: &str) -> CookieLookup {
     let mut values = pairs(headers).filter_map(|pair| value_of(pair, name.as_bytes()));
-    match (values.next(), values.next()) {
-        (None, _) => CookieLookup::Missing,
-        (Some(value), None) => CookieLookup::One(value.to_vec()),
-        (Some(_), Some(_)) => CookieLookup::Duplicate,
+    let Some(first) = values.next() else { return CookieLookup::Missing };
+    let mut others = values.filter(|value| *value != first);
+    match others.next() {
+        None => CookieLookup::One(first.to_vec()),
+        Some(second) => several([first, second].into_iter().chain(others)),
     }
+}
+
+fn several<'a>(all: impl Iterator<Item = &'a [u8]>) -> CookieLookup {
+    let mut values: Vec<Vec<u8>> = Vec::new();
+    for value in all {
+        if values.len() < MAX_VALUES && !values.iter().any(|known| known == value) {
+            values.push(value.to_vec());
+        }
+    }
+    CookieLookup::Several(values)
 }
 
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
@@ -155,20 +272,29 @@ mod tests {
         headers
     }
 
+    const LEFT: std::time::Duration = std::time::Duration::from_secs(3_600);
+
     fn names() -> CookieNames {
-        CookieNames::new(None)
+        CookieNames::default()
+    }
+
+    fn shared(domain: &str) -> CookieNames {
+        let domain = Some(domain.to_owned());
+        CookieNames::new(CookieSettings { domain, ..CookieSettings::default() })
     }
 
     #[test]
-    fn the_cookie_is_found_by_exact_name_and_only_once() {
+    fn the_cookie_is_found_by_exact_name() {
         let found = |lines: &[&str]| find(&headers(lines), "__Host-doorward");
         assert_eq!(
             found(&["a=1; __Host-doorward=dw1_x; b=2"]),
             CookieLookup::One(b"dw1_x".to_vec())
         );
         assert_eq!(found(&["a=1", "__Host-doorward=x"]), CookieLookup::One(b"x".to_vec()));
-        assert_eq!(found(&["__Host-doorward=x; __Host-doorward=y"]), CookieLookup::Duplicate);
-        assert_eq!(found(&["__Host-doorward=x", "__Host-doorward=x"]), CookieLookup::Duplicate);
+        let both = CookieLookup::Several(vec![b"x".to_vec(), b"y".to_vec()]);
+        assert_eq!(found(&["__Host-doorward=x; __Host-doorward=y", "__Host-doorward=x"]), both);
+        let same = found(&["__Host-doorward=x", "__Host-doorward=x"]);
+        assert_eq!(same, CookieLookup::One(b"x".to_vec()));
         for line in [
             "__host-doorward=x",
             "__Host-doorward-login=x",
@@ -199,15 +325,65 @@ mod tests {
     /// ASVS 3.3.
     #[test]
     fn cookies_have_all_security_attributes_and_no_lifetime() {
-        let line = names().set_session("dw1_x").expect("a value");
+        let line = names().set_session("dw1_x", LEFT).expect("a value");
         let expected = "__Host-doorward=dw1_x; HttpOnly; SameSite=Lax; Secure; Path=/";
         assert_eq!(line, expected);
-        let shared = CookieNames::new(Some("example.com")).set_session("dw1_x").expect("a value");
+        let shared = shared("example.com").set_session("dw1_x", LEFT).expect("a value");
         let expected =
             "__Secure-doorward=dw1_x; HttpOnly; SameSite=Lax; Secure; Path=/; Domain=example.com";
         assert_eq!(shared, expected);
-        let cleared = names().clear_session().expect("a value");
-        assert_eq!(cleared, "__Host-doorward=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0");
+        let cleared = names().clear_session("app.example.com");
+        assert_eq!(
+            cleared,
+            ["__Host-doorward=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0"]
+        );
+    }
+
+    #[test]
+    fn a_shared_cookie_is_cleared_for_every_domain_above() {
+        let clear = "__Secure-doorward=; HttpOnly; SameSite=Lax; Secure; Path=/";
+        let lines = |domains: &[&str]| -> Vec<String> {
+            let line = |domain: &&str| match *domain {
+                "" => format!("{clear}; Max-Age=0"),
+                domain => format!("{clear}; Domain={domain}; Max-Age=0"),
+            };
+            domains.iter().map(line).collect()
+        };
+        let names = shared("b.example.com");
+        let all = ["", "a.b.example.com", "b.example.com", "example.com"];
+        assert_eq!(names.clear_session("a.b.example.com"), *lines(&all));
+        let others = ["", "a.b.example.com", "example.com"];
+        assert_eq!(names.clear_others("a.b.example.com"), *lines(&others));
+        assert_eq!(names.clear_session("192.0.2.1"), *lines(&[""]));
+        assert!(CookieNames::default().clear_others("a.b").is_empty());
+    }
+
+    #[test]
+    fn name_lifetime_and_same_site_are_settable() {
+        let settings = CookieSettings {
+            name: "staging".to_owned(),
+            same_site: SameSite::None,
+            persistent: true,
+            ..CookieSettings::default()
+        };
+        let names = CookieNames::new(settings);
+        let line = names.set_session("dw1_x", LEFT).expect("a value");
+        let expected =
+            "__Host-staging=dw1_x; HttpOnly; SameSite=None; Secure; Path=/; Max-Age=3600";
+        assert_eq!(line, expected);
+        assert_eq!(names.login, "__Host-staging-login");
+    }
+
+    #[test]
+    fn tokens_of_other_gateways_on_the_host_are_withheld() {
+        let names = CookieNames::new(CookieSettings {
+            name: "staging".to_owned(),
+            ..CookieSettings::default()
+        });
+        let mut sent =
+            headers(&["a=1; __Host-staging=x; __Host-doorward=y; __Host-production=dw1_z; b=dw1"]);
+        names.strip(&mut sent);
+        assert_eq!(sent[header::COOKIE], "a=1; b=dw1");
     }
 
     #[test]

@@ -107,42 +107,42 @@ impl BadRequest {
 impl InboundHead {
     /// Validates a head that arrived over TLS. Rejects paths with ambiguous segments.
     pub fn parse(
-        parts: request::Parts,
+        mut parts: request::Parts,
         context: RequestContext,
     ) -> Result<InboundHead, BadRequest> {
-        InboundHead::parse_with(parts, context, |_, path| match path.ambiguity {
+        InboundHead::parse_with(&mut parts, context, |_, path| match path.ambiguity {
             Ambiguity::Delimiter => path.interpret().is_some(),
             Ambiguity::Segments => false,
         })
     }
 
     /// As [`InboundHead::parse`], but accepts an ambiguous path if `is_allowed` returns true for it
-    /// on that host.
+    /// on that host. Takes the headers out of `parts` only if it accepts the head.
     pub fn parse_with(
-        parts: request::Parts,
+        parts: &mut request::Parts,
         context: RequestContext,
         is_allowed: impl Fn(&Host, &AmbiguousPath<'_>) -> bool,
     ) -> Result<InboundHead, BadRequest> {
         let request::Parts { method, uri, version, headers, .. } = parts;
-        if method == Method::CONNECT || method == Method::TRACE {
+        if *method == Method::CONNECT || *method == Method::TRACE {
             return Err(BadRequest::Method);
         }
-        check_scheme(&uri)?;
-        check_headers(&headers)?;
-        let host = parse_host(&uri, &headers)?;
-        let websocket = is_websocket_handshake(&method, version, &headers)?;
-        check_loop(&headers)?;
-        let intent = Intent::from_request(&method, &headers);
-        let target = parse_target(&method, uri, |path| is_allowed(&host, path))?;
-        let overrides = method_override::named_methods(&method, &headers, target.query());
+        check_scheme(uri)?;
+        check_headers(headers)?;
+        let host = parse_host(uri, headers)?;
+        let websocket = is_websocket_handshake(method, *version, headers)?;
+        check_loop(headers)?;
+        let intent = Intent::from_request(method, headers);
+        let target = parse_target(method, std::mem::take(uri), |path| is_allowed(&host, path))?;
+        let overrides = method_override::named_methods(method, headers, target.query());
         let RequestContext { client, fingerprint, request } = context;
         let asker = Requester { intent, request };
         Ok(InboundHead {
-            method,
-            version,
+            method: std::mem::take(method),
+            version: *version,
             host,
             target,
-            headers,
+            headers: std::mem::take(headers),
             client,
             fingerprint,
             requester: asker,

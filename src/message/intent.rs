@@ -8,6 +8,7 @@ use super::request_id::RequestId;
 
 // A `HeaderName` avoids parsing the name on each lookup.
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// The kind of request that a local response answers, and its ID.
 #[derive(Clone, Debug)]
@@ -38,6 +39,12 @@ impl Intent {
 
 fn is_get_or_head(method: &Method) -> bool {
     *method == Method::GET || *method == Method::HEAD
+}
+
+/// Whether the response is shown in a frame of another page.
+pub fn is_framed(headers: &HeaderMap) -> bool {
+    let dest = header_str(headers, &SEC_FETCH_DEST);
+    dest.is_some_and(|dest| matches!(dest, "iframe" | "frame" | "embed" | "object" | "fencedframe"))
 }
 
 /// Whether the client accepts HTML.

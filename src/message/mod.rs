@@ -36,7 +36,7 @@ pub mod response_headers;
 pub mod sanitize;
 pub mod target;
 
-pub use cookies::{CookieLookup, CookieNames};
+pub use cookies::{CookieLookup, CookieNames, CookieSettings};
 pub use csrf::{CrossOriginPolicy, Origin};
 pub use endpoint::Endpoint;
 pub use host::{Host, HostPattern};

@@ -45,8 +45,8 @@ pub fn set_no_store(headers: &mut HeaderMap) {
 }
 
 /// Adds the headers of a logout response: deletes the cookie and the site's data in the browser.
-pub fn set_logout_headers(headers: &mut HeaderMap, cookies: &CookieNames) {
-    if let Some(gone) = cookies.clear_session() {
+pub fn set_logout_headers(headers: &mut HeaderMap, cookies: &CookieNames, host: &str) {
+    for gone in cookies.clear_session(host) {
         headers.append(header::SET_COOKIE, gone);
     }
     let kept = HeaderValue::from_static("\"cache\", \"storage\"");
@@ -123,7 +123,7 @@ mod tests {
             headers.append(header::SET_COOKIE, HeaderValue::from_static(line));
         }
         headers.insert(CLEAR_SITE_DATA, HeaderValue::from_static("\"cache\", \"cookies\""));
-        sanitize(&mut headers, &CookieNames::new(None));
+        sanitize(&mut headers, &CookieNames::default());
         assert_eq!(headers.get_all(header::SET_COOKIE).iter().collect::<Vec<_>>(), ["a=1", "b=2"]);
         assert_eq!(headers[CLEAR_SITE_DATA], "\"cache\"");
     }
@@ -143,7 +143,7 @@ mod tests {
     fn an_upstream_cannot_set_the_gateways_own_headers() {
         let mut headers = HeaderMap::new();
         headers.insert("doorward-store", HeaderValue::from_static("away"));
-        sanitize(&mut headers, &CookieNames::new(None));
+        sanitize(&mut headers, &CookieNames::default());
         assert!(headers.is_empty());
     }
 
@@ -152,7 +152,7 @@ mod tests {
         let cleared = |value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(CLEAR_SITE_DATA, HeaderValue::from_static(value));
-            sanitize(&mut headers, &CookieNames::new(None));
+            sanitize(&mut headers, &CookieNames::default());
             headers.get(CLEAR_SITE_DATA).cloned()
         };
         assert_eq!(cleared("\"cookies\""), None);

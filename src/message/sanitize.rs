@@ -188,7 +188,7 @@ mod tests {
         let client = IpAddr::from([127, 0, 0, 1]);
         let context = RequestContext { client, fingerprint: None, request: RequestId::from(1) };
         let head = InboundHead::parse(parts, context).expect("unambiguous");
-        SanitizedHead::new(head, &ReservedHeaders::new(rules), &CookieNames::new(None))
+        SanitizedHead::new(head, &ReservedHeaders::new(rules), &CookieNames::default())
     }
 
     /// CVE-2025-64484.

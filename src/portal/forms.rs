@@ -1,21 +1,22 @@
-//! Form fields, CSRF tokens, and the return URL carried through a login.
+//! Form fields, CSRF tokens, and the state carried through a login.
 //!
-//! The return URL travels through the login form sealed, so only the gateway can create one. It
-//! opens for one host and for at most a day. No redirect target comes from an unauthenticated
-//! parameter, each browser tab keeps its own, and requests without a session write nothing to the
-//! store.
+//! The state holds the return URL and the reason for the login. It travels through the login form sealed,
+//! so only the gateway can create one. It opens for one host and for at most a day. No redirect target and
+//! no notice comes from an unauthenticated parameter, each browser tab keeps its own, and requests without a
+//! session write nothing to the store.
 
 use bytes::Bytes;
 use data_encoding::BASE64URL_NOPAD;
 use http::header::{self, HeaderMap, HeaderValue};
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::clock::UnixMillis;
-use crate::message::{Host, InboundHead, Intent, Target, csrf};
+use crate::message::{Host, InboundHead, Intent, Target, csrf, intent};
 use crate::secret::{KeyRing, seal};
 
 /// Longest return URL, in bytes. After a longer one, the login redirects to `/`.
-const MAX_TARGET_BYTES: usize = 2_000;
+const MAX_TARGET_BYTES: usize = 8 * 1024;
 
 const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
 
@@ -67,10 +68,15 @@ pub(super) fn same_origin(head: &InboundHead) -> bool {
 }
 
 /// Returns the page to return to after a login. For a form post or a script request this is the
-/// page from the `Referer` header, because repeating the request as a GET would do something else.
+/// page from the `Referer` header, because repeating the request as a GET would do something else. For a
+/// frame it is the page around it, because the login opens in the whole window.
 pub fn return_url(head: &InboundHead) -> Option<String> {
+    let own = || Some(head.target.raw().as_str().to_owned());
     match head.requester.intent {
-        Intent::Navigation if head.method.is_safe() => Some(head.target.raw().as_str().to_owned()),
+        Intent::Navigation if intent::is_framed(&head.headers) => {
+            referer_target(&head.headers, &head.host).or_else(own)
+        }
+        Intent::Navigation if head.method.is_safe() => own(),
         Intent::Navigation | Intent::Fetch => referer_target(&head.headers, &head.host),
     }
 }
@@ -111,6 +117,55 @@ pub fn verify_csrf_token(
     opened.and_then(decode_time).is_some_and(|made| now.since(made) < DAY)
 }
 
+/// The state of a login.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginState {
+    /// Page to return to, within this origin.
+    pub target: Option<String>,
+    /// Code of the reason for the login, as in [`DenyReason`](crate::auth::DenyReason); may be empty.
+    pub reason: String,
+    /// Hash of the ID of the session that was refused; zero if there was none.
+    pub refused: [u8; 8],
+    /// Whether the refused request sent a form, whose content is lost.
+    pub is_unsaved: bool,
+    /// Whether the page to return to was too long to keep.
+    pub is_too_long: bool,
+}
+
+impl LoginState {
+    /// Sets the page to return to. URLs that leave the site are ignored.
+    pub(super) fn with_target(self, target: Option<String>) -> LoginState {
+        let is_too_long = target.as_ref().is_some_and(|target| target.len() > MAX_TARGET_BYTES);
+        let target = target.filter(|target| !is_too_long && is_local(target));
+        LoginState { target, is_too_long, ..self }
+    }
+
+    /// Seals the state for one host. Returns `None` if it is empty.
+    pub(super) fn seal(&self, keys: &KeyRing, host: &str, now: UnixMillis) -> Option<String> {
+        if *self == LoginState::default() {
+            return None;
+        }
+        let plain = [&now.0.to_be_bytes()[..], &postcard::to_allocvec(self).ok()?].concat();
+        Some(BASE64URL_NOPAD.encode(&seal::seal(keys, b"login state", host.as_bytes(), &plain)))
+    }
+
+    /// Opens a state that was sealed for the same host less than a day ago.
+    pub(super) fn open(
+        keys: &KeyRing,
+        host: &str,
+        text: &str,
+        now: UnixMillis,
+    ) -> Option<LoginState> {
+        let sealed = BASE64URL_NOPAD.decode(text.as_bytes()).ok()?;
+        let plain = seal::open(keys, b"login state", host.as_bytes(), &sealed).ok()?;
+        let (made, state) = plain.split_at_checked(8)?;
+        let is_fresh = now.since(decode_time(made.to_vec())?) < DAY;
+        let state: LoginState = postcard::from_bytes(state).ok()?;
+        let is_local = state.target.as_deref().is_none_or(is_local);
+        (is_fresh && is_local).then_some(state)
+    }
+}
+
 /// Seals a return URL for one host. Returns `None` for URLs that are too long or leave the site.
 pub fn seal_return_url(
     keys: &KeyRing,
@@ -118,21 +173,13 @@ pub fn seal_return_url(
     target: &str,
     now: UnixMillis,
 ) -> Option<String> {
-    if target.len() > MAX_TARGET_BYTES || !is_local(target) {
-        return None;
-    }
-    let plain = [&now.0.to_be_bytes(), target.as_bytes()].concat();
-    Some(BASE64URL_NOPAD.encode(&seal::seal(keys, b"login target", host.as_bytes(), &plain)))
+    let state = LoginState::default().with_target(Some(target.to_owned()));
+    state.target.is_some().then(|| state.seal(keys, host, now))?
 }
 
-/// Opens a return URL sealed by [`seal_return_url`] for the same host less than a day ago.
+/// Opens the return URL of a sealed state of the same host.
 pub fn open_return_url(keys: &KeyRing, host: &str, text: &str, now: UnixMillis) -> Option<String> {
-    let sealed = BASE64URL_NOPAD.decode(text.as_bytes()).ok()?;
-    let plain = seal::open(keys, b"login target", host.as_bytes(), &sealed).ok()?;
-    let (made, target) = plain.split_at_checked(8)?;
-    let fresh = now.since(decode_time(made.to_vec())?) < DAY;
-    let target = String::from_utf8(target.to_vec()).ok()?;
-    (fresh && is_local(&target)).then_some(target)
+    LoginState::open(keys, host, text, now)?.target
 }
 
 fn decode_time(bytes: Vec<u8>) -> Option<UnixMillis> {
@@ -164,6 +211,31 @@ mod tests {
         assert_eq!(open_return_url(&keys, "b.test", &sealed, NOW), None);
         assert_eq!(open_return_url(&keys, "a.test", &sealed, NOW.plus(DAY)), None);
         assert_eq!(open_return_url(&KeyRing::generate("other"), "a.test", &sealed, NOW), None);
+    }
+
+    #[test]
+    fn a_login_state_opens_unchanged_and_an_empty_one_is_not_sealed() {
+        let keys = KeyRing::generate("now");
+        let state = LoginState {
+            target: Some("/a".to_owned()),
+            reason: "idle".to_owned(),
+            refused: [1; 8],
+            is_unsaved: true,
+            is_too_long: false,
+        };
+        let sealed = state.seal(&keys, "a.test", NOW).expect("not empty");
+        assert_eq!(LoginState::open(&keys, "a.test", &sealed, NOW), Some(state));
+        assert_eq!(LoginState::open(&keys, "b.test", &sealed, NOW), None);
+        assert_eq!(LoginState::default().seal(&keys, "a.test", NOW), None);
+    }
+
+    #[test]
+    fn a_return_url_has_up_to_8_kib_and_a_longer_one_is_reported() {
+        let target = |length: usize| Some(format!("/{}", "x".repeat(length - 1)));
+        let longest = LoginState::default().with_target(target(8_192));
+        assert!(longest.target.is_some() && !longest.is_too_long);
+        let longer = LoginState::default().with_target(target(8_193));
+        assert!(longer.target.is_none() && longer.is_too_long);
     }
 
     #[test]

@@ -1,22 +1,24 @@
 //! Login and logout.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
 use http::StatusCode;
 use http::header::{self, HeaderValue};
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use crate::auth::{AuthenticatedSession, DenyReason};
-use crate::identity::{LoginOutcome, VerifiedLogin};
+use crate::identity::{LoginOutcome, PasswordLogin, VerifiedLogin};
 use crate::message::{CookieLookup, InboundHead, Intent, cookies, intent, response_headers};
-use crate::secret::random_bytes;
-use crate::session::{EndReason, SessionKey};
+use crate::secret::{random_bytes, sha256};
+use crate::session::{EndReason, SessionKey, Token};
 use crate::sessions::{RecoverableSession, SessionInfo};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
 
-use super::forms::{self, CSRF, FormFields, RETURN_URL};
+use super::forms::{self, CSRF, FormFields, LoginState, RETURN_URL};
 use super::pages::{self, LoginNotice, LoginPage};
 use super::responses::{json_page, see_other};
 use super::{Page, Portal, Problem};
@@ -25,15 +27,47 @@ use super::{Page, Portal, Problem};
 const PURPOSE: &str = "login form";
 
 impl Portal {
-    /// Shows the login form, with the reason for it.
-    pub(super) fn show_login(&self, head: &InboundHead) -> Page {
+    /// Shows the login form, with the reason for it. A logged-in user goes on to their page.
+    pub(super) async fn show_login(&self, head: &InboundHead) -> Page {
         // A login would fail after the user has typed the password.
         if self.auth.shared().outage.prevents_login() {
             return self.problem(&head.requester, Problem::StoreUnavailable);
         }
         let query = FormFields::parse(head.target.query().unwrap_or_default().to_owned().into());
-        let notice = login_notice(query.text("why"));
-        self.login_page(head, StatusCode::OK, notice, query.text(RETURN_URL), "")
+        let sealed = query.text(RETURN_URL);
+        let state = self.login_state(head, sealed);
+        let user = self.logged_in_user(head, &state).await;
+        match &state.target {
+            Some(target) if user.is_some() && !state.is_unsaved => see_other(target),
+            _ => {
+                self.login_page(head, StatusCode::OK, login_notice(&state.reason), sealed, "", user)
+            }
+        }
+    }
+
+    /// Returns the user of the live session of this browser. A session that was refused is not enough:
+    /// its page would send the user back here.
+    async fn logged_in_user(&self, head: &InboundHead, state: &LoginState) -> Option<String> {
+        let presented = self.presented_session(head)?;
+        if presented == state.refused {
+            return None;
+        }
+        let session = self.authenticate_for_logout(head).await.ok()?;
+        Some(session.record.identity.user.clone())
+    }
+
+    /// Returns the hash of the ID of the session that the browser presents, live or not.
+    pub(super) fn presented_session(&self, head: &InboundHead) -> Option<[u8; 8]> {
+        let CookieLookup::One(value) = self.session_cookie(head) else { return None };
+        let token = Token::parse(&self.auth.shared().keys.load(), &value).ok()?;
+        sha256(&token.key.id.0).first_chunk().copied()
+    }
+
+    /// Opens the state of a login; empty if the gateway did not seal it.
+    pub(super) fn login_state(&self, head: &InboundHead, sealed: &str) -> LoginState {
+        let (shared, host) = (self.auth.shared(), head.host.to_string());
+        let state = LoginState::open(&shared.keys.load(), &host, sealed, shared.clock.now());
+        state.unwrap_or_default()
     }
 
     fn login_page(
@@ -41,21 +75,27 @@ impl Portal {
         head: &InboundHead,
         status: StatusCode,
         notice: Option<LoginNotice>,
-        target: &str,
+        sealed: &str,
         username: &str,
+        user: Option<String>,
     ) -> Page {
         let shared = self.auth.shared();
         let (nonce, fresh) = self.nonce(head);
         let csrf =
             forms::csrf_token(&shared.keys.load(), PURPOSE, nonce.as_bytes(), shared.clock.now());
+        let state = self.login_state(head, sealed);
         let html = pages::login(&LoginPage {
             site: &self.branding.name,
             host: head.host.name(),
             notice,
-            action: "/.doorward/login",
+            user: user.as_deref(),
+            continue_at: state.target.as_deref().unwrap_or("/"),
+            is_unsaved: state.is_unsaved,
+            is_too_long: state.is_too_long,
             csrf: &csrf,
-            target,
+            target: sealed,
             username,
+            help: self.branding.help.as_ref(),
         });
         let mut page = self.page(status, html);
         if fresh && let Some(cookie) = shared.cookies.set_login(&nonce) {
@@ -83,51 +123,61 @@ impl Portal {
         let (nonce, fresh) = self.nonce(head);
         let now = shared.clock.now();
         let token = fields.text(CSRF);
-        if fresh
-            || !forms::verify_csrf_token(&shared.keys.load(), PURPOSE, nonce.as_bytes(), token, now)
-        {
-            return self.show_login_error(
-                head,
-                &fields,
-                StatusCode::BAD_REQUEST,
-                LoginNotice::Stale,
-            );
+        let is_valid =
+            forms::verify_csrf_token(&shared.keys.load(), PURPOSE, nonce.as_bytes(), token, now);
+        if fresh || !is_valid {
+            // The page set the cookie, so a form without it comes from a browser that blocks cookies.
+            let notice = match fresh && !token.is_empty() {
+                true => LoginNotice::NoCookies,
+                false => LoginNotice::Stale,
+            };
+            return self.show_login_error(head, &fields, StatusCode::BAD_REQUEST, notice);
         }
         let Some(login) = &self.login else {
             return self.problem(&head.requester, Problem::NoRoute);
         };
         let password = fields.one("password").cloned().unwrap_or_default();
-        match login.verify(fields.text("username"), password, head.client).await {
+        let name = fields.text("username");
+        match self.verify_password(login, name, password, head.client).await {
             LoginOutcome::Accept(account) => {
                 self.complete_login(head, &fields, &account.as_ref().into()).await
             }
             LoginOutcome::Refuse => {
                 self.login_event(SessionEvent::LoginFailed, head, &fields);
-                self.show_login_error(
-                    head,
-                    &fields,
-                    StatusCode::UNAUTHORIZED,
-                    LoginNotice::WrongPassword,
-                )
+                let (status, notice) = (StatusCode::UNAUTHORIZED, LoginNotice::WrongPassword);
+                self.show_login_error(head, &fields, status, notice)
             }
             LoginOutcome::Throttle { retry_after } => {
                 self.login_event(SessionEvent::LoginThrottled, head, &fields);
                 let seconds = whole_seconds(retry_after);
-                let notice = LoginNotice::Throttled { seconds };
-                let page =
-                    self.show_login_error(head, &fields, StatusCode::TOO_MANY_REQUESTS, notice);
-                with_retry_after(page, seconds)
+                let (status, notice) =
+                    (StatusCode::TOO_MANY_REQUESTS, LoginNotice::Throttled { seconds });
+                with_retry_after(self.show_login_error(head, &fields, status, notice), seconds)
             }
             LoginOutcome::Busy { retry_after } => {
-                let page = self.show_login_error(
-                    head,
-                    &fields,
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    LoginNotice::Busy,
-                );
+                let (status, notice) = (StatusCode::SERVICE_UNAVAILABLE, LoginNotice::Busy);
+                let page = self.show_login_error(head, &fields, status, notice);
                 with_retry_after(page, whole_seconds(retry_after))
             }
         }
+    }
+
+    /// Verifies a password within the limits on failed logins.
+    pub(super) async fn verify_password(
+        &self,
+        login: &PasswordLogin,
+        name: &str,
+        password: Zeroizing<String>,
+        client: IpAddr,
+    ) -> LoginOutcome {
+        let throttle = &self.auth.sessions().throttle;
+        let attempt = throttle.attempt(name, client).await;
+        let charge = throttle.charge(&attempt);
+        let outcome = login.verify(name, password, attempt.queue_place(), charge).await;
+        if let LoginOutcome::Accept(_) = outcome {
+            throttle.record_success(&attempt).await;
+        }
+        outcome
     }
 
     async fn complete_login(
@@ -149,22 +199,21 @@ impl Portal {
         let is_person =
             head.requester.intent == Intent::Navigation || intent::accepts_html(&head.headers);
         let mut page = if created.has_notices && is_person {
-            see_other(&self.sessions_page(head, fields))
+            see_other(&self.sessions_page(head, fields, ""))
         } else {
             let target = self.return_url(head, fields.text(RETURN_URL));
             see_other(target.as_deref().unwrap_or("/"))
         };
-        if let Some(cookie) = shared.cookies.set_session(&created.token) {
-            page.headers_mut().append(header::SET_COOKIE, cookie);
+        let cookie = shared.cookies.set_session(&created.token, created.left);
+        for line in shared.cookies.clear_others(head.host.name()).into_iter().chain(cookie) {
+            page.headers_mut().append(header::SET_COOKIE, line);
         }
         page
     }
 
     /// Opens a sealed return URL; `None` if the gateway did not seal it.
     pub(super) fn return_url(&self, head: &InboundHead, sealed: &str) -> Option<String> {
-        let shared = self.auth.shared();
-        let host = head.host.to_string();
-        forms::open_return_url(&shared.keys.load(), &host, sealed, shared.clock.now())
+        self.login_state(head, sealed).target
     }
 
     /// Shows the form again, or returns JSON to scripts. Old browsers send no `Sec-Fetch-Mode`, so
@@ -179,13 +228,8 @@ impl Portal {
         if head.requester.intent == Intent::Fetch && !intent::accepts_html(&head.headers) {
             return json_page(status, &json!({ "error": "login", "reason": notice.as_str() }));
         }
-        self.login_page(
-            head,
-            status,
-            Some(notice),
-            fields.text(RETURN_URL),
-            fields.text("username"),
-        )
+        let (sealed, username) = (fields.text(RETURN_URL), fields.text("username"));
+        self.login_page(head, status, Some(notice), sealed, username, None)
     }
 
     /// Logs the user name only if the account exists, because people type passwords into the wrong
@@ -213,12 +257,17 @@ impl Portal {
         match self.authenticate_for_logout(head).await {
             Ok(session) => self.logout_form(&session.key, &session.record.identity.user),
             Err(DenyReason::Unavailable(error)) => self.deny(head, &DenyReason::Unavailable(error)),
-            Err(_) => match self.auth.sessions().find_recoverable(&self.session_cookie(head)).await
-            {
-                Ok(Some(session)) => self.logout_form(&session.info.key, session.user()),
-                Ok(None) => self.page(StatusCode::OK, pages::logged_out(&self.branding.name)),
-                Err(error) => self.deny(head, &DenyReason::Unavailable(error)),
+            Err(_) => self.confirm_recoverable_logout(head).await,
+        }
+    }
+
+    async fn confirm_recoverable_logout(&self, head: &InboundHead) -> Page {
+        match self.auth.sessions().find_recoverable(&self.session_cookie(head)).await {
+            Ok(sessions) => match sessions.first() {
+                Some(session) => self.logout_form(&session.info.key, session.user()),
+                None => self.page(StatusCode::OK, pages::logged_out(&self.branding.name)),
             },
+            Err(error) => self.deny(head, &DenyReason::Unavailable(error)),
         }
     }
 
@@ -228,44 +277,49 @@ impl Portal {
     }
 
     /// Ends the session in the store, then deletes the cookie. A token that is refused for now can
-    /// still name a live session, which ends too.
+    /// still name a live session, which ends too; so do all sessions of several cookies.
     pub(super) async fn logout(&self, head: &InboundHead, fields: FormFields) -> Page {
-        let session = match self.authenticate_for_logout(head).await {
-            Ok(session) => Ok(Some(session_info(session))),
+        let sessions = match self.authenticate_for_logout(head).await {
+            Ok(session) => Ok(vec![session_info(session)]),
             Err(DenyReason::Unavailable(error)) => self
                 .auth
                 .sessions()
                 .cached_session(&self.session_cookie(head))
-                .map(Some)
+                .map(|session| vec![session])
                 .ok_or(error),
             Err(_) => self
                 .auth
                 .sessions()
                 .find_recoverable(&self.session_cookie(head))
                 .await
-                .map(RecoverableSession::into_info),
+                .map(RecoverableSession::into_infos),
         };
-        match session {
-            Ok(Some(session)) if self.verify_session_csrf(&session.key, &fields) => {
-                self.end_this(head, &session).await
+        let is_confirmed = |session: &SessionInfo| self.verify_session_csrf(&session.key, &fields);
+        match sessions {
+            Ok(sessions) if sessions.is_empty() => self.logout_response(head),
+            Ok(sessions) if sessions.iter().any(is_confirmed) => {
+                self.end_all(head, &sessions).await
             }
-            Ok(Some(_)) => self.problem(&head.requester, Problem::CrossSite),
-            Ok(None) => self.logout_response(),
+            Ok(_) => self.problem(&head.requester, Problem::CrossSite),
             Err(error) => self.deny(head, &DenyReason::Unavailable(error)),
         }
     }
 
-    async fn end_this(&self, head: &InboundHead, session: &SessionInfo) -> Page {
-        match self.auth.sessions().revoker.end_session(session, EndReason::Logout).await {
-            Ok(_) => self.logout_response(),
-            Err(error) => self.deny(head, &DenyReason::Unavailable(error)),
+    async fn end_all(&self, head: &InboundHead, sessions: &[SessionInfo]) -> Page {
+        for session in sessions {
+            let ended = self.auth.sessions().revoker.end_session(session, EndReason::Logout).await;
+            if let Err(error) = ended {
+                return self.deny(head, &DenyReason::Unavailable(error));
+            }
         }
+        self.logout_response(head)
     }
 
     /// Deletes the session cookie. Sent only after the session has ended on the server.
-    pub(super) fn logout_response(&self) -> Page {
+    pub(super) fn logout_response(&self, head: &InboundHead) -> Page {
         let mut page = self.page(StatusCode::OK, pages::logged_out(&self.branding.name));
-        response_headers::set_logout_headers(page.headers_mut(), &self.auth.shared().cookies);
+        let (cookies, host) = (&self.auth.shared().cookies, head.host.name());
+        response_headers::set_logout_headers(page.headers_mut(), cookies, host);
         page
     }
 }
@@ -275,15 +329,18 @@ fn session_info(session: AuthenticatedSession) -> SessionInfo {
     SessionInfo { key: session.key, record: session.record, last_active }
 }
 
-/// Maps the `why` parameter to one of the fixed messages; other values show none.
-fn login_notice(why: &str) -> Option<LoginNotice> {
-    match why {
+/// Maps a reason to one of the fixed messages; other values show none.
+fn login_notice(reason: &str) -> Option<LoginNotice> {
+    match reason {
         "idle" => Some(LoginNotice::Idle),
         "absolute" => Some(LoginNotice::Absolute),
         "theft" => Some(LoginNotice::Theft),
         "theft-elsewhere" => Some(LoginNotice::TheftElsewhere),
         "reauthenticate" => Some(LoginNotice::Reauthenticate),
         "logout" => Some(LoginNotice::LoggedOut),
+        "password-changed" => Some(LoginNotice::PasswordChanged),
+        "duplicate-cookie" => Some(LoginNotice::SeveralCookies),
+        "invalid-token" => Some(LoginNotice::ForeignCookie),
         "revoked" | "replaced" | "not-rotating" | "account-gone" | "credential-changed"
         | "after-crash" | "generation-ahead" | "unknown-session" => Some(LoginNotice::SessionEnded),
         _ => None,

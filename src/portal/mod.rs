@@ -7,7 +7,12 @@
 //! | `sessions` | the user's live sessions; POST ends one, the others, or all |
 //! | `session` | JSON with the seconds left; not counted as activity |
 //! | `health` | 204 for load balancers, on any host; answered by the proxy |
+//! | `password` | form for a new password, of accounts in the users file; POST changes it |
 //! | `style.css` | stylesheet, followed by the operator's |
+//! | `icon.svg`, `times.js` | icon of the pages; script that shows times in the zone of the browser |
+//!
+//! Two further paths belong to the portal: `/.well-known/change-password` leads to `password`, and `/` is
+//! the start page of a host whose routes all have a path prefix.
 
 mod responses;
 // Public for the fuzz targets and their corpus tests only.
@@ -15,8 +20,12 @@ mod responses;
 pub mod forms;
 mod login;
 pub mod pages;
+mod password;
 mod sessions;
+mod start;
+mod styles;
 
+pub use pages::Help;
 pub use responses::Problem;
 
 use std::sync::Arc;
@@ -26,14 +35,17 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Response};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use zeroize::Zeroizing;
 
 use crate::auth::{Auth, AuthRequest, AuthenticatedSession, DenyReason};
 use crate::connections::ClientBody;
 use crate::identity::PasswordLogin;
-use crate::message::{CookieLookup, InboundHead, cookies};
+use crate::message::{CookieLookup, InboundHead};
 use crate::route::RouteTable;
 use crate::session::{RotationTiming, RoutePolicy, SignalsMode};
+use crate::sessions::NewToken;
+
+use responses::see_other;
+use styles::Styles;
 
 /// Path prefix of the portal. Routes below it are rejected.
 pub const PREFIX: &str = "/.doorward";
@@ -41,8 +53,12 @@ pub const PREFIX: &str = "/.doorward";
 /// Path of the health check on the traffic listeners, for any host.
 pub const HEALTH: &str = "/.doorward/health";
 
-/// Maximum size of a form body, in bytes.
-const FORM_LIMIT: usize = 8 * 1024;
+/// Where password managers find the page for a new password
+/// (<https://www.w3.org/TR/change-password-url/>).
+pub const WELL_KNOWN_CHANGE_PASSWORD: &str = "/.well-known/change-password";
+
+/// Maximum size of a form body, in bytes. The state of a login has up to 11 KiB.
+const FORM_LIMIT: usize = 16 * 1024;
 
 /// Timeout for reading a form body. The client is unauthenticated and holds a connection.
 const FORM_TIME: Duration = Duration::from_secs(10);
@@ -53,6 +69,7 @@ pub struct Portal {
     auth: Auth,
     login: Option<Arc<PasswordLogin>>,
     branding: Arc<Branding>,
+    styles: Arc<Styles>,
     routes: Arc<RouteTable>,
 }
 
@@ -63,6 +80,10 @@ pub struct Branding {
     pub name: String,
     /// CSS appended to the built-in stylesheet.
     pub style: String,
+    /// Where users get help.
+    pub help: Option<Help>,
+    /// Path that the start page redirects to; `None` lists the apps.
+    pub start: Option<String>,
 }
 
 /// Returns whether a canonical path belongs to the portal.
@@ -80,30 +101,39 @@ impl Portal {
         branding: Arc<Branding>,
         routes: Arc<RouteTable>,
     ) -> Portal {
-        Portal { auth, login, branding, routes }
+        let styles = Arc::new(Styles::new(&branding.style));
+        Portal { auth, login, branding, styles, routes }
     }
 
-    /// Handles a request below [`PREFIX`].
+    /// Handles a request for a page of the portal.
     pub async fn serve(&self, head: InboundHead, body: ClientBody) -> Page {
-        let path = head.target.path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
+        let path = head.target.path().to_owned();
         let post = head.method == Method::POST;
-        if !post && head.method != Method::GET && head.method != Method::HEAD {
-            return self
-                .problem(&head.requester, Problem::MethodNotAllowed(allowed_methods(&path)));
+        let is_get = head.method == Method::GET || head.method == Method::HEAD;
+        let page = PortalPage::find(&path);
+        let methods = page.map_or(GET_OR_POST, PortalPage::methods);
+        let Some(page) = page.filter(|_| is_get || (post && methods == GET_OR_POST)) else {
+            let is_unknown = page.is_none() && (is_get || post);
+            let problem =
+                if is_unknown { Problem::NoRoute } else { Problem::MethodNotAllowed(methods) };
+            return self.problem(&head.requester, problem);
+        };
+        match page {
+            PortalPage::Form(form) if post => self.with_form(&head, body, form).await,
+            PortalPage::Form(form) => self.show(&head, form).await,
+            PortalPage::Session => self.session_json(&head).await,
+            PortalPage::Start => self.show_start(&head).await,
+            PortalPage::ChangePassword => see_other(password::PASSWORD),
+            PortalPage::File(content_type, text) => self.file(content_type, text),
         }
-        match (path.as_str(), post) {
-            ("/login", false) => self.show_login(&head),
-            ("/login", true) => self.with_form(&head, body, Form::Login).await,
-            ("/logout", false) => self.confirm_logout(&head).await,
-            ("/logout", true) => self.with_form(&head, body, Form::Logout).await,
-            ("/sessions", false) => self.show_sessions(&head).await,
-            ("/sessions", true) => self.with_form(&head, body, Form::Sessions).await,
-            ("/session", false) => self.session_json(&head).await,
-            ("/style.css", false) => self.stylesheet(),
-            ("/session" | "/style.css", true) => {
-                self.problem(&head.requester, Problem::MethodNotAllowed(allowed_methods(&path)))
-            }
-            (_, true | false) => self.problem(&head.requester, Problem::NoRoute),
+    }
+
+    async fn show(&self, head: &InboundHead, form: Form) -> Page {
+        match form {
+            Form::Login => self.show_login(head).await,
+            Form::Logout => self.confirm_logout(head).await,
+            Form::Sessions => self.show_sessions(head).await,
+            Form::Password => self.show_password(head).await,
         }
     }
 
@@ -128,6 +158,7 @@ impl Portal {
             Form::Login => self.try_login(head, fields).await,
             Form::Logout => self.logout(head, fields).await,
             Form::Sessions => self.change_sessions(head, fields).await,
+            Form::Password => self.change_password(head, fields).await,
         }
     }
 
@@ -171,37 +202,77 @@ impl Portal {
     }
 
     fn session_cookie(&self, head: &InboundHead) -> CookieLookup {
-        cookies::find(&head.headers, &self.auth.shared().cookies.session)
+        self.auth.session_cookie(&head.headers)
     }
 
-    fn stylesheet(&self) -> Page {
-        let css = format!("{}\n{}", pages::STYLE, self.branding.style);
-        let mut page = Response::new(Full::from(css));
+    fn file(&self, content_type: &'static str, text: &'static str) -> Page {
+        let text = if text.is_empty() { self.styles.css.clone() } else { text.to_owned() };
+        let mut page = Response::new(Full::from(text));
         let headers = page.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/css; charset=utf-8"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         page
     }
 }
 
-/// Returns the methods that a page allows.
-fn allowed_methods(path: &str) -> &'static str {
-    match path {
-        "/session" | "/style.css" => "GET, HEAD",
-        _ => "GET, HEAD, POST",
-    }
+const GET_OR_POST: &str = "GET, HEAD, POST";
+const GET: &str = "GET, HEAD";
+
+/// A page of the portal.
+#[derive(Clone, Copy)]
+enum PortalPage {
+    Form(Form),
+    Session,
+    Start,
+    /// `/.well-known/change-password`.
+    ChangePassword,
+    /// Content type and text; the stylesheet if empty.
+    File(&'static str, &'static str),
 }
 
+#[derive(Clone, Copy)]
 enum Form {
     Login,
     Logout,
     Sessions,
+    Password,
+}
+
+impl PortalPage {
+    fn find(path: &str) -> Option<PortalPage> {
+        let page = match path.strip_prefix(PREFIX) {
+            None if path == WELL_KNOWN_CHANGE_PASSWORD => PortalPage::ChangePassword,
+            None if path == "/" => PortalPage::Start,
+            Some("/login") => PortalPage::Form(Form::Login),
+            Some("/logout") => PortalPage::Form(Form::Logout),
+            Some("/sessions") => PortalPage::Form(Form::Sessions),
+            Some("/password") => PortalPage::Form(Form::Password),
+            Some("/session") => PortalPage::Session,
+            Some("/style.css") => PortalPage::File("text/css; charset=utf-8", ""),
+            Some("/icon.svg") => PortalPage::File("image/svg+xml", pages::ICON),
+            Some("/times.js") => PortalPage::File("text/javascript; charset=utf-8", pages::TIMES),
+            Some(_) | None => return None,
+        };
+        Some(page)
+    }
+
+    /// Returns the methods that the page allows.
+    fn methods(self) -> &'static str {
+        match self {
+            PortalPage::Form(_) => GET_OR_POST,
+            PortalPage::Session
+            | PortalPage::Start
+            | PortalPage::ChangePassword
+            | PortalPage::File(..) => GET,
+        }
+    }
 }
 
 /// Adds the session cookie for a rotated token.
-fn with_token(auth: &Auth, mut page: Page, token: Option<&Zeroizing<String>>) -> Page {
-    if let Some(cookie) = token.and_then(|text| auth.shared().cookies.set_session(text)) {
+fn with_token(auth: &Auth, mut page: Page, token: Option<&NewToken>) -> Page {
+    let cookies = &auth.shared().cookies;
+    if let Some(cookie) = token.and_then(|token| cookies.set_session(&token.text, token.left())) {
         page.headers_mut().append(header::SET_COOKIE, cookie);
     }
     page

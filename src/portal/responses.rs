@@ -7,10 +7,10 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 
 use crate::auth::DenyReason;
-use crate::message::{BadRequest, InboundHead, Intent, Requester};
+use crate::message::{BadRequest, InboundHead, Intent, Requester, intent};
 use crate::session::Refusal;
 
-use super::forms::{self, RETURN_URL};
+use super::forms::{self, LoginState, RETURN_URL};
 use super::pages::{self, ErrorKind, ErrorPage};
 use super::{Page, Portal};
 
@@ -46,6 +46,9 @@ const LOGIN: &str = "/.doorward/login";
 /// Forbids external resources, inline code and framing.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
+/// As above, with our own script files.
+const SCRIPTED_POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
 impl Portal {
     /// Builds the response for a denied request. It never deletes the cookie: a request that lost a
     /// race would log out the one that won it.
@@ -72,6 +75,10 @@ impl Portal {
             Problem::StoreUnavailable => return self.unavailable(asker),
             Problem::TooManyConnections(status) => {
                 (status, "too-many-connections", ErrorKind::TooManyConnections)
+            }
+            Problem::BadRequest(BadRequest::TooManyHeaders) => {
+                let status = BadRequest::TooManyHeaders.status();
+                (status, "bad-request", ErrorKind::TooManyHeaders)
             }
             Problem::BadRequest(bad) => (bad.status(), "bad-request", ErrorKind::BadRequest),
             Problem::MalformedForm => (StatusCode::BAD_REQUEST, "bad-form", ErrorKind::BadRequest),
@@ -121,6 +128,24 @@ impl Portal {
         page
     }
 
+    /// Builds a page that frames of this origin may show. It must not have a form. Its stylesheet is
+    /// inline, because it may belong to a host that has no other page.
+    fn framable_page(&self, status: StatusCode, html: String) -> Page {
+        let mut page = self.page(status, html);
+        let headers = page.headers_mut();
+        headers.insert(header::CONTENT_SECURITY_POLICY, self.styles.inline_policy.clone());
+        headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("SAMEORIGIN"));
+        page
+    }
+
+    /// Builds a page with the script that shows local times.
+    pub(super) fn scripted_page(&self, html: String) -> Page {
+        let mut page = self.page(StatusCode::OK, html);
+        let policy = HeaderValue::from_static(SCRIPTED_POLICY);
+        page.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+        page
+    }
+
     /// Builds an HTML response with `no-store` and the security headers.
     pub(super) fn page(&self, status: StatusCode, html: String) -> Page {
         let mut page = Response::new(Full::from(html));
@@ -142,33 +167,35 @@ impl Portal {
     }
 
     fn login_required(&self, head: &InboundHead, denial: &DenyReason) -> Page {
+        let login = self.login_for(head, denial);
         match head.requester.intent {
+            // The login page refuses frames, so a frame shows a link that leaves it.
+            Intent::Navigation if intent::is_framed(&head.headers) => {
+                let html = pages::framed(&self.branding.name, &self.styles.css, &login);
+                self.framable_page(StatusCode::UNAUTHORIZED, html)
+            }
             // 303 makes the browser fetch the form with GET, whatever the first method was (RFC
             // 9700 4.12).
-            Intent::Navigation => see_other(&self.login_for(head, denial)),
-            Intent::Fetch => {
-                unauthenticated(denial.as_str(), error_code(denial), &self.login_for(head, denial))
-            }
+            Intent::Navigation => see_other(&login),
+            Intent::Fetch => unauthenticated(denial.as_str(), error_code(denial), &login),
         }
     }
 
-    /// Returns the URL of the login form, with the sealed return URL and the reason.
+    /// Returns the URL of the login form, with the sealed state.
     fn login_for(&self, head: &InboundHead, denial: &DenyReason) -> String {
         let shared = self.auth.shared();
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        let (host, now) = (head.host.to_string(), shared.clock.now());
-        let target = forms::return_url(head);
-        if let Some(sealed) = target
-            .and_then(|target| forms::seal_return_url(&shared.keys.load(), &host, &target, now))
-        {
-            query.append_pair(RETURN_URL, &sealed);
-        }
-        if !matches!(denial, DenyReason::NoSession) {
-            query.append_pair("why", denial.as_str());
-        }
-        match query.finish() {
-            query if query.is_empty() => LOGIN.to_owned(),
-            query => format!("{LOGIN}?{query}"),
+        let is_form = head.requester.intent == Intent::Navigation && !head.method.is_safe();
+        let state = LoginState {
+            reason: login_reason(denial).to_owned(),
+            refused: self.presented_session(head).unwrap_or_default(),
+            is_unsaved: is_form,
+            ..LoginState::default()
+        };
+        let state = state.with_target(forms::return_url(head));
+        let host = head.host.to_string();
+        match state.seal(&shared.keys.load(), &host, shared.clock.now()) {
+            Some(sealed) => format!("{LOGIN}?{RETURN_URL}={sealed}"),
+            None => LOGIN.to_owned(),
         }
     }
 
@@ -199,7 +226,9 @@ impl Portal {
         let (site, request) = (self.branding.name.as_str(), asker.request.as_str());
         match asker.intent {
             Intent::Navigation => {
-                self.page(status, pages::error_page(&ErrorPage { site, status, kind, request }))
+                let (style, help) = (self.styles.css.as_str(), self.branding.help.as_ref());
+                let page = ErrorPage { site, style, status, kind, request, help };
+                self.framable_page(status, pages::error_page(&page))
             }
             Intent::Fetch => {
                 body["request"] = request.into();
@@ -237,6 +266,21 @@ fn unauthenticated(reason: &str, error: &str, login: &str) -> Page {
     let challenge = HeaderValue::from_static("Doorward login=\"/.doorward/login\"");
     page.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     page
+}
+
+/// Returns the code of the reason that the login page explains; empty for a first visit.
+fn login_reason(denial: &DenyReason) -> &'static str {
+    match denial {
+        DenyReason::NoSession => "",
+        DenyReason::DuplicateCookie
+        | DenyReason::Forged
+        | DenyReason::UnknownSession
+        | DenyReason::Ended(_)
+        | DenyReason::Refused(_)
+        | DenyReason::Undecryptable
+        | DenyReason::Forbidden { .. }
+        | DenyReason::Unavailable(_) => denial.as_str(),
+    }
 }
 
 fn error_code(denial: &DenyReason) -> &'static str {

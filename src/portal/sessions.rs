@@ -13,7 +13,7 @@ use crate::session::notice::{ClientSummary, NoticeId, SecurityNotice};
 use crate::session::{EndReason, SessionKey};
 use crate::sessions::SessionInfo;
 
-use super::forms::{self, CSRF, FormFields, RETURN_URL};
+use super::forms::{self, CSRF, FormFields, LoginState, RETURN_URL};
 use super::pages::{self, ClientRow, NoticeRow, ReturnLink, SessionRow, SessionsPage};
 use super::responses::{json_page, see_other};
 use super::{Page, Portal, Problem, with_token};
@@ -28,6 +28,28 @@ enum SessionAction<'a> {
     All,
     /// Dismisses a notice.
     Dismiss(NoticeId),
+}
+
+impl SessionAction<'_> {
+    /// Code of the action in the state of the next page.
+    fn code(&self) -> &'static str {
+        match self {
+            SessionAction::One(_) => "ended-one",
+            SessionAction::Others => "ended-others",
+            SessionAction::All => "ended-all",
+            SessionAction::Dismiss(_) => "dismissed",
+        }
+    }
+}
+
+/// Returns the message about an action.
+fn done_text(code: &str) -> Option<&'static str> {
+    match code {
+        "ended-one" => Some("The session has ended."),
+        "ended-others" => Some("All other sessions have ended."),
+        "dismissed" => Some("The notice is marked as read."),
+        _ => None,
+    }
 }
 
 impl Portal {
@@ -53,30 +75,39 @@ impl Portal {
         let notices = self.auth.sessions().histories.list_notices(&session.key, user).await;
         let query = FormFields::parse(head.target.query().unwrap_or_default().to_owned().into());
         let sealed = query.one(RETURN_URL).map(|sealed| sealed.as_str());
+        let state = self.login_state(head, sealed.unwrap_or_default());
         let html = pages::sessions(&SessionsPage {
             site: &self.branding.name,
             user,
+            done: done_text(&state.reason),
+            changes_password: self.changeable(session).is_some(),
             csrf: &self.session_csrf(&session.key),
             now: self.auth.shared().clock.now(),
             notices: notices.iter().map(|notice| notice_row(notice, session)).collect(),
             return_link: sealed.and_then(|sealed| self.return_link(head, sealed)),
             sessions: sessions.iter().map(|listed| session_row(listed, session)).collect(),
         });
-        self.with_session_token(self.page(StatusCode::OK, html), session)
+        self.with_session_token(self.scripted_page(html), session)
     }
 
     fn return_link<'a>(&self, head: &InboundHead, sealed: &'a str) -> Option<ReturnLink<'a>> {
         self.return_url(head, sealed).map(|href| ReturnLink { sealed, href })
     }
 
-    /// Returns the URL of this page with the return URL, if that is valid.
-    pub(super) fn sessions_page(&self, head: &InboundHead, fields: &FormFields) -> String {
-        let sealed = fields.text(RETURN_URL);
-        if self.return_url(head, sealed).is_none() {
-            return SESSIONS.to_owned();
+    /// Returns the URL of this page with the return URL and what was done, for a message.
+    pub(super) fn sessions_page(
+        &self,
+        head: &InboundHead,
+        fields: &FormFields,
+        done: &str,
+    ) -> String {
+        let target = self.return_url(head, fields.text(RETURN_URL));
+        let state = LoginState { reason: done.to_owned(), target, ..LoginState::default() };
+        let (shared, host) = (self.auth.shared(), head.host.to_string());
+        match state.seal(&shared.keys.load(), &host, shared.clock.now()) {
+            Some(sealed) => format!("{SESSIONS}?{RETURN_URL}={sealed}"),
+            None => SESSIONS.to_owned(),
         }
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        format!("{SESSIONS}?{}", query.append_pair(RETURN_URL, sealed).finish())
     }
 
     /// Handles a form of this page.
@@ -88,14 +119,20 @@ impl Portal {
         if !self.verify_session_csrf(&session.key, &fields) {
             return self.problem(&head.requester, Problem::CrossSite);
         }
+        if fields.text("do") == "confirm-all" {
+            let html = pages::everywhere(&self.branding.name, &self.session_csrf(&session.key));
+            return self.with_session_token(self.page(StatusCode::OK, html), &session);
+        }
         let Some(action) = parse_action(&fields) else {
             return self.problem(&head.requester, Problem::MalformedForm);
         };
+        let done = action.code();
         match self.apply(&session, action).await {
             Ok(true) => {
-                self.with_session_token(see_other(&self.sessions_page(head, &fields)), &session)
+                let page = self.sessions_page(head, &fields, done);
+                self.with_session_token(see_other(&page), &session)
             }
-            Ok(false) => self.logout_response(),
+            Ok(false) => self.logout_response(head),
             Err(denial) => self.deny(head, &denial),
         }
     }
@@ -181,8 +218,7 @@ impl Portal {
 
     /// Adds the rotated token and `no-store` to a response.
     pub(super) fn with_session_token(&self, page: Page, session: &AuthenticatedSession) -> Page {
-        let mut page =
-            with_token(&self.auth, page, session.token.as_ref().map(|token| &token.text));
+        let mut page = with_token(&self.auth, page, session.token.as_ref());
         page.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         page
     }

@@ -18,9 +18,7 @@ use http::Method;
 use http::header::HeaderMap;
 
 use crate::auth::{Auth, AuthOutcome, AuthRequest, DenyReason, Permit};
-use crate::message::{
-    BadRequest, CookieLookup, Host, InboundHead, RequestContext, TargetError, cookies,
-};
+use crate::message::{BadRequest, CookieLookup, Host, InboundHead, RequestContext, TargetError};
 use crate::portal;
 use crate::route::{Access, Route, RouteTable};
 use crate::session::RotationTiming;
@@ -108,7 +106,7 @@ impl Authorizer {
     /// Checks the syntax of a request head.
     pub(super) fn admit(
         &self,
-        parts: http::request::Parts,
+        parts: &mut http::request::Parts,
         context: RequestContext,
     ) -> Result<InboundHead, BadRequest> {
         InboundHead::parse_with(parts, context, |host, path| {
@@ -126,11 +124,11 @@ impl Authorizer {
             return Action::Respond(LocalResponse::Misdirected, None).into();
         }
         let path = head.target.path();
-        if portal::is_own_path(path) && self.routes.serves_host(&head.host) {
+        if self.is_portal_path(path) && self.routes.serves_host(&head.host) {
             return Action::ServePortal.into();
         }
         let Some(route) = self.routes.find(&head.host, path) else {
-            return Action::Respond(LocalResponse::NoRoute, None).into();
+            return self.without_route(head).into();
         };
         let respond = |response| Action::Respond(response, Some(Arc::clone(route)));
         if self.routes.shadows_stricter_route(route, path) {
@@ -153,6 +151,19 @@ impl Authorizer {
             Err(reason) => respond(LocalResponse::Denied(reason)),
         };
         Authorization { action, token }
+    }
+
+    fn is_portal_path(&self, path: &str) -> bool {
+        let is_change = path == portal::WELL_KNOWN_CHANGE_PASSWORD;
+        portal::is_own_path(path) || is_change && self.auth.shared().login_methods.is_changeable()
+    }
+
+    /// A host whose routes all have a path prefix has a start page.
+    fn without_route(&self, head: &InboundHead) -> Action {
+        match head.target.path() == "/" && self.routes.serves_host(&head.host) {
+            true => Action::ServePortal,
+            false => Action::Respond(LocalResponse::NoRoute, None),
+        }
     }
 
     /// Whether the certificate of this connection is also the one for `host` (RFC 9110 7.4). Otherwise
@@ -184,8 +195,7 @@ impl Authorizer {
     /// validly signed session cookie pass; the MAC check needs no store.
     pub(super) fn shed_reason(&self, headers: &HeaderMap) -> Option<Limit> {
         let (level, limit) = self.overload.level()?;
-        let session = &self.auth.shared().cookies.session;
-        let has_valid_cookie = || self.auth.has_valid_mac(&cookies::find(headers, session));
+        let has_valid_cookie = || self.auth.has_valid_mac(&self.auth.session_cookie(headers));
         (level == LoadLevel::Overloaded || !has_valid_cookie()).then_some(limit)
     }
 
@@ -224,6 +234,6 @@ impl Authorizer {
 
     /// Looks up the session cookie.
     pub(super) fn session_cookie(&self, head: &InboundHead) -> CookieLookup {
-        cookies::find(&head.headers, &self.auth.shared().cookies.session)
+        self.auth.session_cookie(&head.headers)
     }
 }

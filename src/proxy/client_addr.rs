@@ -1,9 +1,14 @@
 //! Finds the client address: the socket peer, or the address that a trusted proxy reports.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderMap};
 use ipnet::IpNet;
+use parking_lot::Mutex;
+use tracing::warn;
 
 use crate::message::forwarded::{self, ChainError, Hop};
 
@@ -12,6 +17,8 @@ use crate::message::forwarded::{self, ChainError, Hop};
 pub struct TrustedProxies {
     networks: Vec<IpNet>,
     source: ClientSource,
+    /// Untrusted peers that sent forwarded headers, with the time of their report.
+    reported: Arc<Mutex<HashMap<IpAddr, Instant>>>,
 }
 
 /// Where trusted proxies report the client.
@@ -29,10 +36,16 @@ pub enum ClientSource {
     Connection,
 }
 
+/// Time between two reports of one untrusted peer.
+const REPORT_INTERVAL: Duration = Duration::from_hours(24);
+
+/// Maximum number of peers that are reported in one interval.
+const MAX_REPORTED: usize = 16;
+
 impl TrustedProxies {
     /// From `server.trusted_proxies`.
     pub fn new(networks: Vec<IpNet>, source: ClientSource) -> TrustedProxies {
-        TrustedProxies { networks, source }
+        TrustedProxies { networks, source, reported: Arc::default() }
     }
 
     /// Returns the rightmost address of `Forwarded` or `X-Forwarded-For` that is not a trusted proxy. Returns
@@ -69,6 +82,32 @@ impl TrustedProxies {
     /// Whether the headers of a request from `peer` are those of a trusted proxy.
     pub fn trusts_headers(&self, peer: IpAddr) -> bool {
         self.source != ClientSource::Connection && self.trusts(peer)
+    }
+
+    /// Reports, once a day, a peer that sends forwarded headers and is not trusted. Behind a balancer that is
+    /// missing in `server.trusted_proxies`, all users share its address and its limits.
+    pub(super) fn report_untrusted(&self, peer: IpAddr, headers: &HeaderMap) {
+        let is_forwarded =
+            headers.contains_key("x-forwarded-for") || headers.contains_key(header::FORWARDED);
+        let is_untrusted = self.source != ClientSource::Connection && !self.trusts(peer);
+        if is_forwarded && is_untrusted && self.is_report_due(peer, Instant::now()) {
+            warn!(
+                event = "proxy.untrusted-forwarded", %peer,
+                "this peer sends X-Forwarded-For or Forwarded, which is ignored; if it is your \
+                 proxy, add it to server.trusted_proxies, because now all of its users share the \
+                 limits of one address"
+            );
+        }
+    }
+
+    fn is_report_due(&self, peer: IpAddr, now: Instant) -> bool {
+        let mut reported = self.reported.lock();
+        reported.retain(|_, at| now.duration_since(*at) < REPORT_INTERVAL);
+        let is_due = !reported.contains_key(&peer) && reported.len() < MAX_REPORTED;
+        if is_due {
+            reported.insert(peer, now);
+        }
+        is_due
     }
 
     /// Whether `address` belongs to a trusted proxy.
@@ -135,6 +174,19 @@ mod tests {
             resolve(&["10.0.0.0/8"], "198.51.100.1", &nonsense),
             Ok("198.51.100.1".to_owned())
         );
+    }
+
+    #[test]
+    fn an_untrusted_peer_is_reported_once_a_day() {
+        let proxies = TrustedProxies::default();
+        let peer = |n| IpAddr::from([192, 0, 2, n]);
+        let now = Instant::now();
+        assert!(proxies.is_report_due(peer(1), now) && proxies.is_report_due(peer(2), now));
+        let later = |hours| now + Duration::from_hours(hours);
+        assert!(!proxies.is_report_due(peer(1), later(23)));
+        assert!(proxies.is_report_due(peer(1), later(24)));
+        let many = (3..100).filter(|n| proxies.is_report_due(peer(*n), later(24))).count();
+        assert_eq!(many, MAX_REPORTED - 1, "an attacker cannot fill the log");
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub struct ConnectionInfo {
     server_name: OnceLock<String>,
     fingerprint: OnceLock<TlsFingerprint>,
     authenticated: AtomicBool,
+    has_request: AtomicBool,
     body_bytes: AtomicU64,
     /// Forwarded headers of the last request, for reuse.
     forwarded_headers: Mutex<Option<Arc<ForwardedHeaders>>>,
@@ -35,6 +36,7 @@ impl ConnectionInfo {
             server_name: OnceLock::new(),
             fingerprint: OnceLock::new(),
             authenticated: AtomicBool::new(false),
+            has_request: AtomicBool::new(false),
             body_bytes: AtomicU64::new(0),
             forwarded_headers: Mutex::new(None),
         }
@@ -71,6 +73,11 @@ impl ConnectionInfo {
     /// SNI of the TLS handshake, if any.
     pub(super) fn server_name(&self) -> Option<&str> {
         self.server_name.get().map(String::as_str)
+    }
+
+    /// Returns true once, for the first request of the connection.
+    pub(super) fn is_first_request(&self) -> bool {
+        !self.has_request.load(Ordering::Relaxed) && !self.has_request.swap(true, Ordering::Relaxed)
     }
 
     /// Records that a request had a valid session.

@@ -164,10 +164,7 @@ impl LocalResponse {
     ) -> Response<ResponseBody> {
         let problem = |problem| portal.problem(&head.requester, problem).map(ResponseBody::Local);
         match self {
-            LocalResponse::BadRequest(bad) => {
-                let request = head.requester.request.clone();
-                bad_request(portal, &Requester { intent: Intent::Fetch, request }, *bad)
-            }
+            LocalResponse::BadRequest(bad) => bad_request(portal, &head.requester, *bad),
             LocalResponse::Misdirected => problem(Problem::Misdirected),
             LocalResponse::NoRoute => problem(Problem::NoRoute),
             LocalResponse::CrossSite => problem(Problem::CrossSite),

@@ -99,13 +99,19 @@ impl Proxy {
         connection: &Arc<ConnectionInfo>,
     ) -> (Response<ResponseBody>, ExchangeRecord) {
         let client = self.trusted_proxies.client(connection.peer, request.headers());
+        if connection.is_first_request() {
+            self.trusted_proxies.report_untrusted(connection.peer, request.headers());
+        }
         let context =
             self.request_context(connection, client.unwrap_or(connection.peer), request.headers());
         let is_h2_head = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
         let entry = AccessLogEntry::new(&request, &context, self.responder.access_log.is_some());
         let mut record = ExchangeRecord::new(self, entry);
         let pending = match self.reject_early(request.headers(), client) {
-            Some(bad) => self.malformed(bad, &mut record.entry),
+            Some(bad) => {
+                let intent = Intent::from_request(request.method(), request.headers());
+                self.malformed(bad, intent, &mut record.entry)
+            }
             None => self.process(request, context, connection, &mut record.entry).await,
         };
         let response = self.responder.respond(pending, &record.entry).await;
@@ -168,9 +174,12 @@ impl Proxy {
             return self.shed(limit, &parts, entry);
         }
         let upgrade = Upgrade::from_extensions(&mut parts.extensions);
-        let head = match self.authorizer.admit(parts, context) {
+        let head = match self.authorizer.admit(&mut parts, context) {
             Ok(head) => head,
-            Err(bad) => return self.malformed(bad, entry),
+            Err(bad) => {
+                let intent = Intent::from_request(&parts.method, &parts.headers);
+                return self.malformed(bad, intent, entry);
+            }
         };
         entry.set_host(&head.host);
         let authorization = self.authorizer.authorize(&head, connection).await;
@@ -233,9 +242,14 @@ impl Proxy {
     }
 
     /// Responds to a request whose head was not accepted.
-    fn malformed(&self, bad: BadRequest, entry: &mut AccessLogEntry) -> PendingResponse {
+    fn malformed(
+        &self,
+        bad: BadRequest,
+        intent: Intent,
+        entry: &mut AccessLogEntry,
+    ) -> PendingResponse {
         entry.set_detail(bad.to_string());
-        let requester = entry.requester(Intent::Fetch);
+        let requester = entry.requester(intent);
         let response = local_response::bad_request(&self.portal, &requester, bad);
         PendingResponse::local(response, local_response::bad_request_headers(bad))
     }

@@ -49,8 +49,8 @@ pub(super) struct PendingResponse {
     pub(super) source: Source,
     /// The token to set as the session cookie.
     pub(super) token: Option<NewToken>,
-    /// Whether the session of the request has ended.
-    pub(super) session_ended: bool,
+    /// Host of the request if its session has ended.
+    pub(super) ended_at: Option<String>,
 }
 
 /// Origin of a response, with the facts that its headers depend on.
@@ -86,11 +86,11 @@ impl PendingResponse {
         *response.version_mut() = Version::HTTP_11;
         let is_stale = permit.snapshot().is_some_and(|session| session.stale);
         let source = Source::Upstream { has_session: permit.session().is_some(), is_stale };
-        PendingResponse { response, source, token: None, session_ended: false }
+        PendingResponse { response, source, token: None, ended_at: None }
     }
 
     pub(super) fn upgrade(response: Response<ResponseBody>) -> PendingResponse {
-        PendingResponse { response, source: Source::Upgrade, token: None, session_ended: false }
+        PendingResponse { response, source: Source::Upgrade, token: None, ended_at: None }
     }
 
     pub(super) fn local(
@@ -98,7 +98,7 @@ impl PendingResponse {
         headers: LocalHeaders,
     ) -> PendingResponse {
         let source = Source::Local(headers);
-        PendingResponse { response, source, token: None, session_ended: false }
+        PendingResponse { response, source, token: None, ended_at: None }
     }
 
     pub(super) fn with_token(self, token: Option<NewToken>) -> PendingResponse {
@@ -139,7 +139,7 @@ impl Responder {
         pending: PendingResponse,
         entry: &AccessLogEntry,
     ) -> Response<ResponseBody> {
-        let PendingResponse { mut response, source, token, session_ended } = pending;
+        let PendingResponse { mut response, source, token, ended_at } = pending;
         let cookies = &self.auth.shared().cookies;
         let headers = response.headers_mut();
         match source {
@@ -169,10 +169,11 @@ impl Responder {
         if !self.proxy_status {
             headers.remove(PROXY_STATUS);
         }
-        if session_ended {
-            response_headers::set_logout_headers(headers, cookies);
+        if let Some(host) = ended_at {
+            response_headers::set_logout_headers(headers, cookies, &host);
         }
-        if let Some(cookie) = token.and_then(|token| cookies.set_session(&token.text)) {
+        if let Some(cookie) = token.and_then(|token| cookies.set_session(&token.text, token.left()))
+        {
             headers.append(header::SET_COOKIE, cookie);
             // A cached copy would hand this user's token to another client.
             response_headers::set_no_store(headers);

@@ -17,7 +17,7 @@ use tracing::warn;
 
 use crate::auth::Permit;
 use crate::connections::{ClientBody, SessionSnapshot};
-use crate::message::{CookieLookup, InboundHead, Requester, cookies};
+use crate::message::{CookieLookup, InboundHead, Requester};
 use crate::portal::Problem;
 use crate::route::{Route, SessionCommand, is_success};
 use crate::session::ClientContext;
@@ -49,6 +49,8 @@ pub(super) struct SessionControl {
     cookie: CookieLookup,
     context: ClientContext,
     requester: Requester,
+    /// Name of the requested host.
+    host: String,
     logs_out: bool,
     rotates: bool,
 }
@@ -72,12 +74,12 @@ impl SessionControl {
         if !logs_out && !rotates && rules.upstream_commands.is_empty() {
             return None;
         }
-        let name = &proxy.auth.shared().cookies.session;
         Some(SessionControl {
             accepted: rules.upstream_commands.clone(),
-            cookie: cookies::find(&head.headers, name),
+            cookie: proxy.auth.session_cookie(&head.headers),
             context: head.client_context(),
             requester: head.requester.clone(),
+            host: head.host.name().to_owned(),
             logs_out,
             rotates,
         })
@@ -207,7 +209,7 @@ impl Proxy {
         let mut pending = self.or_unavailable(control, pending, result.clone());
         if result.is_ok() {
             pending.token = None;
-            pending.session_ended = true;
+            pending.ended_at = Some(control.host.clone());
         }
         pending
     }

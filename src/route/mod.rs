@@ -240,8 +240,8 @@ impl RouteTable {
         self.for_host(host).find(|route| route.path.covers(path))
     }
 
-    /// Returns the routes of the most specific host that matches.
-    fn for_host(&self, host: &Host) -> impl Iterator<Item = &Arc<Route>> {
+    /// Returns the routes of the most specific host that matches, in matching order.
+    pub fn for_host(&self, host: &Host) -> impl Iterator<Item = &Arc<Route>> {
         let mut all = self.routes.iter().filter(|route| route.host.matches(host.name()));
         let rank = all.next().map(|first| host_rank(&first.host));
         let matching = self.routes.iter().filter(|route| route.host.matches(host.name()));

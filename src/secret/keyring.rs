@@ -24,8 +24,32 @@ pub struct KeyRing {
     tag_root: Zeroizing<[u8; 32]>,
     tag: hmac::Key,
     audit: hmac::Key,
+    login: LoginKey,
     signing: KeyId,
     keys: BTreeMap<KeyId, RootKey>,
+}
+
+/// The permanent key that hides names and addresses in login counters and selects decoys.
+#[derive(Clone)]
+pub struct LoginKey(hmac::Key);
+
+impl LoginKey {
+    /// Returns a keyed hash of the text for one purpose.
+    pub fn tag(&self, purpose: &str, text: &str) -> [u8; 8] {
+        let mut context = hmac::Context::with_key(&self.0);
+        context.update(purpose.as_bytes());
+        context.update(&[0]);
+        context.update(text.as_bytes());
+        let mut tag = [0; 8];
+        tag.copy_from_slice(&context.sign().as_ref()[..8]);
+        tag
+    }
+}
+
+impl fmt::Debug for LoginKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LoginKey(…)")
+    }
 }
 
 /// A root key and the keys derived from it.
@@ -141,10 +165,17 @@ impl KeyRing {
         &self.audit
     }
 
+    /// Returns the permanent key of the login limits: it hides names and addresses in counters, and selects
+    /// the decoys of unknown names. All gateways of an installation share it.
+    pub fn login(&self) -> &LoginKey {
+        &self.login
+    }
+
     fn from_tag(root: [u8; 32]) -> KeyRing {
         KeyRing {
             tag: hmac::Key::new(hmac::HMAC_SHA256, &root),
             audit: derive(&root, b"doorward audit 1"),
+            login: LoginKey(derive(&root, b"doorward login 1")),
             tag_root: Zeroizing::new(root),
             signing: 0,
             keys: BTreeMap::new(),

@@ -10,7 +10,7 @@ pub mod keyring;
 pub mod seal;
 pub mod signing;
 
-pub use keyring::{KeyId, KeyRing, KeyRingError};
+pub use keyring::{KeyId, KeyRing, KeyRingError, LoginKey};
 pub use signing::{SigningSecret, SigningSecretError};
 
 use rand::TryRng;

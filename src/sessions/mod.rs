@@ -2,12 +2,13 @@
 //!
 //! A verified store wraps the store of one worker and checks each loaded session against the
 //! [session cache](crate::store::SessionCache).
-//! The services above it have one noun each: [`Sessions`], [`Revoker`], [`SessionUpdater`] and
-//! [`UserHistories`]. All workers share [`Shared`].
+//! The services above it have one noun each: [`Sessions`], [`Revoker`], [`SessionUpdater`],
+//! [`UserHistories`] and [`LoginThrottle`]. All workers share [`Shared`].
 
 mod connection_check;
 pub(crate) mod events;
 pub(crate) mod global_revocation;
+mod login_throttle;
 mod new_token;
 mod outage;
 mod revocation;
@@ -20,6 +21,7 @@ mod user_history;
 pub(crate) mod verified_store;
 
 pub use events::Events;
+pub use login_throttle::{LoginAttempt, LoginThrottle};
 pub use new_token::NewToken;
 pub use outage::Outage;
 pub use revocation::{Revoker, SessionInfo};

@@ -1,5 +1,7 @@
 //! Successor tokens.
 
+use std::time::Duration;
+
 use zeroize::Zeroizing;
 
 use crate::clock::UnixMillis;
@@ -14,6 +16,8 @@ pub struct NewToken {
     /// SHA-256 of the secret, to check later whether this is still the successor.
     pub hash: [u8; 32],
     pub issued_at: UnixMillis,
+    /// Absolute end of the session.
+    pub absolute_end: UnixMillis,
 }
 
 impl NewToken {
@@ -23,10 +27,17 @@ impl NewToken {
         key: SessionKey,
         next: &Successor,
         issued_at: UnixMillis,
+        absolute_end: UnixMillis,
     ) -> Option<NewToken> {
         let token = Token::new(keys.signing_key().0, key, next.generation, next.secret);
         let text = token.encode(keys)?;
-        Some(NewToken { text, key, generation: next.generation, hash: token.hash(), issued_at })
+        let (generation, hash) = (next.generation, token.hash());
+        Some(NewToken { text, key, generation, hash, issued_at, absolute_end })
+    }
+
+    /// Returns the time to the absolute end of the session.
+    pub fn left(&self) -> Duration {
+        self.absolute_end.since(self.issued_at)
     }
 }
 

@@ -22,6 +22,7 @@ use crate::telemetry::SessionEvent;
 use crate::telemetry::events::{EventContext, RiskContext};
 
 use super::events::event_context;
+use super::login_throttle::LoginThrottle;
 use super::revocation::{Revoker, SessionInfo};
 use super::shared::Shared;
 use super::updater::SessionUpdater;
@@ -32,12 +33,17 @@ use super::{connection_check, global_revocation};
 /// Maximum time a cutoff may lie in the future. Clocks can be wrong by an hour.
 const MAX_CUTOFF_AHEAD: Duration = Duration::from_hours(2);
 
+/// How often the end of a replaced session waits for its open connections.
+const OPEN_CHECK: Duration = Duration::from_secs(1);
+
 /// Records opened before the task yields.
 const OPEN_BATCH: usize = 100;
 
 /// A new session.
 pub struct NewSession {
     pub token: Zeroizing<String>,
+    /// Time to the absolute end.
+    pub left: Duration,
     /// Whether the user has unread security notices.
     pub has_notices: bool,
 }
@@ -56,9 +62,9 @@ impl RecoverableSession {
         if self.has_secret { &self.info.record.identity.user } else { "" }
     }
 
-    /// Returns the session, to end it.
-    pub fn into_info(found: Option<RecoverableSession>) -> Option<SessionInfo> {
-        found.map(|found| found.info)
+    /// Returns the sessions, to end them.
+    pub fn into_infos(found: Vec<RecoverableSession>) -> Vec<SessionInfo> {
+        found.into_iter().map(|found| found.info).collect()
     }
 }
 
@@ -69,6 +75,7 @@ pub struct Sessions {
     pub revoker: Revoker,
     pub updater: SessionUpdater,
     pub histories: UserHistories,
+    pub throttle: LoginThrottle,
 }
 
 impl Sessions {
@@ -79,6 +86,7 @@ impl Sessions {
             revoker: Revoker::new(store.clone()),
             updater: SessionUpdater::new(store.clone()),
             histories: UserHistories::new(store.clone()),
+            throttle: LoginThrottle::new(store.clone()),
             store,
         }
     }
@@ -154,16 +162,15 @@ impl Sessions {
             let known = history.known_networks_for(login.credential_digest);
             record.seed_networks(known);
         }
-        let replaced_session = self.find_replaced(cookie).await?;
-        if let Some(before) = &replaced_session {
+        let replaced = self.find_replaced(cookie).await?;
+        for before in &replaced {
             record.inherit_clients(&before.record);
         }
-        self.enforce_max_per_user(&key.tag, replaced_session.as_ref().map(|session| session.key))
-            .await?;
+        self.enforce_max_per_user(&key.tag, &replaced).await?;
         let sealed = record.seal(&keys, &key);
         self.store.track_errors(self.store.raw.create(&key, &sealed, created, end).await)?;
-        if let Some(session) = replaced_session {
-            self.revoker.end_session(&session, EndReason::Replaced).await?;
+        for session in &replaced {
+            self.end_replaced(session, &login.identity.user, key).await?;
         }
         self.store
             .shared
@@ -174,7 +181,37 @@ impl Sessions {
         };
         let token = token.encode(&keys);
         let token = token.ok_or_else(|| Unavailable("the signing key was removed".to_owned()))?;
-        Ok(NewSession { token, has_notices })
+        Ok(NewSession { token, has_notices, left: end.since(self.store.now()) })
+    }
+
+    /// Ends the session that a login replaces. If the same user has a download or a WebSocket open in
+    /// another tab, the old session ends with the last of them, or with the new session.
+    async fn end_replaced(
+        &self,
+        old: &SessionInfo,
+        user: &str,
+        new: SessionKey,
+    ) -> Result<(), Unavailable> {
+        let is_tracked = self.store.shared.connections.is_tracked(&old.key);
+        if old.record.identity.user != user || !is_tracked {
+            return self.revoker.end_session(old, EndReason::Replaced).await.map(|_| ());
+        }
+        let (sessions, old) = (self.clone(), old.clone());
+        tokio::spawn(async move {
+            while sessions.is_needed(&old.key, &new).await {
+                tokio::time::sleep(OPEN_CHECK).await;
+            }
+            // After a failure the session ends at its timeouts.
+            let ended = sessions.revoker.end_session(&old, EndReason::Replaced).await;
+            ended.map(|_| ()).unwrap_or_default();
+        });
+        Ok(())
+    }
+
+    /// Whether a replaced session has open connections and the session that replaced it is live.
+    async fn is_needed(&self, old: &SessionKey, new: &SessionKey) -> bool {
+        self.store.shared.connections.is_tracked(old)
+            && !matches!(self.store.load_live(new).await, Ok(None))
     }
 
     /// Records the location of a login, with a notice if it is new. Returns whether the user has
@@ -306,7 +343,7 @@ impl Sessions {
     async fn enforce_max_per_user(
         &self,
         tag: &UserTag,
-        replaced: Option<SessionKey>,
+        replaced: &[SessionInfo],
     ) -> Result<(), Unavailable> {
         let limit = self.store.shared.max_per_user;
         if limit == 0 {
@@ -315,29 +352,32 @@ impl Sessions {
         let cutoff = self.store.track_errors(self.store.raw.user_cutoff(tag).await)?;
         let listed = self.store.track_errors(self.store.raw.list_user(tag).await)?;
         let live = self.open_listed(listed, cutoff);
-        let staying = live.iter().filter(|session| Some(session.key) != replaced);
+        let is_replaced = |session: &SessionInfo| replaced.iter().any(|old| old.key == session.key);
+        let staying = live.iter().filter(|session| !is_replaced(session));
         for session in staying.skip(limit.saturating_sub(1)) {
             self.revoker.end_session(session, EndReason::Replaced).await?;
         }
         Ok(())
     }
 
-    /// Returns the session of the browser's cookie at login; the login ends it, even if it belongs to
-    /// another user. The token must match the record, so a session ID alone cannot end a session.
-    async fn find_replaced(
-        &self,
-        cookie: &CookieLookup,
-    ) -> Result<Option<SessionInfo>, Unavailable> {
-        let CookieLookup::One(value) = cookie else { return Ok(None) };
+    /// Returns the sessions of the browser's cookies at login; the login ends them, even if they belong to
+    /// another user. A token must match its record, so a session ID alone cannot end a session.
+    async fn find_replaced(&self, cookie: &CookieLookup) -> Result<Vec<SessionInfo>, Unavailable> {
         let keys = self.store.shared.keys.load_full();
-        let Ok(token) = Token::parse(&keys, value) else { return Ok(None) };
-        let (load, loaded) = self.store.track_errors(self.store.load_latest(&token.key).await)?;
-        let Ok(verified) = self.store.verify(&keys, &token.key, &load, loaded) else {
-            return Ok(None);
-        };
-        let session =
-            SessionInfo { key: token.key, record: verified.record, last_active: verified.touched };
-        Ok(matches_token(&session.record, &token).then_some(session))
+        let mut found = Vec::new();
+        for value in cookie.values() {
+            let Ok(token) = Token::parse(&keys, value) else { continue };
+            let (load, loaded) =
+                self.store.track_errors(self.store.load_latest(&token.key).await)?;
+            let Ok(verified) = self.store.verify(&keys, &token.key, &load, loaded) else {
+                continue;
+            };
+            if matches_token(&verified.record, &token) {
+                let (key, last_active) = (token.key, verified.touched);
+                found.push(SessionInfo { key, record: verified.record, last_active });
+            }
+        }
+        Ok(found)
     }
 
     /// Rejects a cutoff in the far future. Sessions are created after it and would also expire that
@@ -353,13 +393,23 @@ impl Sessions {
         Err(Unavailable(text.to_owned()))
     }
 
-    /// Returns the live session of a refused token: one that requires reauthentication, was rolled
-    /// back, or has a token from before a crash. The MAC suffices to end it, as a replay would.
+    /// Returns the live sessions of refused tokens: one that requires reauthentication, was rolled
+    /// back, or has a token from before a crash, or several. The MAC suffices to end one, as a replay would.
     pub async fn find_recoverable(
         &self,
         cookie: &CookieLookup,
+    ) -> Result<Vec<RecoverableSession>, Unavailable> {
+        let mut found = Vec::new();
+        for value in cookie.values() {
+            found.extend(self.find_recoverable_token(value).await?);
+        }
+        Ok(found)
+    }
+
+    async fn find_recoverable_token(
+        &self,
+        value: &[u8],
     ) -> Result<Option<RecoverableSession>, Unavailable> {
-        let CookieLookup::One(value) = cookie else { return Ok(None) };
         let keys = self.store.shared.keys.load_full();
         let token = match Token::parse(&keys, value) {
             Ok(token) => token,

@@ -11,13 +11,14 @@ use crate::connections::{ConnectionRegistry, TrackingLimits};
 use crate::identity::LoginMethods;
 use crate::message::CookieNames;
 use crate::notify::Notifier;
+use crate::rate_limit::LoginLimits;
 use crate::risk::{GeoIp, RiskSettings};
 use crate::secret::KeyRing;
 use crate::session::{
     EndReason, Identity, Record, RevocationCutoff, SessionDeadlines, SessionFacts, SessionKey,
     SessionPolicy,
 };
-use crate::store::SessionCache;
+use crate::store::{LoginCounters, SessionCache};
 use crate::telemetry::events::EventContext;
 use crate::telemetry::{Metrics, SessionEvent};
 
@@ -33,6 +34,9 @@ pub struct Shared {
     pub max_per_user: usize,
     pub cookies: CookieNames,
     pub login_methods: LoginMethods,
+    pub login_limits: LoginLimits,
+    /// Counts failed logins while the store is unavailable.
+    pub(super) login_fallback: LoginCounters,
     pub metrics: Metrics,
     pub events: Events,
     pub connections: ConnectionRegistry,
@@ -61,6 +65,7 @@ pub struct SharedParts {
     pub max_per_user: usize,
     pub cookies: CookieNames,
     pub login_methods: LoginMethods,
+    pub login_limits: LoginLimits,
     pub metrics: Metrics,
     pub connection_limits: TrackingLimits,
     pub audit: Option<AuditLog>,
@@ -91,6 +96,8 @@ impl Shared {
             max_per_user: parts.max_per_user,
             cookies: parts.cookies,
             login_methods: parts.login_methods,
+            login_limits: parts.login_limits,
+            login_fallback: LoginCounters::default(),
             metrics,
             clock,
         }

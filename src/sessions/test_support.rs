@@ -31,8 +31,9 @@ pub(crate) fn sessions(store: &Store, clock: &Clock) -> Sessions {
         clock: clock.clone(),
         policy: policy.expect("a policy"),
         max_per_user: 0,
-        cookies: CookieNames::new(None),
+        cookies: CookieNames::default(),
         login_methods: crate::identity::LoginMethods::default(),
+        login_limits: crate::rate_limit::LoginLimits::default(),
         metrics: Metrics::default(),
         connection_limits: limits.into(),
         audit: None,
@@ -59,7 +60,7 @@ pub(crate) async fn log_in(sessions: &Sessions) -> CookieLookup {
 pub(crate) async fn live_session(sessions: &Sessions) -> SessionInfo {
     let cookie = log_in(sessions).await;
     let found = sessions.find_recoverable(&cookie).await.expect("available");
-    RecoverableSession::into_info(found).expect("a live session")
+    RecoverableSession::into_infos(found).pop().expect("a live session")
 }
 
 /// Returns a snapshot of a session that the store does not contain.

@@ -12,6 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::entry::{
     HistoryEntry, MAX_SESSIONS_PER_USER, SessionEntry, UserState, too_many_sessions,
 };
+use super::login_counters::LoginCounters;
 use super::types::{
     CommitOutcome, Durability, Loaded, MAX_LISTED, Revoked, SessionListing, Slot, Unavailable,
 };
@@ -163,6 +164,7 @@ pub(super) struct Tables {
     shards: [Mutex<Shard>; SHARDS],
     global_cutoff: AtomicU64,
     next_sweep: AtomicUsize,
+    pub(super) login_counters: LoginCounters,
 }
 
 type Shard = HashMap<UserTag, StoredUser>;
@@ -225,6 +227,7 @@ impl Default for Tables {
             shards: std::array::from_fn(|_| Mutex::default()),
             global_cutoff: AtomicU64::new(0),
             next_sweep: AtomicUsize::new(0),
+            login_counters: LoginCounters::default(),
         }
     }
 }

@@ -23,6 +23,7 @@ mod embedded;
 #[doc(hidden)]
 pub mod entry;
 mod invalidation;
+mod login_counters;
 mod memory;
 mod redis;
 mod revocation_log;
@@ -40,6 +41,7 @@ pub use self::cache::{
 };
 pub(crate) use self::cache::{MAX_CLOCK_SKEW, SessionState};
 pub use self::embedded::EmbeddedStore;
+pub use self::login_counters::{Counter, CounterGroup, KnownPlace, LoginCounters};
 pub use self::memory::MemoryStore;
 pub use self::redis::{Advice, RedisStats, RedisStore};
 pub use self::types::{
@@ -297,6 +299,66 @@ impl Store {
         is_it: impl Fn(&SessionId) -> bool + Send + Sync,
     ) -> Result<Option<SessionKey>, Unavailable> {
         dispatch_read!(self.find_session(is_it))
+    }
+
+    /// Charges one login attempt to every counter of the group. `now` is the clock of local stores;
+    /// Redis uses its own.
+    ///
+    /// # Errors
+    /// The inner error is the time to wait, if a counter is exhausted.
+    pub async fn charge_login(
+        &self,
+        group: &CounterGroup,
+        now: UnixMillis,
+    ) -> Result<Result<(), Duration>, Unavailable> {
+        match self {
+            Store::Memory(memory) => Ok(memory.tables().login_counters.charge(group, now)),
+            Store::Embedded(embedded) => Ok(embedded.tables().login_counters.charge(group, now)),
+            Store::Redis(redis) => Box::pin(redis.charge_login(group)).await,
+        }
+    }
+
+    /// Takes back one charge of every counter.
+    pub async fn refund_login(&self, group: &CounterGroup) -> Result<(), Unavailable> {
+        match self {
+            Store::Memory(memory) => memory.tables().login_counters.refund(group),
+            Store::Embedded(embedded) => embedded.tables().login_counters.refund(group),
+            Store::Redis(redis) => return Box::pin(redis.refund_login(group)).await,
+        }
+        Ok(())
+    }
+
+    /// Removes the counters of a user and remembers the place of the login. `place` belongs to the
+    /// group.
+    pub async fn clear_login(
+        &self,
+        group: &CounterGroup,
+        place: &KnownPlace,
+        known_for: Duration,
+        now: UnixMillis,
+    ) -> Result<(), Unavailable> {
+        let until = now.plus(known_for);
+        match self {
+            Store::Memory(memory) => memory.tables().login_counters.clear(group, place, until),
+            Store::Embedded(store) => store.tables().login_counters.clear(group, place, until),
+            Store::Redis(redis) => {
+                return Box::pin(redis.clear_login(group, place, known_for)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether the user logged in from this place before.
+    pub async fn is_known_place(
+        &self,
+        place: &KnownPlace,
+        now: UnixMillis,
+    ) -> Result<bool, Unavailable> {
+        match self {
+            Store::Memory(memory) => Ok(memory.tables().login_counters.is_known(place, now)),
+            Store::Embedded(embedded) => Ok(embedded.tables().login_counters.is_known(place, now)),
+            Store::Redis(redis) => Box::pin(redis.is_known_place(place)).await,
+        }
     }
 
     /// Checks that the store accepts writes and answers reads.

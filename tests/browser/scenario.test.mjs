@@ -10,7 +10,8 @@ import { openStage } from "./stage.mjs";
 const ROTATE_AFTER_SECONDS = 4;
 // The promise is one second; the rest is for a busy machine.
 const CUT_WITHIN_SECONDS = 3;
-const END_ALL = 'button[name=do][value="end-all"], form:has([name=do][value="end-all"]) button';
+const ASK_ALL = 'button[name=do][value="confirm-all"]';
+const END_ALL = 'button[name=do][value="end-all"]';
 
 let stage;
 let browser;
@@ -36,6 +37,20 @@ describe("the login page", () => {
     const page = await alice.logsIn(`${stage.calendar}/.web/index.html?from=bookmark`, stage.alice);
     assert.equal(page.url(), `${stage.calendar}/.web/index.html?from=bookmark`);
     assert.match(await page.content(), /Radicale/);
+    await alice.leaves();
+  });
+
+  test("keeps the fragment of a deep link, also after a wrong password", async () => {
+    const alice = await Person.sitsDown(browser, { javaScriptEnabled: false });
+    const page = await alice.opens(`${stage.calendar}/.web/index.html?x=1#/deep/link`);
+    for (const password of ["guessed", stage.alice.password]) {
+      await page.fill("input[name=username]", stage.alice.name);
+      await page.fill("input[name=password]", password);
+      await page.press("input[name=password]", "Enter");
+      await page.waitForLoadState();
+    }
+    await page.waitForURL((now) => !now.pathname.startsWith("/.doorward/"));
+    assert.equal(page.url(), `${stage.calendar}/.web/index.html?x=1#/deep/link`);
     await alice.leaves();
   });
 
@@ -152,6 +167,8 @@ describe("a person with both apps open", () => {
     await picture(sessions, "sessions");
     const open = sockets.filter((socket) => !socket.isClosed());
     assert.ok(open.length > 0, "no WebSocket is open that could be cut");
+    await sessions.locator(ASK_ALL).click();
+    await picture(sessions, "logout-everywhere");
     const asked = Date.now();
     await sessions.locator(END_ALL).click();
     await until("her WebSockets are cut", () => open.every((socket) => socket.isClosed()), CUT_WITHIN_SECONDS);
@@ -188,7 +205,8 @@ describe("doorward's own pages", () => {
     const stranger = await Person.sitsDown(browser);
     const visits = [
       [stranger, `${stage.calendar}/.doorward/login`],
-      [stranger, `${stage.calendar}/.doorward/login?why=theft`],
+      [carol, `${stage.calendar}/.doorward/login`],
+      [carol, `${stage.calendar}/.doorward/password`],
       [stranger, `${stage.calendar}/.doorward/logout`],
       [carol, `${stage.calendar}/.doorward/sessions`],
       [carol, `${stage.calendar}/.doorward/logout`],

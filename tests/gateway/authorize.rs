@@ -206,7 +206,6 @@ async fn explain_and_the_handler_agree_on_generated_requests() {
     let expected = [
         "admit",
         "cross-site",
-        "duplicate-cookie",
         "forbidden",
         "invalid-token",
         "malformed",

@@ -133,8 +133,8 @@ async fn own_pages_are_no_store_and_have_a_strict_csp() {
     let pages = [
         nobody.navigate("/.doorward/login").await,
         nobody.navigate("/.doorward/logout").await,
-        nobody.navigate("/.doorward/none").await,
         alice.navigate("/.doorward/sessions").await,
+        alice.navigate("/.doorward/password").await,
         alice.navigate("/.doorward/logout").await,
     ];
     for page in pages {
@@ -155,6 +155,14 @@ async fn own_pages_are_no_store_and_have_a_strict_csp() {
         }
         assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
     }
+    // An app may show an error page in its own frames. It has no form.
+    let error = nobody.navigate("/.doorward/none").await;
+    assert_eq!(error.header("x-frame-options"), "SAMEORIGIN");
+    let policy = error.header("content-security-policy");
+    for rule in ["default-src 'none'", "frame-ancestors 'self'", "form-action 'none'"] {
+        assert!(policy.contains(rule), "{rule} in {policy}");
+    }
+    assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
 }
 
 /// ASVS 14.2.2.

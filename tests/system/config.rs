@@ -350,7 +350,7 @@ fn the_reference_file_loads_with_every_optional_key_set() {
         .replace("embedded:state", "rediss+sentinel://db.example.com/gate")
         .replace("http://127.0.0.1:3000", "https://127.0.0.1:3000");
     let (config, _) = parse(&text).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(config.session.domain.as_deref(), Some("example.com"));
+    assert_eq!(config.session.cookie.domain.as_deref(), Some("example.com"));
     let route = config.routes.iter().next().expect("a route");
     assert!(route.upstream_ca.is_some() && route.policy.idle.is_some());
 }

@@ -266,14 +266,14 @@ impl Stage {
             return;
         }
         let Some(permit) = Permit::public(route) else { return };
-        let clean = SanitizedHead::new(head, route.headers.reserved(), &CookieNames::new(None));
+        let clean = SanitizedHead::new(head, route.headers.reserved(), &CookieNames::default());
         black_box(UpstreamHead::new(clean, &permit));
     }
 
-    fn parse(&self, parts: request::Parts) -> Option<InboundHead> {
+    fn parse(&self, mut parts: request::Parts) -> Option<InboundHead> {
         let client = self.proxies.client(IpAddr::from([10, 0, 0, 1]), &parts.headers).ok()?;
         let context = RequestContext { client, fingerprint: None, request: RequestId::from(1) };
-        InboundHead::parse_with(parts, context, |host, path| {
+        InboundHead::parse_with(&mut parts, context, |host, path| {
             self.routes.allows_ambiguous(host, path, |path| path.starts_with("/.doorward"))
         })
         .ok()

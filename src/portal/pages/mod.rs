@@ -21,6 +21,12 @@ use notices::NoticeView;
 /// Stylesheet of all pages, served at `/.doorward/style.css`.
 pub const STYLE: &str = include_str!("../../../templates/style.css");
 
+/// Icon of all pages. Without it, browsers request `/favicon.ico` from the app.
+pub const ICON: &str = include_str!("../../../templates/icon.svg");
+
+/// Script that shows times in the zone of the browser. The pages are complete without it.
+pub const TIMES: &str = include_str!("../../../templates/times.js");
+
 /// The login form.
 #[derive(Template)]
 #[template(path = "login.html")]
@@ -31,14 +37,29 @@ pub struct LoginPage<'a> {
     pub host: &'a str,
     /// Message above the form.
     pub notice: Option<LoginNotice>,
-    /// URL that the form posts to.
-    pub action: &'a str,
+    /// The user, if they are logged in already.
+    pub user: Option<&'a str>,
+    /// Page that the logged-in user can continue at.
+    pub continue_at: &'a str,
+    /// Whether the user sent a form that was not saved.
+    pub is_unsaved: bool,
+    /// Whether the login cannot lead back to the page of the user.
+    pub is_too_long: bool,
     /// Value of the hidden field `csrf`.
     pub csrf: &'a str,
     /// Value of the hidden field `to`: the sealed return URL.
     pub target: &'a str,
     /// User name of the failed attempt.
     pub username: &'a str,
+    pub help: Option<&'a Help>,
+}
+
+/// Where users get help, from `portal.help`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Help {
+    Text(String),
+    /// URL of a page, or `mailto:` address.
+    Link(String),
 }
 
 /// Message above the login form.
@@ -52,15 +73,64 @@ pub enum LoginNotice {
     Reauthenticate,
     LoggedOut,
     WrongPassword,
-    Throttled { seconds: u64 },
+    Throttled {
+        seconds: u64,
+    },
     Busy,
     Stale,
+    /// The browser blocks cookies.
+    NoCookies,
+    /// The user changed their password.
+    PasswordChanged,
+    /// The browser sent several live session cookies.
+    SeveralCookies,
+    /// The browser sent a session cookie that the gateway did not issue.
+    ForeignCookie,
+}
+
+impl Help {
+    /// Text, or a link if it begins like one.
+    pub fn new(text: String) -> Help {
+        let is_link = ["https://", "http://", "mailto:", "tel:"]
+            .iter()
+            .any(|scheme| text.starts_with(scheme));
+        if is_link { Help::Link(text) } else { Help::Text(text) }
+    }
+}
+
+/// The form for a new password.
+#[derive(Template)]
+#[template(path = "password.html")]
+pub struct PasswordPage<'a> {
+    pub site: &'a str,
+    pub user: &'a str,
+    pub csrf: &'a str,
+    /// Why the last attempt failed; empty before the first.
+    pub error: &'a str,
+    /// Minimum number of characters.
+    pub min_length: usize,
+    pub help: Option<&'a Help>,
+}
+
+/// The apps of a host.
+#[derive(Template)]
+#[template(path = "start.html")]
+pub struct StartPage<'a> {
+    pub site: &'a str,
+    pub host: &'a str,
+    pub user: &'a str,
+    /// Path prefixes that the user may open.
+    pub apps: Vec<&'a str>,
 }
 
 /// The list of a user's sessions.
 pub struct SessionsPage<'a> {
     pub site: &'a str,
     pub user: &'a str,
+    /// What the last form did.
+    pub done: Option<&'a str>,
+    /// Whether the user can change their password here.
+    pub changes_password: bool,
     /// Value of the hidden field `csrf` of every form.
     pub csrf: &'a str,
     pub now: UnixMillis,
@@ -99,16 +169,20 @@ pub struct ReturnLink<'a> {
 #[template(path = "error.html")]
 pub struct ErrorPage<'a> {
     pub site: &'a str,
+    /// The complete stylesheet.
+    pub style: &'a str,
     pub status: StatusCode,
     pub kind: &'a ErrorKind,
     /// Request ID; hidden if empty.
     pub request: &'a str,
+    pub help: Option<&'a Help>,
 }
 
 /// Kind of an error page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
     BadRequest,
+    TooManyHeaders,
     BodyTooLarge,
     CrossSite,
     NotFound,
@@ -135,6 +209,16 @@ pub fn login(page: &LoginPage<'_>) -> String {
     html(page)
 }
 
+/// Renders the form for a new password.
+pub fn password(page: &PasswordPage<'_>) -> String {
+    html(page)
+}
+
+/// Renders the list of apps.
+pub fn start(page: &StartPage<'_>) -> String {
+    html(page)
+}
+
 /// Renders the list of a user's sessions.
 pub fn sessions(page: &SessionsPage<'_>) -> String {
     let mut rows: Vec<&SessionRow> = page.sessions.iter().collect();
@@ -142,11 +226,18 @@ pub fn sessions(page: &SessionsPage<'_>) -> String {
     html(&SessionsTemplate {
         site: page.site,
         user: page.user,
+        done: page.done,
+        changes_password: page.changes_password,
         csrf: page.csrf,
         notices: page.notices.iter().map(|row| NoticeView::new(row, page.now)).collect(),
         return_link: page.return_link.as_ref(),
         rows: rows.into_iter().map(|row| RowView::new(row, page.now)).collect(),
     })
+}
+
+/// Renders the question before a logout everywhere.
+pub fn everywhere(site: &str, csrf: &str) -> String {
+    html(&EverywhereTemplate { site, csrf })
 }
 
 /// Renders the logout confirmation.
@@ -157,6 +248,11 @@ pub fn logout(site: &str, user: &str, csrf: &str) -> String {
 /// Renders the page after a logout.
 pub fn logged_out(site: &str) -> String {
     html(&LoggedOutTemplate { site })
+}
+
+/// Renders the page that a frame shows when its session has ended.
+pub fn framed(site: &str, style: &str, login: &str) -> String {
+    html(&FramedTemplate { site, style, login })
 }
 
 /// An error page.
@@ -208,6 +304,26 @@ impl LoginNotice {
                 "Too many people are logging in right now. Try again in a moment.".into()
             }
             LoginNotice::Stale => "This form has expired. Please try again.".into(),
+            LoginNotice::NoCookies => {
+                "Your browser did not send the cookie of this form, so the login cannot work. Allow \
+                 cookies for this site, then try again."
+                    .into()
+            }
+            LoginNotice::PasswordChanged => {
+                "Your password was changed, and all of your sessions were ended. Log in with the new \
+                 password."
+                    .into()
+            }
+            LoginNotice::SeveralCookies => {
+                "Your browser sent several session cookies for this site, and only one can be yours. \
+                 Log in to replace all of them."
+                    .into()
+            }
+            LoginNotice::ForeignCookie => {
+                "Your browser sent a session cookie that this site did not issue. Another service \
+                 on the same host name may have replaced it. Log in again to continue."
+                    .into()
+            }
         }
     }
 
@@ -225,6 +341,10 @@ impl LoginNotice {
             LoginNotice::Throttled { .. } => "throttled",
             LoginNotice::Busy => "busy",
             LoginNotice::Stale => "stale-form",
+            LoginNotice::NoCookies => "no-cookies",
+            LoginNotice::PasswordChanged => "password-changed",
+            LoginNotice::SeveralCookies => "duplicate-cookie",
+            LoginNotice::ForeignCookie => "invalid-token",
         }
     }
 
@@ -236,11 +356,15 @@ impl LoginNotice {
             | LoginNotice::WrongPassword
             | LoginNotice::Throttled { .. }
             | LoginNotice::Busy
+            | LoginNotice::SeveralCookies
+            | LoginNotice::ForeignCookie
+            | LoginNotice::NoCookies
             | LoginNotice::Stale => true,
             LoginNotice::SessionEnded
             | LoginNotice::Idle
             | LoginNotice::Absolute
             | LoginNotice::Reauthenticate
+            | LoginNotice::PasswordChanged
             | LoginNotice::LoggedOut => false,
         }
     }
@@ -250,6 +374,7 @@ impl ErrorKind {
     fn title(&self) -> &'static str {
         match self {
             ErrorKind::BadRequest => "This request was rejected",
+            ErrorKind::TooManyHeaders => "Too many cookies",
             ErrorKind::BodyTooLarge => "This form is too long",
             ErrorKind::CrossSite => "This form could not be accepted",
             ErrorKind::NotFound => "There is no such page",
@@ -269,7 +394,11 @@ impl ErrorKind {
     fn explanation(&self) -> &'static str {
         match self {
             ErrorKind::BadRequest => {
-                "Your browser sent a request that is invalid or ambiguous, so it was rejected."
+                "The address or another part of the request is invalid or has two meanings, so it was \
+                 rejected. Nothing was changed."
+            }
+            ErrorKind::TooManyHeaders => {
+                "Your browser sent more cookies or other headers than this site accepts."
             }
             ErrorKind::BodyTooLarge => {
                 "The form is larger than this site accepts. Nothing was changed."
@@ -310,9 +439,12 @@ impl ErrorKind {
     fn advice(&self) -> String {
         match self {
             ErrorKind::BadRequest => {
-                "Go back and try again. If the problem persists, delete the cookies of this site or \
-                 use another browser."
+                "Check the address for unusual characters, or go back and try again. If the problem \
+                 persists, delete the cookies of this site or contact the people who run it."
                     .into()
+            }
+            ErrorKind::TooManyHeaders => {
+                "Delete the cookies of this site in the settings of your browser, then try again.".into()
             }
             ErrorKind::BodyTooLarge => "Go back and shorten what you entered.".into(),
             ErrorKind::CrossSite => "Go back, reload the page and try again.".into(),
@@ -348,6 +480,8 @@ impl ErrorKind {
 struct SessionsTemplate<'a> {
     site: &'a str,
     user: &'a str,
+    done: Option<&'a str>,
+    changes_password: bool,
     csrf: &'a str,
     notices: Vec<NoticeView<'a>>,
     return_link: Option<&'a ReturnLink<'a>>,
@@ -380,6 +514,21 @@ impl<'a> RowView<'a> {
             is_current: row.is_current,
         }
     }
+}
+
+#[derive(Template)]
+#[template(path = "everywhere.html")]
+struct EverywhereTemplate<'a> {
+    site: &'a str,
+    csrf: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "framed.html")]
+struct FramedTemplate<'a> {
+    site: &'a str,
+    style: &'a str,
+    login: &'a str,
 }
 
 #[derive(Template)]

@@ -3,7 +3,7 @@ use crate::session::notice::NoticeKind;
 
 const NOW: UnixMillis = UnixMillis(1_795_442_700_000); // 2026-11-23T14:05:00Z
 
-const NOTICES: [LoginNotice; 11] = [
+const NOTICES: [LoginNotice; 15] = [
     LoginNotice::SessionEnded,
     LoginNotice::Idle,
     LoginNotice::Absolute,
@@ -15,6 +15,10 @@ const NOTICES: [LoginNotice; 11] = [
     LoginNotice::Throttled { seconds: 30 },
     LoginNotice::Busy,
     LoginNotice::Stale,
+    LoginNotice::NoCookies,
+    LoginNotice::PasswordChanged,
+    LoginNotice::SeveralCookies,
+    LoginNotice::ForeignCookie,
 ];
 
 const KINDS: [NoticeKind; 6] = [
@@ -41,6 +45,7 @@ const HOSTILE: [&str; 9] = [
 fn errors(user: &str) -> Vec<(StatusCode, ErrorKind)> {
     vec![
         (StatusCode::BAD_REQUEST, ErrorKind::BadRequest),
+        (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, ErrorKind::TooManyHeaders),
         (StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::BodyTooLarge),
         (StatusCode::FORBIDDEN, ErrorKind::CrossSite),
         (StatusCode::NOT_FOUND, ErrorKind::NotFound),
@@ -55,7 +60,7 @@ fn errors(user: &str) -> Vec<(StatusCode, ErrorKind)> {
 }
 
 fn error(site: &str, status: StatusCode, kind: &ErrorKind) -> String {
-    error_page(&ErrorPage { site, status, kind, request: "" })
+    error_page(&ErrorPage { site, style: STYLE, status, kind, request: "", help: None })
 }
 
 fn login_page(notice: Option<LoginNotice>, text: &str) -> String {
@@ -63,11 +68,43 @@ fn login_page(notice: Option<LoginNotice>, text: &str) -> String {
         site: text,
         host: text,
         notice,
-        action: text,
+        user: None,
+        continue_at: "/",
+        is_unsaved: false,
+        is_too_long: false,
         csrf: text,
         target: text,
         username: text,
+        help: None,
     })
+}
+
+/// The login page of a user who has a session, with every message.
+fn continue_page(text: &str) -> String {
+    let (help, path) = (Help::new(text.to_owned()), format!("/{text}"));
+    login(&LoginPage {
+        site: text,
+        host: text,
+        notice: None,
+        user: Some(text),
+        continue_at: &path,
+        is_unsaved: true,
+        is_too_long: true,
+        csrf: text,
+        target: text,
+        username: text,
+        help: Some(&help),
+    })
+}
+
+fn password_page(text: &str) -> String {
+    let help = Help::Link("/help".to_owned());
+    let (site, user, csrf, error) = (text, text, text, text);
+    password(&PasswordPage { site, user, csrf, error, min_length: 15, help: Some(&help) })
+}
+
+fn start_page(text: &str) -> String {
+    start(&StartPage { site: text, host: text, user: text, apps: vec!["/wiki", "/files"] })
 }
 
 fn row(text: &str, minutes_ago: u64, is_current: bool) -> SessionRow {
@@ -94,7 +131,18 @@ fn notices_page(
     let return_link =
         with_return_link.then(|| ReturnLink { sealed: text, href: format!("/{text}") });
     let (site, user, csrf, now) = (text, text, text, NOW);
-    sessions(&SessionsPage { site, user, csrf, now, notices, return_link, sessions: rows })
+    let (done, changes_password) = (Some(text), true);
+    sessions(&SessionsPage {
+        site,
+        user,
+        done,
+        changes_password,
+        csrf,
+        now,
+        notices,
+        return_link,
+        sessions: rows,
+    })
 }
 
 fn notice(text: &str, kind: NoticeKind, is_current: bool) -> NoticeRow {
@@ -118,12 +166,19 @@ fn all_pages(text: &str) -> Vec<String> {
         notices_page(text, all_notices(text), true, vec![row(text, 0, true)]),
         logout(text, text, text),
         logged_out(text),
+        everywhere(text, text),
+        framed(text, STYLE, "/.doorward/login"),
+        continue_page(text),
+        password_page(text),
+        start_page(text),
     ];
     pages.extend(NOTICES.map(|notice| login_page(Some(notice), text)));
     pages.extend(errors(text).iter().map(|(status, kind)| {
-        error_page(&ErrorPage { site: text, status: *status, kind, request: text })
+        let (style, help) = (STYLE, Help::Text(text.to_owned()));
+        let (site, status) = (text, *status);
+        error_page(&ErrorPage { site, style, status, kind, request: text, help: Some(&help) })
     }));
-    assert_eq!(pages.len(), 29, "a new page belongs into this list");
+    assert_eq!(pages.len(), 39, "a new page belongs into this list");
     pages
 }
 
@@ -200,11 +255,15 @@ fn the_tag_scanner_finds_injected_tags_and_attributes() {
 }
 
 #[test]
-fn no_page_has_scripts_inline_styles_or_external_resources() {
+fn no_page_has_inline_scripts_or_external_resources() {
     for page in all_pages("alice") {
+        // Pages that an unknown host can show contain the whole stylesheet, and nothing else.
+        let styled = page.matches(&format!("<style>{STYLE}</style>")).count();
+        assert_eq!(page.matches("<style").count(), styled);
         for tag in tags(&page) {
-            let banned = ["script", "style", "img", "iframe", "svg", "object", "base"];
+            let banned = ["img", "iframe", "svg", "object", "base"];
             assert!(!banned.contains(&tag.name.as_str()), "{tag:?}");
+            assert!(tag.name != "script" || tag.value("src") == Some("/.doorward/times.js"));
             for (name, value) in &tag.attributes {
                 assert!(name != "style" && !name.starts_with("on"), "{tag:?}");
                 let link = matches!(name.as_str(), "href" | "src");
@@ -229,7 +288,7 @@ fn every_form_posts_a_csrf_token() {
             assert_eq!(csrf.and_then(|tag| tag.value("value")), Some("alice"), "{page}");
         }
     }
-    assert_eq!(forms, 26, "12 logins, 2, 4 and 7 on the lists, 1 logout");
+    assert_eq!(forms, 33, "17 logins, 2, 4 and 7 on the lists, 2 logouts, 1 password");
 }
 
 #[test]
@@ -331,7 +390,9 @@ fn the_store_outage_page_offers_no_login() {
 fn each_session_has_its_times_and_an_end_button() {
     let rows = vec![row("far", 200, false), row("here", 0, true), row("near", 3, false)];
     let page = sessions_page("Wiki", rows);
-    assert!(page.contains("<time datetime=\"2026-11-23T13:59:00Z\">23 Nov 2026, 13:59 UTC</time>"));
+    let created = "<time datetime=\"2026-11-23T13:59:00Z\" data-absolute>23 Nov 2026, 13:59 UTC";
+    assert!(page.contains(created), "{page}");
+    assert!(page.contains("End session<span class=\"hidden\"> of near, network near, last used 3"));
     assert!(page.contains("<time datetime=\"2026-11-23T14:02:00Z\">3 minutes ago</time>"));
     assert!(page.contains("name=\"session\" value=\"near\""));
     assert!(!page.contains("name=\"session\" value=\"here\""), "this one logs out instead");
@@ -382,9 +443,11 @@ fn the_return_link_survives_a_dismissal() {
 #[test]
 fn ending_other_sessions_is_offered_only_if_there_are_any() {
     let alone = sessions_page("", vec![row("here", 0, true)]);
-    assert!(!alone.contains("end-others") && alone.contains("end-all"));
+    assert!(!alone.contains("end-others") && alone.contains("confirm-all"));
     let two = sessions_page("", vec![row("here", 0, true), row("there", 1, false)]);
-    assert!(two.contains("end-others") && two.contains("end-all"));
+    assert!(two.contains("end-others") && two.contains("confirm-all"));
+    assert!(!two.contains("value=\"end-all\""), "a question comes first");
+    assert!(everywhere("", "").contains("value=\"end-all\""));
     let none = sessions_page("", vec![]);
     assert!(none.contains("no live sessions") && !none.contains("<form"));
 }

@@ -115,9 +115,10 @@ impl<'a> Simulation<'a> {
             clock,
             policy: config.session.policy.clone(),
             max_per_user: 0,
-            cookies: CookieNames::new(config.session.domain.as_deref()),
+            cookies: CookieNames::new(config.session.cookie.clone()),
             // The hypothesis contains the identity.
             login_methods: LoginMethods::default(),
+            login_limits: config.login.limits,
             metrics: Metrics::default(),
             connection_limits: config.long_lived.into(),
             audit: None,
@@ -166,7 +167,7 @@ impl<'a> Simulation<'a> {
         let token = seeded.map(|seeded| seeded.token.as_str());
         let (client, request) = (self.hypothesis.client, RequestIds::new(random_bytes()).next());
         let context = RequestContext { client, fingerprint: None, request };
-        let mut head = match self.authorizer.admit(self.parts(token), context) {
+        let mut head = match self.authorizer.admit(&mut self.parts(token), context) {
             Ok(head) => head,
             Err(bad) => return self.malformed(bad),
         };

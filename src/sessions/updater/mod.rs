@@ -65,9 +65,8 @@ impl SessionUpdater {
                 }
             };
             if stored {
-                return Ok(
-                    next.and_then(|next| NewToken::issue(keys, *key, &next, self.store.now()))
-                );
+                let (now, end) = (self.store.now(), verified.record.absolute_end);
+                return Ok(next.and_then(|next| NewToken::issue(keys, *key, &next, now, end)));
             }
         }
         Err(contention_error())

@@ -37,7 +37,7 @@ use crate::store::types::{
 #[derive(Clone)]
 pub struct RedisStore {
     pub(super) client: RedisClient,
-    scripts: Arc<Scripts>,
+    pub(super) scripts: Arc<Scripts>,
     advice: Arc<AdviceFlags>,
     shared: Arc<SharedState>,
 }
@@ -414,7 +414,7 @@ impl RedisStore {
         Ok(self.client.query(target, CommandRef::Command(command)).await?)
     }
 
-    async fn run<T: FromRedisValue>(
+    pub(super) async fn run<T: FromRedisValue>(
         &self,
         target: CommandTarget<'_>,
         call: &ScriptCall<'_>,

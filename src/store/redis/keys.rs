@@ -26,6 +26,8 @@ const TOUCHES: &str = "dw:t:";
 const CUTOFFS: &str = "dw:nb:";
 const INDEXES: &str = "dw:u:";
 const HISTORIES: &str = "dw:m:";
+const LOGIN_COUNTERS: &str = "dw:lc:";
+const KNOWN_PLACES: &str = "dw:lk:";
 
 /// Names of one user's keys.
 pub(super) struct UserKeys {
@@ -60,6 +62,21 @@ impl UserKeys {
     pub(super) fn parse_index_key(name: &[u8]) -> Option<UserTag> {
         tag(name.strip_prefix(INDEXES.as_bytes())?)
     }
+}
+
+/// Returns the name of a login counter; `tag` selects the slot.
+pub(super) fn login_counter(tag: &str, name: &str) -> String {
+    format!("{LOGIN_COUNTERS}{{{tag}}}:{name}")
+}
+
+/// Returns the name of a known place.
+pub(super) fn known_place(tag: &str, name: &str) -> String {
+    format!("{KNOWN_PLACES}{{{tag}}}:{name}")
+}
+
+/// Returns the slot of the login counters and places of a tag.
+pub(super) fn login_target(tag: &str) -> CommandTarget<'static> {
+    CommandTarget::Slot(HashSlot::from_hash_tag(tag.as_bytes()))
 }
 
 /// Returns the slot of all keys of a user.

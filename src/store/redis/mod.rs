@@ -7,6 +7,8 @@
 //! | `dw:nb:{TAG}` | user's cutoff: `at`, or `at id` with the excepted session |
 //! | `dw:u:{TAG}` | hash: ID to `created retain_until`; `max`: the greatest `created`; `kept`: entries left by the last sweep |
 //! | `dw:m:{TAG}` | user's sealed history |
+//! | `dw:lc:{TAG}:NAME` | login counter: when it is replenished completely |
+//! | `dw:lk:{TAG}:NAME` | place from which the user has logged in |
 //! | `dw:everyone` | global cutoff |
 //! | `dw:ahead:{dw:everyone}` | greatest `created` that was ahead of Redis' own clock |
 //!
@@ -25,6 +27,7 @@
 //! | part | content |
 //! | --- | --- |
 //! | [`commands`] | the store: one command or script per operation |
+//! | [`login_limits`] | counters of failed logins |
 //! | [`listing`] | listings and the search for a session |
 //! | [`scripts`] | the Lua scripts |
 //! | [`keys`] | names of keys |
@@ -35,6 +38,7 @@ mod commands;
 mod diagnostics;
 pub(in crate::store) mod keys;
 mod listing;
+mod login_limits;
 mod scripts;
 mod shared_state;
 

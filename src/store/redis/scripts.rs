@@ -20,6 +20,9 @@ pub(super) struct Scripts {
     pub(super) revoke_all_users: Script,
     pub(super) advance_time: Script,
     pub(super) swap_history: Script,
+    pub(super) charge_login: Script,
+    pub(super) refund_login: Script,
+    pub(super) clear_login: Script,
 }
 
 impl Scripts {
@@ -35,6 +38,9 @@ impl Scripts {
             revoke_all_users: Script::new(REVOKE_ALL_USERS.to_owned()),
             advance_time: Script::new(ADVANCE_TIME.to_owned()),
             swap_history: script(SWAP_HISTORY),
+            charge_login: Script::new(CHARGE_LOGIN.to_owned()),
+            refund_login: Script::new(REFUND_LOGIN.to_owned()),
+            clear_login: Script::new(CLEAR_LOGIN.to_owned()),
         }
     }
 }
@@ -194,5 +200,47 @@ local now = redis.call('GETRANGE', KEYS[1], 0, ARGV[4])
 if now ~= ARGV[1] and now ~= ARGV[2] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
 expire_later(KEYS[1], tonumber(ARGV[3]))
+return 1
+";
+
+/// KEYS counters; ARGV interval and window of each, in milliseconds. Returns the time to wait, or 0 after
+/// all were charged. The rule is that of `Rate::charge`, by the clock of Redis.
+const CHARGE_LOGIN: &str = r"
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local wait, full = 0, {}
+for i = 1, #KEYS do
+  local every, window = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
+  local at = tonumber(redis.call('GET', KEYS[i]) or '0') or 0
+  full[i] = math.min(math.max(at, now), now + window) + every
+  wait = math.max(wait, full[i] - now - window)
+end
+if wait > 0 then return wait end
+for i = 1, #KEYS do
+  redis.call('SET', KEYS[i], string.format('%.0f', full[i]), 'PX', string.format('%.0f', full[i] - now))
+end
+return 0
+";
+
+/// KEYS counters; ARGV interval of each, in milliseconds.
+const REFUND_LOGIN: &str = r"
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+for i = 1, #KEYS do
+  local at = tonumber(redis.call('GET', KEYS[i]) or '0') or 0
+  local left = at - tonumber(ARGV[i]) - now
+  if left > 0 then
+    redis.call('SET', KEYS[i], string.format('%.0f', now + left), 'PX', string.format('%.0f', left))
+  else
+    redis.call('DEL', KEYS[i])
+  end
+end
+return 1
+";
+
+/// KEYS place counters; ARGV known_ms.
+const CLEAR_LOGIN: &str = r"
+for i = 2, #KEYS do redis.call('DEL', KEYS[i]) end
+redis.call('SET', KEYS[1], '1', 'PX', ARGV[1])
 return 1
 ";

@@ -11,6 +11,7 @@ use doorward::clock::{Clock, UnixMillis};
 use doorward::config;
 use doorward::identity::{Account, Cost, Credential, LoginMethods};
 use doorward::message::{CookieLookup, CookieNames};
+use doorward::rate_limit::LoginLimits;
 use doorward::risk::{RiskSettings, Thresholds};
 use doorward::secret::KeyRing;
 use doorward::session::{
@@ -150,8 +151,9 @@ fn shared(rules: &Policy, clock: &Clock) -> Shared {
         clock: clock.clone(),
         policy: policy(rules.lifetime),
         max_per_user: 0,
-        cookies: CookieNames::new(None),
+        cookies: CookieNames::default(),
         login_methods: LoginMethods::default(),
+        login_limits: LoginLimits::default(),
         metrics: Metrics::default(),
         connection_limits: live.into(),
         audit: None,
