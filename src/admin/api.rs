@@ -8,10 +8,10 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::session::EndReason;
-use crate::sessions::SessionInfo;
+use crate::sessions::{ConfirmedRevocation, EndCause, SessionInfo};
 use crate::store::{Advice, Durability, FlushCause, RedisStats, Unavailable};
 use crate::telemetry::StoreStats;
+use crate::telemetry::process::ProcessStats;
 
 use super::{Admin, Scope};
 
@@ -74,17 +74,22 @@ impl Admin {
             (&Method::GET, "/live", _) => text(StatusCode::OK, "live\n"),
             (&Method::GET, "/ready", _) => self.ready().await,
             (&Method::GET, "/metrics", _) => self.metrics(),
-            (&Method::GET, "/sessions", Scope::Operator) => self.list(&query).await,
-            (&Method::GET, path, Scope::Operator) if path.starts_with("/sessions/") => {
+            (&Method::GET, "/sessions", Scope::Operator { .. }) => self.list(&query).await,
+            (&Method::GET, path, Scope::Operator { .. }) if path.starts_with("/sessions/") => {
                 self.show(path.strip_prefix("/sessions/").unwrap_or_default()).await
             }
-            (&Method::POST, "/revoke", Scope::Operator) => self.revoke(&query).await,
-            (&Method::POST, "/forget", Scope::Operator) => self.forget(&query).await,
-            (_, _, Scope::Monitor | Scope::Operator) => text(StatusCode::NOT_FOUND, "not found\n"),
+            (&Method::POST, "/revoke", Scope::Operator { uid }) => self.revoke(&query, uid).await,
+            (&Method::POST, "/forget", Scope::Operator { .. }) => self.forget(&query).await,
+            (_, _, Scope::Monitor | Scope::Operator { .. }) => {
+                text(StatusCode::NOT_FOUND, "not found\n")
+            }
         }
     }
 
     async fn ready(&self) -> TextResponse {
+        if self.draining.is_cancelled() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "not ready: stopping\n");
+        }
         match self.sessions.store().ping().await {
             Ok(()) => text(StatusCode::OK, "ready\n"),
             Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {error}\n")),
@@ -95,6 +100,10 @@ impl Admin {
         let metrics = &self.sessions.shared().metrics;
         if let Some(stats) = self.sessions.store().stats() {
             metrics.update_store(&store_stats(stats));
+        }
+        metrics.update_process(ProcessStats::read());
+        if let Some(audit) = &self.sessions.shared().events.audit {
+            metrics.update_audit(audit.stats());
         }
         let mut response = text(StatusCode::OK, &metrics.render());
         let content_type = HeaderValue::from_static("application/openmetrics-text; version=1.0.0");
@@ -120,7 +129,7 @@ impl Admin {
         }
     }
 
-    async fn revoke(&self, query: &str) -> TextResponse {
+    async fn revoke(&self, query: &str, uid: Option<u32>) -> TextResponse {
         let target = match (
             query_parameter(query, "user"),
             query_parameter(query, "session"),
@@ -133,26 +142,25 @@ impl Admin {
                 return text(StatusCode::BAD_REQUEST, "set exactly one of user, session, all\n");
             }
         };
+        let cause = EndCause::operator(uid);
         match target {
-            RevokeTarget::User(user) => {
-                let user = self.account(user);
-                json_response(
-                    self.sessions
-                        .revoker
-                        .revoke_user_sessions(&user, None)
-                        .await
-                        .map(|durability| revoked(&user, durability)),
-                )
+            RevokeTarget::User(user) => self.revoke_user(user, cause).await,
+            RevokeTarget::Session(handle) => self.revoke_one(&handle, cause).await,
+            RevokeTarget::All => {
+                let revoker = &self.sessions.revoker;
+                let revoked = revoker.revoke_all_sessions(cause, LIST_LIMIT).await;
+                revocation_response("all", true, revoked)
             }
-            RevokeTarget::All => json_response(
-                self.sessions
-                    .revoker
-                    .revoke_all_sessions()
-                    .await
-                    .map(|durability| revoked("all", durability)),
-            ),
-            RevokeTarget::Session(handle) => self.revoke_one(&handle).await,
         }
+    }
+
+    /// Revokes the sessions of a name without an account too, because sessions of a deleted account may
+    /// still exist.
+    async fn revoke_user(&self, name: String, cause: EndCause) -> TextResponse {
+        let account = self.sessions.shared().login_methods.user(&name);
+        let (is_known, user) = (account.is_some(), account.unwrap_or(name));
+        let revoked = self.sessions.revoker.revoke_user_sessions(&user, None, cause).await;
+        revocation_response(&user, is_known, revoked)
     }
 
     /// Works without an account too, because the history of a user outlives their account.
@@ -172,15 +180,16 @@ impl Admin {
         self.sessions.shared().login_methods.user(&name).unwrap_or(name)
     }
 
-    async fn revoke_one(&self, handle: &str) -> TextResponse {
+    async fn revoke_one(&self, handle: &str, cause: EndCause) -> TextResponse {
         let found = match self.sessions.find_session(handle).await {
             Err(error) => self.sessions.cached_session_by_handle(handle).map(Some).ok_or(error),
             found => found,
         };
         match found {
             Ok(Some(session)) => {
-                let ended = self.sessions.revoker.end_session(&session, EndReason::Revoked).await;
-                json_response(ended.map(|durability| revoked(handle, durability)))
+                let ended = self.sessions.revoker.end_session(&session, cause).await;
+                let revoked = ended.map(|durability| ConfirmedRevocation { durability, ended: 1 });
+                revocation_response(handle, true, revoked)
             }
             Ok(None) => not_found(handle),
             Err(error) => json_response(Err(error)),
@@ -188,10 +197,31 @@ impl Admin {
     }
 }
 
+/// Responds with 404 if there was nothing to revoke and the name is unknown: it may be misspelled.
+fn revocation_response(
+    what: &str,
+    is_known: bool,
+    revocation: Result<ConfirmedRevocation, Unavailable>,
+) -> TextResponse {
+    match revocation {
+        Ok(ConfirmedRevocation { ended: 0, .. }) if !is_known => {
+            let error = format!(
+                "no user {what} and no session of one; `doorward sessions list` shows them"
+            );
+            json_body(StatusCode::NOT_FOUND, &json!({ "error": error }))
+        }
+        Ok(revocation) => json_response(Ok(revoked(what, revocation))),
+        Err(Unavailable(error)) => json_response(Err(Unavailable(format!(
+            "{error}. This gateway refuses the sessions from now on and tries again every second; other gateways may still admit them"
+        )))),
+    }
+}
+
 /// `durable` is null if no replicas are required: then durability depends on the configuration of Redis.
-fn revoked(what: &str, durability: Durability) -> serde_json::Value {
+fn revoked(what: &str, revocation: ConfirmedRevocation) -> serde_json::Value {
+    let ConfirmedRevocation { durability, ended } = revocation;
     let durable = durability.is_durable();
-    let mut response = json!({ "revoked": what, "durable": durable });
+    let mut response = json!({ "revoked": what, "ended": ended, "durable": durable });
     if let (Durability::Replicated { requested: asked, acknowledged: got }, Some(fields)) =
         (durability, response.as_object_mut())
     {
@@ -236,6 +266,10 @@ fn json_response(result: Result<serde_json::Value, Unavailable>) -> TextResponse
         Ok(body) => (StatusCode::OK, body),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, json!({ "error": error.to_string() })),
     };
+    json_body(status, &body)
+}
+
+fn json_body(status: StatusCode, body: &serde_json::Value) -> TextResponse {
     let mut response = text(status, &body.to_string());
     response
         .headers_mut()
@@ -245,11 +279,7 @@ fn json_response(result: Result<serde_json::Value, Unavailable>) -> TextResponse
 
 fn not_found(handle: &str) -> TextResponse {
     let error = format!("no live session {handle}; `doorward sessions list` shows them");
-    let mut response = text(StatusCode::NOT_FOUND, &json!({ "error": error }).to_string());
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    json_body(StatusCode::NOT_FOUND, &json!({ "error": error }))
 }
 
 fn text(status: StatusCode, body: &str) -> TextResponse {
@@ -266,15 +296,18 @@ mod tests {
     #[test]
     fn a_revocation_reports_its_durability() {
         for (durability, text) in [
-            (Durability::InMemory, r#"{"durable":false,"revoked":"all"}"#),
-            (Durability::OnDisk, r#"{"durable":true,"revoked":"all"}"#),
-            (Durability::NotRequested, r#"{"durable":null,"revoked":"all"}"#),
+            (Durability::InMemory, r#"{"durable":false,"ended":3,"revoked":"all"}"#),
+            (Durability::OnDisk, r#"{"durable":true,"ended":3,"revoked":"all"}"#),
+            (Durability::NotRequested, r#"{"durable":null,"ended":3,"revoked":"all"}"#),
             (
                 Durability::Replicated { requested: 2, acknowledged: 1 },
-                r#"{"durable":false,"replicas":{"asked":2,"got":1},"revoked":"all"}"#,
+                r#"{"durable":false,"ended":3,"replicas":{"asked":2,"got":1},"revoked":"all"}"#,
             ),
         ] {
-            assert_eq!(revoked("all", durability).to_string(), text);
+            assert_eq!(
+                revoked("all", ConfirmedRevocation { durability, ended: 3 }).to_string(),
+                text
+            );
         }
     }
 }

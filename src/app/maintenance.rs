@@ -13,10 +13,12 @@ use tracing::{error, info};
 use zeroize::Zeroizing;
 
 use crate::admin::{self, Admin};
-use crate::identity::{AccountChange, ChangeKind};
+use crate::identity::AccountChange;
 use crate::secret::sha256;
 use crate::server::listener::BindError;
-use crate::sessions::Sessions;
+use crate::sessions::{EndCause, Sessions};
+use crate::telemetry::SessionEvent;
+use crate::telemetry::events::EventContext;
 
 use super::components::Components;
 use super::snapshot::Snapshot;
@@ -25,15 +27,15 @@ use super::{keys, memory};
 
 const TICK: Duration = Duration::from_secs(1);
 
-/// Runs until `stop` is cancelled. Sends the address of the admin port, or the start error, on `ready`.
+/// Runs until `stop` is cancelled; `/ready` fails once `draining` is. Sends the address of the admin port, or the start error, on `ready`.
 pub(super) async fn run(
     components: Arc<Components>,
     snapshot: Arc<Snapshot>,
-    stop: CancellationToken,
+    [stop, draining]: [CancellationToken; 2],
     ready: Sender<Result<Option<SocketAddr>, StartError>>,
 ) {
     let sessions = components.sessions();
-    let listening = listen(&snapshot, &sessions).await;
+    let listening = listen(&snapshot, &sessions, draining).await;
     let failed = listening.is_err();
     if ready.send(listening).is_err() || failed {
         return;
@@ -43,9 +45,9 @@ pub(super) async fn run(
         snapshot: Arc::clone(&snapshot),
         sessions,
         keys_hash: [0; 32],
-        pending_revocations: Vec::new(),
         last_error: String::new(),
         geoip_reload: None,
+        expiry_check: None,
     };
     // Separate tasks: a slow file must not delay the close of a revoked session's connections.
     let sessions = maintenance.sessions.clone();
@@ -75,8 +77,9 @@ pub(super) async fn run(
 async fn listen(
     snapshot: &Snapshot,
     sessions: &Sessions,
+    draining: CancellationToken,
 ) -> Result<Option<SocketAddr>, StartError> {
-    let admin = Admin::new(sessions.clone());
+    let admin = Admin::new(sessions.clone(), draining);
     if let Some(path) = &snapshot.config.admin.socket {
         tokio::spawn(admin.clone().serve_socket(admin::bind_socket(path).await?));
     }
@@ -102,36 +105,59 @@ struct Maintenance {
     sessions: Sessions,
     /// SHA-256 of the keys file as loaded last; zeros before the first load.
     keys_hash: [u8; 32],
-    /// Users whose sessions must be revoked.
-    pending_revocations: Vec<String>,
     /// Errors logged last, so that a broken file is logged once and not every second.
     last_error: String,
     /// Reload in progress: the databases may be large or on a slow disk.
     geoip_reload: Option<JoinHandle<()>>,
+    expiry_check: Option<JoinHandle<()>>,
 }
 
 impl Maintenance {
     async fn run(&mut self) {
         let mut errors = Vec::new();
-        self.reload_users();
-        self.revoke_pending(&mut errors).await;
+        self.reload_users().await;
+        self.sessions.revoker.retry_pending().await;
         self.reload_keys(&mut errors);
         match self.components.certificates.reload() {
-            Ok(true) => info!(event = "certificates.reloaded"),
+            Ok(true) => {
+                info!(event = "certificates.reloaded");
+                self.components.report_certificates();
+            }
             Ok(false) => {}
             Err(error) => errors.push(error.to_string()),
         }
-        match self.sessions.refresh_global_cutoff().await {
-            Ok(()) => self.sessions.shared().outage.end(),
-            Err(error) => {
-                self.sessions.shared().outage.begin(&error);
-                errors.push(error.to_string());
-            }
-        }
+        self.check_store().await;
+        self.end_expired();
         self.reload_geoip();
         self.components.store.sweep();
         self.components.shared.metrics.flush_limit_log();
         self.report(errors.join("; "));
+    }
+
+    /// Ends expired sessions in the background, because the search of a large store takes long.
+    fn end_expired(&mut self) {
+        if self.expiry_check.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let sessions = self.sessions.clone();
+        self.expiry_check = Some(tokio::spawn(async move {
+            if sessions.end_expired().await.is_err() {
+                sessions.shared().metrics.store_error();
+            }
+        }));
+    }
+
+    /// Reads the global cutoff. During an outage it also checks that the store accepts writes.
+    async fn check_store(&self) {
+        let outage = &self.sessions.shared().outage;
+        match self.sessions.refresh_global_cutoff().await {
+            Err(error) => outage.begin(&error),
+            Ok(()) if !outage.is_active() => {}
+            Ok(()) => match self.sessions.store().ping().await {
+                Err(error) => outage.begin(&error),
+                Ok(()) => outage.end(),
+            },
+        }
     }
 
     /// Reloads in the background, so that revocations do not wait for a large file.
@@ -144,34 +170,33 @@ impl Maintenance {
     }
 
     /// Reloads the users file. The directory returns the error of a broken file only once.
-    fn reload_users(&mut self) {
+    async fn reload_users(&self) {
         let Some(login) = self.components.shared.login_methods.password() else { return };
         match login.directory().reload_if_changed() {
-            Ok(changes) => changes.into_iter().for_each(|change| self.on_account_change(change)),
+            Ok(changes) => {
+                for change in changes {
+                    self.on_account_change(&change).await;
+                }
+            }
             Err(error) => {
                 error!(event = "reload.failed", "{error}; the accounts loaded before stay in use")
             }
         }
     }
 
-    fn on_account_change(&mut self, change: AccountChange) {
-        log_account_change(&change);
-        match change.kind {
-            ChangeKind::Disabled | ChangeKind::Removed | ChangeKind::PasswordChanged => {
-                self.pending_revocations.push(change.user);
-            }
-            ChangeKind::Other => {}
-        }
-    }
-
-    /// Revokes the sessions, so that they do not return when the account is enabled again. After a store
-    /// error the next run tries again; until then every request of the user is refused.
-    async fn revoke_pending(&mut self, errors: &mut Vec<String>) {
-        for user in std::mem::take(&mut self.pending_revocations) {
-            if let Err(error) = self.sessions.revoker.revoke_user_sessions(&user, None).await {
-                errors.push(error.to_string());
-                self.pending_revocations.push(user);
-            }
+    /// Revokes the sessions, so that they do not return when the account is enabled again. A revocation
+    /// that fails is reported and kept by the revoker.
+    async fn on_account_change(&self, AccountChange { user, kind }: &AccountChange) {
+        let context = EventContext { user, ..EventContext::default() };
+        self.components.shared.emit(SessionEvent::AccountChanged(kind.as_str()), context);
+        if let Some(reason) = kind.end_reason() {
+            let cause = EndCause::gateway(reason);
+            self.sessions
+                .revoker
+                .revoke_user_sessions(user, None, cause)
+                .await
+                .map(drop)
+                .unwrap_or_default();
         }
     }
 
@@ -201,6 +226,7 @@ impl Maintenance {
     }
 
     fn report(&mut self, errors: String) {
+        self.components.shared.metrics.reload(!errors.is_empty());
         if !errors.is_empty() && errors != self.last_error {
             error!(event = "reload.failed", "{errors}; the values loaded before stay in use");
         }
@@ -209,14 +235,4 @@ impl Maintenance {
         }
         self.last_error = errors;
     }
-}
-
-fn log_account_change(change: &AccountChange) {
-    let what = match change.kind {
-        ChangeKind::Disabled => "disabled",
-        ChangeKind::Removed => "removed",
-        ChangeKind::PasswordChanged => "password-changed",
-        ChangeKind::Other => "changed",
-    };
-    info!(target: "session", event = "account.changed", user = change.user, change = what);
 }

@@ -23,7 +23,6 @@ mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::thread::JoinHandle;
 
@@ -36,9 +35,10 @@ pub use chain::{
 pub use files::{AuditFileError, read_heads, read_last_head};
 
 use crate::clock::{Clock, UnixMillis};
+use crate::telemetry::AuditStats;
 use crate::telemetry::events::{EcsEvent, EventContext, SessionEvent};
 use rate_limit::AuditRateLimit;
-use writer::WriterCommand;
+use writer::{LostEvents, WriterCommand};
 
 /// Maximum number of lines that wait for the disk.
 const QUEUE: usize = 8_192;
@@ -47,7 +47,7 @@ const QUEUE: usize = 8_192;
 #[derive(Clone)]
 pub struct AuditLog {
     queue: SyncSender<WriterCommand>,
-    lost: Arc<AtomicU64>,
+    lost: Arc<LostEvents>,
     rate_limit: Arc<Mutex<AuditRateLimit>>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -60,7 +60,7 @@ impl AuditLog {
     pub fn open(path: PathBuf, key: hmac::Key, clock: Clock) -> Result<AuditLog, AuditFileError> {
         let rate_limit = Arc::new(Mutex::new(AuditRateLimit::new(&clock)));
         let file = writer::AuditFile::open(path, key, clock)?;
-        let lost = Arc::new(AtomicU64::new(0));
+        let lost = Arc::<LostEvents>::default();
         let (queue, waiting) = std::sync::mpsc::sync_channel(QUEUE);
         let writer = writer::AuditWriter::new(file, Arc::clone(&lost), Arc::clone(&rate_limit));
         let thread = std::thread::Builder::new().name("audit".to_owned());
@@ -79,8 +79,13 @@ impl AuditLog {
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             self.queue.try_send(WriterCommand::Entry(Box::new(entry)))
         {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.lost.count();
         }
+    }
+
+    /// Returns the state since the start of the process.
+    pub fn stats(&self) -> AuditStats {
+        self.lost.stats()
     }
 
     /// Writes the queued events and closes the file. Later events are lost.
@@ -121,6 +126,6 @@ mod tests {
             WriterCommand::Close => false,
         };
         assert!(waiting.try_iter().any(waits));
-        assert_eq!(audit.lost.load(Ordering::Relaxed), 0);
+        assert_eq!(audit.stats().lost, 0);
     }
 }

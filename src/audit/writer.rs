@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use tracing::{error, info};
 
 use crate::clock::{Clock, UnixMillis};
 use crate::secret::random_bytes;
+use crate::telemetry::AuditStats;
 use crate::telemetry::events::EcsEvent;
 
 use super::chain::{Head, TORN, parse_head, seal, verified_head};
@@ -157,10 +158,33 @@ fn open(path: &Path) -> io::Result<fs::File> {
     OpenOptions::new().create(true).read(true).append(true).mode(0o600).open(path)
 }
 
+/// Counts of events that the file does not have.
+#[derive(Debug, Default)]
+pub(super) struct LostEvents {
+    /// Not reported in the log yet.
+    unreported: AtomicU64,
+    total: AtomicU64,
+    is_failing: AtomicBool,
+}
+
+impl LostEvents {
+    pub(super) fn count(&self) {
+        self.unreported.fetch_add(1, Ordering::Relaxed);
+        self.total.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn stats(&self) -> AuditStats {
+        AuditStats {
+            lost: self.total.load(Ordering::Relaxed),
+            is_failing: self.is_failing.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// The loop of the writing thread.
 pub(super) struct AuditWriter {
     file: AuditFile,
-    lost: Arc<AtomicU64>,
+    lost: Arc<LostEvents>,
     rate_limit: Arc<Mutex<AuditRateLimit>>,
     pending: Vec<EcsEvent>,
     next_tick: Instant,
@@ -175,7 +199,7 @@ const MAX_PENDING: usize = 8_192;
 impl AuditWriter {
     pub(super) fn new(
         file: AuditFile,
-        lost: Arc<AtomicU64>,
+        lost: Arc<LostEvents>,
         rate_limit: Arc<Mutex<AuditRateLimit>>,
     ) -> AuditWriter {
         let now = Instant::now();
@@ -234,7 +258,7 @@ impl AuditWriter {
         if self.pending.len() < MAX_PENDING {
             self.pending.push(entry);
         } else {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.lost.count();
         }
     }
 
@@ -266,7 +290,7 @@ impl AuditWriter {
     }
 
     fn push_lost(&mut self, at: UnixMillis) {
-        let lost = self.lost.swap(0, Ordering::Relaxed);
+        let lost = self.lost.unreported.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let reason = "the disk was slower than the events";
             self.pending.push(EcsEvent::process_info(LOST, reason, Some(lost), at));
@@ -280,6 +304,7 @@ impl AuditWriter {
         match self.file.append(&self.pending) {
             Ok(()) => {
                 self.pending.clear();
+                self.lost.is_failing.store(false, Ordering::Relaxed);
                 if std::mem::take(&mut self.failing) {
                     info!(event = "audit.recovered", "writes to the audit log succeed again");
                 }
@@ -289,6 +314,7 @@ impl AuditWriter {
     }
 
     fn fail(&mut self, error: &io::Error) {
+        self.lost.is_failing.store(true, Ordering::Relaxed);
         if !std::mem::replace(&mut self.failing, true) {
             let path = self.file.path.display();
             error!(event = "audit.write-failed", %path, %error, "the audit log cannot be written; events are queued, and counted once the queue is full. Free disk space or fix the permissions");

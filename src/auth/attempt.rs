@@ -8,7 +8,7 @@ use crate::connections::{CloseReason, EndSeq};
 use crate::secret::{KeyRing, random_bytes};
 use crate::session::{
     Change, DecisionInput, EndReason, Identity, Outcome, Record, Refusal, RevocationCutoff,
-    RotationTiming, SessionFacts, Token, Verdict, decide,
+    RiskRequirement, RotationTiming, SessionFacts, Token, Verdict, decide,
 };
 use crate::sessions::events::event_context;
 use crate::sessions::verified_store::VerifiedStore;
@@ -97,8 +97,12 @@ impl AuthAttempt<'_> {
         if ends_by_timeout(&verdict) && self.load_latest().await?.1 != loaded {
             return Ok(None);
         }
-        if !self.store_change(revision, &record, &verdict, now, risk).await? {
-            return Ok(None);
+        let can_put_off = can_put_off(&verdict, risk.as_ref());
+        match self.store_change(revision, &record, touched, &verdict, now, risk).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(DenyReason::Unavailable(_)) if can_put_off => verdict = without_rotation(),
+            Err(reason) => return Err(reason),
         }
         self.finish(record, identity, facts, verdict, verified_at).map(Some)
     }
@@ -172,6 +176,7 @@ impl AuthAttempt<'_> {
         &self,
         revision: u64,
         record: &Arc<Record>,
+        touched: UnixMillis,
         verdict: &Verdict,
         now: UnixMillis,
         risk: Option<RiskAssessment>,
@@ -195,10 +200,10 @@ impl AuthAttempt<'_> {
                 return Box::pin(swap).await.map_err(|error| self.store_failed(error));
             }
             Change::End(reason) => {
-                Box::pin(self.end_session(record, *reason, false, verdict, risk)).await?;
+                Box::pin(self.end_session(record, touched, *reason, verdict, risk)).await?;
             }
             Change::EndAllOfUser(reason) => {
-                Box::pin(self.end_session(record, *reason, true, verdict, risk)).await?;
+                Box::pin(self.end_session(record, touched, *reason, verdict, risk)).await?;
             }
         }
         Ok(true)
@@ -250,8 +255,8 @@ impl AuthAttempt<'_> {
     async fn end_session(
         &self,
         record: &Arc<Record>,
+        touched: UnixMillis,
         reason: EndReason,
-        all: bool,
         verdict: &Verdict,
         risk: Option<RiskAssessment>,
     ) -> Result<(), DenyReason> {
@@ -260,10 +265,11 @@ impl AuthAttempt<'_> {
             histories: self.histories.clone(),
             key: self.token.key,
             reason,
-            all_of_user: all,
+            all_of_user: matches!(verdict.change, Change::EndAllOfUser(_)),
             verdict: verdict.clone(),
             risk,
             record: Arc::clone(record),
+            touched,
             client: self.request.context.clone(),
         };
         self.run_detached(ending.run()).await
@@ -396,6 +402,21 @@ fn is_theft_reported(verdict: &Verdict) -> bool {
 
 fn only_admits(verdict: &Verdict) -> bool {
     matches!(verdict.outcome, Outcome::Admit(_)) && verdict.change == Change::Keep
+}
+
+/// Returns whether an admitted request may continue without its change, because the store answers reads
+/// only. A rotation, or the confirmation of one, happens later. A rotation that the risk assessment
+/// requires must not wait.
+fn can_put_off(verdict: &Verdict, risk: Option<&RiskAssessment>) -> bool {
+    let required = risk.is_some_and(|risk| risk.action() == RiskRequirement::Rotate);
+    matches!((&verdict.outcome, &verdict.change), (Outcome::Admit(_), Change::Write(_)))
+        && !required
+}
+
+/// Returns the verdict that admits a request whose rotation is put off.
+fn without_rotation() -> Verdict {
+    let (outcome, change) = (Outcome::Admit(None), Change::Keep);
+    Verdict { outcome, change, touch: false, refused_by_risk: false }
 }
 
 /// Returns whether a token was refused because it is superseded.

@@ -4,8 +4,8 @@ use super::{Auth, AuthRequest, DenyReason};
 use crate::clock::{Clock, UnixMillis};
 use crate::message::CookieLookup;
 use crate::session::{EndReason, Refusal, RotationTiming, RoutePolicy};
-use crate::sessions::NewToken;
 use crate::sessions::test_support::{client, log_in, sessions};
+use crate::sessions::{EndCause, NewToken};
 use crate::store::{RedisSettings, Store};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -43,7 +43,12 @@ async fn a_started_gateway_reads_the_global_cutoff_before_it_admits() {
     let before = auth(&store, &clock);
     let token = log_in(before.sessions()).await;
     clock.advance(Duration::from_secs(1));
-    before.sessions().revoker.revoke_all_sessions().await.expect("ended");
+    before
+        .sessions()
+        .revoker
+        .revoke_all_sessions(EndCause::operator(None), 0)
+        .await
+        .expect("ended");
     let started = with_keys_of(&before, auth(&store, &clock));
     assert_eq!(verdict(&started, &token).await, Err(DenyReason::Refused(Refusal::Revoked)));
 }

@@ -1,4 +1,4 @@
-//! `doorward audit`: verifies an audit log and prints its head.
+//! `doorward audit`: shows and verifies an audit log, and prints its head.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,6 +16,9 @@ use crate::audit::{
 };
 use crate::secret::KeyRing;
 
+use super::audit_show;
+use super::keys::KeysFileArgs;
+
 #[derive(Args)]
 pub struct AuditArgs {
     #[command(subcommand)]
@@ -24,6 +27,8 @@ pub struct AuditArgs {
 
 #[derive(Subcommand)]
 enum AuditCommand {
+    /// Show the events of a user or a session: why a session ended, and by whom
+    Show(audit_show::ShowArgs),
     /// Find edited, removed or truncated lines
     Verify(VerifyArgs),
     /// Print the head of the log, to store it on another machine
@@ -35,12 +40,10 @@ enum AuditCommand {
 
 #[derive(Args)]
 struct VerifyArgs {
-    /// Audit log and its rotated files, in any order
-    #[arg(required = true)]
+    /// Audit log and its rotated files, in any order; by default that of the configuration
     files: Vec<PathBuf>,
-    /// Keys file of the installation
-    #[arg(long, value_name = "FILE", default_value = "state/keys.toml")]
-    keys: PathBuf,
+    #[command(flatten)]
+    keys: KeysFileArgs,
     /// Stored heads: the output of `doorward audit head`, or the ordinary log as JSON
     #[arg(long, value_name = "FILE")]
     heads: Option<PathBuf>,
@@ -57,6 +60,7 @@ struct VerifyArgs {
 
 pub(super) fn run(args: AuditArgs) -> anyhow::Result<ExitCode> {
     match args.command {
+        AuditCommand::Show(args) => audit_show::run(&args),
         AuditCommand::Verify(args) => verify(&args),
         AuditCommand::Head { file } => head(&file),
     }
@@ -72,7 +76,8 @@ fn head(file: &Path) -> anyhow::Result<ExitCode> {
 
 /// Returns exit code 0 without findings, else 1.
 fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
-    let keys = keys(&args.keys)?;
+    let keys = keys(&args.keys.path()?)?;
+    let files = audit_show::files_or_configured(&args.files, &args.keys.config)?;
     let heads = match &args.heads {
         Some(path) => read_heads(open(path)?).with_context(|| path.display().to_string())?,
         None => Vec::new(),
@@ -81,7 +86,7 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         VerifyOptions { heads, first_seq: args.from, absent_chains: args.without.clone() };
     let mut verifier = Verifier::new(keys.audit(), &options);
     let mut verified = Vec::new();
-    for path in oldest_first(&args.files)? {
+    for path in oldest_first(&files)? {
         let report =
             verifier.file(BufReader::new(open(&path)?)).with_context(|| read_error(&path))?;
         verified.push(VerifiedFile { path, report });

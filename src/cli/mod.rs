@@ -9,8 +9,10 @@
 )]
 
 pub mod audit;
+mod audit_show;
 pub mod certs;
 pub mod check;
+pub mod config_file;
 pub mod demo;
 pub mod explain;
 pub mod keys;
@@ -50,7 +52,7 @@ enum Command {
     Keys(keys::KeysArgs),
     /// List, show and revoke sessions of the running gateway
     Sessions(sessions::SessionsArgs),
-    /// Verify the audit log
+    /// Show and verify the audit log
     Audit(audit::AuditArgs),
     /// Evaluate the risk signals of sessions
     Signals(signals::SignalsArgs),

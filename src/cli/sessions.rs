@@ -15,11 +15,16 @@ use jiff::Timestamp;
 
 use crate::admin::SessionView;
 
+use super::config_file::ConfigArgs;
+
 #[derive(Args)]
 pub struct SessionsArgs {
-    /// Admin socket of the gateway (admin.socket)
-    #[arg(long, global = true, default_value = "run/admin.sock", env = "DOORWARD_SOCKET")]
-    socket: PathBuf,
+    /// Admin socket of the gateway; by default that of the configuration, or else run/admin.sock
+    #[arg(long, global = true, value_name = "FILE", env = "DOORWARD_SOCKET")]
+    socket: Option<PathBuf>,
+    /// Configuration file, which names the socket
+    #[arg(long, global = true, value_name = "FILE", env = "DOORWARD_CONFIG")]
+    config: Option<PathBuf>,
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
@@ -63,7 +68,11 @@ enum SessionsCommand {
 pub(super) fn run(args: SessionsArgs) -> anyhow::Result<ExitCode> {
     let (method, path) = request(&args.command);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (status, body) = runtime.block_on(send(&args.socket, method, &path))?;
+    let socket = match args.socket {
+        Some(socket) => socket,
+        None => ConfigArgs::new(args.config).files()?.socket.unwrap_or("run/admin.sock".into()),
+    };
+    let (status, body) = runtime.block_on(send(&socket, method, &path))?;
     if status != StatusCode::OK {
         let error: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
         bail!("{}", error["error"].as_str().unwrap_or(&body));
@@ -137,13 +146,22 @@ fn show(command: &SessionsCommand, body: &str) -> anyhow::Result<()> {
         }
         SessionsCommand::Revoke { .. } => {
             let response: serde_json::Value = serde_json::from_str(body)?;
-            println!("revoked {}", response["revoked"].as_str().unwrap_or_default());
+            println!("{}", revoked_text(&response));
             if let Some(warning) = durability_warning(&response) {
                 println!("{warning}");
             }
         }
     }
     Ok(())
+}
+
+fn revoked_text(response: &serde_json::Value) -> String {
+    let what = response["revoked"].as_str().unwrap_or_default();
+    match response["ended"].as_u64().unwrap_or_default() {
+        0 => format!("{what} had no session"),
+        1 => format!("revoked {what}: 1 session ended"),
+        ended => format!("revoked {what}: {ended} sessions ended"),
+    }
 }
 
 /// Returns a warning if too few replicas have the revocation, so that a failover could undo it.
@@ -196,6 +214,15 @@ fn time(milliseconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_revocation_states_how_many_sessions_ended() {
+        let text =
+            |ended: u64| revoked_text(&serde_json::json!({ "revoked": "alice", "ended": ended }));
+        assert_eq!(text(0), "alice had no session");
+        assert_eq!(text(1), "revoked alice: 1 session ended");
+        assert_eq!(text(2), "revoked alice: 2 sessions ended");
+    }
 
     #[test]
     fn a_revocation_on_too_few_replicas_warns() {

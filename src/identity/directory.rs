@@ -43,9 +43,35 @@ pub enum ChangeKind {
     Removed,
     Disabled,
     PasswordChanged,
-    /// Groups, names or e-mail changed, or the account was enabled. Existing sessions keep their
-    /// data.
+    Enabled,
+    /// Groups, names or e-mail changed.
     Other,
+    /// A new account.
+    Added,
+}
+
+impl ChangeKind {
+    /// Returns the name for logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ChangeKind::Removed => "removed",
+            ChangeKind::Disabled => "disabled",
+            ChangeKind::PasswordChanged => "password-changed",
+            ChangeKind::Enabled => "enabled",
+            ChangeKind::Other => "changed",
+            ChangeKind::Added => "added",
+        }
+    }
+
+    /// Returns why the change ends the user's sessions, if it does.
+    pub fn end_reason(self) -> Option<EndReason> {
+        match self {
+            ChangeKind::Removed => Some(EndReason::AccountGone),
+            ChangeKind::Disabled => Some(EndReason::AccountDisabled),
+            ChangeKind::PasswordChanged => Some(EndReason::CredentialChanged),
+            ChangeKind::Enabled | ChangeKind::Other | ChangeKind::Added => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -91,7 +117,7 @@ impl Directory {
     pub(super) fn current_identity(&self, record: &Record) -> Result<Arc<Identity>, EndReason> {
         match self.find(&record.identity.user) {
             None => Err(EndReason::AccountGone),
-            Some(account) if account.disabled => Err(EndReason::AccountGone),
+            Some(account) if account.disabled => Err(EndReason::AccountDisabled),
             Some(account) if account.credential_digest != record.credential => {
                 Err(EndReason::CredentialChanged)
             }
@@ -104,6 +130,13 @@ impl Directory {
         &self.path
     }
 
+    /// Returns whether an account is in the group.
+    pub fn has_group(&self, group: &str) -> bool {
+        let snapshot = self.snapshot.load();
+        let mut groups = snapshot.accounts.values().flat_map(|account| &account.identity.groups);
+        groups.any(|name| name == group)
+    }
+
     /// Returns the number of accounts.
     pub fn len(&self) -> usize {
         self.snapshot.load().accounts.len()
@@ -114,7 +147,7 @@ impl Directory {
         self.len() == 0
     }
 
-    /// Reloads the file if its content changed, and returns the changes to existing accounts.
+    /// Reloads the file if its content changed, and returns the changes.
     ///
     /// # Errors
     /// If the file is missing, unreadable or invalid; reported once per such state. The accounts
@@ -177,6 +210,12 @@ impl AccountTable {
                 Some(AccountChange { user, kind })
             })
             .collect();
+        let is_added = |name: &String| !self.accounts.contains_key(name);
+        let added = next.accounts.iter().filter(|(name, _)| is_added(name));
+        changes.extend(added.map(|(_, account)| AccountChange {
+            user: account.identity.user.clone(),
+            kind: ChangeKind::Added,
+        }));
         changes.sort_by(|a, b| a.user.cmp(&b.user));
         changes
     }
@@ -195,6 +234,7 @@ fn change_kind(old: &Account, new: Option<&Account>) -> Option<ChangeKind> {
         Some(new) if new.credential_digest != old.credential_digest => {
             Some(ChangeKind::PasswordChanged)
         }
+        Some(new) if old.disabled && !new.disabled => Some(ChangeKind::Enabled),
         Some(new) if new != old => Some(ChangeKind::Other),
         Some(_) => None,
     }

@@ -38,6 +38,8 @@ pub(super) fn kind(event: SessionEvent, context: &EventContext<'_>) -> Option<No
         | SessionEvent::TokenRotated
         | SessionEvent::TokenInvalid
         | SessionEvent::HistoryDeleted
+        | SessionEvent::UserRevoked(_)
+        | SessionEvent::AccountChanged(_)
         | SessionEvent::Refused(_) => None,
     }
 }
@@ -56,8 +58,17 @@ fn is_risk_enforced(context: &EventContext<'_>) -> bool {
 /// Reports whether the reason is part of normal operation.
 fn is_routine(reason: EndReason) -> bool {
     match reason {
-        EndReason::Logout | EndReason::Replaced | EndReason::Idle | EndReason::Absolute => true,
+        EndReason::Logout
+        | EndReason::Replaced
+        | EndReason::Idle
+        | EndReason::Absolute
+        | EndReason::EndedByUser
+        | EndReason::LogoutEverywhere
+        | EndReason::LogoutByApp
+        | EndReason::SessionLimit => true,
         EndReason::Revoked
+        | EndReason::EndedByOperator
+        | EndReason::AccountDisabled
         | EndReason::Theft
         | EndReason::RotationIgnored
         | EndReason::AccountGone

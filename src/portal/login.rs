@@ -14,7 +14,7 @@ use crate::identity::{LoginOutcome, PasswordLogin, VerifiedLogin};
 use crate::message::{CookieLookup, InboundHead, Intent, cookies, intent, response_headers};
 use crate::secret::{random_bytes, sha256};
 use crate::session::{EndReason, SessionKey, Token};
-use crate::sessions::{RecoverableSession, SessionInfo};
+use crate::sessions::{EndCause, RecoverableSession, SessionInfo};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
 
@@ -307,7 +307,9 @@ impl Portal {
 
     async fn end_all(&self, head: &InboundHead, sessions: &[SessionInfo]) -> Page {
         for session in sessions {
-            let ended = self.auth.sessions().revoker.end_session(session, EndReason::Logout).await;
+            let client = head.client_context();
+            let cause = EndCause::user(EndReason::Logout, session.key.id, client);
+            let ended = self.auth.sessions().revoker.end_session(session, cause).await;
             if let Err(error) = ended {
                 return self.deny(head, &DenyReason::Unavailable(error));
             }
@@ -337,12 +339,15 @@ fn login_notice(reason: &str) -> Option<LoginNotice> {
         "theft" => Some(LoginNotice::Theft),
         "theft-elsewhere" => Some(LoginNotice::TheftElsewhere),
         "reauthenticate" => Some(LoginNotice::Reauthenticate),
-        "logout" => Some(LoginNotice::LoggedOut),
+        "logout" | "logout-by-app" => Some(LoginNotice::LoggedOut),
         "password-changed" => Some(LoginNotice::PasswordChanged),
         "duplicate-cookie" => Some(LoginNotice::SeveralCookies),
         "invalid-token" => Some(LoginNotice::ForeignCookie),
-        "revoked" | "replaced" | "not-rotating" | "account-gone" | "credential-changed"
-        | "after-crash" | "generation-ahead" | "unknown-session" => Some(LoginNotice::SessionEnded),
+        "revoked" | "replaced" | "not-rotating" | "account-gone" | "account-disabled"
+        | "credential-changed" | "ended-by-operator" | "ended-by-user" | "logout-everywhere"
+        | "session-limit" | "after-crash" | "generation-ahead" | "unknown-session" => {
+            Some(LoginNotice::SessionEnded)
+        }
         _ => None,
     }
 }

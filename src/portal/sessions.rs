@@ -10,8 +10,8 @@ use crate::message::InboundHead;
 use crate::risk::describe_user_agent;
 use crate::session::context::network_display;
 use crate::session::notice::{ClientSummary, NoticeId, SecurityNotice};
-use crate::session::{EndReason, SessionKey};
-use crate::sessions::SessionInfo;
+use crate::session::{ClientContext, EndReason, SessionKey};
+use crate::sessions::{EndCause, SessionInfo};
 
 use super::forms::{self, CSRF, FormFields, LoginState, RETURN_URL};
 use super::pages::{self, ClientRow, NoticeRow, ReturnLink, SessionRow, SessionsPage};
@@ -127,7 +127,7 @@ impl Portal {
             return self.problem(&head.requester, Problem::MalformedForm);
         };
         let done = action.code();
-        match self.apply(&session, action).await {
+        match self.apply(&session, action, head.client_context()).await {
             Ok(true) => {
                 let page = self.sessions_page(head, &fields, done);
                 self.with_session_token(see_other(&page), &session)
@@ -142,7 +142,9 @@ impl Portal {
         &self,
         session: &AuthenticatedSession,
         action: SessionAction<'_>,
+        client: ClientContext,
     ) -> Result<bool, DenyReason> {
+        let cause = |reason| EndCause::user(reason, session.key.id, client);
         let user = &session.record.identity.user;
         let current = session.key;
         match action {
@@ -155,8 +157,8 @@ impl Portal {
                     .map_err(DenyReason::Unavailable)?;
                 let found = sessions.iter().find(|session| session.key.id.handle() == handle);
                 let Some(session) = found else { return Ok(true) };
-                let ended =
-                    self.auth.sessions().revoker.end_session(session, EndReason::Revoked).await;
+                let cause = cause(EndReason::EndedByUser);
+                let ended = self.auth.sessions().revoker.end_session(session, cause).await;
                 ended.map_err(DenyReason::Unavailable)?;
                 Ok(session.key != current)
             }
@@ -165,12 +167,18 @@ impl Portal {
                     .auth
                     .sessions()
                     .revoker
-                    .revoke_user_sessions(user, Some(session.key.id))
+                    .revoke_user_sessions(
+                        user,
+                        Some(session.key.id),
+                        cause(EndReason::LogoutEverywhere),
+                    )
                     .await;
                 ended.map(|_| true).map_err(DenyReason::Unavailable)
             }
             SessionAction::All => {
-                let ended = self.auth.sessions().revoker.revoke_user_sessions(user, None).await;
+                let cause = cause(EndReason::LogoutEverywhere);
+                let revoker = &self.auth.sessions().revoker;
+                let ended = revoker.revoke_user_sessions(user, None, cause).await;
                 ended.map(|_| false).map_err(DenyReason::Unavailable)
             }
             SessionAction::Dismiss(id) => {

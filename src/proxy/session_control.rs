@@ -20,9 +20,10 @@ use crate::connections::{ClientBody, SessionSnapshot};
 use crate::message::{CookieLookup, InboundHead, Requester};
 use crate::portal::Problem;
 use crate::route::{Route, SessionCommand, is_success};
-use crate::session::ClientContext;
-use crate::sessions::NewToken;
+use crate::session::{ClientContext, EndReason};
+use crate::sessions::{EndCause, NewToken};
 use crate::store::Unavailable;
+use crate::telemetry::events::Actor;
 
 use super::access_log::AccessLogEntry;
 use super::body::ResponseBody;
@@ -170,11 +171,12 @@ impl Proxy {
                 self.or_unavailable(&control, pending, result)
             }
             SessionCommand::End => {
-                let result = self.auth.sessions().revoker.end_current(session).await;
+                let client = control.context.clone();
+                let result = self.auth.sessions().revoker.end_current(session, client).await;
                 self.finish_end(&control, pending, result)
             }
             SessionCommand::EndAll => {
-                let result = self.end_all(session).await;
+                let result = self.end_all(session, &control).await;
                 self.finish_end(&control, pending, result)
             }
         }
@@ -191,11 +193,17 @@ impl Proxy {
         }
     }
 
-    async fn end_all(&self, session: &SessionSnapshot) -> Result<(), Unavailable> {
+    async fn end_all(
+        &self,
+        session: &SessionSnapshot,
+        control: &SessionControl,
+    ) -> Result<(), Unavailable> {
+        let actor = Actor::App { session: session.key.id, client: control.context.clone() };
+        let cause = EndCause { reason: EndReason::LogoutByApp, actor };
         self.auth
             .sessions()
             .revoker
-            .revoke_user_sessions(&session.record.identity.user, None)
+            .revoke_user_sessions(&session.record.identity.user, None, cause)
             .await
             .map(drop)
     }

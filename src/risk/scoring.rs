@@ -98,7 +98,7 @@ impl RiskAction {
         match self {
             RiskAction::None => "nothing",
             RiskAction::Log => "log",
-            RiskAction::Rotate => "renew",
+            RiskAction::Rotate => "rotate",
             RiskAction::Reauthenticate => "login",
             RiskAction::End => "end",
         }

@@ -140,26 +140,37 @@ pub struct Offer {
 }
 
 /// Why a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EndReason {
     Logout,
+    /// A revocation cutoff whose cause the session does not know. The audit log has the cause.
     Revoked,
+    /// Another login in the same browser.
     Replaced,
     Idle,
     Absolute,
     Theft,
-    #[serde(rename = "not-renewing")]
     RotationIgnored,
+    /// The account was removed.
     AccountGone,
     CredentialChanged,
     /// Another session of the user was stolen, and all of the user's sessions were revoked.
     TheftElsewhere,
+    EndedByOperator,
+    /// The user ended the session on the page with their sessions.
+    EndedByUser,
+    /// The user ended all sessions, or all others.
+    LogoutEverywhere,
+    /// An upstream logged the user out.
+    LogoutByApp,
+    AccountDisabled,
+    /// A login beyond the maximum number of sessions per user.
+    SessionLimit,
 }
 
 impl EndReason {
     /// All reasons with their codes in a store.
-    pub const ALL: [(EndReason, u8); 10] = [
+    pub const ALL: [(EndReason, u8); 16] = [
         (EndReason::Logout, 1),
         (EndReason::Revoked, 2),
         (EndReason::Replaced, 3),
@@ -170,6 +181,12 @@ impl EndReason {
         (EndReason::AccountGone, 8),
         (EndReason::CredentialChanged, 9),
         (EndReason::TheftElsewhere, 10),
+        (EndReason::EndedByOperator, 11),
+        (EndReason::EndedByUser, 12),
+        (EndReason::LogoutEverywhere, 13),
+        (EndReason::LogoutByApp, 14),
+        (EndReason::AccountDisabled, 15),
+        (EndReason::SessionLimit, 16),
     ];
 
     /// Returns the code in a store.
@@ -196,6 +213,12 @@ impl EndReason {
             EndReason::AccountGone => "account-gone",
             EndReason::CredentialChanged => "credential-changed",
             EndReason::TheftElsewhere => "theft-elsewhere",
+            EndReason::EndedByOperator => "ended-by-operator",
+            EndReason::EndedByUser => "ended-by-user",
+            EndReason::LogoutEverywhere => "logout-everywhere",
+            EndReason::LogoutByApp => "logout-by-app",
+            EndReason::AccountDisabled => "account-disabled",
+            EndReason::SessionLimit => "session-limit",
         }
     }
 }

@@ -46,6 +46,9 @@ pub(super) async fn refresh(store: &VerifiedStore) -> Result<(), Unavailable> {
     cache.confirm_global_cutoff(requested_at);
     let latest = cache.global_cutoff().at;
     if at < latest {
+        if store.shared.pending_ends.concerns_everyone() {
+            return Ok(());
+        }
         let context = EventContext { user: "*", ..EventContext::default() };
         store.shared.emit(SessionEvent::RolledBack, context);
         store.raw.restore_global_cutoff(latest).await?;

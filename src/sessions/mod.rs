@@ -6,11 +6,16 @@
 //! [`UserHistories`] and [`LoginThrottle`]. All workers share [`Shared`].
 
 mod connection_check;
+mod end_cause;
+pub(crate) mod end_report;
 pub(crate) mod events;
+mod expiry_schedule;
+mod expiry_watch;
 pub(crate) mod global_revocation;
 mod login_throttle;
 mod new_token;
 mod outage;
+mod pending_ends;
 mod revocation;
 mod service;
 mod shared;
@@ -20,11 +25,12 @@ mod updater;
 mod user_history;
 pub(crate) mod verified_store;
 
+pub use end_cause::{EndCause, SessionInfo};
 pub use events::Events;
 pub use login_throttle::{LoginAttempt, LoginThrottle};
 pub use new_token::NewToken;
 pub use outage::Outage;
-pub use revocation::{Revoker, SessionInfo};
+pub use revocation::{ConfirmedRevocation, Revoker};
 pub use service::{NewSession, RecoverableSession, Sessions};
 pub use shared::{RiskState, Shared, SharedParts};
 pub use updater::SessionUpdater;

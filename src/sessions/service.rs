@@ -21,14 +21,15 @@ use crate::store::{Loaded, SessionListing, Slot, Store, Unavailable, VerifiedSes
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::{EventContext, RiskContext};
 
+use super::end_cause::{EndCause, SessionInfo};
 use super::events::event_context;
 use super::login_throttle::LoginThrottle;
-use super::revocation::{Revoker, SessionInfo};
+use super::revocation::Revoker;
 use super::shared::Shared;
 use super::updater::SessionUpdater;
 use super::user_history::{UserHistories, UserRef};
 use super::verified_store::{LoadError, VerifiedStore};
-use super::{connection_check, global_revocation};
+use super::{connection_check, expiry_watch, global_revocation};
 
 /// Maximum time a cutoff may lie in the future. Clocks can be wrong by an hour.
 const MAX_CUTOFF_AHEAD: Duration = Duration::from_hours(2);
@@ -111,6 +112,11 @@ impl Sessions {
         global_revocation::refresh(&self.store).await
     }
 
+    /// Ends and reports the sessions whose timeout passed without a request. Called every second.
+    pub async fn end_expired(&self) -> Result<(), Unavailable> {
+        expiry_watch::run(&self.store).await
+    }
+
     /// Checks sessions with tracked connections. Never returns.
     pub async fn revalidate_connections(&self) {
         connection_check::run(&self.store).await;
@@ -166,11 +172,15 @@ impl Sessions {
         for before in &replaced {
             record.inherit_clients(&before.record);
         }
-        self.enforce_max_per_user(&key.tag, &replaced).await?;
+        let cause = EndCause::user(EndReason::SessionLimit, key.id, from.clone());
+        self.enforce_max_per_user(&key.tag, &replaced, cause).await?;
         let sealed = record.seal(&keys, &key);
         self.store.track_errors(self.store.raw.create(&key, &sealed, created, end).await)?;
+        let policy = &self.store.shared.policy;
+        self.store.shared.expiry_watch.watch(&key, &record, created, policy);
         for session in &replaced {
-            self.end_replaced(session, &login.identity.user, key).await?;
+            let cause = EndCause::user(EndReason::Replaced, key.id, from.clone());
+            self.end_replaced(session, &login.identity.user, key, cause).await?;
         }
         self.store
             .shared
@@ -191,10 +201,11 @@ impl Sessions {
         old: &SessionInfo,
         user: &str,
         new: SessionKey,
+        cause: EndCause,
     ) -> Result<(), Unavailable> {
         let is_tracked = self.store.shared.connections.is_tracked(&old.key);
         if old.record.identity.user != user || !is_tracked {
-            return self.revoker.end_session(old, EndReason::Replaced).await.map(|_| ());
+            return self.revoker.end_session(old, cause).await.map(|_| ());
         }
         let (sessions, old) = (self.clone(), old.clone());
         tokio::spawn(async move {
@@ -202,7 +213,7 @@ impl Sessions {
                 tokio::time::sleep(OPEN_CHECK).await;
             }
             // After a failure the session ends at its timeouts.
-            let ended = sessions.revoker.end_session(&old, EndReason::Replaced).await;
+            let ended = sessions.revoker.end_session(&old, cause).await;
             ended.map(|_| ()).unwrap_or_default();
         });
         Ok(())
@@ -293,7 +304,7 @@ impl Sessions {
     pub async fn find_session(&self, handle: &str) -> Result<Option<SessionInfo>, Unavailable> {
         self.store
             .track_errors(global_revocation::read_fresh(&self.store, self.store.instant()).await)?;
-        let found = self.store.raw.find_session(|id| id.handle() == handle).await;
+        let found = self.store.raw.find_session(|key| key.id.handle() == handle).await;
         let Some(key) = self.store.track_errors(found)? else { return Ok(None) };
         let (_, loaded) = self.store.track_errors(self.store.load_latest(&key).await)?;
         let Loaded { slot: Slot::Live { revision, sealed }, touched, user_cutoff } = loaded else {
@@ -344,6 +355,7 @@ impl Sessions {
         &self,
         tag: &UserTag,
         replaced: &[SessionInfo],
+        cause: EndCause,
     ) -> Result<(), Unavailable> {
         let limit = self.store.shared.max_per_user;
         if limit == 0 {
@@ -355,7 +367,7 @@ impl Sessions {
         let is_replaced = |session: &SessionInfo| replaced.iter().any(|old| old.key == session.key);
         let staying = live.iter().filter(|session| !is_replaced(session));
         for session in staying.skip(limit.saturating_sub(1)) {
-            self.revoker.end_session(session, EndReason::Replaced).await?;
+            self.revoker.end_session(session, cause.clone()).await?;
         }
         Ok(())
     }

@@ -23,7 +23,9 @@ use crate::telemetry::events::EventContext;
 use crate::telemetry::{Metrics, SessionEvent};
 
 use super::events::Events;
+use super::expiry_schedule::ExpiryWatch;
 use super::outage::Outage;
+use super::pending_ends::PendingEnds;
 
 /// State that all workers share.
 pub struct Shared {
@@ -47,6 +49,8 @@ pub struct Shared {
     pub(super) global_cutoff_read: Mutex<()>,
     /// Requests a read, because another gateway may have advanced the global cutoff.
     pub(super) global_cutoff_changed: Notify,
+    pub(crate) pending_ends: PendingEnds,
+    pub(super) expiry_watch: ExpiryWatch,
 }
 
 /// Settings and databases of the risk assessment.
@@ -91,6 +95,8 @@ impl Shared {
             cache: parts.cache,
             global_cutoff_read: Mutex::default(),
             global_cutoff_changed: Notify::new(),
+            pending_ends: PendingEnds::default(),
+            expiry_watch: ExpiryWatch::default(),
             keys: ArcSwap::from_pointee(parts.keys),
             policy: parts.policy,
             max_per_user: parts.max_per_user,

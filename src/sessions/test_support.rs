@@ -16,7 +16,7 @@ use crate::session::{
 use crate::store::Store;
 use crate::telemetry::Metrics;
 
-use super::revocation::SessionInfo;
+use super::end_cause::SessionInfo;
 use super::service::{RecoverableSession, Sessions};
 use super::shared::{Shared, SharedParts};
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::types::{SessionListing, Slot, Unavailable};
+use super::types::{ExpiredSession, SessionListing, Slot, Unavailable};
 use crate::clock::UnixMillis;
 use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey};
 
@@ -104,6 +104,34 @@ impl SessionEntry {
                 Slot::Live { .. } | Slot::Absent => tombstone,
             },
         }
+    }
+
+    /// Returns the tombstone of a session that has expired; `None` if it changed since it was loaded,
+    /// or has not expired by the clock of the store.
+    pub(super) fn expire(
+        &self,
+        loaded: &ExpiredSession,
+        touched: UnixMillis,
+        reason: EndReason,
+        at: UnixMillis,
+        now: UnixMillis,
+    ) -> Option<SessionEntry> {
+        let is_unchanged = match self.slot {
+            Slot::Live { revision, .. } => revision == loaded.revision,
+            Slot::Ended { .. } | Slot::Absent => false,
+        };
+        (is_unchanged && touched <= loaded.touched && now >= loaded.due)
+            .then(|| SessionEntry::end(Some(self), reason, at, loaded.retain_until))
+    }
+
+    /// Reports whether the session is live and the cutoff `after` revokes it, but not `before`.
+    pub(super) fn is_revoked_between(
+        &self,
+        id: SessionId,
+        before: RevocationCutoff,
+        after: RevocationCutoff,
+    ) -> bool {
+        self.is_live() && after.revokes(id, self.created) && !before.revokes(id, self.created)
     }
 
     /// Reports whether the entry holds a sealed record.

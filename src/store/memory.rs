@@ -14,7 +14,8 @@ use super::entry::{
 };
 use super::login_counters::LoginCounters;
 use super::types::{
-    CommitOutcome, Durability, Loaded, MAX_LISTED, Revoked, SessionListing, Slot, Unavailable,
+    CommitOutcome, Durability, EndedSession, ExpiredSession, Loaded, MAX_LISTED, Revoked,
+    SessionListing, Slot, Unavailable,
 };
 use crate::clock::{Clock, UnixMillis};
 use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
@@ -95,12 +96,32 @@ impl MemoryStore {
         reason: EndReason,
         at: UnixMillis,
         retain_until: UnixMillis,
-    ) -> Result<Durability, Unavailable> {
+    ) -> Result<EndedSession, Unavailable> {
         let mut shard = self.tables.shard(key.tag);
         let user = shard.entry(key.tag).or_default();
-        let tombstone = SessionEntry::end(user.entry(key.id), reason, at, retain_until);
+        let before = user.entry(key.id);
+        let is_first = before.is_none_or(SessionEntry::is_live);
+        let tombstone = SessionEntry::end(before, reason, at, retain_until);
         user.put(key.id, tombstone);
-        Ok(Durability::InMemory)
+        Ok(EndedSession { durability: Durability::InMemory, is_first })
+    }
+
+    /// See [`super::Store::expire`].
+    pub(super) fn expire(
+        &self,
+        session: &ExpiredSession,
+        reason: EndReason,
+        at: UnixMillis,
+    ) -> Result<bool, Unavailable> {
+        let now = self.clock.now();
+        let mut shard = self.tables.shard(session.key.tag);
+        let Some(user) = shard.get_mut(&session.key.tag) else { return Ok(false) };
+        let Some(stored) = user.sessions.get(&session.key.id) else { return Ok(false) };
+        let Some(ended) = stored.entry.expire(session, stored.touched, reason, at, now) else {
+            return Ok(false);
+        };
+        user.put(session.key.id, ended);
+        Ok(true)
     }
 
     pub(super) fn revoke_user(
@@ -111,8 +132,10 @@ impl MemoryStore {
     ) -> Result<Revoked<RevocationCutoff>, Unavailable> {
         let mut shard = self.tables.shard(*tag);
         let user = shard.entry(*tag).or_default();
-        user.state = user.state.revoke(now, except);
-        Ok(Revoked { cutoff: user.state.cutoff, durability: Durability::InMemory })
+        let next = user.state.revoke(now, except);
+        let ended = user.revoked_between(user.state.cutoff, next.cutoff);
+        user.state = next;
+        Ok(Revoked { cutoff: next.cutoff, durability: Durability::InMemory, ended })
     }
 
     pub(super) fn swap_user_history(
@@ -140,7 +163,7 @@ impl MemoryStore {
         now: UnixMillis,
     ) -> Result<Revoked<UnixMillis>, Unavailable> {
         let cutoff = self.tables.advance_global_cutoff(now.max(self.tables.latest_created()));
-        Ok(Revoked { cutoff, durability: Durability::InMemory })
+        Ok(Revoked { cutoff, durability: Durability::InMemory, ended: Vec::new() })
     }
 
     pub(super) fn restore_global_cutoff(&self, cutoff: UnixMillis) -> Result<(), Unavailable> {
@@ -197,6 +220,15 @@ impl StoredUser {
                 && !cutoff.revokes(**id, stored.entry.created)
         };
         self.sessions.iter().filter(live).count()
+    }
+
+    /// Returns the live sessions that the cutoff `after` revokes and `before` does not.
+    fn revoked_between(&self, before: RevocationCutoff, after: RevocationCutoff) -> Vec<SessionId> {
+        let entries = self.sessions.iter().map(|(id, stored)| (*id, &stored.entry));
+        entries
+            .filter(|(id, entry)| entry.is_revoked_between(*id, before, after))
+            .map(|(id, _)| id)
+            .collect()
     }
 
     fn entry(&self, id: SessionId) -> Option<&SessionEntry> {
@@ -335,12 +367,12 @@ impl Tables {
         out
     }
 
-    pub(super) fn find_session(&self, is_it: impl Fn(&SessionId) -> bool) -> Option<SessionKey> {
+    pub(super) fn find_session(&self, is_it: impl Fn(&SessionKey) -> bool) -> Option<SessionKey> {
         self.shards.iter().find_map(|shard| {
             let shard = shard.lock();
             shard.iter().find_map(|(tag, user)| {
-                let id = user.sessions.keys().copied().find(|id| is_it(id))?;
-                Some(SessionKey { tag: *tag, id })
+                let mut keys = user.sessions.keys().map(|id| SessionKey { tag: *tag, id: *id });
+                keys.find(|key| is_it(key))
             })
         })
     }
@@ -348,6 +380,17 @@ impl Tables {
     pub(super) fn entry(&self, key: &SessionKey) -> Option<SessionEntry> {
         let shard = self.shard(key.tag);
         shard.get(&key.tag)?.entry(key.id).cloned()
+    }
+
+    /// Returns the live sessions that the cutoff `after` revokes and `before` does not.
+    pub(super) fn revoked_between(
+        &self,
+        tag: UserTag,
+        before: RevocationCutoff,
+        after: RevocationCutoff,
+    ) -> Vec<SessionId> {
+        let shard = self.shard(tag);
+        shard.get(&tag).map(|user| user.revoked_between(before, after)).unwrap_or_default()
     }
 
     /// Counts the sessions of a user against the limit.

@@ -29,7 +29,7 @@ mod redis;
 mod revocation_log;
 mod types;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,8 +45,8 @@ pub use self::login_counters::{Counter, CounterGroup, KnownPlace, LoginCounters}
 pub use self::memory::MemoryStore;
 pub use self::redis::{Advice, RedisStats, RedisStore};
 pub use self::types::{
-    CommitOutcome, Durability, Loaded, MAX_LISTED, OpenError, Revoked, SessionListing, Slot,
-    StoreChange, Unavailable,
+    CommitOutcome, Durability, EndedSession, ExpiredSession, Loaded, MAX_LISTED, OpenError,
+    Revoked, SessionListing, Slot, StoreChange, Unavailable,
 };
 use crate::clock::{Clock, UnixMillis};
 pub use crate::redis::RedisSettings;
@@ -100,6 +100,11 @@ impl Store {
     /// a session store.
     pub fn embedded(directory: &Path, clock: Clock) -> Result<Store, OpenError> {
         Ok(Store::Embedded(Arc::new(EmbeddedStore::open(directory, clock)?)))
+    }
+
+    /// Returns the file of an embedded store.
+    pub fn embedded_file(directory: &Path) -> PathBuf {
+        embedded::file_path(directory)
     }
 
     /// Creates a store on Redis or Valkey. The first command connects, so a gateway can start while
@@ -209,8 +214,20 @@ impl Store {
         reason: EndReason,
         at: UnixMillis,
         retain_until: UnixMillis,
-    ) -> Result<Durability, Unavailable> {
+    ) -> Result<EndedSession, Unavailable> {
         dispatch_write!(self.end(key, reason, at, retain_until))
+    }
+
+    /// Ends a session that has expired without a request. Returns whether this call ended it: not if
+    /// the session was used, changed or ended since the load, or the store's own clock is before
+    /// `due`.
+    pub async fn expire(
+        &self,
+        session: &ExpiredSession,
+        reason: EndReason,
+        at: UnixMillis,
+    ) -> Result<bool, Unavailable> {
+        dispatch_write!(self.expire(session, reason, at))
     }
 
     /// Advances the user's cutoff past every session created so far, except `except`. One atomic
@@ -293,10 +310,10 @@ impl Store {
         dispatch_read!(self.list_all(limit))
     }
 
-    /// Finds a session by ID, live or ended. Scans the keys of the whole store.
+    /// Finds a session by its key, live or ended. Scans the keys of the whole store.
     pub async fn find_session(
         &self,
-        is_it: impl Fn(&SessionId) -> bool + Send + Sync,
+        is_it: impl Fn(&SessionKey) -> bool + Send + Sync,
     ) -> Result<Option<SessionKey>, Unavailable> {
         dispatch_read!(self.find_session(is_it))
     }
@@ -361,7 +378,8 @@ impl Store {
         }
     }
 
-    /// Checks that the store accepts writes and answers reads.
+    /// Checks that the store accepts writes and answers reads. A Redis without memory, disk or enough
+    /// replicas answers reads only.
     pub async fn ping(&self) -> Result<(), Unavailable> {
         match self {
             Store::Memory(_) => Ok(()),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::clock::UnixMillis;
 use crate::redis::{RedisUnavailable, Replication};
-use crate::session::{EndReason, RevocationCutoff, SessionKey, UserTag};
+use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
 
 /// Maximum sessions in the listing of one user.
 pub const MAX_LISTED: usize = 1_000;
@@ -78,11 +78,33 @@ impl From<Option<Replication>> for Durability {
     }
 }
 
-/// A revocation that was written.
+/// The end of a session that was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndedSession {
+    pub durability: Durability,
+    /// Whether this call ended the session; false if it had ended before.
+    pub is_first: bool,
+}
+
+/// A revocation that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revoked<L> {
     pub cutoff: L,
     pub durability: Durability,
+    /// The sessions that this call ended and no earlier one. Empty for a global revocation.
+    pub ended: Vec<SessionId>,
+}
+
+/// A session that may have expired, as loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpiredSession {
+    pub key: SessionKey,
+    /// Revision and last touch of the load.
+    pub revision: u64,
+    pub touched: UnixMillis,
+    /// Time before which the session cannot have expired.
+    pub due: UnixMillis,
+    pub retain_until: UnixMillis,
 }
 
 /// A session in a listing.

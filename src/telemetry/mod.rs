@@ -11,10 +11,11 @@ pub mod log;
 pub mod log_throttle;
 pub mod metrics;
 mod printable;
+pub mod process;
 
 pub use access_log::{AccessLog, AccessLogFields, AccessLogWriter};
 pub use events::SessionEvent;
 pub use gauge_guard::GaugeGuard;
 pub use limits::Limit;
 pub use log_throttle::LogThrottle;
-pub use metrics::{ADMIT, Metrics, StoreStats};
+pub use metrics::{ADMIT, AuditStats, Metrics, StoreStats};

@@ -4,6 +4,7 @@ mod advisories;
 mod authorize;
 mod client_addr;
 mod csrf;
+mod ended_sessions;
 mod exchange_ends;
 mod framing;
 mod framing_h2;

@@ -224,7 +224,7 @@ async fn reenabled_account_does_not_restore_its_sessions() {
         users.save().expect("saved");
     };
     set_disabled(true);
-    reason_becomes(&mut browser, "account-gone").await;
+    reason_becomes(&mut browser, "account-disabled").await;
     // Her sessions end within a second; only then may she log in again.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
     while !gateway.shared().metrics.render().contains("event=\"session.ended\"} 1") {
@@ -349,7 +349,7 @@ async fn slow_geoip_load_does_not_delay_account_removal() {
     let mut users = UsersFileEditor::open(&gateway.path("users.toml")).expect("the users file");
     users.set_disabled("alice", true).expect("alice");
     users.save().expect("saved");
-    reason_becomes(&mut alice, "account-gone").await;
+    reason_becomes(&mut alice, "account-disabled").await;
     drop(writer);
 }
 

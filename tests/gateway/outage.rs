@@ -186,8 +186,7 @@ async fn session_with_a_failed_revocation_gets_no_stale_reads() {
     let all = site.gateway.revoke("all=1").await;
     assert!(all.starts_with("HTTP/1.1 503"), "{all}");
     assert_unavailable(&phone.fetch("/").await);
-    // The revocation was not acknowledged and did not happen.
-    assert_eq!(site.restore_store(&mut bob).await.status, StatusCode::OK);
+    assert_eq!(site.restore_store(&mut bob).await.status, StatusCode::UNAUTHORIZED, "kept");
 }
 
 /// The cache serves sessions for up to three seconds, even while a revocation is failing.
@@ -222,7 +221,41 @@ async fn admit_from_cache_during_failed_revocation(end: &str) {
     assert!(ended.starts_with("HTTP/1.1 503"), "{end}: {ended}");
     assert_eq!((let_in.status, let_in.header("doorward-store")), (StatusCode::OK, ""));
     assert_unavailable(&alice.fetch("/").await);
-    assert_eq!(site.restore_store(&mut alice).await.status, StatusCode::OK);
+    assert_eq!(site.restore_store(&mut alice).await.status, StatusCode::UNAUTHORIZED, "kept");
+}
+
+#[tokio::test]
+async fn failed_revocation_is_enforced_here_and_written_later() {
+    for end in ["session", "user=alice", "all=1"] {
+        let site = OutageTest::start("").await;
+        let other = Gateway::start(Setup {
+            shared_directory: Some(Arc::clone(&site.gateway.directory)),
+            clock: site.gateway.clock.clone(),
+            ..OutageTest::setup(&site.upstream, &site.redis, "")
+        });
+        let mut alice = site.log_in("alice").await;
+        let mut elsewhere = alice.at_gateway(&other);
+        let (setting, broken, well) = READ_ONLY[0];
+        assert_eq!(site.redis.command(&["CONFIG", "SET", setting, broken]), "+OK");
+        let query = end.replace("session", &format!("session={}", handle(&alice)));
+        let answer = site.gateway.revoke(&query).await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert!(answer.contains("tries again every second"), "{answer}");
+        assert_ne!(alice.fetch("/").await.status, StatusCode::OK, "{end}");
+        assert_eq!(elsewhere.fetch("/").await.status, StatusCode::OK, "not known there: {end}");
+        assert_eq!(site.redis.command(&["CONFIG", "SET", setting, well]), "+OK");
+        let deadline = Instant::now() + TIMEOUT;
+        while elsewhere.fetch("/").await.status != StatusCode::UNAUTHORIZED {
+            assert!(Instant::now() < deadline, "never written: {end}");
+        }
+        assert_eq!(alice.fetch("/").await.status, StatusCode::UNAUTHORIZED, "{end}");
+        assert!(!site.gateway.metrics().await.contains("session.rolled-back"), "{end}");
+        // Redis' own clock is hours away from the clock of this test.
+        if end != "all=1" {
+            let mut again = site.log_in("alice").await;
+            assert_eq!(again.fetch("/").await.status, StatusCode::OK, "a later login: {end}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -291,4 +324,64 @@ async fn outage_keeps_connections_for_a_bounded_time() {
     assert!(took > Duration::from_secs(2), "an outage is no end: {took:?}");
     assert!(took < Duration::from_secs(6), "{took:?}");
     redis.resume();
+}
+
+/// Settings with which Redis answers reads and rejects writes, and their values in normal operation.
+const READ_ONLY: [(&str, &str, &str); 2] =
+    [("min-replicas-to-write", "1", "0"), ("maxmemory", "1", "0")];
+
+async fn ready_status(gateway: &Gateway) -> u16 {
+    let url = format!("http://{}/ready", gateway.admin);
+    let mut stream = tokio::net::TcpStream::connect(gateway.admin).await.expect(&url);
+    let request = "GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.expect("sent");
+    let mut response = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut response).await.expect("read");
+    response[9..12].parse().expect("a status")
+}
+
+#[tokio::test]
+async fn rotation_is_put_off_while_the_store_rejects_writes() {
+    for (setting, broken, well) in READ_ONLY {
+        let site = OutageTest::start("").await;
+        let mut alice = site.log_in("alice").await;
+        let token = alice.token();
+        assert_eq!(site.redis.command(&["CONFIG", "SET", setting, broken]), "+OK");
+        site.gateway.advance(Duration::from_secs(11 * 60));
+        for path in ["/", "/strict"] {
+            let answer = alice.fetch(path).await;
+            assert_eq!(
+                (answer.status, alice.token()),
+                (StatusCode::OK, token.clone()),
+                "{setting}"
+            );
+        }
+        assert_eq!(alice.send("POST", "/", &[], "x").await.status, StatusCode::OK, "{setting}");
+        assert_eq!(ready_status(&site.gateway).await, 503, "{setting}");
+        let metrics = site.gateway.metrics().await;
+        assert!(metrics.contains("doorward_store_unavailable 1"), "{metrics}");
+        assert_eq!(site.redis.command(&["CONFIG", "SET", setting, well]), "+OK");
+        assert_eq!(ready_status(&site.gateway).await, 200, "{setting}");
+        alice.fetch("/").await;
+        assert_ne!(alice.token(), token, "it rotates afterwards");
+    }
+}
+
+#[tokio::test]
+async fn successor_is_accepted_while_the_store_rejects_writes() {
+    let site = OutageTest::start("").await;
+    let mut alice = site.log_in("alice").await;
+    let old = alice.clone();
+    site.gateway.advance(Duration::from_secs(11 * 60));
+    alice.fetch("/").await;
+    assert_ne!(alice.token(), old.token(), "an offer is in the jar");
+    let (setting, broken, well) = READ_ONLY[0];
+    assert_eq!(site.redis.command(&["CONFIG", "SET", setting, broken]), "+OK");
+    assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
+    assert_eq!(old.clone().fetch("/").await.status, StatusCode::OK, "nothing was confirmed");
+    assert_eq!(site.redis.command(&["CONFIG", "SET", setting, well]), "+OK");
+    assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
+    site.gateway.advance(Duration::from_secs(120));
+    let replayed = old.clone().fetch("/").await.status;
+    assert_eq!(replayed, StatusCode::UNAUTHORIZED, "confirmed afterwards");
 }

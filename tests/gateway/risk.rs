@@ -153,7 +153,7 @@ async fn monitoring_route_admits_a_thief_and_logs_once() {
     let moves = scene.moves();
     assert_eq!(moves.len(), 1, "{moves:#?}");
     let line = &moves[0];
-    assert_eq!(line["doorward.answer"], "login");
+    assert_eq!(line["doorward.action"], "login");
     assert_eq!(line["doorward.enforced"], false);
     assert_eq!(line["source.ip"], "203.0.113.9");
     assert_eq!(line["doorward.other.ip"], "192.0.2.7");
@@ -237,8 +237,8 @@ async fn enforcing_route_rotates_for_an_honest_traveller() {
         assert_eq!(verdict(&mut scene.alice).await, "admitted", "{}", place.0);
     }
     let answers: Vec<Value> =
-        scene.moves().iter().map(|line| line["doorward.answer"].clone()).collect();
-    assert_eq!(answers, ["renew", "log"]);
+        scene.moves().iter().map(|line| line["doorward.action"].clone()).collect();
+    assert_eq!(answers, ["rotate", "log"]);
 }
 
 #[tokio::test]
@@ -274,7 +274,7 @@ async fn own_pages_follow_the_strictest_route_of_their_host() {
         let moves = scene.moves();
         assert_eq!(moves.len(), 1, "{path}: {moves:#?}");
         assert_eq!(
-            (&moves[0]["doorward.answer"], &moves[0]["source.ip"]),
+            (&moves[0]["doorward.action"], &moves[0]["source.ip"]),
             (&"login".into(), &"203.0.113.9".into())
         );
     }
@@ -319,8 +319,8 @@ async fn pending_rotation_happens_on_the_next_rotating_route() {
     let moves = scene.moves();
     assert_eq!(moves.len(), 1, "{moves:#?}");
     assert_eq!(
-        (&moves[0]["doorward.answer"], &moves[0]["doorward.enforced"]),
-        (&"renew".into(), &true.into())
+        (&moves[0]["doorward.action"], &moves[0]["doorward.enforced"]),
+        (&"rotate".into(), &true.into())
     );
 }
 
@@ -339,8 +339,8 @@ async fn superseded_token_from_a_new_location_is_logged() {
     let moves = scene.moves();
     assert_eq!(moves.len(), 1, "{moves:#?}");
     assert_eq!(
-        (&moves[0]["doorward.answer"], &moves[0]["doorward.enforced"]),
-        (&"renew".into(), &false.into())
+        (&moves[0]["doorward.action"], &moves[0]["doorward.enforced"]),
+        (&"rotate".into(), &false.into())
     );
     assert_eq!(moves[0]["source.ip"], "198.51.100.9");
 }
@@ -402,7 +402,7 @@ async fn end_threshold_ends_the_session_as_stolen() {
     };
     let moved = of("session.location-changed");
     assert_eq!(
-        (&moved["doorward.answer"], &moved["doorward.enforced"]),
+        (&moved["doorward.action"], &moved["doorward.enforced"]),
         (&"end".into(), &true.into())
     );
     assert_eq!(of("session.theft")["source.ip"], "203.0.113.9");
@@ -488,11 +488,11 @@ async fn tls_fingerprint_reveals_a_copied_user_agent() {
     assert_eq!(moves.len(), 2, "{moves:#?}");
     assert_eq!(moves[0]["doorward.signals"], serde_json::json!(["fingerprint"]));
     assert_eq!(moves[0]["doorward.weights"], serde_json::json!([25]));
-    assert_eq!(moves[0]["doorward.answer"], "log");
+    assert_eq!(moves[0]["doorward.action"], "log");
     let (here, there) =
         (ja4(&moves[0], "doorward.fingerprint"), ja4(&moves[0], "doorward.other.fingerprint"));
     assert_ne!(here, there);
-    assert_eq!(moves[1]["doorward.answer"], "login");
+    assert_eq!(moves[1]["doorward.action"], "login");
     assert_eq!(ja4(&moves[1], "doorward.other.fingerprint"), there, "the login's");
 }
 

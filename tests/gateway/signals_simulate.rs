@@ -70,8 +70,8 @@ impl RecordedMonth {
 async fn simulation_counts_logins_and_stops_a_session_once() {
     let recorded = RecordedMonth::watched().await;
     let told = recorded.told("");
-    assert_eq!(told["recorded"], serde_json::json!({"renew": 2, "login": 2}), "{told:#}");
-    assert_eq!(told["simulated"], serde_json::json!({"renew": 2, "login": 1}), "{told:#}");
+    assert_eq!(told["recorded"], serde_json::json!({"rotate": 2, "login": 2}), "{told:#}");
+    assert_eq!(told["simulated"], serde_json::json!({"rotate": 2, "login": 1}), "{told:#}");
     assert_eq!((&told["after_stop"], &told["verified"]), (&1.into(), &false.into()));
     let stops = told["stops"].as_array().expect("a list");
     assert_eq!(stops.len(), 1, "{stops:#?}");

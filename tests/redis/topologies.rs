@@ -36,7 +36,8 @@ async fn create(store: &Store, key: &SessionKey) -> Result<Durability, Unavailab
 }
 
 async fn end(store: &Store, key: &SessionKey) -> Result<Durability, Unavailable> {
-    store.end(key, EndReason::Logout, now(), now().plus(HOUR)).await
+    let ended = store.end(key, EndReason::Logout, now(), now().plus(HOUR)).await?;
+    Ok(ended.durability)
 }
 
 /// Loads a session and checks that the record belongs to the key.

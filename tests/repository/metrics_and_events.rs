@@ -73,6 +73,7 @@ fn exercised() -> Metrics {
     metrics.tracked_connection_closed("session-ended");
     metrics.tracked_connection_rejected("total");
     metrics.limit(Limit::Headers, None);
+    metrics.certificate_expiry("doorward.pem".to_owned(), jiff::Timestamp::UNIX_EPOCH);
     metrics
 }
 
@@ -107,7 +108,7 @@ fn the_page_lists_every_metric_with_type_and_labels() {
         .map(|row| (row[0].trim_matches('`').to_owned(), (row[1].clone(), names(&row[3]))))
         .collect();
     assert_eq!(documented, encoded());
-    assert_eq!(documented.len(), 23);
+    assert_eq!(documented.len(), 33);
 }
 
 /// The arguments of each logging macro, with its level.
@@ -194,7 +195,7 @@ fn the_page_lists_every_session_event() {
     let events: BTreeSet<String> = names.map(str::to_owned).collect();
     let documented: BTreeSet<String> = documented_events("Session events").into_keys().collect();
     assert_eq!(documented, events);
-    assert_eq!(documented.len(), 15);
+    assert_eq!(documented.len(), 17);
 }
 
 #[test]

@@ -7,7 +7,8 @@ use doorward::clock::{Clock, UnixMillis};
 use doorward::secret::random_bytes;
 use doorward::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
 use doorward::store::{
-    CommitOutcome, Loaded, MAX_LISTED, OpenError, RedisSettings, Slot, Store, Unavailable,
+    CommitOutcome, ExpiredSession, Loaded, MAX_LISTED, OpenError, RedisSettings, Slot, Store,
+    Unavailable,
 };
 use tempfile::TempDir;
 use test_support::redis_server::{RedisOptions, RedisServer};
@@ -136,6 +137,10 @@ macro_rules! rules_of_every_store {
 
 rules_of_every_store!(
     an_unknown_session_is_absent,
+    only_the_first_end_of_a_session_is_first,
+    a_revocation_returns_the_sessions_that_it_ended,
+    an_unchanged_session_expires_once,
+    a_used_or_changed_session_does_not_expire,
     a_new_session_has_revision_one,
     an_id_collision_is_unavailable_and_the_first_session_stays,
     a_commit_increments_the_revision_and_a_stale_one_conflicts,
@@ -298,6 +303,77 @@ async fn the_first_reason_of_an_end_stays(store: Store) {
     }
 }
 
+async fn only_the_first_end_of_a_session_is_first(store: Store) {
+    let key = key();
+    create(&store, &key, NOW).await;
+    let end = async |reason, at| {
+        store.end(&key, reason, UnixMillis(at), LATER).await.expect("available").is_first
+    };
+    assert!(end(EndReason::Logout, 5).await);
+    assert!(!end(EndReason::EndedByOperator, 6).await);
+    assert!(!end(EndReason::Logout, 7).await);
+}
+
+async fn a_revocation_returns_the_sessions_that_it_ended(store: Store) {
+    let tag = user();
+    let [one, two, mine, ended] = std::array::from_fn(|_| session_of(tag));
+    for key in [&one, &two, &mine, &ended] {
+        create(&store, key, NOW).await;
+    }
+    create(&store, &key(), NOW).await;
+    store.end(&ended, EndReason::Logout, NOW, LATER).await.expect("available");
+    let revoke = async |at, except| {
+        let revoked = store.revoke_user(&tag, UnixMillis(at), except).await.expect("available");
+        let mut ids = revoked.ended;
+        ids.sort_unstable();
+        ids
+    };
+    let mut expected = [one.id, two.id];
+    expected.sort_unstable();
+    assert_eq!(revoke(NOW.0, Some(mine.id)).await, expected);
+    assert_eq!(revoke(NOW.0 + 1, Some(mine.id)).await, [], "each is returned once");
+    assert_eq!(revoke(NOW.0 + 2, None).await, [mine.id]);
+}
+
+fn expired(key: SessionKey, revision: u64, touched: UnixMillis, due: UnixMillis) -> ExpiredSession {
+    ExpiredSession { key, revision, touched, due, retain_until: LATER }
+}
+
+/// The stores have clocks of their own, all of them after this time.
+const PAST: UnixMillis = UnixMillis(1_000_000_000_000);
+
+async fn an_unchanged_session_expires_once(store: Store) {
+    let key = key();
+    create(&store, &key, PAST).await;
+    store.touch(&key, UnixMillis(PAST.0 + 5), LATER).await.expect("available");
+    let session = expired(key, 1, UnixMillis(PAST.0 + 5), PAST);
+    let expire = async |at| store.expire(&session, EndReason::Idle, at).await;
+    assert_eq!(expire(NOW).await, Ok(true));
+    assert_eq!(expire(UnixMillis(NOW.0 + 1)).await, Ok(false), "another gateway was first");
+    let slot = load(&store, &key).await.slot;
+    assert_eq!(slot, Slot::Ended { reason: EndReason::Idle, at: NOW });
+    assert_eq!(listed(&store, &key.tag).await, []);
+}
+
+async fn a_used_or_changed_session_does_not_expire(store: Store) {
+    let key = key();
+    create(&store, &key, PAST).await;
+    store.touch(&key, UnixMillis(PAST.0 + 5), LATER).await.expect("available");
+    let touched = UnixMillis(PAST.0 + 5);
+    let far = UnixMillis(1 << 45);
+    let stale = [
+        expired(key, 1, PAST, PAST),
+        expired(key, 2, touched, PAST),
+        expired(key, 1, touched, far),
+        expired(session_of(key.tag), 1, touched, PAST),
+    ];
+    for session in stale {
+        let ended = store.expire(&session, EndReason::Idle, NOW).await;
+        assert_eq!(ended, Ok(false), "{session:?}");
+    }
+    assert_eq!(revision(&load(&store, &key).await), Some(1));
+}
+
 async fn ending_a_missing_session_prevents_its_creation(store: Store) {
     let key = key();
     store.end(&key, EndReason::Revoked, NOW, LATER).await.expect("available");
@@ -436,11 +512,11 @@ async fn a_listing_stops_at_its_limit(store: Store) {
     assert_eq!((found.len(), found[0]), (MAX_LISTED, newest.id));
     assert!(!found.contains(&oldest.id));
     assert_eq!(
-        store.find_session(|id| *id == oldest.id).await,
+        store.find_session(|key| key.id == oldest.id).await,
         Ok(Some(oldest)),
         "it is still live"
     );
-    assert_eq!(store.find_session(|id| *id == key().id).await, Ok(None));
+    assert_eq!(store.find_session(|found| *found == key()).await, Ok(None));
 }
 
 async fn all_sessions_are_listed_up_to_the_limit(store: Store) {
@@ -698,6 +774,125 @@ mod redis_only {
         assert_eq!(server.command(&["SET", &name, "garbage"]), "+OK");
         let text = unavailable(store.load(&key).await);
         assert!(text.contains("sent an unexpected reply"), "{text}");
+    }
+
+    /// Returns the Redis key of a kind: of a session (`s`, `t`) or of its user.
+    fn redis_key(kind: &str, key: &SessionKey) -> String {
+        let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
+        let user = format!("dw:{kind}:{{{}}}", hex(&key.tag.0));
+        if ["s", "t"].contains(&kind) { format!("{user}:{}", hex(&key.id.0)) } else { user }
+    }
+
+    /// Replaces each key of the user in turn, also by values that only look like doorward's.
+    const FOREIGN: [(&str, &[&str]); 10] = [
+        ("nb", &["RPUSH", "x"]),
+        ("nb", &["SET", "garbage"]),
+        ("nb", &["HSET", "a", "b"]),
+        ("u", &["SET", "x"]),
+        ("u", &["RPUSH", "x"]),
+        ("t", &["RPUSH", "x"]),
+        ("t", &["SET", "garbage"]),
+        ("s", &["RPUSH", "x"]),
+        ("s", &["HSET", "a", "b"]),
+        ("s", &["SET", "garbage"]),
+    ];
+
+    fn replace(server: &RedisServer, name: &str, value: &[&str]) {
+        server.command(&["DEL", name]);
+        let command = [&value[..1], &[name], &value[1..]].concat();
+        assert!(!server.command(&command).starts_with('-'), "{command:?}");
+    }
+
+    #[tokio::test]
+    async fn foreign_values_block_no_revocation() {
+        let (server, store) = start();
+        for (kind, value) in FOREIGN {
+            let [one, two] = [key(), key()];
+            for key in [&one, &two] {
+                create(&store, key, NOW).await;
+                store.touch(key, NOW, LATER).await.expect("available");
+                replace(&server, &redis_key(kind, key), value);
+            }
+            let revoked = store.revoke_user(&one.tag, NOW, None).await;
+            let cutoff = revoked.unwrap_or_else(|error| panic!("{kind} {value:?}: {error}")).cutoff;
+            assert_eq!(cutoff.at, NOW, "{kind} {value:?}");
+            let elsewhere = Store::redis(&server.settings()).expect("good settings");
+            assert_eq!(elsewhere.user_cutoff(&one.tag).await, Ok(cutoff), "{kind} {value:?}");
+            let ended = store.end(&two, EndReason::Logout, NOW, LATER).await;
+            assert!(ended.is_ok(), "{kind} {value:?}: {ended:?}");
+            if value != ["SET", "garbage"] || kind == "s" {
+                let slot = load(&elsewhere, &two).await.slot;
+                assert!(matches!(slot, Slot::Ended { .. }), "{kind} {value:?}: {slot:?}");
+            }
+        }
+        for value in [&["RPUSH", "x"][..], &["SET", "garbage"]] {
+            replace(&server, "dw:everyone", value);
+            replace(&server, "dw:ahead:{dw:everyone}", value);
+            let cutoff = store.revoke_all_users(NOW).await.expect("revoked").cutoff;
+            let elsewhere = Store::redis(&server.settings()).expect("good settings");
+            assert_eq!(elsewhere.global_cutoff().await, Ok(cutoff));
+        }
+    }
+
+    #[tokio::test]
+    async fn foreign_values_hide_no_session_from_lists() {
+        let (server, store) = start();
+        for (kind, value) in FOREIGN.iter().filter(|(kind, _)| ["u", "t", "s"].contains(kind)) {
+            let (spoiled, other) = (key(), session_of(user()));
+            let sibling = session_of(spoiled.tag);
+            for key in [&spoiled, &sibling, &other] {
+                create(&store, key, NOW).await;
+            }
+            replace(&server, &redis_key(kind, &spoiled), value);
+            let listed = store.list_user(&spoiled.tag).await;
+            let listed = listed.unwrap_or_else(|error| panic!("{kind} {value:?}: {error}"));
+            let has = |key: &SessionKey| listed.iter().any(|listed| listed.key == *key);
+            assert!(has(&sibling), "{kind} {value:?}");
+            assert_eq!(has(&spoiled), *kind != "s", "{kind} {value:?}");
+            let all = store.list_all(1_000).await.expect("available");
+            assert!(all.iter().any(|listed| listed.key == other), "{kind} {value:?}");
+            assert!(all.iter().any(|listed| listed.key == sibling), "{kind} {value:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn foreign_values_block_no_login_and_no_activity() {
+        let (server, store) = start();
+        for (kind, value) in FOREIGN.iter().filter(|(kind, _)| ["u", "t"].contains(kind)) {
+            let key = key();
+            create(&store, &key, NOW).await;
+            replace(&server, &redis_key(kind, &key), value);
+            let login = store.create(&session_of(key.tag), b"a", NOW, LATER).await;
+            assert!(login.is_ok(), "{kind} {value:?}: {login:?}");
+            replace(&server, &redis_key(kind, &key), value);
+            let touched = store.touch(&key, UnixMillis(NOW.0 + 1), LATER).await;
+            assert!(touched.is_ok(), "{kind} {value:?}: {touched:?}");
+            let committed = store.commit(&key, 1, b"b", LATER).await;
+            assert_eq!(committed, Ok(CommitOutcome::Swapped), "{kind} {value:?}");
+        }
+        let tag = user();
+        let history = format!("dw:m:{{{}}}", data_encoding::HEXLOWER.encode(&tag.0));
+        replace(&server, &history, &["RPUSH", "x"]);
+        assert_eq!(store.user_history(&tag).await, Ok(None), "it can be replaced");
+        let swapped = store.swap_user_history(&tag, None, b"ours", LATER).await;
+        assert_eq!(swapped, Ok(CommitOutcome::Swapped));
+    }
+
+    #[tokio::test]
+    async fn a_redis_that_rejects_writes_is_not_ready() {
+        let (server, store) = start();
+        store.ping().await.expect("ready");
+        for (setting, broken, well) in
+            [("min-replicas-to-write", "1", "0"), ("maxmemory", "1", "0")]
+        {
+            assert_eq!(server.command(&["CONFIG", "SET", setting, broken]), "+OK");
+            let text = unavailable(store.ping().await);
+            assert!(text.contains("replicas") || text.contains("memory"), "{text}");
+            let listed = store.list_all(9).await;
+            assert!(listed.is_ok(), "lists still work: {listed:?}");
+            assert_eq!(server.command(&["CONFIG", "SET", setting, well]), "+OK");
+            store.ping().await.expect("ready again");
+        }
     }
 
     #[tokio::test]

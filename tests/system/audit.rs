@@ -13,7 +13,7 @@ use doorward::clock::{Clock, UnixMillis};
 use doorward::secret::KeyRing;
 use doorward::session::{EndReason, SessionId};
 use doorward::telemetry::SessionEvent;
-use doorward::telemetry::events::EventContext;
+use doorward::telemetry::events::{Actor, EventContext};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -454,4 +454,49 @@ fn wait_until(mut done: impl FnMut() -> bool) {
         assert!(std::time::Instant::now() < end, "timeout");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
+}
+
+#[test]
+fn show_filters_by_user_session_and_time() {
+    let installation = Installation::new();
+    let audit = installation.open();
+    let now = Clock::System.now();
+    let session = SessionId([7; 16]);
+    let operator = Actor::Operator { uid: Some(0) };
+    let context = EventContext {
+        user: "alice",
+        session: Some(session),
+        actor: Some(&operator),
+        ..EventContext::default()
+    };
+    let ago = |minutes: u64| now.minus(Duration::from_secs(minutes * 60));
+    audit.record(SessionEvent::Login, &alice(), ago(180));
+    audit.record(SessionEvent::Ended(EndReason::EndedByOperator), &context, ago(10));
+    let bob = EventContext { user: "bob", ..EventContext::default() };
+    audit.record(SessionEvent::Login, &bob, ago(5));
+    let everyone = EventContext { user: "*", count: Some(4), ..context };
+    let everyone = EventContext { session: None, ..everyone };
+    audit.record(SessionEvent::UserRevoked(EndReason::EndedByOperator), &everyone, ago(1));
+    audit.close();
+    let show = |arguments: &[&str]| {
+        let output = installation.doorward(&[&["show", "audit.jsonl"], arguments].concat());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let text = show(&["--user", "Alice", "--since", "1h"]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    let handle = session.handle();
+    assert!(
+        lines[0].contains("session.ended  ended-by-operator  user alice")
+            && lines[0].ends_with(&format!("session {handle}  by operator  uid 0")),
+        "{text}"
+    );
+    assert!(lines[1].contains("user.sessions-revoked") && lines[1].contains("count 4"), "{text}");
+    assert_eq!(show(&["--user", "alice"]).lines().count(), 3);
+    assert_eq!(show(&["--session", &handle]).lines().count(), 2);
+    let json = show(&["--user", "bob", "--json", "--since", "6m"]);
+    assert!(installation.text().contains(json.lines().next().expect("a line")));
+    let missing = installation.doorward(&["show", "no-such-file"]);
+    assert_eq!(missing.status.code(), Some(1));
 }

@@ -324,7 +324,7 @@ fn countries_and_languages_can_be_given_without_a_database() {
     let told = moved("monitor", false, &abroad);
     let expected = [("network", 10), ("country", 25), ("language", 10)];
     assert_eq!(told["signals"]["signals"], serde_json::json!(expected), "{told:#}");
-    assert_eq!(told["signals"]["answer"], "renew");
+    assert_eq!(told["signals"]["answer"], "rotate");
     let home = moved("enforce", false, &["--country", "DE", "--last-country", "DE"]);
     assert_eq!(home["signals"]["signals"], serde_json::json!([("network", 10)]), "{home:#}");
     let same = moved("enforce", false, &[]);

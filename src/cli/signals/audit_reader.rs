@@ -113,8 +113,9 @@ struct RawLine {
     signals: Vec<String>,
     #[serde(rename = "doorward.score")]
     score: Option<u32>,
-    #[serde(rename = "doorward.answer")]
-    answer: Option<String>,
+    /// `doorward.answer` in logs of older versions.
+    #[serde(rename = "doorward.action", alias = "doorward.answer")]
+    risk_action: Option<String>,
     #[serde(rename = "doorward.enforced")]
     enforced: Option<bool>,
 }
@@ -132,7 +133,7 @@ impl RawLine {
         Some(LocationChange {
             signals,
             score: self.score?,
-            action: sanitize(self.answer.as_deref()?),
+            action: current_action(self.risk_action.as_deref()?),
             enforced: self.enforced?,
             client: self.client,
             current: location(self.client, [&self.country, &self.language], &self.agent),
@@ -143,6 +144,11 @@ impl RawLine {
             ),
         })
     }
+}
+
+/// Returns the present name of an action.
+fn current_action(name: &str) -> String {
+    if name == "renew" { "rotate".to_owned() } else { sanitize(name) }
 }
 
 fn location(address: Option<IpAddr>, details: [&Option<String>; 2], agent: &str) -> String {
@@ -194,6 +200,17 @@ mod tests {
         }
         assert!(parse(line.replace("network", "astrology").as_bytes()).is_none());
         assert!(parse(line.replace("60", "-1").as_bytes()).is_none());
+    }
+
+    #[test]
+    fn former_names_of_the_action_are_read() {
+        for (field, action) in [("answer", "renew"), ("action", "rotate")] {
+            let line = format!(
+                r#"{{"@timestamp":"2027-01-15T08:00:00Z","event.action":"session.location-changed","doorward.signals":["network"],"doorward.score":40,"doorward.{field}":"{action}","doorward.enforced":false}}"#
+            );
+            let change = parse(line.as_bytes()).and_then(|line| line.location_change);
+            assert_eq!(change.expect("a change").action, "rotate");
+        }
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::clock::{Clock, UnixMillis};
 use crate::session::EndReason;
-use crate::sessions::Sessions;
 use crate::sessions::test_support::{live_session, log_in, sessions};
+use crate::sessions::{EndCause, Sessions};
 use crate::store::{MAX_LISTED, Store};
 
 /// Starts an operation, then drops it while the disk writes.
@@ -13,8 +13,8 @@ fn hang_up<T>(ending: impl Future<Output = T>) {
     let _ = pin!(ending).poll(&mut Context::from_waker(Waker::noop()));
 }
 
-async fn wait_for_count(sessions: &Sessions, times: usize) {
-    let line = format!("doorward_session_events_total{{event=\"session.ended\"}} {times}");
+async fn wait_for_count(sessions: &Sessions, event: &str, times: usize) {
+    let line = format!("doorward_session_events_total{{event=\"{event}\"}} {times}");
     let deadline = Instant::now() + Duration::from_secs(10);
     while !sessions.shared().metrics.render().contains(&line) {
         assert!(Instant::now() < deadline, "{}", sessions.shared().metrics.render());
@@ -29,12 +29,12 @@ async fn an_end_is_audited_even_if_its_caller_hung_up() {
     let store = Store::embedded(directory.path(), clock.clone()).expect("a store");
     let sessions = sessions(&store, &clock);
     let session = live_session(&sessions).await;
-    hang_up(sessions.revoker.end_session(&session, EndReason::Logout));
-    wait_for_count(&sessions, 1).await;
-    hang_up(sessions.revoker.revoke_user_sessions("alice", None));
-    wait_for_count(&sessions, 2).await;
-    hang_up(sessions.revoker.revoke_all_sessions());
-    wait_for_count(&sessions, 3).await;
+    hang_up(sessions.revoker.end_session(&session, EndCause::gateway(EndReason::Logout)));
+    wait_for_count(&sessions, "session.ended", 1).await;
+    hang_up(sessions.revoker.revoke_user_sessions("alice", None, EndCause::operator(None)));
+    wait_for_count(&sessions, "user.sessions-revoked", 1).await;
+    hang_up(sessions.revoker.revoke_all_sessions(EndCause::operator(None), 10));
+    wait_for_count(&sessions, "user.sessions-revoked", 2).await;
 }
 
 #[tokio::test]
@@ -51,7 +51,7 @@ async fn a_session_can_be_ended_by_handle_beyond_the_list_limit() {
     assert!(listed.iter().all(|session| session.key != oldest), "a list has its limit");
     let session = sessions.find_session(&handle).await.expect("available").expect("it lives");
     assert_eq!((session.key, session.record.identity.user.as_str()), (oldest, "alice"));
-    sessions.revoker.end_session(&session, EndReason::Revoked).await.expect("ended");
+    sessions.revoker.end_session(&session, EndCause::operator(None)).await.expect("ended");
     for handle in [handle.as_str(), "", "0123456789abcdef"] {
         assert!(sessions.find_session(handle).await.expect("available").is_none(), "{handle}");
     }

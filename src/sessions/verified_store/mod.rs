@@ -166,10 +166,11 @@ impl VerifiedStore {
         let is_newer = |cached: &CachedRecord| {
             revision < cached.revision || record.is_older_than(&cached.record)
         };
-        Ok(match cached.filter(is_newer) {
-            Some(cached) => (cached, true),
-            None => (CachedRecord { revision, sealed, record }, false),
-        })
+        if let Some(cached) = cached.filter(is_newer) {
+            return Ok((cached, true));
+        }
+        self.shared.expiry_watch.watch(key, &record, UnixMillis(0), &self.shared.policy);
+        Ok((CachedRecord { revision, sealed, record }, false))
     }
 
     /// Loads a session that has not ended.
@@ -255,6 +256,9 @@ impl VerifiedStore {
 
     /// Writes the tombstone of an ended session again.
     fn restore_end(&self, key: &SessionKey, reason: EndReason, until: UnixMillis) -> LoadError {
+        if self.shared.pending_ends.concerns(key) {
+            return LoadError::Ended(reason);
+        }
         let context = EventContext { session: Some(key.id), ..EventContext::default() };
         self.shared.emit(SessionEvent::RolledBack, context);
         let (store, key) = (self.clone(), *key);
@@ -286,7 +290,7 @@ impl VerifiedStore {
         cutoff: RevocationCutoff,
     ) -> RevocationCutoff {
         let latest = self.shared.cache.insert_loaded_cutoff(&key.tag, load, cutoff);
-        if latest != cutoff {
+        if latest != cutoff && !self.shared.pending_ends.concerns(key) {
             let context = EventContext { session: Some(key.id), ..EventContext::default() };
             self.shared.emit(SessionEvent::RolledBack, context);
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::clock::UnixMillis;
-use crate::session::{SessionKey, UserTag};
+use crate::session::{RevocationCutoff, SessionId, SessionKey, UserTag};
 use crate::store::entry::{HistoryEntry, SessionEntry, UserState};
 use crate::store::memory::{Expired, Tables};
 use crate::store::types::Unavailable;
@@ -62,6 +62,24 @@ impl<'a> StagedBatch<'a> {
             Some(staged) => staged.clone(),
             None => self.tables.stored_history(tag),
         }
+    }
+
+    /// Returns the live sessions that the cutoff `after` revokes and `before` does not.
+    pub(super) fn revoked_between(
+        &self,
+        tag: UserTag,
+        before: RevocationCutoff,
+        after: RevocationCutoff,
+    ) -> Vec<SessionId> {
+        let mut ended = self.tables.revoked_between(tag, before, after);
+        for (key, entry) in self.sessions.iter().filter(|(key, _)| key.tag == tag) {
+            ended.retain(|id| *id != key.id);
+            let entry = entry.as_ref();
+            if entry.is_some_and(|entry| entry.is_revoked_between(key.id, before, after)) {
+                ended.push(key.id);
+            }
+        }
+        ended
     }
 
     pub(super) fn global_cutoff(&self) -> UnixMillis {

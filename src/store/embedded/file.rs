@@ -38,6 +38,11 @@ const USERS: TableDefinition<[u8; 8], &[u8]> = TableDefinition::new("users");
 /// `tag` to `retain_until 8 | sealed`. Older versions ignore this table.
 const HISTORIES: TableDefinition<[u8; 8], &[u8]> = TableDefinition::new("memos");
 
+/// Returns the file of a store.
+pub(super) fn file_path(directory: &Path) -> PathBuf {
+    directory.join(FILE)
+}
+
 /// Creates the directory and the file with access for the owner only, because the file holds every
 /// session.
 pub(super) fn create_file(directory: &Path) -> Result<PathBuf, OpenError> {
@@ -46,7 +51,7 @@ pub(super) fn create_file(directory: &Path) -> Result<PathBuf, OpenError> {
         move |error| OpenError::Directory { path, error }
     };
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed(directory))?;
-    let path = directory.join(FILE);
+    let path = file_path(directory);
     OpenOptions::new()
         .write(true)
         .create(true)

@@ -27,9 +27,16 @@ use self::state::EmbeddedState;
 use self::writer::{FileWriter, closed};
 use super::entry::{HistoryEntry, MAX_SESSIONS_PER_USER, SessionEntry, too_many_sessions};
 use super::memory::Tables;
-use super::types::{CommitOutcome, Durability, OpenError, Revoked, Unavailable};
+use super::types::{
+    CommitOutcome, Durability, EndedSession, ExpiredSession, OpenError, Revoked, Unavailable,
+};
 use crate::clock::{Clock, UnixMillis};
 use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
+
+/// Returns the file of a store in this directory.
+pub(super) fn file_path(directory: &Path) -> PathBuf {
+    file::file_path(directory)
+}
 
 /// Deadline of a write. It may still reach the disk later, but is reported as unavailable.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -136,13 +143,36 @@ impl EmbeddedStore {
         reason: EndReason,
         at: UnixMillis,
         retain_until: UnixMillis,
-    ) -> Result<Durability, Unavailable> {
+    ) -> Result<EndedSession, Unavailable> {
         let key = *key;
         self.submit(move |staged| {
             let existing = staged.entry(&key);
+            let is_first = existing.as_ref().is_none_or(SessionEntry::is_live);
             let tombstone = SessionEntry::end(existing.as_ref(), reason, at, retain_until);
             staged.sessions.insert(key, Some(tombstone));
-            Durability::OnDisk
+            EndedSession { durability: Durability::OnDisk, is_first }
+        })
+        .await
+    }
+
+    /// See [`super::Store::expire`].
+    pub(super) async fn expire(
+        &self,
+        session: &ExpiredSession,
+        reason: EndReason,
+        at: UnixMillis,
+    ) -> Result<bool, Unavailable> {
+        let (session, clock) = (*session, self.clock.clone());
+        self.submit(move |staged| {
+            let touched = staged.tables.touched(&session.key);
+            let ended = staged
+                .entry(&session.key)
+                .and_then(|entry| entry.expire(&session, touched, reason, at, clock.now()));
+            let is_ended = ended.is_some();
+            if is_ended {
+                staged.sessions.insert(session.key, ended);
+            }
+            is_ended
         })
         .await
     }
@@ -155,9 +185,11 @@ impl EmbeddedStore {
     ) -> Result<Revoked<RevocationCutoff>, Unavailable> {
         let tag = *tag;
         self.submit(move |staged| {
-            let state = staged.user_state(tag).revoke(now, except);
+            let before = staged.user_state(tag);
+            let state = before.revoke(now, except);
+            let ended = staged.revoked_between(tag, before.cutoff, state.cutoff);
             staged.users.insert(tag, Some(state));
-            Revoked { cutoff: state.cutoff, durability: Durability::OnDisk }
+            Revoked { cutoff: state.cutoff, durability: Durability::OnDisk, ended }
         })
         .await
     }
@@ -192,7 +224,7 @@ impl EmbeddedStore {
         self.submit(move |staged| {
             let cutoff = staged.global_cutoff().max(now).max(staged.latest_created());
             staged.global_cutoff = Some(cutoff);
-            Revoked { cutoff, durability: Durability::OnDisk }
+            Revoked { cutoff, durability: Durability::OnDisk, ended: Vec::new() }
         })
         .await
     }

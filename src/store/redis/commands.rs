@@ -13,7 +13,8 @@ use tokio::sync::broadcast;
 
 use super::diagnostics::{self, Advice, AdviceFlags};
 use super::keys::{
-    GLOBAL_CUTOFF, LATEST_FUTURE_CREATED, UserKeys, encode_id, global_target, parse_id, user_target,
+    GLOBAL_CUTOFF, LATEST_FUTURE_CREATED, PROBE, UserKeys, encode_id, global_target, parse_id,
+    user_target,
 };
 use super::scripts::Scripts;
 use super::shared_state::{InvalidateOnDrop, SharedState};
@@ -30,7 +31,8 @@ use crate::store::entry::{
 };
 use crate::store::revocation_log::Revocation;
 use crate::store::types::{
-    CommitOutcome, Durability, Loaded, OpenError, Revoked, Slot, StoreChange, Unavailable,
+    CommitOutcome, Durability, EndedSession, ExpiredSession, Loaded, OpenError, Revoked, Slot,
+    StoreChange, Unavailable,
 };
 
 /// Redis and the process-local state. Clones share a connection; each worker has its own.
@@ -130,11 +132,21 @@ impl RedisStore {
     ) -> Result<[Option<Vec<u8>>; 3], Unavailable> {
         let mut read = [None, None, None];
         for (value, name) in read.iter_mut().zip(wanted) {
-            let mut command = cmd("GET");
-            command.arg(name);
-            *value = self.query(target, &command).await?;
+            *value = self.read(target, &name).await?;
         }
         Ok(read)
+    }
+
+    /// Reads a string; `None` if the key is missing or has another type, as in a load.
+    async fn read(
+        &self,
+        target: CommandTarget<'_>,
+        name: &str,
+    ) -> Result<Option<Vec<u8>>, Unavailable> {
+        let mut command = cmd("MGET");
+        command.arg(name);
+        let [value]: [Option<Vec<u8>>; 1] = self.query(target, &command).await?;
+        Ok(value)
     }
 
     pub(in crate::store) async fn create(
@@ -237,12 +249,34 @@ impl RedisStore {
         reason: EndReason,
         at: UnixMillis,
         retain_until: UnixMillis,
-    ) -> Result<Durability, Unavailable> {
+    ) -> Result<EndedSession, Unavailable> {
         let _guard = self.invalidate_on_drop(StoreChange::Session(*key));
         let call = self.tombstone(key, reason, at, retain_until);
-        let (_, durability): (i64, _) = self.run_replicated(user_target(&key.tag), &call).await?;
+        let (first, durability) = self.run_replicated(user_target(&key.tag), &call).await?;
         self.record(Revocation::Session { key: *key, reason, at, retain_until });
-        Ok(durability)
+        Ok(EndedSession { durability, is_first: first })
+    }
+
+    pub(in crate::store) async fn expire(
+        &self,
+        session: &ExpiredSession,
+        reason: EndReason,
+        at: UnixMillis,
+    ) -> Result<bool, Unavailable> {
+        let key = &session.key;
+        let _guard = self.invalidate_on_drop(StoreChange::Session(*key));
+        let keys = UserKeys::new(&key.tag);
+        let mut call = self.scripts.expire.call();
+        call.key(keys.record(key.id))
+            .key(keys.touch(key.id))
+            .key(keys.index())
+            .arg(live_prefix(session.revision).as_slice())
+            .arg(to_lua_number(session.touched))
+            .arg(to_lua_number(session.due))
+            .arg(pack_ended(reason, at))
+            .arg(expiry(session.retain_until))
+            .arg(encode_id(key.id));
+        self.run(user_target(&key.tag), &call).await
     }
 
     /// Writes a lost tombstone again. It does not wait for replicas: after a failover, thousands of
@@ -290,10 +324,12 @@ impl RedisStore {
             .arg(to_lua_number(now))
             .arg(except.map(encode_id).unwrap_or_default())
             .arg(u64::try_from(CUTOFF_RETENTION.as_millis()).unwrap_or(u64::MAX));
-        let (cutoff, durability) = self.run_replicated(user_target(tag), &call).await?;
-        let cutoff = self.parse_cutoff(Some(cutoff))?;
+        let (reply, durability) = self.run_replicated(user_target(tag), &call).await?;
+        let reply: Vec<Vec<u8>> = reply;
+        let cutoff = self.parse_cutoff(reply.first().cloned())?;
         self.record(Revocation::UserCutoff { tag: *tag, cutoff });
-        Ok(Revoked { cutoff, durability })
+        let ended = reply.iter().skip(1).filter_map(|id| parse_id(id)).collect();
+        Ok(Revoked { cutoff, durability, ended })
     }
 
     /// Restores a user's cutoff. It revokes the same sessions as before and no newer ones.
@@ -314,9 +350,7 @@ impl RedisStore {
         &self,
         tag: &UserTag,
     ) -> Result<RevocationCutoff, Unavailable> {
-        let mut command = cmd("GET");
-        command.arg(UserKeys::new(tag).cutoff());
-        let cutoff = self.query(user_target(tag), &command).await?;
+        let cutoff = self.read(user_target(tag), &UserKeys::new(tag).cutoff()).await?;
         Ok(self.shared.revocation_log.user_cutoff(tag, self.parse_cutoff(cutoff)?))
     }
 
@@ -324,9 +358,17 @@ impl RedisStore {
         &self,
         tag: &UserTag,
     ) -> Result<Option<Bytes>, Unavailable> {
+        let (target, name) = (user_target(tag), UserKeys::new(tag).history());
         let mut command = cmd("GETRANGE");
-        command.arg(UserKeys::new(tag).history()).arg(0).arg(MAX_HISTORY_BYTES);
-        let read: Vec<u8> = self.query(user_target(tag), &command).await?;
+        command.arg(&name).arg(0).arg(MAX_HISTORY_BYTES);
+        let read: Vec<u8> = match self.query(target, &command).await {
+            // A key of another type is no history, and the next write replaces it.
+            Err(error) => match self.read(target, &name).await? {
+                None => Vec::new(),
+                Some(_) => return Err(error),
+            },
+            read => read?,
+        };
         Ok((!read.is_empty()).then(|| Bytes::from(read)))
     }
 
@@ -364,18 +406,31 @@ impl RedisStore {
         let (cutoff, durability) = self.run_replicated(global_target(), &call).await?;
         let cutoff = self.parse_millis(Some(cutoff))?;
         self.record(Revocation::GlobalCutoff { cutoff });
-        Ok(Revoked { cutoff, durability })
+        Ok(Revoked { cutoff, durability, ended: Vec::new() })
     }
 
     pub(in crate::store) async fn global_cutoff(&self) -> Result<UnixMillis, Unavailable> {
-        let mut command = cmd("GET");
-        command.arg(GLOBAL_CUTOFF);
-        let cutoff = self.query(global_target(), &command).await?;
+        let cutoff = self.read(global_target(), GLOBAL_CUTOFF).await?;
         Ok(self.shared.revocation_log.global_cutoff(self.parse_millis(cutoff)?))
     }
 
+    /// Writes, because a Redis without memory, disk or enough replicas still answers reads.
     pub(in crate::store) async fn ping(&self) -> Result<(), Unavailable> {
+        let mut command = cmd("SET");
+        command.arg(PROBE).arg(1).arg("PX").arg(60_000);
+        self.query::<String>(global_target(), &command).await.map(|_| ())
+    }
+
+    /// Connects, so that the primaries are known.
+    pub(super) async fn connect(&self) -> Result<(), Unavailable> {
         self.query::<String>(global_target(), &cmd("PING")).await.map(|_| ())
+    }
+
+    /// Reports whether another program replaced the index of a user by a key of another type.
+    pub(super) async fn is_foreign_index(&self, tag: &UserTag) -> Result<bool, Unavailable> {
+        let mut call = self.scripts.is_foreign_index.call();
+        call.key(UserKeys::new(tag).index());
+        self.run(user_target(tag), &call).await
     }
 
     pub(super) fn parse_slot(&self, value: Option<Vec<u8>>) -> Result<Slot, Unavailable> {

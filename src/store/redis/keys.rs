@@ -13,6 +13,8 @@ use crate::store::types::StoreChange;
 pub(super) const GLOBAL_CUTOFF: &str = "dw:everyone";
 /// The greatest `created` that was ahead of Redis' own clock, in the slot of [`GLOBAL_CUTOFF`].
 pub(super) const LATEST_FUTURE_CREATED: &str = "dw:ahead:{dw:everyone}";
+/// Written to check that Redis accepts writes, in the slot of [`GLOBAL_CUTOFF`].
+pub(super) const PROBE: &str = "dw:probe:{dw:everyone}";
 /// Prefixes of all keys that decide whether a session is live. Redis requires that none is a prefix
 /// of another.
 pub(in crate::store) const TRACKED_PREFIXES: [&str; 3] = [GLOBAL_CUTOFF, CUTOFFS, RECORDS];
@@ -57,6 +59,11 @@ impl UserKeys {
 
     pub(super) fn history(&self) -> String {
         format!("{HISTORIES}{}", self.tag)
+    }
+
+    /// Returns the pattern of all records of the user.
+    pub(super) fn records_pattern(&self) -> String {
+        format!("{RECORDS}{}:*", self.tag)
     }
 
     pub(super) fn parse_index_key(name: &[u8]) -> Option<UserTag> {

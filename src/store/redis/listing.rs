@@ -27,18 +27,49 @@ impl RedisStore {
         &self,
         tag: &UserTag,
     ) -> Result<Vec<SessionListing>, Unavailable> {
-        let mut command = cmd("HGETALL");
-        command.arg(UserKeys::new(tag).index());
-        let index: Vec<(Vec<u8>, Vec<u8>)> = self.query(user_target(tag), &command).await?;
+        let indexed = self.read_index(tag).await?;
         let cutoff = self.user_cutoff(tag).await?;
-        let mut dated: Vec<_> = index
-            .iter()
-            .filter_map(|(field, value)| parse_index_entry(field, value))
-            .filter(|(id, created)| !cutoff.revokes(*id, *created))
-            .collect();
+        let mut dated: Vec<_> =
+            indexed.into_iter().filter(|(id, created)| !cutoff.revokes(*id, *created)).collect();
         dated.sort_by_key(|(id, created)| (std::cmp::Reverse(*created), *id));
         dated.truncate(MAX_LISTED);
         self.load_listings(tag, dated).await
+    }
+
+    /// Returns the sessions in the index of a user. If another program replaced the index, the
+    /// records are scanned instead.
+    async fn read_index(&self, tag: &UserTag) -> Result<Vec<(SessionId, UnixMillis)>, Unavailable> {
+        let mut command = cmd("HGETALL");
+        command.arg(UserKeys::new(tag).index());
+        let index: Result<Vec<(Vec<u8>, Vec<u8>)>, _> =
+            self.query(user_target(tag), &command).await;
+        match index {
+            Ok(index) => {
+                Ok(index.iter().filter_map(|(id, at)| parse_index_entry(id, at)).collect())
+            }
+            Err(_) if self.is_foreign_index(tag).await? => self.scan_user(tag).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Finds the sessions of a user without an index. Their time is unknown, so no cutoff omits
+    /// them here.
+    async fn scan_user(&self, tag: &UserTag) -> Result<Vec<(SessionId, UnixMillis)>, Unavailable> {
+        self.connect().await?;
+        let (pattern, mut out) = (UserKeys::new(tag).records_pattern(), Vec::new());
+        for node in &self.client.nodes() {
+            let mut cursor = 0;
+            loop {
+                let (next, names) = self.scan(node, &pattern, cursor).await?;
+                let keys = names.iter().filter_map(|name| parse_record_key(name));
+                out.extend(keys.map(|key| (key.id, UnixMillis(u64::MAX))));
+                cursor = next;
+                if cursor == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(out)
     }
 
     /// Scans the indexes of all primaries.
@@ -46,8 +77,7 @@ impl RedisStore {
         &self,
         limit: usize,
     ) -> Result<Vec<SessionListing>, Unavailable> {
-        // The primaries are unknown before the first command.
-        self.ping().await?;
+        self.connect().await?;
         let (mut out, mut listed) = (Vec::new(), HashSet::new());
         for node in &self.client.nodes() {
             self.list_node(node, limit, &mut listed, &mut out).await?;
@@ -85,9 +115,9 @@ impl RedisStore {
     /// Finds a session by ID. Reads only keys, a thousand per round trip, without keeping them.
     pub(in crate::store) async fn find_session(
         &self,
-        is_it: impl Fn(&SessionId) -> bool + Send + Sync,
+        is_it: impl Fn(&SessionKey) -> bool + Send + Sync,
     ) -> Result<Option<SessionKey>, Unavailable> {
-        self.ping().await?;
+        self.connect().await?;
         for node in &self.client.nodes() {
             let found = self.find_on_node(node, &is_it).await?;
             if found.is_some() {
@@ -100,13 +130,13 @@ impl RedisStore {
     async fn find_on_node(
         &self,
         node: &Arc<RedisNode>,
-        is_it: &(impl Fn(&SessionId) -> bool + Send + Sync),
+        is_it: &(impl Fn(&SessionKey) -> bool + Send + Sync),
     ) -> Result<Option<SessionKey>, Unavailable> {
         let mut cursor = 0;
         loop {
             let (next, names) = self.scan(node, ALL_RECORDS, cursor).await?;
             let mut keys = names.iter().filter_map(|name| parse_record_key(name));
-            match keys.find(|key| is_it(&key.id)) {
+            match keys.find(|key| is_it(key)) {
                 None if next == 0 => return Ok(None),
                 None => cursor = next,
                 found => return Ok(found),
@@ -140,7 +170,8 @@ impl RedisStore {
         Ok(out.into_iter().map(|(_, listed)| listed).collect())
     }
 
-    /// Loads one batch in one round trip.
+    /// Loads one batch in one round trip. Omits a record that doorward did not write: it must not
+    /// hide the others.
     async fn load_batch(
         &self,
         tag: &UserTag,
@@ -155,9 +186,8 @@ impl RedisStore {
         let values: Vec<Option<Vec<u8>>> = self.query(user_target(tag), &command).await?;
         for ((id, created), pair) in dated.iter().zip(values.chunks_exact(2)) {
             let [record, touch] = pair else { continue };
-            let slot = self.parse_slot(record.clone())?;
-            let touched = self.parse_millis(touch.clone())?;
-            if let Slot::Live { revision, sealed } = slot {
+            let touched = self.parse_millis(touch.clone()).unwrap_or_default();
+            if let Ok(Slot::Live { revision, sealed }) = self.parse_slot(record.clone()) {
                 let key = SessionKey { tag: *tag, id: *id };
                 out.push((*created, SessionListing { key, revision, sealed, touched }));
             }

@@ -10,6 +10,7 @@
 //! | `dw:lc:{TAG}:NAME` | login counter: when it is replenished completely |
 //! | `dw:lk:{TAG}:NAME` | place from which the user has logged in |
 //! | `dw:everyone` | global cutoff |
+//! | `dw:probe:{dw:everyone}` | written to check that Redis accepts writes |
 //! | `dw:ahead:{dw:everyone}` | greatest `created` that was ahead of Redis' own clock |
 //!
 //! Invariants:

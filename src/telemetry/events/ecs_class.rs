@@ -39,7 +39,9 @@ impl EcsClass {
             | SessionEvent::GenerationAhead
             | SessionEvent::RolledBack
             | SessionEvent::ActivityInFuture => STORE,
-            SessionEvent::HistoryDeleted => USER,
+            SessionEvent::UserRevoked(_)
+            | SessionEvent::AccountChanged(_)
+            | SessionEvent::HistoryDeleted => USER,
         }
     }
 }

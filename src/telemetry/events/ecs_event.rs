@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::clock::UnixMillis;
 use crate::session::{ClientContext, TlsFingerprint};
 
+use super::actor::{ActorFields, LifetimeFields};
 use super::ecs_class::{EcsClass, PROCESS_INFO, PROCESS_START};
 use super::risk_fields::RiskFields;
 use super::{EventContext, SessionEvent};
@@ -27,7 +28,9 @@ pub struct EcsEvent {
     fingerprint: Option<TlsFingerprint>,
     other: Option<ClientContext>,
     risk: Option<RiskFields>,
-    /// Number of events, for lines that report a count.
+    actor: Option<ActorFields>,
+    lifetime: Option<LifetimeFields>,
+    /// Number of events or sessions, for lines that report a count.
     count: Option<u64>,
 }
 
@@ -46,7 +49,9 @@ impl EcsEvent {
             fingerprint: context.fingerprint,
             other: context.other_client.cloned(),
             risk: context.risk.map(|risk| RiskFields::new(risk, context)),
-            count: None,
+            actor: context.actor.map(ActorFields::from),
+            lifetime: context.lifetime.map(|times| LifetimeFields::new(&times, timestamp)),
+            count: context.count,
         }
     }
 
@@ -90,6 +95,8 @@ impl EcsEvent {
             fingerprint: None,
             other: None,
             risk: None,
+            actor: None,
+            lifetime: None,
             count,
         }
     }
@@ -134,6 +141,8 @@ impl EcsEvent {
                 .and_then(|other| other.fingerprint)
                 .map(format_fingerprint),
             risk: self.risk.as_ref(),
+            actor: self.actor.as_ref(),
+            lifetime: self.lifetime.as_ref(),
             count: self.count,
             id: None,
             chain: None,
@@ -179,6 +188,10 @@ struct EntryJson<'a> {
     other_fingerprint: Option<String>,
     #[serde(flatten)]
     risk: Option<&'a RiskFields>,
+    #[serde(flatten)]
+    actor: Option<&'a ActorFields>,
+    #[serde(flatten)]
+    lifetime: Option<&'a LifetimeFields>,
     #[serde(rename = "doorward.count", skip_serializing_if = "Option::is_none")]
     count: Option<u64>,
     /// Of a notification only.

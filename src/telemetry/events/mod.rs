@@ -1,5 +1,6 @@
 //! Session events and the context that they are logged with.
 
+mod actor;
 mod ecs_class;
 mod ecs_event;
 mod risk_fields;
@@ -11,6 +12,7 @@ use tracing::{error, info, warn};
 use crate::risk::{GeoInfo, RiskReport};
 use crate::session::{ClientContext, EndReason, SessionId, TlsFingerprint};
 
+pub use actor::{Actor, SessionLifetime};
 pub use ecs_event::EcsEvent;
 
 /// A session event. Each is one log entry with the target `session`.
@@ -39,6 +41,10 @@ pub enum SessionEvent {
     ActivityInFuture,
     /// An operator deleted the history of a user.
     HistoryDeleted,
+    /// All sessions of a user were revoked, or of all users (`*`). Each session has its own end.
+    UserRevoked(EndReason),
+    /// An account changed in the users file, in this way.
+    AccountChanged(&'static str),
 }
 
 /// The user, session and client of an event. Empty if unknown.
@@ -56,6 +62,12 @@ pub struct EventContext<'a> {
     pub other_client: Option<&'a ClientContext>,
     /// The risk assessment of a new location.
     pub risk: Option<RiskContext<'a>>,
+    /// Who ended a session.
+    pub actor: Option<&'a Actor>,
+    /// The times of an ended session.
+    pub lifetime: Option<SessionLifetime>,
+    /// Number of sessions that the event concerns.
+    pub count: Option<u64>,
 }
 
 /// A risk assessment, and whether its action was taken.
@@ -87,6 +99,8 @@ impl SessionEvent {
             SessionEvent::RolledBack => "session.rolled-back",
             SessionEvent::ActivityInFuture => "session.activity-in-future",
             SessionEvent::HistoryDeleted => "user.history-deleted",
+            SessionEvent::UserRevoked(_) => "user.sessions-revoked",
+            SessionEvent::AccountChanged(_) => "account.changed",
         }
     }
 
@@ -112,7 +126,9 @@ impl SessionEvent {
             | SessionEvent::GenerationAhead
             | SessionEvent::RolledBack
             | SessionEvent::ActivityInFuture
-            | SessionEvent::HistoryDeleted => false,
+            | SessionEvent::HistoryDeleted
+            | SessionEvent::UserRevoked(_)
+            | SessionEvent::AccountChanged(_) => false,
         }
     }
 
@@ -133,7 +149,9 @@ impl SessionEvent {
             | SessionEvent::LoginThrottled
             | SessionEvent::TokenRotated
             | SessionEvent::Ended(_)
-            | SessionEvent::HistoryDeleted => false,
+            | SessionEvent::HistoryDeleted
+            | SessionEvent::UserRevoked(_)
+            | SessionEvent::AccountChanged(_) => false,
         }
     }
 
@@ -145,6 +163,8 @@ impl SessionEvent {
             | SessionEvent::TokenRotated
             | SessionEvent::LocationChanged
             | SessionEvent::HistoryDeleted
+            | SessionEvent::UserRevoked(_)
+            | SessionEvent::AccountChanged(_)
             | SessionEvent::Ended(_) => true,
             SessionEvent::LoginFailed
             | SessionEvent::LoginThrottled
@@ -160,8 +180,10 @@ impl SessionEvent {
 
     fn reason(self) -> Option<&'static str> {
         match self {
-            SessionEvent::Ended(reason) => Some(reason.as_str()),
-            SessionEvent::Refused(reason) => Some(reason),
+            SessionEvent::Ended(reason) | SessionEvent::UserRevoked(reason) => {
+                Some(reason.as_str())
+            }
+            SessionEvent::Refused(reason) | SessionEvent::AccountChanged(reason) => Some(reason),
             SessionEvent::Login
             | SessionEvent::LoginNewLocation
             | SessionEvent::LoginFailed
@@ -200,6 +222,10 @@ impl SessionEvent {
             SessionEvent::ActivityInFuture => {
                 warn!(target: "session", event, user, session, client, "the last activity of a session is in the future and is treated as now: the clock of a gateway is ahead, or the store was modified");
             }
+            SessionEvent::Ended(_) | SessionEvent::UserRevoked(_) => {
+                let (actor, count) = (context.actor.map(Actor::as_str), context.count);
+                info!(target: "session", event, reason, user, session, client, actor, count);
+            }
             SessionEvent::LocationChanged | SessionEvent::LoginNewLocation => {
                 let risk = context.risk;
                 let signals = risk.map(|risk| risk.report.to_string());
@@ -213,9 +239,9 @@ impl SessionEvent {
             | SessionEvent::LoginFailed
             | SessionEvent::LoginThrottled
             | SessionEvent::TokenRotated
-            | SessionEvent::Ended(_)
             | SessionEvent::TokenInvalid
             | SessionEvent::HistoryDeleted
+            | SessionEvent::AccountChanged(_)
             | SessionEvent::Refused(_) => {
                 info!(target: "session", event, reason, user, session, client);
             }

@@ -19,8 +19,8 @@ pub(super) struct RiskFields {
     signals: Vec<&'static str>,
     #[serde(rename = "doorward.weights")]
     weights: Vec<u32>,
-    #[serde(rename = "doorward.answer")]
-    answer: &'static str,
+    #[serde(rename = "doorward.action")]
+    action: &'static str,
     /// Whether the action was taken.
     #[serde(rename = "doorward.enforced")]
     enforced: bool,
@@ -71,7 +71,7 @@ impl RiskFields {
             score: report.score,
             signals: report.signals.iter().map(|signal| signal.name()).collect(),
             weights: report.signals.iter().map(|signal| signal.weight()).collect(),
-            answer: report.action.as_str(),
+            action: report.action.as_str(),
             enforced,
             here: ClientFields::new(&here, about),
             other: OtherClientFields::new(&other, about.other_client),

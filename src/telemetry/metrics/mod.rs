@@ -3,6 +3,7 @@
 //! `docs/metrics-and-events.md` is the reference; a test keeps it complete.
 
 mod notifications;
+mod operation;
 mod register;
 mod risk;
 
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -20,11 +22,14 @@ use prometheus_client::registry::Registry;
 
 use super::events::{RiskContext, SessionEvent};
 use super::limits::{Limit, LimitLog};
+use super::process::ProcessStats;
 use notifications::NotificationMetrics;
+use operation::OperationMetrics;
 use register::register;
 use risk::RiskMetrics;
 
 pub use notifications::NotificationOutcome;
+pub use operation::AuditStats;
 
 /// All metrics of a gateway; cheap to clone.
 #[derive(Clone)]
@@ -37,6 +42,7 @@ pub struct Metrics {
     events: Family<EventLabels, Counter>,
     risk: RiskMetrics,
     notifications: NotificationMetrics,
+    operation: OperationMetrics,
     store_errors: Counter,
     redis: RedisMetrics,
     /// Requests served by a stale read during a store outage.
@@ -197,6 +203,7 @@ impl Default for Metrics {
             events: register(r, "session_events", "Session events"),
             risk: RiskMetrics::register(r),
             notifications: NotificationMetrics::register(r),
+            operation: OperationMetrics::register(r),
             store_errors: register(r, "store_errors", "Failed calls to the store"),
             redis: RedisMetrics::register(r),
             stale_sessions_served: register(
@@ -257,6 +264,26 @@ impl Metrics {
     /// Counts notifications by their outcome.
     pub fn notification(&self, outcome: NotificationOutcome, count: u64) {
         self.notifications.count(outcome, count);
+    }
+
+    /// Copies the figures of the process.
+    pub fn update_process(&self, stats: ProcessStats) {
+        self.operation.update_process(stats);
+    }
+
+    /// Copies the state of the audit log.
+    pub fn update_audit(&self, stats: AuditStats) {
+        self.operation.update_audit(stats);
+    }
+
+    /// Sets when a certificate expires.
+    pub fn certificate_expiry(&self, file: String, expires: Timestamp) {
+        self.operation.certificate_expiry(file, expires);
+    }
+
+    /// Records whether all changed files can be loaded.
+    pub fn reload(&self, is_failing: bool) {
+        self.operation.reload(is_failing);
     }
 
     /// Counts a failed call to the store.

@@ -97,7 +97,7 @@ async fn risk_notification_lists_the_signals() {
     assert_eq!(told["event.action"], "session.location-changed");
     assert_eq!(told["doorward.signals"], serde_json::json!(["network", "browser"]));
     assert_eq!(
-        (&told["doorward.answer"], &told["doorward.enforced"]),
+        (&told["doorward.action"], &told["doorward.enforced"]),
         (&"login".into(), &true.into())
     );
     assert_eq!(

@@ -135,7 +135,7 @@ const OUTSIDE: [(ThiefLocation, ThiefSoftware); 7] = [
 
 fn assert_few_false_logins(tally: &UserTally) {
     assert!(tally.requests > 100 * tally.days, "people do little: {tally:#?}");
-    assert!(tally.crashes > 0 && tally.location_changes.contains_key("renew"), "{tally:#?}");
+    assert!(tally.crashes > 0 && tally.location_changes.contains_key("rotate"), "{tally:#?}");
     assert!(tally.per_thousand(tally.all_false()) < 1.0, "{tally:#?}");
 }
 

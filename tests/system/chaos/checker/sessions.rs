@@ -9,7 +9,7 @@ use crate::chaos::history::{
 };
 
 /// Deny reasons after which a session never becomes active again.
-const FINAL_REASONS: [&str; 9] = [
+const FINAL_REASONS: [&str; 15] = [
     "logout",
     "revoked",
     "replaced",
@@ -19,6 +19,12 @@ const FINAL_REASONS: [&str; 9] = [
     "not-rotating",
     "account-gone",
     "credential-changed",
+    "ended-by-operator",
+    "ended-by-user",
+    "logout-everywhere",
+    "logout-by-app",
+    "account-disabled",
+    "session-limit",
 ];
 
 impl Request {
