@@ -30,7 +30,7 @@ COPY --from=build /build/target/release/doorward /usr/local/bin/doorward
 COPY LICENSE-APACHE LICENSE-MIT /usr/share/doc/doorward/
 
 USER 10001:10001
-# Relative paths in a configuration begin here.
+# The state. A configuration in /etc/doorward names it by absolute paths.
 WORKDIR /var/lib/doorward
 VOLUME /var/lib/doorward
 ENV DOORWARD_CONFIG=/etc/doorward/doorward.toml \

@@ -52,7 +52,7 @@ impl Components {
         let config = &snapshot.config;
         let users = config.login.password.as_ref().map(|login| Directory::open(&login.users));
         let users = users.transpose()?;
-        let keys = keys::load_or_create(&config.keys_file)?;
+        let keys = keys::load_or_create(&config.keys_file, &files_written_with_keys(config))?;
         let login = match (users, &config.login.password) {
             (Some(users), Some(login)) => Some(password_login(users, login, &keys)?),
             (_, _) => None,
@@ -84,7 +84,7 @@ impl Components {
         let mut geoip_files = GeoIpFiles::new(&config.signals);
         shared.risk.geoip.store(Arc::new(geoip_files.reload_if_changed().unwrap_or_default()));
         let certificates = Certificates::load(&config.certificates)?;
-        Ok(Components {
+        let components = Components {
             store,
             acceptor: HandshakeAcceptor::new(certificates.server_config()?),
             certificates,
@@ -94,7 +94,16 @@ impl Components {
             access_log: access_log.filter(|_| config.log.requests),
             geoip_files: Mutex::new(geoip_files),
             shared,
-        })
+        };
+        components.report_certificates();
+        Ok(components)
+    }
+
+    /// Sets the metrics of the certificates.
+    pub(super) fn report_certificates(&self) {
+        for (file, expires) in self.certificates.expiries() {
+            self.shared.metrics.certificate_expiry(file.display().to_string(), expires);
+        }
     }
 
     /// Reloads the GeoIP databases that changed.
@@ -109,6 +118,14 @@ impl Components {
     pub(super) fn sessions(&self) -> Sessions {
         Sessions::new(self.store.for_worker(), Arc::clone(&self.shared))
     }
+}
+
+fn files_written_with_keys(config: &Config) -> Vec<PathBuf> {
+    let sessions = match &config.store.location {
+        StoreLocation::Embedded(directory) => Some(Store::embedded_file(directory)),
+        StoreLocation::Memory | StoreLocation::Redis(_) => None,
+    };
+    sessions.into_iter().chain(config.audit.file.clone()).collect()
 }
 
 fn password_login(
@@ -147,7 +164,7 @@ fn open_store(config: &Config, clock: Clock) -> Result<Store, StartError> {
     }
 }
 
-fn redis_settings(
+pub(super) fn redis_settings(
     location: &RedisLocation,
     response_timeout: Duration,
 ) -> Result<RedisSettings, StartError> {

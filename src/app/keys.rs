@@ -17,13 +17,21 @@ pub enum KeysError {
         "{path}: {error}; the gateway must be able to read it, and to create it at the first start"
     )]
     File { path: PathBuf, error: io::Error },
+    #[error(
+        "{keys}: the keys file is missing, but {used} was written with it; restore the keys file from your backup, or delete {used} too, which ends all sessions"
+    )]
+    Lost { keys: PathBuf, used: PathBuf },
 }
 
-/// Loads the keys, or creates the file if it is missing.
-pub(super) fn load_or_create(path: &Path) -> Result<KeyRing, KeysError> {
+/// Loads the keys, or creates the file if it is missing. `used` are files that a gateway writes with its
+/// keys: if one exists, the keys were lost, and new ones would silently end all sessions.
+pub(super) fn load_or_create(path: &Path, used: &[PathBuf]) -> Result<KeyRing, KeysError> {
     match load(path) {
         Err(KeysError::File { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
-            create(path)
+            match used.iter().find(|used| used.exists()) {
+                None => create(path),
+                Some(used) => Err(KeysError::Lost { keys: path.to_owned(), used: used.clone() }),
+            }
         }
         other => other,
     }
@@ -72,6 +80,18 @@ fn create(path: &Path) -> Result<KeyRing, KeysError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lost_keys_are_not_replaced_while_their_sessions_exist() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (keys, used) = (directory.path().join("keys.toml"), directory.path().join("sessions"));
+        std::fs::write(&used, "data").expect("written");
+        let lost = load_or_create(&keys, std::slice::from_ref(&used));
+        let text = lost.expect_err("lost").to_string();
+        assert!(text.contains("restore the keys file") && !keys.exists(), "{text}");
+        std::fs::remove_file(&used).expect("removed");
+        assert!(load_or_create(&keys, &[used]).is_ok() && keys.exists());
+    }
 
     #[test]
     fn a_new_key_verifies_at_once_and_signs_after_the_delay() {

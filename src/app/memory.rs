@@ -14,6 +14,7 @@ use tracing::info;
 use crate::config::Memory;
 use crate::proxy::{LoadLevel, MemoryLoad};
 use crate::server::ConnectionLimiter;
+use crate::telemetry::process::resident_bytes;
 
 /// Short, because an attacker on a fast network fills some 100 MB within one interval.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -21,8 +22,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// The allocator returns freed pages late, so the resident set drops some time after connections were
 /// closed. Evicting again earlier would close too many.
 const EVICT_INTERVAL: Duration = Duration::from_secs(2);
-
-const PAGE_SIZE: u64 = 4096;
 
 /// Sets the load level and evicts connections at the limit.
 pub(super) struct MemoryMonitor {
@@ -49,7 +48,7 @@ impl MemoryMonitor {
         let mut last_eviction: Option<Instant> = None;
         loop {
             tick.tick().await;
-            let level = level(rss().unwrap_or_default(), self.limit);
+            let level = level(resident_bytes().unwrap_or_default(), self.limit);
             self.overload.set(level);
             if level == LoadLevel::Overloaded
                 && last_eviction.is_none_or(|at| at.elapsed() >= EVICT_INTERVAL)
@@ -70,12 +69,6 @@ fn level(rss: u64, limit: u64) -> LoadLevel {
     } else {
         LoadLevel::Normal
     }
-}
-
-fn rss() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
-    pages.checked_mul(PAGE_SIZE)
 }
 
 /// Returns the smaller of the machine's memory and the cgroup limit.
@@ -121,7 +114,7 @@ mod tests {
         let auto = limit(Memory::Auto).expect("Linux reports it");
         assert!(
             auto < machine_memory().expect("Linux reports it")
-                && auto > rss().expect("Linux reports it")
+                && auto > resident_bytes().expect("Linux reports it")
         );
         assert_eq!(limit(Memory::Bytes(0)), None);
         assert_eq!(limit(Memory::Bytes(7)), Some(7));

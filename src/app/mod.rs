@@ -14,6 +14,7 @@ mod keys;
 mod maintenance;
 mod memory;
 pub mod notify;
+mod preflight;
 mod rlimit;
 mod secrets;
 mod snapshot;
@@ -22,11 +23,13 @@ mod worker;
 
 pub use geoip_files::read_geoip_databases;
 pub use keys::KeysError;
+pub use preflight::Preflight;
 pub use start_error::StartError;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -47,6 +50,9 @@ pub struct Running {
     pub https: Vec<SocketAddr>,
     pub http: Vec<SocketAddr>,
     pub admin: Option<SocketAddr>,
+    /// Cancelled first: `/ready` responds with 503 from then on.
+    draining: CancellationToken,
+    drain_delay: Duration,
     stop: CancellationToken,
     /// Ends the drain early.
     force_shutdown: CancellationToken,
@@ -76,6 +82,8 @@ pub fn start(
         https: https.iter().map(|sockets| sockets.address).collect(),
         http: http.iter().map(|sockets| sockets.address).collect(),
         admin: None,
+        draining: CancellationToken::new(),
+        drain_delay: snapshot.config.server.drain_delay,
         stop: CancellationToken::new(),
         force_shutdown: CancellationToken::new(),
         workers: Vec::new(),
@@ -117,8 +125,11 @@ fn bind_all(addresses: &[SocketAddr], workers: usize) -> Result<Vec<Sockets>, St
 }
 
 impl Running {
-    /// Stops accepting, drains for at most `server.drain`, and returns when all threads have ended.
+    /// Reports that the gateway is not ready, goes on for `server.drain_delay`, stops accepting, drains for
+    /// at most `server.drain`, and returns when all threads have ended.
     pub fn stop(mut self) {
+        self.draining.cancel();
+        self.wait_for_load_balancers();
         self.stop.cancel();
         for thread in self.workers.drain(..) {
             join(thread);
@@ -132,6 +143,15 @@ impl Running {
         }
         if let Some(notifier) = &self.shared.events.notifier {
             notifier.close(&self.force_shutdown);
+        }
+    }
+
+    /// Waits until load balancers have seen that `/ready` fails. A second signal ends the wait.
+    fn wait_for_load_balancers(&self) {
+        let end = Instant::now() + self.drain_delay;
+        while Instant::now() < end && !self.force_shutdown.is_cancelled() {
+            let left = end.saturating_duration_since(Instant::now());
+            std::thread::sleep(left.min(Duration::from_millis(50)));
         }
     }
 
@@ -170,12 +190,12 @@ impl Running {
         components: Arc<Components>,
         snapshot: Arc<Snapshot>,
     ) -> Result<(), StartError> {
-        let stop = self.background_stop.clone();
+        let (stop, draining) = (self.background_stop.clone(), self.draining.clone());
         let (ready, started) = mpsc::channel();
         let runtime = runtime()?;
         let thread = std::thread::Builder::new().name("maintenance".to_owned());
         self.maintenance = Some(thread.spawn(move || {
-            runtime.block_on(maintenance::run(components, snapshot, stop, ready));
+            runtime.block_on(maintenance::run(components, snapshot, [stop, draining], ready));
             // Does not wait for a GeoIP database that is still loading.
             runtime.shutdown_background();
         })?);

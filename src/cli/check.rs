@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use jiff::Timestamp;
 use serde_json::json;
 
+use crate::app::Preflight;
 use crate::config::{Config, ConfigError, Diagnostic, RenderStyle, Warning};
 
 /// The reference configuration: every key with its default.
@@ -23,7 +25,7 @@ pub struct CheckArgs {
 }
 
 pub(super) fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
-    let result = Config::check(&args.config);
+    let result = check(&args.config);
     let text = match &result {
         Ok((_, warnings)) if args.json => as_json(&[], warnings),
         Err(error) if args.json => as_json(&error.diagnostics, &[]),
@@ -32,6 +34,19 @@ pub(super) fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
     };
     io::stdout().write_all(text.as_bytes())?;
     Ok(if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Checks the configuration, and loads what a start loads.
+fn check(path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
+    let (config, mut warnings) = Config::check(path)?;
+    let found = Preflight::run(&config, Timestamp::now());
+    let file = path.display().to_string();
+    let diagnostic = |message| Diagnostic::for_file(&file, message);
+    if !found.errors.is_empty() {
+        return Err(ConfigError::of(found.errors.into_iter().map(diagnostic).collect()));
+    }
+    warnings.extend(found.warnings.into_iter().map(diagnostic).map(Warning));
+    Ok((config, warnings))
 }
 
 pub(super) fn print_config() -> anyhow::Result<ExitCode> {

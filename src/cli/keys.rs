@@ -1,16 +1,19 @@
 //! `doorward keys`: manages the keys file. Prints key IDs and times, never a key.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::identity::private_file::AtomicFile;
 use crate::secret::{KeyId, KeyRing};
+
+use super::config_file::ConfigArgs;
 
 /// Far more than 255 keys of some 100 bytes.
 const FILE_MAX: u64 = 1 << 20;
@@ -28,15 +31,39 @@ pub enum KeysCommand {
     Init(KeysFileArgs),
     /// Add a key that signs after one minute; tokens of older keys stay valid
     Rotate(KeysFileArgs),
+    /// Remove an old key; sessions and user histories that still use it end
+    Retire(KeysRetireArgs),
     /// List key IDs and creation times
     List(KeysListArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct KeysFileArgs {
-    /// Keys file
-    #[arg(long, value_name = "FILE", default_value = "state/keys.toml")]
-    pub keys: PathBuf,
+    /// Keys file; by default that of the configuration, or else state/keys.toml
+    #[arg(long, value_name = "FILE")]
+    pub keys: Option<PathBuf>,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+impl KeysFileArgs {
+    pub(super) fn path(&self) -> anyhow::Result<PathBuf> {
+        if let Some(keys) = &self.keys {
+            return Ok(keys.clone());
+        }
+        Ok(self.config.files()?.keys.unwrap_or_else(|| PathBuf::from("state/keys.toml")))
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct KeysRetireArgs {
+    /// Key ID, as in the list
+    pub id: KeyId,
+    #[command(flatten)]
+    pub file: KeysFileArgs,
+    /// Retire a key that sessions may still use
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -50,9 +77,7 @@ pub struct KeysListArgs {
 
 /// Runs a command on the standard streams.
 pub fn run(args: KeysArgs) -> anyhow::Result<ExitCode> {
-    let stdout = io::stdout();
-    let terminal = stdout.is_terminal();
-    let code = run_on(&mut stdout.lock(), &mut io::stderr().lock(), terminal, args)?;
+    let code = run_on(&mut io::stdout().lock(), &mut io::stderr().lock(), args)?;
     Ok(ExitCode::from(code))
 }
 
@@ -60,21 +85,15 @@ pub fn run(args: KeysArgs) -> anyhow::Result<ExitCode> {
 ///
 /// # Errors
 /// `out` or `err` cannot be written. Every other error is written to `err` and returns exit code 1.
-pub fn run_on(
-    out: &mut dyn Write,
-    err: &mut dyn Write,
-    terminal: bool,
-    args: KeysArgs,
-) -> anyhow::Result<u8> {
+pub fn run_on(out: &mut dyn Write, err: &mut dyn Write, args: KeysArgs) -> anyhow::Result<u8> {
     let result = match args.command {
-        KeysCommand::Init(args) => init(&args.keys),
-        KeysCommand::Rotate(args) => rotate(&args.keys),
+        KeysCommand::Init(args) => args.path().and_then(|path| init(&path)),
+        KeysCommand::Rotate(args) => args.path().and_then(|path| rotate(&path)),
+        KeysCommand::Retire(args) => retire(&args),
         KeysCommand::List(args) => list(&args),
     };
     match result {
-        Ok(Output::Data(text)) => write!(out, "{text}")?,
-        Ok(Output::Status(text)) if terminal => writeln!(out, "{text}")?,
-        Ok(Output::Status(_)) => {}
+        Ok(text) => writeln!(out, "{text}")?,
         Err(error) => {
             writeln!(err, "{error:#}")?;
             return Ok(1);
@@ -83,35 +102,55 @@ pub fn run_on(
     Ok(0)
 }
 
-enum Output {
-    /// The requested data.
-    Data(String),
-    /// A message that is printed on a terminal only.
-    Status(String),
-}
-
-fn init(path: &Path) -> anyhow::Result<Output> {
+fn init(path: &Path) -> anyhow::Result<String> {
     let shown = path.display();
     let writer = AtomicFile::lock_new(path).with_context(|| shown.to_string())?;
     if writer.exists() {
         bail!("{shown} exists already; `doorward keys rotate` adds a key to it");
     }
     save(&writer, &KeyRing::generate(&now()))?;
-    Ok(Output::Status(format!(
+    Ok(format!(
         "created {shown} with key 1; copy it to every gateway of the installation and to your backup"
-    )))
+    ))
 }
 
-fn rotate(path: &Path) -> anyhow::Result<Output> {
+fn rotate(path: &Path) -> anyhow::Result<String> {
     let shown = path.display();
     read(path)?;
     let writer = AtomicFile::lock(path).with_context(|| shown.to_string())?;
     let mut ring = read(path)?;
     let id = ring.rotate(&now()).with_context(|| shown.to_string())?;
     save(&writer, &ring)?;
-    Ok(Output::Status(format!(
+    Ok(format!(
         "added key {id} to {shown}; it verifies at once and signs after one minute: copy the file to every gateway before then"
-    )))
+    ))
+}
+
+/// User histories use a key for up to 30 days after it was replaced, sessions up to the absolute timeout.
+const RETIRE_AFTER: SignedDuration = SignedDuration::from_hours(31 * 24);
+
+fn retire(args: &KeysRetireArgs) -> anyhow::Result<String> {
+    let (path, id) = (&args.file.path()?, args.id);
+    let shown = path.display();
+    read(path)?;
+    let writer = AtomicFile::lock(path).with_context(|| shown.to_string())?;
+    let mut ring = read(path)?;
+    let Some(successor) = ring.ids().find(|(other, _)| *other > id).map(|(_, at)| at.to_owned())
+    else {
+        bail!(
+            "{shown}: key {id} is the newest one, or does not exist; `doorward keys rotate` adds a newer one, `doorward keys list` lists all"
+        );
+    };
+    let replaced = successor.parse::<Timestamp>().ok();
+    let is_recent = replaced.is_some_and(|at| Timestamp::now().duration_since(at) < RETIRE_AFTER);
+    if is_recent && !args.force {
+        bail!(
+            "{shown}: key {id} was replaced at {successor}, less than 31 days ago; sessions and user histories may still use it. Wait, or add --force, which ends them"
+        );
+    }
+    ring.retire(id).with_context(|| shown.to_string())?;
+    save(&writer, &ring)?;
+    Ok(format!("removed key {id} from {shown}; copy the file to every gateway"))
 }
 
 #[derive(Serialize)]
@@ -121,21 +160,23 @@ struct KeyRow<'a> {
     signs: bool,
 }
 
-fn list(args: &KeysListArgs) -> anyhow::Result<Output> {
-    let ring = read(&args.file.keys)?;
+fn list(args: &KeysListArgs) -> anyhow::Result<String> {
+    let ring = read(&args.file.path()?)?;
     let (newest, _) = ring.signing_key();
     let rows: Vec<KeyRow<'_>> =
         ring.ids().map(|(id, created)| KeyRow { id, created, signs: id == newest }).collect();
     if args.json {
-        return Ok(Output::Data(format!("{}\n", serde_json::to_string_pretty(&rows)?)));
+        return Ok(serde_json::to_string_pretty(&rows)?);
     }
-    Ok(Output::Data(rows.iter().map(KeyRow::line).collect()))
+    let lines: Vec<String> = rows.iter().map(KeyRow::line).collect();
+    Ok(format!("{:<4}  {:<25}  USE\n{}", "KEY", "CREATED", lines.join("\n")))
 }
 
 impl KeyRow<'_> {
     fn line(&self) -> String {
         let role = if self.signs { "signs" } else { "verifies" };
-        format!("{}\t{}\t{role}\n", self.id, self.created.escape_debug())
+        let created = self.created.escape_debug().to_string();
+        format!("{:<4}  {created:<25}  {role}", self.id)
     }
 }
 

@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use jiff::Timestamp;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use crate::app::{self, Running};
+use crate::app::{self, Preflight, Running};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::telemetry::log;
@@ -29,6 +30,10 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     let log = log::start(&config.log);
     for warning in warnings {
+        warn!(event = "config.warning", "{warning}");
+    }
+    // The start reports errors itself.
+    for warning in Preflight::run(&config, Timestamp::now()).warnings {
         warn!(event = "config.warning", "{warning}");
     }
     let running = app::start(config, Clock::System, Some(log.access_log()))?;

@@ -3,7 +3,7 @@
 //! Passwords are read from the terminal or from standard input, never from an argument. Arguments are visible
 //! in the process list and in the shell history. Exit codes: 0 success, 1 failure, 2 usage error.
 
-use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -18,6 +18,7 @@ use crate::identity::users_file_editor::UsersFileEditor;
 use crate::identity::{Account, Cost, Credential, htpasswd, password_policy, users_file};
 use crate::session::Identity;
 
+use super::config_file::ConfigArgs;
 /// Add, change and list users with a password
 #[derive(Debug, Args)]
 pub struct UserArgs {
@@ -108,9 +109,20 @@ pub struct ImportArgs {
 
 #[derive(Debug, Args)]
 pub struct FileArgs {
-    /// Users file
-    #[arg(long, value_name = "FILE", default_value = "config/users.toml")]
-    pub users: PathBuf,
+    /// Users file; by default that of the configuration, or else config/users.toml
+    #[arg(long, value_name = "FILE")]
+    pub users: Option<PathBuf>,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+impl FileArgs {
+    fn path(&self) -> anyhow::Result<PathBuf> {
+        if let Some(users) = &self.users {
+            return Ok(users.clone());
+        }
+        Ok(self.config.files()?.users.unwrap_or_else(|| PathBuf::from("config/users.toml")))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -137,20 +149,15 @@ pub struct Console<'a> {
     pub err: &'a mut dyn Write,
     /// Prompts for a password without echo.
     pub prompt: &'a mut dyn FnMut(&str) -> io::Result<String>,
-    /// Whether `out` is a terminal.
-    pub terminal: bool,
 }
 
 /// Runs a command on the standard streams.
 pub fn run(args: UserArgs) -> anyhow::Result<ExitCode> {
-    let stdout = io::stdout();
-    let terminal = stdout.is_terminal();
     let mut console = Console {
         input: &mut io::stdin().lock(),
-        out: &mut stdout.lock(),
+        out: &mut io::stdout().lock(),
         err: &mut io::stderr().lock(),
         prompt: &mut |prompt| rpassword::prompt_password(prompt),
-        terminal,
     };
     Ok(ExitCode::from(run_on(&mut console, args)?))
 }
@@ -189,9 +196,9 @@ fn add(console: &mut Console<'_>, args: AddArgs) -> anyhow::Result<()> {
     account::check_groups(&identity.groups)?;
     // Checked before the password prompt, so that a duplicate name is reported first. The file is opened
     // again afterwards, because no lock may be held during the prompt.
-    refuse_existing(&args.file.users, &identity.user)?;
+    refuse_existing(&args.file.path()?, &identity.user)?;
     let password = new_password(console, &args.password, &identity.user)?;
-    let mut edit = UsersFileEditor::open_or_new(&args.file.users)?;
+    let mut edit = UsersFileEditor::open_or_new(&args.file.path()?)?;
     edit.add(&identity, &password)?;
     edit.save()?;
     print_status(console, &args.file, &format!("added {}", identity.user))
@@ -213,9 +220,9 @@ fn refuse_existing(users: &Path, name: &str) -> anyhow::Result<()> {
 
 fn passwd(console: &mut Console<'_>, args: &PasswdArgs) -> anyhow::Result<()> {
     // Checked before the password prompt.
-    let name = existing_name(&args.file.users, &args.name)?;
+    let name = existing_name(&args.file.path()?, &args.name)?;
     let password = new_password(console, &args.password, &name)?;
-    let mut edit = UsersFileEditor::open(&args.file.users)?;
+    let mut edit = UsersFileEditor::open(&args.file.path()?)?;
     edit.set_password(&name, &password)?;
     edit.save()?;
     print_status(console, &args.file, &format!("changed the password of {name}"))
@@ -231,7 +238,7 @@ fn existing_name(users: &Path, name: &str) -> anyhow::Result<String> {
 }
 
 fn set_disabled(console: &mut Console<'_>, args: &NameArgs, disabled: bool) -> anyhow::Result<()> {
-    let mut edit = UsersFileEditor::open(&args.file.users)?;
+    let mut edit = UsersFileEditor::open(&args.file.path()?)?;
     let changed = edit.set_disabled(&args.name, disabled)?;
     if changed {
         edit.save()?;
@@ -243,26 +250,21 @@ fn set_disabled(console: &mut Console<'_>, args: &NameArgs, disabled: bool) -> a
 }
 
 fn remove(console: &mut Console<'_>, args: &NameArgs) -> anyhow::Result<()> {
-    let mut edit = UsersFileEditor::open(&args.file.users)?;
+    let mut edit = UsersFileEditor::open(&args.file.path()?)?;
     edit.remove(&args.name)?;
     edit.save()?;
     print_status(console, &args.file, &format!("removed {}", args.name))?;
-    if console.terminal {
-        writeln!(
-            console.out,
-            "the location history of {0} is kept for up to 30 days (signals.known_for); to delete it now: doorward sessions forget {0}",
-            args.name
-        )?;
-    }
+    writeln!(
+        console.out,
+        "the location history of {0} is kept for up to 30 days (signals.known_for); to delete it now: doorward sessions forget {0}",
+        args.name
+    )?;
     Ok(())
 }
 
-/// Prints a message on a terminal, and nothing into a pipe.
+/// States what was done.
 fn print_status(console: &mut Console<'_>, file: &FileArgs, message: &str) -> anyhow::Result<()> {
-    if console.terminal {
-        writeln!(console.out, "{message} in {}", file.users.display())?;
-    }
-    Ok(())
+    Ok(writeln!(console.out, "{message} in {}", file.path()?.display())?)
 }
 
 fn new_password(
@@ -345,7 +347,7 @@ impl<'a> AccountRow<'a> {
 const COLUMNS: [&str; 6] = ["NAME", "STATE", "GROUPS", "EMAIL", "DISPLAY NAME", "PASSWORD"];
 
 fn list(console: &mut Console<'_>, args: &ListArgs) -> anyhow::Result<()> {
-    let path = &args.file.users;
+    let path = &args.file.path()?;
     let accounts = users_file::parse(path, &users_file::read_text(path)?)?;
     let rows: Vec<AccountRow<'_>> = accounts.iter().map(AccountRow::new).collect();
     if args.json {
@@ -353,14 +355,7 @@ fn list(console: &mut Console<'_>, args: &ListArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let cells: Vec<[String; 6]> = rows.iter().map(AccountRow::cells).collect();
-    if console.terminal {
-        print_table(console.out, &cells)?;
-    } else {
-        for row in cells {
-            writeln!(console.out, "{}", row.join("\t"))?;
-        }
-    }
-    Ok(())
+    Ok(print_table(console.out, &cells)?)
 }
 
 fn print_table(out: &mut dyn Write, rows: &[[String; 6]]) -> io::Result<()> {
@@ -389,7 +384,7 @@ fn import(console: &mut Console<'_>, args: ImportArgs) -> anyhow::Result<()> {
     })?;
     let (entries, mut unsupported) = htpasswd::parse(&text);
     account::check_groups(&args.groups)?;
-    let mut edit = UsersFileEditor::open_or_new(&args.file.users)?;
+    let mut edit = UsersFileEditor::open_or_new(&args.file.path()?)?;
     let added = import_entries(&mut edit, &entries, &args.groups, &mut unsupported);
     for line in &unsupported {
         writeln!(console.err, "{source}:{}: {}", line.line, line.message)?;

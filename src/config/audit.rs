@@ -12,9 +12,6 @@ pub struct Audit {
 }
 
 pub(super) fn audit(mut section: Reader<'_>) -> Option<Audit> {
-    let base = section.diagnostics.base;
-    let file = section.text("file", Value(r#""""#), |text| {
-        Ok::<_, String>(Some(text).filter(|text| !text.is_empty()).map(|text| base.join(text)))
-    });
+    let file = section.path_or_empty("file", Value(r#""""#));
     Some(Audit { file: file?.value })
 }

@@ -53,6 +53,11 @@ impl ConfigError {
         ConfigError { diagnostics, source: source.to_owned() }
     }
 
+    /// Returns an error of these problems without source lines.
+    pub fn of(diagnostics: Vec<Diagnostic>) -> ConfigError {
+        ConfigError::new(diagnostics, "")
+    }
+
     /// Returns all errors as text.
     pub fn render(&self, style: RenderStyle) -> String {
         match style {
@@ -99,7 +104,7 @@ impl fmt::Display for Warning {
 
 impl Diagnostic {
     /// Returns an error without a location.
-    pub(super) fn for_file(file: &str, message: String) -> Diagnostic {
+    pub fn for_file(file: &str, message: String) -> Diagnostic {
         Diagnostic {
             file: file.to_owned(),
             line: 0,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::{self, ConfigError, Diagnostic, Warning};
 use super::file_checks::{FileCheck, FilePurpose};
+use super::path_base::PathBase;
 
 /// Byte range in the file; `None` if the message concerns no line.
 pub(super) type Span = Option<Range<usize>>;
@@ -45,8 +46,7 @@ impl KeyDefault {
 pub(super) struct Diagnostics<'a> {
     pub file: &'a str,
     pub source: &'a str,
-    /// Base directory of relative paths.
-    pub base: &'a Path,
+    paths: &'a PathBase,
     errors: RefCell<Vec<Diagnostic>>,
     warnings: RefCell<Vec<Diagnostic>>,
     keys: RefCell<Vec<Key>>,
@@ -54,16 +54,36 @@ pub(super) struct Diagnostics<'a> {
 }
 
 impl<'a> Diagnostics<'a> {
-    pub(super) fn new(file: &'a str, source: &'a str, base: &'a Path) -> Diagnostics<'a> {
+    pub(super) fn new(file: &'a str, source: &'a str, paths: &'a PathBase) -> Diagnostics<'a> {
         Diagnostics {
             file,
             source,
-            base,
+            paths,
             errors: RefCell::default(),
             warnings: RefCell::default(),
             keys: RefCell::default(),
             files: RefCell::default(),
         }
+    }
+
+    /// Returns a path of the file. A file that exists only where earlier versions looked is used, with a
+    /// warning.
+    pub(super) fn resolve(&self, span: &Span, text: &str) -> PathBuf {
+        let path = self.paths.base.join(text);
+        let Some(old) = self.paths.fallback.as_ref().map(|fallback| fallback.join(text)) else {
+            return path;
+        };
+        if path.exists() || !old.exists() || Path::new(text).is_absolute() {
+            return path;
+        }
+        self.warning(
+            span,
+            format!(
+                "`{text}` exists in the working directory only; paths start at the directory of this file"
+            ),
+            format!("move it to {}, or write its absolute path", path.display()),
+        );
+        old
     }
 
     /// Adds an error. `help` states what to write, and may be empty.

@@ -54,7 +54,7 @@ fn rate(
 }
 
 fn password(mut section: Reader<'_>) -> Option<PasswordLogin> {
-    let users = section.file("users", Required(r#""config/users.toml""#));
+    let users = section.file("users", Required(r#""users.toml""#));
     let min_length = section.number("min_length", Value("15"), 8..=64);
     let change = section.flag("change", Value("true"));
     let (users, min_length) = (users?.value, min_length?.value);

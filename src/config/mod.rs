@@ -12,12 +12,14 @@ mod diagnostic;
 mod diagnostics;
 mod duration;
 mod file_checks;
+mod file_paths;
 mod limits;
 mod log;
 mod login;
 mod long_lived;
 mod notify;
 mod outage;
+mod path_base;
 mod portal;
 mod reader;
 mod redis_keys;
@@ -43,6 +45,7 @@ use crate::session::SessionPolicy;
 
 use cross_checks::CrossChecks;
 use diagnostics::Diagnostics;
+use path_base::PathBase;
 use reader::Reader;
 use route::{RouteDefaults, RouteSection};
 use unknown::unknown_value;
@@ -51,6 +54,7 @@ pub use audit::Audit;
 pub use diagnostic::{ConfigError, Diagnostic, RenderStyle, Warning};
 pub use diagnostics::{Key, KeyDefault};
 pub use file_checks::check_executable;
+pub use file_paths::FilePaths;
 pub use limits::{Limits, Memory};
 pub use log::{Log, LogFormat, LogLevel};
 pub use login::{Login, PasswordLogin};
@@ -90,10 +94,14 @@ pub struct Config {
 }
 
 impl Config {
-    /// Loads a file. Relative paths start at the working directory.
+    /// Loads a file. Relative paths start at its directory.
     pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
         let file = path.display().to_string();
-        Config::parse(&read(path, &file)?, &file, Path::new(""))
+        let text = read(path, &file)?;
+        let paths = PathBase::of(path);
+        let diagnostics = Diagnostics::new(&file, &text, &paths);
+        let config = parse(&diagnostics);
+        diagnostics.finish(config)
     }
 
     /// Parses a text. Relative paths start at `base`; `file` is the name in messages.
@@ -102,7 +110,8 @@ impl Config {
         file: &str,
         base: &Path,
     ) -> Result<(Config, Vec<Warning>), ConfigError> {
-        let diagnostics = Diagnostics::new(file, text, base);
+        let paths = PathBase { base: base.to_owned(), fallback: None };
+        let diagnostics = Diagnostics::new(file, text, &paths);
         let config = parse(&diagnostics);
         diagnostics.finish(config)
     }
@@ -111,7 +120,8 @@ impl Config {
     pub fn check(path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
         let file = path.display().to_string();
         let text = read(path, &file)?;
-        let diagnostics = Diagnostics::new(&file, &text, Path::new(""));
+        let paths = PathBase::of(path);
+        let diagnostics = Diagnostics::new(&file, &text, &paths);
         let config = parse(&diagnostics);
         diagnostics.check_files();
         diagnostics.finish(config)
@@ -128,7 +138,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 
 /// Returns every known key of the sections in `text`, with its default.
 pub fn known_keys(text: &str) -> Vec<Key> {
-    let diagnostics = Diagnostics::new("", text, Path::new(""));
+    let paths = PathBase::default();
+    let diagnostics = Diagnostics::new("", text, &paths);
     parse(&diagnostics);
     diagnostics.keys()
 }

@@ -159,14 +159,31 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Reads a path. Relative paths start at the base directory.
+    /// Reads a path. Relative paths start at the directory of the configuration file.
     pub(super) fn path(
         &mut self,
         key: &'static str,
         default: KeyDefault,
     ) -> Option<Field<PathBuf>> {
-        let base = self.diagnostics.base;
-        self.text(key, default, |text| non_empty(text).map(|text| base.join(text)))
+        let text = self.text(key, default, |text| non_empty(text).map(str::to_owned))?;
+        Some(self.resolved(text))
+    }
+
+    /// Reads a path; `None` for an empty text.
+    pub(super) fn path_or_empty(
+        &mut self,
+        key: &'static str,
+        default: KeyDefault,
+    ) -> Option<Field<Option<PathBuf>>> {
+        let text = self.text(key, default, |text| Ok::<_, String>(text.to_owned()))?;
+        let is_set = !text.value.is_empty();
+        let path = self.resolved(text);
+        Some(Field { value: is_set.then_some(path.value), span: path.span, is_set: path.is_set })
+    }
+
+    fn resolved(&self, text: Field<String>) -> Field<PathBuf> {
+        let value = self.diagnostics.resolve(&text.span, &text.value);
+        Field { value, span: text.span, is_set: text.is_set }
     }
 
     /// Reads the path of a file that must exist when the gateway starts.

@@ -33,7 +33,9 @@ pub struct Server {
     pub hsts: Option<HeaderValue>,
     /// Whether responses report upstream errors in `Proxy-Status` (RFC 9209).
     pub proxy_status: bool,
-    /// Time limit of the drain after a stop.
+    /// Time after a stop in which requests are still accepted.
+    pub drain_delay: Duration,
+    /// Time limit of the drain after that.
     pub drain: Duration,
 }
 
@@ -77,6 +79,7 @@ pub(super) fn server(mut section: Reader<'_>) -> Option<Server> {
     let workers = section.number("workers", Value("0"), 0..=1024);
     let hsts = section.text("hsts", Value(r#""max-age=31536000""#), parse_hsts);
     let proxy_status = section.flag("proxy_status", Value("true"));
+    let drain_delay = section.quantity("drain_delay", Value(r#""0s""#), duration::parse);
     let drain = section.quantity("drain", Value(r#""30s""#), duration::parse);
     if let (Some(flag), Some(trusted)) = (&proxy_protocol, &trusted)
         && flag.value
@@ -106,6 +109,7 @@ pub(super) fn server(mut section: Reader<'_>) -> Option<Server> {
         hsts: hsts?.value,
         proxy_status: proxy_status?.value,
         drain: drain?.value,
+        drain_delay: drain_delay?.value,
     })
 }
 
@@ -114,10 +118,7 @@ pub(super) fn admin(mut section: Reader<'_>) -> Option<Admin> {
         "" => Ok(None),
         text => address(text).map(Some),
     });
-    let base = section.diagnostics.base;
-    let socket = section.text("socket", Value(r#""run/admin.sock""#), |text| {
-        Ok::<_, String>(Some(text).filter(|text| !text.is_empty()).map(|text| base.join(text)))
-    });
+    let socket = section.path_or_empty("socket", Value(r#""run/admin.sock""#));
     let listen = listen?;
     if listen.value.is_some_and(|address| !address.ip().is_loopback()) {
         section.diagnostics.warning(

@@ -133,6 +133,13 @@ impl Times {
         let life = SessionPolicy::new(idle, absolute, minute, second, on_reuse).map_err(report);
         let token = SessionPolicy::new(minute, minute, rotate_after, grace, on_reuse);
         life.and(token.map_err(report)).ok()?;
+        if rotate_after >= absolute {
+            section.diagnostics.warning(
+                &self.conflicting_field(PolicyError::RotateBelowGrace).span,
+                "tokens never rotate: `rotate_after` is not below `absolute_timeout`",
+                "write rotate_after = \"10m\"",
+            );
+        }
         SessionPolicy::new(idle, absolute, rotate_after, grace, on_reuse).ok()
     }
 

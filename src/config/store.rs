@@ -80,7 +80,7 @@ fn location(section: &Reader<'_>, url: Field<ParsedUrl>, keys: RedisKeys) -> Opt
         }
         ParsedUrl::Embedded(directory) => {
             keys.reject_without_redis(section);
-            Some(StoreLocation::Embedded(diagnostics.base.join(directory)))
+            Some(StoreLocation::Embedded(diagnostics.resolve(&url.span, &directory)))
         }
         ParsedUrl::Redis(text, redis) => {
             Some(StoreLocation::Redis(keys.redis(section, text, &redis, &url.span)))

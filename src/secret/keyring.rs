@@ -78,6 +78,8 @@ pub enum KeyRingError {
     ZeroId,
     #[error("all 255 key ids are used; remove the oldest [[key]] whose sessions have ended")]
     Full,
+    #[error("it has no key {0}; `doorward keys list` lists all")]
+    Unknown(KeyId),
 }
 
 impl KeyRing {
@@ -123,6 +125,17 @@ impl KeyRing {
         self.keys.insert(id, RootKey::new(random_bytes(), created.to_owned()));
         self.signing = id;
         Ok(id)
+    }
+
+    /// Removes an old key. Tokens and records of it are no longer accepted.
+    ///
+    /// # Errors
+    /// If there is no such key, or it is the newest one.
+    pub fn retire(&mut self, id: KeyId) -> Result<(), KeyRingError> {
+        if id == self.newest_id() || self.keys.remove(&id).is_none() {
+            return Err(KeyRingError::Unknown(id));
+        }
+        Ok(())
     }
 
     /// Returns the signing key: the newest one, unless [`KeyRing::set_signing_key`] selected another.

@@ -16,12 +16,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::CertificateFiles;
 
@@ -60,6 +62,8 @@ struct ServedCertificates {
     default: Arc<CertifiedKey>,
     /// The content of the files, to detect a change.
     bytes: Vec<Vec<u8>>,
+    /// End of validity of each certificate.
+    expiries: Vec<Timestamp>,
 }
 
 /// Returns the cryptography provider.
@@ -83,6 +87,18 @@ impl Certificates {
         }
         self.served.store(Arc::new(new));
         Ok(true)
+    }
+
+    /// Reports whether a certificate has this name. Names are in lower case.
+    pub fn has_name(&self, name: &str) -> bool {
+        self.served.load().find(name).is_some()
+    }
+
+    /// Returns when each certificate expires, by its file.
+    pub fn expiries(&self) -> Vec<(PathBuf, Timestamp)> {
+        let served = self.served.load();
+        let files = self.files.iter().map(|files| files.cert.clone());
+        files.zip(served.expiries.iter().copied()).collect()
     }
 
     /// Reports whether both hosts have the same certificate, so that a client may reuse a connection to
@@ -136,10 +152,11 @@ pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
 fn read_all(files: &[CertificateFiles]) -> Result<ServedCertificates, TlsError> {
     let mut by_name = HashMap::new();
     let mut default = None;
-    let mut bytes = Vec::new();
+    let (mut bytes, mut expiries) = (Vec::new(), Vec::new());
     for file in files {
         let (cert, key) = (read(&file.cert)?, read(&file.key)?);
         let certified = Arc::new(certified(file, &cert, &key)?);
+        expiries.push(expiry(&certified));
         for name in names(&certified) {
             by_name.entry(name).or_insert_with(|| Arc::clone(&certified));
         }
@@ -148,7 +165,7 @@ fn read_all(files: &[CertificateFiles]) -> Result<ServedCertificates, TlsError> 
     }
     let default =
         default.ok_or(TlsError::NoCertificate { path: PathBuf::from("[[tls.certificate]]") })?;
-    Ok(ServedCertificates { by_name, default, bytes })
+    Ok(ServedCertificates { by_name, default, bytes, expiries })
 }
 
 fn certified(files: &CertificateFiles, cert: &[u8], key: &[u8]) -> Result<CertifiedKey, TlsError> {
@@ -164,6 +181,13 @@ fn chain(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsErr
         Ok(chain) if !chain.is_empty() => Ok(chain),
         Ok(_) | Err(_) => Err(TlsError::NoCertificate { path: path.to_owned() }),
     }
+}
+
+/// Returns the end of validity; the greatest time if it cannot be read.
+fn expiry(certified: &CertifiedKey) -> Timestamp {
+    let leaf = certified.cert.first().map(|leaf| X509Certificate::from_der(leaf));
+    let Some(Ok((_, leaf))) = leaf else { return Timestamp::MAX };
+    Timestamp::from_second(leaf.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX)
 }
 
 /// Returns the DNS names of a certificate, including wildcards.

@@ -132,16 +132,20 @@ async fn sessions_revoke_ends_only_the_selected_sessions() {
     let mut phone = fixture.log_in("alice").await;
     assert_eq!(
         fixture.sessions(&["revoke", &handle]).expect_success(),
-        format!("revoked {handle}\n")
+        format!("revoked {handle}: 1 session ended\n")
     );
-    assert_eq!((&*reason(&mut desk).await, &*reason(&mut phone).await), ("revoked", "admitted"));
+    assert_eq!(reason(&mut desk).await, "ended-by-operator");
+    assert_eq!(reason(&mut phone).await, "admitted");
     assert_eq!(
         fixture.sessions(&["revoke", "--user", "alice"]).expect_success(),
-        "revoked alice\n"
+        "revoked alice: 1 session ended\n"
     );
     assert_eq!((&*reason(&mut phone).await, &*reason(&mut bob).await), ("revoked", "admitted"));
     let json = fixture.sessions(&["revoke", "--all", "--json"]).expect_success();
-    assert_eq!(serde_json::from_str::<Value>(&json).expect("JSON")["revoked"], "all");
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((&json["revoked"], &json["ended"]), (&"all".into(), &1.into()));
+    let (code, why) = fixture.sessions(&["revoke", "--user", "nobody"]).expect_failure();
+    assert!(code == 1 && why.contains("no user nobody"), "{why}");
     assert_eq!(reason(&mut bob).await, "revoked");
     assert_eq!(fixture.listed(&[]), Vec::<Value>::new());
 }
@@ -451,6 +455,41 @@ async fn upstream_page_and_log_share_the_request_id() {
 }
 
 #[tokio::test]
+async fn stop_reports_not_ready_before_it_closes_the_listeners() {
+    let (_upstream, mut program, mut browser) = start_with_drain("1s\"\ndrain_delay = \"3s").await;
+    let line = program.wait_for_line("the admin port", |line| line["scheme"] == "admin");
+    let admin: SocketAddr = line["address"].as_str().expect("one").parse().expect("an address");
+    let ready = async || {
+        let mut stream = TcpStream::connect(admin).await.expect("the admin port");
+        let request = b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        answer[9..12].to_owned()
+    };
+    assert_eq!(ready().await, "200");
+    let begun = Instant::now();
+    program.signal("-TERM");
+    program.wait_for_line("the signal", |line| line["event"] == "gateway.stopping");
+    while ready().await != "503" {
+        assert!(begun.elapsed() < Duration::from_secs(2), "not ready at once");
+    }
+    assert_eq!(browser.fetch("/").await.status, StatusCode::OK, "still accepted");
+    assert!(begun.elapsed() < Duration::from_secs(3), "within the delay");
+    assert_eq!(program.wait_for_exit(), Some(0));
+    assert!(begun.elapsed() >= Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn second_signal_ends_the_delay_before_the_drain() {
+    let (_upstream, mut program, _browser) = start_with_drain("1h\"\ndrain_delay = \"1h").await;
+    program.signal("-TERM");
+    program.wait_for_line("the signal", |line| line["event"] == "gateway.stopping");
+    program.signal("-TERM");
+    assert_eq!(program.wait_for_exit(), Some(0));
+}
+
+#[tokio::test]
 async fn drain_removes_the_admin_socket() {
     let (_upstream, mut program, _browser) = start_with_drain("1s").await;
     let socket = socket_in(program.directory.path());
@@ -468,25 +507,227 @@ fn empty_directory() -> tempfile::TempDir {
 fn check_and_run_accept_the_generated_files() {
     let home = empty_directory();
     let run = |arguments: &[&str], input: &str| command(home.path(), arguments, input);
-    std::fs::create_dir(home.path().join("config")).expect("a directory");
+    let config = home.path().join("config");
+    std::fs::create_dir(&config).expect("a directory");
     let printed = run(&["print-config"], "").expect_success();
-    std::fs::write(home.path().join("config/doorward.toml"), printed).expect("written");
+    std::fs::write(config.join("doorward.toml"), printed).expect("written");
     let missing = run(&["check"], "");
     assert_eq!(missing.status.code(), Some(1), "its files are missing");
     assert!(missing.stdout.contains("certs/doorward.pem"), "{}", missing.stdout);
     let (code, why) = run(&["run"], "").expect_failure();
     assert_eq!(code, 1, "{why}");
 
-    let made = run(&["certs", "dev", "--host", "wiki.localhost"], "").expect_success();
-    assert!(made.contains("certs/doorward.pem") && made.contains("certs/ca.pem"), "{made}");
+    let made = run(&["certs", "dev", "--dir", "config/certs", "--host", "wiki.example.com"], "")
+        .expect_success();
+    assert!(
+        made.contains("config/certs/doorward.pem") && made.contains("config/certs/ca.pem"),
+        "{made}"
+    );
     let added = run(&["user", "add", "alice", "--password-stdin"], "correct horse battery\n")
         .expect_success();
-    assert_eq!(added, "", "no message in a pipe");
+    assert_eq!(added, "added alice in config/users.toml\n");
     let good = run(&["check"], "").expect_success();
     assert!(good.ends_with("config/doorward.toml: valid: 1 route, 0 warnings\n"), "{good}");
     let json = run(&["check", "--json"], "").expect_success();
     let output: Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(output["problems"].as_array().map(Vec::len), Some(0), "{output}");
+}
+
+/// Sets up a valid installation, and applies a mistake to it.
+fn check_with(mistake: impl FnOnce(&Path, &mut String)) -> (i32, String) {
+    let directory = prepare_directory();
+    let routes = session_route(SocketAddr::from(([127, 0, 0, 1], 9)));
+    let routes = routes.replace("\"session\"", "{ groups = [\"staff\"] }");
+    let store = "embedded:state".to_owned();
+    let mut text = configuration(&Setup { routes, store, ..Setup::default() }, &directory);
+    for secret in ["doorward.key", "users.toml"] {
+        set_mode(&directory.path().join(secret), 0o600);
+    }
+    mistake(directory.path(), &mut text);
+    let file = directory.path().join("doorward.toml");
+    std::fs::write(&file, text).expect("written");
+    let file = file.to_str().expect("a path of letters");
+    let output = command(directory.path(), &["check", "--config", file], "");
+    (output.status.code().expect("an exit code"), output.stdout)
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(path, permissions).expect("permissions");
+}
+
+fn other_certificate(directory: &Path) -> (PathBuf, PathBuf) {
+    let made = command(directory, &["certs", "dev", "--dir", "other", "--host", "other.test"], "");
+    made.expect_success();
+    (directory.join("other/doorward.pem"), directory.join("other/doorward.key"))
+}
+
+#[test]
+fn check_accepts_an_installation_that_can_start() {
+    let (code, text) = check_with(|_, _| {});
+    assert!(code == 0 && text.ends_with("valid: 1 route, 0 warnings\n"), "{text}");
+}
+
+#[test]
+fn check_finds_every_file_that_a_start_would_reject() {
+    type Mistake = fn(&Path, &mut String);
+    let mistakes: [(&str, Mistake); 6] = [
+        ("the key cannot be used with its certificate", |directory, _| {
+            let (_, key) = other_certificate(directory);
+            std::fs::copy(key, directory.join("doorward.key")).expect("copied");
+        }),
+        ("holds no certificate", |directory, text| {
+            let swapped = text.replace("doorward.pem", "x").replace("doorward.key", "doorward.pem");
+            *text = swapped.replace("/x\"", "/doorward.key\"");
+            assert!(directory.exists());
+        }),
+        ("users.toml:1:", |directory, _| {
+            std::fs::write(directory.join("users.toml"), "nonsense").expect("written");
+        }),
+        ("it is not the TOML of a keys file", |directory, _| {
+            std::fs::write(directory.join("keys.toml"), "nonsense").expect("written");
+        }),
+        ("no-such-style.css", |_, text| {
+            text.push_str("[portal]\nstyle = \"no-such-style.css\"\n");
+        }),
+        ("the last line of the audit log", |directory, text| {
+            std::fs::write(directory.join("audit.jsonl"), "nonsense\n").expect("written");
+            let file = directory.join("audit.jsonl");
+            text.push_str(&format!("[audit]\nfile = \"{}\"\n", file.display()));
+        }),
+    ];
+    for (message, mistake) in mistakes {
+        let (code, text) = check_with(mistake);
+        assert!(code == 1 && text.contains(message), "{message}: {text}");
+    }
+}
+
+#[test]
+fn check_warns_about_what_fails_later() {
+    type Mistake = fn(&Path, &mut String);
+    let mistakes: [(&str, Mistake); 6] = [
+        ("no certificate has the name elsewhere.test", |_, text| {
+            *text = text.replace("\"app.test\"", "\"elsewhere.test\"");
+        }),
+        ("has the group staffs", |_, text| *text = text.replace("\"staff\"", "\"staffs\"")),
+        ("has no user nobody", |_, text| {
+            *text = text.replace("{ groups = [\"staff\"] }", "{ users = [\"nobody\"] }");
+        }),
+        ("doorward.key: every user of this machine may read", |directory, _| {
+            set_mode(&directory.join("doorward.key"), 0o644);
+        }),
+        ("users.toml: every user of this machine may read", |directory, _| {
+            set_mode(&directory.join("users.toml"), 0o644);
+        }),
+        ("tokens never rotate", |_, text| {
+            *text = text.replace("[session]", "[session]\nrotate_after = \"12h\"");
+        }),
+    ];
+    for (message, mistake) in mistakes {
+        let (code, text) = check_with(mistake);
+        assert!(code == 0 && text.contains(message), "{message}: {text}");
+        assert!(text.ends_with("valid: 1 route, 1 warning\n"), "{text}");
+    }
+}
+
+/// A self-signed certificate of app.test that ends at this time.
+fn certificate_until(directory: &Path, end: jiff::Timestamp) {
+    let mut parameters =
+        rcgen::CertificateParams::new(vec!["app.test".to_owned()]).expect("a name");
+    let date = jiff::tz::TimeZone::UTC.to_datetime(end).date();
+    let (month, day) = (date.month().unsigned_abs(), date.day().unsigned_abs());
+    parameters.not_after = rcgen::date_time_ymd(i32::from(date.year()), month, day);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate = parameters.self_signed(&key).expect("a certificate");
+    std::fs::write(directory.join("doorward.pem"), certificate.pem()).expect("written");
+    std::fs::write(directory.join("doorward.key"), key.serialize_pem()).expect("written");
+    set_mode(&directory.join("doorward.key"), 0o600);
+}
+
+#[test]
+fn check_warns_three_weeks_before_a_certificate_expires() {
+    let days = |days: i64| jiff::Timestamp::now() + jiff::SignedDuration::from_hours(days * 24);
+    for (end, message) in [
+        (days(-1), Some("the certificate expired at")),
+        (days(20), Some("the certificate expires in")),
+        (days(23), None),
+    ] {
+        let (code, text) = check_with(|directory, _| certificate_until(directory, end));
+        assert_eq!(code, 0, "{text}");
+        assert_eq!(text.contains("the certificate expire"), message.is_some(), "{text}");
+        assert!(message.is_none_or(|message| text.contains(message)), "{text}");
+    }
+}
+
+/// An installation with relative paths, and the arguments that name it.
+fn relative_installation() -> (Arc<tempfile::TempDir>, String) {
+    let directory = prepare_directory();
+    let routes = session_route(SocketAddr::from(([127, 0, 0, 1], 9)));
+    let extra = "[audit]\nfile = \"audit.jsonl\"\n".to_owned();
+    let store = "embedded:state".to_owned();
+    let text = configuration(&Setup { routes, extra, store, ..Setup::default() }, &directory);
+    let text = text.replace(&format!("{}/", directory.path().display()), "");
+    for secret in ["doorward.key", "users.toml"] {
+        set_mode(&directory.path().join(secret), 0o600);
+    }
+    let file = directory.path().join("doorward.toml");
+    std::fs::write(&file, text).expect("written");
+    let file = file.to_str().expect("a path of letters").to_owned();
+    (directory, file)
+}
+
+#[test]
+fn relative_paths_start_at_the_configuration_file() {
+    let (directory, file) = relative_installation();
+    let elsewhere = empty_directory();
+    let good = command(elsewhere.path(), &["check", "--config", &file], "").expect_success();
+    assert!(good.ends_with("valid: 1 route, 0 warnings\n"), "{good}");
+    // Where earlier versions looked.
+    std::fs::rename(directory.path().join("users.toml"), elsewhere.path().join("users.toml"))
+        .expect("moved");
+    let old = command(elsewhere.path(), &["check", "--config", &file], "").expect_success();
+    assert!(old.contains("exists in the working directory only"), "{old}");
+    assert!(old.ends_with("valid: 1 route, 1 warning\n"), "{old}");
+}
+
+#[tokio::test]
+async fn commands_find_their_files_in_the_configuration() {
+    let (directory, file) = relative_installation();
+    let elsewhere = empty_directory();
+    let config = ["--config", file.as_str()];
+    let run = |arguments: &[&str]| {
+        command(elsewhere.path(), &[arguments, &config].concat(), "").expect_success()
+    };
+    assert!(run(&["user", "list"]).contains("alice"));
+    run(&["keys", "init"]);
+    assert!(directory.path().join("keys.toml").exists());
+    let text = std::fs::read_to_string(&file).expect("readable") + "[log]\nformat = \"json\"\n";
+    let mut program = Program::run(&text, Arc::clone(&directory), "info");
+    program.address();
+    assert!(run(&["sessions", "list", "--json"]).starts_with('['));
+    assert_eq!(program.stop(), Some(0));
+    assert!(run(&["audit", "show"]).contains("audit.started"));
+    assert!(run(&["audit", "verify"]).contains("intact"));
+    let (code, why) =
+        command(elsewhere.path(), &["user", "list", "--config", "none.toml"], "").expect_failure();
+    assert!(code == 1 && why.contains("none.toml"), "{why}");
+}
+
+#[test]
+fn lost_keys_prevent_the_start_while_their_sessions_exist() {
+    let directory = prepare_directory();
+    let routes = session_route(SocketAddr::from(([127, 0, 0, 1], 9)));
+    let store = format!("embedded:{}", directory.path().join("state").display());
+    let text = configuration(&Setup { routes, store, ..Setup::default() }, &directory)
+        + "[log]\nformat = \"json\"\n";
+    let mut program = Program::run(&text, Arc::clone(&directory), "info");
+    program.address();
+    assert_eq!(program.stop(), Some(0));
+    std::fs::remove_file(directory.path().join("keys.toml")).expect("removed");
+    let mut program = Program::run(&text, Arc::clone(&directory), "info");
+    assert_eq!(program.wait_for_exit(), Some(1));
+    assert!(program.log().contains("the keys file is missing"), "{}", program.log());
+    assert!(!directory.path().join("keys.toml").exists());
 }
 
 #[test]
@@ -514,7 +755,7 @@ fn user_and_keys_report_failure_by_exit_code() {
         assert!(output.1.contains(why), "{arguments:?}: {}", output.1);
     }
     let listed = user(&["list"], "").expect_success();
-    assert!(listed.starts_with("alice\tenabled\t") && listed.lines().count() == 1, "{listed}");
+    assert!(listed.starts_with("NAME ") && listed.lines().count() == 2, "{listed}");
 
     let (code, why) = key(&["rotate"]).expect_failure();
     assert!(code == 1 && why.contains("doorward keys init --keys keys.toml"), "{why}");
@@ -524,8 +765,8 @@ fn user_and_keys_report_failure_by_exit_code() {
     assert_eq!(std::fs::read(home.path().join("keys.toml")).expect("the keys"), before);
     key(&["rotate"]).expect_success();
     let listed = key(&["list"]).expect_success();
-    let works: Vec<_> = listed.lines().filter_map(|line| line.rsplit('\t').next()).collect();
-    assert_eq!(works, ["verifies", "signs"], "{listed}");
+    let works: Vec<_> = listed.lines().filter_map(|line| line.rsplit(' ').next()).collect();
+    assert_eq!(works, ["USE", "verifies", "signs"], "{listed}");
 }
 
 #[test]

@@ -136,7 +136,7 @@ fn missing_files_are_reported() {
     let at = |file: &str| directory.path().join(file).display().to_string();
     let text = read(&repository().join("config/minimal.toml"))
         .replace("certs/", &at(""))
-        .replace("config/users.toml", &at("users.toml"));
+        .replace("users.toml", &at("users.toml"));
     fs::write(&path, text).expect("written");
     Config::load(&path).expect("loads: files are checked at start");
     let problems = Config::check(&path).expect_err("three files are missing");
@@ -159,7 +159,7 @@ fn check_verifies_the_notify_secret_and_program() {
     }
     let minimal = read(&repository().join("config/minimal.toml"))
         .replace("certs/", &at("").display().to_string())
-        .replace("config/users.toml", &at("users.toml").display().to_string());
+        .replace("users.toml", &at("users.toml").display().to_string());
     let (secret, program) = (at("secret"), at("program"));
     let notify = format!(
         "[notify]\nsecret_file = \"{}\"\ncommand = [\"{}\", \"x\"]\n",

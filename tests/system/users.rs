@@ -350,7 +350,8 @@ fn each_account_change_is_reported_once() {
             ("alice", ChangeKind::Disabled),
             ("bob", ChangeKind::Removed),
             ("carol", ChangeKind::PasswordChanged),
-            ("dora", ChangeKind::Other),
+            ("dora", ChangeKind::Enabled),
+            ("fred", ChangeKind::Added),
         ]
     );
     assert_eq!(directory.reload_if_changed().expect("unchanged"), []);
@@ -445,21 +446,19 @@ impl Home {
     /// `doorward user ARGS --users FILE`, with `input` on standard input.
     fn user(&self, args: &[&str], input: &str) -> Output {
         let mut prompt = |_: &str| -> std::io::Result<String> { panic!("unexpected prompt") };
-        self.user_on(args, input.as_bytes(), false, &mut prompt)
+        self.user_on(args, input.as_bytes(), &mut prompt)
     }
 
     fn user_on(
         &self,
         args: &[&str],
         mut input: &[u8],
-        terminal: bool,
         prompt: &mut dyn FnMut(&str) -> std::io::Result<String>,
     ) -> Output {
         let users = self.users();
         let args = parse::<user::UserArgs>(args, &["--users", &users]).expect("good usage");
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let mut console =
-            user::Console { input: &mut input, out: &mut out, err: &mut err, prompt, terminal };
+        let mut console = user::Console { input: &mut input, out: &mut out, err: &mut err, prompt };
         let code = user::run_on(&mut console, args).expect("memory takes every write");
         output(code, out, err)
     }
@@ -477,7 +476,7 @@ impl Home {
         let path = self.keys_path();
         let args = parse::<keys::KeysArgs>(args, &["--keys", &path]).expect("good usage");
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = keys::run_on(&mut out, &mut err, true, args).expect("memory");
+        let code = keys::run_on(&mut out, &mut err, args).expect("memory");
         output(code, out, err)
     }
 
@@ -508,7 +507,8 @@ fn user_add_creates_the_file_with_all_fields() {
     let home = Home::new();
     let more = ["--groups", "staff,ops", "--email", "a@example.com", "--name", "Alice Smith"];
     let output = home.add("alice", &more);
-    assert_eq!((output.code, output.out.as_str(), output.err.as_str()), (0, "", ""));
+    assert_eq!((output.code, output.err.as_str()), (0, ""));
+    assert!(output.out.starts_with("added alice in "), "{output:?}");
     assert_eq!(mode(&home.users()), 0o600);
     let alice = home.account("alice").expect("alice exists");
     assert_eq!(alice.identity.groups, ["staff", "ops"]);
@@ -545,10 +545,10 @@ fn invalid_names_groups_and_addresses_are_usage_errors() {
 }
 
 #[test]
-fn the_default_users_file_is_in_config() {
+fn the_users_file_is_an_option() {
     let args = parse::<user::UserArgs>(&["list"], &[]).expect("good usage");
     let user::UserCommand::List(list) = args.command else { panic!("{args:?}") };
-    assert_eq!(list.file.users, Path::new("config/users.toml"));
+    assert_eq!(list.file.users, None);
 }
 
 #[test]
@@ -612,7 +612,7 @@ fn a_terminal_prompts_for_the_password_twice() {
     let mut answers = vec!["a long enough password", "a different password"];
     let mut prompt =
         |_: &str| answers.pop().map(str::to_owned).ok_or(std::io::ErrorKind::NotFound.into());
-    let output = home.user_on(&["add", "alice"], b"", true, &mut prompt);
+    let output = home.user_on(&["add", "alice"], b"", &mut prompt);
     assert_eq!(output.code, 1);
     assert!(output.err.contains("differ"), "{output:?}");
     let mut prompts = Vec::new();
@@ -620,12 +620,12 @@ fn a_terminal_prompts_for_the_password_twice() {
         prompts.push(text.to_owned());
         Ok("a long enough password".to_owned())
     };
-    let output = home.user_on(&["add", "alice"], b"", true, &mut prompt);
+    let output = home.user_on(&["add", "alice"], b"", &mut prompt);
     assert_eq!(output.code, 0);
     assert!(output.out.starts_with("added alice in "), "{output:?}");
     assert_eq!(prompts.len(), 2);
     let mut prompt = |_: &str| Err(std::io::ErrorKind::NotFound.into());
-    let output = home.user_on(&["passwd", "alice"], b"", false, &mut prompt);
+    let output = home.user_on(&["passwd", "alice"], b"", &mut prompt);
     assert!(output.err.contains("--password-stdin"), "{output:?}");
 }
 
@@ -668,19 +668,17 @@ fn user_list_omits_the_hash() {
     home.add("alice", &["--groups", "staff,ops", "--email", "a@b"]);
     home.add("bob", &[]);
     home.user(&["disable", "bob"], "");
-    let piped = home.user(&["list"], "").out;
-    assert_eq!(
-        piped,
-        "alice\tenabled\tstaff,ops\ta@b\t\targon2id\nbob\tdisabled\t\t\t\targon2id\n"
-    );
-    let mut prompt = |_: &str| -> std::io::Result<String> { panic!("unexpected prompt") };
-    let table = home.user_on(&["list"], b"", true, &mut prompt).out;
-    assert!(table.starts_with("NAME   STATE "), "{table}");
+    let table = home.user(&["list"], "").out;
+    let rows: Vec<Vec<&str>> =
+        table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0][..3], ["NAME", "STATE", "GROUPS"], "{table}");
+    assert_eq!(rows[1], ["alice", "enabled", "staff,ops", "a@b", "argon2id"], "{table}");
+    assert_eq!(rows[2], ["bob", "disabled", "argon2id"], "{table}");
     let json = home.user(&["list", "--json"], "").out;
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(json[0]["groups"], serde_json::json!(["staff", "ops"]));
     assert_eq!(json[1]["disabled"], true);
-    assert!(!format!("{piped}{table}{json}").contains("$argon2id$"));
+    assert!(!format!("{table}{json}").contains("$argon2id$"));
 }
 
 #[test]
@@ -761,7 +759,11 @@ fn keys_commands_print_no_key() {
     assert_eq!(mode(&home.keys_path()), 0o600);
     all += &output.out;
     let plain = home.keys(&["list"]).out;
-    assert!(plain.starts_with("1\t20") && plain.ends_with("Z\tsigns\n"), "{plain}");
+    let rows: Vec<Vec<&str>> =
+        plain.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["KEY", "CREATED", "USE"], "{plain}");
+    assert_eq!([rows[1][0], rows[1][2]], ["1", "verifies"], "{plain}");
+    assert_eq!([rows[2][0], rows[2][2]], ["2", "signs"], "{plain}");
     let json = home.keys(&["list", "--json"]).out;
     let rows: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!((&rows[1]["id"], &rows[1]["signs"]), (&2.into(), &true.into()));
@@ -770,6 +772,50 @@ fn keys_commands_print_no_key() {
         if let Some((_, secret)) = line.split_once(" = \"").filter(|(key, _)| *key != "created") {
             assert!(!all.contains(secret.trim_end_matches('"')), "{line} is shown");
         }
+    }
+}
+
+#[test]
+fn keys_retire_removes_only_an_old_key_that_does_not_sign() {
+    let home = Home::new();
+    home.keys(&["init"]);
+    for (arguments, why) in [(&["retire", "1"][..], "newest"), (&["retire", "9"], "newest")] {
+        let refused = home.keys(arguments);
+        assert!(refused.code == 1 && refused.err.contains(why), "{refused:?}");
+    }
+    home.keys(&["rotate"]);
+    let recent = home.keys(&["retire", "1"]);
+    assert!(recent.code == 1 && recent.err.contains("--force"), "{recent:?}");
+    assert!(home.keys(&["retire", "2", "--force"]).code == 1, "it signs");
+    let done = home.keys(&["retire", "1", "--force"]);
+    assert!(done.code == 0 && done.out.contains("removed key 1"), "{done:?}");
+    let ring = KeyRing::parse(&read(&home.keys_path())).expect("a good file");
+    assert!(ring.key(1).is_none() && ring.key(2).is_some());
+    home.keys(&["rotate"]);
+    let old = read(&home.keys_path());
+    let created = old.lines().rfind(|line| line.starts_with("created")).expect("a time");
+    let old = old.replace(created, "created = \"2020-01-01T00:00:00Z\"");
+    std::fs::write(home.keys_path(), old).expect("written");
+    assert_eq!(home.keys(&["retire", "2"]).code, 0, "replaced long ago");
+}
+
+#[test]
+fn user_commands_state_what_they_did() {
+    let home = Home::new();
+    for (arguments, input, text) in [
+        (&["add", "alice", "--password-stdin"][..], "a long enough password\n", "added alice"),
+        (
+            &["passwd", "alice", "--password-stdin"],
+            "another long password\n",
+            "changed the password of alice",
+        ),
+        (&["disable", "alice"], "", "alice is disabled in"),
+        (&["disable", "alice"], "", "alice is disabled already"),
+        (&["enable", "alice"], "", "alice is enabled in"),
+        (&["remove", "alice"], "", "removed alice"),
+    ] {
+        let output = home.user(arguments, input);
+        assert!(output.code == 0 && output.out.starts_with(text), "{arguments:?}: {output:?}");
     }
 }
 
