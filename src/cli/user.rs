@@ -19,6 +19,7 @@ use crate::identity::{Account, Cost, Credential, htpasswd, password_policy, user
 use crate::session::Identity;
 
 use super::config_file::ConfigArgs;
+
 /// Add, change and list users with a password
 #[derive(Debug, Args)]
 pub struct UserArgs {

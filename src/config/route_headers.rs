@@ -23,9 +23,9 @@ pub(super) fn headers(
     let strip = section.list("strip", Value("[]"), client_header);
     let pass = section.list("pass_headers", Value("[]"), passed_header);
     let set = section.pairs("set_headers", Value("{}"), fixed_header);
-    let base = section.diagnostics.base;
+    let diagnostics = section.diagnostics;
     let set_files = section.pairs("set_header_files", Value("{}"), |name, file| {
-        Ok::<_, String>((fixed_name(name)?, base.join(non_empty(file)?)))
+        Ok::<_, String>((fixed_name(name)?, diagnostics.resolve(&None, non_empty(file)?)))
     });
     let (strip, pass, set, set_files) = (strip?, pass?, set?, set_files?);
     for file in &set_files.value {
