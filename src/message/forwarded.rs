@@ -29,6 +29,13 @@ pub enum ChainError {
     Disagree,
 }
 
+/// Whether another proxy forwarded the request, as its headers state. Such a proxy may send the requests
+/// of several clients on one connection.
+pub fn is_from_proxy(headers: &HeaderMap) -> bool {
+    let names = [header::VIA, header::FORWARDED, X_FORWARDED_FOR];
+    names.iter().any(|name| headers.contains_key(name))
+}
+
 /// Returns the hops of each header that is present and `is_read`, from the first to the last.
 pub fn chains(
     headers: &HeaderMap,

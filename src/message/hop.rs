@@ -17,6 +17,16 @@ pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
+/// Whether the client announced that it accepts trailers (RFC 9110 10.1.4). gRPC requires that servers
+/// receive this. The header is set anew for the upstream connection.
+pub(super) fn accepts_trailers(headers: &HeaderMap) -> bool {
+    let mut codings = headers
+        .get_all(header::TE)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
 /// Removes the headers that any `Connection` header nominates, then the known hop-by-hop headers.
 ///
 /// Must run before the gateway adds headers: otherwise a nomination could remove them
@@ -76,6 +86,20 @@ mod tests {
         }
         strip(&mut headers);
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-kept"]);
+    }
+
+    #[test]
+    fn only_the_trailers_coding_announces_trailers() {
+        let announced = |lines: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("te", HeaderValue::from_static(line));
+            }
+            accepts_trailers(&headers)
+        };
+        assert!(announced(&["trailers"]) && announced(&["gzip;q=0.5, Trailers"]));
+        assert!(announced(&["deflate", "trailers"]));
+        assert!(!announced(&[]) && !announced(&["gzip"]) && !announced(&["xtrailers"]));
     }
 
     /// HYP-19.

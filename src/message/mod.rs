@@ -17,8 +17,10 @@
 //! | [`request_id`] | request IDs |
 //! | [`intent`] | navigation or fetch: the form of a response, never the decision |
 //! | [`response_headers`] | removal of reserved headers from an upstream's response |
+//! | [`connection_auth`] | NTLM and Kerberos, which authenticate a connection |
 //! | [`endpoint`] | address of an upstream |
 
+pub mod connection_auth;
 pub mod cookies;
 pub mod csrf;
 pub mod endpoint;

@@ -7,8 +7,12 @@ use super::cookies::CookieNames;
 use super::hop;
 
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
+/// Offers the app's own port or protocol for the same host (RFC 7838). Browsers would bypass the gateway
+/// and send its cookie there.
+const ALT_SVC: HeaderName = HeaderName::from_static("alt-svc");
 
-/// Removes hop-by-hop headers and every attempt to set or delete the gateway's cookies.
+/// Removes hop-by-hop headers, alternative services and every attempt to set or delete the gateway's
+/// cookies.
 pub fn sanitize(headers: &mut HeaderMap, cookies: &CookieNames) {
     let (mut sets, mut clears) = (false, false);
     hop::strip_where(headers, |name| {
@@ -18,6 +22,7 @@ pub fn sanitize(headers: &mut HeaderMap, cookies: &CookieNames) {
         (hop::is_hop_by_hop(name) && *name != header::TRAILER)
             || is_server_banner(name)
             || is_internal(name)
+            || *name == ALT_SVC
     });
     if sets {
         remove_own_cookies(headers, cookies);
@@ -67,6 +72,7 @@ pub fn sanitize_trailers(trailers: &mut HeaderMap) {
             || *name == CLEAR_SITE_DATA
             || is_server_banner(name)
             || is_internal(name)
+            || *name == ALT_SVC
     });
 }
 
@@ -145,6 +151,18 @@ mod tests {
         headers.insert("doorward-store", HeaderValue::from_static("away"));
         sanitize(&mut headers, &CookieNames::default());
         assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn an_upstream_cannot_announce_an_alternative_service() {
+        let mut headers = HeaderMap::new();
+        for value in ["h3=\":443\"; ma=86400", "h2=\"app.internal:443\"", "clear"] {
+            headers.append("alt-svc", HeaderValue::from_static(value));
+        }
+        let mut trailers = headers.clone();
+        sanitize(&mut headers, &CookieNames::new(None));
+        sanitize_trailers(&mut trailers);
+        assert!(headers.is_empty() && trailers.is_empty());
     }
 
     #[test]

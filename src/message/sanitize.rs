@@ -58,6 +58,8 @@ pub(crate) struct SanitizedParts {
     pub(crate) request: RequestId,
     pub(crate) websocket: bool,
     dropped: Vec<HeaderName>,
+    /// Whether the client accepts trailers.
+    pub(crate) trailers: bool,
 }
 
 impl SanitizedHead {
@@ -80,6 +82,7 @@ impl SanitizedHead {
             overrides: _,
         } = head;
         let mut dropped = Vec::new();
+        let trailers = hop::accepts_trailers(&headers);
         hop::strip_with(&mut headers, |name| {
             let is_reserved = reserved.is_reserved(name.as_str());
             if is_reserved && !is_forwarding(name.as_str()) {
@@ -103,6 +106,7 @@ impl SanitizedHead {
             request,
             websocket,
             dropped,
+            trailers,
         };
         SanitizedHead { parts }
     }
@@ -142,7 +146,8 @@ impl SanitizedHead {
 /// Whether the header belongs to the client's connection and is set anew for the upstream.
 fn is_framing(name: &HeaderName, websocket: bool) -> bool {
     match name.as_str() {
-        "content-length" | "expect" | "host" => true,
+        // `Alt-Used` names an alternative service, and upstreams cannot announce one.
+        "alt-used" | "content-length" | "expect" | "host" => true,
         "sec-websocket-key" => !websocket,
         _ => false,
     }
@@ -275,6 +280,11 @@ mod tests {
         for name in ["Proxy", "PROXY", "proxy"] {
             assert!(sanitized(&[(name, "http://evil.test")]).headers().is_empty(), "{name}");
         }
+    }
+
+    #[test]
+    fn the_alternative_service_of_a_client_is_dropped() {
+        assert!(sanitized(&[("Alt-Used", "app.test:8443")]).headers().is_empty());
     }
 
     /// HYP-22, HYP-25.
