@@ -10,7 +10,7 @@ use crate::connections::SessionSnapshot;
 use crate::message::{CookieLookup, cookies};
 use crate::route::Route;
 use crate::secret::KeyRing;
-use crate::session::Token;
+use crate::session::{SessionKey, Token};
 use crate::sessions::verified_store::VerifiedStore;
 use crate::sessions::{NewToken, Sessions, Shared};
 use crate::store::Unavailable;
@@ -127,12 +127,22 @@ impl Auth {
     /// Returns whether the cookie is a token with a valid MAC, live or not. Runs no lookup and
     /// emits no event.
     pub fn has_valid_mac(&self, cookie: &CookieLookup) -> bool {
+        self.session_of(cookie).is_some()
+    }
+
+    /// Returns the session that the cookie names, live or not, if its MAC is valid. Runs no lookup
+    /// and emits no event.
+    pub fn session_of(&self, cookie: &CookieLookup) -> Option<SessionKey> {
         match cookie {
-            CookieLookup::Missing => false,
-            CookieLookup::One(value) => Token::parse(&self.shared().keys.load(), value).is_ok(),
+            CookieLookup::Missing => None,
+            CookieLookup::One(value) => self.session_in(value),
             // Chosen by their MACs.
-            CookieLookup::Several(_) => true,
+            CookieLookup::Several(values) => values.iter().find_map(|value| self.session_in(value)),
         }
+    }
+
+    fn session_in(&self, value: &[u8]) -> Option<SessionKey> {
+        Token::parse(&self.shared().keys.load(), value).ok().map(|token| token.key)
     }
 
     /// Returns the session cookie of a request. Values that the gateway did not issue do not count beside

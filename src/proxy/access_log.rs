@@ -16,6 +16,9 @@ use super::Proxy;
 use super::authorize::Authorization;
 use super::body::ResponseBodyError;
 
+/// Verdict of a request whose head was not accepted.
+pub(super) const MALFORMED: &str = "malformed";
+
 /// Maximum length of host and path in bytes. The query is never logged because it may contain tokens.
 const MAX_FIELD_BYTES: usize = 512;
 
@@ -149,7 +152,7 @@ impl AccessLogEntry {
             path,
             local: requested_host(request).is_some_and(Host::is_localhost_header),
             client: context.client,
-            verdict: "malformed",
+            verdict: MALFORMED,
             user: String::new(),
             session: None,
             route: None,
@@ -267,6 +270,37 @@ fn protocol_name(version: Version) -> &'static str {
         Version::HTTP_10 => "HTTP/1.0",
         _ => "HTTP/1.1",
     }
+}
+
+/// Writes the entry of a request without a readable head: method, host and path are unknown.
+pub(super) fn write_unreadable(
+    log: &AccessLog,
+    client: IpAddr,
+    request_id: &RequestId,
+    status: StatusCode,
+    detail: &str,
+) {
+    log.write(&AccessLogFields {
+        is_warning: false,
+        request_id: request_id.as_str(),
+        client,
+        // The HTTP/2 library reports no unreadable heads.
+        protocol: protocol_name(Version::HTTP_11),
+        method: "",
+        host: "",
+        path: "",
+        route: None,
+        verdict: MALFORMED,
+        user: "",
+        session: None,
+        status: status.as_u16(),
+        bytes: 0,
+        cut: None,
+        upstreams: &[],
+        upstream_us: None,
+        duration_us: 0,
+        detail,
+    });
 }
 
 /// Verdict of a permitted request.

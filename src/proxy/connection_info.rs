@@ -8,7 +8,9 @@ use parking_lot::Mutex;
 
 use crate::message::SanitizedHead;
 use crate::session::TlsFingerprint;
+use crate::upstream::PinnedConnections;
 
+use super::body::RequestBody;
 use super::forwarded_headers::ForwardedHeaders;
 
 /// Facts about one client connection. The server reads them to choose connections for eviction.
@@ -23,6 +25,8 @@ pub struct ConnectionInfo {
     body_bytes: AtomicU64,
     /// Forwarded headers of the last request, for reuse.
     forwarded_headers: Mutex<Option<Arc<ForwardedHeaders>>>,
+    /// Upstream connections that are authenticated for this client; they close with it.
+    pub(super) pinned: PinnedConnections<RequestBody>,
 }
 
 /// Bytes of framing counted for each piece of a body.
@@ -39,6 +43,7 @@ impl ConnectionInfo {
             has_request: AtomicBool::new(false),
             body_bytes: AtomicU64::new(0),
             forwarded_headers: Mutex::new(None),
+            pinned: PinnedConnections::default(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header;
-use http::{Extensions, HeaderMap, Request, Response, StatusCode};
+use http::{Extensions, HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -15,11 +15,11 @@ use crate::connections::{
     ClientBody, CloseReason, ConnectionGuard, ConnectionPolicy, SessionSnapshot,
 };
 use crate::message::endpoint::{Endpoint, Transport};
-use crate::message::{InboundHead, SanitizedHead};
+use crate::message::{InboundHead, SanitizedHead, connection_auth, forwarded};
 use crate::portal::Problem;
 use crate::route::Route;
 use crate::telemetry::Limit;
-use crate::upstream::{LenientClose, Priority};
+use crate::upstream::{Caller, ConnectionOwner, LenientClose, Priority};
 
 use super::access_log::AccessLogEntry;
 use super::activity_reporter::ActivityReporter;
@@ -30,7 +30,7 @@ use super::body::{
 use super::local_response::{self, ForwardError};
 use super::progress_timeout::{Deadline, TimeoutKind};
 use super::respond::{LocalHeaders, PendingResponse};
-use super::{ConnectionInfo, Proxy, TunnelPermit, UpstreamHead};
+use super::{ConnectionInfo, Proxy, TunnelPermit, UpstreamHead, upstream_origin};
 
 /// Delay before an exchange is registered as a tracked connection: once for the response head, once more
 /// for the body. Shorter exchanges never touch the registry.
@@ -48,7 +48,7 @@ const BUFFERING_TIME: Duration = Duration::from_millis(250);
 /// A request ready for the upstream.
 pub(super) struct OutgoingRequest {
     pub(super) head: UpstreamHead,
-    pub(super) priority: Priority,
+    pub(super) caller: Caller<RequestBody>,
     /// Whether the transfer of its bodies is activity of the session.
     pub(super) is_activity: bool,
 }
@@ -91,7 +91,10 @@ impl Proxy {
         }
         let cookies = &self.auth.shared().cookies;
         let requester = head.requester.clone();
-        let priority = self.priority(&head, permit);
+        let caller = Caller {
+            priority: self.priority(&head, permit),
+            owner: self.connection_owner(&head, permit, incoming.connection),
+        };
         let activity = &permit.route().activity;
         let (path, intent) = (head.target.path(), head.requester.intent);
         let is_activity = activity.transfers && activity.counts(&head.method, path, intent);
@@ -101,7 +104,7 @@ impl Proxy {
         let forwarded_headers = incoming.connection.forwarded_headers(&head);
         let outgoing = OutgoingRequest {
             head: UpstreamHead::with_forwarded(&forwarded_headers, head, permit),
-            priority,
+            caller,
             is_activity,
         };
         let sent = match incoming.upgrade {
@@ -110,6 +113,12 @@ impl Proxy {
             }
             Some(_) | None => self.fetch(outgoing, incoming, permit, entry).await,
         };
+        let sent = sent.map(|mut pending| {
+            let headers = pending.response.headers_mut();
+            let upstreams = &permit.route().upstreams;
+            upstream_origin::translate_response(headers, forwarded_headers.host(), upstreams);
+            pending
+        });
         sent.unwrap_or_else(|error| {
             if let Some(limit) = error.limit() {
                 self.auth.shared().metrics.limit(limit, None);
@@ -126,6 +135,31 @@ impl Proxy {
             true => Priority::Authenticated,
             false => Priority::Anonymous,
         }
+    }
+
+    /// Returns the owner of upstream connections that the request authenticates (NTLM, Kerberos): its
+    /// session on its client connection.
+    ///
+    /// `None` closes them after use, and so do two cases in which one client connection may carry
+    /// requests of several users: HTTP/2, where browsers do not use such authentication, and requests
+    /// without a session that another proxy forwarded.
+    fn connection_owner(
+        &self,
+        head: &InboundHead,
+        permit: &Permit,
+        connection: &ConnectionInfo,
+    ) -> Option<ConnectionOwner<RequestBody>> {
+        let pinned = &connection.pinned;
+        if !pinned.is_used() && !connection_auth::is_in_request(&head.headers) {
+            return None;
+        }
+        let session = permit
+            .session()
+            .or_else(|| self.auth.session_of(&self.authorizer.session_cookie(head)));
+        let is_direct = !self.trusted_proxies.trusts(connection.peer)
+            && !forwarded::is_from_proxy(&head.headers);
+        let is_one_user = session.is_some() || is_direct;
+        (is_one_user && head.version != Version::HTTP_2).then(|| pinned.owner(session))
     }
 
     async fn fetch(
@@ -151,7 +185,7 @@ impl Proxy {
         }
         let deadlines = Deadlines::new(permit);
         // Pinned here because a move into either arm would store it in the future twice.
-        let sent = pin!(self.send(request, outgoing.priority, permit, tracked));
+        let sent = pin!(self.send(request, outgoing.caller, permit, tracked));
         let sent = match deadlines.earliest() {
             Some(deadline) => Box::pin(timeout_at(deadline.at, sent))
                 .await
@@ -183,7 +217,7 @@ impl Proxy {
     async fn send(
         &self,
         mut request: Request<RequestBody>,
-        priority: Priority,
+        caller: Caller<RequestBody>,
         permit: &Permit,
         mut tracked: Option<ConnectionGuard>,
     ) -> Result<(Response<UpstreamBody>, Option<ConnectionGuard>), ForwardError> {
@@ -193,7 +227,7 @@ impl Proxy {
         {
             Box::pin(request.body_mut().buffer(limits)).await?;
         }
-        let mut sent = pin!(self.upstreams.get(route)?.send(priority, &route.upstreams, request));
+        let mut sent = pin!(self.upstreams.get(route)?.send(caller, &route.upstreams, request));
         if tracked.is_none() && permit.snapshot().is_some() {
             if let Ok(sent) = timeout(TRACK_AFTER, sent.as_mut()).await {
                 return Ok((sent?, None));

@@ -41,6 +41,11 @@ impl ForwardedHeaders {
         self.client == client && self.host == *host
     }
 
+    /// Returns the public host as in `Host`.
+    pub(super) fn host(&self) -> &[u8] {
+        self.host_value.as_ref().map(HeaderValue::as_bytes).unwrap_or_default()
+    }
+
     /// Sets the headers and replaces existing values.
     pub(super) fn write_to(&self, headers: &mut HeaderMap) {
         let entries = [

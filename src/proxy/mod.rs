@@ -31,6 +31,7 @@ mod respond;
 mod session_control;
 mod upstream_clusters;
 mod upstream_head;
+mod upstream_origin;
 mod websocket;
 
 pub use authorize::Authorizer;
@@ -52,8 +53,8 @@ pub use websocket::{Evictable, TunnelPermit, Tunnels};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::HeaderMap;
-use http::{Method, Request, Response, Version};
+use http::header::{self, HeaderMap};
+use http::{Method, Request, Response, StatusCode, Version};
 
 use crate::auth::Auth;
 use crate::connections::ClientBody;
@@ -129,12 +130,21 @@ impl Proxy {
     ) -> Option<BadRequest> {
         match client {
             // hyper enforces this limit on HTTP/1.1 only.
-            _ if headers.len() > self.max_headers => {
+            _ if self.has_too_many(headers) => {
                 self.auth.shared().metrics.limit(Limit::Headers, client.ok());
                 Some(BadRequest::TooManyHeaders)
             }
             Ok(_) => None,
             Err(why) => Some(BadRequest::Chain(why)),
+        }
+    }
+
+    /// All `Cookie` headers count as one: browsers send one per cookie over HTTP/2 (RFC 9113 8.2.3), and
+    /// `limits.header_bytes` limits their size.
+    fn has_too_many(&self, headers: &HeaderMap) -> bool {
+        headers.len() > self.max_headers && {
+            let cookies = headers.get_all(header::COOKIE).iter().count();
+            headers.len() - cookies.saturating_sub(1) > self.max_headers
         }
     }
 
@@ -239,6 +249,11 @@ impl Proxy {
         self.auth.shared().metrics.limit(limit, Some(entry.client()));
         let intent = Intent::from_request(&parts.method, &parts.headers);
         local_response::overloaded(&self.portal, &entry.requester(intent))
+    }
+
+    /// Records a request that the HTTP library refused because it could not read its head.
+    pub fn log_unreadable(&self, client: IpAddr, status: StatusCode, detail: &str) {
+        self.responder.log_unreadable(client, &self.request_ids.next(), status, detail);
     }
 
     /// Responds to a request whose head was not accepted.

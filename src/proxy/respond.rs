@@ -15,9 +15,10 @@
 //! | 9 | with a token | `Set-Cookie`; forbids storing |
 //! | 10 | all | `Strict-Transport-Security`, if configured |
 //!
-//! Pages of the portal come with headers for their content, such as `Content-Type`, `Location` and
+//! `forward` translates `Location` before that. Pages of the portal come with headers for their content, such as `Content-Type`, `Location` and
 //! `Content-Security-Policy`. Trailers are sanitized with the response body.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,11 +28,11 @@ use http_body::Body;
 
 use crate::auth::{Auth, Permit};
 use crate::message::request_id::X_REQUEST_ID;
-use crate::message::response_headers;
+use crate::message::{RequestId, response_headers};
 use crate::sessions::NewToken;
 use crate::telemetry::AccessLog;
 
-use super::access_log::AccessLogEntry;
+use super::access_log::{self, AccessLogEntry, MALFORMED};
 use super::body::ResponseBody;
 
 /// RFC 9209.
@@ -132,6 +133,20 @@ impl Responder {
         let response = self.write_headers(pending, entry);
         self.auth.shared().metrics.request(entry.verdict(), response.status().as_u16());
         response
+    }
+
+    /// Writes the access log entry and the metrics of a request without a readable head.
+    pub(super) fn log_unreadable(
+        &self,
+        client: IpAddr,
+        request_id: &RequestId,
+        status: StatusCode,
+        detail: &str,
+    ) {
+        self.auth.shared().metrics.request(MALFORMED, status.as_u16());
+        if let Some(log) = &self.access_log {
+            access_log::write_unreadable(log, client, request_id, status, detail);
+        }
     }
 
     fn write_headers(

@@ -87,7 +87,7 @@ impl Proxy {
         let switch = tokio::select! {
             biased;
             reason = closed(&mut tracked) => return Err(ForwardError::Closed(reason)),
-            sent = self.upstreams.get(route)?.send_upgrade(outgoing.priority, &route.upstreams, request) => sent?,
+            sent = self.upstreams.get(route)?.send_upgrade(outgoing.caller, &route.upstreams, request) => sent?,
         };
         entry.record_upstream_response(switch.endpoint());
         let (response, upstream) = match switch {

@@ -17,9 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::header::{HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -87,16 +87,20 @@ async fn exchange_http1<B: RequestBody>(
     if let Err(error) = set_target(&mut request, &mut lease) {
         return ExchangeOutcome::Failed(error);
     }
-    let limit = lease.settings().response_timeout;
+    let (limit, head_limits) = (lease.settings().response_timeout, lease.settings().response_head);
     let reused = lease.reused();
     let head = RequestHead::new(&request);
     let Some(connection) = lease.http1() else { return ExchangeOutcome::Retry(request) };
     let progress = Progress::default();
-    let sent =
-        with_response_timeout(pin!(connection.send(&head, &progress)), limit, Some(&progress))
-            .await;
+    let sent = with_response_timeout(
+        pin!(connection.send(&head, head_limits, &progress)),
+        limit,
+        Some(&progress),
+    )
+    .await;
     match sent {
         Some(Ok((response, mut state))) => {
+            lease.restrict(response.headers());
             if is_lenient(&request) {
                 state.accept_truncation();
             }
@@ -239,8 +243,13 @@ fn is_lenient<B>(request: &Request<B>) -> bool {
 async fn accept_response<B: RequestBody>(
     mut response: Response<Incoming>,
     expected: Expected,
-    lease: Lease<B>,
+    mut lease: Lease<B>,
 ) -> ExchangeOutcome<B> {
+    lease.restrict(response.headers());
+    let limits = lease.settings().response_head;
+    if let Err(error) = limits.check(response.headers()) {
+        return ExchangeOutcome::Failed(error);
+    }
     let framing = match framing(expected.is_head, &mut response) {
         Ok(framing) => framing,
         Err(error) => return ExchangeOutcome::Failed(error),
@@ -319,9 +328,20 @@ fn set_chunked<B: Body>(request: &mut Request<B>) {
     }
 }
 
+/// Nominates `TE`, which applies to one connection (RFC 9110 10.1.4).
+fn nominate_te(headers: &mut HeaderMap) {
+    if !headers.contains_key(TE) {
+        return;
+    }
+    let is_upgrade = headers.contains_key(UPGRADE);
+    let value = if is_upgrade { "Upgrade, TE" } else { "TE" };
+    headers.insert(CONNECTION, HeaderValue::from_static(value));
+}
+
 /// Sets origin form and `Host`.
 fn set_http1_target<B>(request: &mut Request<B>, endpoint: &Endpoint) -> Result<(), UpstreamError> {
     *request.version_mut() = Version::HTTP_11;
+    nominate_te(request.headers_mut());
     if !request.headers().contains_key(HOST) {
         let host = request.uri().authority().unwrap_or(endpoint.authority());
         let host = HeaderValue::from_str(host.as_str()).map_err(|_| invalid_target())?;
@@ -338,6 +358,7 @@ fn set_http1_target<B>(request: &mut Request<B>, endpoint: &Endpoint) -> Result<
 fn set_http2_target<B>(request: &mut Request<B>, endpoint: &Endpoint) -> Result<(), UpstreamError> {
     *request.version_mut() = Version::HTTP_2;
     request.headers_mut().remove(TRANSFER_ENCODING);
+    request.headers_mut().remove(CONNECTION);
     let authority = match request.headers_mut().remove(HOST) {
         Some(host) => Authority::try_from(host.as_bytes()).map_err(|_| invalid_target())?,
         None => request.uri().authority().unwrap_or(endpoint.authority()).clone(),

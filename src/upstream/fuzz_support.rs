@@ -6,6 +6,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::body_decoder::{BodyDecoder, Decoded};
 use super::response_head::ResponseHeadReader;
+use super::settings::HeadLimits;
 
 /// A complete response.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub struct ParsedResponse {
 pub fn parse_in_chunks(bytes: &[u8], size: usize, is_head: bool) -> Option<ParsedResponse> {
     let mut chunks = bytes.chunks(size.max(1));
     let mut buffer = BytesMut::new();
-    let mut reader = ResponseHeadReader::new(is_head);
+    let mut reader = ResponseHeadReader::new(is_head, HeadLimits::default());
     let head = loop {
         buffer.put_slice(chunks.next()?);
         if let Some(head) = reader.read(&mut buffer).ok()? {

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use super::error::UpstreamError;
 use super::permit::StreamSlot;
 use super::request_body::{OutgoingBody, RequestBody};
-use super::settings::Priority;
+use super::settings::{HeadLimits, Priority};
 
 /// Maximum number of concurrent streams per connection; upstreams usually allow 100 to 250.
 const MAX_STREAMS: u32 = 100;
@@ -69,7 +69,10 @@ pub(super) struct Http2Stream<B: RequestBody> {
 impl<B: RequestBody> Http2Connection<B> {
     /// Completes once the upstream has announced its stream limit. A request beyond that limit
     /// would be refused or would wait for others.
-    pub(super) async fn open<T>(stream: T) -> Result<Http2Connection<B>, UpstreamError>
+    pub(super) async fn open<T>(
+        stream: T,
+        limits: HeadLimits,
+    ) -> Result<Http2Connection<B>, UpstreamError>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -79,6 +82,7 @@ impl<B: RequestBody> Http2Connection<B> {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .initial_max_send_streams(0)
+            .max_header_list_size(u32::try_from(limits.bytes).unwrap_or(u32::MAX))
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| UpstreamError::from(&error))?;
@@ -94,6 +98,12 @@ impl<B: RequestBody> Http2Connection<B> {
             activity.notified().await;
         }
         Ok(Http2Connection { sender, stream_limit })
+    }
+
+    /// Converts the connection into its only stream; it closes after that.
+    pub(super) fn into_stream(self) -> Http2Stream<B> {
+        let slot = Arc::new(StreamSlot::new(&Arc::default()));
+        Http2Stream { sender: self.sender, slot }
     }
 }
 

@@ -24,6 +24,7 @@ use super::error::UpstreamError;
 use super::liveness_probe::ProbedSocket;
 use super::request_body::Progress;
 use super::response_head::{ResponseHead, ResponseHeadReader, protocol_error};
+use super::settings::HeadLimits;
 
 /// Initial and maximum size of one read, in bytes.
 const MIN_READ: usize = 4 * 1024;
@@ -92,11 +93,12 @@ impl Http1Connection {
     pub(super) async fn send(
         &mut self,
         head: &RequestHead,
+        limits: HeadLimits,
         progress: &Progress,
     ) -> Result<(Response<()>, ResponseBodyState), SendError> {
         poll_fn(|cx| self.poll_unexpected_data(cx)).await.map_err(SendError::Unsent)?;
         let is_written = self.write_head(&head.bytes).await?;
-        let mut reader = ResponseHeadReader::new(head.is_head);
+        let mut reader = ResponseHeadReader::new(head.is_head, limits);
         let parsed = poll_fn(|cx| self.poll_head(cx, &mut reader, progress)).await;
         let ResponseHead { response, framing, keep_alive } = parsed.map_err(SendError::Failed)?;
         let keep_alive = keep_alive && is_written;
@@ -326,8 +328,22 @@ fn write_if_present(head: &mut Vec<u8>, headers: &HeaderMap, name: &header::Head
 }
 
 fn write_header(head: &mut Vec<u8>, name: &str, value: &[u8]) {
-    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+    write_title_case(head, name);
+    for part in [b": ", value, b"\r\n"] {
         head.extend_from_slice(part);
+    }
+}
+
+/// Some upstreams compare names with their case (`Content-Length`), although it has no meaning.
+fn write_title_case(head: &mut Vec<u8>, name: &str) {
+    let start = head.len();
+    head.extend_from_slice(name.as_bytes());
+    let mut is_first = true;
+    for byte in head.get_mut(start..).unwrap_or_default() {
+        if is_first {
+            byte.make_ascii_uppercase();
+        }
+        is_first = *byte == b'-';
     }
 }
 

@@ -9,7 +9,9 @@
 //! | `early_response` | byte stream to an upstream that responds before it has read the request |
 //! | `upgrade` | [`UpgradeResponse`], [`Tunnel`]: WebSocket upgrades |
 //! | `pool` | connection pool of one endpoint |
-//! | `connect` | DNS, TCP, TLS, protocol selection |
+//! | `pinned` | connections with NTLM or Kerberos, reserved for one client |
+//! | `connect` | TLS, protocol selection |
+//! | `addresses` | DNS, TCP, choice between the addresses of a name |
 //! | `h2_connections` | HTTP/2 connections and their streams |
 //! | `liveness_probe` | check of an idle connection before reuse |
 //! | `request_body`, `response_body` | streamed bodies |
@@ -20,6 +22,7 @@
 //! Invariants:
 //! - An HTTP/1.1 connection carries one exchange at a time. It is reused only if both messages were
 //!   complete and no byte was left over (see `pool`).
+//! - A connection that an upstream may have authenticated serves one client only (see `pinned`).
 //! - Bytes that arrive before the next request is written close the connection (see
 //!   `liveness_probe`). Bytes that arrive later are its response, because HTTP/1.1 has no other
 //!   correlation.
@@ -31,6 +34,7 @@
 //! Interim responses (1xx) are read and dropped; they extend the response timeout. Only 101 is
 //! examined.
 
+mod addresses;
 mod body_decoder;
 mod connect;
 mod early_response;
@@ -38,6 +42,7 @@ mod error;
 mod exchange;
 mod http1_connection;
 mod permit;
+mod pinned;
 mod pool;
 mod request_body;
 mod response_body;
@@ -57,13 +62,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::{Request, Response};
 use parking_lot::Mutex;
+use rustls::pki_types::ServerName;
 
-use crate::message::Endpoint;
+use crate::message::{Endpoint, connection_auth};
 
 pub use error::UpstreamError;
+pub use pinned::{Caller, ConnectionOwner, PinnedConnections};
 pub use request_body::{LenientClose, RequestBody};
 pub use response_body::UpstreamBody;
-pub use settings::{Priority, UpstreamSettings};
+pub use settings::{HeadLimits, Priority, UpstreamSettings};
 pub use upgrade::{PendingTunnel, Tunnel, UpgradeResponse};
 
 use connect::{ConnectionPurpose, TlsConnectors};
@@ -90,12 +97,32 @@ impl<B: RequestBody> Upstreams<B> {
         Upstreams { settings, tls: TlsConnectors::new(tls), pools: Mutex::default(), round_robin }
     }
 
+    /// Expects this name in the upstreams' certificates instead of their hosts.
+    #[must_use]
+    pub fn with_server_name(mut self, name: Option<ServerName<'static>>) -> Upstreams<B> {
+        self.tls.server_name = name;
+        self
+    }
+
     /// Sends a request to one of a route's endpoints and returns once the response head has
     /// arrived.
     ///
     /// The request keeps its `Host`; its target may have any form. It must carry no hop-by-hop
     /// headers.
     pub async fn send(
+        &self,
+        caller: impl Into<Caller<B>>,
+        endpoints: &[Endpoint],
+        request: Request<B>,
+    ) -> Result<Response<UpstreamBody<B>>, UpstreamError> {
+        let caller = caller.into();
+        if caller.owner.is_some() || connection_auth::is_in_request(request.headers()) {
+            return Box::pin(self.send_as_owner(caller, endpoints, request)).await;
+        }
+        self.send_pooled(caller.priority, endpoints, request).await
+    }
+
+    async fn send_pooled(
         &self,
         priority: Priority,
         endpoints: &[Endpoint],
@@ -118,17 +145,66 @@ impl<B: RequestBody> Upstreams<B> {
         }
     }
 
-    /// Sends an upgrade request on a new HTTP/1.1 connection. The request carries the `Connection`
-    /// and `Upgrade` headers and is sent once.
+    /// Uses the connection that is pinned to the owner. Without one, a request that authenticates
+    /// its connection gets a new connection, and any other request uses the pool.
+    async fn send_as_owner(
+        &self,
+        Caller { priority, owner }: Caller<B>,
+        endpoints: &[Endpoint],
+        request: Request<B>,
+    ) -> Result<Response<UpstreamBody<B>>, UpstreamError> {
+        let new = LeaseMode::New(ConnectionPurpose::Authentication);
+        let lease = match self.lease_pinned(priority, owner.as_ref(), endpoints).await? {
+            Some(lease) => lease,
+            None if connection_auth::is_in_request(request.headers()) => {
+                self.lease(priority, endpoints, new).await?
+            }
+            None => return self.send_pooled(priority, endpoints, request).await,
+        };
+        let lease = lease.reserve_for(owner.clone());
+        match exchange(lease, request.map(OutgoingBody::new)).await {
+            ExchangeOutcome::Retry(request) => {
+                let lease = self.lease(priority, endpoints, new).await?.reserve_for(owner);
+                exchange(lease, request).await.into_result()
+            }
+            once @ (ExchangeOutcome::Response(_) | ExchangeOutcome::Failed(_)) => {
+                once.into_result()
+            }
+        }
+    }
+
+    /// Sends an upgrade request on a new HTTP/1.1 connection, or on the one that is pinned to the
+    /// owner. The request carries the `Connection` and `Upgrade` headers and is sent once.
     pub async fn send_upgrade(
         &self,
-        priority: Priority,
+        caller: impl Into<Caller<B>>,
         endpoints: &[Endpoint],
         request: Request<()>,
     ) -> Result<UpgradeResponse<B>, UpstreamError> {
-        let lease =
-            self.lease(priority, endpoints, LeaseMode::New(ConnectionPurpose::Tunnel)).await?;
-        upgrade::send_upgrade_request(lease, request).await
+        let Caller { priority, owner } = caller.into();
+        let lease = match self.lease_pinned(priority, owner.as_ref(), endpoints).await? {
+            Some(lease) => lease,
+            None => {
+                self.lease(priority, endpoints, LeaseMode::New(ConnectionPurpose::Tunnel)).await?
+            }
+        };
+        upgrade::send_upgrade_request(lease.reserve_for(owner), request).await
+    }
+
+    /// Leases the owner's connection to one of the endpoints, if there is one.
+    async fn lease_pinned(
+        &self,
+        priority: Priority,
+        owner: Option<&ConnectionOwner<B>>,
+        endpoints: &[Endpoint],
+    ) -> Result<Option<Lease<B>>, UpstreamError> {
+        let is_wanted = |pool: &Arc<Pool<B>>| {
+            endpoints.contains(pool.endpoint()) && Arc::ptr_eq(pool, &self.pool(pool.endpoint()))
+        };
+        match owner.and_then(|owner| owner.take(is_wanted)) {
+            Some(pinned) => Pool::lease_pinned(priority, pinned).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Removes the pools of endpoints that no route uses any more.

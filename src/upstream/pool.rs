@@ -12,25 +12,30 @@
 //!   authenticated users.
 //! - HTTP/1.1 connections are of two types: driven by the exchange itself for requests without a
 //!   body, and driven by hyper for the others.
+//! - A connection that is or may be authenticated never returns to the pool (see `pinned`).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::message::Endpoint;
 use crate::message::endpoint::Transport;
+use crate::message::{Endpoint, connection_auth};
 
+use super::addresses::Addresses;
 use super::connect::{
-    Connection, ConnectionPurpose, HyperConnection, NewConnection, TlsConnectors, connect,
+    Connection, ConnectionPurpose, EndpointTarget, HyperConnection, NewConnection, TlsConnectors,
+    connect,
 };
 use super::error::UpstreamError;
 use super::h2_connections::Http2Connections;
 use super::http1_connection::Http1Connection;
 use super::permit::{ExchangePermit, StreamGuard};
+use super::pinned::{ConnectionOwner, PinnedConnection};
 use super::request_body::RequestBody;
 use super::settings::{Priority, UpstreamSettings};
 
@@ -48,12 +53,13 @@ pub(super) enum LeaseMode {
 }
 
 pub(super) struct Pool<B: RequestBody> {
-    endpoint: Endpoint,
-    tls: TlsConnectors,
+    target: EndpointTarget,
     settings: UpstreamSettings,
     permits: Arc<Semaphore>,
     /// The part of `permits` that [`Priority::Anonymous`] may use.
     anonymous_permits: Arc<Semaphore>,
+    /// One for each idle pinned connection.
+    pin_permits: Arc<Semaphore>,
     /// Held while a connection is opened that other requests will share.
     open_lock: tokio::sync::Mutex<()>,
     /// Without contention: never held across an await, and every worker has its own pools.
@@ -87,11 +93,18 @@ enum IdleConnection<B: RequestBody> {
 pub(super) struct Lease<B: RequestBody> {
     connection: Option<Connection<B>>,
     reused: bool,
-    single_use: bool,
+    after_use: AfterUse<B>,
     pool: Arc<Pool<B>>,
     permit: ExchangePermit,
     /// The permit once it is shared with a request body.
     shared_permit: Option<Arc<ExchangePermit>>,
+}
+
+/// Use of a connection after its exchange.
+enum AfterUse<B: RequestBody> {
+    Pool,
+    Close,
+    Pin(ConnectionOwner<B>),
 }
 
 impl<B: RequestBody> Pool<B> {
@@ -102,10 +115,15 @@ impl<B: RequestBody> Pool<B> {
     ) -> Arc<Pool<B>> {
         let is_http2 = endpoint.transport() != Transport::Http1;
         Arc::new(Pool {
-            endpoint,
-            tls,
+            target: EndpointTarget {
+                endpoint,
+                tls,
+                addresses: Addresses::default(),
+                head_limits: settings.response_head,
+            },
             permits: Arc::new(Semaphore::new(settings.max_connections_per_endpoint)),
             anonymous_permits: Arc::new(Semaphore::new(settings.anonymous_limit())),
+            pin_permits: Arc::new(Semaphore::new(settings.pinned_limit())),
             settings,
             open_lock: tokio::sync::Mutex::new(()),
             state: Mutex::new(PoolState {
@@ -119,7 +137,7 @@ impl<B: RequestBody> Pool<B> {
     }
 
     pub(super) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+        &self.target.endpoint
     }
 
     /// Leases a connection.
@@ -146,8 +164,19 @@ impl<B: RequestBody> Pool<B> {
         permit: ExchangePermit,
     ) -> Lease<B> {
         let pool = Arc::clone(self);
-        let connection = Some(connection);
-        Lease { connection, reused, single_use: false, pool, permit, shared_permit: None }
+        let (connection, after_use) = (Some(connection), AfterUse::Pool);
+        Lease { connection, reused, after_use, pool, permit, shared_permit: None }
+    }
+
+    /// Leases a pinned connection to its owner.
+    pub(super) async fn lease_pinned(
+        priority: Priority,
+        pinned: PinnedConnection<B>,
+    ) -> Result<Lease<B>, UpstreamError> {
+        let (connection, pool) = pinned.into_parts();
+        let permit = pool.acquire_permit(priority).await?;
+        connection.probe.request();
+        Ok(pool.new_lease(Connection::HyperHttp1(connection), true, permit))
     }
 
     /// Number of exchanges in progress.
@@ -159,6 +188,11 @@ impl<B: RequestBody> Pool<B> {
     /// passed.
     pub(super) fn unreachable_since(&self) -> Option<Instant> {
         self.state.lock().unreachable_since.filter(|since| since.elapsed() < COOLDOWN)
+    }
+
+    /// Returns a permit for one idle pinned connection, if any is left.
+    pub(super) fn pin_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.pin_permits).try_acquire_owned().ok()
     }
 
     async fn acquire_permit(&self, priority: Priority) -> Result<ExchangePermit, UpstreamError> {
@@ -195,7 +229,7 @@ impl<B: RequestBody> Pool<B> {
         purpose: ConnectionPurpose,
     ) -> Result<Connection<B>, UpstreamError> {
         self.close_surplus();
-        let is_http2 = purpose != ConnectionPurpose::Tunnel && self.state.lock().is_http2;
+        let is_http2 = !purpose.is_exclusive() && self.state.lock().is_http2;
         match is_http2 {
             true => Box::pin(self.open_shared(priority, purpose)).await,
             false => self.connect(priority, purpose).await,
@@ -237,7 +271,7 @@ impl<B: RequestBody> Pool<B> {
     ) -> Result<Connection<B>, UpstreamError> {
         // Boxed because it is rare: otherwise the state of two handshakes would enlarge every
         // request's future.
-        let connecting = Box::pin(connect(&self.endpoint, &self.tls, purpose));
+        let connecting = Box::pin(connect(&self.target, purpose));
         let opened = timeout(self.settings.connect_timeout, connecting)
             .await
             .unwrap_or(Err(UpstreamError::ConnectionTimeout));
@@ -330,9 +364,7 @@ impl<B: RequestBody> PoolState<B> {
     ) {
         match opened {
             Ok(NewConnection::Shared(_)) => self.is_http2 = true,
-            Ok(NewConnection::Exclusive(_)) => {
-                self.is_http2 &= purpose == ConnectionPurpose::Tunnel
-            }
+            Ok(NewConnection::Exclusive(_)) => self.is_http2 &= purpose.is_exclusive(),
             Err(_) => {}
         }
         self.unreachable_since = match opened {
@@ -347,11 +379,9 @@ impl<B: RequestBody> IdleConnection<B> {
         match (self, purpose) {
             (IdleConnection::Http1(_), ConnectionPurpose::HeadOnly)
             | (IdleConnection::HyperHttp1(_), ConnectionPurpose::Body) => true,
-            (IdleConnection::Http1(_), ConnectionPurpose::Body | ConnectionPurpose::Tunnel)
-            | (
-                IdleConnection::HyperHttp1(_),
-                ConnectionPurpose::HeadOnly | ConnectionPurpose::Tunnel,
-            ) => false,
+            (IdleConnection::Http1(_), ConnectionPurpose::Body)
+            | (IdleConnection::HyperHttp1(_), ConnectionPurpose::HeadOnly)
+            | (_, ConnectionPurpose::Authentication | ConnectionPurpose::Tunnel) => false,
         }
     }
 }
@@ -383,10 +413,34 @@ impl<B: RequestBody> Lease<B> {
         Some(StreamGuard::new(Arc::clone(&stream.slot), permit))
     }
 
-    /// Prevents reuse: the connection was prepared for an upgrade.
+    /// Prevents reuse, except by the owner of the connection.
     pub(super) fn discard_after_use(mut self) -> Lease<B> {
-        self.single_use = true;
+        if let AfterUse::Pool = self.after_use {
+            self.after_use = AfterUse::Close;
+        }
         self
+    }
+
+    /// Restricts later use of the connection to its owner. Without one, it closes after use.
+    pub(super) fn reserve_for(mut self, owner: Option<ConnectionOwner<B>>) -> Lease<B> {
+        self.after_use = owner.map_or(AfterUse::Close, AfterUse::Pin);
+        self
+    }
+
+    /// Removes a connection from the pool whose response shows that it is authenticated. Pins a new
+    /// connection only if the upstream authenticates connections.
+    pub(super) fn restrict(&mut self, response: &HeaderMap) {
+        let is_authenticated = connection_auth::is_in_response(response);
+        match self.after_use {
+            AfterUse::Pool if is_authenticated => {
+                self.after_use = AfterUse::Close;
+                self.remove_shared();
+            }
+            AfterUse::Pin(_) if !is_authenticated && !self.reused => {
+                self.after_use = AfterUse::Close;
+            }
+            AfterUse::Pool | AfterUse::Pin(_) | AfterUse::Close => {}
+        }
     }
 
     /// Ends the exchange and returns the connection to the pool if it is reusable.
@@ -395,17 +449,24 @@ impl<B: RequestBody> Lease<B> {
     /// It does so in the same poll that delivers the end of the response. On a worker's
     /// single-threaded runtime, this has happened when the caller observes that end.
     pub(super) fn release(mut self) {
-        match self.connection.take() {
-            Some(Connection::HyperHttp1(connection)) if self.is_reusable(&connection) => {
+        match (self.connection.take(), &self.after_use) {
+            (Some(Connection::HyperHttp1(connection)), AfterUse::Pool)
+                if connection.sender.is_ready() =>
+            {
                 self.pool.return_idle(IdleConnection::HyperHttp1(connection));
             }
-            Some(Connection::HyperHttp1(connection)) => connection.driver.abort(),
+            (Some(Connection::HyperHttp1(connection)), AfterUse::Pin(owner))
+                if connection.sender.is_ready() =>
+            {
+                owner.keep(connection, &self.pool);
+            }
+            (Some(Connection::HyperHttp1(connection)), _) => connection.driver.abort(),
             // The caller has checked that it is reusable.
-            Some(Connection::Http1(mut connection)) => {
+            (Some(Connection::Http1(mut connection)), AfterUse::Pool) => {
                 connection.shrink();
                 self.pool.return_idle(IdleConnection::Http1(connection));
             }
-            Some(Connection::Http2(_)) | None => {}
+            (Some(Connection::Http1(_) | Connection::Http2(_)) | None, _) => {}
         }
     }
 
@@ -420,14 +481,15 @@ impl<B: RequestBody> Lease<B> {
     /// Ends an exchange without a response. An HTTP/1.1 connection closes. A shared one remains for
     /// its current streams but accepts no new ones, because it may be dead.
     pub(super) fn fail(mut self) {
-        if let Some(Connection::Http2(stream)) = &self.connection {
-            self.pool.state.lock().http2.remove(&stream.slot);
-        }
+        self.remove_shared();
         self.close();
     }
 
-    fn is_reusable(&self, connection: &HyperConnection<B>) -> bool {
-        !self.single_use && connection.sender.is_ready()
+    /// Removes a shared connection from the pool; its current streams continue.
+    fn remove_shared(&self) {
+        if let Some(Connection::Http2(stream)) = &self.connection {
+            self.pool.state.lock().http2.remove(&stream.slot);
+        }
     }
 
     fn close(&mut self) {

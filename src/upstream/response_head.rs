@@ -5,6 +5,8 @@
 //! and a fuzz target compare the two. It is stricter where two parsers could frame one response
 //! differently: both a length and a transfer coding, or codings other than `chunked`.
 
+use std::mem::MaybeUninit;
+
 use bytes::{Buf, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, Version};
@@ -12,12 +14,10 @@ use httparse::{Header, ParserConfig, Status};
 use hyper::ext::ReasonPhrase;
 
 use super::error::UpstreamError;
+use super::settings::HeadLimits;
 
-/// Maximum size of a head in bytes.
-pub(super) const MAX_HEAD: usize = 64 * 1024;
-
-/// Maximum number of headers in a head, and of trailers.
-const MAX_HEADERS: usize = 100;
+/// Number of headers that are parsed without an allocation.
+const COMMON_HEADERS: usize = 100;
 
 /// Maximum number of interim responses (1xx) before the final one. Each one extends the response
 /// timeout: WebDAV servers send a 102 every 20 seconds while they copy.
@@ -41,19 +41,23 @@ pub(super) struct ResponseHead {
     pub(super) keep_alive: bool,
 }
 
+/// A head and its length in bytes; `None` if it is incomplete.
+type ParsedHead = Result<Option<(ResponseHead, usize)>, UpstreamError>;
+
 /// Reads the interim and final responses to one request.
 #[derive(Debug)]
 pub(super) struct ResponseHeadReader {
     /// The request was HEAD: the response has no body.
     is_head: bool,
+    limits: HeadLimits,
     interim: usize,
     /// Number of buffered bytes already scanned without finding the end of a head.
     scanned: usize,
 }
 
 impl ResponseHeadReader {
-    pub(super) fn new(is_head: bool) -> ResponseHeadReader {
-        ResponseHeadReader { is_head, interim: 0, scanned: 0 }
+    pub(super) fn new(is_head: bool, limits: HeadLimits) -> ResponseHeadReader {
+        ResponseHeadReader { is_head, limits, interim: 0, scanned: 0 }
     }
 
     /// Removes the final response head from `buffer`, after any interim ones. Returns `None` while
@@ -70,11 +74,15 @@ impl ResponseHeadReader {
             let read = if may_be_whole { self.parse_head(buffer)? } else { None };
             let Some((head, length)) = read else {
                 self.scanned = buffer.len();
-                return match buffer.len() {
-                    0..MAX_HEAD => Ok(None),
-                    MAX_HEAD.. => Err(protocol_error("the response head is too long")),
+                return if buffer.len() < self.limits.bytes {
+                    Ok(None)
+                } else {
+                    Err(too_long(self.limits))
                 };
             };
+            if length > self.limits.bytes {
+                return Err(too_long(self.limits));
+            }
             buffer.advance(length);
             self.scanned = 0;
             match head.response.status() {
@@ -97,15 +105,44 @@ impl ResponseHeadReader {
         self.interim
     }
 
-    fn parse_head(&self, bytes: &[u8]) -> Result<Option<(ResponseHead, usize)>, UpstreamError> {
-        let mut headers = [const { std::mem::MaybeUninit::uninit() }; MAX_HEADERS];
+    fn parse_head(&self, bytes: &[u8]) -> ParsedHead {
+        let mut headers = [const { MaybeUninit::uninit() }; COMMON_HEADERS];
+        let few = headers.get_mut(..self.limits.headers.min(COMMON_HEADERS)).unwrap_or_default();
+        match self.parse_into(few, bytes) {
+            Err(httparse::Error::TooManyHeaders) if self.limits.headers > COMMON_HEADERS => {
+                let mut many = Box::new_uninit_slice(self.limits.headers);
+                self.parse_into(&mut many, bytes)
+            }
+            parsed => parsed,
+        }
+        .unwrap_or_else(|error| Err(self.parse_error(error)))
+    }
+
+    /// RFC 9112 5.1: a proxy removes whitespace between a name and its colon.
+    fn parse_into<'b>(
+        &self,
+        headers: &mut [MaybeUninit<Header<'b>>],
+        bytes: &'b [u8],
+    ) -> Result<ParsedHead, httparse::Error> {
         let mut parsed = httparse::Response::new(&mut []);
-        let config = ParserConfig::default();
-        let status = config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut headers);
-        let length = match status.map_err(|error| protocol_error(&error.to_string()))? {
-            Status::Complete(length) => length,
-            Status::Partial => return Ok(None),
-        };
+        let mut config = ParserConfig::default();
+        config.allow_spaces_after_header_name_in_responses(true);
+        Ok(match config.parse_response_with_uninit_headers(&mut parsed, bytes, headers)? {
+            Status::Complete(length) => {
+                self.convert(&parsed, bytes).map(|head| Some((head, length)))
+            }
+            Status::Partial => Ok(None),
+        })
+    }
+
+    fn convert(
+        &self,
+        parsed: &httparse::Response<'_, '_>,
+        bytes: &[u8],
+    ) -> Result<ResponseHead, UpstreamError> {
+        if parsed.headers.iter().any(|header| is_padded_framing(header, bytes)) {
+            return Err(protocol_error("whitespace between a framing header and its colon"));
+        }
         let code = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
         let status = code.ok_or_else(|| protocol_error("the response has no status"))?;
         let mut response = Response::new(());
@@ -117,8 +154,55 @@ impl ResponseHeadReader {
         *response.headers_mut() = to_header_map(parsed.headers)?;
         let framing = framing(self.is_head, &mut response)?;
         let keep_alive = framing != Framing::UntilClose && keep_alive(&response);
-        Ok(Some((ResponseHead { response, framing, keep_alive }, length)))
+        Ok(ResponseHead { response, framing, keep_alive })
     }
+
+    fn parse_error(&self, error: httparse::Error) -> UpstreamError {
+        if error == httparse::Error::TooManyHeaders {
+            too_many(self.limits)
+        } else {
+            protocol_error(&error.to_string())
+        }
+    }
+}
+
+impl HeadLimits {
+    /// Checks a head that hyper parsed: its own limits are coarser.
+    pub(super) fn check(self, headers: &HeaderMap) -> Result<(), UpstreamError> {
+        const SEPARATORS: usize = 4;
+        let size = |(name, value): (&HeaderName, &HeaderValue)| {
+            name.as_str().len() + value.len() + SEPARATORS
+        };
+        if headers.len() > self.headers {
+            Err(too_many(self))
+        } else if headers.iter().map(size).sum::<usize>() > self.bytes {
+            Err(too_long(self))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Names the setting that the operator can change.
+fn too_long(limits: HeadLimits) -> UpstreamError {
+    let text = "the response head is longer than limits.response_header_bytes";
+    protocol_error(&format!("{text} ({})", limits.bytes))
+}
+
+/// Names the setting that the operator can change.
+fn too_many(limits: HeadLimits) -> UpstreamError {
+    let text = "the response has more headers than limits.response_headers";
+    protocol_error(&format!("{text} ({})", limits.headers))
+}
+
+/// Whether whitespace follows the name of a framing header. Recipients disagree about whether such a
+/// line counts.
+fn is_padded_framing(header: &Header<'_>, bytes: &[u8]) -> bool {
+    let is_framing = ["content-length", "transfer-encoding"]
+        .iter()
+        .any(|name| header.name.eq_ignore_ascii_case(name));
+    let end = header.name.as_ptr() as usize + header.name.len() - bytes.as_ptr() as usize;
+    is_framing && bytes.get(end) != Some(&b':')
 }
 
 /// Determines the body framing of a response to a request (`is_head`: to HEAD).

@@ -17,6 +17,22 @@ pub struct UpstreamSettings {
     /// Maximum number of exchanges and tunnels in progress. Each takes a connection with HTTP/1.1
     /// and a stream with HTTP/2.
     pub max_connections_per_endpoint: usize,
+    pub response_head: HeadLimits,
+}
+
+/// Limits for a response head, for HTTP/1.1 and HTTP/2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Maximum number of headers.
+    pub headers: usize,
+    /// Maximum size in bytes; in HTTP/2 after decompression.
+    pub bytes: usize,
+}
+
+impl Default for HeadLimits {
+    fn default() -> HeadLimits {
+        HeadLimits { headers: 256, bytes: 64 * 1024 }
+    }
 }
 
 impl Default for UpstreamSettings {
@@ -27,6 +43,7 @@ impl Default for UpstreamSettings {
             idle_timeout: Duration::from_secs(4),
             max_idle_per_endpoint: 64,
             max_connections_per_endpoint: 1024,
+            response_head: HeadLimits::default(),
         }
     }
 }
@@ -35,6 +52,11 @@ impl UpstreamSettings {
     /// Returns the number of permits that anonymous requests may use.
     pub(super) fn anonymous_limit(&self) -> usize {
         self.max_connections_per_endpoint.saturating_sub(self.max_connections_per_endpoint / 4)
+    }
+
+    /// Returns the maximum number of idle pinned connections, which are not counted as exchanges.
+    pub(super) fn pinned_limit(&self) -> usize {
+        self.max_connections_per_endpoint / 4
     }
 }
 

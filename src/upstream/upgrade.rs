@@ -75,8 +75,9 @@ pub(super) async fn send_upgrade_request<B: RequestBody>(
 
 async fn classify_response<B: RequestBody>(
     mut response: Response<hyper::body::Incoming>,
-    lease: Lease<B>,
+    mut lease: Lease<B>,
 ) -> Result<UpgradeResponse<B>, UpstreamError> {
+    lease.restrict(response.headers());
     framing(false, &mut response)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let lease = lease.discard_after_use();

@@ -3,6 +3,7 @@
 mod advisories;
 mod authorize;
 mod client_addr;
+mod connection_auth;
 mod csrf;
 mod ended_sessions;
 mod exchange_ends;

@@ -1,0 +1,118 @@
+//! Connections that an upstream has authenticated (NTLM, Kerberos), reserved for one session on one
+//! client connection.
+//!
+//! Invariants:
+//! - A connection on which credentials for the connection were sent never enters the pool.
+//! - It serves only its owner: the session and the client connection of the request that opened it.
+//! - It closes with the client connection, which owns it.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::session::SessionKey;
+
+use super::connect::HyperConnection;
+use super::pool::Pool;
+use super::request_body::RequestBody;
+use super::settings::Priority;
+
+/// Maximum number of pinned connections per client connection, which needs one per upstream.
+const MAX_PINNED: usize = 4;
+
+/// The pinned connections of one client connection. Empty and without allocation for nearly all.
+pub struct PinnedConnections<B: RequestBody>(OnceLock<Arc<Pins<B>>>);
+
+/// Oldest first. Never locked across an await, and used by one worker.
+type Pins<B> = Mutex<Vec<PinnedConnection<B>>>;
+
+/// An idle authenticated connection.
+pub(super) struct PinnedConnection<B: RequestBody> {
+    connection: HyperConnection<B>,
+    pool: Arc<Pool<B>>,
+    session: Option<SessionKey>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// The only client that may use a connection after its authentication.
+pub struct ConnectionOwner<B: RequestBody> {
+    pins: Weak<Pins<B>>,
+    session: Option<SessionKey>,
+}
+
+/// The client of a request as the upstream connections see it.
+pub struct Caller<B: RequestBody> {
+    pub priority: Priority,
+    /// Owner of connections that this request authenticates. `None` closes them after use.
+    pub owner: Option<ConnectionOwner<B>>,
+}
+
+impl<B: RequestBody> Clone for ConnectionOwner<B> {
+    fn clone(&self) -> Self {
+        ConnectionOwner { pins: Weak::clone(&self.pins), session: self.session }
+    }
+}
+
+impl<B: RequestBody> Default for PinnedConnections<B> {
+    fn default() -> Self {
+        PinnedConnections(OnceLock::new())
+    }
+}
+
+impl<B: RequestBody> PinnedConnections<B> {
+    /// Whether a connection was ever pinned or is about to be.
+    pub fn is_used(&self) -> bool {
+        self.0.get().is_some()
+    }
+
+    /// Returns the owner for requests of `session` on this client connection.
+    pub fn owner(&self, session: Option<SessionKey>) -> ConnectionOwner<B> {
+        ConnectionOwner { pins: Arc::downgrade(self.0.get_or_init(Arc::default)), session }
+    }
+}
+
+impl<B: RequestBody> ConnectionOwner<B> {
+    /// Removes the owner's connection to one of the pools that `is_wanted` accepts.
+    pub(super) fn take(
+        &self,
+        is_wanted: impl Fn(&Arc<Pool<B>>) -> bool,
+    ) -> Option<PinnedConnection<B>> {
+        let pins = self.pins.upgrade()?;
+        let mut pins = pins.lock();
+        let at = pins
+            .iter()
+            .rposition(|pinned| pinned.session == self.session && is_wanted(&pinned.pool))?;
+        let pinned = pins.remove(at);
+        pinned.connection.sender.is_ready().then_some(pinned)
+    }
+
+    /// Keeps the connection for the owner. Closes it if the client has disconnected, or if too many
+    /// connections to the endpoint are pinned.
+    pub(super) fn keep(&self, connection: HyperConnection<B>, pool: &Arc<Pool<B>>) {
+        let (Some(pins), Some(permit)) = (self.pins.upgrade(), pool.pin_permit()) else { return };
+        let (pool, session) = (Arc::clone(pool), self.session);
+        let mut pins = pins.lock();
+        pins.push(PinnedConnection { connection, pool, session, _permit: permit });
+        let surplus = pins.len().saturating_sub(MAX_PINNED);
+        pins.drain(..surplus);
+    }
+}
+
+impl<B: RequestBody> PinnedConnection<B> {
+    pub(super) fn into_parts(self) -> (HyperConnection<B>, Arc<Pool<B>>) {
+        (self.connection, self.pool)
+    }
+}
+
+impl<B: RequestBody> From<Priority> for Caller<B> {
+    fn from(priority: Priority) -> Self {
+        Caller { priority, owner: None }
+    }
+}
+
+impl<B: RequestBody> std::fmt::Debug for PinnedConnections<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PinnedConnections").field("used", &self.is_used()).finish_non_exhaustive()
+    }
+}
