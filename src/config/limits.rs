@@ -63,6 +63,9 @@ pub(super) fn limits(mut section: Reader<'_>) -> Option<Limits> {
     let max_body = section.quantity("max_body", Value(r#""0""#), size::parse);
     let upstream_idle =
         section.quantity("upstream_idle_timeout", Value(r#""5m""#), duration::parse);
+    let response_headers = section.number("response_headers", Value("256"), 16..=10_000);
+    let response_header_bytes =
+        section.quantity("response_header_bytes", Value(r#""64KiB""#), head_size);
     let request = section.quantity("request_timeout", Value(r#""0s""#), duration::parse);
     let tunnel = section.quantity("websocket_idle_timeout", Value(r#""1h""#), duration::parse);
     Some(Limits {
@@ -84,6 +87,8 @@ pub(super) fn limits(mut section: Reader<'_>) -> Option<Limits> {
             upstream_idle: upstream_idle?.value,
             request_timeout: request?.value,
             tunnel_idle: tunnel?.value,
+            response_headers: response_headers?.value,
+            response_header_bytes: response_header_bytes?.value,
         },
     })
 }
@@ -95,6 +100,8 @@ pub(super) fn for_route(mut section: Reader<'_>, default: &BodyLimits) -> Option
     let max = section.optional_quantity("max_body", r#""100MiB""#, size::parse);
     let idle = section.optional_quantity("upstream_idle_timeout", r#""1h""#, duration::parse);
     let request = section.optional_quantity("request_timeout", r#""10m""#, duration::parse);
+    let headers = section.optional_number("response_headers", "1000", 16..=10_000);
+    let header_bytes = section.optional_quantity("response_header_bytes", r#""256KiB""#, head_size);
     let tunnel = section.optional_quantity("websocket_idle_timeout", r#""0s""#, duration::parse);
     Some(BodyLimits {
         timeout: or(timeout?, default.timeout),
@@ -103,6 +110,8 @@ pub(super) fn for_route(mut section: Reader<'_>, default: &BodyLimits) -> Option
         upstream_idle: or(idle?, default.upstream_idle),
         request_timeout: or(request?, default.request_timeout),
         tunnel_idle: or(tunnel?, default.tunnel_idle),
+        response_headers: or(headers?, default.response_headers),
+        response_header_bytes: or(header_bytes?, default.response_header_bytes),
     })
 }
 
@@ -114,7 +123,7 @@ fn memory(text: &str) -> Result<Memory, size::SizeError> {
     if text == "auto" { Ok(Memory::Auto) } else { size::parse(text).map(Memory::Bytes) }
 }
 
-/// Range of `header_bytes`: large enough for a browser's cookies, small enough for one buffer per connection.
+/// Range of sizes of a head: large enough for a browser's cookies, small enough for one buffer per connection.
 const HEAD_BYTES: std::ops::RangeInclusive<u64> = 8 * 1024..=1024 * 1024;
 
 fn head_size(text: &str) -> Result<usize, String> {

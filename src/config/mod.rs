@@ -33,6 +33,7 @@ mod signals;
 mod size;
 mod store;
 mod unknown;
+mod upstream;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

@@ -1,13 +1,12 @@
 //! `[[route]]`: upstream and access rule of a host and path.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::diagnostics::KeyDefault::{Required, Value};
 use super::diagnostics::Span;
 use super::outage::{self, Outage};
 use super::reader::{Field, Reader, TextOrSection, non_empty};
-use super::{duration, limits, route_headers, session_control, size};
+use super::{duration, limits, route_headers, session_control, size, upstream};
 use crate::message::endpoint::Transport;
 use crate::message::host::HostError;
 use crate::message::{
@@ -74,7 +73,8 @@ pub(super) fn route(
     let max_age =
         section.optional_quantity("max_connection_age", r#""4h""#, duration::parse_positive);
     let on_outage = outage::for_route(&mut section);
-    let upstream_ca = section.optional_file("upstream_ca", r#""certs/upstream-ca.pem""#);
+    let options =
+        upstream::options(&mut section, upstreams.as_ref().map(|all| all.value.as_slice()));
     let close_notify = section.flag("require_close_notify", Value("true"));
     let buffer = section.optional_quantity("buffer_requests", r#""1MiB""#, buffer_size);
     let own_session = section.section("session", "route.session");
@@ -87,7 +87,6 @@ pub(super) fn route(
     }
     if let Some(upstreams) = &upstreams {
         upstreams.value.iter().for_each(|upstream| warn_clear_text(&section, upstream));
-        check_upstream_ca(&section, &upstreams.value, upstream_ca.as_ref()?.as_ref());
         check_close_notify(&section, &upstreams.value, close_notify.as_ref()?);
     }
     let (host, rule, on_outage) = (host?, rule?, on_outage?);
@@ -120,7 +119,7 @@ pub(super) fn route(
             max_connection_age: max_age?.map(|age| age.value),
             activity,
             session_control,
-            upstream_ca: upstream_ca?.map(|file| file.value),
+            upstream_options: options?,
             requires_close_notify: close_notify?.value,
             buffer_requests: buffer?.map(|size| size.value),
         },
@@ -388,34 +387,13 @@ fn signals_mode(text: &str) -> Result<SignalsMode, String> {
     known.map(|(mode, _)| mode).ok_or_else(|| super::unknown_value(text, &names))
 }
 
-fn check_upstream_ca(
-    section: &Reader<'_>,
-    upstreams: &[Field<Endpoint>],
-    ca: Option<&Field<PathBuf>>,
-) {
-    if let Some(ca) = ca.filter(|_| !upstreams.iter().any(is_tls)) {
-        section.diagnostics.error(
-            &ca.span,
-            "`upstream_ca` has no effect without an https upstream",
-            "write an https:// upstream, or leave upstream_ca out",
-        );
-    }
-}
-
 fn check_close_notify(section: &Reader<'_>, upstreams: &[Field<Endpoint>], field: &Field<bool>) {
-    if !field.value && !upstreams.iter().any(is_tls) {
+    if !field.value && !upstreams.iter().any(upstream::is_tls) {
         section.diagnostics.error(
             &field.span,
             "`require_close_notify` has no effect without an https upstream",
             "write an https:// upstream, or leave require_close_notify out",
         );
-    }
-}
-
-fn is_tls(upstream: &Field<Endpoint>) -> bool {
-    match upstream.value.transport() {
-        Transport::Tls => true,
-        Transport::Http1 | Transport::Http2 => false,
     }
 }
 

@@ -1,24 +1,22 @@
 //! Connection pools of one worker, one for each set of connection settings.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::route::Route;
+use crate::route::{Route, UpstreamTls};
 use crate::tls::{self, TlsError};
-use crate::upstream::{UpstreamError, UpstreamSettings, Upstreams};
+use crate::upstream::{HeadLimits, UpstreamError, UpstreamSettings, Upstreams};
 
 use super::RequestBody;
 
-/// Routes with the same CA and response timeout share a pool.
+/// Routes with the same TLS settings and limits share a pool.
 #[derive(Default)]
 pub struct UpstreamClusters {
     clusters: Vec<Cluster>,
 }
 
 struct Cluster {
-    ca: Option<PathBuf>,
-    response_timeout: Duration,
+    tls: UpstreamTls,
+    settings: UpstreamSettings,
     upstreams: Upstreams<RequestBody>,
 }
 
@@ -42,23 +40,30 @@ impl UpstreamClusters {
     }
 
     fn find(&self, route: &Route) -> Option<&Cluster> {
+        let settings = settings(route);
         self.clusters.iter().find(|cluster| {
-            cluster.response_timeout == route.response_timeout && cluster.ca == route.upstream_ca
+            cluster.settings == settings && cluster.tls == route.upstream_options.tls
         })
     }
 }
 
 impl Cluster {
+    /// Reads the files of the TLS settings.
     fn new(route: &Route) -> Result<Cluster, TlsError> {
-        let settings = UpstreamSettings {
-            response_timeout: route.response_timeout,
-            ..UpstreamSettings::default()
-        };
-        let trust = tls::client_config(route.upstream_ca.as_deref())?;
-        Ok(Cluster {
-            ca: route.upstream_ca.clone(),
-            response_timeout: route.response_timeout,
-            upstreams: Upstreams::new(settings, &trust),
-        })
+        let (tls, settings) = (route.upstream_options.tls.clone(), settings(route));
+        let config = tls::upstream_config(tls.ca.as_deref(), tls.certificate.as_ref())?;
+        let upstreams = Upstreams::new(settings, &config).with_server_name(tls.server_name.clone());
+        Ok(Cluster { tls, settings, upstreams })
+    }
+}
+
+fn settings(route: &Route) -> UpstreamSettings {
+    UpstreamSettings {
+        response_timeout: route.response_timeout,
+        response_head: HeadLimits {
+            headers: route.limits.response_headers,
+            bytes: route.limits.response_header_bytes,
+        },
+        ..UpstreamSettings::default()
     }
 }

@@ -31,18 +31,22 @@
 //! # }
 //! ```
 
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Uri, Version, request};
 
 use crate::auth::Permit;
 use crate::message::SanitizedHead;
 use crate::message::request_id::X_REQUEST_ID;
 use crate::message::sanitize::SanitizedParts;
+use crate::route::{HostHeader, Route};
 
 use super::forwarded_headers::ForwardedHeaders;
+use super::upstream_origin;
+
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// Number of headers added to each request, identity headers excluded.
-const MAX_ADDED: usize = ForwardedHeaders::COUNT + 4;
+const MAX_ADDED: usize = ForwardedHeaders::COUNT + 6;
 
 /// A request head ready to send to the upstream.
 #[derive(Debug)]
@@ -63,8 +67,9 @@ impl UpstreamHead {
         head: SanitizedHead,
         permit: &Permit,
     ) -> UpstreamHead {
-        let SanitizedParts { method, version, target, headers, request, websocket, .. } =
-            head.into_parts();
+        let SanitizedParts {
+            method, version, target, headers, request, websocket, trailers, ..
+        } = head.into_parts();
         let route = permit.route();
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.method = method;
@@ -75,7 +80,13 @@ impl UpstreamHead {
         parts.headers.reserve(MAX_ADDED + route.identity.headers.len() + route.headers.set.len());
         forwarded_headers.write_to(&mut parts.headers);
         parts.headers.insert(X_REQUEST_ID, request.value().clone());
-        parts.headers.append(header::VIA, via(version));
+        write_options(&mut parts.headers, route);
+        if route.upstream_options.via {
+            parts.headers.append(header::VIA, via(version));
+        }
+        if trailers {
+            parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
         if let Some(identity) = permit.identity() {
             for (name, value) in route.identity.values(identity) {
                 parts.headers.insert(name.clone(), value);
@@ -94,6 +105,21 @@ impl UpstreamHead {
     /// Adds the body.
     pub fn into_request<B>(self, body: B) -> Request<B> {
         Request::from_parts(self.parts, body)
+    }
+}
+
+/// Sets what the upstream options of the route require besides the defaults.
+fn write_options(headers: &mut HeaderMap, route: &Route) {
+    let options = &route.upstream_options;
+    if let Some(prefix) = &options.forwarded_prefix {
+        headers.insert(X_FORWARDED_PREFIX, prefix.clone());
+    }
+    let HostHeader::Upstream = options.host_header else { return };
+    let Some(upstream) = route.upstreams.first() else { return };
+    if let Ok(authority) = HeaderValue::from_str(upstream.authority().as_str())
+        && let Some(public) = headers.insert(header::HOST, authority)
+    {
+        upstream_origin::translate_request(headers, public.as_bytes(), upstream);
     }
 }
 

@@ -9,6 +9,7 @@ mod disguise;
 mod headers;
 mod methods;
 mod session_control;
+mod upstream_options;
 
 pub use activity::{Activity, ActivityFrames};
 pub use headers::RouteHeaders;
@@ -16,9 +17,10 @@ pub use methods::Methods;
 pub use session_control::{
     LogoutPage, SensitiveAction, SessionCommand, SessionControlRules, is_success,
 };
+pub use upstream_options::{ClientCertificate, HostHeader, UpstreamOptions, UpstreamTls};
 
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,8 +64,7 @@ pub struct Route {
     pub max_connection_age: Option<Duration>,
     pub activity: Activity,
     pub session_control: SessionControlRules,
-    /// CA certificates for https upstreams; `None` uses the system's.
-    pub upstream_ca: Option<PathBuf>,
+    pub upstream_options: UpstreamOptions,
     /// Whether an https upstream must end a response of unknown length with close_notify.
     pub requires_close_notify: bool,
     /// Size in bytes up to which request bodies of unknown length are read before they are forwarded; `None`
@@ -155,6 +156,10 @@ pub struct BodyLimits {
     pub request_timeout: Duration,
     /// Longest time without data on a WebSocket in either direction.
     pub tunnel_idle: Duration,
+    /// Maximum number of headers in a response.
+    pub response_headers: usize,
+    /// Maximum size of a response head in bytes.
+    pub response_header_bytes: usize,
 }
 
 /// Handling of paths that two programs can interpret differently.
@@ -419,7 +424,7 @@ mod tests {
             serve_stale_for: None,
             activity: Activity::default(),
             session_control: SessionControlRules::default(),
-            upstream_ca: None,
+            upstream_options: UpstreamOptions::default(),
             requires_close_notify: true,
             buffer_requests: None,
         }

@@ -9,7 +9,9 @@ pub mod hello;
 mod trust;
 
 pub use accept::{HandshakeAcceptor, MAX_CLIENT_HELLO};
-pub use trust::{TrustError, client_config_for_ca, system_client_config};
+pub use trust::{ClientIdentity, TrustError, client_config_for_ca, system_client_config};
+
+use trust::ServerTrust;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -26,6 +28,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::CertificateFiles;
+use crate::route::ClientCertificate;
 
 /// A certificate that cannot be used. The message has the file and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +143,27 @@ impl ServedCertificates {
         };
         self.by_name.get(name).or_else(wildcard).cloned()
     }
+}
+
+/// Returns the client configuration for an upstream: its authorities, else those of the system, and the
+/// certificate that the gateway presents.
+pub fn upstream_config(
+    ca: Option<&Path>,
+    certificate: Option<&ClientCertificate>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let Some(files) = certificate else { return client_config(ca) };
+    let trust = match ca {
+        Some(path) => ServerTrust::from_pem(&read(path)?)
+            .map_err(|error| TlsError::Authority { path: path.to_owned(), error })?,
+        None => ServerTrust::system(),
+    };
+    let key_error = |error: String| TlsError::Key { path: files.key.clone(), error };
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&read(&files.cert)?)
+        .collect::<Result<_, _>>()
+        .map_err(|_| TlsError::NoCertificate { path: files.cert.clone() })?;
+    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?)
+        .map_err(|error| key_error(error.to_string()))?;
+    trust.client_config(Some((chain, key))).map_err(|error| key_error(error.to_string()))
 }
 
 /// Returns a client configuration that trusts the authorities in `ca`, or else those of the system.

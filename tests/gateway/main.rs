@@ -37,5 +37,7 @@ mod token_replay;
 mod tracked_connections;
 mod transfers;
 mod two_gateways;
+mod upstream_heads;
+mod upstream_tls;
 mod user_history;
 mod websocket;

@@ -231,6 +231,8 @@ fn values_are_parsed() {
         upstream_idle: 60 * minutes,
         request_timeout: 20 * minutes,
         tunnel_idle: 5 * minutes,
+        response_headers: 1000,
+        response_header_bytes: 128 << 10,
     };
     assert_eq!(route.limits, other);
     let single = "192.0.2.7/32".parse().expect("a network");
@@ -352,7 +354,7 @@ fn the_reference_file_loads_with_every_optional_key_set() {
     let (config, _) = parse(&text).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(config.session.cookie.domain.as_deref(), Some("example.com"));
     let route = config.routes.iter().next().expect("a route");
-    assert!(route.upstream_ca.is_some() && route.policy.idle.is_some());
+    assert!(route.upstream_options.tls.ca.is_some() && route.policy.idle.is_some());
 }
 
 #[test]

@@ -203,14 +203,20 @@ impl Browser {
         let tls = TokioIo::new(self.connect().await);
         let (response, connection) = if self.h2 {
             let (mut sender, connection) =
-                hyper::client::conn::http2::handshake(TokioExecutor::new(), tls)
+                hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+                    .max_header_list_size(1024 * 1024)
+                    .handshake(tls)
                     .await
                     .expect("HTTP/2");
             let connection = tokio::spawn(connection);
             (sender.send_request(request).await, connection)
         } else {
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(tls).await.expect("HTTP/1.1");
+            let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+                .max_headers(2000)
+                .max_buf_size(1024 * 1024)
+                .handshake(tls)
+                .await
+                .expect("HTTP/1.1");
             let connection = tokio::spawn(connection);
             (sender.send_request(request).await, connection)
         };

@@ -1,0 +1,92 @@
+//! Keys of `[[route]]` about the connection to the upstream and the request head that it receives.
+
+use http::HeaderValue;
+use rustls::pki_types::ServerName;
+
+use super::diagnostics::KeyDefault::Value;
+use super::reader::{Field, Reader};
+use crate::message::Endpoint;
+use crate::message::endpoint::Transport;
+use crate::route::{ClientCertificate, HostHeader, UpstreamOptions, UpstreamTls};
+
+pub(super) fn options(
+    section: &mut Reader<'_>,
+    upstreams: Option<&[Field<Endpoint>]>,
+) -> Option<UpstreamOptions> {
+    let tls = tls(section, upstreams);
+    let host_header = section.text("host_header", Value(r#""client""#), host_header);
+    let via = section.flag("via", Value("true"));
+    let prefix = section.optional("forwarded_prefix", r#""/wiki""#, forwarded_prefix);
+    Some(UpstreamOptions {
+        tls: tls?,
+        host_header: host_header?.value,
+        via: via?.value,
+        forwarded_prefix: prefix?.map(|prefix| prefix.value),
+    })
+}
+
+fn tls(section: &mut Reader<'_>, upstreams: Option<&[Field<Endpoint>]>) -> Option<UpstreamTls> {
+    let ca = section.optional_file("upstream_ca", r#""certs/upstream-ca.pem""#);
+    let name = section.optional("upstream_name", r#""app.internal""#, server_name);
+    let cert = section.optional_file("upstream_cert", r#""certs/gateway.pem""#);
+    let key = section.optional_file("upstream_key", r#""certs/gateway.key""#);
+    let (ca, name, cert, key) = (ca?, name?, cert?, key?);
+    let spans = [
+        ("upstream_ca", ca.as_ref().map(|file| &file.span)),
+        ("upstream_name", name.as_ref().map(|name| &name.span)),
+        ("upstream_cert", cert.as_ref().map(|file| &file.span)),
+        ("upstream_key", key.as_ref().map(|file| &file.span)),
+    ];
+    for (key, span) in spans {
+        if let Some(span) = span.filter(|_| upstreams.is_some_and(|all| !all.iter().any(is_tls))) {
+            section.diagnostics.error(
+                span,
+                format!("`{key}` has no effect without an https upstream"),
+                format!("write an https:// upstream, or leave {key} out"),
+            );
+        }
+    }
+    let certificate = match (cert, key) {
+        (Some(cert), Some(key)) => Some(ClientCertificate { cert: cert.value, key: key.value }),
+        (None, None) => None,
+        (Some(one), None) | (None, Some(one)) => {
+            section.diagnostics.error(
+                &one.span,
+                "`upstream_cert` and `upstream_key` belong together",
+                "write both, or leave both out",
+            );
+            return None;
+        }
+    };
+    Some(UpstreamTls {
+        ca: ca.map(|file| file.value),
+        server_name: name.map(|name| name.value),
+        certificate,
+    })
+}
+
+pub(super) fn is_tls(upstream: &Field<Endpoint>) -> bool {
+    match upstream.value.transport() {
+        Transport::Tls => true,
+        Transport::Http1 | Transport::Http2 => false,
+    }
+}
+
+fn server_name(text: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(text.to_owned())
+        .map_err(|_| format!("`{text}` is no host name; write the name in the certificate"))
+}
+
+fn host_header(text: &str) -> Result<HostHeader, String> {
+    match text {
+        "client" => Ok(HostHeader::Client),
+        "upstream" => Ok(HostHeader::Upstream),
+        other => Err(format!("`{other}` is unknown; write \"client\" or \"upstream\"")),
+    }
+}
+
+fn forwarded_prefix(text: &str) -> Result<HeaderValue, String> {
+    let is_path = text.starts_with('/') && text.len() > 1 && !text.ends_with('/');
+    let value = HeaderValue::from_str(text).ok().filter(|_| is_path && text.is_ascii());
+    value.ok_or_else(|| format!("`{text}` is no path below the host; write \"/wiki\""))
+}
