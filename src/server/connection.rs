@@ -31,6 +31,7 @@ use super::guarded_io::{GuardedIo, Protocol};
 use super::h2_executor::{H2Executor, StreamLimits};
 use super::in_flight::{InFlightRequest, TrackedBody};
 use super::read_proxy_header;
+use super::refusal::RefusalIo;
 use super::scheduling::{HandshakeGate, run_exclusive};
 use super::unread_body::discard;
 
@@ -165,7 +166,8 @@ impl Connection {
             .max_headers(self.limits.configured.headers)
             .max_header_size(self.limits.configured.header_bytes)
             .max_buf_size(READ_BUFFER.max(self.limits.configured.header_bytes));
-        let served = builder.serve_connection(TokioIo::new(guarded_io), service).with_upgrades();
+        let io = RefusalIo::new(guarded_io, Arc::clone(&self.activity));
+        let served = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
         self.drive(pin!(served), http1::UpgradeableConnection::graceful_shutdown).await;
     }
 
@@ -304,6 +306,9 @@ impl Connection {
         if let Err(error) = result {
             if error.is_parse_too_large() {
                 self.metrics().limit(Limit::Headers, Some(self.connection.peer));
+            }
+            if let Some(status) = self.activity.refusal() {
+                self.proxy.log_unreadable(self.connection.peer, status, &error.to_string());
             }
             debug!(peer = %self.connection.peer, %error, "connection ended");
         }

@@ -3,9 +3,10 @@
 //! Requests update it with relaxed atomics only. A single task sleeps until the next possible timeout and
 //! then checks.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -30,6 +31,8 @@ pub(super) struct ConnectionActivity {
     head_started_at: AtomicU64,
     /// Whether the last request left part of its body unread.
     unread_body: AtomicBool,
+    /// Status of the response to an unreadable head; zero if there was none.
+    refusal: AtomicU16,
     resets: Mutex<Gcra>,
     evicted: AtomicBool,
     reset_flood: AtomicBool,
@@ -64,6 +67,7 @@ impl ConnectionActivity {
             idle_since: AtomicU64::new(0),
             head_started_at: AtomicU64::new(0),
             unread_body: AtomicBool::new(false),
+            refusal: AtomicU16::new(0),
             resets: Mutex::new(Gcra::new(now)),
             evicted: AtomicBool::new(false),
             reset_flood: AtomicBool::new(false),
@@ -76,6 +80,21 @@ impl ConnectionActivity {
         if self.is_idle() && self.head_started_at.load(Ordering::Relaxed) == 0 {
             self.head_started_at.store(self.elapsed_millis() + 1, Ordering::Relaxed);
         }
+    }
+
+    /// Whether a head has begun and is not complete.
+    pub(super) fn is_reading_head(&self) -> bool {
+        self.head_started_at.load(Ordering::Relaxed) != 0
+    }
+
+    /// Records the response to an unreadable head.
+    pub(super) fn record_refusal(&self, status: u16) {
+        self.refusal.store(status, Ordering::Relaxed);
+    }
+
+    /// Returns the status of the response to an unreadable head.
+    pub(super) fn refusal(&self) -> Option<StatusCode> {
+        StatusCode::from_u16(self.refusal.load(Ordering::Relaxed)).ok()
     }
 
     /// Records a complete request head.

@@ -29,6 +29,7 @@ mod in_flight;
 #[doc(hidden)]
 pub mod proxy_protocol;
 pub mod redirect;
+mod refusal;
 
 pub use connection::ServerLimits;
 pub use connection_limiter::{ConnectionLimiter, ConnectionLimits};

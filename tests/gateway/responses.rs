@@ -258,6 +258,45 @@ async fn too_many_headers_response_has_the_common_headers() {
     assert!(metrics.contains(counted), "{metrics}");
 }
 
+/// The HTTP library refuses these before the request handler is called.
+#[tokio::test]
+async fn an_unreadable_request_gets_a_reason_and_is_counted() {
+    let (upstream, gateway) = start(TALKATIVE, "").await;
+    let browser = Browser::new(&gateway);
+    let long = "x".repeat(40_000);
+    for (number, (line, status, reason)) in [
+        ("GET /public?query=up{job=\"x\"} HTTP/1.1\r\n", "400 Bad Request", "%22"),
+        ("GET /public?a=<b> HTTP/1.1\r\n", "400 Bad Request", "%3C"),
+        ("GET /public HTTP/1.1\r\nBad Name: 1\r\n", "400 Bad Request", "malformed"),
+        (
+            &*format!("GET /public HTTP/1.1\r\nX-Long: {long}\r\n"),
+            "431 Request Header Fields Too Large",
+            "cookies",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let answer = browser.send_raw(format!("{line}Host: app.test\r\n\r\n").as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{answer}");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        assert!(body.contains(reason) && body.ends_with('\n'), "{answer}");
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{answer}");
+        let code = status.split(' ').next().expect("a code");
+        let count = if code == "400" { number + 1 } else { 1 };
+        let counted =
+            format!("doorward_requests_total{{verdict=\"malformed\",status=\"{code}\"}} {count}");
+        assert!(gateway.metrics().await.contains(&counted), "{counted}");
+    }
+    assert!(upstream.heads().is_empty());
+    // Characters that only some programs refuse pass unchanged.
+    let mut browser = Browser::new(&gateway);
+    for query in ["/public?query=up{job='x'}", "/public?a=[1]|^`b\\"] {
+        browser.fetch(query).await;
+        assert!(upstream.last_head().starts_with(&format!("GET {query} HTTP/1.1")), "{query}");
+    }
+}
+
 /// RFC 9110, section 15.5.6.
 #[tokio::test]
 async fn unsupported_method_is_405_with_allow() {
