@@ -52,6 +52,7 @@ ROUTE = """
 host = "{host}"
 upstream = "{upstream}"
 access = "{access}"
+{keys}
 """
 
 USER = "alice"
@@ -65,6 +66,7 @@ class Route:
     host: str
     upstream: str
     access: str = "session"
+    keys: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
