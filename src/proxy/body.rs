@@ -14,6 +14,7 @@ use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::connections::{
     ClientBody, CloseHandle, CloseReason, ConnectionGuard, ConnectionPolicy, ConnectionRegistry,
@@ -294,6 +295,8 @@ pub struct TimedBody {
     /// Created on the first wait.
     progress: Option<Box<ProgressTimeout>>,
     deadline: Option<Box<BodyDeadline>>,
+    /// The stop of the gateway, for a body without an end of its own.
+    stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 /// A deadline with its timer.
@@ -359,7 +362,13 @@ impl TimedBody {
                 kind: deadline.kind,
             })
         });
-        TimedBody { body, idle_timeout, progress: None, deadline }
+        TimedBody { body, idle_timeout, progress: None, deadline, stop: None }
+    }
+
+    /// Ends the body at the stop of the gateway, so that an event stream does not hold up the drain.
+    pub(super) fn until(mut self, stop: Option<CancellationToken>) -> TimedBody {
+        self.stop = stop.map(|stop| Box::pin(stop.cancelled_owned()));
+        self
     }
 
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<ResponseBodyError> {
@@ -376,6 +385,9 @@ impl TimedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
         if let Poll::Ready(error) = self.poll_expired(cx) {
             return Poll::Ready(Some(Err(error)));
+        }
+        if self.stop.as_mut().is_some_and(|stop| stop.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(None);
         }
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Pending => self.poll_idle(cx),

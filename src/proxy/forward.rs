@@ -194,7 +194,8 @@ impl Proxy {
         };
         let (response, tracked) = sent.map_err(|error| client_fault(error, outcome.as_deref()))?;
         entry.record_upstream_response(response.body().endpoint());
-        let (deadline, is_activity) = match is_event_stream(&response) {
+        let is_event_stream = is_event_stream(&response);
+        let (deadline, is_activity) = match is_event_stream {
             // Programs keep event streams open without any action of the user.
             true => (deadlines.connection_age, false),
             false => (deadlines.earliest(), outgoing.is_activity),
@@ -208,7 +209,9 @@ impl Proxy {
             None if response.body().is_end_stream() => None,
             None => self.track_delayed(permit, reporter),
         };
-        let response = response.map(|body| response_body(body, route, tracking, deadline));
+        let stop = is_event_stream.then(|| self.tunnels.stop.clone());
+        let timed = |body| TimedBody::new(body, route.limits.upstream_idle, deadline).until(stop);
+        let response = response.map(|body| response_body(timed(body), tracking));
         Ok(PendingResponse::from_upstream(response, permit))
     }
 
@@ -329,14 +332,8 @@ impl Deadlines {
     }
 }
 
-/// The body of an upstream response, with its timeouts and its tracking.
-pub(super) fn response_body(
-    body: UpstreamBody,
-    route: &Route,
-    tracking: Option<Tracking>,
-    deadline: Option<Deadline>,
-) -> ResponseBody {
-    let timed = TimedBody::new(body, route.limits.upstream_idle, deadline);
+/// The body of an upstream response with its tracking.
+pub(super) fn response_body(timed: TimedBody, tracking: Option<Tracking>) -> ResponseBody {
     match tracking {
         Some(tracking) => ResponseBody::Tracked(timed, tracking),
         None => ResponseBody::Upstream(timed),

@@ -27,7 +27,7 @@ use crate::upstream::{PendingTunnel, UpgradeResponse};
 use super::Proxy;
 use super::access_log::AccessLogEntry;
 use super::activity_reporter::ActivityReporter;
-use super::body::{RequestBody, ResponseBody, Tracking};
+use super::body::{RequestBody, ResponseBody, TimedBody, Tracking};
 use super::forward::{self, OutgoingRequest, Upgrade, closed, response_body};
 use super::frames::FrameScanner;
 use super::local_response::ForwardError;
@@ -95,7 +95,9 @@ impl Proxy {
             UpgradeResponse::Declined(response) => {
                 let deadline = forward::Deadlines::new(permit).connection_age;
                 let tracking = tracked.map(|guard| Tracking::now(guard, None));
-                let response = response.map(|body| response_body(body, route, tracking, deadline));
+                let idle = route.limits.upstream_idle;
+                let timed = |body| TimedBody::new(body, idle, deadline);
+                let response = response.map(|body| response_body(timed(body), tracking));
                 return Ok(PendingResponse::from_upstream(response, permit));
             }
         };

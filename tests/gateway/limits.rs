@@ -472,6 +472,35 @@ async fn tunnel_whose_client_reads_nothing_ends() {
 }
 
 #[tokio::test]
+async fn shutdown_ends_event_streams_at_once() {
+    let events = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    for is_public in [true, false] {
+        let upstream = Upstream::with_response(events).await;
+        let address = upstream.address;
+        let routes = if is_public { public(address) } else { session_route(address) };
+        let gateway = Gateway::start(Setup { routes, ..Setup::default() });
+        let mut browser = Browser::new(&gateway);
+        browser.log_in("alice").await;
+        let mut stream = browser.connect().await;
+        let cookie = format!("{SESSION}={}", browser.token());
+        let head = format!("GET / HTTP/1.1\r\nHost: app.test\r\nCookie: {cookie}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        let mut received = String::new();
+        while !received.contains("hello") {
+            let mut buffer = [0; 1024];
+            let read = timeout(TIMEOUT, stream.read(&mut buffer)).await.expect("in time");
+            received.push_str(&String::from_utf8_lossy(&buffer[..read.expect("open")]));
+        }
+        let begun = Instant::now();
+        let stopping = tokio::task::spawn_blocking(move || gateway.stop());
+        let rest = read_to_end(&mut stream).await;
+        assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
+        stopping.await.expect("stopped");
+        assert!(begun.elapsed() < Duration::from_millis(1_900), "before the end of the drain");
+    }
+}
+
+#[tokio::test]
 async fn shutdown_sends_1001_to_tunnels_and_waits_for_them() {
     let (address, mut connections) = raw_upstream().await;
     let gateway = start(public(address), "");
