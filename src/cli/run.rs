@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::app::{self, Preflight, Running};
 use crate::clock::Clock;
@@ -36,7 +36,14 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     for warning in Preflight::run(&config, Timestamp::now()).warnings {
         warn!(event = "config.warning", "{warning}");
     }
-    let running = app::start(config, Clock::System, Some(log.access_log()))?;
+    let running = match app::start(config, Clock::System, Some(log.access_log())) {
+        Ok(running) => running,
+        Err(error) => {
+            // In the format of the log, so that a collector does not lose it.
+            error!(event = "gateway.start-failed", "{error}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
     let all_alive = until_stopped(running)?;
     info!(event = "gateway.stopped");
     Ok(if all_alive { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -119,8 +119,21 @@ impl<'a> Diagnostics<'a> {
             let line = self.line(&error.span());
             if lines.len() < SYNTAX_ERRORS && !lines.contains(&line) {
                 lines.push(line);
-                self.error(&error.span(), error.message(), "");
+                let (message, help) = self.syntax_message(error);
+                self.error(&error.span(), message, help);
             }
+        }
+    }
+
+    /// Names the key of a duplicate, which the parser does not.
+    fn syntax_message(&self, error: &toml::de::Error) -> (String, &'static str) {
+        let key = error.span().and_then(|span| self.source.get(span));
+        match key.filter(|_| error.message() == "duplicate key") {
+            Some(key) => (
+                format!("the key `{}` is set twice in this section", key.trim()),
+                "keep one of them",
+            ),
+            None => (error.message().to_owned(), ""),
         }
     }
 

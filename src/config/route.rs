@@ -136,6 +136,10 @@ fn buffer_size(text: &str) -> Result<usize, String> {
 }
 
 fn pattern(text: &str) -> Result<HostPattern, String> {
+    if let Some((_, rest)) = text.split_once("://") {
+        let name = rest.split(['/', ':']).next().unwrap_or_default();
+        return Err(format!("`{text}` is a URL; write only the name, \"{name}\""));
+    }
     HostPattern::parse(text).map_err(|error| match error {
         HostError::Port => {
             format!("`{text}` has a port, but a route applies to all ports; write the name")

@@ -31,11 +31,28 @@ pub struct Sockets {
 /// A failed bind.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot listen on {address}: {error}; is the port taken, or below 1024 without the right to use it?"
+    "cannot listen on {address}: {error}; {}", remedy(.error)
 )]
 pub struct BindError {
     pub address: SocketAddr,
     pub error: io::Error,
+}
+
+/// Returns what to do about an address that cannot be used.
+#[allow(clippy::wildcard_enum_match_arm, reason = "not our enum, and it grows")]
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another program has this port; stop it (`ss -ltnp` names it), or write another port"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need a right: with systemd AmbientCapabilities=CAP_NET_BIND_SERVICE, or write a port above 1023"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine does not have the address; write one of its own, or 0.0.0.0"
+        }
+        _ => "write another address",
+    }
 }
 
 /// Binds `address` once per worker. Port 0 selects a free port.
