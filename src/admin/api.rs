@@ -1,5 +1,7 @@
 //! The responses of the admin API.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -13,6 +15,7 @@ use crate::store::{Advice, Durability, FlushCause, RedisStats, Unavailable};
 use crate::telemetry::StoreStats;
 use crate::telemetry::process::ProcessStats;
 
+use super::reload::{ReloadMode, ReloadReport};
 use super::{Admin, Scope};
 
 /// Maximum number of sessions in one listing.
@@ -80,6 +83,7 @@ impl Admin {
             }
             (&Method::POST, "/revoke", Scope::Operator { uid }) => self.revoke(&query, uid).await,
             (&Method::POST, "/forget", Scope::Operator { .. }) => self.forget(&query).await,
+            (&Method::POST, "/reload", Scope::Operator { .. }) => self.reload(&query).await,
             (_, _, Scope::Monitor | Scope::Operator { .. }) => {
                 text(StatusCode::NOT_FOUND, "not found\n")
             }
@@ -90,19 +94,20 @@ impl Admin {
         if self.draining.is_cancelled() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "not ready: stopping\n");
         }
-        match self.sessions.store().ping().await {
+        match self.sessions().store().ping().await {
             Ok(()) => text(StatusCode::OK, "ready\n"),
             Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {error}\n")),
         }
     }
 
     fn metrics(&self) -> TextResponse {
-        let metrics = &self.sessions.shared().metrics;
-        if let Some(stats) = self.sessions.store().stats() {
+        let sessions = self.sessions();
+        let metrics = &sessions.shared().metrics;
+        if let Some(stats) = sessions.store().stats() {
             metrics.update_store(&store_stats(stats));
         }
         metrics.update_process(ProcessStats::read());
-        if let Some(audit) = &self.sessions.shared().events.audit {
+        if let Some(audit) = &sessions.shared().events.audit {
             metrics.update_audit(audit.stats());
         }
         let mut response = text(StatusCode::OK, &metrics.render());
@@ -113,8 +118,8 @@ impl Admin {
 
     async fn list(&self, query: &str) -> TextResponse {
         let sessions = match query_parameter(query, "user") {
-            Some(user) => self.sessions.list_user_sessions(&self.account(user)).await,
-            None => self.sessions.list_all_sessions(LIST_LIMIT).await,
+            Some(user) => self.sessions().list_user_sessions(&self.account(user)).await,
+            None => self.sessions().list_all_sessions(LIST_LIMIT).await,
         };
         json_response(
             sessions.map(|list| json!(list.iter().map(SessionView::from).collect::<Vec<_>>())),
@@ -122,7 +127,7 @@ impl Admin {
     }
 
     async fn show(&self, handle: &str) -> TextResponse {
-        match self.sessions.find_session(handle).await {
+        match self.sessions().find_session(handle).await {
             Ok(Some(session)) => json_response(Ok(json!(SessionView::from(&session)))),
             Ok(None) => not_found(handle),
             Err(error) => json_response(Err(error)),
@@ -147,8 +152,8 @@ impl Admin {
             RevokeTarget::User(user) => self.revoke_user(user, cause).await,
             RevokeTarget::Session(handle) => self.revoke_one(&handle, cause).await,
             RevokeTarget::All => {
-                let revoker = &self.sessions.revoker;
-                let revoked = revoker.revoke_all_sessions(cause, LIST_LIMIT).await;
+                let sessions = self.sessions();
+                let revoked = sessions.revoker.revoke_all_sessions(cause, LIST_LIMIT).await;
                 revocation_response("all", true, revoked)
             }
         }
@@ -157,9 +162,9 @@ impl Admin {
     /// Revokes the sessions of a name without an account too, because sessions of a deleted account may
     /// still exist.
     async fn revoke_user(&self, name: String, cause: EndCause) -> TextResponse {
-        let account = self.sessions.shared().login_methods.user(&name);
+        let account = self.sessions().shared().login_methods.user(&name);
         let (is_known, user) = (account.is_some(), account.unwrap_or(name));
-        let revoked = self.sessions.revoker.revoke_user_sessions(&user, None, cause).await;
+        let revoked = self.sessions().revoker.revoke_user_sessions(&user, None, cause).await;
         revocation_response(&user, is_known, revoked)
     }
 
@@ -170,24 +175,40 @@ impl Admin {
         };
         let user = self.account(user);
         json_response(
-            self.sessions.histories.delete(&user).await.map(|()| json!({ "forgotten": user })),
+            self.sessions().histories.delete(&user).await.map(|()| json!({ "forgotten": user })),
         )
+    }
+
+    /// Reloads on another thread, because files are read. A configuration with problems gets a 422.
+    async fn reload(&self, query: &str) -> TextResponse {
+        let mode = match query_parameter(query, "dry_run") {
+            Some(_) => ReloadMode::DryRun,
+            None => ReloadMode::Apply,
+        };
+        let reload = Arc::clone(&self.reload);
+        let reloaded = tokio::task::spawn_blocking(move || reload(mode)).await;
+        let report = reloaded.unwrap_or_else(|error| ReloadReport::failed(vec![error.to_string()]));
+        let mut response = json_response(Ok(json!(report)));
+        if !report.is_ok() {
+            *response.status_mut() = StatusCode::UNPROCESSABLE_ENTITY;
+        }
+        response
     }
 
     /// Returns the name in the spelling of the account, which session records have: `Alice` may be `alice`.
     /// A name without an account is unchanged, because sessions of a deleted account may still exist.
     fn account(&self, name: String) -> String {
-        self.sessions.shared().login_methods.user(&name).unwrap_or(name)
+        self.sessions().shared().login_methods.user(&name).unwrap_or(name)
     }
 
     async fn revoke_one(&self, handle: &str, cause: EndCause) -> TextResponse {
-        let found = match self.sessions.find_session(handle).await {
-            Err(error) => self.sessions.cached_session_by_handle(handle).map(Some).ok_or(error),
+        let found = match self.sessions().find_session(handle).await {
+            Err(error) => self.sessions().cached_session_by_handle(handle).map(Some).ok_or(error),
             found => found,
         };
         match found {
             Ok(Some(session)) => {
-                let ended = self.sessions.revoker.end_session(&session, cause).await;
+                let ended = self.sessions().revoker.end_session(&session, cause).await;
                 let revoked = ended.map(|durability| ConfirmedRevocation { durability, ended: 1 });
                 revocation_response(handle, true, revoked)
             }

@@ -6,8 +6,10 @@
 //! | socket (0600) | `GET /sessions[?user=U]`, `GET /sessions/HANDLE` | lists sessions |
 //! | socket | `POST /revoke?user=U`, `?session=HANDLE`, `?all` | ends sessions |
 //! | socket | `POST /forget?user=U` | deletes the history and the notices of a user |
+//! | socket | `POST /reload[?dry_run]` | reloads the configuration, or reports what would change |
 
 mod api;
+mod reload;
 
 use std::convert::Infallible;
 use std::fs::{DirBuilder, Permissions};
@@ -17,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use data_encoding::HEXLOWER;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -30,11 +33,14 @@ use crate::secret::random_bytes;
 use crate::sessions::Sessions;
 
 pub use api::SessionView;
+pub use reload::{Reload, ReloadMode, ReloadReport};
 
 /// The admin API.
 #[derive(Clone)]
 pub struct Admin {
-    sessions: Sessions,
+    /// Session services under the current configuration.
+    sessions: Arc<ArcSwap<Sessions>>,
+    reload: Reload,
     /// Cancelled when the gateway begins to stop.
     draining: CancellationToken,
 }
@@ -61,8 +67,16 @@ pub enum SocketError {
 }
 
 impl Admin {
-    pub fn new(sessions: Sessions, draining: CancellationToken) -> Admin {
-        Admin { sessions, draining }
+    pub fn new(
+        sessions: Arc<ArcSwap<Sessions>>,
+        reload: Reload,
+        draining: CancellationToken,
+    ) -> Admin {
+        Admin { sessions, reload, draining }
+    }
+
+    fn sessions(&self) -> Arc<Sessions> {
+        self.sessions.load_full()
     }
 
     /// Serves monitors on a port until the task is dropped.

@@ -8,13 +8,12 @@ use parking_lot::Mutex;
 
 use crate::audit::AuditLog;
 use crate::clock::Clock;
-use crate::config::{self, Config, RedisLocation, StoreLocation};
+use crate::config::{self, Config, RedisLocation, Signals, StoreLocation};
 use crate::identity::{Directory, LoginMethod, LoginMethods, PasswordLogin, PasswordSettings};
-use crate::message::CookieNames;
 use crate::proxy::MemoryLoad;
 use crate::secret::KeyRing;
-use crate::server::{ConnectionLimiter, ConnectionLimits, ServerLimits};
-use crate::sessions::{Sessions, Shared, SharedParts};
+use crate::server::ConnectionLimiter;
+use crate::sessions::{Shared, SharedParts};
 use crate::store::{RedisSettings, Store};
 use crate::telemetry::{AccessLogWriter, Metrics};
 use crate::tls::{Certificates, HandshakeAcceptor};
@@ -22,7 +21,7 @@ use crate::tls::{Certificates, HandshakeAcceptor};
 use super::geoip_files::GeoIpFiles;
 use super::snapshot::Snapshot;
 use super::start_error::StartError;
-use super::{keys, notify, rlimit, secrets};
+use super::{keys, notify, secrets};
 
 /// Environment variables that hold the store passwords if no file is configured.
 const STORE_PASSWORD: &str = "DOORWARD_STORE_PASSWORD";
@@ -36,7 +35,7 @@ pub(super) struct Components {
     /// Shared, so that every worker resumes the TLS sessions of the others.
     pub(super) acceptor: HandshakeAcceptor,
     pub(super) login: Option<Arc<PasswordLogin>>,
-    pub(super) limits: Arc<ServerLimits>,
+    pub(super) limiter: Arc<ConnectionLimiter>,
     pub(super) memory_load: Arc<MemoryLoad>,
     pub(super) access_log: Option<AccessLogWriter>,
     geoip_files: Mutex<GeoIpFiles>,
@@ -63,33 +62,21 @@ impl Components {
         };
         let metrics = Metrics::default();
         let notifier = notify::start(config, &metrics)?;
+        let login_methods =
+            LoginMethods::new(login.clone().map(LoginMethod::Password).into_iter().collect());
         let store = open_store(config, clock.clone())?;
-        let shared = Arc::new(Shared::new(SharedParts {
-            cache: store.session_cache(),
-            keys,
-            clock,
-            policy: config.session.policy.clone(),
-            max_per_user: config.session.max_per_user,
-            cookies: CookieNames::new(config.session.cookie.clone()),
-            login_methods: LoginMethods::new(
-                login.clone().map(LoginMethod::Password).into_iter().collect(),
-            ),
-            login_limits: config.login.limits,
-            metrics,
-            connection_limits: config.long_lived.into(),
-            audit,
-            notifier,
-            risk: config.signals.settings.clone(),
-        }));
+        let parts = SharedParts::new(&store, keys, clock, config.into());
+        let shared = SharedParts { login_methods, metrics, audit, notifier, ..parts };
+        let shared = Arc::new(Shared::new(shared));
         let mut geoip_files = GeoIpFiles::new(&config.signals);
-        shared.risk.geoip.store(Arc::new(geoip_files.reload_if_changed().unwrap_or_default()));
+        shared.geoip.store(Arc::new(geoip_files.reload_if_changed().unwrap_or_default()));
         let certificates = Certificates::load(&config.certificates)?;
         let components = Components {
             store,
             acceptor: HandshakeAcceptor::new(certificates.server_config()?),
             certificates,
             login,
-            limits: Arc::new(limits(snapshot)),
+            limiter: Arc::new(ConnectionLimiter::new(snapshot.connection_limits())),
             memory_load: Arc::default(),
             access_log: access_log.filter(|_| config.log.requests),
             geoip_files: Mutex::new(geoip_files),
@@ -106,17 +93,21 @@ impl Components {
         }
     }
 
+    /// Loads other GeoIP databases if the configuration names others.
+    pub(super) fn reconfigure_geoip(&self, running: &Signals, new: &Signals) {
+        if (&running.country_db, &running.asn_db) != (&new.country_db, &new.asn_db) {
+            let mut files = self.geoip_files.lock();
+            *files = GeoIpFiles::new(new);
+            self.shared.geoip.store(Arc::new(files.reload_if_changed().unwrap_or_default()));
+        }
+    }
+
     /// Reloads the GeoIP databases that changed.
     pub(super) fn reload_geoip(&self) {
         let mut files = self.geoip_files.lock();
         if let Some(geoip) = files.reload_if_changed() {
-            self.shared.risk.geoip.store(Arc::new(geoip));
+            self.shared.geoip.store(Arc::new(geoip));
         }
-    }
-
-    /// Returns session services with a store handle for the calling runtime.
-    pub(super) fn sessions(&self) -> Sessions {
-        Sessions::new(self.store.for_worker(), Arc::clone(&self.shared))
     }
 }
 
@@ -137,21 +128,6 @@ fn password_login(
     let settings = PasswordSettings { min_length, is_changeable, ..PasswordSettings::default() };
     let login = PasswordLogin::new(Arc::new(users), settings, keys.login().clone());
     login.map(Arc::new).map_err(|error| StartError::Login(error.to_string()))
-}
-
-fn limits(snapshot: &Snapshot) -> ServerLimits {
-    let configured = snapshot.config.limits.clone();
-    let connection_limits = ConnectionLimits {
-        connections: rlimit::max_connections(configured.connections),
-        per_network: configured.connections_per_network,
-        rate: configured.connection_rate,
-    };
-    ServerLimits {
-        limiter: Arc::new(ConnectionLimiter::new(connection_limits)),
-        proxy_protocol: snapshot.config.server.proxy_protocol,
-        fingerprints: snapshot.fingerprints,
-        configured,
-    }
 }
 
 fn open_store(config: &Config, clock: Clock) -> Result<Store, StartError> {

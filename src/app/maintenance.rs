@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::net::TcpListener;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use zeroize::Zeroizing;
@@ -16,11 +16,11 @@ use crate::admin::{self, Admin};
 use crate::identity::AccountChange;
 use crate::secret::sha256;
 use crate::server::listener::BindError;
-use crate::sessions::{EndCause, Sessions};
+use crate::sessions::{self, EndCause, Sessions};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
 
-use super::components::Components;
+use super::gateway::Gateway;
 use super::snapshot::Snapshot;
 use super::start_error::StartError;
 use super::{keys, memory};
@@ -29,36 +29,29 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Runs until `stop` is cancelled; `/ready` fails once `draining` is. Sends the address of the admin port, or the start error, on `ready`.
 pub(super) async fn run(
-    components: Arc<Components>,
-    snapshot: Arc<Snapshot>,
+    gateway: Arc<Gateway>,
     [stop, draining]: [CancellationToken; 2],
     ready: Sender<Result<Option<SocketAddr>, StartError>>,
 ) {
-    let sessions = components.sessions();
-    let listening = listen(&snapshot, &sessions, draining).await;
+    let listening = listen(&gateway, draining).await;
     let failed = listening.is_err();
     if ready.send(listening).is_err() || failed {
         return;
     }
     let mut maintenance = Maintenance {
-        components: Arc::clone(&components),
-        snapshot: Arc::clone(&snapshot),
-        sessions,
+        gateway: Arc::clone(&gateway),
         keys_hash: [0; 32],
         last_error: String::new(),
         geoip_reload: None,
         expiry_check: None,
     };
     // Separate tasks: a slow file must not delay the close of a revoked session's connections.
-    let sessions = maintenance.sessions.clone();
-    let revalidator = tokio::spawn(async move { sessions.revalidate_connections().await });
-    let sessions = maintenance.sessions.clone();
-    let follower = tokio::spawn(async move { sessions.follow_changes().await });
-    if let Some(limit) = memory::limit(snapshot.config.limits.memory) {
-        let (overload, limiter) =
-            (Arc::clone(&components.memory_load), Arc::clone(&components.limits.limiter));
-        tokio::spawn(memory::MemoryMonitor { limit, overload, limiter }.run());
-    }
+    let mut tasks = JoinSet::new();
+    let sessions = Arc::clone(&gateway.sessions);
+    tasks.spawn(async move { sessions::revalidate_connections(&sessions).await });
+    let sessions = gateway.sessions.load_full();
+    tasks.spawn(async move { sessions::follow_changes(&sessions).await });
+    tasks.spawn(watch_memory(Arc::clone(&gateway)));
     let mut tick = tokio::time::interval(TICK);
     loop {
         tokio::select! {
@@ -66,20 +59,29 @@ pub(super) async fn run(
             _ = tick.tick() => maintenance.run().await,
         }
     }
-    revalidator.abort();
-    follower.abort();
-    if let Err(error) = components.store.close().await {
+    tasks.abort_all();
+    if let Err(error) = gateway.components.store.close().await {
         error!(event = "store.close-failed", %error, "the store did not close cleanly");
     }
-    remove_socket(&snapshot);
+    remove_socket(&gateway.snapshot.load());
+}
+
+async fn watch_memory(gateway: Arc<Gateway>) {
+    let components = &gateway.components;
+    let (overload, limiter) =
+        (Arc::clone(&components.memory_load), Arc::clone(&components.limiter));
+    let limit = || gateway.snapshot.load().memory_limit;
+    memory::MemoryMonitor { overload, limiter }.run(limit).await;
 }
 
 async fn listen(
-    snapshot: &Snapshot,
-    sessions: &Sessions,
+    gateway: &Arc<Gateway>,
     draining: CancellationToken,
 ) -> Result<Option<SocketAddr>, StartError> {
-    let admin = Admin::new(sessions.clone(), draining);
+    let reloaded = Arc::clone(gateway);
+    let reload = Arc::new(move |mode| reloaded.reload(mode));
+    let admin = Admin::new(Arc::clone(&gateway.sessions), reload, draining);
+    let snapshot = gateway.snapshot.load_full();
     if let Some(path) = &snapshot.config.admin.socket {
         tokio::spawn(admin.clone().serve_socket(admin::bind_socket(path).await?));
     }
@@ -100,9 +102,7 @@ fn remove_socket(snapshot: &Snapshot) {
 
 /// Periodic work. If a file cannot be read, the values loaded before stay in use.
 struct Maintenance {
-    components: Arc<Components>,
-    snapshot: Arc<Snapshot>,
-    sessions: Sessions,
+    gateway: Arc<Gateway>,
     /// SHA-256 of the keys file as loaded last; zeros before the first load.
     keys_hash: [u8; 32],
     /// Errors logged last, so that a broken file is logged once and not every second.
@@ -113,15 +113,19 @@ struct Maintenance {
 }
 
 impl Maintenance {
+    fn sessions(&self) -> Arc<Sessions> {
+        self.gateway.sessions.load_full()
+    }
+
     async fn run(&mut self) {
         let mut errors = Vec::new();
         self.reload_users().await;
-        self.sessions.revoker.retry_pending().await;
+        self.sessions().revoker.retry_pending().await;
         self.reload_keys(&mut errors);
-        match self.components.certificates.reload() {
+        match self.gateway.components.certificates.reload() {
             Ok(true) => {
                 info!(event = "certificates.reloaded");
-                self.components.report_certificates();
+                self.gateway.components.report_certificates();
             }
             Ok(false) => {}
             Err(error) => errors.push(error.to_string()),
@@ -129,8 +133,8 @@ impl Maintenance {
         self.check_store().await;
         self.end_expired();
         self.reload_geoip();
-        self.components.store.sweep();
-        self.components.shared.metrics.flush_limit_log();
+        self.gateway.components.store.sweep();
+        self.gateway.components.shared.metrics.flush_limit_log();
         self.report(errors.join("; "));
     }
 
@@ -139,7 +143,7 @@ impl Maintenance {
         if self.expiry_check.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
-        let sessions = self.sessions.clone();
+        let sessions = self.sessions();
         self.expiry_check = Some(tokio::spawn(async move {
             if sessions.end_expired().await.is_err() {
                 sessions.shared().metrics.store_error();
@@ -149,11 +153,12 @@ impl Maintenance {
 
     /// Reads the global cutoff. During an outage it also checks that the store accepts writes.
     async fn check_store(&self) {
-        let outage = &self.sessions.shared().outage;
-        match self.sessions.refresh_global_cutoff().await {
+        let sessions = self.sessions();
+        let outage = &sessions.shared().outage;
+        match sessions.refresh_global_cutoff().await {
             Err(error) => outage.begin(&error),
             Ok(()) if !outage.is_active() => {}
-            Ok(()) => match self.sessions.store().ping().await {
+            Ok(()) => match sessions.store().ping().await {
                 Err(error) => outage.begin(&error),
                 Ok(()) => outage.end(),
             },
@@ -165,13 +170,13 @@ impl Maintenance {
         if self.geoip_reload.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
-        let components = Arc::clone(&self.components);
-        self.geoip_reload = Some(spawn_blocking(move || components.reload_geoip()));
+        let gateway = Arc::clone(&self.gateway);
+        self.geoip_reload = Some(spawn_blocking(move || gateway.components.reload_geoip()));
     }
 
     /// Reloads the users file. The directory returns the error of a broken file only once.
     async fn reload_users(&self) {
-        let Some(login) = self.components.shared.login_methods.password() else { return };
+        let Some(login) = self.gateway.components.shared.login_methods.password() else { return };
         match login.directory().reload_if_changed() {
             Ok(changes) => {
                 for change in changes {
@@ -188,10 +193,10 @@ impl Maintenance {
     /// that fails is reported and kept by the revoker.
     async fn on_account_change(&self, AccountChange { user, kind }: &AccountChange) {
         let context = EventContext { user, ..EventContext::default() };
-        self.components.shared.emit(SessionEvent::AccountChanged(kind.as_str()), context);
+        self.gateway.components.shared.emit(SessionEvent::AccountChanged(kind.as_str()), context);
         if let Some(reason) = kind.end_reason() {
             let cause = EndCause::gateway(reason);
-            self.sessions
+            self.sessions()
                 .revoker
                 .revoke_user_sessions(user, None, cause)
                 .await
@@ -201,7 +206,8 @@ impl Maintenance {
     }
 
     fn reload_keys(&mut self, errors: &mut Vec<String>) {
-        let path = &self.snapshot.config.keys_file;
+        let snapshot = self.gateway.snapshot.load();
+        let path = &snapshot.config.keys_file;
         let Ok(text) = std::fs::read_to_string(path).map(Zeroizing::new) else {
             errors.push(format!(
                 "{}: the keys file is missing; restore it before the next start",
@@ -210,14 +216,14 @@ impl Maintenance {
             return;
         };
         let hash = sha256(text.as_bytes());
-        let ring = self.components.shared.keys.load();
+        let ring = self.gateway.components.shared.keys.load();
         let signing_key = keys::signing_key(&ring, Timestamp::now());
         if hash == self.keys_hash && ring.signing_key().0 == signing_key {
             return;
         }
         match keys::load(path) {
             Ok(ring) => {
-                self.components.shared.keys.store(Arc::new(ring));
+                self.gateway.components.shared.keys.store(Arc::new(ring));
                 self.keys_hash = hash;
                 info!(event = "keys.loaded", signing_key);
             }
@@ -226,7 +232,7 @@ impl Maintenance {
     }
 
     fn report(&mut self, errors: String) {
-        self.components.shared.metrics.reload(!errors.is_empty());
+        self.gateway.components.shared.metrics.reload(!errors.is_empty());
         if !errors.is_empty() && errors != self.last_error {
             error!(event = "reload.failed", "{errors}; the values loaded before stay in use");
         }

@@ -25,8 +25,6 @@ const EVICT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Sets the load level and evicts connections at the limit.
 pub(super) struct MemoryMonitor {
-    /// In bytes.
-    pub(super) limit: u64,
     pub(super) overload: Arc<MemoryLoad>,
     pub(super) limiter: Arc<ConnectionLimiter>,
 }
@@ -41,14 +39,20 @@ pub(super) fn limit(configured: Memory) -> Option<u64> {
 }
 
 impl MemoryMonitor {
-    /// Polls until the process ends.
-    pub(super) async fn run(self) {
-        info!(event = "memory.limit-set", limit_bytes = self.limit);
+    /// Polls until the process ends. `limit` returns the current limit in bytes.
+    pub(super) async fn run(self, limit: impl Fn() -> Option<u64>) {
         let mut tick = interval(POLL_INTERVAL);
         let mut last_eviction: Option<Instant> = None;
+        let mut logged = None;
         loop {
             tick.tick().await;
-            let level = level(resident_bytes().unwrap_or_default(), self.limit);
+            let limit = limit();
+            if limit != logged {
+                info!(event = "memory.limit-set", limit_bytes = limit.unwrap_or_default());
+                logged = limit;
+            }
+            let used = || resident_bytes().unwrap_or_default();
+            let level = limit.map_or(LoadLevel::Normal, |limit| level(used(), limit));
             self.overload.set(level);
             if level == LoadLevel::Overloaded
                 && last_eviction.is_none_or(|at| at.elapsed() >= EVICT_INTERVAL)

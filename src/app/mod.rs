@@ -9,18 +9,21 @@
 //! ```
 
 mod components;
+mod gateway;
 mod geoip_files;
 mod keys;
 mod maintenance;
 mod memory;
 pub mod notify;
 mod preflight;
+mod reload;
 mod rlimit;
 mod secrets;
 mod snapshot;
 mod start_error;
 mod worker;
 
+pub use gateway::ConfigSource;
 pub use geoip_files::read_geoip_databases;
 pub use keys::KeysError;
 pub use preflight::Preflight;
@@ -34,16 +37,17 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::admin::{ReloadMode, ReloadReport};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::server::{self, RedirectPort, Sockets};
-use crate::sessions::Shared;
-use crate::store::Store;
+use crate::server::{self, Sockets};
+use crate::sessions::{SessionSettings, Shared};
 use crate::telemetry::AccessLogWriter;
 
 use components::Components;
+use gateway::Gateway;
 use snapshot::Snapshot;
-use worker::{Worker, WorkerSockets, runtime};
+use worker::{ListenerPorts, WorkerSockets, runtime};
 
 /// A running gateway. Dropping it stops it at once; [`Running::stop`] drains first.
 pub struct Running {
@@ -63,7 +67,7 @@ pub struct Running {
     maintenance: Option<JoinHandle<()>>,
     /// None unless the store is shared.
     invalidation: Option<JoinHandle<()>>,
-    shared: Arc<Shared>,
+    gateway: Arc<Gateway>,
 }
 
 /// Starts a gateway. Returns once every socket listens and every worker runs.
@@ -74,48 +78,29 @@ pub fn start(
     clock: Clock,
     access_log: Option<AccessLogWriter>,
 ) -> Result<Running, StartError> {
-    let snapshot = Arc::new(Snapshot::build(config)?);
-    let components = Arc::new(Components::build(&snapshot, clock, access_log)?);
+    let snapshot = Snapshot::build(config)?;
+    let components = Components::build(&snapshot, clock, access_log)?;
     let https = bind_all(&snapshot.config.server.https, snapshot.workers)?;
     let http = bind_all(&snapshot.config.server.http, snapshot.workers)?;
+    let stop = CancellationToken::new();
+    let ports = ListenerPorts::new(&https, &http);
     let mut running = Running {
         https: https.iter().map(|sockets| sockets.address).collect(),
         http: http.iter().map(|sockets| sockets.address).collect(),
         admin: None,
         draining: CancellationToken::new(),
         drain_delay: snapshot.config.server.drain_delay,
-        stop: CancellationToken::new(),
+        gateway: Arc::new(Gateway::new(components, snapshot, &stop, &ports)?),
+        stop,
         force_shutdown: CancellationToken::new(),
         workers: Vec::new(),
         background_stop: CancellationToken::new(),
         maintenance: None,
         invalidation: None,
-        shared: Arc::clone(&components.shared),
     };
-    let server = &snapshot.config.server;
-    let listeners = running.https.iter().map(SocketAddr::port);
-    let public_ports: Arc<[u16]> = listeners.chain(server.public_port).collect();
-    let redirect_port = RedirectPort {
-        public: server.public_port,
-        https: running.https.first().map_or(443, SocketAddr::port),
-        has_http_80: running.http.iter().any(|address| address.port() == 80),
-    };
-    let sockets = WorkerSockets::per_worker(https, http, snapshot.workers);
-    for (number, sockets) in sockets.into_iter().enumerate() {
-        // One child token for each worker: every connection polls it at every wake-up, and a shared token
-        // is one lock for all cores.
-        let worker = Worker {
-            components: Arc::clone(&components),
-            snapshot: Arc::clone(&snapshot),
-            stop: running.stop.child_token(),
-            force_shutdown: running.force_shutdown.clone(),
-            public_ports: Arc::clone(&public_ports),
-            redirect_port,
-        };
-        running.workers.push(worker.start(number, sockets)?);
-    }
-    running.start_invalidation(&components.store)?;
-    running.start_maintenance(components, snapshot)?;
+    running.start_workers(https, http)?;
+    running.start_invalidation()?;
+    running.start_maintenance()?;
     running.log_listeners();
     Ok(running)
 }
@@ -138,10 +123,10 @@ impl Running {
         for thread in self.maintenance.take().into_iter().chain(self.invalidation.take()) {
             join(thread);
         }
-        if let Some(audit) = &self.shared.events.audit {
+        if let Some(audit) = &self.shared().events.audit {
             audit.close();
         }
-        if let Some(notifier) = &self.shared.events.notifier {
+        if let Some(notifier) = &self.shared().events.notifier {
             notifier.close(&self.force_shutdown);
         }
     }
@@ -166,13 +151,40 @@ impl Running {
         self.workers.iter().chain(background).all(|thread| !thread.is_finished())
     }
 
+    /// Allows reloads, which load the configuration with `source`.
+    pub fn allow_reload(&self, source: ConfigSource) {
+        // A second source is ignored.
+        self.gateway.source.set(source).unwrap_or_default();
+    }
+
+    /// Loads the configuration again. The report states why it could not be applied, if so. Blocks while
+    /// files are read.
+    pub fn reload(&self, mode: ReloadMode) -> ReloadReport {
+        self.gateway.reload(mode)
+    }
+
     /// Returns the state that all workers share, for commands and tests.
     pub fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+        &self.gateway.components.shared
+    }
+
+    /// Returns the session settings of the current configuration, for tests.
+    pub fn session_settings(&self) -> Arc<SessionSettings> {
+        Arc::clone(&self.gateway.snapshot.load().sessions)
+    }
+
+    fn start_workers(&mut self, https: Vec<Sockets>, http: Vec<Sockets>) -> std::io::Result<()> {
+        let workers = self.gateway.workers.iter().map(Arc::clone);
+        let sockets = WorkerSockets::per_worker(https, http, self.gateway.workers.len());
+        for (number, (worker, sockets)) in workers.zip(sockets).enumerate() {
+            self.workers.push(worker.start(number, sockets, self.force_shutdown.clone())?);
+        }
+        Ok(())
     }
 
     /// Starts a separate thread, so that a long session listing in maintenance does not delay invalidation.
-    fn start_invalidation(&mut self, store: &Store) -> Result<(), StartError> {
+    fn start_invalidation(&mut self) -> Result<(), StartError> {
+        let store = &self.gateway.components.store;
         if store.subscribe().is_none() {
             return Ok(());
         }
@@ -185,17 +197,14 @@ impl Running {
         Ok(())
     }
 
-    fn start_maintenance(
-        &mut self,
-        components: Arc<Components>,
-        snapshot: Arc<Snapshot>,
-    ) -> Result<(), StartError> {
+    fn start_maintenance(&mut self) -> Result<(), StartError> {
+        let gateway = Arc::clone(&self.gateway);
         let (stop, draining) = (self.background_stop.clone(), self.draining.clone());
         let (ready, started) = mpsc::channel();
         let runtime = runtime()?;
         let thread = std::thread::Builder::new().name("maintenance".to_owned());
         self.maintenance = Some(thread.spawn(move || {
-            runtime.block_on(maintenance::run(components, snapshot, [stop, draining], ready));
+            runtime.block_on(maintenance::run(gateway, [stop, draining], ready));
             // Does not wait for a GeoIP database that is still loading.
             runtime.shutdown_background();
         })?);

@@ -46,7 +46,7 @@ impl Preflight {
 
     fn check_parts(&mut self, config: &Config) {
         self.expect(Snapshot::build(config.clone()));
-        self.expect(UpstreamClusters::new(config.routes.iter()));
+        self.expect(UpstreamClusters::new(&config.routes, &UpstreamClusters::default()));
         self.expect(notify::settings(&config.notify));
         if config.keys_file.exists() {
             self.expect(keys::load(&config.keys_file));

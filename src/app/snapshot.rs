@@ -10,20 +10,26 @@ use crate::config::{Config, ForwardedHeader, Server};
 use crate::portal::{Branding, Help};
 use crate::proxy::{ClientSource, DroppedHeaders, TrustedProxies};
 use crate::route::RouteTable;
+use crate::server::{ConnectionLimiter, ConnectionLimits, ServerLimits};
 use crate::session::SignalsMode;
+use crate::sessions::SessionSettings;
+use crate::telemetry::Metrics;
 
+use super::memory;
+use super::rlimit;
 use super::start_error::StartError;
 
 /// An immutable set of values. A reload replaces all of them at once.
 pub(super) struct Snapshot {
     pub(super) config: Config,
     pub(super) routes: Arc<RouteTable>,
+    pub(super) sessions: Arc<SessionSettings>,
     pub(super) dropped_headers: Arc<DroppedHeaders>,
     pub(super) trusted_proxies: Arc<TrustedProxies>,
     pub(super) branding: Arc<Branding>,
-    /// Whether any route needs TLS fingerprints.
-    pub(super) fingerprints: bool,
     pub(super) workers: usize,
+    /// Memory limit of the process in bytes; `None` is no limit.
+    pub(super) memory_limit: Option<u64>,
 }
 
 impl Snapshot {
@@ -36,11 +42,12 @@ impl Snapshot {
         routes.read_header_files(header_file)?;
         let routes = Arc::new(routes);
         Ok(Snapshot {
+            sessions: Arc::new(SessionSettings::from(&config)),
             dropped_headers: Arc::default(),
             trusted_proxies: Arc::new(trusted_proxies(&config.server)),
             branding: Arc::new(branding(&config)?),
-            fingerprints: routes.iter().any(|route| route.policy.signals != SignalsMode::Off),
             workers: workers(&config),
+            memory_limit: memory::limit(config.limits.memory),
             routes,
             config,
         })
@@ -49,6 +56,32 @@ impl Snapshot {
     /// Returns the share of `limits.requests` of each worker.
     pub(super) fn requests_per_worker(&self) -> usize {
         self.config.limits.requests.div_ceil(self.workers)
+    }
+
+    /// Returns the limits on client connections, which open files may lower.
+    pub(super) fn connection_limits(&self) -> ConnectionLimits {
+        let configured = &self.config.limits;
+        ConnectionLimits {
+            connections: rlimit::max_connections(configured.connections),
+            per_network: configured.connections_per_network,
+            rate: configured.connection_rate,
+        }
+    }
+
+    /// Returns the limits and settings of the listeners.
+    pub(super) fn server_limits(
+        &self,
+        limiter: Arc<ConnectionLimiter>,
+        metrics: Metrics,
+    ) -> ServerLimits {
+        let needs_fingerprint = |mode| mode != SignalsMode::Off;
+        ServerLimits {
+            configured: self.config.limits.clone(),
+            proxy_protocol: self.config.server.proxy_protocol,
+            fingerprints: self.routes.iter().any(|it| needs_fingerprint(it.policy.signals)),
+            limiter,
+            metrics,
+        }
     }
 }
 

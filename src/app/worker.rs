@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
@@ -12,14 +13,21 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::auth::Auth;
+use crate::config;
+use crate::identity::PasswordLogin;
 use crate::message::RequestIds;
 use crate::portal::Portal;
 use crate::proxy::{Authorizer, OverloadMonitor, Proxy, Responder, Tunnels, UpstreamClusters};
 use crate::route::RouteTable;
 use crate::secret::random_bytes;
-use crate::server::{self, Redirect, RedirectPort, Sockets};
+use crate::server::{
+    self, ConnectionLimiter, CurrentSnapshot, Redirect, RedirectPort, Sockets, WorkerSnapshot,
+};
+use crate::sessions::{Sessions, Shared};
+use crate::store::Store;
 use crate::telemetry::AccessLog;
 use crate::telemetry::access_log::FLUSH_INTERVAL;
+use crate::tls::{Certificates, HandshakeAcceptor};
 
 use super::components::Components;
 use super::snapshot::Snapshot;
@@ -53,109 +61,238 @@ impl WorkerSockets {
     }
 }
 
-/// A worker thread: one runtime with its own proxy and upstream connections.
+/// A worker thread: one runtime with its own listeners and upstream connections.
 pub(super) struct Worker {
-    pub(super) components: Arc<Components>,
-    pub(super) snapshot: Arc<Snapshot>,
-    pub(super) stop: CancellationToken,
-    pub(super) force_shutdown: CancellationToken,
-    /// Ports of https URLs.
-    pub(super) public_ports: Arc<[u16]>,
-    pub(super) redirect_port: RedirectPort,
+    parts: WorkerParts,
+    current: CurrentSnapshot,
+}
+
+/// The long-lived parts of one worker.
+struct WorkerParts {
+    shared: Arc<Shared>,
+    /// Store handle of the worker's runtime.
+    store: Store,
+    certificates: Arc<Certificates>,
+    acceptor: HandshakeAcceptor,
+    login: Option<Arc<PasswordLogin>>,
+    limiter: Arc<ConnectionLimiter>,
+    overload: Arc<OverloadMonitor>,
+    access_log: Option<Arc<AccessLog>>,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    ports: ListenerPorts,
+}
+
+/// Ports of the listeners. They outlive every configuration.
+#[derive(Clone, Debug)]
+pub(super) struct ListenerPorts {
+    https: Vec<u16>,
+    has_http_80: bool,
+}
+
+impl ListenerPorts {
+    pub(super) fn new(https: &[Sockets], http: &[Sockets]) -> ListenerPorts {
+        ListenerPorts {
+            https: https.iter().map(|sockets| sockets.address.port()).collect(),
+            has_http_80: http.iter().any(|sockets| sockets.address.port() == 80),
+        }
+    }
+
+    /// Returns the ports of https URLs.
+    fn public(&self, server: &config::Server) -> Arc<[u16]> {
+        self.https.iter().copied().chain(server.public_port).collect()
+    }
+
+    fn redirect(&self, server: &config::Server) -> RedirectPort {
+        RedirectPort {
+            public: server.public_port,
+            https: self.https.first().copied().unwrap_or(443),
+            has_http_80: self.has_http_80,
+        }
+    }
+}
+
+/// Parts of a worker's snapshot that the next one may keep.
+struct KeptParts<'a> {
+    upstreams: &'a UpstreamClusters,
+    public_stop: CancellationToken,
+}
+
+impl WorkerParts {
+    fn new(components: &Components, stop: CancellationToken, ports: ListenerPorts) -> WorkerParts {
+        WorkerParts {
+            shared: Arc::clone(&components.shared),
+            store: components.store.for_worker(),
+            certificates: Arc::clone(&components.certificates),
+            acceptor: components.acceptor.clone(),
+            login: components.login.clone(),
+            limiter: Arc::clone(&components.limiter),
+            overload: Arc::new(OverloadMonitor::new(Arc::clone(&components.memory_load))),
+            access_log: components.access_log.clone().map(|lines| Arc::new(AccessLog::new(lines))),
+            tracker: TaskTracker::new(),
+            stop,
+            ports,
+        }
+    }
+
+    /// Derives the worker's part of a snapshot.
+    ///
+    /// # Errors
+    /// A CA file of a route cannot be read.
+    fn snapshot(
+        &self,
+        snapshot: &Snapshot,
+        kept: KeptParts<'_>,
+    ) -> Result<WorkerSnapshot, StartError> {
+        // A copy for each worker: requests count references to routes, and workers would contend for them.
+        let routes = Arc::new(RouteTable::clone(&snapshot.routes));
+        let (limiter, metrics) = (Arc::clone(&self.limiter), self.shared.metrics.clone());
+        let redirect = self.ports.redirect(&snapshot.config.server);
+        Ok(WorkerSnapshot {
+            proxy: Arc::new(self.proxy(snapshot, &routes, kept)?),
+            redirect: Arc::new(Redirect { routes, port: redirect }),
+            limits: Arc::new(snapshot.server_limits(limiter, metrics)),
+            drain: snapshot.config.server.drain,
+        })
+    }
+
+    fn proxy(
+        &self,
+        snapshot: &Snapshot,
+        routes: &Arc<RouteTable>,
+        kept: KeptParts<'_>,
+    ) -> Result<Proxy, StartError> {
+        let server = &snapshot.config.server;
+        let (shared, settings) = (Arc::clone(&self.shared), Arc::clone(&snapshot.sessions));
+        let auth = Auth::new(Sessions::new(self.store.clone(), shared, settings));
+        let (login, branding) = (self.login.clone(), Arc::clone(&snapshot.branding));
+        Ok(Proxy {
+            portal: Portal::new(auth.clone(), login, branding, Arc::clone(routes)),
+            authorizer: Authorizer {
+                auth: auth.clone(),
+                routes: Arc::clone(routes),
+                certificates: Some(Arc::clone(&self.certificates)),
+                overload: Arc::clone(&self.overload),
+                max_in_flight: snapshot.requests_per_worker(),
+            },
+            responder: Responder {
+                auth: auth.clone(),
+                hsts: server.hsts.clone(),
+                proxy_status: server.proxy_status,
+                access_log: self.access_log.clone(),
+            },
+            auth,
+            dropped_headers: Arc::clone(&snapshot.dropped_headers),
+            upstreams: UpstreamClusters::new(routes, kept.upstreams)?,
+            trusted_proxies: Arc::clone(&snapshot.trusted_proxies),
+            public_ports: self.ports.public(server),
+            max_headers: snapshot.config.limits.headers,
+            tunnels: Tunnels {
+                tracker: self.tracker.clone(),
+                stop: self.stop.clone(),
+                public_stop: kept.public_stop,
+            },
+            request_ids: RequestIds::new(random_bytes()),
+        })
+    }
 }
 
 impl Worker {
-    /// Starts the thread.
+    /// Builds everything that can fail, before the thread serves requests.
     ///
     /// # Errors
-    /// A CA file of a route cannot be read, or the thread cannot be started.
+    /// A CA file of a route cannot be read.
+    pub(super) fn new(
+        components: &Components,
+        snapshot: &Snapshot,
+        stop: CancellationToken,
+        ports: &ListenerPorts,
+    ) -> Result<Worker, StartError> {
+        let public_stop = stop.child_token();
+        let parts = WorkerParts::new(components, stop, ports.clone());
+        let kept = KeptParts { upstreams: &UpstreamClusters::default(), public_stop };
+        let current = Arc::new(ArcSwap::from_pointee(parts.snapshot(snapshot, kept)?));
+        Ok(Worker { parts, current })
+    }
+
+    /// Derives the worker's part of a new snapshot. Upstream connections stay in use. Open tunnels of
+    /// public routes do so too, unless the snapshot `restricts` such a route.
+    ///
+    /// # Errors
+    /// A CA file of a route cannot be read.
+    pub(super) fn prepare(
+        &self,
+        snapshot: &Snapshot,
+        restricts: bool,
+    ) -> Result<WorkerSnapshot, StartError> {
+        let current = self.current.load();
+        let public_stop = match restricts {
+            true => self.parts.stop.child_token(),
+            false => current.proxy.tunnels.public_stop.clone(),
+        };
+        self.parts
+            .snapshot(snapshot, KeptParts { upstreams: &current.proxy.upstreams, public_stop })
+    }
+
+    /// Makes a prepared snapshot the current one. Requests in progress keep theirs.
+    pub(super) fn install(&self, new: WorkerSnapshot, restricts: bool) {
+        let proxy = Arc::clone(&new.proxy);
+        let old = self.current.swap(Arc::new(new));
+        proxy.upstreams.drop_unused_pools(&proxy.authorizer.routes);
+        if restricts {
+            // Also closes tunnels that requests in progress are about to open.
+            old.proxy.tunnels.public_stop.cancel();
+        }
+    }
+
+    /// Starts the thread.
     pub(super) fn start(
-        self,
+        self: Arc<Self>,
         number: usize,
         sockets: WorkerSockets,
-    ) -> Result<JoinHandle<()>, StartError> {
-        // Everything that can fail is built before the thread serves requests.
-        let upstreams = UpstreamClusters::new(self.snapshot.routes.iter())?;
+        force_shutdown: CancellationToken,
+    ) -> std::io::Result<JoinHandle<()>> {
         let runtime = runtime()?;
         let thread = std::thread::Builder::new().name(format!("worker {}", number + 1));
-        Ok(thread.spawn(move || {
-            runtime.block_on(self.run(sockets, upstreams));
+        thread.spawn(move || {
+            runtime.block_on(self.run(sockets, force_shutdown));
             // Closes the tunnels that are left after the drain.
             runtime.shutdown_timeout(Duration::from_millis(100));
-        })?)
+        })
     }
 
-    async fn run(self, sockets: WorkerSockets, upstreams: UpstreamClusters) {
-        let tracker = TaskTracker::new();
-        let tunnels = Tunnels { tracker: tracker.clone(), stop: self.stop.clone() };
-        let proxy = Arc::new(self.proxy(upstreams, tunnels));
-        let monitored = Arc::clone(&proxy);
-        tokio::spawn(async move { monitored.authorizer.overload.watch_lag().await });
-        let routes = Arc::clone(&self.snapshot.routes);
-        let redirect = Arc::new(Redirect { routes, port: self.redirect_port });
-        if let Some(log) = proxy.responder.access_log.clone() {
+    async fn run(&self, sockets: WorkerSockets, force_shutdown: CancellationToken) {
+        let overload = Arc::clone(&self.parts.overload);
+        tokio::spawn(async move { overload.watch_lag().await });
+        if let Some(log) = self.parts.access_log.clone() {
             tokio::spawn(flush_periodically(log));
         }
-        let limits = &self.components.limits;
-        for listener in sockets.https.into_iter().filter_map(into_tokio) {
-            let (proxy, limits) = (Arc::clone(&proxy), Arc::clone(limits));
-            let (stop, tasks) = (self.stop.clone(), tracker.clone());
-            let acceptor = self.components.acceptor.clone();
-            tracker.spawn(server::serve_https(listener, acceptor, proxy, limits, stop, tasks));
-        }
-        for listener in sockets.http.into_iter().filter_map(into_tokio) {
-            let (redirect, limits) = (Arc::clone(&redirect), Arc::clone(limits));
-            tracker.spawn(server::serve_redirects(
-                listener,
-                redirect,
-                Arc::clone(&proxy),
-                limits,
-                self.stop.clone(),
-                tracker.clone(),
-            ));
-        }
-        self.drain(tracker).await;
+        self.serve(sockets);
+        self.drain(&force_shutdown).await;
     }
 
-    fn proxy(&self, upstreams: UpstreamClusters, tunnels: Tunnels) -> Proxy {
-        let Worker { components, snapshot, .. } = self;
-        // A copy for each worker: requests count references to routes, and workers would contend for them.
-        let routes = Arc::new(RouteTable::clone(&snapshot.routes));
-        let auth = Auth::new(components.sessions());
-        let (login, branding) = (components.login.clone(), Arc::clone(&snapshot.branding));
-        let overload = OverloadMonitor::new(
-            snapshot.requests_per_worker(),
-            Arc::clone(&components.memory_load),
-        );
-        let certificates = Some(Arc::clone(&components.certificates));
-        let responder = Responder {
-            auth: auth.clone(),
-            hsts: snapshot.config.server.hsts.clone(),
-            proxy_status: snapshot.config.server.proxy_status,
-            access_log: components.access_log.clone().map(|lines| Arc::new(AccessLog::new(lines))),
-        };
-        Proxy {
-            portal: Portal::new(auth.clone(), login, branding, Arc::clone(&routes)),
-            authorizer: Authorizer { auth: auth.clone(), routes, certificates, overload },
-            auth,
-            dropped_headers: Arc::clone(&snapshot.dropped_headers),
-            upstreams,
-            trusted_proxies: Arc::clone(&snapshot.trusted_proxies),
-            public_ports: Arc::clone(&self.public_ports),
-            max_headers: snapshot.config.limits.headers,
-            tunnels,
-            request_ids: RequestIds::new(random_bytes()),
-            responder,
+    fn serve(&self, sockets: WorkerSockets) {
+        let WorkerParts { tracker, stop, .. } = &self.parts;
+        for listener in sockets.https.into_iter().filter_map(into_tokio) {
+            let (current, acceptor) = (Arc::clone(&self.current), self.parts.acceptor.clone());
+            let (stop, tasks) = (stop.clone(), tracker.clone());
+            tracker.spawn(server::serve_https(listener, acceptor, current, stop, tasks));
+        }
+        for listener in sockets.http.into_iter().filter_map(into_tokio) {
+            let current = Arc::clone(&self.current);
+            let (stop, tasks) = (stop.clone(), tracker.clone());
+            tracker.spawn(server::serve_redirects(listener, current, stop, tasks));
         }
     }
 
     /// Waits for the stop, then until all connections have ended, `server.drain` has passed or the
     /// shutdown is forced.
-    async fn drain(&self, tracker: TaskTracker) {
-        self.stop.cancelled().await;
+    async fn drain(&self, force_shutdown: &CancellationToken) {
+        let WorkerParts { tracker, stop, .. } = &self.parts;
+        stop.cancelled().await;
         tracker.close();
-        let drained = self.force_shutdown.run_until_cancelled(tracker.wait());
-        let drained = tokio::time::timeout(self.snapshot.config.server.drain, drained).await;
+        let drained = force_shutdown.run_until_cancelled(tracker.wait());
+        let drained = tokio::time::timeout(self.current.load().drain, drained).await;
         if !matches!(drained, Ok(Some(()))) {
             warn!(
                 event = "gateway.drain-timed-out",

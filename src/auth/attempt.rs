@@ -163,7 +163,7 @@ impl AuthAttempt<'_> {
             now,
             random_salt: &random_bytes,
             client: self.request.context,
-            policy: &self.store.shared.policy,
+            policy: &self.store.settings.policy,
             route: self.request.policy,
             timing,
             activity: self.request.is_activity,
@@ -374,8 +374,7 @@ impl AuthAttempt<'_> {
         facts: &SessionFacts,
         now: UnixMillis,
     ) -> Option<RiskAssessment> {
-        let (state, mode) = (&self.store.shared.risk, self.request.policy.signals);
-        RiskAssessment::new(state, mode, self.request.context, record, facts, now)
+        RiskAssessment::new(self.store, self.request, record, facts, now)
     }
 
     fn emit(&self, event: SessionEvent, record: &Record) {

@@ -82,7 +82,7 @@ impl AuditedWrite {
             RiskRequirement::Rotate => true,
         };
         let (now, session) = (self.store.now(), self.key.id);
-        let oldest = now.minus(self.store.shared.risk.settings.known_for);
+        let oldest = now.minus(self.store.settings.risk.known_for);
         if self.before.location_status(&self.client, risk.mode, oldest, now) != LocationStatus::New
         {
             return;

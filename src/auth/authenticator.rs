@@ -12,7 +12,7 @@ use crate::route::Route;
 use crate::secret::KeyRing;
 use crate::session::{SessionKey, Token};
 use crate::sessions::verified_store::VerifiedStore;
-use crate::sessions::{NewToken, Sessions, Shared};
+use crate::sessions::{NewToken, SessionSettings, Sessions, Shared};
 use crate::store::Unavailable;
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
@@ -47,6 +47,11 @@ impl Auth {
     /// Returns the state that all workers share.
     pub fn shared(&self) -> &Shared {
         self.sessions.shared()
+    }
+
+    /// Returns the session settings of the configuration.
+    pub fn settings(&self) -> &SessionSettings {
+        self.sessions.settings()
     }
 
     fn store(&self) -> &VerifiedStore {
@@ -148,7 +153,7 @@ impl Auth {
     /// Returns the session cookie of a request. Values that the gateway did not issue do not count beside
     /// one that it did.
     pub fn session_cookie(&self, headers: &HeaderMap) -> CookieLookup {
-        match cookies::find(headers, &self.shared().cookies.session) {
+        match cookies::find(headers, &self.settings().cookies.session) {
             CookieLookup::Several(values) => {
                 session_cookie::select(&self.shared().keys.load(), values)
             }

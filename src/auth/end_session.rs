@@ -126,7 +126,7 @@ impl EndSession {
 
     /// Reports the end, with the timeout that caused it.
     fn emit_end(&self) {
-        let policy = &self.store.shared.policy;
+        let policy = &self.store.settings.policy;
         let facts = SessionFacts { touched: self.touched, ..SessionFacts::default() };
         let deadlines = SessionDeadlines::new(self.key.id, &self.record, &facts, policy);
         let now = self.store.now();

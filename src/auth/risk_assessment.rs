@@ -6,10 +6,13 @@ use crate::session::{
     Change, ClientContext, Outcome, Record, RiskRequirement, SessionFacts, SessionKey, SignalsMode,
     Verdict,
 };
+use crate::sessions::Shared;
 use crate::sessions::events::event_context;
-use crate::sessions::{RiskState, Shared};
+use crate::sessions::verified_store::VerifiedStore;
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::RiskContext;
+
+use super::request::AuthRequest;
 
 /// The risk report, and the mode of the route.
 #[derive(Clone)]
@@ -22,9 +25,8 @@ impl RiskAssessment {
     /// Assesses a request; `None` if the client is unchanged, which takes three comparisons. A
     /// session that requires reauthentication is not assessed.
     pub(super) fn new(
-        state: &RiskState,
-        mode: SignalsMode,
-        context: &ClientContext,
+        store: &VerifiedStore,
+        request: &AuthRequest<'_>,
         record: &Record,
         facts: &SessionFacts,
         now: UnixMillis,
@@ -33,8 +35,9 @@ impl RiskAssessment {
             return None;
         }
         let last_active = record.last_active.max(facts.touched);
+        let (context, mode) = (request.context, request.policy.signals);
         let observation = Observation { record, context, mode, last_active, now };
-        let report = state.settings.assess(&state.geoip.load(), &observation)?;
+        let report = store.settings.risk.assess(&store.shared.geoip.load(), &observation)?;
         Some(RiskAssessment { report, mode })
     }
 
@@ -65,7 +68,7 @@ impl RiskAssessment {
         if self.report.action == RiskAction::None || !self.is_decisive(verdict) {
             return;
         }
-        let geoip = shared.risk.geoip.load();
+        let geoip = shared.geoip.load();
         let risk = RiskContext {
             report: &self.report,
             enforced: self.mode == SignalsMode::Enforce && self.is_applied(verdict),

@@ -17,6 +17,7 @@ pub mod demo;
 pub mod explain;
 pub mod keys;
 pub mod notify;
+pub mod reload;
 pub mod run;
 pub mod sessions;
 pub mod signals;
@@ -38,6 +39,8 @@ struct Arguments {
 enum Command {
     /// Run the gateway
     Run(run::RunArgs),
+    /// Reload the configuration of the running gateway
+    Reload(reload::ReloadArgs),
     /// Try the gateway with two small apps, without setup
     Demo(demo::DemoArgs),
     /// Check a configuration and list all its errors and warnings
@@ -69,6 +72,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => check::run(args),
         Command::Explain(args) => explain::run(&args),

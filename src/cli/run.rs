@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
+use crate::admin::ReloadMode;
 use crate::app::{self, Preflight, Running};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -36,6 +37,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     for warning in Preflight::run(&config, Timestamp::now()).warnings {
         warn!(event = "config.warning", "{warning}");
     }
+    // Before the start: the default of SIGHUP would end a gateway that is about to start.
+    let signals = Signals::with_reload()?;
     let running = match app::start(config, Clock::System, Some(log.access_log())) {
         Ok(running) => running,
         Err(error) => {
@@ -44,16 +47,17 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let all_alive = until_stopped(running)?;
+    let path = args.config.clone();
+    running.allow_reload(Box::new(move || Config::check(&path)));
+    let all_alive = until_stopped(running, signals)?;
     info!(event = "gateway.stopped");
     Ok(if all_alive { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Waits for SIGTERM, SIGINT or the unexpected end of a thread, and drains. A second signal ends the drain.
 /// Returns whether every thread ran until the stop.
-pub(super) fn until_stopped(running: Running) -> std::io::Result<bool> {
-    let mut signals = ShutdownSignals::new()?;
-    signals.wait_for_first(&running);
+pub(super) fn until_stopped(running: Running, mut signals: Signals) -> std::io::Result<bool> {
+    signals.wait_for_stop(&running);
     let (all_alive, force_shutdown) = (running.all_threads_alive(), running.force_shutdown());
     let (done, stopped) = oneshot::channel();
     // A separate thread, so that this one can receive a second signal.
@@ -69,31 +73,46 @@ pub(super) fn until_stopped(running: Running) -> std::io::Result<bool> {
     Ok(stopping.join().is_ok() && all_alive)
 }
 
-/// SIGTERM and SIGINT.
-struct ShutdownSignals {
+/// SIGTERM and SIGINT, and SIGHUP where it reloads.
+pub(super) struct Signals {
     runtime: Runtime,
     terminate: Signal,
     interrupt: Signal,
+    hangup: Option<Signal>,
 }
 
-impl ShutdownSignals {
-    fn new() -> std::io::Result<ShutdownSignals> {
+impl Signals {
+    /// SIGHUP keeps its default: it ends the process with its terminal.
+    pub(super) fn without_reload() -> std::io::Result<Signals> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let context = runtime.enter();
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
         drop(context);
-        Ok(ShutdownSignals { runtime, terminate, interrupt })
+        Ok(Signals { runtime, terminate, interrupt, hangup: None })
     }
 
-    fn wait_for_first(&mut self, running: &Running) {
-        let ShutdownSignals { runtime, terminate, interrupt } = self;
+    fn with_reload() -> std::io::Result<Signals> {
+        let signals = Signals::without_reload()?;
+        let context = signals.runtime.enter();
+        let hangup = Some(signal(SignalKind::hangup())?);
+        drop(context);
+        Ok(Signals { hangup, ..signals })
+    }
+
+    /// Waits for the first signal to stop. Reloads at each SIGHUP.
+    fn wait_for_stop(&mut self, running: &Running) {
+        let Signals { runtime, terminate, interrupt, hangup } = self;
         runtime.block_on(async {
             let mut poll = tokio::time::interval(Duration::from_secs(1));
             loop {
                 tokio::select! {
                     _ = terminate.recv() => break,
                     _ = interrupt.recv() => break,
+                    () = received(hangup) => {
+                        // The log has the report.
+                        running.reload(ReloadMode::Apply);
+                    }
                     _ = poll.tick() => if !running.all_threads_alive() { break },
                 }
             }
@@ -103,7 +122,7 @@ impl ShutdownSignals {
 
     /// Returns whether another signal arrived before the drain ended.
     fn wait_for_second(&mut self, stopped: oneshot::Receiver<()>) -> bool {
-        let ShutdownSignals { runtime, terminate, interrupt } = self;
+        let Signals { runtime, terminate, interrupt, .. } = self;
         runtime.block_on(async {
             tokio::select! {
                 _ = stopped => false,
@@ -111,5 +130,12 @@ impl ShutdownSignals {
                 _ = interrupt.recv() => true,
             }
         })
+    }
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => signal.recv().await.unwrap_or_default(),
+        None => std::future::pending().await,
     }
 }

@@ -108,7 +108,8 @@ fn request(command: &SessionsCommand) -> (Method, String) {
     }
 }
 
-async fn send(
+/// Sends a request to the admin socket.
+pub(super) async fn send(
     socket: &PathBuf,
     method: Method,
     path: &str,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::diagnostics::KeyDefault::Value;
 use super::reader::Reader;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Audit {
     /// None disables the audit log.
     pub file: Option<PathBuf>,

@@ -7,7 +7,7 @@ use super::duration;
 use super::reader::Reader;
 use crate::rate_limit::{LoginLimits, Rate};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     pub password: Option<PasswordLogin>,
     pub limits: LoginLimits,
@@ -21,7 +21,7 @@ impl Login {
 }
 
 /// Login with a name and password from a users file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PasswordLogin {
     pub users: PathBuf,
     /// Minimum number of characters of a new password.

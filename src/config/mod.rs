@@ -7,6 +7,7 @@
 //! A configuration contains no secrets: it names files, which are read at start.
 
 mod audit;
+mod changes;
 mod cross_checks;
 mod diagnostic;
 mod diagnostics;
@@ -24,6 +25,7 @@ mod portal;
 mod reader;
 mod redis_keys;
 mod redis_url;
+mod restart_keys;
 mod route;
 mod route_headers;
 mod server;
@@ -52,6 +54,7 @@ use route::{RouteDefaults, RouteSection};
 use unknown::unknown_value;
 
 pub use audit::Audit;
+pub use changes::{Change, changes};
 pub use diagnostic::{ConfigError, Diagnostic, RenderStyle, Warning};
 pub use diagnostics::{Key, KeyDefault};
 pub use file_checks::check_executable;
@@ -92,6 +95,8 @@ pub struct Config {
     pub signals: Signals,
     pub portal: Portal,
     pub routes: RouteTable,
+    /// Text of the file. It contains no secrets.
+    pub source: String,
 }
 
 impl Config {
@@ -209,6 +214,7 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
         signals: signals?,
         portal: portal?,
         routes: table?,
+        source: diagnostics.source.to_owned(),
     })
 }
 

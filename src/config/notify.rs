@@ -18,7 +18,7 @@ use crate::message::endpoint::Transport;
 const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Events, channels and signing secret.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notify {
     pub events: BTreeSet<NotifyEvent>,
     pub command: Option<NotifyCommand>,

@@ -13,7 +13,7 @@ use super::reader::{Field, Reader};
 use super::unknown::unknown_value;
 
 /// The public listeners.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     /// Never empty.
     pub https: Vec<SocketAddr>,
@@ -56,14 +56,14 @@ impl Server {
 }
 
 /// The admin listeners; `None` disables one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     pub listen: Option<SocketAddr>,
     pub socket: Option<PathBuf>,
 }
 
 /// Certificate chain and key in PEM format.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
     pub cert: PathBuf,
     pub key: PathBuf,

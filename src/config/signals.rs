@@ -10,7 +10,7 @@ use super::{duration, server};
 use crate::risk::{RiskSettings, Thresholds};
 
 /// Risk settings and GeoIP files.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Signals {
     pub settings: RiskSettings,
     /// City or country database.

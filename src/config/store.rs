@@ -11,7 +11,7 @@ use super::redis_keys::{RedisKeys, redis_keys};
 use super::redis_url::RedisUrl;
 
 /// The session store.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreConfig {
     pub location: StoreLocation,
     /// Per command.
@@ -19,7 +19,7 @@ pub struct StoreConfig {
     pub outage: Outage,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreLocation {
     /// Sessions are lost when the process ends.
     Memory,
@@ -29,7 +29,7 @@ pub enum StoreLocation {
 }
 
 /// Redis or Valkey. Contains no secret: passwords are read from files at start.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisLocation {
     /// In the form of [`RedisUrl`].
     pub url: String,

@@ -24,5 +24,6 @@ pub use close_handle::CloseHandle;
 pub use registry::{ConnectionGuard, ConnectionRegistry};
 pub(crate) use revalidator::run_checks;
 pub use snapshot::{
-    CloseReason, ConnectionPolicy, EndSeq, LimitExceeded, SessionSnapshot, TrackingLimits,
+    CloseReason, ConnectionPolicy, EndSeq, LimitExceeded, RouteOrigin, SessionSnapshot,
+    TrackingLimits, TrackingSettings,
 };

@@ -6,19 +6,19 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::clock::UnixMillis;
-use crate::session::{
-    Expiry, Record, RevocationCutoff, SessionDeadlines, SessionKey, SessionPolicy, UserTag,
-};
+use crate::route::Route;
+use crate::session::{Expiry, Record, RevocationCutoff, SessionDeadlines, SessionKey, UserTag};
 use crate::telemetry::Metrics;
 
 use super::close_handle::{CloseHandle, CloseState};
 use super::end_log::{EndEvent, EndLog, Missed};
 use super::snapshot::{
-    CloseReason, ConnectionPolicy, EndSeq, LimitExceeded, SessionSnapshot, TrackingLimits,
+    CloseReason, ConnectionPolicy, EndSeq, LimitExceeded, SessionSnapshot, TrackingSettings,
 };
 use super::stall_detector::StallDetector;
 use super::tracked::{TrackedConnection, TrackedSession};
@@ -33,8 +33,7 @@ pub struct ConnectionRegistry {
 }
 
 struct Inner {
-    limits: TrackingLimits,
-    policy: SessionPolicy,
+    settings: ArcSwap<TrackingSettings>,
     metrics: Metrics,
     shards: [Mutex<HashMap<SessionKey, TrackedSession>>; SHARDS],
     open: AtomicUsize,
@@ -55,15 +54,10 @@ pub struct ConnectionGuard {
 }
 
 impl ConnectionRegistry {
-    /// Creates an empty registry. `policy` supplies the session timeouts.
-    pub fn new(
-        limits: TrackingLimits,
-        policy: &SessionPolicy,
-        metrics: Metrics,
-    ) -> ConnectionRegistry {
+    /// Creates an empty registry.
+    pub fn new(settings: TrackingSettings, metrics: Metrics) -> ConnectionRegistry {
         let inner = Inner {
-            limits,
-            policy: policy.clone(),
+            settings: ArcSwap::from_pointee(settings),
             metrics,
             shards: std::array::from_fn(|_| Mutex::default()),
             open: AtomicUsize::new(0),
@@ -74,6 +68,11 @@ impl ConnectionRegistry {
             stall_detector: Arc::new(StallDetector::new(Instant::now())),
         };
         ConnectionRegistry { inner: Arc::new(inner) }
+    }
+
+    /// Replaces the settings. Limits apply to connections that register later, the policy to all.
+    pub fn configure(&self, settings: TrackingSettings) {
+        self.inner.settings.store(Arc::new(settings));
     }
 
     /// Returns the position in the log of ends. Take it before the store command.
@@ -95,13 +94,8 @@ impl ConnectionRegistry {
             .entry(snapshot.key)
             .or_insert_with(|| TrackedSession::new(snapshot, stall_detector));
         let state = Arc::new(CloseState::new(entry.checked_at.clone()));
-        let connection = TrackedConnection {
-            id,
-            state: Arc::clone(&state),
-            policy: terms.policy.cloned().unwrap_or_default(),
-            max_age_at: terms.max_age.map(|age| Instant::now() + age),
-        };
-        if entry.connections.len() >= self.inner.limits.per_session {
+        let connection = TrackedConnection::new(id, &state, terms);
+        if entry.connections.len() >= self.inner.settings.load().limits.per_session {
             self.inner.metrics.tracked_connection_rejected("session");
             return Err(LimitExceeded::Session);
         }
@@ -194,9 +188,10 @@ impl ConnectionRegistry {
     /// checked before `before`, oldest first. Closes connections that need no check.
     pub(crate) fn due_for_check(&self, now: UnixMillis, before: Instant) -> Vec<SessionKey> {
         let (mut due, clock) = (Vec::new(), Instant::now());
+        let settings = self.inner.settings.load();
         for shard in &self.inner.shards {
             for (key, entry) in shard.lock().iter() {
-                let deadlines = entry.deadlines(key.id, &self.inner.policy);
+                let deadlines = entry.deadlines(key.id, &settings.policy);
                 self.close_expired(entry, &deadlines, now, clock);
                 if entry.stale_since.is_some()
                     || entry.verified_at < before
@@ -208,6 +203,22 @@ impl ConnectionRegistry {
         }
         due.sort_unstable_by_key(|(is_certain, checked, _)| (*is_certain, *checked));
         due.into_iter().map(|(_, _, key)| key).collect()
+    }
+
+    /// Judges connections that were admitted before the last reload by the current routes, and closes
+    /// those that the routes no longer admit.
+    pub(crate) fn judge_routes(&self, admits: impl Fn(&Record, &Route) -> bool) {
+        let settings = self.inner.settings.load();
+        for shard in &self.inner.shards {
+            for entry in shard.lock().values_mut() {
+                let TrackedSession { record, connections, .. } = entry;
+                for connection in connections {
+                    if !connection.judge(&settings.routes, |route| admits(record, route)) {
+                        connection.state.close(CloseReason::RouteChanged, &self.inner.metrics);
+                    }
+                }
+            }
+        }
     }
 
     /// Records that the revalidator is running.
@@ -237,7 +248,7 @@ impl ConnectionRegistry {
     /// Closes the connections of a live session that expired under their route's policy.
     pub(crate) fn close_by_route(&self, key: &SessionKey, now: UnixMillis) {
         if let Some(entry) = self.shard(key).get(key) {
-            let deadlines = entry.deadlines(key.id, &self.inner.policy);
+            let deadlines = entry.deadlines(key.id, &self.inner.settings.load().policy);
             let expired = entry.expired_by_route(&deadlines, now);
             expired.for_each(|it| it.state.close(CloseReason::SessionEnded, &self.inner.metrics));
         }
@@ -274,10 +285,12 @@ impl ConnectionRegistry {
             // The session may be in use on another gateway.
             Some(Expiry::Idle) | None => {}
         }
-        if clock.duration_since(entry.verified_at) >= self.inner.limits.unchecked_for {
+        if clock.duration_since(entry.verified_at)
+            >= self.inner.settings.load().limits.unchecked_for
+        {
             return self.close_all(entry, CloseReason::Unchecked);
         }
-        let old = |c: &&TrackedConnection| c.max_age_at.is_some_and(|end| end <= clock);
+        let old = |c: &&TrackedConnection| c.is_too_old(clock);
         entry
             .connections
             .iter()
@@ -347,7 +360,7 @@ impl<'a> OpenSlot<'a> {
         let open = registry.inner.open.fetch_add(1, Ordering::Relaxed);
         registry.inner.metrics.tracked_connections.inc();
         let slot = OpenSlot { registry: Some(registry) };
-        if open >= registry.inner.limits.total {
+        if open >= registry.inner.settings.load().limits.total {
             registry.inner.metrics.tracked_connection_rejected("total");
             return Err(LimitExceeded::Total);
         }

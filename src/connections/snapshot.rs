@@ -5,8 +5,32 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::UnixMillis;
-use crate::config;
-use crate::session::{Record, RoutePolicy, SessionKey};
+use crate::config::Config;
+use crate::route::{Route, RouteTable};
+use crate::session::{Record, RoutePolicy, SessionKey, SessionPolicy};
+
+/// Settings of tracked connections in one configuration.
+#[derive(Clone, Debug)]
+pub struct TrackingSettings {
+    pub limits: TrackingLimits,
+    /// Supplies the session timeouts.
+    pub policy: SessionPolicy,
+    /// Judges connections that were admitted by another table.
+    pub routes: Arc<RouteTable>,
+}
+
+impl From<&Config> for TrackingSettings {
+    fn from(config: &Config) -> TrackingSettings {
+        let live = config.long_lived;
+        let limits = TrackingLimits {
+            total: live.max_connections,
+            per_session: live.max_per_session,
+            unchecked_for: live.unchecked_for,
+        };
+        let (policy, routes) = (config.session.policy.clone(), Arc::new(config.routes.clone()));
+        TrackingSettings { limits, policy, routes }
+    }
+}
 
 /// Limits of tracked connections.
 #[derive(Clone, Copy, Debug)]
@@ -15,16 +39,6 @@ pub struct TrackingLimits {
     pub per_session: usize,
     /// How long a connection may continue during a store outage.
     pub unchecked_for: Duration,
-}
-
-impl From<config::LongLived> for TrackingLimits {
-    fn from(live: config::LongLived) -> TrackingLimits {
-        TrackingLimits {
-            total: live.max_connections,
-            per_session: live.max_per_session,
-            unchecked_for: live.unchecked_for,
-        }
-    }
 }
 
 /// The limit that rejects a connection.
@@ -45,6 +59,8 @@ pub enum CloseReason {
     MaxAge,
     /// The store was unavailable for `live.unchecked_for`.
     Unchecked,
+    /// A reload removed the connection's route, or made it stricter.
+    RouteChanged,
 }
 
 /// A position in the log of ends, taken before a check.
@@ -69,6 +85,26 @@ pub struct SessionSnapshot {
 pub struct ConnectionPolicy<'a> {
     pub policy: Option<&'a RoutePolicy>,
     pub max_age: Option<Duration>,
+    /// `None` exempts the connection from changes of the routes.
+    pub origin: Option<&'a RouteOrigin>,
+}
+
+/// The route that admitted a connection, and its table.
+#[derive(Clone, Debug)]
+pub struct RouteOrigin {
+    pub routes: Arc<RouteTable>,
+    pub route: Arc<Route>,
+}
+
+impl<'a> From<&'a RouteOrigin> for ConnectionPolicy<'a> {
+    fn from(origin: &'a RouteOrigin) -> ConnectionPolicy<'a> {
+        let route = &origin.route;
+        ConnectionPolicy {
+            policy: Some(&route.policy),
+            max_age: route.max_connection_age,
+            origin: Some(origin),
+        }
+    }
 }
 
 impl CloseReason {
@@ -78,6 +114,7 @@ impl CloseReason {
             CloseReason::SessionEnded => "session-ended",
             CloseReason::MaxAge => "max-age",
             CloseReason::Unchecked => "unchecked",
+            CloseReason::RouteChanged => "route-changed",
         }
     }
 }

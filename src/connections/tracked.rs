@@ -1,15 +1,16 @@
 //! Registry entry of one session.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::clock::UnixMillis;
+use crate::route::{Route, RouteTable};
 use crate::session::{
     Record, RoutePolicy, SessionDeadlines, SessionFacts, SessionId, SessionPolicy,
 };
 
 use super::close_handle::CloseState;
-use super::snapshot::SessionSnapshot;
+use super::snapshot::{ConnectionPolicy, RouteOrigin, SessionSnapshot};
 use super::stall_detector::{CheckedAt, StallDetector};
 
 /// A session with tracked connections.
@@ -29,7 +30,50 @@ pub(super) struct TrackedConnection {
     pub(super) id: u64,
     pub(super) state: Arc<CloseState>,
     pub(super) policy: RoutePolicy,
-    pub(super) max_age_at: Option<Instant>,
+    pub(super) opened_at: Instant,
+    pub(super) max_age: Option<Duration>,
+    pub(super) origin: Option<RouteOrigin>,
+}
+
+impl TrackedConnection {
+    pub(super) fn new(
+        id: u64,
+        state: &Arc<CloseState>,
+        terms: ConnectionPolicy<'_>,
+    ) -> TrackedConnection {
+        TrackedConnection {
+            id,
+            state: Arc::clone(state),
+            policy: terms.policy.cloned().unwrap_or_default(),
+            opened_at: Instant::now(),
+            max_age: terms.max_age,
+            origin: terms.origin.cloned(),
+        }
+    }
+
+    /// Returns whether the connection reached the `max_connection_age` of its route.
+    pub(super) fn is_too_old(&self, now: Instant) -> bool {
+        self.max_age.is_some_and(|age| self.opened_at + age <= now)
+    }
+
+    /// Judges the connection by the current routes, if another table admitted it. Returns false if its
+    /// route was removed or no longer admits the user; else the connection takes over the route's policy.
+    pub(super) fn judge(
+        &mut self,
+        routes: &Arc<RouteTable>,
+        admits: impl Fn(&Route) -> bool,
+    ) -> bool {
+        let Some(origin) = &mut self.origin else { return true };
+        if origin.routes.is_copy_of(routes) {
+            return true;
+        }
+        let successor = routes.successor(&origin.routes, &origin.route);
+        let Some(route) = successor.filter(|route| admits(route)) else { return false };
+        self.policy = route.policy.clone();
+        self.max_age = route.max_connection_age;
+        *origin = RouteOrigin { routes: Arc::clone(routes), route: Arc::clone(route) };
+        true
+    }
 }
 
 impl TrackedSession {

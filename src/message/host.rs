@@ -127,6 +127,16 @@ impl HostPattern {
         }
     }
 
+    /// Whether `other` matches every host that this pattern matches.
+    pub fn is_within(&self, other: &HostPattern) -> bool {
+        match self {
+            HostPattern::Exact(name) => other.matches(name),
+            // The name below the suffix is irrelevant: it is never empty.
+            HostPattern::Subdomain(suffix) => other.matches(&format!("x{suffix}")),
+            HostPattern::Any => *other == HostPattern::Any,
+        }
+    }
+
     /// Whether the pattern matches `name`, the name of a [`Host`].
     pub fn matches(&self, name: &str) -> bool {
         match self {

@@ -98,7 +98,7 @@ impl Portal {
             help: self.branding.help.as_ref(),
         });
         let mut page = self.page(status, html);
-        if fresh && let Some(cookie) = shared.cookies.set_login(&nonce) {
+        if fresh && let Some(cookie) = self.auth.settings().cookies.set_login(&nonce) {
             page.headers_mut().append(header::SET_COOKIE, cookie);
         }
         page
@@ -107,7 +107,7 @@ impl Portal {
     /// Returns the nonce that binds the form to this browser, and whether it is new.
     fn nonce(&self, head: &InboundHead) -> (String, bool) {
         if let CookieLookup::One(value) =
-            cookies::find(&head.headers, &self.auth.shared().cookies.login)
+            cookies::find(&head.headers, &self.auth.settings().cookies.login)
             && BASE64URL_NOPAD.decode(&value).is_ok_and(|bytes| bytes.len() == 16)
             && let Ok(text) = String::from_utf8(value)
         {
@@ -186,7 +186,6 @@ impl Portal {
         fields: &FormFields,
         login: &VerifiedLogin,
     ) -> Page {
-        let shared = self.auth.shared();
         let created = self
             .auth
             .sessions()
@@ -204,8 +203,9 @@ impl Portal {
             let target = self.return_url(head, fields.text(RETURN_URL));
             see_other(target.as_deref().unwrap_or("/"))
         };
-        let cookie = shared.cookies.set_session(&created.token, created.left);
-        for line in shared.cookies.clear_others(head.host.name()).into_iter().chain(cookie) {
+        let cookies = &self.auth.settings().cookies;
+        let cookie = cookies.set_session(&created.token, created.left);
+        for line in cookies.clear_others(head.host.name()).into_iter().chain(cookie) {
             page.headers_mut().append(header::SET_COOKIE, line);
         }
         page
@@ -320,7 +320,7 @@ impl Portal {
     /// Deletes the session cookie. Sent only after the session has ended on the server.
     pub(super) fn logout_response(&self, head: &InboundHead) -> Page {
         let mut page = self.page(StatusCode::OK, pages::logged_out(&self.branding.name));
-        let (cookies, host) = (&self.auth.shared().cookies, head.host.name());
+        let (cookies, host) = (&self.auth.settings().cookies, head.host.name());
         response_headers::set_logout_headers(page.headers_mut(), cookies, host);
         page
     }

@@ -271,7 +271,7 @@ impl PortalPage {
 
 /// Adds the session cookie for a rotated token.
 fn with_token(auth: &Auth, mut page: Page, token: Option<&NewToken>) -> Page {
-    let cookies = &auth.shared().cookies;
+    let cookies = &auth.settings().cookies;
     if let Some(cookie) = token.and_then(|token| cookies.set_session(&token.text, token.left())) {
         page.headers_mut().append(header::SET_COOKIE, cookie);
     }

@@ -25,7 +25,7 @@ impl ActivityReporter {
             updater: auth.sessions().updater.clone(),
             clock: shared.clock.clone(),
             session,
-            interval: shared.policy.touch_interval(),
+            interval: auth.settings().policy.touch_interval(),
             last: AtomicU64::new(last.0),
         }
     }

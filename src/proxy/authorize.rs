@@ -37,7 +37,9 @@ pub struct Authorizer {
     pub routes: Arc<RouteTable>,
     /// Certificates of the listeners; `None` disables the 421 check.
     pub certificates: Option<Arc<Certificates>>,
-    pub overload: OverloadMonitor,
+    pub overload: Arc<OverloadMonitor>,
+    /// Maximum number of requests of this worker in flight.
+    pub max_in_flight: usize,
 }
 
 /// The result of [`Authorizer::authorize`].
@@ -194,7 +196,7 @@ impl Authorizer {
     /// Returns the limit for which this request is shed, if any. Under high load, requests with a
     /// validly signed session cookie pass; the MAC check needs no store.
     pub(super) fn shed_reason(&self, headers: &HeaderMap) -> Option<Limit> {
-        let (level, limit) = self.overload.level()?;
+        let (level, limit) = self.overload.level(self.max_in_flight)?;
         let has_valid_cookie = || self.auth.has_valid_mac(&self.auth.session_cookie(headers));
         (level == LoadLevel::Overloaded || !has_valid_cookie()).then_some(limit)
     }

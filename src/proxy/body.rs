@@ -17,12 +17,11 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::connections::{
-    ClientBody, CloseHandle, CloseReason, ConnectionGuard, ConnectionPolicy, ConnectionRegistry,
-    LimitExceeded as NoRoom, SessionSnapshot,
+    ClientBody, CloseHandle, CloseReason, ConnectionGuard, ConnectionRegistry,
+    LimitExceeded as NoRoom, RouteOrigin, SessionSnapshot,
 };
 use crate::message::response_headers;
 use crate::route::BodyLimits;
-use crate::session::RoutePolicy;
 use crate::upstream::{self, UpstreamError};
 
 use super::activity_reporter::ActivityReporter;
@@ -280,8 +279,7 @@ pub struct TrackedTransfer {
 pub struct DelayedTracking {
     pub(super) registry: ConnectionRegistry,
     pub(super) session: SessionSnapshot,
-    pub(super) policy: RoutePolicy,
-    pub(super) max_age: Option<Duration>,
+    pub(super) origin: RouteOrigin,
     pub(super) activity: Option<ActivityReporter>,
     pub(super) due: Instant,
     /// Created on the first wait.
@@ -453,8 +451,7 @@ impl Tracking {
 
 impl DelayedTracking {
     fn register(&self) -> Result<ConnectionGuard, NoRoom> {
-        let policy = ConnectionPolicy { policy: Some(&self.policy), max_age: self.max_age };
-        self.registry.register(&self.session, policy)
+        self.registry.register(&self.session, (&self.origin).into())
     }
 }
 

@@ -11,9 +11,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::auth::Permit;
-use crate::connections::{
-    ClientBody, CloseReason, ConnectionGuard, ConnectionPolicy, SessionSnapshot,
-};
+use crate::connections::{ClientBody, CloseReason, ConnectionGuard, RouteOrigin, SessionSnapshot};
 use crate::message::endpoint::{Endpoint, Transport};
 use crate::message::{InboundHead, SanitizedHead, connection_auth, forwarded};
 use crate::portal::Problem;
@@ -89,7 +87,7 @@ impl Proxy {
             let page = self.portal.problem(&head.requester, Problem::BodyTooLarge);
             return PendingResponse::local(page.map(ResponseBody::Local), LocalHeaders::default());
         }
-        let cookies = &self.auth.shared().cookies;
+        let cookies = &self.auth.settings().cookies;
         let requester = head.requester.clone();
         let caller = Caller {
             priority: self.priority(&head, permit),
@@ -250,11 +248,14 @@ impl Proxy {
 
     /// Registers a tracked connection. `None` on a public route, which has no session.
     pub(super) fn track(&self, permit: &Permit) -> Result<Option<ConnectionGuard>, ForwardError> {
-        let route = permit.route();
-        let policy =
-            ConnectionPolicy { policy: Some(&route.policy), max_age: route.max_connection_age };
-        let registry = &self.auth.shared().connections;
-        Ok(permit.snapshot().map(|session| registry.register(session, policy)).transpose()?)
+        let Some(session) = permit.snapshot() else { return Ok(None) };
+        let origin = self.route_origin(permit);
+        Ok(Some(self.auth.shared().connections.register(session, (&origin).into())?))
+    }
+
+    fn route_origin(&self, permit: &Permit) -> RouteOrigin {
+        let routes = Arc::clone(&self.authorizer.routes);
+        RouteOrigin { routes, route: Arc::clone(permit.route()) }
     }
 
     /// Registers a short response later, if its body takes longer than [`TRACK_AFTER`].
@@ -263,12 +264,10 @@ impl Proxy {
         permit: &Permit,
         reporter: impl FnOnce() -> Option<ActivityReporter>,
     ) -> Option<Tracking> {
-        let route = permit.route();
         let delayed = |session: &SessionSnapshot| DelayedTracking {
             registry: self.auth.shared().connections.clone(),
             session: session.clone(),
-            policy: route.policy.clone(),
-            max_age: route.max_connection_age,
+            origin: self.route_origin(permit),
             activity: reporter(),
             due: Instant::now() + TRACK_AFTER,
             timer: None,

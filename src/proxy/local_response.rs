@@ -260,6 +260,9 @@ pub(super) fn upstream_failed(
         ForwardError::Closed(CloseReason::Unchecked) => {
             (Problem::StoreUnavailable, "http_request_denied")
         }
+        ForwardError::Closed(CloseReason::RouteChanged) => {
+            (Problem::Upstream(StatusCode::SERVICE_UNAVAILABLE), "http_request_denied")
+        }
         ForwardError::LimitExceeded(LimitExceeded::Total) => (
             Problem::TooManyConnections(StatusCode::SERVICE_UNAVAILABLE),
             "connection_limit_reached",

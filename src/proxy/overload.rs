@@ -51,23 +51,17 @@ impl MemoryLoad {
 }
 
 /// Load of one worker.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct OverloadMonitor {
     in_flight: AtomicUsize,
-    max_in_flight: usize,
     lagging: AtomicBool,
     memory: Arc<MemoryLoad>,
 }
 
 impl OverloadMonitor {
-    /// `most` requests of this worker in flight.
-    pub fn new(max_in_flight: usize, memory: Arc<MemoryLoad>) -> OverloadMonitor {
-        OverloadMonitor {
-            in_flight: AtomicUsize::new(0),
-            max_in_flight,
-            lagging: AtomicBool::new(false),
-            memory,
-        }
+    /// Creates the monitor of a worker without requests.
+    pub fn new(memory: Arc<MemoryLoad>) -> OverloadMonitor {
+        OverloadMonitor { memory, ..OverloadMonitor::default() }
     }
 
     /// Counts a request as in flight.
@@ -81,11 +75,11 @@ impl OverloadMonitor {
     }
 
     /// Returns the load level with the limit that causes it; `None` under normal load.
-    pub(super) fn level(&self) -> Option<(LoadLevel, Limit)> {
+    pub(super) fn level(&self, max_in_flight: usize) -> Option<(LoadLevel, Limit)> {
         let in_flight = self.in_flight.load(Ordering::Relaxed);
         let requests = match in_flight {
-            count if count > self.max_in_flight => LoadLevel::Overloaded,
-            count if count > self.max_in_flight - self.max_in_flight / 4 => LoadLevel::High,
+            count if count > max_in_flight => LoadLevel::Overloaded,
+            count if count > max_in_flight - max_in_flight / 4 => LoadLevel::High,
             _ => LoadLevel::Normal,
         };
         let lagging =
@@ -117,27 +111,27 @@ mod tests {
 
     #[test]
     fn load_is_high_from_three_quarters_of_the_limit() {
-        let monitor = OverloadMonitor::new(8, Arc::default());
+        let monitor = OverloadMonitor::default();
         let at = |started: usize| {
             while monitor.in_flight.load(Ordering::Relaxed) < started {
                 monitor.request_started();
             }
-            monitor.level()
+            monitor.level(8)
         };
         assert_eq!(at(6), None);
         assert_eq!(at(7), Some((LoadLevel::High, Limit::Requests)));
         assert_eq!(at(8), Some((LoadLevel::High, Limit::Requests)));
         assert_eq!(at(9), Some((LoadLevel::Overloaded, Limit::Requests)));
         (0..3).for_each(|_| monitor.request_finished());
-        assert_eq!(monitor.level(), None);
+        assert_eq!(monitor.level(8), None);
     }
 
     #[test]
     fn the_highest_level_wins() {
-        let monitor = OverloadMonitor::new(8, Arc::default());
+        let monitor = OverloadMonitor::default();
         monitor.lagging.store(true, Ordering::Relaxed);
-        assert_eq!(monitor.level(), Some((LoadLevel::High, Limit::WorkerLag)));
+        assert_eq!(monitor.level(8), Some((LoadLevel::High, Limit::WorkerLag)));
         monitor.memory.set(LoadLevel::Overloaded);
-        assert_eq!(monitor.level(), Some((LoadLevel::Overloaded, Limit::Memory)));
+        assert_eq!(monitor.level(8), Some((LoadLevel::Overloaded, Limit::Memory)));
     }
 }

@@ -155,7 +155,7 @@ impl Responder {
         entry: &AccessLogEntry,
     ) -> Response<ResponseBody> {
         let PendingResponse { mut response, source, token, ended_at } = pending;
-        let cookies = &self.auth.shared().cookies;
+        let cookies = &self.auth.settings().cookies;
         let headers = response.headers_mut();
         match source {
             Source::Upstream { has_session, is_stale } => {
@@ -210,7 +210,7 @@ impl Responder {
         }
         let shared = self.auth.shared();
         let elapsed = shared.clock.now().since(token.issued_at);
-        elapsed < shared.policy.grace().min(RECHECK_AFTER)
+        elapsed < self.auth.settings().policy.grace().min(RECHECK_AFTER)
             || self.auth.is_successor_current(token).await
     }
 }

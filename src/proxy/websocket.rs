@@ -47,9 +47,12 @@ const GOING_AWAY_FRAME: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
 
 /// The tasks of one worker that outlive their requests. A drain waits for `tracker`; `stop` closes the
 /// tunnels, which have no end of their own.
+#[derive(Clone)]
 pub struct Tunnels {
     pub tracker: TaskTracker,
     pub stop: CancellationToken,
+    /// Closes the tunnels of public routes, when a reload restricts such a route.
+    pub public_stop: CancellationToken,
 }
 
 /// The connection permit that a tunnel holds, because the server releases its own on an upgrade. Passed as
@@ -112,7 +115,10 @@ impl Proxy {
             // The registry limits the age of tracked connections.
             age: route.max_connection_age.filter(|_| tracked.is_none()),
             tracked,
-            stop: self.tunnels.stop.clone(),
+            stop: match permit.session() {
+                Some(_) => self.tunnels.stop.clone(),
+                None => self.tunnels.public_stop.clone(),
+            },
             connection_permit: client.connection_permit,
             idle_timer: Arc::new(IdleTimer::new(route.limits.tunnel_idle)),
             auth: self.auth.clone(),
@@ -381,6 +387,8 @@ fn close_frame(reason: CloseReason) -> [u8; 4] {
         CloseReason::SessionEnded => 1008,
         CloseReason::MaxAge => 1001,
         CloseReason::Unchecked => 1013,
+        // Service restart: the client reconnects, and the new routes decide.
+        CloseReason::RouteChanged => 1012,
     };
     let [high, low] = code.to_be_bytes();
     [0x88, 0x02, high, low]

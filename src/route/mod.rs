@@ -134,6 +134,19 @@ impl Route {
         }
     }
 
+    /// Returns whether both routes have the same host and path.
+    fn has_place_of(&self, other: &Route) -> bool {
+        self.host == other.host && self.path == other.path
+    }
+
+    /// Returns whether this route serves requests that `other` would serve without it.
+    fn takes_precedence_over(&self, other: &Route) -> bool {
+        if self.host == other.host {
+            return other.path.covers(self.path.as_str()) && self.path != other.path;
+        }
+        host_rank(&self.host) < host_rank(&other.host) && self.host.is_within(&other.host)
+    }
+
     /// Returns the name of the route for logs and metrics.
     pub fn label(&self) -> String {
         format!("{}{}", self.host, self.path.as_str())
@@ -202,6 +215,8 @@ impl AccessRule {
 pub struct RouteTable {
     /// Shared with the permits of requests in flight.
     routes: Vec<Arc<Route>>,
+    /// Shared with the copies of this table only.
+    origin: Arc<()>,
     /// For each route its path as a lenient upstream resolves it; `None` if the route is not stricter
     /// than the routes with shorter paths.
     shadowable: Vec<Option<FoldedPrefix>>,
@@ -236,7 +251,7 @@ impl RouteTable {
         let shadowable: Vec<_> = shadowable.collect();
         let fold_limits = FoldLimits::new(shadowable.iter().flatten());
         let routes = routes.into_iter().map(Arc::new).collect();
-        Ok(RouteTable { routes, shadowable, fold_limits })
+        Ok(RouteTable { routes, origin: Arc::default(), shadowable, fold_limits })
     }
 
     /// Returns the route for a host and a canonical path: first the most specific host that matches, then
@@ -337,6 +352,22 @@ impl RouteTable {
         self.routes.iter_mut().try_for_each(|route| Arc::make_mut(route).headers.read_files(&read))
     }
 
+    /// Returns whether both tables are copies of one table.
+    pub fn is_copy_of(&self, other: &RouteTable) -> bool {
+        Arc::ptr_eq(&self.origin, &other.origin)
+    }
+
+    /// Returns the route of this table for the requests that `route` of the table `before` served. `None`
+    /// if it was removed, or if a route that `before` lacks may serve some of them.
+    pub fn successor(&self, before: &RouteTable, route: &Route) -> Option<&Arc<Route>> {
+        let is_new = |it: &&Arc<Route>| !before.iter().any(|old| old.has_place_of(it));
+        let mut new = self.iter().filter(is_new);
+        match new.any(|it| it.takes_precedence_over(route)) {
+            true => None,
+            false => self.iter().find(|it| it.has_place_of(route)),
+        }
+    }
+
     /// Returns the routes in matching order.
     pub fn iter(&self) -> std::slice::Iter<'_, Arc<Route>> {
         self.routes.iter()
@@ -376,7 +407,9 @@ fn shares_upstream(route: &Route, other: &Route) -> bool {
 impl Clone for RouteTable {
     fn clone(&self) -> RouteTable {
         let routes = self.iter().map(|route| Arc::new(Route::clone(route))).collect();
-        RouteTable { routes, shadowable: self.shadowable.clone(), fold_limits: self.fold_limits }
+        let origin = Arc::clone(&self.origin);
+        let shadowable = self.shadowable.clone();
+        RouteTable { routes, origin, shadowable, fold_limits: self.fold_limits }
     }
 }
 
@@ -601,5 +634,35 @@ mod tests {
         };
         assert!(allows(&[], &[]) && allows(&["alice"], &[]) && allows(&["bob"], &["staff"]));
         assert!(!allows(&["bob"], &[]) && !allows(&[], &["admin"]));
+    }
+
+    #[test]
+    fn a_successor_serves_all_requests_of_the_route_before() {
+        let table = |routes: &[(&str, &str)]| {
+            let routes = routes.iter().map(|(host, path)| route(host, path)).collect();
+            RouteTable::new(routes).expect("no conflict")
+        };
+        let before = table(&[("*.a.test", "/x"), ("b.test", "/"), ("b.test", "/old")]);
+        let served = |after: &RouteTable, host: &str, path: &str| {
+            let host = HostPattern::parse(host).expect("a host");
+            let same = |it: &&Arc<Route>| it.host == host && it.path.as_str() == path;
+            let old = before.iter().find(same).expect("a route");
+            after.successor(&before, old).is_some()
+        };
+        let copy = before.clone();
+        assert!(copy.is_copy_of(&before) && !table(&[]).is_copy_of(&before));
+        let same = table(&[("b.test", "/old"), ("*.a.test", "/x"), ("b.test", "/")]);
+        assert!(served(&same, "*.a.test", "/x") && served(&same, "b.test", "/"));
+        let removed = table(&[("*.a.test", "/x"), ("b.test", "/")]);
+        assert!(!served(&removed, "b.test", "/old") && served(&removed, "b.test", "/"));
+        for (host, path) in [("w.a.test", "/"), ("*.w.a.test", "/x"), ("*.a.test", "/x/y")] {
+            let split = table(&[("*.a.test", "/x"), ("b.test", "/"), (host, path)]);
+            assert!(!served(&split, "*.a.test", "/x"), "{host}{path} takes over");
+            assert!(served(&split, "b.test", "/"), "{host}{path} is elsewhere");
+        }
+        for (host, path) in [("*.a.test", "/y"), ("*", "/x"), ("c.test", "/x"), ("*.a.test", "/")] {
+            let beside = table(&[("*.a.test", "/x"), (host, path)]);
+            assert!(served(&beside, "*.a.test", "/x"), "{host}{path} is beside");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,32 +20,21 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::config;
 use crate::connections::{ClientBody, OnUnread};
-use crate::proxy::{ConnectionInfo, ProgressTimeout, Proxy};
+use crate::proxy::{ConnectionInfo, ProgressTimeout};
 use crate::telemetry::{GaugeGuard, Limit, Metrics};
 use crate::tls::HandshakeAcceptor;
 
 use super::connection_activity::{ConnectionActivity, ConnectionTimeouts, DisconnectReason};
-use super::connection_limiter::{ConnectionLimiter, ConnectionPermit, UpgradePermit};
+use super::connection_limiter::{ConnectionPermit, UpgradePermit};
 use super::guarded_io::{GuardedIo, Protocol};
 use super::h2_executor::{H2Executor, StreamLimits};
 use super::in_flight::{InFlightRequest, TrackedBody};
-use super::read_proxy_header;
+use super::limits::ServerLimits;
 use super::refusal::RefusalIo;
 use super::scheduling::{HandshakeGate, run_exclusive};
+use super::snapshot::CurrentSnapshot;
 use super::unread_body::discard;
-
-/// Limits and settings of the listeners.
-pub struct ServerLimits {
-    pub configured: config::Limits,
-    /// Whether connections start with a PROXY protocol header.
-    pub proxy_protocol: bool,
-    /// Whether any route needs TLS fingerprints.
-    pub fingerprints: bool,
-    /// Shared by all workers.
-    pub limiter: Arc<ConnectionLimiter>,
-}
 
 /// Concurrent streams of one connection (RFC 9113 6.5.2 recommends at least 100).
 const MAX_STREAMS: u32 = 100;
@@ -64,7 +54,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One accepted connection.
 pub(super) struct Connection {
-    pub(super) proxy: Arc<Proxy>,
+    pub(super) current: CurrentSnapshot,
     pub(super) limits: Arc<ServerLimits>,
     pub(super) stop: CancellationToken,
     pub(super) connection: Arc<ConnectionInfo>,
@@ -90,12 +80,12 @@ impl Connection {
 
     /// Replaces the permit and address of the proxy by those of its client. Returns false to close.
     async fn accept_proxy_header(&mut self, stream: &mut TcpStream) -> bool {
-        let client = match read_proxy_header(&self.limits, stream).await {
+        let client = match self.limits.read_proxy_header(stream).await {
             None => return false,
             Some(None) => return true,
             Some(Some(client)) => client,
         };
-        let counted = !self.proxy.trusted_proxies.trusts(client);
+        let counted = !self.is_trusted_proxy(client);
         match self.limits.limiter.acquire(client, counted, &self.activity) {
             Ok(permit) => self.permit = Arc::new(permit),
             Err(limit) => {
@@ -138,7 +128,7 @@ impl Connection {
         acceptor: HandshakeAcceptor,
     ) -> io::Result<TlsStream<TcpStream>> {
         let peer = self.connection.peer;
-        if !self.limits.fingerprints || self.proxy.trusted_proxies.trusts(peer) {
+        if !self.limits.fingerprints || self.is_trusted_proxy(peer) {
             return acceptor.accept(stream).await;
         }
         let (tls, hello) = acceptor.accept_with_client_hello(stream).await?;
@@ -249,9 +239,10 @@ impl Connection {
         protocol: Protocol,
     ) -> Pin<Box<impl Future<Output = Result<Response<TrackedBody>, Infallible>> + Send + use<>>>
     {
-        let in_flight = InFlightRequest::start(&self.proxy, &self.activity);
+        let proxy = Arc::clone(&self.current.load().proxy);
+        let in_flight = InFlightRequest::start(&proxy, &self.activity);
         let mut request = request.map(|body| ClientBody::new(body, || self.on_unread(protocol)));
-        let (proxy, connection) = (Arc::clone(&self.proxy), Arc::clone(&self.connection));
+        let connection = Arc::clone(&self.connection);
         let permit = Arc::clone(&self.permit);
         if request.headers().contains_key(UPGRADE) {
             request.extensions_mut().insert(UpgradePermit::tunnel_permit(&permit, &self.activity));
@@ -298,8 +289,12 @@ impl Connection {
         GuardedIo::new(tls, protocol, activity, connection, self.metrics().clone(), progress)
     }
 
+    fn is_trusted_proxy(&self, peer: IpAddr) -> bool {
+        self.current.load().proxy.trusted_proxies.trusts(peer)
+    }
+
     fn metrics(&self) -> &Metrics {
-        &self.proxy.auth.shared().metrics
+        &self.limits.metrics
     }
 
     fn log_end(&self, result: Result<(), hyper::Error>) {
@@ -308,7 +303,11 @@ impl Connection {
                 self.metrics().limit(Limit::Headers, Some(self.connection.peer));
             }
             if let Some(status) = self.activity.refusal() {
-                self.proxy.log_unreadable(self.connection.peer, status, &error.to_string());
+                self.current.load().proxy.log_unreadable(
+                    self.connection.peer,
+                    status,
+                    &error.to_string(),
+                );
             }
             debug!(peer = %self.connection.peer, %error, "connection ended");
         }

@@ -36,7 +36,6 @@ const MAX_IDLE_NETWORKS: usize = 4096;
 
 /// The limits and all open connections, shared by the workers.
 pub struct ConnectionLimiter {
-    limits: ConnectionLimits,
     state: Mutex<LimiterState>,
 }
 
@@ -58,8 +57,8 @@ pub(super) struct ConnectionPermit {
     protected: AtomicBool,
 }
 
-#[derive(Default)]
 struct LimiterState {
+    limits: ConnectionLimits,
     count: usize,
     next_id: u64,
     /// By first address and prefix length.
@@ -81,7 +80,19 @@ struct EvictionCandidate {
 impl ConnectionLimiter {
     /// A limiter without connections.
     pub fn new(limits: ConnectionLimits) -> ConnectionLimiter {
-        ConnectionLimiter { limits, state: Mutex::default() }
+        let state = LimiterState {
+            limits,
+            count: 0,
+            next_id: 0,
+            networks: HashMap::new(),
+            candidates: BTreeMap::new(),
+        };
+        ConnectionLimiter { state: Mutex::new(state) }
+    }
+
+    /// Replaces the limits. Open connections remain.
+    pub fn configure(&self, limits: ConnectionLimits) {
+        self.state.lock().limits = limits;
     }
 
     /// Returns a permit for a connection of `peer`. `counted` is false for a trusted proxy.
@@ -97,9 +108,9 @@ impl ConnectionLimiter {
         let network = counted.then(|| subscriber_network(peer));
         let mut state = self.state.lock();
         if let Some(network) = network {
-            state.check_network(network, self.limits, Instant::now())?;
+            state.check_network(network, Instant::now())?;
         }
-        if state.count >= self.limits.connections && !state.evict_one() {
+        if state.count >= state.limits.connections && !state.evict_one() {
             return Err(Limit::Connections);
         }
         let id = state.insert(EvictionCandidate { network, activity: Arc::clone(activity) });
@@ -121,7 +132,9 @@ impl ConnectionLimiter {
 
 impl fmt::Debug for ConnectionLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectionLimiter").field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("ConnectionLimiter")
+            .field("limits", &self.state.lock().limits)
+            .finish_non_exhaustive()
     }
 }
 
@@ -180,12 +193,8 @@ impl Drop for ConnectionPermit {
 impl LimiterState {
     /// Checks the limits of a network and of the wider ones around it. A rejected connection does not
     /// consume the rate of the network that rejected it, or of a wider one.
-    fn check_network(
-        &mut self,
-        network: IpAddr,
-        limits: ConnectionLimits,
-        now: Instant,
-    ) -> Result<(), Limit> {
+    fn check_network(&mut self, network: IpAddr, now: Instant) -> Result<(), Limit> {
+        let limits = self.limits;
         let open = self.count.saturating_mul(IPV6_NETWORKS.len());
         if self.networks.len() > open + MAX_IDLE_NETWORKS {
             self.networks

@@ -6,6 +6,7 @@
 //! | module | purpose |
 //! | --- | --- |
 //! | `listener` | sockets |
+//! | `snapshot`, `limits` | what a worker derives from the configuration |
 //! | `proxy_protocol` | client address from the PROXY protocol header |
 //! | `connection_limiter` | connection limits and eviction; `gcra` is its rate limit |
 //! | `connection` | one connection from TLS handshake to close |
@@ -18,8 +19,10 @@
 pub mod connection;
 mod connection_limiter;
 mod gcra;
+mod limits;
 pub mod listener;
 mod scheduling;
+mod snapshot;
 mod unread_body;
 // Public for fuzzing and for the regression tests of its findings only.
 mod connection_activity;
@@ -31,10 +34,11 @@ pub mod proxy_protocol;
 pub mod redirect;
 mod refusal;
 
-pub use connection::ServerLimits;
 pub use connection_limiter::{ConnectionLimiter, ConnectionLimits};
+pub use limits::ServerLimits;
 pub use listener::{Sockets, bind};
 pub use redirect::{Redirect, RedirectPort};
+pub use snapshot::{CurrentSnapshot, WorkerSnapshot};
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -42,13 +46,12 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use crate::proxy::{ConnectionInfo, Proxy};
-use crate::telemetry::{Limit, Metrics};
+use crate::proxy::ConnectionInfo;
+use crate::telemetry::Limit;
 use crate::tls::HandshakeAcceptor;
 
 use connection_activity::ConnectionActivity;
@@ -58,18 +61,16 @@ use connection_limiter::ConnectionPermit;
 pub async fn serve_https(
     listener: TcpListener,
     acceptor: HandshakeAcceptor,
-    proxy: Arc<Proxy>,
-    limits: Arc<ServerLimits>,
+    current: CurrentSnapshot,
     stop: CancellationToken,
     tracker: TaskTracker,
 ) {
-    let incoming =
-        LimitedListener { listener, proxy: Arc::clone(&proxy), limits: Arc::clone(&limits) };
+    let incoming = LimitedListener { listener, current: Arc::clone(&current) };
     let handshake_gate = scheduling::handshake_gate();
     while let Some(accepted) = incoming.next(&stop).await {
         let task = connection::Connection {
-            proxy: Arc::clone(&proxy),
-            limits: Arc::clone(&limits),
+            current: Arc::clone(&current),
+            limits: accepted.limits,
             stop: stop.clone(),
             connection: Arc::new(ConnectionInfo::new(accepted.peer)),
             activity: accepted.activity,
@@ -83,18 +84,16 @@ pub async fn serve_https(
 /// Serves redirects to HTTPS on one listener until `stop` is cancelled.
 pub async fn serve_redirects(
     listener: TcpListener,
-    redirect: Arc<Redirect>,
-    proxy: Arc<Proxy>,
-    limits: Arc<ServerLimits>,
+    current: CurrentSnapshot,
     stop: CancellationToken,
     tracker: TaskTracker,
 ) {
-    let incoming = LimitedListener { listener, proxy, limits: Arc::clone(&limits) };
+    let incoming = LimitedListener { listener, current: Arc::clone(&current) };
     while let Some(accepted) = incoming.next(&stop).await {
-        let (redirect, limits) = (Arc::clone(&redirect), Arc::clone(&limits));
+        let redirect = Arc::clone(&current.load().redirect);
         tracker.spawn(async move {
-            let mut stream = accepted.stream;
-            if read_proxy_header(&limits, &mut stream).await.is_none() {
+            let (mut stream, limits) = (accepted.stream, accepted.limits);
+            if limits.read_proxy_header(&mut stream).await.is_none() {
                 return;
             }
             tokio::select! {
@@ -106,39 +105,17 @@ pub async fn serve_redirects(
     }
 }
 
-/// Reads the PROXY protocol header. Returns `None` if it is required and missing or invalid, `Some(None)` if
-/// the peer is the client.
-async fn read_proxy_header(
-    limits: &ServerLimits,
-    stream: &mut TcpStream,
-) -> Option<Option<IpAddr>> {
-    if !limits.proxy_protocol {
-        return Some(None);
-    }
-    match timeout(limits.configured.handshake_timeout, proxy_protocol::read(stream)).await {
-        Ok(Ok(client)) => Some(client),
-        Ok(Err(error)) => {
-            debug!(%error, "invalid PROXY header");
-            None
-        }
-        Err(_) => {
-            debug!("PROXY header timed out");
-            None
-        }
-    }
-}
-
 /// A listener that enforces the connection limits.
 struct LimitedListener {
     listener: TcpListener,
-    proxy: Arc<Proxy>,
-    limits: Arc<ServerLimits>,
+    current: CurrentSnapshot,
 }
 
 /// An accepted connection with its permit.
 struct AcceptedConnection {
     stream: TcpStream,
     peer: IpAddr,
+    limits: Arc<ServerLimits>,
     activity: Arc<ConnectionActivity>,
     permit: ConnectionPermit,
 }
@@ -160,27 +137,25 @@ impl LimitedListener {
 
     fn admit(&self, stream: TcpStream, peer: IpAddr) -> Option<AcceptedConnection> {
         let activity = Arc::new(ConnectionActivity::new());
-        let is_client = !self.proxy.trusted_proxies.trusts(peer);
-        if self.limits.proxy_protocol && is_client {
+        let snapshot = self.current.load();
+        let limits = Arc::clone(&snapshot.limits);
+        let is_client = !snapshot.proxy.trusted_proxies.trusts(peer);
+        if limits.proxy_protocol && is_client {
             debug!(%peer, "rejected: PROXY header from an untrusted peer");
             return None;
         }
-        match self.limits.limiter.acquire(peer, is_client, &activity) {
-            Ok(permit) => Some(AcceptedConnection { stream, peer, activity, permit }),
+        match limits.limiter.acquire(peer, is_client, &activity) {
+            Ok(permit) => Some(AcceptedConnection { stream, peer, limits, activity, permit }),
             Err(limit) => {
-                self.reject(stream, peer, limit);
+                reject(&limits, stream, peer, limit);
                 None
             }
         }
     }
+}
 
-    /// Resets the connection, which leaves no state in the process or the kernel.
-    fn reject(&self, stream: TcpStream, peer: IpAddr, limit: Limit) {
-        self.metrics().limit(limit, Some(peer));
-        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap_or_default();
-    }
-
-    fn metrics(&self) -> &Metrics {
-        &self.proxy.auth.shared().metrics
-    }
+/// Resets the connection, which leaves no state in the process or the kernel.
+fn reject(limits: &ServerLimits, stream: TcpStream, peer: IpAddr, limit: Limit) {
+    limits.metrics.limit(limit, Some(peer));
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap_or_default();
 }

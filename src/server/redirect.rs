@@ -20,7 +20,8 @@ use tracing::debug;
 use crate::message::Host;
 use crate::route::RouteTable;
 
-use super::{ServerLimits, unread_body};
+use super::limits::ServerLimits;
+use super::unread_body;
 
 /// Redirects clients of the plain HTTP listeners.
 pub struct Redirect {

@@ -1,15 +1,19 @@
 //! Checks sessions with tracked connections against the store.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::clock::UnixMillis;
 use crate::connections::{CloseReason, run_checks};
-use crate::session::{RevocationCutoff, SessionFacts, SessionKey};
+use crate::route::Route;
+use crate::session::{Record, RevocationCutoff, SessionFacts, SessionKey};
 use crate::store::{Loaded, PendingLoad, StoreChange, VerifiedSession};
 
 use super::global_revocation;
+use super::service::Sessions;
 use super::verified_store::{LoadError, VerifiedStore};
 
 /// Result of a check.
@@ -20,20 +24,34 @@ enum CheckOutcome {
     Unreadable,
 }
 
-/// Checks sessions with tracked connections: stale ones at once, all others periodically. Never
-/// returns.
-pub(super) async fn run(store: &VerifiedStore) {
-    let check_one = |key| async move {
-        check(store, &key).await;
-        key
+/// Checks sessions with tracked connections under the current configuration: stale ones at once, all
+/// others periodically. Never returns.
+pub async fn revalidate_connections(current: &ArcSwap<Sessions>) {
+    let check_one = |key| {
+        let sessions = current.load_full();
+        async move {
+            check(sessions.verified_store(), &key).await;
+            key
+        }
     };
-    run_checks(&store.shared.connections, || store.now(), check_one).await;
+    let sweep = || judge_routes(current.load().verified_store());
+    let shared = Arc::clone(&current.load().verified_store().shared);
+    run_checks(&shared.connections, || shared.clock.now(), sweep, check_one).await;
+}
+
+/// Judges connections by the routes of the last reload. Needs no store, so an outage delays nothing.
+fn judge_routes(store: &VerifiedStore) {
+    let admits = |record: &Record, route: &Route| {
+        store.shared.current_identity(record).is_ok_and(|identity| route.admits(&identity))
+    };
+    store.shared.connections.judge_routes(admits);
 }
 
 /// Receives change notifications of other gateways. Never returns. They only hasten checks, and
 /// periodic checks continue without them. This runs beside the checks, because a receiver that
 /// lags marks all sessions as stale.
-pub(super) async fn follow_changes(store: &VerifiedStore) {
+pub async fn follow_changes(sessions: &Sessions) {
+    let store = sessions.verified_store();
     if let Some(changes) = store.raw.subscribe() {
         listen_for_changes(store, changes).await;
     }
@@ -103,7 +121,7 @@ fn evaluate(
     };
     let record = &session.record;
     // Reauthentication creates another session, so these connections must end.
-    match record.reauth_required || store.shared.is_record_expired(key, record, &facts, now) {
+    match record.reauth_required || store.is_record_expired(key, record, &facts, now) {
         true => CheckOutcome::Ended,
         false => CheckOutcome::Alive(session),
     }

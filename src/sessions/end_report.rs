@@ -93,7 +93,7 @@ fn expired(
     touched: UnixMillis,
 ) -> Option<(EndReason, SessionLifetime)> {
     let facts = SessionFacts { touched, ..SessionFacts::default() };
-    let policy = &store.shared.policy;
+    let policy = &store.settings.policy;
     let deadlines = SessionDeadlines::new(key.id, record, &facts, policy);
     let expiry = deadlines.expiry(store.now())?;
     Some(lifetime(record, &deadlines, expiry, policy))
@@ -135,7 +135,7 @@ pub(super) async fn count_live(
             global_cutoff: before,
             ..SessionFacts::default()
         };
-        let policy = &store.shared.policy;
+        let policy = &store.settings.policy;
         SessionDeadlines::new(entry.key.id, &record, &facts, policy).expiry(store.now()).is_none()
     };
     listed.iter().filter(is_live).count()

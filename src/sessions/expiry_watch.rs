@@ -35,7 +35,7 @@ pub(super) async fn run(store: &VerifiedStore) -> Result<(), Unavailable> {
 /// Watches all sessions of the store. Only their keys are read, so the checks are spread over one idle
 /// timeout.
 async fn search(store: &VerifiedStore) -> Result<(), Unavailable> {
-    let (now, spread) = (store.now(), store.shared.policy.idle());
+    let (now, spread) = (store.now(), store.settings.policy.idle());
     let found = store.raw.find_session(|key| {
         let [share, ..] = key.id.0;
         let wait = spread.mul_f64(f64::from(share) / 256.0);
@@ -59,7 +59,7 @@ async fn check(store: &VerifiedStore, key: &SessionKey) -> Result<(), Unavailabl
         user_cutoff: session.user_cutoff,
         global_cutoff: store.shared.cache.global_cutoff(),
     };
-    let policy = &store.shared.policy;
+    let policy = &store.settings.policy;
     let deadlines = SessionDeadlines::new(key.id, &session.record, &facts, policy);
     match deadlines.expiry(store.now().minus(REPORT_DELAY)) {
         None => store.shared.expiry_watch.add(*key, next_check(&deadlines)),
@@ -78,7 +78,7 @@ async fn end(
     expiry: Expiry,
 ) -> Result<(), Unavailable> {
     let record = &session.record;
-    let (reason, lifetime) = lifetime(record, deadlines, expiry, &store.shared.policy);
+    let (reason, lifetime) = lifetime(record, deadlines, expiry, &store.settings.policy);
     let expired = ExpiredSession {
         key: *key,
         revision: session.revision,

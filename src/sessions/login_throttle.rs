@@ -111,7 +111,13 @@ impl LoginThrottle {
         let shared = &self.store.shared;
         let credential = shared.login_methods.credential_digest(name);
         let keys = shared.keys.load_full();
-        let attempt = LoginAttempt::new(&shared.login_limits, keys.login(), name, credential, from);
+        let attempt = LoginAttempt::new(
+            &self.store.settings.login_limits,
+            keys.login(),
+            name,
+            credential,
+            from,
+        );
         let known = self.store.raw.is_known_place(&attempt.place, self.store.now()).await;
         let is_known = self.count_error(known).unwrap_or(false);
         LoginAttempt { is_known, ..attempt }
@@ -141,7 +147,7 @@ impl LoginThrottle {
             self.refund(&attempt.networks).await;
         }
         let (shared, now) = (&self.store.shared, self.store.now());
-        let known_for = shared.risk.settings.known_for;
+        let known_for = self.store.settings.risk.known_for;
         let (user, place) = (attempt.user_counters(), &attempt.place);
         let cleared = self.store.raw.clear_login(&user, place, known_for, now).await;
         if self.count_error(cleared).is_none() {

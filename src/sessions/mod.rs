@@ -18,6 +18,7 @@ mod outage;
 mod pending_ends;
 mod revocation;
 mod service;
+mod settings;
 mod shared;
 #[cfg(test)]
 pub(crate) mod test_support;
@@ -25,6 +26,7 @@ mod updater;
 mod user_history;
 pub(crate) mod verified_store;
 
+pub use connection_check::{follow_changes, revalidate_connections};
 pub use end_cause::{EndCause, SessionInfo};
 pub use events::Events;
 pub use login_throttle::{LoginAttempt, LoginThrottle};
@@ -32,6 +34,7 @@ pub use new_token::NewToken;
 pub use outage::Outage;
 pub use revocation::{ConfirmedRevocation, Revoker};
 pub use service::{NewSession, RecoverableSession, Sessions};
-pub use shared::{RiskState, Shared, SharedParts};
+pub use settings::SessionSettings;
+pub use shared::{Shared, SharedParts};
 pub use updater::SessionUpdater;
 pub use user_history::{UserHistories, UserRef};

@@ -25,11 +25,12 @@ use super::end_cause::{EndCause, SessionInfo};
 use super::events::event_context;
 use super::login_throttle::LoginThrottle;
 use super::revocation::Revoker;
+use super::settings::SessionSettings;
 use super::shared::Shared;
 use super::updater::SessionUpdater;
 use super::user_history::{UserHistories, UserRef};
 use super::verified_store::{LoadError, VerifiedStore};
-use super::{connection_check, expiry_watch, global_revocation};
+use super::{expiry_watch, global_revocation};
 
 /// Maximum time a cutoff may lie in the future. Clocks can be wrong by an hour.
 const MAX_CUTOFF_AHEAD: Duration = Duration::from_hours(2);
@@ -80,9 +81,9 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Creates the services of one worker.
-    pub fn new(store: Store, shared: Arc<Shared>) -> Sessions {
-        let store = VerifiedStore { raw: store, shared };
+    /// Creates the services of one worker under one configuration.
+    pub fn new(store: Store, shared: Arc<Shared>, settings: Arc<SessionSettings>) -> Sessions {
+        let store = VerifiedStore { raw: store, shared, settings };
         Sessions {
             revoker: Revoker::new(store.clone()),
             updater: SessionUpdater::new(store.clone()),
@@ -95,6 +96,11 @@ impl Sessions {
     /// Returns the state that all workers share.
     pub fn shared(&self) -> &Shared {
         &self.store.shared
+    }
+
+    /// Returns the settings of the configuration.
+    pub fn settings(&self) -> &SessionSettings {
+        &self.store.settings
     }
 
     /// Returns the store, for readiness checks and maintenance.
@@ -115,16 +121,6 @@ impl Sessions {
     /// Ends and reports the sessions whose timeout passed without a request. Called every second.
     pub async fn end_expired(&self) -> Result<(), Unavailable> {
         expiry_watch::run(&self.store).await
-    }
-
-    /// Checks sessions with tracked connections. Never returns.
-    pub async fn revalidate_connections(&self) {
-        connection_check::run(&self.store).await;
-    }
-
-    /// Receives change notifications of other gateways. Never returns.
-    pub async fn follow_changes(&self) {
-        connection_check::follow_changes(&self.store).await;
     }
 
     /// Creates a session for an authenticated user. Each login gets a new session ID and token, and
@@ -158,7 +154,7 @@ impl Sessions {
             .max(first_instant_after(cutoff))
             .max(first_instant_after(global_cutoff));
         self.check_cutoff_plausible(user, created)?;
-        let end = created.plus(self.store.shared.policy.absolute());
+        let end = created.plus(self.store.settings.policy.absolute());
         let mut record =
             Record::new(Identity::clone(&login.identity), &token, created, end, from.clone());
         record.credential = login.credential_digest;
@@ -176,7 +172,7 @@ impl Sessions {
         self.enforce_max_per_user(&key.tag, &replaced, cause).await?;
         let sealed = record.seal(&keys, &key);
         self.store.track_errors(self.store.raw.create(&key, &sealed, created, end).await)?;
-        let policy = &self.store.shared.policy;
+        let policy = &self.store.settings.policy;
         self.store.shared.expiry_watch.watch(&key, &record, created, policy);
         for session in &replaced {
             let cause = EndCause::user(EndReason::Replaced, key.id, from.clone());
@@ -236,15 +232,12 @@ impl Sessions {
         from: &ClientContext,
     ) -> bool {
         let now = self.store.now();
-        let news = self.store.shared.risk.settings.assess_login(
-            &self.store.shared.risk.geoip.load(),
-            history,
-            from,
-        );
+        let news =
+            self.store.settings.risk.assess_login(&self.store.shared.geoip.load(), history, from);
         if let Some(report) = &news {
             let mut context = event_context(user.user, key.id, from);
             let (here, other) =
-                (self.store.shared.risk.geoip.load().lookup(from.address), GeoInfo::default());
+                (self.store.shared.geoip.load().lookup(from.address), GeoInfo::default());
             context.risk = Some(RiskContext {
                 report,
                 enforced: false,
@@ -316,7 +309,7 @@ impl Sessions {
 
     /// Returns the time left to an admitted session.
     pub fn time_left(&self, key: &SessionKey, record: &Record, facts: &SessionFacts) -> Remaining {
-        let policy = &self.store.shared.policy;
+        let policy = &self.store.settings.policy;
         SessionDeadlines::new(key.id, record, facts, policy).remaining(self.store.now())
     }
 
@@ -346,7 +339,7 @@ impl Sessions {
             user_cutoff: cutoff,
             ..SessionFacts::default()
         };
-        self.store.shared.is_record_expired(&session.key, &session.record, &facts, self.store.now())
+        self.store.is_record_expired(&session.key, &session.record, &facts, self.store.now())
     }
 
     /// Ends the least recently used sessions beyond the limit per user. `replaced` ends anyway and
@@ -357,7 +350,7 @@ impl Sessions {
         replaced: &[SessionInfo],
         cause: EndCause,
     ) -> Result<(), Unavailable> {
-        let limit = self.store.shared.max_per_user;
+        let limit = self.store.settings.max_per_user;
         if limit == 0 {
             return Ok(());
         }
@@ -441,7 +434,7 @@ impl Sessions {
         };
         let VerifiedSession { record, touched, user_cutoff, .. } = verified;
         let facts = SessionFacts { touched, user_cutoff, ..SessionFacts::default() };
-        if self.store.shared.is_record_expired(&token.key, &record, &facts, now) {
+        if self.store.is_record_expired(&token.key, &record, &facts, now) {
             return Ok(None);
         }
         let has_secret = matches_token(&record, &token);

@@ -1,4 +1,4 @@
-//! State that all workers of a process share.
+//! State that all workers of a process share. It outlives every configuration.
 
 use std::sync::Arc;
 
@@ -7,18 +7,13 @@ use tokio::sync::{Mutex, Notify};
 
 use crate::audit::AuditLog;
 use crate::clock::{Clock, UnixMillis};
-use crate::connections::{ConnectionRegistry, TrackingLimits};
+use crate::connections::{ConnectionRegistry, TrackingSettings};
 use crate::identity::LoginMethods;
-use crate::message::CookieNames;
 use crate::notify::Notifier;
-use crate::rate_limit::LoginLimits;
-use crate::risk::{GeoIp, RiskSettings};
+use crate::risk::GeoIp;
 use crate::secret::KeyRing;
-use crate::session::{
-    EndReason, Identity, Record, RevocationCutoff, SessionDeadlines, SessionFacts, SessionKey,
-    SessionPolicy,
-};
-use crate::store::{LoginCounters, SessionCache};
+use crate::session::{EndReason, Identity, Record, RevocationCutoff};
+use crate::store::{LoginCounters, SessionCache, Store};
 use crate::telemetry::events::EventContext;
 use crate::telemetry::{Metrics, SessionEvent};
 
@@ -31,18 +26,13 @@ use super::pending_ends::PendingEnds;
 pub struct Shared {
     pub keys: ArcSwap<KeyRing>,
     pub clock: Clock,
-    pub policy: SessionPolicy,
-    /// Maximum number of sessions per user; zero for no limit.
-    pub max_per_user: usize,
-    pub cookies: CookieNames,
     pub login_methods: LoginMethods,
-    pub login_limits: LoginLimits,
     /// Counts failed logins while the store is unavailable.
     pub(super) login_fallback: LoginCounters,
     pub metrics: Metrics,
     pub events: Events,
     pub connections: ConnectionRegistry,
-    pub risk: RiskState,
+    pub geoip: ArcSwap<GeoIp>,
     pub outage: Outage,
     pub(crate) cache: Arc<SessionCache>,
     /// Held during a read of the global cutoff, so that concurrent requests share one.
@@ -53,44 +43,54 @@ pub struct Shared {
     pub(super) expiry_watch: ExpiryWatch,
 }
 
-/// Settings and databases of the risk assessment.
-pub struct RiskState {
-    pub settings: RiskSettings,
-    pub geoip: ArcSwap<GeoIp>,
-}
-
 /// Parts of [`Shared`].
 pub struct SharedParts {
     /// [`crate::store::Store::session_cache`] of the store.
     pub cache: Arc<SessionCache>,
     pub keys: KeyRing,
     pub clock: Clock,
-    pub policy: SessionPolicy,
-    pub max_per_user: usize,
-    pub cookies: CookieNames,
+    /// Initial settings of tracked connections.
+    pub tracking: TrackingSettings,
     pub login_methods: LoginMethods,
-    pub login_limits: LoginLimits,
     pub metrics: Metrics,
-    pub connection_limits: TrackingLimits,
     pub audit: Option<AuditLog>,
     pub notifier: Option<Notifier>,
-    pub risk: RiskSettings,
+}
+
+impl SharedParts {
+    /// Returns parts without login methods, audit log and notifier.
+    pub fn new(
+        store: &Store,
+        keys: KeyRing,
+        clock: Clock,
+        tracking: TrackingSettings,
+    ) -> SharedParts {
+        SharedParts {
+            cache: store.session_cache(),
+            keys,
+            clock,
+            tracking,
+            login_methods: LoginMethods::default(),
+            metrics: Metrics::default(),
+            audit: None,
+            notifier: None,
+        }
+    }
 }
 
 impl Shared {
     /// Creates the state of a process.
     pub fn new(parts: SharedParts) -> Shared {
         let (metrics, clock) = (parts.metrics, parts.clock);
-        let limits = parts.connection_limits;
         Shared {
-            connections: ConnectionRegistry::new(limits, &parts.policy, metrics.clone()),
+            connections: ConnectionRegistry::new(parts.tracking, metrics.clone()),
             events: Events {
                 audit: parts.audit,
                 notifier: parts.notifier,
                 metrics: metrics.clone(),
                 clock: clock.clone(),
             },
-            risk: RiskState { settings: parts.risk, geoip: ArcSwap::default() },
+            geoip: ArcSwap::default(),
             outage: Outage::new(metrics.clone(), clock.clone()),
             cache: parts.cache,
             global_cutoff_read: Mutex::default(),
@@ -98,11 +98,7 @@ impl Shared {
             pending_ends: PendingEnds::default(),
             expiry_watch: ExpiryWatch::default(),
             keys: ArcSwap::from_pointee(parts.keys),
-            policy: parts.policy,
-            max_per_user: parts.max_per_user,
-            cookies: parts.cookies,
             login_methods: parts.login_methods,
-            login_limits: parts.login_limits,
             login_fallback: LoginCounters::default(),
             metrics,
             clock,
@@ -125,18 +121,5 @@ impl Shared {
     /// disabled account, or a changed password, ends its sessions at their next request.
     pub(crate) fn current_identity(&self, record: &Record) -> Result<Arc<Identity>, EndReason> {
         self.login_methods.current_identity(record)
-    }
-
-    /// Returns whether the session is revoked or expired at `now`.
-    pub(super) fn is_record_expired(
-        &self,
-        key: &SessionKey,
-        record: &Record,
-        facts: &SessionFacts,
-        now: UnixMillis,
-    ) -> bool {
-        let facts = SessionFacts { global_cutoff: self.cache.global_cutoff(), ..*facts };
-        let deadlines = SessionDeadlines::new(key.id, record, &facts, &self.policy);
-        deadlines.expiry(now).is_some() || self.current_identity(record).is_err()
     }
 }

@@ -5,42 +5,29 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::{Clock, UnixMillis};
-use crate::config;
-use crate::connections::SessionSnapshot;
+use crate::connections::{SessionSnapshot, TrackingLimits, TrackingSettings};
 use crate::identity::{Account, Cost, Credential};
-use crate::message::{CookieLookup, CookieNames};
+use crate::message::CookieLookup;
 use crate::secret::KeyRing;
 use crate::session::{
     ClientContext, Identity, OnReuse, Record, SessionId, SessionKey, SessionPolicy, Token, UserTag,
 };
 use crate::store::Store;
-use crate::telemetry::Metrics;
 
 use super::end_cause::SessionInfo;
 use super::service::{RecoverableSession, Sessions};
+use super::settings::SessionSettings;
 use super::shared::{Shared, SharedParts};
 
 pub(crate) fn sessions(store: &Store, clock: &Clock) -> Sessions {
     let [day, minute] = [Duration::from_hours(24), Duration::from_mins(1)];
     let policy = SessionPolicy::new(day, day, minute * 10, minute, OnReuse::Revoke);
-    let limits =
-        config::LongLived { max_connections: 1, max_per_session: 1, unchecked_for: minute };
-    let shared = Shared::new(SharedParts {
-        cache: store.session_cache(),
-        keys: KeyRing::generate("now"),
-        clock: clock.clone(),
-        policy: policy.expect("a policy"),
-        max_per_user: 0,
-        cookies: CookieNames::default(),
-        login_methods: crate::identity::LoginMethods::default(),
-        login_limits: crate::rate_limit::LoginLimits::default(),
-        metrics: Metrics::default(),
-        connection_limits: limits.into(),
-        audit: None,
-        notifier: None,
-        risk: crate::risk::RiskSettings::default(),
-    });
-    Sessions::new(store.clone(), Arc::new(shared))
+    let policy = policy.expect("a policy");
+    let limits = TrackingLimits { total: 1, per_session: 1, unchecked_for: minute };
+    let tracking = TrackingSettings { limits, policy: policy.clone(), routes: Arc::default() };
+    let keys = KeyRing::generate("now");
+    let shared = Shared::new(SharedParts::new(store, keys, clock.clone(), tracking));
+    Sessions::new(store.clone(), Arc::new(shared), Arc::new(SessionSettings::new(policy)))
 }
 
 pub(crate) fn client() -> ClientContext {

@@ -54,12 +54,13 @@ pub enum TlsError {
 /// The certificates of the listeners.
 #[derive(Debug)]
 pub struct Certificates {
-    files: Vec<CertificateFiles>,
     served: ArcSwap<ServedCertificates>,
 }
 
+/// Certificates as read from their files.
 #[derive(Debug)]
-struct ServedCertificates {
+pub struct ServedCertificates {
+    files: Vec<CertificateFiles>,
     by_name: HashMap<String, Arc<CertifiedKey>>,
     /// For clients without SNI, and for names that no certificate has.
     default: Arc<CertifiedKey>,
@@ -77,18 +78,25 @@ pub fn provider() -> Arc<CryptoProvider> {
 impl Certificates {
     /// Reads all certificates. At least one is required.
     pub fn load(files: &[CertificateFiles]) -> Result<Arc<Certificates>, TlsError> {
-        let served = ArcSwap::from_pointee(read_all(files)?);
-        Ok(Arc::new(Certificates { files: files.to_vec(), served }))
+        let served = ArcSwap::from_pointee(ServedCertificates::read(files)?);
+        Ok(Arc::new(Certificates { served }))
+    }
+
+    /// Replaces all certificates. Established connections keep theirs.
+    pub fn replace(&self, new: ServedCertificates) {
+        self.served.store(Arc::new(new));
     }
 
     /// Reads the files again. Returns whether they have changed. After an error the old certificates
     /// stay in use.
     pub fn reload(&self) -> Result<bool, TlsError> {
-        let new = read_all(&self.files)?;
-        if new.bytes == self.served.load().bytes {
+        let served = self.served.load();
+        let new = ServedCertificates::read(&served.files)?;
+        if new.bytes == served.bytes {
             return Ok(false);
         }
-        self.served.store(Arc::new(new));
+        // Unchanged if a reload of the configuration replaced them in the meantime.
+        self.served.compare_and_swap(&served, Arc::new(new));
         Ok(true)
     }
 
@@ -100,7 +108,7 @@ impl Certificates {
     /// Returns when each certificate expires, by its file.
     pub fn expiries(&self) -> Vec<(PathBuf, Timestamp)> {
         let served = self.served.load();
-        let files = self.files.iter().map(|files| files.cert.clone());
+        let files = served.files.iter().map(|files| files.cert.clone());
         files.zip(served.expiries.iter().copied()).collect()
     }
 
@@ -132,6 +140,29 @@ impl ResolvesServerCert for Certificates {
 }
 
 impl ServedCertificates {
+    /// Reads all certificates. At least one is required.
+    ///
+    /// # Errors
+    /// A file that cannot be used.
+    pub fn read(files: &[CertificateFiles]) -> Result<ServedCertificates, TlsError> {
+        let mut by_name = HashMap::new();
+        let mut default = None;
+        let (mut bytes, mut expiries) = (Vec::new(), Vec::new());
+        for file in files {
+            let (cert, key) = (read(&file.cert)?, read(&file.key)?);
+            let certified = Arc::new(certified(file, &cert, &key)?);
+            expiries.push(expiry(&certified));
+            for name in names(&certified) {
+                by_name.entry(name).or_insert_with(|| Arc::clone(&certified));
+            }
+            default.get_or_insert(certified);
+            bytes.extend([cert, key]);
+        }
+        let default = default
+            .ok_or(TlsError::NoCertificate { path: PathBuf::from("[[tls.certificate]]") })?;
+        Ok(ServedCertificates { files: files.to_vec(), by_name, default, bytes, expiries })
+    }
+
     fn choose(&self, name: Option<&str>) -> Arc<CertifiedKey> {
         name.and_then(|name| self.find(name)).unwrap_or_else(|| Arc::clone(&self.default))
     }
@@ -173,25 +204,6 @@ pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
     client_config_for_ca(&read(path)?).map_err(unusable)
 }
 
-fn read_all(files: &[CertificateFiles]) -> Result<ServedCertificates, TlsError> {
-    let mut by_name = HashMap::new();
-    let mut default = None;
-    let (mut bytes, mut expiries) = (Vec::new(), Vec::new());
-    for file in files {
-        let (cert, key) = (read(&file.cert)?, read(&file.key)?);
-        let certified = Arc::new(certified(file, &cert, &key)?);
-        expiries.push(expiry(&certified));
-        for name in names(&certified) {
-            by_name.entry(name).or_insert_with(|| Arc::clone(&certified));
-        }
-        default.get_or_insert(certified);
-        bytes.extend([cert, key]);
-    }
-    let default =
-        default.ok_or(TlsError::NoCertificate { path: PathBuf::from("[[tls.certificate]]") })?;
-    Ok(ServedCertificates { by_name, default, bytes, expiries })
-}
-
 fn certified(files: &CertificateFiles, cert: &[u8], key: &[u8]) -> Result<CertifiedKey, TlsError> {
     let chain = chain(&files.cert, cert)?;
     let unusable = |error: String| TlsError::Key { path: files.key.clone(), error };
@@ -221,7 +233,8 @@ fn names(certified: &CertifiedKey) -> Vec<String> {
     parsed.valid_dns_names().map(str::to_ascii_lowercase).collect()
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+/// Reads a file. The error names it.
+pub fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path)
         .map_err(|error| TlsError::Read { path: path.to_owned(), error: error.to_string() })
 }

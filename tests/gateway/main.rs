@@ -20,6 +20,7 @@ mod operator;
 mod outage;
 mod paths;
 mod redirects;
+mod reload;
 mod removed_headers;
 mod responses;
 mod restarts;

@@ -269,7 +269,7 @@ async fn operator(gateway: &Gateway, line: &str) -> String {
 /// Creates a session of alice directly, because login throttling would reject so many logins.
 async fn session(gateway: &Gateway, redis: &RedisServer) -> Browser {
     let store = Store::redis(&redis.settings()).expect("good settings");
-    let sessions = Sessions::new(store, Arc::clone(gateway.shared()));
+    let sessions = Sessions::new(store, Arc::clone(gateway.shared()), gateway.session_settings());
     let account = sessions
         .shared()
         .login_methods

@@ -441,7 +441,7 @@ async fn replaced_geoip_database_is_used_without_restart() {
     std::fs::copy(format!("{DATA}/city.mmdb"), at("newer.mmdb")).expect("copied");
     std::fs::rename(at("newer.mmdb"), at("places.mmdb")).expect("renamed");
     let (sydney, deadline) = ([203, 0, 113, 9].into(), Instant::now() + Duration::from_secs(20));
-    while scene.gateway.shared().risk.geoip.load().lookup(sydney).country.is_none() {
+    while scene.gateway.shared().geoip.load().lookup(sydney).country.is_none() {
         assert!(Instant::now() < deadline, "it is never read");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

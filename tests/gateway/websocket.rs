@@ -33,14 +33,14 @@ const CUT: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(30 * 60);
 
 /// An upstream that echoes every message and records the handshake heads.
-struct Echo {
-    address: SocketAddr,
+pub(crate) struct Echo {
+    pub(crate) address: SocketAddr,
     heads: Arc<Mutex<Vec<HeaderMap>>>,
     task: JoinHandle<()>,
 }
 
 impl Echo {
-    async fn start() -> Echo {
+    pub(crate) async fn start() -> Echo {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let heads = Arc::new(Mutex::default());
@@ -79,7 +79,7 @@ async fn echo(stream: TcpStream, heads: Arc<Mutex<Vec<HeaderMap>>>) {
     }
 }
 
-type Socket = WebSocketStream<TlsStream<TcpStream>>;
+pub(crate) type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
 async fn try_open(browser: &Browser) -> Result<Socket, Error> {
     let mut request = format!("wss://{}/ws", browser.host).into_client_request()?;
@@ -90,14 +90,14 @@ async fn try_open(browser: &Browser) -> Result<Socket, Error> {
     client_async(request, browser.connect().await).await.map(|(socket, _)| socket)
 }
 
-async fn open(browser: &Browser) -> Socket {
+pub(crate) async fn open(browser: &Browser) -> Socket {
     let mut socket = try_open(browser).await.expect("a tunnel");
     answers(&mut socket).await;
     socket
 }
 
 /// Asserts that a message is echoed.
-async fn answers(socket: &mut Socket) {
+pub(crate) async fn answers(socket: &mut Socket) {
     socket.send(Message::text("still there?")).await.expect("sent");
     let word = timeout(CUT, socket.next()).await.expect("in time").expect("open").expect("a frame");
     assert_eq!(word, Message::text("still there?"));
@@ -105,10 +105,15 @@ async fn answers(socket: &mut Socket) {
 
 /// Asserts that the tunnel is closed in time with code 1008 (policy violation).
 async fn is_cut(socket: &mut Socket, why: &str) {
+    assert_eq!(close_code(socket).await, CloseCode::Policy, "{why}");
+}
+
+/// Waits for the close frame.
+pub(crate) async fn close_code(socket: &mut Socket) -> CloseCode {
     let end = timeout(CUT, socket.next()).await;
-    let end = end.unwrap_or_else(|_| panic!("{why}: still open after {CUT:?}"));
-    let Some(Ok(Message::Close(Some(close)))) = end else { panic!("{why}: {end:?}") };
-    assert_eq!(close.code, CloseCode::Policy, "{why}");
+    let end = end.unwrap_or_else(|_| panic!("still open after {CUT:?}"));
+    let Some(Ok(Message::Close(Some(close)))) = end else { panic!("no close frame: {end:?}") };
+    close.code
 }
 
 fn status(result: Result<Socket, Error>) -> u16 {
@@ -127,7 +132,7 @@ async fn behind(upstream: SocketAddr) -> (Gateway, Browser) {
     (gateway, browser)
 }
 
-async fn logged_in(gateway: &Gateway, user: &str) -> Browser {
+pub(crate) async fn logged_in(gateway: &Gateway, user: &str) -> Browser {
     let mut browser = Browser::new(gateway);
     browser.log_in(user).await;
     browser

@@ -419,6 +419,42 @@ async fn drain_closes_requests_after_server_drain() {
 }
 
 #[tokio::test]
+async fn sighup_and_the_reload_command_apply_a_changed_file() {
+    let (upstream, mut program, browser) = start_with_drain("2s").await;
+    let file = program.path("doorward.toml");
+    let text = std::fs::read_to_string(&file).expect("readable");
+    let add_public_route = |path: &str| {
+        let route = session_route(upstream.address)
+            .replace("path = \"/\"", &format!("path = \"{path}\""))
+            .replace("\"session\"", "\"public\"");
+        std::fs::write(&file, format!("{text}{route}")).expect("written");
+    };
+    let mut stranger = Browser::at_address(browser.address, &program.path("ca.pem"));
+    add_public_route("/signal");
+    program.signal("-HUP");
+    program.wait_for_line("reload", |line| line["event"] == "config.reloaded");
+    assert_eq!(stranger.fetch("/signal").await.status, StatusCode::OK);
+    let socket = text.lines().find_map(|line| line.strip_prefix("socket = \""));
+    let socket = socket.expect("a socket").trim_end_matches('"');
+    let reload = |arguments: &[&str]| {
+        let arguments = [&["reload", "--socket", socket], arguments].concat();
+        command(program.directory.path(), &arguments, "")
+    };
+    add_public_route("/command");
+    let dry_run = reload(&["--dry-run"]).expect_success();
+    assert!(dry_run.contains("+ route[app.test/command].access = \"public\""), "{dry_run}");
+    assert_eq!(stranger.fetch("/command").await.status, StatusCode::UNAUTHORIZED);
+    reload(&[]).expect_success();
+    assert_eq!(stranger.fetch("/command").await.status, StatusCode::OK);
+    std::fs::write(&file, "nonsense").expect("written");
+    let (code, errors) = reload(&[]).expect_failure();
+    assert_eq!(code, 1);
+    assert!(errors.contains("doorward.toml:1") && errors.contains("stays in use"), "{errors}");
+    assert_eq!(stranger.fetch("/command").await.status, StatusCode::OK);
+    assert_eq!(program.stop(), Some(0), "{}", program.log());
+}
+
+#[tokio::test]
 async fn drain_ends_at_once_on_a_second_signal() {
     for second in ["-TERM", "-INT"] {
         let (upstream, mut program, browser) = start_with_drain("1h").await;

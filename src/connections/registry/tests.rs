@@ -2,10 +2,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::*;
+use crate::connections::TrackingLimits;
 use crate::connections::end_log::CAPACITY;
 use crate::connections::stall_detector::{CheckedAt, STALL_THRESHOLD};
 use crate::session::{
-    ClientContext, Identity, OnReuse, RoutePolicy, SessionFacts, SessionId, Token,
+    ClientContext, Identity, OnReuse, RoutePolicy, SessionFacts, SessionId, SessionPolicy, Token,
 };
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -14,7 +15,9 @@ fn registry(total: usize, per_session: usize) -> ConnectionRegistry {
     let second = Duration::from_secs(1);
     let policy = SessionPolicy::new(HOUR, HOUR * 2, second * 600, second * 30, OnReuse::Revoke);
     let limits = TrackingLimits { total, per_session, unchecked_for: HOUR };
-    ConnectionRegistry::new(limits, &policy.expect("a policy"), Metrics::default())
+    let (policy, routes) = (policy.expect("a policy"), Arc::default());
+    let settings = TrackingSettings { limits, policy, routes };
+    ConnectionRegistry::new(settings, Metrics::default())
 }
 
 fn snapshot(registry: &ConnectionRegistry, id: u8) -> SessionSnapshot {
@@ -126,7 +129,7 @@ fn expiry_closes_without_the_store_and_routes_may_be_stricter() {
     let session = snapshot(&registry, 1);
     let long_ago = session.verified_at.checked_sub(HOUR).expect("a time");
     let strict = RoutePolicy { absolute: Some(HOUR / 2), ..RoutePolicy::default() };
-    let terms = ConnectionPolicy { policy: Some(&strict), max_age: None };
+    let terms = ConnectionPolicy { policy: Some(&strict), ..ConnectionPolicy::default() };
     let mut strictly = registry.register(&session, terms).expect("a slot");
     let mut usually = open(&registry, &session);
     let half = session.record.created.plus(HOUR / 2);
@@ -186,8 +189,12 @@ fn the_registry_agrees_with_the_deadlines() {
             let record = Arc::new(Record { current_since, ..Record::clone(&seen.record) });
             let seen = SessionSnapshot { record, touched, ..seen };
             let facts = SessionFacts { touched, ..SessionFacts::default() };
-            let deadlines =
-                SessionDeadlines::new(seen.key.id, &seen.record, &facts, &live.inner.policy);
+            let deadlines = SessionDeadlines::new(
+                seen.key.id,
+                &seen.record,
+                &facts,
+                &live.inner.settings.load().policy,
+            );
             let mut connection = open(&live, &seen);
             let long_ago = seen.verified_at.checked_sub(HOUR / 2).expect("a time");
             let due = live.due_for_check(now, long_ago);
@@ -207,7 +214,7 @@ fn the_registry_agrees_with_the_deadlines() {
 fn age_and_store_outage_have_their_own_close_reasons() {
     let registry = registry(10, 10);
     let session = snapshot(&registry, 1);
-    let terms = ConnectionPolicy { policy: None, max_age: Some(Duration::ZERO) };
+    let terms = ConnectionPolicy { max_age: Some(Duration::ZERO), ..ConnectionPolicy::default() };
     let mut old = registry.register(&session, terms).expect("a slot");
     registry.due_for_check(UnixMillis(2_000), session.verified_at);
     assert_eq!(close_reason(&mut old), Some(CloseReason::MaxAge));

@@ -27,10 +27,11 @@ const MAX_CONCURRENT_CHECKS: usize = 64;
 
 /// Runs up to [`MAX_CONCURRENT_CHECKS`] checks. Stale sessions come first, even before the rest of
 /// a sweep. A hanging check runs until the store's deadline, which reports the failure, and no
-/// session has two checks in a sweep.
+/// session has two checks in a sweep. `before_sweep` closes connections that need no check.
 pub(crate) async fn run_checks<Check: Future<Output = SessionKey>>(
     registry: &ConnectionRegistry,
     now: impl Fn() -> UnixMillis,
+    before_sweep: impl Fn(),
     check: impl Fn(SessionKey) -> Check,
 ) {
     let mut queue = CheckQueue::default();
@@ -40,6 +41,7 @@ pub(crate) async fn run_checks<Check: Future<Output = SessionKey>>(
     loop {
         tokio::select! {
             _ = tick.tick() => {
+                before_sweep();
                 let clock = Instant::now();
                 let before = clock.checked_sub(CHECK_INTERVAL).unwrap_or(clock);
                 queue.round = registry.due_for_check(now(), before).into();

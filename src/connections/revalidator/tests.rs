@@ -5,7 +5,9 @@ use std::sync::Arc;
 use tokio::time::sleep;
 
 use super::*;
-use crate::connections::{ConnectionGuard, ConnectionPolicy, SessionSnapshot, TrackingLimits};
+use crate::connections::{
+    ConnectionGuard, ConnectionPolicy, SessionSnapshot, TrackingLimits, TrackingSettings,
+};
 use crate::session::{
     ClientContext, Identity, OnReuse, Record, SessionId, SessionPolicy, Token, UserTag,
 };
@@ -42,7 +44,9 @@ fn crowded_registry(sessions: usize) -> (ConnectionRegistry, Vec<ConnectionGuard
     let minute = Duration::from_mins(1);
     let policy = SessionPolicy::new(HOUR, HOUR * 2, minute * 10, minute, OnReuse::Revoke);
     let limits = TrackingLimits { total: sessions, per_session: 1, unchecked_for: HOUR };
-    let registry = ConnectionRegistry::new(limits, &policy.expect("a policy"), Metrics::default());
+    let (policy, routes) = (policy.expect("a policy"), Arc::default());
+    let settings = TrackingSettings { limits, policy, routes };
+    let registry = ConnectionRegistry::new(settings, Metrics::default());
     let open = |number| {
         registry
             .register(&snapshot(&registry, number), ConnectionPolicy::default())
@@ -77,7 +81,7 @@ async fn a_stale_session_is_checked_before_5000_due_ones() {
         }
     };
     tokio::select! {
-        () = run_checks(&registry, || NOW, check) => {}
+        () = run_checks(&registry, || NOW, || {}, check) => {}
         () = done => {}
     }
     let (order, doubted) = (order.into_inner(), doubted.get().expect("one was"));
@@ -111,7 +115,7 @@ async fn a_hanging_check_continues_without_delaying_others() {
         }
     };
     tokio::select! {
-        () = run_checks(&registry, || NOW, check) => {}
+        () = run_checks(&registry, || NOW, || {}, check) => {}
         () = done => {}
     }
     assert!(others.get() >= 2 * (MAX_CONCURRENT_CHECKS * 2 - 8), "{}", others.get());

@@ -23,10 +23,7 @@ use zeroize::Zeroizing;
 use crate::auth::{Auth, DenyReason};
 use crate::clock::{Clock, UnixMillis};
 use crate::config::Config;
-use crate::identity::LoginMethods;
-use crate::message::{
-    BadRequest, CookieNames, InboundHead, Intent, RequestContext, RequestIds, SanitizedHead,
-};
+use crate::message::{BadRequest, InboundHead, Intent, RequestContext, RequestIds, SanitizedHead};
 use crate::portal::Portal;
 use crate::risk::GeoIp;
 use crate::route::{Access, Route};
@@ -36,13 +33,12 @@ use crate::session::{
 };
 use crate::sessions::{Sessions, Shared, SharedParts};
 use crate::store::{Store, Unavailable};
-use crate::telemetry::Metrics;
 
 use labels::{access, humanize, of_methods, response, stricter, upstream_headers};
 
 use super::authorize::{Action, Authorizer};
 use super::local_response::LocalResponse;
-use super::{ConnectionInfo, OverloadMonitor, UpstreamHead};
+use super::{ConnectionInfo, UpstreamHead};
 
 /// Lifetime of the seeded record. Longer than the simulation runs.
 const SEED_TTL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -109,31 +105,19 @@ impl<'a> Simulation<'a> {
     fn new(config: &'a Config, geoip: GeoIp, hypothesis: &'a Hypothesis) -> Simulation<'a> {
         let clock = Clock::manual(hypothesis.now);
         let store = Store::memory(clock.clone());
-        let shared = Shared::new(SharedParts {
-            cache: store.session_cache(),
-            keys: KeyRing::generate("thrown away"),
-            clock,
-            policy: config.session.policy.clone(),
-            max_per_user: 0,
-            cookies: CookieNames::new(config.session.cookie.clone()),
-            // The hypothesis contains the identity.
-            login_methods: LoginMethods::default(),
-            login_limits: config.login.limits,
-            metrics: Metrics::default(),
-            connection_limits: config.long_lived.into(),
-            audit: None,
-            notifier: None,
-            risk: config.signals.settings.clone(),
-        });
-        shared.risk.geoip.store(Arc::new(geoip));
-        let auth = Auth::new(Sessions::new(store, Arc::new(shared)));
+        // No login methods, because the hypothesis contains the identity.
+        let keys = KeyRing::generate("thrown away");
+        let shared = Shared::new(SharedParts::new(&store, keys, clock, config.into()));
+        shared.geoip.store(Arc::new(geoip));
+        let auth = Auth::new(Sessions::new(store, Arc::new(shared), Arc::new(config.into())));
         let routes = Arc::new(config.routes.clone());
         let portal = Portal::new(auth.clone(), None, Arc::default(), Arc::clone(&routes));
         let authorizer = Authorizer {
             auth,
             routes,
             certificates: None,
-            overload: OverloadMonitor::new(usize::MAX, Arc::default()),
+            overload: Arc::default(),
+            max_in_flight: usize::MAX,
         };
         Simulation { config, hypothesis, authorizer, portal }
     }
@@ -146,7 +130,7 @@ impl<'a> Simulation<'a> {
         let key = SessionKey { tag, id: SessionId(random_bytes()) };
         let token = Token::new(keys.signing_key().0, key, 0, random_bytes());
         let created_at = now.minus(session.age);
-        let end = created_at.plus(shared.policy.absolute());
+        let end = created_at.plus(self.authorizer.auth.settings().policy.absolute());
         let from = session.from.clone();
         let mut record = Record::new(session.identity.clone(), &token, created_at, end, from);
         record.authenticated = now.minus(session.auth_age);
@@ -186,7 +170,7 @@ impl<'a> Simulation<'a> {
                     (None, true) => "the app checks the credentials in Authorization",
                 }
                 .into();
-                let cookies = &self.authorizer.auth.shared().cookies;
+                let cookies = &self.authorizer.auth.settings().cookies;
                 head.host.retain_port(&self.config.server.public_ports());
                 let head = SanitizedHead::new(head, permit.route().headers.reserved(), cookies);
                 out.upstream_headers = upstream_headers(UpstreamHead::new(head, &permit));
@@ -219,10 +203,10 @@ impl<'a> Simulation<'a> {
 
     fn signals(&self, record: &Record, head: &InboundHead, route: &Route) -> RiskExplanation {
         let shared = self.authorizer.auth.shared();
-        let geoip = shared.risk.geoip.load();
+        let geoip = shared.geoip.load();
         let locations = signals::LocationPair {
             geoip: &geoip,
-            settings: &shared.risk.settings,
+            settings: &self.authorizer.auth.settings().risk,
             record,
             context: &head.client_context(),
             now: self.hypothesis.now,
@@ -241,7 +225,7 @@ impl<'a> Simulation<'a> {
         if let Some(Ok(host)) = host {
             parts.headers.insert(header::HOST, host);
         }
-        let name = &self.authorizer.auth.shared().cookies.session;
+        let name = &self.authorizer.auth.settings().cookies.session;
         let cookie = token.map(|token| HeaderValue::try_from(format!("{name}={token}")));
         if let Some(Ok(cookie)) = cookie {
             parts.headers.append(header::COOKIE, cookie);

@@ -90,7 +90,7 @@ impl SessionUpdater {
             now: self.store.now(),
             random_salt: &random_bytes,
             client: from,
-            policy: &self.store.shared.policy,
+            policy: &self.store.settings.policy,
             route: &RoutePolicy::default(),
             timing: RotationTiming::Now,
             activity: false,
@@ -148,8 +148,7 @@ impl SessionUpdater {
         let Some(verified) = self.store.load_live(key).await? else { return Ok(()) };
         let VerifiedSession { record, touched, user_cutoff, .. } = verified;
         let facts = SessionFacts { touched, user_cutoff, ..SessionFacts::default() };
-        if record.reauth_required || self.store.shared.is_record_expired(key, &record, &facts, now)
-        {
+        if record.reauth_required || self.store.is_record_expired(key, &record, &facts, now) {
             return Ok(());
         }
         self.store.track_errors(self.store.raw.touch(key, now, record.absolute_end).await)

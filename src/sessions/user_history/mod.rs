@@ -138,7 +138,7 @@ impl UserHistories {
         wanted: UserHistory,
     ) -> Result<CommitOutcome, Unavailable> {
         let next = wanted.next_revision(self.store.now());
-        let forget_at = next.expires_at(self.store.shared.risk.settings.known_for);
+        let forget_at = next.expires_at(self.store.settings.risk.known_for);
         let sealed = next.seal(keys, &user.tag);
         let swap = self
             .store
@@ -207,12 +207,12 @@ impl UserHistories {
                 (UserHistory::default().without_locations(latest), Some(stored))
             }
         };
-        history.prune(self.store.shared.risk.settings.known_for, self.store.now());
+        history.prune(self.store.settings.risk.known_for, self.store.now());
         LoadedHistory { history, stored }
     }
 
     fn accept(&self, user: UserRef<'_>, history: UserHistory) -> UserHistory {
-        let until = history.expires_at(self.store.shared.risk.settings.known_for);
+        let until = history.expires_at(self.store.settings.risk.known_for);
         self.store.shared.cache.observe_history(&user.tag, history.revision(), until);
         history
     }

@@ -19,7 +19,9 @@ use crate::clock::UnixMillis;
 use crate::secret::KeyRing;
 use crate::secret::seal::OpenError;
 use crate::session::record::RecordError;
-use crate::session::{EndReason, Record, RevocationCutoff, SessionKey};
+use crate::session::{
+    EndReason, Record, RevocationCutoff, SessionDeadlines, SessionFacts, SessionKey,
+};
 use crate::store::{
     CachedRecord, CommitOutcome, DualInstant, Loaded, MAX_CLOCK_SKEW, PendingLoad, SessionState,
     Slot, Store, Unavailable, VerifiedSession,
@@ -27,6 +29,7 @@ use crate::store::{
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
 
+use super::settings::SessionSettings;
 use super::shared::Shared;
 
 /// The store of one worker, with verification of loaded sessions.
@@ -34,6 +37,7 @@ use super::shared::Shared;
 pub(crate) struct VerifiedStore {
     pub(crate) raw: Store,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) settings: Arc<SessionSettings>,
 }
 
 /// Reason for a session that is not live.
@@ -169,8 +173,21 @@ impl VerifiedStore {
         if let Some(cached) = cached.filter(is_newer) {
             return Ok((cached, true));
         }
-        self.shared.expiry_watch.watch(key, &record, UnixMillis(0), &self.shared.policy);
+        self.shared.expiry_watch.watch(key, &record, UnixMillis(0), &self.settings.policy);
         Ok((CachedRecord { revision, sealed, record }, false))
+    }
+
+    /// Returns whether the session is revoked or expired at `now`.
+    pub(super) fn is_record_expired(
+        &self,
+        key: &SessionKey,
+        record: &Record,
+        facts: &SessionFacts,
+        now: UnixMillis,
+    ) -> bool {
+        let facts = SessionFacts { global_cutoff: self.shared.cache.global_cutoff(), ..*facts };
+        let deadlines = SessionDeadlines::new(key.id, record, &facts, &self.settings.policy);
+        deadlines.expiry(now).is_some() || self.shared.current_identity(record).is_err()
     }
 
     /// Loads a session that has not ended.
@@ -276,7 +293,7 @@ impl VerifiedStore {
     fn cache_end(&self, key: &SessionKey, reason: EndReason) {
         let until = match self.shared.cache.live(key) {
             Some(cached) => cached.record.absolute_end,
-            None => self.now().plus(self.shared.policy.absolute()),
+            None => self.now().plus(self.settings.policy.absolute()),
         };
         self.shared.cache.insert_end(key, reason, until);
     }

@@ -59,6 +59,8 @@ pub struct Metrics {
     pub client_connections: Gauge,
     /// Open WebSocket tunnels.
     pub websocket_tunnels: Gauge,
+    config_reloads: Family<ResultLabels, Counter>,
+    config_reload_failed: Gauge,
 }
 
 /// The verdict of most requests.
@@ -231,6 +233,12 @@ impl Default for Metrics {
             limit_log: Arc::default(),
             client_connections: register(r, "client_connections", "Open client connections"),
             websocket_tunnels: register(r, "websocket_tunnels", "Open WebSocket tunnels"),
+            config_reloads: register(r, "config_reloads", "Reloads of the configuration"),
+            config_reload_failed: register(
+                r,
+                "config_reload_failed",
+                "1 after a failed reload, until one succeeds",
+            ),
             registry: Arc::new(registry),
         }
     }
@@ -284,6 +292,13 @@ impl Metrics {
     /// Records whether all changed files can be loaded.
     pub fn reload(&self, is_failing: bool) {
         self.operation.reload(is_failing);
+    }
+
+    /// Counts a reload of the configuration.
+    pub fn config_reload(&self, is_ok: bool) {
+        let result = if is_ok { "success" } else { "failure" };
+        self.config_reloads.get_or_create(&ResultLabels { result }).inc();
+        self.config_reload_failed.set(i64::from(!is_ok));
     }
 
     /// Counts a failed call to the store.

@@ -2,16 +2,17 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use doorward::admin::{ReloadMode, ReloadReport};
 use doorward::app::{self, Running};
 use doorward::clock::{Clock, UnixMillis};
 use doorward::config::{Config, LogFormat};
 use doorward::identity::users_file_editor::UsersFileEditor;
 use doorward::identity::{Cost, Credential};
 use doorward::session::Identity;
-use doorward::sessions::Shared;
+use doorward::sessions::{SessionSettings, Shared};
 use doorward::telemetry::AccessLogWriter;
 use doorward::tls::dev_ca;
 use tempfile::TempDir;
@@ -69,6 +70,8 @@ pub struct Gateway {
     pub admin: SocketAddr,
     pub clock: Clock,
     socket: std::path::PathBuf,
+    /// Content of the configuration file, for the next reload.
+    text: Arc<Mutex<String>>,
     running: Option<Running>,
     /// Ends the thread of the access log.
     _log: Option<Box<dyn Send + Sync>>,
@@ -107,6 +110,11 @@ impl Gateway {
         });
         let (writer, log) = log.unzip();
         let running = app::start(config, setup.clock.clone(), writer).expect("the gateway starts");
+        let text = Arc::new(Mutex::new(text));
+        let (file, base) = (Arc::clone(&text), Arc::clone(&directory));
+        running.allow_reload(Box::new(move || {
+            Config::parse(&file.lock().expect("no panic"), "test.toml", base.path())
+        }));
         Gateway {
             address: running.https[0],
             http: running.http[0],
@@ -114,6 +122,7 @@ impl Gateway {
             socket,
             directory,
             clock: setup.clock,
+            text,
             running: Some(running),
             _log: log.map(|guard| Box::new(guard) as Box<dyn Send + Sync>),
         }
@@ -137,6 +146,26 @@ impl Gateway {
         self.running.as_ref().expect("running").shared()
     }
 
+    /// Returns the session settings of the configuration.
+    pub fn session_settings(&self) -> Arc<SessionSettings> {
+        self.running.as_ref().expect("running").session_settings()
+    }
+
+    /// Returns the content of the configuration file.
+    pub fn config_text(&self) -> String {
+        self.text.lock().expect("no panic").clone()
+    }
+
+    /// Replaces the content of the configuration file.
+    pub fn set_config_text(&self, text: &str) {
+        text.clone_into(&mut self.text.lock().expect("no panic"));
+    }
+
+    /// Loads the configuration file again.
+    pub fn reload(&self, mode: ReloadMode) -> ReloadReport {
+        self.running.as_ref().expect("running").reload(mode)
+    }
+
     /// Moves the manual clock.
     pub fn advance(&self, by: Duration) {
         self.clock.advance(by);
@@ -153,10 +182,14 @@ impl Gateway {
 
     /// Sends the request of `doorward sessions revoke` and returns the raw response.
     pub async fn revoke(&self, query: &str) -> String {
+        self.admin_post(&format!("/revoke?{query}")).await
+    }
+
+    /// Sends a POST request to the admin socket and returns the raw response.
+    pub async fn admin_post(&self, target: &str) -> String {
         let mut stream = UnixStream::connect(&self.socket).await.expect("connected");
-        let request = format!(
-            "POST /revoke?{query} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-        );
+        let request =
+            format!("POST {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("sent");
         let mut response = String::new();
         stream.read_to_string(&mut response).await.expect("a response");

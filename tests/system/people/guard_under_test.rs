@@ -8,18 +8,16 @@ use std::time::Duration;
 
 use doorward::auth::{Auth, AuthRequest};
 use doorward::clock::{Clock, UnixMillis};
-use doorward::config;
-use doorward::identity::{Account, Cost, Credential, LoginMethods};
-use doorward::message::{CookieLookup, CookieNames};
-use doorward::rate_limit::LoginLimits;
+use doorward::connections::{TrackingLimits, TrackingSettings};
+use doorward::identity::{Account, Cost, Credential};
+use doorward::message::CookieLookup;
 use doorward::risk::{RiskSettings, Thresholds};
 use doorward::secret::KeyRing;
 use doorward::session::{
     ClientContext, Identity, OnReuse, RotationTiming, RoutePolicy, SessionPolicy, SignalsMode,
 };
-use doorward::sessions::{Sessions, Shared, SharedParts};
-use doorward::store::{SessionCache, Store};
-use doorward::telemetry::Metrics;
+use doorward::sessions::{SessionSettings, Sessions, Shared, SharedParts};
+use doorward::store::Store;
 
 use super::location_log::{LocationChangeEntry, LocationChangeLog};
 use super::networks;
@@ -72,9 +70,11 @@ pub struct GuardUnderTest {
 impl GuardUnderTest {
     pub fn new(rules: &Policy, moves: LocationChangeLog) -> GuardUnderTest {
         let clock = Clock::manual(UnixMillis(START));
-        let shared = shared(rules, &clock);
-        shared.risk.geoip.store(Arc::new(networks::geoip()));
-        let auth = Auth::new(Sessions::new(Store::memory(clock.clone()), Arc::new(shared)));
+        let settings = settings(rules);
+        let store = Store::memory(clock.clone());
+        let shared = shared(&store, &settings.policy, &clock);
+        shared.geoip.store(Arc::new(networks::geoip()));
+        let auth = Auth::new(Sessions::new(store, Arc::new(shared), Arc::new(settings)));
         let route = RoutePolicy { signals: rules.mode, ..RoutePolicy::default() };
         let cheap = Cost::Argon2id { m: 256, t: 1, p: 1 };
         let password = Credential::hash("correct horse battery staple", cheap).expect("a hash");
@@ -139,27 +139,15 @@ fn presented(cookie: Option<&Cookie>) -> CookieLookup {
     cookie.map_or(CookieLookup::Missing, |text| CookieLookup::One(text.as_bytes().to_vec()))
 }
 
-fn shared(rules: &Policy, clock: &Clock) -> Shared {
-    let live = config::LongLived {
-        max_connections: 1,
-        max_per_session: 1,
-        unchecked_for: Duration::from_secs(60),
-    };
-    Shared::new(SharedParts {
-        cache: Arc::new(SessionCache::new(false)),
-        keys: KeyRing::generate("now"),
-        clock: clock.clone(),
-        policy: policy(rules.lifetime),
-        max_per_user: 0,
-        cookies: CookieNames::default(),
-        login_methods: LoginMethods::default(),
-        login_limits: LoginLimits::default(),
-        metrics: Metrics::default(),
-        connection_limits: live.into(),
-        audit: None,
-        notifier: None,
-        risk: RiskSettings { thresholds: rules.thresholds, ..RiskSettings::default() },
-    })
+fn settings(rules: &Policy) -> SessionSettings {
+    let risk = RiskSettings { thresholds: rules.thresholds, ..RiskSettings::default() };
+    SessionSettings { risk, ..SessionSettings::new(policy(rules.lifetime)) }
+}
+
+fn shared(store: &Store, policy: &SessionPolicy, clock: &Clock) -> Shared {
+    let limits = TrackingLimits { total: 1, per_session: 1, unchecked_for: Duration::from_mins(1) };
+    let tracking = TrackingSettings { limits, policy: policy.clone(), routes: Arc::default() };
+    Shared::new(SharedParts::new(store, KeyRing::generate("now"), clock.clone(), tracking))
 }
 
 fn policy(lifetime: SessionLifetime) -> SessionPolicy {

@@ -1,0 +1,43 @@
+//! Session settings of one configuration.
+
+use crate::config::Config;
+use crate::message::CookieNames;
+use crate::rate_limit::LoginLimits;
+use crate::risk::RiskSettings;
+use crate::session::SessionPolicy;
+
+/// Immutable settings. A reload creates new ones, and requests in progress keep the old ones.
+#[derive(Clone, Debug)]
+pub struct SessionSettings {
+    pub policy: SessionPolicy,
+    /// Maximum number of sessions per user; zero for no limit.
+    pub max_per_user: usize,
+    pub cookies: CookieNames,
+    pub risk: RiskSettings,
+    pub login_limits: LoginLimits,
+}
+
+impl SessionSettings {
+    /// Returns settings with a policy and the defaults of everything else.
+    pub fn new(policy: SessionPolicy) -> SessionSettings {
+        SessionSettings {
+            policy,
+            max_per_user: 0,
+            cookies: CookieNames::default(),
+            risk: RiskSettings::default(),
+            login_limits: LoginLimits::default(),
+        }
+    }
+}
+
+impl From<&Config> for SessionSettings {
+    fn from(config: &Config) -> SessionSettings {
+        SessionSettings {
+            policy: config.session.policy.clone(),
+            max_per_user: config.session.max_per_user,
+            cookies: CookieNames::new(config.session.cookie.clone()),
+            risk: config.signals.settings.clone(),
+            login_limits: config.login.limits,
+        }
+    }
+}
