@@ -6,7 +6,7 @@
 //! | --- | --- | --- |
 //! | 14 | `cli` (and `main`) | the commands |
 //! | 13 | [`app`] | composition root: builds the gateway, contains no rules |
-//! | 12 | [`server`] | sockets: listener, TLS handshake, connection, drain, redirect |
+//! | 12 | [`server`], [`explain`] | sockets: listener, TLS handshake, connection, drain, redirect; explanation of a request |
 //! | 11 | [`proxy`] | request pipeline: route, authenticate, forward, respond |
 //! | 10 | [`portal`], [`admin`] | login and session pages; admin API |
 //! | 9 | [`auth`] | authentication: from the cookie to a permit |
@@ -54,6 +54,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connections;
+pub mod explain;
 pub mod http_client;
 pub mod identity;
 pub mod message;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Change;
+use crate::config::KeyChange;
 
 /// Whether a reload takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct ReloadReport {
     pub problems: Vec<String>,
     pub warnings: Vec<String>,
     /// Keys of the file that differ from the file loaded before.
-    pub changes: Vec<Change>,
+    pub changes: Vec<KeyChange>,
     /// Keys that differ from those in use and need a restart.
     pub restart_keys: Vec<String>,
 }

@@ -10,7 +10,7 @@ use super::diagnostic::may_hold_secret;
 
 /// A key whose value differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
+pub struct KeyChange {
     /// Path of the key, such as `session.idle_timeout` or `route[app.example.com/].access`.
     pub key: String,
     /// TOML literal in the running configuration; `None` if the key was not set.
@@ -19,7 +19,7 @@ pub struct Change {
     pub after: Option<String>,
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for KeyChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = &self.key;
         match (&self.before, &self.after) {
@@ -33,13 +33,13 @@ impl fmt::Display for Change {
 
 /// Compares two configuration files key by key. Comments, order and defaults that are not written have no
 /// effect. A text that is not TOML counts as empty.
-pub fn changes(before: &str, after: &str) -> Vec<Change> {
+pub fn changes(before: &str, after: &str) -> Vec<KeyChange> {
     let (before, after) = (flatten(before), flatten(after));
     let keys: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     let differing = keys.into_iter().filter(|key| before.get(*key) != after.get(*key));
     let value = |values: &BTreeMap<String, String>, key| values.get(key).map(|text| redact(text));
     differing
-        .map(|key| Change {
+        .map(|key| KeyChange {
             key: key.clone(),
             before: value(&before, key),
             after: value(&after, key),

@@ -54,7 +54,7 @@ use route::{RouteDefaults, RouteSection};
 use unknown::unknown_value;
 
 pub use audit::Audit;
-pub use changes::{Change, changes};
+pub use changes::{KeyChange, changes};
 pub use diagnostic::{ConfigError, Diagnostic, RenderStyle, Warning};
 pub use diagnostics::{Key, KeyDefault};
 pub use file_checks::check_executable;

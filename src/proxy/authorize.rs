@@ -43,14 +43,14 @@ pub struct Authorizer {
 }
 
 /// The result of [`Authorizer::authorize`].
-pub(super) struct Authorization {
-    pub(super) action: Action,
+pub(crate) struct Authorization {
+    pub(crate) action: Action,
     /// The token to set with the response.
-    pub(super) token: Option<NewToken>,
+    pub(crate) token: Option<NewToken>,
 }
 
 /// What to do with a request.
-pub(super) enum Action {
+pub(crate) enum Action {
     /// Forwards it to the upstream of the permit's route.
     Forward(Permit),
     /// Sends a response of the proxy. The route is `None` if none was selected.
@@ -61,7 +61,7 @@ pub(super) enum Action {
 
 impl Authorization {
     /// Name of the decision in the access log.
-    pub(super) fn verdict(&self) -> &'static str {
+    pub(crate) fn verdict(&self) -> &'static str {
         match &self.action {
             Action::Forward(permit) => permit_verdict(permit),
             Action::Respond(response, _) => response.verdict(),
@@ -70,7 +70,7 @@ impl Authorization {
     }
 
     /// The permit, even if it was not needed because `Max-Forwards` is exhausted.
-    pub(super) fn permit(&self) -> Option<&Permit> {
+    pub(crate) fn permit(&self) -> Option<&Permit> {
         match &self.action {
             Action::Forward(permit)
             | Action::Respond(LocalResponse::MaxForwardsExhausted(permit), _) => Some(permit),
@@ -89,7 +89,7 @@ impl Authorization {
     }
 
     /// The selected route.
-    pub(super) fn route(&self) -> Option<&Arc<Route>> {
+    pub(crate) fn route(&self) -> Option<&Arc<Route>> {
         match &self.action {
             Action::Forward(permit) => Some(permit.route()),
             Action::Respond(_, route) => route.as_ref(),
@@ -106,7 +106,7 @@ impl From<Action> for Authorization {
 
 impl Authorizer {
     /// Checks the syntax of a request head.
-    pub(super) fn admit(
+    pub(crate) fn admit(
         &self,
         parts: &mut http::request::Parts,
         context: RequestContext,
@@ -117,7 +117,7 @@ impl Authorizer {
     }
 
     /// Decides what to do with a request. See the module documentation for the order of the checks.
-    pub(super) async fn authorize(
+    pub(crate) async fn authorize(
         &self,
         head: &InboundHead,
         connection: &ConnectionInfo,

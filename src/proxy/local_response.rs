@@ -95,7 +95,7 @@ impl ForwardError {
 }
 
 /// A response that the proxy sends instead of forwarding the request.
-pub(super) enum LocalResponse {
+pub(crate) enum LocalResponse {
     BadRequest(BadRequest),
     /// The TLS handshake was for another host (RFC 9110 15.5.20). The client may retry on a new connection.
     Misdirected,
@@ -123,7 +123,7 @@ impl LocalResponse {
     }
 
     /// Explanation for the operator, if the verdict alone is not enough.
-    pub(super) fn detail(&self, head: &InboundHead) -> Option<String> {
+    pub(crate) fn detail(&self, head: &InboundHead) -> Option<String> {
         match self {
             LocalResponse::BadRequest(bad) => Some(bad.to_string()),
             LocalResponse::Misdirected => {
@@ -156,7 +156,7 @@ impl LocalResponse {
     }
 
     /// Renders the response. `route` is `None` if none was selected.
-    pub(super) fn render(
+    pub(crate) fn render(
         &self,
         portal: &Portal,
         head: &InboundHead,

@@ -18,7 +18,6 @@ mod client_addr;
 mod connection_info;
 mod cors;
 mod dropped_headers;
-mod explain;
 mod forward;
 mod forwarded_headers;
 mod local_response;
@@ -35,14 +34,12 @@ mod upstream_origin;
 mod websocket;
 
 pub use authorize::Authorizer;
+pub(crate) use authorize::{Action, Authorization};
 pub use body::{ConnectionClosed, RequestBody, RequestBodyError, ResponseBody, ResponseBodyError};
 pub use client_addr::{ClientSource, TrustedProxies};
 pub use connection_info::ConnectionInfo;
 pub use dropped_headers::DroppedHeaders;
-pub use explain::{
-    ActivityRules, Explanation, Hypothesis, HypotheticalSession, ResponseExplanation,
-    RiskExplanation, RouteExplanation, SessionEffects, SessionRules, explain,
-};
+pub(crate) use local_response::LocalResponse;
 pub use overload::{LoadLevel, MemoryLoad, OverloadMonitor};
 pub use progress_timeout::ProgressTimeout;
 pub use respond::Responder;
@@ -66,9 +63,7 @@ use crate::telemetry::Limit;
 
 use access_log::AccessLogEntry;
 pub use access_log::ExchangeRecord;
-use authorize::{Action, Authorization};
 use forward::{IncomingBody, Upgrade};
-use local_response::LocalResponse;
 use respond::{LocalHeaders, PendingResponse};
 use session_control::{PendingExchange, SessionControl};
 

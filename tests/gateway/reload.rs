@@ -126,7 +126,8 @@ async fn a_bad_configuration_changes_nothing() {
     assert!(metrics.contains("doorward_config_reloads_total{result=\"failure\"} 5"), "{metrics}");
     assert!(metrics.contains("doorward_config_reload_failed 1"), "{metrics}");
     gateway.set_config_text(&good);
-    assert_eq!(gateway.reload(ReloadMode::Apply), ReloadReport::default());
+    let report = gateway.reload(ReloadMode::Apply);
+    assert_eq!((report.problems, report.changes), (vec![], vec![]));
     assert!(gateway.metrics().await.contains("doorward_config_reload_failed 0"));
 }
 
@@ -173,7 +174,7 @@ async fn a_request_in_progress_keeps_its_snapshot() {
 #[tokio::test]
 async fn tunnels_of_stricter_or_removed_routes_close() {
     let echo = Echo::start().await;
-    let strict = "access = \"session\"\ngroups = [\"guests\"]";
+    let strict = "access = { groups = [\"guests\"] }";
     let narrower = route("/", &echo, SESSION_KEYS) + &route("/ws", &echo, strict);
     for (name, routes) in [
         ("groups", route("/", &echo, strict)),
@@ -184,7 +185,8 @@ async fn tunnels_of_stricter_or_removed_routes_close() {
         let alice = logged_in(&gateway, "alice").await;
         let mut socket = open(&alice).await;
         let started = Instant::now();
-        reload(&gateway, &route("/", &echo, SESSION_KEYS), &routes);
+        let report = reload(&gateway, &route("/", &echo, SESSION_KEYS), &routes);
+        assert_eq!(report.problems, Vec::<String>::new(), "{name}");
         assert_eq!(close_code(&mut socket).await, CloseCode::Restart, "{name}");
         assert!(started.elapsed() < SECOND, "{name}: {:?}", started.elapsed());
         let closed = "doorward_tracked_connections_closed_total{reason=\"route-changed\"} 1";
@@ -198,7 +200,7 @@ async fn tunnels_survive_reloads_that_still_admit_their_user() {
     let gateway = gateway(route("/", &echo, SESSION_KEYS));
     let alice = logged_in(&gateway, "alice").await;
     let mut socket = open(&alice).await;
-    let staff = "access = \"session\"\ngroups = [\"staff\"]";
+    let staff = "access = { groups = [\"staff\"] }";
     for (from, to) in [(SESSION_KEYS, staff), (staff, PUBLIC), (PUBLIC, SESSION_KEYS)] {
         let report = reload(&gateway, from, to);
         assert_eq!(report.problems, Vec::<String>::new());

@@ -74,6 +74,7 @@ fn exercised() -> Metrics {
     metrics.tracked_connection_rejected("total");
     metrics.limit(Limit::Headers, None);
     metrics.certificate_expiry("doorward.pem".to_owned(), jiff::Timestamp::UNIX_EPOCH);
+    metrics.config_reload(true);
     metrics
 }
 
@@ -108,7 +109,7 @@ fn the_page_lists_every_metric_with_type_and_labels() {
         .map(|row| (row[0].trim_matches('`').to_owned(), (row[1].clone(), names(&row[3]))))
         .collect();
     assert_eq!(documented, encoded());
-    assert_eq!(documented.len(), 34);
+    assert_eq!(documented.len(), 36);
 }
 
 /// The arguments of each logging macro, with its level.
@@ -185,7 +186,7 @@ fn documented_events(section: &str) -> BTreeMap<String, String> {
 fn the_page_lists_every_operational_event_with_its_level() {
     let documented = documented_events("Operational events");
     assert_eq!(documented, logged_events());
-    assert_eq!(documented.len(), 52);
+    assert_eq!(documented.len(), 54);
 }
 
 #[test]

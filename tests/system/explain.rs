@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use doorward::clock::UnixMillis;
 use doorward::config::Config;
-use doorward::proxy::{Explanation, Hypothesis, HypotheticalSession, explain};
+use doorward::explain::{Explanation, Hypothesis, HypotheticalSession, explain};
 use doorward::risk::GeoIp;
 use doorward::session::{ClientContext, Identity};
 use http::HeaderMap;

@@ -17,8 +17,8 @@ use http::{Method, Uri};
 use crate::app::read_geoip_databases;
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::explain::{Explanation, Hypothesis, HypotheticalSession, RiskExplanation, explain};
 use crate::identity::Directory;
-use crate::proxy::{Explanation, Hypothesis, HypotheticalSession, RiskExplanation, explain};
 use crate::risk::{Country, GeoIp};
 use crate::session::{ClientContext, Identity};
 

@@ -1,6 +1,6 @@
 //! Renders session rules and effects.
 
-use crate::proxy::{ActivityRules, SessionEffects, SessionRules};
+use crate::explain::{ActivityRules, SessionEffects, SessionRules};
 
 /// Renders the session settings of a route.
 pub(super) fn render_route(rules: &SessionRules, row: &mut impl FnMut(&str, &str)) {

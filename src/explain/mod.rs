@@ -25,6 +25,7 @@ use crate::clock::{Clock, UnixMillis};
 use crate::config::Config;
 use crate::message::{BadRequest, InboundHead, Intent, RequestContext, RequestIds, SanitizedHead};
 use crate::portal::Portal;
+use crate::proxy::{Action, Authorizer, ConnectionInfo, LocalResponse, UpstreamHead};
 use crate::risk::GeoIp;
 use crate::route::{Access, Route};
 use crate::secret::{KeyRing, random_bytes};
@@ -35,10 +36,6 @@ use crate::sessions::{Sessions, Shared, SharedParts};
 use crate::store::{Store, Unavailable};
 
 use labels::{access, humanize, of_methods, response, stricter, upstream_headers};
-
-use super::authorize::{Action, Authorizer};
-use super::local_response::LocalResponse;
-use super::{ConnectionInfo, UpstreamHead};
 
 /// Lifetime of the seeded record. Longer than the simulation runs.
 const SEED_TTL: Duration = Duration::from_secs(24 * 60 * 60);
