@@ -18,7 +18,7 @@ pub enum StartError {
     #[error("the password login cannot be set up: {0}")]
     Login(String),
     #[error(transparent)]
-    Store(#[from] crate::store::OpenError),
+    Store(#[from] crate::store::StoreOpenError),
     #[error(transparent)]
     Audit(#[from] AuditFileError),
     #[error(transparent)]

@@ -31,7 +31,7 @@ pub use end_cause::{EndCause, SessionInfo};
 pub use events::Events;
 pub use login_throttle::{LoginAttempt, LoginThrottle};
 pub use new_token::NewToken;
-pub use outage::Outage;
+pub use outage::StoreOutage;
 pub use revocation::{ConfirmedRevocation, Revoker};
 pub use service::{NewSession, RecoverableSession, Sessions};
 pub use settings::SessionSettings;

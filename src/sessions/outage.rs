@@ -27,7 +27,7 @@ const QUIET_AFTER_FAILURE: Duration = Duration::from_secs(1);
 const QUIET_WHEN_FLAPPING: Duration = Duration::from_secs(60);
 
 /// The current outage, if any.
-pub struct Outage {
+pub struct StoreOutage {
     /// Start of the outage in Unix milliseconds; zero if there is none.
     since: AtomicU64,
     /// Last failure, and end of the previous outage, in milliseconds since `start`; zero if there is
@@ -42,12 +42,12 @@ pub struct Outage {
     clock: Clock,
 }
 
-impl Outage {
-    pub(super) fn new(metrics: Metrics, clock: Clock) -> Outage {
+impl StoreOutage {
+    pub(super) fn new(metrics: Metrics, clock: Clock) -> StoreOutage {
         let [since, last_failure, previous_end, refused, served] =
             std::array::from_fn(|_| AtomicU64::new(0));
         let (is_flapping, start) = (AtomicBool::new(false), Instant::now());
-        Outage {
+        StoreOutage {
             since,
             last_failure,
             previous_end,
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn an_outage_ends_after_a_time_without_a_failure() {
-        let outage = Outage::new(Metrics::default(), Clock::manual(UnixMillis(1)));
+        let outage = StoreOutage::new(Metrics::default(), Clock::manual(UnixMillis(1)));
         let at = |seconds| Instant::now() + Duration::from_secs(seconds);
         outage.begin(&Unavailable("x".to_owned()));
         outage.end_at(at(0));

@@ -19,7 +19,7 @@ use crate::telemetry::{Metrics, SessionEvent};
 
 use super::events::Events;
 use super::expiry_schedule::ExpiryWatch;
-use super::outage::Outage;
+use super::outage::StoreOutage;
 use super::pending_ends::PendingEnds;
 
 /// State that all workers share.
@@ -33,7 +33,7 @@ pub struct Shared {
     pub events: Events,
     pub connections: ConnectionRegistry,
     pub geoip: ArcSwap<GeoIp>,
-    pub outage: Outage,
+    pub outage: StoreOutage,
     pub(crate) cache: Arc<SessionCache>,
     /// Held during a read of the global cutoff, so that concurrent requests share one.
     pub(super) global_cutoff_read: Mutex<()>,
@@ -91,7 +91,7 @@ impl Shared {
                 clock: clock.clone(),
             },
             geoip: ArcSwap::default(),
-            outage: Outage::new(metrics.clone(), clock.clone()),
+            outage: StoreOutage::new(metrics.clone(), clock.clone()),
             cache: parts.cache,
             global_cutoff_read: Mutex::default(),
             global_cutoff_changed: Notify::new(),

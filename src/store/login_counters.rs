@@ -48,11 +48,11 @@ pub struct KnownPlace {
 #[derive(Debug, Default)]
 pub struct LoginCounters {
     hasher: RandomState,
-    state: Mutex<State>,
+    state: Mutex<CounterState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct CounterState {
     /// Time at which the counter is replenished completely.
     full_at: HashMap<u64, UnixMillis>,
     /// Time until which a place is known.
@@ -114,12 +114,12 @@ impl LoginCounters {
         self.hasher.hash_one((tag, name)) % BUCKETS
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, CounterState> {
         self.state.lock()
     }
 }
 
-impl State {
+impl CounterState {
     fn sweep_periodically(&mut self, now: UnixMillis) {
         self.attempts = self.attempts.wrapping_add(1);
         if self.attempts.is_multiple_of(SWEEP_INTERVAL) {

@@ -45,8 +45,8 @@ pub use self::login_counters::{Counter, CounterGroup, KnownPlace, LoginCounters}
 pub use self::memory::MemoryStore;
 pub use self::redis::{Advice, RedisStats, RedisStore};
 pub use self::types::{
-    CommitOutcome, Durability, EndedSession, ExpiredSession, Loaded, MAX_LISTED, OpenError,
-    Revoked, SessionListing, Slot, StoreChange, Unavailable,
+    CommitOutcome, Durability, EndedSession, ExpiredSession, Loaded, MAX_LISTED, Revoked,
+    SessionListing, Slot, StoreChange, StoreOpenError, Unavailable,
 };
 use crate::clock::{Clock, UnixMillis};
 pub use crate::redis::RedisSettings;
@@ -98,7 +98,7 @@ impl Store {
     /// # Errors
     /// If the directory cannot be created or used, another process has it open, or the file is not
     /// a session store.
-    pub fn embedded(directory: &Path, clock: Clock) -> Result<Store, OpenError> {
+    pub fn embedded(directory: &Path, clock: Clock) -> Result<Store, StoreOpenError> {
         Ok(Store::Embedded(Arc::new(EmbeddedStore::open(directory, clock)?)))
     }
 
@@ -112,7 +112,7 @@ impl Store {
     ///
     /// # Errors
     /// If the URL or a certificate file is invalid.
-    pub fn redis(settings: &RedisSettings) -> Result<Store, OpenError> {
+    pub fn redis(settings: &RedisSettings) -> Result<Store, StoreOpenError> {
         Ok(Store::Redis(RedisStore::new(settings)?))
     }
 

@@ -142,7 +142,7 @@ impl From<RedisUnavailable> for Unavailable {
 
 /// Reason a store cannot be opened, for the operator at startup.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum StoreOpenError {
     #[error("the store's directory {}: {error}", path.display())]
     Directory { path: PathBuf, error: std::io::Error },
     #[error(

@@ -7,7 +7,7 @@ use doorward::clock::{Clock, UnixMillis};
 use doorward::secret::random_bytes;
 use doorward::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
 use doorward::store::{
-    CommitOutcome, ExpiredSession, Loaded, MAX_LISTED, OpenError, RedisSettings, Slot, Store,
+    CommitOutcome, ExpiredSession, Loaded, MAX_LISTED, RedisSettings, Slot, Store, StoreOpenError,
     Unavailable,
 };
 use tempfile::TempDir;
@@ -1160,7 +1160,7 @@ mod file_only {
         let _store = open(directory.path());
         let second = Store::embedded(directory.path(), Clock::manual(NOW));
         let error = second.expect_err("in use");
-        assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+        assert!(matches!(error, StoreOpenError::InUse { .. }), "{error}");
     }
 
     #[tokio::test]
@@ -1197,7 +1197,7 @@ mod file_only {
             match opened {
                 Err(error) => {
                     refused += 1;
-                    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+                    assert!(matches!(error, StoreOpenError::Damaged { .. }), "{error}");
                 }
                 Ok(store) => store.close().await.expect("closed"),
             }
@@ -1223,6 +1223,6 @@ mod file_only {
         transaction.commit().expect("committed");
         drop(database);
         let error = Store::embedded(directory.path(), Clock::manual(NOW)).expect_err("refused");
-        assert!(matches!(error, OpenError::Schema { found: 99, .. }), "{error}");
+        assert!(matches!(error, StoreOpenError::Schema { found: 99, .. }), "{error}");
     }
 }

@@ -13,6 +13,7 @@ use crate::session::{EndReason, Record, RevocationCutoff, SessionKey, UserTag};
 use crate::store::types::{Loaded, Slot};
 
 impl SessionCache {
+    /// Returns the newest state of a session.
     pub(crate) fn get(&self, key: &SessionKey) -> SessionState {
         let shard = self.shard(&key.tag);
         shard.sessions.get(key).map_or(SessionState::Unknown, |session| session.state.clone())
@@ -79,12 +80,15 @@ impl SessionCache {
         }
     }
 
+    /// Caches an end, which no later record replaces. `until` is the time when the session would have
+    /// expired.
     pub fn insert_end(&self, key: &SessionKey, reason: EndReason, until: UnixMillis) {
         if let Some(mut session) = self.shard(&key.tag).session(key) {
             session.replace(SessionState::Ended { reason, until });
         }
     }
 
+    /// Removes what is known of a session, because its newest record cannot be read.
     pub(crate) fn remove(&self, key: &SessionKey) {
         self.shard(&key.tag).sessions.remove(key);
     }

@@ -18,7 +18,7 @@ use crate::store::entry::{
     HistoryEntry, SessionEntry, UserState, pack_ended, pack_live, read_u64, unpack,
 };
 use crate::store::memory::Tables;
-use crate::store::types::{OpenError, Slot};
+use crate::store::types::{Slot, StoreOpenError};
 
 const FILE: &str = "sessions.redb";
 const SCHEMA: u64 = 1;
@@ -45,10 +45,10 @@ pub(super) fn file_path(directory: &Path) -> PathBuf {
 
 /// Creates the directory and the file with access for the owner only, because the file holds every
 /// session.
-pub(super) fn create_file(directory: &Path) -> Result<PathBuf, OpenError> {
+pub(super) fn create_file(directory: &Path) -> Result<PathBuf, StoreOpenError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
-        move |error| OpenError::Directory { path, error }
+        move |error| StoreOpenError::Directory { path, error }
     };
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed(directory))?;
     let path = file_path(directory);
@@ -83,7 +83,7 @@ pub(super) fn open(
     path: &Path,
     tables: &Tables,
     now: UnixMillis,
-) -> Result<Database, OpenError> {
+) -> Result<Database, StoreOpenError> {
     let mut database = opener().map_err(|error| open_error(path, error))?;
     read_all(&database, tables, now).map_err(|error| error.into_open_error(path))?;
     compact(&mut database, path);
@@ -91,11 +91,11 @@ pub(super) fn open(
 }
 
 #[allow(clippy::wildcard_enum_match_arm, reason = "not our enum, and it grows")]
-fn open_error(path: &Path, error: DatabaseError) -> OpenError {
+fn open_error(path: &Path, error: DatabaseError) -> StoreOpenError {
     let path = path.to_owned();
     match error {
-        DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { path },
-        other => OpenError::Damaged { path, detail: other.to_string() },
+        DatabaseError::DatabaseAlreadyOpen => StoreOpenError::InUse { path },
+        other => StoreOpenError::Damaged { path, detail: other.to_string() },
     }
 }
 
@@ -113,14 +113,14 @@ impl<E: Into<redb::Error>> From<E> for ReadError {
 }
 
 impl ReadError {
-    fn into_open_error(self, path: &Path) -> OpenError {
+    fn into_open_error(self, path: &Path) -> StoreOpenError {
         let path = path.to_owned();
         let detail = match self {
-            ReadError::Schema(found) => return OpenError::Schema { path, found },
+            ReadError::Schema(found) => return StoreOpenError::Schema { path, found },
             ReadError::Redb(error) => error.to_string(),
             ReadError::Row(table) => format!("a row of the table `{table}` is damaged"),
         };
-        OpenError::Damaged { path, detail }
+        StoreOpenError::Damaged { path, detail }
     }
 }
 

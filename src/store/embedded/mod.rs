@@ -28,7 +28,7 @@ use self::writer::{FileWriter, closed};
 use super::entry::{HistoryEntry, MAX_SESSIONS_PER_USER, SessionEntry, too_many_sessions};
 use super::memory::Tables;
 use super::types::{
-    CommitOutcome, Durability, EndedSession, ExpiredSession, OpenError, Revoked, Unavailable,
+    CommitOutcome, Durability, EndedSession, ExpiredSession, Revoked, StoreOpenError, Unavailable,
 };
 use crate::clock::{Clock, UnixMillis};
 use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
@@ -52,13 +52,17 @@ pub struct EmbeddedStore {
 }
 
 impl EmbeddedStore {
-    pub(super) fn open(directory: &Path, clock: Clock) -> Result<EmbeddedStore, OpenError> {
+    pub(super) fn open(directory: &Path, clock: Clock) -> Result<EmbeddedStore, StoreOpenError> {
         let path = file::create_file(directory)?;
         let opener = file::opener(path.clone());
         EmbeddedStore::open_with(path, opener, clock)
     }
 
-    fn open_with(path: PathBuf, opener: Opener, clock: Clock) -> Result<EmbeddedStore, OpenError> {
+    fn open_with(
+        path: PathBuf,
+        opener: Opener,
+        clock: Clock,
+    ) -> Result<EmbeddedStore, StoreOpenError> {
         let shared = Arc::new(EmbeddedState::default());
         let database = file::open(&opener, &path, &shared.tables, clock.now())?;
         let (queue, jobs) = mpsc::sync_channel(QUEUE_CAPACITY);
@@ -66,7 +70,7 @@ impl EmbeddedStore {
         std::thread::Builder::new()
             .name("doorward-store".to_owned())
             .spawn(move || writer.run())
-            .map_err(|error| OpenError::Directory { path, error })?;
+            .map_err(|error| StoreOpenError::Directory { path, error })?;
         Ok(EmbeddedStore { shared, queue, clock })
     }
 

@@ -31,8 +31,8 @@ use crate::store::entry::{
 };
 use crate::store::revocation_log::Revocation;
 use crate::store::types::{
-    CommitOutcome, Durability, EndedSession, ExpiredSession, Loaded, OpenError, Revoked, Slot,
-    StoreChange, Unavailable,
+    CommitOutcome, Durability, EndedSession, ExpiredSession, Loaded, Revoked, Slot, StoreChange,
+    StoreOpenError, Unavailable,
 };
 
 /// Redis and the process-local state. Clones share a connection; each worker has its own.
@@ -51,9 +51,9 @@ impl fmt::Debug for RedisStore {
 }
 
 impl RedisStore {
-    pub(in crate::store) fn new(settings: &RedisSettings) -> Result<RedisStore, OpenError> {
+    pub(in crate::store) fn new(settings: &RedisSettings) -> Result<RedisStore, StoreOpenError> {
         let client =
-            RedisClient::new(settings).map_err(|error| OpenError::Redis(error.to_string()))?;
+            RedisClient::new(settings).map_err(|error| StoreOpenError::Redis(error.to_string()))?;
         let shared = Arc::new(SharedState::new(settings.local_cache));
         Ok(RedisStore { client, scripts: Arc::new(Scripts::new()), advice: Arc::default(), shared })
     }
@@ -565,7 +565,7 @@ mod tests {
             client_cert: Some(PathBuf::from("cert.pem")),
             ..settings("rediss://localhost:6380")
         };
-        assert!(matches!(RedisStore::new(&half), Err(OpenError::Redis(_))));
+        assert!(matches!(RedisStore::new(&half), Err(StoreOpenError::Redis(_))));
     }
 
     #[test]
