@@ -40,7 +40,7 @@ fn level(text: &str) -> Result<LogLevel, String> {
         "warn" => Ok(LogLevel::Warn),
         "info" => Ok(LogLevel::Info),
         "debug" => Ok(LogLevel::Debug),
-        other => Err(super::unknown_value(other, &["error", "warn", "info", "debug"])),
+        other => Err(super::unknown::unknown_value(other, &["error", "warn", "info", "debug"])),
     }
 }
 
@@ -50,6 +50,6 @@ fn format(text: &str) -> Result<LogFormat, String> {
         "auto" if std::io::stderr().is_terminal() => Ok(LogFormat::Text),
         "auto" | "json" => Ok(LogFormat::Json),
         "text" => Ok(LogFormat::Text),
-        other => Err(super::unknown_value(other, &["auto", "json", "text"])),
+        other => Err(super::unknown::unknown_value(other, &["auto", "json", "text"])),
     }
 }

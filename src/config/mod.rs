@@ -36,8 +36,8 @@ mod size;
 mod store;
 mod unknown;
 mod upstream;
+mod values;
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -51,7 +51,6 @@ use diagnostics::Diagnostics;
 use path_base::PathBase;
 use reader::Reader;
 use route::{RouteDefaults, RouteSection};
-use unknown::unknown_value;
 
 pub use audit::Audit;
 pub use changes::{KeyChange, changes};
@@ -66,11 +65,12 @@ pub use long_lived::LongLived;
 pub use notify::{Notify, NotifyCommand, NotifyEvent, Webhook};
 pub use outage::{OnOutage, Outage};
 pub use portal::Portal;
+pub use redis_keys::RedisLocation;
 pub use redis_url::{HostPort, RedisServers, RedisUrl};
 pub use server::{Admin, CertificateFiles, ForwardedHeader, Server};
 pub use session::Session;
 pub use signals::Signals;
-pub use store::{RedisLocation, StoreConfig, StoreLocation};
+pub use store::{StoreConfig, StoreLocation};
 
 /// Maximum size of a configuration file.
 const MAX_FILE_BYTES: usize = 1 << 20;
@@ -230,18 +230,4 @@ fn routes(
     }
     let sections = file.sections("route", "route").unwrap_or_default();
     sections.into_iter().filter_map(|section| route::route(section, session, defaults)).collect()
-}
-
-/// Whether the host is this machine.
-fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
-}
-
-fn on_or_off(text: &str) -> Result<bool, String> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        other => Err(unknown_value(other, &["on", "off"])),
-    }
 }

@@ -144,7 +144,7 @@ fn address(text: &str) -> Result<Webhook, String> {
         Endpoint::parse(&format!("{scheme}://{authority}")).map_err(|error| error.to_string())?;
     match endpoint.transport() {
         Transport::Tls => {}
-        Transport::Http1 if super::is_loopback(endpoint.host()) => {}
+        Transport::Http1 if super::values::is_loopback(endpoint.host()) => {}
         Transport::Http1 | Transport::Http2 => {
             return Err("user names would be sent unencrypted; write https://".to_owned());
         }
@@ -168,7 +168,9 @@ fn event(text: &str) -> Result<EventName, String> {
     let current = renamed.map_or(text, |(_, name)| name);
     let known = NotifyEvent::ALL.iter().find(|(_, name)| *name == current);
     let names = NotifyEvent::ALL.map(|(_, name)| name);
-    known.map(|(event, _)| (*event, renamed)).ok_or_else(|| super::unknown_value(text, &names))
+    known
+        .map(|(event, _)| (*event, renamed))
+        .ok_or_else(|| super::unknown::unknown_value(text, &names))
 }
 
 fn deadline(text: &str) -> Result<Duration, String> {

@@ -64,7 +64,7 @@ fn on_outage(text: &str) -> Result<OnOutage, String> {
     match text {
         "deny" => Ok(OnOutage::Deny),
         "serve-known" => Ok(OnOutage::ServeKnown),
-        other => Err(super::unknown_value(other, &["deny", "serve-known"])),
+        other => Err(super::unknown::unknown_value(other, &["deny", "serve-known"])),
     }
 }
 

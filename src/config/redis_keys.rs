@@ -7,12 +7,30 @@ use super::diagnostics::Span;
 use super::duration;
 use super::reader::{Field, Reader, non_empty};
 use super::redis_url::RedisUrl;
-use super::store::RedisLocation;
 
 /// Maximum replicas that a write waits for.
 const MAX_REPLICAS: usize = 16;
 /// A healthy replica confirms a write within a few milliseconds.
 const WAIT_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Redis or Valkey. Contains no secret: passwords are read from files at start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisLocation {
+    /// In the form of [`RedisUrl`].
+    pub url: String,
+    pub ca: Option<PathBuf>,
+    pub client_cert: Option<PathBuf>,
+    pub client_key: Option<PathBuf>,
+    pub username: Option<String>,
+    pub password_file: Option<PathBuf>,
+    pub sentinel_username: Option<String>,
+    pub sentinel_password_file: Option<PathBuf>,
+    /// Whether sessions are cached until Redis reports a change.
+    pub local_cache: bool,
+    /// Replicas that must confirm a new session or a revocation; zero waits for none.
+    pub wait_replicas: u32,
+    pub wait_timeout: Duration,
+}
 
 pub(super) struct RedisKeys {
     ca: Option<Field<PathBuf>>,
@@ -46,7 +64,7 @@ pub(super) fn redis_keys(section: &mut Reader<'_>) -> Option<RedisKeys> {
     let sentinel_username = section.optional("sentinel_username", r#""doorward""#, name);
     let sentinel_password_file =
         section.optional_file("sentinel_password_file", r#""secrets/sentinel""#);
-    let local_cache = section.optional("local_cache", r#""on""#, super::on_or_off);
+    let local_cache = section.optional("local_cache", r#""on""#, super::values::on_or_off);
     let wait_replicas = section.optional_number("wait_replicas", "1", 0..=MAX_REPLICAS);
     let wait_timeout =
         section.optional_quantity("wait_timeout", r#""100ms""#, duration::parse_positive);

@@ -86,9 +86,9 @@ impl RedisUrl {
     pub(super) fn is_local(&self) -> bool {
         match &self.servers {
             RedisServers::Unix(_) => true,
-            RedisServers::One(at) => super::is_loopback(&at.host),
+            RedisServers::One(at) => super::values::is_loopback(&at.host),
             RedisServers::Sentinel { sentinels: hosts, .. } | RedisServers::Cluster(hosts) => {
-                hosts.iter().all(|at| super::is_loopback(&at.host))
+                hosts.iter().all(|at| super::values::is_loopback(&at.host))
             }
         }
     }

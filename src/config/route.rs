@@ -6,11 +6,12 @@ use super::diagnostics::KeyDefault::{Required, Value};
 use super::diagnostics::Span;
 use super::outage::{self, Outage};
 use super::reader::{Field, Reader, TextOrSection, non_empty};
+use super::values::path_prefix;
 use super::{duration, limits, route_headers, session_control, size, upstream};
 use crate::message::endpoint::Transport;
 use crate::message::host::HostError;
 use crate::message::{
-    CrossOriginPolicy, Endpoint, HostPattern, IdentityHeader, IdentityHeaders, Origin, PathPrefix,
+    CrossOriginPolicy, Endpoint, HostPattern, IdentityHeader, IdentityHeaders, Origin,
     ValueEncoding,
 };
 use crate::route::{
@@ -58,7 +59,7 @@ pub(super) fn route(
     defaults: &RouteDefaults,
 ) -> Option<RouteSection> {
     let host = section.text("host", Required(r#""wiki.example.com""#), pattern);
-    let path = section.text("path", Value(r#""/""#), prefix);
+    let path = section.text("path", Value(r#""/""#), path_prefix);
     let upstreams =
         section.one_or_more("upstream", Required(r#""http://127.0.0.1:3000""#), Endpoint::parse);
     let rule = rule(&mut section);
@@ -148,16 +149,6 @@ fn pattern(text: &str) -> Result<HostPattern, String> {
             format!("{error}; write \"wiki.example.com\", \"*.example.com\" or \"*\"")
         }
     })
-}
-
-pub(super) fn prefix(text: &str) -> Result<PathPrefix, String> {
-    if !text.starts_with('/') {
-        return Err(format!("a path must start with a slash; write \"/{text}\""));
-    }
-    if text.contains(['?', '#', '%']) {
-        return Err("a path must be decoded, without %, ? or #".to_owned());
-    }
-    PathPrefix::parse(text).map_err(|error| error.to_string())
 }
 
 fn rule(section: &mut Reader<'_>) -> Option<AccessConfig> {
@@ -272,7 +263,7 @@ fn cross_origin(
     section: &mut Reader<'_>,
     rule: Option<&AccessConfig>,
 ) -> Option<CrossOriginPolicy> {
-    let enabled = section.text("csrf", Value(r#""on""#), super::on_or_off);
+    let enabled = section.text("csrf", Value(r#""on""#), super::values::on_or_off);
     let allowed = section.list("origins", Value("[]"), origin);
     let (enabled, allowed) = (enabled?, allowed?);
     let is_public = rule.is_some_and(|rule| rule.access == Access::Public);
@@ -305,7 +296,7 @@ fn ambiguous(section: &mut Reader<'_>, rule: Option<&AccessConfig>) -> Option<Am
         "refuse" => Ok(AmbiguousPaths::Refuse),
         "require-session" => Ok(AmbiguousPaths::RequireSession),
         "allow" => Ok(AmbiguousPaths::Allow),
-        other => Err(super::unknown_value(other, &["refuse", "require-session", "allow"])),
+        other => Err(super::unknown::unknown_value(other, &["refuse", "require-session", "allow"])),
     })?;
     let is_public = rule.is_some_and(|rule| rule.access == Access::Public);
     let (message, help) = match (paths.value, is_public) {
@@ -330,7 +321,7 @@ fn encoding(text: &str) -> Result<ValueEncoding, String> {
         "utf8" => Ok(ValueEncoding::Utf8),
         "percent" => Ok(ValueEncoding::Percent),
         "rfc2047" => Ok(ValueEncoding::Rfc2047),
-        other => Err(super::unknown_value(other, &["utf8", "percent", "rfc2047"])),
+        other => Err(super::unknown::unknown_value(other, &["utf8", "percent", "rfc2047"])),
     }
 }
 
@@ -388,7 +379,7 @@ fn require_stricter(
 fn signals_mode(text: &str) -> Result<SignalsMode, String> {
     let known = SignalsMode::ALL.into_iter().find(|(_, name)| *name == text);
     let names = SignalsMode::ALL.map(|(_, name)| name);
-    known.map(|(mode, _)| mode).ok_or_else(|| super::unknown_value(text, &names))
+    known.map(|(mode, _)| mode).ok_or_else(|| super::unknown::unknown_value(text, &names))
 }
 
 fn check_close_notify(section: &Reader<'_>, upstreams: &[Field<Endpoint>], field: &Field<bool>) {
@@ -424,7 +415,7 @@ fn warn_clear_text(section: &Reader<'_>, upstream: &Field<Endpoint>) {
         Transport::Http1 | Transport::Http2 => true,
         Transport::Tls => false,
     };
-    if is_clear && !super::is_loopback(upstream.value.host()) {
+    if is_clear && !super::values::is_loopback(upstream.value.host()) {
         section.diagnostics.warning(
             &upstream.span,
             format!(

@@ -108,7 +108,7 @@ fn same_site(text: &str) -> Result<SameSite, String> {
         "lax" => Ok(SameSite::Lax),
         "strict" => Ok(SameSite::Strict),
         "none" => Ok(SameSite::None),
-        other => Err(super::unknown_value(other, &["lax", "strict", "none"])),
+        other => Err(super::unknown::unknown_value(other, &["lax", "strict", "none"])),
     }
 }
 
@@ -174,9 +174,10 @@ fn on_reuse(text: &str) -> Result<OnReuse, String> {
         "revoke-all" => Ok(OnReuse::RevokeAll),
         "reauthenticate" => Ok(OnReuse::Reauthenticate),
         "log" => Ok(OnReuse::Log),
-        other => {
-            Err(super::unknown_value(other, &["revoke", "revoke-all", "reauthenticate", "log"]))
-        }
+        other => Err(super::unknown::unknown_value(
+            other,
+            &["revoke", "revoke-all", "reauthenticate", "log"],
+        )),
     }
 }
 

@@ -4,7 +4,7 @@ use http::Method;
 
 use super::diagnostics::KeyDefault::{Required, Value};
 use super::reader::{Field, Reader};
-use super::route::prefix;
+use super::values::path_prefix;
 use crate::route::{
     Activity, ActivityFrames, LogoutPage, Methods, SensitiveAction, SessionCommand,
     SessionControlRules,
@@ -12,7 +12,7 @@ use crate::route::{
 
 pub(super) fn activity(section: &mut Reader<'_>) -> Option<Activity> {
     let mut section = section.section("activity", "route.session.activity")?;
-    let except = section.list("except", Value("[]"), prefix);
+    let except = section.list("except", Value("[]"), path_prefix);
     let methods = methods(&mut section, "methods");
     let navigations_only = section.flag("navigations_only", Value("false"));
     let transfers = section.flag("transfers", Value("true"));
@@ -43,21 +43,20 @@ pub(super) fn session_control(section: &mut Reader<'_>) -> Option<SessionControl
 fn logout_page(text: &str) -> Result<LogoutPage, String> {
     let (path, query) = text.split_once('?').unwrap_or((text, ""));
     let parameters = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-    Ok(LogoutPage { path: prefix(path)?, parameters })
+    Ok(LogoutPage { path: path_prefix(path)?, parameters })
 }
 
 fn action(mut section: Reader<'_>) -> Option<SensitiveAction> {
     let method = section.text("method", Value(r#""POST""#), method);
-    let path = section.text("path", Required(r#""/account/password""#), prefix);
+    let path = section.text("path", Required(r#""/account/password""#), path_prefix);
     Some(SensitiveAction { method: method?.value, path: path?.value })
 }
 
 fn method(text: &str) -> Result<Method, String> {
     let known = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::GET];
-    known
-        .into_iter()
-        .find(|method| method.as_str() == text)
-        .ok_or_else(|| super::unknown_value(text, &["POST", "PUT", "PATCH", "DELETE", "GET"]))
+    known.into_iter().find(|method| method.as_str() == text).ok_or_else(|| {
+        super::unknown::unknown_value(text, &["POST", "PUT", "PATCH", "DELETE", "GET"])
+    })
 }
 
 /// Reads the methods of a rule; an empty list means all.
@@ -67,7 +66,7 @@ pub(super) fn methods(section: &mut Reader<'_>, key: &'static str) -> Option<Fie
         let known = Methods::CONFIGURABLE.into_iter().find(|method| method.as_str() == text);
         known.ok_or_else(|| match text {
             "HEAD" => "HEAD is included in GET; write \"GET\"".to_owned(),
-            other => super::unknown_value(other, &names.each_ref().map(String::as_str)),
+            other => super::unknown::unknown_value(other, &names.each_ref().map(String::as_str)),
         })
     })?;
     let Field { span, is_set, .. } = list.clone();
@@ -79,12 +78,13 @@ pub(super) fn methods(section: &mut Reader<'_>, key: &'static str) -> Option<Fie
 fn frames(text: &str) -> Result<ActivityFrames, String> {
     let all = [ActivityFrames::None, ActivityFrames::Client, ActivityFrames::Any];
     let known = all.into_iter().find(|frames| frames.as_str() == text);
-    known.ok_or_else(|| super::unknown_value(text, &all.map(ActivityFrames::as_str)))
+    known.ok_or_else(|| super::unknown::unknown_value(text, &all.map(ActivityFrames::as_str)))
 }
 
 fn command(text: &str) -> Result<SessionCommand, String> {
-    SessionCommand::from_name(text)
-        .ok_or_else(|| super::unknown_value(text, &SessionCommand::ALL.map(SessionCommand::as_str)))
+    SessionCommand::from_name(text).ok_or_else(|| {
+        super::unknown::unknown_value(text, &SessionCommand::ALL.map(SessionCommand::as_str))
+    })
 }
 
 fn values<T>(list: Field<Vec<Field<T>>>) -> Vec<T> {

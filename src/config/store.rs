@@ -7,7 +7,7 @@ use super::diagnostics::KeyDefault::Value;
 use super::duration;
 use super::outage::{Outage, outage};
 use super::reader::{Field, Reader};
-use super::redis_keys::{RedisKeys, redis_keys};
+use super::redis_keys::{RedisKeys, RedisLocation, redis_keys};
 use super::redis_url::RedisUrl;
 
 /// The session store.
@@ -26,25 +26,6 @@ pub enum StoreLocation {
     /// Directory on this machine, for a single gateway.
     Embedded(PathBuf),
     Redis(RedisLocation),
-}
-
-/// Redis or Valkey. Contains no secret: passwords are read from files at start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RedisLocation {
-    /// In the form of [`RedisUrl`].
-    pub url: String,
-    pub ca: Option<PathBuf>,
-    pub client_cert: Option<PathBuf>,
-    pub client_key: Option<PathBuf>,
-    pub username: Option<String>,
-    pub password_file: Option<PathBuf>,
-    pub sentinel_username: Option<String>,
-    pub sentinel_password_file: Option<PathBuf>,
-    /// Whether sessions are cached until Redis reports a change.
-    pub local_cache: bool,
-    /// Replicas that must confirm a new session or a revocation; zero waits for none.
-    pub wait_replicas: u32,
-    pub wait_timeout: Duration,
 }
 
 /// The parsed `url`.
