@@ -297,7 +297,7 @@ async fn hop_by_hop_headers_and_other_upgrades_are_dropped() {
     let test = framing_test().await;
     for upgrade in ["h2c", "h2c, websocket", "websocket, h2c", "TLS/1.0", "websocket2"] {
         let fields = format!(
-            "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {upgrade}\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\nKeep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nTE: trailers\r\nProxy-Authorization: Basic ZXZpbA==\r\nTrailer: x-a\r\n"
+            "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {upgrade}\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\nKeep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nTE: gzip\r\nProxy-Authorization: Basic ZXZpbA==\r\nTrailer: x-a\r\n"
         );
         let head = test.assert_forwarded(get("/", &fields)).await;
         for name in [
@@ -638,8 +638,8 @@ async fn h2_whitespace_around_values_is_stripped() {
         let answer = test.block(&plus("x-padded", value)).await;
         assert_eq!(answer, H2::Ok, "{value:?}");
         let head = test.upstream.last_head();
-        let line = head.lines().find(|line| line.starts_with("x-padded")).expect("forwarded");
-        assert_eq!(line, "x-padded: x");
+        let line = head.lines().find(|line| line.starts_with("X-Padded")).expect("forwarded");
+        assert_eq!(line, "X-Padded: x");
     }
 }
 
@@ -669,13 +669,11 @@ async fn h2_framing_headers_are_rejected_or_dropped() {
     ] {
         test.assert_h2_rejected(&plus(name, value)).await;
     }
-    for (name, value) in
-        [("x_forwarded_user", "evil"), ("proxy-connection", "x"), ("te", "trailers")]
-    {
+    for (name, value) in [("x_forwarded_user", "evil"), ("proxy-connection", "x")] {
         let answer = test.block(&plus(name, value)).await;
         assert!(matches!(answer, H2::Ok | H2::Rejected), "{name}: {answer:?}");
     }
-    let told = test.upstream.heads().concat();
+    let told = test.upstream.heads().concat().to_ascii_lowercase();
     for word in ["evil", "proxy-connection", "te:", "_"] {
         assert!(!told.contains(&format!("\n{word}")) && !told.contains("evil"), "{word} in {told}");
     }

@@ -247,7 +247,7 @@ async fn the_request_is_sent_in_origin_form_with_its_host() {
             .await
             .expect("a response");
         let head = received.recv().await.expect("head");
-        assert_eq!(head, "GET /path?query HTTP/1.1\r\nhost: app.test\r\n\r\n");
+        assert_eq!(head, "GET /path?query HTTP/1.1\r\nHost: app.test\r\n\r\n");
     })
     .await;
 }
@@ -742,12 +742,12 @@ async fn a_post_without_a_body_has_content_length_zero() {
             assert_eq!(text(response.expect("a response")).await, "ok");
             let head = received.recv().await.expect("a head");
             assert_eq!(
-                head.matches("content-length: 0\r\n").count(),
+                head.matches("Content-Length: 0\r\n").count(),
                 usize::from(expected),
                 "{head}"
             );
             assert!(
-                head.split("\r\n").nth(1).is_some_and(|line| line.starts_with("host: ")),
+                head.split("\r\n").nth(1).is_some_and(|line| line.starts_with("Host: ")),
                 "{head}"
             );
         }
@@ -1258,7 +1258,7 @@ fn upgrade() -> Request<()> {
 async fn a_101_opens_a_tunnel_without_losing_early_bytes() {
     let upstream = Upstream::start(|mut stream, _| async move {
         let head = head(&mut stream).await.expect("head");
-        assert!(head.contains("upgrade: websocket"), "{head}");
+        assert!(head.contains("Upgrade: websocket"), "{head}");
         let switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\nhello";
         send(&mut stream, switch).await;
         let mut echo = [0; 4];

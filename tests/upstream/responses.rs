@@ -134,8 +134,12 @@ async fn parsed_by_gateway(
 
 async fn parsed_by_hyper(address: SocketAddr, method: &Method) -> Parsed {
     let stream = TcpStream::connect(address).await.expect("a connection");
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a client");
+    // The gateway removes whitespace before a colon (RFC 9112 5.1).
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .allow_spaces_after_header_name_in_responses(true)
+        .handshake(TokioIo::new(stream))
+        .await
+        .expect("a client");
     let driver = tokio::spawn(connection);
     let answer = sender.send_request(request(method)).await;
     let collected = match answer {
