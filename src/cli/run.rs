@@ -38,7 +38,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         warn!(event = "config.warning", "{warning}");
     }
     // Before the start: the default of SIGHUP would end a gateway that is about to start.
-    let signals = Signals::with_reload()?;
+    let signals = ProcessSignals::with_reload()?;
     let running = match app::start(config, Clock::System, Some(log.access_log())) {
         Ok(running) => running,
         Err(error) => {
@@ -56,7 +56,10 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 
 /// Waits for SIGTERM, SIGINT or the unexpected end of a thread, and drains. A second signal ends the drain.
 /// Returns whether every thread ran until the stop.
-pub(super) fn until_stopped(running: Running, mut signals: Signals) -> std::io::Result<bool> {
+pub(super) fn until_stopped(
+    running: Running,
+    mut signals: ProcessSignals,
+) -> std::io::Result<bool> {
     signals.wait_for_stop(&running);
     let (all_alive, force_shutdown) = (running.all_threads_alive(), running.force_shutdown());
     let (done, stopped) = oneshot::channel();
@@ -74,35 +77,35 @@ pub(super) fn until_stopped(running: Running, mut signals: Signals) -> std::io::
 }
 
 /// SIGTERM and SIGINT, and SIGHUP where it reloads.
-pub(super) struct Signals {
+pub(super) struct ProcessSignals {
     runtime: Runtime,
     terminate: Signal,
     interrupt: Signal,
     hangup: Option<Signal>,
 }
 
-impl Signals {
+impl ProcessSignals {
     /// SIGHUP keeps its default: it ends the process with its terminal.
-    pub(super) fn without_reload() -> std::io::Result<Signals> {
+    pub(super) fn without_reload() -> std::io::Result<ProcessSignals> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let context = runtime.enter();
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
         drop(context);
-        Ok(Signals { runtime, terminate, interrupt, hangup: None })
+        Ok(ProcessSignals { runtime, terminate, interrupt, hangup: None })
     }
 
-    fn with_reload() -> std::io::Result<Signals> {
-        let signals = Signals::without_reload()?;
+    fn with_reload() -> std::io::Result<ProcessSignals> {
+        let signals = ProcessSignals::without_reload()?;
         let context = signals.runtime.enter();
         let hangup = Some(signal(SignalKind::hangup())?);
         drop(context);
-        Ok(Signals { hangup, ..signals })
+        Ok(ProcessSignals { hangup, ..signals })
     }
 
     /// Waits for the first signal to stop. Reloads at each SIGHUP.
     fn wait_for_stop(&mut self, running: &Running) {
-        let Signals { runtime, terminate, interrupt, hangup } = self;
+        let ProcessSignals { runtime, terminate, interrupt, hangup } = self;
         runtime.block_on(async {
             let mut poll = tokio::time::interval(Duration::from_secs(1));
             loop {
@@ -122,7 +125,7 @@ impl Signals {
 
     /// Returns whether another signal arrived before the drain ended.
     fn wait_for_second(&mut self, stopped: oneshot::Receiver<()>) -> bool {
-        let Signals { runtime, terminate, interrupt, .. } = self;
+        let ProcessSignals { runtime, terminate, interrupt, .. } = self;
         runtime.block_on(async {
             tokio::select! {
                 _ = stopped => false,

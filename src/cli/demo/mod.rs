@@ -48,7 +48,7 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let running = app::start(config, Clock::System, Some(log.access_log()))?;
     let port = running.https.first().map_or(args.listen.port(), SocketAddr::port);
     welcome(port, &users, &directory.0);
-    super::run::until_stopped(running, super::run::Signals::without_reload()?)?;
+    super::run::until_stopped(running, super::run::ProcessSignals::without_reload()?)?;
     Ok(ExitCode::SUCCESS)
 }
 
