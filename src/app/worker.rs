@@ -175,12 +175,12 @@ impl WorkerParts {
                 overload: Arc::clone(&self.overload),
                 max_in_flight: snapshot.requests_per_worker(),
             },
-            responder: Responder {
+            responder: Arc::new(Responder {
                 auth: auth.clone(),
                 hsts: server.hsts.clone(),
                 proxy_status: server.proxy_status,
                 access_log: self.access_log.clone(),
-            },
+            }),
             auth,
             dropped_headers: Arc::clone(&snapshot.dropped_headers),
             upstreams: UpstreamClusters::new(routes, kept.upstreams)?,

@@ -160,7 +160,7 @@ mod tests {
             headers.append("alt-svc", HeaderValue::from_static(value));
         }
         let mut trailers = headers.clone();
-        sanitize(&mut headers, &CookieNames::new(None));
+        sanitize(&mut headers, &CookieNames::default());
         sanitize_trailers(&mut trailers);
         assert!(headers.is_empty() && trailers.is_empty());
     }

@@ -12,96 +12,11 @@ use crate::route::Route;
 use crate::session::SessionId;
 use crate::telemetry::{ADMIT, AccessLog, AccessLogFields};
 
-use super::Proxy;
-use super::authorize::Authorization;
-use super::body::ResponseBodyError;
-
 /// Verdict of a request whose head was not accepted.
 pub(super) const MALFORMED: &str = "malformed";
 
 /// Maximum length of host and path in bytes. The query is never logged because it may contain tokens.
 const MAX_FIELD_BYTES: usize = 512;
-
-/// Status of a request whose client was gone before the response, as in the logs of nginx.
-const CLIENT_GONE_STATUS: u16 = 499;
-const CLIENT_GONE: &str = "client_gone";
-
-/// A request from its head to the end of its response. Dropping it writes the access log entry, so each request
-/// has one, however it ends.
-pub struct ExchangeRecord {
-    proxy: Arc<Proxy>,
-    pub(super) entry: AccessLogEntry,
-    end: ExchangeEnd,
-    bytes: u64,
-}
-
-/// How far an exchange got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ExchangeEnd {
-    /// No response yet.
-    Pending,
-    /// The response head was returned, and not yet the end of the body.
-    Responded(StatusCode),
-    Completed(StatusCode),
-    /// The gateway ended the body early, for this cause.
-    Cut(StatusCode, &'static str),
-}
-
-impl ExchangeRecord {
-    pub(super) fn new(proxy: &Arc<Proxy>, entry: AccessLogEntry) -> ExchangeRecord {
-        ExchangeRecord { proxy: Arc::clone(proxy), entry, end: ExchangeEnd::Pending, bytes: 0 }
-    }
-
-    pub(super) fn respond(&mut self, status: StatusCode) {
-        // The body of a response to HEAD is not read to its end.
-        self.end = match self.entry.is_head() {
-            true => ExchangeEnd::Completed(status),
-            false => ExchangeEnd::Responded(status),
-        };
-    }
-
-    /// Records bytes of the response body that the client connection has taken.
-    pub fn record_data(&mut self, bytes: usize) {
-        self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
-    }
-
-    /// Records the end of the response body.
-    pub fn record_end(&mut self) {
-        if let ExchangeEnd::Responded(status) = self.end {
-            self.end = ExchangeEnd::Completed(status);
-        }
-    }
-
-    /// Records that the gateway ends the response body early.
-    pub fn record_failure(&mut self, error: &ResponseBodyError) {
-        if let ExchangeEnd::Responded(status) = self.end {
-            self.end = ExchangeEnd::Cut(status, error.cause());
-            self.entry.set_detail(error.to_string());
-            self.entry.upstream_failed |= error.is_upstream_failure();
-        }
-    }
-}
-
-impl Drop for ExchangeRecord {
-    fn drop(&mut self) {
-        let metrics = &self.proxy.auth.shared().metrics;
-        let (status, cut) = match self.end {
-            ExchangeEnd::Completed(status) => (status.as_u16(), None),
-            ExchangeEnd::Responded(status) => (status.as_u16(), Some(CLIENT_GONE)),
-            ExchangeEnd::Cut(status, cause) => (status.as_u16(), Some(cause)),
-            ExchangeEnd::Pending => {
-                metrics.request(self.entry.verdict, CLIENT_GONE_STATUS);
-                (CLIENT_GONE_STATUS, Some(CLIENT_GONE))
-            }
-        };
-        if let Some(cause) = cut {
-            metrics.exchange_cut(cause);
-        }
-        if let Some(log) = &self.proxy.responder.access_log {
-            self.entry.write(log, status, self.bytes, cut);
-        }
-    }
-}
 
 /// Collects the fields of an entry while the request is processed.
 #[derive(Clone)]
@@ -200,12 +115,17 @@ impl AccessLogEntry {
     }
 
     /// Sets the verdict, the route, the session and the user.
-    pub(super) fn set_authorization(&mut self, authorization: &Authorization) {
-        self.verdict = authorization.verdict();
-        self.route = authorization.route().cloned();
-        self.session = authorization.permit().and_then(Permit::session).map(|key| key.id);
-        let user = authorization.user().filter(|_| self.started.is_some());
-        self.user = user.unwrap_or_default().to_owned();
+    pub(super) fn set_authorization(
+        &mut self,
+        verdict: &'static str,
+        route: Option<&Arc<Route>>,
+        session: Option<SessionId>,
+        user: Option<&str>,
+    ) {
+        self.verdict = verdict;
+        self.route = route.cloned();
+        self.session = session;
+        self.user = user.filter(|_| self.started.is_some()).unwrap_or_default().to_owned();
     }
 
     /// Records that a response head arrived from this endpoint.
@@ -237,7 +157,13 @@ impl AccessLogEntry {
         self.verdict
     }
 
-    fn write(&self, log: &AccessLog, status: u16, bytes: u64, cut: Option<&'static str>) {
+    pub(super) fn write(
+        &self,
+        log: &AccessLog,
+        status: u16,
+        bytes: u64,
+        cut: Option<&'static str>,
+    ) {
         let Some(started) = self.started else { return };
         let route = self.route.as_ref();
         log.write(&AccessLogFields {

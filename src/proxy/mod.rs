@@ -18,6 +18,7 @@ mod client_addr;
 mod connection_info;
 mod cors;
 mod dropped_headers;
+mod exchange_record;
 mod forward;
 mod forwarded_headers;
 mod local_response;
@@ -39,6 +40,7 @@ pub use body::{ConnectionClosed, RequestBody, RequestBodyError, ResponseBody, Re
 pub use client_addr::{ClientSource, TrustedProxies};
 pub use connection_info::ConnectionInfo;
 pub use dropped_headers::DroppedHeaders;
+pub use exchange_record::ExchangeRecord;
 pub(crate) use local_response::LocalResponse;
 pub use overload::{LoadLevel, MemoryLoad, OverloadMonitor};
 pub use progress_timeout::ProgressTimeout;
@@ -53,7 +55,7 @@ use std::sync::Arc;
 use http::header::{self, HeaderMap};
 use http::{Method, Request, Response, StatusCode, Version};
 
-use crate::auth::Auth;
+use crate::auth::{Auth, Permit};
 use crate::connections::ClientBody;
 use crate::message::forwarded::ChainError;
 use crate::message::{BadRequest, InboundHead, Intent, RequestContext, RequestId, RequestIds};
@@ -62,7 +64,6 @@ use crate::route::Route;
 use crate::telemetry::Limit;
 
 use access_log::AccessLogEntry;
-pub use access_log::ExchangeRecord;
 use forward::{IncomingBody, Upgrade};
 use respond::{LocalHeaders, PendingResponse};
 use session_control::{PendingExchange, SessionControl};
@@ -82,7 +83,7 @@ pub struct Proxy {
     pub tunnels: Tunnels,
     /// Generates request IDs.
     pub request_ids: RequestIds,
-    pub responder: Responder,
+    pub responder: Arc<Responder>,
 }
 
 /// Each request allocates the future of [`Proxy::handle`] once (`server/connection.rs`). Rarely awaited
@@ -102,7 +103,7 @@ impl Proxy {
             self.request_context(connection, client.unwrap_or(connection.peer), request.headers());
         let is_h2_head = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
         let entry = AccessLogEntry::new(&request, &context, self.responder.access_log.is_some());
-        let mut record = ExchangeRecord::new(self, entry);
+        let mut record = ExchangeRecord::new(&self.responder, entry);
         let pending = match self.reject_early(request.headers(), client) {
             Some(bad) => {
                 let intent = Intent::from_request(request.method(), request.headers());
@@ -188,7 +189,9 @@ impl Proxy {
         };
         entry.set_host(&head.host);
         let authorization = self.authorizer.authorize(&head, connection).await;
-        entry.set_authorization(&authorization);
+        let session = authorization.permit().and_then(Permit::session).map(|key| key.id);
+        let (route, user) = (authorization.route(), authorization.user());
+        entry.set_authorization(authorization.verdict(), route, session, user);
         if authorization.permit().is_some_and(|permit| permit.session().is_some()) {
             connection.mark_authenticated();
         }

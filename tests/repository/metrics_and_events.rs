@@ -54,6 +54,7 @@ fn names(cell: &str) -> BTreeSet<String> {
 fn exercised() -> Metrics {
     let metrics = Metrics::default();
     metrics.request("admit", 200);
+    metrics.exchange_cut("client_gone");
     metrics.event(SessionEvent::Ended(EndReason::Logout));
     let signals = vec![Signal::Network];
     let report = RiskReport { signals, score: 10, action: RiskAction::Log };
