@@ -13,7 +13,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::identity::account::{self, FieldError};
-use crate::identity::password::PASSWORD_MAX;
+use crate::identity::password_policy::PASSWORD_MAX;
 use crate::identity::users_file_editor::UsersFileEditor;
 use crate::identity::{Account, Cost, Credential, htpasswd, password_policy, users_file};
 use crate::session::Identity;

@@ -19,11 +19,8 @@ use super::account::{Account, normalize_password};
 use super::credential::{Cost, Credential, CredentialError};
 use super::directory::Directory;
 use super::hash_queue::{HashPermit, HashQueue, QueuePlace};
-use super::password_policy;
+use super::password_policy::{self, PASSWORD_MAX};
 use super::users_file_editor::{EditError, UsersFileEditor};
-
-/// Maximum length of a password in bytes, as protection against resource exhaustion.
-pub const PASSWORD_MAX: usize = 1_024;
 
 /// Nice value of threads that hash passwords; the default is 0 and the lowest priority is 19.
 const HASH_NICE: i32 = 10;

@@ -2,7 +2,9 @@
 //! [`normalize_password`](super::account::normalize_password).
 
 use super::account::normalize_name;
-use super::password::PASSWORD_MAX;
+
+/// Maximum length of a password in bytes, as protection against resource exhaustion.
+pub const PASSWORD_MAX: usize = 1_024;
 
 /// Default of the minimum length, in characters: the password is the only factor.
 pub const LENGTH_MIN: usize = 15;

@@ -20,6 +20,11 @@ const MAX_TARGET_BYTES: usize = 8 * 1024;
 
 const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
 
+/// Path prefix of the portal. Routes below it are rejected.
+pub const PREFIX: &str = "/.doorward";
+
+pub(super) const PASSWORD: &str = "/.doorward/password";
+
 /// The only portal page that a return URL may name.
 const SESSIONS: &str = "/.doorward/sessions";
 
@@ -93,8 +98,13 @@ fn referer_target(headers: &HeaderMap, host: &Host) -> Option<String> {
         return None;
     }
     let path = Target::new(target.parse().ok()?).ok()?.path().to_owned();
-    let is_login_or_logout = super::is_own_path(&path) && path != SESSIONS;
+    let is_login_or_logout = is_own_path(&path) && path != SESSIONS;
     (!is_login_or_logout && !target.contains('#')).then(|| target.to_owned())
+}
+
+/// Returns whether a canonical path belongs to the portal.
+pub fn is_own_path(path: &str) -> bool {
+    path.strip_prefix(PREFIX).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Creates a CSRF token that is valid for one purpose and one subject.

@@ -25,6 +25,7 @@ mod sessions;
 mod start;
 mod styles;
 
+pub use forms::{PREFIX, is_own_path};
 pub use pages::Help;
 pub use responses::Problem;
 
@@ -46,9 +47,6 @@ use crate::sessions::NewToken;
 
 use responses::see_other;
 use styles::Styles;
-
-/// Path prefix of the portal. Routes below it are rejected.
-pub const PREFIX: &str = "/.doorward";
 
 /// Path of the health check on the traffic listeners, for any host.
 pub const HEALTH: &str = "/.doorward/health";
@@ -86,11 +84,6 @@ pub struct Branding {
     pub start: Option<String>,
 }
 
-/// Returns whether a canonical path belongs to the portal.
-pub fn is_own_path(path: &str) -> bool {
-    path.strip_prefix(PREFIX).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
 type Page = Response<Full<Bytes>>;
 
 impl Portal {
@@ -123,7 +116,7 @@ impl Portal {
             PortalPage::Form(form) => self.show(&head, form).await,
             PortalPage::Session => self.session_json(&head).await,
             PortalPage::Start => self.show_start(&head).await,
-            PortalPage::ChangePassword => see_other(password::PASSWORD),
+            PortalPage::ChangePassword => see_other(forms::PASSWORD),
             PortalPage::File(content_type, text) => self.file(content_type, text),
         }
     }

@@ -18,8 +18,6 @@ use super::pages::{self, PasswordPage};
 use super::responses::see_other;
 use super::{Page, Portal, Problem};
 
-pub(super) const PASSWORD: &str = "/.doorward/password";
-
 /// Longest wait until the gateway has loaded the changed users file. It checks it every second.
 const RELOAD_TIME: Duration = Duration::from_secs(3);
 
