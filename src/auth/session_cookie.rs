@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn several_sessions_are_several_and_one_session_is_its_newest_token() {
+    fn several_sessions_stay_and_one_session_is_its_newest_token() {
         let keys = KeyRing::generate("now");
         let (alice, bob) = (key(), key());
         let [old, new] = [0, 1].map(|generation| value(&keys, alice, generation));

@@ -204,7 +204,7 @@ async fn a_second_login_of_the_same_user_cuts_no_download() {
 }
 
 #[tokio::test]
-async fn another_user_at_the_browser_cuts_the_connections_of_the_first() {
+async fn another_user_at_the_browser_cuts_the_first_ones_connections() {
     let streams = StreamingUpstream::start().await;
     let gateway = Gateway::start(Setup { routes: streams.routes(""), ..Setup::default() });
     let mut browser = Browser::new(&gateway);
