@@ -33,7 +33,7 @@ pub struct Preflight {
 
 impl Preflight {
     /// Reads the files that the configuration names. Opens neither sockets nor stores, so a gateway may
-    /// run meanwhile.
+    /// run at the same time.
     pub fn run(config: &Config, now: Timestamp) -> Preflight {
         let mut found = Preflight::default();
         found.check_parts(config);

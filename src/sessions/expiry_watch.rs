@@ -3,8 +3,8 @@
 //! A request to such a session would end it, but its user may never come back. Each gateway watches the
 //! sessions that it has seen, and once an hour looks for others, such as those of a gateway that
 //! stopped. When a session may have expired, one load decides: it has, or it was used since and is
-//! watched further. The store ends it only if it has not changed since that load, and tells exactly
-//! one gateway that it did so. That gateway reports the end.
+//! watched further. The store ends it only if it has not changed since that load, and returns true to
+//! exactly one gateway. That gateway reports the end.
 //!
 //! With Redis this costs each gateway one load for each session and idle timeout, and one write for
 //! each session that ends this way.
@@ -91,7 +91,7 @@ async fn end(
         store.shared.connections.session_ended(key);
         report_expired(store, key, record, reason, lifetime);
     } else {
-        // Used or ended since the load, or ended by another gateway: the next check tells.
+        // Used or ended since the load, or ended by another gateway: the next check decides.
         store.shared.expiry_watch.add(*key, store.now().plus(REPORT_DELAY));
     }
     Ok(())
