@@ -89,7 +89,7 @@ async fn forward(head: InboundHead, body: Incoming, received: Received) -> Statu
     let clean = SanitizedHead::new(head, &request_heads::RESERVED, &CookieNames::default());
     let connection = Arc::new(ConnectionInfo::new(IpAddr::from([192, 0, 2, 7])));
     let body = ClientBody::new(body, || Box::new(drop));
-    let body = RequestBody::new(body, &BodyLimits::default(), &connection, None);
+    let body = RequestBody::new(body, &BodyLimits::default(), connection.body_byte_counter(), None);
     let request = request_heads::upstream_head(clean).into_request(body);
     let (near, far) = duplex(1 << 16);
     let (mut sender, connection) =

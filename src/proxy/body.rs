@@ -25,7 +25,7 @@ use crate::route::BodyLimits;
 use crate::upstream::{self, UpstreamError};
 
 use super::activity_reporter::ActivityReporter;
-use super::connection_info::ConnectionInfo;
+use super::body_bytes::BodyBytes;
 use super::progress_timeout::{Deadline, ProgressTimeout, TimeoutKind};
 
 /// Response body of an upstream that received a [`RequestBody`].
@@ -43,7 +43,7 @@ pub struct RequestBody {
 struct BodyLimiter {
     remaining: Option<u64>,
     progress: ProgressTimeout,
-    connection: Arc<ConnectionInfo>,
+    body_bytes: Arc<BodyBytes>,
     outcome: Arc<BodyOutcome>,
     /// Checked here too: an upload could go on while the client does not read the response.
     close: Option<CloseHandle>,
@@ -98,14 +98,14 @@ impl RequestBody {
     pub fn new(
         inner: ClientBody,
         limits: &BodyLimits,
-        connection: &Arc<ConnectionInfo>,
+        body_bytes: &Arc<BodyBytes>,
         close: Option<CloseHandle>,
     ) -> RequestBody {
         let limiter = (!inner.is_end_stream()).then(|| {
             Box::new(BodyLimiter {
                 remaining: (limits.max_bytes > 0).then_some(limits.max_bytes),
                 progress: ProgressTimeout::new(limits.timeout, limits.min_rate),
-                connection: Arc::clone(connection),
+                body_bytes: Arc::clone(body_bytes),
                 outcome: Arc::default(),
                 close,
                 activity: None,
@@ -193,7 +193,7 @@ impl BodyLimiter {
     fn record_data(&mut self, data: &Bytes) -> Result<(), RequestBodyError> {
         self.progress.record_progress(data.len());
         if !data.is_empty() {
-            self.connection.add_body_bytes(data.len());
+            self.body_bytes.add(data.len());
             if let Some(activity) = &self.activity {
                 activity.touch();
             }

@@ -1,7 +1,7 @@
 //! Connection state shared by the server and the request handler.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -11,6 +11,7 @@ use crate::session::TlsFingerprint;
 use crate::upstream::PinnedConnections;
 
 use super::body::RequestBody;
+use super::body_bytes::BodyBytes;
 use super::forwarded_headers::ForwardedHeaders;
 
 /// Facts about one client connection. The server reads them to choose connections for eviction.
@@ -22,15 +23,12 @@ pub struct ConnectionInfo {
     fingerprint: OnceLock<TlsFingerprint>,
     authenticated: AtomicBool,
     has_request: AtomicBool,
-    body_bytes: AtomicU64,
+    body_bytes: Arc<BodyBytes>,
     /// Forwarded headers of the last request, for reuse.
     forwarded_headers: Mutex<Option<Arc<ForwardedHeaders>>>,
     /// Upstream connections that are authenticated for this client; they close with it.
     pub(super) pinned: PinnedConnections<RequestBody>,
 }
-
-/// Bytes of framing counted for each piece of a body.
-const FRAME_OVERHEAD: u64 = 64;
 
 impl ConnectionInfo {
     /// A new connection, without an authenticated request.
@@ -41,7 +39,7 @@ impl ConnectionInfo {
             fingerprint: OnceLock::new(),
             authenticated: AtomicBool::new(false),
             has_request: AtomicBool::new(false),
-            body_bytes: AtomicU64::new(0),
+            body_bytes: Arc::default(),
             forwarded_headers: Mutex::new(None),
             pinned: PinnedConnections::default(),
         }
@@ -99,12 +97,16 @@ impl ConnectionInfo {
 
     /// Bytes received in request bodies, framing included.
     pub fn body_bytes(&self) -> u64 {
-        self.body_bytes.load(Ordering::Relaxed)
+        self.body_bytes.count()
     }
 
     /// Counts one piece of a request body.
     pub fn add_body_bytes(&self, bytes: usize) {
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_add(FRAME_OVERHEAD);
-        self.body_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.body_bytes.add(bytes);
+    }
+
+    /// Counter of the bytes received in request bodies.
+    pub fn body_byte_counter(&self) -> &Arc<BodyBytes> {
+        &self.body_bytes
     }
 }

@@ -175,7 +175,8 @@ impl Proxy {
         };
         let close = tracked.as_ref().map(ConnectionGuard::close_handle);
         let reporter = || outgoing.is_activity.then(|| self.activity_reporter(permit)).flatten();
-        let body = RequestBody::new(body, &route.limits, connection, close).with_activity(reporter);
+        let received = connection.body_byte_counter();
+        let body = RequestBody::new(body, &route.limits, received, close).with_activity(reporter);
         let outcome = body.outcome();
         let mut request = outgoing.head.into_request(body);
         if !route.requires_close_notify {

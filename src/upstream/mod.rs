@@ -198,13 +198,13 @@ impl<B: RequestBody> Upstreams<B> {
         owner: Option<&ConnectionOwner<B>>,
         endpoints: &[Endpoint],
     ) -> Result<Option<Lease<B>>, UpstreamError> {
-        let is_wanted = |pool: &Arc<Pool<B>>| {
-            endpoints.contains(pool.endpoint()) && Arc::ptr_eq(pool, &self.pool(pool.endpoint()))
-        };
-        match owner.and_then(|owner| owner.take(is_wanted)) {
-            Some(pinned) => Pool::lease_pinned(priority, pinned).await.map(Some),
-            None => Ok(None),
+        let Some(owner) = owner else { return Ok(None) };
+        for endpoint in endpoints {
+            if let Some(lease) = self.pool(endpoint).lease_pinned(priority, owner).await? {
+                return Ok(Some(lease));
+            }
         }
+        Ok(None)
     }
 
     /// Removes the pools of endpoints that no route uses any more.

@@ -9,12 +9,11 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::session::SessionKey;
 
 use super::connect::HyperConnection;
-use super::pool::Pool;
 use super::request_body::RequestBody;
 use super::settings::Priority;
 
@@ -28,11 +27,11 @@ pub struct PinnedConnections<B: RequestBody>(OnceLock<Arc<Pins<B>>>);
 type Pins<B> = Mutex<Vec<PinnedConnection<B>>>;
 
 /// An idle authenticated connection.
-pub(super) struct PinnedConnection<B: RequestBody> {
+struct PinnedConnection<B: RequestBody> {
     connection: HyperConnection<B>,
-    pool: Arc<Pool<B>>,
     session: Option<SessionKey>,
-    _permit: OwnedSemaphorePermit,
+    /// Holds the pool's semaphore, by which the pool is recognised.
+    permit: OwnedSemaphorePermit,
 }
 
 /// The only client that may use a connection after its authentication.
@@ -73,35 +72,27 @@ impl<B: RequestBody> PinnedConnections<B> {
 }
 
 impl<B: RequestBody> ConnectionOwner<B> {
-    /// Removes the owner's connection to one of the pools that `is_wanted` accepts.
-    pub(super) fn take(
-        &self,
-        is_wanted: impl Fn(&Arc<Pool<B>>) -> bool,
-    ) -> Option<PinnedConnection<B>> {
+    /// Removes the owner's connection of the pool with these permits.
+    pub(super) fn take(&self, permits: &Arc<Semaphore>) -> Option<HyperConnection<B>> {
         let pins = self.pins.upgrade()?;
         let mut pins = pins.lock();
-        let at = pins
-            .iter()
-            .rposition(|pinned| pinned.session == self.session && is_wanted(&pinned.pool))?;
-        let pinned = pins.remove(at);
-        pinned.connection.sender.is_ready().then_some(pinned)
+        let at = pins.iter().rposition(|pinned| {
+            pinned.session == self.session && Arc::ptr_eq(pinned.permit.semaphore(), permits)
+        })?;
+        let connection = pins.remove(at).connection;
+        connection.sender.is_ready().then_some(connection)
     }
 
-    /// Keeps the connection for the owner. Closes it if the client has disconnected, or if too many
-    /// connections to the endpoint are pinned.
-    pub(super) fn keep(&self, connection: HyperConnection<B>, pool: &Arc<Pool<B>>) {
-        let (Some(pins), Some(permit)) = (self.pins.upgrade(), pool.pin_permit()) else { return };
-        let (pool, session) = (Arc::clone(pool), self.session);
+    /// Keeps the connection for the owner. Closes it if the client has disconnected, or if the pool has no
+    /// permit left.
+    pub(super) fn keep(&self, connection: HyperConnection<B>, permits: &Arc<Semaphore>) {
+        let permit = Arc::clone(permits).try_acquire_owned().ok();
+        let (Some(pins), Some(permit)) = (self.pins.upgrade(), permit) else { return };
+        let session = self.session;
         let mut pins = pins.lock();
-        pins.push(PinnedConnection { connection, pool, session, _permit: permit });
+        pins.push(PinnedConnection { connection, session, permit });
         let surplus = pins.len().saturating_sub(MAX_PINNED);
         pins.drain(..surplus);
-    }
-}
-
-impl<B: RequestBody> PinnedConnection<B> {
-    pub(super) fn into_parts(self) -> (HyperConnection<B>, Arc<Pool<B>>) {
-        (self.connection, self.pool)
     }
 }
 

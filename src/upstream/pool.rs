@@ -35,7 +35,7 @@ use super::error::UpstreamError;
 use super::h2_connections::Http2Connections;
 use super::http1_connection::Http1Connection;
 use super::permit::{ExchangePermit, StreamGuard};
-use super::pinned::{ConnectionOwner, PinnedConnection};
+use super::pinned::ConnectionOwner;
 use super::request_body::RequestBody;
 use super::settings::{Priority, UpstreamSettings};
 
@@ -168,15 +168,16 @@ impl<B: RequestBody> Pool<B> {
         Lease { connection, reused, after_use, pool, permit, shared_permit: None }
     }
 
-    /// Leases a pinned connection to its owner.
+    /// Leases the connection that is pinned to the owner, if there is one.
     pub(super) async fn lease_pinned(
+        self: &Arc<Self>,
         priority: Priority,
-        pinned: PinnedConnection<B>,
-    ) -> Result<Lease<B>, UpstreamError> {
-        let (connection, pool) = pinned.into_parts();
-        let permit = pool.acquire_permit(priority).await?;
+        owner: &ConnectionOwner<B>,
+    ) -> Result<Option<Lease<B>>, UpstreamError> {
+        let Some(connection) = owner.take(&self.pin_permits) else { return Ok(None) };
+        let permit = self.acquire_permit(priority).await?;
         connection.probe.request();
-        Ok(pool.new_lease(Connection::HyperHttp1(connection), true, permit))
+        Ok(Some(self.new_lease(Connection::HyperHttp1(connection), true, permit)))
     }
 
     /// Number of exchanges in progress.
@@ -188,11 +189,6 @@ impl<B: RequestBody> Pool<B> {
     /// passed.
     pub(super) fn unreachable_since(&self) -> Option<Instant> {
         self.state.lock().unreachable_since.filter(|since| since.elapsed() < COOLDOWN)
-    }
-
-    /// Returns a permit for one idle pinned connection, if any is left.
-    pub(super) fn pin_permit(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.pin_permits).try_acquire_owned().ok()
     }
 
     async fn acquire_permit(&self, priority: Priority) -> Result<ExchangePermit, UpstreamError> {
@@ -458,7 +454,7 @@ impl<B: RequestBody> Lease<B> {
             (Some(Connection::HyperHttp1(connection)), AfterUse::Pin(owner))
                 if connection.sender.is_ready() =>
             {
-                owner.keep(connection, &self.pool);
+                owner.keep(connection, &self.pool.pin_permits);
             }
             (Some(Connection::HyperHttp1(connection)), _) => connection.driver.abort(),
             // The caller has checked that it is reusable.
