@@ -117,9 +117,11 @@ fn assert_no_reserved(headers: &HeaderMap) {
         assert!(!folded.starts_with("x-forwarded-") && !folded.starts_with("remote-"), "{name}");
         assert!(!name.as_str().contains('_'), "{name}");
     }
-    for name in ["connection", "te", "trailer", "transfer-encoding", "content-length", "upgrade"] {
+    for name in ["connection", "trailer", "transfer-encoding", "content-length", "upgrade"] {
         assert!(!headers.contains_key(name), "{name}");
     }
+    // The announcement of trailers is the only one that is set anew.
+    assert!(headers.get_all("te").iter().all(|value| value == "trailers"));
     assert!(headers.get_all("cookie").iter().count() <= 1);
 }
 
