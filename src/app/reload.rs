@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::{ReloadMode, ReloadReport};
 use crate::config::{Config, Warning, changes};
-use crate::route::{Access, RouteTable};
+use crate::route::{Route, RouteTable};
 use crate::server::WorkerSnapshot;
 use crate::tls::ServedCertificates;
 
@@ -101,9 +101,14 @@ impl Gateway {
 /// Returns whether a route that was public is not public any more. Its connections have no session, so
 /// they are not tracked.
 fn restricts_public_route(before: &RouteTable, after: &RouteTable) -> bool {
-    let mut public = before.iter().filter(|route| route.access == Access::Public);
-    public.any(|route| {
-        after.successor(before, route).is_none_or(|route| route.access != Access::Public)
+    // Also requests with credentials that the app checks have no session.
+    let is_open = |route: &Route| !route.requires_session() || route.accepts_app_credentials;
+    let mut open = before.iter().filter(|route| is_open(route));
+    open.any(|route| {
+        let after = after.successor(before, route);
+        after.is_none_or(|after| {
+            !is_open(after) || (after.requires_session() && !route.requires_session())
+        })
     })
 }
 
