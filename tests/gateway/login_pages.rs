@@ -191,13 +191,16 @@ async fn a_form_without_its_cookie_mentions_cookies() {
     assert!(expired.text().contains("This form has expired"), "{}", expired.text());
 }
 
+/// Host, path, additional headers and the expected status.
+type Refused<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], u16);
+
 /// A styled page for browsers and JSON for programs, whatever is wrong.
 #[tokio::test]
 async fn every_error_is_a_page_for_people_and_json_for_programs() {
     let (_upstream, gateway) = gateway().await;
     let many: Vec<String> = (0..120).map(|n| format!("x-h{n}")).collect();
     let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "1")).collect();
-    let cases: [(&str, &str, &[(&str, &str)], u16); 4] = [
+    let cases: [Refused<'_>; 4] = [
         ("app.test", "/a/%2e%2e/b", &[], 400),
         ("unknown.example.test", "/", &[], 404),
         ("app.test", "/", &many, 431),
