@@ -169,7 +169,9 @@ fn warn_redirect_port(
     public_port: Option<u16>,
 ) {
     let port = https.value.first().map_or(443, |address| address.value.port());
-    if let Some(first) = http.value.first().filter(|_| public_port.is_none() && port != 443) {
+    if let Some(first) =
+        http.value.first().filter(|_| public_port.is_none() && !matches!(port, 0 | 443))
+    {
         section.diagnostics.warning(
             &first.span,
             format!("the public port of https is unknown: its listener has port {port}"),

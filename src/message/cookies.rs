@@ -170,7 +170,9 @@ impl CookieNames {
     /// Browsers fold the case of prefixes and keep cookies of an earlier configuration.
     fn is_own(&self, name: &[u8]) -> bool {
         let name = name.trim_ascii();
-        self.own.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
+        // Every name of the gateway has a prefix, and a request can have thousands of cookies.
+        name.starts_with(b"__")
+            && self.own.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
     }
 
     /// Whether a cookie of a request must not reach an upstream.

@@ -35,6 +35,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Response};
+use http_body::Body as _;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 
 use crate::auth::{Auth, AuthRequest, AuthenticatedSession, DenyReason};
@@ -135,6 +136,9 @@ impl Portal {
     async fn with_form(&self, head: &InboundHead, body: ClientBody, form: Form) -> Page {
         if !forms::same_origin(head) {
             return self.problem(&head.requester, Problem::CrossSite);
+        }
+        if body.size_hint().lower() > FORM_LIMIT as u64 {
+            return self.problem(&head.requester, Problem::BodyTooLarge);
         }
         let read = Limited::new(body, FORM_LIMIT).collect();
         let Ok(read) = tokio::time::timeout(FORM_TIME, read).await else {

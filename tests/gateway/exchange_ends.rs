@@ -421,7 +421,7 @@ async fn redirect_reaches_a_client_that_still_sends() {
         let mut response = [0; 12];
         let read = timeout(TIMEOUT, stream.read_exact(&mut response)).await.expect("in time");
         read.expect("a response");
-        assert_eq!(&response, b"HTTP/1.1 308");
+        assert_eq!(&response, b"HTTP/1.1 307");
     }
 }
 
