@@ -191,38 +191,26 @@ async fn a_form_without_its_cookie_mentions_cookies() {
     assert!(expired.text().contains("This form has expired"), "{}", expired.text());
 }
 
-/// Host, path, additional headers and the expected status.
-type Refused<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], u16);
-
 /// A styled page for browsers and JSON for programs, whatever is wrong.
 #[tokio::test]
 async fn every_error_is_a_page_for_people_and_json_for_programs() {
     let (_upstream, gateway) = gateway().await;
-    let many: Vec<String> = (0..120).map(|n| format!("x-h{n}")).collect();
-    let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "1")).collect();
-    let cases: [Refused<'_>; 4] = [
-        ("app.test", "/a/%2e%2e/b", &[], 400),
-        ("unknown.example.test", "/", &[], 404),
-        ("app.test", "/", &many, 431),
-        ("app.test", "/.doorward/nothing", &[], 404),
+    let cases = [
+        ("app.test", "/a/%2e%2e/b", 400),
+        ("unknown.example.test", "/", 404),
+        ("app.test", "/.doorward/nothing", 404),
     ];
-    for (host, path, more, status) in cases {
+    for (host, path, status) in cases {
         for h2 in [false, true] {
             let mut browser = Browser::new(&gateway);
             browser.h2 = h2;
             host.clone_into(&mut browser.host);
-            let page = browser.send("GET", path, &[&NAVIGATION[..], more].concat(), "").await;
-            if status == 431 && page.status != status && h2 {
-                continue;
-            }
+            let page = browser.send("GET", path, &NAVIGATION, "").await;
             assert_eq!(page.status.as_u16(), status, "{path}: {}", page.text());
-            if page.body.is_empty() {
-                continue;
-            }
             let text = page.text();
             assert!(text.contains("<style>") && text.contains("<h1>"), "{path}: {text}");
             assert!(page.header("content-security-policy").contains("style-src 'sha256-"));
-            let program = browser.send("GET", path, more, "").await;
+            let program = browser.send("GET", path, &[], "").await;
             assert_eq!(program.header("content-type"), "application/json", "{path}");
         }
     }

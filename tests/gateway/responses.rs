@@ -286,7 +286,13 @@ async fn an_unreadable_request_gets_a_reason_and_is_counted() {
         let count = if code == "400" { number + 1 } else { 1 };
         let counted =
             format!("doorward_requests_total{{verdict=\"malformed\",status=\"{code}\"}} {count}");
-        assert!(gateway.metrics().await.contains(&counted), "{counted}");
+        timeout(Duration::from_secs(5), async {
+            while !gateway.metrics().await.contains(&counted) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("{counted}"));
     }
     assert!(upstream.heads().is_empty());
     // Characters that only some programs refuse pass unchanged.

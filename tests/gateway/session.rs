@@ -613,7 +613,7 @@ async fn session_limit_evicts_the_least_recently_used() {
     gateway.advance(MINUTE);
     assert_eq!(first.fetch("/").await.status, StatusCode::OK);
     let third = alice(&gateway).await;
-    assert_eq!(refused(&show(&gateway, &second.token()).await), unauthorized("replaced"));
+    assert_eq!(refused(&show(&gateway, &second.token()).await), unauthorized("session-limit"));
     for browser in [first, third] {
         assert_eq!(show(&gateway, &browser.token()).await.status, StatusCode::OK);
     }
@@ -723,7 +723,7 @@ enum Change {
 }
 
 const CHANGES: [(Change, &str); 3] = [
-    (Change::Disable, "account-gone"),
+    (Change::Disable, "account-disabled"),
     (Change::Remove, "account-gone"),
     (Change::Password, "credential-changed"),
 ];

@@ -248,7 +248,7 @@ async fn control_header_needs_upstream_control_and_is_stripped() {
         let after = Browser::new(&test.gateway).with_token(&token).fetch("/").await;
         match (word, allowed) {
             ("rotate", _) => assert!(new_token(&answer).is_some()),
-            ("end", true) => assert_eq!(after.json()["reason"], "logout"),
+            ("end", true) => assert_eq!(after.json()["reason"], "logout-by-app"),
             ("reauthenticate", _) => assert_eq!(after.json()["error"], "reauthenticate"),
             _ => assert_eq!(after.status, StatusCode::OK, "not allowed, not obeyed"),
         }
