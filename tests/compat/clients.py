@@ -1,6 +1,7 @@
 """Clients of different origin with one interface. Each is a person without cookies."""
 
 import dataclasses
+import http.client
 import pathlib
 import subprocess
 import tempfile
@@ -9,6 +10,9 @@ import httpx
 import requests
 import requests.adapters
 from front import Gateway
+
+# The standard library, which requests uses, refuses responses of more than 100 headers.
+http.client._MAXHEADERS = 1_000
 
 TIMEOUT_SECONDS = 20
 

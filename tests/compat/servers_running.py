@@ -1,6 +1,7 @@
 """Starts the servers of the compatibility tests and the gateway before them."""
 
 import contextlib
+import os
 import pathlib
 import socket
 import sys
@@ -54,7 +55,10 @@ def _argv(name: str, port: int, home: pathlib.Path) -> list[str]:
             config = (HERE / "nginx.conf").read_text()
             _files(home)
             path = home / "nginx.conf"
-            path.write_text(config.replace("HOME", str(home)).replace("PORT", str(port)))
+            config = config.replace("HOME", str(home)).replace("PORT", str(port))
+            # As root, nginx would drop its privileges and not be able to read the private directory.
+            user = "user root;\n" if os.geteuid() == 0 else ""
+            path.write_text(user + config)
             return ["nginx", "-p", str(home), "-c", str(path), "-e", str(home / "nginx-start.log")]
         case "ntlm" | "rpc":
             return [sys.executable, str(HERE / f"{name}.py"), str(port)]
