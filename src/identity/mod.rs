@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`login_method`] | [`LoginMethod`]: the configured login methods; [`VerifiedLogin`]: their result |
 //! | [`password`] | [`PasswordLogin`]: one login attempt |
-//! | [`hash_queue`] | the fair queue for password hashing |
+//! | `hash_queue` | the fair queue for password hashing |
 //! | [`password_policy`] | rules for new passwords |
 //! | [`directory`] | [`Directory`]: the accounts in the current users file |
 //! | [`account`] | one account and the validation of its fields |

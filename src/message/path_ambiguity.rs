@@ -56,7 +56,7 @@ impl<'a> AmbiguousPath<'a> {
         AmbiguousPath { ambiguity: Ambiguity::Segments, path: raw }
     }
 
-    /// Computes the interpretations. The work is bounded by [`MAX_BYTES`].
+    /// Computes the interpretations. The work is bounded by `MAX_BYTES`.
     ///
     /// Returns `None` if one contains dot segments or control characters, if there are too many, or
     /// if an escape is nested too deep. Such paths name nothing.
