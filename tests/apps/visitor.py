@@ -61,7 +61,8 @@ class Visitor:
     def log_out_everywhere(self) -> None:
         """Ends every session of this user, on the page that lists them."""
         page = self.send("GET", "/.doorward/sessions", headers=NAVIGATION)
-        self._leave(the_form(page, "do", "end-all"))
+        question = self.submit(the_form(page, "do", "confirm-all"))
+        self._leave(the_form(question, "do", "end-all"))
 
     def _leave(self, form: "Form") -> None:
         answer = self.submit(form)
