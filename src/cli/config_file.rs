@@ -18,10 +18,6 @@ pub struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    pub(super) fn new(config: Option<PathBuf>) -> ConfigArgs {
-        ConfigArgs { config }
-    }
-
     /// Returns the files of the configuration. Without one, every file is unknown.
     ///
     /// # Errors
@@ -35,5 +31,29 @@ impl ConfigArgs {
                 FilePaths::load(path).map_err(|error| anyhow!("{}", error.to_string().trim_end()))
             }
         }
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct SocketArgs {
+    /// Admin socket of the gateway; by default that of the configuration, or else run/admin.sock
+    #[arg(long, global = true, value_name = "FILE", env = "DOORWARD_SOCKET")]
+    socket: Option<PathBuf>,
+    /// Configuration file, which names the socket
+    #[arg(long, global = true, value_name = "FILE", env = "DOORWARD_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl SocketArgs {
+    /// Returns the admin socket of the running gateway.
+    ///
+    /// # Errors
+    /// If the configuration was given and cannot be read.
+    pub fn path(&self) -> anyhow::Result<PathBuf> {
+        if let Some(socket) = &self.socket {
+            return Ok(socket.clone());
+        }
+        let files = ConfigArgs { config: self.config.clone() }.files()?;
+        Ok(files.socket.unwrap_or_else(|| "run/admin.sock".into()))
     }
 }

@@ -1,6 +1,5 @@
 //! `doorward reload`: reloads the configuration of the running gateway.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -9,13 +8,13 @@ use http::{Method, StatusCode};
 
 use crate::admin::ReloadReport;
 
+use super::config_file::SocketArgs;
 use super::sessions;
 
 #[derive(Args)]
 pub struct ReloadArgs {
-    /// Admin socket of the gateway (admin.socket)
-    #[arg(long, default_value = "run/admin.sock", env = "DOORWARD_SOCKET")]
-    socket: PathBuf,
+    #[command(flatten)]
+    socket: SocketArgs,
     /// Check the configuration and print what would change
     #[arg(long)]
     dry_run: bool,
@@ -27,7 +26,8 @@ pub struct ReloadArgs {
 pub(super) fn run(args: &ReloadArgs) -> anyhow::Result<ExitCode> {
     let path = if args.dry_run { "/reload?dry_run=1" } else { "/reload" };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (status, body) = runtime.block_on(sessions::send(&args.socket, Method::POST, path))?;
+    let (status, body) =
+        runtime.block_on(sessions::send(&args.socket.path()?, Method::POST, path))?;
     if status != StatusCode::OK && status != StatusCode::UNPROCESSABLE_ENTITY {
         bail!("{}", body.trim_end());
     }

@@ -15,16 +15,12 @@ use jiff::Timestamp;
 
 use crate::admin::SessionView;
 
-use super::config_file::ConfigArgs;
+use super::config_file::SocketArgs;
 
 #[derive(Args)]
 pub struct SessionsArgs {
-    /// Admin socket of the gateway; by default that of the configuration, or else run/admin.sock
-    #[arg(long, global = true, value_name = "FILE", env = "DOORWARD_SOCKET")]
-    socket: Option<PathBuf>,
-    /// Configuration file, which names the socket
-    #[arg(long, global = true, value_name = "FILE", env = "DOORWARD_CONFIG")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    socket: SocketArgs,
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
@@ -68,11 +64,7 @@ enum SessionsCommand {
 pub(super) fn run(args: SessionsArgs) -> anyhow::Result<ExitCode> {
     let (method, path) = request(&args.command);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let socket = match args.socket {
-        Some(socket) => socket,
-        None => ConfigArgs::new(args.config).files()?.socket.unwrap_or("run/admin.sock".into()),
-    };
-    let (status, body) = runtime.block_on(send(&socket, method, &path))?;
+    let (status, body) = runtime.block_on(send(&args.socket.path()?, method, &path))?;
     if status != StatusCode::OK {
         let error: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
         bail!("{}", error["error"].as_str().unwrap_or(&body));

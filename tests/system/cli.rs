@@ -436,15 +436,17 @@ async fn sighup_and_the_reload_command_apply_a_changed_file() {
     assert_eq!(stranger.fetch("/signal").await.status, StatusCode::OK);
     let socket = text.lines().find_map(|line| line.strip_prefix("socket = \""));
     let socket = socket.expect("a socket").trim_end_matches('"');
-    let reload = |arguments: &[&str]| {
-        let arguments = [&["reload", "--socket", socket], arguments].concat();
+    let reload_at = |socket: [&str; 2], arguments: &[&str]| {
+        let arguments = [&["reload"], &socket[..], arguments].concat();
         command(program.directory.path(), &arguments, "")
     };
+    let reload = |arguments: &[&str]| reload_at(["--socket", socket], arguments);
     add_public_route("/command");
     let dry_run = reload(&["--dry-run"]).expect_success();
     assert!(dry_run.contains("+ route[app.test/command].access = \"public\""), "{dry_run}");
     assert_eq!(stranger.fetch("/command").await.status, StatusCode::UNAUTHORIZED);
-    reload(&[]).expect_success();
+    // The configuration names the socket too.
+    reload_at(["--config", "doorward.toml"], &[]).expect_success();
     assert_eq!(stranger.fetch("/command").await.status, StatusCode::OK);
     std::fs::write(&file, "nonsense").expect("written");
     let (code, errors) = reload(&[]).expect_failure();
