@@ -18,7 +18,7 @@ class Ntlm(unittest.TestCase):
         credentials = ("--ntlm", "--user", f"{user}:password") if user else ()
         return Curl(self.gateway, *credentials).run(HOST, "/", *arguments)
 
-    def test_curl_logs_in_and_nobody_else_is_logged_in(self):
+    def test_curl_logs_in_and_no_other_client_is_logged_in(self):
         for user in ("alice", "bob", "alice"):
             self.assertEqual(self.curl(user), f"hello {user}")
             for protocol in ("--http1.1", "--http2"):

@@ -60,7 +60,7 @@ async fn cross_site_requests_cannot_write() {
             }
             assert_eq!(test.status(method, "/a", &[("origin", "null")]).await, 403);
         }
-        assert_eq!(test.upstream.heads().len(), before, "the app heard of it");
+        assert_eq!(test.upstream.heads().len(), before, "the app received the request");
         for fields in [
             &[][..],
             &[OWN],
@@ -92,7 +92,7 @@ async fn cross_site_requests_cannot_name_a_writing_method() {
                 "{name}"
             );
         }
-        assert_eq!(test.upstream.heads().len(), before, "the app heard of it");
+        assert_eq!(test.upstream.heads().len(), before, "the app received the request");
         assert_eq!(test.status("GET", "/a?_method=DELETE", &[OWN]).await, 200);
         assert_eq!(test.status("GET", "/a?_method=get&method=PUT", &[CROSS, EVIL]).await, 200);
     }
@@ -115,11 +115,11 @@ async fn csrf_rejection_names_the_reason_and_keeps_the_session() {
 #[tokio::test]
 async fn cross_site_request_without_session_is_sent_to_login() {
     let test = CsrfTest::with("").await;
-    let mut nobody = Browser::new(&test.gateway);
+    let mut stranger = Browser::new(&test.gateway);
     let navigation = [CROSS, EVIL, ("sec-fetch-mode", "navigate")];
-    assert_eq!(nobody.send("POST", "/a", &navigation, "").await.status, StatusCode::SEE_OTHER);
+    assert_eq!(stranger.send("POST", "/a", &navigation, "").await.status, StatusCode::SEE_OTHER);
     assert_eq!(
-        nobody.send("POST", "/a", &[CROSS, EVIL], "").await.status,
+        stranger.send("POST", "/a", &[CROSS, EVIL], "").await.status,
         StatusCode::UNAUTHORIZED
     );
 }
@@ -164,7 +164,7 @@ async fn cross_site_pages_cannot_open_websockets() {
     ] {
         assert_eq!(test.handshake(fields).await, 403, "{fields}");
     }
-    assert_eq!(test.upstream.heads().len(), 0, "the app heard of it");
+    assert_eq!(test.upstream.heads().len(), 0, "the app received the request");
     for fields in ["", "Origin: https://app.test\r\n", "Origin: https://APP.test:443\r\n"] {
         assert_eq!(test.handshake(fields).await, 200, "{fields}");
     }
@@ -175,15 +175,15 @@ async fn cross_site_pages_cannot_open_websockets() {
 async fn preflight_of_a_listed_origin_is_answered() {
     let test = CsrfTest::with("origins = [\"https://friend.test\"]").await;
     let before = test.upstream.heads().len();
-    let mut nobody = Browser::new(&test.gateway);
+    let mut stranger = Browser::new(&test.gateway);
     let friend = ("origin", "https://friend.test");
     let asks = [
         ("access-control-request-method", "DELETE"),
         ("access-control-request-headers", "content-type,x-a"),
     ];
     for h2 in [false, true] {
-        nobody.h2 = h2;
-        let answer = nobody.send("OPTIONS", "/a", &[friend, asks[0], asks[1], CROSS], "").await;
+        stranger.h2 = h2;
+        let answer = stranger.send("OPTIONS", "/a", &[friend, asks[0], asks[1], CROSS], "").await;
         assert_eq!(answer.status, StatusCode::NO_CONTENT);
         for (name, value) in [
             ("access-control-allow-origin", "https://friend.test"),
@@ -196,27 +196,27 @@ async fn preflight_of_a_listed_origin_is_answered() {
         }
         assert!(answer.set_cookies().is_empty());
         for fields in [&[EVIL, asks[0]][..], &[asks[0]], &[friend]] {
-            let answer = nobody.send("OPTIONS", "/a", fields, "").await;
+            let answer = stranger.send("OPTIONS", "/a", fields, "").await;
             assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{fields:?}");
         }
     }
     assert_eq!(test.upstream.heads().len(), before, "the app is not asked");
     // A public app answers its own.
-    let answer = nobody.send("OPTIONS", "/public", &[friend, asks[0]], "").await;
+    let answer = stranger.send("OPTIONS", "/public", &[friend, asks[0]], "").await;
     assert_eq!(answer.text(), "hello");
 }
 
 #[tokio::test]
 async fn listed_origin_can_read_local_responses() {
     let mut test = CsrfTest::with("origins = [\"https://friend.test\"]").await;
-    let mut nobody = Browser::new(&test.gateway);
+    let mut stranger = Browser::new(&test.gateway);
     let friend = ("origin", "https://friend.test");
     for method in ["GET", "PUT"] {
-        let answer = nobody.send(method, "/a", &[friend, CROSS], "").await;
+        let answer = stranger.send(method, "/a", &[friend, CROSS], "").await;
         assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
         assert_eq!(answer.header("access-control-allow-origin"), "https://friend.test");
         assert_eq!(answer.header("access-control-allow-credentials"), "true");
-        let answer = nobody.send(method, "/a", &[EVIL, CROSS], "").await;
+        let answer = stranger.send(method, "/a", &[EVIL, CROSS], "").await;
         assert_eq!(answer.header("access-control-allow-origin"), "");
     }
     let answer = test.alice.send("PUT", "/a", &[EVIL, CROSS], "").await;
