@@ -12,9 +12,9 @@
 //! | 9 | [`auth`] | authentication: from the cookie to a permit |
 //! | 8 | [`sessions`] | session service: create, list, rotate, restrict, end |
 //! | 7 | [`connections`], [`audit`], [`notify`] | tracked connections, which end with their session; audit log; notifications |
-//! | 6 | [`store`], [`upstream`], [`tls`], [`identity`], [`telemetry`], [`http_client`] | adapters |
-//! | 5 | [`redis`] | Redis client: topology, connections, reply limits, circuit breaker |
-//! | 4 | [`config`] | configuration file to checked values |
+//! | 6 | [`store`], [`upstream`], [`tls`], [`identity`], [`telemetry`] | adapters |
+//! | 5 | [`redis`], [`oidc`] | Redis client: topology, connections, reply limits, circuit breaker; OpenID Connect providers |
+//! | 4 | [`config`], [`http_client`] | configuration file to checked values; client for occasional requests |
 //! | 3 | [`route`], [`risk`] | pure: route table and access rules; risk signals and scores |
 //! | 2 | [`message`] | pure: request heads, hop-by-hop headers, identity headers, cookies, targets |
 //! | 1 | [`session`], [`rate_limit`] | pure: token, session record, policy, decision; rate limits |
@@ -59,6 +59,7 @@ pub mod http_client;
 pub mod identity;
 pub mod message;
 pub mod notify;
+pub mod oidc;
 pub mod portal;
 pub mod proxy;
 pub mod rate_limit;

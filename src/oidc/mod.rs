@@ -1,0 +1,43 @@
+//! OpenID Connect: the gateway as relying party of external providers.
+//!
+//! Invariants:
+//! - The account of a user is (issuer, subject). An address is a claim, and counts only when verified.
+//! - A provider that does not respond refuses nothing: [`ProviderUnavailable`] is never a [`Refusal`].
+//! - Algorithms come from the gateway's list and the provider's metadata, never from a token.
+//! - Every response has a limit in size and time. Keys are fetched at most once in 30 seconds.
+//! - Groups that cannot be determined end the login. They are never silently missing.
+//!
+//! | module | content |
+//! | --- | --- |
+//! | [`provider`] | the operations: start, finish, refresh, logout |
+//! | [`settings`] | settings of a provider |
+//! | [`login_state`] | the sealed state of a login between redirect and callback |
+//! | [`callback`] | parameters of the callback |
+//! | [`login`] | the results |
+//! | [`failure`] | the failures |
+//! | [`claim_path`], [`web_url`], [`client_key`] | checked values of the settings |
+
+pub mod callback;
+pub mod claim_path;
+pub mod client_key;
+pub mod failure;
+pub mod login;
+pub mod login_state;
+pub mod provider;
+pub mod settings;
+pub mod web_url;
+
+pub use callback::Callback;
+pub use claim_path::ClaimPath;
+pub use client_key::{ClientKey, ClientKeyError};
+pub use failure::{
+    LoginFailure, LogoutTokenFailure, ProviderUnavailable, RefreshFailure, Refusal, StateError,
+};
+pub use login::{
+    EndSession, EndSessionRequest, LogoutToken, OidcLogin, Profile, RefreshRequest, RefreshedLogin,
+    Tokens,
+};
+pub use login_state::{BrowserBinding, MAX_RETURN_STATE, PendingLogin, StartRequest};
+pub use provider::{OidcProvider, ProviderStatus};
+pub use settings::{AllowRules, ClaimMapping, ClientAuth, ClientSecret, OidcSettings};
+pub use web_url::{WebUrl, WebUrlError};
