@@ -22,6 +22,7 @@ mod notify;
 mod outage;
 mod path_base;
 mod portal;
+mod presets;
 mod reader;
 mod redis_keys;
 mod redis_url;

@@ -13,8 +13,8 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table, Value};
 
 use super::diagnostics::{Diagnostics, KeyDefault, Span};
 use super::file_checks::FilePurpose;
@@ -38,6 +38,8 @@ pub(super) struct Reader<'a> {
     /// None if the section is not in the file.
     table: Option<&'a DeTable<'a>>,
     path: &'static str,
+    /// Values that replace the defaults; empty without a preset.
+    preset: Table,
     /// The keys read so far.
     known_keys: Vec<&'static str>,
 }
@@ -45,7 +47,13 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Returns the reader of the top level.
     pub(super) fn root(diagnostics: &'a Diagnostics<'a>, table: &'a DeTable<'a>) -> Reader<'a> {
-        Reader { diagnostics, span: None, table: Some(table), path: "", known_keys: Vec::new() }
+        let (preset, known_keys) = (Table::new(), Vec::new());
+        Reader { diagnostics, span: None, table: Some(table), path: "", preset, known_keys }
+    }
+
+    /// Replaces the defaults of the keys that `preset` sets, also in subsections.
+    pub(super) fn use_preset(&mut self, preset: Table) {
+        self.preset = preset;
     }
 
     /// Reads text with `parse`.
@@ -264,7 +272,7 @@ impl<'a> Reader<'a> {
     pub(super) fn section(&mut self, key: &'static str, path: &'static str) -> Option<Reader<'a>> {
         let span = self.span.clone();
         let written = self.section_if_written(key, path)?;
-        Some(written.unwrap_or_else(|| self.child(path, span, None)))
+        Some(written.unwrap_or_else(|| self.subsection(key, path, span, None)))
     }
 
     /// Returns a subsection. The outer `None` means an error, the inner one a missing section.
@@ -277,7 +285,7 @@ impl<'a> Reader<'a> {
         let Some(written) = self.table.and_then(|table| table.get(key)) else { return Some(None) };
         let span = Some(written.span());
         if let DeValue::Table(table) = written.get_ref() {
-            return Some(Some(self.child(path, span, Some(table))));
+            return Some(Some(self.subsection(key, path, span, Some(table))));
         }
         self.diagnostics.error(
             &span,
@@ -330,7 +338,23 @@ impl<'a> Reader<'a> {
     }
 
     fn child(&self, path: &'static str, span: Span, table: Option<&'a DeTable<'a>>) -> Reader<'a> {
-        Reader { diagnostics: self.diagnostics, span, table, path, known_keys: Vec::new() }
+        let (preset, known_keys) = (Table::new(), Vec::new());
+        Reader { diagnostics: self.diagnostics, span, table, path, preset, known_keys }
+    }
+
+    /// Returns a child with its part of the preset.
+    fn subsection(
+        &self,
+        key: &str,
+        path: &'static str,
+        span: Span,
+        table: Option<&'a DeTable<'a>>,
+    ) -> Reader<'a> {
+        let mut child = self.child(path, span, table);
+        if let Some(Value::Table(preset)) = self.preset.get(key) {
+            child.use_preset(preset.clone());
+        }
+        child
     }
 
     pub(super) fn is_set(&self, key: &str) -> bool {
@@ -391,7 +415,10 @@ impl<'a> Reader<'a> {
             default_span: Some(section),
         };
         match default {
-            KeyDefault::Value(literal) => reader.default(literal, convert),
+            KeyDefault::Value(literal) => match self.preset.get(key) {
+                Some(preset) => reader.default(&preset.to_string(), convert),
+                None => reader.default(literal, convert),
+            },
             KeyDefault::Optional(_) | KeyDefault::Required(_) => reader.invalid("is missing"),
         }
         .map(|value| reader.field(value))

@@ -7,7 +7,7 @@ use super::diagnostics::Span;
 use super::outage::{self, Outage};
 use super::reader::{Field, Reader, TextOrSection, non_empty};
 use super::values::path_prefix;
-use super::{duration, limits, route_headers, session_control, size, upstream};
+use super::{duration, limits, presets, route_headers, session_control, size, upstream};
 use crate::message::endpoint::Transport;
 use crate::message::host::HostError;
 use crate::message::{
@@ -58,6 +58,10 @@ pub(super) fn route(
     session: Option<&SessionPolicy>,
     defaults: &RouteDefaults,
 ) -> Option<RouteSection> {
+    let preset = section.optional("preset", r#""grafana""#, presets::parse);
+    if let Some(Some(preset)) = preset {
+        section.use_preset(preset.value);
+    }
     let host = section.text("host", Required(r#""wiki.example.com""#), pattern);
     let path = section.text("path", Value(r#""/""#), path_prefix);
     let upstreams =

@@ -65,7 +65,8 @@ pub(super) fn key_path(section: &str, key: &str) -> String {
     if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
 }
 
-fn closest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
+/// Returns the known name that a typing error probably meant.
+pub(super) fn closest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
     let limit = (key.len() / 3).clamp(1, 3);
     known
         .iter()

@@ -77,7 +77,7 @@ const RESERVED: [&str; 14] = [
 ];
 
 impl IdentityHeaders {
-    /// `X-Forwarded-UserCutoff`, `-Email`, `-Groups`, `-Preferred-Username`.
+    /// `X-Forwarded-User`, `-Email`, `-Groups`, `-Preferred-Username`.
     pub fn standard() -> IdentityHeaders {
         let header = |name, part| IdentityHeader {
             name: HeaderName::from_static(name),

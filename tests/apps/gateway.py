@@ -44,12 +44,13 @@ users = "{home}/users.toml"
 host = "{calendar_host}"
 upstream = "{calendar}"
 access = "session"
-identity = {{ "X-Remote-User" = "{{user}}" }}
+preset = "radicale"
 
 [[route]]
 host = "{printer_host}"
 upstream = "{printer}"
 access = {{ groups = ["staff"] }}
+preset = "octoprint"
 identity = {{ "X-Remote-User" = "{{user}}", "X-Remote-Groups" = "{{groups}}" }}
 """
 

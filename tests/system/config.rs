@@ -14,7 +14,7 @@ use doorward::route::BodyLimits;
 use proptest::prelude::*;
 
 const VALID: usize = 32;
-const INVALID: usize = 69;
+const INVALID: usize = 70;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
