@@ -213,3 +213,32 @@ fn the_page_lists_every_action_of_the_audit_log() {
     assert_eq!(documented, actions);
     assert_eq!(documented.len(), 4);
 }
+
+#[test]
+fn the_dashboard_and_the_alerts_use_known_metrics() {
+    let known: BTreeSet<String> = rows("Metrics").iter().flat_map(|row| names(&row[0])).collect();
+    for file in ["config/monitoring/grafana.json", "config/monitoring/alerts.yml"] {
+        let text = read(file);
+        let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+        let used: BTreeSet<&str> = text
+            .match_indices("doorward_")
+            .map(|(start, _)| text[start..].split(|c| !is_name(c)).next().unwrap_or_default())
+            .collect();
+        assert!(used.len() > 8, "{file}: {used:?}");
+        let unknown: Vec<&str> = used.into_iter().filter(|name| !known.contains(*name)).collect();
+        assert!(unknown.is_empty(), "{file}: {unknown:?}");
+    }
+}
+
+#[test]
+fn the_dashboard_is_valid_json_with_distinct_panels() {
+    let board: serde_json::Value =
+        serde_json::from_str(&read("config/monitoring/grafana.json")).expect("JSON");
+    let panels = board["panels"].as_array().expect("panels");
+    let ids: BTreeSet<u64> = panels.iter().filter_map(|panel| panel["id"].as_u64()).collect();
+    assert_eq!(ids.len(), panels.len());
+    for panel in panels.iter().filter(|panel| panel["type"] != "row") {
+        let queries = panel["targets"].as_array().expect("queries");
+        assert!(queries.iter().all(|query| query["expr"].is_string()), "{panel}");
+    }
+}
