@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use doorward::connections::ClientBody;
+use doorward::connections::ClientBodyError;
 use doorward::message::{CookieNames, InboundHead, RequestContext, RequestId, SanitizedHead};
 use doorward::proxy::{ConnectionInfo, RequestBody};
 use doorward::route::BodyLimits;
 use http::{Request, Response, StatusCode};
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client;
 use hyper::server::conn::{http1, http2};
@@ -88,7 +88,7 @@ async fn serve(
 async fn forward(head: InboundHead, body: Incoming, received: Received) -> StatusCode {
     let clean = SanitizedHead::new(head, &request_heads::RESERVED, &CookieNames::default());
     let connection = Arc::new(ConnectionInfo::new(IpAddr::from([192, 0, 2, 7])));
-    let body = ClientBody::new(body, || Box::new(drop));
+    let body = body.map_err(|error| ClientBodyError(error.into())).boxed_unsync();
     let body = RequestBody::new(body, &BodyLimits::default(), connection.body_byte_counter(), None);
     let request = request_heads::upstream_head(clean).into_request(body);
     let (near, far) = duplex(1 << 16);

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -62,7 +61,7 @@ enum RevokeTarget {
 }
 
 impl Admin {
-    pub(super) async fn handle(&self, request: Request<Incoming>, scope: Scope) -> TextResponse {
+    pub(super) async fn handle<B>(&self, request: Request<B>, scope: Scope) -> TextResponse {
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or_default().to_owned();
         if scope == Scope::Monitor && !has_local_host(&request) {
@@ -269,7 +268,7 @@ fn store_stats(stats: RedisStats) -> StoreStats {
 
 /// Reports whether the Host is a loopback name or an address. A DNS rebinding attack has the name of the
 /// attacker's site (CVE-2026-27589).
-fn has_local_host(request: &Request<Incoming>) -> bool {
+fn has_local_host<B>(request: &Request<B>) -> bool {
     let host =
         request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
     let Ok(host) = crate::message::Host::parse(host) else { return false };

@@ -17,7 +17,10 @@ use crate::config;
 use crate::identity::PasswordLogin;
 use crate::message::RequestIds;
 use crate::portal::Portal;
-use crate::proxy::{Authorizer, OverloadMonitor, Proxy, Responder, Tunnels, UpstreamClusters};
+use crate::proxy::{
+    Authorizer, ExchangeContext, Forwarder, OverloadMonitor, Proxy, Responder, Tunnels,
+    UpstreamClusters,
+};
 use crate::route::RouteTable;
 use crate::secret::random_bytes;
 use crate::server::{
@@ -166,8 +169,24 @@ impl WorkerParts {
         let (shared, settings) = (Arc::clone(&self.shared), Arc::clone(&snapshot.sessions));
         let auth = Auth::new(Sessions::new(self.store.clone(), shared, settings));
         let (login, branding) = (self.login.clone(), Arc::clone(&snapshot.branding));
+        let context = ExchangeContext {
+            auth: auth.clone(),
+            routes: Arc::clone(routes),
+            upstreams: UpstreamClusters::new(routes, kept.upstreams)?,
+            tunnels: Tunnels {
+                tracker: self.tracker.clone(),
+                stop: self.stop.clone(),
+                public_stop: kept.public_stop,
+            },
+        };
         Ok(Proxy {
-            portal: Portal::new(auth.clone(), login, branding, Arc::clone(routes)),
+            forwarder: Arc::new(Forwarder {
+                context,
+                portal: Portal::new(auth.clone(), login, branding, Arc::clone(routes)),
+                dropped_headers: Arc::clone(&snapshot.dropped_headers),
+                trusted_proxies: Arc::clone(&snapshot.trusted_proxies),
+                public_ports: self.ports.public(server),
+            }),
             authorizer: Authorizer {
                 auth: auth.clone(),
                 routes: Arc::clone(routes),
@@ -182,16 +201,8 @@ impl WorkerParts {
                 access_log: self.access_log.clone(),
             }),
             auth,
-            dropped_headers: Arc::clone(&snapshot.dropped_headers),
-            upstreams: UpstreamClusters::new(routes, kept.upstreams)?,
             trusted_proxies: Arc::clone(&snapshot.trusted_proxies),
-            public_ports: self.ports.public(server),
             max_headers: snapshot.config.limits.headers,
-            tunnels: Tunnels {
-                tracker: self.tracker.clone(),
-                stop: self.stop.clone(),
-                public_stop: kept.public_stop,
-            },
             request_ids: RequestIds::new(random_bytes()),
         })
     }
@@ -228,20 +239,22 @@ impl Worker {
         let current = self.current.load();
         let public_stop = match restricts {
             true => self.parts.stop.child_token(),
-            false => current.proxy.tunnels.public_stop.clone(),
+            false => current.proxy.forwarder.context.tunnels.public_stop.clone(),
         };
-        self.parts
-            .snapshot(snapshot, KeptParts { upstreams: &current.proxy.upstreams, public_stop })
+        self.parts.snapshot(
+            snapshot,
+            KeptParts { upstreams: &current.proxy.forwarder.context.upstreams, public_stop },
+        )
     }
 
     /// Makes a prepared snapshot the current one. Requests in progress keep theirs.
     pub(super) fn install(&self, new: WorkerSnapshot, restricts: bool) {
         let proxy = Arc::clone(&new.proxy);
         let old = self.current.swap(Arc::new(new));
-        proxy.upstreams.drop_unused_pools(&proxy.authorizer.routes);
+        proxy.forwarder.context.upstreams.drop_unused_pools(&proxy.authorizer.routes);
         if restricts {
             // Also closes tunnels that requests in progress are about to open.
-            old.proxy.tunnels.public_stop.cancel();
+            old.proxy.forwarder.context.tunnels.public_stop.cancel();
         }
     }
 

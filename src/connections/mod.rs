@@ -10,7 +10,7 @@
 //! - A rotation closes no connection, because connections belong to the session and not to a token.
 //! - Limits apply in total and per session.
 
-mod client_body;
+mod client;
 mod close_handle;
 mod end_log;
 mod registry;
@@ -19,7 +19,9 @@ mod snapshot;
 mod stall_detector;
 mod tracked;
 
-pub use client_body::{ClientBody, OnUnread};
+pub use client::{
+    ClientBody, ClientBodyError, ClientStream, ClientUpgrade, Evictable, OpeningStream,
+};
 pub use close_handle::CloseHandle;
 pub use registry::{ConnectionGuard, ConnectionRegistry};
 pub(crate) use revalidator::run_checks;

@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::connections::{
-    ClientBody, CloseHandle, CloseReason, ConnectionGuard, ConnectionRegistry,
+    ClientBody, ClientBodyError, CloseHandle, CloseReason, ConnectionGuard, ConnectionRegistry,
     LimitExceeded as NoRoom, RouteOrigin, SessionSnapshot,
 };
 use crate::message::response_headers;
@@ -67,7 +67,7 @@ pub(super) struct BufferLimits {
 #[derive(Debug, thiserror::Error)]
 pub enum RequestBodyError {
     #[error("the client's body was aborted: {0}")]
-    Client(#[from] hyper::Error),
+    Client(#[from] ClientBodyError),
     #[error("the client's body is longer than max_body")]
     TooLong,
     #[error("the client's body arrives too slowly")]
@@ -456,6 +456,13 @@ impl DelayedTracking {
 }
 
 impl ResponseBody {
+    pub(super) fn from_upstream(timed: TimedBody, tracking: Option<Tracking>) -> ResponseBody {
+        match tracking {
+            Some(tracking) => ResponseBody::Tracked(timed, tracking),
+            None => ResponseBody::Upstream(timed),
+        }
+    }
+
     /// Stops closing this response when its session ends.
     pub(super) fn untracked(self) -> ResponseBody {
         match self {

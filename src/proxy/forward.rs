@@ -5,34 +5,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header;
-use http::{Extensions, HeaderMap, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body;
-use hyper::upgrade::OnUpgrade;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{timeout, timeout_at};
 
 use crate::auth::Permit;
-use crate::connections::{ClientBody, CloseReason, ConnectionGuard, RouteOrigin, SessionSnapshot};
+use crate::connections::{ClientBody, ClientUpgrade, ConnectionGuard};
 use crate::message::endpoint::{Endpoint, Transport};
 use crate::message::{InboundHead, SanitizedHead, connection_auth, forwarded};
-use crate::portal::Problem;
+use crate::portal::{Portal, Problem};
 use crate::route::Route;
 use crate::telemetry::Limit;
 use crate::upstream::{Caller, ConnectionOwner, LenientClose, Priority};
 
 use super::access_log::AccessLogEntry;
-use super::activity_reporter::ActivityReporter;
 use super::body::{
-    BodyOutcome, BufferLimits, DelayedTracking, RequestBody, ResponseBody, TimedBody, Tracking,
-    UpstreamBody,
+    BodyOutcome, BufferLimits, RequestBody, ResponseBody, TimedBody, Tracking, UpstreamBody,
 };
+use super::exchange_context::{ExchangeContext, OutgoingRequest, TRACK_AFTER, closed};
 use super::local_response::{self, ForwardError};
-use super::progress_timeout::{Deadline, TimeoutKind};
+use super::progress_timeout::Deadlines;
 use super::respond::{LocalHeaders, PendingResponse};
-use super::{ConnectionInfo, Proxy, TunnelPermit, UpstreamHead, upstream_origin};
-
-/// Delay before an exchange is registered as a tracked connection: once for the response head, once more
-/// for the body. Shorter exchanges never touch the registry.
-const TRACK_AFTER: Duration = Duration::from_millis(500);
+use super::{
+    ConnectionInfo, DroppedHeaders, TrustedProxies, UpstreamHead, upstream_origin, websocket,
+};
 
 /// Largest response body in bytes that is not tracked from its head on. Most fit into the socket buffer.
 const UNTRACKED_MAX: u64 = 64 * 1024;
@@ -43,35 +39,24 @@ const UNTRACKED_MAX: u64 = 64 * 1024;
 const BUFFERED_BYTES: usize = 64 * 1024;
 const BUFFERING_TIME: Duration = Duration::from_millis(250);
 
-/// A request ready for the upstream.
-pub(super) struct OutgoingRequest {
-    pub(super) head: UpstreamHead,
-    pub(super) caller: Caller<RequestBody>,
-    /// Whether the transfer of its bodies is activity of the session.
-    pub(super) is_activity: bool,
-}
-
 /// The client's side of an exchange, apart from the request head.
 pub(super) struct IncomingBody<'a> {
     pub(super) body: ClientBody,
-    pub(super) upgrade: Option<Upgrade>,
+    pub(super) upgrade: Option<Box<ClientUpgrade>>,
     pub(super) connection: &'a Arc<ConnectionInfo>,
 }
 
-/// The client connection of an upgrade request.
-pub(super) struct Upgrade {
-    pub(super) upgrade: OnUpgrade,
-    pub(super) connection_permit: Option<TunnelPermit>,
+/// Forwards permitted requests.
+pub struct Forwarder {
+    pub context: ExchangeContext,
+    pub portal: Portal,
+    pub dropped_headers: Arc<DroppedHeaders>,
+    pub trusted_proxies: Arc<TrustedProxies>,
+    /// Ports of https URLs; an upstream sees no other.
+    pub public_ports: Arc<[u16]>,
 }
 
-impl Upgrade {
-    pub(super) fn from_extensions(extensions: &mut Extensions) -> Option<Upgrade> {
-        let upgrade = extensions.remove()?;
-        Some(Upgrade { upgrade, connection_permit: extensions.remove() })
-    }
-}
-
-impl Proxy {
+impl Forwarder {
     /// Sends a permitted request upstream.
     pub(super) async fn forward(
         &self,
@@ -83,11 +68,11 @@ impl Proxy {
         head.host.retain_port(&self.public_ports);
         let max = permit.route().limits.max_bytes;
         if max > 0 && incoming.body.size_hint().lower() > max {
-            self.auth.shared().metrics.limit(Limit::MaxBody, None);
+            self.context.auth.shared().metrics.limit(Limit::MaxBody, None);
             let page = self.portal.problem(&head.requester, Problem::BodyTooLarge);
             return PendingResponse::local(page.map(ResponseBody::Local), LocalHeaders::default());
         }
-        let cookies = &self.auth.settings().cookies;
+        let cookies = &self.context.auth.settings().cookies;
         let requester = head.requester.clone();
         let caller = Caller {
             priority: self.priority(&head, permit),
@@ -107,7 +92,7 @@ impl Proxy {
         };
         let sent = match incoming.upgrade {
             Some(upgrade) if websocket => {
-                Box::pin(self.tunnel(outgoing, upgrade, permit, entry)).await
+                Box::pin(websocket::open(&self.context, outgoing, *upgrade, permit, entry)).await
             }
             Some(_) | None => self.fetch(outgoing, incoming, permit, entry).await,
         };
@@ -119,7 +104,7 @@ impl Proxy {
         });
         sent.unwrap_or_else(|error| {
             if let Some(limit) = error.limit() {
-                self.auth.shared().metrics.limit(limit, None);
+                self.context.auth.shared().metrics.limit(limit, None);
             }
             local_response::upstream_failed(&self.portal, &requester, &error, entry)
         })
@@ -128,7 +113,7 @@ impl Proxy {
     /// Public routes do not load the session, so a valid cookie MAC suffices for priority.
     fn priority(&self, head: &InboundHead, permit: &Permit) -> Priority {
         match permit.session().is_some()
-            || self.auth.has_valid_mac(&self.authorizer.session_cookie(head))
+            || self.context.auth.has_valid_mac(&self.context.auth.session_cookie(&head.headers))
         {
             true => Priority::Authenticated,
             false => Priority::Anonymous,
@@ -151,9 +136,9 @@ impl Proxy {
         if !pinned.is_used() && !connection_auth::is_in_request(&head.headers) {
             return None;
         }
-        let session = permit
-            .session()
-            .or_else(|| self.auth.session_of(&self.authorizer.session_cookie(head)));
+        let session = permit.session().or_else(|| {
+            self.context.auth.session_of(&self.context.auth.session_cookie(&head.headers))
+        });
         let is_direct = !self.trusted_proxies.trusts(connection.peer)
             && !forwarded::is_from_proxy(&head.headers);
         let is_one_user = session.is_some() || is_direct;
@@ -171,10 +156,11 @@ impl Proxy {
         let route = permit.route();
         let tracked = match body.is_end_stream() {
             true => None,
-            false => self.track(permit)?,
+            false => self.context.track(permit)?,
         };
         let close = tracked.as_ref().map(ConnectionGuard::close_handle);
-        let reporter = || outgoing.is_activity.then(|| self.activity_reporter(permit)).flatten();
+        let reporter =
+            || outgoing.is_activity.then(|| self.context.activity_reporter(permit)).flatten();
         let received = connection.body_byte_counter();
         let body = RequestBody::new(body, &route.limits, received, close).with_activity(reporter);
         let outcome = body.outcome();
@@ -199,18 +185,18 @@ impl Proxy {
             true => (deadlines.connection_age, false),
             false => (deadlines.earliest(), outgoing.is_activity),
         };
-        let reporter = || is_activity.then(|| self.activity_reporter(permit)).flatten();
+        let reporter = || is_activity.then(|| self.context.activity_reporter(permit)).flatten();
         let tracking = match tracked {
             Some(tracked) => Some(Tracking::now(tracked, reporter())),
             None if is_long(&response) => {
-                self.track(permit)?.map(|tracked| Tracking::now(tracked, reporter()))
+                self.context.track(permit)?.map(|tracked| Tracking::now(tracked, reporter()))
             }
             None if response.body().is_end_stream() => None,
-            None => self.track_delayed(permit, reporter),
+            None => self.context.track_delayed(permit, reporter),
         };
-        let stop = is_event_stream.then(|| self.tunnels.stop.clone());
+        let stop = is_event_stream.then(|| self.context.tunnels.stop.clone());
         let timed = |body| TimedBody::new(body, route.limits.upstream_idle, deadline).until(stop);
-        let response = response.map(|body| response_body(timed(body), tracking));
+        let response = response.map(|body| ResponseBody::from_upstream(timed(body), tracking));
         Ok(PendingResponse::from_upstream(response, permit))
     }
 
@@ -229,12 +215,13 @@ impl Proxy {
         {
             Box::pin(request.body_mut().buffer(limits)).await?;
         }
-        let mut sent = pin!(self.upstreams.get(route)?.send(caller, &route.upstreams, request));
+        let mut sent =
+            pin!(self.context.upstreams.get(route)?.send(caller, &route.upstreams, request));
         if tracked.is_none() && permit.snapshot().is_some() {
             if let Ok(sent) = timeout(TRACK_AFTER, sent.as_mut()).await {
                 return Ok((sent?, None));
             }
-            tracked = self.track(permit)?;
+            tracked = self.context.track(permit)?;
         }
         let sent = tokio::select! {
             biased;
@@ -245,41 +232,6 @@ impl Proxy {
             tracked.allowed().await.map_err(ForwardError::Closed)?;
         }
         Ok((sent, tracked))
-    }
-
-    /// Registers a tracked connection. `None` on a public route, which has no session.
-    pub(super) fn track(&self, permit: &Permit) -> Result<Option<ConnectionGuard>, ForwardError> {
-        let Some(session) = permit.snapshot() else { return Ok(None) };
-        let origin = self.route_origin(permit);
-        Ok(Some(self.auth.shared().connections.register(session, (&origin).into())?))
-    }
-
-    fn route_origin(&self, permit: &Permit) -> RouteOrigin {
-        let routes = Arc::clone(&self.authorizer.routes);
-        RouteOrigin { routes, route: Arc::clone(permit.route()) }
-    }
-
-    /// Registers a short response later, if its body takes longer than [`TRACK_AFTER`].
-    fn track_delayed(
-        &self,
-        permit: &Permit,
-        reporter: impl FnOnce() -> Option<ActivityReporter>,
-    ) -> Option<Tracking> {
-        let delayed = |session: &SessionSnapshot| DelayedTracking {
-            registry: self.auth.shared().connections.clone(),
-            session: session.clone(),
-            origin: self.route_origin(permit),
-            activity: reporter(),
-            due: Instant::now() + TRACK_AFTER,
-            timer: None,
-        };
-        permit.snapshot().map(|session| Tracking::Delayed(Box::new(delayed(session))))
-    }
-
-    /// `None` on a public route.
-    fn activity_reporter(&self, permit: &Permit) -> Option<ActivityReporter> {
-        let session = permit.snapshot()?;
-        Some(ActivityReporter::new(&self.auth, session.key, session.touched))
     }
 }
 
@@ -308,38 +260,6 @@ fn client_fault(error: ForwardError, outcome: Option<&BodyOutcome>) -> ForwardEr
     }
 }
 
-/// Deadlines of one exchange, response body included. `None` is no deadline.
-#[derive(Clone, Copy)]
-pub(super) struct Deadlines {
-    request: Option<Deadline>,
-    pub(super) connection_age: Option<Deadline>,
-}
-
-impl Deadlines {
-    /// Deadlines of an exchange that starts now.
-    pub(super) fn new(permit: &Permit) -> Deadlines {
-        let route = permit.route();
-        // The registry limits the age of connections with a session.
-        let age = route.max_connection_age.filter(|_| permit.snapshot().is_none());
-        Deadlines {
-            request: Deadline::after(route.limits.request_timeout, TimeoutKind::Request),
-            connection_age: age.and_then(|age| Deadline::after(age, TimeoutKind::ConnectionAge)),
-        }
-    }
-
-    pub(super) fn earliest(self) -> Option<Deadline> {
-        Deadline::earliest(self.request, self.connection_age)
-    }
-}
-
-/// The body of an upstream response with its tracking.
-pub(super) fn response_body(timed: TimedBody, tracking: Option<Tracking>) -> ResponseBody {
-    match tracking {
-        Some(tracking) => ResponseBody::Tracked(timed, tracking),
-        None => ResponseBody::Upstream(timed),
-    }
-}
-
 /// Whether the response may outlast its session by far. Decided by length: an upstream may stream with any
 /// content type.
 fn is_long<B: Body>(response: &Response<B>) -> bool {
@@ -357,11 +277,4 @@ fn is_event_stream<B>(response: &Response<B>) -> bool {
     let content_type =
         content_type.and_then(|content_type| content_type.split(';').next()).unwrap_or_default();
     content_type.trim().eq_ignore_ascii_case(EVENTS)
-}
-
-pub(super) async fn closed(tracked: &mut Option<ConnectionGuard>) -> CloseReason {
-    match tracked {
-        Some(tracked) => tracked.closed().await,
-        None => std::future::pending().await,
-    }
 }

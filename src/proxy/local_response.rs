@@ -2,7 +2,7 @@
 
 use http::header::{HeaderMap, HeaderValue};
 use http::{Response, StatusCode, header};
-use hyper::body::Body as _;
+use http_body::Body as _;
 
 use crate::auth::{DenyReason, Permit};
 use crate::connections::{CloseReason, LimitExceeded};

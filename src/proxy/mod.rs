@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | admit | `Authorizer::admit` | a checked head, or a 400 |
 //! | authorize | `Authorizer::authorize` | a permit, a local response, or a page of the portal |
-//! | forward | `Proxy::forward` | the response of the upstream |
+//! | forward | `Forwarder::forward` | the response of the upstream |
 //! | respond | `Responder::respond` | all response headers, metrics |
 //!
 //! Every response leaves through `Responder::respond`. The access log entry is written when the exchange has
@@ -19,6 +19,7 @@ mod client_addr;
 mod connection_info;
 mod cors;
 mod dropped_headers;
+mod exchange_context;
 mod exchange_record;
 mod forward;
 mod forwarded_headers;
@@ -42,14 +43,15 @@ pub use body_bytes::BodyBytes;
 pub use client_addr::{ClientSource, TrustedProxies};
 pub use connection_info::ConnectionInfo;
 pub use dropped_headers::DroppedHeaders;
+pub use exchange_context::{ExchangeContext, Tunnels};
 pub use exchange_record::ExchangeRecord;
+pub use forward::Forwarder;
 pub(crate) use local_response::LocalResponse;
 pub use overload::{LoadLevel, MemoryLoad, OverloadMonitor};
 pub use progress_timeout::ProgressTimeout;
 pub use respond::Responder;
 pub use upstream_clusters::UpstreamClusters;
 pub use upstream_head::UpstreamHead;
-pub use websocket::{Evictable, TunnelPermit, Tunnels};
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -58,15 +60,15 @@ use http::header::{self, HeaderMap};
 use http::{Method, Request, Response, StatusCode, Version};
 
 use crate::auth::{Auth, Permit};
-use crate::connections::ClientBody;
+use crate::connections::{ClientBody, ClientUpgrade};
 use crate::message::forwarded::ChainError;
 use crate::message::{BadRequest, InboundHead, Intent, RequestContext, RequestId, RequestIds};
-use crate::portal::{self, Portal};
+use crate::portal;
 use crate::route::Route;
 use crate::telemetry::Limit;
 
 use access_log::AccessLogEntry;
-use forward::{IncomingBody, Upgrade};
+use forward::IncomingBody;
 use respond::{LocalHeaders, PendingResponse};
 use session_control::{PendingExchange, SessionControl};
 
@@ -74,15 +76,10 @@ use session_control::{PendingExchange, SessionControl};
 pub struct Proxy {
     pub authorizer: Authorizer,
     pub auth: Auth,
-    pub portal: Portal,
-    pub dropped_headers: Arc<DroppedHeaders>,
-    pub upstreams: UpstreamClusters,
+    pub forwarder: Arc<Forwarder>,
     pub trusted_proxies: Arc<TrustedProxies>,
-    /// Ports of https URLs; an upstream sees no other.
-    pub public_ports: Arc<[u16]>,
     /// Maximum number of headers in a request.
     pub max_headers: usize,
-    pub tunnels: Tunnels,
     /// Generates request IDs.
     pub request_ids: RequestIds,
     pub responder: Arc<Responder>,
@@ -93,8 +90,9 @@ pub struct Proxy {
 impl Proxy {
     /// Handles one request received over TLS. The record must live as long as the response body.
     pub async fn handle(
-        self: &Arc<Self>,
+        &self,
         request: Request<ClientBody>,
+        upgrade: Option<Box<ClientUpgrade>>,
         connection: &Arc<ConnectionInfo>,
     ) -> (Response<ResponseBody>, ExchangeRecord) {
         let client = self.trusted_proxies.client(connection.peer, request.headers());
@@ -111,7 +109,7 @@ impl Proxy {
                 let intent = Intent::from_request(request.method(), request.headers());
                 self.malformed(bad, intent, &mut record.entry)
             }
-            None => self.process(request, context, connection, &mut record.entry).await,
+            None => self.process(request, upgrade, context, connection, &mut record.entry).await,
         };
         let response = self.responder.respond(pending, &record.entry).await;
         record.respond(response.status());
@@ -166,8 +164,9 @@ impl Proxy {
     }
 
     async fn process(
-        self: &Arc<Self>,
+        &self,
         request: Request<ClientBody>,
+        upgrade: Option<Box<ClientUpgrade>>,
         context: RequestContext,
         connection: &Arc<ConnectionInfo>,
         entry: &mut AccessLogEntry,
@@ -181,7 +180,6 @@ impl Proxy {
         if let Some(limit) = self.authorizer.shed_reason(&parts.headers) {
             return self.shed(limit, &parts, entry);
         }
-        let upgrade = Upgrade::from_extensions(&mut parts.extensions);
         let head = match self.authorizer.admit(&mut parts, context) {
             Ok(head) => head,
             Err(bad) => {
@@ -209,20 +207,20 @@ impl Proxy {
                 return pending.with_token(token);
             }
             Action::ServePortal => {
-                let page = Box::pin(self.portal.serve(head, body)).await;
+                let page = Box::pin(self.forwarder.portal.serve(head, body)).await;
                 return PendingResponse::local(
                     page.map(ResponseBody::Local),
                     LocalHeaders::default(),
                 );
             }
         };
-        if let Some(control) = SessionControl::for_request(self, &head, permit.route()) {
+        if let Some(control) = SessionControl::for_request(&self.forwarder, &head, permit.route()) {
             let connection = Arc::clone(connection);
             let exchange = PendingExchange { head, body, upgrade, connection, permit, token };
-            return Box::pin(self.run_detached(exchange, control, entry)).await;
+            return Box::pin(control.run_detached(exchange, entry)).await;
         }
         let incoming = IncomingBody { body, upgrade, connection };
-        self.forward(head, incoming, &permit, entry).await.with_token(token)
+        self.forwarder.forward(head, incoming, &permit, entry).await.with_token(token)
     }
 
     fn respond_locally(
@@ -235,7 +233,10 @@ impl Proxy {
         if let Some(detail) = response.detail(head) {
             entry.set_detail(detail);
         }
-        PendingResponse::local(response.render(&self.portal, head, route), response.headers())
+        PendingResponse::local(
+            response.render(&self.forwarder.portal, head, route),
+            response.headers(),
+        )
     }
 
     fn shed(
@@ -248,7 +249,7 @@ impl Proxy {
         entry.set_detail(limit.as_str().to_owned());
         self.auth.shared().metrics.limit(limit, Some(entry.client()));
         let intent = Intent::from_request(&parts.method, &parts.headers);
-        local_response::overloaded(&self.portal, &entry.requester(intent))
+        local_response::overloaded(&self.forwarder.portal, &entry.requester(intent))
     }
 
     /// Records a request that the HTTP library refused because it could not read its head.
@@ -265,7 +266,7 @@ impl Proxy {
     ) -> PendingResponse {
         entry.set_detail(bad.to_string());
         let requester = entry.requester(intent);
-        let response = local_response::bad_request(&self.portal, &requester, bad);
+        let response = local_response::bad_request(&self.forwarder.portal, &requester, bad);
         PendingResponse::local(response, local_response::bad_request_headers(bad))
     }
 }

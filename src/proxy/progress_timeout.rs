@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::auth::Permit;
+
 /// Absolute end of an exchange, regardless of progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Deadline {
@@ -29,13 +31,37 @@ pub(super) enum TimeoutKind {
 
 impl Deadline {
     /// `None` for a limit of zero.
-    pub(super) fn after(limit: Duration, kind: TimeoutKind) -> Option<Deadline> {
+    fn after(limit: Duration, kind: TimeoutKind) -> Option<Deadline> {
         (!limit.is_zero()).then(|| Deadline { at: Instant::now() + limit, kind })
     }
 
     /// Returns the earlier deadline.
-    pub(super) fn earliest(one: Option<Deadline>, other: Option<Deadline>) -> Option<Deadline> {
+    fn earliest(one: Option<Deadline>, other: Option<Deadline>) -> Option<Deadline> {
         one.into_iter().chain(other).min_by_key(|deadline| deadline.at)
+    }
+}
+
+/// Deadlines of one exchange, response body included. `None` is no deadline.
+#[derive(Clone, Copy)]
+pub(super) struct Deadlines {
+    request: Option<Deadline>,
+    pub(super) connection_age: Option<Deadline>,
+}
+
+impl Deadlines {
+    /// Deadlines of an exchange that starts now.
+    pub(super) fn new(permit: &Permit) -> Deadlines {
+        let route = permit.route();
+        // The registry limits the age of connections with a session.
+        let age = route.max_connection_age.filter(|_| permit.snapshot().is_none());
+        Deadlines {
+            request: Deadline::after(route.limits.request_timeout, TimeoutKind::Request),
+            connection_age: age.and_then(|age| Deadline::after(age, TimeoutKind::ConnectionAge)),
+        }
+    }
+
+    pub(super) fn earliest(self) -> Option<Deadline> {
+        Deadline::earliest(self.request, self.connection_age)
     }
 }
 

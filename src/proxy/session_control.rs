@@ -16,7 +16,7 @@ use http::{HeaderMap, Response, StatusCode};
 use tracing::warn;
 
 use crate::auth::Permit;
-use crate::connections::{ClientBody, SessionSnapshot};
+use crate::connections::{ClientBody, ClientUpgrade, SessionSnapshot};
 use crate::message::{CookieLookup, InboundHead, Requester};
 use crate::portal::Problem;
 use crate::route::{Route, SessionCommand, is_success};
@@ -25,11 +25,11 @@ use crate::sessions::{EndCause, NewToken};
 use crate::store::Unavailable;
 use crate::telemetry::events::Actor;
 
+use super::ConnectionInfo;
 use super::access_log::AccessLogEntry;
 use super::body::ResponseBody;
-use super::forward::{IncomingBody, Upgrade};
+use super::forward::{Forwarder, IncomingBody};
 use super::respond::{LocalHeaders, PendingResponse};
-use super::{ConnectionInfo, Proxy};
 
 const CONTROL_HEADER: HeaderName = HeaderName::from_static("doorward-session");
 
@@ -37,7 +37,7 @@ const CONTROL_HEADER: HeaderName = HeaderName::from_static("doorward-session");
 pub(super) struct PendingExchange {
     pub(super) head: InboundHead,
     pub(super) body: ClientBody,
-    pub(super) upgrade: Option<Upgrade>,
+    pub(super) upgrade: Option<Box<ClientUpgrade>>,
     pub(super) connection: Arc<ConnectionInfo>,
     pub(super) permit: Permit,
     /// The token to set with the response.
@@ -46,6 +46,7 @@ pub(super) struct PendingExchange {
 
 /// The parts of a request that are needed when its response triggers a session action.
 pub(super) struct SessionControl {
+    forwarder: Arc<Forwarder>,
     accepted: Vec<SessionCommand>,
     cookie: CookieLookup,
     context: ClientContext,
@@ -59,7 +60,7 @@ pub(super) struct SessionControl {
 impl SessionControl {
     /// `None` if no response to this request can trigger an action, which is the common case.
     pub(super) fn for_request(
-        proxy: &Proxy,
+        forwarder: &Arc<Forwarder>,
         head: &InboundHead,
         route: &Route,
     ) -> Option<SessionControl> {
@@ -76,14 +77,154 @@ impl SessionControl {
             return None;
         }
         Some(SessionControl {
+            forwarder: Arc::clone(forwarder),
             accepted: rules.upstream_commands.clone(),
-            cookie: proxy.auth.session_cookie(&head.headers),
+            cookie: forwarder.context.auth.session_cookie(&head.headers),
             context: head.client_context(),
             requester: head.requester.clone(),
             host: head.host.name().to_owned(),
             logs_out,
             rotates,
         })
+    }
+
+    /// Forwards the request and applies the session action, in a task that outlives the client connection.
+    pub(super) async fn run_detached(
+        self,
+        exchange: PendingExchange,
+        entry: &mut AccessLogEntry,
+    ) -> PendingResponse {
+        let (forwarder, requester) = (Arc::clone(&self.forwarder), self.requester.clone());
+        let mut task_entry = entry.clone();
+        let result = forwarder.context.tunnels.tracker.spawn(async move {
+            let pending = self.forward_and_apply(exchange, &mut task_entry).await;
+            (pending, task_entry)
+        });
+        match result.await {
+            Ok((pending, task_entry)) => {
+                *entry = task_entry;
+                pending
+            }
+            Err(_) => {
+                let problem = Problem::Upstream(StatusCode::BAD_GATEWAY);
+                let page = forwarder.portal.problem(&requester, problem);
+                PendingResponse::local(page.map(ResponseBody::Local), LocalHeaders::default())
+            }
+        }
+    }
+
+    async fn forward_and_apply(
+        &self,
+        exchange: PendingExchange,
+        entry: &mut AccessLogEntry,
+    ) -> PendingResponse {
+        let PendingExchange { head, body, upgrade, connection, permit, token } = exchange;
+        let incoming = IncomingBody { body, upgrade, connection: &connection };
+        let pending =
+            self.forwarder.forward(head, incoming, &permit, entry).await.with_token(token);
+        self.apply_command(&permit, pending).await
+    }
+
+    /// Applies the session action of the response.
+    async fn apply_command(&self, permit: &Permit, pending: PendingResponse) -> PendingResponse {
+        let (Some(command), Some(session)) = (self.command(&pending.response), permit.snapshot())
+        else {
+            return pending;
+        };
+        match command {
+            SessionCommand::Rotate => self.rotate(pending).await,
+            SessionCommand::Reauthenticate => {
+                let result = self
+                    .forwarder
+                    .context
+                    .auth
+                    .sessions()
+                    .updater
+                    .require_reauthentication(session, &self.context)
+                    .await;
+                self.or_unavailable(pending, result)
+            }
+            SessionCommand::End => {
+                let client = self.context.clone();
+                let result = self
+                    .forwarder
+                    .context
+                    .auth
+                    .sessions()
+                    .revoker
+                    .end_current(session, client)
+                    .await;
+                self.finish_end(pending, result)
+            }
+            SessionCommand::EndAll => {
+                let result = self.end_all(session).await;
+                self.finish_end(pending, result)
+            }
+        }
+    }
+
+    async fn rotate(&self, pending: PendingResponse) -> PendingResponse {
+        match self
+            .forwarder
+            .context
+            .auth
+            .sessions()
+            .updater
+            .rotate(&self.cookie, &self.context)
+            .await
+        {
+            Ok(None) => pending,
+            Ok(token) => PendingResponse { token, ..pending },
+            Err(error) => {
+                warn!(event = "session.rotation-failed", %error, "token rotation after a sensitive action failed; the token rotates by age instead");
+                pending
+            }
+        }
+    }
+
+    async fn end_all(&self, session: &SessionSnapshot) -> Result<(), Unavailable> {
+        let actor = Actor::App { session: session.key.id, client: self.context.clone() };
+        let cause = EndCause { reason: EndReason::LogoutByApp, actor };
+        self.forwarder
+            .context
+            .auth
+            .sessions()
+            .revoker
+            .revoke_user_sessions(&session.record.identity.user, None, cause)
+            .await
+            .map(drop)
+    }
+
+    fn finish_end(
+        &self,
+        pending: PendingResponse,
+        result: Result<(), Unavailable>,
+    ) -> PendingResponse {
+        let mut pending = self.or_unavailable(pending, result.clone());
+        if result.is_ok() {
+            pending.token = None;
+            pending.ended_at = Some(self.host.clone());
+        }
+        pending
+    }
+
+    fn or_unavailable(
+        &self,
+        pending: PendingResponse,
+        result: Result<(), Unavailable>,
+    ) -> PendingResponse {
+        match result {
+            // The response that ended the session completes; other tracked connections are closed.
+            Ok(()) => PendingResponse {
+                response: pending.response.map(ResponseBody::untracked),
+                ..pending
+            },
+            Err(_) => {
+                let response =
+                    self.forwarder.portal.unavailable(&self.requester).map(ResponseBody::Local);
+                PendingResponse::local(response, LocalHeaders::default()).with_token(pending.token)
+            }
+        }
     }
 
     /// The action that the response triggers. The most severe one wins.
@@ -106,138 +247,4 @@ fn upstream_command(headers: &HeaderMap) -> Option<SessionCommand> {
     let mut values = headers.get_all(CONTROL_HEADER).iter();
     let value = values.next()?.to_str().ok()?.trim();
     values.next().is_none().then(|| SessionCommand::from_name(value)).flatten()
-}
-
-impl Proxy {
-    /// Forwards the request and applies the session action, in a task that outlives the client connection.
-    pub(super) async fn run_detached(
-        self: &Arc<Self>,
-        exchange: PendingExchange,
-        control: SessionControl,
-        entry: &mut AccessLogEntry,
-    ) -> PendingResponse {
-        let (proxy, requester, mut task_entry) =
-            (Arc::clone(self), control.requester.clone(), entry.clone());
-        let result = self.tunnels.tracker.spawn(async move {
-            let pending = proxy.forward_and_apply(exchange, control, &mut task_entry).await;
-            (pending, task_entry)
-        });
-        match result.await {
-            Ok((pending, task_entry)) => {
-                *entry = task_entry;
-                pending
-            }
-            Err(_) => {
-                let problem = Problem::Upstream(StatusCode::BAD_GATEWAY);
-                let page = self.portal.problem(&requester, problem);
-                PendingResponse::local(page.map(ResponseBody::Local), LocalHeaders::default())
-            }
-        }
-    }
-
-    async fn forward_and_apply(
-        &self,
-        exchange: PendingExchange,
-        control: SessionControl,
-        entry: &mut AccessLogEntry,
-    ) -> PendingResponse {
-        let PendingExchange { head, body, upgrade, connection, permit, token } = exchange;
-        let incoming = IncomingBody { body, upgrade, connection: &connection };
-        let pending = self.forward(head, incoming, &permit, entry).await.with_token(token);
-        self.apply_command(control, &permit, pending).await
-    }
-
-    /// Applies the session action of the response.
-    async fn apply_command(
-        &self,
-        control: SessionControl,
-        permit: &Permit,
-        pending: PendingResponse,
-    ) -> PendingResponse {
-        let (Some(command), Some(session)) =
-            (control.command(&pending.response), permit.snapshot())
-        else {
-            return pending;
-        };
-        match command {
-            SessionCommand::Rotate => self.rotate(&control, pending).await,
-            SessionCommand::Reauthenticate => {
-                let result = self
-                    .auth
-                    .sessions()
-                    .updater
-                    .require_reauthentication(session, &control.context)
-                    .await;
-                self.or_unavailable(&control, pending, result)
-            }
-            SessionCommand::End => {
-                let client = control.context.clone();
-                let result = self.auth.sessions().revoker.end_current(session, client).await;
-                self.finish_end(&control, pending, result)
-            }
-            SessionCommand::EndAll => {
-                let result = self.end_all(session, &control).await;
-                self.finish_end(&control, pending, result)
-            }
-        }
-    }
-
-    async fn rotate(&self, control: &SessionControl, pending: PendingResponse) -> PendingResponse {
-        match self.auth.sessions().updater.rotate(&control.cookie, &control.context).await {
-            Ok(None) => pending,
-            Ok(token) => PendingResponse { token, ..pending },
-            Err(error) => {
-                warn!(event = "session.rotation-failed", %error, "token rotation after a sensitive action failed; the token rotates by age instead");
-                pending
-            }
-        }
-    }
-
-    async fn end_all(
-        &self,
-        session: &SessionSnapshot,
-        control: &SessionControl,
-    ) -> Result<(), Unavailable> {
-        let actor = Actor::App { session: session.key.id, client: control.context.clone() };
-        let cause = EndCause { reason: EndReason::LogoutByApp, actor };
-        self.auth
-            .sessions()
-            .revoker
-            .revoke_user_sessions(&session.record.identity.user, None, cause)
-            .await
-            .map(drop)
-    }
-
-    fn finish_end(
-        &self,
-        control: &SessionControl,
-        pending: PendingResponse,
-        result: Result<(), Unavailable>,
-    ) -> PendingResponse {
-        let mut pending = self.or_unavailable(control, pending, result.clone());
-        if result.is_ok() {
-            pending.token = None;
-            pending.ended_at = Some(control.host.clone());
-        }
-        pending
-    }
-
-    fn or_unavailable(
-        &self,
-        control: &SessionControl,
-        pending: PendingResponse,
-        result: Result<(), Unavailable>,
-    ) -> PendingResponse {
-        match result {
-            // The response that ended the session completes; other tracked connections are closed.
-            Ok(()) => PendingResponse {
-                response: pending.response.map(ResponseBody::untracked),
-                ..pending
-            },
-            Err(_) => {
-                let response = self.portal.unavailable(&control.requester).map(ResponseBody::Local);
-                PendingResponse::local(response, LocalHeaders::default()).with_token(pending.token)
-            }
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! WebSocket tunnels. Opened only by a matching handshake, closed when the session ends.
 
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,29 +8,28 @@ use std::time::Duration;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::Full;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::io::{self, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::auth::{Auth, Permit};
 use crate::clock::UnixMillis;
-use crate::connections::{CloseHandle, CloseReason, ConnectionGuard};
+use crate::connections::{
+    ClientUpgrade, CloseHandle, CloseReason, ConnectionGuard, Evictable, OpeningStream,
+};
 use crate::route::ActivityFrames;
 use crate::telemetry::{GaugeGuard, Limit};
 use crate::upstream::{PendingTunnel, UpgradeResponse};
 
-use super::Proxy;
 use super::access_log::AccessLogEntry;
 use super::activity_reporter::ActivityReporter;
 use super::body::{RequestBody, ResponseBody, TimedBody, Tracking};
-use super::forward::{self, OutgoingRequest, Upgrade, closed, response_body};
+use super::exchange_context::{ExchangeContext, OutgoingRequest, closed};
 use super::frames::FrameScanner;
 use super::local_response::ForwardError;
+use super::progress_timeout::Deadlines;
 use super::respond::PendingResponse;
 
 /// Size in bytes of the relay buffer of each direction.
@@ -45,92 +44,66 @@ const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A complete close frame with code 1001 (going away): the client may reconnect.
 const GOING_AWAY_FRAME: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
 
-/// The tasks of one worker that outlive their requests. A drain waits for `tracker`; `stop` closes the
-/// tunnels, which have no end of their own.
-#[derive(Clone)]
-pub struct Tunnels {
-    pub tracker: TaskTracker,
-    pub stop: CancellationToken,
-    /// Closes the tunnels of public routes, when a reload restricts such a route.
-    pub public_stop: CancellationToken,
-}
-
-/// The connection permit that a tunnel holds, because the server releases its own on an upgrade. Passed as
-/// a request extension.
-#[derive(Clone)]
-pub struct TunnelPermit(pub Arc<dyn Evictable>);
-
-/// A connection that counts against the connection limit until it is dropped.
-pub trait Evictable: Send + Sync + 'static {
-    /// Waits until the connection limiter evicts this connection.
-    fn evicted(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
-}
-
 trait Reader: AsyncRead + Unpin {}
 impl<T: AsyncRead + Unpin> Reader for T {}
 trait Writer: AsyncWrite + Unpin {}
 impl<T: AsyncWrite + Unpin> Writer for T {}
 
-impl Proxy {
-    /// Forwards a WebSocket handshake. The tunnel opens only after a 101 with the matching accept key. Any
-    /// other response is forwarded as an ordinary one, so no unchecked byte passes.
-    pub(super) async fn tunnel(
-        &self,
-        outgoing: OutgoingRequest,
-        client: Upgrade,
-        permit: &Permit,
-        entry: &mut AccessLogEntry,
-    ) -> Result<PendingResponse, ForwardError> {
-        let route = permit.route();
-        let request = outgoing.head.into_request(());
-        let accept = request.headers().get(header::SEC_WEBSOCKET_KEY).and_then(accept_key);
-        let shared = self.auth.shared();
-        // Registered before the handshake, so that a session end during the handshake is not missed.
-        let mut tracked = self.track(permit)?;
-        let switch = tokio::select! {
-            biased;
-            reason = closed(&mut tracked) => return Err(ForwardError::Closed(reason)),
-            sent = self.upstreams.get(route)?.send_upgrade(outgoing.caller, &route.upstreams, request) => sent?,
-        };
-        entry.record_upstream_response(switch.endpoint());
-        let (response, upstream) = match switch {
-            UpgradeResponse::Switched(response, upstream) => (response, upstream),
-            UpgradeResponse::Declined(response) => {
-                let deadline = forward::Deadlines::new(permit).connection_age;
-                let tracking = tracked.map(|guard| Tracking::now(guard, None));
-                let idle = route.limits.upstream_idle;
-                let timed = |body| TimedBody::new(body, idle, deadline);
-                let response = response.map(|body| response_body(timed(body), tracking));
-                return Ok(PendingResponse::from_upstream(response, permit));
-            }
-        };
-        if accept.is_none()
-            || response.headers().get(header::SEC_WEBSOCKET_ACCEPT) != accept.as_ref()
-        {
-            return Err(ForwardError::BadHandshake);
+/// Forwards a WebSocket handshake. The tunnel opens only after a 101 with the matching accept key. Any
+/// other response is forwarded as an ordinary one, so no unchecked byte passes.
+pub(super) async fn open(
+    context: &ExchangeContext,
+    outgoing: OutgoingRequest,
+    client: ClientUpgrade,
+    permit: &Permit,
+    entry: &mut AccessLogEntry,
+) -> Result<PendingResponse, ForwardError> {
+    let route = permit.route();
+    let request = outgoing.head.into_request(());
+    let accept = request.headers().get(header::SEC_WEBSOCKET_KEY).and_then(accept_key);
+    let shared = context.auth.shared();
+    // Registered before the handshake, so that a session end during the handshake is not missed.
+    let mut tracked = context.track(permit)?;
+    let switch = tokio::select! {
+        biased;
+        reason = closed(&mut tracked) => return Err(ForwardError::Closed(reason)),
+        sent = context.upstreams.get(route)?.send_upgrade(outgoing.caller, &route.upstreams, request) => sent?,
+    };
+    entry.record_upstream_response(switch.endpoint());
+    let (response, upstream) = match switch {
+        UpgradeResponse::Switched(response, upstream) => (response, upstream),
+        UpgradeResponse::Declined(response) => {
+            let deadline = Deadlines::new(permit).connection_age;
+            let tracking = tracked.map(|guard| Tracking::now(guard, None));
+            let idle = route.limits.upstream_idle;
+            let timed = |body| TimedBody::new(body, idle, deadline);
+            let response = response.map(|body| ResponseBody::from_upstream(timed(body), tracking));
+            return Ok(PendingResponse::from_upstream(response, permit));
         }
-        let open = GaugeGuard::new(&shared.metrics.websocket_tunnels);
-        let reporter = FrameActivity::new(self, permit);
-        let limits = TunnelLimits {
-            // The registry limits the age of tracked connections.
-            age: route.max_connection_age.filter(|_| tracked.is_none()),
-            tracked,
-            stop: match permit.session() {
-                Some(_) => self.tunnels.stop.clone(),
-                None => self.tunnels.public_stop.clone(),
-            },
-            connection_permit: client.connection_permit,
-            idle_timer: Arc::new(IdleTimer::new(route.limits.tunnel_idle)),
-            auth: self.auth.clone(),
-        };
-        self.tunnels.tracker.spawn(async move {
-            let _open = open;
-            relay(client.upgrade, upstream, limits, reporter).await;
-        });
-        Ok(PendingResponse::upgrade(switching_protocols(response)))
+    };
+    if accept.is_none() || response.headers().get(header::SEC_WEBSOCKET_ACCEPT) != accept.as_ref() {
+        return Err(ForwardError::BadHandshake);
     }
+    let open = GaugeGuard::new(&shared.metrics.websocket_tunnels);
+    let reporter = FrameActivity::new(&context.auth, permit);
+    let limits = TunnelLimits {
+        // The registry limits the age of tracked connections.
+        age: route.max_connection_age.filter(|_| tracked.is_none()),
+        tracked,
+        stop: match permit.session() {
+            Some(_) => context.tunnels.stop.clone(),
+            None => context.tunnels.public_stop.clone(),
+        },
+        permit: client.permit,
+        idle_timer: Arc::new(IdleTimer::new(route.limits.tunnel_idle)),
+        auth: context.auth.clone(),
+    };
+    context.tunnels.tracker.spawn(async move {
+        let _open = open;
+        relay(client.stream, upstream, limits, reporter).await;
+    });
+    Ok(PendingResponse::upgrade(switching_protocols(response)))
 }
-
 /// Reports the frames of a tunnel as activity.
 struct FrameActivity {
     reporter: ActivityReporter,
@@ -140,13 +113,13 @@ struct FrameActivity {
 
 impl FrameActivity {
     /// `None` if no frame counts as activity.
-    fn new(proxy: &Proxy, permit: &Permit) -> Option<FrameActivity> {
+    fn new(auth: &Auth, permit: &Permit) -> Option<FrameActivity> {
         let count_upstream = match permit.route().activity.websocket {
             ActivityFrames::None => return None,
             ActivityFrames::Client => false,
             ActivityFrames::Any => true,
         };
-        let reporter = ActivityReporter::new(&proxy.auth, permit.session()?, UnixMillis(0));
+        let reporter = ActivityReporter::new(auth, permit.session()?, UnixMillis(0));
         Some(FrameActivity { reporter, count_upstream })
     }
 }
@@ -186,7 +159,7 @@ impl CloseCause {
 struct TunnelLimits {
     tracked: Option<ConnectionGuard>,
     stop: CancellationToken,
-    connection_permit: Option<TunnelPermit>,
+    permit: Box<dyn Evictable>,
     idle_timer: Arc<IdleTimer>,
     age: Option<Duration>,
     auth: Auth,
@@ -198,7 +171,7 @@ impl TunnelLimits {
             reason = closed(&mut self.tracked) => CloseCause::Session(reason),
             () = max_age_reached(self.age) => CloseCause::Session(CloseReason::MaxAge),
             () = self.stop.cancelled() => CloseCause::Shutdown,
-            () = evicted(self.connection_permit.as_ref()) => CloseCause::Evicted,
+            () = self.permit.evicted() => CloseCause::Evicted,
             () = self.idle_timer.expired() => CloseCause::Idle,
         };
         if let Some(limit) = cause.limit() {
@@ -211,13 +184,6 @@ impl TunnelLimits {
 async fn max_age_reached(age: Option<Duration>) {
     match age {
         Some(age) => sleep(age).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn evicted(permit: Option<&TunnelPermit>) {
-    match permit {
-        Some(permit) => permit.0.evicted().await,
         None => std::future::pending().await,
     }
 }
@@ -259,14 +225,14 @@ impl IdleTimer {
 
 /// Relays data until either side closes or a limit is reached.
 async fn relay(
-    client: OnUpgrade,
+    client: OpeningStream,
     upstream: PendingTunnel<RequestBody>,
     mut limits: TunnelLimits,
     activity: Option<FrameActivity>,
 ) {
-    let Ok(client) = client.await else { return };
+    let Some(client) = client.await else { return };
     let Ok(upstream) = upstream.open().await else { return };
-    let (mut from_client, mut to_client) = io::split(TokioIo::new(client));
+    let (mut from_client, mut to_client) = io::split(client);
     let (mut from_upstream, mut to_upstream) = io::split(upstream);
     let mut upstream_frames = FrameScanner::default();
     let activity = activity.as_ref();

@@ -7,11 +7,13 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::UPGRADE;
 use http::{Request, Response};
-use hyper::body::Incoming;
+use http_body::Body;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
@@ -20,7 +22,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::connections::{ClientBody, OnUnread};
+use crate::connections::{ClientStream, ClientUpgrade};
 use crate::proxy::{ConnectionInfo, ProgressTimeout};
 use crate::telemetry::{GaugeGuard, Limit, Metrics};
 use crate::tls::HandshakeAcceptor;
@@ -34,7 +36,7 @@ use super::limits::ServerLimits;
 use super::refusal::RefusalIo;
 use super::scheduling::{HandshakeGate, run_exclusive};
 use super::snapshot::CurrentSnapshot;
-use super::unread_body::discard;
+use super::unread_body::{self, BoxError, OnUnread, discard};
 
 /// Concurrent streams of one connection (RFC 9113 6.5.2 recommends at least 100).
 const MAX_STREAMS: u32 = 100;
@@ -233,24 +235,23 @@ impl Connection {
 
     /// Boxed because the future takes about 9 KB. hyper moves it up to ten times before the first poll (HTTP/2)
     /// or reserves its size in each idle connection (HTTP/1.1).
-    fn handle_request(
+    fn handle_request<B>(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<B>,
         protocol: Protocol,
-    ) -> Pin<Box<impl Future<Output = Result<Response<TrackedBody>, Infallible>> + Send + use<>>>
+    ) -> Pin<Box<impl Future<Output = Result<Response<TrackedBody>, Infallible>> + Send + use<B>>>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
     {
         let proxy = Arc::clone(&self.current.load().proxy);
         let in_flight = InFlightRequest::start(&proxy, &self.activity);
-        let mut request = request.map(|body| ClientBody::new(body, || self.on_unread(protocol)));
-        let connection = Arc::clone(&self.connection);
-        let permit = Arc::clone(&self.permit);
-        if request.headers().contains_key(UPGRADE) {
-            request.extensions_mut().insert(UpgradePermit::tunnel_permit(&permit, &self.activity));
-        }
+        let (connection, permit) = (Arc::clone(&self.connection), Arc::clone(&self.permit));
+        let upgrade = self.upgrade(&mut request);
+        let request = request.map(|body| unread_body::watch(body, || self.on_unread(protocol)));
         // Allocated first, so that the future is built in place instead of copied.
         let slot = Box::new_uninit();
         let future = Box::write(slot, async move {
-            let (response, record) = proxy.handle(request, &connection).await;
+            let (response, record) = proxy.handle(request, upgrade, &connection).await;
             if connection.is_authenticated() {
                 permit.protect();
             }
@@ -259,8 +260,25 @@ impl Connection {
         Box::into_pin(future)
     }
 
+    /// Takes the client connection of an upgrade request.
+    fn upgrade<B>(&self, request: &mut Request<B>) -> Option<Box<ClientUpgrade>> {
+        if !request.headers().contains_key(UPGRADE) {
+            return None;
+        }
+        let upgrade = request.extensions_mut().remove::<OnUpgrade>()?;
+        let stream = async move {
+            let upgraded = upgrade.await.ok()?;
+            Some(Box::new(TokioIo::new(upgraded)) as Box<dyn ClientStream>)
+        };
+        let permit = Box::new(UpgradePermit::new(&self.permit, &self.activity));
+        Some(Box::new(ClientUpgrade { stream: Box::pin(stream), permit }))
+    }
+
     /// What happens to the rest of a request body that the response did not wait for.
-    fn on_unread(&self, protocol: Protocol) -> OnUnread {
+    fn on_unread<B>(&self, protocol: Protocol) -> OnUnread<B>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+    {
         let (activity, connection) = (Arc::clone(&self.activity), Arc::clone(&self.connection));
         match protocol {
             // hyper then closes the connection, and `GuardedIo` discards the rest.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::proxy::{Evictable, TunnelPermit};
+use crate::connections::Evictable;
 use crate::session::context::{IPV6_NETWORKS, prefix, subscriber_network};
 use crate::telemetry::Limit;
 
@@ -156,16 +156,13 @@ pub(super) struct UpgradePermit {
 }
 
 impl UpgradePermit {
-    pub(super) fn tunnel_permit(
+    pub(super) fn new(
         permit: &Arc<ConnectionPermit>,
         activity: &Arc<ConnectionActivity>,
-    ) -> TunnelPermit {
+    ) -> UpgradePermit {
         // A tunnel is not idle; idle connections are evicted first.
         activity.hold();
-        TunnelPermit(Arc::new(UpgradePermit {
-            _permit: Arc::clone(permit),
-            activity: Arc::clone(activity),
-        }))
+        UpgradePermit { _permit: Arc::clone(permit), activity: Arc::clone(activity) }
     }
 }
 

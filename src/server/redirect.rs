@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
+use http_body::Body;
 use http_body_util::Full;
-use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -65,8 +65,8 @@ impl Redirect {
     /// Serves one connection.
     pub(super) async fn run(self: Arc<Self>, stream: TcpStream, limits: &ServerLimits) {
         let has_body = AtomicBool::new(false);
-        let service = service_fn(|request: Request<Incoming>| {
-            has_body.store(!request.body().is_end_stream(), Ordering::Relaxed);
+        let service = service_fn(|request| {
+            has_body.store(!is_end_stream(&request), Ordering::Relaxed);
             std::future::ready(Ok::<_, Infallible>(self.respond(&request)))
         });
         let mut served = http1::Builder::new()
@@ -92,7 +92,7 @@ impl Redirect {
 
     /// Returns a redirect to the same host and path, or a 400 for an unknown host: the server must not
     /// become an open redirector.
-    fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    fn respond<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
         let host = host
             .and_then(|host| Host::parse(host).ok())
@@ -107,6 +107,10 @@ impl Redirect {
         response.headers_mut().insert(header::LOCATION, location);
         response
     }
+}
+
+fn is_end_stream<B: Body>(request: &Request<B>) -> bool {
+    request.body().is_end_stream()
 }
 
 fn location(host: &Host, port: u16, path: &str) -> Option<HeaderValue> {

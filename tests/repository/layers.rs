@@ -32,6 +32,23 @@ fn layer_table_lists_every_module_once() {
     assert_eq!(modules.len(), MODULES);
 }
 
+/// Modules that own sockets. All others see bodies and streams, whichever library or version of HTTP they come from.
+const HTTP_LIBRARY_USERS: [&str; 5] = ["admin", "cli", "http_client", "server", "upstream"];
+
+#[test]
+fn only_modules_with_sockets_use_the_http_library() {
+    let using: BTreeSet<String> = source_files()
+        .into_iter()
+        .filter(|file| names_http_library(&without_comments(&read(file))))
+        .map(|file| module_of(&file))
+        .collect();
+    assert_eq!(using, HTTP_LIBRARY_USERS.map(str::to_owned).into());
+}
+
+fn names_http_library(text: &str) -> bool {
+    text.contains("hyper::") || text.contains("hyper_util::")
+}
+
 #[test]
 fn every_source_file_belongs_to_a_module() {
     let modules = modules();
