@@ -40,7 +40,7 @@ use tracing::{info, warn};
 use crate::admin::{ReloadMode, ReloadReport};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::server::{self, Sockets};
+use crate::server::{self, InheritedSockets, Sockets};
 use crate::sessions::{SessionSettings, Shared};
 use crate::telemetry::AccessLogWriter;
 
@@ -78,10 +78,22 @@ pub fn start(
     clock: Clock,
     access_log: Option<AccessLogWriter>,
 ) -> Result<Running, StartError> {
+    start_on(InheritedSockets::default(), config, clock, access_log)
+}
+
+/// Like [`start`], with listening sockets of the service manager.
+pub fn start_on(
+    mut inherited: InheritedSockets,
+    config: Config,
+    clock: Clock,
+    access_log: Option<AccessLogWriter>,
+) -> Result<Running, StartError> {
     let snapshot = Snapshot::build(config)?;
     let components = Components::build(&snapshot, clock, access_log)?;
-    let https = bind_all(&snapshot.config.server.https, snapshot.workers)?;
-    let http = bind_all(&snapshot.config.server.http, snapshot.workers)?;
+    let workers = snapshot.workers;
+    let https = bind_all(&snapshot.config.server.https, workers, &mut inherited)?;
+    let http = bind_all(&snapshot.config.server.http, workers, &mut inherited)?;
+    inherited.expect_none_left()?;
     let stop = CancellationToken::new();
     let ports = ListenerPorts::new(&https, &http);
     let mut running = Running {
@@ -105,8 +117,12 @@ pub fn start(
     Ok(running)
 }
 
-fn bind_all(addresses: &[SocketAddr], workers: usize) -> Result<Vec<Sockets>, StartError> {
-    addresses.iter().map(|address| Ok(server::bind(*address, workers)?)).collect()
+fn bind_all(
+    addresses: &[SocketAddr],
+    workers: usize,
+    inherited: &mut InheritedSockets,
+) -> Result<Vec<Sockets>, StartError> {
+    addresses.iter().map(|address| Ok(server::bind(*address, workers, inherited)?)).collect()
 }
 
 impl Running {

@@ -24,6 +24,8 @@ pub enum StartError {
     #[error(transparent)]
     Bind(#[from] crate::server::listener::BindError),
     #[error(transparent)]
+    Inherited(#[from] crate::server::InheritedError),
+    #[error(transparent)]
     Socket(#[from] crate::admin::SocketError),
     #[error("{path}: {error}")]
     File { path: PathBuf, error: std::io::Error },

@@ -19,6 +19,7 @@ pub mod keys;
 pub mod notify;
 pub mod reload;
 pub mod run;
+mod service_manager;
 pub mod sessions;
 pub mod signals;
 pub mod user;

@@ -12,10 +12,13 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use crate::admin::ReloadMode;
-use crate::app::{self, Preflight, Running};
+use crate::app::{self, Preflight, Running, StartError};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::server::InheritedSockets;
 use crate::telemetry::log;
+
+use super::service_manager;
 
 #[derive(Args)]
 pub struct RunArgs {
@@ -39,7 +42,11 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     // Before the start: the default of SIGHUP would end a gateway that is about to start.
     let signals = ProcessSignals::with_reload()?;
-    let running = match app::start(config, Clock::System, Some(log.access_log())) {
+    let started = InheritedSockets::from_environment().map_err(StartError::from);
+    let started = started.and_then(|inherited| {
+        app::start_on(inherited, config, Clock::System, Some(log.access_log()))
+    });
+    let running = match started {
         Ok(running) => running,
         Err(error) => {
             // In the format of the log, so that a collector does not lose it.
@@ -49,6 +56,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     let path = args.config.clone();
     running.allow_reload(Box::new(move || Config::check(&path)));
+    service_manager::ready();
     let all_alive = until_stopped(running, signals)?;
     info!(event = "gateway.stopped");
     Ok(if all_alive { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -113,12 +121,15 @@ impl ProcessSignals {
                     _ = terminate.recv() => break,
                     _ = interrupt.recv() => break,
                     () = received(hangup) => {
+                        service_manager::reloading();
                         // The log has the report.
                         running.reload(ReloadMode::Apply);
+                        service_manager::ready();
                     }
                     _ = poll.tick() => if !running.all_threads_alive() { break },
                 }
             }
+            service_manager::stopping();
             info!(event = "gateway.stopping", "draining; a second signal closes all connections");
         });
     }

@@ -1,10 +1,12 @@
 //! One client connection: TLS handshake, then HTTP/1.1 or HTTP/2 by ALPN.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,6 +55,8 @@ const MAX_LOCAL_RESETS: usize = 100;
 const READ_BUFFER: usize = 64 * 1024;
 /// Time limit for a graceful close of an idle connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for the first request of a connection that was accepted just before the drain.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One accepted connection.
 pub(super) struct Connection {
@@ -211,6 +215,9 @@ impl Connection {
             result = served.as_mut() => return self.log_end(result),
             reason = self.activity.until_disconnect(timeouts) => reason,
             () = self.stop.cancelled() => {
+                if let Some(result) = self.serve_first_request(served.as_mut()).await {
+                    return self.log_end(result);
+                }
                 graceful_shutdown(served.as_mut());
                 return self.log_end(served.await);
             }
@@ -231,6 +238,20 @@ impl Connection {
                 self.metrics().limit(Limit::StreamResets, Some(self.connection.peer))
             }
         }
+    }
+
+    /// Serves until the first request of the connection has started, at most for [`FIRST_REQUEST_TIMEOUT`]. A client
+    /// that connected just before the drain is about to send it. Returns the result if the connection ends.
+    async fn serve_first_request<C: Future<Output = Result<(), hyper::Error>>>(
+        &self,
+        mut served: Pin<&mut C>,
+    ) -> Option<C::Output> {
+        let started = poll_fn(|context| match served.as_mut().poll(context) {
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+            Poll::Pending if self.activity.requests() > 0 => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
+        timeout(FIRST_REQUEST_TIMEOUT, started).await.unwrap_or(None)
     }
 
     /// Boxed because the future takes about 9 KB. hyper moves it up to ten times before the first poll (HTTP/2)

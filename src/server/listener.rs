@@ -4,9 +4,11 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
+
+use super::inherited::InheritedSockets;
 
 /// Unsent bytes that the kernel buffers per connection. Its default is megabytes, outside of all our limits.
 /// Bytes in transit do not count, so this is enough for fast links.
@@ -55,9 +57,18 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// Binds `address` once per worker. Port 0 selects a free port.
-pub fn bind(address: SocketAddr, workers: usize) -> Result<Sockets, BindError> {
+/// Binds `address` once per worker. Port 0 selects a free port. If the service manager already listens on the
+/// address, all workers accept from its socket.
+pub fn bind(
+    address: SocketAddr,
+    workers: usize,
+    inherited: &mut InheritedSockets,
+) -> Result<Sockets, BindError> {
     let failed = |error| BindError { address, error };
+    if let Some(socket) = inherited.take(address) {
+        let per_worker = (0..workers).map(|_| socket.try_clone()).collect::<io::Result<_>>();
+        return Ok(Sockets { address, per_worker: per_worker.map_err(failed)? });
+    }
     let first = socket(address).map_err(failed)?;
     let address = first.local_addr().map_err(failed)?;
     let mut per_worker = vec![first];
@@ -71,14 +82,19 @@ fn socket(address: SocketAddr) -> io::Result<StdListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_port(true)?;
     socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    // Accepted connections inherit these options.
-    socket.set_tcp_keepalive(&KEEPALIVE)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+    set_options(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Sets the options of a listening socket. Accepted connections inherit them.
+pub(super) fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+    Ok(())
 }
 
 /// Returns the next connection. After an error, such as too many open files, it pauses and retries.
@@ -98,11 +114,11 @@ pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use socket2::SockRef;
 
     #[test]
     fn accepted_sockets_have_notsent_lowat_and_keepalive() {
-        let sockets = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1).expect("bound");
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let sockets = bind(address, 1, &mut InheritedSockets::default()).expect("bound");
         let listener = sockets.per_worker.first().expect("one");
         listener.set_nonblocking(false).expect("set");
         let _client = std::net::TcpStream::connect(sockets.address).expect("connected");

@@ -1,11 +1,12 @@
 //! Listeners, TLS handshakes, connections and draining.
 //!
-//! Each worker has its own listeners on the same addresses (SO_REUSEPORT), so a connection stays on one core.
+//! Each worker has its own listeners on the same addresses (SO_REUSEPORT), so a connection stays on one core. Workers share
+//! a socket that systemd opened.
 //! Every wait has a deadline and every connection a permit. Connections over a limit are rejected before TLS.
 //!
 //! | module | purpose |
 //! | --- | --- |
-//! | `listener` | sockets |
+//! | `listener` | sockets; `inherited` has those of the service manager |
 //! | `snapshot`, `limits` | what a worker derives from the configuration |
 //! | `proxy_protocol` | client address from the PROXY protocol header |
 //! | `connection_limiter` | connection limits and eviction; `gcra` is its rate limit |
@@ -19,6 +20,7 @@
 pub mod connection;
 mod connection_limiter;
 mod gcra;
+mod inherited;
 mod limits;
 pub mod listener;
 mod scheduling;
@@ -35,6 +37,7 @@ pub mod redirect;
 mod refusal;
 
 pub use connection_limiter::{ConnectionLimiter, ConnectionLimits};
+pub use inherited::{InheritedError, InheritedSockets};
 pub use limits::ServerLimits;
 pub use listener::{Sockets, bind};
 pub use redirect::{Redirect, RedirectPort};

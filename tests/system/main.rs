@@ -12,4 +12,5 @@ mod fuzz_corpus;
 mod parser_cost;
 mod people;
 mod program;
+mod service_manager;
 mod users;

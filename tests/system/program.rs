@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
@@ -22,10 +23,28 @@ pub struct Program {
 impl Program {
     /// Starts `doorward run` with this configuration in a prepared directory.
     pub fn run(configuration: &str, directory: Arc<TempDir>, level: &str) -> Program {
-        let config = directory.path().join("doorward.toml");
-        std::fs::write(&config, configuration).expect("written");
+        let config = write_configuration(configuration, &directory);
         let arguments = [OsStr::new("run"), OsStr::new("--config"), config.as_os_str()];
         Program::start(arguments, directory, level)
+    }
+
+    /// Starts `doorward run` with a listening socket, as systemd passes it. A shell moves the socket from
+    /// standard input to the descriptor that systemd uses.
+    pub fn with_socket(configuration: &str, directory: Arc<TempDir>, socket: OwnedFd) -> Program {
+        let config = write_configuration(configuration, &directory);
+        let script =
+            r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" run --config "$1""#;
+        let mut command = Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_doorward")]).arg(config).stdin(socket);
+        Program::spawn(command, directory, "info")
+    }
+
+    /// Starts `doorward run` with a socket for notifications of the service manager.
+    pub fn notifying(configuration: &str, directory: Arc<TempDir>, socket: &Path) -> Program {
+        let config = write_configuration(configuration, &directory);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+        command.arg("run").arg("--config").arg(config).env("NOTIFY_SOCKET", socket);
+        Program::spawn(command, directory, "info")
     }
 
     /// Starts a long-running command; `directory` also holds its temporary files.
@@ -34,12 +53,16 @@ impl Program {
         directory: Arc<TempDir>,
         level: &str,
     ) -> Program {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+        command.args(arguments).stdin(Stdio::null());
+        Program::spawn(command, directory, level)
+    }
+
+    fn spawn(mut command: Command, directory: Arc<TempDir>, level: &str) -> Program {
         let file = |name: &str| File::create(directory.path().join(name)).expect("a file");
-        let child = Command::new(env!("CARGO_BIN_EXE_doorward"))
-            .args(arguments)
+        let child = command
             .env("DOORWARD_LOG", level)
             .env("TMPDIR", directory.path())
-            .stdin(Stdio::null())
             .stdout(file("out"))
             .stderr(file("log"))
             .spawn()
@@ -128,6 +151,12 @@ impl Drop for Program {
         self.child.kill().unwrap_or_default();
         self.child.wait().ok();
     }
+}
+
+fn write_configuration(text: &str, directory: &TempDir) -> PathBuf {
+    let path = directory.path().join("doorward.toml");
+    std::fs::write(&path, text).expect("written");
+    path
 }
 
 /// Output and exit status of a command.
