@@ -19,7 +19,7 @@ use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
 
 use super::forms::{self, CSRF, FormFields, LoginState, RETURN_URL};
-use super::pages::{self, LoginNotice, LoginPage};
+use super::pages::{self, ConfirmLogoutPage, LoggedOutPage, LoginNotice, LoginPage};
 use super::responses::{json_page, see_other};
 use super::{Page, Portal, Problem};
 
@@ -84,7 +84,7 @@ impl Portal {
         let csrf =
             forms::csrf_token(&shared.keys.load(), PURPOSE, nonce.as_bytes(), shared.clock.now());
         let state = self.login_state(head, sealed);
-        let html = pages::login(&LoginPage {
+        let html = pages::render(&LoginPage {
             site: &self.branding.name,
             host: head.host.name(),
             notice,
@@ -265,7 +265,7 @@ impl Portal {
         match self.auth.sessions().find_recoverable(&self.session_cookie(head)).await {
             Ok(sessions) => match sessions.first() {
                 Some(session) => self.logout_form(&session.info.key, session.user()),
-                None => self.page(StatusCode::OK, pages::logged_out(&self.branding.name)),
+                None => self.logged_out_page(),
             },
             Err(error) => self.deny(head, &DenyReason::Unavailable(error)),
         }
@@ -273,7 +273,13 @@ impl Portal {
 
     fn logout_form(&self, key: &SessionKey, user: &str) -> Page {
         let csrf = self.session_csrf(key);
-        self.page(StatusCode::OK, pages::logout(&self.branding.name, user, &csrf))
+        let page = ConfirmLogoutPage { site: &self.branding.name, user, csrf: &csrf };
+        self.page(StatusCode::OK, pages::render(&page))
+    }
+
+    fn logged_out_page(&self) -> Page {
+        let page = LoggedOutPage { site: &self.branding.name };
+        self.page(StatusCode::OK, pages::render(&page))
     }
 
     /// Ends the session in the store, then deletes the cookie. A token that is refused for now can
@@ -319,7 +325,7 @@ impl Portal {
 
     /// Deletes the session cookie. Sent only after the session has ended on the server.
     pub(super) fn logout_response(&self, head: &InboundHead) -> Page {
-        let mut page = self.page(StatusCode::OK, pages::logged_out(&self.branding.name));
+        let mut page = self.logged_out_page();
         let (cookies, host) = (&self.auth.settings().cookies, head.host.name());
         response_headers::set_logout_headers(page.headers_mut(), cookies, host);
         page

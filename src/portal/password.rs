@@ -47,7 +47,7 @@ impl Portal {
         status: StatusCode,
         error: &str,
     ) -> Page {
-        let html = pages::password(&PasswordPage {
+        let html = pages::render(&PasswordPage {
             site: &self.branding.name,
             user: &session.identity.user,
             csrf: &self.session_csrf(&session.key),

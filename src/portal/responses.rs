@@ -11,7 +11,7 @@ use crate::message::{BadRequest, InboundHead, Intent, Requester, intent};
 use crate::session::Refusal;
 
 use super::forms::{self, LoginState, RETURN_URL};
-use super::pages::{self, ErrorKind, ErrorPage};
+use super::pages::{self, ErrorKind, ErrorPage, FramedPage};
 use super::{Page, Portal};
 
 /// Reason for an error response, other than a denied session.
@@ -171,7 +171,11 @@ impl Portal {
         match head.requester.intent {
             // The login page refuses frames, so a frame shows a link that leaves it.
             Intent::Navigation if intent::is_framed(&head.headers) => {
-                let html = pages::framed(&self.branding.name, &self.styles.css, &login);
+                let html = pages::render(&FramedPage {
+                    site: &self.branding.name,
+                    style: &self.styles.css,
+                    login: &login,
+                });
                 self.framable_page(StatusCode::UNAUTHORIZED, html)
             }
             // 303 makes the browser fetch the form with GET, whatever the first method was (RFC
@@ -228,7 +232,7 @@ impl Portal {
             Intent::Navigation => {
                 let (style, help) = (self.styles.css.as_str(), self.branding.help.as_ref());
                 let page = ErrorPage { site, style, status, kind, request, help };
-                self.framable_page(status, pages::error_page(&page))
+                self.framable_page(status, pages::render(&page))
             }
             Intent::Fetch => {
                 body["request"] = request.into();

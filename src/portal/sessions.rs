@@ -14,7 +14,9 @@ use crate::session::{ClientContext, EndReason, SessionKey};
 use crate::sessions::{EndCause, SessionInfo};
 
 use super::forms::{self, CSRF, FormFields, LoginState, RETURN_URL};
-use super::pages::{self, ClientRow, NoticeRow, ReturnLink, SessionRow, SessionsPage};
+use super::pages::{
+    self, ClientRow, EverywherePage, NoticeRow, ReturnLink, SessionRow, SessionsPage,
+};
 use super::responses::{json_page, see_other};
 use super::{Page, Portal, Problem, with_token};
 
@@ -76,7 +78,7 @@ impl Portal {
         let query = FormFields::parse(head.target.query().unwrap_or_default().to_owned().into());
         let sealed = query.one(RETURN_URL).map(|sealed| sealed.as_str());
         let state = self.login_state(head, sealed.unwrap_or_default());
-        let html = pages::sessions(&SessionsPage {
+        let html = pages::render(&SessionsPage {
             site: &self.branding.name,
             user,
             done: done_text(&state.reason),
@@ -120,7 +122,10 @@ impl Portal {
             return self.problem(&head.requester, Problem::CrossSite);
         }
         if fields.text("do") == "confirm-all" {
-            let html = pages::everywhere(&self.branding.name, &self.session_csrf(&session.key));
+            let html = pages::render(&EverywherePage {
+                site: &self.branding.name,
+                csrf: &self.session_csrf(&session.key),
+            });
             return self.with_session_token(self.page(StatusCode::OK, html), &session);
         }
         let Some(action) = parse_action(&fields) else {

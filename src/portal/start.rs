@@ -22,7 +22,7 @@ impl Portal {
         let admitted = routes.filter(|route| route.admits(&session.identity));
         let mut apps: Vec<&str> = admitted.map(|route| route.path.as_str()).collect();
         apps.sort_unstable();
-        let html = pages::start(&StartPage {
+        let html = pages::render(&StartPage {
             site: &self.branding.name,
             host: head.host.name(),
             user: &session.identity.user,

@@ -1,6 +1,5 @@
 //! Texts of the security notices.
 
-use super::DisplayTime;
 use crate::clock::UnixMillis;
 use crate::session::notice::NoticeKind;
 
@@ -23,29 +22,7 @@ pub struct ClientRow {
     pub network: String,
 }
 
-pub(super) struct NoticeView<'a> {
-    pub(super) id: &'a str,
-    kind: NoticeKind,
-    pub(super) at: DisplayTime,
-    pub(super) ago: DisplayTime,
-    pub(super) suspect: &'a ClientRow,
-    pub(super) owner: Option<&'a ClientRow>,
-    pub(super) is_current: bool,
-}
-
-impl<'a> NoticeView<'a> {
-    pub(super) fn new(row: &'a NoticeRow, now: UnixMillis) -> NoticeView<'a> {
-        NoticeView {
-            id: &row.id,
-            kind: row.kind,
-            at: DisplayTime::absolute(row.at),
-            ago: DisplayTime::relative(row.at, now),
-            suspect: &row.suspect,
-            owner: row.owner.as_ref(),
-            is_current: row.is_current,
-        }
-    }
-
+impl NoticeRow {
     /// Returns whether a session was ended or restricted.
     pub(super) fn is_error(&self) -> bool {
         self.kind != NoticeKind::NewLocation
