@@ -19,6 +19,7 @@
 mod chain;
 mod files;
 mod rate_limit;
+mod verifier;
 mod writer;
 
 use std::path::PathBuf;
@@ -29,10 +30,11 @@ use std::thread::JoinHandle;
 use aws_lc_rs::hmac;
 use parking_lot::Mutex;
 
-pub use chain::{
-    AuditFinding, FileReport, FileStart, Head, Verifier, VerifyOptions, file_start, verify,
-};
+pub use chain::Head;
 pub use files::{AuditFileError, read_heads, read_last_head};
+pub use verifier::{
+    AuditFinding, FileReport, FileStart, Verifier, VerifyOptions, file_start, verify,
+};
 
 use crate::clock::{Clock, UnixMillis};
 use crate::telemetry::AuditStats;
