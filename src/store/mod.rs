@@ -27,6 +27,7 @@ mod login_counters;
 mod memory;
 mod redis;
 mod revocation_log;
+mod tables;
 mod types;
 
 use std::path::{Path, PathBuf};

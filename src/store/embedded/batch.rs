@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::clock::UnixMillis;
 use crate::session::{RevocationCutoff, SessionId, SessionKey, UserTag};
 use crate::store::entry::{HistoryEntry, SessionEntry, UserState};
-use crate::store::memory::{Expired, Tables};
+use crate::store::tables::{Expired, Tables};
 use crate::store::types::Unavailable;
 
 /// A change. It modifies the staged batch and returns the completion to call after the commit.

@@ -17,7 +17,7 @@ use crate::session::{RevocationCutoff, SessionId, SessionKey, UserTag};
 use crate::store::entry::{
     HistoryEntry, SessionEntry, UserState, pack_ended, pack_live, read_u64, unpack,
 };
-use crate::store::memory::Tables;
+use crate::store::tables::Tables;
 use crate::store::types::{Slot, StoreOpenError};
 
 const FILE: &str = "sessions.redb";

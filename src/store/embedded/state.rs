@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::clock::UnixMillis;
 use crate::session::SessionKey;
-use crate::store::memory::Tables;
+use crate::store::tables::Tables;
 
 /// State shared by readers and the writer.
 #[derive(Debug, Default)]

@@ -11,7 +11,7 @@ use super::keys::{ALL_INDEXES, ALL_RECORDS, UserKeys, parse_id, parse_record_key
 use crate::clock::UnixMillis;
 use crate::redis::{CommandTarget, RedisNode};
 use crate::session::{SessionId, SessionKey, UserTag};
-use crate::store::memory::sort_newest_first;
+use crate::store::tables::sort_newest_first;
 use crate::store::types::{MAX_LISTED, SessionListing, Slot, Unavailable};
 
 /// Keys per SCAN step.
