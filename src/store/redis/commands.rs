@@ -13,8 +13,7 @@ use tokio::sync::broadcast;
 
 use super::diagnostics::{self, Advice, AdviceFlags};
 use super::keys::{
-    GLOBAL_CUTOFF, LATEST_FUTURE_CREATED, PROBE, UserKeys, encode_id, global_target, parse_id,
-    user_target,
+    LATEST_FUTURE_CREATED, PROBE, UserKeys, encode_id, global_target, parse_id, user_target,
 };
 use super::scripts::Scripts;
 use super::shared_state::{InvalidateOnDrop, SharedState};
@@ -23,7 +22,7 @@ use crate::redis::{
     CommandError, CommandRef, CommandTarget, Primaries, RedisClient, RedisSettings,
     RedisUnavailable, ScriptCall,
 };
-use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
+use crate::session::{EndReason, RevocationCutoff, SessionKey, UserTag};
 use crate::store::cache::{CacheStats, DualInstant};
 use crate::store::entry::{
     CUTOFF_RETENTION, MAX_HISTORY_BYTES, MAX_SESSIONS_PER_USER, RETENTION_SLACK, id_collision,
@@ -31,7 +30,7 @@ use crate::store::entry::{
 };
 use crate::store::revocation_log::Revocation;
 use crate::store::types::{
-    CommitOutcome, Durability, EndedSession, ExpiredSession, Loaded, Revoked, Slot, StoreChange,
+    CommitOutcome, Durability, EndedSession, ExpiredSession, Loaded, Slot, StoreChange,
     StoreOpenError, Unavailable,
 };
 
@@ -138,7 +137,7 @@ impl RedisStore {
     }
 
     /// Reads a string; `None` if the key is missing or has another type, as in a load.
-    async fn read(
+    pub(super) async fn read(
         &self,
         target: CommandTarget<'_>,
         name: &str,
@@ -185,17 +184,6 @@ impl RedisStore {
         let kept = u64::try_from(CUTOFF_RETENTION.as_millis()).unwrap_or(u64::MAX);
         call.key(LATEST_FUTURE_CREATED.to_owned()).arg(to_lua_number(created)).arg(kept);
         self.run_replicated::<String>(global_target(), &call).await.map(|_| ())
-    }
-
-    /// Advances the global cutoff to at least `cutoff`.
-    pub(in crate::store) async fn restore_global_cutoff(
-        &self,
-        cutoff: UnixMillis,
-    ) -> Result<(), Unavailable> {
-        let _guard = self.invalidate_on_drop(StoreChange::GlobalCutoff);
-        let mut call = self.scripts.advance_time.call();
-        call.key(GLOBAL_CUTOFF.to_owned()).arg(to_lua_number(cutoff));
-        self.run::<String>(global_target(), &call).await.map(|_| ())
     }
 
     pub(in crate::store) async fn commit(
@@ -310,50 +298,6 @@ impl RedisStore {
         call
     }
 
-    pub(in crate::store) async fn revoke_user(
-        &self,
-        tag: &UserTag,
-        now: UnixMillis,
-        except: Option<SessionId>,
-    ) -> Result<Revoked<RevocationCutoff>, Unavailable> {
-        let _guard = self.invalidate_on_drop(StoreChange::UserCutoff(*tag));
-        let keys = UserKeys::new(tag);
-        let mut call = self.scripts.revoke_user.call();
-        call.key(keys.cutoff())
-            .key(keys.index())
-            .arg(to_lua_number(now))
-            .arg(except.map(encode_id).unwrap_or_default())
-            .arg(u64::try_from(CUTOFF_RETENTION.as_millis()).unwrap_or(u64::MAX));
-        let (reply, durability) = self.run_replicated(user_target(tag), &call).await?;
-        let reply: Vec<Vec<u8>> = reply;
-        let cutoff = self.parse_cutoff(reply.first().cloned())?;
-        self.record(Revocation::UserCutoff { tag: *tag, cutoff });
-        let ended = reply.iter().skip(1).filter_map(|id| parse_id(id)).collect();
-        Ok(Revoked { cutoff, durability, ended })
-    }
-
-    /// Restores a user's cutoff. It revokes the same sessions as before and no newer ones.
-    pub(in crate::store) async fn restore_user_cutoff(
-        &self,
-        tag: &UserTag,
-        cutoff: RevocationCutoff,
-    ) -> Result<(), Unavailable> {
-        let mut call = self.scripts.restore_cutoff.call();
-        call.key(UserKeys::new(tag).cutoff())
-            .arg(to_lua_number(cutoff.at))
-            .arg(cutoff.except.map(encode_id).unwrap_or_default())
-            .arg(u64::try_from(CUTOFF_RETENTION.as_millis()).unwrap_or(u64::MAX));
-        self.run::<i64>(user_target(tag), &call).await.map(|_| ())
-    }
-
-    pub(in crate::store) async fn user_cutoff(
-        &self,
-        tag: &UserTag,
-    ) -> Result<RevocationCutoff, Unavailable> {
-        let cutoff = self.read(user_target(tag), &UserKeys::new(tag).cutoff()).await?;
-        Ok(self.shared.revocation_log.user_cutoff(tag, self.parse_cutoff(cutoff)?))
-    }
-
     pub(in crate::store) async fn user_history(
         &self,
         tag: &UserTag,
@@ -394,26 +338,6 @@ impl RedisStore {
         }
     }
 
-    pub(in crate::store) async fn revoke_all_users(
-        &self,
-        now: UnixMillis,
-    ) -> Result<Revoked<UnixMillis>, Unavailable> {
-        let _guard = self.invalidate_on_drop(StoreChange::GlobalCutoff);
-        let mut call = self.scripts.revoke_all_users.call();
-        call.key(GLOBAL_CUTOFF.to_owned())
-            .key(LATEST_FUTURE_CREATED.to_owned())
-            .arg(to_lua_number(now));
-        let (cutoff, durability) = self.run_replicated(global_target(), &call).await?;
-        let cutoff = self.parse_millis(Some(cutoff))?;
-        self.record(Revocation::GlobalCutoff { cutoff });
-        Ok(Revoked { cutoff, durability, ended: Vec::new() })
-    }
-
-    pub(in crate::store) async fn global_cutoff(&self) -> Result<UnixMillis, Unavailable> {
-        let cutoff = self.read(global_target(), GLOBAL_CUTOFF).await?;
-        Ok(self.shared.revocation_log.global_cutoff(self.parse_millis(cutoff)?))
-    }
-
     /// Writes, because a Redis without memory, disk or enough replicas still answers reads.
     pub(in crate::store) async fn ping(&self) -> Result<(), Unavailable> {
         let mut command = cmd("SET");
@@ -450,7 +374,10 @@ impl RedisStore {
         }
     }
 
-    fn parse_cutoff(&self, value: Option<Vec<u8>>) -> Result<RevocationCutoff, Unavailable> {
+    pub(super) fn parse_cutoff(
+        &self,
+        value: Option<Vec<u8>>,
+    ) -> Result<RevocationCutoff, Unavailable> {
         match value {
             None => Ok(RevocationCutoff::default()),
             Some(value) => parse_cutoff_text(&value).ok_or_else(|| {
@@ -478,7 +405,7 @@ impl RedisStore {
     }
 
     /// Runs a script and waits for replicas.
-    async fn run_replicated<T: FromRedisValue>(
+    pub(super) async fn run_replicated<T: FromRedisValue>(
         &self,
         target: CommandTarget<'_>,
         call: &ScriptCall<'_>,
@@ -492,11 +419,11 @@ impl RedisStore {
         self.client.unexpected_reply(detail).into()
     }
 
-    fn record(&self, revocation: Revocation) {
+    pub(super) fn record(&self, revocation: Revocation) {
         self.shared.revocation_log.record(revocation, Instant::now());
     }
 
-    fn invalidate_on_drop(&self, change: StoreChange) -> InvalidateOnDrop<'_> {
+    pub(super) fn invalidate_on_drop(&self, change: StoreChange) -> InvalidateOnDrop<'_> {
         InvalidateOnDrop::new(&self.shared, change)
     }
 }
@@ -532,7 +459,7 @@ pub(super) fn parse_decimal(text: &[u8]) -> Option<UnixMillis> {
 }
 
 /// Limits a time to the range in which Lua numbers are exact, until the year 287396.
-fn to_lua_number(at: UnixMillis) -> u64 {
+pub(super) fn to_lua_number(at: UnixMillis) -> u64 {
     at.0.min((1 << 53) - 1)
 }
 
@@ -547,6 +474,7 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::*;
+    use crate::session::SessionId;
 
     fn settings(url: &str) -> RedisSettings {
         RedisSettings {

@@ -28,6 +28,7 @@
 //! | part | content |
 //! | --- | --- |
 //! | [`commands`] | the store: one command or script per operation |
+//! | [`cutoffs`] | the same for revocation cutoffs |
 //! | [`login_limits`] | counters of failed logins |
 //! | [`listing`] | listings and the search for a session |
 //! | [`scripts`] | the Lua scripts |
@@ -36,6 +37,7 @@
 //! | [`diagnostics`] | checks of the Redis configuration |
 
 mod commands;
+mod cutoffs;
 mod diagnostics;
 pub(in crate::store) mod keys;
 mod listing;
