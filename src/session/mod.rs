@@ -15,6 +15,7 @@
 
 pub mod context;
 pub mod decide;
+pub mod end_reason;
 pub mod expiry;
 pub mod fingerprint;
 pub mod known_locations;
@@ -29,12 +30,13 @@ pub use decide::{
     Change, DecisionInput, Outcome, Refusal, RiskRequirement, Rotation, RotationTiming, Successor,
     Verdict, decide, rotate_after_action,
 };
+pub use end_reason::EndReason;
 pub use expiry::{Expiry, Remaining, SessionDeadlines, SessionFacts};
 pub use fingerprint::TlsFingerprint;
 pub use known_locations::LocationStatus;
 pub use notice::SecurityNotice;
 pub use policy::{OnReuse, PolicyError, RoutePolicy, SessionPolicy, SignalsMode};
-pub use record::{EndReason, Identity, Provider, Record, Superseded};
+pub use record::{Identity, Provider, Record, Superseded};
 pub use token::{Token, TokenError};
 pub use user_history::UserHistory;
 

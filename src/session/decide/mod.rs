@@ -26,9 +26,10 @@ pub use verdict::{Change, Outcome, Refusal, Successor, Verdict};
 use std::borrow::Cow;
 use std::time::Duration;
 
+use super::end_reason::EndReason;
 use super::expiry::{Expiry, deadline};
 use super::policy::OnReuse;
-use super::record::{EndReason, Record};
+use super::record::Record;
 
 use input::Evaluation;
 use token_status::TokenStatus;

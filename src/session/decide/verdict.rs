@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::session::record::{EndReason, Record};
+use crate::session::end_reason::EndReason;
+use crate::session::record::Record;
 
 /// The result of a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
