@@ -121,7 +121,7 @@ fn files_written_with_keys(config: &Config) -> Vec<PathBuf> {
 
 fn password_login(
     users: Directory,
-    config: &config::PasswordLogin,
+    config: &config::PasswordOptions,
     keys: &KeyRing,
 ) -> Result<Arc<PasswordLogin>, StartError> {
     let (min_length, is_changeable) = (config.min_length, config.change);

@@ -61,14 +61,14 @@ pub use file_checks::check_executable;
 pub use file_paths::FilePaths;
 pub use limits::{Limits, Memory};
 pub use log::{Log, LogFormat, LogLevel};
-pub use login::{Login, PasswordLogin};
+pub use login::{Login, PasswordOptions};
 pub use long_lived::LongLived;
 pub use notify::{Notify, NotifyCommand, NotifyEvent, Webhook};
 pub use outage::{OnOutage, Outage};
-pub use portal::Portal;
+pub use portal::PortalOptions;
 pub use redis_keys::RedisLocation;
 pub use redis_url::{HostPort, RedisServers, RedisUrl};
-pub use server::{Admin, CertificateFiles, ForwardedHeader, Server};
+pub use server::{AdminListeners, CertificateFiles, ForwardedHeader, Server};
 pub use session::Session;
 pub use signals::Signals;
 pub use store::{StoreConfig, StoreLocation};
@@ -81,7 +81,7 @@ const MAX_FILE_BYTES: usize = 1 << 20;
 pub struct Config {
     pub server: Server,
     pub limits: Limits,
-    pub admin: Admin,
+    pub admin: AdminListeners,
     /// Created at the first start.
     pub keys_file: PathBuf,
     /// Never empty.
@@ -94,7 +94,7 @@ pub struct Config {
     pub audit: Audit,
     pub notify: Notify,
     pub signals: Signals,
-    pub portal: Portal,
+    pub portal: PortalOptions,
     pub routes: RouteTable,
     /// Text of the file. It contains no secrets.
     pub source: String,

@@ -57,7 +57,7 @@ impl Server {
 
 /// The admin listeners; `None` disables one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admin {
+pub struct AdminListeners {
     pub listen: Option<SocketAddr>,
     pub socket: Option<PathBuf>,
 }
@@ -113,7 +113,7 @@ pub(super) fn server(mut section: Reader<'_>) -> Option<Server> {
     })
 }
 
-pub(super) fn admin(mut section: Reader<'_>) -> Option<Admin> {
+pub(super) fn admin(mut section: Reader<'_>) -> Option<AdminListeners> {
     let listen = section.text("listen", Value(r#""127.0.0.1:9180""#), |text| match text {
         "" => Ok(None),
         text => address(text).map(Some),
@@ -127,7 +127,7 @@ pub(super) fn admin(mut section: Reader<'_>) -> Option<Admin> {
             "write \"127.0.0.1:9180\", or restrict access with a firewall",
         );
     }
-    Some(Admin { listen: listen.value, socket: socket?.value })
+    Some(AdminListeners { listen: listen.value, socket: socket?.value })
 }
 
 pub(super) fn keys(mut section: Reader<'_>) -> Option<PathBuf> {

@@ -20,7 +20,7 @@ use crate::upstream::{Caller, ConnectionOwner, LenientClose, Priority};
 
 use super::access_log::AccessLogEntry;
 use super::body::{
-    BodyOutcome, BufferLimits, RequestBody, ResponseBody, TimedBody, Tracking, UpstreamBody,
+    BodyOutcome, BufferLimits, InboundBody, ResponseBody, TimedBody, Tracking, UpstreamBody,
 };
 use super::exchange_context::{ExchangeContext, OutgoingRequest, TRACK_AFTER, closed};
 use super::local_response::{self, ForwardError};
@@ -131,7 +131,7 @@ impl Forwarder {
         head: &InboundHead,
         permit: &Permit,
         connection: &ConnectionInfo,
-    ) -> Option<ConnectionOwner<RequestBody>> {
+    ) -> Option<ConnectionOwner<InboundBody>> {
         let pinned = &connection.pinned;
         if !pinned.is_used() && !connection_auth::is_in_request(&head.headers) {
             return None;
@@ -162,7 +162,7 @@ impl Forwarder {
         let reporter =
             || outgoing.is_activity.then(|| self.context.activity_reporter(permit)).flatten();
         let received = connection.body_byte_counter();
-        let body = RequestBody::new(body, &route.limits, received, close).with_activity(reporter);
+        let body = InboundBody::new(body, &route.limits, received, close).with_activity(reporter);
         let outcome = body.outcome();
         let mut request = outgoing.head.into_request(body);
         if !route.requires_close_notify {
@@ -204,8 +204,8 @@ impl Forwarder {
     /// deliver data after its session has ended.
     async fn send(
         &self,
-        mut request: Request<RequestBody>,
-        caller: Caller<RequestBody>,
+        mut request: Request<InboundBody>,
+        caller: Caller<InboundBody>,
         permit: &Permit,
         mut tracked: Option<ConnectionGuard>,
     ) -> Result<(Response<UpstreamBody>, Option<ConnectionGuard>), ForwardError> {

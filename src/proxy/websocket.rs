@@ -25,7 +25,7 @@ use crate::upstream::{PendingTunnel, UpgradeResponse};
 
 use super::access_log::AccessLogEntry;
 use super::activity_reporter::ActivityReporter;
-use super::body::{RequestBody, ResponseBody, TimedBody, Tracking};
+use super::body::{InboundBody, ResponseBody, TimedBody, Tracking};
 use super::exchange_context::{ExchangeContext, OutgoingRequest, closed};
 use super::frames::FrameScanner;
 use super::local_response::ForwardError;
@@ -43,11 +43,6 @@ const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A complete close frame with code 1001 (going away): the client may reconnect.
 const GOING_AWAY_FRAME: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
-
-trait Reader: AsyncRead + Unpin {}
-impl<T: AsyncRead + Unpin> Reader for T {}
-trait Writer: AsyncWrite + Unpin {}
-impl<T: AsyncWrite + Unpin> Writer for T {}
 
 /// Forwards a WebSocket handshake. The tunnel opens only after a 101 with the matching accept key. Any
 /// other response is forwarded as an ordinary one, so no unchecked byte passes.
@@ -226,7 +221,7 @@ impl IdleTimer {
 /// Relays data until either side closes or a limit is reached.
 async fn relay(
     client: OpeningStream,
-    upstream: PendingTunnel<RequestBody>,
+    upstream: PendingTunnel<InboundBody>,
     mut limits: TunnelLimits,
     activity: Option<FrameActivity>,
 ) {
@@ -293,8 +288,8 @@ async fn relay_both(
 /// middle of a frame, where a close frame would be read as payload. After the session has ended it stays
 /// pending, and `TunnelLimits` closes the tunnel.
 async fn copy(
-    from: &mut impl Reader,
-    to: &mut impl Writer,
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
     frames: &mut FrameScanner,
     mut ending: Option<CloseHandle>,
     idle_timer: &IdleTimer,
@@ -330,8 +325,8 @@ async fn copy(
 /// Sends the close frame (RFC 6455 7.4.1), then drains the client. Closing a socket with unread data
 /// resets it and discards the close frame.
 async fn send_close(
-    from: &mut impl Reader,
-    to: &mut impl Writer,
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
     frames: &FrameScanner,
     close: [u8; 4],
 ) {
