@@ -18,6 +18,7 @@ pub mod decide;
 pub mod end_reason;
 pub mod expiry;
 pub mod fingerprint;
+pub mod identity_fields;
 pub mod known_locations;
 pub mod notice;
 pub mod policy;
