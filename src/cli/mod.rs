@@ -21,6 +21,7 @@ pub mod reload;
 pub mod run;
 mod service_manager;
 pub mod sessions;
+pub mod shell;
 pub mod signals;
 pub mod user;
 
@@ -67,6 +68,10 @@ enum Command {
     Notify(notify::NotifyArgs),
     /// Create certificates for development
     Certs(certs::CertsArgs),
+    /// Print a completion script for a shell
+    Completions(shell::CompletionsArgs),
+    /// Print the manual page, or write one per command
+    Man(shell::ManArgs),
 }
 
 /// Runs the command given by the process arguments.
@@ -86,6 +91,8 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => signals::replay(&args),
         Command::Notify(args) => notify::run(&args),
         Command::Certs(args) => certs::run(&args),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("doorward: {error:#}");

@@ -851,3 +851,19 @@ fn the_former_name_of_signals_simulate_runs_with_a_note() {
     assert!(former.stderr.contains("doorward signals simulate"), "{}", former.stderr);
     assert_eq!(current.stderr, "");
 }
+
+// Completions and manual pages
+
+#[test]
+fn completions_and_man_pages_name_every_command() {
+    let directory = tempfile::TempDir::new().expect("a directory");
+    let script = command(directory.path(), &["completions", "bash"], "").expect_success();
+    let page = command(directory.path(), &["man"], "").expect_success();
+    command(directory.path(), &["man", "--dir", "pages"], "").expect_success();
+    for name in ["run", "reload", "check", "explain", "sessions", "audit"] {
+        assert!(script.contains(&format!("doorward,{name})")), "{name}");
+        assert!(page.contains(&format!("doorward\\-{name}(1)")), "{name}: {page}");
+        let page = directory.path().join(format!("pages/doorward-{name}.1"));
+        assert!(page.exists(), "{}", page.display());
+    }
+}
