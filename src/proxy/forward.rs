@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::header;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::auth::Permit;
 use crate::connections::{ClientBody, ClientUpgrade, ConnectionGuard};
@@ -169,8 +169,10 @@ impl Forwarder {
             request.extensions_mut().insert(LenientClose);
         }
         let deadlines = Deadlines::new(permit);
+        let now = Instant::now();
+        entry.record_forwarded(now.into_std());
         // Pinned here because a move into either arm would store it in the future twice.
-        let sent = pin!(self.send(request, outgoing.caller, permit, tracked));
+        let sent = pin!(self.send(request, outgoing.caller, permit, tracked, now + TRACK_AFTER));
         let sent = match deadlines.earliest() {
             Some(deadline) => Box::pin(timeout_at(deadline.at, sent))
                 .await
@@ -208,6 +210,7 @@ impl Forwarder {
         caller: Caller<InboundBody>,
         permit: &Permit,
         mut tracked: Option<ConnectionGuard>,
+        track_at: Instant,
     ) -> Result<(Response<UpstreamBody>, Option<ConnectionGuard>), ForwardError> {
         let route = permit.route();
         if request.body().size_hint().exact().is_none()
@@ -218,7 +221,7 @@ impl Forwarder {
         let mut sent =
             pin!(self.context.upstreams.get(route)?.send(caller, &route.upstreams, request));
         if tracked.is_none() && permit.snapshot().is_some() {
-            if let Ok(sent) = timeout(TRACK_AFTER, sent.as_mut()).await {
+            if let Ok(sent) = timeout_at(track_at, sent.as_mut()).await {
                 return Ok((sent?, None));
             }
             tracked = self.context.track(permit)?;

@@ -59,6 +59,7 @@ pub(super) async fn open(
     let shared = context.auth.shared();
     // Registered before the handshake, so that a session end during the handshake is not missed.
     let mut tracked = context.track(permit)?;
+    entry.record_forwarded(Instant::now().into_std());
     let switch = tokio::select! {
         biased;
         reason = closed(&mut tracked) => return Err(ForwardError::Closed(reason)),

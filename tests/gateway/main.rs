@@ -26,6 +26,7 @@ mod responses;
 mod restarts;
 mod revocation;
 mod risk;
+mod route_metrics;
 mod session;
 mod session_control;
 mod session_end;
