@@ -64,12 +64,10 @@ pub(super) fn signing_key(ring: &KeyRing, now: Timestamp) -> KeyId {
 /// Creates the file under a lock, so that two gateways that start at once use the same file.
 fn create(path: &Path) -> Result<KeyRing, KeysError> {
     let failed = |error| KeysError::File { path: path.to_owned(), error };
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        std::fs::create_dir_all(parent).map_err(failed)?;
-    }
-    let file = AtomicFile::lock(path).map_err(failed)?;
-    if file.exists() {
-        return load(path);
+    let file = AtomicFile::lock_new(path).map_err(failed)?;
+    if !file.exists() {
+        file.replace(ring.to_file().as_bytes()).map_err(failed)?;
+        info!(event = "keys.created", path = %path.display(), "keys file created; keep it secret and back it up");
     }
     let ring = KeyRing::generate(&Timestamp::now().to_string());
     file.replace(ring.to_file().as_bytes()).map_err(failed)?;

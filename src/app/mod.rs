@@ -40,6 +40,7 @@ use tracing::{info, warn};
 use crate::admin::{ReloadMode, ReloadReport};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::identity::private_file::create_private_directory;
 use crate::server::{self, InheritedSockets, Sockets};
 use crate::sessions::{SessionSettings, Shared};
 use crate::telemetry::AccessLogWriter;
@@ -88,6 +89,7 @@ pub fn start_on(
     clock: Clock,
     access_log: Option<AccessLogWriter>,
 ) -> Result<Running, StartError> {
+    create_state_dir(&config)?;
     let snapshot = Snapshot::build(config)?;
     let components = Components::build(&snapshot, clock, access_log)?;
     let workers = snapshot.workers;
@@ -115,6 +117,14 @@ pub fn start_on(
     running.start_maintenance()?;
     running.log_listeners();
     Ok(running)
+}
+
+/// Creates the state directory, if the gateway writes to it.
+fn create_state_dir(config: &Config) -> Result<(), StartError> {
+    let path = &config.server.state_dir;
+    let is_used = config.written_paths().any(|file| file.starts_with(path));
+    let created = if is_used { create_private_directory(path) } else { Ok(()) };
+    created.map_err(|error| StartError::File { path: path.clone(), error })
 }
 
 fn bind_all(

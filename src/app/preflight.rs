@@ -41,6 +41,7 @@ impl Preflight {
         found.check_accounts(config);
         found.warn_readable_secrets(config);
         found.warnings.extend(read_geoip_databases(&config.signals).1);
+        found.warn_open_state_dir(&config.server.state_dir);
         found
     }
 
@@ -121,6 +122,15 @@ impl Preflight {
             })
             .collect();
         self.warnings.extend(exposed);
+    }
+}
+/// Another user who can write to the directory can replace the keys and the users.
+fn warn_open_state_dir(&mut self, path: &Path) {
+    if std::fs::metadata(path).is_ok_and(|it| it.permissions().mode() & 0o022 != 0) {
+        let path = path.display();
+        self.warnings.push(format!(
+            "{path}: other users of this machine can replace the keys and users in it; chmod 700"
+        ));
     }
 }
 

@@ -73,6 +73,10 @@ fn summary(path: &Path, config: &Config, warnings: &[Warning]) -> String {
 
 fn as_json(problems: &[Diagnostic], warnings: &[Warning]) -> String {
     let problems: Vec<_> = problems.iter().map(Diagnostic::json).collect();
+    let state_dir = &config.server.state_dir;
+    if config.written_paths().any(|file| file.starts_with(state_dir)) {
+        text.push_str(&format!("state directory: {}\n", state_dir.display()));
+    }
     let warnings: Vec<_> = warnings.iter().map(|warning| warning.0.json()).collect();
     format!("{:#}\n", json!({ "problems": problems, "warnings": warnings }))
 }

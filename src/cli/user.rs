@@ -110,7 +110,7 @@ pub struct ImportArgs {
 
 #[derive(Debug, Args)]
 pub struct FileArgs {
-    /// Users file; by default that of the configuration, or else config/users.toml
+    /// Users file; by default that of the configuration, or else state/users.toml
     #[arg(long, value_name = "FILE")]
     pub users: Option<PathBuf>,
     #[command(flatten)]
@@ -122,7 +122,7 @@ impl FileArgs {
         if let Some(users) = &self.users {
             return Ok(users.clone());
         }
-        Ok(self.config.files()?.users.unwrap_or_else(|| PathBuf::from("config/users.toml")))
+        Ok(self.config.files()?.users.unwrap_or_else(|| PathBuf::from("state/users.toml")))
     }
 }
 

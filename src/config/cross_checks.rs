@@ -34,7 +34,7 @@ impl CrossChecks<'_> {
             self.diagnostics.error(
                 &protected.access,
                 "this route requires a session, but no login method is configured",
-                "write [login.password] with users = \"config/users.toml\"",
+                "write [login.password], and add users with `doorward user add`",
             );
         }
     }

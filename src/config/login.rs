@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::diagnostics::KeyDefault::{Required, Value};
+use super::diagnostics::KeyDefault::Value;
 use super::duration;
 use super::reader::Reader;
 use crate::rate_limit::{LoginLimits, Rate};
@@ -54,7 +54,7 @@ fn rate(
 }
 
 fn password(mut section: Reader<'_>) -> Option<PasswordOptions> {
-    let users = section.file("users", Required(r#""users.toml""#));
+    let users = section.file("users", Value(r#""state/users.toml""#));
     let min_length = section.number("min_length", Value("15"), 8..=64);
     let change = section.flag("change", Value("true"));
     let (users, min_length) = (users?.value, min_length?.value);

@@ -123,6 +123,17 @@ impl Config {
         diagnostics.finish(config)
     }
 
+    /// Returns the files and directories that the gateway writes.
+    pub fn written_paths(&self) -> impl Iterator<Item = &Path> {
+        let sessions = match &self.store.location {
+            StoreLocation::Embedded(directory) => Some(directory),
+            StoreLocation::Memory | StoreLocation::Redis(_) => None,
+        };
+        let users = self.login.password.as_ref().map(|login| &login.users);
+        let others = [sessions, users, self.audit.file.as_ref(), self.admin.socket.as_ref()];
+        others.into_iter().flatten().chain([&self.keys_file]).map(PathBuf::as_path)
+    }
+
     /// Like [`Config::load`]; also checks the files that the configuration names.
     pub fn check(path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
         let file = path.display().to_string();
