@@ -18,6 +18,7 @@ pub mod notify;
 mod preflight;
 mod reload;
 mod rlimit;
+mod runtime;
 mod secrets;
 mod snapshot;
 mod start_error;
@@ -47,8 +48,9 @@ use crate::telemetry::AccessLogWriter;
 
 use components::Components;
 use gateway::Gateway;
+use runtime::runtime;
 use snapshot::Snapshot;
-use worker::{ListenerPorts, WorkerSockets, runtime};
+use worker::{ListenerPorts, WorkerSockets};
 
 /// A running gateway. Dropping it stops it at once; [`Running::stop`] drains first.
 pub struct Running {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
-use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -33,6 +32,7 @@ use crate::telemetry::{AccessLog, RouteMetricsTable};
 use crate::tls::{Certificates, HandshakeAcceptor};
 
 use super::components::Components;
+use super::runtime::runtime;
 use super::snapshot::Snapshot;
 use super::start_error::StartError;
 
@@ -332,13 +332,4 @@ fn into_tokio(listener: StdListener) -> Option<TcpListener> {
     TcpListener::from_std(listener)
         .inspect_err(|error| warn!(event = "listener.failed", %error, "a listener cannot be used"))
         .ok()
-}
-
-/// Tasks that a worker polls before it polls its sockets. With tokio's default of 61 and thousands of ready
-/// tasks, a newly readable socket waits too long for its turn.
-const EVENT_INTERVAL: u32 = 8;
-
-/// Builds a runtime for the current thread.
-pub(super) fn runtime() -> Result<Runtime, std::io::Error> {
-    Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()
 }

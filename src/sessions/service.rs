@@ -141,6 +141,9 @@ impl Sessions {
         from: ClientContext,
     ) -> Result<NewSession, Unavailable> {
         let keys = self.store.shared.keys.load_full();
+        if keys.is_provisional() {
+            return Err(Unavailable::missing_keys());
+        }
         let user = &login.identity.user;
         let key = SessionKey { tag: UserTag(keys.user_tag(user)), id: SessionId(random_bytes()) };
         let token = Token::new(keys.signing_key().0, key, 0, random_bytes());

@@ -15,6 +15,7 @@ mod login;
 mod login_cookies;
 mod login_limits;
 mod login_pages;
+mod lost_keys;
 mod notify;
 mod operator;
 mod outage;
