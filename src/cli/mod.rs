@@ -23,8 +23,10 @@ mod service_manager;
 pub mod sessions;
 pub mod shell;
 pub mod signals;
+mod terminal;
 pub mod user;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -95,7 +97,8 @@ pub fn main() -> ExitCode {
         Command::Man(args) => shell::man(&args),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("doorward: {error:#}");
+        // Nothing is left to report to if this fails.
+        writeln!(terminal::err(), "doorward: {error:#}").unwrap_or_default();
         ExitCode::FAILURE
     })
 }

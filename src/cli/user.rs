@@ -19,6 +19,7 @@ use crate::identity::{Account, Cost, Credential, htpasswd, password_policy, user
 use crate::session::Identity;
 
 use super::config_file::ConfigArgs;
+use super::terminal;
 
 /// Add, change and list users with a password
 #[derive(Debug, Args)]
@@ -156,8 +157,8 @@ pub struct Console<'a> {
 pub fn run(args: UserArgs) -> anyhow::Result<ExitCode> {
     let mut console = Console {
         input: &mut io::stdin().lock(),
-        out: &mut io::stdout().lock(),
-        err: &mut io::stderr().lock(),
+        out: &mut terminal::out(),
+        err: &mut terminal::err(),
         prompt: &mut |prompt| rpassword::prompt_password(prompt),
     };
     Ok(ExitCode::from(run_on(&mut console, args)?))

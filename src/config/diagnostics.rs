@@ -212,16 +212,12 @@ impl<'a> Diagnostics<'a> {
     }
 
     fn diagnostic(&self, span: &Span, message: String, help: String) -> Diagnostic {
-        let whole = Diagnostic::for_file(self.file, escape_control(&message));
-        let help = Some(help).filter(|help| !help.is_empty()).map(|help| escape_control(&help));
+        let whole = Diagnostic::for_file(self.file, message);
+        let help =
+            Some(help).filter(|help| !help.is_empty()).map(|help| diagnostic::printable(&help));
         let Some(span) = span.clone() else { return Diagnostic { help, ..whole } };
         let (line, column) = diagnostic::line_column(self.source, span.start);
         let redact = diagnostic::may_hold_secret(self.source, &span);
         Diagnostic { line, column, span: Some(span), help, redact, ..whole }
     }
-}
-
-/// Replaces control characters: quoted file content must neither break the line nor control the terminal.
-fn escape_control(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

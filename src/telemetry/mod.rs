@@ -19,3 +19,4 @@ pub use gauge_guard::GaugeGuard;
 pub use limits::Limit;
 pub use log_throttle::LogThrottle;
 pub use metrics::{ADMIT, AuditStats, Metrics, Phase, RouteMetricsTable, StoreStats};
+pub use printable::{Printable, escape};

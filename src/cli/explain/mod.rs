@@ -3,7 +3,7 @@
 mod rules;
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,7 +22,7 @@ use crate::identity::Directory;
 use crate::risk::{Country, GeoIp};
 use crate::session::{ClientContext, Identity};
 
-use super::check;
+use super::{check, terminal};
 
 /// Default client address, of a documentation network (RFC 5737).
 const PLACEHOLDER_ADDR: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -154,7 +154,7 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         true => format!("{:#}\n", serde_json::to_value(&explanation)?),
         false => render(&explanation),
     };
-    io::stdout().write_all(text.as_bytes())?;
+    terminal::out().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
