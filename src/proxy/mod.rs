@@ -23,6 +23,7 @@ mod exchange_context;
 mod exchange_record;
 mod forward;
 mod forwarded_headers;
+mod frame_rhythm;
 mod local_response;
 // Public for fuzzing and for the regression tests of its findings only.
 #[doc(hidden)]

@@ -27,6 +27,7 @@ use super::access_log::AccessLogEntry;
 use super::activity_reporter::ActivityReporter;
 use super::body::{InboundBody, ResponseBody, TimedBody, Tracking};
 use super::exchange_context::{ExchangeContext, OutgoingRequest, closed};
+use super::frame_rhythm::FrameRhythm;
 use super::frames::FrameScanner;
 use super::local_response::ForwardError;
 use super::progress_timeout::Deadlines;
@@ -100,23 +101,53 @@ pub(super) async fn open(
     });
     Ok(PendingResponse::upgrade(switching_protocols(response)))
 }
+
 /// Reports the frames of a tunnel as activity.
 struct FrameActivity {
     reporter: ActivityReporter,
+    /// Whether only frames count that no timer sends.
+    ignore_timers: bool,
     /// Whether frames of the upstream count as activity too.
     count_upstream: bool,
+}
+
+/// Reports the frames of one direction as activity.
+struct FrameReporter<'a> {
+    reporter: &'a ActivityReporter,
+    /// `None` counts every frame.
+    rhythm: Option<FrameRhythm>,
+}
+
+impl FrameReporter<'_> {
+    /// Reports a data frame with this payload length.
+    fn report(&mut self, length: u64) {
+        let now = self.reporter.now();
+        if self.rhythm.as_mut().is_none_or(|rhythm| rhythm.observe(length, now)) {
+            self.reporter.touch();
+        }
+    }
 }
 
 impl FrameActivity {
     /// `None` if no frame counts as activity.
     fn new(auth: &Auth, permit: &Permit) -> Option<FrameActivity> {
-        let count_upstream = match permit.route().activity.websocket {
+        let (ignore_timers, count_upstream) = match permit.route().activity.websocket {
             ActivityFrames::None => return None,
-            ActivityFrames::Client => false,
-            ActivityFrames::Any => true,
+            ActivityFrames::Irregular => (true, false),
+            ActivityFrames::Client => (false, false),
+            ActivityFrames::Any => (false, true),
         };
         let reporter = ActivityReporter::new(auth, permit.session()?, UnixMillis(0));
-        Some(FrameActivity { reporter, count_upstream })
+        Some(FrameActivity { reporter, ignore_timers, count_upstream })
+    }
+
+    fn of_client(&self) -> FrameReporter<'_> {
+        let rhythm = self.ignore_timers.then(FrameRhythm::default);
+        FrameReporter { reporter: &self.reporter, rhythm }
+    }
+
+    fn of_upstream(&self) -> Option<FrameReporter<'_>> {
+        self.count_upstream.then(|| FrameReporter { reporter: &self.reporter, rhythm: None })
     }
 }
 
@@ -232,7 +263,6 @@ async fn relay(
     let (mut from_upstream, mut to_upstream) = io::split(upstream);
     let mut upstream_frames = FrameScanner::default();
     let activity = activity.as_ref();
-    let reporter = activity.map(|activity| &activity.reporter);
     let [client_handle, upstream_handle] =
         [(); 2].map(|()| limits.tracked.as_ref().map(ConnectionGuard::close_handle));
     let idle_timer = Arc::clone(&limits.idle_timer);
@@ -243,17 +273,15 @@ async fn relay(
         &mut client_frames,
         client_handle,
         &idle_timer,
-        reporter,
+        activity.map(FrameActivity::of_client),
     );
-    let upstream_reporter =
-        activity.filter(|activity| activity.count_upstream).map(|activity| &activity.reporter);
     let client_copy = copy(
         &mut from_upstream,
         &mut to_client,
         &mut upstream_frames,
         upstream_handle,
         &idle_timer,
-        upstream_reporter,
+        activity.and_then(FrameActivity::of_upstream),
     );
     let cause = tokio::select! {
         result = relay_both(upstream_copy, client_copy) => {
@@ -294,7 +322,7 @@ async fn copy(
     frames: &mut FrameScanner,
     mut ending: Option<CloseHandle>,
     idle_timer: &IdleTimer,
-    reporter: Option<&ActivityReporter>,
+    mut reporter: Option<FrameReporter<'_>>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_SIZE];
     loop {
@@ -317,8 +345,10 @@ async fn copy(
             rest = left;
         }
         to.flush().await?;
-        if let Some(reporter) = reporter.filter(|_| frames.take_data()) {
-            reporter.touch();
+        if let Some(reporter) = &mut reporter
+            && let Some(length) = frames.take_data()
+        {
+            reporter.report(length);
         }
     }
 }

@@ -271,8 +271,10 @@ async fn ending_other_sessions_keeps_the_own_tunnel() {
 #[tokio::test]
 async fn idle_timeout_cuts_a_tunnel() {
     let echo = Echo::start().await;
-    let (gateway, browser) = behind(echo.address).await;
-    let mut socket = open(&browser).await;
+    let routes =
+        session_route(echo.address) + "[route.session]\nactivity = { websocket = \"none\" }\n";
+    let gateway = Gateway::start(Setup { routes, clock: manual_clock(), ..Setup::default() });
+    let mut socket = open(&logged_in(&gateway, "alice").await).await;
     gateway.advance(IDLE - Duration::from_secs(1));
     revoke(&gateway, "user=bob").await;
     answers(&mut socket).await;
@@ -492,7 +494,7 @@ async fn parallel_h2_streams_get_their_own_responses() {
 
 #[tokio::test]
 async fn tunnel_frames_count_as_activity_only_if_configured() {
-    for (rule, lives) in [("none", false), ("client-frames", true)] {
+    for (rule, lives) in [("none", false), ("irregular", true), ("client-frames", true)] {
         let echo = Echo::start().await;
         let rules = format!("[route.session]\nactivity = {{ websocket = \"{rule}\" }}\n");
         let routes = session_route(echo.address) + &rules;
@@ -517,4 +519,45 @@ async fn tunnel_frames_count_as_activity_only_if_configured() {
             is_cut(&mut socket, "idle").await;
         }
     }
+}
+
+/// Sends a message and waits for its echo, so that the gateway has seen both.
+async fn exchange(socket: &mut Socket, text: &str) {
+    socket.send(Message::text(text)).await.expect("sent");
+    let echoed = timeout(CUT, socket.next()).await.expect("in time").expect("open");
+    assert_eq!(echoed.expect("a frame"), Message::text(text));
+}
+
+/// Exchanges messages for longer than the idle timeout, at the given intervals in seconds. Returns whether the
+/// session has outlived it.
+async fn outlives_idling(intervals: impl IntoIterator<Item = u64>) -> bool {
+    let echo = Echo::start().await;
+    let (gateway, mut browser) = behind(echo.address).await;
+    let mut socket = open(&browser).await;
+    let mut passed = Duration::ZERO;
+    for seconds in intervals {
+        let interval = Duration::from_secs(seconds);
+        passed += interval;
+        gateway.advance(interval);
+        let answer = browser.fetch("/.doorward/session").await;
+        if answer.status != StatusCode::OK {
+            assert!(passed >= IDLE, "after {passed:?}: {}", answer.text());
+            is_cut(&mut socket, "idle").await;
+            return false;
+        }
+        // The upstream echoes each frame of the client, which does not count.
+        exchange(&mut socket, "keep-alive").await;
+    }
+    assert!(passed > IDLE + Duration::from_secs(300), "{passed:?}");
+    true
+}
+
+#[tokio::test]
+async fn frames_of_a_timer_do_not_prevent_the_idle_timeout() {
+    assert!(!outlives_idling(std::iter::repeat_n(25, 100)).await);
+}
+
+#[tokio::test]
+async fn frames_of_a_user_prevent_the_idle_timeout() {
+    assert!(outlives_idling([300, 20, 700, 400, 90, 640, 200]).await);
 }
