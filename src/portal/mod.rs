@@ -9,6 +9,7 @@
 //! | `health` | 204 for load balancers, on any host; answered by the proxy |
 //! | `password` | form for a new password, of accounts in the users file; POST changes it |
 //! | `style.css` | stylesheet, followed by the operator's |
+//! | `session.js` | script that apps include, to show the end of a session |
 //! | `icon.svg`, `times.js` | icon of the pages; script that shows times in the zone of the browser |
 //!
 //! Two further paths belong to the portal: `/.well-known/change-password` leads to `password`, and `/` is
@@ -216,6 +217,8 @@ impl Portal {
 const GET_OR_POST: &str = "GET, HEAD, POST";
 const GET: &str = "GET, HEAD";
 
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
 /// A page of the portal.
 #[derive(Clone, Copy)]
 enum PortalPage {
@@ -248,7 +251,8 @@ impl PortalPage {
             Some("/session") => PortalPage::Session,
             Some("/style.css") => PortalPage::File("text/css; charset=utf-8", ""),
             Some("/icon.svg") => PortalPage::File("image/svg+xml", pages::ICON),
-            Some("/times.js") => PortalPage::File("text/javascript; charset=utf-8", pages::TIMES),
+            Some("/times.js") => PortalPage::File(SCRIPT, pages::TIMES),
+            Some("/session.js") => PortalPage::File(SCRIPT, pages::SESSION),
             Some(_) | None => return None,
         };
         Some(page)

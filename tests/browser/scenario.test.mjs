@@ -226,6 +226,84 @@ describe("doorward's own pages", () => {
   });
 });
 
+describe("a page with the session script", () => {
+  const check = (page) => page.evaluate(() => document.dispatchEvent(new Event("doorward:check")));
+
+  test("warns before a timeout, under the policy of our own pages", async () => {
+    const alice = await Person.sitsDown(browser);
+    await alice.logsIn(`${stage.calendar}/.web/`, stage.alice);
+    const page = await alice.opens(`${stage.calendar}/.doorward/sessions`);
+    let left = { idle_seconds: 60, absolute_seconds: 600 };
+    await page.route("**/.doorward/session", (route) => route.fulfill({ json: left }));
+    await check(page);
+    await page.getByText("You will be logged out in 60 seconds").waitFor();
+    assert.deepEqual(await barriers(page), []);
+    await picture(page, "session-ending");
+    left = { idle_seconds: 300, absolute_seconds: 600 };
+    const stays = page.waitForRequest((request) => request.method() === "HEAD");
+    await page.getByRole("button", { name: "Stay logged in" }).click();
+    assert.equal(new URL((await stays).url()).pathname, "/.doorward/sessions");
+    await page.getByText("You will be logged out").waitFor({ state: "detached" });
+    left = { idle_seconds: 600, absolute_seconds: 30 };
+    await check(page);
+    await page.getByText("You will be logged out in 30 seconds").waitFor();
+    assert.equal(await page.getByRole("button", { name: "Stay logged in" }).count(), 0);
+    assert.deepEqual(alice.troubles, []);
+    await alice.leaves();
+  });
+
+  test("offers the login after the end, keeps its content and goes on", async () => {
+    const alice = await Person.sitsDown(browser);
+    await alice.logsIn(`${stage.calendar}/.web/`, stage.alice);
+    const page = await alice.opens(`${stage.calendar}/.doorward/sessions`);
+    await page.evaluate(() => document.body.append("unsaved work"));
+    await alice.context.clearCookies();
+    await page.route("**/.doorward/session", (route) => route.fulfill({ status: 503, json: {} }));
+    await check(page);
+    assert.equal(await page.getByText("You are logged out").count(), 0, "an outage ends no session");
+    await page.unroute("**/.doorward/session");
+    await check(page);
+    await page.getByText("You are logged out").waitFor();
+    await picture(page, "session-ended");
+    const [login] = await Promise.all([
+      alice.context.waitForEvent("page"),
+      page.getByRole("link", { name: "Log in in a new tab" }).click(),
+    ]);
+    await login.fill("input[name=username]", stage.alice.name);
+    await login.fill("input[name=password]", stage.alice.password);
+    await login.press("input[name=password]", "Enter");
+    await login.waitForURL(`${stage.calendar}/.doorward/sessions`);
+    await page.bringToFront();
+    await check(page);
+    await page.getByText("You are logged out").waitFor({ state: "detached" });
+    await page.getByText("unsaved work").waitFor();
+    await alice.leaves();
+  });
+
+  test("lets an app replace the message", async () => {
+    const alice = await Person.sitsDown(browser);
+    await alice.logsIn(`${stage.calendar}/.web/`, stage.alice);
+    const page = await alice.opens(`${stage.calendar}/.doorward/sessions`);
+    const states = await page.evaluate(async () => {
+      const seen = [];
+      const ended = new Promise((resolve) => {
+        document.addEventListener("doorward:session", (event) => {
+          event.preventDefault();
+          seen.push(event.detail.state);
+          resolve();
+        });
+      });
+      globalThis.fetch = async () => Response.json({ reason: "idle", login: "/" }, { status: 401 });
+      document.dispatchEvent(new Event("doorward:check"));
+      await ended;
+      return seen;
+    });
+    assert.deepEqual(states, ["ended"]);
+    assert.equal(await page.getByText("You are logged out").count(), 0);
+    await alice.leaves();
+  });
+});
+
 describe("a WebSocket handshake", () => {
   test("brings Chromium a cookie that it keeps and sends with the next request", async (t) => {
     const server = await cookieServer(stage);

@@ -375,3 +375,27 @@ async fn a_logout_everywhere_asks_first_and_actions_are_confirmed() {
     assert!(page.contains("role=\"status\">All other sessions have ended."), "{page}");
     assert_eq!(other.fetch("/").await.status, StatusCode::UNAUTHORIZED);
 }
+
+#[tokio::test]
+async fn the_session_script_gets_what_it_needs_and_nothing_inline() {
+    let (_upstream, gateway) = gateway().await;
+    let mut alice = Browser::new(&gateway);
+    let script = alice.fetch("/.doorward/session.js").await;
+    assert_eq!(script.status, StatusCode::OK);
+    assert_eq!(script.header("content-type"), "text/javascript; charset=utf-8");
+    for forbidden in ["innerHTML", "eval(", "setAttribute(\"style\"", "localStorage"] {
+        assert!(!script.text().contains(forbidden), "{forbidden}");
+    }
+    alice.log_in("alice").await;
+    let page = alice.navigate("/.doorward/sessions").await;
+    assert!(page.text().contains("<script src=\"/.doorward/session.js\" defer>"));
+    let policy = page.header("content-security-policy");
+    assert!(policy.contains("script-src 'self'; connect-src 'self'"), "{policy}");
+    let left = alice.fetch("/.doorward/session").await.json();
+    assert!(left["idle_seconds"].is_u64() && left["absolute_seconds"].is_u64(), "{left}");
+    gateway.advance(Duration::from_secs(31 * 60));
+    let refused = alice.fetch("/.doorward/session").await;
+    let body = refused.json();
+    assert_eq!((refused.status.as_u16(), body["reason"].as_str()), (401, Some("idle")));
+    assert!(body["login"].as_str().is_some_and(|it| it.starts_with("/.doorward/login?")), "{body}");
+}

@@ -26,6 +26,9 @@ pub const ICON: &str = include_str!("../../../templates/icon.svg");
 /// Script that shows times in the zone of the browser. The pages are complete without it.
 pub const TIMES: &str = include_str!("../../../templates/times.js");
 
+/// Script that apps include to show the end of a session.
+pub const SESSION: &str = include_str!("../../../templates/session.js");
+
 /// Renders a page. Rendering text into memory does not fail; if it did, an empty page would still
 /// carry the status.
 pub fn render(page: &impl Template) -> String {
