@@ -183,7 +183,11 @@ async fn log_in_at(page: &str, browser: &mut Browser) {
 #[tokio::test]
 async fn a_second_login_of_the_same_user_cuts_no_download() {
     let streams = StreamingUpstream::start().await;
-    let gateway = Gateway::start(Setup { routes: streams.routes(""), ..Setup::default() });
+    let aging = format!(
+        "[[route]]\nhost = \"app.test\"\npath = \"/aging\"\nupstream = \"http://{}\"\naccess = \"session\"\nmax_connection_age = \"1s\"\n",
+        streams.websocket
+    );
+    let gateway = Gateway::start(Setup { routes: streams.routes("") + &aging, ..Setup::default() });
     let mut alice = Browser::new(&gateway);
     log_in_at("/small", &mut alice).await;
     let mut old = alice.clone();
@@ -192,8 +196,8 @@ async fn a_second_login_of_the_same_user_cuts_no_download() {
     streams.wait_until_seen("/tab/download").await;
     log_in_at("/small", &mut alice).await;
     assert_ne!(alice.token(), old.token());
-    // Two rounds of the revalidation of tracked connections.
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    // Closed by the revalidation of tracked connections, which has then seen the others too.
+    open_websocket(&alice, "/aging/tab".to_owned()).await.wait_until_closed().await;
     assert!(download.is_open() && socket.is_open(), "another login cut them");
     let page = alice.navigate("/.doorward/logout").await;
     let goodbye = alice.post_form("/.doorward/logout", &[("csrf", &page.form_field("csrf"))]).await;
