@@ -866,7 +866,8 @@ fn commands_escape_what_a_terminal_would_execute() {
     run(&add).expect_success();
     let users = home.path().join("users.toml");
     let text = std::fs::read_to_string(&users).expect("readable");
-    let text = text.replace("alice", &format!("al{hostile}ice"));
+    // A users file with control characters is refused.
+    let text = text.replace("alice", "al\u{202e}\u{2028}ice");
     std::fs::write(&users, text).expect("written");
     let hostile_file = format!("no{hostile}file");
     let outputs = [
