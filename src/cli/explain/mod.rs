@@ -230,18 +230,18 @@ fn render(explanation: &Explanation) -> String {
     }
     row("verdict", explanation.verdict);
     row("why", &explanation.why);
-    if explanation.renews {
+    if explanation.rotates {
         row("token", "the response sets a new one");
     }
     if let Some(effects) = explanation.effects {
         rules::render_request(effects, &mut row);
     }
-    if let Some(signals) = &explanation.signals {
-        render_risk(signals, &mut row);
+    if let Some(risk) = &explanation.risk {
+        render_risk(risk, &mut row);
     }
-    for answer in &explanation.answers {
-        let mut text = format!("{} to {}", answer.status, answer.to);
-        if let Some(location) = &answer.location {
+    for response in &explanation.responses {
+        let mut text = format!("{} to {}", response.status, response.to);
+        if let Some(location) = &response.location {
             let _ = write!(text, ", Location: {location}");
         }
         row("response", &text);
@@ -255,10 +255,7 @@ fn render(explanation: &Explanation) -> String {
 /// Renders the risk assessment.
 fn render_risk(explanation: &RiskExplanation, row: &mut impl FnMut(&str, &str)) {
     if explanation.signals.is_empty() {
-        return row(
-            "signals",
-            &format!("none, nothing is new (this route: {})", explanation.route),
-        );
+        return row("signals", &format!("none, nothing is new (this route: {})", explanation.mode));
     }
     let weighed: Vec<String> =
         explanation.signals.iter().map(|(name, weight)| format!("{name} {weight}")).collect();
@@ -269,14 +266,14 @@ fn render_risk(explanation: &RiskExplanation, row: &mut impl FnMut(&str, &str)) 
             format!("{name} {}", score.map_or("never".to_owned(), |at| at.to_string()))
         })
         .collect();
-    row("here", &explanation.here);
-    row("last", &explanation.last);
+    row("from", &explanation.from);
+    row("last from", &explanation.last_from);
     row("signals", &weighed.join(", "));
     row(
         "score",
-        &format!("{} of {}: {}", explanation.score, thresholds.join(", "), explanation.answer),
+        &format!("{} of {}: {}", explanation.score, thresholds.join(", "), explanation.action),
     );
     row("monitor", explanation.in_monitor);
     row("enforce", explanation.in_enforce);
-    row("setting", &format!("signals = \"{}\" on this route", explanation.route));
+    row("setting", &format!("signals = \"{}\" on this route", explanation.mode));
 }
