@@ -64,8 +64,8 @@ async fn exchange_all(mut client: DuplexStream, bytes: Vec<u8>) {
     // The server may close early.
     let _written = client.write_all(&bytes).await;
     let _closed = client.shutdown().await;
-    let mut answers = Vec::new();
-    let _answers = client.read_to_end(&mut answers).await;
+    let mut responses = Vec::new();
+    let _answers = client.read_to_end(&mut responses).await;
 }
 
 /// Handles a request as on a public route.
@@ -99,7 +99,7 @@ async fn forward(head: InboundHead, body: Incoming, received: Received) -> Statu
     let status = sender
         .send_request(request)
         .await
-        .map_or(StatusCode::BAD_GATEWAY, |answer| answer.status());
+        .map_or(StatusCode::BAD_GATEWAY, |response| response.status());
     drop(sender);
     let (_, _) = tokio::join!(connection, upstream);
     status

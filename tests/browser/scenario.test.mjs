@@ -58,17 +58,17 @@ describe("the login page", () => {
     const stranger = await Person.sitsDown(browser);
     const page = await stranger.opens(`${stage.calendar}/.web/`);
     await picture(page, "login");
-    const answers = [];
+    const pages = [];
     for (const user of [stage.alice, { name: "nobody-here" }]) {
       await page.goto(`${stage.calendar}/.web/`);
       await page.fill("input[name=username]", user.name);
       await page.fill("input[name=password]", "guessed");
       await page.press("input[name=password]", "Enter");
       await page.waitForLoadState();
-      answers.push(await page.locator("body").innerText());
+      pages.push(await page.locator("body").innerText());
     }
     await picture(page, "login-wrong");
-    assert.equal(answers[0], answers[1], "the page tells who exists");
+    assert.equal(pages[0], pages[1], "the page shows whether the user exists");
     assert.equal(await stranger.token(stage.calendar), undefined);
     await stranger.leaves();
   });
@@ -137,7 +137,7 @@ describe("a person with both apps open", () => {
   test("gets new tokens while both pages work on, and neither page notices", async (t) => {
     const before = [...alice.troubles];
     const tokens = { [stage.calendar]: new Set(), [stage.printer]: new Set() };
-    await until("each host renewed its token three times", async () => {
+    await until("each host rotated its token three times", async () => {
       await calendar.evaluate(() => fetch("/", { method: "PROPFIND", headers: { Depth: "1" } }));
       await printer.evaluate(() => OctoPrint.files.list());
       for (const url of Object.keys(tokens)) tokens[url].add(await alice.token(url));
@@ -146,8 +146,8 @@ describe("a person with both apps open", () => {
     await calendar.reload();
     await calendar.getByText("alice's Collections").waitFor();
     await printer.locator("#state").getByText("Operational").waitFor();
-    assert.deepEqual(alice.troubles, before, "a page noticed the renewal");
-    assert.ok(sockets.every((socket) => !socket.isClosed()), "a renewal cut a WebSocket");
+    assert.deepEqual(alice.troubles, before, "a page noticed the rotation");
+    assert.ok(sockets.every((socket) => !socket.isClosed()), "a rotation cut a WebSocket");
     for (const [url, seen] of Object.entries(tokens)) t.diagnostic(`${url}: ${seen.size} tokens seen`);
   });
 
@@ -179,14 +179,14 @@ describe("a person with both apps open", () => {
   });
 
   test("gets 401 for what a page fetches then, as JSON that says why", async () => {
-    const answer = await calendar.evaluate(async () => {
+    const fetched = await calendar.evaluate(async () => {
       const response = await fetch("/", { method: "PROPFIND", headers: { Depth: "0" } });
       return { status: response.status, type: response.headers.get("content-type"), body: await response.text() };
     });
-    assert.equal(answer.status, 401);
-    assert.match(answer.type, /^application\/json/);
-    const said = JSON.parse(answer.body);
-    assert.deepEqual(Object.keys(said).sort(), ["error", "login", "reason"]);
+    assert.equal(fetched.status, 401);
+    assert.match(fetched.type, /^application\/json/);
+    const body = JSON.parse(fetched.body);
+    assert.deepEqual(Object.keys(body).sort(), ["error", "login", "reason"]);
   });
 
   test("is sent to login when she navigates then, and can come back", async () => {
@@ -318,7 +318,7 @@ describe("a WebSocket handshake", () => {
     await person.leaves();
   });
 
-  test("with a token that is due for renewal leaves the session whole", async (t) => {
+  test("with a token that is due for rotation leaves the session whole", async (t) => {
     const alice = await Person.sitsDown(browser);
     await (await alice.logsIn(`${stage.printer}/`, stage.alice)).close();
     // A page of the same host that asks for nothing by itself.
@@ -328,9 +328,9 @@ describe("a WebSocket handshake", () => {
     const before = await alice.token(stage.printer);
     await quiet.evaluate(openSocket, "/sockjs/123/afterarest/websocket");
     const [handshake] = await until("the handshake is seen", () => handshakes.length && handshakes);
-    const renewed = (await alice.token(stage.printer)) !== before;
-    assert.equal(renewed, /^set-cookie: __Host-doorward=/im.test(handshake), handshake);
-    t.diagnostic(`the handshake ${renewed ? "carried a new token" : "left the token as it was"}`);
+    const rotated = (await alice.token(stage.printer)) !== before;
+    assert.equal(rotated, /^set-cookie: __Host-doorward=/im.test(handshake), handshake);
+    t.diagnostic(`the handshake ${rotated ? "carried a new token" : "left the token as it was"}`);
     await quiet.reload();
     assert.match(await quiet.content(), /OctoPrint/);
     assert.deepEqual(alice.troubles, []);
@@ -358,7 +358,7 @@ function openSocket(path) {
   });
 }
 
-/// The raw answers to WebSocket handshakes of a page, as the network saw them.
+/// The raw responses to WebSocket handshakes of a page, as the network saw them.
 async function watchHandshakes(context, page) {
   const seen = [];
   const session = await context.newCDPSession(page);

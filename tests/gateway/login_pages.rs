@@ -58,8 +58,8 @@ async fn a_bookmarked_login_page_names_the_logged_in_user() {
     assert_eq!(browser.token(), token, "it changes nothing");
     let csrf = page.form_field("csrf");
     let fields = [("username", "bob"), ("password", PASSWORD), ("csrf", &*csrf)];
-    let answer = browser.post_form("/.doorward/login", &fields).await;
-    assert_eq!(answer.status, StatusCode::SEE_OTHER);
+    let response = browser.post_form("/.doorward/login", &fields).await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER);
     assert!(browser.navigate("/.doorward/login").await.text().contains("<bdi>bob</bdi>"));
 }
 
@@ -129,9 +129,9 @@ async fn a_deep_link_of_8_kib_survives_the_login() {
         let form = browser.navigate(refused.header("location")).await;
         let notice = form.text().contains("too long to return to it");
         assert_eq!(notice, !survives, "{length}");
-        let answer = browser.try_log_in("alice", PASSWORD, &deep).await;
+        let response = browser.try_log_in("alice", PASSWORD, &deep).await;
         let expected = if survives { deep.as_str() } else { "/" };
-        assert_eq!(answer.header("location"), expected, "{length}");
+        assert_eq!(response.header("location"), expected, "{length}");
     }
 }
 
@@ -235,8 +235,8 @@ async fn a_host_without_a_root_route_lists_the_apps_of_the_user() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::start(Setup { routes: two_apps(&upstream), ..Setup::default() });
     let mut browser = Browser::new(&gateway);
-    let answer = browser.try_log_in("alice", PASSWORD, "/").await;
-    assert_eq!(answer.header("location"), "/");
+    let response = browser.try_log_in("alice", PASSWORD, "/").await;
+    assert_eq!(response.header("location"), "/");
     let page = browser.navigate("/").await;
     assert_eq!(page.status, StatusCode::OK, "{}", page.text());
     let text = page.text();
@@ -334,9 +334,9 @@ async fn a_wrong_or_weak_password_changes_nothing() {
         (PASSWORD, ["short", "short"], 400, "15 characters"),
         (PASSWORD, ["password123", "password123"], 400, "most common"),
     ] {
-        let answer = change(&mut alice, current, new).await;
-        assert_eq!(answer.status.as_u16(), status, "{}", answer.text());
-        assert!(answer.text().contains(text), "{}", answer.text());
+        let response = change(&mut alice, current, new).await;
+        assert_eq!(response.status.as_u16(), status, "{}", response.text());
+        assert!(response.text().contains(text), "{}", response.text());
     }
     let csrf = [("csrf", "x"), ("current", PASSWORD), ("new", NEW), ("repeated", NEW)];
     let forged = alice.post_form("/.doorward/password", &csrf).await;
@@ -365,8 +365,8 @@ async fn a_logout_everywhere_asks_first_and_actions_are_confirmed() {
     alice.log_in("alice").await;
     other.log_in("alice").await;
     let csrf = alice.navigate("/.doorward/sessions").await.form_field("csrf");
-    let ask = [("csrf", &*csrf), ("do", "confirm-all")];
-    let question = alice.post_form("/.doorward/sessions", &ask).await;
+    let confirmation = [("csrf", &*csrf), ("do", "confirm-all")];
+    let question = alice.post_form("/.doorward/sessions", &confirmation).await;
     assert!(question.text().contains("Log out everywhere?"), "{}", question.text());
     assert_eq!(other.fetch("/").await.status, StatusCode::OK, "nothing ended yet");
     let others = [("csrf", &*csrf), ("do", "end-others")];

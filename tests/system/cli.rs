@@ -67,11 +67,11 @@ fn socket_in(directory: &Path) -> PathBuf {
 }
 
 async fn reason(browser: &mut Browser) -> String {
-    let answer = browser.fetch("/").await;
-    if answer.status == StatusCode::OK {
+    let response = browser.fetch("/").await;
+    if response.status == StatusCode::OK {
         return "admitted".to_owned();
     }
-    answer.json()["reason"].as_str().expect("a reason").to_owned()
+    response.json()["reason"].as_str().expect("a reason").to_owned()
 }
 
 #[tokio::test]
@@ -253,8 +253,8 @@ impl Demo {
     async fn log_in(&self, user: &str) -> Browser {
         let mut browser = self.browser();
         let password = self.word(&format!("{user:<6} password"));
-        let answer = browser.try_log_in(user, password, "/").await;
-        assert_eq!((answer.status, answer.header("location")), (StatusCode::SEE_OTHER, "/"));
+        let response = browser.try_log_in(user, password, "/").await;
+        assert_eq!((response.status, response.header("location")), (StatusCode::SEE_OTHER, "/"));
         browser
     }
 
@@ -397,9 +397,9 @@ async fn drain_completes_requests_and_accepts_no_connection() {
         assert_eq!(idle.read(&mut [0; 16]).await.ok(), Some(0), "an idle connection is closed");
         assert!(program.is_running(), "the drain waits for the request");
         upstream.release_responses();
-        let answer = read_until(&mut stream, "hello").await;
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        assert!(answer.to_ascii_lowercase().contains("connection: close"), "{answer}");
+        let response = read_until(&mut stream, "hello").await;
+        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+        assert!(response.to_ascii_lowercase().contains("connection: close"), "{response}");
         assert_eq!(program.wait_for_exit(), Some(0), "{}", program.log());
         program.wait_for_line("end", |line| line["event"] == "gateway.stopped");
         assert!(!program.log().contains("gateway.drain-timed-out"), "{}", program.log());
@@ -501,9 +501,9 @@ async fn stop_reports_not_ready_before_it_closes_the_listeners() {
         let mut stream = TcpStream::connect(admin).await.expect("the admin port");
         let request = b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         stream.write_all(request).await.expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("an answer");
-        answer[9..12].to_owned()
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.expect("a response");
+        response[9..12].to_owned()
     };
     assert_eq!(ready().await, "200");
     let begun = Instant::now();

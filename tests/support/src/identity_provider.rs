@@ -201,12 +201,12 @@ impl Behavior {
         }
         let code = self.next("code");
         let issuer = self.metadata["issuer"].as_str().unwrap_or_default().to_owned();
-        let mut answer = form_urlencoded::Serializer::new(String::new());
-        answer.append_pair("code", &code).append_pair("state", &field(&parameters, "state"));
+        let mut response = form_urlencoded::Serializer::new(String::new());
+        response.append_pair("code", &code).append_pair("state", &field(&parameters, "state"));
         if self.sends_issuer {
-            answer.append_pair("iss", &issuer);
+            response.append_pair("iss", &issuer);
         }
-        let target = format!("{}?{}", field(&parameters, "redirect_uri"), answer.finish());
+        let target = format!("{}?{}", field(&parameters, "redirect_uri"), response.finish());
         self.codes.insert(code, Grant { parameters });
         target
     }
@@ -241,15 +241,15 @@ impl Behavior {
 
     fn tokens(&mut self, nonce: &str) -> Value {
         let access = self.next("access");
-        let mut answer =
+        let mut response =
             json!({ "token_type": "Bearer", "expires_in": 300, "access_token": access });
-        answer["id_token"] = self.signed_id_token(nonce, &access).into();
+        response["id_token"] = self.signed_id_token(nonce, &access).into();
         if self.sends_refresh_token {
             let refresh = self.next("refresh");
             self.refresh_tokens.push(refresh.clone());
-            answer["refresh_token"] = refresh.into();
+            response["refresh_token"] = refresh.into();
         }
-        answer
+        response
     }
 
     fn signed_id_token(&self, nonce: &str, access: &str) -> String {
@@ -276,7 +276,7 @@ impl Behavior {
     }
 
     /// Returns status and body for a request, or `None` for an unknown path.
-    fn answer(&mut self, request: &ProviderRequest) -> (u16, Value) {
+    fn response(&mut self, request: &ProviderRequest) -> (u16, Value) {
         let path = request.path.split('?').next().unwrap_or_default();
         let is_client = is_authenticated(request);
         match (request.method.as_str(), path) {
@@ -345,7 +345,7 @@ fn respond(state: &mut Behavior, request: &ProviderRequest) -> (Vec<u8>, bool) {
         Some(Scripted::Raw(bytes)) => (bytes, true),
         Some(Scripted::Json(status, body)) => (json_response(status, &body), false),
         None => {
-            let (status, body) = state.answer(request);
+            let (status, body) = state.response(request);
             (json_response(status, &body), false)
         }
     }
