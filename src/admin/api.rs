@@ -9,7 +9,7 @@ use http_body_util::Full;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::sessions::{ConfirmedRevocation, EndCause, SessionInfo};
+use crate::sessions::{ConfirmedRevocation, EndCause, SessionInfo, UserRef};
 use crate::store::{Advice, Durability, FlushCause, RedisStats, Unavailable};
 use crate::telemetry::StoreStats;
 use crate::telemetry::process::ProcessStats;
@@ -93,11 +93,7 @@ impl Admin {
         if self.draining.is_cancelled() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "not ready: stopping\n");
         }
-        let is_keyless = || self.sessions().shared().keys.load().is_provisional();
         match self.sessions().store().ping().await {
-            Ok(()) if is_keyless() => {
-                text(StatusCode::SERVICE_UNAVAILABLE, "not ready: the keys file is missing\n")
-            }
             Ok(()) => text(StatusCode::OK, "ready\n"),
             Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {error}\n")),
         }
@@ -121,12 +117,22 @@ impl Admin {
 
     async fn list(&self, query: &str) -> TextResponse {
         let sessions = match query_parameter(query, "user") {
-            Some(user) => self.sessions().list_user_sessions(&self.account(user)).await,
+            Some(user) => self.list_user(&self.account(user)).await,
             None => self.sessions().list_all_sessions(LIST_LIMIT).await,
         };
         json_response(
             sessions.map(|list| json!(list.iter().map(SessionView::from).collect::<Vec<_>>())),
         )
+    }
+
+    /// Lists the sessions of every account with this name.
+    async fn list_user(&self, user: &str) -> Result<Vec<SessionInfo>, Unavailable> {
+        let sessions = self.sessions();
+        let mut all = Vec::new();
+        for tag in sessions.accounts.named(user).await? {
+            all.extend(sessions.list_user_sessions(&tag).await?);
+        }
+        Ok(all)
     }
 
     async fn show(&self, handle: &str) -> TextResponse {
@@ -162,13 +168,33 @@ impl Admin {
         }
     }
 
-    /// Revokes the sessions of a name without an account too, because sessions of a deleted account may
-    /// still exist.
+    /// Revokes the sessions of every account with this name. A name without an account is revoked too,
+    /// because sessions of a deleted account may still exist.
     async fn revoke_user(&self, name: String, cause: EndCause) -> TextResponse {
         let account = self.sessions().shared().login_methods.user(&name);
         let (is_known, user) = (account.is_some(), account.unwrap_or(name));
-        let revoked = self.sessions().revoker.revoke_user_sessions(&user, None, cause).await;
+        let revoked = self.revoke_accounts(&user, cause).await;
         revocation_response(&user, is_known, revoked)
+    }
+
+    /// The account of the users file comes first: the others need a store that can be read.
+    async fn revoke_accounts(
+        &self,
+        user: &str,
+        cause: EndCause,
+    ) -> Result<ConfirmedRevocation, Unavailable> {
+        let sessions = self.sessions();
+        let revoker = &sessions.revoker;
+        let own = UserRef { tag: sessions.shared().user_tag(user), user };
+        let mut total = revoker.revoke_user_sessions(own, None, cause.clone()).await?;
+        for tag in sessions.accounts.named(user).await? {
+            if tag != own.tag {
+                let account = UserRef { tag, user };
+                let revoked = revoker.revoke_user_sessions(account, None, cause.clone()).await?;
+                total = ConfirmedRevocation { ended: total.ended + revoked.ended, ..revoked };
+            }
+        }
+        Ok(total)
     }
 
     /// Works without an account too, because the history of a user outlives their account.
@@ -177,9 +203,16 @@ impl Admin {
             return text(StatusCode::BAD_REQUEST, "set user\n");
         };
         let user = self.account(user);
-        json_response(
-            self.sessions().histories.delete(&user).await.map(|()| json!({ "forgotten": user })),
-        )
+        let forgotten = self.forget_accounts(&user).await;
+        json_response(forgotten.map(|()| json!({ "forgotten": user })))
+    }
+
+    async fn forget_accounts(&self, user: &str) -> Result<(), Unavailable> {
+        let sessions = self.sessions();
+        for tag in sessions.accounts.named(user).await? {
+            sessions.histories.delete(UserRef { tag, user }).await?;
+        }
+        Ok(())
     }
 
     /// Reloads on another thread, because files are read. A configuration with problems gets a 422.

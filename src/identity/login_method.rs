@@ -1,9 +1,10 @@
-//! Login methods. Another one (OIDC, LDAP, passkeys) is a variant of [`LoginMethod`] and a file.
-//!
-//! User names are unique across all login methods.
+//! Login methods whose accounts this gateway checks at every request. Another one (LDAP, passkeys) is a variant
+//! of [`LoginMethod`] and a file. Accounts of OpenID Connect providers are checked at the provider.
 
+use std::fmt;
 use std::sync::Arc;
 
+use crate::clock::UnixMillis;
 use crate::session::{EndReason, Identity, Provider, Record};
 
 use super::account::Account;
@@ -23,6 +24,27 @@ pub struct VerifiedLogin {
     /// Digest of the credential used; zero if the login method has none. The session ends when it
     /// changes.
     pub credential_digest: [u8; 8],
+    /// What an external provider reported beside the identity.
+    pub external: Option<Box<ExternalFacts>>,
+}
+
+/// What an external provider reports beside the identity.
+#[derive(Clone, Default)]
+pub struct ExternalFacts {
+    /// Issuer and its ID of the session; `None` if the provider named none.
+    pub provider_session: Option<String>,
+    /// When the user proved their identity to the provider; zero if it is unknown.
+    pub authenticated: UnixMillis,
+    /// The encoded ID token.
+    pub id_token: String,
+    pub refresh_token: Option<String>,
+}
+
+/// Without the tokens.
+impl fmt::Debug for ExternalFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ExternalFacts(authenticated {:?})", self.authenticated)
+    }
 }
 
 impl From<&Account> for VerifiedLogin {
@@ -30,6 +52,7 @@ impl From<&Account> for VerifiedLogin {
         VerifiedLogin {
             identity: Arc::clone(&account.identity),
             credential_digest: account.credential_digest,
+            external: None,
         }
     }
 }
@@ -101,7 +124,6 @@ impl LoginMethods {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::UnixMillis;
     use crate::identity::{Cost, Credential, Directory, PasswordSettings};
     use crate::secret::{KeyRing, random_bytes};
     use crate::session::{ClientContext, SessionId, SessionKey, Token, UserTag};
@@ -141,7 +163,7 @@ mod tests {
         assert_eq!(end("alice", [1; 8], Provider::Password), Some(EndReason::CredentialChanged));
         assert_eq!(end("bob", [1; 8], Provider::Password), Some(EndReason::AccountGone));
         // Bob has no account in the users file, but logged in elsewhere.
-        assert_eq!(end("bob", [0; 8], Provider::External("example".to_owned())), None);
+        assert_eq!(end("bob", [0; 8], Provider::External(Box::default())), None);
         let no_methods = LoginMethods::default();
         let recorded = no_methods.current_identity(&record("bob", [1; 8], Provider::Password));
         assert_eq!(recorded.expect("the recorded identity").user, "bob");

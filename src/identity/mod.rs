@@ -1,9 +1,10 @@
-//! Login methods. So far there is one: passwords of a users file, with rate limits.
+//! Login methods: passwords of a users file, with rate limits, and OpenID Connect providers.
 //!
 //! | module | contents |
 //! | --- | --- |
 //! | [`login_method`] | [`LoginMethod`]: the configured login methods; [`VerifiedLogin`]: their result |
 //! | [`password`] | [`PasswordLogin`]: one login attempt |
+//! | [`external`] | [`LoginProvider`]: an OpenID Connect provider, and the identity of its users |
 //! | `hash_queue` | the fair queue for password hashing |
 //! | [`password_policy`] | rules for new passwords |
 //! | [`directory`] | [`Directory`]: the accounts in the current users file |
@@ -25,6 +26,7 @@
 pub mod account;
 pub mod credential;
 pub mod directory;
+pub mod external;
 mod hash_queue;
 pub mod htpasswd;
 pub mod login_method;
@@ -37,7 +39,8 @@ pub mod users_file_editor;
 pub use account::Account;
 pub use credential::{Cost, Credential};
 pub use directory::{AccountChange, ChangeKind, Directory};
+pub use external::{LoginProvider, LoginProviders, hash_session, session_name};
 pub use hash_queue::QueuePlace;
-pub use login_method::{LoginMethod, LoginMethods, VerifiedLogin};
+pub use login_method::{ExternalFacts, LoginMethod, LoginMethods, VerifiedLogin};
 pub use password::{LoginOutcome, PasswordLogin, PasswordSettings};
 pub use users_file::UsersError;

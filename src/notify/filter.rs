@@ -65,6 +65,8 @@ fn is_routine(reason: EndReason) -> bool {
         | EndReason::EndedByUser
         | EndReason::LogoutEverywhere
         | EndReason::LogoutByApp
+        | EndReason::LogoutByProvider
+        | EndReason::ProviderEnded
         | EndReason::SessionLimit => true,
         EndReason::Revoked
         | EndReason::EndedByOperator

@@ -11,9 +11,10 @@ use crate::risk::describe_user_agent;
 use crate::session::context::network_display;
 use crate::session::notice::{ClientSummary, NoticeId, SecurityNotice};
 use crate::session::{ClientContext, EndReason, SessionKey};
-use crate::sessions::{EndCause, SessionInfo};
+use crate::sessions::{EndCause, SessionInfo, UserRef};
 
 use super::forms::{self, CSRF, FormFields, LoginState, RETURN_URL};
+use super::login::session_info;
 use super::pages::{
     self, ClientRow, EverywherePage, NoticeRow, ReturnLink, SessionRow, SessionsPage,
 };
@@ -61,7 +62,7 @@ impl Portal {
             Ok(session) => session,
             Err(denial) => return self.deny(head, &denial),
         };
-        match self.auth.sessions().list_user_sessions(&session.record.identity.user).await {
+        match self.auth.sessions().list_user_sessions(&session.key.tag).await {
             Ok(sessions) => self.list(head, &session, &sessions).await,
             Err(error) => self.deny(head, &DenyReason::Unavailable(error)),
         }
@@ -97,13 +98,8 @@ impl Portal {
     }
 
     /// Returns the URL of this page with the return URL and what was done, for a message.
-    pub(super) fn sessions_page(
-        &self,
-        head: &InboundHead,
-        fields: &FormFields,
-        done: &str,
-    ) -> String {
-        let target = self.return_url(head, fields.text(RETURN_URL));
+    pub(super) fn sessions_page(&self, head: &InboundHead, sealed: &str, done: &str) -> String {
+        let target = self.return_url(head, sealed);
         let state = LoginState { reason: done.to_owned(), target, ..LoginState::default() };
         let (shared, host) = (self.auth.shared(), head.host.to_string());
         match state.seal(&shared.keys.load(), &host, shared.clock.now()) {
@@ -134,10 +130,10 @@ impl Portal {
         let done = action.code();
         match self.apply(&session, action, head.client_context()).await {
             Ok(true) => {
-                let page = self.sessions_page(head, &fields, done);
+                let page = self.sessions_page(head, fields.text(RETURN_URL), done);
                 self.with_session_token(see_other(&page), &session)
             }
-            Ok(false) => self.logout_response(head),
+            Ok(false) => self.after_logout(head, &[session_info(session)]).await,
             Err(denial) => self.deny(head, &denial),
         }
     }
@@ -152,12 +148,13 @@ impl Portal {
         let cause = |reason| EndCause::user(reason, session.key.id, client);
         let user = &session.record.identity.user;
         let current = session.key;
+        let account = UserRef::of(&current, user);
         match action {
             SessionAction::One(handle) => {
                 let sessions = self
                     .auth
                     .sessions()
-                    .list_user_sessions(user)
+                    .list_user_sessions(&current.tag)
                     .await
                     .map_err(DenyReason::Unavailable)?;
                 let found = sessions.iter().find(|session| session.key.id.handle() == handle);
@@ -173,7 +170,7 @@ impl Portal {
                     .sessions()
                     .revoker
                     .revoke_user_sessions(
-                        user,
+                        account,
                         Some(session.key.id),
                         cause(EndReason::LogoutEverywhere),
                     )
@@ -183,7 +180,7 @@ impl Portal {
             SessionAction::All => {
                 let cause = cause(EndReason::LogoutEverywhere);
                 let revoker = &self.auth.sessions().revoker;
-                let ended = revoker.revoke_user_sessions(user, None, cause).await;
+                let ended = revoker.revoke_user_sessions(account, None, cause).await;
                 ended.map(|_| false).map_err(DenyReason::Unavailable)
             }
             SessionAction::Dismiss(id) => {

@@ -9,7 +9,6 @@
 //! - A client that disconnects cancels nothing: the upstream has processed the logout, and so must the proxy.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::header::HeaderName;
 use http::{HeaderMap, Response, StatusCode};
@@ -22,7 +21,7 @@ use crate::message::{CookieLookup, InboundHead, Requester};
 use crate::portal::Problem;
 use crate::route::{Route, SessionCommand, is_success};
 use crate::session::{ClientContext, EndReason};
-use crate::sessions::{EndCause, NewToken};
+use crate::sessions::{EndCause, NewToken, UserRef};
 use crate::store::Unavailable;
 use crate::telemetry::events::Actor;
 
@@ -96,8 +95,6 @@ impl SessionControl {
         entry: &mut AccessLogEntry,
     ) -> PendingResponse {
         let (forwarder, requester) = (Arc::clone(&self.forwarder), self.requester.clone());
-        // For a client that leaves before the task has ended.
-        entry.record_forwarded(Instant::now());
         let mut task_entry = entry.clone();
         let result = forwarder.context.tunnels.tracker.spawn(async move {
             let pending = self.forward_and_apply(exchange, &mut task_entry).await;
@@ -188,12 +185,13 @@ impl SessionControl {
     async fn end_all(&self, session: &SessionSnapshot) -> Result<(), Unavailable> {
         let actor = Actor::App { session: session.key.id, client: self.context.clone() };
         let cause = EndCause { reason: EndReason::LogoutByApp, actor };
+        let user = &session.record.identity.user;
         self.forwarder
             .context
             .auth
             .sessions()
             .revoker
-            .revoke_user_sessions(&session.record.identity.user, None, cause)
+            .revoke_user_sessions(UserRef::of(&session.key, user), None, cause)
             .await
             .map(drop)
     }

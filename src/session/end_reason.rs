@@ -27,11 +27,15 @@ pub enum EndReason {
     AccountDisabled,
     /// A login beyond the maximum number of sessions per user.
     SessionLimit,
+    /// The user logged out at their identity provider.
+    LogoutByProvider,
+    /// The identity provider no longer confirms the login.
+    ProviderEnded,
 }
 
 impl EndReason {
     /// All reasons with their codes in a store.
-    pub const ALL: [(EndReason, u8); 16] = [
+    pub const ALL: [(EndReason, u8); 18] = [
         (EndReason::Logout, 1),
         (EndReason::Revoked, 2),
         (EndReason::Replaced, 3),
@@ -48,6 +52,8 @@ impl EndReason {
         (EndReason::LogoutByApp, 14),
         (EndReason::AccountDisabled, 15),
         (EndReason::SessionLimit, 16),
+        (EndReason::LogoutByProvider, 17),
+        (EndReason::ProviderEnded, 18),
     ];
 
     /// Returns the code in a store.
@@ -80,6 +86,8 @@ impl EndReason {
             EndReason::LogoutByApp => "logout-by-app",
             EndReason::AccountDisabled => "account-disabled",
             EndReason::SessionLimit => "session-limit",
+            EndReason::LogoutByProvider => "logout-by-provider",
+            EndReason::ProviderEnded => "provider-ended",
         }
     }
 }

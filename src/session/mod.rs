@@ -17,8 +17,9 @@ pub mod context;
 pub mod decide;
 pub mod end_reason;
 pub mod expiry;
+pub mod extension;
 pub mod fingerprint;
-pub mod identity_fields;
+pub mod identity;
 pub mod known_locations;
 pub mod notice;
 pub mod policy;
@@ -33,11 +34,15 @@ pub use decide::{
 };
 pub use end_reason::EndReason;
 pub use expiry::{Expiry, Remaining, SessionDeadlines, SessionFacts};
+pub use extension::Extension;
 pub use fingerprint::TlsFingerprint;
+pub use identity::{
+    ExternalLogin, Identity, PASSWORD_METHOD, Provider, oidc_account, oidc_subject,
+};
 pub use known_locations::LocationStatus;
 pub use notice::SecurityNotice;
 pub use policy::{OnReuse, PolicyError, RoutePolicy, SessionPolicy, SignalsMode};
-pub use record::{Identity, Provider, Record, Superseded};
+pub use record::{Record, Superseded};
 pub use token::{Token, TokenError};
 pub use user_history::UserHistory;
 
@@ -66,7 +71,7 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// Keyed hash of the user name. Prefixes all store keys of one user, so they share a Redis Cluster slot.
+/// Keyed hash of the account ([`Identity::account`]). Prefixes all store keys of one user, so they share a Redis Cluster slot.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct UserTag(pub [u8; 8]);
 

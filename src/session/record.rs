@@ -13,7 +13,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::context::ClientContext;
+use super::extension::Extension;
 use super::fingerprint::TlsFingerprint;
+use super::identity::Identity;
 use super::{SessionKey, Token};
 use crate::clock::UnixMillis;
 use crate::secret::seal::{self, OpenError};
@@ -60,13 +62,6 @@ pub struct Record {
     pub extensions: Vec<Extension>,
 }
 
-/// A field that format 5 adds to the record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Extension {
-    pub id: u16,
-    pub value: Vec<u8>,
-}
-
 /// Networks and clients beside those of the login. Empty for most sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownLocations {
@@ -90,29 +85,6 @@ pub(super) struct KnownClient {
     pub(super) user_agent: String,
     pub(super) fingerprint: Option<TlsFingerprint>,
     pub(super) trusted: bool,
-}
-
-/// The user of a session, as established at login.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Identity {
-    /// User name, unique in this installation.
-    pub user: String,
-    pub name: Option<String>,
-    pub email: Option<String>,
-    pub groups: Vec<String>,
-    /// Extension 1 of format 5; absent for the password provider.
-    #[serde(skip)]
-    pub provider: Provider,
-}
-
-/// The identity provider that authenticated the user.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub enum Provider {
-    /// The users file.
-    #[default]
-    Password,
-    /// An external provider, by its configured name.
-    External(String),
 }
 
 /// The token before the current one.
@@ -154,9 +126,6 @@ pub enum RecordError {
 
 const FORMAT_4: u8 = 4;
 const FORMAT_5: u8 = 5;
-
-/// ID of the extension with the name of an external provider.
-const PROVIDER: u16 = 1;
 
 impl Record {
     /// Creates the record of a new session with its first token.
@@ -234,7 +203,7 @@ impl Record {
         if record.generation != generation {
             return Err(RecordError::Format);
         }
-        if keys.user_tag(&record.identity.user) != key.tag.0 {
+        if keys.user_tag(record.identity.account()) != key.tag.0 {
             return Err(RecordError::User);
         }
         Ok(record)
@@ -243,13 +212,8 @@ impl Record {
     /// Encodes the record in the oldest format that can represent it.
     fn encode(&self) -> (u8, Vec<u8>) {
         let mut plain = postcard::to_allocvec(self).unwrap_or_default();
-        let provider = match &self.identity.provider {
-            Provider::Password => None,
-            Provider::External(name) => {
-                Some(Extension { id: PROVIDER, value: name.clone().into_bytes() })
-            }
-        };
-        let mut extensions: Vec<_> = provider.iter().chain(&self.extensions).collect();
+        let external = self.identity.provider.extensions();
+        let mut extensions: Vec<_> = external.iter().chain(&self.extensions).collect();
         extensions.sort_by_key(|extension| extension.id);
         if extensions.is_empty() {
             return (FORMAT_4, plain);
@@ -270,20 +234,13 @@ impl Record {
             return Err(RecordError::Format);
         }
         for extension in extensions {
-            record.apply_extension(extension)?;
+            match record.identity.provider.apply(&extension) {
+                Some(true) => {}
+                Some(false) => record.extensions.push(extension),
+                None => return Err(RecordError::Format),
+            }
         }
         Ok(record)
-    }
-
-    fn apply_extension(&mut self, extension: Extension) -> Result<(), RecordError> {
-        match extension.id {
-            PROVIDER => {
-                let name = String::from_utf8(extension.value).map_err(|_| RecordError::Format)?;
-                self.identity.provider = Provider::External(name);
-            }
-            _ => self.extensions.push(extension),
-        }
-        Ok(())
     }
 }
 
@@ -312,7 +269,7 @@ mod tests {
 
     use super::*;
     use crate::secret::random_bytes;
-    use crate::session::{SessionId, UserTag};
+    use crate::session::{ExternalLogin, Provider, SessionId, UserTag};
 
     fn sample(keys: &KeyRing, user: &str) -> (SessionKey, Record) {
         let key = SessionKey { tag: UserTag(keys.user_tag(user)), id: SessionId(random_bytes()) };
@@ -352,7 +309,8 @@ mod tests {
     }
 
     fn external(record: &Record) -> Record {
-        let provider = Provider::External("example".to_owned());
+        let provider = ExternalLogin { provider: "example".to_owned(), ..Default::default() };
+        let provider = Provider::External(Box::new(provider));
         Record { identity: Identity { provider, ..record.identity.clone() }, ..record.clone() }
     }
 
@@ -372,7 +330,7 @@ mod tests {
         let keys = KeyRing::generate("now");
         let (key, record) = sample(&keys, "alice");
         let extension = |id| Extension { id, value: vec![1, 2, 3] };
-        let extensions = vec![extension(2), extension(u16::MAX)];
+        let extensions = vec![extension(100), extension(u16::MAX)];
         for record in [external(&record), record] {
             let record = Record { extensions: extensions.clone(), ..record };
             let read = Record::open(&keys, &key, &record.seal(&keys, &key)).expect("a record");
@@ -405,6 +363,26 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_an_external_account_opens_under_the_tag_of_the_account_only() {
+        let keys = KeyRing::generate("now");
+        let (names, record) = sample(&keys, "alice");
+        let login = ExternalLogin {
+            provider: "example".to_owned(),
+            account: "oidc:https://id.test#1234".to_owned(),
+            acr: Some("phr".to_owned()),
+            provider_session: [7; 8],
+            confirmed: UnixMillis(1_500),
+        };
+        let tag = UserTag(keys.user_tag(&login.account));
+        let provider = Provider::External(Box::new(login));
+        let record = Record { identity: Identity { provider, ..record.identity }, ..record };
+        let own = SessionKey { tag, ..names };
+        assert_eq!(Record::open(&keys, &own, &record.seal(&keys, &own)), Ok(record.clone()));
+        let opened = Record::open(&keys, &names, &record.seal(&keys, &names));
+        assert_eq!(opened, Err(RecordError::User), "the name alone is another account");
+    }
+
+    #[test]
     fn malformed_extensions_are_refused() {
         let (_, record) = sample(&KeyRing::generate("now"), "alice");
         let decode = |extensions: &[Extension]| {
@@ -413,10 +391,15 @@ mod tests {
             Record::decode(FORMAT_5, &plain)
         };
         let extension = |id, value: &[u8]| Extension { id, value: value.to_vec() };
-        assert!(decode(&[extension(1, b"example"), extension(7, b"")]).is_ok());
-        let twice = [extension(7, b""), extension(7, b"")];
-        let unordered = [extension(7, b""), extension(1, b"example")];
-        for extensions in [&twice[..], &unordered, &[extension(1, &[0xff])]] {
+        assert!(decode(&[extension(1, b"example"), extension(70, b"")]).is_ok());
+        let twice = [extension(70, b""), extension(70, b"")];
+        let unordered = [extension(70, b""), extension(1, b"example")];
+        let without_provider = [extension(2, b"oidc:https://id.test#1")];
+        let wrong_lengths = [4, 5].map(|id| [extension(1, b"example"), extension(id, b"123")]);
+        for extensions in [&twice[..], &unordered, &[extension(1, &[0xff])], &without_provider]
+            .into_iter()
+            .chain(wrong_lengths.iter().map(|wrong| &wrong[..]))
+        {
             assert_eq!(decode(extensions), Err(RecordError::Format));
         }
         let mut plain = postcard::to_allocvec(&record).expect("a record");

@@ -9,7 +9,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use crate::clock::UnixMillis;
 use crate::connections::{CloseReason, run_checks};
 use crate::route::Route;
-use crate::session::{Record, RevocationCutoff, SessionFacts, SessionKey};
+use crate::session::{Provider, Record, RevocationCutoff, SessionFacts, SessionKey};
 use crate::store::{Loaded, PendingLoad, StoreChange, VerifiedSession};
 
 use super::global_revocation;
@@ -30,7 +30,11 @@ pub async fn revalidate_connections(current: &ArcSwap<Sessions>) {
     let check_one = |key| {
         let sessions = current.load_full();
         async move {
-            check(sessions.verified_store(), &key).await;
+            if let Some(record) = check(sessions.verified_store(), &key).await
+                && record.identity.provider != Provider::Password
+            {
+                tokio::spawn(async move { sessions.recheck(&key, &record).await });
+            }
             key
         }
     };
@@ -42,7 +46,9 @@ pub async fn revalidate_connections(current: &ArcSwap<Sessions>) {
 /// Judges connections by the routes of the last reload. Needs no store, so an outage delays nothing.
 fn judge_routes(store: &VerifiedStore) {
     let admits = |record: &Record, route: &Route| {
-        store.shared.current_identity(record).is_ok_and(|identity| route.admits(&identity))
+        store.shared.current_identity(record).is_ok_and(|identity| {
+            route.accepts_login(&identity.provider) && route.admits(&identity)
+        })
     };
     store.shared.connections.judge_routes(admits);
 }
@@ -82,19 +88,24 @@ fn on_change(store: &VerifiedStore, change: StoreChange) {
     }
 }
 
-async fn check(store: &VerifiedStore, key: &SessionKey) {
+/// Returns the record of a live session.
+async fn check(store: &VerifiedStore, key: &SessionKey) -> Option<Arc<Record>> {
     // The response reflects the time of the command. A later time could expire a session that was
     // active at another gateway.
     let (requested_at, now) = (Instant::now(), store.now());
-    let Ok((load, loaded)) = store.load_latest(key).await else { return };
+    let (load, loaded) = store.load_latest(key).await.ok()?;
     let connections = &store.shared.connections;
     match evaluate(store, key, &load, loaded, now) {
-        CheckOutcome::Ended => connections.close_session(key, CloseReason::SessionEnded),
+        CheckOutcome::Ended => {
+            connections.close_session(key, CloseReason::SessionEnded);
+            None
+        }
         CheckOutcome::Alive(session) => {
             connections.confirm(key, &session.record, session.touched, requested_at);
             connections.close_by_route(key, now);
+            Some(session.record)
         }
-        CheckOutcome::Unreadable => {}
+        CheckOutcome::Unreadable => None,
     }
 }
 

@@ -3,8 +3,9 @@
 //! A verified store wraps the store of one worker and checks each loaded session against the
 //! [session cache](crate::store::SessionCache).
 //! The services above it have one noun each: [`Sessions`], [`Revoker`], [`SessionUpdater`],
-//! [`UserHistories`] and [`LoginThrottle`]. All workers share [`Shared`].
+//! [`UserHistories`], [`LoginThrottle`], [`Accounts`] and [`ProviderTokenStore`]. All workers share [`Shared`].
 
+mod accounts;
 mod connection_check;
 mod end_cause;
 pub(crate) mod end_report;
@@ -16,7 +17,12 @@ mod login_throttle;
 mod new_token;
 mod outage;
 mod pending_ends;
+mod provider_logout;
+mod provider_tokens;
+mod recheck;
+mod recheck_attempts;
 mod revocation;
+mod sealed_values;
 mod service;
 mod settings;
 mod shared;
@@ -24,17 +30,21 @@ mod shared;
 pub(crate) mod test_support;
 mod updater;
 mod user_history;
+mod user_ref;
 pub(crate) mod verified_store;
 
+pub use accounts::Accounts;
 pub use connection_check::{follow_changes, revalidate_connections};
 pub use end_cause::{EndCause, SessionInfo};
 pub use events::Events;
 pub use login_throttle::{LoginAttempt, LoginThrottle};
 pub use new_token::NewToken;
 pub use outage::StoreOutage;
+pub use provider_tokens::{ProviderTokenStore, ProviderTokens, RefreshClaim};
 pub use revocation::{ConfirmedRevocation, Revoker};
 pub use service::{NewSession, RecoverableSession, Sessions};
 pub use settings::SessionSettings;
 pub use shared::{Shared, SharedParts};
 pub use updater::SessionUpdater;
-pub use user_history::{UserHistories, UserRef};
+pub use user_history::UserHistories;
+pub use user_ref::UserRef;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::clock::UnixMillis;
-use crate::identity::VerifiedLogin;
+use crate::identity::{ExternalFacts, VerifiedLogin};
 use crate::message::CookieLookup;
 use crate::risk::GeoInfo;
 use crate::secret::{constant_time_eq, random_bytes};
@@ -21,21 +21,24 @@ use crate::store::{Loaded, SessionListing, Slot, Store, Unavailable, VerifiedSes
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::{EventContext, RiskContext};
 
+use super::accounts::Accounts;
 use super::end_cause::{EndCause, SessionInfo};
 use super::events::event_context;
 use super::login_throttle::LoginThrottle;
+use super::provider_tokens::{ProviderTokenStore, ProviderTokens};
 use super::revocation::Revoker;
 use super::settings::SessionSettings;
 use super::shared::Shared;
 use super::updater::SessionUpdater;
-use super::user_history::{UserHistories, UserRef};
+use super::user_history::UserHistories;
+use super::user_ref::UserRef;
 use super::verified_store::{LoadError, VerifiedStore};
 use super::{expiry_watch, global_revocation};
 
 /// Maximum time a cutoff may lie in the future. Clocks can be wrong by an hour.
 const MAX_CUTOFF_AHEAD: Duration = Duration::from_hours(2);
 
-/// How often the end of a replaced session checks the session that replaced it, which may end elsewhere.
+/// How often the end of a replaced session waits for its open connections.
 const OPEN_CHECK: Duration = Duration::from_secs(1);
 
 /// Records opened before the task yields.
@@ -78,6 +81,8 @@ pub struct Sessions {
     pub updater: SessionUpdater,
     pub histories: UserHistories,
     pub throttle: LoginThrottle,
+    pub accounts: Accounts,
+    pub tokens: ProviderTokenStore,
 }
 
 impl Sessions {
@@ -89,6 +94,8 @@ impl Sessions {
             updater: SessionUpdater::new(store.clone()),
             histories: UserHistories::new(store.clone()),
             throttle: LoginThrottle::new(store.clone()),
+            accounts: Accounts::new(store.clone()),
+            tokens: ProviderTokenStore::new(store.clone()),
             store,
         }
     }
@@ -141,11 +148,9 @@ impl Sessions {
         from: ClientContext,
     ) -> Result<NewSession, Unavailable> {
         let keys = self.store.shared.keys.load_full();
-        if keys.is_provisional() {
-            return Err(Unavailable::missing_keys());
-        }
         let user = &login.identity.user;
-        let key = SessionKey { tag: UserTag(keys.user_tag(user)), id: SessionId(random_bytes()) };
+        let tag = UserTag(keys.user_tag(login.identity.account()));
+        let key = SessionKey { tag, id: SessionId(random_bytes()) };
         let token = Token::new(keys.signing_key().0, key, 0, random_bytes());
         let cutoff = self.store.track_errors(self.store.raw.user_cutoff(&key.tag).await)?;
         // Read again: a session created before the cutoff would end at once.
@@ -161,6 +166,10 @@ impl Sessions {
         let mut record =
             Record::new(Identity::clone(&login.identity), &token, created, end, from.clone());
         record.credential = login.credential_digest;
+        if let Some(external) = &login.external {
+            // A provider may log a user in without asking for a password.
+            record.authenticated = external.authenticated.min(created);
+        }
         let user = UserRef { tag: key.tag, user };
         let history = self.histories.load(user).await;
         if let Some(history) = &history {
@@ -173,13 +182,16 @@ impl Sessions {
         }
         let cause = EndCause::user(EndReason::SessionLimit, key.id, from.clone());
         self.enforce_max_per_user(&key.tag, &replaced, cause).await?;
+        if let Some(external) = &login.external {
+            Box::pin(self.save_external(login, external, key, end)).await?;
+        }
         let sealed = record.seal(&keys, &key);
         self.store.track_errors(self.store.raw.create(&key, &sealed, created, end).await)?;
         let policy = &self.store.settings.policy;
         self.store.shared.expiry_watch.watch(&key, &record, created, policy);
         for session in &replaced {
             let cause = EndCause::user(EndReason::Replaced, key.id, from.clone());
-            self.end_replaced(session, &login.identity.user, key, cause).await?;
+            self.end_replaced(session, key, cause).await?;
         }
         self.store
             .shared
@@ -193,25 +205,36 @@ impl Sessions {
         Ok(NewSession { token, has_notices, left: end.since(self.store.now()) })
     }
 
+    /// Stores what belongs to a session of an external provider, before the session exists: a logout at the
+    /// provider must find it.
+    async fn save_external(
+        &self,
+        login: &VerifiedLogin,
+        external: &ExternalFacts,
+        key: SessionKey,
+        end: UnixMillis,
+    ) -> Result<(), Unavailable> {
+        self.accounts.add(login, key, end).await?;
+        let (id_token, refresh) = (external.id_token.clone(), external.refresh_token.clone());
+        self.tokens.save(&key, &ProviderTokens::new(id_token, refresh), end).await
+    }
+
     /// Ends the session that a login replaces. If the same user has a download or a WebSocket open in
     /// another tab, the old session ends with the last of them, or with the new session.
     async fn end_replaced(
         &self,
         old: &SessionInfo,
-        user: &str,
         new: SessionKey,
         cause: EndCause,
     ) -> Result<(), Unavailable> {
         let is_tracked = self.store.shared.connections.is_tracked(&old.key);
-        if old.record.identity.user != user || !is_tracked {
+        if old.key.tag != new.tag || !is_tracked {
             return self.revoker.end_session(old, cause).await.map(|_| ());
         }
         let (sessions, old) = (self.clone(), old.clone());
         tokio::spawn(async move {
-            let released = sessions.store.shared.connections.released(&old.key);
-            tokio::select! {
-                () = released => {}
-                () = sessions.wait_for_end(&new) => {}
+            while sessions.is_needed(&old.key, &new).await {
+                tokio::time::sleep(OPEN_CHECK).await;
             }
             // After a failure the session ends at its timeouts.
             let ended = sessions.revoker.end_session(&old, cause).await;
@@ -220,11 +243,10 @@ impl Sessions {
         Ok(())
     }
 
-    /// Waits until a session has ended, at this gateway or elsewhere.
-    async fn wait_for_end(&self, key: &SessionKey) {
-        while !matches!(self.store.load_live(key).await, Ok(None)) {
-            tokio::time::sleep(OPEN_CHECK).await;
-        }
+    /// Whether a replaced session has open connections and the session that replaced it is live.
+    async fn is_needed(&self, old: &SessionKey, new: &SessionKey) -> bool {
+        self.store.shared.connections.is_tracked(old)
+            && !matches!(self.store.load_live(new).await, Ok(None))
     }
 
     /// Records the location of a login, with a notice if it is new. Returns whether the user has
@@ -263,9 +285,8 @@ impl Sessions {
     }
 
     /// Returns a user's live sessions, most recently used first.
-    pub async fn list_user_sessions(&self, user: &str) -> Result<Vec<SessionInfo>, Unavailable> {
-        let tag = UserTag(self.store.shared.keys.load().user_tag(user));
-        let (cutoff, listed) = self.store.with_deadline(pin!(self.load_list(&tag))).await?;
+    pub async fn list_user_sessions(&self, tag: &UserTag) -> Result<Vec<SessionInfo>, Unavailable> {
+        let (cutoff, listed) = self.store.with_deadline(pin!(self.load_list(tag))).await?;
         Ok(self.open_listed(listed, cutoff))
     }
 

@@ -1,6 +1,9 @@
 //! Session settings of one configuration.
 
+use std::sync::Arc;
+
 use crate::config::Config;
+use crate::identity::LoginProviders;
 use crate::message::CookieNames;
 use crate::rate_limit::LoginLimits;
 use crate::risk::RiskSettings;
@@ -15,6 +18,8 @@ pub struct SessionSettings {
     pub cookies: CookieNames,
     pub risk: RiskSettings,
     pub login_limits: LoginLimits,
+    /// OpenID Connect providers.
+    pub providers: Arc<LoginProviders>,
 }
 
 impl SessionSettings {
@@ -26,10 +31,12 @@ impl SessionSettings {
             cookies: CookieNames::default(),
             risk: RiskSettings::default(),
             login_limits: LoginLimits::default(),
+            providers: Arc::default(),
         }
     }
 }
 
+/// Without providers, which need the secrets that the configuration names.
 impl From<&Config> for SessionSettings {
     fn from(config: &Config) -> SessionSettings {
         SessionSettings {
@@ -38,6 +45,7 @@ impl From<&Config> for SessionSettings {
             cookies: CookieNames::new(config.session.cookie.clone()),
             risk: config.signals.settings.clone(),
             login_limits: config.login.limits,
+            providers: Arc::default(),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::identity::LoginMethods;
 use crate::notify::Notifier;
 use crate::risk::GeoIp;
 use crate::secret::KeyRing;
-use crate::session::{EndReason, Identity, Record, RevocationCutoff};
+use crate::session::{EndReason, Identity, Record, RevocationCutoff, UserTag};
 use crate::store::{LoginCounters, SessionCache, Store};
 use crate::telemetry::events::EventContext;
 use crate::telemetry::{Metrics, SessionEvent};
@@ -21,6 +21,8 @@ use super::events::Events;
 use super::expiry_schedule::ExpiryWatch;
 use super::outage::StoreOutage;
 use super::pending_ends::PendingEnds;
+use super::recheck_attempts::RecheckAttempts;
+use super::user_ref::UserRef;
 
 /// State that all workers share.
 pub struct Shared {
@@ -41,6 +43,7 @@ pub struct Shared {
     pub(super) global_cutoff_changed: Notify,
     pub(crate) pending_ends: PendingEnds,
     pub(super) expiry_watch: ExpiryWatch,
+    pub(super) rechecks: RecheckAttempts,
 }
 
 /// Parts of [`Shared`].
@@ -97,12 +100,23 @@ impl Shared {
             global_cutoff_changed: Notify::new(),
             pending_ends: PendingEnds::default(),
             expiry_watch: ExpiryWatch::default(),
+            rechecks: RecheckAttempts::default(),
             keys: ArcSwap::from_pointee(parts.keys),
             login_methods: parts.login_methods,
             login_fallback: LoginCounters::default(),
             metrics,
             clock,
         }
+    }
+
+    /// Returns the tag of an account ([`Identity::account`]); a user of the users file has their name.
+    pub fn user_tag(&self, account: &str) -> UserTag {
+        UserTag(self.keys.load().user_tag(account))
+    }
+
+    /// Returns the user of the users file with this name.
+    pub(crate) fn user_ref<'a>(&self, name: &'a str) -> UserRef<'a> {
+        UserRef { tag: self.user_tag(name), user: name }
     }
 
     /// Counts, audits, notifies and logs a session event.

@@ -47,11 +47,14 @@ pub use self::memory::MemoryStore;
 pub use self::redis::{Advice, RedisStats, RedisStore};
 pub use self::types::{
     CommitOutcome, Durability, EndedSession, ExpiredSession, Loaded, MAX_LISTED, Revoked,
-    SessionListing, Slot, StoreChange, StoreOpenError, Unavailable,
+    SessionListing, Slot, StoreChange, StoreOpenError, Unavailable, ValueTag,
 };
 use crate::clock::{Clock, UnixMillis};
 pub use crate::redis::RedisSettings;
 use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
+
+/// Maximum size of a sealed value in bytes.
+pub const MAX_VALUE_BYTES: usize = entry::MAX_HISTORY_BYTES;
 
 /// A store. Clones are handles to the same store.
 #[derive(Clone, Debug)]
@@ -251,31 +254,28 @@ impl Store {
         dispatch_read!(self.user_cutoff(tag))
     }
 
-    /// Returns the user's sealed history as [`Store::swap_user_history`] wrote it. Foreign data is
-    /// returned too, truncated.
-    pub async fn user_history(&self, tag: &UserTag) -> Result<Option<Bytes>, Unavailable> {
+    /// Returns a sealed value as [`Store::swap_value`] wrote it. Foreign data is returned too, truncated.
+    pub async fn value(&self, tag: ValueTag) -> Result<Option<Bytes>, Unavailable> {
+        let tag = &UserTag(tag.0);
         dispatch_read!(self.user_history(tag))
     }
 
-    /// Replaces the user's history if it still is `expected`; `None` expects no history. Two
-    /// histories must never have the same bytes.
+    /// Replaces a sealed value if it still is `expected`; `None` expects no value. Two values must never
+    /// have the same bytes. The value is kept until `retain_until`, or longer if an earlier write said so.
     ///
     /// # Errors
     /// Also if `sealed` is empty or longer than 16 KiB.
-    pub async fn swap_user_history(
+    pub async fn swap_value(
         &self,
-        tag: &UserTag,
+        tag: ValueTag,
         expected: Option<&[u8]>,
         sealed: &[u8],
         retain_until: UnixMillis,
     ) -> Result<CommitOutcome, Unavailable> {
         if sealed.is_empty() || sealed.len() > entry::MAX_HISTORY_BYTES {
-            return Err(Unavailable(format!(
-                "a user history of {} bytes cannot be stored",
-                sealed.len()
-            )));
+            return Err(Unavailable(format!("a value of {} bytes cannot be stored", sealed.len())));
         }
-        let expected = expected.unwrap_or_default();
+        let (tag, expected) = (&UserTag(tag.0), expected.unwrap_or_default());
         dispatch_write!(self.swap_user_history(tag, expected, sealed, retain_until))
     }
 

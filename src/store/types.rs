@@ -11,6 +11,17 @@ use crate::session::{EndReason, RevocationCutoff, SessionId, SessionKey, UserTag
 /// Maximum sessions in the listing of one user.
 pub const MAX_LISTED: usize = 1_000;
 
+/// Names a sealed value: 8 bytes of a keyed hash, so that names do not reveal what they stand for and cannot
+/// be made to collide. The history of a user has the tag of the user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ValueTag(pub [u8; 8]);
+
+impl From<UserTag> for ValueTag {
+    fn from(tag: UserTag) -> ValueTag {
+        ValueTag(tag.0)
+    }
+}
+
 /// The value under a session key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Slot {
@@ -133,13 +144,6 @@ pub enum StoreChange {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the session store is unavailable: {0}")]
 pub struct Unavailable(pub String);
-
-impl Unavailable {
-    /// For requests while the keys of the stored sessions are unknown.
-    pub fn missing_keys() -> Unavailable {
-        Unavailable("the keys file is missing, and the sessions may need it".to_owned())
-    }
-}
 
 impl From<RedisUnavailable> for Unavailable {
     fn from(RedisUnavailable(detail): RedisUnavailable) -> Unavailable {

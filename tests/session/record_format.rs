@@ -8,9 +8,9 @@ use data_encoding::{BASE64, HEXLOWER};
 use doorward::clock::UnixMillis;
 use doorward::secret::{KeyRing, random_bytes, seal};
 use doorward::session::{
-    Change, ClientContext, DecisionInput, Identity, OnReuse, Outcome, Provider, Record, Refusal,
-    RotationTiming, RoutePolicy, SessionFacts, SessionId, SessionKey, SessionPolicy, Token,
-    UserTag, Verdict, decide,
+    Change, ClientContext, DecisionInput, ExternalLogin, Identity, OnReuse, Outcome, Provider,
+    Record, Refusal, RotationTiming, RoutePolicy, SessionFacts, SessionId, SessionKey,
+    SessionPolicy, Token, UserTag, Verdict, decide,
 };
 use serde::{Deserialize, Serialize};
 
@@ -154,7 +154,10 @@ fn an_older_gateway_cannot_open_format_5() {
     for fixture in fixtures {
         let key = fixture.key();
         let record = Record::open(&keys, &key, &fixture.sealed()).expect("a record");
-        let provider = Provider::External("example".to_owned());
+        let provider = Provider::External(Box::new(ExternalLogin {
+            provider: "example".to_owned(),
+            ..ExternalLogin::default()
+        }));
         let identity = Identity { provider, ..record.identity.clone() };
         let mut stored = Record { identity, ..record }.seal(&keys, &key);
         assert_eq!(open_v4(&keys, &key, &stored), None);

@@ -227,7 +227,7 @@ async fn a_commit_increments_the_revision_and_a_stale_one_conflicts(store: Store
     assert_eq!(store.commit(&key, 1, b"b", LATER).await, Ok(CommitOutcome::Conflict));
     assert_eq!(load(&store, &key).await.slot, Slot::Absent);
     create(&store, &key, NOW).await;
-    for (expected, response) in [
+    for (expected, answer) in [
         (0, CommitOutcome::Conflict),
         (2, CommitOutcome::Conflict),
         (1, CommitOutcome::Swapped),
@@ -236,7 +236,7 @@ async fn a_commit_increments_the_revision_and_a_stale_one_conflicts(store: Store
     ] {
         let sealed = [expected as u8];
         let committed = store.commit(&key, expected, &sealed, LATER).await;
-        assert_eq!(committed, Ok(response), "revision {expected}");
+        assert_eq!(committed, Ok(answer), "revision {expected}");
     }
     let slot = Slot::Live { revision: 3, sealed: vec![2].into() };
     assert_eq!(load(&store, &key).await.slot, slot);
@@ -254,10 +254,10 @@ async fn exactly_one_of_64_parallel_commits_swaps(store: Store) {
             (number, committed.expect("available"))
         });
     }
-    let responses = tasks.join_all().await;
-    let won: Vec<u8> = responses
+    let answers = tasks.join_all().await;
+    let won: Vec<u8> = answers
         .iter()
-        .filter(|(_, response)| *response == CommitOutcome::Swapped)
+        .filter(|(_, answer)| *answer == CommitOutcome::Swapped)
         .map(|(number, _)| *number)
         .collect();
     assert_eq!(won.len(), 1);
@@ -268,10 +268,10 @@ async fn exactly_one_of_64_parallel_commits_swaps(store: Store) {
 async fn no_commit_survives_an_end(store: Store) {
     let key = key();
     create(&store, &key, NOW).await;
-    let mut rotations = JoinSet::new();
+    let mut renewals = JoinSet::new();
     for _ in 0..8 {
         let store = store.clone();
-        rotations.spawn(async move {
+        renewals.spawn(async move {
             while let Some(revision) = revision(&load(&store, &key).await) {
                 let committed = store.commit(&key, revision, b"renewed", LATER).await;
                 committed.expect("available");
@@ -285,7 +285,7 @@ async fn no_commit_survives_an_end(store: Store) {
     store.end(&key, EndReason::Logout, NOW, LATER).await.expect("available");
     let tombstone = Slot::Ended { reason: EndReason::Logout, at: NOW };
     assert_eq!(load(&store, &key).await.slot, tombstone);
-    rotations.join_all().await;
+    renewals.join_all().await;
     assert_eq!(load(&store, &key).await.slot, tombstone);
     for revision in 0..100 {
         let committed = store.commit(&key, revision, b"late", LATER).await;
@@ -572,13 +572,13 @@ async fn the_global_cutoff_covers_sessions_of_a_fast_clock(store: Store) {
 }
 
 async fn history(store: &Store, tag: &UserTag) -> Option<Vec<u8>> {
-    store.user_history(tag).await.expect("available").map(|sealed| sealed.to_vec())
+    store.value((*tag).into()).await.expect("available").map(|sealed| sealed.to_vec())
 }
 
 async fn a_user_history_swaps_only_from_its_current_bytes(store: Store) {
     let (tag, other) = (user(), user());
     let swap = async |expected: Option<&[u8]>, sealed: &[u8]| {
-        store.swap_user_history(&tag, expected, sealed, LATER).await.expect("available")
+        store.swap_value(tag.into(), expected, sealed, LATER).await.expect("available")
     };
     assert_eq!(history(&store, &tag).await, None);
     assert_eq!(swap(Some(b"x"), b"first\0").await, CommitOutcome::Conflict);
@@ -601,7 +601,7 @@ async fn exactly_one_of_64_parallel_history_swaps_succeeds(store: Store) {
     let mut tasks = JoinSet::new();
     for number in 0..64_u8 {
         let store = store.clone();
-        tasks.spawn(async move { store.swap_user_history(&tag, None, &[number + 1], LATER).await });
+        tasks.spawn(async move { store.swap_value(tag.into(), None, &[number + 1], LATER).await });
     }
     let outcomes = tasks.join_all().await;
     let swapped = outcomes.iter().filter(|outcome| **outcome == Ok(CommitOutcome::Swapped)).count();
@@ -610,15 +610,12 @@ async fn exactly_one_of_64_parallel_history_swaps_succeeds(store: Store) {
 
 async fn a_user_history_and_sessions_are_independent(store: Store) {
     let key = key();
-    store.swap_user_history(&key.tag, None, b"history", LATER).await.expect("available");
+    store.swap_value(key.tag.into(), None, b"history", LATER).await.expect("available");
     create(&store, &key, NOW).await;
     store.revoke_user(&key.tag, NOW, None).await.expect("available");
     store.end(&key, EndReason::Theft, NOW, LATER).await.expect("available");
     assert_eq!(history(&store, &key.tag).await.as_deref(), Some(b"history".as_slice()));
-    store
-        .swap_user_history(&key.tag, Some(b"history"), b"another", LATER)
-        .await
-        .expect("available");
+    store.swap_value(key.tag.into(), Some(b"history"), b"another", LATER).await.expect("available");
     let loaded = load(&store, &key).await;
     assert_eq!(loaded.slot, Slot::Ended { reason: EndReason::Theft, at: NOW });
     assert_eq!(loaded.user_cutoff.at, NOW);
@@ -628,16 +625,16 @@ async fn an_oversized_user_history_is_rejected(store: Store) {
     let tag = user();
     for sealed in [&[][..], &[7; 16 * 1024 + 1]] {
         assert!(
-            store.swap_user_history(&tag, None, sealed, LATER).await.is_err(),
+            store.swap_value(tag.into(), None, sealed, LATER).await.is_err(),
             "{}",
             sealed.len()
         );
     }
     let longest = [7; 16 * 1024];
-    let swapped = store.swap_user_history(&tag, None, &longest, LATER).await;
+    let swapped = store.swap_value(tag.into(), None, &longest, LATER).await;
     assert_eq!(swapped, Ok(CommitOutcome::Swapped));
     assert_eq!(
-        store.swap_user_history(&tag, Some(&longest), b"short", LATER).await,
+        store.swap_value(tag.into(), Some(&longest), b"short", LATER).await,
         Ok(CommitOutcome::Swapped)
     );
 }
@@ -663,8 +660,8 @@ async fn a_working_store_responds_to_a_ping(store: Store) {
 mod redis_only {
     use super::*;
 
-    fn unavailable<T: std::fmt::Debug>(response: Result<T, Unavailable>) -> String {
-        response.expect_err("must be unavailable").to_string()
+    fn unavailable<T: std::fmt::Debug>(answer: Result<T, Unavailable>) -> String {
+        answer.expect_err("must be unavailable").to_string()
     }
 
     /// Loads until a load succeeds; fails after `limit`.
@@ -873,8 +870,8 @@ mod redis_only {
         let tag = user();
         let history = format!("dw:m:{{{}}}", data_encoding::HEXLOWER.encode(&tag.0));
         replace(&server, &history, &["RPUSH", "x"]);
-        assert_eq!(store.user_history(&tag).await, Ok(None), "it can be replaced");
-        let swapped = store.swap_user_history(&tag, None, b"ours", LATER).await;
+        assert_eq!(store.value(tag.into()).await, Ok(None), "it can be replaced");
+        let swapped = store.swap_value(tag.into(), None, b"ours", LATER).await;
         assert_eq!(swapped, Ok(CommitOutcome::Swapped));
     }
 
@@ -901,9 +898,9 @@ mod redis_only {
         let tag = user();
         let name = format!("dw:m:{{{}}}", data_encoding::HEXLOWER.encode(&tag.0));
         assert_eq!(server.command(&["SETRANGE", &name, "9999999", "x"]), ":10000000");
-        let read = store.user_history(&tag).await.expect("available").expect("something");
+        let read = store.value(tag.into()).await.expect("available").expect("something");
         assert!(read.len() < 20_000, "{}", read.len());
-        let swapped = store.swap_user_history(&tag, Some(&read), b"ours", LATER).await;
+        let swapped = store.swap_value(tag.into(), Some(&read), b"ours", LATER).await;
         assert_eq!(swapped, Ok(CommitOutcome::Swapped));
         assert_eq!(history(&store, &tag).await.as_deref(), Some(b"ours".as_slice()));
     }
@@ -930,10 +927,7 @@ mod redis_only {
             let tag = data_encoding::HEXLOWER.encode(&key.tag.0);
             let id = data_encoding::HEXLOWER.encode(&key.id.0);
             let of_session = ["s", "t"].map(|kind| format!("dw:{kind}:{{{tag}}}:{id}"));
-            store
-                .swap_user_history(&key.tag, None, b"history", forget_at)
-                .await
-                .expect("available");
+            store.swap_value(key.tag.into(), None, b"history", forget_at).await.expect("available");
             let of_user = ["u", "m"].map(|kind| format!("dw:{kind}:{{{tag}}}"));
             for name in of_session.into_iter().chain(of_user) {
                 let left = server.command(&["PTTL", &name]);
@@ -1095,19 +1089,19 @@ mod file_only {
     async fn a_reopened_store_has_all_writes() {
         let directory = TempDir::new().expect("a temporary directory");
         let tag = user();
-        let [rotated, ended, plain] = [session_of(tag), session_of(tag), session_of(tag)];
+        let [renewed, ended, plain] = [session_of(tag), session_of(tag), session_of(tag)];
         let store = open(directory.path());
-        for key in [&rotated, &ended, &plain] {
+        for key in [&renewed, &ended, &plain] {
             create(&store, key, UnixMillis(NOW.0 + 9)).await;
         }
-        store.commit(&rotated, 1, b"second", LATER).await.expect("available");
-        store.touch(&rotated, LATER, LATER).await.expect("available");
+        store.commit(&renewed, 1, b"second", LATER).await.expect("available");
+        store.touch(&renewed, LATER, LATER).await.expect("available");
         store.end(&ended, EndReason::Theft, NOW, LATER).await.expect("available");
-        store.revoke_user(&tag, NOW, Some(rotated.id)).await.expect("available");
-        store.swap_user_history(&tag, None, b"first", LATER).await.expect("available");
-        store.swap_user_history(&tag, Some(b"first"), b"second", LATER).await.expect("available");
+        store.revoke_user(&tag, NOW, Some(renewed.id)).await.expect("available");
+        store.swap_value(tag.into(), None, b"first", LATER).await.expect("available");
+        store.swap_value(tag.into(), Some(b"first"), b"second", LATER).await.expect("available");
         let revoked = store.revoke_all_users(UnixMillis(3)).await.expect("available");
-        let keys = [rotated, ended, plain];
+        let keys = [renewed, ended, plain];
         let mut before = Vec::new();
         for key in &keys {
             before.push(load(&store, key).await);
@@ -1120,7 +1114,7 @@ mod file_only {
         }
         assert_eq!(again.global_cutoff().await, Ok(revoked.cutoff));
         assert_eq!(history(&again, &tag).await.as_deref(), Some(b"second".as_slice()));
-        assert_eq!(listed(&again, &tag).await, [rotated.id]);
+        assert_eq!(listed(&again, &tag).await, [renewed.id]);
         let cutoff = again.revoke_user(&tag, NOW, None).await.expect("available").cutoff;
         assert_eq!(cutoff.at, UnixMillis(NOW.0 + 9), "the greatest `created` is persistent");
     }
@@ -1134,10 +1128,7 @@ mod file_only {
         let soon = UnixMillis(NOW.0 + 1_000);
         for (key, forget_at) in [(&short, soon), (&long, LATER)] {
             store.create(key, b"a", NOW, forget_at).await.expect("available");
-            store
-                .swap_user_history(&key.tag, None, b"history", forget_at)
-                .await
-                .expect("available");
+            store.swap_value(key.tag.into(), None, b"history", forget_at).await.expect("available");
         }
         clock.advance(Duration::from_secs(3_700));
         for _ in 0..64 {

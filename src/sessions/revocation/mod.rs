@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use crate::clock::UnixMillis;
 use crate::connections::SessionSnapshot;
-use crate::session::{ClientContext, EndReason, RevocationCutoff, SessionId, SessionKey, UserTag};
+use crate::session::{ClientContext, EndReason, RevocationCutoff, SessionId, SessionKey};
 use crate::store::{Durability, Revoked, Unavailable};
 use crate::telemetry::events::Actor;
 
 use super::end_cause::{EndCause, SessionInfo};
 use super::end_report::{self, report_revoked};
 use super::pending_ends::PendingEnd;
+use super::user_ref::UserRef;
 use super::verified_store::VerifiedStore;
 
 /// A revocation that the store confirmed.
@@ -91,16 +92,16 @@ impl Revoker {
     /// Ends all sessions of a user except `except`, with one atomic write.
     pub async fn revoke_user_sessions(
         &self,
-        user: &str,
+        UserRef { tag, user }: UserRef<'_>,
         except: Option<SessionId>,
         cause: EndCause,
     ) -> Result<ConfirmedRevocation, Unavailable> {
         let (revoker, user) = (self.clone(), user.to_owned());
         run_detached(async move {
             let at = revoker.store.now();
-            let revoked = revoker.revoke_user(&user, except, &cause, at).await;
+            let account = UserRef { tag, user: &user };
+            let revoked = revoker.revoke_user(account, except, &cause, at).await;
             if revoked.is_err() {
-                let tag = UserTag(revoker.store.shared.keys.load().user_tag(&user));
                 revoker.keep(PendingEnd::User { tag, user, except, cause, at });
             }
             revoked
@@ -110,12 +111,11 @@ impl Revoker {
 
     async fn revoke_user(
         &self,
-        user: &str,
+        UserRef { tag, user }: UserRef<'_>,
         except: Option<SessionId>,
         cause: &EndCause,
         at: UnixMillis,
     ) -> Result<ConfirmedRevocation, Unavailable> {
-        let tag = UserTag(self.store.shared.keys.load().user_tag(user));
         let matches = |key: &SessionKey| key.tag == tag && Some(key.id) != except;
         let suspend = || self.store.shared.cache.suspend_matching(matches);
         suspend();
@@ -205,8 +205,9 @@ impl Revoker {
             PendingEnd::Session { session, cause } => {
                 self.end_and_cache(session, cause).await.map(drop)
             }
-            PendingEnd::User { user, except, cause, at, .. } => {
-                self.revoke_user(user, *except, cause, *at).await.map(drop)
+            PendingEnd::User { tag, user, except, cause, at } => {
+                let account = UserRef { tag: *tag, user };
+                self.revoke_user(account, *except, cause, *at).await.map(drop)
             }
             PendingEnd::Everyone { cause, at } => self.revoke_all(cause, *at, 0).await.map(drop),
         }

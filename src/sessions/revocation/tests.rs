@@ -31,7 +31,11 @@ async fn an_end_is_audited_even_if_its_caller_hung_up() {
     let session = live_session(&sessions).await;
     hang_up(sessions.revoker.end_session(&session, EndCause::gateway(EndReason::Logout)));
     wait_for_count(&sessions, "session.ended", 1).await;
-    hang_up(sessions.revoker.revoke_user_sessions("alice", None, EndCause::operator(None)));
+    hang_up(sessions.revoker.revoke_user_sessions(
+        sessions.shared().user_ref("alice"),
+        None,
+        EndCause::operator(None),
+    ));
     wait_for_count(&sessions, "user.sessions-revoked", 1).await;
     hang_up(sessions.revoker.revoke_all_sessions(EndCause::operator(None), 10));
     wait_for_count(&sessions, "user.sessions-revoked", 2).await;
@@ -47,7 +51,8 @@ async fn a_session_can_be_ended_by_handle_beyond_the_list_limit() {
         log_in(&sessions).await;
     }
     let handle = oldest.id.handle();
-    let listed = sessions.list_user_sessions("alice").await.expect("available");
+    let listed =
+        sessions.list_user_sessions(&sessions.shared().user_tag("alice")).await.expect("available");
     assert!(listed.iter().all(|session| session.key != oldest), "a list has its limit");
     let session = sessions.find_session(&handle).await.expect("available").expect("it lives");
     assert_eq!((session.key, session.record.identity.user.as_str()), (oldest, "alice"));

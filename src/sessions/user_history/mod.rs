@@ -14,22 +14,16 @@ use crate::secret::KeyRing;
 use crate::secret::seal::OpenError;
 use crate::session::notice::{NoticeId, SecurityNotice};
 use crate::session::user_history::UserHistoryError;
-use crate::session::{SessionKey, UserHistory, UserTag};
+use crate::session::{SessionKey, UserHistory};
 use crate::store::{CommitOutcome, Unavailable};
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
 
+use super::user_ref::UserRef;
 use super::verified_store::VerifiedStore;
 
 /// Lost compare-and-swaps before an update fails.
 const MAX_ATTEMPTS: usize = 16;
-
-/// A user, by tag for the store and by name for events.
-#[derive(Clone, Copy)]
-pub struct UserRef<'a> {
-    pub tag: UserTag,
-    pub user: &'a str,
-}
 
 /// A history, and the stored bytes for the compare-and-swap.
 struct LoadedHistory {
@@ -67,12 +61,10 @@ impl UserHistories {
     }
 
     /// Deletes a user's history. Live sessions keep their known locations until they end.
-    pub async fn delete(&self, user: &str) -> Result<(), Unavailable> {
-        let tag = UserTag(self.store.shared.keys.load().user_tag(user));
-        self.store.track_errors(self.erase(UserRef { tag, user }).await)?;
-        self.store
-            .shared
-            .emit(SessionEvent::HistoryDeleted, EventContext { user, ..EventContext::default() });
+    pub async fn delete(&self, account: UserRef<'_>) -> Result<(), Unavailable> {
+        self.store.track_errors(self.erase(account).await)?;
+        let context = EventContext { user: account.user, ..EventContext::default() };
+        self.store.shared.emit(SessionEvent::HistoryDeleted, context);
         Ok(())
     }
 
@@ -143,7 +135,7 @@ impl UserHistories {
         let swap = self
             .store
             .raw
-            .swap_user_history(&user.tag, stored.as_deref(), &sealed, forget_at)
+            .swap_value(user.tag.into(), stored.as_deref(), &sealed, forget_at)
             .await?;
         if swap == CommitOutcome::Swapped {
             self.store.shared.cache.observe_history(&user.tag, next.revision(), forget_at);
@@ -166,7 +158,7 @@ impl UserHistories {
     }
 
     async fn read(&self, keys: &KeyRing, user: UserRef<'_>) -> Result<StoredHistory, Unavailable> {
-        let Some(stored) = self.store.raw.user_history(&user.tag).await? else {
+        let Some(stored) = self.store.raw.value(user.tag.into()).await? else {
             return Ok(StoredHistory::Missing);
         };
         match UserHistory::open(keys, &user.tag, &stored) {

@@ -17,6 +17,8 @@ pub enum Actor {
     App { session: SessionId, client: ClientContext },
     /// An operator, through the admin socket. `uid` is the user ID of their process.
     Operator { uid: Option<u32> },
+    /// An identity provider.
+    Provider,
     /// A rule of the gateway: a timeout, a limit, or a changed account.
     Gateway,
 }
@@ -28,6 +30,7 @@ impl Actor {
             Actor::User { .. } => "user",
             Actor::App { .. } => "app",
             Actor::Operator { .. } => "operator",
+            Actor::Provider => "provider",
             Actor::Gateway => "gateway",
         }
     }
@@ -36,7 +39,7 @@ impl Actor {
     pub fn client(&self) -> Option<&ClientContext> {
         match self {
             Actor::User { client, .. } | Actor::App { client, .. } => Some(client),
-            Actor::Operator { .. } | Actor::Gateway => None,
+            Actor::Operator { .. } | Actor::Provider | Actor::Gateway => None,
         }
     }
 
@@ -44,14 +47,14 @@ impl Actor {
         match self {
             Actor::User { session, .. } => *session,
             Actor::App { session, .. } => Some(*session),
-            Actor::Operator { .. } | Actor::Gateway => None,
+            Actor::Operator { .. } | Actor::Provider | Actor::Gateway => None,
         }
     }
 
     fn uid(&self) -> Option<u32> {
         match self {
             Actor::Operator { uid } => *uid,
-            Actor::User { .. } | Actor::App { .. } | Actor::Gateway => None,
+            Actor::User { .. } | Actor::App { .. } | Actor::Provider | Actor::Gateway => None,
         }
     }
 }

@@ -1,0 +1,203 @@
+//! Confirms the accounts of external providers with refresh tokens, where `recheck` is configured.
+//!
+//! A request starts the check that is due, and does not wait for it. After twice the interval it waits, so a
+//! session that was idle is not served with outdated rights. Of several gateways one sends the request. A
+//! provider that does not respond ends no session.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+use crate::clock::UnixMillis;
+use crate::identity::{LoginProvider, external};
+use crate::oidc::{RefreshFailure, RefreshRequest, RefreshedLogin};
+use crate::session::{
+    EndReason, ExternalLogin, Identity, Provider, Record, SessionKey, oidc_subject,
+};
+use crate::store::Unavailable;
+use crate::telemetry::events::Actor;
+
+use super::end_cause::{EndCause, SessionInfo};
+use super::provider_tokens::{ProviderTokens, RefreshClaim};
+use super::service::Sessions;
+
+/// Lost compare-and-swaps before the new identity is dropped until the next check.
+const MAX_ATTEMPTS: usize = 16;
+
+/// Whether an account must be confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    No,
+    /// In the background.
+    Soon,
+    /// Before the request.
+    Now,
+}
+
+/// Returns whether an account that was confirmed at `confirmed` must be confirmed again.
+fn due(confirmed: UnixMillis, interval: Duration, now: UnixMillis) -> Due {
+    match now.since(confirmed) {
+        age if age < interval => Due::No,
+        age if age < interval.saturating_mul(2) => Due::Soon,
+        _ => Due::Now,
+    }
+}
+
+impl Sessions {
+    /// Confirms the account of a session if that is due. Returns true if the session may have changed, so
+    /// that the request must be decided again.
+    pub async fn recheck(&self, key: &SessionKey, record: &Arc<Record>) -> bool {
+        let Some(login) = record.identity.provider.external() else { return false };
+        let providers = &self.settings().providers;
+        let Some(provider) = providers.find(&login.provider) else { return false };
+        let Some(interval) = provider.settings.recheck else { return false };
+        let (store, now) = (self.verified_store(), self.verified_store().now());
+        let due = due(login.confirmed, interval, now);
+        if due == Due::No || !store.shared.rechecks.begin(key, now) {
+            return false;
+        }
+        let (sessions, provider) = (self.clone(), provider.clone());
+        let (key, record) = (*key, Arc::clone(record));
+        // A task of its own: the client must not be able to cancel it between two tokens.
+        let task = tokio::spawn(async move { sessions.confirm(&provider, key, &record).await });
+        due == Due::Now && task.await.is_ok()
+    }
+
+    async fn confirm(&self, provider: &LoginProvider, key: SessionKey, record: &Arc<Record>) {
+        let Some(login) = record.identity.provider.external() else { return };
+        let name = &provider.settings.name;
+        let result = match self.refresh(provider, &key, login, record).await {
+            Ok(result) => result,
+            Err(Unavailable(error)) => {
+                warn!(
+                    event = "oidc.recheck-failed",
+                    provider = name,
+                    user = record.identity.user,
+                    session = key.id.handle(),
+                    error,
+                    "an account could not be confirmed; its session continues"
+                );
+                "unavailable"
+            }
+        };
+        self.shared().metrics.providers.recheck(name, result);
+    }
+
+    /// Returns the result as the label of the metric.
+    async fn refresh(
+        &self,
+        provider: &LoginProvider,
+        key: &SessionKey,
+        login: &ExternalLogin,
+        record: &Arc<Record>,
+    ) -> Result<&'static str, Unavailable> {
+        // The request to the provider ends before the claim.
+        let time = provider.settings.timeout * 3 + Duration::from_secs(1);
+        let claim = self.tokens.claim(key, time, record.absolute_end).await?;
+        let Some(claim) = claim else { return Ok("skipped") };
+        let request = RefreshRequest {
+            subject: oidc_subject(&login.account).to_owned(),
+            refresh_token: Zeroizing::new(claim.tokens.refresh_token.clone()),
+        };
+        match provider.client.refresh(&request).await {
+            Ok(refreshed) => self.apply(provider, key, claim, refreshed).await,
+            Err(RefreshFailure::Unavailable(error)) => {
+                let tokens = ProviderTokens::new(
+                    claim.tokens.id_token.clone(),
+                    Some(claim.tokens.refresh_token.clone()),
+                );
+                self.tokens.finish(&claim, tokens).await?;
+                Err(Unavailable(error.to_string()))
+            }
+            Err(error @ (RefreshFailure::Ended | RefreshFailure::Refused(_))) => {
+                self.end_unconfirmed(provider, key, record, &error.to_string()).await?;
+                Ok("ended")
+            }
+        }
+    }
+
+    async fn end_unconfirmed(
+        &self,
+        provider: &LoginProvider,
+        key: &SessionKey,
+        record: &Arc<Record>,
+        error: &str,
+    ) -> Result<(), Unavailable> {
+        let (name, session) = (&provider.settings.name, key.id.handle());
+        info!(
+            event = "oidc.account-refused",
+            provider = name,
+            user = record.identity.user,
+            session,
+            error,
+            "the provider no longer confirms an account; its session ends"
+        );
+        let last_active = record.last_active;
+        let session = SessionInfo { key: *key, record: Arc::clone(record), last_active };
+        let cause = EndCause { reason: EndReason::ProviderEnded, actor: Actor::Provider };
+        self.revoker.end_session(&session, cause).await?;
+        self.tokens.erase(key).await
+    }
+
+    /// Stores the new tokens, then the new identity: a refresh token works once.
+    async fn apply(
+        &self,
+        provider: &LoginProvider,
+        key: &SessionKey,
+        claim: RefreshClaim,
+        refreshed: RefreshedLogin,
+    ) -> Result<&'static str, Unavailable> {
+        let id_token = refreshed.id_token.as_ref().map(|token| token.to_string());
+        let id_token = id_token.unwrap_or_else(|| claim.tokens.id_token.clone());
+        let refresh_token = Some(refreshed.refresh_token.to_string());
+        self.tokens.finish(&claim, ProviderTokens::new(id_token, refresh_token)).await?;
+        let (store, keys) = (self.verified_store(), self.shared().keys.load_full());
+        for _ in 0..MAX_ATTEMPTS {
+            let Some(verified) = store.load_live(key).await? else { return Ok("skipped") };
+            let mut record = Record::clone(&verified.record);
+            record.identity = confirmed(&record.identity, provider, &refreshed, store.now());
+            if store.write_record(&keys, key, verified.revision, &record).await? {
+                return Ok("success");
+            }
+        }
+        Err(Unavailable("every write was overtaken by another".to_owned()))
+    }
+}
+
+/// Returns the identity with the claims of the provider. The user name stays that of the login, because apps
+/// take another name for another user.
+fn confirmed(
+    before: &Identity,
+    provider: &LoginProvider,
+    refreshed: &RefreshedLogin,
+    now: UnixMillis,
+) -> Identity {
+    let login = match &before.provider {
+        Provider::External(login) => ExternalLogin { confirmed: now, ..(**login).clone() },
+        Provider::Password => return before.clone(),
+    };
+    let kept = |login| Identity { provider: Provider::External(Box::new(login)), ..before.clone() };
+    let Some(profile) = refreshed.profile.clone() else { return kept(login) };
+    match external::identity(&provider.settings.user_prefix, profile, login.clone()) {
+        Ok(identity) => Identity { user: before.user.clone(), ..identity },
+        Err(_) => kept(login),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+    #[test]
+    fn a_check_is_due_after_the_interval_and_precedes_the_request_after_two() {
+        let minute = Duration::from_mins(1);
+        let after = |seconds| due(NOW, minute, NOW.plus(Duration::from_secs(seconds)));
+        assert_eq!([0, 59].map(after), [Due::No; 2]);
+        assert_eq!([60, 119].map(after), [Due::Soon; 2]);
+        assert_eq!([120, 86_400].map(after), [Due::Now; 2]);
+    }
+}
