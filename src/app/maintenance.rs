@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::admin::{self, Admin};
 use crate::identity::AccountChange;
+use crate::oidc::{OidcProvider, ProviderStatus};
 use crate::secret::sha256;
 use crate::server::listener::BindError;
 use crate::sessions::{self, EndCause, Sessions};
@@ -21,10 +22,9 @@ use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
 
 use super::gateway::Gateway;
-use super::keys::{self, KeysError};
-use super::memory;
 use super::snapshot::Snapshot;
 use super::start_error::StartError;
+use super::{keys, memory};
 
 const TICK: Duration = Duration::from_secs(1);
 
@@ -45,8 +45,7 @@ pub(super) async fn run(
         last_error: String::new(),
         geoip_reload: None,
         expiry_check: None,
-        keys_check: None,
-        keys_error: String::new(),
+        providers: Vec::new(),
     };
     // Separate tasks: a slow file must not delay the close of a revoked session's connections.
     let mut tasks = JoinSet::new();
@@ -67,16 +66,6 @@ pub(super) async fn run(
         error!(event = "store.close-failed", %error, "the store did not close cleanly");
     }
     remove_socket(&gateway.snapshot.load());
-}
-
-async fn confirm_keys(gateway: Arc<Gateway>) -> Result<(), KeysError> {
-    let (shared, sessions) = (&gateway.components.shared, gateway.sessions.load_full());
-    let path = gateway.snapshot.load().config.keys_file.clone();
-    let ring = shared.keys.load_full();
-    if let Some(confirmed) = keys::confirm(&ring, &path, sessions.store()).await? {
-        shared.keys.store(Arc::new(confirmed));
-    }
-    Ok(())
 }
 
 async fn watch_memory(gateway: Arc<Gateway>) {
@@ -123,9 +112,8 @@ struct Maintenance {
     /// Reload in progress: the databases may be large or on a slow disk.
     geoip_reload: Option<JoinHandle<()>>,
     expiry_check: Option<JoinHandle<()>>,
-    keys_check: Option<JoinHandle<Result<(), KeysError>>>,
-    /// Why provisional keys cannot be confirmed, as logged last.
-    keys_error: String,
+    /// Tasks that fetch the metadata and keys of the configured providers. A task ends when it is dropped.
+    providers: Vec<(Arc<OidcProvider>, JoinSet<()>)>,
 }
 
 impl Maintenance {
@@ -135,10 +123,10 @@ impl Maintenance {
 
     async fn run(&mut self) {
         let mut errors = Vec::new();
+        self.follow_providers();
         self.reload_users().await;
         self.sessions().revoker.retry_pending().await;
         self.reload_keys(&mut errors);
-        self.confirm_keys().await;
         match self.gateway.components.certificates.reload() {
             Ok(true) => {
                 info!(event = "certificates.reloaded");
@@ -153,6 +141,26 @@ impl Maintenance {
         self.gateway.components.store.sweep();
         self.gateway.components.shared.metrics.flush_limit_log();
         self.report(errors.join("; "));
+    }
+
+    /// Keeps the providers of the current configuration up to date, and reports whether they respond.
+    fn follow_providers(&mut self) {
+        let snapshot = self.gateway.snapshot.load();
+        let configured = &snapshot.login_providers.providers;
+        let is_configured = |client: &Arc<OidcProvider>| {
+            configured.iter().any(|it| Arc::ptr_eq(&it.client, client))
+        };
+        self.providers.retain(|(client, _)| is_configured(client));
+        for provider in configured.iter() {
+            let metrics = &self.gateway.components.shared.metrics.providers;
+            metrics.up(&provider.settings.name, provider.client.status() == ProviderStatus::Up);
+            let mut followed = self.providers.iter();
+            if !followed.any(|(client, _)| Arc::ptr_eq(client, &provider.client)) {
+                let (client, mut task) = (Arc::clone(&provider.client), JoinSet::new());
+                task.spawn(async move { client.keep_current().await });
+                self.providers.push((Arc::clone(&provider.client), task));
+            }
+        }
     }
 
     /// Ends expired sessions in the background, because the search of a large store takes long.
@@ -215,7 +223,7 @@ impl Maintenance {
             let cause = EndCause::gateway(reason);
             self.sessions()
                 .revoker
-                .revoke_user_sessions(user, None, cause)
+                .revoke_user_sessions(self.sessions().shared().user_ref(user), None, cause)
                 .await
                 .map(drop)
                 .unwrap_or_default();
@@ -225,11 +233,7 @@ impl Maintenance {
     fn reload_keys(&mut self, errors: &mut Vec<String>) {
         let snapshot = self.gateway.snapshot.load();
         let path = &snapshot.config.keys_file;
-        let ring = self.gateway.components.shared.keys.load();
         let Ok(text) = std::fs::read_to_string(path).map(Zeroizing::new) else {
-            if ring.is_provisional() {
-                return;
-            }
             errors.push(format!(
                 "{}: the keys file is missing; restore it before the next start",
                 path.display()
@@ -237,6 +241,7 @@ impl Maintenance {
             return;
         };
         let hash = sha256(text.as_bytes());
+        let ring = self.gateway.components.shared.keys.load();
         let signing_key = keys::signing_key(&ring, Timestamp::now());
         if hash == self.keys_hash && ring.signing_key().0 == signing_key {
             return;
@@ -249,26 +254,6 @@ impl Maintenance {
             }
             Err(error) => errors.push(error.to_string()),
         }
-    }
-
-    /// Confirms provisional keys in the background, because the search of a large store takes long.
-    async fn confirm_keys(&mut self) {
-        if !self.gateway.components.shared.keys.load().is_provisional() {
-            return;
-        }
-        match self.keys_check.take() {
-            Some(task) if !task.is_finished() => self.keys_check = Some(task),
-            Some(task) => self.report_keys(task.await.unwrap_or(Ok(()))),
-            None => self.keys_check = Some(tokio::spawn(confirm_keys(Arc::clone(&self.gateway)))),
-        }
-    }
-
-    fn report_keys(&mut self, result: Result<(), KeysError>) {
-        let error = result.err().map(|error| error.to_string()).unwrap_or_default();
-        if !error.is_empty() && error != self.keys_error {
-            error!(event = "keys.lost", "{error}; until then no session is accepted or created");
-        }
-        self.keys_error = error;
     }
 
     fn report(&mut self, errors: String) {

@@ -73,7 +73,8 @@ impl Gateway {
     }
 
     fn prepare(&self, running: &Snapshot, config: Config) -> Result<Prepared, StartError> {
-        let snapshot = Snapshot::build(config)?;
+        let clock = &self.components.shared.clock;
+        let snapshot = Snapshot::build(config, clock, Some(running))?;
         let certificates = ServedCertificates::read(&snapshot.config.certificates)?;
         let restricts_public = restricts_public_route(&running.routes, &snapshot.routes);
         let workers = self.workers.iter();

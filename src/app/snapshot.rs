@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
+use crate::clock::Clock;
 use crate::config::{Config, ForwardedHeader, Server};
 use crate::portal::{Branding, Help};
 use crate::proxy::{ClientSource, DroppedHeaders, TrustedProxies};
@@ -16,6 +17,7 @@ use crate::sessions::SessionSettings;
 use crate::telemetry::Metrics;
 
 use super::memory;
+use super::oidc::BuiltProviders;
 use super::rlimit;
 use super::start_error::StartError;
 
@@ -27,25 +29,34 @@ pub(super) struct Snapshot {
     pub(super) dropped_headers: Arc<DroppedHeaders>,
     pub(super) trusted_proxies: Arc<TrustedProxies>,
     pub(super) branding: Arc<Branding>,
+    pub(super) login_providers: BuiltProviders,
     pub(super) workers: usize,
     /// Memory limit of the process in bytes; `None` is no limit.
     pub(super) memory_limit: Option<u64>,
 }
 
 impl Snapshot {
-    /// Derives all values.
+    /// Derives all values. Parts of the running snapshot that do not change are kept.
     ///
     /// # Errors
     /// A configured file cannot be read.
-    pub(super) fn build(config: Config) -> Result<Snapshot, StartError> {
+    pub(super) fn build(
+        config: Config,
+        clock: &Clock,
+        running: Option<&Snapshot>,
+    ) -> Result<Snapshot, StartError> {
+        let running = running.map(|running| &running.login_providers);
         let mut routes = config.routes.clone();
         routes.read_header_files(header_file)?;
         let routes = Arc::new(routes);
+        let login_providers = BuiltProviders::build(&config, clock, running)?;
+        let providers = Arc::clone(&login_providers.providers);
         Ok(Snapshot {
-            sessions: Arc::new(SessionSettings::from(&config)),
+            sessions: Arc::new(SessionSettings { providers, ..SessionSettings::from(&config) }),
             dropped_headers: Arc::default(),
             trusted_proxies: Arc::new(trusted_proxies(&config.server)),
             branding: Arc::new(branding(&config)?),
+            login_providers,
             workers: workers(&config),
             memory_limit: memory::limit(config.limits.memory),
             routes,

@@ -17,6 +17,8 @@ pub enum StartError {
     Users(#[from] crate::identity::UsersError),
     #[error("the password login cannot be set up: {0}")]
     Login(String),
+    #[error("[login.oidc.{provider}] {problem}")]
+    Oidc { provider: String, problem: String },
     #[error(transparent)]
     Store(#[from] crate::store::StoreOpenError),
     #[error(transparent)]

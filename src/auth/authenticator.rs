@@ -10,7 +10,7 @@ use crate::connections::SessionSnapshot;
 use crate::message::{CookieLookup, cookies};
 use crate::route::Route;
 use crate::secret::KeyRing;
-use crate::session::{SessionKey, Token};
+use crate::session::{Provider, Refusal, SessionKey, Token};
 use crate::sessions::verified_store::VerifiedStore;
 use crate::sessions::{NewToken, SessionSettings, Sessions, Shared};
 use crate::store::Unavailable;
@@ -60,7 +60,14 @@ impl Auth {
 
     /// Authenticates a request and applies the access rule of its route.
     pub async fn authorize(&self, route: &Arc<Route>, request: &AuthRequest<'_>) -> AuthOutcome {
-        match self.authenticate(request).await {
+        let mut decided = self.authenticate(request).await;
+        if let Ok(session) = &decided
+            && session.record.identity.provider != Provider::Password
+            && Box::pin(self.sessions.recheck(&session.key, &session.record)).await
+        {
+            decided = Box::pin(self.authenticate(request)).await;
+        }
+        match decided {
             Ok(session) => check_access(route, session),
             Err(reason) => AuthOutcome { permit: Err(reason), token: None },
         }
@@ -169,9 +176,6 @@ impl Auth {
             CookieLookup::One(value) => value,
         };
         Token::parse(keys, value).map_err(|_| {
-            if keys.is_provisional() {
-                return DenyReason::Unavailable(Unavailable::missing_keys());
-            }
             let (client, agent) =
                 (Some(request.context.address), request.context.user_agent.as_str());
             let context = EventContext { client, agent, ..EventContext::default() };
@@ -185,7 +189,9 @@ impl Auth {
 fn check_access(route: &Arc<Route>, session: AuthenticatedSession) -> AuthOutcome {
     let AuthenticatedSession { identity, record, key, facts, token, end_seq, verified_at, stale } =
         session;
-    let permit = if route.admits(&identity) {
+    let permit = if !route.accepts_login(&identity.provider) {
+        Err(DenyReason::Refused(Refusal::Reauthenticate))
+    } else if route.admits(&identity) {
         let touched = facts.touched;
         let snapshot = SessionSnapshot { key, record, touched, end_seq, verified_at, stale };
         Ok(Permit::for_user(Arc::clone(route), identity, snapshot))

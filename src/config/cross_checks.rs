@@ -34,8 +34,24 @@ impl CrossChecks<'_> {
             self.diagnostics.error(
                 &protected.access,
                 "this route requires a session, but no login method is configured",
-                "write [login.password], and add users with `doorward user add`",
+                "write [login.password] with users = \"users.toml\", or [login.oidc.NAME]",
             );
+        }
+    }
+
+    /// Rejects routes that accept a login method which is not configured.
+    pub(super) fn check_login_names(&self, login: Option<&Login>) {
+        let Some(login) = login else { return };
+        for section in self.protected() {
+            let Access::Session(rule) = &section.route.access else { continue };
+            let unknown = rule.logins.iter().find(|name| !login.has_method(name));
+            if let Some(name) = unknown {
+                self.diagnostics.error(
+                    &section.access,
+                    format!("`logins` contains {name}, which is not a login method"),
+                    "write \"password\", or the NAME of a [login.oidc.NAME]",
+                );
+            }
         }
     }
 

@@ -2,27 +2,36 @@
 
 use std::path::PathBuf;
 
-use super::diagnostics::KeyDefault::Value;
+use super::diagnostics::KeyDefault::{Required, Value};
 use super::duration;
+use super::oidc::{self, OidcSection};
 use super::reader::Reader;
 use crate::rate_limit::{LoginLimits, Rate};
+use crate::session::PASSWORD_METHOD;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
-    pub password: Option<PasswordOptions>,
+    pub password: Option<PasswordLogin>,
+    pub oidc: Vec<OidcSection>,
     pub limits: LoginLimits,
 }
 
 impl Login {
+    /// Whether there is a login method with this name.
+    pub fn has_method(&self, name: &str) -> bool {
+        (name == PASSWORD_METHOD && self.password.is_some())
+            || self.oidc.iter().any(|provider| provider.name == name)
+    }
+
     /// Whether a login method is configured.
     pub fn is_any(&self) -> bool {
-        self.password.is_some()
+        self.password.is_some() || !self.oidc.is_empty()
     }
 }
 
 /// Login with a name and password from a users file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PasswordOptions {
+pub struct PasswordLogin {
     pub users: PathBuf,
     /// Minimum number of characters of a new password.
     pub min_length: usize,
@@ -39,8 +48,11 @@ pub(super) fn login(mut section: Reader<'_>) -> Option<Login> {
         Some(section) => Some(self::password(section)?),
         None => None,
     };
+    let oidc = oidc::providers(&mut section)?;
+    oidc::check_user_names(section.diagnostics, &oidc, password.is_some());
+    let oidc = oidc.into_iter().map(|provider| provider.value).collect();
     let limits = LoginLimits { pair: pair?, account: account?, network: network? };
-    Some(Login { password, limits })
+    Some(Login { password, oidc, limits })
 }
 
 fn rate(
@@ -53,10 +65,10 @@ fn rate(
     Some(Rate::new(u32::try_from(burst?.value).unwrap_or(u32::MAX), every?.value))
 }
 
-fn password(mut section: Reader<'_>) -> Option<PasswordOptions> {
-    let users = section.file("users", Value(r#""state/users.toml""#));
+fn password(mut section: Reader<'_>) -> Option<PasswordLogin> {
+    let users = section.file("users", Required(r#""users.toml""#));
     let min_length = section.number("min_length", Value("15"), 8..=64);
     let change = section.flag("change", Value("true"));
     let (users, min_length) = (users?.value, min_length?.value);
-    Some(PasswordOptions { users, min_length, change: change?.value })
+    Some(PasswordLogin { users, min_length, change: change?.value })
 }

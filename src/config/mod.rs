@@ -19,6 +19,7 @@ mod log;
 mod login;
 mod long_lived;
 mod notify;
+mod oidc;
 mod outage;
 mod path_base;
 mod portal;
@@ -61,14 +62,15 @@ pub use file_checks::check_executable;
 pub use file_paths::FilePaths;
 pub use limits::{Limits, Memory};
 pub use log::{Log, LogFormat, LogLevel};
-pub use login::{Login, PasswordOptions};
+pub use login::{Login, PasswordLogin};
 pub use long_lived::LongLived;
 pub use notify::{Notify, NotifyCommand, NotifyEvent, Webhook};
+pub use oidc::{OidcAllow, OidcClaims, OidcClientAuth, OidcSection};
 pub use outage::{OnOutage, Outage};
-pub use portal::PortalOptions;
+pub use portal::Portal;
 pub use redis_keys::RedisLocation;
 pub use redis_url::{HostPort, RedisServers, RedisUrl};
-pub use server::{AdminListeners, CertificateFiles, ForwardedHeader, Server};
+pub use server::{Admin, CertificateFiles, ForwardedHeader, Server};
 pub use session::Session;
 pub use signals::Signals;
 pub use store::{StoreConfig, StoreLocation};
@@ -81,7 +83,7 @@ const MAX_FILE_BYTES: usize = 1 << 20;
 pub struct Config {
     pub server: Server,
     pub limits: Limits,
-    pub admin: AdminListeners,
+    pub admin: Admin,
     /// Created at the first start.
     pub keys_file: PathBuf,
     /// Never empty.
@@ -94,7 +96,7 @@ pub struct Config {
     pub audit: Audit,
     pub notify: Notify,
     pub signals: Signals,
-    pub portal: PortalOptions,
+    pub portal: Portal,
     pub routes: RouteTable,
     /// Text of the file. It contains no secrets.
     pub source: String,
@@ -123,17 +125,6 @@ impl Config {
         diagnostics.finish(config)
     }
 
-    /// Returns the files and directories that the gateway writes.
-    pub fn written_paths(&self) -> impl Iterator<Item = &Path> {
-        let sessions = match &self.store.location {
-            StoreLocation::Embedded(directory) => Some(directory),
-            StoreLocation::Memory | StoreLocation::Redis(_) => None,
-        };
-        let users = self.login.password.as_ref().map(|login| &login.users);
-        let others = [sessions, users, self.audit.file.as_ref(), self.admin.socket.as_ref()];
-        others.into_iter().flatten().chain([&self.keys_file]).map(PathBuf::as_path)
-    }
-
     /// Like [`Config::load`]; also checks the files that the configuration names.
     pub fn check(path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
         let file = path.display().to_string();
@@ -159,6 +150,7 @@ pub fn known_keys(text: &str) -> Vec<Key> {
     let paths = PathBase::default();
     let diagnostics = Diagnostics::new("", text, &paths);
     parse(&diagnostics);
+    oidc::register_keys(&diagnostics);
     diagnostics.keys()
 }
 
@@ -206,6 +198,7 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
     let checks = CrossChecks { diagnostics, server: server_span, routes: &routes };
     checks.check_certificates(certificates.as_deref());
     checks.check_login(login.as_ref());
+    checks.check_login_names(login.as_ref());
     checks.check_domain(session.domain.as_ref());
     checks.check_passed_headers();
     checks.warn_shared_host();

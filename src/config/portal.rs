@@ -7,7 +7,7 @@ use super::reader::{Reader, non_empty};
 use crate::message::Target;
 
 #[derive(Clone, Debug)]
-pub struct PortalOptions {
+pub struct Portal {
     /// Shown on every page.
     pub name: String,
     /// Additional CSS file.
@@ -18,7 +18,7 @@ pub struct PortalOptions {
     pub start: Option<String>,
 }
 
-pub(super) fn portal(mut section: Reader<'_>) -> Option<PortalOptions> {
+pub(super) fn portal(mut section: Reader<'_>) -> Option<Portal> {
     let name =
         section.text("name", Value(r#""doorward""#), |text| non_empty(text).map(str::to_owned));
     let style = section.optional_file("style", r#""config/portal.css""#);
@@ -26,7 +26,7 @@ pub(super) fn portal(mut section: Reader<'_>) -> Option<PortalOptions> {
         non_empty(text).map(str::to_owned)
     });
     let start = section.optional("start", r#""/wiki/""#, start);
-    Some(PortalOptions {
+    Some(Portal {
         name: name?.value,
         style: style?.map(|file| file.value),
         help: help?.map(|help| help.value),

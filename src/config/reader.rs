@@ -11,7 +11,7 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
@@ -54,6 +54,12 @@ impl<'a> Reader<'a> {
     /// Replaces the defaults of the keys that `preset` sets, also in subsections.
     pub(super) fn use_preset(&mut self, preset: Table) {
         self.preset = preset;
+    }
+
+    /// Returns the reader of a section that is not in the file.
+    pub(super) fn empty(diagnostics: &'a Diagnostics<'a>, path: &'static str) -> Reader<'a> {
+        let (preset, known_keys) = (Table::new(), Vec::new());
+        Reader { diagnostics, span: None, table: None, path, preset, known_keys }
     }
 
     /// Reads text with `parse`.
@@ -189,12 +195,8 @@ impl<'a> Reader<'a> {
         Some(Field { value: is_set.then_some(path.value), span: path.span, is_set: path.is_set })
     }
 
-    /// A path that is not set is a default in the state directory.
     fn resolved(&self, text: Field<String>) -> Field<PathBuf> {
-        let value = match text.is_set {
-            true => self.diagnostics.resolve(&text.span, &text.value),
-            false => self.diagnostics.in_state_dir(Path::new(&text.value)),
-        };
+        let value = self.diagnostics.resolve(&text.span, &text.value);
         Field { value, span: text.span, is_set: text.is_set }
     }
 
@@ -246,6 +248,15 @@ impl<'a> Reader<'a> {
             DeValue::Table(table) => reader.pairs(table, &parse),
             other => reader.wrong_type(other, "a table"),
         })
+    }
+
+    /// Reads paths into a tree of claims: a list of names is one path, a list of lists several.
+    pub(super) fn paths(
+        &mut self,
+        key: &'static str,
+        default: KeyDefault,
+    ) -> Option<Field<Vec<Vec<String>>>> {
+        self.read(key, default, |reader, value| reader.paths(value))
     }
 
     /// Reads a key that is either text or a table.
@@ -315,6 +326,39 @@ impl<'a> Reader<'a> {
         };
         let readers: Vec<_> = items.iter().map(|item| self.item(key, path, item)).collect();
         readers.into_iter().collect()
+    }
+
+    /// Returns the sections below a section, with their names; `None` if one of them is no section.
+    pub(super) fn named_sections(
+        &mut self,
+        key: &'static str,
+        path: &'static str,
+        item_path: &'static str,
+    ) -> Option<Vec<(String, Reader<'a>)>> {
+        let Some(section) = self.section_if_written(key, path)? else { return Some(Vec::new()) };
+        let mut entries: Vec<_> = section.table.into_iter().flat_map(DeTable::iter).collect();
+        entries.sort_by_key(|(name, _)| name.span().start);
+        let read = entries.into_iter().map(|(name, value)| match value.get_ref() {
+            DeValue::Table(table) => {
+                let reader = self.child(item_path, Some(name.span()), Some(table));
+                Some((name.get_ref().to_string(), reader))
+            }
+            other => {
+                let message =
+                    format!("`{}` is {}, and must be a section", name.get_ref(), type_name(other));
+                let help = format!("write [{item_path}] and the keys below it");
+                self.diagnostics.error(&Some(name.span()), message, help);
+                None
+            }
+        });
+        let read: Vec<_> = read.collect();
+        section.allow_all_keys();
+        read.into_iter().collect()
+    }
+
+    /// Drops the reader without a report of its keys.
+    fn allow_all_keys(mut self) {
+        self.table = None;
     }
 
     fn item(
@@ -528,6 +572,29 @@ impl ValueReader<'_> {
             })
             .collect();
         read.into_iter().collect()
+    }
+
+    fn paths(&self, value: &DeValue<'_>) -> Option<Vec<Vec<String>>> {
+        let DeValue::Array(items) = value else {
+            return self.wrong_type(value, "a list of claim names");
+        };
+        let is_nested = items.iter().any(|item| item.get_ref().is_array());
+        let paths: Vec<_> = match is_nested {
+            false => vec![self.path(value)],
+            true => items.iter().map(|item| self.path(item.get_ref())).collect(),
+        };
+        paths.into_iter().collect()
+    }
+
+    fn path(&self, value: &DeValue<'_>) -> Option<Vec<String>> {
+        let DeValue::Array(names) = value else {
+            return self.wrong_type(value, "a list of claim names");
+        };
+        if names.is_empty() {
+            return self.invalid("is an empty list");
+        }
+        let names = self.items(names, |name| non_empty(name).map(str::to_owned))?;
+        Some(names.into_iter().map(|name| name.value).collect())
     }
 
     fn element(&self, span: std::ops::Range<usize>) -> ValueReader<'_> {

@@ -102,8 +102,6 @@ pub(super) fn route(
         host: host.span,
         access: rule.span,
         route: Route {
-            // Set by the table.
-            index: 0,
             host: host.value,
             path: path?.value,
             upstreams: upstreams.collect(),
@@ -204,7 +202,10 @@ fn rule_from_table(mut section: Reader<'_>) -> Option<AccessConfig> {
     let max_auth_age =
         section.optional_quantity("max_auth_age", r#""5m""#, duration::parse_positive);
     let methods = session_control::methods(&mut section, "auth_age_methods");
+    let logins = section.list("logins", Value("[]"), name);
+    let acr = section.list("acr", Value("[]"), name);
     let (users, groups, max_auth_age, methods) = (users?, groups?, max_auth_age?, methods?);
+    let (logins, acr) = (logins?, acr?);
     if methods.is_set && max_auth_age.is_none() {
         section.diagnostics.error(
             &methods.span,
@@ -215,7 +216,8 @@ fn rule_from_table(mut section: Reader<'_>) -> Option<AccessConfig> {
     }
     let is_set = users.is_set || groups.is_set;
     let is_empty = users.value.is_empty() && groups.value.is_empty();
-    if is_empty && (is_set || max_auth_age.is_none()) {
+    let restricts_login = !logins.value.is_empty() || !acr.value.is_empty();
+    if is_empty && (is_set || (max_auth_age.is_none() && !restricts_login)) {
         section.diagnostics.error(
             &section.span,
             "`access` without users and groups admits every logged-in user",
@@ -225,7 +227,12 @@ fn rule_from_table(mut section: Reader<'_>) -> Option<AccessConfig> {
     }
     let names =
         |list: Field<Vec<Field<String>>>| list.value.into_iter().map(|item| item.value).collect();
-    let rule = AccessRule { users: names(users), groups: names(groups) };
+    let rule = AccessRule {
+        users: names(users),
+        groups: names(groups),
+        logins: names(logins),
+        acr: names(acr),
+    };
     Some(AccessConfig {
         access: Access::Session(rule),
         max_auth_age: max_auth_age.map(|age| age.value),

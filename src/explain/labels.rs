@@ -13,15 +13,27 @@ use super::ResponseExplanation;
 pub(super) fn access(access: &Access) -> String {
     match access {
         Access::Public => "all clients".to_owned(),
-        Access::Session(AccessRule { users, groups }) => match (&users[..], &groups[..]) {
-            ([], []) => "every user with a session".to_owned(),
-            (users, []) => format!("the users {}", users.join(", ")),
-            ([], groups) => format!("the groups {}", groups.join(", ")),
-            (users, groups) => {
-                format!("the users {} and the groups {}", users.join(", "), groups.join(", "))
-            }
-        },
+        Access::Session(rule) => users(rule) + &logins(rule),
     }
+}
+
+fn users(AccessRule { users, groups, .. }: &AccessRule) -> String {
+    match (&users[..], &groups[..]) {
+        ([], []) => "every user with a session".to_owned(),
+        (users, []) => format!("the users {}", users.join(", ")),
+        ([], groups) => format!("the groups {}", groups.join(", ")),
+        (users, groups) => {
+            format!("the users {} and the groups {}", users.join(", "), groups.join(", "))
+        }
+    }
+}
+
+fn logins(AccessRule { logins, acr, .. }: &AccessRule) -> String {
+    let list = |what: &str, names: &[String]| match names {
+        [] => String::new(),
+        names => format!(", {what} {}", names.join(" or ")),
+    };
+    list("after a login with", logins) + &list("with acr", acr)
 }
 
 pub(super) fn stricter(own: Option<Duration>, session: Duration) -> String {

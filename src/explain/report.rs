@@ -16,13 +16,13 @@ pub struct Explanation {
     pub verdict: &'static str,
     pub why: String,
     /// Whether the response would set a new token.
-    pub rotates: bool,
+    pub renews: bool,
     /// Effects on the session if permitted; `None` on public routes.
     pub effects: Option<SessionEffects>,
     /// Risk assessment; `None` without a session and on public routes.
-    pub risk: Option<RiskExplanation>,
+    pub signals: Option<RiskExplanation>,
     /// Local responses; empty if the request is forwarded.
-    pub responses: Vec<ResponseExplanation>,
+    pub answers: Vec<ResponseExplanation>,
     /// Headers of the upstream request, in order.
     pub upstream_headers: Vec<(String, String)>,
 }

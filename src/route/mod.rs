@@ -23,13 +23,11 @@ use std::time::Duration;
 use http::Method;
 
 use crate::message::{CrossOriginPolicy, Endpoint, HostPattern, IdentityHeaders, PathPrefix};
-use crate::session::{Identity, RoutePolicy};
+use crate::session::{Identity, Provider, RoutePolicy};
 
 /// One validated `[[route]]`.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// Position in the table that contains the route.
-    pub index: usize,
     pub host: HostPattern,
     pub path: PathPrefix,
     /// Endpoints of the upstream cluster; at least one.
@@ -71,6 +69,14 @@ impl Route {
         match &self.access {
             Access::Public => true,
             Access::Session(rule) => rule.allows(identity),
+        }
+    }
+
+    /// Returns whether the access rule accepts the way in which the user logged in.
+    pub fn accepts_login(&self, provider: &Provider) -> bool {
+        match &self.access {
+            Access::Public => true,
+            Access::Session(rule) => rule.accepts_login(provider),
         }
     }
 
@@ -201,9 +207,20 @@ pub enum Access {
 pub struct AccessRule {
     pub users: Vec<String>,
     pub groups: Vec<String>,
+    /// Login methods that the route accepts; empty for all.
+    pub logins: Vec<String>,
+    /// Authentication context classes (`acr`) of which the provider must have reported one; empty for any.
+    pub acr: Vec<String>,
 }
 
 impl AccessRule {
+    /// Returns whether the user logged in in a way that the route accepts. If not, another login may help.
+    pub fn accepts_login(&self, provider: &Provider) -> bool {
+        let acr = provider.external().and_then(|login| login.acr.as_ref());
+        (self.logins.is_empty() || self.logins.iter().any(|name| name == provider.method()))
+            && (self.acr.is_empty() || acr.is_some_and(|acr| self.acr.contains(acr)))
+    }
+
     /// Returns whether the rule admits the user. Membership in either list is sufficient.
     pub fn allows(&self, identity: &Identity) -> bool {
         (self.users.is_empty() && self.groups.is_empty())
@@ -222,7 +239,8 @@ mod tests {
             Identity { user: "alice".into(), groups: vec!["staff".into()], ..Identity::default() };
         let allows = |users: &[&str], groups: &[&str]| {
             let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-            AccessRule { users: list(users), groups: list(groups) }.allows(&alice)
+            AccessRule { users: list(users), groups: list(groups), ..AccessRule::default() }
+                .allows(&alice)
         };
         assert!(allows(&[], &[]) && allows(&["alice"], &[]) && allows(&["bob"], &["staff"]));
         assert!(!allows(&["bob"], &[]) && !allows(&[], &["admin"]));

@@ -48,7 +48,6 @@ impl RouteTable {
         reserve_headers(&mut routes);
         routes
             .sort_by_key(|route| (host_rank(&route.host), std::cmp::Reverse(route.path.length())));
-        routes.iter_mut().enumerate().for_each(|(index, route)| route.index = index);
         let shadowable = routes.iter().map(|route| {
             let mut others = routes.iter().filter(|other| route.has_longer_path_than(other));
             let is_shadowable = others.any(|other| route.is_stricter_than(other));
@@ -245,7 +244,6 @@ mod tests {
 
     fn route(host: &str, path: &str) -> Route {
         Route {
-            index: 0,
             host: HostPattern::parse(host).expect("a host"),
             path: PathPrefix::parse(path).expect("a path"),
             upstreams: vec![],
@@ -382,7 +380,8 @@ mod tests {
     #[test]
     fn a_path_that_shadows_a_stricter_route_is_found() {
         let public = |path| Route { access: Access::Public, ..route("a.test", path) };
-        let staff = Access::Session(AccessRule { groups: vec!["staff".into()], users: vec![] });
+        let staff =
+            Access::Session(AccessRule { groups: vec!["staff".into()], ..AccessRule::default() });
         let table = RouteTable::new(vec![
             public("/"),
             public("/admin/open"),
@@ -414,7 +413,10 @@ mod tests {
         let table = RouteTable::new(vec![
             Route { ambiguous_paths: AmbiguousPaths::RequireSession, ..route("a.test", "/") },
             Route {
-                access: Access::Session(AccessRule { users: vec!["bob".into()], groups: vec![] }),
+                access: Access::Session(AccessRule {
+                    users: vec!["bob".into()],
+                    ..AccessRule::default()
+                }),
                 ..route("a.test", "/admin")
             },
         ]);

@@ -126,10 +126,6 @@ fn a_terminal_shows_both_lines_of_a_conflict() {
     assert!(shown.contains("doorward.toml:13:1"), "{shown}");
 }
 
-fn login(users: &str) -> String {
-    format!("[login.password]\nusers = \"{users}\"")
-}
-
 #[test]
 fn missing_files_are_reported() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -140,7 +136,7 @@ fn missing_files_are_reported() {
     let at = |file: &str| directory.path().join(file).display().to_string();
     let text = read(&repository().join("config/minimal.toml"))
         .replace("certs/", &at(""))
-        .replace("[login.password]", &login(&at("users.toml")));
+        .replace("users.toml", &at("users.toml"));
     fs::write(&path, text).expect("written");
     Config::load(&path).expect("loads: files are checked at start");
     let problems = Config::check(&path).expect_err("three files are missing");
@@ -163,7 +159,7 @@ fn check_verifies_the_notify_secret_and_program() {
     }
     let minimal = read(&repository().join("config/minimal.toml"))
         .replace("certs/", &at("").display().to_string())
-        .replace("[login.password]", &login(&at("users.toml").display().to_string()));
+        .replace("users.toml", &at("users.toml").display().to_string());
     let (secret, program) = (at("secret"), at("program"));
     let notify = format!(
         "[notify]\nsecret_file = \"{}\"\ncommand = [\"{}\", \"x\"]\n",
@@ -211,37 +207,12 @@ fn the_minimal_file_loads_with_defaults_and_no_warning() {
         parse(&read(&repository().join("config/minimal.toml"))).expect("loads");
     assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!(config.keys_file, Path::new("/srv/state/keys.toml"));
-    assert_eq!(config.admin.socket.as_deref(), Some(Path::new("/srv/state/admin.sock")));
+    assert_eq!(config.admin.socket.as_deref(), Some(Path::new("/srv/run/admin.sock")));
     assert_eq!(config.server.https, ["0.0.0.0:8443".parse().expect("an address")]);
     assert!(config.server.http.is_empty() && config.server.trusted_proxies.is_empty());
     assert_eq!((config.log.level, config.log.requests), (LogLevel::Info, true));
     assert!(matches!(&config.store.location,
         StoreLocation::Embedded(at) if at == Path::new("/srv/state")));
-}
-
-#[test]
-fn a_state_directory_moves_every_default_and_no_other_key() {
-    let routes = "[[tls.certificate]]\ncert = \"c\"\nkey = \"k\"\n[[route]]\nhost = \"a.test\"\nupstream = \"http://127.0.0.1:1\"\naccess = \"session\"\n";
-    let written = |text: &str| -> Vec<String> {
-        let (config, _) = parse(&format!("{text}{routes}")).expect("loads");
-        config.written_paths().map(|path| path.display().to_string()).collect()
-    };
-    let moved = "[server]\nstate_dir = \"/var/lib/doorward\"\n";
-    assert_eq!(
-        written(&format!("{moved}[login.password]\n")),
-        ["", "/users.toml", "/admin.sock", "/keys.toml"].map(|it| format!("/var/lib/doorward{it}"))
-    );
-    let relative = "[server]\nstate_dir = \"data\"\n[login.password]\n";
-    assert_eq!(
-        written(relative),
-        ["", "/users.toml", "/admin.sock", "/keys.toml"].map(|it| format!("/srv/data{it}"))
-    );
-    let explicit = "[keys]\nfile = \"state/keys.toml\"\n[store]\nurl = \"embedded:state\"\n[admin]\nsocket = \"run/admin.sock\"\n[audit]\nfile = \"state/audit.jsonl\"\n[login.password]\nusers = \"state/users.toml\"\n";
-    assert_eq!(
-        written(&format!("{moved}{explicit}")),
-        ["state", "state/users.toml", "state/audit.jsonl", "run/admin.sock", "state/keys.toml"]
-            .map(|it| format!("/srv/{it}"))
-    );
 }
 
 #[test]
@@ -296,22 +267,27 @@ fn identity_headers_keep_their_file_order() {
 #[derive(Debug, PartialEq, Eq)]
 struct KeyLine {
     value: String,
-    is_set: bool,
+    /// `None` in a section that is not set, where every key is a comment.
+    is_set: Option<bool>,
 }
 
 /// Returns the keys of the reference file by path. `#key = value` is not set.
 fn keys_of(text: &str) -> BTreeMap<String, KeyLine> {
-    let mut section = String::new();
+    let (mut section, mut is_comment) = (String::new(), false);
     let mut keys = BTreeMap::new();
     for line in text.lines() {
-        if let Some(header) = line.strip_prefix('[') {
+        // `#[section]` is a section that is not set.
+        if let Some(header) = line.trim_start_matches('#').strip_prefix('[') {
             let header = header.trim_start_matches('[');
             section = header.split(']').next().expect("a header").to_owned();
+            is_comment = line.starts_with('#');
         } else if let Some((key, value)) = line.split_once(" = ") {
             let bare = key.trim_start_matches('#');
             let value = value.split(" #").next().expect("a value").trim().to_owned();
             if bare.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
-                let line = KeyLine { value, is_set: bare == key };
+                let is_set = (!is_comment).then_some(bare == key);
+                assert!(!is_comment || bare != key, "{key} is set in the section above");
+                let line = KeyLine { value, is_set };
                 assert_eq!(keys.insert(format!("{section}.{bare}"), line), None, "{bare} twice");
             }
         }
@@ -328,17 +304,9 @@ fn the_reference_file_has_every_key_with_its_default() {
     for key in known {
         let line = written.remove(&key.path);
         let line = line.unwrap_or_else(|| panic!("{} is missing", key.path));
-        match key.default {
-            KeyDefault::Value(value) => {
-                assert_eq!((line.value.as_str(), line.is_set), (value, true), "{}", key.path)
-            }
-            KeyDefault::Optional(example) => {
-                assert_eq!((line.value.as_str(), line.is_set), (example, false), "{}", key.path)
-            }
-            KeyDefault::Required(example) => {
-                assert_eq!((line.value.as_str(), line.is_set), (example, true), "{}", key.path)
-            }
-        }
+        let is_set = !matches!(key.default, KeyDefault::Optional(_));
+        assert_eq!(line.value, key.default.literal(), "{}", key.path);
+        assert_eq!(line.is_set.unwrap_or(is_set), is_set, "{}", key.path);
     }
     assert!(written.is_empty(), "these are not known: {written:?}");
 }
@@ -348,12 +316,12 @@ fn the_reference_file_shows_every_key_of_an_access_table() {
     let text = read(&repository().join("config/doorward.toml"));
     let with_table = text.replace(
         "access = \"session\"",
-        "access = { users = [\"alice\"], groups = [\"staff\"], max_auth_age = \"5m\", auth_age_methods = [\"POST\"] }",
+        "access = { users = [\"alice\"], groups = [\"staff\"], max_auth_age = \"5m\", auth_age_methods = [\"POST\"], logins = [\"corp\"], acr = [\"phr\"] }",
     );
     let known = known_keys(&with_table);
     let keys: Vec<&str> =
         known.iter().filter_map(|key| key.path.strip_prefix("route.access.")).collect();
-    assert_eq!(keys, ["users", "groups", "max_auth_age", "auth_age_methods"]);
+    assert_eq!(keys, ["users", "groups", "max_auth_age", "auth_age_methods", "logins", "acr"]);
     let shown = text.lines().find(|line| line.contains("{ users = ")).expect("an example");
     for key in keys {
         assert!(shown.contains(&format!("{key} = ")), "{key}: {shown}");
@@ -372,11 +340,17 @@ fn the_reference_file_equals_the_minimal_file() {
 
 #[test]
 fn the_reference_file_loads_with_every_optional_key_set() {
+    let mut is_comment = false;
     let text: Vec<String> = read(&repository().join("config/doorward.toml"))
         .lines()
-        .map(|line| match line.strip_prefix('#') {
-            Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => key.to_owned(),
-            Some(_) | None => line.to_owned(),
+        .map(|line| {
+            if line.trim_start_matches('#').starts_with('[') {
+                is_comment = line.starts_with('#');
+            }
+            match line.strip_prefix('#').filter(|_| !is_comment) {
+                Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => key.to_owned(),
+                Some(_) | None => line.to_owned(),
+            }
         })
         .collect();
     let text = text

@@ -42,8 +42,8 @@ pub struct Token {
 pub enum Actor {
     /// An honest browser; it must never be rejected without a reason.
     Browser(usize),
-    /// An attacker with a copied cookie at another address.
-    Attacker,
+    /// A thief with a copied cookie at another address.
+    Thief,
     /// Sends the cookie of a recently ended session to every gateway.
     Prober,
     /// Sends the cookie of a session to the gateway that failed to end it.
@@ -169,7 +169,7 @@ pub enum Event {
         /// Time of the response or of the client's timeout.
         done: Millis,
     },
-    /// An attacker copied the cookie.
+    /// A thief copied the cookie.
     Stolen {
         session: Session,
         at: Millis,

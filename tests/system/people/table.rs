@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use super::attacker::{AttackerLocation, AttackerSoftware, TheftOutcome};
 use super::theft::Outcome;
+use super::thief::{TheftOutcome, ThiefLocation, ThiefSoftware};
 
 /// A table with a row per location and software and a column per policy.
 pub struct Table {
     policies: Vec<&'static str>,
-    rows: Vec<(AttackerLocation, AttackerSoftware, Vec<String>)>,
+    rows: Vec<(ThiefLocation, ThiefSoftware, Vec<String>)>,
 }
 
 impl Table {
@@ -16,12 +16,7 @@ impl Table {
         Table { policies: policies.to_vec(), rows: Vec::new() }
     }
 
-    pub fn row(
-        &mut self,
-        location: AttackerLocation,
-        software: AttackerSoftware,
-        cells: Vec<String>,
-    ) {
+    pub fn row(&mut self, location: ThiefLocation, software: ThiefSoftware, cells: Vec<String>) {
         self.rows.push((location, software, cells));
     }
 }
@@ -44,20 +39,20 @@ impl fmt::Display for Table {
     }
 }
 
-/// Formats the outcomes of one kind of attacker under one policy. Detected attackers are shown with the median and the
+/// Formats the outcomes of one kind of thief under one policy. Detected thieves are shown with the median and the
 /// maximum time of use.
 pub fn cell(outcome: &Outcome) -> String {
     let of = |fate: TheftOutcome| outcome.fates.get(fate.as_str()).copied().unwrap_or_default();
     if of(TheftOutcome::AtFirstRequest) == outcome.tried {
         return "at the door".to_owned();
     }
-    let mut lines = Vec::new();
+    let mut said = Vec::new();
     if of(TheftOutcome::AtFirstRequest) > 0 {
-        lines.push(format!("at the door {}", of(TheftOutcome::AtFirstRequest)));
+        said.push(format!("at the door {}", of(TheftOutcome::AtFirstRequest)));
     }
     if let [.., worst] = outcome.detected_after[..] {
         let middle = outcome.detected_after[outcome.detected_after.len() / 2];
-        lines.push(format!(
+        said.push(format!(
             "found {} ({}, {})",
             of(TheftOutcome::Detected),
             span(middle),
@@ -68,10 +63,10 @@ pub fn cell(outcome: &Outcome) -> String {
         [(TheftOutcome::SessionEnded, "over"), (TheftOutcome::NeverStopped, "never")]
     {
         if of(fate) > 0 {
-            lines.push(format!("{word} {}", of(fate)));
+            said.push(format!("{word} {}", of(fate)));
         }
     }
-    lines.join(", ")
+    said.join(", ")
 }
 
 fn span(ms: u64) -> String {
@@ -90,23 +85,23 @@ fn policy_label(policy: &'static str) -> &'static str {
     }
 }
 
-fn location_label(location: AttackerLocation) -> &'static str {
+fn location_label(location: ThiefLocation) -> &'static str {
     match location {
-        AttackerLocation::Abroad => "abroad",
-        AttackerLocation::CloudAbroad => "a cloud abroad",
-        AttackerLocation::Country => "same country",
-        AttackerLocation::Neighbour => "victim's network",
-        AttackerLocation::Inside => "victim's address",
+        ThiefLocation::Abroad => "abroad",
+        ThiefLocation::CloudAbroad => "a cloud abroad",
+        ThiefLocation::Country => "same country",
+        ThiefLocation::Neighbour => "victim's network",
+        ThiefLocation::Inside => "victim's address",
     }
 }
 
-fn software_label(software: AttackerSoftware) -> &'static str {
+fn software_label(software: ThiefSoftware) -> &'static str {
     match software {
-        AttackerSoftware::Program => "a program",
-        AttackerSoftware::OtherBrowser => "another browser",
-        AttackerSoftware::Disguised => "a program, copied User-Agent",
-        AttackerSoftware::OtherVersion => "same browser, older version",
-        AttackerSoftware::Newer => "a program that claims a newer version",
-        AttackerSoftware::Same => "the same",
+        ThiefSoftware::Program => "a program",
+        ThiefSoftware::OtherBrowser => "another browser",
+        ThiefSoftware::Disguised => "a program, copied User-Agent",
+        ThiefSoftware::OtherVersion => "same browser, older version",
+        ThiefSoftware::Newer => "a program that claims a newer version",
+        ThiefSoftware::Same => "the same",
     }
 }

@@ -8,8 +8,7 @@ use crate::chaos::history::{
 impl Checker<'_> {
     /// Checks that the response belongs to this request and user.
     pub(super) fn check_response(&self, findings: &mut Findings, request: &Request) {
-        let Some((id, user)) = request.response().and_then(|response| response.echo.as_ref())
-        else {
+        let Some((id, user)) = request.answer().and_then(|answer| answer.echo.as_ref()) else {
             return;
         };
         let owner = request.token.and_then(|token| self.sessions.user(token.session));
@@ -25,7 +24,7 @@ impl Checker<'_> {
         }
         let took = request.done - request.sent;
         match &request.outcome {
-            RequestOutcome::Response(response) => {
+            RequestOutcome::Response(answer) => {
                 findings.check(
                     Invariant::Deadline,
                     request.sent,
@@ -37,7 +36,7 @@ impl Checker<'_> {
                         )
                     },
                 );
-                self.refused_for_a_cause(findings, request, response);
+                self.refused_for_a_cause(findings, request, answer);
             }
             RequestOutcome::NoResponse(error) => {
                 findings.check(Invariant::Deadline, request.sent, false, || {
@@ -55,11 +54,11 @@ impl Checker<'_> {
         &self,
         findings: &mut Findings,
         request: &Request,
-        response: &RecordedResponse,
+        answer: &RecordedResponse,
     ) {
-        match response.status {
+        match answer.status {
             503 => {
-                findings.check(Invariant::Deadline, request.sent, response.retry_after, || {
+                findings.check(Invariant::Deadline, request.sent, answer.retry_after, || {
                     format!("request {} was answered 503 without Retry-After", request.id)
                 });
                 let cause = self.permits(request, |allowed| allowed.unavailable);
@@ -74,7 +73,7 @@ impl Checker<'_> {
             }
             200..300 | 401 => findings.check(Invariant::Recovery, request.sent, true, String::new),
             status => findings.check(Invariant::Deadline, request.sent, false, || {
-                format!("request {} was answered {status} {}", request.id, response.reason)
+                format!("request {} was answered {status} {}", request.id, answer.reason)
             }),
         }
     }
@@ -110,12 +109,9 @@ impl Checker<'_> {
     }
 
     pub(super) fn check_cookie(&self, findings: &mut Findings, request: &Request) {
-        if let Some(response) = request.response() {
-            findings.check(Invariant::Cookie, request.done, !response.deletes_cookie, || {
-                format!(
-                    "the answer {} to request {} deletes the cookie",
-                    response.status, request.id
-                )
+        if let Some(answer) = request.answer() {
+            findings.check(Invariant::Cookie, request.done, !answer.deletes_cookie, || {
+                format!("the answer {} to request {} deletes the cookie", answer.status, request.id)
             });
         }
     }

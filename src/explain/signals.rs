@@ -12,17 +12,16 @@ use crate::session::{ClientContext, Record, SignalsMode};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RiskExplanation {
     /// The route's setting: `off`, `monitor` or `enforce`.
-    pub mode: &'static str,
-    /// Client of the request.
-    pub from: String,
-    /// Client of the session before.
-    pub last_from: String,
+    pub route: &'static str,
+    /// Clients of the request and of the session.
+    pub here: String,
+    pub last: String,
     /// Names and weights; empty if nothing differs.
     pub signals: Vec<(&'static str, u32)>,
     pub score: u32,
     /// Threshold settings and their scores; `None` disables one.
     pub thresholds: Vec<(&'static str, Option<u32>)>,
-    pub action: &'static str,
+    pub answer: &'static str,
     pub in_monitor: &'static str,
     pub in_enforce: &'static str,
 }
@@ -41,11 +40,11 @@ impl LocationPair<'_> {
         let thresholds = &self.settings.thresholds;
         let nothing = RiskReport { signals: Vec::new(), score: 0, action: RiskAction::None };
         let report = self.assess().unwrap_or(nothing);
-        let created_from = &self.record.created_from;
+        let from = &self.record.created_from;
         RiskExplanation {
-            mode: mode_name(mode),
-            from: describe(self.context, &self.geoip.lookup(self.context.address)),
-            last_from: describe(created_from, &self.geoip.lookup(created_from.address)),
+            route: mode_name(mode),
+            here: describe(self.context, &self.geoip.lookup(self.context.address)),
+            last: describe(from, &self.geoip.lookup(from.address)),
             signals: report.signals.iter().map(|one| (one.name(), one.weight())).collect(),
             score: report.score,
             thresholds: vec![
@@ -54,7 +53,7 @@ impl LocationPair<'_> {
                 ("login_at", thresholds.reauthenticate),
                 ("end_at", thresholds.end),
             ],
-            action: report.action.as_str(),
+            answer: report.action.as_str(),
             in_monitor: in_monitor(report.action),
             in_enforce: in_enforce(report.action),
         }
