@@ -21,12 +21,9 @@ pub mod reload;
 pub mod run;
 mod service_manager;
 pub mod sessions;
-pub mod shell;
 pub mod signals;
-mod terminal;
 pub mod user;
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -70,10 +67,6 @@ enum Command {
     Notify(notify::NotifyArgs),
     /// Create certificates for development
     Certs(certs::CertsArgs),
-    /// Print a completion script for a shell
-    Completions(shell::CompletionsArgs),
-    /// Print the manual page, or write one per command
-    Man(shell::ManArgs),
 }
 
 /// Runs the command given by the process arguments.
@@ -93,12 +86,9 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => signals::replay(&args),
         Command::Notify(args) => notify::run(&args),
         Command::Certs(args) => certs::run(&args),
-        Command::Completions(args) => shell::completions(&args),
-        Command::Man(args) => shell::man(&args),
     };
     result.unwrap_or_else(|error| {
-        // Nothing is left to report to if this fails.
-        writeln!(terminal::err(), "doorward: {error:#}").unwrap_or_default();
+        eprintln!("doorward: {error:#}");
         ExitCode::FAILURE
     })
 }

@@ -1,6 +1,5 @@
 //! `doorward notify test`: sends a test notification.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,8 +9,6 @@ use clap::{Args, Subcommand};
 use crate::app;
 use crate::config::Config;
 use crate::notify;
-
-use super::terminal;
 
 #[derive(Args)]
 pub struct NotifyArgs {
@@ -44,9 +41,9 @@ pub(super) fn run(args: &NotifyArgs) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for (channel, result) in results {
         match result {
-            Ok(response) => writeln!(terminal::out(), "{channel}: delivered ({response})")?,
+            Ok(response) => println!("{channel}: delivered ({response})"),
             Err(error) => {
-                writeln!(terminal::err(), "{channel}: not delivered: {error}")?;
+                eprintln!("{channel}: not delivered: {error}");
                 code = ExitCode::FAILURE;
             }
         }

@@ -1,6 +1,5 @@
 //! `doorward reload`: reloads the configuration of the running gateway.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -10,7 +9,7 @@ use http::{Method, StatusCode};
 use crate::admin::ReloadReport;
 
 use super::config_file::SocketArgs;
-use super::{sessions, terminal};
+use super::sessions;
 
 #[derive(Args)]
 pub struct ReloadArgs {
@@ -34,10 +33,10 @@ pub(super) fn run(args: &ReloadArgs) -> anyhow::Result<ExitCode> {
     }
     let report: ReloadReport = serde_json::from_str(&body)?;
     if args.json {
-        writeln!(terminal::out(), "{body}")?;
+        println!("{body}");
     } else {
-        write!(terminal::out(), "{}", success_text(&report, args.dry_run))?;
-        write!(terminal::err(), "{}", problem_text(&report))?;
+        print!("{}", success_text(&report, args.dry_run));
+        eprint!("{}", problem_text(&report));
     }
     Ok(if report.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

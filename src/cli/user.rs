@@ -19,7 +19,6 @@ use crate::identity::{Account, Cost, Credential, htpasswd, password_policy, user
 use crate::session::Identity;
 
 use super::config_file::ConfigArgs;
-use super::terminal;
 
 /// Add, change and list users with a password
 #[derive(Debug, Args)]
@@ -111,7 +110,7 @@ pub struct ImportArgs {
 
 #[derive(Debug, Args)]
 pub struct FileArgs {
-    /// Users file; by default that of the configuration, or else state/users.toml
+    /// Users file; by default that of the configuration, or else config/users.toml
     #[arg(long, value_name = "FILE")]
     pub users: Option<PathBuf>,
     #[command(flatten)]
@@ -123,7 +122,7 @@ impl FileArgs {
         if let Some(users) = &self.users {
             return Ok(users.clone());
         }
-        Ok(self.config.files()?.users.unwrap_or_else(|| PathBuf::from("state/users.toml")))
+        Ok(self.config.files()?.users.unwrap_or_else(|| PathBuf::from("config/users.toml")))
     }
 }
 
@@ -157,8 +156,8 @@ pub struct Console<'a> {
 pub fn run(args: UserArgs) -> anyhow::Result<ExitCode> {
     let mut console = Console {
         input: &mut io::stdin().lock(),
-        out: &mut terminal::out(),
-        err: &mut terminal::err(),
+        out: &mut io::stdout().lock(),
+        err: &mut io::stderr().lock(),
         prompt: &mut |prompt| rpassword::prompt_password(prompt),
     };
     Ok(ExitCode::from(run_on(&mut console, args)?))

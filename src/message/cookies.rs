@@ -149,6 +149,11 @@ impl CookieNames {
         })
     }
 
+    /// Returns the `SameSite` attribute of the session cookie.
+    pub fn same_site(&self) -> SameSite {
+        self.settings.same_site
+    }
+
     /// Returns a `Set-Cookie` with the value that binds a login form to this browser.
     pub fn set_login(&self, value: &str) -> Option<HeaderValue> {
         let cookie = Cookie::build((self.login.as_str(), value)).same_site(SameSite::Lax);

@@ -23,6 +23,8 @@ const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
 /// Path prefix of the portal. Routes below it are rejected.
 pub const PREFIX: &str = "/.doorward";
 
+pub(super) const LOGIN: &str = "/.doorward/login";
+
 pub(super) const PASSWORD: &str = "/.doorward/password";
 
 /// The only portal page that a return URL may name.

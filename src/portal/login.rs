@@ -39,9 +39,13 @@ impl Portal {
         let user = self.logged_in_user(head, &state).await;
         match &state.target {
             Some(target) if user.is_some() && !state.is_unsaved => see_other(target),
-            _ => {
-                self.login_page(head, StatusCode::OK, login_notice(&state.reason), sealed, "", user)
-            }
+            _ => match self.only_provider(head, &state).filter(|_| user.is_none()) {
+                Some(provider) => self.start_login(head, provider, sealed).await,
+                None => {
+                    let notice = login_notice(&state.reason);
+                    self.login_page(head, StatusCode::OK, notice, sealed, "", user)
+                }
+            },
         }
     }
 
@@ -95,17 +99,23 @@ impl Portal {
             csrf: &csrf,
             target: sealed,
             username,
+            providers: self.provider_buttons(head, &state, sealed),
+            has_password: self.offers_password(head, &state),
             help: self.branding.help.as_ref(),
         });
-        let mut page = self.page(status, html);
-        if fresh && let Some(cookie) = self.auth.settings().cookies.set_login(&nonce) {
+        self.with_login_cookie(self.page(status, html), &nonce, fresh)
+    }
+
+    /// Adds the cookie that binds logins to this browser, if the browser does not have it.
+    pub(super) fn with_login_cookie(&self, mut page: Page, nonce: &str, fresh: bool) -> Page {
+        if fresh && let Some(cookie) = self.auth.settings().cookies.set_login(nonce) {
             page.headers_mut().append(header::SET_COOKIE, cookie);
         }
         page
     }
 
     /// Returns the nonce that binds the form to this browser, and whether it is new.
-    fn nonce(&self, head: &InboundHead) -> (String, bool) {
+    pub(super) fn nonce(&self, head: &InboundHead) -> (String, bool) {
         if let CookieLookup::One(value) =
             cookies::find(&head.headers, &self.auth.settings().cookies.login)
             && BASE64URL_NOPAD.decode(&value).is_ok_and(|bytes| bytes.len() == 16)
@@ -140,7 +150,7 @@ impl Portal {
         let name = fields.text("username");
         match self.verify_password(login, name, password, head.client).await {
             LoginOutcome::Accept(account) => {
-                self.complete_login(head, &fields, &account.as_ref().into()).await
+                self.complete_login(head, fields.text(RETURN_URL), &account.as_ref().into()).await
             }
             LoginOutcome::Refuse => {
                 self.login_event(SessionEvent::LoginFailed, head, &fields);
@@ -180,10 +190,11 @@ impl Portal {
         outcome
     }
 
-    async fn complete_login(
+    /// Creates the session and redirects to the return URL of the sealed state.
+    pub(super) async fn complete_login(
         &self,
         head: &InboundHead,
-        fields: &FormFields,
+        sealed: &str,
         login: &VerifiedLogin,
     ) -> Page {
         let created = self
@@ -198,9 +209,9 @@ impl Portal {
         let is_person =
             head.requester.intent == Intent::Navigation || intent::accepts_html(&head.headers);
         let mut page = if created.has_notices && is_person {
-            see_other(&self.sessions_page(head, fields, ""))
+            see_other(&self.sessions_page(head, sealed, ""))
         } else {
-            let target = self.return_url(head, fields.text(RETURN_URL));
+            let target = self.return_url(head, sealed);
             see_other(target.as_deref().unwrap_or("/"))
         };
         let cookies = &self.auth.settings().cookies;
@@ -278,7 +289,7 @@ impl Portal {
     }
 
     fn logged_out_page(&self) -> Page {
-        let page = LoggedOutPage { site: &self.branding.name };
+        let page = LoggedOutPage { site: &self.branding.name, provider: None };
         self.page(StatusCode::OK, pages::render(&page))
     }
 
@@ -320,7 +331,7 @@ impl Portal {
                 return self.deny(head, &DenyReason::Unavailable(error));
             }
         }
-        self.logout_response(head)
+        self.after_logout(head, sessions).await
     }
 
     /// Deletes the session cookie. Sent only after the session has ended on the server.
@@ -332,7 +343,7 @@ impl Portal {
     }
 }
 
-fn session_info(session: AuthenticatedSession) -> SessionInfo {
+pub(super) fn session_info(session: AuthenticatedSession) -> SessionInfo {
     let last_active = session.record.last_active;
     SessionInfo { key: session.key, record: session.record, last_active }
 }
@@ -345,15 +356,14 @@ fn login_notice(reason: &str) -> Option<LoginNotice> {
         "theft" => Some(LoginNotice::Theft),
         "theft-elsewhere" => Some(LoginNotice::TheftElsewhere),
         "reauthenticate" => Some(LoginNotice::Reauthenticate),
-        "logout" | "logout-by-app" => Some(LoginNotice::LoggedOut),
+        "logout" | "logout-by-app" | "logout-by-provider" => Some(LoginNotice::LoggedOut),
         "password-changed" => Some(LoginNotice::PasswordChanged),
         "duplicate-cookie" => Some(LoginNotice::SeveralCookies),
         "invalid-token" => Some(LoginNotice::ForeignCookie),
         "revoked" | "replaced" | "not-rotating" | "account-gone" | "account-disabled"
         | "credential-changed" | "ended-by-operator" | "ended-by-user" | "logout-everywhere"
-        | "session-limit" | "after-crash" | "generation-ahead" | "unknown-session" => {
-            Some(LoginNotice::SessionEnded)
-        }
+        | "session-limit" | "provider-ended" | "after-crash" | "generation-ahead"
+        | "unknown-session" => Some(LoginNotice::SessionEnded),
         _ => None,
     }
 }

@@ -8,13 +8,16 @@
 //! | `session` | JSON with the seconds left; not counted as activity |
 //! | `health` | 204 for load balancers, on any host; answered by the proxy |
 //! | `password` | form for a new password, of accounts in the users file; POST changes it |
+//! | `oidc/NAME/login`, `oidc/NAME/callback` | login at an OpenID Connect provider |
+//! | `oidc/NAME/backchannel-logout` | POST of the provider: ends sessions |
 //! | `style.css` | stylesheet, followed by the operator's |
-//! | `session.js` | script that apps include, to show the end of a session |
-//! | `icon.svg`, `times.js` | icon of the pages; script that shows times in the zone of the browser |
+//! | `icon.svg`, `times.js`, `submit.js` | icon of the pages; scripts for local times and for a logout at a provider |
 //!
 //! Two further paths belong to the portal: `/.well-known/change-password` leads to `password`, and `/` is
 //! the start page of a host whose routes all have a path prefix.
 
+mod external_login;
+mod external_logout;
 mod responses;
 // Public for the fuzz targets and their corpus tests only.
 #[doc(hidden)]
@@ -22,6 +25,7 @@ pub mod forms;
 mod login;
 pub mod pages;
 mod password;
+mod provider_page;
 mod sessions;
 mod start;
 mod styles;
@@ -41,12 +45,13 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 
 use crate::auth::{Auth, AuthRequest, AuthenticatedSession, DenyReason};
 use crate::connections::ClientBody;
-use crate::identity::PasswordLogin;
+use crate::identity::{LoginProviders, PasswordLogin};
 use crate::message::{CookieLookup, InboundHead};
 use crate::route::RouteTable;
 use crate::session::{RotationTiming, RoutePolicy, SignalsMode};
-use crate::sessions::NewToken;
+use crate::sessions::{NewToken, Shared};
 
+use provider_page::ProviderPage;
 use responses::see_other;
 use styles::Styles;
 
@@ -103,6 +108,9 @@ impl Portal {
     /// Handles a request for a page of the portal.
     pub async fn serve(&self, head: InboundHead, body: ClientBody) -> Page {
         let path = head.target.path().to_owned();
+        if let Some((name, page)) = ProviderPage::find(&path) {
+            return self.serve_provider(&head, body, name, page).await;
+        }
         let post = head.method == Method::POST;
         let is_get = head.method == Method::GET || head.method == Method::HEAD;
         let page = PortalPage::find(&path);
@@ -120,6 +128,29 @@ impl Portal {
             PortalPage::Start => self.show_start(&head).await,
             PortalPage::ChangePassword => see_other(forms::PASSWORD),
             PortalPage::File(content_type, text) => self.file(content_type, text),
+        }
+    }
+
+    /// Serves a page of an OpenID Connect provider. A HEAD request must not redeem the code of a callback.
+    async fn serve_provider(
+        &self,
+        head: &InboundHead,
+        body: ClientBody,
+        name: &str,
+        page: ProviderPage,
+    ) -> Page {
+        let allowed = match page {
+            ProviderPage::Login | ProviderPage::Callback => Method::GET,
+            ProviderPage::BackchannelLogout => Method::POST,
+        };
+        if head.method != allowed {
+            let methods = if allowed == Method::GET { "GET" } else { "POST" };
+            return self.problem(&head.requester, Problem::MethodNotAllowed(methods));
+        }
+        match page {
+            ProviderPage::Login => self.show_provider_login(head, name).await,
+            ProviderPage::Callback => self.finish_login(head, name).await,
+            ProviderPage::BackchannelLogout => self.backchannel_logout(head, body, name).await,
         }
     }
 
@@ -199,6 +230,14 @@ impl Portal {
         self.auth.authenticate(&visit).await
     }
 
+    fn shared(&self) -> &Shared {
+        self.auth.shared()
+    }
+
+    fn providers(&self) -> &LoginProviders {
+        &self.auth.settings().providers
+    }
+
     fn session_cookie(&self, head: &InboundHead) -> CookieLookup {
         self.auth.session_cookie(&head.headers)
     }
@@ -216,8 +255,6 @@ impl Portal {
 
 const GET_OR_POST: &str = "GET, HEAD, POST";
 const GET: &str = "GET, HEAD";
-
-const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// A page of the portal.
 #[derive(Clone, Copy)]
@@ -251,8 +288,8 @@ impl PortalPage {
             Some("/session") => PortalPage::Session,
             Some("/style.css") => PortalPage::File("text/css; charset=utf-8", ""),
             Some("/icon.svg") => PortalPage::File("image/svg+xml", pages::ICON),
-            Some("/times.js") => PortalPage::File(SCRIPT, pages::TIMES),
-            Some("/session.js") => PortalPage::File(SCRIPT, pages::SESSION),
+            Some("/submit.js") => PortalPage::File("text/javascript; charset=utf-8", pages::SUBMIT),
+            Some("/times.js") => PortalPage::File("text/javascript; charset=utf-8", pages::TIMES),
             Some(_) | None => return None,
         };
         Some(page)

@@ -1,7 +1,5 @@
-//! The gateway's HTTP clients against well-behaved, broken and hostile servers: upstreams and OpenID Connect
-//! providers.
+//! The gateway's HTTP client against well-behaved, broken and hostile upstreams.
 
 mod client;
-mod oidc;
 mod races;
 mod responses;

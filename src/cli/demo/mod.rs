@@ -4,7 +4,6 @@ mod apps;
 
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -61,7 +60,7 @@ impl DemoDir {
         let name =
             format!("doorward-demo-{}", BASE32_NOPAD.encode(&random_bytes::<5>()).to_lowercase());
         let path = std::env::temp_dir().join(name);
-        fs::DirBuilder::new().mode(0o700).create(&path)?;
+        fs::create_dir(&path)?;
         Ok(DemoDir(path))
     }
 
@@ -99,14 +98,20 @@ fn configuration(directory: &Path, listen: SocketAddr, apps: &apps::Apps) -> Str
         r#"
 [server]
 https = ["{listen}"]
-state_dir = "{state}"
 
 [admin]
 listen = ""
+socket = "{socket}"
+
+[keys]
+file = "{keys}"
 
 [[tls.certificate]]
 cert = "{cert}"
 key = "{key}"
+
+[store]
+url = "embedded:{store}"
 
 [session]
 idle_timeout = "{idle}s"
@@ -115,6 +120,7 @@ rotate_after = "{rotate}s"
 rotation_grace = "{grace}s"
 
 [login.password]
+users = "{users}"
 
 [log]
 format = "text"
@@ -134,9 +140,12 @@ path = "/clock"
 upstream = "http://{clock}"
 access = {{ groups = ["staff"] }}
 "#,
-        state = directory.display(),
+        socket = at("admin.sock"),
+        keys = at("keys.toml"),
         cert = at("doorward.pem"),
         key = at("doorward.key"),
+        store = at("state"),
+        users = at("users.toml"),
         idle = IDLE.as_secs(),
         rotate = ROTATE_AFTER.as_secs(),
         grace = GRACE.as_secs(),

@@ -3,6 +3,7 @@
 use askama::Template;
 
 use super::Help;
+use super::external::ProviderButton;
 use super::times::format_wait;
 
 /// The login form.
@@ -29,6 +30,9 @@ pub struct LoginPage<'a> {
     pub target: &'a str,
     /// User name of the failed attempt.
     pub username: &'a str,
+    pub providers: Vec<ProviderButton<'a>>,
+    /// Whether there is a form for name and password.
+    pub has_password: bool,
     pub help: Option<&'a Help>,
 }
 

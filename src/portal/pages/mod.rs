@@ -5,12 +5,14 @@
 //! texts, never internal details.
 
 mod error;
+mod external;
 mod login;
 mod notices;
 mod sessions;
 mod times;
 
 pub use error::{ErrorKind, ErrorPage};
+pub use external::{ContinuePage, LoggedOutPage, LoginFailedPage, ProviderButton, ProviderLogout};
 pub use login::{LoginNotice, LoginPage};
 pub use notices::{ClientRow, NoticeRow};
 pub use sessions::{ReturnLink, SessionRow, SessionsPage};
@@ -26,8 +28,8 @@ pub const ICON: &str = include_str!("../../../templates/icon.svg");
 /// Script that shows times in the zone of the browser. The pages are complete without it.
 pub const TIMES: &str = include_str!("../../../templates/times.js");
 
-/// Script that apps include to show the end of a session.
-pub const SESSION: &str = include_str!("../../../templates/session.js");
+/// Script that submits the form of a logout at a provider. The page has a button too.
+pub const SUBMIT: &str = include_str!("../../../templates/submit.js");
 
 /// Renders a page. Rendering text into memory does not fail; if it did, an empty page would still
 /// carry the status.
@@ -93,13 +95,6 @@ pub struct ConfirmLogoutPage<'a> {
     pub site: &'a str,
     pub user: &'a str,
     pub csrf: &'a str,
-}
-
-/// The page after a logout.
-#[derive(Template)]
-#[template(path = "logged_out.html")]
-pub struct LoggedOutPage<'a> {
-    pub site: &'a str,
 }
 
 /// The page that a frame shows when its session has ended. The login page refuses frames.

@@ -4,6 +4,7 @@ use http::StatusCode;
 
 use super::*;
 use crate::clock::UnixMillis;
+use crate::oidc::EndSession;
 use crate::session::notice::NoticeKind;
 
 const NOW: UnixMillis = UnixMillis(1_795_442_700_000); // 2026-11-23T14:05:00Z
@@ -80,6 +81,8 @@ fn login_page(notice: Option<LoginNotice>, text: &str) -> String {
         csrf: text,
         target: text,
         username: text,
+        providers: Vec::new(),
+        has_password: true,
         help: None,
     })
 }
@@ -98,7 +101,57 @@ fn continue_page(text: &str) -> String {
         csrf: text,
         target: text,
         username: text,
+        providers: vec![button(text, false), button(text, true)],
+        has_password: true,
         help: Some(&help),
+    })
+}
+
+fn button(label: &str, is_down: bool) -> ProviderButton<'_> {
+    let href = format!("/.doorward/oidc/corp/login?to={label}");
+    ProviderButton { label, href, is_down }
+}
+
+/// The login page of a site whose users log in at a provider only.
+fn chooser_page(text: &str) -> String {
+    render(&LoginPage {
+        site: text,
+        host: text,
+        notice: None,
+        user: None,
+        continue_at: "/",
+        is_unsaved: false,
+        is_too_long: false,
+        csrf: text,
+        target: text,
+        username: "",
+        providers: vec![button(text, false)],
+        has_password: false,
+        help: None,
+    })
+}
+
+fn login_failed_page(text: &str) -> String {
+    render(&LoginFailedPage {
+        site: text,
+        provider: text,
+        text,
+        login: &format!("/.doorward/login?to={text}"),
+        code: text,
+        request: text,
+        help: None,
+    })
+}
+
+fn provider_logouts(text: &str) -> [String; 2] {
+    let form = EndSession::Form {
+        action: format!("https://id.test/{text}"),
+        fields: vec![("id_token_hint", text.to_owned())],
+    };
+    let redirect = EndSession::Redirect(format!("https://id.test/{text}"));
+    [form, redirect].map(|action| {
+        let logout = ProviderLogout { label: text, action: &action };
+        render(&LoggedOutPage { site: text, provider: Some(&logout) })
     })
 }
 
@@ -170,20 +223,24 @@ fn all_pages(text: &str) -> Vec<String> {
         sessions_page(text, vec![row(text, 0, true), row(text, 3, false)]),
         notices_page(text, all_notices(text), true, vec![row(text, 0, true)]),
         render(&ConfirmLogoutPage { site: text, user: text, csrf: text }),
-        render(&LoggedOutPage { site: text }),
+        render(&LoggedOutPage { site: text, provider: None }),
         render(&EverywherePage { site: text, csrf: text }),
         render(&FramedPage { site: text, style: STYLE, login: "/.doorward/login" }),
         continue_page(text),
         password_page(text),
         start_page(text),
+        chooser_page(text),
+        login_failed_page(text),
+        render(&ContinuePage { site: text, url: &format!("/{text}") }),
     ];
+    pages.extend(provider_logouts(text));
     pages.extend(NOTICES.map(|notice| login_page(Some(notice), text)));
     pages.extend(errors(text).iter().map(|(status, kind)| {
         let (style, help) = (STYLE, Help::Text(text.to_owned()));
         let (site, status) = (text, *status);
         render(&ErrorPage { site, style, status, kind, request: text, help: Some(&help) })
     }));
-    assert_eq!(pages.len(), 39, "a new page belongs into this list");
+    assert_eq!(pages.len(), 44, "a new page belongs into this list");
     pages
 }
 
@@ -268,12 +325,13 @@ fn no_page_has_inline_scripts_or_external_resources() {
         for tag in tags(&page) {
             let banned = ["img", "iframe", "svg", "object", "base"];
             assert!(!banned.contains(&tag.name.as_str()), "{tag:?}");
-            let scripts = ["/.doorward/times.js", "/.doorward/session.js"];
-            let source = tag.value("src").unwrap_or_default();
-            assert!(tag.name != "script" || scripts.contains(&source), "{source}");
+            let scripts = ["/.doorward/times.js", "/.doorward/submit.js"];
+            assert!(tag.name != "script" || scripts.map(Some).contains(&tag.value("src")));
             for (name, value) in &tag.attributes {
                 assert!(name != "style" && !name.starts_with("on"), "{tag:?}");
-                let link = matches!(name.as_str(), "href" | "src");
+                // The only link to another site leads to the logout at the provider.
+                let is_logout = tag.name == "a" && value.starts_with("https://id.test/");
+                let link = matches!(name.as_str(), "href" | "src") && !is_logout;
                 assert!(!link || value.starts_with('/') && !value.starts_with("//"), "{tag:?}");
             }
         }
@@ -286,7 +344,8 @@ fn every_form_posts_a_csrf_token() {
     let mut forms = 0;
     for page in all_pages("alice") {
         let tags = tags(&page);
-        for (at, form) in tags.iter().enumerate().filter(|(_, tag)| tag.name == "form") {
+        let is_own = |tag: &Tag| tag.name == "form" && tag.value("data-submit").is_none();
+        for (at, form) in tags.iter().enumerate().filter(|(_, tag)| is_own(tag)) {
             forms += 1;
             assert_eq!(form.value("method"), Some("post"));
             let inside = &tags[at + 1..];

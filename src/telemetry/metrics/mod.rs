@@ -2,12 +2,11 @@
 //!
 //! `docs/metrics-and-events.md` is the reference; a test keeps it complete.
 
-mod histogram;
 mod notifications;
 mod operation;
+mod providers;
 mod register;
 mod risk;
-mod routes;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,16 +24,14 @@ use prometheus_client::registry::Registry;
 use super::events::{RiskContext, SessionEvent};
 use super::limits::{Limit, LimitLog};
 use super::process::ProcessStats;
-use crate::route::RouteTable;
 use notifications::NotificationMetrics;
 use operation::OperationMetrics;
 use register::register;
 use risk::RiskMetrics;
-use routes::RouteRegistry;
 
 pub use notifications::NotificationOutcome;
 pub use operation::AuditStats;
-pub use routes::{Phase, RouteMetrics, RouteMetricsTable};
+pub use providers::ProviderMetrics;
 
 /// All metrics of a gateway; cheap to clone.
 #[derive(Clone)]
@@ -43,12 +40,13 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     /// Counters of [`ADMIT`] by status. Most requests use them, without a lock or a hash.
     admitted: Arc<[OnceLock<Counter>; MAX_STATUS]>,
-    routes: RouteRegistry,
     exchanges_cut: Family<CauseLabels, Counter>,
     events: Family<EventLabels, Counter>,
     risk: RiskMetrics,
     notifications: NotificationMetrics,
     operation: OperationMetrics,
+    /// Logins at external providers.
+    pub providers: ProviderMetrics,
     store_errors: Counter,
     redis: RedisMetrics,
     /// Requests served by a stale read during a store outage.
@@ -200,10 +198,7 @@ impl Default for Metrics {
     fn default() -> Metrics {
         let mut registry = Registry::with_prefix("doorward");
         let r = &mut registry;
-        let routes = RouteRegistry::default();
-        r.register_collector(Box::new(routes.clone()));
         Metrics {
-            routes,
             requests: register(r, "requests", "Requests by verdict and status"),
             admitted: Arc::new([const { OnceLock::new() }; MAX_STATUS]),
             exchanges_cut: register(
@@ -215,6 +210,7 @@ impl Default for Metrics {
             risk: RiskMetrics::register(r),
             notifications: NotificationMetrics::register(r),
             operation: OperationMetrics::register(r),
+            providers: ProviderMetrics::register(r),
             store_errors: register(r, "store_errors", "Failed calls to the store"),
             redis: RedisMetrics::register(r),
             stale_sessions_served: register(
@@ -261,12 +257,6 @@ impl Metrics {
             Some(cached) if verdict == ADMIT => cached.get_or_init(counter).inc(),
             Some(_) | None => counter().inc(),
         };
-    }
-
-    /// Returns the counts of the routes for one worker. Routes of `previous`, the table of the same worker
-    /// before, keep theirs.
-    pub fn routes(&self, routes: &RouteTable, previous: &RouteMetricsTable) -> RouteMetricsTable {
-        self.routes.table(routes, previous)
     }
 
     /// Counts an exchange that ended before the end of its response.
