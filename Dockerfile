@@ -30,11 +30,10 @@ COPY --from=build /build/target/release/doorward /usr/local/bin/doorward
 COPY LICENSE-APACHE LICENSE-MIT /usr/share/doc/doorward/
 
 USER 10001:10001
-# The state. A configuration in /etc/doorward names it by absolute paths.
+# The state. A configuration in /etc/doorward names it with server.state_dir.
 WORKDIR /var/lib/doorward
 VOLUME /var/lib/doorward
-ENV DOORWARD_CONFIG=/etc/doorward/doorward.toml \
-    DOORWARD_SOCKET=/var/lib/doorward/run/admin.sock
+ENV DOORWARD_CONFIG=/etc/doorward/doorward.toml
 EXPOSE 8443 8080
 
 # Ready means that the session store answers. The image has no curl, and needs none.

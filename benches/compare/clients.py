@@ -51,12 +51,12 @@ def log_in(port, number):
     fields = {"username": f"user{number % USERS}", "password": PASSWORD, "csrf": hidden(page, "csrf")}
     headers = {"Cookie": nonce, "Content-Type": "application/x-www-form-urlencoded"}
     connection.request("POST", "/.doorward/login", urllib.parse.urlencode(fields), headers)
-    answer = connection.getresponse()
-    answer.read()
+    response = connection.getresponse()
+    response.read()
     connection.close()
-    cookie = answer.getheader("Set-Cookie", "").partition(";")[0]
-    if answer.status != 303 or not cookie.startswith("__Host-doorward="):
-        raise SystemExit(f"the login of {fields['username']} was answered with {answer.status}")
+    cookie = response.getheader("Set-Cookie", "").partition(";")[0]
+    if response.status != 303 or not cookie.startswith("__Host-doorward="):
+        raise SystemExit(f"the login of {fields['username']} was answered with {response.status}")
     return cookie
 
 
@@ -152,11 +152,11 @@ def stay_idle(port, count, cookies):
         plain = socket.create_connection(("127.0.0.1", port), 20)
         secured = TLS.wrap_socket(plain, server_hostname="localhost")
         secured.sendall(head)
-        answer = secured.recv(4096)
-        while len(answer) < 1024:
-            answer += secured.recv(4096)
-        if not answer.startswith(b"HTTP/1.1 200"):
-            raise SystemExit(answer.decode(errors="replace"))
+        response = secured.recv(4096)
+        while len(response) < 1024:
+            response += secured.recv(4096)
+        if not response.startswith(b"HTTP/1.1 200"):
+            raise SystemExit(response.decode(errors="replace"))
         held.append(secured)
     print("open", flush=True)
     sys.stdin.readline()

@@ -136,20 +136,20 @@ def plot(results):
     loads = results["loads"]
     most = max(row["cpu spread"][1] for load in loads.values() for row in load.values())
     scale = WIDTH / max(most, 1)
-    parts, said, y = [], [], 92
+    parts, output, y = [], [], 92
     for load, contenders in loads.items():
         parts.append(f'  <text class="head" x="24" y="{y}">{load}</text>')
         y += 12
         top = y
         for name, row in contenders.items():
             parts.extend(bar(name, row, y, scale))
-            said.append(f"{load}, {name}: {row['cpu ratio']:.2f}.")
+            output.append(f"{load}, {name}: {row['cpu ratio']:.2f}.")
             y += STEP
         one = LEFT + scale
         parts.append(f'  <line class="line" x1="{one:.0f}" y1="{top - 4}" x2="{one:.0f}" y2="{y - 6}"/>')
         y += 30
     return PLOT.format(
-        height=y - 14, description=" ".join(said), bars="\n".join(parts),
+        height=y - 14, description=" ".join(output), bars="\n".join(parts),
         date=datetime.date.today().isoformat(),
     )
 

@@ -171,18 +171,18 @@ async def one_network(port: int) -> None:
 async def exchange(stream, request: bytes) -> tuple[bytes, bytes]:
     reader, writer = stream
     writer.write(request)
-    answer = await reader.readuntil(b"\r\n\r\n")
-    COUNTS[answer[9:12].decode()] += 1
-    found = re.search(rb"content-length: (\d+)", answer, re.IGNORECASE)
-    return answer, await reader.readexactly(int(found.group(1)) if found else 0)
+    response = await reader.readuntil(b"\r\n\r\n")
+    COUNTS[response[9:12].decode()] += 1
+    found = re.search(rb"content-length: (\d+)", response, re.IGNORECASE)
+    return response, await reader.readexactly(int(found.group(1)) if found else 0)
 
 
 @again
 async def logins(port: int) -> None:
     stream = await connect(many(port), context())
     page = b"GET /.doorward/login HTTP/1.1\r\nHost: localhost\r\nAccept: text/html\r\n\r\n"
-    answer, body = await exchange(stream, page)
-    cookies = b"; ".join(re.findall(rb"set-cookie: ([^;]*)", answer, re.IGNORECASE))
+    response, body = await exchange(stream, page)
+    cookies = b"; ".join(re.findall(rb"set-cookie: ([^;]*)", response, re.IGNORECASE))
     csrf = re.search(rb'name="csrf"[^>]*value="([^"]*)"', body).group(1).decode()
     for number in range(5):
         form = {"username": f"user{random.random()}", "password": f"guess {number}", "csrf": csrf}

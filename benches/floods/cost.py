@@ -147,8 +147,8 @@ def attempt(stream: ssl.SSLSocket, port: int, form: dict[str, str]) -> None:
         f"Content-Length: {len(text)}\r\n\r\n{text}"
     )
     stream.sendall(head.encode())
-    answer = stream.recv(65536)
-    assert answer.startswith(b"HTTP/1.1 401 "), answer
+    response = stream.recv(65536)
+    assert response.startswith(b"HTTP/1.1 401 "), response
 
 
 if __name__ == "__main__":

@@ -207,8 +207,8 @@ def limits_that_bit(front: Gateway) -> dict[str, int]:
         return {}
     log = (front.home / "log").read_text()
     port = re.search(r'"scheme":"admin","address":"127.0.0.1:(\d+)"', log).group(1)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
-        text = answer.read().decode()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as response:
+        text = response.read().decode()
     found = re.findall(r'doorward_limit_hits_total\{limit="([^"]+)"\} (\d+)', text)
     return {limit: int(count) for limit, count in found}
 
@@ -246,10 +246,10 @@ def play(name: str, calm: float, busy: float, flood: float, after: float, share=
         time.sleep(after)
         lines, _ = good.communicate("")
         sampler.over.set()
-        answers = [tuple(map(float, line.split())) for line in lines.splitlines()]
-        before = [took for at, took, _ in answers if calm_over - calm <= at < calm_over]
-        busied = [took for at, took, _ in answers if calm_over <= at < began]
-        during = [(took, status) for at, took, status in answers if began <= at < over]
+        responses = [tuple(map(float, line.split())) for line in lines.splitlines()]
+        before = [took for at, took, _ in responses if calm_over - calm <= at < calm_over]
+        busied = [took for at, took, _ in responses if calm_over <= at < began]
+        during = [(took, status) for at, took, status in responses if began <= at < over]
         return Told(
             name=name,
             calm_p99=percentile(before, 0.99),
@@ -257,7 +257,7 @@ def play(name: str, calm: float, busy: float, flood: float, after: float, share=
             flood_p99=percentile([took for took, _ in during], 0.99),
             asked=len(during),
             failed=sum(status != 200 for _, status in during),
-            recovery=recovery(answers, over, percentile(before, 0.99)),
+            recovery=recovery(responses, over, percentile(before, 0.99)),
             memory_mib=sampler.most / (1 << 20),
             cpu=cpu,
             taken=taken,
@@ -280,10 +280,10 @@ def played(name: str, front) -> list[Told]:
     return sorted(rounds, key=lambda told: told.taken)[:ROUNDS]
 
 
-def recovery(answers: list[tuple], over: float, calm_p99: float) -> float | None:
+def recovery(responses: list[tuple], over: float, calm_p99: float) -> float | None:
     """Seconds after the flood until a whole second was as calm as before, within twice."""
     for start in range(60):
-        second = [a for a in answers if over + start <= a[0] < over + start + 1]
+        second = [a for a in responses if over + start <= a[0] < over + start + 1]
         if len(second) < 50:
             return None
         if all(status == 200 for _, _, status in second) and (

@@ -16,7 +16,7 @@ PER_SECOND = 10
 HERE = ("127.0.0.2", 0)
 PATIENCE_SECONDS = 10
 
-answers: list[tuple[float, float, int]] = []
+responses: list[tuple[float, float, int]] = []
 
 
 async def connect(port: int, tls: ssl.SSLContext):
@@ -47,7 +47,7 @@ async def client(number: int, port: int, tls: ssl.SSLContext, request: bytes) ->
         except (OSError, ssl.SSLError, asyncio.IncompleteReadError):
             stream = None
         now = time.monotonic()
-        answers.append((now, (now - due) * 1000, status))
+        responses.append((now, (now - due) * 1000, status))
         due += 1 / PER_SECOND
 
 
@@ -56,13 +56,13 @@ async def main() -> None:
     tls = ssl.create_default_context(cafile=ca)
     request = f"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n".encode()
     clients = [asyncio.create_task(client(n, port, tls, request)) for n in range(CLIENTS)]
-    while len(answers) < 2 * CLIENTS:
+    while len(responses) < 2 * CLIENTS:
         await asyncio.sleep(0.05)
     print("ready", flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     for task in clients:
         task.cancel()
-    for at, took, status in answers:
+    for at, took, status in responses:
         print(f"{at:.4f} {took:.3f} {status}")
 
 

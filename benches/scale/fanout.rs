@@ -24,8 +24,8 @@ pub async fn measure() {
         let redis = RedisServer::start(RedisOptions::default());
         let store = Store::redis(&redis.settings()).expect("a store");
         let sessions = Sessions::new();
-        let heard = Arc::new(AtomicU64::new(0));
-        let _listeners = listen(&redis, gateways, &heard).await;
+        let received = Arc::new(AtomicU64::new(0));
+        let _listeners = listen(&redis, gateways, &received).await;
         let (fresh, shared) = (sessions.clone(), store.clone());
         Sessions::each(SESSIONS, move |number| {
             let (sessions, store) = (fresh.clone(), shared.clone());
@@ -35,17 +35,17 @@ pub async fn measure() {
         if gateways == 0 {
             loads(&redis, &store, &sessions).await;
         }
-        let before = (cpu(&redis), heard.load(Ordering::SeqCst));
+        let before = (cpu(&redis), received.load(Ordering::SeqCst));
         for revision in 1..=ROUNDS {
             let (sessions, store) = (sessions.clone(), store.clone());
             Sessions::each(SESSIONS, move |number| {
                 let (sessions, store) = (sessions.clone(), store.clone());
-                async move { sessions.renew(&store, number, revision).await }
+                async move { sessions.rotate(&store, number, revision).await }
             })
             .await;
         }
         let writes = (SESSIONS * ROUNDS) as f64;
-        let bytes = heard.load(Ordering::SeqCst) - before.1;
+        let bytes = received.load(Ordering::SeqCst) - before.1;
         tell(&json!({
             "figure": "fan-out", "gateways": gateways,
             "redis": (cpu(&redis) - before.0) / writes * 1e6,
@@ -70,18 +70,18 @@ async fn loads(redis: &RedisServer, store: &Store, sessions: &Sessions) {
 }
 
 /// Opens connections that receive all invalidations, as gateways do.
-async fn listen(redis: &RedisServer, gateways: u64, heard: &Arc<AtomicU64>) -> JoinSet<()> {
+async fn listen(redis: &RedisServer, gateways: u64, received: &Arc<AtomicU64>) -> JoinSet<()> {
     let mut all = JoinSet::new();
     for _ in 0..gateways {
         let address = redis.settings().url.trim_start_matches("redis://").to_owned();
         let mut stream = TcpStream::connect(address).await.expect("a connection");
         let hello = b"HELLO 3\r\nCLIENT TRACKING ON BCAST PREFIX dw:everyone PREFIX dw:nb: PREFIX dw:s:\r\n";
         stream.write_all(hello).await.expect("written");
-        let heard = Arc::clone(heard);
+        let received = Arc::clone(received);
         all.spawn(async move {
             let mut buffer = vec![0; 64 * 1_024];
             while let Ok(read @ 1..) = stream.read(&mut buffer).await {
-                heard.fetch_add(read as u64, Ordering::SeqCst);
+                received.fetch_add(read as u64, Ordering::SeqCst);
             }
         });
     }

@@ -51,7 +51,7 @@ async fn all(counts: &[u64]) {
 }
 
 /// Prints one figure.
-fn tell(figure: &Value) {
+fn print(figure: &Value) {
     println!("{figure}");
 }
 

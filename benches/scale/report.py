@@ -212,8 +212,8 @@ def plot(figures):
         parts.append(f'  <rect class="bar" x="{LEFT}" y="{y}" width="{width:.0f}" height="{BAR}" rx="3"/>')
         parts.append(f'  <text x="{LEFT + width + 8:.0f}" y="{middle}">{number(value)}</text>')
         y += STEP
-    said = " ".join(f"{name}, {number(count)} sessions: {number(value)} bytes." for name, count, value in rows)
-    return PLOT.format(height=y + 10, description=said, bars="\n".join(parts),
+    output = " ".join(f"{name}, {number(count)} sessions: {number(value)} bytes." for name, count, value in rows)
+    return PLOT.format(height=y + 10, description=output, bars="\n".join(parts),
                        date=datetime.date.today().isoformat())
 
 

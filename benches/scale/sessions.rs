@@ -68,7 +68,7 @@ impl Sessions {
     }
 
     /// Another revision of the same session.
-    pub async fn renew(&self, store: &Store, number: u64, revision: u64) {
+    pub async fn rotate(&self, store: &Store, number: u64, revision: u64) {
         let sealed = self.sealed(number);
         store.commit(&self.key(number), revision, &sealed, self.end()).await.expect("renewed");
     }

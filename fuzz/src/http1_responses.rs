@@ -54,12 +54,12 @@ fn parse_with_hyper(
         let method = if is_head { Method::HEAD } else { Method::GET };
         let request = Request::builder().method(method).uri("/").header("host", "app.test");
         let sent = sender.send_request(request.body(Empty::<Bytes>::new()).expect("a request"));
-        let answering = async {
+        let responding = async {
             far.read_u8().await.expect("a request");
             far.write_all(bytes).await.unwrap_or_default();
             drop(far);
         };
-        let both = async { tokio::join!(sent, answering).0 };
+        let both = async { tokio::join!(sent, responding).0 };
         let response = tokio::time::timeout(Duration::from_secs(5), both).await.ok()?.ok()?;
         let (status, headers) = (response.status().as_u16(), header_list(response.headers()));
         let body = response.into_body().collect().await.ok()?;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use doorward::connections::ClientBodyError;
 use doorward::message::{CookieNames, InboundHead, RequestContext, RequestId, SanitizedHead};
-use doorward::proxy::{ConnectionInfo, RequestBody};
+use doorward::proxy::{ConnectionInfo, InboundBody};
 use doorward::route::BodyLimits;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
@@ -64,8 +64,8 @@ async fn exchange_all(mut client: DuplexStream, bytes: Vec<u8>) {
     // The server may close early.
     let _written = client.write_all(&bytes).await;
     let _closed = client.shutdown().await;
-    let mut answers = Vec::new();
-    let _answers = client.read_to_end(&mut answers).await;
+    let mut responses = Vec::new();
+    let _answers = client.read_to_end(&mut responses).await;
 }
 
 /// Handles a request as on a public route.
@@ -89,7 +89,7 @@ async fn forward(head: InboundHead, body: Incoming, received: Received) -> Statu
     let clean = SanitizedHead::new(head, &request_heads::RESERVED, &CookieNames::default());
     let connection = Arc::new(ConnectionInfo::new(IpAddr::from([192, 0, 2, 7])));
     let body = body.map_err(|error| ClientBodyError(error.into())).boxed_unsync();
-    let body = RequestBody::new(body, &BodyLimits::default(), connection.body_byte_counter(), None);
+    let body = InboundBody::new(body, &BodyLimits::default(), connection.body_byte_counter(), None);
     let request = request_heads::upstream_head(clean).into_request(body);
     let (near, far) = duplex(1 << 16);
     let (mut sender, connection) =
@@ -99,7 +99,7 @@ async fn forward(head: InboundHead, body: Incoming, received: Received) -> Statu
     let status = sender
         .send_request(request)
         .await
-        .map_or(StatusCode::BAD_GATEWAY, |answer| answer.status());
+        .map_or(StatusCode::BAD_GATEWAY, |response| response.status());
     drop(sender);
     let (_, _) = tokio::join!(connection, upstream);
     status

@@ -93,7 +93,11 @@ impl Admin {
         if self.draining.is_cancelled() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "not ready: stopping\n");
         }
+        let is_keyless = || self.sessions().shared().keys.load().is_provisional();
         match self.sessions().store().ping().await {
+            Ok(()) if is_keyless() => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "not ready: the keys file is missing\n")
+            }
             Ok(()) => text(StatusCode::OK, "ready\n"),
             Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {error}\n")),
         }

@@ -51,7 +51,9 @@ impl Components {
         let config = &snapshot.config;
         let users = config.login.password.as_ref().map(|login| Directory::open(&login.users));
         let users = users.transpose()?;
-        let keys = keys::load_or_create(&config.keys_file, &files_written_with_keys(config))?;
+        let keys = keys::load_or_generate(&config.keys_file, &files_written_with_keys(config))?;
+        let store = open_store(config, clock.clone())?;
+        let keys = keys::confirm_at_start(keys, &config.keys_file, &store)?;
         let login = match (users, &config.login.password) {
             (Some(users), Some(login)) => Some(password_login(users, login, &keys)?),
             (_, _) => None,
@@ -64,7 +66,6 @@ impl Components {
         let notifier = notify::start(config, &metrics)?;
         let login_methods =
             LoginMethods::new(login.clone().map(LoginMethod::Password).into_iter().collect());
-        let store = open_store(config, clock.clone())?;
         let parts = SharedParts::new(&store, keys, clock, config.into());
         let shared = SharedParts { login_methods, metrics, audit, notifier, ..parts };
         let shared = Arc::new(Shared::new(shared));
@@ -121,7 +122,7 @@ fn files_written_with_keys(config: &Config) -> Vec<PathBuf> {
 
 fn password_login(
     users: Directory,
-    config: &config::PasswordLogin,
+    config: &config::PasswordOptions,
     keys: &KeyRing,
 ) -> Result<Arc<PasswordLogin>, StartError> {
     let (min_length, is_changeable) = (config.min_length, config.change);

@@ -2,11 +2,17 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::timeout;
+use tracing::{error, info};
 
 use crate::identity::private_file::AtomicFile;
 use crate::secret::{KeyId, KeyRing, KeyRingError};
+use crate::store::Store;
+
+use super::runtime::runtime;
 
 /// Error of loading or creating the keys file. Without the right keys, every session would be lost.
 #[derive(Debug, thiserror::Error)]
@@ -21,19 +27,74 @@ pub enum KeysError {
         "{keys}: the keys file is missing, but {used} was written with it; restore the keys file from your backup, or delete {used} too, which ends all sessions"
     )]
     Lost { keys: PathBuf, used: PathBuf },
+    #[error(
+        "{keys}: the keys file is missing, but Redis has sessions that were written with it; copy it from another gateway or from your backup, or run `doorward keys init`, which ends all sessions"
+    )]
+    LostInStore { keys: PathBuf },
 }
 
-/// Loads the keys, or creates the file if it is missing. `used` are files that a gateway writes with its
-/// keys: if one exists, the keys were lost, and new ones would silently end all sessions.
-pub(super) fn load_or_create(path: &Path, used: &[PathBuf]) -> Result<KeyRing, KeysError> {
+/// Loads the keys, or generates provisional ones if the file is missing. `used` are files that a gateway
+/// writes with its keys: if one exists, the keys were lost, and new ones would silently end all sessions.
+pub(super) fn load_or_generate(path: &Path, used: &[PathBuf]) -> Result<KeyRing, KeysError> {
     match load(path) {
         Err(KeysError::File { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
             match used.iter().find(|used| used.exists()) {
-                None => create(path),
+                None => Ok(KeyRing::provisional(&Timestamp::now().to_string())),
                 Some(used) => Err(KeysError::Lost { keys: path.to_owned(), used: used.clone() }),
             }
         }
         other => other,
+    }
+}
+
+/// Longest wait of a start for the search of sessions.
+const SEARCH_TIME: Duration = Duration::from_secs(2);
+
+/// Confirms provisional keys before the gateway serves requests. If the store does not respond, the keys stay
+/// provisional, because a start must not depend on it.
+///
+/// # Errors
+/// The store has sessions, or the file cannot be written.
+pub(super) fn confirm_at_start(
+    ring: KeyRing,
+    path: &Path,
+    store: &Store,
+) -> Result<KeyRing, KeysError> {
+    if !ring.is_provisional() {
+        return Ok(ring);
+    }
+    let search = || {
+        let failed = |error| KeysError::File { path: path.to_owned(), error };
+        let runtime = runtime().map_err(failed)?;
+        let confirm =
+            async { timeout(SEARCH_TIME, confirm(&ring, path, &store.for_worker())).await };
+        runtime.block_on(confirm).unwrap_or(Ok(None))
+    };
+    // A thread of its own, because the caller may run in a runtime.
+    let found = std::thread::scope(|scope| scope.spawn(search).join()).unwrap_or(Ok(None))?;
+    Ok(found.unwrap_or_else(|| {
+        error!(
+            event = "keys.unconfirmed",
+            path = %path.display(),
+            "the keys file is missing, and the store does not report whether it has sessions; no session is accepted or created until it does"
+        );
+        ring
+    }))
+}
+
+/// Writes the keys file, unless the store has sessions. Returns `None` if the store does not respond.
+///
+/// # Errors
+/// The store has sessions, or the file cannot be written.
+pub(super) async fn confirm(
+    ring: &KeyRing,
+    path: &Path,
+    store: &Store,
+) -> Result<Option<KeyRing>, KeysError> {
+    match store.find_session(|_| true).await {
+        Ok(None) => create(path, ring).map(Some),
+        Ok(Some(_)) => Err(KeysError::LostInStore { keys: path.to_owned() }),
+        Err(_) => Ok(None),
     }
 }
 
@@ -62,35 +123,35 @@ pub(super) fn signing_key(ring: &KeyRing, now: Timestamp) -> KeyId {
 }
 
 /// Creates the file under a lock, so that two gateways that start at once use the same file.
-fn create(path: &Path) -> Result<KeyRing, KeysError> {
+fn create(path: &Path, ring: &KeyRing) -> Result<KeyRing, KeysError> {
     let failed = |error| KeysError::File { path: path.to_owned(), error };
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        std::fs::create_dir_all(parent).map_err(failed)?;
+    let file = AtomicFile::lock_new(path).map_err(failed)?;
+    if !file.exists() {
+        file.replace(ring.to_file().as_bytes()).map_err(failed)?;
+        info!(event = "keys.created", path = %path.display(), "keys file created; keep it secret and back it up");
     }
-    let file = AtomicFile::lock(path).map_err(failed)?;
-    if file.exists() {
-        return load(path);
-    }
-    let ring = KeyRing::generate(&Timestamp::now().to_string());
-    file.replace(ring.to_file().as_bytes()).map_err(failed)?;
-    tracing::info!(event = "keys.created", path = %path.display(), "keys file created; keep it secret and back it up");
-    Ok(ring)
+    load(path)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
 
     #[test]
     fn lost_keys_are_not_replaced_while_their_sessions_exist() {
         let directory = tempfile::tempdir().expect("a directory");
         let (keys, used) = (directory.path().join("keys.toml"), directory.path().join("sessions"));
         std::fs::write(&used, "data").expect("written");
-        let lost = load_or_create(&keys, std::slice::from_ref(&used));
+        let lost = load_or_generate(&keys, std::slice::from_ref(&used));
         let text = lost.expect_err("lost").to_string();
         assert!(text.contains("restore the keys file") && !keys.exists(), "{text}");
         std::fs::remove_file(&used).expect("removed");
-        assert!(load_or_create(&keys, &[used]).is_ok() && keys.exists());
+        let new = load_or_generate(&keys, &[used]).expect("new keys");
+        assert!(new.is_provisional() && !keys.exists());
+        let store = Store::memory(Clock::System);
+        let confirmed = confirm_at_start(new, &keys, &store).expect("no session");
+        assert!(!confirmed.is_provisional() && keys.exists());
     }
 
     #[test]

@@ -22,9 +22,10 @@ use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
 
 use super::gateway::Gateway;
+use super::keys::{self, KeysError};
+use super::memory;
 use super::snapshot::Snapshot;
 use super::start_error::StartError;
-use super::{keys, memory};
 
 const TICK: Duration = Duration::from_secs(1);
 
@@ -45,6 +46,8 @@ pub(super) async fn run(
         last_error: String::new(),
         geoip_reload: None,
         expiry_check: None,
+        keys_check: None,
+        keys_error: String::new(),
         providers: Vec::new(),
     };
     // Separate tasks: a slow file must not delay the close of a revoked session's connections.
@@ -66,6 +69,16 @@ pub(super) async fn run(
         error!(event = "store.close-failed", %error, "the store did not close cleanly");
     }
     remove_socket(&gateway.snapshot.load());
+}
+
+async fn confirm_keys(gateway: Arc<Gateway>) -> Result<(), KeysError> {
+    let (shared, sessions) = (&gateway.components.shared, gateway.sessions.load_full());
+    let path = gateway.snapshot.load().config.keys_file.clone();
+    let ring = shared.keys.load_full();
+    if let Some(confirmed) = keys::confirm(&ring, &path, sessions.store()).await? {
+        shared.keys.store(Arc::new(confirmed));
+    }
+    Ok(())
 }
 
 async fn watch_memory(gateway: Arc<Gateway>) {
@@ -112,6 +125,9 @@ struct Maintenance {
     /// Reload in progress: the databases may be large or on a slow disk.
     geoip_reload: Option<JoinHandle<()>>,
     expiry_check: Option<JoinHandle<()>>,
+    keys_check: Option<JoinHandle<Result<(), KeysError>>>,
+    /// Why provisional keys cannot be confirmed, as logged last.
+    keys_error: String,
     /// Tasks that fetch the metadata and keys of the configured providers. A task ends when it is dropped.
     providers: Vec<(Arc<OidcProvider>, JoinSet<()>)>,
 }
@@ -127,6 +143,7 @@ impl Maintenance {
         self.reload_users().await;
         self.sessions().revoker.retry_pending().await;
         self.reload_keys(&mut errors);
+        self.confirm_keys().await;
         match self.gateway.components.certificates.reload() {
             Ok(true) => {
                 info!(event = "certificates.reloaded");
@@ -233,7 +250,11 @@ impl Maintenance {
     fn reload_keys(&mut self, errors: &mut Vec<String>) {
         let snapshot = self.gateway.snapshot.load();
         let path = &snapshot.config.keys_file;
+        let ring = self.gateway.components.shared.keys.load();
         let Ok(text) = std::fs::read_to_string(path).map(Zeroizing::new) else {
+            if ring.is_provisional() {
+                return;
+            }
             errors.push(format!(
                 "{}: the keys file is missing; restore it before the next start",
                 path.display()
@@ -241,7 +262,6 @@ impl Maintenance {
             return;
         };
         let hash = sha256(text.as_bytes());
-        let ring = self.gateway.components.shared.keys.load();
         let signing_key = keys::signing_key(&ring, Timestamp::now());
         if hash == self.keys_hash && ring.signing_key().0 == signing_key {
             return;
@@ -254,6 +274,26 @@ impl Maintenance {
             }
             Err(error) => errors.push(error.to_string()),
         }
+    }
+
+    /// Confirms provisional keys in the background, because the search of a large store takes long.
+    async fn confirm_keys(&mut self) {
+        if !self.gateway.components.shared.keys.load().is_provisional() {
+            return;
+        }
+        match self.keys_check.take() {
+            Some(task) if !task.is_finished() => self.keys_check = Some(task),
+            Some(task) => self.report_keys(task.await.unwrap_or(Ok(()))),
+            None => self.keys_check = Some(tokio::spawn(confirm_keys(Arc::clone(&self.gateway)))),
+        }
+    }
+
+    fn report_keys(&mut self, result: Result<(), KeysError>) {
+        let error = result.err().map(|error| error.to_string()).unwrap_or_default();
+        if !error.is_empty() && error != self.keys_error {
+            error!(event = "keys.lost", "{error}; until then no session is accepted or created");
+        }
+        self.keys_error = error;
     }
 
     fn report(&mut self, errors: String) {

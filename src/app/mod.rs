@@ -19,6 +19,7 @@ mod oidc;
 mod preflight;
 mod reload;
 mod rlimit;
+mod runtime;
 mod secrets;
 mod snapshot;
 mod start_error;
@@ -41,14 +42,16 @@ use tracing::{info, warn};
 use crate::admin::{ReloadMode, ReloadReport};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::identity::private_file::create_private_directory;
 use crate::server::{self, InheritedSockets, Sockets};
 use crate::sessions::{SessionSettings, Shared};
 use crate::telemetry::AccessLogWriter;
 
 use components::Components;
 use gateway::Gateway;
+use runtime::runtime;
 use snapshot::Snapshot;
-use worker::{ListenerPorts, WorkerSockets, runtime};
+use worker::{ListenerPorts, WorkerSockets};
 
 /// A running gateway. Dropping it stops it at once; [`Running::stop`] drains first.
 pub struct Running {
@@ -89,6 +92,7 @@ pub fn start_on(
     clock: Clock,
     access_log: Option<AccessLogWriter>,
 ) -> Result<Running, StartError> {
+    create_state_dir(&config)?;
     let snapshot = Snapshot::build(config, &clock, None)?;
     let components = Components::build(&snapshot, clock, access_log)?;
     let workers = snapshot.workers;
@@ -116,6 +120,14 @@ pub fn start_on(
     running.start_maintenance()?;
     running.log_listeners();
     Ok(running)
+}
+
+/// Creates the state directory, if the gateway writes to it.
+fn create_state_dir(config: &Config) -> Result<(), StartError> {
+    let path = &config.server.state_dir;
+    let is_used = config.written_paths().any(|file| file.starts_with(path));
+    let created = if is_used { create_private_directory(path) } else { Ok(()) };
+    created.map_err(|error| StartError::File { path: path.clone(), error })
 }
 
 fn bind_all(

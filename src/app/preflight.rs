@@ -13,9 +13,9 @@ use crate::config::{Config, StoreLocation};
 use crate::identity::Directory;
 use crate::message::HostPattern;
 use crate::proxy::UpstreamClusters;
-use crate::route::{Access, Route};
+use crate::route::{Access, ClientCertificate, Route};
 use crate::store::Store;
-use crate::tls::Certificates;
+use crate::tls::{self, Certificates};
 
 use super::components::redis_settings;
 use super::geoip_files::read_geoip_databases;
@@ -39,8 +39,10 @@ impl Preflight {
         let mut found = Preflight::default();
         found.check_parts(config);
         found.check_certificates(config, now);
+        found.check_client_certificates(config, now);
         found.check_accounts(config);
         found.warn_readable_secrets(config);
+        found.warn_open_state_dir(&config.server.state_dir);
         found.warnings.extend(read_geoip_databases(&config.signals).1);
         found
     }
@@ -72,22 +74,37 @@ impl Preflight {
             return;
         };
         for (path, expires) in certificates.expiries() {
-            let path = path.display();
-            let left = expires.duration_since(now);
-            if left <= SignedDuration::ZERO {
-                self.warnings
-                    .push(format!("{path}: the certificate expired at {expires}; renew it"));
-            } else if left < EXPIRY_NOTICE {
-                let days = left.as_hours() / 24;
-                self.warnings
-                    .push(format!("{path}: the certificate expires in {days} days, at {expires}"));
-            }
+            self.warn_expiry(&path, expires, now);
         }
         let uncovered = config.routes.iter().filter(|route| !is_covered(route, &certificates));
         let hosts: BTreeSet<String> = uncovered.map(|route| route.host.to_string()).collect();
         self.warnings.extend(hosts.into_iter().map(|host| {
             format!("no certificate has the name {host}: browsers will reject the connection; add a [[tls.certificate]] with it")
         }));
+    }
+
+    /// Checks the certificates that the gateway presents to upstreams. Whether they fit to their keys is already
+    /// checked.
+    fn check_client_certificates(&mut self, config: &Config, now: Timestamp) {
+        let files = config.routes.iter().filter_map(|route| client_certificate(route));
+        let certs: BTreeSet<&Path> = files.map(|files| files.cert.as_path()).collect();
+        for path in certs {
+            if let Ok(expires) = tls::file_expiry(path) {
+                self.warn_expiry(path, expires, now);
+            }
+        }
+    }
+
+    fn warn_expiry(&mut self, path: &Path, expires: Timestamp, now: Timestamp) {
+        let path = path.display();
+        let left = expires.duration_since(now);
+        if left <= SignedDuration::ZERO {
+            self.warnings.push(format!("{path}: the certificate expired at {expires}; renew it"));
+        } else if left < EXPIRY_NOTICE {
+            let days = left.as_hours() / 24;
+            self.warnings
+                .push(format!("{path}: the certificate expires in {days} days, at {expires}"));
+        }
     }
 
     /// Checks the users file, and whether its users can satisfy the access rules.
@@ -105,6 +122,16 @@ impl Preflight {
             self.warnings.extend(
                 unknown.map(|user| format!("{}: {users} has no user {user}", route.label())),
             );
+        }
+    }
+
+    /// Another user who can write to the directory can replace the keys and the users.
+    fn warn_open_state_dir(&mut self, path: &Path) {
+        if std::fs::metadata(path).is_ok_and(|it| it.permissions().mode() & 0o022 != 0) {
+            let path = path.display();
+            self.warnings.push(format!(
+                "{path}: other users of this machine can replace the keys and users in it; chmod 700"
+            ));
         }
     }
 
@@ -137,10 +164,20 @@ fn is_covered(route: &Route, certificates: &Certificates) -> bool {
     }
 }
 
+fn client_certificate(route: &Route) -> Option<&ClientCertificate> {
+    route.upstream_options.tls.certificate.as_ref()
+}
+
 fn secret_files(config: &Config) -> Vec<PathBuf> {
     let mut files = vec![config.keys_file.clone()];
     files.extend(config.certificates.iter().map(|files| files.key.clone()));
     files.extend(config.login.password.iter().map(|login| login.users.clone()));
+    let clients = config.routes.iter().filter_map(|route| client_certificate(route));
+    files.extend(clients.map(|files| files.key.clone()));
+    let headers = config.routes.iter().flat_map(|route| &route.headers.set_files);
+    files.extend(headers.map(|(_, file)| file.clone()));
+    files.sort();
+    files.dedup();
     files.extend(config.login.oidc.iter().flat_map(|provider| provider.secret_files().cloned()));
     match &config.store.location {
         StoreLocation::Memory => {}

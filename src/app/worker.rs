@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
-use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -28,11 +27,12 @@ use crate::server::{
 };
 use crate::sessions::{Sessions, Shared};
 use crate::store::Store;
-use crate::telemetry::AccessLog;
 use crate::telemetry::access_log::FLUSH_INTERVAL;
+use crate::telemetry::{AccessLog, RouteMetricsTable};
 use crate::tls::{Certificates, HandshakeAcceptor};
 
 use super::components::Components;
+use super::runtime::runtime;
 use super::snapshot::Snapshot;
 use super::start_error::StartError;
 
@@ -118,6 +118,7 @@ impl ListenerPorts {
 /// Parts of a worker's snapshot that the next one may keep.
 struct KeptParts<'a> {
     upstreams: &'a UpstreamClusters,
+    route_metrics: &'a RouteMetricsTable,
     public_stop: CancellationToken,
 }
 
@@ -199,6 +200,7 @@ impl WorkerParts {
                 hsts: server.hsts.clone(),
                 proxy_status: server.proxy_status,
                 access_log: self.access_log.clone(),
+                route_metrics: self.shared.metrics.routes(routes, kept.route_metrics),
             }),
             auth,
             trusted_proxies: Arc::clone(&snapshot.trusted_proxies),
@@ -221,7 +223,9 @@ impl Worker {
     ) -> Result<Worker, StartError> {
         let public_stop = stop.child_token();
         let parts = WorkerParts::new(components, stop, ports.clone());
-        let kept = KeptParts { upstreams: &UpstreamClusters::default(), public_stop };
+        let (upstreams, route_metrics) =
+            (&UpstreamClusters::default(), &RouteMetricsTable::default());
+        let kept = KeptParts { upstreams, route_metrics, public_stop };
         let current = Arc::new(ArcSwap::from_pointee(parts.snapshot(snapshot, kept)?));
         Ok(Worker { parts, current })
     }
@@ -241,10 +245,9 @@ impl Worker {
             true => self.parts.stop.child_token(),
             false => current.proxy.forwarder.context.tunnels.public_stop.clone(),
         };
-        self.parts.snapshot(
-            snapshot,
-            KeptParts { upstreams: &current.proxy.forwarder.context.upstreams, public_stop },
-        )
+        let upstreams = &current.proxy.forwarder.context.upstreams;
+        let route_metrics = &current.proxy.responder.route_metrics;
+        self.parts.snapshot(snapshot, KeptParts { upstreams, route_metrics, public_stop })
     }
 
     /// Makes a prepared snapshot the current one. Requests in progress keep theirs.
@@ -329,13 +332,4 @@ fn into_tokio(listener: StdListener) -> Option<TcpListener> {
     TcpListener::from_std(listener)
         .inspect_err(|error| warn!(event = "listener.failed", %error, "a listener cannot be used"))
         .ok()
-}
-
-/// Tasks that a worker polls before it polls its sockets. With tokio's default of 61 and thousands of ready
-/// tasks, a newly readable socket waits too long for its turn.
-const EVENT_INTERVAL: u32 = 8;
-
-/// Builds a runtime for the current thread.
-pub(super) fn runtime() -> Result<Runtime, std::io::Error> {
-    Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build()
 }

@@ -18,7 +18,7 @@ use crate::telemetry::SessionEvent;
 
 use super::audited_write::{AuditedWrite, cutoff_reason};
 use super::deny_reason::DenyReason;
-use super::end_session::{EndSession, is_theft_event};
+use super::end_session::{DecidedEnd, is_theft_event};
 use super::request::{AuthRequest, AuthenticatedSession};
 use super::risk_assessment::RiskAssessment;
 
@@ -260,7 +260,7 @@ impl AuthAttempt<'_> {
         verdict: &Verdict,
         risk: Option<RiskAssessment>,
     ) -> Result<(), DenyReason> {
-        let ending = EndSession {
+        let ending = DecidedEnd {
             store: self.store.clone(),
             histories: self.histories.clone(),
             key: self.token.key,

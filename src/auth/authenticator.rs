@@ -176,6 +176,9 @@ impl Auth {
             CookieLookup::One(value) => value,
         };
         Token::parse(keys, value).map_err(|_| {
+            if keys.is_provisional() {
+                return DenyReason::Unavailable(Unavailable::missing_keys());
+            }
             let (client, agent) =
                 (Some(request.context.address), request.context.user_agent.as_str());
             let context = EventContext { client, agent, ..EventContext::default() };

@@ -19,7 +19,7 @@ use crate::telemetry::events::{Actor, SessionLifetime};
 use super::risk_assessment::RiskAssessment;
 
 /// The end of one session, or of all sessions of its user.
-pub(super) struct EndSession {
+pub(super) struct DecidedEnd {
     pub(super) store: VerifiedStore,
     pub(super) histories: UserHistories,
     pub(super) key: SessionKey,
@@ -42,7 +42,7 @@ struct EndWritten {
     is_first: bool,
 }
 
-impl EndSession {
+impl DecidedEnd {
     pub(super) async fn run(self) -> Result<(), Unavailable> {
         if self.reason == EndReason::Theft {
             self.emit(SessionEvent::Theft);

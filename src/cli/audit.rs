@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, Write as _};
+use std::io::{BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,8 +16,8 @@ use crate::audit::{
 };
 use crate::secret::KeyRing;
 
-use super::audit_show;
 use super::keys::KeysFileArgs;
+use super::{audit_show, terminal};
 
 #[derive(Args)]
 pub struct AuditArgs {
@@ -70,7 +70,7 @@ fn head(file: &Path) -> anyhow::Result<ExitCode> {
     let Some(Head { chain, seq, mac }) = read_last_head(file)? else {
         bail!("{} is empty", file.display());
     };
-    writeln!(io::stdout(), "{chain} {seq} {mac}")?;
+    writeln!(terminal::out(), "{chain} {seq} {mac}")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -98,7 +98,7 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         true => format!("{:#}\n", as_json(&verified)),
         false => render(&verified),
     };
-    io::stdout().write_all(text.as_bytes())?;
+    terminal::out().write_all(text.as_bytes())?;
     let intact = verified.iter().all(|file| file.report.findings.is_empty());
     Ok(if intact { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

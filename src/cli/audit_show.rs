@@ -4,7 +4,7 @@
 //! modified lines.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write as _};
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,8 +15,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::config;
+use crate::telemetry::escape;
 
 use super::config_file::ConfigArgs;
+use super::terminal;
 
 #[derive(Args)]
 pub(super) struct ShowArgs {
@@ -33,14 +35,14 @@ pub(super) struct ShowArgs {
     /// Only events of this time until now, for example 1h
     #[arg(long, value_name = "DURATION", value_parser = config::duration)]
     since: Option<Duration>,
-    /// Print the lines of the log as they are
+    /// Print the lines of the log as JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let filter = AuditFilter::new(args, Timestamp::now());
-    let mut out = io::stdout().lock();
+    let mut out = terminal::out();
     for path in &files_or_configured(&args.files, &args.config)? {
         let shown = || format!("{} cannot be read", path.display());
         let file = BufReader::new(File::open(path).with_context(shown)?);
@@ -51,7 +53,7 @@ pub(super) fn run(args: &ShowArgs) -> anyhow::Result<ExitCode> {
                 continue;
             }
             match args.json {
-                true => out.write_all(&[&line, &b"\n"[..]].concat())?,
+                true => writeln!(out, "{}", String::from_utf8_lossy(&line))?,
                 false => writeln!(out, "{}", describe(&event))?,
             }
         }
@@ -147,7 +149,7 @@ fn text<'a>(event: &'a Value, name: &str) -> &'a str {
     event[name].as_str().unwrap_or_default()
 }
 
-/// Returns a field for a terminal: times to the second, without control characters.
+/// Returns a field: times to the second, and escaped, because a field must not break the line.
 fn field(event: &Value, name: &str) -> String {
     let value = match &event[name] {
         Value::String(text) => text.clone(),
@@ -159,7 +161,7 @@ fn field(event: &Value, name: &str) -> String {
     {
         return seconds(at).to_string();
     }
-    value.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
+    escape(&value).replace(['\n', '\t'], " ")
 }
 
 fn seconds(at: Timestamp) -> Timestamp {
@@ -176,7 +178,7 @@ mod tests {
             "@timestamp": "2027-01-15T08:00:00.123Z",
             "event.action": "session.ended",
             "event.reason": "idle",
-            "user.name": "al\u{1b}ice",
+            "user.name": "al\u{1b}i\u{202e}c\ne",
             "doorward.session": "0123",
             "doorward.actor": "gateway",
             "doorward.last_active": "2027-01-15T07:29:00.5Z",
@@ -186,7 +188,7 @@ mod tests {
         });
         assert_eq!(
             describe(&event),
-            "2027-01-15T08:00:00Z  session.ended  idle  user al\u{fffd}ice  session 0123  by gateway  \
+            "2027-01-15T08:00:00Z  session.ended  idle  user al\\u001bi\\u202ec e  session 0123  by gateway  \
              last active 2027-01-15T07:29:00Z  ended 2027-01-15T07:59:00Z  \
              limit session.idle_timeout = 1800s"
         );

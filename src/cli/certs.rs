@@ -1,11 +1,14 @@
 //! `doorward certs dev`: certificates for development.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
 use crate::tls::dev_ca;
+
+use super::terminal;
 
 #[derive(Args)]
 pub struct CertsArgs {
@@ -30,9 +33,11 @@ pub(super) fn run(args: &CertsArgs) -> anyhow::Result<ExitCode> {
     match &args.command {
         CertsCommand::Dev { dir, hosts } => {
             let files = dev_ca::make(dir, hosts)?;
-            println!("certificate  {}", files.cert.display());
-            println!("key          {}", files.key.display());
-            println!("authority    {} (trust it in your own browser only)", files.ca.display());
+            let mut out = terminal::out();
+            writeln!(out, "certificate  {}", files.cert.display())?;
+            writeln!(out, "key          {}", files.key.display())?;
+            let ca = files.ca.display();
+            writeln!(out, "authority    {ca} (trust it in your own browser only)")?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -11,6 +11,8 @@ use serde_json::json;
 use crate::app::Preflight;
 use crate::config::{Config, ConfigError, Diagnostic, RenderStyle, Warning};
 
+use super::terminal;
+
 /// The reference configuration: every key with its default.
 const REFERENCE_CONFIG: &str = include_str!("../../config/doorward.toml");
 
@@ -32,7 +34,11 @@ pub(super) fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
         Ok((config, warnings)) => summary(&args.config, config, warnings),
         Err(error) => error.render(style(&io::stdout())),
     };
-    io::stdout().write_all(text.as_bytes())?;
+    match style(&io::stdout()) {
+        // Contains colours; the messages in it are escaped.
+        RenderStyle::Terminal if !args.json => io::stdout().write_all(text.as_bytes())?,
+        RenderStyle::Terminal | RenderStyle::Plain => terminal::out().write_all(text.as_bytes())?,
+    }
     Ok(if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -67,6 +73,10 @@ fn summary(path: &Path, config: &Config, warnings: &[Warning]) -> String {
     let mut text: String = warnings.iter().map(|warning| warning.render(style, &source)).collect();
     let routes = counted(config.routes.iter().len(), "route");
     let warnings = counted(warnings.len(), "warning");
+    let state_dir = &config.server.state_dir;
+    if config.written_paths().any(|file| file.starts_with(state_dir)) {
+        text.push_str(&format!("state directory: {}\n", state_dir.display()));
+    }
     text.push_str(&format!("{}: valid: {routes}, {warnings}\n", path.display()));
     text
 }

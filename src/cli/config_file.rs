@@ -36,7 +36,7 @@ impl ConfigArgs {
 
 #[derive(Args, Clone, Debug)]
 pub struct SocketArgs {
-    /// Admin socket of the gateway; by default that of the configuration, or else run/admin.sock
+    /// Admin socket of the gateway; by default that of the configuration, or else state/admin.sock
     #[arg(long, global = true, value_name = "FILE", env = "DOORWARD_SOCKET")]
     socket: Option<PathBuf>,
     /// Configuration file, which names the socket
@@ -54,6 +54,6 @@ impl SocketArgs {
             return Ok(socket.clone());
         }
         let files = ConfigArgs { config: self.config.clone() }.files()?;
-        Ok(files.socket.unwrap_or_else(|| "run/admin.sock".into()))
+        Ok(files.socket.unwrap_or_else(|| "state/admin.sock".into()))
     }
 }

@@ -14,6 +14,7 @@ use crate::identity::private_file::AtomicFile;
 use crate::secret::{KeyId, KeyRing};
 
 use super::config_file::ConfigArgs;
+use super::terminal;
 
 /// Far more than 255 keys of some 100 bytes.
 const FILE_MAX: u64 = 1 << 20;
@@ -77,7 +78,7 @@ pub struct KeysListArgs {
 
 /// Runs a command on the standard streams.
 pub fn run(args: KeysArgs) -> anyhow::Result<ExitCode> {
-    let code = run_on(&mut io::stdout().lock(), &mut io::stderr().lock(), args)?;
+    let code = run_on(&mut terminal::out(), &mut terminal::err(), args)?;
     Ok(ExitCode::from(code))
 }
 

@@ -21,9 +21,12 @@ pub mod reload;
 pub mod run;
 mod service_manager;
 pub mod sessions;
+pub mod shell;
 pub mod signals;
+mod terminal;
 pub mod user;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -67,6 +70,10 @@ enum Command {
     Notify(notify::NotifyArgs),
     /// Create certificates for development
     Certs(certs::CertsArgs),
+    /// Print a completion script for a shell
+    Completions(shell::CompletionsArgs),
+    /// Print the manual page, or write one per command
+    Man(shell::ManArgs),
 }
 
 /// Runs the command given by the process arguments.
@@ -86,9 +93,12 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => signals::replay(&args),
         Command::Notify(args) => notify::run(&args),
         Command::Certs(args) => certs::run(&args),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("doorward: {error:#}");
+        // Nothing is left to report to if this fails.
+        writeln!(terminal::err(), "doorward: {error:#}").unwrap_or_default();
         ExitCode::FAILURE
     })
 }

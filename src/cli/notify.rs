@@ -1,5 +1,6 @@
 //! `doorward notify test`: sends a test notification.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,6 +10,8 @@ use clap::{Args, Subcommand};
 use crate::app;
 use crate::config::Config;
 use crate::notify;
+
+use super::terminal;
 
 #[derive(Args)]
 pub struct NotifyArgs {
@@ -41,9 +44,9 @@ pub(super) fn run(args: &NotifyArgs) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for (channel, result) in results {
         match result {
-            Ok(response) => println!("{channel}: delivered ({response})"),
+            Ok(response) => writeln!(terminal::out(), "{channel}: delivered ({response})")?,
             Err(error) => {
-                eprintln!("{channel}: not delivered: {error}");
+                writeln!(terminal::err(), "{channel}: not delivered: {error}")?;
                 code = ExitCode::FAILURE;
             }
         }

@@ -1,5 +1,6 @@
 //! `doorward reload`: reloads the configuration of the running gateway.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -9,7 +10,7 @@ use http::{Method, StatusCode};
 use crate::admin::ReloadReport;
 
 use super::config_file::SocketArgs;
-use super::sessions;
+use super::{sessions, terminal};
 
 #[derive(Args)]
 pub struct ReloadArgs {
@@ -33,10 +34,10 @@ pub(super) fn run(args: &ReloadArgs) -> anyhow::Result<ExitCode> {
     }
     let report: ReloadReport = serde_json::from_str(&body)?;
     if args.json {
-        println!("{body}");
+        writeln!(terminal::out(), "{body}")?;
     } else {
-        print!("{}", success_text(&report, args.dry_run));
-        eprint!("{}", problem_text(&report));
+        write!(terminal::out(), "{}", success_text(&report, args.dry_run))?;
+        write!(terminal::err(), "{}", problem_text(&report))?;
     }
     Ok(if report.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,6 +1,6 @@
 //! `doorward sessions`: client of the admin socket.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use crate::admin::SessionView;
 
 use super::config_file::SocketArgs;
+use super::terminal;
 
 #[derive(Args)]
 pub struct SessionsArgs {
@@ -70,7 +71,7 @@ pub(super) fn run(args: SessionsArgs) -> anyhow::Result<ExitCode> {
         bail!("{}", error["error"].as_str().unwrap_or(&body));
     }
     if args.json {
-        println!("{body}");
+        writeln!(terminal::out(), "{body}")?;
     } else {
         show(&args.command, &body)?;
     }
@@ -128,20 +129,21 @@ pub(super) async fn send(
 
 fn show(command: &SessionsCommand, body: &str) -> anyhow::Result<()> {
     match command {
-        SessionsCommand::List { .. } => table(&serde_json::from_str::<Vec<SessionView>>(body)?),
-        SessionsCommand::Show { .. } => details(&serde_json::from_str(body)?),
+        SessionsCommand::List { .. } => table(&serde_json::from_str::<Vec<SessionView>>(body)?)?,
+        SessionsCommand::Show { .. } => details(&serde_json::from_str(body)?)?,
         SessionsCommand::Forget { .. } => {
             let response: serde_json::Value = serde_json::from_str(body)?;
             let user = response["forgotten"].as_str().unwrap_or_default();
-            println!(
+            writeln!(
+                terminal::out(),
                 "deleted the history of {user}; current sessions keep their part until they end"
-            );
+            )?;
         }
         SessionsCommand::Revoke { .. } => {
             let response: serde_json::Value = serde_json::from_str(body)?;
-            println!("{}", revoked_text(&response));
+            writeln!(terminal::out(), "{}", revoked_text(&response))?;
             if let Some(warning) = durability_warning(&response) {
-                println!("{warning}");
+                writeln!(terminal::out(), "{warning}")?;
             }
         }
     }
@@ -169,33 +171,42 @@ fn durability_warning(response: &serde_json::Value) -> Option<String> {
     })
 }
 
-fn table(sessions: &[SessionView]) {
+fn table(sessions: &[SessionView]) -> io::Result<()> {
+    let mut out = terminal::out();
     if std::io::stdout().is_terminal() || !sessions.is_empty() {
-        println!("{:<17} {:<20} {:<20} {:<20} FROM", "SESSION", "USER", "CREATED", "LAST USED");
+        writeln!(
+            out,
+            "{:<17} {:<20} {:<20} {:<20} FROM",
+            "SESSION", "USER", "CREATED", "LAST USED"
+        )?;
     }
     for session in sessions {
-        println!(
+        writeln!(
+            out,
             "{:<17} {:<20} {:<20} {:<20} {}",
             session.session,
             session.user,
             time(session.created),
             time(session.last_active),
             session.rotated_from
-        );
+        )?;
     }
+    Ok(())
 }
 
-fn details(session: &SessionView) {
-    println!("session       {}", session.session);
-    println!("user          {}", session.user);
-    println!("created       {} from {}", time(session.created), session.created_from);
-    println!("last used     {}", time(session.last_active));
-    println!(
+fn details(session: &SessionView) -> io::Result<()> {
+    let mut out = terminal::out();
+    writeln!(out, "session       {}", session.session)?;
+    writeln!(out, "user          {}", session.user)?;
+    writeln!(out, "created       {} from {}", time(session.created), session.created_from)?;
+    writeln!(out, "last used     {}", time(session.last_active))?;
+    writeln!(
+        out,
         "token         rotated {} times, last from {}",
         session.generation, session.rotated_from
-    );
-    println!("ends at most  {}", time(session.absolute_end));
-    println!("browser       {}", session.user_agent);
+    )?;
+    writeln!(out, "ends at most  {}", time(session.absolute_end))?;
+    writeln!(out, "browser       {}", session.user_agent)
 }
 
 /// Formats a time in UTC, to the second.

@@ -19,6 +19,7 @@ use crate::identity::{Account, Cost, Credential, htpasswd, password_policy, user
 use crate::session::Identity;
 
 use super::config_file::ConfigArgs;
+use super::terminal;
 
 /// Add, change and list users with a password
 #[derive(Debug, Args)]
@@ -110,7 +111,7 @@ pub struct ImportArgs {
 
 #[derive(Debug, Args)]
 pub struct FileArgs {
-    /// Users file; by default that of the configuration, or else config/users.toml
+    /// Users file; by default that of the configuration, or else state/users.toml
     #[arg(long, value_name = "FILE")]
     pub users: Option<PathBuf>,
     #[command(flatten)]
@@ -122,7 +123,7 @@ impl FileArgs {
         if let Some(users) = &self.users {
             return Ok(users.clone());
         }
-        Ok(self.config.files()?.users.unwrap_or_else(|| PathBuf::from("config/users.toml")))
+        Ok(self.config.files()?.users.unwrap_or_else(|| PathBuf::from("state/users.toml")))
     }
 }
 
@@ -156,8 +157,8 @@ pub struct Console<'a> {
 pub fn run(args: UserArgs) -> anyhow::Result<ExitCode> {
     let mut console = Console {
         input: &mut io::stdin().lock(),
-        out: &mut io::stdout().lock(),
-        err: &mut io::stderr().lock(),
+        out: &mut terminal::out(),
+        err: &mut terminal::err(),
         prompt: &mut |prompt| rpassword::prompt_password(prompt),
     };
     Ok(ExitCode::from(run_on(&mut console, args)?))

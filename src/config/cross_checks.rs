@@ -34,7 +34,7 @@ impl CrossChecks<'_> {
             self.diagnostics.error(
                 &protected.access,
                 "this route requires a session, but no login method is configured",
-                "write [login.password] with users = \"users.toml\", or [login.oidc.NAME]",
+                "write [login.password] and add users with `doorward user add`, or write [login.oidc.NAME]",
             );
         }
     }

@@ -104,13 +104,13 @@ impl fmt::Display for Warning {
 
 impl Diagnostic {
     /// Returns an error without a location.
-    pub fn for_file(file: &str, message: String) -> Diagnostic {
+    pub fn for_file(file: &str, message: impl AsRef<str>) -> Diagnostic {
         Diagnostic {
             file: file.to_owned(),
             line: 0,
             column: 0,
             span: None,
-            message,
+            message: printable(message.as_ref()),
             help: None,
             related_span: None,
             redact: false,
@@ -167,6 +167,14 @@ impl fmt::Display for Diagnostic {
         write!(f, ": {}", self.message)?;
         self.help.as_ref().map_or(Ok(()), |help| write!(f, "; {help}"))
     }
+}
+
+/// Replaces characters that are not printable: quoted file content must neither break the line, nor reorder it,
+/// nor control the terminal.
+pub(super) fn printable(text: &str) -> String {
+    // A printable character is its own debug form, except quotes and the backslash.
+    let is_printable = |c: &char| c.is_ascii_graphic() || c.escape_debug().len() == 1;
+    text.chars().map(|c| if is_printable(&c) { c } else { '?' }).collect()
 }
 
 /// Whether the lines of the span may contain a URL with a password.

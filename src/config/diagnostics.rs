@@ -47,6 +47,7 @@ pub(super) struct Diagnostics<'a> {
     pub file: &'a str,
     pub source: &'a str,
     paths: &'a PathBase,
+    state_dir: RefCell<PathBuf>,
     errors: RefCell<Vec<Diagnostic>>,
     warnings: RefCell<Vec<Diagnostic>>,
     keys: RefCell<Vec<Key>>,
@@ -59,6 +60,7 @@ impl<'a> Diagnostics<'a> {
             file,
             source,
             paths,
+            state_dir: RefCell::default(),
             errors: RefCell::default(),
             warnings: RefCell::default(),
             keys: RefCell::default(),
@@ -84,6 +86,22 @@ impl<'a> Diagnostics<'a> {
             format!("move it to {}, or write its absolute path", path.display()),
         );
         old
+    }
+
+    /// Sets the directory of [`Diagnostics::in_state_dir`].
+    pub(super) fn set_state_dir(&self, directory: &Path) {
+        directory.clone_into(&mut self.state_dir.borrow_mut());
+    }
+
+    /// Returns the path of a default such as `state/keys.toml`, in the configured state directory.
+    pub(super) fn in_state_dir(&self, default: &Path) -> PathBuf {
+        let directory = self.state_dir.borrow();
+        match default.strip_prefix("state") {
+            // Not joined, which would add a slash.
+            Ok(name) if name.as_os_str().is_empty() => directory.clone(),
+            Ok(name) => directory.join(name),
+            Err(_) => self.paths.base.join(default),
+        }
     }
 
     /// Adds an error. `help` states what to write, and may be empty.
@@ -194,16 +212,12 @@ impl<'a> Diagnostics<'a> {
     }
 
     fn diagnostic(&self, span: &Span, message: String, help: String) -> Diagnostic {
-        let whole = Diagnostic::for_file(self.file, escape_control(&message));
-        let help = Some(help).filter(|help| !help.is_empty()).map(|help| escape_control(&help));
+        let whole = Diagnostic::for_file(self.file, message);
+        let help =
+            Some(help).filter(|help| !help.is_empty()).map(|help| diagnostic::printable(&help));
         let Some(span) = span.clone() else { return Diagnostic { help, ..whole } };
         let (line, column) = diagnostic::line_column(self.source, span.start);
         let redact = diagnostic::may_hold_secret(self.source, &span);
         Diagnostic { line, column, span: Some(span), help, redact, ..whole }
     }
-}
-
-/// Replaces control characters: quoted file content must neither break the line nor control the terminal.
-fn escape_control(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

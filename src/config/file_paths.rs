@@ -39,6 +39,9 @@ impl FilePaths {
                 .unwrap_or_else(|| ConfigError::of(Vec::new())));
         }
         let mut file = Reader::root(&diagnostics, tree.get_ref());
+        if let Some(mut server) = file.section("server", "server") {
+            server::state_dir(&mut server);
+        }
         let login = file.section("login", "login").and_then(login::login);
         Ok(FilePaths {
             users: login.and_then(|login| login.password).map(|login| login.users),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::diagnostics::KeyDefault::{Required, Value};
+use super::diagnostics::KeyDefault::Value;
 use super::duration;
 use super::oidc::{self, OidcSection};
 use super::reader::Reader;
@@ -11,7 +11,7 @@ use crate::session::PASSWORD_METHOD;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
-    pub password: Option<PasswordLogin>,
+    pub password: Option<PasswordOptions>,
     pub oidc: Vec<OidcSection>,
     pub limits: LoginLimits,
 }
@@ -31,7 +31,7 @@ impl Login {
 
 /// Login with a name and password from a users file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PasswordLogin {
+pub struct PasswordOptions {
     pub users: PathBuf,
     /// Minimum number of characters of a new password.
     pub min_length: usize,
@@ -65,10 +65,10 @@ fn rate(
     Some(Rate::new(u32::try_from(burst?.value).unwrap_or(u32::MAX), every?.value))
 }
 
-fn password(mut section: Reader<'_>) -> Option<PasswordLogin> {
-    let users = section.file("users", Required(r#""users.toml""#));
+fn password(mut section: Reader<'_>) -> Option<PasswordOptions> {
+    let users = section.file("users", Value(r#""state/users.toml""#));
     let min_length = section.number("min_length", Value("15"), 8..=64);
     let change = section.flag("change", Value("true"));
     let (users, min_length) = (users?.value, min_length?.value);
-    Some(PasswordLogin { users, min_length, change: change?.value })
+    Some(PasswordOptions { users, min_length, change: change?.value })
 }

@@ -62,15 +62,15 @@ pub use file_checks::check_executable;
 pub use file_paths::FilePaths;
 pub use limits::{Limits, Memory};
 pub use log::{Log, LogFormat, LogLevel};
-pub use login::{Login, PasswordLogin};
+pub use login::{Login, PasswordOptions};
 pub use long_lived::LongLived;
 pub use notify::{Notify, NotifyCommand, NotifyEvent, Webhook};
 pub use oidc::{OidcAllow, OidcClaims, OidcClientAuth, OidcSection};
 pub use outage::{OnOutage, Outage};
-pub use portal::Portal;
+pub use portal::PortalOptions;
 pub use redis_keys::RedisLocation;
 pub use redis_url::{HostPort, RedisServers, RedisUrl};
-pub use server::{Admin, CertificateFiles, ForwardedHeader, Server};
+pub use server::{AdminListeners, CertificateFiles, ForwardedHeader, Server};
 pub use session::Session;
 pub use signals::Signals;
 pub use store::{StoreConfig, StoreLocation};
@@ -83,7 +83,7 @@ const MAX_FILE_BYTES: usize = 1 << 20;
 pub struct Config {
     pub server: Server,
     pub limits: Limits,
-    pub admin: Admin,
+    pub admin: AdminListeners,
     /// Created at the first start.
     pub keys_file: PathBuf,
     /// Never empty.
@@ -96,7 +96,7 @@ pub struct Config {
     pub audit: Audit,
     pub notify: Notify,
     pub signals: Signals,
-    pub portal: Portal,
+    pub portal: PortalOptions,
     pub routes: RouteTable,
     /// Text of the file. It contains no secrets.
     pub source: String,
@@ -123,6 +123,17 @@ impl Config {
         let diagnostics = Diagnostics::new(file, text, &paths);
         let config = parse(&diagnostics);
         diagnostics.finish(config)
+    }
+
+    /// Returns the files and directories that the gateway writes.
+    pub fn written_paths(&self) -> impl Iterator<Item = &Path> {
+        let sessions = match &self.store.location {
+            StoreLocation::Embedded(directory) => Some(directory),
+            StoreLocation::Memory | StoreLocation::Redis(_) => None,
+        };
+        let users = self.login.password.as_ref().map(|login| &login.users);
+        let others = [sessions, users, self.audit.file.as_ref(), self.admin.socket.as_ref()];
+        others.into_iter().flatten().chain([&self.keys_file]).map(PathBuf::as_path)
     }
 
     /// Like [`Config::load`]; also checks the files that the configuration names.

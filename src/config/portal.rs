@@ -7,7 +7,7 @@ use super::reader::{Reader, non_empty};
 use crate::message::Target;
 
 #[derive(Clone, Debug)]
-pub struct Portal {
+pub struct PortalOptions {
     /// Shown on every page.
     pub name: String,
     /// Additional CSS file.
@@ -18,7 +18,7 @@ pub struct Portal {
     pub start: Option<String>,
 }
 
-pub(super) fn portal(mut section: Reader<'_>) -> Option<Portal> {
+pub(super) fn portal(mut section: Reader<'_>) -> Option<PortalOptions> {
     let name =
         section.text("name", Value(r#""doorward""#), |text| non_empty(text).map(str::to_owned));
     let style = section.optional_file("style", r#""config/portal.css""#);
@@ -26,7 +26,7 @@ pub(super) fn portal(mut section: Reader<'_>) -> Option<Portal> {
         non_empty(text).map(str::to_owned)
     });
     let start = section.optional("start", r#""/wiki/""#, start);
-    Some(Portal {
+    Some(PortalOptions {
         name: name?.value,
         style: style?.map(|file| file.value),
         help: help?.map(|help| help.value),

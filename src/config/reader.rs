@@ -11,7 +11,7 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
@@ -195,8 +195,12 @@ impl<'a> Reader<'a> {
         Some(Field { value: is_set.then_some(path.value), span: path.span, is_set: path.is_set })
     }
 
+    /// A path that is not set is a default in the state directory.
     fn resolved(&self, text: Field<String>) -> Field<PathBuf> {
-        let value = self.diagnostics.resolve(&text.span, &text.value);
+        let value = match text.is_set {
+            true => self.diagnostics.resolve(&text.span, &text.value),
+            false => self.diagnostics.in_state_dir(Path::new(&text.value)),
+        };
         Field { value, span: text.span, is_set: text.is_set }
     }
 

@@ -12,6 +12,7 @@ impl Config {
                 kept.push(key);
             }
         };
+        keep("server.state_dir", replace(&mut self.server.state_dir, &running.server.state_dir));
         keep("server.https", replace(&mut self.server.https, &running.server.https));
         keep("server.http", replace(&mut self.server.http, &running.server.http));
         keep("server.workers", replace(&mut self.server.workers, &running.server.workers));

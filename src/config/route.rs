@@ -102,6 +102,8 @@ pub(super) fn route(
         host: host.span,
         access: rule.span,
         route: Route {
+            // Set by the table.
+            index: 0,
             host: host.value,
             path: path?.value,
             upstreams: upstreams.collect(),

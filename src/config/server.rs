@@ -9,12 +9,14 @@ use ipnet::IpNet;
 
 use super::diagnostics::KeyDefault::{Required, Value};
 use super::duration;
-use super::reader::{Field, Reader};
+use super::reader::{Field, Reader, non_empty};
 use super::unknown::unknown_value;
 
 /// The public listeners.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
+    /// Directory of everything that the gateway writes, unless another key names a file.
+    pub state_dir: PathBuf,
     /// Never empty.
     pub https: Vec<SocketAddr>,
     /// Listeners that redirect to https.
@@ -57,7 +59,7 @@ impl Server {
 
 /// The admin listeners; `None` disables one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admin {
+pub struct AdminListeners {
     pub listen: Option<SocketAddr>,
     pub socket: Option<PathBuf>,
 }
@@ -70,6 +72,7 @@ pub struct CertificateFiles {
 }
 
 pub(super) fn server(mut section: Reader<'_>) -> Option<Server> {
+    let state_dir = state_dir(&mut section);
     let https = section.list("https", Value(r#"["0.0.0.0:8443"]"#), address);
     let http = section.list("http", Value("[]"), address);
     let trusted = section.list("trusted_proxies", Value("[]"), network);
@@ -99,6 +102,7 @@ pub(super) fn server(mut section: Reader<'_>) -> Option<Server> {
     let public_port = public_port?.and_then(|port| u16::try_from(port.value).ok());
     warn_redirect_port(&section, &https, &http, public_port);
     Some(Server {
+        state_dir: state_dir?,
         https: values(https),
         http: values(http),
         public_port,
@@ -113,12 +117,21 @@ pub(super) fn server(mut section: Reader<'_>) -> Option<Server> {
     })
 }
 
-pub(super) fn admin(mut section: Reader<'_>) -> Option<Admin> {
+/// Reads the state directory, where the defaults of later sections are.
+pub(super) fn state_dir(section: &mut Reader<'_>) -> Option<PathBuf> {
+    let text = section
+        .text("state_dir", Value(r#""state""#), |text| non_empty(text).map(str::to_owned))?;
+    let directory = section.diagnostics.resolve(&text.span, &text.value);
+    section.diagnostics.set_state_dir(&directory);
+    Some(directory)
+}
+
+pub(super) fn admin(mut section: Reader<'_>) -> Option<AdminListeners> {
     let listen = section.text("listen", Value(r#""127.0.0.1:9180""#), |text| match text {
         "" => Ok(None),
         text => address(text).map(Some),
     });
-    let socket = section.path_or_empty("socket", Value(r#""run/admin.sock""#));
+    let socket = section.path_or_empty("socket", Value(r#""state/admin.sock""#));
     let listen = listen?;
     if listen.value.is_some_and(|address| !address.ip().is_loopback()) {
         section.diagnostics.warning(
@@ -127,7 +140,7 @@ pub(super) fn admin(mut section: Reader<'_>) -> Option<Admin> {
             "write \"127.0.0.1:9180\", or restrict access with a firewall",
         );
     }
-    Some(Admin { listen: listen.value, socket: socket?.value })
+    Some(AdminListeners { listen: listen.value, socket: socket?.value })
 }
 
 pub(super) fn keys(mut section: Reader<'_>) -> Option<PathBuf> {

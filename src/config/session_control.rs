@@ -16,7 +16,7 @@ pub(super) fn activity(section: &mut Reader<'_>) -> Option<Activity> {
     let methods = methods(&mut section, "methods");
     let navigations_only = section.flag("navigations_only", Value("false"));
     let transfers = section.flag("transfers", Value("true"));
-    let websocket = section.text("websocket", Value(r#""none""#), frames);
+    let websocket = section.text("websocket", Value(r#""irregular""#), frames);
     Some(Activity {
         except: values(except?),
         methods: methods?.value,
@@ -76,7 +76,12 @@ pub(super) fn methods(section: &mut Reader<'_>, key: &'static str) -> Option<Fie
 }
 
 fn frames(text: &str) -> Result<ActivityFrames, String> {
-    let all = [ActivityFrames::None, ActivityFrames::Client, ActivityFrames::Any];
+    let all = [
+        ActivityFrames::None,
+        ActivityFrames::Irregular,
+        ActivityFrames::Client,
+        ActivityFrames::Any,
+    ];
     let known = all.into_iter().find(|frames| frames.as_str() == text);
     known.ok_or_else(|| super::unknown::unknown_value(text, &all.map(ActivityFrames::as_str)))
 }

@@ -1,6 +1,6 @@
 //! `[store]`: location and timeouts of the session store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::diagnostics::KeyDefault::Value;
@@ -61,7 +61,10 @@ fn location(section: &Reader<'_>, url: Field<ParsedUrl>, keys: RedisKeys) -> Opt
         }
         ParsedUrl::Embedded(directory) => {
             keys.reject_without_redis(section);
-            Some(StoreLocation::Embedded(diagnostics.resolve(&url.span, &directory)))
+            Some(StoreLocation::Embedded(match url.is_set {
+                true => diagnostics.resolve(&url.span, &directory),
+                false => diagnostics.in_state_dir(Path::new(&directory)),
+            }))
         }
         ParsedUrl::Redis(text, redis) => {
             Some(StoreLocation::Redis(keys.redis(section, text, &redis, &url.span)))

@@ -1,9 +1,12 @@
 //! Keys of `[[route]]` about the connection to the upstream and the request head that it receives.
 
+use std::path::PathBuf;
+
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
 
 use super::diagnostics::KeyDefault::Value;
+use super::diagnostics::Span;
 use super::reader::{Field, Reader};
 use crate::message::Endpoint;
 use crate::message::endpoint::Transport;
@@ -30,12 +33,11 @@ fn tls(section: &mut Reader<'_>, upstreams: Option<&[Field<Endpoint>]>) -> Optio
     let name = section.optional("upstream_name", r#""app.internal""#, server_name);
     let cert = section.optional_file("upstream_cert", r#""certs/gateway.pem""#);
     let key = section.optional_file("upstream_key", r#""certs/gateway.key""#);
-    let (ca, name, cert, key) = (ca?, name?, cert?, key?);
     let spans = [
-        ("upstream_ca", ca.as_ref().map(|file| &file.span)),
-        ("upstream_name", name.as_ref().map(|name| &name.span)),
-        ("upstream_cert", cert.as_ref().map(|file| &file.span)),
-        ("upstream_key", key.as_ref().map(|file| &file.span)),
+        ("upstream_ca", span(ca.as_ref())),
+        ("upstream_name", span(name.as_ref())),
+        ("upstream_cert", span(cert.as_ref())),
+        ("upstream_key", span(key.as_ref())),
     ];
     for (key, span) in spans {
         if let Some(span) = span.filter(|_| upstreams.is_some_and(|all| !all.iter().any(is_tls))) {
@@ -46,23 +48,38 @@ fn tls(section: &mut Reader<'_>, upstreams: Option<&[Field<Endpoint>]>) -> Optio
             );
         }
     }
-    let certificate = match (cert, key) {
-        (Some(cert), Some(key)) => Some(ClientCertificate { cert: cert.value, key: key.value }),
-        (None, None) => None,
+    let certificate = client_certificate(section, cert?, key?);
+    Some(UpstreamTls {
+        ca: ca?.map(|file| file.value),
+        server_name: name?.map(|name| name.value),
+        certificate: certificate?,
+    })
+}
+
+/// Returns the location of an optional value.
+fn span<T>(field: Option<&Option<Field<T>>>) -> Option<&Span> {
+    field?.as_ref().map(|field| &field.span)
+}
+
+fn client_certificate(
+    section: &Reader<'_>,
+    cert: Option<Field<PathBuf>>,
+    key: Option<Field<PathBuf>>,
+) -> Option<Option<ClientCertificate>> {
+    match (cert, key) {
+        (Some(cert), Some(key)) => {
+            Some(Some(ClientCertificate { cert: cert.value, key: key.value }))
+        }
+        (None, None) => Some(None),
         (Some(one), None) | (None, Some(one)) => {
             section.diagnostics.error(
                 &one.span,
                 "`upstream_cert` and `upstream_key` belong together",
                 "write both, or leave both out",
             );
-            return None;
+            None
         }
-    };
-    Some(UpstreamTls {
-        ca: ca.map(|file| file.value),
-        server_name: name.map(|name| name.value),
-        certificate,
-    })
+    }
 }
 
 pub(super) fn is_tls(upstream: &Field<Endpoint>) -> bool {

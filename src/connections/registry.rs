@@ -42,6 +42,8 @@ struct Inner {
     /// Stale sessions without a check so far, each once.
     stale: Mutex<VecDeque<SessionKey>>,
     check_needed: Notify,
+    /// Notified when a session has no connection left.
+    session_released: Notify,
     stall_detector: Arc<StallDetector>,
 }
 
@@ -65,6 +67,7 @@ impl ConnectionRegistry {
             end_log: EndLog::default(),
             stale: Mutex::default(),
             check_needed: Notify::new(),
+            session_released: Notify::new(),
             stall_detector: Arc::new(StallDetector::new(Instant::now())),
         };
         ConnectionRegistry { inner: Arc::new(inner) }
@@ -117,6 +120,17 @@ impl ConnectionRegistry {
     /// Returns whether the session has open connections.
     pub fn is_tracked(&self, key: &SessionKey) -> bool {
         self.shard(key).get(key).is_some_and(|entry| !entry.connections.is_empty())
+    }
+
+    /// Waits until the session has no open connection.
+    pub(crate) async fn released(&self, key: &SessionKey) {
+        loop {
+            let released = self.inner.session_released.notified();
+            if !self.is_tracked(key) {
+                return;
+            }
+            released.await;
+        }
     }
 
     /// Closes the connections of an ended session, including those about to register.
@@ -304,6 +318,7 @@ impl ConnectionRegistry {
             entry.connections.retain(|connection| connection.id != id);
             if entry.connections.is_empty() {
                 shard.remove(key);
+                self.inner.session_released.notify_waiters();
             }
         }
         drop(shard);

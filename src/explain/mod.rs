@@ -5,12 +5,12 @@
 
 mod labels;
 mod report;
+mod risk;
 mod session_rules;
-mod signals;
 
 pub use report::{Explanation, ResponseExplanation, RouteExplanation};
+pub use risk::RiskExplanation;
 pub use session_rules::{ActivityRules, SessionEffects, SessionRules};
-pub use signals::RiskExplanation;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -155,7 +155,7 @@ impl<'a> Simulation<'a> {
         let mut out = self.empty(&head);
         let decision = self.authorizer.authorize(&head, &ConnectionInfo::new(client)).await;
         out.verdict = decision.verdict();
-        out.renews = decision.token.is_some();
+        out.rotates = decision.token.is_some();
         if let Some(route) = decision.route() {
             self.add_route(&mut out, &head, route, seeded);
         }
@@ -173,8 +173,8 @@ impl<'a> Simulation<'a> {
                 out.upstream_headers = upstream_headers(UpstreamHead::new(head, &permit));
             }
             Action::Respond(response, route) => {
-                out.why = self.why(&response, &head, route.as_deref(), out.signals.as_ref());
-                out.answers = self.responses(head, &response);
+                out.why = self.why(&response, &head, route.as_deref(), out.risk.as_ref());
+                out.responses = self.responses(head, &response);
             }
             Action::ServePortal => {
                 out.why = "doorward serves /.doorward/ itself, on every host of a route".into();
@@ -193,15 +193,15 @@ impl<'a> Simulation<'a> {
     ) {
         out.route = Some(self.explain_route(route));
         out.effects = SessionEffects::for_request(head, route);
-        out.signals = seeded
+        out.risk = seeded
             .filter(|_| route.access != Access::Public)
-            .map(|SeededSession { record, .. }| self.signals(record, head, route));
+            .map(|SeededSession { record, .. }| self.assess_risk(record, head, route));
     }
 
-    fn signals(&self, record: &Record, head: &InboundHead, route: &Route) -> RiskExplanation {
+    fn assess_risk(&self, record: &Record, head: &InboundHead, route: &Route) -> RiskExplanation {
         let shared = self.authorizer.auth.shared();
         let geoip = shared.geoip.load();
-        let locations = signals::LocationPair {
+        let locations = risk::LocationPair {
             geoip: &geoip,
             settings: &self.authorizer.auth.settings().risk,
             record,
@@ -238,10 +238,10 @@ impl<'a> Simulation<'a> {
             route: None,
             verdict: "",
             why: String::new(),
-            renews: false,
+            rotates: false,
             effects: None,
-            signals: None,
-            answers: Vec::new(),
+            risk: None,
+            responses: Vec::new(),
             upstream_headers: Vec::new(),
         }
     }
@@ -255,10 +255,10 @@ impl<'a> Simulation<'a> {
             route: None,
             verdict: "malformed",
             why: malformed_because(bad),
-            renews: false,
+            rotates: false,
             effects: None,
-            signals: None,
-            answers: vec![response("any client", bad.status(), None)],
+            risk: None,
+            responses: vec![response("any client", bad.status(), None)],
             upstream_headers: Vec::new(),
         }
     }
@@ -378,7 +378,7 @@ impl<'a> Simulation<'a> {
                 )
             }
             Refusal::Reauthenticate => self.wants_login(route, risk),
-            Refusal::Theft if risk.is_some_and(|risk| risk.answer == "end") => {
+            Refusal::Theft if risk.is_some_and(|risk| risk.action == "end") => {
                 "its risk score ends the session as stolen".to_owned()
             }
             Refusal::Revoked
@@ -404,7 +404,7 @@ impl<'a> Simulation<'a> {
             let limit = limit.filter(|limit| is >= *limit)?;
             Some(format!("{what} is {} old; this route allows {}", humanize(is), humanize(limit)))
         });
-        let reached = reached.unwrap_or_else(|| match risk.filter(|risk| risk.answer == "login") {
+        let reached = reached.unwrap_or_else(|| match risk.filter(|risk| risk.action == "login") {
             Some(risk) => {
                 format!("its risk score ({}) requires reauthentication", risk.score)
             }

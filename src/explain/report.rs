@@ -16,13 +16,13 @@ pub struct Explanation {
     pub verdict: &'static str,
     pub why: String,
     /// Whether the response would set a new token.
-    pub renews: bool,
+    pub rotates: bool,
     /// Effects on the session if permitted; `None` on public routes.
     pub effects: Option<SessionEffects>,
     /// Risk assessment; `None` without a session and on public routes.
-    pub signals: Option<RiskExplanation>,
+    pub risk: Option<RiskExplanation>,
     /// Local responses; empty if the request is forwarded.
-    pub answers: Vec<ResponseExplanation>,
+    pub responses: Vec<ResponseExplanation>,
     /// Headers of the upstream request, in order.
     pub upstream_headers: Vec<(String, String)>,
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::secret::{LoginKey, sha256};
 use crate::session::{EndReason, Identity, Record};
@@ -26,6 +27,7 @@ pub struct Directory {
     snapshot: ArcSwap<AccountTable>,
     /// State of the file at the last check, valid or not.
     file_state: Mutex<FileState>,
+    reloaded: Notify,
 }
 
 /// One changed account. Its sessions may have to end.
@@ -99,6 +101,7 @@ impl Directory {
             path: path.to_owned(),
             snapshot: ArcSwap::from_pointee(snapshot),
             file_state: Mutex::new(FileState::Content(sha256(text.as_bytes()))),
+            reloaded: Notify::new(),
         })
     }
 
@@ -122,6 +125,17 @@ impl Directory {
                 Err(EndReason::CredentialChanged)
             }
             Some(account) => Ok(Arc::clone(&account.identity)),
+        }
+    }
+
+    /// Waits until the accounts satisfy a condition.
+    pub async fn wait_until(&self, condition: impl Fn(&Directory) -> bool) {
+        loop {
+            let reloaded = self.reloaded.notified();
+            if condition(self) {
+                return;
+            }
+            reloaded.await;
         }
     }
 
@@ -164,6 +178,7 @@ impl Directory {
         *file_state = now;
         let next = AccountTable::new(users_file::parse(&self.path, &read?)?);
         let before = self.snapshot.swap(Arc::new(next));
+        self.reloaded.notify_waiters();
         Ok(before.changes_to(&self.snapshot.load()))
     }
 

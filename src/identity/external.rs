@@ -7,9 +7,11 @@ use crate::clock::UnixMillis;
 use crate::config;
 use crate::oidc::{OidcLogin, OidcProvider, Profile};
 use crate::secret::LoginKey;
+use crate::session::identity_fields::{
+    check_display_name, check_email, check_external_group, check_user_name,
+};
 use crate::session::{ExternalLogin, Identity, Provider, oidc_account};
 
-use super::account::{check_display_name, check_email, check_external_group, check_user_name};
 use super::login_method::{ExternalFacts, VerifiedLogin};
 
 /// A provider of the configuration.

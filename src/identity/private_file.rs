@@ -41,9 +41,7 @@ impl AtomicFile {
     /// # Errors
     /// As [`AtomicFile::lock`], and if the directory cannot be created.
     pub fn lock_new(path: &Path) -> io::Result<AtomicFile> {
-        let mut directories = DirBuilder::new();
-        directories.recursive(true).mode(0o700);
-        directories.create(parent_directory(path))?;
+        create_private_directory(&parent_directory(path))?;
         AtomicFile::lock(path)
     }
 
@@ -74,6 +72,19 @@ impl AtomicFile {
         temp.persist(&self.target)?;
         File::open(directory)?.sync_all()
     }
+}
+
+/// Creates a directory with access only for its owner, unless it exists. Version control ignores a new one, because
+/// it will contain secrets.
+///
+/// # Errors
+/// If the directory cannot be created.
+pub fn create_private_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    fs::write(path.join(".gitignore"), "*\n")
 }
 
 fn wait_for_lock(directory: &File) -> io::Result<()> {

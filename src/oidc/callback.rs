@@ -1,6 +1,6 @@
 //! The query of a callback. A repeated parameter is refused, because two programs could read different ones.
 
-use super::failure::Refusal;
+use super::failure::LoginRefusal;
 
 /// Longest query in bytes: two sealed states and a code of 4 KiB.
 const MAX_QUERY: usize = 12 * 1024;
@@ -25,9 +25,9 @@ impl Callback {
     ///
     /// # Errors
     /// A parameter is repeated or missing, or code and error occur together.
-    pub fn parse(query: &str) -> Result<Callback, Refusal> {
+    pub fn parse(query: &str) -> Result<Callback, LoginRefusal> {
         if query.len() > MAX_QUERY {
-            return Err(Refusal::Callback("the query is too long"));
+            return Err(LoginRefusal::Callback("the query is too long"));
         }
         let mut found = Parameters::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -47,7 +47,7 @@ struct Parameters {
 }
 
 impl Parameters {
-    fn set(&mut self, name: &str, value: &str) -> Result<(), Refusal> {
+    fn set(&mut self, name: &str, value: &str) -> Result<(), LoginRefusal> {
         let field = match name {
             "state" => &mut self.state,
             "code" => &mut self.code,
@@ -58,19 +58,19 @@ impl Parameters {
         };
         match field.replace(value.to_owned()) {
             None => Ok(()),
-            Some(_) => Err(Refusal::Callback("a parameter is repeated")),
+            Some(_) => Err(LoginRefusal::Callback("a parameter is repeated")),
         }
     }
 
-    fn into_callback(self) -> Result<Callback, Refusal> {
-        let state = self.state.ok_or(Refusal::Callback("`state` is missing"))?;
+    fn into_callback(self) -> Result<Callback, LoginRefusal> {
+        let state = self.state.ok_or(LoginRefusal::Callback("`state` is missing"))?;
         let outcome = match (self.code, self.error) {
             (Some(code), None) if !code.is_empty() => CallbackOutcome::Code(code),
             (None, Some(code)) => CallbackOutcome::Error { code, description: self.description },
             (Some(_), Some(_)) => {
-                return Err(Refusal::Callback("it has both a code and an error"));
+                return Err(LoginRefusal::Callback("it has both a code and an error"));
             }
-            (_, None) => return Err(Refusal::Callback("`code` is missing")),
+            (_, None) => return Err(LoginRefusal::Callback("`code` is missing")),
         };
         Ok(Callback { state, outcome, issuer: self.issuer })
     }
@@ -97,10 +97,10 @@ mod tests {
     fn a_repeated_parameter_of_a_callback_is_refused() {
         for repeated in ["state=s", "code=d", "iss=x", "%73tate=t", "error=e"] {
             let query = format!("code=c&state=s&iss=i&{repeated}");
-            assert!(matches!(Callback::parse(&query), Err(Refusal::Callback(_))), "{query}");
+            assert!(matches!(Callback::parse(&query), Err(LoginRefusal::Callback(_))), "{query}");
         }
         let repeated = "error=e&error=f&state=s";
-        assert!(matches!(Callback::parse(repeated), Err(Refusal::Callback(_))));
+        assert!(matches!(Callback::parse(repeated), Err(LoginRefusal::Callback(_))));
         assert!(Callback::parse("code=c&state=s&session_state=1&session_state=2").is_ok());
     }
 
@@ -108,7 +108,10 @@ mod tests {
     fn an_incomplete_or_long_callback_is_refused() {
         let long = format!("code={}&state=s", "c".repeat(MAX_QUERY));
         for query in ["", "code=c", "state=s", "code=&state=s", "code=c&error=e&state=s", &long] {
-            assert!(matches!(Callback::parse(query), Err(Refusal::Callback(_))), "{query:.40}");
+            assert!(
+                matches!(Callback::parse(query), Err(LoginRefusal::Callback(_))),
+                "{query:.40}"
+            );
         }
     }
 }

@@ -37,12 +37,12 @@ impl Step {
 #[error("{}: {problem}", step.as_str())]
 pub struct ProviderUnavailable {
     pub step: Step,
-    pub problem: Problem,
+    pub problem: ProviderProblem,
 }
 
 /// What is wrong with an answer of the provider.
 #[derive(Debug, thiserror::Error)]
-pub enum Problem {
+pub enum ProviderProblem {
     #[error(transparent)]
     Http(#[from] HttpClientError),
     #[error("status {status}{}", detail(error))]
@@ -51,14 +51,16 @@ pub enum Problem {
     Answer(&'static str),
     #[error("the answer names another issuer, `{0}`; write the issuer as the provider does")]
     Issuer(String),
+    #[error("`{0}` is missing in the answer")]
+    Missing(&'static str),
     #[error("`{field}` in the answer: {error}")]
     Url { field: &'static str, error: WebUrlError },
     #[error("the provider does not support {0}")]
     Unsupported(&'static str),
     #[error("the client assertion cannot be made: {0}")]
     Assertion(io::Error),
-    #[error("the last attempt failed; the next one follows soon")]
-    BackingOff,
+    #[error("{0}")]
+    Earlier(String),
 }
 
 fn detail(error: &Option<String>) -> String {
@@ -73,7 +75,7 @@ pub enum LoginFailure {
     #[error(transparent)]
     State(#[from] StateError),
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] LoginRefusal),
 }
 
 /// Why the state of a callback is not accepted: the user starts again.
@@ -85,9 +87,9 @@ pub enum StateError {
     Expired,
 }
 
-/// Why a login is refused. The text is for the log; [`Refusal::code`] labels metrics and pages.
+/// Why a login is refused. The text is for the log; [`LoginRefusal::code`] labels metrics and pages.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum LoginRefusal {
     #[error("the callback is invalid: {0}")]
     Callback(&'static str),
     #[error("the callback names issuer `{0}`")]
@@ -114,20 +116,20 @@ fn described(description: &Option<String>) -> String {
     description.as_ref().map_or_else(String::new, |text| format!(": {text}"))
 }
 
-impl Refusal {
+impl LoginRefusal {
     /// Returns a short code without data of the request.
     pub fn code(&self) -> &'static str {
         match self {
-            Refusal::Callback(_) | Refusal::CallbackIssuer(_) => "callback",
-            Refusal::Provider { code, .. } if code == "access_denied" => "cancelled",
-            Refusal::Provider { .. } => "provider",
-            Refusal::Code(_) => "code",
-            Refusal::IdToken(_) => "id-token",
-            Refusal::TooOld => "too-old",
-            Refusal::Context => "context",
-            Refusal::Claims(_) => "claims",
-            Refusal::GroupOverage => "groups",
-            Refusal::NotAllowed(_) => "not-allowed",
+            LoginRefusal::Callback(_) | LoginRefusal::CallbackIssuer(_) => "callback",
+            LoginRefusal::Provider { code, .. } if code == "access_denied" => "cancelled",
+            LoginRefusal::Provider { .. } => "provider",
+            LoginRefusal::Code(_) => "code",
+            LoginRefusal::IdToken(_) => "id-token",
+            LoginRefusal::TooOld => "too-old",
+            LoginRefusal::Context => "context",
+            LoginRefusal::Claims(_) => "claims",
+            LoginRefusal::GroupOverage => "groups",
+            LoginRefusal::NotAllowed(_) => "not-allowed",
         }
     }
 }
@@ -156,7 +158,7 @@ impl LoginFailure {
     }
 }
 
-impl Refusal {
+impl LoginRefusal {
     fn user_text(&self) -> &'static str {
         match self.code() {
             "cancelled" => "The login was cancelled. You can log in again.",
@@ -176,6 +178,14 @@ impl Refusal {
     }
 }
 
+/// Why a token request has no result.
+#[derive(Debug)]
+pub(super) enum TokenFailure {
+    Unavailable(ProviderUnavailable),
+    /// `invalid_grant`: the code or refresh token is not valid, or not any more.
+    InvalidGrant,
+}
+
 /// Why the tokens of a session cannot be refreshed.
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshFailure {
@@ -187,7 +197,27 @@ pub enum RefreshFailure {
     Ended,
     /// The new claims are not accepted: end the session.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] LoginRefusal),
+}
+
+impl From<TokenFailure> for RefreshFailure {
+    fn from(failure: TokenFailure) -> RefreshFailure {
+        match failure {
+            TokenFailure::Unavailable(unavailable) => RefreshFailure::Unavailable(unavailable),
+            TokenFailure::InvalidGrant => RefreshFailure::Ended,
+        }
+    }
+}
+
+impl From<LoginFailure> for RefreshFailure {
+    fn from(failure: LoginFailure) -> RefreshFailure {
+        match failure {
+            LoginFailure::Unavailable(unavailable) => RefreshFailure::Unavailable(unavailable),
+            LoginFailure::Refused(refusal) => RefreshFailure::Refused(refusal),
+            // A refresh has no state.
+            LoginFailure::State(_) => RefreshFailure::Refused(LoginRefusal::Callback("no state")),
+        }
+    }
 }
 
 /// Why a logout token is not accepted.

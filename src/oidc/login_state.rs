@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::failure::StateError;
+use super::settings::OidcSettings;
 use crate::clock::UnixMillis;
 use crate::secret::{KeyRing, random_bytes, seal, sha256};
 
@@ -69,6 +70,16 @@ impl PendingLogin {
             acr: request.acr.clone(),
             created: now,
         }
+    }
+
+    /// Applies the settings of the provider: the lower maximum age, and its contexts if none are requested.
+    pub(super) fn limited_by(mut self, settings: &OidcSettings) -> PendingLogin {
+        let configured = settings.max_age.map(|age| age.as_secs());
+        self.max_age = self.max_age.into_iter().chain(configured).min();
+        if self.acr.is_empty() {
+            self.acr.clone_from(&settings.acr);
+        }
+        self
     }
 
     /// Returns the PKCE code verifier (RFC 7636).

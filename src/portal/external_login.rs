@@ -15,8 +15,8 @@ use crate::identity::{LoginProvider, VerifiedLogin};
 use crate::message::cookies::SameSite;
 use crate::message::{InboundHead, Target};
 use crate::oidc::{
-    BrowserBinding, Callback, LoginFailure, MAX_RETURN_STATE, PendingLogin, ProviderStatus,
-    Refusal, StartRequest, StateError,
+    BrowserBinding, Callback, LoginFailure, LoginRefusal, MAX_RETURN_STATE, PendingLogin,
+    ProviderStatus, StartRequest, StateError,
 };
 use crate::route::{Access, AccessRule, Route};
 use crate::session::PASSWORD_METHOD;
@@ -142,7 +142,7 @@ impl Portal {
         let shared = self.auth.shared();
         let login = provider.client.finish(callback, pending).await?;
         let verified = provider.verified(login, shared.keys.load().login(), shared.clock.now());
-        verified.map_err(|error| Refusal::Claims(error).into())
+        verified.map_err(|error| LoginRefusal::Claims(error).into())
     }
 
     /// Handles a callback that does not belong to a login of this browser. The URL may be in the history.

@@ -11,6 +11,7 @@
 //! | `oidc/NAME/login`, `oidc/NAME/callback` | login at an OpenID Connect provider |
 //! | `oidc/NAME/backchannel-logout` | POST of the provider: ends sessions |
 //! | `style.css` | stylesheet, followed by the operator's |
+//! | `session.js` | script that apps include, to show the end of a session |
 //! | `icon.svg`, `times.js`, `submit.js` | icon of the pages; scripts for local times and for a logout at a provider |
 //!
 //! Two further paths belong to the portal: `/.well-known/change-password` leads to `password`, and `/` is
@@ -256,6 +257,8 @@ impl Portal {
 const GET_OR_POST: &str = "GET, HEAD, POST";
 const GET: &str = "GET, HEAD";
 
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
 /// A page of the portal.
 #[derive(Clone, Copy)]
 enum PortalPage {
@@ -288,8 +291,9 @@ impl PortalPage {
             Some("/session") => PortalPage::Session,
             Some("/style.css") => PortalPage::File("text/css; charset=utf-8", ""),
             Some("/icon.svg") => PortalPage::File("image/svg+xml", pages::ICON),
-            Some("/submit.js") => PortalPage::File("text/javascript; charset=utf-8", pages::SUBMIT),
-            Some("/times.js") => PortalPage::File("text/javascript; charset=utf-8", pages::TIMES),
+            Some("/times.js") => PortalPage::File(SCRIPT, pages::TIMES),
+            Some("/submit.js") => PortalPage::File(SCRIPT, pages::SUBMIT),
+            Some("/session.js") => PortalPage::File(SCRIPT, pages::SESSION),
             Some(_) | None => return None,
         };
         Some(page)

@@ -107,15 +107,10 @@ impl Portal {
 
     /// Waits until this gateway uses the new password, so that the next login succeeds.
     async fn wait_for_reload(&self, session: &AuthenticatedSession, login: &PasswordLogin) {
-        let is_old = || {
-            let account = login.directory().find(&session.identity.user);
-            account.is_some_and(|account| account.credential_digest == session.record.credential)
-        };
-        let reloaded = async {
-            while is_old() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
+        let (user, old) = (&session.identity.user, session.record.credential);
+        let reloaded = login.directory().wait_until(|directory| {
+            directory.find(user).is_none_or(|account| account.credential_digest != old)
+        });
         // The login page works in any case; the new password is accepted a moment later.
         tokio::time::timeout(RELOAD_TIME, reloaded).await.unwrap_or_default();
     }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{Method, Request, StatusCode, Version};
 
@@ -10,7 +10,7 @@ use crate::auth::Permit;
 use crate::message::{Endpoint, Host, Intent, RequestContext, RequestId, Requester};
 use crate::route::Route;
 use crate::session::SessionId;
-use crate::telemetry::{ADMIT, AccessLog, AccessLogFields};
+use crate::telemetry::{ADMIT, AccessLog, AccessLogFields, Phase, RouteMetricsTable};
 
 /// Verdict of a request whose head was not accepted.
 pub(super) const MALFORMED: &str = "malformed";
@@ -21,8 +21,13 @@ const MAX_FIELD_BYTES: usize = 512;
 /// Collects the fields of an entry while the request is processed.
 #[derive(Clone)]
 pub(super) struct AccessLogEntry {
-    /// `None` if the access log is disabled.
-    started: Option<Instant>,
+    /// Whether the access log is enabled.
+    is_logged: bool,
+    started: Instant,
+    /// When the request was forwarded.
+    forwarded: Option<Instant>,
+    /// When the response head of the upstream arrived.
+    upstream_responded: Option<Instant>,
     request_id: RequestId,
     method: Method,
     protocol: Version,
@@ -37,9 +42,8 @@ pub(super) struct AccessLogEntry {
     route: Option<Arc<Route>>,
     /// The endpoint that responded.
     upstream: Option<Endpoint>,
-    upstream_us: Option<u64>,
-    /// Whether the upstream is the cause of an error.
-    upstream_failed: bool,
+    /// Error type of RFC 9209 if the upstream is the cause of an error.
+    upstream_failure: Option<&'static str>,
     detail: String,
 }
 
@@ -59,7 +63,10 @@ impl AccessLogEntry {
             Default::default()
         };
         AccessLogEntry {
-            started: enabled.then(Instant::now),
+            is_logged: enabled,
+            started: Instant::now(),
+            forwarded: None,
+            upstream_responded: None,
             request_id: context.request.clone(),
             method: request.method().clone(),
             protocol: request.version(),
@@ -72,8 +79,7 @@ impl AccessLogEntry {
             session: None,
             route: None,
             upstream: None,
-            upstream_us: None,
-            upstream_failed: false,
+            upstream_failure: None,
             detail: String::new(),
         }
     }
@@ -125,19 +131,23 @@ impl AccessLogEntry {
         self.verdict = verdict;
         self.route = route.cloned();
         self.session = session;
-        self.user = user.filter(|_| self.started.is_some()).unwrap_or_default().to_owned();
+        self.user = user.filter(|_| self.is_logged).unwrap_or_default().to_owned();
     }
 
     /// Records that a response head arrived from this endpoint.
     pub(super) fn record_upstream_response(&mut self, endpoint: &Endpoint) {
         self.upstream = Some(endpoint.clone());
-        let elapsed = self.started.map(|started| started.elapsed());
-        self.upstream_us = elapsed.and_then(|elapsed| u64::try_from(elapsed.as_micros()).ok());
+        self.upstream_responded = Some(Instant::now());
     }
 
-    /// Marks the entry as a warning: the upstream failed.
-    pub(super) fn set_upstream_failed(&mut self) {
-        self.upstream_failed = true;
+    /// Records that the request is forwarded now.
+    pub(super) fn record_forwarded(&mut self, now: Instant) {
+        self.forwarded = Some(now);
+    }
+
+    /// Records that the upstream failed. `cause` is an error type of RFC 9209.
+    pub(super) fn set_upstream_failure(&mut self, cause: &'static str) {
+        self.upstream_failure = Some(cause);
     }
 
     pub(super) fn set_detail(&mut self, detail: String) {
@@ -148,7 +158,7 @@ impl AccessLogEntry {
     fn upstreams(&self) -> &[Endpoint] {
         match (&self.upstream, &self.route) {
             (Some(endpoint), _) => std::slice::from_ref(endpoint),
-            (None, Some(route)) if self.upstream_failed => &route.upstreams,
+            (None, Some(route)) if self.upstream_failure.is_some() => &route.upstreams,
             (None, _) => &[],
         }
     }
@@ -157,17 +167,29 @@ impl AccessLogEntry {
         self.verdict
     }
 
-    pub(super) fn write(
-        &self,
-        log: &AccessLog,
-        status: u16,
-        bytes: u64,
-        cut: Option<&'static str>,
-    ) {
-        let Some(started) = self.started else { return };
+    /// Records the durations of an exchange that ended at `end`, and the failure of its upstream.
+    pub(super) fn count(&self, routes: &RouteMetricsTable, end: Instant) {
+        let Some(counts) = self.route.as_ref().and_then(|route| routes.get(route)) else { return };
+        let forwarded = self.forwarded.unwrap_or(end);
+        counts.observe(Phase::Gateway, forwarded.duration_since(self.started));
+        if self.forwarded.is_some() {
+            let responded = self.upstream_responded.unwrap_or(end);
+            counts.observe(Phase::Upstream, responded.duration_since(forwarded));
+        }
+        if let Some(responded) = self.upstream_responded {
+            counts.observe(Phase::Response, end.duration_since(responded));
+        }
+        if let Some(cause) = self.upstream_failure {
+            counts.upstream_error(cause);
+        }
+    }
+
+    pub(super) fn write(&self, log: &AccessLog, end: &End) {
+        let End { time, status, bytes, cut } = *end;
+        let since_start = |time: Instant| micros(time.duration_since(self.started));
         let route = self.route.as_ref();
         log.write(&AccessLogFields {
-            is_warning: self.upstream_failed,
+            is_warning: self.upstream_failure.is_some(),
             request_id: self.request_id.as_str(),
             client: self.client,
             protocol: protocol_name(self.protocol),
@@ -182,11 +204,25 @@ impl AccessLogEntry {
             bytes,
             cut,
             upstreams: self.upstreams(),
-            upstream_us: self.upstream_us,
-            duration_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            upstream_us: self.upstream_responded.map(since_start),
+            duration_us: since_start(time),
             detail: &self.detail,
         });
     }
+}
+
+/// The end of an exchange.
+pub(super) struct End {
+    pub(super) time: Instant,
+    pub(super) status: u16,
+    /// The part of the response body that the client connection has taken.
+    pub(super) bytes: u64,
+    /// Why the exchange ended early.
+    pub(super) cut: Option<&'static str>,
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Name of the protocol version in the access log.

@@ -30,9 +30,13 @@ impl ActivityReporter {
         }
     }
 
+    pub(super) fn now(&self) -> UnixMillis {
+        self.clock.now()
+    }
+
     /// Records activity at most once per interval, which is the same as for requests.
     pub(super) fn touch(&self) {
-        let now = self.clock.now();
+        let now = self.now();
         if now.since(UnixMillis(self.last.load(Ordering::Relaxed))) < self.interval {
             return;
         }

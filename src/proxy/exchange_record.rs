@@ -1,10 +1,11 @@
 //! The end of an exchange, for the access log and the metrics.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::StatusCode;
 
-use super::access_log::AccessLogEntry;
+use super::access_log::{AccessLogEntry, End};
 use super::body::ResponseBodyError;
 use super::respond::Responder;
 
@@ -65,7 +66,7 @@ impl ExchangeRecord {
             self.end = ExchangeEnd::Cut(status, error.cause());
             self.entry.set_detail(error.to_string());
             if error.is_upstream_failure() {
-                self.entry.set_upstream_failed();
+                self.entry.set_upstream_failure(error.cause());
             }
         }
     }
@@ -86,8 +87,10 @@ impl Drop for ExchangeRecord {
         if let Some(cause) = cut {
             metrics.exchange_cut(cause);
         }
+        let end = End { time: Instant::now(), status, bytes: self.bytes, cut };
+        self.entry.count(&self.responder.route_metrics, end.time);
         if let Some(log) = &self.responder.access_log {
-            self.entry.write(log, status, self.bytes, cut);
+            self.entry.write(log, &end);
         }
     }
 }

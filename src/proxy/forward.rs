@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::header;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::auth::Permit;
 use crate::connections::{ClientBody, ClientUpgrade, ConnectionGuard};
@@ -20,7 +20,7 @@ use crate::upstream::{Caller, ConnectionOwner, LenientClose, Priority};
 
 use super::access_log::AccessLogEntry;
 use super::body::{
-    BodyOutcome, BufferLimits, RequestBody, ResponseBody, TimedBody, Tracking, UpstreamBody,
+    BodyOutcome, BufferLimits, InboundBody, ResponseBody, TimedBody, Tracking, UpstreamBody,
 };
 use super::exchange_context::{ExchangeContext, OutgoingRequest, TRACK_AFTER, closed};
 use super::local_response::{self, ForwardError};
@@ -131,7 +131,7 @@ impl Forwarder {
         head: &InboundHead,
         permit: &Permit,
         connection: &ConnectionInfo,
-    ) -> Option<ConnectionOwner<RequestBody>> {
+    ) -> Option<ConnectionOwner<InboundBody>> {
         let pinned = &connection.pinned;
         if !pinned.is_used() && !connection_auth::is_in_request(&head.headers) {
             return None;
@@ -162,15 +162,17 @@ impl Forwarder {
         let reporter =
             || outgoing.is_activity.then(|| self.context.activity_reporter(permit)).flatten();
         let received = connection.body_byte_counter();
-        let body = RequestBody::new(body, &route.limits, received, close).with_activity(reporter);
+        let body = InboundBody::new(body, &route.limits, received, close).with_activity(reporter);
         let outcome = body.outcome();
         let mut request = outgoing.head.into_request(body);
         if !route.requires_close_notify {
             request.extensions_mut().insert(LenientClose);
         }
         let deadlines = Deadlines::new(permit);
+        let now = Instant::now();
+        entry.record_forwarded(now.into_std());
         // Pinned here because a move into either arm would store it in the future twice.
-        let sent = pin!(self.send(request, outgoing.caller, permit, tracked));
+        let sent = pin!(self.send(request, outgoing.caller, permit, tracked, now + TRACK_AFTER));
         let sent = match deadlines.earliest() {
             Some(deadline) => Box::pin(timeout_at(deadline.at, sent))
                 .await
@@ -204,10 +206,11 @@ impl Forwarder {
     /// deliver data after its session has ended.
     async fn send(
         &self,
-        mut request: Request<RequestBody>,
-        caller: Caller<RequestBody>,
+        mut request: Request<InboundBody>,
+        caller: Caller<InboundBody>,
         permit: &Permit,
         mut tracked: Option<ConnectionGuard>,
+        track_at: Instant,
     ) -> Result<(Response<UpstreamBody>, Option<ConnectionGuard>), ForwardError> {
         let route = permit.route();
         if request.body().size_hint().exact().is_none()
@@ -218,7 +221,7 @@ impl Forwarder {
         let mut sent =
             pin!(self.context.upstreams.get(route)?.send(caller, &route.upstreams, request));
         if tracked.is_none() && permit.snapshot().is_some() {
-            if let Ok(sent) = timeout(TRACK_AFTER, sent.as_mut()).await {
+            if let Ok(sent) = timeout_at(track_at, sent.as_mut()).await {
                 return Ok((sent?, None));
             }
             tracked = self.context.track(permit)?;

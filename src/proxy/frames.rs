@@ -14,8 +14,8 @@ pub struct FrameScanner {
     header_len: usize,
     /// Payload bytes missing from the current frame.
     remaining: u64,
-    /// Whether a data frame started since the last [`FrameScanner::take_data`].
-    data_seen: bool,
+    /// Payload length of the first data frame since the last [`FrameScanner::take_data`].
+    data_seen: Option<u64>,
     /// Whether a close frame has started. It is the last frame of a stream.
     closing: bool,
 }
@@ -38,10 +38,10 @@ impl FrameScanner {
         self.header_len == 0 && self.remaining == 0 && !self.closing
     }
 
-    /// Whether a data frame started since the last call. Control frames do not count, as programs send them
-    /// without a user.
-    pub fn take_data(&mut self) -> bool {
-        std::mem::take(&mut self.data_seen)
+    /// Returns the payload length of the first data frame that started since the last call. Control frames do
+    /// not count, as programs send them without a user.
+    pub fn take_data(&mut self) -> Option<u64> {
+        self.data_seen.take()
     }
 
     fn skip_payload<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
@@ -57,7 +57,9 @@ impl FrameScanner {
         if self.header_len >= 2 && self.header_len == header_length(self.header[1]) {
             self.remaining = payload_length(&self.header);
             let opcode = self.header[0] & 0x0f;
-            self.data_seen |= opcode < 0x8;
+            if opcode < 0x8 {
+                self.data_seen.get_or_insert(self.remaining);
+            }
             self.closing |= opcode == 0x8;
             self.header_len = 0;
         }
@@ -145,10 +147,10 @@ mod tests {
     fn only_data_frames_count_as_data() {
         let mut scanner = FrameScanner::default();
         scanner.advance(&[frame(9, 4, true), frame(10, 4, true), frame(8, 2, true)].concat());
-        assert!(!scanner.take_data());
+        assert_eq!(scanner.take_data(), None);
         for opcode in [0, 1, 2] {
             scanner.advance(&frame(opcode, 3, true));
-            assert!(scanner.take_data() && !scanner.take_data(), "opcode {opcode}");
+            assert_eq!((scanner.take_data(), scanner.take_data()), (Some(3), None), "{opcode}");
         }
     }
 

@@ -241,9 +241,6 @@ pub(super) fn upstream_failed(
     entry: &mut AccessLogEntry,
 ) -> PendingResponse {
     entry.set_detail(error.to_string());
-    if error.is_upstream_failure() {
-        entry.set_upstream_failed();
-    }
     let (problem, token) = match error {
         ForwardError::Upstream(error) => (Problem::Upstream(error.status()), error.proxy_status()),
         ForwardError::BadHandshake => {
@@ -271,6 +268,9 @@ pub(super) fn upstream_failed(
             (Problem::TooManyConnections(StatusCode::TOO_MANY_REQUESTS), "connection_limit_reached")
         }
     };
+    if error.is_upstream_failure() {
+        entry.set_upstream_failure(token);
+    }
     let response = portal.problem(requester, problem).map(ResponseBody::Local);
     let headers = LocalHeaders {
         proxy_status: Some(token),

@@ -23,6 +23,7 @@ mod exchange_context;
 mod exchange_record;
 mod forward;
 mod forwarded_headers;
+mod frame_rhythm;
 mod local_response;
 // Public for fuzzing and for the regression tests of its findings only.
 #[doc(hidden)]
@@ -38,7 +39,7 @@ mod websocket;
 
 pub use authorize::Authorizer;
 pub(crate) use authorize::{Action, Authorization};
-pub use body::{ConnectionClosed, RequestBody, RequestBodyError, ResponseBody, ResponseBodyError};
+pub use body::{ConnectionClosed, InboundBody, RequestBodyError, ResponseBody, ResponseBodyError};
 pub use body_bytes::BodyBytes;
 pub use client_addr::{ClientSource, TrustedProxies};
 pub use connection_info::ConnectionInfo;

@@ -30,7 +30,7 @@ use crate::auth::{Auth, Permit};
 use crate::message::request_id::X_REQUEST_ID;
 use crate::message::{RequestId, response_headers};
 use crate::sessions::NewToken;
-use crate::telemetry::AccessLog;
+use crate::telemetry::{AccessLog, RouteMetricsTable};
 
 use super::access_log::{self, AccessLogEntry, MALFORMED};
 use super::body::ResponseBody;
@@ -116,6 +116,7 @@ pub struct Responder {
     pub proxy_status: bool,
     /// Access log; `None` disables it.
     pub access_log: Option<Arc<AccessLog>>,
+    pub route_metrics: RouteMetricsTable,
 }
 
 impl Responder {

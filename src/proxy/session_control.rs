@@ -9,6 +9,7 @@
 //! - A client that disconnects cancels nothing: the upstream has processed the logout, and so must the proxy.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::header::HeaderName;
 use http::{HeaderMap, Response, StatusCode};
@@ -95,6 +96,8 @@ impl SessionControl {
         entry: &mut AccessLogEntry,
     ) -> PendingResponse {
         let (forwarder, requester) = (Arc::clone(&self.forwarder), self.requester.clone());
+        // For a client that leaves before the task has ended.
+        entry.record_forwarded(Instant::now());
         let mut task_entry = entry.clone();
         let result = forwarder.context.tunnels.tracker.spawn(async move {
             let pending = self.forward_and_apply(exchange, &mut task_entry).await;

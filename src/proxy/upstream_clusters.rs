@@ -7,7 +7,7 @@ use crate::route::{Route, RouteTable, UpstreamTls};
 use crate::tls::{self, TlsError};
 use crate::upstream::{HeadLimits, UpstreamError, UpstreamSettings, Upstreams};
 
-use super::RequestBody;
+use super::InboundBody;
 
 /// Routes with the same TLS settings and limits share a pool.
 #[derive(Default)]
@@ -20,7 +20,7 @@ struct Cluster {
     /// Content of the files of the TLS settings.
     tls_files: Vec<Vec<u8>>,
     settings: UpstreamSettings,
-    upstreams: Upstreams<RequestBody>,
+    upstreams: Upstreams<InboundBody>,
 }
 
 impl UpstreamClusters {
@@ -51,7 +51,7 @@ impl UpstreamClusters {
     }
 
     /// Returns the pool of a route that was passed to [`UpstreamClusters::new`].
-    pub(super) fn get(&self, route: &Route) -> Result<&Upstreams<RequestBody>, UpstreamError> {
+    pub(super) fn get(&self, route: &Route) -> Result<&Upstreams<InboundBody>, UpstreamError> {
         self.find(route).map(|cluster| &cluster.upstreams).ok_or(UpstreamError::NoEndpoint)
     }
 

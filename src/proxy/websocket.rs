@@ -25,8 +25,9 @@ use crate::upstream::{PendingTunnel, UpgradeResponse};
 
 use super::access_log::AccessLogEntry;
 use super::activity_reporter::ActivityReporter;
-use super::body::{RequestBody, ResponseBody, TimedBody, Tracking};
+use super::body::{InboundBody, ResponseBody, TimedBody, Tracking};
 use super::exchange_context::{ExchangeContext, OutgoingRequest, closed};
+use super::frame_rhythm::FrameRhythm;
 use super::frames::FrameScanner;
 use super::local_response::ForwardError;
 use super::progress_timeout::Deadlines;
@@ -44,11 +45,6 @@ const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A complete close frame with code 1001 (going away): the client may reconnect.
 const GOING_AWAY_FRAME: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
 
-trait Reader: AsyncRead + Unpin {}
-impl<T: AsyncRead + Unpin> Reader for T {}
-trait Writer: AsyncWrite + Unpin {}
-impl<T: AsyncWrite + Unpin> Writer for T {}
-
 /// Forwards a WebSocket handshake. The tunnel opens only after a 101 with the matching accept key. Any
 /// other response is forwarded as an ordinary one, so no unchecked byte passes.
 pub(super) async fn open(
@@ -64,6 +60,7 @@ pub(super) async fn open(
     let shared = context.auth.shared();
     // Registered before the handshake, so that a session end during the handshake is not missed.
     let mut tracked = context.track(permit)?;
+    entry.record_forwarded(Instant::now().into_std());
     let switch = tokio::select! {
         biased;
         reason = closed(&mut tracked) => return Err(ForwardError::Closed(reason)),
@@ -104,23 +101,53 @@ pub(super) async fn open(
     });
     Ok(PendingResponse::upgrade(switching_protocols(response)))
 }
+
 /// Reports the frames of a tunnel as activity.
 struct FrameActivity {
     reporter: ActivityReporter,
+    /// Whether only frames count that no timer sends.
+    ignore_timers: bool,
     /// Whether frames of the upstream count as activity too.
     count_upstream: bool,
+}
+
+/// Reports the frames of one direction as activity.
+struct FrameReporter<'a> {
+    reporter: &'a ActivityReporter,
+    /// `None` counts every frame.
+    rhythm: Option<FrameRhythm>,
+}
+
+impl FrameReporter<'_> {
+    /// Reports a data frame with this payload length.
+    fn report(&mut self, length: u64) {
+        let now = self.reporter.now();
+        if self.rhythm.as_mut().is_none_or(|rhythm| rhythm.observe(length, now)) {
+            self.reporter.touch();
+        }
+    }
 }
 
 impl FrameActivity {
     /// `None` if no frame counts as activity.
     fn new(auth: &Auth, permit: &Permit) -> Option<FrameActivity> {
-        let count_upstream = match permit.route().activity.websocket {
+        let (ignore_timers, count_upstream) = match permit.route().activity.websocket {
             ActivityFrames::None => return None,
-            ActivityFrames::Client => false,
-            ActivityFrames::Any => true,
+            ActivityFrames::Irregular => (true, false),
+            ActivityFrames::Client => (false, false),
+            ActivityFrames::Any => (false, true),
         };
         let reporter = ActivityReporter::new(auth, permit.session()?, UnixMillis(0));
-        Some(FrameActivity { reporter, count_upstream })
+        Some(FrameActivity { reporter, ignore_timers, count_upstream })
+    }
+
+    fn of_client(&self) -> FrameReporter<'_> {
+        let rhythm = self.ignore_timers.then(FrameRhythm::default);
+        FrameReporter { reporter: &self.reporter, rhythm }
+    }
+
+    fn of_upstream(&self) -> Option<FrameReporter<'_>> {
+        self.count_upstream.then(|| FrameReporter { reporter: &self.reporter, rhythm: None })
     }
 }
 
@@ -226,7 +253,7 @@ impl IdleTimer {
 /// Relays data until either side closes or a limit is reached.
 async fn relay(
     client: OpeningStream,
-    upstream: PendingTunnel<RequestBody>,
+    upstream: PendingTunnel<InboundBody>,
     mut limits: TunnelLimits,
     activity: Option<FrameActivity>,
 ) {
@@ -236,7 +263,6 @@ async fn relay(
     let (mut from_upstream, mut to_upstream) = io::split(upstream);
     let mut upstream_frames = FrameScanner::default();
     let activity = activity.as_ref();
-    let reporter = activity.map(|activity| &activity.reporter);
     let [client_handle, upstream_handle] =
         [(); 2].map(|()| limits.tracked.as_ref().map(ConnectionGuard::close_handle));
     let idle_timer = Arc::clone(&limits.idle_timer);
@@ -247,17 +273,15 @@ async fn relay(
         &mut client_frames,
         client_handle,
         &idle_timer,
-        reporter,
+        activity.map(FrameActivity::of_client),
     );
-    let upstream_reporter =
-        activity.filter(|activity| activity.count_upstream).map(|activity| &activity.reporter);
     let client_copy = copy(
         &mut from_upstream,
         &mut to_client,
         &mut upstream_frames,
         upstream_handle,
         &idle_timer,
-        upstream_reporter,
+        activity.and_then(FrameActivity::of_upstream),
     );
     let cause = tokio::select! {
         result = relay_both(upstream_copy, client_copy) => {
@@ -293,12 +317,12 @@ async fn relay_both(
 /// middle of a frame, where a close frame would be read as payload. After the session has ended it stays
 /// pending, and `TunnelLimits` closes the tunnel.
 async fn copy(
-    from: &mut impl Reader,
-    to: &mut impl Writer,
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
     frames: &mut FrameScanner,
     mut ending: Option<CloseHandle>,
     idle_timer: &IdleTimer,
-    reporter: Option<&ActivityReporter>,
+    mut reporter: Option<FrameReporter<'_>>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_SIZE];
     loop {
@@ -321,8 +345,10 @@ async fn copy(
             rest = left;
         }
         to.flush().await?;
-        if let Some(reporter) = reporter.filter(|_| frames.take_data()) {
-            reporter.touch();
+        if let Some(reporter) = &mut reporter
+            && let Some(length) = frames.take_data()
+        {
+            reporter.report(length);
         }
     }
 }
@@ -330,8 +356,8 @@ async fn copy(
 /// Sends the close frame (RFC 6455 7.4.1), then drains the client. Closing a socket with unread data
 /// resets it and discards the close frame.
 async fn send_close(
-    from: &mut impl Reader,
-    to: &mut impl Writer,
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
     frames: &FrameScanner,
     close: [u8; 4],
 ) {

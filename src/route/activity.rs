@@ -5,8 +5,8 @@ use http::Method;
 use super::Methods;
 use crate::message::{Intent, PathPrefix};
 
-/// What counts as activity on one route. By default every request, the transfer of its bodies, and no WebSocket
-/// frame.
+/// What counts as activity on one route. By default every request, the transfer of its bodies, and the WebSocket
+/// frames of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Activity {
     /// Requests below these paths do not count.
@@ -36,8 +36,10 @@ impl Default for Activity {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ActivityFrames {
     /// No frame. The handshake counts like any request.
-    #[default]
     None,
+    /// Frames from the client, except those that a timer sends.
+    #[default]
+    Irregular,
     /// Frames from the client.
     Client,
     /// Frames from either side.
@@ -49,6 +51,7 @@ impl ActivityFrames {
     pub fn as_str(self) -> &'static str {
         match self {
             ActivityFrames::None => "none",
+            ActivityFrames::Irregular => "irregular",
             ActivityFrames::Client => "client-frames",
             ActivityFrames::Any => "any",
         }
@@ -74,11 +77,11 @@ mod tests {
     }
 
     #[test]
-    fn by_default_every_request_counts_and_no_frame() {
+    fn by_default_requests_and_frames_of_users_count() {
         let activity = Activity::default();
         assert!(counts(&activity, "/", Intent::Fetch));
         assert!(counts(&activity, "/", Intent::Navigation));
-        assert_eq!(activity.websocket, ActivityFrames::None);
+        assert_eq!(activity.websocket, ActivityFrames::Irregular);
     }
 
     #[test]

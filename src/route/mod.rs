@@ -28,6 +28,8 @@ use crate::session::{Identity, Provider, RoutePolicy};
 /// One validated `[[route]]`.
 #[derive(Clone, Debug)]
 pub struct Route {
+    /// Position in the table that contains the route.
+    pub index: usize,
     pub host: HostPattern,
     pub path: PathPrefix,
     /// Endpoints of the upstream cluster; at least one.

@@ -48,6 +48,7 @@ impl RouteTable {
         reserve_headers(&mut routes);
         routes
             .sort_by_key(|route| (host_rank(&route.host), std::cmp::Reverse(route.path.length())));
+        routes.iter_mut().enumerate().for_each(|(index, route)| route.index = index);
         let shadowable = routes.iter().map(|route| {
             let mut others = routes.iter().filter(|other| route.has_longer_path_than(other));
             let is_shadowable = others.any(|other| route.is_stricter_than(other));
@@ -244,6 +245,7 @@ mod tests {
 
     fn route(host: &str, path: &str) -> Route {
         Route {
+            index: 0,
             host: HostPattern::parse(host).expect("a host"),
             path: PathPrefix::parse(path).expect("a path"),
             upstreams: vec![],

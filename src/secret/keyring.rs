@@ -27,6 +27,7 @@ pub struct KeyRing {
     login: LoginKey,
     signing: KeyId,
     keys: BTreeMap<KeyId, RootKey>,
+    is_provisional: bool,
 }
 
 /// The permanent key that hides names and addresses in login counters and selects decoys.
@@ -89,6 +90,17 @@ impl KeyRing {
         ring.keys.insert(1, RootKey::new(random_bytes(), created.to_owned()));
         ring.signing = 1;
         ring
+    }
+
+    /// Generates keys that replace a missing keys file until it is known whether sessions of other keys exist.
+    pub fn provisional(created: &str) -> KeyRing {
+        KeyRing { is_provisional: true, ..KeyRing::generate(created) }
+    }
+
+    /// Whether sessions of other keys may exist. Then no session may be created, and a token that these keys
+    /// did not sign may be valid.
+    pub fn is_provisional(&self) -> bool {
+        self.is_provisional
     }
 
     /// Parses a keys file.
@@ -192,6 +204,7 @@ impl KeyRing {
             tag_root: Zeroizing::new(root),
             signing: 0,
             keys: BTreeMap::new(),
+            is_provisional: false,
         }
     }
 }

@@ -59,7 +59,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One accepted connection.
-pub(super) struct Connection {
+pub(super) struct ClientConnection {
     pub(super) current: CurrentSnapshot,
     pub(super) limits: Arc<ServerLimits>,
     pub(super) stop: CancellationToken,
@@ -70,7 +70,7 @@ pub(super) struct Connection {
     pub(super) handshake_gate: HandshakeGate,
 }
 
-impl Connection {
+impl ClientConnection {
     /// Serves until the client closes, a deadline passes, the connection is evicted, or the server drains.
     pub(super) async fn run(mut self, mut stream: TcpStream, acceptor: HandshakeAcceptor) {
         let _open = GaugeGuard::new(&self.metrics().client_connections);

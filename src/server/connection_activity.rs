@@ -11,12 +11,12 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::gcra::{Gcra, Rate};
+use super::gcra::{Gcra, Quota};
 
 /// Stream resets by the client: a burst of 200, then 10 per second. Leaving a page full of images is a
 /// burst; a rapid reset attack goes on (CVE-2023-44487).
-const RESET_RATE: Rate =
-    Rate { interval: Duration::from_millis(100), burst: Duration::from_secs(20) };
+const RESET_RATE: Quota =
+    Quota { interval: Duration::from_millis(100), burst: Duration::from_secs(20) };
 
 /// Counters and timestamps of one connection.
 #[derive(Debug)]

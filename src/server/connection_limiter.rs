@@ -23,7 +23,7 @@ use crate::session::context::{IPV6_NETWORKS, prefix, subscriber_network};
 use crate::telemetry::Limit;
 
 use super::connection_activity::ConnectionActivity;
-use super::gcra::{Gcra, Rate};
+use super::gcra::{Gcra, Quota};
 
 /// Burst of new connections per network, in seconds of its rate.
 const BURST_WINDOW: Duration = Duration::from_secs(5);
@@ -200,13 +200,13 @@ impl LimiterState {
         let opens = Gcra::new(now);
         for (key, factor) in networks_around(network) {
             let rate = limits.rate.max(1).saturating_mul(factor);
-            let rate = Rate { interval: Duration::from_secs(1) / rate, burst: BURST_WINDOW };
+            let quota = Quota { interval: Duration::from_secs(1) / rate, burst: BURST_WINDOW };
             let factor = usize::try_from(factor).unwrap_or(usize::MAX);
             let existing = self.networks.entry(key).or_insert(NetworkUsage { open: 0, opens });
             if existing.open >= limits.per_network.saturating_mul(factor) {
                 return Err(Limit::ConnectionsPerNetwork);
             }
-            if !existing.opens.try_acquire(rate, now) {
+            if !existing.opens.try_acquire(quota, now) {
                 return Err(Limit::ConnectionRate);
             }
         }

@@ -11,7 +11,7 @@ pub(super) struct Gcra {
 
 /// One event per `interval`, and a burst of `burst` divided by `interval`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rate {
+pub(super) struct Quota {
     pub(super) interval: Duration,
     pub(super) burst: Duration,
 }
@@ -21,10 +21,10 @@ impl Gcra {
         Gcra { tat: now }
     }
 
-    /// Counts one event if the rate allows it. Rejected events are not counted.
-    pub(super) fn try_acquire(&mut self, rate: Rate, now: Instant) -> bool {
-        let tat = self.tat.max(now) + rate.interval;
-        let allowed = tat.duration_since(now) <= rate.burst.max(rate.interval);
+    /// Counts one event if the quota allows it. Rejected events are not counted.
+    pub(super) fn try_acquire(&mut self, quota: Quota, now: Instant) -> bool {
+        let tat = self.tat.max(now) + quota.interval;
+        let allowed = tat.duration_since(now) <= quota.burst.max(quota.interval);
         if allowed {
             self.tat = tat;
         }
@@ -43,21 +43,21 @@ mod tests {
 
     #[test]
     fn a_burst_passes_at_once_and_the_rest_at_the_rate() {
-        let rate = Rate { interval: Duration::from_millis(100), burst: Duration::from_secs(1) };
+        let quota = Quota { interval: Duration::from_millis(100), burst: Duration::from_secs(1) };
         let start = Instant::now();
         let mut gcra = Gcra::new(start);
-        assert_eq!((0..50).filter(|_| gcra.try_acquire(rate, start)).count(), 10);
+        assert_eq!((0..50).filter(|_| gcra.try_acquire(quota, start)).count(), 10);
         let later = start + Duration::from_millis(250);
-        assert_eq!((0..50).filter(|_| gcra.try_acquire(rate, later)).count(), 2);
+        assert_eq!((0..50).filter(|_| gcra.try_acquire(quota, later)).count(), 2);
         assert!(!gcra.is_replenished(later));
         assert!(gcra.is_replenished(start + Duration::from_secs(2)));
     }
 
     #[test]
     fn a_burst_shorter_than_the_interval_allows_one() {
-        let rate = Rate { interval: Duration::from_secs(1), burst: Duration::ZERO };
+        let quota = Quota { interval: Duration::from_secs(1), burst: Duration::ZERO };
         let start = Instant::now();
         let mut gcra = Gcra::new(start);
-        assert!(gcra.try_acquire(rate, start) && !gcra.try_acquire(rate, start));
+        assert!(gcra.try_acquire(quota, start) && !gcra.try_acquire(quota, start));
     }
 }

@@ -71,7 +71,7 @@ pub async fn serve_https(
     let incoming = LimitedListener { listener, current: Arc::clone(&current) };
     let handshake_gate = scheduling::handshake_gate();
     while let Some(accepted) = incoming.next(&stop).await {
-        let task = connection::Connection {
+        let task = connection::ClientConnection {
             current: Arc::clone(&current),
             limits: accepted.limits,
             stop: stop.clone(),

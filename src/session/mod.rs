@@ -20,6 +20,7 @@ pub mod expiry;
 pub mod extension;
 pub mod fingerprint;
 pub mod identity;
+pub mod identity_fields;
 pub mod known_locations;
 pub mod notice;
 pub mod policy;

@@ -38,7 +38,7 @@ use super::{expiry_watch, global_revocation};
 /// Maximum time a cutoff may lie in the future. Clocks can be wrong by an hour.
 const MAX_CUTOFF_AHEAD: Duration = Duration::from_hours(2);
 
-/// How often the end of a replaced session waits for its open connections.
+/// How often the end of a replaced session checks the session that replaced it, which may end elsewhere.
 const OPEN_CHECK: Duration = Duration::from_secs(1);
 
 /// Records opened before the task yields.
@@ -148,6 +148,9 @@ impl Sessions {
         from: ClientContext,
     ) -> Result<NewSession, Unavailable> {
         let keys = self.store.shared.keys.load_full();
+        if keys.is_provisional() {
+            return Err(Unavailable::missing_keys());
+        }
         let user = &login.identity.user;
         let tag = UserTag(keys.user_tag(login.identity.account()));
         let key = SessionKey { tag, id: SessionId(random_bytes()) };
@@ -233,8 +236,10 @@ impl Sessions {
         }
         let (sessions, old) = (self.clone(), old.clone());
         tokio::spawn(async move {
-            while sessions.is_needed(&old.key, &new).await {
-                tokio::time::sleep(OPEN_CHECK).await;
+            let released = sessions.store.shared.connections.released(&old.key);
+            tokio::select! {
+                () = released => {}
+                () = sessions.wait_for_end(&new) => {}
             }
             // After a failure the session ends at its timeouts.
             let ended = sessions.revoker.end_session(&old, cause).await;
@@ -243,10 +248,11 @@ impl Sessions {
         Ok(())
     }
 
-    /// Whether a replaced session has open connections and the session that replaced it is live.
-    async fn is_needed(&self, old: &SessionKey, new: &SessionKey) -> bool {
-        self.store.shared.connections.is_tracked(old)
-            && !matches!(self.store.load_live(new).await, Ok(None))
+    /// Waits until a session has ended, at this gateway or elsewhere.
+    async fn wait_for_end(&self, key: &SessionKey) {
+        while !matches!(self.store.load_live(key).await, Ok(None)) {
+            tokio::time::sleep(OPEN_CHECK).await;
+        }
     }
 
     /// Records the location of a login, with a notice if it is new. Returns whether the user has

@@ -145,6 +145,13 @@ pub enum StoreChange {
 #[error("the session store is unavailable: {0}")]
 pub struct Unavailable(pub String);
 
+impl Unavailable {
+    /// For requests while the keys of the stored sessions are unknown.
+    pub fn missing_keys() -> Unavailable {
+        Unavailable("the keys file is missing, and the sessions may need it".to_owned())
+    }
+}
+
 impl From<RedisUnavailable> for Unavailable {
     fn from(RedisUnavailable(detail): RedisUnavailable) -> Unavailable {
         Unavailable(detail)

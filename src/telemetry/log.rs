@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{Log, LogFormat, LogLevel};
 
 use super::access_log::AccessLogWriter;
-use super::printable::PrintableJson;
+use super::printable::Printable;
 
 /// The thread flushes it when its queue is empty, so that under load one system call writes many entries.
 const BUFFER: usize = 64 * 1024;
@@ -36,10 +36,8 @@ pub fn start(settings: &Log) -> LogGuard {
     let (writer, thread) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(QUEUE)
-        .finish(PrintableJson {
-            out: BufWriter::with_capacity(BUFFER, std::io::stderr()),
-            is_json: settings.format == LogFormat::Json,
-        });
+        // The thread escapes what a terminal would not print, so that no request waits for it.
+        .finish(Printable(BufWriter::with_capacity(BUFFER, std::io::stderr())));
     let access_log = AccessLogWriter { out: writer.clone(), format: settings.format };
     let filter = EnvFilter::try_from_env("DOORWARD_LOG").unwrap_or_else(|_| {
         EnvFilter::new(format!("warn,doorward={0},session={0}", level(settings.level)))

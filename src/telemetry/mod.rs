@@ -18,4 +18,5 @@ pub use events::SessionEvent;
 pub use gauge_guard::GaugeGuard;
 pub use limits::Limit;
 pub use log_throttle::LogThrottle;
-pub use metrics::{ADMIT, AuditStats, Metrics, StoreStats};
+pub use metrics::{ADMIT, AuditStats, Metrics, Phase, RouteMetricsTable, StoreStats};
+pub use printable::{Printable, escape};

@@ -151,7 +151,7 @@ impl ServedCertificates {
         for file in files {
             let (cert, key) = (read(&file.cert)?, read(&file.key)?);
             let certified = Arc::new(certified(file, &cert, &key)?);
-            expiries.push(expiry(&certified));
+            expiries.push(expiry(&certified.cert));
             for name in names(&certified) {
                 by_name.entry(name).or_insert_with(|| Arc::clone(&certified));
             }
@@ -189,9 +189,7 @@ pub fn upstream_config(
         None => ServerTrust::system(),
     };
     let key_error = |error: String| TlsError::Key { path: files.key.clone(), error };
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&read(&files.cert)?)
-        .collect::<Result<_, _>>()
-        .map_err(|_| TlsError::NoCertificate { path: files.cert.clone() })?;
+    let chain = chain(&files.cert, &read(&files.cert)?)?;
     let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?)
         .map_err(|error| key_error(error.to_string()))?;
     trust.client_config(Some((chain, key))).map_err(|error| key_error(error.to_string()))
@@ -219,9 +217,17 @@ fn chain(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsErr
     }
 }
 
-/// Returns the end of validity; the greatest time if it cannot be read.
-fn expiry(certified: &CertifiedKey) -> Timestamp {
-    let leaf = certified.cert.first().map(|leaf| X509Certificate::from_der(leaf));
+/// Returns when the first certificate of a file expires.
+///
+/// # Errors
+/// The file cannot be read, or has no certificate.
+pub fn file_expiry(path: &Path) -> Result<Timestamp, TlsError> {
+    Ok(expiry(&chain(path, &read(path)?)?))
+}
+
+/// Returns the end of validity of the first certificate; the greatest time if it cannot be read.
+fn expiry(chain: &[CertificateDer<'_>]) -> Timestamp {
+    let leaf = chain.first().map(|leaf| X509Certificate::from_der(leaf));
     let Some(Ok((_, leaf))) = leaf else { return Timestamp::MAX };
     Timestamp::from_second(leaf.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX)
 }

@@ -9,7 +9,7 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
-from child import Child, answers, free_port
+from child import Child, responds, free_port
 
 CONFIG = """\
 [server]
@@ -40,5 +40,5 @@ def calendar(home: pathlib.Path) -> Iterator[str]:
     config.write_text(CONFIG.format(port=port, home=home))
     argv = [sys.executable, "-m", "radicale", "--config", str(config)]
     with Child(argv, home / "log") as child:
-        child.wait_until(lambda: answers(port, "/.web/"))
+        child.wait_until(lambda: responds(port, "/.web/"))
         yield f"http://127.0.0.1:{port}"

@@ -75,7 +75,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def answers(port: int, path: str) -> bool:
+def responds(port: int, path: str) -> bool:
     """Whether an HTTP server on `port` answers `path` with anything below 400."""
     import http.client
 

@@ -9,7 +9,7 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
-from child import Child, answers, free_port
+from child import Child, responds, free_port
 
 CONFIG = """\
 accessControl:
@@ -61,5 +61,5 @@ def printer(home: pathlib.Path) -> Iterator[str]:
     argv += ["--port", str(port), "--basedir", str(home), "--config", str(config)]
     with Child(argv, home / "log") as child:
         # A small server answers while the real one starts; only the real one knows this path.
-        child.wait_until(lambda: answers(port, "/sockjs/info"))
+        child.wait_until(lambda: responds(port, "/sockjs/info"))
         yield f"http://127.0.0.1:{port}"

@@ -58,18 +58,18 @@ def principal(visitor, headers=()):
 
 class ACalendarThatBelievesAHeader(unittest.TestCase):
     def test_sends_a_stranger_who_navigates_to_login(self):
-        answer = Visitor(GATEWAY, CALENDAR).send("GET", "/.web/", headers=NAVIGATION)
-        self.assertEqual(answer.status, 303)
-        self.assertIn("/.doorward/login", answer.headers["Location"])
+        response = Visitor(GATEWAY, CALENDAR).send("GET", "/.web/", headers=NAVIGATION)
+        self.assertEqual(response.status, 303)
+        self.assertIn("/.doorward/login", response.headers["Location"])
 
     def test_refuses_a_stranger_who_brings_the_header_himself(self):
         for headers in SMUGGLED_NAMES:
             with self.subTest(headers=headers):
                 stranger = Visitor(GATEWAY, CALENDAR)
-                answer = principal(stranger, headers)
-                self.assertEqual(answer.status, 401)
-                self.assertIn("WWW-Authenticate", answer.headers)
-                self.assertNotIn("current-user-principal", answer.text)
+                response = principal(stranger, headers)
+                self.assertEqual(response.status, 401)
+                self.assertIn("WWW-Authenticate", response.headers)
+                self.assertNotIn("current-user-principal", response.text)
 
     def test_refuses_a_wrong_password(self):
         with self.assertRaisesRegex(AssertionError, "could not log in"):
@@ -77,18 +77,18 @@ class ACalendarThatBelievesAHeader(unittest.TestCase):
 
     def test_takes_the_visitor_for_the_one_who_logged_in(self):
         for user in (ALICE, BOB):
-            answer = principal(logged_in(user))
-            self.assertEqual(answer.status, 207)
-            self.assertIn(f"<href>/{user.name}/</href>", answer.text)
+            response = principal(logged_in(user))
+            self.assertEqual(response.status, 207)
+            self.assertIn(f"<href>/{user.name}/</href>", response.text)
 
     def test_never_takes_her_for_somebody_a_header_names(self):
         alice = logged_in(ALICE)
         for headers in SMUGGLED_NAMES:
             with self.subTest(headers=headers):
-                answer = principal(alice, headers)
-                self.assertEqual(answer.status, 207)
-                self.assertIn("<href>/alice/</href>", answer.text)
-                self.assertNotIn("bob", answer.text)
+                response = principal(alice, headers)
+                self.assertEqual(response.status, 207)
+                self.assertIn("<href>/alice/</href>", response.text)
+                self.assertNotIn("bob", response.text)
 
     def test_keeps_a_whole_appointment_byte_for_byte(self):
         alice = logged_in(ALICE)

@@ -92,8 +92,8 @@ class APrinterThatTrustsItsProxy(unittest.TestCase):
         for name in ("X-Remote-User", "x-remote-user", "X_Remote_User"):
             with self.subTest(name=name):
                 alice.send("GET", "/", headers={**NAVIGATION, name: "mallory"})
-                answer = call(alice, "POST", "/api/login", {"passive": True}, [(name, "mallory")])
-                self.assertEqual(json.loads(answer.body)["name"], "alice")
+                response = call(alice, "POST", "/api/login", {"passive": True}, [(name, "mallory")])
+                self.assertEqual(json.loads(response.body)["name"], "alice")
         users = json.loads(call(alice, "GET", "/api/access/users").body)["users"]
         self.assertNotIn("mallory", [user["name"] for user in users])
 

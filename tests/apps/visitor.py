@@ -21,7 +21,7 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class Response:
     path: str
     status: int
     headers: http.client.HTTPMessage
@@ -44,14 +44,14 @@ class Visitor:
         self.tls = ssl.create_default_context(cafile=str(gateway.ca))
         self.tls.set_alpn_protocols(["http/1.1"])
 
-    def log_in(self, user: User) -> Answer:
+    def log_in(self, user: User) -> Response:
         """Opens the login page, fills in what a person fills in, sends the form."""
         page = self.send("GET", "/.doorward/login", headers=NAVIGATION)
         form = the_form(page, "username")
-        answer = self.submit(form, username=user.name, password=user.password)
-        if answer.status != 303 or SESSION_COOKIE not in self.cookies:
-            raise AssertionError(f"{user.name} could not log in: {answer.status} {answer.text}")
-        return answer
+        response = self.submit(form, username=user.name, password=user.password)
+        if response.status != 303 or SESSION_COOKIE not in self.cookies:
+            raise AssertionError(f"{user.name} could not log in: {response.status} {response.text}")
+        return response
 
     def log_out(self) -> None:
         """The gateway's own logout, through the form it shows."""
@@ -65,11 +65,11 @@ class Visitor:
         self._leave(the_form(question, "do", "end-all"))
 
     def _leave(self, form: "Form") -> None:
-        answer = self.submit(form)
-        if answer.status not in (200, 303):
-            raise AssertionError(f"could not log out: {answer.status} {answer.text}")
+        response = self.submit(form)
+        if response.status not in (200, 303):
+            raise AssertionError(f"could not log out: {response.status} {response.text}")
 
-    def submit(self, form: "Form", **typed: str) -> Answer:
+    def submit(self, form: "Form", **typed: str) -> Response:
         path = urlsplit(urljoin(self.origin + form.page, form.action)).path
         body = urlencode({**form.hidden, **typed}).encode()
         return self.send("POST", path, body, {**NAVIGATION, **FORM, "Origin": self.origin})
@@ -80,12 +80,12 @@ class Visitor:
         path: str,
         body: bytes = b"",
         headers: Mapping[str, str] | list[tuple[str, str]] = (),
-    ) -> Answer:
+    ) -> Response:
         """One request on a connection of its own. `headers` as pairs keeps doubles."""
         connection = self.open(method, path, body, headers)
         try:
             response = connection.getresponse()
-            answer = Answer(path, response.status, response.headers, response.read())
+            answer = Response(path, response.status, response.headers, response.read())
         finally:
             connection.close()
         self._keep_cookies(answer.headers)
@@ -153,7 +153,7 @@ class Form:
         return self.hidden.get(field) == value or (field, value) in self.buttons
 
 
-def the_form(page: Answer, field: str, value: str | None = None) -> Form:
+def the_form(page: Response, field: str, value: str | None = None) -> Form:
     """The form with that field, filled or to be pressed with that value; none fails the test."""
     reader = _FormReader(page.path)
     reader.feed(page.text)

@@ -102,12 +102,12 @@ export async function barriers(page) {
   return violations.map(({ id, help, nodes }) => `${id}: ${help}: ${nodes[0].html}`);
 }
 
-/// Asks again until the answer is true; fails, saying what was awaited, when it never is.
-export async function until(what, ask, seconds = 20) {
+/// Repeats a check until it is true. Fails with the name of the check after the deadline.
+export async function until(what, check, seconds = 20) {
   const deadline = Date.now() + seconds * 1000;
   while (Date.now() < deadline) {
-    const answer = await ask();
-    if (answer) return answer;
+    const result = await check();
+    if (result) return result;
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
   throw new Error(`waited ${seconds} s in vain until ${what}`);

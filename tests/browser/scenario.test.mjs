@@ -58,17 +58,17 @@ describe("the login page", () => {
     const stranger = await Person.sitsDown(browser);
     const page = await stranger.opens(`${stage.calendar}/.web/`);
     await picture(page, "login");
-    const answers = [];
+    const pages = [];
     for (const user of [stage.alice, { name: "nobody-here" }]) {
       await page.goto(`${stage.calendar}/.web/`);
       await page.fill("input[name=username]", user.name);
       await page.fill("input[name=password]", "guessed");
       await page.press("input[name=password]", "Enter");
       await page.waitForLoadState();
-      answers.push(await page.locator("body").innerText());
+      pages.push(await page.locator("body").innerText());
     }
     await picture(page, "login-wrong");
-    assert.equal(answers[0], answers[1], "the page tells who exists");
+    assert.equal(pages[0], pages[1], "the page shows whether the user exists");
     assert.equal(await stranger.token(stage.calendar), undefined);
     await stranger.leaves();
   });
@@ -137,7 +137,7 @@ describe("a person with both apps open", () => {
   test("gets new tokens while both pages work on, and neither page notices", async (t) => {
     const before = [...alice.troubles];
     const tokens = { [stage.calendar]: new Set(), [stage.printer]: new Set() };
-    await until("each host renewed its token three times", async () => {
+    await until("each host rotated its token three times", async () => {
       await calendar.evaluate(() => fetch("/", { method: "PROPFIND", headers: { Depth: "1" } }));
       await printer.evaluate(() => OctoPrint.files.list());
       for (const url of Object.keys(tokens)) tokens[url].add(await alice.token(url));
@@ -146,8 +146,8 @@ describe("a person with both apps open", () => {
     await calendar.reload();
     await calendar.getByText("alice's Collections").waitFor();
     await printer.locator("#state").getByText("Operational").waitFor();
-    assert.deepEqual(alice.troubles, before, "a page noticed the renewal");
-    assert.ok(sockets.every((socket) => !socket.isClosed()), "a renewal cut a WebSocket");
+    assert.deepEqual(alice.troubles, before, "a page noticed the rotation");
+    assert.ok(sockets.every((socket) => !socket.isClosed()), "a rotation cut a WebSocket");
     for (const [url, seen] of Object.entries(tokens)) t.diagnostic(`${url}: ${seen.size} tokens seen`);
   });
 
@@ -179,14 +179,14 @@ describe("a person with both apps open", () => {
   });
 
   test("gets 401 for what a page fetches then, as JSON that says why", async () => {
-    const answer = await calendar.evaluate(async () => {
+    const fetched = await calendar.evaluate(async () => {
       const response = await fetch("/", { method: "PROPFIND", headers: { Depth: "0" } });
       return { status: response.status, type: response.headers.get("content-type"), body: await response.text() };
     });
-    assert.equal(answer.status, 401);
-    assert.match(answer.type, /^application\/json/);
-    const said = JSON.parse(answer.body);
-    assert.deepEqual(Object.keys(said).sort(), ["error", "login", "reason"]);
+    assert.equal(fetched.status, 401);
+    assert.match(fetched.type, /^application\/json/);
+    const body = JSON.parse(fetched.body);
+    assert.deepEqual(Object.keys(body).sort(), ["error", "login", "reason"]);
   });
 
   test("is sent to login when she navigates then, and can come back", async () => {
@@ -226,6 +226,84 @@ describe("doorward's own pages", () => {
   });
 });
 
+describe("a page with the session script", () => {
+  const check = (page) => page.evaluate(() => document.dispatchEvent(new Event("doorward:check")));
+
+  test("warns before a timeout, under the policy of our own pages", async () => {
+    const alice = await Person.sitsDown(browser);
+    await alice.logsIn(`${stage.calendar}/.web/`, stage.alice);
+    const page = await alice.opens(`${stage.calendar}/.doorward/sessions`);
+    let left = { idle_seconds: 60, absolute_seconds: 600 };
+    await page.route("**/.doorward/session", (route) => route.fulfill({ json: left }));
+    await check(page);
+    await page.getByText("You will be logged out in 60 seconds").waitFor();
+    assert.deepEqual(await barriers(page), []);
+    await picture(page, "session-ending");
+    left = { idle_seconds: 300, absolute_seconds: 600 };
+    const stays = page.waitForRequest((request) => request.method() === "HEAD");
+    await page.getByRole("button", { name: "Stay logged in" }).click();
+    assert.equal(new URL((await stays).url()).pathname, "/.doorward/sessions");
+    await page.getByText("You will be logged out").waitFor({ state: "detached" });
+    left = { idle_seconds: 600, absolute_seconds: 30 };
+    await check(page);
+    await page.getByText("You will be logged out in 30 seconds").waitFor();
+    assert.equal(await page.getByRole("button", { name: "Stay logged in" }).count(), 0);
+    assert.deepEqual(alice.troubles, []);
+    await alice.leaves();
+  });
+
+  test("offers the login after the end, keeps its content and goes on", async () => {
+    const alice = await Person.sitsDown(browser);
+    await alice.logsIn(`${stage.calendar}/.web/`, stage.alice);
+    const page = await alice.opens(`${stage.calendar}/.doorward/sessions`);
+    await page.evaluate(() => document.body.append("unsaved work"));
+    await alice.context.clearCookies();
+    await page.route("**/.doorward/session", (route) => route.fulfill({ status: 503, json: {} }));
+    await check(page);
+    assert.equal(await page.getByText("You are logged out").count(), 0, "an outage ends no session");
+    await page.unroute("**/.doorward/session");
+    await check(page);
+    await page.getByText("You are logged out").waitFor();
+    await picture(page, "session-ended");
+    const [login] = await Promise.all([
+      alice.context.waitForEvent("page"),
+      page.getByRole("link", { name: "Log in in a new tab" }).click(),
+    ]);
+    await login.fill("input[name=username]", stage.alice.name);
+    await login.fill("input[name=password]", stage.alice.password);
+    await login.press("input[name=password]", "Enter");
+    await login.waitForURL(`${stage.calendar}/.doorward/sessions`);
+    await page.bringToFront();
+    await check(page);
+    await page.getByText("You are logged out").waitFor({ state: "detached" });
+    await page.getByText("unsaved work").waitFor();
+    await alice.leaves();
+  });
+
+  test("lets an app replace the message", async () => {
+    const alice = await Person.sitsDown(browser);
+    await alice.logsIn(`${stage.calendar}/.web/`, stage.alice);
+    const page = await alice.opens(`${stage.calendar}/.doorward/sessions`);
+    const states = await page.evaluate(async () => {
+      const seen = [];
+      const ended = new Promise((resolve) => {
+        document.addEventListener("doorward:session", (event) => {
+          event.preventDefault();
+          seen.push(event.detail.state);
+          resolve();
+        });
+      });
+      globalThis.fetch = async () => Response.json({ reason: "idle", login: "/" }, { status: 401 });
+      document.dispatchEvent(new Event("doorward:check"));
+      await ended;
+      return seen;
+    });
+    assert.deepEqual(states, ["ended"]);
+    assert.equal(await page.getByText("You are logged out").count(), 0);
+    await alice.leaves();
+  });
+});
+
 describe("a WebSocket handshake", () => {
   test("brings Chromium a cookie that it keeps and sends with the next request", async (t) => {
     const server = await cookieServer(stage);
@@ -240,7 +318,7 @@ describe("a WebSocket handshake", () => {
     await person.leaves();
   });
 
-  test("with a token that is due for renewal leaves the session whole", async (t) => {
+  test("with a token that is due for rotation leaves the session whole", async (t) => {
     const alice = await Person.sitsDown(browser);
     await (await alice.logsIn(`${stage.printer}/`, stage.alice)).close();
     // A page of the same host that asks for nothing by itself.
@@ -250,9 +328,9 @@ describe("a WebSocket handshake", () => {
     const before = await alice.token(stage.printer);
     await quiet.evaluate(openSocket, "/sockjs/123/afterarest/websocket");
     const [handshake] = await until("the handshake is seen", () => handshakes.length && handshakes);
-    const renewed = (await alice.token(stage.printer)) !== before;
-    assert.equal(renewed, /^set-cookie: __Host-doorward=/im.test(handshake), handshake);
-    t.diagnostic(`the handshake ${renewed ? "carried a new token" : "left the token as it was"}`);
+    const rotated = (await alice.token(stage.printer)) !== before;
+    assert.equal(rotated, /^set-cookie: __Host-doorward=/im.test(handshake), handshake);
+    t.diagnostic(`the handshake ${rotated ? "carried a new token" : "left the token as it was"}`);
     await quiet.reload();
     assert.match(await quiet.content(), /OctoPrint/);
     assert.deepEqual(alice.troubles, []);
@@ -280,7 +358,7 @@ function openSocket(path) {
   });
 }
 
-/// The raw answers to WebSocket handshakes of a page, as the network saw them.
+/// The raw responses to WebSocket handshakes of a page, as the network saw them.
 async function watchHandshakes(context, page) {
   const seen = [];
   const session = await context.newCDPSession(page);

@@ -18,7 +18,7 @@ TIMEOUT_SECONDS = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class Response:
     status: int
     # Names in lower case.
     headers: list[tuple[str, str]]
@@ -33,7 +33,7 @@ class Curl:
         self.gateway = gateway
         self.options = options
 
-    def send(self, host: str, method: str, path: str, body: bytes | None = None, chunked: bool = False) -> Answer:
+    def send(self, host: str, method: str, path: str, body: bytes | None = None, chunked: bool = False) -> Response:
         """`chunked` sends the body without its length."""
         with tempfile.TemporaryDirectory() as folder:
             home = pathlib.Path(folder)
@@ -52,7 +52,7 @@ class Curl:
             content = (home / "body").read_bytes() if method != "HEAD" and (home / "body").exists() else b""
             pairs = (line.partition(":") for line in head[1:])
             headers = [(name.lower(), value.strip()) for name, _, value in pairs]
-            return Answer(int(head[0].split()[1]), headers, content)
+            return Response(int(head[0].split()[1]), headers, content)
 
     def run(self, host: str, path: str, *arguments: str, stdin=subprocess.DEVNULL) -> str:
         """Runs curl once; `path` may be several URLs with --next between them."""
@@ -72,13 +72,13 @@ class Requests:
     def __init__(self, gateway: Gateway):
         self.gateway = gateway
 
-    def send(self, host: str, method: str, path: str, body: bytes | None = None, chunked: bool = False) -> Answer:
+    def send(self, host: str, method: str, path: str, body: bytes | None = None, chunked: bool = False) -> Response:
         with requests.Session() as session:
             session.trust_env = False
             session.mount("https://", _NamedAdapter(host))
             # A generator has no length.
             data = (part for part in [body]) if chunked else body
-            answer = session.request(
+            response = session.request(
                 method,
                 f"https://127.0.0.1:{self.gateway.port}{path}",
                 headers={"Host": f"{host}:{self.gateway.port}"},
@@ -87,9 +87,9 @@ class Requests:
                 timeout=TIMEOUT_SECONDS,
                 allow_redirects=False,
             )
-            lines = answer.raw.headers.iteritems()
+            lines = response.raw.headers.iteritems()
             headers = [(name.lower(), value) for name, value in lines]
-            return Answer(answer.status_code, headers, answer.content)
+            return Response(response.status_code, headers, response.content)
 
 
 class _NamedAdapter(requests.adapters.HTTPAdapter):
@@ -110,7 +110,7 @@ class Httpx:
     def __init__(self, gateway: Gateway):
         self.gateway = gateway
 
-    def send(self, host: str, method: str, path: str, body: bytes | None = None, chunked: bool = False) -> Answer:
+    def send(self, host: str, method: str, path: str, body: bytes | None = None, chunked: bool = False) -> Response:
         port = self.gateway.port
         with httpx.Client(
             http2=True, verify=str(self.gateway.home / "certs/ca.pem"), timeout=TIMEOUT_SECONDS, trust_env=False
@@ -122,9 +122,9 @@ class Httpx:
                 content=(part for part in [body]) if chunked else body,
                 extensions={"sni_hostname": host},
             )
-            answer = client.send(request)
-            assert answer.http_version == "HTTP/2"
-            return Answer(answer.status_code, answer.headers.multi_items(), answer.content)
+            response = client.send(request)
+            assert response.http_version == "HTTP/2"
+            return Response(response.status_code, response.headers.multi_items(), response.content)
 
 
 def all_clients(gateway: Gateway) -> dict[str, Curl | Requests | Httpx]:

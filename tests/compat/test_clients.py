@@ -25,9 +25,9 @@ class Clients(unittest.TestCase):
     def test_a_body_of_known_length_arrives_whole(self):
         def check(client, host):
             for body in (b"", b"order=1", UPLOAD):
-                answer = client.send(host, "POST", "/echo?a=%20b&c=d", body)
-                seen = json.loads(answer.body)
-                self.assertEqual((answer.status, seen["method"]), (200, "POST"))
+                response = client.send(host, "POST", "/echo?a=%20b&c=d", body)
+                seen = json.loads(response.body)
+                self.assertEqual((response.status, seen["method"]), (200, "POST"))
                 self.assertEqual(seen["query"], "a=%20b&c=d")
                 self.assertEqual(seen["hash"], hashlib.sha256(body).hexdigest())
 
@@ -45,8 +45,8 @@ class Clients(unittest.TestCase):
     def test_responses_of_all_framings_arrive_whole(self):
         def check(client, host):
             for path, size in (("/bytes?n=0", 0), ("/bytes?n=300000", 300_000), ("/stream?n=300", 300_000)):
-                answer = client.send(host, "GET", path)
-                self.assertEqual((answer.status, len(answer.body)), (200, size), path)
+                response = client.send(host, "GET", path)
+                self.assertEqual((response.status, len(response.body)), (200, size), path)
 
         self.each(check)
 
@@ -54,39 +54,39 @@ class Clients(unittest.TestCase):
         def check(client, host):
             for number in (204, 404, 500, 503):
                 self.assertEqual(client.send(host, "GET", f"/status?n={number}").status, number)
-            answer = client.send(host, "HEAD", "/bytes?n=1000")
-            self.assertEqual((answer.status, answer.values("content-length")), (200, ["1000"]))
+            response = client.send(host, "HEAD", "/bytes?n=1000")
+            self.assertEqual((response.status, response.values("content-length")), (200, ["1000"]))
 
         self.each(check)
 
     def test_200_cookies_of_a_response_arrive(self):
         def check(client, host):
-            answer = client.send(host, "GET", "/cookies?n=200")
+            response = client.send(host, "GET", "/cookies?n=200")
             expected = [f"c{index}=v" for index in range(200)]
-            self.assertEqual(answer.values("set-cookie"), expected)
+            self.assertEqual(response.values("set-cookie"), expected)
 
         self.each(check)
 
     def test_a_redirect_to_the_servers_own_address_becomes_public(self):
         def check(client, host):
-            answer = client.send(host, "GET", "/redirect")
+            response = client.send(host, "GET", "/redirect")
             public = f"https://{host}:{self.gateway.port}/echo?redirected=1"
-            self.assertEqual((answer.status, answer.values("location")), (302, [public]))
+            self.assertEqual((response.status, response.values("location")), (302, [public]))
 
         self.each(check)
 
     def test_no_response_offers_another_way_or_names_its_server(self):
         def check(client, host):
-            answer = client.send(host, "GET", "/bytes?n=1")
+            response = client.send(host, "GET", "/bytes?n=1")
             for name in ("alt-svc", "server", "connection", "keep-alive"):
-                self.assertEqual(answer.values(name), [], name)
+                self.assertEqual(response.values(name), [], name)
 
         self.each(check)
 
     def test_files_of_an_http_1_0_server_arrive_whole(self):
         def check(client, host):
-            answer = client.send(host, "GET", "/text.txt")
-            self.assertEqual((answer.status, len(answer.body)), (200, 130_000))
+            response = client.send(host, "GET", "/text.txt")
+            self.assertEqual((response.status, len(response.body)), (200, 130_000))
 
         self.each(check, ("files",))
 

@@ -23,8 +23,8 @@ class Grpc(unittest.TestCase):
 
     def test_a_unary_call_returns_message_and_metadata(self):
         method = self.channel.unary_unary("/compat.App/Unary")
-        answer, call = method.with_call(b"hello", metadata=[("x-sent", "1")], timeout=TIMEOUT_SECONDS)
-        self.assertEqual((answer, call.code()), (b"HELLO", grpc.StatusCode.OK))
+        response, call = method.with_call(b"hello", metadata=[("x-sent", "1")], timeout=TIMEOUT_SECONDS)
+        self.assertEqual((response, call.code()), (b"HELLO", grpc.StatusCode.OK))
         self.assertEqual(dict(call.initial_metadata())["x-seen"], "1")
         self.assertEqual(dict(call.trailing_metadata())["x-end"], "1")
 
@@ -58,12 +58,12 @@ class Grpc(unittest.TestCase):
     def test_both_directions_of_a_call_are_interleaved(self):
         words = queue.SimpleQueue()
         method = self.channel.stream_stream("/compat.App/Chat")
-        answers = method(iter(words.get, None), timeout=TIMEOUT_SECONDS)
+        responses = method(iter(words.get, None), timeout=TIMEOUT_SECONDS)
         for word in (b"a", b"b", b"c"):
             words.put(word)
-            self.assertEqual(next(answers), word.upper())
+            self.assertEqual(next(responses), word.upper())
         words.put(None)
-        self.assertEqual(list(answers), [])
+        self.assertEqual(list(responses), [])
 
 
 if __name__ == "__main__":

@@ -14,19 +14,19 @@ class Nginx(unittest.TestCase):
 
     def test_without_via_nginx_compresses(self):
         for protocol in ("--http1.1", "--http2"):
-            answer = self.ask("via = false", protocol, "-H", "Accept-Encoding: gzip")
-            self.assertEqual(answer.values("content-encoding"), ["gzip"])
-            self.assertEqual(len(gzip.decompress(answer.body)), 130_000)
-            self.assertLess(len(answer.body), 2_000)
+            response = self.ask("via = false", protocol, "-H", "Accept-Encoding: gzip")
+            self.assertEqual(response.values("content-encoding"), ["gzip"])
+            self.assertEqual(len(gzip.decompress(response.body)), 130_000)
+            self.assertLess(len(response.body), 2_000)
 
     def test_with_via_nginx_does_not_compress(self):
-        answer = self.ask("", "-H", "Accept-Encoding: gzip")
-        self.assertEqual((answer.values("content-encoding"), len(answer.body)), ([], 130_000))
+        response = self.ask("", "-H", "Accept-Encoding: gzip")
+        self.assertEqual((response.values("content-encoding"), len(response.body)), ([], 130_000))
 
     def test_a_range_arrives(self):
-        answer = self.ask("", "--range", "100-199")
-        self.assertEqual((answer.status, len(answer.body)), (206, 100))
-        self.assertEqual(answer.values("content-range"), ["bytes 100-199/130000"])
+        response = self.ask("", "--range", "100-199")
+        self.assertEqual((response.status, len(response.body)), (206, 100))
+        self.assertEqual(response.values("content-range"), ["bytes 100-199/130000"])
 
 
 if __name__ == "__main__":

@@ -56,15 +56,15 @@ impl AdvisoryTest {
     /// Asserts that a request is rejected and does not reach the upstream.
     async fn assert_rejected(&self, bytes: impl AsRef<[u8]>) {
         let shown = String::from_utf8_lossy(bytes.as_ref()).into_owned();
-        let answers = self.send(bytes).await;
+        let responses = self.send(bytes).await;
         let out = |status: &u16| matches!(status, 303 | 400 | 401 | 404 | 405 | 431);
-        assert!(!answers.is_empty() && answers.iter().all(out), "{answers:?}: {shown}");
+        assert!(!responses.is_empty() && responses.iter().all(out), "{responses:?}: {shown}");
         assert_eq!(self.upstream.heads(), Vec::<String>::new(), "{shown}");
     }
 }
 
-fn statuses(answer: &str) -> Vec<u16> {
-    let heads = answer.split("HTTP/1.").skip(1);
+fn statuses(response: &str) -> Vec<u16> {
+    let heads = response.split("HTTP/1.").skip(1);
     heads.filter_map(|head| head.get(2..5)?.parse().ok()).collect()
 }
 
@@ -184,9 +184,9 @@ async fn unauthenticated_response_contains_no_upstream_data() {
         let raw = format!(
             "{method} /account HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\nContent-Length: 3\r\n\r\na=b"
         );
-        let answer = test.browser().send_raw(raw.as_bytes()).await;
-        assert!(!answer.contains("hello"), "{method}: {answer}");
-        assert!(matches!(statuses(&answer)[..], [303 | 400 | 401 | 403]), "{method}: {answer}");
+        let response = test.browser().send_raw(raw.as_bytes()).await;
+        assert!(!response.contains("hello"), "{method}: {response}");
+        assert!(matches!(statuses(&response)[..], [303 | 400 | 401 | 403]), "{method}: {response}");
     }
     assert!(test.upstream.heads().is_empty());
 }
@@ -292,8 +292,8 @@ async fn forwarded_headers_never_select_the_route() {
     let running = app::start(config, setup.clock.clone(), None).expect("it starts");
     let browser = Browser::at_address(running.https[0], &directory.path().join("ca.pem"));
     let fields = "X-Forwarded-Host: other.test\r\nForwarded: host=other.test\r\nX-Forwarded-Uri: /public\r\n";
-    let answer = browser.send_raw(get("/", fields).as_bytes()).await;
-    assert_eq!(statuses(&answer), [401]);
+    let response = browser.send_raw(get("/", fields).as_bytes()).await;
+    assert_eq!(statuses(&response), [401]);
     assert!(upstream.heads().is_empty());
     running.stop();
 }
@@ -321,8 +321,8 @@ async fn host_matching_ignores_case_with_many_hosts() {
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
     for host in ["h7.test", "H7.TEST", "h149.Test", "H149.tEST.", "H0.test:8443"] {
         let raw = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        let answer = Browser::new(&gateway).send_raw(raw.as_bytes()).await;
-        assert_eq!(statuses(&answer), [401], "{host}");
+        let response = Browser::new(&gateway).send_raw(raw.as_bytes()).await;
+        assert_eq!(statuses(&response), [401], "{host}");
     }
     assert!(upstream.heads().is_empty());
 }
@@ -404,8 +404,8 @@ async fn login_redirects_only_to_the_same_host() {
         let form = browser.navigate(&format!("/.doorward/login?{query}")).await;
         let (csrf, to) = (form.form_field("csrf"), form.form_field("to"));
         let fields = [("username", "alice"), ("password", PASSWORD), ("csrf", &csrf), ("to", &to)];
-        let answer = browser.post_form("/.doorward/login", &fields).await;
-        assert_eq!((answer.status, answer.header("location")), (StatusCode::SEE_OTHER, "/"));
+        let response = browser.post_form("/.doorward/login", &fields).await;
+        assert_eq!((response.status, response.header("location")), (StatusCode::SEE_OTHER, "/"));
     }
 }
 
@@ -420,11 +420,11 @@ async fn client_headers_never_change_a_redirect_target() {
         "X-Forwarded-Uri: //evil.test/\r\nX-Original-URL: //evil.test/\r\n",
     ] {
         let fields = format!("{fields}Accept: text/html\r\nSec-Fetch-Mode: navigate\r\n");
-        let answer = test.browser().send_raw(get("/a", &fields).as_bytes()).await;
-        let [location] = &header_values(&answer, "location")[..] else { panic!("{answer}") };
+        let response = test.browser().send_raw(get("/a", &fields).as_bytes()).await;
+        let [location] = &header_values(&response, "location")[..] else { panic!("{response}") };
         assert!(location.starts_with("/.doorward/login?"), "{location}");
         assert_eq!(location_url(location).host_str(), Some("app.test"), "{location}");
-        assert!(!answer.contains("evil.test"), "{answer}");
+        assert!(!response.contains("evil.test"), "{response}");
     }
 }
 
@@ -448,12 +448,12 @@ async fn data_after_an_upgrade_request_waits_for_the_101() {
     let head = read_head(&mut app).await;
     assert!(head.starts_with("GET /ws ") && !head.contains("/smuggled"), "{head}");
     app.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno").await.expect("answered");
-    let (mut rest, mut answer) = (Vec::new(), Vec::new());
+    let (mut rest, mut response) = (Vec::new(), Vec::new());
     let ended = timeout(Duration::from_secs(10), app.read_to_end(&mut rest)).await;
     assert!(ended.is_ok() && rest.is_empty(), "{:?}", String::from_utf8_lossy(&rest));
-    let _open = timeout(Duration::from_secs(1), client.read_to_end(&mut answer)).await;
-    let answers = statuses(&String::from_utf8_lossy(&answer));
-    assert!(matches!(answers[..], [200] | [200, 400 | 401]), "{answers:?}");
+    let _open = timeout(Duration::from_secs(1), client.read_to_end(&mut response)).await;
+    let responses = statuses(&String::from_utf8_lossy(&response));
+    assert!(matches!(responses[..], [200] | [200, 400 | 401]), "{responses:?}");
 }
 
 async fn read_head(stream: &mut TcpStream) -> String {
@@ -474,13 +474,14 @@ async fn connect_over_http2_is_rejected() {
         hyper::client::conn::http2::handshake(executor, tls).await.expect("HTTP/2");
     tokio::spawn(connection);
     let tunnel = Request::connect("app.test:443").body(Empty::<Bytes>::new()).expect("a request");
-    let answer = sender.send_request(tunnel).await;
-    let refused = answer.map_or(true, |answer| answer.status() == StatusCode::METHOD_NOT_ALLOWED);
+    let response = sender.send_request(tunnel).await;
+    let refused =
+        response.map_or(true, |response| response.status() == StatusCode::METHOD_NOT_ALLOWED);
     assert!(refused && test.upstream.heads().is_empty());
     // A connection that stays open must not deliver these bytes as a response.
     let after = Request::get("https://app.test/public").body(Empty::new()).expect("a request");
-    if let Ok(answer) = sender.send_request(after).await {
-        assert_eq!(answer.status(), StatusCode::OK);
+    if let Ok(response) = sender.send_request(after).await {
+        assert_eq!(response.status(), StatusCode::OK);
     }
 }
 
@@ -494,10 +495,10 @@ async fn oversized_form_is_rejected_without_reading_it() {
     let head = "POST /.doorward/login HTTP/1.1\r\nHost: app.test\r\nOrigin: https://app.test\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000000000\r\n\r\n";
     client.write_all(head.as_bytes()).await.expect("sent");
     client.write_all(&[b'a'; 17 * 1024]).await.expect("sent");
-    let mut answer = Vec::new();
-    let ended = timeout(Duration::from_secs(5), client.read_to_end(&mut answer)).await;
+    let mut response = Vec::new();
+    let ended = timeout(Duration::from_secs(5), client.read_to_end(&mut response)).await;
     assert!(ended.is_ok(), "the gateway goes on reading");
-    assert_eq!(statuses(&String::from_utf8_lossy(&answer)), [413]);
+    assert_eq!(statuses(&String::from_utf8_lossy(&response)), [413]);
 }
 
 // TLS
@@ -545,16 +546,16 @@ async fn resumed_tls_connection_is_offered_no_early_data() {
     let test = AdvisoryTest::start().await;
     let address = test.gateway.address;
     let config = Arc::new(client_config(&test.gateway));
-    let asked = tokio::task::spawn_blocking(move || {
+    let requests = tokio::task::spawn_blocking(move || {
         (0..8).map(|_| visit(address, &config)).collect::<Vec<_>>()
     });
-    let asked = asked.await.expect("no panic");
-    assert!(asked.iter().all(|(status, _, _)| *status == 200), "{asked:?}");
-    let (first, later) = asked.split_first().expect("eight visits");
+    let requests = requests.await.expect("no panic");
+    assert!(requests.iter().all(|(status, _, _)| *status == 200), "{requests:?}");
+    let (first, later) = requests.split_first().expect("eight visits");
     assert_eq!(first.1, Some(HandshakeKind::Full));
     // Each worker accepts the session tickets of all workers.
-    assert!(later.iter().all(|(_, kind, _)| *kind == Some(HandshakeKind::Resumed)), "{asked:?}");
-    assert!(asked.iter().all(|(_, _, early)| !early), "early data could be sent: {asked:?}");
+    assert!(later.iter().all(|(_, kind, _)| *kind == Some(HandshakeKind::Resumed)), "{requests:?}");
+    assert!(requests.iter().all(|(_, _, early)| !early), "early data could be sent: {requests:?}");
 }
 
 /// Sends a request; returns its status, the kind of handshake and whether early data was possible.
@@ -569,10 +570,10 @@ fn visit(
     let mut stream = std::net::TcpStream::connect(address).expect("a connection");
     let mut both = rustls::Stream::new(&mut tls, &mut stream);
     both.write_all(get("/public", "").as_bytes()).expect("sent");
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     // The stream ends with or without a close_notify.
-    let _ended = both.read_to_end(&mut answer);
-    let status = statuses(&String::from_utf8_lossy(&answer)).first().copied().unwrap_or_default();
+    let _ended = both.read_to_end(&mut response);
+    let status = statuses(&String::from_utf8_lossy(&response)).first().copied().unwrap_or_default();
     (status, tls.handshake_kind(), early)
 }
 

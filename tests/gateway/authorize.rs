@@ -188,7 +188,7 @@ async fn explain_and_the_handler_agree_on_generated_requests() {
         let status = case.send(&gateway, &alice, &bob).await;
         let handled = verdict(&before, &counters(&gateway).await);
         assert_eq!(explained.verdict, handled, "{case:?}");
-        if let [.., response] = &explained.answers[..]
+        if let [.., response] = &explained.responses[..]
             && !case.headers.contains(&("sec-fetch-mode", "navigate"))
         {
             assert_eq!(response.status, status, "{case:?}");
@@ -245,9 +245,9 @@ async fn app_credentials_pass_without_a_session_where_allowed() {
         let challenges = challenge.headers.get_all("www-authenticate").iter();
         assert!(challenges.into_iter().any(|value| value == "Basic realm=\"app\""));
         for headers in [&[credentials][..], &[]] {
-            let answer = program.send("GET", "/a", headers, "").await;
-            assert_eq!(answer.status.as_u16(), 401, "another route");
-            assert!(!answer.header("www-authenticate").contains("Basic"));
+            let response = program.send("GET", "/a", headers, "").await;
+            assert_eq!(response.status.as_u16(), 401, "another route");
+            assert!(!response.header("www-authenticate").contains("Basic"));
         }
         // A browser would show a dialog of its own.
         let script = program.send("GET", "/git/a", &[("sec-fetch-mode", "cors")], "").await;

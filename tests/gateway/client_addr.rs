@@ -34,7 +34,7 @@ const TRUSTED: &str = "trusted_proxies = [\"127.0.0.1\", \"10.0.0.0/8\"]";
 async fn trusted_proxy_headers_are_used_and_rewritten() {
     let (upstream, gateway) = behind(TRUSTED).await;
     let mut browser = Browser::new(&gateway);
-    for (told, heard, forwarded) in [
+    for (headers, received, forwarded) in [
         ("203.0.113.9", "203.0.113.9", "for=203.0.113.9;host=\"app.test\";proto=https"),
         (
             "1.1.1.1, 203.0.113.9, 10.9.9.9",
@@ -48,12 +48,12 @@ async fn trusted_proxy_headers_are_used_and_rewritten() {
         for h2 in [false, true] {
             browser.h2 = h2;
             let claims = [
-                ("x-forwarded-for", told),
+                ("x-forwarded-for", headers),
                 ("x-forwarded-host", "evil.test"),
                 ("x-forwarded-proto", "http"),
             ];
             assert_eq!(browser.send("GET", "/", &claims, "").await.status.as_u16(), 200);
-            assert_eq!(upstream.last_values("x-forwarded-for"), [heard]);
+            assert_eq!(upstream.last_values("x-forwarded-for"), [received]);
             assert_eq!(upstream.last_values("forwarded"), [forwarded]);
             assert!(!upstream.last_head().contains("evil"), "{}", upstream.last_head());
         }
@@ -88,15 +88,15 @@ async fn trusted_proxy_may_send_one_unambiguous_forwarded() {
         for h2 in [false, true] {
             browser.h2 = h2;
             let before = upstream.heads().len();
-            let answer = browser.send("GET", "/", fields, "").await;
+            let response = browser.send("GET", "/", fields, "").await;
             match expected {
                 Ok(client) => {
-                    assert_eq!(answer.status, StatusCode::OK, "{fields:?}");
+                    assert_eq!(response.status, StatusCode::OK, "{fields:?}");
                     assert_eq!(upstream.last_values("x-forwarded-for"), [client], "{fields:?}");
                 }
                 Err(why) => {
-                    assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{fields:?}");
-                    let reason = answer.json()["reason"].to_string();
+                    assert_eq!(response.status, StatusCode::BAD_REQUEST, "{fields:?}");
+                    let reason = response.json()["reason"].to_string();
                     assert!(reason.contains(why), "{reason}");
                     assert_eq!(upstream.heads().len(), before, "the app was asked");
                 }
@@ -106,8 +106,8 @@ async fn trusted_proxy_may_send_one_unambiguous_forwarded() {
     // Headers of untrusted clients are ignored, so they are not ambiguous.
     let (upstream, gateway) = behind("").await;
     let fields = [("forwarded", "for=\""), ("x-forwarded-for", &*long)];
-    let answer = Browser::new(&gateway).send("GET", "/", &fields, "").await;
-    assert_eq!(answer.status, StatusCode::OK);
+    let response = Browser::new(&gateway).send("GET", "/", &fields, "").await;
+    assert_eq!(response.status, StatusCode::OK);
     assert_eq!(upstream.last_values("x-forwarded-for"), ["127.0.0.1"]);
 }
 
@@ -121,9 +121,9 @@ async fn request_id_is_generated_unless_a_trusted_proxy_sent_one() {
         for claim in ["chosen-by-a-client", "x", "<b>"] {
             let fields = [("x-request-id", claim), ("x_request_id", claim)];
             browser.send("GET", "/", &fields, "").await;
-            let heard = upstream.last_values("x-request-id");
-            assert!(heard.len() == 1 && heard[0].len() == 16, "{heard:?}");
-            names.extend(heard);
+            let received = upstream.last_values("x-request-id");
+            assert!(received.len() == 1 && received[0].len() == 16, "{received:?}");
+            names.extend(received);
         }
     }
     names.sort();
@@ -171,17 +171,17 @@ fn version_2() -> Vec<u8> {
 }
 
 /// Sends bytes without TLS and returns the response until the gateway closes.
-async fn said(address: SocketAddr, bytes: &[u8]) -> String {
+async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     let whole = async {
         stream.write_all(bytes).await?;
-        stream.read_to_end(&mut answer).await
+        stream.read_to_end(&mut response).await
     };
     // A reset also counts as closed.
     let _closed: io::Result<usize> =
         timeout(Duration::from_secs(15), whole).await.expect("the gateway closes");
-    String::from_utf8_lossy(&answer).into_owned()
+    String::from_utf8_lossy(&response).into_owned()
 }
 
 #[tokio::test]
@@ -214,15 +214,15 @@ async fn proxy_protocol_header_is_required_from_trusted_proxies() {
         &b"\x16\x03\x01\x00\xf4\x01\x00\x00\xf0\x03\x03 a ClientHello"[..],
         b"GET / HTTP/1.1\r\n\r\n",
     ] {
-        assert_eq!(said(gateway.address, bytes).await, "");
+        assert_eq!(exchange(gateway.address, bytes).await, "");
     }
     // From an address that is not a trusted proxy.
     let strange = "trusted_proxies = [\"10.0.0.0/8\"]\nproxy_protocol = true";
     let (_upstream, strange) = behind(strange).await;
-    assert_eq!(said(strange.address, LINE).await, "");
+    assert_eq!(exchange(strange.address, LINE).await, "");
     // Without `proxy_protocol`, the header is invalid TLS.
     let (_upstream, plain) = behind(TRUSTED).await;
-    assert!(!said(plain.address, LINE).await.contains("HTTP"));
+    assert!(!exchange(plain.address, LINE).await.contains("HTTP"));
     assert!(upstream.heads().is_empty());
 }
 
@@ -256,8 +256,8 @@ async fn forwarded_header_names_the_header_that_is_read() {
         let (upstream, gateway) =
             behind(&format!("{TRUSTED}\nforwarded_header = \"{header}\"")).await;
         let mut browser = Browser::new(&gateway);
-        let told = [("x-forwarded-for", "203.0.113.9"), ("forwarded", "for=198.51.100.7")];
-        assert_eq!(browser.send("GET", "/", &told, "").await.status.as_u16(), 200);
+        let headers = [("x-forwarded-for", "203.0.113.9"), ("forwarded", "for=198.51.100.7")];
+        assert_eq!(browser.send("GET", "/", &headers, "").await.status.as_u16(), 200);
         assert_eq!(upstream.last_values("x-forwarded-for"), [client]);
     }
 }
@@ -274,8 +274,8 @@ async fn upstream_sees_only_ports_of_the_gateway() {
         ("app.test:443", "app.test"),
     ] {
         let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        let answer = Browser::new(&gateway).send_raw(request.as_bytes()).await;
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let response = Browser::new(&gateway).send_raw(request.as_bytes()).await;
+        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
         for name in ["host", "x-forwarded-host"] {
             assert_eq!(upstream.last_values(name), [seen], "{name}");
         }
@@ -293,17 +293,17 @@ async fn missing_proxy_protocol_header_releases_its_permit() {
         ..Setup::default()
     };
     let gateway = Gateway::start(setup);
-    assert_eq!(said(gateway.address, b"PROXY TCP4 203.0").await, "");
-    assert_eq!(said(gateway.http, b"").await, "");
+    assert_eq!(exchange(gateway.address, b"PROXY TCP4 203.0").await, "");
+    assert_eq!(exchange(gateway.http, b"").await, "");
 }
 
 #[tokio::test]
 async fn proxy_protocol_works_on_the_plain_http_listener() {
     let (_upstream, gateway) = behind(INTRODUCED).await;
     let request = b"GET /a HTTP/1.1\r\nHost: app.test\r\n\r\n";
-    let answer = said(gateway.http, &[LINE, request].concat()).await;
-    assert!(answer.starts_with("HTTP/1.1 307 "), "{answer}");
-    assert_eq!(said(gateway.http, request).await, "");
+    let response = exchange(gateway.http, &[LINE, request].concat()).await;
+    assert!(response.starts_with("HTTP/1.1 307 "), "{response}");
+    assert_eq!(exchange(gateway.http, request).await, "");
 }
 
 #[tokio::test]
@@ -318,7 +318,7 @@ async fn connection_limits_count_proxy_protocol_clients() {
     let mut one = Browser::new(&gateway);
     one.proxy_header = LINE.to_vec();
     let _held = one.connect().await;
-    assert_eq!(said(gateway.address, LINE).await, "", "a second of the same client");
+    assert_eq!(exchange(gateway.address, LINE).await, "", "a second of the same client");
     let mut other = Browser::new(&gateway);
     other.proxy_header = version_2();
     let _also = other.connect().await;
@@ -360,8 +360,8 @@ async fn host_of_another_certificate_is_421() {
         (&of_second, "app.test", 421),
     ] {
         let raw = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        let answer = browser.send_raw(raw.as_bytes()).await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{host}: {answer}");
+        let response = browser.send_raw(raw.as_bytes()).await;
+        assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{host}: {response}");
         assert_eq!(over_h2(browser, host).await, status, "{host} on HTTP/2");
     }
     assert_eq!(upstream.heads().len(), 8);
@@ -374,6 +374,6 @@ async fn over_h2(browser: &Browser, host: &str) -> u16 {
         hyper::client::conn::http2::handshake(TokioExecutor::new(), tls).await.expect("HTTP/2");
     tokio::spawn(connection);
     let request = Request::get(format!("https://{host}/")).body(Empty::<Bytes>::new());
-    let answer = sender.send_request(request.expect("a request")).await;
-    answer.expect("an answer").status().as_u16()
+    let response = sender.send_request(request.expect("a request")).await;
+    response.expect("a response").status().as_u16()
 }

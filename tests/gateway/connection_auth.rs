@@ -82,7 +82,7 @@ async fn serve_connection(mut stream: TcpStream, scheme: &str, extra: &str) {
             ""
         };
         let is_upgrade = !header_values(&head, "upgrade").is_empty();
-        let answer = match &user {
+        let response = match &user {
             Some(_) if is_upgrade => {
                 let key = header_values(&head, "sec-websocket-key").concat();
                 let accept =
@@ -99,7 +99,7 @@ async fn serve_connection(mut stream: TcpStream, scheme: &str, extra: &str) {
                 "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: {scheme}{challenge}\r\nContent-Length: 0\r\n\r\n"
             ),
         };
-        if stream.write_all(answer.as_bytes()).await.is_err() {
+        if stream.write_all(response.as_bytes()).await.is_err() {
             return;
         }
     }
@@ -142,12 +142,12 @@ impl Client {
                 request.header(*name, *value)
             });
         let request = request.body(Full::from(body)).expect("a request");
-        let answer = tokio::time::timeout(TIMEOUT, self.sender.send_request(request))
+        let response = tokio::time::timeout(TIMEOUT, self.sender.send_request(request))
             .await
             .expect("in time")
             .expect("a response");
-        let status = answer.status().as_u16();
-        let body = answer.into_body().collect().await.expect("a body").to_bytes();
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
         (status, String::from_utf8_lossy(&body).into_owned())
     }
 
@@ -189,8 +189,13 @@ async fn an_authenticated_connection_serves_no_other_client() {
                 for h2 in [false, true, false, true] {
                     let mut other = Browser { h2, ..bob.clone() };
                     for method in ["GET", "POST"] {
-                        let answer = other.send(method, path, &[], "").await;
-                        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{}", answer.text());
+                        let response = other.send(method, path, &[], "").await;
+                        assert_eq!(
+                            response.status,
+                            StatusCode::UNAUTHORIZED,
+                            "{}",
+                            response.text()
+                        );
                     }
                 }
                 assert_eq!(client.send("GET", path, &[]).await, hello, "still pinned");
@@ -224,8 +229,8 @@ async fn a_connection_with_a_challenge_is_not_used_again() {
         "Proxy-Authenticate: NTLM",
         "Persistent-Auth: true",
     ] {
-        let answer = format!("HTTP/1.1 200 OK\r\n{line}\r\nContent-Length: 2\r\n\r\nok");
-        let upstream = test_support::upstream::Upstream::with_response(answer).await;
+        let response = format!("HTTP/1.1 200 OK\r\n{line}\r\nContent-Length: 2\r\n\r\nok");
+        let upstream = test_support::upstream::Upstream::with_response(response).await;
         let connections = Arc::new(AtomicUsize::new(0));
         let counted = counting_relay(upstream.address, Arc::clone(&connections)).await;
         let gateway = Gateway::start(Setup { routes: routes(counted), ..Setup::default() });

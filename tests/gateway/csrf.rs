@@ -37,8 +37,8 @@ impl CsrfTest {
         let request = format!(
             "GET / HTTP/1.1\r\nHost: app.test\r\nCookie: {SESSION}={token}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{fields}\r\n"
         );
-        let answer = self.alice.send_raw(request.as_bytes()).await;
-        answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default()
+        let response = self.alice.send_raw(request.as_bytes()).await;
+        response.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default()
     }
 }
 
@@ -102,10 +102,10 @@ async fn cross_site_requests_cannot_name_a_writing_method() {
 async fn csrf_rejection_names_the_reason_and_keeps_the_session() {
     let mut test = CsrfTest::with("").await;
     let token = test.alice.token();
-    let answer = test.alice.send("POST", "/a", &[CROSS, EVIL], "").await;
-    assert_eq!(answer.json()["error"], "cross-site");
-    assert!(answer.set_cookies().is_empty());
-    assert_eq!(answer.header("cache-control"), "no-store");
+    let response = test.alice.send("POST", "/a", &[CROSS, EVIL], "").await;
+    assert_eq!(response.json()["error"], "cross-site");
+    assert!(response.set_cookies().is_empty());
+    assert_eq!(response.header("cache-control"), "no-store");
     let page = test.alice.send("POST", "/a", &[CROSS, ("sec-fetch-mode", "navigate")], "").await;
     assert!(page.text().contains("<h1>"), "{}", page.text());
     assert_eq!(test.alice.token(), token);
@@ -183,8 +183,8 @@ async fn preflight_of_a_listed_origin_is_answered() {
     ];
     for h2 in [false, true] {
         stranger.h2 = h2;
-        let answer = stranger.send("OPTIONS", "/a", &[friend, asks[0], asks[1], CROSS], "").await;
-        assert_eq!(answer.status, StatusCode::NO_CONTENT);
+        let response = stranger.send("OPTIONS", "/a", &[friend, asks[0], asks[1], CROSS], "").await;
+        assert_eq!(response.status, StatusCode::NO_CONTENT);
         for (name, value) in [
             ("access-control-allow-origin", "https://friend.test"),
             ("access-control-allow-credentials", "true"),
@@ -192,18 +192,18 @@ async fn preflight_of_a_listed_origin_is_answered() {
             ("access-control-allow-headers", "content-type,x-a"),
             ("vary", "Origin"),
         ] {
-            assert_eq!(answer.header(name), value, "{name}");
+            assert_eq!(response.header(name), value, "{name}");
         }
-        assert!(answer.set_cookies().is_empty());
+        assert!(response.set_cookies().is_empty());
         for fields in [&[EVIL, asks[0]][..], &[asks[0]], &[friend]] {
-            let answer = stranger.send("OPTIONS", "/a", fields, "").await;
-            assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{fields:?}");
+            let response = stranger.send("OPTIONS", "/a", fields, "").await;
+            assert_eq!(response.status, StatusCode::UNAUTHORIZED, "{fields:?}");
         }
     }
     assert_eq!(test.upstream.heads().len(), before, "the app is not asked");
     // A public app answers its own.
-    let answer = stranger.send("OPTIONS", "/public", &[friend, asks[0]], "").await;
-    assert_eq!(answer.text(), "hello");
+    let response = stranger.send("OPTIONS", "/public", &[friend, asks[0]], "").await;
+    assert_eq!(response.text(), "hello");
 }
 
 #[tokio::test]
@@ -212,15 +212,21 @@ async fn listed_origin_can_read_local_responses() {
     let mut stranger = Browser::new(&test.gateway);
     let friend = ("origin", "https://friend.test");
     for method in ["GET", "PUT"] {
-        let answer = stranger.send(method, "/a", &[friend, CROSS], "").await;
-        assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
-        assert_eq!(answer.header("access-control-allow-origin"), "https://friend.test");
-        assert_eq!(answer.header("access-control-allow-credentials"), "true");
-        let answer = stranger.send(method, "/a", &[EVIL, CROSS], "").await;
-        assert_eq!(answer.header("access-control-allow-origin"), "");
+        let response = stranger.send(method, "/a", &[friend, CROSS], "").await;
+        assert_eq!(response.status, StatusCode::UNAUTHORIZED);
+        assert_eq!(response.header("access-control-allow-origin"), "https://friend.test");
+        assert_eq!(response.header("access-control-allow-credentials"), "true");
+        let response = stranger.send(method, "/a", &[EVIL, CROSS], "").await;
+        assert_eq!(response.header("access-control-allow-origin"), "");
     }
-    let answer = test.alice.send("PUT", "/a", &[EVIL, CROSS], "").await;
-    assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (403, ""));
-    let answer = test.alice.send("PUT", "/a", &[friend, CROSS], "").await;
-    assert_eq!((answer.status.as_u16(), answer.header("access-control-allow-origin")), (200, ""));
+    let response = test.alice.send("PUT", "/a", &[EVIL, CROSS], "").await;
+    assert_eq!(
+        (response.status.as_u16(), response.header("access-control-allow-origin")),
+        (403, "")
+    );
+    let response = test.alice.send("PUT", "/a", &[friend, CROSS], "").await;
+    assert_eq!(
+        (response.status.as_u16(), response.header("access-control-allow-origin")),
+        (200, "")
+    );
 }

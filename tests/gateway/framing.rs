@@ -40,8 +40,8 @@ pub(super) async fn framing_test() -> FramingTest {
 impl FramingTest {
     /// Sends bytes and returns the statuses of all responses.
     pub(super) async fn send(&self, bytes: impl AsRef<[u8]>) -> Vec<u16> {
-        let answer = self.browser.send_raw(bytes.as_ref()).await;
-        let heads = answer.split("HTTP/1.").skip(1);
+        let response = self.browser.send_raw(bytes.as_ref()).await;
+        let heads = response.split("HTTP/1.").skip(1);
         heads.map(|head| head[2..5].parse().expect("a status")).collect()
     }
 
@@ -49,8 +49,8 @@ impl FramingTest {
     pub(super) async fn assert_rejected(&self, status: u16, bytes: impl AsRef<[u8]>) {
         let shown = String::from_utf8_lossy(bytes.as_ref()).into_owned();
         let before = self.upstream.heads().len();
-        let answers = self.send([bytes.as_ref(), SMUGGLED.as_bytes()].concat()).await;
-        assert_eq!(answers, [status], "{shown}");
+        let responses = self.send([bytes.as_ref(), SMUGGLED.as_bytes()].concat()).await;
+        assert_eq!(responses, [status], "{shown}");
         assert_eq!(self.upstream.heads().len(), before, "{shown}");
     }
 
@@ -81,8 +81,8 @@ async fn content_length_with_chunked_closes_the_connection() {
     let length = format!("Content-Length: {}\r\n", body.len());
     let chunked = "Transfer-Encoding: chunked\r\n";
     for fields in [format!("{length}{chunked}"), format!("{chunked}{length}")] {
-        let answers = test.send(post(&fields, &body)).await;
-        assert_eq!(answers.len(), 1, "{answers:?}");
+        let responses = test.send(post(&fields, &body)).await;
+        assert_eq!(responses.len(), 1, "{responses:?}");
     }
     for head in test.upstream.heads() {
         let both = header_values(&head, "content-length").len()
@@ -117,8 +117,8 @@ async fn headers_with_underscores_carry_no_framing_or_identity() {
     let fields = "Transfer_Encoding: chunked\r\nContent_Length: 50\r\nX_Forwarded_User: evil\r\nConnection: close\r\n";
     let head = test.assert_forwarded(post(fields, "")).await;
     assert!(!head.contains('_') && !head.contains("evil"), "{head}");
-    let answers = test.send(post(fields, &format!("0\r\n\r\n{SMUGGLED}"))).await;
-    assert_eq!(answers.len(), 1, "{answers:?}");
+    let responses = test.send(post(fields, &format!("0\r\n\r\n{SMUGGLED}"))).await;
+    assert_eq!(responses.len(), 1, "{responses:?}");
     assert!(!test.upstream.heads().concat().contains("/smuggled"));
 }
 
@@ -367,26 +367,27 @@ async fn client_trailers_are_dropped_for_http2_upstreams() {
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
     let fields = "Connection: close\r\nTransfer-Encoding: chunked\r\nTrailer: X-Forwarded-User\r\n";
     let request = post(fields, "4\r\nbody\r\n0\r\nX-Forwarded-User: evil\r\n\r\n");
-    let answer = Browser::new(&gateway).send_raw(request.as_bytes()).await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    let heard = reports.recv().await.expect("a request");
-    assert_eq!(heard.trailers(), None);
-    assert_eq!(heard.to_bytes(), "body");
+    let response = Browser::new(&gateway).send_raw(request.as_bytes()).await;
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    let received = reports.recv().await.expect("a request");
+    assert_eq!(received.trailers(), None);
+    assert_eq!(received.to_bytes(), "body");
 }
 
 /// HYP-21.
 #[tokio::test]
 async fn bare_line_feeds_never_reach_the_upstream() {
     let test = framing_test().await;
-    let answers = test.send("GET /a HTTP/1.1\nHost: app.test\nConnection: close\nX-A: b\n\n").await;
-    assert!(answers == [200] || answers == [400], "{answers:?}");
+    let responses =
+        test.send("GET /a HTTP/1.1\nHost: app.test\nConnection: close\nX-A: b\n\n").await;
+    assert!(responses == [200] || responses == [400], "{responses:?}");
     for head in test.upstream.heads() {
         assert_eq!(head.matches('\n').count(), head.matches("\r\n").count(), "{head:?}");
     }
     // Parsers disagree about a bare LF in a chunk size or extension (CVE-2025-55315).
     for body in ["4;a\nb\r\nbody\r\n0\r\n\r\n", "4\nbody\r\n0\r\n\r\n", "4\r\nbody\n0\r\n\r\n"] {
-        let answers = test.send(post("Transfer-Encoding: chunked\r\n", body)).await;
-        assert_eq!(answers, [400], "{body:?}");
+        let responses = test.send(post("Transfer-Encoding: chunked\r\n", body)).await;
+        assert_eq!(responses, [400], "{body:?}");
     }
 }
 
@@ -452,8 +453,8 @@ async fn broken_chunked_body_is_a_client_error() {
         "fffffffffffffffff\r\nbody\r\n0\r\n\r\n",
         "10000000000000004\r\nbody\r\n0\r\n\r\n",
     ] {
-        let answers = test.send(post("Transfer-Encoding: chunked\r\n", body)).await;
-        assert_eq!(answers, [400], "{body:?}");
+        let responses = test.send(post("Transfer-Encoding: chunked\r\n", body)).await;
+        assert_eq!(responses, [400], "{body:?}");
     }
     // The data before the error may reach the upstream, but never as a complete body.
     let bodies = test.upstream.bodies();
@@ -468,8 +469,8 @@ async fn bytes_after_an_early_response_are_not_a_request() {
     for target in ["/.doorward/none", "/.doorward/style.css", "/a//b"] {
         for expect in ["", "Expect: 100-continue\r\n"] {
             let head = format!("POST {target} HTTP/1.1\r\nHost: app.test\r\n{length}{expect}\r\n");
-            let answers = test.send(format!("{head}{SMUGGLED}")).await;
-            let last: Vec<_> = answers.into_iter().filter(|status| *status != 100).collect();
+            let responses = test.send(format!("{head}{SMUGGLED}")).await;
+            let last: Vec<_> = responses.into_iter().filter(|status| *status != 100).collect();
             assert!(matches!(last[..], [status] if status >= 400), "{head}: {last:?}");
         }
     }
@@ -548,8 +549,8 @@ impl FramingTest {
 
     pub(super) async fn assert_h2_rejected(&self, fields: &[(&str, &str)]) {
         let before = self.upstream.heads().len();
-        let answer = self.block(fields).await;
-        assert!(matches!(answer, H2::BadRequest | H2::Rejected), "{answer:?}: {fields:?}");
+        let response = self.block(fields).await;
+        assert!(matches!(response, H2::BadRequest | H2::Rejected), "{response:?}: {fields:?}");
         assert_eq!(self.upstream.heads().len(), before, "{fields:?}");
     }
 }
@@ -635,8 +636,8 @@ async fn h2_paths_follow_the_http1_rules() {
 async fn h2_whitespace_around_values_is_stripped() {
     let test = framing_test().await;
     for value in [" x", "x ", "\tx\t", "  x  "] {
-        let answer = test.block(&plus("x-padded", value)).await;
-        assert_eq!(answer, H2::Ok, "{value:?}");
+        let response = test.block(&plus("x-padded", value)).await;
+        assert_eq!(response, H2::Ok, "{value:?}");
         let head = test.upstream.last_head();
         let line = head.lines().find(|line| line.starts_with("X-Padded")).expect("forwarded");
         assert_eq!(line, "X-Padded: x");
@@ -670,11 +671,14 @@ async fn h2_framing_headers_are_rejected_or_dropped() {
         test.assert_h2_rejected(&plus(name, value)).await;
     }
     for (name, value) in [("x_forwarded_user", "evil"), ("proxy-connection", "x")] {
-        let answer = test.block(&plus(name, value)).await;
-        assert!(matches!(answer, H2::Ok | H2::Rejected), "{name}: {answer:?}");
+        let response = test.block(&plus(name, value)).await;
+        assert!(matches!(response, H2::Ok | H2::Rejected), "{name}: {response:?}");
     }
-    let told = test.upstream.heads().concat().to_ascii_lowercase();
+    let joined = test.upstream.heads().concat().to_ascii_lowercase();
     for word in ["evil", "proxy-connection", "te:", "_"] {
-        assert!(!told.contains(&format!("\n{word}")) && !told.contains("evil"), "{word} in {told}");
+        assert!(
+            !joined.contains(&format!("\n{word}")) && !joined.contains("evil"),
+            "{word} in {joined}"
+        );
     }
 }

@@ -93,8 +93,8 @@ async fn h2_client_trailers_are_dropped() {
 async fn h2_content_length_must_match_the_data() {
     let test = framing_test().await;
     for length in ["+2", "-2", "2, 2", "0x2", "", "3", "1"] {
-        let answer = send(&test, &[("content-length", length)], "hi").await;
-        assert_ne!(answer, H2::Ok, "{length}");
+        let response = send(&test, &[("content-length", length)], "hi").await;
+        assert_ne!(response, H2::Ok, "{length}");
     }
     let twice = [("content-length", "2"), ("content-length", "3")];
     assert_ne!(send(&test, &twice, "hi").await, H2::Ok);

@@ -271,12 +271,12 @@ async fn over_h2(browser: &Browser, path: Path, fields: &[Field], token: &str) -
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(executor, tls).await.expect("HTTP/2");
     tokio::spawn(connection);
-    let answer = sender.send_request(request.body(Box::pin(body)).expect("a request")).await;
-    answer.expect("an answer").status().as_u16()
+    let response = sender.send_request(request.body(Box::pin(body)).expect("a request")).await;
+    response.expect("a response").status().as_u16()
 }
 
-fn status_of(answer: &str) -> u16 {
-    answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default()
+fn status_of(response: &str) -> u16 {
+    response.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default()
 }
 
 /// Normalises a header name as CGI and WSGI do.
@@ -299,8 +299,8 @@ fn identity_headers_in(head: &str) -> Vec<(String, String)> {
     out
 }
 
-fn expected(heard: UpstreamRequest) -> Vec<(String, String)> {
-    let fields: &[(&str, &str)] = match heard {
+fn expected(received: UpstreamRequest) -> Vec<(String, String)> {
+    let fields: &[(&str, &str)] = match received {
         UpstreamRequest::Standard => &[
             ("x-forwarded-email", "alice@example.test"),
             ("x-forwarded-groups", "staff"),
@@ -341,13 +341,13 @@ fn client_identity_headers_never_reach_an_upstream() {
                 false => status_of(&browser.send_raw(&bytes_of(path, &fields, &token)).await),
             }
         });
-        let (wanted, heard) = path.expected();
+        let (wanted, received) = path.expected();
         prop_assert_eq!(status, wanted, "{:?} h2: {}", path, h2);
         let heads = upstream.heads().split_off(before);
-        prop_assert_eq!(heads.len(), usize::from(heard != UpstreamRequest::Nothing));
+        prop_assert_eq!(heads.len(), usize::from(received != UpstreamRequest::Nothing));
         for head in &heads {
             prop_assert!(!head.contains(EVIL), "{}", head);
-            prop_assert_eq!(identity_headers_in(head), expected(heard), "{}", head);
+            prop_assert_eq!(identity_headers_in(head), expected(received), "{}", head);
             prop_assert_eq!(header_values(head, "x-kept"), ["kept"]);
         }
         let bodies = upstream.bodies().split_off(before);
@@ -434,8 +434,8 @@ async fn identity_headers_carry_current_groups() {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     while upstream.last_values("x-forwarded-groups") != ["visitors"] {
         assert!(std::time::Instant::now() < deadline, "the old groups are still told");
-        let answer = Browser::new(&gateway).with_token(&token).fetch("/").await;
-        assert_eq!(answer.status, StatusCode::OK);
+        let response = Browser::new(&gateway).with_token(&token).fetch("/").await;
+        assert_eq!(response.status, StatusCode::OK);
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
 }
@@ -470,13 +470,13 @@ async fn identity_is_set_per_request_not_per_connection() {
         )
         .expect("a string");
     }
-    let answers = Browser::new(&gateway).send_raw(bytes.as_bytes()).await;
-    assert_eq!(answers.matches("HTTP/1.1 200").count(), requests.len(), "{answers}");
+    let responses = Browser::new(&gateway).send_raw(bytes.as_bytes()).await;
+    assert_eq!(responses.matches("HTTP/1.1 200").count(), requests.len(), "{responses}");
     let heads = upstream.heads();
     assert_eq!(heads.len(), requests.len());
-    for (head, (path, host, client, _, told)) in heads.iter().zip(&requests) {
-        let heard = standard.map(|name| header_values(head, name).concat());
-        assert_eq!(heard, *told, "{path} {head}");
+    for (head, (path, host, client, _, joined)) in heads.iter().zip(&requests) {
+        let received = standard.map(|name| header_values(head, name).concat());
+        assert_eq!(received, *joined, "{path} {head}");
         assert_eq!(header_values(head, "host"), [*host]);
         assert_eq!(header_values(head, "x-forwarded-host"), [*host]);
         assert_eq!(header_values(head, "x-forwarded-for"), [*client]);
@@ -514,10 +514,10 @@ async fn session_cookies_are_stripped_and_others_forwarded() {
     let ours_alone = Browser::new(&gateway).with_token(&token).fetch("/").await;
     assert_eq!(ours_alone.status, StatusCode::OK);
     assert!(upstream.last_values("cookie").is_empty());
-    let told = upstream.heads().concat();
+    let joined = upstream.heads().concat();
     assert!(
-        !told.contains("dw1_") && !told.to_ascii_lowercase().contains("__host-doorward"),
-        "{told}"
+        !joined.contains("dw1_") && !joined.to_ascii_lowercase().contains("__host-doorward"),
+        "{joined}"
     );
 }
 
@@ -540,12 +540,12 @@ async fn upstream_cannot_set_or_delete_gateway_cookies() {
         let token = browser.token();
         for h2 in [false, true] {
             browser.h2 = h2;
-            let answer = browser.fetch(path).await;
-            assert!(status.starts_with(answer.status.as_str()));
-            assert_eq!(answer.set_cookies(), ["app=1; Path=/", "other=2"]);
-            let cleared = answer.header("clear-site-data");
+            let response = browser.fetch(path).await;
+            assert!(status.starts_with(response.status.as_str()));
+            assert_eq!(response.set_cookies(), ["app=1; Path=/", "other=2"]);
+            let cleared = response.header("clear-site-data");
             assert!(!cleared.contains("cookies") && !cleared.contains('*'), "{cleared}");
-            assert!(!answer.headers.contains_key("x-hop"));
+            assert!(!response.headers.contains_key("x-hop"));
             assert_eq!(browser.token(), token);
         }
     }
@@ -553,16 +553,16 @@ async fn upstream_cannot_set_or_delete_gateway_cookies() {
 
 #[tokio::test]
 async fn upstream_trailers_cannot_set_gateway_cookies() {
-    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Set-Cookie, Grpc-Status\r\n\r\n5\r\nhello\r\n0\r\nSet-Cookie: __Host-doorward=dw1_planted\r\nClear-Site-Data: \"cookies\"\r\nDoorward-Session: end\r\nGrpc-Status: 0\r\n\r\n";
-    let upstream = Upstream::with_response(answer).await;
+    let response = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Set-Cookie, Grpc-Status\r\n\r\n5\r\nhello\r\n0\r\nSet-Cookie: __Host-doorward=dw1_planted\r\nClear-Site-Data: \"cookies\"\r\nDoorward-Session: end\r\nGrpc-Status: 0\r\n\r\n";
+    let upstream = Upstream::with_response(response).await;
     let gateway = Gateway::start(Setup { routes: routes(&upstream), ..Setup::default() });
     let tls = TokioIo::new(Browser::new(&gateway).over_h2().connect().await);
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), tls).await.expect("HTTP/2");
     tokio::spawn(connection);
     let request = Request::get("https://app.test/public").body(Full::<Bytes>::default());
-    let answer = sender.send_request(request.expect("a request")).await.expect("an answer");
-    let whole = answer.into_body().collect().await.expect("a whole body");
+    let response = sender.send_request(request.expect("a request")).await.expect("a response");
+    let whole = response.into_body().collect().await.expect("a whole body");
     let trailers = whole.trailers().cloned().expect("gRPC needs its trailers");
     assert_eq!(trailers.get("grpc-status"), Some(&HeaderValue::from_static("0")));
     assert_eq!(trailers.len(), 1, "{trailers:?}");

@@ -150,8 +150,9 @@ async fn too_many_headers_are_431_on_both_protocols() {
         let few = browser.send("GET", "/", &many[..10], "").await;
         assert_eq!(few.status, StatusCode::OK);
         // Host, or its HTTP/2 form with one more.
-        let answer = browser.send("GET", "/", &[&many[..], &[("x-more", "1")]].concat(), "").await;
-        assert_eq!(answer.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        let response =
+            browser.send("GET", "/", &[&many[..], &[("x-more", "1")]].concat(), "").await;
+        assert_eq!(response.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     }
     assert_eq!(upstream.heads().len(), 2);
     until("both are counted", || limit_hits(&gateway, "headers") == 2).await;
@@ -161,8 +162,8 @@ async fn too_many_headers_are_431_on_both_protocols() {
 async fn oversized_head_is_rejected_on_both_protocols() {
     let (upstream, _gateway, mut browser) = app("header_bytes = \"8KiB\"").await;
     let long = "x".repeat(9 * 1024);
-    let answer = browser.send("GET", "/", &[("x-long", &long)], "").await;
-    assert_eq!(answer.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    let response = browser.send("GET", "/", &[("x-long", &long)], "").await;
+    assert_eq!(response.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     let mut wire = Frames::open(&browser).await;
     wire.head(1, END_STREAM | END_HEADERS, &[field("x-long", &long)]).await;
     assert_eq!(wire.status(1).await, 431);
@@ -189,16 +190,16 @@ async fn stalled_body_is_408_and_routes_can_extend_the_timeout() {
     stopped.write_all(half.as_bytes()).await.expect("sent");
     let patient_half = half.replace("POST /", "POST /patient");
     allowed.write_all(patient_half.as_bytes()).await.expect("sent");
-    let answer = String::from_utf8_lossy(&read_to_end(&mut stopped).await).into_owned();
-    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    let response = String::from_utf8_lossy(&read_to_end(&mut stopped).await).into_owned();
+    assert!(response.starts_with("HTTP/1.1 408 "), "{response}");
     assert_eq!(limit_hits(&gateway, "body-timeout"), 1);
     // A body that starts now times out before the one with the longer timeout does.
     let mut control = browser.connect().await;
     control.write_all(half.as_bytes()).await.expect("sent");
     assert!(read_to_end(&mut control).await.starts_with(b"HTTP/1.1 408 "));
     allowed.write_all(b"there").await.expect("sent");
-    let answer = read_until(&mut allowed, "hello").await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let response = read_until(&mut allowed, "hello").await;
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
 }
 
 #[tokio::test]
@@ -214,9 +215,12 @@ async fn slow_dripping_body_is_408() {
             sleep(Duration::from_millis(50)).await;
         }
     });
-    let mut answer = vec![0; 12];
-    timeout(TIMEOUT, reading.read_exact(&mut answer)).await.expect("in time").expect("an answer");
-    assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 408");
+    let mut response = vec![0; 12];
+    timeout(TIMEOUT, reading.read_exact(&mut response))
+        .await
+        .expect("in time")
+        .expect("a response");
+    assert_eq!(String::from_utf8_lossy(&response), "HTTP/1.1 408");
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!(limit_hits(&gateway, "body-timeout"), 1);
     drip.abort();
@@ -234,8 +238,8 @@ async fn oversized_chunked_body_is_413() {
     let chunk = format!("200\r\n{}\r\n", "x".repeat(512));
     let request = post("Transfer-Encoding: chunked\r\n") + &chunk + &chunk + &chunk;
     chunked.write_all(request.as_bytes()).await.expect("sent");
-    let answer = String::from_utf8_lossy(&read_to_end(&mut chunked).await).into_owned();
-    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    let response = String::from_utf8_lossy(&read_to_end(&mut chunked).await).into_owned();
+    assert!(response.starts_with("HTTP/1.1 413 "), "{response}");
     assert_eq!(limit_hits(&gateway, "max-body"), 1);
 }
 
@@ -247,8 +251,8 @@ async fn stalled_upstream_response_is_aborted() {
     client.write_all(GET.as_bytes()).await.expect("sent");
     let mut upstream = connections.recv().await.expect("a request");
     upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello").await.expect("sent");
-    let answer = String::from_utf8_lossy(&read_to_end(&mut client).await).into_owned();
-    assert!(answer.ends_with("hello"), "{answer}");
+    let response = String::from_utf8_lossy(&read_to_end(&mut client).await).into_owned();
+    assert!(response.ends_with("hello"), "{response}");
     assert_eq!(limit_hits(&gateway, "upstream-idle-timeout"), 1);
     assert!(timeout(TIMEOUT, upstream.read_u8()).await.expect("it hears of it").is_err());
 }
@@ -351,8 +355,8 @@ async fn full_server_evicts_anonymous_connections_first() {
     assert!(read_to_end(&mut strangers[0]).await.is_empty());
     assert!(limit_hits(&gateway, "connection-evicted") >= 16);
     known.write_all(get.as_bytes()).await.expect("sent");
-    let answer = read_until(&mut known, "hello").await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let response = read_until(&mut known, "hello").await;
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
 }
 
 // Overload
@@ -379,8 +383,8 @@ async fn overload_serves_sessions_and_rejects_anonymous_requests() {
     wire.get(7, "/").await;
     assert_eq!(wire.status(7).await, 503);
     let body = wire.expect(|frame| frame.kind == DATA && frame.stream == 7).await.payload;
-    let said: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
-    assert_eq!(said["error"], "busy");
+    let received: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!(received["error"], "busy");
     let junk = field("cookie", &format!("{SESSION}={}x", browser.token()));
     wire.head(9, END_STREAM | END_HEADERS, &[junk]).await;
     assert_eq!(wire.status(9).await, 503);
@@ -401,14 +405,14 @@ async fn memory_pressure_rejects_new_clients_with_retry_after() {
     let (upstream, _gateway, browser) = app("memory = \"1MiB\"").await;
     let deadline = Instant::now() + TIMEOUT;
     // Requests are served until the overload is detected.
-    let answer = loop {
+    let response = loop {
         match one_get(&browser).await {
-            Some(answer) if answer.starts_with("HTTP/1.1 503 ") => break answer,
+            Some(response) if response.starts_with("HTTP/1.1 503 ") => break response,
             Some(_) | None => assert!(Instant::now() < deadline, "never noticed"),
         }
     };
-    assert!(answer.contains("retry-after: 2\r\n"), "{answer}");
-    assert!(!answer.contains("set-cookie"), "{answer}");
+    assert!(response.contains("retry-after: 2\r\n"), "{response}");
+    assert!(!response.contains("set-cookie"), "{response}");
     let before = upstream.heads().len();
     assert!(!one_get(&browser).await.unwrap_or_default().contains("hello"));
     assert_eq!(upstream.heads().len(), before);
@@ -417,15 +421,15 @@ async fn memory_pressure_rejects_new_clients_with_retry_after() {
 /// Returns the start of a response on a new connection, or nothing if the connection was evicted.
 async fn one_get(browser: &Browser) -> Option<String> {
     let browser = browser.clone();
-    let asked = tokio::spawn(async move {
+    let request = tokio::spawn(async move {
         let mut client = browser.connect().await;
         client.write_all(GET.as_bytes()).await.expect("sent");
-        let mut answer = vec![0; 4096];
-        let read = timeout(TIMEOUT, client.read(&mut answer)).await.expect("in time");
-        answer.truncate(read.expect("an answer"));
-        String::from_utf8_lossy(&answer).into_owned()
+        let mut response = vec![0; 4096];
+        let read = timeout(TIMEOUT, client.read(&mut response)).await.expect("in time");
+        response.truncate(read.expect("a response"));
+        String::from_utf8_lossy(&response).into_owned()
     });
-    asked.await.ok()
+    request.await.ok()
 }
 
 // Tunnels
@@ -537,14 +541,14 @@ async fn tunnels_count_against_their_networks_connections() {
     drop(first);
     let browser = Browser::new(&gateway);
     let deadline = Instant::now() + TIMEOUT;
-    let asked = loop {
+    let request = loop {
         let browser = browser.clone();
         if let Ok(client) = tokio::spawn(async move { browser.connect().await }).await {
             break client;
         }
         assert!(Instant::now() < deadline, "the place is not given back");
     };
-    drop(asked);
+    drop(request);
 }
 
 #[tokio::test]
@@ -559,9 +563,9 @@ async fn full_server_closes_anonymous_tunnels_with_1013() {
     third.write_all(GET.as_bytes()).await.expect("sent");
     connections.recv().await.expect("the new one is served");
     other.write_all(b"\x81\x02hi").await.expect("sent");
-    let mut said = [0; 4];
-    timeout(TIMEOUT, second.read_exact(&mut said)).await.expect("in time").expect("still open");
-    assert_eq!(&said, b"\x81\x02hi");
+    let mut received = [0; 4];
+    timeout(TIMEOUT, second.read_exact(&mut received)).await.expect("in time").expect("still open");
+    assert_eq!(&received, b"\x81\x02hi");
 }
 
 #[tokio::test]
@@ -577,8 +581,8 @@ async fn idle_tunnel_gets_1001_and_active_tunnel_stays_open() {
     });
     assert_eq!(read_to_end(&mut silent).await, [0x88, 0x02, 0x03, 0xe9]);
     assert_eq!(limit_hits(&gateway, "websocket-idle-timeout"), 1);
-    let mut said = [0; 2 * 20];
-    timeout(TIMEOUT, lively.read_exact(&mut said)).await.expect("in time").expect("still open");
+    let mut received = [0; 2 * 20];
+    timeout(TIMEOUT, lively.read_exact(&mut received)).await.expect("in time").expect("still open");
     talking.abort();
 }
 
@@ -639,9 +643,9 @@ async fn request_timeout_aborts_requests_but_not_event_streams() {
     let refused = read_until(&mut unanswered, "\r\n\r\n").await;
     assert!(refused.starts_with("HTTP/1.1 504 "), "{refused}");
     assert!(refused.contains("proxy-status: doorward; error=http_response_timeout"), "{refused}");
-    let (mut dripped, app) = begun.pop().expect("the answer");
-    let answer = String::from_utf8_lossy(&read_to_end(&mut dripped).await).into_owned();
-    assert!(answer.contains("\r\n1\r\n.") && !answer.ends_with("0\r\n\r\n"), "{answer}");
+    let (mut dripped, app) = begun.pop().expect("the response");
+    let response = String::from_utf8_lossy(&read_to_end(&mut dripped).await).into_owned();
+    assert!(response.contains("\r\n1\r\n.") && !response.ends_with("0\r\n\r\n"), "{response}");
     timeout(TIMEOUT, app).await.expect("it hears of it").expect("no panic");
     assert_eq!(limit_hits(&gateway, "request-timeout"), 2);
     let (mut events, talking) = begun.pop().expect("the events");
@@ -664,10 +668,10 @@ async fn upload_over_request_timeout_ends_on_both_protocols() {
             sleep(Duration::from_millis(20)).await;
         }
     });
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     // A reset also counts as an end.
-    let _ = timeout(TIMEOUT, reader.read_to_end(&mut answer)).await.expect("the gateway closes");
-    assert!(answer.starts_with(b"HTTP/1.1 504 "), "{}", String::from_utf8_lossy(&answer));
+    let _ = timeout(TIMEOUT, reader.read_to_end(&mut response)).await.expect("the gateway closes");
+    assert!(response.starts_with(b"HTTP/1.1 504 "), "{}", String::from_utf8_lossy(&response));
     let mut rest = Vec::new();
     let _ = timeout(TIMEOUT, app.read_to_end(&mut rest)).await.expect("the app hears of it");
     writing.abort();
@@ -730,9 +734,9 @@ async fn full_upstream_backlog_is_504_connection_timeout() {
     let gateway = start(public(address), "");
     let mut client = Browser::new(&gateway).connect().await;
     client.write_all(GET.as_bytes()).await.expect("sent");
-    let answer = read_until(&mut client, "\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
-    assert!(answer.contains("proxy-status: doorward; error=connection_timeout"), "{answer}");
+    let response = read_until(&mut client, "\r\n\r\n").await;
+    assert!(response.starts_with("HTTP/1.1 504 "), "{response}");
+    assert!(response.contains("proxy-status: doorward; error=connection_timeout"), "{response}");
 }
 
 // Panics
@@ -781,14 +785,14 @@ async fn panic_in_a_request_ends_only_its_connection() {
     for h2 in [false, true, false, true] {
         let stranger = Browser::new(&gateway);
         let mut stranger = if h2 { stranger.over_h2() } else { stranger };
-        let asked =
+        let request =
             tokio::spawn(async move { stranger.try_log_in(FUSE, "wrong horse", "/").await });
-        assert!(asked.await.is_err(), "it was answered");
+        assert!(request.await.is_err(), "it was answered");
     }
     for client in &mut held {
         client.write_all(get.as_bytes()).await.expect("sent");
-        let answer = read_until(client, "hello").await;
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let response = read_until(client, "hello").await;
+        assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
     }
     for _ in 0..8 {
         assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
@@ -807,20 +811,20 @@ async fn panic_in_a_request_ends_only_its_connection() {
 #[tokio::test]
 async fn redirect_listener_has_the_same_head_limit() {
     let (_upstream, gateway, _browser) = app("header_bytes = \"16KiB\"").await;
-    let ask = async |length: usize| {
+    let send = async |length: usize| {
         let mut stream = TcpStream::connect(gateway.http).await.expect("connected");
         let head =
             format!("GET / HTTP/1.1\r\nHost: app.test\r\nX-Long: {}\r\n\r\n", "x".repeat(length));
         // The gateway can close before it has read everything.
         let _ = stream.write_all(head.as_bytes()).await;
-        let mut answer = [0; 12];
-        let read = timeout(TIMEOUT, stream.read_exact(&mut answer)).await.expect("in time");
-        read.map(|_| String::from_utf8_lossy(&answer).into_owned())
+        let mut response = [0; 12];
+        let read = timeout(TIMEOUT, stream.read_exact(&mut response)).await.expect("in time");
+        read.map(|_| String::from_utf8_lossy(&response).into_owned())
     };
-    assert_eq!(ask(12 * 1024).await.expect("an answer"), "HTTP/1.1 307");
-    let long = ask(64 * 1024).await;
+    assert_eq!(send(12 * 1024).await.expect("a response"), "HTTP/1.1 307");
+    let long = send(64 * 1024).await;
     assert!(
-        long.as_ref().is_err() || long.as_ref().is_ok_and(|told| told == "HTTP/1.1 431"),
+        long.as_ref().is_err() || long.as_ref().is_ok_and(|status| status == "HTTP/1.1 431"),
         "{long:?}"
     );
 }
@@ -1114,8 +1118,8 @@ async fn counting() -> (SocketAddr, Arc<AtomicUsize>) {
             tokio::spawn(async move {
                 let mut bytes = [0; 4096];
                 while stream.read(&mut bytes).await.is_ok_and(|read| read > 0) {
-                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-                    stream.write_all(answer).await.unwrap_or_default();
+                    let response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                    stream.write_all(response).await.unwrap_or_default();
                 }
             });
         }
@@ -1129,21 +1133,21 @@ async fn immediately_reset_streams_never_reach_the_upstream() {
     let (address, accepted) = counting().await;
     let gateway = start(public(address), "");
     let mut frames = Frames::open(&Browser::new(&gateway)).await;
-    let asked =
+    let opened =
         |stream| frame(HEADERS, END_STREAM | END_HEADERS, stream, &request(METHOD_GET, "/"));
     let made = |stream| frame(WINDOW_UPDATE, 0, stream, &0x7fff_ffff_u32.to_be_bytes());
     let taken_back = |stream| frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
     let streams = (0..60_u32).map(|number| number * 2 + 1);
     let pairs = streams.map(|stream| {
         let undone = if stream % 12 == 1 { taken_back(stream) } else { made(stream) };
-        [asked(stream), undone].concat()
+        [opened(stream), undone].concat()
     });
     // All frames in one write, followed by a regular request.
     let mut bytes: Vec<u8> = pairs.flatten().collect();
-    bytes.extend(asked(121));
+    bytes.extend(opened(121));
     frames.stream.write_all(&bytes).await.expect("sent");
-    let answer = frames.expect(|frame| (frame.kind, frame.stream) == (HEADERS, 121)).await;
-    assert_eq!(answer.stream, 121);
+    let response = frames.expect(|frame| (frame.kind, frame.stream) == (HEADERS, 121)).await;
+    assert_eq!(response.stream, 121);
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
 }
 
@@ -1238,8 +1242,8 @@ async fn h2_cut_resets_one_stream_and_keeps_the_connection() {
 async fn long_h2_upload_is_not_a_flood() {
     let (upstream, gateway, browser) = app("").await;
     let mut browser = browser.over_h2();
-    let answer = browser.send("POST", "/", &[], &"x".repeat(8 << 20)).await;
-    assert_eq!(answer.status, StatusCode::OK);
+    let response = browser.send("POST", "/", &[], &"x".repeat(8 << 20)).await;
+    assert_eq!(response.status, StatusCode::OK);
     assert_eq!(upstream.bodies()[0].len(), 8 << 20);
     assert_eq!(limit_hits(&gateway, "control-bytes"), 0);
 }

@@ -19,12 +19,12 @@ async fn one_app() -> (Upstream, Gateway) {
 async fn navigation_without_session_returns_after_login() {
     let (upstream, gateway) = one_app().await;
     let mut browser = Browser::new(&gateway);
-    let answer = browser.navigate("/wiki/page?x=1").await;
-    assert_eq!(answer.status, StatusCode::SEE_OTHER);
-    assert!(answer.header("location").starts_with("/.doorward/login?"));
-    let answer = browser.try_log_in("alice", PASSWORD, "/wiki/page?x=1").await;
+    let response = browser.navigate("/wiki/page?x=1").await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER);
+    assert!(response.header("location").starts_with("/.doorward/login?"));
+    let response = browser.try_log_in("alice", PASSWORD, "/wiki/page?x=1").await;
     assert_eq!(
-        (answer.status, answer.header("location")),
+        (response.status, response.header("location")),
         (StatusCode::SEE_OTHER, "/wiki/page?x=1")
     );
     assert_eq!(browser.navigate("/wiki/page?x=1").await.text(), "hello");
@@ -34,11 +34,11 @@ async fn navigation_without_session_returns_after_login() {
 #[tokio::test]
 async fn fetch_without_session_gets_401_json() {
     let (upstream, gateway) = one_app().await;
-    let answer = Browser::new(&gateway).fetch("/api").await;
-    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
-    assert_eq!(answer.json()["reason"], "no-session");
-    assert_eq!(answer.json()["login"], "/.doorward/login");
-    assert!(answer.headers.contains_key("www-authenticate"));
+    let response = Browser::new(&gateway).fetch("/api").await;
+    assert_eq!(response.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(response.json()["reason"], "no-session");
+    assert_eq!(response.json()["login"], "/.doorward/login");
+    assert!(response.headers.contains_key("www-authenticate"));
     assert!(upstream.heads().is_empty());
 }
 
@@ -52,9 +52,9 @@ async fn each_login_creates_a_token_and_ends_the_old_session() {
     browser.log_in("alice").await;
     assert_ne!(browser.token(), old);
     assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
-    let answer = Browser::new(&gateway).with_token(&old).fetch("/").await;
+    let response = Browser::new(&gateway).with_token(&old).fetch("/").await;
     assert_eq!(
-        (answer.status, answer.json()["reason"].as_str()),
+        (response.status, response.json()["reason"].as_str()),
         (StatusCode::UNAUTHORIZED, Some("replaced"))
     );
 }
@@ -65,9 +65,9 @@ async fn leads_to(browser: &mut Browser, login: &str) -> String {
     assert_eq!(form.status, StatusCode::OK, "{login}");
     let (csrf, to) = (form.form_field("csrf"), form.form_field("to"));
     let fields = [("username", "alice"), ("password", PASSWORD), ("csrf", &*csrf), ("to", &*to)];
-    let answer = browser.post_form("/.doorward/login", &fields).await;
-    assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text());
-    answer.header("location").to_owned()
+    let response = browser.post_form("/.doorward/login", &fields).await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER, "{}", response.text());
+    response.header("location").to_owned()
 }
 
 /// A form or script request is not repeated as a GET after login; the page that sent it is loaded instead.
@@ -94,14 +94,14 @@ async fn form_or_script_returns_to_its_page_after_login() {
         gateway.advance(Duration::from_secs(60));
         let mut person = Browser::new(&gateway);
         let posts = [&navigates[..], &referers].concat();
-        let answer = person.send("POST", "/wiki/save", &posts, "text=x").await;
-        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text());
-        assert_eq!(leads_to(&mut person, answer.header("location")).await, leads, "{referers:?}");
+        let response = person.send("POST", "/wiki/save", &posts, "text=x").await;
+        assert_eq!(response.status, StatusCode::SEE_OTHER, "{}", response.text());
+        assert_eq!(leads_to(&mut person, response.header("location")).await, leads, "{referers:?}");
         for method in ["GET", "POST"] {
             let mut script = Browser::new(&gateway);
-            let answer = script.send(method, "/api/items", &referers, "").await;
-            assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
-            let login = answer.json()["login"].as_str().expect("a link").to_owned();
+            let response = script.send(method, "/api/items", &referers, "").await;
+            assert_eq!(response.status, StatusCode::UNAUTHORIZED);
+            let login = response.json()["login"].as_str().expect("a link").to_owned();
             assert_eq!(leads_to(&mut script, &login).await, leads, "{referers:?}");
         }
     }
@@ -152,9 +152,9 @@ async fn guess(browser: &mut Browser, csrf: &str, more: &[(&str, &str)]) -> (usi
     let kind = ("content-type", "application/x-www-form-urlencoded");
     let headers = [&[kind, ("sec-fetch-site", "same-origin")], more].concat();
     for tries in 1..=12 {
-        let answer = browser.send("POST", "/.doorward/login", &headers, &body).await;
-        if answer.status != StatusCode::UNAUTHORIZED {
-            return (tries, answer);
+        let response = browser.send("POST", "/.doorward/login", &headers, &body).await;
+        if response.status != StatusCode::UNAUTHORIZED {
+            return (tries, response);
         }
     }
     panic!("nobody slows the guesses down");
@@ -177,13 +177,16 @@ async fn too_many_guesses_get_429_and_a_form_with_the_wait() {
     let mut browser = Browser::new(&gateway);
     let csrf = browser.navigate("/.doorward/login").await.form_field("csrf");
     let person = [("accept", "text/html"), ("sec-fetch-mode", "navigate")];
-    let (tries, answer) = guess(&mut browser, &csrf, &person).await;
-    assert_eq!((tries, answer.status), (11, StatusCode::TOO_MANY_REQUESTS));
-    assert_eq!(answer.header("retry-after"), "6");
-    assert_eq!(answer.header("cache-control"), "no-store");
-    let page = answer.text();
+    let (tries, response) = guess(&mut browser, &csrf, &person).await;
+    assert_eq!((tries, response.status), (11, StatusCode::TOO_MANY_REQUESTS));
+    assert_eq!(response.header("retry-after"), "6");
+    assert_eq!(response.header("cache-control"), "no-store");
+    let page = response.text();
     assert!(page.contains("There were too many attempts. Try again in 6 seconds."), "{page}");
-    assert_eq!((&*answer.form_field("username"), &*answer.form_field("password")), ("alice", ""));
+    assert_eq!(
+        (&*response.form_field("username"), &*response.form_field("password")),
+        ("alice", "")
+    );
     assert!(!page.contains("a wrong guess") && browser.token().is_empty());
 
     let right = [("username", "alice"), ("password", PASSWORD), ("csrf", &*csrf)];
@@ -191,8 +194,8 @@ async fn too_many_guesses_get_429_and_a_form_with_the_wait() {
     assert_eq!(unheard.status, StatusCode::TOO_MANY_REQUESTS, "not even the right one is tried");
     Browser::new(&gateway).log_in("bob").await;
     gateway.advance(std::time::Duration::from_secs(6));
-    let heard = browser.post_form("/.doorward/login", &right).await;
-    assert_eq!(heard.status, StatusCode::SEE_OTHER, "{}", heard.text());
+    let form = browser.post_form("/.doorward/login", &right).await;
+    assert_eq!(form.status, StatusCode::SEE_OTHER, "{}", form.text());
 }
 
 /// ASVS 6.3.1.
@@ -201,11 +204,11 @@ async fn too_many_guesses_get_429_json_with_the_wait() {
     let (_upstream, gateway) = slow_clock().await;
     let mut browser = Browser::new(&gateway);
     let csrf = browser.navigate("/.doorward/login").await.form_field("csrf");
-    let (tries, answer) = guess(&mut browser, &csrf, &[("accept", "application/json")]).await;
-    assert_eq!((tries, answer.status), (11, StatusCode::TOO_MANY_REQUESTS));
-    assert_eq!(answer.header("retry-after"), "6");
-    assert_eq!(answer.header("content-type"), "application/json");
-    assert_eq!(answer.json(), serde_json::json!({ "error": "login", "reason": "throttled" }));
+    let (tries, response) = guess(&mut browser, &csrf, &[("accept", "application/json")]).await;
+    assert_eq!((tries, response.status), (11, StatusCode::TOO_MANY_REQUESTS));
+    assert_eq!(response.header("retry-after"), "6");
+    assert_eq!(response.header("content-type"), "application/json");
+    assert_eq!(response.json(), serde_json::json!({ "error": "login", "reason": "throttled" }));
 }
 
 #[tokio::test]
@@ -226,8 +229,8 @@ async fn failed_login_is_json_for_programs_and_html_for_browsers() {
         (&*wrong, StatusCode::UNAUTHORIZED, "wrong-password"),
         ("username=alice", StatusCode::BAD_REQUEST, "stale-form"),
     ] {
-        let answer = browser.send("POST", "/.doorward/login", &[kind], body).await;
-        assert_eq!((answer.status, &answer.json()["reason"]), (status, &reason.into()));
+        let response = browser.send("POST", "/.doorward/login", &[kind], body).await;
+        assert_eq!((response.status, &response.json()["reason"]), (status, &reason.into()));
     }
 }
 
@@ -273,13 +276,13 @@ async fn logout_ends_a_frozen_session() {
     });
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
-    let mut thief = alice.clone();
+    let mut attacker = alice.clone();
     gateway.advance(Duration::from_secs(601));
     alice.fetch("/").await;
     alice.fetch("/").await;
     gateway.advance(Duration::from_secs(120));
     alice.fetch("/").await;
-    assert_eq!(thief.fetch("/").await.json()["reason"], "theft");
+    assert_eq!(attacker.fetch("/").await.json()["reason"], "theft");
     let mut tab = alice.clone();
     logs_out(&mut alice, "reauthenticate", &mut tab).await;
 }

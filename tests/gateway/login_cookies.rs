@@ -28,8 +28,8 @@ fn at(gateway: &Gateway, host: &str) -> Browser {
 }
 
 /// Value of the cookie `name` that a response sets.
-fn set_value(answer: &Response, name: &str) -> String {
-    let lines = answer.set_cookies();
+fn set_value(response: &Response, name: &str) -> String {
+    let lines = response.set_cookies();
     let values = lines.iter().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     let mut values = values.map(|rest| rest.split(';').next().unwrap_or_default());
     values.rfind(|value| !value.is_empty()).unwrap_or_default().to_owned()
@@ -70,8 +70,8 @@ async fn a_login_replaces_the_cookies_of_every_domain_above() {
     let mut sessions = Vec::new();
     for _ in 0..2 {
         let mut browser = at(&gateway, "a.example.test");
-        let answer = log_in_with(&mut browser, "x=1").await;
-        sessions.push(set_value(&answer, SHARED));
+        let response = log_in_with(&mut browser, "x=1").await;
+        sessions.push(set_value(&response, SHARED));
     }
     let both = format!("{SHARED}={}; {SHARED}={}", sessions[0], sessions[1]);
     let mut browser = at(&gateway, "a.example.test");
@@ -80,9 +80,9 @@ async fn a_login_replaces_the_cookies_of_every_domain_above() {
     assert_eq!(to_login.status, StatusCode::SEE_OTHER);
     let login = browser.send("GET", to_login.header("location"), &page, "").await;
     assert!(login.text().contains("several session cookies"), "{}", login.text());
-    let answer = log_in_with(&mut browser, &both).await;
-    assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text());
-    let lines = answer.set_cookies();
+    let response = log_in_with(&mut browser, &both).await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER, "{}", response.text());
+    let lines = response.set_cookies();
     for domain in ["; Domain=example.test; Max-Age=0", "; Path=/; Max-Age=0"] {
         assert!(lines.iter().any(|line| line.ends_with(domain)), "{domain}: {lines:?}");
     }
@@ -159,9 +159,9 @@ async fn a_persistent_cookie_lasts_to_the_absolute_end() {
     let month = 30 * 24 * 60 * 60;
     assert!(login.set_cookies()[0].ends_with(&format!("; Max-Age={month}")), "{:?}", login.headers);
     gateway.advance(Duration::from_secs(601));
-    let renewal = alice.fetch("/").await;
+    let rotation = alice.fetch("/").await;
     let left = month - 601;
-    assert!(renewal.set_cookies()[0].ends_with(&format!("; Max-Age={left}")));
+    assert!(rotation.set_cookies()[0].ends_with(&format!("; Max-Age={left}")));
 }
 
 #[tokio::test]
@@ -175,15 +175,19 @@ async fn same_site_is_settable() {
 }
 
 async fn log_in_at(page: &str, browser: &mut Browser) {
-    let answer = browser.try_log_in("alice", PASSWORD, page).await;
-    assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text());
+    let response = browser.try_log_in("alice", PASSWORD, page).await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER, "{}", response.text());
 }
 
 /// Several tabs: the form of one was open while the user logged in with the other.
 #[tokio::test]
 async fn a_second_login_of_the_same_user_cuts_no_download() {
     let streams = StreamingUpstream::start().await;
-    let gateway = Gateway::start(Setup { routes: streams.routes(""), ..Setup::default() });
+    let aging = format!(
+        "[[route]]\nhost = \"app.test\"\npath = \"/aging\"\nupstream = \"http://{}\"\naccess = \"session\"\nmax_connection_age = \"1s\"\n",
+        streams.websocket
+    );
+    let gateway = Gateway::start(Setup { routes: streams.routes("") + &aging, ..Setup::default() });
     let mut alice = Browser::new(&gateway);
     log_in_at("/small", &mut alice).await;
     let mut old = alice.clone();
@@ -192,8 +196,8 @@ async fn a_second_login_of_the_same_user_cuts_no_download() {
     streams.wait_until_seen("/tab/download").await;
     log_in_at("/small", &mut alice).await;
     assert_ne!(alice.token(), old.token());
-    // Two rounds of the revalidation of tracked connections.
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    // Closed by the revalidation of tracked connections, which has then seen the others too.
+    open_websocket(&alice, "/aging/tab".to_owned()).await.wait_until_closed().await;
     assert!(download.is_open() && socket.is_open(), "another login cut them");
     let page = alice.navigate("/.doorward/logout").await;
     let goodbye = alice.post_form("/.doorward/logout", &[("csrf", &page.form_field("csrf"))]).await;
@@ -213,7 +217,7 @@ async fn another_user_at_the_browser_cuts_the_first_ones_connections() {
     let form = browser.navigate("/.doorward/login").await;
     let csrf = form.form_field("csrf");
     let fields = [("username", "bob"), ("password", PASSWORD), ("csrf", &*csrf)];
-    let answer = browser.post_form("/.doorward/login", &fields).await;
-    assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text());
+    let response = browser.post_form("/.doorward/login", &fields).await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER, "{}", response.text());
     assert_eq!(socket.wait_until_closed().await.1, "close 1008");
 }

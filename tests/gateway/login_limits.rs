@@ -62,9 +62,9 @@ async fn forty_right_passwords_behind_one_address_all_log_in() {
         let gateway = Arc::clone(&gateway);
         logins.spawn(async move { log_in_from(&gateway, "192.0.2.1", "alice", PASSWORD).await });
     }
-    while let Some(answer) = logins.join_next().await {
-        let answer = answer.expect("no panic");
-        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text());
+    while let Some(response) = logins.join_next().await {
+        let response = response.expect("no panic");
+        assert_eq!(response.status, StatusCode::SEE_OTHER, "{}", response.text());
     }
 }
 
@@ -189,11 +189,11 @@ async fn limits_hold_during_an_outage_and_open_no_door() {
     redis.resume();
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     loop {
-        let answer = browser.post_form("/.doorward/login", &right).await;
-        if answer.status == StatusCode::SEE_OTHER {
+        let response = browser.post_form("/.doorward/login", &right).await;
+        if response.status == StatusCode::SEE_OTHER {
             break;
         }
-        assert!(std::time::Instant::now() < deadline, "still locked out: {}", answer.status);
+        assert!(std::time::Instant::now() < deadline, "still locked out: {}", response.status);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

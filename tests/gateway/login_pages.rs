@@ -58,8 +58,8 @@ async fn a_bookmarked_login_page_names_the_logged_in_user() {
     assert_eq!(browser.token(), token, "it changes nothing");
     let csrf = page.form_field("csrf");
     let fields = [("username", "bob"), ("password", PASSWORD), ("csrf", &*csrf)];
-    let answer = browser.post_form("/.doorward/login", &fields).await;
-    assert_eq!(answer.status, StatusCode::SEE_OTHER);
+    let response = browser.post_form("/.doorward/login", &fields).await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER);
     assert!(browser.navigate("/.doorward/login").await.text().contains("<bdi>bob</bdi>"));
 }
 
@@ -129,9 +129,9 @@ async fn a_deep_link_of_8_kib_survives_the_login() {
         let form = browser.navigate(refused.header("location")).await;
         let notice = form.text().contains("too long to return to it");
         assert_eq!(notice, !survives, "{length}");
-        let answer = browser.try_log_in("alice", PASSWORD, &deep).await;
+        let response = browser.try_log_in("alice", PASSWORD, &deep).await;
         let expected = if survives { deep.as_str() } else { "/" };
-        assert_eq!(answer.header("location"), expected, "{length}");
+        assert_eq!(response.header("location"), expected, "{length}");
     }
 }
 
@@ -235,8 +235,8 @@ async fn a_host_without_a_root_route_lists_the_apps_of_the_user() {
     let upstream = Upstream::start().await;
     let gateway = Gateway::start(Setup { routes: two_apps(&upstream), ..Setup::default() });
     let mut browser = Browser::new(&gateway);
-    let answer = browser.try_log_in("alice", PASSWORD, "/").await;
-    assert_eq!(answer.header("location"), "/");
+    let response = browser.try_log_in("alice", PASSWORD, "/").await;
+    assert_eq!(response.header("location"), "/");
     let page = browser.navigate("/").await;
     assert_eq!(page.status, StatusCode::OK, "{}", page.text());
     let text = page.text();
@@ -334,9 +334,9 @@ async fn a_wrong_or_weak_password_changes_nothing() {
         (PASSWORD, ["short", "short"], 400, "15 characters"),
         (PASSWORD, ["password123", "password123"], 400, "most common"),
     ] {
-        let answer = change(&mut alice, current, new).await;
-        assert_eq!(answer.status.as_u16(), status, "{}", answer.text());
-        assert!(answer.text().contains(text), "{}", answer.text());
+        let response = change(&mut alice, current, new).await;
+        assert_eq!(response.status.as_u16(), status, "{}", response.text());
+        assert!(response.text().contains(text), "{}", response.text());
     }
     let csrf = [("csrf", "x"), ("current", PASSWORD), ("new", NEW), ("repeated", NEW)];
     let forged = alice.post_form("/.doorward/password", &csrf).await;
@@ -365,8 +365,8 @@ async fn a_logout_everywhere_asks_first_and_actions_are_confirmed() {
     alice.log_in("alice").await;
     other.log_in("alice").await;
     let csrf = alice.navigate("/.doorward/sessions").await.form_field("csrf");
-    let ask = [("csrf", &*csrf), ("do", "confirm-all")];
-    let question = alice.post_form("/.doorward/sessions", &ask).await;
+    let confirmation = [("csrf", &*csrf), ("do", "confirm-all")];
+    let question = alice.post_form("/.doorward/sessions", &confirmation).await;
     assert!(question.text().contains("Log out everywhere?"), "{}", question.text());
     assert_eq!(other.fetch("/").await.status, StatusCode::OK, "nothing ended yet");
     let others = [("csrf", &*csrf), ("do", "end-others")];
@@ -374,4 +374,28 @@ async fn a_logout_everywhere_asks_first_and_actions_are_confirmed() {
     let page = alice.navigate(ended.header("location")).await.text();
     assert!(page.contains("role=\"status\">All other sessions have ended."), "{page}");
     assert_eq!(other.fetch("/").await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn the_session_script_gets_what_it_needs_and_nothing_inline() {
+    let (_upstream, gateway) = gateway().await;
+    let mut alice = Browser::new(&gateway);
+    let script = alice.fetch("/.doorward/session.js").await;
+    assert_eq!(script.status, StatusCode::OK);
+    assert_eq!(script.header("content-type"), "text/javascript; charset=utf-8");
+    for forbidden in ["innerHTML", "eval(", "setAttribute(\"style\"", "localStorage"] {
+        assert!(!script.text().contains(forbidden), "{forbidden}");
+    }
+    alice.log_in("alice").await;
+    let page = alice.navigate("/.doorward/sessions").await;
+    assert!(page.text().contains("<script src=\"/.doorward/session.js\" defer>"));
+    let policy = page.header("content-security-policy");
+    assert!(policy.contains("script-src 'self'; connect-src 'self'"), "{policy}");
+    let left = alice.fetch("/.doorward/session").await.json();
+    assert!(left["idle_seconds"].is_u64() && left["absolute_seconds"].is_u64(), "{left}");
+    gateway.advance(Duration::from_secs(31 * 60));
+    let refused = alice.fetch("/.doorward/session").await;
+    let body = refused.json();
+    assert_eq!((refused.status.as_u16(), body["reason"].as_str()), (401, Some("idle")));
+    assert!(body["login"].as_str().is_some_and(|it| it.starts_with("/.doorward/login?")), "{body}");
 }

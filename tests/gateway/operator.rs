@@ -22,9 +22,9 @@ async fn plain(address: std::net::SocketAddr, host: &str, path: &str) -> String 
     let mut stream = TcpStream::connect(address).await.expect("a connection");
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("an answer");
-    answer
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.expect("a response");
+    response
 }
 
 /// ASVS 4.1.2.
@@ -32,10 +32,10 @@ async fn plain(address: std::net::SocketAddr, host: &str, path: &str) -> String 
 async fn plain_http_listener_redirects_known_hosts_only() {
     let (upstream, gateway) = one_app().await;
     let host = format!("app.test:{}", gateway.http.port());
-    let answer = plain(gateway.http, &host, "/wiki?x=1").await;
-    assert!(answer.starts_with("HTTP/1.1 307"), "{answer}");
+    let response = plain(gateway.http, &host, "/wiki?x=1").await;
+    assert!(response.starts_with("HTTP/1.1 307"), "{response}");
     let location = format!("location: https://app.test:{}/wiki?x=1\r\n", gateway.address.port());
-    assert!(answer.contains(&location), "{answer}");
+    assert!(response.contains(&location), "{response}");
     assert!(plain(gateway.http, "evil.test", "/").await.starts_with("HTTP/1.1 400"));
     assert!(upstream.heads().is_empty());
 }
@@ -49,13 +49,13 @@ async fn redirect_behind_a_port_mapping_has_no_port() {
         Gateway::start(Setup { routes, server, ..Setup::default() })
     };
     let (unset, set) = (gateway(""), gateway("public_port = 443"));
-    let answer = plain(unset.http, "app.test", "/wiki").await;
-    assert!(answer.starts_with("HTTP/1.1 307"), "{answer}");
-    assert!(answer.contains("location: https://app.test/wiki\r\n"), "{answer}");
+    let response = plain(unset.http, "app.test", "/wiki").await;
+    assert!(response.starts_with("HTTP/1.1 307"), "{response}");
+    assert!(response.contains("location: https://app.test/wiki\r\n"), "{response}");
     for host in ["app.test", "app.test:8080"] {
-        let answer = plain(set.http, host, "/wiki").await;
-        assert!(answer.starts_with("HTTP/1.1 308"), "{answer}");
-        assert!(answer.contains("location: https://app.test/wiki\r\n"), "{answer}");
+        let response = plain(set.http, host, "/wiki").await;
+        assert!(response.starts_with("HTTP/1.1 308"), "{response}");
+        assert!(response.contains("location: https://app.test/wiki\r\n"), "{response}");
     }
 }
 
@@ -68,9 +68,12 @@ async fn health_pages_answer_head_like_get() {
         let request =
             format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("an answer");
-        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"), "{answer}");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.expect("a response");
+        assert!(
+            response.starts_with("HTTP/1.1 200") && response.ends_with("\r\n\r\n"),
+            "{response}"
+        );
     }
 }
 
@@ -98,8 +101,8 @@ async fn health_and_metrics_contain_no_user_data() {
 #[tokio::test]
 async fn metrics_reject_dns_rebinding() {
     let (_upstream, gateway) = one_app().await;
-    let answer = plain(gateway.admin, "evil.test", "/metrics").await;
-    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    let response = plain(gateway.admin, "evil.test", "/metrics").await;
+    assert!(response.starts_with("HTTP/1.1 403"), "{response}");
 }
 
 #[tokio::test]
@@ -113,10 +116,10 @@ async fn upstream_failure_is_502_with_a_reason_and_a_page() {
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
     let mut browser = Browser::new(&gateway);
     browser.log_in("alice").await;
-    let answer = browser.fetch("/").await;
-    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
-    assert_eq!(answer.header("proxy-status"), "doorward; error=connection_refused");
-    assert_eq!(answer.json()["error"], "upstream-down");
+    let response = browser.fetch("/").await;
+    assert_eq!(response.status, StatusCode::BAD_GATEWAY);
+    assert_eq!(response.header("proxy-status"), "doorward; error=connection_refused");
+    assert_eq!(response.json()["error"], "upstream-down");
     let page = browser.navigate("/").await;
     assert_eq!(page.status, StatusCode::BAD_GATEWAY);
     assert!(page.text().contains("<!doctype html>") || page.text().contains("<!DOCTYPE html>"));
@@ -163,12 +166,12 @@ async fn login_form_requires_same_site_and_its_csrf_token() {
         ("origin", "https://evil.test"),
         ("origin", "null"),
     ] {
-        let answer = browser.send("POST", "/.doorward/login", &[kind, from], &body).await;
-        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{from:?}");
+        let response = browser.send("POST", "/.doorward/login", &[kind, from], &body).await;
+        assert_eq!(response.status, StatusCode::FORBIDDEN, "{from:?}");
     }
     let mut stranger = Browser::new(&gateway);
-    let answer = stranger.send("POST", "/.doorward/login", &[kind], &body).await;
-    assert_eq!(answer.status, StatusCode::BAD_REQUEST, "a form of another browser");
+    let response = stranger.send("POST", "/.doorward/login", &[kind], &body).await;
+    assert_eq!(response.status, StatusCode::BAD_REQUEST, "a form of another browser");
     assert!(stranger.token().is_empty() && browser.token().is_empty());
 }
 
@@ -204,11 +207,11 @@ async fn logout_needs_a_post_and_the_sessions_page_ends_sessions() {
 async fn reason_becomes(browser: &mut Browser, reason: &str) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
     loop {
-        let answer = browser.fetch("/").await;
-        if answer.status == StatusCode::UNAUTHORIZED && answer.json()["reason"] == reason {
+        let response = browser.fetch("/").await;
+        if response.status == StatusCode::UNAUTHORIZED && response.json()["reason"] == reason {
             return;
         }
-        assert!(std::time::Instant::now() < deadline, "{} within 5 s", answer.status);
+        assert!(std::time::Instant::now() < deadline, "{} within 5 s", response.status);
     }
 }
 
@@ -256,8 +259,8 @@ async fn theft_audit_entry_names_both_clients_and_no_secret() {
         owner.fetch("/").await;
         owner.fetch("/").await;
     }
-    let thief = Browser::new(&gateway).with_token(&stolen).fetch("/").await;
-    assert_eq!(thief.json()["reason"], "theft");
+    let attacker = Browser::new(&gateway).with_token(&stolen).fetch("/").await;
+    assert_eq!(attacker.json()["reason"], "theft");
     let key = gateway.shared().keys.load().audit().clone();
     gateway.stop();
     let text = std::fs::read_to_string(&file).expect("the audit log");
@@ -296,9 +299,9 @@ async fn repeated_replay_writes_few_log_entries_and_a_count() {
         owner.fetch("/").await;
     }
     for number in 0..30 {
-        let mut thief = Browser::new(&gateway).with_token(&stolen);
-        thief.headers.push(("user-agent", format!("Thief/{number}")));
-        assert_eq!(thief.fetch("/").await.json()["reason"], "theft");
+        let mut attacker = Browser::new(&gateway).with_token(&stolen);
+        attacker.headers.push(("user-agent", format!("Thief/{number}")));
+        assert_eq!(attacker.fetch("/").await.json()["reason"], "theft");
     }
     gateway.stop();
     let text = std::fs::read_to_string(&file).expect("the audit log");
@@ -362,8 +365,8 @@ async fn health_check_needs_no_host() {
         for method in ["GET", "HEAD"] {
             let request =
                 format!("{method} /.doorward/health HTTP/1.1\r\n{host}Connection: close\r\n\r\n");
-            let answer = browser.send_raw(request.as_bytes()).await;
-            assert!(answer.starts_with("HTTP/1.1 204"), "{host}: {answer}");
+            let response = browser.send_raw(request.as_bytes()).await;
+            assert!(response.starts_with("HTTP/1.1 204"), "{host}: {response}");
         }
     }
     let request = "POST /.doorward/health HTTP/1.1\r\nHost: app.test\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";

@@ -55,9 +55,9 @@ impl OutageTest {
         self.redis.resume();
         let deadline = Instant::now() + TIMEOUT;
         loop {
-            let answer = browser.fetch("/strict").await;
-            if answer.status != StatusCode::SERVICE_UNAVAILABLE {
-                return answer;
+            let response = browser.fetch("/strict").await;
+            if response.status != StatusCode::SERVICE_UNAVAILABLE {
+                return response;
             }
             assert!(Instant::now() < deadline, "it does not recover");
         }
@@ -65,16 +65,16 @@ impl OutageTest {
 }
 
 /// Asserts a 503 with `Retry-After` and without cookie changes.
-fn assert_unavailable(answer: &Response) {
-    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{}", answer.text());
-    assert!(!answer.header("retry-after").is_empty());
-    assert_eq!(answer.set_cookies(), Vec::<String>::new());
+fn assert_unavailable(response: &Response) {
+    assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE, "{}", response.text());
+    assert!(!response.header("retry-after").is_empty());
+    assert_eq!(response.set_cookies(), Vec::<String>::new());
 }
 
-fn assert_stale_read(answer: &Response) {
-    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
-    assert_eq!(answer.header("doorward-store"), "away");
-    assert_eq!(answer.set_cookies(), Vec::<String>::new());
+fn assert_stale_read(response: &Response) {
+    assert_eq!(response.status, StatusCode::OK, "{}", response.text());
+    assert_eq!(response.header("doorward-store"), "away");
+    assert_eq!(response.set_cookies(), Vec::<String>::new());
 }
 
 /// Returns the session handle for admin commands.
@@ -161,8 +161,8 @@ async fn stale_reads_respect_timeouts_without_ending_sessions() {
     site.gateway.advance(Duration::from_secs(1));
     // Another gateway can have recorded activity, so this one cannot decide on the idle timeout.
     assert_unavailable(&alice.fetch("/").await);
-    let answer = site.restore_store(&mut alice).await;
-    assert_eq!(answer.json()["reason"], "idle", "serving him was no activity");
+    let response = site.restore_store(&mut alice).await;
+    assert_eq!(response.json()["reason"], "idle", "serving him was no activity");
 }
 
 #[tokio::test]
@@ -238,9 +238,9 @@ async fn failed_revocation_is_enforced_here_and_written_later() {
         let (setting, broken, well) = READ_ONLY[0];
         assert_eq!(site.redis.command(&["CONFIG", "SET", setting, broken]), "+OK");
         let query = end.replace("session", &format!("session={}", handle(&alice)));
-        let answer = site.gateway.revoke(&query).await;
-        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-        assert!(answer.contains("tries again every second"), "{answer}");
+        let response = site.gateway.revoke(&query).await;
+        assert!(response.starts_with("HTTP/1.1 503"), "{response}");
+        assert!(response.contains("tries again every second"), "{response}");
         assert_ne!(alice.fetch("/").await.status, StatusCode::OK, "{end}");
         assert_eq!(elsewhere.fetch("/").await.status, StatusCode::OK, "not known there: {end}");
         assert_eq!(site.redis.command(&["CONFIG", "SET", setting, well]), "+OK");
@@ -262,7 +262,7 @@ async fn failed_revocation_is_enforced_here_and_written_later() {
 async fn superseded_token_gets_no_stale_read_but_a_successor_does() {
     let site = OutageTest::start("").await;
     let mut alice = site.log_in("alice").await;
-    let mut thief = alice.clone();
+    let mut attacker = alice.clone();
     site.gateway.advance(Duration::from_secs(601));
     alice.fetch("/").await;
     alice.fetch("/").await;
@@ -274,7 +274,7 @@ async fn superseded_token_gets_no_stale_read_but_a_successor_does() {
     assert_ne!(alice.token(), before, "an offer is in the jar");
     site.redis.pause();
     assert_stale_read(&alice.fetch("/").await);
-    assert_unavailable(&thief.fetch("/").await);
+    assert_unavailable(&attacker.fetch("/").await);
     assert_eq!(site.restore_store(&mut alice).await.status, StatusCode::OK);
 }
 
@@ -349,9 +349,9 @@ async fn rotation_is_put_off_while_the_store_rejects_writes() {
         assert_eq!(site.redis.command(&["CONFIG", "SET", setting, broken]), "+OK");
         site.gateway.advance(Duration::from_secs(11 * 60));
         for path in ["/", "/strict"] {
-            let answer = alice.fetch(path).await;
+            let response = alice.fetch(path).await;
             assert_eq!(
-                (answer.status, alice.token()),
+                (response.status, alice.token()),
                 (StatusCode::OK, token.clone()),
                 "{setting}"
             );

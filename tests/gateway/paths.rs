@@ -133,7 +133,7 @@ async fn path_is_public_only_if_every_parser_agrees() {
     alice.log_in("alice").await;
     for h2 in [false, true] {
         (nobody.h2, alice.h2) = (h2, h2);
-        let asked = upstream.heads().len();
+        let requests = upstream.heads().len();
         for path in [
             "/ADMIN",
             "/Admin/x",
@@ -143,12 +143,12 @@ async fn path_is_public_only_if_every_parser_agrees() {
             "/%61DMIN",
             "/admin::$DATA",
         ] {
-            let answer = nobody.fetch(path).await;
-            assert_eq!(answer.status.as_u16(), 400, "{path}");
-            assert!(answer.json()["reason"].to_string().contains("another route"), "{path}");
+            let response = nobody.fetch(path).await;
+            assert_eq!(response.status.as_u16(), 400, "{path}");
+            assert!(response.json()["reason"].to_string().contains("another route"), "{path}");
         }
         assert_eq!(alice.fetch("/admin/STAFF").await.status.as_u16(), 400);
-        assert_eq!(upstream.heads().len(), asked, "the app was asked");
+        assert_eq!(upstream.heads().len(), requests, "the app was asked");
         assert_eq!(nobody.fetch("/admin").await.status.as_u16(), 401);
         for path in ["/Administrator", "/x/ADMIN", "/a.", "/A%20"] {
             assert_eq!(nobody.fetch(path).await.status.as_u16(), 200, "{path}");
@@ -202,7 +202,7 @@ async fn public_route_can_allow_ambiguous_paths() {
                 "{path}"
             );
         }
-        let asked = upstream.heads().len();
+        let requests = upstream.heads().len();
         for path in [
             "/x%2f..%2fadmin",
             "//admin",
@@ -217,7 +217,7 @@ async fn public_route_can_allow_ambiguous_paths() {
         ] {
             assert_eq!(nobody.fetch(path).await.status.as_u16(), 400, "{path}");
         }
-        assert_eq!(upstream.heads().len(), asked, "the app was asked");
+        assert_eq!(upstream.heads().len(), requests, "the app was asked");
     }
 }
 

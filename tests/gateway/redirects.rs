@@ -50,9 +50,9 @@ fn head(method: &str, target: &str, more: &str) -> String {
 
 /// Asserts that a location is one of our pages at app.test.
 fn stays(location: &str, trick: &str) {
-    let place = location_url(location);
+    let url = location_url(location);
     assert_eq!(
-        (place.scheme(), place.host_str()),
+        (url.scheme(), url.host_str()),
         ("https", Some("app.test")),
         "{trick:?}: {location}"
     );
@@ -74,9 +74,9 @@ async fn login_ignores_redirect_parameters() {
             ("rd", &*trick),
             ("redirect_uri", &*trick),
         ];
-        let answer = browser.clone().post_form("/.doorward/login", &fields).await;
-        let told = (answer.status, answer.header("location"));
-        assert_eq!(told, (StatusCode::SEE_OTHER, "/"), "{trick:?}");
+        let response = browser.clone().post_form("/.doorward/login", &fields).await;
+        let found = (response.status, response.header("location"));
+        assert_eq!(found, (StatusCode::SEE_OTHER, "/"), "{trick:?}");
     }
 }
 
@@ -87,8 +87,8 @@ async fn odd_path_returns_to_this_host_after_login() {
     let csrf = browser.navigate("/.doorward/login").await.form_field("csrf");
     let mut kept = 0;
     for trick in targets() {
-        let answer = browser.send_raw(head("GET", &trick, "").as_bytes()).await;
-        for location in header_values(&answer, "location") {
+        let response = browser.send_raw(head("GET", &trick, "").as_bytes()).await;
+        for location in header_values(&response, "location") {
             stays(&location, &trick);
             let query = location_url(&location)
                 .query_pairs()
@@ -98,9 +98,9 @@ async fn odd_path_returns_to_this_host_after_login() {
             gateway.advance(Duration::from_secs(6));
             let fields =
                 [("username", "alice"), ("password", PASSWORD), ("csrf", &*csrf), ("to", &*to)];
-            let answer = browser.clone().post_form("/.doorward/login", &fields).await;
-            assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text());
-            stays(answer.header("location"), &trick);
+            let response = browser.clone().post_form("/.doorward/login", &fields).await;
+            assert_eq!(response.status, StatusCode::SEE_OTHER, "{}", response.text());
+            stays(response.header("location"), &trick);
             kept += 1;
         }
     }
@@ -116,8 +116,12 @@ async fn logout_and_sessions_page_ignore_redirect_parameters() {
     for trick in spellings() {
         let named = [("to", &*trick), ("next", &*trick), ("rd", &*trick)];
         let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(named).finish();
-        let asked = browser.navigate(&format!("/.doorward/logout?{query}")).await;
-        assert_eq!((asked.status, asked.header("location")), (StatusCode::OK, ""), "{trick:?}");
+        let question = browser.navigate(&format!("/.doorward/logout?{query}")).await;
+        assert_eq!(
+            (question.status, question.header("location")),
+            (StatusCode::OK, ""),
+            "{trick:?}"
+        );
         // Without a session, logout needs no CSRF token and returns the logout page.
         let mut nobody = Browser::new(&gateway);
         let left = nobody.post_form(&format!("/.doorward/logout?{query}"), &named).await;
@@ -144,9 +148,9 @@ async fn logout_and_sessions_page_ignore_redirect_parameters() {
 async fn plain(gateway: &Gateway, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(gateway.http).await.expect("a connection");
     stream.write_all(bytes).await.expect("sent");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap_or_default();
-    String::from_utf8_lossy(&answer).into_owned()
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response).await.unwrap_or_default();
+    String::from_utf8_lossy(&response).into_owned()
 }
 
 /// Hosts that start with, end with or resemble ours.

@@ -15,7 +15,7 @@ use test_support::browser::{Browser, SESSION};
 use test_support::gateway::{Gateway, Setup, session_route};
 use test_support::upstream::Upstream;
 
-use crate::websocket::{Echo, answers, close_code, logged_in, open};
+use crate::websocket::{Echo, close_code, logged_in, open, responses};
 
 /// Longest time between a reload and its effect on tracked connections.
 const SECOND: Duration = Duration::from_secs(1);
@@ -206,7 +206,7 @@ async fn tunnels_survive_reloads_that_still_admit_their_user() {
         assert_eq!(report.problems, Vec::<String>::new());
         // Longer than two sweeps of the tracked connections.
         tokio::time::sleep(SECOND).await;
-        answers(&mut socket).await;
+        responses(&mut socket).await;
     }
 }
 
@@ -217,7 +217,7 @@ async fn tunnels_of_a_public_route_close_once_it_needs_a_session() {
     let stranger = Browser::new(&gateway);
     let mut socket = open(&stranger).await;
     reload(&gateway, "drain = \"2s\"", "drain = \"3s\"");
-    answers(&mut socket).await;
+    responses(&mut socket).await;
     reload(&gateway, PUBLIC, SESSION_KEYS);
     assert_eq!(close_code(&mut socket).await, CloseCode::Away);
 }

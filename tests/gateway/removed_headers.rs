@@ -62,8 +62,8 @@ async fn passed<'a>(
     names: &[&'a str],
 ) -> Vec<&'a str> {
     let headers: Vec<_> = names.iter().map(|name| (*name, EVIL)).collect();
-    let answer = browser.send("GET", path, &headers, "").await;
-    assert_eq!(answer.status.as_u16(), 200, "{path}");
+    let response = browser.send("GET", path, &headers, "").await;
+    assert_eq!(response.status.as_u16(), 200, "{path}");
     let is_passed = |name: &&str| upstream.last_values(name).iter().any(|value| value == EVIL);
     names.iter().copied().filter(|name| is_passed(name)).collect()
 }

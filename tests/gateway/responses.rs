@@ -14,8 +14,8 @@ use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
 use test_support::upstream::Upstream;
 
 /// A session route at `app.test` and public routes at `/public` and at `localhost`.
-async fn start(answer: &str, server: &str) -> (Upstream, Gateway) {
-    let upstream = Upstream::with_response(answer).await;
+async fn start(response: &str, server: &str) -> (Upstream, Gateway) {
+    let upstream = Upstream::with_response(response).await;
     let session = session_route(upstream.address);
     let public = session.replace("\"session\"", "\"public\"");
     let routes = [
@@ -60,10 +60,10 @@ async fn kinds(gateway: &Gateway, h2: bool) -> Vec<Response> {
 async fn every_response_has_hsts() {
     let (_upstream, gateway) = start(TALKATIVE, "").await;
     for h2 in [false, true] {
-        for answer in kinds(&gateway, h2).await {
+        for response in kinds(&gateway, h2).await {
             let lines: Vec<_> =
-                answer.headers.get_all("strict-transport-security").iter().collect();
-            assert_eq!(lines, ["max-age=31536000"], "{}", answer.status);
+                response.headers.get_all("strict-transport-security").iter().collect();
+            assert_eq!(lines, ["max-age=31536000"], "{}", response.status);
         }
     }
     // On localhost, HSTS would affect every other program of the developer.
@@ -83,11 +83,11 @@ async fn every_response_has_hsts() {
 async fn hsts_value_is_configurable() {
     let server = "hsts = \"max-age=60; includeSubDomains\"";
     let (_upstream, gateway) = start(TALKATIVE, server).await;
-    let answer = Browser::new(&gateway).fetch("/public").await;
-    assert_eq!(answer.header("strict-transport-security"), "max-age=60; includeSubDomains");
+    let response = Browser::new(&gateway).fetch("/public").await;
+    assert_eq!(response.header("strict-transport-security"), "max-age=60; includeSubDomains");
     let (_upstream, gateway) = start(TALKATIVE, "hsts = \"\"").await;
-    let answer = Browser::new(&gateway).fetch("/public").await;
-    assert_eq!(answer.header("strict-transport-security"), "max-age=0", "the app's own word");
+    let response = Browser::new(&gateway).fetch("/public").await;
+    assert_eq!(response.header("strict-transport-security"), "max-age=0", "the app's own word");
     assert_eq!(Browser::new(&gateway).fetch("/").await.header("strict-transport-security"), "");
 }
 
@@ -96,9 +96,9 @@ async fn hsts_value_is_configurable() {
 async fn no_response_names_server_software() {
     let (_upstream, gateway) = start(TALKATIVE, "").await;
     for h2 in [false, true] {
-        for answer in kinds(&gateway, h2).await {
+        for response in kinds(&gateway, h2).await {
             for name in ["server", "x-powered-by", "x-aspnet-version", "x-aspnetmvc-version"] {
-                assert!(!answer.headers.contains_key(name), "{name} in {:?}", answer.headers);
+                assert!(!response.headers.contains_key(name), "{name} in {:?}", response.headers);
             }
         }
     }
@@ -111,13 +111,13 @@ async fn response_headers_named_by_connection_are_dropped() {
     for h2 in [false, true] {
         let mut browser = Browser::new(&gateway);
         browser.h2 = h2;
-        let answer = browser.fetch("/public").await;
+        let response = browser.fetch("/public").await;
         for name in ["x-one", "x-two"] {
-            assert!(!answer.headers.contains_key(name), "{name}");
+            assert!(!response.headers.contains_key(name), "{name}");
         }
-        assert_eq!(answer.header("x-kept"), "3");
+        assert_eq!(response.header("x-kept"), "3");
         // RFC 9209, section 2: earlier `Proxy-Status` members are kept.
-        assert_eq!(answer.header("proxy-status"), "cache; hit");
+        assert_eq!(response.header("proxy-status"), "cache; hit");
     }
 }
 
@@ -188,8 +188,8 @@ async fn logout_sends_clear_site_data() {
     let (_upstream, gateway) = start(TALKATIVE, "").await;
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
-    let asked = alice.navigate("/.doorward/logout").await;
-    let out = alice.post_form("/.doorward/logout", &[("csrf", &asked.form_field("csrf"))]).await;
+    let question = alice.navigate("/.doorward/logout").await;
+    let out = alice.post_form("/.doorward/logout", &[("csrf", &question.form_field("csrf"))]).await;
     assert_eq!(out.status, StatusCode::OK);
     assert_eq!(out.header("clear-site-data"), "\"cache\", \"storage\"");
     assert!(alice.token().is_empty());
@@ -231,11 +231,11 @@ async fn response_with_a_token_is_never_cacheable() {
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
     gateway.advance(Duration::from_secs(11 * 60));
-    let renewed = alice.fetch("/").await;
-    assert_eq!(renewed.set_cookies().len(), 1, "{:?}", renewed.headers);
-    assert_eq!(renewed.header("cache-control"), "no-store");
+    let rotated = alice.fetch("/").await;
+    assert_eq!(rotated.set_cookies().len(), 1, "{:?}", rotated.headers);
+    assert_eq!(rotated.header("cache-control"), "no-store");
     for name in ["x-cdn-cache-control", "surrogate-control"] {
-        assert!(!renewed.headers.contains_key(name), "{name}");
+        assert!(!rotated.headers.contains_key(name), "{name}");
     }
 }
 
@@ -248,11 +248,11 @@ async fn too_many_headers_response_has_the_common_headers() {
     let gateway = Gateway::start(Setup { routes, limits, ..Setup::default() });
     let many: Vec<_> = (0..17).map(|number| format!("x-{number}")).collect();
     let many: Vec<_> = many.iter().map(|name| (name.as_str(), "1")).collect();
-    let answer = Browser::new(&gateway).over_h2().send("GET", "/", &many, "").await;
-    assert_eq!(answer.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
-    assert_eq!(answer.header("cache-control"), "no-store");
-    assert_eq!(answer.header("strict-transport-security"), "max-age=31536000");
-    assert_eq!(answer.json()["request"], answer.header("x-request-id"));
+    let response = Browser::new(&gateway).over_h2().send("GET", "/", &many, "").await;
+    assert_eq!(response.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    assert_eq!(response.header("cache-control"), "no-store");
+    assert_eq!(response.header("strict-transport-security"), "max-age=31536000");
+    assert_eq!(response.json()["request"], response.header("x-request-id"));
     let counted = "doorward_requests_total{verdict=\"malformed\",status=\"431\"} 1";
     let metrics = gateway.metrics().await;
     assert!(metrics.contains(counted), "{metrics}");
@@ -277,11 +277,11 @@ async fn an_unreadable_request_gets_a_reason_and_is_counted() {
     .into_iter()
     .enumerate()
     {
-        let answer = browser.send_raw(format!("{line}Host: app.test\r\n\r\n").as_bytes()).await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{answer}");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-        assert!(body.contains(reason) && body.ends_with('\n'), "{answer}");
-        assert!(head.contains(&format!("content-length: {}", body.len())), "{answer}");
+        let response = browser.send_raw(format!("{line}Host: app.test\r\n\r\n").as_bytes()).await;
+        assert!(response.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{response}");
+        let (head, body) = response.split_once("\r\n\r\n").expect("a head");
+        assert!(body.contains(reason) && body.ends_with('\n'), "{response}");
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{response}");
         let code = status.split(' ').next().expect("a code");
         let count = if code == "400" { number + 1 } else { 1 };
         let counted =
@@ -316,9 +316,9 @@ async fn unsupported_method_is_405_with_allow() {
             ("DELETE", "/.doorward/session", "GET, HEAD"),
             ("POST", "/.doorward/session", "GET, HEAD"),
         ] {
-            let answer = browser.send(method, path, &[], "").await;
-            assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
-            assert_eq!(answer.header("allow"), allowed, "{method} {path}");
+            let response = browser.send(method, path, &[], "").await;
+            assert_eq!(response.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+            assert_eq!(response.header("allow"), allowed, "{method} {path}");
         }
     }
 }
@@ -331,9 +331,9 @@ async fn proxy_status_details_can_be_disabled() {
         let mut browser = Browser::new(&gateway);
         assert_eq!(browser.fetch("/public").await.headers.contains_key("proxy-status"), told);
         let round = [("via", &*["1.1 doorward"; 8].join(", "))];
-        let answer = browser.send("GET", "/public", &round, "").await;
-        assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
-        assert_eq!(answer.headers.contains_key("proxy-status"), told, "{server}");
+        let response = browser.send("GET", "/public", &round, "").await;
+        assert_eq!(response.status, StatusCode::BAD_GATEWAY);
+        assert_eq!(response.headers.contains_key("proxy-status"), told, "{server}");
     }
 }
 
@@ -346,9 +346,9 @@ async fn early_hints_are_dropped_and_the_response_follows() {
     for h2 in [false, true] {
         let mut browser = Browser::new(&gateway);
         browser.h2 = h2;
-        let answer = browser.fetch("/public").await;
-        assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, "hello"));
-        assert!(answer.set_cookies().is_empty() && !answer.headers.contains_key("link"));
+        let response = browser.fetch("/public").await;
+        assert_eq!((response.status, response.text().as_str()), (StatusCode::OK, "hello"));
+        assert!(response.set_cookies().is_empty() && !response.headers.contains_key("link"));
     }
 }
 
@@ -360,8 +360,8 @@ async fn max_forwards_counts_down_and_stops_at_zero() {
         let mut browser = Browser::new(&gateway);
         browser.h2 = h2;
         let mut left = async |method, value| {
-            let answer = browser.send(method, "/public", &[("max-forwards", value)], "").await;
-            (answer.status.as_u16(), upstream.last_values("max-forwards"))
+            let response = browser.send(method, "/public", &[("max-forwards", value)], "").await;
+            (response.status.as_u16(), upstream.last_values("max-forwards"))
         };
         assert_eq!(left("OPTIONS", "5").await, (200, vec!["4".to_owned()]));
         let before = upstream.heads().len();
@@ -381,9 +381,9 @@ async fn proxy_loop_is_detected() {
     let (upstream, gateway) = start(TALKATIVE, "").await;
     let rounds = ["1.1 doorward"; 8].join(", ");
     let mut browser = Browser::new(&gateway);
-    let answer = browser.send("GET", "/public", &[("via", &rounds)], "").await;
-    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
-    assert_eq!(answer.header("proxy-status"), "doorward; error=proxy_loop_detected");
+    let response = browser.send("GET", "/public", &[("via", &rounds)], "").await;
+    assert_eq!(response.status, StatusCode::BAD_GATEWAY);
+    assert_eq!(response.header("proxy-status"), "doorward; error=proxy_loop_detected");
     assert!(upstream.heads().is_empty());
 }
 
@@ -391,8 +391,8 @@ async fn proxy_loop_is_detected() {
 async fn hasty() -> (std::net::SocketAddr, Arc<Mutex<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    let heard = Arc::new(Mutex::new(String::new()));
-    let record = Arc::clone(&heard);
+    let received = Arc::new(Mutex::new(String::new()));
+    let record = Arc::clone(&received);
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let record = Arc::clone(&record);
@@ -411,13 +411,13 @@ async fn hasty() -> (std::net::SocketAddr, Arc<Mutex<String>>) {
             });
         }
     });
-    (address, heard)
+    (address, received)
 }
 
 /// CVE-2025-4366.
 #[tokio::test]
 async fn early_upstream_response_closes_the_client_connection() {
-    let (address, heard) = hasty().await;
+    let (address, received) = hasty().await;
     let routes = session_route(address).replace("\"session\"", "\"public\"");
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
     // The rest of the body looks like another request.
@@ -425,18 +425,21 @@ async fn early_upstream_response_closes_the_client_connection() {
         format!("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100000\r\n\r\n{SMUGGLED}");
     let mut stream = Browser::new(&gateway).connect().await;
     stream.write_all(request.as_bytes()).await.expect("sent");
-    let mut answer = Vec::new();
-    let closed = timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
+    let mut response = Vec::new();
+    let closed = timeout(Duration::from_secs(10), stream.read_to_end(&mut response)).await;
     assert!(closed.is_ok(), "the connection stays open");
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
-    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    let response = String::from_utf8_lossy(&response).into_owned();
+    assert_eq!(response.matches("HTTP/1.1 ").count(), 1, "{response}");
+    assert!(response.starts_with("HTTP/1.1 413 "), "{response}");
     // The next client must not get the connection with the unfinished body.
     let next = Browser::new(&gateway).fetch("/next").await;
     assert_eq!(next.status.as_u16(), 413);
-    let heard = heard.lock().expect("no panic").clone();
-    assert_eq!(heard.matches("GET /next HTTP/1.1").count(), 1, "{heard}");
-    assert_eq!(heard.matches(" HTTP/1.1\r\n").count() - heard.matches("/smuggled").count(), 2);
+    let received = received.lock().expect("no panic").clone();
+    assert_eq!(received.matches("GET /next HTTP/1.1").count(), 1, "{received}");
+    assert_eq!(
+        received.matches(" HTTP/1.1\r\n").count() - received.matches("/smuggled").count(),
+        2
+    );
 }
 
 /// RFC 9110 9.3.2.
@@ -451,10 +454,10 @@ async fn local_response_to_head_has_no_content() {
         for (path, status) in
             [("/", 401), ("/.doorward/login", 200), ("/.doorward/none", 404), ("/a/../b", 400)]
         {
-            let answer = nobody.send("HEAD", path, &[], "").await;
-            assert_eq!(answer.status.as_u16(), status, "{path}");
-            assert!(answer.body.is_empty());
-            let length: u64 = answer.header("content-length").parse().expect("a length");
+            let response = nobody.send("HEAD", path, &[], "").await;
+            assert_eq!(response.status.as_u16(), status, "{path}");
+            assert!(response.body.is_empty());
+            let length: u64 = response.header("content-length").parse().expect("a length");
             assert!(length > 10, "{path}: {length}");
         }
     }

@@ -16,20 +16,24 @@ use test_support::upstream::Upstream;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn verdict(gateway: &Gateway, token: &str) -> String {
-    let answer = Browser::new(gateway).with_token(token).fetch("/").await;
-    if answer.status == StatusCode::OK {
+    let response = Browser::new(gateway).with_token(token).fetch("/").await;
+    if response.status == StatusCode::OK {
         return "admitted".to_owned();
     }
-    format!("{} {}", answer.status.as_u16(), answer.json()["reason"].as_str().unwrap_or_default())
+    format!(
+        "{} {}",
+        response.status.as_u16(),
+        response.json()["reason"].as_str().unwrap_or_default()
+    )
 }
 
 async fn revoke_bob(gateway: &Gateway) {
     let mut stream = UnixStream::connect(gateway.socket()).await.expect("the socket");
     let request = "POST /revoke?user=bob HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     stream.write_all(request.as_bytes()).await.expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("an answer");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.expect("a response");
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
 }
 
 async fn log_out(browser: &mut Browser) {
@@ -88,12 +92,12 @@ async fn embedded_store_keeps_sessions_and_revocations_on_restart() {
 async fn until(browser: &mut Browser, wanted: StatusCode, before: StatusCode) -> Response {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let answer = browser.fetch("/").await;
-        assert_eq!(answer.set_cookies(), Vec::<String>::new(), "{}", answer.status);
-        if answer.status == wanted {
-            return answer;
+        let response = browser.fetch("/").await;
+        assert_eq!(response.set_cookies(), Vec::<String>::new(), "{}", response.status);
+        if response.status == wanted {
+            return response;
         }
-        assert_eq!(answer.status, before, "{}", answer.text());
+        assert_eq!(response.status, before, "{}", response.text());
         assert!(Instant::now() < deadline, "{wanted} never comes");
     }
 }
@@ -116,9 +120,9 @@ async fn redis_outage_is_503_and_data_loss_401_keeping_the_cookie() {
 
         redis.kill();
         let (ok, away) = (StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE);
-        let answer = until(&mut alice, away, ok).await;
-        assert_eq!(answer.json()["reason"], "store-unavailable");
-        assert!(!answer.header("retry-after").is_empty());
+        let response = until(&mut alice, away, ok).await;
+        assert_eq!(response.json()["reason"], "store-unavailable");
+        assert!(!response.header("retry-after").is_empty());
         let page = alice.navigate("/").await;
         assert_eq!((page.status, page.set_cookies()), (away, Vec::new()));
         let reached = upstream.heads().len();
@@ -129,8 +133,8 @@ async fn redis_outage_is_503_and_data_loss_401_keeping_the_cookie() {
         assert_eq!(login.status, away, "a login that cannot be kept is none");
 
         redis.restart();
-        let answer = until(&mut alice, StatusCode::UNAUTHORIZED, away).await;
-        assert_eq!(answer.json()["reason"], "unknown-session");
+        let response = until(&mut alice, StatusCode::UNAUTHORIZED, away).await;
+        assert_eq!(response.json()["reason"], "unknown-session");
         assert_eq!(alice.token(), token);
         let person = alice.clone().navigate("/wiki").await;
         assert!(person.header("location").starts_with("/.doorward/login?"));

@@ -160,15 +160,15 @@ async fn activity_elsewhere_keeps_a_cached_session_alive() {
         minutes(20);
         assert_eq!(browser.fetch("/").await.status, StatusCode::OK, "in use here");
     }
-    let asked = "doorward_session_cache_lookups_total{result=\"hit\"}";
-    let before = number(&there, asked).await;
+    let metric = "doorward_session_cache_lookups_total{result=\"hit\"}";
+    let before = number(&there, metric).await;
     minutes(20);
     // By this clock the cached global cutoff is too old, so it must be read again first.
     let trips = "doorward_store_round_trips_total";
     let read = number(&there, trips).await + 3.0;
     until(async || number(&there, trips).await >= read).await;
     assert_eq!(poller.status().await, StatusCode::OK, "and so alive there");
-    assert!(number(&there, asked).await > before, "what was known was looked at first");
+    assert!(number(&there, metric).await > before, "what was known was looked at first");
 
     minutes(31);
     assert_eq!(poller.status().await, StatusCode::UNAUTHORIZED, "nobody used it");
@@ -194,21 +194,21 @@ impl Poller {
         let cookie = format!("{SESSION}={}", self.token);
         let request = Request::get("/").header("host", "app.test").header("cookie", cookie);
         let request = request.body(Empty::new()).expect("a request");
-        let answer = self.sender.send_request(request).await.expect("an answer");
-        let status = answer.status();
-        answer.into_body().collect().await.expect("a body");
+        let response = self.sender.send_request(request).await.expect("a response");
+        let status = response.status();
+        response.into_body().collect().await.expect("a body");
         status
     }
 
     /// Sends requests until the session is cached; the invalidation of its creation can still be in flight.
     async fn warm_up(&mut self, gateway: &Gateway) {
-        let asked = "doorward_session_cache_lookups_total{result=\"miss\"}";
+        let metric = "doorward_session_cache_lookups_total{result=\"miss\"}";
         until(async || {
-            let before = number(gateway, asked).await;
+            let before = number(gateway, metric).await;
             for _ in 0..10 {
                 assert_eq!(self.status().await, StatusCode::OK);
             }
-            number(gateway, asked).await - before < 0.1
+            number(gateway, metric).await - before < 0.1
         })
         .await;
     }
@@ -260,10 +260,10 @@ async fn operator(gateway: &Gateway, line: &str) -> String {
     let mut stream = UnixStream::connect(gateway.socket()).await.expect("a connection");
     let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("an answer");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.expect("a response");
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+    response.split_once("\r\n\r\n").expect("a head").1.to_owned()
 }
 
 /// Creates a session of alice directly, because login throttling would reject so many logins.

@@ -29,7 +29,7 @@ const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 
 pub const HOME: ClientOrigin = ClientOrigin("192.0.2.7", FIREFOX);
 const MOBILE: ClientOrigin = ClientOrigin("203.0.113.200", FIREFOX);
 pub const VPN_ABROAD: ClientOrigin = ClientOrigin("198.51.100.9", FIREFOX);
-pub const THIEF: ClientOrigin = ClientOrigin("203.0.113.9", "curl/8.5.0");
+pub const ATTACKER: ClientOrigin = ClientOrigin("203.0.113.9", "curl/8.5.0");
 
 /// Client address and User-Agent.
 #[derive(Clone, Copy)]
@@ -88,10 +88,10 @@ impl RiskTest {
         RiskTest { upstream, gateway, alice }
     }
 
-    pub fn thief(&self, place: ClientOrigin) -> Browser {
-        let mut thief = self.alice.clone();
-        place.apply_to(&mut thief);
-        thief
+    pub fn attacker(&self, origin: ClientOrigin) -> Browser {
+        let mut attacker = self.alice.clone();
+        origin.apply_to(&mut attacker);
+        attacker
     }
 
     /// Returns the location changes in the audit log.
@@ -100,9 +100,9 @@ impl RiskTest {
     }
 
     /// Logs alice in at another location with a new browser profile.
-    pub async fn new_profile(&self, place: ClientOrigin) -> Browser {
+    pub async fn new_profile(&self, origin: ClientOrigin) -> Browser {
         let mut browser = Browser::new(&self.gateway);
-        place.apply_to(&mut browser);
+        origin.apply_to(&mut browser);
         browser.log_in("alice").await;
         browser
     }
@@ -133,19 +133,23 @@ impl ClientOrigin {
 }
 
 pub async fn verdict(browser: &mut Browser) -> String {
-    let answer = browser.fetch("/").await;
-    if answer.status == StatusCode::OK {
+    let response = browser.fetch("/").await;
+    if response.status == StatusCode::OK {
         return "admitted".to_owned();
     }
-    format!("{} {}", answer.status.as_u16(), answer.json()["reason"].as_str().unwrap_or_default())
+    format!(
+        "{} {}",
+        response.status.as_u16(),
+        response.json()["reason"].as_str().unwrap_or_default()
+    )
 }
 
 #[tokio::test]
-async fn monitoring_route_admits_a_thief_and_logs_once() {
+async fn monitoring_route_admits_an_attacker_and_logs_once() {
     let scene = RiskTest::with("monitor").await;
-    let mut thief = scene.thief(THIEF);
+    let mut attacker = scene.attacker(ATTACKER);
     for _ in 0..3 {
-        assert_eq!(verdict(&mut thief).await, "admitted");
+        assert_eq!(verdict(&mut attacker).await, "admitted");
     }
     let metrics = scene.gateway.metrics().await;
     let counted = "doorward_risk_assessments_total{action=\"login\",enforced=\"false\"} 1\n";
@@ -182,8 +186,8 @@ async fn monitoring_route_admits_a_thief_and_logs_once() {
 #[tokio::test]
 async fn location_change_logs_the_first_language_of_both() {
     let mut scene = RiskTest::with("monitor").await;
-    let speaks = |browser: &mut Browser, place: ClientOrigin, language: &str| {
-        place.apply_to(browser);
+    let speaks = |browser: &mut Browser, origin: ClientOrigin, language: &str| {
+        origin.apply_to(browser);
         browser.headers.push(("accept-language", language.to_owned()));
     };
     speaks(&mut scene.alice, HOME, "de-AT,de;q=0.9");
@@ -191,7 +195,7 @@ async fn location_change_logs_the_first_language_of_both() {
     for _ in 0..2 {
         assert_eq!(verdict(&mut scene.alice).await, "admitted");
     }
-    speaks(&mut scene.alice, THIEF, "fr\",\"doorward.score\":0");
+    speaks(&mut scene.alice, ATTACKER, "fr\",\"doorward.score\":0");
     assert_eq!(verdict(&mut scene.alice).await, "admitted");
     let moves = scene.moves();
     assert_eq!(moves.len(), 1, "{moves:#?}");
@@ -203,9 +207,9 @@ async fn location_change_logs_the_first_language_of_both() {
 async fn enforcing_route_stops_a_foreign_client_at_once() {
     let mut scene = RiskTest::with("enforce").await;
     let seen = scene.upstream.heads().len();
-    let mut thief = scene.thief(THIEF);
-    assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
-    assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
+    let mut attacker = scene.attacker(ATTACKER);
+    assert_eq!(verdict(&mut attacker).await, "401 reauthenticate");
+    assert_eq!(verdict(&mut attacker).await, "401 reauthenticate");
     assert_eq!(scene.upstream.heads().len(), seen, "the app saw nothing of it");
     assert_eq!(verdict(&mut scene.alice).await, "401 reauthenticate", "nobody knows who is who");
     let metrics = scene.gateway.metrics().await;
@@ -218,7 +222,7 @@ async fn enforcing_route_stops_a_foreign_client_at_once() {
     }
     scene.alice.log_in("alice").await;
     assert_eq!(verdict(&mut scene.alice).await, "admitted");
-    assert_eq!(verdict(&mut thief).await, "401 replaced");
+    assert_eq!(verdict(&mut attacker).await, "401 replaced");
     let moves = scene.moves();
     assert_eq!(moves.len(), 1, "{moves:#?}");
     assert_eq!(moves[0]["doorward.enforced"], true);
@@ -227,39 +231,39 @@ async fn enforcing_route_stops_a_foreign_client_at_once() {
 #[tokio::test]
 async fn enforcing_route_rotates_for_an_honest_traveller() {
     let mut scene = RiskTest::with("enforce").await;
-    for place in [MOBILE, VPN_ABROAD, HOME, MOBILE] {
-        place.apply_to(&mut scene.alice);
+    for origin in [MOBILE, VPN_ABROAD, HOME, MOBILE] {
+        origin.apply_to(&mut scene.alice);
         let before = scene.alice.token();
-        assert_eq!(verdict(&mut scene.alice).await, "admitted", "{}", place.0);
-        let renewed = scene.alice.token() != before;
-        assert_eq!(renewed, place.0 == VPN_ABROAD.0, "{}", place.0);
+        assert_eq!(verdict(&mut scene.alice).await, "admitted", "{}", origin.0);
+        let rotated = scene.alice.token() != before;
+        assert_eq!(rotated, origin.0 == VPN_ABROAD.0, "{}", origin.0);
         scene.gateway.advance(Duration::from_secs(300));
-        assert_eq!(verdict(&mut scene.alice).await, "admitted", "{}", place.0);
+        assert_eq!(verdict(&mut scene.alice).await, "admitted", "{}", origin.0);
     }
-    let answers: Vec<Value> =
+    let responses: Vec<Value> =
         scene.moves().iter().map(|line| line["doorward.action"].clone()).collect();
-    assert_eq!(answers, ["rotate", "log"]);
+    assert_eq!(responses, ["rotate", "log"]);
 }
 
 #[tokio::test]
 async fn monitored_locations_stay_unknown_to_enforcing_routes() {
     let scene = RiskTest::with("enforce").await;
-    let mut thief = scene.thief(THIEF);
-    thief.fetch("/.doorward/sessions").await;
-    assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
+    let mut attacker = scene.attacker(ATTACKER);
+    attacker.fetch("/.doorward/sessions").await;
+    assert_eq!(verdict(&mut attacker).await, "401 reauthenticate");
     let scene = RiskTest::with("enforce").await;
-    let mut thief = scene.thief(THIEF);
-    thief.host = "other.test".to_owned();
-    assert_eq!(verdict(&mut thief).await, "admitted", "that route only watches");
-    thief.host = "app.test".to_owned();
-    assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
+    let mut attacker = scene.attacker(ATTACKER);
+    attacker.host = "other.test".to_owned();
+    assert_eq!(verdict(&mut attacker).await, "admitted", "that route only watches");
+    attacker.host = "app.test".to_owned();
+    assert_eq!(verdict(&mut attacker).await, "401 reauthenticate");
 }
 
 #[tokio::test]
 async fn route_without_signals_checks_nothing() {
     let scene = RiskTest::with("off").await;
-    let mut thief = scene.thief(THIEF);
-    assert_eq!(verdict(&mut thief).await, "admitted");
+    let mut attacker = scene.attacker(ATTACKER);
+    assert_eq!(verdict(&mut attacker).await, "admitted");
     assert!(scene.moves().is_empty());
 }
 
@@ -268,8 +272,8 @@ async fn route_without_signals_checks_nothing() {
 async fn own_pages_follow_the_strictest_route_of_their_host() {
     for path in ["/.doorward/session", "/.doorward/sessions"] {
         let scene = RiskTest::with("enforce").await;
-        let answer = scene.thief(THIEF).fetch(path).await;
-        assert_eq!(answer.json()["reason"], "reauthenticate", "{path}");
+        let response = scene.attacker(ATTACKER).fetch(path).await;
+        assert_eq!(response.json()["reason"], "reauthenticate", "{path}");
         assert_eq!(verdict(&mut scene.alice.clone()).await, "401 reauthenticate");
         let moves = scene.moves();
         assert_eq!(moves.len(), 1, "{path}: {moves:#?}");
@@ -281,14 +285,14 @@ async fn own_pages_follow_the_strictest_route_of_their_host() {
     let ending = [("do", "end-others"), ("csrf", "")];
     let scene = RiskTest::with("enforce").await;
     let other = scene.new_profile(HOME).await;
-    let answer = scene.thief(THIEF).post_form("/.doorward/sessions", &ending).await;
-    assert!(answer.header("location").starts_with("/.doorward/login?to="), "{}", answer.text());
+    let response = scene.attacker(ATTACKER).post_form("/.doorward/sessions", &ending).await;
+    assert!(response.header("location").starts_with("/.doorward/login?to="), "{}", response.text());
     assert_eq!(verdict(&mut other.clone()).await, "admitted");
     for (signals, lines) in [("monitor", 1), ("off", 0)] {
         let scene = RiskTest::with(signals).await;
-        let mut thief = scene.thief(THIEF);
+        let mut attacker = scene.attacker(ATTACKER);
         for _ in 0..2 {
-            assert_eq!(thief.fetch("/.doorward/sessions").await.status, StatusCode::OK);
+            assert_eq!(attacker.fetch("/.doorward/sessions").await.status, StatusCode::OK);
         }
         assert_eq!(scene.moves().len(), lines, "{signals}");
     }
@@ -298,24 +302,24 @@ async fn own_pages_follow_the_strictest_route_of_their_host() {
 async fn logout_is_always_allowed_and_rotates_nothing() {
     let scene = RiskTest::with("enforce").await;
     scene.gateway.advance(Duration::from_secs(601));
-    let mut thief = scene.thief(THIEF);
-    let before = thief.token();
-    let form = thief.navigate("/.doorward/logout").await;
-    assert_eq!(thief.token(), before, "a new token, unseen");
+    let mut attacker = scene.attacker(ATTACKER);
+    let before = attacker.token();
+    let form = attacker.navigate("/.doorward/logout").await;
+    assert_eq!(attacker.token(), before, "a new token, unseen");
     let csrf = form.form_field("csrf");
-    thief.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
+    attacker.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
     assert_eq!(verdict(&mut scene.alice.clone()).await, "401 logout");
 }
 
 #[tokio::test]
 async fn pending_rotation_happens_on_the_next_rotating_route() {
     let scene = RiskTest::with("enforce").await;
-    let mut thief = scene.thief(VPN_ABROAD);
-    let before = thief.token();
-    assert_eq!(thief.fetch("/kept").await.status, StatusCode::OK);
-    assert_eq!(thief.token(), before, "its clients keep one cookie");
-    assert_eq!(verdict(&mut thief).await, "admitted");
-    assert_ne!(thief.token(), before, "the place is known by now, and nothing was renewed");
+    let mut attacker = scene.attacker(VPN_ABROAD);
+    let before = attacker.token();
+    assert_eq!(attacker.fetch("/kept").await.status, StatusCode::OK);
+    assert_eq!(attacker.token(), before, "its clients keep one cookie");
+    assert_eq!(verdict(&mut attacker).await, "admitted");
+    assert_ne!(attacker.token(), before, "the place is known by now, and nothing was renewed");
     let moves = scene.moves();
     assert_eq!(moves.len(), 1, "{moves:#?}");
     assert_eq!(
@@ -327,15 +331,15 @@ async fn pending_rotation_happens_on_the_next_rotating_route() {
 #[tokio::test]
 async fn superseded_token_from_a_new_location_is_logged() {
     let mut scene = RiskTest::with("enforce").await;
-    let mut thief = scene.thief(VPN_ABROAD);
+    let mut attacker = scene.attacker(VPN_ABROAD);
     scene.gateway.advance(Duration::from_secs(601));
     for _ in 0..2 {
         assert_eq!(verdict(&mut scene.alice).await, "admitted");
     }
-    let before = thief.token();
+    let before = attacker.token();
     assert_ne!(scene.alice.token(), before, "superseded");
-    assert_eq!(verdict(&mut thief).await, "admitted", "within the grace");
-    assert_eq!(thief.token(), before);
+    assert_eq!(verdict(&mut attacker).await, "admitted", "within the grace");
+    assert_eq!(attacker.token(), before);
     let moves = scene.moves();
     assert_eq!(moves.len(), 1, "{moves:#?}");
     assert_eq!(
@@ -349,12 +353,12 @@ async fn superseded_token_from_a_new_location_is_logged() {
 async fn replay_verdict_takes_precedence_over_risk() {
     for end_at in ["", "end_at = 80"] {
         let mut scene = RiskTest::with_settings(PROXIED, "enforce", end_at).await;
-        let mut thief = scene.thief(THIEF);
+        let mut attacker = scene.attacker(ATTACKER);
         for pause in [601, 0, 120] {
             scene.gateway.advance(Duration::from_secs(pause));
             assert_eq!(verdict(&mut scene.alice).await, "admitted");
         }
-        assert_eq!(verdict(&mut thief).await, "401 theft");
+        assert_eq!(verdict(&mut attacker).await, "401 theft");
         scene.alice.log_in("alice").await;
         let text = scene.alice.navigate("/.doorward/sessions").await.text();
         assert!(text.contains("An old copy of your session was used"), "{end_at}: {text}");
@@ -384,9 +388,9 @@ async fn end_threshold_ends_the_session_as_stolen() {
     let mut phone = Browser::new(&gateway);
     phone.log_in("alice").await;
     let held = open_websocket(&alice, "/ws/held".to_owned()).await;
-    let mut thief = alice.clone();
-    THIEF.apply_to(&mut thief);
-    assert_eq!(thief.fetch("/small").await.json()["reason"], "theft");
+    let mut attacker = alice.clone();
+    ATTACKER.apply_to(&mut attacker);
+    assert_eq!(attacker.fetch("/small").await.json()["reason"], "theft");
     assert_eq!(held.wait_until_closed().await.1, "close 1008");
     assert_eq!(alice.fetch("/small").await.json()["reason"], "theft");
     assert_eq!(phone.fetch("/small").await.status, StatusCode::OK, "another session");
@@ -407,8 +411,8 @@ async fn end_threshold_ends_the_session_as_stolen() {
     );
     assert_eq!(of("session.theft")["source.ip"], "203.0.113.9");
     assert_eq!(of("session.ended")["event.reason"], "theft");
-    let told: Vec<String> = receiver.bodies();
-    assert!(told.iter().any(|body| body.contains("session.theft")), "{told:?}");
+    let messages: Vec<String> = receiver.bodies();
+    assert!(messages.iter().any(|body| body.contains("session.theft")), "{messages:?}");
 }
 
 #[tokio::test]
@@ -419,7 +423,7 @@ async fn allowed_network_is_never_new_but_its_software_is() {
     VPN_ABROAD.apply_to(&mut scene.alice);
     assert_eq!(verdict(&mut scene.alice).await, "admitted");
     assert_eq!(scene.alice.token(), before, "nothing to answer");
-    let mut other = scene.thief(ClientOrigin(VPN_ABROAD.0, "curl/8.5.0"));
+    let mut other = scene.attacker(ClientOrigin(VPN_ABROAD.0, "curl/8.5.0"));
     assert_eq!(verdict(&mut other).await, "admitted");
     assert_ne!(other.token(), before, "renewed");
     let moves = scene.moves();
@@ -478,9 +482,9 @@ fn ja4(line: &Value, name: &str) -> String {
 #[tokio::test]
 async fn tls_fingerprint_reveals_a_copied_user_agent() {
     let scene = RiskTest::with_server(PASSED_ON, "enforce").await;
-    let mut thief = with_another_handshake(&scene, 0);
-    assert_eq!(verdict(&mut thief).await, "admitted", "alone it is written down");
-    assert_eq!(verdict(&mut thief).await, "admitted", "and once");
+    let mut attacker = with_another_handshake(&scene, 0);
+    assert_eq!(verdict(&mut attacker).await, "admitted", "alone it is written down");
+    assert_eq!(verdict(&mut attacker).await, "admitted", "and once");
     let mut abroad = with_another_handshake(&scene, 1);
     VPN_ABROAD.apply_to(&mut abroad);
     assert_eq!(verdict(&mut abroad).await, "401 reauthenticate");
@@ -499,9 +503,9 @@ async fn tls_fingerprint_reveals_a_copied_user_agent() {
 #[tokio::test]
 async fn copied_user_agent_fails_from_another_network() {
     let scene = RiskTest::with_server(PASSED_ON, "enforce").await;
-    let mut thief = with_another_handshake(&scene, 0);
-    MOBILE.apply_to(&mut thief);
-    assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
+    let mut attacker = with_another_handshake(&scene, 0);
+    MOBILE.apply_to(&mut attacker);
+    assert_eq!(verdict(&mut attacker).await, "401 reauthenticate");
     let moves = scene.moves();
     assert_eq!(moves.len(), 1, "{moves:#?}");
     let signals = ["network", "operator", "fingerprint", "masquerade"];
@@ -523,8 +527,8 @@ async fn tls_inspection_does_not_cause_a_second_login() {
     assert_eq!(verdict(&mut travels).await, "admitted");
     let moves = scene.moves();
     assert_eq!(moves.len(), 2, "{moves:#?}");
-    let asked = serde_json::json!(["network", "operator", "fingerprint", "masquerade"]);
-    assert_eq!(moves[0]["doorward.signals"], asked);
+    let expected = serde_json::json!(["network", "operator", "fingerprint", "masquerade"]);
+    assert_eq!(moves[0]["doorward.signals"], expected);
     let abroad = serde_json::json!(["network", "country", "operator", "hosting", "speed"]);
     assert_eq!(moves[1]["doorward.signals"], abroad);
 }
@@ -574,8 +578,8 @@ async fn curl_and_openssl_have_distinct_fingerprints() {
     );
     let stdin = openssl.stdin.as_mut().expect("a pipe");
     stdin.write_all(request.as_bytes()).await.expect("sent");
-    let answer = openssl.wait_with_output().await.expect("an answer").stdout;
-    assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
+    let response = openssl.wait_with_output().await.expect("a response").stdout;
+    assert!(response.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&response));
     let moves = scene.moves();
     assert_eq!(moves.len(), 2, "{moves:#?}");
     let mut seen: Vec<String> =

@@ -27,9 +27,9 @@ const IDLE: Duration = Duration::from_secs(30 * 60);
 
 /// An upstream with cacheable responses behind a gateway with a manual clock.
 async fn app(session: &str) -> (Upstream, Gateway) {
-    let answer =
+    let response =
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nCache-Control: public, max-age=60\r\n\r\nhello";
-    let upstream = Upstream::with_response(answer).await;
+    let upstream = Upstream::with_response(response).await;
     let gateway = Gateway::start(Setup {
         routes: session_route(upstream.address),
         session: session.to_owned(),
@@ -51,15 +51,15 @@ async fn show(gateway: &Gateway, token: &str) -> Response {
 }
 
 /// Returns the session token of a response.
-fn offered(answer: &Response) -> Option<String> {
-    let lines = answer.set_cookies();
+fn offered(response: &Response) -> Option<String> {
+    let lines = response.set_cookies();
     let value = lines.iter().find_map(|line| line.strip_prefix(SESSION)?.strip_prefix('='))?;
     Some(value.split(';').next().unwrap_or_default().to_owned())
 }
 
-fn refused(answer: &Response) -> (u16, String) {
-    let reason = answer.json()["reason"].as_str().unwrap_or_default().to_owned();
-    (answer.status.as_u16(), reason)
+fn refused(response: &Response) -> (u16, String) {
+    let reason = response.json()["reason"].as_str().unwrap_or_default().to_owned();
+    (response.status.as_u16(), reason)
 }
 
 fn unauthorized(reason: &str) -> (u16, String) {
@@ -98,10 +98,10 @@ async fn due_token_is_rotated_on_navigations_and_fetches() {
         let mut visitor = browser.clone();
         visitor.h2 = h2;
         let mut program = visitor.clone();
-        for answer in [visitor.navigate("/").await, program.fetch("/").await] {
-            assert_eq!((answer.status, answer.text().as_str()), (StatusCode::OK, "hello"));
-            assert!(offered(&answer).is_some_and(|token| token != browser.token()));
-            assert_eq!(answer.header("cache-control"), "no-store");
+        for response in [visitor.navigate("/").await, program.fetch("/").await] {
+            assert_eq!((response.status, response.text().as_str()), (StatusCode::OK, "hello"));
+            assert!(offered(&response).is_some_and(|token| token != browser.token()));
+            assert_eq!(response.header("cache-control"), "no-store");
         }
     }
 }
@@ -118,11 +118,12 @@ async fn parallel_requests_get_one_successor() {
         tab.h2 = number % 2 == 0;
         tabs.spawn(async move { tab.fetch("/").await });
     }
-    let answers = tabs.join_all().await;
-    assert!(answers.iter().all(|answer| answer.status == StatusCode::OK));
-    let mut tokens: Vec<_> = answers.iter().map(|answer| offered(answer).expect("due")).collect();
+    let responses = tabs.join_all().await;
+    assert!(responses.iter().all(|response| response.status == StatusCode::OK));
+    let mut tokens: Vec<_> =
+        responses.iter().map(|response| offered(response).expect("due")).collect();
     tokens.dedup();
-    assert_eq!((answers.len(), tokens.len()), (32, 1));
+    assert_eq!((responses.len(), tokens.len()), (32, 1));
     assert_eq!(show(&gateway, &tokens[0]).await.status, StatusCode::OK);
 }
 
@@ -140,15 +141,15 @@ async fn image_requests_do_not_extend_a_stolen_token() {
     for fields in kinds {
         let (_upstream, gateway) = app("").await;
         let stolen = alice(&gateway).await;
-        let ask = async || stolen.clone().send("GET", "/", fields, "").await;
+        let request = async || stolen.clone().send("GET", "/", fields, "").await;
         gateway.advance(ROTATE - MILLISECOND);
-        assert_eq!(offered(&ask().await), None, "{fields:?}");
+        assert_eq!(offered(&request().await), None, "{fields:?}");
         gateway.advance(MILLISECOND);
         for _ in 0..3 {
-            assert!(offered(&ask().await).is_some(), "{fields:?}");
+            assert!(offered(&request().await).is_some(), "{fields:?}");
             gateway.advance(GRACE);
         }
-        assert_ne!(ask().await.status, StatusCode::OK, "{fields:?}");
+        assert_ne!(request().await.status, StatusCode::OK, "{fields:?}");
         let program = show(&gateway, &stolen.token()).await;
         assert_eq!(refused(&program), unauthorized("not-rotating"), "{fields:?}");
     }
@@ -173,7 +174,7 @@ async fn only_use_of_the_successor_starts_the_grace_period() {
 }
 
 /// Rotates once; returns the old token and the new one, which was used.
-async fn renewed(gateway: &Gateway) -> (String, String) {
+async fn rotated(gateway: &Gateway) -> (String, String) {
     let old = alice(gateway).await.token();
     gateway.advance(ROTATE);
     let new = offered(&show(gateway, &old).await).expect("due");
@@ -185,7 +186,7 @@ async fn renewed(gateway: &Gateway) -> (String, String) {
 #[tokio::test]
 async fn superseded_token_after_the_grace_period_is_theft() {
     let (upstream, gateway) = app("").await;
-    let (old, new) = renewed(&gateway).await;
+    let (old, new) = rotated(&gateway).await;
     gateway.advance(MINUTE);
     assert_eq!(show(&gateway, &new).await.status, StatusCode::OK);
     assert_eq!(counted(&gateway, "session.theft"), 0);
@@ -204,7 +205,7 @@ async fn superseded_token_after_the_grace_period_is_theft() {
 #[tokio::test]
 async fn token_restored_after_a_browser_crash_is_not_theft() {
     let (_upstream, gateway) = app("").await;
-    let (old, new) = renewed(&gateway).await;
+    let (old, new) = rotated(&gateway).await;
     gateway.advance(MINUTE - MILLISECOND);
     assert_eq!(refused(&show(&gateway, &old).await), unauthorized("after-crash"));
     assert_eq!(counted(&gateway, "session.theft"), 0);
@@ -242,8 +243,8 @@ async fn slow_response_never_restores_a_superseded_token() {
         gateway.advance(ROTATE);
     }
     gate.send_replace(ResponseGate::Open);
-    let answer = slow.await.expect("no panic");
-    assert_eq!((answer.status, offered(&answer)), (StatusCode::OK, None));
+    let response = slow.await.expect("no panic");
+    assert_eq!((response.status, offered(&response)), (StatusCode::OK, None));
 }
 
 #[tokio::test]
@@ -258,9 +259,9 @@ async fn slow_response_carries_the_current_successor() {
     is_waiting(&gate).await;
     gateway.advance(GRACE);
     gate.send_replace(ResponseGate::Open);
-    let answer = slow.await.expect("no panic");
-    assert_eq!(offered(&answer), offered(&browser.fetch("/").await));
-    assert!(offered(&answer).is_some());
+    let response = slow.await.expect("no panic");
+    assert_eq!(offered(&response), offered(&browser.fetch("/").await));
+    assert!(offered(&response).is_some());
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -295,8 +296,8 @@ async fn slow_app() -> (std::net::SocketAddr, watch::Sender<ResponseGate>) {
                     let mut opened = gate.subscribe();
                     opened.wait_for(|gate| *gate == ResponseGate::Open).await.expect("held");
                 }
-                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-                stream.write_all(answer).await.unwrap_or_default();
+                let response = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                stream.write_all(response).await.unwrap_or_default();
             });
         }
     });
@@ -364,12 +365,12 @@ async fn session_status_polling_does_not_count_as_activity() {
     let mut browser = alice(&gateway).await;
     for minute in 1..30_u64 {
         gateway.advance(MINUTE);
-        let answer = browser.fetch("/.doorward/session").await;
-        let told = answer.json();
-        assert_eq!(told["user"], "alice");
-        assert_eq!(told["idle_seconds"], (30 - minute) * 60);
-        assert_eq!(told["absolute_seconds"], 12 * 60 * 60 - minute * 60);
-        assert_eq!(answer.header("cache-control"), "no-store");
+        let response = browser.fetch("/.doorward/session").await;
+        let body = response.json();
+        assert_eq!(body["user"], "alice");
+        assert_eq!(body["idle_seconds"], (30 - minute) * 60);
+        assert_eq!(body["absolute_seconds"], 12 * 60 * 60 - minute * 60);
+        assert_eq!(response.header("cache-control"), "no-store");
     }
     gateway.advance(MINUTE);
     assert_eq!(refused(&browser.fetch("/.doorward/session").await), unauthorized("idle"));
@@ -385,13 +386,13 @@ async fn cookie_attributes_are_set_at_login_and_rotation() {
     let mut browser = Browser::new(&gateway);
     let login = browser.log_in("alice").await;
     gateway.advance(ROTATE);
-    let renewal = browser.clone().fetch("/").await;
-    for answer in [login, renewal] {
-        let token = offered(&answer).expect("a token");
+    let rotation = browser.clone().fetch("/").await;
+    for response in [login, rotation] {
+        let token = offered(&response).expect("a token");
         assert!(token.starts_with("dw1_") && token.len() == 108, "{token}");
         let line = format!("{SESSION}={token}; HttpOnly; SameSite=Lax; Secure; Path=/");
-        assert_eq!(answer.set_cookies(), [line]);
-        assert_eq!(answer.header("cache-control"), "no-store");
+        assert_eq!(response.set_cookies(), [line]);
+        assert_eq!(response.header("cache-control"), "no-store");
     }
 }
 
@@ -403,8 +404,8 @@ async fn several_issued_session_cookies_are_rejected() {
     for pair in [[alice.token(), bob.token()], [bob.token(), alice.token()]] {
         let cookie = format!("{SESSION}={}; {SESSION}={}", pair[0], pair[1]);
         let mut client = Browser::new(&gateway);
-        let answer = client.send("GET", "/", &[("cookie", &cookie)], "").await;
-        assert_eq!(refused(&answer), unauthorized("duplicate-cookie"));
+        let response = client.send("GET", "/", &[("cookie", &cookie)], "").await;
+        assert_eq!(refused(&response), unauthorized("duplicate-cookie"));
     }
     assert!(upstream.heads().is_empty());
     assert_eq!(show(&gateway, &alice.token()).await.status, StatusCode::OK);
@@ -425,8 +426,8 @@ async fn a_foreign_or_equal_cookie_beside_ours_does_not_count() {
             for h2 in [false, true] {
                 let mut client = Browser::new(&gateway);
                 client.h2 = h2;
-                let answer = client.send("GET", "/", &[("cookie", &cookie)], "").await;
-                assert_eq!(answer.status, StatusCode::OK, "{other}");
+                let response = client.send("GET", "/", &[("cookie", &cookie)], "").await;
+                assert_eq!(response.status, StatusCode::OK, "{other}");
             }
         }
     }
@@ -489,15 +490,15 @@ async fn forged_cookie_is_rejected_without_a_store_query() {
 }
 
 /// Returns true if a response deletes the session cookie.
-fn deletes(answer: &Response) -> bool {
-    answer.set_cookies().iter().any(|line| {
+fn deletes(response: &Response) -> bool {
+    response.set_cookies().iter().any(|line| {
         let line = line.to_ascii_lowercase();
         line.starts_with("__host-doorward=")
             && (line.starts_with("__host-doorward=;")
                 || line.contains("max-age")
                 || line.contains("expires"))
-    }) || answer.header("clear-site-data").contains("cookies")
-        || answer.header("clear-site-data").contains('*')
+    }) || response.header("clear-site-data").contains("cookies")
+        || response.header("clear-site-data").contains('*')
 }
 
 #[tokio::test]
@@ -537,32 +538,32 @@ async fn only_logout_deletes_the_cookie() {
         assert_eq!((page.status.as_u16(), data.status.as_u16()), (person, program), "{path}");
         assert!(!deletes(&page) && !deletes(&data), "{path} with {token}");
     }
-    for answer in ended_sessions(&gateway).await {
-        assert!(!deletes(&answer), "{answer:?}");
+    for response in ended_sessions(&gateway).await {
+        assert!(!deletes(&response), "{response:?}");
     }
 }
 
 /// Returns responses to tokens of sessions that ended in every way.
 async fn ended_sessions(gateway: &Gateway) -> Vec<Response> {
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     let mut browser = alice(gateway).await;
     let wrong = [("do", "end-all"), ("csrf", "wrong")];
-    answers.push(browser.post_form("/.doorward/logout", &wrong).await);
-    answers.push(browser.post_form("/.doorward/sessions", &wrong).await);
+    responses.push(browser.post_form("/.doorward/logout", &wrong).await);
+    responses.push(browser.post_form("/.doorward/sessions", &wrong).await);
     let failed = [("username", "alice"), ("password", "wrong"), ("csrf", "wrong")];
-    answers.push(browser.post_form("/.doorward/login", &failed).await);
-    let (old, new) = renewed(gateway).await;
+    responses.push(browser.post_form("/.doorward/login", &failed).await);
+    let (old, new) = rotated(gateway).await;
     gateway.advance(MINUTE);
-    answers.push(show(gateway, &new).await);
-    answers.push(show(gateway, &old).await);
+    responses.push(show(gateway, &new).await);
+    responses.push(show(gateway, &old).await);
     assert_eq!(refused(&show(gateway, &new).await), unauthorized("theft"));
-    answers.push(show(gateway, &new).await);
+    responses.push(show(gateway, &new).await);
     let mut idle = alice(gateway).await;
     gateway.advance(IDLE);
-    answers.push(idle.fetch("/").await);
-    answers.push(idle.navigate("/").await);
-    answers.push(idle.fetch("/.doorward/session").await);
-    answers
+    responses.push(idle.fetch("/").await);
+    responses.push(idle.navigate("/").await);
+    responses.push(idle.fetch("/.doorward/session").await);
+    responses
 }
 
 #[tokio::test]
@@ -571,11 +572,11 @@ async fn logout_ends_the_session_before_deleting_the_cookie() {
     let mut browser = alice(&gateway).await;
     let token = browser.token();
     let csrf = browser.navigate("/.doorward/logout").await.form_field("csrf");
-    let answer = browser.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
-    assert_eq!(answer.status, StatusCode::OK);
+    let response = browser.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
+    assert_eq!(response.status, StatusCode::OK);
     // Browsers delete a cookie only with the same name, path and attributes (CVE-2025-55162).
     let line = format!("{SESSION}=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0");
-    assert_eq!(answer.set_cookies(), [line]);
+    assert_eq!(response.set_cookies(), [line]);
     assert_eq!(refused(&show(&gateway, &token).await), unauthorized("logout"));
 }
 
@@ -678,8 +679,8 @@ async fn key_rotation_between_offer_and_use_keeps_the_session() {
     for _ in 0..3 {
         assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
         gateway.advance(ROTATE);
-        let renewal = browser.fetch("/").await;
-        assert!(renewal.status == StatusCode::OK && offered(&renewal).is_some());
+        let rotation = browser.fetch("/").await;
+        assert!(rotation.status == StatusCode::OK && offered(&rotation).is_some());
     }
     assert_eq!(counted(&gateway, "session.theft"), 0);
 }
@@ -774,7 +775,7 @@ async fn account_change_cuts_websockets_within_5_seconds() {
         );
         tunnel.write_all(handshake.as_bytes()).await.expect("sent");
         let mut head = vec![0; 1024];
-        let read = tunnel.read(&mut head).await.expect("an answer");
+        let read = tunnel.read(&mut head).await.expect("a response");
         assert!(head[..read].starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
         eventually("the tunnel is counted", async || {
             gateway.shared().metrics.render().contains("doorward_websocket_tunnels 1\n")

@@ -56,8 +56,8 @@ impl SessionControlTest {
     }
 }
 
-fn new_token(answer: &Response) -> Option<String> {
-    let lines = answer.set_cookies();
+fn new_token(response: &Response) -> Option<String> {
+    let lines = response.set_cookies();
     let value = lines.iter().find_map(|line| line.strip_prefix(SESSION)?.strip_prefix('='))?;
     Some(value.split(';').next().unwrap_or_default().to_owned()).filter(|text| !text.is_empty())
 }
@@ -74,9 +74,9 @@ async fn upstream_logout_ends_the_session_and_cookie() {
     .await;
     let mut browser = test.alice().await;
     let token = browser.token();
-    let answer = browser.fetch("/logout").await;
-    assert_eq!((answer.status, answer.header("location")), (StatusCode::FOUND, "/bye"));
-    assert_eq!(browser.token(), "", "{:?}", answer.set_cookies());
+    let response = browser.fetch("/logout").await;
+    assert_eq!((response.status, response.header("location")), (StatusCode::FOUND, "/bye"));
+    assert_eq!(browser.token(), "", "{:?}", response.set_cookies());
     assert!(!test.lives(&token).await, "a copy of the cookie is dead too");
 }
 
@@ -93,8 +93,8 @@ async fn upstream_logout_that_cannot_be_stored_is_503() {
     test.other.begun(1).await;
     redis.kill();
     test.other.release_responses();
-    let (answer, browser) = asking.await.expect("an answer");
-    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    let (response, browser) = asking.await.expect("a response");
+    assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(browser.token(), token, "an outage takes nobody's cookie");
 }
 
@@ -102,7 +102,7 @@ async fn upstream_logout_that_cannot_be_stored_is_503() {
 
 #[tokio::test]
 async fn sensitive_action_rotates_the_token_at_once() {
-    for (head, renews) in
+    for (head, rotates) in
         [("200 OK", true), ("303 See Other\r\nLocation: /", true), ("422 No", false)]
     {
         let rules = "rotate_on = [{ method = \"POST\", path = \"/password\" }]";
@@ -112,9 +112,9 @@ async fn sensitive_action_rotates_the_token_at_once() {
         assert_eq!(new_token(&browser.fetch("/").await), None, "not due by its age");
         assert_eq!(new_token(&browser.fetch("/password").await), None, "another method");
         let old = browser.token();
-        let answer = browser.post_form("/password", &[("new", "x")]).await;
-        assert_eq!(new_token(&answer).is_some(), renews, "{head}");
-        if renews {
+        let response = browser.post_form("/password", &[("new", "x")]).await;
+        assert_eq!(new_token(&response).is_some(), rotates, "{head}");
+        if rotates {
             assert_ne!(browser.token(), old);
             assert!(test.lives(&browser.token()).await);
             test.gateway.advance(Duration::from_secs(15));
@@ -153,8 +153,8 @@ async fn sensitive_action_by_a_named_method_rotates_the_token() {
         let mut browser = test.alice().await;
         test.gateway.advance(MINUTE);
         let headers = [("sec-fetch-site", "same-origin"), header];
-        let answer = browser.send("POST", path, &headers, "_method=DELETE").await;
-        assert_eq!(new_token(&answer).is_some(), rotates, "{path} {header:?}");
+        let response = browser.send("POST", path, &headers, "_method=DELETE").await;
+        assert_eq!(new_token(&response).is_some(), rotates, "{path} {header:?}");
     }
 }
 
@@ -180,8 +180,8 @@ async fn while_it_waits(
     test.other.begun(1).await;
     meanwhile().await;
     test.other.release_responses();
-    let (answer, slow) = asking.await.expect("an answer");
-    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    let (response, slow) = asking.await.expect("a response");
+    assert_eq!(response.status, StatusCode::OK, "{}", response.text());
     slow
 }
 
@@ -202,8 +202,8 @@ async fn request_outliving_its_token_is_not_theft() {
         .await;
         assert_ne!(tab.token(), slow.token(), "two generations ahead");
         let before = tab.token();
-        let answer = tab.fetch("/").await;
-        assert_eq!(answer.status, StatusCode::OK, "{head}: {}", answer.text());
+        let response = tab.fetch("/").await;
+        assert_eq!(response.status, StatusCode::OK, "{head}: {}", response.text());
         assert_ne!(tab.token(), before, "what was done is answered by a renewal all the same");
         let metrics = test.gateway.metrics().await;
         assert!(!metrics.contains("session.theft"), "{metrics}");
@@ -243,11 +243,11 @@ async fn control_header_needs_upstream_control_and_is_stripped() {
         let mut browser = test.alice().await;
         test.gateway.advance(MINUTE);
         let token = browser.token();
-        let answer = browser.fetch("/say").await;
-        assert_eq!(answer.header("doorward-session"), "", "{word}");
+        let response = browser.fetch("/say").await;
+        assert_eq!(response.header("doorward-session"), "", "{word}");
         let after = Browser::new(&test.gateway).with_token(&token).fetch("/").await;
         match (word, allowed) {
-            ("rotate", _) => assert!(new_token(&answer).is_some()),
+            ("rotate", _) => assert!(new_token(&response).is_some()),
             ("end", true) => assert_eq!(after.json()["reason"], "logout-by-app"),
             ("reauthenticate", _) => assert_eq!(after.json()["error"], "reauthenticate"),
             _ => assert_eq!(after.status, StatusCode::OK, "not allowed, not obeyed"),
@@ -354,8 +354,8 @@ async fn ambiguous_or_unknown_control_values_are_ignored() {
         let test =
             SessionControlTest::new("/say", head, "upstream_control = [\"end\", \"rotate\"]").await;
         let mut browser = test.alice().await;
-        let answer = browser.fetch("/say").await;
-        assert_eq!((answer.status, answer.header("doorward-session")), (StatusCode::OK, ""));
+        let response = browser.fetch("/say").await;
+        assert_eq!((response.status, response.header("doorward-session")), (StatusCode::OK, ""));
         assert!(test.lives(&browser.token()).await);
     }
 }

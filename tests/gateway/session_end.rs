@@ -32,8 +32,8 @@ async fn is_cut(stream: &mut TlsStream<TcpStream>) -> bool {
 async fn log_out(browser: &mut Browser) {
     let page = browser.navigate("/.doorward/logout").await;
     let csrf = page.form_field("csrf");
-    let answer = browser.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
-    assert_eq!(answer.status, 200);
+    let response = browser.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
+    assert_eq!(response.status, 200);
 }
 
 async fn log_in_again(browser: &mut Browser, user: &str) {
@@ -121,10 +121,10 @@ async fn form_without_body_releases_its_permit() {
     let mut stream = Browser::new(&gateway).connect().await;
     let head = "POST /.doorward/login HTTP/1.1\r\nHost: app.test\r\nContent-Length: 10\r\n\r\n";
     stream.write_all(head.as_bytes()).await.expect("sent");
-    let mut answer = Vec::new();
-    let ended = timeout(Duration::from_secs(15), stream.read_to_end(&mut answer)).await;
+    let mut response = Vec::new();
+    let ended = timeout(Duration::from_secs(15), stream.read_to_end(&mut response)).await;
     assert!(ended.is_ok(), "nobody ends a request without its body");
-    assert!(answer.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&answer));
+    assert!(response.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&response));
 }
 
 #[tokio::test]
@@ -172,9 +172,9 @@ async fn ask_socket(gateway: &Gateway, request: &str) -> String {
         .expect("the socket");
     let mut stream = UnixStream::connect(path).await.expect("connects");
     stream.write_all(request.as_bytes()).await.expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("an answer");
-    answer
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.expect("a response");
+    response
 }
 
 #[tokio::test]
@@ -183,8 +183,8 @@ async fn revocation_by_login_name_ends_the_users_sessions() {
     let gateway =
         Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
     let mut alice = Browser::new(&gateway);
-    let answer = alice.try_log_in("ALICE", PASSWORD, "/").await;
-    assert_eq!(answer.status, 303, "names fold at login");
+    let response = alice.try_log_in("ALICE", PASSWORD, "/").await;
+    assert_eq!(response.status, 303, "names fold at login");
     let revoke = "POST /revoke?user=ALICE HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     assert!(ask_socket(&gateway, revoke).await.starts_with("HTTP/1.1 200"));
     assert_eq!(status_of(&gateway, &alice.token()).await, 401, "said revoked, and is not");
@@ -192,11 +192,11 @@ async fn revocation_by_login_name_ends_the_users_sessions() {
 
 #[tokio::test]
 async fn upstream_cannot_set_a_nameless_session_cookie() {
-    let answer =
+    let response =
         "HTTP/1.1 200 OK\r\nSet-Cookie: =__Host-doorward=evil\r\nContent-Length: 0\r\n\r\n";
-    let upstream = Upstream::with_response(answer).await;
+    let upstream = Upstream::with_response(response).await;
     let routes = session_route(upstream.address).replace("\"session\"", "\"public\"");
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
-    let answer = Browser::new(&gateway).fetch("/").await;
-    assert_eq!(answer.set_cookies(), Vec::<String>::new());
+    let response = Browser::new(&gateway).fetch("/").await;
+    assert_eq!(response.set_cookies(), Vec::<String>::new());
 }

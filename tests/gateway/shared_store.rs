@@ -47,12 +47,12 @@ async fn revocation_reports_replica_acknowledgement() {
     for query in ["user=alice", "all=1"] {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let answer = gateway.revoke(query).await;
-            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-            if answer.contains(both) {
+            let response = gateway.revoke(query).await;
+            assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+            if response.contains(both) {
                 break;
             }
-            assert!(Instant::now() < deadline, "the replica never has it: {answer}");
+            assert!(Instant::now() < deadline, "the replica never has it: {response}");
         }
     }
 }
@@ -73,7 +73,7 @@ async fn redis_password_file_is_used_and_checked() {
             ..setup(&upstream, &redis, &more)
         });
         let mut alice = Browser::new(&gateway);
-        let answer = alice.try_log_in("alice", PASSWORD, "/").await;
-        assert_eq!(answer.status, expected, "{written:?}: {}", answer.text());
+        let response = alice.try_log_in("alice", PASSWORD, "/").await;
+        assert_eq!(response.status, expected, "{written:?}: {}", response.text());
     }
 }

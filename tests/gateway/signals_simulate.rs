@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::risk::{ClientOrigin, HOME, RiskTest, THIEF, VPN_ABROAD, verdict};
+use crate::risk::{ATTACKER, ClientOrigin, HOME, RiskTest, VPN_ABROAD, verdict};
 
 const CONFIG: &str = r#"
 [server]
@@ -23,7 +23,7 @@ upstream = "http://127.0.0.1:3000"
 access = "session"
 "#;
 
-/// The audit log of a month in monitor mode: alice travels, then a thief uses her session from two locations.
+/// The audit log of a month in monitor mode: alice travels, then an attacker uses her session from two locations.
 struct RecordedMonth {
     directory: Arc<tempfile::TempDir>,
 }
@@ -34,8 +34,8 @@ impl RecordedMonth {
         VPN_ABROAD.apply_to(&mut scene.alice);
         assert_eq!(verdict(&mut scene.alice).await, "admitted");
         scene.gateway.advance(Duration::from_secs(600));
-        for place in [THIEF, ClientOrigin("100.64.0.9", "python-requests/2.32")] {
-            assert_eq!(verdict(&mut scene.thief(place)).await, "admitted");
+        for place in [ATTACKER, ClientOrigin("100.64.0.9", "python-requests/2.32")] {
+            assert_eq!(verdict(&mut scene.attacker(place)).await, "admitted");
         }
         let mut second = scene.new_profile(HOME).await;
         scene.gateway.advance(Duration::from_secs(600));
@@ -50,7 +50,7 @@ impl RecordedMonth {
         self.directory.path().join("audit.jsonl")
     }
 
-    fn said(&self, files: &[&Path], signals: &str, more: &[&str]) -> String {
+    fn simulate(&self, files: &[&Path], signals: &str, more: &[&str]) -> String {
         let config = self.directory.path().join("tried.toml");
         std::fs::write(&config, format!("{CONFIG}[signals]\n{signals}")).expect("written");
         let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
@@ -60,8 +60,8 @@ impl RecordedMonth {
         String::from_utf8(out.stdout).expect("text")
     }
 
-    fn told(&self, signals: &str) -> Value {
-        let text = self.said(&[&self.log()], signals, &["--json"]);
+    fn report(&self, signals: &str) -> Value {
+        let text = self.simulate(&[&self.log()], signals, &["--json"]);
         serde_json::from_str(&text).expect("JSON")
     }
 }
@@ -69,21 +69,21 @@ impl RecordedMonth {
 #[tokio::test]
 async fn simulation_counts_logins_and_stops_a_session_once() {
     let recorded = RecordedMonth::watched().await;
-    let told = recorded.told("");
-    assert_eq!(told["recorded"], serde_json::json!({"rotate": 2, "login": 2}), "{told:#}");
-    assert_eq!(told["simulated"], serde_json::json!({"rotate": 2, "login": 1}), "{told:#}");
-    assert_eq!((&told["after_stop"], &told["verified"]), (&1.into(), &false.into()));
-    let stops = told["stops"].as_array().expect("a list");
+    let report = recorded.report("");
+    assert_eq!(report["recorded"], serde_json::json!({"rotate": 2, "login": 2}), "{report:#}");
+    assert_eq!(report["simulated"], serde_json::json!({"rotate": 2, "login": 1}), "{report:#}");
+    assert_eq!((&report["after_stop"], &report["verified"]), (&1.into(), &false.into()));
+    let stops = report["stops"].as_array().expect("a list");
     assert_eq!(stops.len(), 1, "{stops:#?}");
     assert_eq!(
         (&stops[0]["user"], &stops[0]["from"]),
         (&"alice".into(), &"203.0.113.9 AU curl/8.5.0".into())
     );
     assert_eq!(stops[0]["signals"]["browser"], 50);
-    assert_eq!((&told["users_seen"], &told["user_days"]), (&1.into(), &1.into()));
-    assert_eq!(told["per_1000_user_days"], 1_000.0);
+    assert_eq!((&report["users_seen"], &report["user_days"]), (&1.into(), &1.into()));
+    assert_eq!(report["per_1000_user_days"], 1_000.0);
     assert_eq!(
-        (&told["users"][0]["user"], &told["days"][0]["users"]),
+        (&report["users"][0]["user"], &report["days"][0]["users"]),
         (&"alice".into(), &1.into())
     );
 }
@@ -91,20 +91,21 @@ async fn simulation_counts_logins_and_stops_a_session_once() {
 #[tokio::test]
 async fn simulation_applies_thresholds_and_allowed_networks() {
     let recorded = RecordedMonth::watched().await;
-    let told = recorded.told("rotate_at = 101\nlogin_at = 102\n");
-    assert_eq!(told["simulated"], serde_json::json!({"log": 4}), "{told:#}");
-    assert_eq!(told["users_affected"], 0);
-    let told = recorded.told("login_at = 50\nallow = [\"203.0.113.0/24\", \"198.51.100.0/24\"]\n");
-    assert_eq!(told["simulated"], serde_json::json!({"nothing": 1, "login": 2}), "{told:#}");
-    for stop in told["stops"].as_array().expect("a list") {
+    let report = recorded.report("rotate_at = 101\nlogin_at = 102\n");
+    assert_eq!(report["simulated"], serde_json::json!({"log": 4}), "{report:#}");
+    assert_eq!(report["users_affected"], 0);
+    let report =
+        recorded.report("login_at = 50\nallow = [\"203.0.113.0/24\", \"198.51.100.0/24\"]\n");
+    assert_eq!(report["simulated"], serde_json::json!({"nothing": 1, "login": 2}), "{report:#}");
+    for stop in report["stops"].as_array().expect("a list") {
         assert_eq!(
             stop["signals"],
             serde_json::json!({"browser": 50}),
             "of an office, software alone"
         );
     }
-    let told = recorded.told("end_at = 60\n");
-    assert_eq!(told["stops"][0]["action"], "end");
+    let report = recorded.report("end_at = 60\n");
+    assert_eq!(report["stops"][0]["action"], "end");
 }
 
 #[tokio::test]
@@ -118,18 +119,18 @@ async fn simulation_reads_rotated_files_and_names_bad_lines() {
     std::fs::write(&older, first.join("\n")).expect("written");
     std::fs::write(&newer, format!("\u{1b}[2Jtorn\n{}\n{{\"half\":", second.join("\n")))
         .expect("written");
-    let said = recorded.said(&[&newer, &older], "", &[]);
+    let simulate = recorded.simulate(&[&newer, &older], "", &[]);
     let bad = format!("{0}:1, {0}:{1}", newer.display(), second.len() + 2);
-    assert!(said.contains(&bad), "{bad}\n{said}");
+    assert!(simulate.contains(&bad), "{bad}\n{simulate}");
     for line in [
         "The audit log is not verified; use `doorward audit verify`.",
         "Scores below the log_at of that time were not logged and are missing here.",
         "Of 1 user in 1 day, 1 would have had to log in again or lost the session, 1 time in total: 1000 per 1,000 user-days (1).",
     ] {
-        assert!(said.contains(line), "{line}\n{said}");
+        assert!(simulate.contains(line), "{line}\n{simulate}");
     }
-    assert!(!said.contains('\u{1b}'));
+    assert!(!simulate.contains('\u{1b}'));
     let whole: Value =
-        serde_json::from_str(&recorded.said(&[&newer, &older], "", &["--json"])).expect("JSON");
-    assert_eq!(whole["stops"], recorded.told("")["stops"], "the thief who came first");
+        serde_json::from_str(&recorded.simulate(&[&newer, &older], "", &["--json"])).expect("JSON");
+    assert_eq!(whole["stops"], recorded.report("")["stops"], "the thief who came first");
 }

@@ -46,17 +46,17 @@ async fn write(browser: &mut Browser, method: &str, path: &str) -> Response {
 async fn old_login_may_read_but_writing_needs_a_fresh_login() {
     let mut test = StepUpTest::new().await;
     for method in ["GET", "HEAD"] {
-        let answer = test.alice.send(method, "/bank", &[], "").await;
-        assert_eq!(answer.status, StatusCode::OK, "{method}");
+        let response = test.alice.send(method, "/bank", &[], "").await;
+        assert_eq!(response.status, StatusCode::OK, "{method}");
     }
     assert_eq!(test.alice.navigate("/bank").await.status, StatusCode::OK);
     let seen = test.bank.heads().len();
     assert_eq!(seen, 3);
     for method in ["POST", "PUT", "PATCH", "DELETE"] {
-        let answer = write(&mut test.alice, method, "/bank/transfer").await;
-        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{method}");
-        assert_eq!(answer.json()["error"], "reauthenticate", "{method}");
-        assert!(answer.set_cookies().is_empty(), "{:?}", answer.set_cookies());
+        let response = write(&mut test.alice, method, "/bank/transfer").await;
+        assert_eq!(response.status, StatusCode::UNAUTHORIZED, "{method}");
+        assert_eq!(response.json()["error"], "reauthenticate", "{method}");
+        assert!(response.set_cookies().is_empty(), "{:?}", response.set_cookies());
     }
     let page = test.alice.post_form("/bank/transfer", &[("amount", "1")]).await;
     assert_eq!(page.status, StatusCode::SEE_OTHER);
@@ -76,10 +76,10 @@ async fn unlisted_methods_need_a_fresh_login_too() {
         ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
         ("origin", "https://app.test"),
     ];
-    let answer = test.alice.send("GET", "/bank/live", &handshake, "").await;
-    assert_eq!(answer.json()["error"], "reauthenticate", "a WebSocket may write anything");
-    let answer = write(&mut test.alice, "MKCOL", "/bank/new").await;
-    assert_eq!(answer.json()["error"], "reauthenticate");
+    let response = test.alice.send("GET", "/bank/live", &handshake, "").await;
+    assert_eq!(response.json()["error"], "reauthenticate", "a WebSocket may write anything");
+    let response = write(&mut test.alice, "MKCOL", "/bank/new").await;
+    assert_eq!(response.json()["error"], "reauthenticate");
     assert!(test.bank.heads().is_empty());
 }
 
@@ -91,8 +91,8 @@ async fn new_token_may_write_after_login_and_the_old_one_is_dead() {
         StatusCode::UNAUTHORIZED
     );
     let old = test.alice.token();
-    let answer = test.alice.try_log_in("alice", PASSWORD, "/bank").await;
-    assert_eq!(answer.status, StatusCode::SEE_OTHER);
+    let response = test.alice.try_log_in("alice", PASSWORD, "/bank").await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER);
     assert_ne!(test.alice.token(), old);
     assert_eq!(write(&mut test.alice, "POST", "/bank/transfer").await.status, StatusCode::OK);
     let copy = Browser::new(&test.gateway).with_token(&old).fetch("/").await;
@@ -114,15 +114,15 @@ async fn named_method_needs_a_fresh_login_like_the_real_one() {
         for name in ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"] {
             for method in ["DELETE", "post", "GET, PATCH", "MERGE"] {
                 for own in ["GET", "HEAD", "OPTIONS"] {
-                    let answer = test.alice.send(own, "/bank", &[(name, method)], "").await;
-                    assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{own} {name} {method}");
+                    let response = test.alice.send(own, "/bank", &[(name, method)], "").await;
+                    assert_eq!(response.status, StatusCode::UNAUTHORIZED, "{own} {name} {method}");
                 }
             }
         }
         for query in ["_method=DELETE", "a=b&_METHOD=put", "%5fmethod=p%6fst", "x-http-method=PUT"]
         {
-            let answer = test.alice.fetch(&format!("/bank?{query}")).await;
-            assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{query}");
+            let response = test.alice.fetch(&format!("/bank?{query}")).await;
+            assert_eq!(response.status, StatusCode::UNAUTHORIZED, "{query}");
         }
     }
     assert_eq!(test.bank.heads().len(), seen, "the bank sees nothing of them");
@@ -155,9 +155,9 @@ async fn posted_form_needs_a_fresh_login_if_any_writing_method_does() {
     gateway.advance(10 * MINUTE);
     let origin = ("sec-fetch-site", "same-origin");
     for kind in ["application/x-www-form-urlencoded", "Multipart/Form-Data; boundary=x"] {
-        let answer =
+        let response =
             alice.send("POST", "/", &[origin, ("content-type", kind)], "_method=delete").await;
-        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{kind}");
+        assert_eq!(response.status, StatusCode::UNAUTHORIZED, "{kind}");
     }
     let json = [origin, ("content-type", "application/json")];
     assert_eq!(alice.send("POST", "/", &json, "{}").await.status, StatusCode::OK);

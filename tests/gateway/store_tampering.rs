@@ -90,7 +90,7 @@ impl TamperedStore {
         let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         stream.write_all(request.as_bytes()).expect("sent");
         let mut text = String::new();
-        stream.read_to_string(&mut text).expect("an answer");
+        stream.read_to_string(&mut text).expect("a response");
         let name = "doorward_store_invalidation_age_seconds ";
         let age = text.lines().find_map(|line| line.strip_prefix(name)?.parse().ok());
         age.expect("a number")
@@ -119,12 +119,12 @@ impl TamperedStore {
     }
 
     fn redis(&self, words: &[&str]) -> String {
-        let answer = self.redis.command(words);
-        assert!(!answer.starts_with('-'), "{words:?}: {answer}");
+        let response = self.redis.command(words);
+        assert!(!response.starts_with('-'), "{words:?}: {response}");
         if !words[0].starts_with("GET") {
             self.wait_for_invalidation();
         }
-        answer
+        response
     }
 
     /// Saves a copy of a key for `restore_copy`.
@@ -185,29 +185,30 @@ impl SessionKeys {
 }
 
 async fn revoke(gateway: &Gateway, query: &str) {
-    let answer = gateway.revoke(query).await;
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let response = gateway.revoke(query).await;
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
 }
 
 async fn log_out(browser: &mut Browser) {
     let csrf = browser.navigate("/.doorward/logout").await.form_field("csrf");
-    let answer = browser.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
-    assert_eq!(answer.status, StatusCode::OK);
+    let response = browser.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
+    assert_eq!(response.status, StatusCode::OK);
 }
 
 /// Asserts a rejection for this reason that keeps the cookie.
 async fn refused(browser: &mut Browser, reason: &str) {
-    let answer = browser.fetch("/").await;
-    let said = (answer.status, answer.json()["reason"].as_str().unwrap_or_default().to_owned());
-    assert_eq!(said, (StatusCode::UNAUTHORIZED, reason.to_owned()));
-    assert_eq!(answer.set_cookies(), Vec::<String>::new());
+    let response = browser.fetch("/").await;
+    let found =
+        (response.status, response.json()["reason"].as_str().unwrap_or_default().to_owned());
+    assert_eq!(found, (StatusCode::UNAUTHORIZED, reason.to_owned()));
+    assert_eq!(response.set_cookies(), Vec::<String>::new());
 }
 
 async fn swapped_records_are_rejected_and_reported(store: TamperedStore) {
     let [mut alice, mut phone, mut bob] =
         [store.log_in("alice").await, store.log_in("alice").await, store.log_in("bob").await];
     let [a, p, b] = [&alice, &phone, &bob].map(|browser| SessionKeys::from_token(browser).record());
-    let mut told = 0;
+    let mut reported = 0;
     for (one, other) in [(&a, &b), (&a, &p), (&p, &b)] {
         store.save_copy(one);
         store.save_copy(other);
@@ -216,12 +217,12 @@ async fn swapped_records_are_rejected_and_reported(store: TamperedStore) {
         for (key, browser) in [(&a, &mut alice), (&p, &mut phone), (&b, &mut bob)] {
             if key == one || key == other {
                 refused(browser, "undecryptable").await;
-                told += 1;
+                reported += 1;
             } else {
                 assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
             }
         }
-        assert_eq!(store.events("undecryptable").await, told);
+        assert_eq!(store.events("undecryptable").await, reported);
         store.restore_copy(one);
         store.restore_copy(other);
     }
@@ -267,7 +268,7 @@ async fn record_of_a_newer_format_is_unavailable(store: TamperedStore) {
 async fn rolled_back_record_accepts_no_superseded_token(store: TamperedStore) {
     let mut alice = store.log_in("alice").await;
     let record = SessionKeys::from_token(&alice).record();
-    let mut thief = alice.clone();
+    let mut attacker = alice.clone();
     store.save_copy(&record);
     store.rotate(&mut alice).await;
     store.gateway.advance(Duration::from_secs(100));
@@ -281,7 +282,7 @@ async fn rolled_back_record_accepts_no_superseded_token(store: TamperedStore) {
     assert_eq!(elsewhere.fetch("/").await.status, StatusCode::OK, "the newer copy is back");
 
     store.restore_copy(&record);
-    refused(&mut thief, "theft").await;
+    refused(&mut attacker, "theft").await;
     assert_eq!(store.events("rolled-back").await, 2);
     refused(&mut alice, "theft").await;
 }
@@ -316,18 +317,18 @@ async fn rollback_with_a_new_revision_is_detected_by_generation(store: TamperedS
 async fn record_restored_over_a_tombstone_stays_ended(store: TamperedStore) {
     let mut alice = store.log_in("alice").await;
     let record = SessionKeys::from_token(&alice).record();
-    let mut thief = alice.clone();
+    let mut attacker = alice.clone();
     store.save_copy(&record);
     // Ended at another gateway, so this one only observed the end.
     log_out(&mut alice.at_gateway(&store.fresh_gateway())).await;
     store.wait_for_invalidation();
-    refused(&mut thief, "logout").await;
+    refused(&mut attacker, "logout").await;
     for take_away in [false, true] {
         match take_away {
             true => _ = store.redis(&["DEL", &record]),
             false => store.restore_copy(&record),
         }
-        refused(&mut thief, "logout").await;
+        refused(&mut attacker, "logout").await;
         let deadline = Instant::now() + TIMEOUT;
         while store.redis(&["GETRANGE", &record, "0", "0"]) != "\u{2}" {
             assert!(Instant::now() < deadline, "no tombstone");
@@ -362,14 +363,14 @@ async fn lowered_global_cutoff_stays_effective_and_is_restored(store: TamperedSt
     store.save_copy(&record);
     store.gateway.advance(Duration::from_secs(1));
     revoke(&store.fresh_gateway(), "all=1").await;
-    let drawn = store.redis(&["GET", "dw:everyone"]);
+    let cutoff = store.redis(&["GET", "dw:everyone"]);
     let deadline = Instant::now() + TIMEOUT;
     while alice.fetch("/").await.status == StatusCode::OK {
         assert!(Instant::now() < deadline, "the line never arrived");
     }
     store.restore_copy(&record);
     store.redis(&["SET", "dw:everyone", "0"]);
-    while store.redis(&["GET", "dw:everyone"]) != drawn {
+    while store.redis(&["GET", "dw:everyone"]) != cutoff {
         assert!(Instant::now() < deadline, "not drawn again");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -395,8 +396,8 @@ async fn user_index_cannot_move_a_cutoff_into_the_future(store: TamperedStore) {
     store.redis(&["HSET", &SessionKeys::from_token(&alice).index(), "max", "9000000000000"]);
     revoke(&store.gateway, "user=alice").await;
     let mut again = Browser::new(&store.gateway);
-    let answer = again.try_log_in("alice", test_support::gateway::PASSWORD, "/").await;
-    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "it would live for centuries");
+    let response = again.try_log_in("alice", test_support::gateway::PASSWORD, "/").await;
+    assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE, "it would live for centuries");
     assert_eq!(store.events("undecryptable").await, 1);
 }
 
@@ -487,8 +488,11 @@ async fn store_tampering_is_audited_with_its_session() {
     });
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
-    let place = SessionKeys::from_token(&alice);
-    assert_eq!(redis.command(&["SET", &place.record(), "\u{1}planted \u{5}by an attacker"]), "+OK");
+    let location = SessionKeys::from_token(&alice);
+    assert_eq!(
+        redis.command(&["SET", &location.record(), "\u{1}planted \u{5}by an attacker"]),
+        "+OK"
+    );
     refused(&mut alice, "undecryptable").await;
     let key = gateway.shared().keys.load().audit().clone();
     gateway.stop();
@@ -496,10 +500,14 @@ async fn store_tampering_is_audited_with_its_session() {
     let report = doorward::audit::verify(text.as_bytes(), &key, &[]).expect("memory");
     assert_eq!(report.findings, []);
     let lines = || text.lines().map(|line| serde_json::from_str(line).expect("JSON"));
-    let told: Vec<serde_json::Value> = lines()
+    let reported: Vec<serde_json::Value> = lines()
         .filter(|line: &serde_json::Value| line["event.action"] == "session.undecryptable")
         .collect();
-    let [told] = told.as_slice() else { panic!("{text}") };
-    let id = HEXLOWER.decode(place.id.as_bytes()).expect("hex").try_into().expect("an id");
-    assert_eq!(told["doorward.session"], doorward::session::SessionId(id).handle(), "{told}");
+    let [reported] = reported.as_slice() else { panic!("{text}") };
+    let id = HEXLOWER.decode(location.id.as_bytes()).expect("hex").try_into().expect("an id");
+    assert_eq!(
+        reported["doorward.session"],
+        doorward::session::SessionId(id).handle(),
+        "{reported}"
+    );
 }

@@ -300,12 +300,14 @@ pub async fn open_upload(browser: &Browser, kind: &'static str, path: String) ->
 
 async fn open(browser: &Browser, kind: &'static str, path: String, body: Stream) -> OpenConnection {
     let request = request(browser, &path, body);
-    let answer = send(browser, request).await;
+    let response = send(browser, request).await;
     let end = tokio::spawn(async move {
-        let end = match answer.await.expect("no panic") {
+        let end = match response.await.expect("no panic") {
             Err(_) => "broken".to_owned(),
-            Ok(answer) if answer.status() != StatusCode::OK => answer.status().as_str().to_owned(),
-            Ok(answer) => read_to_end(answer.into_body()).await,
+            Ok(response) if response.status() != StatusCode::OK => {
+                response.status().as_str().to_owned()
+            }
+            Ok(response) => read_to_end(response.into_body()).await,
         };
         (Instant::now(), end)
     });

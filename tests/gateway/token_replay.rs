@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use crate::risk::THIEF;
+use crate::risk::ATTACKER;
 use crate::streaming::{StreamingUpstream, open_response, open_websocket};
 use crate::tracked_connections::{CHECKED_BY_BOTH, wait_for_reads};
 use test_support::browser::Browser;
@@ -15,14 +15,14 @@ use test_support::upstream::Upstream;
 
 const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
 
-/// alice with a session that was rotated once, her phone, bob, and a thief with her old token.
+/// alice with a session that was rotated once, her phone, bob, and an attacker with her old token.
 struct ReplayTest {
     _upstream: Upstream,
     gateway: Gateway,
     desk: Browser,
     phone: Browser,
     bob: Browser,
-    thief: Browser,
+    attacker: Browser,
 }
 
 impl ReplayTest {
@@ -37,23 +37,23 @@ impl ReplayTest {
         });
         let [mut desk, mut phone, mut bob] = [(); 3].map(|()| Browser::new(&gateway));
         desk.log_in("alice").await;
-        let thief = desk.clone();
+        let attacker = desk.clone();
         gateway.advance(Duration::from_secs(601));
         desk.fetch("/").await;
-        assert_ne!(desk.token(), thief.token(), "renewed");
+        assert_ne!(desk.token(), attacker.token(), "renewed");
         assert_eq!(verdict(&mut desk).await, "admitted");
         phone.log_in("alice").await;
         bob.log_in("bob").await;
         gateway.advance(Duration::from_secs(120));
         assert_eq!(verdict(&mut desk).await, "admitted");
-        ReplayTest { _upstream: upstream, gateway, desk, phone, bob, thief }
+        ReplayTest { _upstream: upstream, gateway, desk, phone, bob, attacker }
     }
 
     /// Replays the old token; asserts that it is rejected and that the cookie is kept.
     async fn steal(&mut self) {
-        let token = self.thief.token();
-        assert_eq!(verdict(&mut self.thief).await, "401 theft");
-        assert_eq!(self.thief.token(), token);
+        let token = self.attacker.token();
+        assert_eq!(verdict(&mut self.attacker).await, "401 theft");
+        assert_eq!(self.attacker.token(), token);
     }
 
     fn thefts(&self) -> u64 {
@@ -65,11 +65,15 @@ impl ReplayTest {
 }
 
 async fn verdict(browser: &mut Browser) -> String {
-    let answer = browser.fetch("/").await;
-    if answer.status == StatusCode::OK {
+    let response = browser.fetch("/").await;
+    if response.status == StatusCode::OK {
         return "admitted".to_owned();
     }
-    format!("{} {}", answer.status.as_u16(), answer.json()["reason"].as_str().unwrap_or_default())
+    format!(
+        "{} {}",
+        response.status.as_u16(),
+        response.json()["reason"].as_str().unwrap_or_default()
+    )
 }
 
 #[tokio::test]
@@ -103,9 +107,9 @@ async fn revoke_all_ends_every_session_of_the_user() {
 async fn reauthenticate_blocks_both_clients_until_a_login() {
     let mut scene = ReplayTest::with("reauthenticate").await;
     scene.steal().await;
-    let answer = scene.desk.clone().fetch("/").await;
+    let response = scene.desk.clone().fetch("/").await;
     assert_eq!(
-        (answer.status, &answer.json()["error"]),
+        (response.status, &response.json()["error"]),
         (StatusCode::UNAUTHORIZED, &"reauthenticate".into())
     );
     let page = scene.desk.clone().navigate("/wiki").await;
@@ -143,16 +147,16 @@ async fn only_a_theft_cutoff_is_reported_as_theft() {
 
 /// Returns the page with the user's notices.
 async fn page(browser: &mut Browser) -> String {
-    let answer = browser.navigate("/.doorward/sessions").await;
-    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
-    answer.text()
+    let response = browser.navigate("/.doorward/sessions").await;
+    assert_eq!(response.status, StatusCode::OK, "{}", response.text());
+    response.text()
 }
 
 #[tokio::test]
 async fn theft_notice_is_shown_at_login_until_dismissed() {
     let mut scene = ReplayTest::with("revoke").await;
     scene.desk.headers = vec![("user-agent", FIREFOX.to_owned())];
-    scene.thief.headers = vec![("user-agent", "curl/8.5.0".to_owned())];
+    scene.attacker.headers = vec![("user-agent", "curl/8.5.0".to_owned())];
     scene.steal().await;
     let login = scene.desk.try_log_in("alice", PASSWORD, "/wiki?page=7").await;
     let first = login.header("location").to_owned();
@@ -197,7 +201,7 @@ async fn unread_theft_notice_expires_after_a_month() {
 async fn replay_that_requires_a_login_shows_one_notice() {
     let mut scene = ReplayTest::with("reauthenticate").await;
     for _ in 0..3 {
-        scene.thief.fetch("/").await;
+        scene.attacker.fetch("/").await;
     }
     scene.desk.log_in("alice").await;
     let text = page(&mut scene.desk).await;
@@ -220,8 +224,8 @@ async fn program_reaches_its_target_after_login() {
     let fields = [("username", "alice"), ("password", PASSWORD), ("csrf", &csrf), ("to", &to)];
     let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
     let headers = [("content-type", "application/x-www-form-urlencoded"), ("accept", "*/*")];
-    let answer = scene.desk.send("POST", "/.doorward/login", &headers, &body).await;
-    assert_eq!(answer.header("location"), "/");
+    let response = scene.desk.send("POST", "/.doorward/login", &headers, &body).await;
+    assert_eq!(response.header("location"), "/");
 }
 
 /// Two gateways with one Redis.
@@ -275,7 +279,7 @@ impl TwoGateways {
 async fn frozen_session_loses_connections_at_every_gateway() {
     let two = TwoGateways::start().await;
     for cause in ["replay", "signals", "the app's word"] {
-        let (mut alice, mut thief) = two.alice_and_a_copy().await;
+        let (mut alice, mut attacker) = two.alice_and_a_copy().await;
         let tag = cause.replace([' ', '\''], "-");
         let mut held = Vec::new();
         for (at, gateway) in [("here", &two.here), ("there", &two.there)] {
@@ -286,11 +290,11 @@ async fn frozen_session_loses_connections_at_every_gateway() {
             two.streams.wait_until_seen(&path).await;
         }
         match cause {
-            "replay" => assert_eq!(thief.fetch("/small").await.json()["reason"], "theft"),
+            "replay" => assert_eq!(attacker.fetch("/small").await.json()["reason"], "theft"),
             "signals" => {
-                thief = alice.clone();
-                THIEF.apply_to(&mut thief);
-                assert_eq!(thief.fetch("/small").await.json()["reason"], "reauthenticate");
+                attacker = alice.clone();
+                ATTACKER.apply_to(&mut attacker);
+                assert_eq!(attacker.fetch("/small").await.json()["reason"], "reauthenticate");
             }
             _ => assert_eq!(alice.fetch("/say").await.status, StatusCode::OK),
         }
@@ -312,21 +316,21 @@ async fn frozen_session_loses_connections_at_every_gateway() {
     assert_eq!(two.says.heads().len(), 1);
 }
 
-/// The write hangs in Redis until after the thief has disconnected.
+/// The write hangs in Redis until after the attacker has disconnected.
 #[tokio::test]
-async fn disconnecting_thief_is_still_stopped_and_reported() {
+async fn disconnecting_attacker_is_still_stopped_and_reported() {
     let two = TwoGateways::start().await;
     for (cause, event, notice) in [
         ("replay", "session.theft", "An old copy of your session was used"),
         ("signals", "session.location-changed", "Your session was used from somewhere else"),
     ] {
-        let (mut alice, mut thief) = two.alice_and_a_copy().await;
+        let (mut alice, mut attacker) = two.alice_and_a_copy().await;
         if cause == "signals" {
-            thief = alice.clone();
-            THIEF.apply_to(&mut thief);
+            attacker = alice.clone();
+            ATTACKER.apply_to(&mut attacker);
         }
         assert_eq!(two.redis.command(&["CLIENT", "PAUSE", "20000", "WRITE"]), "+OK");
-        let asking = tokio::spawn(async move { thief.fetch("/small").await });
+        let asking = tokio::spawn(async move { attacker.fetch("/small").await });
         within_seconds("nothing is written", async || {
             let clients = two.redis.command(&["CLIENT", "LIST"]);
             clients.lines().any(|one| one.contains("flags=b") && one.contains("cmd=eval"))

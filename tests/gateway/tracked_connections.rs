@@ -117,16 +117,16 @@ async fn operator(gateway: &Gateway, line: &str) -> String {
     let mut stream = UnixStream::connect(socket).await.expect("connected");
     let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("an answer");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    answer.split_once("\r\n\r\n").expect("a head").1.to_owned()
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.expect("a response");
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+    response.split_once("\r\n\r\n").expect("a head").1.to_owned()
 }
 
 async fn log_out(browser: &mut Browser) {
     let csrf = browser.navigate("/.doorward/logout").await.form_field("csrf");
-    let answer = browser.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
-    assert_eq!(answer.status, StatusCode::OK);
+    let response = browser.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
+    assert_eq!(response.status, StatusCode::OK);
 }
 
 /// Returns the value of a metric.
@@ -198,8 +198,8 @@ async fn theft_verdict_cuts_all_kinds_at_the_other_gateway() {
     two.here.advance(2 * MINUTE);
     two.alice.fetch("/x/small").await;
     let held = two.open_all_kinds("theft").await;
-    let mut thief = Browser::new(&two.here).with_token(&stolen);
-    assert_eq!(thief.fetch("/x/small").await.json()["reason"], "theft");
+    let mut attacker = Browser::new(&two.here).with_token(&stolen);
+    assert_eq!(attacker.fetch("/x/small").await.json()["reason"], "theft");
     two.assert_all_closed(held, Instant::now(), "theft").await;
 }
 
@@ -334,7 +334,7 @@ async fn slow_short_response_ends_with_its_session() {
             }
             upstream
         });
-        client.read_u8().await.expect("an answer");
+        client.read_u8().await.expect("a response");
         reaches(&gateway, "doorward_tracked_connections", 1).await;
         gateway.revoke("user=alice").await;
         let mut seen = Vec::new();
@@ -363,7 +363,7 @@ async fn upload_ends_with_its_session_when_client_reads_nothing() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
-    reader.read_u8().await.expect("an answer");
+    reader.read_u8().await.expect("a response");
     // The response fills all buffers, because the client does not read.
     streams.wait_until_seen("stalled /flood").await;
     log_out(&mut alice).await;
@@ -379,8 +379,8 @@ async fn grpc_trailers_pass_from_h2c_upstream_to_h2_client() {
     alice.log_in("alice").await;
     let alice = alice.over_h2();
     let call = request(&alice, "/h2/x/short", Empty::new().boxed_unsync());
-    let answer = send(&alice, call).await.await.expect("no panic").expect("an answer");
-    let whole = answer.into_body().collect().await.expect("whole");
+    let response = send(&alice, call).await.await.expect("no panic").expect("a response");
+    let whole = response.into_body().collect().await.expect("whole");
     assert_eq!(whole.trailers().expect("trailers")["grpc-status"], "0");
     assert_eq!(whole.to_bytes(), "all of it");
 }

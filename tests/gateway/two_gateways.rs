@@ -52,26 +52,26 @@ async fn parallel_rotation_at_two_gateways_gives_one_successor() {
         all.spawn(async move { tab.fetch("/").await });
     }
     let mut successors = BTreeSet::new();
-    while let Some(answer) = all.join_next().await {
-        let answer = answer.expect("no panic");
-        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
-        successors.extend(offered(&answer.set_cookies()));
+    while let Some(response) = all.join_next().await {
+        let response = response.expect("no panic");
+        assert_eq!(response.status, StatusCode::OK, "{}", response.text());
+        successors.extend(offered(&response.set_cookies()));
     }
     assert_eq!(successors.len(), 1, "one successor for everybody");
 
     let old = browser.token();
     let successor = successors.pop_first().expect("one");
-    let mut renewed = browser.at_gateway(&gateways[1]).with_token(&successor);
-    assert_eq!(renewed.fetch("/").await.status, StatusCode::OK);
+    let mut rotated = browser.at_gateway(&gateways[1]).with_token(&successor);
+    assert_eq!(rotated.fetch("/").await.status, StatusCode::OK);
     let mut late = browser.at_gateway(&gateways[0]).with_token(&old);
     assert_eq!(late.fetch("/").await.status, StatusCode::OK, "within grace");
 
     gateways[0].advance(Duration::from_secs(100));
-    assert_eq!(renewed.fetch("/").await.status, StatusCode::OK);
+    assert_eq!(rotated.fetch("/").await.status, StatusCode::OK);
     gateways[0].advance(Duration::from_secs(31));
-    let thief = late.fetch("/").await;
-    assert_eq!(thief.json()["reason"], "theft");
-    let victim = renewed.fetch("/").await;
+    let attacker = late.fetch("/").await;
+    assert_eq!(attacker.json()["reason"], "theft");
+    let victim = rotated.fetch("/").await;
     assert_eq!(
         (victim.status, victim.json()["reason"].as_str()),
         (StatusCode::UNAUTHORIZED, Some("theft"))
@@ -103,10 +103,10 @@ async fn unresponsive_store_is_503_and_ends_no_session() {
     let token = browser.token();
 
     redis.pause();
-    let answer = browser.fetch("/").await;
-    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(answer.headers.contains_key("retry-after"));
-    assert!(answer.set_cookies().is_empty());
+    let response = browser.fetch("/").await;
+    assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers.contains_key("retry-after"));
+    assert!(response.set_cookies().is_empty());
     let page = browser.navigate("/").await;
     assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
     let forged = Browser::new(&gateway).with_token("dw1_forged").fetch("/").await;

@@ -113,16 +113,19 @@ async fn header_names_are_in_title_case_towards_http1() {
 
 #[tokio::test]
 async fn space_before_the_colon_of_a_response_header_is_removed() {
-    let answer =
+    let response =
         "HTTP/1.1 200 OK\r\nX-Frame-Options : DENY\r\nX-Tab\t: 1\r\nContent-Length: 2\r\n\r\nok";
-    let upstream = Upstream::with_response(answer).await;
+    let upstream = Upstream::with_response(response).await;
     let gateway = gateway(public_route(upstream.address));
     for h2 in [false, true] {
         let mut browser = Browser { h2, ..Browser::new(&gateway) };
         for (method, body) in [("GET", ""), ("POST", "order=1")] {
-            let answer = browser.send(method, "/", &[], body).await;
-            assert_eq!((answer.status, answer.text()), (StatusCode::OK, "ok".to_owned()));
-            assert_eq!((answer.header("x-frame-options"), answer.header("x-tab")), ("DENY", "1"));
+            let response = browser.send(method, "/", &[], body).await;
+            assert_eq!((response.status, response.text()), (StatusCode::OK, "ok".to_owned()));
+            assert_eq!(
+                (response.header("x-frame-options"), response.header("x-tab")),
+                ("DENY", "1")
+            );
         }
     }
 }
@@ -130,11 +133,11 @@ async fn space_before_the_colon_of_a_response_header_is_removed() {
 #[tokio::test]
 async fn space_before_the_colon_of_a_framing_header_is_refused() {
     for line in ["Content-Length : 2", "content-length\t: 2", "Transfer-Encoding : chunked"] {
-        let answer = format!("HTTP/1.1 200 OK\r\n{line}\r\n\r\n2\r\nok\r\n0\r\n\r\n");
-        let upstream = Upstream::with_response(answer).await;
+        let response = format!("HTTP/1.1 200 OK\r\n{line}\r\n\r\n2\r\nok\r\n0\r\n\r\n");
+        let upstream = Upstream::with_response(response).await;
         let gateway = gateway(public_route(upstream.address));
-        let answer = Browser::new(&gateway).fetch("/").await;
-        assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{line}");
+        let response = Browser::new(&gateway).fetch("/").await;
+        assert_eq!(response.status, StatusCode::BAD_GATEWAY, "{line}");
     }
 }
 
@@ -150,8 +153,8 @@ async fn a_response_has_up_to_response_headers_headers() {
     ] {
         let lines: String =
             cookies(count).iter().map(|cookie| format!("Set-Cookie: {cookie}\r\n")).collect();
-        let answer = format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: 2\r\n\r\nok");
-        let http1 = Upstream::with_response(answer).await;
+        let response = format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: 2\r\n\r\nok");
+        let http1 = Upstream::with_response(response).await;
         let mut headers = HeaderMap::new();
         for cookie in cookies(count) {
             headers.append("set-cookie", cookie.parse().expect("a value"));
@@ -168,10 +171,10 @@ async fn a_response_has_up_to_response_headers_headers() {
         for path in ["/", "/h2"] {
             for method in ["GET", "POST"] {
                 let body = if method == "POST" { "order=1" } else { "" };
-                let answer = Browser::new(&gateway).send(method, path, &[], body).await;
-                assert_eq!(answer.status, status, "{method} {path} with {count}");
+                let response = Browser::new(&gateway).send(method, path, &[], body).await;
+                assert_eq!(response.status, status, "{method} {path} with {count}");
                 if status == StatusCode::OK {
-                    assert_eq!(answer.set_cookies(), cookies(count));
+                    assert_eq!(response.set_cookies(), cookies(count));
                 }
             }
         }
@@ -182,8 +185,8 @@ async fn a_response_has_up_to_response_headers_headers() {
 async fn a_response_head_has_up_to_response_header_bytes() {
     for (size, status) in [(60_000, StatusCode::OK), (70_000, StatusCode::BAD_GATEWAY)] {
         let value = "v".repeat(size);
-        let answer = format!("HTTP/1.1 200 OK\r\nX-A: {value}\r\nContent-Length: 2\r\n\r\nok");
-        let http1 = Upstream::with_response(answer).await;
+        let response = format!("HTTP/1.1 200 OK\r\nX-A: {value}\r\nContent-Length: 2\r\n\r\nok");
+        let http1 = Upstream::with_response(response).await;
         let headers = HeaderMap::from_iter([(
             "x-a".parse().expect("a name"),
             value.parse().expect("a value"),
@@ -194,8 +197,8 @@ async fn a_response_head_has_up_to_response_header_bytes() {
             gateway(public_route(http1.address) + &h2c.replace("path = \"/\"", "path = \"/h2\""));
         for path in ["/", "/h2"] {
             for body in ["", "order=1"] {
-                let answer = Browser::new(&gateway).send("POST", path, &[], body).await;
-                assert_eq!(answer.status, status, "{path} {size}");
+                let response = Browser::new(&gateway).send("POST", path, &[], body).await;
+                assert_eq!(response.status, status, "{path} {size}");
             }
             assert_eq!(Browser::new(&gateway).fetch(path).await.status, status, "{path} {size}");
         }
@@ -284,14 +287,15 @@ async fn redirecting_to(location: &str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let location = location.replace("SELF", &address.to_string());
-    let answer = format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n");
+    let response =
+        format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n");
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let answer = answer.clone();
+            let response = response.clone();
             tokio::spawn(async move {
                 let mut buffer = [0; 4096];
                 while matches!(stream.read(&mut buffer).await, Ok(1..)) {
-                    stream.write_all(answer.as_bytes()).await.unwrap_or_default();
+                    stream.write_all(response.as_bytes()).await.unwrap_or_default();
                 }
             });
         }

@@ -67,8 +67,8 @@ async fn serve(
                     head.push(byte);
                     if head.ends_with(b"\r\n\r\n") {
                         head.clear();
-                        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-                        stream.write_all(answer).await.unwrap_or_default();
+                        let response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                        stream.write_all(response).await.unwrap_or_default();
                         stream.flush().await.unwrap_or_default();
                     }
                 }
@@ -95,9 +95,9 @@ fn write(directory: &Arc<TempDir>, name: &str, text: &str) {
     std::fs::write(directory.path().join(name), text).expect("written");
 }
 
-fn assert_refused(answer: &Response) {
-    assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
-    assert_eq!(answer.header("proxy-status"), "doorward; error=tls_certificate_error");
+fn assert_refused(response: &Response) {
+    assert_eq!(response.status, StatusCode::BAD_GATEWAY);
+    assert_eq!(response.header("proxy-status"), "doorward; error=tls_certificate_error");
 }
 
 #[tokio::test]
@@ -108,8 +108,8 @@ async fn a_self_signed_certificate_given_as_ca_is_trusted() {
     write(&directory, "other.pem", &other.pem());
     let upstream = serve(own.der().clone(), own.key(), None).await;
     for name in ["own.pem", "both.pem"] {
-        let answer = fetch(upstream, &directory, &format!("upstream_ca = \"{name}\"")).await;
-        assert_eq!(answer.status, StatusCode::OK, "{name}");
+        let response = fetch(upstream, &directory, &format!("upstream_ca = \"{name}\"")).await;
+        assert_eq!(response.status, StatusCode::OK, "{name}");
     }
     // The same name and another key.
     assert_refused(&fetch(upstream, &directory, "upstream_ca = \"other.pem\"").await);
@@ -124,8 +124,8 @@ async fn upstream_name_replaces_the_host_in_the_verification() {
     let upstream = serve(certificate, &key, None).await;
     let ca = "upstream_ca = \"upstream-ca.pem\"";
     let named = |name: &str| format!("{ca}\nupstream_name = \"{name}\"");
-    let answer = fetch(upstream, &directory, &named("app.internal")).await;
-    assert_eq!(answer.status, StatusCode::OK);
+    let response = fetch(upstream, &directory, &named("app.internal")).await;
+    assert_eq!(response.status, StatusCode::OK);
     assert_refused(&fetch(upstream, &directory, &named("other.internal")).await);
     assert_refused(&fetch(upstream, &directory, ca).await);
 }

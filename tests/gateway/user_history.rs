@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::risk::{ClientOrigin, HOME, RiskTest, THIEF, VPN_ABROAD, verdict};
+use crate::risk::{ATTACKER, ClientOrigin, HOME, RiskTest, VPN_ABROAD, verdict};
 use test_support::browser::Browser;
 
 const CHROME: &str = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36";
@@ -49,9 +49,9 @@ async fn forgetting_a_user_clears_the_history_and_is_logged() {
     assert_eq!(verdict(&mut scene.alice).await, "admitted");
     let mut third = scene.new_profile(ClientOrigin("203.0.113.9", CHROME)).await;
     assert!(notices(&mut third).await.contains("A login from a new place"));
-    let said = forget(&scene, "Alice");
+    let output = forget(&scene, "Alice");
     assert_eq!(
-        said,
+        output,
         "deleted the history of alice; current sessions keep their part until they end\n"
     );
     assert!(!notices(&mut third).await.contains("A login from a new place"));
@@ -86,9 +86,9 @@ async fn location_unused_for_a_month_expires() {
 #[tokio::test]
 async fn monitoring_route_does_not_make_a_location_known() {
     let scene = RiskTest::with("enforce").await;
-    let mut thief = scene.thief(VPN_ABROAD);
-    thief.host = "other.test".to_owned();
-    assert_eq!(verdict(&mut thief).await, "admitted", "that route only watches");
+    let mut attacker = scene.attacker(VPN_ABROAD);
+    attacker.host = "other.test".to_owned();
+    assert_eq!(verdict(&mut attacker).await, "admitted", "that route only watches");
     let mut second = scene.new_profile(HOME).await;
     scene.gateway.advance(Duration::from_secs(120));
     VPN_ABROAD.apply_to(&mut second);
@@ -100,17 +100,17 @@ async fn monitoring_route_does_not_make_a_location_known() {
 #[tokio::test]
 async fn location_of_an_attacker_is_removed_after_theft() {
     let mut scene = RiskTest::with("enforce").await;
-    // The thief accepts successors; then the owner uses the superseded token.
-    let mut thief = scene.thief(VPN_ABROAD);
+    // The attacker accepts successors; then the owner uses the superseded token.
+    let mut attacker = scene.attacker(VPN_ABROAD);
     for _ in 0..3 {
-        assert_eq!(verdict(&mut thief).await, "admitted");
+        assert_eq!(verdict(&mut attacker).await, "admitted");
     }
     scene.gateway.advance(Duration::from_secs(120));
-    assert_eq!(verdict(&mut thief).await, "admitted");
+    assert_eq!(verdict(&mut attacker).await, "admitted");
     assert_eq!(verdict(&mut scene.alice).await, "401 theft");
     scene.alice.log_in("alice").await;
     scene.gateway.advance(Duration::from_secs(120));
-    let mut again = scene.thief(VPN_ABROAD);
+    let mut again = scene.attacker(VPN_ABROAD);
     let before = again.token();
     assert_eq!(verdict(&mut again).await, "admitted");
     assert_ne!(again.token(), before, "as new as the first time");
@@ -162,8 +162,8 @@ async fn new_user_agent_in_a_new_network_is_a_new_location() {
 #[tokio::test]
 async fn risk_rejection_is_explained_after_login() {
     let mut scene = RiskTest::with("enforce").await;
-    let mut thief = scene.thief(THIEF);
-    assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
+    let mut attacker = scene.attacker(ATTACKER);
+    assert_eq!(verdict(&mut attacker).await, "401 reauthenticate");
     let login = scene.alice.log_in("alice").await;
     assert!(login.header("location").starts_with("/.doorward/sessions"));
     let text = notices(&mut scene.alice).await;

@@ -92,15 +92,16 @@ async fn try_open(browser: &Browser) -> Result<Socket, Error> {
 
 pub(crate) async fn open(browser: &Browser) -> Socket {
     let mut socket = try_open(browser).await.expect("a tunnel");
-    answers(&mut socket).await;
+    responses(&mut socket).await;
     socket
 }
 
 /// Asserts that a message is echoed.
-pub(crate) async fn answers(socket: &mut Socket) {
+pub(crate) async fn responses(socket: &mut Socket) {
     socket.send(Message::text("still there?")).await.expect("sent");
-    let word = timeout(CUT, socket.next()).await.expect("in time").expect("open").expect("a frame");
-    assert_eq!(word, Message::text("still there?"));
+    let frame =
+        timeout(CUT, socket.next()).await.expect("in time").expect("open").expect("a frame");
+    assert_eq!(frame, Message::text("still there?"));
 }
 
 /// Asserts that the tunnel is closed in time with code 1008 (policy violation).
@@ -149,15 +150,15 @@ async fn revoke(gateway: &Gateway, query: &str) {
     let request =
         format!("POST /revoke?{query} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("an answer");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.expect("a response");
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
 }
 
 async fn send_key(browser: &mut Browser, page: &str, button: &str) {
     let csrf = browser.navigate(page).await.form_field("csrf");
-    let answer = browser.post_form(page, &[("csrf", &csrf), ("do", button)]).await;
-    assert!(!answer.status.is_client_error(), "{}", answer.text());
+    let response = browser.post_form(page, &[("csrf", &csrf), ("do", button)]).await;
+    assert!(!response.status.is_client_error(), "{}", response.text());
 }
 
 // The handshake
@@ -227,8 +228,8 @@ async fn malformed_handshake_is_400() {
             "{method} /ws HTTP/1.1\r\nHost: app.test\r\nUpgrade: websocket\r\n{connection}{key}{version}Cookie: {SESSION}={}\r\n\r\n",
             browser.token()
         );
-        let answer = browser.send_raw(request.as_bytes()).await;
-        assert!(answer.starts_with("HTTP/1.1 400"), "{request}{answer}");
+        let response = browser.send_raw(request.as_bytes()).await;
+        assert!(response.starts_with("HTTP/1.1 400"), "{request}{response}");
     }
     assert!(upstream.heads().is_empty());
 }
@@ -253,7 +254,7 @@ async fn logout_and_revocation_cut_only_their_own_tunnels() {
         }
         is_cut(&mut socket, page).await;
         assert_eq!(status(try_open(&browser).await), 401, "{page}");
-        answers(&mut open_all_along).await;
+        responses(&mut open_all_along).await;
     }
 }
 
@@ -265,17 +266,19 @@ async fn ending_other_sessions_keeps_the_own_tunnel() {
     let (mut own, mut other) = (open(&here).await, open(&there).await);
     send_key(&mut here, "/.doorward/sessions", "end-others").await;
     is_cut(&mut other, "end-others").await;
-    answers(&mut own).await;
+    responses(&mut own).await;
 }
 
 #[tokio::test]
 async fn idle_timeout_cuts_a_tunnel() {
     let echo = Echo::start().await;
-    let (gateway, browser) = behind(echo.address).await;
-    let mut socket = open(&browser).await;
+    let routes =
+        session_route(echo.address) + "[route.session]\nactivity = { websocket = \"none\" }\n";
+    let gateway = Gateway::start(Setup { routes, clock: manual_clock(), ..Setup::default() });
+    let mut socket = open(&logged_in(&gateway, "alice").await).await;
     gateway.advance(IDLE - Duration::from_secs(1));
     revoke(&gateway, "user=bob").await;
-    answers(&mut socket).await;
+    responses(&mut socket).await;
     gateway.advance(Duration::from_secs(1));
     is_cut(&mut socket, "idle").await;
 }
@@ -291,7 +294,7 @@ async fn token_rotation_keeps_a_tunnel_open() {
         assert_eq!(browser.fetch("/.doorward/sessions").await.status, StatusCode::OK);
         assert_eq!(browser.fetch("/.doorward/sessions").await.status, StatusCode::OK);
         revoke(&gateway, "user=bob").await;
-        answers(&mut socket).await;
+        responses(&mut socket).await;
     }
     assert_ne!(browser.token(), old);
 }
@@ -343,7 +346,7 @@ async fn begin(browser: &Browser) -> JoinHandle<http::Response<Incoming>> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(tls).await.expect("HTTP");
     tokio::spawn(connection);
     let request = get(browser).body(Empty::<Bytes>::new()).expect("a request");
-    tokio::spawn(async move { sender.send_request(request).await.expect("an answer") })
+    tokio::spawn(async move { sender.send_request(request).await.expect("a response") })
 }
 
 async fn chunk(body: &mut Incoming) -> Bytes {
@@ -355,11 +358,11 @@ async fn chunk(body: &mut Incoming) -> Bytes {
 async fn event_stream_passes_events_and_ends_with_its_session() {
     let (address, mut connections) = raw_handshake().await;
     let (gateway, mut browser) = behind(address).await;
-    let answer = begin(&browser).await;
+    let response = begin(&browser).await;
     let mut upstream = connections.recv().await.expect("a request");
     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\n";
     upstream.write_all(head.as_bytes()).await.expect("sent");
-    let mut body = answer.await.expect("no panic").into_body();
+    let mut body = response.await.expect("no panic").into_body();
     for number in 0..3 {
         let event = format!("data: {number}\n\n");
         upstream.write_all(event.as_bytes()).await.expect("sent");
@@ -388,11 +391,11 @@ async fn upload_reaches_the_upstream_chunk_by_chunk() {
         Some((Ok::<_, std::io::Error>(Frame::data(bytes)), source))
     });
     let request = get(&browser).method("POST").body(StreamBody::new(Box::pin(frames)));
-    let answer = tokio::spawn(client.send_request(request.expect("a request")));
+    let response = tokio::spawn(client.send_request(request.expect("a request")));
     chunks.send(Bytes::from_static(b"first")).await.expect("sent");
     let mut upstream = connections.recv().await.expect("a request");
-    for (word, next) in [("first", "second"), ("second", "third"), ("third", "")] {
-        let framed = format!("{:x}\r\n{word}\r\n", word.len());
+    for (frame, next) in [("first", "second"), ("second", "third"), ("third", "")] {
+        let framed = format!("{:x}\r\n{frame}\r\n", frame.len());
         let mut bytes = vec![0; framed.len()];
         timeout(CUT, upstream.read_exact(&mut bytes)).await.expect("in time").expect("a chunk");
         assert_eq!(String::from_utf8_lossy(&bytes).to_ascii_lowercase(), framed);
@@ -403,7 +406,7 @@ async fn upload_reaches_the_upstream_chunk_by_chunk() {
     drop(chunks);
     upstream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("sent");
     assert_eq!(
-        answer.await.expect("no panic").expect("an answer").status(),
+        response.await.expect("no panic").expect("a response").status(),
         StatusCode::NO_CONTENT
     );
 }
@@ -413,11 +416,11 @@ async fn slow_reader_applies_backpressure_without_data_loss() {
     const SIZE: usize = 64 << 20;
     let (address, mut connections) = raw_handshake().await;
     let (_gateway, browser) = behind(address).await;
-    let answer = begin(&browser).await;
+    let response = begin(&browser).await;
     let mut upstream = connections.recv().await.expect("a request");
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
     upstream.write_all(head.as_bytes()).await.expect("sent");
-    let mut body = answer.await.expect("no panic").into_body();
+    let mut body = response.await.expect("no panic").into_body();
 
     // The client does not read, so all accepted bytes are in buffers.
     let data: Vec<u8> = (0..SIZE).map(|at| (at / 4096 % 251) as u8).collect();
@@ -450,8 +453,8 @@ async fn h2c() -> SocketAddr {
             let service = hyper::service::service_fn(async |request: Request<Incoming>| {
                 let user =
                     request.headers()["x-forwarded-user"].to_str().expect("ASCII").to_owned();
-                let said = format!("{} {user}", request.uri().path());
-                Ok::<_, std::convert::Infallible>(http::Response::new(said))
+                let greeting = format!("{} {user}", request.uri().path());
+                Ok::<_, std::convert::Infallible>(http::Response::new(greeting))
             });
             let http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
             tokio::spawn(http2.serve_connection(TokioIo::new(stream), service));
@@ -479,8 +482,8 @@ async fn parallel_h2_streams_get_their_own_responses() {
             .body(Empty::<Bytes>::new())
             .expect("a request");
         streams.spawn(async move {
-            let answer = sender.send_request(request).await.expect("an answer");
-            let body = answer.into_body().collect().await.expect("whole").to_bytes();
+            let response = sender.send_request(request).await.expect("a response");
+            let body = response.into_body().collect().await.expect("whole").to_bytes();
             assert_eq!(body, format!("/{number} alice"));
         });
     }
@@ -492,7 +495,7 @@ async fn parallel_h2_streams_get_their_own_responses() {
 
 #[tokio::test]
 async fn tunnel_frames_count_as_activity_only_if_configured() {
-    for (rule, lives) in [("none", false), ("client-frames", true)] {
+    for (rule, lives) in [("none", false), ("irregular", true), ("client-frames", true)] {
         let echo = Echo::start().await;
         let rules = format!("[route.session]\nactivity = {{ websocket = \"{rule}\" }}\n");
         let routes = session_route(echo.address) + &rules;
@@ -500,21 +503,64 @@ async fn tunnel_frames_count_as_activity_only_if_configured() {
         let browser = logged_in(&gateway, "alice").await;
         let mut socket = open(&browser).await;
         gateway.advance(IDLE - Duration::from_secs(60));
-        answers(&mut socket).await;
+        responses(&mut socket).await;
         // Activity is written asynchronously: wait until the session page shows it, if expected.
         let mut other = browser.clone();
         let left = async |browser: &mut Browser| {
-            let answer = browser.fetch("/.doorward/session").await;
-            answer.json()["idle_seconds"].as_u64().unwrap_or_else(|| panic!("{}", answer.text()))
+            let response = browser.fetch("/.doorward/session").await;
+            response.json()["idle_seconds"]
+                .as_u64()
+                .unwrap_or_else(|| panic!("{}", response.text()))
         };
         if lives {
             timeout(CUT, async { while left(&mut other).await <= 60 {} }).await.expect("noted");
         }
         gateway.advance(Duration::from_secs(120));
-        let answer = other.fetch("/.doorward/session").await;
-        assert_eq!(answer.status == StatusCode::OK, lives, "{rule}: {}", answer.text());
+        let response = other.fetch("/.doorward/session").await;
+        assert_eq!(response.status == StatusCode::OK, lives, "{rule}: {}", response.text());
         if !lives {
             is_cut(&mut socket, "idle").await;
         }
     }
+}
+
+/// Sends a message and waits for its echo, so that the gateway has seen both.
+async fn exchange(socket: &mut Socket, text: &str) {
+    socket.send(Message::text(text)).await.expect("sent");
+    let echoed = timeout(CUT, socket.next()).await.expect("in time").expect("open");
+    assert_eq!(echoed.expect("a frame"), Message::text(text));
+}
+
+/// Exchanges messages for longer than the idle timeout, at the given intervals in seconds. Returns whether the
+/// session has outlived it.
+async fn outlives_idling(intervals: impl IntoIterator<Item = u64>) -> bool {
+    let echo = Echo::start().await;
+    let (gateway, mut browser) = behind(echo.address).await;
+    let mut socket = open(&browser).await;
+    let mut passed = Duration::ZERO;
+    for seconds in intervals {
+        let interval = Duration::from_secs(seconds);
+        passed += interval;
+        gateway.advance(interval);
+        let response = browser.fetch("/.doorward/session").await;
+        if response.status != StatusCode::OK {
+            assert!(passed >= IDLE, "after {passed:?}: {}", response.text());
+            is_cut(&mut socket, "idle").await;
+            return false;
+        }
+        // The upstream echoes each frame of the client, which does not count.
+        exchange(&mut socket, "keep-alive").await;
+    }
+    assert!(passed > IDLE + Duration::from_secs(300), "{passed:?}");
+    true
+}
+
+#[tokio::test]
+async fn frames_of_a_timer_do_not_prevent_the_idle_timeout() {
+    assert!(!outlives_idling(std::iter::repeat_n(25, 100)).await);
+}
+
+#[tokio::test]
+async fn frames_of_a_user_prevent_the_idle_timeout() {
+    assert!(outlives_idling([300, 20, 700, 400, 90, 640, 200]).await);
 }

@@ -142,6 +142,41 @@ async fn a_corrupted_cutoff_is_replaced_and_blocks_no_other_restore() {
     }
 }
 
+/// Redis refuses the writes of cutoffs, and nothing else.
+const WITHOUT_CUTOFFS: &str =
+    "ACL SETUSER gate resetkeys %R~* ~dw:s:* ~dw:t:* ~dw:u:* ~dw:everyone ~dw:ahead:* ~dw:z:*";
+
+/// Guard: `run_restore` continues after a failure and retries it.
+#[tokio::test]
+async fn a_refused_restore_is_retried_and_blocks_no_other() {
+    let two = Two::start().await;
+    let command = |text: &str| two.server.command(&text.split(' ').collect::<Vec<_>>());
+    assert_eq!(command("ACL SETUSER gate on >pw +@all ~* &*"), "+OK");
+    let mut settings = two.server.settings();
+    settings.username = Some("gate".to_owned());
+    settings.password = Some("pw".to_owned().into());
+    let here = GatewayStore::connect(&settings).await;
+    let revoked = random_key();
+    let ended = SessionKey { id: SessionId([7; 16]), ..crate::gateway_store::random_key() };
+    for key in [&revoked, &ended] {
+        here.store.create(key, b"sealed", two.now, LATER).await.expect("available");
+    }
+    let cutoff = here.store.revoke_user(&revoked.tag, two.now, None).await;
+    let cutoff = cutoff.expect("available").cutoff;
+    here.store.end(&ended, EndReason::Revoked, two.now, LATER).await.expect("available");
+    assert_eq!(command(WITHOUT_CUTOFFS), "+OK");
+    assert_eq!(command("FLUSHALL"), "+OK");
+    two.wait_until_ended(&ended).await;
+    wait_until(|| command("ACL LOG") != "*0").await;
+    assert_ne!(two.cutoff(&revoked).await, Some(cutoff), "Redis refused the write");
+    assert_eq!(command("ACL SETUSER gate ~*"), "+OK");
+    let deadline = Instant::now() + PATIENCE;
+    while two.cutoff(&revoked).await != Some(cutoff) {
+        assert!(Instant::now() < deadline, "the cutoff is not restored");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
 /// Guard: `RevocationLog::record` runs after the reply.
 #[tokio::test]
 async fn an_unacknowledged_revocation_is_not_recorded() {

@@ -67,10 +67,10 @@ async fn silent() -> (TcpListener, Store) {
 }
 
 async fn fails_at_once(store: &Store) {
-    let asked = Instant::now();
+    let started = Instant::now();
     let error = store.load(&key(1)).await.expect_err("no reply");
     assert!(error.0.contains("circuit open"), "{error}");
-    assert!(asked.elapsed() < Duration::from_millis(250), "{:?}", asked.elapsed());
+    assert!(started.elapsed() < Duration::from_millis(250), "{:?}", started.elapsed());
 }
 
 /// All loads share one connection attempt. Sequential attempts would exceed the deadline of the
@@ -78,14 +78,14 @@ async fn fails_at_once(store: &Store) {
 #[tokio::test]
 async fn an_unreachable_server_opens_the_circuit_after_a_few_requests() {
     let (_listener, store) = silent().await;
-    let (asked, mut all) = (Instant::now(), JoinSet::new());
+    let (started, mut all) = (Instant::now(), JoinSet::new());
     for number in 0..20 {
         let store = store.clone();
         all.spawn(async move { store.load(&key(number)).await.expect_err("no reply") });
     }
     all.join_all().await;
     fails_at_once(&store).await;
-    assert!(asked.elapsed() < Duration::from_millis(1_450), "{:?}", asked.elapsed());
+    assert!(started.elapsed() < Duration::from_millis(1_450), "{:?}", started.elapsed());
 }
 
 #[tokio::test]
@@ -95,9 +95,9 @@ async fn cancelled_requests_to_an_unreachable_server_open_the_circuit() {
         let gone = tokio::time::timeout(Duration::from_millis(20), store.load(&key(number))).await;
         assert!(gone.is_err(), "all are cancelled");
     }
-    let asked = Instant::now();
+    let started = Instant::now();
     while store.stats().expect("a shared store").open_circuits == 0 {
-        assert!(asked.elapsed() < Duration::from_secs(5), "the circuit never opens");
+        assert!(started.elapsed() < Duration::from_secs(5), "the circuit never opens");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     fails_at_once(&store).await;

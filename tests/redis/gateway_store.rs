@@ -70,8 +70,9 @@ impl GatewayStore {
 
     /// Waits until a change has been received and applied.
     pub async fn wait_for_change(&mut self, change: StoreChange) {
-        let heard = async { while self.changes.recv().await.expect("not that many") != change {} };
-        tokio::time::timeout(TIMEOUT, heard).await.expect("the word comes");
+        let received =
+            async { while self.changes.recv().await.expect("not that many") != change {} };
+        tokio::time::timeout(TIMEOUT, received).await.expect("the word comes");
     }
 }
 

@@ -93,15 +93,15 @@ impl ScriptedRedis {
 
     /// Sends all held replies and stops holding.
     pub fn release_replies(&self) {
-        for (to, answer) in self.state.inner.lock().held_replies.take().unwrap_or_default() {
-            let _gone = to.send(answer);
+        for (to, response) in self.state.inner.lock().held_replies.take().unwrap_or_default() {
+            let _gone = to.send(response);
         }
     }
 
     /// Returns the held replies, to be sent one by one in the order of the reads.
     pub fn take_held_replies(&self) -> Vec<impl FnOnce() + use<>> {
         let held = self.state.inner.lock().held_replies.take().unwrap_or_default();
-        held.into_iter().map(|(to, answer)| move || drop(to.send(answer))).collect()
+        held.into_iter().map(|(to, response)| move || drop(to.send(response))).collect()
     }
 
     /// Sends nothing more to subscribers, whose connections stay open.
@@ -175,8 +175,8 @@ impl Connection {
             if words.starts_with(&["CLIENT", "TRACKING"]) {
                 self.subscribe();
             }
-            let answer = self.reply(&words);
-            self.send(answer);
+            let response = self.reply(&words);
+            self.send(response);
             if self.is_subscriber
                 && let ["SET", name, ..] = words[..]
                 && self.accepts(name)
@@ -198,7 +198,7 @@ impl Connection {
         }
     }
 
-    fn send(&self, answer: Vec<u8>) {
+    fn send(&self, response: Vec<u8>) {
         let mut inner = self.state.inner.lock();
         if self.is_subscriber && inner.is_silent {
             return;
@@ -206,11 +206,11 @@ impl Connection {
         if !self.is_subscriber
             && let Some(held) = &mut inner.held_replies
         {
-            held.push((self.sender.clone(), answer));
+            held.push((self.sender.clone(), response));
             self.state.read_arrived.notify_waiters();
             return;
         }
-        let _gone = self.sender.send(answer);
+        let _gone = self.sender.send(response);
     }
 
     fn push_heartbeat(&self, name: &str) {
@@ -245,12 +245,12 @@ impl Connection {
 
     fn values(&self, names: &[&str]) -> Vec<u8> {
         let inner = self.state.inner.lock();
-        let mut answer = format!("*{}\r\n", names.len()).into_bytes();
+        let mut response = format!("*{}\r\n", names.len()).into_bytes();
         for name in names {
             let value = inner.values.get(*name);
-            answer.extend(value.map_or_else(|| b"$-1\r\n".to_vec(), |value| bulk(value)));
+            response.extend(value.map_or_else(|| b"$-1\r\n".to_vec(), |value| bulk(value)));
         }
-        answer
+        response
     }
 }
 

@@ -126,8 +126,8 @@ impl TlsSentinelGroup {
             self.sentinel.command(&["SENTINEL", "FAILOVER", MASTER_NAME]) == "+OK"
         });
         eventually("the replica is the master", || {
-            let said = self.servers[1].try_command(&["INFO", "replication"]);
-            said.is_some_and(|text| text.contains("role:master"))
+            let info = self.servers[1].try_command(&["INFO", "replication"]);
+            info.is_some_and(|text| text.contains("role:master"))
         });
     }
 }

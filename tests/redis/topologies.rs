@@ -183,7 +183,7 @@ async fn a_unix_socket_is_a_valid_address() {
     let key = key();
     create(&store, &key).await.expect("available");
     assert!(is_live(&load(&store, &key).await.expect("available")));
-    let used: String = query(server.port(), &["INFO", "keyspace"]).expect("an answer");
+    let used: String = query(server.port(), &["INFO", "keyspace"]).expect("a response");
     assert!(used.contains("db3:"), "{used}");
 }
 
@@ -285,8 +285,8 @@ async fn a_hung_server_opens_the_circuit_and_recovers_within_2_s() {
         all.spawn(async move { load(&store, &key).await });
     }
     let (mut at_once, refused) = (0, tokio::time::Instant::now() + Duration::from_millis(400));
-    while let Ok(Some(answer)) = tokio::time::timeout_at(refused, all.join_next()).await {
-        let error = answer.expect("no panic").expect_err("Redis is paused");
+    while let Ok(Some(response)) = tokio::time::timeout_at(refused, all.join_next()).await {
+        let error = response.expect("no panic").expect_err("Redis is paused");
         at_once += usize::from(error.0.contains("circuit open"));
     }
     assert!(at_once >= 998, "{at_once} of 1,000 failed at once");
@@ -305,7 +305,7 @@ async fn a_hung_server_opens_the_circuit_and_recovers_within_2_s() {
 /// Returns the loads and connections since the start of the server.
 fn loads_and_connections(server: &RedisServer) -> (u64, u64) {
     let count = |section: &str, name: &str| {
-        let text: String = query(server.port(), &["INFO", section]).expect("an answer");
+        let text: String = query(server.port(), &["INFO", section]).expect("a response");
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.split(',').next());
         value.map_or(0, |value| value.parse().expect("a number"))
     };
@@ -328,13 +328,13 @@ async fn commands_beyond_the_in_flight_limit_fail_at_once() {
         all.spawn(async move { load(&store, &key).await });
     }
     for _ in 0..1_500 - 1_024 {
-        let answer = all.join_next().await.expect("one more").expect("no panic");
-        let error = answer.expect_err("beyond the limit");
+        let response = all.join_next().await.expect("one more").expect("no panic");
+        let error = response.expect_err("beyond the limit");
         assert!(error.0.contains("1024 commands"), "{error}");
     }
     server.resume();
-    while let Some(answer) = all.join_next().await {
-        assert!(is_live(&answer.expect("no panic").expect("within the limit")));
+    while let Some(response) = all.join_next().await {
+        assert!(is_live(&response.expect("no panic").expect("within the limit")));
     }
     assert_eq!(store.stats().expect("a shared store").rejected, 476);
 }
@@ -350,21 +350,21 @@ async fn thousands_of_cancelled_loads_never_mix_up_replies() {
     }
     let mut kept = 0;
     for round in 0..100_usize {
-        let mut asked = Vec::new();
+        let mut sent = Vec::new();
         for (number, key) in keys.iter().enumerate() {
             let (store, key) = (store.clone(), *key);
             let task = tokio::spawn(async move { load(&store, &key).await });
-            asked.push((task, (number * 7 + round) % 3 > 0));
+            sent.push((task, (number * 7 + round) % 3 > 0));
         }
         for _ in 0..round % 7 {
             tokio::task::yield_now().await;
         }
-        for (task, leaves) in &asked {
+        for (task, leaves) in &sent {
             if *leaves {
                 task.abort();
             }
         }
-        for (task, leaves) in asked {
+        for (task, leaves) in sent {
             match task.await {
                 Ok(slot) => {
                     assert!(is_live(&slot.expect("available")));
@@ -397,11 +397,11 @@ async fn an_oversized_value_fails_before_it_is_read() {
     // A timeout must not be the reason of the failure.
     settings.response_timeout = Duration::from_secs(20);
     let store = Store::redis(&settings).expect("good settings");
-    let (poisoned, others) = (key(), [(); 20].map(|()| key()));
-    for key in others.iter().chain([&poisoned]) {
+    let (foreign, others) = (key(), [(); 20].map(|()| key()));
+    for key in others.iter().chain([&foreign]) {
         create(&store, key).await.expect("available");
     }
-    server.command(&["SETRANGE", &record(&poisoned), "200000000", "x"]);
+    server.command(&["SETRANGE", &record(&foreign), "200000000", "x"]);
     let before = peak();
     for _ in 0..3 {
         let mut around = JoinSet::new();
@@ -409,11 +409,11 @@ async fn an_oversized_value_fails_before_it_is_read() {
             let store = store.clone();
             around.spawn(async move { load(&store, &key).await });
         }
-        let loaded = load(&store, &poisoned).await.map(|slot| is_live(&slot));
+        let loaded = load(&store, &foreign).await.map(|slot| is_live(&slot));
         let error = loaded.expect_err("200 MB");
         assert!(error.0.contains("doorward never wrote"), "{error}");
-        while let Some(answer) = around.join_next().await {
-            let slot = answer.expect("no panic").expect("retried on another connection");
+        while let Some(response) = around.join_next().await {
+            let slot = response.expect("no panic").expect("retried on another connection");
             assert!(is_live(&slot), "another session");
         }
     }
@@ -658,8 +658,8 @@ async fn use_tls_cluster(cluster: &TlsCluster) {
     let _following = InvalidationTask::start(&store);
     let slot = |tag: &UserTag| -> u16 {
         let name = format!("{{{}}}", HEXLOWER.encode(&tag.0));
-        let said = cluster.servers[0].command(&["CLUSTER", "KEYSLOT", &name]);
-        said.trim_start_matches(':').parse().expect("a slot")
+        let reply = cluster.servers[0].command(&["CLUSTER", "KEYSLOT", &name]);
+        reply.trim_start_matches(':').parse().expect("a slot")
     };
     let mut used = std::collections::BTreeSet::new();
     while used.len() < 3 {
@@ -783,7 +783,7 @@ async fn a_slot_moves_under_load(cluster: &Cluster, store: &Store, users: &[User
         // Some keys of the user have moved, and each can still be read.
         let held: Vec<String> =
             query(from, &["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "100"])
-                .expect("an answer");
+                .expect("a response");
         assert!(!held.is_empty());
         let cutoff = store.user_cutoff(tag).await.expect("single keys are readable");
         assert_eq!(cutoff.at, UnixMillis(0));

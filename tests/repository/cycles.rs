@@ -12,7 +12,7 @@ use crate::layers::{is_name, module_of, read, source, source_files, without_comm
 const FILES_IN_CYCLES: [(&str, usize); 1] = [("portal", 4)];
 
 /// Most type names with several definitions.
-const DUPLICATE_TYPES: usize = 7;
+const DUPLICATE_TYPES: usize = 2;
 
 /// Fewest references between files; if the scanner finds fewer, it is broken.
 const REFERENCES_AT_LEAST: usize = 300;

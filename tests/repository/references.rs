@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files that a reader creates while they follow a page.
-const CREATED_BY_READERS: [&str; 2] = ["state/keys.toml", "wiki.toml"];
+const CREATED_BY_READERS: [&str; 3] = ["state/keys.toml", "state/users.toml", "wiki.toml"];
 /// Folders to which pages give relative source paths.
 const BASES: [&str; 4] = ["", "src", "tests", "docs"];
 

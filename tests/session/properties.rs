@@ -263,7 +263,7 @@ proptest! {
     }
 
     #[test]
-    fn s7_an_honest_client_is_never_a_thief(steps in steps()) {
+    fn s7_an_honest_client_is_never_an_attacker(steps in steps()) {
         let mut server = Server::new(policy(100_000, 1_000_000, 120, 20, OnReuse::Revoke));
         let mut jar = server.first.clone();
         let mut lost_in_a_row = 0;
@@ -289,12 +289,12 @@ proptest! {
 
     #[test]
     fn s8_a_token_used_after_a_rotation_by_another_ends_the_session(
-        thief_confirms in any::<bool>(), more in 0_u32..3, wait in 30_u64..700, reuse in 0_usize..4,
+        attacker_confirms in any::<bool>(), more in 0_u32..3, wait in 30_u64..700, reuse in 0_usize..4,
     ) {
         let on_reuse = [OnReuse::Revoke, OnReuse::RevokeAll, OnReuse::Reauthenticate, OnReuse::Log][reuse];
         let mut server = Server::new(policy(100_000, 1_000_000, 120, 30, on_reuse));
         let stolen = server.first.clone();
-        let (ahead, behind) = if thief_confirms { (elsewhere(), home()) } else { (home(), elsewhere()) };
+        let (ahead, behind) = if attacker_confirms { (elsewhere(), home()) } else { (home(), elsewhere()) };
         let mut fresh = server.rotated_from(&stolen, &ahead);
         for _ in 0..more {
             fresh = server.rotated_from(&fresh, &ahead);
@@ -617,7 +617,7 @@ fn a_cookie_restored_by_a_crash_within_a_minute_is_not_a_theft() {
 /// A known limitation. A dual-stack browser alternates between IPv4 and IPv6 (RFC 8305), and a record
 /// cannot show that two networks belong to one home. A browser that rotates over one family, crashes before it
 /// writes the cookie to disk, and returns over the other gets a theft verdict. An exemption for the other
-/// family would also exempt the owner's own request that reveals a thief.
+/// family would also exempt the owner's own request that reveals an attacker.
 #[test]
 fn a_crash_with_a_change_of_ip_family_is_a_theft_verdict() {
     let at = |address: &str| ClientContext::new(address.parse().expect("an address"), b"Firefox");
@@ -832,16 +832,16 @@ fn attack_by_rollback_of_redis_is_detected_by_the_victim() {
 }
 
 #[test]
-fn attack_with_a_stolen_cookie_thief_first_is_detected() {
+fn attack_with_a_stolen_cookie_attacker_first_is_detected() {
     let mut server = Server::new(usual());
     let stolen = server.first.clone();
     server.wait(300);
     assert_eq!(refusal(&server.request(&stolen, Request::away())), None, "until the rotation");
-    let thief_token = server.rotated_from(&stolen, &elsewhere());
+    let attacker_token = server.rotated_from(&stolen, &elsewhere());
     server.wait(31);
     assert_eq!(refusal(&server.request(&stolen, Request::home())), Some(Refusal::Theft));
     assert_eq!(server.ended, Some(EndReason::Theft));
-    assert!(refusal(&server.request(&thief_token, Request::away())).is_some());
+    assert!(refusal(&server.request(&attacker_token, Request::away())).is_some());
 }
 
 #[test]
@@ -891,20 +891,20 @@ fn attack_with_a_stolen_old_cookie_ends_the_session_for_both() {
     }
 }
 
-/// A known limitation. Every request with the same token gets the same successor. A thief who uses it while
-/// it is due, and lets the victim confirm, stays in step. Only other evidence reveals the thief: the location
+/// A known limitation. Every request with the same token gets the same successor. An attacker who uses it while
+/// it is due, and lets the victim confirm, stays in step. Only other evidence reveals the attacker: the location
 /// and the device.
 #[test]
 fn attack_in_step_with_the_victim_ends_at_the_absolute_timeout() {
     let mut server = Server::new(usual());
-    let (mut victim, mut thief) = (server.first.clone(), server.first.clone());
+    let (mut victim, mut attacker) = (server.first.clone(), server.first.clone());
     let mut rotations = 0;
     while server.now < server.begun.plus(Duration::from_secs(43_200)) {
         server.wait(300);
-        let first = server.request(&thief, Request::away());
+        let first = server.request(&attacker, Request::away());
         let second = server.request(&victim, Request::home());
         assert_ne!(refusal(&first), Some(Refusal::Theft));
-        store_cookie(&mut thief, &first);
+        store_cookie(&mut attacker, &first);
         store_cookie(&mut victim, &second);
         rotations += u32::from(matches!(second.outcome, Outcome::Admit(Some(_))));
     }
@@ -932,8 +932,8 @@ fn attack_by_rollback_with_an_old_cookie_is_detected_later() {
 #[test]
 fn attack_without_the_keys_costs_no_store_request() {
     let server = Server::new(usual());
-    let thief_keys = KeyRing::generate("elsewhere");
-    let forged = server.token(&server.first).encode(&thief_keys).expect("key 1 of the thief");
+    let attacker_keys = KeyRing::generate("elsewhere");
+    let forged = server.token(&server.first).encode(&attacker_keys).expect("key 1 of the thief");
     assert_eq!(Token::parse(&server.keys, forged.as_bytes()).err(), Some(TokenError::InvalidMac));
 }
 

@@ -227,7 +227,7 @@ async fn a_commit_increments_the_revision_and_a_stale_one_conflicts(store: Store
     assert_eq!(store.commit(&key, 1, b"b", LATER).await, Ok(CommitOutcome::Conflict));
     assert_eq!(load(&store, &key).await.slot, Slot::Absent);
     create(&store, &key, NOW).await;
-    for (expected, answer) in [
+    for (expected, response) in [
         (0, CommitOutcome::Conflict),
         (2, CommitOutcome::Conflict),
         (1, CommitOutcome::Swapped),
@@ -236,7 +236,7 @@ async fn a_commit_increments_the_revision_and_a_stale_one_conflicts(store: Store
     ] {
         let sealed = [expected as u8];
         let committed = store.commit(&key, expected, &sealed, LATER).await;
-        assert_eq!(committed, Ok(answer), "revision {expected}");
+        assert_eq!(committed, Ok(response), "revision {expected}");
     }
     let slot = Slot::Live { revision: 3, sealed: vec![2].into() };
     assert_eq!(load(&store, &key).await.slot, slot);
@@ -254,10 +254,10 @@ async fn exactly_one_of_64_parallel_commits_swaps(store: Store) {
             (number, committed.expect("available"))
         });
     }
-    let answers = tasks.join_all().await;
-    let won: Vec<u8> = answers
+    let responses = tasks.join_all().await;
+    let won: Vec<u8> = responses
         .iter()
-        .filter(|(_, answer)| *answer == CommitOutcome::Swapped)
+        .filter(|(_, response)| *response == CommitOutcome::Swapped)
         .map(|(number, _)| *number)
         .collect();
     assert_eq!(won.len(), 1);
@@ -268,10 +268,10 @@ async fn exactly_one_of_64_parallel_commits_swaps(store: Store) {
 async fn no_commit_survives_an_end(store: Store) {
     let key = key();
     create(&store, &key, NOW).await;
-    let mut renewals = JoinSet::new();
+    let mut rotations = JoinSet::new();
     for _ in 0..8 {
         let store = store.clone();
-        renewals.spawn(async move {
+        rotations.spawn(async move {
             while let Some(revision) = revision(&load(&store, &key).await) {
                 let committed = store.commit(&key, revision, b"renewed", LATER).await;
                 committed.expect("available");
@@ -285,7 +285,7 @@ async fn no_commit_survives_an_end(store: Store) {
     store.end(&key, EndReason::Logout, NOW, LATER).await.expect("available");
     let tombstone = Slot::Ended { reason: EndReason::Logout, at: NOW };
     assert_eq!(load(&store, &key).await.slot, tombstone);
-    renewals.join_all().await;
+    rotations.join_all().await;
     assert_eq!(load(&store, &key).await.slot, tombstone);
     for revision in 0..100 {
         let committed = store.commit(&key, revision, b"late", LATER).await;
@@ -660,8 +660,8 @@ async fn a_working_store_responds_to_a_ping(store: Store) {
 mod redis_only {
     use super::*;
 
-    fn unavailable<T: std::fmt::Debug>(answer: Result<T, Unavailable>) -> String {
-        answer.expect_err("must be unavailable").to_string()
+    fn unavailable<T: std::fmt::Debug>(response: Result<T, Unavailable>) -> String {
+        response.expect_err("must be unavailable").to_string()
     }
 
     /// Loads until a load succeeds; fails after `limit`.
@@ -1089,19 +1089,19 @@ mod file_only {
     async fn a_reopened_store_has_all_writes() {
         let directory = TempDir::new().expect("a temporary directory");
         let tag = user();
-        let [renewed, ended, plain] = [session_of(tag), session_of(tag), session_of(tag)];
+        let [rotated, ended, plain] = [session_of(tag), session_of(tag), session_of(tag)];
         let store = open(directory.path());
-        for key in [&renewed, &ended, &plain] {
+        for key in [&rotated, &ended, &plain] {
             create(&store, key, UnixMillis(NOW.0 + 9)).await;
         }
-        store.commit(&renewed, 1, b"second", LATER).await.expect("available");
-        store.touch(&renewed, LATER, LATER).await.expect("available");
+        store.commit(&rotated, 1, b"second", LATER).await.expect("available");
+        store.touch(&rotated, LATER, LATER).await.expect("available");
         store.end(&ended, EndReason::Theft, NOW, LATER).await.expect("available");
-        store.revoke_user(&tag, NOW, Some(renewed.id)).await.expect("available");
+        store.revoke_user(&tag, NOW, Some(rotated.id)).await.expect("available");
         store.swap_value(tag.into(), None, b"first", LATER).await.expect("available");
         store.swap_value(tag.into(), Some(b"first"), b"second", LATER).await.expect("available");
         let revoked = store.revoke_all_users(UnixMillis(3)).await.expect("available");
-        let keys = [renewed, ended, plain];
+        let keys = [rotated, ended, plain];
         let mut before = Vec::new();
         for key in &keys {
             before.push(load(&store, key).await);
@@ -1114,7 +1114,7 @@ mod file_only {
         }
         assert_eq!(again.global_cutoff().await, Ok(revoked.cutoff));
         assert_eq!(history(&again, &tag).await.as_deref(), Some(b"second".as_slice()));
-        assert_eq!(listed(&again, &tag).await, [renewed.id]);
+        assert_eq!(listed(&again, &tag).await, [rotated.id]);
         let cutoff = again.revoke_user(&tag, NOW, None).await.expect("available").cutoff;
         assert_eq!(cutoff.at, UnixMillis(NOW.0 + 9), "the greatest `created` is persistent");
     }

@@ -107,9 +107,9 @@ class Gateway:
         connection.sock = self.connect(host)
         try:
             connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
-            lines = answer.headers.get_all("Set-Cookie", [])
-            return answer.read().decode(), [line.split(";")[0] for line in lines]
+            response = connection.getresponse()
+            lines = response.headers.get_all("Set-Cookie", [])
+            return response.read().decode(), [line.split(";")[0] for line in lines]
         finally:
             connection.close()
 

@@ -47,28 +47,28 @@ class Garden(unittest.TestCase):
             return self.gateway.send(host, request.to(host, self.cookies[name]))
 
         told = collections.Counter()
-        for request, answers in everywhere(ask):
+        for request, responses in everywhere(ask):
             seen = {}
-            for name, answer in answers.items():
+            for name, response in responses.items():
                 with self.subTest(request=request.name, app=name):
-                    seen[name] = self.judged(request, name, answer)
+                    seen[name] = self.judged(request, name, response)
             told["passed" if any(seen.values()) else "refused"] += 1
         print(f"\ngarden: {told['passed']} odd requests reached an app, {told['refused']} none")
         self.assertGreater(told["passed"], 40)
         self.assertGreater(told["refused"], 60)
 
-    def judged(self, request: odd.Odd, name: str, answer: bytes) -> dict[str, str] | None:
+    def judged(self, request: odd.Odd, name: str, response: bytes) -> dict[str, str] | None:
         """What the app saw, checked; None when it saw nothing."""
-        self.assertTrue(answer.startswith(b"HTTP/1.1 "), answer[:200])
-        words = words_of(answer)
+        self.assertTrue(response.startswith(b"HTTP/1.1 "), response[:200])
+        words = words_of(response)
         if not words:
-            self.assertTrue(request.method == "HEAD" or is_a_refusal(answer), answer[:200])
+            self.assertTrue(request.method == "HEAD" or is_a_refusal(response), response[:200])
             return None
         self.assertEqual(words["app"], name)
         self.assertEqual(words["user"], USER)
         self.assertEqual(words["host"].lower().rstrip("."), host_of(name))
         self.assertEqual(path_in(words), unquoted(path_of(request)))
-        self.assertNotIn(odd.EVIL, answer.decode("latin-1").split("fields=", 1)[1])
+        self.assertNotIn(odd.EVIL, response.decode("latin-1").split("fields=", 1)[1])
         if request.length is not None:
             self.assertIn(words["body"], (str(request.length), ""), "the body that was sent")
         return words
@@ -86,10 +86,10 @@ class Garden(unittest.TestCase):
         with contextlib.ExitStack() as stack:
             stack.callback(shutil.rmtree, home, ignore_errors=True)
             ports = {name: stack.enter_context(apps.app(name, home)) for name in apps.NAMES}
-            for request, answers in everywhere(
+            for request, responses in everywhere(
                 lambda name, request: directly(ports[name], request.to("a.test"))
             ):
-                if len({view(answer) for answer in answers.values()}) > 1:
+                if len({view(response) for response in responses.values()}) > 1:
                     differ.append(request.name)
         print(f"\ngarden: without the gateway {len(differ)} are read in different ways")
         self.assertGreater(len(differ), DIFFER_AT_LEAST, differ)
@@ -102,17 +102,17 @@ def everywhere(ask: Callable[[str, odd.Odd], bytes]) -> Iterator[tuple[odd.Odd, 
         told = pool.map(lambda name: [ask(name, request) for request in requests], apps.NAMES)
         columns = dict(zip(apps.NAMES, told, strict=True))
     for at, request in enumerate(requests):
-        yield request, {name: answers[at] for name, answers in columns.items()}
+        yield request, {name: responses[at] for name, responses in columns.items()}
 
 
-def is_a_refusal(answer: bytes) -> bool:
+def is_a_refusal(response: bytes) -> bool:
     """4xx of the gateway or of an app, a page of the gateway's own, or its 204 where Max-Forwards ends."""
-    return answer[9:10] == b"4" or answer[9:12] == b"204" or b"frame-ancestors 'none'" in answer
+    return response[9:10] == b"4" or response[9:12] == b"204" or b"frame-ancestors 'none'" in response
 
 
-def words_of(answer: bytes) -> dict[str, str]:
+def words_of(response: bytes) -> dict[str, str]:
     """`name=value` lines of an app; nothing when it was not an app that answered."""
-    text = answer.decode("latin-1")
+    text = response.decode("latin-1")
     if "app=" not in text:
         return {}
     lines = text[text.index("app=") :].splitlines()
@@ -147,11 +147,11 @@ def directly(port: int, request: bytes) -> bytes:
         return read_all(stream, 0.5)
 
 
-def view(answer: bytes) -> tuple:
-    words = words_of(answer)
+def view(response: bytes) -> tuple:
+    words = words_of(response)
     if not words:
         return ("refused",)
-    return (path_in(words), words["user"], words["host"], answer.count(b"HTTP/1.1 "))
+    return (path_in(words), words["user"], words["host"], response.count(b"HTTP/1.1 "))
 
 
 if __name__ == "__main__":

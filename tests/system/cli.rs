@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::program::{Program, command};
+use crate::program::{CommandOutput, Program, command};
 use test_support::browser::{Browser, SESSION};
 use test_support::gateway::{Gateway, Setup, configuration, prepare_directory, session_route};
 use test_support::upstream::Upstream;
@@ -67,11 +67,11 @@ fn socket_in(directory: &Path) -> PathBuf {
 }
 
 async fn reason(browser: &mut Browser) -> String {
-    let answer = browser.fetch("/").await;
-    if answer.status == StatusCode::OK {
+    let response = browser.fetch("/").await;
+    if response.status == StatusCode::OK {
         return "admitted".to_owned();
     }
-    answer.json()["reason"].as_str().expect("a reason").to_owned()
+    response.json()["reason"].as_str().expect("a reason").to_owned()
 }
 
 #[tokio::test]
@@ -253,8 +253,8 @@ impl Demo {
     async fn log_in(&self, user: &str) -> Browser {
         let mut browser = self.browser();
         let password = self.word(&format!("{user:<6} password"));
-        let answer = browser.try_log_in(user, password, "/").await;
-        assert_eq!((answer.status, answer.header("location")), (StatusCode::SEE_OTHER, "/"));
+        let response = browser.try_log_in(user, password, "/").await;
+        assert_eq!((response.status, response.header("location")), (StatusCode::SEE_OTHER, "/"));
         browser
     }
 
@@ -397,9 +397,9 @@ async fn drain_completes_requests_and_accepts_no_connection() {
         assert_eq!(idle.read(&mut [0; 16]).await.ok(), Some(0), "an idle connection is closed");
         assert!(program.is_running(), "the drain waits for the request");
         upstream.release_responses();
-        let answer = read_until(&mut stream, "hello").await;
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        assert!(answer.to_ascii_lowercase().contains("connection: close"), "{answer}");
+        let response = read_until(&mut stream, "hello").await;
+        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+        assert!(response.to_ascii_lowercase().contains("connection: close"), "{response}");
         assert_eq!(program.wait_for_exit(), Some(0), "{}", program.log());
         program.wait_for_line("end", |line| line["event"] == "gateway.stopped");
         assert!(!program.log().contains("gateway.drain-timed-out"), "{}", program.log());
@@ -501,9 +501,9 @@ async fn stop_reports_not_ready_before_it_closes_the_listeners() {
         let mut stream = TcpStream::connect(admin).await.expect("the admin port");
         let request = b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         stream.write_all(request).await.expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("an answer");
-        answer[9..12].to_owned()
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.expect("a response");
+        response[9..12].to_owned()
     };
     assert_eq!(ready().await, "200");
     let begun = Instant::now();
@@ -563,9 +563,10 @@ fn check_and_run_accept_the_generated_files() {
     );
     let added = run(&["user", "add", "alice", "--password-stdin"], "correct horse battery\n")
         .expect_success();
-    assert_eq!(added, "added alice in config/users.toml\n");
+    assert_eq!(added, "added alice in config/state/users.toml\n");
     let good = run(&["check"], "").expect_success();
-    assert!(good.ends_with("config/doorward.toml: valid: 1 route, 0 warnings\n"), "{good}");
+    let end = "state directory: config/state\nconfig/doorward.toml: valid: 1 route, 0 warnings\n";
+    assert!(good.ends_with(end), "{good}");
     let json = run(&["check", "--json"], "").expect_success();
     let output: Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(output["problems"].as_array().map(Vec::len), Some(0), "{output}");
@@ -609,7 +610,7 @@ fn check_accepts_an_installation_that_can_start() {
 #[test]
 fn check_finds_every_file_that_a_start_would_reject() {
     type Mistake = fn(&Path, &mut String);
-    let mistakes: [(&str, Mistake); 6] = [
+    let mistakes: [(&str, Mistake); 11] = [
         ("the key cannot be used with its certificate", |directory, _| {
             let (_, key) = other_certificate(directory);
             std::fs::copy(key, directory.join("doorward.key")).expect("copied");
@@ -628,6 +629,25 @@ fn check_finds_every_file_that_a_start_would_reject() {
         ("no-such-style.css", |_, text| {
             text.push_str("[portal]\nstyle = \"no-such-style.css\"\n");
         }),
+        ("no certificate in the CA file", |_, text| {
+            to_https(text, "upstream_ca = \"doorward.key\"\n");
+        }),
+        ("not a usable CA certificate", |directory, text| {
+            let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+            std::fs::write(directory.join("broken.pem"), broken).expect("written");
+            to_https(text, "upstream_ca = \"broken.pem\"\n");
+        }),
+        (":31: ", |_, text| to_https(text, "upstream_ca = \"no-such-ca.pem\"\n")),
+        ("doorward.key: holds no certificate", |_, text| {
+            let files = "upstream_cert = \"doorward.key\"\nupstream_key = \"doorward.key\"\n";
+            to_https(text, files);
+        }),
+        ("other.key: the key cannot be used with its certificate", |directory, text| {
+            let (_, key) = other_certificate(directory);
+            std::fs::copy(key, directory.join("other.key")).expect("copied");
+            let files = "upstream_cert = \"doorward.pem\"\nupstream_key = \"other.key\"\n";
+            to_https(text, files);
+        }),
         ("the last line of the audit log", |directory, text| {
             std::fs::write(directory.join("audit.jsonl"), "nonsense\n").expect("written");
             let file = directory.join("audit.jsonl");
@@ -643,7 +663,7 @@ fn check_finds_every_file_that_a_start_would_reject() {
 #[test]
 fn check_warns_about_what_fails_later() {
     type Mistake = fn(&Path, &mut String);
-    let mistakes: [(&str, Mistake); 6] = [
+    let mistakes: [(&str, Mistake); 10] = [
         ("no certificate has the name elsewhere.test", |_, text| {
             *text = text.replace("\"app.test\"", "\"elsewhere.test\"");
         }),
@@ -657,6 +677,22 @@ fn check_warns_about_what_fails_later() {
         ("users.toml: every user of this machine may read", |directory, _| {
             set_mode(&directory.join("users.toml"), 0o644);
         }),
+        ("state: other users of this machine can replace the keys", |directory, _| {
+            std::fs::create_dir(directory.join("state")).expect("a directory");
+            set_mode(&directory.join("state"), 0o770);
+        }),
+        ("gateway.key: every user of this machine may read", |directory, text| {
+            client_certificate(directory, text, jiff::Timestamp::MAX);
+            set_mode(&directory.join("gateway.key"), 0o644);
+        }),
+        ("gateway.pem: the certificate expired at", |directory, text| {
+            client_certificate(directory, text, jiff::Timestamp::UNIX_EPOCH);
+        }),
+        ("secret: every user of this machine may read", |directory, text| {
+            std::fs::write(directory.join("secret"), "s3cret").expect("written");
+            set_mode(&directory.join("secret"), 0o644);
+            text.push_str("set_header_files = { \"X-Api-Key\" = \"secret\" }\n");
+        }),
         ("tokens never rotate", |_, text| {
             *text = text.replace("[session]", "[session]\nrotate_after = \"12h\"");
         }),
@@ -666,6 +702,29 @@ fn check_warns_about_what_fails_later() {
         assert!(code == 0 && text.contains(message), "{message}: {text}");
         assert!(text.ends_with("valid: 1 route, 1 warning\n"), "{text}");
     }
+}
+
+/// Gives the last route an https upstream and further keys.
+fn to_https(text: &mut String, keys: &str) {
+    *text = text.replace("upstream = \"http:", "upstream = \"https:");
+    text.push_str(keys);
+}
+
+/// Gives the last route a client certificate that ends at this time.
+fn client_certificate(directory: &Path, text: &mut String, end: jiff::Timestamp) {
+    let own = ["doorward.pem", "doorward.key"].map(|name| {
+        let path = directory.join(name);
+        std::fs::read(&path).map(|content| (path, content)).expect("a file")
+    });
+    certificate_until(
+        directory,
+        end.min(jiff::Timestamp::now() + jiff::SignedDuration::from_hours(9_000)),
+    );
+    for (name, other) in [("doorward.pem", "gateway.pem"), ("doorward.key", "gateway.key")] {
+        std::fs::copy(directory.join(name), directory.join(other)).expect("copied");
+    }
+    own.into_iter().for_each(|(path, content)| std::fs::write(path, content).expect("written"));
+    to_https(text, "upstream_cert = \"gateway.pem\"\nupstream_key = \"gateway.key\"\n");
 }
 
 /// A self-signed certificate of app.test that ends at this time.
@@ -752,6 +811,36 @@ async fn commands_find_their_files_in_the_configuration() {
 }
 
 #[test]
+fn a_start_creates_the_state_directory_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = prepare_directory();
+    let routes = session_route(SocketAddr::from(([127, 0, 0, 1], 9)));
+    let text = configuration(&Setup { routes, ..Setup::default() }, &directory);
+    let path = directory.path().display().to_string();
+    // Without the keys that name files, except the users file, which is there.
+    let is_default =
+        |line: &&str| !["socket = ", "file = "].iter().any(|key| line.starts_with(key));
+    let text: String = text
+        .replace("[server]", &format!("[server]\nstate_dir = \"{path}/data\""))
+        .replace("[store]\nurl = \"memory:\"", "[store]")
+        .lines()
+        .filter(is_default)
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let mut program =
+        Program::run(&(text + "[log]\nformat = \"json\"\n"), Arc::clone(&directory), "info");
+    program.address();
+    let state = directory.path().join("data");
+    let mode = std::fs::metadata(&state).expect("created").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    for file in ["keys.toml", "sessions.redb", "admin.sock"] {
+        assert!(state.join(file).exists(), "{file}");
+    }
+    assert_eq!(std::fs::read_to_string(state.join(".gitignore")).expect("written"), "*\n");
+    assert_eq!(program.stop(), Some(0));
+}
+
+#[test]
 fn lost_keys_prevent_the_start_while_their_sessions_exist() {
     let directory = prepare_directory();
     let routes = session_route(SocketAddr::from(([127, 0, 0, 1], 9)));
@@ -766,6 +855,45 @@ fn lost_keys_prevent_the_start_while_their_sessions_exist() {
     assert_eq!(program.wait_for_exit(), Some(1));
     assert!(program.log().contains("the keys file is missing"), "{}", program.log());
     assert!(!directory.path().join("keys.toml").exists());
+}
+
+#[test]
+fn commands_escape_what_a_terminal_would_execute() {
+    let hostile = "\u{9b}31m\u{202e}\u{2028}";
+    let home = empty_directory();
+    let run = |arguments: &[&str]| command(home.path(), arguments, "correct horse battery\n");
+    let add = ["user", "add", "alice", "--password-stdin", "--users", "users.toml"];
+    run(&add).expect_success();
+    let users = home.path().join("users.toml");
+    let text = std::fs::read_to_string(&users).expect("readable");
+    // A users file with control characters is refused.
+    let text = text.replace("alice", "al\u{202e}\u{2028}ice");
+    std::fs::write(&users, text).expect("written");
+    let hostile_file = format!("no{hostile}file");
+    let outputs = [
+        run(&["user", "list", "--users", "users.toml"]),
+        run(&["user", "list", "--json", "--users", "users.toml"]),
+        run(&["user", "list", "--users", &hostile_file]),
+        run(&["audit", "head", &hostile_file]),
+        check_output(&format!("groups = [\"{hostile}\"]")),
+        check_output(&format!("users = \"{hostile}\"")),
+    ];
+    for output in outputs {
+        let shown = output.stdout + &output.stderr;
+        let is_hostile = |c: &char| hostile.contains(*c) && !c.is_ascii();
+        assert_eq!(shown.chars().find(is_hostile), None, "{shown}");
+        assert!(shown.contains("\\u202e") || shown.contains('?'), "{shown}");
+    }
+}
+
+/// The output of `doorward check` with an access rule.
+fn check_output(rule: &str) -> CommandOutput {
+    let directory = prepare_directory();
+    let routes = session_route(SocketAddr::from(([127, 0, 0, 1], 9)));
+    let routes = routes.replace("\"session\"", &format!("{{ {rule} }}"));
+    let text = configuration(&Setup { routes, ..Setup::default() }, &directory);
+    std::fs::write(directory.path().join("doorward.toml"), text).expect("written");
+    command(directory.path(), &["check", "--config", "doorward.toml"], "")
 }
 
 #[test]
@@ -850,4 +978,20 @@ fn the_former_name_of_signals_simulate_runs_with_a_note() {
     assert_eq!(former.stdout, current.stdout);
     assert!(former.stderr.contains("doorward signals simulate"), "{}", former.stderr);
     assert_eq!(current.stderr, "");
+}
+
+// Completions and manual pages
+
+#[test]
+fn completions_and_man_pages_name_every_command() {
+    let directory = tempfile::TempDir::new().expect("a directory");
+    let script = command(directory.path(), &["completions", "bash"], "").expect_success();
+    let page = command(directory.path(), &["man"], "").expect_success();
+    command(directory.path(), &["man", "--dir", "pages"], "").expect_success();
+    for name in ["run", "reload", "check", "explain", "sessions", "audit"] {
+        assert!(script.contains(&format!("doorward,{name})")), "{name}");
+        assert!(page.contains(&format!("doorward\\-{name}(1)")), "{name}: {page}");
+        let page = directory.path().join(format!("pages/doorward-{name}.1"));
+        assert!(page.exists(), "{}", page.display());
+    }
 }

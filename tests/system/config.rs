@@ -126,6 +126,10 @@ fn a_terminal_shows_both_lines_of_a_conflict() {
     assert!(shown.contains("doorward.toml:13:1"), "{shown}");
 }
 
+fn login(users: &str) -> String {
+    format!("[login.password]\nusers = \"{users}\"")
+}
+
 #[test]
 fn missing_files_are_reported() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -136,7 +140,7 @@ fn missing_files_are_reported() {
     let at = |file: &str| directory.path().join(file).display().to_string();
     let text = read(&repository().join("config/minimal.toml"))
         .replace("certs/", &at(""))
-        .replace("users.toml", &at("users.toml"));
+        .replace("[login.password]", &login(&at("users.toml")));
     fs::write(&path, text).expect("written");
     Config::load(&path).expect("loads: files are checked at start");
     let problems = Config::check(&path).expect_err("three files are missing");
@@ -159,7 +163,7 @@ fn check_verifies_the_notify_secret_and_program() {
     }
     let minimal = read(&repository().join("config/minimal.toml"))
         .replace("certs/", &at("").display().to_string())
-        .replace("users.toml", &at("users.toml").display().to_string());
+        .replace("[login.password]", &login(&at("users.toml").display().to_string()));
     let (secret, program) = (at("secret"), at("program"));
     let notify = format!(
         "[notify]\nsecret_file = \"{}\"\ncommand = [\"{}\", \"x\"]\n",
@@ -207,12 +211,37 @@ fn the_minimal_file_loads_with_defaults_and_no_warning() {
         parse(&read(&repository().join("config/minimal.toml"))).expect("loads");
     assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!(config.keys_file, Path::new("/srv/state/keys.toml"));
-    assert_eq!(config.admin.socket.as_deref(), Some(Path::new("/srv/run/admin.sock")));
+    assert_eq!(config.admin.socket.as_deref(), Some(Path::new("/srv/state/admin.sock")));
     assert_eq!(config.server.https, ["0.0.0.0:8443".parse().expect("an address")]);
     assert!(config.server.http.is_empty() && config.server.trusted_proxies.is_empty());
     assert_eq!((config.log.level, config.log.requests), (LogLevel::Info, true));
     assert!(matches!(&config.store.location,
         StoreLocation::Embedded(at) if at == Path::new("/srv/state")));
+}
+
+#[test]
+fn a_state_directory_moves_every_default_and_no_other_key() {
+    let routes = "[[tls.certificate]]\ncert = \"c\"\nkey = \"k\"\n[[route]]\nhost = \"a.test\"\nupstream = \"http://127.0.0.1:1\"\naccess = \"session\"\n";
+    let written = |text: &str| -> Vec<String> {
+        let (config, _) = parse(&format!("{text}{routes}")).expect("loads");
+        config.written_paths().map(|path| path.display().to_string()).collect()
+    };
+    let moved = "[server]\nstate_dir = \"/var/lib/doorward\"\n";
+    assert_eq!(
+        written(&format!("{moved}[login.password]\n")),
+        ["", "/users.toml", "/admin.sock", "/keys.toml"].map(|it| format!("/var/lib/doorward{it}"))
+    );
+    let relative = "[server]\nstate_dir = \"data\"\n[login.password]\n";
+    assert_eq!(
+        written(relative),
+        ["", "/users.toml", "/admin.sock", "/keys.toml"].map(|it| format!("/srv/data{it}"))
+    );
+    let explicit = "[keys]\nfile = \"state/keys.toml\"\n[store]\nurl = \"embedded:state\"\n[admin]\nsocket = \"run/admin.sock\"\n[audit]\nfile = \"state/audit.jsonl\"\n[login.password]\nusers = \"state/users.toml\"\n";
+    assert_eq!(
+        written(&format!("{moved}{explicit}")),
+        ["state", "state/users.toml", "state/audit.jsonl", "run/admin.sock", "state/keys.toml"]
+            .map(|it| format!("/srv/{it}"))
+    );
 }
 
 #[test]

@@ -125,8 +125,8 @@ fn auth_age_methods_limit_reauthentication_to_methods() {
     let old = Some([60, 0, 7]);
     let read = explained("https://wiki.test/bank", old);
     assert_eq!(read.verdict, "admit");
-    let asked = ("max_auth_age", "5m for POST, DELETE and WebSockets".to_owned());
-    assert!(read.route.expect("a route").limits.contains(&asked));
+    let limit = ("max_auth_age", "5m for POST, DELETE and WebSockets".to_owned());
+    assert!(read.route.expect("a route").limits.contains(&limit));
     let write = explained_for(http::Method::POST, "https://wiki.test/bank", old);
     assert_eq!(write.verdict, "reauthenticate");
     assert_eq!(
@@ -149,8 +149,9 @@ fn effects_follow_the_session_rules_of_the_route() {
     ];
     for (method, path, expected) in cases {
         let method = method.parse().expect("a method");
-        let told = explained_for(method, &format!("https://wiki.test{path}"), Some([0, 0, 0]));
-        let done = told.effects.expect("a session");
+        let explanation =
+            explained_for(method, &format!("https://wiki.test{path}"), Some([0, 0, 0]));
+        let done = explanation.effects.expect("a session");
         let done = [done.page_counts, done.fetch_counts, done.rotates, done.logs_out];
         assert_eq!(done, expected, "{path}");
     }
@@ -159,8 +160,8 @@ fn effects_follow_the_session_rules_of_the_route() {
 
 #[test]
 fn the_command_renders_session_rules_and_effects() {
-    let place = tempfile::tempdir().expect("a directory");
-    let file = place.path().join("doorward.toml");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("doorward.toml");
     std::fs::write(&file, CONFIG).expect("a file");
     let run = |more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
@@ -173,43 +174,43 @@ fn the_command_renders_session_rules_and_effects() {
         "  activity  not /forum/poll; only GET, POST; only navigations; WebSocket frames: any\n",
         "  rotate_on POST /forum/password\n",
         "  logout    /forum/logout\n",
-        "  obeys     Doorward-Session: end, rotate\n",
+        "  accepts   Doorward-Session: end, rotate\n",
         "  request   is activity as a navigation, not as a fetch\n",
         "  request   is a logout path: the response ends the session\n",
     ] {
         assert!(text.contains(line), "{line}: {text}");
     }
-    let told: serde_json::Value = serde_json::from_str(&run(&["--json"])).expect("JSON");
-    let rules = &told["route"]["session"];
+    let explanation: serde_json::Value = serde_json::from_str(&run(&["--json"])).expect("JSON");
+    let rules = &explanation["route"]["session"];
     assert_eq!(rules["activity"]["except"], serde_json::json!(["/forum/poll"]));
     assert_eq!(rules["upstream_control"], serde_json::json!(["end", "rotate"]));
-    assert_eq!(told["effects"]["logs_out"], true);
+    assert_eq!(explanation["effects"]["logs_out"], true);
 }
 
 #[test]
 fn a_permitted_request_shows_the_upstream_headers() {
-    let told = explained("https://wiki.test/", Some([0, 0, 0]));
+    let explanation = explained("https://wiki.test/", Some([0, 0, 0]));
     let user = ("x-forwarded-user".to_owned(), "alice".to_owned());
-    assert!(told.upstream_headers.contains(&user), "{:?}", told.upstream_headers);
-    assert!(!told.renews && told.answers.is_empty());
-    assert!(explained("https://wiki.test/", Some([10, 0, 10])).renews, "older than rotate_after");
+    assert!(explanation.upstream_headers.contains(&user), "{:?}", explanation.upstream_headers);
+    assert!(!explanation.rotates && explanation.responses.is_empty());
+    assert!(explained("https://wiki.test/", Some([10, 0, 10])).rotates, "older than rotate_after");
 }
 
 #[test]
 fn a_denial_shows_the_responses_to_browser_and_program() {
-    let told = explained("https://wiki.test/page?secret=1", None);
-    let shown: Vec<_> = told
-        .answers
+    let explanation = explained("https://wiki.test/page?secret=1", None);
+    let shown: Vec<_> = explanation
+        .responses
         .iter()
-        .map(|answer| (answer.to, answer.status, answer.location.as_deref()))
+        .map(|response| (response.to, response.status, response.location.as_deref()))
         .collect();
     assert_eq!(shown, [("a browser", 303, Some("/.doorward/login")), ("a program", 401, None)]);
 }
 
 #[test]
 fn the_command_rejects_impossible_ages_and_unknown_users() {
-    let place = tempfile::tempdir().expect("a directory");
-    let file = place.path().join("doorward.toml");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("doorward.toml");
     std::fs::write(&file, CONFIG).expect("a file");
     let run = |arguments: &[&str]| -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
@@ -240,9 +241,13 @@ fn the_command_rejects_impossible_ages_and_unknown_users() {
 const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0";
 
 /// Output of `doorward explain --json` for a session of bob used from a new location.
-fn moved(signals: &str, databases: bool, arguments: &[&str]) -> serde_json::Value {
-    let place = tempfile::tempdir().expect("a directory");
-    let file = place.path().join("doorward.toml");
+fn explain_location_change(
+    signals: &str,
+    databases: bool,
+    arguments: &[&str],
+) -> serde_json::Value {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("doorward.toml");
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
     let databases = match databases {
         true => {
@@ -263,7 +268,7 @@ fn moved(signals: &str, databases: bool, arguments: &[&str]) -> serde_json::Valu
 
 #[test]
 fn a_location_change_is_scored_with_the_geoip_databases() {
-    let thief = [
+    let attacker = [
         "--last-from",
         "192.0.2.7",
         "--from",
@@ -277,56 +282,57 @@ fn a_location_change_is_scored_with_the_geoip_databases() {
         "--session-age",
         "4m",
     ];
-    let told = moved("enforce", true, &thief);
-    let signals = &told["signals"];
+    let explanation = explain_location_change("enforce", true, &attacker);
+    let risk = &explanation["risk"];
     let expected =
         [("network", 10), ("country", 25), ("operator", 5), ("speed", 5), ("browser", 50)];
-    assert_eq!(signals["signals"], serde_json::json!(expected), "{told:#}");
-    assert_eq!((&signals["score"], &signals["answer"]), (&95.into(), &"login".into()));
-    assert_eq!(signals["last"], "192.0.2.0/24, DE, AS64496, Firefox, Linux or Android");
-    assert_eq!(told["verdict"], "reauthenticate");
+    assert_eq!(risk["signals"], serde_json::json!(expected), "{explanation:#}");
+    assert_eq!((&risk["score"], &risk["action"]), (&95.into(), &"login".into()));
+    assert_eq!(risk["last_from"], "192.0.2.0/24, DE, AS64496, Firefox, Linux or Android");
+    assert_eq!(explanation["verdict"], "reauthenticate");
     let why = "the session is valid, but its risk score (95) requires reauthentication";
-    assert_eq!(told["why"], why);
-    let watched = moved("monitor", true, &thief);
-    assert_eq!((&watched["verdict"], &watched["signals"]["score"]), (&"admit".into(), &95.into()));
+    assert_eq!(explanation["why"], why);
+    let watched = explain_location_change("monitor", true, &attacker);
+    assert_eq!((&watched["verdict"], &watched["risk"]["score"]), (&"admit".into(), &95.into()));
     assert_eq!(
-        watched["signals"]["in_enforce"],
+        watched["risk"]["in_enforce"],
         "an event, and no further request before reauthentication"
     );
 }
 
 #[test]
 fn a_missing_or_broken_geoip_database_is_a_warning() {
-    let place = tempfile::tempdir().expect("a directory");
-    let broken = place.path().join("broken.mmdb");
+    let directory = tempfile::tempdir().expect("a directory");
+    let broken = directory.path().join("broken.mmdb");
     std::fs::write(&broken, "no database").expect("a file");
-    let file = place.path().join("doorward.toml");
+    let file = directory.path().join("doorward.toml");
     let databases = "[signals]\ncountry_db = \"broken.mmdb\"\nasn_db = \"gone.mmdb\"\n";
     std::fs::write(&file, CONFIG.to_owned() + databases).expect("a file");
     let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
     command.args(["explain", "https://wiki.test/", "--user", "bob", "--groups", "staff", "--json"]);
-    command.arg("--config").arg(&file).current_dir(place.path());
+    command.arg("--config").arg(&file).current_dir(directory.path());
     let out = command.output().expect("the program runs");
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{said}");
+    let warnings = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{warnings}");
     for (name, why) in [("broken.mmdb", "MaxMind"), ("gone.mmdb", "No such file")] {
-        let line = said.lines().find(|line| line.contains(name)).unwrap_or_default();
-        assert!(line.starts_with("warning: ") && line.contains(why), "{said}");
+        let line = warnings.lines().find(|line| line.contains(name)).unwrap_or_default();
+        assert!(line.starts_with("warning: ") && line.contains(why), "{warnings}");
     }
-    let told: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON alone");
-    assert_eq!(told["verdict"], "admit");
+    let explanation: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON alone");
+    assert_eq!(explanation["verdict"], "admit");
 }
 
 #[test]
 fn countries_and_languages_can_be_given_without_a_database() {
     let abroad =
         ["--last-country", "DE", "--country", "fr", "--last-language", "de", "--language", "fr"];
-    let told = moved("monitor", false, &abroad);
+    let explanation = explain_location_change("monitor", false, &abroad);
     let expected = [("network", 10), ("country", 25), ("language", 10)];
-    assert_eq!(told["signals"]["signals"], serde_json::json!(expected), "{told:#}");
-    assert_eq!(told["signals"]["answer"], "rotate");
-    let home = moved("enforce", false, &["--country", "DE", "--last-country", "DE"]);
-    assert_eq!(home["signals"]["signals"], serde_json::json!([("network", 10)]), "{home:#}");
-    let same = moved("enforce", false, &[]);
-    assert_eq!(same["signals"]["signals"], serde_json::json!([]), "{same:#}");
+    assert_eq!(explanation["risk"]["signals"], serde_json::json!(expected), "{explanation:#}");
+    assert_eq!(explanation["risk"]["action"], "rotate");
+    let home =
+        explain_location_change("enforce", false, &["--country", "DE", "--last-country", "DE"]);
+    assert_eq!(home["risk"]["signals"], serde_json::json!([("network", 10)]), "{home:#}");
+    let same = explain_location_change("enforce", false, &[]);
+    assert_eq!(same["risk"]["signals"], serde_json::json!([]), "{same:#}");
 }

@@ -119,8 +119,8 @@ async fn every_failed_login_has_the_same_outcome() {
         ("", ""),
         ("a\0:,\n", "right"),
     ] {
-        let answer = attempt(&login, name, password).await;
-        assert_eq!(answer, LoginOutcome::Refuse, "{name:?} {password:?}");
+        let response = attempt(&login, name, password).await;
+        assert_eq!(response, LoginOutcome::Refuse, "{name:?} {password:?}");
     }
 }
 
@@ -193,8 +193,8 @@ async fn a_throttled_attempt_is_not_hashed() {
     let retry_after = Duration::from_secs(6);
     for (name, password) in [("alice", "right"), ("alice", "wrong"), ("nobody", "wrong")] {
         let password = Zeroizing::new(password.to_owned());
-        let answer = login.verify(name, password, here(), async { Err(retry_after) }).await;
-        assert_eq!(answer, LoginOutcome::Throttle { retry_after }, "{name}");
+        let response = login.verify(name, password, here(), async { Err(retry_after) }).await;
+        assert_eq!(response, LoginOutcome::Throttle { retry_after }, "{name}");
     }
     assert_eq!(login.total_hashes(), 0);
 }
@@ -210,8 +210,8 @@ fn concurrent_hashes_never_exceed_the_limit() {
         })
         .collect();
     for runtime in runtimes {
-        let answers = runtime.join().expect("no panic");
-        assert!(answers.iter().all(|answer| *answer == LoginOutcome::Refuse));
+        let responses = runtime.join().expect("no panic");
+        assert!(responses.iter().all(|response| *response == LoginOutcome::Refuse));
     }
     assert_eq!(login.total_hashes(), 200);
     assert_eq!(login.peak_hashes(), 2);
@@ -588,8 +588,8 @@ async fn spellings_of_one_name_and_password_log_in() {
     let login = login_over(Arc::new(directory), open_settings(1));
     for name in ["zo\u{eb}", "zoe\u{308}", " ZOe\u{308} "] {
         for password in [typed, "pa\u{df}wort \u{e9}le\u{301}phant"] {
-            let answer = attempt(&login, name, password).await;
-            assert!(matches!(answer, LoginOutcome::Accept(_)), "{name:?} {password:?}");
+            let response = attempt(&login, name, password).await;
+            assert!(matches!(response, LoginOutcome::Accept(_)), "{name:?} {password:?}");
         }
     }
     assert_eq!(attempt(&login, "zoe", typed).await, LoginOutcome::Refuse);
@@ -601,17 +601,17 @@ async fn a_hash_of_a_decomposed_password_still_matches() {
     let users = Users::with_cost(CHEAP);
     users.add("bob", "e\u{301}clair e\u{301}clair", CHEAP);
     let login = users.login(open_settings(1));
-    let answer = attempt(&login, "bob", "e\u{301}clair e\u{301}clair").await;
-    assert!(matches!(answer, LoginOutcome::Accept(_)), "{answer:?}");
+    let response = attempt(&login, "bob", "e\u{301}clair e\u{301}clair").await;
+    assert!(matches!(response, LoginOutcome::Accept(_)), "{response:?}");
     assert_eq!(attempt(&login, "bob", "eclair eclair").await, LoginOutcome::Refuse);
 }
 
 #[test]
 fn a_terminal_prompts_for_the_password_twice() {
     let home = Home::new();
-    let mut answers = vec!["a long enough password", "a different password"];
+    let mut responses = vec!["a long enough password", "a different password"];
     let mut prompt =
-        |_: &str| answers.pop().map(str::to_owned).ok_or(std::io::ErrorKind::NotFound.into());
+        |_: &str| responses.pop().map(str::to_owned).ok_or(std::io::ErrorKind::NotFound.into());
     let output = home.user_on(&["add", "alice"], b"", &mut prompt);
     assert_eq!(output.code, 1);
     assert!(output.err.contains("differ"), "{output:?}");

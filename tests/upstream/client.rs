@@ -69,11 +69,11 @@ impl Upstream {
         Upstream { endpoint: endpoint(scheme, host, port), accepted, accepting }
     }
 
-    /// Answers every request on every connection with `answer`.
-    async fn answering(answer: &'static [u8]) -> Upstream {
+    /// Answers every request on every connection with `response`.
+    async fn responding(response: &'static [u8]) -> Upstream {
         Upstream::start(move |mut stream, _| async move {
             while head(&mut stream).await.is_some() {
-                send(&mut stream, answer).await;
+                send(&mut stream, response).await;
             }
         })
         .await
@@ -181,16 +181,16 @@ async fn within<F: Future>(test: F) -> F::Output {
 
 #[tokio::test]
 async fn one_connection_carries_consecutive_exchanges() {
-    let answers: [&[u8]; 4] = [
+    let responses: [&[u8]; 4] = [
         OK,
         b"HTTP/1.1 204 No Content\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
     ];
     let upstream = Upstream::start(move |mut stream, _| async move {
-        for answer in answers.iter().cycle() {
+        for response in responses.iter().cycle() {
             let Some(_) = head(&mut stream).await else { return };
-            send(&mut stream, answer).await;
+            send(&mut stream, response).await;
         }
     })
     .await;
@@ -210,7 +210,7 @@ async fn one_connection_carries_consecutive_exchanges() {
 
 #[tokio::test]
 async fn a_response_to_head_has_no_body_whatever_its_length() {
-    let upstream = Upstream::answering(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n").await;
+    let upstream = Upstream::responding(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n").await;
     within(async {
         let upstreams = upstreams();
         for _ in 0..2 {
@@ -303,7 +303,7 @@ async fn an_early_response_closes_the_connection() {
         let early = upstreams
             .send(Priority::Authenticated, upstream.only(), request(Method::POST, body))
             .await;
-        assert_eq!(text(early.expect("early answer")).await, "ok");
+        assert_eq!(text(early.expect("early response")).await, "ok");
         assert_eq!(received.recv().await, Some("closed"));
         let next = upstreams
             .send(Priority::Authenticated, upstream.only(), get())
@@ -340,9 +340,10 @@ async fn a_second_response_in_the_same_bytes_is_discarded() {
 
 #[tokio::test]
 async fn connection_close_prevents_reuse() {
-    let upstream =
-        Upstream::answering(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
-            .await;
+    let upstream = Upstream::responding(
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+    )
+    .await;
     within(async {
         let upstreams = upstreams();
         for number in 1..=3 {
@@ -419,7 +420,7 @@ async fn an_expired_idle_connection_is_closed_by_the_sweep() {
 
 #[tokio::test]
 async fn an_expired_idle_connection_is_never_reused() {
-    let upstream = Upstream::answering(OK).await;
+    let upstream = Upstream::responding(OK).await;
     let exchange = async |upstreams: &TestUpstreams| {
         let response = upstreams
             .send(Priority::Authenticated, upstream.only(), get())
@@ -452,15 +453,15 @@ async fn advance(time: Duration) {
 
 #[tokio::test]
 async fn a_reader_that_stops_at_the_known_end_keeps_the_connection() {
-    let answers: [&[u8]; 3] = [
+    let responses: [&[u8]; 3] = [
         b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
         OK,
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nsum: 7\r\n\r\n",
     ];
     let upstream = Upstream::start(move |mut stream, _| async move {
-        for answer in answers.iter().cycle() {
+        for response in responses.iter().cycle() {
             let Some(_) = head(&mut stream).await else { return };
-            send(&mut stream, answer).await;
+            send(&mut stream, response).await;
         }
     })
     .await;
@@ -485,7 +486,7 @@ async fn a_reader_that_stops_at_the_known_end_keeps_the_connection() {
 
 #[tokio::test]
 async fn an_exchange_can_run_in_its_own_task() {
-    let upstream = Upstream::answering(OK).await;
+    let upstream = Upstream::responding(OK).await;
     within(async {
         let (upstreams, endpoints) = (upstreams(), upstream.only().to_vec());
         let exchange = tokio::spawn(async move {
@@ -562,8 +563,8 @@ async fn assert_rejected(kind: Kind, fields: &'static str) {
         let events = events.clone();
         async move {
             head(&mut stream).await;
-            let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n2\r\nok\r\n0\r\n\r\n");
-            send(&mut stream, answer.as_bytes()).await;
+            let response = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n2\r\nok\r\n0\r\n\r\n");
+            send(&mut stream, response.as_bytes()).await;
             until_closed(&mut stream).await;
             events.send("closed").await.expect("received");
         }
@@ -615,9 +616,9 @@ async fn a_response_in_single_bytes_keeps_its_connection() {
     let upstream = Upstream::start(|mut stream, _| async move {
         while head(&mut stream).await.is_some() {
             let hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n".as_slice();
-            let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let response = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
             let body = b"1\r\no\r\n1\r\nk\r\n0\r\nSum: 7\r\n\r\n";
-            for byte in [hints, answer, body].concat() {
+            for byte in [hints, response, body].concat() {
                 send(&mut stream, &[byte]).await;
                 tokio::task::yield_now().await;
             }
@@ -983,7 +984,7 @@ async fn a_response_timeout_is_a_504_and_closes_the_connection() {
 
 #[tokio::test]
 async fn an_upstream_that_does_not_speak_http_is_a_protocol_error() {
-    let upstream = Upstream::answering(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").await;
+    let upstream = Upstream::responding(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").await;
     within(async {
         let error = upstreams()
             .send(Priority::Authenticated, upstream.only(), get())
@@ -1097,11 +1098,11 @@ async fn a_failed_request_body_is_attributed_to_the_client() {
             feeding.send(Err(io::ErrorKind::InvalidData.into())).await.expect("fed");
         };
         let request = request(Method::POST, body);
-        let (answer, ()) = tokio::join!(
+        let (response, ()) = tokio::join!(
             upstreams.send(Priority::Authenticated, upstream.only(), request),
             breaking
         );
-        let error = answer.expect_err("error");
+        let error = response.expect_err("error");
         assert_eq!((&error, error.status()), (&UpstreamError::ClientBody, StatusCode::BAD_REQUEST));
         assert_eq!(received.recv().await, Some("closed"));
     })
@@ -1112,7 +1113,7 @@ async fn a_failed_request_body_is_attributed_to_the_client() {
 async fn an_unsolicited_101_is_rejected() {
     let switching =
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n";
-    let upstream = Upstream::answering(switching).await;
+    let upstream = Upstream::responding(switching).await;
     within(async {
         let error = upstreams()
             .send(Priority::Authenticated, upstream.only(), get())
@@ -1132,7 +1133,7 @@ fn single_connection(connect_timeout: Duration) -> TestUpstreams {
 
 #[tokio::test]
 async fn a_request_above_the_limit_waits_for_a_connection() {
-    let upstream = Upstream::answering(OK).await;
+    let upstream = Upstream::responding(OK).await;
     within(async {
         let upstreams = single_connection(Duration::from_secs(10));
         let held = upstreams
@@ -1152,7 +1153,7 @@ async fn a_request_above_the_limit_waits_for_a_connection() {
 
 #[tokio::test]
 async fn slow_anonymous_bodies_leave_a_quarter_of_the_connections() {
-    let upstream = Upstream::answering(OK).await;
+    let upstream = Upstream::responding(OK).await;
     within(async {
         let connect_timeout = Duration::from_millis(20);
         let max_connections_per_endpoint = 4;
@@ -1181,7 +1182,7 @@ async fn slow_anonymous_bodies_leave_a_quarter_of_the_connections() {
 
 #[tokio::test]
 async fn a_request_that_waits_too_long_for_a_permit_is_a_503() {
-    let upstream = Upstream::answering(OK).await;
+    let upstream = Upstream::responding(OK).await;
     within(async {
         let upstreams = single_connection(Duration::from_millis(20));
         let _held = upstreams
@@ -1231,7 +1232,7 @@ async fn request_and_response_bodies_stream_independently() {
 
 #[tokio::test]
 async fn response_trailers_are_forwarded_and_the_connection_kept() {
-    let upstream = Upstream::answering(
+    let upstream = Upstream::responding(
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: sum\r\n\r\n2\r\nok\r\n0\r\nsum: 7\r\n\r\n",
     )
     .await;
@@ -1329,7 +1330,7 @@ async fn a_dropped_or_unopened_tunnel_closes_its_connection() {
 #[tokio::test]
 async fn a_declined_upgrade_is_a_response_without_reuse() {
     let upstream =
-        Upstream::answering(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await;
+        Upstream::responding(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await;
     within(async {
         let upstreams = upstreams();
         for number in 1..=2 {
@@ -1493,12 +1494,12 @@ async fn http2_opens_as_many_connections_as_streams_require() {
         }
         let mut kind = std::pin::pin!(futures_util::future::join_all(kind));
         for priority in [Priority::Authenticated, Priority::Anonymous] {
-            let answer = upstreams.send(priority, upstream.only(), get());
-            let answer = tokio::select! {
-                answer = answer => answer.expect("an answer while all others upload"),
+            let response = upstreams.send(priority, upstream.only(), get());
+            let response = tokio::select! {
+                response = response => response.expect("a response while all others upload"),
                 _ = kind.as_mut() => panic!("uploads are never answered"),
             };
-            assert_eq!(text(answer).await, "xx");
+            assert_eq!(text(response).await, "xx");
         }
         assert!((6..=7).contains(&upstream.accepted()), "{} connections", upstream.accepted());
     })
@@ -1512,17 +1513,17 @@ async fn an_http2_body_that_outlives_its_response_keeps_its_permit() {
         let upstreams = single_connection(Duration::from_millis(50));
         let (feeder, body) = fed();
         let upload = request(Method::POST, body);
-        let answer = upstreams
+        let response = upstreams
             .send(Priority::Authenticated, upstream.only(), upload)
             .await
             .expect("a response");
-        assert_eq!(text(answer).await, "xx");
+        assert_eq!(text(response).await, "xx");
         let other = upstreams.send(Priority::Authenticated, upstream.only(), get()).await;
         assert_eq!(other.expect_err("no place"), UpstreamError::ConnectionLimit);
         drop(feeder);
         loop {
             match upstreams.send(Priority::Authenticated, upstream.only(), get()).await {
-                Ok(answer) => break assert_eq!(text(answer).await, "xx"),
+                Ok(response) => break assert_eq!(text(response).await, "xx"),
                 Err(error) => assert_eq!(error, UpstreamError::ConnectionLimit),
             }
         }
@@ -1553,9 +1554,9 @@ async fn surplus_idle_http2_connections_are_closed() {
         let idle_timeout = Duration::from_millis(50);
         let upstreams = upstreams_with(UpstreamSettings { idle_timeout, ..Default::default() });
         let kind = (0..3).map(|_| upstreams.send(Priority::Authenticated, upstream.only(), get()));
-        let answers = futures_util::future::join_all(kind).await;
-        for answer in answers {
-            assert_eq!(text(answer.expect("a response")).await.len(), LENGTH);
+        let responses = futures_util::future::join_all(kind).await;
+        for response in responses {
+            assert_eq!(text(response.expect("a response")).await.len(), LENGTH);
         }
         let mut closed = [received.recv().await, received.recv().await];
         closed.sort_unstable();
@@ -1682,7 +1683,7 @@ async fn a_cleartext_upstream_behind_https_is_a_tls_error() {
 
 #[tokio::test]
 async fn endpoints_rotate_and_a_busy_one_is_avoided() {
-    let (one, two) = (Upstream::answering(OK).await, Upstream::answering(OK).await);
+    let (one, two) = (Upstream::responding(OK).await, Upstream::responding(OK).await);
     let both = [one.endpoint.clone(), two.endpoint.clone()];
     within(async {
         let upstreams = upstreams();
@@ -1706,7 +1707,7 @@ async fn endpoints_rotate_and_a_busy_one_is_avoided() {
 
 #[tokio::test]
 async fn a_refusing_endpoint_is_skipped_without_losing_a_request() {
-    let live = Upstream::answering(OK).await;
+    let live = Upstream::responding(OK).await;
     let both = [unreachable().await, live.endpoint.clone()];
     within(async {
         let upstreams = upstreams();
@@ -1728,7 +1729,7 @@ async fn a_refusing_endpoint_is_skipped_without_losing_a_request() {
 
 #[tokio::test]
 async fn an_unreachable_endpoint_is_not_retried_during_its_cooldown() {
-    let live = Upstream::answering(OK).await;
+    let live = Upstream::responding(OK).await;
     let broken = Upstream::start_at("https", "localhost", |stream, _| async move {
         drop(stream);
     })

@@ -1,5 +1,7 @@
-//! The gateway's HTTP client against well-behaved, broken and hostile upstreams.
+//! The gateway's HTTP clients against well-behaved, broken and hostile servers: upstreams and OpenID Connect
+//! providers.
 
 mod client;
+mod oidc;
 mod races;
 mod responses;

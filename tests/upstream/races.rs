@@ -113,8 +113,8 @@ async fn an_unseen_early_response_is_discarded() {
         Some(stream)
     };
     for (method, body) in [(Method::GET, ""), (Method::POST, "order=1")] {
-        let answer = within(after_unseen(poison, method, body)).await;
-        assert_eq!(answer.expect("answer"), "second");
+        let response = within(after_unseen(poison, method, body)).await;
+        assert_eq!(response.expect("answer"), "second");
     }
 }
 
@@ -125,8 +125,8 @@ async fn a_post_avoids_a_connection_that_closed_unseen() {
         None
     };
     for body in ["", "order=1"] {
-        let answer = within(after_unseen(close, Method::POST, body)).await;
-        assert_eq!(answer.expect("answer"), "second");
+        let response = within(after_unseen(close, Method::POST, body)).await;
+        assert_eq!(response.expect("answer"), "second");
     }
 }
 

@@ -233,19 +233,19 @@ fn chunks_of(bytes: &[u8], size: usize) -> Vec<Vec<u8>> {
 async fn responses_end_where_hyper_ends_them_for_any_chunk_size() {
     let judges = Parsers::new().await;
     for method in [Method::GET, Method::HEAD] {
-        for answer in GOOD {
+        for response in GOOD {
             for size in [1, 2, 3, 7, 16, 4096] {
-                let ours = judges.assert_agreement(&chunks_of(answer, size), &method).await;
+                let ours = judges.assert_agreement(&chunks_of(response, size), &method).await;
                 let is_whole = matches!(ours, Parsed::Whole(..));
-                assert!(is_whole, "{method} {:?}", String::from_utf8_lossy(answer));
+                assert!(is_whole, "{method} {:?}", String::from_utf8_lossy(response));
             }
         }
-        for answer in BAD {
+        for response in BAD {
             for size in [1, 5, 4096] {
-                let ours = judges.assert_agreement(&chunks_of(answer, size), &method).await;
+                let ours = judges.assert_agreement(&chunks_of(response, size), &method).await;
                 let may_be = method == Method::HEAD;
                 let is_whole = matches!(ours, Parsed::Whole(..));
-                assert!(may_be || !is_whole, "{:?}", String::from_utf8_lossy(answer));
+                assert!(may_be || !is_whole, "{:?}", String::from_utf8_lossy(response));
             }
         }
     }
@@ -255,21 +255,21 @@ async fn responses_end_where_hyper_ends_them_for_any_chunk_size() {
 #[tokio::test]
 async fn mutated_responses_are_rejected_or_parsed_like_hyper() {
     let judges = Parsers::new().await;
-    let answers = [GOOD.as_slice(), BAD.as_slice()].concat();
+    let responses = [GOOD.as_slice(), BAD.as_slice()].concat();
     let mut random = SplitMix64(1);
     for round in 0..1_500_usize {
-        let mut answer = answers[random.below(answers.len())].to_vec();
+        let mut response = responses[random.below(responses.len())].to_vec();
         for _ in 0..=random.below(3) {
-            mutate(&mut answer, &mut random);
+            mutate(&mut response, &mut random);
         }
         let size = [1, 3, 64, 4096][round % 4];
         let method = if round % 9 == 0 { Method::HEAD } else { Method::GET };
-        judges.assert_agreement(&chunks_of(&answer, size), &method).await;
+        judges.assert_agreement(&chunks_of(&response, size), &method).await;
     }
 }
 
 /// Inserts, removes or duplicates something that affects framing.
-fn mutate(answer: &mut Vec<u8>, random: &mut SplitMix64) {
+fn mutate(response: &mut Vec<u8>, random: &mut SplitMix64) {
     const WORDS: [&[u8]; 14] = [
         b"\r\n",
         b"\n",
@@ -286,24 +286,24 @@ fn mutate(answer: &mut Vec<u8>, random: &mut SplitMix64) {
         b"Transfer-Encoding: chunked\r\n",
         b"Content-Length: 1\r\n",
     ];
-    let at = random.below(answer.len() + 1);
+    let at = random.below(response.len() + 1);
     match random.below(4) {
         0 => {
             let word = WORDS[random.below(WORDS.len())];
-            answer.splice(at..at, word.iter().copied());
+            response.splice(at..at, word.iter().copied());
         }
-        1 if at < answer.len() => {
-            answer.remove(at);
+        1 if at < response.len() => {
+            response.remove(at);
         }
-        2 if at < answer.len() => answer[at] = u8::try_from(random.below(256)).expect("a byte"),
+        2 if at < response.len() => response[at] = u8::try_from(random.below(256)).expect("a byte"),
         _ => {
-            let line = answer
+            let line = response
                 .iter()
                 .skip(at)
                 .position(|byte| *byte == b'\n')
                 .map_or(at, |end| at + end + 1);
-            let copy = answer[at..line].to_vec();
-            answer.splice(line..line, copy);
+            let copy = response[at..line].to_vec();
+            response.splice(line..line, copy);
         }
     }
 }

@@ -4,6 +4,7 @@ mod apps;
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -60,7 +61,7 @@ impl DemoDir {
         let name =
             format!("doorward-demo-{}", BASE32_NOPAD.encode(&random_bytes::<5>()).to_lowercase());
         let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path)?;
+        fs::DirBuilder::new().mode(0o700).create(&path)?;
         Ok(DemoDir(path))
     }
 
@@ -98,20 +99,14 @@ fn configuration(directory: &Path, listen: SocketAddr, apps: &apps::Apps) -> Str
         r#"
 [server]
 https = ["{listen}"]
+state_dir = "{state}"
 
 [admin]
 listen = ""
-socket = "{socket}"
-
-[keys]
-file = "{keys}"
 
 [[tls.certificate]]
 cert = "{cert}"
 key = "{key}"
-
-[store]
-url = "embedded:{store}"
 
 [session]
 idle_timeout = "{idle}s"
@@ -120,7 +115,6 @@ rotate_after = "{rotate}s"
 rotation_grace = "{grace}s"
 
 [login.password]
-users = "{users}"
 
 [log]
 format = "text"
@@ -140,12 +134,9 @@ path = "/clock"
 upstream = "http://{clock}"
 access = {{ groups = ["staff"] }}
 "#,
-        socket = at("admin.sock"),
-        keys = at("keys.toml"),
+        state = directory.display(),
         cert = at("doorward.pem"),
         key = at("doorward.key"),
-        store = at("state"),
-        users = at("users.toml"),
         idle = IDLE.as_secs(),
         rotate = ROTATE_AFTER.as_secs(),
         grace = GRACE.as_secs(),

@@ -3,7 +3,7 @@
 mod rules;
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,7 +22,7 @@ use crate::identity::Directory;
 use crate::risk::{Country, GeoIp};
 use crate::session::{ClientContext, Identity};
 
-use super::check;
+use super::{check, terminal};
 
 /// Default client address, of a documentation network (RFC 5737).
 const PLACEHOLDER_ADDR: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -154,7 +154,7 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         true => format!("{:#}\n", serde_json::to_value(&explanation)?),
         false => render(&explanation),
     };
-    io::stdout().write_all(text.as_bytes())?;
+    terminal::out().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -230,18 +230,18 @@ fn render(explanation: &Explanation) -> String {
     }
     row("verdict", explanation.verdict);
     row("why", &explanation.why);
-    if explanation.renews {
+    if explanation.rotates {
         row("token", "the response sets a new one");
     }
     if let Some(effects) = explanation.effects {
         rules::render_request(effects, &mut row);
     }
-    if let Some(signals) = &explanation.signals {
-        render_risk(signals, &mut row);
+    if let Some(risk) = &explanation.risk {
+        render_risk(risk, &mut row);
     }
-    for answer in &explanation.answers {
-        let mut text = format!("{} to {}", answer.status, answer.to);
-        if let Some(location) = &answer.location {
+    for response in &explanation.responses {
+        let mut text = format!("{} to {}", response.status, response.to);
+        if let Some(location) = &response.location {
             let _ = write!(text, ", Location: {location}");
         }
         row("response", &text);
@@ -255,10 +255,7 @@ fn render(explanation: &Explanation) -> String {
 /// Renders the risk assessment.
 fn render_risk(explanation: &RiskExplanation, row: &mut impl FnMut(&str, &str)) {
     if explanation.signals.is_empty() {
-        return row(
-            "signals",
-            &format!("none, nothing is new (this route: {})", explanation.route),
-        );
+        return row("signals", &format!("none, nothing is new (this route: {})", explanation.mode));
     }
     let weighed: Vec<String> =
         explanation.signals.iter().map(|(name, weight)| format!("{name} {weight}")).collect();
@@ -269,14 +266,14 @@ fn render_risk(explanation: &RiskExplanation, row: &mut impl FnMut(&str, &str)) 
             format!("{name} {}", score.map_or("never".to_owned(), |at| at.to_string()))
         })
         .collect();
-    row("here", &explanation.here);
-    row("last", &explanation.last);
+    row("from", &explanation.from);
+    row("last from", &explanation.last_from);
     row("signals", &weighed.join(", "));
     row(
         "score",
-        &format!("{} of {}: {}", explanation.score, thresholds.join(", "), explanation.answer),
+        &format!("{} of {}: {}", explanation.score, thresholds.join(", "), explanation.action),
     );
     row("monitor", explanation.in_monitor);
     row("enforce", explanation.in_enforce);
-    row("setting", &format!("signals = \"{}\" on this route", explanation.route));
+    row("setting", &format!("signals = \"{}\" on this route", explanation.mode));
 }

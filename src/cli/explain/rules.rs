@@ -13,7 +13,7 @@ pub(super) fn render_route(rules: &SessionRules, row: &mut impl FnMut(&str, &str
         row(name, &list.join(", "));
     }
     if !rules.upstream_control.is_empty() {
-        row("obeys", &format!("Doorward-Session: {}", rules.upstream_control.join(", ")));
+        row("accepts", &format!("Doorward-Session: {}", rules.upstream_control.join(", ")));
     }
 }
 

@@ -22,7 +22,7 @@ use clap::{Args, Subcommand};
 
 use crate::config::Config;
 
-use super::check;
+use super::{check, terminal};
 use audit_reader::{AuditReader, ParsedLine};
 use summary::Summary;
 
@@ -78,7 +78,7 @@ fn simulate(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
         true => format!("{:#}\n", serde_json::to_value(&report)?),
         false => render::render(&report),
     };
-    io::stdout().write_all(text.as_bytes())?;
+    terminal::out().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 

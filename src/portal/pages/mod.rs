@@ -28,6 +28,9 @@ pub const ICON: &str = include_str!("../../../templates/icon.svg");
 /// Script that shows times in the zone of the browser. The pages are complete without it.
 pub const TIMES: &str = include_str!("../../../templates/times.js");
 
+/// Script that apps include to show the end of a session.
+pub const SESSION: &str = include_str!("../../../templates/session.js");
+
 /// Script that submits the form of a logout at a provider. The page has a button too.
 pub const SUBMIT: &str = include_str!("../../../templates/submit.js");
 

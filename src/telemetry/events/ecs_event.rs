@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::clock::UnixMillis;
 use crate::session::{ClientContext, TlsFingerprint};
+use crate::telemetry::escape;
 
 use super::actor::{ActorFields, LifetimeFields};
 use super::ecs_class::{EcsClass, PROCESS_INFO, PROCESS_START};
@@ -107,10 +108,11 @@ impl EcsEvent {
     }
 
     /// Returns the line without its MAC. `previous` is the MAC of the line before, empty for the first.
+    /// Escaped before the MAC is computed, because programs show the line as it is.
     /// The serialization of these fields cannot fail.
     pub fn to_chained_json(&self, chain: &str, seq: u64, previous: &str) -> String {
         let line = EntryJson { chain: Some(chain), seq: Some(seq), previous, ..self.json() };
-        serde_json::to_string(&line).unwrap_or_default()
+        escape(&serde_json::to_string(&line).unwrap_or_default()).into_owned()
     }
 
     /// Returns the event as a notification.
@@ -247,12 +249,14 @@ mod tests {
     #[test]
     fn client_data_cannot_start_a_new_line() {
         let context = EventContext {
-            user: "a\n{\"event.action\":\"x\"}\u{1b}[31m",
+            user: "a\n{\"event.action\":\"x\"}\u{1b}[31m\u{9b}31m\u{202e}\u{2028}\u{7f}é",
             ..EventContext::default()
         };
         let text = EcsEvent::new(SessionEvent::LoginFailed, &context, UnixMillis(0))
             .to_chained_json("c", 1, "");
-        assert!(!text.bytes().any(|byte| byte.is_ascii_control()), "{text}");
+        assert!(text.chars().all(|c| c == 'é' || (' '..='~').contains(&c)), "{text}");
+        let line: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(line["user.name"], context.user);
         assert_eq!(text.matches("\"event.action\"").count(), 1);
     }
 }

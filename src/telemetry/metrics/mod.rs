@@ -2,11 +2,13 @@
 //!
 //! `docs/metrics-and-events.md` is the reference; a test keeps it complete.
 
+mod histogram;
 mod notifications;
 mod operation;
 mod providers;
 mod register;
 mod risk;
+mod routes;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,14 +26,17 @@ use prometheus_client::registry::Registry;
 use super::events::{RiskContext, SessionEvent};
 use super::limits::{Limit, LimitLog};
 use super::process::ProcessStats;
+use crate::route::RouteTable;
 use notifications::NotificationMetrics;
 use operation::OperationMetrics;
 use register::register;
 use risk::RiskMetrics;
+use routes::RouteRegistry;
 
 pub use notifications::NotificationOutcome;
 pub use operation::AuditStats;
 pub use providers::ProviderMetrics;
+pub use routes::{Phase, RouteMetrics, RouteMetricsTable};
 
 /// All metrics of a gateway; cheap to clone.
 #[derive(Clone)]
@@ -40,6 +45,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     /// Counters of [`ADMIT`] by status. Most requests use them, without a lock or a hash.
     admitted: Arc<[OnceLock<Counter>; MAX_STATUS]>,
+    routes: RouteRegistry,
     exchanges_cut: Family<CauseLabels, Counter>,
     events: Family<EventLabels, Counter>,
     risk: RiskMetrics,
@@ -198,7 +204,10 @@ impl Default for Metrics {
     fn default() -> Metrics {
         let mut registry = Registry::with_prefix("doorward");
         let r = &mut registry;
+        let routes = RouteRegistry::default();
+        r.register_collector(Box::new(routes.clone()));
         Metrics {
+            routes,
             requests: register(r, "requests", "Requests by verdict and status"),
             admitted: Arc::new([const { OnceLock::new() }; MAX_STATUS]),
             exchanges_cut: register(
@@ -257,6 +266,12 @@ impl Metrics {
             Some(cached) if verdict == ADMIT => cached.get_or_init(counter).inc(),
             Some(_) | None => counter().inc(),
         };
+    }
+
+    /// Returns the counts of the routes for one worker. Routes of `previous`, the table of the same worker
+    /// before, keep theirs.
+    pub fn routes(&self, routes: &RouteTable, previous: &RouteMetricsTable) -> RouteMetricsTable {
+        self.routes.table(routes, previous)
     }
 
     /// Counts an exchange that ended before the end of its response.

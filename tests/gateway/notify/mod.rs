@@ -16,7 +16,7 @@ use doorward::secret::SigningSecret;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::risk::{HOME, THIEF, VPN_ABROAD, verdict};
+use crate::risk::{ATTACKER, HOME, VPN_ABROAD, verdict};
 use test_support::browser::Browser;
 use test_support::gateway::{Gateway, Setup, manual_clock, prepare_directory, session_route};
 use test_support::upstream::Upstream;
@@ -29,12 +29,12 @@ const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// Longest wait for an expected event.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// alice at home, and a thief elsewhere who replays her superseded token.
+/// alice at home, and an attacker elsewhere who replays her superseded token.
 struct NotifyTest {
     _upstream: Upstream,
     gateway: Gateway,
     alice: Browser,
-    thief: Browser,
+    attacker: Browser,
 }
 
 impl NotifyTest {
@@ -52,13 +52,13 @@ impl NotifyTest {
         let mut alice = Browser::new(&gateway);
         HOME.apply_to(&mut alice);
         alice.log_in("alice").await;
-        let mut thief = alice.clone();
-        THIEF.apply_to(&mut thief);
+        let mut attacker = alice.clone();
+        ATTACKER.apply_to(&mut attacker);
         gateway.advance(Duration::from_secs(601));
         alice.fetch("/").await;
         assert_eq!(verdict(&mut alice).await, "admitted");
         gateway.advance(Duration::from_secs(120));
-        NotifyTest { _upstream: upstream, gateway, alice, thief }
+        NotifyTest { _upstream: upstream, gateway, alice, attacker }
     }
 }
 
@@ -68,18 +68,18 @@ async fn theft_notification_names_both_clients_and_no_token() {
     let receiver = DocumentedReceiver::start(directory.path());
     let notify = format!("webhook = \"http://{}/\"", receiver.address);
     let mut scene = NotifyTest::with(directory, &notify).await;
-    assert_eq!(verdict(&mut scene.thief).await, "401 theft");
+    assert_eq!(verdict(&mut scene.attacker).await, "401 theft");
     let line = receiver.next();
-    assert!(!line.contains(&scene.thief.token()), "{line}");
-    let told: Value = serde_json::from_str(&line).expect("JSON");
-    assert_eq!(told["event.action"], "session.theft");
-    assert_eq!(told["user.name"], "alice");
-    assert_eq!(told["source.ip"], "203.0.113.9");
-    assert_eq!(told["user_agent.original"], "curl/8.5.0");
-    assert_eq!(told["doorward.other.ip"], "192.0.2.7");
-    assert!(told["doorward.other.user_agent"].as_str().expect("text").contains("Firefox"));
-    assert_eq!(told["doorward.session"].as_str().expect("a handle").len(), 16);
-    assert!(told["event.id"].as_str().expect("an id").starts_with("msg_"));
+    assert!(!line.contains(&scene.attacker.token()), "{line}");
+    let message: Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!(message["event.action"], "session.theft");
+    assert_eq!(message["user.name"], "alice");
+    assert_eq!(message["source.ip"], "203.0.113.9");
+    assert_eq!(message["user_agent.original"], "curl/8.5.0");
+    assert_eq!(message["doorward.other.ip"], "192.0.2.7");
+    assert!(message["doorward.other.user_agent"].as_str().expect("text").contains("Firefox"));
+    assert_eq!(message["doorward.session"].as_str().expect("a handle").len(), 16);
+    assert!(message["event.id"].as_str().expect("an id").starts_with("msg_"));
 }
 
 #[tokio::test]
@@ -88,20 +88,20 @@ async fn risk_notification_lists_the_signals() {
     let receiver = DocumentedReceiver::start(directory.path());
     let notify = format!("webhook = \"http://{}/\"", receiver.address);
     let scene = NotifyTest::with(directory, &notify).await;
-    let mut thief = scene.alice.clone();
-    VPN_ABROAD.apply_to(&mut thief);
-    assert_eq!(verdict(&mut thief).await, "admitted", "another network is no reason to tell");
-    THIEF.apply_to(&mut thief);
-    assert_eq!(verdict(&mut thief).await, "401 reauthenticate");
-    let told: Value = serde_json::from_str(&receiver.next()).expect("JSON");
-    assert_eq!(told["event.action"], "session.location-changed");
-    assert_eq!(told["doorward.signals"], serde_json::json!(["network", "browser"]));
+    let mut attacker = scene.alice.clone();
+    VPN_ABROAD.apply_to(&mut attacker);
+    assert_eq!(verdict(&mut attacker).await, "admitted", "another network is no reason to tell");
+    ATTACKER.apply_to(&mut attacker);
+    assert_eq!(verdict(&mut attacker).await, "401 reauthenticate");
+    let message: Value = serde_json::from_str(&receiver.next()).expect("JSON");
+    assert_eq!(message["event.action"], "session.location-changed");
+    assert_eq!(message["doorward.signals"], serde_json::json!(["network", "browser"]));
     assert_eq!(
-        (&told["doorward.action"], &told["doorward.enforced"]),
+        (&message["doorward.action"], &message["doorward.enforced"]),
         (&"login".into(), &true.into())
     );
     assert_eq!(
-        (&told["source.ip"], &told["doorward.other.ip"]),
+        (&message["source.ip"], &message["doorward.other.ip"]),
         (&"203.0.113.9".into(), &"192.0.2.7".into())
     );
 }
@@ -122,9 +122,9 @@ fn documented_receiver_rejects_bad_or_old_signatures() {
     ] {
         let mut stream = TcpStream::connect(receiver.address).expect("connected");
         write!(stream, "POST / HTTP/1.0\r\nContent-Length: 2\r\nwebhook-id: m\r\nwebhook-timestamp: {at}\r\nwebhook-signature: {signature}\r\n\r\n{{}}").expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        assert_eq!(answer.split(' ').nth(1), Some(status), "{signature} {at}");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).expect("a response");
+        assert_eq!(response.split(' ').nth(1), Some(status), "{signature} {at}");
     }
 }
 
@@ -134,8 +134,8 @@ async fn hanging_receiver_delays_neither_responses_nor_shutdown() {
     let notify = format!("{}\ntimeout = \"60s\"", receiver.webhook());
     let mut scene = NotifyTest::with(prepare_directory(), &notify).await;
     let start = Instant::now();
-    assert_eq!(verdict(&mut scene.thief).await, "401 theft");
-    assert_eq!(verdict(&mut scene.thief).await, "401 theft");
+    assert_eq!(verdict(&mut scene.attacker).await, "401 theft");
+    assert_eq!(verdict(&mut scene.attacker).await, "401 theft");
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     scene.gateway.stop();
     assert!(start.elapsed() < TIMEOUT, "{:?}", start.elapsed());
@@ -145,7 +145,7 @@ async fn hanging_receiver_delays_neither_responses_nor_shutdown() {
 async fn pending_notifications_are_sent_before_exit() {
     let receiver = Receiver::plain(&[ReceiverBehavior::Late(Duration::from_millis(200))]);
     let mut scene = NotifyTest::with(prepare_directory(), &receiver.webhook()).await;
-    assert_eq!(verdict(&mut scene.thief).await, "401 theft");
+    assert_eq!(verdict(&mut scene.attacker).await, "401 theft");
     let shared = Arc::clone(scene.gateway.shared());
     scene.gateway.stop();
     assert!(receiver.next().contains("session.theft"));
@@ -166,23 +166,23 @@ fn notify_test(directory: &TempDir, notify: &str) -> Output {
 #[test]
 fn notify_test_prints_the_receivers_response() {
     let directory = prepare_directory();
-    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let receiver = Receiver::plain(&[ACCEPTS, ReceiverBehavior::Answer("302 Found")]);
     let good = notify_test(&directory, &receiver.webhook());
-    let told = format!("http://{}: delivered (204 No Content)\n", receiver.address);
-    assert_eq!((good.status.code(), said(&good.stdout)), (Some(0), told), "{good:?}");
+    let message = format!("http://{}: delivered (204 No Content)\n", receiver.address);
+    assert_eq!((good.status.code(), text(&good.stdout)), (Some(0), message), "{good:?}");
     assert!(receiver.next().contains("\"event.action\":\"notify.test\""));
     let bad = notify_test(&directory, &receiver.webhook());
     assert_eq!(bad.status.code(), Some(1));
-    assert!(said(&bad.stderr).contains("not delivered: response 302 Found; redirects"), "{bad:?}");
+    assert!(text(&bad.stderr).contains("not delivered: response 302 Found; redirects"), "{bad:?}");
     let script = "command = [\"/bin/sh\", \"-c\", \"echo no pager here >&2; exit 3\"]";
     let bad = notify_test(&directory, script);
     assert_eq!(bad.status.code(), Some(1));
-    let err = said(&bad.stderr);
+    let err = text(&bad.stderr);
     assert!(err.contains("no pager here") && err.contains("exit status: 3"), "{err}");
     let nobody = notify_test(&directory, "");
     assert_eq!(nobody.status.code(), Some(1));
-    assert!(said(&nobody.stderr).contains("[notify] has no receiver"), "{nobody:?}");
+    assert!(text(&nobody.stderr).contains("[notify] has no receiver"), "{nobody:?}");
 }
 
 #[test]

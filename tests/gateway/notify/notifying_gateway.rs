@@ -29,12 +29,12 @@ pub(super) fn notify_config(directory: &TempDir, notify: &str) -> Settings {
     let (config, _) = Config::parse(&text, "test.toml", directory.path()).expect("loads");
     let settings = settings(&config.notify).expect("usable").expect("somebody to tell");
     let (attempts, pause, drain) = (3, Duration::from_millis(10), TIMEOUT);
-    let (asked, longest) = (Duration::from_secs(2), 10 * TIMEOUT);
+    let (expected, longest) = (Duration::from_secs(2), 10 * TIMEOUT);
     Settings {
         retry: RetryPolicy {
             attempts,
             initial_delay: pause,
-            max_retry_after: asked,
+            max_retry_after: expected,
             total_timeout: longest,
             drain_timeout: drain,
         },

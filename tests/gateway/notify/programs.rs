@@ -26,8 +26,8 @@ fn command_gets_the_message_without_environment_or_shell() {
     notifier.theft(1, "a\"\n$(touch x)`id`");
     assert_eq!(notifier.close(), [1, 0, 0, 0]);
     let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).expect(name);
-    let told: Value = serde_json::from_str(&read("body")).expect("JSON");
-    assert_eq!(told["user.name"], "a\"\n$(touch x)`id`");
+    let message: Value = serde_json::from_str(&read("body")).expect("JSON");
+    assert_eq!(message["user.name"], "a\"\n$(touch x)`id`");
     assert!(read("argument").starts_with("$(touch "));
     assert!(!directory.path().join("ran").exists());
     let env = read("env");

@@ -37,7 +37,7 @@ impl Receiver {
     ) -> Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
-        let (told, posts) = mpsc::channel();
+        let (sender, posts) = mpsc::channel();
         let (script, hanging) = (script.to_vec(), Arc::new(()));
         let alive = Arc::downgrade(&hanging);
         std::thread::spawn(move || {
@@ -50,12 +50,12 @@ impl Receiver {
                 let act = script.get(number).or(script.last()).expect("a step").clone();
                 match (&tls, act) {
                     (_, ReceiverBehavior::Hang) => held.push(stream),
-                    (None, act) => serve(stream, &act, &told).unwrap_or_default(),
+                    (None, act) => serve(stream, &act, &sender).unwrap_or_default(),
                     (Some(tls), act) => {
                         let session = rustls::ServerConnection::new(Arc::clone(tls));
                         let session = session.expect("a session");
                         let stream = rustls::StreamOwned::new(session, stream);
-                        serve(stream, &act, &told).unwrap_or_default();
+                        serve(stream, &act, &sender).unwrap_or_default();
                     }
                 }
             }
@@ -92,17 +92,17 @@ impl Drop for Receiver {
 fn serve(
     mut stream: impl Read + Write,
     act: &ReceiverBehavior,
-    told: &Sender<String>,
+    sender: &Sender<String>,
 ) -> io::Result<()> {
     let mut request = Vec::new();
     while !is_complete(&request) {
-        let mut piece = [0; 4096];
-        match stream.read(&mut piece)? {
+        let mut chunk = [0; 4096];
+        match stream.read(&mut chunk)? {
             0 => return Ok(()),
-            length => request.extend_from_slice(&piece[..length]),
+            length => request.extend_from_slice(&chunk[..length]),
         }
     }
-    told.send(String::from_utf8(request).expect("text")).unwrap_or_default();
+    sender.send(String::from_utf8(request).expect("text")).unwrap_or_default();
     let status = match act {
         ReceiverBehavior::Answer(status) => status,
         ReceiverBehavior::Late(time) => {
@@ -152,9 +152,9 @@ impl DocumentedReceiver {
             .spawn()
             .expect("python3 runs");
         let out = BufReader::new(child.stdout.take().expect("a pipe"));
-        let (told, lines) = mpsc::channel();
+        let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
-            out.lines().map_while(Result::ok).try_for_each(|line| told.send(line))
+            out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
         });
         let mut this = DocumentedReceiver { child, lines, address: ([127, 0, 0, 1], 0).into() };
         this.address.set_port(this.next().parse().expect("a port"));

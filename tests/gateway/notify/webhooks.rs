@@ -35,16 +35,16 @@ fn webhook_is_signed_json_and_client_data_adds_no_field() {
     assert_eq!(header(head, "content-type"), "application/json");
     assert_eq!(head.matches("webhook-id").count(), 1);
     assert!(!body.bytes().any(|byte| byte.is_ascii_control()), "{body}");
-    let told: Value = serde_json::from_str(body).expect("JSON");
+    let message: Value = serde_json::from_str(body).expect("JSON");
     assert_eq!(
-        (&told["user.name"], &told["event.action"]),
+        (&message["user.name"], &message["event.action"]),
         (&user.into(), &"session.theft".into())
     );
     let (id, seconds) = (header(head, "webhook-id"), header(head, "webhook-timestamp"));
     let secret = SigningSecret::parse(SECRET).expect("a secret");
     let signed = secret.sign(id, seconds.parse().expect("a number"), body.as_bytes());
     assert_eq!(header(head, "webhook-signature"), signed);
-    assert_eq!(told["event.id"], id);
+    assert_eq!(message["event.id"], id);
 }
 
 #[test]
@@ -74,12 +74,12 @@ fn transient_failures_are_retried_and_permanent_ones_are_not() {
 #[test]
 fn retry_after_is_honoured_within_a_bound() {
     let directory = prepare_directory();
-    let took = |answer: &'static str| {
-        let receiver = Receiver::plain(&[ReceiverBehavior::Answer(answer), ACCEPTS]);
+    let took = |response: &'static str| {
+        let receiver = Receiver::plain(&[ReceiverBehavior::Answer(response), ACCEPTS]);
         let notifier = NotifyingGateway::start(notify_config(&directory, &receiver.webhook()));
         let start = Instant::now();
         notifier.theft(1, "alice");
-        assert_eq!((notifier.close(), receiver.rest()), ([1, 0, 0, 0], 2), "{answer}");
+        assert_eq!((notifier.close(), receiver.rest()), ([1, 0, 0, 0], 2), "{response}");
         start.elapsed()
     };
     assert!(took("429 Too Many Requests\r\nRetry-After: 1") >= Duration::from_secs(1));
@@ -187,16 +187,20 @@ async fn webhook_certificate_must_match_the_configured_ca() {
     let (directory, stranger) = (prepare_directory(), prepare_directory());
     let receiver = Receiver::start(&[ACCEPTS], Some(certificate(&directory)));
     let webhook = format!("webhook = \"https://localhost:{}/\"", receiver.address.port());
-    let told = send_test(notify_config(&directory, &format!("{webhook}\nca = \"ca.pem\""))).await;
-    assert!(matches!(&told[..], [(_, Ok(answer))] if answer == "204 No Content"), "{told:?}");
+    let message =
+        send_test(notify_config(&directory, &format!("{webhook}\nca = \"ca.pem\""))).await;
+    assert!(
+        matches!(&message[..], [(_, Ok(response))] if response == "204 No Content"),
+        "{message:?}"
+    );
     assert!(receiver.next().contains("\"event.action\":\"notify.test\""));
     let other = format!("ca = \"{}\"", stranger.path().join("ca.pem").display());
     let by_address = webhook.replace("localhost", "127.0.0.1") + "\nca = \"ca.pem\"";
     for notify in [format!("{webhook}\n{other}"), webhook.clone(), by_address] {
-        let told = send_test(notify_config(&directory, &notify)).await;
+        let message = send_test(notify_config(&directory, &notify)).await;
         assert!(
-            matches!(&told[..], [(_, Err(DeliveryError::Http(HttpClientError::Tls(_))))]),
-            "{notify}: {told:?}"
+            matches!(&message[..], [(_, Err(DeliveryError::Http(HttpClientError::Tls(_))))]),
+            "{notify}: {message:?}"
         );
     }
     assert_eq!(receiver.rest(), 0);

@@ -59,6 +59,6 @@ pub fn location(number: u8, moved: u8) -> ClientContext {
     ClientContext::new(IpAddr::from([10, number, moved, 7]), b"Firefox")
 }
 
-pub fn thief_location() -> ClientContext {
+pub fn attacker_location() -> ClientContext {
     ClientContext::new(IpAddr::from([198, 51, 100, 66]), b"curl")
 }

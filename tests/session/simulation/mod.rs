@@ -1,6 +1,6 @@
 //! A seeded simulation of sessions: browsers with tabs, parallel requests, lost and late responses,
 //! crashes that restore old cookies, two gateways with separate clocks, interleaved store requests, key
-//! rotation, logout, and in some seeds a thief.
+//! rotation, logout, and in some seeds an attacker.
 //!
 //! The invariants S1 to S9 of `session::decide` are checked after every step. `plan.rs` states the bounds
 //! of an honest schedule. Within them, no honest user is logged out.
@@ -18,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use plan::{Plan, Thief};
+use plan::{Attacker, Plan};
 use world::{Statistics, World};
 
 #[test]
@@ -41,12 +41,12 @@ fn honest_schedules_are_never_refused_and_keep_every_invariant() {
 }
 
 #[test]
-fn a_thief_is_detected_or_refused_and_stays_out() {
-    for kind in [Thief::Ignores, Thief::Follows, Thief::Old] {
-        let statistics = run_seeds(|seed| Plan::with_thief(seed, kind));
+fn an_attacker_is_detected_or_refused_and_stays_out() {
+    for kind in [Attacker::Ignores, Attacker::Follows, Attacker::Old] {
+        let statistics = run_seeds(|seed| Plan::with_attacker(seed, kind));
         println!("{kind:?}: {statistics:?}");
         if is_full_run() {
-            assert!(statistics.thief_admitted > 0 || kind == Thief::Old);
+            assert!(statistics.attacker_admitted > 0 || kind == Attacker::Old);
             assert!(statistics.thefts_found > 50, "{kind:?}: thefts are not detected");
         }
     }
@@ -56,8 +56,8 @@ fn a_thief_is_detected_or_refused_and_stays_out() {
 /// the 30 s that a crash undoes, and the restarted browser got a theft verdict.
 #[test]
 fn s7_two_sensitive_actions_before_a_crash_are_not_a_theft() {
-    for kind in [Thief::Ignores, Thief::Follows, Thief::Old] {
-        let outcome = run(&|seed| Plan::with_thief(seed, kind), 5458, false);
+    for kind in [Attacker::Ignores, Attacker::Follows, Attacker::Old] {
+        let outcome = run(&|seed| Plan::with_attacker(seed, kind), 5458, false);
         assert!(outcome.is_ok(), "{kind:?}: {outcome:?}");
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use doorward::session::{Change, Outcome, Record, Refusal, SessionFacts, SessionKey};
 
-use super::plan::{Plan, Thief};
+use super::plan::{Attacker, Plan};
 use super::world::{Decision, Request, Sender};
 
 /// The simulation's model of one session. A reading is the time on a gateway's clock; a moment is true
@@ -74,10 +74,10 @@ pub struct DecisionCheck<'a> {
     pub request: &'a Request,
     pub decision: &'a Decision,
     pub stepped_back: u64,
-    /// Moment of the thief's first request.
-    pub thief_since: Option<u64>,
-    /// Longest interval between two requests of the thief.
-    pub thief_every: u64,
+    /// Moment of the attacker's first request.
+    pub attacker_since: Option<u64>,
+    /// Longest interval between two requests of the attacker.
+    pub attacker_every: u64,
 }
 
 impl DecisionCheck<'_> {
@@ -121,18 +121,18 @@ impl DecisionCheck<'_> {
         )
     }
 
-    /// Checks that a thief who ignores every successor is refused in time. If the victim confirms at the
-    /// last moment, the thief's token becomes a superseded one, which S3 bounds.
+    /// Checks that an attacker who ignores every successor is refused in time. If the victim confirms at the
+    /// last moment, the attacker's token becomes a superseded one, which S3 bounds.
     fn check_rotation_ignored(&self, model: &SessionModel) -> Fault {
         if model.confirmations.contains_key(&(self.request.cookie.generation + 1)) {
             return Ok(());
         }
-        if self.request.by != Sender::Thief || self.plan.thief != Some(Thief::Ignores) {
+        if self.request.by != Sender::Attacker || self.plan.attacker != Some(Attacker::Ignores) {
             return Ok(());
         }
         let plan = self.plan;
-        let since = self.thief_since.unwrap_or(self.decision.loaded_at);
-        let counted = 3 * (plan.grace + self.thief_every) + self.thief_every;
+        let since = self.attacker_since.unwrap_or(self.decision.loaded_at);
+        let counted = 3 * (plan.grace + self.attacker_every) + self.attacker_every;
         let bound = plan.rotate + counted + 2 * plan.skew + self.stepped_back + 1_000;
         check(
             self.decision.loaded_at <= since + bound,
@@ -194,7 +194,7 @@ impl DecisionCheck<'_> {
     }
 
     fn check_crash(&self, model: &SessionModel) -> Fault {
-        let is_honest = self.request.by != Sender::Thief;
+        let is_honest = self.request.by != Sender::Attacker;
         check(is_honest, "S8: a thief at another location is treated as a crash")?;
         let excused = model.crashed_back || model.stolen.is_some() || self.plan.wild_clocks;
         check(excused, "S7: after-crash without a crash")

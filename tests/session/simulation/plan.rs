@@ -41,7 +41,7 @@ impl Rng {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Thief {
+pub enum Attacker {
     /// Keeps presenting the copied token.
     Ignores,
     /// Follows every rotation.
@@ -77,7 +77,7 @@ pub struct Plan {
     pub logs_out: bool,
     pub rotates_keys: bool,
     pub polls: bool,
-    pub thief: Option<Thief>,
+    pub attacker: Option<Attacker>,
 }
 
 impl Plan {
@@ -118,14 +118,14 @@ impl Plan {
             logs_out: rng.percent(30),
             rotates_keys: rng.percent(50),
             polls: rng.percent(40),
-            thief: None,
+            attacker: None,
         }
     }
 
-    pub fn with_thief(seed: u64, thief: Thief) -> Plan {
+    pub fn with_attacker(seed: u64, attacker: Attacker) -> Plan {
         let steps_forward = false;
         let roams = false;
-        Plan { thief: Some(thief), browsers: 1, steps_forward, roams, ..Plan::honest(seed) }
+        Plan { attacker: Some(attacker), browsers: 1, steps_forward, roams, ..Plan::honest(seed) }
     }
 
     /// Each clock steps by up to five minutes, independently and at any time.

@@ -1,4 +1,4 @@
-//! The event loop: time, gateways, browsers, thief and store, one event at a time.
+//! The event loop: time, gateways, browsers, attacker and store, one event at a time.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
@@ -12,11 +12,11 @@ use doorward::session::{
     RoutePolicy, SessionFacts, SessionId, SessionKey, Successor, Token, UserTag, Verdict, decide,
 };
 
-use super::browser::{Browser, Cookie, location, thief_location};
+use super::browser::{Browser, Cookie, attacker_location, location};
 use super::oracle::{
     DecisionCheck, Delivery, Fault, Offered, SessionModel, check_monotonic, check_no_secret,
 };
-use super::plan::{Plan, Rng, Thief};
+use super::plan::{Attacker, Plan, Rng};
 use super::store::{Slot, Store};
 
 /// Reading of the gateways' clocks at moment zero.
@@ -28,7 +28,7 @@ const GATEWAYS: usize = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
     Browser(usize),
-    Thief,
+    Attacker,
     /// A request of the burst test.
     Burst,
 }
@@ -86,7 +86,7 @@ enum Event {
     LogOutEverywhere,
     RotateKeys,
     Steal,
-    ThiefActs,
+    AttackerActs,
 }
 
 /// The response to a request.
@@ -109,8 +109,8 @@ pub struct Statistics {
     pub revoked: u64,
     pub rotation_ignored: u64,
     pub thefts_found: u64,
-    pub thief_admitted: u64,
-    /// Sessions in which thief and victim had the same token after a rotation, because both used the old
+    pub attacker_admitted: u64,
+    /// Sessions in which attacker and victim had the same token after a rotation, because both used the old
     /// one before either confirmed the new one. The token alone cannot distinguish them.
     pub in_step: u64,
     /// Those of them that were still live and undetected at the horizon.
@@ -132,7 +132,7 @@ impl Statistics {
         self.revoked += other.revoked;
         self.rotation_ignored += other.rotation_ignored;
         self.thefts_found += other.thefts_found;
-        self.thief_admitted += other.thief_admitted;
+        self.attacker_admitted += other.attacker_admitted;
         self.in_step += other.in_step;
         self.in_step_to_the_end += other.in_step_to_the_end;
         self.false_alarms += other.false_alarms;
@@ -160,12 +160,12 @@ pub struct World {
     requests: BTreeMap<u64, Request>,
     /// Number of responses that have not arrived.
     responses_in_flight: usize,
-    thief: ThiefState,
+    attacker: AttackerState,
     statistics: Statistics,
 }
 
-/// The state of the thief.
-struct ThiefState {
+/// The state of the attacker.
+struct AttackerState {
     cookie: Option<Cookie>,
     /// Generation of the copied token.
     copied: u32,
@@ -177,7 +177,7 @@ struct ThiefState {
 impl World {
     pub fn new(plan: Plan) -> World {
         let mut rng = Rng::new(plan.seed ^ 0x5eed);
-        let thief = ThiefState {
+        let attacker = AttackerState {
             cookie: None,
             copied: 0,
             first_used: None,
@@ -186,7 +186,7 @@ impl World {
         let browsers = (0..plan.browsers).map(Browser::new).collect();
         World {
             rng,
-            thief,
+            attacker,
             browsers,
             plan,
             tracing: false,
@@ -266,7 +266,7 @@ impl World {
         self.schedule_within(self.plan.steps_forward, 20, Event::StepForward);
         self.schedule_within(self.plan.logs_out, 40, Event::LogOutEverywhere);
         self.schedule_within(self.plan.rotates_keys, 30, Event::RotateKeys);
-        self.schedule_within(self.plan.thief.is_some(), 10, Event::Steal);
+        self.schedule_within(self.plan.attacker.is_some(), 10, Event::Steal);
     }
 
     fn open_tabs(&mut self, browser: usize) {
@@ -317,7 +317,7 @@ impl World {
             Event::LogOutEverywhere => self.log_out_everywhere(),
             Event::RotateKeys => drop(self.keys.rotate("later")),
             Event::Steal => self.steal(),
-            Event::ThiefActs => self.thief_acts(),
+            Event::AttackerActs => self.attacker_acts(),
         }
         Ok(())
     }
@@ -392,7 +392,7 @@ impl World {
         self.serial += 1;
         let life = match by {
             Sender::Browser(browser) => self.browsers[browser].life,
-            Sender::Thief | Sender::Burst => 0,
+            Sender::Attacker | Sender::Burst => 0,
         };
         let gateway = self.any_gateway();
         let sent_at = self.now;
@@ -642,8 +642,8 @@ impl World {
             request,
             decision,
             stepped_back: self.stepped_back,
-            thief_since: self.thief.first_used,
-            thief_every: self.thief.every,
+            attacker_since: self.attacker.first_used,
+            attacker_every: self.attacker.every,
         };
         let model = &mut self.models[request.cookie.session];
         decision_check.check(model)?;
@@ -668,7 +668,7 @@ impl World {
             Outcome::Admit(_) => {
                 statistics.admitted += 1;
                 statistics.superseded += u64::from(behind);
-                statistics.thief_admitted += u64::from(request.by == Sender::Thief);
+                statistics.attacker_admitted += u64::from(request.by == Sender::Attacker);
             }
             Outcome::Refuse(Refusal::Theft) if stolen => statistics.thefts_found += 1,
             Outcome::Refuse(Refusal::Theft) => statistics.false_alarms += 1,
@@ -684,10 +684,10 @@ impl World {
                 | Refusal::Superseded,
             ) => {}
         }
-        let stolen = self.thief.cookie.as_ref();
+        let stolen = self.attacker.cookie.as_ref();
         let is_same = stolen.is_some_and(|stolen| {
-            let is_rotated = stolen.generation > self.thief.copied;
-            is_rotated && request.by != Sender::Thief && request.cookie == *stolen
+            let is_rotated = stolen.generation > self.attacker.copied;
+            is_rotated && request.by != Sender::Attacker && request.cookie == *stolen
         });
         self.statistics.in_step |= u64::from(is_same);
     }
@@ -728,7 +728,7 @@ impl World {
         let late = self.rng.percent(15);
         let pause = match to.by {
             Sender::Browser(_) if late => self.rng.between(50, self.plan.downlink),
-            Sender::Browser(_) | Sender::Thief | Sender::Burst => self.rng.between(5, 200),
+            Sender::Browser(_) | Sender::Attacker | Sender::Burst => self.rng.between(5, 200),
         };
         self.responses_in_flight += 1;
         self.schedule(pause, Event::Response { request, response });
@@ -741,7 +741,7 @@ impl World {
         };
         match request.by {
             Sender::Burst => {}
-            Sender::Thief => self.on_thief_response(response),
+            Sender::Attacker => self.on_attacker_response(response),
             Sender::Browser(browser) => self.on_browser_response(browser, &request, response),
         }
     }
@@ -828,7 +828,7 @@ impl World {
         self.schedule_within(true, 60, Event::LogOutEverywhere);
     }
 
-    // --- the thief --------------------------------------------------------------------------
+    // --- the attacker --------------------------------------------------------------------------
 
     fn steal(&mut self) {
         let Some(cookie) = self.browsers[0].jar.clone() else {
@@ -841,36 +841,37 @@ impl World {
             )
         });
         self.models[cookie.session].stolen = Some(self.now);
-        self.thief.copied = cookie.generation;
-        self.thief.cookie = Some(cookie);
-        let wait = match self.plan.thief {
-            Some(Thief::Old) => 2 * self.plan.rotate + self.rng.between(0, 300_000),
-            Some(Thief::Ignores | Thief::Follows) | None => self.rng.between(0, 20_000),
+        self.attacker.copied = cookie.generation;
+        self.attacker.cookie = Some(cookie);
+        let wait = match self.plan.attacker {
+            Some(Attacker::Old) => 2 * self.plan.rotate + self.rng.between(0, 300_000),
+            Some(Attacker::Ignores | Attacker::Follows) | None => self.rng.between(0, 20_000),
         };
-        self.schedule(wait, Event::ThiefActs);
+        self.schedule(wait, Event::AttackerActs);
     }
 
-    fn thief_acts(&mut self) {
-        let Some(cookie) = self.thief.cookie.clone() else {
+    fn attacker_acts(&mut self) {
+        let Some(cookie) = self.attacker.cookie.clone() else {
             return;
         };
-        self.thief.first_used.get_or_insert(self.now);
-        let id = self.send(Sender::Thief, cookie, thief_location(), RotationTiming::WhenDue, true);
+        self.attacker.first_used.get_or_insert(self.now);
+        let id =
+            self.send(Sender::Attacker, cookie, attacker_location(), RotationTiming::WhenDue, true);
         let pause = self.rng.between(5, 200);
         self.schedule(pause, Event::Arrive(id));
-        let every = self.rng.between(self.thief.every / 2, self.thief.every);
-        self.schedule(every.max(500), Event::ThiefActs);
+        let every = self.rng.between(self.attacker.every / 2, self.attacker.every);
+        self.schedule(every.max(500), Event::AttackerActs);
     }
 
-    fn on_thief_response(&mut self, response: Response) {
-        let follows = self.plan.thief == Some(Thief::Follows);
+    fn on_attacker_response(&mut self, response: Response) {
+        let follows = self.plan.attacker == Some(Attacker::Follows);
         match response {
-            Response::Page(Some((_, cookie))) if follows => self.thief.cookie = Some(cookie),
+            Response::Page(Some((_, cookie))) if follows => self.attacker.cookie = Some(cookie),
             Response::Page(_) => {}
             Response::LoginPage => {
-                // The thief retries a few times, because an ended session must stay ended.
+                // The attacker retries a few times, because an ended session must stay ended.
                 if self.rng.percent(30) {
-                    self.thief.cookie = None;
+                    self.attacker.cookie = None;
                 }
             }
         }

@@ -147,10 +147,10 @@ impl Browser {
 
     /// Logs in through the login page, asserts success and returns the last response.
     pub async fn log_in(&mut self, user: &str) -> Response {
-        let answer = self.try_log_in(user, PASSWORD, "/").await;
-        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text());
+        let response = self.try_log_in(user, PASSWORD, "/").await;
+        assert_eq!(response.status, StatusCode::SEE_OTHER, "{}", response.text());
         assert!(!self.token().is_empty());
-        answer
+        response
     }
 
     /// Logs in like [`Browser::log_in`], starting with a navigation to `target`.
@@ -199,11 +199,11 @@ impl Browser {
             request = request.header("cookie", pairs.join("; "));
         }
         let request = request.body(Full::from(body.to_owned())).expect("a request");
-        let answer = tokio::time::timeout(TIMEOUT, self.exchange(request))
+        let response = tokio::time::timeout(TIMEOUT, self.exchange(request))
             .await
             .expect("a response in time");
-        self.store_cookies(&answer);
-        answer
+        self.store_cookies(&response);
+        response
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Response {
@@ -262,8 +262,8 @@ impl Browser {
     }
 
     /// Applies `Set-Cookie` headers; `Max-Age=0` deletes the cookie.
-    fn store_cookies(&mut self, answer: &Response) {
-        for line in answer.set_cookies() {
+    fn store_cookies(&mut self, response: &Response) {
+        for line in response.set_cookies() {
             let pair = line.split(';').next().unwrap_or_default();
             let Some((name, value)) = pair.split_once('=') else { continue };
             if line.contains("Max-Age=0") {

@@ -83,13 +83,13 @@ impl SentinelGroup {
 
     /// Returns the port of the master that most sentinels report.
     pub fn master(&self) -> u16 {
-        let mut said: HashMap<u16, usize> = HashMap::new();
+        let mut votes: HashMap<u16, usize> = HashMap::new();
         for master in self.sentinels.iter().filter_map(Sentinel::master) {
             if let Some(port) = master.get("port").and_then(|port| port.parse().ok()) {
-                *said.entry(port).or_default() += 1;
+                *votes.entry(port).or_default() += 1;
             }
         }
-        said.into_iter().max_by_key(|(_, number)| *number).expect("a sentinel replies").0
+        votes.into_iter().max_by_key(|(_, number)| *number).expect("a sentinel replies").0
     }
 
     /// Kills the master and waits until the sentinels have elected another one.
@@ -250,8 +250,8 @@ impl Cluster {
         let old = self.owner(slot);
         // Redis acknowledges a write before the replica has it.
         let offsets = |of: &str| -> Vec<u64> {
-            let told = query::<String>(old, &["INFO", "replication"]).unwrap_or_default();
-            let words = told.split([',', '\r', '\n']).filter_map(|word| word.strip_prefix(of));
+            let info = query::<String>(old, &["INFO", "replication"]).unwrap_or_default();
+            let words = info.split([',', '\r', '\n']).filter_map(|word| word.strip_prefix(of));
             words.filter_map(|number| number.parse().ok()).collect()
         };
         let written = offsets("master_repl_offset:");
@@ -350,8 +350,8 @@ pub fn query<T: FromRedisValue>(port: u16, words: &[&str]) -> Option<T> {
 pub fn execute(port: u16, words: &[&str]) {
     let mut connection = connect(port).expect("the server replies");
     let mut command = redis::cmd(words[0]);
-    let said = command.arg(&words[1..]).query::<redis::Value>(&mut connection);
-    said.unwrap_or_else(|error| panic!("{words:?}: {error}"));
+    let votes = command.arg(&words[1..]).query::<redis::Value>(&mut connection);
+    votes.unwrap_or_else(|error| panic!("{words:?}: {error}"));
 }
 
 /// Polls until the condition holds, for up to a minute.

@@ -203,8 +203,10 @@ impl RedisServer {
     fn wait_until_ready(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            let answer = self.try_command(&["PING"]);
-            if answer.is_some_and(|answer| answer == "+PONG" || answer.starts_with("-NOAUTH")) {
+            let response = self.try_command(&["PING"]);
+            if response
+                .is_some_and(|response| response == "+PONG" || response.starts_with("-NOAUTH"))
+            {
                 return;
             }
             let child = self.child.as_mut().expect("just started");

@@ -34,8 +34,8 @@ impl Upstream {
         Upstream::with_response(HELLO).await
     }
 
-    /// Answers every request with `answer`.
-    pub async fn with_response(answer: impl Into<String>) -> Upstream {
+    /// Answers every request with `response`.
+    pub async fn with_response(response: impl Into<String>) -> Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (heads, bodies) = (Arc::new(Mutex::default()), Arc::new(Mutex::default()));
@@ -45,7 +45,7 @@ impl Upstream {
             bodies: Arc::clone(&bodies),
             begun: begun.clone(),
             open: open.subscribe(),
-            answer: answer.into(),
+            response: response.into(),
         };
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -115,7 +115,7 @@ struct Recorder {
     bodies: Arc<Mutex<Vec<String>>>,
     begun: watch::Sender<usize>,
     open: watch::Receiver<bool>,
-    answer: String,
+    response: String,
 }
 
 impl Recorder {
@@ -131,7 +131,7 @@ impl Recorder {
             if self.open.wait_for(|open| *open).await.is_err() {
                 return;
             }
-            if stream.write_all(self.answer.as_bytes()).await.is_err() {
+            if stream.write_all(self.response.as_bytes()).await.is_err() {
                 return;
             }
         }

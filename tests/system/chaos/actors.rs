@@ -104,8 +104,8 @@ fn cookies(scenario: &Scenario, of: impl Fn(&Profile) -> bool) -> Vec<(usize, St
 async fn end(scenario: &Scenario, gateway: usize, what: EndTarget, query: &str) -> bool {
     let sent = scenario.recorder.now();
     let path = format!("/revoke?{query}");
-    let answer = admin_request(&scenario.fleet[gateway].socket, Method::POST, &path).await;
-    let is_acked = answer.is_some_and(|(status, _)| status == 200);
+    let response = admin_request(&scenario.fleet[gateway].socket, Method::POST, &path).await;
+    let is_acked = response.is_some_and(|(status, _)| status == 200);
     let done = scenario.recorder.now();
     let acked = is_acked.then_some(done);
     scenario.recorder.add(Event::Ended { what, gateway, sent, acked, done });
@@ -187,7 +187,7 @@ impl Probe {
     }
 }
 
-/// How a thief uses a copied cookie.
+/// How an attacker uses a copied cookie.
 #[derive(Clone, Copy)]
 enum TokenUse {
     /// Ignores successor tokens.
@@ -224,7 +224,7 @@ async fn use_stolen(
             return;
         }
         let gateway = usize::try_from(chance.below(scenario.fleet.len() as u64)).unwrap_or(0);
-        let (actor, kind) = (Actor::Thief, tab.any_kind());
+        let (actor, kind) = (Actor::Attacker, tab.any_kind());
         let source = RequestSource { actor, agent: "Thief/1", cookie: &cookie, gateway, kind };
         if let Some(response) = tab.request(&source, Duration::from_secs(60)).await {
             if response.status == 401 {
@@ -260,7 +260,7 @@ pub async fn replay_superseded(scenario: Arc<Scenario>, mut chance: SeededRng) {
                     old,
                     chance.fork(7),
                 ));
-                // Advance the generator, so that the next thief differs.
+                // Advance the generator, so that the next attacker differs.
                 chance.below(2);
             }
         }
@@ -328,9 +328,9 @@ async fn admin_request(socket: &Path, method: Method, path: &str) -> Option<(u16
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
         let connection = tokio::spawn(connection);
         let request = HttpRequest::builder().method(method).uri(path).header("host", "localhost");
-        let answer = sender.send_request(request.body(Empty::<Bytes>::new()).ok()?).await.ok()?;
-        let status = answer.status().as_u16();
-        let body = answer.into_body().collect().await.ok()?.to_bytes();
+        let response = sender.send_request(request.body(Empty::<Bytes>::new()).ok()?).await.ok()?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.ok()?.to_bytes();
         connection.abort();
         Some((status, String::from_utf8_lossy(&body).into_owned()))
     };

@@ -149,8 +149,8 @@ impl Redis {
     pub async fn command_busy_master(&self, lines: String, busy: Duration) {
         let address = self.master_address();
         let patience = Duration::from_secs(20) + busy * 2;
-        let told = blocking(move || send_inline(address, &lines, patience)).await;
-        told.expect("the master answers");
+        let received = blocking(move || send_inline(address, &lines, patience)).await;
+        received.expect("the master answers");
     }
 
     /// Cuts replication for a while, kills the master and promotes the replica.
@@ -188,13 +188,13 @@ fn send_inline(to: SocketAddr, lines: &str, patience: Duration) -> std::io::Resu
     let mut stream = TcpStream::connect(to)?;
     stream.set_read_timeout(Some(patience))?;
     stream.write_all(format!("{lines}\r\n").as_bytes())?;
-    let (mut answers, mut byte) = (0, [0]);
-    while answers < lines.split("\r\n").count() {
+    let (mut responses, mut byte) = (0, [0]);
+    while responses < lines.split("\r\n").count() {
         // A command can close its own connection.
         if stream.read(&mut byte)? == 0 {
             break;
         }
-        answers += usize::from(byte == *b"\n");
+        responses += usize::from(byte == *b"\n");
     }
     Ok(())
 }

@@ -250,9 +250,10 @@ impl Tab {
             ("csrf", &csrf),
             ("to", &to),
         ];
-        let answer = self.page(profile, gateway, "/.doorward/login", Some(&fields)).await;
-        let begun =
-            answer.filter(|answer| answer.status == 303).and_then(|answer| answer.new_token());
+        let response = self.page(profile, gateway, "/.doorward/login", Some(&fields)).await;
+        let begun = response
+            .filter(|response| response.status == 303)
+            .and_then(|response| response.new_token());
         if let Some(token) = begun {
             let (session, user) = (token.session, profile.user.clone());
             let done = recorder.now();
@@ -269,9 +270,9 @@ impl Tab {
         let (session, cookie) = (profile.session()?, profile.cookie()?);
         let sent = recorder.now();
         let fields = [("csrf", csrf.as_str())];
-        let answer = self.page(profile, gateway, "/.doorward/logout", Some(&fields)).await;
+        let response = self.page(profile, gateway, "/.doorward/logout", Some(&fields)).await;
         let is_finished =
-            answer.is_some_and(|answer| answer.status == 200 && answer.deletes_cookie());
+            response.is_some_and(|response| response.status == 200 && response.deletes_cookie());
         let done = recorder.now();
         let acked = is_finished.then_some(done);
         recorder.add(Event::Ended {

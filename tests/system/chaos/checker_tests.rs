@@ -50,7 +50,7 @@ fn generation(generation: u32) -> Token {
 }
 
 /// A request of Ada's browser at gateway 0 with a response after 5 ms.
-fn ask(id: u64, sent: u64, answer: RecordedResponse) -> Request {
+fn ask(id: u64, sent: u64, response: RecordedResponse) -> Request {
     Request {
         id,
         actor: Actor::Browser(0),
@@ -59,7 +59,7 @@ fn ask(id: u64, sent: u64, answer: RecordedResponse) -> Request {
         token: Some(generation(0)),
         sent,
         done: sent + 5,
-        outcome: RequestOutcome::Response(answer),
+        outcome: RequestOutcome::Response(response),
     }
 }
 
@@ -314,8 +314,8 @@ fn successor_flags_two_successors_of_one_token() {
 #[test]
 fn successor_flags_a_foreign_token_or_skipped_generation() {
     for offered in [generation(2), Token { session: BEAS, ..generation(1) }] {
-        let answer = RecordedResponse { new_token: Some(offered), ..hello(1) };
-        flags(Invariant::Successor, vec![Event::Requested(ask(1, 100, answer))]);
+        let response = RecordedResponse { new_token: Some(offered), ..hello(1) };
+        flags(Invariant::Successor, vec![Event::Requested(ask(1, 100, response))]);
     }
 }
 
@@ -481,8 +481,8 @@ fn blind(began: u64, ended: u64) -> Event {
 }
 
 fn stale_read(sent: u64) -> Request {
-    let answer = RecordedResponse { is_stale: true, ..hello(1) };
-    Request { kind: RequestKind::StaleReadable, ..ask(1, sent, answer) }
+    let response = RecordedResponse { is_stale: true, ..hello(1) };
+    Request { kind: RequestKind::StaleReadable, ..ask(1, sent, response) }
 }
 
 #[test]
@@ -513,9 +513,9 @@ fn known_flags_stale_reads_without_an_outage_or_for_writes() {
 
 #[test]
 fn known_flags_a_rotation_during_an_outage() {
-    let answer = RecordedResponse { is_stale: true, new_token: Some(generation(1)), ..hello(1) };
-    let renewed = Request { kind: RequestKind::StaleReadable, ..ask(1, 100, answer) };
-    flags(Invariant::StaleRead, [vec![blind(50, 900)], pass(renewed).to_vec()].concat());
+    let response = RecordedResponse { is_stale: true, new_token: Some(generation(1)), ..hello(1) };
+    let rotated = Request { kind: RequestKind::StaleReadable, ..ask(1, 100, response) };
+    flags(Invariant::StaleRead, [vec![blind(50, 900)], pass(rotated).to_vec()].concat());
 }
 
 #[test]

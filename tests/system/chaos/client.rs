@@ -62,8 +62,8 @@ impl Client {
         to: SocketAddr,
         request: Request<Full<Bytes>>,
     ) -> Result<HttpResponse, String> {
-        let answer = tokio::time::timeout(TIMEOUT, self.exchange(to, request)).await;
-        answer.unwrap_or_else(|_| Err(format!("nothing within {TIMEOUT:?}")))
+        let response = tokio::time::timeout(TIMEOUT, self.exchange(to, request)).await;
+        response.unwrap_or_else(|_| Err(format!("nothing within {TIMEOUT:?}")))
     }
 
     async fn exchange(
@@ -94,8 +94,8 @@ impl Client {
             let mut fresh = self.connect(to).await.map_err(|error| error.to_string())?;
             fresh.send_request(request).await.map_err(|error| error.to_string())
         };
-        let answer = tokio::time::timeout(TIMEOUT, exchange).await;
-        answer.unwrap_or_else(|_| Err(format!("nothing within {TIMEOUT:?}")))
+        let response = tokio::time::timeout(TIMEOUT, exchange).await;
+        response.unwrap_or_else(|_| Err(format!("nothing within {TIMEOUT:?}")))
     }
 
     /// Opens a WebSocket.
@@ -116,8 +116,8 @@ impl Client {
         let (mut sender, connection) =
             handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
-        let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        Ok(answer.status().as_u16())
+        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        Ok(response.status().as_u16())
     }
 
     async fn read_body(

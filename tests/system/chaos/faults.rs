@@ -197,11 +197,11 @@ impl Fault {
     }
 
     /// Returns the duration of the fault for a requested duration.
-    pub fn duration(self, asked: Duration) -> Duration {
+    pub fn duration(self, requested: Duration) -> Duration {
         // Longer than the staleness bound plus the time of stale reads.
         let cut_off = (self == Fault::OneCutOff).then_some(Duration::from_millis(5_500));
         let asleep = (self == Fault::GatewayAsleep).then_some(Duration::from_mins(1));
-        cut_off.or(asleep).map_or(asked, |least| asked.max(least))
+        cut_off.or(asleep).map_or(requested, |least| requested.max(least))
     }
 
     fn course(self) -> FaultKind {

@@ -42,8 +42,8 @@ pub struct Token {
 pub enum Actor {
     /// An honest browser; it must never be rejected without a reason.
     Browser(usize),
-    /// A thief with a copied cookie at another address.
-    Thief,
+    /// An attacker with a copied cookie at another address.
+    Attacker,
     /// Sends the cookie of a recently ended session to every gateway.
     Prober,
     /// Sends the cookie of a session to the gateway that failed to end it.
@@ -169,7 +169,7 @@ pub enum Event {
         /// Time of the response or of the client's timeout.
         done: Millis,
     },
-    /// A thief copied the cookie.
+    /// An attacker copied the cookie.
     Stolen {
         session: Session,
         at: Millis,

@@ -1,6 +1,6 @@
 //! Fault injection: complete gateways while their network, store, processes and clocks fail.
 //!
-//! Honest browsers with several tabs, an operator who ends sessions and a thief use three gateways with a shared
+//! Honest browsers with several tabs, an operator who ends sessions and an attacker use three gateways with a shared
 //! Redis, or one gateway with an embedded store. All requests and responses are recorded. The `checker` module
 //! then checks eleven invariants; `faults` lists the effects that each fault may have.
 //!

@@ -71,10 +71,10 @@ impl Table {
         self.response_times.extend(
             requests
                 .iter()
-                .filter(|asked| asked.answer().is_some())
-                .map(|asked| asked.done - asked.sent),
+                .filter(|exchange| exchange.response().is_some())
+                .map(|exchange| exchange.done - exchange.sent),
         );
-        let probes = requests.iter().filter(|asked| asked.actor == Actor::Prober);
+        let probes = requests.iter().filter(|exchange| exchange.actor == Actor::Prober);
         let mut last: BTreeMap<_, (Millis, Millis)> = BTreeMap::new();
         for probe in probes {
             let Some(token) = probe.token else { continue };

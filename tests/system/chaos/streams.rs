@@ -70,10 +70,10 @@ impl StreamClient<'_> {
         let source =
             RequestSource { actor, agent, cookie: &self.cookie, gateway, kind: RequestKind::Page };
         let request = app_request(STREAM, 0, &source);
-        let answer =
+        let response =
             client.open_stream(self.scenario.fleet[gateway].address()?, request).await.ok()?;
-        if answer.status() == 200 {
-            self.read_stream(answer.into_body()).await;
+        if response.status() == 200 {
+            self.read_stream(response.into_body()).await;
         }
         Some(())
     }

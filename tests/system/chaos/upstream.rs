@@ -92,10 +92,10 @@ fn event_stream(headers: &HeaderMap, recorder: Recorder) -> Response<Body> {
         let line = Bytes::from(format!("{} {user}\n", recorder.now()));
         Some((Ok(Frame::data(line)), (recorder, user)))
     });
-    let mut answer = Response::new(StreamBody::new(lines).boxed_unsync());
+    let mut response = Response::new(StreamBody::new(lines).boxed_unsync());
     let kind = HeaderValue::from_static("text/event-stream");
-    answer.headers_mut().insert("content-type", kind);
-    answer
+    response.headers_mut().insert("content-type", kind);
+    response
 }
 
 /// Sends the lines of [`event_stream`] over a WebSocket.
@@ -116,15 +116,15 @@ fn websocket(mut request: Request<Incoming>, recorder: Recorder) -> Response<Bod
             }
         }
     });
-    let mut answer = Response::new(Full::default().boxed_unsync());
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let mut response = Response::new(Full::default().boxed_unsync());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let accept = HeaderValue::from_str(&accept).expect("base64");
     let fields = [("connection", "Upgrade"), ("upgrade", "websocket")];
     for (name, value) in fields {
-        answer.headers_mut().insert(name, HeaderValue::from_static(value));
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
-    answer.headers_mut().insert("sec-websocket-accept", accept);
-    answer
+    response.headers_mut().insert("sec-websocket-accept", accept);
+    response
 }
 
 /// Records each line on arrival.

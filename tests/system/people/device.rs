@@ -2,7 +2,7 @@
 
 use doorward::session::ClientContext;
 
-use super::guard_under_test::Cookie;
+use super::auth_under_test::Cookie;
 use super::networks::Egress;
 use super::rates;
 use super::seeded_rng::SeededRng;

@@ -1,4 +1,4 @@
-//! The long form: many users and thieves under several policies. Writes JSON lines to the file in `FIGURES`.
+//! The long form: many users and attackers under several policies. Writes JSON lines to the file in `FIGURES`.
 
 use std::fs::File;
 use std::io::Write;
@@ -8,49 +8,49 @@ use doorward::risk::Thresholds;
 use doorward::session::SignalsMode;
 use serde_json::{Value, json};
 
-use super::guard_under_test::{Policy, SessionLifetime};
+use super::attacker::{AttackerLocation, AttackerSoftware, TheftOutcome, TokenUse};
+use super::auth_under_test::{Policy, SessionLifetime};
 use super::rates;
 use super::table::{self, Table};
 use super::tally::UserTally;
 use super::theft::{self, Outcome, TheftScenario, UseTime};
-use super::thief::{TheftOutcome, ThiefLocation, ThiefSoftware, TokenUse};
 use super::{ENFORCED, OFF, OUTSIDE, parallel, rules};
 
 const LIFETIMES: [SessionLifetime; 2] = [SessionLifetime::Workday, SessionLifetime::Month];
-const LOCATIONS: [ThiefLocation; 5] = [
-    ThiefLocation::Abroad,
-    ThiefLocation::CloudAbroad,
-    ThiefLocation::Country,
-    ThiefLocation::Neighbour,
-    ThiefLocation::Inside,
+const LOCATIONS: [AttackerLocation; 5] = [
+    AttackerLocation::Abroad,
+    AttackerLocation::CloudAbroad,
+    AttackerLocation::Country,
+    AttackerLocation::Neighbour,
+    AttackerLocation::Inside,
 ];
-const SOFTWARE: [ThiefSoftware; 6] = [
-    ThiefSoftware::Program,
-    ThiefSoftware::OtherBrowser,
-    ThiefSoftware::Disguised,
-    ThiefSoftware::OtherVersion,
-    ThiefSoftware::Newer,
-    ThiefSoftware::Same,
+const SOFTWARE: [AttackerSoftware; 6] = [
+    AttackerSoftware::Program,
+    AttackerSoftware::OtherBrowser,
+    AttackerSoftware::Disguised,
+    AttackerSoftware::OtherVersion,
+    AttackerSoftware::Newer,
+    AttackerSoftware::Same,
 ];
 const TOKEN_USES: [TokenUse; 3] =
     [TokenUse::FollowsRotation, TokenUse::KeepsToken, TokenUse::InStepWithOwner];
 const USE_TIMES: [UseTime; 4] =
     [UseTime::Immediately, UseTime::HoursLater, UseTime::DaysLater, UseTime::WhileVictimSleeps];
 
-/// The policies in the table of thieves by location.
+/// The policies in the table of attackers by location.
 const BY_LOCATION: [&str; 3] = ["off", "enforce", "login_at = 40"];
 
 /// Thresholds to plot: every score that a relevant set of signals adds up to.
 const LOGIN_AT: [u32; 14] = [10, 15, 20, 25, 35, 40, 45, 50, 55, 60, 65, 75, 85, 100];
 
-/// The thieves in the threshold plot.
-const CURVE: [(ThiefLocation, ThiefSoftware); 6] = [
-    (ThiefLocation::Abroad, ThiefSoftware::OtherBrowser),
-    (ThiefLocation::Abroad, ThiefSoftware::Disguised),
-    (ThiefLocation::Abroad, ThiefSoftware::Same),
-    (ThiefLocation::Country, ThiefSoftware::Disguised),
-    (ThiefLocation::Country, ThiefSoftware::Same),
-    (ThiefLocation::Inside, ThiefSoftware::OtherBrowser),
+/// The attackers in the threshold plot.
+const CURVE: [(AttackerLocation, AttackerSoftware); 6] = [
+    (AttackerLocation::Abroad, AttackerSoftware::OtherBrowser),
+    (AttackerLocation::Abroad, AttackerSoftware::Disguised),
+    (AttackerLocation::Abroad, AttackerSoftware::Same),
+    (AttackerLocation::Country, AttackerSoftware::Disguised),
+    (AttackerLocation::Country, AttackerSoftware::Same),
+    (AttackerLocation::Inside, AttackerSoftware::OtherBrowser),
 ];
 
 /// Fewest users for which the bound on false logins is asserted.
@@ -82,8 +82,8 @@ impl Figures {
         self.curve(people);
     }
 
-    /// Writes only the table of thieves by location.
-    pub fn thieves_by_location(&mut self, people: u64) {
+    /// Writes only the table of attackers by location.
+    pub fn attackers_by_location(&mut self, people: u64) {
         self.by_location_and_software(&victims(people));
     }
 
@@ -111,7 +111,7 @@ impl Figures {
             for (name, rules) in policies(SessionLifetime::Workday) {
                 if BY_LOCATION.contains(&name) {
                     let outcome = theft::play(&rules, victims.clone(), scenario);
-                    self.line(&thief("place", name, rules.lifetime, scenario, &outcome));
+                    self.line(&attacker("place", name, rules.lifetime, scenario, &outcome));
                     cells.push(table::cell(&outcome));
                 }
             }
@@ -121,7 +121,7 @@ impl Figures {
     }
 
     fn by_token_use_and_time(&mut self, victims: &Range<u64>) {
-        let (location, software) = (ThiefLocation::Inside, ThiefSoftware::Same);
+        let (location, software) = (AttackerLocation::Inside, AttackerSoftware::Same);
         for lifetime in LIFETIMES {
             for (token_use, use_time) in pairs() {
                 let scenario = TheftScenario { location, software, token_use, use_time };
@@ -138,7 +138,7 @@ impl Figures {
                         assert_eq!(outcome.undetected_forks, 0, "{scenario:?}: {outcome:?}");
                     }
                 }
-                self.line(&thief("manner", "off", lifetime, scenario, &outcome));
+                self.line(&attacker("manner", "off", lifetime, scenario, &outcome));
             }
         }
     }
@@ -150,7 +150,7 @@ impl Figures {
                 let scenario = TheftScenario { location, software, token_use, use_time };
                 let outcome = theft::play(&ENFORCED, some.clone(), scenario);
                 super::assert_stopped_at_first_request(&outcome, &scenario);
-                self.line(&thief(
+                self.line(&attacker(
                     "outside",
                     "enforce",
                     SessionLifetime::Workday,
@@ -161,13 +161,13 @@ impl Figures {
         }
     }
 
-    /// Writes false logins and stopped thieves by login threshold.
+    /// Writes false logins and stopped attackers by login threshold.
     fn curve(&mut self, people: u64) {
         for login_at in LOGIN_AT {
             let rules = with_login_at(ENFORCED, login_at);
             let tally = parallel::simulate_users(&rules, 0..people);
-            let said = honest("curve", SessionLifetime::Workday, &tally);
-            self.line(&json!({"figure": "threshold", "login_at": login_at, "honest": said}));
+            let text = honest("curve", SessionLifetime::Workday, &tally);
+            self.line(&json!({"figure": "threshold", "login_at": login_at, "honest": text}));
             for (location, software) in CURVE {
                 let (token_use, use_time) = (TokenUse::FollowsRotation, UseTime::Immediately);
                 let scenario = TheftScenario { location, software, token_use, use_time };
@@ -241,7 +241,7 @@ fn honest(policy: &str, lifetime: SessionLifetime, tally: &UserTally) -> Value {
     })
 }
 
-fn thief(
+fn attacker(
     table: &str,
     policy: &str,
     lifetime: SessionLifetime,

@@ -15,7 +15,7 @@ pub struct LocationChangeEntry {
     pub signals: String,
     pub score: u64,
     /// The risk action that was taken, or would have been in monitor mode.
-    pub answer: String,
+    pub action: String,
 }
 
 thread_local! {
@@ -75,7 +75,7 @@ impl Visit for EventFields {
         match field.name() {
             "event" => value.clone_into(&mut self.event),
             "signals" => value.clone_into(&mut self.entry.signals),
-            "action" => value.clone_into(&mut self.entry.answer),
+            "action" => value.clone_into(&mut self.entry.action),
             _ => {}
         }
     }

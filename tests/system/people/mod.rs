@@ -1,11 +1,12 @@
-//! Simulates users and cookie thieves over thirty days against the real authentication with a memory store.
+//! Simulates users and cookie attackers over thirty days against the real authentication with a memory store.
 //!
 //! The short form runs with the other tests and asserts the bounds for a few users. `tests/system/people/run`
 //! simulates many. The simulation is seeded, so the figures are reproducible.
 
+mod attacker;
+mod auth_under_test;
 mod device;
 mod figures;
-mod guard_under_test;
 mod location_log;
 mod networks;
 mod parallel;
@@ -17,16 +18,15 @@ mod software;
 mod table;
 mod tally;
 mod theft;
-mod thief;
 mod user_simulation;
 
 use doorward::risk::Thresholds;
 use doorward::session::SignalsMode;
 
-use guard_under_test::{GRACE, Policy, ROTATE_AFTER, SessionLifetime};
+use attacker::{AttackerLocation, AttackerSoftware, TheftOutcome, TokenUse};
+use auth_under_test::{GRACE, Policy, ROTATE_AFTER, SessionLifetime};
 use tally::UserTally;
 use theft::{Outcome, TheftScenario, UseTime};
-use thief::{TheftOutcome, ThiefLocation, ThiefSoftware, TokenUse};
 
 /// Signals enforced with the default thresholds.
 const ENFORCED: Policy = rules(SignalsMode::Enforce, SessionLifetime::Workday);
@@ -51,7 +51,7 @@ fn honest_users_see_under_one_false_login_in_1000_days() {
 }
 
 #[test]
-fn foreign_thief_is_stopped_at_the_first_request() {
+fn foreign_attacker_is_stopped_at_the_first_request() {
     for (location, software) in OUTSIDE {
         let scenario = TheftScenario {
             location,
@@ -64,7 +64,7 @@ fn foreign_thief_is_stopped_at_the_first_request() {
 }
 
 #[test]
-fn rotating_thief_is_detected_at_the_owners_next_request() {
+fn rotating_attacker_is_detected_at_the_owners_next_request() {
     let long = rules(SignalsMode::Off, SessionLifetime::Month);
     let played = [
         (OFF, UseTime::Immediately),
@@ -72,7 +72,7 @@ fn rotating_thief_is_detected_at_the_owners_next_request() {
         (long, UseTime::WhileVictimSleeps),
     ];
     for (rules, use_time) in played {
-        let (location, software) = (ThiefLocation::Inside, ThiefSoftware::Same);
+        let (location, software) = (AttackerLocation::Inside, AttackerSoftware::Same);
         let scenario =
             TheftScenario { location, software, token_use: TokenUse::FollowsRotation, use_time };
         assert_detected_at_next_request(&theft::play(&rules, 0..12, scenario), &scenario);
@@ -80,9 +80,9 @@ fn rotating_thief_is_detected_at_the_owners_next_request() {
 }
 
 #[test]
-fn passive_thief_is_rejected_after_three_grace_periods() {
+fn passive_attacker_is_rejected_after_three_grace_periods() {
     for use_time in [UseTime::Immediately, UseTime::WhileVictimSleeps] {
-        let (location, software) = (ThiefLocation::Inside, ThiefSoftware::Same);
+        let (location, software) = (AttackerLocation::Inside, AttackerSoftware::Same);
         let scenario =
             TheftScenario { location, software, token_use: TokenUse::KeepsToken, use_time };
         let outcome = theft::play(&OFF, 0..12, scenario);
@@ -102,9 +102,9 @@ fn table_shows_outcomes_and_detection_times() {
         };
         theft::play(&rules, 0..12, scenario)
     };
-    let abroad = outcome(ENFORCED, ThiefLocation::Abroad, ThiefSoftware::OtherBrowser);
+    let abroad = outcome(ENFORCED, AttackerLocation::Abroad, AttackerSoftware::OtherBrowser);
     assert_eq!(table::cell(&abroad), "at the door");
-    let inside = outcome(OFF, ThiefLocation::Inside, ThiefSoftware::Same);
+    let inside = outcome(OFF, AttackerLocation::Inside, AttackerSoftware::Same);
     let found = inside.fates[TheftOutcome::Detected.as_str()];
     assert_eq!(inside.detected_after.len(), found, "those who were found, and no other");
     let cell = table::cell(&inside);
@@ -114,8 +114,8 @@ fn table_shows_outcomes_and_detection_times() {
     assert_eq!(rest, format!(", over {}", inside.fates[TheftOutcome::SessionEnded.as_str()]));
     let mut table = table::Table::new(&["off", "enforce"]);
     table.row(
-        ThiefLocation::Inside,
-        ThiefSoftware::Same,
+        AttackerLocation::Inside,
+        AttackerSoftware::Same,
         vec![cell.clone(), "at the door".to_owned()],
     );
     let row = format!("| victim's address | the same | {cell} | at the door |");
@@ -123,14 +123,14 @@ fn table_shows_outcomes_and_detection_times() {
 }
 
 /// Thieves outside the victim's networks who use other software.
-const OUTSIDE: [(ThiefLocation, ThiefSoftware); 7] = [
-    (ThiefLocation::Abroad, ThiefSoftware::Program),
-    (ThiefLocation::CloudAbroad, ThiefSoftware::OtherBrowser),
-    (ThiefLocation::CloudAbroad, ThiefSoftware::Disguised),
-    (ThiefLocation::Country, ThiefSoftware::Program),
-    (ThiefLocation::Country, ThiefSoftware::OtherBrowser),
-    (ThiefLocation::Country, ThiefSoftware::Disguised),
-    (ThiefLocation::Country, ThiefSoftware::Newer),
+const OUTSIDE: [(AttackerLocation, AttackerSoftware); 7] = [
+    (AttackerLocation::Abroad, AttackerSoftware::Program),
+    (AttackerLocation::CloudAbroad, AttackerSoftware::OtherBrowser),
+    (AttackerLocation::CloudAbroad, AttackerSoftware::Disguised),
+    (AttackerLocation::Country, AttackerSoftware::Program),
+    (AttackerLocation::Country, AttackerSoftware::OtherBrowser),
+    (AttackerLocation::Country, AttackerSoftware::Disguised),
+    (AttackerLocation::Country, AttackerSoftware::Newer),
 ];
 
 fn assert_few_false_logins(tally: &UserTally) {
@@ -152,9 +152,9 @@ fn assert_detected_at_next_request(outcome: &Outcome, scenario: &TheftScenario) 
     assert_eq!(outcome.share(TheftOutcome::NeverStopped), 0.0, "{scenario:?}: {outcome:?}");
 }
 
-/// Asserts that a thief who never rotates is denied after three grace periods.
+/// Asserts that an attacker who never rotates is denied after three grace periods.
 fn assert_denied_after_grace(outcome: &Outcome, scenario: &TheftScenario) {
-    let bound = ROTATE_AFTER + 3 * (GRACE + thief::REQUEST_INTERVAL);
+    let bound = ROTATE_AFTER + 3 * (GRACE + attacker::REQUEST_INTERVAL);
     assert!(u128::from(outcome.worst_use()) <= bound.as_millis(), "{scenario:?}: {outcome:?}");
 }
 
@@ -165,9 +165,9 @@ fn many_users() {
     figures::Figures::open().all(figures::number("PEOPLE", 680));
 }
 
-/// Writes only the table of thieves by location.
+/// Writes only the table of attackers by location.
 #[test]
 #[ignore = "minutes; tests/system/people/run --thieves plays it"]
-fn thieves_by_location() {
-    figures::Figures::open().thieves_by_location(figures::number("PEOPLE", 680));
+fn attackers_by_location() {
+    figures::Figures::open().attackers_by_location(figures::number("PEOPLE", 680));
 }

@@ -38,8 +38,8 @@ pub const HOTEL_JP: Operator = 40;
 pub const MOBILE_JP: Operator = 41;
 pub const CABLE_AU: Operator = 50;
 
-/// First third octet reserved for thieves; no honest user has one from here on.
-pub const FIRST_THIEF_NETWORK: u8 = 200;
+/// First third octet reserved for attackers; no honest user has one from here on.
+pub const FIRST_ATTACKER_NETWORK: u8 = 200;
 
 /// The network location of a device as the gateway observes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::runtime::Runtime;
 
-use super::guard_under_test::{GuardUnderTest, Policy};
+use super::auth_under_test::{AuthUnderTest, Policy};
 use super::location_log::LocationChangeLog;
 use super::person::Person;
 use super::schedule;
@@ -19,11 +19,11 @@ pub const SEED: u64 = 1;
 /// Simulates honest users for thirty days.
 pub fn simulate_users(rules: &Policy, people: Range<u64>) -> UserTally {
     const DAYS: u64 = 30;
-    let tallies = run_parallel(rules, people, |runtime, guard, number| {
+    let tallies = run_parallel(rules, people, |runtime, auth, number| {
         let person = Person::new(SEED, number);
-        guard.start_person(number, DAYS);
+        auth.start_person(number, DAYS);
         let mut simulation =
-            UserSimulation::new(guard, person.rng.fork(3), schedule::schedule(&person, DAYS));
+            UserSimulation::new(auth, person.rng.fork(3), schedule::schedule(&person, DAYS));
         runtime.block_on(simulation.run());
         simulation.tally
     });
@@ -36,18 +36,18 @@ pub fn simulate_users(rules: &Policy, people: Range<u64>) -> UserTally {
 pub fn run_parallel<T: Send>(
     rules: &Policy,
     numbers: Range<u64>,
-    work: impl Fn(&Runtime, &mut GuardUnderTest, u64) -> T + Sync,
+    work: impl Fn(&Runtime, &mut AuthUnderTest, u64) -> T + Sync,
 ) -> Vec<T> {
     let (next, done) = (AtomicU64::new(numbers.start), Mutex::new(Vec::new()));
     let worker = || {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let mut guard = GuardUnderTest::new(rules, LocationChangeLog::capture());
+        let mut auth = AuthUnderTest::new(rules, LocationChangeLog::capture());
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= numbers.end {
                 return;
             }
-            let result = work(&runtime, &mut guard, number);
+            let result = work(&runtime, &mut auth, number);
             done.lock().expect("no poison").push((number, result));
         }
     };

@@ -1,7 +1,7 @@
 //! A user: home, workplace, devices and the events of the month.
 
 use super::networks::{
-    DSL, Egress, FILTER, FILTER_ABROAD, FIRM, FIRST_THIEF_NETWORK, KABEL, MOBIL_EINS,
+    DSL, Egress, FILTER, FILTER_ABROAD, FIRM, FIRST_ATTACKER_NETWORK, KABEL, MOBIL_EINS,
     MOBIL_EINS_ELSEWHERE, MOBIL_ZWEI, Operator, VPN_FR, VPN_NL,
 };
 use super::rates;
@@ -129,7 +129,7 @@ pub fn vpn_egress(rng: &mut SeededRng) -> Egress {
     Egress::wired(
         operator,
         rng.between(0, 9) as u8,
-        rng.between(1, u64::from(FIRST_THIEF_NETWORK)) as u8,
+        rng.between(1, u64::from(FIRST_ATTACKER_NETWORK)) as u8,
     )
 }
 

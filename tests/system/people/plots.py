@@ -64,7 +64,7 @@ def honest(figures):
     rows = [row for row in every if row["false_each_thousand"] <= 10]
     most = max(1.0, *(row["false_each_thousand"] for row in rows)) * 1.05
     left, width, y = 190, 480, 112
-    body, said = [], []
+    body, output = [], []
     for number, (_, kind, words) in enumerate(CAUSES):
         body.append(f'  <rect class="{kind}" x="{190 + number * 180}" y="70" width="14" height="14" rx="2"/>')
         body.append(text(210 + number * 180, 82, words, kind="quiet"))
@@ -82,7 +82,7 @@ def honest(figures):
             rate = row["false_each_thousand"]
             # Beside the goal's line, not across it.
             body.append(text(max(x, left + width / most) + 8, y + 16, f"{rate:.2f}"))
-            said.append(f"{words}, {row['policy']}: {rate:.2f}.")
+            output.append(f"{words}, {row['policy']}: {rate:.2f}.")
             y += 30
         y += 26
     goal = left + width / most
@@ -91,7 +91,7 @@ def honest(figures):
     days = rows[0]["days"]
     left_out = sorted({row["policy"] for row in every} - {row["policy"] for row in rows})
     note = f"Per 1,000 user-days, by cause. {days:,} user-days per row. Not drawn: {', '.join(left_out)}."
-    return page("False logins of honest users", note, y + 4, body, " ".join(said))
+    return page("False logins of honest users", note, y + 4, body, " ".join(output))
 
 
 # What the operator chooses between.
@@ -112,7 +112,7 @@ def threshold(figures):
     top, low, left, right = 100, 340, 70, 640
     x = lambda value: left + (value - at[0]) / (at[-1] - at[0]) * (right - left)
     height = lambda rate: low - (math.log10(max(rate, 0.1)) + 1) / 5 * (low - top)
-    body, said = [], []
+    body, output = [], []
     for power in range(6):
         y = height(10 ** (power - 1))
         body += [line(left, y, right, y), text(left - 8, y + 5, f"{10 ** (power - 1):,g}", "end", "quiet"),
@@ -126,16 +126,16 @@ def threshold(figures):
         share = stopped[key]
         points = " ".join(f"{x(v):.1f},{low - share[v] * (low - top):.1f}" for v in at)
         body.append(f'  <polyline class="{kind}" points="{points}"/>')
-        said.append(f"{words}: " + ", ".join(f"{v}: {share[v]:.0%}" for v in at) + ".")
+        output.append(f"{words}: " + ", ".join(f"{v}: {share[v]:.0%}" for v in at) + ".")
     body += [line(x(60), top - 10, x(60), low, "limit"), text(x(60), top - 16, "default: 60", "middle", "quiet")]
     legend = [("d", "false logins per 1,000 days (left, logarithmic)")]
     legend += [(kind, f"attackers without access: {words} (right)") for words, kind in KINDS.values()]
     for number, (kind, words) in enumerate(legend):
         y = low + 52 + number * 22
         body += [f'  <rect class="{kind}" x="70" y="{y - 12}" width="14" height="14" rx="2"/>', text(92, y, words)]
-    said.append("False logins: " + ", ".join(f"{v}: {false[v]:.2f}" for v in at) + ".")
+    output.append("False logins: " + ", ".join(f"{v}: {false[v]:.2f}" for v in at) + ".")
     note = "Score that requires a login (login_at)."
-    return page("Cost and effect of each threshold", note, low + 146, body, " ".join(said))
+    return page("Cost and effect of each threshold", note, low + 146, body, " ".join(output))
 
 
 # How long an attacker in the user's network with the same browser has access.
@@ -151,7 +151,7 @@ def lasting(figures):
             and row["lasting"] == "Workday"]
     left, width, y = 250, 470, 104
     x = lambda seconds: left + math.log10(max(seconds, 1)) / math.log10(16 * 3600) * width
-    body, said, top = [], [], y - 14
+    body, output, top = [], [], y - 14
     for manner, words in MANNERS.items():
         body.append(text(24, y, words, kind="head"))
         y += 12
@@ -160,15 +160,15 @@ def lasting(figures):
             if row is None or row["seconds"][0] is None:
                 continue
             middle, maximum = row["seconds"]
-            if worst == 0:
+            if maximum == 0:
                 body += [text(left - 12, y + 14, when, "end"), text(left + 8, y + 14, "refused", kind="quiet")]
-                said.append(f"{words}, {when}: refused.")
+                output.append(f"{words}, {when}: refused.")
                 y += 23
                 continue
             body += [text(left - 12, y + 14, when, "end"),
-                     f'  <rect class="d" x="{left}" y="{y + 1}" width="{x(worst) - left:.1f}" height="16" rx="2"/>',
+                     f'  <rect class="d" x="{left}" y="{y + 1}" width="{x(maximum) - left:.1f}" height="16" rx="2"/>',
                      f'  <rect class="a" x="{left}" y="{y + 1}" width="{x(middle) - left:.1f}" height="16" rx="2"/>']
-            said.append(f"{words}, {when}: median {middle} s, maximum {worst} s.")
+            output.append(f"{words}, {when}: median {middle} s, maximum {maximum} s.")
             y += 23
         y += 22
     for seconds, words in TIMES:
@@ -176,7 +176,7 @@ def lasting(figures):
         body.append(text(x(seconds), y, words, "middle", "quiet"))
     note = "From the first request to the refusal. Blue: median. Gray: maximum. Signals off, logarithmic."
     title = "Access of an attacker in the user's network with the same browser"
-    return page(title, note, y + 18, body, " ".join(said))
+    return page(title, note, y + 18, body, " ".join(output))
 
 
 def main():

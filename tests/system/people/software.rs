@@ -15,7 +15,7 @@ pub enum Kind {
     SafariPhone,
     /// The media player of Safari on a phone.
     PhoneMedia,
-    /// A command-line client used by thieves.
+    /// A command-line client used by attackers.
     Curl,
 }
 

@@ -2,13 +2,13 @@
 
 use std::fmt;
 
+use super::attacker::{AttackerLocation, AttackerSoftware, TheftOutcome};
 use super::theft::Outcome;
-use super::thief::{TheftOutcome, ThiefLocation, ThiefSoftware};
 
 /// A table with a row per location and software and a column per policy.
 pub struct Table {
     policies: Vec<&'static str>,
-    rows: Vec<(ThiefLocation, ThiefSoftware, Vec<String>)>,
+    rows: Vec<(AttackerLocation, AttackerSoftware, Vec<String>)>,
 }
 
 impl Table {
@@ -16,7 +16,12 @@ impl Table {
         Table { policies: policies.to_vec(), rows: Vec::new() }
     }
 
-    pub fn row(&mut self, location: ThiefLocation, software: ThiefSoftware, cells: Vec<String>) {
+    pub fn row(
+        &mut self,
+        location: AttackerLocation,
+        software: AttackerSoftware,
+        cells: Vec<String>,
+    ) {
         self.rows.push((location, software, cells));
     }
 }
@@ -39,20 +44,20 @@ impl fmt::Display for Table {
     }
 }
 
-/// Formats the outcomes of one kind of thief under one policy. Detected thieves are shown with the median and the
+/// Formats the outcomes of one kind of attacker under one policy. Detected attackers are shown with the median and the
 /// maximum time of use.
 pub fn cell(outcome: &Outcome) -> String {
     let of = |fate: TheftOutcome| outcome.fates.get(fate.as_str()).copied().unwrap_or_default();
     if of(TheftOutcome::AtFirstRequest) == outcome.tried {
         return "at the door".to_owned();
     }
-    let mut said = Vec::new();
+    let mut lines = Vec::new();
     if of(TheftOutcome::AtFirstRequest) > 0 {
-        said.push(format!("at the door {}", of(TheftOutcome::AtFirstRequest)));
+        lines.push(format!("at the door {}", of(TheftOutcome::AtFirstRequest)));
     }
     if let [.., worst] = outcome.detected_after[..] {
         let middle = outcome.detected_after[outcome.detected_after.len() / 2];
-        said.push(format!(
+        lines.push(format!(
             "found {} ({}, {})",
             of(TheftOutcome::Detected),
             span(middle),
@@ -63,10 +68,10 @@ pub fn cell(outcome: &Outcome) -> String {
         [(TheftOutcome::SessionEnded, "over"), (TheftOutcome::NeverStopped, "never")]
     {
         if of(fate) > 0 {
-            said.push(format!("{word} {}", of(fate)));
+            lines.push(format!("{word} {}", of(fate)));
         }
     }
-    said.join(", ")
+    lines.join(", ")
 }
 
 fn span(ms: u64) -> String {
@@ -85,23 +90,23 @@ fn policy_label(policy: &'static str) -> &'static str {
     }
 }
 
-fn location_label(location: ThiefLocation) -> &'static str {
+fn location_label(location: AttackerLocation) -> &'static str {
     match location {
-        ThiefLocation::Abroad => "abroad",
-        ThiefLocation::CloudAbroad => "a cloud abroad",
-        ThiefLocation::Country => "same country",
-        ThiefLocation::Neighbour => "victim's network",
-        ThiefLocation::Inside => "victim's address",
+        AttackerLocation::Abroad => "abroad",
+        AttackerLocation::CloudAbroad => "a cloud abroad",
+        AttackerLocation::Country => "same country",
+        AttackerLocation::Neighbour => "victim's network",
+        AttackerLocation::Inside => "victim's address",
     }
 }
 
-fn software_label(software: ThiefSoftware) -> &'static str {
+fn software_label(software: AttackerSoftware) -> &'static str {
     match software {
-        ThiefSoftware::Program => "a program",
-        ThiefSoftware::OtherBrowser => "another browser",
-        ThiefSoftware::Disguised => "a program, copied User-Agent",
-        ThiefSoftware::OtherVersion => "same browser, older version",
-        ThiefSoftware::Newer => "a program that claims a newer version",
-        ThiefSoftware::Same => "the same",
+        AttackerSoftware::Program => "a program",
+        AttackerSoftware::OtherBrowser => "another browser",
+        AttackerSoftware::Disguised => "a program, copied User-Agent",
+        AttackerSoftware::OtherVersion => "same browser, older version",
+        AttackerSoftware::Newer => "a program that claims a newer version",
+        AttackerSoftware::Same => "the same",
     }
 }

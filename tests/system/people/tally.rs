@@ -36,8 +36,8 @@ impl UserTally {
         *self.false_logins.entry(cause).or_default() += 1;
     }
 
-    pub fn record_location_change(&mut self, answer: &str) {
-        *self.location_changes.entry(answer.to_owned()).or_default() += 1;
+    pub fn record_location_change(&mut self, action: &str) {
+        *self.location_changes.entry(action.to_owned()).or_default() += 1;
     }
 
     pub fn add(&mut self, other: &UserTally) {
@@ -48,8 +48,8 @@ impl UserTally {
         for (cause, count) in &other.false_logins {
             *self.false_logins.entry(cause.clone()).or_default() += count;
         }
-        for (answer, count) in &other.location_changes {
-            *self.location_changes.entry(answer.clone()).or_default() += count;
+        for (action, count) in &other.location_changes {
+            *self.location_changes.entry(action.clone()).or_default() += count;
         }
     }
 

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::guard_under_test::Policy;
+use super::attacker::{Attacker, AttackerLocation, AttackerSoftware, Plan, TheftOutcome, TokenUse};
+use super::auth_under_test::Policy;
 use super::parallel::{self, SEED};
 use super::person::{DAY, LAPTOP, Person};
 use super::schedule::{self, Action, ActionKind};
 use super::seeded_rng::SeededRng;
-use super::thief::{Plan, TheftOutcome, Thief, ThiefLocation, ThiefSoftware, TokenUse};
 use super::user_simulation::UserSimulation;
 
-/// When the thief uses the copied cookie.
+/// When the attacker uses the copied cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UseTime {
     Immediately,
@@ -23,8 +23,8 @@ pub enum UseTime {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TheftScenario {
-    pub location: ThiefLocation,
-    pub software: ThiefSoftware,
+    pub location: AttackerLocation,
+    pub software: AttackerSoftware,
     pub token_use: TokenUse,
     pub use_time: UseTime,
 }
@@ -35,12 +35,12 @@ pub struct Outcome {
     /// Victims that had a cookie to copy.
     pub tried: usize,
     pub fates: BTreeMap<&'static str, usize>,
-    /// Deny reasons of the thieves' last requests.
+    /// Deny reasons of the attackers' last requests.
     pub refused: BTreeMap<&'static str, usize>,
-    /// Allowed requests of each thief and the time of use in milliseconds, both sorted.
+    /// Allowed requests of each attacker and the time of use in milliseconds, both sorted.
     pub requests: Vec<u32>,
     pub used: Vec<u64>,
-    /// Time of use by thieves who were detected later, in milliseconds, sorted.
+    /// Time of use by attackers who were detected later, in milliseconds, sorted.
     pub detected_after: Vec<u64>,
     /// Owner requests that should have ended the session and did not.
     pub undetected_forks: u32,
@@ -59,7 +59,7 @@ struct TheftResult {
 
 /// Simulates one scenario with each of these victims.
 pub fn play(rules: &Policy, victims: Range<u64>, scenario: TheftScenario) -> Outcome {
-    let thefts = parallel::run_parallel(rules, victims, |runtime, guard, number| {
+    let thefts = parallel::run_parallel(rules, victims, |runtime, auth, number| {
         let person = Person::new(SEED, number);
         let mut rng = person.rng.fork(4);
         let actions = theft_days(&person, 7 + number % 20);
@@ -67,18 +67,19 @@ pub fn play(rules: &Policy, victims: Range<u64>, scenario: TheftScenario) -> Out
         let TheftScenario { location, software, token_use, .. } = scenario;
         let waits = use_delay(scenario.use_time, &mut rng);
         let plan = Plan { location, software, token_use, copies_at, waits };
-        guard.start_person(number, 30);
-        let thief = Thief::new(plan, rng.fork(5));
-        let mut simulation = UserSimulation::new(guard, rng.fork(6), actions).with_thief(thief);
+        auth.start_person(number, 30);
+        let attacker = Attacker::new(plan, rng.fork(5));
+        let mut simulation =
+            UserSimulation::new(auth, rng.fork(6), actions).with_attacker(attacker);
         runtime.block_on(simulation.run());
-        let thief = simulation.thief.expect("the thief that was given");
+        let attacker = simulation.attacker.expect("the thief that was given");
         TheftResult {
-            outcome: thief.outcome(),
-            denied: thief.denied,
-            requests: thief.admitted,
-            used: thief.used_for(),
-            undetected_forks: thief.undetected_forks,
-            detected_forks: thief.detected_forks,
+            outcome: attacker.outcome(),
+            denied: attacker.denied,
+            requests: attacker.admitted,
+            used: attacker.used_for(),
+            undetected_forks: attacker.undetected_forks,
+            detected_forks: attacker.detected_forks,
         }
     });
     Outcome::new(&thefts)

@@ -1,12 +1,13 @@
-//! Simulates the days of one user, request by request, with or without a thief.
+//! Simulates the days of one user, request by request, with or without an attacker.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use doorward::session::{ClientContext, RotationTiming};
 
+use super::attacker::Attacker;
+use super::auth_under_test::{AuthUnderTest, Cookie};
 use super::device::Device;
-use super::guard_under_test::{Cookie, GuardUnderTest};
 use super::networks::{Egress, KABEL};
 use super::person::DAY;
 use super::rates;
@@ -14,13 +15,12 @@ use super::schedule::{Action, ActionKind};
 use super::seeded_rng::SeededRng;
 use super::software::{Kind, Software};
 use super::tally::UserTally;
-use super::thief::Thief;
 
 /// Time to type a password, in milliseconds.
 const LOGIN: u64 = 20_000;
 
 pub struct UserSimulation<'a> {
-    guard: &'a GuardUnderTest,
+    auth: &'a AuthUnderTest,
     rng: SeededRng,
     devices: [Device; 2],
     queue: BinaryHeap<Reverse<Due>>,
@@ -29,7 +29,7 @@ pub struct UserSimulation<'a> {
     /// Signals of the last location change of each device.
     last_signals: [Option<String>; 2],
     pub tally: UserTally,
-    pub thief: Option<Thief>,
+    pub attacker: Option<Attacker>,
 }
 
 /// A queued event. Events at the same time run in the order of queuing.
@@ -56,8 +56,8 @@ enum Event {
         device: usize,
         process: u32,
     },
-    ThiefCopiesCookie,
-    ThiefRequests,
+    AttackerCopiesCookie,
+    AttackerRequests,
 }
 
 struct Request {
@@ -71,13 +71,13 @@ struct Request {
 
 impl<'a> UserSimulation<'a> {
     pub fn new(
-        guard: &'a GuardUnderTest,
+        auth: &'a AuthUnderTest,
         rng: SeededRng,
         actions: Vec<Action>,
     ) -> UserSimulation<'a> {
         let days = actions.last().map_or(0, |action| action.at / DAY + 1);
         let mut simulation = UserSimulation {
-            guard,
+            auth,
             rng,
             // The first action of each device sets its network.
             devices: [(); 2].map(|()| Device::at(Egress::wired(KABEL, 0, 1))),
@@ -86,7 +86,7 @@ impl<'a> UserSimulation<'a> {
             now: 0,
             last_signals: [None, None],
             tally: UserTally { days, ..UserTally::default() },
-            thief: None,
+            attacker: None,
         };
         for action in actions {
             simulation.queue(action.at, Event::UserAction(action));
@@ -94,9 +94,9 @@ impl<'a> UserSimulation<'a> {
         simulation
     }
 
-    pub fn with_thief(mut self, thief: Thief) -> UserSimulation<'a> {
-        self.queue(thief.plan.copies_at, Event::ThiefCopiesCookie);
-        self.thief = Some(thief);
+    pub fn with_attacker(mut self, attacker: Attacker) -> UserSimulation<'a> {
+        self.queue(attacker.plan.copies_at, Event::AttackerCopiesCookie);
+        self.attacker = Some(attacker);
         self
     }
 
@@ -104,7 +104,7 @@ impl<'a> UserSimulation<'a> {
     pub async fn run(&mut self) {
         while let Some(Reverse(due)) = self.queue.pop() {
             self.now = due.at;
-            self.guard.set_time(due.at);
+            self.auth.set_time(due.at);
             match due.event {
                 Event::UserAction(action) => self.perform(&action),
                 Event::Subresources { device, process } => self.load_subresources(device, process),
@@ -115,8 +115,8 @@ impl<'a> UserSimulation<'a> {
                 Event::LoginCompletes { device, process } => {
                     self.complete_login(device, process).await
                 }
-                Event::ThiefCopiesCookie => self.thief_copies(),
-                Event::ThiefRequests => self.thief_requests().await,
+                Event::AttackerCopiesCookie => self.attacker_copies(),
+                Event::AttackerRequests => self.attacker_requests().await,
             }
         }
     }
@@ -184,14 +184,14 @@ impl<'a> UserSimulation<'a> {
 
     async fn request_arrives(&mut self, request: Request) {
         let Request { device, process, cookie, from, page } = request;
-        let response = self.guard.request(cookie.as_ref(), &from, RotationTiming::WhenDue).await;
+        let response = self.auth.request(cookie.as_ref(), &from, RotationTiming::WhenDue).await;
         self.tally.requests += 1;
         if let Some(change) = response.location_change {
-            self.tally.record_location_change(&change.answer);
+            self.tally.record_location_change(&change.action);
             self.last_signals[device] = Some(change.signals);
         }
-        if let Some(thief) = &mut self.thief {
-            thief.owner_requested(cookie.as_ref(), response.denied, self.now);
+        if let Some(attacker) = &mut self.attacker {
+            attacker.owner_requested(cookie.as_ref(), response.denied, self.now);
         }
         if let Some(cookie) = response.token
             && !self.devices[device].loses_response(&mut self.rng)
@@ -236,25 +236,25 @@ impl<'a> UserSimulation<'a> {
         }
         let software = it.software;
         let from = it.context(&software, &mut self.rng);
-        let cookie = self.guard.log_in(it.jar.as_ref(), from).await;
+        let cookie = self.auth.log_in(it.jar.as_ref(), from).await;
         it.store_cookie(cookie, self.now);
         it.logging_in = false;
         self.last_signals[device] = None;
         self.load_pages(device, 1);
     }
 
-    fn thief_copies(&mut self) {
-        let Some(thief) = &mut self.thief else { return };
-        if let Some(at) = thief.copy_cookie(&self.devices[super::person::LAPTOP], self.now) {
-            self.queue(at, Event::ThiefRequests);
+    fn attacker_copies(&mut self) {
+        let Some(attacker) = &mut self.attacker else { return };
+        if let Some(at) = attacker.copy_cookie(&self.devices[super::person::LAPTOP], self.now) {
+            self.queue(at, Event::AttackerRequests);
         }
     }
 
-    async fn thief_requests(&mut self) {
-        let Some(thief) = &mut self.thief else { return };
+    async fn attacker_requests(&mut self) {
+        let Some(attacker) = &mut self.attacker else { return };
         let owners = self.devices[super::person::LAPTOP].jar.clone();
-        if let Some(at) = thief.request(self.guard, owners.as_ref(), self.now).await {
-            self.queue(at, Event::ThiefRequests);
+        if let Some(at) = attacker.request(self.auth, owners.as_ref(), self.now).await {
+            self.queue(at, Event::AttackerRequests);
         }
     }
 

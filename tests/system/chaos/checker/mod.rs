@@ -377,8 +377,10 @@ impl<'a> Checker<'a> {
         let mut all: Vec<_> = self.requests.values().collect();
         all.sort_by_key(|request| request.done);
         for request in all {
-            let (Some(token), Some(answer)) = (request.token, request.answer()) else { continue };
-            let Some(offered) = answer.new_token else { continue };
+            let (Some(token), Some(response)) = (request.token, request.response()) else {
+                continue;
+            };
+            let Some(offered) = response.new_token else { continue };
             if self.sessions.data_lost(token.session) {
                 continue;
             }

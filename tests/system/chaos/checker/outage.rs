@@ -8,7 +8,8 @@ use crate::chaos::history::{
 impl Checker<'_> {
     /// Checks that the response belongs to this request and user.
     pub(super) fn check_response(&self, findings: &mut Findings, request: &Request) {
-        let Some((id, user)) = request.answer().and_then(|answer| answer.echo.as_ref()) else {
+        let Some((id, user)) = request.response().and_then(|response| response.echo.as_ref())
+        else {
             return;
         };
         let owner = request.token.and_then(|token| self.sessions.user(token.session));
@@ -24,7 +25,7 @@ impl Checker<'_> {
         }
         let took = request.done - request.sent;
         match &request.outcome {
-            RequestOutcome::Response(answer) => {
+            RequestOutcome::Response(response) => {
                 findings.check(
                     Invariant::Deadline,
                     request.sent,
@@ -36,7 +37,7 @@ impl Checker<'_> {
                         )
                     },
                 );
-                self.refused_for_a_cause(findings, request, answer);
+                self.refused_for_a_cause(findings, request, response);
             }
             RequestOutcome::NoResponse(error) => {
                 findings.check(Invariant::Deadline, request.sent, false, || {
@@ -54,11 +55,11 @@ impl Checker<'_> {
         &self,
         findings: &mut Findings,
         request: &Request,
-        answer: &RecordedResponse,
+        response: &RecordedResponse,
     ) {
-        match answer.status {
+        match response.status {
             503 => {
-                findings.check(Invariant::Deadline, request.sent, answer.retry_after, || {
+                findings.check(Invariant::Deadline, request.sent, response.retry_after, || {
                     format!("request {} was answered 503 without Retry-After", request.id)
                 });
                 let cause = self.permits(request, |allowed| allowed.unavailable);
@@ -73,7 +74,7 @@ impl Checker<'_> {
             }
             200..300 | 401 => findings.check(Invariant::Recovery, request.sent, true, String::new),
             status => findings.check(Invariant::Deadline, request.sent, false, || {
-                format!("request {} was answered {status} {}", request.id, answer.reason)
+                format!("request {} was answered {status} {}", request.id, response.reason)
             }),
         }
     }
@@ -109,9 +110,12 @@ impl Checker<'_> {
     }
 
     pub(super) fn check_cookie(&self, findings: &mut Findings, request: &Request) {
-        if let Some(answer) = request.answer() {
-            findings.check(Invariant::Cookie, request.done, !answer.deletes_cookie, || {
-                format!("the answer {} to request {} deletes the cookie", answer.status, request.id)
+        if let Some(response) = request.response() {
+            findings.check(Invariant::Cookie, request.done, !response.deletes_cookie, || {
+                format!(
+                    "the answer {} to request {} deletes the cookie",
+                    response.status, request.id
+                )
             });
         }
     }

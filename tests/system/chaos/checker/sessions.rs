@@ -28,26 +28,28 @@ const FINAL_REASONS: [&str; 15] = [
 ];
 
 impl Request {
-    pub fn answer(&self) -> Option<&RecordedResponse> {
+    pub fn response(&self) -> Option<&RecordedResponse> {
         match &self.outcome {
-            RequestOutcome::Response(answer) => Some(answer),
+            RequestOutcome::Response(response) => Some(response),
             RequestOutcome::Abandoned | RequestOutcome::NoResponse(_) => None,
         }
     }
 
     pub fn passed(&self) -> bool {
-        self.answer().is_some_and(|answer| (200..300).contains(&answer.status))
+        self.response().is_some_and(|response| (200..300).contains(&response.status))
     }
 
     /// Returns the deny reason, if the session was rejected.
     pub(super) fn refused(&self) -> Option<&str> {
-        self.answer().filter(|answer| answer.status == 401).map(|answer| answer.reason.as_str())
+        self.response()
+            .filter(|response| response.status == 401)
+            .map(|response| response.reason.as_str())
     }
 
     pub(super) fn is_honest(&self) -> bool {
         match self.actor {
             Actor::Browser(_) => true,
-            Actor::Thief | Actor::Prober | Actor::FailedEndProber => false,
+            Actor::Attacker | Actor::Prober | Actor::FailedEndProber => false,
         }
     }
 }

@@ -7,31 +7,31 @@ use crate::chaos::history::{
 
 impl Checker<'_> {
     pub(super) fn check_stale_read(&self, findings: &mut Findings, request: &Request) {
-        let Some(answer) = request.answer().filter(|_| request.passed()) else { return };
-        if answer.is_stale {
-            self.only_reads(findings, request, answer);
+        let Some(response) = request.response().filter(|_| request.passed()) else { return };
+        if response.is_stale {
+            self.only_reads(findings, request, response);
         }
         let blind = self.windows.iter().filter(|window| {
             window.strikes(request.gateway)
                 && window.blind_from(request.sent).is_some_and(|until| request.done <= until)
         });
         for window in blind {
-            self.not_for_long(findings, request, answer, window);
+            self.not_for_long(findings, request, response, window);
             self.nobody_wanted_it_gone(findings, request, window);
         }
     }
 
     /// Checks that a stale read happened in an outage and changed nothing.
-    fn only_reads(&self, findings: &mut Findings, request: &Request, answer: &RecordedResponse) {
+    fn only_reads(&self, findings: &mut Findings, request: &Request, response: &RecordedResponse) {
         let away = self.permits(request, |allowed| allowed.unavailable || allowed.gateway_down);
-        let reads = request.kind == RequestKind::StaleReadable && answer.new_token.is_none();
+        let reads = request.kind == RequestKind::StaleReadable && response.new_token.is_none();
         findings.check(Invariant::StaleRead, request.sent, away && reads, || {
             format!(
                 "request {} for {:?} passed unasked at gateway {} with {:?}, {}",
                 request.id,
                 request.kind,
                 request.gateway,
-                answer.new_token,
+                response.new_token,
                 self.last_fault(request.sent)
             )
         });
@@ -42,13 +42,13 @@ impl Checker<'_> {
         &self,
         findings: &mut Findings,
         request: &Request,
-        answer: &RecordedResponse,
+        response: &RecordedResponse,
         window: &FaultWindow,
     ) {
         let believed = self.bounds.revocation_bound_in_fault.max(self.stale_read_bound(request))
             + self.bounds.slack;
         let within = request.sent <= window.began + believed;
-        if within && !answer.is_stale {
+        if within && !response.is_stale {
             return;
         }
         findings.check(Invariant::StaleRead, request.sent, within, || {
@@ -89,7 +89,7 @@ impl Checker<'_> {
     /// Returns how long a stale read may miss an end at another gateway; zero if the store was queried.
     pub(super) fn stale_read_bound(&self, request: &Request) -> u64 {
         let unasked = match &request.outcome {
-            RequestOutcome::Response(answer) => answer.is_stale,
+            RequestOutcome::Response(response) => response.is_stale,
             RequestOutcome::Abandoned | RequestOutcome::NoResponse(_) => {
                 request.kind == RequestKind::StaleReadable
                     && self.permits(request, |allowed| allowed.unavailable)

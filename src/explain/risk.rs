@@ -12,16 +12,17 @@ use crate::session::{ClientContext, Record, SignalsMode};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RiskExplanation {
     /// The route's setting: `off`, `monitor` or `enforce`.
-    pub route: &'static str,
-    /// Clients of the request and of the session.
-    pub here: String,
-    pub last: String,
+    pub mode: &'static str,
+    /// Client of the request.
+    pub from: String,
+    /// Client of the session before.
+    pub last_from: String,
     /// Names and weights; empty if nothing differs.
     pub signals: Vec<(&'static str, u32)>,
     pub score: u32,
     /// Threshold settings and their scores; `None` disables one.
     pub thresholds: Vec<(&'static str, Option<u32>)>,
-    pub answer: &'static str,
+    pub action: &'static str,
     pub in_monitor: &'static str,
     pub in_enforce: &'static str,
 }
@@ -40,11 +41,11 @@ impl LocationPair<'_> {
         let thresholds = &self.settings.thresholds;
         let nothing = RiskReport { signals: Vec::new(), score: 0, action: RiskAction::None };
         let report = self.assess().unwrap_or(nothing);
-        let from = &self.record.created_from;
+        let created_from = &self.record.created_from;
         RiskExplanation {
-            route: mode_name(mode),
-            here: describe(self.context, &self.geoip.lookup(self.context.address)),
-            last: describe(from, &self.geoip.lookup(from.address)),
+            mode: mode_name(mode),
+            from: describe(self.context, &self.geoip.lookup(self.context.address)),
+            last_from: describe(created_from, &self.geoip.lookup(created_from.address)),
             signals: report.signals.iter().map(|one| (one.name(), one.weight())).collect(),
             score: report.score,
             thresholds: vec![
@@ -53,7 +54,7 @@ impl LocationPair<'_> {
                 ("login_at", thresholds.reauthenticate),
                 ("end_at", thresholds.end),
             ],
-            answer: report.action.as_str(),
+            action: report.action.as_str(),
             in_monitor: in_monitor(report.action),
             in_enforce: in_enforce(report.action),
         }

@@ -61,13 +61,13 @@ class ARenewal(unittest.TestCase):
     def test_forbids_caches_to_keep_the_answer_that_carries_it(self):
         alice = logged_in(CALENDAR)
         old = alice.cookies[SESSION_COOKIE]
-        answer = None
+        response = None
         deadline = time.monotonic() + PATIENCE_SECONDS
         while alice.cookies[SESSION_COOKIE] == old and time.monotonic() < deadline:
-            answer = alice.send("GET", "/.web/", headers=NAVIGATION)
+            response = alice.send("GET", "/.web/", headers=NAVIGATION)
             time.sleep(0.1)
         self.assertNotEqual(alice.cookies[SESSION_COOKIE], old)
-        self.assertIn("no-store", answer.headers.get("Cache-Control", ""))
+        self.assertIn("no-store", response.headers.get("Cache-Control", ""))
 
     def test_lets_a_parallel_request_with_the_token_before_through(self):
         alice = logged_in(CALENDAR)
@@ -83,10 +83,10 @@ class AThief(unittest.TestCase):
     def test_with_an_old_cookie_ends_the_session_for_himself_and_for_her(self):
         alice = logged_in(CALENDAR)
         # The same browser would pass for one that crashed and lost its newest cookies.
-        thief = Visitor(GATEWAY, CALENDAR, browser="somebody else's/2.0")
-        thief.cookies = dict(alice.cookies)
+        attacker = Visitor(GATEWAY, CALENDAR, browser="somebody else's/2.0")
+        attacker.cookies = dict(alice.cookies)
         use_until_renewed(alice, 3, lambda _: alice.send("GET", "/.web/", headers=NAVIGATION))
-        self.assertEqual(thief.send("PROPFIND", "/", headers={"Depth": "0"}).status, 401)
+        self.assertEqual(attacker.send("PROPFIND", "/", headers={"Depth": "0"}).status, 401)
         self.assertEqual(alice.send("PROPFIND", "/", headers={"Depth": "0"}).status, 401)
 
 

@@ -1,4 +1,4 @@
-//! The real guard with a memory store and a manual clock.
+//! The real authentication with a memory store and a manual clock.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -42,7 +42,7 @@ pub struct Policy {
     pub lifetime: SessionLifetime,
 }
 
-/// The guard's response to a request.
+/// The response to a request.
 pub struct GuardResponse {
     /// The deny reason as in the logs; `None` if the request was allowed.
     pub denied: Option<&'static str>,
@@ -57,7 +57,7 @@ pub const GRACE: Duration = Duration::from_secs(30);
 /// Unix time of the first midnight, in milliseconds.
 const START: u64 = 1_800_000_000_000;
 
-pub struct GuardUnderTest {
+pub struct AuthUnderTest {
     auth: Auth,
     clock: Clock,
     route: RoutePolicy,
@@ -67,8 +67,8 @@ pub struct GuardUnderTest {
     account: RefCell<Option<Account>>,
 }
 
-impl GuardUnderTest {
-    pub fn new(rules: &Policy, moves: LocationChangeLog) -> GuardUnderTest {
+impl AuthUnderTest {
+    pub fn new(rules: &Policy, moves: LocationChangeLog) -> AuthUnderTest {
         let clock = Clock::manual(UnixMillis(START));
         let settings = settings(rules);
         let store = Store::memory(clock.clone());
@@ -79,7 +79,7 @@ impl GuardUnderTest {
         let cheap = Cost::Argon2id { m: 256, t: 1, p: 1 };
         let password = Credential::hash("correct horse battery staple", cheap).expect("a hash");
         let (midnight, account) = (START, RefCell::default());
-        GuardUnderTest { auth, clock, route, moves, password, midnight, account }
+        AuthUnderTest { auth, clock, route, moves, password, midnight, account }
     }
 
     /// Starts the days of another user, after those of all previous users.

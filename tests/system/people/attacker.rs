@@ -1,18 +1,18 @@
-//! A thief with a copy of a session cookie.
+//! An attacker with a copy of a session cookie.
 
 use std::time::Duration;
 
 use doorward::session::{ClientContext, RotationTiming};
 
+use super::auth_under_test::{AuthUnderTest, Cookie, GRACE};
 use super::device::Device;
-use super::guard_under_test::{Cookie, GRACE, GuardUnderTest};
-use super::networks::{CABLE_AU, CAFE, CLOUD_US, Egress, FIRST_THIEF_NETWORK};
+use super::networks::{CABLE_AU, CAFE, CLOUD_US, Egress, FIRST_ATTACKER_NETWORK};
 use super::seeded_rng::SeededRng;
 use super::software::{Kind, Software};
 
-/// Network location of the thief.
+/// Network location of the attacker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ThiefLocation {
+pub enum AttackerLocation {
     Abroad,
     CloudAbroad,
     /// In the victim's country, at another operator.
@@ -23,9 +23,9 @@ pub enum ThiefLocation {
     Inside,
 }
 
-/// Software of the thief.
+/// Software of the attacker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ThiefSoftware {
+pub enum AttackerSoftware {
     Program,
     OtherBrowser,
     /// A program with the User-Agent of the victim's browser.
@@ -37,7 +37,7 @@ pub enum ThiefSoftware {
     Same,
 }
 
-/// How the thief handles successor tokens.
+/// How the attacker handles successor tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenUse {
     FollowsRotation,
@@ -48,14 +48,14 @@ pub enum TokenUse {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    pub location: ThiefLocation,
-    pub software: ThiefSoftware,
+    pub location: AttackerLocation,
+    pub software: AttackerSoftware,
     pub token_use: TokenUse,
     pub copies_at: u64,
     pub waits: u64,
 }
 
-pub struct Thief {
+pub struct Attacker {
     pub plan: Plan,
     cookie: Option<Cookie>,
     from: Option<ClientContext>,
@@ -65,9 +65,9 @@ pub struct Thief {
     pub admitted: u32,
     /// Deny reason of the last request; `None` if it was allowed.
     pub denied: Option<&'static str>,
-    /// The token before the current one, if the thief accepted a successor.
+    /// The token before the current one, if the attacker accepted a successor.
     previous: Option<Cookie>,
-    /// Since when the thief's token is newer than the owner's, and the owner's token.
+    /// Since when the attacker's token is newer than the owner's, and the owner's token.
     fork: Option<(u64, Cookie)>,
     /// Owner requests with the superseded token after the grace period that were allowed.
     pub undetected_forks: u32,
@@ -102,12 +102,12 @@ const HOUR: u64 = 60 * 60_000;
 /// A pause longer than the owner's pauses and shorter than the token lifetime.
 const QUIET: u64 = 4 * 60_000;
 
-/// The thief stops after this many milliseconds.
+/// The attacker stops after this many milliseconds.
 const GIVE_UP_AFTER: u64 = 36 * HOUR;
 
-impl Thief {
-    pub fn new(plan: Plan, rng: SeededRng) -> Thief {
-        Thief {
+impl Attacker {
+    pub fn new(plan: Plan, rng: SeededRng) -> Attacker {
+        Attacker {
             plan,
             cookie: None,
             from: None,
@@ -126,8 +126,8 @@ impl Thief {
     /// Copies the victim's cookie and returns the time of the first use.
     pub fn copy_cookie(&mut self, victim: &Device, now: u64) -> Option<u64> {
         self.cookie = Some(victim.jar.clone()?);
-        let software = thief_software(self.plan.software, &victim.software);
-        let at = thief_egress(self.plan.location, &victim.at);
+        let software = attacker_software(self.plan.software, &victim.software);
+        let at = attacker_egress(self.plan.location, &victim.at);
         self.from = Some(Device::at(at).context(&software, &mut self.rng));
         Some(now + self.plan.waits)
     }
@@ -135,12 +135,12 @@ impl Thief {
     /// Sends a request and returns the time of the next one.
     pub async fn request(
         &mut self,
-        guard: &GuardUnderTest,
+        auth: &AuthUnderTest,
         owners: Option<&Cookie>,
         now: u64,
     ) -> Option<u64> {
         let response =
-            guard.request(self.cookie.as_ref(), self.from.as_ref()?, RotationTiming::WhenDue).await;
+            auth.request(self.cookie.as_ref(), self.from.as_ref()?, RotationTiming::WhenDue).await;
         self.denied = response.denied;
         if response.denied.is_some() {
             return None;
@@ -166,7 +166,7 @@ impl Thief {
         quiet
     }
 
-    /// Records whether the thief's token is newer than the owner's.
+    /// Records whether the attacker's token is newer than the owner's.
     fn track_fork(&mut self, owners: Option<&Cookie>, now: u64) {
         let owners = owners.filter(|owners| {
             let is_old = self.fork.as_ref().is_some_and(|(_, old)| old == *owners);
@@ -209,31 +209,31 @@ impl Thief {
     }
 }
 
-fn thief_egress(location: ThiefLocation, victims: &Egress) -> Egress {
+fn attacker_egress(location: AttackerLocation, victims: &Egress) -> Egress {
     match location {
-        ThiefLocation::Abroad => Egress::wired(CABLE_AU, FIRST_THIEF_NETWORK, 66),
-        ThiefLocation::CloudAbroad => Egress::wired(CLOUD_US, FIRST_THIEF_NETWORK, 66),
-        ThiefLocation::Country => Egress::wired(CAFE, FIRST_THIEF_NETWORK, 66),
-        ThiefLocation::Neighbour => Egress { host: 254, dual_stack: false, ..*victims },
-        ThiefLocation::Inside => Egress { dual_stack: false, ..*victims },
+        AttackerLocation::Abroad => Egress::wired(CABLE_AU, FIRST_ATTACKER_NETWORK, 66),
+        AttackerLocation::CloudAbroad => Egress::wired(CLOUD_US, FIRST_ATTACKER_NETWORK, 66),
+        AttackerLocation::Country => Egress::wired(CAFE, FIRST_ATTACKER_NETWORK, 66),
+        AttackerLocation::Neighbour => Egress { host: 254, dual_stack: false, ..*victims },
+        AttackerLocation::Inside => Egress { dual_stack: false, ..*victims },
     }
 }
 
-fn thief_software(software: ThiefSoftware, victims: &Software) -> Software {
+fn attacker_software(software: AttackerSoftware, victims: &Software) -> Software {
     match software {
-        ThiefSoftware::Program => Software::new(Kind::Curl),
-        ThiefSoftware::OtherBrowser if victims.kind == Kind::FirefoxLinux => {
+        AttackerSoftware::Program => Software::new(Kind::Curl),
+        AttackerSoftware::OtherBrowser if victims.kind == Kind::FirefoxLinux => {
             Software::new(Kind::EdgeWindows)
         }
-        ThiefSoftware::OtherBrowser => Software::new(Kind::FirefoxLinux),
-        ThiefSoftware::Disguised => Software { handshake: 77, ..*victims },
-        ThiefSoftware::OtherVersion => {
+        AttackerSoftware::OtherBrowser => Software::new(Kind::FirefoxLinux),
+        AttackerSoftware::Disguised => Software { handshake: 77, ..*victims },
+        AttackerSoftware::OtherVersion => {
             Software { version: victims.version - 3, handshake: 50, ..*victims }
         }
-        ThiefSoftware::Newer => {
+        AttackerSoftware::Newer => {
             Software { version: victims.version + 1, handshake: 77, ..*victims }
         }
-        ThiefSoftware::Same => *victims,
+        AttackerSoftware::Same => *victims,
     }
 }
 
