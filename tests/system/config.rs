@@ -94,6 +94,14 @@ fn every_expectation_belongs_to_a_file() {
 }
 
 #[test]
+fn the_configuration_of_the_package_loads() {
+    let text = read(&repository().join("config/systemd/doorward.toml"));
+    let (config, warnings) = parse(&text).expect("loads");
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(config.keys_file, Path::new("/var/lib/doorward/keys.toml"));
+}
+
+#[test]
 fn all_errors_of_a_file_are_reported_in_line_order() {
     let path = repository().join("tests/config/invalid/six_errors.toml");
     let problems = parse(&read(&path)).expect_err("six problems");
