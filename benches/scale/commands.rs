@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use crate::tell;
+use crate::print_figure;
 use test_support::browser::Browser;
 use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
 use test_support::redis_server::{RedisOptions, RedisServer};
@@ -28,7 +28,7 @@ pub async fn measure() {
     for (cache, sticky) in [("off", false), ("on", false), ("on", true)] {
         for every in EVERY {
             let figures = one(cache, sticky, every).await;
-            tell(&figures);
+            print_figure(&figures);
         }
     }
 }

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use doorward::clock::Clock;
 use doorward::store::Store;
 
+use crate::print_figure;
 use crate::sessions::Sessions;
-use crate::tell;
 
 pub fn measure(count: u64) {
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -21,7 +21,7 @@ pub fn measure(count: u64) {
     let opened = child(&["embedded-open", &path]);
     let each = |bytes: &Value| bytes.as_f64().unwrap_or_default() / count as f64;
     let file = std::fs::metadata(directory.path().join("sessions.redb")).expect("a file").len();
-    tell(&json!({
+    print_figure(&json!({
         "figure": "embedded", "sessions": count,
         "resident": each(&opened["grown"]), "file": file as f64 / count as f64,
         "open": opened["seconds"], "fill": filled["seconds"],
@@ -51,7 +51,7 @@ pub async fn fill(directory: &Path, count: u64) {
     })
     .await;
     store.close().await.expect("closed");
-    tell(&json!({ "seconds": begun.elapsed().as_secs_f64() }));
+    print_figure(&json!({ "seconds": begun.elapsed().as_secs_f64() }));
 }
 
 /// Step: opens the store as a gateway does at startup.
@@ -59,7 +59,7 @@ pub fn open(directory: &Path) {
     let (before, begun) = (resident(), Instant::now());
     let store = Store::embedded(directory, Clock::System).expect("opens");
     let seconds = begun.elapsed().as_secs_f64();
-    tell(&json!({ "seconds": seconds, "grown": resident() - before }));
+    print_figure(&json!({ "seconds": seconds, "grown": resident() - before }));
     drop(store);
 }
 

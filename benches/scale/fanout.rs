@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 
 use doorward::store::Store;
 
+use crate::print_figure;
 use crate::sessions::Sessions;
-use crate::tell;
 use test_support::redis_server::{RedisOptions, RedisServer};
 
 const GATEWAYS: [u64; 4] = [0, 1, 10, 100];
@@ -46,7 +46,7 @@ pub async fn measure() {
         }
         let writes = (SESSIONS * ROUNDS) as f64;
         let bytes = received.load(Ordering::SeqCst) - before.1;
-        tell(&json!({
+        print_figure(&json!({
             "figure": "fan-out", "gateways": gateways,
             "redis": (cpu(&redis) - before.0) / writes * 1e6,
             "bytes": if gateways == 0 { 0.0 } else { bytes as f64 / writes / gateways as f64 },
@@ -66,7 +66,7 @@ async fn loads(redis: &RedisServer, store: &Store, sessions: &Sessions) {
         .await;
     }
     let each = (cpu(redis) - before) / (SESSIONS * ROUNDS) as f64 * 1e6;
-    tell(&json!({ "figure": "load", "redis": each }));
+    print_figure(&json!({ "figure": "load", "redis": each }));
 }
 
 /// Opens connections that receive all invalidations, as gateways do.

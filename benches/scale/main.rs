@@ -51,7 +51,7 @@ async fn all(counts: &[u64]) {
 }
 
 /// Prints one figure.
-fn print(figure: &Value) {
+fn print_figure(figure: &Value) {
     println!("{figure}");
 }
 

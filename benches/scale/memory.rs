@@ -4,8 +4,8 @@ use serde_json::json;
 
 use doorward::store::Store;
 
+use crate::print_figure;
 use crate::sessions::Sessions;
-use crate::tell;
 use test_support::redis_server::{RedisOptions, RedisServer};
 
 /// Fills an empty Redis with `count` sessions, then touches each.
@@ -29,7 +29,7 @@ pub async fn measure(count: u64) {
     .await;
     let active = info(&redis, "memory", "used_memory");
     let each = |bytes: u64| bytes as f64 / count as f64;
-    tell(&json!({
+    print_figure(&json!({
         "figure": "redis memory", "sessions": count,
         "sealed": sessions.sealed(0).len(),
         "begun": each(full - empty), "active": each(active - empty),
