@@ -43,14 +43,16 @@ fn first_text(
     trust_email: bool,
 ) -> Result<Option<String>, LoginRefusal> {
     for path in paths {
-        let is_usable = !is_email(path) || trust_email || is_email_verified(claims);
-        match path.find(claims) {
-            Some(Value::String(text)) if is_usable && !text.is_empty() => {
-                return Ok(Some(text.clone()));
-            }
-            Some(Value::Number(number)) if is_usable => return Ok(Some(number.to_string())),
-            Some(Value::String(_) | Value::Number(_)) | None => {}
+        let text = match path.find(claims) {
+            None => continue,
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Number(number)) => number.to_string(),
             Some(_) => return Err(LoginRefusal::Claims(format!("`{path}` is not a text"))),
+        };
+        let is_trusted = trust_email || is_email_verified(claims);
+        let is_usable = !is_email(path) || is_trusted && check_email(&text).is_ok();
+        if is_usable && !text.is_empty() {
+            return Ok(Some(text));
         }
     }
     Ok(None)

@@ -4,6 +4,7 @@ mod client_auth;
 mod login;
 mod outage;
 mod refusals;
+mod shapes;
 mod tokens;
 
 use std::sync::Arc;

@@ -149,6 +149,60 @@ async fn allow_rules_refuse_users_who_do_not_match() {
 }
 
 #[tokio::test]
+async fn an_address_with_two_at_signs_is_no_address() {
+    let party = Party::with(|settings| settings.allow.domains = vec!["example.com".to_owned()]);
+    let party = party.await;
+    let address = json!("mallory@evil.test@example.com");
+    party.provider.set(|provider| drop(provider.claims.insert("email".into(), address)));
+    assert_eq!(party.login().await.expect_err("refused").code(), "not-allowed");
+}
+
+#[tokio::test]
+async fn an_unverified_address_becomes_no_user_name() {
+    let party = Party::start().await;
+    party.provider.set(|provider| {
+        provider.claims.remove("preferred_username");
+        provider.claims.insert("email_verified".into(), json!("false"));
+    });
+    let login = party.login().await.expect("a login");
+    assert_eq!((login.profile.user.as_str(), login.profile.email), ("user-1", None));
+    party.provider.set(|provider| {
+        provider.claims.insert("email_verified".into(), json!("true"));
+        provider.claims.insert("email".into(), json!("a@b@c"));
+    });
+    assert_eq!(party.login().await.expect("a login").profile.user, "user-1");
+}
+
+#[tokio::test]
+async fn unusable_user_names_refuse_the_login() {
+    let party = Party::start().await;
+    for name in ["a,b", "a:b", "a\nb", " a", &"x".repeat(129)] {
+        let name = json!(name.replace("\\n", "\n"));
+        party.provider.set(|provider| {
+            drop(provider.claims.insert("preferred_username".into(), name.clone()));
+        });
+        assert_eq!(party.login().await.expect_err("refused").code(), "claims", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn more_than_1000_groups_or_16_kib_refuse_the_login() {
+    let party = Party::start().await;
+    let names = |count: usize, length: usize| -> Vec<String> {
+        (0..count).map(|at| format!("{at:0length$}")).collect()
+    };
+    for (groups, is_accepted) in
+        [(names(1000, 4), true), (names(1001, 4), false), (names(17, 1000), false)]
+    {
+        party.provider.set(|provider| {
+            drop(provider.claims.insert("groups".into(), json!(groups)));
+        });
+        let result = party.login().await;
+        assert_eq!(result.is_ok(), is_accepted, "{} groups", groups.len());
+    }
+}
+
+#[tokio::test]
 async fn omitted_groups_without_a_lookup_refuse_the_login() {
     let party = Party::start().await;
     party.provider.set(|provider| {
