@@ -119,10 +119,12 @@ fn check_access_token(token: &SignedToken, access: Option<&str>) -> Result<(), &
 }
 
 fn hash_of(algorithm: Algorithm) -> &'static digest::Algorithm {
-    match algorithm {
-        Algorithm::RS384 | Algorithm::PS384 | Algorithm::ES384 => &digest::SHA384,
-        Algorithm::RS512 | Algorithm::PS512 | Algorithm::EdDSA => &digest::SHA512,
-        _ => &digest::SHA256,
+    if matches!(algorithm, Algorithm::RS384 | Algorithm::PS384 | Algorithm::ES384) {
+        &digest::SHA384
+    } else if matches!(algorithm, Algorithm::RS512 | Algorithm::PS512 | Algorithm::EdDSA) {
+        &digest::SHA512
+    } else {
+        &digest::SHA256
     }
 }
 

@@ -1,6 +1,7 @@
 //! Signed tokens and the key set that verifies them. Only a list of the caller selects algorithms: never
 //! `none`, never a MAC under a public key, and nothing that the token asks for.
 
+use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::{Map, Value};
@@ -127,11 +128,7 @@ pub(super) fn verify(
     if token.len() > MAX_TOKEN {
         return Err(JwsError::TooLong);
     }
-    let header = jsonwebtoken::decode_header(token).map_err(|error| match error.kind() {
-        // The names of other algorithms do not parse.
-        jsonwebtoken::errors::ErrorKind::Json(_) => JwsError::Algorithm,
-        _ => JwsError::Malformed,
-    })?;
+    let header = jsonwebtoken::decode_header(token).map_err(header_error)?;
     if !allowed.contains(&header.alg) {
         return Err(JwsError::Algorithm);
     }
@@ -160,9 +157,23 @@ fn verify_with(
     validation.validate_nbf = false;
     validation.validate_aud = false;
     let decoded = jsonwebtoken::decode::<Map<String, Value>>(token, key, &validation);
-    decoded.map(|token| token.claims).map_err(|error| match error.kind() {
-        jsonwebtoken::errors::ErrorKind::InvalidSignature => JwsError::Signature,
-        jsonwebtoken::errors::ErrorKind::InvalidAlgorithm => JwsError::Algorithm,
-        _ => JwsError::Malformed,
-    })
+    decoded.map(|token| token.claims).map_err(|error| verification_error(&error))
+}
+
+/// The names of other algorithms do not parse.
+fn header_error(error: Error) -> JwsError {
+    match matches!(error.kind(), ErrorKind::Json(_)) {
+        true => JwsError::Algorithm,
+        false => JwsError::Malformed,
+    }
+}
+
+fn verification_error(error: &Error) -> JwsError {
+    if *error.kind() == ErrorKind::InvalidSignature {
+        JwsError::Signature
+    } else if *error.kind() == ErrorKind::InvalidAlgorithm {
+        JwsError::Algorithm
+    } else {
+        JwsError::Malformed
+    }
 }
