@@ -97,19 +97,18 @@ def paths(front: Gateway) -> tuple[int, float]:
     heads = [host + b"\x44" + size + NESTED.encode()] + [host + b"\xbe"] * 99
     frames = [attack.frame(attack.HEADERS, 5, 2 * at + 1, block) for at, block in enumerate(heads)]
     flood = attack.PREFACE + attack.frame(attack.SETTINGS, 0, 0) + b"".join(frames)
-    tls, before, count = attack.context("h2"), time.process_time(), 100
-    for _ in range(count):
-        plain = socket.create_connection(("127.0.0.1", front.port))
-        with tls.wrap_socket(plain, server_hostname=HOST) as stream, contextlib.suppress(OSError):
-            stream.settimeout(0.2)
-            stream.sendall(flood)
-            while stream.recv(65536):
-                pass
-    return count * len(heads), time.process_time() - before
+    connections, spent = send_flood(front, flood)
+    return connections * len(heads), spent
 
 
 def resets(front: Gateway) -> tuple[int, float]:
     flood = attack.PREFACE + attack.frame(attack.SETTINGS, 0, 0) + b"".join(map(attack.reset, range(150)))
+    return send_flood(front, flood)
+
+
+def send_flood(front: Gateway, flood: bytes) -> tuple[int, float]:
+    """Sends the bytes on 100 connections, and reads each until it is silent. Returns the number of connections and
+    the seconds of CPU time of this process."""
     tls, before, count = attack.context("h2"), time.process_time(), 100
     for _ in range(count):
         plain = socket.create_connection(("127.0.0.1", front.port))
@@ -122,7 +121,7 @@ def resets(front: Gateway) -> tuple[int, float]:
 
 
 def passwords(front: Gateway) -> tuple[int, float]:
-    """Each of another name, from another network: the brakes do not help."""
+    """Each attempt has another name and another network, so no rate limit applies."""
     before, count = time.process_time(), 30
     for number in range(count):
         form = {"username": f"user{number}", "password": "guess"}

@@ -13,13 +13,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::client::TlsStream;
 
 use test_support::browser::Browser;
 use test_support::gateway::{Gateway, Setup, session_route};
-use test_support::upstream::Upstream;
+use test_support::upstream::{Upstream, raw_upstream};
 
 /// Longest wait for an expected event.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -460,27 +460,6 @@ async fn early_h2_response_does_not_reset_the_upload() {
 
 // Clients that hang up
 
-/// Upstream that passes on its connections after reading a head.
-async fn silent_upstream() -> (SocketAddr, mpsc::Receiver<TcpStream>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    let (sender, receiver) = mpsc::channel(16);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let sender = sender.clone();
-            tokio::spawn(async move {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    let Ok(byte) = stream.read_u8().await else { return };
-                    head.push(byte);
-                }
-                let _ = sender.send(stream).await;
-            });
-        }
-    });
-    (address, receiver)
-}
-
 /// A request whose client leaves: HTTP/1.1 closes, HTTP/2 resets the stream or closes the connection.
 async fn open_then_leave(
     browser: &Browser,
@@ -514,7 +493,7 @@ async fn open_then_leave(
 
 #[tokio::test]
 async fn client_gone_before_the_response_is_logged_as_499() {
-    let (address, mut connections) = silent_upstream().await;
+    let (address, mut connections) = raw_upstream().await;
     let gateway = start(public(address));
     for (number, (h2, resets)) in [(false, false), (true, true), (true, false)].iter().enumerate() {
         for method in ["GET", "POST"] {
@@ -542,7 +521,7 @@ async fn client_gone_before_the_response_is_logged_as_499() {
 
 #[tokio::test]
 async fn client_gone_during_the_response_is_marked_in_the_log() {
-    let (address, mut connections) = silent_upstream().await;
+    let (address, mut connections) = raw_upstream().await;
     let gateway = start(public(address));
     for (number, (h2, resets)) in [(false, false), (true, true), (true, false)].iter().enumerate() {
         let mut browser = Browser::new(&gateway);
@@ -638,7 +617,7 @@ async fn on_one_connection(browser: &Browser, requests: &[String]) -> String {
 #[tokio::test]
 async fn http_1_0_apps_do_not_lower_the_client_protocol() {
     for body in ["", "small", &"x".repeat(100_000)] {
-        let (address, mut connections) = silent_upstream().await;
+        let (address, mut connections) = raw_upstream().await;
         let gateway = start(public(address));
         let response = format!("HTTP/1.0 200 OK\r\nServer: SimpleHTTP\r\n\r\n{body}");
         tokio::spawn(async move {
@@ -661,7 +640,7 @@ async fn http_1_0_apps_do_not_lower_the_client_protocol() {
 
 #[tokio::test]
 async fn http_1_0_clients_keep_their_connection_if_the_length_is_known() {
-    let (address, mut connections) = silent_upstream().await;
+    let (address, mut connections) = raw_upstream().await;
     let gateway = start(public(address));
     tokio::spawn(async move {
         while let Some(mut stream) = connections.recv().await {

@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 
 use test_support::browser::{Browser, SESSION};
 use test_support::gateway::{Gateway, Setup, session_route};
-use test_support::upstream::Upstream;
+use test_support::upstream::{Upstream, raw_upstream};
 
 /// Longest wait of a test; far longer than any limit here.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -74,27 +74,6 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}");
         sleep(Duration::from_millis(10)).await;
     }
-}
-
-/// An upstream that passes on its connections after reading a head.
-async fn raw_upstream() -> (SocketAddr, Receiver<TcpStream>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    let (sender, receiver) = tokio::sync::mpsc::channel(16);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let sender = sender.clone();
-            tokio::spawn(async move {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    let Ok(byte) = stream.read_u8().await else { return };
-                    head.push(byte);
-                }
-                let _ = sender.send(stream).await;
-            });
-        }
-    });
-    (address, receiver)
 }
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n";

@@ -1,7 +1,7 @@
-//! The cost of parsing what strangers send: no input costs more than a fixed multiple of a plain request.
+//! The cost of parsing input without a session: no input costs more than a fixed multiple of a plain request.
 //!
-//! For each parser, a search looks for the dearest input: it mutates the dearest input found so far, with
-//! the tokens of that parser. Examples alone would miss the next quadratic parser.
+//! For each parser, a random search looks for the most expensive input. It mutates the most expensive one so far with
+//! the tokens of that parser. Examples alone would not find the next quadratic parser.
 
 use std::fmt::Write;
 use std::hint::black_box;
@@ -24,7 +24,7 @@ use http::{Request, request};
 
 use test_support::seeded_rng::SeededRng;
 
-/// The dearest input may cost this many plain requests.
+/// The most expensive input may cost this many plain requests.
 const MOST: u32 = 100;
 
 /// Inputs tried for each parser.
@@ -39,7 +39,7 @@ const TARGET: usize = 4 * 1024;
 /// Largest form.
 const FORM: usize = 8 * 1024;
 
-/// One parser that strangers reach.
+/// One parser that clients without a session reach.
 struct Parser {
     name: &'static str,
     most_bytes: usize,
@@ -341,8 +341,8 @@ const PLAIN: [(&str, &str); 8] = [
     ("sec-fetch-site", "none"),
 ];
 
-/// Searches for the dearest input by mutation of the dearest so far.
-fn dearest(stage: &Stage, parser: &Parser, rng: &mut SeededRng) -> (String, Duration) {
+/// Searches for the most expensive input by mutation of the most expensive one so far.
+fn most_expensive(stage: &Stage, parser: &Parser, rng: &mut SeededRng) -> (String, Duration) {
     let mut best = (String::new(), Duration::ZERO);
     let seeds = parser.tokens.iter().flat_map(|token| {
         [1, 4, 70, usize::MAX].map(|count| token.repeat(count.min(parser.most_bytes / token.len())))
@@ -397,7 +397,7 @@ fn no_input_costs_more_than_a_hundred_plain_requests() {
     let mut report = format!("a plain request: {unit:?}\n");
     let mut is_over = false;
     for parser in &PARSERS {
-        let (input, cost) = dearest(&stage, parser, &mut rng);
+        let (input, cost) = most_expensive(&stage, parser, &mut rng);
         let shown: String = input.chars().take(120).collect();
         let times = cost.as_secs_f64() / unit.as_secs_f64();
         is_over |= cost > MOST * unit;
