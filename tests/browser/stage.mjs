@@ -9,7 +9,7 @@ const STAGE = fileURLToPath(new URL("../apps/stage.py", import.meta.url));
 /// Starts everything; resolves to what stage.py says about itself, with an `end` that takes it down.
 export async function openStage({ idle, absolute, rotateAfter, grace }) {
   const argv = [STAGE, idle, absolute, rotateAfter, grace];
-  const child = spawn(process.env.APPS_PYTHON, argv, { stdio: ["pipe", "pipe", "inherit"] });
+  const child = spawn(process.env.PYTHON, argv, { stdio: ["pipe", "pipe", "inherit"] });
   const ended = new Promise((resolve) => child.once("exit", resolve));
   for await (const line of createInterface(child.stdout)) {
     return { ...JSON.parse(line), end: () => end(child, ended) };
