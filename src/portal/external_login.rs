@@ -258,7 +258,7 @@ impl Portal {
         let mut accepted =
             self.providers().iter().filter(|provider| is_accepted(&rule, &provider.settings.name));
         match (accepted.next(), accepted.next()) {
-            (Some(only), None) if !is_down(only) => Some(only),
+            (Some(only), None) => Some(only),
             (_, _) => None,
         }
     }

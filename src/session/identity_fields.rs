@@ -39,15 +39,6 @@ pub fn check_groups(groups: &[String]) -> Result<(), FieldError> {
     groups.iter().try_for_each(|group| check_name("group name", group))
 }
 
-/// Validates a group name of an external provider. Apps split groups at commas.
-pub fn check_external_group(group: &str) -> Result<(), FieldError> {
-    check_text("group name", group, NAME_MAX)?;
-    match group.contains(',') {
-        true => Err(FieldError::Separator("group name")),
-        false => Ok(()),
-    }
-}
-
 /// Validates an e-mail address.
 pub fn check_email(email: &str) -> Result<(), FieldError> {
     check_text("e-mail address", email, EMAIL_MAX)?;

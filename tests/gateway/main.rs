@@ -17,6 +17,7 @@ mod login_limits;
 mod login_pages;
 mod lost_keys;
 mod notify;
+mod oidc;
 mod operator;
 mod outage;
 mod paths;

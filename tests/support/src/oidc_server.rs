@@ -182,7 +182,7 @@ impl State {
             nonce: parameters.get("nonce").to_owned(),
             challenge: parameters.get("code_challenge").to_owned(),
             redirect_uri: parameters.get("redirect_uri").to_owned(),
-            auth_time: self.now() - self.auth_age.min(max_age),
+            auth_time: self.now() - if self.auth_age > max_age { 0 } else { self.auth_age },
             acr: (!acr.is_empty()).then(|| acr.to_owned()),
         };
         let (code, callback) = (random_text(), grant.redirect_uri.clone());
