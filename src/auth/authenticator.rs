@@ -22,6 +22,7 @@ use super::deny_reason::DenyReason;
 use super::permit::Permit;
 use super::request::{AuthOutcome, AuthRequest, AuthenticatedSession};
 use super::session_cookie;
+use super::token_memo::TokenMemo;
 
 /// Lost compare-and-swaps before the store counts as unavailable. Each means that another request
 /// won.
@@ -31,12 +32,14 @@ const MAX_ATTEMPTS: usize = 32;
 #[derive(Clone)]
 pub struct Auth {
     sessions: Sessions,
+    verified_tokens: Arc<TokenMemo>,
 }
 
 impl Auth {
     /// Creates the authentication of one worker.
     pub fn new(sessions: Sessions) -> Auth {
-        Auth { sessions }
+        let keys = sessions.shared().keys.load_full();
+        Auth { sessions, verified_tokens: Arc::new(TokenMemo::new(keys)) }
     }
 
     /// Returns the session services.
@@ -154,7 +157,7 @@ impl Auth {
     }
 
     fn session_in(&self, value: &[u8]) -> Option<SessionKey> {
-        Token::parse(&self.shared().keys.load(), value).ok().map(|token| token.key)
+        self.verified_tokens.parse(&self.shared().keys.load(), value).ok().map(|token| token.key)
     }
 
     /// Returns the session cookie of a request. Values that the gateway did not issue do not count beside
@@ -169,13 +172,17 @@ impl Auth {
     }
 
     /// Parses the cookie. A forged token is refused without a lookup.
-    fn parse_token(&self, keys: &KeyRing, request: &AuthRequest<'_>) -> Result<Token, DenyReason> {
+    fn parse_token(
+        &self,
+        keys: &Arc<KeyRing>,
+        request: &AuthRequest<'_>,
+    ) -> Result<Arc<Token>, DenyReason> {
         let value = match request.cookie {
             CookieLookup::Missing => return Err(DenyReason::NoSession),
             CookieLookup::Several(_) => return Err(DenyReason::DuplicateCookie),
             CookieLookup::One(value) => value,
         };
-        Token::parse(keys, value).map_err(|_| {
+        self.verified_tokens.parse(keys, value).map_err(|_| {
             if keys.is_provisional() {
                 return DenyReason::Unavailable(Unavailable::missing_keys());
             }

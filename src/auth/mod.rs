@@ -14,6 +14,7 @@ mod permit;
 mod request;
 mod risk_assessment;
 mod session_cookie;
+mod token_memo;
 
 pub use authenticator::Auth;
 pub use deny_reason::DenyReason;

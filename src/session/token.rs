@@ -34,6 +34,7 @@ pub struct Token {
     pub key: SessionKey,
     pub generation: u32,
     secret: Zeroizing<[u8; 32]>,
+    hash: [u8; 32],
 }
 
 /// Why a cookie value is not a token. It is refused without a store request.
@@ -50,7 +51,8 @@ pub enum TokenError {
 impl Token {
     /// Creates a token. `secret` is random, or comes from [`Token::successor_secret`].
     pub fn new(key_id: KeyId, key: SessionKey, generation: u32, secret: [u8; 32]) -> Token {
-        Token { key_id, key, generation, secret: Zeroizing::new(secret) }
+        let hash = sha256(&secret);
+        Token { key_id, key, generation, secret: Zeroizing::new(secret), hash }
     }
 
     /// Parses a cookie value and verifies its MAC.
@@ -83,7 +85,7 @@ impl Token {
 
     /// Returns the hash of the secret, which the record stores.
     pub fn hash(&self) -> [u8; 32] {
-        sha256(self.secret.as_slice())
+        self.hash
     }
 
     /// Derives the secret of the next generation.
