@@ -10,6 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::header::UPGRADE;
 use http::{Request, Response};
 use http_body::Body;
@@ -53,6 +54,8 @@ const SEND_BUFFER: usize = 64 * 1024;
 const MAX_LOCAL_RESETS: usize = 100;
 /// Minimum size in bytes of the HTTP/1.1 read buffer.
 const READ_BUFFER: usize = 64 * 1024;
+/// Maximum number of headers that hyper accepts if none is set.
+const HYPER_MAX_HEADERS: usize = 100;
 /// Time limit for a graceful close of an idle connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for the first request of a connection that was accepted just before the drain.
@@ -159,9 +162,12 @@ impl ClientConnection {
             .timer(TokioTimer::new())
             // Replaced by our own timeout, which starts with the first byte of a head, not with the wait for it.
             .header_read_timeout(None::<Duration>)
-            .max_headers(self.limits.configured.headers)
             .max_header_size(self.limits.configured.header_bytes)
             .max_buf_size(READ_BUFFER.max(self.limits.configured.header_bytes));
+        // With a number, hyper clears its header table for each request. Its default needs no such work.
+        if self.limits.configured.headers != HYPER_MAX_HEADERS {
+            builder.max_headers(self.limits.configured.headers);
+        }
         let io = RefusalIo::new(guarded_io, Arc::clone(&self.activity));
         let served = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
         self.drive(pin!(served), http1::UpgradeableConnection::graceful_shutdown).await;
@@ -205,22 +211,21 @@ impl ClientConnection {
         mut served: Pin<&mut C>,
         graceful_shutdown: fn(Pin<&mut C>),
     ) {
-        let timeouts = ConnectionTimeouts {
-            header: self.limits.configured.header_timeout,
-            idle: self.limits.configured.idle_timeout,
-        };
-        let reason = tokio::select! {
+        // A connection is polled several times per request. Within the set, its other events are polled only when
+        // they have woken the task.
+        let mut events = FuturesUnordered::from_iter([self.until_interrupted()]);
+        let interruption = tokio::select! {
             // Biased because the first branch is nearly always the ready one.
             biased;
             result = served.as_mut() => return self.log_end(result),
-            reason = self.activity.until_disconnect(timeouts) => reason,
-            () = self.stop.cancelled() => {
-                if let Some(result) = self.serve_first_request(served.as_mut()).await {
-                    return self.log_end(result);
-                }
-                graceful_shutdown(served.as_mut());
-                return self.log_end(served.await);
+            interruption = events.next() => interruption,
+        };
+        let Some(Some(reason)) = interruption else {
+            if let Some(result) = self.serve_first_request(served.as_mut()).await {
+                return self.log_end(result);
             }
+            graceful_shutdown(served.as_mut());
+            return self.log_end(served.await);
         };
         match reason {
             DisconnectReason::Idle => {
@@ -252,6 +257,18 @@ impl ClientConnection {
             Poll::Pending => Poll::Pending,
         });
         timeout(FIRST_REQUEST_TIMEOUT, started).await.unwrap_or(None)
+    }
+
+    /// Waits until the connection must close, or until the stop of the server (`None`).
+    async fn until_interrupted(&self) -> Option<DisconnectReason> {
+        let timeouts = ConnectionTimeouts {
+            header: self.limits.configured.header_timeout,
+            idle: self.limits.configured.idle_timeout,
+        };
+        tokio::select! {
+            reason = self.activity.until_disconnect(timeouts) => Some(reason),
+            () = self.stop.cancelled() => None,
+        }
     }
 
     /// Boxed because the future takes about 9 KB. hyper moves it up to ten times before the first poll (HTTP/2)
