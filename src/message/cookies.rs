@@ -6,6 +6,7 @@
 
 use cookie::{Cookie, CookieBuilder};
 use http::header::{self, HeaderMap, HeaderValue};
+use memchr::memchr;
 
 pub use cookie::SameSite;
 
@@ -182,7 +183,7 @@ impl CookieNames {
 
     /// Whether a cookie of a request must not reach an upstream.
     fn is_withheld(&self, pair: &[u8]) -> bool {
-        let value = pair.iter().position(|byte| *byte == b'=').map(|at| &pair[at + 1..]);
+        let value = memchr(b'=', pair).map(|at| &pair[at + 1..]);
         value.is_some_and(|value| value.starts_with(TOKEN_PREFIX)) || self.is_own(name_of(pair))
     }
 
@@ -252,7 +253,7 @@ fn pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 fn pairs_of(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let start = rest.iter().position(|byte| !matches!(byte, b';' | b' ' | b'\t'))?;
-        let length = rest[start..].iter().position(|byte| *byte == b';');
+        let length = memchr(b';', &rest[start..]);
         let (pair, after) = rest[start..].split_at(length.unwrap_or(rest.len() - start));
         rest = after;
         Some(pair)
@@ -260,7 +261,7 @@ fn pairs_of(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn name_of(pair: &[u8]) -> &[u8] {
-    pair.split(|byte| *byte == b'=').next().unwrap_or_default()
+    &pair[..memchr(b'=', pair).unwrap_or(pair.len())]
 }
 
 fn value_of<'a>(pair: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use memchr::{memchr, memrchr};
+
 /// A host name: lower case, without a trailing dot (CVE-2022-23632), and the port that the client
 /// sent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,9 +49,12 @@ impl Host {
 
     /// As [`Host::is_localhost`], for a raw `Host` header that may be invalid.
     pub fn is_localhost_header(field: &str) -> bool {
-        let name = field.split(':').next().unwrap_or_default().trim_end_matches('.');
-        let last = name.rsplit('.').next().unwrap_or_default();
-        last.trim().eq_ignore_ascii_case("localhost")
+        let field = field.as_bytes();
+        let name = field.get(..memchr(b':', field).unwrap_or(field.len())).unwrap_or_default();
+        let dots = name.iter().rev().take_while(|byte| **byte == b'.').count();
+        let name = name.get(..name.len() - dots).unwrap_or_default();
+        let last = name.get(memrchr(b'.', name).map_or(0, |at| at + 1)..).unwrap_or_default();
+        last.trim_ascii().eq_ignore_ascii_case(b"localhost")
     }
 
     /// Removes a port that is not one of these. A client may write any port, and apps build links from
@@ -74,12 +79,13 @@ impl fmt::Display for Host {
 }
 
 fn split_port(authority: &str) -> Result<(&str, Option<u16>), HostError> {
-    let after_bracket = authority.rfind(']').map_or(0, |at| at + 1);
-    let (bracketed, rest) = authority.split_at(after_bracket);
-    let Some((name, digits)) = rest.split_once(':') else {
+    let after_bracket = memrchr(b']', authority.as_bytes()).map_or(0, |at| at + 1);
+    let (_, rest) = authority.split_at(after_bracket);
+    let Some(colon) = memchr(b':', rest.as_bytes()) else {
         return Ok((authority, None));
     };
-    let (name, _) = authority.split_at(bracketed.len() + name.len());
+    let (name, port) = authority.split_at(after_bracket + colon);
+    let digits = port.strip_prefix(':').unwrap_or_default();
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(HostError::Port);
     }
@@ -88,9 +94,12 @@ fn split_port(authority: &str) -> Result<(&str, Option<u16>), HostError> {
 }
 
 fn is_name(name: &str) -> bool {
+    let is_letter = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     name.len() <= 253
-        && name.split('.').all(|label| !label.is_empty() && label.len() <= 63)
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        && name
+            .as_bytes()
+            .split(|byte| *byte == b'.')
+            .all(|label| (1..=63).contains(&label.len()) && label.iter().all(is_letter))
 }
 
 fn is_v6(name: &str) -> bool {

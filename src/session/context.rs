@@ -27,9 +27,7 @@ pub struct ClientContext {
 impl ClientContext {
     /// Creates a context. Drops every byte of `user_agent` that is unsafe to log or display.
     pub fn new(address: IpAddr, user_agent: &[u8]) -> ClientContext {
-        let printable = user_agent.iter().filter(|byte| (0x20..0x7f).contains(*byte));
-        let user_agent =
-            printable.take(MAX_USER_AGENT_BYTES).map(|byte| char::from(*byte)).collect();
+        let user_agent = printable(user_agent, MAX_USER_AGENT_BYTES);
         // An IPv4-mapped IPv6 address is that IPv4 address (GHSA-7jmw-8259-q9jx).
         ClientContext {
             address: address.to_canonical(),
@@ -78,6 +76,21 @@ impl ClientContext {
     /// Formats the client's network: `203.0.113.0/24`, `2001:db8:1::/48`.
     pub fn network_display(&self) -> String {
         network_display(self.address)
+    }
+}
+
+/// Returns the first printable ASCII characters of a text, at most `max`.
+fn printable(text: &[u8], max: usize) -> String {
+    let is_printable = |byte: &u8| (0x20..0x7f).contains(byte);
+    match std::str::from_utf8(text) {
+        // True for nearly every request: one copy.
+        Ok(text) if text.len() <= max && text.as_bytes().iter().all(is_printable) => {
+            text.to_owned()
+        }
+        Ok(_) | Err(_) => {
+            let printable = text.iter().filter(|byte| is_printable(byte));
+            printable.take(max).map(|byte| char::from(*byte)).collect()
+        }
     }
 }
 
