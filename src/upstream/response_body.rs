@@ -26,7 +26,11 @@ const PREFETCH_MAX: usize = 16 * 1024;
 ///
 /// The connection returns to its pool after the last frame. If the body is dropped earlier, the
 /// connection is closed: the rest of this response would precede the next one.
-pub struct UpstreamBody<B: RequestBody> {
+///
+/// Boxed: every layer between the connection and the client moves it.
+pub struct UpstreamBody<B: RequestBody>(Box<BodyState<B>>);
+
+struct BodyState<B: RequestBody> {
     source: BodySource,
     lease: Option<Lease<B>>,
     endpoint: Endpoint,
@@ -68,7 +72,8 @@ impl<B: RequestBody> UpstreamBody<B> {
         let prefetched = VecDeque::new();
         let received_all = source.is_end();
         let lease = Some(lease);
-        let mut body = UpstreamBody { source, lease, endpoint, prefetched, received_all };
+        let state = BodyState { source, lease, endpoint, prefetched, received_all };
+        let mut body = UpstreamBody(Box::new(state));
         if received_all {
             body.release_lease();
         }
@@ -77,7 +82,7 @@ impl<B: RequestBody> UpstreamBody<B> {
 
     /// Returns the endpoint that sent the response.
     pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+        &self.0.endpoint
     }
 
     /// Reads what the upstream has sent together with the head. A response that is already broken
@@ -89,11 +94,11 @@ impl<B: RequestBody> UpstreamBody<B> {
         }
         let mut bytes = 0;
         let mut was_pending = false;
-        while bytes < PREFETCH_MAX && !self.received_all {
+        while bytes < PREFETCH_MAX && !self.0.received_all {
             match poll_fn(|cx| Poll::Ready(self.poll_received(cx))).await {
                 Poll::Ready(Some(Ok(frame))) => {
                     bytes += frame.data_ref().map_or(0, Bytes::len);
-                    self.prefetched.push_back(frame);
+                    self.0.prefetched.push_back(frame);
                     was_pending = false;
                 }
                 Poll::Ready(Some(Err(error))) => return Err(error),
@@ -111,16 +116,16 @@ impl<B: RequestBody> UpstreamBody<B> {
 
     /// Whether the whole body arrived together with the head, which is the common case.
     fn is_buffered(&mut self) -> bool {
-        match (&self.source, self.lease.as_mut().and_then(Lease::http1)) {
+        match (&self.0.source, self.0.lease.as_mut().and_then(Lease::http1)) {
             (BodySource::Http1(state), Some(connection)) => connection.has_buffered(state),
             (BodySource::Http1(_), None) => true,
-            (BodySource::Hyper { .. }, _) => self.received_all,
+            (BodySource::Hyper { .. }, _) => self.0.received_all,
         }
     }
 
     fn release_lease(&mut self) {
-        let Some(mut lease) = self.lease.take() else { return };
-        let is_reusable = match (&self.source, lease.http1()) {
+        let Some(mut lease) = self.0.lease.take() else { return };
+        let is_reusable = match (&self.0.source, lease.http1()) {
             (BodySource::Http1(state), Some(connection)) => connection.is_reusable(state),
             (BodySource::Http1(_), None) => false,
             (BodySource::Hyper { .. }, _) => true,
@@ -136,16 +141,16 @@ impl<B: RequestBody> UpstreamBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         let frame = ready!(self.poll_next(cx));
-        self.received_all = match &frame {
+        self.0.received_all = match &frame {
             // A caller with a known length, or after trailers, does not poll again.
-            Some(Ok(frame)) => frame.is_trailers() || self.source.is_end(),
+            Some(Ok(frame)) => frame.is_trailers() || self.0.source.is_end(),
             Some(Err(_)) => {
-                self.lease = None;
+                self.0.lease = None;
                 false
             }
             None => true,
         };
-        if self.received_all {
+        if self.0.received_all {
             self.release_lease();
         }
         Poll::Ready(frame)
@@ -155,7 +160,7 @@ impl<B: RequestBody> UpstreamBody<B> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
-        match &mut self.source {
+        match &mut self.0.source {
             BodySource::Hyper { incoming, progress, lenient_close } => {
                 let frame = ready!(Pin::new(incoming).poll_frame(cx));
                 if *lenient_close && frame.as_ref().is_some_and(is_truncated) {
@@ -165,7 +170,7 @@ impl<B: RequestBody> UpstreamBody<B> {
                     |error| attribute_error(progress.as_deref(), || UpstreamError::of_body(&error));
                 Poll::Ready(frame.map(|frame| frame.map_err(attributed)))
             }
-            BodySource::Http1(state) => match self.lease.as_mut().and_then(Lease::http1) {
+            BodySource::Http1(state) => match self.0.lease.as_mut().and_then(Lease::http1) {
                 Some(connection) => {
                     let frame = ready!(connection.poll_frame(cx, state));
                     Poll::Ready(frame.map(|frame| frame.map_err(UpstreamError::in_body)))
@@ -194,7 +199,7 @@ impl BodySource {
 
 impl<B: RequestBody> fmt::Debug for UpstreamBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UpstreamBody").field("source", &self.source).finish_non_exhaustive()
+        f.debug_struct("UpstreamBody").field("source", &self.0.source).finish_non_exhaustive()
     }
 }
 
@@ -206,23 +211,23 @@ impl<B: RequestBody> Body for UpstreamBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
-        match self.prefetched.pop_front() {
+        match self.0.prefetched.pop_front() {
             Some(frame) => Poll::Ready(Some(Ok(frame))),
             None => self.poll_received(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.prefetched.is_empty() && self.received_all
+        self.0.prefetched.is_empty() && self.0.received_all
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.received_all {
-            return total_size(&self.prefetched, 0);
+        if self.0.received_all {
+            return total_size(&self.0.prefetched, 0);
         }
-        let left = self.source.size_hint();
+        let left = self.0.source.size_hint();
         match left.exact() {
-            Some(left) if !self.prefetched.is_empty() => total_size(&self.prefetched, left),
+            Some(left) if !self.0.prefetched.is_empty() => total_size(&self.0.prefetched, left),
             Some(_) | None => left,
         }
     }

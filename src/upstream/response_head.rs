@@ -19,6 +19,9 @@ use super::settings::HeadLimits;
 /// Number of headers that are parsed without an allocation.
 const COMMON_HEADERS: usize = 100;
 
+/// Room for the headers that the gateway adds to a response. A map that grows hashes every name again.
+const ADDED_HEADERS: usize = 4;
+
 /// Maximum number of interim responses (1xx) before the final one. Each one extends the response
 /// timeout: WebDAV servers send a 102 every 20 seconds while they copy.
 pub(super) const MAX_INTERIM: usize = 1_000;
@@ -244,7 +247,7 @@ fn contains_head_end(buffer: &[u8], scanned: usize) -> bool {
 
 /// Copies the headers: a value that borrowed the connection's buffer would keep all of it alive.
 pub(super) fn to_header_map(parsed: &[Header<'_>]) -> Result<HeaderMap, UpstreamError> {
-    let mut headers = HeaderMap::with_capacity(parsed.len());
+    let mut headers = HeaderMap::with_capacity(parsed.len() + ADDED_HEADERS);
     for header in parsed {
         let name = HeaderName::from_bytes(header.name.as_bytes());
         let value = HeaderValue::from_bytes(header.value);
