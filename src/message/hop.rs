@@ -56,6 +56,30 @@ pub(super) fn strip_where(headers: &mut HeaderMap, mut goes: impl FnMut(&HeaderN
     }
 }
 
+/// As [`strip_with`], into a new map with room for `added` headers. Removals move the entries of a map, and a map
+/// that grows hashes every name again.
+pub(super) fn stripped(
+    headers: HeaderMap,
+    added: usize,
+    mut also: impl FnMut(&HeaderName) -> bool,
+) -> HeaderMap {
+    let has_nominations = headers.contains_key(header::CONNECTION);
+    let nominated = if has_nominations { nominated(&headers) } else { Vec::new() };
+    let mut kept = HeaderMap::with_capacity(headers.len() + added);
+    // Absent while the values of a removed header follow.
+    let mut current = None;
+    for (next, value) in headers {
+        if let Some(name) = next {
+            let goes = is_hop_by_hop(&name) || also(&name) || nominated.contains(&name);
+            current = (!goes).then_some(name);
+        }
+        if let Some(name) = &current {
+            kept.append(name.clone(), value);
+        }
+    }
+    kept
+}
+
 /// All `Connection` headers count: `HeaderMap::remove(CONNECTION)` alone would return only the
 /// first.
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
@@ -100,6 +124,30 @@ mod tests {
         assert!(announced(&["trailers"]) && announced(&["gzip;q=0.5, Trailers"]));
         assert!(announced(&["deflate", "trailers"]));
         assert!(!announced(&[]) && !announced(&["gzip"]) && !announced(&["xtrailers"]));
+    }
+
+    #[test]
+    fn stripping_into_a_new_map_keeps_the_same_headers() {
+        let lines = [
+            ("connection", "x-one, close"),
+            ("x-one", "1"),
+            ("te", "trailers"),
+            ("accept", "a"),
+            ("accept", "b"),
+            ("x-also", "2"),
+            ("connection", "X-Two"),
+            ("x-two", "3"),
+            ("x-also", "4"),
+            ("x-kept", "5"),
+        ];
+        let mut in_place = HeaderMap::new();
+        for (name, value) in lines {
+            in_place.append(name, HeaderValue::from_static(value));
+        }
+        let new = stripped(in_place.clone(), 4, |name| name == "x-also");
+        strip_with(&mut in_place, |name| name == "x-also");
+        assert_eq!(new, in_place);
+        assert_eq!(new.get_all("accept").iter().count(), 2);
     }
 
     /// HYP-19.

@@ -1,5 +1,7 @@
 //! Identity headers: they carry the authenticated user to an upstream.
 
+use std::borrow::Cow;
+
 use http::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
@@ -120,19 +122,28 @@ impl IdentityHeader {
         self.template.iter().all(|part| matches!(part, TemplatePart::Text(_)))
     }
 
-    fn render(&self, identity: &Identity) -> Option<String> {
-        let mut out = String::new();
-        for part in &self.template {
-            match part {
-                TemplatePart::Text(text) => out.push_str(text),
-                TemplatePart::User => out.push_str(&identity.user),
-                TemplatePart::Name => out.push_str(identity.name.as_deref()?),
-                TemplatePart::Email => out.push_str(identity.email.as_deref()?),
-                TemplatePart::Groups if identity.groups.is_empty() => return None,
-                TemplatePart::Groups => out.push_str(&identity.groups.join(",")),
+    fn render<'a>(&'a self, identity: &'a Identity) -> Option<Cow<'a, str>> {
+        match self.template.as_slice() {
+            // The usual template needs no copy.
+            [only] => only.render(identity),
+            parts => {
+                let all: Option<String> = parts.iter().map(|part| part.render(identity)).collect();
+                all.map(Cow::from)
             }
         }
-        Some(out)
+    }
+}
+
+impl TemplatePart {
+    fn render<'a>(&'a self, identity: &'a Identity) -> Option<Cow<'a, str>> {
+        match self {
+            TemplatePart::Text(text) => Some(text.into()),
+            TemplatePart::User => Some(identity.user.as_str().into()),
+            TemplatePart::Name => identity.name.as_deref().map(Cow::from),
+            TemplatePart::Email => identity.email.as_deref().map(Cow::from),
+            TemplatePart::Groups if identity.groups.is_empty() => None,
+            TemplatePart::Groups => Some(identity.groups.join(",").into()),
+        }
     }
 }
 
@@ -191,17 +202,17 @@ fn placeholder(name: &str) -> Result<TemplatePart, TemplateError> {
 const PERCENT: &AsciiSet = &CONTROLS.add(b'%');
 
 /// Always returns a valid value, whatever the directory contains.
-fn encode(text: String, encoding: ValueEncoding) -> HeaderValue {
+fn encode(text: Cow<'_, str>, encoding: ValueEncoding) -> HeaderValue {
     let printable = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
     let encoded = match encoding {
-        ValueEncoding::Percent => utf8_percent_encode(&text, PERCENT).to_string(),
+        ValueEncoding::Percent => utf8_percent_encode(&text, PERCENT).to_string().into(),
         ValueEncoding::Utf8 | ValueEncoding::Rfc2047 if printable => text,
-        ValueEncoding::Utf8 => without_controls(&text),
+        ValueEncoding::Utf8 => without_controls(&text).into(),
         ValueEncoding::Rfc2047 => {
-            format!("=?UTF-8?B?{}?=", data_encoding::BASE64.encode(text.as_bytes()))
+            format!("=?UTF-8?B?{}?=", data_encoding::BASE64.encode(text.as_bytes())).into()
         }
     };
-    HeaderValue::try_from(encoded).unwrap_or_else(|_| HeaderValue::from_static(""))
+    HeaderValue::from_bytes(encoded.as_bytes()).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 fn without_controls(text: &str) -> String {

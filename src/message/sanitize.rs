@@ -15,6 +15,9 @@ use super::request_id::RequestId;
 use super::reserved_headers::{ReservedHeaders, is_forwarding};
 use super::target::Target;
 
+/// Room for the headers that the gateway adds for the upstream.
+const ADDED_HEADERS: usize = 16;
+
 /// A request head without any client-supplied identity, origin, connection or session data. Only
 /// [`SanitizedHead::new`] creates one, and it cannot be modified.
 ///
@@ -74,7 +77,7 @@ impl SanitizedHead {
             version,
             host,
             target,
-            mut headers,
+            headers,
             client,
             requester: asker,
             websocket,
@@ -83,7 +86,7 @@ impl SanitizedHead {
         } = head;
         let mut dropped = Vec::new();
         let trailers = hop::accepts_trailers(&headers);
-        hop::strip_with(&mut headers, |name| {
+        let mut headers = hop::stripped(headers, ADDED_HEADERS, |name| {
             let is_reserved = reserved.is_reserved(name.as_str());
             if is_reserved && !is_forwarding(name.as_str()) {
                 dropped.push(name.clone());

@@ -336,15 +336,12 @@ fn write_header(head: &mut Vec<u8>, name: &str, value: &[u8]) {
 
 /// Some upstreams compare names with their case (`Content-Length`), although it has no meaning.
 fn write_title_case(head: &mut Vec<u8>, name: &str) {
-    let start = head.len();
-    head.extend_from_slice(name.as_bytes());
-    let mut is_first = true;
-    for byte in head.get_mut(start..).unwrap_or_default() {
-        if is_first {
-            byte.make_ascii_uppercase();
-        }
-        is_first = *byte == b'-';
-    }
+    let mut before = b'-';
+    head.extend(name.bytes().map(|byte| {
+        let is_first = std::mem::replace(&mut before, byte) == b'-';
+        // Names are in lower case.
+        if is_first { byte.to_ascii_uppercase() } else { byte }
+    }));
 }
 
 /// Whether upstreams expect a `Content-Length` for this method even without a body (RFC 9110 8.6).
