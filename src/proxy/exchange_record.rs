@@ -17,7 +17,8 @@ const CLIENT_GONE: &str = "client_gone";
 /// has one, however it ends.
 pub struct ExchangeRecord {
     responder: Arc<Responder>,
-    pub(super) entry: AccessLogEntry,
+    /// Boxed: the record is moved with the response body through every layer.
+    pub(super) entry: Box<AccessLogEntry>,
     end: ExchangeEnd,
     bytes: u64,
 }
@@ -36,7 +37,7 @@ enum ExchangeEnd {
 
 impl ExchangeRecord {
     pub(super) fn new(responder: &Arc<Responder>, entry: AccessLogEntry) -> ExchangeRecord {
-        let responder = Arc::clone(responder);
+        let (responder, entry) = (Arc::clone(responder), Box::new(entry));
         ExchangeRecord { responder, entry, end: ExchangeEnd::Pending, bytes: 0 }
     }
 

@@ -34,13 +34,16 @@ pub(super) struct StreamLimits {
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for H2Executor {
     fn execute(&self, stream: F) {
         let limits = Arc::clone(&self.0);
-        tokio::spawn(async move {
+        // tokio moves what it spawns several times. Allocated first, so that the stream is built in place.
+        let slot = Box::new_uninit();
+        let stream = Box::write(slot, async move {
             let timeout = ProgressTimeout::new(limits.write_timeout, limits.min_rate);
             // Dropping the stream resets it and releases all it holds.
             if run_stream(stream, timeout).await == StreamEnd::TimedOut {
                 limits.metrics.limit(Limit::WriteTimeout, Some(limits.peer));
             }
         });
+        tokio::spawn(Box::into_pin(stream));
     }
 }
 
