@@ -176,6 +176,8 @@ fn secret_files(config: &Config) -> Vec<PathBuf> {
     files.extend(clients.map(|files| files.key.clone()));
     let headers = config.routes.iter().flat_map(|route| &route.headers.set_files);
     files.extend(headers.map(|(_, file)| file.clone()));
+    let passwords = config.routes.iter().flat_map(|route| route.identity.password_files());
+    files.extend(passwords.map(Path::to_owned));
     files.sort();
     files.dedup();
     files.extend(config.login.oidc.iter().flat_map(|provider| provider.secret_files().cloned()));

@@ -17,7 +17,7 @@ use crate::identity::PasswordLogin;
 use crate::message::RequestIds;
 use crate::portal::Portal;
 use crate::proxy::{
-    Authorizer, ExchangeContext, Forwarder, OverloadMonitor, Proxy, Responder, Tunnels,
+    Assertions, Authorizer, ExchangeContext, Forwarder, OverloadMonitor, Proxy, Responder, Tunnels,
     UpstreamClusters,
 };
 use crate::route::RouteTable;
@@ -187,6 +187,7 @@ impl WorkerParts {
                 dropped_headers: Arc::clone(&snapshot.dropped_headers),
                 trusted_proxies: Arc::clone(&snapshot.trusted_proxies),
                 public_ports: self.ports.public(server),
+                assertions: Assertions::default(),
             }),
             authorizer: Authorizer {
                 auth: auth.clone(),

@@ -14,6 +14,7 @@ mod diagnostics;
 mod duration;
 mod file_checks;
 mod file_paths;
+mod identity;
 mod limits;
 mod log;
 mod login;

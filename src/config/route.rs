@@ -4,26 +4,17 @@ use std::time::Duration;
 
 use super::diagnostics::KeyDefault::{Required, Value};
 use super::diagnostics::Span;
+use super::identity::Passes;
 use super::outage::{self, Outage};
 use super::reader::{Field, Reader, TextOrSection, non_empty};
 use super::values::path_prefix;
-use super::{duration, limits, presets, route_headers, session_control, size, upstream};
-use crate::message::endpoint::Transport;
+use super::{duration, identity, limits, presets, route_headers, session_control, size, upstream};
 use crate::message::host::HostError;
-use crate::message::{
-    CrossOriginPolicy, Endpoint, HostPattern, IdentityHeader, IdentityHeaders, Origin,
-    ValueEncoding,
-};
+use crate::message::{CrossOriginPolicy, Endpoint, HostPattern, Origin};
 use crate::route::{
     Access, AccessRule, Activity, AmbiguousPaths, BodyLimits, Methods, Route, SessionControlRules,
 };
 use crate::session::{RoutePolicy, SessionPolicy, SignalsMode};
-
-/// [`IdentityHeaders::standard`] as TOML.
-const STANDARD_IDENTITY: &str = concat!(
-    r#"{ "X-Forwarded-User" = "{user}", "X-Forwarded-Email" = "{email}", "#,
-    r#""X-Forwarded-Groups" = "{groups}", "X-Forwarded-Preferred-Username" = "{user}" }"#
-);
 
 /// A session, or credentials that the app checks itself.
 const SESSION_OR_PUBLIC: &str = "session-or-public";
@@ -67,7 +58,8 @@ pub(super) fn route(
     let upstreams =
         section.one_or_more("upstream", Required(r#""http://127.0.0.1:3000""#), Endpoint::parse);
     let rule = rule(&mut section);
-    let identity = identity(&mut section);
+    let identity = identity::headers(&mut section);
+    let assertion = section.flag("assertion", Value("false"));
     let headers = route_headers::headers(&mut section, identity.as_ref());
     let cross_origin = cross_origin(&mut section, rule.as_ref());
     let ambiguous = ambiguous(&mut section, rule.as_ref());
@@ -90,8 +82,16 @@ pub(super) fn route(
         let signals = signals.as_ref().map_or(SignalsMode::Off, |signals| signals.value);
         warn_no_rotation(&section, rotation, signals);
     }
+    if let Some(rule) = &rule {
+        let passes =
+            Passes { user: !is_public(rule), app_credentials: rule.accepts_app_credentials };
+        identity::check(&section, identity.as_ref(), assertion.as_ref(), passes);
+    }
     if let Some(upstreams) = &upstreams {
-        upstreams.value.iter().for_each(|upstream| warn_clear_text(&section, upstream));
+        let proves_itself = assertion.as_ref().is_some_and(|assertion| assertion.value)
+            || headers.as_ref().is_some_and(|headers| !headers.set_files.is_empty());
+        let warn = |it| upstream::warn_clear_text(&section, it, proves_itself);
+        upstreams.value.iter().for_each(warn);
         check_close_notify(&section, &upstreams.value, close_notify.as_ref()?);
     }
     let (host, rule, on_outage) = (host?, rule?, on_outage?);
@@ -110,6 +110,7 @@ pub(super) fn route(
             access: rule.access,
             accepts_app_credentials: rule.accepts_app_credentials,
             identity: identity?,
+            assertion: assertion?.value,
             headers: headers?,
             cross_origin: cross_origin?,
             ambiguous_paths: ambiguous?,
@@ -155,6 +156,10 @@ fn pattern(text: &str) -> Result<HostPattern, String> {
             format!("{error}; write \"wiki.example.com\", \"*.example.com\" or \"*\"")
         }
     })
+}
+
+fn is_public(rule: &AccessConfig) -> bool {
+    rule.access == Access::Public
 }
 
 fn rule(section: &mut Reader<'_>) -> Option<AccessConfig> {
@@ -244,35 +249,6 @@ fn rule_from_table(mut section: Reader<'_>) -> Option<AccessConfig> {
     })
 }
 
-fn identity(section: &mut Reader<'_>) -> Option<IdentityHeaders> {
-    let fields = section.pairs("identity", Value(STANDARD_IDENTITY), IdentityHeader::parse);
-    let encoding = section.text("identity_encoding", Value(r#""utf8""#), encoding);
-    let fields = fields?;
-    for (index, field) in fields.value.iter().enumerate() {
-        warn_constant(section, field);
-        let mut earlier = fields.value[..index].iter();
-        if let Some(duplicate) = earlier.find(|other| other.value.name == field.value.name) {
-            section.diagnostics.error_between(
-                [&duplicate.span, &field.span],
-                format!("`identity` contains {} twice, in different case", field.value.name),
-                "write it only once".to_owned(),
-            );
-        }
-    }
-    let fields = fields.value.into_iter().map(|field| field.value).collect();
-    Some(IdentityHeaders { headers: fields, encoding: encoding?.value })
-}
-
-fn warn_constant(section: &Reader<'_>, field: &Field<IdentityHeader>) {
-    if field.value.is_constant() {
-        section.diagnostics.warning(
-            &field.span,
-            format!("the value of {} is the same for every user", field.value.name),
-            "write it in `set_headers`, or a secret in `set_header_files`",
-        );
-    }
-}
-
 /// Reads `csrf` and `origins`.
 fn cross_origin(
     section: &mut Reader<'_>,
@@ -281,7 +257,7 @@ fn cross_origin(
     let enabled = section.text("csrf", Value(r#""on""#), super::values::on_or_off);
     let allowed = section.list("origins", Value("[]"), origin);
     let (enabled, allowed) = (enabled?, allowed?);
-    let is_public = rule.is_some_and(|rule| rule.access == Access::Public);
+    let is_public = rule.is_some_and(is_public);
     let is_unused = !enabled.value || is_public;
     if is_unused && let Some(first) = allowed.value.first() {
         section.diagnostics.warning(
@@ -313,7 +289,7 @@ fn ambiguous(section: &mut Reader<'_>, rule: Option<&AccessConfig>) -> Option<Am
         "allow" => Ok(AmbiguousPaths::Allow),
         other => Err(super::unknown::unknown_value(other, &["refuse", "require-session", "allow"])),
     })?;
-    let is_public = rule.is_some_and(|rule| rule.access == Access::Public);
+    let is_public = rule.is_some_and(is_public);
     let (message, help) = match (paths.value, is_public) {
         (AmbiguousPaths::Refuse, _)
         | (AmbiguousPaths::RequireSession, false)
@@ -329,15 +305,6 @@ fn ambiguous(section: &mut Reader<'_>, rule: Option<&AccessConfig>) -> Option<Am
     };
     section.diagnostics.error(&paths.span, message, help);
     None
-}
-
-fn encoding(text: &str) -> Result<ValueEncoding, String> {
-    match text {
-        "utf8" => Ok(ValueEncoding::Utf8),
-        "percent" => Ok(ValueEncoding::Percent),
-        "rfc2047" => Ok(ValueEncoding::Rfc2047),
-        other => Err(super::unknown::unknown_value(other, &["utf8", "percent", "rfc2047"])),
-    }
 }
 
 /// `[route.session]`.
@@ -421,23 +388,6 @@ fn warn_no_rotation(section: &Reader<'_>, rotation: &Field<bool>, signals: Signa
             &rotation.span,
             "a score of signals.rotate_at or more rotates the token only at the session's next request on a route with rotation",
             "leave `rotation` out, or lower signals.login_at if sessions use this route only",
-        );
-    }
-}
-
-fn warn_clear_text(section: &Reader<'_>, upstream: &Field<Endpoint>) {
-    let is_clear = match upstream.value.transport() {
-        Transport::Http1 | Transport::Http2 => true,
-        Transport::Tls => false,
-    };
-    if is_clear && !super::values::is_loopback(upstream.value.host()) {
-        section.diagnostics.warning(
-            &upstream.span,
-            format!(
-                "requests and identity headers are sent to {} unencrypted",
-                upstream.value.host()
-            ),
-            "write https://, unless the network between is private",
         );
     }
 }

@@ -12,8 +12,14 @@ use crate::message::reserved_headers::{fold, is_forwarding};
 use crate::route::RouteHeaders;
 
 /// Headers about the request, which the gateway writes after it has removed those of the client.
-const SET_BY_GATEWAY: [&str; 5] =
-    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"];
+const SET_BY_GATEWAY: [&str; 6] = [
+    "forwarded",
+    "x-doorward-assertion",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-request-id",
+];
 
 /// `identity` is `None` if it is invalid.
 pub(super) fn headers(

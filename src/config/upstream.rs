@@ -89,6 +89,29 @@ pub(super) fn is_tls(upstream: &Field<Endpoint>) -> bool {
     }
 }
 
+/// Warns about clear text beyond this machine. `proves_itself` means that the app can recognise requests of the
+/// gateway, by a secret or an assertion.
+pub(super) fn warn_clear_text(
+    section: &Reader<'_>,
+    upstream: &Field<Endpoint>,
+    proves_itself: bool,
+) {
+    let host = upstream.value.host();
+    if is_tls(upstream) || super::values::is_loopback(host) {
+        return;
+    }
+    section.diagnostics.warning(
+        &upstream.span,
+        format!("requests and identity headers are sent to {host} unencrypted"),
+        match proves_itself {
+            true => "write https://, unless the network between is private",
+            false => {
+                "write https://, or let the app require `assertion` or a secret in `set_header_files`: other programs in that network can send identity headers too"
+            }
+        },
+    );
+}
+
 fn server_name(text: &str) -> Result<ServerName<'static>, String> {
     ServerName::try_from(text.to_owned())
         .map_err(|_| format!("`{text}` is no host name; write the name in the certificate"))

@@ -1,8 +1,10 @@
 //! Identity headers: they carry the authenticated user to an upstream.
 
 use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 
-use http::{HeaderName, HeaderValue};
+use data_encoding::BASE64;
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::session::Identity;
@@ -12,6 +14,8 @@ use crate::session::Identity;
 pub struct IdentityHeaders {
     pub headers: Vec<IdentityHeader>,
     pub encoding: ValueEncoding,
+    /// Groups and the value of `{role}` for their members. The first match applies.
+    pub roles: Vec<(String, String)>,
 }
 
 /// One identity header and the template of its value.
@@ -19,6 +23,16 @@ pub struct IdentityHeaders {
 pub struct IdentityHeader {
     pub name: HeaderName,
     template: Vec<TemplatePart>,
+    /// The password that follows the user in `Authorization: Basic`; `None` for any other header.
+    password: Option<Password>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Password {
+    /// Not read yet.
+    File(PathBuf),
+    /// Marked sensitive.
+    Text(HeaderValue),
 }
 
 /// Encoding of values outside ASCII.
@@ -39,14 +53,21 @@ enum TemplatePart {
     User,
     Name,
     Email,
-    Groups,
+    /// All groups, with this text between two of them.
+    Groups(String),
+    Provider,
+    Role,
 }
 
 /// Reason for rejecting a header name or template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    #[error("`{{{0}}}` is not known; write {{user}}, {{name}}, {{email}} or {{groups}}")]
+    #[error(
+        "`{{{0}}}` is not known; write {{user}}, {{name}}, {{email}}, {{groups}}, {{groups:|}}, {{provider}} or {{role}}"
+    )]
     Placeholder(String),
+    #[error("a separator is missing; write {{groups:|}}, or {{groups}} for a comma")]
+    Separator,
     #[error("a {{ is not closed")]
     Unclosed,
     #[error("only printable ASCII is allowed outside placeholders")]
@@ -84,16 +105,48 @@ impl IdentityHeaders {
         let header = |name, part| IdentityHeader {
             name: HeaderName::from_static(name),
             template: vec![part],
+            password: None,
         };
         IdentityHeaders {
             headers: vec![
                 header("x-forwarded-user", TemplatePart::User),
                 header("x-forwarded-email", TemplatePart::Email),
-                header("x-forwarded-groups", TemplatePart::Groups),
+                header("x-forwarded-groups", TemplatePart::Groups(",".to_owned())),
                 header("x-forwarded-preferred-username", TemplatePart::User),
             ],
             encoding: ValueEncoding::Utf8,
+            roles: Vec::new(),
         }
+    }
+
+    /// Returns whether a header contains `{role}`.
+    pub fn use_roles(&self) -> bool {
+        let mut parts = self.headers.iter().flat_map(|header| &header.template);
+        parts.any(|part| *part == TemplatePart::Role)
+    }
+
+    /// Returns the files of passwords that are not read yet.
+    pub fn password_files(&self) -> impl Iterator<Item = &Path> {
+        self.headers.iter().filter_map(|header| match &header.password {
+            Some(Password::File(file)) => Some(file.as_path()),
+            Some(Password::Text(_)) | None => None,
+        })
+    }
+
+    /// Reads the files of passwords. Until then, their headers are omitted.
+    ///
+    /// # Errors
+    /// The first error of `read`.
+    pub fn read_files<E>(
+        &mut self,
+        read: &impl Fn(&Path) -> Result<HeaderValue, E>,
+    ) -> Result<(), E> {
+        for password in self.headers.iter_mut().filter_map(|header| header.password.as_mut()) {
+            if let Password::File(file) = password {
+                *password = Password::Text(read(file)?);
+            }
+        }
+        Ok(())
     }
 
     /// Returns names and values for one user. A header whose value is unknown is omitted.
@@ -102,8 +155,12 @@ impl IdentityHeaders {
         identity: &'a Identity,
     ) -> impl Iterator<Item = (&'a HeaderName, HeaderValue)> {
         self.headers.iter().filter_map(|header| {
-            let text = header.render(identity)?;
-            Some((&header.name, encode(text, self.encoding)))
+            let text = header.render(identity, &self.roles)?;
+            let value = match &header.password {
+                None => encode(text, self.encoding),
+                Some(password) => basic_credentials(&text, password)?,
+            };
+            Some((&header.name, value))
         })
     }
 }
@@ -114,37 +171,83 @@ impl IdentityHeader {
     /// Only letters, digits and `-` are allowed: upstreams fold other characters to `-`, so a
     /// client's header could not be distinguished from ours.
     pub fn parse(name: &str, template: &str) -> Result<IdentityHeader, TemplateError> {
-        Ok(IdentityHeader { name: parse_name(name)?, template: parse_template(template)? })
+        let (name, template) = (parse_name(name)?, parse_template(template)?);
+        Ok(IdentityHeader { name, template, password: None })
+    }
+
+    /// Returns `Authorization: Basic` with a user from a template and a password from a file.
+    pub fn basic(user: &str, password_file: PathBuf) -> Result<IdentityHeader, TemplateError> {
+        let (template, password) = (parse_template(user)?, Some(Password::File(password_file)));
+        Ok(IdentityHeader { name: AUTHORIZATION, template, password })
     }
 
     /// Whether the value is the same for every user.
     pub fn is_constant(&self) -> bool {
-        self.template.iter().all(|part| matches!(part, TemplatePart::Text(_)))
+        self.password.is_none()
+            && self.template.iter().all(|part| matches!(part, TemplatePart::Text(_)))
     }
 
-    fn render<'a>(&'a self, identity: &'a Identity) -> Option<Cow<'a, str>> {
+    fn render<'a>(
+        &'a self,
+        identity: &'a Identity,
+        roles: &'a [(String, String)],
+    ) -> Option<Cow<'a, str>> {
         match self.template.as_slice() {
             // The usual template needs no copy.
-            [only] => only.render(identity),
+            [only] => only.render(identity, roles),
             parts => {
-                let all: Option<String> = parts.iter().map(|part| part.render(identity)).collect();
-                all.map(Cow::from)
+                let all = parts.iter().map(|part| part.render(identity, roles));
+                all.collect::<Option<String>>().map(Cow::from)
             }
         }
     }
 }
 
 impl TemplatePart {
-    fn render<'a>(&'a self, identity: &'a Identity) -> Option<Cow<'a, str>> {
+    fn render<'a>(
+        &'a self,
+        identity: &'a Identity,
+        roles: &'a [(String, String)],
+    ) -> Option<Cow<'a, str>> {
         match self {
             TemplatePart::Text(text) => Some(text.into()),
             TemplatePart::User => Some(identity.user.as_str().into()),
             TemplatePart::Name => identity.name.as_deref().map(Cow::from),
             TemplatePart::Email => identity.email.as_deref().map(Cow::from),
-            TemplatePart::Groups if identity.groups.is_empty() => None,
-            TemplatePart::Groups => Some(identity.groups.join(",").into()),
+            TemplatePart::Groups(separator) => joined(&identity.groups, separator).map(Cow::from),
+            TemplatePart::Provider => Some(identity.provider.method().into()),
+            TemplatePart::Role => role(&identity.groups, roles).map(Cow::from),
         }
     }
+}
+
+/// Joins the groups; `None` without any. A group that contains the separator is left out: the app would read
+/// it as two groups. No group contains a comma.
+fn joined(groups: &[String], separator: &str) -> Option<String> {
+    if separator == "," {
+        return (!groups.is_empty()).then(|| groups.join(","));
+    }
+    let usable = groups.iter().filter(|group| !group.contains(separator));
+    let usable: Vec<&str> = usable.map(String::as_str).collect();
+    (!usable.is_empty()).then(|| usable.join(separator))
+}
+
+fn role<'a>(groups: &[String], roles: &'a [(String, String)]) -> Option<&'a str> {
+    let found = roles.iter().find(|(group, _)| groups.contains(group));
+    found.map(|(_, role)| role.as_str())
+}
+
+/// RFC 7617. `None` if the password is not read yet, or if the app would split the user name.
+fn basic_credentials(user: &str, password: &Password) -> Option<HeaderValue> {
+    let Password::Text(password) = password else { return None };
+    if user.contains(':') || user.contains(char::is_control) {
+        return None;
+    }
+    let credentials = [user.as_bytes(), b":", password.as_bytes()].concat();
+    let text = format!("Basic {}", BASE64.encode(&credentials));
+    let mut value = HeaderValue::try_from(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// Parses the name of a header that the gateway sets: letters, digits and `-`, and none that frames or
@@ -180,7 +283,7 @@ fn parse_template(template: &str) -> Result<Vec<TemplatePart>, TemplateError> {
 }
 
 fn push_text(out: &mut Vec<TemplatePart>, text: &str) -> Result<(), TemplateError> {
-    if !text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
+    if !is_printable(text) {
         return Err(TemplateError::Character);
     }
     if !text.is_empty() {
@@ -194,23 +297,34 @@ fn placeholder(name: &str) -> Result<TemplatePart, TemplateError> {
         "user" => Ok(TemplatePart::User),
         "name" => Ok(TemplatePart::Name),
         "email" => Ok(TemplatePart::Email),
-        "groups" => Ok(TemplatePart::Groups),
-        other => Err(TemplateError::Placeholder(other.to_owned())),
+        "groups" => Ok(TemplatePart::Groups(",".to_owned())),
+        "provider" => Ok(TemplatePart::Provider),
+        "role" => Ok(TemplatePart::Role),
+        other => match other.strip_prefix("groups:") {
+            Some("") => Err(TemplateError::Separator),
+            Some(separator) if is_printable(separator) => {
+                Ok(TemplatePart::Groups(separator.to_owned()))
+            }
+            Some(_) => Err(TemplateError::Character),
+            None => Err(TemplateError::Placeholder(other.to_owned())),
+        },
     }
+}
+
+fn is_printable(text: &str) -> bool {
+    text.bytes().all(|byte| (0x20..0x7f).contains(&byte))
 }
 
 const PERCENT: &AsciiSet = &CONTROLS.add(b'%');
 
 /// Always returns a valid value, whatever the directory contains.
 fn encode(text: Cow<'_, str>, encoding: ValueEncoding) -> HeaderValue {
-    let printable = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    let printable = is_printable(&text);
     let encoded = match encoding {
         ValueEncoding::Percent => utf8_percent_encode(&text, PERCENT).to_string().into(),
         ValueEncoding::Utf8 | ValueEncoding::Rfc2047 if printable => text,
         ValueEncoding::Utf8 => without_controls(&text).into(),
-        ValueEncoding::Rfc2047 => {
-            format!("=?UTF-8?B?{}?=", data_encoding::BASE64.encode(text.as_bytes())).into()
-        }
+        ValueEncoding::Rfc2047 => format!("=?UTF-8?B?{}?=", BASE64.encode(text.as_bytes())).into(),
     };
     HeaderValue::from_bytes(encoded.as_bytes()).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
@@ -235,7 +349,9 @@ mod tests {
 
     fn rendered(name: &str, template: &str, encoding: ValueEncoding) -> Vec<(String, Vec<u8>)> {
         let headers = vec![IdentityHeader::parse(name, template).expect("a template")];
-        let headers = IdentityHeaders { headers, encoding };
+        let roles = [("admins", "Admin"), ("it", "Editor"), ("staff", "Viewer")];
+        let roles = roles.map(|(group, role)| (group.to_owned(), role.to_owned())).to_vec();
+        let headers = IdentityHeaders { headers, encoding, roles };
         headers
             .values(&alice())
             .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
@@ -259,10 +375,51 @@ mod tests {
     }
 
     #[test]
+    fn groups_take_any_separator_and_never_read_as_two() {
+        let value = |template| rendered("X-Groups", template, ValueEncoding::Utf8);
+        assert_eq!(value("{groups:|}")[0].1, b"staff|it");
+        assert_eq!(value("{groups:; }")[0].1, b"staff; it");
+        let separated = |separator| joined(&["a|b".to_owned(), "c".to_owned()], separator);
+        assert_eq!(separated("|").as_deref(), Some("c"), "not the groups a and b");
+        assert_eq!(separated(",").as_deref(), Some("a|b,c"));
+        assert_eq!(joined(&["a|b".to_owned()], "|"), None);
+    }
+
+    #[test]
+    fn the_first_role_of_a_group_applies() {
+        let value = |template| rendered("X-Role", template, ValueEncoding::Utf8);
+        assert_eq!(value("{role}")[0].1, b"Editor");
+        assert_eq!(value("{provider}")[0].1, b"password");
+        assert_eq!(role(&["guests".to_owned()], &[]), None, "the header is omitted");
+    }
+
+    #[test]
+    fn basic_credentials_need_a_password_and_an_unambiguous_user() {
+        let basic = |template: &str, user: &str, read: bool| {
+            let header = IdentityHeader::basic(template, PathBuf::from("p")).expect("a template");
+            let mut headers =
+                IdentityHeaders { headers: vec![header], ..IdentityHeaders::standard() };
+            if read {
+                let password = |_: &Path| Ok::<_, ()>(HeaderValue::from_static("pa:ss"));
+                headers.read_files(&password).expect("read");
+            }
+            let identity = Identity { user: user.to_owned(), ..Identity::default() };
+            let mut values = headers.values(&identity);
+            values.next().map(|(_, value)| value.to_str().expect("ASCII").to_owned())
+        };
+        assert_eq!(basic("{user}", "zoë", true).as_deref(), Some("Basic em/DqzpwYTpzcw=="));
+        assert_eq!(basic("app", "zoë", true).as_deref(), Some("Basic YXBwOnBhOnNz"));
+        assert_eq!(basic("{user}", "a:b", true), None);
+        assert_eq!(basic("{user}", "zoë", false), None, "the file was not read");
+    }
+
+    #[test]
     fn an_invalid_template_is_rejected_with_its_reason() {
         let error = |name, template| IdentityHeader::parse(name, template).expect_err("refused");
         assert_eq!(error("X-A", "{who}"), TemplateError::Placeholder("who".to_owned()));
         assert_eq!(error("X-A", "{user"), TemplateError::Unclosed);
+        assert_eq!(error("X-A", "{groups:}"), TemplateError::Separator);
+        assert_eq!(error("X-A", "{groups:\n}"), TemplateError::Character);
         assert_eq!(error("X-A", "a\n"), TemplateError::Character);
         assert_eq!(error("X A", "x"), TemplateError::HeaderName("X A".to_owned()));
         for name in ["X_A", "X.A", "X~A", "X!A", "X'A", "X|A", "X^A`"] {

@@ -69,7 +69,7 @@ const FORWARDING_HEADERS: [&str; 27] = [
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 
 /// Prefixes of headers that gateways and proxies set. Sorted, and none is a prefix of another.
-const PREFIXES: [&str; 55] = [
+const PREFIXES: [&str; 56] = [
     "auth-request-",
     "cf-access-",
     "impersonate-",
@@ -98,6 +98,8 @@ const PREFIXES: [&str; 55] = [
     "x-client-subject",
     "x-consumer-",
     "x-credential-",
+    // The gateway's own, such as the assertion.
+    "x-doorward-",
     "x-endpoint-api-",
     FORWARDED_PREFIX,
     "x-goog-authenticated-user-",

@@ -10,6 +10,7 @@
 //! | `password` | form for a new password, of accounts in the users file; POST changes it |
 //! | `oidc/NAME/login`, `oidc/NAME/callback` | login at an OpenID Connect provider |
 //! | `oidc/NAME/backchannel-logout` | POST of the provider: ends sessions |
+//! | `jwks.json` | public keys of the assertions for apps |
 //! | `style.css` | stylesheet, followed by the operator's |
 //! | `session.js` | script that apps include, to show the end of a session |
 //! | `icon.svg`, `times.js`, `submit.js` | icon of the pages; scripts for local times and for a logout at a provider |
@@ -128,6 +129,7 @@ impl Portal {
             PortalPage::Session => self.session_json(&head).await,
             PortalPage::Start => self.show_start(&head).await,
             PortalPage::ChangePassword => see_other(forms::PASSWORD),
+            PortalPage::AssertionKeys => self.assertion_keys(),
             PortalPage::File(content_type, text) => self.file(content_type, text),
         }
     }
@@ -153,6 +155,12 @@ impl Portal {
             ProviderPage::Callback => self.finish_login(head, name).await,
             ProviderPage::BackchannelLogout => self.backchannel_logout(head, body, name).await,
         }
+    }
+
+    fn assertion_keys(&self) -> Page {
+        let keys = self.auth.shared().keys.load();
+        let text = serde_json::json!({ "keys": keys.assertion_jwks() }).to_string();
+        public_file("application/jwk-set+json", text)
     }
 
     async fn show(&self, head: &InboundHead, form: Form) -> Page {
@@ -245,13 +253,17 @@ impl Portal {
 
     fn file(&self, content_type: &'static str, text: &'static str) -> Page {
         let text = if text.is_empty() { self.styles.css.clone() } else { text.to_owned() };
-        let mut page = Response::new(Full::from(text));
-        let headers = page.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
-        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        page
+        public_file(content_type, text)
     }
+}
+
+fn public_file(content_type: &'static str, text: String) -> Page {
+    let mut page = Response::new(Full::from(text));
+    let headers = page.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    page
 }
 
 const GET_OR_POST: &str = "GET, HEAD, POST";
@@ -267,6 +279,8 @@ enum PortalPage {
     Start,
     /// `/.well-known/change-password`.
     ChangePassword,
+    /// Public keys of the assertions.
+    AssertionKeys,
     /// Content type and text; the stylesheet if empty.
     File(&'static str, &'static str),
 }
@@ -289,6 +303,7 @@ impl PortalPage {
             Some("/sessions") => PortalPage::Form(Form::Sessions),
             Some("/password") => PortalPage::Form(Form::Password),
             Some("/session") => PortalPage::Session,
+            Some("/jwks.json") => PortalPage::AssertionKeys,
             Some("/style.css") => PortalPage::File("text/css; charset=utf-8", ""),
             Some("/icon.svg") => PortalPage::File("image/svg+xml", pages::ICON),
             Some("/times.js") => PortalPage::File(SCRIPT, pages::TIMES),
@@ -306,6 +321,7 @@ impl PortalPage {
             PortalPage::Session
             | PortalPage::Start
             | PortalPage::ChangePassword
+            | PortalPage::AssertionKeys
             | PortalPage::File(..) => GET,
         }
     }

@@ -19,6 +19,7 @@ use crate::telemetry::Limit;
 use crate::upstream::{Caller, ConnectionOwner, LenientClose, Priority};
 
 use super::access_log::AccessLogEntry;
+use super::assertion::Assertions;
 use super::body::{
     BodyOutcome, BufferLimits, InboundBody, ResponseBody, TimedBody, Tracking, UpstreamBody,
 };
@@ -54,6 +55,7 @@ pub struct Forwarder {
     pub trusted_proxies: Arc<TrustedProxies>,
     /// Ports of https URLs; an upstream sees no other.
     pub public_ports: Arc<[u16]>,
+    pub assertions: Assertions,
 }
 
 impl Forwarder {
@@ -85,11 +87,11 @@ impl Forwarder {
         self.dropped_headers.report(permit.route(), head.dropped());
         let websocket = head.is_websocket();
         let forwarded_headers = incoming.connection.forwarded_headers(&head);
-        let outgoing = OutgoingRequest {
-            head: UpstreamHead::with_forwarded(&forwarded_headers, head, permit),
-            caller,
-            is_activity,
-        };
+        let mut head = UpstreamHead::with_forwarded(&forwarded_headers, head, permit);
+        if permit.route().assertion {
+            self.add_assertion(&mut head, permit);
+        }
+        let outgoing = OutgoingRequest { head, caller, is_activity };
         let sent = match incoming.upgrade {
             Some(upgrade) if websocket => {
                 Box::pin(websocket::open(&self.context, outgoing, *upgrade, permit, entry)).await
@@ -108,6 +110,13 @@ impl Forwarder {
             }
             local_response::upstream_failed(&self.portal, &requester, &error, entry)
         })
+    }
+
+    #[cold]
+    fn add_assertion(&self, head: &mut UpstreamHead, permit: &Permit) {
+        let shared = self.context.auth.shared();
+        let assertion = self.assertions.of(permit, &shared.keys.load(), shared.clock.now());
+        head.set_assertion(assertion);
     }
 
     /// Public routes do not load the session, so a valid cookie MAC suffices for priority.

@@ -12,6 +12,7 @@
 
 mod access_log;
 mod activity_reporter;
+mod assertion;
 mod authorize;
 mod body;
 mod body_bytes;
@@ -37,6 +38,7 @@ mod upstream_head;
 mod upstream_origin;
 mod websocket;
 
+pub use assertion::Assertions;
 pub use authorize::Authorizer;
 pub(crate) use authorize::{Action, Authorization};
 pub use body::{ConnectionClosed, InboundBody, RequestBodyError, ResponseBody, ResponseBodyError};

@@ -40,13 +40,14 @@ use crate::message::request_id::X_REQUEST_ID;
 use crate::message::sanitize::SanitizedParts;
 use crate::route::{HostHeader, Route};
 
+use super::assertion::ASSERTION;
 use super::forwarded_headers::ForwardedHeaders;
 use super::upstream_origin;
 
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// Number of headers added to each request, identity headers excluded.
-const MAX_ADDED: usize = ForwardedHeaders::COUNT + 6;
+const MAX_ADDED: usize = ForwardedHeaders::COUNT + 7;
 
 /// A request head ready to send to the upstream.
 #[derive(Debug)]
@@ -100,6 +101,13 @@ impl UpstreamHead {
             parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         }
         UpstreamHead { parts }
+    }
+
+    /// Sets the assertion; `None` sends none.
+    pub(super) fn set_assertion(&mut self, assertion: Option<HeaderValue>) {
+        if let Some(assertion) = assertion {
+            self.parts.headers.insert(ASSERTION, assertion);
+        }
     }
 
     /// Adds the body.

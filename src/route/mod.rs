@@ -38,6 +38,8 @@ pub struct Route {
     /// Whether a request without a session cookie passes if it has credentials for the upstream.
     pub accepts_app_credentials: bool,
     pub identity: IdentityHeaders,
+    /// Whether requests of a user carry a signed assertion.
+    pub assertion: bool,
     pub headers: RouteHeaders,
     pub policy: RoutePolicy,
     /// Methods to which `max_auth_age` applies.

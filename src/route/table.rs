@@ -147,7 +147,7 @@ impl RouteTable {
         self.routes.iter().any(|route| route.host.matches(host.name()))
     }
 
-    /// Reads the files of `set_header_files`.
+    /// Reads the files of `set_header_files` and of passwords.
     ///
     /// # Errors
     /// The first error of `read`.
@@ -155,7 +155,10 @@ impl RouteTable {
         &mut self,
         read: impl Fn(&Path) -> Result<HeaderValue, E>,
     ) -> Result<(), E> {
-        self.routes.iter_mut().try_for_each(|route| Arc::make_mut(route).headers.read_files(&read))
+        self.routes.iter_mut().map(Arc::make_mut).try_for_each(|route| {
+            route.identity.read_files(&read)?;
+            route.headers.read_files(&read)
+        })
     }
 
     /// Returns whether both tables are copies of one table.
@@ -252,6 +255,7 @@ mod tests {
             access: Access::Session(AccessRule::default()),
             accepts_app_credentials: false,
             identity: IdentityHeaders::standard(),
+            assertion: false,
             headers: RouteHeaders::default(),
             policy: RoutePolicy::default(),
             auth_age_methods: Methods::All,

@@ -8,12 +8,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::OnceLock;
 
 use aws_lc_rs::hmac;
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::assertion_key::{AssertionKey, Jwk};
 use super::random_bytes;
 
 /// Identifies a root key, from 1 to 255.
@@ -60,6 +62,8 @@ pub struct RootKey {
     mac: hmac::Key,
     ratchet: hmac::Key,
     seal: hmac::Key,
+    /// Derived when it is first used: most routes need no assertion.
+    assertion: OnceLock<Option<AssertionKey>>,
 }
 
 /// Why a keys file is invalid. The text never contains key material.
@@ -173,6 +177,11 @@ impl KeyRing {
         self.keys.get(&id)
     }
 
+    /// Returns the public keys of assertions, of all keys.
+    pub fn assertion_jwks(&self) -> Vec<&Jwk> {
+        self.keys.values().filter_map(RootKey::assertion).map(AssertionKey::jwk).collect()
+    }
+
     /// Returns IDs and creation times, oldest first.
     pub fn ids(&self) -> impl Iterator<Item = (KeyId, &str)> {
         self.keys.iter().map(|(id, key)| (*id, key.created.as_str()))
@@ -226,6 +235,7 @@ impl RootKey {
             mac: derive(&root, b"doorward token mac 1"),
             ratchet: derive(&root, b"doorward ratchet 1"),
             seal: derive(&root, b"doorward seal 1"),
+            assertion: OnceLock::new(),
             root: Zeroizing::new(root),
             created,
         }
@@ -244,6 +254,11 @@ impl RootKey {
     /// Returns the key from which the sealing keys are derived.
     pub fn seal(&self) -> &hmac::Key {
         &self.seal
+    }
+
+    /// Returns the key that signs assertions for upstreams.
+    pub fn assertion(&self) -> Option<&AssertionKey> {
+        self.assertion.get_or_init(|| AssertionKey::derive(&self.root)).as_ref()
     }
 
     fn to_entry(&self, id: KeyId) -> KeyEntry {

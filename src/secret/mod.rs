@@ -2,14 +2,17 @@
 //!
 //! | module | content |
 //! | --- | --- |
+//! | [`assertion_key`] | keys that sign assertions for upstreams |
 //! | [`keyring`] | the keys file: one permanent tag key, and several root keys |
 //! | [`seal`] | authenticated encryption of values in a store or a form |
 //! | [`signing`] | signatures of webhook messages |
 
+pub mod assertion_key;
 pub mod keyring;
 pub mod seal;
 pub mod signing;
 
+pub use assertion_key::{AssertionKey, Jwk};
 pub use keyring::{KeyId, KeyRing, KeyRingError, LoginKey};
 pub use signing::{SigningSecret, SigningSecretError};
 

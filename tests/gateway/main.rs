@@ -42,6 +42,7 @@ mod tracked_connections;
 mod transfers;
 mod two_gateways;
 mod upstream_heads;
+mod upstream_identity;
 mod upstream_tls;
 mod user_history;
 mod websocket;

@@ -13,8 +13,8 @@ use doorward::config::{
 use doorward::route::BodyLimits;
 use proptest::prelude::*;
 
-const VALID: usize = 33;
-const INVALID: usize = 72;
+const VALID: usize = 35;
+const INVALID: usize = 75;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
