@@ -10,7 +10,6 @@ use crate::message::SanitizedHead;
 use crate::session::TlsFingerprint;
 use crate::upstream::PinnedConnections;
 
-use super::body::InboundBody;
 use super::body_bytes::BodyBytes;
 use super::forwarded_headers::ForwardedHeaders;
 
@@ -27,7 +26,7 @@ pub struct ConnectionInfo {
     /// Forwarded headers of the last request, for reuse.
     forwarded_headers: Mutex<Option<Arc<ForwardedHeaders>>>,
     /// Upstream connections that are authenticated for this client; they close with it.
-    pub(super) pinned: PinnedConnections<InboundBody>,
+    pub(super) pinned: PinnedConnections,
 }
 
 impl ConnectionInfo {

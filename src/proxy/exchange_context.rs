@@ -15,7 +15,7 @@ use crate::upstream::Caller;
 
 use super::UpstreamHead;
 use super::activity_reporter::ActivityReporter;
-use super::body::{DelayedTracking, InboundBody, Tracking};
+use super::body::{DelayedTracking, Tracking};
 use super::upstream_clusters::UpstreamClusters;
 
 /// Delay before an exchange is registered as a tracked connection: once for the response head, once more
@@ -43,7 +43,7 @@ pub struct Tunnels {
 /// A request ready for the upstream.
 pub(super) struct OutgoingRequest {
     pub(super) head: UpstreamHead,
-    pub(super) caller: Caller<InboundBody>,
+    pub(super) caller: Caller,
     /// Whether the transfer of its bodies is activity of the session.
     pub(super) is_activity: bool,
 }

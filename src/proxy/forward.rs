@@ -140,7 +140,7 @@ impl Forwarder {
         head: &InboundHead,
         permit: &Permit,
         connection: &ConnectionInfo,
-    ) -> Option<ConnectionOwner<InboundBody>> {
+    ) -> Option<ConnectionOwner> {
         let pinned = &connection.pinned;
         if !pinned.is_used() && !connection_auth::is_in_request(&head.headers) {
             return None;
@@ -216,7 +216,7 @@ impl Forwarder {
     async fn send(
         &self,
         mut request: Request<InboundBody>,
-        caller: Caller<InboundBody>,
+        caller: Caller,
         permit: &Permit,
         mut tracked: Option<ConnectionGuard>,
         track_at: Instant,

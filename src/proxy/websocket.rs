@@ -258,9 +258,8 @@ async fn relay(
     activity: Option<FrameActivity>,
 ) {
     let Some(client) = client.await else { return };
-    let Ok(upstream) = upstream.open().await else { return };
     let (mut from_client, mut to_client) = io::split(client);
-    let (mut from_upstream, mut to_upstream) = io::split(upstream);
+    let (mut from_upstream, mut to_upstream) = io::split(upstream.open());
     let mut upstream_frames = FrameScanner::default();
     let activity = activity.as_ref();
     let [client_handle, upstream_handle] =

@@ -124,6 +124,15 @@ impl UpstreamError {
         self
     }
 
+    /// Classifies a failed read or write on an established connection.
+    pub(super) fn from_io(error: &io::Error) -> UpstreamError {
+        if [io::ErrorKind::InvalidData, io::ErrorKind::InvalidInput].contains(&error.kind()) {
+            Self::Protocol(error.to_string())
+        } else {
+            Self::ConnectionTerminated(error.to_string())
+        }
+    }
+
     /// Classifies a failed TCP connection attempt.
     #[allow(clippy::wildcard_enum_match_arm, reason = "not our enum, and it grows")]
     pub(super) fn from_connect(error: &io::Error) -> UpstreamError {

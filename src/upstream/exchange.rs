@@ -14,13 +14,11 @@
 use std::error::Error;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, HOST, TE, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
-use http_body::Body;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::timeout;
@@ -30,11 +28,11 @@ use crate::message::endpoint::Transport;
 
 use super::connect::Connection;
 use super::error::UpstreamError;
-use super::http1_connection::{RequestHead, SendError};
+use super::http1_connection::{ResponseBodyState, SendError};
 use super::pool::Lease;
 use super::request_body::{LenientClose, OutgoingBody, Progress, RequestBody, attribute_error};
 use super::response_body::UpstreamBody;
-use super::response_head::{Framing, MAX_INTERIM, framing};
+use super::response_head::framing;
 
 /// Outcome of one exchange.
 pub(super) enum ExchangeOutcome<B: RequestBody> {
@@ -49,18 +47,77 @@ pub(super) async fn exchange<B: RequestBody>(
     mut lease: Lease<B>,
     request: Request<OutgoingBody<B>>,
 ) -> ExchangeOutcome<B> {
-    if let Some(Connection::Http1(_)) = lease.connection() {
-        return exchange_http1(lease, request).await;
+    if let Some(Connection::Http2(_)) = lease.connection() {
+        return exchange_http2(lease, request).await;
     }
+    match send_http1(lease, request).await {
+        Http1Outcome::Response(response, state, lease) => {
+            with_first_bytes(response.map(|()| UpstreamBody::from_http1(state, lease))).await
+        }
+        Http1Outcome::Retry(request) => ExchangeOutcome::Retry(request),
+        Http1Outcome::Failed(error) => ExchangeOutcome::Failed(error),
+    }
+}
+
+/// Outcome of sending a request over HTTP/1.1.
+pub(super) enum Http1Outcome<B: RequestBody> {
+    Response(Response<()>, ResponseBodyState, Lease<B>),
+    Retry(Request<OutgoingBody<B>>),
+    Failed(UpstreamError),
+}
+
+/// Sends a request on the leased HTTP/1.1 connection.
+pub(super) async fn send_http1<B: RequestBody>(
+    mut lease: Lease<B>,
+    mut request: Request<OutgoingBody<B>>,
+) -> Http1Outcome<B> {
+    if let Err(error) = set_http1_target(&mut request, lease.endpoint()) {
+        return Http1Outcome::Failed(error);
+    }
+    let (limit, head_limits) = (lease.settings().response_timeout, lease.settings().response_head);
+    let reused = lease.reused();
+    let (own, shared) = (Progress::default(), request.body().progress());
+    let is_repeatable = shared.is_none() && request.method().is_idempotent();
+    let progress = shared.as_deref().unwrap_or(&own);
+    let Some(connection) = lease.http1() else { return Http1Outcome::Retry(request) };
+    let sent = with_response_timeout(
+        pin!(connection.send(&mut request, head_limits, progress)),
+        limit,
+        Some(progress),
+    )
+    .await;
+    match sent {
+        Some(Ok((response, mut state))) => {
+            lease.restrict(response.headers());
+            if is_lenient(&request) {
+                state.accept_truncation();
+            }
+            Http1Outcome::Response(response, state, lease)
+        }
+        Some(Err(SendError::Unsent(_))) if reused => Http1Outcome::Retry(request),
+        Some(Err(SendError::Failed(UpstreamError::ConnectionTerminated(_))))
+            if reused && is_repeatable =>
+        {
+            Http1Outcome::Retry(request)
+        }
+        Some(Err(SendError::Unsent(error) | SendError::Failed(error))) => {
+            Http1Outcome::Failed(error)
+        }
+        None => Http1Outcome::Failed(UpstreamError::ResponseTimeout),
+    }
+}
+
+async fn exchange_http2<B: RequestBody>(
+    mut lease: Lease<B>,
+    request: Request<OutgoingBody<B>>,
+) -> ExchangeOutcome<B> {
     let progress = request.body().progress();
-    let copy = retry_copy(&request, &mut lease);
-    let expected = Expected {
-        is_head: request.method() == Method::HEAD,
-        is_lenient: is_lenient(&request),
-        progress: progress.clone(),
-    };
-    match send_once(&mut lease, request, progress.as_deref()).await {
-        SendOutcome::Response(response) => accept_response(response, expected, lease).await,
+    let copy = retry_copy(&request);
+    let is_head = request.method() == Method::HEAD;
+    match send_http2(&mut lease, request, progress.as_deref()).await {
+        SendOutcome::Response(response) => {
+            accept_response(response, is_head, progress, lease).await
+        }
         SendOutcome::Unsent(request) if lease.reused() => ExchangeOutcome::Retry(request),
         SendOutcome::Unsent(_) => ExchangeOutcome::Failed(closed_before_request()),
         SendOutcome::Unprocessed(error) => {
@@ -79,44 +136,6 @@ pub(super) async fn exchange<B: RequestBody>(
     }
 }
 
-/// As [`exchange`], for a request without a body on a connection that this task drives.
-async fn exchange_http1<B: RequestBody>(
-    mut lease: Lease<B>,
-    mut request: Request<OutgoingBody<B>>,
-) -> ExchangeOutcome<B> {
-    if let Err(error) = set_target(&mut request, &mut lease) {
-        return ExchangeOutcome::Failed(error);
-    }
-    let (limit, head_limits) = (lease.settings().response_timeout, lease.settings().response_head);
-    let reused = lease.reused();
-    let head = RequestHead::new(&request);
-    let Some(connection) = lease.http1() else { return ExchangeOutcome::Retry(request) };
-    let progress = Progress::default();
-    let sent = with_response_timeout(
-        pin!(connection.send(&head, head_limits, &progress)),
-        limit,
-        Some(&progress),
-    )
-    .await;
-    match sent {
-        Some(Ok((response, mut state))) => {
-            lease.restrict(response.headers());
-            if is_lenient(&request) {
-                state.accept_truncation();
-            }
-            with_first_bytes(response.map(|()| UpstreamBody::from_http1(state, lease))).await
-        }
-        Some(Err(SendError::Unsent(_))) if reused => ExchangeOutcome::Retry(request),
-        Some(Err(SendError::Failed(error))) if reused && is_retryable(&request, &error) => {
-            ExchangeOutcome::Retry(request)
-        }
-        Some(Err(SendError::Unsent(error) | SendError::Failed(error))) => {
-            ExchangeOutcome::Failed(error)
-        }
-        None => ExchangeOutcome::Failed(UpstreamError::ResponseTimeout),
-    }
-}
-
 impl<B: RequestBody> ExchangeOutcome<B> {
     /// Converts the outcome of the last attempt.
     pub(super) fn into_result(self) -> Result<Response<UpstreamBody<B>>, UpstreamError> {
@@ -128,8 +147,8 @@ impl<B: RequestBody> ExchangeOutcome<B> {
     }
 }
 
-/// Outcome of sending a request once.
-pub(super) enum SendOutcome<B> {
+/// Outcome of sending a request once over HTTP/2.
+enum SendOutcome<B> {
     Response(Response<Incoming>),
     /// The connection closed before the first byte was written; contains the request.
     Unsent(Request<OutgoingBody<B>>),
@@ -139,50 +158,27 @@ pub(super) enum SendOutcome<B> {
     TimedOut,
 }
 
-pub(super) async fn send_once<B: RequestBody>(
+async fn send_http2<B: RequestBody>(
     lease: &mut Lease<B>,
     mut request: Request<OutgoingBody<B>>,
     progress: Option<&Progress>,
 ) -> SendOutcome<B> {
     let limit = lease.settings().response_timeout;
-    if let Err(error) = set_target(&mut request, lease) {
+    if let Err(error) = set_http2_target(&mut request, lease.endpoint()) {
         return SendOutcome::Failed(error);
     }
-    if let Some(progress) = request.body().progress() {
-        extend_timeout(&mut request, progress);
+    if progress.is_some() {
         request.body_mut().set_stream_guard(lease.share_permit());
     }
-    let sent = match lease.connection() {
-        Some(Connection::HyperHttp1(connection)) => {
-            with_response_timeout(
-                pin!(connection.sender.try_send_request(request)),
-                limit,
-                progress,
-            )
-            .await
-        }
-        Some(Connection::Http2(stream)) => {
-            with_response_timeout(pin!(stream.sender.try_send_request(request)), limit, progress)
-                .await
-        }
-        Some(Connection::Http1(_)) | None => return SendOutcome::Unsent(request),
+    let Some(Connection::Http2(stream)) = lease.connection() else {
+        return SendOutcome::Unsent(request);
     };
-    match sent {
+    let sent = pin!(stream.sender.try_send_request(request));
+    match with_response_timeout(sent, limit, progress).await {
         Some(Ok(response)) => SendOutcome::Response(response),
         Some(Err(error)) => send_failed(error, progress),
         None => SendOutcome::TimedOut,
     }
-}
-
-/// Counts interim responses as progress, up to the limit of the other connections. hyper reports
-/// them for HTTP/1.1 only.
-fn extend_timeout<B>(request: &mut Request<B>, progress: Arc<Progress>) {
-    let interim = AtomicUsize::new(0);
-    hyper::ext::on_informational(request, move |_| {
-        if interim.fetch_add(1, Ordering::Relaxed) < MAX_INTERIM {
-            progress.record_progress();
-        }
-    });
 }
 
 /// Restarts the timeout while the request body makes progress or interim responses arrive: a slow upload
@@ -228,43 +224,26 @@ fn is_unprocessed(error: &hyper::Error) -> bool {
     })
 }
 
-/// Facts about a request that its response depends on.
-struct Expected {
-    is_head: bool,
-    is_lenient: bool,
-    progress: Option<Arc<Progress>>,
-}
-
 fn is_lenient<B>(request: &Request<B>) -> bool {
     request.extensions().get::<LenientClose>().is_some()
 }
 
-/// Rejects an unsolicited 101, which would turn a request into a tunnel.
 async fn accept_response<B: RequestBody>(
     mut response: Response<Incoming>,
-    expected: Expected,
+    is_head: bool,
+    progress: Option<Arc<Progress>>,
     mut lease: Lease<B>,
 ) -> ExchangeOutcome<B> {
     lease.restrict(response.headers());
     let limits = lease.settings().response_head;
-    if let Err(error) = limits.check(response.headers()) {
-        return ExchangeOutcome::Failed(error);
+    let checked = limits.check(response.headers()).and_then(|()| framing(is_head, &mut response));
+    match checked {
+        Ok(_) => {
+            let body = |incoming| UpstreamBody::from_http2(incoming, lease, progress);
+            with_first_bytes(response.map(body)).await
+        }
+        Err(error) => ExchangeOutcome::Failed(error),
     }
-    let framing = match framing(expected.is_head, &mut response) {
-        Ok(framing) => framing,
-        Err(error) => return ExchangeOutcome::Failed(error),
-    };
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return ExchangeOutcome::Failed(UpstreamError::Protocol(
-            "101 without a request for it".to_owned(),
-        ));
-    }
-    let is_lenient = expected.is_lenient && framing == Framing::UntilClose;
-    let progress = expected.progress;
-    with_first_bytes(
-        response.map(|incoming| UpstreamBody::new(incoming, lease, progress, is_lenient)),
-    )
-    .await
 }
 
 /// Reads the body as far as it arrived together with the head. No retry if it is broken: the
@@ -286,14 +265,11 @@ fn is_retryable<B>(request: &Request<B>, error: &UpstreamError) -> bool {
     request.method().is_idempotent() && matches!(error, UpstreamError::ConnectionTerminated(_))
 }
 
-/// Returns a copy of the head of a request without a body, if a retry is possible.
+/// Returns a copy of a request without a body, which can be sent again.
 fn retry_copy<B: RequestBody>(
     request: &Request<OutgoingBody<B>>,
-    lease: &mut Lease<B>,
 ) -> Option<Request<OutgoingBody<B>>> {
-    let may_be_refused = matches!(lease.connection(), Some(Connection::Http2(_)));
-    let may_be_stale = lease.reused() && request.method().is_idempotent();
-    if request.body().progress().is_some() || !(may_be_refused || may_be_stale) {
+    if request.body().progress().is_some() {
         return None;
     }
     let mut copy = Request::new(OutgoingBody::empty());
@@ -302,30 +278,6 @@ fn retry_copy<B: RequestBody>(
     *copy.headers_mut() = request.headers().clone();
     *copy.extensions_mut() = request.extensions().clone();
     Some(copy)
-}
-
-/// Sets target, host and version for the connection's protocol. Applying it again, for either
-/// protocol, keeps the meaning.
-fn set_target<B: RequestBody>(
-    request: &mut Request<OutgoingBody<B>>,
-    lease: &mut Lease<B>,
-) -> Result<(), UpstreamError> {
-    match lease.connection() {
-        Some(Connection::Http2(_)) => set_http2_target(request, lease.endpoint()),
-        Some(Connection::Http1(_) | Connection::HyperHttp1(_)) | None => {
-            set_chunked(request);
-            set_http1_target(request, lease.endpoint())
-        }
-    }
-}
-
-/// hyper omits the body of a GET of unknown length unless the head announces one. The upstream
-/// would then receive a different request.
-fn set_chunked<B: Body>(request: &mut Request<B>) {
-    let body = request.body();
-    if !body.is_end_stream() && body.size_hint().exact().is_none() {
-        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
 }
 
 /// Nominates `TE`, which applies to one connection (RFC 9110 10.1.4).
@@ -338,7 +290,7 @@ fn nominate_te(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static(value));
 }
 
-/// Sets origin form and `Host`.
+/// Sets origin form and `Host`. Applied to a request for HTTP/2, it keeps the meaning.
 fn set_http1_target<B>(request: &mut Request<B>, endpoint: &Endpoint) -> Result<(), UpstreamError> {
     *request.version_mut() = Version::HTTP_11;
     nominate_te(request.headers_mut());
@@ -357,7 +309,6 @@ fn set_http1_target<B>(request: &mut Request<B>, endpoint: &Endpoint) -> Result<
 /// Sets `:scheme` and `:authority`. The authority is the value of `Host`, which is removed.
 fn set_http2_target<B>(request: &mut Request<B>, endpoint: &Endpoint) -> Result<(), UpstreamError> {
     *request.version_mut() = Version::HTTP_2;
-    request.headers_mut().remove(TRANSFER_ENCODING);
     request.headers_mut().remove(CONNECTION);
     let authority = match request.headers_mut().remove(HOST) {
         Some(host) => Authority::try_from(host.as_bytes()).map_err(|_| invalid_target())?,

@@ -5,7 +5,7 @@ use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, StatusCode};
 
 use super::body_decoder::{BodyDecoder, Decoded};
-use super::response_head::ResponseHeadReader;
+use super::response_head::{RequestKind, ResponseHeadReader};
 use super::settings::HeadLimits;
 
 /// A complete response.
@@ -24,7 +24,8 @@ pub struct ParsedResponse {
 pub fn parse_in_chunks(bytes: &[u8], size: usize, is_head: bool) -> Option<ParsedResponse> {
     let mut chunks = bytes.chunks(size.max(1));
     let mut buffer = BytesMut::new();
-    let mut reader = ResponseHeadReader::new(is_head, HeadLimits::default());
+    let request = if is_head { RequestKind::Head } else { RequestKind::Other };
+    let mut reader = ResponseHeadReader::new(request, HeadLimits::default());
     let head = loop {
         buffer.put_slice(chunks.next()?);
         if let Some(head) = reader.read(&mut buffer).ok()? {

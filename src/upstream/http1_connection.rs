@@ -1,8 +1,7 @@
-//! HTTP/1.1 connection for requests without a body, driven by the task that awaits the response.
+//! HTTP/1.1 connection, driven by the task that awaits the response.
 //!
-//! Most requests have no body: one head is written and one response is read. hyper's client has to
-//! be ready for bodies in both directions, so it keeps a task per connection and passes each
-//! message through channels. That was a quarter of the gateway's cost per request.
+//! Most requests have no body: one head is written and one response is read. A body is sent while
+//! the response is awaited and read (see `upload`).
 //!
 //! No data may arrive between exchanges. Before a head is written, the kernel is polled for
 //! unexpected bytes: they would be taken for this request's response.
@@ -10,21 +9,25 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, Response, header};
 use http_body::Frame;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::client::TlsStream;
 use tokio_util::io::poll_read_buf;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::body_decoder::{BodyDecoder, Decoded};
 use super::error::UpstreamError;
 use super::liveness_probe::ProbedSocket;
-use super::request_body::Progress;
-use super::response_head::{ResponseHead, ResponseHeadReader, protocol_error};
+use super::request_body::{BodyFraming, OutgoingBody, Progress, RequestBody};
+use super::response_head::{RequestKind, ResponseHead, ResponseHeadReader, protocol_error};
 use super::settings::HeadLimits;
+use super::upload::Upload;
 
 /// Initial and maximum size of one read, in bytes.
 const MIN_READ: usize = 4 * 1024;
@@ -45,13 +48,12 @@ pub(super) struct Http1Connection {
 enum IoStream {
     Tcp(ProbedSocket),
     Tls(Box<TlsStream<ProbedSocket>>),
+    /// Shared with an upload, so no other request uses it.
+    Shared(SharedStream),
 }
 
-/// A serialized request head.
-pub(super) struct RequestHead {
-    bytes: Vec<u8>,
-    is_head: bool,
-}
+/// `None` once it is closed.
+type SharedStream = Arc<Mutex<Option<IoStream>>>;
 
 enum WriteResult {
     Written(usize),
@@ -68,12 +70,13 @@ pub(super) enum SendError {
 }
 
 /// Progress of a response whose head has been read.
-#[derive(Debug)]
 pub(super) struct ResponseBodyState {
     decoder: BodyDecoder,
     keep_alive: bool,
     /// Whether a TLS connection may end the body without close_notify.
     lenient_close: bool,
+    /// The rest of the request, if the response began before its end. Dropping it ends the upload.
+    upload: Option<AbortOnDropHandle<Result<(), UpstreamError>>>,
 }
 
 impl Http1Connection {
@@ -89,21 +92,35 @@ impl Http1Connection {
         Http1Connection { stream, buffer: BytesMut::new(), read_size: MIN_READ }
     }
 
-    /// Sends a request head and waits for the response head. Interim responses are progress.
-    pub(super) async fn send(
+    /// Sends a request and waits for the response head. Interim responses are progress.
+    pub(super) async fn send<B: RequestBody>(
         &mut self,
-        head: &RequestHead,
+        request: &mut Request<OutgoingBody<B>>,
         limits: HeadLimits,
         progress: &Progress,
     ) -> Result<(Response<()>, ResponseBodyState), SendError> {
         poll_fn(|cx| self.poll_unexpected_data(cx)).await.map_err(SendError::Unsent)?;
-        let is_written = self.write_head(&head.bytes).await?;
-        let mut reader = ResponseHeadReader::new(head.is_head, limits);
-        let parsed = poll_fn(|cx| self.poll_head(cx, &mut reader, progress)).await;
-        let ResponseHead { response, framing, keep_alive } = parsed.map_err(SendError::Failed)?;
-        let keep_alive = keep_alive && is_written;
-        let decoder = BodyDecoder::new(framing);
-        Ok((response, ResponseBodyState { decoder, keep_alive, lenient_close: false }))
+        let mut reader = ResponseHeadReader::new(request_kind(request), limits);
+        let head = serialize_head(request);
+        let framing = request.body().framing();
+        let (is_written, mut upload) = match framing {
+            None => (self.write_head(&head).await?, None),
+            Some(framing) => {
+                let body = request.body_mut().take();
+                (true, Some(Box::new(Upload::new(head, framing, body))))
+            }
+        };
+        let parsed = poll_fn(|cx| {
+            self.poll_upload(cx, &mut upload)?;
+            self.poll_head(cx, &mut reader, progress)
+        });
+        let ResponseHead { response, framing, keep_alive } =
+            parsed.await.map_err(SendError::Failed)?;
+        let (decoder, keep_alive) = (BodyDecoder::new(framing), keep_alive && is_written);
+        let keep_alive = keep_alive && upload.is_none();
+        let upload = upload.map(|upload| self.continue_upload(*upload));
+        let state = ResponseBodyState { decoder, keep_alive, lenient_close: false, upload };
+        Ok((response, state))
     }
 
     /// Whether the connection may carry another exchange.
@@ -123,7 +140,7 @@ impl Http1Connection {
             self.buffer = BytesMut::new();
         }
         self.read_size = MIN_READ;
-        self.stream.socket().probe().request();
+        self.stream.request_probe();
     }
 
     /// Fails if the upstream closed the connection or sent data since the last response.
@@ -132,7 +149,7 @@ impl Http1Connection {
         let mut buffer = ReadBuf::new(&mut bytes);
         Poll::Ready(match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
             Poll::Pending => Ok(()),
-            Poll::Ready(Err(error)) => Err(io_failure(&error)),
+            Poll::Ready(Err(error)) => Err(UpstreamError::from_io(&error)),
             Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
                 Err(connection_closed("while it was idle"))
             }
@@ -155,13 +172,13 @@ impl Http1Connection {
                 Ok(WriteResult::Interrupted) => return Ok(false),
                 // TLS may have sent part of a write that it reports as failed.
                 Err(error) if left.len() == bytes.len() && !self.stream.is_tls() => {
-                    return Err(SendError::Unsent(io_failure(&error)));
+                    return Err(SendError::Unsent(UpstreamError::from_io(&error)));
                 }
-                Err(error) => return Err(SendError::Failed(io_failure(&error))),
+                Err(error) => return Err(SendError::Failed(UpstreamError::from_io(&error))),
             }
         }
-        let flushed = poll_fn(|cx| self.stream.poll_flush(cx)).await;
-        flushed.map_err(|error| SendError::Failed(io_failure(&error)))?;
+        let flushed = poll_fn(|cx| Pin::new(&mut self.stream).poll_flush(cx)).await;
+        flushed.map_err(|error| SendError::Failed(UpstreamError::from_io(&error)))?;
         Ok(true)
     }
 
@@ -170,7 +187,7 @@ impl Http1Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<WriteResult>> {
-        if let Poll::Ready(written) = self.stream.poll_write(cx, bytes) {
+        if let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, bytes) {
             return Poll::Ready(written.map(WriteResult::Written));
         }
         match ready!(self.poll_fill(cx))? {
@@ -195,10 +212,44 @@ impl Http1Connection {
             if reader.interim() > interim {
                 progress.record_progress();
             }
-            if ready!(self.poll_fill(cx)).map_err(|error| io_failure(&error))? == 0 {
+            if ready!(self.poll_fill(cx)).map_err(|error| UpstreamError::from_io(&error))? == 0 {
                 return Poll::Ready(Err(connection_closed("before its response")));
             }
         }
+    }
+
+    /// Sends more of a request body, and drops it at its end.
+    fn poll_upload<B: RequestBody>(
+        &mut self,
+        cx: &mut Context<'_>,
+        upload: &mut Option<Box<Upload<B>>>,
+    ) -> Result<(), UpstreamError> {
+        if let Some(current) = upload
+            && let Poll::Ready(sent) = current.poll(cx, &mut self.stream)
+        {
+            *upload = None;
+            sent?;
+        }
+        Ok(())
+    }
+
+    /// Sends the rest of a request in a task of its own: a client may send all of it before it reads the
+    /// response, and a response that is not read is not polled.
+    fn continue_upload<B: RequestBody>(
+        &mut self,
+        upload: Upload<B>,
+    ) -> AbortOnDropHandle<Result<(), UpstreamError>> {
+        let shared = SharedStream::default();
+        let stream = std::mem::replace(&mut self.stream, IoStream::Shared(Arc::clone(&shared)));
+        *shared.lock() = Some(stream);
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let sent = upload.finish(IoStream::Shared(Arc::clone(&shared))).await;
+            if sent.is_err() {
+                // The upstream may write to a client that does not read, and wait for the rest.
+                *shared.lock() = None;
+            }
+            sent
+        }))
     }
 
     /// Returns the next frame of the response body.
@@ -206,7 +257,8 @@ impl Http1Connection {
         &mut self,
         cx: &mut Context<'_>,
         state: &mut ResponseBodyState,
-    ) -> Poll<Option<Result<Frame<bytes::Bytes>, UpstreamError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        state.check_upload(cx)?;
         loop {
             match state.decoder.next(&mut self.buffer)? {
                 Decoded::Data(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
@@ -218,7 +270,7 @@ impl Http1Connection {
             }
             let filled = match ready!(self.poll_fill(cx)) {
                 Err(error) if state.lenient_close && is_truncation(&error) => 0,
-                filled => filled.map_err(|error| io_failure(&error))?,
+                filled => filled.map_err(|error| UpstreamError::from_io(&error))?,
             };
             if filled == 0 {
                 return Poll::Ready(match state.decoder.ends_with_connection() {
@@ -245,6 +297,14 @@ impl ResponseBodyState {
         &self.decoder
     }
 
+    /// Fails if the client's body failed. Its end has no effect on the response.
+    fn check_upload(&mut self, cx: &mut Context<'_>) -> Result<(), UpstreamError> {
+        let Some(upload) = &mut self.upload else { return Ok(()) };
+        let Poll::Ready(ended) = Pin::new(upload).poll(cx) else { return Ok(()) };
+        self.upload = None;
+        ended.unwrap_or(Ok(()))
+    }
+
     /// Accepts the end of a TLS connection without close_notify as the end of the body.
     pub(super) fn accept_truncation(&mut self) {
         self.lenient_close = true;
@@ -254,29 +314,16 @@ impl ResponseBodyState {
 impl IoStream {
     fn is_tls(&self) -> bool {
         match self {
-            IoStream::Tcp(_) => false,
             IoStream::Tls(_) => true,
+            IoStream::Tcp(_) | IoStream::Shared(_) => false,
         }
     }
 
-    fn socket(&self) -> &ProbedSocket {
+    fn request_probe(&mut self) {
         match self {
-            IoStream::Tcp(socket) => socket,
-            IoStream::Tls(tls) => tls.get_ref().0,
-        }
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            IoStream::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
-            IoStream::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            IoStream::Tcp(_) => Poll::Ready(Ok(())),
-            IoStream::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
+            IoStream::Tcp(socket) => socket.request_probe(),
+            IoStream::Tls(tls) => tls.get_mut().0.request_probe(),
+            IoStream::Shared(_) => {}
         }
     }
 }
@@ -290,19 +337,113 @@ impl AsyncRead for IoStream {
         match self.get_mut() {
             IoStream::Tcp(socket) => Pin::new(socket).poll_read(cx, to),
             IoStream::Tls(tls) => Pin::new(tls.as_mut()).poll_read(cx, to),
+            IoStream::Shared(shared) => poll_shared(shared, |stream| stream.poll_read(cx, to)),
         }
     }
 }
 
-impl RequestHead {
-    /// Serializes a request in origin form that has no body.
-    pub(super) fn new<B>(request: &Request<B>) -> RequestHead {
-        RequestHead { bytes: serialize_head(request), is_head: request.method() == Method::HEAD }
+impl AsyncWrite for IoStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            IoStream::Tcp(socket) => Pin::new(socket).poll_write(cx, bytes),
+            IoStream::Tls(tls) => Pin::new(tls.as_mut()).poll_write(cx, bytes),
+            IoStream::Shared(shared) => poll_shared(shared, |stream| stream.poll_write(cx, bytes)),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            IoStream::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            IoStream::Tls(tls) => Pin::new(tls.as_mut()).poll_write_vectored(cx, slices),
+            IoStream::Shared(shared) => {
+                poll_shared(shared, |stream| stream.poll_write_vectored(cx, slices))
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            IoStream::Tcp(_) => Poll::Ready(Ok(())),
+            IoStream::Tls(tls) => Pin::new(tls.as_mut()).poll_flush(cx),
+            IoStream::Shared(shared) => poll_shared(shared, |stream| stream.poll_flush(cx)),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            IoStream::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
+            IoStream::Tls(tls) => Pin::new(tls.as_mut()).poll_shutdown(cx),
+            IoStream::Shared(shared) => poll_shared(shared, |stream| stream.poll_shutdown(cx)),
+        }
+    }
+}
+
+fn poll_shared<T>(
+    shared: &SharedStream,
+    poll: impl FnOnce(Pin<&mut IoStream>) -> Poll<io::Result<T>>,
+) -> Poll<io::Result<T>> {
+    match &mut *shared.lock() {
+        Some(stream) => poll(Pin::new(stream)),
+        None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+    }
+}
+
+/// The bytes of a tunnel, after the head of a 101.
+impl AsyncRead for Http1Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.buffer.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, to);
+        }
+        let length = self.buffer.len().min(to.remaining());
+        to.put_slice(&self.buffer.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Http1Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+fn request_kind<B>(request: &Request<B>) -> RequestKind {
+    match request.method() {
+        &Method::HEAD => RequestKind::Head,
+        _ if request.headers().contains_key(header::UPGRADE) => RequestKind::Upgrade,
+        _ => RequestKind::Other,
     }
 }
 
 /// Writes `Host` first (RFC 9110 7.2). Names and values were validated on construction.
-fn serialize_head<B>(request: &Request<B>) -> Vec<u8> {
+fn serialize_head<B: RequestBody>(request: &Request<OutgoingBody<B>>) -> Vec<u8> {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let mut head = Vec::with_capacity(HEAD_CAPACITY);
     for part in [request.method().as_str(), " ", target, " HTTP/1.1\r\n"] {
@@ -314,8 +455,15 @@ fn serialize_head<B>(request: &Request<B>) -> Vec<u8> {
             write_header(&mut head, name.as_str(), value.as_bytes());
         }
     }
-    if needs_content_length(request.method()) {
-        write_header(&mut head, "content-length", b"0");
+    match request.body().framing() {
+        Some(BodyFraming::Chunked) => write_header(&mut head, "transfer-encoding", b"chunked"),
+        Some(BodyFraming::Length(length)) => {
+            write_header(&mut head, "content-length", length.to_string().as_bytes());
+        }
+        None if needs_content_length(request.method()) => {
+            write_header(&mut head, "content-length", b"0");
+        }
+        None => {}
     }
     head.extend_from_slice(b"\r\n");
     head
@@ -351,19 +499,10 @@ fn needs_content_length(method: &Method) -> bool {
 
 /// Whether a TLS connection ended without close_notify (RFC 8446 6.1). An attacker on the network
 /// can cause that too.
-pub(super) fn is_truncation(error: &io::Error) -> bool {
+fn is_truncation(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::UnexpectedEof
 }
 
 fn connection_closed(when: &str) -> UpstreamError {
     UpstreamError::ConnectionTerminated(when.to_owned())
-}
-
-fn io_failure(error: &io::Error) -> UpstreamError {
-    let protocol_kinds = [io::ErrorKind::InvalidData, io::ErrorKind::InvalidInput];
-    if protocol_kinds.contains(&error.kind()) {
-        UpstreamError::Protocol(error.to_string())
-    } else {
-        UpstreamError::ConnectionTerminated(error.to_string())
-    }
 }

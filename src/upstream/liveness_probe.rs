@@ -10,8 +10,6 @@
 
 use std::io::{self, Read};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use socket2::SockRef;
@@ -21,44 +19,25 @@ use tokio::net::TcpStream;
 /// Size of the probe's buffer in bytes; a larger one would only cost time to clear.
 const PROBE_BYTES: usize = 64;
 
-/// A stream whose next read bypasses tokio's readiness if its [`LivenessProbe`] is requested.
+/// A stream whose next read bypasses tokio's readiness if a probe is requested.
 pub(super) struct ProbedSocket {
     stream: TcpStream,
-    probe: LivenessProbe,
-}
-
-/// Handle that requests a probe of a [`ProbedSocket`] owned by hyper.
-#[derive(Clone, Default)]
-pub(super) struct LivenessProbe(Arc<AtomicBool>);
-
-impl LivenessProbe {
-    /// Requests a probe. Must be called before a request is passed to the connection: its driver
-    /// reads before it writes.
-    pub(super) fn request(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    fn is_requested(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn complete(&self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
+    is_probe_requested: bool,
 }
 
 impl ProbedSocket {
     pub(super) fn new(stream: TcpStream) -> ProbedSocket {
-        ProbedSocket { stream, probe: LivenessProbe::default() }
+        ProbedSocket { stream, is_probe_requested: false }
     }
 
-    pub(super) fn probe(&self) -> LivenessProbe {
-        self.probe.clone()
+    /// Requests a probe with the next read.
+    pub(super) fn request_probe(&mut self) {
+        self.is_probe_requested = true;
     }
 
     /// Reads regardless of tokio's readiness state. tokio already waits for the socket; a read that
     /// bypasses it only causes one empty read later.
-    fn read_from_kernel(&self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn read_from_kernel(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let socket = SockRef::from(&self.stream);
         // Usually there is no data, and any data ends the connection.
         let max = buf.remaining().min(PROBE_BYTES);
@@ -68,7 +47,7 @@ impl ProbedSocket {
                 Poll::Ready(Ok(()))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.probe.complete();
+                self.is_probe_requested = false;
                 Poll::Pending
             }
             Err(error) => Poll::Ready(Err(error)),
@@ -83,11 +62,7 @@ impl AsyncRead for ProbedSocket {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if read.is_pending() && self.probe.is_requested() {
-            self.read_from_kernel(buf)
-        } else {
-            read
-        }
+        if read.is_pending() && self.is_probe_requested { self.read_from_kernel(buf) } else { read }
     }
 }
 

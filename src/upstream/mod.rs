@@ -4,9 +4,8 @@
 //! | --- | --- |
 //! | `mod` | [`Upstreams`]: picks an endpoint, leases a connection, sends the request |
 //! | `exchange` | one request and its response, including the single retry |
-//! | `http1_connection` | HTTP/1.1 connection for requests without a body |
+//! | `http1_connection`, `upload` | HTTP/1.1 connection; a request with a body |
 //! | `response_head`, `body_decoder` | parser for HTTP/1.1 responses |
-//! | `early_response` | byte stream to an upstream that responds before it has read the request |
 //! | `upgrade` | [`UpgradeResponse`], [`Tunnel`]: WebSocket upgrades |
 //! | `pool` | connection pool of one endpoint |
 //! | `pinned` | connections with NTLM or Kerberos, reserved for one client |
@@ -37,7 +36,6 @@
 mod addresses;
 mod body_decoder;
 mod connect;
-mod early_response;
 mod error;
 mod exchange;
 mod http1_connection;
@@ -54,6 +52,7 @@ pub mod fuzz_support;
 mod h2_connections;
 mod liveness_probe;
 mod upgrade;
+mod upload;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -74,7 +73,7 @@ pub use settings::{HeadLimits, Priority, UpstreamSettings};
 pub use upgrade::{PendingTunnel, Tunnel, UpgradeResponse};
 
 use connect::{ConnectionPurpose, TlsConnectors};
-use exchange::{ExchangeOutcome, exchange};
+use exchange::{ExchangeOutcome, Http1Outcome, exchange, send_http1};
 use pool::{Lease, LeaseMode, Pool};
 use request_body::OutgoingBody;
 
@@ -111,7 +110,7 @@ impl<B: RequestBody> Upstreams<B> {
     /// headers.
     pub async fn send(
         &self,
-        caller: impl Into<Caller<B>>,
+        caller: impl Into<Caller>,
         endpoints: &[Endpoint],
         request: Request<B>,
     ) -> Result<Response<UpstreamBody<B>>, UpstreamError> {
@@ -128,15 +127,12 @@ impl<B: RequestBody> Upstreams<B> {
         endpoints: &[Endpoint],
         request: Request<B>,
     ) -> Result<Response<UpstreamBody<B>>, UpstreamError> {
-        let purpose = if request.body().is_end_stream() {
-            ConnectionPurpose::HeadOnly
-        } else {
-            ConnectionPurpose::Body
-        };
-        let lease = self.lease(priority, endpoints, LeaseMode::Reuse(purpose)).await?;
+        let lease = self.lease(priority, endpoints, LeaseMode::Reuse).await?;
         match exchange(lease, request.map(OutgoingBody::new)).await {
             ExchangeOutcome::Retry(request) => {
-                let lease = self.lease(priority, endpoints, LeaseMode::New(purpose)).await?;
+                let lease = self
+                    .lease(priority, endpoints, LeaseMode::New(ConnectionPurpose::Request))
+                    .await?;
                 Box::pin(exchange(lease, request)).await.into_result()
             }
             once @ (ExchangeOutcome::Response(_) | ExchangeOutcome::Failed(_)) => {
@@ -149,7 +145,7 @@ impl<B: RequestBody> Upstreams<B> {
     /// its connection gets a new connection, and any other request uses the pool.
     async fn send_as_owner(
         &self,
-        Caller { priority, owner }: Caller<B>,
+        Caller { priority, owner }: Caller,
         endpoints: &[Endpoint],
         request: Request<B>,
     ) -> Result<Response<UpstreamBody<B>>, UpstreamError> {
@@ -173,29 +169,36 @@ impl<B: RequestBody> Upstreams<B> {
         }
     }
 
-    /// Sends an upgrade request on a new HTTP/1.1 connection, or on the one that is pinned to the
-    /// owner. The request carries the `Connection` and `Upgrade` headers and is sent once.
+    /// Sends an upgrade request on the HTTP/1.1 connection that is pinned to the owner, or on a new one. The
+    /// request carries the `Connection` and `Upgrade` headers.
     pub async fn send_upgrade(
         &self,
-        caller: impl Into<Caller<B>>,
+        caller: impl Into<Caller>,
         endpoints: &[Endpoint],
         request: Request<()>,
     ) -> Result<UpgradeResponse<B>, UpstreamError> {
         let Caller { priority, owner } = caller.into();
-        let lease = match self.lease_pinned(priority, owner.as_ref(), endpoints).await? {
-            Some(lease) => lease,
-            None => {
-                self.lease(priority, endpoints, LeaseMode::New(ConnectionPurpose::Tunnel)).await?
-            }
+        let request = request.map(|()| OutgoingBody::empty());
+        let sent = match self.lease_pinned(priority, owner.as_ref(), endpoints).await? {
+            Some(lease) => send_http1(lease.reserve_for(owner.clone()), request).await,
+            None => Http1Outcome::Retry(request),
         };
-        upgrade::send_upgrade_request(lease.reserve_for(owner), request).await
+        let sent = match sent {
+            Http1Outcome::Retry(request) => {
+                let new = LeaseMode::New(ConnectionPurpose::Tunnel);
+                let lease = self.lease(priority, endpoints, new).await?;
+                send_http1(lease.reserve_for(owner), request).await
+            }
+            once @ (Http1Outcome::Response(..) | Http1Outcome::Failed(_)) => once,
+        };
+        upgrade::accept(sent).await
     }
 
     /// Leases the owner's connection to one of the endpoints, if there is one.
     async fn lease_pinned(
         &self,
         priority: Priority,
-        owner: Option<&ConnectionOwner<B>>,
+        owner: Option<&ConnectionOwner>,
         endpoints: &[Endpoint],
     ) -> Result<Option<Lease<B>>, UpstreamError> {
         let Some(owner) = owner else { return Ok(None) };

@@ -10,8 +10,6 @@
 //!   connections than permits, except one HTTP/2 connection that is kept per priority.
 //! - Anonymous requests never take all permits: slow uploads to a public page do not block
 //!   authenticated users.
-//! - HTTP/1.1 connections are of two types: driven by the exchange itself for requests without a
-//!   body, and driven by hyper for the others.
 //! - A connection that is or may be authenticated never returns to the pool (see `pinned`).
 
 use std::collections::VecDeque;
@@ -28,8 +26,7 @@ use crate::message::{Endpoint, connection_auth};
 
 use super::addresses::Addresses;
 use super::connect::{
-    Connection, ConnectionPurpose, EndpointTarget, HyperConnection, NewConnection, TlsConnectors,
-    connect,
+    Connection, ConnectionPurpose, EndpointTarget, NewConnection, TlsConnectors, connect,
 };
 use super::error::UpstreamError;
 use super::h2_connections::Http2Connections;
@@ -46,7 +43,7 @@ const COOLDOWN: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy)]
 pub(super) enum LeaseMode {
     /// An open connection if available, otherwise a new one.
-    Reuse(ConnectionPurpose),
+    Reuse,
     /// A connection that carried no exchange before. Another request may have opened a shared one
     /// in the meantime.
     New(ConnectionPurpose),
@@ -68,7 +65,7 @@ pub(super) struct Pool<B: RequestBody> {
 
 struct PoolState<B: RequestBody> {
     /// Ordered by age, oldest first.
-    idle: VecDeque<IdleEntry<B>>,
+    idle: VecDeque<IdleEntry>,
     http2: Http2Connections<B>,
     /// Whether the endpoint's last new connection was HTTP/2.
     is_http2: bool,
@@ -76,15 +73,10 @@ struct PoolState<B: RequestBody> {
     sweeping: bool,
 }
 
-struct IdleEntry<B: RequestBody> {
-    connection: IdleConnection<B>,
-    since: Instant,
-}
-
 /// An idle HTTP/1.1 connection.
-enum IdleConnection<B: RequestBody> {
-    Http1(Box<Http1Connection>),
-    HyperHttp1(HyperConnection<B>),
+struct IdleEntry {
+    connection: Box<Http1Connection>,
+    since: Instant,
 }
 
 /// A connection leased to one exchange, with its permit.
@@ -93,7 +85,7 @@ enum IdleConnection<B: RequestBody> {
 pub(super) struct Lease<B: RequestBody> {
     connection: Option<Connection<B>>,
     reused: bool,
-    after_use: AfterUse<B>,
+    after_use: AfterUse,
     pool: Arc<Pool<B>>,
     permit: ExchangePermit,
     /// The permit once it is shared with a request body.
@@ -101,10 +93,10 @@ pub(super) struct Lease<B: RequestBody> {
 }
 
 /// Use of a connection after its exchange.
-enum AfterUse<B: RequestBody> {
+enum AfterUse {
     Pool,
     Close,
-    Pin(ConnectionOwner<B>),
+    Pin(ConnectionOwner),
 }
 
 impl<B: RequestBody> Pool<B> {
@@ -148,9 +140,9 @@ impl<B: RequestBody> Pool<B> {
     ) -> Result<Lease<B>, UpstreamError> {
         let permit = self.acquire_permit(priority).await?;
         let (connection, reused) = match mode {
-            LeaseMode::Reuse(purpose) => match self.take_open(priority, purpose) {
+            LeaseMode::Reuse => match self.take_open(priority) {
                 Some(connection) => (connection, true),
-                None => (self.open_connection(priority, purpose).await?, false),
+                None => (self.open_connection(priority, ConnectionPurpose::Request).await?, false),
             },
             LeaseMode::New(purpose) => (self.open_connection(priority, purpose).await?, false),
         };
@@ -172,12 +164,11 @@ impl<B: RequestBody> Pool<B> {
     pub(super) async fn lease_pinned(
         self: &Arc<Self>,
         priority: Priority,
-        owner: &ConnectionOwner<B>,
+        owner: &ConnectionOwner,
     ) -> Result<Option<Lease<B>>, UpstreamError> {
         let Some(connection) = owner.take(&self.pin_permits) else { return Ok(None) };
         let permit = self.acquire_permit(priority).await?;
-        connection.probe.request();
-        Ok(Some(self.new_lease(Connection::HyperHttp1(connection), true, permit)))
+        Ok(Some(self.new_lease(Connection::Http1(connection), true, permit)))
     }
 
     /// Number of exchanges in progress.
@@ -211,12 +202,12 @@ impl<B: RequestBody> Pool<B> {
         }
     }
 
-    fn take_open(&self, priority: Priority, purpose: ConnectionPurpose) -> Option<Connection<B>> {
+    fn take_open(&self, priority: Priority) -> Option<Connection<B>> {
         let mut state = self.state.lock();
         if let Some(stream) = state.http2.open_stream(priority) {
             return Some(Connection::Http2(stream));
         }
-        state.take_newest(purpose, self.settings.idle_timeout)
+        state.take_newest(self.settings.idle_timeout).map(Connection::Http1)
     }
 
     async fn open_connection(
@@ -232,7 +223,7 @@ impl<B: RequestBody> Pool<B> {
         }
     }
 
-    /// Closes idle connections of the other type if there would be one too many.
+    /// Closes idle connections if there would be one too many.
     fn close_surplus(&self) {
         let max = self.settings.max_connections_per_endpoint;
         let outstanding = self.outstanding();
@@ -284,7 +275,7 @@ impl<B: RequestBody> Pool<B> {
     }
 
     /// Adds a reusable connection to the pool.
-    fn return_idle(self: &Arc<Self>, connection: IdleConnection<B>) {
+    fn return_idle(self: &Arc<Self>, connection: Box<Http1Connection>) {
         let mut state = self.state.lock();
         state.idle.push_back(IdleEntry { connection, since: Instant::now() });
         state.truncate_idle(self.settings.max_idle_per_endpoint);
@@ -319,26 +310,12 @@ impl<B: RequestBody> PoolState<B> {
         !self.idle.is_empty() || self.http2.has_closable()
     }
 
-    fn take_newest(
-        &mut self,
-        purpose: ConnectionPurpose,
-        idle_timeout: Duration,
-    ) -> Option<Connection<B>> {
-        while let Some(at) = self.idle.iter().rposition(|idle| idle.connection.supports(purpose)) {
-            let newest = self.idle.remove(at)?;
-            if newest.since.elapsed() >= idle_timeout {
-                self.drop_older_than(idle_timeout);
-                return None;
-            }
-            match newest.connection {
-                IdleConnection::Http1(connection) => return Some(Connection::Http1(connection)),
-                IdleConnection::HyperHttp1(connection) if connection.sender.is_ready() => {
-                    connection.probe.request();
-                    return Some(Connection::HyperHttp1(connection));
-                }
-                IdleConnection::HyperHttp1(_) => {}
-            }
+    fn take_newest(&mut self, idle_timeout: Duration) -> Option<Box<Http1Connection>> {
+        let newest = self.idle.pop_back()?;
+        if newest.since.elapsed() < idle_timeout {
+            return Some(newest.connection);
         }
+        self.drop_older_than(idle_timeout);
         None
     }
 
@@ -367,18 +344,6 @@ impl<B: RequestBody> PoolState<B> {
             Ok(_) => None,
             Err(error) => error.is_connect_failure().then(Instant::now),
         };
-    }
-}
-
-impl<B: RequestBody> IdleConnection<B> {
-    fn supports(&self, purpose: ConnectionPurpose) -> bool {
-        match (self, purpose) {
-            (IdleConnection::Http1(_), ConnectionPurpose::HeadOnly)
-            | (IdleConnection::HyperHttp1(_), ConnectionPurpose::Body) => true,
-            (IdleConnection::Http1(_), ConnectionPurpose::Body)
-            | (IdleConnection::HyperHttp1(_), ConnectionPurpose::HeadOnly)
-            | (_, ConnectionPurpose::Authentication | ConnectionPurpose::Tunnel) => false,
-        }
     }
 }
 
@@ -418,7 +383,7 @@ impl<B: RequestBody> Lease<B> {
     }
 
     /// Restricts later use of the connection to its owner. Without one, it closes after use.
-    pub(super) fn reserve_for(mut self, owner: Option<ConnectionOwner<B>>) -> Lease<B> {
+    pub(super) fn reserve_for(mut self, owner: Option<ConnectionOwner>) -> Lease<B> {
         self.after_use = owner.map_or(AfterUse::Close, AfterUse::Pin);
         self
     }
@@ -439,46 +404,29 @@ impl<B: RequestBody> Lease<B> {
         }
     }
 
-    /// Ends the exchange and returns the connection to the pool if it is reusable.
-    ///
-    /// hyper's driver becomes ready only when both messages are complete and no byte is left over.
-    /// It does so in the same poll that delivers the end of the response. On a worker's
-    /// single-threaded runtime, this has happened when the caller observes that end.
+    /// Ends the exchange. The caller has checked that an HTTP/1.1 connection is reusable.
     pub(super) fn release(mut self) {
-        match (self.connection.take(), &self.after_use) {
-            (Some(Connection::HyperHttp1(connection)), AfterUse::Pool)
-                if connection.sender.is_ready() =>
-            {
-                self.pool.return_idle(IdleConnection::HyperHttp1(connection));
-            }
-            (Some(Connection::HyperHttp1(connection)), AfterUse::Pin(owner))
-                if connection.sender.is_ready() =>
-            {
-                owner.keep(connection, &self.pool.pin_permits);
-            }
-            (Some(Connection::HyperHttp1(connection)), _) => connection.driver.abort(),
-            // The caller has checked that it is reusable.
-            (Some(Connection::Http1(mut connection)), AfterUse::Pool) => {
-                connection.shrink();
-                self.pool.return_idle(IdleConnection::Http1(connection));
-            }
-            (Some(Connection::Http1(_) | Connection::Http2(_)) | None, _) => {}
+        let Some(Connection::Http1(mut connection)) = self.connection.take() else { return };
+        connection.shrink();
+        match &self.after_use {
+            AfterUse::Pool => self.pool.return_idle(connection),
+            AfterUse::Pin(owner) => owner.keep(connection, &self.pool.pin_permits),
+            AfterUse::Close => {}
         }
     }
 
-    /// Returns the connection if this task drives it.
+    /// Returns the connection if it is HTTP/1.1.
     pub(super) fn http1(&mut self) -> Option<&mut Http1Connection> {
         match &mut self.connection {
             Some(Connection::Http1(connection)) => Some(connection),
-            Some(Connection::HyperHttp1(_) | Connection::Http2(_)) | None => None,
+            Some(Connection::Http2(_)) | None => None,
         }
     }
 
     /// Ends an exchange without a response. An HTTP/1.1 connection closes. A shared one remains for
     /// its current streams but accepts no new ones, because it may be dead.
-    pub(super) fn fail(mut self) {
+    pub(super) fn fail(self) {
         self.remove_shared();
-        self.close();
     }
 
     /// Removes a shared connection from the pool; its current streams continue.
@@ -486,19 +434,5 @@ impl<B: RequestBody> Lease<B> {
         if let Some(Connection::Http2(stream)) = &self.connection {
             self.pool.state.lock().http2.remove(&stream.slot);
         }
-    }
-
-    fn close(&mut self) {
-        match self.connection.take() {
-            Some(Connection::HyperHttp1(connection)) => connection.driver.abort(),
-            // Closed by dropping, or shared.
-            Some(Connection::Http1(_) | Connection::Http2(_)) | None => {}
-        }
-    }
-}
-
-impl<B: RequestBody> Drop for Lease<B> {
-    fn drop(&mut self) {
-        self.close();
     }
 }

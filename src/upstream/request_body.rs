@@ -36,7 +36,15 @@ pub(super) fn attribute_error(
     }
 }
 
-/// A request body as hyper polls it; records its progress.
+/// How the end of a request body is marked (RFC 9112 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyFraming {
+    /// The number of bytes that are left.
+    Length(u64),
+    Chunked,
+}
+
+/// A request body that records its progress.
 pub(super) struct OutgoingBody<B> {
     body: Option<(B, Arc<Progress>)>,
     /// Held until the whole body is sent.
@@ -56,6 +64,17 @@ impl<B: RequestBody> OutgoingBody<B> {
 
     pub(super) fn set_stream_guard(&mut self, stream_guard: Option<StreamGuard>) {
         self.stream_guard = stream_guard;
+    }
+
+    /// `None` without a body.
+    pub(super) fn framing(&self) -> Option<BodyFraming> {
+        let (body, _) = self.body.as_ref()?;
+        Some(body.size_hint().exact().map_or(BodyFraming::Chunked, BodyFraming::Length))
+    }
+
+    /// Takes the body; without one, the request can be sent again.
+    pub(super) fn take(&mut self) -> Self {
+        std::mem::replace(self, OutgoingBody::empty())
     }
 
     pub(super) fn progress(&self) -> Option<Arc<Progress>> {
@@ -94,7 +113,7 @@ impl<B: RequestBody> Body for OutgoingBody<B> {
     }
 }
 
-/// Progress of a request body that hyper owns.
+/// Progress of a request body after another part has taken it.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     progressed: AtomicBool,

@@ -1,7 +1,6 @@
 //! Response bodies. Apart from the first bytes, a frame is polled only when the client can take it.
 
 use std::collections::VecDeque;
-use std::error::Error;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -15,7 +14,7 @@ use hyper::body::Incoming;
 use crate::message::Endpoint;
 
 use super::error::UpstreamError;
-use super::http1_connection::{ResponseBodyState, is_truncation};
+use super::http1_connection::ResponseBodyState;
 use super::pool::Lease;
 use super::request_body::{Progress, RequestBody, attribute_error};
 
@@ -41,26 +40,22 @@ struct BodyState<B: RequestBody> {
 }
 
 /// Source of the body's frames.
-#[derive(Debug)]
 enum BodySource {
-    Hyper {
+    Http2 {
         incoming: Incoming,
         progress: Option<Arc<Progress>>,
-        /// Whether a TLS connection may end the body without close_notify.
-        lenient_close: bool,
     },
     /// Decoded directly from the leased connection.
     Http1(ResponseBodyState),
 }
 
 impl<B: RequestBody> UpstreamBody<B> {
-    pub(super) fn new(
+    pub(super) fn from_http2(
         incoming: Incoming,
         lease: Lease<B>,
         progress: Option<Arc<Progress>>,
-        lenient_close: bool,
     ) -> Self {
-        UpstreamBody::with_source(BodySource::Hyper { incoming, progress, lenient_close }, lease)
+        UpstreamBody::with_source(BodySource::Http2 { incoming, progress }, lease)
     }
 
     pub(super) fn from_http1(state: ResponseBodyState, lease: Lease<B>) -> Self {
@@ -119,7 +114,7 @@ impl<B: RequestBody> UpstreamBody<B> {
         match (&self.0.source, self.0.lease.as_mut().and_then(Lease::http1)) {
             (BodySource::Http1(state), Some(connection)) => connection.has_buffered(state),
             (BodySource::Http1(_), None) => true,
-            (BodySource::Hyper { .. }, _) => self.0.received_all,
+            (BodySource::Http2 { .. }, _) => self.0.received_all,
         }
     }
 
@@ -128,7 +123,7 @@ impl<B: RequestBody> UpstreamBody<B> {
         let is_reusable = match (&self.0.source, lease.http1()) {
             (BodySource::Http1(state), Some(connection)) => connection.is_reusable(state),
             (BodySource::Http1(_), None) => false,
-            (BodySource::Hyper { .. }, _) => true,
+            (BodySource::Http2 { .. }, _) => true,
         };
         if is_reusable {
             lease.release();
@@ -161,11 +156,8 @@ impl<B: RequestBody> UpstreamBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         match &mut self.0.source {
-            BodySource::Hyper { incoming, progress, lenient_close } => {
+            BodySource::Http2 { incoming, progress } => {
                 let frame = ready!(Pin::new(incoming).poll_frame(cx));
-                if *lenient_close && frame.as_ref().is_some_and(is_truncated) {
-                    return Poll::Ready(None);
-                }
                 let attributed =
                     |error| attribute_error(progress.as_deref(), || UpstreamError::of_body(&error));
                 Poll::Ready(frame.map(|frame| frame.map_err(attributed)))
@@ -184,14 +176,14 @@ impl<B: RequestBody> UpstreamBody<B> {
 impl BodySource {
     fn is_end(&self) -> bool {
         match self {
-            BodySource::Hyper { incoming, .. } => incoming.is_end_stream(),
+            BodySource::Http2 { incoming, .. } => incoming.is_end_stream(),
             BodySource::Http1(state) => state.decoder().is_complete(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            BodySource::Hyper { incoming, .. } => incoming.size_hint(),
+            BodySource::Http2 { incoming, .. } => incoming.size_hint(),
             BodySource::Http1(state) => state.decoder().size_hint(),
         }
     }
@@ -199,7 +191,7 @@ impl BodySource {
 
 impl<B: RequestBody> fmt::Debug for UpstreamBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UpstreamBody").field("source", &self.0.source).finish_non_exhaustive()
+        f.debug_struct("UpstreamBody").field("endpoint", &self.0.endpoint).finish_non_exhaustive()
     }
 }
 
@@ -231,12 +223,6 @@ impl<B: RequestBody> Body for UpstreamBody<B> {
             Some(_) | None => left,
         }
     }
-}
-
-/// Whether TLS ended without close_notify.
-fn is_truncated(frame: &Result<Frame<Bytes>, hyper::Error>) -> bool {
-    let cause = frame.as_ref().err().and_then(Error::source);
-    cause.and_then(|cause| cause.downcast_ref()).is_some_and(is_truncation)
 }
 
 /// The size of a body with these frames and `left` further bytes. Unknown with trailers, because a

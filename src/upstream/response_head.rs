@@ -24,7 +24,7 @@ const ADDED_HEADERS: usize = 4;
 
 /// Maximum number of interim responses (1xx) before the final one. Each one extends the response
 /// timeout: WebDAV servers send a 102 every 20 seconds while they copy.
-pub(super) const MAX_INTERIM: usize = 1_000;
+const MAX_INTERIM: usize = 1_000;
 
 /// End of the body (RFC 9112 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,11 +47,20 @@ pub(super) struct ResponseHead {
 /// A head and its length in bytes; `None` if it is incomplete.
 type ParsedHead = Result<Option<(ResponseHead, usize)>, UpstreamError>;
 
+/// What a response may look like, because of its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RequestKind {
+    /// HEAD: the response has no body, whatever its length.
+    Head,
+    /// A request for an upgrade: a 101 is a final response.
+    Upgrade,
+    Other,
+}
+
 /// Reads the interim and final responses to one request.
 #[derive(Debug)]
 pub(super) struct ResponseHeadReader {
-    /// The request was HEAD: the response has no body.
-    is_head: bool,
+    request: RequestKind,
     limits: HeadLimits,
     interim: usize,
     /// Number of buffered bytes already scanned without finding the end of a head.
@@ -59,8 +68,8 @@ pub(super) struct ResponseHeadReader {
 }
 
 impl ResponseHeadReader {
-    pub(super) fn new(is_head: bool, limits: HeadLimits) -> ResponseHeadReader {
-        ResponseHeadReader { is_head, limits, interim: 0, scanned: 0 }
+    pub(super) fn new(request: RequestKind, limits: HeadLimits) -> ResponseHeadReader {
+        ResponseHeadReader { request, limits, interim: 0, scanned: 0 }
     }
 
     /// Removes the final response head from `buffer`, after any interim ones. Returns `None` while
@@ -89,6 +98,9 @@ impl ResponseHeadReader {
             buffer.advance(length);
             self.scanned = 0;
             match head.response.status() {
+                StatusCode::SWITCHING_PROTOCOLS if self.request == RequestKind::Upgrade => {
+                    return Ok(Some(head));
+                }
                 StatusCode::SWITCHING_PROTOCOLS => {
                     return Err(protocol_error("101 without a request for it"));
                 }
@@ -155,7 +167,7 @@ impl ResponseHeadReader {
         }
         set_reason(&mut response, parsed.reason);
         *response.headers_mut() = to_header_map(parsed.headers)?;
-        let framing = framing(self.is_head, &mut response)?;
+        let framing = framing(self.request == RequestKind::Head, &mut response)?;
         let keep_alive = framing != Framing::UntilClose && keep_alive(&response);
         Ok(ResponseHead { response, framing, keep_alive })
     }
@@ -170,7 +182,7 @@ impl ResponseHeadReader {
 }
 
 impl HeadLimits {
-    /// Checks a head that hyper parsed: its own limits are coarser.
+    /// Checks a head that the HTTP/2 library parsed: its own limits are coarser.
     pub(super) fn check(self, headers: &HeaderMap) -> Result<(), UpstreamError> {
         const SEPARATORS: usize = 4;
         let size = |(name, value): (&HeaderName, &HeaderValue)| {
@@ -210,9 +222,7 @@ fn is_padded_framing(header: &Header<'_>, bytes: &[u8]) -> bool {
 
 /// Determines the body framing of a response to a request (`is_head`: to HEAD).
 ///
-/// Also applied to responses that hyper parsed, because hyper picks one reading where two are
-/// possible. The gateway would then frame the body differently from the upstream, or drop a
-/// transfer coding silently.
+/// Also applied to responses over HTTP/2, whose length a client on HTTP/1.1 may trust.
 pub(super) fn framing<B>(
     is_head: bool,
     response: &mut Response<B>,

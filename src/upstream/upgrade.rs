@@ -8,19 +8,17 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use http::{Request, Response, StatusCode};
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
+use http::{Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::message::Endpoint;
 
 use super::error::UpstreamError;
-use super::exchange::{SendOutcome, closed_before_request, send_once};
+use super::exchange::{Http1Outcome, closed_before_request};
+use super::http1_connection::Http1Connection;
 use super::pool::Lease;
-use super::request_body::{OutgoingBody, RequestBody};
+use super::request_body::RequestBody;
 use super::response_body::UpstreamBody;
-use super::response_head::framing;
 
 /// Response to an upgrade request.
 pub enum UpgradeResponse<B: RequestBody> {
@@ -33,7 +31,6 @@ pub enum UpgradeResponse<B: RequestBody> {
 
 /// A tunnel after its 101 and before its first byte.
 pub struct PendingTunnel<B: RequestBody> {
-    upgrade: OnUpgrade,
     lease: Lease<B>,
 }
 
@@ -49,44 +46,38 @@ impl<B: RequestBody> UpgradeResponse<B> {
 
 impl<B: RequestBody> PendingTunnel<B> {
     /// Opens the tunnel.
-    pub async fn open(self) -> Result<Tunnel<B>, UpstreamError> {
-        let upgraded = self.upgrade.await.map_err(|error| UpstreamError::from(&error))?;
-        Ok(Tunnel { io: TokioIo::new(upgraded), _lease: self.lease })
+    pub fn open(self) -> Tunnel<B> {
+        Tunnel { lease: self.lease }
     }
 }
 
 /// An upgraded connection. It counts towards the endpoint's limit until it is dropped.
 pub struct Tunnel<B: RequestBody> {
-    io: TokioIo<Upgraded>,
-    _lease: Lease<B>,
+    lease: Lease<B>,
 }
 
-pub(super) async fn send_upgrade_request<B: RequestBody>(
-    mut lease: Lease<B>,
-    request: Request<()>,
-) -> Result<UpgradeResponse<B>, UpstreamError> {
-    match send_once(&mut lease, request.map(|()| OutgoingBody::empty()), None).await {
-        SendOutcome::Response(response) => classify_response(response, lease).await,
-        SendOutcome::Unsent(_) => Err(closed_before_request()),
-        SendOutcome::Unprocessed(error) | SendOutcome::Failed(error) => Err(error),
-        SendOutcome::TimedOut => Err(UpstreamError::ResponseTimeout),
+impl<B: RequestBody> Tunnel<B> {
+    fn connection(&mut self) -> io::Result<Pin<&mut Http1Connection>> {
+        self.lease.http1().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
 
-async fn classify_response<B: RequestBody>(
-    mut response: Response<hyper::body::Incoming>,
-    mut lease: Lease<B>,
+/// Accepts the response to an upgrade request.
+pub(super) async fn accept<B: RequestBody>(
+    sent: Http1Outcome<B>,
 ) -> Result<UpgradeResponse<B>, UpstreamError> {
-    lease.restrict(response.headers());
-    framing(false, &mut response)?;
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let lease = lease.discard_after_use();
-        let mut response = response.map(|body| UpstreamBody::new(body, lease, None, false));
-        response.body_mut().prefetch().await?;
-        return Ok(UpgradeResponse::Declined(response));
+    let (response, state, lease) = match sent {
+        Http1Outcome::Response(response, state, lease) => (response, state, lease),
+        Http1Outcome::Retry(_) => return Err(closed_before_request()),
+        Http1Outcome::Failed(error) => return Err(error),
+    };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(UpgradeResponse::Switched(response, PendingTunnel { lease }));
     }
-    let upgrade = hyper::upgrade::on(&mut response);
-    Ok(UpgradeResponse::Switched(response.map(drop), PendingTunnel { upgrade, lease }))
+    let lease = lease.discard_after_use();
+    let mut response = response.map(|()| UpstreamBody::from_http1(state, lease));
+    response.body_mut().prefetch().await?;
+    Ok(UpgradeResponse::Declined(response))
 }
 
 impl<B: RequestBody> AsyncRead for Tunnel<B> {
@@ -95,7 +86,7 @@ impl<B: RequestBody> AsyncRead for Tunnel<B> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        self.connection()?.poll_read(cx, buf)
     }
 }
 
@@ -105,14 +96,14 @@ impl<B: RequestBody> AsyncWrite for Tunnel<B> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        self.connection()?.poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        self.connection()?.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        self.connection()?.poll_shutdown(cx)
     }
 }
