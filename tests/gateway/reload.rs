@@ -15,7 +15,7 @@ use test_support::browser::{Browser, SESSION};
 use test_support::gateway::{Gateway, Setup, session_route};
 use test_support::upstream::Upstream;
 
-use crate::websocket::{Echo, close_code, logged_in, open, responses};
+use crate::websocket::{Echo, close_code, logged_in, open, open_with, responses};
 
 /// Longest time between a reload and its effect on tracked connections.
 const SECOND: Duration = Duration::from_secs(1);
@@ -220,6 +220,32 @@ async fn tunnels_of_a_public_route_close_once_it_needs_a_session() {
     responses(&mut socket).await;
     reload(&gateway, PUBLIC, SESSION_KEYS);
     assert_eq!(close_code(&mut socket).await, CloseCode::Away);
+}
+
+/// Such a tunnel has no session that could end it.
+#[tokio::test]
+async fn tunnels_with_app_credentials_close_once_they_are_refused() {
+    const EITHER: &str = "access = \"session-or-public\"";
+    let echo = Echo::start().await;
+    for (from, to, closes) in [
+        (EITHER, SESSION_KEYS, true),
+        (EITHER, "access = { users = [\"alice\"] }", true),
+        (PUBLIC, EITHER, true),
+        (EITHER, PUBLIC, false),
+        ("drain = \"2s\"", "drain = \"3s\"", false),
+    ] {
+        let access = if from == PUBLIC { PUBLIC } else { EITHER };
+        let gateway = gateway(route("/", &echo, access));
+        let client = Browser::new(&gateway);
+        let mut socket = open_with(&client, &[("authorization", "Basic YTpi")]).await;
+        let report = reload(&gateway, from, to);
+        assert_eq!(report.problems, Vec::<String>::new(), "{from} {to}");
+        if closes {
+            assert_eq!(close_code(&mut socket).await, CloseCode::Away, "{from} {to}");
+        } else {
+            responses(&mut socket).await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -82,7 +82,17 @@ async fn echo(stream: TcpStream, heads: Arc<Mutex<Vec<HeaderMap>>>) {
 pub(crate) type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
 async fn try_open(browser: &Browser) -> Result<Socket, Error> {
+    try_open_with(browser, &[]).await
+}
+
+async fn try_open_with(
+    browser: &Browser,
+    headers: &[(&'static str, &str)],
+) -> Result<Socket, Error> {
     let mut request = format!("wss://{}/ws", browser.host).into_client_request()?;
+    for (name, value) in headers {
+        request.headers_mut().insert(*name, value.parse().expect("a value"));
+    }
     if !browser.token().is_empty() {
         let cookie = format!("{SESSION}={}; theme=dark", browser.token());
         request.headers_mut().insert("cookie", cookie.parse().expect("a value"));
@@ -91,7 +101,11 @@ async fn try_open(browser: &Browser) -> Result<Socket, Error> {
 }
 
 pub(crate) async fn open(browser: &Browser) -> Socket {
-    let mut socket = try_open(browser).await.expect("a tunnel");
+    open_with(browser, &[]).await
+}
+
+pub(crate) async fn open_with(browser: &Browser, headers: &[(&'static str, &str)]) -> Socket {
+    let mut socket = try_open_with(browser, headers).await.expect("a tunnel");
     responses(&mut socket).await;
     socket
 }
