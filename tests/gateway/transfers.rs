@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Request, StatusCode};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -333,6 +335,72 @@ async fn read_head(stream: &mut TcpStream) {
 }
 
 // Flow control
+
+/// Starts a relay that delays each byte by `delay` in each direction, at any rate.
+async fn delaying_relay(target: SocketAddr, delay: Duration) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(target).await.expect("connected");
+            for stream in [&client, &server] {
+                stream.set_nodelay(true).expect("a socket");
+            }
+            let (from_client, to_client) = client.into_split();
+            let (from_server, to_server) = server.into_split();
+            tokio::spawn(delayed(from_client, to_server, delay));
+            tokio::spawn(delayed(from_server, to_client, delay));
+        }
+    });
+    address
+}
+
+async fn delayed(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let writing = async move {
+        while let Some((due, bytes)) = receiver.recv().await {
+            let bytes: Vec<u8> = bytes;
+            tokio::time::sleep_until(due).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    };
+    let reading = async move {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            let due = tokio::time::Instant::now() + delay;
+            if sender.send((due, buffer[..read].to_vec())).is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(writing, reading);
+}
+
+/// A window of 64 KiB, the default of the protocol, would allow 1.3 MB/s at this delay.
+#[tokio::test]
+async fn an_h2_upload_is_fast_over_a_link_with_delay() {
+    const BYTES: usize = 20_000_000;
+    const ROUND_TRIP: Duration = Duration::from_millis(50);
+    let upstream = Upstream::start().await;
+    let gateway = Gateway::start(Setup { routes: public(upstream.address), ..Setup::default() });
+    let mut browser = Browser::new(&gateway).over_h2();
+    browser.address = delaying_relay(browser.address, ROUND_TRIP / 2).await;
+    let connected = h2::client::handshake(browser.connect().await).await;
+    let (mut sender, connection) = connected.expect("HTTP/2");
+    tokio::spawn(connection);
+    let head = Request::builder().method("POST").uri("https://app.test/");
+    let head = head.header("content-length", BYTES).body(()).expect("a head");
+    let started = Instant::now();
+    let (response, mut upload) = sender.send_request(head, false).expect("sent");
+    upload.send_data(Bytes::from(vec![b'x'; BYTES]), true).expect("sent");
+    let response = timeout(TIMEOUT, response).await.expect("in time").expect("a response");
+    assert_eq!(response.status(), StatusCode::OK);
+    let rate = BYTES as f64 / started.elapsed().as_secs_f64() / 1e6;
+    println!("{rate:.1} MB/s at {ROUND_TRIP:?}");
+    assert!(rate > 5.0, "{rate} MB/s");
+}
 
 /// At 100 ms of round trip, a window of 1 MiB allows 10 MB/s.
 #[tokio::test]
