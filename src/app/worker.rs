@@ -206,6 +206,7 @@ impl WorkerParts {
             auth,
             trusted_proxies: Arc::clone(&snapshot.trusted_proxies),
             max_headers: snapshot.config.limits.headers,
+            max_header_bytes: snapshot.config.limits.header_bytes,
             request_ids: RequestIds::new(random_bytes()),
         })
     }

@@ -239,6 +239,7 @@ pub(super) fn write_unreadable(
     log: &AccessLog,
     client: IpAddr,
     request_id: &RequestId,
+    protocol: Version,
     status: StatusCode,
     detail: &str,
 ) {
@@ -246,8 +247,7 @@ pub(super) fn write_unreadable(
         is_warning: false,
         request_id: request_id.as_str(),
         client,
-        // The HTTP/2 library reports no unreadable heads.
-        protocol: protocol_name(Version::HTTP_11),
+        protocol: protocol_name(protocol),
         method: "",
         host: "",
         path: "",

@@ -31,6 +31,7 @@ mod local_response;
 pub mod frames;
 mod overload;
 mod progress_timeout;
+mod refused_head;
 mod respond;
 mod session_control;
 mod upstream_clusters;
@@ -59,7 +60,7 @@ pub use upstream_head::UpstreamHead;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 
 use crate::auth::{Auth, Permit};
@@ -83,6 +84,8 @@ pub struct Proxy {
     pub trusted_proxies: Arc<TrustedProxies>,
     /// Maximum number of headers in a request.
     pub max_headers: usize,
+    /// Maximum size of a request head in bytes.
+    pub max_header_bytes: usize,
     /// Generates request IDs.
     pub request_ids: RequestIds,
     pub responder: Arc<Responder>,
@@ -107,7 +110,7 @@ impl Proxy {
         let is_h2_head = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
         let entry = AccessLogEntry::new(&request, &context, self.responder.access_log.is_some());
         let mut record = ExchangeRecord::new(&self.responder, entry);
-        let pending = match self.reject_early(request.headers(), client) {
+        let pending = match self.reject_early(&request, client) {
             Some(bad) => {
                 let intent = Intent::from_request(request.method(), request.headers());
                 self.malformed(bad, intent, &mut record.entry)
@@ -122,14 +125,14 @@ impl Proxy {
     }
 
     /// Rejects a request by its headers alone, before its target is parsed.
-    fn reject_early(
+    fn reject_early<B>(
         &self,
-        headers: &HeaderMap,
+        request: &Request<B>,
         client: Result<IpAddr, ChainError>,
     ) -> Option<BadRequest> {
         match client {
-            // hyper enforces this limit on HTTP/1.1 only.
-            _ if self.has_too_many(headers) => {
+            // The HTTP library enforces these limits on HTTP/1.1.
+            _ if self.has_too_many(request.headers()) || self.is_large_h2_head(request) => {
                 self.auth.shared().metrics.limit(Limit::Headers, client.ok());
                 Some(BadRequest::TooManyHeaders)
             }
@@ -145,6 +148,20 @@ impl Proxy {
             let cookies = headers.get_all(header::COOKIE).iter().count();
             headers.len() - cookies.saturating_sub(1) > self.max_headers
         }
+    }
+
+    /// The HTTP/2 library accepts twice this size, so that nearly all large heads get a response and an access
+    /// log entry.
+    fn is_large_h2_head<B>(&self, request: &Request<B>) -> bool {
+        // RFC 9113 10.5.1.
+        const OVERHEAD: usize = 32;
+        let size = |(name, value): (&HeaderName, &HeaderValue)| {
+            name.as_str().len() + value.len() + OVERHEAD
+        };
+        request.version() == Version::HTTP_2
+            && request.uri().path_and_query().map_or(0, |path| path.as_str().len())
+                + request.headers().iter().map(size).sum::<usize>()
+                > self.max_header_bytes
     }
 
     /// Client address, fingerprint and request ID. The ID of a trusted proxy is kept.
@@ -256,8 +273,15 @@ impl Proxy {
     }
 
     /// Records a request that the HTTP library refused because it could not read its head.
-    pub fn log_unreadable(&self, client: IpAddr, status: StatusCode, detail: &str) {
-        self.responder.log_unreadable(client, &self.request_ids.next(), status, detail);
+    pub fn log_unreadable(
+        &self,
+        client: IpAddr,
+        protocol: Version,
+        status: StatusCode,
+        detail: &str,
+    ) {
+        let request_id = self.request_ids.next();
+        self.responder.log_unreadable(client, &request_id, protocol, status, detail);
     }
 
     /// Responds to a request whose head was not accepted.

@@ -120,17 +120,27 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// Completes a response. Every response leaves through this function.
+    /// Completes a response. Every response leaves through this function or [`Responder::finish`].
     pub(super) async fn respond(
         &self,
         mut pending: PendingResponse,
         entry: &AccessLogEntry,
     ) -> Response<ResponseBody> {
+        let status = pending.response.status();
         if let Some(token) = &pending.token
-            && !self.is_token_current(token, &pending.response).await
+            && !self.is_token_current(token, status).await
         {
             pending.token = None;
         }
+        self.finish(pending, entry)
+    }
+
+    /// As [`Responder::respond`], for a response without a token.
+    pub(super) fn finish(
+        &self,
+        pending: PendingResponse,
+        entry: &AccessLogEntry,
+    ) -> Response<ResponseBody> {
         let response = self.write_headers(pending, entry);
         self.auth.shared().metrics.request(entry.verdict(), response.status().as_u16());
         response
@@ -141,12 +151,13 @@ impl Responder {
         &self,
         client: IpAddr,
         request_id: &RequestId,
+        protocol: Version,
         status: StatusCode,
         detail: &str,
     ) {
         self.auth.shared().metrics.request(MALFORMED, status.as_u16());
         if let Some(log) = &self.access_log {
-            access_log::write_unreadable(log, client, request_id, status, detail);
+            access_log::write_unreadable(log, client, request_id, protocol, status, detail);
         }
     }
 
@@ -203,10 +214,8 @@ impl Responder {
 
     /// Whether `token` is still the one to send. After a slow response a newer token may exist, and an
     /// older cookie would overwrite it in the browser.
-    async fn is_token_current(&self, token: &NewToken, response: &Response<ResponseBody>) -> bool {
-        if response.status().is_informational()
-            && response.status() != StatusCode::SWITCHING_PROTOCOLS
-        {
+    async fn is_token_current(&self, token: &NewToken, status: StatusCode) -> bool {
+        if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
             return false;
         }
         let shared = self.auth.shared();

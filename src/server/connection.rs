@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::header::UPGRADE;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
+use tokio_util::io::InspectWriter;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -30,10 +31,13 @@ use crate::proxy::{ConnectionInfo, ProgressTimeout};
 use crate::telemetry::{GaugeGuard, Limit, Metrics};
 use crate::tls::HandshakeAcceptor;
 
-use super::connection_activity::{ConnectionActivity, ConnectionTimeouts, DisconnectReason};
+use super::connection_activity::{
+    ConnectionActivity, ConnectionTimeouts, DisconnectReason, OpenUpload,
+};
 use super::connection_limiter::{ConnectionPermit, UpgradePermit};
 use super::guarded_io::{GuardedIo, Protocol};
 use super::h2_executor::{H2Executor, StreamLimits};
+use super::h2_refusals::RefusalScanner;
 use super::in_flight::{InFlightRequest, TrackedBody};
 use super::limits::ServerLimits;
 use super::refusal::RefusalIo;
@@ -168,7 +172,9 @@ impl ClientConnection {
         if self.limits.configured.headers != HYPER_MAX_HEADERS {
             builder.max_headers(self.limits.configured.headers);
         }
-        let io = RefusalIo::new(guarded_io, Arc::clone(&self.activity));
+        let (current, connection) = (Arc::clone(&self.current), Arc::clone(&self.connection));
+        let respond = move |head: &[u8]| current.load().proxy.refuse_large_head(&connection, head);
+        let io = RefusalIo::new(guarded_io, Arc::clone(&self.activity), respond);
         let served = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
         self.drive(pin!(served), http1::UpgradeableConnection::graceful_shutdown).await;
     }
@@ -198,11 +204,34 @@ impl ClientConnection {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
             .max_local_error_reset_streams(MAX_LOCAL_RESETS)
-            .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+            // The request handler enforces the limit itself, and its response says why.
+            .max_header_list_size(u32::try_from(2 * limits.header_bytes).unwrap_or(u32::MAX))
             .keep_alive_interval(limits.idle_timeout)
             .keep_alive_timeout(limits.header_timeout);
-        let served = builder.serve_connection(TokioIo::new(guarded_io), service);
+        let io = InspectWriter::new(guarded_io, self.refusal_log());
+        let served = builder.serve_connection(TokioIo::new(io), service);
         self.drive(pin!(served), http2::Connection::graceful_shutdown).await;
+    }
+
+    /// Logs the refusals of the HTTP/2 library, given the bytes that it sends.
+    fn refusal_log(&self) -> impl FnMut(&[u8]) + Send + use<> {
+        let (current, metrics) = (Arc::clone(&self.current), self.metrics().clone());
+        let (peer, activity) = (self.connection.peer, Arc::clone(&self.activity));
+        let mut scanner = RefusalScanner::default();
+        move |sent| {
+            scanner.scan(sent, |status| {
+                let is_large = status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                if is_large {
+                    metrics.limit(Limit::Headers, Some(peer));
+                } else if activity.has_open_upload() {
+                    // The reset may concern the body, whose request has its own entry.
+                    return;
+                }
+                let detail =
+                    if is_large { "the head is too large" } else { "the head is malformed" };
+                current.load().proxy.log_unreadable(peer, Version::HTTP_2, status, detail);
+            });
+        }
     }
 
     /// Drives a connection to its end.
@@ -324,10 +353,14 @@ impl ClientConnection {
             Protocol::Http2 => {
                 // The client may send that much before the first byte is read and counted.
                 connection.add_body_bytes(STREAM_WINDOW as usize);
+                let upload = OpenUpload::new(&activity);
                 Box::new(move |rest| {
                     // Absent only while the runtime shuts down.
                     if let Ok(runtime) = Handle::try_current() {
-                        runtime.spawn(discard(rest, connection));
+                        runtime.spawn(async move {
+                            discard(rest, connection).await;
+                            drop(upload);
+                        });
                     }
                 })
             }
@@ -361,6 +394,7 @@ impl ClientConnection {
             if let Some(status) = self.activity.refusal() {
                 self.current.load().proxy.log_unreadable(
                     self.connection.peer,
+                    Version::HTTP_11,
                     status,
                     &error.to_string(),
                 );

@@ -3,6 +3,7 @@
 //! Requests update it with relaxed atomics only. A single task sleeps until the next possible timeout and
 //! then checks.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,8 @@ pub(super) struct ConnectionActivity {
     head_started_at: AtomicU64,
     /// Whether the last request left part of its body unread.
     unread_body: AtomicBool,
+    /// Request bodies that are not complete.
+    open_uploads: AtomicU32,
     /// Status of the response to an unreadable head; zero if there was none.
     refusal: AtomicU16,
     resets: Mutex<Gcra>,
@@ -57,6 +60,22 @@ pub(super) struct ConnectionTimeouts {
     pub(super) idle: Duration,
 }
 
+/// A request body that is not complete.
+pub(super) struct OpenUpload(Arc<ConnectionActivity>);
+
+impl OpenUpload {
+    pub(super) fn new(activity: &Arc<ConnectionActivity>) -> OpenUpload {
+        activity.open_uploads.fetch_add(1, Ordering::Relaxed);
+        OpenUpload(Arc::clone(activity))
+    }
+}
+
+impl Drop for OpenUpload {
+    fn drop(&mut self) {
+        self.0.open_uploads.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl ConnectionActivity {
     pub(super) fn new() -> ConnectionActivity {
         let now = Instant::now();
@@ -67,6 +86,7 @@ impl ConnectionActivity {
             idle_since: AtomicU64::new(0),
             head_started_at: AtomicU64::new(0),
             unread_body: AtomicBool::new(false),
+            open_uploads: AtomicU32::new(0),
             refusal: AtomicU16::new(0),
             resets: Mutex::new(Gcra::new(now)),
             evicted: AtomicBool::new(false),
@@ -115,6 +135,11 @@ impl ConnectionActivity {
     pub(super) fn is_unread(&self) -> bool {
         self.unread_body.load(Ordering::Relaxed)
             || self.head_started_at.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether a request body is not complete.
+    pub(super) fn has_open_upload(&self) -> bool {
+        self.open_uploads.load(Ordering::Relaxed) > 0
     }
 
     /// Marks the connection as busy with a blocked write or a tunnel, until `release`.

@@ -15,6 +15,8 @@
 //! | `guarded_io` | its byte stream: slow readers, HTTP/2 control floods |
 //! | `scheduling` | fairness between connections of a worker |
 //! | `h2_executor`, `in_flight` | its requests |
+//! | `unread_body` | the rest of a body after an early response |
+//! | `refusal`, `h2_refusals` | heads that the HTTP library refuses |
 //! | `redirect` | redirects from HTTP to HTTPS |
 
 pub mod connection;
@@ -30,6 +32,7 @@ mod unread_body;
 mod connection_activity;
 mod guarded_io;
 mod h2_executor;
+mod h2_refusals;
 mod in_flight;
 #[doc(hidden)]
 pub mod proxy_protocol;

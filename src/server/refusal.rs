@@ -1,13 +1,16 @@
 //! Responses of the HTTP library to requests that it cannot read (400, 414, 431).
 //!
-//! The library sends them without a body and without a call of the request handler. This layer adds a text
-//! that states what to change, and records the status for the access log.
+//! The library sends them without a body and without a call of the request handler. This layer replaces them. If
+//! the head is too large, the request handler responds to its start. Otherwise the response is a text that states
+//! what to change, and the status is recorded for the access log.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
+use http::Response;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection_activity::ConnectionActivity;
@@ -27,10 +30,18 @@ const REFUSALS: [(u16, &str, &str); 3] = [
     ),
 ];
 
-/// A byte stream of an HTTP/1.1 connection that replaces refusals.
-pub(super) struct RefusalIo<S> {
+const TOO_LARGE: u16 = 431;
+
+/// Most bytes of a head that are kept. Browsers send the host and the accepted types before the cookies.
+const KEPT_BYTES: usize = 8 * 1024;
+
+/// A byte stream of an HTTP/1.1 connection that replaces refusals. `R` responds to the start of a large head.
+pub(super) struct RefusalIo<S, R> {
     stream: S,
     activity: Arc<ConnectionActivity>,
+    respond: R,
+    /// The start of a head that arrives in several reads, as every large one does.
+    head: Option<Vec<u8>>,
     replacement: Option<Replacement>,
 }
 
@@ -40,9 +51,19 @@ struct Replacement {
     written: usize,
 }
 
-impl<S> RefusalIo<S> {
-    pub(super) fn new(stream: S, activity: Arc<ConnectionActivity>) -> RefusalIo<S> {
-        RefusalIo { stream, activity, replacement: None }
+impl<S, R: Fn(&[u8]) -> Option<Response<Bytes>>> RefusalIo<S, R> {
+    pub(super) fn new(stream: S, activity: Arc<ConnectionActivity>, respond: R) -> RefusalIo<S, R> {
+        RefusalIo { stream, activity, respond, head: None, replacement: None }
+    }
+
+    /// Keeps the start of an incomplete head.
+    fn record_read(&mut self, read: &[u8], is_first: bool) {
+        match &mut self.head {
+            _ if is_first && read.ends_with(b"\r\n\r\n") => self.head = None,
+            _ if is_first => self.head = Some(start(read, KEPT_BYTES).to_vec()),
+            Some(head) => head.extend_from_slice(start(read, KEPT_BYTES - head.len())),
+            None => {}
+        }
     }
 
     /// The library writes while it reads a head only to refuse it.
@@ -52,18 +73,49 @@ impl<S> RefusalIo<S> {
         }
         let known = REFUSALS.iter().find(|(_, line, _)| buf.starts_with(line.as_bytes()));
         if let Some((status, line, text)) = known {
-            self.activity.record_refusal(*status);
-            let length = text.len();
-            let bytes = format!(
-                "{line}connection: close\r\ncache-control: no-store\r\n\
-                 content-type: text/plain; charset=utf-8\r\ncontent-length: {length}\r\n\r\n{text}"
-            );
-            self.replacement = Some(Replacement { bytes: bytes.into_bytes(), written: 0 });
+            let head = self.head.take().filter(|_| *status == TOO_LARGE);
+            let bytes = match head.and_then(|head| (self.respond)(&head)) {
+                Some(response) => serialize(line, &response),
+                None => {
+                    self.activity.record_refusal(*status);
+                    text_response(line, text)
+                }
+            };
+            self.replacement = Some(Replacement { bytes, written: 0 });
         }
     }
 }
 
-impl<S: AsyncWrite + Unpin> RefusalIo<S> {
+fn start(bytes: &[u8], max: usize) -> &[u8] {
+    bytes.get(..max).unwrap_or(bytes)
+}
+
+fn text_response(line: &str, text: &str) -> Vec<u8> {
+    let length = text.len();
+    format!(
+        "{line}connection: close\r\ncache-control: no-store\r\n\
+         content-type: text/plain; charset=utf-8\r\ncontent-length: {length}\r\n\r\n{text}"
+    )
+    .into_bytes()
+}
+
+fn serialize(line: &str, response: &Response<Bytes>) -> Vec<u8> {
+    let mut bytes = line.as_bytes().to_vec();
+    for (name, value) in response.headers() {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            bytes.extend_from_slice(part);
+        }
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(response.body());
+    bytes
+}
+
+impl<S, R> RefusalIo<S, R>
+where
+    S: AsyncWrite + Unpin,
+    R: Fn(&[u8]) -> Option<Response<Bytes>>,
+{
     /// Writes the replacement and then reports the library's bytes as written.
     fn poll_replacement(
         &mut self,
@@ -83,17 +135,34 @@ impl<S: AsyncWrite + Unpin> RefusalIo<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for RefusalIo<S> {
+impl<S, R> AsyncRead for RefusalIo<S, R>
+where
+    S: AsyncRead + Unpin,
+    R: Fn(&[u8]) -> Option<Response<Bytes>> + Unpin,
+{
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let is_first = !self.activity.is_reading_head();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if self.activity.is_reading_head() {
+            let read = buf.filled().get(before..).unwrap_or_default();
+            self.record_read(read, is_first);
+        } else if self.head.is_some() {
+            self.head = None;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for RefusalIo<S> {
+impl<S, R> AsyncWrite for RefusalIo<S, R>
+where
+    S: AsyncWrite + Unpin,
+    R: Fn(&[u8]) -> Option<Response<Bytes>> + Unpin,
+{
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

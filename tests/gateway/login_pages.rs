@@ -195,23 +195,28 @@ async fn a_form_without_its_cookie_mentions_cookies() {
 #[tokio::test]
 async fn every_error_is_a_page_for_people_and_json_for_programs() {
     let (_upstream, gateway) = gateway().await;
+    let large = "x".repeat(40_000);
     let cases = [
-        ("app.test", "/a/%2e%2e/b", 400),
-        ("unknown.example.test", "/", 404),
-        ("app.test", "/.doorward/nothing", 404),
+        ("app.test", "/a/%2e%2e/b", 400, ""),
+        ("unknown.example.test", "/", 404, ""),
+        ("app.test", "/.doorward/nothing", 404, ""),
+        ("app.test", "/wiki/", 431, &*large),
     ];
-    for (host, path, status) in cases {
+    for (host, path, status, theme) in cases {
         for h2 in [false, true] {
             let mut browser = Browser::new(&gateway);
             browser.h2 = h2;
             host.clone_into(&mut browser.host);
-            let page = browser.send("GET", path, &NAVIGATION, "").await;
+            let theme = ("x-theme", theme);
+            let page = browser.send("GET", path, &[NAVIGATION[0], NAVIGATION[1], theme], "").await;
             assert_eq!(page.status.as_u16(), status, "{path}: {}", page.text());
             let text = page.text();
             assert!(text.contains("<style>") && text.contains("<h1>"), "{path}: {text}");
             assert!(page.header("content-security-policy").contains("style-src 'sha256-"));
-            let program = browser.send("GET", path, &[], "").await;
+            let program = browser.send("GET", path, &[theme], "").await;
+            assert_eq!(program.status.as_u16(), status, "{path}: {}", program.text());
             assert_eq!(program.header("content-type"), "application/json", "{path}");
+            assert_eq!(program.json()["request"], program.header("x-request-id"), "{path}");
         }
     }
 }

@@ -269,7 +269,8 @@ async fn an_unreadable_request_gets_a_reason_and_is_counted() {
         ("GET /public?a=<b> HTTP/1.1\r\n", "400 Bad Request", "%3C"),
         ("GET /public HTTP/1.1\r\nBad Name: 1\r\n", "400 Bad Request", "malformed"),
         (
-            &*format!("GET /public HTTP/1.1\r\nX-Long: {long}\r\n"),
+            // Not even the request line is complete.
+            &*format!("GET /public?{long} HTTP/1.1\r\n"),
             "431 Request Header Fields Too Large",
             "cookies",
         ),
@@ -301,6 +302,77 @@ async fn an_unreadable_request_gets_a_reason_and_is_counted() {
         browser.fetch(query).await;
         assert!(upstream.last_head().starts_with(&format!("GET {query} HTTP/1.1")), "{query}");
     }
+}
+
+/// The HTTP library refuses it on HTTP/1.1, and the request handler on HTTP/2.
+#[tokio::test]
+async fn an_oversized_head_is_logged_with_its_path() {
+    let upstream = Upstream::start().await;
+    let routes = session_route(upstream.address);
+    let gateway = Gateway::start(Setup { routes, access_log: true, ..Setup::default() });
+    for (number, (h2, size)) in
+        [(false, 40_000), (false, 200_000), (true, 40_000)].into_iter().enumerate()
+    {
+        let mut browser = Browser::new(&gateway);
+        browser.h2 = h2;
+        for method in ["GET", "HEAD"] {
+            let path = format!("/{number}/{method}");
+            let answer = browser.send(method, &path, &[("x-large", &"x".repeat(size))], "").await;
+            assert_eq!(answer.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "{path}");
+            let entry = gateway.access_log_entry(&path).await;
+            assert_eq!(
+                (&entry["status"], &entry["verdict"], &entry["host"]),
+                (&431.into(), &"malformed".into(), &"app.test".into()),
+                "{entry}"
+            );
+            assert_eq!(entry["request_id"], answer.header("x-request-id"), "{entry}");
+            assert_eq!(entry["detail"], "the request has too many headers", "{entry}");
+        }
+    }
+    let metrics = gateway.metrics().await;
+    assert!(
+        metrics.contains("doorward_requests_total{verdict=\"malformed\",status=\"431\"} 6"),
+        "{metrics}"
+    );
+    assert!(upstream.heads().is_empty());
+}
+
+/// The HTTP/2 library refuses these without a call of the request handler.
+#[tokio::test]
+async fn refusals_of_the_h2_library_are_logged_and_counted() {
+    let upstream = Upstream::start().await;
+    let start = || {
+        let routes = session_route(upstream.address);
+        Gateway::start(Setup { routes, access_log: true, ..Setup::default() })
+    };
+    let gateway = start();
+    let mut browser = Browser::new(&gateway).over_h2();
+    let answer = browser.send("GET", "/", &[("x-large", &"x".repeat(100_000))], "").await;
+    assert_eq!(answer.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    is_logged(&gateway, 431, "the head is too large").await;
+    // HPACK: :method GET, :scheme https, :path /, :authority app.test. The first one resets the stream, the second
+    // one ends the connection.
+    for field in [&b"\x40\x0aconnection\x01x"[..], b"\x40\x01A\x01b"] {
+        let gateway = start();
+        let mut stream = Browser::new(&gateway).over_h2().connect().await;
+        let head = [&b"\x82\x87\x84\x41\x08app.test"[..], field].concat();
+        let length = u8::try_from(head.len()).expect("short");
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        let frames = [&preface[..], &[0, 0, length, 1, 5, 0, 0, 0, 1], &*head].concat();
+        stream.write_all(&frames).await.expect("sent");
+        is_logged(&gateway, 400, "the head is malformed").await;
+    }
+}
+
+/// Asserts that a request without a readable head has one entry.
+async fn is_logged(gateway: &Gateway, status: u16, detail: &str) {
+    let entry = gateway.access_log_entry("").await;
+    assert_eq!(
+        (&entry["status"], &entry["protocol"], &entry["detail"]),
+        (&status.into(), &"HTTP/2".into(), &detail.into())
+    );
+    let counted = format!("doorward_requests_total{{verdict=\"malformed\",status=\"{status}\"}} 1");
+    assert!(gateway.metrics().await.contains(&counted), "{counted}");
 }
 
 /// RFC 9110, section 15.5.6.
