@@ -1,9 +1,9 @@
 //! Authenticates requests: cookie, record, decision, write.
 //!
-//! Only this module creates a [`Permit`], and only a permit lets a request reach an upstream. It
-//! does so for public routes, and after [`decide`](crate::session::decide()) admitted a live
-//! session and the store holds the change. A store outage is [`DenyReason::Unavailable`]: it admits
-//! no request and deletes no cookie.
+//! Only this module creates a [`Permit`], and only a permit lets a request reach an upstream. A public
+//! route gets one at once. Every other route gets one after [`decide`](crate::session::decide())
+//! has admitted a live session and the store has the change. A store outage is
+//! [`DenyReason::Unavailable`]: it admits no request and deletes no cookie.
 
 mod attempt;
 mod audited_write;

@@ -148,7 +148,7 @@ impl<'a> Simulation<'a> {
         let token = seeded.map(|seeded| seeded.token.as_str());
         let (client, request) = (self.hypothesis.client, RequestIds::new(random_bytes()).next());
         let context = RequestContext { client, fingerprint: None, request };
-        let mut head = match self.authorizer.admit(&mut self.parts(token), context) {
+        let mut head = match self.authorizer.parse(&mut self.parts(token), context) {
             Ok(head) => head,
             Err(bad) => return self.malformed(bad),
         };

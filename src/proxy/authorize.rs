@@ -106,7 +106,7 @@ impl From<Action> for Authorization {
 
 impl Authorizer {
     /// Checks the syntax of a request head.
-    pub(crate) fn admit(
+    pub(crate) fn parse(
         &self,
         parts: &mut http::request::Parts,
         context: RequestContext,

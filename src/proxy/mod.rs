@@ -2,7 +2,7 @@
 //!
 //! | phase | function | result |
 //! | --- | --- | --- |
-//! | admit | `Authorizer::admit` | a checked head, or a 400 |
+//! | parse | `Authorizer::parse` | a checked head, or a 400 |
 //! | authorize | `Authorizer::authorize` | a permit, a local response, or a page of the portal |
 //! | forward | `Forwarder::forward` | the response of the upstream |
 //! | respond | `Responder::respond` | all response headers, metrics |
@@ -196,11 +196,11 @@ impl Proxy {
             entry.set_verdict("health");
             return PendingResponse::local(local_response::no_content(), LocalHeaders::default());
         }
-        // Before the target is parsed, which costs the most of all that a stranger can send.
+        // Before the target is parsed: that is the most expensive work for a request without a session.
         if let Some(limit) = self.authorizer.shed_reason(&parts.headers) {
             return self.shed(limit, &parts, entry);
         }
-        let head = match self.authorizer.admit(&mut parts, context) {
+        let head = match self.authorizer.parse(&mut parts, context) {
             Ok(head) => head,
             Err(bad) => {
                 let intent = Intent::from_request(&parts.method, &parts.headers);

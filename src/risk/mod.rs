@@ -6,8 +6,8 @@
 //! Invariants:
 //! - a signal is never proof: roaming, VPNs, company proxies and updates are ordinary. With the default
 //!   [`Thresholds`], a network change alone never requires more than token rotation. An honest browser
-//!   does not notice it, and a thief cannot avoid it. Reauthentication takes a different client on a
-//!   different network.
+//!   is not affected by it, and an attacker cannot avoid it. Only another client on another network
+//!   has to log in again.
 //! - missing data is no signal: without a database there are no country signals
 //! - nothing is computed while the location does not change ([`Record::location_status`])
 

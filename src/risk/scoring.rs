@@ -115,7 +115,7 @@ pub struct Thresholds {
 }
 
 impl Default for Thresholds {
-    /// Ends no session: a signal is not proof, and reauthentication stops a thief as well.
+    /// Ends no session: a signal is not proof, and reauthentication stops an attacker as well.
     fn default() -> Thresholds {
         Thresholds { log: Some(20), rotate: Some(35), reauthenticate: Some(60), end: None }
     }

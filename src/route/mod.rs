@@ -1,4 +1,14 @@
 //! Routes: the upstream of a request, and its access rule. Pure.
+//!
+//! | module | content |
+//! | --- | --- |
+//! | `mod` | [`Route`] with its access rule and limits |
+//! | `table` | [`RouteTable`]: the route of a request, and changes by a reload |
+//! | `disguise` | paths that a lenient upstream resolves to a stricter route |
+//! | `headers` | headers that a route removes, passes and sets |
+//! | `methods`, `activity` | requests to which a rule applies; requests that count as activity |
+//! | `session_control` | requests and responses that rotate or end the session |
+//! | `upstream_options` | TLS and headers towards the upstream |
 
 mod activity;
 mod disguise;

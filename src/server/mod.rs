@@ -1,8 +1,7 @@
 //! Listeners, TLS handshakes, connections and draining.
 //!
-//! Each worker has its own listeners on the same addresses (SO_REUSEPORT), so a connection stays on one core. Workers share
-//! a socket that systemd opened.
-//! Every wait has a deadline and every connection a permit. Connections over a limit are rejected before TLS.
+//! Each worker has its own listeners on the same addresses (SO_REUSEPORT), so a connection stays on one core.
+//! Workers share a socket that systemd opened. Every wait has a deadline and every connection a permit. Connections over a limit are rejected before TLS.
 //!
 //! | module | purpose |
 //! | --- | --- |

@@ -26,8 +26,8 @@
 //!   `liveness_probe`). Bytes that arrive later are its response, because HTTP/1.1 has no other
 //!   correlation.
 //! - A request that is not safe to repeat is sent at most once (see `exchange`).
-//! - The gateway does the framing: the caller's head carries no connection headers, and bodies are
-//!   framed anew.
+//! - The gateway frames every message itself. The head of a caller has no connection headers, and
+//!   bodies are framed anew.
 //! - Every wait has a limit, except between the bytes of a body: an event stream may last for days.
 //!
 //! Interim responses (1xx) are read and dropped; they extend the response timeout. Only 101 is

@@ -1,8 +1,8 @@
 //! Schedules checks of sessions with tracked connections, which close those whose session expired,
 //! ended at another gateway, or lost its account.
 //!
-//! A store outage closes none before `live.unchecked_for`: an outage logs no one out, but
-//! does not admit without limit either.
+//! A store outage closes no connection before `live.unchecked_for`. Until then it logs no user out;
+//! after that it admits no unchecked data.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};

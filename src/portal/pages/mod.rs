@@ -1,7 +1,7 @@
 //! Renders the portal pages to HTML, without I/O.
 //!
-//! The templates escape every value. No page contains a script or an inline style, so all work
-//! without JavaScript and with a strict content security policy. Error pages contain only fixed
+//! The templates escape every value. No page contains an inline script or style, so a strict content
+//! security policy applies. All pages work without JavaScript. Error pages contain only fixed
 //! texts, never internal details.
 
 mod error;

@@ -45,7 +45,7 @@ pub enum RiskRequirement {
 pub enum RotationTiming {
     /// Immediately: the request performed a sensitive action.
     Now,
-    /// As soon as the token is due, for every kind of request. If one kind were exempt, a thief could
+    /// As soon as the token is due, for every kind of request. If one kind were exempt, an attacker could
     /// use that kind only and never rotate.
     WhenDue,
     /// Never: rotation is off on this route, for scripts that keep one cookie.

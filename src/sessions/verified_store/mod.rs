@@ -1,4 +1,4 @@
-//! Verifies loaded sessions against the cache, to detect a store that went back in time.
+//! Verifies loaded sessions against the cache, to detect a rollback of the store.
 //!
 //! An attacker with write access to the store can restore an old record or cutoff, or remove a
 //! tombstone. A failover that loses writes has the same effect. Both are handled alike and log no
