@@ -283,10 +283,11 @@ fn revoked(what: &str, revocation: ConfirmedRevocation) -> serde_json::Value {
     let ConfirmedRevocation { durability, ended } = revocation;
     let durable = durability.is_durable();
     let mut response = json!({ "revoked": what, "ended": ended, "durable": durable });
-    if let (Durability::Replicated { requested: asked, acknowledged: got }, Some(fields)) =
+    if let (Durability::Replicated { requested, acknowledged }, Some(fields)) =
         (durability, response.as_object_mut())
     {
-        fields.insert("replicas".to_owned(), json!({ "asked": asked, "got": got }));
+        let replicas = json!({ "requested": requested, "acknowledged": acknowledged });
+        fields.insert("replicas".to_owned(), replicas);
     }
     response
 }
@@ -362,7 +363,7 @@ mod tests {
             (Durability::NotRequested, r#"{"durable":null,"ended":3,"revoked":"all"}"#),
             (
                 Durability::Replicated { requested: 2, acknowledged: 1 },
-                r#"{"durable":false,"ended":3,"replicas":{"asked":2,"got":1},"revoked":"all"}"#,
+                r#"{"durable":false,"ended":3,"replicas":{"acknowledged":1,"requested":2},"revoked":"all"}"#,
             ),
         ] {
             assert_eq!(

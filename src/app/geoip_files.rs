@@ -120,9 +120,9 @@ mod tests {
         let mut files = GeoIpFiles::new(&signals);
         assert!(files.reload_if_changed().is_none(), "a missing file is no error");
         std::fs::copy("tests/data/city.mmdb", &path).expect("copied");
-        let country = |atlas: &GeoIp| atlas.lookup([192, 0, 2, 1].into()).country;
-        let atlas = files.reload_if_changed().expect("read");
-        assert!(country(&atlas).is_some());
+        let country = |geoip: &GeoIp| geoip.lookup([192, 0, 2, 1].into()).country;
+        let geoip = files.reload_if_changed().expect("read");
+        assert!(country(&geoip).is_some());
         assert!(files.reload_if_changed().is_none(), "nothing changed");
         std::fs::write(&path, "broken").expect("written");
         assert!(files.reload_if_changed().is_none());

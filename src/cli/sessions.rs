@@ -161,8 +161,8 @@ fn revoked_text(response: &serde_json::Value) -> String {
 
 /// Returns a warning if too few replicas have the revocation, so that a failover could undo it.
 fn durability_warning(response: &serde_json::Value) -> Option<String> {
-    let requested = response["replicas"]["asked"].as_u64()?;
-    let confirmed = response["replicas"]["got"].as_u64()?;
+    let requested = response["replicas"]["requested"].as_u64()?;
+    let confirmed = response["replicas"]["acknowledged"].as_u64()?;
     (confirmed < requested).then(|| {
         format!(
             "not durable: {confirmed} of {requested} replicas have the revocation. A failover of Redis may undo it; \
@@ -231,12 +231,12 @@ mod tests {
     #[test]
     fn a_revocation_on_too_few_replicas_warns() {
         let warning = |text: &str| durability_warning(&serde_json::from_str(text).expect("JSON"));
-        let both = r#"{"durable":true,"replicas":{"asked":2,"got":2}}"#;
+        let both = r#"{"durable":true,"replicas":{"acknowledged":2,"requested":2}}"#;
         for durable in [both, r#"{"durable":false}"#, r#"{"durable":null}"#, "{}"] {
             assert_eq!(warning(durable), None);
         }
-        let few =
-            warning(r#"{"durable":false,"replicas":{"asked":2,"got":1}}"#).expect("a warning");
+        let few = warning(r#"{"durable":false,"replicas":{"acknowledged":1,"requested":2}}"#)
+            .expect("a warning");
         assert!(few.contains("1 of 2 replicas"), "{few}");
     }
 }

@@ -136,7 +136,7 @@ impl InboundHead {
         let target = parse_target(method, std::mem::take(uri), |path| is_allowed(&host, path))?;
         let overrides = method_override::named_methods(method, headers, target.query());
         let RequestContext { client, fingerprint, request } = context;
-        let asker = Requester { intent, request };
+        let requester = Requester { intent, request };
         Ok(InboundHead {
             method: std::mem::take(method),
             version: *version,
@@ -145,7 +145,7 @@ impl InboundHead {
             headers: std::mem::take(headers),
             client,
             fingerprint,
-            requester: asker,
+            requester,
             websocket,
             overrides,
         })

@@ -79,7 +79,7 @@ impl SanitizedHead {
             target,
             headers,
             client,
-            requester: asker,
+            requester,
             websocket,
             fingerprint: _,
             overrides: _,
@@ -98,7 +98,7 @@ impl SanitizedHead {
         if method == Method::OPTIONS {
             decrement_max_forwards(&mut headers);
         }
-        let request = asker.request;
+        let request = requester.request;
         let parts = SanitizedParts {
             method,
             version,

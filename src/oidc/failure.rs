@@ -40,20 +40,20 @@ pub struct ProviderUnavailable {
     pub problem: ProviderProblem,
 }
 
-/// What is wrong with an answer of the provider.
+/// What is wrong with a response of the provider.
 #[derive(Debug, thiserror::Error)]
 pub enum ProviderProblem {
     #[error(transparent)]
     Http(#[from] HttpClientError),
     #[error("status {status}{}", detail(error))]
     Status { status: StatusCode, error: Option<String> },
-    #[error("the answer is invalid: {0}")]
+    #[error("the response is invalid: {0}")]
     Answer(&'static str),
-    #[error("the answer names another issuer, `{0}`; write the issuer as the provider does")]
+    #[error("the response names another issuer, `{0}`; write the issuer as the provider does")]
     Issuer(String),
-    #[error("`{0}` is missing in the answer")]
+    #[error("`{0}` is missing in the response")]
     Missing(&'static str),
-    #[error("`{field}` in the answer: {error}")]
+    #[error("`{field}` in the response: {error}")]
     Url { field: &'static str, error: WebUrlError },
     #[error("the provider does not support {0}")]
     Unsupported(&'static str),

@@ -65,12 +65,12 @@ impl Portal {
     }
 
     /// Builds an error response.
-    pub fn problem(&self, asker: &Requester, problem: Problem) -> Page {
+    pub fn problem(&self, requester: &Requester, problem: Problem) -> Page {
         let (status, word, kind) = match problem {
             Problem::SessionEnded => {
                 return unauthenticated("session-ended", "unauthenticated", LOGIN);
             }
-            Problem::StoreUnavailable => return self.unavailable(asker),
+            Problem::StoreUnavailable => return self.unavailable(requester),
             Problem::TooManyConnections(status) => {
                 (status, "too-many-connections", ErrorKind::TooManyConnections)
             }
@@ -118,8 +118,12 @@ impl Portal {
             | Problem::Overloaded
             | Problem::Upstream(_) => String::new(),
         };
-        let mut page =
-            self.error_response(asker, status, &kind, json!({ "error": word, "reason": detail }));
+        let mut page = self.error_response(
+            requester,
+            status,
+            &kind,
+            json!({ "error": word, "reason": detail }),
+        );
         if let Some(methods) = allow_header(problem) {
             page.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
         }
@@ -202,31 +206,31 @@ impl Portal {
     }
 
     /// Builds the 503 response for a store outage.
-    pub fn unavailable(&self, asker: &Requester) -> Page {
+    pub fn unavailable(&self, requester: &Requester) -> Page {
         let body = json!({ "error": "unavailable", "reason": "store-unavailable" });
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        let mut page = self.error_response(asker, status, &ErrorKind::StoreUnavailable, body);
+        let mut page = self.error_response(requester, status, &ErrorKind::StoreUnavailable, body);
         page.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
         page
     }
 
-    fn forbidden(&self, asker: &Requester, user: &str) -> Page {
+    fn forbidden(&self, requester: &Requester, user: &str) -> Page {
         let body = json!({ "error": "forbidden", "reason": "not-allowed" });
         let kind = ErrorKind::Forbidden { user: user.to_owned() };
-        self.error_response(asker, StatusCode::FORBIDDEN, &kind, body)
+        self.error_response(requester, StatusCode::FORBIDDEN, &kind, body)
     }
 
     /// Builds an error response as HTML or JSON. Both contain the request ID, which users can quote
     /// to the operator.
     fn error_response(
         &self,
-        asker: &Requester,
+        requester: &Requester,
         status: StatusCode,
         kind: &ErrorKind,
         mut body: Value,
     ) -> Page {
-        let (site, request) = (self.branding.name.as_str(), asker.request.as_str());
-        match asker.intent {
+        let (site, request) = (self.branding.name.as_str(), requester.request.as_str());
+        match requester.intent {
             Intent::Navigation => {
                 let (style, help) = (self.styles.css.as_str(), self.branding.help.as_ref());
                 let page = ErrorPage { site, style, status, kind, request, help };

@@ -4,7 +4,7 @@
 //! Invariants:
 //! - at most [`MAX_NETWORKS`] networks and [`MAX_CLIENTS`] clients; the longest unused is removed first
 //! - a location that enforce mode would have rejected is not known to a route in enforce mode, even
-//!   after a route in monitor mode admitted it. Otherwise a thief could use the monitored route first.
+//!   after a route in monitor mode admitted it. Otherwise an attacker could use the monitored route first.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -123,7 +123,7 @@ impl Record {
     /// Adds the clients of the session that this one replaces in the same browser. Users behind a
     /// TLS-inspecting proxy therefore reauthenticate at most once.
     ///
-    /// Clients of another user, or from before a password change, are not added: the thief of the old
+    /// Clients of another user, or from before a password change, are not added: the attacker of the old
     /// password may be among them.
     pub fn inherit_clients(&mut self, before: &Record) {
         let (old, new) = (&before.identity, &self.identity);
@@ -308,14 +308,14 @@ mod tests {
     #[test]
     fn a_location_admitted_in_monitor_mode_is_new_in_enforce_mode() {
         let mut record = record();
-        let thief = from("203.0.113.9", "curl");
-        record.record_location(&thief, UnixMillis(1), false);
+        let attacker = from("203.0.113.9", "curl");
+        record.record_location(&attacker, UnixMillis(1), false);
         assert_eq!(
-            record.location_status(&thief, SignalsMode::Monitor, OLDEST, UnixMillis(2)),
+            record.location_status(&attacker, SignalsMode::Monitor, OLDEST, UnixMillis(2)),
             LocationStatus::Current
         );
         assert_eq!(
-            record.location_status(&thief, SignalsMode::Enforce, OLDEST, UnixMillis(2)),
+            record.location_status(&attacker, SignalsMode::Enforce, OLDEST, UnixMillis(2)),
             LocationStatus::New
         );
         let home = from("192.0.2.7", "Firefox");
@@ -323,9 +323,9 @@ mod tests {
             record.location_status(&home, SignalsMode::Enforce, OLDEST, UnixMillis(2)),
             LocationStatus::Current
         );
-        record.record_location(&thief, UnixMillis(3), true);
+        record.record_location(&attacker, UnixMillis(3), true);
         assert_eq!(
-            record.location_status(&thief, SignalsMode::Enforce, OLDEST, UnixMillis(4)),
+            record.location_status(&attacker, SignalsMode::Enforce, OLDEST, UnixMillis(4)),
             LocationStatus::Current
         );
     }

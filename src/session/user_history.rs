@@ -4,10 +4,10 @@
 //! Invariants:
 //! - bounded by [`MAX_NETWORKS`], [`MAX_USER_AGENTS`] and [`MAX_NOTICES`]; the longest unused entry is
 //!   removed first, and every entry expires
-//! - a location confirmed only by a stolen session is removed with it, so a thief's network does not
+//! - a location confirmed only by a stolen session is removed with it, so an attacker's network does not
 //!   become a known one
 //! - a location that a route in enforce mode would have rejected is not known to such a route
-//! - a location from before a password change is not known to new sessions, because the thief of the
+//! - a location from before a password change is not known to new sessions, because the attacker of the
 //!   old password may have been there
 
 use std::net::IpAddr;
@@ -128,9 +128,9 @@ impl UserHistory {
 
     /// Removes every location that only this session confirmed.
     pub fn remove_stolen_session(&mut self, session: SessionId) {
-        let thief = ConfirmedBy::Session(session_hash(session));
-        self.networks.retain(|entry| entry.confirmed_by != thief);
-        self.user_agents.retain(|entry| entry.confirmed_by != thief);
+        let attacker = ConfirmedBy::Session(session_hash(session));
+        self.networks.retain(|entry| entry.confirmed_by != attacker);
+        self.user_agents.retain(|entry| entry.confirmed_by != attacker);
     }
 
     /// Records a revocation cutoff of the user that was set because of a theft.

@@ -172,7 +172,7 @@ impl HistoryEntry {
         retain_until: UnixMillis,
     ) -> Option<HistoryEntry> {
         let (current, current_retain) = match existing {
-            Some(memo) => (&memo.sealed[..], memo.retain_until),
+            Some(stored) => (&stored.sealed[..], stored.retain_until),
             None => (&[][..], UnixMillis(0)),
         };
         // The same bytes again are a retry of the same call.

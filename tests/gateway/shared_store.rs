@@ -36,14 +36,14 @@ async fn revocation_reports_replica_acknowledgement() {
     let query = format!("session={}", handle(&alice));
     let alone = gateway.revoke(&query).await;
     assert!(alone.starts_with("HTTP/1.1 200"), "{alone}");
-    let reported = r#""durable":false,"ended":1,"replicas":{"asked":1,"got":0}"#;
+    let reported = r#""durable":false,"ended":1,"replicas":{"acknowledged":0,"requested":1}"#;
     assert!(alone.contains(reported), "{alone}");
     assert_eq!(alice.fetch("/").await.json()["reason"], "ended-by-operator", "it stands");
     assert!(gateway.revoke(&query).await.starts_with("HTTP/1.1 404"), "it is over");
     let port = redis.port().to_string();
     let follow = ["--repl-diskless-sync-delay", "0", "--replicaof", "127.0.0.1", &port];
     let _replica = RedisServer::start(RedisOptions::with_args(&follow));
-    let both = r#""durable":true,"ended":0,"replicas":{"asked":1,"got":1}"#;
+    let both = r#""durable":true,"ended":0,"replicas":{"acknowledged":1,"requested":1}"#;
     for query in ["user=alice", "all=1"] {
         let deadline = Instant::now() + PATIENCE;
         loop {

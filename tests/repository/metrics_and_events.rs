@@ -6,6 +6,7 @@ use std::path::Path;
 use doorward::config::Config;
 use doorward::risk::{GeoInfo, RiskAction, RiskReport, Signal};
 use doorward::session::EndReason;
+use doorward::store::{Advice, FlushCause};
 use doorward::telemetry::events::RiskContext;
 use doorward::telemetry::metrics::NotificationOutcome;
 use doorward::telemetry::{Limit, Metrics, RouteMetricsTable, SessionEvent, StoreStats};
@@ -128,6 +129,22 @@ fn the_page_lists_every_metric_with_type_and_labels() {
         .collect();
     assert_eq!(documented, encoded());
     assert_eq!(documented.len(), 42);
+}
+
+/// The values in backticks after the colon in the description of a metric.
+fn documented_values(metric: &str) -> BTreeSet<String> {
+    let rows = rows("Metrics");
+    let row = rows.iter().find(|row| row[0] == format!("`{metric}`")).expect("a row");
+    let (_, values) = row[4].split_once(": ").expect("values");
+    values.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_page_lists_the_label_values_of_the_store() {
+    let causes = FlushCause::ALL.map(|cause| cause.as_str().to_owned());
+    assert_eq!(documented_values("doorward_session_cache_flushes_total"), causes.into());
+    let checks = Advice::ALL.map(|check| check.as_str().to_owned());
+    assert_eq!(documented_values("doorward_store_config_warning"), checks.into());
 }
 
 /// The arguments of each logging macro, with its level.

@@ -124,10 +124,10 @@ impl FlushCause {
     /// Returns the label for metrics.
     pub fn as_str(self) -> &'static str {
         match self {
-            FlushCause::Connected => "connected",
-            FlushCause::ConnectionLost => "lost",
-            FlushCause::StoreEmptied => "emptied",
-            FlushCause::GlobalCutoff => "everyone",
+            FlushCause::Connected => "subscribed",
+            FlushCause::ConnectionLost => "subscription-lost",
+            FlushCause::StoreEmptied => "store-flushed",
+            FlushCause::GlobalCutoff => "global-revocation",
         }
     }
 }

@@ -284,7 +284,7 @@ impl EmbeddedStore {
         &self,
         change: impl FnOnce(&mut StagedBatch<'_>) -> T + Send + 'static,
     ) -> Result<T, Unavailable> {
-        let (sender, answer) = oneshot::channel();
+        let (sender, reply) = oneshot::channel();
         let job: Job = Box::new(move |staged| {
             let result = change(staged);
             Box::new(move |outcome: Result<(), Unavailable>| {
@@ -298,8 +298,8 @@ impl EmbeddedStore {
             )),
             TrySendError::Disconnected(_) => closed(),
         })?;
-        match tokio::time::timeout(WRITE_TIMEOUT, answer).await {
-            Ok(answer) => answer.map_err(|_| closed())?,
+        match tokio::time::timeout(WRITE_TIMEOUT, reply).await {
+            Ok(reply) => reply.map_err(|_| closed())?,
             Err(_) => Err(Unavailable(format!(
                 "the disk did not respond within {} s",
                 WRITE_TIMEOUT.as_secs()
