@@ -39,6 +39,7 @@ mod size;
 mod store;
 mod unknown;
 mod upstream;
+mod value_reader;
 mod values;
 
 use std::path::{Path, PathBuf};
