@@ -29,7 +29,7 @@ pub mod user;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// A reverse proxy that adds login and secure sessions to web apps
 #[derive(Parser)]
@@ -93,8 +93,8 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => signals::replay(&args),
         Command::Notify(args) => notify::run(&args),
         Command::Certs(args) => certs::run(&args),
-        Command::Completions(args) => shell::completions(&args),
-        Command::Man(args) => shell::man(&args),
+        Command::Completions(args) => shell::completions(&args, Arguments::command()),
+        Command::Man(args) => shell::man(&args, Arguments::command()),
     };
     result.unwrap_or_else(|error| {
         // Nothing is left to report to if this fails.

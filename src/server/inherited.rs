@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use listenfd::ListenFd;
 use socket2::SockRef;
 
-use super::listener;
+use super::socket_options::set_options;
 
 /// Sockets of the service manager that no listener has taken yet.
 #[derive(Debug, Default)]
@@ -58,6 +58,6 @@ impl InheritedSockets {
 }
 
 fn with_address(socket: TcpListener) -> io::Result<(SocketAddr, TcpListener)> {
-    listener::set_options(&SockRef::from(&socket))?;
+    set_options(&SockRef::from(&socket))?;
     Ok((socket.local_addr()?, socket))
 }

@@ -4,22 +4,12 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
 use super::inherited::InheritedSockets;
-
-/// Unsent bytes that the kernel buffers per connection. Its default is megabytes, outside of all our limits.
-/// Bytes in transit do not count, so this is enough for fast links.
-#[cfg(target_os = "linux")]
-const NOTSENT_LOWAT: u32 = 128 * 1024;
-
-/// Detects a vanished client after two minutes, for instance at the other end of an idle tunnel.
-const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
-    .with_time(Duration::from_secs(60))
-    .with_interval(Duration::from_secs(15))
-    .with_retries(4);
+use super::socket_options::set_options;
 
 /// Connections queued in the kernel before `accept`.
 const BACKLOG: i32 = 1024;
@@ -86,15 +76,6 @@ fn socket(address: SocketAddr) -> io::Result<StdListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
-}
-
-/// Sets the options of a listening socket. Accepted connections inherit them.
-pub(super) fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
-    socket.set_nonblocking(true)?;
-    socket.set_tcp_keepalive(&KEEPALIVE)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
-    Ok(())
 }
 
 /// Returns the next connection. After an error, such as too many open files, it pauses and retries.

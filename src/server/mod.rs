@@ -26,6 +26,7 @@ mod limits;
 pub mod listener;
 mod scheduling;
 mod snapshot;
+mod socket_options;
 mod unread_body;
 // Public for fuzzing and for the regression tests of its findings only.
 mod connection_activity;
