@@ -221,7 +221,7 @@ mod tests {
             span: Some(6..27),
             help: Some("write password_file".to_owned()),
             redact: secret,
-            ..Diagnostic::for_file("f.toml", "a password".to_owned())
+            ..Diagnostic::for_file("f.toml", "a password")
         };
         ConfigError::new(vec![found], source)
     }

@@ -147,7 +147,7 @@ impl FrameActivity {
     }
 
     fn of_upstream(&self) -> Option<FrameReporter<'_>> {
-        self.count_upstream.then(|| FrameReporter { reporter: &self.reporter, rhythm: None })
+        self.count_upstream.then_some(FrameReporter { reporter: &self.reporter, rhythm: None })
     }
 }
 

@@ -82,7 +82,9 @@ impl Party {
     async fn refusal(&self) -> String {
         match self.login().await.expect_err("refused") {
             LoginFailure::Refused(refusal) => refusal.to_string(),
-            other => panic!("not refused: {other}"),
+            other @ (LoginFailure::Unavailable(_) | LoginFailure::State(_)) => {
+                panic!("not refused: {other}")
+            }
         }
     }
 
@@ -90,7 +92,9 @@ impl Party {
     async fn outage(&self) -> String {
         match self.login().await.expect_err("unavailable") {
             LoginFailure::Unavailable(unavailable) => unavailable.to_string(),
-            other => panic!("not unavailable: {other}"),
+            other @ (LoginFailure::Refused(_) | LoginFailure::State(_)) => {
+                panic!("not unavailable: {other}")
+            }
         }
     }
 }
