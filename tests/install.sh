@@ -51,6 +51,19 @@ create_venv_with_packages() {
     python3 -m venv "$1"
 }
 
+# `install_npm ROOT NAME`: installs tests/NAME/package-lock.json into target/NAME, outside the source tree, so that
+# tests/ contains no generated files. Sets NPM_PACKAGES.
+install_npm() {
+    local here="$1/tests/$2"
+    export NPM_PACKAGES="$1/target/$2"
+    if cmp -s "$here/package-lock.json" "$NPM_PACKAGES/installed.json"; then return; fi
+    echo "$2: installing npm packages into target/$2"
+    mkdir -p "$NPM_PACKAGES"
+    cp "$here/package.json" "$here/package-lock.json" "$NPM_PACKAGES/"
+    (cd "$NPM_PACKAGES" && npm ci --silent --no-audit --no-fund)
+    cp "$here/package-lock.json" "$NPM_PACKAGES/installed.json"
+}
+
 # `find_gateway ROOT`: sets DOORWARD_BIN to an absolute path. Builds the gateway if the variable is not set.
 find_gateway() {
     if [[ -z "${DOORWARD_BIN:-}" ]]; then

@@ -5,7 +5,7 @@ import { createRequire } from "node:module";
 import { mkdirSync } from "node:fs";
 import path from "node:path";
 
-const packages = process.env.BROWSER_PACKAGES;
+const packages = process.env.NPM_PACKAGES;
 const installed = createRequire(path.join(packages, "/"));
 const { chromium } = installed("playwright-core");
 const { source: axe } = installed("axe-core");

@@ -1,0 +1,138 @@
+// The gateway with one app behind it, started as an operator would start it.
+
+import { execFileSync, spawn } from "node:child_process";
+import { createServer } from "node:http";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createInterface } from "node:readline";
+import { tmpdir } from "node:os";
+import path from "node:path";
+
+const PROGRAM = process.env.DOORWARD_BIN;
+export const HOST = "app.localhost";
+
+/// Starts the gateway. `login` is the text of `[login.oidc.corp]`.
+export async function openGateway(login) {
+  const home = mkdtempSync(path.join(tmpdir(), "doorward-oidc-"));
+  const app = await openApp();
+  execFileSync(PROGRAM, ["certs", "dev", "--dir", path.join(home, "certs"), "--host", HOST]);
+  const config = path.join(home, "doorward.toml");
+  writeFileSync(config, configuration(home, login, app.port));
+  const child = spawn(PROGRAM, ["run", "--config", config], { stdio: ["ignore", "pipe", "pipe"] });
+  const log = [];
+  const ended = new Promise((resolve) => child.once("exit", resolve));
+  const port = await Promise.race([httpsPort(child, log), ended.then(() => 0)]);
+  if (port === 0) throw new Error(`the gateway did not start:\n${log.join("\n")}`);
+  return {
+    port,
+    origin: `https://${HOST}:${port}`,
+    ca: readFileSync(path.join(home, "certs/ca.pem")),
+    logged: (text) => logged(child, log, text),
+    seen: app.seen,
+    async close() {
+      child.kill("SIGKILL");
+      await ended;
+      app.close();
+      rmSync(home, { recursive: true });
+    },
+  };
+}
+
+function configuration(home, login, app) {
+  return `
+[server]
+https = ["127.0.0.1:0"]
+
+[admin]
+listen = "127.0.0.1:0"
+socket = "${home}/admin.sock"
+
+[keys]
+file = "${home}/keys.toml"
+
+[[tls.certificate]]
+cert = "${home}/certs/doorward.pem"
+key = "${home}/certs/doorward.key"
+
+[store]
+url = "embedded:${home}/state"
+
+[log]
+format = "json"
+
+${login}
+
+[[route]]
+host = "${HOST}"
+upstream = "http://127.0.0.1:${app}"
+access = "session"
+
+[[route]]
+host = "${HOST}"
+path = "/staff"
+upstream = "http://127.0.0.1:${app}"
+access = { groups = ["staff"] }
+
+[[route]]
+host = "${HOST}"
+path = "/fresh"
+upstream = "http://127.0.0.1:${app}"
+access = { groups = ["staff"], max_auth_age = "1s" }
+`;
+}
+
+/// Resolves to the port of the first listening event; collects all lines.
+function httpsPort(child, log) {
+  return new Promise((resolve) => {
+    for (const stream of [child.stdout, child.stderr]) {
+      createInterface(stream).on("line", (line) => {
+        log.push(line);
+        const fields = parsed(line);
+        if (fields.event === "gateway.listening" && fields.scheme === "https") {
+          resolve(Number(fields.address.split(":").at(-1)));
+        }
+      });
+    }
+  });
+}
+
+/// Waits for a log line that contains the text.
+function logged(child, log, text) {
+  return new Promise((resolve, reject) => {
+    const missing = () => reject(new Error(`not logged: ${text}\n${log.join("\n")}`));
+    const timer = setTimeout(missing, 10_000);
+    const check = () => {
+      if (!log.some((line) => line.includes(text))) return;
+      clearTimeout(timer);
+      resolve();
+    };
+    child.stdout.on("data", () => setImmediate(check));
+    child.stderr.on("data", () => setImmediate(check));
+    check();
+  });
+}
+
+function parsed(line) {
+  try {
+    const value = JSON.parse(line);
+    return { ...value, ...value.fields };
+  } catch {
+    return {};
+  }
+}
+
+/// An app that responds with the identity headers it received.
+async function openApp() {
+  const seen = [];
+  const server = createServer((request, response) => {
+    seen.push(request.url);
+    const get = (name) => request.headers[`x-forwarded-${name}`] ?? "";
+    response.setHeader("content-type", "text/plain");
+    response.end(`user=${get("user")} groups=${get("groups")} email=${get("email")}`);
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const close = () => {
+    server.closeAllConnections();
+    server.close();
+  };
+  return { port: server.address().port, seen, close };
+}
