@@ -9,6 +9,7 @@ mod cli;
 mod config;
 mod explain;
 mod fuzz_corpus;
+mod instructions;
 mod parser_cost;
 mod people;
 mod program;

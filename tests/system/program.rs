@@ -47,6 +47,15 @@ impl Program {
         Program::spawn(command, directory, "info")
     }
 
+    /// Starts `doorward run` within another program, such as valgrind.
+    pub fn run_under(wrapper: &[&str], configuration: &str, directory: Arc<TempDir>) -> Program {
+        let config = write_configuration(configuration, &directory);
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(env!("CARGO_BIN_EXE_doorward")).stdin(Stdio::null());
+        command.arg("run").arg("--config").arg(config);
+        Program::spawn(command, directory, "info")
+    }
+
     /// Starts a long-running command; `directory` also holds its temporary files.
     pub fn start(
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
@@ -68,6 +77,11 @@ impl Program {
             .spawn()
             .expect("the program starts");
         Program { directory, child }
+    }
+
+    /// Returns the process ID.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
