@@ -55,12 +55,14 @@ def main():
 def raise_contenders(stage):
     quiet, logging = stage.nginx()
     builds = {"doorward": os.environ["DOORWARD"]}
+    if os.environ["DIST"]:
+        builds["doorward with PGO"] = os.environ["DIST"]
     if os.environ["AGAINST"]:
         builds["other build"] = os.environ["AGAINST"]
     gateways = [
         (name + word, binary, log)
         for name, binary in builds.items()
-        for word, log in (("", False), (", request log", True))
+        for word, log in (("", False), (", access log", True))
     ]
     made = []
     for number, (name, binary, log) in enumerate(gateways):

@@ -50,8 +50,8 @@ authentication. A CPU or latency figure below 1 is better than nginx; a throughp
 - For scale: nginx used {base_cpu:.2f} CPU seconds for 100,000 HTTP/1.1 requests, with a median latency of
   {base_p50:.2f} ms at {base_rate:,.0f} requests per second.
 - Not measured: Redis, full handshakes, large bodies, uploads, WebSockets, several machines.
-- On a noisy machine, count instructions instead: `valgrind --tool=callgrind` with the release build and 4,000
-  requests of one session over eight connections, handshakes included.
+{pgo}- On a noisy machine, count instructions instead. `tests/system/instructions.rs` does so with valgrind, and `tests/run`
+  compares the counts with `tests/system/instructions.tsv`.
 """
 
 
@@ -71,8 +71,18 @@ def markdown(results):
         idle="\n".join(f"| {name} | {kib:.0f} |" for name, kib in results["idle"].items()),
         idle_count=f"{results['idle_count']:,}",
         cores=results["cores"], rounds=results["rounds"], window=results["window"],
-        caution=caution(http1), logged=logged(results["logged"]),
+        caution=caution(http1), logged=logged(results["logged"]), pgo=pgo(http1),
         base_cpu=base["cpu"], base_p50=base["p50"], base_rate=base["rate"],
+    )
+
+
+def pgo(load):
+    """Explains the second build if it was measured."""
+    if not any("PGO" in name for name in load):
+        return ""
+    return (
+        "- `doorward` is the plain release build. `doorward with PGO` has profile-guided optimisation: `benches/pgo/run`\n"
+        "  builds it.\n"
     )
 
 
