@@ -45,7 +45,7 @@ pub(super) struct Http1Connection {
     read_size: usize,
 }
 
-enum IoStream {
+pub(super) enum IoStream {
     Tcp(ProbedSocket),
     Tls(Box<TlsStream<ProbedSocket>>),
     /// Shared with an upload, so no other request uses it.
@@ -281,6 +281,25 @@ impl Http1Connection {
         }
     }
 
+    /// Reads the bytes of a tunnel, which may have arrived together with the 101.
+    pub(super) fn poll_read_tunnel(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.buffer.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, to);
+        }
+        let length = self.buffer.len().min(to.remaining());
+        to.put_slice(&self.buffer.split_to(length));
+        Poll::Ready(Ok(()))
+    }
+
+    /// The stream of a tunnel, for writes.
+    pub(super) fn stream(&mut self) -> Pin<&mut IoStream> {
+        Pin::new(&mut self.stream)
+    }
+
     /// Reads more bytes; returns zero at the end of the connection.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.buffer.reserve(self.read_size);
@@ -397,40 +416,6 @@ fn poll_shared<T>(
     match &mut *shared.lock() {
         Some(stream) => poll(Pin::new(stream)),
         None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-    }
-}
-
-/// The bytes of a tunnel, after the head of a 101.
-impl AsyncRead for Http1Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        to: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.buffer.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, to);
-        }
-        let length = self.buffer.len().min(to.remaining());
-        to.put_slice(&self.buffer.split_to(length));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Http1Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -57,8 +57,8 @@ pub struct Tunnel<B: RequestBody> {
 }
 
 impl<B: RequestBody> Tunnel<B> {
-    fn connection(&mut self) -> io::Result<Pin<&mut Http1Connection>> {
-        self.lease.http1().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    fn connection(&mut self) -> io::Result<&mut Http1Connection> {
+        self.lease.http1().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
 
@@ -86,7 +86,7 @@ impl<B: RequestBody> AsyncRead for Tunnel<B> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.connection()?.poll_read(cx, buf)
+        self.connection()?.poll_read_tunnel(cx, buf)
     }
 }
 
@@ -96,14 +96,14 @@ impl<B: RequestBody> AsyncWrite for Tunnel<B> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.connection()?.poll_write(cx, bytes)
+        self.connection()?.stream().poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.connection()?.poll_flush(cx)
+        self.connection()?.stream().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.connection()?.poll_shutdown(cx)
+        self.connection()?.stream().poll_shutdown(cx)
     }
 }
