@@ -20,7 +20,7 @@ use super::{Admin, Scope};
 /// Maximum number of sessions in one listing.
 const LIST_LIMIT: usize = 10_000;
 
-type TextResponse = Response<Full<Bytes>>;
+pub(super) type TextResponse = Response<Full<Bytes>>;
 
 /// A session in the JSON of the API. Times are in Unix milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +82,9 @@ impl Admin {
             }
             (&Method::POST, "/revoke", Scope::Operator { uid }) => self.revoke(&query, uid).await,
             (&Method::POST, "/forget", Scope::Operator { .. }) => self.forget(&query).await,
+            (method, path, Scope::Operator { .. }) if path.starts_with("/tokens") => {
+                self.tokens(method, path, &query).await
+            }
             (&Method::POST, "/reload", Scope::Operator { .. }) => self.reload(&query).await,
             (_, _, Scope::Monitor | Scope::Operator { .. }) => {
                 text(StatusCode::NOT_FOUND, "not found\n")
@@ -237,7 +240,7 @@ impl Admin {
 
     /// Returns the name in the spelling of the account, which session records have: `Alice` may be `alice`.
     /// A name without an account is unchanged, because sessions of a deleted account may still exist.
-    fn account(&self, name: String) -> String {
+    pub(super) fn account(&self, name: String) -> String {
         self.sessions().shared().login_methods.user(&name).unwrap_or(name)
     }
 
@@ -318,12 +321,12 @@ fn has_local_host<B>(request: &Request<B>) -> bool {
     name == "localhost" || name.parse::<std::net::IpAddr>().is_ok()
 }
 
-fn query_parameter(query: &str, name: &str) -> Option<String> {
+pub(super) fn query_parameter(query: &str, name: &str) -> Option<String> {
     let mut pairs = form_urlencoded::parse(query.as_bytes());
     pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }
 
-fn json_response(result: Result<serde_json::Value, Unavailable>) -> TextResponse {
+pub(super) fn json_response(result: Result<serde_json::Value, Unavailable>) -> TextResponse {
     let (status, body) = match result {
         Ok(body) => (StatusCode::OK, body),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, json!({ "error": error.to_string() })),
@@ -331,7 +334,7 @@ fn json_response(result: Result<serde_json::Value, Unavailable>) -> TextResponse
     json_body(status, &body)
 }
 
-fn json_body(status: StatusCode, body: &serde_json::Value) -> TextResponse {
+pub(super) fn json_body(status: StatusCode, body: &serde_json::Value) -> TextResponse {
     let mut response = text(status, &body.to_string());
     response
         .headers_mut()
@@ -344,7 +347,7 @@ fn not_found(handle: &str) -> TextResponse {
     json_body(StatusCode::NOT_FOUND, &json!({ "error": error }))
 }
 
-fn text(status: StatusCode, body: &str) -> TextResponse {
+pub(super) fn text(status: StatusCode, body: &str) -> TextResponse {
     let mut response = Response::new(Full::from(body.to_owned()));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -6,10 +6,14 @@
 //! | socket (0600) | `GET /sessions[?user=U]`, `GET /sessions/HANDLE` | lists sessions |
 //! | socket | `POST /revoke?user=U`, `?session=HANDLE`, `?all` | ends sessions |
 //! | socket | `POST /forget?user=U` | deletes the history and the notices of a user |
+//! | socket | `GET /tokens?user=U` | lists the personal access tokens of a user |
+//! | socket | `POST /tokens?user=U&name=N&days=D[&routes=…&methods=…&networks=…]` | creates one |
+//! | socket | `POST /tokens/delete?user=U&token=HANDLE` | deletes one |
 //! | socket | `POST /reload[?dry_run]` | reloads the configuration, or reports what would change |
 
 mod api;
 mod reload;
+mod tokens;
 
 use std::convert::Infallible;
 use std::fs::{DirBuilder, Permissions};
@@ -34,6 +38,7 @@ use crate::sessions::Sessions;
 
 pub use api::SessionView;
 pub use reload::{Reload, ReloadMode, ReloadReport};
+pub use tokens::TokenView;
 
 /// The admin API.
 #[derive(Clone)]

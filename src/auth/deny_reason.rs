@@ -1,6 +1,6 @@
 //! Reasons for a denied request.
 
-use crate::session::{EndReason, Refusal};
+use crate::session::{EndReason, Refusal, TokenRefusal};
 use crate::sessions::verified_store::LoadError;
 use crate::store::Unavailable;
 
@@ -21,6 +21,8 @@ pub enum DenyReason {
     Refused(Refusal),
     /// The session record cannot be decrypted or decoded.
     Undecryptable,
+    /// The personal access token is not valid for the request.
+    Token(TokenRefusal),
     /// The access rule of the route excludes the user.
     Forbidden { user: String },
     /// The store is unavailable: 503, and the session is kept.
@@ -30,6 +32,12 @@ pub enum DenyReason {
 impl From<Unavailable> for DenyReason {
     fn from(error: Unavailable) -> DenyReason {
         DenyReason::Unavailable(error)
+    }
+}
+
+impl From<TokenRefusal> for DenyReason {
+    fn from(refusal: TokenRefusal) -> DenyReason {
+        DenyReason::Token(refusal)
     }
 }
 
@@ -55,6 +63,7 @@ impl DenyReason {
             DenyReason::Ended(reason) => reason.as_str(),
             DenyReason::Refused(refusal) => refusal.as_str(),
             DenyReason::Undecryptable => "undecryptable",
+            DenyReason::Token(refusal) => refusal.as_str(),
             DenyReason::Forbidden { .. } => "forbidden",
             DenyReason::Unavailable(_) => "store-unavailable",
         }

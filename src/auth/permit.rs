@@ -6,7 +6,7 @@ use http::header::{AUTHORIZATION, HeaderMap};
 
 use crate::connections::SessionSnapshot;
 use crate::route::{Access, Route};
-use crate::session::{Identity, SessionKey};
+use crate::session::{Identity, SessionKey, TokenId};
 
 /// Permission to forward one request on one route. Only this module can create one.
 #[derive(Clone, Debug)]
@@ -18,7 +18,15 @@ pub struct Permit {
 #[derive(Clone, Debug)]
 enum Principal {
     Anonymous,
-    User { identity: Arc<Identity>, snapshot: SessionSnapshot },
+    User {
+        identity: Arc<Identity>,
+        snapshot: SessionSnapshot,
+    },
+    /// A program with a personal access token.
+    Program {
+        identity: Arc<Identity>,
+        token: TokenId,
+    },
 }
 
 impl Permit {
@@ -49,6 +57,10 @@ impl Permit {
         Permit { route, principal: Principal::User { identity, snapshot } }
     }
 
+    pub(super) fn for_token(route: &Arc<Route>, identity: Arc<Identity>, token: TokenId) -> Permit {
+        Permit { route: Arc::clone(route), principal: Principal::Program { identity, token } }
+    }
+
     /// Returns the route that the request was authorized for.
     pub fn route(&self) -> &Arc<Route> {
         &self.route
@@ -58,14 +70,24 @@ impl Permit {
     pub fn identity(&self) -> Option<&Identity> {
         match &self.principal {
             Principal::Anonymous => None,
-            Principal::User { identity, .. } => Some(identity),
+            Principal::User { identity, .. } | Principal::Program { identity, .. } => {
+                Some(identity)
+            }
+        }
+    }
+
+    /// Returns the personal access token that the request was admitted with.
+    pub fn token(&self) -> Option<TokenId> {
+        match &self.principal {
+            Principal::Anonymous | Principal::User { .. } => None,
+            Principal::Program { token, .. } => Some(*token),
         }
     }
 
     /// Returns the key of the admitted session.
     pub fn session(&self) -> Option<SessionKey> {
         match &self.principal {
-            Principal::Anonymous => None,
+            Principal::Anonymous | Principal::Program { .. } => None,
             Principal::User { snapshot, .. } => Some(snapshot.key),
         }
     }
@@ -73,7 +95,7 @@ impl Permit {
     /// Returns the verified session, for connections that outlive their request.
     pub fn snapshot(&self) -> Option<&SessionSnapshot> {
         match &self.principal {
-            Principal::Anonymous => None,
+            Principal::Anonymous | Principal::Program { .. } => None,
             Principal::User { snapshot, .. } => Some(snapshot),
         }
     }

@@ -24,6 +24,7 @@ pub mod sessions;
 pub mod shell;
 pub mod signals;
 mod terminal;
+pub mod token;
 pub mod user;
 
 use std::io::Write as _;
@@ -59,6 +60,8 @@ enum Command {
     Keys(keys::KeysArgs),
     /// List, show and revoke sessions of the running gateway
     Sessions(sessions::SessionsArgs),
+    /// Create, list and delete personal access tokens
+    Token(token::TokenArgs),
     /// Show and verify the audit log
     Audit(audit::AuditArgs),
     /// Evaluate the risk signals of sessions
@@ -88,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::User(args) => user::run(args),
         Command::Keys(args) => keys::run(args),
         Command::Sessions(args) => sessions::run(args),
+        Command::Token(args) => token::run(args),
         Command::Audit(args) => audit::run(args),
         Command::Signals(args) => signals::run(&args),
         Command::Replay(args) => signals::replay(&args),

@@ -210,7 +210,7 @@ fn details(session: &SessionView) -> io::Result<()> {
 }
 
 /// Formats a time in UTC, to the second.
-fn time(milliseconds: u64) -> String {
+pub(super) fn time(milliseconds: u64) -> String {
     let seconds = i64::try_from(milliseconds / 1000).unwrap_or(i64::MAX);
     Timestamp::from_second(seconds).map_or_else(|_| "?".to_owned(), |at| at.to_string())
 }

@@ -60,6 +60,7 @@ pub(super) fn route(
     let rule = rule(&mut section);
     let identity = identity::headers(&mut section);
     let assertion = section.flag("assertion", Value("false"));
+    let tokens = section.flag("tokens", Value("false"));
     let headers = route_headers::headers(&mut section, identity.as_ref());
     let cross_origin = cross_origin(&mut section, rule.as_ref());
     let ambiguous = ambiguous(&mut section, rule.as_ref());
@@ -86,6 +87,13 @@ pub(super) fn route(
         let passes =
             Passes { user: !is_public(rule), app_credentials: rule.accepts_app_credentials };
         identity::check(&section, identity.as_ref(), assertion.as_ref(), passes);
+        if let Some(tokens) = tokens.as_ref().filter(|tokens| tokens.value && !passes.user) {
+            section.diagnostics.error(
+                &tokens.span,
+                "`tokens` has no effect on a public route",
+                "write access = \"session\", or leave `tokens` out",
+            );
+        }
     }
     if let Some(upstreams) = &upstreams {
         let proves_itself = assertion.as_ref().is_some_and(|assertion| assertion.value)
@@ -109,6 +117,7 @@ pub(super) fn route(
             upstreams: upstreams.collect(),
             access: rule.access,
             accepts_app_credentials: rule.accepts_app_credentials,
+            accepts_tokens: tokens?.value,
             identity: identity?,
             assertion: assertion?.value,
             headers: headers?,

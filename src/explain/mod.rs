@@ -288,7 +288,10 @@ impl<'a> Simulation<'a> {
         RouteExplanation {
             label: route.label(),
             upstreams: route.upstreams.iter().map(ToString::to_string).collect(),
-            access: access(&route.access),
+            access: match route.accepts_tokens {
+                true => format!("{}, or a personal access token", access(&route.access)),
+                false => access(&route.access),
+            },
             limits: self.limits(route),
             session: SessionRules::for_route(route),
         }
@@ -356,6 +359,10 @@ impl<'a> Simulation<'a> {
                 )
             }
             DenyReason::Refused(refusal) => self.refused(*refusal, route, risk),
+            DenyReason::Token(refusal) => format!(
+                "the personal access token is refused ({}); this command has no tokens, so it can only show that the route checks them",
+                refusal.as_str()
+            ),
             DenyReason::DuplicateCookie
             | DenyReason::Forged
             | DenyReason::UnknownSession

@@ -114,6 +114,12 @@ impl LoginMethods {
         account.map_or([0; 8], |account| account.credential_digest)
     }
 
+    /// Returns the identity of an account of the users file that may log in.
+    pub fn enabled_account(&self, user: &str) -> Option<Arc<Identity>> {
+        let account = self.password()?.directory().find(user)?;
+        (!account.disabled).then(|| Arc::clone(&account.identity))
+    }
+
     /// Returns a user's name in the spelling of their account, if they have one.
     pub fn user(&self, name: &str) -> Option<String> {
         let account = self.password()?.directory().find(name)?;

@@ -3,6 +3,7 @@
 //! | module | contents |
 //! | --- | --- |
 //! | [`host`] | host names as routes and cookies compare them |
+//! | [`token_credentials`] | personal access tokens in headers |
 //! | [`target`] | canonical path for decisions, raw bytes for forwarding |
 //! | [`inbound`] | validated request head: `InboundHead` |
 //! | [`hop`] | hop-by-hop headers |
@@ -37,6 +38,7 @@ pub mod reserved_headers;
 pub mod response_headers;
 pub mod sanitize;
 pub mod target;
+pub mod token_credentials;
 
 pub use cookies::{CookieLookup, CookieNames, CookieSettings};
 pub use csrf::{CrossOriginPolicy, Origin};

@@ -14,6 +14,7 @@ use super::inbound::{self, InboundHead};
 use super::request_id::RequestId;
 use super::reserved_headers::{ReservedHeaders, is_forwarding};
 use super::target::Target;
+use super::token_credentials;
 
 /// Room for the headers that the gateway adds for the upstream.
 const ADDED_HEADERS: usize = 16;
@@ -94,6 +95,9 @@ impl SanitizedHead {
             is_reserved || is_framing(name, websocket)
         });
         cookies.strip(&mut headers);
+        if headers.contains_key(header::AUTHORIZATION) {
+            token_credentials::strip(&mut headers);
+        }
         trim_values(&mut headers);
         if method == Method::OPTIONS {
             decrement_max_forwards(&mut headers);

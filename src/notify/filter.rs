@@ -40,6 +40,9 @@ pub(super) fn kind(event: SessionEvent, context: &EventContext<'_>) -> Option<No
         | SessionEvent::HistoryDeleted
         | SessionEvent::UserRevoked(_)
         | SessionEvent::AccountChanged(_)
+        | SessionEvent::AccessTokenCreated
+        | SessionEvent::AccessTokenDeleted
+        | SessionEvent::AccessTokenRefused(_)
         | SessionEvent::Refused(_) => None,
     }
 }

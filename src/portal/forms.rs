@@ -30,6 +30,9 @@ pub(super) const PASSWORD: &str = "/.doorward/password";
 /// The only portal page that a return URL may name.
 const SESSIONS: &str = "/.doorward/sessions";
 
+/// Path of the page with the access tokens.
+pub(super) const TOKENS: &str = "/.doorward/tokens";
+
 /// Names of query parameters and form fields.
 pub(super) const RETURN_URL: &str = "to";
 pub(super) const CSRF: &str = "csrf";
@@ -100,7 +103,7 @@ fn referer_target(headers: &HeaderMap, host: &Host) -> Option<String> {
         return None;
     }
     let path = Target::new(target.parse().ok()?).ok()?.path().to_owned();
-    let is_login_or_logout = is_own_path(&path) && path != SESSIONS;
+    let is_login_or_logout = is_own_path(&path) && path != SESSIONS && path != TOKENS;
     (!is_login_or_logout && !target.contains('#')).then(|| target.to_owned())
 }
 

@@ -10,6 +10,7 @@
 //! | `password` | form for a new password, of accounts in the users file; POST changes it |
 //! | `oidc/NAME/login`, `oidc/NAME/callback` | login at an OpenID Connect provider |
 //! | `oidc/NAME/backchannel-logout` | POST of the provider: ends sessions |
+//! | `tokens` | the user's personal access tokens; POST creates or deletes one |
 //! | `jwks.json` | public keys of the assertions for apps |
 //! | `style.css` | stylesheet, followed by the operator's |
 //! | `session.js` | script that apps include, to show the end of a session |
@@ -31,6 +32,7 @@ mod provider_page;
 mod sessions;
 mod start;
 mod styles;
+mod tokens;
 
 pub use forms::{PREFIX, is_own_path};
 pub use pages::Help;
@@ -169,6 +171,7 @@ impl Portal {
             Form::Logout => self.confirm_logout(head).await,
             Form::Sessions => self.show_sessions(head).await,
             Form::Password => self.show_password(head).await,
+            Form::Tokens => self.show_tokens(head).await,
         }
     }
 
@@ -197,6 +200,7 @@ impl Portal {
             Form::Logout => self.logout(head, fields).await,
             Form::Sessions => self.change_sessions(head, fields).await,
             Form::Password => self.change_password(head, fields).await,
+            Form::Tokens => self.change_tokens(head, fields).await,
         }
     }
 
@@ -209,6 +213,18 @@ impl Portal {
     ) -> Result<AuthenticatedSession, DenyReason> {
         let signals = self.routes.strictest_signals_mode(&head.host);
         self.authenticate_with(head, signals, RotationTiming::WhenDue, activity).await
+    }
+
+    /// Authenticates a portal request that requires a login of at most this age.
+    async fn authenticate_recent(
+        &self,
+        head: &InboundHead,
+        max_age: Duration,
+    ) -> Result<AuthenticatedSession, DenyReason> {
+        let signals = self.routes.strictest_signals_mode(&head.host);
+        let max_auth_age = Some(max_age);
+        let policy = RoutePolicy { signals, max_auth_age, ..RoutePolicy::default() };
+        self.authenticate_under(head, &policy, RotationTiming::WhenDue, true).await
     }
 
     /// Authenticates a logout. Risk checks are off so that they cannot block it, and no token is
@@ -227,10 +243,21 @@ impl Portal {
         timing: RotationTiming,
         activity: bool,
     ) -> Result<AuthenticatedSession, DenyReason> {
+        let policy = RoutePolicy { signals, ..RoutePolicy::default() };
+        self.authenticate_under(head, &policy, timing, activity).await
+    }
+
+    async fn authenticate_under(
+        &self,
+        head: &InboundHead,
+        policy: &RoutePolicy,
+        timing: RotationTiming,
+        activity: bool,
+    ) -> Result<AuthenticatedSession, DenyReason> {
         let visit = AuthRequest {
             cookie: &self.session_cookie(head),
             context: &head.client_context(),
-            policy: &RoutePolicy { signals, ..RoutePolicy::default() },
+            policy,
             timing,
             is_activity: activity,
             // Portal pages change sessions, so they require the store.
@@ -291,6 +318,7 @@ enum Form {
     Logout,
     Sessions,
     Password,
+    Tokens,
 }
 
 impl PortalPage {
@@ -302,6 +330,7 @@ impl PortalPage {
             Some("/logout") => PortalPage::Form(Form::Logout),
             Some("/sessions") => PortalPage::Form(Form::Sessions),
             Some("/password") => PortalPage::Form(Form::Password),
+            Some("/tokens") => PortalPage::Form(Form::Tokens),
             Some("/session") => PortalPage::Session,
             Some("/jwks.json") => PortalPage::AssertionKeys,
             Some("/style.css") => PortalPage::File("text/css; charset=utf-8", ""),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::auth::DenyReason;
 use crate::message::{BadRequest, InboundHead, Intent, Requester, intent};
-use crate::session::Refusal;
+use crate::session::{Refusal, TokenRefusal};
 
 use super::forms::{self, LOGIN, LoginState, RETURN_URL};
 use super::pages::{self, ErrorKind, ErrorPage, FramedPage};
@@ -54,6 +54,7 @@ impl Portal {
         match denial {
             DenyReason::Unavailable(_) => self.unavailable(&head.requester),
             DenyReason::Forbidden { user } => self.forbidden(&head.requester, user),
+            DenyReason::Token(refusal) => self.token_refused(&head.requester, *refusal),
             DenyReason::NoSession
             | DenyReason::DuplicateCookie
             | DenyReason::Forged
@@ -62,6 +63,40 @@ impl Portal {
             | DenyReason::Refused(_)
             | DenyReason::Undecryptable => self.login_required(head, denial),
         }
+    }
+
+    /// Builds the response to a program whose token is refused.
+    fn token_refused(&self, asker: &Requester, refusal: TokenRefusal) -> Page {
+        let wait = match refusal {
+            TokenRefusal::Throttled { wait } => Some(wait),
+            TokenRefusal::Forged
+            | TokenRefusal::Several
+            | TokenRefusal::Unknown
+            | TokenRefusal::Expired
+            | TokenRefusal::Revoked
+            | TokenRefusal::Account
+            | TokenRefusal::User
+            | TokenRefusal::Route
+            | TokenRefusal::Method
+            | TokenRefusal::Network
+            | TokenRefusal::NeedsSession => None,
+        };
+        let status = match (wait, refusal.is_out_of_scope()) {
+            (Some(_), _) => StatusCode::TOO_MANY_REQUESTS,
+            (None, true) => StatusCode::FORBIDDEN,
+            (None, false) => StatusCode::UNAUTHORIZED,
+        };
+        let body = json!({ "error": "token", "reason": refusal.as_str() });
+        let mut page = self.error_response(asker, status, &ErrorKind::BadRequest, body);
+        if let Some(wait) = wait {
+            let seconds = HeaderValue::from(wait.as_secs().max(1));
+            page.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+            page.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        page
     }
 
     /// Builds an error response.
@@ -284,6 +319,7 @@ fn login_reason(denial: &DenyReason) -> &'static str {
         | DenyReason::Ended(_)
         | DenyReason::Refused(_)
         | DenyReason::Undecryptable
+        | DenyReason::Token(_)
         | DenyReason::Forbidden { .. }
         | DenyReason::Unavailable(_) => denial.as_str(),
     }
@@ -299,6 +335,7 @@ fn error_code(denial: &DenyReason) -> &'static str {
         | DenyReason::Ended(_)
         | DenyReason::Refused(_)
         | DenyReason::Undecryptable
+        | DenyReason::Token(_)
         | DenyReason::Forbidden { .. }
         | DenyReason::Unavailable(_) => "unauthenticated",
     }

@@ -268,6 +268,7 @@ pub(super) fn write_unreadable(
 /// Verdict of a permitted request.
 pub(super) fn permit_verdict(permit: &Permit) -> &'static str {
     match permit.snapshot() {
+        None if permit.token().is_some() => "admit-token",
         None => "public",
         Some(session) if session.stale => "admit-stale",
         Some(_) => ADMIT,

@@ -15,7 +15,7 @@ use crate::auth::Permit;
 use crate::clock::UnixMillis;
 use crate::route::Route;
 use crate::secret::KeyRing;
-use crate::session::{Identity, SessionId};
+use crate::session::Identity;
 
 /// Name of the header.
 pub(super) const ASSERTION: HeaderName = HeaderName::from_static("x-doorward-assertion");
@@ -47,7 +47,7 @@ struct AssertionClaims<'a> {
 }
 
 /// The assertions of one worker under one configuration. A signature costs more than the rest of a request.
-pub struct Assertions(Mutex<Cache<(SessionId, usize), CachedAssertion>>);
+pub struct Assertions(Mutex<Cache<([u8; 16], usize), CachedAssertion>>);
 
 struct CachedAssertion {
     /// Keeps the address in the key unique.
@@ -72,7 +72,9 @@ impl Assertions {
         now: UnixMillis,
     ) -> Option<HeaderValue> {
         let (identity, route) = (permit.identity()?, permit.route());
-        let key = (permit.session()?.id, Arc::as_ptr(route).addr());
+        let session = permit.session().map(|key| key.id.0);
+        let principal = session.or_else(|| permit.token().map(|token| token.0))?;
+        let key = (principal, Arc::as_ptr(route).addr());
         let mut cache = self.0.lock();
         if let Some(cached) = cache.get(&key)
             && cached.is_usable(route, identity, now)

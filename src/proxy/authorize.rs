@@ -17,7 +17,8 @@ use std::sync::Arc;
 use http::Method;
 use http::header::HeaderMap;
 
-use crate::auth::{Auth, AuthOutcome, AuthRequest, DenyReason, Permit};
+use crate::auth::{Auth, AuthOutcome, AuthRequest, DenyReason, Permit, TokenRequest};
+use crate::message::token_credentials::TokenCredentials;
 use crate::message::{BadRequest, CookieLookup, Host, InboundHead, RequestContext, TargetError};
 use crate::portal;
 use crate::route::{Access, Route, RouteTable};
@@ -208,6 +209,12 @@ impl Authorizer {
         }
         let cookie = self.session_cookie(head);
         if cookie == CookieLookup::Missing
+            && route.accepts_tokens
+            && let Some(permit) = Box::pin(self.authorize_token(head, route)).await
+        {
+            return AuthOutcome { permit, token: None };
+        }
+        if cookie == CookieLookup::Missing
             && let Some(permit) = Permit::for_app_credentials(route, &head.headers)
         {
             return AuthOutcome { permit: Ok(permit), token: None };
@@ -232,6 +239,23 @@ impl Authorizer {
                 .filter(|_| head.methods().all(Method::is_safe) && !head.websocket),
         };
         self.auth.authorize(route, &auth_request).await
+    }
+
+    /// `None` without a personal access token.
+    async fn authorize_token(
+        &self,
+        head: &InboundHead,
+        route: &Arc<Route>,
+    ) -> Option<Result<Permit, DenyReason>> {
+        let policy = route.policy_for(head.methods(), head.websocket);
+        let methods: Vec<&str> = head.methods().map(Method::as_str).collect();
+        let request = TokenRequest {
+            credentials: TokenCredentials::find(&head.headers),
+            methods: &methods,
+            client: head.client,
+            needs_session: head.websocket || policy.max_auth_age.is_some(),
+        };
+        self.auth.authorize_token(route, request).await
     }
 
     /// Looks up the session cookie.

@@ -121,7 +121,7 @@ impl Forwarder {
 
     /// Public routes do not load the session, so a valid cookie MAC suffices for priority.
     fn priority(&self, head: &InboundHead, permit: &Permit) -> Priority {
-        match permit.session().is_some()
+        match permit.identity().is_some()
             || self.context.auth.has_valid_mac(&self.context.auth.session_cookie(&head.headers))
         {
             true => Priority::Authenticated,

@@ -173,7 +173,8 @@ impl LocalResponse {
             }),
             LocalResponse::Denied(reason) => {
                 let mut page = portal.deny(head, reason).map(ResponseBody::Local);
-                if route.is_some_and(|route| route.accepts_app_credentials) {
+                if route.is_some_and(|route| route.accepts_app_credentials || route.accepts_tokens)
+                {
                     offer_app_credentials(head, page.headers_mut());
                 }
                 page

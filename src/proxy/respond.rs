@@ -86,7 +86,7 @@ impl PendingResponse {
         // An HTTP/1.0 app would otherwise lower the version of the response, which ends keep-alive.
         *response.version_mut() = Version::HTTP_11;
         let is_stale = permit.snapshot().is_some_and(|session| session.stale);
-        let source = Source::Upstream { has_session: permit.session().is_some(), is_stale };
+        let source = Source::Upstream { has_session: permit.identity().is_some(), is_stale };
         PendingResponse { response, source, token: None, ended_at: None }
     }
 

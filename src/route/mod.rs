@@ -47,6 +47,8 @@ pub struct Route {
     pub access: Access,
     /// Whether a request without a session cookie passes if it has credentials for the upstream.
     pub accepts_app_credentials: bool,
+    /// Whether personal access tokens are accepted.
+    pub accepts_tokens: bool,
     pub identity: IdentityHeaders,
     /// Whether requests of a user carry a signed assertion.
     pub assertion: bool,
@@ -140,6 +142,7 @@ impl Route {
                 let admits_all_users = *here == AccessRule::default();
                 !(admits_all_users || here == there)
                     || (other.accepts_app_credentials && !self.accepts_app_credentials)
+                    || (other.accepts_tokens && !self.accepts_tokens)
                     || self.policy != other.policy
                     || self.auth_age_methods != other.auth_age_methods
                     || self.cross_origin != other.cross_origin

@@ -254,6 +254,7 @@ mod tests {
             upstreams: vec![],
             access: Access::Session(AccessRule::default()),
             accepts_app_credentials: false,
+            accepts_tokens: false,
             identity: IdentityHeaders::standard(),
             assertion: false,
             headers: RouteHeaders::default(),

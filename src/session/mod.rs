@@ -23,6 +23,7 @@ pub mod identity;
 pub mod identity_fields;
 pub mod known_locations;
 pub mod notice;
+pub mod personal_token;
 pub mod policy;
 pub mod record;
 pub mod token;
@@ -42,6 +43,7 @@ pub use identity::{
 };
 pub use known_locations::LocationStatus;
 pub use notice::SecurityNotice;
+pub use personal_token::{PersonalToken, TokenGrant, TokenId, TokenRefusal, TokenScope, TokenUse};
 pub use policy::{OnReuse, PolicyError, RoutePolicy, SessionPolicy, SignalsMode};
 pub use record::{Record, Superseded};
 pub use token::{Token, TokenError};

@@ -25,6 +25,7 @@ use super::accounts::Accounts;
 use super::end_cause::{EndCause, SessionInfo};
 use super::events::event_context;
 use super::login_throttle::LoginThrottle;
+use super::personal_tokens::PersonalTokens;
 use super::provider_tokens::{ProviderTokenStore, ProviderTokens};
 use super::revocation::Revoker;
 use super::settings::SessionSettings;
@@ -83,6 +84,7 @@ pub struct Sessions {
     pub throttle: LoginThrottle,
     pub accounts: Accounts,
     pub tokens: ProviderTokenStore,
+    pub personal_tokens: PersonalTokens,
 }
 
 impl Sessions {
@@ -96,6 +98,7 @@ impl Sessions {
             throttle: LoginThrottle::new(store.clone()),
             accounts: Accounts::new(store.clone()),
             tokens: ProviderTokenStore::new(store.clone()),
+            personal_tokens: PersonalTokens::new(store.clone()),
             store,
         }
     }

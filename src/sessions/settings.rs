@@ -18,6 +18,8 @@ pub struct SessionSettings {
     pub cookies: CookieNames,
     pub risk: RiskSettings,
     pub login_limits: LoginLimits,
+    /// Routes that accept personal access tokens, as host and path.
+    pub token_routes: Vec<String>,
     /// OpenID Connect providers.
     pub providers: Arc<LoginProviders>,
 }
@@ -31,6 +33,7 @@ impl SessionSettings {
             cookies: CookieNames::default(),
             risk: RiskSettings::default(),
             login_limits: LoginLimits::default(),
+            token_routes: Vec::new(),
             providers: Arc::default(),
         }
     }
@@ -45,7 +48,12 @@ impl From<&Config> for SessionSettings {
             cookies: CookieNames::new(config.session.cookie.clone()),
             risk: config.signals.settings.clone(),
             login_limits: config.login.limits,
+            token_routes: token_routes(config),
             providers: Arc::default(),
         }
     }
+}
+
+fn token_routes(config: &Config) -> Vec<String> {
+    config.routes.iter().filter(|route| route.accepts_tokens).map(|route| route.label()).collect()
 }

@@ -68,6 +68,25 @@ impl LoginCounters {
     pub fn charge(&self, group: &CounterGroup, now: UnixMillis) -> Result<(), Duration> {
         let mut state = self.state();
         state.sweep_periodically(now);
+        let charged = self.chargeable(&state, group, now)?;
+        state.full_at.extend(charged);
+        Ok(())
+    }
+
+    /// Checks whether an attempt could be charged.
+    ///
+    /// # Errors
+    /// As [`LoginCounters::charge`].
+    pub fn check(&self, group: &CounterGroup, now: UnixMillis) -> Result<(), Duration> {
+        self.chargeable(&self.state(), group, now).map(|_| ())
+    }
+
+    fn chargeable(
+        &self,
+        state: &CounterState,
+        group: &CounterGroup,
+        now: UnixMillis,
+    ) -> Result<Vec<(u64, UnixMillis)>, Duration> {
         let mut charged = Vec::with_capacity(group.counters.len());
         let mut wait = Duration::ZERO;
         for counter in &group.counters {
@@ -78,11 +97,7 @@ impl LoginCounters {
                 Err(longer) => wait = wait.max(longer),
             }
         }
-        if wait > Duration::ZERO {
-            return Err(wait);
-        }
-        state.full_at.extend(charged);
-        Ok(())
+        if wait > Duration::ZERO { Err(wait) } else { Ok(charged) }
     }
 
     /// Takes back one charge of every counter.

@@ -1,5 +1,6 @@
 //! The complete gateway with real sockets and TLS, and upstreams that record every byte.
 
+mod access_tokens;
 mod advisories;
 mod authorize;
 mod client_addr;

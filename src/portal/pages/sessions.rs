@@ -19,6 +19,8 @@ pub struct SessionsPage<'a> {
     pub done: Option<&'a str>,
     /// Whether the user can change their password here.
     pub changes_password: bool,
+    /// Whether the user can create personal access tokens.
+    pub has_tokens: bool,
     /// Value of the hidden field `csrf` of every form.
     pub csrf: &'a str,
     pub now: UnixMillis,

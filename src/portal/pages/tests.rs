@@ -195,6 +195,7 @@ fn notices_page(
         user,
         done,
         changes_password,
+        has_tokens: true,
         csrf,
         now,
         notices,

@@ -33,6 +33,7 @@ impl EcsClass {
             SessionEvent::Ended(_) => END,
             SessionEvent::TokenRotated
             | SessionEvent::LocationChanged
+            | SessionEvent::AccessTokenRefused(_)
             | SessionEvent::Refused(_) => USE,
             SessionEvent::Theft | SessionEvent::TokenInvalid => ATTACK,
             SessionEvent::Undecryptable
@@ -41,6 +42,8 @@ impl EcsClass {
             | SessionEvent::ActivityInFuture => STORE,
             SessionEvent::UserRevoked(_)
             | SessionEvent::AccountChanged(_)
+            | SessionEvent::AccessTokenCreated
+            | SessionEvent::AccessTokenDeleted
             | SessionEvent::HistoryDeleted => USER,
         }
     }

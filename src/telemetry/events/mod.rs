@@ -45,6 +45,11 @@ pub enum SessionEvent {
     UserRevoked(EndReason),
     /// An account changed in the users file, in this way.
     AccountChanged(&'static str),
+    /// A personal access token was created. The field of the session has the handle of the token.
+    AccessTokenCreated,
+    AccessTokenDeleted,
+    /// A request presented a personal access token that is not valid for it.
+    AccessTokenRefused(&'static str),
 }
 
 /// The user, session and client of an event. Empty if unknown.
@@ -101,6 +106,9 @@ impl SessionEvent {
             SessionEvent::HistoryDeleted => "user.history-deleted",
             SessionEvent::UserRevoked(_) => "user.sessions-revoked",
             SessionEvent::AccountChanged(_) => "account.changed",
+            SessionEvent::AccessTokenCreated => "access-token.created",
+            SessionEvent::AccessTokenDeleted => "access-token.deleted",
+            SessionEvent::AccessTokenRefused(_) => "access-token.refused",
         }
     }
 
@@ -115,9 +123,12 @@ impl SessionEvent {
             SessionEvent::LoginFailed
             | SessionEvent::LoginThrottled
             | SessionEvent::TokenInvalid
+            | SessionEvent::AccessTokenRefused(_)
             | SessionEvent::Refused(_) => true,
             SessionEvent::Login
             | SessionEvent::LoginNewLocation
+            | SessionEvent::AccessTokenCreated
+            | SessionEvent::AccessTokenDeleted
             | SessionEvent::TokenRotated
             | SessionEvent::LocationChanged
             | SessionEvent::Ended(_)
@@ -142,8 +153,11 @@ impl SessionEvent {
             | SessionEvent::RolledBack
             | SessionEvent::ActivityInFuture
             | SessionEvent::TokenInvalid
+            | SessionEvent::AccessTokenRefused(_)
             | SessionEvent::Refused(_) => true,
             SessionEvent::Login
+            | SessionEvent::AccessTokenCreated
+            | SessionEvent::AccessTokenDeleted
             | SessionEvent::LoginNewLocation
             | SessionEvent::LoginFailed
             | SessionEvent::LoginThrottled
@@ -159,6 +173,8 @@ impl SessionEvent {
     fn is_success(self) -> bool {
         match self {
             SessionEvent::Login
+            | SessionEvent::AccessTokenCreated
+            | SessionEvent::AccessTokenDeleted
             | SessionEvent::LoginNewLocation
             | SessionEvent::TokenRotated
             | SessionEvent::LocationChanged
@@ -169,6 +185,7 @@ impl SessionEvent {
             SessionEvent::LoginFailed
             | SessionEvent::LoginThrottled
             | SessionEvent::TokenInvalid
+            | SessionEvent::AccessTokenRefused(_)
             | SessionEvent::Refused(_)
             | SessionEvent::Theft
             | SessionEvent::Undecryptable
@@ -183,8 +200,12 @@ impl SessionEvent {
             SessionEvent::Ended(reason) | SessionEvent::UserRevoked(reason) => {
                 Some(reason.as_str())
             }
-            SessionEvent::Refused(reason) | SessionEvent::AccountChanged(reason) => Some(reason),
+            SessionEvent::Refused(reason)
+            | SessionEvent::AccessTokenRefused(reason)
+            | SessionEvent::AccountChanged(reason) => Some(reason),
             SessionEvent::Login
+            | SessionEvent::AccessTokenCreated
+            | SessionEvent::AccessTokenDeleted
             | SessionEvent::LoginNewLocation
             | SessionEvent::LoginFailed
             | SessionEvent::LoginThrottled
@@ -242,6 +263,9 @@ impl SessionEvent {
             | SessionEvent::TokenInvalid
             | SessionEvent::HistoryDeleted
             | SessionEvent::AccountChanged(_)
+            | SessionEvent::AccessTokenCreated
+            | SessionEvent::AccessTokenDeleted
+            | SessionEvent::AccessTokenRefused(_)
             | SessionEvent::Refused(_) => {
                 info!(target: "session", event, reason, user, session, client);
             }

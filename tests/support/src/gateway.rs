@@ -187,9 +187,14 @@ impl Gateway {
 
     /// Sends a POST request to the admin socket and returns the raw response.
     pub async fn admin_post(&self, target: &str) -> String {
+        self.admin("POST", target).await
+    }
+
+    /// Sends a request to the admin socket and returns the raw response.
+    pub async fn admin(&self, method: &str, target: &str) -> String {
         let mut stream = UnixStream::connect(&self.socket).await.expect("connected");
         let request =
-            format!("POST {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+            format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("sent");
         let mut response = String::new();
         stream.read_to_string(&mut response).await.expect("a response");
