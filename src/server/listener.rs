@@ -95,6 +95,7 @@ pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::socket_options::NOTSENT_LOWAT;
 
     #[test]
     fn accepted_sockets_have_notsent_lowat_and_keepalive() {

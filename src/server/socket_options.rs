@@ -8,7 +8,7 @@ use socket2::{SockRef, TcpKeepalive};
 /// Unsent bytes that the kernel buffers per connection. Its default is megabytes, outside of all our limits.
 /// Bytes in transit do not count, so this is enough for fast links.
 #[cfg(target_os = "linux")]
-const NOTSENT_LOWAT: u32 = 128 * 1024;
+pub(super) const NOTSENT_LOWAT: u32 = 128 * 1024;
 
 /// Detects a vanished client after two minutes, for instance at the other end of an idle tunnel.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
