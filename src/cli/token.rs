@@ -62,8 +62,11 @@ pub(super) fn run(args: TokenArgs) -> anyhow::Result<ExitCode> {
     if status != StatusCode::OK {
         bail!("{}", response["error"].as_str().unwrap_or(&body));
     }
+    if args.json {
+        println!("{body}");
+        return Ok(ExitCode::SUCCESS);
+    }
     match &args.command {
-        _ if args.json => println!("{body}"),
         TokenCommand::Add { .. } => println!("{}", response["token"].as_str().unwrap_or_default()),
         TokenCommand::List { .. } => table(&serde_json::from_str::<Vec<TokenView>>(&body)?),
         TokenCommand::Delete { token, .. } => println!("deleted {token}"),
