@@ -56,7 +56,7 @@
       p { position: fixed; inset: auto 1rem 1rem; z-index: 2147483647; margin: 0 auto; padding: 1rem;
           max-width: 36rem; font: 1rem/1.4 system-ui, sans-serif; color: #111; background: #ffe08a;
           border: 2px solid #7a5b00; border-radius: .5rem; }
-      a, button { margin-left: 1rem; padding: .2rem .6rem; font: inherit; color: #111; background: #fff;
+      a, button { display: inline-block; margin-left: 1rem; padding: .2rem .6rem; font: inherit; color: #111; background: #fff;
                   border: 1px solid #7a5b00; border-radius: .3rem; }`);
     root.adoptedStyleSheets = [style];
     const text = document.createElement("p");
