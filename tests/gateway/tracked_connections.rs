@@ -61,7 +61,8 @@ impl TwoGateways {
         let (streams, clock) = (StreamingUpstream::start().await, manual_clock());
         let setup = |store, shared_directory| Setup {
             // The transfers alone would keep the session alive.
-            routes: streams.routes("[route.session.activity]\ntransfers = false\nwebsocket = \"none\""),
+            routes: streams
+                .routes("[route.session.activity]\ntransfers = false\nwebsocket = \"none\""),
             store,
             clock: clock.clone(),
             shared_directory,
