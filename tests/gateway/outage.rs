@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use crate::streaming::{StreamingUpstream, open_websocket};
 use test_support::browser::{Browser, Response};
-use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
+use test_support::gateway::{Gateway, Setup, past_clock, session_route};
 use test_support::redis_server::{RedisOptions, RedisServer};
 use test_support::upstream::Upstream;
 
@@ -40,7 +40,7 @@ impl OutageTest {
         // The cache alone would cover three seconds.
         let keys = format!("local_cache = \"off\"\non_outage = \"serve-known\"\n{store}");
         let store = format!("{}\"\n{keys}\n#", redis.settings().url);
-        Setup { routes, store, clock: manual_clock(), ..Setup::default() }
+        Setup { routes, store, clock: past_clock(), ..Setup::default() }
     }
 
     async fn log_in(&self, user: &str) -> Browser {
@@ -304,7 +304,7 @@ async fn outage_keeps_connections_for_a_bounded_time() {
             routes: streams.routes(""),
             store: redis.settings().url,
             extra: format!("[live]\nunchecked_for = \"{unchecked_for}\"\n"),
-            clock: manual_clock(),
+            clock: past_clock(),
             ..Setup::default()
         })
     };

@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
 
 use test_support::browser::{Browser, SESSION};
-use test_support::gateway::{Gateway, Setup, manual_clock, session_route};
+use test_support::gateway::{Gateway, Setup, past_clock, session_route};
 use test_support::redis_server::{RedisOptions, RedisServer};
 use test_support::upstream::Upstream;
 
@@ -135,7 +135,7 @@ async fn logout_invalidates_the_other_cache_within_a_second() {
 #[tokio::test]
 async fn activity_elsewhere_keeps_a_cached_session_alive() {
     let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
-    let clock = manual_clock();
+    let clock = past_clock();
     let setup = |shared_directory| Setup {
         routes: session_route(upstream.address),
         session: "idle_timeout = \"30m\"\nrotate_after = \"2h\"".to_owned(),

@@ -87,6 +87,12 @@ pub fn manual_clock() -> Clock {
     Clock::manual(UnixMillis(today * DAY + DAY / 2))
 }
 
+/// A manual clock that starts three hours before the system's time. For tests of the local cache: a heartbeat has
+/// the time of the system, and a clock that is ahead of it makes the cache look stale.
+pub fn past_clock() -> Clock {
+    Clock::manual(Clock::System.now().minus(Duration::from_secs(3 * 60 * 60)))
+}
+
 /// Returns a session route from host `app.test` to this upstream.
 pub fn session_route(upstream: SocketAddr) -> String {
     format!(
