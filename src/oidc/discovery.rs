@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
 
 use super::failure::{ProviderProblem, ProviderUnavailable, Step};
 use super::jws::KeySet;
@@ -56,6 +57,8 @@ struct Keys {
 
 /// Fetches and keeps metadata and keys.
 pub(super) struct Discovery {
+    /// Name of the provider, for the log.
+    name: String,
     known: watch::Sender<Known>,
     /// A request needs metadata or newer keys.
     wanted: Notify,
@@ -63,8 +66,9 @@ pub(super) struct Discovery {
 }
 
 impl Discovery {
-    pub(super) fn new(clock: Clock) -> Discovery {
-        Discovery { known: watch::Sender::default(), wanted: Notify::new(), clock }
+    pub(super) fn new(name: &str, clock: Clock) -> Discovery {
+        let (known, wanted) = (watch::Sender::default(), Notify::new());
+        Discovery { name: name.to_owned(), known, wanted, clock }
     }
 
     /// Returns `None` before the first attempt, then whether the latest one succeeded.
@@ -81,6 +85,7 @@ impl Discovery {
     pub(super) fn report(&self, failure: &ProviderUnavailable) {
         let is_new = self.known.borrow().problem.is_none();
         if is_new {
+            self.log(Some(&failure.to_string()));
             self.known.send_modify(|known| known.problem = Some(failure.to_string()));
             self.wanted.notify_one();
         }
@@ -201,11 +206,32 @@ impl Discovery {
     ) -> Result<(), ProviderUnavailable> {
         let result = self.fetch_both(settings, client).await;
         let problem = result.as_ref().err().map(ToString::to_string);
+        self.log(problem.as_deref());
         self.known.send_modify(|known| {
             known.attempts += 1;
             known.problem = problem;
         });
         result
+    }
+
+    /// Logs the begin and the end of an outage. Attempts in between log nothing.
+    fn log(&self, problem: Option<&str>) {
+        let (provider, was_down) = (&self.name, self.known.borrow().problem.is_some());
+        match problem {
+            Some(error) if !was_down => warn!(
+                event = "oidc.provider-down",
+                provider,
+                error,
+                "logins at the provider are not possible; attempts continue, and existing sessions are not affected"
+            ),
+            None if was_down => {
+                info!(
+                    event = "oidc.provider-up",
+                    provider, "logins at the provider are possible again"
+                );
+            }
+            Some(_) | None => {}
+        }
     }
 
     async fn fetch_both(

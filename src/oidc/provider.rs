@@ -64,7 +64,7 @@ impl OidcProvider {
     /// `tls` holds the roots that the provider's certificate must chain to. Sends nothing.
     pub fn new(settings: OidcSettings, tls: &ClientConfig, clock: Clock) -> OidcProvider {
         let client = HttpClient::new(tls, settings.timeout, MAX_RESPONSE);
-        let discovery = Discovery::new(clock.clone());
+        let discovery = Discovery::new(&settings.name, clock.clone());
         OidcProvider { settings, client, clock, discovery }
     }
 

@@ -124,10 +124,12 @@ test("a provider that is down at the start is used once it responds", async (t) 
   let page = await alice.open(button);
   assert.equal(page.status, 503);
   assert.ok(Number(page.headers["retry-after"]) > 0);
+  await gateway.logged("oidc.provider-down");
   serve();
   const deadline = Date.now() + 40_000;
   while (page.status === 503 && Date.now() < deadline) page = await alice.open(button);
   assert.match(page.text, /^user=alice /);
+  await gateway.logged("oidc.provider-up");
 });
 
 test("a session does not need the provider", async (t) => {
