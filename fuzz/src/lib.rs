@@ -15,6 +15,7 @@ mod hosts;
 mod http1_responses;
 mod keys;
 mod paths;
+mod providers;
 mod request_heads;
 mod request_pipeline;
 mod response_headers;
@@ -33,7 +34,7 @@ const fn target(name: &'static str, check: fn(&[u8])) -> Target {
 }
 
 /// All targets, sorted by name.
-pub const TARGETS: [Target; 23] = [
+pub const TARGETS: [Target; 24] = [
     target("client_addr", hosts::client_addr),
     target("client_hello", connection_start::client_hello),
     target("config", files::config),
@@ -48,6 +49,7 @@ pub const TARGETS: [Target; 23] = [
     target("keyring", files::keyring),
     target("path", paths::path),
     target("path_interpretations", paths::path_interpretations),
+    target("provider_data", providers::provider_data),
     target("proxy_header", connection_start::proxy_header),
     target("record", sessions::record),
     target("request_head", request_heads::request_head),

@@ -30,6 +30,7 @@ pub mod client_key;
 mod discovery;
 mod end_session;
 pub mod failure;
+pub mod fuzz_support;
 mod id_token;
 mod jws;
 pub mod login;
