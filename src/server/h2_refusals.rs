@@ -134,7 +134,7 @@ mod tests {
 
     fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
         let length = u8::try_from(payload.len()).expect("short");
-        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream][..], payload].concat()
     }
 
     fn refusals(bytes: &[u8]) -> Vec<u16> {
