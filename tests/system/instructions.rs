@@ -24,8 +24,8 @@ use crate::program::Program;
 
 const RECORDED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/system/instructions.tsv");
 
-/// Allowed difference in percent: with the compiler of the file, and with another one. Runs on a busy machine differ by
-/// 1.5% from their middle, because its events arrive in other groups.
+/// Allowed increase in percent: with the compiler of the file, and with another one. Runs on a busy machine differ by
+/// some percent, because its events arrive in other groups. A decrease passes; record it to keep it.
 const TOLERANCE: f64 = 4.0;
 const OTHER_COMPILER: f64 = 15.0;
 
@@ -52,14 +52,14 @@ async fn a_request_costs_its_recorded_instructions() {
         let before = recorded.get(scenario).copied().unwrap_or_default();
         let change = 100.0 * (to_f64(*count) / to_f64(before) - 1.0);
         writeln!(table, "{scenario}, {before}, {count}, {change:+.1}%").expect("a String");
-        if !(-tolerance..=tolerance).contains(&change) {
+        if change > tolerance || before == 0 {
             excess.push(*scenario);
         }
     }
     println!("{table}");
     assert!(
         excess.is_empty(),
-        "{excess:?} differ by more than {tolerance}%; if that is intended, record the figures with \
+        "{excess:?} cost over {tolerance}% more; if that is intended, record the figures with \
          RECORD_INSTRUCTIONS=1 and state the cause in the commit\n{table}"
     );
 }
@@ -92,6 +92,9 @@ async fn count_all() -> Vec<(&'static str, u64)> {
 
 /// The time over which the work without requests is counted: timers, and checks of files.
 const IDLE: Duration = Duration::from_secs(3);
+
+/// Time in which valgrind writes a dump.
+const DUMP_TIME: Duration = Duration::from_secs(5);
 
 /// A gateway under valgrind.
 struct Measured {
@@ -164,20 +167,30 @@ impl Measured {
         Window { measured: self, began: Instant::now() }
     }
 
-    /// Returns the instructions since the last call.
+    /// Returns the instructions since the last call. A busy process may miss a command, so it is repeated.
     fn take_count(&self) -> u64 {
         let number = self.dumps.get() + 1;
         self.dumps.set(number);
+        let path = self.program.path(&format!("counts.{number}"));
+        for _ in 0..10 {
+            self.request_dump();
+            let deadline = Instant::now() + DUMP_TIME;
+            while Instant::now() < deadline {
+                if let Some(total) = std::fs::read_to_string(&path).ok().and_then(total_of) {
+                    return total;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        panic!("valgrind writes no {}:\n{}", path.display(), self.program.log())
+    }
+
+    fn request_dump(&self) {
         let pid = format!("--pid={}", self.program.id());
         let pipes = pipes(&self.program.directory.path().display());
         let arguments = [pipes.as_str(), pid.as_str(), "dump"];
         let output = Command::new("vgdb").args(arguments).output().expect("vgdb of valgrind");
         assert!(output.status.success(), "{output:?}");
-        let path = self.program.path(&format!("counts.{number}"));
-        self.program.wait_for("dump", || {
-            let dump = std::fs::read_to_string(&path).ok()?;
-            dump.lines().find_map(|line| line.strip_prefix("totals: "))?.trim().parse().ok()
-        })
     }
 
     async fn count_logins(&self) -> u64 {
@@ -291,6 +304,11 @@ impl Client {
         body.collect().await.expect("a whole body");
         (head.status, head.headers.contains_key("set-cookie"))
     }
+}
+
+/// Returns the total of a complete dump.
+fn total_of(dump: String) -> Option<u64> {
+    dump.lines().find_map(|line| line.strip_prefix("totals: "))?.trim().parse().ok()
 }
 
 /// Option for the place of the pipes between valgrind and vgdb.
