@@ -75,7 +75,7 @@ impl<B: RequestBody> Upload<B> {
     ) -> Result<(), UpstreamError> {
         poll_fn(|cx| match self.poll(cx, &mut stream) {
             Poll::Pending if self.state == UploadState::Abandoned => self.poll_discard(cx),
-            sent => sent,
+            sent @ (Poll::Ready(_) | Poll::Pending) => sent,
         })
         .await
     }
