@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::header;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body;
@@ -238,8 +239,13 @@ impl Forwarder {
         let sent = tokio::select! {
             biased;
             reason = closed(&mut tracked) => return Err(ForwardError::Closed(reason)),
-            sent = sent => sent?,
+            sent = sent => sent,
         };
+        // The close also ends the request body, so the exchange can fail first.
+        let sent = sent.map_err(|error| match closed(&mut tracked).now_or_never() {
+            Some(reason) => ForwardError::Closed(reason),
+            None => error.into(),
+        })?;
         if let Some(tracked) = &mut tracked {
             tracked.allowed().await.map_err(ForwardError::Closed)?;
         }
