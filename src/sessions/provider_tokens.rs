@@ -100,14 +100,29 @@ impl ProviderTokenStore {
         Ok(is_ours.then_some(RefreshClaim { key: *key, loaded, tokens: claimed, until }))
     }
 
-    /// Ends a claim with the tokens of the provider's response. Returns false if the claim was lost.
+    /// Stores the tokens of the provider's response. The claim remains until its time is over, because another
+    /// gateway may have loaded the session before this one confirms it. Returns false if the claim was lost.
     pub async fn finish(
         &self,
         claim: &RefreshClaim,
         tokens: ProviderTokens,
     ) -> Result<bool, Unavailable> {
+        self.swap(claim, claim.tokens.claimed_until, tokens).await
+    }
+
+    /// Ends a claim whose refresh token was not used.
+    pub async fn release(&self, claim: &RefreshClaim) -> Result<bool, Unavailable> {
+        self.swap(claim, UnixMillis(0), claim.tokens.clone()).await
+    }
+
+    async fn swap(
+        &self,
+        claim: &RefreshClaim,
+        claimed_until: UnixMillis,
+        tokens: ProviderTokens,
+    ) -> Result<bool, Unavailable> {
         let name = hex(&claim.key);
-        let tokens = within_limit(tokens);
+        let tokens = ProviderTokens { claimed_until, ..within_limit(tokens) };
         self.values.swap(value_name(&name), &claim.loaded, &tokens, claim.until).await
     }
 }
@@ -179,7 +194,9 @@ mod tests {
         let claim = won.pop().expect("one");
         assert_eq!(claim.tokens.refresh_token, "first");
         assert_eq!(store.finish(&claim, tokens("id", "second")).await, Ok(true));
-        clock.advance(Duration::from_millis(1));
+        let outdated = store.claim(&KEY, CLAIM, LATER).await.expect("memory");
+        assert!(outdated.is_none(), "the session may have been loaded before the refresh");
+        clock.advance(CLAIM);
         let next = store.claim(&KEY, CLAIM, LATER).await.expect("memory").expect("free");
         assert_eq!(next.tokens.refresh_token, "second");
     }

@@ -104,11 +104,7 @@ impl Sessions {
         match provider.client.refresh(&request).await {
             Ok(refreshed) => self.apply(provider, key, claim, refreshed).await,
             Err(RefreshFailure::Unavailable(error)) => {
-                let tokens = ProviderTokens::new(
-                    claim.tokens.id_token.clone(),
-                    Some(claim.tokens.refresh_token.clone()),
-                );
-                self.tokens.finish(&claim, tokens).await?;
+                self.tokens.release(&claim).await?;
                 Err(Unavailable(error.to_string()))
             }
             Err(error @ (RefreshFailure::Ended | RefreshFailure::Refused(_))) => {

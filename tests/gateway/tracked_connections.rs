@@ -419,13 +419,15 @@ async fn connection_limits_are_429_per_session_and_503_per_gateway() {
     bob.log_in("bob").await;
     let _first = open_websocket(&alice, "/ws/1".to_owned()).await;
     let second = open_response(&alice, "event stream", "/2/events".to_owned()).await;
-    streams.wait_until_seen("/2/events").await;
+    // The upstream has the request before the gateway has the response.
+    reaches(&gateway, "doorward_tracked_connections", 2).await;
     let refused = alice.send("POST", "/3/upload", &[], "body").await;
     assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(refused.json()["error"], "too-many-connections");
     assert!(!refused.header("retry-after").is_empty());
     assert_eq!(alice.fetch("/x/small").await.status, StatusCode::OK, "short answers go on");
     let _third = open_websocket(&bob, "/ws/4".to_owned()).await;
+    reaches(&gateway, "doorward_tracked_connections", 3).await;
     let refused = bob.send("POST", "/5/upload", &[], "body").await;
     assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(second.is_open());
