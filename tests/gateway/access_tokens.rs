@@ -135,7 +135,8 @@ async fn a_session_cookie_decides_before_a_token() {
 async fn a_forged_or_deleted_token_is_refused() {
     let (upstream, gateway) = started().await;
     let token = create(&gateway, "alice", "").await;
-    let forged = format!("{}A", &token[..token.len() - 1]);
+    let other_end = if token.ends_with('A') { 'E' } else { 'A' };
+    let forged = format!("{}{other_end}", &token[..token.len() - 1]);
     for text in [&forged, &token[..40], "dwp_", "dwp_x"] {
         let answer = send(&gateway, "GET", "/", &bearer(text)).await;
         assert_eq!(reason(&answer), refused(401, "token-invalid"), "{text}");
