@@ -67,20 +67,7 @@ impl Portal {
 
     /// Builds the response to a program whose token is refused.
     fn token_refused(&self, asker: &Requester, refusal: TokenRefusal) -> Page {
-        let wait = match refusal {
-            TokenRefusal::Throttled { wait } => Some(wait),
-            TokenRefusal::Forged
-            | TokenRefusal::Several
-            | TokenRefusal::Unknown
-            | TokenRefusal::Expired
-            | TokenRefusal::Revoked
-            | TokenRefusal::Account
-            | TokenRefusal::User
-            | TokenRefusal::Route
-            | TokenRefusal::Method
-            | TokenRefusal::Network
-            | TokenRefusal::NeedsSession => None,
-        };
+        let wait = if let TokenRefusal::Throttled { wait } = refusal { Some(wait) } else { None };
         let status = match (wait, refusal.is_out_of_scope()) {
             (Some(_), _) => StatusCode::TOO_MANY_REQUESTS,
             (None, true) => StatusCode::FORBIDDEN,

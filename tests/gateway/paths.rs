@@ -81,10 +81,10 @@ async fn route_can_allow_ambiguous_paths_for_sessions() {
             assert_eq!(upstream.last_values("x-forwarded-user"), ["alice"]);
         }
         let before = upstream.heads().len();
-        let mut nobody = Browser::new(&gateway);
-        nobody.h2 = h2;
+        let mut anonymous = Browser::new(&gateway);
+        anonymous.h2 = h2;
         for path in BORNE {
-            assert_eq!(nobody.fetch(path).await.status.as_u16(), 401, "{path}");
+            assert_eq!(anonymous.fetch(path).await.status.as_u16(), 401, "{path}");
         }
         assert_eq!(upstream.heads().len(), before);
     }
@@ -128,11 +128,11 @@ async fn path_is_public_only_if_every_parser_agrees() {
     ]
     .concat();
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
-    let mut nobody = Browser::new(&gateway);
+    let mut anonymous = Browser::new(&gateway);
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
     for h2 in [false, true] {
-        (nobody.h2, alice.h2) = (h2, h2);
+        (anonymous.h2, alice.h2) = (h2, h2);
         let requests = upstream.heads().len();
         for path in [
             "/ADMIN",
@@ -143,15 +143,15 @@ async fn path_is_public_only_if_every_parser_agrees() {
             "/%61DMIN",
             "/admin::$DATA",
         ] {
-            let response = nobody.fetch(path).await;
+            let response = anonymous.fetch(path).await;
             assert_eq!(response.status.as_u16(), 400, "{path}");
             assert!(response.json()["reason"].to_string().contains("another route"), "{path}");
         }
         assert_eq!(alice.fetch("/admin/STAFF").await.status.as_u16(), 400);
         assert_eq!(upstream.heads().len(), requests, "the app was asked");
-        assert_eq!(nobody.fetch("/admin").await.status.as_u16(), 401);
+        assert_eq!(anonymous.fetch("/admin").await.status.as_u16(), 401);
         for path in ["/Administrator", "/x/ADMIN", "/a.", "/A%20"] {
-            assert_eq!(nobody.fetch(path).await.status.as_u16(), 200, "{path}");
+            assert_eq!(anonymous.fetch(path).await.status.as_u16(), 200, "{path}");
         }
         assert_eq!(alice.fetch("/admin/X.").await.status.as_u16(), 200);
     }
@@ -190,13 +190,13 @@ async fn public_route_can_allow_ambiguous_paths() {
         route(&upstream, "/old", "access = \"public\""),
     ];
     let gateway = Gateway::start(Setup { routes: routes.concat(), ..Setup::default() });
-    let mut nobody = Browser::new(&gateway);
+    let mut anonymous = Browser::new(&gateway);
     for h2 in [false, true] {
-        nobody.h2 = h2;
+        anonymous.h2 = h2;
         for path in
             ["/@scope%2fname", "/api/queues/%2F/jobs", "/a//b", "/a;v=1", "/caf%E9", "/x%5Cy"]
         {
-            assert_eq!(nobody.fetch(path).await.status.as_u16(), 200, "{path}");
+            assert_eq!(anonymous.fetch(path).await.status.as_u16(), 200, "{path}");
             assert!(
                 upstream.last_head().starts_with(&format!("GET {path} HTTP/1.1\r\n")),
                 "{path}"
@@ -215,7 +215,7 @@ async fn public_route_can_allow_ambiguous_paths() {
             "/.doorward%2flogin",
             "/a%25252fb",
         ] {
-            assert_eq!(nobody.fetch(path).await.status.as_u16(), 400, "{path}");
+            assert_eq!(anonymous.fetch(path).await.status.as_u16(), 400, "{path}");
         }
         assert_eq!(upstream.heads().len(), requests, "the app was asked");
     }
@@ -231,7 +231,7 @@ async fn disguised_path_never_bypasses_a_stricter_route() {
         route(&upstream, "/admin.js", "access = \"public\""),
     ];
     let gateway = Gateway::start(Setup { routes: routes.concat(), ..Setup::default() });
-    let mut nobody = Browser::new(&gateway);
+    let mut anonymous = Browser::new(&gateway);
     for path in [
         "/admin.json",
         "/admin.php/x",
@@ -254,14 +254,14 @@ async fn disguised_path_never_bypasses_a_stricter_route() {
         "/x%E2%88%95%E2%80%A5%E2%88%95admin",
     ] {
         for h2 in [false, true] {
-            nobody.h2 = h2;
-            assert_eq!(nobody.fetch(path).await.status.as_u16(), 400, "{path}");
+            anonymous.h2 = h2;
+            assert_eq!(anonymous.fetch(path).await.status.as_u16(), 400, "{path}");
         }
     }
     assert!(upstream.heads().is_empty(), "the app was asked");
     for path in
         ["/admin.js", "/%C3%A1dmin", "/x.admin", "/%E6%97%A5%E6%9C%AC", "/administrator.json"]
     {
-        assert_eq!(nobody.fetch(path).await.status.as_u16(), 200, "{path}");
+        assert_eq!(anonymous.fetch(path).await.status.as_u16(), 200, "{path}");
     }
 }

@@ -36,8 +36,8 @@ async fn kinds(gateway: &Gateway, h2: bool) -> Vec<Response> {
     let mut alice = Browser::new(gateway);
     alice.h2 = h2;
     let login = alice.log_in("alice").await;
-    let mut nobody = Browser::new(gateway);
-    nobody.h2 = h2;
+    let mut anonymous = Browser::new(gateway);
+    anonymous.h2 = h2;
     let mut elsewhere = Browser::new(gateway);
     elsewhere.host = "other.test".to_owned();
     vec![
@@ -46,11 +46,11 @@ async fn kinds(gateway: &Gateway, h2: bool) -> Vec<Response> {
         alice.fetch("/a//b").await,
         alice.send("POST", "/", &[("sec-fetch-site", "cross-site")], "").await,
         alice.navigate("/.doorward/sessions").await,
-        nobody.navigate("/").await,
-        nobody.fetch("/").await,
-        nobody.fetch("/public").await,
-        nobody.navigate("/.doorward/login").await,
-        nobody.navigate("/.doorward/style.css").await,
+        anonymous.navigate("/").await,
+        anonymous.fetch("/").await,
+        anonymous.fetch("/public").await,
+        anonymous.navigate("/.doorward/login").await,
+        anonymous.navigate("/.doorward/style.css").await,
         elsewhere.fetch("/").await,
     ]
 }
@@ -127,12 +127,12 @@ async fn own_pages_are_no_store_and_have_a_strict_csp() {
     let (_upstream, gateway) = start(TALKATIVE, "").await;
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
-    let mut nobody = Browser::new(&gateway);
-    let refused = nobody.fetch("/").await;
+    let mut anonymous = Browser::new(&gateway);
+    let refused = anonymous.fetch("/").await;
     assert_eq!((refused.status.as_u16(), refused.header("cache-control")), (401, "no-store"));
     let pages = [
-        nobody.navigate("/.doorward/login").await,
-        nobody.navigate("/.doorward/logout").await,
+        anonymous.navigate("/.doorward/login").await,
+        anonymous.navigate("/.doorward/logout").await,
         alice.navigate("/.doorward/sessions").await,
         alice.navigate("/.doorward/password").await,
         alice.navigate("/.doorward/logout").await,
@@ -156,7 +156,7 @@ async fn own_pages_are_no_store_and_have_a_strict_csp() {
         assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
     }
     // An app may show an error page in its own frames. It has no form.
-    let error = nobody.navigate("/.doorward/none").await;
+    let error = anonymous.navigate("/.doorward/none").await;
     assert_eq!(error.header("x-frame-options"), "SAMEORIGIN");
     let policy = error.header("content-security-policy");
     for rule in ["default-src 'none'", "frame-ancestors 'self'", "form-action 'none'"] {
@@ -520,13 +520,13 @@ async fn local_response_to_head_has_no_content() {
     let upstream = Upstream::start().await;
     let gateway =
         Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
-    let mut nobody = Browser::new(&gateway);
+    let mut anonymous = Browser::new(&gateway);
     for h2 in [false, true] {
-        nobody.h2 = h2;
+        anonymous.h2 = h2;
         for (path, status) in
             [("/", 401), ("/.doorward/login", 200), ("/.doorward/none", 404), ("/a/../b", 400)]
         {
-            let response = nobody.send("HEAD", path, &[], "").await;
+            let response = anonymous.send("HEAD", path, &[], "").await;
             assert_eq!(response.status.as_u16(), status, "{path}");
             assert!(response.body.is_empty());
             let length: u64 = response.header("content-length").parse().expect("a length");

@@ -180,9 +180,12 @@ fn notify_test_prints_the_receivers_response() {
     assert_eq!(bad.status.code(), Some(1));
     let err = text(&bad.stderr);
     assert!(err.contains("no pager here") && err.contains("exit status: 3"), "{err}");
-    let nobody = notify_test(&directory, "");
-    assert_eq!(nobody.status.code(), Some(1));
-    assert!(text(&nobody.stderr).contains("[notify] has no receiver"), "{nobody:?}");
+    let without_receiver = notify_test(&directory, "");
+    assert_eq!(without_receiver.status.code(), Some(1));
+    assert!(
+        text(&without_receiver.stderr).contains("[notify] has no receiver"),
+        "{without_receiver:?}"
+    );
 }
 
 #[test]

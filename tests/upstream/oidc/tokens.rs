@@ -273,11 +273,11 @@ async fn a_logout_token_has_the_event_and_no_nonce() {
 
 #[tokio::test]
 async fn a_logout_token_names_a_session_or_user_and_its_id() {
-    let nobody = logout(|claims| {
+    let without_target = logout(|claims| {
         remove(claims, "sid");
         remove(claims, "sub");
     });
-    assert_eq!(reason(nobody.await), "it has neither sid nor sub");
+    assert_eq!(reason(without_target.await), "it has neither sid nor sub");
     assert_eq!(reason(logout(|claims| claims["sid"] = 1.into()).await), "sid is invalid");
     assert_eq!(reason(logout(|claims| remove(claims, "jti")).await), "jti is missing");
 }
