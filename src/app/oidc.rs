@@ -1,5 +1,6 @@
 //! OpenID Connect providers: built from `[login.oidc.NAME]`, and kept over a reload that does not change them.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -36,6 +37,7 @@ impl BuiltProviders {
         running: Option<&BuiltProviders>,
     ) -> Result<BuiltProviders, StartError> {
         let mut built = (Vec::new(), Vec::new());
+        let kept_claims = kept_claims(config);
         for settings in &config.login.oidc {
             let secret = read_secret(settings)?;
             let digest = sha256(secret.as_bytes());
@@ -43,7 +45,8 @@ impl BuiltProviders {
                 Some(client) => client,
                 None => Arc::new(client(settings, &secret, clock)?),
             };
-            built.0.push(LoginProvider { settings: settings.clone(), client });
+            let (settings, kept_claims) = (settings.clone(), Arc::clone(&kept_claims));
+            built.0.push(LoginProvider { settings, client, kept_claims });
             built.1.push(digest);
         }
         Ok(BuiltProviders { providers: Arc::new(LoginProviders::new(built.0)), secrets: built.1 })
@@ -55,6 +58,14 @@ impl BuiltProviders {
         let same = all.find(|(other, digest)| other.settings == *settings && *digest == secret);
         same.map(|(other, _)| Arc::clone(&other.client))
     }
+}
+
+/// Returns the names of the claims that templates of routes contain.
+fn kept_claims(config: &Config) -> Arc<[String]> {
+    let routes = config.routes.iter();
+    let names = routes.flat_map(|route| route.identity.claim_names().map(str::to_owned));
+    let names: BTreeSet<String> = names.collect();
+    names.into_iter().collect()
 }
 
 /// Reads the client secret or the private key; empty if there is none.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
+
 use crate::clock::UnixMillis;
 use crate::config;
 use crate::oidc::{OidcLogin, OidcProvider, Profile};
@@ -10,6 +12,7 @@ use crate::secret::LoginKey;
 use crate::session::identity_fields::check_user_name;
 use crate::session::{ExternalLogin, Identity, Provider, oidc_account};
 
+use super::kept_claims;
 use super::login_method::{ExternalFacts, VerifiedLogin};
 
 /// A provider of the configuration.
@@ -17,6 +20,8 @@ use super::login_method::{ExternalFacts, VerifiedLogin};
 pub struct LoginProvider {
     pub settings: config::OidcSection,
     pub client: Arc<OidcProvider>,
+    /// Names of the claims that templates of routes contain, by ascending name.
+    pub kept_claims: Arc<[String]>,
 }
 
 impl fmt::Debug for LoginProvider {
@@ -62,8 +67,9 @@ impl LoginProvider {
             acr: login.acr,
             provider_session: session.as_deref().map_or([0; 8], |name| hash_session(key, name)),
             confirmed: now,
+            claims: Vec::new(),
         };
-        let identity = identity(&self.settings.user_prefix, login.profile, external)?;
+        let identity = self.identity(login.profile, &login.claims, external)?;
         let facts = ExternalFacts {
             provider_session: session,
             authenticated: login.authenticated.unwrap_or_default(),
@@ -76,13 +82,27 @@ impl LoginProvider {
             external: Some(Box::new(facts)),
         })
     }
+
+    /// Returns the identity of a profile with the claims for templates of routes.
+    ///
+    /// # Errors
+    /// The user name or a claim is not acceptable; the text is for the log.
+    pub fn identity(
+        &self,
+        profile: Profile,
+        claims: &Map<String, Value>,
+        login: ExternalLogin,
+    ) -> Result<Identity, String> {
+        let claims = kept_claims::select(claims, &self.kept_claims)?;
+        identity(&self.settings.user_prefix, profile, ExternalLogin { claims, ..login })
+    }
 }
 
 /// Returns the identity of a profile, whose fields are checked already.
 ///
 /// # Errors
 /// The user name is too long with its prefix; the text is for the log.
-pub fn identity(prefix: &str, profile: Profile, login: ExternalLogin) -> Result<Identity, String> {
+fn identity(prefix: &str, profile: Profile, login: ExternalLogin) -> Result<Identity, String> {
     let user = format!("{prefix}{}", profile.user);
     check_user_name(&user).map_err(|error| format!("the user name `{user}`: {error}"))?;
     Ok(Identity {

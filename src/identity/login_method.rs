@@ -91,7 +91,7 @@ impl LoginMethods {
     pub fn current_identity(&self, record: &Record) -> Result<Arc<Identity>, EndReason> {
         match self.0.iter().find(|method| method.owns(record)) {
             Some(method) => method.current_identity(record),
-            None => Ok(Arc::new(record.identity.clone())),
+            None => Ok(Arc::clone(&record.identity)),
         }
     }
 

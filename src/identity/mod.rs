@@ -5,6 +5,7 @@
 //! | [`login_method`] | [`LoginMethod`]: the configured login methods; [`VerifiedLogin`]: their result |
 //! | [`password`] | [`PasswordLogin`]: one login attempt |
 //! | [`external`] | [`LoginProvider`]: an OpenID Connect provider, and the identity of its users |
+//! | `kept_claims` | the claims of a provider that templates of routes contain |
 //! | `hash_queue` | the fair queue for password hashing |
 //! | [`password_policy`] | rules for new passwords |
 //! | [`directory`] | [`Directory`]: the accounts in the current users file |
@@ -29,6 +30,7 @@ pub mod directory;
 pub mod external;
 mod hash_queue;
 pub mod htpasswd;
+mod kept_claims;
 pub mod login_method;
 pub mod password;
 pub mod password_policy;

@@ -57,17 +57,23 @@ enum TemplatePart {
     Groups(String),
     Provider,
     Role,
+    /// A claim of the provider.
+    Claim(String),
 }
 
 /// Reason for rejecting a header name or template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     #[error(
-        "`{{{0}}}` is not known; write {{user}}, {{name}}, {{email}}, {{groups}}, {{groups:|}}, {{provider}} or {{role}}"
+        "`{{{0}}}` is not known; write {{user}}, {{name}}, {{email}}, {{groups}}, {{groups:|}}, {{given_name}}, {{family_name}}, {{claim:NAME}}, {{provider}} or {{role}}"
     )]
     Placeholder(String),
     #[error("a separator is missing; write {{groups:|}}, or {{groups}} for a comma")]
     Separator,
+    #[error("the name of a claim has 1 to 128 bytes; write {{claim:department}}")]
+    ClaimName,
+    #[error("`{{claim:{0}}}` is not checked; write {{{0}}}")]
+    CheckedClaim(String),
     #[error("a {{ is not closed")]
     Unclosed,
     #[error("only printable ASCII is allowed outside placeholders")]
@@ -123,6 +129,21 @@ impl IdentityHeaders {
     pub fn use_roles(&self) -> bool {
         let mut parts = self.headers.iter().flat_map(|header| &header.template);
         parts.any(|part| *part == TemplatePart::Role)
+    }
+
+    /// Returns the names of claims in the templates.
+    pub fn claim_names(&self) -> impl Iterator<Item = &str> {
+        let parts = self.headers.iter().flat_map(|header| &header.template);
+        parts.filter_map(|part| match part {
+            TemplatePart::Claim(name) => Some(name.as_str()),
+            TemplatePart::Text(_)
+            | TemplatePart::User
+            | TemplatePart::Name
+            | TemplatePart::Email
+            | TemplatePart::Groups(_)
+            | TemplatePart::Provider
+            | TemplatePart::Role => None,
+        })
     }
 
     /// Returns the files of passwords that are not read yet.
@@ -217,6 +238,7 @@ impl TemplatePart {
             TemplatePart::Groups(separator) => joined(&identity.groups, separator).map(Cow::from),
             TemplatePart::Provider => Some(identity.provider.method().into()),
             TemplatePart::Role => role(&identity.groups, roles).map(Cow::from),
+            TemplatePart::Claim(name) => identity.claim(name).map(Cow::from),
         }
     }
 }
@@ -300,14 +322,30 @@ fn placeholder(name: &str) -> Result<TemplatePart, TemplateError> {
         "groups" => Ok(TemplatePart::Groups(",".to_owned())),
         "provider" => Ok(TemplatePart::Provider),
         "role" => Ok(TemplatePart::Role),
-        other => match other.strip_prefix("groups:") {
-            Some("") => Err(TemplateError::Separator),
-            Some(separator) if is_printable(separator) => {
-                Ok(TemplatePart::Groups(separator.to_owned()))
-            }
-            Some(_) => Err(TemplateError::Character),
-            None => Err(TemplateError::Placeholder(other.to_owned())),
+        "given_name" | "family_name" => Ok(TemplatePart::Claim(name.to_owned())),
+        other => match other.split_once(':') {
+            Some(("groups", separator)) => groups_with(separator),
+            Some(("claim", claim)) => claim_named(claim),
+            Some(_) | None => Err(TemplateError::Placeholder(other.to_owned())),
         },
+    }
+}
+
+fn groups_with(separator: &str) -> Result<TemplatePart, TemplateError> {
+    match separator {
+        "" => Err(TemplateError::Separator),
+        separator if is_printable(separator) => Ok(TemplatePart::Groups(separator.to_owned())),
+        _ => Err(TemplateError::Character),
+    }
+}
+
+/// Another user could have entered an address that the provider did not verify.
+fn claim_named(name: &str) -> Result<TemplatePart, TemplateError> {
+    match name {
+        "email" | "groups" => Err(TemplateError::CheckedClaim(name.to_owned())),
+        name if !is_printable(name) => Err(TemplateError::Character),
+        name if (1..=128).contains(&name.len()) => Ok(TemplatePart::Claim(name.to_owned())),
+        _ => Err(TemplateError::ClaimName),
     }
 }
 
@@ -420,6 +458,9 @@ mod tests {
         assert_eq!(error("X-A", "{user"), TemplateError::Unclosed);
         assert_eq!(error("X-A", "{groups:}"), TemplateError::Separator);
         assert_eq!(error("X-A", "{groups:\n}"), TemplateError::Character);
+        assert_eq!(error("X-A", "{claim:}"), TemplateError::ClaimName);
+        assert_eq!(error("X-A", "{claim:email}"), TemplateError::CheckedClaim("email".to_owned()));
+        assert_eq!(error("X-A", "{claims:a}"), TemplateError::Placeholder("claims:a".to_owned()));
         assert_eq!(error("X-A", "a\n"), TemplateError::Character);
         assert_eq!(error("X A", "x"), TemplateError::HeaderName("X A".to_owned()));
         for name in ["X_A", "X.A", "X~A", "X!A", "X'A", "X|A", "X^A`"] {

@@ -13,7 +13,7 @@ pub struct Identity {
     pub name: Option<String>,
     pub email: Option<String>,
     pub groups: Vec<String>,
-    /// Extensions 1 to 5 of format 5; absent for the password provider.
+    /// Extensions 1 to 6 of format 5; absent for the password provider.
     #[serde(skip)]
     pub provider: Provider,
 }
@@ -41,6 +41,8 @@ pub struct ExternalLogin {
     pub provider_session: [u8; 8],
     /// When the provider last confirmed the account.
     pub confirmed: UnixMillis,
+    /// Claims for templates of routes: name and value, by ascending name.
+    pub claims: Vec<(String, String)>,
 }
 
 /// Name of the login with a password, beside the names of external providers.
@@ -64,6 +66,13 @@ impl Identity {
             Provider::External(login) if !login.account.is_empty() => &login.account,
             Provider::External(_) | Provider::Password => &self.user,
         }
+    }
+
+    /// Returns the value of a claim that the provider sent for the templates of routes.
+    pub fn claim(&self, name: &str) -> Option<&str> {
+        let claims = &self.provider.external()?.claims;
+        let index = claims.binary_search_by(|(other, _)| other.as_str().cmp(name)).ok()?;
+        claims.get(index).map(|(_, value)| value.as_str())
     }
 }
 
@@ -95,6 +104,9 @@ impl Provider {
         if login.provider_session != [0; 8] {
             values.push((PROVIDER_SESSION, login.provider_session.to_vec()));
         }
+        if !login.claims.is_empty() {
+            values.push((CLAIMS, postcard::to_allocvec(&login.claims).unwrap_or_default()));
+        }
         values.into_iter().map(|(id, value)| Extension { id, value }).collect()
     }
 
@@ -108,7 +120,7 @@ impl Provider {
             *self = Provider::External(Box::new(login));
             return Some(true);
         }
-        if !(ACCOUNT..=PROVIDER_SESSION).contains(&extension.id) {
+        if !(ACCOUNT..=CLAIMS).contains(&extension.id) {
             return Some(false);
         }
         let Provider::External(login) = self else { return None };
@@ -119,7 +131,13 @@ impl Provider {
                 let time = value.as_slice().try_into().ok()?;
                 login.confirmed = UnixMillis(u64::from_be_bytes(time));
             }
-            _ => login.provider_session = value.as_slice().try_into().ok()?,
+            PROVIDER_SESSION => login.provider_session = value.as_slice().try_into().ok()?,
+            _ => {
+                login.claims = postcard::from_bytes(value).ok()?;
+                if !login.claims.is_sorted_by(|(one, _), (next, _)| one < next) {
+                    return None;
+                }
+            }
         }
         Some(true)
     }
@@ -131,3 +149,4 @@ const ACCOUNT: u16 = 2;
 const ACR: u16 = 3;
 const CONFIRMED: u16 = 4;
 const PROVIDER_SESSION: u16 = 5;
+const CLAIMS: u16 = 6;

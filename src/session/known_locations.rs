@@ -396,7 +396,7 @@ mod tests {
         assert_eq!(record.known_locations.clients.len(), 2, "its own client is not stored twice");
         let other = Identity { user: "bob".to_owned(), ..Identity::default() };
         for mut stranger in [
-            Record { identity: other, ..record_from(2) },
+            Record { identity: other.into(), ..record_from(2) },
             Record { credential: [7; 8], ..record_from(2) },
         ] {
             stranger.inherit_clients(&before);

@@ -9,6 +9,7 @@
 //! describes upgrades and downgrades.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +25,9 @@ use crate::secret::{KeyId, KeyRing, constant_time_eq};
 /// The stored state of one session. Times are wall-clock milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    pub identity: Identity,
+    /// Shared, so a request of an external account copies a pointer.
+    #[serde(with = "shared_identity")]
+    pub identity: Arc<Identity>,
     /// Creation time. Revocation cutoffs are compared with it.
     pub created: UnixMillis,
     /// Time of the last login.
@@ -130,14 +133,14 @@ const FORMAT_5: u8 = 5;
 impl Record {
     /// Creates the record of a new session with its first token.
     pub fn new(
-        identity: Identity,
+        identity: impl Into<Arc<Identity>>,
         token: &Token,
         at: UnixMillis,
         end: UnixMillis,
         from: ClientContext,
     ) -> Record {
         Record {
-            identity,
+            identity: identity.into(),
             created: at,
             authenticated: at,
             last_active: at,
@@ -234,13 +237,35 @@ impl Record {
             return Err(RecordError::Format);
         }
         for extension in extensions {
-            match record.identity.provider.apply(&extension) {
+            match Arc::make_mut(&mut record.identity).provider.apply(&extension) {
                 Some(true) => {}
                 Some(false) => record.extensions.push(extension),
                 None => return Err(RecordError::Format),
             }
         }
         Ok(record)
+    }
+}
+
+/// Stores the identity itself.
+mod shared_identity {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Identity;
+
+    pub(super) fn serialize<S: Serializer>(
+        identity: &Arc<Identity>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        identity.as_ref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<Identity>, D::Error> {
+        Identity::deserialize(deserializer).map(Arc::new)
     }
 }
 
@@ -311,7 +336,8 @@ mod tests {
     fn external(record: &Record) -> Record {
         let provider = ExternalLogin { provider: "example".to_owned(), ..Default::default() };
         let provider = Provider::External(Box::new(provider));
-        Record { identity: Identity { provider, ..record.identity.clone() }, ..record.clone() }
+        let identity = Identity { provider, ..Identity::clone(&record.identity) };
+        Record { identity: identity.into(), ..record.clone() }
     }
 
     #[test]
@@ -372,10 +398,12 @@ mod tests {
             acr: Some("phr".to_owned()),
             provider_session: [7; 8],
             confirmed: UnixMillis(1_500),
+            claims: vec![("given_name".to_owned(), "Alice".to_owned())],
         };
         let tag = UserTag(keys.user_tag(&login.account));
         let provider = Provider::External(Box::new(login));
-        let record = Record { identity: Identity { provider, ..record.identity }, ..record };
+        let identity = Identity { provider, ..Identity::clone(&record.identity) };
+        let record = Record { identity: identity.into(), ..record };
         let own = SessionKey { tag, ..names };
         assert_eq!(Record::open(&keys, &own, &record.seal(&keys, &own)), Ok(record.clone()));
         let opened = Record::open(&keys, &names, &record.seal(&keys, &names));
@@ -395,7 +423,7 @@ mod tests {
         let twice = [extension(70, b""), extension(70, b"")];
         let unordered = [extension(70, b""), extension(1, b"example")];
         let without_provider = [extension(2, b"oidc:https://id.test#1")];
-        let wrong_lengths = [4, 5].map(|id| [extension(1, b"example"), extension(id, b"123")]);
+        let wrong_lengths = [4, 5, 6].map(|id| [extension(1, b"example"), extension(id, b"123")]);
         for extensions in [&twice[..], &unordered, &[extension(1, &[0xff])], &without_provider]
             .into_iter()
             .chain(wrong_lengths.iter().map(|wrong| &wrong[..]))

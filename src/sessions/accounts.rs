@@ -239,7 +239,7 @@ mod tests {
         let session = log_in(&sessions, "1", Some("a")).await;
         let key = SessionKey { id: SessionId([9; 16]), ..session.key };
         let login = VerifiedLogin {
-            identity: Arc::new(session.record.identity.clone()),
+            identity: Arc::clone(&session.record.identity),
             credential_digest: [0; 8],
             external: Some(Box::new(ExternalFacts {
                 provider_session: Some(crate::identity::session_name(ISSUER, "a")),

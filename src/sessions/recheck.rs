@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 use crate::clock::UnixMillis;
-use crate::identity::{LoginProvider, external};
+use crate::identity::LoginProvider;
 use crate::oidc::{RefreshFailure, RefreshRequest, RefreshedLogin};
 use crate::session::{
     EndReason, ExternalLogin, Identity, Provider, Record, SessionKey, oidc_subject,
@@ -153,7 +153,7 @@ impl Sessions {
         for _ in 0..MAX_ATTEMPTS {
             let Some(verified) = store.load_live(key).await? else { return Ok("skipped") };
             let mut record = Record::clone(&verified.record);
-            record.identity = confirmed(&record.identity, provider, &refreshed, store.now());
+            record.identity = confirmed(&record.identity, provider, &refreshed, store.now()).into();
             if store.write_record(&keys, key, verified.revision, &record).await? {
                 return Ok("success");
             }
@@ -176,7 +176,7 @@ fn confirmed(
     };
     let kept = |login| Identity { provider: Provider::External(Box::new(login)), ..before.clone() };
     let Some(profile) = refreshed.profile.clone() else { return kept(login) };
-    match external::identity(&provider.settings.user_prefix, profile, login.clone()) {
+    match provider.identity(profile, &refreshed.claims, login.clone()) {
         Ok(identity) => Identity { user: before.user.clone(), ..identity },
         Err(_) => kept(login),
     }

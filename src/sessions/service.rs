@@ -14,8 +14,8 @@ use crate::risk::GeoInfo;
 use crate::secret::{constant_time_eq, random_bytes};
 use crate::session::notice::{NoticeKind, SecurityNotice};
 use crate::session::{
-    ClientContext, EndReason, Identity, Record, Remaining, RevocationCutoff, SessionDeadlines,
-    SessionFacts, SessionId, SessionKey, Token, TokenError, UserHistory, UserTag,
+    ClientContext, EndReason, Record, Remaining, RevocationCutoff, SessionDeadlines, SessionFacts,
+    SessionId, SessionKey, Token, TokenError, UserHistory, UserTag,
 };
 use crate::store::{Loaded, SessionListing, Slot, Store, Unavailable, VerifiedSession};
 use crate::telemetry::SessionEvent;
@@ -170,7 +170,7 @@ impl Sessions {
         self.check_cutoff_plausible(user, created)?;
         let end = created.plus(self.store.settings.policy.absolute());
         let mut record =
-            Record::new(Identity::clone(&login.identity), &token, created, end, from.clone());
+            Record::new(Arc::clone(&login.identity), &token, created, end, from.clone());
         record.credential = login.credential_digest;
         if let Some(external) = &login.external {
             // A provider may log a user in without asking for a password.

@@ -43,7 +43,9 @@ impl OidcTest {
             + &route(&upstream, "/open", "\"session\"")
             + &route(&upstream, "/bank", "{ logins = [\"corp\"], max_auth_age = \"5m\" }")
             + &route(&upstream, "/vault", "{ acr = [\"phr\"] }")
-            + &route(&upstream, "/staff", "{ groups = [\"staff\"] }");
+            + &route(&upstream, "/staff", "{ groups = [\"staff\"] }")
+            + &route(&upstream, "/claims", "\"session\"")
+            + "identity = { \"X-Given\" = \"{given_name}\", \"X-Dep\" = \"{claim:department}\" }\n";
         let extra = provider.configuration(provider_keys);
         let gateway = Gateway::start(Setup { routes, extra, clock, ..setup });
         OidcTest { provider, upstream, gateway }
@@ -424,6 +426,46 @@ async fn recheck_updates_the_groups_of_a_session() {
         .set_user("subject-1", json!({ "preferred_username": "alice", "groups": ["staff"] }));
     test.gateway.advance(11 * MINUTE);
     assert_eq!(browser.fetch("/staff").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn claims_of_templates_reach_the_app_and_follow_rechecks() {
+    let test = OidcTest::with("recheck = \"5m\"", Setup::default()).await;
+    let set = |claims: serde_json::Value| test.provider.set_user("subject-1", claims);
+    set(json!({
+        "preferred_username": "alice", "given_name": "Zoe", "department": ["a", "b"], "other": "x",
+    }));
+    let mut browser = test.browser();
+    test.log_in(&mut browser, "/").await;
+    for h2 in [false, true] {
+        browser.h2 = h2;
+        let own = [("x-dep", "own"), ("x_given", "own")];
+        assert_eq!(browser.send("GET", "/claims", &own, "").await.status, StatusCode::OK);
+        assert_eq!(test.upstream.last_values("x-given"), ["Zoe"]);
+        assert_eq!(test.upstream.last_values("x-dep"), ["a,b"]);
+        assert!(!test.upstream.last_head().contains("own"));
+    }
+    // An unusable claim keeps the earlier ones; a claim that the provider omits disappears.
+    set(json!({ "preferred_username": "alice", "given_name": {} }));
+    test.gateway.advance(11 * MINUTE);
+    browser.fetch("/claims").await;
+    assert_eq!(test.upstream.last_values("x-dep"), ["a,b"]);
+    set(json!({ "preferred_username": "alice", "department": "c" }));
+    test.gateway.advance(11 * MINUTE);
+    browser.fetch("/claims").await;
+    assert_eq!(test.upstream.last_values("x-dep"), ["c"]);
+    assert!(test.upstream.last_values("x-given").is_empty());
+}
+
+#[tokio::test]
+async fn login_with_an_unusable_claim_of_a_template_is_refused() {
+    let test = OidcTest::new().await;
+    let claims = json!({ "preferred_username": "alice", "department": { "id": 1 } });
+    test.provider.set_user("subject-1", claims);
+    let mut browser = test.browser();
+    let refused = test.log_in(&mut browser, "/").await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN, "{}", refused.text());
+    assert_eq!(browser.fetch("/").await.status, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]

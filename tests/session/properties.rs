@@ -800,7 +800,7 @@ fn attack_by_writing_to_redis_a_swap_does_not_open() {
     let (victim, own) = (server.key, Server::key_of(&server.keys, "mallory"));
     let token = Token::new(server.keys.signing_key().0, own, 0, random_bytes());
     let record = Record {
-        identity: identity("mallory"),
+        identity: identity("mallory").into(),
         current_hash: token.hash(),
         ..server.record.clone()
     };
@@ -811,7 +811,7 @@ fn attack_by_writing_to_redis_a_swap_does_not_open() {
     for key in [victim, same_user, same_id] {
         assert!(Record::open(&server.keys, &key, &sealed).is_err(), "{key:?}");
     }
-    let as_victim = Record { identity: identity("mallory"), ..server.record.clone() };
+    let as_victim = Record { identity: identity("mallory").into(), ..server.record.clone() };
     let sealed = as_victim.seal(&server.keys, &victim);
     assert_eq!(Record::open(&server.keys, &victim, &sealed), Err(RecordError::User));
 }

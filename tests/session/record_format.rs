@@ -158,8 +158,8 @@ fn an_older_gateway_cannot_open_format_5() {
             provider: "example".to_owned(),
             ..ExternalLogin::default()
         }));
-        let identity = Identity { provider, ..record.identity.clone() };
-        let mut stored = Record { identity, ..record }.seal(&keys, &key);
+        let identity = Identity { provider, ..Identity::clone(&record.identity) };
+        let mut stored = Record { identity: identity.into(), ..record }.seal(&keys, &key);
         assert_eq!(open_v4(&keys, &key, &stored), None);
         // Also not if an attacker changes the format in the store.
         stored[0] = 4;
