@@ -25,8 +25,8 @@ use crate::telemetry::events::EventContext;
 
 use super::forms::{FormFields, LOGIN, LoginState, PREFIX, RETURN_URL};
 use super::pages::{self, ContinuePage, LoginFailedPage, ProviderButton};
-use super::responses::see_other;
-use super::{Page, Portal, Problem};
+use super::responses::{Page, html_page, see_other};
+use super::{Portal, Problem};
 
 /// Value of `Retry-After` in seconds while a provider does not respond.
 const RETRY_AFTER: u64 = 30;
@@ -89,7 +89,7 @@ impl Portal {
                 site: &self.branding.name,
                 url: head.target.raw().as_str(),
             });
-            return without_referrer(self.page(StatusCode::OK, html));
+            return without_referrer(html_page(StatusCode::OK, html));
         }
         without_referrer(self.redeem(head, provider).await)
     }
@@ -194,7 +194,7 @@ impl Portal {
             request: head.requester.request.as_str(),
             help: self.branding.help.as_ref(),
         });
-        let mut page = self.page(status, html);
+        let mut page = html_page(status, html);
         if status == StatusCode::SERVICE_UNAVAILABLE {
             page.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
         }

@@ -16,8 +16,8 @@ use crate::oidc::{EndSession, EndSessionRequest, LogoutTokenFailure};
 use crate::sessions::SessionInfo;
 
 use super::pages::{self, LoggedOutPage, ProviderLogout};
-use super::responses::json_page;
-use super::{FORM_TIME, Page, Portal, Problem};
+use super::responses::{Page, html_page, json_page};
+use super::{FORM_TIME, Portal, Problem};
 
 /// Maximum size of a logout request in bytes.
 const MAX_BODY: usize = 8 * 1024;
@@ -132,7 +132,7 @@ impl Portal {
         let logout = ProviderLogout { label: &provider.settings.label, action };
         let page = LoggedOutPage { site: &self.branding.name, provider: Some(&logout) };
         let html = pages::render(&page);
-        let mut page = self.page(StatusCode::OK, html);
+        let mut page = html_page(StatusCode::OK, html);
         let headers = page.headers_mut();
         headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         if let EndSession::Form { .. } = action {

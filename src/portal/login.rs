@@ -20,8 +20,8 @@ use crate::telemetry::events::EventContext;
 
 use super::forms::{self, CSRF, FormFields, LoginState, RETURN_URL};
 use super::pages::{self, ConfirmLogoutPage, LoggedOutPage, LoginNotice, LoginPage};
-use super::responses::{json_page, see_other};
-use super::{Page, Portal, Problem};
+use super::responses::{Page, html_page, json_page, see_other};
+use super::{Portal, Problem};
 
 /// Purpose of the login form's CSRF token.
 const PURPOSE: &str = "login form";
@@ -103,7 +103,7 @@ impl Portal {
             has_password: self.offers_password(head, &state),
             help: self.branding.help.as_ref(),
         });
-        self.with_login_cookie(self.page(status, html), &nonce, fresh)
+        self.with_login_cookie(html_page(status, html), &nonce, fresh)
     }
 
     /// Adds the cookie that binds logins to this browser, if the browser does not have it.
@@ -285,12 +285,12 @@ impl Portal {
     fn logout_form(&self, key: &SessionKey, user: &str) -> Page {
         let csrf = self.session_csrf(key);
         let page = ConfirmLogoutPage { site: &self.branding.name, user, csrf: &csrf };
-        self.page(StatusCode::OK, pages::render(&page))
+        html_page(StatusCode::OK, pages::render(&page))
     }
 
     fn logged_out_page(&self) -> Page {
         let page = LoggedOutPage { site: &self.branding.name, provider: None };
-        self.page(StatusCode::OK, pages::render(&page))
+        html_page(StatusCode::OK, pages::render(&page))
     }
 
     /// Ends the session in the store, then deletes the cookie. A token that is refused for now can

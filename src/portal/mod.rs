@@ -19,6 +19,7 @@
 //! Two further paths belong to the portal: `/.well-known/change-password` leads to `password`, and `/` is
 //! the start page of a host whose routes all have a path prefix.
 
+mod denied;
 mod external_login;
 mod external_logout;
 mod responses;
@@ -28,6 +29,7 @@ pub mod forms;
 mod login;
 pub mod pages;
 mod password;
+mod problem;
 mod provider_page;
 mod sessions;
 mod start;
@@ -36,16 +38,15 @@ mod tokens;
 
 pub use forms::{PREFIX, is_own_path};
 pub use pages::Help;
-pub use responses::Problem;
+pub use problem::Problem;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{self, HeaderValue};
-use http::{Method, Response};
+use http::Method;
+use http::header;
 use http_body::Body as _;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use crate::auth::{Auth, AuthRequest, AuthenticatedSession, DenyReason};
 use crate::connections::ClientBody;
@@ -56,7 +57,7 @@ use crate::session::{RotationTiming, RoutePolicy, SignalsMode};
 use crate::sessions::{NewToken, Shared};
 
 use provider_page::ProviderPage;
-use responses::see_other;
+use responses::{Page, public_file, see_other};
 use styles::Styles;
 
 /// Path of the health check on the traffic listeners, for any host.
@@ -94,8 +95,6 @@ pub struct Branding {
     /// Path that the start page redirects to; `None` lists the apps.
     pub start: Option<String>,
 }
-
-type Page = Response<Full<Bytes>>;
 
 impl Portal {
     /// Creates the portal of one worker.
@@ -282,15 +281,6 @@ impl Portal {
         let text = if text.is_empty() { self.styles.css.clone() } else { text.to_owned() };
         public_file(content_type, text)
     }
-}
-
-fn public_file(content_type: &'static str, text: String) -> Page {
-    let mut page = Response::new(Full::from(text));
-    let headers = page.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    page
 }
 
 const GET_OR_POST: &str = "GET, HEAD, POST";

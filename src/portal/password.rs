@@ -15,8 +15,8 @@ use crate::session::Provider;
 
 use super::forms::{FormFields, LoginState, RETURN_URL};
 use super::pages::{self, PasswordPage};
-use super::responses::see_other;
-use super::{Page, Portal, Problem};
+use super::responses::{Page, html_page, see_other};
+use super::{Portal, Problem};
 
 /// Longest wait until the gateway has loaded the changed users file. It checks it every second.
 const RELOAD_TIME: Duration = Duration::from_secs(3);
@@ -55,7 +55,7 @@ impl Portal {
             min_length: login.settings().min_length,
             help: self.branding.help.as_ref(),
         });
-        self.with_session_token(self.page(status, html), session)
+        self.with_session_token(html_page(status, html), session)
     }
 
     /// Checks the current password like a login, then writes the new one. All sessions of the user end, as

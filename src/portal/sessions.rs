@@ -18,8 +18,8 @@ use super::login::session_info;
 use super::pages::{
     self, ClientRow, EverywherePage, NoticeRow, ReturnLink, SessionRow, SessionsPage,
 };
-use super::responses::{json_page, see_other};
-use super::{Page, Portal, Problem, with_token};
+use super::responses::{Page, html_page, json_page, scripted_page, see_other};
+use super::{Portal, Problem, with_token};
 
 const PURPOSE: &str = "session form";
 const SESSIONS: &str = "/.doorward/sessions";
@@ -91,7 +91,7 @@ impl Portal {
             return_link: sealed.and_then(|sealed| self.return_link(head, sealed)),
             sessions: sessions.iter().map(|listed| session_row(listed, session)).collect(),
         });
-        self.with_session_token(self.scripted_page(html), session)
+        self.with_session_token(scripted_page(html), session)
     }
 
     fn return_link<'a>(&self, head: &InboundHead, sealed: &'a str) -> Option<ReturnLink<'a>> {
@@ -123,7 +123,7 @@ impl Portal {
                 site: &self.branding.name,
                 csrf: &self.session_csrf(&session.key),
             });
-            return self.with_session_token(self.page(StatusCode::OK, html), &session);
+            return self.with_session_token(html_page(StatusCode::OK, html), &session);
         }
         let Some(action) = parse_action(&fields) else {
             return self.problem(&head.requester, Problem::MalformedForm);

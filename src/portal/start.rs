@@ -4,9 +4,9 @@ use http::StatusCode;
 
 use crate::message::InboundHead;
 
+use super::Portal;
 use super::pages::{self, StartPage};
-use super::responses::see_other;
-use super::{Page, Portal};
+use super::responses::{Page, html_page, see_other};
 
 impl Portal {
     /// Lists the apps of this host that the user may open, or redirects to the configured one.
@@ -28,6 +28,6 @@ impl Portal {
             user: &session.identity.user,
             apps,
         });
-        self.with_session_token(self.page(StatusCode::OK, html), &session)
+        self.with_session_token(html_page(StatusCode::OK, html), &session)
     }
 }

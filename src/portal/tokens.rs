@@ -12,8 +12,8 @@ use crate::sessions::{NewGrant, TokenCreationError};
 
 use super::forms::{FormFields, TOKENS};
 use super::pages::{self, TokenRow, TokensPage};
-use super::responses::see_other;
-use super::{Page, Portal, Problem};
+use super::responses::{Page, html_page, see_other};
+use super::{Portal, Problem};
 
 /// Longest time since the login.
 const MAX_AUTH_AGE: Duration = Duration::from_secs(15 * 60);
@@ -154,7 +154,7 @@ impl Portal {
         });
         let status =
             if outcome.error.is_empty() { StatusCode::OK } else { StatusCode::BAD_REQUEST };
-        self.with_session_token(self.page(status, html), session)
+        self.with_session_token(html_page(status, html), session)
     }
 }
 

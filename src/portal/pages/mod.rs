@@ -8,14 +8,18 @@ mod error;
 mod external;
 mod login;
 mod notices;
+mod password;
 mod sessions;
 mod times;
+mod tokens;
 
 pub use error::{ErrorKind, ErrorPage};
 pub use external::{ContinuePage, LoggedOutPage, LoginFailedPage, ProviderButton, ProviderLogout};
 pub use login::{LoginNotice, LoginPage};
 pub use notices::{ClientRow, NoticeRow};
+pub use password::PasswordPage;
 pub use sessions::{ReturnLink, SessionRow, SessionsPage};
+pub use tokens::{TokenRow, TokensPage};
 
 use askama::Template;
 
@@ -56,47 +60,6 @@ impl Help {
             .any(|scheme| text.starts_with(scheme));
         if is_link { Help::Link(text) } else { Help::Text(text) }
     }
-}
-
-/// The personal access tokens of a user.
-#[derive(Template)]
-#[template(path = "tokens.html")]
-pub struct TokensPage<'a> {
-    pub site: &'a str,
-    pub user: &'a str,
-    pub csrf: &'a str,
-    /// The token that was just created; empty otherwise. It is shown only once.
-    pub token: &'a str,
-    /// Why no token was created; empty otherwise.
-    pub error: &'a str,
-    /// Routes that accept tokens.
-    pub routes: &'a [String],
-    pub rows: Vec<TokenRow>,
-}
-
-/// One token in the list.
-pub struct TokenRow {
-    /// Value of the hidden field `token`.
-    pub handle: String,
-    pub name: String,
-    pub expires: String,
-    pub last_used: String,
-    /// Routes, methods and networks; empty for no restriction.
-    pub limits: String,
-}
-
-/// The form for a new password.
-#[derive(Template)]
-#[template(path = "password.html")]
-pub struct PasswordPage<'a> {
-    pub site: &'a str,
-    pub user: &'a str,
-    pub csrf: &'a str,
-    /// Why the last attempt failed; empty before the first.
-    pub error: &'a str,
-    /// Minimum number of characters.
-    pub min_length: usize,
-    pub help: Option<&'a Help>,
 }
 
 /// The apps of a host.
