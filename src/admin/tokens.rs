@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::session::{TokenGrant, TokenScope, UserTag};
+use crate::session::{TokenGrant, TokenScope};
 use crate::sessions::{NewGrant, TokenCreationError};
 use crate::store::Unavailable;
 
@@ -49,23 +49,26 @@ impl Admin {
             return text(StatusCode::BAD_REQUEST, "set user\n");
         };
         let user = self.account(user);
-        let tag = UserTag(self.sessions().shared().keys.load().user_tag(&user));
         match (method, path) {
-            (&Method::GET, "/tokens") => self.list_tokens(tag).await,
-            (&Method::POST, "/tokens") => self.create_token(user, query).await,
-            (&Method::POST, "/tokens/delete") => self.delete_token(tag, query).await,
+            (&Method::GET, "/tokens") => json_response(self.list_tokens(&user).await),
+            (&Method::POST, "/tokens") => self.create_token(&user, query).await,
+            (&Method::POST, "/tokens/delete") => self.delete_token(&user, query).await,
             (_, _) => text(StatusCode::NOT_FOUND, "not found\n"),
         }
     }
 
-    async fn list_tokens(&self, tag: UserTag) -> TextResponse {
-        let listed = self.sessions().personal_tokens.list(tag).await;
-        json_response(
-            listed.map(|grants| json!(grants.iter().map(TokenView::from).collect::<Vec<_>>())),
-        )
+    /// Lists the tokens of every account with this name.
+    async fn list_tokens(&self, user: &str) -> Result<Value, Unavailable> {
+        let sessions = self.sessions();
+        let mut tokens = Vec::new();
+        for tag in sessions.accounts.named(user).await? {
+            let grants = sessions.personal_tokens.list(tag).await?;
+            tokens.extend(grants.iter().map(TokenView::from));
+        }
+        Ok(json!(tokens))
     }
 
-    async fn create_token(&self, user: String, query: &str) -> TextResponse {
+    async fn create_token(&self, user: &str, query: &str) -> TextResponse {
         let field = |name| query_parameter(query, name).unwrap_or_default();
         let sessions = self.sessions();
         let known = &sessions.settings().token_routes;
@@ -77,29 +80,45 @@ impl Admin {
             (_, Err(_)) => return refused("days must be a number"),
         };
         let lifetime = Duration::from_secs(u64::from(days) * 24 * 60 * 60);
-        let new = NewGrant { user, name: field("name"), scope, lifetime };
+        let account = sessions.shared().login_methods.enabled_account(user);
+        let Some(identity) = account else {
+            return refused(&TokenCreationError::Account.to_string());
+        };
+        let new = NewGrant { identity, name: field("name"), scope, lifetime };
         match sessions.personal_tokens.create(new, None).await {
             Ok(token) => json_response(Ok(json!({ "token": token.as_str() }))),
             Err(TokenCreationError::Unavailable(error)) => json_response(Err(error)),
             Err(
                 error @ (TokenCreationError::Name
                 | TokenCreationError::TooMany
+                | TokenCreationError::TooLarge
                 | TokenCreationError::Account),
             ) => refused(&error.to_string()),
         }
     }
 
-    async fn delete_token(&self, tag: UserTag, query: &str) -> TextResponse {
+    async fn delete_token(&self, user: &str, query: &str) -> TextResponse {
         let handle = query_parameter(query, "token").unwrap_or_default();
-        let deleted: Result<bool, Unavailable> =
-            self.sessions().personal_tokens.delete(tag, &handle, None).await;
-        match deleted {
+        match self.delete_named(user, &handle).await {
             Ok(false) => {
                 let error = format!("no token {handle}; `doorward token list` shows them");
                 json_body(StatusCode::NOT_FOUND, &json!({ "error": error }))
             }
             deleted => json_response(deleted.map(|_| json!({ "deleted": handle }))),
         }
+    }
+}
+
+impl Admin {
+    /// Deletes the token of any account with this name. Returns false if there is none.
+    async fn delete_named(&self, user: &str, handle: &str) -> Result<bool, Unavailable> {
+        let sessions = self.sessions();
+        for tag in sessions.accounts.named(user).await? {
+            if sessions.personal_tokens.delete(tag, handle, None).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -116,6 +116,7 @@ fn oidc_settings(settings: &config::OidcSection, secret: &str) -> Result<OidcSet
         pushed_requests: settings.pushed_requests,
         max_age: settings.max_age,
         acr: settings.acr.clone(),
+        bearer_audience: settings.bearer_audience.clone(),
         timeout: settings.timeout,
     })
 }

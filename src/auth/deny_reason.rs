@@ -25,6 +25,8 @@ pub enum DenyReason {
     Token(TokenRefusal),
     /// The access rule of the route excludes the user.
     Forbidden { user: String },
+    /// The keys of the provider that issued the token are unavailable: 503.
+    ProviderUnavailable,
     /// The store is unavailable: 503, and the session is kept.
     Unavailable(Unavailable),
 }
@@ -65,6 +67,7 @@ impl DenyReason {
             DenyReason::Undecryptable => "undecryptable",
             DenyReason::Token(refusal) => refusal.as_str(),
             DenyReason::Forbidden { .. } => "forbidden",
+            DenyReason::ProviderUnavailable => "provider-unavailable",
             DenyReason::Unavailable(_) => "store-unavailable",
         }
     }

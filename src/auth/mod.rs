@@ -8,6 +8,7 @@
 mod attempt;
 mod audited_write;
 mod authenticator;
+mod bearer_auth;
 mod deny_reason;
 mod end_session;
 mod permit;

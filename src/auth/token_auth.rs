@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::message::token_credentials::TokenCredentials;
 use crate::route::Route;
-use crate::session::{PersonalToken, Provider, TokenRefusal, TokenUse};
+use crate::session::{PersonalToken, TokenRefusal, TokenUse};
 use crate::sessions::TokenDenial;
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
@@ -14,9 +14,8 @@ use super::authenticator::Auth;
 use super::deny_reason::DenyReason;
 use super::permit::Permit;
 
-/// A request with a personal access token.
+/// A request of a program with a token.
 pub struct TokenRequest<'a> {
-    pub credentials: TokenCredentials,
     /// Every method that the app may execute the request as.
     pub methods: &'a [&'a str],
     pub client: IpAddr,
@@ -30,9 +29,10 @@ impl Auth {
     pub async fn authorize_token(
         &self,
         route: &Arc<Route>,
-        request: TokenRequest<'_>,
+        credentials: TokenCredentials,
+        request: &TokenRequest<'_>,
     ) -> Option<Result<Permit, DenyReason>> {
-        let (text, user) = match request.credentials {
+        let (text, user) = match credentials {
             TokenCredentials::Missing => return None,
             TokenCredentials::Several => return Some(Err(TokenRefusal::Several.into())),
             TokenCredentials::One { ref token, ref user } => (token, user.as_deref()),
@@ -41,7 +41,7 @@ impl Auth {
         let Ok(token) = PersonalToken::parse(&keys, text) else {
             return Some(Err(self.refuse_forged(request.client).into()));
         };
-        Some(self.verify_token(route, &request, &token, user).await)
+        Some(self.verify_token(route, request, &token, user).await)
     }
 
     async fn verify_token(
@@ -63,7 +63,7 @@ impl Auth {
             TokenDenial::Refused(refusal) => refusal.into(),
             TokenDenial::Unavailable(error) => DenyReason::Unavailable(error),
         })?;
-        if request.needs_session || !route.accepts_login(&Provider::Password) {
+        if request.needs_session || !route.accepts_login(&identity.provider) {
             return Err(TokenRefusal::NeedsSession.into());
         }
         match route.admits(&identity) {

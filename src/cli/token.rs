@@ -26,7 +26,7 @@ pub struct TokenArgs {
 enum TokenCommand {
     /// Create a token and print it; it is shown only once
     Add {
-        /// User name of an account in the users file
+        /// User name of an account in the users file; other users create tokens on their sessions page
         user: String,
         /// Name of the token, for lists
         #[arg(long)]

@@ -55,6 +55,27 @@ impl CrossChecks<'_> {
         }
     }
 
+    /// Rejects routes that accept access tokens of a provider which does not name their audience: a token for
+    /// another service would be accepted.
+    pub(super) fn check_bearer(&self, login: Option<&Login>) {
+        let Some(login) = login else { return };
+        for section in self.routes {
+            let has_audience = |name: &&String| {
+                let mut providers = login.oidc.iter();
+                providers.any(|it| it.name == **name && !it.bearer_audience.is_empty())
+            };
+            if let Some(name) = section.route.bearer.iter().find(|name| !has_audience(name)) {
+                self.diagnostics.error(
+                    &section.span,
+                    format!(
+                        "`bearer` contains {name}, which is no provider with `bearer_audience`"
+                    ),
+                    "write bearer_audience = [\"https://api.example.com\"] in [login.oidc.NAME]",
+                );
+            }
+        }
+    }
+
     /// Rejects routes outside the cookie domain: browsers do not send the cookie there, so every login
     /// would be followed by another one.
     pub(super) fn check_domain(&self, domain: Option<&Option<Field<String>>>) {

@@ -25,6 +25,7 @@ mod outage;
 mod path_base;
 mod portal;
 mod presets;
+mod programs;
 mod reader;
 mod redis_keys;
 mod redis_url;
@@ -212,6 +213,7 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
     checks.check_certificates(certificates.as_deref());
     checks.check_login(login.as_ref());
     checks.check_login_names(login.as_ref());
+    checks.check_bearer(login.as_ref());
     checks.check_domain(session.domain.as_ref());
     checks.check_passed_headers();
     checks.warn_shared_host();

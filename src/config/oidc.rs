@@ -45,6 +45,8 @@ pub struct OidcSection {
     pub pushed_requests: bool,
     pub max_age: Option<Duration>,
     pub acr: Vec<String>,
+    /// Audiences of access tokens that routes with `bearer` accept.
+    pub bearer_audience: Vec<String>,
     pub timeout: Duration,
     /// Precedes every user name of the provider.
     pub user_prefix: String,
@@ -144,6 +146,7 @@ fn provider(name: &str, mut section: Reader<'_>) -> Option<OidcSection> {
     let pushed = section.flag("pushed_requests", Value("false"));
     let max_age = section.optional_quantity("max_age", r#""12h""#, duration::parse_positive);
     let acr = section.list("acr", Value("[]"), text);
+    let bearer = section.list("bearer_audience", Value("[]"), text);
     let timeout = section.quantity("timeout", Value(r#""10s""#), provider_timeout);
     let prefix = section.text("user_prefix", Value(r#""""#), user_prefix);
     let trusted = section.flag("trust_user_names", Value("false"));
@@ -175,6 +178,7 @@ fn provider(name: &str, mut section: Reader<'_>) -> Option<OidcSection> {
         pushed_requests: pushed?.value,
         max_age: max_age?.map(|age| age.value),
         acr: values(acr?),
+        bearer_audience: values(bearer?),
         timeout: timeout?.value,
         user_prefix: prefix?.value,
         trust_user_names: trusted?.value,

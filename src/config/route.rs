@@ -6,9 +6,12 @@ use super::diagnostics::KeyDefault::{Required, Value};
 use super::diagnostics::Span;
 use super::identity::Passes;
 use super::outage::{self, Outage};
+use super::programs::{Programs, RouteKind};
 use super::reader::{Field, Reader, TextOrSection, non_empty};
 use super::values::path_prefix;
-use super::{duration, identity, limits, presets, route_headers, session_control, size, upstream};
+use super::{
+    duration, identity, limits, presets, programs, route_headers, session_control, size, upstream,
+};
 use crate::message::host::HostError;
 use crate::message::{CrossOriginPolicy, Endpoint, HostPattern, Origin};
 use crate::route::{
@@ -60,8 +63,8 @@ pub(super) fn route(
     let rule = rule(&mut section);
     let identity = identity::headers(&mut section);
     let assertion = section.flag("assertion", Value("false"));
-    let tokens = section.flag("tokens", Value("false"));
-    let headers = route_headers::headers(&mut section, identity.as_ref());
+    let programs = programs::programs(&mut section, rule.as_ref().map(kind));
+    let headers = route_headers::headers(&mut section, identity.as_ref(), programs.as_ref());
     let cross_origin = cross_origin(&mut section, rule.as_ref());
     let ambiguous = ambiguous(&mut section, rule.as_ref());
     let rotation = section.flag("rotation", Value("true"));
@@ -87,13 +90,6 @@ pub(super) fn route(
         let passes =
             Passes { user: !is_public(rule), app_credentials: rule.accepts_app_credentials };
         identity::check(&section, identity.as_ref(), assertion.as_ref(), passes);
-        if let Some(tokens) = tokens.as_ref().filter(|tokens| tokens.value && !passes.user) {
-            section.diagnostics.error(
-                &tokens.span,
-                "`tokens` has no effect on a public route",
-                "write access = \"session\", or leave `tokens` out",
-            );
-        }
     }
     if let Some(upstreams) = &upstreams {
         let proves_itself = assertion.as_ref().is_some_and(|assertion| assertion.value)
@@ -103,6 +99,7 @@ pub(super) fn route(
         check_close_notify(&section, &upstreams.value, close_notify.as_ref()?);
     }
     let (host, rule, on_outage) = (host?, rule?, on_outage?);
+    let Programs { tokens, token_header, bearer } = programs?;
     let RouteSession { times, activity, session_control } = own_session?;
     let upstreams = upstreams?.value.into_iter().map(|upstream| upstream.value);
     Some(RouteSection {
@@ -117,7 +114,9 @@ pub(super) fn route(
             upstreams: upstreams.collect(),
             access: rule.access,
             accepts_app_credentials: rule.accepts_app_credentials,
-            accepts_tokens: tokens?.value,
+            accepts_tokens: tokens,
+            token_header,
+            bearer,
             identity: identity?,
             assertion: assertion?.value,
             headers: headers?,
@@ -314,6 +313,10 @@ fn ambiguous(section: &mut Reader<'_>, rule: Option<&AccessConfig>) -> Option<Am
     };
     section.diagnostics.error(&paths.span, message, help);
     None
+}
+
+fn kind(rule: &AccessConfig) -> RouteKind {
+    RouteKind { is_public: is_public(rule), passes_app_credentials: rule.accepts_app_credentials }
 }
 
 /// `[route.session]`.

@@ -5,6 +5,7 @@ use http::{HeaderName, HeaderValue};
 use super::diagnostics::KeyDefault::Value;
 use super::diagnostics::Span;
 use super::file_checks::FilePurpose;
+use super::programs::Programs;
 use super::reader::{Field, Reader, non_empty};
 use crate::message::IdentityHeaders;
 use crate::message::identity_headers::parse_name;
@@ -25,6 +26,7 @@ const SET_BY_GATEWAY: [&str; 6] = [
 pub(super) fn headers(
     section: &mut Reader<'_>,
     identity: Option<&IdentityHeaders>,
+    programs: Option<&Programs>,
 ) -> Option<RouteHeaders> {
     let strip = section.list("strip", Value("[]"), client_header);
     let pass = section.list("pass_headers", Value("[]"), passed_header);
@@ -41,7 +43,12 @@ pub(super) fn headers(
     refuse_twice(section, &names);
     refuse_identity(section, &names, identity);
     refuse_contradictions(section, &pass, &strip, &names);
-    Some(RouteHeaders::new(values(strip), values(pass), values(set), values(set_files)))
+    let mut stripped = values(strip);
+    for name in programs.into_iter().flat_map(Programs::headers) {
+        refuse_credentials(section, &pass, &name);
+        stripped.push(name);
+    }
+    Some(RouteHeaders::new(stripped, values(pass), values(set), values(set_files)))
 }
 
 type NameAt<'a> = (&'a HeaderName, &'a Span);
@@ -71,6 +78,23 @@ fn refuse_identity(section: &Reader<'_>, names: &[NameAt<'_>], identity: Option<
             span,
             format!("{name} is an identity header of this route"),
             "write it only in `identity`, or choose another name",
+        );
+    }
+}
+
+/// The gateway reads the header and removes it.
+fn refuse_credentials(
+    section: &Reader<'_>,
+    pass: &Field<Vec<Field<HeaderName>>>,
+    name: &HeaderName,
+) {
+    if let Some(field) = pass.value.iter().find(|field| field.value == *name) {
+        section.diagnostics.error(
+            &field.span,
+            format!(
+                "`pass_headers` passes {name}, in which the gateway receives tokens on this route"
+            ),
+            "leave it out",
         );
     }
 }

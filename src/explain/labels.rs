@@ -6,7 +6,7 @@ use http::header::HeaderValue;
 use http::{Method, StatusCode};
 
 use crate::proxy::UpstreamHead;
-use crate::route::{Access, AccessRule, Methods};
+use crate::route::{Access, AccessRule, Methods, Route};
 
 use super::ResponseExplanation;
 
@@ -14,6 +14,15 @@ pub(super) fn access(access: &Access) -> String {
     match access {
         Access::Public => "all clients".to_owned(),
         Access::Session(rule) => users(rule) + &logins(rule),
+    }
+}
+
+/// The tokens with which programs are admitted.
+pub(super) fn programs(route: &Route) -> String {
+    let personal = if route.accepts_tokens { ", or a personal access token" } else { "" };
+    match &route.bearer[..] {
+        [] => personal.to_owned(),
+        names => format!("{personal}, or an access token of {}", names.join(" or ")),
     }
 }
 

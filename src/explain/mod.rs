@@ -35,7 +35,7 @@ use crate::session::{
 use crate::sessions::{Sessions, Shared, SharedParts};
 use crate::store::{Store, Unavailable};
 
-use labels::{access, humanize, of_methods, response, stricter, upstream_headers};
+use labels::{access, humanize, of_methods, programs, response, stricter, upstream_headers};
 
 /// Lifetime of the seeded record. Longer than the simulation runs.
 const SEED_TTL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -288,10 +288,7 @@ impl<'a> Simulation<'a> {
         RouteExplanation {
             label: route.label(),
             upstreams: route.upstreams.iter().map(ToString::to_string).collect(),
-            access: match route.accepts_tokens {
-                true => format!("{}, or a personal access token", access(&route.access)),
-                false => access(&route.access),
-            },
+            access: access(&route.access) + &programs(route),
             limits: self.limits(route),
             session: SessionRules::for_route(route),
         }
@@ -360,7 +357,7 @@ impl<'a> Simulation<'a> {
             }
             DenyReason::Refused(refusal) => self.refused(*refusal, route, risk),
             DenyReason::Token(refusal) => format!(
-                "the personal access token is refused ({}); this command has no tokens, so it can only show that the route checks them",
+                "the access token is refused ({}); this command verifies no tokens, so it can only show that the route checks them",
                 refusal.as_str()
             ),
             DenyReason::DuplicateCookie
@@ -368,6 +365,7 @@ impl<'a> Simulation<'a> {
             | DenyReason::UnknownSession
             | DenyReason::Ended(_)
             | DenyReason::Undecryptable
+            | DenyReason::ProviderUnavailable
             | DenyReason::Unavailable(_) => reason.as_str().to_owned(),
         }
     }

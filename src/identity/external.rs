@@ -43,6 +43,11 @@ impl LoginProviders {
         self.0.iter()
     }
 
+    /// Returns whether a provider has this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
     /// Returns the provider with this name.
     pub fn find(&self, name: &str) -> Option<&LoginProvider> {
         self.0.iter().find(|provider| provider.settings.name == name)

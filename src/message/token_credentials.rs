@@ -23,17 +23,40 @@ pub enum TokenCredentials {
 }
 
 impl TokenCredentials {
-    /// Finds the token in the headers of a request.
-    pub fn find(headers: &HeaderMap) -> TokenCredentials {
-        let own = headers.get_all(X_DOORWARD_TOKEN).iter();
-        let own = own.map(|value| (Zeroizing::new(value.as_bytes().to_vec()), None));
-        let mut found = own.chain(headers.get_all(AUTHORIZATION).iter().filter_map(parse));
-        match (found.next(), found.next()) {
-            (None, _) => TokenCredentials::Missing,
-            (Some((token, user)), None) => TokenCredentials::One { token, user },
-            (Some(_), Some(_)) => TokenCredentials::Several,
-        }
+    /// Finds the personal access token in the headers of a request. `own` is the header that the route names.
+    pub fn find(headers: &HeaderMap, own: Option<&HeaderName>) -> TokenCredentials {
+        let standard = X_DOORWARD_TOKEN;
+        let whole = [Some(&standard), own].into_iter().flatten();
+        let whole = whole.flat_map(|name| headers.get_all(name));
+        let whole = whole.map(|value| (Zeroizing::new(value.as_bytes().to_vec()), None));
+        only(whole.chain(headers.get_all(AUTHORIZATION).iter().filter_map(parse)))
     }
+
+    /// Finds the access token of a provider: the Bearer credentials, whatever they contain (RFC 6750, 2.1).
+    pub fn find_bearer(headers: &HeaderMap) -> TokenCredentials {
+        let values = headers.get_all(AUTHORIZATION).iter();
+        only(
+            values
+                .filter_map(|value| bearer(value.to_str().ok()?))
+                .map(|token| (Zeroizing::new(token.as_bytes().to_vec()), None)),
+        )
+    }
+}
+
+type Found = (Zeroizing<Vec<u8>>, Option<String>);
+
+fn only(mut found: impl Iterator<Item = Found>) -> TokenCredentials {
+    match (found.next(), found.next()) {
+        (None, _) => TokenCredentials::Missing,
+        (Some((token, user)), None) => TokenCredentials::One { token, user },
+        (Some(_), Some(_)) => TokenCredentials::Several,
+    }
+}
+
+/// Returns the text after `Bearer`.
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, credentials) = value.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| credentials.trim())
 }
 
 /// Removes `Authorization` if it contains a token. No app may see it.
@@ -44,13 +67,14 @@ pub(super) fn strip(headers: &mut HeaderMap) {
 }
 
 /// Returns the token in a value of `Authorization`, and the user name beside it.
-fn parse(value: &HeaderValue) -> Option<(Zeroizing<Vec<u8>>, Option<String>)> {
-    let (scheme, credentials) = value.to_str().ok()?.trim().split_once(' ')?;
-    let credentials = credentials.trim();
-    if scheme.eq_ignore_ascii_case("bearer") {
-        let is_token = credentials.starts_with(PREFIX);
-        return is_token.then(|| (Zeroizing::new(credentials.as_bytes().to_vec()), None));
+fn parse(value: &HeaderValue) -> Option<Found> {
+    let value = value.to_str().ok()?;
+    if let Some(token) = bearer(value) {
+        let is_token = token.starts_with(PREFIX);
+        return is_token.then(|| (Zeroizing::new(token.as_bytes().to_vec()), None));
     }
+    let (scheme, credentials) = value.trim().split_once(' ')?;
+    let credentials = credentials.trim();
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }
@@ -76,7 +100,7 @@ mod tests {
     }
 
     fn found(lines: &[(&str, &str)]) -> Option<(String, Option<String>)> {
-        match TokenCredentials::find(&headers(lines)) {
+        match TokenCredentials::find(&headers(lines), Some(&HeaderName::from_static("x-api-key"))) {
             TokenCredentials::One { token, user } => {
                 Some((String::from_utf8(token.to_vec()).expect("text"), user))
             }
@@ -96,16 +120,30 @@ mod tests {
         assert_eq!(found(&[("authorization", &basic("alice:dwp_x"))]), token(Some("alice")));
         let app = ("authorization", "Bearer of-the-app");
         assert_eq!(found(&[("x-doorward-token", "dwp_x"), app]), token(None));
+        assert_eq!(found(&[("x-api-key", "dwp_x")]), token(None));
         for other in ["Bearer dw1_x", "dwp_x", "Digest dwp_x", &basic("dwp_x"), "Basic dwp_x"] {
             assert_eq!(found(&[("authorization", other)]), None, "{other}");
         }
     }
 
     #[test]
+    fn bearer_credentials_are_found_whatever_they_contain() {
+        let found = |lines: &[(&str, &str)]| match TokenCredentials::find_bearer(&headers(lines)) {
+            TokenCredentials::Missing => "none".to_owned(),
+            TokenCredentials::One { token, .. } => String::from_utf8_lossy(&token).into_owned(),
+            TokenCredentials::Several => "several".to_owned(),
+        };
+        assert_eq!(found(&[("authorization", "bearer  a.b.c ")]), "a.b.c");
+        assert_eq!(found(&[("authorization", "Basic YTpi"), ("x-doorward-token", "x")]), "none");
+        let twice = ("authorization", "Bearer a");
+        assert_eq!(found(&[twice, twice]), "several");
+    }
+
+    #[test]
     fn several_tokens_are_none() {
         let bearer = ("authorization", "Bearer dwp_x");
         for lines in [[bearer, bearer], [bearer, ("x-doorward-token", "dwp_y")]] {
-            let found = TokenCredentials::find(&headers(&lines));
+            let found = TokenCredentials::find(&headers(&lines), None);
             assert!(matches!(found, TokenCredentials::Several));
         }
     }

@@ -240,12 +240,17 @@ impl Discovery {
         client: &HttpClient,
     ) -> Result<(), ProviderUnavailable> {
         let metadata = Arc::new(fetch_metadata(settings, client).await?);
-        self.known.send_modify(|known| known.metadata = Some(Arc::clone(&metadata)));
         let now = self.clock.now();
         self.known.send_modify(|known| known.keys_tried = Some(now));
-        let set = Arc::new(fetch_keys(&metadata, client).await?);
-        self.known.send_modify(|known| known.keys = Some(Keys { set, fetched: now }));
-        Ok(())
+        let fetched = fetch_keys(&metadata, client).await;
+        // Together: a request that has the metadata would not wait for the first keys.
+        self.known.send_modify(|known| {
+            known.metadata = Some(metadata);
+            if let Ok(set) = &fetched {
+                known.keys = Some(Keys { set: Arc::new(set.clone()), fetched: now });
+            }
+        });
+        fetched.map(|_| ())
     }
 }
 

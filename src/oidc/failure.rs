@@ -220,6 +220,36 @@ impl From<LoginFailure> for RefreshFailure {
     }
 }
 
+/// Why an access token of a program is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessTokenFailure {
+    /// Respond with 503.
+    #[error(transparent)]
+    Unavailable(#[from] ProviderUnavailable),
+    #[error("it has expired")]
+    Expired,
+    #[error("{0}")]
+    Invalid(String),
+    /// No allow rule admits the user: respond with 403.
+    #[error("no allow rule admits the user `{0}`")]
+    NotAllowed(String),
+}
+
+impl From<&'static str> for AccessTokenFailure {
+    fn from(reason: &'static str) -> AccessTokenFailure {
+        AccessTokenFailure::Invalid(reason.to_owned())
+    }
+}
+
+impl From<LoginRefusal> for AccessTokenFailure {
+    fn from(refusal: LoginRefusal) -> AccessTokenFailure {
+        match refusal {
+            LoginRefusal::NotAllowed(user) => AccessTokenFailure::NotAllowed(user),
+            other => AccessTokenFailure::Invalid(other.to_string()),
+        }
+    }
+}
+
 /// Why a logout token is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum LogoutTokenFailure {

@@ -68,6 +68,17 @@ pub struct RefreshedLogin {
     pub refresh_token: Zeroizing<String>,
 }
 
+/// A verified access token of a program.
+#[derive(Clone, Debug)]
+pub struct AccessToken {
+    pub issuer: String,
+    pub subject: String,
+    pub issued: UnixMillis,
+    pub acr: Option<String>,
+    pub profile: Profile,
+    pub claims: Map<String, Value>,
+}
+
 /// A verified logout token: which sessions end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogoutToken {

@@ -21,6 +21,7 @@
 //! | `authorization_request`, `token_endpoint`, `end_session`, `requests` | requests to the provider |
 //! | [`claim_path`], [`web_url`], [`client_key`] | checked values of the settings |
 
+pub mod access_token;
 mod authorization_request;
 pub mod callback;
 pub mod claim_path;
@@ -49,11 +50,12 @@ pub use callback::Callback;
 pub use claim_path::ClaimPath;
 pub use client_key::{ClientKey, ClientKeyError};
 pub use failure::{
-    LoginFailure, LoginRefusal, LogoutTokenFailure, ProviderUnavailable, RefreshFailure, StateError,
+    AccessTokenFailure, LoginFailure, LoginRefusal, LogoutTokenFailure, ProviderUnavailable,
+    RefreshFailure, StateError,
 };
 pub use login::{
-    EndSession, EndSessionRequest, LogoutToken, OidcLogin, Profile, RefreshRequest, RefreshedLogin,
-    Tokens,
+    AccessToken, EndSession, EndSessionRequest, LogoutToken, OidcLogin, Profile, RefreshRequest,
+    RefreshedLogin, Tokens,
 };
 pub use login_state::{BrowserBinding, MAX_RETURN_STATE, PendingLogin, StartRequest};
 pub use provider::{OidcProvider, ProviderStatus};

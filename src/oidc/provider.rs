@@ -7,19 +7,20 @@ use rustls::ClientConfig;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+use super::access_token;
 use super::authorization_request as authorization;
 use super::callback::{Callback, CallbackOutcome};
 use super::discovery::Discovery;
 use super::end_session;
 use super::failure::{
-    LoginFailure, LoginRefusal, LogoutTokenFailure, ProviderUnavailable, RefreshFailure,
-    TokenFailure,
+    AccessTokenFailure, LoginFailure, LoginRefusal, LogoutTokenFailure, ProviderUnavailable,
+    RefreshFailure, TokenFailure,
 };
 use super::id_token::{self, ExpectedLogin, LoginFacts};
 use super::jws::{self, JwsError, SignedToken};
 use super::login::{
-    EndSession, EndSessionRequest, LogoutToken, OidcLogin, Profile, RefreshRequest, RefreshedLogin,
-    Tokens,
+    AccessToken, EndSession, EndSessionRequest, LogoutToken, OidcLogin, Profile, RefreshRequest,
+    RefreshedLogin, Tokens,
 };
 use super::login_state::{PendingLogin, StartRequest};
 use super::logout_token;
@@ -35,6 +36,9 @@ use crate::secret::KeyRing;
 
 /// Largest response of a provider in bytes.
 const MAX_RESPONSE: usize = 256 * 1024;
+
+/// Longest wait of a program for the first metadata.
+const METADATA_WAIT: Duration = Duration::from_secs(2);
 
 /// Whether a provider can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -342,6 +346,38 @@ impl OidcProvider {
         let (issuer, client_id) = (self.settings.issuer.as_str(), &self.settings.client_id);
         logout_token::check(&token, issuer, client_id, self.clock.now())
             .map_err(LogoutTokenFailure::Refused)
+    }
+
+    /// Verifies an access token that a program presents, and selects the identity from its claims. Sends no
+    /// request except for new keys.
+    ///
+    /// # Errors
+    /// See [`AccessTokenFailure`].
+    pub async fn verify_access_token(
+        &self,
+        token: &str,
+    ) -> Result<AccessToken, AccessTokenFailure> {
+        let metadata = self.discovery.metadata(METADATA_WAIT).await?;
+        let token = self.verify(&metadata, token).await.map_err(|check| match check {
+            TokenCheck::Unavailable(unavailable) => AccessTokenFailure::Unavailable(unavailable),
+            TokenCheck::Invalid(reason) => reason.into(),
+        })?;
+        let (settings, issuer) = (&self.settings, self.settings.issuer.as_str());
+        let facts =
+            access_token::check(&token, issuer, &settings.bearer_audience, self.clock.now())?;
+        if profile::has_group_overage(&token.claims, &settings.claims) {
+            return Err(LoginRefusal::GroupOverage.into());
+        }
+        let profile = profile::profile(&token.claims, &settings.claims, Vec::new())?;
+        profile::check_allowed(&profile, &token.claims, &settings.allow)?;
+        Ok(AccessToken {
+            issuer: issuer.to_owned(),
+            subject: facts.subject,
+            issued: facts.issued,
+            acr: facts.acr,
+            profile,
+            claims: token.claims,
+        })
     }
 
     /// Returns the logout request at the provider; `None` if it has no such page, or none is known yet.

@@ -34,6 +34,8 @@ pub struct OidcSettings {
     pub max_age: Option<Duration>,
     /// Accepted authentication contexts, best first; empty accepts all.
     pub acr: Vec<String>,
+    /// Audiences of access tokens that programs may present; empty accepts no such token.
+    pub bearer_audience: Vec<String>,
     /// Timeout of one request to the provider, for connection, TLS and response together.
     pub timeout: Duration,
 }

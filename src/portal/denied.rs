@@ -19,6 +19,9 @@ impl Portal {
     pub fn deny(&self, head: &InboundHead, denial: &DenyReason) -> Page {
         match denial {
             DenyReason::Unavailable(_) => self.unavailable(&head.requester),
+            DenyReason::ProviderUnavailable => {
+                self.problem(&head.requester, Problem::ProviderUnavailable)
+            }
             DenyReason::Forbidden { user } => self.forbidden(&head.requester, user),
             DenyReason::Token(refusal) => self.token_refused(&head.requester, *refusal),
             DenyReason::NoSession
@@ -64,7 +67,7 @@ impl Portal {
         if let Some(methods) = problem.allow_header() {
             headers.insert(header::ALLOW, HeaderValue::from_static(methods));
         }
-        if problem == Problem::StoreUnavailable {
+        if matches!(problem, Problem::StoreUnavailable | Problem::ProviderUnavailable) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
         }
         page
@@ -173,6 +176,7 @@ fn login_reason(denial: &DenyReason) -> &'static str {
         | DenyReason::Undecryptable
         | DenyReason::Token(_)
         | DenyReason::Forbidden { .. }
+        | DenyReason::ProviderUnavailable
         | DenyReason::Unavailable(_) => denial.as_str(),
     }
 }
@@ -189,6 +193,7 @@ fn error_code(denial: &DenyReason) -> &'static str {
         | DenyReason::Undecryptable
         | DenyReason::Token(_)
         | DenyReason::Forbidden { .. }
+        | DenyReason::ProviderUnavailable
         | DenyReason::Unavailable(_) => "unauthenticated",
     }
 }

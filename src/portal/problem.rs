@@ -23,6 +23,8 @@ pub enum Problem {
     SessionEnded,
     /// The store was unavailable for longer than the session may go unchecked.
     StoreUnavailable,
+    /// The keys of the provider that issued an access token are unavailable.
+    ProviderUnavailable,
     /// A connection limit is reached; holds the status.
     TooManyConnections(StatusCode),
     /// The gateway is overloaded.
@@ -40,7 +42,7 @@ impl Problem {
             Problem::SessionEnded => {
                 (StatusCode::UNAUTHORIZED, "unauthenticated", ErrorKind::BadRequest)
             }
-            Problem::StoreUnavailable => {
+            Problem::StoreUnavailable | Problem::ProviderUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable", ErrorKind::StoreUnavailable)
             }
             Problem::TooManyConnections(status) => {
@@ -82,6 +84,7 @@ impl Problem {
         match self {
             Problem::BadRequest(bad) => bad.to_string(),
             Problem::StoreUnavailable => "store-unavailable".to_owned(),
+            Problem::ProviderUnavailable => "provider-unavailable".to_owned(),
             Problem::MalformedForm
             | Problem::BodyTooLarge
             | Problem::BodyTimeout
@@ -111,6 +114,7 @@ impl Problem {
             | Problem::Misdirected
             | Problem::SessionEnded
             | Problem::StoreUnavailable
+            | Problem::ProviderUnavailable
             | Problem::TooManyConnections(_)
             | Problem::Overloaded
             | Problem::Upstream(_) => None,

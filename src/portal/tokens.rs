@@ -1,5 +1,6 @@
 //! The page on which users create and delete their personal access tokens. It requires a recent login.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -26,12 +27,13 @@ struct FormResult<'a> {
 }
 
 impl Portal {
-    /// Returns whether the user can have tokens: the gateway checks the account at every request, which it
-    /// cannot for accounts of external providers.
+    /// Returns whether the user can have tokens: this gateway must have the login method of the account.
     pub(super) fn has_tokens(&self, session: &AuthenticatedSession) -> bool {
-        session.identity.provider == Provider::Password
-            && self.auth.shared().login_methods.password().is_some()
-            && !self.auth.settings().token_routes.is_empty()
+        let is_known = match &session.identity.provider {
+            Provider::Password => self.auth.shared().login_methods.password().is_some(),
+            Provider::External(login) => self.auth.settings().providers.contains(&login.provider),
+        };
+        is_known && !self.auth.settings().token_routes.is_empty()
     }
 
     async fn token_session(&self, head: &InboundHead) -> Result<AuthenticatedSession, Page> {
@@ -92,6 +94,7 @@ impl Portal {
             Err(
                 error @ (TokenCreationError::Name
                 | TokenCreationError::TooMany
+                | TokenCreationError::TooLarge
                 | TokenCreationError::Account),
             ) => {
                 let error = error.to_string();
@@ -114,8 +117,8 @@ impl Portal {
         let days = days.filter(|days| (1..=366).contains(days));
         let days = days.ok_or("The number of days must be from 1 to 366.")?;
         let lifetime = Duration::from_secs(u64::from(days) * 24 * 60 * 60);
-        let (user, name) = (session.identity.user.clone(), fields.text("name").to_owned());
-        Ok(NewGrant { user, name, scope, lifetime })
+        let (identity, name) = (Arc::clone(&session.identity), fields.text("name").to_owned());
+        Ok(NewGrant { identity, name, scope, lifetime })
     }
 
     async fn delete_token(

@@ -209,8 +209,8 @@ impl Authorizer {
         }
         let cookie = self.session_cookie(head);
         if cookie == CookieLookup::Missing
-            && route.accepts_tokens
-            && let Some(permit) = Box::pin(self.authorize_token(head, route)).await
+            && route.accepts_programs()
+            && let Some(permit) = Box::pin(self.authorize_program(head, route)).await
         {
             return AuthOutcome { permit, token: None };
         }
@@ -241,8 +241,8 @@ impl Authorizer {
         self.auth.authorize(route, &auth_request).await
     }
 
-    /// `None` without a personal access token.
-    async fn authorize_token(
+    /// `None` without a personal access token or an access token of a provider.
+    async fn authorize_program(
         &self,
         head: &InboundHead,
         route: &Arc<Route>,
@@ -250,12 +250,22 @@ impl Authorizer {
         let policy = route.policy_for(head.methods(), head.websocket);
         let methods: Vec<&str> = head.methods().map(Method::as_str).collect();
         let request = TokenRequest {
-            credentials: TokenCredentials::find(&head.headers),
             methods: &methods,
             client: head.client,
             needs_session: head.websocket || policy.max_auth_age.is_some(),
         };
-        self.auth.authorize_token(route, request).await
+        if route.accepts_tokens {
+            let credentials = TokenCredentials::find(&head.headers, route.token_header.as_ref());
+            let permit = self.auth.authorize_token(route, credentials, &request).await;
+            if permit.is_some() {
+                return permit;
+            }
+        }
+        if route.bearer.is_empty() {
+            return None;
+        }
+        let credentials = TokenCredentials::find_bearer(&head.headers);
+        self.auth.authorize_bearer(route, credentials, &request).await
     }
 
     /// Looks up the session cookie.

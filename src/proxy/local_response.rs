@@ -173,9 +173,8 @@ impl LocalResponse {
             }),
             LocalResponse::Denied(reason) => {
                 let mut page = portal.deny(head, reason).map(ResponseBody::Local);
-                if route.is_some_and(|route| route.accepts_app_credentials || route.accepts_tokens)
-                {
-                    offer_app_credentials(head, page.headers_mut());
+                if let Some(route) = route {
+                    offer_credentials(head, route, page.headers_mut());
                 }
                 page
             }
@@ -198,12 +197,21 @@ pub(super) fn bad_request_headers(bad: BadRequest) -> LocalHeaders {
     LocalHeaders { proxy_status, close: true, ..LocalHeaders::default() }
 }
 
-/// Offers Basic authentication to a program, which sends its credentials only after this challenge. A
+/// Offers the credentials that the route accepts to a program. Some send theirs only after this challenge. A
 /// browser would show its own dialog.
-fn offer_app_credentials(head: &InboundHead, headers: &mut HeaderMap) {
-    let is_browser = head.headers.contains_key("sec-fetch-mode");
-    if head.requester.intent == Intent::Fetch && !is_browser {
+fn offer_credentials(head: &InboundHead, route: &Route, headers: &mut HeaderMap) {
+    if head.requester.intent != Intent::Fetch || head.headers.contains_key("sec-fetch-mode") {
+        return;
+    }
+    if route.accepts_app_credentials || route.accepts_tokens {
         headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"app\""));
+    }
+    // A refused token has this challenge already, with the error (RFC 6750, 3.1).
+    let is_challenge = |value: &HeaderValue| value.as_bytes().starts_with(b"Bearer");
+    if !route.bearer.is_empty()
+        && !headers.get_all(header::WWW_AUTHENTICATE).iter().any(is_challenge)
+    {
+        headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"app\""));
     }
 }
 

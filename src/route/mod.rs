@@ -30,7 +30,7 @@ pub use upstream_options::{ClientCertificate, HostHeader, UpstreamOptions, Upstr
 use std::borrow::Cow;
 use std::time::Duration;
 
-use http::Method;
+use http::{HeaderName, Method};
 
 use crate::message::{CrossOriginPolicy, Endpoint, HostPattern, IdentityHeaders, PathPrefix};
 use crate::session::{Identity, Provider, RoutePolicy};
@@ -49,6 +49,10 @@ pub struct Route {
     pub accepts_app_credentials: bool,
     /// Whether personal access tokens are accepted.
     pub accepts_tokens: bool,
+    /// Header for personal access tokens beside `Authorization` and `X-Doorward-Token`.
+    pub token_header: Option<HeaderName>,
+    /// Providers whose access tokens are accepted.
+    pub bearer: Vec<String>,
     pub identity: IdentityHeaders,
     /// Whether requests of a user carry a signed assertion.
     pub assertion: bool,
@@ -104,6 +108,11 @@ impl Route {
         }
     }
 
+    /// Returns whether programs can authenticate with a token.
+    pub fn accepts_programs(&self) -> bool {
+        self.accepts_tokens || !self.bearer.is_empty()
+    }
+
     fn allows_ambiguous_paths(&self) -> bool {
         match (&self.access, self.ambiguous_paths) {
             (Access::Session(_), AmbiguousPaths::RequireSession)
@@ -143,6 +152,7 @@ impl Route {
                 !(admits_all_users || here == there)
                     || (other.accepts_app_credentials && !self.accepts_app_credentials)
                     || (other.accepts_tokens && !self.accepts_tokens)
+                    || other.bearer.iter().any(|name| !self.bearer.contains(name))
                     || self.policy != other.policy
                     || self.auth_age_methods != other.auth_age_methods
                     || self.cross_origin != other.cross_origin

@@ -255,6 +255,8 @@ mod tests {
             access: Access::Session(AccessRule::default()),
             accepts_app_credentials: false,
             accepts_tokens: false,
+            token_header: None,
+            bearer: Vec::new(),
             identity: IdentityHeaders::standard(),
             assertion: false,
             headers: RouteHeaders::default(),

@@ -57,6 +57,16 @@ impl Accounts {
         Ok(())
     }
 
+    /// Keeps an account in the index of its name until a later time.
+    pub(super) async fn keep_name(
+        &self,
+        user: &str,
+        tag: UserTag,
+        until: UnixMillis,
+    ) -> Result<(), Unavailable> {
+        self.values.update(account_name(user), until, |tags| add_entry(tags, tag)).await
+    }
+
     /// Returns the sessions that began in this session of the provider.
     pub async fn of_provider_session(&self, name: &str) -> Result<Vec<SessionKey>, Unavailable> {
         let loaded = self.values.load(provider_session(name)).await?;

@@ -29,6 +29,8 @@ mod settings;
 mod shared;
 #[cfg(test)]
 pub(crate) mod test_support;
+mod token_accounts;
+mod token_throttle;
 mod updater;
 mod user_history;
 mod user_ref;
@@ -47,6 +49,7 @@ pub use revocation::{ConfirmedRevocation, Revoker};
 pub use service::{NewSession, RecoverableSession, Sessions};
 pub use settings::SessionSettings;
 pub use shared::{Shared, SharedParts};
+pub use token_throttle::TokenThrottle;
 pub use updater::SessionUpdater;
 pub use user_history::UserHistories;
 pub use user_ref::UserRef;

@@ -2,6 +2,7 @@
 //!
 //! The grants of a user are one sealed value in the store. A token has no session: it is live as long as its
 //! grant is stored, its account is enabled, and no revocation of the user's sessions is later than the token.
+//! An account of the users file is looked up there, an account of a provider in `token_accounts`.
 
 use std::net::IpAddr;
 use std::pin::pin;
@@ -17,12 +18,15 @@ use crate::session::{
     Identity, PersonalToken, SessionId, SessionKey, TokenGrant, TokenId, TokenRefusal, TokenScope,
     TokenUse, UserTag,
 };
-use crate::store::{Counter, CounterGroup, Unavailable};
+use crate::store::Unavailable;
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
 
+use super::accounts::Accounts;
 use super::global_revocation;
 use super::sealed_values::{SealedValues, ValueName};
+use super::token_accounts::TokenAccounts;
+use super::token_throttle::TokenThrottle;
 use super::verified_store::VerifiedStore;
 
 /// Maximum length of a token's name in bytes.
@@ -31,7 +35,8 @@ const NAME_MAX: usize = 64;
 /// The token that a user or an operator wants.
 #[derive(Clone, Debug)]
 pub struct NewGrant {
-    pub user: String,
+    /// The current identity of the user.
+    pub identity: Arc<Identity>,
     pub name: String,
     pub scope: TokenScope,
     pub lifetime: Duration,
@@ -44,8 +49,12 @@ pub enum TokenCreationError {
     Name,
     #[error("the user has {MAX_TOKENS} tokens; delete one first")]
     TooMany,
-    #[error("the users file has no enabled account of this name")]
+    #[error(
+        "the users file has no enabled account of this name; users of a provider create tokens on their sessions page"
+    )]
     Account,
+    #[error("the account has too many groups for a token")]
+    TooLarge,
     #[error("{0}")]
     Unavailable(#[from] Unavailable),
 }
@@ -67,12 +76,21 @@ impl From<Unavailable> for TokenDenial {
 #[derive(Clone)]
 pub struct PersonalTokens {
     values: SealedValues,
+    throttle: TokenThrottle,
+    accounts: TokenAccounts,
+    names: Accounts,
     store: VerifiedStore,
 }
 
 impl PersonalTokens {
     pub(super) fn new(store: VerifiedStore) -> PersonalTokens {
-        PersonalTokens { values: SealedValues::new(store.clone()), store }
+        PersonalTokens {
+            values: SealedValues::new(store.clone()),
+            throttle: TokenThrottle::new(store.clone()),
+            accounts: TokenAccounts::new(store.clone()),
+            names: Accounts::new(store.clone()),
+            store,
+        }
     }
 
     /// Returns the live tokens of a user, newest first.
@@ -95,17 +113,30 @@ impl PersonalTokens {
         if name.is_empty() || name.len() > NAME_MAX || name.contains(char::is_control) {
             return Err(TokenCreationError::Name);
         }
-        let account = self.store.shared.login_methods.enabled_account(&new.user);
-        let user = account.ok_or(TokenCreationError::Account)?.user.clone();
+        let identity = &new.identity;
+        let user = identity.user.clone();
+        let is_external = identity.provider.external().is_some();
+        if !is_external && self.store.shared.login_methods.enabled_account(&user).is_none() {
+            return Err(TokenCreationError::Account);
+        }
         let keys = self.store.shared.keys.load_full();
-        let token = PersonalToken::generate(&keys, UserTag(keys.user_tag(&user)));
+        let token = PersonalToken::generate(&keys, UserTag(keys.user_tag(identity.account())));
         // A token created before the cutoff would be revoked.
         let cutoff = self.cutoff(token.tag).await?;
         let now = self.store.now().max(cutoff.plus(Duration::from_millis(1)));
         let name = name.to_owned();
-        let credential = self.store.shared.login_methods.credential_digest(&user);
+        let credential = match is_external {
+            true => [0; 8],
+            false => self.store.shared.login_methods.credential_digest(&user),
+        };
         let grant = TokenGrant::new(&token, user, name, new.scope, now, new.lifetime);
         let grant = TokenGrant { credential, ..grant };
+        if !self.accounts.save(token.tag, identity).await? {
+            return Err(TokenCreationError::TooLarge);
+        }
+        if is_external {
+            self.names.keep_name(&grant.user, token.tag, grant.expires).await?;
+        }
         self.add(&grant, token.tag, cutoff).await?;
         self.emit(SessionEvent::AccessTokenCreated, token.id, &grant.user, client);
         let text = token.encode(&keys);
@@ -131,6 +162,23 @@ impl PersonalTokens {
         is_added.then_some(()).ok_or(TokenCreationError::TooMany)
     }
 
+    /// Updates the account of a user who has tokens, after a login or a recheck at an external provider.
+    pub(super) async fn confirm(&self, identity: &Identity) -> Result<(), Unavailable> {
+        let tag = self.store.shared.user_tag(identity.account());
+        let grants = self.load(tag).await?;
+        let Some(until) = grants.iter().map(|grant| grant.expires).max() else { return Ok(()) };
+        self.accounts.save(tag, identity).await?;
+        self.names.keep_name(&identity.user, tag, until).await
+    }
+
+    /// Refuses the tokens of an account that its provider no longer confirms, until it does.
+    pub(super) async fn suspend(&self, tag: UserTag) -> Result<(), Unavailable> {
+        match self.load(tag).await?.is_empty() {
+            true => Ok(()),
+            false => self.accounts.remove(tag).await,
+        }
+    }
+
     /// Deletes the token with this handle. Returns false if there is none.
     pub async fn delete(
         &self,
@@ -151,19 +199,17 @@ impl PersonalTokens {
 
     /// Returns the current identity of the token's user if the token may be used so.
     ///
-    /// A token that was refused too often is refused without a store command for a while, at this gateway.
+    /// A token that was refused too often is refused without a store command for a while.
     pub async fn verify(
         &self,
         token: &PersonalToken,
         used: TokenUse<'_>,
     ) -> Result<Arc<Identity>, TokenDenial> {
-        let (group, failures) = (self.failures(token.id), &self.store.shared.login_fallback);
-        if let Err(wait) = failures.check(&group, used.now) {
-            return Err(TokenDenial::Refused(TokenRefusal::Throttled { wait }));
-        }
+        let failures = self.throttle.of_token(token.id);
+        self.throttle.check(&failures).map_err(TokenDenial::Refused)?;
         let verified = self.store.with_deadline(pin!(self.check(token, used))).await;
         if let Err(TokenDenial::Refused(refusal)) = &verified {
-            failures.charge(&group, used.now).unwrap_or_default();
+            self.throttle.charge(&failures).await;
             let event = SessionEvent::AccessTokenRefused(refusal.as_str());
             self.emit(event, token.id, "", Some(used.client));
         }
@@ -181,11 +227,9 @@ impl PersonalTokens {
         let Some(grant) = grants.iter().find(|grant| grant.is_of(token)) else {
             return refused(TokenRefusal::Unknown);
         };
-        let account = self.store.shared.login_methods.enabled_account(&grant.user);
-        let Some(identity) = account.filter(|identity| identity.user == grant.user) else {
+        let Some((identity, digest)) = self.account(token.tag, grant).await? else {
             return refused(TokenRefusal::Account);
         };
-        let digest = self.store.shared.login_methods.credential_digest(&grant.user);
         let key = SessionKey { tag: token.tag, id: SessionId(token.id.0) };
         let is_pending = self.store.shared.pending_ends.concerns(&key);
         if grant.created <= cutoff || is_pending || digest != grant.credential {
@@ -196,6 +240,21 @@ impl PersonalTokens {
             self.record_use(token, used.now).await;
         }
         Ok(identity)
+    }
+
+    /// Returns the current account of a token, and the digest of its password.
+    async fn account(
+        &self,
+        tag: UserTag,
+        grant: &TokenGrant,
+    ) -> Result<Option<(Arc<Identity>, [u8; 8])>, Unavailable> {
+        if self.store.shared.user_tag(&grant.user) != tag {
+            return Ok(self.accounts.load(tag).await?.map(|identity| (identity, [0; 8])));
+        }
+        let methods = &self.store.shared.login_methods;
+        let account = methods.enabled_account(&grant.user);
+        let account = account.filter(|identity| identity.user == grant.user);
+        Ok(account.map(|identity| (identity, methods.credential_digest(&grant.user))))
     }
 
     /// Ignores a failure: a store that rejects writes must not end the use of tokens.
@@ -212,7 +271,7 @@ impl PersonalTokens {
     }
 
     /// Returns the latest revocation of the sessions of the user, or of all users.
-    async fn cutoff(&self, tag: UserTag) -> Result<UnixMillis, Unavailable> {
+    pub async fn cutoff(&self, tag: UserTag) -> Result<UnixMillis, Unavailable> {
         let at = self.store.instant();
         let all = global_revocation::read_fresh(&self.store, at).await?;
         let own = self.store.track_errors(self.store.raw.user_cutoff(&tag).await)?;
@@ -226,12 +285,6 @@ impl PersonalTokens {
 
     fn retain_until(&self) -> UnixMillis {
         self.store.now().plus(MAX_LIFETIME)
-    }
-
-    fn failures(&self, id: TokenId) -> CounterGroup {
-        let rate = self.store.settings.login_limits.network;
-        let counters = vec![Counter { name: id.handle(), rate }];
-        CounterGroup { tag: "access token".to_owned(), counters }
     }
 
     fn emit(&self, event: SessionEvent, id: TokenId, user: &str, client: Option<IpAddr>) {

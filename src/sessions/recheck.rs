@@ -134,6 +134,7 @@ impl Sessions {
         let session = SessionInfo { key: *key, record: Arc::clone(record), last_active };
         let cause = EndCause { reason: EndReason::ProviderEnded, actor: Actor::Provider };
         self.revoker.end_session(&session, cause).await?;
+        self.personal_tokens.suspend(key.tag).await?;
         self.tokens.erase(key).await
     }
 
@@ -155,6 +156,7 @@ impl Sessions {
             let mut record = Record::clone(&verified.record);
             record.identity = confirmed(&record.identity, provider, &refreshed, store.now()).into();
             if store.write_record(&keys, key, verified.revision, &record).await? {
+                self.personal_tokens.confirm(&record.identity).await?;
                 return Ok("success");
             }
         }

@@ -30,6 +30,7 @@ use super::provider_tokens::{ProviderTokenStore, ProviderTokens};
 use super::revocation::Revoker;
 use super::settings::SessionSettings;
 use super::shared::Shared;
+use super::token_throttle::TokenThrottle;
 use super::updater::SessionUpdater;
 use super::user_history::UserHistories;
 use super::user_ref::UserRef;
@@ -85,6 +86,7 @@ pub struct Sessions {
     pub accounts: Accounts,
     pub tokens: ProviderTokenStore,
     pub personal_tokens: PersonalTokens,
+    pub token_throttle: TokenThrottle,
 }
 
 impl Sessions {
@@ -99,6 +101,7 @@ impl Sessions {
             accounts: Accounts::new(store.clone()),
             tokens: ProviderTokenStore::new(store.clone()),
             personal_tokens: PersonalTokens::new(store.clone()),
+            token_throttle: TokenThrottle::new(store.clone()),
             store,
         }
     }
@@ -190,6 +193,7 @@ impl Sessions {
         self.enforce_max_per_user(&key.tag, &replaced, cause).await?;
         if let Some(external) = &login.external {
             Box::pin(self.save_external(login, external, key, end)).await?;
+            Box::pin(self.personal_tokens.confirm(&login.identity)).await?;
         }
         let sealed = record.seal(&keys, &key);
         self.store.track_errors(self.store.raw.create(&key, &sealed, created, end).await)?;

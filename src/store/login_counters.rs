@@ -81,6 +81,14 @@ impl LoginCounters {
         self.chargeable(&self.state(), group, now).map(|_| ())
     }
 
+    /// Exhausts the first counter for `wait`, as another gateway has.
+    pub fn hold(&self, group: &CounterGroup, wait: Duration, now: UnixMillis) {
+        let Some(counter) = group.counters.first() else { return };
+        let bucket = self.bucket(&group.tag, &counter.name);
+        let full_at = now.plus(wait + counter.rate.window() - counter.rate.every);
+        self.state().full_at.insert(bucket, full_at);
+    }
+
     fn chargeable(
         &self,
         state: &CounterState,

@@ -1,5 +1,6 @@
 //! Personal access tokens: what admits a program, and every case in which one is refused.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
@@ -11,6 +12,7 @@ use doorward::identity::users_file_editor::UsersFileEditor;
 use doorward::identity::{Cost, Credential};
 use test_support::browser::{Browser, Response};
 use test_support::gateway::{Gateway, Setup, manual_clock};
+use test_support::redis_server::{RedisOptions, RedisServer};
 use test_support::upstream::Upstream;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -19,6 +21,10 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 /// `/` accepts tokens, `/staff` for one group, `/admin` with a recent login for changes; `/plain` and `/public`
 /// do not.
 async fn started() -> (Upstream, Gateway) {
+    started_with(Setup { clock: manual_clock(), ..Setup::default() }).await
+}
+
+async fn started_with(setup: Setup) -> (Upstream, Gateway) {
     let upstream = Upstream::start().await;
     let route = |path: &str, keys: &str| {
         format!(
@@ -31,11 +37,11 @@ async fn started() -> (Upstream, Gateway) {
         route("/", "access = \"session\"\ntokens = true"),
         route("/staff", "access = { groups = [\"staff\"] }\ntokens = true"),
         route("/admin", admin),
+        route("/api", "access = \"session\"\ntokens = true\ntoken_header = \"X-Api-Key\""),
         route("/plain", "access = \"session\""),
         route("/public", "access = \"public\""),
     ];
-    let setup = Setup { routes: routes.concat(), clock: manual_clock(), ..Setup::default() };
-    (upstream, Gateway::start(setup))
+    (upstream, Gateway::start(Setup { routes: routes.concat(), ..setup }))
 }
 
 async fn admin(gateway: &Gateway, target: &str) -> Value {
@@ -105,6 +111,24 @@ async fn a_token_admits_its_user_in_each_of_its_places() {
     assert_eq!(Browser::new(&gateway).send("GET", "/", &app, "").await.status, StatusCode::OK);
     assert_eq!(upstream.last_values("authorization"), ["Bearer of-the-app"]);
     assert!(upstream.last_values("x-doorward-token").is_empty());
+}
+
+#[tokio::test]
+async fn a_route_names_a_further_header_for_tokens() {
+    let (upstream, gateway) = started().await;
+    let token = create(&gateway, "alice", "").await;
+    let headers = [("x-api-key", token.as_str()), ("x_api_key", "other")];
+    for h2 in [false, true] {
+        let mut program = Browser { h2, ..Browser::new(&gateway) };
+        let answer = program.send("GET", "/api", &headers, "").await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        assert!(!upstream.last_head().to_ascii_lowercase().contains("x-api-key"));
+        let elsewhere = program.send("GET", "/", &headers[..1], "").await;
+        assert_eq!(reason(&elsewhere), refused(401, "no-session"));
+    }
+    let twice = [("x-api-key", token.as_str()), ("x-doorward-token", token.as_str())];
+    let answer = Browser::new(&gateway).send("GET", "/api", &twice, "").await;
+    assert_eq!(reason(&answer), refused(401, "token-several"));
 }
 
 #[tokio::test]
@@ -296,6 +320,51 @@ async fn a_token_that_fails_often_is_throttled_alone() {
     assert_eq!(outcome(&gateway, &good).await.0, 200);
     gateway.advance(Duration::from_secs(2));
     assert_eq!(outcome(&gateway, &expired).await.0, 403);
+}
+
+#[tokio::test]
+async fn gateways_on_one_redis_share_tokens_and_their_limits() {
+    let redis = RedisServer::start(RedisOptions::default());
+    let (store, clock) = (redis.settings().url, manual_clock());
+    let setup = Setup { store: store.clone(), clock: clock.clone(), ..Setup::default() };
+    let (_upstream, first) = started_with(setup).await;
+    let shared_directory = Some(Arc::clone(&first.directory));
+    let setup = Setup { store, clock, shared_directory, ..Setup::default() };
+    let (_other, second) = started_with(setup).await;
+    let token = create(&first, "alice", "&methods=PUT").await;
+    for count in 0..30 {
+        let gateway = if count % 3 == 0 { &second } else { &first };
+        assert_eq!(outcome(gateway, &token).await, refused(403, "token-method"), "{count}");
+    }
+    // The next refusal at each gateway finds the shared counter exhausted.
+    for gateway in [&first, &second] {
+        assert_eq!(outcome(gateway, &token).await.0, 403);
+        assert_eq!(outcome(gateway, &token).await, refused(429, "token-throttled"));
+    }
+    let listed = handle(&second, "alice").await;
+    admin(&second, &format!("/tokens/delete?user=alice&token={listed}")).await;
+    first.advance(Duration::from_secs(10));
+    assert_eq!(outcome(&first, &token).await, refused(401, "token-unknown"));
+}
+
+#[tokio::test]
+async fn tokens_survive_a_restart_on_the_embedded_store() {
+    let state = tempfile::tempdir().expect("a directory");
+    let setup = |shared_directory| Setup {
+        store: format!("embedded:{}", state.path().join("store").display()),
+        shared_directory,
+        ..Setup::default()
+    };
+    let (_upstream, gateway) = started_with(setup(None)).await;
+    let [kept, deleted] =
+        [create(&gateway, "alice", "").await, create(&gateway, "alice", "").await];
+    let newest = list(&gateway, "alice").await[0].token.clone();
+    admin(&gateway, &format!("/tokens/delete?user=alice&token={newest}")).await;
+    let directory = Arc::clone(&gateway.directory);
+    gateway.stop();
+    let (_upstream, gateway) = started_with(setup(Some(directory))).await;
+    assert_eq!(outcome(&gateway, &kept).await.0, 200);
+    assert_eq!(outcome(&gateway, &deleted).await, refused(401, "token-unknown"));
 }
 
 #[tokio::test]

@@ -3,11 +3,13 @@
 mod access_tokens;
 mod advisories;
 mod authorize;
+mod bearer_tokens;
 mod client_addr;
 mod connection_auth;
 mod csrf;
 mod ended_sessions;
 mod exchange_ends;
+mod external_tokens;
 mod framing;
 mod framing_h2;
 mod identity;

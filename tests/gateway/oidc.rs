@@ -63,7 +63,7 @@ impl OidcTest {
 }
 
 /// Navigates to a page that needs a login. Returns the URL of the provider.
-async fn start(browser: &mut Browser, target: &str) -> String {
+pub(crate) async fn start(browser: &mut Browser, target: &str) -> String {
     let refused = browser.navigate(target).await;
     assert_eq!(refused.status, StatusCode::SEE_OTHER, "{}", refused.text());
     let redirect = browser.navigate(refused.header("location")).await;
@@ -73,7 +73,7 @@ async fn start(browser: &mut Browser, target: &str) -> String {
 }
 
 /// Loads the callback as a browser that the provider redirects.
-async fn return_from(browser: &mut Browser, callback: &str) -> Response {
+pub(crate) async fn return_from(browser: &mut Browser, callback: &str) -> Response {
     let target = callback.strip_prefix("https://app.test").expect("our callback");
     let headers = [
         ("accept", "text/html"),

@@ -120,6 +120,23 @@ impl OidcServer {
         self.state().authorize(&parameters)
     }
 
+    /// Returns an access token for programs (RFC 9068) of the next user, with the audience `api`. `change` alters
+    /// header and claims before the signature.
+    pub fn access_token(&self, change: impl FnOnce(&mut Value, &mut Value)) -> String {
+        let state = self.state();
+        let mut claims = Value::Object(state.claims.clone());
+        claims["iss"] = json!(state.issuer);
+        claims["sub"] = json!(state.subject);
+        claims["aud"] = json!("api");
+        claims["client_id"] = json!("nightly-build");
+        claims["jti"] = json!(random_text());
+        claims["iat"] = json!(state.now());
+        claims["exp"] = json!(state.now() + 300);
+        let mut header = json!({ "alg": "ES256", "kid": "1", "typ": "at+jwt" });
+        change(&mut header, &mut claims);
+        state.sign_with(&header, &claims)
+    }
+
     /// Returns the form of a back-channel logout.
     pub fn logout_form(&self, session: Option<&str>, subject: Option<&str>) -> String {
         let state = self.state();
@@ -232,9 +249,12 @@ impl State {
     }
 
     fn sign(&self, kind: &str, claims: &Value) -> String {
-        let header = json!({ "alg": "ES256", "kid": "1", "typ": kind });
+        self.sign_with(&json!({ "alg": "ES256", "kid": "1", "typ": kind }), claims)
+    }
+
+    fn sign_with(&self, header: &Value, claims: &Value) -> String {
         let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
-        let text = format!("{}.{}", part(&header), part(claims));
+        let text = format!("{}.{}", part(header), part(claims));
         let signature = self.key.sign(&SystemRandom::new(), text.as_bytes()).expect("signed");
         format!("{text}.{}", BASE64URL_NOPAD.encode(signature.as_ref()))
     }
