@@ -119,6 +119,7 @@ fn settings(issuer: &str) -> OidcSettings {
         pushed_requests: false,
         max_age: None,
         acr: Vec::new(),
+        bearer_audience: Vec::new(),
         timeout: Duration::from_secs(5),
     }
 }
