@@ -117,6 +117,43 @@ mod tests {
         ticks.map(|tick| (tick * every + random.range(0, late + 1), length)).collect()
     }
 
+    /// Frames of a real page in Chromium: milliseconds since its start and payload length, in lines.
+    fn recorded(lines: &str) -> Vec<u64> {
+        let frame = |line: &str| {
+            let (at, length) = line.split_once('\t').expect("two columns");
+            (at.parse().expect("a time"), length.parse().expect("a length"))
+        };
+        counted(lines.lines().map(frame).collect())
+    }
+
+    /// Cockpit sends a reply every 5 s, a ping every 30 s and a command every 60 s. The others send nothing.
+    #[test]
+    fn abandoned_pages_of_real_apps_do_not_count_after_minutes() {
+        for (app, lines) in [
+            ("Cockpit", include_str!("../../tests/data/frames/cockpit-abandoned.tsv")),
+            ("JupyterLab", include_str!("../../tests/data/frames/jupyter-abandoned.tsv")),
+            ("Node-RED", include_str!("../../tests/data/frames/node-red-abandoned.tsv")),
+        ] {
+            let last = recorded(lines).last().copied();
+            assert!(last <= Some(200), "{app}: the last at {last:?} s of 660 s");
+        }
+    }
+
+    /// Commands typed into a terminal, and values entered in a form, with up to a minute between them.
+    #[test]
+    fn work_in_real_apps_counts() {
+        for (app, lines) in [
+            ("Cockpit", include_str!("../../tests/data/frames/cockpit-terminal.tsv")),
+            ("JupyterLab", include_str!("../../tests/data/frames/jupyter-terminal.tsv")),
+            ("Streamlit", include_str!("../../tests/data/frames/streamlit-input.tsv")),
+        ] {
+            let counted = recorded(lines);
+            let gap = counted.windows(2).map(|pair| pair[1] - pair[0]).max();
+            assert!(gap <= Some(120), "{app}: the longest time without activity: {gap:?} s");
+            assert!(counted.last() >= Some(&360), "{app}: {counted:?}");
+        }
+    }
+
     #[test]
     fn keep_alive_frames_of_a_timer_do_not_count() {
         let mut random = Random(1);
