@@ -192,6 +192,12 @@ impl Running {
         self.gateway.reload(mode)
     }
 
+    /// Returns the text of the running configuration if `server.watch` is on.
+    pub fn watched_config(&self) -> Option<String> {
+        let snapshot = self.gateway.snapshot.load();
+        snapshot.config.server.watch.then(|| snapshot.config.source.clone())
+    }
+
     /// Returns the state that all workers share, for commands and tests.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.gateway.components.shared

@@ -13,6 +13,7 @@ mod audit_show;
 pub mod certs;
 pub mod check;
 pub mod config_file;
+mod config_watch;
 pub mod demo;
 pub mod explain;
 pub mod keys;

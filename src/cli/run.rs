@@ -1,6 +1,6 @@
 //! `doorward run`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::server::InheritedSockets;
 use crate::telemetry::log;
 
+use super::config_watch::ConfigWatch;
 use super::service_manager;
 
 #[derive(Args)]
@@ -57,7 +58,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let path = args.config.clone();
     running.allow_reload(Box::new(move || Config::check(&path)));
     service_manager::ready();
-    let all_alive = until_stopped(running, signals)?;
+    let all_alive = until_stopped(running, signals.watch(args.config.clone()))?;
     info!(event = "gateway.stopped");
     Ok(if all_alive { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -84,12 +85,27 @@ pub(super) fn until_stopped(
     Ok(stopping.join().is_ok() && all_alive)
 }
 
+/// Reloads, and reports it to the service manager. The log has the report.
+fn reload(running: &Running) {
+    service_manager::reloading();
+    running.reload(ReloadMode::Apply);
+    service_manager::ready();
+}
+
+/// Whether the watched file has new content. A file that is missing or not text is not loaded.
+fn has_changed(watch: &mut ConfigWatch, config: Option<&Path>, running: &Running) -> bool {
+    let Some((path, loaded)) = config.zip(running.watched_config()) else { return false };
+    std::fs::read_to_string(path).is_ok_and(|text| watch.observe(text, &loaded))
+}
+
 /// SIGTERM and SIGINT, and SIGHUP where it reloads.
 pub(super) struct ProcessSignals {
     runtime: Runtime,
     terminate: Signal,
     interrupt: Signal,
     hangup: Option<Signal>,
+    /// The configuration file, for `server.watch`.
+    config: Option<PathBuf>,
 }
 
 impl ProcessSignals {
@@ -100,7 +116,7 @@ impl ProcessSignals {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
         drop(context);
-        Ok(ProcessSignals { runtime, terminate, interrupt, hangup: None })
+        Ok(ProcessSignals { runtime, terminate, interrupt, hangup: None, config: None })
     }
 
     fn with_reload() -> std::io::Result<ProcessSignals> {
@@ -111,22 +127,26 @@ impl ProcessSignals {
         Ok(ProcessSignals { hangup, ..signals })
     }
 
-    /// Waits for the first signal to stop. Reloads at each SIGHUP.
+    /// Also reloads when this file changes, if `server.watch` is on.
+    fn watch(self, config: PathBuf) -> ProcessSignals {
+        ProcessSignals { config: Some(config), ..self }
+    }
+
+    /// Waits for the first signal to stop. Reloads at each SIGHUP and each change of the watched file.
     fn wait_for_stop(&mut self, running: &Running) {
-        let ProcessSignals { runtime, terminate, interrupt, hangup } = self;
+        let ProcessSignals { runtime, terminate, interrupt, hangup, config } = self;
         runtime.block_on(async {
+            let mut watch = ConfigWatch::default();
             let mut poll = tokio::time::interval(Duration::from_secs(1));
             loop {
                 tokio::select! {
                     _ = terminate.recv() => break,
                     _ = interrupt.recv() => break,
-                    () = received(hangup) => {
-                        service_manager::reloading();
-                        // The log has the report.
-                        running.reload(ReloadMode::Apply);
-                        service_manager::ready();
+                    () = received(hangup) => reload(running),
+                    _ = poll.tick() => {
+                        if !running.all_threads_alive() { break }
+                        if has_changed(&mut watch, config.as_deref(), running) { reload(running) }
                     }
-                    _ = poll.tick() => if !running.all_threads_alive() { break },
                 }
             }
             service_manager::stopping();

@@ -39,6 +39,8 @@ pub struct Server {
     pub drain_delay: Duration,
     /// Time limit of the drain after that.
     pub drain: Duration,
+    /// Whether a change of the configuration file is a reload.
+    pub watch: bool,
 }
 
 /// The header in which trusted proxies report the client. Any other one is ignored.
@@ -84,6 +86,7 @@ pub(super) fn server(mut section: Reader<'_>) -> Option<Server> {
     let proxy_status = section.flag("proxy_status", Value("true"));
     let drain_delay = section.quantity("drain_delay", Value(r#""0s""#), duration::parse);
     let drain = section.quantity("drain", Value(r#""30s""#), duration::parse);
+    let watch = section.flag("watch", Value("false"));
     if let (Some(flag), Some(trusted)) = (&proxy_protocol, &trusted)
         && flag.value
         && trusted.value.is_empty()
@@ -114,6 +117,7 @@ pub(super) fn server(mut section: Reader<'_>) -> Option<Server> {
         proxy_status: proxy_status?.value,
         drain: drain?.value,
         drain_delay: drain_delay?.value,
+        watch: watch?.value,
     })
 }
 

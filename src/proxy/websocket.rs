@@ -42,8 +42,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a half-closed tunnel stays open.
 const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A complete close frame with code 1001 (going away): the client may reconnect.
-const GOING_AWAY_FRAME: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
+/// Close codes after which clients reconnect. After 1008 (policy violation) the user must log in.
+const GOING_AWAY: u16 = 1001;
+const SERVICE_RESTART: u16 = 1012;
+const TRY_AGAIN_LATER: u16 = 1013;
 
 /// Forwards a WebSocket handshake. The tunnel opens only after a 101 with the matching accept key. Any
 /// other response is forwarded as an ordinary one, so no unchecked byte passes.
@@ -173,12 +175,15 @@ impl CloseCause {
     }
 
     fn close_frame(self) -> [u8; 4] {
-        match self {
-            CloseCause::Session(reason) => close_frame(reason),
-            CloseCause::Shutdown | CloseCause::Idle => GOING_AWAY_FRAME,
-            // 1013 (try again later), as during a store outage.
-            CloseCause::Evicted => close_frame(CloseReason::Unchecked),
-        }
+        close_frame(match self {
+            CloseCause::Session(CloseReason::SessionEnded) => 1008,
+            CloseCause::Session(CloseReason::MaxAge) | CloseCause::Idle => GOING_AWAY,
+            // The new routes decide about the next connection.
+            CloseCause::Session(CloseReason::RouteChanged) | CloseCause::Shutdown => {
+                SERVICE_RESTART
+            }
+            CloseCause::Session(CloseReason::Unchecked) | CloseCause::Evicted => TRY_AGAIN_LATER,
+        })
     }
 }
 
@@ -371,16 +376,8 @@ async fn send_close(
     let _ = timeout(CLOSE_TIMEOUT, closing).await;
 }
 
-/// A complete close frame: final, opcode 8, two bytes of payload (RFC 6455 5.5.1). Clients reconnect after
-/// 1001 (going away) and 1013 (try again later). After 1008 (policy violation) the user must log in.
-fn close_frame(reason: CloseReason) -> [u8; 4] {
-    let code: u16 = match reason {
-        CloseReason::SessionEnded => 1008,
-        CloseReason::MaxAge => 1001,
-        CloseReason::Unchecked => 1013,
-        // Service restart: the client reconnects, and the new routes decide.
-        CloseReason::RouteChanged => 1012,
-    };
+/// A complete close frame: final, opcode 8, two bytes of payload (RFC 6455 5.5.1).
+fn close_frame(code: u16) -> [u8; 4] {
     let [high, low] = code.to_be_bytes();
     [0x88, 0x02, high, low]
 }

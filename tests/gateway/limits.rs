@@ -487,13 +487,13 @@ async fn shutdown_ends_event_streams_at_once() {
 }
 
 #[tokio::test]
-async fn shutdown_sends_1001_to_tunnels_and_waits_for_them() {
+async fn shutdown_sends_1012_to_tunnels_and_waits_for_them() {
     let (address, mut connections) = raw_upstream().await;
     let gateway = start(public(address), "");
     let (mut client, upstream) = tunnel(&gateway, &mut connections).await;
     let start = Instant::now();
     let stopping = tokio::task::spawn_blocking(move || gateway.stop());
-    assert_eq!(read_to_end(&mut client).await, [0x88, 0x02, 0x03, 0xe9]);
+    assert_eq!(read_to_end(&mut client).await, [0x88, 0x02, 0x03, 0xf4]);
     drop(client);
     stopping.await.expect("stopped");
     assert!(start.elapsed() < Duration::from_secs(2), "the drain was cut short of its two seconds");

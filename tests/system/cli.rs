@@ -457,6 +457,22 @@ async fn sighup_and_the_reload_command_apply_a_changed_file() {
 }
 
 #[tokio::test]
+async fn a_watched_file_is_reloaded_after_each_change() {
+    let (upstream, mut program, browser) = start_with_drain("2s\"\nwatch = true\n#\"").await;
+    let file = program.path("doorward.toml");
+    let text = std::fs::read_to_string(&file).expect("readable");
+    let public = session_route(upstream.address).replace("\"session\"", "\"public\"");
+    let public = public.replace("path = \"/\"", "path = \"/public\"");
+    std::fs::write(&file, "nonsense").expect("written");
+    program.wait_for_line("failure", |line| line["event"] == "config.reload-failed");
+    std::fs::write(&file, format!("{text}{public}")).expect("written");
+    program.wait_for_line("reload", |line| line["event"] == "config.reloaded");
+    let mut stranger = Browser::at_address(browser.address, &program.path("ca.pem"));
+    assert_eq!(stranger.fetch("/public").await.status, StatusCode::OK);
+    assert_eq!(program.stop(), Some(0), "{}", program.log());
+}
+
+#[tokio::test]
 async fn drain_ends_at_once_on_a_second_signal() {
     for second in ["-TERM", "-INT"] {
         let (upstream, mut program, browser) = start_with_drain("1h").await;
