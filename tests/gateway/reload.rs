@@ -219,7 +219,7 @@ async fn tunnels_of_a_public_route_close_once_it_needs_a_session() {
     reload(&gateway, "drain = \"2s\"", "drain = \"3s\"");
     responses(&mut socket).await;
     reload(&gateway, PUBLIC, SESSION_KEYS);
-    assert_eq!(close_code(&mut socket).await, CloseCode::Away);
+    assert_eq!(close_code(&mut socket).await, CloseCode::Restart);
 }
 
 /// Such a tunnel has no session that could end it.
@@ -241,7 +241,7 @@ async fn tunnels_with_app_credentials_close_once_they_are_refused() {
         let report = reload(&gateway, from, to);
         assert_eq!(report.problems, Vec::<String>::new(), "{from} {to}");
         if closes {
-            assert_eq!(close_code(&mut socket).await, CloseCode::Away, "{from} {to}");
+            assert_eq!(close_code(&mut socket).await, CloseCode::Restart, "{from} {to}");
         } else {
             responses(&mut socket).await;
         }
