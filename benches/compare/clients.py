@@ -1,4 +1,4 @@
-"""What loads the servers: logins, wrk, h2load, and connections that do nothing."""
+"""Load generators: logins, wrk, h2load and idle connections."""
 
 import concurrent.futures
 import html
@@ -13,34 +13,34 @@ import time
 import urllib.parse
 from pathlib import Path
 
-from stage import PASSWORD, USERS
+from servers import PASSWORD, USERS
 
 HERE = Path(__file__).parent
 CONNECTIONS = 64
 SESSIONS = 1000
-# Before the window: handshakes, first connections to the upstream, first look at each session.
+# Seconds before the measurement: handshakes, upstream connections, and the first request of each session.
 WARM_UP = 1.5
 
 
-def trusting():
-    """The certificate was made for this run; nobody else is on this address."""
+def tls_context():
+    """Accepts every certificate, because the servers run on loopback."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
 
 
-TLS = trusting()
+TLS = tls_context()
 
 
 def log_in_all(port, count=SESSIONS):
-    """Logs in `count` times by the form, and gives a Cookie header for each session."""
+    """Logs in `count` times with the form. Returns a `Cookie` header for each session."""
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         return list(pool.map(lambda number: log_in(port, number), range(count)))
 
 
 def log_in(port, number):
-    # Each from an address of its own: the brakes on guessing stay as they are.
+    # Each login has its own address, because the rate limits of logins apply per address.
     address = f"127.1.{number // 250}.{number % 250 + 1}"
     connection = http.client.HTTPSConnection("localhost", port, context=TLS)
     plain = socket.create_connection(("127.0.0.1", port), 20, (address, 0))
@@ -56,7 +56,7 @@ def log_in(port, number):
     connection.close()
     cookie = response.getheader("Set-Cookie", "").partition(";")[0]
     if response.status != 303 or not cookie.startswith("__Host-doorward="):
-        raise SystemExit(f"the login of {fields['username']} was answered with {response.status}")
+        raise SystemExit(f"the login of {fields['username']} failed with status {response.status}")
     return cookie
 
 
@@ -68,24 +68,24 @@ def hidden(page, name):
 
 
 class Window:
-    """CPU, requests and time between two moments, in which nothing begins or ends."""
+    """Measures CPU time and requests while the load is constant."""
 
     def __init__(self, server, upstream):
         self.server, self.upstream = server, upstream
 
     def measure(self, seconds):
         time.sleep(WARM_UP)
-        before = self._look()
+        before = self._sample()
         time.sleep(seconds)
-        after = self._look()
+        after = self._sample()
         elapsed, cpu, requests = (late - early for early, late in zip(before, after))
         return {"cpu": cpu / requests * 100_000, "rate": requests / elapsed}
 
-    def _look(self):
+    def _sample(self):
         return time.monotonic(), self.server.cpu_seconds(), self._requests()
 
     def _requests(self):
-        """The upstream counts: a request that did not get there was not proxied."""
+        """Returns the number of requests that reached the upstream. Others were not proxied."""
         connection = http.client.HTTPConnection("127.0.0.1", self.upstream.port, timeout=10)
         connection.request("GET", "/requests-so-far")
         text = connection.getresponse().read().decode()
@@ -94,7 +94,7 @@ class Window:
 
 
 def http1(server, upstream, cookies, seconds):
-    """wrk with a thousand sessions in turn on kept-alive HTTP/1.1 connections."""
+    """Runs wrk with a thousand sessions in turn on keep-alive HTTP/1.1 connections."""
     duration = int(seconds + WARM_UP + 2)
     command = ["wrk", "-t2", f"-c{CONNECTIONS}", f"-d{duration}s", "-s", HERE / "cookies.lua",
                f"https://localhost:{server.port}/"]
@@ -104,12 +104,12 @@ def http1(server, upstream, cookies, seconds):
     output = wrk.communicate()[0]
     requests, refused, broken, p50, p99 = re.search(r"RESULT (.*)", output)[1].split()
     if int(refused) or int(broken):
-        raise SystemExit(f"of {requests} requests {refused} were refused and {broken} broke:\n{output}")
+        raise SystemExit(f"of {requests} requests {refused} were refused and {broken} failed:\n{output}")
     return {**result, "sent": int(requests), "p50": float(p50), "p99": float(p99)}
 
 
 def http2(server, upstream, cookies, seconds):
-    """h2load: 16 connections with 4 streams each. It sends the same head always: one session."""
+    """Runs h2load with 16 connections and 4 streams each. All requests belong to one session."""
     duration = int(seconds + WARM_UP + 2)
     cookie = Path(cookies).read_text().splitlines()[0]
     command = ["h2load", "-t2", "-c16", "-m4", f"-D{duration}", "-H", f"cookie: {cookie}",
@@ -119,12 +119,12 @@ def http2(server, upstream, cookies, seconds):
     output = h2load.communicate()[0]
     codes = re.search(r"status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", output)
     if "protocol: h2" not in output or any(int(code) for code in codes.groups()[1:]):
-        raise SystemExit(f"h2load was not answered as it should be:\n{output}")
+        raise SystemExit(f"h2load received unexpected responses:\n{output}")
     return {**result, "sent": int(codes[1])}
 
 
 def idle_kib(server, cookies, count):
-    """Resident memory per connection that made one request and then waits."""
+    """Returns the resident memory in KiB per connection that is idle after one request."""
     before = server.resident_kib()
     halves = [count // 2, count - count // 2]
     clients = [
@@ -145,9 +145,9 @@ def idle_kib(server, cookies, count):
 
 
 def stay_idle(port, count, cookies):
-    """The process behind `idle_kib`: opens connections, makes a request on each, and waits."""
+    """Runs as a child process of `idle_kib`. Opens connections, sends a request on each, and waits."""
     head = f"GET / HTTP/1.1\r\nHost: localhost:{port}\r\nCookie: {cookies[0]}\r\n\r\n".encode()
-    held = []
+    connections = []
     for _ in range(count):
         plain = socket.create_connection(("127.0.0.1", port), 20)
         secured = TLS.wrap_socket(plain, server_hostname="localhost")
@@ -157,13 +157,13 @@ def stay_idle(port, count, cookies):
             response += secured.recv(4096)
         if not response.startswith(b"HTTP/1.1 200"):
             raise SystemExit(response.decode(errors="replace"))
-        held.append(secured)
+        connections.append(secured)
     print("open", flush=True)
     sys.stdin.readline()
-    # Still open and silent: what was measured were idle connections.
-    held[0].setblocking(False)
+    # Verifies that the measured connections are still open and idle.
+    connections[0].setblocking(False)
     try:
-        held[0].recv(1)
+        connections[0].recv(1)
         raise SystemExit("the server closed idle connections while they were measured")
     except (ssl.SSLWantReadError, BlockingIOError):
         pass

@@ -1,5 +1,5 @@
--- Each request carries the next session's cookie, from the file named by COOKIES. Every thread begins
--- elsewhere in the file, so that they do not walk it in step.
+-- Each request has the cookie of the next session in the file COOKIES. Every thread starts at another offset, so that
+-- threads do not use the same session at the same time.
 local threads = 0
 function setup(thread)
   thread:set("offset", threads * 137)

@@ -1,4 +1,4 @@
-"""Rounds of measurements, interleaved: ratios are taken inside a round, since machines drift."""
+"""Measures all servers in interleaved rounds. Ratios are computed within a round, because machines drift."""
 
 import os
 import signal
@@ -9,14 +9,14 @@ from pathlib import Path
 
 import clients
 import report
-from stage import Stage
+from servers import Servers
 
 BASE = "nginx"
 LOADS = {"HTTP/1.1": clients.http1, "HTTP/2": clients.http2}
 
 
-class Contender:
-    """A server under test and the cookies that it is asked with."""
+class Candidate:
+    """A measured server and the cookies of its requests."""
 
     def __init__(self, name, server, cookies, log=None):
         self.name, self.server, self.cookies = name, server, cookies
@@ -24,7 +24,7 @@ class Contender:
         self.idle = None
 
     def take_log_lines(self):
-        """How many lines the request log has; it is empty after this."""
+        """Returns the number of lines of the access log and empties it."""
         with self.log.open("rb+") as log:
             lines = sum(chunk.count(b"\n") for chunk in iter(lambda: log.read(1 << 20), b""))
             log.truncate(0)
@@ -33,17 +33,17 @@ class Contender:
 
 def main():
     rounds, window, idle = (int(os.environ[name]) for name in ("ROUNDS", "WINDOW", "IDLE"))
-    stage = Stage(sys.argv[1])
-    contenders = raise_contenders(stage)
-    for contender in contenders:
-        # First of all: a heap that has been through a load keeps its size.
-        if "log" not in contender.name:
-            contender.idle = clients.idle_kib(contender.server, contender.cookies, idle)
-            say(f"{contender.name}: {contender.idle:.1f} KiB per idle connection")
-    samples = [one_round(stage, contenders, number, window) for number in range(rounds)]
+    servers = Servers(sys.argv[1])
+    candidates = start_candidates(servers)
+    for candidate in candidates:
+        # Measured first, because a heap keeps its size after a load.
+        if "log" not in candidate.name:
+            candidate.idle = clients.idle_kib(candidate.server, candidate.cookies, idle)
+            print_progress(f"{candidate.name}: {candidate.idle:.1f} KiB per idle connection")
+    samples = [measure_round(servers, candidates, number, window) for number in range(rounds)]
     results = {
-        "loads": {load: summary(load, contenders, samples) for load in LOADS},
-        "idle": {contender.name: contender.idle for contender in contenders if contender.idle},
+        "loads": {load: summary(load, candidates, samples) for load in LOADS},
+        "idle": {candidate.name: candidate.idle for candidate in candidates if candidate.idle},
         "logged": min(sample["logged"] for sample in samples),
         "rounds": rounds, "window": window, "idle_count": idle, "cores": os.cpu_count(),
     }
@@ -52,68 +52,68 @@ def main():
         report.write(Path(os.environ["OUT"]), results)
 
 
-def raise_contenders(stage):
-    quiet, logging = stage.nginx()
+def start_candidates(servers):
+    quiet, logging = servers.nginx()
     builds = {"doorward": os.environ["DOORWARD"]}
     if os.environ["DIST"]:
         builds["doorward with PGO"] = os.environ["DIST"]
     if os.environ["AGAINST"]:
         builds["other build"] = os.environ["AGAINST"]
     gateways = [
-        (name + word, binary, log)
+        (name + suffix, binary, log)
         for name, binary in builds.items()
-        for word, log in (("", False), (", access log", True))
+        for suffix, log in (("", False), (", access log", True))
     ]
-    made = []
+    started = []
     for number, (name, binary, log) in enumerate(gateways):
-        server = stage.doorward(binary, f"gateway{number}", log)
-        cookies = stage.place / f"gateway{number}" / "cookies"
-        began = time.monotonic()
+        server = servers.doorward(binary, f"gateway{number}", log)
+        cookies = servers.directory / f"gateway{number}" / "cookies"
+        start = time.monotonic()
         cookies.write_text("\n".join(clients.log_in_all(server.port)) + "\n")
-        say(f"{name}: {clients.SESSIONS} logins in {time.monotonic() - began:.0f} s")
-        made.append(Contender(name, server, cookies, server.log if log else None))
-    # nginx is asked with the same bytes; it does not look at them.
-    some = made[0].cookies
-    return [Contender(BASE, quiet, some), Contender("nginx, access log", logging, some), *made]
+        print_progress(f"{name}: {clients.SESSIONS} logins in {time.monotonic() - start:.0f} s")
+        started.append(Candidate(name, server, cookies, server.log if log else None))
+    # nginx receives the same requests and ignores the cookies.
+    cookies = started[0].cookies
+    return [Candidate(BASE, quiet, cookies), Candidate("nginx, access log", logging, cookies), *started]
 
 
-def one_round(stage, contenders, number, window):
-    # Each round begins elsewhere, so that nobody always runs on a machine that the others warmed.
-    order = contenders[number % len(contenders):] + contenders[: number % len(contenders)]
+def measure_round(servers, candidates, number, window):
+    # Each round starts with another candidate, because the first one runs on a cooler CPU.
+    order = candidates[number % len(candidates):] + candidates[: number % len(candidates)]
     sample = {}
     for load, run in LOADS.items():
-        for contender in order:
-            if contender.log:
-                contender.take_log_lines()
-            result = run(contender.server, stage.upstream, contender.cookies, window)
-            if contender.log:
-                # It may drop lines rather than hold up requests, and one that did would be cheap.
+        for candidate in order:
+            if candidate.log:
+                candidate.take_log_lines()
+            result = run(candidate.server, servers.upstream, candidate.cookies, window)
+            if candidate.log:
+                # The gateway drops log entries under load. Dropped entries would lower the measured cost.
                 time.sleep(1)
-                share = contender.take_log_lines() / result["sent"]
+                share = candidate.take_log_lines() / result["sent"]
                 sample["logged"] = min(share, sample.get("logged", 1))
-            sample[load, contender.name] = result
-            say(f"round {number + 1}, {load}, {contender.name}: "
+            sample[load, candidate.name] = result
+            print_progress(f"round {number + 1}, {load}, {candidate.name}: "
                 f"{result['cpu']:.2f} CPU s per 100k, {result['rate']:.0f}/s")
     return sample
 
 
-def summary(load, contenders, samples):
-    """Medians, and medians of the ratios to nginx inside a round."""
-    out = {}
-    for contender in contenders:
-        own = [sample[load, contender.name] for sample in samples]
+def summary(load, candidates, samples):
+    """Returns medians, and medians of the ratios to nginx within a round."""
+    result = {}
+    for candidate in candidates:
+        own = [sample[load, candidate.name] for sample in samples]
         base = [sample[load, BASE] for sample in samples]
         row = {}
         for figure in own[0].keys() - {"sent"}:
-            ratios = [mine[figure] / theirs[figure] for mine, theirs in zip(own, base)]
-            row[figure] = statistics.median(mine[figure] for mine in own)
+            ratios = [one[figure] / other[figure] for one, other in zip(own, base)]
+            row[figure] = statistics.median(one[figure] for one in own)
             row[figure + " ratio"] = statistics.median(ratios)
             row[figure + " spread"] = (min(ratios), max(ratios))
-        out[contender.name] = row
-    return out
+        result[candidate.name] = row
+    return result
 
 
-def say(text):
+def print_progress(text):
     print(text, file=sys.stderr, flush=True)
 
 

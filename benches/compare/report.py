@@ -50,8 +50,8 @@ authentication. A CPU or latency figure below 1 is better than nginx; a throughp
 - For scale: nginx used {base_cpu:.2f} CPU seconds for 100,000 HTTP/1.1 requests, with a median latency of
   {base_p50:.2f} ms at {base_rate:,.0f} requests per second.
 - Not measured: Redis, full handshakes, large bodies, uploads, WebSockets, several machines.
-{pgo}- On a noisy machine, count instructions instead. `tests/system/instructions.rs` does so with valgrind, and `tests/run`
-  compares the counts with `tests/system/instructions.tsv`.
+{pgo}- On a noisy machine, count instructions instead. `tests/system/instructions.rs` counts them with valgrind, and
+  `tests/run` compares the counts with `tests/system/instructions.tsv`.
 """
 
 
@@ -71,18 +71,18 @@ def markdown(results):
         idle="\n".join(f"| {name} | {kib:.0f} |" for name, kib in results["idle"].items()),
         idle_count=f"{results['idle_count']:,}",
         cores=results["cores"], rounds=results["rounds"], window=results["window"],
-        caution=caution(http1), logged=logged(results["logged"]), pgo=pgo(http1),
+        caution=caution(http1), logged=log_entries(results["logged"]), pgo=pgo(http1),
         base_cpu=base["cpu"], base_p50=base["p50"], base_rate=base["rate"],
     )
 
 
 def pgo(load):
-    """Explains the second build if it was measured."""
+    """Returns a note about the second build if it was measured."""
     if not any("PGO" in name for name in load):
         return ""
     return (
-        "- `doorward` is the plain release build. `doorward with PGO` has profile-guided optimisation: `benches/pgo/run`\n"
-        "  builds it.\n"
+        "- `doorward` is the plain release build. `doorward with PGO` has profile-guided optimisation.\n"
+        "  `benches/pgo/run` builds it.\n"
     )
 
 
@@ -100,16 +100,16 @@ def ratio(row, figure):
 
 
 def caution(load):
-    """States the largest deviation of a round from its median."""
-    apart = 0
+    """Returns a sentence with the largest deviation of a round from its median."""
+    deviation = 0
     for row in load.values():
         low, high = row["cpu spread"]
-        middle = row["cpu ratio"]
-        apart = max(apart, (high - middle) / middle, (middle - low) / middle)
-    return f"The CPU of every round is within {apart:.0%} of its median."
+        median = row["cpu ratio"]
+        deviation = max(deviation, (high - median) / median, (median - low) / median)
+    return f"The CPU of every round is within {deviation:.0%} of its median."
 
 
-def logged(share):
+def log_entries(share):
     if share >= 0.9999:
         return "No entry was lost."
     return f"At most {1 - share:.1%} of the entries of a window were dropped."
@@ -134,7 +134,7 @@ PLOT = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {height}" rol
   </style>
   <rect class="paper" width="760" height="{height}" rx="8"/>
   <text class="head" x="24" y="34">CPU per request, relative to nginx without authentication</text>
-  <text class="quiet" x="24" y="55">Lower is better. Bars: median. Lines: minimum and maximum of the rounds. {date}</text>
+  <text class="quiet" x="24" y="55">Lower is better. Bars: median. Lines: minimum and maximum. {date}</text>
 {bars}
 </svg>
 """
@@ -144,22 +144,22 @@ LEFT, WIDTH, BAR, STEP = 230, 440, 22, 34
 
 def plot(results):
     loads = results["loads"]
-    most = max(row["cpu spread"][1] for load in loads.values() for row in load.values())
-    scale = WIDTH / max(most, 1)
-    parts, output, y = [], [], 92
+    maximum = max(row["cpu spread"][1] for load in loads.values() for row in load.values())
+    scale = WIDTH / max(maximum, 1)
+    parts, summary, y = [], [], 92
     for load, contenders in loads.items():
         parts.append(f'  <text class="head" x="24" y="{y}">{load}</text>')
         y += 12
         top = y
         for name, row in contenders.items():
             parts.extend(bar(name, row, y, scale))
-            output.append(f"{load}, {name}: {row['cpu ratio']:.2f}.")
+            summary.append(f"{load}, {name}: {row['cpu ratio']:.2f}.")
             y += STEP
         one = LEFT + scale
         parts.append(f'  <line class="line" x1="{one:.0f}" y1="{top - 4}" x2="{one:.0f}" y2="{y - 6}"/>')
         y += 30
     return PLOT.format(
-        height=y - 14, description=" ".join(output), bars="\n".join(parts),
+        height=y - 14, description=" ".join(summary), bars="\n".join(parts),
         date=datetime.date.today().isoformat(),
     )
 

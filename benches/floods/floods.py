@@ -1,17 +1,15 @@
-"""Plays each flood against a gateway of its own while well-behaved clients go on, and tells what they
-felt: the 99th percentile before and during, answers that failed, how long until all was as before, the
-gateway's memory and CPU, and which limits bit.
+"""Measures the effect of floods on well-behaved clients of the gateway.
 
-A flood comes from elsewhere, and here it has to share a machine with what it attacks. So that the waits are
-those that it causes at the gateway, and not those for a processor on which it runs itself, the threads that
-carry requests, the users and their app go before it (SCHED_RR; without the right to that, they do not), and
-the flood gets what they leave. It is compared with a time in which nothing but a process that does nothing keeps
-the processors busy. `--nginx` plays the same against plain nginx.
+Each round starts a gateway, runs one flood and measures: p99 latency before and during the flood, failed requests,
+recovery time, memory, CPU time, and the limits that were reached. `--nginx` measures plain nginx instead.
 
-On a virtual machine others take processors away for milliseconds at a time, and one that is idle comes back late:
-both are as long as what is measured here. So no processor is idle, in the flood neither; each flood is played in
-several rounds, when others take next to nothing, and again where they took more while it went on. Which rounds count
-is decided by what was taken alone, and what counts is their median.
+Flood and gateway share one machine. The figures have to show the delay inside the gateway, without the competition
+for CPU time. Gateway workers, users and their app therefore have real-time priority (SCHED_RR, if permitted). The
+baseline is measured while idle-priority loops keep all CPUs busy.
+
+On a virtual machine, other guests steal CPU time for milliseconds, and an idle CPU wakes up late. The loops
+therefore run during the flood as well. A round is repeated if the steal time was high. Only steal time selects the
+rounds that count; the result is their median.
 """
 
 import contextlib
@@ -31,21 +29,22 @@ import urllib.request
 from collections import Counter
 
 import nginx
-from front import Gateway, Route, gateway
+from gateway_process import Gateway, Route, start_gateway
 
 HERE = pathlib.Path(__file__).parent
 HOST = "localhost"
-CALM_SECONDS = 2
-BUSY_SECONDS = 8
+IDLE_SECONDS = 2
+BASE_SECONDS = 8
 FLOOD_SECONDS = 10
 AFTER_SECONDS = 3
 ROUNDS = 5
-# Connecting is a burst of its own.
+# Users connect at the same time. The measurement begins after this burst.
 SETTLE_SECONDS = 1
-# The share of the processors' time that others may take, how long to wait for that, and how many rounds more to play.
-TAKEN = 0.01
+# Highest share of CPU time that other guests may steal in a round.
+MAX_STEAL = 0.01
+# Longest wait for a time with little steal, and the number of additional rounds.
 QUIET_SECONDS = 60
-MORE_ROUNDS = 5
+EXTRA_ROUNDS = 5
 MEMORY = "1GiB"
 LIMITS = f'memory = "{MEMORY}"'
 SMOKE = ["slow-heads", "slow-reading", "rapid-reset", "pings"]
@@ -61,45 +60,45 @@ NAMES = {
     "settings": "settings (CVE-2019-9515)",
     "handshakes": "TLS handshakes from many networks",
     "logins": "logins with wrong passwords, many networks",
-    "junk-cookies": "requests with forged cookies",
+    "forged-cookies": "requests with forged cookies",
     "one-network": "2,000 connections from one network",
 }
 
 
 @dataclasses.dataclass
-class Told:
-    """What one round of a flood did."""
+class Round:
+    """Results of one round. Latencies are in milliseconds, `recovery` is in seconds, `cpu` is in cores."""
 
     name: str
-    calm_p99: float
-    busy_p99: float
+    idle_p99: float
+    base_p99: float
     flood_p99: float
-    asked: int
+    requests: int
     failed: int
     recovery: float | None
     memory_mib: float
     cpu: float
-    taken: float
-    attack: dict
+    steal: float
+    flood_counts: dict
     limits: dict
 
     @property
     def ratio(self) -> float:
-        return self.flood_p99 / self.busy_p99
+        return self.flood_p99 / self.base_p99
 
 
-class Sampler(threading.Thread):
-    """The most memory, while it runs."""
+class MemorySampler(threading.Thread):
+    """Records the maximum resident memory of some processes, in bytes."""
 
     def __init__(self, pids: list[int]):
         super().__init__(daemon=True)
-        self.pids, self.most, self.over = pids, 0, threading.Event()
+        self.pids, self.max_bytes, self.stopped = pids, 0, threading.Event()
 
     def run(self) -> None:
-        while not self.over.wait(0.1):
+        while not self.stopped.wait(0.1):
             with contextlib.suppress(OSError, IndexError):
                 pages = [pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1] for pid in self.pids]
-                self.most = max(self.most, sum(map(int, pages)) * 4096)
+                self.max_bytes = max(self.max_bytes, sum(map(int, pages)) * 4096)
 
 
 def cpu_seconds(pids: list[int]) -> float:
@@ -108,77 +107,83 @@ def cpu_seconds(pids: list[int]) -> float:
     return sum(int(field[11]) + int(field[12]) for field in fields) / os.sysconf("SC_CLK_TCK")
 
 
-class Taken:
-    """The share of the processors' time that others took on this virtual machine, since it was made."""
+class StealTimer:
+    """Measures the share of CPU time that other guests of the host stole since the timer was created."""
 
     def __init__(self):
-        self.began = Taken.ticks()
+        self.start = StealTimer.ticks()
 
     @staticmethod
     def ticks() -> list[int]:
         return [int(word) for word in pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
 
     def share(self) -> float:
-        ticks = [now - then for then, now in zip(self.began, Taken.ticks())]
+        ticks = [now - then for then, now in zip(self.start, StealTimer.ticks())]
         return ticks[7] / max(1, sum(ticks))
 
 
-def quiet() -> None:
-    """Waits until others take next to nothing. They show only where the processors are wanted."""
-    over = time.monotonic() + QUIET_SECONDS
-    while time.monotonic() < over:
-        taken = Taken()
-        with busy_processors():
+def wait_for_low_steal() -> None:
+    """Waits until steal time is low. Busy loops are needed, because the kernel counts no steal on an idle CPU."""
+    deadline = time.monotonic() + QUIET_SECONDS
+    while time.monotonic() < deadline:
+        timer = StealTimer()
+        with busy_cpus():
             time.sleep(2)
-        if taken.share() <= TAKEN:
+        if timer.share() <= MAX_STEAL:
             return
 
 
-def python(name: str, *args: object, **more) -> subprocess.Popen:
+def start_script(name: str, *args: object, **options) -> subprocess.Popen:
     argv = [sys.executable, str(HERE / name), *map(str, args)]
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, **more)
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, **options)
 
 
-def ahead(tid: int) -> None:
-    """Before all that is not so. What it starts is not."""
+def set_realtime(tid: int) -> None:
+    """Gives a thread real-time priority. Its child processes do not inherit it."""
     with contextlib.suppress(PermissionError, ProcessLookupError):
         os.sched_setscheduler(tid, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
 
 
-def workers_ahead(pids: list[int]) -> None:
-    """Those threads of the gateway that carry requests; what it does beside them gives way, as always."""
+def set_realtime_workers(pids: list[int]) -> None:
+    """Gives real-time priority to the threads that carry requests. Background threads keep theirs."""
     for pid in pids:
         for thread in pathlib.Path(f"/proc/{pid}/task").iterdir():
             if (thread / "comm").read_text().startswith(("worker", "nginx")):
-                ahead(int(thread.name))
+                set_realtime(int(thread.name))
 
 
-def at_once(name: str, *args: object, **more) -> subprocess.Popen:
-    """As on another machine that has nothing else to do: users and their app."""
-    process = python(name, *args, **more)
-    ahead(process.pid)
+def start_realtime(name: str, *args: object, **options) -> subprocess.Popen:
+    """Starts a script that never waits for a CPU, as on a machine of its own: users and their app."""
+    process = start_script(name, *args, **options)
+    set_realtime(process.pid)
     return process
 
 
-def elsewhere(name: str, *args: object) -> subprocess.Popen:
-    """As on another machine: it gets what the others leave of this one's processors, all but a little."""
-    process = python(name, *args)
+def start_low_priority(name: str, *args: object) -> subprocess.Popen:
+    """Starts a script that uses the CPU time that the gateway, the users and their app leave."""
+    process = start_script(name, *args)
     os.setpriority(os.PRIO_PROCESS, process.pid, 15)
     return process
 
 
 @contextlib.contextmanager
-def busy_processors():
-    """As busy as a flood keeps them, with nothing."""
-    argv = [sys.executable, "-c", "import os, signal; signal.alarm(60); os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"]
+def busy_cpus():
+    """Keeps every CPU busy with a loop of idle priority."""
+    loop = (
+        "import os, signal\n"
+        "signal.alarm(60)\n"
+        "os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\n"
+        "while True: pass"
+    )
     with contextlib.ExitStack() as stack:
         for _ in range(os.cpu_count() or 1):
-            stack.enter_context(ended(subprocess.Popen(argv)))
+            stack.enter_context(killed(subprocess.Popen([sys.executable, "-c", loop])))
         yield
 
 
 @contextlib.contextmanager
-def ended(process: subprocess.Popen):
+def killed(process: subprocess.Popen):
+    """Kills the process at the end of the block."""
     try:
         yield process
     finally:
@@ -190,22 +195,23 @@ def percentile(values: list[float], part: float) -> float:
     return sorted(values)[int(len(values) * part)] if values else float("nan")
 
 
-def gateway_pids(front: Gateway) -> list[int]:
-    """The process that runs from this directory's configuration."""
-    if isinstance(front, nginx.Front):
-        return front.pids
+def gateway_pids(gateway: Gateway) -> list[int]:
+    """Returns the process that runs with the configuration of this gateway."""
+    if isinstance(gateway, nginx.NginxProxy):
+        return gateway.pids
     for entry in pathlib.Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             argv = (entry / "cmdline").read_bytes().split(b"\0")
-            if str(front.home / "doorward.toml").encode() in argv:
+            if str(gateway.home / "doorward.toml").encode() in argv:
                 return [int(entry.name)]
-    raise RuntimeError("the gateway is not there")
+    raise RuntimeError("the gateway process was not found")
 
 
-def limits_that_bit(front: Gateway) -> dict[str, int]:
-    if isinstance(front, nginx.Front):
+def limit_hits(gateway: Gateway) -> dict[str, int]:
+    """Reads from the metrics how often each limit was reached."""
+    if isinstance(gateway, nginx.NginxProxy):
         return {}
-    log = (front.home / "log").read_text()
+    log = (gateway.home / "log").read_text()
     port = re.search(r'"scheme":"admin","address":"127.0.0.1:(\d+)"', log).group(1)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as response:
         text = response.read().decode()
@@ -213,109 +219,119 @@ def limits_that_bit(front: Gateway) -> dict[str, int]:
     return {limit: int(count) for limit, count in found}
 
 
-def app(stack: contextlib.ExitStack, start=at_once) -> str:
+def start_app(stack: contextlib.ExitStack, start=start_realtime) -> str:
     home = stack.enter_context(tempfile.TemporaryDirectory(prefix="floods-"))
-    upstream = stack.enter_context(ended(start("upstream.py", home)))
+    upstream = stack.enter_context(killed(start("upstream.py", home)))
     return f"http://127.0.0.1:{upstream.stdout.readline().strip()}"
 
 
-def play(name: str, calm: float, busy: float, flood: float, after: float, share=1.0, front=gateway) -> Told:
+def run_round(name: str, idle: float, base: float, flood: float, after: float, size=1.0, start=start_gateway) -> Round:
+    """Runs one flood against a new gateway. The durations are in seconds, `size` is a share of the full flood."""
     with contextlib.ExitStack() as stack:
-        access = "session" if name in ("junk-cookies", "logins") else "public"
-        # The app that gives the long answer is another one: it is the gateway that is asked about.
-        routes = [Route(HOST, app(stack), access), Route(f"big.{HOST}", app(stack, elsewhere), "public")]
-        front = stack.enter_context(front(routes, LIMITS))
-        pids = gateway_pids(front)
-        workers_ahead(pids)
-        sampler = Sampler(pids)
+        access = "session" if name in ("forged-cookies", "logins") else "public"
+        # The long response comes from an app with low priority, because the gateway is measured and not the app.
+        routes = [
+            Route(HOST, start_app(stack), access),
+            Route(f"big.{HOST}", start_app(stack, start_low_priority), "public"),
+        ]
+        gateway = stack.enter_context(start(routes, LIMITS))
+        pids = gateway_pids(gateway)
+        set_realtime_workers(pids)
+        sampler = MemorySampler(pids)
         sampler.start()
-        words = (front.port, front.home / "certs/ca.pem", front.log_in(HOST))
-        good = stack.enter_context(ended(at_once("good.py", *words, stdin=subprocess.PIPE)))
-        good.stdout.readline()
-        time.sleep(SETTLE_SECONDS + calm)
-        calm_over, taken = time.monotonic(), Taken()
-        with busy_processors():
-            time.sleep(busy)
-        began, cpu = time.monotonic(), cpu_seconds(pids)
-        words = (name, front.port, flood, share)
-        with busy_processors():
-            attack = stack.enter_context(ended(elsewhere("attack.py", *words)))
-            told, _ = attack.communicate(timeout=flood + 60)
-        over, taken = time.monotonic(), taken.share()
-        cpu = (cpu_seconds(pids) - cpu) / (over - began)
+        args = (gateway.port, gateway.home / "certs/ca.pem", gateway.log_in(HOST))
+        users = stack.enter_context(killed(start_realtime("users.py", *args, stdin=subprocess.PIPE)))
+        users.stdout.readline()
+        time.sleep(SETTLE_SECONDS + idle)
+        base_start, steal = time.monotonic(), StealTimer()
+        with busy_cpus():
+            time.sleep(base)
+        flood_start, cpu = time.monotonic(), cpu_seconds(pids)
+        with busy_cpus():
+            attack = stack.enter_context(killed(start_low_priority("attack.py", name, gateway.port, flood, size)))
+            flood_counts, _ = attack.communicate(timeout=flood + 60)
+        flood_end, steal_share = time.monotonic(), steal.share()
+        cpu = (cpu_seconds(pids) - cpu) / (flood_end - flood_start)
         time.sleep(after)
-        lines, _ = good.communicate("")
-        sampler.over.set()
+        lines, _ = users.communicate("")
+        sampler.stopped.set()
         responses = [tuple(map(float, line.split())) for line in lines.splitlines()]
-        before = [took for at, took, _ in responses if calm_over - calm <= at < calm_over]
-        busied = [took for at, took, _ in responses if calm_over <= at < began]
-        during = [(took, status) for at, took, status in responses if began <= at < over]
-        return Told(
+        idle_latencies = latencies(responses, base_start - idle, base_start)
+        base_latencies = latencies(responses, base_start, flood_start)
+        statuses = [status for at, _, status in responses if flood_start <= at < flood_end]
+        return Round(
             name=name,
-            calm_p99=percentile(before, 0.99),
-            busy_p99=percentile(busied, 0.99),
-            flood_p99=percentile([took for took, _ in during], 0.99),
-            asked=len(during),
-            failed=sum(status != 200 for _, status in during),
-            recovery=recovery(responses, over, percentile(before, 0.99)),
-            memory_mib=sampler.most / (1 << 20),
+            idle_p99=percentile(idle_latencies, 0.99),
+            base_p99=percentile(base_latencies, 0.99),
+            flood_p99=percentile(latencies(responses, flood_start, flood_end), 0.99),
+            requests=len(statuses),
+            failed=sum(status != 200 for status in statuses),
+            recovery=recovery(responses, flood_end, percentile(idle_latencies, 0.99)),
+            memory_mib=sampler.max_bytes / (1 << 20),
             cpu=cpu,
-            taken=taken,
-            attack=json.loads(told),
-            limits=limits_that_bit(front),
+            steal=steal_share,
+            flood_counts=json.loads(flood_counts),
+            limits=limit_hits(gateway),
         )
 
 
-def played(name: str, front) -> list[Told]:
-    """The rounds in which others took the least, some more of them where that was much."""
+def latencies(responses: list[tuple], start: float, end: float) -> list[float]:
+    return [latency for at, latency, _ in responses if start <= at < end]
+
+
+def run_rounds(name: str, start) -> list[Round]:
+    """Runs rounds until enough of them have little steal time. Returns those with the least."""
     rounds = []
-    for number in range(ROUNDS + MORE_ROUNDS):
-        if number >= ROUNDS and sorted(told.taken for told in rounds)[ROUNDS - 1] <= TAKEN:
+    for number in range(ROUNDS + EXTRA_ROUNDS):
+        if number >= ROUNDS and sorted(result.steal for result in rounds)[ROUNDS - 1] <= MAX_STEAL:
             break
-        quiet()
-        told = play(name, CALM_SECONDS, BUSY_SECONDS, FLOOD_SECONDS, AFTER_SECONDS, front=front)
-        rounds.append(told)
-        waits = f"{told.calm_p99:.1f}, {told.busy_p99:.1f}, {told.flood_p99:.1f} ms: {told.ratio:.1f} times"
-        print(f"{name}: {waits}; others took {told.taken:.1%}", file=sys.stderr, flush=True)
-    return sorted(rounds, key=lambda told: told.taken)[:ROUNDS]
+        wait_for_low_steal()
+        result = run_round(name, IDLE_SECONDS, BASE_SECONDS, FLOOD_SECONDS, AFTER_SECONDS, start=start)
+        rounds.append(result)
+        p99 = f"p99 {result.idle_p99:.1f}, {result.base_p99:.1f}, {result.flood_p99:.1f} ms"
+        print(f"{name}: {p99}; ratio {result.ratio:.1f}; steal {result.steal:.1%}", file=sys.stderr, flush=True)
+    return sorted(rounds, key=lambda result: result.steal)[:ROUNDS]
 
 
-def recovery(responses: list[tuple], over: float, calm_p99: float) -> float | None:
-    """Seconds after the flood until a whole second was as calm as before, within twice."""
+def recovery(responses: list[tuple], flood_end: float, idle_p99: float) -> float | None:
+    """Returns the seconds after the flood until one second has no failure and a p95 of at most twice `idle_p99`."""
     for start in range(60):
-        second = [a for a in responses if over + start <= a[0] < over + start + 1]
+        second = [one for one in responses if flood_end + start <= one[0] < flood_end + start + 1]
         if len(second) < 50:
             return None
         if all(status == 200 for _, _, status in second) and (
-            percentile([took for _, took, _ in second], 0.95) <= 2 * calm_p99
+            percentile([latency for _, latency, _ in second], 0.95) <= 2 * idle_p99
         ):
             return float(start)
     return None
 
 
-def row(rounds: list[Told]) -> str:
-    def middle(value) -> float:
+def row(rounds: list[Round]) -> str:
+    def median(value) -> float:
         return statistics.median(map(value, rounds))
 
-    tried = middle(lambda told: told.attack.get("tried", 0))
-    frames = middle(lambda told: told.attack.get("frames", 0))
-    done = f"{tried:,.0f} connections" + (f", {frames:,.0f} frames" if frames else "")
-    ratios = [told.ratio for told in rounds]
-    times = f"{statistics.median(ratios):.1f}" + (f" ({min(ratios):.1f}-{max(ratios):.1f})" if rounds[1:] else "")
-    bits = Counter()
-    for told in rounds:
-        bits.update(told.limits)
-    means = {limit: count / len(rounds) for limit, count in bits.items()}
-    bit = ", ".join(f"{limit} {f'{mean:,.0f}' if mean >= 1 else '<1'}" for limit, mean in means.items()) or "none"
-    seen = [told.recovery for told in rounds]
-    recovered = "not seen" if None in seen else f"{max(seen):.0f} s"
-    waits = [middle(operator.attrgetter(name)) for name in ("calm_p99", "busy_p99", "flood_p99")]
+    connections = median(lambda result: result.flood_counts.get("connections", 0))
+    frames = median(lambda result: result.flood_counts.get("frames", 0))
+    volume = f"{connections:,.0f} connections" + (f", {frames:,.0f} frames" if frames else "")
+    ratios = [result.ratio for result in rounds]
+    ratio = f"{statistics.median(ratios):.1f}" + (f" ({min(ratios):.1f}-{max(ratios):.1f})" if rounds[1:] else "")
+    recoveries = [result.recovery for result in rounds]
+    recovered = "not observed" if None in recoveries else f"{max(recoveries):.0f} s"
+    p99 = [median(operator.attrgetter(name)) for name in ("idle_p99", "base_p99", "flood_p99")]
     return (
-        f"| {NAMES[rounds[0].name]} | {done} | {' | '.join(f'{wait:.1f}' for wait in waits)} | {times} "
-        f"| {sum(told.failed for told in rounds)} of {sum(told.asked for told in rounds):,} | {recovered} "
-        f"| {max(told.memory_mib for told in rounds):.0f} | {middle(lambda told: told.cpu):.2f} "
-        f"| {max(told.taken for told in rounds):.1%} | {bit} |"
+        f"| {NAMES[rounds[0].name]} | {volume} | {' | '.join(f'{value:.1f}' for value in p99)} | {ratio} "
+        f"| {sum(result.failed for result in rounds)} of {sum(result.requests for result in rounds):,} | {recovered} "
+        f"| {max(result.memory_mib for result in rounds):.0f} | {median(lambda result: result.cpu):.2f} "
+        f"| {max(result.steal for result in rounds):.1%} | {mean_limit_hits(rounds)} |"
     )
+
+
+def mean_limit_hits(rounds: list[Round]) -> str:
+    hits = Counter()
+    for result in rounds:
+        hits.update(result.limits)
+    means = {limit: count / len(rounds) for limit, count in hits.items()}
+    return ", ".join(f"{limit} {f'{mean:,.0f}' if mean >= 1 else '<1'}" for limit, mean in means.items()) or "none"
 
 
 HEAD = (
@@ -327,39 +343,39 @@ HEAD = (
 
 def smoke() -> None:
     for name in SMOKE:
-        told = play(name, 1, 1, 2, 1, share=0.1)
-        print(HEAD.split("\n")[0] + "\n" + row([told]), flush=True)
-        if told.failed or not told.asked:
-            sys.exit(f"{name}: {told.failed} of {told.asked} well-behaved requests failed")
+        result = run_round(name, 1, 1, 2, 1, size=0.1)
+        print(HEAD.split("\n")[0] + "\n" + row([result]), flush=True)
+        if result.failed or not result.requests:
+            sys.exit(f"{name}: {result.failed} of {result.requests} well-behaved requests failed")
 
 
-def write(rows: list[str], front: str) -> None:
+def write(rows: list[str], proxy: str) -> None:
     load = pathlib.Path("/proc/loadavg").read_text().split()[0]
     document = HERE.parent.parent / "docs/limits.md"
-    begin, end = f"<!-- floods: {front} -->", "<!-- end -->"
+    begin, end = f"<!-- floods: {proxy} -->", "<!-- end -->"
     text = document.read_text()
     table = "\n".join([begin, "", HEAD, *rows, "", end])
     before, rest = text.split(begin, 1)
     document.write_text(before + table + rest.split(end, 1)[1])
-    print(f"written to {document}; load now {load}")
+    print(f"wrote {document}; the load is {load}")
 
 
 def main() -> None:
-    words = sys.argv[1:]
-    if words == ["--smoke"]:
+    args = sys.argv[1:]
+    if args == ["--smoke"]:
         return smoke()
-    beside = words[:1] == ["--nginx"]
-    front, words = (nginx.gateway, words[1:]) if beside else (gateway, words)
-    unknown = [word for word in words if word not in NAMES]
+    with_nginx = args[:1] == ["--nginx"]
+    start, names = (nginx.start_nginx, args[1:]) if with_nginx else (start_gateway, args)
+    unknown = [name for name in names if name not in NAMES]
     if unknown:
-        sys.exit(f"{unknown[0]} is not known; known are --smoke, --nginx, {', '.join(NAMES)}")
+        sys.exit(f"{unknown[0]} is not a flood; valid arguments: --smoke, --nginx, {', '.join(NAMES)}")
     print(HEAD, flush=True)
     rows = []
-    for name in words or (nginx.NAMES if beside else NAMES):
-        rows.append(row(played(name, front)))
+    for name in names or (nginx.NAMES if with_nginx else NAMES):
+        rows.append(row(run_rounds(name, start)))
         print(rows[-1], flush=True)
-    if not words:
-        write(rows, "nginx" if beside else "doorward")
+    if not names:
+        write(rows, "nginx" if with_nginx else "doorward")
 
 
 if __name__ == "__main__":

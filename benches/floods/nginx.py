@@ -1,4 +1,4 @@
-"""Plain nginx, TLS proxy of the same apps without any authentication, in the gateway's place."""
+"""Runs plain nginx instead of the gateway: a TLS proxy of the same apps without authentication."""
 
 import contextlib
 import dataclasses
@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 
-# What nginx can be asked too: it has no logins, no cookies of ours and no share for one network.
+# Floods that apply to nginx. It has no logins, no session cookies and no limit per network.
 NAMES = [
     "slow-heads",
     "slow-bodies",
@@ -22,7 +22,7 @@ NAMES = [
     "handshakes",
     "one-network",
 ]
-PATIENCE_SECONDS = 20
+TIMEOUT_SECONDS = 20
 
 CONFIG = """
 worker_processes auto;
@@ -41,7 +41,7 @@ http {{
     proxy_http_version 1.1;
     proxy_set_header Connection "";
     proxy_set_header Host $http_host;
-    # It streams, as doorward does.
+    # Bodies are streamed, as doorward does.
     proxy_buffering off;
     proxy_request_buffering off;
     {upstreams}
@@ -59,17 +59,17 @@ SERVER = """
 
 
 @dataclasses.dataclass(frozen=True)
-class Front:
+class NginxProxy:
     port: int
     home: pathlib.Path
     pids: list[int]
 
     def log_in(self, _host: str) -> str:
-        return "anybody=1"
+        return "session=1"
 
 
 @contextlib.contextmanager
-def gateway(routes, _limits: str):
+def start_nginx(routes, _limits: str):
     with tempfile.TemporaryDirectory(prefix="floods-") as folder:
         home = pathlib.Path(folder)
         certificate(home, [route.host for route in routes])
@@ -80,15 +80,15 @@ def gateway(routes, _limits: str):
         argv = ["nginx", "-p", folder, "-c", "nginx.conf", "-e", "error.log"]
         process = subprocess.Popen(argv)
         try:
-            wait_for(port)
-            yield Front(port, home, family(process.pid))
+            wait_for_port(port)
+            yield NginxProxy(port, home, with_children(process.pid))
         finally:
             process.terminate()
             process.wait()
 
 
-def family(pid: int) -> list[int]:
-    """nginx works in children."""
+def with_children(pid: int) -> list[int]:
+    """Returns the process and its children, because nginx serves requests in child processes."""
     children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *map(int, children)]
 
@@ -107,13 +107,13 @@ def certificate(home: pathlib.Path, hosts: list[str]) -> None:
     names = ",".join(f"DNS:{host}" for host in hosts)
     (home / "certs").mkdir()
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", home / "key.pem"]
-    what = ["-subj", "/CN=floods", "-addext", f"subjectAltName={names}", "-days", "2", "-out", home / "cert.pem"]
-    subprocess.run(["openssl", "req", "-x509", *key, *what], check=True, capture_output=True)
+    options = ["-subj", "/CN=floods", "-addext", f"subjectAltName={names}", "-days", "2", "-out", home / "cert.pem"]
+    subprocess.run(["openssl", "req", "-x509", *key, *options], check=True, capture_output=True)
     (home / "certs/ca.pem").write_bytes((home / "cert.pem").read_bytes())
 
 
-def wait_for(port: int) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def wait_for_port(port: int) -> None:
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return

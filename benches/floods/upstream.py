@@ -1,4 +1,4 @@
-"""An app: nginx, whose `/` says hello, whose `/big` hardly ends, and which reads a POST to its end.
+"""Runs nginx as the app: `/` is short, `/big` has 100 GB, and a POST is read completely.
 
     upstream.py HOME        prints its port
 """
@@ -21,13 +21,13 @@ http {{
     client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
     uwsgi_temp_path uwsgi; scgi_temp_path scgi;
     keepalive_requests 1000000000;
-    # Who reads slowly is kept.
+    # A client that reads slowly stays connected.
     send_timeout 1h;
     client_body_timeout 1h;
     server {{
         listen 127.0.0.1:{port} backlog=4096;
         location / {{ if ($request_method = POST) {{ rewrite ^ /read last; }} return 200 "hello"; }}
-        # It asks for what it will not get once it has all of the body.
+        # nginx reads the body for this upstream. No server listens there, so the response is a 502.
         location /read {{ proxy_pass http://127.0.0.1:1; }}
         location /big {{ }}
     }}

@@ -1,4 +1,4 @@
-"""Loads a counting build of doorward as its users do. Usage: train.py BINARY"""
+"""Sends typical load to an instrumented build of doorward. Usage: train.py BINARY"""
 
 import http.client
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "compare"))
 
 import clients  # noqa: E402
-from stage import Stage  # noqa: E402
+from servers import Servers  # noqa: E402
 
 SECONDS = 8
 LOGINS = 200
@@ -19,25 +19,25 @@ REFUSED = 500
 
 
 def main(binary):
-    with tempfile.TemporaryDirectory() as place:
-        stage = Stage(place)
+    with tempfile.TemporaryDirectory() as directory:
+        servers = Servers(directory)
         for number, log in enumerate((False, True)):
-            gateway = stage.doorward(binary, f"gateway{number}", log)
+            gateway = servers.doorward(binary, f"gateway{number}", log)
             try:
-                train(stage, gateway, Path(place) / f"cookies{number}")
+                train(servers, gateway, Path(directory) / f"cookies{number}")
             finally:
-                # The counts are written at the exit.
+                # The process writes its profile when it exits.
                 gateway.process.send_signal(signal.SIGTERM)
                 gateway.process.wait(60)
-        stage.upstream.process.terminate()
-        stage.upstream.process.wait(10)
+        servers.upstream.process.terminate()
+        servers.upstream.process.wait(10)
 
 
-def train(stage, gateway, cookies):
+def train(servers, gateway, cookies):
     sessions = clients.log_in_all(gateway.port, LOGINS)
     cookies.write_text("\n".join(sessions) + "\n")
-    clients.http1(gateway, stage.upstream, cookies, SECONDS)
-    clients.http2(gateway, stage.upstream, cookies, SECONDS)
+    clients.http1(gateway, servers.upstream, cookies, SECONDS)
+    clients.http2(gateway, servers.upstream, cookies, SECONDS)
     for number in range(UPLOADS):
         headers = {"Cookie": sessions[number % LOGINS], "Origin": f"https://localhost:{gateway.port}"}
         request(gateway.port, "POST", 200, headers, b"x" * UPLOAD_BYTES)
@@ -46,14 +46,14 @@ def train(stage, gateway, cookies):
 
 
 def request(port, method, status, headers, body=None):
-    # nginx responds before it has read an upload, and the gateway then closes the connection.
+    # One connection per request: nginx responds before it has read an upload, and the gateway closes the connection.
     connection = http.client.HTTPSConnection("localhost", port, context=clients.TLS)
     connection.request(method, "/", body, headers)
-    answer = connection.getresponse()
-    answer.read()
+    response = connection.getresponse()
+    response.read()
     connection.close()
-    if answer.status != status:
-        raise SystemExit(f"{method} was answered with {answer.status} instead of {status}")
+    if response.status != status:
+        raise SystemExit(f"{method} returned {response.status} instead of {status}")
 
 
 main(sys.argv[1])

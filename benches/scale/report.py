@@ -74,7 +74,7 @@ it reserved for peaks and snapshots. Replicas, tracked connections, heartbeats a
 
 | | without the local cache | with the local cache and session affinity |
 | --- | --- | --- |
-{paper}
+{estimate}
 
 With one request in 20 seconds, half of the requests write a touch, which no cache avoids. With one request in two
 seconds, the cache avoids nine tenths of the commands.
@@ -100,7 +100,7 @@ def markdown(figures, load):
     memory, embedded, commands = of(figures, "redis memory"), of(figures, "embedded"), of(figures, "commands")
     fanout = of(figures, "fan-out")
     first = fanout[0]["redis"]
-    told = [f"| rotation, invalidation to {row['gateways']} gateway{'s' if row['gateways'] > 1 else ''} | {row['redis']:.1f} |" for row in fanout[1:]]
+    invalidations = [invalidation_row(row["gateways"], row["redis"]) for row in fanout[1:]]
     requests = SESSIONS * ACTIVE / EVERY
     return TEXT.format(
         cores=os.cpu_count(), load=load,
@@ -118,10 +118,14 @@ def markdown(figures, load):
         idle=max(row["idle"] for row in commands),
         live_cost=of(figures, "load")[0]["redis"] * 2,
         load_cost=of(figures, "load")[0]["redis"], commit_cost=first,
-        fanout="\n".join(told), bytes=fanout[-1]["bytes"],
+        fanout="\n".join(invalidations), bytes=fanout[-1]["bytes"],
         gateways=GATEWAYS, active=ACTIVE, every=EVERY, requests=requests, each_gateway=requests / GATEWAYS,
-        shard_gib=SHARD_GIB, paper="\n".join(paper(figures)),
+        shard_gib=SHARD_GIB, estimate="\n".join(estimate(figures)),
     )
+
+
+def invalidation_row(gateways, cost):
+    return f"| rotation, invalidation to {gateways} gateway{'s' if gateways > 1 else ''} | {cost:.1f} |"
 
 
 def memory_rows(memory, embedded):
@@ -134,22 +138,22 @@ def memory_rows(memory, embedded):
         yield f"| embedded, resident | {number(row['sessions'])} | **{number(row['resident'])}** |"
 
 
-def paper(figures):
+def estimate(figures):
     """Yields the rows of the estimate."""
     requests = SESSIONS * ACTIVE / EVERY
     gib = SESSIONS * of(figures, "redis memory")[-1]["active"] / 2**30
     load_cost, fanout = of(figures, "load")[0]["redis"], of(figures, "fan-out")
-    commit, told = fanout[0]["redis"], fanout[-1]["redis"]
+    commit, commit_all = fanout[0]["redis"], fanout[-1]["redis"]
     # A token lives ten minutes and causes three writes: offer, confirmation, persistence in the browser.
     commits = SESSIONS * ACTIVE * 3 / 600
     columns = []
     for cache in ("off", "on"):
-        wanted = (cache, cache == "on", EVERY)
+        key = (cache, cache == "on", EVERY)
         rows = [row for row in of(figures, "commands")
-                if (row["cache"], row["sticky"], row["every"]) == wanted]
+                if (row["cache"], row["sticky"], row["every"]) == key]
         sent = rows[0]["each"] * requests
         loads = max(0, sent - commits - touches())
-        cpu = (loads * load_cost + touches() * commit + commits * (told if cache == "on" else commit)) / 1e6
+        cpu = (loads * load_cost + touches() * commit + commits * (commit_all if cache == "on" else commit)) / 1e6
         columns.append((sent, cpu))
     yield line("commands per second", columns, lambda sent, cpu: number(sent))
     yield line("… per gateway", columns, lambda sent, cpu: number(sent / GATEWAYS))
@@ -204,16 +208,16 @@ def plot(figures):
     rows = [("Redis", row["sessions"], row["active"]) for row in of(figures, "redis memory")]
     rows += [("embedded", row["sessions"], row["resident"]) for row in of(figures, "embedded")]
     rows += [("embedded, on disk", row["sessions"], row["file"]) for row in of(figures, "embedded")]
-    most = max(value for _, _, value in rows)
+    maximum = max(value for _, _, value in rows)
     parts, y = [], 76
     for name, count, value in rows:
-        width, middle = WIDTH * value / most, y + BAR - 6
+        width, middle = WIDTH * value / maximum, y + BAR - 6
         parts.append(f'  <text x="{LEFT - 12}" y="{middle}" text-anchor="end">{name}, {number(count)}</text>')
         parts.append(f'  <rect class="bar" x="{LEFT}" y="{y}" width="{width:.0f}" height="{BAR}" rx="3"/>')
         parts.append(f'  <text x="{LEFT + width + 8:.0f}" y="{middle}">{number(value)}</text>')
         y += STEP
-    output = " ".join(f"{name}, {number(count)} sessions: {number(value)} bytes." for name, count, value in rows)
-    return PLOT.format(height=y + 10, description=output, bars="\n".join(parts),
+    description = " ".join(f"{name}, {number(count)} sessions: {number(value)} bytes." for name, count, value in rows)
+    return PLOT.format(height=y + 10, description=description, bars="\n".join(parts),
                        date=datetime.date.today().isoformat())
 
 

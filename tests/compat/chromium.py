@@ -4,7 +4,7 @@ import os
 import subprocess
 import tempfile
 
-from front import Gateway
+from gateway_process import Gateway
 
 TIMEOUT_SECONDS = 40
 

@@ -1,4 +1,4 @@
-"""Clients of different origin with one interface. Each is a person without cookies."""
+"""HTTP clients with one interface. They store no cookies."""
 
 import dataclasses
 import http.client
@@ -9,7 +9,7 @@ import tempfile
 import httpx
 import requests
 import requests.adapters
-from front import Gateway
+from gateway_process import Gateway
 
 # The standard library, which requests uses, refuses responses of more than 100 headers.
 http.client._MAXHEADERS = 1_000
@@ -67,7 +67,7 @@ class Curl:
 
 
 class Requests:
-    """python-requests, which speaks HTTP/1.1."""
+    """python-requests over HTTP/1.1."""
 
     def __init__(self, gateway: Gateway):
         self.gateway = gateway
@@ -93,7 +93,7 @@ class Requests:
 
 
 class _NamedAdapter(requests.adapters.HTTPAdapter):
-    """Not every resolver knows *.localhost, so the name is given apart from the address."""
+    """Sets the server name separately from the address, because not every resolver supports *.localhost."""
 
     def __init__(self, host: str):
         self.host = host

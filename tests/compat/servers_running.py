@@ -1,4 +1,4 @@
-"""Starts the servers of the compatibility tests and the gateway before them."""
+"""Starts the servers of the compatibility tests and the gateway in front of them."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 
 from child import Child, free_port
-from front import Gateway, Route, gateway
+from gateway_process import Gateway, Route, start_gateway
 
 HERE = pathlib.Path(__file__).parent / "servers"
 
@@ -28,7 +28,7 @@ def behind_gateway(*names: str, keys: dict[str, str] | None = None) -> Iterator[
             scheme = "h2c" if name == "rpc" else "http"
             upstream = f"{scheme}://127.0.0.1:{port}"
             routes.append(Route(f"{name}.localhost", upstream, "public", (keys or {}).get(name, "")))
-        yield stack.enter_context(gateway(routes))
+        yield stack.enter_context(start_gateway(routes))
 
 
 @contextlib.contextmanager
@@ -43,8 +43,8 @@ def server(name: str, home: pathlib.Path) -> Iterator[int]:
 def _argv(name: str, port: int, home: pathlib.Path) -> list[str]:
     match name:
         case "gunicorn":
-            where = ("--chdir", str(HERE), "--bind", f"127.0.0.1:{port}")
-            return [sys.executable, "-m", "gunicorn", "--threads", "8", *where, "wsgi:app"]
+            options = ("--chdir", str(HERE), "--bind", f"127.0.0.1:{port}")
+            return [sys.executable, "-m", "gunicorn", "--threads", "8", *options, "wsgi:app"]
         case "wsgiref":
             return [sys.executable, str(HERE / "wsgi.py"), str(port)]
         case "node":
@@ -56,7 +56,7 @@ def _argv(name: str, port: int, home: pathlib.Path) -> list[str]:
             _files(home)
             path = home / "nginx.conf"
             config = config.replace("HOME", str(home)).replace("PORT", str(port))
-            # As root, nginx would drop its privileges and not be able to read the private directory.
+            # As root, nginx would drop its privileges and could not read the private directory.
             user = "user root;\n" if os.geteuid() == 0 else ""
             path.write_text(user + config)
             return ["nginx", "-p", str(home), "-c", str(path), "-e", str(home / "nginx-start.log")]

@@ -1,4 +1,4 @@
-"""Each client against each server in the situations that broke some pair at some time."""
+"""Each client with each server, in situations that proxies handle wrongly."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ import unittest
 from clients import all_clients
 from servers_running import APPS, behind_gateway
 
-UPLOAD = bytes(range(256)) * 1200  # 300 kB: more than any buffer on the way
+UPLOAD = bytes(range(256)) * 1200  # 300 kB, larger than any buffer between client and server
 
 
 class Clients(unittest.TestCase):
@@ -26,19 +26,19 @@ class Clients(unittest.TestCase):
         def check(client, host):
             for body in (b"", b"order=1", UPLOAD):
                 response = client.send(host, "POST", "/echo?a=%20b&c=d", body)
-                seen = json.loads(response.body)
-                self.assertEqual((response.status, seen["method"]), (200, "POST"))
-                self.assertEqual(seen["query"], "a=%20b&c=d")
-                self.assertEqual(seen["hash"], hashlib.sha256(body).hexdigest())
+                received = json.loads(response.body)
+                self.assertEqual((response.status, received["method"]), (200, "POST"))
+                self.assertEqual(received["query"], "a=%20b&c=d")
+                self.assertEqual(received["hash"], hashlib.sha256(body).hexdigest())
 
         self.each(check)
 
     def test_a_body_of_unknown_length_arrives_whole(self):
         # wsgiref reads no chunked bodies.
         def check(client, host):
-            seen = json.loads(client.send(host, "PUT", "/echo", UPLOAD, chunked=True).body)
-            self.assertEqual((seen["method"], seen["length"]), ("PUT", len(UPLOAD)))
-            self.assertEqual(seen["hash"], hashlib.sha256(UPLOAD).hexdigest())
+            received = json.loads(client.send(host, "PUT", "/echo", UPLOAD, chunked=True).body)
+            self.assertEqual((received["method"], received["length"]), ("PUT", len(UPLOAD)))
+            self.assertEqual(received["hash"], hashlib.sha256(UPLOAD).hexdigest())
 
         self.each(check, ("node",))
 
@@ -75,7 +75,7 @@ class Clients(unittest.TestCase):
 
         self.each(check)
 
-    def test_no_response_offers_another_way_or_names_its_server(self):
+    def test_responses_name_no_server_and_no_alternative(self):
         def check(client, host):
             response = client.send(host, "GET", "/bytes?n=1")
             for name in ("alt-svc", "server", "connection", "keep-alive"):

@@ -1,4 +1,4 @@
-"""grpcio, which uses the C core, as client and server."""
+"""gRPC with grpcio (C core) as client and server."""
 
 import contextlib
 import queue
@@ -56,13 +56,13 @@ class Grpc(unittest.TestCase):
         self.assertEqual(method(parts, timeout=TIMEOUT_SECONDS), b"1000000")
 
     def test_both_directions_of_a_call_are_interleaved(self):
-        words = queue.SimpleQueue()
+        requests = queue.SimpleQueue()
         method = self.channel.stream_stream("/compat.App/Chat")
-        responses = method(iter(words.get, None), timeout=TIMEOUT_SECONDS)
-        for word in (b"a", b"b", b"c"):
-            words.put(word)
-            self.assertEqual(next(responses), word.upper())
-        words.put(None)
+        responses = method(iter(requests.get, None), timeout=TIMEOUT_SECONDS)
+        for request in (b"a", b"b", b"c"):
+            requests.put(request)
+            self.assertEqual(next(responses), request.upper())
+        requests.put(None)
         self.assertEqual(list(responses), [])
 
 

@@ -1,4 +1,4 @@
-"""An app that authenticates connections, as IIS does, with the NTLM of curl and Chromium."""
+"""NTLM of curl and Chromium with an app that authenticates connections, as IIS does."""
 
 import unittest
 

@@ -8,7 +8,7 @@ import tempfile
 import unittest
 
 from clients import Curl
-from front import USER, Route, gateway, program
+from gateway_process import USER, Route, program, start_gateway
 from servers_running import server
 
 HOST = "files.localhost"
@@ -22,7 +22,7 @@ class Tokens(unittest.TestCase):
         cls.home = home
         cls.repository(home / "files" / "repo.git")
         route = Route(HOST, f"http://127.0.0.1:{port}", "session", "tokens = true")
-        cls.gateway = cls.enterClassContext(gateway([route]))
+        cls.gateway = cls.enterClassContext(start_gateway([route]))
 
     @staticmethod
     def repository(path: pathlib.Path):

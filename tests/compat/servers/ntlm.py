@@ -1,6 +1,6 @@
 """Emulates IIS with Windows authentication: the user belongs to the TCP connection.
 
-It sends a real NTLM challenge and reads the user from the answer without a check of the password.
+It sends a real NTLM challenge and reads the user from the client's message without a check of the password.
 """
 
 import base64
@@ -38,9 +38,9 @@ class Connection(socketserver.StreamRequestHandler):
         self.user, self.challenged = None, False
         while (head := self._head()) is not None:
             self.rfile.read(int(head.get("content-length", "0")))
-            self.wfile.write(self._answer(head.get("authorization", "")))
+            self.wfile.write(self._respond(head.get("authorization", "")))
 
-    def _answer(self, credentials: str) -> bytes:
+    def _respond(self, credentials: str) -> bytes:
         scheme, _, token = credentials.partition(" ")
         offer = "NTLM"
         if scheme.upper() == "NTLM":

@@ -13,7 +13,7 @@ def app(environ, start_response):
     number = int(query.get("n", "0"))
     match environ["PATH_INFO"]:
         case "/echo":
-            return _respond(start_response, json.dumps(_seen(environ)).encode())
+            return _respond(start_response, json.dumps(_received(environ)).encode())
         case "/cookies":
             cookies = [("Set-Cookie", f"c{index}=v") for index in range(number)]
             return _respond(start_response, b"ok", headers=cookies)
@@ -30,7 +30,7 @@ def app(environ, start_response):
     return _respond(start_response, b"unknown", "404 Not Found")
 
 
-def _seen(environ):
+def _received(environ):
     body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     headers = {
         name[5:].replace("_", "-").lower(): value

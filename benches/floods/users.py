@@ -1,9 +1,9 @@
-"""Well-behaved clients: users with a session who click at a steady rate, whatever the answers do.
+"""Well-behaved clients: users with a session who send requests at a constant rate.
 
-    good.py PORT CA COOKIE      says "ready" once all are connected, and goes on until its input ends;
-                                then a line per answer: seconds, milliseconds, status
+    users.py PORT CA COOKIE      prints "ready" when all users are connected, and stops at the end of its input;
+                                 then prints one line per response: time in seconds, latency in ms, status
 
-A request is due at its time: one that has to wait for the answer before it counts that wait too.
+The latency counts from the time at which a request is due, so a delayed response also delays the next request.
 """
 
 import asyncio
@@ -13,19 +13,19 @@ import time
 
 CLIENTS = 20
 PER_SECOND = 10
-HERE = ("127.0.0.2", 0)
-PATIENCE_SECONDS = 10
+ADDRESS = ("127.0.0.2", 0)
+TIMEOUT_SECONDS = 10
 
 responses: list[tuple[float, float, int]] = []
 
 
 async def connect(port: int, tls: ssl.SSLContext):
     return await asyncio.open_connection(
-        "127.0.0.1", port, ssl=tls, server_hostname="localhost", local_addr=HERE
+        "127.0.0.1", port, ssl=tls, server_hostname="localhost", local_addr=ADDRESS
     )
 
 
-async def ask(reader, writer, request: bytes) -> int:
+async def exchange(reader, writer, request: bytes) -> int:
     writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
     for line in head.lower().split(b"\r\n"):
@@ -41,9 +41,9 @@ async def client(number: int, port: int, tls: ssl.SSLContext, request: bytes) ->
         await asyncio.sleep(due - time.monotonic())
         status = 0
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 stream = stream or await connect(port, tls)
-                status = await ask(*stream, request)
+                status = await exchange(*stream, request)
         except (OSError, ssl.SSLError, asyncio.IncompleteReadError):
             stream = None
         now = time.monotonic()
@@ -62,8 +62,8 @@ async def main() -> None:
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     for task in clients:
         task.cancel()
-    for at, took, status in responses:
-        print(f"{at:.4f} {took:.3f} {status}")
+    for at, latency, status in responses:
+        print(f"{at:.4f} {latency:.3f} {status}")
 
 
 asyncio.run(main())

@@ -1,4 +1,4 @@
-"""The servers of a comparison: the upstream, nginx as a TLS proxy, and gateways of doorward."""
+"""Runs the servers of a comparison: the upstream, nginx as a TLS proxy, and doorward gateways."""
 
 import os
 import socket
@@ -8,8 +8,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PASSWORD = "benchmark password"
-# argon2id of PASSWORD at the least cost there is. Logins are not what is measured, and a thousand of
-# them at the real cost would take a minute per gateway. Nothing in the product is set lower for this.
+# argon2id hash of PASSWORD with minimum cost. Logins are not measured, and a thousand of them with the default cost
+# take a minute per gateway.
 CHEAP_HASH = "$argon2id$v=19$m=8,t=1,p=1$HRIQO6sZXnNJZ+pJjIgs3A$rK8GrwNPrzDEeQDaj2a3xssXFsDf9d1wjxmmDXufIu8"
 USERS = 100
 
@@ -56,13 +56,13 @@ NGINX_PROXY = """
     }}
 """
 
-# Defaults, but for the renewal: the load generators do not take up new cookies, so that after ten
-# minutes their sessions would be refused.
+# Defaults except for rotation. Load generators do not store new cookies, so their sessions would be refused after ten
+# minutes.
 DOORWARD = """
 [server]
 https = ["127.0.0.1:{port}"]
 
-# The load comes from one address, and new connections are what some measurements make.
+# The load comes from one address and opens many connections.
 [limits]
 idle_timeout = "5m"
 connection_rate = 1000000
@@ -70,23 +70,23 @@ connections_per_network = 10000
 
 [admin]
 listen = ""
-socket = "{place}/admin.sock"
+socket = "{home}/admin.sock"
 
 [keys]
-file = "{place}/keys.toml"
+file = "{home}/keys.toml"
 
 [[tls.certificate]]
-cert = "{stage}/cert.pem"
-key = "{stage}/key.pem"
+cert = "{shared}/cert.pem"
+key = "{shared}/key.pem"
 
 [store]
-url = "embedded:{place}/state"
+url = "embedded:{home}/state"
 
 [session]
 rotate_after = "6h"
 
 [login.password]
-users = "{stage}/users.toml"
+users = "{shared}/users.toml"
 
 [log]
 format = "json"
@@ -101,13 +101,13 @@ access = "session"
 
 
 class Server:
-    """One server: where it listens, and what it costs."""
+    """One server process: port, access log and resource use."""
 
     def __init__(self, process, port, log):
         self.process, self.port, self.log = process, port, log
 
     def _processes(self):
-        """The process and its children: nginx works in children."""
+        """Returns the process and its children, because nginx serves requests in child processes."""
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return [pid, *map(int, children)]
@@ -126,42 +126,42 @@ class Server:
         return pages * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
-class Stage:
-    """All servers of one run, in one directory that the caller removes."""
+class Servers:
+    """All servers of one run. The caller removes their directory."""
 
-    def __init__(self, place):
-        self.place = Path(place)
+    def __init__(self, directory):
+        self.directory = Path(directory)
         self._certificate()
         self._users()
         self.upstream = self._nginx("upstream", NGINX_UPSTREAM, [free_port()], body="x" * 1024)
 
     def nginx(self):
-        """nginx as a TLS proxy without authentication: once without and once with an access log."""
+        """Runs nginx as a TLS proxy without authentication. Returns it without and with an access log."""
         ports = [free_port(), free_port()]
         quiet = self._nginx("nginx", NGINX_PROXY, ports, upstream=self.upstream.port)
-        return quiet, Server(quiet.process, ports[1], self.place / "nginx.access.log")
+        return quiet, Server(quiet.process, ports[1], self.directory / "nginx.access.log")
 
     def doorward(self, binary, name, log):
-        place = self.place / name
-        place.mkdir()
+        home = self.directory / name
+        home.mkdir()
         port = free_port()
         config = DOORWARD.format(
-            port=port, place=place, stage=self.place, upstream=self.upstream.port, log=str(log).lower()
+            port=port, home=home, shared=self.directory, upstream=self.upstream.port, log=str(log).lower()
         )
-        (place / "doorward.toml").write_text(config)
-        command = [binary, "run", "--config", place / "doorward.toml"]
-        with (place / "log").open("ab") as lines:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=lines, stderr=lines)
-        self._wait(process, port, place / "log")
-        return Server(process, port, place / "log")
+        (home / "doorward.toml").write_text(config)
+        command = [binary, "run", "--config", home / "doorward.toml"]
+        with (home / "log").open("ab") as output:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        self._wait(process, port, home / "log")
+        return Server(process, port, home / "log")
 
     def _nginx(self, name, template, ports, **values):
         values.update(port=ports[0], quiet=ports[0], logging=ports[-1])
         http = template.format(**values)
-        (self.place / f"{name}.conf").write_text(NGINX_MAIN.format(name=name, http=http))
-        command = ["nginx", "-p", self.place, "-c", f"{name}.conf", "-e", f"{name}.error.log"]
+        (self.directory / f"{name}.conf").write_text(NGINX_MAIN.format(name=name, http=http))
+        command = ["nginx", "-p", self.directory, "-c", f"{name}.conf", "-e", f"{name}.error.log"]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        self._wait(process, ports[0], self.place / f"{name}.error.log")
+        self._wait(process, ports[0], self.directory / f"{name}.error.log")
         return Server(process, ports[0], None)
 
     def _wait(self, process, port, log):
@@ -178,10 +178,10 @@ class Stage:
             ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
              "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
              "-addext", "basicConstraints=CA:FALSE",
-             "-keyout", self.place / "key.pem", "-out", self.place / "cert.pem"],
+             "-keyout", self.directory / "key.pem", "-out", self.directory / "cert.pem"],
             check=True, capture_output=True,
         )
-        (self.place / "key.pem").chmod(0o600)
+        (self.directory / "key.pem").chmod(0o600)
 
     def _users(self):
         users = [
@@ -189,7 +189,7 @@ class Stage:
             f'groups = ["staff"]\nemail = "user{number}@example.com"\n'
             for number in range(USERS)
         ]
-        path = self.place / "users.toml"
+        path = self.directory / "users.toml"
         path.write_text("\n".join(users))
         path.chmod(0o600)
 

@@ -1,14 +1,14 @@
-// What an app sees behind node's own server.
+// Responds with the request that the HTTP server of Node.js parsed.
 import http from "node:http";
 
 const server = http.createServer((request, response) => {
   console.log(request.url);
   let length = 0;
-  request.on("data", (piece) => (length += piece.length));
+  request.on("data", (chunk) => (length += chunk.length));
   request.on("end", () => {
-    const fields = [];
+    const headers = [];
     for (let at = 0; at < request.rawHeaders.length; at += 2) {
-      fields.push(`${request.rawHeaders[at]}: ${request.rawHeaders[at + 1]}`);
+      headers.push(`${request.rawHeaders[at]}: ${request.rawHeaders[at + 1]}`);
     }
     const text = [
       "app=node",
@@ -16,7 +16,7 @@ const server = http.createServer((request, response) => {
       `host=${request.headers.host ?? ""}`,
       `user=${request.headers["x-forwarded-user"] ?? ""}`,
       `body=${length}`,
-      `fields=${fields.join("|")}`,
+      `headers=${headers.join("|")}`,
     ].join("\n");
     response.end(Buffer.from(text, "latin1"));
   });

@@ -1,38 +1,38 @@
-"""The plainest upstream: reads a request by the book, says what it saw, keeps nothing else."""
+"""A minimal HTTP/1.1 server. It prints each target and responds with the request that it received."""
 
 import socket
 import socketserver
 import sys
 
 
-class Plain(socketserver.StreamRequestHandler):
+class Connection(socketserver.StreamRequestHandler):
     def handle(self):
         while request := self.rfile.readline(65536):
             lines = []
             while (line := self.rfile.readline(65536)).strip():
                 lines.append(line.decode("latin-1").rstrip("\r\n"))
-            fields = [tuple(part.strip() for part in line.split(":", 1)) for line in lines]
-            value = {name.lower(): value for name, value in fields}
-            body = self.body(value)
+            headers = [tuple(part.strip() for part in line.split(":", 1)) for line in lines]
+            values = {name.lower(): value for name, value in headers}
+            body = self.body(values)
             target = request.decode("latin-1").split(" ")[1]
             print(target, flush=True)
             text = "\n".join(
                 [
                     "app=raw",
                     f"path={target.split('?')[0]}",
-                    f"host={value.get('host', '')}",
-                    f"user={value.get('x-forwarded-user', '')}",
+                    f"host={values.get('host', '')}",
+                    f"user={values.get('x-forwarded-user', '')}",
                     f"body={len(body)}",
-                    "fields=" + "|".join(lines),
+                    "headers=" + "|".join(lines),
                 ]
             ).encode("latin-1")
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(text) + text)
-            if value.get("connection", "").lower() == "close":
+            if values.get("connection", "").lower() == "close":
                 return
 
-    def body(self, value: dict[str, str]) -> bytes:
-        if "transfer-encoding" not in value:
-            return self.rfile.read(int(value.get("content-length", "0")))
+    def body(self, values: dict[str, str]) -> bytes:
+        if "transfer-encoding" not in values:
+            return self.rfile.read(int(values.get("content-length", "0")))
         out = b""
         while length := int(self.rfile.readline().split(b";")[0], 16):
             out += self.rfile.read(length)
@@ -49,4 +49,4 @@ class Server(socketserver.ThreadingTCPServer):
 
 
 if __name__ == "__main__":
-    Server(("127.0.0.1", int(sys.argv[1])), Plain).serve_forever()
+    Server(("127.0.0.1", int(sys.argv[1])), Connection).serve_forever()

@@ -1,24 +1,25 @@
-"""Requests as nobody should write them, and some as everybody does."""
+"""Unusual and invalid requests, and some ordinary ones."""
 
 import dataclasses
 
+# Forged values. No app may receive them.
 EVIL = "evil"
-# Whoever hears of this place read a request where there was none.
+# The target of a request inside a body. An app that receives it parsed the body as a second request.
 SMUGGLED = "/smuggled"
 
 
 @dataclasses.dataclass(frozen=True)
-class Odd:
+class UnusualRequest:
     name: str
     target: str = "/a"
     method: str = "GET"
     lines: tuple[str, ...] = ()
     body: bytes = b""
-    # What an app that reads it right counts; None where there is nothing to count.
+    # Length of the body for a correct parser; None if there is no single correct length.
     length: int | None = None
 
-    def to(self, host: str, cookie: str = "") -> bytes:
-        """The bytes. A line that begins with `Host` takes the place of the usual one."""
+    def serialize(self, host: str, cookie: str = "") -> bytes:
+        """Returns the bytes. A line that begins with `Host` replaces the default one."""
         lines = [line.replace("HOST", host) for line in self.lines]
         if not any(line.lower().startswith("host") for line in lines):
             lines.insert(0, f"Host: {host}")
@@ -55,7 +56,7 @@ HOSTS = (
     ("Host: HOST", "Forwarded: host=evil.test"),
 )  # fmt: skip
 
-INNER = f"GET {SMUGGLED} HTTP/1.1\r\nHost: HOST\r\n\r\n".encode()
+SMUGGLED_REQUEST = f"GET {SMUGGLED} HTTP/1.1\r\nHost: HOST\r\n\r\n".encode()
 
 FRAMINGS = (
     (("Content-Length: 4",), b"body", 4),
@@ -72,49 +73,55 @@ FRAMINGS = (
     (("Transfer-Encoding: chunked",), b"4\nbody\n0\n\n", None),
     (("Transfer-Encoding: chunked",), b"4;\nbody\r\n0\r\n\r\n", None),
     (("Transfer-Encoding: chunked",), b"04\r\nbody\r\n00\r\n\r\n", 4),
-    (("Transfer-Encoding: chunked, identity",), b"0\r\n\r\n" + INNER, None),
+    (("Transfer-Encoding: chunked, identity",), b"0\r\n\r\n" + SMUGGLED_REQUEST, None),
     (("Transfer-Encoding: identity, chunked",), b"0\r\n\r\n", None),
     (("Transfer-Encoding: xchunked", "Content-Length: 4"), b"body", None),
     (("Transfer_Encoding: chunked", "Content-Length: 4"), b"body", 4),
     (("Transfer-Encoding : chunked", "Content-Length: 4"), b"body", None),
     (("Transfer-Encoding:\x0bchunked", "Content-Length: 4"), b"body", None),
-    (("Content-Length: 5", "Transfer-Encoding: chunked"), b"0\r\n\r\n" + INNER, None),
-    (("Transfer-Encoding: chunked", "Content-Length: 5"), b"0\r\n\r\n" + INNER, None),
-    (("Transfer-Encoding: chunked", "Transfer-Encoding: identity"), b"0\r\n\r\n" + INNER, None),
-    ((), INNER, None),
+    (("Content-Length: 5", "Transfer-Encoding: chunked"), b"0\r\n\r\n" + SMUGGLED_REQUEST, None),
+    (("Transfer-Encoding: chunked", "Content-Length: 5"), b"0\r\n\r\n" + SMUGGLED_REQUEST, None),
+    (("Transfer-Encoding: chunked", "Transfer-Encoding: identity"), b"0\r\n\r\n" + SMUGGLED_REQUEST, None),
+    ((), SMUGGLED_REQUEST, None),
 )  # fmt: skip
 
-OTHERS = (
-    Odd("connection names ours", lines=("Connection: close, X-Forwarded-User, Host, Cookie",)),
-    Odd("connection names an app's field", lines=("Connection: close, X-Evil", f"X-Evil: {EVIL}")),
-    Odd("h2c", lines=("Connection: close, Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")),
-    Odd("ninety fields", lines=tuple(f"X-Field-{number}: {number}" for number in range(80))),
-    Odd("long field", lines=("X-Long: " + "x" * 6000,)),
-    Odd("long target", target="/" + "a" * 3000),
-    Odd("long query", target="/a?" + "b" * 3000),
-    Odd("latin-1 in a value", lines=("X-Latin: caf\xe9",)),
-    Odd("folded line", lines=(f"X-A: b\r\n X-Forwarded-User: {EVIL}",)),
-    Odd("bare line feed", lines=(f"X-A: b\nX-Forwarded-User: {EVIL}",)),
-    Odd("bare carriage return", lines=(f"X-A: b\rX-Forwarded-User: {EVIL}",)),
-    Odd("nul", lines=("X-A: b\0c",)),
-    Odd("empty name", lines=(": x", f"X-Forwarded-User: {EVIL}")),
-    Odd("range", lines=("Range: bytes=0-1",)),
-    Odd("max-forwards", method="OPTIONS", lines=("Max-Forwards: 0",)),
-    Odd("options", method="OPTIONS"),
-    Odd("head", method="HEAD"),
-    Odd("trace", method="TRACE"),
-    Odd("connect", method="CONNECT", target="HOST:443"),
-    Odd("unknown method", method="FOO"),
-    Odd("method in lower case", method="get"),
-    Odd("websocket without a key", lines=("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13")),
+OTHER_REQUESTS = (
+    UnusualRequest("Connection names reserved headers", lines=("Connection: close, X-Forwarded-User, Host, Cookie",)),
+    UnusualRequest("Connection names a header of the app", lines=("Connection: close, X-Evil", f"X-Evil: {EVIL}")),
+    UnusualRequest(
+        "h2c",
+        lines=("Connection: close, Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"),
+    ),
+    UnusualRequest("eighty headers", lines=tuple(f"X-Header-{number}: {number}" for number in range(80))),
+    UnusualRequest("long header", lines=("X-Long: " + "x" * 6000,)),
+    UnusualRequest("long target", target="/" + "a" * 3000),
+    UnusualRequest("long query", target="/a?" + "b" * 3000),
+    UnusualRequest("latin-1 in a value", lines=("X-Latin: caf\xe9",)),
+    UnusualRequest("folded line", lines=(f"X-A: b\r\n X-Forwarded-User: {EVIL}",)),
+    UnusualRequest("bare line feed", lines=(f"X-A: b\nX-Forwarded-User: {EVIL}",)),
+    UnusualRequest("bare carriage return", lines=(f"X-A: b\rX-Forwarded-User: {EVIL}",)),
+    UnusualRequest("nul", lines=("X-A: b\0c",)),
+    UnusualRequest("empty name", lines=(": x", f"X-Forwarded-User: {EVIL}")),
+    UnusualRequest("range", lines=("Range: bytes=0-1",)),
+    UnusualRequest("max-forwards", method="OPTIONS", lines=("Max-Forwards: 0",)),
+    UnusualRequest("options", method="OPTIONS"),
+    UnusualRequest("head", method="HEAD"),
+    UnusualRequest("trace", method="TRACE"),
+    UnusualRequest("connect", method="CONNECT", target="HOST:443"),
+    UnusualRequest("unknown method", method="FOO"),
+    UnusualRequest("method in lower case", method="get"),
+    UnusualRequest(
+        "websocket without a key",
+        lines=("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"),
+    ),
 )  # fmt: skip
 
 
-def requests() -> list[Odd]:
-    out = [Odd(f"target {target}", target) for target in TARGETS]
-    out += [Odd(f"spelling {name}", lines=(f"{name}: {EVIL}",)) for name in SPELLINGS]
-    out += [Odd(f"host {' | '.join(lines)!r}", lines=lines) for lines in HOSTS]
+def requests() -> list[UnusualRequest]:
+    out = [UnusualRequest(f"target {target}", target) for target in TARGETS]
+    out += [UnusualRequest(f"spelling {name}", lines=(f"{name}: {EVIL}",)) for name in SPELLINGS]
+    out += [UnusualRequest(f"host {' | '.join(lines)!r}", lines=lines) for lines in HOSTS]
     for lines, body, length in FRAMINGS:
         for method in ("POST", "GET"):
-            out.append(Odd(f"{method} {' | '.join(lines)!r}", "/a", method, lines, body, length))
-    return [*out, *OTHERS]
+            out.append(UnusualRequest(f"{method} {' | '.join(lines)!r}", "/a", method, lines, body, length))
+    return [*out, *OTHER_REQUESTS]

@@ -1,12 +1,12 @@
-"""What an app sees behind gunicorn: names folded as WSGI folds them."""
+"""Responds with the request that gunicorn parsed. Header names become WSGI variables."""
 
 import sys
 
 
-def see(environ, start_response):
+def app(environ, start_response):
     body = environ["wsgi.input"].read()
     print(environ["RAW_URI"], file=sys.stderr, flush=True)
-    fields = [f"{name}: {value}" for name, value in environ.items() if name.startswith("HTTP_")]
+    headers = [f"{name}: {value}" for name, value in environ.items() if name.startswith("HTTP_")]
     text = "\n".join(
         [
             "app=gunicorn",
@@ -14,7 +14,7 @@ def see(environ, start_response):
             f"host={environ.get('HTTP_HOST', '')}",
             f"user={environ.get('HTTP_X_FORWARDED_USER', '')}",
             f"body={len(body)}",
-            "fields=" + "|".join(fields),
+            "headers=" + "|".join(headers),
         ]
     )
     start_response("200 OK", [("Content-Type", "text/plain")])

@@ -1,4 +1,4 @@
-"""The gateway under test before any upstreams, and a client that sends exactly the bytes it is given."""
+"""Runs the gateway in front of any upstreams, and sends raw bytes to it."""
 
 import contextlib
 import dataclasses
@@ -58,7 +58,7 @@ access = "{access}"
 USER = "alice"
 PASSWORD = "correct horse battery staple"
 SESSION_COOKIE = "__Host-doorward"
-PATIENCE_SECONDS = 20
+TIMEOUT_SECONDS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,18 +77,18 @@ class Gateway:
     def connect(self, host: str, protocol: str = "http/1.1") -> ssl.SSLSocket:
         tls = ssl.create_default_context(cafile=str(self.home / "certs/ca.pem"))
         tls.set_alpn_protocols([protocol])
-        plain = socket.create_connection(("127.0.0.1", self.port), PATIENCE_SECONDS)
+        plain = socket.create_connection(("127.0.0.1", self.port), TIMEOUT_SECONDS)
         return tls.wrap_socket(plain, server_hostname=host)
 
     def send(self, host: str, request: bytes) -> bytes:
-        """All that comes back until the gateway closes, or nothing came for a while."""
+        """Returns the bytes until the gateway closes the connection or sends nothing for one second."""
         with self.connect(host) as stream:
             stream.sendall(request)
             return read_all(stream)
 
     def log_in(self, host: str) -> str:
-        """The session cookie of a fresh login, as a `Cookie` line has it."""
-        page, cookies = self._ask(host, "GET", "/.doorward/login")
+        """Logs in and returns the session cookie as `NAME=VALUE`."""
+        page, cookies = self._exchange(host, "GET", "/.doorward/login")
         csrf = re.search(r'name="csrf"[^>]*value="([^"]*)"', page).group(1)
         form = urllib.parse.urlencode({"username": USER, "password": PASSWORD, "csrf": csrf})
         headers = {
@@ -96,13 +96,13 @@ class Gateway:
             "Origin": f"https://{host}:{self.port}",
             "Cookie": "; ".join(cookies),
         }
-        page, cookies = self._ask(host, "POST", "/.doorward/login", form, headers)
+        page, cookies = self._exchange(host, "POST", "/.doorward/login", form, headers)
         session = [pair for pair in cookies if pair.startswith(f"{SESSION_COOKIE}=")]
         if len(session) != 1:
             raise AssertionError(f"no login at {host}: {page}")
         return session[0]
 
-    def _ask(self, host, method, path, body=None, headers=None):
+    def _exchange(self, host, method, path, body=None, headers=None):
         connection = http.client.HTTPSConnection(host, self.port)
         connection.sock = self.connect(host)
         try:
@@ -115,14 +115,14 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def gateway(routes: list[Route], limits: str = "") -> Iterator[Gateway]:
-    """Runs doorward in a new directory before these routes; `limits` is more of `[limits]`."""
+def start_gateway(routes: list[Route], limits: str = "") -> Iterator[Gateway]:
+    """Runs doorward with these routes in a new directory. `limits` are further lines of `[limits]`."""
     home = pathlib.Path(tempfile.mkdtemp(prefix="doorward-suite-"))
     try:
-        hosts = [word for route in routes for word in ("--host", route.host)]
+        hosts = [argument for route in routes for argument in ("--host", route.host)]
         command("certs", "dev", "--dir", home / "certs", *hosts)
         users = ("--users", home / "users.toml", "--password-stdin")
-        command("user", "add", USER, *users, words=PASSWORD)
+        command("user", "add", USER, *users, stdin=PASSWORD)
         config = home / "doorward.toml"
         text = CONFIG.format(home=home, limits=limits)
         config.write_text(text + "".join(ROUTE.format(**vars(route)) for route in routes))
@@ -137,15 +137,15 @@ def program() -> str:
     return os.environ["DOORWARD_BIN"]
 
 
-def command(*args: object, words: str = "") -> None:
+def command(*args: object, stdin: str = "") -> None:
     argv = [program(), *map(str, args)]
-    done = subprocess.run(argv, input=words, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=60)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(argv)} failed:\n{done.stdout}{done.stderr}")
 
 
 def https_port(log: str) -> int | None:
-    """The port that the log tells, or None while it tells none."""
+    """Returns the port of the first HTTPS listener in the log, or None before the gateway listens."""
     for line in log.splitlines():
         with contextlib.suppress(ValueError):
             fields = json.loads(line)
@@ -155,14 +155,14 @@ def https_port(log: str) -> int | None:
 
 
 def read_all(stream: socket.socket, quiet_seconds: float = 1.0) -> bytes:
-    """Everything until the end, or until nothing came for so long."""
+    """Returns the bytes until the end, or until nothing arrives for `quiet_seconds`."""
     stream.settimeout(quiet_seconds)
     out = b""
     while True:
         try:
-            piece = stream.recv(65536)
+            chunk = stream.recv(65536)
         except (TimeoutError, ConnectionError, ssl.SSLError):
             return out
-        if not piece:
+        if not chunk:
             return out
-        out += piece
+        out += chunk
