@@ -1,7 +1,6 @@
-"""Radicale, a CalDAV server, as its manual sets it up behind a reverse proxy.
+"""Runs Radicale, a CalDAV server, configured for a reverse proxy as in its manual.
 
-Whoever names himself in X-Remote-User is that user, without a password: the gateway in
-front is all that stands between a visitor and everybody's appointments.
+It trusts the user name in `X-Remote-User` without a password, so only the gateway protects it.
 """
 
 import contextlib
@@ -26,14 +25,14 @@ filesystem_folder = {home}/collections
 
 [web]
 type = internal
-# Its page otherwise asks once without cookies who the visitor is, and takes 401 for an answer.
+# Otherwise its page sends a request without cookies first, and stops at the 401.
 prefer_browser_login = True
 """
 
 
 @contextlib.contextmanager
 def calendar(home: pathlib.Path) -> Iterator[str]:
-    """Runs the calendar in `home`; yields the URL it listens on."""
+    """Runs the calendar server in `home` and yields its URL."""
     home.mkdir()
     port = free_port()
     config = home / "config"

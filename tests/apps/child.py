@@ -1,8 +1,6 @@
-"""A child process that cannot outlive its test.
+"""A child process that ends with its test, together with all processes that it started."""
 
-Invariant: whoever enters a `Child` ends it, with everything it started, on every way out.
-"""
-
+import http.client
 import os
 import pathlib
 import signal
@@ -12,11 +10,11 @@ import time
 from collections.abc import Callable
 
 STARTUP_SECONDS = 60
-GOODBYE_SECONDS = 5
+TERMINATION_SECONDS = 5
 
 
 class Child:
-    """One program in a process group of its own, its output in one file."""
+    """One program in its own process group. Its output is written to one file."""
 
     def __init__(self, argv: list[str], log: pathlib.Path, env: dict[str, str] | None = None):
         self.argv = argv
@@ -38,27 +36,27 @@ class Child:
     def __exit__(self, *_: object) -> None:
         self._signal_group(signal.SIGTERM)
         try:
-            self.process.wait(GOODBYE_SECONDS)
+            self.process.wait(TERMINATION_SECONDS)
         except subprocess.TimeoutExpired:
             pass
-        # Grandchildren may have ignored the polite signal.
+        # Grandchildren may ignore SIGTERM.
         self._signal_group(signal.SIGKILL)
-        self.process.wait(GOODBYE_SECONDS)
+        self.process.wait(TERMINATION_SECONDS)
 
     def wait_until(self, ready: Callable[[], bool]) -> None:
-        """Returns when `ready` says so; fails with the child's own words when it never does."""
+        """Waits until `ready` returns true. Fails with the last output of the child after a minute."""
         deadline = time.monotonic() + STARTUP_SECONDS
         while not ready():
             if self.process.poll() is not None:
-                raise RuntimeError(f"{self.argv[0]} ended at once:\n{self.last_words()}")
+                raise RuntimeError(f"{self.argv[0]} ended at once:\n{self.last_output()}")
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{self.argv[0]} did not get ready:\n{self.last_words()}")
+                raise RuntimeError(f"{self.argv[0]} did not get ready:\n{self.last_output()}")
             time.sleep(0.05)
 
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         return "\n".join(self.output().splitlines()[-30:])
 
     def _signal_group(self, number: signal.Signals) -> None:
@@ -69,16 +67,14 @@ class Child:
 
 
 def free_port() -> int:
-    """A loopback port that was free just now, for apps that cannot bind port 0 and tell."""
+    """Returns a free loopback port, for apps that cannot bind port 0 and report their port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def responds(port: int, path: str) -> bool:
-    """Whether an HTTP server on `port` answers `path` with anything below 400."""
-    import http.client
-
+    """Returns whether an HTTP server on `port` responds to `path` with a status below 400."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", path)

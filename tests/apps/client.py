@@ -1,4 +1,4 @@
-"""A person's client: keeps cookies, trusts the development CA, fills in the login form."""
+"""A client that stores cookies, trusts the development CA and fills in forms."""
 
 import dataclasses
 import html.parser
@@ -15,7 +15,7 @@ from gateway import Gateway, User
 
 SESSION_COOKIE = "__Host-doorward"
 TIMEOUT_SECONDS = 20
-# What a browser says when a person opens a page; anything else is an API call.
+# Sent by a browser when it navigates to a page. Other requests are API calls.
 NAVIGATION = {"Accept": "text/html,application/xhtml+xml"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -32,12 +32,12 @@ class Response:
         return self.body.decode()
 
 
-class Visitor:
-    """One person at one host, with one cookie jar."""
+class Client:
+    """One client of one host, with one cookie jar."""
 
-    def __init__(self, gateway: Gateway, host: str, browser: str = "visitor/1.0"):
+    def __init__(self, gateway: Gateway, host: str, user_agent: str = "client/1.0"):
         self.host = host
-        self.browser = browser
+        self.user_agent = user_agent
         self.port = gateway.port
         self.origin = f"https://{host}:{gateway.port}"
         self.cookies: dict[str, str] = {}
@@ -45,33 +45,33 @@ class Visitor:
         self.tls.set_alpn_protocols(["http/1.1"])
 
     def log_in(self, user: User) -> Response:
-        """Opens the login page, fills in what a person fills in, sends the form."""
+        """Opens the login page and submits its form."""
         page = self.send("GET", "/.doorward/login", headers=NAVIGATION)
-        form = the_form(page, "username")
+        form = find_form(page, "username")
         response = self.submit(form, username=user.name, password=user.password)
         if response.status != 303 or SESSION_COOKIE not in self.cookies:
             raise AssertionError(f"{user.name} could not log in: {response.status} {response.text}")
         return response
 
     def log_out(self) -> None:
-        """The gateway's own logout, through the form it shows."""
+        """Logs out with the form of the gateway."""
         page = self.send("GET", "/.doorward/logout", headers=NAVIGATION)
-        self._leave(the_form(page, "csrf"))
+        self._submit_logout(find_form(page, "csrf"))
 
     def log_out_everywhere(self) -> None:
-        """Ends every session of this user, on the page that lists them."""
+        """Ends all sessions of the user on the session page."""
         page = self.send("GET", "/.doorward/sessions", headers=NAVIGATION)
-        question = self.submit(the_form(page, "do", "confirm-all"))
-        self._leave(the_form(question, "do", "end-all"))
+        confirmation = self.submit(find_form(page, "do", "confirm-all"))
+        self._submit_logout(find_form(confirmation, "do", "end-all"))
 
-    def _leave(self, form: "Form") -> None:
+    def _submit_logout(self, form: "Form") -> None:
         response = self.submit(form)
         if response.status not in (200, 303):
             raise AssertionError(f"could not log out: {response.status} {response.text}")
 
-    def submit(self, form: "Form", **typed: str) -> Response:
+    def submit(self, form: "Form", **fields: str) -> Response:
         path = urlsplit(urljoin(self.origin + form.page, form.action)).path
-        body = urlencode({**form.hidden, **typed}).encode()
+        body = urlencode({**form.hidden, **fields}).encode()
         return self.send("POST", path, body, {**NAVIGATION, **FORM, "Origin": self.origin})
 
     def send(
@@ -81,54 +81,54 @@ class Visitor:
         body: bytes = b"",
         headers: Mapping[str, str] | list[tuple[str, str]] = (),
     ) -> Response:
-        """One request on a connection of its own. `headers` as pairs keeps doubles."""
+        """Sends one request on a new connection. `headers` as pairs allows duplicates."""
         connection = self.open(method, path, body, headers)
         try:
-            response = connection.getresponse()
-            answer = Response(path, response.status, response.headers, response.read())
+            received = connection.getresponse()
+            response = Response(path, received.status, received.headers, received.read())
         finally:
             connection.close()
-        self._keep_cookies(answer.headers)
-        return answer
+        self._store_cookies(response.headers)
+        return response
 
     def open(self, method, path, body=b"", headers=()) -> http.client.HTTPConnection:
-        """Sends a request and leaves the answer unread, for those who read it slowly."""
+        """Sends a request and returns the connection with the unread response."""
         connection = http.client.HTTPSConnection(self.host, self.port)
         connection.sock = self._tls_socket()
         connection.putrequest(method, path, skip_accept_encoding=True)
-        for name, value in [("User-Agent", self.browser), *pairs(headers)]:
+        for name, value in [("User-Agent", self.user_agent), *pairs(headers)]:
             connection.putheader(name, value)
         if self.cookies:
-            connection.putheader("Cookie", self._cookie_line())
+            connection.putheader("Cookie", self._cookie_header())
         if body or method in ("POST", "PUT"):
             connection.putheader("Content-Length", str(len(body)))
         connection.endheaders(body or None)
         return connection
 
     def websocket(self, path: str, headers: list[tuple[str, str]] = ()) -> connect:
-        """A WebSocket as a page of this host would open it; `with` does the handshake."""
+        """Prepares a WebSocket as a page of this host opens it. Entering it performs the handshake."""
         return connect(
             f"wss://{self.host}:{self.port}{path}",
             sock=socket.create_connection(("127.0.0.1", self.port), TIMEOUT_SECONDS),
             ssl=self.tls,
             server_hostname=self.host,
             origin=self.origin,
-            user_agent_header=self.browser,
-            additional_headers=[("Cookie", self._cookie_line()), *headers],
+            user_agent_header=self.user_agent,
+            additional_headers=[("Cookie", self._cookie_header()), *headers],
             open_timeout=TIMEOUT_SECONDS,
             close_timeout=2,
             max_size=None,
         )
 
     def _tls_socket(self) -> ssl.SSLSocket:
-        # Not every resolver knows *.localhost; browsers go to loopback without asking.
+        # Browsers map *.localhost to loopback, but not every resolver does.
         plain = socket.create_connection(("127.0.0.1", self.port), TIMEOUT_SECONDS)
         return self.tls.wrap_socket(plain, server_hostname=self.host)
 
-    def _cookie_line(self) -> str:
+    def _cookie_header(self) -> str:
         return "; ".join(f"{name}={value}" for name, value in self.cookies.items())
 
-    def _keep_cookies(self, headers: http.client.HTTPMessage) -> None:
+    def _store_cookies(self, headers: http.client.HTTPMessage) -> None:
         for line in headers.get_all("Set-Cookie", []):
             for name, morsel in http.cookies.SimpleCookie(line).items():
                 if morsel["max-age"] == "0" or not morsel.value:
@@ -153,8 +153,8 @@ class Form:
         return self.hidden.get(field) == value or (field, value) in self.buttons
 
 
-def the_form(page: Response, field: str, value: str | None = None) -> Form:
-    """The form with that field, filled or to be pressed with that value; none fails the test."""
+def find_form(page: Response, field: str, value: str | None = None) -> Form:
+    """Returns the form that has the field, with that value if given. Fails if there is none."""
     reader = _FormReader(page.path)
     reader.feed(page.text)
     for form in reader.forms:

@@ -1,7 +1,7 @@
-"""The stage: both apps and the gateway before them, and the end of all three.
+"""Runs both apps and the gateway in front of them, and ends all three.
 
-As a program it serves the browser suite: it prints one line of JSON, stays until its
-standard input closes, and takes everything down.
+As a program, it serves the browser tests. It prints one line of JSON and ends all processes when its standard input
+closes.
 """
 
 import contextlib
@@ -15,29 +15,29 @@ import tempfile
 from collections.abc import Iterator
 
 from calendar_app import calendar
-from gateway import ALICE, BOB, CALENDAR, CAROL, PRINTER, Gateway, Timing, gateway
+from gateway import ALICE, BOB, CALENDAR, CAROL, PRINTER, Gateway, Timing, start_gateway
 from printer_app import printer
 
 
 @contextlib.contextmanager
-def stage(timing: Timing = Timing()) -> Iterator[Gateway]:
-    """Everything in one fresh directory; its logs are shown when the body fails."""
-    home = pathlib.Path(tempfile.mkdtemp(prefix="doorward-stage-"))
+def environment(timing: Timing = Timing()) -> Iterator[Gateway]:
+    """Runs everything in a new directory, which is removed at the end."""
+    home = pathlib.Path(tempfile.mkdtemp(prefix="doorward-apps-"))
     try:
         with contextlib.ExitStack() as stack:
             upstreams = [
                 stack.enter_context(calendar(home / "calendar")),
                 stack.enter_context(printer(home / "printer")),
             ]
-            yield stack.enter_context(gateway(home / "gateway", *upstreams, timing))
+            yield stack.enter_context(start_gateway(home / "gateway", *upstreams, timing))
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
 def main() -> None:
-    # A terminated stage must still take its children along.
+    # SIGTERM raises SystemExit, so the context managers end the child processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    with stage(Timing(*sys.argv[1:])) as running:
+    with environment(Timing(*sys.argv[1:])) as running:
         print(json.dumps(_description(running)), flush=True)
         sys.stdin.read()
 

@@ -1,4 +1,4 @@
-"""The gateway under test, started as an operator would start it: files, then commands."""
+"""Runs the gateway in front of both apps. Its files are created with the commands of an operator."""
 
 import contextlib
 import dataclasses
@@ -63,14 +63,14 @@ class User:
 
 
 ALICE = User("alice", "correct horse battery staple", "staff")
-# Somebody whose sessions end often: each user may log in only so often in a minute.
-CAROL = User("carol", "a password for leaving early", "staff,parents")
+# Sessions of this user end often. Logins per user and minute are limited, so tests that log out share no user.
+CAROL = User("carol", "a password for early logouts", "staff,parents")
 BOB = User("bob", "a quieter sort of password", "guests")
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Session times as the configuration writes them."""
+    """Session times in the format of the configuration."""
 
     idle: str = "5m"
     absolute: str = "1h"
@@ -88,8 +88,8 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def gateway(home: pathlib.Path, calendar: str, printer: str, timing: Timing) -> Iterator[Gateway]:
-    """Runs doorward in `home` before the two apps, with three users in its users file."""
+def start_gateway(home: pathlib.Path, calendar: str, printer: str, timing: Timing) -> Iterator[Gateway]:
+    """Runs doorward in `home` in front of the two apps, with three users in its users file."""
     home.mkdir()
     _command("certs", "dev", "--dir", home / "certs", "--host", CALENDAR, "--host", PRINTER)
     for user in (ALICE, BOB, CAROL):
@@ -119,18 +119,18 @@ def _program() -> str:
 
 def _add_user(users: pathlib.Path, user: User) -> None:
     add = ("user", "add", user.name, "--users", users, "--password-stdin", "--groups", user.groups)
-    _command(*add, words=user.password)
+    _command(*add, stdin=user.password)
 
 
-def _command(*args: object, words: str = "") -> None:
+def _command(*args: object, stdin: str = "") -> None:
     argv = [_program(), *map(str, args)]
-    done = subprocess.run(argv, input=words, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=30)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(argv)} failed:\n{done.stdout}{done.stderr}")
 
 
 def _https_port(log: str) -> int | None:
-    """The port of the first https listener in a JSON log, or None while there is none."""
+    """Returns the port of the first HTTPS listener in the log, or None before the gateway listens."""
     for line in log.splitlines():
         fields = _json_line(line)
         if fields.get("event") == "gateway.listening" and fields.get("scheme") == "https":
@@ -145,5 +145,4 @@ def _json_line(line: str) -> dict:
         return {}
     if not isinstance(value, dict):
         return {}
-    # Structured loggers differ in whether they nest their fields.
-    return {**value, **value["fields"]} if isinstance(value.get("fields"), dict) else value
+    return value

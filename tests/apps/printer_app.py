@@ -1,7 +1,7 @@
-"""OctoPrint, a web interface for 3D printers, trusting the user header of its proxy.
+"""Runs OctoPrint, a web interface for 3D printers, which trusts the user header of its proxy.
 
-Its page lives on one SockJS WebSocket. A virtual printer, part of OctoPrint, stands for
-the machine. Nothing of it calls out: update checks, news and discovery are off.
+Its page uses one SockJS WebSocket. OctoPrint's virtual printer replaces the machine. Update checks, news and discovery
+are disabled, so it opens no outgoing connections.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ serial:
 
 @contextlib.contextmanager
 def printer(home: pathlib.Path) -> Iterator[str]:
-    """Runs the printer server in `home`; yields the URL it listens on."""
+    """Runs the printer server in `home` and yields its URL."""
     home.mkdir()
     port = free_port()
     config = home / "config.yaml"
@@ -60,6 +60,6 @@ def printer(home: pathlib.Path) -> Iterator[str]:
     argv = [str(octoprint), "serve", "--iknowwhatimdoing", "--host", "127.0.0.1"]
     argv += ["--port", str(port), "--basedir", str(home), "--config", str(config)]
     with Child(argv, home / "log") as child:
-        # A small server answers while the real one starts; only the real one knows this path.
+        # A small server responds during the start. Only the real one has this path.
         child.wait_until(lambda: responds(port, "/sockjs/info"))
         yield f"http://127.0.0.1:{port}"

@@ -1,20 +1,20 @@
-"""The client half of SockJS that OctoPrint's page speaks, on a WebSocket."""
+"""A SockJS client over a WebSocket, as the page of OctoPrint uses it."""
 
 import json
 import time
 import uuid
 from collections.abc import Callable
 
-from visitor import Visitor
+from client import Client
 
-PATIENCE_SECONDS = 15
+TIMEOUT_SECONDS = 15
 
 
 class SockJs:
-    """One open conversation. Frames: `o` open, `h` heartbeat, `a[...]` messages, `c` close."""
+    """One open connection. Frames: `o` open, `h` heartbeat, `a[...]` messages, `c` close."""
 
-    def __init__(self, visitor: Visitor, headers: list[tuple[str, str]] = ()):
-        self.handshake = visitor.websocket(websocket_path(), headers)
+    def __init__(self, client: Client, headers: list[tuple[str, str]] = ()):
+        self.handshake = client.websocket(websocket_path(), headers)
 
     def __enter__(self) -> "SockJs":
         self.socket = self.handshake.__enter__()
@@ -23,17 +23,17 @@ class SockJs:
     def __exit__(self, *problem: object) -> None:
         self.handshake.__exit__(*problem)
 
-    def say(self, message: dict) -> None:
+    def send(self, message: dict) -> None:
         self.socket.send(json.dumps([json.dumps(message)]))
 
-    def wait_for(self, kind: str, wanted: Callable[[dict], bool] = lambda _: True) -> dict:
-        """The next message of a kind that is `wanted`; fails when none comes in time."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+    def wait_for(self, kind: str, matches: Callable[[dict], bool] = lambda _: True) -> dict:
+        """Returns the next message of this kind that matches. Fails after the timeout."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while time.monotonic() < deadline:
             for message in self._next_messages(deadline):
-                if kind in message and wanted(message[kind]):
+                if kind in message and matches(message[kind]):
                     return message[kind]
-        raise AssertionError(f"no {kind!r} message came in {PATIENCE_SECONDS} s")
+        raise AssertionError(f"no {kind!r} message arrived within {TIMEOUT_SECONDS} s")
 
     def _next_messages(self, deadline: float) -> list[dict]:
         try:

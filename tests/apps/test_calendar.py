@@ -1,10 +1,10 @@
-"""A calendar server that believes a header, behind the gateway."""
+"""A calendar server that trusts a header, behind the gateway."""
 
 import unittest
 
 from gateway import ALICE, BOB, CALENDAR
-from stage import stage
-from visitor import NAVIGATION, Visitor
+from environment import environment
+from client import NAVIGATION, Client
 
 EVENT = """\
 BEGIN:VCALENDAR\r
@@ -20,12 +20,12 @@ END:VEVENT\r
 END:VCALENDAR\r
 """.encode()
 
-WHO_AM_I = b"""<?xml version="1.0"?>
+CURRENT_PRINCIPAL = b"""<?xml version="1.0"?>
 <propfind xmlns="DAV:"><prop><current-user-principal/></prop></propfind>"""
 
-# Every spelling that some server somewhere folds into HTTP_X_REMOTE_USER, and tricks
-# that make a careless proxy drop or double the name that it set itself.
-SMUGGLED_NAMES = [
+# Spellings that servers fold into HTTP_X_REMOTE_USER, and headers that make some proxies drop or repeat their own
+# header.
+FORGED_HEADERS = [
     [("X-Remote-User", "bob")],
     [("x-remote-user", "bob")],
     [("X_Remote_User", "bob")],
@@ -41,80 +41,79 @@ SMUGGLED_NAMES = [
 
 def setUpModule():
     global GATEWAY
-    GATEWAY = unittest.enterModuleContext(stage())
+    GATEWAY = unittest.enterModuleContext(environment())
 
 
 def logged_in(user):
-    visitor = Visitor(GATEWAY, CALENDAR)
-    visitor.log_in(user)
-    return visitor
+    client = Client(GATEWAY, CALENDAR)
+    client.log_in(user)
+    return client
 
 
-def principal(visitor, headers=()):
-    """Whom the calendar takes the visitor for, as its answer says it."""
+def principal(client, headers=()):
+    """Requests the principal that the calendar derives from the identity headers."""
     headers = [("Depth", "0"), ("Content-Type", "application/xml"), *headers]
-    return visitor.send("PROPFIND", "/", WHO_AM_I, headers)
+    return client.send("PROPFIND", "/", CURRENT_PRINCIPAL, headers)
 
 
-class ACalendarThatBelievesAHeader(unittest.TestCase):
-    def test_sends_a_stranger_who_navigates_to_login(self):
-        response = Visitor(GATEWAY, CALENDAR).send("GET", "/.web/", headers=NAVIGATION)
+class Calendar(unittest.TestCase):
+    def test_navigation_without_a_session_redirects_to_login(self):
+        response = Client(GATEWAY, CALENDAR).send("GET", "/.web/", headers=NAVIGATION)
         self.assertEqual(response.status, 303)
         self.assertIn("/.doorward/login", response.headers["Location"])
 
-    def test_refuses_a_stranger_who_brings_the_header_himself(self):
-        for headers in SMUGGLED_NAMES:
+    def test_forged_headers_without_a_session_are_refused(self):
+        for headers in FORGED_HEADERS:
             with self.subTest(headers=headers):
-                stranger = Visitor(GATEWAY, CALENDAR)
-                response = principal(stranger, headers)
+                response = principal(Client(GATEWAY, CALENDAR), headers)
                 self.assertEqual(response.status, 401)
                 self.assertIn("WWW-Authenticate", response.headers)
                 self.assertNotIn("current-user-principal", response.text)
 
-    def test_refuses_a_wrong_password(self):
+    def test_wrong_password_is_refused(self):
         with self.assertRaisesRegex(AssertionError, "could not log in"):
-            logged_in(type(ALICE)("alice", "not her password", "staff"))
+            logged_in(type(ALICE)("alice", "a wrong password", "staff"))
 
-    def test_takes_the_visitor_for_the_one_who_logged_in(self):
+    def test_calendar_receives_the_logged_in_user(self):
         for user in (ALICE, BOB):
             response = principal(logged_in(user))
             self.assertEqual(response.status, 207)
             self.assertIn(f"<href>/{user.name}/</href>", response.text)
 
-    def test_never_takes_her_for_somebody_a_header_names(self):
+    def test_forged_headers_never_change_the_user(self):
         alice = logged_in(ALICE)
-        for headers in SMUGGLED_NAMES:
+        for headers in FORGED_HEADERS:
             with self.subTest(headers=headers):
                 response = principal(alice, headers)
                 self.assertEqual(response.status, 207)
                 self.assertIn("<href>/alice/</href>", response.text)
                 self.assertNotIn("bob", response.text)
 
-    def test_keeps_a_whole_appointment_byte_for_byte(self):
+    def test_an_appointment_is_stored_unchanged(self):
         alice = logged_in(ALICE)
-        made = alice.send("MKCALENDAR", "/alice/work/")
-        self.assertEqual(made.status, 201)
-        kept = alice.send("PUT", "/alice/work/tea.ics", EVENT, {"Content-Type": "text/calendar"})
-        self.assertEqual(kept.status, 201)
+        created = alice.send("MKCALENDAR", "/alice/work/")
+        self.assertEqual(created.status, 201)
+        stored = alice.send("PUT", "/alice/work/tea.ics", EVENT, {"Content-Type": "text/calendar"})
+        self.assertEqual(stored.status, 201)
         read = alice.send("GET", "/alice/work/tea.ics")
         self.assertEqual(read.status, 200)
         self.assertEqual(sorted(read.text.splitlines()), sorted(EVENT.decode().splitlines()))
         listed = alice.send("PROPFIND", "/alice/work/", headers={"Depth": "1"})
         self.assertEqual(listed.status, 207)
         self.assertIn("/alice/work/tea.ics", listed.text)
-        gone = alice.send("DELETE", "/alice/work/tea.ics", headers={"If-Match": read.headers["ETag"]})
-        self.assertEqual(gone.status, 200)
+        deleted = alice.send("DELETE", "/alice/work/tea.ics", headers={"If-Match": read.headers["ETag"]})
+        self.assertEqual(deleted.status, 200)
 
-    def test_does_not_show_one_user_what_another_wrote(self):
+    def test_a_user_cannot_read_the_events_of_another(self):
         alice, bob = logged_in(ALICE), logged_in(BOB)
         self.assertEqual(alice.send("MKCALENDAR", "/alice/private/").status, 201)
         alice.send("PUT", "/alice/private/tea.ics", EVENT, {"Content-Type": "text/calendar"})
         for headers in ({}, {"X-Remote-User": "alice"}, {"X_Remote_User": "alice"}):
-            peek = bob.send("GET", "/alice/private/tea.ics", headers=headers)
-            self.assertIn(peek.status, (403, 404))
-            self.assertNotIn("SUMMARY", peek.text)
+            response = bob.send("GET", "/alice/private/tea.ics", headers=headers)
+            self.assertIn(response.status, (403, 404))
+            self.assertNotIn("SUMMARY", response.text)
 
-    def test_is_closed_to_the_old_cookie_after_logout(self):
+    def test_the_old_cookie_is_refused_after_a_logout(self):
         alice = logged_in(ALICE)
         old = dict(alice.cookies)
         self.assertEqual(principal(alice).status, 207)

@@ -1,4 +1,4 @@
-// Chromium and the people in front of it. Each person has a profile of her own.
+// Chromium with one profile for each user.
 
 import { createHash, X509Certificate } from "node:crypto";
 import { createRequire } from "node:module";
@@ -11,7 +11,7 @@ const { chromium } = installed("playwright-core");
 const { source: axe } = installed("axe-core");
 
 const SESSION_COOKIE = "__Host-doorward";
-const QUIET = [
+const ARGUMENTS = [
   "--no-sandbox",
   "--disable-background-networking",
   "--disable-component-update",
@@ -20,11 +20,11 @@ const QUIET = [
   "--no-first-run",
 ];
 
-/// Chromium, trusting this one key and no other that it does not know.
+/// Starts Chromium, which accepts the key of this certificate in addition to the public CAs.
 export function openBrowser(certificate) {
   return chromium.launch({
     executablePath: process.env.CHROMIUM,
-    args: [...QUIET, `--ignore-certificate-errors-spki-list=${keyFingerprint(certificate)}`],
+    args: [...ARGUMENTS, `--ignore-certificate-errors-spki-list=${keyFingerprint(certificate)}`],
   });
 }
 
@@ -33,30 +33,30 @@ function keyFingerprint(certificate) {
   return createHash("sha256").update(key).digest("base64");
 }
 
-/// One person with one profile, and a diary of all that went wrong on her pages.
-export class Person {
-  static async sitsDown(browser, options = {}) {
+/// One browser profile. `errors` lists failed responses and script errors of its pages.
+export class Profile {
+  static async create(browser, options = {}) {
     const context = await browser.newContext({ locale: "en-GB", ...options });
     context.setDefaultTimeout(20_000);
-    return new Person(context);
+    return new Profile(context);
   }
 
   constructor(context) {
     this.context = context;
-    this.troubles = [];
-    context.on("response", (response) => this.#note(response));
-    context.on("weberror", (error) => this.troubles.push(`script: ${error.error()}`));
+    this.errors = [];
+    context.on("response", (response) => this.#record(response));
+    context.on("weberror", (error) => this.errors.push(`script: ${error.error()}`));
   }
 
-  async opens(url) {
+  async open(url) {
     const page = await this.context.newPage();
     await page.goto(url);
     return page;
   }
 
-  /// Fills in the login page that `url` leads to.
-  async logsIn(url, user) {
-    const page = await this.opens(url);
+  /// Opens `url` and fills in the login page to which it redirects.
+  async logIn(url, user) {
+    const page = await this.open(url);
     await page.fill("input[name=username]", user.name);
     await page.fill("input[name=password]", user.password);
     await Promise.all([
@@ -66,7 +66,7 @@ export class Person {
     return page;
   }
 
-  /// The value of her session cookie at the host of `url`.
+  /// Returns the session token for the host of `url`.
   async token(url) {
     return (await this.cookie(url))?.value;
   }
@@ -76,26 +76,26 @@ export class Person {
     return cookies.find((cookie) => cookie.name === SESSION_COOKIE);
   }
 
-  leaves() {
+  close() {
     return this.context.close();
   }
 
-  // 404 is the app's own business: its page asks for things that are switched off.
-  #note(response) {
+  // Ignores 404: the page of an app requests features that are disabled.
+  #record(response) {
     if (response.status() >= 400 && response.status() !== 404) {
-      this.troubles.push(`${response.status()} ${response.request().method()} ${response.url()}`);
+      this.errors.push(`${response.status()} ${response.request().method()} ${response.url()}`);
     }
   }
 }
 
-/// Keeps what the person sees, for a person to look at.
-export async function picture(page, name) {
+/// Writes a screenshot to target/browser.
+export async function screenshot(page, name) {
   mkdirSync(packages, { recursive: true });
   await page.screenshot({ path: path.join(packages, `${name}.png`), fullPage: true });
 }
 
-/// What keeps people with a screen reader, a keyboard or weak eyes from using the page (WCAG 2.2, AA).
-export async function barriers(page) {
+/// Returns the accessibility violations of the page (WCAG 2.2, AA).
+export async function accessibilityViolations(page) {
   await page.evaluate(axe);
   const tags = ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"];
   const { violations } = await page.evaluate((values) => globalThis.axe.run({ runOnly: values }), tags);
@@ -110,5 +110,5 @@ export async function until(what, check, seconds = 20) {
     if (result) return result;
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
-  throw new Error(`waited ${seconds} s in vain until ${what}`);
+  throw new Error(`timeout after ${seconds} s: ${what}`);
 }

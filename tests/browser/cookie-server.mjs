@@ -1,5 +1,5 @@
-// A bare HTTPS server that sets one cookie on its page and another on a WebSocket handshake:
-// what a browser does with the second is a fact about the browser, not about the gateway.
+// An HTTPS server that sets one cookie on its page and another in a WebSocket handshake. It shows whether the browser
+// stores the second cookie, without the gateway.
 
 import { createHash } from "node:crypto";
 import { createServer } from "node:https";
@@ -45,7 +45,7 @@ function handshake(request) {
 
 const cookie = (value) => `__Host-doorward=${value}; ${ATTRIBUTES}`;
 
-// A server forgets the sockets that it upgraded, and then waits for them for ever.
+// `close` waits for upgraded sockets, which `closeAllConnections` does not close.
 function end(server, upgraded) {
   for (const socket of upgraded) socket.destroy();
   server.closeAllConnections();

@@ -31,8 +31,8 @@ export function send(url, { method = "GET", headers = {}, body = "", ca } = {}) 
   });
 }
 
-/// A person at a browser, who logs in at the provider under `name`.
-export class Visitor {
+/// A browser whose user logs in at the provider under `name`.
+export class Browser {
   constructor(ca, name) {
     this.ca = ca;
     this.name = name;
@@ -62,8 +62,8 @@ export class Visitor {
     return response;
   }
 
-  /// Opens a page: follows redirects, and logs in where a provider asks for the name. `until` stops before a URL
-  /// for which it returns true.
+  /// Opens a page. Follows redirects and submits the login form of the provider. Stops before the first URL for
+  /// which `until` returns true.
   async open(url, until = () => false) {
     let [next, options] = [url, {}];
     for (let steps = 0; steps < 30; steps += 1) {
@@ -79,7 +79,7 @@ export class Visitor {
       options = { method: "POST", fields: { ...form.fields, login: this.name, password: "any" }, from: next };
       next = new URL(form.action, next).href;
     }
-    throw new Error(`too many redirects, at last to ${next}`);
+    throw new Error(`too many redirects, the last one to ${next}`);
   }
 
   cookies(host) {

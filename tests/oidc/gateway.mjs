@@ -1,4 +1,4 @@
-// The gateway with one app behind it, started as an operator would start it.
+// Runs the gateway with one app. Its files are created with the commands of an operator.
 
 import { execFileSync, spawn } from "node:child_process";
 import { createServer } from "node:http";
@@ -11,9 +11,9 @@ const PROGRAM = process.env.DOORWARD_BIN;
 export const HOST = "app.localhost";
 
 /// Starts the gateway. `login` is the text of `[login.oidc.corp]`.
-export async function openGateway(login) {
+export async function startGateway(login) {
   const home = mkdtempSync(path.join(tmpdir(), "doorward-oidc-"));
-  const app = await openApp();
+  const app = await startApp();
   execFileSync(PROGRAM, ["certs", "dev", "--dir", path.join(home, "certs"), "--host", HOST]);
   const config = path.join(home, "doorward.toml");
   writeFileSync(config, configuration(home, login, app.port));
@@ -27,7 +27,7 @@ export async function openGateway(login) {
     origin: `https://${HOST}:${port}`,
     ca: readFileSync(path.join(home, "certs/ca.pem")),
     logged: (text) => logged(child, log, text),
-    seen: app.seen,
+    received: app.received,
     async close() {
       child.kill("SIGKILL");
       await ended;
@@ -80,7 +80,7 @@ access = { groups = ["staff"], max_auth_age = "1s" }
 `;
 }
 
-/// Resolves to the port of the first listening event; collects all lines.
+/// Resolves to the port of the first HTTPS listener. Collects all lines in `log`.
 function httpsPort(child, log) {
   return new Promise((resolve) => {
     for (const stream of [child.stdout, child.stderr]) {
@@ -121,10 +121,10 @@ function parsed(line) {
 }
 
 /// An app that responds with the identity headers it received.
-async function openApp() {
-  const seen = [];
+async function startApp() {
+  const received = [];
   const server = createServer((request, response) => {
-    seen.push(request.url);
+    received.push(request.url);
     const get = (name) => request.headers[`x-forwarded-${name}`] ?? "";
     response.setHeader("content-type", "text/plain");
     response.end(`user=${get("user")} groups=${get("groups")} email=${get("email")}`);
@@ -134,5 +134,5 @@ async function openApp() {
     server.closeAllConnections();
     server.close();
   };
-  return { port: server.address().port, seen, close };
+  return { port: server.address().port, received, close };
 }

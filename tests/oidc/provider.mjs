@@ -1,4 +1,4 @@
-// A certified OpenID Connect provider on a loopback port.
+// Runs a certified OpenID Connect provider on a loopback port.
 
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
@@ -87,7 +87,7 @@ function configuration(client, settings, fetch) {
   };
 }
 
-/// Users are asked for their name only, never for their consent.
+/// Grants every scope, so users enter their name only and give no consent.
 async function grantAll(ctx) {
   const grant = new ctx.oidc.provider.Grant({
     clientId: ctx.oidc.client.clientId,

@@ -7,9 +7,9 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 
-import { openGateway } from "./gateway.mjs";
+import { startGateway } from "./gateway.mjs";
 import { CLIENT_ID, CLIENT_SECRET, openProvider } from "./provider.mjs";
-import { form, send, Visitor } from "./visitor.mjs";
+import { Browser, form, send } from "./browser.mjs";
 
 const secrets = mkdtempSync(path.join(tmpdir(), "doorward-oidc-secret-"));
 
@@ -19,13 +19,13 @@ function secretFile(name, text) {
   return file;
 }
 
-/// Opens provider and gateway. `more` are further lines of `[login.oidc.corp]`.
-async function stage(t, { client = {}, settings = {}, auth, more = "", later = false } = {}) {
+/// Starts provider and gateway. `more` are further lines of `[login.oidc.corp]`.
+async function start(t, { client = {}, settings = {}, auth, more = "", later = false } = {}) {
   const provider = await openProvider();
   t.after(() => provider.close());
   if (later) provider.stop();
   const credentials = auth ?? `client_secret_file = "${secretFile("secret", CLIENT_SECRET)}"`;
-  const gateway = await openGateway(`
+  const gateway = await startGateway(`
 [login.oidc.corp]
 issuer = "${provider.issuer}"
 client_id = "${CLIENT_ID}"
@@ -52,25 +52,25 @@ ${more}
   return { provider, gateway, serve, deliveries };
 }
 
-const visitor = (gateway, name = "alice") => new Visitor(gateway.ca, name);
+const browser = (gateway, name = "alice") => new Browser(gateway.ca, name);
 
 test("a user logs in and the app receives name, groups and address", async (t) => {
-  const { gateway } = await stage(t);
-  const page = await visitor(gateway).open(`${gateway.origin}/notes?x=1`);
+  const { gateway } = await start(t);
+  const page = await browser(gateway).open(`${gateway.origin}/notes?x=1`);
   assert.equal(page.url, `${gateway.origin}/notes?x=1`);
   assert.equal(page.text, "user=alice groups=staff email=alice@example.com");
 });
 
 test("groups of the provider decide about a route", async (t) => {
-  const { gateway } = await stage(t);
-  const bob = visitor(gateway, "bob");
+  const { gateway } = await start(t);
+  const bob = browser(gateway, "bob");
   assert.equal((await bob.open(`${gateway.origin}/`)).text.split(" ")[0], "user=bob");
   assert.equal((await bob.open(`${gateway.origin}/staff/`)).status, 403);
 });
 
 test("two tabs log in at once", async (t) => {
-  const { gateway, provider } = await stage(t);
-  const alice = visitor(gateway);
+  const { gateway, provider } = await start(t);
+  const alice = browser(gateway);
   const stop = (url) => url.startsWith(`${provider.issuer}/auth`);
   const one = await alice.open(`${gateway.origin}/one`, stop);
   const two = await alice.open(`${gateway.origin}/two`, stop);
@@ -82,7 +82,7 @@ test("pushed requests and a signed client assertion are accepted", async (t) => 
   const pair = generateKeyPairSync("ec", { namedCurve: "P-256" });
   const key = secretFile("key.pem", pair.privateKey.export({ type: "pkcs8", format: "pem" }));
   const jwk = { ...pair.publicKey.export({ format: "jwk" }), kid: "k1", use: "sig", alg: "ES256" };
-  const { gateway, provider } = await stage(t, {
+  const { gateway, provider } = await start(t, {
     auth: `client_auth = "private_key_jwt"\nclient_key_file = "${key}"\nclient_key_id = "k1"`,
     client: {
       client_secret: undefined,
@@ -93,7 +93,7 @@ test("pushed requests and a signed client assertion are accepted", async (t) => 
     },
     more: "pushed_requests = true",
   });
-  const alice = visitor(gateway);
+  const alice = browser(gateway);
   const request = await alice.open(`${gateway.origin}/`, (url) => url.startsWith(provider.issuer));
   const names = [...new URL(request.url).searchParams.keys()];
   assert.deepEqual(names, ["client_id", "request_uri"]);
@@ -102,8 +102,8 @@ test("pushed requests and a signed client assertion are accepted", async (t) => 
 
 test("claims of UserInfo are added", async (t) => {
   const settings = { conformIdTokenClaims: true };
-  const { gateway } = await stage(t, { settings, more: "userinfo = true" });
-  const page = await visitor(gateway).open(`${gateway.origin}/`);
+  const { gateway } = await start(t, { settings, more: "userinfo = true" });
+  const page = await browser(gateway).open(`${gateway.origin}/`);
   assert.equal(page.text, "user=alice groups=staff email=alice@example.com");
 });
 
@@ -113,13 +113,13 @@ test("a pairwise subject is an account of its own", async (t) => {
     pairwiseIdentifier: async (_, account) => `pairwise-${account}`,
   };
   const client = { subject_type: "pairwise" };
-  const { gateway } = await stage(t, { client, settings });
-  assert.match((await visitor(gateway).open(`${gateway.origin}/`)).text, /^user=alice /);
+  const { gateway } = await start(t, { client, settings });
+  assert.match((await browser(gateway).open(`${gateway.origin}/`)).text, /^user=alice /);
 });
 
 test("a provider that is down at the start is used once it responds", async (t) => {
-  const { gateway, serve } = await stage(t, { later: true });
-  const alice = visitor(gateway);
+  const { gateway, serve } = await start(t, { later: true });
+  const alice = browser(gateway);
   const button = `${gateway.origin}/.doorward/oidc/corp/login`;
   let page = await alice.open(button);
   assert.equal(page.status, 503);
@@ -133,10 +133,10 @@ test("a provider that is down at the start is used once it responds", async (t) 
 });
 
 test("a session does not need the provider", async (t) => {
-  const { gateway, provider } = await stage(t);
-  const alice = visitor(gateway);
+  const { gateway, provider } = await start(t);
+  const alice = browser(gateway);
   await alice.open(`${gateway.origin}/`);
-  const bob = visitor(gateway, "bob");
+  const bob = browser(gateway, "bob");
   const callback = await bob.open(`${gateway.origin}/`, (url) => url.includes("/callback?"));
   provider.stop();
   assert.match((await alice.open(`${gateway.origin}/`)).text, /^user=alice /);
@@ -145,9 +145,9 @@ test("a session does not need the provider", async (t) => {
   assert.ok(Number(down.headers["retry-after"]) > 0);
 });
 
-test("a route that needs a fresh login gets one", async (t) => {
-  const { gateway, provider } = await stage(t);
-  const alice = visitor(gateway);
+test("a route that needs a fresh login causes one", async (t) => {
+  const { gateway, provider } = await start(t);
+  const alice = browser(gateway);
   await alice.open(`${gateway.origin}/`);
   await new Promise((resolve) => setTimeout(resolve, 2_100));
   const request = await alice.open(`${gateway.origin}/fresh/`, (url) => url.startsWith(provider.issuer));
@@ -155,9 +155,9 @@ test("a route that needs a fresh login gets one", async (t) => {
   assert.match((await alice.open(request.url)).text, /^user=alice /);
 });
 
-test("a logout ends the session here and at the provider", async (t) => {
-  const { gateway, provider } = await stage(t);
-  const alice = visitor(gateway);
+test("a logout ends the session at the gateway and the provider", async (t) => {
+  const { gateway, provider } = await start(t);
+  const alice = browser(gateway);
   await alice.open(`${gateway.origin}/`);
   const url = `${gateway.origin}/.doorward/logout`;
   const page = await alice.open(url);
@@ -167,34 +167,34 @@ test("a logout ends the session here and at the provider", async (t) => {
   assert.ok(target, done.text);
   const end = await alice.send(target.replaceAll("&amp;", "&").replaceAll("&#38;", "&"));
   assert.equal(end.status, 200, end.text);
-  const question = form(end.text);
+  const confirmation = form(end.text);
   const back = await alice.open(
-    (await alice.send(question.action, { method: "POST", fields: { ...question.fields, logout: "yes" } })).headers.location,
+    (await alice.send(confirmation.action, { method: "POST", fields: { ...confirmation.fields, logout: "yes" } })).headers.location,
     (next) => next.startsWith(gateway.origin),
   );
   assert.ok(back.url.startsWith(url), back.url);
   const again = await alice.open(`${gateway.origin}/`, (next) => next.startsWith(`${provider.issuer}/interaction`));
-  assert.ok(again.url.includes("/interaction/"), "the provider asks for the name again");
+  assert.ok(again.url.includes("/interaction/"), "the provider requests the name again");
 });
 
 test("a back-channel logout ends the session", async (t) => {
-  const { gateway, provider, deliveries } = await stage(t);
-  const alice = visitor(gateway);
+  const { gateway, provider, deliveries } = await start(t);
+  const alice = browser(gateway);
   await alice.open(`${gateway.origin}/`);
   // The logout begins at the provider, not at the gateway.
   const end = await alice.send(`${provider.issuer}/session/end`);
-  const question = form(end.text);
-  await alice.send(question.action, { method: "POST", fields: { ...question.fields, logout: "yes" } });
+  const confirmation = form(end.text);
+  await alice.send(confirmation.action, { method: "POST", fields: { ...confirmation.fields, logout: "yes" } });
   assert.deepEqual(deliveries, [200]);
-  const seen = gateway.seen.length;
+  const count = gateway.received.length;
   const after = await alice.open(`${gateway.origin}/`);
   assert.match(after.text, /You are logged out/);
-  assert.equal(gateway.seen.length, seen, "the app received nothing");
+  assert.equal(gateway.received.length, count, "the app received nothing");
 });
 
-test("a user without permission gets a page that says so", async (t) => {
-  const { gateway } = await stage(t, { more: "[login.oidc.corp.allow]\ngroups = [\"staff\"]" });
-  const page = await visitor(gateway, "bob").open(`${gateway.origin}/`);
+test("a user without permission receives a page that explains it", async (t) => {
+  const { gateway } = await start(t, { more: "[login.oidc.corp.allow]\ngroups = [\"staff\"]" });
+  const page = await browser(gateway, "bob").open(`${gateway.origin}/`);
   assert.equal(page.status, 403);
   assert.match(page.text, /not admitted/);
   await gateway.logged("no allow rule admits");
