@@ -1,6 +1,6 @@
-# Sourced by tests/run, by the run scripts below tests/ and by those of benches/. Installs what they need.
+# Sourced by the run scripts of tests/ and benches/. Installs their dependencies.
 
-# Python writes no files beside the sources.
+# Python writes no bytecode files into the source tree.
 export PYTHONDONTWRITEBYTECODE=1
 
 as_root() {
@@ -33,14 +33,14 @@ install_packages() {
 # `install_venv ROOT NAME`: installs tests/NAME/requirements.txt into target/NAME/venv. Sets PYTHON.
 # The copy of the requirements is written last, so an interrupted installation is repeated.
 install_venv() {
-    local venv="$1/target/$2/venv" wanted="$1/tests/$2/requirements.txt"
+    local venv="$1/target/$2/venv" requirements="$1/tests/$2/requirements.txt"
     export PYTHON="$venv/bin/python"
-    if cmp -s "$wanted" "$venv/installed.txt"; then return; fi
-    echo "$2: installing $(grep -c '^[a-z]' "$wanted") Python packages into target/$2/venv"
+    if cmp -s "$requirements" "$venv/installed.txt"; then return; fi
+    echo "$2: installing $(grep -c '^[a-z]' "$requirements") Python packages into target/$2/venv"
     rm -rf "$venv"
     python3 -m venv "$venv" 2>/dev/null || create_venv_with_packages "$venv"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$wanted"
-    cp "$wanted" "$venv/installed.txt"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$requirements"
+    cp "$requirements" "$venv/installed.txt"
 }
 
 # Debian ships Python without its venv module.

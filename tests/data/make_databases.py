@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Makes the small databases beside it, over the documentation networks (RFC 5737, RFC 3849).
+"""Writes the GeoIP databases of the tests into the current directory.
 
     pip install mmdb-writer==0.2.7 && python3 make_databases.py
 
-city.mmdb has MaxMind's layout, flat-city.mmdb that of ip-location-db with numbers as text. earth-city.mmdb
-and earth-asn.mmdb are the small Earth of the simulation of people, in networks that nobody has (10.N.0.0/16,
-fd00:N::/32); tests/system/people/networks.rs has the same table.
+They cover the documentation networks (RFC 5737, RFC 3849). city.mmdb has the layout of MaxMind, flat-city.mmdb that of
+ip-location-db with numbers as text. earth-city.mmdb and earth-asn.mmdb belong to the user simulation. They cover
+private networks (10.N.0.0/16, fd00:N::/32), as tests/system/people/networks.rs does.
 """
 
 from netaddr import IPSet
 from mmdb_writer import MMDBWriter
 
 BERLIN, PARIS, SYDNEY = (52.52, 13.405), (48.857, 2.352), (-33.87, 151.21)
-PLACES = [
+LOCATIONS = [
     ("192.0.2.0/24", "DE", BERLIN),
     ("2001:db8:1::/48", "DE", BERLIN),
     ("198.51.100.0/24", "FR", PARIS),
@@ -31,7 +31,7 @@ OPERATORS = [
 
 MUNICH, AMSTERDAM, NEW_YORK, TOKYO = (48.14, 11.58), (52.37, 4.9), (40.71, -74.01), (35.68, 139.69)
 EARTH = [
-    # N, country, place, number, operator
+    # N, country, location, AS number, operator
     (10, "DE", BERLIN, 65010, "Kabel Nord"),
     (11, "DE", BERLIN, 65011, "DSL Ost"),
     (12, "DE", BERLIN, 65012, "Mobil Eins"),
@@ -66,16 +66,16 @@ def write(name, kind, rows):
     database.to_db_file(name)
 
 
-def nested(country, place):
-    return {"country": {"iso_code": country}, "location": {"latitude": place[0], "longitude": place[1]}}
+def nested(country, location):
+    return {"country": {"iso_code": country}, "location": {"latitude": location[0], "longitude": location[1]}}
 
 
-def flat(country, place):
-    return {"country_code": country, "latitude": str(place[0]), "longitude": str(place[1])}
+def flat(country, location):
+    return {"country_code": country, "latitude": str(location[0]), "longitude": str(location[1])}
 
 
-write("city.mmdb", "GeoLite2-City", [(net, nested(c, p)) for net, c, p in PLACES])
-write("flat-city.mmdb", "flat-city", [(net, flat(c, p)) for net, c, p in PLACES])
+write("city.mmdb", "GeoLite2-City", [(net, nested(c, p)) for net, c, p in LOCATIONS])
+write("flat-city.mmdb", "flat-city", [(net, flat(c, p)) for net, c, p in LOCATIONS])
 write("asn.mmdb", "GeoLite2-ASN", [
     (net, {"autonomous_system_number": number, "autonomous_system_organization": name})
     for net, number, name in OPERATORS
@@ -83,10 +83,10 @@ write("asn.mmdb", "GeoLite2-ASN", [
 
 
 def earth(value):
-    """Both networks of each operator of the small Earth."""
+    """Returns rows for the IPv4 and the IPv6 network of each operator in EARTH."""
     return [(net, value(*row)) for n, *row in EARTH for net in (f"10.{n}.0.0/16", f"fd00:{n:x}::/32")]
 
 
-write("earth-city.mmdb", "GeoLite2-City", earth(lambda country, place, number, name: nested(country, place)))
-write("earth-asn.mmdb", "GeoLite2-ASN", earth(lambda country, place, number, name: {
+write("earth-city.mmdb", "GeoLite2-City", earth(lambda country, location, number, name: nested(country, location)))
+write("earth-asn.mmdb", "GeoLite2-ASN", earth(lambda country, location, number, name: {
     "autonomous_system_number": number, "autonomous_system_organization": name}))

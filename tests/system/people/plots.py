@@ -1,4 +1,4 @@
-"""The pictures of docs/people.md, drawn from the figures that tests/system/people/run wrote.
+"""Draws the plots of docs/people.md from the figures of tests/system/people/run.
 
     python3 tests/system/people/plots.py target/people.jsonl docs
 """
@@ -40,15 +40,15 @@ def page(title, note, height, body, description):
     return PAGE.format(title=title, note=note, height=height, body="\n".join(body), description=description)
 
 
-def text(x, y, words, anchor="start", kind=""):
-    return f'  <text class="{kind}" x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}">{words}</text>'
+def text(x, y, label, anchor="start", kind=""):
+    return f'  <text class="{kind}" x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}">{label}</text>'
 
 
 def line(x1, y1, x2, y2, kind="grid"):
     return f'  <line class="{kind}" x1="{x1:.0f}" y1="{y1:.0f}" x2="{x2:.0f}" y2="{y2:.0f}"/>'
 
 
-# False logins, by what asked for them.
+# False logins by cause.
 
 CAUSES = [("after-crash", "a", "browser crash"), ("theft", "b", "false theft verdict"),
           ("signals", "c", "signals")]
@@ -59,42 +59,42 @@ def cause(name):
     return name if name in ("after-crash", "theft") else "signals"
 
 
-def honest(figures):
+def false_logins(figures):
     every = [row for row in figures if row["figure"] == "honest"]
     rows = [row for row in every if row["false_each_thousand"] <= 10]
-    most = max(1.0, *(row["false_each_thousand"] for row in rows)) * 1.05
+    maximum = max(1.0, *(row["false_each_thousand"] for row in rows)) * 1.05
     left, width, y = 190, 480, 112
     body, output = [], []
-    for number, (_, kind, words) in enumerate(CAUSES):
+    for number, (_, kind, label) in enumerate(CAUSES):
         body.append(f'  <rect class="{kind}" x="{190 + number * 180}" y="70" width="14" height="14" rx="2"/>')
-        body.append(text(210 + number * 180, 82, words, kind="quiet"))
-    for lasting, words in LASTING.items():
-        body.append(text(24, y, words, kind="head"))
+        body.append(text(210 + number * 180, 82, label, kind="quiet"))
+    for lasting, label in LASTING.items():
+        body.append(text(24, y, label, kind="head"))
         y += 14
         for row in (row for row in rows if row["lasting"] == lasting):
             body.append(text(left - 12, y + 16, row["policy"], "end"))
             x = left
             for name, kind, _ in CAUSES:
-                count = sum(n for why, n in row["false"].items() if cause(why) == name)
-                wide = count * 1000 / row["days"] / most * width
-                body.append(f'  <rect class="{kind}" x="{x:.1f}" y="{y}" width="{wide:.1f}" height="22"/>')
-                x += wide
+                count = sum(n for reason, n in row["false"].items() if cause(reason) == name)
+                bar_width = count * 1000 / row["days"] / maximum * width
+                body.append(f'  <rect class="{kind}" x="{x:.1f}" y="{y}" width="{bar_width:.1f}" height="22"/>')
+                x += bar_width
             rate = row["false_each_thousand"]
-            # Beside the goal's line, not across it.
-            body.append(text(max(x, left + width / most) + 8, y + 16, f"{rate:.2f}"))
-            output.append(f"{words}, {row['policy']}: {rate:.2f}.")
+            # Never on the line of the target.
+            body.append(text(max(x, left + width / maximum) + 8, y + 16, f"{rate:.2f}"))
+            output.append(f"{label}, {row['policy']}: {rate:.2f}.")
             y += 30
         y += 26
-    goal = left + width / most
-    body.insert(0, line(goal, 96, goal, y - 34, "limit"))
-    body.append(text(goal, y - 18, "target: below 1", "middle", "quiet"))
+    target = left + width / maximum
+    body.insert(0, line(target, 96, target, y - 34, "limit"))
+    body.append(text(target, y - 18, "target: below 1", "middle", "quiet"))
     days = rows[0]["days"]
-    left_out = sorted({row["policy"] for row in every} - {row["policy"] for row in rows})
-    note = f"Per 1,000 user-days, by cause. {days:,} user-days per row. Not drawn: {', '.join(left_out)}."
+    omitted = sorted({row["policy"] for row in every} - {row["policy"] for row in rows})
+    note = f"Per 1,000 user-days, by cause. {days:,} user-days per row. Not drawn: {', '.join(omitted)}."
     return page("False logins of honest users", note, y + 4, body, " ".join(output))
 
 
-# What the operator chooses between.
+# Cost and effect of each threshold.
 
 KINDS = {("Abroad", "OtherBrowser"): ("abroad, another browser", "a"),
          ("Country", "Disguised"): ("same country, copied user agent", "c"),
@@ -122,17 +122,17 @@ def threshold(figures):
             body.append(text(x(value), low + 20, value, "middle", "quiet"))
     points = " ".join(f"{x(v):.1f},{height(false[v]):.1f}" for v in at)
     body.append(f'  <polyline class="d" points="{points}" stroke-dasharray="6 4"/>')
-    for (key, (words, kind)) in KINDS.items():
+    for (key, (label, kind)) in KINDS.items():
         share = stopped[key]
         points = " ".join(f"{x(v):.1f},{low - share[v] * (low - top):.1f}" for v in at)
         body.append(f'  <polyline class="{kind}" points="{points}"/>')
-        output.append(f"{words}: " + ", ".join(f"{v}: {share[v]:.0%}" for v in at) + ".")
+        output.append(f"{label}: " + ", ".join(f"{v}: {share[v]:.0%}" for v in at) + ".")
     body += [line(x(60), top - 10, x(60), low, "limit"), text(x(60), top - 16, "default: 60", "middle", "quiet")]
     legend = [("d", "false logins per 1,000 days (left, logarithmic)")]
-    legend += [(kind, f"attackers without access: {words} (right)") for words, kind in KINDS.values()]
-    for number, (kind, words) in enumerate(legend):
+    legend += [(kind, f"attackers without access: {label} (right)") for label, kind in KINDS.values()]
+    for number, (kind, label) in enumerate(legend):
         y = low + 52 + number * 22
-        body += [f'  <rect class="{kind}" x="70" y="{y - 12}" width="14" height="14" rx="2"/>', text(92, y, words)]
+        body += [f'  <rect class="{kind}" x="70" y="{y - 12}" width="14" height="14" rx="2"/>', text(92, y, label)]
     output.append("False logins: " + ", ".join(f"{v}: {false[v]:.2f}" for v in at) + ".")
     note = "Score that requires a login (login_at)."
     return page("Cost and effect of each threshold", note, low + 146, body, " ".join(output))
@@ -140,40 +140,41 @@ def threshold(figures):
 
 # How long an attacker in the user's network with the same browser has access.
 
-MANNERS = {"FollowsRotation": "follows rotations", "KeepsToken": "ignores rotations",
+BEHAVIOURS = {"FollowsRotation": "follows rotations", "KeepsToken": "ignores rotations",
            "InStepWithOwner": "follows the owner"}
-MOMENTS = {"Immediately": "immediately", "HoursLater": "hours later", "DaysLater": "days later", "WhileVictimSleeps": "owner asleep"}
+MOMENTS = {"Immediately": "immediately", "HoursLater": "hours later", "DaysLater": "days later",
+           "WhileVictimSleeps": "owner asleep"}
 TIMES = [(1, "1 s"), (60, "1 min"), (600, "10 min"), (3600, "1 h"), (12 * 3600, "12 h")]
 
 
-def lasting(figures):
+def access_time(figures):
     rows = [row for row in figures if row["figure"] == "thief" and row["table"] == "manner"
             and row["lasting"] == "Workday"]
     left, width, y = 250, 470, 104
     x = lambda seconds: left + math.log10(max(seconds, 1)) / math.log10(16 * 3600) * width
     body, output, top = [], [], y - 14
-    for manner, words in MANNERS.items():
-        body.append(text(24, y, words, kind="head"))
+    for manner, label in BEHAVIOURS.items():
+        body.append(text(24, y, label, kind="head"))
         y += 12
         for moment, when in MOMENTS.items():
             row = next((r for r in rows if (r["manner"], r["moment"]) == (manner, moment)), None)
             if row is None or row["seconds"][0] is None:
                 continue
-            middle, maximum = row["seconds"]
+            median, maximum = row["seconds"]
             if maximum == 0:
                 body += [text(left - 12, y + 14, when, "end"), text(left + 8, y + 14, "refused", kind="quiet")]
-                output.append(f"{words}, {when}: refused.")
+                output.append(f"{label}, {when}: refused.")
                 y += 23
                 continue
             body += [text(left - 12, y + 14, when, "end"),
                      f'  <rect class="d" x="{left}" y="{y + 1}" width="{x(maximum) - left:.1f}" height="16" rx="2"/>',
-                     f'  <rect class="a" x="{left}" y="{y + 1}" width="{x(middle) - left:.1f}" height="16" rx="2"/>']
-            output.append(f"{words}, {when}: median {middle} s, maximum {maximum} s.")
+                     f'  <rect class="a" x="{left}" y="{y + 1}" width="{x(median) - left:.1f}" height="16" rx="2"/>']
+            output.append(f"{label}, {when}: median {median} s, maximum {maximum} s.")
             y += 23
         y += 22
-    for seconds, words in TIMES:
+    for seconds, label in TIMES:
         body.insert(0, line(x(seconds), top, x(seconds), y - 18))
-        body.append(text(x(seconds), y, words, "middle", "quiet"))
+        body.append(text(x(seconds), y, label, "middle", "quiet"))
     note = "From the first request to the refusal. Blue: median. Gray: maximum. Signals off, logarithmic."
     title = "Access of an attacker in the user's network with the same browser"
     return page(title, note, y + 18, body, " ".join(output))
@@ -182,11 +183,11 @@ def lasting(figures):
 def main():
     source, folder = Path(sys.argv[1]), Path(sys.argv[2])
     figures = [json.loads(row) for row in source.read_text().splitlines()]
-    for name, draw in [("people-honest", honest), ("people-threshold", threshold), ("people-thieves", lasting)]:
+    for name, draw in [("people-honest", false_logins), ("people-threshold", threshold), ("people-attackers", access_time)]:
         try:
             (folder / f"{name}.svg").write_text(draw(figures))
         except (IndexError, KeyError, ValueError) as missing:
-            print(f"{name}.svg: the figures for it are not there ({missing!r})", file=sys.stderr)
+            print(f"{name}.svg: figures are missing ({missing!r})", file=sys.stderr)
 
 
 if __name__ == "__main__":
