@@ -19,7 +19,7 @@ use test_support::redis_server::{RedisOptions, RedisServer};
 use test_support::upstream::Upstream;
 
 /// Number of users; limited by logins per address.
-const PEOPLE: usize = 24;
+const USERS: usize = 24;
 const MINUTES: u64 = 30;
 /// Seconds between two requests of a user.
 const EVERY: [u64; 2] = [2, 20];
@@ -37,34 +37,34 @@ async fn one(cache: &str, sticky: bool, every: u64) -> serde_json::Value {
     let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
     let gateways = two(&upstream, &redis, cache);
     let watch = Watch::start(&redis).await;
-    let quiet = idle(&watch).await;
-    let mut people = Vec::new();
-    for number in 0..PEOPLE {
+    let idle_rate = idle(&watch).await;
+    let mut users = Vec::new();
+    for number in 0..USERS {
         let mut browser = Browser::new(&gateways[0]);
         browser.log_in(["alice", "bob", "zoë"][number % 3]).await;
-        people.push(browser);
+        users.push(browser);
     }
-    let (before, begun) = (watch.commands(), tokio::time::Instant::now());
+    let (before, started) = (watch.commands(), tokio::time::Instant::now());
     let mut requests = 0;
     for second in 0..MINUTES * 60 {
         gateways[0].advance(Duration::from_secs(1));
-        for (number, person) in people.iter_mut().enumerate() {
+        for (number, user) in users.iter_mut().enumerate() {
             if (second + number as u64).is_multiple_of(every) {
                 let visits = if sticky { 0 } else { usize::try_from(second / every).unwrap_or(0) };
                 let turn = visits + number;
-                person.address = gateways[turn % 2].address;
-                assert_eq!(person.fetch("/").await.status, 200);
+                user.address = gateways[turn % 2].address;
+                assert_eq!(user.fetch("/").await.status, 200);
                 requests += 1;
             }
         }
     }
     // Background work of the gateways runs by the wall clock.
-    let by_themselves = quiet * begun.elapsed().as_secs_f64();
+    let by_themselves = idle_rate * started.elapsed().as_secs_f64();
     let sent = (watch.commands() - before) as f64 - by_themselves;
     json!({
-        "figure": "commands", "cache": cache, "sticky": sticky, "every": every, "people": PEOPLE, "minutes": MINUTES,
+        "figure": "commands", "cache": cache, "sticky": sticky, "every": every, "people": USERS, "minutes": MINUTES,
         "requests": requests, "each": sent / f64::from(requests),
-        "idle": quiet / gateways.len() as f64,
+        "idle": idle_rate / gateways.len() as f64,
     })
 }
 

@@ -39,7 +39,7 @@ fn child(words: &[&str]) -> Value {
 
 /// Step: writes the sessions.
 pub async fn fill(directory: &Path, count: u64) {
-    let begun = Instant::now();
+    let started = Instant::now();
     let store = Store::embedded(directory, Clock::System).expect("opens");
     let (sessions, shared) = (Sessions::new(), store.clone());
     Sessions::each(count, move |number| {
@@ -51,14 +51,14 @@ pub async fn fill(directory: &Path, count: u64) {
     })
     .await;
     store.close().await.expect("closed");
-    print_figure(&json!({ "seconds": begun.elapsed().as_secs_f64() }));
+    print_figure(&json!({ "seconds": started.elapsed().as_secs_f64() }));
 }
 
 /// Step: opens the store as a gateway does at startup.
 pub fn open(directory: &Path) {
-    let (before, begun) = (resident(), Instant::now());
+    let (before, started) = (resident(), Instant::now());
     let store = Store::embedded(directory, Clock::System).expect("opens");
-    let seconds = begun.elapsed().as_secs_f64();
+    let seconds = started.elapsed().as_secs_f64();
     print_figure(&json!({ "seconds": seconds, "grown": resident() - before }));
     drop(store);
 }

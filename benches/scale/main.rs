@@ -25,11 +25,12 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() {
     // Cargo adds `--bench`.
-    let words: Vec<_> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
-    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let arguments: Vec<_> =
+        std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
-        match words.as_slice() {
+        match arguments.as_slice() {
             ["embedded-fill", directory, number] => {
                 embedded::fill(Path::new(directory), whole(number)).await;
             }

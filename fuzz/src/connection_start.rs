@@ -46,9 +46,9 @@ fn rustls_accepts(mut records: &[u8]) -> bool {
 }
 
 fn in_records(message: &[u8], length: usize) -> Vec<u8> {
-    let records = message.chunks(length).map(|piece| {
-        let length = u16::try_from(piece.len()).expect("a piece is short").to_be_bytes();
-        [&[22, 3, 1], &length[..], piece].concat()
+    let records = message.chunks(length).map(|chunk| {
+        let length = u16::try_from(chunk.len()).expect("a piece is short").to_be_bytes();
+        [&[22, 3, 1], &length[..], chunk].concat()
     });
     records.collect::<Vec<_>>().concat()
 }

@@ -60,7 +60,11 @@ pub fn client_addr(bytes: &[u8]) {
             headers.append(name, value);
         }
     }
-    assert_eq!(TrustedProxies::default().client(peer, &headers), Ok(peer), "nobody is client_of");
+    assert_eq!(
+        TrustedProxies::default().client(peer, &headers),
+        Ok(peer),
+        "the peer is the client"
+    );
     let client = client_of(peer, &headers);
     if !proxies().trusts(peer) {
         assert_eq!(client, Ok(peer), "an untrusted peer is the client");

@@ -25,7 +25,7 @@ use super::request_heads;
 type Received = Arc<Mutex<Vec<Vec<u8>>>>;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
 /// The first byte selects the protocol: `2` for HTTP/2 frames, otherwise HTTP/1.1.
 pub fn request_pipeline(bytes: &[u8]) {
@@ -107,10 +107,10 @@ async fn forward(head: InboundHead, body: Incoming, received: Received) -> Statu
 
 /// Responds to the first complete request and records all bytes.
 async fn listen(mut stream: DuplexStream, received: Received) {
-    let (mut all, mut answered) = (Vec::new(), false);
+    let (mut all, mut responded) = (Vec::new(), false);
     while let Ok(1..) = stream.read_buf(&mut all).await {
-        if !answered && end_of(&all).is_some() {
-            answered = stream.write_all(ANSWER).await.is_ok();
+        if !responded && end_of(&all).is_some() {
+            responded = stream.write_all(RESPONSE).await.is_ok();
         }
     }
     received.lock().expect("no panic").push(all);

@@ -9,8 +9,8 @@ pub fn frames(bytes: &[u8]) {
     let mut whole = FrameScanner::default();
     whole.advance(stream);
     let mut pieces = FrameScanner::default();
-    for piece in stream.chunks(usize::from(*length).max(1)) {
-        pieces.advance(piece);
+    for chunk in stream.chunks(usize::from(*length).max(1)) {
+        pieces.advance(chunk);
     }
     assert_eq!(whole.at_boundary(), pieces.at_boundary(), "cut into pieces of {length}");
     assert_eq!(whole.at_boundary(), ends_between(stream), "read as a whole");

@@ -45,9 +45,9 @@ async fn started_with(setup: Setup) -> (Upstream, Gateway) {
 }
 
 async fn admin(gateway: &Gateway, target: &str) -> Value {
-    let answer = gateway.admin_post(target).await;
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    serde_json::from_str(body).unwrap_or_else(|_| panic!("{target}: {answer}"))
+    let response = gateway.admin_post(target).await;
+    let body = response.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    serde_json::from_str(body).unwrap_or_else(|_| panic!("{target}: {response}"))
 }
 
 /// Creates a token of a user with these limits.
@@ -74,9 +74,9 @@ async fn outcome(gateway: &Gateway, token: &str) -> (u16, String) {
     reason(&send(gateway, "GET", "/", &bearer(token)).await)
 }
 
-fn reason(answer: &Response) -> (u16, String) {
-    let body: Value = serde_json::from_str(&answer.text()).unwrap_or_default();
-    (answer.status.as_u16(), body["reason"].as_str().unwrap_or_default().to_owned())
+fn reason(response: &Response) -> (u16, String) {
+    let body: Value = serde_json::from_str(&response.text()).unwrap_or_default();
+    (response.status.as_u16(), body["reason"].as_str().unwrap_or_default().to_owned())
 }
 
 fn refused(status: u16, reason: &str) -> (u16, String) {
@@ -88,20 +88,20 @@ async fn a_token_admits_its_user_in_each_of_its_places() {
     let (upstream, gateway) = started().await;
     let token = create(&gateway, "alice", "").await;
     assert!(token.starts_with("dwp_"), "secret scanners find it");
-    let places = [
+    let credentials = [
         ("authorization", bearer(&token)),
         ("authorization", basic("alice", &token)),
         ("x-doorward-token", token.clone()),
     ];
     for h2 in [false, true] {
-        for (name, value) in &places {
+        for (name, value) in &credentials {
             let mut program = Browser::new(&gateway);
             program.h2 = h2;
             let headers = [(*name, value.as_str()), ("origin", "https://evil.test")];
-            let answer = program.send("PUT", "/a", &headers, "x").await;
-            assert_eq!(answer.status, StatusCode::OK, "{name}: no CSRF check without a cookie");
-            assert!(answer.set_cookies().is_empty(), "no session");
-            assert_eq!(answer.header("cache-control"), "private");
+            let response = program.send("PUT", "/a", &headers, "x").await;
+            assert_eq!(response.status, StatusCode::OK, "{name}: no CSRF check without a cookie");
+            assert!(response.set_cookies().is_empty(), "no session");
+            assert_eq!(response.header("cache-control"), "private");
             assert_eq!(upstream.last_values("x-forwarded-user"), ["alice"]);
             let head = upstream.last_head();
             assert!(!head.contains("dwp_") && upstream.last_values("authorization").is_empty());
@@ -123,8 +123,8 @@ async fn a_route_names_a_further_header_for_tokens() {
         let answer = program.send("GET", "/api", &headers, "").await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
         assert!(!upstream.last_head().to_ascii_lowercase().contains("x-api-key"));
-        let elsewhere = program.send("GET", "/", &headers[..1], "").await;
-        assert_eq!(reason(&elsewhere), refused(401, "no-session"));
+        let other_response = program.send("GET", "/", &headers[..1], "").await;
+        assert_eq!(reason(&other_response), refused(401, "no-session"));
     }
     let twice = [("x-api-key", token.as_str()), ("x-doorward-token", token.as_str())];
     let answer = Browser::new(&gateway).send("GET", "/api", &twice, "").await;
@@ -139,8 +139,8 @@ async fn a_token_reaches_no_upstream_on_any_route() {
     alice.log_in("alice").await;
     for path in ["/", "/plain", "/public"] {
         for value in [bearer(&token), basic("alice", &token)] {
-            let answer = alice.send("GET", path, &[("authorization", &value)], "").await;
-            assert_eq!(answer.status, StatusCode::OK, "{path}");
+            let response = alice.send("GET", path, &[("authorization", &value)], "").await;
+            assert_eq!(response.status, StatusCode::OK, "{path}");
             assert!(upstream.last_values("authorization").is_empty(), "{path}");
         }
     }
@@ -151,8 +151,8 @@ async fn a_session_cookie_decides_before_a_token() {
     let (_upstream, gateway) = started().await;
     let token = create(&gateway, "alice", "").await;
     let mut stale = Browser::new(&gateway).with_token("dw1_forged");
-    let answer = stale.send("GET", "/", &[("authorization", &bearer(&token))], "").await;
-    assert_eq!(reason(&answer), refused(401, "invalid-token"));
+    let response = stale.send("GET", "/", &[("authorization", &bearer(&token))], "").await;
+    assert_eq!(reason(&response), refused(401, "invalid-token"));
 }
 
 #[tokio::test]
@@ -162,15 +162,15 @@ async fn a_forged_or_deleted_token_is_refused() {
     let other_end = if token.ends_with('A') { 'E' } else { 'A' };
     let forged = format!("{}{other_end}", &token[..token.len() - 1]);
     for text in [&forged, &token[..40], "dwp_", "dwp_x"] {
-        let answer = send(&gateway, "GET", "/", &bearer(text)).await;
-        assert_eq!(reason(&answer), refused(401, "token-invalid"), "{text}");
-        let mut challenges = answer.headers.get_all("www-authenticate").iter();
+        let response = send(&gateway, "GET", "/", &bearer(text)).await;
+        assert_eq!(reason(&response), refused(401, "token-invalid"), "{text}");
+        let mut challenges = response.headers.get_all("www-authenticate").iter();
         assert!(challenges.any(|challenge| challenge == "Basic realm=\"app\""), "for git");
     }
     let two = [("authorization", bearer(&token)), ("x-doorward-token", token.clone())];
     let two = two.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let answer = Browser::new(&gateway).send("GET", "/", &two, "").await;
-    assert_eq!(reason(&answer), refused(401, "token-several"));
+    let response = Browser::new(&gateway).send("GET", "/", &two, "").await;
+    assert_eq!(reason(&response), refused(401, "token-several"));
     assert!(upstream.heads().is_empty());
     let listed = handle(&gateway, "alice").await;
     assert_eq!(outcome(&gateway, &token).await.0, 200);
@@ -186,9 +186,9 @@ async fn handle(gateway: &Gateway, user: &str) -> String {
 }
 
 async fn list(gateway: &Gateway, user: &str) -> Vec<TokenView> {
-    let answer = gateway.admin("GET", &format!("/tokens?user={user}")).await;
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    serde_json::from_str(body).unwrap_or_else(|_| panic!("{answer}"))
+    let response = gateway.admin("GET", &format!("/tokens?user={user}")).await;
+    let body = response.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    serde_json::from_str(body).unwrap_or_else(|_| panic!("{response}"))
 }
 
 #[tokio::test]
@@ -208,8 +208,8 @@ async fn a_token_is_refused_outside_its_limits() {
     assert_eq!(reason(&other), refused(403, "token-route"));
     let user = send(&gateway, "GET", "/", &basic("bob", &token)).await;
     assert_eq!(reason(&user), refused(401, "token-user"));
-    let elsewhere = create(&gateway, "alice", "&networks=192.0.2.0/24").await;
-    assert_eq!(outcome(&gateway, &elsewhere).await, refused(403, "token-network"));
+    let restricted = create(&gateway, "alice", "&networks=192.0.2.0/24").await;
+    assert_eq!(outcome(&gateway, &restricted).await, refused(403, "token-network"));
     assert_eq!(upstream.heads().len(), sent, "no refused request is forwarded");
 }
 
@@ -228,8 +228,11 @@ async fn a_token_does_not_replace_the_rules_of_its_route() {
         "GET / HTTP/1.1\r\nHost: app.test\r\nAuthorization: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
         bearer(&bob)
     );
-    let answer = Browser::new(&gateway).send_raw(upgrade.as_bytes()).await;
-    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("needs-session"), "{answer}");
+    let response = Browser::new(&gateway).send_raw(upgrade.as_bytes()).await;
+    assert!(
+        response.starts_with("HTTP/1.1 403") && response.contains("needs-session"),
+        "{response}"
+    );
 }
 
 #[tokio::test]
@@ -295,8 +298,8 @@ async fn a_disabled_account_has_no_tokens() {
     };
     let (gateway, _) = refused_after("token-account", change).await;
     let target = "/tokens?user=alice&name=git&days=1";
-    let answer = admin(&gateway, target).await;
-    assert!(answer["error"].as_str().expect("text").contains("account"), "{answer}");
+    let response = admin(&gateway, target).await;
+    assert!(response["error"].as_str().expect("text").contains("account"), "{response}");
 }
 
 #[tokio::test]
@@ -314,9 +317,9 @@ async fn a_token_that_fails_often_is_throttled_alone() {
     for _ in 0..30 {
         assert_eq!(outcome(&gateway, &expired).await, refused(403, "token-method"));
     }
-    let answer = send(&gateway, "GET", "/", &bearer(&expired)).await;
-    assert_eq!(reason(&answer), refused(429, "token-throttled"));
-    assert_eq!(answer.header("retry-after"), "2");
+    let response = send(&gateway, "GET", "/", &bearer(&expired)).await;
+    assert_eq!(reason(&response), refused(429, "token-throttled"));
+    assert_eq!(response.header("retry-after"), "2");
     assert_eq!(outcome(&gateway, &good).await.0, 200);
     gateway.advance(Duration::from_secs(2));
     assert_eq!(outcome(&gateway, &expired).await.0, 403);
@@ -422,10 +425,10 @@ async fn the_token_page_requires_a_recent_login() {
     let csrf = alice.navigate("/.doorward/tokens").await.form_field("csrf");
     gateway.advance(Duration::from_secs(15 * 60 + 1));
     let fields = [("do", "create"), ("name", "git"), ("days", "7"), ("csrf", csrf.as_str())];
-    let answer = alice.post_form("/.doorward/tokens", &fields).await;
-    assert!(answer.header("location").starts_with("/.doorward/login"), "{:?}", answer.headers);
+    let response = alice.post_form("/.doorward/tokens", &fields).await;
+    assert!(response.header("location").starts_with("/.doorward/login"), "{:?}", response.headers);
     assert!(list(&gateway, "alice").await.is_empty());
-    let answer = alice.log_in_at("alice", "/.doorward/tokens").await;
-    assert_eq!(answer.header("location"), "/.doorward/tokens");
+    let response = alice.log_in_at("alice", "/.doorward/tokens").await;
+    assert_eq!(response.header("location"), "/.doorward/tokens");
     assert_eq!(alice.navigate("/.doorward/tokens").await.status, StatusCode::OK);
 }

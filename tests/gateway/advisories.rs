@@ -244,7 +244,7 @@ const DISGUISES: [&str; 46] = [
 ];
 
 /// Headers that other gateways used for route selection.
-const PERSUASION: [&str; 14] = [
+const BYPASS_HEADERS: [&str; 14] = [
     "",
     "User-Agent: GoogleHC/1.0\r\n",
     "User-Agent: kube-probe/1.31\r\n",
@@ -268,7 +268,7 @@ async fn disguised_paths_never_become_public() {
     for target in DISGUISES {
         test.assert_rejected(get(target, "")).await;
     }
-    for fields in PERSUASION {
+    for fields in BYPASS_HEADERS {
         test.assert_rejected(get("/private", fields)).await;
     }
     // The plain path is public, so the route works.
@@ -509,10 +509,10 @@ fn fragmented(record: &[u8], length: usize) -> Vec<u8> {
     let size = usize::from(u16::from_be_bytes([head[3], head[4]]));
     let (hello, after) = rest.split_at(size);
     let mut out = Vec::new();
-    for piece in hello.chunks(length) {
+    for chunk in hello.chunks(length) {
         out.extend_from_slice(&head[..3]);
-        out.extend_from_slice(&u16::try_from(piece.len()).expect("short").to_be_bytes());
-        out.extend_from_slice(piece);
+        out.extend_from_slice(&u16::try_from(chunk.len()).expect("short").to_be_bytes());
+        out.extend_from_slice(chunk);
     }
     out.extend_from_slice(after);
     out

@@ -253,7 +253,7 @@ async fn app_credentials_pass_without_a_session_where_allowed() {
         let script = program.send("GET", "/git/a", &[("sec-fetch-mode", "cors")], "").await;
         assert!(!script.header("www-authenticate").contains("Basic"));
         assert_eq!(program.navigate("/git/a").await.status.as_u16(), 303);
-        assert_eq!(upstream.heads().len(), heads, "the app was asked");
+        assert_eq!(upstream.heads().len(), heads, "the app received the request");
     }
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;

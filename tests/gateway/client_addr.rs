@@ -61,7 +61,7 @@ async fn trusted_proxy_headers_are_used_and_rewritten() {
 }
 
 /// Headers and the client address they give, or the reason for their rejection.
-type Told<'a> = (&'a [(&'a str, &'a str)], Result<&'a str, &'a str>);
+type Case<'a> = (&'a [(&'a str, &'a str)], Result<&'a str, &'a str>);
 
 /// RFC 7239.
 #[tokio::test]
@@ -69,7 +69,7 @@ async fn trusted_proxy_may_send_one_unambiguous_forwarded() {
     let (upstream, gateway) = behind(TRUSTED).await;
     let mut browser = Browser::new(&gateway);
     let long = ["203.0.113.9"; 33].join(",");
-    let cases: [Told<'_>; 8] = [
+    let cases: [Case<'_>; 8] = [
         (&[("forwarded", "for=1.1.1.1, for=\"[2001:db8::9]:1\", for=10.9.9.9")], Ok("2001:db8::9")),
         (&[("forwarded", "for=1.1.1.1"), ("forwarded", "for=203.0.113.9")], Ok("203.0.113.9")),
         (&[("forwarded", "for=1.1.1.1, for=_hidden")], Ok("127.0.0.1")),
@@ -98,7 +98,7 @@ async fn trusted_proxy_may_send_one_unambiguous_forwarded() {
                     assert_eq!(response.status, StatusCode::BAD_REQUEST, "{fields:?}");
                     let reason = response.json()["reason"].to_string();
                     assert!(reason.contains(why), "{reason}");
-                    assert_eq!(upstream.heads().len(), before, "the app was asked");
+                    assert_eq!(upstream.heads().len(), before, "the app received the request");
                 }
             }
         }
@@ -156,7 +156,7 @@ async fn request_id_is_shown_on_every_error_page() {
 
 // The PROXY protocol
 
-const INTRODUCED: &str = "trusted_proxies = [\"127.0.0.1\"]\nproxy_protocol = true";
+const WITH_PROXY_PROTOCOL: &str = "trusted_proxies = [\"127.0.0.1\"]\nproxy_protocol = true";
 const LINE: &[u8] = b"PROXY TCP4 203.0.113.9 192.0.2.1 32768 443\r\n";
 
 /// Version 2, TCP over IPv6, from 2001:db8::9.
@@ -186,7 +186,7 @@ async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
 
 #[tokio::test]
 async fn proxy_protocol_sets_the_client_address() {
-    let (upstream, gateway) = behind(INTRODUCED).await;
+    let (upstream, gateway) = behind(WITH_PROXY_PROTOCOL).await;
     let mut browser = Browser::new(&gateway);
     for (introduction, client) in [(LINE.to_vec(), "203.0.113.9"), (version_2(), "2001:db8::9")] {
         browser.proxy_header = introduction;
@@ -209,7 +209,7 @@ async fn proxy_protocol_sets_the_client_address() {
 
 #[tokio::test]
 async fn proxy_protocol_header_is_required_from_trusted_proxies() {
-    let (upstream, gateway) = behind(INTRODUCED).await;
+    let (upstream, gateway) = behind(WITH_PROXY_PROTOCOL).await;
     for bytes in [
         &b"\x16\x03\x01\x00\xf4\x01\x00\x00\xf0\x03\x03 a ClientHello"[..],
         b"GET / HTTP/1.1\r\n\r\n",
@@ -229,7 +229,7 @@ async fn proxy_protocol_header_is_required_from_trusted_proxies() {
 /// Every request of such a connection comes from the client, also that of a proxy's own health check.
 #[tokio::test]
 async fn proxy_protocol_leaves_forwarded_headers_unread() {
-    let (upstream, gateway) = behind(INTRODUCED).await;
+    let (upstream, gateway) = behind(WITH_PROXY_PROTOCOL).await;
     let unknown: &[u8] = b"PROXY UNKNOWN\r\n";
     let local: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
     let trusted: &[u8] = b"PROXY TCP4 10.1.2.3 10.0.0.1 1 2\r\n";
@@ -288,7 +288,7 @@ async fn upstream_sees_only_ports_of_the_gateway() {
 async fn missing_proxy_protocol_header_releases_its_permit() {
     let setup = Setup {
         routes: session_route("127.0.0.1:1".parse().expect("an address")),
-        server: INTRODUCED.to_owned(),
+        server: WITH_PROXY_PROTOCOL.to_owned(),
         limits: "handshake_timeout = \"300ms\"".to_owned(),
         ..Setup::default()
     };
@@ -299,7 +299,7 @@ async fn missing_proxy_protocol_header_releases_its_permit() {
 
 #[tokio::test]
 async fn proxy_protocol_works_on_the_plain_http_listener() {
-    let (_upstream, gateway) = behind(INTRODUCED).await;
+    let (_upstream, gateway) = behind(WITH_PROXY_PROTOCOL).await;
     let request = b"GET /a HTTP/1.1\r\nHost: app.test\r\n\r\n";
     let response = exchange(gateway.http, &[LINE, request].concat()).await;
     assert!(response.starts_with("HTTP/1.1 307 "), "{response}");
@@ -310,7 +310,7 @@ async fn proxy_protocol_works_on_the_plain_http_listener() {
 async fn connection_limits_count_proxy_protocol_clients() {
     let setup = Setup {
         routes: session_route("127.0.0.1:1".parse().expect("an address")),
-        server: INTRODUCED.to_owned(),
+        server: WITH_PROXY_PROTOCOL.to_owned(),
         limits: "connections_per_network = 1\nhandshake_timeout = \"10m\"".to_owned(),
         ..Setup::default()
     };

@@ -115,11 +115,11 @@ async fn csrf_rejection_names_the_reason_and_keeps_the_session() {
 #[tokio::test]
 async fn cross_site_request_without_session_is_sent_to_login() {
     let test = CsrfTest::with("").await;
-    let mut stranger = Browser::new(&test.gateway);
+    let mut anonymous = Browser::new(&test.gateway);
     let navigation = [CROSS, EVIL, ("sec-fetch-mode", "navigate")];
-    assert_eq!(stranger.send("POST", "/a", &navigation, "").await.status, StatusCode::SEE_OTHER);
+    assert_eq!(anonymous.send("POST", "/a", &navigation, "").await.status, StatusCode::SEE_OTHER);
     assert_eq!(
-        stranger.send("POST", "/a", &[CROSS, EVIL], "").await.status,
+        anonymous.send("POST", "/a", &[CROSS, EVIL], "").await.status,
         StatusCode::UNAUTHORIZED
     );
 }
@@ -175,15 +175,16 @@ async fn cross_site_pages_cannot_open_websockets() {
 async fn preflight_of_a_listed_origin_is_answered() {
     let test = CsrfTest::with("origins = [\"https://friend.test\"]").await;
     let before = test.upstream.heads().len();
-    let mut stranger = Browser::new(&test.gateway);
+    let mut anonymous = Browser::new(&test.gateway);
     let friend = ("origin", "https://friend.test");
-    let asks = [
+    let preflight = [
         ("access-control-request-method", "DELETE"),
         ("access-control-request-headers", "content-type,x-a"),
     ];
     for h2 in [false, true] {
-        stranger.h2 = h2;
-        let response = stranger.send("OPTIONS", "/a", &[friend, asks[0], asks[1], CROSS], "").await;
+        anonymous.h2 = h2;
+        let response =
+            anonymous.send("OPTIONS", "/a", &[friend, preflight[0], preflight[1], CROSS], "").await;
         assert_eq!(response.status, StatusCode::NO_CONTENT);
         for (name, value) in [
             ("access-control-allow-origin", "https://friend.test"),
@@ -195,28 +196,28 @@ async fn preflight_of_a_listed_origin_is_answered() {
             assert_eq!(response.header(name), value, "{name}");
         }
         assert!(response.set_cookies().is_empty());
-        for fields in [&[EVIL, asks[0]][..], &[asks[0]], &[friend]] {
-            let response = stranger.send("OPTIONS", "/a", fields, "").await;
+        for fields in [&[EVIL, preflight[0]][..], &[preflight[0]], &[friend]] {
+            let response = anonymous.send("OPTIONS", "/a", fields, "").await;
             assert_eq!(response.status, StatusCode::UNAUTHORIZED, "{fields:?}");
         }
     }
-    assert_eq!(test.upstream.heads().len(), before, "the app is not asked");
-    // A public app answers its own.
-    let response = stranger.send("OPTIONS", "/public", &[friend, asks[0]], "").await;
+    assert_eq!(test.upstream.heads().len(), before, "the app receives no request");
+    // A public app responds itself.
+    let response = anonymous.send("OPTIONS", "/public", &[friend, preflight[0]], "").await;
     assert_eq!(response.text(), "hello");
 }
 
 #[tokio::test]
 async fn listed_origin_can_read_local_responses() {
     let mut test = CsrfTest::with("origins = [\"https://friend.test\"]").await;
-    let mut stranger = Browser::new(&test.gateway);
+    let mut anonymous = Browser::new(&test.gateway);
     let friend = ("origin", "https://friend.test");
     for method in ["GET", "PUT"] {
-        let response = stranger.send(method, "/a", &[friend, CROSS], "").await;
+        let response = anonymous.send(method, "/a", &[friend, CROSS], "").await;
         assert_eq!(response.status, StatusCode::UNAUTHORIZED);
         assert_eq!(response.header("access-control-allow-origin"), "https://friend.test");
         assert_eq!(response.header("access-control-allow-credentials"), "true");
-        let response = stranger.send(method, "/a", &[EVIL, CROSS], "").await;
+        let response = anonymous.send(method, "/a", &[EVIL, CROSS], "").await;
         assert_eq!(response.header("access-control-allow-origin"), "");
     }
     let response = test.alice.send("PUT", "/a", &[EVIL, CROSS], "").await;

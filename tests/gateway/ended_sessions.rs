@@ -147,7 +147,7 @@ async fn user_is_the_actor_on_their_own_pages() {
     sessions_page(&mut laptop, &[("do", "end-one"), ("session", &phone)]).await;
     let ends = wait_for_ends(&gateway, 1).await;
     assert_eq!(summary(&ends[0]), ["ended-by-user", "alice", &phone, "user"]);
-    assert_eq!(ends[0]["doorward.actor_session"], here, "it says from which session");
+    assert_eq!(ends[0]["doorward.actor_session"], here, "it names the acting session");
     assert_eq!(ends[0]["source.ip"], "127.0.0.1");
     let (_tablet, tablet) = log_in(&gateway, "alice").await;
     sessions_page(&mut laptop, &[("do", "end-others")]).await;

@@ -353,7 +353,7 @@ async fn client_trailers_are_dropped_for_http2_upstreams() {
                 let report = report.clone();
                 async move {
                     let whole = request.into_body().collect().await?;
-                    report.send(whole).expect("somebody listens");
+                    report.send(whole).expect("the test listens");
                     Ok::<_, hyper::Error>(Response::new(String::new()))
                 }
             });
@@ -675,10 +675,10 @@ async fn h2_framing_headers_are_rejected_or_dropped() {
         assert!(matches!(response, H2::Ok | H2::Rejected), "{name}: {response:?}");
     }
     let joined = test.upstream.heads().concat().to_ascii_lowercase();
-    for word in ["evil", "proxy-connection", "te:", "_"] {
+    for forbidden in ["evil", "proxy-connection", "te:", "_"] {
         assert!(
-            !joined.contains(&format!("\n{word}")) && !joined.contains("evil"),
-            "{word} in {joined}"
+            !joined.contains(&format!("\n{forbidden}")) && !joined.contains("evil"),
+            "{forbidden} in {joined}"
         );
     }
 }

@@ -15,7 +15,7 @@ use test_support::gateway::{Gateway, Setup, session_route};
 use test_support::upstream::{HELLO, Upstream, header_values};
 
 /// Headers that only the gateway may set. Deliberately independent of the lists in the source.
-const OURS: [&str; 42] = [
+const RESERVED_HEADERS: [&str; 42] = [
     "X-Forwarded-User",
     "X-Forwarded-Email",
     "X-Forwarded-Groups",
@@ -151,7 +151,7 @@ impl Path {
         match self {
             Path::Session | Path::Options | Path::Upgrade => (200, UpstreamRequest::Standard),
             Path::Custom => (200, UpstreamRequest::Custom),
-            Path::Public | Path::PublicWithSession => (200, UpstreamRequest::Nobody),
+            Path::Public | Path::PublicWithSession => (200, UpstreamRequest::NoUser),
             Path::Unauthenticated => (401, UpstreamRequest::Nothing),
             Path::Forbidden => (403, UpstreamRequest::Nothing),
             Path::NoRoute => (404, UpstreamRequest::Nothing),
@@ -165,7 +165,7 @@ enum UpstreamRequest {
     Standard,
     Custom,
     /// A request without a user.
-    Nobody,
+    NoUser,
     /// No request.
     Nothing,
 }
@@ -191,9 +191,9 @@ fn routes(upstream: &Upstream) -> String {
 
 /// A header name in any case, with any of the separators that upstreams treat alike.
 fn spelling() -> impl Strategy<Value = String> {
-    let plain = (0..OURS.len(), vec((any::<bool>(), 0..6_usize), 32));
+    let plain = (0..RESERVED_HEADERS.len(), vec((any::<bool>(), 0..6_usize), 32));
     plain.prop_map(|(at, choices)| {
-        let letters = OURS[at].chars().zip(choices);
+        let letters = RESERVED_HEADERS[at].chars().zip(choices);
         letters
             .map(|(letter, (upper, mark))| match letter {
                 '-' => ['-', '-', '_', '_', '.', '~'][mark],
@@ -289,7 +289,7 @@ fn folded(name: &str) -> String {
 fn identity_headers_in(head: &str) -> Vec<(String, String)> {
     let forwarding_headers =
         ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
-    let ours: Vec<String> = OURS.iter().map(|name| folded(name)).collect();
+    let ours: Vec<String> = RESERVED_HEADERS.iter().map(|name| folded(name)).collect();
     let lines = head.lines().skip(1).filter_map(|line| line.split_once(':'));
     let mut out: Vec<_> = lines
         .map(|(name, value)| (folded(name), value.trim().to_owned()))
@@ -310,7 +310,7 @@ fn expected(received: UpstreamRequest) -> Vec<(String, String)> {
         UpstreamRequest::Custom => {
             &[("x-full-name", "The alice <alice@example.test>"), ("x-team", "staff")]
         }
-        UpstreamRequest::Nobody | UpstreamRequest::Nothing => &[],
+        UpstreamRequest::NoUser | UpstreamRequest::Nothing => &[],
     };
     fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
@@ -433,7 +433,7 @@ async fn identity_headers_carry_current_groups() {
     std::fs::write(&path, text.replace("guests", "visitors")).expect("written");
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     while upstream.last_values("x-forwarded-groups") != ["visitors"] {
-        assert!(std::time::Instant::now() < deadline, "the old groups are still told");
+        assert!(std::time::Instant::now() < deadline, "the app still receives the old groups");
         let response = Browser::new(&gateway).with_token(&token).fetch("/").await;
         assert_eq!(response.status, StatusCode::OK);
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;

@@ -233,7 +233,12 @@ async fn stalled_upstream_response_is_aborted() {
     let response = String::from_utf8_lossy(&read_to_end(&mut client).await).into_owned();
     assert!(response.ends_with("hello"), "{response}");
     assert_eq!(limit_hits(&gateway, "upstream-idle-timeout"), 1);
-    assert!(timeout(TIMEOUT, upstream.read_u8()).await.expect("it hears of it").is_err());
+    assert!(
+        timeout(TIMEOUT, upstream.read_u8())
+            .await
+            .expect("the upstream connection closes")
+            .is_err()
+    );
 }
 
 // Slow readers
@@ -288,11 +293,11 @@ async fn connection_limit_per_network_applies_before_tls() {
     for _ in 0..3 {
         held.push(browser.connect().await);
     }
-    is_turned_away(&gateway).await;
+    is_rejected(&gateway).await;
     assert_eq!(limit_hits(&gateway, "connections-per-network"), 1);
     held.pop();
     let shared = gateway.shared();
-    until("the place is free again", || {
+    until("the permit is free again", || {
         shared.metrics.render().contains("doorward_client_connections 2")
     })
     .await;
@@ -423,9 +428,9 @@ async fn tunnel(
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     client.write_all(handshake.as_bytes()).await.expect("sent");
     let mut upstream = connections.recv().await.expect("a handshake");
-    let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    let switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-    upstream.write_all(answer.as_bytes()).await.expect("sent");
+    upstream.write_all(switching.as_bytes()).await.expect("sent");
     read_until(&mut client, "\r\n\r\n").await;
     (client, upstream)
 }
@@ -477,12 +482,12 @@ async fn shutdown_ends_event_streams_at_once() {
             let read = timeout(TIMEOUT, stream.read(&mut buffer)).await.expect("in time");
             received.push_str(&String::from_utf8_lossy(&buffer[..read.expect("open")]));
         }
-        let begun = Instant::now();
+        let started = Instant::now();
         let stopping = tokio::task::spawn_blocking(move || gateway.stop());
         let rest = read_to_end(&mut stream).await;
         assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
         stopping.await.expect("stopped");
-        assert!(begun.elapsed() < Duration::from_millis(1_900), "before the end of the drain");
+        assert!(started.elapsed() < Duration::from_millis(1_900), "before the end of the drain");
     }
 }
 
@@ -501,7 +506,7 @@ async fn shutdown_sends_1012_to_tunnels_and_waits_for_them() {
 }
 
 /// Asserts that a new connection from this network is rejected.
-async fn is_turned_away(gateway: &Gateway) {
+async fn is_rejected(gateway: &Gateway) {
     // The reset can arrive before the first read.
     if let Ok(mut refused) = TcpStream::connect(gateway.address).await {
         let read = timeout(TIMEOUT, refused.read_u8()).await.expect("at once");
@@ -515,7 +520,7 @@ async fn tunnels_count_against_their_networks_connections() {
     let gateway = start(public(address), "connections_per_network = 2");
     let (first, _app) = tunnel(&gateway, &mut connections).await;
     let (_second, _other) = tunnel(&gateway, &mut connections).await;
-    is_turned_away(&gateway).await;
+    is_rejected(&gateway).await;
     assert_eq!(limit_hits(&gateway, "connections-per-network"), 1);
     drop(first);
     let browser = Browser::new(&gateway);
@@ -525,7 +530,7 @@ async fn tunnels_count_against_their_networks_connections() {
         if let Ok(client) = tokio::spawn(async move { browser.connect().await }).await {
             break client;
         }
-        assert!(Instant::now() < deadline, "the place is not given back");
+        assert!(Instant::now() < deadline, "the permit is not released");
     };
     drop(request);
 }
@@ -570,7 +575,7 @@ async fn max_connection_age_applies_on_public_routes() {
     let (address, mut connections) = raw_upstream().await;
     let aged = format!("{}max_connection_age = \"1s\"\n", public(address));
     let gateway = start(aged, "");
-    let begun = Instant::now();
+    let started = Instant::now();
     let (mut tunnelled, _app) = tunnel(&gateway, &mut connections).await;
     let mut streaming = Browser::new(&gateway).connect().await;
     streaming.write_all(GET.as_bytes()).await.expect("sent");
@@ -584,7 +589,7 @@ async fn max_connection_age_applies_on_public_routes() {
     assert!(stream.contains("\r\n1\r\n.") && !stream.ends_with("0\r\n\r\n"), "{stream}");
     let refused = read_until(&mut waiting, "\r\n\r\n").await;
     assert!(refused.starts_with("HTTP/1.1 504 "), "{refused}");
-    assert!(begun.elapsed() >= Duration::from_secs(1));
+    assert!(started.elapsed() >= Duration::from_secs(1));
     talking.abort();
 }
 
@@ -607,14 +612,14 @@ async fn request_timeout_aborts_requests_but_not_event_streams() {
     let (address, mut connections) = raw_upstream().await;
     let gateway = start(public(address), "request_timeout = \"700ms\"");
     let browser = Browser::new(&gateway);
-    let mut begun = Vec::new();
+    let mut started = Vec::new();
     for fields in ["Content-Type: text/event-stream; charset=utf-8\r\n", ""] {
         let fields: &str =
             Box::leak(format!("{fields}Transfer-Encoding: chunked").into_boxed_str());
         let mut client = browser.connect().await;
         client.write_all(GET.as_bytes()).await.expect("sent");
         let upstream = connections.recv().await.expect("a request");
-        begun.push((client, drip(upstream, fields)));
+        started.push((client, drip(upstream, fields)));
     }
     let mut unanswered = browser.connect().await;
     unanswered.write_all(GET.as_bytes()).await.expect("sent");
@@ -622,12 +627,12 @@ async fn request_timeout_aborts_requests_but_not_event_streams() {
     let refused = read_until(&mut unanswered, "\r\n\r\n").await;
     assert!(refused.starts_with("HTTP/1.1 504 "), "{refused}");
     assert!(refused.contains("proxy-status: doorward; error=http_response_timeout"), "{refused}");
-    let (mut dripped, app) = begun.pop().expect("the response");
+    let (mut dripped, app) = started.pop().expect("the response");
     let response = String::from_utf8_lossy(&read_to_end(&mut dripped).await).into_owned();
     assert!(response.contains("\r\n1\r\n.") && !response.ends_with("0\r\n\r\n"), "{response}");
-    timeout(TIMEOUT, app).await.expect("it hears of it").expect("no panic");
+    timeout(TIMEOUT, app).await.expect("the upstream connection closes").expect("no panic");
     assert_eq!(limit_hits(&gateway, "request-timeout"), 2);
-    let (mut events, talking) = begun.pop().expect("the events");
+    let (mut events, talking) = started.pop().expect("the events");
     let mut more = [0; 6 * 40];
     timeout(TIMEOUT, events.read_exact(&mut more)).await.expect("in time").expect("it goes on");
     talking.abort();
@@ -674,7 +679,7 @@ async fn client_hello_byte_by_byte(gateway: &Gateway) {
             return;
         }
         match timeout(Duration::from_millis(20), stream.read_u8()).await {
-            Ok(Ok(_)) => panic!("an answer to nothing"),
+            Ok(Ok(_)) => panic!("a response without a request"),
             Ok(Err(_)) => return,
             Err(_) => {}
         }
@@ -689,9 +694,9 @@ async fn byte_by_byte_tls_handshake_times_out() {
     // With and without parsing the ClientHello.
     for routes in [public(upstream.address), session_route(upstream.address)] {
         let gateway = start(routes, "handshake_timeout = \"700ms\"");
-        let begun = Instant::now();
+        let started = Instant::now();
         client_hello_byte_by_byte(&gateway).await;
-        let took = begun.elapsed();
+        let took = started.elapsed();
         assert!(took >= Duration::from_millis(650) && took < Duration::from_secs(5), "{took:?}");
         until("it is counted", || limit_hits(&gateway, "handshake-timeout") == 1).await;
     }
@@ -723,7 +728,7 @@ async fn full_upstream_backlog_is_504_connection_timeout() {
 /// A tracing layer that panics on the log entry of a wrong password, in the middle of a request.
 struct PanicLayer;
 
-const FUSE: &str = "zoë";
+const PANIC_USER: &str = "zoë";
 
 impl tracing::Subscriber for PanicLayer {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
@@ -739,7 +744,7 @@ impl tracing::Subscriber for PanicLayer {
         event.record(&mut |_: &tracing::field::Field, value: &dyn std::fmt::Debug| {
             words.push_str(&format!("{value:?} "));
         });
-        let is_lit = words.contains(FUSE) && words.contains("login-failed");
+        let is_lit = words.contains(PANIC_USER) && words.contains("login-failed");
         assert!(!is_lit, "as the test wants");
     }
     fn enter(&self, _: &tracing::span::Id) {}
@@ -762,11 +767,11 @@ async fn panic_in_a_request_ends_only_its_connection() {
         held.push(alice.connect().await);
     }
     for h2 in [false, true, false, true] {
-        let stranger = Browser::new(&gateway);
-        let mut stranger = if h2 { stranger.over_h2() } else { stranger };
+        let attacker = Browser::new(&gateway);
+        let mut attacker = if h2 { attacker.over_h2() } else { attacker };
         let request =
-            tokio::spawn(async move { stranger.try_log_in(FUSE, "wrong horse", "/").await });
-        assert!(request.await.is_err(), "it was answered");
+            tokio::spawn(async move { attacker.try_log_in(PANIC_USER, "wrong horse", "/").await });
+        assert!(request.await.is_err(), "it has a response");
     }
     for client in &mut held {
         client.write_all(get.as_bytes()).await.expect("sent");
@@ -1036,7 +1041,7 @@ async fn rapid_reset_ends_the_connection() {
             [head, frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat()
         })
         .await;
-    assert!(sent < 20_000, "all of it was taken");
+    assert!(sent < 20_000, "the flood is not stopped");
     assert!(upstream.heads().len() < 2_000, "{}", upstream.heads().len());
     still_serves(&browser).await;
     drop(gateway);
@@ -1048,21 +1053,21 @@ async fn slow_rapid_reset_reaches_its_limit() {
     let (address, mut connections) = raw_upstream().await;
     let gateway = start(public(address), "");
     let mut wire = Frames::open(&Browser::new(&gateway)).await;
-    let has_bitten = || limit_hits(&gateway, "stream-resets") == 1;
+    let is_reached = || limit_hits(&gateway, "stream-resets") == 1;
     // If the upstream closed, the gateway would respond, and a completed request is not counted as a reset.
     let mut under_way = Vec::new();
     for number in 0..1_000_u32 {
         wire.get(number * 2 + 1, "/").await;
         tokio::select! {
-            upstream = connections.recv() => under_way.push(upstream.expect("looked at")),
-            () = until("the limit of requests taken back", has_bitten) => return,
+            upstream = connections.recv() => under_way.push(upstream.expect("a request")),
+            () = until("the limit of reset requests", is_reached) => return,
         }
         let reset = frame(RST_STREAM, 0, number * 2 + 1, &8_u32.to_be_bytes());
         if wire.stream.write_all(&reset).await.is_err() {
             break;
         }
     }
-    until("the limit of requests taken back", has_bitten).await;
+    until("the limit of reset requests", is_reached).await;
 }
 
 /// CVE-2025-8671.
@@ -1081,7 +1086,7 @@ async fn made_you_reset_ends_the_connection() {
     assert_eq!((reset.kind, reset.stream), (RST_STREAM, 1));
     let flood = |number| made(u32::try_from(number).expect("few") * 2 + 3);
     let sent = frames.flood(20_000, flood).await;
-    assert!(sent < 20_000, "all of it was taken");
+    assert!(sent < 20_000, "the flood is not stopped");
     still_serves(&browser).await;
 }
 
@@ -1135,9 +1140,9 @@ async fn immediately_reset_streams_never_reach_the_upstream() {
 async fn endless_headers_frames_end_the_connection() {
     let (upstream, _gateway, browser, mut frames) = target("").await;
     frames.send(HEADERS, 0, 1, &request(METHOD_GET, "/")).await;
-    let piece = frame(CONTINUATION, 0, 1, &field("x", &"y".repeat(100)));
-    let sent = frames.flood(100_000, |_| piece.clone()).await;
-    assert!(sent < 100_000, "all of it was taken");
+    let continuation = frame(CONTINUATION, 0, 1, &field("x", &"y".repeat(100)));
+    let sent = frames.flood(100_000, |_| continuation.clone()).await;
+    assert!(sent < 100_000, "the flood is not stopped");
     assert!(upstream.heads().is_empty());
     still_serves(&browser).await;
 }
@@ -1149,7 +1154,7 @@ async fn empty_data_frames_end_the_connection() {
     frames.send(HEADERS, END_HEADERS, 1, &request(METHOD_POST, "/")).await;
     let empty = frame(DATA, 0, 1, &[]).repeat(100);
     let sent = frames.flood(10_000, |_| empty.clone()).await;
-    assert!(sent < 10_000, "all of it was taken");
+    assert!(sent < 10_000, "the flood is not stopped");
     still_serves(&browser).await;
     drop(gateway);
 }
@@ -1160,7 +1165,7 @@ async fn ping_flood_ends_the_connection() {
     let (_upstream, gateway, browser, frames) = target("").await;
     let pings = frame(PING, 0, 0, &[0; 8]).repeat(100);
     let sent = frames.flood(10_000, |_| pings.clone()).await;
-    assert!(sent < 10_000, "all of it was taken");
+    assert!(sent < 10_000, "the flood is not stopped");
     assert_eq!(limit_hits(&gateway, "control-bytes"), 1);
     still_serves(&browser).await;
 }
@@ -1171,7 +1176,7 @@ async fn settings_flood_ends_the_connection() {
     let (_upstream, gateway, browser, frames) = target("").await;
     let settings = frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]).repeat(100);
     let sent = frames.flood(10_000, |_| settings.clone()).await;
-    assert!(sent < 10_000, "all of it was taken");
+    assert!(sent < 10_000, "the flood is not stopped");
     still_serves(&browser).await;
     drop(gateway);
 }
@@ -1181,7 +1186,7 @@ async fn flood_of_unknown_frames_ends_the_connection() {
     let (_upstream, gateway, browser, frames) = target("").await;
     let unknown = frame(0xbb, 0, 0, &[0; 100]).repeat(10);
     let sent = frames.flood(10_000, |_| unknown.clone()).await;
-    assert!(sent < 10_000, "all of it was taken");
+    assert!(sent < 10_000, "the flood is not stopped");
     assert_eq!(limit_hits(&gateway, "control-bytes"), 1);
     still_serves(&browser).await;
 }

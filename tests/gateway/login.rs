@@ -131,7 +131,7 @@ async fn reauthentication_precedes_the_upstream_and_rotates() {
     let page = alice.navigate("/admin/users?sort=name").await;
     assert_eq!(page.status, StatusCode::SEE_OTHER);
     assert_eq!(admin.heads().len(), 1, "{:?}", admin.heads());
-    assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "kept elsewhere");
+    assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "accepted at the app");
     assert_eq!(alice.token(), old);
     let login = page.header("location").to_owned();
     let form = alice.navigate(&login).await.text();
@@ -157,7 +157,7 @@ async fn guess(browser: &mut Browser, csrf: &str, more: &[(&str, &str)]) -> (usi
             return (tries, response);
         }
     }
-    panic!("nobody slows the guesses down");
+    panic!("the guesses are not limited");
 }
 
 async fn slow_clock() -> (Upstream, Gateway) {
@@ -238,13 +238,13 @@ async fn failed_login_is_json_for_programs_and_html_for_browsers() {
 async fn logs_out(refused: &mut Browser, reason: &str, other: &mut Browser) {
     assert_eq!(refused.fetch("/").await.json()["reason"], reason);
     let form = refused.navigate("/.doorward/logout").await;
-    assert!(form.text().contains("<form"), "says that it is over: {}", form.text());
+    assert!(form.text().contains("<form"), "the page reports the end: {}", form.text());
     let wrong = refused.post_form("/.doorward/logout", &[("csrf", "wrong")]).await;
     assert_eq!(wrong.status, StatusCode::FORBIDDEN, "from another site");
     let csrf = form.form_field("csrf");
-    let goodbye = refused.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
-    assert_eq!((goodbye.status, refused.token()), (StatusCode::OK, String::new()));
-    assert_eq!(other.fetch("/").await.json()["reason"], "logout", "it lives on");
+    let logout = refused.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
+    assert_eq!((logout.status, refused.token()), (StatusCode::OK, String::new()));
+    assert_eq!(other.fetch("/").await.json()["reason"], "logout", "the session stays active");
 }
 
 #[tokio::test]

@@ -111,9 +111,9 @@ async fn a_logout_ends_and_deletes_all_of_several_cookies() {
         ("sec-fetch-site", "same-origin"),
         ("cookie", both.as_str()),
     ];
-    let goodbye = browser.send("POST", "/.doorward/logout", &headers, &body).await;
-    assert_eq!(goodbye.status, StatusCode::OK, "{}", goodbye.text());
-    assert!(goodbye.set_cookies()[0].ends_with("Max-Age=0"));
+    let logout = browser.send("POST", "/.doorward/logout", &headers, &body).await;
+    assert_eq!(logout.status, StatusCode::OK, "{}", logout.text());
+    assert!(logout.set_cookies()[0].ends_with("Max-Age=0"));
     for browser in &mut browsers {
         assert_eq!(browser.fetch("/").await.json()["reason"], "logout");
     }
@@ -200,8 +200,8 @@ async fn a_second_login_of_the_same_user_cuts_no_download() {
     open_websocket(&alice, "/aging/tab".to_owned()).await.wait_until_closed().await;
     assert!(download.is_open() && socket.is_open(), "another login cut them");
     let page = alice.navigate("/.doorward/logout").await;
-    let goodbye = alice.post_form("/.doorward/logout", &[("csrf", &page.form_field("csrf"))]).await;
-    assert_eq!(goodbye.status, StatusCode::OK);
+    let logout = alice.post_form("/.doorward/logout", &[("csrf", &page.form_field("csrf"))]).await;
+    assert_eq!(logout.status, StatusCode::OK);
     assert_eq!(socket.wait_until_closed().await.1, "close 1008", "the logout ends them");
     assert_eq!(download.wait_until_closed().await.1, "broken");
     assert_eq!(old.fetch("/small").await.json()["reason"], "replaced");

@@ -107,8 +107,8 @@ async fn one_ipv6_48_cannot_spray_names_from_its_64s() {
     let statuses = fail(&gateway, spray("2001:db8:1")).await;
     let refused = statuses.iter().filter(|status| **status == 429).count();
     assert!(refused >= 150, "{refused} of 300 refused");
-    let elsewhere = log_in_from(&gateway, "2001:db8:2::1", "alice", PASSWORD).await;
-    assert_eq!(elsewhere.status, StatusCode::SEE_OTHER, "{}", elsewhere.text());
+    let response = log_in_from(&gateway, "2001:db8:2::1", "alice", PASSWORD).await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER, "{}", response.text());
 }
 
 #[tokio::test]
@@ -117,8 +117,8 @@ async fn one_ipv4_24_cannot_spray_names_from_its_addresses() {
     let spray = (0..300).map(|n| (format!("203.0.113.{}", n % 250), format!("user{n}")));
     let statuses = fail(&gateway, spray).await;
     assert!(statuses.iter().filter(|status| **status == 429).count() >= 150, "{statuses:?}");
-    let elsewhere = log_in_from(&gateway, "203.0.114.1", "alice", PASSWORD).await;
-    assert_eq!(elsewhere.status, StatusCode::SEE_OTHER, "{}", elsewhere.text());
+    let response = log_in_from(&gateway, "203.0.114.1", "alice", PASSWORD).await;
+    assert_eq!(response.status, StatusCode::SEE_OTHER, "{}", response.text());
 }
 
 #[tokio::test]
@@ -130,20 +130,20 @@ async fn strangers_cannot_lock_out_a_known_place() {
         let many = (0..150).map(|n| (format!("10.{n}.0.1"), "alice".to_owned()));
         let statuses = fail(&gateway, many).await;
         assert_eq!(statuses.last(), Some(&429), "an account has a limit for all networks");
-        // The neighbours of the place exhaust the limits of its wider networks as well.
+        // Other addresses near the known place exhaust the limits of its wider networks as well.
         let neighbours = (0..200).map(|n| match home.contains(':') {
             true => (format!("2001:db8:7:{:x}::1", n + 16), format!("user{n}")),
             false => (format!("198.51.100.{}", n % 100 + 100), format!("user{n}")),
         });
         assert_eq!(fail(&gateway, neighbours).await.last(), Some(&429));
-        let elsewhere = log_in_from(&gateway, "10.200.0.1", "alice", PASSWORD).await;
-        assert_eq!(elsewhere.status, StatusCode::TOO_MANY_REQUESTS, "an unknown place");
+        let response = log_in_from(&gateway, "10.200.0.1", "alice", PASSWORD).await;
+        assert_eq!(response.status, StatusCode::TOO_MANY_REQUESTS, "not a known place");
         let at_home = log_in_from(&gateway, home, "alice", PASSWORD).await;
         assert_eq!(at_home.status, StatusCode::SEE_OTHER, "{}", at_home.text());
     }
 }
 
-/// Guesses from a known place are limited, or the exemption would be a way around the limits.
+/// Guesses from a known place are limited. Otherwise the exemption would bypass the limits.
 #[tokio::test]
 async fn a_known_place_has_ten_failures_like_any_other() {
     let (_upstream, gateway) = gateway().await;

@@ -159,12 +159,12 @@ async fn a_framed_page_without_session_links_to_the_login() {
     assert_eq!(form.header("x-frame-options"), "DENY", "the form itself is never framed");
     let (csrf, to) = (form.form_field("csrf"), form.form_field("to"));
     let fields = [("username", "alice"), ("password", PASSWORD), ("csrf", &*csrf), ("to", &*to)];
-    let answer = browser.post_form("/.doorward/login", &fields).await;
-    assert_eq!(answer.header("location"), "/dashboard?x=1", "the page around the frame");
+    let response = browser.post_form("/.doorward/login", &fields).await;
+    assert_eq!(response.header("location"), "/dashboard?x=1", "the page around the frame");
 }
 
 #[tokio::test]
-async fn nobody_can_choose_the_notice_of_the_login_page() {
+async fn a_link_cannot_choose_the_notice_of_the_login_page() {
     let (_upstream, gateway) = gateway().await;
     for link in ["?why=theft", "?reason=theft", "?to=theft", "?to=AAAA", "?why=idle&to=x"] {
         let page = Browser::new(&gateway).navigate(&format!("/.doorward/login{link}")).await;
@@ -309,16 +309,16 @@ async fn a_user_changes_their_password_and_all_sessions_end() {
     let upstream = Upstream::start().await;
     let gateway =
         Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
-    let (mut alice, mut elsewhere) = (Browser::new(&gateway), Browser::new(&gateway));
+    let (mut alice, mut other_browser) = (Browser::new(&gateway), Browser::new(&gateway));
     alice.log_in("alice").await;
-    elsewhere.log_in("alice").await;
+    other_browser.log_in("alice").await;
     let known = alice.navigate("/.well-known/change-password").await;
     assert_eq!(known.header("location"), "/.doorward/password");
     let changed = change(&mut alice, PASSWORD, [NEW, NEW]).await;
     assert_eq!(changed.status, StatusCode::SEE_OTHER, "{}", changed.text());
     let login = alice.navigate(changed.header("location")).await;
     assert!(login.text().contains("Your password was changed"), "{}", login.text());
-    for browser in [&mut alice, &mut elsewhere] {
+    for browser in [&mut alice, &mut other_browser] {
         assert_eq!(browser.fetch("/").await.status, StatusCode::UNAUTHORIZED);
         let old = browser.try_log_in("alice", PASSWORD, "/").await;
         assert_eq!(old.status, StatusCode::UNAUTHORIZED, "the old password");

@@ -46,7 +46,7 @@ async fn readiness(gateway: &Gateway) -> String {
     response
 }
 
-/// Logs alice in, and stops the gateway. Returns her browser.
+/// Logs alice in and stops the gateway. Returns the browser.
 async fn after_a_login(setup: Setup) -> Browser {
     let gateway = Gateway::start(setup);
     let mut browser = Browser::new(&gateway);

@@ -169,10 +169,10 @@ async fn login_form_requires_same_site_and_its_csrf_token() {
         let response = browser.send("POST", "/.doorward/login", &[kind, from], &body).await;
         assert_eq!(response.status, StatusCode::FORBIDDEN, "{from:?}");
     }
-    let mut stranger = Browser::new(&gateway);
-    let response = stranger.send("POST", "/.doorward/login", &[kind], &body).await;
+    let mut anonymous = Browser::new(&gateway);
+    let response = anonymous.send("POST", "/.doorward/login", &[kind], &body).await;
     assert_eq!(response.status, StatusCode::BAD_REQUEST, "a form of another browser");
-    assert!(stranger.token().is_empty() && browser.token().is_empty());
+    assert!(anonymous.token().is_empty() && browser.token().is_empty());
 }
 
 /// ASVS 3.5.
@@ -197,8 +197,8 @@ async fn logout_needs_a_post_and_the_sessions_page_ends_sessions() {
 
     phone.log_in("alice").await;
     let fields = [("csrf", csrf.as_str()), ("do", "end-all")];
-    let goodbye = laptop.post_form("/.doorward/sessions", &fields).await;
-    assert_eq!(goodbye.status, StatusCode::OK);
+    let logout = laptop.post_form("/.doorward/sessions", &fields).await;
+    assert_eq!(logout.status, StatusCode::OK);
     assert!(laptop.token().is_empty());
     assert_eq!(phone.fetch("/").await.status, StatusCode::UNAUTHORIZED);
 }
@@ -228,7 +228,7 @@ async fn reenabled_account_does_not_restore_its_sessions() {
     };
     set_disabled(true);
     reason_becomes(&mut browser, "account-disabled").await;
-    // Her sessions end within a second; only then may she log in again.
+    // The sessions end within a second. New logins are possible after that.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
     while !gateway.shared().metrics.render().contains("event=\"session.ended\"} 1") {
         assert!(std::time::Instant::now() < deadline, "ended within 5 s");
@@ -300,7 +300,7 @@ async fn repeated_replay_writes_few_log_entries_and_a_count() {
     }
     for number in 0..30 {
         let mut attacker = Browser::new(&gateway).with_token(&stolen);
-        attacker.headers.push(("user-agent", format!("Thief/{number}")));
+        attacker.headers.push(("user-agent", format!("Attacker/{number}")));
         assert_eq!(attacker.fetch("/").await.json()["reason"], "theft");
     }
     gateway.stop();

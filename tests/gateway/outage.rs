@@ -94,9 +94,9 @@ async fn stale_reads_need_a_route_setting_in_an_outage() {
         clock: site.gateway.clock.clone(),
         ..OutageTest::setup(&site.upstream, &site.redis, "")
     });
-    let mut elsewhere = Browser::new(&other);
-    elsewhere.log_in("bob").await;
-    let mut bob = elsewhere.at_gateway(&site.gateway);
+    let mut other_browser = Browser::new(&other);
+    other_browser.log_in("bob").await;
+    let mut bob = other_browser.at_gateway(&site.gateway);
     let token = alice.token();
 
     site.redis.pause();
@@ -118,10 +118,10 @@ async fn stale_reads_need_a_route_setting_in_an_outage() {
     assert_eq!(site.restore_store(&mut alice).await.status, StatusCode::OK);
     assert_eq!(alice.fetch("/").await.header("doorward-store"), "");
     assert_eq!(bob.fetch("/").await.status, StatusCode::OK);
-    assert_eq!(alice.token(), token, "nobody was logged out");
+    assert_eq!(alice.token(), token, "no session ended");
     let deadline = Instant::now() + TIMEOUT;
     while Browser::new(&site.gateway).navigate("/.doorward/login").await.status != StatusCode::OK {
-        assert!(Instant::now() < deadline, "nobody can log in");
+        assert!(Instant::now() < deadline, "no login succeeds");
     }
 }
 
@@ -148,7 +148,11 @@ async fn stale_reads_end_at_the_outage_limit() {
     assert_stale_read(&alice.fetch("/").await);
     site.gateway.advance(Duration::from_secs(1));
     assert_unavailable(&alice.fetch("/").await);
-    assert_eq!(site.restore_store(&mut alice).await.status, StatusCode::OK, "it lives on");
+    assert_eq!(
+        site.restore_store(&mut alice).await.status,
+        StatusCode::OK,
+        "the session stays active"
+    );
 }
 
 #[tokio::test]
@@ -162,7 +166,7 @@ async fn stale_reads_respect_timeouts_without_ending_sessions() {
     // Another gateway can have recorded activity, so this one cannot decide on the idle timeout.
     assert_unavailable(&alice.fetch("/").await);
     let response = site.restore_store(&mut alice).await;
-    assert_eq!(response.json()["reason"], "idle", "serving him was no activity");
+    assert_eq!(response.json()["reason"], "idle", "a stale read is no activity");
 }
 
 #[tokio::test]
@@ -216,8 +220,8 @@ async fn admit_from_cache_during_failed_revocation(end: &str) {
         assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
     }
     site.redis.pause();
-    let mut meanwhile = alice.clone();
-    let (ended, let_in) = tokio::join!(site.gateway.revoke(end), meanwhile.fetch("/"));
+    let mut concurrent = alice.clone();
+    let (ended, let_in) = tokio::join!(site.gateway.revoke(end), concurrent.fetch("/"));
     assert!(ended.starts_with("HTTP/1.1 503"), "{end}: {ended}");
     assert_eq!((let_in.status, let_in.header("doorward-store")), (StatusCode::OK, ""));
     assert_unavailable(&alice.fetch("/").await);
@@ -234,7 +238,7 @@ async fn failed_revocation_is_enforced_here_and_written_later() {
             ..OutageTest::setup(&site.upstream, &site.redis, "")
         });
         let mut alice = site.log_in("alice").await;
-        let mut elsewhere = alice.at_gateway(&other);
+        let mut other_browser = alice.at_gateway(&other);
         let (setting, broken, well) = READ_ONLY[0];
         assert_eq!(site.redis.command(&["CONFIG", "SET", setting, broken]), "+OK");
         let query = end.replace("session", &format!("session={}", handle(&alice)));
@@ -242,10 +246,14 @@ async fn failed_revocation_is_enforced_here_and_written_later() {
         assert!(response.starts_with("HTTP/1.1 503"), "{response}");
         assert!(response.contains("tries again every second"), "{response}");
         assert_ne!(alice.fetch("/").await.status, StatusCode::OK, "{end}");
-        assert_eq!(elsewhere.fetch("/").await.status, StatusCode::OK, "not known there: {end}");
+        assert_eq!(
+            other_browser.fetch("/").await.status,
+            StatusCode::OK,
+            "the other gateway serves it: {end}"
+        );
         assert_eq!(site.redis.command(&["CONFIG", "SET", setting, well]), "+OK");
         let deadline = Instant::now() + TIMEOUT;
-        while elsewhere.fetch("/").await.status != StatusCode::UNAUTHORIZED {
+        while other_browser.fetch("/").await.status != StatusCode::UNAUTHORIZED {
             assert!(Instant::now() < deadline, "never written: {end}");
         }
         assert_eq!(alice.fetch("/").await.status, StatusCode::UNAUTHORIZED, "{end}");
@@ -326,7 +334,7 @@ async fn outage_keeps_connections_for_a_bounded_time() {
     redis.resume();
 }
 
-/// Settings with which Redis answers reads and rejects writes, and their values in normal operation.
+/// Settings with which Redis accepts reads and rejects writes, and their values in normal operation.
 const READ_ONLY: [(&str, &str, &str); 2] =
     [("min-replicas-to-write", "1", "0"), ("maxmemory", "1", "0")];
 

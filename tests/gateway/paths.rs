@@ -5,7 +5,7 @@ use test_support::gateway::{Gateway, Setup};
 use test_support::upstream::Upstream;
 
 /// `/git` allows ambiguous paths, `/git/admin` has another access rule, `/open` is public, `/` rejects them.
-async fn stage() -> (Upstream, Gateway, Browser) {
+async fn setup() -> (Upstream, Gateway, Browser) {
     let upstream = Upstream::start().await;
     let to = upstream.address;
     let route = |path: &str, rest: &str| {
@@ -30,7 +30,7 @@ async fn stage() -> (Upstream, Gateway, Browser) {
 }
 
 /// Ambiguous paths below `/git` that its route allows.
-const BORNE: [&str; 11] = [
+const ALLOWED: [&str; 11] = [
     "/git/group%2Fproject",
     "/git/a//b",
     "/git/a;v=1/b",
@@ -69,10 +69,10 @@ const REFUSED: [&str; 16] = [
 /// HYP-17.
 #[tokio::test]
 async fn route_can_allow_ambiguous_paths_for_sessions() {
-    let (upstream, gateway, mut alice) = stage().await;
+    let (upstream, gateway, mut alice) = setup().await;
     for h2 in [false, true] {
         alice.h2 = h2;
-        for path in BORNE {
+        for path in ALLOWED {
             assert_eq!(alice.fetch(path).await.status.as_u16(), 200, "{path}");
             assert!(
                 upstream.last_head().starts_with(&format!("GET {path} HTTP/1.1\r\n")),
@@ -83,7 +83,7 @@ async fn route_can_allow_ambiguous_paths_for_sessions() {
         let before = upstream.heads().len();
         let mut anonymous = Browser::new(&gateway);
         anonymous.h2 = h2;
-        for path in BORNE {
+        for path in ALLOWED {
             assert_eq!(anonymous.fetch(path).await.status.as_u16(), 401, "{path}");
         }
         assert_eq!(upstream.heads().len(), before);
@@ -93,7 +93,7 @@ async fn route_can_allow_ambiguous_paths_for_sessions() {
 /// HYP-17.
 #[tokio::test]
 async fn ambiguous_path_never_bypasses_a_stricter_route() {
-    let (upstream, _gateway, mut alice) = stage().await;
+    let (upstream, _gateway, mut alice) = setup().await;
     for path in REFUSED {
         assert_eq!(alice.fetch(path).await.status.as_u16(), 400, "{path}");
     }
@@ -148,7 +148,7 @@ async fn path_is_public_only_if_every_parser_agrees() {
             assert!(response.json()["reason"].to_string().contains("another route"), "{path}");
         }
         assert_eq!(alice.fetch("/admin/STAFF").await.status.as_u16(), 400);
-        assert_eq!(upstream.heads().len(), requests, "the app was asked");
+        assert_eq!(upstream.heads().len(), requests, "the app received the request");
         assert_eq!(anonymous.fetch("/admin").await.status.as_u16(), 401);
         for path in ["/Administrator", "/x/ADMIN", "/a.", "/A%20"] {
             assert_eq!(anonymous.fetch(path).await.status.as_u16(), 200, "{path}");
@@ -160,7 +160,7 @@ async fn path_is_public_only_if_every_parser_agrees() {
 /// CVE-2026-32811.
 #[tokio::test]
 async fn encoded_delimiter_is_part_of_its_segment() {
-    let (upstream, _gateway, mut alice) = stage().await;
+    let (upstream, _gateway, mut alice) = setup().await;
     for path in ["/tags/C%23", "/wiki/What%3F", "/open/a%3Fb", "/git/a%23b"] {
         assert_eq!(alice.fetch(path).await.status.as_u16(), 200, "{path}");
         assert!(upstream.last_head().starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{path}");
@@ -217,7 +217,7 @@ async fn public_route_can_allow_ambiguous_paths() {
         ] {
             assert_eq!(anonymous.fetch(path).await.status.as_u16(), 400, "{path}");
         }
-        assert_eq!(upstream.heads().len(), requests, "the app was asked");
+        assert_eq!(upstream.heads().len(), requests, "the app received the request");
     }
 }
 
@@ -258,7 +258,7 @@ async fn disguised_path_never_bypasses_a_stricter_route() {
             assert_eq!(anonymous.fetch(path).await.status.as_u16(), 400, "{path}");
         }
     }
-    assert!(upstream.heads().is_empty(), "the app was asked");
+    assert!(upstream.heads().is_empty(), "the app received the request");
     for path in
         ["/admin.js", "/%C3%A1dmin", "/x.admin", "/%E6%97%A5%E6%9C%AC", "/administrator.json"]
     {

@@ -35,8 +35,8 @@ fn spellings() -> Vec<String> {
 fn targets() -> Vec<String> {
     let sendable = |trick: &String| trick.bytes().all(|byte| byte > b' ');
     let tricks: Vec<_> = spellings().into_iter().filter(sendable).collect();
-    let begun = ["", "/?", "/@", "/wiki;", "/wiki?to="];
-    let all = tricks.iter().flat_map(|trick| begun.map(|begun| format!("{begun}{trick}")));
+    let prefixes = ["", "/?", "/@", "/wiki;", "/wiki?to="];
+    let all = tricks.iter().flat_map(|trick| prefixes.map(|prefixes| format!("{prefixes}{trick}")));
     let all: Vec<_> = all.collect();
     assert!(all.len() > 200, "{}", all.len());
     all
@@ -123,8 +123,8 @@ async fn logout_and_sessions_page_ignore_redirect_parameters() {
             "{trick:?}"
         );
         // Without a session, logout needs no CSRF token and returns the logout page.
-        let mut nobody = Browser::new(&gateway);
-        let left = nobody.post_form(&format!("/.doorward/logout?{query}"), &named).await;
+        let mut anonymous = Browser::new(&gateway);
+        let left = anonymous.post_form(&format!("/.doorward/logout?{query}"), &named).await;
         assert_eq!((left.status, left.header("location")), (StatusCode::OK, ""), "{trick:?}");
         let fields = [&[("csrf", &*sessions), ("do", "end-others")], &named[..]].concat();
         let ended = browser.post_form(&format!("/.doorward/sessions?{query}"), &fields).await;

@@ -165,7 +165,7 @@ async fn a_request_in_progress_keeps_its_snapshot() {
     upstream.hold_responses();
     let mut browser = Browser::new(&gateway);
     let pending = tokio::spawn(async move { browser.fetch("/old").await.status });
-    upstream.begun(1).await;
+    upstream.wait_for_requests(1).await;
     reload(&gateway, "/old", "/new");
     upstream.release_responses();
     assert_eq!(pending.await.expect("no panic"), 200);
@@ -214,8 +214,8 @@ async fn tunnels_survive_reloads_that_still_admit_their_user() {
 async fn tunnels_of_a_public_route_close_once_it_needs_a_session() {
     let echo = Echo::start().await;
     let gateway = gateway(route("/", &echo, PUBLIC));
-    let stranger = Browser::new(&gateway);
-    let mut socket = open(&stranger).await;
+    let anonymous = Browser::new(&gateway);
+    let mut socket = open(&anonymous).await;
     reload(&gateway, "drain = \"2s\"", "drain = \"3s\"");
     responses(&mut socket).await;
     reload(&gateway, PUBLIC, SESSION_KEYS);
@@ -225,16 +225,16 @@ async fn tunnels_of_a_public_route_close_once_it_needs_a_session() {
 /// Such a tunnel has no session that could end it.
 #[tokio::test]
 async fn tunnels_with_app_credentials_close_once_they_are_refused() {
-    const EITHER: &str = "access = \"session-or-public\"";
+    const SESSION_OR_PUBLIC: &str = "access = \"session-or-public\"";
     let echo = Echo::start().await;
     for (from, to, closes) in [
-        (EITHER, SESSION_KEYS, true),
-        (EITHER, "access = { users = [\"alice\"] }", true),
-        (PUBLIC, EITHER, true),
-        (EITHER, PUBLIC, false),
+        (SESSION_OR_PUBLIC, SESSION_KEYS, true),
+        (SESSION_OR_PUBLIC, "access = { users = [\"alice\"] }", true),
+        (PUBLIC, SESSION_OR_PUBLIC, true),
+        (SESSION_OR_PUBLIC, PUBLIC, false),
         ("drain = \"2s\"", "drain = \"3s\"", false),
     ] {
-        let access = if from == PUBLIC { PUBLIC } else { EITHER };
+        let access = if from == PUBLIC { PUBLIC } else { SESSION_OR_PUBLIC };
         let gateway = gateway(route("/", &echo, access));
         let client = Browser::new(&gateway);
         let mut socket = open_with(&client, &[("authorization", "Basic YTpi")]).await;

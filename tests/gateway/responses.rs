@@ -29,7 +29,7 @@ async fn start(response: &str, server: &str) -> (Upstream, Gateway) {
 }
 
 /// A response with server software headers and an HSTS header that disables HSTS.
-const TALKATIVE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nServer: Apache/2.4.1 (Unix)\r\nX-Powered-By: PHP/5.3\r\nX-AspNet-Version: 4\r\nX-AspNetMvc-Version: 5\r\nStrict-Transport-Security: max-age=0\r\nProxy-Status: cache; hit\r\nConnection: x-one\r\nConnection: close, X-Two\r\nX-One: 1\r\nX-Two: 2\r\nX-Kept: 3\r\n\r\n";
+const BANNER_HEADERS: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nServer: Apache/2.4.1 (Unix)\r\nX-Powered-By: PHP/5.3\r\nX-AspNet-Version: 4\r\nX-AspNetMvc-Version: 5\r\nStrict-Transport-Security: max-age=0\r\nProxy-Status: cache; hit\r\nConnection: x-one\r\nConnection: close, X-Two\r\nX-One: 1\r\nX-Two: 2\r\nX-Kept: 3\r\n\r\n";
 
 /// One response of each kind: upstream, login, 401, 404, own page and 400.
 async fn kinds(gateway: &Gateway, h2: bool) -> Vec<Response> {
@@ -38,8 +38,8 @@ async fn kinds(gateway: &Gateway, h2: bool) -> Vec<Response> {
     let login = alice.log_in("alice").await;
     let mut anonymous = Browser::new(gateway);
     anonymous.h2 = h2;
-    let mut elsewhere = Browser::new(gateway);
-    elsewhere.host = "other.test".to_owned();
+    let mut other_host = Browser::new(gateway);
+    other_host.host = "other.test".to_owned();
     vec![
         login,
         alice.fetch("/").await,
@@ -51,14 +51,14 @@ async fn kinds(gateway: &Gateway, h2: bool) -> Vec<Response> {
         anonymous.fetch("/public").await,
         anonymous.navigate("/.doorward/login").await,
         anonymous.navigate("/.doorward/style.css").await,
-        elsewhere.fetch("/").await,
+        other_host.fetch("/").await,
     ]
 }
 
 /// ASVS 3.4.1.
 #[tokio::test]
 async fn every_response_has_hsts() {
-    let (_upstream, gateway) = start(TALKATIVE, "").await;
+    let (_upstream, gateway) = start(BANNER_HEADERS, "").await;
     for h2 in [false, true] {
         for response in kinds(&gateway, h2).await {
             let lines: Vec<_> =
@@ -82,19 +82,19 @@ async fn every_response_has_hsts() {
 #[tokio::test]
 async fn hsts_value_is_configurable() {
     let server = "hsts = \"max-age=60; includeSubDomains\"";
-    let (_upstream, gateway) = start(TALKATIVE, server).await;
+    let (_upstream, gateway) = start(BANNER_HEADERS, server).await;
     let response = Browser::new(&gateway).fetch("/public").await;
     assert_eq!(response.header("strict-transport-security"), "max-age=60; includeSubDomains");
-    let (_upstream, gateway) = start(TALKATIVE, "hsts = \"\"").await;
+    let (_upstream, gateway) = start(BANNER_HEADERS, "hsts = \"\"").await;
     let response = Browser::new(&gateway).fetch("/public").await;
-    assert_eq!(response.header("strict-transport-security"), "max-age=0", "the app's own word");
+    assert_eq!(response.header("strict-transport-security"), "max-age=0", "the app's own value");
     assert_eq!(Browser::new(&gateway).fetch("/").await.header("strict-transport-security"), "");
 }
 
 /// ASVS 13.4.6.
 #[tokio::test]
 async fn no_response_names_server_software() {
-    let (_upstream, gateway) = start(TALKATIVE, "").await;
+    let (_upstream, gateway) = start(BANNER_HEADERS, "").await;
     for h2 in [false, true] {
         for response in kinds(&gateway, h2).await {
             for name in ["server", "x-powered-by", "x-aspnet-version", "x-aspnetmvc-version"] {
@@ -107,7 +107,7 @@ async fn no_response_names_server_software() {
 /// RFC 9110, section 7.6.1.
 #[tokio::test]
 async fn response_headers_named_by_connection_are_dropped() {
-    let (_upstream, gateway) = start(TALKATIVE, "").await;
+    let (_upstream, gateway) = start(BANNER_HEADERS, "").await;
     for h2 in [false, true] {
         let mut browser = Browser::new(&gateway);
         browser.h2 = h2;
@@ -124,7 +124,7 @@ async fn response_headers_named_by_connection_are_dropped() {
 /// ASVS 14.3.2.
 #[tokio::test]
 async fn own_pages_are_no_store_and_have_a_strict_csp() {
-    let (_upstream, gateway) = start(TALKATIVE, "").await;
+    let (_upstream, gateway) = start(BANNER_HEADERS, "").await;
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
     let mut anonymous = Browser::new(&gateway);
@@ -185,7 +185,7 @@ async fn authenticated_responses_are_private_by_default() {
 /// ASVS 14.3.1.
 #[tokio::test]
 async fn logout_sends_clear_site_data() {
-    let (_upstream, gateway) = start(TALKATIVE, "").await;
+    let (_upstream, gateway) = start(BANNER_HEADERS, "").await;
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
     let question = alice.navigate("/.doorward/logout").await;
@@ -261,7 +261,7 @@ async fn too_many_headers_response_has_the_common_headers() {
 /// The HTTP library refuses these before the request handler is called.
 #[tokio::test]
 async fn an_unreadable_request_gets_a_reason_and_is_counted() {
-    let (upstream, gateway) = start(TALKATIVE, "").await;
+    let (upstream, gateway) = start(BANNER_HEADERS, "").await;
     let browser = Browser::new(&gateway);
     let long = "x".repeat(40_000);
     for (number, (line, status, reason)) in [
@@ -317,15 +317,15 @@ async fn an_oversized_head_is_logged_with_its_path() {
         browser.h2 = h2;
         for method in ["GET", "HEAD"] {
             let path = format!("/{number}/{method}");
-            let answer = browser.send(method, &path, &[("x-large", &"x".repeat(size))], "").await;
-            assert_eq!(answer.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "{path}");
+            let response = browser.send(method, &path, &[("x-large", &"x".repeat(size))], "").await;
+            assert_eq!(response.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "{path}");
             let entry = gateway.access_log_entry(&path).await;
             assert_eq!(
                 (&entry["status"], &entry["verdict"], &entry["host"]),
                 (&431.into(), &"malformed".into(), &"app.test".into()),
                 "{entry}"
             );
-            assert_eq!(entry["request_id"], answer.header("x-request-id"), "{entry}");
+            assert_eq!(entry["request_id"], response.header("x-request-id"), "{entry}");
             assert_eq!(entry["detail"], "the request has too many headers", "{entry}");
         }
     }
@@ -347,8 +347,8 @@ async fn refusals_of_the_h2_library_are_logged_and_counted() {
     };
     let gateway = start();
     let mut browser = Browser::new(&gateway).over_h2();
-    let answer = browser.send("GET", "/", &[("x-large", &"x".repeat(100_000))], "").await;
-    assert_eq!(answer.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    let response = browser.send("GET", "/", &[("x-large", &"x".repeat(100_000))], "").await;
+    assert_eq!(response.status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     is_logged(&gateway, 431, "the head is too large").await;
     // HPACK: :method GET, :scheme https, :path /, :authority app.test. The first one resets the stream, the second
     // one ends the connection.
@@ -378,7 +378,7 @@ async fn is_logged(gateway: &Gateway, status: u16, detail: &str) {
 /// RFC 9110, section 15.5.6.
 #[tokio::test]
 async fn unsupported_method_is_405_with_allow() {
-    let (_upstream, gateway) = start(TALKATIVE, "").await;
+    let (_upstream, gateway) = start(BANNER_HEADERS, "").await;
     for h2 in [false, true] {
         let mut browser = Browser::new(&gateway);
         browser.h2 = h2;
@@ -398,14 +398,14 @@ async fn unsupported_method_is_405_with_allow() {
 /// RFC 9209, section 4.
 #[tokio::test]
 async fn proxy_status_details_can_be_disabled() {
-    for (server, told) in [("", true), ("proxy_status = false", false)] {
-        let (_upstream, gateway) = start(TALKATIVE, server).await;
+    for (server, is_present) in [("", true), ("proxy_status = false", false)] {
+        let (_upstream, gateway) = start(BANNER_HEADERS, server).await;
         let mut browser = Browser::new(&gateway);
-        assert_eq!(browser.fetch("/public").await.headers.contains_key("proxy-status"), told);
+        assert_eq!(browser.fetch("/public").await.headers.contains_key("proxy-status"), is_present);
         let round = [("via", &*["1.1 doorward"; 8].join(", "))];
         let response = browser.send("GET", "/public", &round, "").await;
         assert_eq!(response.status, StatusCode::BAD_GATEWAY);
-        assert_eq!(response.headers.contains_key("proxy-status"), told, "{server}");
+        assert_eq!(response.headers.contains_key("proxy-status"), is_present, "{server}");
     }
 }
 
@@ -427,7 +427,7 @@ async fn early_hints_are_dropped_and_the_response_follows() {
 /// RFC 9110, section 7.6.2.
 #[tokio::test]
 async fn max_forwards_counts_down_and_stops_at_zero() {
-    let (upstream, gateway) = start(TALKATIVE, "").await;
+    let (upstream, gateway) = start(BANNER_HEADERS, "").await;
     for h2 in [false, true] {
         let mut browser = Browser::new(&gateway);
         browser.h2 = h2;
@@ -440,7 +440,7 @@ async fn max_forwards_counts_down_and_stops_at_zero() {
         for zero in ["0", "00", " 000 "] {
             assert_eq!(left("OPTIONS", zero).await.0, 204, "{zero}");
         }
-        assert_eq!(upstream.heads().len(), before, "the app was asked");
+        assert_eq!(upstream.heads().len(), before, "the app received the request");
         assert_eq!(left("GET", "0").await, (200, vec!["0".to_owned()]), "of no meaning there");
         let end = browser.send("OPTIONS", "/public", &[("max-forwards", "0")], "").await;
         assert_eq!(end.header("cache-control"), "no-store");
@@ -450,7 +450,7 @@ async fn max_forwards_counts_down_and_stops_at_zero() {
 /// RFC 9209, section 2.3.27.
 #[tokio::test]
 async fn proxy_loop_is_detected() {
-    let (upstream, gateway) = start(TALKATIVE, "").await;
+    let (upstream, gateway) = start(BANNER_HEADERS, "").await;
     let rounds = ["1.1 doorward"; 8].join(", ");
     let mut browser = Browser::new(&gateway);
     let response = browser.send("GET", "/public", &[("via", &rounds)], "").await;
@@ -460,7 +460,7 @@ async fn proxy_loop_is_detected() {
 }
 
 /// An upstream that responds before it reads the body and keeps its connection open.
-async fn hasty() -> (std::net::SocketAddr, Arc<Mutex<String>>) {
+async fn early_response_upstream() -> (std::net::SocketAddr, Arc<Mutex<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let received = Arc::new(Mutex::new(String::new()));
@@ -470,12 +470,12 @@ async fn hasty() -> (std::net::SocketAddr, Arc<Mutex<String>>) {
             let record = Arc::clone(&record);
             tokio::spawn(async move {
                 let mut buffer = [0; 4096];
-                let mut answered = false;
+                let mut responded = false;
                 while let Ok(read @ 1..) = stream.read(&mut buffer).await {
                     let text = String::from_utf8_lossy(&buffer[..read]).into_owned();
                     record.lock().expect("no panic").push_str(&text);
-                    if !answered {
-                        answered = true;
+                    if !responded {
+                        responded = true;
                         let no = b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n";
                         stream.write_all(no).await.expect("sent");
                     }
@@ -489,10 +489,10 @@ async fn hasty() -> (std::net::SocketAddr, Arc<Mutex<String>>) {
 /// CVE-2025-4366.
 #[tokio::test]
 async fn early_upstream_response_closes_the_client_connection() {
-    let (address, received) = hasty().await;
+    let (address, received) = early_response_upstream().await;
     let routes = session_route(address).replace("\"session\"", "\"public\"");
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
-    // The rest of the body looks like another request.
+    // The rest of the body contains another request.
     let request =
         format!("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100000\r\n\r\n{SMUGGLED}");
     let mut stream = Browser::new(&gateway).connect().await;

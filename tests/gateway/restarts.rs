@@ -13,7 +13,7 @@ use test_support::redis_server::{RedisOptions, RedisServer};
 use test_support::upstream::Upstream;
 
 /// Longest wait for an expected event.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 async fn verdict(gateway: &Gateway, token: &str) -> String {
     let response = Browser::new(gateway).with_token(token).fetch("/").await;
@@ -82,7 +82,7 @@ async fn embedded_store_keeps_sessions_and_revocations_on_restart() {
     }
     gateway.advance(Duration::from_secs(120));
     assert_eq!(verdict(&gateway, &desk.token()).await, "admitted");
-    assert_eq!(verdict(&gateway, &old).await, "401 theft", "it knows which token was replaced");
+    assert_eq!(verdict(&gateway, &old).await, "401 theft", "the record has the superseded token");
     stop(gateway).await;
     let gateway = begin();
     assert_eq!(verdict(&gateway, &desk.token()).await, "401 theft");
@@ -90,7 +90,7 @@ async fn embedded_store_keeps_sessions_and_revocations_on_restart() {
 
 /// Sends requests until the status changes from `before` to `after`; any other status fails.
 async fn until(browser: &mut Browser, wanted: StatusCode, before: StatusCode) -> Response {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let response = browser.fetch("/").await;
         assert_eq!(response.set_cookies(), Vec::<String>::new(), "{}", response.status);
@@ -127,7 +127,7 @@ async fn redis_outage_is_503_and_data_loss_401_keeping_the_cookie() {
         assert_eq!((page.status, page.set_cookies()), (away, Vec::new()));
         let reached = upstream.heads().len();
         assert_eq!(alice.fetch("/").await.status, away);
-        assert_eq!(upstream.heads().len(), reached, "nobody is let in unasked");
+        assert_eq!(upstream.heads().len(), reached, "no request passes without the store");
         let login =
             Browser::new(&gateway).try_log_in("alice", test_support::gateway::PASSWORD, "/").await;
         assert_eq!(login.status, away, "a login that cannot be kept is none");

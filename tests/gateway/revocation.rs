@@ -89,7 +89,7 @@ async fn cached_session_needs_no_redis_round_trip() {
     for _ in 0..50 {
         assert_eq!(browser.fetch("/").await.status, StatusCode::OK);
     }
-    assert_eq!(reads(&redis), before, "50 requests, and Redis was not asked");
+    assert_eq!(reads(&redis), before, "50 requests, and Redis received no reads");
     let known =
         number(&gateway, "doorward_session_cache_lookups_total{result=\"hit\"}").await - known;
     assert!((known - 50.0).abs() < 0.1, "{known}");
@@ -131,9 +131,9 @@ async fn logout_invalidates_the_other_cache_within_a_second() {
 }
 
 /// Invariant S9.
-/// The cache can only admit a session, never reject it: its copy of a session in use elsewhere looks idle.
+/// The cache can only admit a session, never reject it: its copy of a session that another gateway serves is outdated.
 #[tokio::test]
-async fn activity_elsewhere_keeps_a_cached_session_alive() {
+async fn activity_at_another_gateway_keeps_a_cached_session_alive() {
     let (upstream, redis) = (Upstream::start().await, RedisServer::start(RedisOptions::default()));
     let clock = past_clock();
     let setup = |shared_directory| Setup {
@@ -168,10 +168,10 @@ async fn activity_elsewhere_keeps_a_cached_session_alive() {
     let read = number(&there, trips).await + 3.0;
     until(async || number(&there, trips).await >= read).await;
     assert_eq!(poller.status().await, StatusCode::OK, "and so alive there");
-    assert!(number(&there, metric).await > before, "what was known was looked at first");
+    assert!(number(&there, metric).await > before, "the cached sessions are checked first");
 
     minutes(31);
-    assert_eq!(poller.status().await, StatusCode::UNAUTHORIZED, "nobody used it");
+    assert_eq!(poller.status().await, StatusCode::UNAUTHORIZED, "the session was idle");
     assert_eq!(browser.fetch("/").await.json()["reason"], "idle");
 }
 
@@ -229,11 +229,11 @@ enum EndKind {
     Logout,
     One,
     User,
-    Everybody,
+    AllUsers,
 }
 
 impl EndKind {
-    const ALL: [EndKind; 4] = [EndKind::Logout, EndKind::One, EndKind::User, EndKind::Everybody];
+    const ALL: [EndKind; 4] = [EndKind::Logout, EndKind::One, EndKind::User, EndKind::AllUsers];
 
     async fn act(self, browser: &mut Browser, gateway: &Gateway) -> Instant {
         match self {
@@ -250,7 +250,7 @@ impl EndKind {
                 operator(gateway, &format!("POST /revoke?session={session}")).await;
             }
             EndKind::User => drop(operator(gateway, "POST /revoke?user=alice").await),
-            EndKind::Everybody => drop(operator(gateway, "POST /revoke?all=1").await),
+            EndKind::AllUsers => drop(operator(gateway, "POST /revoke?all=1").await),
         }
         Instant::now()
     }
@@ -404,7 +404,7 @@ async fn filtered_gateway(rounds: usize) {
         assert!(took < Duration::from_millis(3_100), "{took:?}");
         worst = worst.max(took);
     }
-    println!("{rounds} ends that nobody was told of: the latest refusal came after {worst:?}");
+    println!("{rounds} ends without an invalidation: the latest refusal came after {worst:?}");
     assert!(worst > Duration::from_millis(500), "nothing was filtered_gateway: {worst:?}");
 }
 

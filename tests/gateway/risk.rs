@@ -179,7 +179,7 @@ async fn monitoring_route_admits_an_attacker_and_logs_once() {
         (&64498.into(), &false.into())
     );
     assert_eq!(line["doorward.other.operator"], 64496);
-    assert!(line.get("user_agent.os.name").is_none(), "curl says nothing of it");
+    assert!(line.get("user_agent.os.name").is_none(), "curl has no platform");
 }
 
 /// `language` is a signal: the audit entry shows both languages, without other client data.
@@ -211,7 +211,11 @@ async fn enforcing_route_stops_a_foreign_client_at_once() {
     assert_eq!(verdict(&mut attacker).await, "401 reauthenticate");
     assert_eq!(verdict(&mut attacker).await, "401 reauthenticate");
     assert_eq!(scene.upstream.heads().len(), seen, "the app saw nothing of it");
-    assert_eq!(verdict(&mut scene.alice).await, "401 reauthenticate", "nobody knows who is who");
+    assert_eq!(
+        verdict(&mut scene.alice).await,
+        "401 reauthenticate",
+        "no party is known to be the owner"
+    );
     let metrics = scene.gateway.metrics().await;
     for line in [
         "doorward_risk_assessments_total{action=\"login\",enforced=\"true\"} 1\n",
@@ -319,7 +323,7 @@ async fn pending_rotation_happens_on_the_next_rotating_route() {
     assert_eq!(attacker.fetch("/kept").await.status, StatusCode::OK);
     assert_eq!(attacker.token(), before, "its clients keep one cookie");
     assert_eq!(verdict(&mut attacker).await, "admitted");
-    assert_ne!(attacker.token(), before, "the place is known by now, and nothing was renewed");
+    assert_ne!(attacker.token(), before, "the location is known, so no rotation");
     let moves = scene.moves();
     assert_eq!(moves.len(), 1, "{moves:#?}");
     assert_eq!(
@@ -394,7 +398,7 @@ async fn end_threshold_ends_the_session_as_stolen() {
     assert_eq!(held.wait_until_closed().await.1, "close 1008");
     assert_eq!(alice.fetch("/small").await.json()["reason"], "theft");
     assert_eq!(phone.fetch("/small").await.status, StatusCode::OK, "another session");
-    receiver.begun(1).await;
+    receiver.wait_for_requests(1).await;
     alice.log_in("alice").await;
     let text = alice.navigate("/.doorward/sessions").await.text();
     assert!(text.contains("Your session was used from somewhere else"), "{text}");
@@ -436,8 +440,8 @@ async fn replaced_geoip_database_is_used_without_restart() {
     let directory = prepare_directory();
     let at = |name: &str| directory.path().join(name);
     std::fs::copy(format!("{DATA}/asn.mmdb"), at("places.mmdb")).expect("copied");
-    let places = "country_db = \"places.mmdb\"\n";
-    let mut scene = RiskTest::start(PROXIED, "enforce", places, Arc::clone(&directory)).await;
+    let signals = "country_db = \"places.mmdb\"\n";
+    let mut scene = RiskTest::start(PROXIED, "enforce", signals, Arc::clone(&directory)).await;
     let before = scene.alice.token();
     VPN_ABROAD.apply_to(&mut scene.alice);
     assert_eq!(verdict(&mut scene.alice).await, "admitted");

@@ -75,7 +75,7 @@ async fn fetch_slowly(browser: &mut Browser, upstream: &Upstream, path: &str) {
     let requests = upstream.heads().len();
     upstream.hold_responses();
     let released = async {
-        upstream.begun(requests + 1).await;
+        upstream.wait_for_requests(requests + 1).await;
         tokio::time::sleep(WAIT).await;
         upstream.release_responses();
     };
@@ -133,7 +133,7 @@ async fn waiting_for_an_upstream_counts_if_the_client_leaves() {
         let mut stream = Browser::new(&gateway).connect().await;
         let head = format!("GET {path} HTTP/1.1\r\nHost: app.test\r\n\r\n");
         stream.write_all(head.as_bytes()).await.expect("sent");
-        upstream.begun(requests + 1).await;
+        upstream.wait_for_requests(requests + 1).await;
         tokio::time::sleep(WAIT).await;
         drop(stream);
         assert_eq!(gateway.access_log_entry(path).await["status"], 499);

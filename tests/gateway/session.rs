@@ -95,10 +95,10 @@ async fn due_token_is_rotated_on_navigations_and_fetches() {
     assert_eq!(early.header("cache-control"), "public, max-age=60");
     gateway.advance(MILLISECOND);
     for h2 in [false, true] {
-        let mut visitor = browser.clone();
-        visitor.h2 = h2;
-        let mut program = visitor.clone();
-        for response in [visitor.navigate("/").await, program.fetch("/").await] {
+        let mut navigating = browser.clone();
+        navigating.h2 = h2;
+        let mut program = navigating.clone();
+        for response in [navigating.navigate("/").await, program.fetch("/").await] {
             assert_eq!((response.status, response.text().as_str()), (StatusCode::OK, "hello"));
             assert!(offered(&response).is_some_and(|token| token != browser.token()));
             assert_eq!(response.header("cache-control"), "no-store");
@@ -415,10 +415,10 @@ async fn several_issued_session_cookies_are_rejected() {
 async fn a_foreign_or_equal_cookie_beside_ours_does_not_count() {
     let (upstream, gateway) = app("").await;
     let browser = alice(&gateway).await;
-    let (_other, elsewhere) = app("").await;
-    let mut stranger = Browser::new(&elsewhere);
-    stranger.log_in("alice").await;
-    let (token, foreign) = (browser.token(), stranger.token());
+    let (_other, other_gateway) = app("").await;
+    let mut other_browser = Browser::new(&other_gateway);
+    other_browser.log_in("alice").await;
+    let (token, foreign) = (browser.token(), other_browser.token());
     let tossed = format!("dw1_{}", "A".repeat(104));
     for other in [&tossed, &foreign, &token, &String::new()] {
         for pair in [[&token, other], [other, &token]] {
@@ -474,19 +474,23 @@ fn forgeries(token: &str) -> Vec<String> {
 async fn forged_cookie_is_rejected_without_a_store_query() {
     let (upstream, gateway) = app("").await;
     let token = alice(&gateway).await.token();
-    let blind = without_store(&gateway, &upstream);
+    let without_redis = without_store(&gateway, &upstream);
     // The store is unavailable, so a request that queries it gets a 503.
-    let real = show(&blind, &token).await;
+    let real = show(&without_redis, &token).await;
     assert_eq!(refused(&real), (503, "store-unavailable".to_owned()));
     assert_eq!(real.header("retry-after"), "2");
-    let stranger =
+    let other_browser =
         Gateway::start(Setup { routes: session_route(upstream.address), ..Setup::default() });
     let mut forged = forgeries(&token);
-    forged.push(alice(&stranger).await.token());
+    forged.push(alice(&other_browser).await.token());
     for cookie in &forged {
-        assert_eq!(refused(&show(&blind, cookie).await), unauthorized("invalid-token"), "{cookie}");
+        assert_eq!(
+            refused(&show(&without_redis, cookie).await),
+            unauthorized("invalid-token"),
+            "{cookie}"
+        );
     }
-    assert_eq!(counted(&blind, "session.token-invalid"), forged.len() as u64);
+    assert_eq!(counted(&without_redis, "session.token-invalid"), forged.len() as u64);
 }
 
 /// Returns true if a response deletes the session cookie.
@@ -504,7 +508,7 @@ fn deletes(response: &Response) -> bool {
 #[tokio::test]
 async fn only_logout_deletes_the_cookie() {
     let (upstream, gateway) = app("").await;
-    let blind = without_store(&gateway, &upstream);
+    let without_redis = without_store(&gateway, &upstream);
     let staff = format!(
         "{}access = {{ groups = [\"admins\"] }}\n",
         "[[route]]\nhost = \"app.test\"\npath = \"/\"\nupstream = \"http://127.0.0.1:9\"\n"
@@ -516,16 +520,16 @@ async fn only_logout_deletes_the_cookie() {
         ..Setup::default()
     });
     let live = alice(&gateway).await.token();
-    let elsewhere = alice(&narrow).await.token();
+    let other_gateway = alice(&narrow).await.token();
     let forged = format!("dw1_{}", "A".repeat(104));
     // Client, token, path, and the expected status for a browser and for a program.
     let cases = [
         (&gateway, &forged, "/", 303, 401),
-        (&gateway, &elsewhere, "/", 303, 401),
-        (&blind, &live, "/", 503, 503),
-        (&blind, &live, "/.doorward/sessions", 503, 503),
-        (&blind, &live, "/.doorward/logout", 503, 503),
-        (&narrow, &elsewhere, "/", 403, 403),
+        (&gateway, &other_gateway, "/", 303, 401),
+        (&without_redis, &live, "/", 503, 503),
+        (&without_redis, &live, "/.doorward/sessions", 503, 503),
+        (&without_redis, &live, "/.doorward/logout", 503, 503),
+        (&narrow, &other_gateway, "/", 403, 403),
         (&gateway, &live, "/a//b", 400, 400),
         (&gateway, &live, "/.doorward/none", 404, 404),
         (&gateway, &live, "/.doorward/login", 200, 200),
@@ -642,7 +646,7 @@ fn key_id(token: &str) -> u8 {
 async fn rotate_keys(gateway: &Gateway) {
     let file = gateway.path("keys.toml");
     let mut ring = KeyRing::parse(&std::fs::read_to_string(&file).expect("a file")).expect("keys");
-    ring.rotate("now").expect("room for one more");
+    ring.rotate("now").expect("below the limit of keys");
     std::fs::write(&file, ring.to_file().as_bytes()).expect("written");
     eventually("the new key mints", async || gateway.shared().keys.load().signing_key().0 == 2)
         .await;

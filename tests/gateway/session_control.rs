@@ -51,7 +51,7 @@ impl SessionControlTest {
     }
 
     /// Returns true if a copy of the token is accepted.
-    async fn lives(&self, token: &str) -> bool {
+    async fn is_active(&self, token: &str) -> bool {
         Browser::new(&self.gateway).with_token(token).fetch("/").await.status == StatusCode::OK
     }
 }
@@ -77,7 +77,7 @@ async fn upstream_logout_ends_the_session_and_cookie() {
     let response = browser.fetch("/logout").await;
     assert_eq!((response.status, response.header("location")), (StatusCode::FOUND, "/bye"));
     assert_eq!(browser.token(), "", "{:?}", response.set_cookies());
-    assert!(!test.lives(&token).await, "a copy of the cookie is dead too");
+    assert!(!test.is_active(&token).await, "a copy of the cookie is refused too");
 }
 
 #[tokio::test]
@@ -90,12 +90,12 @@ async fn upstream_logout_that_cannot_be_stored_is_503() {
     let token = browser.token();
     test.other.hold_responses();
     let asking = tokio::spawn(async move { (browser.fetch("/logout").await, browser) });
-    test.other.begun(1).await;
+    test.other.wait_for_requests(1).await;
     redis.kill();
     test.other.release_responses();
     let (response, browser) = asking.await.expect("a response");
     assert_eq!(response.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(browser.token(), token, "an outage takes nobody's cookie");
+    assert_eq!(browser.token(), token, "an outage deletes no cookie");
 }
 
 // Sensitive actions
@@ -116,10 +116,10 @@ async fn sensitive_action_rotates_the_token_at_once() {
         assert_eq!(new_token(&response).is_some(), rotates, "{head}");
         if rotates {
             assert_ne!(browser.token(), old);
-            assert!(test.lives(&browser.token()).await);
+            assert!(test.is_active(&browser.token()).await);
             test.gateway.advance(Duration::from_secs(15));
-            assert!(!test.lives(&old).await, "the old token dies after half a grace");
-            assert!(test.lives(&browser.token()).await, "and takes nothing with it");
+            assert!(!test.is_active(&old).await, "the old token expires after half a grace period");
+            assert!(test.is_active(&browser.token()).await, "and the session stays active");
         }
     }
 }
@@ -131,11 +131,11 @@ async fn logout_page_can_be_a_query_parameter() {
     let mut browser = test.alice().await;
     for path in ["/doku.php", "/doku.php?do=login", "/doku.php?undo=logout"] {
         browser.fetch(path).await;
-        assert!(test.lives(&browser.token()).await, "{path}");
+        assert!(test.is_active(&browser.token()).await, "{path}");
     }
     let token = browser.token();
     browser.fetch("/doku.php?id=start&%64o=logout&sectok=x").await;
-    assert!(!test.lives(&token).await);
+    assert!(!test.is_active(&token).await);
 }
 
 #[tokio::test]
@@ -170,15 +170,15 @@ async fn lost_rotation_after_sensitive_action_is_repeated() {
 }
 
 /// Sends a request whose response rotates the token, while another tab continues.
-async fn while_it_waits(
+async fn with_open_request(
     test: &SessionControlTest,
     mut slow: Browser,
-    meanwhile: impl AsyncFnOnce(),
+    during: impl AsyncFnOnce(),
 ) -> Browser {
     test.other.hold_responses();
     let asking = tokio::spawn(async move { (slow.post_form("/password", &[]).await, slow) });
-    test.other.begun(1).await;
-    meanwhile().await;
+    test.other.wait_for_requests(1).await;
+    during().await;
     test.other.release_responses();
     let (response, slow) = asking.await.expect("a response");
     assert_eq!(response.status, StatusCode::OK, "{}", response.text());
@@ -193,7 +193,7 @@ async fn request_outliving_its_token_is_not_theft() {
         let test = SessionControlTest::new("/password", head, rules).await;
         let mut tab = test.alice().await;
         let upload = tab.clone();
-        let slow = while_it_waits(&test, upload, async || {
+        let slow = with_open_request(&test, upload, async || {
             for pause in [601, 0, 601, 0, 120] {
                 test.gateway.advance(Duration::from_secs(pause));
                 tab.fetch("/").await;
@@ -204,7 +204,7 @@ async fn request_outliving_its_token_is_not_theft() {
         let before = tab.token();
         let response = tab.fetch("/").await;
         assert_eq!(response.status, StatusCode::OK, "{head}: {}", response.text());
-        assert_ne!(tab.token(), before, "what was done is answered by a renewal all the same");
+        assert_ne!(tab.token(), before, "the token rotates nevertheless");
         let metrics = test.gateway.metrics().await;
         assert!(!metrics.contains("session.theft"), "{metrics}");
     }
@@ -220,33 +220,36 @@ async fn request_with_lost_successors_rotates_by_its_response() {
         assert!(new_token(&alice.clone().fetch("/").await).is_some(), "and lost");
         test.gateway.advance(Duration::from_secs(31));
     }
-    let slow = while_it_waits(&test, alice.clone(), async || {
+    let slow = with_open_request(&test, alice.clone(), async || {
         test.gateway.advance(Duration::from_secs(31));
     })
     .await;
     assert_ne!(slow.token(), alice.token(), "renewed");
-    assert!(test.lives(&slow.token()).await);
+    assert!(test.is_active(&slow.token()).await);
 }
 
 // The control header
 
 #[tokio::test]
 async fn control_header_needs_upstream_control_and_is_stripped() {
-    for (word, allowed) in
+    for (action, allowed) in
         [("rotate", true), ("end", true), ("reauthenticate", true), ("end", false)]
     {
         let rules =
-            if allowed { format!("upstream_control = [\"{word}\"]") } else { String::new() };
-        let test =
-            SessionControlTest::new("/say", &format!("200 OK\r\nDoorward-Session: {word}"), &rules)
-                .await;
+            if allowed { format!("upstream_control = [\"{action}\"]") } else { String::new() };
+        let test = SessionControlTest::new(
+            "/say",
+            &format!("200 OK\r\nDoorward-Session: {action}"),
+            &rules,
+        )
+        .await;
         let mut browser = test.alice().await;
         test.gateway.advance(MINUTE);
         let token = browser.token();
         let response = browser.fetch("/say").await;
-        assert_eq!(response.header("doorward-session"), "", "{word}");
+        assert_eq!(response.header("doorward-session"), "", "{action}");
         let after = Browser::new(&test.gateway).with_token(&token).fetch("/").await;
-        match (word, allowed) {
+        match (action, allowed) {
             ("rotate", _) => assert!(new_token(&response).is_some()),
             ("end", true) => assert_eq!(after.json()["reason"], "logout-by-app"),
             ("reauthenticate", _) => assert_eq!(after.json()["error"], "reauthenticate"),
@@ -256,10 +259,10 @@ async fn control_header_needs_upstream_control_and_is_stripped() {
 }
 
 /// Disconnects before the upstream responds and waits until the gateway has detected it.
-async fn hang_up(test: &SessionControlTest, mut browser: Browser, path: &'static str) {
+async fn disconnect(test: &SessionControlTest, mut browser: Browser, path: &'static str) {
     test.other.hold_responses();
     let asking = tokio::spawn(async move { browser.fetch(path).await });
-    test.other.begun(1).await;
+    test.other.wait_for_requests(1).await;
     asking.abort();
     within_seconds("the connection stays", async || {
         test.gateway.metrics().await.contains("doorward_client_connections 0\n")
@@ -288,8 +291,9 @@ async fn client_disconnect_does_not_prevent_upstream_logout() {
             let test = SessionControlTest::new("/say", head, rules).await;
             let alice = Browser { h2, ..test.alice().await };
             let token = alice.token();
-            hang_up(&test, alice, "/say").await;
-            within_seconds(&format!("{rules} lives on"), async || !test.lives(&token).await).await;
+            disconnect(&test, alice, "/say").await;
+            within_seconds(&format!("{rules} lives on"), async || !test.is_active(&token).await)
+                .await;
         }
     }
 }
@@ -304,7 +308,7 @@ async fn disconnect_during_sensitive_action_rotates_next_time() {
     .await;
     let mut alice = test.alice().await;
     test.gateway.advance(MINUTE);
-    hang_up(&test, alice.clone(), "/password").await;
+    disconnect(&test, alice.clone(), "/password").await;
     let alice = &mut alice;
     let deadline = Instant::now() + Duration::from_secs(10);
     while new_token(&alice.fetch("/").await).is_none() {
@@ -316,12 +320,12 @@ async fn disconnect_during_sensitive_action_rotates_next_time() {
 #[tokio::test]
 async fn long_response_is_not_cut_by_its_own_reauthentication() {
     let body = "x".repeat(100_000);
-    let says = Upstream::with_response(format!(
+    let controlling = Upstream::with_response(format!(
         "HTTP/1.1 200 OK\r\nDoorward-Session: reauthenticate\r\nContent-Length: 100000\r\n\r\n{body}"
     ))
     .await;
-    let routes =
-        session_route(says.address) + "[route.session]\nobey_upstream = [\"reauthenticate\"]\n";
+    let routes = session_route(controlling.address)
+        + "[route.session]\nobey_upstream = [\"reauthenticate\"]\n";
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
@@ -337,12 +341,12 @@ async fn upstream_may_end_all_sessions_of_its_user_only() {
         "upstream_control = [\"end-all\"]",
     )
     .await;
-    let (mut here, elsewhere) = (test.alice().await, test.alice().await);
+    let (mut here, other_session) = (test.alice().await, test.alice().await);
     let mut bob = Browser::new(&test.gateway);
     bob.log_in("bob").await;
     here.fetch("/say").await;
-    assert!(!test.lives(&elsewhere.token()).await);
-    assert!(test.lives(&bob.token()).await);
+    assert!(!test.is_active(&other_session.token()).await);
+    assert!(test.is_active(&bob.token()).await);
 }
 
 #[tokio::test]
@@ -356,7 +360,7 @@ async fn ambiguous_or_unknown_control_values_are_ignored() {
         let mut browser = test.alice().await;
         let response = browser.fetch("/say").await;
         assert_eq!((response.status, response.header("doorward-session")), (StatusCode::OK, ""));
-        assert!(test.lives(&browser.token()).await);
+        assert!(test.is_active(&browser.token()).await);
     }
 }
 
@@ -365,7 +369,7 @@ async fn client_cannot_send_the_control_header() {
     let test = SessionControlTest::new("/say", "200 OK", "upstream_control = [\"end\"]").await;
     let mut browser = test.alice().await;
     browser.send("GET", "/say", &[("doorward-session", "end")], "").await;
-    assert!(test.lives(&browser.token()).await);
+    assert!(test.is_active(&browser.token()).await);
 }
 
 // Activity

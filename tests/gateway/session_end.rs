@@ -17,10 +17,10 @@ const CUT: Duration = Duration::from_secs(3);
 async fn read_until(stream: &mut TlsStream<TcpStream>, mark: &str) {
     let mut seen = Vec::new();
     while !String::from_utf8_lossy(&seen).contains(mark) {
-        let mut piece = [0; 1024];
-        let read = timeout(CUT, stream.read(&mut piece)).await.expect("in time").expect("open");
+        let mut chunk = [0; 1024];
+        let read = timeout(CUT, stream.read(&mut chunk)).await.expect("in time").expect("open");
         assert_ne!(read, 0, "{}", String::from_utf8_lossy(&seen));
-        seen.extend_from_slice(&piece[..read]);
+        seen.extend_from_slice(&chunk[..read]);
     }
 }
 
@@ -77,7 +77,7 @@ async fn upload_is_cut_when_its_session_ends() {
         alice.token()
     );
     stream.write_all(head.as_bytes()).await.expect("sent");
-    upstream.begun(1).await;
+    upstream.wait_for_requests(1).await;
     log_out(&mut alice).await;
     assert!(is_cut(&mut stream).await, "the upload outlives its session");
 }
@@ -123,7 +123,7 @@ async fn form_without_body_releases_its_permit() {
     stream.write_all(head.as_bytes()).await.expect("sent");
     let mut response = Vec::new();
     let ended = timeout(Duration::from_secs(15), stream.read_to_end(&mut response)).await;
-    assert!(ended.is_ok(), "nobody ends a request without its body");
+    assert!(ended.is_ok(), "a request without its body is ended");
     assert!(response.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&response));
 }
 
@@ -142,7 +142,7 @@ async fn login_with_a_successor_token_ends_its_old_session() {
     alice.fetch("/").await;
     assert_ne!(alice.token(), old, "an offer is in the jar");
     log_in_again(&mut alice, "alice").await;
-    assert_eq!(status_of(&gateway, &old).await, 401, "the session before the login lives on");
+    assert_eq!(status_of(&gateway, &old).await, 401, "the session before the login is active");
 }
 
 #[tokio::test]
@@ -187,7 +187,7 @@ async fn revocation_by_login_name_ends_the_users_sessions() {
     assert_eq!(response.status, 303, "names fold at login");
     let revoke = "POST /revoke?user=ALICE HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     assert!(ask_socket(&gateway, revoke).await.starts_with("HTTP/1.1 200"));
-    assert_eq!(status_of(&gateway, &alice.token()).await, 401, "said revoked, and is not");
+    assert_eq!(status_of(&gateway, &alice.token()).await, 401, "reported as revoked, but active");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use test_support::gateway::{Gateway, PASSWORD, Setup, prepare_directory, session
 use test_support::redis_server::{RedisOptions, RedisServer};
 use test_support::upstream::Upstream;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn setup(upstream: &Upstream, redis: &RedisServer, store: &str) -> Setup {
     let store = format!("{}\"\n{store}\n#", redis.settings().url);
@@ -45,7 +45,7 @@ async fn revocation_reports_replica_acknowledgement() {
     let _replica = RedisServer::start(RedisOptions::with_args(&follow));
     let both = r#""durable":true,"ended":0,"replicas":{"acknowledged":1,"requested":1}"#;
     for query in ["user=alice", "all=1"] {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let response = gateway.revoke(query).await;
             assert!(response.starts_with("HTTP/1.1 200"), "{response}");

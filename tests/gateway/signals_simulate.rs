@@ -34,8 +34,8 @@ impl RecordedMonth {
         VPN_ABROAD.apply_to(&mut scene.alice);
         assert_eq!(verdict(&mut scene.alice).await, "admitted");
         scene.gateway.advance(Duration::from_secs(600));
-        for place in [ATTACKER, ClientOrigin("100.64.0.9", "python-requests/2.32")] {
-            assert_eq!(verdict(&mut scene.attacker(place)).await, "admitted");
+        for origin in [ATTACKER, ClientOrigin("100.64.0.9", "python-requests/2.32")] {
+            assert_eq!(verdict(&mut scene.attacker(origin)).await, "admitted");
         }
         let mut second = scene.new_profile(HOME).await;
         scene.gateway.advance(Duration::from_secs(600));
@@ -132,5 +132,5 @@ async fn simulation_reads_rotated_files_and_names_bad_lines() {
     assert!(!simulate.contains('\u{1b}'));
     let whole: Value =
         serde_json::from_str(&recorded.simulate(&[&newer, &older], "", &["--json"])).expect("JSON");
-    assert_eq!(whole["stops"], recorded.report("")["stops"], "the thief who came first");
+    assert_eq!(whole["stops"], recorded.report("")["stops"], "the first attacker");
 }

@@ -98,7 +98,11 @@ async fn new_token_may_write_after_login_and_the_old_one_is_dead() {
     let copy = Browser::new(&test.gateway).with_token(&old).fetch("/").await;
     assert_eq!(copy.status, StatusCode::UNAUTHORIZED);
     assert_eq!(copy.json()["reason"], "replaced");
-    assert_eq!(test.alice.fetch("/bank").await.status, StatusCode::OK, "and takes nothing along");
+    assert_eq!(
+        test.alice.fetch("/bank").await.status,
+        StatusCode::OK,
+        "and the session stays active"
+    );
     test.gateway.advance(5 * MINUTE);
     let late = write(&mut test.alice, "POST", "/bank/transfer").await;
     assert_eq!(late.json()["error"], "reauthenticate", "five minutes and not longer");

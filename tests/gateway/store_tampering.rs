@@ -228,7 +228,7 @@ async fn swapped_records_are_rejected_and_reported(store: TamperedStore) {
     }
     let heads = store.upstream.heads();
     let wrong = heads.iter().filter(|head| head.contains("bob") && head.contains("alice"));
-    assert_eq!(wrong.count(), 0, "nobody was taken for somebody else");
+    assert_eq!(wrong.count(), 0, "a user received another identity");
 }
 
 async fn forged_or_modified_record_is_rejected_and_reported(store: TamperedStore) {
@@ -275,11 +275,11 @@ async fn rolled_back_record_accepts_no_superseded_token(store: TamperedStore) {
     assert_eq!(alice.fetch("/").await.status, StatusCode::OK);
 
     store.restore_copy(&record);
-    assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "a failover logs nobody out");
+    assert_eq!(alice.fetch("/").await.status, StatusCode::OK, "a failover ends no session");
     assert_eq!(store.events("rolled-back").await, 1);
     let fresh = store.fresh_gateway();
-    let mut elsewhere = alice.at_gateway(&fresh);
-    assert_eq!(elsewhere.fetch("/").await.status, StatusCode::OK, "the newer copy is back");
+    let mut other_browser = alice.at_gateway(&fresh);
+    assert_eq!(other_browser.fetch("/").await.status, StatusCode::OK, "the newer copy is back");
 
     store.restore_copy(&record);
     refused(&mut attacker, "theft").await;
@@ -419,10 +419,10 @@ async fn logout_with_a_newer_token_ends_the_session_unnamed(store: TamperedStore
     let mut there = alice.at_gateway(&fresh);
     refused(&mut there, "generation-ahead").await;
     let form = there.navigate("/.doorward/logout").await;
-    assert!(!form.text().contains("alice"), "to whoever can make a MAC");
+    assert!(!form.text().contains("alice"), "a forged form shows no name");
     let csrf = form.form_field("csrf");
-    let goodbye = there.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
-    assert_eq!((goodbye.status, there.token()), (StatusCode::OK, String::new()));
+    let logout = there.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
+    assert_eq!((logout.status, there.token()), (StatusCode::OK, String::new()));
     assert_eq!(store.redis(&["GETRANGE", &record, "0", "0"]), "\u{2}");
 }
 
@@ -434,11 +434,11 @@ fn user_history(browser: &Browser) -> String {
 async fn undecryptable_user_history_is_reported_and_ignored(store: TamperedStore) {
     let alice = store.log_in("alice").await;
     let bob = store.log_in("bob").await;
-    let (hers, his) = (user_history(&alice), user_history(&bob));
+    let (alices, bobs) = (user_history(&alice), user_history(&bob));
     for poison in ["garbage", "", "another user's"] {
         match poison {
-            "another user's" => store.redis(&["COPY", &his, &hers, "REPLACE"]),
-            text => store.redis(&["SET", &hers, text]),
+            "another user's" => store.redis(&["COPY", &bobs, &alices, "REPLACE"]),
+            text => store.redis(&["SET", &alices, text]),
         };
         let before = store.events("undecryptable").await;
         assert_eq!(store.log_in("alice").await.fetch("/").await.status, StatusCode::OK);
@@ -448,8 +448,8 @@ async fn undecryptable_user_history_is_reported_and_ignored(store: TamperedStore
         store.log_in("alice").await;
         assert_eq!(store.events("undecryptable").await, before, "{poison}: written anew");
     }
-    store.redis(&["DEL", &hers]);
-    store.redis(&["LPUSH", &hers, "a list"]);
+    store.redis(&["DEL", &alices]);
+    store.redis(&["LPUSH", &alices, "a list"]);
     assert_eq!(store.log_in("alice").await.fetch("/").await.status, StatusCode::OK);
 }
 
@@ -470,7 +470,7 @@ async fn rolled_back_user_history_is_reported_and_ignored(store: TamperedStore) 
     assert_eq!(store.events("rolled-back").await, before, "a newer one stands there again");
     store.redis(&["DEL", &key]);
     assert_eq!(store.log_in("alice").await.fetch("/").await.status, StatusCode::OK);
-    assert!(store.events("rolled-back").await > before, "taken away");
+    assert!(store.events("rolled-back").await > before, "rolled back");
 }
 
 #[tokio::test]

@@ -169,7 +169,7 @@ async fn respond(
         return Ok(Response::new(body.boxed_unsync()));
     }
     let (sender, receiver) = mpsc::channel::<Bytes>(1);
-    let (piece, beat) = match path.ends_with("flood") {
+    let (chunk, interval) = match path.ends_with("flood") {
         true => (Bytes::from_static(&[b'x'; 64 * 1024]), Duration::ZERO),
         false => (Bytes::from_static(b"data: on\n\n"), SEND_INTERVAL),
     };
@@ -177,12 +177,12 @@ async fn respond(
     tokio::spawn(async move { while let Some(Ok(_)) = body.frame().await {} });
     tokio::spawn(async move {
         loop {
-            match timeout(STALLED_AFTER, sender.send(piece.clone())).await {
+            match timeout(STALLED_AFTER, sender.send(chunk.clone())).await {
                 Ok(Ok(())) => note(),
                 Ok(Err(_)) => break,
                 Err(_) => gone.record("stalled"),
             }
-            tokio::time::sleep(beat).await;
+            tokio::time::sleep(interval).await;
         }
         drop(gone);
     });

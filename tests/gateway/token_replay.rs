@@ -167,7 +167,7 @@ async fn theft_notice_is_shown_at_login_until_dismissed() {
     assert!(text.contains("curl, network 127.0.0.0/24"), "who showed it: {text}");
     assert!(text.contains("href=\"/wiki?page=7\">Continue</a>"), "{text}");
     assert!(page(&mut scene.phone).await.contains("An old copy"), "every session of the user");
-    assert!(!page(&mut scene.bob).await.contains("An old copy"), "and of nobody else");
+    assert!(!page(&mut scene.bob).await.contains("An old copy"), "and of no other user");
 
     let [csrf, to, notice] = ["csrf", "to", "notice"].map(|field| shown.form_field(field));
     let dismiss = [("do", "dismiss"), ("notice", &notice), ("to", &to)];
@@ -231,7 +231,7 @@ async fn program_reaches_its_target_after_login() {
 /// Two gateways with one Redis.
 struct TwoGateways {
     streams: StreamingUpstream,
-    says: Upstream,
+    controlling: Upstream,
     redis: RedisServer,
     here: Gateway,
     there: Gateway,
@@ -241,13 +241,15 @@ impl TwoGateways {
     async fn start() -> TwoGateways {
         let (streams, redis) =
             (StreamingUpstream::start().await, RedisServer::start(RedisOptions::default()));
-        let says =
+        let controlling =
             "HTTP/1.1 200 OK\r\nDoorward-Session: reauthenticate\r\nContent-Length: 0\r\n\r\n";
-        let (says, clock) = (Upstream::with_response(says).await, manual_clock());
-        let obeying = session_route(says.address).replace("path = \"/\"", "path = \"/say\"");
-        let obeying = format!("{obeying}[route.session]\nobey_upstream = [\"reauthenticate\"]\n");
+        let (controlling, clock) = (Upstream::with_response(controlling).await, manual_clock());
+        let controlled_route =
+            session_route(controlling.address).replace("path = \"/\"", "path = \"/say\"");
+        let controlled_route =
+            format!("{controlled_route}[route.session]\nobey_upstream = [\"reauthenticate\"]\n");
         let setup = |shared_directory| Setup {
-            routes: format!("{}{obeying}", streams.routes("signals = \"enforce\"")),
+            routes: format!("{}{controlled_route}", streams.routes("signals = \"enforce\"")),
             server: "trusted_proxies = [\"127.0.0.1\"]".to_owned(),
             session: "on_reuse = \"reauthenticate\"".to_owned(),
             extra: "[signals]\nlog_at = 10\nrenew_at = 10\nlogin_at = 10\n".to_owned(),
@@ -259,11 +261,11 @@ impl TwoGateways {
         };
         let here = Gateway::start(setup(None));
         let there = Gateway::start(setup(Some(Arc::clone(&here.directory))));
-        TwoGateways { streams, says, redis, here, there }
+        TwoGateways { streams, controlling, redis, here, there }
     }
 
     /// Returns alice with a token that was rotated once, and a copy of the superseded token.
-    async fn alice_and_a_copy(&self) -> (Browser, Browser) {
+    async fn owner_and_attacker(&self) -> (Browser, Browser) {
         let mut alice = Browser::new(&self.here);
         alice.log_in("alice").await;
         let copy = alice.clone();
@@ -278,8 +280,8 @@ impl TwoGateways {
 #[tokio::test]
 async fn frozen_session_loses_connections_at_every_gateway() {
     let two = TwoGateways::start().await;
-    for cause in ["replay", "signals", "the app's word"] {
-        let (mut alice, mut attacker) = two.alice_and_a_copy().await;
+    for cause in ["replay", "signals", "the app's control header"] {
+        let (mut alice, mut attacker) = two.owner_and_attacker().await;
         let tag = cause.replace([' ', '\''], "-");
         let mut held = Vec::new();
         for (at, gateway) in [("here", &two.here), ("there", &two.there)] {
@@ -313,7 +315,7 @@ async fn frozen_session_loses_connections_at_every_gateway() {
         wait_for_reads(&two.redis, CHECKED_BY_BOTH).await;
         assert!(fresh.is_open(), "{cause}");
     }
-    assert_eq!(two.says.heads().len(), 1);
+    assert_eq!(two.controlling.heads().len(), 1);
 }
 
 /// The write hangs in Redis until after the attacker has disconnected.
@@ -324,7 +326,7 @@ async fn disconnecting_attacker_is_still_stopped_and_reported() {
         ("replay", "session.theft", "An old copy of your session was used"),
         ("signals", "session.location-changed", "Your session was used from somewhere else"),
     ] {
-        let (mut alice, mut attacker) = two.alice_and_a_copy().await;
+        let (mut alice, mut attacker) = two.owner_and_attacker().await;
         if cause == "signals" {
             attacker = alice.clone();
             ATTACKER.apply_to(&mut attacker);
@@ -337,7 +339,7 @@ async fn disconnecting_attacker_is_still_stopped_and_reported() {
         })
         .await;
         asking.abort();
-        within_seconds("the thief's connection stays", async || {
+        within_seconds("the attacker's connection stays open", async || {
             two.here.metrics().await.contains("doorward_client_connections 0\n")
         })
         .await;

@@ -310,7 +310,7 @@ async fn response_in_progress_at_logout_never_starts_streaming() {
     // A reset also counts as an end.
     let end = timeout(BOUND, client.read_to_end(&mut seen)).await;
     assert!(end.is_ok(), "still open");
-    assert!(!String::from_utf8_lossy(&seen).contains("secret"), "told after the logout");
+    assert!(!String::from_utf8_lossy(&seen).contains("secret"), "data arrived after the logout");
 }
 
 #[tokio::test]
@@ -327,8 +327,8 @@ async fn slow_short_response_ends_with_its_session() {
         client.write_all(head.as_bytes()).await.expect("sent");
         let (mut upstream, _) = listener.accept().await.expect("a connection");
         upstream.read_u8().await.expect("a head");
-        let begun = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\nx";
-        upstream.write_all(begun).await.expect("sent");
+        let started = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\nx";
+        upstream.write_all(started).await.expect("sent");
         let app = tokio::spawn(async move {
             while drips && upstream.write_all(b"x").await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -393,12 +393,12 @@ async fn max_connection_age_cuts_connections_and_allows_reconnect() {
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
     let mut alice = Browser::new(&gateway);
     alice.log_in("alice").await;
-    let begun = Instant::now();
+    let started = Instant::now();
     let held = open_all(&alice, &streams, "age").await;
     for held in held {
         let kind = held.kind;
         let (at, how) = held.wait_until_closed().await;
-        let took = at.saturating_duration_since(begun);
+        let took = at.saturating_duration_since(started);
         assert!(took >= Duration::from_secs(1), "{kind}: after {took:?}");
         assert!(kind != "WebSocket" || how == "close 1001", "{kind}: {how}");
         assert_ne!(how, "whole", "{kind}");
@@ -425,7 +425,7 @@ async fn connection_limits_are_429_per_session_and_503_per_gateway() {
     assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(refused.json()["error"], "too-many-connections");
     assert!(!refused.header("retry-after").is_empty());
-    assert_eq!(alice.fetch("/x/small").await.status, StatusCode::OK, "short answers go on");
+    assert_eq!(alice.fetch("/x/small").await.status, StatusCode::OK, "short responses are served");
     let _third = open_websocket(&bob, "/ws/4".to_owned()).await;
     reaches(&gateway, "doorward_tracked_connections", 3).await;
     let refused = bob.send("POST", "/5/upload", &[], "body").await;

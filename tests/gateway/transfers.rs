@@ -110,7 +110,7 @@ async fn long_or_slow_bodies_without_a_length_are_streamed() {
     let mut client = Browser::new(&gateway).connect().await;
     let heads = upstream.heads().len();
     client.write_all(format!("{CHUNKED}\r\n4\r\nbody\r\n").as_bytes()).await.expect("sent");
-    upstream.begun(heads + 1).await;
+    upstream.wait_for_requests(heads + 1).await;
     client.write_all(b"0\r\n\r\n").await.expect("sent");
     let mut response = [0; 12];
     client.read_exact(&mut response).await.expect("a response");
@@ -124,10 +124,10 @@ async fn buffer_requests_waits_for_the_end_up_to_its_size() {
     let gateway = Gateway::start(Setup { routes, ..Setup::default() });
     let mut client = Browser::new(&gateway).connect().await;
     client.write_all(format!("{CHUNKED}\r\n2\r\nbo\r\n").as_bytes()).await.expect("sent");
-    let early = timeout(Duration::from_millis(600), upstream.begun(1)).await;
+    let early = timeout(Duration::from_millis(600), upstream.wait_for_requests(1)).await;
     assert!(early.is_err(), "the request was forwarded before its end");
     client.write_all(b"2\r\ndy\r\n0\r\n\r\n").await.expect("sent");
-    upstream.begun(1).await;
+    upstream.wait_for_requests(1).await;
     let mut response = [0; 12];
     client.read_exact(&mut response).await.expect("a response");
     assert_eq!(upstream.last_values("content-length"), ["4"]);
@@ -154,7 +154,7 @@ async fn buffered_bodies_keep_their_limits() {
 // The end of a TLS connection
 
 /// Starts an https upstream that ends its connection without close_notify.
-async fn rude_upstream(directory: &tempfile::TempDir) -> SocketAddr {
+async fn closing_upstream(directory: &tempfile::TempDir) -> SocketAddr {
     let file = |name: &str| directory.path().join(name);
     let chain = vec![CertificateDer::from_pem_file(file("doorward.pem")).expect("a certificate")];
     let key = PrivateKeyDer::from_pem_file(file("doorward.key")).expect("a key");
@@ -190,7 +190,7 @@ async fn rude_upstream(directory: &tempfile::TempDir) -> SocketAddr {
 #[tokio::test]
 async fn close_notify_is_required_unless_the_route_says_otherwise() {
     let directory = prepare_directory();
-    let upstream = rude_upstream(&directory).await;
+    let upstream = closing_upstream(&directory).await;
     let ca = directory.path().join("ca.pem").display().to_string();
     let https = format!("https://localhost:{}", upstream.port());
     let strict = public(upstream).replace(&format!("http://{upstream}"), &https)

@@ -57,7 +57,7 @@ async fn parallel_rotation_at_two_gateways_gives_one_successor() {
         assert_eq!(response.status, StatusCode::OK, "{}", response.text());
         successors.extend(offered(&response.set_cookies()));
     }
-    assert_eq!(successors.len(), 1, "one successor for everybody");
+    assert_eq!(successors.len(), 1, "one successor for all requests");
 
     let old = browser.token();
     let successor = successors.pop_first().expect("one");
@@ -87,9 +87,9 @@ async fn logout_at_one_gateway_applies_at_the_other() {
     let mut other = browser.at_gateway(&gateways[1]);
     assert_eq!(other.fetch("/").await.status, StatusCode::OK);
     let form = browser.navigate("/.doorward/logout").await;
-    let goodbye =
+    let logout =
         browser.post_form("/.doorward/logout", &[("csrf", &form.form_field("csrf"))]).await;
-    assert_eq!(goodbye.status, StatusCode::OK);
+    assert_eq!(logout.status, StatusCode::OK);
     assert_eq!(browser.token(), "", "the cookie goes after the session");
     assert_eq!(other.fetch("/").await.json()["reason"], "logout");
 }
@@ -110,7 +110,7 @@ async fn unresponsive_store_is_503_and_ends_no_session() {
     let page = browser.navigate("/").await;
     assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
     let forged = Browser::new(&gateway).with_token("dw1_forged").fetch("/").await;
-    assert_eq!(forged.status, StatusCode::UNAUTHORIZED, "a forged cookie asks no store");
+    assert_eq!(forged.status, StatusCode::UNAUTHORIZED, "a forged cookie causes no store request");
 
     redis.resume();
     let deadline = std::time::Instant::now() + Duration::from_secs(5);

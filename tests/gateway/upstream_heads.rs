@@ -21,18 +21,18 @@ struct H2Upstream {
 }
 
 impl H2Upstream {
-    async fn start(answer: HeaderMap) -> H2Upstream {
+    async fn start(response_headers: HeaderMap) -> H2Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let heads = Arc::new(Mutex::new(Vec::new()));
         let record = Arc::clone(&heads);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (record, answer) = (Arc::clone(&record), answer.clone());
+                let (record, response_headers) = (Arc::clone(&record), response_headers.clone());
                 let service = move |request: Request<hyper::body::Incoming>| {
                     record.lock().expect("no panic").push(request.headers().clone());
                     let mut response = Response::new(Full::<Bytes>::from("ok"));
-                    *response.headers_mut() = answer.clone();
+                    *response.headers_mut() = response_headers.clone();
                     async move { Ok::<_, std::convert::Infallible>(response) }
                 };
                 let service = hyper::service::service_fn(service);

@@ -55,8 +55,11 @@ async fn forgetting_a_user_clears_the_history_and_is_logged() {
         "deleted the history of alice; current sessions keep their part until they end\n"
     );
     assert!(!notices(&mut third).await.contains("A login from a new place"));
-    let mut elsewhere = scene.new_profile(ClientOrigin("100.64.0.9", "curl/8.5.0")).await;
-    assert!(!notices(&mut elsewhere).await.contains("new place"), "no news, as the first login");
+    let mut other_profile = scene.new_profile(ClientOrigin("100.64.0.9", "curl/8.5.0")).await;
+    assert!(
+        !notices(&mut other_profile).await.contains("new place"),
+        "the first login causes no notice"
+    );
     let mut later = scene.new_profile(HOME).await;
     scene.gateway.advance(Duration::from_secs(120));
     VPN_ABROAD.apply_to(&mut later);
@@ -119,11 +122,14 @@ async fn location_of_an_attacker_is_removed_after_theft() {
 #[tokio::test]
 async fn login_from_a_new_country_is_audited_and_shown() {
     let mut scene = RiskTest::with("off").await;
-    assert!(!notices(&mut scene.alice).await.contains("new place"), "the first login is no news");
+    assert!(
+        !notices(&mut scene.alice).await.contains("new place"),
+        "the first login causes no notice"
+    );
     let mut newcomer = Browser::new(&scene.gateway);
     VPN_ABROAD.apply_to(&mut newcomer);
     let login = newcomer.log_in("alice").await;
-    assert_eq!(login.header("location"), "/", "he knows it");
+    assert_eq!(login.header("location"), "/", "the owner receives it");
     let text = notices(&mut scene.alice).await;
     assert!(text.contains("A login from a new place"), "{text}");
     assert!(text.contains("Firefox on Linux, network 198.51.100.0/24"), "{text}");

@@ -135,7 +135,7 @@ fn status(result: Result<Socket, Error>) -> u16 {
     match result {
         Ok(_) => 101,
         Err(Error::Http(response)) => response.status().as_u16(),
-        Err(error) => panic!("no answer: {error}"),
+        Err(error) => panic!("no response: {error}"),
     }
 }
 
@@ -388,7 +388,7 @@ async fn event_stream_passes_events_and_ends_with_its_session() {
     send_key(&mut browser, "/.doorward/logout", "").await;
     let end = timeout(CUT, body.frame()).await.expect("cut in time");
     assert!(!matches!(end, Some(Ok(_))), "{end:?}");
-    let gone = timeout(CUT, upstream.read_u8()).await.expect("the upstream hears of it");
+    let gone = timeout(CUT, upstream.read_u8()).await.expect("the upstream connection closes");
     assert!(gone.is_err());
 }
 
@@ -438,19 +438,19 @@ async fn slow_reader_applies_backpressure_without_data_loss() {
 
     // The client does not read, so all accepted bytes are in buffers.
     let data: Vec<u8> = (0..SIZE).map(|at| (at / 4096 % 251) as u8).collect();
-    let mut taken = 0;
-    while let Ok(wrote) = timeout(Duration::from_secs(2), upstream.write(&data[taken..])).await {
-        taken += wrote.expect("open");
-        assert!(taken < SIZE / 2, "the gateway keeps what nobody reads");
+    let mut written = 0;
+    while let Ok(wrote) = timeout(Duration::from_secs(2), upstream.write(&data[written..])).await {
+        written += wrote.expect("open");
+        assert!(written < SIZE / 2, "the gateway buffers unread data");
     }
 
-    let rest = data[taken..].to_vec();
+    let rest = data[written..].to_vec();
     let writing = tokio::spawn(async move { upstream.write_all(&rest).await });
     let mut read = 0;
     while let Some(frame) = timeout(CUT, body.frame()).await.expect("in time") {
-        let piece = frame.expect("a frame").into_data().expect("data");
-        assert!(piece == data[read..read + piece.len()], "bytes in order");
-        read += piece.len();
+        let received = frame.expect("a frame").into_data().expect("data");
+        assert!(received == data[read..read + received.len()], "bytes in order");
+        read += received.len();
     }
     assert_eq!(read, SIZE);
     writing.await.expect("no panic").expect("all written");
@@ -509,7 +509,7 @@ async fn parallel_h2_streams_get_their_own_responses() {
 
 #[tokio::test]
 async fn tunnel_frames_count_as_activity_only_if_configured() {
-    for (rule, lives) in [("none", false), ("irregular", true), ("client-frames", true)] {
+    for (rule, is_active) in [("none", false), ("irregular", true), ("client-frames", true)] {
         let echo = Echo::start().await;
         let rules = format!("[route.session]\nactivity = {{ websocket = \"{rule}\" }}\n");
         let routes = session_route(echo.address) + &rules;
@@ -526,13 +526,13 @@ async fn tunnel_frames_count_as_activity_only_if_configured() {
                 .as_u64()
                 .unwrap_or_else(|| panic!("{}", response.text()))
         };
-        if lives {
+        if is_active {
             timeout(CUT, async { while left(&mut other).await <= 60 {} }).await.expect("noted");
         }
         gateway.advance(Duration::from_secs(120));
         let response = other.fetch("/.doorward/session").await;
-        assert_eq!(response.status == StatusCode::OK, lives, "{rule}: {}", response.text());
-        if !lives {
+        assert_eq!(response.status == StatusCode::OK, is_active, "{rule}: {}", response.text());
+        if !is_active {
             is_cut(&mut socket, "idle").await;
         }
     }
@@ -547,7 +547,7 @@ async fn exchange(socket: &mut Socket, text: &str) {
 
 /// Exchanges messages for longer than the idle timeout, at the given intervals in seconds. Returns whether the
 /// session has outlived it.
-async fn outlives_idling(intervals: impl IntoIterator<Item = u64>) -> bool {
+async fn survives_idle_periods(intervals: impl IntoIterator<Item = u64>) -> bool {
     let echo = Echo::start().await;
     let (gateway, mut browser) = behind(echo.address).await;
     let mut socket = open(&browser).await;
@@ -571,10 +571,10 @@ async fn outlives_idling(intervals: impl IntoIterator<Item = u64>) -> bool {
 
 #[tokio::test]
 async fn frames_of_a_timer_do_not_prevent_the_idle_timeout() {
-    assert!(!outlives_idling(std::iter::repeat_n(25, 100)).await);
+    assert!(!survives_idle_periods(std::iter::repeat_n(25, 100)).await);
 }
 
 #[tokio::test]
 async fn frames_of_a_user_prevent_the_idle_timeout() {
-    assert!(outlives_idling([300, 20, 700, 400, 90, 640, 200]).await);
+    assert!(survives_idle_periods([300, 20, 700, 400, 90, 640, 200]).await);
 }

@@ -1,5 +1,7 @@
 //! A rollback of the store: a restart from an old snapshot, a flush, a deleted key. Revoked
-//! sessions stay revoked: at once at the gateway that revoked them, and soon elsewhere.
+//! sessions stay revoked: at once at the gateway that revoked them, and soon at the others.
+//!
+//! Each test names the code in `src/store` without which it fails.
 
 use std::time::{Duration, Instant};
 
@@ -9,46 +11,46 @@ use doorward::session::{EndReason, RevocationCutoff, SessionId, SessionKey};
 use doorward::store::{Slot, Store};
 use test_support::redis_server::{RedisOptions, RedisServer};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const LATER: UnixMillis = UnixMillis(u64::MAX);
 
 /// A gateway that revokes, and a store without invalidation that reads the plain state of Redis.
 struct Two {
     server: RedisServer,
-    here: GatewayStore,
-    elsewhere: Store,
+    gateway: GatewayStore,
+    other_store: Store,
     now: UnixMillis,
 }
 
 impl Two {
     async fn start() -> Two {
         let server = RedisServer::start(RedisOptions::default());
-        let here = GatewayStore::connect(&server.settings()).await;
-        let elsewhere = Store::redis(&server.settings()).expect("good settings");
-        Two { server, here, elsewhere, now: Clock::System.now() }
+        let gateway = GatewayStore::connect(&server.settings()).await;
+        let other_store = Store::redis(&server.settings()).expect("good settings");
+        Two { server, gateway, other_store, now: Clock::System.now() }
     }
 
     async fn session(&self, of: SessionKey, created: UnixMillis) -> SessionKey {
-        self.here.store.create(&of, b"sealed", created, LATER).await.expect("available");
+        self.gateway.store.create(&of, b"sealed", created, LATER).await.expect("available");
         of
     }
 
     /// Returns the state in Redis.
     async fn slot(&self, key: &SessionKey) -> Option<Slot> {
-        self.elsewhere.load(key).await.ok().map(|loaded| loaded.slot)
+        self.other_store.load(key).await.ok().map(|loaded| loaded.slot)
     }
 
     async fn cutoff(&self, key: &SessionKey) -> Option<RevocationCutoff> {
-        self.elsewhere.load(key).await.ok().map(|loaded| loaded.user_cutoff)
+        self.other_store.load(key).await.ok().map(|loaded| loaded.user_cutoff)
     }
 
     async fn wait_until_ended(&self, key: &SessionKey) -> Duration {
-        let began = Instant::now();
+        let started = Instant::now();
         while !matches!(self.slot(key).await, Some(Slot::Ended { .. })) {
-            assert!(began.elapsed() < PATIENCE, "the tombstone is not restored");
+            assert!(started.elapsed() < TIMEOUT, "the tombstone is not restored");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        began.elapsed()
+        started.elapsed()
     }
 
     /// Saves a snapshot, from which a restart loads.
@@ -57,7 +59,7 @@ impl Two {
     }
 }
 
-/// Guard: `RevocationLog::apply` in `RedisStore::load`, and
+/// Relies on: `RevocationLog::apply` in `RedisStore::load`, and
 /// `InvalidationListener::check_server_identity` for other gateways.
 #[tokio::test]
 async fn a_revoked_session_stays_revoked_after_an_old_snapshot() {
@@ -65,22 +67,22 @@ async fn a_revoked_session_stays_revoked_after_an_old_snapshot() {
     let key = two.session(random_key(), two.now).await;
     let other = two.session(crate::gateway_store::random_key(), two.now).await;
     two.snapshot();
-    two.here.store.end(&key, EndReason::Revoked, two.now, LATER).await.expect("available");
+    two.gateway.store.end(&key, EndReason::Revoked, two.now, LATER).await.expect("available");
     two.server.restart();
     assert!(matches!(two.slot(&key).await, Some(Slot::Live { .. })), "the snapshot is older");
-    let here = two.here.load(&key).await.slot;
-    assert_eq!(here, Slot::Ended { reason: EndReason::Revoked, at: two.now });
+    let gateway = two.gateway.load(&key).await.slot;
+    assert_eq!(gateway, Slot::Ended { reason: EndReason::Revoked, at: two.now });
     println!("restored {:?} after the restart", two.wait_until_ended(&key).await);
     assert!(matches!(two.slot(&other).await, Some(Slot::Live { .. })), "other sessions stay live");
 }
 
-/// Guard: the script that restores a cutoff revokes the same sessions as before and no newer ones.
+/// Relies on: the script that restores a cutoff revokes the same sessions as before and no newer ones.
 #[tokio::test]
 async fn a_lost_cutoff_is_restored_without_revoking_newer_logins() {
     let mut two = Two::start().await;
     let old = two.session(random_key(), two.now).await;
     let kept = two.session(SessionKey { id: SessionId([7; 16]), ..old }, two.now).await;
-    let cutoff = two.here.store.revoke_user(&old.tag, two.now, Some(kept.id)).await;
+    let cutoff = two.gateway.store.revoke_user(&old.tag, two.now, Some(kept.id)).await;
     let cutoff = cutoff.expect("available").cutoff;
     let since = two.now.plus(Duration::from_secs(60));
     let new = two.session(SessionKey { id: SessionId([8; 16]), ..old }, since).await;
@@ -88,8 +90,8 @@ async fn a_lost_cutoff_is_restored_without_revoking_newer_logins() {
     assert_eq!(two.server.command(&["DEL", &name]), ":1");
     two.snapshot();
     two.server.restart();
-    assert_eq!(two.here.load(&old).await.user_cutoff, cutoff, "applied to each load");
-    let deadline = Instant::now() + PATIENCE;
+    assert_eq!(two.gateway.load(&old).await.user_cutoff, cutoff, "applied to each load");
+    let deadline = Instant::now() + TIMEOUT;
     while two.cutoff(&old).await != Some(cutoff) {
         assert!(Instant::now() < deadline, "the cutoff is not restored");
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -98,25 +100,25 @@ async fn a_lost_cutoff_is_restored_without_revoking_newer_logins() {
     assert!(!cutoff.revokes(new.id, since), "a newer login is not revoked");
 }
 
-/// Guard: a push without keys counts as a rollback, and so does a missing heartbeat. Either is
+/// Relies on: a push without keys counts as a rollback, and so does a missing heartbeat. Either is
 /// enough; the push is faster.
 #[tokio::test]
 async fn tombstones_are_restored_after_a_flush() {
     let two = Two::start().await;
     let key = two.session(random_key(), two.now).await;
-    two.here.store.end(&key, EndReason::Theft, two.now, LATER).await.expect("available");
-    let cutoff = two.here.store.revoke_all_users(two.now).await.expect("available").cutoff;
+    two.gateway.store.end(&key, EndReason::Theft, two.now, LATER).await.expect("available");
+    let cutoff = two.gateway.store.revoke_all_users(two.now).await.expect("available").cutoff;
     assert_eq!(two.server.command(&["FLUSHALL"]), "+OK");
     two.wait_until_ended(&key).await;
-    assert_eq!(two.elsewhere.global_cutoff().await, Ok(cutoff), "the global cutoff too");
+    assert_eq!(two.other_store.global_cutoff().await, Ok(cutoff), "the global cutoff too");
 }
 
-/// Guard: a missing heartbeat.
+/// Relies on: a missing heartbeat.
 #[tokio::test]
 async fn a_missing_heartbeat_counts_as_a_rollback() {
     let two = Two::start().await;
     let key = two.session(random_key(), two.now).await;
-    two.here.store.end(&key, EndReason::Logout, two.now, LATER).await.expect("available");
+    two.gateway.store.end(&key, EndReason::Logout, two.now, LATER).await.expect("available");
     let lose = "for _, key in ipairs(redis.call('KEYS', 'dw:*')) do redis.call('DEL', key) end";
     two.server.command(&["EVAL", lose, "0"]);
     two.wait_until_ended(&key).await;
@@ -127,15 +129,15 @@ async fn a_corrupted_cutoff_is_replaced_and_blocks_no_other_restore() {
     let two = Two::start().await;
     let spoiled = two.session(random_key(), two.now).await;
     let key = two.session(crate::gateway_store::random_key(), two.now).await;
-    let cutoff = two.here.store.revoke_user(&spoiled.tag, two.now, None).await;
+    let cutoff = two.gateway.store.revoke_user(&spoiled.tag, two.now, None).await;
     let cutoff = cutoff.expect("available").cutoff;
-    two.here.store.end(&key, EndReason::Revoked, two.now, LATER).await.expect("available");
+    two.gateway.store.end(&key, EndReason::Revoked, two.now, LATER).await.expect("available");
     let name = format!("dw:nb:{{{}}}", data_encoding::HEXLOWER.encode(&spoiled.tag.0));
     let lose = "for _, key in ipairs(redis.call('KEYS', 'dw:*')) do redis.call('DEL', key) end";
     let spoil = format!("{lose} redis.call('SET', KEYS[1], 'no cutoff')");
     two.server.command(&["EVAL", &spoil, "1", &name]);
     two.wait_until_ended(&key).await;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while two.cutoff(&spoiled).await != Some(cutoff) {
         assert!(Instant::now() < deadline, "the cutoff is not restored");
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -153,7 +155,7 @@ fn refused_scripts(stats: &str) -> u64 {
     count.split(',').next().and_then(|count| count.parse().ok()).unwrap_or_default()
 }
 
-/// Guard: `run_restore` continues after a failure and retries it.
+/// Relies on: `run_restore` continues after a failure and retries it.
 #[tokio::test]
 async fn a_refused_restore_is_retried_and_blocks_no_other() {
     let two = Two::start().await;
@@ -162,15 +164,15 @@ async fn a_refused_restore_is_retried_and_blocks_no_other() {
     let mut settings = two.server.settings();
     settings.username = Some("gate".to_owned());
     settings.password = Some("pw".to_owned().into());
-    let here = GatewayStore::connect(&settings).await;
+    let gateway = GatewayStore::connect(&settings).await;
     let revoked = random_key();
     let ended = SessionKey { id: SessionId([7; 16]), ..crate::gateway_store::random_key() };
     for key in [&revoked, &ended] {
-        here.store.create(key, b"sealed", two.now, LATER).await.expect("available");
+        gateway.store.create(key, b"sealed", two.now, LATER).await.expect("available");
     }
-    let cutoff = here.store.revoke_user(&revoked.tag, two.now, None).await;
+    let cutoff = gateway.store.revoke_user(&revoked.tag, two.now, None).await;
     let cutoff = cutoff.expect("available").cutoff;
-    here.store.end(&ended, EndReason::Revoked, two.now, LATER).await.expect("available");
+    gateway.store.end(&ended, EndReason::Revoked, two.now, LATER).await.expect("available");
     assert_eq!(command(WITHOUT_CUTOFFS), "+OK");
     assert_eq!(command("FLUSHALL"), "+OK");
     two.wait_until_ended(&ended).await;
@@ -178,24 +180,25 @@ async fn a_refused_restore_is_retried_and_blocks_no_other() {
     wait_until(|| refused_scripts(&command("INFO commandstats")) >= 8).await;
     assert_ne!(two.cutoff(&revoked).await, Some(cutoff), "Redis refused the write");
     assert_eq!(command("ACL SETUSER gate ~*"), "+OK");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while two.cutoff(&revoked).await != Some(cutoff) {
         assert!(Instant::now() < deadline, "the cutoff is not restored");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
-/// Guard: `RevocationLog::record` runs after the reply.
+/// Relies on: `RevocationLog::record` runs after the reply.
 #[tokio::test]
 async fn an_unacknowledged_revocation_is_not_recorded() {
     let mut two = Two::start().await;
     let key = two.session(random_key(), two.now).await;
     two.snapshot();
     two.server.pause();
-    let ended = two.here.store.end(&key, EndReason::Logout, two.now, LATER).await;
+    let ended = two.gateway.store.end(&key, EndReason::Logout, two.now, LATER).await;
     assert!(ended.is_err(), "Redis is paused");
     two.server.kill();
     two.server.restart();
-    wait_until(|| two.here.store.stats().is_some_and(|figures| figures.staleness.is_some())).await;
-    assert!(matches!(two.here.load(&key).await.slot, Slot::Live { .. }));
+    wait_until(|| two.gateway.store.stats().is_some_and(|figures| figures.staleness.is_some()))
+        .await;
+    assert!(matches!(two.gateway.load(&key).await.slot, Slot::Live { .. }));
 }

@@ -58,7 +58,7 @@ async fn finish_load(mut load: JoinSet<Loaded>) -> Loaded {
     load.join_next().await.expect("one").expect("no panic")
 }
 
-/// Guard: the load ID in `Proof::complete`.
+/// Relies on: the load ID in `Proof::complete`.
 #[tokio::test]
 async fn a_change_during_a_load_keeps_its_reply_out_of_the_cache() {
     let (server, mut gateway, key) = scripted().await;
@@ -73,7 +73,7 @@ async fn a_change_during_a_load_keeps_its_reply_out_of_the_cache() {
     assert_eq!(cached_revision(gateway.cached(&key)), Some(2));
 }
 
-/// Guard: the load ID in `Proof::complete`.
+/// Relies on: the load ID in `Proof::complete`.
 #[tokio::test]
 async fn a_cutoff_during_a_load_keeps_its_reply_out_of_the_cache() {
     let (server, mut gateway, key) = scripted().await;
@@ -88,7 +88,7 @@ async fn a_cutoff_during_a_load_keeps_its_reply_out_of_the_cache() {
     assert_eq!(gateway.cached(&key).expect("known").user_cutoff.at, UnixMillis(77));
 }
 
-/// Guard: `PushHandler::on_push` handles all keys.
+/// Relies on: `PushHandler::on_push` handles all keys.
 #[tokio::test]
 async fn every_key_of_a_push_is_invalidated() {
     let (server, mut gateway, first) = scripted().await;
@@ -113,7 +113,7 @@ async fn every_key_of_a_push_is_invalidated() {
     assert!(gateway.cached(&stays).is_some(), "an unchanged session stays cached");
 }
 
-/// Guard: `parse_keys` treats nil as a flush.
+/// Relies on: `parse_keys` treats nil as a flush.
 #[tokio::test]
 async fn a_flush_push_clears_the_cache_and_pending_loads() {
     let (server, mut gateway, first) = scripted().await;
@@ -128,7 +128,7 @@ async fn a_flush_push_clears_the_cache_and_pending_loads() {
     assert!(gateway.cached(&first).is_none() && gateway.cached(&second).is_none());
 }
 
-/// Guard: `PushHandler::connection_lost` flushes the cache.
+/// Relies on: `PushHandler::connection_lost` flushes the cache.
 #[tokio::test]
 async fn a_broken_connection_clears_the_cache_at_once() {
     let (server, gateway, key) = scripted().await;
@@ -141,7 +141,7 @@ async fn a_broken_connection_clears_the_cache_at_once() {
     assert_eq!(gateway.staleness(), None, "freshness is unconfirmed");
 }
 
-/// Guard: the heartbeat timeout or the freshness. Either is enough.
+/// Relies on: the heartbeat timeout or the freshness. Either is enough.
 #[tokio::test]
 async fn a_half_open_connection_is_trusted_for_at_most_3_s() {
     let (server, gateway, key) = scripted().await;
@@ -157,7 +157,7 @@ async fn a_half_open_connection_is_trusted_for_at_most_3_s() {
     assert!(gateway.cached(&key).is_none(), "not cached while unconfirmed");
 }
 
-/// Guard: the freshness alone, because the task that would replace the connection is stalled too.
+/// Relies on: the freshness alone, because the task that would replace the connection is stalled too.
 #[tokio::test]
 async fn a_stalled_gateway_uses_no_cached_session_afterwards() {
     let (server, gateway, key) = scripted().await;
@@ -175,7 +175,7 @@ async fn a_stalled_gateway_uses_no_cached_session_afterwards() {
     gateway.wait_for_heartbeat().await;
 }
 
-/// Guard: `PushHandler::expect_heartbeat` takes the time before the heartbeat is sent.
+/// Relies on: `PushHandler::expect_heartbeat` takes the time before the heartbeat is sent.
 #[tokio::test]
 async fn a_late_push_confirms_only_the_time_of_sending() {
     let (server, gateway, key) = scripted().await;
@@ -199,7 +199,7 @@ async fn a_late_push_confirms_only_the_time_of_sending() {
     gateway.load_until_cached(&key).await;
 }
 
-/// Guard: a failed load completes nothing.
+/// Relies on: a failed load completes nothing.
 #[tokio::test]
 async fn a_reply_after_its_deadline_is_discarded() {
     let (server, mut gateway, key) = scripted().await;
@@ -219,7 +219,7 @@ async fn a_reply_after_its_deadline_is_discarded() {
     assert_eq!(live_revision(gateway.load(&key).await), Some(2));
 }
 
-/// Guard: the fill ID in `Proof::complete`, which is more than a flag.
+/// Relies on: the fill ID in `Proof::complete`, which is more than a flag.
 #[tokio::test]
 async fn a_slow_worker_never_overwrites_a_newer_cached_value() {
     let (server, mut gateway, key) = scripted().await;
@@ -238,7 +238,7 @@ async fn a_slow_worker_never_overwrites_a_newer_cached_value() {
     assert_eq!(cached_revision(gateway.cached(&key)), Some(2));
 }
 
-/// Guard: `InvalidateOnDrop` invalidates when dropped.
+/// Relies on: `InvalidateOnDrop` invalidates when dropped.
 #[tokio::test]
 async fn a_write_with_an_unknown_result_invalidates_the_session() {
     let (server, gateway, key) = scripted().await;
@@ -251,7 +251,7 @@ async fn a_write_with_an_unknown_result_invalidates_the_session() {
     assert!(gateway.cached(&key).is_none());
 }
 
-/// Guard: `InvalidateOnDrop`, because the push of a gateway's own write arrives after the reply.
+/// Relies on: `InvalidateOnDrop`, because the push of a gateway's own write arrives after the reply.
 #[tokio::test]
 async fn a_gateway_reads_its_own_writes() {
     let server = RedisServer::start(RedisOptions::default());
@@ -269,7 +269,7 @@ async fn a_gateway_reads_its_own_writes() {
     }
 }
 
-/// Guard: `SessionCache::update_touch`. Without it, an active session would be touched at every
+/// Relies on: `SessionCache::update_touch`. Without it, an active session would be touched at every
 /// request.
 #[tokio::test]
 async fn a_gateway_caches_its_own_touch() {
@@ -283,7 +283,7 @@ async fn a_gateway_caches_its_own_touch() {
     assert_eq!(gateway.cached(&key).expect("still cached").touched, touched);
 }
 
-/// Guard: `TRACKED_PREFIXES`, and the push of a real server after a flush.
+/// Relies on: `TRACKED_PREFIXES`, and the push of a real server after a flush.
 #[tokio::test]
 async fn changes_of_another_gateway_arrive_from_a_real_redis() {
     let server = RedisServer::start(RedisOptions::default());
@@ -326,7 +326,7 @@ async fn changes_of_another_gateway_arrive_from_a_real_redis() {
     assert!(gateway.cached(&second).is_none());
 }
 
-/// Guard: touches have a prefix of their own.
+/// Relies on: touches have a prefix of their own.
 #[tokio::test]
 async fn touches_of_another_gateway_are_not_pushed() {
     let server = RedisServer::start(RedisOptions::default());
@@ -347,7 +347,7 @@ async fn touches_of_another_gateway_are_not_pushed() {
     assert!(gateway.cached(&key).is_some());
 }
 
-/// Guard: the heartbeat timeout or the freshness, because a stopped server closes no connection.
+/// Relies on: the heartbeat timeout or the freshness, because a stopped server closes no connection.
 #[tokio::test]
 async fn a_stopped_redis_is_trusted_for_3_s_and_then_followed_again() {
     let server = RedisServer::start(RedisOptions::default());
@@ -368,7 +368,7 @@ async fn a_stopped_redis_is_trusted_for_3_s_and_then_followed_again() {
     gateway.load_until_cached(&key).await;
 }
 
-/// Guard: `PushHandler::connection_lost` and `flush(FlushCause::Connected)`. Either is enough.
+/// Relies on: `PushHandler::connection_lost` and `flush(FlushCause::Connected)`. Either is enough.
 #[tokio::test]
 async fn changes_during_a_lost_connection_are_not_missed() {
     let mut server = RedisServer::start(RedisOptions::default());
@@ -383,7 +383,7 @@ async fn changes_during_a_lost_connection_are_not_missed() {
     assert_eq!(gateway.load(&key).await.slot, Slot::Absent);
 }
 
-/// Guard: `InvalidationListener::send_heartbeat` tries another hash tag.
+/// Relies on: `InvalidationListener::send_heartbeat` tries another hash tag.
 #[tokio::test]
 async fn heartbeats_use_a_key_that_the_primary_accepts() {
     let server = ScriptedRedis::start().await;
@@ -398,7 +398,7 @@ async fn heartbeats_use_a_key_that_the_primary_accepts() {
     gateway.load_until_cached(&key).await;
 }
 
-/// Guard: the permissions in the documentation of `src/store/redis/mod.rs`.
+/// Relies on: the permissions in the documentation of `src/store/redis/mod.rs`.
 #[tokio::test]
 async fn the_documented_permissions_suffice_for_invalidation() {
     let server = RedisServer::start(RedisOptions::default());

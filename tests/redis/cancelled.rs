@@ -20,8 +20,8 @@ fn key(number: u8) -> SessionKey {
 }
 
 /// Asserts that a load returns its own session.
-async fn is_its_own(store: &Store, number: u8) {
-    let loaded = store.load(&key(number)).await.expect("the server answers");
+async fn assert_own_record(store: &Store, number: u8) {
+    let loaded = store.load(&key(number)).await.expect("the server responds");
     let Slot::Live { sealed, .. } = loaded.slot else { panic!("{:?}", loaded.slot) };
     assert_eq!(sealed[..], [number; 64], "the reply of another load");
 }
@@ -44,7 +44,7 @@ async fn the_reply_of_a_cancelled_load_goes_to_no_other_load() {
         for number in 0..SESSIONS {
             let store = store.clone();
             let tasks = if (number + round) % 2 == 0 { &mut leaving } else { &mut staying };
-            tasks.spawn(async move { is_its_own(&store, number).await });
+            tasks.spawn(async move { assert_own_record(&store, number).await });
         }
         for _ in 0..u64::from(round) {
             tokio::task::yield_now().await;
@@ -54,7 +54,7 @@ async fn the_reply_of_a_cancelled_load_goes_to_no_other_load() {
         while let Some(done) = staying.join_next().await {
             done.expect("no panic");
         }
-        is_its_own(&store, round).await;
+        assert_own_record(&store, round).await;
     }
 }
 

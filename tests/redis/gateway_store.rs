@@ -72,7 +72,7 @@ impl GatewayStore {
     pub async fn wait_for_change(&mut self, change: StoreChange) {
         let received =
             async { while self.changes.recv().await.expect("not that many") != change {} };
-        tokio::time::timeout(TIMEOUT, received).await.expect("the word comes");
+        tokio::time::timeout(TIMEOUT, received).await.expect("the change arrives");
     }
 }
 

@@ -170,15 +170,15 @@ struct Connection {
 
 impl Connection {
     async fn serve(mut self, mut reader: BufReader<OwnedReadHalf>) {
-        while let Some(words) = self.next(&mut reader).await {
-            let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            if words.starts_with(&["CLIENT", "TRACKING"]) {
+        while let Some(arguments) = self.next(&mut reader).await {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            if arguments.starts_with(&["CLIENT", "TRACKING"]) {
                 self.subscribe();
             }
-            let response = self.reply(&words);
+            let response = self.reply(&arguments);
             self.send(response);
             if self.is_subscriber
-                && let ["SET", name, ..] = words[..]
+                && let ["SET", name, ..] = arguments[..]
                 && self.accepts(name)
             {
                 self.push_heartbeat(name);
@@ -193,7 +193,7 @@ impl Connection {
 
     async fn next(&self, reader: &mut BufReader<OwnedReadHalf>) -> Option<Vec<String>> {
         tokio::select! {
-            words = command(reader) => words,
+            arguments = command(reader) => arguments,
             () = self.state.disconnect.notified(), if self.is_subscriber => None,
         }
     }
@@ -225,8 +225,8 @@ impl Connection {
         });
     }
 
-    fn reply(&self, words: &[&str]) -> Vec<u8> {
-        match words {
+    fn reply(&self, arguments: &[&str]) -> Vec<u8> {
+        match arguments {
             ["HELLO", ..] => b"%1\r\n$5\r\nproto\r\n:3\r\n".to_vec(),
             ["INFO", "server"] => bulk(b"run_id:one\r\n"),
             ["INFO", ..] => bulk(b"master_replid:first\r\n"),
@@ -267,14 +267,14 @@ fn invalidation(names: &[&str]) -> Vec<u8> {
 /// Reads one command: an array of strings.
 async fn command(reader: &mut BufReader<OwnedReadHalf>) -> Option<Vec<String>> {
     let count = number(reader, '*').await?;
-    let mut words = Vec::new();
+    let mut arguments = Vec::new();
     for _ in 0..count {
-        let mut word = vec![0; number(reader, '$').await? + 2];
-        reader.read_exact(&mut word).await.ok()?;
-        word.truncate(word.len() - 2);
-        words.push(String::from_utf8_lossy(&word).into_owned());
+        let mut argument = vec![0; number(reader, '$').await? + 2];
+        reader.read_exact(&mut argument).await.ok()?;
+        argument.truncate(argument.len() - 2);
+        arguments.push(String::from_utf8_lossy(&argument).into_owned());
     }
-    Some(words)
+    Some(arguments)
 }
 
 async fn number(reader: &mut BufReader<OwnedReadHalf>, kind: char) -> Option<usize> {

@@ -109,7 +109,7 @@ impl TlsSentinelGroup {
         let monitored =
             self.sentinel.command(&["SENTINEL", "MONITOR", MASTER_NAME, "127.0.0.1", port, "1"]);
         assert_eq!(monitored, "+OK");
-        eventually("the sentinel knows the replica", || {
+        eventually("the sentinel has discovered the replica", || {
             self.sentinel.command(&["INFO", "sentinel"]).contains("status=ok")
                 && self.sentinel.command(&["INFO", "sentinel"]).contains("slaves=1")
         });

@@ -56,11 +56,11 @@ fn is_live(slot: &Slot) -> bool {
 
 /// Loads until a load succeeds, and returns the time it took.
 async fn wait_until_available(store: &Store, key: &SessionKey, limit: Duration) -> Duration {
-    let begun = Instant::now();
+    let started = Instant::now();
     loop {
         match load(store, key).await {
-            Ok(_) => return begun.elapsed(),
-            Err(error) => assert!(begun.elapsed() < limit, "after {limit:?}: {error}"),
+            Ok(_) => return started.elapsed(),
+            Err(error) => assert!(started.elapsed() < limit, "after {limit:?}: {error}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -118,7 +118,7 @@ impl Worker {
 
     /// Runs the life of one session.
     async fn live(&self, key: &SessionKey, ends: bool) -> Result<Acknowledged, Unavailable> {
-        if !self.is_sure(create(&self.store, key).await?) {
+        if !self.is_confirmed(create(&self.store, key).await?) {
             return Ok(Acknowledged::Unknown);
         }
         for revision in 1..4 {
@@ -133,13 +133,13 @@ impl Worker {
         if !ends {
             return Ok(Acknowledged::Live { revision: 4 });
         }
-        if !self.is_sure(end(&self.store, key).await?) {
+        if !self.is_confirmed(end(&self.store, key).await?) {
             return Ok(Acknowledged::Unknown);
         }
         Ok(Acknowledged::Ended)
     }
 
-    fn is_sure(&self, durability: Durability) -> bool {
+    fn is_confirmed(&self, durability: Durability) -> bool {
         !self.durably || durability.is_durable() == Some(true)
     }
 }
@@ -158,7 +158,7 @@ impl RunningWorker {
 }
 
 /// Compares the store with the acknowledgements, and returns the number compared.
-async fn nothing_is_lost(store: &Store, book: &Book) -> usize {
+async fn assert_nothing_lost(store: &Store, book: &Book) -> usize {
     let mut compared = 0;
     for (key, acknowledged) in book {
         let slot = load(store, key).await.expect("available");
@@ -221,7 +221,7 @@ async fn logins_succeed_and_block_no_loads_while_replicas_are_missing() {
     let store = Store::redis(&settings).expect("good settings");
     let probe = key();
     create(&store, &probe).await.expect("available");
-    let (begun, mut logins) = (Instant::now(), JoinSet::new());
+    let (started, mut logins) = (Instant::now(), JoinSet::new());
     for _ in 0..300 {
         let store = store.clone();
         logins.spawn(async move { create(&store, &key()).await });
@@ -233,7 +233,7 @@ async fn logins_succeed_and_block_no_loads_while_replicas_are_missing() {
             assert_eq!(login.expect("no panic"), alone);
         }
     }
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }
 
 #[tokio::test]
@@ -278,7 +278,7 @@ async fn a_hung_server_opens_the_circuit_and_recovers_within_2_s() {
         load(&store, &key).await.expect_err("Redis is paused");
     }
     let sent = store.round_trips();
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut all = JoinSet::new();
     for _ in 0..1_000 {
         let store = store.clone();
@@ -290,7 +290,7 @@ async fn a_hung_server_opens_the_circuit_and_recovers_within_2_s() {
         at_once += usize::from(error.0.contains("circuit open"));
     }
     assert!(at_once >= 998, "{at_once} of 1,000 failed at once");
-    println!("1,000 responses in {:?}", begun.elapsed());
+    println!("1,000 responses in {:?}", started.elapsed());
     assert!(store.round_trips() - sent <= 2, "rejected commands are not sent");
     server.resume();
     let away = wait_until_available(&store, &key, Duration::from_secs(2)).await;
@@ -470,17 +470,17 @@ impl HalfOpenProxy {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("bound").port();
         let silence = Arc::new(AtomicBool::new(false));
-        let quiet = Arc::clone(&silence);
+        let is_silenced = Arc::clone(&silence);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(relay(client, to, Arc::clone(&quiet)));
+                tokio::spawn(relay(client, to, Arc::clone(&is_silenced)));
             }
         });
         HalfOpenProxy { port, silence }
     }
 }
 
-async fn relay(client: tokio::net::TcpStream, to: u16, quiet: Arc<AtomicBool>) {
+async fn relay(client: tokio::net::TcpStream, to: u16, is_silenced: Arc<AtomicBool>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let server = tokio::net::TcpStream::connect(("127.0.0.1", to)).await.expect("the server");
     let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
@@ -491,7 +491,7 @@ async fn relay(client: tokio::net::TcpStream, to: u16, quiet: Arc<AtomicBool>) {
     let back = async move {
         let (mut buffer, mut is_silent) = ([0; 4096], false);
         while let Ok(read @ 1..) = from_server.read(&mut buffer).await {
-            is_silent |= quiet.load(Ordering::SeqCst);
+            is_silent |= is_silenced.load(Ordering::SeqCst);
             if !is_silent && to_client.write_all(&buffer[..read]).await.is_err() {
                 return;
             }
@@ -612,12 +612,12 @@ async fn wait_until_cached(store: &Store, key: &SessionKey) {
 /// Ends a session at another gateway, and waits until this one drops it.
 async fn wait_until_invalidated(store: &Store, other: &Store, key: &SessionKey) {
     end(other, key).await.expect("available");
-    let begun = Instant::now();
+    let started = Instant::now();
     while store.session_cache().lookup(key, DualInstant::now()).is_some() {
-        assert!(begun.elapsed() < Duration::from_secs(3), "still cached");
+        assert!(started.elapsed() < Duration::from_secs(3), "still cached");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    println!("invalidated after {:?}", begun.elapsed());
+    println!("invalidated after {:?}", started.elapsed());
     assert!(matches!(load(store, key).await, Ok(Slot::Ended { .. })));
 }
 
@@ -733,9 +733,9 @@ async fn a_login_waits_for_a_migrating_slot(cluster: &Cluster, store: &Store) {
         1,
         "a record and an index, of which one moved"
     );
-    let begun = Instant::now();
+    let started = Instant::now();
     let error = create(store, &second).await.expect_err("the slot is migrating");
-    let gave_up = begun.elapsed();
+    let gave_up = started.elapsed();
     assert!(error.0.contains("is moving these keys"), "{error}");
     // One second to connect and half a second for the reply.
     let deadline = Duration::from_millis(1_500);
@@ -800,7 +800,7 @@ async fn a_slot_moves_under_load(cluster: &Cluster, store: &Store, users: &[User
         wait_until_invalidated(store, &other, &key).await;
     }
     let (book, failed) = working.stop().await;
-    let compared = nothing_is_lost(store, &book).await;
+    let compared = assert_nothing_lost(store, &book).await;
     println!("slots moved: {compared} of {} compared, {failed} failed", book.len());
     assert!(compared > 20 && compared + failed >= book.len(), "{compared} of {}", book.len());
     let listed = store.list_all(1_000_000).await.expect("available").len();

@@ -48,12 +48,12 @@ proptest! {
             server.now = server.now.plus(step.pause);
             let timing = if with_gaps { step.timing } else { RotationTiming::WhenDue };
             let verdict = server.request(&jar, Request { timing, ..Request::home() });
-            if server.now >= server.begun.plus(Duration::from_secs(3_000)) {
+            if server.now >= server.login_at.plus(Duration::from_secs(3_000)) {
                 prop_assert!(refusal(&verdict).is_some());
             }
             store_cookie(&mut jar, &verdict);
         }
-        server.now = server.begun.plus(Duration::from_secs(3_000));
+        server.now = server.login_at.plus(Duration::from_secs(3_000));
         prop_assert!(refusal(&server.request(&jar, Request::home())).is_some());
         prop_assert!(server.ended.is_some());
     }
@@ -100,7 +100,7 @@ proptest! {
         let mut first: Option<Successor> = None;
         for salt in salts {
             fixture.salt = salt;
-            fixture.context = if salt[0] & 1 == 0 { home() } else { elsewhere() };
+            fixture.context = if salt[0] & 1 == 0 { home() } else { other_location() };
             let verdict = fixture.decide();
             if let Outcome::Admit(Some(offered)) = &verdict.outcome {
                 prop_assert_eq!(&*first.get_or_insert_with(|| offered.clone()), offered);
@@ -294,7 +294,7 @@ proptest! {
         let on_reuse = [OnReuse::Revoke, OnReuse::RevokeAll, OnReuse::Reauthenticate, OnReuse::Log][reuse];
         let mut server = Server::new(policy(100_000, 1_000_000, 120, 30, on_reuse));
         let stolen = server.first.clone();
-        let (ahead, behind) = if attacker_confirms { (elsewhere(), home()) } else { (home(), elsewhere()) };
+        let (ahead, behind) = if attacker_confirms { (other_location(), home()) } else { (home(), other_location()) };
         let mut fresh = server.rotated_from(&stolen, &ahead);
         for _ in 0..more {
             fresh = server.rotated_from(&fresh, &ahead);
@@ -611,7 +611,7 @@ fn a_cookie_restored_by_a_crash_within_a_minute_is_not_a_theft() {
     assert_eq!(crash_after(59, home()), (Some(Refusal::RestoredAfterCrash), None));
     let theft = (Some(Refusal::Theft), Some(EndReason::Theft));
     assert_eq!(crash_after(60, home()), theft);
-    assert_eq!(crash_after(10, elsewhere()), theft);
+    assert_eq!(crash_after(10, other_location()), theft);
 }
 
 /// A known limitation. A dual-stack browser alternates between IPv4 and IPv6 (RFC 8305), and a record
@@ -676,7 +676,7 @@ fn s2_two_encodings_of_one_token_get_one_successor() {
     let token = server.first.clone();
     server.wait(600);
     let offered = server.request(&token, Request::home());
-    server.keys.rotate("later").expect("room");
+    server.keys.rotate("later").expect("below the limit of keys");
     let other_encoding = server.request(&token, Request::home());
     let Outcome::Admit(Some(first)) = offered.outcome else { panic!("the first offer") };
     match other_encoding.outcome {
@@ -837,7 +837,7 @@ fn attack_with_a_stolen_cookie_attacker_first_is_detected() {
     let stolen = server.first.clone();
     server.wait(300);
     assert_eq!(refusal(&server.request(&stolen, Request::away())), None, "until the rotation");
-    let attacker_token = server.rotated_from(&stolen, &elsewhere());
+    let attacker_token = server.rotated_from(&stolen, &other_location());
     server.wait(31);
     assert_eq!(refusal(&server.request(&stolen, Request::home())), Some(Refusal::Theft));
     assert_eq!(server.ended, Some(EndReason::Theft));
@@ -899,7 +899,7 @@ fn attack_in_step_with_the_victim_ends_at_the_absolute_timeout() {
     let mut server = Server::new(usual());
     let (mut victim, mut attacker) = (server.first.clone(), server.first.clone());
     let mut rotations = 0;
-    while server.now < server.begun.plus(Duration::from_secs(43_200)) {
+    while server.now < server.login_at.plus(Duration::from_secs(43_200)) {
         server.wait(300);
         let first = server.request(&attacker, Request::away());
         let second = server.request(&victim, Request::home());
@@ -933,7 +933,7 @@ fn attack_by_rollback_with_an_old_cookie_is_detected_later() {
 fn attack_without_the_keys_costs_no_store_request() {
     let server = Server::new(usual());
     let attacker_keys = KeyRing::generate("elsewhere");
-    let forged = server.token(&server.first).encode(&attacker_keys).expect("key 1 of the thief");
+    let forged = server.token(&server.first).encode(&attacker_keys).expect("the attacker's key 1");
     assert_eq!(Token::parse(&server.keys, forged.as_bytes()).err(), Some(TokenError::InvalidMac));
 }
 
@@ -944,7 +944,7 @@ struct Server {
     keys: KeyRing,
     key: SessionKey,
     policy: SessionPolicy,
-    begun: UnixMillis,
+    login_at: UnixMillis,
     now: UnixMillis,
     first: Successor,
     record: Record,
@@ -967,20 +967,31 @@ impl Request {
     }
 
     fn away() -> Request {
-        Request { context: elsewhere(), ..Request::home() }
+        Request { context: other_location(), ..Request::home() }
     }
 }
 
 impl Server {
     fn new(policy: SessionPolicy) -> Server {
         let keys = KeyRing::generate("now");
-        let (key, begun) = (Server::key_of(&keys, "alice"), UnixMillis(1_700_000_000_000));
+        let (key, login_at) = (Server::key_of(&keys, "alice"), UnixMillis(1_700_000_000_000));
         let first = Successor { generation: 0, secret: random_bytes() };
         let token = Token::new(keys.signing_key().0, key, 0, first.secret);
-        let end = begun.plus(policy.absolute());
-        let record = Record::new(identity("alice"), &token, begun, end, home());
-        let (sealed, touched) = (record.seal(&keys, &key), begun);
-        Server { keys, key, policy, begun, now: begun, first, record, sealed, touched, ended: None }
+        let end = login_at.plus(policy.absolute());
+        let record = Record::new(identity("alice"), &token, login_at, end, home());
+        let (sealed, touched) = (record.seal(&keys, &key), login_at);
+        Server {
+            keys,
+            key,
+            policy,
+            login_at,
+            now: login_at,
+            first,
+            record,
+            sealed,
+            touched,
+            ended: None,
+        }
     }
 
     fn key_of(keys: &KeyRing, user: &str) -> SessionKey {
@@ -1080,7 +1091,7 @@ fn home() -> ClientContext {
     ClientContext::new(IpAddr::from([192, 0, 2, 7]), b"Firefox")
 }
 
-fn elsewhere() -> ClientContext {
+fn other_location() -> ClientContext {
     ClientContext::new(IpAddr::from([198, 51, 100, 9]), b"curl")
 }
 
@@ -1227,8 +1238,8 @@ const GENERATION: u32 = 5;
 impl ArbitraryCase {
     fn fixture(&self) -> Fixture {
         let server = Server::new(self.policy());
-        let begun = server.begun;
-        let at = |n: usize| begun.plus(ms(self.times[n]));
+        let login_at = server.login_at;
+        let at = |n: usize| login_at.plus(ms(self.times[n]));
         let [persisted_by_browser, reauth_required, away, activity, touched, behind] = self.flags;
         let secrets: [[u8; 32]; 3] = [[1; 32], [2; 32], [3; 32]];
         let current = server.token(&Successor { generation: GENERATION, secret: secrets[2] });
@@ -1238,7 +1249,7 @@ impl ArbitraryCase {
         let now =
             if behind { latest.minus(ms(self.back)) } else { latest.plus(ms(self.times[2] / 8)) };
         let record = Record {
-            absolute_end: begun.plus(ms(self.times[3] * 5)),
+            absolute_end: login_at.plus(ms(self.times[3] * 5)),
             last_active: at(0),
             current_since: at(1),
             generation: GENERATION,
@@ -1280,7 +1291,7 @@ impl ArbitraryCase {
             },
             now,
             salt: self.salt,
-            context: if away { elsewhere() } else { home() },
+            context: if away { other_location() } else { home() },
             policy: server.policy,
             route: RoutePolicy {
                 idle: limit(0),

@@ -75,7 +75,7 @@ type ProgramV4 = (String, Option<FingerprintV4>, bool);
 type ContextV4 = (IpAddr, String, String, Option<FingerprintV4>);
 type FingerprintV4 = (u8, bool, u8, u8, [u8; 6], [u8; 6]);
 
-/// Reads a record as a gateway that knows only format 4.
+/// Reads a record as a gateway that supports only format 4.
 fn open_v4(keys: &KeyRing, key: &SessionKey, stored: &[u8]) -> Option<RecordV4> {
     let (head, sealed) = stored.split_first_chunk::<5>()?;
     let [4, generation @ ..] = head else { return None };

@@ -665,7 +665,7 @@ mod redis_only {
     }
 
     /// Loads until a load succeeds; fails after `limit`.
-    async fn works_within(store: &Store, key: &SessionKey, limit: Duration) -> Loaded {
+    async fn assert_recovers_within(store: &Store, key: &SessionKey, limit: Duration) -> Loaded {
         let deadline = Instant::now() + limit;
         loop {
             match store.load(key).await {
@@ -688,13 +688,13 @@ mod redis_only {
         let key = key();
         create(&store, &key, NOW).await;
         server.pause();
-        let begun = Instant::now();
+        let started = Instant::now();
         let (read, write) = tokio::join!(store.load(&key), store.touch(&key, NOW, LATER));
         assert!(unavailable(read).contains("did not respond within 500 ms"));
         assert!(unavailable(write).contains("did not respond within 500 ms"));
-        assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+        assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
         server.resume();
-        let loaded = works_within(&store, &key, Duration::from_secs(2)).await;
+        let loaded = assert_recovers_within(&store, &key, Duration::from_secs(2)).await;
         assert_eq!(revision(&loaded), Some(1));
     }
 
@@ -704,14 +704,14 @@ mod redis_only {
         let key = key();
         create(&store, &key, NOW).await;
         server.kill();
-        let begun = Instant::now();
+        let started = Instant::now();
         let text = unavailable(store.load(&key).await);
         assert!(text.contains("refused the connection"), "{text}");
-        assert!(begun.elapsed() < Duration::from_millis(500));
+        assert!(started.elapsed() < Duration::from_millis(500));
         server.restart();
-        let begun = Instant::now();
-        let loaded = works_within(&store, &key, Duration::from_secs(2)).await;
-        println!("served again after {:?}", begun.elapsed());
+        let started = Instant::now();
+        let loaded = assert_recovers_within(&store, &key, Duration::from_secs(2)).await;
+        println!("served again after {:?}", started.elapsed());
         assert_eq!(loaded.slot, Slot::Absent, "the new server is empty");
         create(&store, &key, NOW).await;
     }
@@ -734,7 +734,7 @@ mod redis_only {
         let store = Store::redis(&server.settings()).expect("opened without a server");
         unavailable(store.ping().await);
         server.restart();
-        works_within(&store, &key(), Duration::from_secs(2)).await;
+        assert_recovers_within(&store, &key(), Duration::from_secs(2)).await;
     }
 
     #[tokio::test]
@@ -744,8 +744,8 @@ mod redis_only {
         create(&store, &key, NOW).await;
         store.revoke_user(&key.tag, NOW, None).await.expect("available");
         assert_eq!(server.command(&["FLUSHALL"]), "+OK");
-        let elsewhere = Store::redis(&server.settings()).expect("good settings");
-        let loaded = load(&elsewhere, &key).await;
+        let other_store = Store::redis(&server.settings()).expect("good settings");
+        let loaded = load(&other_store, &key).await;
         assert_eq!((loaded.slot, loaded.user_cutoff.at), (Slot::Absent, UnixMillis(0)));
         let here = load(&store, &key).await;
         assert_eq!(here.user_cutoff.at, NOW, "the revoking gateway applies its own cutoff");
@@ -813,12 +813,12 @@ mod redis_only {
             let revoked = store.revoke_user(&one.tag, NOW, None).await;
             let cutoff = revoked.unwrap_or_else(|error| panic!("{kind} {value:?}: {error}")).cutoff;
             assert_eq!(cutoff.at, NOW, "{kind} {value:?}");
-            let elsewhere = Store::redis(&server.settings()).expect("good settings");
-            assert_eq!(elsewhere.user_cutoff(&one.tag).await, Ok(cutoff), "{kind} {value:?}");
+            let other_store = Store::redis(&server.settings()).expect("good settings");
+            assert_eq!(other_store.user_cutoff(&one.tag).await, Ok(cutoff), "{kind} {value:?}");
             let ended = store.end(&two, EndReason::Logout, NOW, LATER).await;
             assert!(ended.is_ok(), "{kind} {value:?}: {ended:?}");
             if value != ["SET", "garbage"] || kind == "s" {
-                let slot = load(&elsewhere, &two).await.slot;
+                let slot = load(&other_store, &two).await.slot;
                 assert!(matches!(slot, Slot::Ended { .. }), "{kind} {value:?}: {slot:?}");
             }
         }
@@ -826,8 +826,8 @@ mod redis_only {
             replace(&server, "dw:everyone", value);
             replace(&server, "dw:ahead:{dw:everyone}", value);
             let cutoff = store.revoke_all_users(NOW).await.expect("revoked").cutoff;
-            let elsewhere = Store::redis(&server.settings()).expect("good settings");
-            assert_eq!(elsewhere.global_cutoff().await, Ok(cutoff));
+            let other_store = Store::redis(&server.settings()).expect("good settings");
+            assert_eq!(other_store.global_cutoff().await, Ok(cutoff));
         }
     }
 
@@ -1068,11 +1068,11 @@ mod redis_only {
     async fn tls_requires_the_right_authority_and_client_certificate() {
         let (server, other) =
             (RedisServer::start(RedisOptions::tls()), RedisServer::start(RedisOptions::tls()));
-        let mut stranger = server.settings();
-        stranger.ca = other.settings().ca;
+        let mut untrusted = server.settings();
+        untrusted.ca = other.settings().ca;
         let mut anonymous = server.settings();
         (anonymous.client_cert, anonymous.client_key) = (None, None);
-        for settings in [stranger, anonymous] {
+        for settings in [untrusted, anonymous] {
             let store = Store::redis(&settings).expect("good settings");
             println!("{}", unavailable(store.ping().await));
         }

@@ -182,20 +182,20 @@ async fn child_that_writes_until_killed() {
     };
     let seed: u64 = std::env::var(SEED).expect("a seed").parse().expect("a number");
     let store = Store::embedded(&directory, Clock::System).expect("opens");
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut writers = tokio::task::JoinSet::new();
     for writer in 1..=WRITERS {
         let rng = SeededRng(seed.wrapping_mul(31) + writer);
-        writers.spawn(write_on(store.clone(), rng, begun));
+        writers.spawn(write_on(store.clone(), rng, started));
     }
     writers.join_all().await;
 }
 
-async fn write_on(store: Store, mut rng: SeededRng, begun: Instant) {
+async fn write_on(store: Store, mut rng: SeededRng, started: Instant) {
     let forget_at = Clock::System.now().plus(Duration::from_secs(3_600));
     let print = |operation: &str, key: &SessionKey, number: u64| {
         let row = [key.tag.0.as_slice(), &key.id.0].concat();
-        let ms = begun.elapsed().as_millis();
+        let ms = started.elapsed().as_millis();
         let line = format!("{ms} {operation} {} {number}\n", HEXLOWER.encode(&row));
         let mut out = std::io::stdout().lock();
         let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());

@@ -39,7 +39,7 @@ class Slow(unittest.TestCase):
 
     def test_slow_heads_are_closed_by_their_deadline(self) -> None:
         output = self.attack("-H")
-        self.assertRegex(told, r"Exit status:\s*No open connections left", output[-2000:])
+        self.assertRegex(output, r"Exit status:\s*No open connections left", output[-2000:])
 
     def attack(self, mode: str) -> str:
         url = f"https://{HOST}:{self.gateway.port}/"

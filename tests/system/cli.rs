@@ -174,11 +174,11 @@ async fn sessions_accept_only_a_complete_handle() {
             );
         }
     }
-    for odd in ["", " ", "../revoke?all=1", "a b", "a\nb", "?", "#", "é", "%00"] {
+    for invalid in ["", " ", "../revoke?all=1", "a b", "a\nb", "?", "#", "é", "%00"] {
         for verb in ["show", "revoke"] {
-            let (code, why) = fixture.sessions(&[verb, odd]).expect_failure();
-            assert_eq!(code, 1, "{verb} {odd:?}: {why}");
-            assert!(why.contains("session"), "{verb} {odd:?}: {why}");
+            let (code, why) = fixture.sessions(&[verb, invalid]).expect_failure();
+            assert_eq!(code, 1, "{verb} {invalid:?}: {why}");
+            assert!(why.contains("session"), "{verb} {invalid:?}: {why}");
         }
     }
     assert_eq!(reason(&mut alice).await, "admitted");
@@ -237,34 +237,35 @@ impl Demo {
     }
 
     /// Returns the word after `before`.
-    fn word(&self, before: &str) -> &str {
+    fn word_after(&self, before: &str) -> &str {
         let at = self.welcome.find(before).unwrap_or_else(|| panic!("{before}: {}", self.welcome));
         self.welcome[at + before.len()..].split_whitespace().next().expect("a word")
     }
 
     fn browser(&self) -> Browser {
-        let port = self.word("https://localhost:").parse().expect("a port");
+        let port = self.word_after("https://localhost:").parse().expect("a port");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut browser = Browser::at_address(address, Path::new(self.word("continue, or trust")));
+        let mut browser =
+            Browser::at_address(address, Path::new(self.word_after("continue, or trust")));
         browser.host = "localhost".to_owned();
         browser
     }
 
     async fn log_in(&self, user: &str) -> Browser {
         let mut browser = self.browser();
-        let password = self.word(&format!("{user:<6} password"));
+        let password = self.word_after(&format!("{user:<6} password"));
         let response = browser.try_log_in(user, password, "/").await;
         assert_eq!((response.status, response.header("location")), (StatusCode::SEE_OTHER, "/"));
         browser
     }
 
     /// Returns the files left in the temporary directory.
-    fn leftovers(&self) -> Vec<String> {
-        leftovers_in(self.program.directory.path())
+    fn remaining_files(&self) -> Vec<String> {
+        remaining_files_in(self.program.directory.path())
     }
 }
 
-fn leftovers_in(directory: &Path) -> Vec<String> {
+fn remaining_files_in(directory: &Path) -> Vec<String> {
     let files = std::fs::read_dir(directory).expect("a directory");
     let names = files.map(|file| file.expect("a file").file_name().to_string_lossy().into_owned());
     names.filter(|name| name.starts_with("doorward-demo-")).collect()
@@ -273,7 +274,7 @@ fn leftovers_in(directory: &Path) -> Vec<String> {
 #[tokio::test]
 async fn demo_instructions_work_and_no_file_is_left() {
     let mut demo = Demo::start();
-    assert_eq!(demo.leftovers().len(), 1);
+    assert_eq!(demo.remaining_files().len(), 1);
     let mut alice = demo.log_in("alice").await;
     let page = alice.navigate("/").await.text();
     assert!(page.contains("alice@example.com") && !page.contains(SESSION), "{page}");
@@ -283,14 +284,14 @@ async fn demo_instructions_work_and_no_file_is_left() {
     assert_eq!(alice.navigate("/clock").await.status, StatusCode::OK);
     assert!(first_tick(&alice).await.contains("alice, it is "));
     assert_eq!(alice.navigate("/.doorward/sessions").await.status, StatusCode::OK);
-    let socket = demo.word("doorward sessions list --socket").to_owned();
+    let socket = demo.word_after("doorward sessions list --socket").to_owned();
     let list =
         command(demo.program.directory.path(), &["sessions", "list", "--socket", &socket], "")
             .expect_success();
     assert_eq!(list.lines().count(), 3, "{list}");
 
     assert_eq!(demo.program.stop(), Some(0), "{}", demo.program.log());
-    assert_eq!(demo.leftovers(), Vec::<String>::new());
+    assert_eq!(demo.remaining_files(), Vec::<String>::new());
 }
 
 /// Returns the first message of the clock WebSocket.
@@ -309,24 +310,24 @@ async fn demo_uses_new_passwords_and_stops_on_ctrl_c() {
     let (mut one, other) = (Demo::start(), Demo::start());
     for user in ["alice ", "bob   "] {
         let before = format!("{user} password");
-        assert_ne!(one.word(&before), other.word(&before));
+        assert_ne!(one.word_after(&before), other.word_after(&before));
     }
     one.program.signal("-INT");
     assert_eq!(one.program.wait_for_exit(), Some(0));
-    assert_eq!(one.leftovers(), Vec::<String>::new());
+    assert_eq!(one.remaining_files(), Vec::<String>::new());
 }
 
 #[test]
 fn demo_reports_a_port_in_use_and_leaves_no_file() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = taken.local_addr().expect("bound").to_string();
+    let occupied = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = occupied.local_addr().expect("bound").to_string();
     let directory = Arc::new(tempfile::tempdir().expect("a directory"));
     let mut program =
         Program::start(["demo", "--listen", &address], Arc::clone(&directory), "info");
     assert_eq!(program.wait_for_exit(), Some(1));
     assert!(program.log().contains(&address), "{}", program.log());
     assert_eq!(program.stdout(), "", "no welcome text");
-    assert_eq!(leftovers_in(directory.path()), Vec::<String>::new());
+    assert_eq!(remaining_files_in(directory.path()), Vec::<String>::new());
 }
 
 // Stopping
@@ -358,7 +359,7 @@ async fn pending_request(upstream: &Upstream, browser: &Browser) -> TlsStream<Tc
         browser.token()
     );
     stream.write_all(request.as_bytes()).await.expect("sent");
-    upstream.begun(before + 1).await;
+    upstream.wait_for_requests(before + 1).await;
     stream
 }
 
@@ -429,11 +430,11 @@ async fn sighup_and_the_reload_command_apply_a_changed_file() {
             .replace("\"session\"", "\"public\"");
         std::fs::write(&file, format!("{text}{route}")).expect("written");
     };
-    let mut stranger = Browser::at_address(browser.address, &program.path("ca.pem"));
+    let mut other_browser = Browser::at_address(browser.address, &program.path("ca.pem"));
     add_public_route("/signal");
     program.signal("-HUP");
     program.wait_for_line("reload", |line| line["event"] == "config.reloaded");
-    assert_eq!(stranger.fetch("/signal").await.status, StatusCode::OK);
+    assert_eq!(other_browser.fetch("/signal").await.status, StatusCode::OK);
     let socket = text.lines().find_map(|line| line.strip_prefix("socket = \""));
     let socket = socket.expect("a socket").trim_end_matches('"');
     let reload_at = |socket: [&str; 2], arguments: &[&str]| {
@@ -444,15 +445,15 @@ async fn sighup_and_the_reload_command_apply_a_changed_file() {
     add_public_route("/command");
     let dry_run = reload(&["--dry-run"]).expect_success();
     assert!(dry_run.contains("+ route[app.test/command].access = \"public\""), "{dry_run}");
-    assert_eq!(stranger.fetch("/command").await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(other_browser.fetch("/command").await.status, StatusCode::UNAUTHORIZED);
     // The configuration names the socket too.
     reload_at(["--config", "doorward.toml"], &[]).expect_success();
-    assert_eq!(stranger.fetch("/command").await.status, StatusCode::OK);
+    assert_eq!(other_browser.fetch("/command").await.status, StatusCode::OK);
     std::fs::write(&file, "nonsense").expect("written");
     let (code, errors) = reload(&[]).expect_failure();
     assert_eq!(code, 1);
     assert!(errors.contains("doorward.toml:1") && errors.contains("stays in use"), "{errors}");
-    assert_eq!(stranger.fetch("/command").await.status, StatusCode::OK);
+    assert_eq!(other_browser.fetch("/command").await.status, StatusCode::OK);
     assert_eq!(program.stop(), Some(0), "{}", program.log());
 }
 
@@ -467,8 +468,8 @@ async fn a_watched_file_is_reloaded_after_each_change() {
     program.wait_for_line("failure", |line| line["event"] == "config.reload-failed");
     std::fs::write(&file, format!("{text}{public}")).expect("written");
     program.wait_for_line("reload", |line| line["event"] == "config.reloaded");
-    let mut stranger = Browser::at_address(browser.address, &program.path("ca.pem"));
-    assert_eq!(stranger.fetch("/public").await.status, StatusCode::OK);
+    let mut other_browser = Browser::at_address(browser.address, &program.path("ca.pem"));
+    assert_eq!(other_browser.fetch("/public").await.status, StatusCode::OK);
     assert_eq!(program.stop(), Some(0), "{}", program.log());
 }
 
@@ -522,16 +523,16 @@ async fn stop_reports_not_ready_before_it_closes_the_listeners() {
         response[9..12].to_owned()
     };
     assert_eq!(ready().await, "200");
-    let begun = Instant::now();
+    let started = Instant::now();
     program.signal("-TERM");
     program.wait_for_line("the signal", |line| line["event"] == "gateway.stopping");
     while ready().await != "503" {
-        assert!(begun.elapsed() < Duration::from_secs(2), "not ready at once");
+        assert!(started.elapsed() < Duration::from_secs(2), "not ready at once");
     }
     assert_eq!(browser.fetch("/").await.status, StatusCode::OK, "still accepted");
-    assert!(begun.elapsed() < Duration::from_secs(3), "within the delay");
+    assert!(started.elapsed() < Duration::from_secs(3), "within the delay");
     assert_eq!(program.wait_for_exit(), Some(0));
-    assert!(begun.elapsed() >= Duration::from_secs(3));
+    assert!(started.elapsed() >= Duration::from_secs(3));
 }
 
 #[tokio::test]
@@ -580,9 +581,9 @@ fn check_and_run_accept_the_generated_files() {
     let added = run(&["user", "add", "alice", "--password-stdin"], "correct horse battery\n")
         .expect_success();
     assert_eq!(added, "added alice in config/state/users.toml\n");
-    let good = run(&["check"], "").expect_success();
+    let valid = run(&["check"], "").expect_success();
     let end = "state directory: config/state\nconfig/doorward.toml: valid: 1 route, 0 warnings\n";
-    assert!(good.ends_with(end), "{good}");
+    assert!(valid.ends_with(end), "{valid}");
     let json = run(&["check", "--json"], "").expect_success();
     let output: Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(output["problems"].as_array().map(Vec::len), Some(0), "{output}");
@@ -792,13 +793,13 @@ fn relative_installation() -> (Arc<tempfile::TempDir>, String) {
 #[test]
 fn relative_paths_start_at_the_configuration_file() {
     let (directory, file) = relative_installation();
-    let elsewhere = empty_directory();
-    let good = command(elsewhere.path(), &["check", "--config", &file], "").expect_success();
-    assert!(good.ends_with("valid: 1 route, 0 warnings\n"), "{good}");
-    // Where earlier versions looked.
-    std::fs::rename(directory.path().join("users.toml"), elsewhere.path().join("users.toml"))
+    let other_directory = empty_directory();
+    let valid = command(other_directory.path(), &["check", "--config", &file], "").expect_success();
+    assert!(valid.ends_with("valid: 1 route, 0 warnings\n"), "{valid}");
+    // The directory of earlier versions.
+    std::fs::rename(directory.path().join("users.toml"), other_directory.path().join("users.toml"))
         .expect("moved");
-    let old = command(elsewhere.path(), &["check", "--config", &file], "").expect_success();
+    let old = command(other_directory.path(), &["check", "--config", &file], "").expect_success();
     assert!(old.contains("exists in the working directory only"), "{old}");
     assert!(old.ends_with("valid: 1 route, 1 warning\n"), "{old}");
 }
@@ -806,10 +807,10 @@ fn relative_paths_start_at_the_configuration_file() {
 #[tokio::test]
 async fn commands_find_their_files_in_the_configuration() {
     let (directory, file) = relative_installation();
-    let elsewhere = empty_directory();
+    let other_directory = empty_directory();
     let config = ["--config", file.as_str()];
     let run = |arguments: &[&str]| {
-        command(elsewhere.path(), &[arguments, &config].concat(), "").expect_success()
+        command(other_directory.path(), &[arguments, &config].concat(), "").expect_success()
     };
     assert!(run(&["user", "list"]).contains("alice"));
     run(&["keys", "init"]);
@@ -822,7 +823,8 @@ async fn commands_find_their_files_in_the_configuration() {
     assert!(run(&["audit", "show"]).contains("audit.started"));
     assert!(run(&["audit", "verify"]).contains("intact"));
     let (code, why) =
-        command(elsewhere.path(), &["user", "list", "--config", "none.toml"], "").expect_failure();
+        command(other_directory.path(), &["user", "list", "--config", "none.toml"], "")
+            .expect_failure();
     assert!(code == 1 && why.contains("none.toml"), "{why}");
 }
 
@@ -920,13 +922,13 @@ fn user_and_keys_report_failure_by_exit_code() {
     let user =
         |arguments: &[&str], input: &str| run(&[&["user"][..], arguments, &users].concat(), input);
     let key = |arguments: &[&str]| run(&[&["keys"][..], arguments, &keys].concat(), "");
-    let good = "correct horse battery\n";
-    user(&["add", "alice", "--password-stdin"], good).expect_success();
+    let valid = "correct horse battery\n";
+    user(&["add", "alice", "--password-stdin"], valid).expect_success();
     for (arguments, input, code, why) in [
-        (vec!["add", "alice", "--password-stdin"], good, 1, "exists already"),
+        (vec!["add", "alice", "--password-stdin"], valid, 1, "exists already"),
         (vec!["add", "bob", "--password-stdin"], "short\n", 1, "shorter than"),
-        (vec!["add", "a\nb", "--password-stdin"], good, 2, "a\nb"),
-        (vec!["passwd", "bob", "--password-stdin"], good, 1, "no user \"bob\""),
+        (vec!["add", "a\nb", "--password-stdin"], valid, 2, "a\nb"),
+        (vec!["passwd", "bob", "--password-stdin"], valid, 1, "no user \"bob\""),
         (vec!["remove", "bob"], "", 1, "bob"),
         (vec!["disable", "bob"], "", 1, "bob"),
         (vec!["import", "none.htpasswd"], "", 1, "none.htpasswd"),

@@ -85,8 +85,8 @@ fn invalid_files_give_exactly_the_expected_messages() {
 #[test]
 fn every_expectation_belongs_to_a_file() {
     for directory in ["valid", "invalid"] {
-        let place = repository().join("tests/config").join(directory);
-        for entry in fs::read_dir(place).expect("the directory is there") {
+        let folder = repository().join("tests/config").join(directory);
+        for entry in fs::read_dir(folder).expect("the directory is there") {
             let path = entry.expect("an entry").path();
             assert!(path.with_extension("toml").exists(), "{} is left over", name(&path));
         }

@@ -81,9 +81,9 @@ async fn count_all() -> Vec<(&'static str, u64)> {
     let window = program.open_window();
     client.upload("/", UPLOADS).await;
     all.push(("upload of 64 KiB", window.count_for(UPLOADS)));
-    let mut stranger = Client::connect(&program.browser()).await;
+    let mut anonymous = Client::connect(&program.browser()).await;
     let window = program.open_window();
-    stranger.be_refused("/", REQUESTS).await;
+    anonymous.be_refused("/", REQUESTS).await;
     all.push(("no session", window.count_for(REQUESTS)));
     all.push(("login", program.count_logins().await));
     all.push(("rotation", program.count_rotations().await));
@@ -138,8 +138,8 @@ impl Measured {
             extra: "[log]\nlevel = \"info\"\nformat = \"json\"\nrequests = false\n".to_owned(),
             ..Setup::default()
         };
-        let place = directory.path().display();
-        let [counts, pipes] = [format!("--callgrind-out-file={place}/counts"), pipes(&place)];
+        let path = directory.path().display();
+        let [counts, pipes] = [format!("--callgrind-out-file={path}/counts"), pipes(&path)];
         let valgrind = ["valgrind", "--tool=callgrind", "--quiet", &counts, &pipes];
         let text = configuration(&setup, &directory);
         let program = Program::run_under(&valgrind, &text, Arc::clone(&directory));
@@ -311,7 +311,7 @@ fn total_of(dump: String) -> Option<u64> {
     dump.lines().find_map(|line| line.strip_prefix("totals: "))?.trim().parse().ok()
 }
 
-/// Option for the place of the pipes between valgrind and vgdb.
+/// Option for the directory of the pipes between valgrind and vgdb.
 fn pipes(directory: &impl Display) -> String {
     format!("--vgdb-prefix={directory}/vgdb")
 }

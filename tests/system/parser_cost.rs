@@ -25,7 +25,7 @@ use http::{Request, request};
 use test_support::seeded_rng::SeededRng;
 
 /// The most expensive input may cost this many plain requests.
-const MOST: u32 = 100;
+const MAX_COST: u32 = 100;
 
 /// Inputs tried for each parser.
 const STEPS: usize = 250;
@@ -44,7 +44,7 @@ struct Parser {
     name: &'static str,
     most_bytes: usize,
     tokens: &'static [&'static str],
-    run: fn(&Stage, &str),
+    run: fn(&Parsers, &str),
 }
 
 const PATH: &[&str] = &[
@@ -88,26 +88,26 @@ const PARSERS: [Parser; 13] = [
         name: "path where ambiguity is refused",
         most_bytes: TARGET,
         tokens: PATH,
-        run: |stage, text| stage.request("a.test", text, &[]),
+        run: |parsers, text| parsers.request("a.test", text, &[]),
     },
     Parser {
         name: "path where ambiguity needs a session",
         most_bytes: TARGET,
         tokens: PATH,
-        run: |stage, text| stage.request("b.test", text, &[]),
+        run: |parsers, text| parsers.request("b.test", text, &[]),
     },
     Parser {
         name: "path where ambiguity is public",
         most_bytes: TARGET,
         tokens: PATH,
-        run: |stage, text| stage.request("c.test", text, &[]),
+        run: |parsers, text| parsers.request("c.test", text, &[]),
     },
     Parser {
         name: "query",
         most_bytes: TARGET,
         tokens: &["?", "&", "=", "+", "%", "%41", "_method=", "why=", "to=", "a", "aaaaaaaa", ";"],
-        run: |stage, text| {
-            stage.request("a.test", &format!("/?{text}"), &[]);
+        run: |parsers, text| {
+            parsers.request("a.test", &format!("/?{text}"), &[]);
             black_box(FormFields::parse(Bytes::copy_from_slice(text.as_bytes())).text("to"));
         },
     },
@@ -127,7 +127,7 @@ const PARSERS: [Parser; 13] = [
             ",",
             "a=b; ",
         ],
-        run: |stage, text| stage.request("a.test", "/", &[("cookie", text)]),
+        run: |parsers, text| parsers.request("a.test", "/", &[("cookie", text)]),
     },
     Parser {
         name: "Forwarded",
@@ -149,47 +149,47 @@ const PARSERS: [Parser; 13] = [
             "a",
             "unknown",
         ],
-        run: |stage, text| stage.request("a.test", "/", &[("forwarded", text)]),
+        run: |parsers, text| parsers.request("a.test", "/", &[("forwarded", text)]),
     },
     Parser {
         name: "X-Forwarded-For",
         most_bytes: HEAD,
         tokens: &["192.0.2.1", "10.0.0.1", ",", ", ", "::1", "[", "]", ":", "1", " ", "a"],
-        run: |stage, text| stage.request("a.test", "/", &[("x-forwarded-for", text)]),
+        run: |parsers, text| parsers.request("a.test", "/", &[("x-forwarded-for", text)]),
     },
     Parser {
         name: "Accept",
         most_bytes: HEAD,
         tokens: &["text/html", ",", ";", "q=0.9", " ", "*/*", "a"],
-        run: |stage, text| {
-            stage.request("a.test", "/", &[("accept", text), ("accept-language", text)])
+        run: |parsers, text| {
+            parsers.request("a.test", "/", &[("accept", text), ("accept-language", text)])
         },
     },
     Parser {
         name: "Connection",
         most_bytes: HEAD,
         tokens: &["a", ",", "close", "keep-alive", "x-forwarded-user", "upgrade", " ", ", ", "-"],
-        run: |stage, text| stage.request("a.test", "/", &[("connection", text)]),
+        run: |parsers, text| parsers.request("a.test", "/", &[("connection", text)]),
     },
     Parser {
         name: "Via",
         most_bytes: HEAD,
         tokens: &["1.1 doorward", ",", " ", "a", "doorward"],
-        run: |stage, text| stage.request("a.test", "/", &[("via", text)]),
+        run: |parsers, text| parsers.request("a.test", "/", &[("via", text)]),
     },
     Parser {
         name: "User-Agent",
         most_bytes: HEAD,
         tokens: &["Mozilla/5.0 ", "(", ")", "Chrome/1", "Firefox/", "Safari/", ";", " ", "a", "1"],
-        run: |stage, text| {
-            stage.request("a.test", "/", &[("user-agent", text)]);
+        run: |parsers, text| {
+            parsers.request("a.test", "/", &[("user-agent", text)]);
         },
     },
     Parser {
         name: "Referer",
         most_bytes: HEAD,
         tokens: PATH,
-        run: |stage, text| stage.referer(text),
+        run: |parsers, text| parsers.referer(text),
     },
     Parser {
         name: "form",
@@ -209,12 +209,12 @@ const PARSERS: [Parser; 13] = [
             "-",
             "_",
         ],
-        run: |stage, text| stage.form(text),
+        run: |parsers, text| parsers.form(text),
     },
 ];
 
 /// A gateway's parsers, without its sockets.
-struct Stage {
+struct Parsers {
     routes: RouteTable,
     proxies: TrustedProxies,
     keys: KeyRing,
@@ -240,8 +240,8 @@ const ROUTES: [(&str, &str, &str, &str); 7] = [
     ("c.test", "/admin/users", "session", "refuse"),
 ];
 
-impl Stage {
-    fn new() -> Stage {
+impl Parsers {
+    fn new() -> Parsers {
         let mut text = CONFIG.to_owned();
         for (host, path, access, ambiguous) in ROUTES {
             write!(text, "[[route]]\nhost = \"{host}\"\npath = \"{path}\"\nupstream = \"http://127.0.0.1:1\"\naccess = \"{access}\"\nambiguous_paths = \"{ambiguous}\"\n").expect("a string");
@@ -252,7 +252,7 @@ impl Stage {
             vec!["10.0.0.0/8".parse().expect("a network")],
             ClientSource::Headers,
         );
-        Stage { routes: config.routes, proxies, keys: KeyRing::generate("now") }
+        Parsers { routes: config.routes, proxies, keys: KeyRing::generate("now") }
     }
 
     /// Handles a request head as the gateway does for a client without a session.
@@ -342,7 +342,7 @@ const PLAIN: [(&str, &str); 8] = [
 ];
 
 /// Searches for the most expensive input by mutation of the most expensive one so far.
-fn most_expensive(stage: &Stage, parser: &Parser, rng: &mut SeededRng) -> (String, Duration) {
+fn most_expensive(parsers: &Parsers, parser: &Parser, rng: &mut SeededRng) -> (String, Duration) {
     let mut best = (String::new(), Duration::ZERO);
     let seeds = parser.tokens.iter().flat_map(|token| {
         [1, 4, 70, usize::MAX].map(|count| token.repeat(count.min(parser.most_bytes / token.len())))
@@ -350,12 +350,12 @@ fn most_expensive(stage: &Stage, parser: &Parser, rng: &mut SeededRng) -> (Strin
     let mut tries: Vec<String> = seeds.collect();
     for _ in 0..STEPS {
         let input = tries.pop().unwrap_or_else(|| mutated(&best.0, parser, rng));
-        let cost = stage.cost(parser, &input, 2);
+        let cost = parsers.cost(parser, &input, 2);
         if cost > best.1 {
             best = (input, cost);
         }
     }
-    let cost = stage.cost(parser, &best.0, 15);
+    let cost = parsers.cost(parser, &best.0, 15);
     (best.0, cost)
 }
 
@@ -385,22 +385,22 @@ fn below(rng: &mut SeededRng, limit: usize) -> usize {
 
 #[test]
 fn no_input_costs_more_than_a_hundred_plain_requests() {
-    let stage = Stage::new();
+    let parsers = Parsers::new();
     let plain = Parser {
         name: "plain",
         most_bytes: 0,
         tokens: &[],
-        run: |stage, _| stage.request("a.test", "/wiki/page", &[]),
+        run: |parsers, _| parsers.request("a.test", "/wiki/page", &[]),
     };
-    let unit = stage.cost(&plain, "", 200);
+    let unit = parsers.cost(&plain, "", 200);
     let mut rng = SeededRng::new(14, 0);
     let mut report = format!("a plain request: {unit:?}\n");
     let mut is_over = false;
     for parser in &PARSERS {
-        let (input, cost) = most_expensive(&stage, parser, &mut rng);
+        let (input, cost) = most_expensive(&parsers, parser, &mut rng);
         let shown: String = input.chars().take(120).collect();
         let times = cost.as_secs_f64() / unit.as_secs_f64();
-        is_over |= cost > MOST * unit;
+        is_over |= cost > MAX_COST * unit;
         writeln!(report, "{times:6.1} × for {}: {} bytes, {shown:?}", parser.name, input.len())
             .expect("a string");
     }

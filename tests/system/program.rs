@@ -120,10 +120,10 @@ impl Program {
     }
 
     /// Polls for at most half a minute.
-    pub fn wait_for<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    pub fn wait_for<T>(&self, what: &str, mut check: impl FnMut() -> Option<T>) -> T {
         let deadline = Instant::now() + TIMEOUT;
         loop {
-            if let Some(found) = look() {
+            if let Some(found) = check() {
                 return found;
             }
             assert!(Instant::now() < deadline, "no {what} in:\n{}\n{}", self.stdout(), self.log());

@@ -53,9 +53,9 @@ async fn restart_with_an_inherited_socket_refuses_no_request() {
     program.address();
     let mut browser = Browser::at_address(address, &program.path("ca.pem"));
     browser.log_in("alice").await;
-    let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (stop, response_count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let load = (0..4).map(|_| {
-        let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+        let (stop, response_count) = (Arc::clone(&stop), Arc::clone(&response_count));
         let token = browser.token();
         let ca = program.path("ca.pem");
         tokio::spawn(async move {
@@ -64,24 +64,26 @@ async fn restart_with_an_inherited_socket_refuses_no_request() {
                 let mut browser = Browser::at_address(address, &ca).with_token(&token);
                 let response = browser.fetch("/").await;
                 assert_eq!(response.status, 200, "{}", response.text());
-                answered.fetch_add(1, Ordering::Relaxed);
+                response_count.fetch_add(1, Ordering::Relaxed);
             }
         })
     });
     let load: Vec<_> = load.collect();
     for _ in 0..restarts() {
-        let before = answered.load(Ordering::Relaxed);
+        let before = response_count.load(Ordering::Relaxed);
         program.wait_for("requests", || {
-            (answered.load(Ordering::Relaxed) > before + 20).then_some(())
+            (response_count.load(Ordering::Relaxed) > before + 20).then_some(())
         });
         assert_eq!(program.stop(), Some(0), "{}", program.log());
         program = start();
     }
-    let before = answered.load(Ordering::Relaxed);
-    program.wait_for("requests", || (answered.load(Ordering::Relaxed) > before + 20).then_some(()));
+    let before = response_count.load(Ordering::Relaxed);
+    program.wait_for("requests", || {
+        (response_count.load(Ordering::Relaxed) > before + 20).then_some(())
+    });
     stop.store(true, Ordering::Relaxed);
     for task in load {
-        task.await.expect("every request was answered");
+        task.await.expect("every request has a response");
     }
 }
 
@@ -111,7 +113,7 @@ fn notification_socket(path: &Path) -> UnixDatagram {
 }
 
 #[tokio::test]
-async fn systemd_is_told_about_start_reload_and_stop() {
+async fn systemd_is_notified_of_start_reload_and_stop() {
     let upstream = Upstream::start().await;
     let directory = prepare_directory();
     let path = directory.path().join("notify.sock");

@@ -380,7 +380,7 @@ fn a_broken_file_keeps_the_accounts_and_is_reported_once() {
     std::fs::write(users.path(), &good).expect("writes");
     assert_eq!(directory.reload_if_changed().expect("good again"), []);
     std::fs::write(users.path(), "").expect("writes");
-    let changes = directory.reload_if_changed().expect("nobody, but good");
+    let changes = directory.reload_if_changed().expect("valid without users");
     assert_eq!(changes.len(), 2);
     assert!(directory.is_empty());
 }
@@ -582,8 +582,8 @@ async fn spellings_of_one_name_and_password_log_in() {
     let add = ["add", "zoe\u{308}", "--password-stdin"];
     assert_eq!(home.user(&add, typed).code, 0);
     assert_eq!(home.account("zo\u{eb}").expect("an account").identity.user, "zo\u{eb}");
-    let twin = home.user(&["add", "zo\u{eb}", "--password-stdin"], typed);
-    assert_eq!(twin.code, 1, "a look-alike twin");
+    let duplicate = home.user(&["add", "zo\u{eb}", "--password-stdin"], typed);
+    assert_eq!(duplicate.code, 1, "a name of the same normal form");
     let directory = Directory::open(Path::new(&home.users())).expect("a good file");
     let login = login_over(Arc::new(directory), open_settings(1));
     for name in ["zo\u{eb}", "zoe\u{308}", " ZOe\u{308} "] {

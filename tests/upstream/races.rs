@@ -59,17 +59,17 @@ fn only(scheme: &str, port: u16) -> [Endpoint; 1] {
 // ---- between two polls -----------------------------------------------------------------------
 
 /// Reads a head and `body` more bytes, and answers with `word`.
-fn respond(stream: &mut StdStream, body: usize, word: &str) {
+fn respond(stream: &mut StdStream, body: usize, body_text: &str) {
     let (mut seen, mut byte) = (Vec::new(), [0]);
     while !seen.ends_with(b"\r\n\r\n") && stream.read(&mut byte).expect("read") == 1 {
         seen.push(byte[0]);
     }
     stream.read_exact(&mut vec![0; body]).expect("body");
-    stream.write_all(ok(word).as_bytes()).expect("written");
+    stream.write_all(ok(body_text).as_bytes()).expect("written");
 }
 
-fn ok(word: &str) -> String {
-    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{word}", word.len())
+fn ok(body_text: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body_text}", body_text.len())
 }
 
 /// The upstream runs `action` on its first connection while the runtime's only thread is blocked.
@@ -88,9 +88,9 @@ async fn after_unseen(
         let (mut first, _) = listener.accept().expect("connection");
         first.set_nodelay(true).expect("nodelay");
         respond(&mut first, body.len(), "first");
-        going.recv().expect("told");
+        going.recv().expect("an open channel");
         let _kept = action(first);
-        done.send(()).expect("told");
+        done.send(()).expect("an open channel");
         let (mut second, _) = listener.accept().expect("second connection");
         respond(&mut second, body.len(), "second");
     });
@@ -98,8 +98,8 @@ async fn after_unseen(
     let first = upstreams
         .send(Priority::Authenticated, &endpoints, request(method.clone(), "/", body))
         .await;
-    assert_eq!(text(first.expect("answer")).await, "first");
-    go.send(()).expect("told");
+    assert_eq!(text(first.expect("a response")).await, "first");
+    go.send(()).expect("an open channel");
     is_done.recv().expect("done");
     // Loopback delivers before write and close return, so no wait is needed.
     Ok(text(upstreams.send(Priority::Authenticated, &endpoints, request(method, "/", body)).await?)
@@ -114,7 +114,7 @@ async fn an_unseen_early_response_is_discarded() {
     };
     for (method, body) in [(Method::GET, ""), (Method::POST, "order=1")] {
         let response = within(after_unseen(poison, method, body)).await;
-        assert_eq!(response.expect("answer"), "second");
+        assert_eq!(response.expect("a response"), "second");
     }
 }
 
@@ -126,7 +126,7 @@ async fn a_post_avoids_a_connection_that_closed_unseen() {
     };
     for body in ["", "order=1"] {
         let response = within(after_unseen(close, Method::POST, body)).await;
-        assert_eq!(response.expect("answer"), "second");
+        assert_eq!(response.expect("a response"), "second");
     }
 }
 
@@ -221,7 +221,7 @@ async fn second_of_two(port: u16, method: Method, body: &'static str) -> Result<
     let first = upstreams
         .send(Priority::Authenticated, &endpoints, request(Method::GET, "/", ""))
         .await
-        .expect("answer");
+        .expect("a response");
     assert_eq!(text(first).await, "");
     text(upstreams.send(Priority::Authenticated, &endpoints, request(method, "/", body)).await?)
         .await;
@@ -253,27 +253,27 @@ async fn reset(mut stream: TcpStream, id: u32) -> Option<TcpStream> {
 #[tokio::test]
 async fn a_get_refused_unprocessed_by_http2_is_retried() {
     let (port, _) = ending(refuse).await;
-    within(second_of_two(port, Method::GET, "")).await.expect("answer");
+    within(second_of_two(port, Method::GET, "")).await.expect("a response");
 }
 
 /// RFC 9113 6.8.
 #[tokio::test]
 async fn a_get_beyond_the_last_stream_of_a_goaway_is_retried() {
     let (port, _) = ending(go_away).await;
-    within(second_of_two(port, Method::GET, "")).await.expect("answer");
+    within(second_of_two(port, Method::GET, "")).await.expect("a response");
 }
 
 /// RFC 9113 8.7.
 #[tokio::test]
 async fn a_bodyless_post_refused_unprocessed_is_retried() {
     let (port, _) = ending(refuse).await;
-    within(second_of_two(port, Method::POST, "")).await.expect("answer");
+    within(second_of_two(port, Method::POST, "")).await.expect("a response");
 }
 
 #[tokio::test]
 async fn a_get_is_retried_when_a_shared_http2_connection_breaks() {
     let (port, _) = ending(disconnect).await;
-    within(second_of_two(port, Method::GET, "")).await.expect("answer");
+    within(second_of_two(port, Method::GET, "")).await.expect("a response");
 }
 
 #[tokio::test]

@@ -37,7 +37,7 @@ struct Head {
 }
 
 /// Valid responses.
-const GOOD: [&[u8]; 16] = [
+const VALID: [&[u8]; 16] = [
     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
     b"HTTP/1.1 200 \r\ncontent-length: 2\r\nX-A:  b \r\nx-a: c\r\n\r\nok",
     b"HTTP/1.1 404 Nothing here\r\nContent-Length: 0\r\n\r\n",
@@ -57,7 +57,7 @@ const GOOD: [&[u8]; 16] = [
 ];
 
 /// Invalid or ambiguous responses.
-const BAD: [&[u8]; 26] = [
+const INVALID: [&[u8]; 26] = [
     b"",
     b"\r\n\r\n",
     b"SSH-2.0-OpenSSH_9.2\r\n",
@@ -92,7 +92,7 @@ async fn app() -> (SocketAddr, mpsc::UnboundedSender<Vec<Vec<u8>>>) {
     let address = listener.local_addr().expect("an address");
     let (give, mut given) = mpsc::unbounded_channel::<Vec<Vec<u8>>>();
     tokio::spawn(async move {
-        while let Some(pieces) = given.recv().await {
+        while let Some(chunks) = given.recv().await {
             let (mut stream, _) = listener.accept().await.expect("a connection");
             stream.set_nodelay(true).expect("a socket");
             let mut head = Vec::new();
@@ -100,8 +100,8 @@ async fn app() -> (SocketAddr, mpsc::UnboundedSender<Vec<Vec<u8>>>) {
                 let Ok(byte) = stream.read_u8().await else { break };
                 head.push(byte);
             }
-            for piece in pieces {
-                if stream.write_all(&piece).await.is_err() {
+            for chunk in chunks {
+                if stream.write_all(&chunk).await.is_err() {
                     break;
                 }
                 tokio::task::yield_now().await;
@@ -141,8 +141,8 @@ async fn parsed_by_hyper(address: SocketAddr, method: &Method) -> Parsed {
         .await
         .expect("a client");
     let driver = tokio::spawn(connection);
-    let answer = sender.send_request(request(method)).await;
-    let collected = match answer {
+    let response = sender.send_request(request(method)).await;
+    let collected = match response {
         // The caller must detect an unsolicited upgrade.
         Ok(response) if response.status() != 101 => collected(response).await,
         Ok(_) | Err(_) => Parsed::Nothing,
@@ -194,19 +194,19 @@ impl Parsers {
     }
 
     /// Results of both parsers for the same bytes in the same chunks.
-    async fn parse_both(&self, pieces: &[Vec<u8>], method: &Method) -> (Parsed, Parsed) {
+    async fn parse_both(&self, chunks: &[Vec<u8>], method: &Method) -> (Parsed, Parsed) {
         let both = async {
-            self.give.send(pieces.to_vec()).expect("an app");
+            self.give.send(chunks.to_vec()).expect("an app");
             let ours = parsed_by_gateway(&self.upstreams, &self.endpoints, method).await;
-            self.give.send(pieces.to_vec()).expect("an app");
+            self.give.send(chunks.to_vec()).expect("an app");
             (ours, parsed_by_hyper(self.address, method).await)
         };
         tokio::time::timeout(Duration::from_secs(20), both).await.expect("in time")
     }
 
-    async fn assert_agreement(&self, pieces: &[Vec<u8>], method: &Method) -> Parsed {
-        let (ours, hyper) = self.parse_both(pieces, method).await;
-        let shown = || String::from_utf8_lossy(&pieces.concat()).into_owned();
+    async fn assert_agreement(&self, chunks: &[Vec<u8>], method: &Method) -> Parsed {
+        let (ours, hyper) = self.parse_both(chunks, method).await;
+        let shown = || String::from_utf8_lossy(&chunks.concat()).into_owned();
         match &ours {
             Parsed::Nothing => {}
             Parsed::Half(head) => {
@@ -233,14 +233,14 @@ fn chunks_of(bytes: &[u8], size: usize) -> Vec<Vec<u8>> {
 async fn responses_end_where_hyper_ends_them_for_any_chunk_size() {
     let judges = Parsers::new().await;
     for method in [Method::GET, Method::HEAD] {
-        for response in GOOD {
+        for response in VALID {
             for size in [1, 2, 3, 7, 16, 4096] {
                 let ours = judges.assert_agreement(&chunks_of(response, size), &method).await;
                 let is_whole = matches!(ours, Parsed::Whole(..));
                 assert!(is_whole, "{method} {:?}", String::from_utf8_lossy(response));
             }
         }
-        for response in BAD {
+        for response in INVALID {
             for size in [1, 5, 4096] {
                 let ours = judges.assert_agreement(&chunks_of(response, size), &method).await;
                 let may_be = method == Method::HEAD;
@@ -255,7 +255,7 @@ async fn responses_end_where_hyper_ends_them_for_any_chunk_size() {
 #[tokio::test]
 async fn mutated_responses_are_rejected_or_parsed_like_hyper() {
     let judges = Parsers::new().await;
-    let responses = [GOOD.as_slice(), BAD.as_slice()].concat();
+    let responses = [VALID.as_slice(), INVALID.as_slice()].concat();
     let mut random = SplitMix64(1);
     for round in 0..1_500_usize {
         let mut response = responses[random.below(responses.len())].to_vec();
@@ -270,7 +270,7 @@ async fn mutated_responses_are_rejected_or_parsed_like_hyper() {
 
 /// Inserts, removes or duplicates something that affects framing.
 fn mutate(response: &mut Vec<u8>, random: &mut SplitMix64) {
-    const WORDS: [&[u8]; 14] = [
+    const FRAGMENTS: [&[u8]; 14] = [
         b"\r\n",
         b"\n",
         b"\r",
@@ -289,8 +289,8 @@ fn mutate(response: &mut Vec<u8>, random: &mut SplitMix64) {
     let at = random.below(response.len() + 1);
     match random.below(4) {
         0 => {
-            let word = WORDS[random.below(WORDS.len())];
-            response.splice(at..at, word.iter().copied());
+            let fragment = FRAGMENTS[random.below(FRAGMENTS.len())];
+            response.splice(at..at, fragment.iter().copied());
         }
         1 if at < response.len() => {
             response.remove(at);

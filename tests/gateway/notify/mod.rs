@@ -29,7 +29,7 @@ const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// Longest wait for an expected event.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// alice at home, and an attacker elsewhere who replays her superseded token.
+/// alice at home, and an attacker at another location who replays her superseded token.
 struct NotifyTest {
     _upstream: Upstream,
     gateway: Gateway,
@@ -90,7 +90,11 @@ async fn risk_notification_lists_the_signals() {
     let scene = NotifyTest::with(directory, &notify).await;
     let mut attacker = scene.alice.clone();
     VPN_ABROAD.apply_to(&mut attacker);
-    assert_eq!(verdict(&mut attacker).await, "admitted", "another network is no reason to tell");
+    assert_eq!(
+        verdict(&mut attacker).await,
+        "admitted",
+        "another network alone causes no notification"
+    );
     ATTACKER.apply_to(&mut attacker);
     assert_eq!(verdict(&mut attacker).await, "401 reauthenticate");
     let message: Value = serde_json::from_str(&receiver.next()).expect("JSON");
@@ -167,7 +171,7 @@ fn notify_test(directory: &TempDir, notify: &str) -> Output {
 fn notify_test_prints_the_receivers_response() {
     let directory = prepare_directory();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let receiver = Receiver::plain(&[ACCEPTS, ReceiverBehavior::Answer("302 Found")]);
+    let receiver = Receiver::plain(&[ACCEPTS, ReceiverBehavior::Respond("302 Found")]);
     let good = notify_test(&directory, &receiver.webhook());
     let message = format!("http://{}: delivered (204 No Content)\n", receiver.address);
     assert_eq!((good.status.code(), text(&good.stdout)), (Some(0), message), "{good:?}");
@@ -191,10 +195,10 @@ fn notify_test_prints_the_receivers_response() {
 #[test]
 fn unusable_notification_channel_prevents_startup() {
     let directory = prepare_directory();
-    let missing = "command = [\"/nonexistent/tell-me\"]";
+    let missing = "command = [\"/nonexistent/missing-command\"]";
     let secret = format!("webhook = \"http://{}/\"", SocketAddr::from(([127, 0, 0, 1], 9)));
     for (notify, secret, wanted) in [
-        (missing, SECRET, "/nonexistent/tell-me"),
+        (missing, SECRET, "/nonexistent/missing-command"),
         (secret.as_str(), "hunter2", "does not begin with whsec_"),
     ] {
         let text = text(&directory, notify);

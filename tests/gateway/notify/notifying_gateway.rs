@@ -27,7 +27,7 @@ pub(super) fn text(directory: &TempDir, notify: &str) -> String {
 pub(super) fn notify_config(directory: &TempDir, notify: &str) -> Settings {
     let text = text(directory, notify);
     let (config, _) = Config::parse(&text, "test.toml", directory.path()).expect("loads");
-    let settings = settings(&config.notify).expect("usable").expect("somebody to tell");
+    let settings = settings(&config.notify).expect("usable").expect("a receiver");
     let (attempts, pause, drain) = (3, Duration::from_millis(10), TIMEOUT);
     let (expected, longest) = (Duration::from_secs(2), 10 * TIMEOUT);
     Settings {
@@ -76,10 +76,10 @@ impl NotifyingGateway {
     }
 }
 
-pub(super) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(super) fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + TIMEOUT;
     loop {
-        if let Some(found) = look() {
+        if let Some(found) = check() {
             return found;
         }
         assert!(Instant::now() < deadline, "no {what}");

@@ -13,14 +13,14 @@ use super::{SECRET, TIMEOUT};
 /// Behavior of a receiver.
 #[derive(Clone)]
 pub(super) enum ReceiverBehavior {
-    Answer(&'static str),
+    Respond(&'static str),
     /// Sends no response until dropped.
     Hang,
     /// Responds after a delay.
     Late(Duration),
 }
 
-pub(super) const ACCEPTS: ReceiverBehavior = ReceiverBehavior::Answer("204 No Content");
+pub(super) const ACCEPTS: ReceiverBehavior = ReceiverBehavior::Respond("204 No Content");
 
 /// A webhook on a separate thread, because the shutdown of a gateway blocks the test thread.
 pub(super) struct Receiver {
@@ -104,7 +104,7 @@ fn serve(
     }
     sender.send(String::from_utf8(request).expect("text")).unwrap_or_default();
     let status = match act {
-        ReceiverBehavior::Answer(status) => status,
+        ReceiverBehavior::Respond(status) => status,
         ReceiverBehavior::Late(time) => {
             std::thread::sleep(*time);
             "200 OK"

@@ -53,8 +53,8 @@ fn transient_failures_are_retried_and_permanent_ones_are_not() {
     let busy = ["500 Oops", "503 Later", "429 Too Many Requests", "408 Request Timeout"];
     for status in busy {
         let receiver = Receiver::plain(&[
-            ReceiverBehavior::Answer(status),
-            ReceiverBehavior::Answer(status),
+            ReceiverBehavior::Respond(status),
+            ReceiverBehavior::Respond(status),
             ACCEPTS,
         ]);
         let notifier = NotifyingGateway::start(notify_config(&directory, &receiver.webhook()));
@@ -64,7 +64,7 @@ fn transient_failures_are_retried_and_permanent_ones_are_not() {
         assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
     }
     for status in ["400 Bad Request", "401 Unauthorized", "404 Not Found", "410 Gone"] {
-        let receiver = Receiver::plain(&[ReceiverBehavior::Answer(status)]);
+        let receiver = Receiver::plain(&[ReceiverBehavior::Respond(status)]);
         let notifier = NotifyingGateway::start(notify_config(&directory, &receiver.webhook()));
         notifier.theft(1, "alice");
         assert_eq!((notifier.close(), receiver.rest()), ([0, 1, 0, 0], 1), "{status}");
@@ -75,7 +75,7 @@ fn transient_failures_are_retried_and_permanent_ones_are_not() {
 fn retry_after_is_honoured_within_a_bound() {
     let directory = prepare_directory();
     let took = |response: &'static str| {
-        let receiver = Receiver::plain(&[ReceiverBehavior::Answer(response), ACCEPTS]);
+        let receiver = Receiver::plain(&[ReceiverBehavior::Respond(response), ACCEPTS]);
         let notifier = NotifyingGateway::start(notify_config(&directory, &receiver.webhook()));
         let start = Instant::now();
         notifier.theft(1, "alice");
@@ -90,7 +90,7 @@ fn retry_after_is_honoured_within_a_bound() {
 #[test]
 fn unreachable_receiver_is_abandoned_after_a_few_attempts() {
     let directory = prepare_directory();
-    let receiver = Receiver::plain(&[ReceiverBehavior::Answer("500 Oops")]);
+    let receiver = Receiver::plain(&[ReceiverBehavior::Respond("500 Oops")]);
     let notifier = NotifyingGateway::start(notify_config(&directory, &receiver.webhook()));
     notifier.theft(1, "alice");
     assert_eq!((notifier.close(), receiver.rest()), ([0, 1, 0, 0], 3));
@@ -104,15 +104,15 @@ fn unreachable_receiver_is_abandoned_after_a_few_attempts() {
 #[test]
 fn webhook_redirects_are_not_followed() {
     let directory = prepare_directory();
-    let elsewhere = Receiver::plain(&[ACCEPTS]);
+    let other_receiver = Receiver::plain(&[ACCEPTS]);
     for status in ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
-        let moved = format!("{status}\r\nLocation: http://{}/", elsewhere.address);
-        let receiver = Receiver::plain(&[ReceiverBehavior::Answer(moved.leak())]);
+        let moved = format!("{status}\r\nLocation: http://{}/", other_receiver.address);
+        let receiver = Receiver::plain(&[ReceiverBehavior::Respond(moved.leak())]);
         let notifier = NotifyingGateway::start(notify_config(&directory, &receiver.webhook()));
         notifier.theft(1, "alice");
         assert_eq!((notifier.close(), receiver.rest()), ([0, 1, 0, 0], 1), "{status}");
     }
-    assert_eq!(elsewhere.rest(), 0);
+    assert_eq!(other_receiver.rest(), 0);
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn certificate(directory: &TempDir) -> Arc<rustls::ServerConfig> {
 
 #[tokio::test]
 async fn webhook_certificate_must_match_the_configured_ca() {
-    let (directory, stranger) = (prepare_directory(), prepare_directory());
+    let (directory, other_directory) = (prepare_directory(), prepare_directory());
     let receiver = Receiver::start(&[ACCEPTS], Some(certificate(&directory)));
     let webhook = format!("webhook = \"https://localhost:{}/\"", receiver.address.port());
     let message =
@@ -194,7 +194,7 @@ async fn webhook_certificate_must_match_the_configured_ca() {
         "{message:?}"
     );
     assert!(receiver.next().contains("\"event.action\":\"notify.test\""));
-    let other = format!("ca = \"{}\"", stranger.path().join("ca.pem").display());
+    let other = format!("ca = \"{}\"", other_directory.path().join("ca.pem").display());
     let by_address = webhook.replace("localhost", "127.0.0.1") + "\nca = \"ca.pem\"";
     for notify in [format!("{webhook}\n{other}"), webhook.clone(), by_address] {
         let message = send_test(notify_config(&directory, &notify)).await;

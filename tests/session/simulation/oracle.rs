@@ -36,7 +36,7 @@ pub struct Offered {
     pub delivery: Delivery,
 }
 
-/// The fate of a response that carries a successor.
+/// What happens to a response that carries a successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
     InFlight,
@@ -136,7 +136,7 @@ impl DecisionCheck<'_> {
         let bound = plan.rotate + counted + 2 * plan.skew + self.stepped_back + 1_000;
         check(
             self.decision.loaded_at <= since + bound,
-            "S8: a thief who ignores rotation is still admitted",
+            "S8: an attacker who ignores rotation is still admitted",
         )
     }
 
@@ -154,7 +154,7 @@ impl DecisionCheck<'_> {
             Refusal::UnknownGeneration => {
                 self.check_false_alarm(model, "S7: an honest token has an unknown generation")
             }
-            Refusal::Theft => self.check_false_alarm(model, "S7: an honest client is a thief"),
+            Refusal::Theft => self.check_false_alarm(model, "S7: an honest client is an attacker"),
             Refusal::Superseded => self.check_past_grace(),
             Refusal::RestoredAfterCrash => self.check_crash(model),
             Refusal::RotationIgnored => self.check_lost_offers(model),
@@ -175,7 +175,7 @@ impl DecisionCheck<'_> {
     }
 
     fn check_false_alarm(&self, model: &SessionModel, what: &str) -> Fault {
-        let is_theft = what.ends_with("thief");
+        let is_theft = what.ends_with("attacker");
         // If clocks differ by more than a grace period, a late request looks like a replay.
         let excused = model.stolen.is_some() || (is_theft && self.plan.wild_clocks);
         check(excused, what)
@@ -195,7 +195,7 @@ impl DecisionCheck<'_> {
 
     fn check_crash(&self, model: &SessionModel) -> Fault {
         let is_honest = self.request.by != Sender::Attacker;
-        check(is_honest, "S8: a thief at another location is treated as a crash")?;
+        check(is_honest, "S8: an attacker at another location is treated as a crash")?;
         let excused = model.crashed_back || model.stolen.is_some() || self.plan.wild_clocks;
         check(excused, "S7: after-crash without a crash")
     }
@@ -207,11 +207,11 @@ impl DecisionCheck<'_> {
         let offers = model.offers.get(&self.request.cookie.generation);
         let counted: Vec<_> = offers.into_iter().flatten().filter(|offer| offer.counted).collect();
         check(counted.len() >= 3, "not-renewing before three offers")?;
-        let all_lost = counted.iter().all(|offer| self.may_be_ignored(offer.delivery));
+        let all_lost = counted.iter().all(|offer| self.is_lost_or_ignored(offer.delivery));
         check(all_lost, "S7: not-renewing although the browser stored a successor")
     }
 
-    fn may_be_ignored(&self, delivery: Delivery) -> bool {
+    fn is_lost_or_ignored(&self, delivery: Delivery) -> bool {
         match delivery {
             Delivery::Lost | Delivery::Undone => true,
             Delivery::InFlight => !self.plan.short,

@@ -836,7 +836,7 @@ impl World {
         };
         self.log(|| {
             format!(
-                "the thief copies generation {} of session {}",
+                "the attacker copies generation {} of session {}",
                 cookie.generation, cookie.session
             )
         });

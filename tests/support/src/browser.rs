@@ -155,9 +155,9 @@ impl Browser {
 
     /// Logs in like [`Browser::log_in`], starting with a navigation to `target`.
     pub async fn log_in_at(&mut self, user: &str, target: &str) -> Response {
-        let answer = self.try_log_in(user, PASSWORD, target).await;
-        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text());
-        answer
+        let response = self.try_log_in(user, PASSWORD, target).await;
+        assert_eq!(response.status, StatusCode::SEE_OTHER, "{}", response.text());
+        response
     }
 
     /// Tries to log in through the login page, starting with a navigation to `target`.

@@ -88,12 +88,12 @@ async fn accept(listener: TcpListener, control: watch::Receiver<Control>, seed: 
 }
 
 async fn serve(mut client: TcpStream, mut control: watch::Receiver<Control>, chance: SeededRng) {
-    let begun = *control.borrow_and_update();
-    if begun.mode == FaultMode::AcceptSilently {
+    let initial = *control.borrow_and_update();
+    if initial.mode == FaultMode::AcceptSilently {
         return wait_for_close(client).await;
     }
-    if begun.mode != FaultMode::Reset
-        && let Ok(mut server) = TcpStream::connect(begun.target).await
+    if initial.mode != FaultMode::Reset
+        && let Ok(mut server) = TcpStream::connect(initial.target).await
     {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
@@ -106,7 +106,7 @@ async fn serve(mut client: TcpStream, mut control: watch::Receiver<Control>, cha
         tokio::select! {
             () = up.run(from_client, to_server) => return,
             () = down.run(from_server, to_client) => return,
-            _ = control.wait_for(|now| now.resets_connections() || now.target != begun.target) => {}
+            _ = control.wait_for(|now| now.resets_connections() || now.target != initial.target) => {}
         }
     }
     let _ = socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO));

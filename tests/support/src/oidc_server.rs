@@ -102,7 +102,7 @@ impl OidcServer {
         self.state().is_down = is_down;
     }
 
-    /// Forgets every refresh token, as after the end of an account.
+    /// Deletes every refresh token, as after the end of an account.
     pub fn revoke_grants(&self) {
         self.state().refresh_tokens.clear();
     }

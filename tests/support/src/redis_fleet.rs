@@ -251,8 +251,8 @@ impl Cluster {
         // Redis acknowledges a write before the replica has it.
         let offsets = |of: &str| -> Vec<u64> {
             let info = query::<String>(old, &["INFO", "replication"]).unwrap_or_default();
-            let words = info.split([',', '\r', '\n']).filter_map(|word| word.strip_prefix(of));
-            words.filter_map(|number| number.parse().ok()).collect()
+            let parts = info.split([',', '\r', '\n']).filter_map(|part| part.strip_prefix(of));
+            parts.filter_map(|number| number.parse().ok()).collect()
         };
         let written = offsets("master_repl_offset:");
         assert_eq!(written.len(), 1, "a primary reports its replication offset");
@@ -280,8 +280,8 @@ struct Node {
 }
 
 fn parse_node(line: &str) -> (String, Node) {
-    let words: Vec<&str> = line.split(' ').collect();
-    let address = words[1].split('@').next().expect("an address");
+    let parts: Vec<&str> = line.split(' ').collect();
+    let address = parts[1].split('@').next().expect("an address");
     let port = address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
     let range = |text: &&str| {
         let (from, to) = text.split_once('-').unwrap_or((text, text));
@@ -289,11 +289,11 @@ fn parse_node(line: &str) -> (String, Node) {
     };
     let node = Node {
         port,
-        is_primary: words[2].contains("master") && !words[2].contains("fail"),
-        links_are_up: words[7] == "connected",
-        ranges: words[8..].iter().filter_map(range).collect(),
+        is_primary: parts[2].contains("master") && !parts[2].contains("fail"),
+        links_are_up: parts[7] == "connected",
+        ranges: parts[8..].iter().filter_map(range).collect(),
     };
-    (words[0].to_owned(), node)
+    (parts[0].to_owned(), node)
 }
 
 fn cluster_node() -> RedisServer {
@@ -326,7 +326,7 @@ fn documented_commands() -> Vec<&'static str> {
     let lines = include_str!("../../../src/store/redis/mod.rs").lines().take(30);
     lines
         .flat_map(|line| line.split([' ', '`', '.']))
-        .filter(|word| word.starts_with('+'))
+        .filter(|part| part.starts_with('+'))
         .collect()
 }
 
@@ -341,17 +341,17 @@ fn connect(port: u16) -> Option<Connection> {
 }
 
 /// Sends one command; returns `None` without a readable reply.
-pub fn query<T: FromRedisValue>(port: u16, words: &[&str]) -> Option<T> {
-    let mut command = redis::cmd(words[0]);
-    command.arg(&words[1..]);
+pub fn query<T: FromRedisValue>(port: u16, parts: &[&str]) -> Option<T> {
+    let mut command = redis::cmd(parts[0]);
+    command.arg(&parts[1..]);
     command.query(&mut connect(port)?).ok()
 }
 
-pub fn execute(port: u16, words: &[&str]) {
+pub fn execute(port: u16, parts: &[&str]) {
     let mut connection = connect(port).expect("the server replies");
-    let mut command = redis::cmd(words[0]);
-    let votes = command.arg(&words[1..]).query::<redis::Value>(&mut connection);
-    votes.unwrap_or_else(|error| panic!("{words:?}: {error}"));
+    let mut command = redis::cmd(parts[0]);
+    let votes = command.arg(&parts[1..]).query::<redis::Value>(&mut connection);
+    votes.unwrap_or_else(|error| panic!("{parts:?}: {error}"));
 }
 
 /// Polls until the condition holds, for up to a minute.

@@ -132,22 +132,22 @@ impl RedisServer {
     }
 
     /// Sends one command and returns the first line of the reply.
-    pub fn command(&self, words: &[&str]) -> String {
-        self.exchange(words).expect("the server replies")
+    pub fn command(&self, parts: &[&str]) -> String {
+        self.exchange(parts).expect("the server replies")
     }
 
     /// Sends one command; returns `None` if the connection breaks. A server that changes its replication role
     /// closes client connections, so callers retry.
-    pub fn try_command(&self, words: &[&str]) -> Option<String> {
-        self.exchange(words).ok()
+    pub fn try_command(&self, parts: &[&str]) -> Option<String> {
+        self.exchange(parts).ok()
     }
 
-    fn exchange(&self, words: &[&str]) -> std::io::Result<String> {
+    fn exchange(&self, parts: &[&str]) -> std::io::Result<String> {
         let mut stream = UnixStream::connect(self.socket())?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let mut text = format!("*{}\r\n", words.len());
-        for word in words {
-            text.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        let mut text = format!("*{}\r\n", parts.len());
+        for part in parts {
+            text.push_str(&format!("${}\r\n{part}\r\n", part.len()));
         }
         stream.write_all(text.as_bytes())?;
         let mut reader = BufReader::new(stream);

@@ -18,7 +18,7 @@ pub struct Upstream {
     heads: Arc<Mutex<Vec<String>>>,
     bodies: Arc<Mutex<Vec<String>>>,
     /// Number of request heads received, with or without a complete body.
-    begun: watch::Sender<usize>,
+    started: watch::Sender<usize>,
     /// Whether responses may be sent.
     open: watch::Sender<bool>,
     task: JoinHandle<()>,
@@ -34,16 +34,16 @@ impl Upstream {
         Upstream::with_response(HELLO).await
     }
 
-    /// Answers every request with `response`.
+    /// Responds to every request with `response`.
     pub async fn with_response(response: impl Into<String>) -> Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (heads, bodies) = (Arc::new(Mutex::default()), Arc::new(Mutex::default()));
-        let (begun, open) = (watch::Sender::new(0), watch::Sender::new(true));
+        let (started, open) = (watch::Sender::new(0), watch::Sender::new(true));
         let record = Recorder {
             heads: Arc::clone(&heads),
             bodies: Arc::clone(&bodies),
-            begun: begun.clone(),
+            started: started.clone(),
             open: open.subscribe(),
             response: response.into(),
         };
@@ -52,7 +52,7 @@ impl Upstream {
                 tokio::spawn(record.clone().serve(stream));
             }
         });
-        Upstream { address, heads, bodies, begun, open, task }
+        Upstream { address, heads, bodies, started, open, task }
     }
 
     /// Holds back all responses until they are released.
@@ -66,9 +66,9 @@ impl Upstream {
     }
 
     /// Waits until this many request heads have arrived; bodies may be incomplete.
-    pub async fn begun(&self, requests: usize) {
-        let mut begun = self.begun.subscribe();
-        let came = begun.wait_for(|so_far| *so_far >= requests);
+    pub async fn wait_for_requests(&self, requests: usize) {
+        let mut started = self.started.subscribe();
+        let came = started.wait_for(|so_far| *so_far >= requests);
         let came = tokio::time::timeout(TIMEOUT, came).await;
         came.expect("the request arrives").expect("the upstream runs");
     }
@@ -134,7 +134,7 @@ pub async fn raw_upstream() -> (SocketAddr, mpsc::Receiver<TcpStream>) {
 struct Recorder {
     heads: Arc<Mutex<Vec<String>>>,
     bodies: Arc<Mutex<Vec<String>>>,
-    begun: watch::Sender<usize>,
+    started: watch::Sender<usize>,
     open: watch::Receiver<bool>,
     response: String,
 }
@@ -145,7 +145,7 @@ impl Recorder {
         loop {
             let Some(end) = read_until(&mut stream, &mut bytes, b"\r\n\r\n").await else { return };
             let head: String = bytes.drain(..end).map(char::from).collect();
-            self.begun.send_modify(|requests| *requests += 1);
+            self.started.send_modify(|requests| *requests += 1);
             let body = body(&mut stream, &mut bytes, &head).await;
             self.heads.lock().expect("no panic").push(head);
             self.bodies.lock().expect("no panic").push(body);

@@ -225,7 +225,7 @@ async fn use_stolen(
         }
         let gateway = usize::try_from(chance.below(scenario.fleet.len() as u64)).unwrap_or(0);
         let (actor, kind) = (Actor::Attacker, tab.any_kind());
-        let source = RequestSource { actor, agent: "Thief/1", cookie: &cookie, gateway, kind };
+        let source = RequestSource { actor, agent: "Attacker/1", cookie: &cookie, gateway, kind };
         if let Some(response) = tab.request(&source, Duration::from_secs(60)).await {
             if response.status == 401 {
                 return;

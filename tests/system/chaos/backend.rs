@@ -148,9 +148,9 @@ impl Redis {
     /// Sends commands that keep the master busy for this long and waits for all replies.
     pub async fn command_busy_master(&self, lines: String, busy: Duration) {
         let address = self.master_address();
-        let patience = Duration::from_secs(20) + busy * 2;
-        let received = blocking(move || send_inline(address, &lines, patience)).await;
-        received.expect("the master answers");
+        let timeout = Duration::from_secs(20) + busy * 2;
+        let received = blocking(move || send_inline(address, &lines, timeout)).await;
+        received.expect("the primary responds");
     }
 
     /// Cuts replication for a while, kills the master and promotes the replica.
@@ -184,9 +184,9 @@ fn address(server: &RedisServer) -> SocketAddr {
 }
 
 /// Sends inline commands, one per line.
-fn send_inline(to: SocketAddr, lines: &str, patience: Duration) -> std::io::Result<()> {
+fn send_inline(to: SocketAddr, lines: &str, timeout: Duration) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(to)?;
-    stream.set_read_timeout(Some(patience))?;
+    stream.set_read_timeout(Some(timeout))?;
     stream.write_all(format!("{lines}\r\n").as_bytes())?;
     let (mut responses, mut byte) = (0, [0]);
     while responses < lines.split("\r\n").count() {

@@ -125,14 +125,14 @@ impl Tab {
     pub async fn request(
         &mut self,
         source: &RequestSource<'_>,
-        patience: Duration,
+        time_limit: Duration,
     ) -> Option<HttpResponse> {
         let recorder = self.scenario.recorder.clone();
         let id = self.scenario.last_id.fetch_add(1, Ordering::SeqCst);
         let sent = recorder.now();
         let request = app_request(path(source.kind), id, source);
         let response = match self.scenario.fleet[source.gateway].address() {
-            Some(to) => tokio::time::timeout(patience, self.client.send(to, request)).await,
+            Some(to) => tokio::time::timeout(time_limit, self.client.send(to, request)).await,
             None => Ok(Err("it is not running".to_owned())),
         };
         let (outcome, response) = match response {
@@ -213,13 +213,13 @@ impl Tab {
         }
         let gateway = self.any_gateway();
         let impatient = self.chance.percent(5);
-        let patience = match impatient {
+        let time_limit = match impatient {
             true => self.chance.between(Duration::ZERO, Duration::from_millis(30)),
             false => Duration::from_secs(60),
         };
         let (actor, kind) = (Actor::Browser(profile.number), self.any_kind());
         let source = RequestSource { actor, agent: &profile.agent, cookie, gateway, kind };
-        let Some(response) = self.request(&source, patience).await else { return };
+        let Some(response) = self.request(&source, time_limit).await else { return };
         if !self.chance.percent(8) {
             response.store_cookies(&mut profile.jar.lock());
         }
@@ -251,10 +251,10 @@ impl Tab {
             ("to", &to),
         ];
         let response = self.page(profile, gateway, "/.doorward/login", Some(&fields)).await;
-        let begun = response
+        let token = response
             .filter(|response| response.status == 303)
             .and_then(|response| response.new_token());
-        if let Some(token) = begun {
+        if let Some(token) = token {
             let (session, user) = (token.session, profile.user.clone());
             let done = recorder.now();
             recorder.add(Event::LoggedIn { session, user, gateway, sent, done });

@@ -98,17 +98,17 @@ pub const GATEWAY: [Fault; 5] = [
     Fault::ClockBehind,
 ];
 
-pub const LOSS: [Fault; 2] = [Fault::Flushed, Fault::Failover];
+pub const DATA_LOSS: [Fault; 2] = [Fault::Flushed, Fault::Failover];
 
 pub const SENTINELS: [Fault; 2] = [Fault::MasterChanged, Fault::MasterLost];
 pub const CLUSTER: [Fault; 1] = [Fault::PrimaryLost];
 
 /// Faults of a gateway with an embedded store.
-pub const ALONE: [Fault; 3] =
+pub const EMBEDDED: [Fault; 3] =
     [Fault::GatewayKilled, Fault::GatewayRestarted, Fault::GatewayStopped];
 
 /// Faults for real-time histories, in which cache lifetimes have their normal length.
-pub const REAL: [Fault; 4] =
+pub const REAL_TIME: [Fault; 4] =
     [Fault::OneCutOff, Fault::HalfOpen, Fault::Stopped, Fault::GatewayStopped];
 pub const ASLEEP: [Fault; 1] = [Fault::GatewayAsleep];
 

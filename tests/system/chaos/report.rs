@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::chaos::backend::Store;
 use crate::chaos::checker::{self, Findings, Invariant, Violation};
 use crate::chaos::faults::{
-    ALONE, ASLEEP, CLUSTER, Fault, GATEWAY, LOSS, NETWORK, REAL, SENTINELS, SERVER,
+    ASLEEP, CLUSTER, DATA_LOSS, EMBEDDED, Fault, GATEWAY, NETWORK, REAL_TIME, SENTINELS, SERVER,
 };
 use crate::chaos::history::{Actor, Event, FaultWindow, Millis};
 use crate::chaos::testbed::{self, Pace, Plan};
@@ -32,30 +32,31 @@ pub struct Table {
 }
 
 /// The violations in one history with the fault of each.
-pub type Played = Vec<(&'static str, Violation)>;
+pub type Violations = Vec<(&'static str, Violation)>;
 
 impl Table {
-    /// Plays a history, checks it and adds the results.
-    pub async fn play(&mut self, plan: &Plan) -> Played {
-        let (history, bounds) = testbed::play(plan, &|fault| print_progress(plan, fault)).await;
+    /// Runs a history, checks it and adds the results.
+    pub async fn run_history(&mut self, plan: &Plan) -> Violations {
+        let (history, bounds) =
+            testbed::run_history(plan, &|fault| print_progress(plan, fault)).await;
         let findings = checker::check(&history, &bounds);
         self.histories += 1;
         self.measure(&history);
         self.add(plan.pace, &history, &findings)
     }
 
-    fn add(&mut self, pace: Pace, history: &[Event], findings: &Findings) -> Played {
+    fn add(&mut self, pace: Pace, history: &[Event], findings: &Findings) -> Violations {
         let windows: Vec<_> = history.iter().filter_map(Event::window).collect();
         for (invariant, at) in &findings.judged {
             self.cell(pace, fault_at(&windows, *at), *invariant).judged += 1;
         }
-        let mut played = Played::new();
+        let mut found = Violations::new();
         for violation in &findings.violations {
             let fault = fault_at(&windows, violation.at);
             self.cell(pace, fault, violation.invariant).broken += 1;
-            played.push((fault, violation.clone()));
+            found.push((fault, violation.clone()));
         }
-        played
+        found
     }
 
     fn cell(&mut self, pace: Pace, fault: &str, invariant: Invariant) -> &mut Cell {
@@ -97,7 +98,7 @@ impl Table {
             let judged = self.total(invariant) > 0 || rarely.contains(&invariant);
             assert!(judged, "{} was never put to the test", invariant.as_str());
         }
-        assert!(self.total(Invariant::Honest) > 100, "hardly anybody came through");
+        assert!(self.total(Invariant::Honest) > 100, "too few requests passed");
     }
 }
 
@@ -122,7 +123,7 @@ impl fmt::Display for Table {
         let response_times = Percentiles::new(&self.response_times);
         write!(
             f,
-            "\n{} histories; {} answers in {response_times} ms; {} ended sessions' cookies passed for {used_after_end} ms more",
+            "\n{} histories; {} responses in {response_times} ms; {} ended sessions' cookies passed for {used_after_end} ms more",
             self.histories,
             self.response_times.len(),
             self.used_after_end.len()
@@ -153,23 +154,23 @@ impl fmt::Display for Percentiles {
 
 /// Returns the name of the current fault, or of the last one before this time.
 fn fault_at(windows: &[&FaultWindow], at: Millis) -> &'static str {
-    let begun = windows.iter().filter(|window| window.began <= at);
-    begun.max_by_key(|window| window.began).map_or("(before the first)", |window| window.fault)
+    let started = windows.iter().filter(|window| window.began <= at);
+    started.max_by_key(|window| window.began).map_or("(before the first)", |window| window.fault)
 }
 
 /// Formats the violations with the command that reproduces them.
-pub fn failure_report(plan: &Plan, played: &Played) -> String {
+pub fn failure_report(plan: &Plan, found: &Violations) -> String {
     let mut text = format!(
         "seed {}, {:?}, {:?}: {} violations\n",
         plan.seed,
         plan.store,
         plan.pace,
-        played.len()
+        found.len()
     );
-    for (fault, violation) in played.iter().take(12) {
+    for (fault, violation) in found.iter().take(12) {
         text.push_str(&format!("  [{fault}] {violation}\n"));
     }
-    let mut faults: Vec<_> = played.iter().map(|(fault, _)| *fault).collect();
+    let mut faults: Vec<_> = found.iter().map(|(fault, _)| *fault).collect();
     faults.dedup();
     text.push_str(&format!("again: tests/system/chaos/run --seed {}", plan.seed));
     if let [only] = faults.as_slice() {
@@ -191,25 +192,25 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Plays all faults with each seed until the number of seeds or the time limit is reached.
+/// Runs all faults with each seed until the number of seeds or the time limit is reached.
 pub async fn many_seeds() {
     let first = number("CHAOS_SEED").unwrap_or(1);
     let seeds = number("CHAOS_SEEDS").unwrap_or(3);
     let minutes = number("CHAOS_MINUTES").map(|minutes| Duration::from_secs(60 * minutes));
     let lasts = Duration::from_millis(number("CHAOS_LASTS").unwrap_or(3_000));
     let only = std::env::var("CHAOS_FAULT").unwrap_or_default();
-    let (begun, mut table, mut reports) = (Instant::now(), Table::default(), Vec::new());
+    let (started, mut table, mut reports) = (Instant::now(), Table::default(), Vec::new());
     for seed in first..first + seeds {
         for (store, pace, faults) in groups() {
             let chosen = |fault: &Fault| only.is_empty() || fault.as_str() == only;
             let faults: Vec<_> = faults.into_iter().filter(chosen).collect();
-            if faults.is_empty() || minutes.is_some_and(|most| begun.elapsed() >= most) {
+            if faults.is_empty() || minutes.is_some_and(|most| started.elapsed() >= most) {
                 continue;
             }
             let plan = Plan { seed, store, pace, faults, lasts };
-            let played = table.play(&plan).await;
-            if !played.is_empty() {
-                reports.push(failure_report(&plan, &played));
+            let found = table.run_history(&plan).await;
+            if !found.is_empty() {
+                reports.push(failure_report(&plan, &found));
             }
         }
     }
@@ -223,11 +224,11 @@ fn groups() -> Vec<(Store, Pace, Vec<Fault>)> {
         (Store::Redis, Pace::Fast, NETWORK.to_vec()),
         (Store::Redis, Pace::Fast, SERVER.to_vec()),
         (Store::Redis, Pace::Fast, GATEWAY.to_vec()),
-        (Store::Redis, Pace::Fast, LOSS.to_vec()),
-        (Store::Redis, Pace::Real, REAL.to_vec()),
+        (Store::Redis, Pace::Fast, DATA_LOSS.to_vec()),
+        (Store::Redis, Pace::Real, REAL_TIME.to_vec()),
         (Store::Redis, Pace::Real, ASLEEP.to_vec()),
         (Store::Sentinel, Pace::Fast, SENTINELS.to_vec()),
         (Store::Cluster, Pace::Fast, CLUSTER.to_vec()),
-        (Store::Embedded, Pace::Fast, ALONE.to_vec()),
+        (Store::Embedded, Pace::Fast, EMBEDDED.to_vec()),
     ]
 }

@@ -102,8 +102,8 @@ pub struct Testbed {
     _directory: TempDir,
 }
 
-/// Plays a history and returns its events and bounds.
-pub async fn play(plan: &Plan, report: &(dyn Fn(Fault) + Sync)) -> (Vec<Event>, Bounds) {
+/// Runs a history and returns its events and bounds.
+pub async fn run_history(plan: &Plan, report: &(dyn Fn(Fault) + Sync)) -> (Vec<Event>, Bounds) {
     let mut chance = SeededRng::new(plan.seed, 0);
     let testbed = Testbed::build(plan).await;
     let actors = testbed.spawn_actors(plan.seed);
@@ -148,13 +148,13 @@ impl Testbed {
         let app = RecordingUpstream::start(recorder.clone()).await;
         let backend = Backend::start(plan.store, plan.seed).await;
         let fleet = start_fleet(directory.path(), app.address, &backend, &Times::new(plan, time));
-        let people = USERS.iter().chain(&USERS[..USERS_WITH_TWO_PROFILES]).enumerate();
-        let people = people.map(|(number, user)| Profile::new(number, (*user).to_owned()));
+        let named = USERS.iter().chain(&USERS[..USERS_WITH_TWO_PROFILES]).enumerate();
+        let profiles = named.map(|(number, user)| Profile::new(number, (*user).to_owned()));
         let scenario = Scenario {
             fleet,
             time,
             trust: client::trust(&directory.path().join("ca.pem")),
-            profiles: people.collect(),
+            profiles: profiles.collect(),
             finished: AtomicBool::new(false),
             last_id: AtomicU64::new(1),
             recorder,

@@ -100,7 +100,7 @@ const RARE_INTERVAL: u64 = 5 * 60_000;
 const HOUR: u64 = 60 * 60_000;
 
 /// A pause longer than the owner's pauses and shorter than the token lifetime.
-const QUIET: u64 = 4 * 60_000;
+const WAIT_AFTER_OWNER: u64 = 4 * 60_000;
 
 /// The attacker stops after this many milliseconds.
 const GIVE_UP_AFTER: u64 = 36 * HOUR;
@@ -157,13 +157,13 @@ impl Attacker {
     /// Handles a successor token and returns the pause before the next request, if any.
     fn use_new_token(&mut self, token: Option<Cookie>) -> Option<u64> {
         let token = token?;
-        let quiet = match self.plan.token_use {
+        let wait_after_owner = match self.plan.token_use {
             TokenUse::KeepsToken => return None,
             TokenUse::FollowsRotation => None,
-            TokenUse::InStepWithOwner => Some(QUIET),
+            TokenUse::InStepWithOwner => Some(WAIT_AFTER_OWNER),
         };
         self.previous = self.cookie.replace(token);
-        quiet
+        wait_after_owner
     }
 
     /// Records whether the attacker's token is newer than the owner's.
@@ -241,10 +241,10 @@ impl TheftOutcome {
     pub fn as_str(self) -> &'static str {
         match self {
             TheftOutcome::NoCookie => "no cookie",
-            TheftOutcome::AtFirstRequest => "at the door",
-            TheftOutcome::Detected => "found",
-            TheftOutcome::SessionEnded => "over",
-            TheftOutcome::NeverStopped => "never",
+            TheftOutcome::AtFirstRequest => "refused",
+            TheftOutcome::Detected => "detected",
+            TheftOutcome::SessionEnded => "ended",
+            TheftOutcome::NeverStopped => "never stopped",
         }
     }
 }

@@ -128,10 +128,10 @@ impl AuthUnderTest {
     }
 
     pub async fn log_in(&self, shown: Option<&Cookie>, from: ClientContext) -> Cookie {
-        let account = self.account.borrow().clone().expect("somebody is here");
-        let begun =
+        let account = self.account.borrow().clone().expect("a user is logged in");
+        let new_session =
             self.auth.sessions().create_session(&(&account).into(), &presented(shown), from).await;
-        Cookie::from(begun.expect("a store in memory").token.as_str())
+        Cookie::from(new_session.expect("a store in memory").token.as_str())
     }
 }
 

@@ -58,7 +58,7 @@ impl Device {
     }
 
     pub fn context(&self, software: &Software, rng: &mut SeededRng) -> ClientContext {
-        let old = !self.at.dual_stack || rng.happens(rates::FALLS_BACK.value);
+        let old = !self.at.dual_stack || rng.happens(rates::VPN_FALLBACK.value);
         let address = if old { self.at.v4() } else { self.at.v6() };
         software.context(address, self.at.inspected)
     }

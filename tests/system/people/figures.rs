@@ -69,31 +69,31 @@ impl Figures {
         Figures(File::create(path).expect("a file for the figures"), 0)
     }
 
-    pub fn all(&mut self, people: u64) {
+    pub fn all(&mut self, users: u64) {
         for rate in rates::ALL {
             let (value, what, why) = (rate.value, rate.what, rate.why);
             self.line(&json!({"figure": "rate", "value": value, "what": what, "why": why}));
         }
-        let victims = victims(people);
+        let victims = victims(users);
         self.by_location_and_software(&victims);
         self.by_token_use_and_time(&victims);
         self.outside(&victims);
-        self.honest(people);
-        self.curve(people);
+        self.honest(users);
+        self.curve(users);
     }
 
     /// Writes only the table of attackers by location.
-    pub fn attackers_by_location(&mut self, people: u64) {
-        self.by_location_and_software(&victims(people));
+    pub fn attackers_by_location(&mut self, users: u64) {
+        self.by_location_and_software(&victims(users));
     }
 
-    fn honest(&mut self, people: u64) {
+    fn honest(&mut self, users: u64) {
         for lifetime in LIFETIMES {
             for (name, rules) in policies(lifetime) {
-                let tally = parallel::simulate_users(&rules, 0..people);
+                let tally = parallel::simulate_users(&rules, 0..users);
                 self.line(&honest(name, lifetime, &tally));
                 // With fewer users, two or three false logins exceed the bound.
-                if name == "enforce" && people >= MIN_USERS {
+                if name == "enforce" && users >= MIN_USERS {
                     super::assert_few_false_logins(&tally);
                 }
             }
@@ -110,8 +110,8 @@ impl Figures {
             let mut cells = Vec::new();
             for (name, rules) in policies(SessionLifetime::Workday) {
                 if BY_LOCATION.contains(&name) {
-                    let outcome = theft::play(&rules, victims.clone(), scenario);
-                    self.line(&attacker("place", name, rules.lifetime, scenario, &outcome));
+                    let outcome = theft::simulate_theft(&rules, victims.clone(), scenario);
+                    self.line(&attacker("location", name, rules.lifetime, scenario, &outcome));
                     cells.push(table::cell(&outcome));
                 }
             }
@@ -125,8 +125,11 @@ impl Figures {
         for lifetime in LIFETIMES {
             for (token_use, use_time) in pairs() {
                 let scenario = TheftScenario { location, software, token_use, use_time };
-                let outcome =
-                    theft::play(&rules(SignalsMode::Off, lifetime), victims.clone(), scenario);
+                let outcome = theft::simulate_theft(
+                    &rules(SignalsMode::Off, lifetime),
+                    victims.clone(),
+                    scenario,
+                );
                 match (token_use, use_time) {
                     (TokenUse::FollowsRotation, UseTime::Immediately) => {
                         super::assert_detected_at_next_request(&outcome, &scenario);
@@ -138,7 +141,7 @@ impl Figures {
                         assert_eq!(outcome.undetected_forks, 0, "{scenario:?}: {outcome:?}");
                     }
                 }
-                self.line(&attacker("manner", "off", lifetime, scenario, &outcome));
+                self.line(&attacker("token_use", "off", lifetime, scenario, &outcome));
             }
         }
     }
@@ -148,7 +151,7 @@ impl Figures {
         for (location, software) in OUTSIDE {
             for (token_use, use_time) in pairs() {
                 let scenario = TheftScenario { location, software, token_use, use_time };
-                let outcome = theft::play(&ENFORCED, some.clone(), scenario);
+                let outcome = theft::simulate_theft(&ENFORCED, some.clone(), scenario);
                 super::assert_stopped_at_first_request(&outcome, &scenario);
                 self.line(&attacker(
                     "outside",
@@ -162,20 +165,20 @@ impl Figures {
     }
 
     /// Writes false logins and stopped attackers by login threshold.
-    fn curve(&mut self, people: u64) {
+    fn curve(&mut self, users: u64) {
         for login_at in LOGIN_AT {
             let rules = with_login_at(ENFORCED, login_at);
-            let tally = parallel::simulate_users(&rules, 0..people);
+            let tally = parallel::simulate_users(&rules, 0..users);
             let text = honest("curve", SessionLifetime::Workday, &tally);
             self.line(&json!({"figure": "threshold", "login_at": login_at, "honest": text}));
             for (location, software) in CURVE {
                 let (token_use, use_time) = (TokenUse::FollowsRotation, UseTime::Immediately);
                 let scenario = TheftScenario { location, software, token_use, use_time };
-                let outcome = theft::play(&rules, 0..40, scenario);
+                let outcome = theft::simulate_theft(&rules, 0..40, scenario);
                 let stopped = outcome.share(TheftOutcome::AtFirstRequest);
                 let (location, software) = (format!("{location:?}"), format!("{software:?}"));
-                self.line(&json!({"figure": "stopped", "login_at": login_at, "place": location,
-                    "tool": software, "share": stopped}));
+                self.line(&json!({"figure": "stopped", "login_at": login_at, "location": location,
+                    "software": software, "share": stopped}));
             }
         }
     }
@@ -190,8 +193,8 @@ impl Figures {
     }
 }
 
-fn victims(people: u64) -> Range<u64> {
-    0..(people / 4).max(12)
+fn victims(users: u64) -> Range<u64> {
+    0..(users / 4).max(12)
 }
 
 fn pairs() -> impl Iterator<Item = (TokenUse, UseTime)> {
@@ -250,20 +253,20 @@ fn attacker(
 ) -> Value {
     let middle = outcome.tried / 2;
     json!({
-        "figure": "thief",
+        "figure": "attacker",
         "table": table,
         "policy": policy,
         "lasting": format!("{lifetime:?}"),
-        "place": format!("{:?}", scenario.location),
-        "tool": format!("{:?}", scenario.software),
-        "manner": format!("{:?}", scenario.token_use),
+        "location": format!("{:?}", scenario.location),
+        "software": format!("{:?}", scenario.software),
+        "token_use": format!("{:?}", scenario.token_use),
         "moment": format!("{:?}", scenario.use_time),
         "tried": outcome.tried,
-        "fates": outcome.fates,
+        "outcomes": outcome.outcomes,
         "refused": outcome.refused,
         "requests": [outcome.requests.get(middle), outcome.requests.last()],
         "seconds": [outcome.used.get(middle).map(|ms| ms / 1000), outcome.used.last().map(|ms| ms / 1000)],
-        "found_after_seconds": [outcome.detected_after.get(outcome.detected_after.len() / 2).map(|ms| ms / 1000), outcome.detected_after.last().map(|ms| ms / 1000)],
+        "detected_after_seconds": [outcome.detected_after.get(outcome.detected_after.len() / 2).map(|ms| ms / 1000), outcome.detected_after.last().map(|ms| ms / 1000)],
         "missed": outcome.undetected_forks,
         "caught": outcome.detected_forks,
     })

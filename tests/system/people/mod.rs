@@ -59,23 +59,26 @@ fn foreign_attacker_is_stopped_at_the_first_request() {
             token_use: TokenUse::FollowsRotation,
             use_time: UseTime::Immediately,
         };
-        assert_stopped_at_first_request(&theft::play(&ENFORCED, 0..12, scenario), &scenario);
+        assert_stopped_at_first_request(
+            &theft::simulate_theft(&ENFORCED, 0..12, scenario),
+            &scenario,
+        );
     }
 }
 
 #[test]
 fn rotating_attacker_is_detected_at_the_owners_next_request() {
     let long = rules(SignalsMode::Off, SessionLifetime::Month);
-    let played = [
+    let scenarios = [
         (OFF, UseTime::Immediately),
         (ENFORCED, UseTime::Immediately),
         (long, UseTime::WhileVictimSleeps),
     ];
-    for (rules, use_time) in played {
+    for (rules, use_time) in scenarios {
         let (location, software) = (AttackerLocation::Inside, AttackerSoftware::Same);
         let scenario =
             TheftScenario { location, software, token_use: TokenUse::FollowsRotation, use_time };
-        assert_detected_at_next_request(&theft::play(&rules, 0..12, scenario), &scenario);
+        assert_detected_at_next_request(&theft::simulate_theft(&rules, 0..12, scenario), &scenario);
     }
 }
 
@@ -85,7 +88,7 @@ fn passive_attacker_is_rejected_after_three_grace_periods() {
         let (location, software) = (AttackerLocation::Inside, AttackerSoftware::Same);
         let scenario =
             TheftScenario { location, software, token_use: TokenUse::KeepsToken, use_time };
-        let outcome = theft::play(&OFF, 0..12, scenario);
+        let outcome = theft::simulate_theft(&OFF, 0..12, scenario);
         assert!(outcome.share(TheftOutcome::Detected) > 0.5, "{scenario:?}: {outcome:?}");
         assert_denied_after_grace(&outcome, &scenario);
     }
@@ -100,29 +103,29 @@ fn table_shows_outcomes_and_detection_times() {
             token_use: TokenUse::FollowsRotation,
             use_time: UseTime::Immediately,
         };
-        theft::play(&rules, 0..12, scenario)
+        theft::simulate_theft(&rules, 0..12, scenario)
     };
     let abroad = outcome(ENFORCED, AttackerLocation::Abroad, AttackerSoftware::OtherBrowser);
-    assert_eq!(table::cell(&abroad), "at the door");
+    assert_eq!(table::cell(&abroad), "refused");
     let inside = outcome(OFF, AttackerLocation::Inside, AttackerSoftware::Same);
-    let found = inside.fates[TheftOutcome::Detected.as_str()];
-    assert_eq!(inside.detected_after.len(), found, "those who were found, and no other");
+    let detected = inside.outcomes[TheftOutcome::Detected.as_str()];
+    assert_eq!(inside.detected_after.len(), detected, "one time for each detected attacker");
     let cell = table::cell(&inside);
-    let rest = cell.strip_prefix(&format!("found {found} (")).expect("found first");
+    let rest = cell.strip_prefix(&format!("detected {detected} (")).expect("detected first");
     let (times, rest) = rest.split_once(')').expect("closed");
     assert_eq!(times.split(", ").count(), 2, "{cell}");
-    assert_eq!(rest, format!(", over {}", inside.fates[TheftOutcome::SessionEnded.as_str()]));
+    assert_eq!(rest, format!(", ended {}", inside.outcomes[TheftOutcome::SessionEnded.as_str()]));
     let mut table = table::Table::new(&["off", "enforce"]);
     table.row(
         AttackerLocation::Inside,
         AttackerSoftware::Same,
-        vec![cell.clone(), "at the door".to_owned()],
+        vec![cell.clone(), "refused".to_owned()],
     );
-    let row = format!("| victim's address | the same | {cell} | at the door |");
+    let row = format!("| user's address | the same | {cell} | refused |");
     assert_eq!(table.to_string().lines().nth(2), Some(row.as_str()));
 }
 
-/// Thieves outside the victim's networks who use other software.
+/// Attackers outside the victim's networks who use other software.
 const OUTSIDE: [(AttackerLocation, AttackerSoftware); 7] = [
     (AttackerLocation::Abroad, AttackerSoftware::Program),
     (AttackerLocation::CloudAbroad, AttackerSoftware::OtherBrowser),
@@ -134,7 +137,7 @@ const OUTSIDE: [(AttackerLocation, AttackerSoftware); 7] = [
 ];
 
 fn assert_few_false_logins(tally: &UserTally) {
-    assert!(tally.requests > 100 * tally.days, "people do little: {tally:#?}");
+    assert!(tally.requests > 100 * tally.days, "too few requests: {tally:#?}");
     assert!(tally.crashes > 0 && tally.location_changes.contains_key("rotate"), "{tally:#?}");
     assert!(tally.per_thousand(tally.all_false()) < 1.0, "{tally:#?}");
 }
@@ -160,14 +163,14 @@ fn assert_denied_after_grace(outcome: &Outcome, scenario: &TheftScenario) {
 
 /// Asserts the bounds for `PEOPLE` users and writes all figures.
 #[test]
-#[ignore = "minutes; tests/system/people/run plays it"]
+#[ignore = "minutes; run by tests/system/people/run"]
 fn many_users() {
     figures::Figures::open().all(figures::number("PEOPLE", 680));
 }
 
 /// Writes only the table of attackers by location.
 #[test]
-#[ignore = "minutes; tests/system/people/run --thieves plays it"]
+#[ignore = "minutes; run by tests/system/people/run --attackers"]
 fn attackers_by_location() {
     figures::Figures::open().attackers_by_location(figures::number("PEOPLE", 680));
 }

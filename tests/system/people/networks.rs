@@ -14,7 +14,7 @@ pub const KABEL: Operator = 10;
 pub const DSL: Operator = 11;
 pub const MOBIL_EINS: Operator = 12;
 /// Networks of the same operator that the databases place in another city.
-pub const MOBIL_EINS_ELSEWHERE: Operator = 13;
+pub const MOBIL_EINS_OTHER_CITY: Operator = 13;
 pub const MOBIL_ZWEI: Operator = 14;
 pub const FIRM: Operator = 15;
 pub const HOTEL: Operator = 16;

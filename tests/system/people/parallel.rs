@@ -17,9 +17,9 @@ use super::user_simulation::UserSimulation;
 pub const SEED: u64 = 1;
 
 /// Simulates honest users for thirty days.
-pub fn simulate_users(rules: &Policy, people: Range<u64>) -> UserTally {
+pub fn simulate_users(rules: &Policy, users: Range<u64>) -> UserTally {
     const DAYS: u64 = 30;
-    let tallies = run_parallel(rules, people, |runtime, auth, number| {
+    let tallies = run_parallel(rules, users, |runtime, auth, number| {
         let person = Person::new(SEED, number);
         auth.start_person(number, DAYS);
         let mut simulation =

@@ -2,7 +2,7 @@
 
 use super::networks::{
     DSL, Egress, FILTER, FILTER_ABROAD, FIRM, FIRST_ATTACKER_NETWORK, KABEL, MOBIL_EINS,
-    MOBIL_EINS_ELSEWHERE, MOBIL_ZWEI, Operator, VPN_FR, VPN_NL,
+    MOBIL_EINS_OTHER_CITY, MOBIL_ZWEI, Operator, VPN_FR, VPN_NL,
 };
 use super::rates;
 use super::seeded_rng::SeededRng;
@@ -60,7 +60,7 @@ impl Person {
             vpn: own.happens(rates::VPN.value),
             trip: once(&mut own, &rates::FLIES).map(|day| (day, own.choose(&abroad))),
             travel_card: own.happens(rates::TRAVEL_CARD.value),
-            emulation_day: once(&mut own, &rates::EMULATES),
+            emulation_day: once(&mut own, &rates::DEVICE_EMULATION),
             filtered: own.happens(rates::FILTERED.value),
             home: own.choose(&[KABEL, DSL]),
             dual_home: own.happens(rates::DUAL.value),
@@ -110,8 +110,8 @@ impl Person {
 
     /// Returns a network of the user's carrier; the databases place some of them in another city.
     pub fn on_carrier(&self, rng: &mut SeededRng) -> Egress {
-        let elsewhere = self.carrier == MOBIL_EINS && rng.happens(0.3);
-        let operator = if elsewhere { MOBIL_EINS_ELSEWHERE } else { self.carrier };
+        let in_other_city = self.carrier == MOBIL_EINS && rng.happens(0.3);
+        let operator = if in_other_city { MOBIL_EINS_OTHER_CITY } else { self.carrier };
         Egress { dual_stack: self.dual_carrier, ..carrier_egress(operator, rng) }
     }
 }

@@ -107,7 +107,7 @@ def threshold(figures):
     stopped = {}
     for row in figures:
         if row["figure"] == "stopped":
-            stopped.setdefault((row["place"], row["tool"]), {})[row["login_at"]] = row["share"]
+            stopped.setdefault((row["location"], row["software"]), {})[row["login_at"]] = row["share"]
     at = sorted(false)
     top, low, left, right = 100, 340, 70, 640
     x = lambda value: left + (value - at[0]) / (at[-1] - at[0]) * (right - left)
@@ -148,16 +148,16 @@ TIMES = [(1, "1 s"), (60, "1 min"), (600, "10 min"), (3600, "1 h"), (12 * 3600, 
 
 
 def access_time(figures):
-    rows = [row for row in figures if row["figure"] == "thief" and row["table"] == "manner"
+    rows = [row for row in figures if row["figure"] == "attacker" and row["table"] == "token_use"
             and row["lasting"] == "Workday"]
     left, width, y = 250, 470, 104
     x = lambda seconds: left + math.log10(max(seconds, 1)) / math.log10(16 * 3600) * width
     body, output, top = [], [], y - 14
-    for manner, label in BEHAVIOURS.items():
+    for token_use, label in BEHAVIOURS.items():
         body.append(text(24, y, label, kind="head"))
         y += 12
         for moment, when in MOMENTS.items():
-            row = next((r for r in rows if (r["manner"], r["moment"]) == (manner, moment)), None)
+            row = next((r for r in rows if (r["token_use"], r["moment"]) == (token_use, moment)), None)
             if row is None or row["seconds"][0] is None:
                 continue
             median, maximum = row["seconds"]

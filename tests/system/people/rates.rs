@@ -26,14 +26,14 @@ pub const RENUMBERED: Rate = rate(
 );
 pub const DUAL: Rate =
     rate(0.5, "homes and carriers with IPv6", "about half of the users, by Google's statistics");
-pub const FALLS_BACK: Rate =
+pub const VPN_FALLBACK: Rate =
     rate(0.1, "page views over IPv4 of who has IPv6", "Happy Eyeballs (RFC 8305); share assumed");
 pub const CARRIER_MINUTES: Rate = rate(
     20.0,
     "minutes after which a phone has another address of its carrier (24 networks)",
     "Balakrishnan et al., Where's that Phone?, IMC 2009: other addresses within minutes",
 );
-pub const VPN: Rate = rate(0.25, "people who have a VPN", "surveys say a quarter to a third");
+pub const VPN: Rate = rate(0.25, "people who have a VPN", "surveys report a quarter to a third");
 pub const VPN_ON: Rate = rate(
     0.25,
     "their sittings in which they switch it on, half of them abroad, and half off again",
@@ -47,7 +47,7 @@ pub const FLIES: Rate = rate(
 pub const TRAVEL_CARD: Rate = rate(0.3, "of these, a telephone card of a third country", "assumed");
 pub const UPDATE_DAYS: Rate = rate(
     28.0,
-    "days between versions of a browser that its User-Agent tells",
+    "days between versions of a browser in its User-Agent",
     "Chrome, Edge and Firefox: every four weeks",
 );
 pub const UPDATE_HANDSHAKE: Rate =
@@ -57,21 +57,21 @@ pub const CRASH: Rate = rate(
     "crashes for each hour of use, power cuts included; the jar is then up to 30 s older",
     "Mozilla publishes some 1 in 1,000 hours; doubled",
 );
-pub const LID: Rate =
-    rate(0.1, "sittings whose last answers are lost as the lid closes", "assumed");
+pub const LID_CLOSED: Rate =
+    rate(0.1, "sittings whose last responses are lost as the lid closes", "assumed");
 pub const RESTORED: Rate =
     rate(0.3, "sittings that begin with two to six restored tabs", "assumed");
 pub const POLLS: Rate =
-    rate(0.1, "people with a tab that asks every two minutes while they sit there", "assumed");
-pub const LOST_AIR: Rate = rate(0.01, "answers lost over the air", "assumed");
-pub const LOST_WIRE: Rate = rate(0.001, "answers lost on wires", "assumed");
+    rate(0.1, "people with a tab that sends a request every two minutes", "assumed");
+pub const LOST_AIR: Rate = rate(0.01, "responses lost over the air", "assumed");
+pub const LOST_WIRE: Rate = rate(0.001, "responses lost on wires", "assumed");
 pub const STUCK: Rate = rate(
     0.000_01,
     "requests over the air that arrive 5 to 60 s late",
     "TCP sends again after 1, 3, 7, 15 and 31 s (RFC 6298); share assumed",
 );
 pub const DESKTOP_PAGE: Rate =
-    rate(0.03, "sittings at the phone that ask for the desktop's pages", "assumed");
+    rate(0.03, "sittings at the phone that request desktop pages", "assumed");
 pub const MEDIA: Rate = rate(
     0.1,
     "sittings at an iPhone that play a video of the app (another program fetches it)",
@@ -79,9 +79,9 @@ pub const MEDIA: Rate = rate(
 );
 pub const LANGUAGE: Rate =
     rate(0.02, "people who change the language of their browser once in 30 days", "assumed");
-pub const EMULATES: Rate = rate(
+pub const DEVICE_EMULATION: Rate = rate(
     0.005,
-    "people whose laptop says once in 30 days that it is a phone (developer tools)",
+    "people whose laptop claims once in 30 days to be a phone (developer tools)",
     "assumed",
 );
 
@@ -90,7 +90,7 @@ pub const ALL: [&Rate; 23] = [
     &FILTERED,
     &RENUMBERED,
     &DUAL,
-    &FALLS_BACK,
+    &VPN_FALLBACK,
     &CARRIER_MINUTES,
     &VPN,
     &VPN_ON,
@@ -99,7 +99,7 @@ pub const ALL: [&Rate; 23] = [
     &UPDATE_DAYS,
     &UPDATE_HANDSHAKE,
     &CRASH,
-    &LID,
+    &LID_CLOSED,
     &RESTORED,
     &POLLS,
     &LOST_AIR,
@@ -108,5 +108,5 @@ pub const ALL: [&Rate; 23] = [
     &DESKTOP_PAGE,
     &MEDIA,
     &LANGUAGE,
-    &EMULATES,
+    &DEVICE_EMULATION,
 ];

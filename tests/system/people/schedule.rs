@@ -75,18 +75,18 @@ pub fn schedule(person: &Person, days: u64) -> Vec<Action> {
 impl ScheduleBuilder<'_> {
     fn in_the_office(&mut self, day: u64) {
         let start = day * DAY + 7 * HOUR + self.rng.between(0, HOUR);
-        self.on_the_way(day, start);
+        self.add_commute(day, start);
         let morning = self.person.at_work(&mut self.rng);
         self.add_period(LAPTOP, start + HOUR, 3 * HOUR, morning);
         let afternoon = self.person.at_work(&mut self.rng);
         self.add_period(LAPTOP, start + 5 * HOUR, 4 * HOUR, afternoon);
-        self.on_the_way(day, start + 9 * HOUR + 30 * MINUTE);
+        self.add_commute(day, start + 9 * HOUR + 30 * MINUTE);
         let home = self.person.home(day);
         self.add_period(PHONE, start + 12 * HOUR, 20 * MINUTE, home);
     }
 
     /// Uses the phone at home and then on the train.
-    fn on_the_way(&mut self, day: u64, at: u64) {
+    fn add_commute(&mut self, day: u64, at: u64) {
         let home = self.person.home(day);
         self.add_period(PHONE, at, 5 * MINUTE, home);
         let air = self.person.on_carrier(&mut self.rng);
@@ -166,7 +166,7 @@ impl ScheduleBuilder<'_> {
         }
         self.add_roaming(&period);
         self.add_vpn(&period);
-        if device == LAPTOP && self.rng.happens(rates::LID.value) {
+        if device == LAPTOP && self.rng.happens(rates::LID_CLOSED.value) {
             self.push(period.until + 1, device, ActionKind::CloseLid);
         }
         if self.rng.happens(rates::CRASH.value * long as f64 / HOUR as f64) {

@@ -29,7 +29,7 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let heads = self.policies.iter().map(|policy| policy_label(policy));
-        writeln!(f, "| network | software | {} |", heads.collect::<Vec<_>>().join(" | "))?;
+        writeln!(f, "| network | program | {} |", heads.collect::<Vec<_>>().join(" | "))?;
         writeln!(f, "| --- | --- |{}", " --- |".repeat(self.policies.len()))?;
         for (location, software, cells) in &self.rows {
             writeln!(
@@ -47,28 +47,30 @@ impl fmt::Display for Table {
 /// Formats the outcomes of one kind of attacker under one policy. Detected attackers are shown with the median and the
 /// maximum time of use.
 pub fn cell(outcome: &Outcome) -> String {
-    let of = |fate: TheftOutcome| outcome.fates.get(fate.as_str()).copied().unwrap_or_default();
+    let of = |theft_outcome: TheftOutcome| {
+        outcome.outcomes.get(theft_outcome.as_str()).copied().unwrap_or_default()
+    };
     if of(TheftOutcome::AtFirstRequest) == outcome.tried {
-        return "at the door".to_owned();
+        return "refused".to_owned();
     }
     let mut lines = Vec::new();
     if of(TheftOutcome::AtFirstRequest) > 0 {
-        lines.push(format!("at the door {}", of(TheftOutcome::AtFirstRequest)));
+        lines.push(format!("refused {}", of(TheftOutcome::AtFirstRequest)));
     }
-    if let [.., worst] = outcome.detected_after[..] {
-        let middle = outcome.detected_after[outcome.detected_after.len() / 2];
+    if let [.., maximum] = outcome.detected_after[..] {
+        let median = outcome.detected_after[outcome.detected_after.len() / 2];
         lines.push(format!(
-            "found {} ({}, {})",
+            "detected {} ({}, {})",
             of(TheftOutcome::Detected),
-            span(middle),
-            span(worst)
+            span(median),
+            span(maximum)
         ));
     }
-    for (fate, word) in
-        [(TheftOutcome::SessionEnded, "over"), (TheftOutcome::NeverStopped, "never")]
+    for (theft_outcome, label) in
+        [(TheftOutcome::SessionEnded, "ended"), (TheftOutcome::NeverStopped, "never stopped")]
     {
-        if of(fate) > 0 {
-            lines.push(format!("{word} {}", of(fate)));
+        if of(theft_outcome) > 0 {
+            lines.push(format!("{label} {}", of(theft_outcome)));
         }
     }
     lines.join(", ")
@@ -85,7 +87,7 @@ fn span(ms: u64) -> String {
 fn policy_label(policy: &'static str) -> &'static str {
     match policy {
         "off" => "signals off",
-        "enforce" => "enforced, defaults (login at 60)",
+        "enforce" => "enforced, defaults (login_at = 60)",
         other => other,
     }
 }
@@ -95,8 +97,8 @@ fn location_label(location: AttackerLocation) -> &'static str {
         AttackerLocation::Abroad => "abroad",
         AttackerLocation::CloudAbroad => "a cloud abroad",
         AttackerLocation::Country => "same country",
-        AttackerLocation::Neighbour => "victim's network",
-        AttackerLocation::Inside => "victim's address",
+        AttackerLocation::Neighbour => "user's network",
+        AttackerLocation::Inside => "user's address",
     }
 }
 
@@ -104,7 +106,7 @@ fn software_label(software: AttackerSoftware) -> &'static str {
     match software {
         AttackerSoftware::Program => "a program",
         AttackerSoftware::OtherBrowser => "another browser",
-        AttackerSoftware::Disguised => "a program, copied User-Agent",
+        AttackerSoftware::Disguised => "a program, copied user agent",
         AttackerSoftware::OtherVersion => "same browser, older version",
         AttackerSoftware::Newer => "a program that claims a newer version",
         AttackerSoftware::Same => "the same",

@@ -34,7 +34,7 @@ pub struct TheftScenario {
 pub struct Outcome {
     /// Victims that had a cookie to copy.
     pub tried: usize,
-    pub fates: BTreeMap<&'static str, usize>,
+    pub outcomes: BTreeMap<&'static str, usize>,
     /// Deny reasons of the attackers' last requests.
     pub refused: BTreeMap<&'static str, usize>,
     /// Allowed requests of each attacker and the time of use in milliseconds, both sorted.
@@ -58,7 +58,7 @@ struct TheftResult {
 }
 
 /// Simulates one scenario with each of these victims.
-pub fn play(rules: &Policy, victims: Range<u64>, scenario: TheftScenario) -> Outcome {
+pub fn simulate_theft(rules: &Policy, victims: Range<u64>, scenario: TheftScenario) -> Outcome {
     let thefts = parallel::run_parallel(rules, victims, |runtime, auth, number| {
         let person = Person::new(SEED, number);
         let mut rng = person.rng.fork(4);
@@ -72,7 +72,7 @@ pub fn play(rules: &Policy, victims: Range<u64>, scenario: TheftScenario) -> Out
         let mut simulation =
             UserSimulation::new(auth, rng.fork(6), actions).with_attacker(attacker);
         runtime.block_on(simulation.run());
-        let attacker = simulation.attacker.expect("the thief that was given");
+        let attacker = simulation.attacker.expect("the attacker of the scenario");
         TheftResult {
             outcome: attacker.outcome(),
             denied: attacker.denied,
@@ -94,20 +94,20 @@ fn theft_days(person: &Person, day: u64) -> Vec<Action> {
 
 fn copy_time(actions: &[Action], use_time: UseTime, rng: &mut SeededRng) -> u64 {
     let first = actions.first().map_or(0, |action| action.at / DAY);
-    let looks: Vec<u64> = actions
+    let page_views: Vec<u64> = actions
         .iter()
         .filter(|action| action.device == LAPTOP && action.at / DAY == first)
         .filter(|action| matches!(action.kind, ActionKind::LoadPages(_)))
         .map(|action| action.at)
         .collect();
-    let last = looks.len().saturating_sub(1);
+    let last = page_views.len().saturating_sub(1);
     let chosen = match use_time {
         UseTime::Immediately | UseTime::HoursLater | UseTime::DaysLater => {
             rng.between(0, (last as u64) * 2 / 3) as usize
         }
         UseTime::WhileVictimSleeps => last,
     };
-    looks.get(chosen).map_or(0, |at| at + 25_000)
+    page_views.get(chosen).map_or(0, |at| at + 25_000)
 }
 
 fn use_delay(use_time: UseTime, rng: &mut SeededRng) -> u64 {
@@ -125,7 +125,7 @@ impl Outcome {
         let mut outcome = Outcome::default();
         for theft in thefts.iter().filter(|theft| theft.outcome != TheftOutcome::NoCookie) {
             outcome.tried += 1;
-            *outcome.fates.entry(theft.outcome.as_str()).or_default() += 1;
+            *outcome.outcomes.entry(theft.outcome.as_str()).or_default() += 1;
             let refused = theft.denied.unwrap_or("not refused");
             *outcome.refused.entry(refused).or_default() += 1;
             outcome.requests.push(theft.requests);
@@ -143,7 +143,7 @@ impl Outcome {
     }
 
     pub fn share(&self, outcome: TheftOutcome) -> f64 {
-        let count = self.fates.get(outcome.as_str()).copied().unwrap_or_default();
+        let count = self.outcomes.get(outcome.as_str()).copied().unwrap_or_default();
         count as f64 / self.tried.max(1) as f64
     }
 

@@ -1,4 +1,4 @@
-//! The OpenID Connect client against a provider that follows the rules, or lies in one way.
+//! The OpenID Connect client with a provider that follows the rules, or violates one of them.
 
 mod client_auth;
 mod login;

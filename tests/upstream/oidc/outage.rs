@@ -77,9 +77,9 @@ async fn an_endless_or_silent_answer_ends_at_its_limit() {
     assert!(start_failure(&party).await.contains("longer than 262144 bytes"));
     let silent = Scripted::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{".to_vec());
     let party = scripted(DISCOVERY, silent).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     assert!(start_failure(&party).await.contains("no "));
-    assert!(begun.elapsed() < Duration::from_secs(3));
+    assert!(started.elapsed() < Duration::from_secs(3));
     let party = scripted("/keys", endless()).await;
     assert!(party.outage().await.starts_with("keys: "));
     let party = scripted("/token", endless()).await;
@@ -149,8 +149,8 @@ async fn a_new_key_is_fetched_when_its_first_token_arrives() {
 async fn tokens_with_unknown_keys_cause_one_fetch_in_30_seconds() {
     let party = Party::start().await;
     assert!(party.login().await.is_ok());
-    let stranger = JwtSigner::p256("unknown");
-    let token = stranger.sign(&stranger.header(), &json!({}));
+    let unknown_signer = JwtSigner::p256("unknown");
+    let token = unknown_signer.sign(&unknown_signer.header(), &json!({}));
     let body = format!("logout_token={token}");
     for _ in 0..20 {
         let result = party.client.verify_logout_token(body.as_bytes()).await;
@@ -174,8 +174,8 @@ async fn known_keys_are_used_for_a_day_while_new_ones_are_missing() {
         provider.responses.insert("/keys", Scripted::Json(500, json!({})));
     });
     party.clock.advance(Duration::from_secs(31));
-    let stranger = JwtSigner::p256("unknown");
-    let token = stranger.sign(&stranger.header(), &json!({}));
+    let unknown_signer = JwtSigner::p256("unknown");
+    let token = unknown_signer.sign(&unknown_signer.header(), &json!({}));
     let body = format!("logout_token={token}");
     let result = party.client.verify_logout_token(body.as_bytes()).await;
     assert!(matches!(result, Err(LogoutTokenFailure::Unavailable(_))), "the keys may be old");

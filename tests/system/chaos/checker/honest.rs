@@ -43,11 +43,11 @@ impl Checker<'_> {
             || before(sessions.stolen(session))
             || sessions.data_lost(session)
             || before(sessions.wrong_clock_since(session))
-            || (reason == "absolute" && self.end_was_near(request, session))
+            || (reason == "absolute" && self.is_near_absolute_end(request, session))
     }
 
     /// Returns true if the listed absolute end has passed, with slack for clock differences.
-    fn end_was_near(&self, request: &Request, session: Session) -> bool {
+    fn is_near_absolute_end(&self, request: &Request, session: Session) -> bool {
         let now = self.bounds.session_time(request.done + self.bounds.slack);
         self.sessions.absolute_end(session).is_none_or(|end| now >= end)
     }

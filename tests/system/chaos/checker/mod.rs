@@ -265,7 +265,7 @@ impl<'a> Checker<'a> {
         };
         findings.check(Invariant::Live, request.sent, !reported.is_some_and(late), || {
             format!(
-                "request {} of session {} passed at gateway {} though {reported:?} said that it had ended",
+                "request {} of session {} passed at gateway {} though {reported:?} reported its end",
                 request.id, token.session, request.gateway
             )
         });
@@ -276,12 +276,12 @@ impl<'a> Checker<'a> {
         let Some(reported) = self.sessions.reported_ended_by(token.session, request.gateway) else {
             return;
         };
-        if self.disturbed(request.gateway, reported, request.done, |allowed| allowed.gateway_down) {
+        if self.has_fault(request.gateway, reported, request.done, |allowed| allowed.gateway_down) {
             return;
         }
         findings.check(Invariant::Live, request.sent, request.sent <= reported, || {
             format!(
-                "request {} of session {} passed at gateway {}, which had said {} ms before that it had ended",
+                "request {} of session {} passed at gateway {}, which had reported its end {} ms before",
                 request.id, token.session, request.gateway, request.sent - reported
             )
         });
@@ -290,7 +290,7 @@ impl<'a> Checker<'a> {
     fn check_revoked(&self, findings: &mut Findings, request: &Request, token: &Token) {
         let Some(acked) = self.sessions.revoked(token.session) else { return };
         let from = acked.saturating_sub(self.bounds.recovery);
-        let calm = self.is_undisturbed(request.gateway, from, request.sent);
+        let calm = self.has_no_fault(request.gateway, from, request.sent);
         let bound =
             if calm { self.bounds.revocation_bound } else { self.bounds.revocation_bound_in_fault };
         let bound = bound.max(self.stale_read_bound(request));
@@ -305,21 +305,21 @@ impl<'a> Checker<'a> {
 
     /// Returns the time until which data loss may revive an ended session; gateways restore ends within a second.
     fn data_loss_until(&self, ended: Millis, until: Millis) -> Millis {
-        let forgets =
+        let may_roll_back =
             |window: &&&FaultWindow| window.allowed.data_loss && window.overlaps(ended, until);
-        let windows = self.windows.iter().filter(forgets);
+        let windows = self.windows.iter().filter(may_roll_back);
         windows.map(|window| window.ended + self.bounds.revocation_bound).max().unwrap_or(0)
     }
 
     /// Returns true if no fault affected the gateway.
-    fn is_undisturbed(&self, gateway: usize, from: Millis, until: Millis) -> bool {
-        !self.disturbed(gateway, from, until, |_| true)
+    fn has_no_fault(&self, gateway: usize, from: Millis, until: Millis) -> bool {
+        !self.has_fault(gateway, from, until, |_| true)
     }
 
     fn check_absolute(&self, findings: &mut Findings, request: &Request, token: &Token) {
         let Some(end) = self.sessions.absolute_end(token.session) else { return };
         let from = request.sent.saturating_sub(self.bounds.slack);
-        if self.disturbed(request.gateway, from, request.done, |allowed| allowed.wrong_clock) {
+        if self.has_fault(request.gateway, from, request.done, |allowed| allowed.wrong_clock) {
             return;
         }
         let end = end + self.bounds.slack * self.bounds.scale;
@@ -339,7 +339,7 @@ impl<'a> Checker<'a> {
             return;
         };
         // A gateway that missed an invalidation may accept the old token for a while.
-        let stale = match self.is_undisturbed(request.gateway, shown, request.sent) {
+        let stale = match self.has_no_fault(request.gateway, shown, request.sent) {
             true => 0,
             false => self.bounds.revocation_bound_in_fault.max(self.stale_read_bound(request)),
         };
@@ -363,7 +363,7 @@ impl<'a> Checker<'a> {
     ) {
         let first = self.sessions.absolute_end(session);
         findings.check(Invariant::Absolute, at, first == Some(end), || {
-            format!("session {session} ends at {end}, first told {first:?}")
+            format!("session {session} ends at {end}, first reported as {first:?}")
         });
         let owner = self.sessions.user(session).unwrap_or(user);
         findings.check(Invariant::Identity, at, owner == user, || {

@@ -15,7 +15,7 @@ impl Checker<'_> {
         let owner = request.token.and_then(|token| self.sessions.user(token.session));
         let right = *id == request.id && owner == Some(user.as_str());
         findings.check(Invariant::Identity, request.done, right, || {
-            format!("request {} of {owner:?} was given the answer to {id} of {user:?}", request.id)
+            format!("request {} of {owner:?} received the response to {id} of {user:?}", request.id)
         });
     }
 
@@ -37,12 +37,12 @@ impl Checker<'_> {
                         )
                     },
                 );
-                self.refused_for_a_cause(findings, request, response);
+                self.check_refusal_reason(findings, request, response);
             }
             RequestOutcome::NoResponse(error) => {
                 findings.check(Invariant::Deadline, request.sent, false, || {
                     format!(
-                        "request {} at gateway {} had no answer: {error}",
+                        "request {} at gateway {} had no response: {error}",
                         request.id, request.gateway
                     )
                 });
@@ -51,7 +51,7 @@ impl Checker<'_> {
         }
     }
 
-    fn refused_for_a_cause(
+    fn check_refusal_reason(
         &self,
         findings: &mut Findings,
         request: &Request,
@@ -60,12 +60,12 @@ impl Checker<'_> {
         match response.status {
             503 => {
                 findings.check(Invariant::Deadline, request.sent, response.retry_after, || {
-                    format!("request {} was answered 503 without Retry-After", request.id)
+                    format!("request {} received 503 without Retry-After", request.id)
                 });
                 let cause = self.permits(request, |allowed| allowed.unavailable);
                 findings.check(Invariant::Recovery, request.sent, cause, || {
                     format!(
-                        "request {} at gateway {} was answered 503, {}",
+                        "request {} at gateway {} received 503, {}",
                         request.id,
                         request.gateway,
                         self.last_fault(request.sent)
@@ -74,7 +74,7 @@ impl Checker<'_> {
             }
             200..300 | 401 => findings.check(Invariant::Recovery, request.sent, true, String::new),
             status => findings.check(Invariant::Deadline, request.sent, false, || {
-                format!("request {} was answered {status} {}", request.id, response.reason)
+                format!("request {} received {status} {}", request.id, response.reason)
             }),
         }
     }
@@ -86,20 +86,20 @@ impl Checker<'_> {
         what: impl Fn(&AllowedEffects) -> bool,
     ) -> bool {
         let from = request.sent.saturating_sub(self.bounds.recovery);
-        self.disturbed(request.gateway, from, request.done, what)
+        self.has_fault(request.gateway, from, request.done, what)
     }
 
-    pub(super) fn disturbed(
+    pub(super) fn has_fault(
         &self,
         gateway: usize,
         from: Millis,
         until: Millis,
         what: impl Fn(&AllowedEffects) -> bool,
     ) -> bool {
-        let strikes = |window: &&FaultWindow| {
-            what(&window.allowed) && window.strikes(gateway) && window.overlaps(from, until)
+        let affects = |window: &&FaultWindow| {
+            what(&window.allowed) && window.affects(gateway) && window.overlaps(from, until)
         };
-        self.windows.iter().copied().any(|window| strikes(&window))
+        self.windows.iter().copied().any(|window| affects(&window))
     }
 
     pub(super) fn last_fault(&self, at: Millis) -> String {
@@ -113,7 +113,7 @@ impl Checker<'_> {
         if let Some(response) = request.response() {
             findings.check(Invariant::Cookie, request.done, !response.deletes_cookie, || {
                 format!(
-                    "the answer {} to request {} deletes the cookie",
+                    "the response {} to request {} deletes the cookie",
                     response.status, request.id
                 )
             });

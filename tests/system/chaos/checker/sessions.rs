@@ -59,7 +59,7 @@ impl FaultWindow {
         self.began <= until && from <= self.ended
     }
 
-    pub(super) fn strikes(&self, gateway: usize) -> bool {
+    pub(super) fn affects(&self, gateway: usize) -> bool {
         self.gateway.is_none_or(|only| only == gateway)
     }
 }
@@ -137,12 +137,12 @@ pub(super) struct FailedEnd {
 }
 
 pub(super) struct Sessions<'a> {
-    lives: HashMap<Session, SessionFacts<'a>>,
+    facts_by_session: HashMap<Session, SessionFacts<'a>>,
 }
 
 impl<'a> Sessions<'a> {
     pub(super) fn from_history(history: &'a [Event], bounds: &Bounds) -> Sessions<'a> {
-        let mut sessions = Sessions { lives: HashMap::new() };
+        let mut sessions = Sessions { facts_by_session: HashMap::new() };
         // The sessions of a user must be known before user-wide revocations are evaluated.
         history.iter().for_each(|event| sessions.record_login(event));
         history.iter().for_each(|event| sessions.record(event, bounds));
@@ -154,7 +154,7 @@ impl<'a> Sessions<'a> {
 
     fn record_login(&mut self, event: &'a Event) {
         if let Event::LoggedIn { session, user, sent, done, .. } = event {
-            let facts = self.lives.entry(*session).or_default();
+            let facts = self.facts_by_session.entry(*session).or_default();
             facts.user = Some(user.as_str());
             (facts.login, facts.began) = (Some(*sent), Some(*done));
         }
@@ -226,15 +226,15 @@ impl<'a> Sessions<'a> {
         });
     }
 
-    fn for_each_target(&mut self, what: &EndTarget, tell: impl Fn(&mut SessionFacts<'a>)) {
-        for (session, facts) in &mut self.lives {
+    fn for_each_target(&mut self, what: &EndTarget, update: impl Fn(&mut SessionFacts<'a>)) {
+        for (session, facts) in &mut self.facts_by_session {
             let is_meant = match what {
                 EndTarget::Session(one) => one == session,
                 EndTarget::User(user) => facts.user == Some(user),
                 EndTarget::All => true,
             };
             if is_meant {
-                tell(facts);
+                update(facts);
             }
         }
     }
@@ -242,7 +242,10 @@ impl<'a> Sessions<'a> {
     /// Marks all sessions that data loss can have affected: those that started before recovery.
     fn record_data_loss(&mut self, window: &FaultWindow, bounds: &Bounds) {
         let over = window.ended + bounds.recovery;
-        for facts in self.lives.values_mut().filter(|facts| facts.began.is_none_or(|at| at < over))
+        for facts in self
+            .facts_by_session
+            .values_mut()
+            .filter(|facts| facts.began.is_none_or(|at| at < over))
         {
             facts.data_lost |= window.allowed.data_loss;
         }
@@ -253,7 +256,7 @@ impl<'a> Sessions<'a> {
     fn record_wrong_clock(&mut self, event: &'a Event, bending: &[&FaultWindow], bounds: &Bounds) {
         let by_wrong_clock = |gateway: usize, from: Millis, until: Millis| {
             let (from, until) = (from.saturating_sub(bounds.slack), until + bounds.slack);
-            bending.iter().any(|window| window.strikes(gateway) && window.overlaps(from, until))
+            bending.iter().any(|window| window.affects(gateway) && window.overlaps(from, until))
         };
         if let Some(visit) = Visit::from_event(event)
             && by_wrong_clock(visit.gateway, visit.from, visit.until)
@@ -272,11 +275,11 @@ impl<'a> Sessions<'a> {
     }
 
     fn facts_mut(&mut self, session: Session) -> &mut SessionFacts<'a> {
-        self.lives.entry(session).or_default()
+        self.facts_by_session.entry(session).or_default()
     }
 
     fn facts(&self, session: Session) -> Option<&SessionFacts<'a>> {
-        self.lives.get(&session)
+        self.facts_by_session.get(&session)
     }
 
     pub(super) fn user(&self, session: Session) -> Option<&'a str> {

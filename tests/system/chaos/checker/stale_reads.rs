@@ -9,20 +9,25 @@ impl Checker<'_> {
     pub(super) fn check_stale_read(&self, findings: &mut Findings, request: &Request) {
         let Some(response) = request.response().filter(|_| request.passed()) else { return };
         if response.is_stale {
-            self.only_reads(findings, request, response);
+            self.check_effects(findings, request, response);
         }
-        let blind = self.windows.iter().filter(|window| {
-            window.strikes(request.gateway)
-                && window.blind_from(request.sent).is_some_and(|until| request.done <= until)
+        let affected = self.windows.iter().filter(|window| {
+            window.affects(request.gateway)
+                && window.unaware_until(request.sent).is_some_and(|until| request.done <= until)
         });
-        for window in blind {
-            self.not_for_long(findings, request, response, window);
-            self.nobody_wanted_it_gone(findings, request, window);
+        for window in affected {
+            self.check_duration(findings, request, response, window);
+            self.check_failed_end(findings, request, window);
         }
     }
 
     /// Checks that a stale read happened in an outage and changed nothing.
-    fn only_reads(&self, findings: &mut Findings, request: &Request, response: &RecordedResponse) {
+    fn check_effects(
+        &self,
+        findings: &mut Findings,
+        request: &Request,
+        response: &RecordedResponse,
+    ) {
         let away = self.permits(request, |allowed| allowed.unavailable || allowed.gateway_down);
         let reads = request.kind == RequestKind::StaleReadable && response.new_token.is_none();
         findings.check(Invariant::StaleRead, request.sent, away && reads, || {
@@ -38,22 +43,22 @@ impl Checker<'_> {
     }
 
     /// Checks the time limit of stale reads.
-    fn not_for_long(
+    fn check_duration(
         &self,
         findings: &mut Findings,
         request: &Request,
         response: &RecordedResponse,
         window: &FaultWindow,
     ) {
-        let believed = self.bounds.revocation_bound_in_fault.max(self.stale_read_bound(request))
+        let bound = self.bounds.revocation_bound_in_fault.max(self.stale_read_bound(request))
             + self.bounds.slack;
-        let within = request.sent <= window.began + believed;
+        let within = request.sent <= window.began + bound;
         if within && !response.is_stale {
             return;
         }
         findings.check(Invariant::StaleRead, request.sent, within, || {
             format!(
-                "request {} for {:?} passed at gateway {} {} ms after {} began (allowed: {believed})",
+                "request {} for {:?} passed at gateway {} {} ms after {} began (allowed: {bound})",
                 request.id,
                 request.kind,
                 request.gateway,
@@ -64,12 +69,7 @@ impl Checker<'_> {
     }
 
     /// Checks that a gateway gives no stale reads to a session that it failed to end.
-    fn nobody_wanted_it_gone(
-        &self,
-        findings: &mut Findings,
-        request: &Request,
-        window: &FaultWindow,
-    ) {
+    fn check_failed_end(&self, findings: &mut Findings, request: &Request, window: &FaultWindow) {
         let Some(token) = request.token else { return };
         let kept = self.sessions.failed_ends(token.session).iter().find(|kept| {
             kept.gateway == request.gateway && window.began <= kept.sent && kept.done < request.sent
@@ -77,7 +77,7 @@ impl Checker<'_> {
         let Some(kept) = kept else { return };
         findings.check(Invariant::StaleRead, request.sent, false, || {
             format!(
-                "request {} of session {} passed at gateway {}, which was asked to end it {} ms before",
+                "request {} of session {} passed at gateway {}, which received the request to end it {} ms before",
                 request.id,
                 token.session,
                 request.gateway,
@@ -105,7 +105,7 @@ impl Checker<'_> {
 
 impl FaultWindow {
     /// Returns the end of the store's silence at this time, if it was silent.
-    fn blind_from(&self, at: Millis) -> Option<Millis> {
+    fn unaware_until(&self, at: Millis) -> Option<Millis> {
         self.store_silent_until.filter(|_| self.began <= at)
     }
 }

@@ -34,7 +34,7 @@ impl Checker<'_> {
     fn reachable_since(&self, gateway: usize, acked: Millis, until: Millis) -> Millis {
         let from = acked.saturating_sub(self.bounds.recovery);
         let deaf = self.windows.iter().filter(|window| {
-            window.strikes(gateway) && window.overlaps(from, until) && window.allowed.unavailable
+            window.affects(gateway) && window.overlaps(from, until) && window.allowed.unavailable
         });
         deaf.map(|window| window.ended + self.bounds.recovery).fold(acked, Millis::max)
     }
@@ -56,7 +56,7 @@ impl Checker<'_> {
             || sessions.data_lost(session)
             || before(sessions.wrong_clock_since(session))
             || sessions.absolute_end(session).is_none_or(|end| now >= end)
-            || self.disturbed(gateway, from, at, |allowed| allowed.gateway_down);
+            || self.has_fault(gateway, from, at, |allowed| allowed.gateway_down);
         findings.check(Invariant::Honest, at, excused, || {
             format!("a stream of session {session} at gateway {gateway} was cut")
         });
