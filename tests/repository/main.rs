@@ -1,7 +1,10 @@
-//! Rules for the repository itself: layers, cycles, type names, prose, references, and the pages that list
-//! metrics, events and vulnerabilities.
+//! Rules for the repository itself: layers, cycles, type names, prose, references, the book, and the pages that
+//! list keys, presets, metrics, events and vulnerabilities.
 
+mod book;
 mod cycles;
+mod generated_pages;
+mod kubernetes;
 mod layers;
 mod metrics_and_events;
 mod prose;
