@@ -7,8 +7,8 @@ use crate::clock::UnixMillis;
 use crate::connections::{CloseReason, EndSeq};
 use crate::secret::{KeyRing, random_bytes};
 use crate::session::{
-    Change, DecisionInput, EndReason, Identity, Outcome, Record, Refusal, RevocationCutoff,
-    RiskRequirement, RotationTiming, SessionFacts, Token, Verdict, decide,
+    Change, DecisionInput, EndReason, Identity, Outcome, Provider, Record, Refusal,
+    RevocationCutoff, RiskRequirement, RotationTiming, SessionFacts, Token, Verdict, decide,
 };
 use crate::sessions::events::event_context;
 use crate::sessions::verified_store::VerifiedStore;
@@ -32,29 +32,57 @@ pub(super) struct AuthAttempt<'a> {
     pub(super) end_seq: EndSeq,
 }
 
+/// An admission that needs no write, apart from its activity.
+pub(super) struct Admission {
+    record: Arc<Record>,
+    identity: Arc<Identity>,
+    facts: SessionFacts,
+    verdict: Verdict,
+    /// Time of the decision.
+    now: UnixMillis,
+}
+
+impl Admission {
+    /// Whether nothing is left to do: no activity to record, and no account of a provider to confirm.
+    pub(super) fn is_complete(&self) -> bool {
+        !self.verdict.touch && self.record.identity.provider == Provider::Password
+    }
+}
+
 impl AuthAttempt<'_> {
-    /// Decides on cached state without a store command. It can only admit: refusals, ends and
-    /// writes need a load, because another gateway may have seen activity. `verified_at` is a time
-    /// before the cache lookup, so a stalled process does not overestimate its freshness.
-    pub(super) async fn try_cached(&self, verified_at: Instant) -> Option<AuthenticatedSession> {
-        let (store, key) = (self.store, &self.token.key);
-        let now = store.now();
-        let (cache, at) = (&store.shared.cache, DualInstant::new(verified_at, now));
-        let VerifiedSession { record, touched, user_cutoff, .. } = cache.lookup(key, at)?;
-        let global_cutoff = cache.fresh_global_cutoff(at)?;
+    /// Decides at once, on cached state that is proven current or on a local store. It can only admit: refusals,
+    /// ends and writes need a load that may wait, because another gateway may have seen activity. `verified_at` is
+    /// a time before the lookup, so a stalled process does not overestimate its freshness.
+    pub(super) fn try_now(&self, verified_at: Instant) -> Option<Admission> {
+        let (store, now) = (self.store, self.store.now());
+        let at = DualInstant::new(verified_at, now);
+        let session = store.verified_now(&self.token.key, at)?;
+        let VerifiedSession { record, touched, user_cutoff, .. } = session;
+        let global_cutoff = store.shared.cache.fresh_global_cutoff(at)?;
         let identity = store.shared.current_identity(&record).ok()?;
         let facts = SessionFacts { touched, user_cutoff, global_cutoff };
         if self.assess_risk(&record, &facts, now).is_some() {
             return None;
         }
         let verdict = self.decide(&record, &facts, now, self.request.timing, None);
-        if !only_admits(&verdict) {
-            return None;
+        only_admits(&verdict).then_some(Admission { record, identity, facts, verdict, now })
+    }
+
+    /// Turns an admission whose activity is recorded into a result.
+    pub(super) fn admit(
+        &self,
+        admission: Admission,
+        verified_at: Instant,
+    ) -> Result<AuthenticatedSession, DenyReason> {
+        let Admission { record, identity, facts, verdict, .. } = admission;
+        self.finish(record, identity, facts, verdict, verified_at)
+    }
+
+    /// Records the activity of an admission.
+    pub(super) async fn record_activity(&self, admission: &Admission) {
+        if admission.verdict.touch {
+            self.touch(&admission.record, admission.now).await;
         }
-        if verdict.touch {
-            self.touch(&record, now).await;
-        }
-        self.finish(record, identity, facts, verdict, verified_at).ok()
     }
 
     /// Runs one attempt; `None` if another request wrote first.

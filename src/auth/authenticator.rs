@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use http::HeaderMap;
 
-use crate::connections::SessionSnapshot;
+use crate::connections::{EndSeq, SessionSnapshot};
 use crate::message::{CookieLookup, cookies};
 use crate::route::Route;
 use crate::secret::KeyRing;
@@ -17,7 +17,7 @@ use crate::store::Unavailable;
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
 
-use super::attempt::AuthAttempt;
+use super::attempt::{Admission, AuthAttempt};
 use super::deny_reason::DenyReason;
 use super::permit::Permit;
 use super::request::{AuthOutcome, AuthRequest, AuthenticatedSession};
@@ -33,6 +33,21 @@ const MAX_ATTEMPTS: usize = 32;
 pub struct Auth {
     sessions: Sessions,
     verified_tokens: Arc<TokenMemo>,
+}
+
+/// A request with a valid token whose authentication has to wait.
+pub struct Undecided {
+    begun: BegunAttempt,
+    /// What is left then is to record activity, or to confirm the account.
+    admission: Option<Admission>,
+}
+
+struct BegunAttempt {
+    keys: Arc<KeyRing>,
+    token: Arc<Token>,
+    end_seq: EndSeq,
+    /// A time before the session was looked up.
+    verified_at: Instant,
 }
 
 impl Auth {
@@ -61,19 +76,41 @@ impl Auth {
         self.sessions.verified_store()
     }
 
-    /// Authenticates a request and applies the access rule of its route.
-    pub async fn authorize(&self, route: &Arc<Route>, request: &AuthRequest<'_>) -> AuthOutcome {
-        let mut decided = self.authenticate(request).await;
+    /// Authenticates a request and applies the access rule of its route, if that needs no waiting: for a request
+    /// without a valid token, and for one that known state admits without a write.
+    pub fn authorize_now(
+        &self,
+        route: &Arc<Route>,
+        request: &AuthRequest<'_>,
+    ) -> Result<AuthOutcome, Undecided> {
+        let undecided = match self.begin(request) {
+            Ok(undecided) => undecided,
+            Err(reason) => return Ok(AuthOutcome { permit: Err(reason), token: None }),
+        };
+        match undecided {
+            Undecided { begun, admission: Some(admission) } if admission.is_complete() => {
+                let admitted = self.attempt(&begun, request).admit(admission, begun.verified_at);
+                Ok(apply_access_rule(route, admitted))
+            }
+            undecided => Err(undecided),
+        }
+    }
+
+    /// Continues [`Auth::authorize_now`].
+    pub async fn authorize_later(
+        &self,
+        route: &Arc<Route>,
+        request: &AuthRequest<'_>,
+        undecided: Undecided,
+    ) -> AuthOutcome {
+        let mut decided = self.complete(request, undecided).await;
         if let Ok(session) = &decided
             && session.record.identity.provider != Provider::Password
-            && Box::pin(self.sessions.recheck(&session.key, &session.record)).await
+            && self.sessions.recheck(&session.key, &session.record).await
         {
-            decided = Box::pin(self.authenticate(request)).await;
+            decided = self.authenticate(request).await;
         }
-        match decided {
-            Ok(session) => check_access(route, session),
-            Err(reason) => AuthOutcome { permit: Err(reason), token: None },
-        }
+        apply_access_rule(route, decided)
     }
 
     /// Authenticates a request, without an access rule.
@@ -81,26 +118,49 @@ impl Auth {
         &self,
         request: &AuthRequest<'_>,
     ) -> Result<AuthenticatedSession, DenyReason> {
+        self.complete(request, self.begin(request)?).await
+    }
+
+    /// Verifies the token, and decides on known state if that suffices.
+    fn begin(&self, request: &AuthRequest<'_>) -> Result<Undecided, DenyReason> {
         let keys = self.shared().keys.load_full();
         let token = self.parse_token(&keys, request)?;
         // Taken before the store command, so that a later end closes the connection.
         let end_seq = self.shared().connections.end_seq();
-        let attempt = AuthAttempt {
-            store: self.store(),
-            histories: &self.sessions.histories,
-            keys: &keys,
-            token: &token,
-            request,
-            end_seq,
-        };
-        let verified_at = Instant::now();
-        if let Some(session) = attempt.try_cached(verified_at).await {
-            return Ok(session);
+        let begun = BegunAttempt { keys, token, end_seq, verified_at: Instant::now() };
+        let admission = self.attempt(&begun, request).try_now(begun.verified_at);
+        Ok(Undecided { begun, admission })
+    }
+
+    async fn complete(
+        &self,
+        request: &AuthRequest<'_>,
+        Undecided { begun, admission }: Undecided,
+    ) -> Result<AuthenticatedSession, DenyReason> {
+        let (attempt, verified_at) = (self.attempt(&begun, request), begun.verified_at);
+        if let Some(admission) = admission {
+            attempt.record_activity(&admission).await;
+            return attempt.admit(admission, verified_at);
         }
         match self.store().with_deadline(pin!(self.decide_with_retry(&attempt, verified_at))).await
         {
             Err(DenyReason::Unavailable(error)) => attempt.serve_stale(error),
             decided => decided,
+        }
+    }
+
+    fn attempt<'a>(
+        &'a self,
+        begun: &'a BegunAttempt,
+        request: &'a AuthRequest<'a>,
+    ) -> AuthAttempt<'a> {
+        AuthAttempt {
+            store: self.store(),
+            histories: &self.sessions.histories,
+            keys: &begun.keys,
+            token: &begun.token,
+            request,
+            end_seq: begun.end_seq,
         }
     }
 
@@ -192,6 +252,16 @@ impl Auth {
             self.shared().emit(SessionEvent::TokenInvalid, context);
             DenyReason::Forged
         })
+    }
+}
+
+fn apply_access_rule(
+    route: &Arc<Route>,
+    decided: Result<AuthenticatedSession, DenyReason>,
+) -> AuthOutcome {
+    match decided {
+        Ok(session) => check_access(route, session),
+        Err(reason) => AuthOutcome { permit: Err(reason), token: None },
     }
 }
 

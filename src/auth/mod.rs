@@ -18,7 +18,7 @@ mod session_cookie;
 mod token_auth;
 mod token_memo;
 
-pub use authenticator::Auth;
+pub use authenticator::{Auth, Undecided};
 pub use deny_reason::DenyReason;
 pub use permit::Permit;
 pub use request::{AuthOutcome, AuthRequest, AuthenticatedSession};

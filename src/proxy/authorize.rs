@@ -17,12 +17,12 @@ use std::sync::Arc;
 use http::Method;
 use http::header::HeaderMap;
 
-use crate::auth::{Auth, AuthOutcome, AuthRequest, DenyReason, Permit, TokenRequest};
+use crate::auth::{Auth, AuthOutcome, AuthRequest, DenyReason, Permit, TokenRequest, Undecided};
 use crate::message::token_credentials::TokenCredentials;
 use crate::message::{BadRequest, CookieLookup, Host, InboundHead, RequestContext, TargetError};
 use crate::portal;
 use crate::route::{Access, Route, RouteTable};
-use crate::session::RotationTiming;
+use crate::session::{ClientContext, RotationTiming, RoutePolicy};
 use crate::sessions::NewToken;
 use crate::telemetry::Limit;
 use crate::tls::Certificates;
@@ -41,6 +41,13 @@ pub struct Authorizer {
     pub overload: Arc<OverloadMonitor>,
     /// Maximum number of requests of this worker in flight.
     pub max_in_flight: usize,
+}
+
+/// A request whose authentication has to wait.
+struct UndecidedRequest<'a> {
+    route: &'a Arc<Route>,
+    /// `None` if the request may have a token of a program.
+    session: Option<Undecided>,
 }
 
 /// The result of [`Authorizer::authorize`].
@@ -123,37 +130,62 @@ impl Authorizer {
         head: &InboundHead,
         connection: &ConnectionInfo,
     ) -> Authorization {
+        match self.authorize_now(head, connection) {
+            Ok(authorization) => authorization,
+            // Boxed because it is rare: it would enlarge the future of every request.
+            Err(undecided) => Box::pin(self.authorize_later(head, undecided)).await,
+        }
+    }
+
+    /// Decides as far as that needs no waiting, as for most requests.
+    fn authorize_now<'a>(
+        &'a self,
+        head: &InboundHead,
+        connection: &ConnectionInfo,
+    ) -> Result<Authorization, UndecidedRequest<'a>> {
         if !self.is_authoritative(&head.host, connection) {
-            return Action::Respond(LocalResponse::Misdirected, None).into();
+            return Ok(Action::Respond(LocalResponse::Misdirected, None).into());
         }
         let path = head.target.path();
         if self.is_portal_path(path) && self.routes.serves_host(&head.host) {
-            return Action::ServePortal.into();
+            return Ok(Action::ServePortal.into());
         }
         let Some(route) = self.routes.find(&head.host, path) else {
-            return self.without_route(head).into();
+            return Ok(self.without_route(head).into());
         };
         let respond = |response| Action::Respond(response, Some(Arc::clone(route)));
         if self.routes.shadows_stricter_route(route, path) {
             let bad = BadRequest::Target(TargetError::ShadowsRoute);
-            return respond(LocalResponse::BadRequest(bad)).into();
+            return Ok(respond(LocalResponse::BadRequest(bad)).into());
         }
         if route.requires_session() && route.cross_origin.is_preflight(&head.method, &head.headers)
         {
-            return respond(LocalResponse::Preflight).into();
+            return Ok(respond(LocalResponse::Preflight).into());
         }
         if !self.passes_csrf(head, route) {
-            return respond(LocalResponse::CrossSite).into();
+            return Ok(respond(LocalResponse::CrossSite).into());
         }
-        let AuthOutcome { permit, token } = self.authenticate(head, route).await;
-        let action = match permit {
-            Ok(permit) if head.max_forwards_exhausted() => {
-                respond(LocalResponse::MaxForwardsExhausted(permit))
+        match self.authenticate_now(head, route) {
+            Ok(outcome) => Ok(to_authorization(head, route, outcome)),
+            Err(session) => Err(UndecidedRequest { route, session }),
+        }
+    }
+
+    async fn authorize_later(
+        &self,
+        head: &InboundHead,
+        UndecidedRequest { route, session }: UndecidedRequest<'_>,
+    ) -> Authorization {
+        let outcome = match session {
+            None => self.authenticate_program(head, route).await,
+            Some(session) => {
+                let (cookie, context) = (self.session_cookie(head), head.client_context());
+                let policy = route.policy_for(head.methods(), head.websocket);
+                let request = auth_request(head, route, &cookie, &context, &policy);
+                self.auth.authorize_later(route, &request, session).await
             }
-            Ok(permit) => Action::Forward(permit),
-            Err(reason) => respond(LocalResponse::Denied(reason)),
         };
-        Authorization { action, token }
+        to_authorization(head, route, outcome)
     }
 
     fn is_portal_path(&self, path: &str) -> bool {
@@ -202,43 +234,38 @@ impl Authorizer {
         (level == LoadLevel::Overloaded || !has_valid_cookie()).then_some(limit)
     }
 
-    /// Authenticates and authorizes the request. Public routes skip the session.
-    async fn authenticate(&self, head: &InboundHead, route: &Arc<Route>) -> AuthOutcome {
+    /// Authenticates and authorizes the request, if that needs no waiting. Public routes skip the session. The error
+    /// is `None` if the request may have a token of a program.
+    fn authenticate_now(
+        &self,
+        head: &InboundHead,
+        route: &Arc<Route>,
+    ) -> Result<AuthOutcome, Option<Undecided>> {
         if let Some(permit) = Permit::public(route) {
-            return AuthOutcome { permit: Ok(permit), token: None };
+            return Ok(AuthOutcome { permit: Ok(permit), token: None });
         }
         let cookie = self.session_cookie(head);
-        if cookie == CookieLookup::Missing
-            && route.accepts_programs()
-            && let Some(permit) = Box::pin(self.authorize_program(head, route)).await
-        {
-            return AuthOutcome { permit, token: None };
+        if cookie == CookieLookup::Missing && route.accepts_programs() {
+            return Err(None);
         }
         if cookie == CookieLookup::Missing
             && let Some(permit) = Permit::for_app_credentials(route, &head.headers)
         {
-            return AuthOutcome { permit: Ok(permit), token: None };
+            return Ok(AuthOutcome { permit: Ok(permit), token: None });
         }
-        let timing = match route.rotation {
-            true => RotationTiming::WhenDue,
-            false => RotationTiming::Never,
+        let policy = route.policy_for(head.methods(), head.websocket);
+        let context = head.client_context();
+        let request = auth_request(head, route, &cookie, &context, &policy);
+        self.auth.authorize_now(route, &request).map_err(Some)
+    }
+
+    /// Authenticates a request without a session.
+    async fn authenticate_program(&self, head: &InboundHead, route: &Arc<Route>) -> AuthOutcome {
+        let permit = match self.authorize_program(head, route).await {
+            Some(permit) => permit,
+            None => Permit::for_app_credentials(route, &head.headers).ok_or(DenyReason::NoSession),
         };
-        let auth_request = AuthRequest {
-            cookie: &cookie,
-            context: &head.client_context(),
-            policy: &route.policy_for(head.methods(), head.websocket),
-            timing,
-            is_activity: route.activity.counts(
-                &head.method,
-                head.target.path(),
-                head.requester.intent,
-            ),
-            // A safe request changes nothing if its session has ended on another instance.
-            serve_stale_for: route
-                .serve_stale_for
-                .filter(|_| head.methods().all(Method::is_safe) && !head.websocket),
-        };
-        self.auth.authorize(route, &auth_request).await
+        AuthOutcome { permit, token: None }
     }
 
     /// `None` without a personal access token or an access token of a provider.
@@ -272,4 +299,43 @@ impl Authorizer {
     pub(super) fn session_cookie(&self, head: &InboundHead) -> CookieLookup {
         self.auth.session_cookie(&head.headers)
     }
+}
+
+/// What the session of a request is authenticated with.
+fn auth_request<'a>(
+    head: &InboundHead,
+    route: &Route,
+    cookie: &'a CookieLookup,
+    context: &'a ClientContext,
+    policy: &'a RoutePolicy,
+) -> AuthRequest<'a> {
+    let timing = match route.rotation {
+        true => RotationTiming::WhenDue,
+        false => RotationTiming::Never,
+    };
+    let (path, intent) = (head.target.path(), head.requester.intent);
+    AuthRequest {
+        cookie,
+        context,
+        policy,
+        timing,
+        is_activity: route.activity.counts(&head.method, path, intent),
+        // A safe request changes nothing if its session has ended on another instance.
+        serve_stale_for: route
+            .serve_stale_for
+            .filter(|_| head.methods().all(Method::is_safe) && !head.websocket),
+    }
+}
+
+fn to_authorization(head: &InboundHead, route: &Arc<Route>, outcome: AuthOutcome) -> Authorization {
+    let AuthOutcome { permit, token } = outcome;
+    let respond = |response| Action::Respond(response, Some(Arc::clone(route)));
+    let action = match permit {
+        Ok(permit) if head.max_forwards_exhausted() => {
+            respond(LocalResponse::MaxForwardsExhausted(permit))
+        }
+        Ok(permit) => Action::Forward(permit),
+        Err(reason) => respond(LocalResponse::Denied(reason)),
+    };
+    Authorization { action, token }
 }

@@ -175,6 +175,20 @@ impl Store {
         dispatch_read!(self.load(key))
     }
 
+    /// As [`Store::load`], if the store is local. `before` runs before the read, and only then.
+    pub fn load_local<T>(
+        &self,
+        key: &SessionKey,
+        before: impl FnOnce() -> T,
+    ) -> Option<(T, Loaded)> {
+        let tables = match self {
+            Store::Memory(memory) => memory.tables(),
+            Store::Embedded(embedded) => embedded.tables(),
+            Store::Redis(_) => return None,
+        };
+        Some((before(), tables.load(key)))
+    }
+
     /// Creates a session with revision 1 and adds it to the user's index.
     ///
     /// # Errors

@@ -92,6 +92,21 @@ impl VerifiedStore {
         Ok((load, self.raw.load(key).await?))
     }
 
+    /// Returns a session that needs no waiting: from a local store if the cache has the same record, or from the
+    /// cache if it is proven current. `at` is a time before the call.
+    pub(crate) fn verified_now(
+        &self,
+        key: &SessionKey,
+        at: DualInstant,
+    ) -> Option<VerifiedSession> {
+        let cache = &self.shared.cache;
+        let load = || cache.start_load(key, at);
+        match self.raw.load_local(key, load) {
+            Some((load, loaded)) => cache.confirm_unchanged(key, &load, &loaded),
+            None => cache.lookup(key, at),
+        }
+    }
+
     /// Loads a session, again if the result may precede a write of another worker.
     pub(crate) async fn load_latest(
         &self,
