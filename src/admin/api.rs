@@ -82,6 +82,9 @@ impl Admin {
             }
             (&Method::POST, "/revoke", Scope::Operator { uid }) => self.revoke(&query, uid).await,
             (&Method::POST, "/forget", Scope::Operator { .. }) => self.forget(&query).await,
+            (&Method::POST, "/reset-factors", Scope::Operator { .. }) => {
+                self.reset_factors(&query).await
+            }
             (method, path, Scope::Operator { .. }) if path.starts_with("/tokens") => {
                 self.tokens(method, path, &query).await
             }
@@ -218,6 +221,24 @@ impl Admin {
         let sessions = self.sessions();
         for tag in sessions.accounts.named(user).await? {
             sessions.histories.delete(UserRef { tag, user }).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the second factors of every account with this name.
+    async fn reset_factors(&self, query: &str) -> TextResponse {
+        let Some(user) = query_parameter(query, "user").filter(|user| !user.is_empty()) else {
+            return text(StatusCode::BAD_REQUEST, "set user\n");
+        };
+        let user = self.account(user);
+        let reset = self.reset_accounts(&user).await;
+        json_response(reset.map(|()| json!({ "reset": user })))
+    }
+
+    async fn reset_accounts(&self, user: &str) -> Result<(), Unavailable> {
+        let sessions = self.sessions();
+        for tag in sessions.accounts.named(user).await? {
+            sessions.second_factors.reset(UserRef { tag, user }).await?;
         }
         Ok(())
     }

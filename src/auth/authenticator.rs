@@ -10,7 +10,7 @@ use crate::connections::{EndSeq, SessionSnapshot};
 use crate::message::{CookieLookup, cookies};
 use crate::route::Route;
 use crate::secret::KeyRing;
-use crate::session::{Provider, Refusal, SessionKey, Token};
+use crate::session::{Identity, Provider, Refusal, SecondFactorPolicy, SessionKey, Token};
 use crate::sessions::verified_store::VerifiedStore;
 use crate::sessions::{NewToken, SessionSettings, Sessions, Shared};
 use crate::store::Unavailable;
@@ -90,7 +90,7 @@ impl Auth {
         match undecided {
             Undecided { begun, admission: Some(admission) } if admission.is_complete() => {
                 let admitted = self.attempt(&begun, request).admit(admission, begun.verified_at);
-                Ok(apply_access_rule(route, admitted))
+                Ok(self.apply_access_rule(route, admitted))
             }
             undecided => Err(undecided),
         }
@@ -110,7 +110,18 @@ impl Auth {
         {
             decided = self.authenticate(request).await;
         }
-        apply_access_rule(route, decided)
+        self.apply_access_rule(route, decided)
+    }
+
+    fn apply_access_rule(
+        &self,
+        route: &Arc<Route>,
+        decided: Result<AuthenticatedSession, DenyReason>,
+    ) -> AuthOutcome {
+        match decided {
+            Ok(session) => check_access(route, session, &self.settings().second_factor),
+            Err(reason) => AuthOutcome { permit: Err(reason), token: None },
+        }
     }
 
     /// Authenticates a request, without an access rule.
@@ -255,28 +266,32 @@ impl Auth {
     }
 }
 
-fn apply_access_rule(
-    route: &Arc<Route>,
-    decided: Result<AuthenticatedSession, DenyReason>,
-) -> AuthOutcome {
-    match decided {
-        Ok(session) => check_access(route, session),
-        Err(reason) => AuthOutcome { permit: Err(reason), token: None },
-    }
-}
-
 /// Applies the access rule of the route to an authenticated session.
-fn check_access(route: &Arc<Route>, session: AuthenticatedSession) -> AuthOutcome {
+fn check_access(
+    route: &Arc<Route>,
+    session: AuthenticatedSession,
+    second_factor: &SecondFactorPolicy,
+) -> AuthOutcome {
     let AuthenticatedSession { identity, record, key, facts, token, end_seq, verified_at, stale } =
         session;
     let permit = if !route.accepts_login(&identity.provider) {
         Err(DenyReason::Refused(Refusal::Reauthenticate))
-    } else if route.admits(&identity) {
+    } else if !route.admits(&identity) {
+        Err(DenyReason::Forbidden { user: identity.user.clone() })
+    } else if second_factor.is_missing(&record, &identity, route.requires_second_factor()) {
+        Err(denied_without_second_factor(&identity, second_factor))
+    } else {
         let touched = facts.touched;
         let snapshot = SessionSnapshot { key, record, touched, end_seq, verified_at, stale };
         Ok(Permit::for_user(Arc::clone(route), identity, snapshot))
-    } else {
-        Err(DenyReason::Forbidden { user: identity.user.clone() })
     };
     AuthOutcome { permit, token }
+}
+
+/// A user who cannot have a second factor here is not sent to the page that sets one up.
+fn denied_without_second_factor(identity: &Identity, policy: &SecondFactorPolicy) -> DenyReason {
+    match policy.is_offered(identity) {
+        true => DenyReason::SecondFactor,
+        false => DenyReason::Forbidden { user: identity.user.clone() },
+    }
 }

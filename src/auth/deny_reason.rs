@@ -27,6 +27,8 @@ pub enum DenyReason {
     Forbidden { user: String },
     /// The keys of the provider that issued the token are unavailable: 503.
     ProviderUnavailable,
+    /// The route or the user needs a second factor, which the session does not have.
+    SecondFactor,
     /// The store is unavailable: 503, and the session is kept.
     Unavailable(Unavailable),
 }
@@ -68,6 +70,7 @@ impl DenyReason {
             DenyReason::Token(refusal) => refusal.as_str(),
             DenyReason::Forbidden { .. } => "forbidden",
             DenyReason::ProviderUnavailable => "provider-unavailable",
+            DenyReason::SecondFactor => "second-factor",
             DenyReason::Unavailable(_) => "store-unavailable",
         }
     }

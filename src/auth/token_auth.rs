@@ -19,7 +19,8 @@ pub struct TokenRequest<'a> {
     /// Every method that the app may execute the request as.
     pub methods: &'a [&'a str],
     pub client: IpAddr,
-    /// Whether the route requires a recent login for these methods, or the request opens a WebSocket.
+    /// Whether the route requires a recent login for these methods or a second factor, or the request opens a
+    /// WebSocket.
     pub needs_session: bool,
 }
 

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use http::{Method, StatusCode};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -18,7 +19,8 @@ use crate::identity::users_file_editor::UsersFileEditor;
 use crate::identity::{Account, Cost, Credential, htpasswd, password_policy, users_file};
 use crate::session::Identity;
 
-use super::config_file::ConfigArgs;
+use super::config_file::{ConfigArgs, SocketArgs};
+use super::sessions::send;
 use super::terminal;
 
 /// Add, change and list users with a password
@@ -43,6 +45,8 @@ pub enum UserCommand {
     /// Remove a user and end their sessions; their location history stays for up to 30 days, or until
     /// `doorward sessions forget NAME`
     Remove(NameArgs),
+    /// Delete the second factors of a user who lost them, at the running gateway
+    ResetFactors(ResetFactorsArgs),
     /// Import the bcrypt entries of an htpasswd file
     Import(ImportArgs),
 }
@@ -92,6 +96,14 @@ pub struct NameArgs {
     pub name: String,
     #[command(flatten)]
     pub file: FileArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ResetFactorsArgs {
+    /// Login name
+    pub name: String,
+    #[command(flatten)]
+    pub socket: SocketArgs,
 }
 
 #[derive(Debug, Args)]
@@ -176,6 +188,7 @@ pub fn run_on(console: &mut Console<'_>, args: UserArgs) -> anyhow::Result<u8> {
         UserCommand::Disable(args) => set_disabled(console, &args, true),
         UserCommand::Enable(args) => set_disabled(console, &args, false),
         UserCommand::Remove(args) => remove(console, &args),
+        UserCommand::ResetFactors(args) => reset_factors(console, &args),
         UserCommand::Import(args) => import(console, args),
     };
     match result {
@@ -262,6 +275,24 @@ fn remove(console: &mut Console<'_>, args: &NameArgs) -> anyhow::Result<()> {
         args.name
     )?;
     Ok(())
+}
+
+/// The factors are in the session store, so the running gateway deletes them.
+fn reset_factors(console: &mut Console<'_>, args: &ResetFactorsArgs) -> anyhow::Result<()> {
+    let query =
+        form_urlencoded::Serializer::new(String::new()).append_pair("user", &args.name).finish();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let path = format!("/reset-factors?{query}");
+    let (status, body) = runtime.block_on(send(&args.socket.path()?, Method::POST, &path))?;
+    let response: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+    if status != StatusCode::OK {
+        bail!("{}", response["error"].as_str().unwrap_or(&body));
+    }
+    let name = response["reset"].as_str().unwrap_or_default();
+    Ok(writeln!(
+        console.out,
+        "{name} has no second factor; the next login needs the password only"
+    )?)
 }
 
 /// States what was done.

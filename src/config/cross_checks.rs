@@ -8,6 +8,7 @@ use super::server::CertificateFiles;
 use crate::message::HostPattern;
 use crate::message::reserved_headers::fold;
 use crate::route::{Access, RouteConflict, RouteTable};
+use crate::session::SecondFactorMode;
 
 pub(super) struct CrossChecks<'a> {
     pub diagnostics: &'a Diagnostics<'a>,
@@ -73,6 +74,23 @@ impl CrossChecks<'_> {
                     "write bearer_audience = [\"https://api.example.com\"] in [login.oidc.NAME]",
                 );
             }
+        }
+    }
+
+    /// Rejects routes that require a second factor which no user can have.
+    pub(super) fn check_second_factor(&self, login: Option<&Login>) {
+        let Some(login) = login else { return };
+        let is_off = login.second_factor.mode == SecondFactorMode::Off;
+        if !is_off || login.oidc.iter().any(|provider| provider.second_factor) {
+            return;
+        }
+        let needs_one = self.protected().find(|section| section.route.requires_second_factor());
+        if let Some(section) = needs_one {
+            self.diagnostics.error(
+                &section.access,
+                "this route requires a second factor, but no user can have one",
+                "write second_factor = \"optional\" in [login]",
+            );
         }
     }
 

@@ -5,15 +5,17 @@ use std::path::PathBuf;
 use super::diagnostics::KeyDefault::Value;
 use super::duration;
 use super::oidc::{self, OidcSection};
-use super::reader::Reader;
+use super::reader::{Reader, non_empty};
+use super::unknown::unknown_value;
 use crate::rate_limit::{LoginLimits, Rate};
-use crate::session::PASSWORD_METHOD;
+use crate::session::{PASSWORD_METHOD, SecondFactorMode, SecondFactorPolicy};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     pub password: Option<PasswordOptions>,
     pub oidc: Vec<OidcSection>,
     pub limits: LoginLimits,
+    pub second_factor: SecondFactorPolicy,
 }
 
 impl Login {
@@ -43,6 +45,7 @@ pub(super) fn login(mut section: Reader<'_>) -> Option<Login> {
     let pair = rate(&mut section, ["pair_failures", "pair_interval"], ["10", r#""6s""#]);
     let account = rate(&mut section, ["account_failures", "account_interval"], ["100", r#""30s""#]);
     let network = rate(&mut section, ["network_failures", "network_interval"], ["30", r#""2s""#]);
+    let second_factor = second_factor(&mut section);
     let password = section.section_if_written("password", "login.password")?;
     let password = match password {
         Some(section) => Some(self::password(section)?),
@@ -50,9 +53,33 @@ pub(super) fn login(mut section: Reader<'_>) -> Option<Login> {
     };
     let oidc = oidc::providers(&mut section)?;
     oidc::check_user_names(section.diagnostics, &oidc, password.is_some());
-    let oidc = oidc.into_iter().map(|provider| provider.value).collect();
+    let oidc: Vec<OidcSection> = oidc.into_iter().map(|provider| provider.value).collect();
+    // A provider verifies the second factors of its users itself.
+    let exempt = oidc.iter().map(|provider| provider.name.clone()).collect();
+    let second_factor = SecondFactorPolicy { exempt, ..second_factor? };
     let limits = LoginLimits { pair: pair?, account: account?, network: network? };
-    Some(Login { password, oidc, limits })
+    Some(Login { password, oidc, limits, second_factor })
+}
+
+fn second_factor(section: &mut Reader<'_>) -> Option<SecondFactorPolicy> {
+    let names = SecondFactorMode::ALL.map(|(_, name)| name);
+    let mode = section.text("second_factor", Value(r#""off""#), |text| {
+        let known = SecondFactorMode::ALL.into_iter().find(|(_, name)| *name == text);
+        known.map(|(mode, _)| mode).ok_or_else(|| unknown_value(text, &names))
+    });
+    let groups = section
+        .list("second_factor_groups", Value("[]"), |text| non_empty(text).map(str::to_owned));
+    let (mode, groups) = (mode?, groups?);
+    if mode.value != SecondFactorMode::Required && !groups.value.is_empty() {
+        section.diagnostics.error(
+            &groups.span,
+            "`second_factor_groups` has no effect without a required second factor",
+            "write second_factor = \"required\", or leave `second_factor_groups` out",
+        );
+        return None;
+    }
+    let groups = groups.value.into_iter().map(|group| group.value).collect();
+    Some(SecondFactorPolicy { mode: mode.value, groups, exempt: Vec::new() })
 }
 
 fn rate(

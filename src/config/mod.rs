@@ -214,6 +214,7 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
     checks.check_login(login.as_ref());
     checks.check_login_names(login.as_ref());
     checks.check_bearer(login.as_ref());
+    checks.check_second_factor(login.as_ref());
     checks.check_domain(session.domain.as_ref());
     checks.check_passed_headers();
     checks.warn_shared_host();

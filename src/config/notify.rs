@@ -57,11 +57,13 @@ pub enum NotifyEvent {
     Ended,
     LoginNewLocation,
     Login,
+    SecondFactorChanged,
+    SecondFactorFailed,
 }
 
 impl NotifyEvent {
     /// All events with their names in the log.
-    pub const ALL: [(NotifyEvent, &str); 9] = [
+    pub const ALL: [(NotifyEvent, &str); 11] = [
         (NotifyEvent::Theft, "session.theft"),
         (NotifyEvent::LocationChanged, "session.location-changed"),
         (NotifyEvent::Undecryptable, "session.undecryptable"),
@@ -71,15 +73,18 @@ impl NotifyEvent {
         (NotifyEvent::Ended, "session.ended"),
         (NotifyEvent::LoginNewLocation, "session.login-new-location"),
         (NotifyEvent::Login, "session.login"),
+        (NotifyEvent::SecondFactorChanged, "second-factor.changed"),
+        (NotifyEvent::SecondFactorFailed, "second-factor.failed"),
     ];
 }
 
 /// Default of `events`, in the same order.
-const DEFAULT_EVENTS: [NotifyEvent; 4] = [
+const DEFAULT_EVENTS: [NotifyEvent; 5] = [
     NotifyEvent::Theft,
     NotifyEvent::LocationChanged,
     NotifyEvent::Undecryptable,
     NotifyEvent::RolledBack,
+    NotifyEvent::SecondFactorChanged,
 ];
 
 /// Former and current names of events. A former name still loads, with a warning.
@@ -103,7 +108,7 @@ pub(super) fn notify(mut section: Reader<'_>) -> Option<Notify> {
     let webhook = section.optional("webhook", r#""https://alerts.example.com/doorward""#, address);
     let ca = section.optional_file("ca", r#""certs/alerts-ca.pem""#);
     let secret = section.optional_file_for("secret_file", r#""secrets/notify""#, FilePurpose::Sign);
-    let default = r#"["session.theft", "session.location-changed", "session.undecryptable", "session.rolled-back"]"#;
+    let default = r#"["session.theft", "session.location-changed", "session.undecryptable", "session.rolled-back", "second-factor.changed"]"#;
     let events = section.list("events", Value(default), event);
     let timeout = section.quantity("timeout", Value(r#""10s""#), deadline);
     if let Some(events) = &events {

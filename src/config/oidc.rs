@@ -56,6 +56,8 @@ pub struct OidcSection {
     pub recheck: Option<Duration>,
     /// Whether a logout ends the session at the provider too.
     pub provider_logout: bool,
+    /// Whether the provider verifies a second factor at every login.
+    pub second_factor: bool,
 }
 
 /// How the gateway proves its identity to the provider.
@@ -152,6 +154,7 @@ fn provider(name: &str, mut section: Reader<'_>) -> Option<OidcSection> {
     let trusted = section.flag("trust_user_names", Value("false"));
     let recheck = section.optional_quantity("recheck", r#""15m""#, recheck_interval);
     let logout = section.flag("provider_logout", Value("true"));
+    let second_factor = section.flag("second_factor", Value("false"));
     let claims = section.section("claims", "login.oidc.NAME.claims").and_then(claims);
     let allow = section.section("allow", "login.oidc.NAME.allow").and_then(allow);
     let client_auth = client_auth?;
@@ -184,6 +187,7 @@ fn provider(name: &str, mut section: Reader<'_>) -> Option<OidcSection> {
         trust_user_names: trusted?.value,
         recheck: recheck?.map(|time| time.value),
         provider_logout: logout?.value,
+        second_factor: second_factor?.value,
     })
 }
 

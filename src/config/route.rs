@@ -219,8 +219,10 @@ fn rule_from_table(mut section: Reader<'_>) -> Option<AccessConfig> {
     let methods = session_control::methods(&mut section, "auth_age_methods");
     let logins = section.list("logins", Value("[]"), name);
     let acr = section.list("acr", Value("[]"), name);
+    let factors = section.number("factors", Value("1"), 1..=2);
     let (users, groups, max_auth_age, methods) = (users?, groups?, max_auth_age?, methods?);
-    let (logins, acr) = (logins?, acr?);
+    let (logins, acr, factors) = (logins?, acr?, factors?);
+    let second_factor = factors.value == 2;
     if methods.is_set && max_auth_age.is_none() {
         section.diagnostics.error(
             &methods.span,
@@ -231,7 +233,7 @@ fn rule_from_table(mut section: Reader<'_>) -> Option<AccessConfig> {
     }
     let is_set = users.is_set || groups.is_set;
     let is_empty = users.value.is_empty() && groups.value.is_empty();
-    let restricts_login = !logins.value.is_empty() || !acr.value.is_empty();
+    let restricts_login = !logins.value.is_empty() || !acr.value.is_empty() || second_factor;
     if is_empty && (is_set || (max_auth_age.is_none() && !restricts_login)) {
         section.diagnostics.error(
             &section.span,
@@ -247,6 +249,7 @@ fn rule_from_table(mut section: Reader<'_>) -> Option<AccessConfig> {
         groups: names(groups),
         logins: names(logins),
         acr: names(acr),
+        second_factor,
     };
     Some(AccessConfig {
         access: Access::Session(rule),

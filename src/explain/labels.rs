@@ -13,7 +13,7 @@ use super::ResponseExplanation;
 pub(super) fn access(access: &Access) -> String {
     match access {
         Access::Public => "all clients".to_owned(),
-        Access::Session(rule) => users(rule) + &logins(rule),
+        Access::Session(rule) => users(rule) + &logins(rule) + second_factor(rule),
     }
 }
 
@@ -35,6 +35,10 @@ fn users(AccessRule { users, groups, .. }: &AccessRule) -> String {
             format!("the users {} and the groups {}", users.join(", "), groups.join(", "))
         }
     }
+}
+
+fn second_factor(rule: &AccessRule) -> &'static str {
+    if rule.second_factor { ", with a second factor" } else { "" }
 }
 
 fn logins(AccessRule { logins, acr, .. }: &AccessRule) -> String {

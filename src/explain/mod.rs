@@ -360,6 +360,10 @@ impl<'a> Simulation<'a> {
                 "the access token is refused ({}); this command verifies no tokens, so it can only show that the route checks them",
                 refusal.as_str()
             ),
+            DenyReason::SecondFactor => {
+                "the session has no second factor, which the route or `login.second_factor` requires"
+                    .to_owned()
+            }
             DenyReason::DuplicateCookie
             | DenyReason::Forged
             | DenyReason::UnknownSession

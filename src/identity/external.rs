@@ -84,6 +84,7 @@ impl LoginProvider {
         Ok(VerifiedLogin {
             identity: Arc::new(identity),
             credential_digest: [0; 8],
+            second_factor: self.settings.second_factor,
             external: Some(Box::new(facts)),
         })
     }

@@ -24,6 +24,8 @@ pub struct VerifiedLogin {
     /// Digest of the credential used; zero if the login method has none. The session ends when it
     /// changes.
     pub credential_digest: [u8; 8],
+    /// Whether the user proved a second factor.
+    pub second_factor: bool,
     /// What an external provider reported beside the identity.
     pub external: Option<Box<ExternalFacts>>,
 }
@@ -52,6 +54,7 @@ impl From<&Account> for VerifiedLogin {
         VerifiedLogin {
             identity: Arc::clone(&account.identity),
             credential_digest: account.credential_digest,
+            second_factor: false,
             external: None,
         }
     }

@@ -33,6 +33,8 @@ pub(super) fn kind(event: SessionEvent, context: &EventContext<'_>) -> Option<No
         SessionEvent::Ended(reason) => (!is_routine(reason)).then_some(NotifyEvent::Ended),
         SessionEvent::LoginNewLocation => Some(NotifyEvent::LoginNewLocation),
         SessionEvent::Login => Some(NotifyEvent::Login),
+        SessionEvent::SecondFactorChanged(_) => Some(NotifyEvent::SecondFactorChanged),
+        SessionEvent::SecondFactorFailed => Some(NotifyEvent::SecondFactorFailed),
         SessionEvent::LoginFailed
         | SessionEvent::LoginThrottled
         | SessionEvent::TokenRotated

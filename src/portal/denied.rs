@@ -8,7 +8,7 @@ use crate::auth::DenyReason;
 use crate::message::{InboundHead, Intent, Requester, intent};
 use crate::session::{Refusal, TokenRefusal};
 
-use super::forms::{self, LOGIN, LoginState, RETURN_URL};
+use super::forms::{self, LOGIN, LoginState, RETURN_URL, SECOND_FACTORS};
 use super::pages::{self, ErrorKind, ErrorPage, FramedPage};
 use super::responses::{Page, html_page, json_page, see_other};
 use super::{Portal, Problem};
@@ -30,6 +30,7 @@ impl Portal {
             | DenyReason::UnknownSession
             | DenyReason::Ended(_)
             | DenyReason::Refused(_)
+            | DenyReason::SecondFactor
             | DenyReason::Undecryptable => self.login_required(head, denial),
         }
     }
@@ -102,7 +103,7 @@ impl Portal {
         }
     }
 
-    /// Returns the URL of the login form, with the sealed state.
+    /// Returns the URL of the login form, or of the page with the second factors, with the sealed state.
     fn login_for(&self, head: &InboundHead, denial: &DenyReason) -> String {
         let shared = self.auth.shared();
         let is_form = head.requester.intent == Intent::Navigation && !head.method.is_safe();
@@ -114,9 +115,10 @@ impl Portal {
         };
         let state = state.with_target(forms::return_url(head));
         let host = head.host.to_string();
+        let page = if *denial == DenyReason::SecondFactor { SECOND_FACTORS } else { LOGIN };
         match state.seal(&shared.keys.load(), &host, shared.clock.now()) {
-            Some(sealed) => format!("{LOGIN}?{RETURN_URL}={sealed}"),
-            None => LOGIN.to_owned(),
+            Some(sealed) => format!("{page}?{RETURN_URL}={sealed}"),
+            None => page.to_owned(),
         }
     }
 
@@ -173,6 +175,7 @@ fn login_reason(denial: &DenyReason) -> &'static str {
         | DenyReason::UnknownSession
         | DenyReason::Ended(_)
         | DenyReason::Refused(_)
+        | DenyReason::SecondFactor
         | DenyReason::Undecryptable
         | DenyReason::Token(_)
         | DenyReason::Forbidden { .. }
@@ -184,6 +187,7 @@ fn login_reason(denial: &DenyReason) -> &'static str {
 fn error_code(denial: &DenyReason) -> &'static str {
     match denial {
         DenyReason::Refused(Refusal::Reauthenticate) => "reauthenticate",
+        DenyReason::SecondFactor => "second-factor",
         DenyReason::NoSession
         | DenyReason::DuplicateCookie
         | DenyReason::Forged

@@ -27,11 +27,16 @@ pub(super) const LOGIN: &str = "/.doorward/login";
 
 pub(super) const PASSWORD: &str = "/.doorward/password";
 
-/// The only portal page that a return URL may name.
 const SESSIONS: &str = "/.doorward/sessions";
 
 /// Path of the page with the access tokens.
 pub(super) const TOKENS: &str = "/.doorward/tokens";
+
+/// Path of the page with the second factors.
+pub(super) const SECOND_FACTORS: &str = "/.doorward/second-factors";
+
+/// Pages of the portal that a return URL may name.
+const RETURN_PAGES: [&str; 3] = [SESSIONS, TOKENS, SECOND_FACTORS];
 
 /// Names of query parameters and form fields.
 pub(super) const RETURN_URL: &str = "to";
@@ -77,6 +82,12 @@ pub(super) fn same_origin(head: &InboundHead) -> bool {
     }
 }
 
+/// Returns whether a script sent the form. Old browsers send no `Sec-Fetch-Mode`, so an `Accept` header with
+/// HTML counts as a navigation.
+pub(super) fn is_script(head: &InboundHead) -> bool {
+    head.requester.intent == Intent::Fetch && !intent::accepts_html(&head.headers)
+}
+
 /// Returns the page to return to after a login. For a form post or a script request this is the
 /// page from the `Referer` header, because repeating the request as a GET would do something else. For a
 /// frame it is the page around it, because the login opens in the whole window.
@@ -103,7 +114,7 @@ fn referer_target(headers: &HeaderMap, host: &Host) -> Option<String> {
         return None;
     }
     let path = Target::new(target.parse().ok()?).ok()?.path().to_owned();
-    let is_login_or_logout = is_own_path(&path) && path != SESSIONS && path != TOKENS;
+    let is_login_or_logout = is_own_path(&path) && !RETURN_PAGES.contains(&path.as_str());
     (!is_login_or_logout && !target.contains('#')).then(|| target.to_owned())
 }
 

@@ -1,11 +1,10 @@
 //! Login and logout.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
 use http::StatusCode;
-use http::header::{self, HeaderValue};
+use http::header;
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -20,7 +19,7 @@ use crate::telemetry::events::EventContext;
 
 use super::forms::{self, CSRF, FormFields, LoginState, RETURN_URL};
 use super::pages::{self, ConfirmLogoutPage, LoggedOutPage, LoginNotice, LoginPage};
-use super::responses::{Page, html_page, json_page, see_other};
+use super::responses::{Page, html_page, json_page, see_other, whole_seconds, with_retry_after};
 use super::{Portal, Problem};
 
 /// Purpose of the login form's CSRF token.
@@ -150,7 +149,7 @@ impl Portal {
         let name = fields.text("username");
         match self.verify_password(login, name, password, head.client).await {
             LoginOutcome::Accept(account) => {
-                self.complete_login(head, fields.text(RETURN_URL), &account.as_ref().into()).await
+                self.after_password(head, fields.text(RETURN_URL), account.as_ref().into()).await
             }
             LoginOutcome::Refuse => {
                 self.login_event(SessionEvent::LoginFailed, head, &fields);
@@ -162,12 +161,12 @@ impl Portal {
                 let seconds = whole_seconds(retry_after);
                 let (status, notice) =
                     (StatusCode::TOO_MANY_REQUESTS, LoginNotice::Throttled { seconds });
-                with_retry_after(self.show_login_error(head, &fields, status, notice), seconds)
+                with_retry_after(self.show_login_error(head, &fields, status, notice), retry_after)
             }
             LoginOutcome::Busy { retry_after } => {
                 let (status, notice) = (StatusCode::SERVICE_UNAVAILABLE, LoginNotice::Busy);
                 let page = self.show_login_error(head, &fields, status, notice);
-                with_retry_after(page, whole_seconds(retry_after))
+                with_retry_after(page, retry_after)
             }
         }
     }
@@ -227,8 +226,7 @@ impl Portal {
         self.login_state(head, sealed).target
     }
 
-    /// Shows the form again, or returns JSON to scripts. Old browsers send no `Sec-Fetch-Mode`, so
-    /// an `Accept` header with HTML counts as a navigation.
+    /// Shows the form again, or returns JSON to scripts.
     fn show_login_error(
         &self,
         head: &InboundHead,
@@ -236,7 +234,7 @@ impl Portal {
         status: StatusCode,
         notice: LoginNotice,
     ) -> Page {
-        if head.requester.intent == Intent::Fetch && !intent::accepts_html(&head.headers) {
+        if forms::is_script(head) {
             return json_page(status, &json!({ "error": "login", "reason": notice.as_str() }));
         }
         let (sealed, username) = (fields.text(RETURN_URL), fields.text("username"));
@@ -366,13 +364,4 @@ fn login_notice(reason: &str) -> Option<LoginNotice> {
         | "unknown-session" => Some(LoginNotice::SessionEnded),
         _ => None,
     }
-}
-
-fn whole_seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
-}
-
-fn with_retry_after(mut page: Page, seconds: u64) -> Page {
-    page.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    page
 }

@@ -10,6 +10,8 @@
 //! | `password` | form for a new password, of accounts in the users file; POST changes it |
 //! | `oidc/NAME/login`, `oidc/NAME/callback` | login at an OpenID Connect provider |
 //! | `oidc/NAME/backchannel-logout` | POST of the provider: ends sessions |
+//! | `login/code` | POST of the second step of a login |
+//! | `second-factors` | the user's second factors; POST sets up or removes one |
 //! | `tokens` | the user's personal access tokens; POST creates or deletes one |
 //! | `jwks.json` | public keys of the assertions for apps |
 //! | `style.css` | stylesheet, followed by the operator's |
@@ -23,10 +25,12 @@ mod denied;
 mod external_login;
 mod external_logout;
 mod responses;
+mod second_factors;
 // Public for the fuzz targets and their corpus tests only.
 #[doc(hidden)]
 pub mod forms;
 mod login;
+mod login_code;
 pub mod pages;
 mod password;
 mod problem;
@@ -69,6 +73,9 @@ pub const WELL_KNOWN_CHANGE_PASSWORD: &str = "/.well-known/change-password";
 
 /// Maximum size of a form body, in bytes. The state of a login has up to 11 KiB.
 const FORM_LIMIT: usize = 16 * 1024;
+
+/// As above, with the groups of the user, which have up to 16 KiB.
+const CODE_FORM_LIMIT: usize = 48 * 1024;
 
 /// Timeout for reading a form body. The client is unauthenticated and holds a connection.
 const FORM_TIME: Duration = Duration::from_secs(10);
@@ -171,6 +178,8 @@ impl Portal {
             Form::Sessions => self.show_sessions(head).await,
             Form::Password => self.show_password(head).await,
             Form::Tokens => self.show_tokens(head).await,
+            Form::Code => see_other(forms::LOGIN),
+            Form::SecondFactors => self.show_second_factors(head).await,
         }
     }
 
@@ -180,10 +189,11 @@ impl Portal {
         if !forms::same_origin(head) {
             return self.problem(&head.requester, Problem::CrossSite);
         }
-        if body.size_hint().lower() > FORM_LIMIT as u64 {
+        let limit = if form == Form::Code { CODE_FORM_LIMIT } else { FORM_LIMIT };
+        if body.size_hint().lower() > limit as u64 {
             return self.problem(&head.requester, Problem::BodyTooLarge);
         }
-        let read = Limited::new(body, FORM_LIMIT).collect();
+        let read = Limited::new(body, limit).collect();
         let Ok(read) = tokio::time::timeout(FORM_TIME, read).await else {
             return self.problem(&head.requester, Problem::BodyTimeout);
         };
@@ -200,6 +210,8 @@ impl Portal {
             Form::Sessions => self.change_sessions(head, fields).await,
             Form::Password => self.change_password(head, fields).await,
             Form::Tokens => self.change_tokens(head, fields).await,
+            Form::Code => self.try_code(head, fields).await,
+            Form::SecondFactors => self.change_second_factors(head, fields).await,
         }
     }
 
@@ -302,13 +314,16 @@ enum PortalPage {
     File(&'static str, &'static str),
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     Login,
     Logout,
     Sessions,
     Password,
     Tokens,
+    /// The second step of a login.
+    Code,
+    SecondFactors,
 }
 
 impl PortalPage {
@@ -321,6 +336,8 @@ impl PortalPage {
             Some("/sessions") => PortalPage::Form(Form::Sessions),
             Some("/password") => PortalPage::Form(Form::Password),
             Some("/tokens") => PortalPage::Form(Form::Tokens),
+            Some("/login/code") => PortalPage::Form(Form::Code),
+            Some("/second-factors") => PortalPage::Form(Form::SecondFactors),
             Some("/session") => PortalPage::Session,
             Some("/jwks.json") => PortalPage::AssertionKeys,
             Some("/style.css") => PortalPage::File("text/css; charset=utf-8", ""),

@@ -1,5 +1,7 @@
 //! Responses of the portal: HTML pages for browsers, JSON for scripts, redirects and files.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
@@ -74,4 +76,16 @@ pub(super) fn public_file(content_type: &'static str, text: String) -> Page {
 fn set_page_headers(headers: &mut http::HeaderMap) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
+/// Adds `Retry-After`.
+pub(super) fn with_retry_after(mut page: Page, wait: Duration) -> Page {
+    let seconds = HeaderValue::from(whole_seconds(wait));
+    page.headers_mut().insert(header::RETRY_AFTER, seconds);
+    page
+}
+
+/// Rounds up: a client that waits this long waits long enough.
+pub(super) fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }

@@ -85,6 +85,7 @@ impl Portal {
             done: done_text(&state.reason),
             changes_password: self.changeable(session).is_some(),
             has_tokens: self.has_tokens(session),
+            has_second_factor: self.has_second_factor_page(session),
             csrf: &self.session_csrf(&session.key),
             now: self.auth.shared().clock.now(),
             notices: notices.iter().map(|notice| notice_row(notice, session)).collect(),

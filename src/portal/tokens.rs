@@ -39,9 +39,14 @@ impl Portal {
     async fn token_session(&self, head: &InboundHead) -> Result<AuthenticatedSession, Page> {
         let session = self.authenticate_recent(head, MAX_AUTH_AGE).await;
         let session = session.map_err(|denial| self.deny(head, &denial))?;
-        match self.has_tokens(&session) {
-            true => Ok(session),
-            false => Err(self.problem(&head.requester, Problem::NoRoute)),
+        if !self.has_tokens(&session) {
+            return Err(self.problem(&head.requester, Problem::NoRoute));
+        }
+        // A token works without a second factor, so it must not replace one.
+        let policy = &self.auth.settings().second_factor;
+        match policy.is_missing(&session.record, &session.identity, false) {
+            true => Err(self.deny(head, &DenyReason::SecondFactor)),
+            false => Ok(session),
         }
     }
 
@@ -176,7 +181,7 @@ fn token_row(grant: &TokenGrant) -> TokenRow {
     }
 }
 
-fn date(seconds: u64) -> String {
+pub(super) fn date(seconds: u64) -> String {
     let at = i64::try_from(seconds).ok().and_then(|at| Timestamp::from_second(at).ok());
     at.map_or_else(String::new, |at| at.strftime("%Y-%m-%d").to_string())
 }

@@ -279,7 +279,9 @@ impl Authorizer {
         let request = TokenRequest {
             methods: &methods,
             client: head.client,
-            needs_session: head.websocket || policy.max_auth_age.is_some(),
+            needs_session: head.websocket
+                || policy.max_auth_age.is_some()
+                || route.requires_second_factor(),
         };
         if route.accepts_tokens {
             let credentials = TokenCredentials::find(&head.headers, route.token_header.as_ref());

@@ -100,6 +100,14 @@ impl Route {
         }
     }
 
+    /// Returns whether the access rule requires a second factor.
+    pub fn requires_second_factor(&self) -> bool {
+        match &self.access {
+            Access::Public => false,
+            Access::Session(rule) => rule.second_factor,
+        }
+    }
+
     /// Returns whether the access rule requires a session.
     pub fn requires_session(&self) -> bool {
         match &self.access {
@@ -238,6 +246,8 @@ pub struct AccessRule {
     pub logins: Vec<String>,
     /// Authentication context classes (`acr`) of which the provider must have reported one; empty for any.
     pub acr: Vec<String>,
+    /// Whether the user must have proved a second factor.
+    pub second_factor: bool,
 }
 
 impl AccessRule {

@@ -27,6 +27,7 @@ pub struct KeyRing {
     tag: hmac::Key,
     audit: hmac::Key,
     login: LoginKey,
+    permanent_seal: hmac::Key,
     signing: KeyId,
     keys: BTreeMap<KeyId, RootKey>,
     is_provisional: bool,
@@ -205,11 +206,17 @@ impl KeyRing {
         &self.login
     }
 
+    /// Returns the permanent key from which the keys of values that outlive every root key are derived.
+    pub fn permanent_seal(&self) -> &hmac::Key {
+        &self.permanent_seal
+    }
+
     fn from_tag(root: [u8; 32]) -> KeyRing {
         KeyRing {
             tag: hmac::Key::new(hmac::HMAC_SHA256, &root),
             audit: derive(&root, b"doorward audit 1"),
             login: LoginKey(derive(&root, b"doorward login 1")),
+            permanent_seal: derive(&root, b"doorward permanent seal 1"),
             tag_root: Zeroizing::new(root),
             signing: 0,
             keys: BTreeMap::new(),

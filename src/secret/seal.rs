@@ -5,17 +5,20 @@
 //! stay far from their limit. `binding` is the associated data: a sealed value that was moved, swapped
 //! or rolled back to another binding does not open.
 //!
-//! Layout: `version 1 | key id 1 | nonce 12 | ciphertext | tag 16`.
+//! Layout: `version 1 | key id 1 | nonce 12 | ciphertext | tag 16`. The key ID 0 is the permanent key.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
 
-use super::keyring::{KeyRing, RootKey};
+use super::keyring::{KeyId, KeyRing};
 use super::random_bytes;
 
 const VERSION: u8 = 1;
 const NONCE_LENGTH: usize = 12;
 const HEADER_LENGTH: usize = 2 + NONCE_LENGTH;
+
+/// No root key has this ID.
+const PERMANENT: KeyId = 0;
 
 /// Number of bytes that sealing adds.
 pub const OVERHEAD: usize = HEADER_LENGTH + 16;
@@ -34,13 +37,27 @@ pub enum OpenError {
 /// Seals `plain` with the signing key. `subject` selects the derived key; `binding` is authenticated.
 pub fn seal(keys: &KeyRing, subject: &[u8], binding: &[u8], plain: &[u8]) -> Vec<u8> {
     let (id, root) = keys.signing_key();
+    seal_with((id, root.seal()), subject, binding, plain)
+}
+
+/// Seals `plain` with the permanent key, for values that outlive every root key.
+pub fn seal_permanently(keys: &KeyRing, subject: &[u8], binding: &[u8], plain: &[u8]) -> Vec<u8> {
+    seal_with((PERMANENT, keys.permanent_seal()), subject, binding, plain)
+}
+
+fn seal_with(
+    (id, key): (KeyId, &hmac::Key),
+    subject: &[u8],
+    binding: &[u8],
+    plain: &[u8],
+) -> Vec<u8> {
     let nonce: [u8; NONCE_LENGTH] = random_bytes();
     let mut out = Vec::with_capacity(plain.len() + OVERHEAD);
     out.extend_from_slice(&[VERSION, id]);
     out.extend_from_slice(&nonce);
     let mut text = plain.to_vec();
     #[expect(clippy::expect_used, reason = "GCM refuses only lengths over 64 GiB")]
-    cipher(root, subject)
+    cipher(key, subject)
         .seal_in_place_append_tag(
             Nonce::assume_unique_for_key(nonce),
             Aad::from(binding),
@@ -51,7 +68,7 @@ pub fn seal(keys: &KeyRing, subject: &[u8], binding: &[u8], plain: &[u8]) -> Vec
     out
 }
 
-/// Opens a value that [`seal`] sealed with the same `subject` and `binding`.
+/// Opens a value that [`seal`] or [`seal_permanently`] sealed with the same `subject` and `binding`.
 pub fn open(
     keys: &KeyRing,
     subject: &[u8],
@@ -61,11 +78,14 @@ pub fn open(
     if sealed.len() < OVERHEAD || sealed[0] != VERSION {
         return Err(OpenError::Malformed);
     }
-    let root = keys.key(sealed[1]).ok_or(OpenError::UnknownKey)?;
+    let key = match sealed[1] {
+        PERMANENT => keys.permanent_seal(),
+        id => keys.key(id).ok_or(OpenError::UnknownKey)?.seal(),
+    };
     let nonce = Nonce::try_assume_unique_for_key(&sealed[2..HEADER_LENGTH])
         .map_err(|_| OpenError::Malformed)?;
     let mut text = sealed[HEADER_LENGTH..].to_vec();
-    let length = cipher(root, subject)
+    let length = cipher(key, subject)
         .open_in_place(nonce, Aad::from(binding), &mut text)
         .map_err(|_| OpenError::Forged)?
         .len();
@@ -73,8 +93,8 @@ pub fn open(
     Ok(text)
 }
 
-fn cipher(root: &RootKey, subject: &[u8]) -> LessSafeKey {
-    let key = hmac::sign(root.seal(), subject);
+fn cipher(key: &hmac::Key, subject: &[u8]) -> LessSafeKey {
+    let key = hmac::sign(key, subject);
     #[expect(clippy::expect_used, reason = "HMAC-SHA256 is 32 bytes, the length AES-256 takes")]
     LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.as_ref()).expect("32 bytes"))
 }
@@ -93,6 +113,18 @@ mod tests {
         );
         assert_eq!(open(&keys, b"session 2", b"generation 1", &sealed), Err(OpenError::Forged));
         assert_eq!(open(&keys, b"session 1", b"generation 0", &sealed), Err(OpenError::Forged));
+    }
+
+    #[test]
+    fn a_permanently_sealed_value_outlives_every_root_key() {
+        let mut keys = KeyRing::generate("now");
+        let sealed = seal_permanently(&keys, b"s", b"b", b"record");
+        keys.rotate("later").expect("room");
+        keys.retire(1).expect("an old key");
+        assert_eq!(open(&keys, b"s", b"b", &sealed).as_deref(), Ok(&b"record"[..]));
+        assert_eq!(open(&keys, b"s", b"c", &sealed), Err(OpenError::Forged));
+        let other = KeyRing::generate("elsewhere");
+        assert_eq!(open(&other, b"s", b"b", &sealed), Err(OpenError::Forged));
     }
 
     #[test]

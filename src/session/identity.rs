@@ -91,7 +91,7 @@ impl Provider {
     }
 
     /// Returns the extensions of format 5, by ascending ID.
-    pub(super) fn extensions(&self) -> Vec<Extension> {
+    pub(crate) fn extensions(&self) -> Vec<Extension> {
         let Some(login) = self.external() else { return Vec::new() };
         let mut values = vec![(PROVIDER, login.provider.clone().into_bytes())];
         if !login.account.is_empty() {
@@ -112,7 +112,7 @@ impl Provider {
 
     /// Applies an extension. Returns false for the extension of a later version, and `None` if the value is
     /// malformed or the name of the provider is missing.
-    pub(super) fn apply(&mut self, extension: &Extension) -> Option<bool> {
+    pub(crate) fn apply(&mut self, extension: &Extension) -> Option<bool> {
         let value = &extension.value;
         let text = || String::from_utf8(value.clone()).ok();
         if extension.id == PROVIDER {

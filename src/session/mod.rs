@@ -26,6 +26,7 @@ pub mod notice;
 pub mod personal_token;
 pub mod policy;
 pub mod record;
+pub mod second_factor;
 pub mod token;
 pub mod user_history;
 
@@ -44,8 +45,12 @@ pub use identity::{
 pub use known_locations::LocationStatus;
 pub use notice::SecurityNotice;
 pub use personal_token::{PersonalToken, TokenGrant, TokenId, TokenRefusal, TokenScope, TokenUse};
-pub use policy::{OnReuse, PolicyError, RoutePolicy, SessionPolicy, SignalsMode};
+pub use policy::{
+    OnReuse, PolicyError, RoutePolicy, SecondFactorMode, SecondFactorPolicy, SessionPolicy,
+    SignalsMode,
+};
 pub use record::{Record, Superseded};
+pub use second_factor::{AcceptedCode, AuthenticatorApp, SecondFactors, TotpSecret};
 pub use token::{Token, TokenError};
 pub use user_history::UserHistory;
 

@@ -41,6 +41,8 @@ pub enum NoticeKind {
     LocationChangeReauth,
     /// A login from a new location.
     NewLocation,
+    /// The second factors of the account changed.
+    SecondFactorChanged,
 }
 
 /// Network and user agent of a client, for display.

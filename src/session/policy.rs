@@ -1,6 +1,9 @@
-//! Timeouts, token rotation and the reaction to a replay.
+//! Timeouts, token rotation, the reaction to a replay, and second factors.
 
 use std::time::Duration;
+
+use super::identity::Identity;
+use super::record::Record;
 
 /// The session policy of the installation, the same for all routes. The durations are consistent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,5 +139,57 @@ impl SignalsMode {
             SignalsMode::Monitor => "monitor",
             SignalsMode::Enforce => "enforce",
         }
+    }
+}
+
+/// Which users have a second factor.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct SecondFactorPolicy {
+    pub mode: SecondFactorMode,
+    /// Groups that must have one in [`SecondFactorMode::Required`]; empty for all users.
+    pub groups: Vec<String>,
+    /// Login methods to which the policy does not apply: their providers verify second factors.
+    pub exempt: Vec<String>,
+}
+
+/// Whether users have a second factor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SecondFactorMode {
+    /// No login asks for one.
+    #[default]
+    Off,
+    /// Users can set one up. From then on, their logins ask for it.
+    Optional,
+    /// As `Optional`. Until a user has one, no app is open to them.
+    Required,
+}
+
+impl SecondFactorMode {
+    /// All modes with their configuration values.
+    pub const ALL: [(SecondFactorMode, &'static str); 3] = [
+        (SecondFactorMode::Off, "off"),
+        (SecondFactorMode::Optional, "optional"),
+        (SecondFactorMode::Required, "required"),
+    ];
+}
+
+impl SecondFactorPolicy {
+    /// Whether the user can have a second factor at this gateway.
+    pub fn is_offered(&self, identity: &Identity) -> bool {
+        let method = identity.provider.method();
+        self.mode != SecondFactorMode::Off && !self.exempt.iter().any(|exempt| exempt == method)
+    }
+
+    /// Whether the user must have a second factor.
+    pub fn requires(&self, identity: &Identity) -> bool {
+        let is_member = || identity.groups.iter().any(|group| self.groups.contains(group));
+        self.mode == SecondFactorMode::Required
+            && (self.groups.is_empty() || is_member())
+            && self.is_offered(identity)
+    }
+
+    /// Whether the session lacks a second factor that its user or the route requires.
+    pub fn is_missing(&self, record: &Record, identity: &Identity, route_requires: bool) -> bool {
+        record.second_factor.is_none() && (route_requires || self.requires(identity))
     }
 }

@@ -60,6 +60,9 @@ pub struct Record {
     pub rotated_from: ClientContext,
     /// Other locations from which the session was used.
     pub known_locations: KnownLocations,
+    /// When the user proved a second factor; `None` for a login with one. Extension 7 of format 5.
+    #[serde(skip)]
+    pub second_factor: Option<UnixMillis>,
     /// Extensions of format 5 that this version does not know, by ascending ID. They are written back.
     #[serde(skip)]
     pub extensions: Vec<Extension>,
@@ -130,6 +133,9 @@ pub enum RecordError {
 const FORMAT_4: u8 = 4;
 const FORMAT_5: u8 = 5;
 
+/// ID of the extension with [`Record::second_factor`].
+const SECOND_FACTOR: u16 = 7;
+
 impl Record {
     /// Creates the record of a new session with its first token.
     pub fn new(
@@ -157,6 +163,7 @@ impl Record {
             created_from: from.clone(),
             rotated_from: from,
             known_locations: KnownLocations::default(),
+            second_factor: None,
             extensions: Vec::new(),
         }
     }
@@ -216,7 +223,11 @@ impl Record {
     fn encode(&self) -> (u8, Vec<u8>) {
         let mut plain = postcard::to_allocvec(self).unwrap_or_default();
         let external = self.identity.provider.extensions();
-        let mut extensions: Vec<_> = external.iter().chain(&self.extensions).collect();
+        let second_factor = self
+            .second_factor
+            .map(|at| Extension { id: SECOND_FACTOR, value: at.0.to_be_bytes().to_vec() });
+        let mut extensions: Vec<_> =
+            external.iter().chain(&second_factor).chain(&self.extensions).collect();
         extensions.sort_by_key(|extension| extension.id);
         if extensions.is_empty() {
             return (FORMAT_4, plain);
@@ -237,13 +248,20 @@ impl Record {
             return Err(RecordError::Format);
         }
         for extension in extensions {
-            match Arc::make_mut(&mut record.identity).provider.apply(&extension) {
-                Some(true) => {}
-                Some(false) => record.extensions.push(extension),
-                None => return Err(RecordError::Format),
-            }
+            record.apply(extension).ok_or(RecordError::Format)?;
         }
         Ok(record)
+    }
+
+    /// Applies an extension; `None` if its value is malformed.
+    fn apply(&mut self, extension: Extension) -> Option<()> {
+        if extension.id == SECOND_FACTOR {
+            let time = extension.value.as_slice().try_into().ok()?;
+            self.second_factor = Some(UnixMillis(u64::from_be_bytes(time)));
+        } else if !Arc::make_mut(&mut self.identity).provider.apply(&extension)? {
+            self.extensions.push(extension);
+        }
+        Some(())
     }
 }
 
@@ -349,6 +367,17 @@ mod tests {
         let stored = extended.seal(&keys, &key);
         assert_eq!(stored[0], FORMAT_5);
         assert_eq!(Record::open(&keys, &key, &stored), Ok(extended));
+    }
+
+    #[test]
+    fn a_record_keeps_when_a_second_factor_was_proved() {
+        let keys = KeyRing::generate("now");
+        let (key, record) = sample(&keys, "alice");
+        for record in [external(&record), record] {
+            let record = Record { second_factor: Some(UnixMillis(1_500)), ..record };
+            let stored = record.seal(&keys, &key);
+            assert_eq!((stored[0], Record::open(&keys, &key, &stored)), (FORMAT_5, Ok(record)));
+        }
     }
 
     #[test]

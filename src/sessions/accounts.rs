@@ -145,6 +145,7 @@ mod tests {
         let login = VerifiedLogin {
             identity: Arc::new(identity),
             credential_digest: [0; 8],
+            second_factor: false,
             external: Some(Box::new(facts)),
         };
         let before = sessions.list_user_sessions(&tag).await.expect("memory");
@@ -251,6 +252,7 @@ mod tests {
         let login = VerifiedLogin {
             identity: Arc::clone(&session.record.identity),
             credential_digest: [0; 8],
+            second_factor: false,
             external: Some(Box::new(ExternalFacts {
                 provider_session: Some(crate::identity::session_name(ISSUER, "a")),
                 ..ExternalFacts::default()

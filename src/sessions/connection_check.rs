@@ -47,7 +47,10 @@ pub async fn revalidate_connections(current: &ArcSwap<Sessions>) {
 fn judge_routes(store: &VerifiedStore) {
     let admits = |record: &Record, route: &Route| {
         store.shared.current_identity(record).is_ok_and(|identity| {
-            route.accepts_login(&identity.provider) && route.admits(&identity)
+            let policy = &store.settings.second_factor;
+            route.accepts_login(&identity.provider)
+                && route.admits(&identity)
+                && !policy.is_missing(record, &identity, route.requires_second_factor())
         })
     };
     store.shared.connections.judge_routes(admits);

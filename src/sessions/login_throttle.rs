@@ -37,6 +37,19 @@ pub struct LoginThrottle {
     store: VerifiedStore,
 }
 
+/// What an attempt proves. Each kind has its own counters of pair and account, and its own known places: a
+/// stranger with the password must not become known to the limits on codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LoginProof {
+    Password,
+    Code,
+}
+
+/// Failures on the codes of one account, from one place and from all unknown ones: five in 15 minutes. At this
+/// rate, a stranger who has the password guesses one of a million codes within two years.
+const CODE_FAILURES: u32 = 5;
+const CODE_INTERVAL: Duration = Duration::from_secs(3 * 60);
+
 /// One login attempt, with the counters that it is charged to.
 #[derive(Clone, Debug)]
 pub struct LoginAttempt {
@@ -54,20 +67,21 @@ impl LoginAttempt {
     fn new(
         limits: &LoginLimits,
         key: &LoginKey,
-        name: &str,
+        (name, proof): (&str, LoginProof),
         credential: [u8; 8],
         from: IpAddr,
     ) -> LoginAttempt {
         let tag = |purpose: &str, text: &str| HEXLOWER.encode(&key.tag(purpose, text));
         let (address, name) = (from.to_canonical(), normalize_name(name));
+        let names = proof.counter_names();
         let subscriber = subscriber_network(address).to_string();
         let user = tag("user", &name);
         let group = |counters| CounterGroup { tag: user.clone(), counters };
         let place = format!("{subscriber} {}", HEXLOWER.encode(&credential));
         let network = network_of(address);
         LoginAttempt {
-            pair: group(vec![Counter { name: tag("pair", &subscriber), rate: limits.pair }]),
-            account: group(vec![Counter { name: "account".to_owned(), rate: limits.account }]),
+            pair: group(vec![Counter { name: tag(names.pair, &subscriber), rate: limits.pair }]),
+            account: group(vec![Counter { name: names.account.to_owned(), rate: limits.account }]),
             networks: CounterGroup {
                 tag: tag("network", &network.to_string()),
                 counters: networks(address, limits.network)
@@ -75,7 +89,7 @@ impl LoginAttempt {
                     .map(|(network, rate)| Counter { name: tag("network", &network), rate })
                     .collect(),
             },
-            place: KnownPlace { name: tag("place", &place), tag: user },
+            place: KnownPlace { name: tag(names.place, &place), tag: user },
             network,
             is_known: false,
         }
@@ -101,23 +115,66 @@ impl LoginAttempt {
     }
 }
 
+/// Names of the counters of one kind of proof.
+struct CounterNames {
+    pair: &'static str,
+    account: &'static str,
+    place: &'static str,
+}
+
+impl LoginProof {
+    fn counter_names(self) -> CounterNames {
+        match self {
+            LoginProof::Password => {
+                CounterNames { pair: "pair", account: "account", place: "place" }
+            }
+            LoginProof::Code => {
+                CounterNames { pair: "code pair", account: "code account", place: "code place" }
+            }
+        }
+    }
+
+    fn limits(self, configured: &LoginLimits) -> LoginLimits {
+        let code = Rate::new(CODE_FAILURES, CODE_INTERVAL);
+        match self {
+            LoginProof::Password => *configured,
+            LoginProof::Code => {
+                LoginLimits { pair: code, account: code, network: configured.network }
+            }
+        }
+    }
+}
+
 impl LoginThrottle {
     pub(super) fn new(store: VerifiedStore) -> LoginThrottle {
         LoginThrottle { store }
     }
 
-    /// Prepares an attempt. Nothing is charged yet. During a store outage no place is known.
+    /// Prepares an attempt with a password. Nothing is charged yet. During a store outage no place is known.
     pub async fn attempt(&self, name: &str, from: IpAddr) -> LoginAttempt {
-        let shared = &self.store.shared;
-        let credential = shared.login_methods.credential_digest(name);
-        let keys = shared.keys.load_full();
-        let attempt = LoginAttempt::new(
-            &self.store.settings.login_limits,
-            keys.login(),
-            name,
-            credential,
-            from,
-        );
+        let credential = self.store.shared.login_methods.credential_digest(name);
+        self.prepare((name, LoginProof::Password), credential, from).await
+    }
+
+    /// Prepares an attempt with a one-time code or a recovery code of an account.
+    pub async fn code_attempt(
+        &self,
+        account: &str,
+        credential: [u8; 8],
+        from: IpAddr,
+    ) -> LoginAttempt {
+        self.prepare((account, LoginProof::Code), credential, from).await
+    }
+
+    async fn prepare(
+        &self,
+        (name, proof): (&str, LoginProof),
+        credential: [u8; 8],
+        from: IpAddr,
+    ) -> LoginAttempt {
+        let limits = proof.limits(&self.store.settings.login_limits);
+        let keys = self.store.shared.keys.load_full();
+        let attempt = LoginAttempt::new(&limits, keys.login(), (name, proof), credential, from);
         let known = self.store.raw.is_known_place(&attempt.place, self.store.now()).await;
         let is_known = self.count_error(known).unwrap_or(false);
         LoginAttempt { is_known, ..attempt }
@@ -308,11 +365,40 @@ mod tests {
         assert!(!is_known(HERE).await);
     }
 
+    #[tokio::test]
+    async fn codes_have_five_failures_and_counters_of_their_own() {
+        let (throttle, clock) = throttle();
+        succeed(&throttle, "alice", HERE.into()).await.expect("a place known by its password");
+        let code = async |from: [u8; 4]| {
+            throttle.charge(&throttle.code_attempt("alice", [0; 8], from.into()).await).await
+        };
+        for _ in 0..5 {
+            code(HERE).await.expect("within the burst");
+        }
+        assert_eq!(code([192, 0, 2, 2]).await, Err(Duration::from_secs(180)), "from everywhere");
+        fail(&throttle, "alice", HERE.into()).await.expect("passwords are counted apart");
+        clock.advance(Duration::from_secs(180));
+        let right = throttle.code_attempt("alice", [0; 8], HERE.into()).await;
+        throttle.charge(&right).await.expect("replenished");
+        throttle.record_success(&right).await;
+        for _ in 0..5 {
+            code([198, 51, 100, 1]).await.expect("anew after a right code");
+        }
+        code([198, 51, 100, 2]).await.expect_err("a stranger");
+        code(HERE).await.expect("the place of the right code is known");
+    }
+
     #[test]
     fn names_and_addresses_are_hidden_in_the_store() {
         let keys = crate::secret::KeyRing::generate("now");
         let limits = LoginLimits::default();
-        let attempt = LoginAttempt::new(&limits, keys.login(), "alice", [0; 8], HERE.into());
+        let attempt = LoginAttempt::new(
+            &limits,
+            keys.login(),
+            ("alice", LoginProof::Password),
+            [0; 8],
+            HERE.into(),
+        );
         let stored = format!("{:?} {:?} {:?}", attempt.charged(), attempt.place, attempt.account);
         assert!(!stored.contains("alice") && !stored.contains("192.0.2"), "{stored}");
     }

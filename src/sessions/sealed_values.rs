@@ -34,18 +34,26 @@ pub(super) struct LoadedValue<T> {
 #[derive(Clone)]
 pub(super) struct SealedValues {
     store: VerifiedStore,
+    /// Whether the values outlive every root key, and none may count as missing.
+    is_permanent: bool,
 }
 
 impl SealedValues {
     pub(super) fn new(store: VerifiedStore) -> SealedValues {
-        SealedValues { store }
+        SealedValues { store, is_permanent: false }
+    }
+
+    /// Values that are sealed with the permanent key. One that does not open is an error, not a missing value.
+    pub(super) fn permanent(store: VerifiedStore) -> SealedValues {
+        SealedValues { store, is_permanent: true }
     }
 
     pub(super) fn now(&self) -> UnixMillis {
         self.store.now()
     }
 
-    /// Loads a value. One that was not sealed with our keys is reported and counts as missing.
+    /// Loads a value. One that was not sealed with our keys is reported, and counts as missing unless values
+    /// are permanent.
     pub(super) async fn load<T: DeserializeOwned>(
         &self,
         name: ValueName<'_>,
@@ -64,6 +72,11 @@ impl SealedValues {
         };
         if value.is_none() {
             self.store.shared.emit(SessionEvent::Undecryptable, EventContext::default());
+            if self.is_permanent {
+                return Err(Unavailable(
+                    "a value in the store was not sealed with these keys".to_owned(),
+                ));
+            }
         }
         Ok(LoadedValue { value, stored })
     }
@@ -80,9 +93,35 @@ impl SealedValues {
         let keys = self.store.shared.keys.load_full();
         let tag = name.tag(&keys);
         let plain = postcard::to_allocvec(value).unwrap_or_default();
-        let sealed = seal::seal(&keys, name.purpose.as_bytes(), &tag.0, &plain);
+        let sealed = self.seal(&keys, name, &plain);
         let swapped = self.store.raw.swap_value(tag, loaded.stored.as_deref(), &sealed, until);
         Ok(self.store.track_errors(swapped.await)? == CommitOutcome::Swapped)
+    }
+
+    fn seal(&self, keys: &KeyRing, name: ValueName<'_>, plain: &[u8]) -> Vec<u8> {
+        let (purpose, tag) = (name.purpose.as_bytes(), name.tag(keys));
+        match self.is_permanent {
+            true => seal::seal_permanently(keys, purpose, &tag.0, plain),
+            false => seal::seal(keys, purpose, &tag.0, plain),
+        }
+    }
+
+    /// Replaces a value, also one that does not open.
+    pub(super) async fn overwrite<T: Serialize>(
+        &self,
+        name: ValueName<'_>,
+        value: &T,
+        until: UnixMillis,
+    ) -> Result<(), Unavailable> {
+        for _ in 0..MAX_ATTEMPTS {
+            let tag = name.tag(&self.store.shared.keys.load());
+            let stored = self.store.track_errors(self.store.raw.value(tag).await)?;
+            let loaded = LoadedValue { value: None, stored };
+            if self.swap(name, &loaded, value, until).await? {
+                return Ok(());
+            }
+        }
+        Err(overtaken())
     }
 
     /// Applies `change` to a value, which may run more than once. A missing value is the default.
@@ -100,8 +139,12 @@ impl SealedValues {
                 return Ok(());
             }
         }
-        Err(Unavailable("every write of a value was overtaken by another".to_owned()))
+        Err(overtaken())
     }
+}
+
+pub(super) fn overtaken() -> Unavailable {
+    Unavailable("every write of a value was overtaken by another".to_owned())
 }
 
 impl ValueName<'_> {

@@ -28,6 +28,7 @@ use super::login_throttle::LoginThrottle;
 use super::personal_tokens::PersonalTokens;
 use super::provider_tokens::{ProviderTokenStore, ProviderTokens};
 use super::revocation::Revoker;
+use super::second_factors::SecondFactorStore;
 use super::settings::SessionSettings;
 use super::shared::Shared;
 use super::token_throttle::TokenThrottle;
@@ -87,6 +88,7 @@ pub struct Sessions {
     pub tokens: ProviderTokenStore,
     pub personal_tokens: PersonalTokens,
     pub token_throttle: TokenThrottle,
+    pub second_factors: SecondFactorStore,
 }
 
 impl Sessions {
@@ -102,6 +104,7 @@ impl Sessions {
             tokens: ProviderTokenStore::new(store.clone()),
             personal_tokens: PersonalTokens::new(store.clone()),
             token_throttle: TokenThrottle::new(store.clone()),
+            second_factors: SecondFactorStore::new(store.clone()),
             store,
         }
     }
@@ -175,6 +178,7 @@ impl Sessions {
         let mut record =
             Record::new(Arc::clone(&login.identity), &token, created, end, from.clone());
         record.credential = login.credential_digest;
+        record.second_factor = login.second_factor.then_some(created);
         if let Some(external) = &login.external {
             // A provider may log a user in without asking for a password.
             record.authenticated = external.authenticated.min(created);

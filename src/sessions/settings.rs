@@ -7,7 +7,7 @@ use crate::identity::LoginProviders;
 use crate::message::CookieNames;
 use crate::rate_limit::LoginLimits;
 use crate::risk::RiskSettings;
-use crate::session::SessionPolicy;
+use crate::session::{SecondFactorPolicy, SessionPolicy};
 
 /// Immutable settings. A reload creates new ones, and requests in progress keep the old ones.
 #[derive(Clone, Debug)]
@@ -18,6 +18,7 @@ pub struct SessionSettings {
     pub cookies: CookieNames,
     pub risk: RiskSettings,
     pub login_limits: LoginLimits,
+    pub second_factor: SecondFactorPolicy,
     /// Routes that accept personal access tokens, as host and path.
     pub token_routes: Vec<String>,
     /// OpenID Connect providers.
@@ -33,6 +34,7 @@ impl SessionSettings {
             cookies: CookieNames::default(),
             risk: RiskSettings::default(),
             login_limits: LoginLimits::default(),
+            second_factor: SecondFactorPolicy::default(),
             token_routes: Vec::new(),
             providers: Arc::default(),
         }
@@ -48,6 +50,7 @@ impl From<&Config> for SessionSettings {
             cookies: CookieNames::new(config.session.cookie.clone()),
             risk: config.signals.settings.clone(),
             login_limits: config.login.limits,
+            second_factor: config.login.second_factor.clone(),
             token_routes: token_routes(config),
             providers: Arc::default(),
         }

@@ -32,6 +32,7 @@ mod restarts;
 mod revocation;
 mod risk;
 mod route_metrics;
+mod second_factor;
 mod session;
 mod session_control;
 mod session_end;

@@ -231,7 +231,7 @@ fn the_page_lists_every_session_event() {
     let events: BTreeSet<String> = names.map(str::to_owned).collect();
     let documented: BTreeSet<String> = documented_events("Session events").into_keys().collect();
     assert_eq!(documented, events);
-    assert_eq!(documented.len(), 20);
+    assert_eq!(documented.len(), 22);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use doorward::route::BodyLimits;
 use proptest::prelude::*;
 
 const VALID: usize = 35;
-const INVALID: usize = 75;
+const INVALID: usize = 80;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -9,6 +9,7 @@ mod external;
 mod login;
 mod notices;
 mod password;
+mod second_factor;
 mod sessions;
 mod times;
 mod tokens;
@@ -18,7 +19,9 @@ pub use external::{ContinuePage, LoggedOutPage, LoginFailedPage, ProviderButton,
 pub use login::{LoginNotice, LoginPage};
 pub use notices::{ClientRow, NoticeRow};
 pub use password::PasswordPage;
+pub use second_factor::{AppRow, AppSetup, LoginCodePage, QrCode, SecondFactorsPage};
 pub use sessions::{ReturnLink, SessionRow, SessionsPage};
+pub(super) use times::format_wait;
 pub use tokens::{TokenRow, TokensPage};
 
 use askama::Template;

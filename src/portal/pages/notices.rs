@@ -25,7 +25,7 @@ pub struct ClientRow {
 impl NoticeRow {
     /// Returns whether a session was ended or restricted.
     pub(super) fn is_error(&self) -> bool {
-        self.kind != NoticeKind::NewLocation
+        !matches!(self.kind, NoticeKind::NewLocation | NoticeKind::SecondFactorChanged)
     }
 
     pub(super) fn title(&self) -> &'static str {
@@ -37,6 +37,7 @@ impl NoticeRow {
                 "Your session was used from somewhere else"
             }
             NoticeKind::NewLocation => "A login from a new place",
+            NoticeKind::SecondFactorChanged => "Your second factor was changed",
         }
     }
 
@@ -64,6 +65,9 @@ impl NoticeRow {
             NoticeKind::NewLocation => {
                 "Your password was used to log in from a place that you have not used lately."
             }
+            NoticeKind::SecondFactorChanged => {
+                "An authenticator app was added or removed, or your recovery codes were replaced."
+            }
         }
     }
 
@@ -75,12 +79,13 @@ impl NoticeRow {
             }
             NoticeKind::LocationChangeEnded | NoticeKind::LocationChangeReauth => "Used by",
             NoticeKind::NewLocation => "Login",
+            NoticeKind::SecondFactorChanged => "Changed by",
         }
     }
 
     pub(super) fn advice(&self) -> &'static str {
         match self.kind {
-            NoticeKind::NewLocation => {
+            NoticeKind::NewLocation | NoticeKind::SecondFactorChanged => {
                 "If that was you, there is nothing to do. If not, change your password now and end \
                  all other sessions."
             }

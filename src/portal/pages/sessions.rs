@@ -21,6 +21,8 @@ pub struct SessionsPage<'a> {
     pub changes_password: bool,
     /// Whether the user can create personal access tokens.
     pub has_tokens: bool,
+    /// Whether the user can have a second factor.
+    pub has_second_factor: bool,
     /// Value of the hidden field `csrf` of every form.
     pub csrf: &'a str,
     pub now: UnixMillis,

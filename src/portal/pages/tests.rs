@@ -27,13 +27,14 @@ const NOTICES: [LoginNotice; 15] = [
     LoginNotice::ForeignCookie,
 ];
 
-const KINDS: [NoticeKind; 6] = [
+const KINDS: [NoticeKind; 7] = [
     NoticeKind::Theft,
     NoticeKind::TheftAllSessions,
     NoticeKind::TheftReauth,
     NoticeKind::LocationChangeEnded,
     NoticeKind::LocationChangeReauth,
     NoticeKind::NewLocation,
+    NoticeKind::SecondFactorChanged,
 ];
 
 const HOSTILE: [&str; 9] = [
@@ -161,6 +162,37 @@ fn password_page(text: &str) -> String {
     render(&PasswordPage { site, user, csrf, error, min_length: 15, help: Some(&help) })
 }
 
+fn login_code_page(text: &str) -> String {
+    let help = Help::Link("/help".to_owned());
+    render(&LoginCodePage {
+        site: text,
+        host: text,
+        user: text,
+        error: text,
+        pending: text,
+        target: text,
+        help: Some(&help),
+    })
+}
+
+fn second_factors_page(text: &str) -> String {
+    let app = AppRow { handle: text.to_owned(), name: text.to_owned(), added: text.to_owned() };
+    let qr = QrCode::encode("otpauth://totp/a").expect("short");
+    render(&SecondFactorsPage {
+        site: text,
+        user: text,
+        csrf: text,
+        target: text,
+        continue_at: "/wiki",
+        error: text,
+        is_required: true,
+        new_codes: vec![text],
+        codes_left: 3,
+        apps: vec![app],
+        setup: Some(AppSetup { qr: &qr, secret: text, sealed: text, name: text }),
+    })
+}
+
 fn start_page(text: &str) -> String {
     render(&StartPage { site: text, host: text, user: text, apps: vec!["/wiki", "/files"] })
 }
@@ -196,6 +228,7 @@ fn notices_page(
         done,
         changes_password,
         has_tokens: true,
+        has_second_factor: true,
         csrf,
         now,
         notices,
@@ -229,6 +262,8 @@ fn all_pages(text: &str) -> Vec<String> {
         render(&FramedPage { site: text, style: STYLE, login: "/.doorward/login" }),
         continue_page(text),
         password_page(text),
+        login_code_page(text),
+        second_factors_page(text),
         start_page(text),
         chooser_page(text),
         login_failed_page(text),
@@ -241,7 +276,7 @@ fn all_pages(text: &str) -> Vec<String> {
         let (site, status) = (text, *status);
         render(&ErrorPage { site, style, status, kind, request: text, help: Some(&help) })
     }));
-    assert_eq!(pages.len(), 44, "a new page belongs into this list");
+    assert_eq!(pages.len(), 47, "a new page belongs into this list");
     pages
 }
 

@@ -55,7 +55,7 @@ fn format_rounded_down(seconds: u64) -> String {
 }
 
 /// Formats a duration, rounded up: a user who waits that long must not have to wait again.
-pub(super) fn format_wait(seconds: u64) -> String {
+pub(in crate::portal) fn format_wait(seconds: u64) -> String {
     match seconds {
         0..=90 => count(seconds.max(1), "second"),
         91..=5_400 => count(seconds.div_ceil(60), "minute"),

@@ -140,6 +140,25 @@ impl SessionUpdater {
         self.store.track_errors(swap)
     }
 
+    /// Records that the user of a live session has proved a second factor.
+    pub async fn record_second_factor(&self, key: &SessionKey) -> Result<(), Unavailable> {
+        self.store.with_deadline(pin!(self.record_second_factor_with_retry(key))).await
+    }
+
+    async fn record_second_factor_with_retry(&self, key: &SessionKey) -> Result<(), Unavailable> {
+        let keys = self.store.shared.keys.load_full();
+        for _ in 0..MAX_ATTEMPTS {
+            let Some(verified) = self.store.load_live(key).await? else { return Ok(()) };
+            let second_factor = Some(self.store.now());
+            let updated = Record { second_factor, ..Record::clone(&verified.record) };
+            let swap = self.store.write_record(&keys, key, verified.revision, &updated).await;
+            if self.store.track_errors(swap)? {
+                return Ok(());
+            }
+        }
+        Err(contention_error())
+    }
+
     /// Records activity outside requests, such as WebSocket frames. It revives no expired session
     /// and does not extend one that requires reauthentication.
     pub async fn touch(&self, key: &SessionKey) -> Result<(), Unavailable> {

@@ -29,7 +29,9 @@ impl EcsClass {
     pub(super) fn from_event(event: SessionEvent) -> EcsClass {
         match event {
             SessionEvent::Login | SessionEvent::LoginNewLocation => LOGIN,
-            SessionEvent::LoginFailed | SessionEvent::LoginThrottled => FAILED_LOGIN,
+            SessionEvent::LoginFailed
+            | SessionEvent::SecondFactorFailed
+            | SessionEvent::LoginThrottled => FAILED_LOGIN,
             SessionEvent::Ended(_) => END,
             SessionEvent::TokenRotated
             | SessionEvent::LocationChanged
@@ -44,6 +46,7 @@ impl EcsClass {
             | SessionEvent::AccountChanged(_)
             | SessionEvent::AccessTokenCreated
             | SessionEvent::AccessTokenDeleted
+            | SessionEvent::SecondFactorChanged(_)
             | SessionEvent::HistoryDeleted => USER,
         }
     }

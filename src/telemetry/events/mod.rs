@@ -50,6 +50,10 @@ pub enum SessionEvent {
     AccessTokenDeleted,
     /// A request presented a personal access token that is not valid for it.
     AccessTokenRefused(&'static str),
+    /// A login had the right password and a wrong code.
+    SecondFactorFailed,
+    /// The second factors of an account changed in this way, or a recovery code was used.
+    SecondFactorChanged(&'static str),
 }
 
 /// The user, session and client of an event. Empty if unknown.
@@ -109,6 +113,8 @@ impl SessionEvent {
             SessionEvent::AccessTokenCreated => "access-token.created",
             SessionEvent::AccessTokenDeleted => "access-token.deleted",
             SessionEvent::AccessTokenRefused(_) => "access-token.refused",
+            SessionEvent::SecondFactorFailed => "second-factor.failed",
+            SessionEvent::SecondFactorChanged(_) => "second-factor.changed",
         }
     }
 
@@ -139,6 +145,8 @@ impl SessionEvent {
             | SessionEvent::ActivityInFuture
             | SessionEvent::HistoryDeleted
             | SessionEvent::UserRevoked(_)
+            | SessionEvent::SecondFactorFailed
+            | SessionEvent::SecondFactorChanged(_)
             | SessionEvent::AccountChanged(_) => false,
         }
     }
@@ -165,6 +173,8 @@ impl SessionEvent {
             | SessionEvent::Ended(_)
             | SessionEvent::HistoryDeleted
             | SessionEvent::UserRevoked(_)
+            | SessionEvent::SecondFactorFailed
+            | SessionEvent::SecondFactorChanged(_)
             | SessionEvent::AccountChanged(_) => false,
         }
     }
@@ -181,8 +191,10 @@ impl SessionEvent {
             | SessionEvent::HistoryDeleted
             | SessionEvent::UserRevoked(_)
             | SessionEvent::AccountChanged(_)
+            | SessionEvent::SecondFactorChanged(_)
             | SessionEvent::Ended(_) => true,
             SessionEvent::LoginFailed
+            | SessionEvent::SecondFactorFailed
             | SessionEvent::LoginThrottled
             | SessionEvent::TokenInvalid
             | SessionEvent::AccessTokenRefused(_)
@@ -202,12 +214,14 @@ impl SessionEvent {
             }
             SessionEvent::Refused(reason)
             | SessionEvent::AccessTokenRefused(reason)
+            | SessionEvent::SecondFactorChanged(reason)
             | SessionEvent::AccountChanged(reason) => Some(reason),
             SessionEvent::Login
             | SessionEvent::AccessTokenCreated
             | SessionEvent::AccessTokenDeleted
             | SessionEvent::LoginNewLocation
             | SessionEvent::LoginFailed
+            | SessionEvent::SecondFactorFailed
             | SessionEvent::LoginThrottled
             | SessionEvent::TokenRotated
             | SessionEvent::LocationChanged
@@ -258,6 +272,8 @@ impl SessionEvent {
             }
             SessionEvent::Login
             | SessionEvent::LoginFailed
+            | SessionEvent::SecondFactorFailed
+            | SessionEvent::SecondFactorChanged(_)
             | SessionEvent::LoginThrottled
             | SessionEvent::TokenRotated
             | SessionEvent::TokenInvalid
