@@ -112,7 +112,7 @@ impl Components {
     }
 }
 
-fn files_written_with_keys(config: &Config) -> Vec<PathBuf> {
+pub(super) fn files_written_with_keys(config: &Config) -> Vec<PathBuf> {
     let sessions = match &config.store.location {
         StoreLocation::Embedded(directory) => Some(Store::embedded_file(directory)),
         StoreLocation::Memory | StoreLocation::Redis(_) => None,

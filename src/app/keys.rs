@@ -113,13 +113,15 @@ pub(super) fn load(path: &Path) -> Result<KeyRing, KeysError> {
 
 /// Returns the newest key that is older than [`ACTIVATION_DELAY`], or the first key if all are newer.
 /// A key without a creation time counts as old.
-pub(super) fn signing_key(ring: &KeyRing, now: Timestamp) -> KeyId {
-    let is_active = |created: &str| {
-        let created = created.parse::<Timestamp>();
-        created.map_or(true, |created| now.duration_since(created) >= ACTIVATION_DELAY)
-    };
+pub fn signing_key(ring: &KeyRing, now: Timestamp) -> KeyId {
+    let is_active = |created: &str| signs_from(created).is_none_or(|from| from <= now);
     let active = ring.ids().filter(|(_, created)| is_active(created)).last();
     active.or_else(|| ring.ids().next()).map_or(0, |(id, _)| id)
+}
+
+/// Returns the time from which a key signs, or `None` without a creation time.
+pub fn signs_from(created: &str) -> Option<Timestamp> {
+    created.parse::<Timestamp>().ok()?.checked_add(ACTIVATION_DELAY).ok()
 }
 
 /// Creates the file under a lock, so that two gateways that start at once use the same file.

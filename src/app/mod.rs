@@ -27,7 +27,7 @@ mod worker;
 
 pub use gateway::ConfigSource;
 pub use geoip_files::read_geoip_databases;
-pub use keys::KeysError;
+pub use keys::{KeysError, signing_key, signs_from};
 pub use preflight::Preflight;
 pub use start_error::StartError;
 

@@ -17,7 +17,7 @@ use crate::route::{Access, ClientCertificate, Route};
 use crate::store::Store;
 use crate::tls::{self, Certificates};
 
-use super::components::redis_settings;
+use super::components::{files_written_with_keys, redis_settings};
 use super::geoip_files::read_geoip_databases;
 use super::snapshot::Snapshot;
 use super::{keys, notify};
@@ -51,9 +51,8 @@ impl Preflight {
         self.expect(Snapshot::build(config.clone(), &Clock::System, None));
         self.expect(UpstreamClusters::new(&config.routes, &UpstreamClusters::default()));
         self.expect(notify::settings(&config.notify));
-        if config.keys_file.exists() {
-            self.expect(keys::load(&config.keys_file));
-        }
+        // Provisional keys are not written, so this creates no file.
+        self.expect(keys::load_or_generate(&config.keys_file, &files_written_with_keys(config)));
         if let Some(audit) = config.audit.file.as_ref().filter(|file| file.exists()) {
             self.expect(read_last_head(audit));
         }

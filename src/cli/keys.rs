@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use crate::app::{signing_key, signs_from};
 use crate::identity::private_file::AtomicFile;
 use crate::secret::{KeyId, KeyRing};
 
@@ -159,13 +160,21 @@ struct KeyRow<'a> {
     id: KeyId,
     created: &'a str,
     signs: bool,
+    /// Set while a new key only verifies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signs_from: Option<String>,
 }
 
 fn list(args: &KeysListArgs) -> anyhow::Result<String> {
     let ring = read(&args.file.path()?)?;
-    let (newest, _) = ring.signing_key();
-    let rows: Vec<KeyRow<'_>> =
-        ring.ids().map(|(id, created)| KeyRow { id, created, signs: id == newest }).collect();
+    let now = Timestamp::now();
+    let active = signing_key(&ring, now);
+    let row = |(id, created)| {
+        let signs_from = signs_from(created).filter(|from| id != active && *from > now);
+        let signs_from = signs_from.map(|from| format!("{from:.0}"));
+        KeyRow { id, created, signs: id == active, signs_from }
+    };
+    let rows: Vec<KeyRow<'_>> = ring.ids().map(row).collect();
     if args.json {
         return Ok(serde_json::to_string_pretty(&rows)?);
     }
@@ -175,7 +184,11 @@ fn list(args: &KeysListArgs) -> anyhow::Result<String> {
 
 impl KeyRow<'_> {
     fn line(&self) -> String {
-        let role = if self.signs { "signs" } else { "verifies" };
+        let role = match &self.signs_from {
+            Some(from) => format!("signs from {from}"),
+            None if self.signs => "signs".to_owned(),
+            None => "verifies".to_owned(),
+        };
         let created = self.created.escape_debug().to_string();
         format!("{:<4}  {created:<25}  {role}", self.id)
     }

@@ -762,11 +762,14 @@ fn keys_commands_print_no_key() {
     let rows: Vec<Vec<&str>> =
         plain.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows[0], ["KEY", "CREATED", "USE"], "{plain}");
-    assert_eq!([rows[1][0], rows[1][2]], ["1", "verifies"], "{plain}");
-    assert_eq!([rows[2][0], rows[2][2]], ["2", "signs"], "{plain}");
+    // The new key signs one minute after its creation, and the old one until then.
+    assert_eq!(rows[1][2..], ["signs"], "{plain}");
+    assert_eq!([rows[2][0], rows[2][2], rows[2][3]], ["2", "signs", "from"], "{plain}");
+    assert!(rows[2][4] > rows[2][1], "{plain}");
     let json = home.keys(&["list", "--json"]).out;
     let rows: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!((&rows[1]["id"], &rows[1]["signs"]), (&2.into(), &true.into()));
+    assert_eq!((&rows[1]["id"], &rows[1]["signs"]), (&2.into(), &false.into()));
+    assert!(rows[1]["signs_from"].is_string() && rows[0]["signs"] == true, "{rows}");
     all += &(plain + &json);
     for line in read(&home.keys_path()).lines() {
         if let Some((_, secret)) = line.split_once(" = \"").filter(|(key, _)| *key != "created") {
