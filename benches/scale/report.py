@@ -31,6 +31,17 @@ user, which is the most expensive case, because sessions of one user share an in
 The location history of a user (`dw:m:`) is additional. It exists once per user, for 30 days after the last login. It
 needs 152 bytes of Redis' memory after a login from one network and browser, and a few thousand bytes at most.
 
+Keys of the same form hold what belongs to [login providers](oidc.md) and [access tokens](tokens.md):
+
+| value | one per | kept until |
+| --- | --- | --- |
+| ID token and refresh token of a provider | session of a provider | the absolute timeout. It has the size of both tokens, at most 16 KiB |
+| sessions in a session of the provider | session of the provider | the absolute timeout of the latest |
+| accounts of a shown name | name | the absolute timeout of the latest session, or the last token's expiry |
+| used logout token | logout at a provider | 6 minutes |
+| access tokens of a user | user with tokens | 366 days after the last change |
+| account of a provider with access tokens | such a user | 366 days after the last login or recheck |
+
 ## Embedded store
 
 The store is read and verified at startup and kept in memory.

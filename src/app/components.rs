@@ -71,10 +71,10 @@ impl Components {
         let shared = Arc::new(Shared::new(shared));
         let mut geoip_files = GeoIpFiles::new(&config.signals);
         shared.geoip.store(Arc::new(geoip_files.reload_if_changed().unwrap_or_default()));
-        let certificates = Certificates::load(&config.certificates)?;
+        let certificates = Certificates::load(&config.certificates, &config.client_auth)?;
         let components = Components {
             store,
-            acceptor: HandshakeAcceptor::new(certificates.server_config()?),
+            acceptor: HandshakeAcceptor::new(Arc::clone(&certificates))?,
             certificates,
             login,
             limiter: Arc::new(ConnectionLimiter::new(snapshot.connection_limits())),

@@ -69,7 +69,9 @@ impl Preflight {
     }
 
     fn check_certificates(&mut self, config: &Config, now: Timestamp) {
-        let Some(certificates) = self.expect(Certificates::load(&config.certificates)) else {
+        let Some(certificates) =
+            self.expect(Certificates::load(&config.certificates, &config.client_auth))
+        else {
             return;
         };
         for (path, expires) in certificates.expiries() {

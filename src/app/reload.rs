@@ -75,7 +75,8 @@ impl Gateway {
     fn prepare(&self, running: &Snapshot, config: Config) -> Result<Prepared, StartError> {
         let clock = &self.components.shared.clock;
         let snapshot = Snapshot::build(config, clock, Some(running))?;
-        let certificates = ServedCertificates::read(&snapshot.config.certificates)?;
+        let certificates =
+            ServedCertificates::read(&snapshot.config.certificates, &snapshot.config.client_auth)?;
         let restricts_public = restricts_public_route(&running.routes, &snapshot.routes);
         let workers = self.workers.iter();
         let workers = workers.map(|worker| worker.prepare(&snapshot, restricts_public));

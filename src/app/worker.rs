@@ -193,6 +193,7 @@ impl WorkerParts {
                 auth: auth.clone(),
                 routes: Arc::clone(routes),
                 certificates: Some(Arc::clone(&self.certificates)),
+                client_auth: snapshot.config.client_auth.clone(),
                 overload: Arc::clone(&self.overload),
                 max_in_flight: snapshot.requests_per_worker(),
             },

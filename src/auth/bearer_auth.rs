@@ -54,13 +54,7 @@ impl Auth {
             }
             verified => verified?,
         };
-        if request.needs_session || !route.accepts_login(&identity.provider) {
-            return Err(TokenRefusal::NeedsSession.into());
-        }
-        match route.admits(&identity) {
-            true => Ok(Permit::for_token(route, Arc::new(identity), id)),
-            false => Err(DenyReason::Forbidden { user: identity.user }),
-        }
+        Auth::admit_program(route, Arc::new(identity), id, request)
     }
 
     /// Tries the providers of the route with the issuer of the token: one issuer may have several clients.

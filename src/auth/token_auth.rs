@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::message::token_credentials::TokenCredentials;
 use crate::route::Route;
-use crate::session::{PersonalToken, TokenRefusal, TokenUse};
+use crate::session::{Identity, PersonalToken, TokenId, TokenRefusal, TokenUse};
 use crate::sessions::TokenDenial;
 use crate::telemetry::SessionEvent;
 use crate::telemetry::events::EventContext;
@@ -64,11 +64,24 @@ impl Auth {
             TokenDenial::Refused(refusal) => refusal.into(),
             TokenDenial::Unavailable(error) => DenyReason::Unavailable(error),
         })?;
+        Auth::admit_program(route, identity, token.id, request)
+    }
+
+    /// Applies the access rule of the route to a program whose credentials were verified.
+    ///
+    /// # Errors
+    /// The rule does not admit the user, or the request needs a session.
+    pub fn admit_program(
+        route: &Arc<Route>,
+        identity: Arc<Identity>,
+        credentials: TokenId,
+        request: &TokenRequest<'_>,
+    ) -> Result<Permit, DenyReason> {
         if request.needs_session || !route.accepts_login(&identity.provider) {
             return Err(TokenRefusal::NeedsSession.into());
         }
         match route.admits(&identity) {
-            true => Ok(Permit::for_token(route, identity, token.id)),
+            true => Ok(Permit::for_token(route, identity, credentials)),
             false => Err(DenyReason::Forbidden { user: identity.user.clone() }),
         }
     }

@@ -4,11 +4,11 @@ use super::diagnostics::{Diagnostics, Span};
 use super::login::Login;
 use super::reader::Field;
 use super::route::RouteSection;
-use super::server::CertificateFiles;
+use super::server::Tls;
 use crate::message::HostPattern;
 use crate::message::reserved_headers::fold;
 use crate::route::{Access, RouteConflict, RouteTable};
-use crate::session::SecondFactorMode;
+use crate::session::{CERTIFICATE_METHOD, SecondFactorMode};
 
 pub(super) struct CrossChecks<'a> {
     pub diagnostics: &'a Diagnostics<'a>,
@@ -18,8 +18,8 @@ pub(super) struct CrossChecks<'a> {
 }
 
 impl CrossChecks<'_> {
-    pub(super) fn check_certificates(&self, certificates: Option<&[CertificateFiles]>) {
-        if certificates.is_some_and(<[_]>::is_empty) {
+    pub(super) fn check_certificates(&self, tls: Option<&Tls>) {
+        if tls.is_some_and(|tls| tls.certificates.is_empty()) {
             self.diagnostics.error(
                 &self.server,
                 "https needs a certificate",
@@ -30,7 +30,8 @@ impl CrossChecks<'_> {
     }
 
     pub(super) fn check_login(&self, login: Option<&Login>) {
-        let protected = self.protected().next();
+        let mut protected = self.protected().filter(|section| !section.route.accepts_certificates);
+        let protected = protected.next();
         if let Some(protected) = protected.filter(|_| login.is_some_and(|login| !login.is_any())) {
             self.diagnostics.error(
                 &protected.access,
@@ -41,16 +42,49 @@ impl CrossChecks<'_> {
     }
 
     /// Rejects routes that accept a login method which is not configured.
-    pub(super) fn check_login_names(&self, login: Option<&Login>) {
-        let Some(login) = login else { return };
+    pub(super) fn check_login_names(&self, tls: Option<&Tls>, login: Option<&Login>) {
+        let (Some(tls), Some(login)) = (tls, login) else { return };
+        let is_method = |name: &str| {
+            login.has_method(name) || name == CERTIFICATE_METHOD && !tls.client_auth.is_empty()
+        };
         for section in self.protected() {
             let Access::Session(rule) = &section.route.access else { continue };
-            let unknown = rule.logins.iter().find(|name| !login.has_method(name));
+            let unknown = rule.logins.iter().find(|name| !is_method(name));
             if let Some(name) = unknown {
                 self.diagnostics.error(
                     &section.access,
                     format!("`logins` contains {name}, which is not a login method"),
                     "write \"password\", or the NAME of a [login.oidc.NAME]",
+                );
+            }
+        }
+    }
+
+    /// Rejects routes that admit client certificates on a host without them, and certificates whose users could
+    /// have the name of a provider's user.
+    pub(super) fn check_client_auth(&self, tls: Option<&Tls>, login: Option<&Login>) {
+        let Some(tls) = tls else { return };
+        for section in self.routes.iter().filter(|section| section.route.accepts_certificates) {
+            let host = &section.route.host;
+            if !tls.client_auth.iter().any(|at| host.is_within(&at.settings.host)) {
+                self.diagnostics.error(
+                    &section.span,
+                    format!("`client_certificates` has no effect: connections to {host} have none"),
+                    "write [[tls.client_auth]] with this host and ca = \"certs/clients-ca.pem\"",
+                );
+            }
+        }
+        let providers = login.map_or(&[][..], |login| &login.oidc);
+        for at in &tls.client_auth {
+            let prefix = at.settings.user_prefix.as_str();
+            let overlaps = |other: &str| prefix.starts_with(other) || other.starts_with(prefix);
+            let mut untrusted = providers.iter().filter(|provider| !provider.trust_user_names);
+            if let Some(provider) = untrusted.find(|provider| overlaps(&provider.user_prefix)) {
+                let name = &provider.name;
+                self.diagnostics.error(
+                    &at.span,
+                    format!("a user of `{name}` could have the name of a certificate, and its access"),
+                    format!("write user_prefix = \"{name}-\" in [login.oidc.{name}], or trust_user_names = true"),
                 );
             }
         }

@@ -8,6 +8,7 @@
 
 mod audit;
 mod changes;
+mod client_auth;
 mod cross_checks;
 mod diagnostic;
 mod diagnostics;
@@ -59,6 +60,7 @@ use route::{RouteDefaults, RouteSection};
 
 pub use audit::Audit;
 pub use changes::{KeyChange, changes};
+pub use client_auth::{CertificateName, ClientCertificates};
 pub use diagnostic::{ConfigError, Diagnostic, RenderStyle, Warning};
 pub use diagnostics::{Key, KeyDefault};
 pub use file_checks::check_executable;
@@ -91,6 +93,7 @@ pub struct Config {
     pub keys_file: PathBuf,
     /// Never empty.
     pub certificates: Vec<CertificateFiles>,
+    pub client_auth: Vec<ClientCertificates>,
     pub store: StoreConfig,
     pub session: Session,
     pub long_lived: LongLived,
@@ -165,6 +168,7 @@ pub fn known_keys(text: &str) -> Vec<Key> {
     let diagnostics = Diagnostics::new("", text, &paths);
     parse(&diagnostics);
     oidc::register_keys(&diagnostics);
+    client_auth::register_keys(&diagnostics);
     diagnostics.keys()
 }
 
@@ -194,7 +198,7 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
     let limits = file.section("limits", "limits").and_then(limits::limits);
     let admin = file.section("admin", "admin").and_then(server::admin);
     let keys_file = file.section("keys", "keys").and_then(server::keys);
-    let certificates = file.section("tls", "tls").and_then(server::certificates);
+    let tls = file.section("tls", "tls").and_then(server::tls);
     let store = file.section("store", "store").and_then(store::store);
     let session = file.section("session", "session").map(session::session).unwrap_or_default();
     let live = file.section("live", "live").and_then(long_lived::long_lived);
@@ -210,21 +214,24 @@ fn checked(mut file: Reader<'_>) -> Option<Config> {
     let routes = routes(&mut file, session.policy.as_ref(), &defaults);
     drop(file);
     let checks = CrossChecks { diagnostics, server: server_span, routes: &routes };
-    checks.check_certificates(certificates.as_deref());
+    checks.check_certificates(tls.as_ref());
+    checks.check_client_auth(tls.as_ref(), login.as_ref());
     checks.check_login(login.as_ref());
-    checks.check_login_names(login.as_ref());
+    checks.check_login_names(tls.as_ref(), login.as_ref());
     checks.check_bearer(login.as_ref());
     checks.check_second_factor(login.as_ref());
     checks.check_domain(session.domain.as_ref());
     checks.check_passed_headers();
     checks.warn_shared_host();
     let table = checks.route_table();
+    let tls = tls?;
     Some(Config {
         server: server?,
         limits: limits?,
         admin: admin?,
         keys_file: keys_file?,
-        certificates: certificates?,
+        certificates: tls.certificates,
+        client_auth: tls.client_auth.into_iter().map(|at| at.settings).collect(),
         store: store?,
         session: session.finish()?,
         long_lived: live?,

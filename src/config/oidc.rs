@@ -11,6 +11,7 @@ use super::duration;
 use super::reader::{Field, Reader, non_empty};
 use super::unknown::unknown_value;
 use super::values::is_loopback;
+use crate::session::{CERTIFICATE_METHOD, PASSWORD_METHOD};
 
 /// Section of a provider in messages.
 const SECTION: &str = "login.oidc.NAME";
@@ -120,11 +121,15 @@ pub(super) fn providers(login: &mut Reader<'_>) -> Option<Vec<Field<OidcSection>
 fn named(name: &str, section: Reader<'_>) -> Option<Field<OidcSection>> {
     let is_valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let is_too_long = name.len() > MAX_NAME;
-    if name.is_empty() || is_too_long || name == "password" || !name.chars().all(is_valid) {
+    if name.is_empty()
+        || is_too_long
+        || matches!(name, PASSWORD_METHOD | CERTIFICATE_METHOD)
+        || !name.chars().all(is_valid)
+    {
         section.diagnostics.error(
             &section.span,
             format!("`{name}` is not a name for a provider"),
-            "write [login.oidc.company]: lower-case letters, digits and -, at most 32, and not \"password\"",
+            "write [login.oidc.company]: lower-case letters, digits and -, at most 32, and not \"password\" or \"certificate\"",
         );
     }
     let (span, is_set) = (section.span.clone(), true);
@@ -338,7 +343,7 @@ fn domain(text: &str) -> Result<String, String> {
     }
 }
 
-fn user_prefix(text: &str) -> Result<String, String> {
+pub(super) fn user_prefix(text: &str) -> Result<String, String> {
     let is_valid = |c: char| c.is_ascii_alphanumeric() || "-_.+/".contains(c);
     match text.len() <= MAX_NAME && text.chars().all(is_valid) {
         true => Ok(text.to_owned()),

@@ -1,4 +1,5 @@
-//! Keys of `[[route]]` for programs without a browser: `tokens`, `token_header` and `bearer`.
+//! Keys of `[[route]]` for programs without a browser: `tokens`, `token_header`, `bearer` and
+//! `client_certificates`.
 
 use http::HeaderName;
 use http::header::AUTHORIZATION;
@@ -12,6 +13,7 @@ pub(super) struct Programs {
     pub(super) tokens: bool,
     pub(super) token_header: Option<HeaderName>,
     pub(super) bearer: Vec<String>,
+    pub(super) client_certificates: bool,
 }
 
 /// The requests that the access rule of the route passes.
@@ -34,12 +36,16 @@ pub(super) fn programs(section: &mut Reader<'_>, kind: Option<RouteKind>) -> Opt
     let tokens = section.flag("tokens", Value("false"));
     let header = section.optional("token_header", r#""X-Api-Key""#, token_header);
     let bearer = section.list("bearer", Value("[]"), |name| non_empty(name).map(str::to_owned));
+    let certificates = section.flag("client_certificates", Value("false"));
     let (tokens, header, bearer) = (tokens?, header?, bearer?);
+    let certificates = certificates?;
     if let Some(kind) = kind {
-        check_kind(section, kind, &tokens, &bearer);
+        check_public(section, kind, "tokens", &tokens);
+        check_public(section, kind, "client_certificates", &certificates);
+        check_bearer(section, kind, &bearer);
     }
     if let Some(header) = header.as_ref().filter(|_| !tokens.value) {
-        section.diagnostics.error(
+        section.diagnostics.warning(
             &header.span,
             "`token_header` has no effect without `tokens`",
             "write tokens = true too, or leave it out",
@@ -49,26 +55,22 @@ pub(super) fn programs(section: &mut Reader<'_>, kind: Option<RouteKind>) -> Opt
         tokens: tokens.value,
         token_header: header.map(|header| header.value),
         bearer: bearer.value.into_iter().map(|name| name.value).collect(),
+        client_certificates: certificates.value,
     })
 }
 
-fn check_kind(
-    section: &Reader<'_>,
-    kind: RouteKind,
-    tokens: &Field<bool>,
-    bearer: &Field<Vec<Field<String>>>,
-) {
-    if tokens.value && kind.is_public {
+fn check_public(section: &Reader<'_>, kind: RouteKind, key: &str, flag: &Field<bool>) {
+    if flag.value && kind.is_public {
         section.diagnostics.error(
-            &tokens.span,
-            "`tokens` has no effect on a public route",
-            "write access = \"session\", or leave `tokens` out",
+            &flag.span,
+            format!("`{key}` has no effect on a public route"),
+            format!("write access = \"session\", or leave `{key}` out"),
         );
     }
-    if bearer.value.is_empty() {
-        return;
-    }
-    if kind.is_public || kind.passes_app_credentials {
+}
+
+fn check_bearer(section: &Reader<'_>, kind: RouteKind, bearer: &Field<Vec<Field<String>>>) {
+    if !bearer.value.is_empty() && (kind.is_public || kind.passes_app_credentials) {
         section.diagnostics.error(
             &bearer.span,
             "the gateway checks Authorization on a route with `bearer`, and this route passes requests without a session",

@@ -99,7 +99,7 @@ pub(super) fn route(
         check_close_notify(&section, &upstreams.value, close_notify.as_ref()?);
     }
     let (host, rule, on_outage) = (host?, rule?, on_outage?);
-    let Programs { tokens, token_header, bearer } = programs?;
+    let Programs { tokens, token_header, bearer, client_certificates } = programs?;
     let RouteSession { times, activity, session_control } = own_session?;
     let upstreams = upstreams?.value.into_iter().map(|upstream| upstream.value);
     Some(RouteSection {
@@ -117,6 +117,7 @@ pub(super) fn route(
             accepts_tokens: tokens,
             token_header,
             bearer,
+            accepts_certificates: client_certificates,
             identity: identity?,
             assertion: assertion?.value,
             headers: headers?,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use ipnet::IpNet;
 
+use super::client_auth::{self, ClientCertificatesAt};
 use super::diagnostics::KeyDefault::{Required, Value};
 use super::duration;
 use super::reader::{Field, Reader, non_empty};
@@ -151,10 +152,18 @@ pub(super) fn keys(mut section: Reader<'_>) -> Option<PathBuf> {
     section.path("file", Value(r#""state/keys.toml""#)).map(|file| file.value)
 }
 
-pub(super) fn certificates(mut tls: Reader<'_>) -> Option<Vec<CertificateFiles>> {
+/// `[tls]`.
+pub(super) struct Tls {
+    pub(super) certificates: Vec<CertificateFiles>,
+    pub(super) client_auth: Vec<ClientCertificatesAt>,
+}
+
+pub(super) fn tls(mut tls: Reader<'_>) -> Option<Tls> {
     let sections = tls.sections("certificate", "tls.certificate");
+    let client_auth = client_auth::sections(&mut tls);
     let read: Vec<_> = sections?.into_iter().map(certificate).collect();
-    read.into_iter().collect()
+    let certificates = read.into_iter().collect::<Option<_>>();
+    Some(Tls { certificates: certificates?, client_auth: client_auth? })
 }
 
 fn certificate(mut section: Reader<'_>) -> Option<CertificateFiles> {

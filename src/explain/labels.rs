@@ -17,13 +17,19 @@ pub(super) fn access(access: &Access) -> String {
     }
 }
 
-/// The tokens with which programs are admitted.
+/// The credentials with which programs are admitted.
 pub(super) fn programs(route: &Route) -> String {
-    let personal = if route.accepts_tokens { ", or a personal access token" } else { "" };
-    match &route.bearer[..] {
-        [] => personal.to_owned(),
-        names => format!("{personal}, or an access token of {}", names.join(" or ")),
+    let mut text = String::new();
+    if route.accepts_tokens {
+        text += ", or a personal access token";
     }
+    if !route.bearer.is_empty() {
+        text += &format!(", or an access token of {}", route.bearer.join(" or "));
+    }
+    if route.accepts_certificates {
+        text += ", or a client certificate";
+    }
+    text
 }
 
 fn users(AccessRule { users, groups, .. }: &AccessRule) -> String {

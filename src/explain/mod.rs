@@ -113,6 +113,7 @@ impl<'a> Simulation<'a> {
             auth,
             routes,
             certificates: None,
+            client_auth: Vec::new(),
             overload: Arc::default(),
             max_in_flight: usize::MAX,
         };

@@ -146,6 +146,15 @@ impl HostPattern {
         }
     }
 
+    /// Orders exact names before wildcards, longer wildcards before shorter ones, and `*` last.
+    pub fn rank(&self) -> (u8, std::cmp::Reverse<usize>) {
+        match self {
+            HostPattern::Exact(_) => (0, std::cmp::Reverse(0)),
+            HostPattern::Subdomain(suffix) => (1, std::cmp::Reverse(suffix.len())),
+            HostPattern::Any => (2, std::cmp::Reverse(0)),
+        }
+    }
+
     /// Whether the pattern matches `name`, the name of a [`Host`].
     pub fn matches(&self, name: &str) -> bool {
         match self {

@@ -1,6 +1,8 @@
 //! Logouts at OpenID Connect providers, in both directions: after a logout here the browser goes to the
 //! provider, and a provider ends sessions with a back-channel request.
 
+use std::time::Duration;
+
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::Body as _;
@@ -13,6 +15,7 @@ use crate::connections::ClientBody;
 use crate::identity::LoginProvider;
 use crate::message::{InboundHead, Intent, intent, response_headers};
 use crate::oidc::{EndSession, EndSessionRequest, LogoutTokenFailure};
+use crate::session::TokenRefusal;
 use crate::sessions::SessionInfo;
 
 use super::pages::{self, LoggedOutPage, ProviderLogout};
@@ -31,6 +34,8 @@ enum LogoutResult {
     Replayed,
     Refused(String),
     Unavailable(String),
+    /// Too many refused requests from this network.
+    Throttled(Duration),
 }
 
 impl LogoutResult {
@@ -40,6 +45,7 @@ impl LogoutResult {
             LogoutResult::Replayed => "replayed",
             LogoutResult::Refused(_) => "refused",
             LogoutResult::Unavailable(_) => "unavailable",
+            LogoutResult::Throttled(_) => "throttled",
         }
     }
 }
@@ -59,6 +65,11 @@ impl Portal {
         if body.size_hint().lower() > MAX_BODY as u64 {
             return self.problem(&head.requester, Problem::BodyTooLarge);
         }
+        let throttle = &self.auth.sessions().token_throttle;
+        let failures = throttle.of_logouts(head.client);
+        if let Err(TokenRefusal::Throttled { wait }) = throttle.check(&failures) {
+            return self.report_logout(head, name, &LogoutResult::Throttled(wait));
+        }
         let read = Limited::new(body, MAX_BODY).collect();
         let body = match tokio::time::timeout(FORM_TIME, read).await {
             Err(_) => return self.problem(&head.requester, Problem::BodyTimeout),
@@ -66,8 +77,15 @@ impl Portal {
             Ok(Ok(body)) => body.to_bytes(),
         };
         let result = self.end_provider_sessions(provider, &body).await;
+        if let LogoutResult::Refused(_) | LogoutResult::Replayed = result {
+            throttle.charge(&failures).await;
+        }
+        self.report_logout(head, name, &result)
+    }
+
+    fn report_logout(&self, head: &InboundHead, name: &str, result: &LogoutResult) -> Page {
         self.shared().metrics.providers.logout(name, result.as_str());
-        logout_result(head, name, &result)
+        logout_result(head, name, result)
     }
 
     async fn end_provider_sessions(&self, provider: &LoginProvider, body: &[u8]) -> LogoutResult {
@@ -162,6 +180,9 @@ fn logout_result(head: &InboundHead, provider: &str, result: &LogoutResult) -> P
         LogoutResult::Replayed => (StatusCode::BAD_REQUEST, "the logout token was used before"),
         LogoutResult::Refused(error) => (StatusCode::BAD_REQUEST, error.as_str()),
         LogoutResult::Unavailable(error) => (StatusCode::SERVICE_UNAVAILABLE, error.as_str()),
+        LogoutResult::Throttled(_) => {
+            (StatusCode::TOO_MANY_REQUESTS, "too many requests of this network were refused")
+        }
     };
     warn!(
         event = "oidc.backchannel-logout-failed",
@@ -172,10 +193,16 @@ fn logout_result(head: &InboundHead, provider: &str, result: &LogoutResult) -> P
         error = text,
         "a logout at the provider did not end its sessions here"
     );
-    let code = if status == StatusCode::BAD_REQUEST { "invalid_request" } else { "unavailable" };
+    let (code, retry_after) = match result {
+        LogoutResult::Unavailable(_) => ("unavailable", Some(RETRY_AFTER)),
+        LogoutResult::Throttled(wait) => ("throttled", Some(wait.as_secs().max(1))),
+        LogoutResult::Done | LogoutResult::Replayed | LogoutResult::Refused(_) => {
+            ("invalid_request", None)
+        }
+    };
     let mut page = json_page(status, &json!({ "error": code, "reason": result.as_str() }));
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        page.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
+    if let Some(seconds) = retry_after {
+        page.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     page
 }

@@ -18,6 +18,7 @@ use http::Method;
 use http::header::HeaderMap;
 
 use crate::auth::{Auth, AuthOutcome, AuthRequest, DenyReason, Permit, TokenRequest, Undecided};
+use crate::config::ClientCertificates;
 use crate::message::token_credentials::TokenCredentials;
 use crate::message::{BadRequest, CookieLookup, Host, InboundHead, RequestContext, TargetError};
 use crate::portal;
@@ -38,6 +39,8 @@ pub struct Authorizer {
     pub routes: Arc<RouteTable>,
     /// Certificates of the listeners; `None` disables the 421 check.
     pub certificates: Option<Arc<Certificates>>,
+    /// Hosts with client certificates.
+    pub client_auth: Vec<ClientCertificates>,
     pub overload: Arc<OverloadMonitor>,
     /// Maximum number of requests of this worker in flight.
     pub max_in_flight: usize,
@@ -133,7 +136,7 @@ impl Authorizer {
         match self.authorize_now(head, connection) {
             Ok(authorization) => authorization,
             // Boxed because it is rare: it would enlarge the future of every request.
-            Err(undecided) => Box::pin(self.authorize_later(head, undecided)).await,
+            Err(undecided) => Box::pin(self.authorize_later(head, connection, undecided)).await,
         }
     }
 
@@ -162,7 +165,7 @@ impl Authorizer {
         {
             return Ok(respond(LocalResponse::Preflight).into());
         }
-        if !self.passes_csrf(head, route) {
+        if !self.passes_csrf(head, route, connection) {
             return Ok(respond(LocalResponse::CrossSite).into());
         }
         match self.authenticate_now(head, route) {
@@ -174,10 +177,11 @@ impl Authorizer {
     async fn authorize_later(
         &self,
         head: &InboundHead,
+        connection: &ConnectionInfo,
         UndecidedRequest { route, session }: UndecidedRequest<'_>,
     ) -> Authorization {
         let outcome = match session {
-            None => self.authenticate_program(head, route).await,
+            None => self.authenticate_program(head, route, connection).await,
             Some(session) => {
                 let (cookie, context) = (self.session_cookie(head), head.client_context());
                 let policy = route.policy_for(head.methods(), head.websocket);
@@ -204,6 +208,13 @@ impl Authorizer {
     /// Whether the certificate of this connection is also the one for `host` (RFC 9110 7.4). Otherwise
     /// the request would be served under the rules of a host that the TLS handshake did not select.
     fn is_authoritative(&self, host: &Host, connection: &ConnectionInfo) -> bool {
+        if !self.client_auth.is_empty()
+            && let Some(rule) = self.client_auth(host)
+        {
+            // A handshake for another name did not ask for the certificate of this host.
+            let is_same = connection.server_name() == Some(host.name());
+            return is_same && (!rule.is_required || connection.certificate().is_some());
+        }
         let (Some(certificates), Some(server_name)) =
             (&self.certificates, connection.server_name())
         else {
@@ -212,16 +223,25 @@ impl Authorizer {
         server_name == host.name() || certificates.share_certificate(server_name, host.name())
     }
 
+    fn client_auth(&self, host: &Host) -> Option<&ClientCertificates> {
+        let matching = self.client_auth.iter().filter(|rule| rule.host.matches(host.name()));
+        matching.min_by_key(|rule| rule.host.rank())
+    }
+
     /// Whether the request is safe from cross-site request forgery. A request without a session cookie
-    /// passes: it cannot act for a user and gets the login response.
-    fn passes_csrf(&self, head: &InboundHead, route: &Route) -> bool {
+    /// passes: it cannot act for a user and gets the login response. A browser sends a client certificate with
+    /// requests of any site.
+    fn passes_csrf(&self, head: &InboundHead, route: &Route, connection: &ConnectionInfo) -> bool {
         match &route.access {
             Access::Public => true,
             Access::Session(_) => {
                 let allows = |method| {
                     route.cross_origin.allows(method, head.websocket, &head.headers, &head.host)
                 };
-                head.methods().all(allows) || self.session_cookie(head) == CookieLookup::Missing
+                let has_certificate =
+                    || route.accepts_certificates && connection.certificate().is_some();
+                head.methods().all(allows)
+                    || self.session_cookie(head) == CookieLookup::Missing && !has_certificate()
             }
         }
     }
@@ -260,19 +280,25 @@ impl Authorizer {
     }
 
     /// Authenticates a request without a session.
-    async fn authenticate_program(&self, head: &InboundHead, route: &Arc<Route>) -> AuthOutcome {
-        let permit = match self.authorize_program(head, route).await {
+    async fn authenticate_program(
+        &self,
+        head: &InboundHead,
+        route: &Arc<Route>,
+        connection: &ConnectionInfo,
+    ) -> AuthOutcome {
+        let permit = match self.authorize_program(head, route, connection).await {
             Some(permit) => permit,
             None => Permit::for_app_credentials(route, &head.headers).ok_or(DenyReason::NoSession),
         };
         AuthOutcome { permit, token: None }
     }
 
-    /// `None` without a personal access token or an access token of a provider.
+    /// `None` without a token and without a client certificate.
     async fn authorize_program(
         &self,
         head: &InboundHead,
         route: &Arc<Route>,
+        connection: &ConnectionInfo,
     ) -> Option<Result<Permit, DenyReason>> {
         let policy = route.policy_for(head.methods(), head.websocket);
         let methods: Vec<&str> = head.methods().map(Method::as_str).collect();
@@ -290,11 +316,16 @@ impl Authorizer {
                 return permit;
             }
         }
-        if route.bearer.is_empty() {
-            return None;
+        if !route.bearer.is_empty() {
+            let credentials = TokenCredentials::find_bearer(&head.headers);
+            let permit = self.auth.authorize_bearer(route, credentials, &request).await;
+            if permit.is_some() {
+                return permit;
+            }
         }
-        let credentials = TokenCredentials::find_bearer(&head.headers);
-        self.auth.authorize_bearer(route, credentials, &request).await
+        let certificate = connection.certificate().filter(|_| route.accepts_certificates)?;
+        let identity = Arc::clone(certificate.identity.as_ref()?);
+        Some(Auth::admit_program(route, identity, certificate.id, &request))
     }
 
     /// Looks up the session cookie.

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use crate::message::SanitizedHead;
-use crate::session::TlsFingerprint;
+use crate::session::{Identity, TlsFingerprint, TokenId};
 use crate::upstream::PinnedConnections;
 
 use super::body_bytes::BodyBytes;
@@ -20,6 +20,7 @@ pub struct ConnectionInfo {
     /// SNI of the TLS handshake, in lower case.
     server_name: OnceLock<String>,
     fingerprint: OnceLock<TlsFingerprint>,
+    certificate: OnceLock<PresentedCertificate>,
     authenticated: AtomicBool,
     has_request: AtomicBool,
     body_bytes: Arc<BodyBytes>,
@@ -29,6 +30,15 @@ pub struct ConnectionInfo {
     pub(super) pinned: PinnedConnections,
 }
 
+/// A verified certificate of a client.
+#[derive(Clone, Debug)]
+pub struct PresentedCertificate {
+    /// First half of its SHA-256 hash.
+    pub id: TokenId,
+    /// The user that it names, if any.
+    pub identity: Option<Arc<Identity>>,
+}
+
 impl ConnectionInfo {
     /// A new connection, without an authenticated request.
     pub fn new(peer: IpAddr) -> ConnectionInfo {
@@ -36,6 +46,7 @@ impl ConnectionInfo {
             peer,
             server_name: OnceLock::new(),
             fingerprint: OnceLock::new(),
+            certificate: OnceLock::new(),
             authenticated: AtomicBool::new(false),
             has_request: AtomicBool::new(false),
             body_bytes: Arc::default(),
@@ -65,6 +76,16 @@ impl ConnectionInfo {
     /// Stores the TLS fingerprint.
     pub fn set_fingerprint(&self, fingerprint: TlsFingerprint) {
         self.fingerprint.get_or_init(|| fingerprint);
+    }
+
+    /// Stores the verified certificate of the client.
+    pub fn set_certificate(&self, certificate: PresentedCertificate) {
+        self.certificate.get_or_init(|| certificate);
+    }
+
+    /// Returns the verified certificate of the client, if it has one.
+    pub(super) fn certificate(&self) -> Option<&PresentedCertificate> {
+        self.certificate.get()
     }
 
     /// TLS fingerprint, if it was taken.

@@ -45,7 +45,7 @@ pub(crate) use authorize::{Action, Authorization};
 pub use body::{ConnectionClosed, InboundBody, RequestBodyError, ResponseBody, ResponseBodyError};
 pub use body_bytes::BodyBytes;
 pub use client_addr::{ClientSource, TrustedProxies};
-pub use connection_info::ConnectionInfo;
+pub use connection_info::{ConnectionInfo, PresentedCertificate};
 pub use dropped_headers::DroppedHeaders;
 pub use exchange_context::{ExchangeContext, Tunnels};
 pub use exchange_record::ExchangeRecord;

@@ -53,6 +53,8 @@ pub struct Route {
     pub token_header: Option<HeaderName>,
     /// Providers whose access tokens are accepted.
     pub bearer: Vec<String>,
+    /// Whether client certificates are accepted.
+    pub accepts_certificates: bool,
     pub identity: IdentityHeaders,
     /// Whether requests of a user carry a signed assertion.
     pub assertion: bool,
@@ -116,9 +118,9 @@ impl Route {
         }
     }
 
-    /// Returns whether programs can authenticate with a token.
+    /// Returns whether programs can authenticate without a session.
     pub fn accepts_programs(&self) -> bool {
-        self.accepts_tokens || !self.bearer.is_empty()
+        self.accepts_tokens || !self.bearer.is_empty() || self.accepts_certificates
     }
 
     fn allows_ambiguous_paths(&self) -> bool {
@@ -160,6 +162,7 @@ impl Route {
                 !(admits_all_users || here == there)
                     || (other.accepts_app_credentials && !self.accepts_app_credentials)
                     || (other.accepts_tokens && !self.accepts_tokens)
+                    || (other.accepts_certificates && !self.accepts_certificates)
                     || other.bearer.iter().any(|name| !self.bearer.contains(name))
                     || self.policy != other.policy
                     || self.auth_age_methods != other.auth_age_methods
@@ -178,21 +181,12 @@ impl Route {
         if self.host == other.host {
             return other.path.covers(self.path.as_str()) && self.path != other.path;
         }
-        host_rank(&self.host) < host_rank(&other.host) && self.host.is_within(&other.host)
+        self.host.rank() < other.host.rank() && self.host.is_within(&other.host)
     }
 
     /// Returns the name of the route for logs and metrics.
     pub fn label(&self) -> String {
         format!("{}{}", self.host, self.path.as_str())
-    }
-}
-
-/// Orders exact names before wildcards, longer wildcards before shorter ones, and `*` last.
-fn host_rank(host: &HostPattern) -> (u8, std::cmp::Reverse<usize>) {
-    match host {
-        HostPattern::Exact(_) => (0, std::cmp::Reverse(0)),
-        HostPattern::Subdomain(suffix) => (1, std::cmp::Reverse(suffix.len())),
-        HostPattern::Any => (2, std::cmp::Reverse(0)),
     }
 }
 

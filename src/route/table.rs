@@ -13,7 +13,7 @@ use crate::message::{Ambiguity, AmbiguousPath, Endpoint, HeaderRules, Host, Inte
 use crate::session::SignalsMode;
 
 use super::disguise::{FoldLimits, FoldedPath, FoldedPrefix};
-use super::{Access, Route, host_rank};
+use super::{Access, Route};
 
 /// All routes in matching order.
 #[derive(Debug, Default)]
@@ -46,8 +46,7 @@ impl RouteTable {
             return Err(conflicts);
         }
         reserve_headers(&mut routes);
-        routes
-            .sort_by_key(|route| (host_rank(&route.host), std::cmp::Reverse(route.path.length())));
+        routes.sort_by_key(|route| (route.host.rank(), std::cmp::Reverse(route.path.length())));
         routes.iter_mut().enumerate().for_each(|(index, route)| route.index = index);
         let shadowable = routes.iter().map(|route| {
             let mut others = routes.iter().filter(|other| route.has_longer_path_than(other));
@@ -69,9 +68,9 @@ impl RouteTable {
     /// Returns the routes of the most specific host that matches, in matching order.
     pub fn for_host(&self, host: &Host) -> impl Iterator<Item = &Arc<Route>> {
         let mut all = self.routes.iter().filter(|route| route.host.matches(host.name()));
-        let rank = all.next().map(|first| host_rank(&first.host));
+        let rank = all.next().map(|first| first.host.rank());
         let matching = self.routes.iter().filter(|route| route.host.matches(host.name()));
-        matching.filter(move |route| Some(host_rank(&route.host)) == rank)
+        matching.filter(move |route| Some(route.host.rank()) == rank)
     }
 
     /// Returns the strictest signals mode among the session routes of a host.
@@ -257,6 +256,7 @@ mod tests {
             accepts_tokens: false,
             token_header: None,
             bearer: Vec::new(),
+            accepts_certificates: false,
             identity: IdentityHeaders::standard(),
             assertion: false,
             headers: RouteHeaders::default(),

@@ -31,6 +31,7 @@ use crate::proxy::{ConnectionInfo, ProgressTimeout};
 use crate::telemetry::{GaugeGuard, Limit, Metrics};
 use crate::tls::HandshakeAcceptor;
 
+use super::client_certificate;
 use super::connection_activity::{
     ConnectionActivity, ConnectionTimeouts, DisconnectReason, OpenUpload,
 };
@@ -84,9 +85,21 @@ impl ClientConnection {
         // Responses are written in one piece; Nagle's algorithm would only delay them.
         stream.set_nodelay(true).unwrap_or_default();
         if self.accept_proxy_header(&mut stream).await
-            && let Some(tls) = self.handshake(stream, acceptor).await
+            && let Some(tls) = self.handshake(stream, acceptor.clone()).await
         {
-            self.connection.set_server_name(tls.get_ref().1.server_name());
+            let session = tls.get_ref().1;
+            self.connection.set_server_name(session.server_name());
+            if let (Some(name), Some(chain)) = (session.server_name(), session.peer_certificates())
+            {
+                let name = name.to_ascii_lowercase();
+                client_certificate::follow(
+                    acceptor.certificates(),
+                    name,
+                    chain,
+                    &self.connection,
+                    &self.activity,
+                );
+            }
             self.serve(tls).await;
         }
     }

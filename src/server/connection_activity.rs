@@ -3,14 +3,16 @@
 //! Requests update it with relaxed atomics only. A single task sleeps until the next possible timeout and
 //! then checks.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::gcra::{Gcra, Quota};
 
@@ -40,6 +42,8 @@ pub(super) struct ConnectionActivity {
     evicted: AtomicBool,
     reset_flood: AtomicBool,
     wake: Notify,
+    /// Evicts the connection when its client certificate is no longer accepted.
+    certificate_watch: OnceLock<AbortOnDropHandle<()>>,
 }
 
 /// Why the server closes a connection.
@@ -92,6 +96,7 @@ impl ConnectionActivity {
             evicted: AtomicBool::new(false),
             reset_flood: AtomicBool::new(false),
             wake: Notify::new(),
+            certificate_watch: OnceLock::new(),
         }
     }
 
@@ -166,6 +171,11 @@ impl ConnectionActivity {
     pub(super) fn evict(&self) {
         self.evicted.store(true, Ordering::Relaxed);
         self.wake.notify_one();
+    }
+
+    /// Keeps a task that evicts the connection, for the life of the connection and its tunnel.
+    pub(super) fn keep_watch(&self, task: JoinHandle<()>) {
+        self.certificate_watch.get_or_init(|| AbortOnDropHandle::new(task));
     }
 
     pub(super) fn is_evicted(&self) -> bool {

@@ -18,6 +18,7 @@
 //! | `refusal`, `h2_refusals` | heads that the HTTP library refuses |
 //! | `redirect` | redirects from HTTP to HTTPS |
 
+mod client_certificate;
 pub mod connection;
 mod connection_limiter;
 mod gcra;

@@ -48,6 +48,9 @@ pub struct ExternalLogin {
 /// Name of the login with a password, beside the names of external providers.
 pub const PASSWORD_METHOD: &str = "password";
 
+/// Name of the login with a client certificate.
+pub const CERTIFICATE_METHOD: &str = "certificate";
+
 /// Returns the account ID of a subject of an OpenID Connect issuer. An issuer has no fragment, and a name in
 /// the users file no colon, so no two accounts have the same ID.
 pub fn oidc_account(issuer: &str, subject: &str) -> String {

@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | token | one token; of a provider's token, from one IPv4 address or IPv6 /64 | 30, then one per 2 s |
 //! | network | all tokens of providers from one IPv4 address or IPv6 /64 | 20 times as many |
+//! | logouts | logout tokens from one IPv4 address or IPv6 /64 | 20 times as many |
 //!
 //! The counters are in the store, so all gateways count together. A check asks only this gateway's memory:
 //! an accepted token costs no store command. Each gateway notices an exhausted counter at its first refusal.
@@ -48,6 +49,15 @@ impl TokenThrottle {
         let rate = self.store.settings.login_limits.network;
         let all = Counter { name: "network".to_owned(), rate: rate.times(NETWORK_FACTOR) };
         CounterGroup { tag, counters: vec![Counter { name: id.handle(), rate }, all] }
+    }
+
+    /// The counter of refused logout tokens from a network. Each costs the verification of a signature.
+    pub fn of_logouts(&self, client: IpAddr) -> CounterGroup {
+        let network = subscriber_network(client.to_canonical()).to_string();
+        let keys = self.store.shared.keys.load_full();
+        let tag = HEXLOWER.encode(&keys.login().tag("logout network", &network));
+        let rate = self.store.settings.login_limits.network.times(NETWORK_FACTOR);
+        CounterGroup { tag, counters: vec![Counter { name: "network".to_owned(), rate }] }
     }
 
     /// Checks that the token was not refused too often.

@@ -4,11 +4,13 @@
 //! attacker could replay a request.
 
 mod accept;
+mod client_auth;
 pub mod dev_ca;
 pub mod hello;
 mod trust;
 
 pub use accept::{HandshakeAcceptor, MAX_CLIENT_HELLO};
+pub use client_auth::ClientAuthRule;
 pub use trust::{ClientIdentity, TrustError, client_config_for_ca, system_client_config};
 
 use trust::ServerTrust;
@@ -16,18 +18,20 @@ use trust::ServerTrust;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, ConfigBuilder, ServerConfig, WantsVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::config::CertificateFiles;
+use crate::config::{CertificateFiles, ClientCertificates};
 use crate::route::ClientCertificate;
 
 /// A certificate that cannot be used. The message has the file and the remedy.
@@ -45,6 +49,14 @@ pub enum TlsError {
         "{path}: {error}; write the PEM file of the authority that signed the upstream's certificate"
     )]
     Authority { path: PathBuf, error: TrustError },
+    #[error(
+        "{path}: {error}; write the PEM file of the authority that signs the certificates of clients"
+    )]
+    ClientAuthority { path: PathBuf, error: TrustError },
+    #[error(
+        "{path}: holds no revocation list in PEM; the file should begin with -----BEGIN X509 CRL-----"
+    )]
+    NoRevocationList { path: PathBuf },
     #[error(transparent)]
     Trust(#[from] TrustError),
     #[error("TLS cannot be set up: {0}")]
@@ -55,12 +67,15 @@ pub enum TlsError {
 #[derive(Debug)]
 pub struct Certificates {
     served: ArcSwap<ServedCertificates>,
+    changes: watch::Sender<()>,
 }
 
 /// Certificates as read from their files.
 #[derive(Debug)]
 pub struct ServedCertificates {
     files: Vec<CertificateFiles>,
+    client_auth: Vec<Arc<ClientAuthRule>>,
+    client_auth_files: Vec<ClientCertificates>,
     by_name: HashMap<String, Arc<CertifiedKey>>,
     /// For clients without SNI, and for names that no certificate has.
     default: Arc<CertifiedKey>,
@@ -70,6 +85,19 @@ pub struct ServedCertificates {
     expiries: Vec<Timestamp>,
 }
 
+/// Longest time between two verifications of the certificate of an open connection.
+const REVERIFY: Duration = Duration::from_secs(60 * 60);
+
+fn listener_builder() -> Result<ConfigBuilder<ServerConfig, WantsVerifier>, TlsError> {
+    let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
+    Ok(ServerConfig::builder_with_provider(provider()).with_protocol_versions(&versions)?)
+}
+
+fn set_protocols(config: &mut ServerConfig) {
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.max_early_data_size = 0;
+}
+
 /// Returns the cryptography provider.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
@@ -77,26 +105,31 @@ pub fn provider() -> Arc<CryptoProvider> {
 
 impl Certificates {
     /// Reads all certificates. At least one is required.
-    pub fn load(files: &[CertificateFiles]) -> Result<Arc<Certificates>, TlsError> {
-        let served = ArcSwap::from_pointee(ServedCertificates::read(files)?);
-        Ok(Arc::new(Certificates { served }))
+    pub fn load(
+        files: &[CertificateFiles],
+        client_auth: &[ClientCertificates],
+    ) -> Result<Arc<Certificates>, TlsError> {
+        let served = ArcSwap::from_pointee(ServedCertificates::read(files, client_auth)?);
+        Ok(Arc::new(Certificates { served, changes: watch::Sender::default() }))
     }
 
     /// Replaces all certificates. Established connections keep theirs.
     pub fn replace(&self, new: ServedCertificates) {
         self.served.store(Arc::new(new));
+        self.changes.send_replace(());
     }
 
     /// Reads the files again. Returns whether they have changed. After an error the old certificates
     /// stay in use.
     pub fn reload(&self) -> Result<bool, TlsError> {
         let served = self.served.load();
-        let new = ServedCertificates::read(&served.files)?;
+        let new = ServedCertificates::read(&served.files, &served.client_auth_files)?;
         if new.bytes == served.bytes {
             return Ok(false);
         }
         // Unchanged if a reload of the configuration replaced them in the meantime.
         self.served.compare_and_swap(&served, Arc::new(new));
+        self.changes.send_replace(());
         Ok(true)
     }
 
@@ -119,16 +152,51 @@ impl Certificates {
         Arc::ptr_eq(&served.choose(Some(host)), &served.choose(Some(other)))
     }
 
-    /// Returns the TLS configuration of the listeners.
+    /// Returns the TLS configuration of connections without client certificates.
     pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(self) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        config.max_early_data_size = 0;
+        let certificates = Arc::clone(self) as Arc<dyn ResolvesServerCert>;
+        let mut config = listener_builder()?.with_no_client_auth().with_cert_resolver(certificates);
+        set_protocols(&mut config);
         config.ticketer = aws_lc_rs::Ticketer::new()?;
         Ok(Arc::new(config))
+    }
+
+    /// Returns whether any host uses client certificates.
+    fn has_client_auth(&self) -> bool {
+        !self.served.load().client_auth.is_empty()
+    }
+
+    /// Returns the rule for client certificates of a host, in lower case.
+    pub fn client_auth(&self, name: &str) -> Option<Arc<ClientAuthRule>> {
+        self.served.load().client_auth.iter().find(|rule| rule.matches(name)).cloned()
+    }
+
+    /// Returns the TLS configuration of a host with client certificates.
+    fn client_auth_config(
+        self: &Arc<Self>,
+        name: &str,
+    ) -> Option<Result<Arc<ServerConfig>, TlsError>> {
+        let rule = self.client_auth(name)?;
+        Some(rule.server_config(Arc::clone(self) as Arc<dyn ResolvesServerCert>).map(
+            |mut config| {
+                set_protocols(&mut config);
+                Arc::new(config)
+            },
+        ))
+    }
+
+    /// Waits until a certificate of a connection to the host is no longer accepted, and returns the reason.
+    pub async fn until_refused(&self, name: &str, chain: &[CertificateDer<'static>]) -> String {
+        let mut changes = self.changes.subscribe();
+        loop {
+            match self.client_auth(name).map(|rule| rule.verify(chain)) {
+                None => return "the host has no client certificates any more".to_owned(),
+                Some(Err(error)) => return error.to_string(),
+                Some(Ok(())) => {}
+            }
+            // A certificate may also expire.
+            drop(tokio::time::timeout(REVERIFY, changes.changed()).await);
+        }
     }
 }
 
@@ -144,7 +212,10 @@ impl ServedCertificates {
     ///
     /// # Errors
     /// A file that cannot be used.
-    pub fn read(files: &[CertificateFiles]) -> Result<ServedCertificates, TlsError> {
+    pub fn read(
+        files: &[CertificateFiles],
+        client_auth_files: &[ClientCertificates],
+    ) -> Result<ServedCertificates, TlsError> {
         let mut by_name = HashMap::new();
         let mut default = None;
         let (mut bytes, mut expiries) = (Vec::new(), Vec::new());
@@ -160,7 +231,20 @@ impl ServedCertificates {
         }
         let default = default
             .ok_or(TlsError::NoCertificate { path: PathBuf::from("[[tls.certificate]]") })?;
-        Ok(ServedCertificates { files: files.to_vec(), by_name, default, bytes, expiries })
+        let rules = client_auth_files.iter().map(|it| ClientAuthRule::read(it, &mut bytes));
+        let rules: Result<Vec<_>, _> = rules.map(|rule| rule.map(Arc::new)).collect();
+        let mut client_auth = rules?;
+        // An exact host before a wildcard.
+        client_auth.sort_by_key(|rule| rule.rank());
+        Ok(ServedCertificates {
+            files: files.to_vec(),
+            client_auth,
+            client_auth_files: client_auth_files.to_vec(),
+            by_name,
+            default,
+            bytes,
+            expiries,
+        })
     }
 
     fn choose(&self, name: Option<&str>) -> Arc<CertifiedKey> {

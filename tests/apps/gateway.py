@@ -40,6 +40,14 @@ rotation_grace = "{timing.grace}"
 [login.password]
 users = "{home}/users.toml"
 
+# It does not respond. Its button is on every login page.
+[login.oidc.corp]
+issuer = "http://127.0.0.1:9"
+client_id = "doorward"
+client_auth = "none"
+label = "Example Company"
+trust_user_names = true
+
 [[route]]
 host = "{calendar_host}"
 upstream = "{calendar}"

@@ -5,6 +5,7 @@ mod advisories;
 mod authorize;
 mod bearer_tokens;
 mod client_addr;
+mod client_certificates;
 mod connection_auth;
 mod csrf;
 mod ended_sessions;

@@ -3,14 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use doorward::admin::ReloadMode;
 use http::StatusCode;
 use serde_json::json;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use test_support::browser::{Browser, Response};
 use test_support::gateway::{Gateway, Setup, manual_clock};
 use test_support::oidc_server::OidcServer;
 use test_support::redis_server::{RedisOptions, RedisServer};
 use test_support::upstream::Upstream;
+
+use super::websocket::{self, Echo};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const CORP: &str = "{ logins = [\"corp\"] }";
@@ -234,6 +238,41 @@ async fn login_page_offers_what_the_route_accepts() {
 }
 
 #[tokio::test]
+async fn reload_replaces_the_providers() {
+    let test = OidcTest::new().await;
+    let mut browser = test.browser();
+    test.log_in(&mut browser, "/").await;
+    let fetched = test.provider.requests("/jwks");
+    let text = test.gateway.config_text().replace("Example Company", "Other Company");
+    test.gateway.set_config_text(&text);
+    let report = test.gateway.reload(ReloadMode::Apply);
+    assert!(report.is_ok() && report.restart_keys.is_empty(), "{report:?}");
+    let mut other = test.browser();
+    let refused = other.navigate("/open").await;
+    let page = other.navigate(refused.header("location")).await.text();
+    assert!(page.contains("Other Company"), "{page}");
+    assert_eq!(browser.fetch("/").await.status, StatusCode::OK, "sessions continue");
+    test.log_in(&mut other, "/").await;
+    assert!(test.provider.requests("/jwks") > fetched, "another client fetches the keys");
+    // Without changes, a reload keeps the client with its metadata and keys.
+    let fetched = test.provider.requests("/jwks");
+    test.gateway.reload(ReloadMode::Apply);
+    test.log_in(&mut test.browser(), "/").await;
+    assert_eq!(test.provider.requests("/jwks"), fetched);
+    // A provider that is not configured any more ends no session; its pages are gone.
+    let text = text
+        .replace("[login.oidc.corp]", "[login.oidc.renamed]")
+        .replace("\"corp\"", "\"renamed\"");
+    test.gateway.set_config_text(&text);
+    let report = test.gateway.reload(ReloadMode::Apply);
+    assert!(report.is_ok(), "{report:?}");
+    assert_eq!(browser.fetch("/open").await.status, StatusCode::OK);
+    assert_eq!(browser.fetch("/").await.json()["error"], "reauthenticate");
+    let gone = browser.fetch("/.doorward/oidc/corp/login").await;
+    assert_eq!(gone.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
 async fn equal_names_of_two_methods_are_two_accounts() {
     let test = OidcTest::new().await;
     let (mut file, mut corp) = (test.browser(), test.browser());
@@ -399,6 +438,69 @@ async fn malformed_backchannel_logout_ends_nothing() {
     let unknown = browser.send("POST", "/.doorward/oidc/other/backchannel-logout", &[], "").await;
     assert_eq!(unknown.status, StatusCode::NOT_FOUND);
     assert_eq!(browser.fetch(LOGOUT).await.status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn refused_logout_tokens_are_limited_per_network() {
+    let test = OidcTest::new().await;
+    // The limit is 20 times that of failed logins.
+    let text = test.gateway.config_text();
+    let login = "[login]\nnetwork_failures = 1\nnetwork_interval = \"40s\"\n\n[login.oidc.corp]";
+    test.gateway.set_config_text(&text.replace("[login.oidc.corp]", login));
+    let report = test.gateway.reload(ReloadMode::Apply);
+    assert!(report.is_ok(), "{report:?}");
+    let mut browser = test.browser();
+    test.provider.set_session(Some("a"));
+    test.log_in(&mut browser, "/").await;
+    for _ in 0..20 {
+        assert_eq!(log_out(&test, "logout_token=x").await.status, StatusCode::BAD_REQUEST);
+    }
+    let form = test.provider.logout_form(Some("a"), None);
+    let limited = log_out(&test, &form).await;
+    assert_eq!(limited.status, StatusCode::TOO_MANY_REQUESTS, "{}", limited.text());
+    assert_eq!(limited.header("retry-after"), "2");
+    test.gateway.advance(Duration::from_secs(2));
+    assert_eq!(log_out(&test, &form).await.status, StatusCode::OK, "the provider repeats it");
+    assert_eq!(browser.fetch("/").await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn logout_with_a_long_id_token_is_posted_to_the_provider() {
+    let test = OidcTest::new().await;
+    let claims = json!({ "preferred_username": "alice", "padding": "x".repeat(5000) });
+    test.provider.set_user("subject-1", claims);
+    let mut browser = test.browser();
+    test.log_in(&mut browser, "/").await;
+    let csrf = browser.navigate("/.doorward/logout").await.form_field("csrf");
+    let page = browser.post_form("/.doorward/logout", &[("csrf", &csrf)]).await;
+    assert_eq!(page.status, StatusCode::OK, "{}", page.text());
+    let html = page.text();
+    let action = format!("action=\"http://{}/end\"", test.provider.address);
+    assert!(html.contains("method=\"post\"") && html.contains(&action), "{html}");
+    assert!(page.form_field("id_token_hint").len() > 5000);
+    assert_eq!(page.form_field("client_id"), test_support::oidc_server::CLIENT_ID);
+    assert!(page.header("content-security-policy").contains("form-action https:"));
+    assert_eq!(browser.token(), "");
+    assert_eq!(browser.fetch("/").await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn backchannel_logout_closes_websockets() {
+    let test = OidcTest::new().await;
+    let echo = Echo::start().await;
+    let socket = format!(
+        "[[route]]\nhost = \"app.test\"\npath = \"/ws\"\nupstream = \"http://{}\"\naccess = {CORP}\n",
+        echo.address
+    );
+    test.gateway.set_config_text(&format!("{}\n{socket}", test.gateway.config_text()));
+    assert!(test.gateway.reload(ReloadMode::Apply).is_ok());
+    let mut browser = test.browser();
+    test.provider.set_session(Some("a"));
+    test.log_in(&mut browser, "/").await;
+    let mut tunnel = websocket::open(&browser).await;
+    let form = test.provider.logout_form(Some("a"), None);
+    assert_eq!(log_out(&test, &form).await.status, StatusCode::OK);
+    assert_eq!(websocket::close_code(&mut tunnel).await, CloseCode::Policy);
 }
 
 #[tokio::test]

@@ -10,19 +10,21 @@ import path from "node:path";
 const PROGRAM = process.env.DOORWARD_BIN;
 export const HOST = "app.localhost";
 
-/// Starts the gateway. `login` is the text of `[login.oidc.corp]`.
-export async function startGateway(login) {
-  const home = mkdtempSync(path.join(tmpdir(), "doorward-oidc-"));
+/// Starts the gateway. `login` is the text of `[login.oidc.corp]`, `store` the URL of a store that gateways share.
+/// A gateway `beside` another one has its keys and certificates.
+export async function startGateway(login, { store, beside } = {}) {
+  const home = beside?.home ?? mkdtempSync(path.join(tmpdir(), "doorward-oidc-"));
   const app = await startApp();
-  execFileSync(PROGRAM, ["certs", "dev", "--dir", path.join(home, "certs"), "--host", HOST]);
-  const config = path.join(home, "doorward.toml");
-  writeFileSync(config, configuration(home, login, app.port));
+  if (!beside) execFileSync(PROGRAM, ["certs", "dev", "--dir", path.join(home, "certs"), "--host", HOST]);
+  const config = path.join(home, `doorward-${app.port}.toml`);
+  writeFileSync(config, configuration(home, login, app.port, store));
   const child = spawn(PROGRAM, ["run", "--config", config], { stdio: ["ignore", "pipe", "pipe"] });
   const log = [];
   const ended = new Promise((resolve) => child.once("exit", resolve));
   const port = await Promise.race([httpsPort(child, log), ended.then(() => 0)]);
   if (port === 0) throw new Error(`the gateway did not start:\n${log.join("\n")}`);
   return {
+    home,
     port,
     origin: `https://${HOST}:${port}`,
     ca: readFileSync(path.join(home, "certs/ca.pem")),
@@ -32,19 +34,19 @@ export async function startGateway(login) {
       child.kill("SIGKILL");
       await ended;
       app.close();
-      rmSync(home, { recursive: true });
+      rmSync(home, { recursive: true, force: true });
     },
   };
 }
 
-function configuration(home, login, app) {
+function configuration(home, login, app, store = `embedded:${home}/state`) {
   return `
 [server]
 https = ["127.0.0.1:0"]
 
 [admin]
 listen = "127.0.0.1:0"
-socket = "${home}/admin.sock"
+socket = "${home}/admin-${app}.sock"
 
 [keys]
 file = "${home}/keys.toml"
@@ -54,7 +56,7 @@ cert = "${home}/certs/doorward.pem"
 key = "${home}/certs/doorward.key"
 
 [store]
-url = "embedded:${home}/state"
+url = "${store}"
 
 [log]
 format = "json"

@@ -11,7 +11,7 @@ const { Provider } = installed("oidc-provider");
 export const CLIENT_ID = "doorward";
 export const CLIENT_SECRET = "a secret for the tests: 100% & more";
 
-const accounts = {
+export const accounts = {
   alice: { email: "alice@example.com", email_verified: true, name: "Alice", groups: ["staff"] },
   bob: { email: "bob@example.com", email_verified: true, name: "Bob", groups: ["guests"] },
 };
@@ -29,10 +29,15 @@ export async function openProvider() {
   const server = createServer((request, response) => handle(request, response));
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   const issuer = `http://localhost:${server.address().port}`;
+  // Types of the grants that were redeemed, and the errors of the others.
+  const grants = [];
   return {
     issuer,
+    grants,
     serve(client, settings, fetch) {
       const provider = new Provider(issuer, configuration(client, settings, fetch));
+      provider.on("grant.success", (ctx) => grants.push(ctx.oidc.params.grant_type));
+      provider.on("grant.error", (_, error) => grants.push(error.message));
       handle = provider.callback();
       for (const exchange of waiting.splice(0)) handle(...exchange);
     },

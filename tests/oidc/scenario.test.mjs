@@ -2,55 +2,10 @@
 
 import assert from "node:assert/strict";
 import { generateKeyPairSync } from "node:crypto";
-import { mkdtempSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import path from "node:path";
 import { test } from "node:test";
 
-import { startGateway } from "./gateway.mjs";
-import { CLIENT_ID, CLIENT_SECRET, openProvider } from "./provider.mjs";
-import { Browser, form, send } from "./browser.mjs";
-
-const secrets = mkdtempSync(path.join(tmpdir(), "doorward-oidc-secret-"));
-
-function secretFile(name, text) {
-  const file = path.join(secrets, name);
-  writeFileSync(file, text, { mode: 0o600 });
-  return file;
-}
-
-/// Starts provider and gateway. `more` are further lines of `[login.oidc.corp]`.
-async function start(t, { client = {}, settings = {}, auth, more = "", later = false } = {}) {
-  const provider = await openProvider();
-  t.after(() => provider.close());
-  if (later) provider.stop();
-  const credentials = auth ?? `client_secret_file = "${secretFile("secret", CLIENT_SECRET)}"`;
-  const gateway = await startGateway(`
-[login.oidc.corp]
-issuer = "${provider.issuer}"
-client_id = "${CLIENT_ID}"
-${credentials}
-${more}
-`);
-  t.after(() => gateway.close());
-  const urls = {
-    redirect_uris: [`${gateway.origin}/.doorward/oidc/corp/callback`],
-    post_logout_redirect_uris: [`${gateway.origin}/.doorward/logout`],
-    backchannel_logout_uri: `${gateway.origin}/.doorward/oidc/corp/backchannel-logout`,
-  };
-  // The provider trusts the certificate of the gateway.
-  const deliveries = [];
-  const fetch = async (url, options) => {
-    const body = String(options.body ?? "");
-    const headers = Object.fromEntries(new Headers(options.headers));
-    const response = await send(url, { method: options.method, headers, body, ca: gateway.ca });
-    deliveries.push(response.status);
-    return new Response(response.text || null, { status: response.status });
-  };
-  const serve = () => provider.serve({ ...urls, ...client }, settings, fetch);
-  if (!later) serve();
-  return { provider, gateway, serve, deliveries };
-}
+import { Browser, form } from "./browser.mjs";
+import { secretFile, start } from "./start.mjs";
 
 const browser = (gateway, name = "alice") => new Browser(gateway.ca, name);
 

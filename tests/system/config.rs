@@ -13,8 +13,8 @@ use doorward::config::{
 use doorward::route::BodyLimits;
 use proptest::prelude::*;
 
-const VALID: usize = 35;
-const INVALID: usize = 80;
+const VALID: usize = 37;
+const INVALID: usize = 82;
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -398,6 +398,20 @@ fn the_reference_file_loads_with_every_optional_key_set() {
     assert_eq!(config.session.cookie.domain.as_deref(), Some("example.com"));
     let route = config.routes.iter().next().expect("a route");
     assert!(route.upstream_options.tls.ca.is_some() && route.policy.idle.is_some());
+}
+
+#[test]
+fn documented_providers_load() {
+    let page = read(&repository().join("docs/oidc.md"));
+    let blocks = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let sections: Vec<&str> = blocks.filter(|block| block.contains("issuer = ")).collect();
+    assert_eq!(sections.len(), 8);
+    let others = "[[tls.certificate]]\ncert = \"c\"\nkey = \"k\"\n[[route]]\nhost = \"a.test\"\nupstream = \"http://127.0.0.1:1\"\naccess = \"session\"\n";
+    for section in sections {
+        let (_, warnings) = parse(&format!("{others}{section}"))
+            .unwrap_or_else(|problems| panic!("{section}{problems}"));
+        assert!(warnings.is_empty(), "{section}{warnings:?}");
+    }
 }
 
 #[test]

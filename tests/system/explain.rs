@@ -49,6 +49,23 @@ host = "wiki.test"
 path = "/open"
 upstream = "http://127.0.0.1:3000"
 access = "public"
+[[route]]
+host = "wiki.test"
+path = "/programs"
+upstream = "http://127.0.0.1:3000"
+access = { groups = ["admin"] }
+tokens = true
+bearer = ["corp"]
+client_certificates = true
+[login.oidc.corp]
+issuer = "https://id.test"
+client_id = "doorward"
+client_auth = "none"
+trust_user_names = true
+bearer_audience = ["api"]
+[[tls.client_auth]]
+host = "*"
+ca = "clients.pem"
 "#;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -104,6 +121,16 @@ fn verdicts_have_the_names_of_the_access_log() {
     for (url, session, verdict) in cases {
         assert_eq!(explained(url, session).verdict, verdict, "{url} with {session:?}");
     }
+}
+
+#[test]
+fn route_names_the_credentials_of_programs() {
+    let explained = explained("https://wiki.test/programs", None);
+    let route = explained.route.expect("a route");
+    assert_eq!(
+        route.access,
+        "the groups admin, or a personal access token, or an access token of corp, or a client certificate"
+    );
 }
 
 #[test]

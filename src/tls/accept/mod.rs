@@ -14,6 +14,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsAcceptor};
 
 use super::hello::Hello;
+use super::{Certificates, TlsError};
 
 /// Maximum size of a ClientHello with its record headers, in bytes. Browsers send less than 2,000.
 pub const MAX_CLIENT_HELLO: usize = 16 * 1024;
@@ -24,12 +25,21 @@ const DECODE_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 50];
 /// Accepts TLS connections. A clone shares the session tickets.
 #[derive(Clone)]
 pub struct HandshakeAcceptor {
+    /// For hosts without client certificates.
     config: Arc<ServerConfig>,
+    certificates: Arc<Certificates>,
 }
 
 impl HandshakeAcceptor {
-    pub fn new(config: Arc<ServerConfig>) -> HandshakeAcceptor {
-        HandshakeAcceptor { config }
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn new(certificates: Arc<Certificates>) -> Result<HandshakeAcceptor, TlsError> {
+        Ok(HandshakeAcceptor { config: certificates.server_config()?, certificates })
+    }
+
+    /// Returns the certificates of the connections.
+    pub fn certificates(&self) -> &Arc<Certificates> {
+        &self.certificates
     }
 
     /// Performs the handshake. The caller sets a deadline.
@@ -37,7 +47,20 @@ impl HandshakeAcceptor {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        TlsAcceptor::from(Arc::clone(&self.config)).accept(stream).await
+        if !self.certificates.has_client_auth() {
+            return TlsAcceptor::from(Arc::clone(&self.config)).accept(stream).await;
+        }
+        let acceptor = rustls::server::Acceptor::default();
+        let handshake = LazyConfigAcceptor::new(acceptor, stream).await?;
+        let config = self.config_for(handshake.client_hello().server_name())?;
+        handshake.into_stream(config).await
+    }
+
+    /// Returns the configuration for the server name of a ClientHello.
+    fn config_for(&self, name: Option<&str>) -> io::Result<Arc<ServerConfig>> {
+        let name = name.map(str::to_ascii_lowercase);
+        let config = name.and_then(|name| self.certificates.client_auth_config(&name));
+        config.unwrap_or_else(|| Ok(Arc::clone(&self.config))).map_err(io::Error::other)
     }
 
     /// Performs the handshake and returns the ClientHello. The caller sets a deadline.
@@ -66,7 +89,8 @@ impl HandshakeAcceptor {
             return Err(invalid_data("the ClientHello cannot be parsed"));
         };
         let handshake = StartHandshake::from_parts(accepted, io.stream);
-        let tls = handshake.into_stream(Arc::clone(&self.config)).await?;
+        let config = self.config_for(handshake.client_hello().server_name())?;
+        let tls = handshake.into_stream(config).await?;
         Ok((tls, hello))
     }
 }

@@ -23,11 +23,11 @@ impl Fixture {
         dev_ca::make(directory.path(), &["app.test".to_owned()]).expect("certificates");
         let at = |name: &str| directory.path().join(name);
         let files = CertificateFiles { cert: at("doorward.pem"), key: at("doorward.key") };
-        let config = Certificates::load(&[files]).expect("loaded").server_config();
+        let certificates = Certificates::load(&[files], &[]).expect("loaded");
         let mut roots = rustls::RootCertStore::empty();
         let ca = rustls_pki_types::CertificateDer::from_pem_file(at("ca.pem")).expect("the CA");
         roots.add(ca).expect("a root");
-        let acceptor = HandshakeAcceptor::new(config.expect("a configuration"));
+        let acceptor = HandshakeAcceptor::new(certificates).expect("a configuration");
         Fixture { acceptor, roots, _directory: directory }
     }
 
